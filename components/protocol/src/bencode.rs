@@ -1,0 +1,687 @@
+//! Bencode, the format of metainfo, tracker replies and extension messages (BEP 3, "bencoding").
+//!
+//! Untrusted input is read by a borrowing tokenizer: one pass, no recursion, no copies, a limit on depth, tokens
+//! and size, and the byte range of every value, because an info-hash is a hash over bytes as they came. What we
+//! write ourselves goes through `bendy`, which only produces the canonical form.
+
+use std::fmt;
+
+/// What a document may cost before it is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Deepest nesting of lists and dictionaries. Default 32: metainfo needs 5.
+    pub max_depth: usize,
+    /// Most values, keys counted, in one document. Default 4 million, 24 bytes of memory each while parsing.
+    pub max_tokens: usize,
+    /// Most bytes of one document. Default 64 MiB: a torrent of 2 million pieces needs 40.
+    pub max_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_depth: 32,
+            max_tokens: 4_000_000,
+            max_bytes: 64 << 20,
+        }
+    }
+}
+
+impl Limits {
+    /// Limits for what a single peer or tracker may send: `max_bytes` bytes, 64 Ki values, depth 16.
+    #[must_use]
+    pub const fn small(max_bytes: usize) -> Self {
+        Self {
+            max_depth: 16,
+            max_tokens: 1 << 16,
+            max_bytes,
+        }
+    }
+}
+
+/// Why a document is not bencode, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{problem} at byte {offset}")]
+pub struct BencodeError {
+    /// Offset of the first byte that cannot be accepted.
+    pub offset: usize,
+    /// What is wrong there.
+    pub problem: Problem,
+}
+
+/// The ways in which bencode can be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// The document ends inside a value.
+    #[error("unexpected end of data")]
+    UnexpectedEnd,
+    /// A byte that starts no value.
+    #[error("unexpected byte 0x{0:02x}")]
+    UnexpectedByte(u8),
+    /// Leading zeros, minus zero, an empty or an overflowing integer.
+    #[error("malformed integer")]
+    BadInteger,
+    /// A string length with leading zeros, or longer than the document.
+    #[error("bad string length")]
+    BadLength,
+    /// A dictionary key that is no string.
+    #[error("dictionary key is not a string")]
+    BadKey,
+    /// A key that stands twice in one dictionary.
+    #[error("duplicate dictionary key")]
+    DuplicateKey,
+    /// Bytes after the end of the document.
+    #[error("trailing data")]
+    TrailingData,
+    /// [`Limits::max_depth`] passed.
+    #[error("nested too deeply")]
+    TooDeep,
+    /// [`Limits::max_tokens`] passed.
+    #[error("too many values")]
+    TooManyTokens,
+    /// [`Limits::max_bytes`] passed.
+    #[error("document too large")]
+    TooLarge,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Int(i64),
+    Bytes { start: u32 },
+    List,
+    Dict,
+}
+
+/// One value; a container's children follow it, and `next` is the token after the last of them.
+#[derive(Debug, Clone, Copy)]
+struct Token {
+    kind: Kind,
+    start: u32,
+    end: u32,
+    next: u32,
+}
+
+/// A parsed document. Borrow values from it with [`Document::root`].
+pub struct Document<'a> {
+    input: &'a [u8],
+    tokens: Vec<Token>,
+}
+
+impl fmt::Debug for Document<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Document({} bytes, {} values)", self.input.len(), self.tokens.len())
+    }
+}
+
+impl<'a> Document<'a> {
+    /// Parses `input`, which must be exactly one value.
+    ///
+    /// # Errors
+    /// The offset and nature of the first violation of the grammar or of `limits`.
+    pub fn parse(input: &'a [u8], limits: &Limits) -> Result<Self, BencodeError> {
+        let (document, used) = Self::parse_prefix(input, limits)?;
+        if used != input.len() {
+            return Err(error(used, Problem::TrailingData));
+        }
+        Ok(document)
+    }
+
+    /// Parses the one value that `input` begins with, and tells how many bytes it took: an extension message may
+    /// carry raw data behind its dictionary (BEP 9).
+    ///
+    /// # Errors
+    /// As [`Document::parse`], but data after the value is none.
+    pub fn parse_prefix(input: &'a [u8], limits: &Limits) -> Result<(Self, usize), BencodeError> {
+        if input.len() > limits.max_bytes.min(u32::MAX as usize) {
+            return Err(error(0, Problem::TooLarge));
+        }
+        let mut tokenizer = Tokenizer {
+            input,
+            offset: 0,
+            limits,
+            tokens: Vec::new(),
+            open: Vec::new(),
+        };
+        tokenizer.run()?;
+        let (tokens, used) = (tokenizer.tokens, tokenizer.offset);
+        Ok((Self { input, tokens }, used))
+    }
+
+    /// The document's outermost value.
+    #[must_use]
+    pub fn root(&self) -> Value<'_> {
+        Value {
+            document: self,
+            index: 0,
+        }
+    }
+}
+
+/// A value inside a [`Document`]; copies freely.
+#[derive(Clone, Copy)]
+pub struct Value<'d> {
+    document: &'d Document<'d>,
+    index: u32,
+}
+
+impl fmt::Debug for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.token().kind)
+    }
+}
+
+impl<'d> Value<'d> {
+    fn token(self) -> &'d Token {
+        &self.document.tokens[self.index as usize]
+    }
+
+    /// The integer, if it is one.
+    #[must_use]
+    pub fn as_int(self) -> Option<i64> {
+        match self.token().kind {
+            Kind::Int(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The byte string, if it is one.
+    #[must_use]
+    pub fn as_bytes(self) -> Option<&'d [u8]> {
+        match self.token().kind {
+            Kind::Bytes { start } => Some(&self.document.input[start as usize..self.token().end as usize]),
+            _ => None,
+        }
+    }
+
+    /// The byte string as text, if it is one and is UTF-8.
+    #[must_use]
+    pub fn as_str(self) -> Option<&'d str> {
+        std::str::from_utf8(self.as_bytes()?).ok()
+    }
+
+    /// Whether this is a dictionary.
+    #[must_use]
+    pub fn is_dict(self) -> bool {
+        self.token().kind == Kind::Dict
+    }
+
+    /// The items, if it is a list.
+    #[must_use]
+    pub fn as_list(self) -> Option<impl Iterator<Item = Value<'d>> + Clone> {
+        (self.token().kind == Kind::List).then(|| self.children())
+    }
+
+    /// The key-value pairs in their order in the document, if it is a dictionary.
+    #[must_use]
+    pub fn as_dict(self) -> Option<impl Iterator<Item = (&'d [u8], Value<'d>)> + Clone> {
+        (self.token().kind == Kind::Dict).then(|| self.pairs())
+    }
+
+    /// The value under `key`, if this is a dictionary that has it.
+    #[must_use]
+    pub fn get(self, key: &[u8]) -> Option<Value<'d>> {
+        self.as_dict()?.find(|(k, _)| *k == key).map(|(_, value)| value)
+    }
+
+    /// The value's bytes as they stand in the document: what an info-hash is taken over.
+    #[must_use]
+    pub fn raw(self) -> &'d [u8] {
+        let token = self.token();
+        &self.document.input[token.start as usize..token.end as usize]
+    }
+
+    /// Name of the value's type, for error messages.
+    #[must_use]
+    pub fn type_name(self) -> &'static str {
+        match self.token().kind {
+            Kind::Int(_) => "integer",
+            Kind::Bytes { .. } => "string",
+            Kind::List => "list",
+            Kind::Dict => "dictionary",
+        }
+    }
+
+    fn children(self) -> Children<'d> {
+        Children {
+            document: self.document,
+            next: self.index + 1,
+            end: self.token().next,
+        }
+    }
+
+    fn pairs(self) -> impl Iterator<Item = (&'d [u8], Value<'d>)> + Clone {
+        let mut children = self.children();
+        std::iter::from_fn(move || {
+            let key = children.next()?.as_bytes()?;
+            Some((key, children.next()?))
+        })
+    }
+}
+
+#[derive(Clone)]
+struct Children<'d> {
+    document: &'d Document<'d>,
+    next: u32,
+    end: u32,
+}
+
+impl<'d> Iterator for Children<'d> {
+    type Item = Value<'d>;
+
+    fn next(&mut self) -> Option<Value<'d>> {
+        if self.next >= self.end {
+            return None;
+        }
+        let value = Value {
+            document: self.document,
+            index: self.next,
+        };
+        self.next = value.token().next;
+        Some(value)
+    }
+}
+
+/// A container whose end has not been seen yet.
+struct Open {
+    index: u32,
+    is_dict: bool,
+    expects_key: bool,
+}
+
+struct Tokenizer<'a, 'l> {
+    input: &'a [u8],
+    offset: usize,
+    limits: &'l Limits,
+    tokens: Vec<Token>,
+    open: Vec<Open>,
+}
+
+impl Tokenizer<'_, '_> {
+    /// Reads one value. Depth lives in `open`, not on the stack, so that nesting cannot exhaust it.
+    fn run(&mut self) -> Result<(), BencodeError> {
+        loop {
+            match self.peek()? {
+                b'e' => self.close()?,
+                byte => self.value(byte)?,
+            }
+            if self.open.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn value(&mut self, byte: u8) -> Result<(), BencodeError> {
+        let start = self.offset;
+        let is_key = self.open.last().is_some_and(|open| open.is_dict && open.expects_key);
+        if is_key && !byte.is_ascii_digit() {
+            return Err(error(start, Problem::BadKey));
+        }
+        if let Some(open) = self.open.last_mut() {
+            open.expects_key = !open.expects_key;
+        }
+        match byte {
+            b'i' => {
+                self.offset += 1;
+                let value = self.integer(b'e')?;
+                self.push(Kind::Int(value), start)
+            }
+            b'0'..=b'9' => {
+                let length = self.integer(b':').map_err(|e| match e.problem {
+                    Problem::BadInteger => error(e.offset, Problem::BadLength),
+                    _ => e,
+                })?;
+                let content = self.offset;
+                let end = usize::try_from(length)
+                    .ok()
+                    .and_then(|length| content.checked_add(length));
+                self.offset = end
+                    .filter(|&end| end <= self.input.len())
+                    .ok_or_else(|| error(start, Problem::BadLength))?;
+                self.push(Kind::Bytes { start: content as u32 }, start)
+            }
+            b'l' | b'd' => {
+                if self.open.len() >= self.limits.max_depth {
+                    return Err(error(start, Problem::TooDeep));
+                }
+                self.offset += 1;
+                let is_dict = byte == b'd';
+                self.push(if is_dict { Kind::Dict } else { Kind::List }, start)?;
+                self.open.push(Open {
+                    index: self.tokens.len() as u32 - 1,
+                    is_dict,
+                    expects_key: true,
+                });
+                Ok(())
+            }
+            other => Err(error(start, Problem::UnexpectedByte(other))),
+        }
+    }
+
+    fn close(&mut self) -> Result<(), BencodeError> {
+        let at = self.offset;
+        let open = self
+            .open
+            .pop()
+            .ok_or_else(|| error(at, Problem::UnexpectedByte(b'e')))?;
+        if open.is_dict && !open.expects_key {
+            return Err(error(at, Problem::UnexpectedByte(b'e')));
+        }
+        self.offset += 1;
+        let next = self.tokens.len() as u32;
+        let token = &mut self.tokens[open.index as usize];
+        token.end = self.offset as u32;
+        token.next = next;
+        if open.is_dict {
+            self.refuse_duplicate_keys(open.index)?;
+        }
+        Ok(())
+    }
+
+    /// BEP 3 wants keys sorted, the field does not always comply: any order is accepted, a key given twice is not,
+    /// since two readers could then see two different torrents.
+    fn refuse_duplicate_keys(&self, dict: u32) -> Result<(), BencodeError> {
+        let keys = DictKeys {
+            tokens: &self.tokens,
+            next: dict + 1,
+            end: self.tokens[dict as usize].next,
+        };
+        let name = |token: &Token| match token.kind {
+            Kind::Bytes { start } => &self.input[start as usize..token.end as usize],
+            _ => &[],
+        };
+        if keys.clone().is_sorted_by(|a, b| name(a) < name(b)) {
+            return Ok(());
+        }
+        let mut sorted: Vec<&Token> = keys.collect();
+        sorted.sort_by_key(|token| (name(token), token.start));
+        match sorted.windows(2).find(|pair| name(pair[0]) == name(pair[1])) {
+            Some(pair) => Err(error(pair[1].start as usize, Problem::DuplicateKey)),
+            None => Ok(()),
+        }
+    }
+
+    fn push(&mut self, kind: Kind, start: usize) -> Result<(), BencodeError> {
+        if self.tokens.len() >= self.limits.max_tokens {
+            return Err(error(start, Problem::TooManyTokens));
+        }
+        self.tokens.push(Token {
+            kind,
+            start: start as u32,
+            end: self.offset as u32,
+            next: self.tokens.len() as u32 + 1,
+        });
+        Ok(())
+    }
+
+    /// Reads digits up to `terminator` and steps over it.
+    fn integer(&mut self, terminator: u8) -> Result<i64, BencodeError> {
+        let start = self.offset;
+        let bad = error(start, Problem::BadInteger);
+        let negative = self.peek()? == b'-';
+        if negative {
+            self.offset += 1;
+        }
+        let digits = self.offset;
+        let mut value: i64 = 0;
+        while self.peek()?.is_ascii_digit() {
+            let digit = i64::from(self.input[self.offset] - b'0');
+            let next = value.checked_mul(10).and_then(|value| {
+                if negative {
+                    value.checked_sub(digit)
+                } else {
+                    value.checked_add(digit)
+                }
+            });
+            value = next.ok_or_else(|| bad.clone())?;
+            self.offset += 1;
+        }
+        let count = self.offset - digits;
+        let leading_zero = count > 1 && self.input[digits] == b'0';
+        if count == 0 || leading_zero || (negative && value == 0) || self.peek()? != terminator {
+            return Err(bad);
+        }
+        self.offset += 1;
+        Ok(value)
+    }
+
+    fn peek(&self) -> Result<u8, BencodeError> {
+        let byte = self.input.get(self.offset).copied();
+        byte.ok_or_else(|| error(self.input.len(), Problem::UnexpectedEnd))
+    }
+}
+
+#[derive(Clone)]
+struct DictKeys<'t> {
+    tokens: &'t [Token],
+    next: u32,
+    end: u32,
+}
+
+impl<'t> Iterator for DictKeys<'t> {
+    type Item = &'t Token;
+
+    fn next(&mut self) -> Option<&'t Token> {
+        if self.next >= self.end {
+            return None;
+        }
+        let key = &self.tokens[self.next as usize];
+        self.next = self.tokens[key.next as usize].next;
+        Some(key)
+    }
+}
+
+fn error(offset: usize, problem: Problem) -> BencodeError {
+    BencodeError { offset, problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn problem(input: &[u8]) -> (Problem, usize) {
+        let error = Document::parse(input, &Limits::default()).unwrap_err();
+        (error.problem, error.offset)
+    }
+
+    #[test]
+    fn reads_every_type() {
+        let input = b"d1:ai-42e1:bl2:hi0:e1:cd1:xi0eee";
+        let document = Document::parse(input, &Limits::default()).unwrap();
+        let root = document.root();
+        assert_eq!(root.get(b"a").unwrap().as_int(), Some(-42));
+        let list: Vec<_> = root
+            .get(b"b")
+            .unwrap()
+            .as_list()
+            .unwrap()
+            .map(|v| v.as_str().unwrap())
+            .collect();
+        assert_eq!(list, ["hi", ""]);
+        assert_eq!(root.get(b"c").unwrap().raw(), b"d1:xi0ee");
+        assert!(root.get(b"d").is_none());
+        assert_eq!(root.get(b"c").unwrap().type_name(), "dictionary");
+    }
+
+    #[test]
+    fn prefix_leaves_the_rest() {
+        let (document, used) = Document::parse_prefix(b"d1:ai1eeRAW", &Limits::default()).unwrap();
+        assert_eq!(document.root().get(b"a").unwrap().as_int(), Some(1));
+        assert_eq!(used, 8);
+    }
+
+    /// Fault 1: nesting is refused at the limit, without recursion.
+    #[test]
+    fn deep_nesting_is_refused() {
+        for open in [&b"l"[..], b"d1:a"] {
+            let (problem, offset) = problem(&open.repeat(150_000));
+            assert_eq!(problem, Problem::TooDeep);
+            assert_eq!(offset, 32 * open.len());
+        }
+    }
+
+    /// Fault 2: a string longer than the document is refused before anything is allocated for it.
+    #[test]
+    fn huge_string_length_is_refused() {
+        assert_eq!(problem(b"9223372036854775808:a"), (Problem::BadLength, 0));
+        assert_eq!(problem(b"9223372036854775807:a"), (Problem::BadLength, 0));
+        assert_eq!(problem(b"l4294967296:ae"), (Problem::BadLength, 1));
+    }
+
+    /// Fault 3: integers that overflow or begin with zeros are syntax errors with their offset.
+    #[test]
+    fn malformed_integers_are_refused() {
+        for bad in [
+            "i9223372036854775808e",
+            "i-9223372036854775809e",
+            "i01e",
+            "i-0e",
+            "i--1e",
+            "ie",
+            "i-e",
+            "i1x",
+        ] {
+            assert_eq!(problem(bad.as_bytes()), (Problem::BadInteger, 1), "{bad}");
+        }
+        assert_eq!(problem(b"03:abc"), (Problem::BadLength, 0));
+        for (good, value) in [
+            ("i9223372036854775807e", i64::MAX),
+            ("i-9223372036854775808e", i64::MIN),
+            ("i0e", 0),
+        ] {
+            let document = Document::parse(good.as_bytes(), &Limits::default()).unwrap();
+            assert_eq!(document.root().as_int(), Some(value));
+        }
+    }
+
+    /// Fault 4: unsorted keys are accepted, duplicates are not, whatever the order.
+    #[test]
+    fn keys_in_any_order_but_once() {
+        let document = Document::parse(b"d1:bi1e1:ai2ee", &Limits::default()).unwrap();
+        assert_eq!(document.root().get(b"a").unwrap().as_int(), Some(2));
+        assert_eq!(problem(b"d1:ai1e1:ai2ee"), (Problem::DuplicateKey, 7));
+        assert_eq!(problem(b"d1:bi1e1:ai2e1:bi3ee"), (Problem::DuplicateKey, 13));
+        assert!(
+            Document::parse(b"d1:ad1:ai0eee", &Limits::default()).is_ok(),
+            "another dictionary, another key"
+        );
+    }
+
+    #[test]
+    fn structure_errors_name_their_offset() {
+        assert_eq!(problem(b""), (Problem::UnexpectedEnd, 0));
+        assert_eq!(problem(b"l"), (Problem::UnexpectedEnd, 1));
+        assert_eq!(problem(b"e"), (Problem::UnexpectedByte(b'e'), 0));
+        assert_eq!(problem(b"d1:ae"), (Problem::UnexpectedByte(b'e'), 4));
+        assert_eq!(problem(b"di1ei2ee"), (Problem::BadKey, 1));
+        assert_eq!(problem(b"i1ei2e"), (Problem::TrailingData, 3));
+        assert_eq!(problem(b"x"), (Problem::UnexpectedByte(b'x'), 0));
+    }
+
+    #[test]
+    fn limits_hold() {
+        let limits = Limits {
+            max_tokens: 3,
+            ..Limits::default()
+        };
+        assert_eq!(
+            Document::parse(b"li1ei2ei3ee", &limits).unwrap_err().problem,
+            Problem::TooManyTokens
+        );
+        let limits = Limits::small(4);
+        assert_eq!(
+            Document::parse(b"3:abc", &limits).unwrap_err().problem,
+            Problem::TooLarge
+        );
+    }
+
+    #[derive(Debug, Clone)]
+    enum Tree {
+        Int(i64),
+        Bytes(Vec<u8>),
+        List(Vec<Tree>),
+        Dict(std::collections::BTreeMap<Vec<u8>, Tree>),
+    }
+
+    fn encode(tree: &Tree, out: &mut Vec<u8>) {
+        let bytes = |b: &[u8], out: &mut Vec<u8>| {
+            out.extend(format!("{}:", b.len()).bytes());
+            out.extend(b);
+        };
+        match tree {
+            Tree::Int(i) => out.extend(format!("i{i}e").bytes()),
+            Tree::Bytes(b) => bytes(b, out),
+            Tree::List(items) => {
+                out.push(b'l');
+                items.iter().for_each(|item| encode(item, out));
+                out.push(b'e');
+            }
+            Tree::Dict(items) => {
+                out.push(b'd');
+                for (key, item) in items {
+                    bytes(key, out);
+                    encode(item, out);
+                }
+                out.push(b'e');
+            }
+        }
+    }
+
+    fn same(tree: &Tree, value: Value<'_>) -> bool {
+        match tree {
+            Tree::Int(i) => value.as_int() == Some(*i),
+            Tree::Bytes(b) => value.as_bytes() == Some(b),
+            Tree::List(items) => {
+                let Some(list) = value.as_list() else { return false };
+                items.len() == list.clone().count() && items.iter().zip(list).all(|(a, b)| same(a, b))
+            }
+            Tree::Dict(items) => {
+                let Some(dict) = value.as_dict() else { return false };
+                items.len() == dict.clone().count()
+                    && items.iter().zip(dict).all(|((k, a), (key, b))| k == key && same(a, b))
+            }
+        }
+    }
+
+    fn trees() -> impl Strategy<Value = Tree> {
+        let leaf = prop_oneof![
+            any::<i64>().prop_map(Tree::Int),
+            proptest::collection::vec(any::<u8>(), 0..20).prop_map(Tree::Bytes),
+        ];
+        leaf.prop_recursive(6, 64, 8, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..8).prop_map(Tree::List),
+                proptest::collection::btree_map(proptest::collection::vec(any::<u8>(), 0..8), inner, 0..8)
+                    .prop_map(Tree::Dict),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(tree in trees()) {
+            let mut bytes = Vec::new();
+            encode(&tree, &mut bytes);
+            let document = Document::parse(&bytes, &Limits::default()).unwrap();
+            prop_assert!(same(&tree, document.root()));
+            prop_assert_eq!(document.root().raw(), &bytes[..]);
+        }
+
+        #[test]
+        fn any_input_is_accepted_or_refused_in_bounds(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Err(error) = Document::parse(&bytes, &Limits::default()) {
+                prop_assert!(error.offset <= bytes.len());
+            }
+        }
+
+        #[test]
+        fn every_truncation_is_refused(tree in trees(), cut in any::<prop::sample::Index>()) {
+            let mut bytes = Vec::new();
+            encode(&tree, &mut bytes);
+            let cut = cut.index(bytes.len());
+            prop_assert!(Document::parse(&bytes[..cut], &Limits::default()).is_err());
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The extension protocol (BEP 10): a handshake in which each side names the extensions it speaks and the message
+//! ids it wants to hear them under.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bendy::encoding::{AsString, Error, SingleItemEncoder, ToBencode};
+
+use crate::bencode::{BencodeError, Document, Limits, Value};
+use crate::compact;
+use crate::text::printable;
+
+/// The id of the extension handshake itself.
+pub const HANDSHAKE_ID: u8 = 0;
+
+/// Name of the extension that takes a piece back (BEP 54).
+pub const DONT_HAVE: &str = "lt_donthave";
+
+/// Most extensions that are read from one handshake.
+const MAX_EXTENSIONS: usize = 64;
+
+/// The extension handshake, as far as this engine reads and writes it. Every key is optional.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExtensionHandshake {
+    /// `m`: names of extensions and the ids to send their messages under; id 0 takes an extension back.
+    pub extensions: BTreeMap<String, u8>,
+    /// `v`: the client's name and version.
+    pub client: Option<String>,
+    /// `p`: the port that the peer listens on.
+    pub listen_port: Option<u16>,
+    /// `reqq`: how many outstanding requests the peer keeps before it drops them.
+    pub request_queue: Option<u32>,
+    /// `yourip`: our address as the peer sees it.
+    pub your_ip: Option<IpAddr>,
+    /// `upload_only`: the peer will not request anything (BEP 21).
+    pub upload_only: Option<bool>,
+    /// `metadata_size`: bytes of the info dictionary (BEP 9).
+    pub metadata_size: Option<u32>,
+}
+
+/// Why a payload is no extension handshake.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExtensionError {
+    /// Not bencode.
+    #[error("malformed extension handshake: {0}")]
+    Bencode(#[from] BencodeError),
+    /// Not a dictionary.
+    #[error("extension handshake is not a dictionary")]
+    NotDict,
+}
+
+impl ExtensionHandshake {
+    /// Reads a handshake's payload. Keys of wrong type or range are passed over, as are keys not known here.
+    ///
+    /// # Errors
+    /// Where it is no dictionary.
+    pub fn read(payload: &[u8]) -> Result<Self, ExtensionError> {
+        let (document, _) = Document::parse_prefix(payload, &Limits::small(1 << 20))?;
+        let root = document.root();
+        if !root.is_dict() {
+            return Err(ExtensionError::NotDict);
+        }
+        let int = |key: &[u8]| root.get(key).and_then(Value::as_int);
+        let names = root.get(b"m").and_then(Value::as_dict).into_iter().flatten();
+        let extensions = names.take(MAX_EXTENSIONS).filter_map(|(name, id)| {
+            let name = std::str::from_utf8(name).ok()?;
+            Some((name.to_owned(), u8::try_from(id.as_int()?).ok()?))
+        });
+        Ok(Self {
+            extensions: extensions.collect(),
+            client: root.get(b"v").and_then(Value::as_bytes).map(|name| printable(name, 64)),
+            listen_port: int(b"p")
+                .and_then(|port| u16::try_from(port).ok())
+                .filter(|&port| port != 0),
+            request_queue: int(b"reqq").and_then(|count| u32::try_from(count).ok()),
+            your_ip: root.get(b"yourip").and_then(Value::as_bytes).and_then(compact::read_ip),
+            upload_only: int(b"upload_only").map(|flag| flag != 0),
+            metadata_size: int(b"metadata_size").and_then(|size| u32::try_from(size).ok()),
+        })
+    }
+
+    /// The payload to send.
+    ///
+    /// # Panics
+    /// Never: the encoder refuses only unsorted keys, and these are written in order.
+    #[must_use]
+    pub fn write(&self) -> Vec<u8> {
+        self.to_bencode().expect("keys are written in order")
+    }
+}
+
+impl ToBencode for ExtensionHandshake {
+    const MAX_DEPTH: usize = 3;
+
+    fn encode(&self, encoder: SingleItemEncoder<'_>) -> Result<(), Error> {
+        encoder.emit_dict(|mut dict| {
+            dict.emit_pair(b"m", &self.extensions)?;
+            if let Some(size) = self.metadata_size {
+                dict.emit_pair(b"metadata_size", size)?;
+            }
+            if let Some(port) = self.listen_port {
+                dict.emit_pair(b"p", port)?;
+            }
+            if let Some(count) = self.request_queue {
+                dict.emit_pair(b"reqq", count)?;
+            }
+            if let Some(flag) = self.upload_only {
+                dict.emit_pair(b"upload_only", u8::from(flag))?;
+            }
+            if let Some(client) = &self.client {
+                dict.emit_pair(b"v", client)?;
+            }
+            if let Some(ip) = self.your_ip {
+                dict.emit_pair(b"yourip", AsString(compact::write_ip(ip)))?;
+            }
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trips() {
+        let handshake = ExtensionHandshake {
+            extensions: [("lt_donthave".to_owned(), 1), ("ut_pex".to_owned(), 2)].into(),
+            client: Some("ecs-torrent 0.1.0".into()),
+            listen_port: Some(6881),
+            request_queue: Some(500),
+            your_ip: Some("1.2.3.4".parse().unwrap()),
+            upload_only: Some(true),
+            metadata_size: Some(31235),
+        };
+        assert_eq!(ExtensionHandshake::read(&handshake.write()), Ok(handshake));
+        let nothing = ExtensionHandshake::default();
+        assert_eq!(nothing.write(), b"d1:mdee");
+        assert_eq!(ExtensionHandshake::read(b"d1:mdee"), Ok(nothing));
+    }
+
+    #[test]
+    fn odd_values_are_passed_over() {
+        let odd = b"d1:md6:toobigi256e3:negi-1e2:oki3e4:text1:xe1:pi70000e4:reqq3:abc1:v5:a\x1b[0m6:yourip3:abce";
+        let read = ExtensionHandshake::read(odd).unwrap();
+        assert_eq!(read.extensions, [("ok".to_owned(), 3)].into());
+        assert_eq!(read.client.as_deref(), Some("a\u{fffd}[0m"));
+        assert_eq!((read.listen_port, read.request_queue, read.your_ip), (None, None, None));
+        assert!(ExtensionHandshake::read(b"le").is_err());
+        assert!(ExtensionHandshake::read(b"").is_err());
+    }
+}

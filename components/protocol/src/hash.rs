@@ -1,0 +1,160 @@
+//! What names a torrent: its info-hashes (BEP 3, BEP 52), and the digests that check its content.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sha1::{Digest, Sha1};
+use sha2::Sha256;
+
+/// A SHA-1 digest: of a piece, of a block, or of an info dictionary.
+pub type Sha1Digest = [u8; 20];
+
+/// The SHA-1 of `parts`, taken as one run of bytes.
+pub fn sha1<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Sha1Digest {
+    let mut hasher = Sha1::new();
+    parts.into_iter().for_each(|part| hasher.update(part));
+    hasher.finalize().into()
+}
+
+/// A 20-byte info-hash as it stands in handshakes and announces (BEP 3): the SHA-1 of the info dictionary, or the
+/// first 20 bytes of its SHA-256 for a v2 torrent (BEP 52).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InfoHash(pub [u8; 20]);
+
+/// A 32-byte v2 info-hash: the SHA-256 of the info dictionary (BEP 52).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InfoHashV2(pub [u8; 32]);
+
+/// All hashes of one torrent; a hybrid has both, every torrent at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InfoHashes {
+    /// SHA-1 of the info dictionary, where it describes a v1 torrent.
+    pub v1: Option<InfoHash>,
+    /// SHA-256 of the info dictionary, where it describes a v2 torrent.
+    pub v2: Option<InfoHashV2>,
+}
+
+impl InfoHashes {
+    /// Hashes the info dictionary's bytes, as they came, for the versions it describes.
+    #[must_use]
+    pub fn of(info: &[u8], is_v1: bool, is_v2: bool) -> Self {
+        Self {
+            v1: is_v1.then(|| InfoHash(sha1([info]))),
+            v2: is_v2.then(|| InfoHashV2(Sha256::digest(info).into())),
+        }
+    }
+
+    /// Every 20-byte hash under which peers and trackers may name this torrent, the preferred one first.
+    pub fn wire_hashes(&self) -> impl Iterator<Item = InfoHash> {
+        self.v1.into_iter().chain(self.v2.map(InfoHashV2::truncated))
+    }
+
+    /// The one hash that names the torrent to users and in file names: v1 where there is one.
+    ///
+    /// # Panics
+    /// Where both hashes are absent, which no parsed torrent is.
+    #[must_use]
+    pub fn primary(&self) -> InfoHash {
+        self.wire_hashes().next().expect("a torrent has at least one info-hash")
+    }
+}
+
+impl InfoHashV2 {
+    /// The first 20 bytes, as used in handshakes and announces (BEP 52).
+    #[must_use]
+    pub fn truncated(self) -> InfoHash {
+        let mut short = [0; 20];
+        short.copy_from_slice(&self.0[..20]);
+        InfoHash(short)
+    }
+}
+
+/// Why a text is no info-hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an info-hash is 40 hexadecimal digits")]
+pub struct InfoHashError;
+
+impl FromStr for InfoHash {
+    type Err = InfoHashError;
+
+    fn from_str(text: &str) -> Result<Self, InfoHashError> {
+        let digits = text.as_bytes();
+        if digits.len() != 40 {
+            return Err(InfoHashError);
+        }
+        let mut hash = [0; 20];
+        for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+            let digit = |c: u8| char::from(c).to_digit(16).ok_or(InfoHashError);
+            *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
+        }
+        Ok(Self(hash))
+    }
+}
+
+fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+impl fmt::Display for InfoHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
+impl fmt::Debug for InfoHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
+impl fmt::Display for InfoHashV2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
+impl fmt::Debug for InfoHashV2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_form_round_trips() {
+        let text = "aabbccddeeff00112233445566778899aabbccdd";
+        let hash: InfoHash = text.parse().unwrap();
+        assert_eq!(hash.to_string(), text);
+        assert_eq!(text.to_uppercase().parse::<InfoHash>().unwrap(), hash);
+    }
+
+    #[test]
+    fn other_texts_are_refused() {
+        for bad in ["", "aabb", &"g".repeat(40), &"a".repeat(41), &"é".repeat(20)] {
+            assert_eq!(bad.parse::<InfoHash>(), Err(InfoHashError));
+        }
+    }
+
+    #[test]
+    fn digests_match_the_published_vectors() {
+        // FIPS 180 examples for "abc".
+        let hashes = InfoHashes::of(b"abc", true, true);
+        assert_eq!(
+            hashes.v1.unwrap().to_string(),
+            "a9993e364706816aba3e25717850c26c9cd0d89d"
+        );
+        assert!(
+            hashes
+                .v2
+                .unwrap()
+                .to_string()
+                .starts_with("ba7816bf8f01cfea414140de5dae2223")
+        );
+        assert_eq!(sha1([&b"a"[..], b"", b"bc"]), hashes.v1.unwrap().0);
+        assert_eq!(hashes.wire_hashes().count(), 2);
+        assert_eq!(hashes.primary(), hashes.v1.unwrap());
+    }
+}

@@ -1,0 +1,151 @@
+//! Metainfo, the content of a `.torrent` file (BEP 3, with BEP 12, 19, 27 and 47).
+
+mod error;
+mod info;
+
+use bytes::Bytes;
+
+pub use self::error::{MetainfoError, Problem};
+use self::info::Fields;
+pub use self::info::{Info, PieceHashes};
+use crate::bencode::{Document, Limits, Value};
+use crate::hash::InfoHashes;
+
+/// What a metainfo file may ask for before it is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetainfoLimits {
+    /// Limits of the encoding itself.
+    pub bencode: Limits,
+    /// Most files. Default 500 000.
+    pub max_files: usize,
+    /// Most pieces. Default 4 million, 80 MB of hashes; the default of [`Limits::max_bytes`] stops earlier.
+    pub max_pieces: u32,
+    /// Longest piece, in bytes. Default 256 MiB: a piece is held in memory until it is verified.
+    pub max_piece_length: u32,
+    /// Most trackers, and most web seeds, that are kept; the rest is dropped. Default 256.
+    pub max_urls: usize,
+}
+
+impl Default for MetainfoLimits {
+    fn default() -> Self {
+        Self {
+            bencode: Limits::default(),
+            max_files: 500_000,
+            max_pieces: 4_000_000,
+            max_piece_length: 256 << 20,
+            max_urls: 256,
+        }
+    }
+}
+
+/// A parsed `.torrent` file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metainfo {
+    /// The torrent's names.
+    pub hashes: InfoHashes,
+    /// The info dictionary: what the torrent is.
+    pub info: Info,
+    /// The info dictionary's bytes as they came, over which the hashes are taken.
+    pub info_bytes: Bytes,
+    /// Announce URLs in tiers (BEP 12); a lone `announce` is one tier of one. Only schemes that can be announced
+    /// to (`http`, `https`, `udp`), each URL once.
+    pub trackers: Vec<Vec<String>>,
+    /// Web seeds, key `url-list` (BEP 19).
+    pub web_seeds: Vec<String>,
+    /// Free text by the author.
+    pub comment: Option<String>,
+    /// The program that made the file.
+    pub created_by: Option<String>,
+    /// When it was made, in seconds since 1970.
+    pub creation_date: Option<i64>,
+}
+
+impl Metainfo {
+    /// Parses a `.torrent` file.
+    ///
+    /// # Errors
+    /// The first field that is missing, malformed, inconsistent or beyond `limits`, by name.
+    pub fn parse(bytes: &Bytes, limits: &MetainfoLimits) -> Result<Self, MetainfoError> {
+        let document = Document::parse(bytes, &limits.bencode)?;
+        let root = Fields::new(document.root(), "")?;
+        let info = root.dict("info")?;
+        let info_bytes = bytes.slice_ref(info.raw());
+        let (is_v1, is_v2) = info::versions(&info)?;
+        let hashes = InfoHashes::of(&info_bytes, is_v1, is_v2);
+        let text = |key: &str| root.get(key).and_then(Value::as_bytes).map(lossy);
+        Ok(Self {
+            info: Info::parse(&info, &info_bytes, &hashes, limits)?,
+            hashes,
+            info_bytes,
+            trackers: trackers(&root, limits.max_urls),
+            web_seeds: web_seeds(&root, limits.max_urls),
+            comment: text("comment"),
+            created_by: text("created by"),
+            creation_date: root.get("creation date").and_then(Value::as_int),
+        })
+    }
+}
+
+/// BEP 12: where there is an `announce-list`, `announce` is ignored.
+fn trackers(root: &Fields<'_>, max: usize) -> Vec<Vec<String>> {
+    let mut urls = UrlSet::new(&["http", "https", "udp"], max);
+    let list = root.get("announce-list").and_then(Value::as_list);
+    let mut tiers: Vec<Vec<String>> = list
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_list)
+        .map(|tier| tier.filter_map(|url| urls.accept(url)).collect())
+        .collect();
+    tiers.retain(|tier| !tier.is_empty());
+    if tiers.is_empty() {
+        tiers.extend(
+            root.get("announce")
+                .and_then(|url| urls.accept(url))
+                .map(|url| vec![url]),
+        );
+    }
+    tiers
+}
+
+/// BEP 19: `url-list` is a list of URLs, or one URL.
+fn web_seeds(root: &Fields<'_>, max: usize) -> Vec<String> {
+    let mut urls = UrlSet::new(&["http", "https"], max);
+    match root.get("url-list") {
+        Some(value) => match value.as_list() {
+            Some(list) => list.filter_map(|url| urls.accept(url)).collect(),
+            None => urls.accept(value).into_iter().collect(),
+        },
+        None => Vec::new(),
+    }
+}
+
+/// Keeps each usable URL once, up to a number.
+struct UrlSet {
+    schemes: &'static [&'static str],
+    seen: std::collections::BTreeSet<String>,
+    max: usize,
+}
+
+impl UrlSet {
+    fn new(schemes: &'static [&'static str], max: usize) -> Self {
+        Self {
+            schemes,
+            seen: std::collections::BTreeSet::new(),
+            max,
+        }
+    }
+
+    fn accept(&mut self, value: Value<'_>) -> Option<String> {
+        let text = value.as_str()?.trim();
+        let url = url::Url::parse(text).ok()?;
+        let usable = self.schemes.contains(&url.scheme()) && url.has_host() && self.seen.len() < self.max;
+        (usable && self.seen.insert(text.to_owned())).then(|| text.to_owned())
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests;

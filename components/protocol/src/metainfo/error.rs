@@ -1,0 +1,84 @@
+//! Why a metainfo file is refused.
+
+use crate::bencode::BencodeError;
+
+/// Why a metainfo file is refused: which field, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MetainfoError {
+    /// Not bencode.
+    #[error("not a torrent file: {0}")]
+    Bencode(#[from] BencodeError),
+    /// A field is missing or unacceptable.
+    #[error("{field}: {problem}")]
+    Field {
+        /// Path of the field, as in `info.files[3].length`.
+        field: String,
+        /// What is wrong with it.
+        problem: Problem,
+    },
+    /// A torrent of BEP 52 without its v1 side.
+    #[error("info.meta version: v2-only torrents are not supported")]
+    V2Only,
+}
+
+/// What can be wrong with a field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// Not there.
+    #[error("missing")]
+    Missing,
+    /// Of another type.
+    #[error("expected {expected}, found {found}")]
+    Type {
+        /// The type that belongs there.
+        expected: &'static str,
+        /// The type that was found.
+        found: &'static str,
+    },
+    /// A number outside what makes sense.
+    #[error("{value} is out of range ({min} to {max})")]
+    Range {
+        /// The value found.
+        value: i64,
+        /// Smallest value accepted.
+        min: i64,
+        /// Largest value accepted.
+        max: i64,
+    },
+    /// The files' sizes do not fit 63 bits.
+    #[error("total size overflows")]
+    TotalSize,
+    /// No bytes in any file.
+    #[error("the torrent has no content")]
+    Empty,
+    /// The hash string is not made of whole hashes.
+    #[error("{0} bytes is not a multiple of 20")]
+    RaggedHashes(usize),
+    /// Sizes and hashes disagree on the number of pieces.
+    #[error("{found} piece hashes where the sizes make {expected} pieces")]
+    PieceCount {
+        /// Hashes found.
+        found: usize,
+        /// Pieces that sizes and piece length make.
+        expected: u64,
+    },
+    /// More than a limit allows.
+    #[error("{found} exceeds the limit of {max}")]
+    TooMany {
+        /// Number found.
+        found: usize,
+        /// The limit.
+        max: usize,
+    },
+}
+
+impl MetainfoError {
+    pub(super) fn field(field: impl Into<String>, problem: Problem) -> Self {
+        Self::Field {
+            field: field.into(),
+            problem,
+        }
+    }
+}

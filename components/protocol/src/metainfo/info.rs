@@ -1,0 +1,276 @@
+//! The info dictionary.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::{MetainfoError, MetainfoLimits, Problem};
+use crate::bencode::Value;
+use crate::files::{FileAttributes, FileEntry, FileTable};
+use crate::geometry::Geometry;
+use crate::hash::{InfoHashes, Sha1Digest};
+use crate::safe_path::{MAX_DEPTH, UniquePaths, safe_component};
+
+/// What an info dictionary says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// Name of the file or of the folder, safe as a path component.
+    pub name: String,
+    /// Sizes of pieces and blocks.
+    pub geometry: Geometry,
+    /// SHA-1 of each piece.
+    pub pieces: PieceHashes,
+    /// The files; those of a multi-file torrent lie in a folder called `name`.
+    pub files: FileTable,
+    /// Whether peers may come from the torrent's trackers only (BEP 27).
+    pub private: bool,
+}
+
+/// The SHA-1 digests of all pieces, sharing the metainfo's memory.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PieceHashes(Bytes);
+
+impl PieceHashes {
+    /// The digest of piece `index`, if there is such a piece.
+    #[must_use]
+    pub fn get(&self, index: u32) -> Option<&Sha1Digest> {
+        let start = (index as usize).checked_mul(20)?;
+        self.0.get(start..start + 20)?.try_into().ok()
+    }
+
+    /// Number of digests.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len() / 20
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for PieceHashes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PieceHashes({})", self.len())
+    }
+}
+
+/// Whether the dictionary describes a v1 and a v2 torrent; v2 alone is refused by name.
+pub(super) fn versions(info: &Fields<'_>) -> Result<(bool, bool), MetainfoError> {
+    let is_v2 = info.get("meta version").and_then(Value::as_int) == Some(2);
+    let is_v1 = info.get("pieces").is_some() || !is_v2;
+    if is_v1 {
+        Ok((is_v1, is_v2))
+    } else {
+        Err(MetainfoError::V2Only)
+    }
+}
+
+impl Info {
+    pub(super) fn parse(
+        info: &Fields<'_>,
+        info_bytes: &Bytes,
+        hashes: &InfoHashes,
+        limits: &MetainfoLimits,
+    ) -> Result<Self, MetainfoError> {
+        let piece_length = info.int("piece length", 1, i64::from(limits.max_piece_length))? as u32;
+        let raw_name = info.text("name")?.ok_or_else(|| info.error("name", Problem::Missing))?;
+        let name = safe_component(raw_name).unwrap_or_else(|| hashes.primary().to_string());
+        let files = match info.get("files") {
+            Some(list) => multiple_files(info, list, &name, limits)?,
+            None => single_file(info, &name)?,
+        };
+        if files.total_size() == 0 {
+            let field = if info.get("files").is_some() { "files" } else { "length" };
+            return Err(info.error(field, Problem::Empty));
+        }
+        let hashes = info.bytes("pieces")?;
+        if hashes.len() % 20 != 0 {
+            return Err(info.error("pieces", Problem::RaggedHashes(hashes.len())));
+        }
+        let geometry = Geometry::new(files.total_size(), piece_length)
+            .filter(|geometry| hashes.len() / 20 == geometry.piece_count() as usize)
+            .ok_or_else(|| {
+                let found = hashes.len() / 20;
+                let expected = files.total_size().div_ceil(u64::from(piece_length));
+                info.error("pieces", Problem::PieceCount { found, expected })
+            })?;
+        if geometry.piece_count() > limits.max_pieces {
+            let (found, max) = (geometry.piece_count() as usize, limits.max_pieces as usize);
+            return Err(info.error("pieces", Problem::TooMany { found, max }));
+        }
+        Ok(Self {
+            name,
+            geometry,
+            pieces: PieceHashes(info_bytes.slice_ref(hashes)),
+            files,
+            private: info.get("private").and_then(Value::as_int) == Some(1),
+        })
+    }
+}
+
+fn single_file(info: &Fields<'_>, name: &str) -> Result<FileTable, MetainfoError> {
+    let attributes = FileAttributes {
+        pad: false,
+        symlink: false,
+        ..attributes_of(info)
+    };
+    Ok(FileTable::new(vec![FileEntry {
+        path: name.into(),
+        len: info.int("length", 0, i64::MAX)? as u64,
+        offset: 0,
+        attributes,
+    }]))
+}
+
+fn multiple_files(
+    info: &Fields<'_>,
+    list: Value<'_>,
+    name: &str,
+    limits: &MetainfoLimits,
+) -> Result<FileTable, MetainfoError> {
+    let list = list.as_list().ok_or_else(|| info.wrong_type("files", "list", list))?;
+    let count = list.clone().count();
+    if count > limits.max_files {
+        let max = limits.max_files;
+        return Err(info.error("files", Problem::TooMany { found: count, max }));
+    }
+    let mut paths = UniquePaths::default();
+    let mut files = Vec::with_capacity(count);
+    let mut offset = 0u64;
+    for (index, file) in list.enumerate() {
+        let file = Fields::new(file, &info.path(&format!("files[{index}]")))?;
+        let mut attributes = attributes_of(&file);
+        // BEP 47: a link's length is zero and need not be there.
+        let has_length = file.get("length").is_some() || !attributes.symlink;
+        let len = if has_length {
+            file.int("length", 0, i64::MAX)? as u64
+        } else {
+            0
+        };
+        attributes.symlink &= len == 0;
+        let end = offset.checked_add(len).filter(|&end| end <= i64::MAX as u64);
+        files.push(FileEntry {
+            path: match attributes.pad {
+                // BEP 47: a path is not required of padding, and many pads may share one; none is ever written.
+                true => format!("{name}/.pad/{len}").into(),
+                false => file_path(&file, name, &mut paths)?,
+            },
+            len,
+            offset,
+            attributes,
+        });
+        offset = end.ok_or_else(|| file.error("length", Problem::TotalSize))?;
+    }
+    Ok(FileTable::new(files))
+}
+
+/// The safe, unique path of one file, below the folder `name`.
+fn file_path(file: &Fields<'_>, name: &str, paths: &mut UniquePaths) -> Result<Box<str>, MetainfoError> {
+    let key = if file.get("path.utf-8").is_some() {
+        "path.utf-8"
+    } else {
+        "path"
+    };
+    let value = file.get(key).ok_or_else(|| file.error(key, Problem::Missing))?;
+    let list = value.as_list().ok_or_else(|| file.wrong_type(key, "list", value))?;
+    let depth = list.clone().count();
+    if depth > MAX_DEPTH {
+        let max = MAX_DEPTH;
+        return Err(file.error(key, Problem::TooMany { found: depth, max }));
+    }
+    let mut components = vec![name.to_owned()];
+    for part in list {
+        let raw = part.as_bytes().ok_or_else(|| file.wrong_type(key, "string", part))?;
+        components.extend(safe_component(raw));
+    }
+    if components.len() == 1 {
+        components.push("_".to_owned());
+    }
+    Ok(paths.claim(&components).into())
+}
+
+fn attributes_of(fields: &Fields<'_>) -> FileAttributes {
+    let letters = fields.get("attr").and_then(Value::as_bytes);
+    FileAttributes::from_letters(letters.unwrap_or_default())
+}
+
+/// A dictionary whose path is known, so that every complaint about it can name the field.
+pub(super) struct Fields<'d> {
+    value: Value<'d>,
+    path: String,
+}
+
+impl<'d> Fields<'d> {
+    pub(super) fn new(value: Value<'d>, path: &str) -> Result<Self, MetainfoError> {
+        if !value.is_dict() {
+            let (expected, found) = ("dictionary", value.type_name());
+            let field = if path.is_empty() { "metainfo" } else { path };
+            return Err(MetainfoError::field(field, Problem::Type { expected, found }));
+        }
+        Ok(Self {
+            value,
+            path: path.to_owned(),
+        })
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<Value<'d>> {
+        self.value.get(key.as_bytes())
+    }
+
+    pub(super) fn raw(&self) -> &'d [u8] {
+        self.value.raw()
+    }
+
+    pub(super) fn dict(&self, key: &str) -> Result<Fields<'d>, MetainfoError> {
+        Fields::new(self.require(key)?, &self.path(key))
+    }
+
+    fn bytes(&self, key: &str) -> Result<&'d [u8], MetainfoError> {
+        let value = self.require(key)?;
+        value.as_bytes().ok_or_else(|| self.wrong_type(key, "string", value))
+    }
+
+    /// A text, by its `.utf-8` variant where an old encoder wrote both.
+    fn text(&self, key: &str) -> Result<Option<&'d [u8]>, MetainfoError> {
+        let modern = self.get(&format!("{key}.utf-8")).and_then(Value::as_bytes);
+        match (modern, self.get(key)) {
+            (Some(text), _) => Ok(Some(text)),
+            (None, None) => Ok(None),
+            (None, Some(_)) => self.bytes(key).map(Some),
+        }
+    }
+
+    fn int(&self, key: &str, min: i64, max: i64) -> Result<i64, MetainfoError> {
+        let found = self.require(key)?;
+        let value = found.as_int().ok_or_else(|| self.wrong_type(key, "integer", found))?;
+        if (min..=max).contains(&value) {
+            Ok(value)
+        } else {
+            Err(self.error(key, Problem::Range { value, min, max }))
+        }
+    }
+
+    fn require(&self, key: &str) -> Result<Value<'d>, MetainfoError> {
+        self.get(key).ok_or_else(|| self.error(key, Problem::Missing))
+    }
+
+    fn wrong_type(&self, key: &str, expected: &'static str, found: Value<'_>) -> MetainfoError {
+        let found = found.type_name();
+        self.error(key, Problem::Type { expected, found })
+    }
+
+    fn error(&self, key: &str, problem: Problem) -> MetainfoError {
+        MetainfoError::field(self.path(key), problem)
+    }
+
+    fn path(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Tests of metainfo parsing, with the faults it survives.
+
+use super::*;
+
+fn parse(text: &str) -> Result<Metainfo, MetainfoError> {
+    Metainfo::parse(&Bytes::copy_from_slice(text.as_bytes()), &MetainfoLimits::default())
+}
+
+fn hashes(count: usize) -> String {
+    format!("6:pieces{}:{}", count * 20, "h".repeat(count * 20))
+}
+
+fn info(middle: &str) -> Result<Metainfo, MetainfoError> {
+    parse(&format!("d4:infod{middle}ee"))
+}
+
+/// The text of the error, as a person sees it.
+fn refusal(middle: &str) -> String {
+    info(middle).unwrap_err().to_string()
+}
+
+fn single(length: &str, piece_length: &str, pieces: usize) -> String {
+    format!(
+        "6:length{length}4:name1:x12:piece length{piece_length}{}",
+        hashes(pieces)
+    )
+}
+
+fn paths(files: &str, total_pieces: usize) -> Vec<String> {
+    let torrent = info(&format!(
+        "5:filesl{files}e4:name4:root12:piece lengthi16384e{}",
+        hashes(total_pieces)
+    ))
+    .unwrap();
+    torrent.info.files.files().iter().map(|f| f.path.to_string()).collect()
+}
+
+#[test]
+fn reads_a_single_file_torrent() {
+    let middle = single("i20000e", "i16384e", 2);
+    let torrent = parse(&format!(
+        "d8:announce14:http://t.org/a7:comment2:hi4:infod{middle}7:privatei1eee"
+    ))
+    .unwrap();
+    assert_eq!(torrent.info.geometry.piece_count(), 2);
+    assert_eq!(torrent.info.pieces.get(1), Some(&[b'h'; 20]));
+    assert_eq!(torrent.info.pieces.get(2), None);
+    assert_eq!(torrent.trackers, [["http://t.org/a"]]);
+    assert!(torrent.info.private);
+    let info_bytes = format!("d{middle}7:privatei1ee");
+    assert_eq!(torrent.hashes, InfoHashes::of(info_bytes.as_bytes(), true, false));
+}
+
+/// BEP 12: the list wins over the single URL; what cannot be announced to is dropped, and so are repetitions.
+#[test]
+fn trackers_come_from_the_list_once_each() {
+    let middle = single("i1e", "i16384e", 1);
+    let list = "ll8:http://a7:bad-urlel8:http://a9:udp://b:18:ftp://zzel8:file:///ee";
+    let torrent = parse(&format!("d8:announce8:http://z13:announce-list{list}4:infod{middle}ee")).unwrap();
+    assert_eq!(torrent.trackers, [["http://a"], ["udp://b:1"]]);
+}
+
+#[test]
+fn web_seeds_may_be_one_or_many() {
+    let middle = single("i1e", "i16384e", 1);
+    let one = parse(&format!("d4:infod{middle}e8:url-list8:http://se")).unwrap();
+    assert_eq!(one.web_seeds, ["http://s"]);
+    let many = parse(&format!("d4:infod{middle}e8:url-listl8:http://s9:https://tee")).unwrap();
+    assert_eq!(many.web_seeds, ["http://s", "https://t"]);
+}
+
+/// Fault 4: keys out of order are accepted, and the hash is over the bytes as they came.
+#[test]
+fn unsorted_info_keeps_its_bytes() {
+    let middle = format!("4:name1:x6:lengthi1e{}12:piece lengthi16384e", hashes(1));
+    let torrent = info(&middle).unwrap();
+    assert_eq!(torrent.info_bytes, format!("d{middle}e"));
+    assert_eq!(
+        torrent.hashes,
+        InfoHashes::of(format!("d{middle}e").as_bytes(), true, false)
+    );
+}
+
+/// Fault 5: zero and negative sizes are refused by the field's name.
+#[test]
+fn bad_sizes_name_their_field() {
+    let max = 256 << 20;
+    for bad in ["i0e", "i-1e", "i268435457e"] {
+        let value = &bad[1..bad.len() - 1];
+        assert_eq!(
+            refusal(&single("i1e", bad, 1)),
+            format!("info.piece length: {value} is out of range (1 to {max})")
+        );
+    }
+    assert!(refusal(&single("i-1e", "i16384e", 1)).starts_with("info.length: -1 is out of range"));
+    assert_eq!(
+        refusal(&single("i0e", "i16384e", 0)),
+        "info.length: the torrent has no content"
+    );
+    assert_eq!(
+        refusal(&single("3:abc", "i16384e", 0)),
+        "info.length: expected integer, found string"
+    );
+    let file = "d6:lengthi-7e4:pathl1:aee";
+    assert!(
+        refusal(&format!("5:filesl{file}e4:name1:x12:piece lengthi1e{}", hashes(1)))
+            .starts_with("info.files[0].length: -7")
+    );
+}
+
+/// Fault 6: both counts are given.
+#[test]
+fn piece_count_mismatch_gives_both_counts() {
+    assert_eq!(
+        refusal(&single("i40000e", "i16384e", 2)),
+        "info.pieces: 2 piece hashes where the sizes make 3 pieces"
+    );
+    let ragged = "6:lengthi1e4:name1:x12:piece lengthi16384e6:pieces3:abc";
+    assert_eq!(refusal(ragged), "info.pieces: 3 bytes is not a multiple of 20");
+}
+
+/// Fault 7: sizes whose sum overflows.
+#[test]
+fn overflowing_sizes_are_refused() {
+    let file = |name: &str| format!("d6:lengthi9223372036854775807e4:pathl1:{name}ee");
+    let middle = format!(
+        "5:filesl{}{}e4:name1:x12:piece lengthi1e{}",
+        file("a"),
+        file("b"),
+        hashes(1)
+    );
+    assert_eq!(refusal(&middle), "info.files[1].length: total size overflows");
+    assert!(refusal(&single("i9223372036854775807e", "i1e", 1)).contains("9223372036854775807 pieces"));
+}
+
+/// Faults 8, 9, 11: hostile names are confined to the torrent's folder, visible and distinct.
+#[test]
+fn hostile_paths_are_confined() {
+    let files = "d6:lengthi1e4:pathl2:..2:..3:etc6:passwdee\
+                 d6:lengthi1e4:pathl4:/abs1:xee\
+                 d6:lengthi1e4:pathl2:..ee\
+                 d6:lengthi1e4:pathl3:A\0Zee\
+                 d6:lengthi1e4:pathl3:a_zee";
+    let expected = ["root/etc/passwd", "root/_abs/x", "root/_", "root/A_Z", "root/a_z.1"];
+    assert_eq!(paths(files, 1), expected);
+    let middle = single("i1e", "i16384e", 1).replace("4:name1:x", "4:name2:..");
+    let torrent = info(&middle).unwrap();
+    assert_eq!(torrent.info.name, torrent.hashes.primary().to_string());
+}
+
+/// Fault 10: depth beyond 100 is refused.
+#[test]
+fn deep_paths_are_refused() {
+    let file = format!("d6:lengthi1e4:pathl{}ee", "1:d".repeat(101));
+    let middle = format!("5:filesl{file}e4:name1:x12:piece lengthi1e{}", hashes(1));
+    assert_eq!(refusal(&middle), "info.files[0].path: 101 exceeds the limit of 100");
+}
+
+/// Fault 15: numbers of files and pieces are limited, and many equal names cost no more than many names.
+#[test]
+fn counts_are_limited() {
+    let limits = MetainfoLimits {
+        max_files: 2,
+        max_pieces: 2,
+        ..MetainfoLimits::default()
+    };
+    let file = "d6:lengthi1e4:pathl1:aee";
+    let text = format!(
+        "d4:infod5:filesl{}e4:name1:x12:piece lengthi1e{}ee",
+        file.repeat(3),
+        hashes(3)
+    );
+    let error = Metainfo::parse(&Bytes::from(text), &limits).unwrap_err();
+    assert_eq!(error.to_string(), "info.files: 3 exceeds the limit of 2");
+    let text = format!("d4:infod{}ee", single("i3e", "i1e", 3));
+    let error = Metainfo::parse(&Bytes::from(text), &limits).unwrap_err();
+    assert_eq!(error.to_string(), "info.pieces: 3 exceeds the limit of 2");
+
+    let many = paths(&file.repeat(20_000), 2);
+    assert_eq!(many.last().unwrap(), "root/a.19999");
+}
+
+#[test]
+fn v2_only_is_refused_by_name_and_hybrids_load_as_v1() {
+    let v2 = "9:file treede12:meta versioni2e4:name1:x12:piece lengthi16384e";
+    assert_eq!(refusal(v2), "info.meta version: v2-only torrents are not supported");
+    let hybrid = format!(
+        "9:file treede6:lengthi1e12:meta versioni2e4:name1:x12:piece lengthi16384e{}",
+        hashes(1)
+    );
+    let torrent = info(&hybrid).unwrap();
+    assert!(torrent.hashes.v1.is_some() && torrent.hashes.v2.is_some());
+}
+
+/// BEP 47: pads are known as such and need no path; links need no length and are not stored.
+#[test]
+fn pads_and_links() {
+    let files = "d6:lengthi1e4:pathl1:aee\
+                 d4:attr1:p6:lengthi16383ee\
+                 d4:attr1:l4:pathl4:linke12:symlink pathl1:aee\
+                 d4:attr2:xh6:lengthi5e4:pathl1:bee";
+    let torrent = info(&format!(
+        "5:filesl{files}e4:name4:root12:piece lengthi16384e{}",
+        hashes(2)
+    ))
+    .unwrap();
+    let files = torrent.info.files.files();
+    assert_eq!(&*files[1].path, "root/.pad/16383");
+    let stored: Vec<bool> = files.iter().map(crate::files::FileEntry::is_stored).collect();
+    assert_eq!(stored, [true, false, false, true]);
+    assert_eq!(files[3].offset, 16384);
+    assert!(files[3].attributes.executable && files[3].attributes.hidden);
+}
+
+#[test]
+fn missing_fields_are_named() {
+    assert_eq!(parse("de").unwrap_err().to_string(), "info: missing");
+    assert_eq!(
+        parse("le").unwrap_err().to_string(),
+        "metainfo: expected dictionary, found list"
+    );
+    assert_eq!(
+        parse("d4:infoi1ee").unwrap_err().to_string(),
+        "info: expected dictionary, found integer"
+    );
+    assert_eq!(refusal("6:lengthi1e12:piece lengthi1e"), "info.name: missing");
+    assert_eq!(
+        refusal("6:lengthi1e4:name1:x12:piece lengthi1e"),
+        "info.pieces: missing"
+    );
+    assert_eq!(
+        parse("hello").unwrap_err().to_string(),
+        "not a torrent file: unexpected byte 0x68 at byte 0"
+    );
+    let empty = format!("5:filesld6:lengthi1eee4:name1:x12:piece lengthi1e{}", hashes(1));
+    assert_eq!(refusal(&empty), "info.files[0].path: missing");
+}

@@ -1,0 +1,112 @@
+//! The order in which a torrent's trackers are asked (BEP 12).
+
+/// Trackers in tiers, each named by a `T`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tiers<T> {
+    tiers: Vec<Vec<T>>,
+}
+
+impl<T> Default for Tiers<T> {
+    fn default() -> Self {
+        Self { tiers: Vec::new() }
+    }
+}
+
+/// How far an announce goes beyond the first tracker that answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AnnounceReach {
+    /// One tracker for all tiers: the next is asked only where those before it failed (BEP 12).
+    #[default]
+    FirstWorking,
+    /// One tracker for each tier.
+    EachTier,
+    /// Every tracker.
+    EachTracker,
+}
+
+impl<T: Copy + PartialEq> Tiers<T> {
+    /// Takes tiers in their order. `below(n)` gives a random number below `n`, for the shuffle within each tier
+    /// that BEP 12 asks for when a list is first read.
+    pub fn shuffled(mut tiers: Vec<Vec<T>>, mut below: impl FnMut(usize) -> usize) -> Self {
+        for tier in &mut tiers {
+            for end in (1..tier.len()).rev() {
+                tier.swap(end, below(end + 1));
+            }
+        }
+        Self { tiers }
+    }
+
+    /// Moves a tracker that answered to the front of its tier (BEP 12).
+    pub fn promote(&mut self, tracker: T) {
+        for tier in &mut self.tiers {
+            if let Some(position) = tier.iter().position(|&other| other == tracker) {
+                tier[..=position].rotate_right(1);
+            }
+        }
+    }
+
+    /// The chains of trackers that are announced to independently: in each, the first that answers is enough.
+    #[must_use]
+    pub fn chains(&self, reach: AnnounceReach) -> Vec<Vec<T>> {
+        match reach {
+            AnnounceReach::FirstWorking => vec![self.iter().collect()],
+            AnnounceReach::EachTier => self.tiers.clone(),
+            AnnounceReach::EachTracker => self.iter().map(|tracker| vec![tracker]).collect(),
+        }
+    }
+
+    /// All trackers in the order in which they are asked.
+    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        self.tiers.iter().flatten().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiers(list: &[&[&'static str]]) -> Tiers<&'static str> {
+        Tiers::shuffled(list.iter().map(|tier| tier.to_vec()).collect(), |n| n - 1)
+    }
+
+    /// The second example of BEP 12.
+    #[test]
+    fn who_answers_moves_to_the_front_of_its_tier() {
+        let mut list = tiers(&[&["tracker1", "tracker2", "tracker3"], &["backup"]]);
+        list.promote("tracker2");
+        assert_eq!(
+            list.iter().collect::<Vec<_>>(),
+            ["tracker2", "tracker1", "tracker3", "backup"]
+        );
+        list.promote("tracker3");
+        assert_eq!(
+            list.iter().collect::<Vec<_>>(),
+            ["tracker3", "tracker2", "tracker1", "backup"]
+        );
+        list.promote("backup");
+        assert_eq!(list.iter().last(), Some("backup"), "tiers keep their order");
+    }
+
+    #[test]
+    fn shuffling_stays_within_tiers() {
+        let mut state = 1u64;
+        let list = vec![(0..10).collect::<Vec<u32>>(), (10..12).collect()];
+        let shuffled = Tiers::shuffled(list, |n| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % n
+        });
+        let order: Vec<u32> = shuffled.iter().collect();
+        assert_ne!(order[..10], (0..10).collect::<Vec<_>>());
+        let mut first = order[..10].to_vec();
+        first.sort_unstable();
+        assert!(first.into_iter().eq(0..10) && order[10..].iter().all(|&tracker| tracker >= 10));
+    }
+
+    #[test]
+    fn reach_decides_who_stands_in_for_whom() {
+        let list = tiers(&[&["a", "b"], &["c"]]);
+        assert_eq!(list.chains(AnnounceReach::FirstWorking), [["a", "b", "c"]]);
+        assert_eq!(list.chains(AnnounceReach::EachTier), [vec!["a", "b"], vec!["c"]]);
+        assert_eq!(list.chains(AnnounceReach::EachTracker), [["a"], ["b"], ["c"]]);
+    }
+}

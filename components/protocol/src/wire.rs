@@ -1,0 +1,12 @@
+//! The peer wire protocol (BEP 3, "peer protocol"): handshake, messages, and the codec that turns chunks from a
+//! socket into frames without copying what is in them.
+
+mod byte_queue;
+mod codec;
+mod handshake;
+mod message;
+
+pub use self::byte_queue::{ByteQueue, Payload};
+pub use self::codec::{Block, Frame, FrameLimits, PeerCodec, Session, WireError};
+pub use self::handshake::{HANDSHAKE_LEN, Handshake, HandshakeError, Reserved};
+pub use self::message::{Message, write_block_header};

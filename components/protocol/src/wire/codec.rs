@@ -1,0 +1,368 @@
+//! From chunks to frames: length prefixes, limits, and the rules that a message can break by itself.
+
+use bytes::Bytes;
+
+use super::byte_queue::{ByteQueue, Payload};
+use super::handshake::{HANDSHAKE_LEN, Handshake, HandshakeError};
+use super::message::{Message, id};
+use crate::bitfield::{self, Bitfield, BitfieldError};
+use crate::geometry::{BlockRequest, Geometry};
+
+/// Longest frames that are accepted; a longer length prefix ends the connection before anything is buffered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameLimits {
+    /// Longest block in a `piece` message, in bytes. Default 16 KiB, which is all that we ask for.
+    pub max_block: u32,
+    /// Longest extension or unknown message, in bytes. Default 256 KiB.
+    pub max_other: u32,
+}
+
+impl Default for FrameLimits {
+    fn default() -> Self {
+        Self {
+            max_block: crate::geometry::BLOCK_SIZE,
+            max_other: 256 << 10,
+        }
+    }
+}
+
+/// What is known of the connection that decides which messages are valid on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Session {
+    /// Sizes of the torrent; until metadata is known, indexes cannot be checked.
+    pub geometry: Option<Geometry>,
+    /// Both sides announced the fast extension (BEP 6).
+    pub fast: bool,
+    /// Both sides announced the extension protocol (BEP 10).
+    pub extended: bool,
+}
+
+/// Why a peer's bytes end the connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// Not our protocol.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// A length prefix beyond the limit for its message.
+    #[error("message {id} of {len} bytes exceeds {max}")]
+    TooLong {
+        /// Message id.
+        id: u8,
+        /// Length prefix received.
+        len: u32,
+        /// Longest that is accepted.
+        max: u32,
+    },
+    /// A length that the message cannot have.
+    #[error("message {id} cannot have {len} bytes")]
+    BadLength {
+        /// Message id.
+        id: u8,
+        /// Length prefix received.
+        len: u32,
+    },
+    /// A bitfield of another torrent.
+    #[error(transparent)]
+    Bitfield(#[from] BitfieldError),
+    /// A bitfield, have-all or have-none that is not the first message.
+    #[error("message {0} is allowed only as the first")]
+    NotFirst(u8),
+    /// A piece index, or an offset in a piece, that does not exist.
+    #[error("message {id} names piece {piece} offset {begin}, which does not exist")]
+    OutOfRange {
+        /// Message id.
+        id: u8,
+        /// Piece index received.
+        piece: u32,
+        /// Offset received; 0 for messages without one.
+        begin: u32,
+    },
+    /// A message of an extension that was not agreed on.
+    #[error("message {0} belongs to an extension that was not negotiated")]
+    NotNegotiated(u8),
+}
+
+/// A block, as a `piece` message brought it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// Which block it claims to be.
+    pub request: BlockRequest,
+    /// Its bytes, in the memory they were read into.
+    pub data: Payload,
+}
+
+/// What a peer said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// A message without bulk.
+    Message(Message),
+    /// A `piece` message.
+    Block(Block),
+}
+
+/// Where the codec stands in the stream.
+#[derive(Debug)]
+enum State {
+    /// Before a length prefix.
+    Between,
+    /// Inside a `piece` message, whose payload is taken as it arrives.
+    InBlock { block: Block, missing: u32 },
+    /// Inside a message that is not for us.
+    Skipping { missing: usize },
+}
+
+/// Decodes one direction of one connection.
+///
+/// Push chunks as they are read, then pull the handshake and after it frames until there are none.
+#[derive(Debug)]
+pub struct PeerCodec {
+    queue: ByteQueue,
+    state: State,
+    limits: FrameLimits,
+    is_first: bool,
+}
+
+impl PeerCodec {
+    /// A codec at the start of a stream.
+    #[must_use]
+    pub fn new(limits: FrameLimits) -> Self {
+        Self {
+            queue: ByteQueue::default(),
+            state: State::Between,
+            limits,
+            is_first: true,
+        }
+    }
+
+    /// Appends bytes that were read.
+    pub fn push(&mut self, chunk: Bytes) {
+        self.queue.push(chunk);
+    }
+
+    /// Whether the stream stands inside a frame: it has to go on, or the peer holds us up.
+    #[must_use]
+    pub fn is_mid_frame(&self) -> bool {
+        !self.queue.is_empty() || !matches!(self.state, State::Between)
+    }
+
+    /// The handshake, once it is complete.
+    ///
+    /// # Errors
+    /// As soon as the bytes can no longer become one.
+    pub fn handshake(&mut self) -> Result<Option<Handshake>, WireError> {
+        match self.queue.peek::<HANDSHAKE_LEN>() {
+            Some(bytes) => {
+                self.queue.skip(HANDSHAKE_LEN);
+                Ok(Some(Handshake::read(&bytes)?))
+            }
+            None => match self.queue.peek::<1>() {
+                Some(first) if !Handshake::may_begin_with(&first) => Err(HandshakeError.into()),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// The next frame, if a whole one has arrived.
+    ///
+    /// # Errors
+    /// The first violation; the stream cannot be read on after it.
+    pub fn next_frame(&mut self, session: &Session) -> Result<Option<Frame>, WireError> {
+        loop {
+            match &mut self.state {
+                State::InBlock { block, missing } => {
+                    *missing -= self.queue.take_into(*missing as usize, &mut block.data) as u32;
+                    if *missing > 0 {
+                        return Ok(None);
+                    }
+                    let State::InBlock { block, .. } = std::mem::replace(&mut self.state, State::Between) else {
+                        continue;
+                    };
+                    return Ok(Some(Frame::Block(block)));
+                }
+                State::Skipping { missing } => {
+                    *missing -= self.queue.skip(*missing);
+                    if *missing > 0 {
+                        return Ok(None);
+                    }
+                    self.state = State::Between;
+                }
+                State::Between => match self.begin_frame(session)? {
+                    Begun::Message(message) => return Ok(Some(Frame::Message(message))),
+                    Begun::Bulk => {}
+                    Begun::Incomplete => return Ok(None),
+                },
+            }
+        }
+    }
+
+    /// Reads a length prefix and what follows it, as far as it is not bulk.
+    fn begin_frame(&mut self, session: &Session) -> Result<Begun, WireError> {
+        let Some(prefix) = self.queue.peek::<4>() else {
+            return Ok(Begun::Incomplete);
+        };
+        let len = u32::from_be_bytes(prefix);
+        if len == 0 {
+            self.queue.skip(4);
+            return Ok(Begun::Message(Message::KeepAlive));
+        }
+        let Some([.., id]) = self.queue.peek::<5>() else {
+            return Ok(Begun::Incomplete);
+        };
+        self.check_length(id, len, session)?;
+        if id == id::PIECE {
+            return self.begin_block(len, session);
+        }
+        if !is_known(id) {
+            self.queue.skip(4);
+            self.state = State::Skipping { missing: len as usize };
+            return Ok(Begun::Bulk);
+        }
+        if self.queue.len() < 4 + len as usize {
+            return Ok(Begun::Incomplete);
+        }
+        self.queue.skip(5);
+        let Some(body) = self.queue.take_copy(len as usize - 1) else {
+            return Ok(Begun::Incomplete);
+        };
+        let message = self.read_message(id, body, session)?;
+        self.is_first = false;
+        Ok(Begun::Message(message))
+    }
+
+    fn begin_block(&mut self, len: u32, session: &Session) -> Result<Begun, WireError> {
+        let Some(head) = self.queue.peek::<13>() else {
+            return Ok(Begun::Incomplete);
+        };
+        let [_, _, _, _, _, p0, p1, p2, p3, b0, b1, b2, b3] = head;
+        let request = BlockRequest {
+            piece: u32::from_be_bytes([p0, p1, p2, p3]),
+            begin: u32::from_be_bytes([b0, b1, b2, b3]),
+            len: len - 9,
+        };
+        if session.geometry.is_none_or(|geometry| !geometry.contains(request)) {
+            let BlockRequest { piece, begin, .. } = request;
+            return Err(WireError::OutOfRange {
+                id: id::PIECE,
+                piece,
+                begin,
+            });
+        }
+        self.queue.skip(13);
+        self.is_first = false;
+        self.state = State::InBlock {
+            missing: request.len,
+            block: Block {
+                request,
+                data: Payload::new(),
+            },
+        };
+        Ok(Begun::Bulk)
+    }
+
+    fn check_length(&self, id: u8, len: u32, session: &Session) -> Result<(), WireError> {
+        let exact = match id {
+            id::CHOKE | id::UNCHOKE | id::INTERESTED | id::NOT_INTERESTED | id::HAVE_ALL | id::HAVE_NONE => 1,
+            id::PORT => 3,
+            id::HAVE | id::SUGGEST_PIECE | id::ALLOWED_FAST => 5,
+            id::REQUEST | id::CANCEL | id::REJECT_REQUEST => 13,
+            id::BITFIELD => match session.geometry {
+                Some(geometry) if len as usize != 1 + bitfield::wire_len(geometry.piece_count()) => {
+                    return Err(WireError::Bitfield(BitfieldError::Length {
+                        got: len as usize - 1,
+                        pieces: geometry.piece_count(),
+                    }));
+                }
+                Some(_) => return Ok(()),
+                None => return within(id, len, self.limits.max_other),
+            },
+            id::PIECE if len < 10 => return Err(WireError::BadLength { id, len }),
+            id::PIECE => return within(id, len, 9 + self.limits.max_block),
+            id::EXTENDED if len < 2 => return Err(WireError::BadLength { id, len }),
+            _ => return within(id, len, self.limits.max_other),
+        };
+        if len == exact {
+            Ok(())
+        } else {
+            Err(WireError::BadLength { id, len })
+        }
+    }
+
+    fn read_message(&self, id: u8, body: Bytes, session: &Session) -> Result<Message, WireError> {
+        let is_fast = matches!(id, id::SUGGEST_PIECE..=id::ALLOWED_FAST);
+        // BEP 6: fast messages without the handshake bit close the connection.
+        if (is_fast && !session.fast) || (id == id::EXTENDED && !session.extended) {
+            return Err(WireError::NotNegotiated(id));
+        }
+        if matches!(id, id::BITFIELD | id::HAVE_ALL | id::HAVE_NONE) && !self.is_first {
+            return Err(WireError::NotFirst(id));
+        }
+        let word = |at: usize| {
+            body.get(at..at + 4)
+                .map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+        };
+        let piece = |message: fn(u32) -> Message| check_piece(id, word(0), session).map(message);
+        let request = |message: fn(BlockRequest) -> Message| {
+            let piece = check_piece(id, word(0), session)?;
+            Ok(message(BlockRequest {
+                piece,
+                begin: word(4),
+                len: word(8),
+            }))
+        };
+        match id {
+            id::CHOKE => Ok(Message::Choke),
+            id::UNCHOKE => Ok(Message::Unchoke),
+            id::INTERESTED => Ok(Message::Interested),
+            id::NOT_INTERESTED => Ok(Message::NotInterested),
+            id::HAVE => piece(Message::Have),
+            id::BITFIELD => {
+                if let Some(geometry) = session.geometry {
+                    Bitfield::from_wire(&body, geometry.piece_count())?;
+                }
+                Ok(Message::Bitfield(body))
+            }
+            id::REQUEST => request(Message::Request),
+            id::CANCEL => request(Message::Cancel),
+            id::PORT => Ok(Message::Port(u16::from_be_bytes([body[0], body[1]]))),
+            id::SUGGEST_PIECE => piece(Message::SuggestPiece),
+            id::HAVE_ALL => Ok(Message::HaveAll),
+            id::HAVE_NONE => Ok(Message::HaveNone),
+            id::REJECT_REQUEST => request(Message::RejectRequest),
+            id::ALLOWED_FAST => piece(Message::AllowedFast),
+            _ => Ok(Message::Extended {
+                id: body[0],
+                payload: body.slice(1..),
+            }),
+        }
+    }
+}
+
+enum Begun {
+    Message(Message),
+    Bulk,
+    Incomplete,
+}
+
+fn is_known(id: u8) -> bool {
+    matches!(id, id::CHOKE..=id::PORT | id::SUGGEST_PIECE..=id::ALLOWED_FAST | id::EXTENDED)
+}
+
+fn within(id: u8, len: u32, max: u32) -> Result<(), WireError> {
+    if len <= max {
+        Ok(())
+    } else {
+        Err(WireError::TooLong { id, len, max })
+    }
+}
+
+fn check_piece(id: u8, piece: u32, session: &Session) -> Result<u32, WireError> {
+    match session.geometry {
+        Some(geometry) if piece >= geometry.piece_count() => Err(WireError::OutOfRange { id, piece, begin: 0 }),
+        _ => Ok(piece),
+    }
+}
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;
