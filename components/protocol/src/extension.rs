@@ -16,8 +16,8 @@ pub const HANDSHAKE_ID: u8 = 0;
 /// Name of the extension that takes a piece back (BEP 54).
 pub const DONT_HAVE: &str = "lt_donthave";
 
-/// Most extensions that are read from one handshake.
-const MAX_EXTENSIONS: usize = 64;
+/// Most extensions that are remembered of one peer.
+pub const MAX_EXTENSIONS: usize = 64;
 
 /// The extension handshake, as far as this engine reads and writes it. Every key is optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -26,7 +26,7 @@ impl PeerId {
             let printable = self.0.iter().take_while(|b| b.is_ascii_graphic());
             return printable.map(|&b| char::from(b)).take(8).collect();
         };
-        let version = match &version[..] {
+        let version = match version {
             [major, minor, tiny, _] if version.iter().all(u8::is_ascii_digit) => {
                 format!("{}.{}.{}", major - b'0', minor - b'0', tiny - b'0')
             }

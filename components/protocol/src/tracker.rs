@@ -118,12 +118,32 @@ pub enum TrackerError {
     Ragged(#[from] RaggedError),
 }
 
+/// A tracker's URL for logs and people: scheme and host only, since paths and queries hold passkeys.
+#[must_use]
+pub fn redacted(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(parsed) => {
+            let port = parsed.port().map(|port| format!(":{port}")).unwrap_or_default();
+            format!("{}://{}{port}", parsed.scheme(), parsed.host_str().unwrap_or_default())
+        }
+        Err(_) => "(invalid URL)".to_owned(),
+    }
+}
+
 /// Longest text of a tracker that is kept, in characters.
 const MAX_TEXT: usize = 256;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Fault 95.
+    #[test]
+    fn passkeys_are_not_shown() {
+        assert_eq!(redacted("https://u:p@t.org:444/secret/announce?key=1"), "https://t.org:444");
+        assert_eq!(redacted("udp://[::1]:6969/x"), "udp://[::1]:6969");
+        assert_eq!(redacted("secret"), "(invalid URL)");
+    }
 
     pub(super) fn request() -> AnnounceRequest {
         AnnounceRequest {

@@ -65,9 +65,9 @@ pub enum WireError {
     /// A bitfield of another torrent.
     #[error(transparent)]
     Bitfield(#[from] BitfieldError),
-    /// A bitfield, have-all or have-none that is not the first message.
-    #[error("message {0} is allowed only as the first")]
-    NotFirst(u8),
+    /// A bitfield, have-all or have-none after the peer has told what it has.
+    #[error("message {0} comes too late")]
+    TooLate(u8),
     /// A piece index, or an offset in a piece, that does not exist.
     #[error("message {id} names piece {piece} offset {begin}, which does not exist")]
     OutOfRange {
@@ -120,7 +120,8 @@ pub struct PeerCodec {
     queue: ByteQueue,
     state: State,
     limits: FrameLimits,
-    is_first: bool,
+    /// The peer has told what it has.
+    has_told: bool,
 }
 
 impl PeerCodec {
@@ -131,7 +132,7 @@ impl PeerCodec {
             queue: ByteQueue::default(),
             state: State::Between,
             limits,
-            is_first: true,
+            has_told: false,
         }
     }
 
@@ -226,7 +227,7 @@ impl PeerCodec {
             return Ok(Begun::Incomplete);
         };
         let message = self.read_message(id, body, session)?;
-        self.is_first = false;
+        self.has_told |= matches!(id, id::HAVE | id::BITFIELD | id::HAVE_ALL | id::HAVE_NONE);
         Ok(Begun::Message(message))
     }
 
@@ -249,7 +250,6 @@ impl PeerCodec {
             });
         }
         self.queue.skip(13);
-        self.is_first = false;
         self.state = State::InBlock {
             missing: request.len,
             block: Block {
@@ -294,8 +294,9 @@ impl PeerCodec {
         if (is_fast && !session.fast) || (id == id::EXTENDED && !session.extended) {
             return Err(WireError::NotNegotiated(id));
         }
-        if matches!(id, id::BITFIELD | id::HAVE_ALL | id::HAVE_NONE) && !self.is_first {
-            return Err(WireError::NotFirst(id));
+        // BEP 3 wants it as the first message; clients in use put their extension handshake before it.
+        if matches!(id, id::BITFIELD | id::HAVE_ALL | id::HAVE_NONE) && self.has_told {
+            return Err(WireError::TooLate(id));
         }
         let word = |at: usize| {
             body.get(at..at + 4)

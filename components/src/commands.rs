@@ -1,0 +1,153 @@
+//! What is asked of the engine from outside, by facade or plugin.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::metainfo::Metainfo;
+use ecs_torrent_protocol::tracker::ScrapeCounts;
+
+use crate::stats::{FileStats, TorrentStats};
+
+/// Commands of one type that have arrived and not been carried out. A feature that takes commands initializes its
+/// queue; the mailbox fills it in Intake.
+#[derive(Resource, Debug)]
+pub struct CommandQueue<C: Send + Sync + 'static>(pub VecDeque<C>);
+
+impl<C: Send + Sync + 'static> Default for CommandQueue<C> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+/// Where an answer goes. Dropped unused, it tells the caller that the engine has gone.
+pub struct Reply<T>(Box<dyn FnOnce(T) + Send + Sync>);
+
+impl<T> Reply<T> {
+    /// Hands the answer to `deliver`.
+    #[must_use]
+    pub fn new(deliver: impl FnOnce(T) + Send + Sync + 'static) -> Self {
+        Self(Box::new(deliver))
+    }
+
+    /// For who does not wait for an answer.
+    #[must_use]
+    pub fn ignored() -> Self
+    where
+        T: 'static,
+    {
+        Self::new(drop)
+    }
+
+    /// Answers.
+    pub fn send(self, answer: T) {
+        (self.0)(answer);
+    }
+}
+
+impl<T> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reply")
+    }
+}
+
+/// How a torrent is to be added.
+#[derive(Debug, Clone, Default)]
+pub struct AddOptions {
+    /// The download folder.
+    pub root: PathBuf,
+    /// Peers to connect to, beside those that trackers name.
+    pub peers: Vec<SocketAddr>,
+    /// Fail the torrent if its data is not all there already, instead of downloading what is missing.
+    pub require_complete: bool,
+}
+
+/// Adds a torrent. Adding one that is there answers with its hash and changes nothing.
+#[derive(Debug)]
+pub struct AddTorrent {
+    /// What to add.
+    pub metainfo: Arc<Metainfo>,
+    /// How.
+    pub options: AddOptions,
+    /// Answered when the torrent is listed.
+    pub reply: Reply<InfoHash>,
+}
+
+/// Stops a torrent. Stopping one that is not there, or is stopping, is no error.
+#[derive(Debug)]
+pub struct StopTorrent {
+    /// Which.
+    pub torrent: InfoHash,
+    /// Answered when it is gone.
+    pub reply: Reply<()>,
+}
+
+/// Stops all torrents.
+#[derive(Debug)]
+pub struct StopAll {
+    /// Answered when all are gone.
+    pub reply: Reply<()>,
+}
+
+/// No torrent has this hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no torrent {0}")]
+pub struct TorrentNotFound(pub InfoHash);
+
+/// Asks for the hashes of all torrents.
+#[derive(Debug)]
+pub struct ListTorrents {
+    /// Answered with the hashes, in the order in which the torrents were added.
+    pub reply: Reply<Vec<InfoHash>>,
+}
+
+/// Asks for a torrent's state.
+#[derive(Debug)]
+pub struct GetStats {
+    /// Which.
+    pub torrent: InfoHash,
+    /// Answered with it.
+    pub reply: Reply<Result<TorrentStats, TorrentNotFound>>,
+}
+
+/// Asks for a torrent's files.
+#[derive(Debug)]
+pub struct GetFiles {
+    /// Which.
+    pub torrent: InfoHash,
+    /// Answered with them, pads left out.
+    pub reply: Reply<Result<Vec<FileStats>, TorrentNotFound>>,
+}
+
+/// Asks a torrent's trackers for the size of its swarm (BEP 48), without announcing.
+#[derive(Debug)]
+pub struct ScrapeTorrent {
+    /// Which.
+    pub torrent: InfoHash,
+    /// Answered by the first tracker that knows, or with why none does.
+    pub reply: Reply<Result<ScrapeCounts, ScrapeError>>,
+}
+
+/// Why a scrape told nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ScrapeError {
+    /// No such torrent.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// No tracker told.
+    #[error("no tracker of this torrent could be scraped: {0}")]
+    NoTracker(String),
+}
+
+/// Adds addresses of peers to a torrent.
+#[derive(Debug)]
+pub struct AddPeers {
+    /// Which.
+    pub torrent: InfoHash,
+    /// Where they are.
+    pub peers: Vec<SocketAddr>,
+}

@@ -1,0 +1,328 @@
+//! Requests, ours to a peer and a peer's to us.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest};
+use ecs_torrent_protocol::time::Timestamp;
+
+use crate::settings::{RequestSettings, millis};
+
+/// Most cancelled requests whose late answers are still recognized.
+const MAX_CANCELLED: usize = 256;
+
+/// A request that a peer has not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pending {
+    /// The piece in flight.
+    pub piece: Entity,
+    /// Number of the block in the piece.
+    pub block: u32,
+    /// What was asked for.
+    pub request: BlockRequest,
+    /// When.
+    pub asked: Timestamp,
+    /// Its time is over; the block may be asked of others.
+    pub is_late: bool,
+}
+
+/// Our requests to a peer.
+#[derive(Component, Debug, Default)]
+pub struct Requests {
+    /// Not answered, the oldest first.
+    pub pending: VecDeque<Pending>,
+    /// Taken back, and perhaps answered all the same: dropped without blame.
+    cancelled: VecDeque<BlockRequest>,
+    /// How many to keep outstanding.
+    pub depth: QueueDepth,
+    /// The piece that was last begun or continued for this peer, to go on with.
+    pub current: Option<Entity>,
+    /// Pieces that may be requested while choked (BEP 6).
+    pub allowed_fast: Vec<u32>,
+    /// Pieces that this peer sent corrupt and is not asked for again.
+    pub refused_pieces: Vec<u32>,
+    /// Whether the peer waits for something to become free.
+    pub is_starved: bool,
+    /// Whether the peer is in the refill queue.
+    is_listed: bool,
+    /// Whether a deadline is set for its oldest request.
+    pub has_deadline: bool,
+    /// Until then nothing is requested, since the peer rejected what was.
+    pub paused_until: Timestamp,
+    /// Blocks that came without having been asked for.
+    pub unsolicited_count: u32,
+    /// When the last block came that was asked for.
+    pub last_block: Timestamp,
+}
+
+impl Requests {
+    /// Takes out the request that a block answers. The oldest is looked at first, which it nearly always is.
+    pub fn answer(&mut self, request: BlockRequest) -> Option<Pending> {
+        let position = self.pending.iter().position(|pending| pending.request == request)?;
+        self.pending.remove(position)
+    }
+
+    /// Requests whose time is over.
+    #[must_use]
+    pub fn late_count(&self) -> usize {
+        self.pending.iter().filter(|pending| pending.is_late).count()
+    }
+
+    /// Takes back a request that is pending, if it is; its answer may still come.
+    pub fn cancel(&mut self, request: BlockRequest) -> Option<Pending> {
+        let pending = self.answer(request)?;
+        self.remember_cancelled(request);
+        Some(pending)
+    }
+
+    /// Whether `request` was cancelled and not answered since; answered by this call.
+    pub fn answer_cancelled(&mut self, request: BlockRequest) -> bool {
+        let position = self.cancelled.iter().position(|cancelled| *cancelled == request);
+        position.and_then(|position| self.cancelled.remove(position)).is_some()
+    }
+
+    /// Takes out all requests; their answers may still come.
+    pub fn cancel_all(&mut self) -> Vec<Pending> {
+        let pending: Vec<Pending> = self.pending.drain(..).collect();
+        pending.iter().for_each(|pending| self.remember_cancelled(pending.request));
+        pending
+    }
+
+    fn remember_cancelled(&mut self, request: BlockRequest) {
+        if self.cancelled.len() == MAX_CANCELLED {
+            self.cancelled.pop_front();
+        }
+        self.cancelled.push_back(request);
+    }
+}
+
+/// The peers from which more may be requested: the picker visits these and no others.
+#[derive(Resource, Debug, Default)]
+pub struct RefillQueue {
+    peers: Vec<Entity>,
+}
+
+impl RefillQueue {
+    /// Lists a peer, once.
+    pub fn add(&mut self, peer: Entity, requests: &mut Requests) {
+        if !requests.is_listed {
+            requests.is_listed = true;
+            self.peers.push(peer);
+        }
+    }
+
+    /// Takes all peers out; call [`Requests::unlist`] on each.
+    pub fn take(&mut self) -> Vec<Entity> {
+        std::mem::take(&mut self.peers)
+    }
+}
+
+impl Requests {
+    /// Notes that the peer is no longer in the refill queue.
+    pub fn unlist(&mut self) {
+        self.is_listed = false;
+    }
+}
+
+/// How many requests to keep outstanding: enough to cover bandwidth times delay, and no more.
+///
+/// Grows by one for each block, so that it doubles every round trip, until the speed stops growing; after that it
+/// follows the speed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct QueueDepth {
+    target: u32,
+    is_steady: bool,
+    measured: Timestamp,
+    measured_bytes_per_s: u64,
+}
+
+/// How often the depth is compared with the speed.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
+
+impl QueueDepth {
+    /// Requests to keep outstanding.
+    #[must_use]
+    pub fn target(&self, settings: &RequestSettings) -> u32 {
+        let target = if self.target == 0 { settings.initial_depth } else { self.target };
+        target.clamp(1, settings.max_depth)
+    }
+
+    /// Counts a block that came at `now`, when the peer's speed was `bytes_per_s`.
+    pub fn on_block(&mut self, now: Timestamp, bytes_per_s: u64, settings: &RequestSettings) {
+        if !self.is_steady {
+            self.target = self.target(settings).saturating_add(1).min(settings.max_depth);
+        }
+        if now.since(self.measured) < MEASURE_INTERVAL {
+            return;
+        }
+        // Ten percent more than a second ago is growth; less is noise.
+        self.is_steady |= self.measured_bytes_per_s > 0 && bytes_per_s < self.measured_bytes_per_s / 10 * 11;
+        self.measured = now;
+        self.measured_bytes_per_s = bytes_per_s;
+        if self.is_steady {
+            let in_time = bytes_per_s as f64 * millis(settings.queue_ms).as_secs_f64();
+            let blocks = (in_time / f64::from(BLOCK_SIZE)).ceil() as u32;
+            self.target = blocks.clamp(settings.min_depth, settings.max_depth);
+        }
+    }
+
+    /// Starts over small, for a peer that did not deliver.
+    pub fn shrink(&mut self, settings: &RequestSettings) {
+        *self = Self {
+            target: settings.min_depth,
+            ..Self::default()
+        };
+    }
+}
+
+/// A peer's requests to us.
+#[derive(Component, Debug, Default)]
+pub struct UploadQueue {
+    /// Admitted, not read from the disk yet.
+    pub waiting: VecDeque<BlockRequest>,
+    /// Being read: what is left of it when the read has ended is sent.
+    pub reading: Vec<BlockRequest>,
+    /// Pieces that it may request while we choke it (BEP 6).
+    pub allowed_fast: Vec<u32>,
+    /// Bytes read for it, or being read, that have not left; counted in [`UploadMemory`].
+    pub charged_bytes: u64,
+    /// Whether the peer is in the serve queue.
+    is_listed: bool,
+}
+
+/// The peers whose requests may be served: uploading visits these and no others.
+#[derive(Resource, Debug, Default)]
+pub struct ServeQueue {
+    peers: VecDeque<Entity>,
+}
+
+impl ServeQueue {
+    /// Lists a peer, once.
+    pub fn add(&mut self, peer: Entity, uploads: &mut UploadQueue) {
+        if !uploads.is_listed {
+            uploads.is_listed = true;
+            self.peers.push_back(peer);
+        }
+    }
+
+    /// Takes the peer that has waited longest; call [`UploadQueue::unlist`] on it.
+    pub fn pop(&mut self) -> Option<Entity> {
+        self.peers.pop_front()
+    }
+
+    /// Number of peers listed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether no peer is listed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+}
+
+/// Bytes read for peers, or being read, that have not left, against
+/// [`memory_bytes`](crate::settings::UploadSettings::memory_bytes).
+#[derive(Resource, Debug, Default)]
+pub struct UploadMemory {
+    used_bytes: u64,
+}
+
+impl UploadMemory {
+    /// Whether more may be read under `limit`.
+    #[must_use]
+    pub fn has_room(&self, limit: u64) -> bool {
+        self.used_bytes < limit
+    }
+
+    /// Counts bytes in that are read for a peer.
+    pub fn charge(&mut self, uploads: &mut UploadQueue, bytes: u64) {
+        uploads.charged_bytes += bytes;
+        self.used_bytes += bytes;
+    }
+
+    /// Counts bytes out that have left for a peer, or will not.
+    pub fn release(&mut self, uploads: &mut UploadQueue, bytes: u64) {
+        let bytes = bytes.min(uploads.charged_bytes);
+        uploads.charged_bytes -= bytes;
+        self.used_bytes -= bytes;
+    }
+}
+
+impl UploadQueue {
+    /// Takes a request back; true if it was there.
+    pub fn cancel(&mut self, request: BlockRequest) -> bool {
+        if let Some(position) = self.waiting.iter().position(|waiting| *waiting == request) {
+            self.waiting.remove(position);
+            return true;
+        }
+        let position = self.reading.iter().position(|reading| *reading == request);
+        position.map(|position| self.reading.swap_remove(position)).is_some()
+    }
+
+    /// Notes that the peer is no longer in the serve queue.
+    pub fn unlist(&mut self) {
+        self.is_listed = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(begin: u32) -> BlockRequest {
+        BlockRequest {
+            piece: 0,
+            begin,
+            len: BLOCK_SIZE,
+        }
+    }
+
+    fn pending(begin: u32) -> Pending {
+        Pending {
+            piece: Entity::from_raw_u32(1).unwrap(),
+            block: begin / BLOCK_SIZE,
+            request: request(begin),
+            asked: Timestamp::ZERO,
+            is_late: false,
+        }
+    }
+
+    /// Fault 28: the answer to a cancelled request is recognized, once.
+    #[test]
+    fn late_answers_are_recognized_once() {
+        let mut requests = Requests::default();
+        requests.pending.extend([pending(0), pending(BLOCK_SIZE)]);
+        assert_eq!(requests.cancel(request(BLOCK_SIZE)), Some(pending(BLOCK_SIZE)));
+        assert_eq!(requests.answer(request(BLOCK_SIZE)), None);
+        assert!(requests.answer_cancelled(request(BLOCK_SIZE)));
+        assert!(!requests.answer_cancelled(request(BLOCK_SIZE)));
+        assert_eq!(requests.cancel_all(), [pending(0)]);
+        assert!(requests.answer_cancelled(request(0)));
+    }
+
+    #[test]
+    fn depth_grows_until_the_speed_does_not() {
+        let settings = RequestSettings::default();
+        let mut depth = QueueDepth::default();
+        assert_eq!(depth.target(&settings), 16);
+        let at = |millis: u64| Timestamp::ZERO + Duration::from_millis(millis);
+        (0..10).for_each(|i| depth.on_block(at(i), 0, &settings));
+        assert_eq!(depth.target(&settings), 26);
+        depth.on_block(at(1000), 1_000_000, &settings);
+        depth.on_block(at(2000), 2_000_000, &settings);
+        assert_eq!(depth.target(&settings), 28, "still growing");
+        depth.on_block(at(3000), 2_000_000, &settings);
+        // 2 MB/s for 1.5 s are 184 blocks.
+        assert_eq!(depth.target(&settings), 184);
+        depth.on_block(at(4000), 1000, &settings);
+        assert_eq!(depth.target(&settings), settings.min_depth);
+        depth.on_block(at(5000), u64::MAX, &settings);
+        assert_eq!(depth.target(&settings), settings.max_depth);
+        depth.shrink(&settings);
+        assert_eq!(depth.target(&settings), settings.min_depth);
+    }
+}

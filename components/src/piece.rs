@@ -1,0 +1,297 @@
+//! A piece in flight: an entity from its first request to the end of its write.
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_protocol::geometry::{BLOCK_SIZE, Geometry, Span};
+use ecs_torrent_protocol::wire::Payload;
+use smallvec::SmallVec;
+
+/// Where a piece in flight stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PiecePhase {
+    /// Blocks are missing.
+    Filling,
+    /// All blocks are here and being hashed.
+    Hashing,
+    /// The hash matched, and the write is under way.
+    Writing,
+}
+
+/// One block of a piece in flight.
+#[derive(Debug, Default)]
+pub struct BlockSlot {
+    /// Its bytes, once they are here and until they are written.
+    pub data: Payload,
+    /// Who sent it.
+    pub from: Option<Entity>,
+    /// Who has been asked for it and has time left to answer.
+    pub asked: SmallVec<[Entity; 2]>,
+    /// Who has been asked for it and is late: still welcome, but others may be asked too.
+    pub late: SmallVec<[Entity; 1]>,
+    /// It is here.
+    pub received: bool,
+}
+
+impl BlockSlot {
+    /// Whether it is not here and nobody is expected to send it in time.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        !self.received && self.asked.is_empty()
+    }
+}
+
+/// A piece in flight.
+#[derive(Component, Debug)]
+pub struct ActivePiece {
+    /// The torrent.
+    pub torrent: Entity,
+    /// Index of the piece.
+    pub index: u32,
+    /// Where its bytes lie in the torrent.
+    pub span: Span,
+    /// How far it is.
+    pub phase: PiecePhase,
+    /// Its blocks.
+    pub blocks: Vec<BlockSlot>,
+    /// Blocks that are not here.
+    pub missing_count: u32,
+    /// Blocks that are not here and not asked for.
+    pub free_count: u32,
+    /// Requests for its blocks that have time left.
+    pub asked_count: u32,
+    /// No free block stands before this one.
+    free_from: u32,
+    /// After a failed hash: the only peer that may send blocks, so that the next failure has one author.
+    pub exclusive: Option<Entity>,
+    /// Whether the piece has failed before and needs an exclusive sender.
+    pub is_suspect: bool,
+    /// Whether the piece is listed as idle.
+    pub is_idle_listed: bool,
+}
+
+impl ActivePiece {
+    /// A piece of which nothing has been requested.
+    #[must_use]
+    pub fn new(torrent: Entity, index: u32, geometry: &Geometry) -> Self {
+        let count = geometry.block_count(index);
+        Self {
+            torrent,
+            index,
+            span: geometry.piece_span(index),
+            phase: PiecePhase::Filling,
+            blocks: (0..count).map(|_| BlockSlot::default()).collect(),
+            missing_count: count,
+            free_count: count,
+            asked_count: 0,
+            free_from: 0,
+            exclusive: None,
+            is_suspect: false,
+            is_idle_listed: false,
+        }
+    }
+
+    /// The first block, at or behind the last one found, that is neither here nor asked for.
+    pub fn next_free(&mut self) -> Option<u32> {
+        if self.free_count == 0 {
+            return None;
+        }
+        let from = self.free_from as usize;
+        let position = self.blocks[from..].iter().position(BlockSlot::is_free)?;
+        self.free_from += position as u32;
+        Some(self.free_from)
+    }
+
+    /// Notes that `peer` was asked for `block`.
+    pub fn ask(&mut self, block: u32, peer: Entity) {
+        let slot = &mut self.blocks[block as usize];
+        if slot.is_free() {
+            self.free_count -= 1;
+        }
+        slot.asked.push(peer);
+        self.asked_count += 1;
+    }
+
+    /// Notes that `peer` will not send `block`; true if the block is free by that.
+    pub fn release(&mut self, block: u32, peer: Entity) -> bool {
+        let Some(slot) = self.blocks.get_mut(block as usize) else {
+            return false;
+        };
+        slot.late.retain(|late| *late != peer);
+        let Some(position) = slot.asked.iter().position(|&asked| asked == peer) else {
+            return false;
+        };
+        slot.asked.remove(position);
+        self.asked_count -= 1;
+        let free = slot.is_free();
+        if free {
+            self.free_count += 1;
+            self.free_from = self.free_from.min(block);
+        }
+        free
+    }
+
+    /// Notes that `peer` is late with `block`; true if the block is free for others by that.
+    pub fn expire(&mut self, block: u32, peer: Entity) -> bool {
+        let free = self.release(block, peer);
+        if let Some(slot) = self.blocks.get_mut(block as usize).filter(|slot| !slot.received) {
+            slot.late.push(peer);
+        }
+        free
+    }
+
+    /// Takes a block in. Whoever else was asked for it is returned, to be told.
+    pub fn receive(&mut self, block: u32, from: Option<Entity>, data: Payload) -> SmallVec<[Entity; 2]> {
+        let slot = &mut self.blocks[block as usize];
+        debug_assert!(!slot.received, "a block is received once");
+        if slot.is_free() {
+            self.free_count -= 1;
+        }
+        self.missing_count -= 1;
+        slot.received = true;
+        slot.data = data;
+        slot.from = from;
+        let mut others = std::mem::take(&mut slot.asked);
+        self.asked_count -= others.len() as u32;
+        others.extend(std::mem::take(&mut slot.late));
+        others.retain(|peer| Some(*peer) != from);
+        others
+    }
+
+    /// Whether every block is here.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.missing_count == 0
+    }
+
+    /// Whether blocks are missing and nobody is expected to send one.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.phase == PiecePhase::Filling && self.asked_count == 0 && !self.is_full()
+    }
+
+    /// Forgets all blocks, for another try.
+    pub fn clear(&mut self) {
+        self.blocks.iter_mut().for_each(|slot| *slot = BlockSlot::default());
+        self.missing_count = self.blocks.len() as u32;
+        self.free_count = self.missing_count;
+        self.asked_count = 0;
+        self.free_from = 0;
+        self.phase = PiecePhase::Filling;
+        self.exclusive = None;
+    }
+
+    /// Who sent the blocks, each peer once.
+    #[must_use]
+    pub fn contributors(&self) -> Vec<Entity> {
+        let mut peers: Vec<Entity> = self.blocks.iter().filter_map(|slot| slot.from).collect();
+        peers.sort_unstable();
+        peers.dedup();
+        peers
+    }
+
+    /// Length in bytes of `block`.
+    #[must_use]
+    pub fn block_len(&self, block: u32) -> u32 {
+        (self.span.len - block * BLOCK_SIZE).min(BLOCK_SIZE)
+    }
+}
+
+/// Bytes of pieces in flight over all torrents, against
+/// [`piece_memory_bytes`](crate::settings::RequestSettings::piece_memory_bytes).
+#[derive(Resource, Debug, Default)]
+pub struct PieceMemory {
+    used_bytes: u64,
+}
+
+impl PieceMemory {
+    /// Counts a piece of `len` bytes in, if it fits under `limit`; one piece always does.
+    pub fn reserve(&mut self, len: u32, limit: u64) -> bool {
+        let fits = self.used_bytes == 0 || self.used_bytes + u64::from(len) <= limit;
+        if fits {
+            self.used_bytes += u64::from(len);
+        }
+        fits
+    }
+
+    /// Counts a piece of `len` bytes out.
+    pub fn release(&mut self, len: u32) {
+        self.used_bytes = self.used_bytes.saturating_sub(u64::from(len));
+    }
+
+    /// Bytes counted in.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(id: u32) -> Entity {
+        Entity::from_raw_u32(id).unwrap()
+    }
+
+    fn piece() -> ActivePiece {
+        let geometry = Geometry::new(u64::from(BLOCK_SIZE) * 3 + 5, BLOCK_SIZE * 4).unwrap();
+        ActivePiece::new(peer(0), 0, &geometry)
+    }
+
+    #[test]
+    fn blocks_are_asked_for_in_order_and_again_when_released() {
+        let mut piece = piece();
+        assert_eq!((piece.blocks.len(), piece.block_len(3)), (4, 5));
+        for expected in 0..4 {
+            let block = piece.next_free().unwrap();
+            assert_eq!(block, expected);
+            piece.ask(block, peer(1));
+        }
+        assert_eq!(piece.next_free(), None);
+        piece.ask(2, peer(2));
+        assert!(!piece.release(2, peer(1)), "another peer still owes it");
+        assert!(!piece.release(2, peer(1)), "released once");
+        assert!(piece.release(2, peer(2)));
+        assert_eq!((piece.next_free(), piece.free_count), (Some(2), 1));
+        assert!(!piece.release(9, peer(1)), "out of range is nobody's");
+    }
+
+    #[test]
+    fn a_late_peer_holds_nobody_up_and_is_still_welcome() {
+        let mut piece = piece();
+        piece.ask(0, peer(1));
+        assert!(piece.expire(0, peer(1)));
+        assert_eq!(piece.next_free(), Some(0));
+        piece.ask(0, peer(2));
+        assert_eq!(&piece.receive(0, Some(peer(1)), Payload::new())[..], [peer(2)]);
+        piece.ask(1, peer(1));
+        piece.expire(1, peer(1));
+        piece.ask(1, peer(2));
+        assert_eq!(&piece.receive(1, Some(peer(2)), Payload::new())[..], [peer(1)], "to be told");
+        assert!(!piece.expire(1, peer(1)));
+        assert!(piece.blocks[1].late.is_empty());
+    }
+
+    #[test]
+    fn receiving_tells_who_else_was_asked() {
+        let mut piece = piece();
+        piece.ask(0, peer(1));
+        piece.ask(0, peer(2));
+        let others = piece.receive(0, Some(peer(2)), Payload::new());
+        assert_eq!(&others[..], [peer(1)]);
+        assert_eq!((piece.missing_count, piece.free_count, piece.asked_count), (3, 3, 0));
+        piece.receive(1, None, Payload::new());
+        assert_eq!(piece.contributors(), [peer(2)]);
+        piece.clear();
+        assert_eq!((piece.missing_count, piece.free_count, piece.next_free()), (4, 4, Some(0)));
+    }
+
+    #[test]
+    fn memory_is_bounded_but_never_too_small_for_one() {
+        let mut memory = PieceMemory::default();
+        assert!(memory.reserve(100, 10), "the only piece");
+        assert!(!memory.reserve(1, 10));
+        memory.release(100);
+        assert!(memory.reserve(6, 10) && memory.reserve(4, 10) && !memory.reserve(1, 10));
+        assert_eq!(memory.used_bytes(), 10);
+    }
+}

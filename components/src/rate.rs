@@ -1,0 +1,92 @@
+//! Transfer rates that are never stale.
+
+use std::time::Duration;
+
+use ecs_torrent_protocol::time::Timestamp;
+
+/// Weight of the past: after this long without a byte a rate has fallen to about a third.
+const MEMORY: Duration = Duration::from_secs(3);
+
+/// Bytes are gathered this long before they move the average, so that a burst within one tick is no spike.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// A moving average of bytes per second.
+///
+/// It decays by the time that has passed when it is read, so nobody has to visit idle peers to age their rates.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rate {
+    bytes_per_s: f64,
+    gathered_bytes: u64,
+    updated: Timestamp,
+    started: bool,
+}
+
+impl Rate {
+    /// Counts `bytes` transferred at `now`.
+    pub fn add(&mut self, now: Timestamp, bytes: u64) {
+        if !self.started {
+            self.started = true;
+            self.updated = now;
+        }
+        self.gathered_bytes += bytes;
+        if now.since(self.updated) >= GATHER {
+            self.bytes_per_s = self.average(now);
+            self.gathered_bytes = 0;
+            self.updated = now;
+        }
+    }
+
+    /// Bytes per second at `now`.
+    #[must_use]
+    pub fn at(&self, now: Timestamp) -> u64 {
+        self.average(now) as u64
+    }
+
+    fn average(&self, now: Timestamp) -> f64 {
+        let elapsed = now.since(self.updated);
+        if elapsed < GATHER {
+            return self.bytes_per_s;
+        }
+        let seconds = elapsed.as_secs_f64();
+        let past = (-seconds / MEMORY.as_secs_f64()).exp();
+        let current = self.gathered_bytes as f64 / seconds;
+        current + past * (self.bytes_per_s - current)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_millis(millis)
+    }
+
+    fn steady(until_ms: u64) -> Rate {
+        let mut rate = Rate::default();
+        (0..=until_ms / 10).for_each(|i| rate.add(at(i * 10), 1000));
+        rate
+    }
+
+    #[test]
+    fn a_steady_flow_is_measured() {
+        let rate = steady(30_000).at(at(30_000));
+        assert!((95_000..105_000).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn silence_is_seen_without_being_told() {
+        let rate = steady(30_000);
+        let readings: Vec<u64> = [30, 32, 40, 70].map(|s| rate.at(at(s * 1000))).to_vec();
+        assert!(readings.windows(2).all(|pair| pair[0] > pair[1]), "{readings:?}");
+        assert_eq!(readings[3], 0);
+    }
+
+    #[test]
+    fn one_burst_is_no_spike() {
+        let mut rate = Rate::default();
+        rate.add(at(0), 1 << 20);
+        assert_eq!(rate.at(at(1)), 0);
+        assert!(rate.at(at(1000)) < 1 << 20);
+    }
+}

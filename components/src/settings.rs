@@ -1,0 +1,387 @@
+//! Every bound and every default of the engine, by name.
+//!
+//! All fields have defaults; a configuration names only what it changes. Units come last in the names: `_s` seconds,
+//! `_ms` milliseconds, `_bytes` bytes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_protocol::tracker::tiers::AnnounceReach;
+use serde::{Deserialize, Serialize};
+
+/// All settings.
+#[derive(Resource, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The tick.
+    pub tick: TickSettings,
+    /// Sockets.
+    pub net: NetSettings,
+    /// Connections to peers.
+    pub peers: PeerSettings,
+    /// What is requested, and how much at a time.
+    pub requests: RequestSettings,
+    /// Who is served.
+    pub uploads: UploadSettings,
+    /// Files and hashing.
+    pub storage: StorageSettings,
+    /// Announces.
+    pub trackers: TrackerSettings,
+    /// Starting and stopping torrents.
+    pub lifecycle: LifecycleSettings,
+}
+
+/// How often the engine ticks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TickSettings {
+    /// Least time between the heads of two ticks under load. Longer batches more work into a wake-up, shorter
+    /// answers sooner. Default 1 ms.
+    pub min_interval_us: u64,
+    /// Most time between two ticks when nothing happens. Default 1 s.
+    pub max_interval_ms: u64,
+    /// Most events taken from a port in one tick; what is left makes the next tick due at once. Default 8192.
+    pub max_events: usize,
+    /// Most facade commands taken in one tick. Default 1024.
+    pub max_commands: usize,
+}
+
+impl Default for TickSettings {
+    fn default() -> Self {
+        Self {
+            min_interval_us: 1000,
+            max_interval_ms: 1000,
+            max_events: 8192,
+            max_commands: 1024,
+        }
+    }
+}
+
+/// Sockets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetSettings {
+    /// Addresses to accept peers on, TCP and UDP; port 0 takes a free one. A specific address is also the one that
+    /// connections are made from. Default `0.0.0.0:6881` and `[::]:6881`.
+    pub listen: Vec<SocketAddr>,
+    /// Whether a listen port that is taken is replaced by a free one instead of failing the start. Default true.
+    pub listen_fallback: bool,
+    /// Threads of the network runtime. Default 1: one moves more than 10 Gbit/s.
+    pub threads: usize,
+    /// Bytes that a peer may have sent and the engine not yet taken; more stay in the kernel, and the peer waits.
+    /// Default 512 KiB.
+    pub receive_window_bytes: u32,
+    /// Size of the shared chunks that sockets are read into. Default 256 KiB.
+    pub read_chunk_bytes: usize,
+    /// Time for a TCP connection to be made. Default 10 s.
+    pub connect_timeout_s: u64,
+    /// Time for the last bytes to leave, and for the peer to close, when a connection is closed in order. Default 1 s.
+    pub close_timeout_ms: u64,
+    /// Most host names being looked up at a time. Default 16.
+    pub max_lookups: usize,
+}
+
+impl Default for NetSettings {
+    fn default() -> Self {
+        Self {
+            listen: vec![
+                SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 6881),
+                SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 6881),
+            ],
+            listen_fallback: true,
+            threads: 1,
+            receive_window_bytes: 512 << 10,
+            read_chunk_bytes: 256 << 10,
+            connect_timeout_s: 10,
+            close_timeout_ms: 1000,
+            max_lookups: 16,
+        }
+    }
+}
+
+/// Connections to peers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PeerSettings {
+    /// Most connections of the engine. Default 500.
+    pub max_connections: usize,
+    /// Most connections of one torrent. Default 100.
+    pub max_per_torrent: usize,
+    /// Most connections from one IP address that it opened. Default 32: many peers may share a gateway.
+    pub max_inbound_per_ip: usize,
+    /// Most connections being opened by us at a time. Default 64.
+    pub max_half_open: usize,
+    /// Most connections that have not said which torrent they are for. Default 128.
+    pub max_unidentified: usize,
+    /// Most addresses remembered for one torrent. Default 2000.
+    pub max_candidates: usize,
+    /// Time for the whole handshake to arrive. Default 10 s.
+    pub handshake_timeout_s: u64,
+    /// Time for a message that has begun to arrive whole. Default 60 s.
+    pub frame_timeout_s: u64,
+    /// Time without a message after which a peer is gone. Default 140 s: keep-alives come every 120.
+    pub idle_timeout_s: u64,
+    /// Time without a message from us after which we send a keep-alive. Default 110 s.
+    pub keep_alive_s: u64,
+    /// Time in which a peer that owes us reading takes nothing, after which it is gone. Default 60 s.
+    pub send_timeout_s: u64,
+    /// Most bytes waiting to be sent to one peer; beyond it, control messages close the connection and uploads
+    /// wait. Default 1 MiB.
+    pub max_send_queue_bytes: usize,
+    /// First wait before an address that failed is tried again; doubles with each failure. Default 10 s.
+    pub reconnect_backoff_s: u64,
+    /// Longest wait before an address that failed is tried again. Default 30 min.
+    pub max_reconnect_backoff_s: u64,
+    /// Failures in a row after which an address is forgotten. Default 8.
+    pub max_failures: u32,
+    /// How long a ban lasts. Default 1 h.
+    pub ban_s: u64,
+    /// Different peers of one IP address that must be banned before the address is no longer accepted at all.
+    /// Default 8.
+    pub bans_per_ip: usize,
+    /// Most bans remembered. Default 10 000.
+    pub max_bans: usize,
+    /// Most blocks that nobody asked for before a peer is closed. Default 64.
+    pub max_unsolicited: u32,
+    /// Whether two peers that both have everything stay connected. Default false.
+    pub keep_redundant: bool,
+    /// Number of pieces that a peer may request while choked (BEP 6). Default 10.
+    pub allowed_fast: usize,
+}
+
+impl Default for PeerSettings {
+    fn default() -> Self {
+        Self {
+            max_connections: 500,
+            max_per_torrent: 100,
+            max_inbound_per_ip: 32,
+            max_half_open: 64,
+            max_unidentified: 128,
+            max_candidates: 2000,
+            handshake_timeout_s: 10,
+            frame_timeout_s: 60,
+            idle_timeout_s: 140,
+            keep_alive_s: 110,
+            send_timeout_s: 60,
+            max_send_queue_bytes: 1 << 20,
+            reconnect_backoff_s: 10,
+            max_reconnect_backoff_s: 1800,
+            max_failures: 8,
+            ban_s: 3600,
+            bans_per_ip: 8,
+            max_bans: 10_000,
+            max_unsolicited: 64,
+            keep_redundant: false,
+            allowed_fast: 10,
+        }
+    }
+}
+
+/// What is requested, and how much at a time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RequestSettings {
+    /// Bytes of pieces that may be in memory, from the first request to the end of the write, over all torrents.
+    /// One piece is always allowed, however long. Default 32 MiB.
+    pub piece_memory_bytes: u64,
+    /// Requests kept outstanding to a peer whose speed is not known yet. Default 16.
+    pub initial_depth: u32,
+    /// Fewest requests kept outstanding to a slow peer. Default 4.
+    pub min_depth: u32,
+    /// Most requests kept outstanding to one peer, however fast; a peer's own `reqq` may lower it. Default 1024.
+    pub max_depth: u32,
+    /// Requests outstanding are what the peer delivers in this time. Default 1500 ms.
+    pub queue_ms: u64,
+    /// Least time for a requested block to arrive before it may be asked of others. Default 20 s.
+    pub block_timeout_s: u64,
+    /// Time without any block from a peer that owes some, after which it is snubbing us. Default 60 s.
+    pub snub_s: u64,
+    /// Peers that one block may be requested from at the same time in the endgame. Default 2.
+    pub endgame_copies: usize,
+}
+
+impl Default for RequestSettings {
+    fn default() -> Self {
+        Self {
+            piece_memory_bytes: 32 << 20,
+            initial_depth: 16,
+            min_depth: 4,
+            max_depth: 1024,
+            queue_ms: 1500,
+            block_timeout_s: 20,
+            snub_s: 60,
+            endgame_copies: 2,
+        }
+    }
+}
+
+/// Who is served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UploadSettings {
+    /// Peers of one torrent that are unchoked for what they give or take, optimistic ones not counted. Default 8.
+    pub slots: usize,
+    /// Peers of one torrent that are unchoked at random, to find better ones (BEP 3). Default 1.
+    pub optimistic_slots: usize,
+    /// Time between two rounds of choking. Default 10 s (BEP 3).
+    pub choke_interval_s: u64,
+    /// Time before another peer gets the optimistic slot. Default 30 s (BEP 3).
+    pub optimistic_interval_s: u64,
+    /// Time after which a peer that a seed serves gives way to one that waits. Default 60 s.
+    pub seeding_turn_s: u64,
+    /// Requests kept for one peer, told to it as `reqq`; more are rejected. Default 500.
+    pub max_queue: usize,
+    /// Longest block that is served, in bytes. Default 128 KiB.
+    pub max_block_bytes: u32,
+    /// Bytes read from the disk in one go for adjacent requests of one peer. Default 256 KiB.
+    pub read_bytes: u32,
+    /// Bytes read or being read for uploads and not yet sent, over all peers. Default 16 MiB.
+    pub memory_bytes: u64,
+}
+
+impl Default for UploadSettings {
+    fn default() -> Self {
+        Self {
+            slots: 8,
+            optimistic_slots: 1,
+            choke_interval_s: 10,
+            optimistic_interval_s: 30,
+            seeding_turn_s: 60,
+            max_queue: 500,
+            max_block_bytes: 128 << 10,
+            read_bytes: 256 << 10,
+            memory_bytes: 16 << 20,
+        }
+    }
+}
+
+/// Files and hashing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageSettings {
+    /// Threads that read and write files. Default 2.
+    pub disk_threads: usize,
+    /// Threads that hash; 0 takes one per processor. Default 0.
+    pub hash_threads: usize,
+    /// Files kept open. Default 128.
+    pub max_open_files: usize,
+    /// Whether a file's space is reserved when its download begins. Default false: files are sparse.
+    pub preallocate: bool,
+    /// Bytes read ahead of hashing while existing data is checked, over all torrents. Default 16 MiB.
+    pub check_memory_bytes: u64,
+}
+
+impl Default for StorageSettings {
+    fn default() -> Self {
+        Self {
+            disk_threads: 2,
+            hash_threads: 0,
+            max_open_files: 128,
+            preallocate: false,
+            check_memory_bytes: 16 << 20,
+        }
+    }
+}
+
+/// How many of a torrent's trackers are announced to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Reach {
+    /// The first that answers, tiers in order (BEP 12).
+    #[default]
+    FirstWorking,
+    /// One of each tier.
+    EachTier,
+    /// All.
+    EachTracker,
+}
+
+impl From<Reach> for AnnounceReach {
+    fn from(reach: Reach) -> Self {
+        match reach {
+            Reach::FirstWorking => Self::FirstWorking,
+            Reach::EachTier => Self::EachTier,
+            Reach::EachTracker => Self::EachTracker,
+        }
+    }
+}
+
+/// Announces.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrackerSettings {
+    /// How many trackers are told. Default the first that answers, as BEP 12 has it.
+    pub reach: Reach,
+    /// Least time between two announces to a tracker, whatever it asks for. Default 60 s.
+    pub min_interval_s: u64,
+    /// Most time between two announces to a tracker, whatever it asks for. Default 2 h.
+    pub max_interval_s: u64,
+    /// First wait after a tracker failed; doubles with each failure. Default 15 s.
+    pub backoff_s: u64,
+    /// Longest wait after a tracker failed. Default 30 min.
+    pub max_backoff_s: u64,
+    /// Time for an HTTP tracker to answer. Default 30 s.
+    pub http_timeout_s: u64,
+    /// Most bytes of an HTTP tracker's reply, decompressed. Default 2 MiB.
+    pub max_reply_bytes: usize,
+    /// Packets sent to a UDP tracker before it counts as failed; waits double from 15 s (BEP 15). Default 4.
+    pub udp_sends: u32,
+    /// Peers asked for. Default 100.
+    pub num_want: u32,
+    /// Most peers taken from one reply. Default 500.
+    pub max_peers: usize,
+    /// Announces under way at a time, over all torrents; more wait their turn. Default 64.
+    pub max_concurrent: usize,
+}
+
+impl Default for TrackerSettings {
+    fn default() -> Self {
+        Self {
+            reach: Reach::default(),
+            min_interval_s: 60,
+            max_interval_s: 7200,
+            backoff_s: 15,
+            max_backoff_s: 1800,
+            http_timeout_s: 30,
+            max_reply_bytes: 2 << 20,
+            udp_sends: 4,
+            num_want: 100,
+            max_peers: 500,
+            max_concurrent: 64,
+        }
+    }
+}
+
+/// Starting and stopping torrents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LifecycleSettings {
+    /// Time for pieces that are being hashed or written to finish when a torrent stops. Default 2 s.
+    pub halt_timeout_ms: u64,
+    /// Time for the last messages to leave and connections to close. Default 1500 ms.
+    pub disconnect_timeout_ms: u64,
+    /// Time for trackers to hear `stopped`. Default 5 s.
+    pub announce_timeout_ms: u64,
+}
+
+impl Default for LifecycleSettings {
+    fn default() -> Self {
+        Self {
+            halt_timeout_ms: 2000,
+            disconnect_timeout_ms: 1500,
+            announce_timeout_ms: 5000,
+        }
+    }
+}
+
+/// The duration of a setting in seconds.
+#[must_use]
+pub const fn seconds(value: u64) -> Duration {
+    Duration::from_secs(value)
+}
+
+/// The duration of a setting in milliseconds.
+#[must_use]
+pub const fn millis(value: u64) -> Duration {
+    Duration::from_millis(value)
+}

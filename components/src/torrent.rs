@@ -1,0 +1,215 @@
+//! A torrent's components.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bevy_ecs::prelude::*;
+use bevy_platform::collections::HashMap;
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::geometry::Geometry;
+use ecs_torrent_protocol::hash::{InfoHash, InfoHashes};
+use ecs_torrent_protocol::metainfo::Metainfo;
+use ecs_torrent_protocol::peer_id::PeerId;
+use ecs_torrent_protocol::time::Timestamp;
+
+use crate::ids::StorageId;
+use crate::rate::Rate;
+
+/// What a torrent is called, for itself, its peers and its trackers. On every torrent, from the start to the end.
+#[derive(Component, Debug, Clone)]
+pub struct Torrent {
+    /// Its hashes.
+    pub hashes: InfoHashes,
+    /// Its name, safe to print and as a path component.
+    pub name: Arc<str>,
+    /// Who we are in this session of this torrent.
+    pub peer_id: PeerId,
+    /// Names us to trackers across changes of address (BEP 7).
+    pub tracker_key: u32,
+    /// Peers may come from trackers only (BEP 27).
+    pub private: bool,
+    /// When it was added.
+    pub added: Timestamp,
+}
+
+impl Torrent {
+    /// The hash that names it to people.
+    #[must_use]
+    pub fn id(&self) -> InfoHash {
+        self.hashes.primary()
+    }
+}
+
+/// Sizes of a torrent's pieces; on a torrent as soon as its metadata is known.
+#[derive(Component, Debug, Clone, Copy)]
+pub struct Layout(pub Geometry);
+
+/// A torrent's metadata: piece hashes and file table.
+#[derive(Component, Debug, Clone)]
+pub struct Content(pub Arc<Metainfo>);
+
+/// The pieces that are verified and on the disk. A bit is set after the write has completed, never before.
+#[derive(Component, Debug, Clone)]
+pub struct Have(pub Bitfield);
+
+impl Have {
+    /// Bytes of the pieces in the set.
+    #[must_use]
+    pub fn bytes(&self, geometry: &Geometry) -> u64 {
+        let last = geometry.piece_count().saturating_sub(1);
+        let whole = u64::from(self.0.count()) * u64::from(geometry.piece_length());
+        match self.0.contains(last) {
+            true => whole - u64::from(geometry.piece_length() - geometry.piece_size(last)),
+            false => whole,
+        }
+    }
+}
+
+/// Where a torrent's files lie.
+#[derive(Component, Debug, Clone)]
+pub struct Storage {
+    /// The files' name at the Disk port.
+    pub id: StorageId,
+    /// The download folder.
+    pub root: PathBuf,
+}
+
+/// Payload bytes transferred since the torrent was added.
+#[derive(Component, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Sent to peers, in blocks.
+    pub uploaded: u64,
+    /// Received from peers in blocks that were asked for, whether their piece passed or not.
+    pub downloaded: u64,
+    /// Of the downloaded: in pieces that failed their hash.
+    pub corrupt: u64,
+    /// Received beside that: late, twice or unasked for.
+    pub wasted: u64,
+}
+
+/// A torrent's speeds.
+#[derive(Component, Debug, Clone, Copy, Default)]
+pub struct TorrentRates {
+    /// Payload received.
+    pub download: Rate,
+    /// Payload sent.
+    pub upload: Rate,
+}
+
+/// Where a torrent is in its life.
+#[derive(Component, Debug, Clone, PartialEq, Eq)]
+pub enum Lifecycle {
+    /// Its files are being looked at.
+    Adding,
+    /// Its files' content is being hashed.
+    Checking,
+    /// Something that is wanted is missing.
+    Downloading,
+    /// All there is, is here.
+    Seeding,
+    /// It could not go on.
+    Failed {
+        /// Why, for people.
+        reason: Arc<str>,
+    },
+    /// It is being stopped; see [`Stopping`].
+    Stopping,
+}
+
+impl Lifecycle {
+    /// Whether peers are wanted.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Downloading | Self::Seeding)
+    }
+}
+
+/// The connections of a torrent.
+#[derive(Component, Debug, Default)]
+#[relationship_target(relationship = PeerOf, linked_spawn)]
+pub struct TorrentPeers(BTreeSet<Entity>);
+
+/// The torrent that a connection is for; absent until the handshake has named it.
+#[derive(Component, Debug, Clone, Copy)]
+#[relationship(relationship_target = TorrentPeers)]
+pub struct PeerOf(pub Entity);
+
+/// The trackers of a torrent.
+#[derive(Component, Debug, Default)]
+#[relationship_target(relationship = TrackerOf, linked_spawn)]
+pub struct TorrentTrackers(Vec<Entity>);
+
+/// The torrent that a tracker is asked about.
+#[derive(Component, Debug, Clone, Copy)]
+#[relationship(relationship_target = TorrentTrackers)]
+pub struct TrackerOf(pub Entity);
+
+/// The pieces of a torrent that are in flight, by index.
+#[derive(Component, Debug, Default)]
+pub struct ActivePieces {
+    /// All of them.
+    pub all: BTreeMap<u32, Entity>,
+    /// Those of which a block can be asked for, as far as known: may name some that are full by now.
+    pub open: BTreeSet<u32>,
+}
+
+/// Every torrent by every hash that peers may name it with.
+#[derive(Resource, Debug, Default)]
+pub struct TorrentIndex {
+    by_hash: HashMap<InfoHash, Entity>,
+}
+
+impl TorrentIndex {
+    /// The torrent that `hash` names.
+    #[must_use]
+    pub fn get(&self, hash: InfoHash) -> Option<Entity> {
+        self.by_hash.get(&hash).copied()
+    }
+
+    /// Makes a torrent known under all its hashes.
+    pub fn insert(&mut self, hashes: &InfoHashes, torrent: Entity) {
+        self.by_hash.extend(hashes.wire_hashes().map(|hash| (hash, torrent)));
+    }
+
+    /// Forgets a torrent.
+    pub fn remove(&mut self, hashes: &InfoHashes) {
+        for hash in hashes.wire_hashes() {
+            self.by_hash.remove(&hash);
+        }
+    }
+
+    /// Number of hashes known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_hash.len()
+    }
+
+    /// Whether there is no torrent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_hash.is_empty()
+    }
+}
+
+/// The phases of a stop, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StopPhase {
+    /// No new requests; pieces being hashed or written finish.
+    HaltDownloads,
+    /// Peers are told and closed.
+    DisconnectPeers,
+    /// Trackers hear `stopped`.
+    AnnounceStopped,
+    /// The torrent goes, and whoever asked is answered.
+    Despawn,
+}
+
+/// On a torrent that is being stopped: how far it has come.
+#[derive(Component, Debug)]
+pub struct Stopping {
+    /// The phase that is running.
+    pub phase: StopPhase,
+    /// When it gives way to the next, finished or not.
+    pub deadline: Timestamp,
+}

@@ -1,0 +1,92 @@
+//! The real backends: sockets on tokio, files on a pool of threads, hashing on rayon, HTTP through reqwest.
+
+mod beneath;
+mod buffers;
+pub mod disk;
+pub mod hash;
+pub mod http;
+pub mod net;
+mod sink;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ecs_torrent_components::settings::Settings;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::core::Backends;
+use crate::wake::Waker;
+
+/// Why an engine cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A listen address cannot be bound.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The network runtime cannot be started.
+    #[error("cannot start the network runtime: {0}")]
+    Runtime(io::Error),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// The hashing pool cannot be started.
+    #[error("cannot start the hashing threads: {0}")]
+    HashPool(String),
+    /// The system gives no randomness.
+    #[error("cannot get random numbers: {0}")]
+    Random(String),
+    /// The engine's thread ended while it started, which is a defect.
+    #[error("the engine's thread died while starting")]
+    Died,
+}
+
+/// The network runtime, shared by the backends that need one. Ends without waiting for what runs in it.
+pub(crate) struct SharedRuntime(Option<Runtime>);
+
+impl SharedRuntime {
+    fn start(threads: usize) -> Result<Arc<Self>, StartError> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads.max(1))
+            .max_blocking_threads(16)
+            .thread_name("ecs-torrent-net")
+            .enable_all()
+            .build()
+            .map_err(StartError::Runtime)?;
+        Ok(Arc::new(Self(Some(runtime))))
+    }
+
+    fn handle(&self) -> tokio::runtime::Handle {
+        self.0.as_ref().expect("taken only when dropped").handle().clone()
+    }
+}
+
+impl Drop for SharedRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Starts all real backends for one engine.
+///
+/// # Errors
+/// The first thing that cannot be bound or started.
+pub fn real(settings: &Settings, waker: &Waker) -> Result<Backends, StartError> {
+    let runtime = SharedRuntime::start(settings.net.threads)?;
+    let (net, local) = net::TokioNet::start(&settings.net, runtime.clone(), waker)?;
+    Ok(Backends {
+        http: Box::new(http::ReqwestHttp::new(&local, runtime, waker)),
+        net: Box::new(net),
+        disk: Box::new(disk::DiskPool::start(&settings.storage, waker)?),
+        hash: Box::new(hash::RayonHash::start(&settings.storage, waker)?),
+        local,
+    })
+}

@@ -1,0 +1,187 @@
+//! Memory that is read into, over and over: never zeroed, never freshly faulted in per read.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+
+/// Least room in a chunk that is worth a read from a socket.
+const MIN_ROOM: usize = 16 << 10;
+
+/// Used-up chunks looked at for reuse before a new one is made: they come free roughly in the order of their use.
+const LOOK_AT: usize = 4;
+
+/// Used-up chunks that are remembered; beyond it, memory goes back to the allocator.
+const MAX_USED_UP: usize = 1024;
+
+/// Chunks for sockets to read into.
+///
+/// A chunk is filled from front to back by whichever socket has something: many small reads share it densely, and
+/// a socket holds none while it has nothing to read. What was read is split off without copying; when all of it
+/// has been dropped, the chunk is reused.
+pub(crate) struct ReadChunks {
+    chunk_bytes: usize,
+    state: Mutex<ChunkState>,
+}
+
+#[derive(Default)]
+struct ChunkState {
+    /// Chunks with room, the one used last on top: it is in the cache.
+    open: Vec<BytesMut>,
+    /// Chunks without room; what was read into them may still be in use.
+    used_up: VecDeque<BytesMut>,
+}
+
+impl ReadChunks {
+    pub(crate) fn new(chunk_bytes: usize) -> Self {
+        Self {
+            chunk_bytes: chunk_bytes.max(MIN_ROOM),
+            state: Mutex::default(),
+        }
+    }
+
+    /// An empty chunk with room for a read.
+    pub(crate) fn take(&self) -> BytesMut {
+        let mut state = self.lock();
+        if let Some(chunk) = state.open.pop() {
+            return chunk;
+        }
+        for _ in 0..LOOK_AT.min(state.used_up.len()) {
+            if let Some(mut chunk) = state.used_up.pop_front() {
+                if chunk.try_reclaim(self.chunk_bytes) {
+                    return chunk;
+                }
+                state.used_up.push_back(chunk);
+            }
+        }
+        BytesMut::with_capacity(self.chunk_bytes)
+    }
+
+    /// Gives a chunk back after a read, with what was read split off.
+    pub(crate) fn give_back(&self, chunk: BytesMut) {
+        debug_assert!(chunk.is_empty());
+        let mut state = self.lock();
+        if chunk.capacity() >= MIN_ROOM {
+            state.open.push(chunk);
+        } else if state.used_up.len() < MAX_USED_UP {
+            state.used_up.push_back(chunk);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ChunkState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Buffers for files to be read into; each returns when the last slice of it is dropped.
+#[derive(Clone, Default)]
+pub(crate) struct FileBuffers {
+    free: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+/// Free buffers that are kept.
+const MAX_FREE: usize = 64;
+
+/// Larger buffers are not kept: a few of them would hold more than all the rest.
+const MAX_KEPT_BYTES: usize = 4 << 20;
+
+impl FileBuffers {
+    /// A buffer of `len` bytes, whose content is whatever was last read into it.
+    pub(crate) fn take(&self, len: usize) -> FileBuffer {
+        let mut memory = self.lock().pop().unwrap_or_default();
+        if memory.len() < len {
+            memory.resize(len, 0);
+        }
+        let home = self.clone();
+        FileBuffer { memory, len, home }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A buffer out of [`FileBuffers`], and on its way back there when dropped.
+pub(crate) struct FileBuffer {
+    /// At least `len` bytes, all of them initialized, so that a reuse has nothing to clear.
+    memory: Vec<u8>,
+    len: usize,
+    home: FileBuffers,
+}
+
+impl FileBuffer {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.memory[..self.len]
+    }
+
+    /// Makes a filled buffer shareable.
+    pub(crate) fn freeze(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for FileBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[..self.len]
+    }
+}
+
+impl Drop for FileBuffer {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        if memory.len() <= MAX_KEPT_BYTES {
+            let mut free = self.home.lock();
+            if free.len() < MAX_FREE {
+                free.push(memory);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BufMut;
+
+    use super::*;
+
+    #[test]
+    fn small_reads_share_a_chunk_and_freed_chunks_are_reused() {
+        let chunks = ReadChunks::new(64 << 10);
+        let mut read = Vec::new();
+        let mut places = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let mut chunk = chunks.take();
+            chunk.put_bytes(1, 1000);
+            read.push(chunk.split().freeze());
+            places.insert(read[read.len() - 1].as_ptr() as usize >> 16);
+            chunks.give_back(chunk);
+        }
+        assert!(places.len() <= 4, "100 kB lie in two chunks of 64 KiB, at any alignment");
+        read.clear();
+        for round in 0..50 {
+            let mut chunk = chunks.take();
+            chunk.put_bytes(1, chunk.capacity());
+            let full = chunk.split().freeze();
+            chunks.give_back(chunk);
+            drop(full);
+            let known = chunks.lock();
+            assert!(known.open.len() + known.used_up.len() <= 3, "round {round}");
+        }
+    }
+
+    #[test]
+    fn file_buffers_come_home() {
+        let buffers = FileBuffers::default();
+        let mut buffer = buffers.take(1000);
+        buffer.as_mut_slice().fill(7);
+        let place = buffer.as_ref().as_ptr();
+        let bytes = buffer.freeze();
+        let slice = bytes.slice(10..20);
+        drop(bytes);
+        assert!(buffers.lock().is_empty(), "a slice is still in use");
+        assert_eq!(slice, vec![7; 10]);
+        drop(slice);
+        let again = buffers.take(500);
+        assert_eq!((again.as_ref().as_ptr(), again.as_ref().len()), (place, 500));
+    }
+}

@@ -1,0 +1,208 @@
+//! Files, read and written by a pool of threads.
+
+mod files;
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use bevy_platform::collections::HashMap;
+use bytes::Bytes;
+use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_components::settings::StorageSettings;
+use ecs_torrent_protocol::geometry::Span;
+
+use self::files::{FileCache, Files};
+use super::StartError;
+use super::buffers::FileBuffers;
+use super::sink::Sink;
+use crate::port::{Backend, JobTag};
+use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest};
+use crate::wake::Waker;
+
+/// The Disk port's real backend.
+pub struct DiskPool {
+    storages: HashMap<StorageId, Arc<Files>>,
+    cache: Arc<FileCache>,
+    queue: Arc<Queue>,
+    sink: Sink<DiskEvent>,
+}
+
+/// Jobs that no thread has taken.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    jobs: VecDeque<Job>,
+    is_closed: bool,
+}
+
+struct Job {
+    tag: JobTag,
+    files: Arc<Files>,
+    work: Work,
+}
+
+enum Work {
+    Look,
+    Prepare { is_preallocated: bool },
+    Read(Span),
+    Write(Span, Vec<Bytes>),
+    Sync,
+}
+
+impl DiskPool {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// Where a thread cannot be started.
+    pub fn start(settings: &StorageSettings, waker: &Waker) -> Result<Self, StartError> {
+        let pool = Self {
+            storages: HashMap::default(),
+            cache: Arc::new(FileCache::new(settings.max_open_files)),
+            queue: Arc::default(),
+            sink: Sink::new(waker),
+        };
+        let buffers = FileBuffers::default();
+        for number in 0..settings.disk_threads.max(1) {
+            let (queue, sink, buffers) = (pool.queue.clone(), pool.sink.clone(), buffers.clone());
+            let builder = thread::Builder::new().name(format!("ecs-torrent-disk-{number}"));
+            builder
+                .spawn(move || {
+                    while let Some(job) = queue.next() {
+                        sink.push(job.run(&buffers));
+                    }
+                })
+                .map_err(StartError::Thread)?;
+        }
+        Ok(pool)
+    }
+
+    /// What a thread has to do for a request, if anything.
+    fn job(&mut self, request: DiskRequest) -> Option<Job> {
+        let (tag, storage, work) = match request {
+            DiskRequest::Open {
+                tag,
+                storage,
+                root,
+                metainfo,
+            } => {
+                let files = Arc::new(Files::new(storage, root, metainfo, self.cache.clone()));
+                self.storages.insert(storage, files);
+                (tag, storage, Work::Look)
+            }
+            DiskRequest::Close { storage } => {
+                self.storages.remove(&storage);
+                self.cache.forget(storage);
+                return None;
+            }
+            DiskRequest::Prepare {
+                tag,
+                storage,
+                is_preallocated,
+            } => (tag, storage, Work::Prepare { is_preallocated }),
+            DiskRequest::Read { tag, storage, span } => (tag, storage, Work::Read(span)),
+            DiskRequest::Write {
+                tag,
+                storage,
+                span,
+                blocks,
+            } => (tag, storage, Work::Write(span, blocks)),
+            DiskRequest::Sync { tag, storage } => (tag, storage, Work::Sync),
+        };
+        match self.storages.get(&storage) {
+            Some(files) => Some(Job {
+                tag,
+                files: files.clone(),
+                work,
+            }),
+            None => {
+                let error = std::io::Error::other("these files are closed");
+                let outcome = Err(failure(DiskAction::Use, PathBuf::new(), error));
+                self.sink.push(DiskEvent { tag, outcome });
+                None
+            }
+        }
+    }
+}
+
+impl Backend<DiskRequest, DiskEvent> for DiskPool {
+    fn submit(&mut self, requests: &mut Vec<DiskRequest>) {
+        let jobs: Vec<Job> = requests.drain(..).filter_map(|request| self.job(request)).collect();
+        self.queue.add(jobs);
+    }
+
+    fn poll(&mut self, max: usize, events: &mut Vec<DiskEvent>) -> bool {
+        self.sink.poll(max, events)
+    }
+}
+
+impl Drop for DiskPool {
+    fn drop(&mut self) {
+        self.queue.lock().is_closed = true;
+        self.queue.changed.notify_all();
+    }
+}
+
+impl Queue {
+    fn add(&self, jobs: Vec<Job>) {
+        let count = jobs.len();
+        self.lock().jobs.extend(jobs);
+        match count {
+            0 => {}
+            1 => self.changed.notify_one(),
+            _ => self.changed.notify_all(),
+        }
+    }
+
+    /// The next job; waits for one. Nothing once the pool is gone and all jobs are done: a write that was
+    /// submitted is carried out.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            if state.is_closed {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Job {
+    fn run(self, buffers: &FileBuffers) -> DiskEvent {
+        let Self { tag, files, work } = self;
+        let done = catch_unwind(AssertUnwindSafe(|| match work {
+            Work::Look => files.look().map(DiskDone::Opened),
+            Work::Prepare { is_preallocated } => files.prepare(is_preallocated).map(|()| DiskDone::Prepared),
+            Work::Read(span) => files.read(span, buffers).map(DiskDone::Read),
+            Work::Write(span, blocks) => files.write(span, &blocks).map(|()| DiskDone::Written),
+            Work::Sync => files.sync().map(|()| DiskDone::Synced),
+        }));
+        let outcome = done.unwrap_or_else(|_| {
+            let error = std::io::Error::other("the disk job panicked");
+            Err(failure(DiskAction::Use, files.root().to_owned(), error))
+        });
+        DiskEvent { tag, outcome }
+    }
+}
+
+fn failure(action: DiskAction, path: PathBuf, error: std::io::Error) -> DiskError {
+    DiskError {
+        action,
+        path,
+        error: Arc::new(error),
+    }
+}

@@ -1,0 +1,222 @@
+//! HTTP through reqwest, with bounds on what strangers' servers may do to us.
+
+mod scope;
+
+use std::error::Error as _;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bevy_platform::collections::HashMap;
+use ecs_torrent_protocol::compact::Family;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Client, Response, Url, redirect};
+use rustls::{ClientConfig, RootCertStore};
+
+use self::scope::Scope;
+use super::SharedRuntime;
+use super::sink::Sink;
+use crate::port::Backend;
+use crate::ports::http::{HttpError, HttpEvent, HttpPart, HttpRequest};
+use crate::ports::net::LocalAddresses;
+use crate::wake::Waker;
+
+/// Redirects that are followed.
+const MAX_REDIRECTS: usize = 5;
+
+/// Our name to servers.
+const USER_AGENT: &str = concat!("ecs-torrent/", env!("CARGO_PKG_VERSION"));
+
+/// The Http port's real backend.
+pub struct ReqwestHttp {
+    clients: Arc<Clients>,
+    runtime: Arc<SharedRuntime>,
+    sink: Sink<HttpEvent>,
+}
+
+impl ReqwestHttp {
+    pub(crate) fn new(local: &LocalAddresses, runtime: Arc<SharedRuntime>, waker: &Waker) -> Self {
+        let sources = local.0.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
+        let clients = Clients {
+            sources,
+            built: Mutex::default(),
+        };
+        Self {
+            clients: Arc::new(clients),
+            runtime,
+            sink: Sink::new(waker),
+        }
+    }
+}
+
+impl Backend<HttpRequest, HttpEvent> for ReqwestHttp {
+    fn submit(&mut self, requests: &mut Vec<HttpRequest>) {
+        for request in requests.drain(..) {
+            let (clients, sink) = (self.clients.clone(), self.sink.clone());
+            self.runtime.handle().spawn(async move {
+                let tag = request.tag;
+                let timeout = request.timeout;
+                let getting = get(&clients, request, &sink);
+                let result = tokio::time::timeout(timeout, getting).await;
+                let result = result.unwrap_or(Err(HttpError::Timeout));
+                let part = HttpPart::End(result);
+                sink.push(HttpEvent { tag, part });
+            });
+        }
+    }
+
+    fn poll(&mut self, max: usize, events: &mut Vec<HttpEvent>) -> bool {
+        self.sink.poll(max, events)
+    }
+}
+
+async fn get(clients: &Clients, request: HttpRequest, sink: &Sink<HttpEvent>) -> Result<(), HttpError> {
+    let tag = request.tag;
+    let url = Url::parse(&request.url).map_err(|_| HttpError::BadUrl)?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(HttpError::BadUrl);
+    }
+    let scope = scope_of_url(&url, request.family).await?;
+    let client = clients.get(request.family, scope)?;
+    let response = client.get(url).send().await.map_err(|error| explain(&error))?;
+    let status = response.status().as_u16();
+    let part = HttpPart::Head { status };
+    sink.push(HttpEvent { tag, part });
+    read_body(response, request.max_body_bytes, |chunk| {
+        let part = HttpPart::Chunk(chunk);
+        sink.push(HttpEvent { tag, part });
+    })
+    .await
+}
+
+/// Fault 50: counts what comes out of decompression, so that a small answer cannot become a large one.
+async fn read_body(mut response: Response, max: usize, mut each: impl FnMut(bytes::Bytes)) -> Result<(), HttpError> {
+    let mut total = 0usize;
+    while let Some(chunk) = response.chunk().await.map_err(|error| explain(&error))? {
+        total = total.saturating_add(chunk.len());
+        if total > max {
+            return Err(HttpError::TooLarge(max));
+        }
+        each(chunk);
+    }
+    Ok(())
+}
+
+/// How private the network is that a URL names: no redirect may lead into a more private one.
+async fn scope_of_url(url: &Url, family: Option<Family>) -> Result<Scope, HttpError> {
+    let no_address = |reason: &str| HttpError::NoAddress(reason.into());
+    let addresses: Vec<IpAddr> = match url.host().ok_or(HttpError::BadUrl)? {
+        url::Host::Ipv4(ip) => vec![ip.into()],
+        url::Host::Ipv6(ip) => vec![ip.into()],
+        url::Host::Domain(name) => {
+            let found = tokio::net::lookup_host((name, 0)).await;
+            found.map_err(|error| no_address(&error.to_string()))?.map(|address| address.ip()).collect()
+        }
+    };
+    let usable = addresses.into_iter().filter(|ip| is_of(family, *ip)).map(Scope::of);
+    // The most public of its addresses, to which the connection is then held.
+    usable.max().ok_or_else(|| no_address("none of this address family"))
+}
+
+fn is_of(family: Option<Family>, ip: IpAddr) -> bool {
+    family.is_none_or(|family| family == Family::of(ip))
+}
+
+/// Clients by what they may reach, built when first needed.
+struct Clients {
+    sources: Vec<IpAddr>,
+    built: Mutex<HashMap<(Option<Family>, Scope), Client>>,
+}
+
+impl Clients {
+    fn get(&self, family: Option<Family>, scope: Scope) -> Result<Client, HttpError> {
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = built.get(&(family, scope)) {
+            return Ok(client.clone());
+        }
+        let client = self.build(family, scope).map_err(|error| explain(&error))?;
+        built.insert((family, scope), client.clone());
+        Ok(client)
+    }
+
+    fn build(&self, family: Option<Family>, scope: Scope) -> reqwest::Result<Client> {
+        let source = family.and_then(|family| self.sources.iter().find(|ip| is_of(Some(family), **ip)).copied());
+        Client::builder()
+            .user_agent(USER_AGENT)
+            // A proxy from the environment would be asked to reach what we must not.
+            .no_proxy()
+            .local_address(source)
+            .dns_resolver(Arc::new(ScopedResolver { family, scope }))
+            .redirect(redirect::Policy::custom(move |attempt| follow(attempt, scope)))
+            .use_preconfigured_tls(tls())
+            .build()
+    }
+}
+
+/// The system's certificates and Mozilla's: some machines have none of their own.
+fn tls() -> ClientConfig {
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default TLS versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+/// Fault 51: an address in the URL itself never reaches the resolver, so it is checked here.
+fn follow(attempt: redirect::Attempt<'_>, scope: Scope) -> redirect::Action {
+    let literal = match attempt.url().host() {
+        Some(url::Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
+        Some(url::Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
+        _ => None,
+    };
+    if literal.is_some_and(|ip| !scope.may_reach(ip)) {
+        attempt.error(HttpError::PrivateRedirect)
+    } else if attempt.previous().len() > MAX_REDIRECTS {
+        attempt.error(HttpError::TooManyRedirects)
+    } else {
+        attempt.follow()
+    }
+}
+
+/// Resolves names to the addresses that are of the right family and not too private.
+struct ScopedResolver {
+    family: Option<Family>,
+    scope: Scope,
+}
+
+impl Resolve for ScopedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (family, scope) = (self.family, self.scope);
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let all: Vec<SocketAddr> = found.filter(|address| is_of(family, address.ip())).collect();
+            let is_any = !all.is_empty();
+            let reachable: Vec<_> = all.into_iter().filter(|address| scope.may_reach(address.ip())).collect();
+            if is_any && reachable.is_empty() {
+                return Err(HttpError::PrivateRedirect.into());
+            }
+            Ok(Box::new(reachable.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// The cause at the bottom of an error, which is the one that says something, without the URL.
+fn explain(error: &reqwest::Error) -> HttpError {
+    let mut cause = error.source();
+    let mut text = None;
+    while let Some(inner) = cause {
+        if let Some(ours) = inner.downcast_ref::<HttpError>() {
+            return ours.clone();
+        }
+        text = Some(inner.to_string());
+        cause = inner.source();
+    }
+    if error.is_timeout() {
+        return HttpError::Timeout;
+    }
+    HttpError::Transport(text.unwrap_or_else(|| "request failed".to_owned()).into())
+}

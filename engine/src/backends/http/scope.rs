@@ -1,0 +1,70 @@
+//! How private a network is.
+
+use std::net::IpAddr;
+
+/// Networks, the most private first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Scope {
+    /// This machine.
+    Loopback,
+    /// This cable; where clouds keep their secrets.
+    LinkLocal,
+    /// This house.
+    Private,
+    /// The Internet.
+    Global,
+}
+
+impl Scope {
+    pub(super) fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) if ip.is_loopback() || ip.octets()[0] == 0 => Self::Loopback,
+            IpAddr::V4(ip) if ip.is_link_local() => Self::LinkLocal,
+            // RFC 1918, and RFC 6598: what carriers use inside.
+            IpAddr::V4(ip) if ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64) => {
+                Self::Private
+            }
+            IpAddr::V6(ip) if ip.is_loopback() || ip.is_unspecified() => Self::Loopback,
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => Self::LinkLocal,
+            IpAddr::V6(ip) if ip.is_unique_local() => Self::Private,
+            _ => Self::Global,
+        }
+    }
+
+    /// Whether a request that began in this scope may go on to `ip`: nowhere more private, and to this cable only
+    /// from this cable.
+    pub(super) fn may_reach(self, ip: IpAddr) -> bool {
+        let target = Self::of(ip);
+        target >= self && (target != Self::LinkLocal || self == Self::LinkLocal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_have_their_scope() {
+        let of = |text: &str| Scope::of(text.parse().unwrap());
+        for ip in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1"] {
+            assert_eq!(of(ip), Scope::Loopback, "{ip}");
+        }
+        assert_eq!((of("169.254.169.254"), of("fe80::1")), (Scope::LinkLocal, Scope::LinkLocal));
+        for ip in ["10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "fd00::1"] {
+            assert_eq!(of(ip), Scope::Private, "{ip}");
+        }
+        for ip in ["8.8.8.8", "100.128.0.1", "172.32.0.1", "2001:db8::1"] {
+            assert_eq!(of(ip), Scope::Global, "{ip}");
+        }
+    }
+
+    /// Fault 51.
+    #[test]
+    fn nothing_leads_inward() {
+        let reach = |scope: Scope, ip: &str| scope.may_reach(ip.parse().unwrap());
+        assert!(reach(Scope::Global, "8.8.8.8") && !reach(Scope::Global, "10.0.0.1"));
+        assert!(!reach(Scope::Global, "127.0.0.1") && !reach(Scope::Private, "169.254.169.254"));
+        assert!(reach(Scope::Loopback, "127.0.0.1") && reach(Scope::Loopback, "8.8.8.8"));
+        assert!(!reach(Scope::Loopback, "169.254.169.254") && reach(Scope::LinkLocal, "169.254.0.1"));
+    }
+}

@@ -1,0 +1,191 @@
+//! Sockets, on tokio: a task per connection, one per listening socket, one per UDP socket.
+
+mod link;
+mod listen;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bevy_platform::collections::HashMap;
+use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::settings::NetSettings;
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use self::link::Link;
+use super::buffers::ReadChunks;
+use super::sink::Sink;
+use super::{SharedRuntime, StartError};
+use crate::port::{Backend, JobTag};
+use crate::ports::net::{LocalAddresses, NetEvent, NetRequest};
+use crate::wake::Waker;
+
+/// Time for a host name to be looked up.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The Net port's real backend.
+pub struct TokioNet {
+    shared: Arc<Shared>,
+    udp: Vec<Arc<UdpSocket>>,
+    runtime: Arc<SharedRuntime>,
+}
+
+/// What the tasks need.
+struct Shared {
+    sink: Sink<NetEvent>,
+    links: Mutex<HashMap<LinkId, Arc<Link>>>,
+    chunks: ReadChunks,
+    settings: NetSettings,
+    /// Where connections are made from, where a specific address was asked for.
+    sources: Vec<IpAddr>,
+    last_accepted: AtomicU64,
+    /// Connections that were accepted and that the world has not seen.
+    unseen: AtomicUsize,
+    lookups: Semaphore,
+}
+
+impl Shared {
+    fn links(&self) -> MutexGuard<'_, HashMap<LinkId, Arc<Link>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TokioNet {
+    /// Binds all listen addresses and starts to accept.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound.
+    pub(crate) fn start(
+        settings: &NetSettings,
+        runtime: Arc<SharedRuntime>,
+        waker: &Waker,
+    ) -> Result<(Self, LocalAddresses), StartError> {
+        let handle = runtime.handle();
+        let _context = handle.enter();
+        let sockets = listen::bind_all(settings)?;
+        let local: Vec<SocketAddr> = sockets.iter().map(|sockets| sockets.address).collect();
+        let sources = local.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
+        let shared = Arc::new(Shared {
+            sink: Sink::new(waker),
+            links: Mutex::default(),
+            chunks: ReadChunks::new(settings.read_chunk_bytes),
+            settings: settings.clone(),
+            sources,
+            last_accepted: AtomicU64::new(0),
+            unseen: AtomicUsize::new(0),
+            lookups: Semaphore::new(settings.max_lookups),
+        });
+        let mut udp = Vec::new();
+        for sockets in sockets {
+            let socket = Arc::new(sockets.udp);
+            handle.spawn(listen::accept(sockets.tcp, shared.clone()));
+            handle.spawn(listen::receive(socket.clone(), shared.clone()));
+            udp.push(socket);
+        }
+        Ok((Self { shared, udp, runtime }, LocalAddresses(local)))
+    }
+
+    fn connect(&self, id: LinkId, to: SocketAddr, time: Duration) {
+        let link = Arc::new(Link::new(&self.shared.settings));
+        self.shared.links().insert(id, link.clone());
+        let shared = self.shared.clone();
+        self.runtime.handle().spawn(async move {
+            let connecting = open(to, &shared.sources);
+            tokio::select! {
+                result = timeout(time, connecting) => match result {
+                    Ok(Ok(stream)) => {
+                        shared.sink.push(NetEvent::Connected { link: id });
+                        return link.run(id, stream, &shared).await;
+                    }
+                    Ok(Err(error)) => shared.closed(id, &error.to_string()),
+                    Err(_) => shared.closed(id, "no answer"),
+                },
+                () = link.closed() => {}
+            }
+            link.end(&shared);
+        });
+    }
+
+    /// UDP may lose what it likes, so what cannot be sent at once is lost here.
+    fn send_datagram(&self, to: SocketAddr, data: &[u8]) {
+        let ours = |socket: &&Arc<UdpSocket>| socket.local_addr().is_ok_and(|local| local.is_ipv4() == to.is_ipv4());
+        if let Some(socket) = self.udp.iter().find(ours)
+            && let Err(error) = socket.try_send_to(data, to)
+        {
+            tracing::debug!("datagram to {to} was not sent: {error}");
+        }
+    }
+
+    fn resolve(&self, tag: JobTag, host: String, port: u16) {
+        let shared = self.shared.clone();
+        self.runtime.handle().spawn(async move {
+            let _permit = shared.lookups.acquire().await;
+            let host = host.trim_matches(['[', ']']).to_owned();
+            let result = match timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((host, port))).await {
+                Ok(Ok(addresses)) => Ok(addresses.collect()),
+                Ok(Err(error)) => Err(error.to_string().into()),
+                Err(_) => Err("name lookup timed out".into()),
+            };
+            shared.sink.push(NetEvent::Resolved { tag, result });
+        });
+    }
+}
+
+impl Shared {
+    fn closed(&self, link: LinkId, reason: &str) {
+        let reason = reason.into();
+        self.sink.push(NetEvent::Closed { link, reason });
+    }
+
+    fn link(&self, id: LinkId) -> Option<Arc<Link>> {
+        self.links().get(&id).cloned()
+    }
+}
+
+impl Backend<NetRequest, NetEvent> for TokioNet {
+    fn submit(&mut self, requests: &mut Vec<NetRequest>) {
+        for request in requests.drain(..) {
+            match request {
+                NetRequest::Connect { link, to, timeout } => self.connect(link, to, timeout),
+                NetRequest::Send { link, frames } => {
+                    if let Some(link) = self.shared.link(link) {
+                        link.send(frames);
+                    }
+                }
+                NetRequest::Grant { link, bytes } => {
+                    if let Some(link) = self.shared.link(link) {
+                        link.grant(bytes);
+                    }
+                }
+                NetRequest::Close { link, is_orderly, tag } => {
+                    let closed = self.shared.links().remove(&link);
+                    let ended = closed.map_or(tag, |link| link.close(is_orderly, tag));
+                    if let Some(tag) = ended {
+                        self.shared.sink.push(NetEvent::Gone { tag });
+                    }
+                }
+                NetRequest::Datagram { to, data } => self.send_datagram(to, &data),
+                NetRequest::Resolve { tag, host, port } => self.resolve(tag, host, port),
+            }
+        }
+    }
+
+    fn poll(&mut self, max: usize, events: &mut Vec<NetEvent>) -> bool {
+        let has_more = self.shared.sink.poll(max, events);
+        let seen = events.iter().filter(|event| matches!(event, NetEvent::Accepted { .. })).count();
+        self.shared.unseen.fetch_sub(seen, Ordering::Relaxed);
+        has_more
+    }
+}
+
+/// Opens a connection, from our own address of that family where a specific one was asked for.
+async fn open(to: SocketAddr, sources: &[IpAddr]) -> std::io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(source) = sources.iter().find(|source| source.is_ipv4() == to.is_ipv4()) {
+        socket.bind(SocketAddr::new(*source, 0))?;
+    }
+    socket.connect(to).await
+}

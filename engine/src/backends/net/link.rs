@@ -1,0 +1,249 @@
+//! One TCP connection: a task that reads while it has credit and writes while there is something.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::{Buf, BufMut, Bytes};
+use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::settings::{NetSettings, millis};
+use smallvec::SmallVec;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::Shared;
+use crate::port::JobTag;
+use crate::ports::net::NetEvent;
+
+/// Most slices in one vectored write.
+const MAX_SLICES: usize = 64;
+
+/// Bytes written before the world is told, while more is waiting: one event for many blocks.
+const REPORT_BYTES: usize = 128 << 10;
+
+/// Least that a read costs of the credit, so that single bytes do not become single events without end.
+const MIN_READ_COST: i64 = 256;
+
+/// A connection, as the world's side and the task share it.
+pub(super) struct Link {
+    outgoing: Mutex<Outgoing>,
+    /// Bytes that may still be read. Goes below zero by less than one read.
+    credit: AtomicI64,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Outgoing {
+    frames: VecDeque<Bytes>,
+    closing: Option<Closing>,
+    /// The task is over: nobody looks at what is put here.
+    has_ended: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Closing {
+    is_orderly: bool,
+    tag: Option<JobTag>,
+}
+
+/// Why the task ends.
+enum End {
+    /// The world wants it.
+    Asked { is_orderly: bool },
+    /// The peer or the network.
+    Remote(String),
+}
+
+impl Link {
+    pub(super) fn new(settings: &NetSettings) -> Self {
+        Self {
+            outgoing: Mutex::default(),
+            credit: AtomicI64::new(i64::from(settings.receive_window_bytes)),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(super) fn send(&self, frames: Vec<Bytes>) {
+        self.lock().frames.extend(frames);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn grant(&self, bytes: u32) {
+        if self.credit.fetch_add(i64::from(bytes), Ordering::AcqRel) <= 0 {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Ends the connection. Gives the tag back where it has ended already.
+    pub(super) fn close(&self, is_orderly: bool, tag: Option<JobTag>) -> Option<JobTag> {
+        let mut outgoing = self.lock();
+        if outgoing.has_ended {
+            return tag;
+        }
+        outgoing.closing = Some(Closing { is_orderly, tag });
+        self.changed.notify_one();
+        None
+    }
+
+    /// Waits until the world wants it closed. For a connection that is still being made.
+    pub(super) async fn closed(&self) {
+        while self.lock().closing.is_none() {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Notes that the task is over, and tells the world if it waits for that.
+    pub(super) fn end(&self, shared: &Shared) {
+        let mut outgoing = self.lock();
+        outgoing.has_ended = true;
+        if let Some(tag) = outgoing.closing.and_then(|closing| closing.tag) {
+            shared.sink.push(NetEvent::Gone { tag });
+        }
+    }
+
+    /// Moves bytes both ways until one side has had enough.
+    pub(super) async fn run(&self, id: LinkId, mut stream: TcpStream, shared: &Shared) {
+        // Requests are small and wanted soon.
+        let _ = stream.set_nodelay(true);
+        let mut writing = VecDeque::new();
+        match self.pump(id, &stream, &mut writing, shared).await {
+            Ok(End::Asked { is_orderly: true }) => {
+                let time = millis(shared.settings.close_timeout_ms);
+                let _ = timeout(time, self.part(&mut stream, writing)).await;
+            }
+            Ok(End::Asked { is_orderly: false }) => {}
+            Ok(End::Remote(reason)) => shared.closed(id, &reason),
+            Err(error) => shared.closed(id, &error.to_string()),
+        }
+        drop(stream);
+        self.end(shared);
+    }
+
+    async fn pump(
+        &self,
+        id: LinkId,
+        stream: &TcpStream,
+        writing: &mut VecDeque<Bytes>,
+        shared: &Shared,
+    ) -> io::Result<End> {
+        loop {
+            {
+                let mut outgoing = self.lock();
+                if let Some(closing) = outgoing.closing {
+                    let is_orderly = closing.is_orderly;
+                    return Ok(End::Asked { is_orderly });
+                }
+                if writing.is_empty() {
+                    std::mem::swap(writing, &mut outgoing.frames);
+                }
+            }
+            let has_frames = !writing.is_empty();
+            let may_read = self.credit.load(Ordering::Acquire) > 0;
+            let interest = match (may_read, has_frames) {
+                (true, true) => Interest::READABLE | Interest::WRITABLE,
+                (true, false) => Interest::READABLE,
+                (false, true) => Interest::WRITABLE,
+                (false, false) => {
+                    self.changed.notified().await;
+                    continue;
+                }
+            };
+            tokio::select! {
+                ready = stream.ready(interest) => {
+                    let ready = ready?;
+                    if ready.is_writable() && has_frames {
+                        write(id, stream, writing, shared)?;
+                    }
+                    if ready.is_readable() && may_read && !self.read(id, stream, shared)? {
+                        return Ok(End::Remote("end of stream".into()));
+                    }
+                }
+                () = self.changed.notified() => {}
+            }
+        }
+    }
+
+    /// Reads once, as much as is there and allowed; false at the end of the stream.
+    fn read(&self, id: LinkId, stream: &TcpStream, shared: &Shared) -> io::Result<bool> {
+        let mut chunk = shared.chunks.take();
+        let result = stream.try_read_buf(&mut (&mut chunk).limit(shared.settings.read_chunk_bytes));
+        let read = chunk.split().freeze();
+        shared.chunks.give_back(chunk);
+        match result {
+            Ok(0) => Ok(false),
+            Ok(len) => {
+                self.credit.fetch_sub((len as i64).max(MIN_READ_COST), Ordering::AcqRel);
+                shared.sink.push(NetEvent::Received { link: id, chunk: read });
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The end of a connection that loses nothing: what is queued leaves, our side is shut down, and what the peer
+    /// still sends is read away until it closes too. Closing with unread input would reset the connection and take
+    /// our last messages with it.
+    async fn part(&self, stream: &mut TcpStream, writing: VecDeque<Bytes>) -> io::Result<()> {
+        let frames = std::mem::take(&mut self.lock().frames);
+        for mut frame in writing.into_iter().chain(frames) {
+            stream.write_all_buf(&mut frame).await?;
+        }
+        stream.shutdown().await?;
+        let mut rest = [0; 4096];
+        loop {
+            stream.readable().await?;
+            match stream.try_read(&mut rest) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes as much as the socket takes.
+fn write(id: LinkId, stream: &TcpStream, writing: &mut VecDeque<Bytes>, shared: &Shared) -> io::Result<()> {
+    let mut unreported = 0;
+    let report = |bytes| shared.sink.push(NetEvent::Sent { link: id, bytes });
+    while !writing.is_empty() {
+        let slices: SmallVec<[IoSlice<'_>; MAX_SLICES]> =
+            writing.iter().take(MAX_SLICES).map(|frame| IoSlice::new(frame)).collect();
+        match stream.try_write_vectored(&slices) {
+            Ok(written) => {
+                drop(slices);
+                advance(writing, written);
+                unreported += written;
+                if unreported >= REPORT_BYTES {
+                    report(std::mem::take(&mut unreported));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    if unreported > 0 {
+        report(unreported);
+    }
+    Ok(())
+}
+
+/// Drops what was written from the front of the queue.
+fn advance(writing: &mut VecDeque<Bytes>, mut written: usize) {
+    while let Some(frame) = writing.front_mut().filter(|_| written > 0) {
+        let part = written.min(frame.len());
+        frame.advance(part);
+        written -= part;
+        if frame.is_empty() {
+            writing.pop_front();
+        }
+    }
+}

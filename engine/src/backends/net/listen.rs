@@ -1,0 +1,158 @@
+//! Listening sockets: TCP for peers and, on the same address, UDP for trackers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::settings::NetSettings;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::time::sleep;
+
+use super::Shared;
+use super::link::Link;
+use crate::backends::StartError;
+use crate::ports::net::NetEvent;
+
+/// Connections waiting in the kernel to be accepted.
+const BACKLOG: i32 = 256;
+
+/// Accepted connections that the world may be behind with; beyond it, they wait in the kernel.
+const MAX_UNSEEN: usize = 256;
+
+/// Wait after an accept failed for want of descriptors or memory: others may free some.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Attempts to find a port that is free for TCP and UDP alike.
+const PORT_ATTEMPTS: usize = 16;
+
+/// Longest datagram that is read whole; trackers and DHT nodes send less than an Ethernet frame.
+const MAX_DATAGRAM: usize = 4096;
+
+pub(super) struct Sockets {
+    pub(super) address: SocketAddr,
+    pub(super) tcp: TcpListener,
+    pub(super) udp: UdpSocket,
+}
+
+/// Binds every listen address.
+///
+/// A default address whose family this machine lacks is passed over, as long as one can be bound.
+pub(super) fn bind_all(settings: &NetSettings) -> Result<Vec<Sockets>, StartError> {
+    let mut bound = Vec::new();
+    let mut failed = None;
+    for &address in &settings.listen {
+        match bind(address, settings.listen_fallback) {
+            Ok(sockets) => bound.push(sockets),
+            Err(error) if is_family_missing(&error) && address.ip().is_unspecified() => {
+                tracing::info!("not listening on {address}: {error}");
+                failed = Some(StartError::Listen { address, error });
+            }
+            Err(error) => return Err(StartError::Listen { address, error }),
+        }
+    }
+    match failed {
+        Some(error) if bound.is_empty() => Err(error),
+        _ => Ok(bound),
+    }
+}
+
+fn is_family_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+fn bind(address: SocketAddr, may_fall_back: bool) -> io::Result<Sockets> {
+    match bind_pair(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port() != 0 && may_fall_back => {
+            let sockets = bind(SocketAddr::new(address.ip(), 0), false)?;
+            tracing::warn!("{address} is in use, listening on {} instead", sockets.address);
+            Ok(sockets)
+        }
+        result => result,
+    }
+}
+
+fn bind_pair(address: SocketAddr) -> io::Result<Sockets> {
+    let mut attempts = PORT_ATTEMPTS;
+    loop {
+        let tcp = bind_socket(address, Type::STREAM, Protocol::TCP)?;
+        tcp.listen(BACKLOG)?;
+        let tcp = TcpListener::from_std(tcp.into())?;
+        let address_bound = tcp.local_addr()?;
+        match bind_socket(address_bound, Type::DGRAM, Protocol::UDP) {
+            // A free TCP port may be taken for UDP; the next one is another.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && attempts > 0 => {
+                attempts -= 1;
+            }
+            udp => {
+                return Ok(Sockets {
+                    address: address_bound,
+                    tcp,
+                    udp: UdpSocket::from_std(udp?.into())?,
+                });
+            }
+        }
+    }
+}
+
+fn bind_socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
+        // Both families have sockets of their own.
+        socket.set_only_v6(true)?;
+    }
+    if kind == Type::STREAM {
+        // A restarted engine gets its port although old connections linger on it.
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
+}
+
+/// Accepts connections for as long as the engine lives.
+pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        if shared.unseen.load(Ordering::Relaxed) >= MAX_UNSEEN {
+            sleep(ACCEPT_PAUSE / 10).await;
+            continue;
+        }
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                // Odd names for the connections we accept, even ones for those that the world opens.
+                let id = LinkId(shared.last_accepted.fetch_add(2, Ordering::Relaxed) + 1);
+                let link = Arc::new(Link::new(&shared.settings));
+                shared.links().insert(id, link.clone());
+                shared.unseen.fetch_add(1, Ordering::Relaxed);
+                shared.sink.push(NetEvent::Accepted { link: id, remote });
+                let shared = shared.clone();
+                tokio::spawn(async move { link.run(id, stream, &shared).await });
+            }
+            Err(error) => {
+                // Fault 99: without descriptors, accepting pauses; a connection that broke meanwhile is nothing.
+                tracing::debug!("accept: {error}");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Receives datagrams for as long as the engine lives.
+pub(super) async fn receive(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    loop {
+        match socket.recv_from(&mut buffer).await {
+            Ok((len, from)) => {
+                let data = Bytes::copy_from_slice(&buffer[..len]);
+                shared.sink.push(NetEvent::Datagram { from, data });
+            }
+            // Linux reports on this socket that an earlier datagram found nobody.
+            Err(error) => tracing::debug!("receive: {error}"),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Where backends' threads leave events for the world.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::wake::Waker;
+
+/// A queue of events that wakes the engine; clones are the same queue. What fills it is bounded elsewhere: bytes
+/// by grants, jobs by who asks for them.
+pub(crate) struct Sink<E> {
+    events: Arc<Mutex<Vec<E>>>,
+    waker: Waker,
+}
+
+impl<E> Clone for Sink<E> {
+    fn clone(&self) -> Self {
+        Self {
+            events: self.events.clone(),
+            waker: self.waker.clone(),
+        }
+    }
+}
+
+impl<E> Sink<E> {
+    pub(crate) fn new(waker: &Waker) -> Self {
+        Self {
+            events: Arc::default(),
+            waker: waker.clone(),
+        }
+    }
+
+    pub(crate) fn push(&self, event: E) {
+        self.lock().push(event);
+        self.waker.wake();
+    }
+
+    /// Moves at most `max` events out; true if there are more.
+    pub(crate) fn poll(&self, max: usize, events: &mut Vec<E>) -> bool {
+        let mut queue = self.lock();
+        if events.is_empty() && queue.len() <= max {
+            // The vectors change places, so that both keep their memory.
+            std::mem::swap(&mut *queue, events);
+            return false;
+        }
+        let count = queue.len().min(max);
+        events.extend(queue.drain(..count));
+        !queue.is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<E>> {
+        // Nothing inside can panic half-way, so a poisoned queue is still whole.
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_come_out_in_order_and_in_portions() {
+        let sink = Sink::new(&Waker::none());
+        (0..5).for_each(|i| sink.push(i));
+        let mut events = Vec::new();
+        assert!(sink.poll(2, &mut events));
+        assert!(!sink.poll(9, &mut events));
+        assert_eq!(events, [0, 1, 2, 3, 4]);
+        events.clear();
+        assert!(!sink.poll(9, &mut events) && events.is_empty());
+    }
+}

@@ -1,0 +1,151 @@
+//! An engine without its thread: a world, its ports, and one step at a time.
+
+use bevy_app::{App, Plugins};
+use bevy_ecs::error::{BevyError, ErrorContext, FallbackErrorHandler};
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::random::Random;
+use ecs_torrent_components::settings::{Settings, millis};
+use ecs_torrent_protocol::time::Timestamp;
+
+use crate::mailbox::{EngineHandle, Mailbox};
+use crate::port::Port;
+use crate::ports::disk::{DiskEvent, DiskRequest};
+use crate::ports::hash::{HashEvent, HashRequest};
+use crate::ports::http::{HttpEvent, HttpRequest};
+use crate::ports::net::{Links, LocalAddresses, NetEvent, NetRequest};
+use crate::ports::{DiskPort, HashPort, HttpPort, NetPort};
+use crate::schedule::{self, Tick, TickSet};
+use crate::wake::Waker;
+
+/// The backends behind an engine's ports.
+pub struct Backends {
+    /// Behind the Net port.
+    pub net: Box<dyn crate::port::Backend<NetRequest, NetEvent>>,
+    /// Behind the Disk port.
+    pub disk: Box<dyn crate::port::Backend<DiskRequest, DiskEvent>>,
+    /// Behind the Hash port.
+    pub hash: Box<dyn crate::port::Backend<HashRequest, HashEvent>>,
+    /// Behind the Http port.
+    pub http: Box<dyn crate::port::Backend<HttpRequest, HttpEvent>>,
+    /// The addresses that the Net port listens on.
+    pub local: LocalAddresses,
+}
+
+/// A world with its schedule and ports, stepped by a runner or a simulator. Not `Send`: it lives and dies on the
+/// thread that made it.
+pub struct Core {
+    app: App,
+    handle: EngineHandle,
+}
+
+impl Core {
+    /// Builds a world out of settings, backends, a seed for its randomness, and plugins.
+    pub fn new<M>(
+        settings: Settings,
+        backends: Backends,
+        seed: [u8; 32],
+        waker: Waker,
+        plugins: impl Plugins<M>,
+    ) -> Self {
+        let mut app = App::empty();
+        schedule::add_tick(&mut app);
+        app.insert_resource(FallbackErrorHandler(log_error))
+            .insert_resource(settings)
+            .insert_resource(Random::from_seed(seed))
+            .insert_resource(backends.local)
+            .insert_resource(Port::new(backends.net))
+            .insert_resource(Port::new(backends.disk))
+            .insert_resource(Port::new(backends.hash))
+            .insert_resource(Port::new(backends.http))
+            .init_resource::<Clock>()
+            .init_resource::<Wakeup>()
+            .init_resource::<Links>();
+        app.add_systems(Tick, (drain_ports, deliver_mail).chain().in_set(IntakeFromPorts))
+            .configure_sets(Tick, IntakeFromPorts.in_set(TickSet::Intake))
+            .add_systems(Tick, flush_ports.in_set(FlushToPorts))
+            .configure_sets(Tick, FlushToPorts.in_set(TickSet::Flush));
+        let handle = Mailbox::install(&mut app, waker);
+        app.add_plugins(plugins);
+        app.finish();
+        app.cleanup();
+        Self { app, handle }
+    }
+
+    /// The outside end of the mailbox.
+    #[must_use]
+    pub fn handle(&self) -> EngineHandle {
+        self.handle.clone()
+    }
+
+    /// The world.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        self.app.world()
+    }
+
+    /// The world, to look into with queries or to prepare.
+    pub fn world_mut(&mut self) -> &mut World {
+        self.app.world_mut()
+    }
+
+    /// Runs one tick at `now` and tells when the next one is due if no port has anything before.
+    pub fn tick(&mut self, now: Timestamp) -> Timestamp {
+        let world = self.app.world_mut();
+        let longest = millis(world.resource::<Settings>().tick.max_interval_ms);
+        world.resource_mut::<Clock>().advance_to(now);
+        world.resource_mut::<Wakeup>().reset(now + longest);
+        world.run_schedule(Tick);
+        world.resource::<Wakeup>().earliest()
+    }
+}
+
+/// In [`TickSet::Intake`], before everything else: what the outside has for us is sorted into inboxes.
+#[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct IntakeFromPorts;
+
+/// In [`TickSet::Flush`], after everything else: what we have for the outside leaves.
+#[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlushToPorts;
+
+fn drain_ports(
+    mut net: ResMut<NetPort>,
+    mut disk: ResMut<DiskPort>,
+    mut hash: ResMut<HashPort>,
+    mut http: ResMut<HttpPort>,
+    settings: Res<Settings>,
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+) {
+    let max = settings.tick.max_events;
+    let has_more = [net.drain(max), disk.drain(max), hash.drain(max), http.drain(max)];
+    if has_more.contains(&true) {
+        wakeup.at(clock.now());
+    }
+}
+
+fn deliver_mail(world: &mut World) {
+    let max = world.resource::<Settings>().tick.max_commands;
+    if Mailbox::deliver(world, max) {
+        let now = world.resource::<Clock>().now();
+        world.resource::<Wakeup>().at(now);
+    }
+}
+
+fn flush_ports(
+    mut net: ResMut<NetPort>,
+    mut disk: ResMut<DiskPort>,
+    mut hash: ResMut<HashPort>,
+    mut http: ResMut<HttpPort>,
+) {
+    net.flush();
+    disk.flush();
+    hash.flush();
+    http.flush();
+}
+
+/// What bevy would panic with: a system's or command's error that nobody handled. It is a defect, but not one that
+/// should take every torrent down.
+fn log_error(error: BevyError, context: ErrorContext) {
+    tracing::error!("{context}: {error}");
+}

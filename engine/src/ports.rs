@@ -1,0 +1,11 @@
+//! The four ports and what travels through them.
+
+pub mod disk;
+pub mod hash;
+pub mod http;
+pub mod net;
+
+pub use self::disk::DiskPort;
+pub use self::hash::HashPort;
+pub use self::http::HttpPort;
+pub use self::net::NetPort;

@@ -1,0 +1,148 @@
+//! The Disk port: torrents' files, addressed by storage and span.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_protocol::geometry::Span;
+use ecs_torrent_protocol::metainfo::Metainfo;
+
+use crate::port::{JobTag, Port, PortEvent, Purpose};
+
+/// The Disk port.
+pub type DiskPort = Port<DiskRequest, DiskEvent>;
+
+/// What a world asks of the disk.
+#[derive(Debug)]
+pub enum DiskRequest {
+    /// Makes a torrent's files known, and tells which are there. Nothing is created.
+    Open {
+        /// Comes back with the answer.
+        tag: JobTag,
+        /// Their name from now on.
+        storage: StorageId,
+        /// The download folder.
+        root: PathBuf,
+        /// The files.
+        metainfo: Arc<Metainfo>,
+    },
+    /// Creates the files that have no bytes, and reserves space where asked to.
+    Prepare {
+        /// Comes back with the answer.
+        tag: JobTag,
+        /// Whose.
+        storage: StorageId,
+        /// Reserve each file's space.
+        is_preallocated: bool,
+    },
+    /// Reads a run of bytes, from as many files as it spans; padding reads as zeros.
+    Read {
+        /// Comes back with the bytes.
+        tag: JobTag,
+        /// Whose.
+        storage: StorageId,
+        /// Which.
+        span: Span,
+    },
+    /// Writes a run of bytes, into as many files as it spans; files and folders are created, padding is left out.
+    Write {
+        /// Comes back when it is done.
+        tag: JobTag,
+        /// Whose.
+        storage: StorageId,
+        /// Which.
+        span: Span,
+        /// The bytes, in pieces as they came, `span.len` in all.
+        blocks: Vec<Bytes>,
+    },
+    /// Brings everything written so far to the platter.
+    Sync {
+        /// Comes back when it is done.
+        tag: JobTag,
+        /// Whose.
+        storage: StorageId,
+    },
+    /// Closes a torrent's files. Requests already made are carried out.
+    Close {
+        /// Whose.
+        storage: StorageId,
+    },
+}
+
+/// What the disk tells a world.
+#[derive(Debug)]
+pub struct DiskEvent {
+    /// From the request.
+    pub tag: JobTag,
+    /// How it went.
+    pub outcome: Result<DiskDone, DiskError>,
+}
+
+/// What was done.
+#[derive(Debug)]
+pub enum DiskDone {
+    /// Files are known: the length of each that is there, in the order of the file table.
+    Opened(Vec<Option<u64>>),
+    /// Files are ready to be written.
+    Prepared,
+    /// Bytes, as many as asked for.
+    Read(Bytes),
+    /// Written; a write is in the system's hands, and on the platter after the next `Synced`.
+    Written,
+    /// On the platter.
+    Synced,
+}
+
+impl PortEvent for DiskEvent {
+    fn purpose(&self) -> Purpose {
+        self.tag.purpose
+    }
+}
+
+/// What the disk was doing when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DiskAction {
+    /// Opening or creating.
+    #[error("open")]
+    Open,
+    /// Reading.
+    #[error("read")]
+    Read,
+    /// Writing.
+    #[error("write")]
+    Write,
+    /// Reserving space.
+    #[error("reserve space for")]
+    Allocate,
+    /// Flushing to the platter.
+    #[error("sync")]
+    Sync,
+    /// A job that did not end as it should.
+    #[error("use")]
+    Use,
+}
+
+/// A failed request: doing what, to which file, and why.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot {action} {}: {error}", path.display())]
+pub struct DiskError {
+    /// Doing what.
+    pub action: DiskAction,
+    /// To which file or folder.
+    pub path: PathBuf,
+    /// Why.
+    pub error: Arc<io::Error>,
+}
+
+impl DiskError {
+    /// Whether the bytes are simply not there: no file, or a shorter one.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        matches!(
+            self.error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+        )
+    }
+}

@@ -1,0 +1,108 @@
+//! The Hash port: digests over memory, computed aside.
+
+use bytes::Bytes;
+use ecs_torrent_protocol::hash::Sha1Digest;
+
+use crate::port::{JobTag, Port, PortEvent, Purpose};
+
+/// The Hash port.
+pub type HashPort = Port<HashRequest, HashEvent>;
+
+/// What to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashKind {
+    /// One SHA-1 over everything: a piece.
+    Sha1Piece,
+    /// A SHA-1 for each run of so many bytes, the last one shorter: the blocks of a piece.
+    Sha1Blocks(u32),
+}
+
+/// What a world asks to be hashed.
+#[derive(Debug)]
+pub struct HashRequest {
+    /// Comes back with the digests.
+    pub tag: JobTag,
+    /// What to compute.
+    pub kind: HashKind,
+    /// The bytes, in as many slices as they happen to be in.
+    pub spans: Vec<Bytes>,
+}
+
+/// A request that has been computed.
+#[derive(Debug)]
+pub struct HashEvent {
+    /// From the request.
+    pub tag: JobTag,
+    /// The digests, or nothing where the job died.
+    pub digests: Option<Digests>,
+    /// The bytes, given back.
+    pub spans: Vec<Bytes>,
+}
+
+/// Digests, one or many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Digests {
+    /// Of a piece.
+    Piece(Sha1Digest),
+    /// Of blocks, in order.
+    Blocks(Vec<Sha1Digest>),
+}
+
+impl PortEvent for HashEvent {
+    fn purpose(&self) -> Purpose {
+        self.tag.purpose
+    }
+}
+
+/// Computes a request; for backends.
+#[must_use]
+pub fn compute(kind: HashKind, spans: &[Bytes]) -> Digests {
+    use sha1::{Digest as _, Sha1};
+    match kind {
+        HashKind::Sha1Piece => {
+            let mut hasher = Sha1::new();
+            spans.iter().for_each(|span| hasher.update(span));
+            Digests::Piece(hasher.finalize().into())
+        }
+        HashKind::Sha1Blocks(len) => {
+            let mut digests = Vec::new();
+            let (mut hasher, mut filled) = (Sha1::new(), 0);
+            for span in spans {
+                let mut rest = &span[..];
+                while !rest.is_empty() {
+                    let (now, later) = rest.split_at(rest.len().min((len - filled) as usize));
+                    hasher.update(now);
+                    filled += now.len() as u32;
+                    rest = later;
+                    if filled == len {
+                        digests.push(hasher.finalize_reset().into());
+                        filled = 0;
+                    }
+                }
+            }
+            if filled > 0 {
+                digests.push(hasher.finalize().into());
+            }
+            Digests::Blocks(digests)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_protocol::hash::sha1;
+
+    use super::*;
+
+    #[test]
+    fn digests_do_not_depend_on_the_slicing() {
+        let data: Vec<u8> = (0..100u8).collect();
+        for cut in [0, 1, 30, 64, 99] {
+            let spans = [Bytes::copy_from_slice(&data[..cut]), Bytes::copy_from_slice(&data[cut..])];
+            assert_eq!(compute(HashKind::Sha1Piece, &spans), Digests::Piece(sha1([&data[..]])));
+            let blocks: Vec<_> = data.chunks(30).map(|block| sha1([block])).collect();
+            assert_eq!(compute(HashKind::Sha1Blocks(30), &spans), Digests::Blocks(blocks));
+        }
+        assert_eq!(compute(HashKind::Sha1Blocks(30), &[]), Digests::Blocks(vec![]));
+    }
+}

@@ -1,0 +1,117 @@
+//! Received blocks find their piece.
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::messages::{BlockAccepted, BlockWasted, ReceivedBlocks};
+use ecs_torrent_components::peer::{
+    CloseReason, FlushQueue, Outbox, PeerRates, PeerState, Pending, RefillQueue, Requests,
+};
+use ecs_torrent_components::piece::{ActivePiece, PiecePhase};
+use ecs_torrent_components::reaper::Reaper;
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::PeerOf;
+use ecs_torrent_engine::schedule::{Tick, TickSet};
+use ecs_torrent_protocol::wire::{Block, Message};
+
+use crate::picking::Supply;
+use crate::verification::FullPieces;
+
+/// Places received blocks into the pieces in flight.
+pub struct AssemblyPlugin;
+
+impl Plugin for AssemblyPlugin {
+    fn build(&self, app: &mut App) {
+        app.add_message::<BlockAccepted>()
+            .add_message::<BlockWasted>()
+            .init_resource::<FullPieces>()
+            .add_systems(Tick, accept_blocks.in_set(TickSet::Assemble));
+    }
+}
+
+/// The peers' side of assembly.
+type PeerData = (
+    &'static PeerOf,
+    &'static mut Requests,
+    &'static mut PeerState,
+    &'static mut PeerRates,
+    &'static mut Outbox,
+);
+
+#[derive(SystemParam)]
+struct Floor<'w, 's> {
+    clock: Res<'w, Clock>,
+    settings: Res<'w, Settings>,
+    full: ResMut<'w, FullPieces>,
+    refill: ResMut<'w, RefillQueue>,
+    flush: ResMut<'w, FlushQueue>,
+    supply: ResMut<'w, Supply>,
+    reaper: ResMut<'w, Reaper>,
+    accepted: MessageWriter<'w, BlockAccepted>,
+    wasted: MessageWriter<'w, BlockWasted>,
+    peers: Query<'w, 's, PeerData>,
+    pieces: Query<'w, 's, &'static mut ActivePiece>,
+}
+
+fn accept_blocks(mut blocks: ResMut<ReceivedBlocks>, mut floor: Floor) {
+    for (peer, block) in blocks.0.drain(..) {
+        floor.accept(peer, block);
+    }
+}
+
+impl Floor<'_, '_> {
+    fn accept(&mut self, entity: Entity, block: Block) {
+        let now = self.clock.now();
+        let Ok((of, mut requests, mut state, mut rates, _)) = self.peers.get_mut(entity) else { return };
+        let torrent = of.0;
+        let len = block.request.len;
+        rates.download.add(now, u64::from(len));
+        rates.downloaded += u64::from(len);
+        let Some(pending) = requests.answer(block.request) else {
+            // Fault 28: what was cancelled may come all the same. Fault 29: what nobody asked for may not, for long.
+            if !requests.answer_cancelled(block.request) {
+                requests.unsolicited_count += 1;
+                if requests.unsolicited_count > self.settings.peers.max_unsolicited {
+                    self.reaper.close(entity, CloseReason::Unsolicited);
+                }
+            }
+            self.wasted.write(BlockWasted { torrent, peer: entity, len });
+            return;
+        };
+        state.snubbed = false;
+        requests.last_block = now;
+        let rate = rates.download.at(now);
+        requests.depth.on_block(now, rate, &self.settings.requests);
+        self.refill.add(entity, &mut requests);
+        if self.place(entity, pending, block) {
+            self.accepted.write(BlockAccepted { torrent, peer: entity, len });
+        } else {
+            self.wasted.write(BlockWasted { torrent, peer: entity, len });
+        }
+    }
+
+    /// Puts a block into its piece; false if the piece has it already or is gone.
+    fn place(&mut self, from: Entity, pending: Pending, block: Block) -> bool {
+        let Ok(mut piece) = self.pieces.get_mut(pending.piece) else {
+            return false;
+        };
+        let is_new = piece.blocks.get(pending.block as usize).is_some_and(|slot| !slot.received);
+        if !is_new || piece.phase != PiecePhase::Filling {
+            return false;
+        }
+        let others = piece.receive(pending.block, Some(from), block.data);
+        if piece.is_full() {
+            self.full.0.push(pending.piece);
+        }
+        self.supply.note_idle(pending.piece, &mut piece);
+        for other in others {
+            let Ok((_, mut requests, _, _, mut outbox)) = self.peers.get_mut(other) else { continue };
+            if requests.cancel(block.request).is_some() {
+                self.flush.send(other, &mut outbox, &Message::Cancel(block.request));
+                self.refill.add(other, &mut requests);
+            }
+        }
+        true
+    }
+}

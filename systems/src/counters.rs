@@ -1,0 +1,64 @@
+//! Counters and speeds, read off the messages beside the data's way.
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::messages::{BlockAccepted, BlockSent, BlockWasted, PieceRejected};
+use ecs_torrent_components::peer::PeerRates;
+use ecs_torrent_components::torrent::{Counters, TorrentRates};
+use ecs_torrent_engine::schedule::{Tick, TickSet};
+
+/// Counts what is transferred.
+pub struct CountersPlugin;
+
+impl Plugin for CountersPlugin {
+    fn build(&self, app: &mut App) {
+        app.add_systems(
+            Tick,
+            (count_received, count_sent).chain().after(TickSet::Flush).before(TickSet::Reap),
+        );
+    }
+}
+
+fn count_received(
+    clock: Res<Clock>,
+    mut accepted: MessageReader<BlockAccepted>,
+    mut wasted: MessageReader<BlockWasted>,
+    mut rejected: MessageReader<PieceRejected>,
+    mut torrents: Query<(&mut Counters, &mut TorrentRates)>,
+) {
+    for &BlockAccepted { torrent, len, .. } in accepted.read() {
+        let Ok((mut counters, mut rates)) = torrents.get_mut(torrent) else { continue };
+        counters.downloaded += u64::from(len);
+        rates.download.add(clock.now(), u64::from(len));
+    }
+    for &BlockWasted { torrent, len, .. } in wasted.read() {
+        if let Ok((mut counters, _)) = torrents.get_mut(torrent) {
+            counters.wasted += u64::from(len);
+        }
+    }
+    for PieceRejected { torrent, len, .. } in rejected.read() {
+        if let Ok((mut counters, _)) = torrents.get_mut(*torrent) {
+            counters.corrupt += u64::from(*len);
+        }
+    }
+}
+
+fn count_sent(
+    clock: Res<Clock>,
+    mut sent: MessageReader<BlockSent>,
+    mut torrents: Query<(&mut Counters, &mut TorrentRates)>,
+    mut peers: Query<&mut PeerRates>,
+) {
+    let now = clock.now();
+    for &BlockSent { torrent, peer, len } in sent.read() {
+        if let Ok((mut counters, mut rates)) = torrents.get_mut(torrent) {
+            counters.uploaded += u64::from(len);
+            rates.upload.add(now, u64::from(len));
+        }
+        if let Ok(mut rates) = peers.get_mut(peer) {
+            rates.upload.add(now, u64::from(len));
+            rates.uploaded += u64::from(len);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What peers tell in their extension handshakes (BEP 10, BEP 21), and the first of the extensions: pieces that are
+//! taken back (BEP 54).
+
+use std::net::SocketAddr;
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::candidates::{CandidateSource, Candidates};
+use ecs_torrent_components::messages::{Availability, AvailabilityReceived, ExtensionReceived};
+use ecs_torrent_components::peer::{Direction, ExtensionRegistry, Peer, PeerExtensions, PeerState, Wire};
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::{Layout, PeerOf};
+use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::extension::{DONT_HAVE, ExtensionHandshake};
+
+use crate::DecideSet;
+use crate::frames::ExtensionHandshakeReceived;
+
+/// Reads extension handshakes, and serves the extension `lt_donthave`.
+pub struct ExtensionsPlugin;
+
+impl Plugin for ExtensionsPlugin {
+    fn build(&self, app: &mut App) {
+        app.init_resource::<ExtensionRegistry>();
+        app.world_mut().resource_mut::<ExtensionRegistry>().register(DONT_HAVE);
+        app.add_systems(
+            Tick,
+            (read_extension_handshakes, read_dont_have).chain().in_set(DecideSet::Extensions),
+        );
+    }
+}
+
+fn read_extension_handshakes(
+    mut received: MessageReader<ExtensionHandshakeReceived>,
+    settings: Res<Settings>,
+    mut peers: Query<(&mut Peer, &mut PeerState, &mut PeerExtensions, &PeerOf)>,
+    mut torrents: Query<&mut Candidates>,
+) {
+    for ExtensionHandshakeReceived { peer: entity, payload } in received.read() {
+        let Ok((mut peer, mut state, mut extensions, of)) = peers.get_mut(*entity) else { continue };
+        let handshake = match ExtensionHandshake::read(payload) {
+            Ok(handshake) => handshake,
+            Err(error) => {
+                tracing::debug!(peer = %peer.endpoint, %error, "ignored");
+                continue;
+            }
+        };
+        if let Some(client) = &handshake.client {
+            peer.client = client.as_str().into();
+        }
+        if let Some(upload_only) = handshake.upload_only {
+            state.upload_only = upload_only;
+        }
+        if let (Direction::Inbound, None, Some(address), Some(port)) =
+            (peer.direction, peer.listens_at, peer.endpoint.address(), handshake.listen_port)
+        {
+            let listens_at = SocketAddr::new(address.ip(), port);
+            peer.listens_at = Some(listens_at);
+            if let Ok(mut candidates) = torrents.get_mut(of.0) {
+                candidates.add(listens_at, CandidateSource::Itself, 0, settings.peers.max_candidates);
+                candidates.occupy(listens_at);
+            }
+        }
+        extensions.merge(handshake);
+    }
+}
+
+fn read_dont_have(
+    mut received: MessageReader<ExtensionReceived>,
+    mut availability: MessageWriter<AvailabilityReceived>,
+    peers: Query<&PeerOf, With<Wire>>,
+    torrents: Query<&Layout>,
+) {
+    for ExtensionReceived { peer, extension, payload } in received.read() {
+        // BEP 54: four bytes of piece index.
+        let (DONT_HAVE, Some(index)) = (*extension, payload.first_chunk::<4>()) else { continue };
+        let index = u32::from_be_bytes(*index);
+        let layout = peers.get(*peer).and_then(|of| torrents.get(of.0));
+        if layout.is_ok_and(|layout| index < layout.0.piece_count()) {
+            let (peer, change) = (*peer, Availability::DontHave(index));
+            availability.write(AvailabilityReceived { peer, change });
+        }
+    }
+}

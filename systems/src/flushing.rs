@@ -1,0 +1,47 @@
+//! The end of a tick for what peers are told: each outbox goes to its link once.
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, Peer};
+use ecs_torrent_components::reaper::Reaper;
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_engine::ports::NetPort;
+use ecs_torrent_engine::ports::net::NetRequest;
+use ecs_torrent_engine::schedule::Tick;
+
+use crate::FlushSet;
+
+/// Hands outboxes over.
+pub struct FlushingPlugin;
+
+impl Plugin for FlushingPlugin {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, flush_outboxes.in_set(FlushSet::Outboxes));
+    }
+}
+
+fn flush_outboxes(
+    clock: Res<Clock>,
+    settings: Res<Settings>,
+    mut flush: ResMut<FlushQueue>,
+    mut reaper: ResMut<Reaper>,
+    mut net: ResMut<NetPort>,
+    mut peers: Query<(&Peer, &mut Outbox)>,
+) {
+    let now = clock.now();
+    for entity in flush.drain() {
+        let Ok((peer, mut outbox)) = peers.get_mut(entity) else { continue };
+        if outbox.unsent_bytes == 0 {
+            // Whether the peer reads is measured from the moment there is something to read.
+            outbox.last_progress = now;
+        }
+        // Fault 25: who reads nothing is not written to without end.
+        if outbox.waiting_bytes() > settings.peers.max_send_queue_bytes {
+            reaper.close(entity, CloseReason::SendQueueFull);
+        }
+        outbox.last_sent = now;
+        let (link, frames) = (peer.link, outbox.take());
+        net.push(NetRequest::Send { link, frames });
+    }
+}

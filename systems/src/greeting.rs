@@ -1,0 +1,123 @@
+//! What a new peer is told first: the extensions we speak, the pieces we have, and what it may have for free.
+
+use std::net::SocketAddr;
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use bytes::Bytes;
+use ecs_torrent_components::messages::{PeerConnected, TorrentCompleted};
+use ecs_torrent_components::peer::{
+    ExtensionRegistry, FlushQueue, Outbox, Peer, PeerExtensions, UploadQueue, Wire,
+};
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::{Have, Torrent, TorrentPeers};
+use ecs_torrent_engine::ports::net::LocalAddresses;
+use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::extension::{ExtensionHandshake, HANDSHAKE_ID};
+use ecs_torrent_protocol::fast::allowed_fast_set;
+use ecs_torrent_protocol::wire::Message;
+
+use crate::{AnnounceSet, IntakeSet};
+
+/// Name and version, as extension handshakes tell them.
+const CLIENT: &str = concat!("ecs-torrent ", env!("CARGO_PKG_VERSION"));
+
+/// Greets new peers.
+pub struct GreetingPlugin;
+
+impl Plugin for GreetingPlugin {
+    fn build(&self, app: &mut App) {
+        app.add_systems(
+            Tick,
+            (
+                greet_peers.in_set(IntakeSet::Greet),
+                tell_upload_only.in_set(AnnounceSet::Completion),
+            ),
+        );
+    }
+}
+
+/// Runs in the same tick as the handshake and before anything else is said: BEP 3 wants the bitfield first.
+fn greet_peers(
+    mut connected: MessageReader<PeerConnected>,
+    settings: Res<Settings>,
+    local: Res<LocalAddresses>,
+    registry: Res<ExtensionRegistry>,
+    mut flush: ResMut<FlushQueue>,
+    torrents: Query<(&Torrent, Option<&Have>)>,
+    mut peers: Query<(&Peer, &Wire, &mut Outbox, &mut UploadQueue)>,
+) {
+    for connection in connected.read() {
+        let entity = connection.peer;
+        let Ok((torrent, have)) = torrents.get(connection.torrent) else { continue };
+        let Ok((peer, wire, mut outbox, mut uploads)) = peers.get_mut(entity) else { continue };
+        let mut send = |message: Message| flush.send(entity, &mut outbox, &message);
+        let session = &wire.session;
+        if let Some(Have(have)) = have {
+            // BEP 6: with the fast extension, one of the three has to come; without, nothing means nothing.
+            if session.fast && have.is_full() {
+                send(Message::HaveAll);
+            } else if session.fast && have.is_empty() {
+                send(Message::HaveNone);
+            } else if !have.is_empty() {
+                let mut bits = Vec::new();
+                have.write_wire(&mut bits);
+                send(Message::Bitfield(bits.into()));
+            }
+        }
+        let address = peer.endpoint.address();
+        if session.extended {
+            let is_seed = have.is_some_and(|have| have.0.is_full());
+            let handshake = our_handshake(&registry, &settings, &local, address, is_seed);
+            send(Message::Extended {
+                id: HANDSHAKE_ID,
+                payload: handshake.write().into(),
+            });
+        }
+        if let (true, Some(SocketAddr::V4(address)), Some(Have(have))) = (session.fast, address, have) {
+            let count = settings.peers.allowed_fast;
+            let mut set = allowed_fast_set(*address.ip(), torrent.id(), have.len(), count);
+            set.retain(|piece| have.contains(*piece));
+            set.iter().for_each(|piece| send(Message::AllowedFast(*piece)));
+            uploads.allowed_fast = set;
+        }
+    }
+}
+
+fn our_handshake(
+    registry: &ExtensionRegistry,
+    settings: &Settings,
+    local: &LocalAddresses,
+    peer: Option<SocketAddr>,
+    is_seed: bool,
+) -> ExtensionHandshake {
+    ExtensionHandshake {
+        extensions: registry.iter().map(|(name, id)| (name.to_owned(), id)).collect(),
+        client: Some(CLIENT.to_owned()),
+        listen_port: peer.and_then(|peer| local.for_family_of(peer)).map(|local| local.port()),
+        request_queue: u32::try_from(settings.uploads.max_queue).ok(),
+        your_ip: peer.map(|peer| peer.ip().to_canonical()),
+        // BEP 21.
+        upload_only: is_seed.then_some(true),
+        metadata_size: None,
+    }
+}
+
+/// BEP 21, and BEP 10: a handshake may be repeated, and then changes only what it names.
+fn tell_upload_only(
+    mut completed: MessageReader<TorrentCompleted>,
+    mut flush: ResMut<FlushQueue>,
+    torrents: Query<&TorrentPeers>,
+    mut peers: Query<(&mut Outbox, &PeerExtensions)>,
+) {
+    for TorrentCompleted { torrent } in completed.read() {
+        for peer in torrents.get(*torrent).into_iter().flat_map(|peers| peers.iter()) {
+            let Ok((mut outbox, extensions)) = peers.get_mut(peer) else { continue };
+            if !extensions.is_known {
+                continue;
+            }
+            let payload = Bytes::from_static(b"d1:mde11:upload_onlyi1ee");
+            flush.send(peer, &mut outbox, &Message::Extended { id: HANDSHAKE_ID, payload });
+        }
+    }
+}

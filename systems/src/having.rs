@@ -1,0 +1,65 @@
+//! A piece is on the disk: the bit is set, everybody is told, and the last one completes the torrent.
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
+use ecs_torrent_components::messages::{PieceStored, TorrentCompleted};
+use ecs_torrent_components::peer::{FlushQueue, Outbox, PeerPieces, PeerState};
+use ecs_torrent_components::torrent::{Have, Lifecycle, TorrentPeers};
+use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::wire::Message;
+
+use crate::AnnounceSet;
+use crate::picking::Picker;
+
+/// Keeps the have bitfield, and broadcasts it.
+pub struct HavingPlugin;
+
+impl Plugin for HavingPlugin {
+    fn build(&self, app: &mut App) {
+        app.add_message::<TorrentCompleted>().add_systems(
+            Tick,
+            (set_bits, broadcast_have).chain().in_set(AnnounceSet::Have),
+        );
+    }
+}
+
+fn set_bits(
+    mut commands: Commands,
+    mut stored: MessageReader<PieceStored>,
+    mut completed: MessageWriter<TorrentCompleted>,
+    mut torrents: Query<(&mut Have, &mut Lifecycle)>,
+) {
+    for &PieceStored { torrent, index, .. } in stored.read() {
+        let Ok((mut have, mut lifecycle)) = torrents.get_mut(torrent) else { continue };
+        if have.0.insert(index) && have.0.is_full() && *lifecycle == Lifecycle::Downloading {
+            *lifecycle = Lifecycle::Seeding;
+            commands.entity(torrent).remove::<Picker>();
+            completed.write(TorrentCompleted { torrent });
+        }
+    }
+}
+
+/// Who has the piece needs not be told of it; its interest in us cannot change by that.
+fn broadcast_have(
+    mut stored: MessageReader<PieceStored>,
+    mut flush: ResMut<FlushQueue>,
+    torrents: Query<&TorrentPeers>,
+    mut peers: Query<(&mut PeerState, &mut PeerPieces, &mut Outbox)>,
+) {
+    for &PieceStored { torrent, index, .. } in stored.read() {
+        let Ok(connected) = torrents.get(torrent) else { continue };
+        for peer in connected.iter() {
+            let Ok((mut state, mut pieces, mut outbox)) = peers.get_mut(peer) else { continue };
+            if !pieces.has(index) {
+                flush.send(peer, &mut outbox, &Message::Have(index));
+                continue;
+            }
+            pieces.wanted_count = pieces.wanted_count.saturating_sub(1);
+            if pieces.wanted_count == 0 && state.am_interested {
+                state.am_interested = false;
+                flush.send(peer, &mut outbox, &Message::NotInterested);
+            }
+        }
+    }
+}

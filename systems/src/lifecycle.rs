@@ -1,0 +1,61 @@
+//! A torrent's life: added, looked at, started, failed, stopped.
+
+mod adding;
+mod failing;
+mod stopping;
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::commands::{AddTorrent, CommandQueue, StopAll, StopTorrent};
+use ecs_torrent_components::messages::{
+    FailTorrent, RequestStop, TorrentAdded, TorrentFailed, TorrentStarted, TorrentStopped,
+};
+use ecs_torrent_components::torrent::TorrentIndex;
+use ecs_torrent_engine::schedule::Tick;
+
+pub use self::adding::StartTorrent;
+pub(crate) use self::stopping::{AnnounceStops, ClosingLinks};
+use crate::{AnnounceSet, DecideSet};
+
+/// Starts, fails and stops torrents.
+pub struct LifecyclePlugin;
+
+impl Plugin for LifecyclePlugin {
+    fn build(&self, app: &mut App) {
+        app.add_message::<TorrentAdded>()
+            .add_message::<TorrentStarted>()
+            .add_message::<TorrentFailed>()
+            .add_message::<TorrentStopped>()
+            .add_message::<FailTorrent>()
+            .add_message::<RequestStop>()
+            .add_message::<StartTorrent>()
+            .init_resource::<TorrentIndex>()
+            .init_resource::<adding::StorageIds>()
+            .init_resource::<stopping::StopsInOrder>()
+            .init_resource::<ClosingLinks>()
+            .init_resource::<AnnounceStops>()
+            .init_resource::<CommandQueue<AddTorrent>>()
+            .init_resource::<CommandQueue<StopTorrent>>()
+            .init_resource::<CommandQueue<StopAll>>()
+            .add_systems(
+                Tick,
+                (
+                    (
+                        adding::add_torrents,
+                        adding::collect_opened,
+                        adding::start_torrents,
+                        adding::collect_prepared,
+                    )
+                        .chain()
+                        .in_set(AnnounceSet::Begin),
+                    (
+                        failing::fail_torrents,
+                        stopping::hear_stops,
+                        stopping::advance_stops,
+                    )
+                        .chain()
+                        .in_set(DecideSet::Lifecycle),
+                ),
+            );
+    }
+}

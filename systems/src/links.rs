@@ -1,0 +1,165 @@
+//! Connections' events: bytes go to their peers' decoders, credit goes back to the links.
+
+use std::sync::Arc;
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use bytes::Bytes;
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::peer::{CloseReason, Outbox, Peer, ServeQueue, Stage, UploadMemory, UploadQueue, Wire};
+use ecs_torrent_components::reaper::Reaper;
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_engine::ports::NetPort;
+use ecs_torrent_engine::ports::net::{LINKS, Links, NetEvent, NetRequest};
+use ecs_torrent_engine::schedule::{Tick, TickSet};
+
+use crate::IntakeSet;
+
+/// Moves bytes between the Net port and peers.
+pub struct LinksPlugin;
+
+impl Plugin for LinksPlugin {
+    fn build(&self, app: &mut App) {
+        app.add_message::<LinkAccepted>()
+            .add_message::<LinkConnected>()
+            .add_message::<LinkClosed>()
+            .init_resource::<ReceivedChunks>()
+            .init_resource::<ReadyPeers>()
+            .init_resource::<ServeQueue>()
+            .init_resource::<UploadMemory>()
+            .init_resource::<Reaper>()
+            .add_systems(
+                Tick,
+                (
+                    sort_link_events.in_set(IntakeSet::Links),
+                    push_chunks.in_set(IntakeSet::Bytes),
+                    note_closed_links.in_set(IntakeSet::Closed),
+                    grant_credit.in_set(TickSet::Flush).in_set(crate::FlushSet::Links),
+                ),
+            );
+    }
+}
+
+/// A peer has connected to us.
+#[derive(Message, Debug, Clone)]
+pub struct LinkAccepted {
+    /// Its connection.
+    pub link: LinkId,
+    /// Where it is.
+    pub remote: std::net::SocketAddr,
+}
+
+/// A connection that we opened is made.
+#[derive(Message, Debug, Clone)]
+pub struct LinkConnected {
+    /// The peer.
+    pub peer: Entity,
+}
+
+/// A connection has ended by itself.
+#[derive(Message, Debug, Clone)]
+struct LinkClosed {
+    link: LinkId,
+    reason: Arc<str>,
+}
+
+/// Bytes received in this tick, until their peers exist.
+#[derive(Resource, Debug, Default)]
+struct ReceivedChunks(Vec<(LinkId, Bytes)>);
+
+/// Peers with bytes that have not been decoded.
+#[derive(Resource, Debug, Default)]
+pub(crate) struct ReadyPeers(pub(crate) Vec<Entity>);
+
+fn sort_link_events(
+    mut net: ResMut<NetPort>,
+    links: Res<Links>,
+    clock: Res<Clock>,
+    mut accepted: MessageWriter<LinkAccepted>,
+    mut connected: MessageWriter<LinkConnected>,
+    mut closed: MessageWriter<LinkClosed>,
+    mut chunks: ResMut<ReceivedChunks>,
+    mut serve: ResMut<ServeQueue>,
+    mut memory: ResMut<UploadMemory>,
+    mut peers: Query<(&mut Outbox, Option<&mut UploadQueue>)>,
+) {
+    for event in net.take(LINKS) {
+        match event {
+            NetEvent::Accepted { link, remote } => drop(accepted.write(LinkAccepted { link, remote })),
+            NetEvent::Connected { link } => {
+                if let Some(peer) = links.get(link) {
+                    connected.write(LinkConnected { peer });
+                }
+            }
+            NetEvent::Received { link, chunk } => chunks.0.push((link, chunk)),
+            NetEvent::Sent { link, bytes } => {
+                let Some(peer) = links.get(link) else { continue };
+                let Ok((mut outbox, uploads)) = peers.get_mut(peer) else { continue };
+                outbox.unsent_bytes = outbox.unsent_bytes.saturating_sub(bytes);
+                outbox.last_progress = clock.now();
+                let Some(mut uploads) = uploads else { continue };
+                memory.release(&mut uploads, bytes as u64);
+                if !uploads.waiting.is_empty() {
+                    serve.add(peer, &mut uploads);
+                }
+            }
+            NetEvent::Closed { link, reason } => drop(closed.write(LinkClosed { link, reason })),
+            NetEvent::Gone { .. } | NetEvent::Datagram { .. } | NetEvent::Resolved { .. } => {}
+        }
+    }
+}
+
+fn push_chunks(
+    links: Res<Links>,
+    mut chunks: ResMut<ReceivedChunks>,
+    mut ready: ResMut<ReadyPeers>,
+    mut peers: Query<&mut Wire>,
+) {
+    for (link, chunk) in chunks.0.drain(..) {
+        let Some(peer) = links.get(link) else { continue };
+        let Ok(mut wire) = peers.get_mut(peer) else { continue };
+        wire.ungranted_bytes = wire.ungranted_bytes.saturating_add(chunk.len() as u32);
+        wire.codec.push(chunk);
+        if !wire.is_listed {
+            wire.is_listed = true;
+            ready.0.push(peer);
+        }
+    }
+}
+
+/// After the frames, so that what a peer said last is still heard.
+fn note_closed_links(
+    mut closed: MessageReader<LinkClosed>,
+    links: Res<Links>,
+    peers: Query<&Peer>,
+    mut reaper: ResMut<Reaper>,
+) {
+    for LinkClosed { link, reason } in closed.read() {
+        let Some(peer) = links.get(*link) else { continue };
+        let is_connecting = peers.get(peer).is_ok_and(|peer| peer.stage == Stage::Connecting);
+        reaper.close(peer, match is_connecting {
+            true => CloseReason::ConnectFailed(reason.clone()),
+            false => CloseReason::Remote(reason.clone()),
+        });
+    }
+}
+
+/// Gives back what was taken from the links, in portions: a peer's window is never more than a quarter used up by
+/// bytes that are already decoded.
+fn grant_credit(
+    mut net: ResMut<NetPort>,
+    mut ready: ResMut<ReadyPeers>,
+    settings: Res<Settings>,
+    mut peers: Query<(&Peer, &mut Wire)>,
+) {
+    let portion = settings.net.receive_window_bytes / 4;
+    for entity in ready.0.drain(..) {
+        let Ok((peer, mut wire)) = peers.get_mut(entity) else { continue };
+        wire.is_listed = false;
+        if wire.ungranted_bytes >= portion {
+            let bytes = std::mem::take(&mut wire.ungranted_bytes);
+            net.push(NetRequest::Grant { link: peer.link, bytes });
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! What to request from whom.
+//!
+//! A peer goes on with the piece it is at; then come pieces that others have left, then the rarest new one, then
+//! pieces that others are at, and in the endgame blocks that others owe us. Only peers in the refill queue are
+//! looked at; one that finds nothing waits until something becomes free.
+
+pub mod rarity;
+mod refill;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::deadlines::Deadlines;
+use ecs_torrent_components::messages::{
+    AllowedFastReceived, ChokeReceived, PeerDisconnected, RejectReceived, TorrentStarted,
+};
+use ecs_torrent_components::peer::{PeerPieces, PeerRates, PeerState, Pending, RefillQueue, Requests, Wire};
+use ecs_torrent_components::piece::{ActivePiece, PieceMemory};
+use ecs_torrent_components::random::Random;
+use ecs_torrent_components::settings::{RequestSettings, Settings, seconds};
+use ecs_torrent_components::torrent::{ActivePieces, Have, Lifecycle, PeerOf, TorrentPeers};
+use ecs_torrent_engine::schedule::Tick;
+
+use self::rarity::RarityOrder;
+use crate::{DecideSet, ReapSet};
+
+/// Chooses pieces and requests blocks.
+pub struct PickingPlugin;
+
+impl Plugin for PickingPlugin {
+    fn build(&self, app: &mut App) {
+        app.init_resource::<RefillQueue>()
+            .init_resource::<PieceMemory>()
+            .init_resource::<Supply>()
+            .init_resource::<DroppedRequests>()
+            .init_resource::<Deadlines<LateCheck>>()
+            .init_resource::<Deadlines<Resume>>()
+            .add_systems(
+                Tick,
+                (
+                    (
+                        begin_picking,
+                        hear_chokes,
+                        hear_rejects,
+                        hear_allowed_fast,
+                        drop_requests,
+                        expire_requests,
+                        resume_paused,
+                        refill::evict_idle,
+                        refill::recall_starved,
+                        refill::refill_requests,
+                    )
+                        .chain()
+                        .in_set(DecideSet::Picking),
+                    release_requests.in_set(ReapSet::Release),
+                ),
+            );
+    }
+}
+
+/// On a torrent that downloads: which pieces come next, and who waits for one.
+#[derive(Component, Debug)]
+pub struct Picker {
+    /// Pieces that can be begun.
+    pub order: RarityOrder,
+    /// Peers that could send more and have nothing that is free.
+    starved: Vec<Entity>,
+}
+
+/// What has become available in this tick, for peers that found nothing before, and what could be made available.
+#[derive(Resource, Debug, Default)]
+pub struct Supply {
+    /// Torrents of which blocks have become free.
+    torrents: Vec<Entity>,
+    /// Peers that wait for memory.
+    starved: Vec<Entity>,
+    /// What the last of them needs, in bytes.
+    wanted_bytes: u64,
+    has_memory: bool,
+    /// Pieces that nobody is sending blocks of: given up, the oldest first, when memory is short.
+    idle: VecDeque<Entity>,
+}
+
+impl Supply {
+    /// Notes that blocks of `torrent` have become free.
+    pub fn offer(&mut self, torrent: Entity) {
+        if self.torrents.last() != Some(&torrent) {
+            self.torrents.push(torrent);
+        }
+    }
+
+    /// Notes that memory for pieces has become free.
+    pub fn offer_memory(&mut self) {
+        self.has_memory = true;
+    }
+
+    /// Notes that a piece may be idle.
+    pub fn note_idle(&mut self, entity: Entity, piece: &mut ActivePiece) {
+        if piece.is_idle() && !piece.is_idle_listed {
+            piece.is_idle_listed = true;
+            self.idle.push_back(entity);
+        }
+    }
+}
+
+/// Pieces that peers took back, with our requests for them (BEP 54).
+#[derive(Resource, Debug, Default)]
+pub(crate) struct DroppedRequests(pub(crate) Vec<(Entity, u32)>);
+
+/// When to look at a peer's oldest request.
+#[derive(Debug)]
+struct LateCheck(Entity);
+
+/// When a peer that rejected requests may be asked again.
+#[derive(Debug)]
+struct Resume(Entity);
+
+/// Pause after a peer that does not choke us rejects a request: it will not have changed its mind at once.
+const REJECT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Allowed-fast pieces remembered of one peer.
+const MAX_ALLOWED_FAST: usize = 64;
+
+/// A torrent that begins to download gets its picker.
+fn begin_picking(
+    mut started: MessageReader<TorrentStarted>,
+    mut commands: Commands,
+    mut random: ResMut<Random>,
+    torrents: Query<(&Lifecycle, &Have, Option<&TorrentPeers>)>,
+    peers: Query<&PeerPieces>,
+) {
+    for TorrentStarted { torrent } in started.read() {
+        let Ok((Lifecycle::Downloading, Have(have), connected)) = torrents.get(*torrent) else { continue };
+        let mut order = RarityOrder::new(have.len(), |piece| !have.contains(piece), &mut random);
+        let connected = connected.into_iter().flat_map(RelationshipTarget::iter);
+        for pieces in peers.iter_many(connected).flatten() {
+            order.add_peer(pieces, &mut random);
+        }
+        let starved = Vec::new();
+        commands.entity(*torrent).insert((Picker { order, starved }, ActivePieces::default()));
+    }
+}
+
+fn hear_chokes(
+    mut received: MessageReader<ChokeReceived>,
+    mut refill: ResMut<RefillQueue>,
+    mut supply: ResMut<Supply>,
+    mut peers: Query<(&mut PeerState, &mut Requests, &Wire, &PeerOf)>,
+    mut pieces: Query<&mut ActivePiece>,
+    mut torrents: Query<&mut ActivePieces>,
+) {
+    for &ChokeReceived { peer, is_choking } in received.read() {
+        let Ok((mut state, mut requests, wire, of)) = peers.get_mut(peer) else { continue };
+        state.peer_choking = is_choking;
+        if !is_choking {
+            refill.add(peer, &mut requests);
+        } else if !wire.session.fast {
+            // BEP 3: a choke drops all requests; BEP 6: it drops none, each is rejected.
+            let dropped = requests.cancel_all();
+            if let Ok(mut active) = torrents.get_mut(of.0) {
+                release(peer, &dropped, &mut pieces, &mut active, of.0, &mut supply);
+            }
+        }
+    }
+}
+
+fn hear_rejects(
+    mut received: MessageReader<RejectReceived>,
+    clock: Res<Clock>,
+    settings: Res<Settings>,
+    mut supply: ResMut<Supply>,
+    mut resumes: ResMut<Deadlines<Resume>>,
+    mut peers: Query<(&PeerState, &mut Requests, &PeerOf)>,
+    mut pieces: Query<&mut ActivePiece>,
+    mut torrents: Query<&mut ActivePieces>,
+) {
+    for &RejectReceived { peer, request } in received.read() {
+        let Ok((state, mut requests, of)) = peers.get_mut(peer) else { continue };
+        let Some(pending) = requests.answer(request) else {
+            // BEP 6: the answer to a cancel may be a reject.
+            requests.answer_cancelled(request);
+            continue;
+        };
+        if let Ok(mut active) = torrents.get_mut(of.0) {
+            release(peer, &[pending], &mut pieces, &mut active, of.0, &mut supply);
+        }
+        if state.peer_choking {
+            requests.allowed_fast.retain(|piece| *piece != request.piece);
+        } else if requests.paused_until <= clock.now() {
+            requests.paused_until = clock.now() + REJECT_PAUSE;
+            requests.depth.shrink(&settings.requests);
+            resumes.set(requests.paused_until, Resume(peer));
+        }
+    }
+}
+
+fn hear_allowed_fast(
+    mut received: MessageReader<AllowedFastReceived>,
+    mut refill: ResMut<RefillQueue>,
+    mut peers: Query<&mut Requests>,
+) {
+    for &AllowedFastReceived { peer, piece } in received.read() {
+        let Ok(mut requests) = peers.get_mut(peer) else { continue };
+        if requests.allowed_fast.len() < MAX_ALLOWED_FAST && !requests.allowed_fast.contains(&piece) {
+            requests.allowed_fast.push(piece);
+            refill.add(peer, &mut requests);
+        }
+    }
+}
+
+fn drop_requests(
+    mut dropped: ResMut<DroppedRequests>,
+    mut supply: ResMut<Supply>,
+    mut peers: Query<(&mut Requests, &PeerOf)>,
+    mut pieces: Query<&mut ActivePiece>,
+    mut torrents: Query<&mut ActivePieces>,
+) {
+    for (peer, index) in dropped.0.drain(..) {
+        let Ok((mut requests, of)) = peers.get_mut(peer) else { continue };
+        let Ok(mut active) = torrents.get_mut(of.0) else { continue };
+        while let Some(position) = requests.pending.iter().position(|pending| pending.request.piece == index) {
+            let request = requests.pending[position].request;
+            let pending = requests.cancel(request);
+            release(peer, pending.as_slice(), &mut pieces, &mut active, of.0, &mut supply);
+        }
+    }
+}
+
+/// Fault 33: a request that is not answered in time is free for others; the late answer is still welcome.
+fn expire_requests(
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+    settings: Res<Settings>,
+    mut checks: ResMut<Deadlines<LateCheck>>,
+    mut supply: ResMut<Supply>,
+    mut refill: ResMut<RefillQueue>,
+    mut peers: Query<(&mut Requests, &mut PeerState, &PeerRates, &PeerOf)>,
+    mut pieces: Query<&mut ActivePiece>,
+    mut torrents: Query<&mut ActivePieces>,
+) {
+    let now = clock.now();
+    while let Some(LateCheck(peer)) = checks.pop_due(now) {
+        let Ok((mut requests, mut state, rates, of)) = peers.get_mut(peer) else { continue };
+        requests.has_deadline = false;
+        let patience = patience(&requests, rates.download.at(now), &settings.requests);
+        let is_due = |pending: &Pending| !pending.is_late && pending.asked + patience <= now;
+        let late: Vec<Pending> = requests.pending.iter().filter(|pending| is_due(pending)).copied().collect();
+        if !late.is_empty() {
+            requests.depth.shrink(&settings.requests);
+            refill.add(peer, &mut requests);
+        }
+        let Ok(mut active) = torrents.get_mut(of.0) else { continue };
+        for pending in late {
+            expire(peer, pending, &mut requests, &mut pieces, &mut active, &mut supply);
+            supply.offer(of.0);
+        }
+        let silent_since = requests.last_block.max(state.choke_changed);
+        let owes = requests.pending.front();
+        state.snubbed |= owes.is_some_and(|oldest| {
+            oldest.asked.max(silent_since) + seconds(settings.requests.snub_s) <= now
+        });
+        watch(peer, &mut requests, patience, &mut checks);
+    }
+    wakeup.at_next(checks.next());
+}
+
+/// How long a request may take: the settings' least, or three times what the peer's speed lets expect.
+fn patience(requests: &Requests, bytes_per_s: u64, settings: &RequestSettings) -> Duration {
+    let least = seconds(settings.block_timeout_s);
+    let owed: u64 = requests.pending.iter().map(|pending| u64::from(pending.request.len)).sum();
+    match (owed * 3).checked_div(bytes_per_s) {
+        Some(expected) => least.max(seconds(expected.min(settings.block_timeout_s * 10))),
+        None => least,
+    }
+}
+
+/// Sets a deadline for the oldest request that is in time, unless one is set.
+fn watch(peer: Entity, requests: &mut Requests, patience: Duration, checks: &mut Deadlines<LateCheck>) {
+    if requests.has_deadline {
+        return;
+    }
+    if let Some(oldest) = requests.pending.iter().find(|pending| !pending.is_late) {
+        checks.set(oldest.asked + patience, LateCheck(peer));
+        requests.has_deadline = true;
+    }
+}
+
+fn expire(
+    peer: Entity,
+    late: Pending,
+    requests: &mut Requests,
+    pieces: &mut Query<&mut ActivePiece>,
+    active: &mut ActivePieces,
+    supply: &mut Supply,
+) {
+    let Ok(mut piece) = pieces.get_mut(late.piece) else {
+        requests.answer(late.request);
+        return;
+    };
+    if piece.exclusive == Some(peer) {
+        // The piece is to have one author: another one begins from the start.
+        while let Some(position) = requests.pending.iter().position(|other| other.piece == late.piece) {
+            let request = requests.pending[position].request;
+            requests.cancel(request);
+        }
+        piece.clear();
+    } else {
+        piece.expire(late.block, peer);
+        let same = |pending: &&mut Pending| pending.request == late.request;
+        if let Some(pending) = requests.pending.iter_mut().find(same) {
+            pending.is_late = true;
+        }
+    }
+    active.open.insert(piece.index);
+    supply.note_idle(late.piece, &mut piece);
+}
+
+fn resume_paused(
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+    mut resumes: ResMut<Deadlines<Resume>>,
+    mut refill: ResMut<RefillQueue>,
+    mut peers: Query<&mut Requests>,
+) {
+    while let Some(Resume(peer)) = resumes.pop_due(clock.now()) {
+        if let Ok(mut requests) = peers.get_mut(peer) {
+            refill.add(peer, &mut requests);
+        }
+    }
+    wakeup.at_next(resumes.next());
+}
+
+/// Gives blocks that `peer` will not send back to the others.
+fn release(
+    peer: Entity,
+    dropped: &[Pending],
+    pieces: &mut Query<&mut ActivePiece>,
+    active: &mut ActivePieces,
+    torrent: Entity,
+    supply: &mut Supply,
+) {
+    for pending in dropped {
+        let Ok(mut piece) = pieces.get_mut(pending.piece) else { continue };
+        if piece.exclusive == Some(peer) && !piece.is_full() {
+            piece.clear();
+        } else {
+            piece.release(pending.block, peer);
+        }
+        if piece.free_count > 0 {
+            active.open.insert(piece.index);
+            supply.offer(torrent);
+        }
+        supply.note_idle(pending.piece, &mut piece);
+    }
+}
+
+/// What a peer owed and what it had is gone with it.
+fn release_requests(
+    mut gone: MessageReader<PeerDisconnected>,
+    mut supply: ResMut<Supply>,
+    mut random: ResMut<Random>,
+    mut peers: Query<(&mut Requests, &PeerPieces)>,
+    mut pieces: Query<&mut ActivePiece>,
+    mut torrents: Query<(&mut ActivePieces, Option<&mut Picker>)>,
+) {
+    for PeerDisconnected { torrent, peer, .. } in gone.read() {
+        let (Some(torrent), Ok((mut requests, has))) = (*torrent, peers.get_mut(*peer)) else { continue };
+        let Ok((mut active, picker)) = torrents.get_mut(torrent) else { continue };
+        let dropped = requests.cancel_all();
+        release(*peer, &dropped, &mut pieces, &mut active, torrent, &mut supply);
+        if let Some(current) = requests.current
+            && let Ok(mut piece) = pieces.get_mut(current)
+            && piece.exclusive == Some(*peer)
+            && !piece.is_full()
+        {
+            piece.clear();
+            active.open.insert(piece.index);
+            supply.note_idle(current, &mut piece);
+        }
+        if let Some(mut picker) = picker {
+            picker.order.remove_peer(has, &mut random);
+            picker.starved.retain(|starved| starved != peer);
+        }
+        supply.starved.retain(|starved| starved != peer);
+    }
+}

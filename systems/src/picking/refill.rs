@@ -1,0 +1,392 @@
+//! Filling a peer's request queue.
+
+use bevy_ecs::entity::EntityHashMap;
+use bevy_ecs::prelude::*;
+use bevy_ecs::system::SystemParam;
+use bytes::Bytes;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::deadlines::Deadlines;
+use ecs_torrent_components::peer::{
+    FlushQueue, Outbox, PeerExtensions, PeerPieces, PeerRates, PeerState, Pending, RefillQueue, Requests,
+};
+use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
+use smallvec::SmallVec;
+use ecs_torrent_components::random::Random;
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::{ActivePieces, Content, Layout, Lifecycle, PeerOf};
+use ecs_torrent_protocol::files::FileTable;
+use ecs_torrent_protocol::geometry::{BLOCK_SIZE, Geometry};
+use ecs_torrent_protocol::wire::Message;
+
+use super::{LateCheck, Picker, Supply, patience, watch};
+use crate::verification::FullPieces;
+
+/// Requests without an answer, and past their time, beyond which a peer gets no more.
+const MAX_LATE: usize = 32;
+
+/// A piece that would take a peer longer than this is better shared with others.
+const ALONE_SECONDS: u64 = 20;
+
+/// Most requests outstanding to a peer while it is asked for what others owe us too.
+const ENDGAME_DEPTH: usize = 64;
+
+/// The content of padding (BEP 47).
+static ZEROS: [u8; BLOCK_SIZE as usize] = [0; BLOCK_SIZE as usize];
+
+/// Gives up pieces that nobody sends blocks of, where others wait for their memory.
+pub(super) fn evict_idle(
+    mut commands: Commands,
+    mut supply: ResMut<Supply>,
+    mut memory: ResMut<PieceMemory>,
+    mut random: ResMut<Random>,
+    settings: Res<Settings>,
+    mut pieces: Query<&mut ActivePiece>,
+    mut torrents: Query<(&mut Picker, &mut ActivePieces)>,
+) {
+    let limit = settings.requests.piece_memory_bytes;
+    while !supply.starved.is_empty() && memory.used_bytes() + supply.wanted_bytes > limit {
+        let Some(entity) = supply.idle.pop_front() else { break };
+        let Ok(mut piece) = pieces.get_mut(entity) else { continue };
+        piece.is_idle_listed = false;
+        let Ok((mut picker, mut active)) = torrents.get_mut(piece.torrent) else { continue };
+        if !piece.is_idle() {
+            continue;
+        }
+        tracing::debug!(piece = piece.index, "given up: memory is short and nobody sends it");
+        active.all.remove(&piece.index);
+        active.open.remove(&piece.index);
+        picker.order.insert(piece.index, &mut random);
+        memory.release(piece.span.len);
+        commands.entity(entity).despawn();
+        supply.has_memory = true;
+    }
+}
+
+/// Lists the starved peers for which something has become free.
+pub(super) fn recall_starved(
+    mut supply: ResMut<Supply>,
+    mut refill: ResMut<RefillQueue>,
+    mut torrents: Query<&mut Picker>,
+    mut peers: Query<&mut Requests>,
+) {
+    let supply = &mut *supply;
+    let mut recall = |starved: &mut Vec<Entity>| {
+        for peer in starved.drain(..) {
+            if let Ok(mut requests) = peers.get_mut(peer) {
+                requests.is_starved = false;
+                refill.add(peer, &mut requests);
+            }
+        }
+    };
+    for torrent in supply.torrents.drain(..) {
+        if let Ok(mut picker) = torrents.get_mut(torrent) {
+            recall(&mut picker.starved);
+        }
+    }
+    if std::mem::take(&mut supply.has_memory) {
+        recall(&mut supply.starved);
+    }
+}
+
+pub(super) fn refill_requests(
+    mut refill: ResMut<RefillQueue>,
+    mut flush: ResMut<FlushQueue>,
+    mut checks: ResMut<Deadlines<LateCheck>>,
+    mut bench: Bench,
+    mut torrents: Query<(&Lifecycle, &Layout, &Content, &mut Picker, &mut ActivePieces)>,
+    mut peers: Query<(
+        &PeerOf,
+        &PeerState,
+        &PeerPieces,
+        &PeerRates,
+        &PeerExtensions,
+        &mut Requests,
+        &mut Outbox,
+    )>,
+) {
+    let now = bench.clock.now();
+    for entity in refill.take() {
+        let Ok((of, state, has, rates, extensions, mut requests, mut outbox)) = peers.get_mut(entity) else {
+            continue;
+        };
+        requests.unlist();
+        let Ok((Lifecycle::Downloading, Layout(geometry), content, mut picker, mut active)) = torrents.get_mut(of.0)
+        else {
+            continue;
+        };
+        let late_count = requests.late_count();
+        let is_reachable = !state.peer_choking || !requests.allowed_fast.is_empty();
+        if !state.am_interested || !is_reachable || requests.paused_until > now || late_count >= MAX_LATE {
+            continue;
+        }
+        let rate = rates.download.at(now);
+        let most = extensions.handshake.request_queue.unwrap_or(u32::MAX).max(1);
+        let depth = match state.snubbed {
+            // One request tells whether it is back.
+            true => 1,
+            false => requests.depth.target(&bench.settings.requests).min(most),
+        };
+        let mut choice = Choice {
+            torrent: of.0,
+            geometry,
+            files: &content.0.info.files,
+            picker: &mut picker,
+            active: &mut active,
+            peer: entity,
+            has,
+            is_choked: state.peer_choking,
+            prefers_sharing: rate * ALONE_SECONDS < u64::from(geometry.piece_length()),
+        };
+        while requests.pending.len() - late_count < depth as usize {
+            let Some(pending) = bench.choose(&mut choice, &mut requests) else { break };
+            requests.pending.push_back(pending);
+            flush.send(entity, &mut outbox, &Message::Request(pending.request));
+        }
+        let patience = patience(&requests, rate, &bench.settings.requests);
+        watch(entity, &mut requests, patience, &mut checks);
+    }
+    bench.spawn_fresh();
+}
+
+/// One peer's choice in one torrent.
+struct Choice<'a> {
+    torrent: Entity,
+    geometry: &'a Geometry,
+    files: &'a FileTable,
+    picker: &'a mut Picker,
+    active: &'a mut ActivePieces,
+    peer: Entity,
+    has: &'a PeerPieces,
+    is_choked: bool,
+    prefers_sharing: bool,
+}
+
+/// Which open pieces to look at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Open {
+    /// Those that nobody is at.
+    Abandoned,
+    /// All.
+    Any,
+}
+
+/// Where pieces are begun and continued.
+#[derive(SystemParam)]
+pub(super) struct Bench<'w, 's> {
+    commands: Commands<'w, 's>,
+    clock: Res<'w, Clock>,
+    wakeup: Res<'w, Wakeup>,
+    settings: Res<'w, Settings>,
+    memory: ResMut<'w, PieceMemory>,
+    supply: ResMut<'w, Supply>,
+    random: ResMut<'w, Random>,
+    full: ResMut<'w, FullPieces>,
+    pieces: Query<'w, 's, &'static mut ActivePiece>,
+    /// Begun in this run, and so not in the world yet.
+    fresh: Local<'s, EntityHashMap<ActivePiece>>,
+}
+
+impl Bench<'_, '_> {
+    /// Chooses the next block and asks for it.
+    fn choose(&mut self, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<Pending> {
+        let (entity, block) = match choice.is_choked {
+            true => self.allowed_fast(choice, requests),
+            false => self.by_preference(choice, requests),
+        }?;
+        let now = self.clock.now();
+        let piece = self.piece(entity)?;
+        piece.ask(block, choice.peer);
+        if piece.is_suspect {
+            piece.exclusive = Some(choice.peer);
+        }
+        if piece.free_count == 0 {
+            choice.active.open.remove(&piece.index);
+        }
+        Some(Pending {
+            piece: entity,
+            block,
+            request: choice.geometry.block(piece.index, block),
+            asked: now,
+            is_late: false,
+        })
+    }
+
+    fn by_preference(&mut self, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<(Entity, u32)> {
+        if let Some(entity) = requests.current
+            && let Some(block) = self.continue_piece(entity, choice, requests)
+        {
+            return Some((entity, block));
+        }
+        let first = if choice.prefers_sharing { Open::Any } else { Open::Abandoned };
+        let found = self
+            .open_piece(first, choice, requests)
+            .or_else(|| self.new_piece(choice, requests))
+            .or_else(|| self.open_piece(Open::Any, choice, requests));
+        if let Some((entity, _)) = found {
+            requests.current = Some(entity);
+            return found;
+        }
+        let found = self.endgame(choice, requests);
+        if found.is_none() && !requests.is_starved {
+            requests.is_starved = true;
+            choice.picker.starved.push(choice.peer);
+        }
+        found
+    }
+
+    /// The next free block of a piece, if this peer may send it.
+    fn continue_piece(&mut self, entity: Entity, choice: &Choice<'_>, requests: &Requests) -> Option<u32> {
+        let piece = self.piece(entity)?;
+        let is_open = piece.phase == PiecePhase::Filling && may_send(piece, choice, requests);
+        if is_open { piece.next_free() } else { None }
+    }
+
+    /// A block of a piece that has been begun.
+    fn open_piece(&mut self, which: Open, choice: &mut Choice<'_>, requests: &Requests) -> Option<(Entity, u32)> {
+        let mut full: SmallVec<[u32; 8]> = SmallVec::new();
+        let mut found = None;
+        for index in &choice.active.open {
+            let Some(&entity) = choice.active.all.get(index) else {
+                full.push(*index);
+                continue;
+            };
+            let Some(piece) = self.piece(entity) else { continue };
+            if piece.free_count == 0 {
+                full.push(*index);
+                continue;
+            }
+            if which == Open::Abandoned && piece.asked_count > 0 {
+                continue;
+            }
+            if let Some(block) = self.continue_piece(entity, choice, requests) {
+                found = Some((entity, block));
+                break;
+            }
+        }
+        for index in full {
+            choice.active.open.remove(&index);
+        }
+        found
+    }
+
+    /// The first block of the rarest piece that can be begun.
+    fn new_piece(&mut self, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<(Entity, u32)> {
+        let accepts = |piece: u32| !requests.refused_pieces.contains(&piece);
+        let index = choice.picker.order.pick(choice.has, &mut self.random, accepts)?;
+        self.begin_piece(index, choice, requests)
+    }
+
+    fn begin_piece(
+        &mut self,
+        index: u32,
+        choice: &mut Choice<'_>,
+        requests: &mut Requests,
+    ) -> Option<(Entity, u32)> {
+        let len = choice.geometry.piece_size(index);
+        if !self.memory.reserve(len, self.settings.requests.piece_memory_bytes) {
+            self.supply.wanted_bytes = u64::from(len);
+            if !requests.is_starved {
+                requests.is_starved = true;
+                self.supply.starved.push(choice.peer);
+            }
+            return None;
+        }
+        let mut piece = ActivePiece::new(choice.torrent, index, choice.geometry);
+        fill_padding(&mut piece, choice);
+        choice.picker.order.remove(index);
+        if choice.picker.order.pickable_count() == 0 {
+            // The endgame begins: whoever found nothing may find what others are asked for.
+            self.supply.offer(choice.torrent);
+            self.wakeup.at(self.clock.now());
+        }
+        let entity = self.commands.spawn_empty().id();
+        choice.active.all.insert(index, entity);
+        choice.active.open.insert(index);
+        let block = piece.next_free();
+        if piece.is_full() {
+            self.full.0.push(entity);
+            self.wakeup.at(self.clock.now());
+        }
+        self.fresh.insert(entity, piece);
+        match block {
+            Some(block) => Some((entity, block)),
+            None => self.new_piece(choice, requests),
+        }
+    }
+
+    /// BEP 6: what this peer lets us have while it chokes us.
+    fn allowed_fast(&mut self, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<(Entity, u32)> {
+        for position in 0..requests.allowed_fast.len() {
+            let index = requests.allowed_fast[position];
+            if !choice.has.has(index) || requests.refused_pieces.contains(&index) {
+                continue;
+            }
+            let found = match choice.active.all.get(&index) {
+                Some(&entity) => self.continue_piece(entity, choice, requests).map(|block| (entity, block)),
+                None if choice.picker.order.is_pickable(index) => self.begin_piece(index, choice, requests),
+                None => None,
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+
+    /// When nothing is left to begin: a block that has been asked of fewer peers than may be.
+    fn endgame(&mut self, choice: &Choice<'_>, requests: &Requests) -> Option<(Entity, u32)> {
+        if choice.picker.order.pickable_count() > 0 || requests.pending.len() >= ENDGAME_DEPTH {
+            return None;
+        }
+        let copies = self.settings.requests.endgame_copies;
+        let mut best = None;
+        for &entity in choice.active.all.values() {
+            let Some(piece) = self.piece(entity) else { continue };
+            if piece.phase != PiecePhase::Filling || piece.is_suspect || !may_send(piece, choice, requests) {
+                continue;
+            }
+            for (block, slot) in (0..).zip(&piece.blocks) {
+                let is_mine = slot.asked.contains(&choice.peer) || slot.late.contains(&choice.peer);
+                let asked_count = slot.asked.len();
+                let is_better = best.is_none_or(|(_, _, least)| asked_count < least);
+                if !slot.received && !is_mine && asked_count < copies && is_better {
+                    best = Some((entity, block, asked_count));
+                }
+            }
+        }
+        best.map(|(entity, block, _)| (entity, block))
+    }
+
+    fn piece(&mut self, entity: Entity) -> Option<&mut ActivePiece> {
+        if let Some(piece) = self.fresh.get_mut(&entity) {
+            return Some(piece);
+        }
+        self.pieces.get_mut(entity).ok().map(Mut::into_inner)
+    }
+
+    fn spawn_fresh(&mut self) {
+        for (entity, piece) in self.fresh.drain() {
+            self.commands.entity(entity).insert(piece);
+        }
+    }
+}
+
+/// Whether the peer has the piece and may be asked for it.
+fn may_send(piece: &ActivePiece, choice: &Choice<'_>, requests: &Requests) -> bool {
+    let is_free = !piece.is_suspect || piece.exclusive.is_none_or(|peer| peer == choice.peer);
+    is_free && choice.has.has(piece.index) && !requests.refused_pieces.contains(&piece.index)
+}
+
+/// BEP 47: blocks that are nothing but padding are known and not asked for.
+fn fill_padding(piece: &mut ActivePiece, choice: &Choice<'_>) {
+    if !choice.files.slices(piece.span).any(|slice| slice.pad) {
+        return;
+    }
+    for block in 0..piece.blocks.len() as u32 {
+        let span = choice.geometry.span(choice.geometry.block(piece.index, block));
+        if choice.files.slices(span).all(|slice| slice.pad) {
+            let zeros = Bytes::from_static(&ZEROS).slice(..span.len as usize);
+            piece.receive(block, None, std::iter::once(zeros).collect());
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The end of connections: everybody who held something of the peer lets go, then it is gone.
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::connections::ConnectionCounts;
+use ecs_torrent_components::messages::PeerDisconnected;
+use ecs_torrent_components::peer::Peer;
+use ecs_torrent_components::reaper::Reaper;
+use ecs_torrent_components::torrent::PeerOf;
+use ecs_torrent_engine::ports::NetPort;
+use ecs_torrent_engine::ports::net::{Links, NetRequest};
+use ecs_torrent_engine::schedule::Tick;
+
+use crate::ReapSet;
+use crate::lifecycle::ClosingLinks;
+
+/// Ends connections that are marked.
+pub struct ReapingPlugin;
+
+impl Plugin for ReapingPlugin {
+    fn build(&self, app: &mut App) {
+        app.add_message::<PeerDisconnected>().init_resource::<Reaper>().add_systems(
+            Tick,
+            (
+                tell_disconnects.in_set(ReapSet::Tell),
+                despawn_peers.in_set(ReapSet::Despawn),
+            ),
+        );
+    }
+}
+
+fn tell_disconnects(
+    reaper: Res<Reaper>,
+    peers: Query<(&Peer, Option<&PeerOf>)>,
+    mut gone: MessageWriter<PeerDisconnected>,
+) {
+    for (entity, reason) in reaper.iter() {
+        let Ok((peer, of)) = peers.get(entity) else { continue };
+        tracing::debug!(peer = %peer.endpoint, %reason, "disconnected");
+        gone.write(PeerDisconnected {
+            torrent: of.map(|of| of.0),
+            peer: entity,
+            reason: reason.clone(),
+        });
+    }
+}
+
+fn despawn_peers(
+    mut commands: Commands,
+    mut reaper: ResMut<Reaper>,
+    mut net: ResMut<NetPort>,
+    mut links: ResMut<Links>,
+    mut counts: ResMut<ConnectionCounts>,
+    mut closing: ResMut<ClosingLinks>,
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+    peers: Query<(&Peer, Option<&PeerOf>)>,
+) {
+    let doomed = reaper.take();
+    if doomed.is_empty() {
+        return;
+    }
+    for (entity, reason) in doomed {
+        let Ok((peer, of)) = peers.get(entity) else { continue };
+        let is_orderly = reason.is_orderly();
+        let tag = closing.expect(of.map(|of| of.0), &reason);
+        net.push(NetRequest::Close { link: peer.link, is_orderly, tag });
+        links.remove(peer.link);
+        counts.remove(peer);
+        commands.entity(entity).despawn();
+    }
+    // The ports are past for this tick; what was just said leaves with the next.
+    wakeup.at(clock.now());
+}

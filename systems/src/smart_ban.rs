@@ -1,0 +1,225 @@
+//! Whose blocks were bad: only the peer that sent them is banned, not everyone who had a part in the piece.
+//!
+//! A piece with one author is its author's fault. Otherwise the blocks' digests are kept, the piece is fetched anew
+//! from one peer alone, and when it passes, whoever sent a block that differs from the good one is banned.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use bevy_ecs::system::SystemParam;
+use bytes::Bytes;
+use ecs_torrent_components::bans::Bans;
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::messages::PieceRejected;
+use ecs_torrent_components::peer::{CloseReason, Peer};
+use ecs_torrent_components::piece::ActivePiece;
+use ecs_torrent_components::reaper::Reaper;
+use ecs_torrent_components::settings::{Settings, seconds};
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::HashPort;
+use ecs_torrent_engine::ports::hash::{Digests, HashKind, HashRequest};
+use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::geometry::BLOCK_SIZE;
+use ecs_torrent_protocol::hash::Sha1Digest;
+use ecs_torrent_protocol::peer_id::PeerId;
+
+use crate::VerifySet;
+use crate::verification::VerifiedPieces;
+
+/// Finds and bans peers that send corrupt blocks.
+pub struct SmartBanPlugin;
+
+impl Plugin for SmartBanPlugin {
+    fn build(&self, app: &mut App) {
+        app.init_resource::<Suspects>().init_resource::<Bans>().add_systems(
+            Tick,
+            (collect_digests, judge_rejected, examine_verified).chain().in_set(VerifySet::Blame),
+        );
+    }
+}
+
+/// Digests of the blocks of a piece that failed.
+const BAD_BLOCKS: Purpose = Purpose("digest bad blocks");
+
+/// Digests of the blocks of the same piece after it has passed.
+const GOOD_BLOCKS: Purpose = Purpose("digest good blocks");
+
+/// Failed attempts remembered of one piece.
+const MAX_ATTEMPTS: usize = 4;
+
+/// Pieces under suspicion at a time, over all torrents.
+const MAX_PIECES: usize = 256;
+
+/// A peer, by everything that names it after its connection has gone.
+#[derive(Debug, Clone)]
+struct Culprit {
+    entity: Entity,
+    ip: IpAddr,
+    addresses: Vec<SocketAddr>,
+    id: Option<PeerId>,
+}
+
+/// One failed attempt at a piece: who sent each block, and what it was.
+#[derive(Debug)]
+struct Attempt {
+    number: u64,
+    senders: Vec<Option<Culprit>>,
+    digests: Vec<Sha1Digest>,
+}
+
+/// Failed attempts, by torrent and piece.
+#[derive(Resource, Debug, Default)]
+struct Suspects {
+    attempts: BTreeMap<(Entity, u32), Vec<Attempt>>,
+    last: u64,
+}
+
+#[derive(SystemParam)]
+struct Court<'w, 's> {
+    clock: Res<'w, Clock>,
+    settings: Res<'w, Settings>,
+    bans: ResMut<'w, Bans>,
+    reaper: ResMut<'w, Reaper>,
+    peers: Query<'w, 's, &'static Peer>,
+}
+
+impl Court<'_, '_> {
+    fn identify(&self, entity: Entity) -> Option<Culprit> {
+        let peer = self.peers.get(entity).ok()?;
+        let address = peer.endpoint.address()?;
+        let mut addresses = vec![address];
+        addresses.extend(peer.listens_at.filter(|listens_at| *listens_at != address));
+        Some(Culprit {
+            entity,
+            ip: address.ip(),
+            addresses,
+            id: peer.peer_id,
+        })
+    }
+
+    fn ban(&mut self, culprit: &Culprit, index: u32) {
+        tracing::warn!(peer = %culprit.addresses[0], piece = index, "banned: sent corrupt data");
+        let limits = &self.settings.peers;
+        let (duration, max) = (seconds(limits.ban_s), limits.max_bans);
+        let addresses = culprit.addresses.iter().copied();
+        self.bans.ban(self.clock.now(), duration, max, culprit.ip, addresses, culprit.id);
+        self.reaper.close(culprit.entity, CloseReason::Corrupt);
+    }
+}
+
+/// Fault 26, fault 27: one author is banned at once; of several, the blocks are remembered.
+fn judge_rejected(
+    mut rejected: MessageReader<PieceRejected>,
+    mut hash: ResMut<HashPort>,
+    mut suspects: ResMut<Suspects>,
+    mut court: Court,
+) {
+    for PieceRejected { torrent, index, contributors, senders, data, .. } in rejected.read() {
+        if let [only] = contributors[..] {
+            if let Some(culprit) = court.identify(only) {
+                court.ban(&culprit, *index);
+            }
+            continue;
+        }
+        let suspects = &mut *suspects;
+        if suspects.attempts.len() >= MAX_PIECES {
+            suspects.attempts.pop_first();
+        }
+        let attempts = suspects.attempts.entry((*torrent, *index)).or_default();
+        if attempts.len() == MAX_ATTEMPTS {
+            attempts.remove(0);
+        }
+        suspects.last += 1;
+        attempts.push(Attempt {
+            number: suspects.last,
+            senders: senders.iter().map(|sender| court.identify((*sender)?)).collect(),
+            digests: Vec::new(),
+        });
+        submit(&mut hash, BAD_BLOCKS, *torrent, suspects.last, data.clone());
+    }
+}
+
+/// A piece that had failed has passed: what are its blocks really?
+fn examine_verified(
+    verified: Res<VerifiedPieces>,
+    suspects: Res<Suspects>,
+    mut hash: ResMut<HashPort>,
+    pieces: Query<&ActivePiece>,
+) {
+    for (entity, data) in &verified.0 {
+        let Ok(piece) = pieces.get(*entity) else { continue };
+        if piece.is_suspect && suspects.attempts.contains_key(&(piece.torrent, piece.index)) {
+            submit(&mut hash, GOOD_BLOCKS, piece.torrent, u64::from(piece.index), data.clone());
+        }
+    }
+}
+
+fn submit(hash: &mut HashPort, purpose: Purpose, torrent: Entity, number: u64, spans: Vec<Bytes>) {
+    let tag = JobTag {
+        purpose,
+        owner: torrent,
+        number,
+    };
+    let kind = HashKind::Sha1Blocks(BLOCK_SIZE);
+    hash.push(HashRequest { tag, kind, spans });
+}
+
+fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, mut court: Court) {
+    for event in hash.take(BAD_BLOCKS) {
+        let Some(Digests::Blocks(digests)) = event.digests else { continue };
+        let mut attempts = suspects.attempts.values_mut().flatten();
+        if let Some(attempt) = attempts.find(|attempt| attempt.number == event.tag.number) {
+            attempt.digests = digests;
+        }
+    }
+    for event in hash.take(GOOD_BLOCKS) {
+        let Some(Digests::Blocks(good)) = event.digests else { continue };
+        let index = event.tag.number as u32;
+        let attempts = suspects.attempts.remove(&(event.tag.owner, index)).unwrap_or_default();
+        for culprit in attempts.iter().flat_map(|attempt| culprits(attempt, &good)) {
+            let now = court.clock.now();
+            if !culprit.id.is_some_and(|id| court.bans.has_id(now, id)) {
+                court.ban(culprit, index);
+            }
+        }
+    }
+}
+
+/// Who sent blocks that are not the good ones, each peer once.
+fn culprits<'a>(attempt: &'a Attempt, good: &[Sha1Digest]) -> Vec<&'a Culprit> {
+    let blocks = attempt.senders.iter().zip(&attempt.digests).zip(good);
+    let mut found: Vec<&Culprit> = Vec::new();
+    for ((sender, sent), good) in blocks {
+        if let Some(sender) = sender.as_ref().filter(|_| sent != good)
+            && !found.iter().any(|known| known.entity == sender.entity)
+        {
+            found.push(sender);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_senders_of_differing_blocks_are_named() {
+        let culprit = |id: u32| Culprit {
+            entity: Entity::from_raw_u32(id).unwrap(),
+            ip: [10, 0, 0, id as u8].into(),
+            addresses: vec![([10, 0, 0, id as u8], 1).into()],
+            id: None,
+        };
+        let attempt = Attempt {
+            number: 1,
+            senders: vec![Some(culprit(1)), Some(culprit(2)), None, Some(culprit(2)), Some(culprit(3))],
+            digests: vec![[1; 20], [9; 20], [3; 20], [9; 20], [5; 20]],
+        };
+        let good = [[1; 20], [2; 20], [3; 20], [4; 20], [5; 20]];
+        let named: Vec<Entity> = culprits(&attempt, &good).iter().map(|culprit| culprit.entity).collect();
+        assert_eq!(named, [Entity::from_raw_u32(2).unwrap()]);
+    }
+}

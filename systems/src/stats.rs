@@ -1,0 +1,221 @@
+//! Answers to what users ask: which torrents there are, and how each is doing.
+
+use std::sync::Arc;
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTorrents, TorrentNotFound};
+use ecs_torrent_components::peer::{Peer, PeerPieces, PeerRates, PeerState};
+use ecs_torrent_components::stats::{FileStats, PeerStats, Speed, TorrentStats, TrackerStats};
+use ecs_torrent_components::torrent::{
+    Content, Counters, Have, Layout, Lifecycle, Stopping, Torrent, TorrentIndex, TorrentPeers, TorrentRates,
+    TorrentTrackers,
+};
+use ecs_torrent_components::tracker::{Tracker, TrackerStatus};
+use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::files::FileEntry;
+use ecs_torrent_protocol::geometry::Geometry;
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::tracker::redacted;
+
+use crate::checking::Check;
+
+/// Answers questions about torrents.
+pub struct StatsPlugin;
+
+impl Plugin for StatsPlugin {
+    fn build(&self, app: &mut App) {
+        app.init_resource::<CommandQueue<ListTorrents>>()
+            .init_resource::<CommandQueue<GetStats>>()
+            .init_resource::<CommandQueue<GetFiles>>()
+            .add_systems(Tick, (list_torrents, tell_stats, tell_files).chain().in_set(crate::DecideSet::Stats));
+    }
+}
+
+fn list_torrents(mut commands: ResMut<CommandQueue<ListTorrents>>, torrents: Query<&Torrent>) {
+    for ListTorrents { reply } in commands.0.drain(..) {
+        let mut all: Vec<&Torrent> = torrents.iter().collect();
+        all.sort_by_key(|torrent| (torrent.added, torrent.id()));
+        reply.send(all.into_iter().map(Torrent::id).collect());
+    }
+}
+
+/// Everything that is told of a torrent.
+type TorrentData = (
+    &'static Torrent,
+    &'static Lifecycle,
+    &'static Counters,
+    &'static TorrentRates,
+    Option<(&'static Layout, &'static Have)>,
+    Option<&'static Check>,
+    Option<&'static Stopping>,
+    Option<&'static TorrentPeers>,
+    Option<&'static TorrentTrackers>,
+);
+
+#[derive(SystemParam)]
+struct Archive<'w, 's> {
+    clock: Res<'w, Clock>,
+    index: Res<'w, TorrentIndex>,
+    torrents: Query<'w, 's, TorrentData>,
+    peers: Query<'w, 's, (&'static Peer, &'static PeerState, &'static PeerRates, &'static PeerPieces)>,
+    trackers: Query<'w, 's, &'static Tracker>,
+}
+
+fn tell_stats(mut commands: ResMut<CommandQueue<GetStats>>, archive: Archive) {
+    for GetStats { torrent, reply } in commands.0.drain(..) {
+        reply.send(archive.stats(torrent).ok_or(TorrentNotFound(torrent)));
+    }
+}
+
+impl Archive<'_, '_> {
+    fn stats(&self, info_hash: InfoHash) -> Option<TorrentStats> {
+        let now = self.clock.now();
+        let entity = self.index.get(info_hash)?;
+        let (torrent, lifecycle, counters, rates, sizes, check, stopping, peers, trackers) =
+            self.torrents.get(entity).ok()?;
+        let peers = peers.into_iter().flat_map(RelationshipTarget::iter);
+        let trackers = trackers.into_iter().flat_map(RelationshipTarget::iter);
+        let size_of = |have: &Have, Layout(geometry): &Layout| have.bytes(geometry);
+        Some(TorrentStats {
+            info_hash: torrent.id(),
+            name: torrent.name.to_string(),
+            lifecycle: describe(lifecycle, stopping),
+            error: match lifecycle {
+                Lifecycle::Failed { reason } => Some(reason.to_string()),
+                _ => None,
+            },
+            speed: Speed {
+                download: rates.download.at(now),
+                upload: rates.upload.at(now),
+            },
+            downloaded: counters.downloaded,
+            uploaded: counters.uploaded,
+            corrupt: counters.corrupt,
+            wasted: counters.wasted,
+            bytes_size: sizes.map_or(0, |(layout, _)| layout.0.total_size()),
+            bytes_completed: sizes.map_or(0, |(layout, have)| size_of(have, layout)),
+            bytes_checked: sizes.zip(check).map_or(0, |((layout, _), check)| {
+                let checked = u64::from(check.checked_count()) * u64::from(layout.0.piece_length());
+                checked.min(layout.0.total_size())
+            }),
+            pieces: sizes.map_or(0, |(layout, _)| layout.0.piece_count()),
+            pieces_completed: sizes.map_or(0, |(_, have)| have.0.count()),
+            peers: peers.filter_map(|peer| self.peer(peer)).collect(),
+            trackers: trackers.filter_map(|tracker| self.tracker(tracker)).collect(),
+        })
+    }
+
+    fn peer(&self, entity: Entity) -> Option<PeerStats> {
+        let now = self.clock.now();
+        let (peer, state, rates, pieces) = self.peers.get(entity).ok()?;
+        Some(PeerStats {
+            address: peer.endpoint.address(),
+            client: peer.client.to_string(),
+            pieces: pieces.count(),
+            speed: Speed {
+                download: rates.download.at(now),
+                upload: rates.upload.at(now),
+            },
+            am_choking: state.am_choking,
+            peer_choking: state.peer_choking,
+            am_interested: state.am_interested,
+            peer_interested: state.peer_interested,
+        })
+    }
+
+    fn tracker(&self, entity: Entity) -> Option<TrackerStats> {
+        let tracker = self.trackers.get(entity).ok()?;
+        let (status, message): (_, Option<&Arc<str>>) = match tracker.status() {
+            TrackerStatus::Idle => ("idle", None),
+            TrackerStatus::Announcing => ("announcing", None),
+            TrackerStatus::Working => ("working", None),
+            TrackerStatus::Failed(reason) => ("failed", Some(reason)),
+            TrackerStatus::Disabled(reason) => ("disabled", Some(reason)),
+        };
+        Some(TrackerStats {
+            url: redacted(&tracker.url),
+            tier: tracker.tier,
+            status,
+            message: message.map(ToString::to_string).or(tracker.warning.clone()),
+            seeders: tracker.seeders,
+            leechers: tracker.leechers,
+        })
+    }
+}
+
+fn describe(lifecycle: &Lifecycle, stopping: Option<&Stopping>) -> String {
+    use ecs_torrent_components::torrent::StopPhase;
+    match (lifecycle, stopping.map(|stopping| stopping.phase)) {
+        (Lifecycle::Adding, _) => "adding",
+        (Lifecycle::Checking, _) => "checking",
+        (Lifecycle::Downloading, _) => "downloading",
+        (Lifecycle::Seeding, _) => "seeding",
+        (Lifecycle::Failed { .. }, _) => "failed",
+        (Lifecycle::Stopping, None | Some(StopPhase::HaltDownloads)) => "stopping/halt_downloads",
+        (Lifecycle::Stopping, Some(StopPhase::DisconnectPeers)) => "stopping/disconnect_peers",
+        (Lifecycle::Stopping, Some(StopPhase::AnnounceStopped)) => "stopping/announce_stopped",
+        (Lifecycle::Stopping, Some(StopPhase::Despawn)) => "stopping/despawn",
+    }
+    .to_owned()
+}
+
+fn tell_files(
+    mut commands: ResMut<CommandQueue<GetFiles>>,
+    index: Res<TorrentIndex>,
+    torrents: Query<(&Content, &Layout, &Have)>,
+) {
+    for GetFiles { torrent, reply } in commands.0.drain(..) {
+        let found = index.get(torrent).and_then(|entity| torrents.get(entity).ok());
+        let files = found.map(|(content, Layout(geometry), have)| {
+            let stored = content.0.info.files.files().iter().filter(|file| file.is_stored());
+            let told = stored.map(|file| FileStats {
+                path: file.path.to_string(),
+                len: file.len,
+                completed: completed_bytes(file, geometry, have),
+            });
+            told.collect()
+        });
+        reply.send(files.ok_or(TorrentNotFound(torrent)));
+    }
+}
+
+/// Bytes of a file that lie in pieces that are here.
+fn completed_bytes(file: &FileEntry, geometry: &Geometry, Have(have): &Have) -> u64 {
+    let pieces = geometry.pieces_of(file.offset..file.end());
+    let here = pieces.filter(|piece| have.contains(*piece));
+    let overlap = |piece| {
+        let span = geometry.piece_span(piece);
+        span.end().min(file.end()) - span.offset.max(file.offset)
+    };
+    here.map(overlap).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_protocol::bitfield::Bitfield;
+
+    use super::*;
+
+    #[test]
+    fn a_files_progress_counts_its_share_of_each_piece() {
+        let geometry = Geometry::new(100, 10).unwrap();
+        let file = FileEntry {
+            path: "x".into(),
+            len: 25,
+            offset: 7,
+            attributes: Default::default(),
+        };
+        let mut have = Have(Bitfield::new(10));
+        assert_eq!(completed_bytes(&file, &geometry, &have), 0);
+        have.0.insert(0);
+        assert_eq!(completed_bytes(&file, &geometry, &have), 3);
+        have.0.insert(3);
+        assert_eq!(completed_bytes(&file, &geometry, &have), 3 + 2);
+        have.0 = Bitfield::full(10);
+        assert_eq!(completed_bytes(&file, &geometry, &have), 25);
+    }
+}

@@ -1,0 +1,90 @@
+//! Peers that keep us waiting go; peers that we keep waiting hear from us.
+
+use std::time::Duration;
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::deadlines::Deadlines;
+use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, Peer, Stage, TimeoutKind, Wire};
+use ecs_torrent_components::reaper::Reaper;
+use ecs_torrent_components::settings::{PeerSettings, Settings, seconds};
+use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::time::Timestamp;
+use ecs_torrent_protocol::wire::Message;
+
+use crate::DecideSet;
+
+/// Times peers out, and sends keep-alives.
+pub struct TimeoutsPlugin;
+
+impl Plugin for TimeoutsPlugin {
+    fn build(&self, app: &mut App) {
+        app.init_resource::<Deadlines<PeerCheck>>()
+            .add_systems(Tick, (watch_new_peers, check_peers).chain().in_set(DecideSet::Timeouts));
+    }
+}
+
+/// When a peer is to be looked at. Each peer has exactly one: whoever is looked at sets the next.
+#[derive(Debug)]
+struct PeerCheck(Entity);
+
+/// A peer is looked at this often at least: what is due by then can only have begun since.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+fn watch_new_peers(
+    clock: Res<Clock>,
+    mut checks: ResMut<Deadlines<PeerCheck>>,
+    new: Query<Entity, Added<Peer>>,
+) {
+    for peer in &new {
+        checks.set(clock.now() + LOOK_INTERVAL, PeerCheck(peer));
+    }
+}
+
+fn check_peers(
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+    settings: Res<Settings>,
+    mut checks: ResMut<Deadlines<PeerCheck>>,
+    mut reaper: ResMut<Reaper>,
+    mut flush: ResMut<FlushQueue>,
+    mut peers: Query<(&Peer, &Wire, &mut Outbox)>,
+) {
+    let now = clock.now();
+    while let Some(PeerCheck(entity)) = checks.pop_due(now) {
+        let Ok((peer, wire, mut outbox)) = peers.get_mut(entity) else { continue };
+        if let Some(kind) = overdue(now, peer, wire, &outbox, &settings.peers) {
+            reaper.close(entity, CloseReason::Timeout(kind));
+            continue;
+        }
+        if peer.stage == Stage::Connected && now.since(outbox.last_sent) >= seconds(settings.peers.keep_alive_s) {
+            flush.send(entity, &mut outbox, &Message::KeepAlive);
+        }
+        checks.set(now + LOOK_INTERVAL, PeerCheck(entity));
+    }
+    wakeup.at_next(checks.next());
+}
+
+/// What a peer has let pass, if anything. Connecting has its own limit, at the Net port.
+fn overdue(
+    now: Timestamp,
+    peer: &Peer,
+    wire: &Wire,
+    outbox: &Outbox,
+    limits: &PeerSettings,
+) -> Option<TimeoutKind> {
+    let has_passed = |since: Timestamp, limit: u64| now.since(since) >= seconds(limit);
+    let is_past_send = outbox.unsent_bytes > 0 && has_passed(outbox.last_progress, limits.send_timeout_s);
+    match peer.stage {
+        Stage::Connecting => None,
+        // Fault 21: bytes that trickle in do not help, the whole handshake has to be there.
+        Stage::Handshaking => has_passed(peer.since, limits.handshake_timeout_s).then_some(TimeoutKind::Handshake),
+        Stage::Connected if wire.frame_since.is_some_and(|since| has_passed(since, limits.frame_timeout_s)) => {
+            Some(TimeoutKind::Frame)
+        }
+        // Fault 25.
+        Stage::Connected if is_past_send => Some(TimeoutKind::Send),
+        Stage::Connected => has_passed(wire.last_message, limits.idle_timeout_s).then_some(TimeoutKind::Idle),
+    }
+}

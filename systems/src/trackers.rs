@@ -1,0 +1,199 @@
+//! Announces: which tracker is told what, and when.
+//!
+//! A torrent's trackers form chains for each address family (one, or one per tier, or one per tracker, as the
+//! settings have it); in each chain the first tracker that answers is enough, and the others are asked where it
+//! fails (BEP 12). Each tracker has its own deadline and backoff: none throttles another.
+
+mod http;
+mod policy;
+mod scrape;
+mod udp;
+
+use std::sync::Arc;
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::commands::{CommandQueue, ScrapeTorrent};
+use ecs_torrent_components::deadlines::Deadlines;
+use ecs_torrent_components::messages::{TrackerAnswered, TrackerFailed};
+use ecs_torrent_components::random::Random;
+use ecs_torrent_components::torrent::TrackerOf;
+use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
+use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::compact::Family;
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::tracker::tiers::Tiers;
+use ecs_torrent_protocol::tracker::{
+    AnnounceEvent, AnnounceRequest, AnnounceResponse, Retry, ScrapeCounts, TrackerError,
+};
+
+pub use self::policy::Announcer;
+use crate::AnnounceSet;
+
+/// Announces to trackers, and scrapes them.
+pub struct TrackersPlugin;
+
+impl Plugin for TrackersPlugin {
+    fn build(&self, app: &mut App) {
+        app.add_message::<TrackerAnswered>()
+            .add_message::<TrackerFailed>()
+            .init_resource::<Questions>()
+            .init_resource::<Answers>()
+            .init_resource::<policy::Turns>()
+            .init_resource::<Deadlines<policy::AnnounceDue>>()
+            .init_resource::<http::HttpReplies>()
+            .init_resource::<udp::UdpTrackers>()
+            .init_resource::<Deadlines<udp::Repeat>>()
+            .init_resource::<scrape::Scrapes>()
+            .init_resource::<CommandQueue<ScrapeTorrent>>()
+            .add_systems(
+                Tick,
+                (
+                    (http::collect_http, udp::collect_udp).chain(),
+                    (policy::take_answers, scrape::take_answers).chain(),
+                    (
+                        policy::begin_announcing,
+                        policy::announce_completed,
+                        policy::announce_stops,
+                        policy::announce_due,
+                        scrape::begin_scrapes,
+                    )
+                        .chain(),
+                    (http::ask_http, udp::ask_udp).chain(),
+                )
+                    .chain()
+                    .in_set(AnnounceSet::Trackers),
+            );
+    }
+}
+
+/// Puts a tracker entity for each URL and address family into the world, and the URLs' order on the torrent.
+pub(crate) fn spawn_trackers(
+    commands: &mut Commands,
+    torrent: Entity,
+    urls: &[Vec<String>],
+    random: &mut Random,
+) -> TrackerTiers {
+    let tiers = urls.iter().enumerate().map(|(tier, urls)| {
+        let spawn = |url: &String| {
+            commands.spawn((Tracker::new(url, tier), TrackerOf(torrent))).id()
+        };
+        urls.iter().map(spawn).collect()
+    });
+    let tiers = tiers.collect();
+    TrackerTiers(Tiers::shuffled(tiers, |bound| random.below(bound)))
+}
+
+/// What is to be asked of a tracker.
+#[derive(Debug, Clone)]
+enum Ask {
+    /// Tell it about us, and get peers.
+    Announce(AnnounceRequest),
+    /// Count its peers.
+    Scrape(InfoHash),
+}
+
+/// A question to a tracker, over one address family.
+#[derive(Debug, Clone)]
+struct Question {
+    tracker: Entity,
+    family: Family,
+    url: Arc<str>,
+    ask: Ask,
+}
+
+/// Questions that have not left; each transport takes its own.
+#[derive(Resource, Debug, Default)]
+struct Questions {
+    http: Vec<Question>,
+    udp: Vec<Question>,
+}
+
+impl Questions {
+    fn ask(&mut self, question: Question) {
+        match question.url.starts_with("udp:") {
+            true => self.udp.push(question),
+            false => self.http.push(question),
+        }
+    }
+}
+
+impl Question {
+    /// This question's answer.
+    fn answered(&self, result: Result<Reply, Failure>) -> Answer {
+        let event = match &self.ask {
+            Ask::Announce(request) => Some(request.event),
+            Ask::Scrape(_) => None,
+        };
+        Answer {
+            tracker: self.tracker,
+            family: self.family,
+            event,
+            result,
+        }
+    }
+}
+
+/// What came of a question.
+#[derive(Debug)]
+struct Answer {
+    tracker: Entity,
+    family: Family,
+    /// What was announced; nothing, where it was a scrape.
+    event: Option<AnnounceEvent>,
+    result: Result<Reply, Failure>,
+}
+
+#[derive(Debug)]
+enum Reply {
+    Announce(AnnounceResponse),
+    Scrape(ScrapeCounts),
+}
+
+/// Why a tracker was no use, for people and without its URL.
+#[derive(Debug, Clone)]
+struct Failure {
+    reason: Arc<str>,
+    retry: Retry,
+    /// The tracker has no address of this family; it is not its fault.
+    is_unreachable: bool,
+}
+
+impl Failure {
+    fn new(reason: impl Into<Arc<str>>) -> Self {
+        Self {
+            reason: reason.into(),
+            retry: Retry::Unspecified,
+            is_unreachable: false,
+        }
+    }
+}
+
+impl From<TrackerError> for Failure {
+    fn from(error: TrackerError) -> Self {
+        let retry = match &error {
+            TrackerError::Refused { retry, .. } => *retry,
+            _ => Retry::Unspecified,
+        };
+        Self {
+            retry,
+            ..Self::new(error.to_string())
+        }
+    }
+}
+
+/// Answers that have come and not been taken.
+#[derive(Resource, Debug, Default)]
+struct Answers {
+    announces: Vec<Answer>,
+    scrapes: Vec<Answer>,
+}
+
+impl Answers {
+    fn give(&mut self, answer: Answer) {
+        match answer.event {
+            Some(_) => self.announces.push(answer),
+            None => self.scrapes.push(answer),
+        }
+    }
+}

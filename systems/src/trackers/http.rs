@@ -1,0 +1,114 @@
+//! Questions to HTTP trackers.
+
+use bevy_ecs::prelude::*;
+use bevy_platform::collections::HashMap;
+use ecs_torrent_components::settings::{Settings, seconds};
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::HttpPort;
+use ecs_torrent_engine::ports::http::{HttpError, HttpPart, HttpRequest};
+use ecs_torrent_protocol::tracker::http::{announce_url, read_announce, read_refusal, read_scrape, scrape_url};
+
+use super::{Answers, Ask, Failure, Question, Questions, Reply};
+
+const TRACKERS: Purpose = Purpose("http trackers");
+
+/// Answers that are arriving, by number.
+#[derive(Resource, Debug, Default)]
+pub(super) struct HttpReplies {
+    last: u64,
+    arriving: HashMap<u64, Arriving>,
+}
+
+#[derive(Debug)]
+struct Arriving {
+    question: Question,
+    status: u16,
+    body: Vec<u8>,
+}
+
+pub(super) fn ask_http(
+    mut questions: ResMut<Questions>,
+    mut answers: ResMut<Answers>,
+    mut replies: ResMut<HttpReplies>,
+    mut http: ResMut<HttpPort>,
+    settings: Res<Settings>,
+) {
+    for question in questions.http.drain(..) {
+        let url = match &question.ask {
+            Ask::Announce(request) => Some(announce_url(&question.url, request)),
+            Ask::Scrape(info_hash) => scrape_url(&question.url, &[*info_hash]),
+        };
+        let Some(url) = url else {
+            answers.give(question.answered(Err(Failure::new("its URL has no scrape convention"))));
+            continue;
+        };
+        replies.last += 1;
+        let tag = JobTag {
+            purpose: TRACKERS,
+            owner: question.tracker,
+            number: replies.last,
+        };
+        http.push(HttpRequest {
+            tag,
+            url,
+            family: Some(question.family),
+            timeout: seconds(settings.trackers.http_timeout_s),
+            max_body_bytes: settings.trackers.max_reply_bytes,
+        });
+        let arriving = Arriving {
+            question,
+            status: 0,
+            body: Vec::new(),
+        };
+        replies.arriving.insert(tag.number, arriving);
+    }
+}
+
+pub(super) fn collect_http(
+    mut http: ResMut<HttpPort>,
+    mut replies: ResMut<HttpReplies>,
+    mut answers: ResMut<Answers>,
+    settings: Res<Settings>,
+) {
+    for event in http.take(TRACKERS) {
+        let number = event.tag.number;
+        let Some(arriving) = replies.arriving.get_mut(&number) else { continue };
+        match event.part {
+            HttpPart::Head { status } => arriving.status = status,
+            HttpPart::Chunk(chunk) => arriving.body.extend_from_slice(&chunk),
+            HttpPart::End(result) => {
+                let Some(arriving) = replies.arriving.remove(&number) else { continue };
+                let result = match result {
+                    Ok(()) => arriving.read(settings.trackers.max_peers),
+                    Err(error) => Err(failure(&error)),
+                };
+                answers.give(arriving.question.answered(result));
+            }
+        }
+    }
+}
+
+impl Arriving {
+    fn read(&self, max_peers: usize) -> Result<Reply, Failure> {
+        if !(200..300).contains(&self.status) {
+            // Some trackers put their refusal beside an error code; it says more than the code.
+            read_refusal(&self.body)?;
+            return Err(Failure::new(format!("HTTP status {}", self.status)));
+        }
+        match &self.question.ask {
+            Ask::Announce(_) => Ok(Reply::Announce(read_announce(&self.body, max_peers)?)),
+            Ask::Scrape(info_hash) => {
+                let counts = read_scrape(&self.body, &[*info_hash])?;
+                let own = counts.first().ok_or_else(|| Failure::new("it does not know this torrent"))?;
+                Ok(Reply::Scrape(own.1))
+            }
+        }
+    }
+}
+
+fn failure(error: &HttpError) -> Failure {
+    Failure {
+        is_unreachable: matches!(error, HttpError::NoAddress(_)),
+        ..Failure::new(error.to_string())
+    }
+}

@@ -1,0 +1,459 @@
+//! Which tracker is announced to next.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::candidates::CandidateSource;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::deadlines::Deadlines;
+use ecs_torrent_components::messages::{TorrentCompleted, TorrentStarted, TrackerAnswered, TrackerFailed};
+use ecs_torrent_components::settings::{Settings, TrackerSettings, seconds};
+use ecs_torrent_components::torrent::{
+    Counters, Have, Layout, Lifecycle, Torrent, TorrentTrackers, TrackerOf,
+};
+use ecs_torrent_components::tracker::{Tracker, TrackerStatus, TrackerTiers};
+use ecs_torrent_engine::ports::net::LocalAddresses;
+use ecs_torrent_protocol::compact::Family;
+use ecs_torrent_protocol::time::Timestamp;
+use ecs_torrent_protocol::tracker::{AnnounceEvent, AnnounceRequest, AnnounceResponse, Retry, redacted};
+
+use super::{Answer, Answers, Ask, Failure, Question, Questions, Reply};
+use crate::dialing::{CandidatesFound, ExternalAddresses};
+use crate::lifecycle::AnnounceStops;
+
+/// Wait before a tracker without an address of one family is looked up again.
+const UNREACHABLE_WAIT: Duration = Duration::from_secs(3600);
+
+/// On every torrent: its chains of trackers.
+#[derive(Component, Debug, Default)]
+pub struct Announcer {
+    chains: Vec<Chain>,
+}
+
+/// Trackers that stand in for each other, over one address family.
+#[derive(Debug)]
+struct Chain {
+    family: Family,
+    /// Which of the chains that the tiers make.
+    number: usize,
+    /// The tracker that is being asked.
+    asking: Option<Entity>,
+    /// Trackers that failed in this round.
+    tried: Vec<Entity>,
+    /// When the chain is due; an earlier deadline that fires meanwhile is an old one.
+    due: Timestamp,
+}
+
+/// When a chain of a torrent is due.
+#[derive(Debug)]
+pub(super) struct AnnounceDue {
+    torrent: Entity,
+    chain: usize,
+}
+
+/// Chains that wait for one of the concurrent announces to end.
+#[derive(Resource, Debug, Default)]
+pub(super) struct Turns {
+    asking_count: usize,
+    waiting: VecDeque<(Entity, usize)>,
+}
+
+/// What an announce tells of a torrent.
+type TorrentData = (
+    &'static Torrent,
+    &'static Lifecycle,
+    &'static Counters,
+    Option<(&'static Have, &'static Layout)>,
+);
+
+/// Asking trackers.
+#[derive(SystemParam)]
+pub(super) struct Desk<'w, 's> {
+    clock: Res<'w, Clock>,
+    settings: Res<'w, Settings>,
+    local: Res<'w, LocalAddresses>,
+    questions: ResMut<'w, Questions>,
+    trackers: Query<'w, 's, &'static mut Tracker>,
+    torrents: Query<'w, 's, TorrentData>,
+}
+
+/// Every session of a torrent begins with `started`, at once.
+pub(super) fn begin_announcing(
+    mut started: MessageReader<TorrentStarted>,
+    clock: Res<Clock>,
+    settings: Res<Settings>,
+    local: Res<LocalAddresses>,
+    mut due: ResMut<Deadlines<AnnounceDue>>,
+    mut torrents: Query<(&mut Announcer, &TrackerTiers, &Have)>,
+    mut trackers: Query<&mut Tracker>,
+) {
+    let now = clock.now();
+    for &TorrentStarted { torrent } in started.read() {
+        let Ok((mut announcer, tiers, have)) = torrents.get_mut(torrent) else { continue };
+        let chain_count = tiers.0.chains(settings.trackers.reach.into()).len();
+        let listens = |family: &Family| local.0.iter().any(|address| Family::of(address.ip()) == *family);
+        let families = Family::ALL.into_iter().filter(listens);
+        announcer.chains = families
+            .flat_map(|family| (0..chain_count).map(move |number| (family, number)))
+            .map(|(family, number)| Chain {
+                family,
+                number,
+                asking: None,
+                tried: Vec::new(),
+                due: now,
+            })
+            .collect();
+        for chain in 0..announcer.chains.len() {
+            due.set(now, AnnounceDue { torrent, chain });
+        }
+        for tracker in tiers.0.iter() {
+            let Ok(mut tracker) = trackers.get_mut(tracker) else { continue };
+            // BEP 3: `completed` is not for who had everything from the start.
+            Family::ALL.iter().for_each(|family| tracker.route_mut(*family).was_completed = have.0.is_full());
+        }
+    }
+}
+
+/// BEP 3: a download that completes is announced then, not at the next interval.
+pub(super) fn announce_completed(
+    mut completed: MessageReader<TorrentCompleted>,
+    clock: Res<Clock>,
+    mut due: ResMut<Deadlines<AnnounceDue>>,
+    mut torrents: Query<(&mut Announcer, &TorrentTrackers)>,
+    mut trackers: Query<&mut Tracker>,
+) {
+    let now = clock.now();
+    for &TorrentCompleted { torrent } in completed.read() {
+        let Ok((mut announcer, all)) = torrents.get_mut(torrent) else { continue };
+        for tracker in all.iter() {
+            let Ok(mut tracker) = trackers.get_mut(tracker) else { continue };
+            for family in Family::ALL {
+                let route = tracker.route_mut(family);
+                if route.was_started && !route.was_completed {
+                    route.next_announce = now;
+                }
+            }
+        }
+        for (number, chain) in announcer.chains.iter_mut().enumerate() {
+            // One that is asking sees it when the answer is there.
+            if chain.asking.is_none() {
+                chain.due = now;
+                due.set(now, AnnounceDue { torrent, chain: number });
+            }
+        }
+    }
+}
+
+/// `stopped` goes to every tracker that was told `started`, at once and to all of them.
+pub(super) fn announce_stops(
+    mut stops: ResMut<AnnounceStops>,
+    mut desk: Desk,
+    mut torrents: Query<(&mut Announcer, Option<&TorrentTrackers>)>,
+) {
+    let stops = &mut *stops;
+    for torrent in stops.wanted.drain(..) {
+        let mut count = 0;
+        if let Ok((mut announcer, trackers)) = torrents.get_mut(torrent) {
+            announcer.chains.clear();
+            for tracker in trackers.into_iter().flat_map(RelationshipTarget::iter) {
+                for family in Family::ALL {
+                    let is_told = desk.trackers.get(tracker).is_ok_and(|t| t.route(family).was_started);
+                    count += usize::from(is_told && desk.ask(torrent, tracker, family, AnnounceEvent::Stopped));
+                }
+            }
+        }
+        match count {
+            0 => drop(stops.pending.remove(&torrent)),
+            _ => drop(stops.pending.insert(torrent, count)),
+        }
+    }
+}
+
+pub(super) fn announce_due(
+    mut due: ResMut<Deadlines<AnnounceDue>>,
+    wakeup: Res<Wakeup>,
+    mut turns: ResMut<Turns>,
+    mut desk: Desk,
+    mut torrents: Query<(&mut Announcer, &TrackerTiers)>,
+) {
+    let now = desk.clock.now();
+    while let Some(AnnounceDue { torrent, chain }) = due.pop_due(now) {
+        turns.waiting.push_back((torrent, chain));
+    }
+    while turns.asking_count < desk.settings.trackers.max_concurrent {
+        let Some((torrent, number)) = turns.waiting.pop_front() else { break };
+        let Ok((mut announcer, tiers)) = torrents.get_mut(torrent) else { continue };
+        let Some(chain) = announcer.chains.get_mut(number) else { continue };
+        if chain.asking.is_some() || chain.due > now {
+            continue;
+        }
+        let order = tiers.0.chains(desk.settings.trackers.reach.into());
+        let order = order.get(chain.number).map_or(&[][..], Vec::as_slice);
+        match desk.next_tracker(order, chain) {
+            Some(tracker) => {
+                let event = desk.event_for(torrent, tracker, chain.family);
+                if desk.ask(torrent, tracker, chain.family, event) {
+                    chain.asking = Some(tracker);
+                    turns.asking_count += 1;
+                }
+            }
+            None => {
+                chain.tried.clear();
+                if let Some(next) = desk.earliest(order, chain.family) {
+                    chain.due = next.max(now + Duration::from_millis(1));
+                    due.set(chain.due, AnnounceDue { torrent, chain: number });
+                }
+            }
+        }
+    }
+    wakeup.at_next(due.next());
+}
+
+impl Desk<'_, '_> {
+    /// The first tracker of a chain that may be asked now and has not failed in this round.
+    fn next_tracker(&self, order: &[Entity], chain: &Chain) -> Option<Entity> {
+        let now = self.clock.now();
+        order.iter().copied().find(|entity| {
+            let Ok(tracker) = self.trackers.get(*entity) else { return false };
+            let route = tracker.route(chain.family);
+            let is_disabled = matches!(route.status, TrackerStatus::Disabled(_));
+            !is_disabled && route.next_announce <= now && !chain.tried.contains(entity)
+        })
+    }
+
+    /// When the first of a chain's trackers may be asked again.
+    fn earliest(&self, order: &[Entity], family: Family) -> Option<Timestamp> {
+        let routes = order.iter().filter_map(|tracker| self.trackers.get(*tracker).ok());
+        let routes = routes.map(|tracker| tracker.route(family));
+        let usable = routes.filter(|route| !matches!(route.status, TrackerStatus::Disabled(_)));
+        usable.map(|route| route.next_announce).min()
+    }
+
+    fn event_for(&self, torrent: Entity, tracker: Entity, family: Family) -> AnnounceEvent {
+        let Ok(tracker) = self.trackers.get(tracker) else { return AnnounceEvent::None };
+        let is_complete = self.torrents.get(torrent).is_ok_and(|(_, lifecycle, ..)| *lifecycle == Lifecycle::Seeding);
+        let route = tracker.route(family);
+        match (route.was_started, route.was_completed) {
+            (false, _) => AnnounceEvent::Started,
+            (true, false) if is_complete => AnnounceEvent::Completed,
+            (true, _) => AnnounceEvent::None,
+        }
+    }
+
+    /// Announces to a tracker; false where that makes no sense.
+    fn ask(&mut self, torrent: Entity, entity: Entity, family: Family, event: AnnounceEvent) -> bool {
+        let Ok((data, _, counters, sizes)) = self.torrents.get(torrent) else { return false };
+        let Ok(mut tracker) = self.trackers.get_mut(entity) else { return false };
+        let Some(local) = self.local.0.iter().find(|address| Family::of(address.ip()) == family) else {
+            return false;
+        };
+        let left = sizes.map_or(0, |(have, Layout(geometry))| geometry.total_size() - have.bytes(geometry));
+        let route = tracker.route_mut(family);
+        // Who was asked may have heard it even where no answer comes.
+        route.was_started |= event == AnnounceEvent::Started;
+        route.status = TrackerStatus::Announcing;
+        let request = AnnounceRequest {
+            info_hash: data.id(),
+            peer_id: data.peer_id,
+            port: local.port(),
+            uploaded: counters.uploaded,
+            downloaded: counters.downloaded,
+            left,
+            event,
+            key: data.tracker_key,
+            num_want: match event {
+                AnnounceEvent::Stopped => 0,
+                _ => self.settings.trackers.num_want,
+            },
+            tracker_id: route.tracker_id.clone(),
+        };
+        tracing::debug!(tracker = %redacted(&tracker.url), ?family, ?event, "announcing");
+        self.questions.ask(Question {
+            tracker: entity,
+            family,
+            url: tracker.url.clone(),
+            ask: Ask::Announce(request),
+        });
+        true
+    }
+}
+
+/// What follows from an answer.
+#[derive(SystemParam)]
+pub(super) struct Consequences<'w> {
+    clock: Res<'w, Clock>,
+    settings: Res<'w, Settings>,
+    due: ResMut<'w, Deadlines<AnnounceDue>>,
+    external: ResMut<'w, ExternalAddresses>,
+    found: MessageWriter<'w, CandidatesFound>,
+    answered: MessageWriter<'w, TrackerAnswered>,
+    failed: MessageWriter<'w, TrackerFailed>,
+}
+
+pub(super) fn take_answers(
+    mut answers: ResMut<Answers>,
+    mut turns: ResMut<Turns>,
+    mut stops: ResMut<AnnounceStops>,
+    mut consequences: Consequences,
+    mut torrents: Query<(&mut Announcer, &mut TrackerTiers, &Lifecycle)>,
+    mut trackers: Query<(&mut Tracker, &TrackerOf)>,
+) {
+    for Answer { tracker: entity, family, event, result } in answers.announces.drain(..) {
+        if event == Some(AnnounceEvent::Stopped) {
+            let of = trackers.get(entity).map(|(_, of)| of.0);
+            let pending = of.ok().and_then(|torrent| Some((torrent, stops.pending.get_mut(&torrent)?)));
+            if let Some((torrent, count)) = pending {
+                *count -= 1;
+                if *count == 0 {
+                    stops.pending.remove(&torrent);
+                }
+            }
+            continue;
+        }
+        turns.asking_count = turns.asking_count.saturating_sub(1);
+        let Ok((mut tracker, &TrackerOf(torrent))) = trackers.get_mut(entity) else { continue };
+        let Ok((mut announcer, mut tiers, lifecycle)) = torrents.get_mut(torrent) else { continue };
+        match result {
+            Ok(Reply::Announce(reply)) => {
+                consequences.succeed(torrent, entity, &mut tracker, family, event, reply);
+                tiers.0.promote(entity);
+            }
+            Ok(Reply::Scrape(_)) => {}
+            Err(failure) => consequences.fail(torrent, entity, &mut tracker, family, event, &failure),
+        }
+        let asking = |chain: &&mut Chain| chain.asking == Some(entity) && chain.family == family;
+        let Some((number, chain)) =
+            announcer.chains.iter_mut().enumerate().find(|(_, chain)| asking(&chain))
+        else {
+            continue;
+        };
+        chain.asking = None;
+        let route = tracker.route_mut(family);
+        let now = consequences.clock.now();
+        if route.status == TrackerStatus::Working {
+            chain.tried.clear();
+            // Completed while this announce was under way.
+            if *lifecycle == Lifecycle::Seeding && !route.was_completed {
+                route.next_announce = now;
+            }
+            chain.due = route.next_announce;
+        } else {
+            chain.tried.push(entity);
+            chain.due = now;
+        }
+        consequences.due.set(chain.due, AnnounceDue { torrent, chain: number });
+    }
+}
+
+impl Consequences<'_> {
+    fn succeed(
+        &mut self,
+        torrent: Entity,
+        entity: Entity,
+        tracker: &mut Tracker,
+        family: Family,
+        event: Option<AnnounceEvent>,
+        reply: AnnounceResponse,
+    ) {
+        tracing::debug!(tracker = %redacted(&tracker.url), ?family, peers = reply.peers.len(), "announced");
+        if let Some(warning) = &reply.warning {
+            tracing::warn!(tracker = %redacted(&tracker.url), %warning);
+        }
+        let interval = clamp_interval(&reply, &self.settings.trackers);
+        let route = tracker.route_mut(family);
+        route.status = TrackerStatus::Working;
+        route.failures = 0;
+        route.next_announce = self.clock.now() + interval;
+        route.was_completed |= event == Some(AnnounceEvent::Completed);
+        route.tracker_id = reply.tracker_id.or(route.tracker_id.take());
+        tracker.seeders = reply.seeders.or(tracker.seeders);
+        tracker.leechers = reply.leechers.or(tracker.leechers);
+        tracker.warning = reply.warning;
+        if let Some(ip) = reply.external_ip {
+            self.external.learn(ip);
+        }
+        let peer_count = reply.peers.len();
+        self.answered.write(TrackerAnswered { torrent, tracker: entity, peer_count });
+        let (addresses, source) = (reply.peers, CandidateSource::Tracker);
+        self.found.write(CandidatesFound { torrent, addresses, source });
+    }
+
+    fn fail(
+        &mut self,
+        torrent: Entity,
+        entity: Entity,
+        tracker: &mut Tracker,
+        family: Family,
+        event: Option<AnnounceEvent>,
+        failure: &Failure,
+    ) {
+        let Failure { reason, retry, is_unreachable } = failure;
+        let url = redacted(&tracker.url);
+        let route = tracker.route_mut(family);
+        // It has not counted us in, so it has to be told once more.
+        route.was_started &= event != Some(AnnounceEvent::Started);
+        route.failures += 1;
+        let limits = &self.settings.trackers;
+        let wait = match retry {
+            Retry::After(wait) => (*wait).clamp(seconds(limits.backoff_s), seconds(limits.max_interval_s)),
+            _ if *is_unreachable => UNREACHABLE_WAIT,
+            _ => backoff(route.failures, limits),
+        };
+        route.next_announce = self.clock.now() + wait;
+        route.status = match retry {
+            // BEP 31.
+            Retry::Never => TrackerStatus::Disabled(reason.clone()),
+            _ => TrackerStatus::Failed(reason.clone()),
+        };
+        if *is_unreachable {
+            tracing::debug!(tracker = %url, ?family, %reason, "unreachable");
+            return;
+        }
+        tracing::warn!(tracker = %url, %reason, retry_in = ?wait, "announce failed");
+        let (tracker, reason) = (entity, reason.clone());
+        self.failed.write(TrackerFailed { torrent, tracker, reason });
+    }
+}
+
+/// Fault 53: whatever a tracker asks for, it is announced to neither without pause nor never.
+fn clamp_interval(reply: &AnnounceResponse, limits: &TrackerSettings) -> Duration {
+    let wanted = reply.interval.max(reply.min_interval.unwrap_or_default());
+    let least = seconds(limits.min_interval_s);
+    wanted.clamp(least, seconds(limits.max_interval_s).max(least))
+}
+
+/// Doubles with each failure in a row.
+fn backoff(failures: u32, limits: &TrackerSettings) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    (seconds(limits.backoff_s) * 2u32.pow(doublings)).min(seconds(limits.max_backoff_s))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_clamped() {
+        let limits = TrackerSettings::default();
+        let clamped = |interval, min: Option<u64>| {
+            let reply = AnnounceResponse {
+                interval: Duration::from_secs(interval),
+                min_interval: min.map(Duration::from_secs),
+                ..AnnounceResponse::default()
+            };
+            clamp_interval(&reply, &limits).as_secs()
+        };
+        assert_eq!((clamped(0, None), clamped(u64::MAX, None)), (60, 7200));
+        assert_eq!((clamped(1800, None), clamped(60, Some(900)), clamped(60, Some(u64::MAX))), (1800, 900, 7200));
+    }
+
+    #[test]
+    fn backoff_doubles_to_its_limit() {
+        let limits = TrackerSettings::default();
+        let waits: Vec<u64> = [1, 2, 3, 8, 99].map(|failures| backoff(failures, &limits).as_secs()).to_vec();
+        assert_eq!(waits, [15, 30, 60, 1800, 1800]);
+    }
+}

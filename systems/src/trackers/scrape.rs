@@ -1,0 +1,99 @@
+//! Scrapes (BEP 48, BEP 15), on demand: one tracker after the other until one knows.
+
+use std::collections::VecDeque;
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::commands::{CommandQueue, Reply as Answered, ScrapeError, ScrapeTorrent, TorrentNotFound};
+use ecs_torrent_components::torrent::{Torrent, TorrentIndex};
+use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
+use ecs_torrent_engine::ports::net::LocalAddresses;
+use ecs_torrent_protocol::compact::Family;
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::tracker::ScrapeCounts;
+
+use super::{Answers, Ask, Question, Questions, Reply};
+
+/// Scrapes that wait for a tracker.
+#[derive(Resource, Debug, Default)]
+pub(super) struct Scrapes {
+    waiting: Vec<Scrape>,
+}
+
+#[derive(Debug)]
+struct Scrape {
+    info_hash: InfoHash,
+    asking: (Entity, Family),
+    next: VecDeque<(Entity, Family)>,
+    reply: Answered<Result<ScrapeCounts, ScrapeError>>,
+}
+
+pub(super) fn begin_scrapes(
+    mut commands: ResMut<CommandQueue<ScrapeTorrent>>,
+    index: Res<TorrentIndex>,
+    local: Res<LocalAddresses>,
+    mut scrapes: ResMut<Scrapes>,
+    mut questions: ResMut<Questions>,
+    torrents: Query<(&Torrent, &TrackerTiers)>,
+    trackers: Query<&Tracker>,
+) {
+    for ScrapeTorrent { torrent, reply } in commands.0.drain(..) {
+        let Some(Ok((data, tiers))) = index.get(torrent).map(|entity| torrents.get(entity)) else {
+            reply.send(Err(TorrentNotFound(torrent).into()));
+            continue;
+        };
+        let families: Vec<Family> = local.0.iter().map(|address| Family::of(address.ip())).collect();
+        let each = |tracker| families.iter().map(move |family| (tracker, *family));
+        let mut next: VecDeque<(Entity, Family)> = tiers.0.iter().flat_map(each).collect();
+        let Some(asking) = next.pop_front() else {
+            reply.send(Err(ScrapeError::NoTracker("it has none".into())));
+            continue;
+        };
+        let info_hash = data.id();
+        ask(&mut questions, &trackers, asking, info_hash);
+        scrapes.waiting.push(Scrape { info_hash, asking, next, reply });
+    }
+}
+
+fn ask(questions: &mut Questions, trackers: &Query<&Tracker>, (tracker, family): (Entity, Family), hash: InfoHash) {
+    if let Ok(data) = trackers.get(tracker) {
+        questions.ask(Question {
+            tracker,
+            family,
+            url: data.url.clone(),
+            ask: Ask::Scrape(hash),
+        });
+    }
+}
+
+pub(super) fn take_answers(
+    mut answers: ResMut<Answers>,
+    mut scrapes: ResMut<Scrapes>,
+    mut questions: ResMut<Questions>,
+    mut trackers: ParamSet<(Query<&Tracker>, Query<&mut Tracker>)>,
+) {
+    for answer in answers.scrapes.drain(..) {
+        let asked = (answer.tracker, answer.family);
+        let Some(position) = scrapes.waiting.iter().position(|scrape| scrape.asking == asked) else { continue };
+        match answer.result {
+            Ok(Reply::Scrape(counts)) => {
+                if let Ok(mut tracker) = trackers.p1().get_mut(answer.tracker) {
+                    tracker.seeders = Some(counts.seeders);
+                    tracker.leechers = Some(counts.leechers);
+                    tracker.completed = Some(counts.completed);
+                }
+                scrapes.waiting.swap_remove(position).reply.send(Ok(counts));
+            }
+            Ok(Reply::Announce(_)) => {}
+            Err(failure) => match scrapes.waiting[position].next.pop_front() {
+                Some(next) => {
+                    scrapes.waiting[position].asking = next;
+                    ask(&mut questions, &trackers.p0(), next, scrapes.waiting[position].info_hash);
+                }
+                None => {
+                    let error = ScrapeError::NoTracker(failure.reason.to_string());
+                    scrapes.waiting.swap_remove(position).reply.send(Err(error));
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Questions to UDP trackers: names are looked up, then packets go and come until there is an answer.
+
+use bevy_ecs::prelude::*;
+use bevy_ecs::system::SystemParam;
+use bevy_platform::collections::HashMap;
+use bytes::Bytes;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::deadlines::Deadlines;
+use ecs_torrent_components::random::Random;
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::NetPort;
+use ecs_torrent_engine::ports::net::{DATAGRAMS, NetEvent, NetRequest};
+use ecs_torrent_protocol::compact::Family;
+use ecs_torrent_protocol::tracker::udp::{Connection, Outcome, Step, UdpExchange, UdpReply, UdpRequest};
+
+use super::{Answers, Ask, Failure, Question, Questions, Reply};
+
+const LOOKUPS: Purpose = Purpose("udp tracker lookups");
+
+/// Connections remembered: more trackers than that are connected to anew each time.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// Everything under way with UDP trackers.
+#[derive(Resource, Debug, Default)]
+pub(super) struct UdpTrackers {
+    last: u64,
+    looking_up: HashMap<u64, Question>,
+    /// By transaction id: what an answer must carry (BEP 15).
+    exchanges: HashMap<u32, (Question, UdpExchange)>,
+    connections: HashMap<std::net::SocketAddr, Connection>,
+}
+
+/// When the packet of a transaction is to be repeated.
+#[derive(Debug)]
+pub(super) struct Repeat(u32);
+
+/// The host and port of a `udp://` URL.
+fn host_and_port(url: &str) -> Option<(&str, u16)> {
+    let rest = url.strip_prefix("udp://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (host, port) = authority.rsplit_once(':')?;
+    Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
+}
+
+pub(super) fn ask_udp(
+    mut questions: ResMut<Questions>,
+    mut answers: ResMut<Answers>,
+    mut udp: ResMut<UdpTrackers>,
+    mut net: ResMut<NetPort>,
+) {
+    for question in questions.udp.drain(..) {
+        let Some((host, port)) = host_and_port(&question.url) else {
+            answers.give(question.answered(Err(Failure::new("its URL names no host and port"))));
+            continue;
+        };
+        udp.last += 1;
+        let tag = JobTag {
+            purpose: LOOKUPS,
+            owner: question.tracker,
+            number: udp.last,
+        };
+        let host = host.to_owned();
+        net.push(NetRequest::Resolve { tag, host, port });
+        udp.looking_up.insert(tag.number, question);
+    }
+}
+
+#[derive(SystemParam)]
+pub(super) struct Exchange<'w> {
+    clock: Res<'w, Clock>,
+    settings: Res<'w, Settings>,
+    random: ResMut<'w, Random>,
+    net: ResMut<'w, NetPort>,
+    udp: ResMut<'w, UdpTrackers>,
+    answers: ResMut<'w, Answers>,
+    repeats: ResMut<'w, Deadlines<Repeat>>,
+}
+
+pub(super) fn collect_udp(mut exchange: Exchange, wakeup: Res<Wakeup>) {
+    let lookups: Vec<NetEvent> = exchange.net.take(LOOKUPS).collect();
+    for event in lookups {
+        let NetEvent::Resolved { tag, result } = event else { continue };
+        let Some(question) = exchange.udp.looking_up.remove(&tag.number) else { continue };
+        exchange.begin(question, result.map_err(Failure::new));
+    }
+    let datagrams: Vec<NetEvent> = exchange.net.take(DATAGRAMS).collect();
+    for event in datagrams {
+        let NetEvent::Datagram { from, data } = event else { continue };
+        exchange.receive(from, &data);
+    }
+    let now = exchange.clock.now();
+    while let Some(Repeat(transaction)) = exchange.repeats.pop_due(now) {
+        exchange.repeat(transaction);
+    }
+    wakeup.at_next(exchange.repeats.next());
+}
+
+impl Exchange<'_> {
+    fn begin(&mut self, question: Question, found: Result<Vec<std::net::SocketAddr>, Failure>) {
+        let addresses = match found {
+            Ok(addresses) => addresses,
+            Err(failure) => return self.answers.give(question.answered(Err(failure))),
+        };
+        let of_family = |address: &&std::net::SocketAddr| Family::of(address.ip()) == question.family;
+        let Some(&address) = addresses.iter().find(of_family) else {
+            let failure = Failure {
+                is_unreachable: true,
+                ..Failure::new("no address of this family")
+            };
+            return self.answers.give(question.answered(Err(failure)));
+        };
+        let request = match &question.ask {
+            Ask::Announce(request) => UdpRequest::Announce(request.clone()),
+            Ask::Scrape(info_hash) => UdpRequest::Scrape(vec![*info_hash]),
+        };
+        let limits = &self.settings.trackers;
+        let mut exchange = UdpExchange::new(request, address, limits.udp_sends, limits.max_peers);
+        let connection = self.udp.connections.get(&address).copied();
+        let step = exchange.start(self.clock.now(), connection, self.random.number());
+        self.go_on(question, exchange, step);
+    }
+
+    fn receive(&mut self, from: std::net::SocketAddr, data: &Bytes) {
+        let transaction = data.get(4..8).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+        // Fault 57: what no question of ours or another address than the tracker's has sent is ignored.
+        let is_ours = self.udp.exchanges.get(&transaction).is_some_and(|(_, exchange)| exchange.tracker() == from);
+        if !is_ours {
+            return;
+        }
+        let Some((question, mut exchange)) = self.udp.exchanges.remove(&transaction) else { return };
+        match exchange.on_packet(self.clock.now(), data, self.random.number()) {
+            Outcome::Ignored => drop(self.udp.exchanges.insert(transaction, (question, exchange))),
+            Outcome::Connected(connection, packet) => {
+                if self.udp.connections.len() >= MAX_CONNECTIONS {
+                    let now = self.clock.now();
+                    self.udp.connections.retain(|_, known| known.is_valid(now));
+                }
+                if self.udp.connections.len() < MAX_CONNECTIONS {
+                    self.udp.connections.insert(from, connection);
+                }
+                self.go_on(question, exchange, Step::Send(packet));
+            }
+            Outcome::Done(result) => {
+                let result = result.map_err(Failure::from).and_then(|reply| match reply {
+                    UdpReply::Announce(reply) => Ok(Reply::Announce(reply)),
+                    UdpReply::Scrape(counts) => {
+                        let own = counts.first().copied();
+                        own.map(Reply::Scrape).ok_or_else(|| Failure::new("it does not know this torrent"))
+                    }
+                });
+                self.answers.give(question.answered(result));
+            }
+        }
+    }
+
+    fn repeat(&mut self, transaction: u32) {
+        if let Some((question, mut exchange)) = self.udp.exchanges.remove(&transaction) {
+            let step = exchange.on_timeout(self.clock.now(), self.random.number());
+            self.go_on(question, exchange, step);
+        }
+    }
+
+    fn go_on(&mut self, question: Question, exchange: UdpExchange, step: Step) {
+        match step {
+            Step::Send(packet) => {
+                let (to, data) = (exchange.tracker(), packet.into());
+                self.net.push(NetRequest::Datagram { to, data });
+                self.repeats.set(exchange.deadline(), Repeat(exchange.transaction()));
+                self.udp.exchanges.insert(exchange.transaction(), (question, exchange));
+            }
+            Step::GiveUp => self.answers.give(question.answered(Err(Failure::new("no answer")))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_give_host_and_port() {
+        assert_eq!(host_and_port("udp://t.org:6969/announce"), Some(("t.org", 6969)));
+        assert_eq!(host_and_port("udp://[::1]:80"), Some(("[::1]", 80)));
+        for bad in ["udp://t.org/announce", "udp://:80", "http://t.org:80", "udp://t.org:99999"] {
+            assert_eq!(host_and_port(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Serving peers: requests are admitted, read from the disk, adjacent ones together, and sent.
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use bevy_ecs::system::SystemParam;
+use bevy_platform::collections::HashMap;
+use ecs_torrent_components::messages::{BlockSent, FailTorrent, PeerDisconnected, UploadRequested};
+use ecs_torrent_components::peer::{
+    FlushQueue, Outbox, PeerState, ServeQueue, UploadMemory, UploadQueue, Wire,
+};
+use ecs_torrent_components::reaper::Reaper;
+use ecs_torrent_components::settings::{Settings, UploadSettings};
+use ecs_torrent_components::torrent::{Have, Layout, Lifecycle, PeerOf, Storage};
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::DiskPort;
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, DiskRequest};
+use ecs_torrent_engine::schedule::{Tick, TickSet};
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::geometry::{BlockRequest, Geometry, Span};
+use ecs_torrent_protocol::wire::{Message, WireError};
+use smallvec::SmallVec;
+
+use crate::{DecideSet, ReapSet};
+
+/// Serves peers.
+pub struct UploadingPlugin;
+
+impl Plugin for UploadingPlugin {
+    fn build(&self, app: &mut App) {
+        app.add_message::<BlockSent>().init_resource::<Reads>().add_systems(
+            Tick,
+            (
+                hear_requests.in_set(DecideSet::Uploads),
+                (send_blocks, read_blocks).chain().in_set(TickSet::Respond),
+                forget_uploads.in_set(ReapSet::Release),
+            ),
+        );
+    }
+}
+
+const UPLOADS: Purpose = Purpose("read for uploads");
+
+/// Reads under way, by number.
+#[derive(Resource, Debug, Default)]
+struct Reads {
+    last: u64,
+    under_way: HashMap<u64, Group>,
+}
+
+/// Requests of one peer that one read answers.
+#[derive(Debug)]
+struct Group {
+    peer: Entity,
+    span: Span,
+    requests: SmallVec<[BlockRequest; 16]>,
+}
+
+/// What a request deserves.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Admit,
+    /// Answered with a reject where the peer understands it (BEP 6), otherwise not at all.
+    Reject,
+    Close(WireError),
+}
+
+/// Judges a request by itself.
+fn judge(request: BlockRequest, geometry: &Geometry, have: &Bitfield, settings: &UploadSettings) -> Verdict {
+    let BlockRequest { piece, begin, len } = request;
+    // Fault 24: such lengths are nothing that can be served.
+    if len == 0 || len > settings.max_block_bytes {
+        return Verdict::Reject;
+    }
+    // Fault 23.
+    if !geometry.contains(request) {
+        return Verdict::Close(WireError::OutOfRange { id: 6, piece, begin });
+    }
+    if have.contains(piece) { Verdict::Admit } else { Verdict::Reject }
+}
+
+fn hear_requests(
+    mut received: MessageReader<UploadRequested>,
+    settings: Res<Settings>,
+    mut reaper: ResMut<Reaper>,
+    mut flush: ResMut<FlushQueue>,
+    mut serve: ResMut<ServeQueue>,
+    mut peers: Query<(&PeerOf, &PeerState, &Wire, &mut UploadQueue, &mut Outbox)>,
+    torrents: Query<(&Layout, &Have, &Lifecycle)>,
+) {
+    for &UploadRequested { peer, request, is_cancel } in received.read() {
+        let Ok((of, state, wire, mut uploads, mut outbox)) = peers.get_mut(peer) else { continue };
+        let Ok((Layout(geometry), Have(have), lifecycle)) = torrents.get(of.0) else { continue };
+        let mut reject = || {
+            // BEP 6: every request is answered once, by the block or by a reject.
+            if wire.session.fast {
+                flush.send(peer, &mut outbox, &Message::RejectRequest(request));
+            }
+        };
+        if is_cancel {
+            if uploads.cancel(request) {
+                reject();
+            }
+            continue;
+        }
+        let verdict = judge(request, geometry, have, &settings.uploads);
+        let is_choked = state.am_choking && !uploads.allowed_fast.contains(&request.piece);
+        // Fault 25: a flood of requests ends at the length we told.
+        let is_full = uploads.waiting.len() + uploads.reading.len() >= settings.uploads.max_queue;
+        match verdict {
+            Verdict::Close(error) => reaper.close(peer, error),
+            Verdict::Admit if !is_choked && !is_full && lifecycle.is_running() => {
+                uploads.waiting.push_back(request);
+                serve.add(peer, &mut uploads);
+            }
+            Verdict::Admit | Verdict::Reject => reject(),
+        }
+    }
+}
+
+/// What reading for peers needs.
+#[derive(SystemParam)]
+struct Counter<'w, 's> {
+    settings: Res<'w, Settings>,
+    disk: ResMut<'w, DiskPort>,
+    reads: ResMut<'w, Reads>,
+    memory: ResMut<'w, UploadMemory>,
+    torrents: Query<'w, 's, (&'static Layout, &'static Storage)>,
+}
+
+/// Reads for the peers in the serve queue, in turn, each as much as may wait for it; a peer that has its fill comes
+/// back when bytes have left.
+fn read_blocks(
+    mut counter: Counter,
+    mut serve: ResMut<ServeQueue>,
+    mut peers: Query<(&PeerOf, &mut UploadQueue, &Outbox)>,
+) {
+    let limit = counter.settings.uploads.memory_bytes;
+    // Half of the peer's send queue is for blocks, so that there is always room for messages.
+    let watermark = (counter.settings.peers.max_send_queue_bytes / 2) as u64;
+    let mut turns = serve.len();
+    while turns > 0 && counter.memory.has_room(limit) {
+        turns -= 1;
+        let Some(peer) = serve.pop() else { break };
+        let Ok((of, mut uploads, outbox)) = peers.get_mut(peer) else { continue };
+        uploads.unlist();
+        let waiting_bytes = (outbox.waiting_bytes() as u64).max(uploads.charged_bytes);
+        if uploads.waiting.is_empty() || waiting_bytes >= watermark {
+            continue;
+        }
+        counter.read_next(peer, of.0, &mut uploads);
+        if !uploads.waiting.is_empty() {
+            // More for this peer after everybody else has had a turn.
+            serve.add(peer, &mut uploads);
+            turns += 1;
+        }
+    }
+}
+
+impl Counter<'_, '_> {
+    /// Begins one read for the requests at the front that lie behind each other.
+    fn read_next(&mut self, peer: Entity, torrent: Entity, uploads: &mut UploadQueue) {
+        let Ok((Layout(geometry), storage)) = self.torrents.get(torrent) else {
+            uploads.waiting.clear();
+            return;
+        };
+        let mut group: Option<Group> = None;
+        while let Some(&request) = uploads.waiting.front() {
+            let span = geometry.span(request);
+            match &mut group {
+                None => {
+                    let requests = std::iter::once(request).collect();
+                    group = Some(Group { peer, span, requests });
+                }
+                Some(group) => {
+                    let fits = group.span.len + span.len <= self.settings.uploads.read_bytes;
+                    if group.span.end() != span.offset || !fits {
+                        break;
+                    }
+                    group.span.len += span.len;
+                    group.requests.push(request);
+                }
+            }
+            uploads.waiting.pop_front();
+            uploads.reading.push(request);
+        }
+        let Some(group) = group else { return };
+        self.memory.charge(uploads, u64::from(group.span.len));
+        self.reads.last += 1;
+        let number = self.reads.last;
+        let tag = JobTag {
+            purpose: UPLOADS,
+            owner: peer,
+            number,
+        };
+        let (storage, span) = (storage.id, group.span);
+        self.disk.push(DiskRequest::Read { tag, storage, span });
+        self.reads.under_way.insert(number, group);
+    }
+}
+
+fn send_blocks(
+    mut disk: ResMut<DiskPort>,
+    mut reads: ResMut<Reads>,
+    mut memory: ResMut<UploadMemory>,
+    mut flush: ResMut<FlushQueue>,
+    mut sent: MessageWriter<BlockSent>,
+    mut failed: MessageWriter<FailTorrent>,
+    mut peers: Query<(&PeerOf, &Wire, &mut UploadQueue, &mut Outbox)>,
+) {
+    for event in disk.take(UPLOADS) {
+        let Some(Group { peer, span, requests }) = reads.under_way.remove(&event.tag.number) else { continue };
+        let Ok((of, wire, mut uploads, mut outbox)) = peers.get_mut(peer) else { continue };
+        let data = match event.outcome {
+            Ok(DiskDone::Read(data)) => Ok(data),
+            Ok(_) => continue,
+            Err(error) => Err(error),
+        };
+        let mut offset = 0;
+        for request in requests {
+            let range = offset..offset + request.len as usize;
+            offset = range.end;
+            // Taken out of the list where the peer has cancelled it meanwhile.
+            let Some(position) = uploads.reading.iter().position(|reading| *reading == request) else {
+                memory.release(&mut uploads, u64::from(request.len));
+                continue;
+            };
+            uploads.reading.swap_remove(position);
+            match &data {
+                Ok(data) => {
+                    flush.send_block(peer, &mut outbox, request, data.slice(range));
+                    let (torrent, len) = (of.0, request.len);
+                    sent.write(BlockSent { torrent, peer, len });
+                }
+                Err(_) => {
+                    memory.release(&mut uploads, u64::from(request.len));
+                    if wire.session.fast {
+                        flush.send(peer, &mut outbox, &Message::RejectRequest(request));
+                    }
+                }
+            }
+        }
+        if let Err(error) = data {
+            failed.write(fault(of.0, &error, span));
+        }
+    }
+}
+
+fn fault(torrent: Entity, error: &DiskError, span: Span) -> FailTorrent {
+    let reason = match error.is_absence() {
+        true => format!("data that was complete is gone (at byte {}): {error}", span.offset),
+        false => error.to_string(),
+    };
+    FailTorrent {
+        torrent,
+        reason: reason.into(),
+    }
+}
+
+/// Memory that was read for a peer that has gone is free.
+fn forget_uploads(
+    mut gone: MessageReader<PeerDisconnected>,
+    mut memory: ResMut<UploadMemory>,
+    mut peers: Query<&mut UploadQueue>,
+) {
+    for PeerDisconnected { peer, .. } in gone.read() {
+        if let Ok(mut uploads) = peers.get_mut(*peer) {
+            memory.release(&mut uploads, u64::MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_judged_by_what_can_be_served() {
+        let geometry = Geometry::new(100_000, 40_000).unwrap();
+        let mut have = Bitfield::new(3);
+        have.insert(2);
+        let settings = UploadSettings::default();
+        let verdict = |piece, begin, len| judge(BlockRequest { piece, begin, len }, &geometry, &have, &settings);
+        assert_eq!(verdict(2, 0, 16384), Verdict::Admit);
+        assert_eq!(verdict(2, 19_999, 1), Verdict::Admit);
+        // Fault 24.
+        assert_eq!(verdict(2, 0, 0), Verdict::Reject);
+        assert_eq!(verdict(2, 0, 128 * 1024 + 1), Verdict::Reject);
+        assert_eq!(verdict(2, 0, u32::MAX), Verdict::Reject);
+        // Fault 23.
+        assert!(matches!(verdict(2, 20_000, 1), Verdict::Close(_)));
+        assert!(matches!(verdict(2, u32::MAX, 16384), Verdict::Close(_)));
+        assert_eq!(verdict(1, 0, 16384), Verdict::Reject, "not here");
+    }
+}

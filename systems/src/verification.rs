@@ -1,0 +1,107 @@
+//! Full pieces are hashed aside and compared with the metainfo.
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use bytes::Bytes;
+use ecs_torrent_components::messages::{FailTorrent, PieceRejected, PieceVerified};
+use ecs_torrent_components::piece::{ActivePiece, PiecePhase};
+use ecs_torrent_components::torrent::{ActivePieces, Content};
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::HashPort;
+use ecs_torrent_engine::ports::hash::{Digests, HashKind, HashRequest};
+use ecs_torrent_engine::schedule::Tick;
+
+use crate::VerifySet;
+use crate::picking::Supply;
+
+/// Verifies pieces.
+pub struct VerificationPlugin;
+
+impl Plugin for VerificationPlugin {
+    fn build(&self, app: &mut App) {
+        app.add_message::<PieceVerified>()
+            .add_message::<PieceRejected>()
+            .init_resource::<FullPieces>()
+            .init_resource::<VerifiedPieces>()
+            .add_systems(
+                Tick,
+                (
+                    collect_hashes.in_set(VerifySet::Collect),
+                    submit_full_pieces.in_set(VerifySet::Submit),
+                ),
+            );
+    }
+}
+
+const PIECES: Purpose = Purpose("verify pieces");
+
+/// Pieces whose last block has come, and that nobody hashes yet.
+#[derive(Resource, Debug, Default)]
+pub(crate) struct FullPieces(pub(crate) Vec<Entity>);
+
+/// Pieces whose hash is right, with their bytes, on their way to the disk.
+#[derive(Resource, Debug, Default)]
+pub(crate) struct VerifiedPieces(pub(crate) Vec<(Entity, Vec<Bytes>)>);
+
+fn collect_hashes(
+    mut hash: ResMut<HashPort>,
+    mut verified: ResMut<VerifiedPieces>,
+    mut supply: ResMut<Supply>,
+    mut passed: MessageWriter<PieceVerified>,
+    mut rejected: MessageWriter<PieceRejected>,
+    mut failed: MessageWriter<FailTorrent>,
+    mut pieces: Query<&mut ActivePiece>,
+    mut torrents: Query<(&Content, &mut ActivePieces)>,
+) {
+    for event in hash.take(PIECES) {
+        // The piece is gone where its torrent was stopped meanwhile.
+        let Ok(mut piece) = pieces.get_mut(event.tag.owner) else { continue };
+        let Ok((content, mut active)) = torrents.get_mut(piece.torrent) else { continue };
+        let (torrent, index) = (piece.torrent, piece.index);
+        let Some(Digests::Piece(digest)) = event.digests else {
+            let reason = format!("hashing piece {index} failed").into();
+            failed.write(FailTorrent { torrent, reason });
+            continue;
+        };
+        if content.0.info.pieces.get(index) == Some(&digest) {
+            passed.write(PieceVerified { torrent, index });
+            verified.0.push((event.tag.owner, event.spans));
+            continue;
+        }
+        tracing::debug!(index, "piece failed its hash");
+        rejected.write(PieceRejected {
+            torrent,
+            index,
+            len: piece.span.len,
+            contributors: piece.contributors(),
+            senders: piece.blocks.iter().map(|slot| slot.from).collect(),
+            data: event.spans,
+        });
+        piece.clear();
+        piece.is_suspect = true;
+        active.open.insert(index);
+        supply.offer(torrent);
+        supply.note_idle(event.tag.owner, &mut piece);
+    }
+}
+
+/// All of a tick's pieces in one batch; their bytes travel along, so that nothing is copied or shared.
+fn submit_full_pieces(
+    mut full: ResMut<FullPieces>,
+    mut hash: ResMut<HashPort>,
+    mut pieces: Query<&mut ActivePiece>,
+) {
+    for entity in full.0.drain(..) {
+        let Ok(mut piece) = pieces.get_mut(entity) else { continue };
+        piece.phase = PiecePhase::Hashing;
+        let mut spans = Vec::with_capacity(piece.blocks.len() + piece.blocks.len() / 8);
+        piece.blocks.iter_mut().for_each(|slot| spans.extend(std::mem::take(&mut slot.data)));
+        let tag = JobTag {
+            purpose: PIECES,
+            owner: entity,
+            number: 0,
+        };
+        let kind = HashKind::Sha1Piece;
+        hash.push(HashRequest { tag, kind, spans });
+    }
+}
