@@ -1,5 +1,50 @@
-//! ecs-torrent.
+//! A BitTorrent engine built as an entity-component-system.
+//!
+//! ```no_run
+//! use ecs_torrent::{Engine, TorrentPlugins};
+//!
+//! # async fn example() -> Result<(), ecs_torrent::Error> {
+//! let engine = Engine::builder().plugins(TorrentPlugins).start()?;
+//! let torrents = engine.torrents();
+//! let id = torrents.download("file.torrent").await?;
+//! println!("{}", torrents.stats(id).await?.progress());
+//! torrents.stop_all().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`Engine`], [`Torrents`] | an engine, and what can be done with its torrents |
+//! | [`events`] | what happens in it, as it happens |
+//! | [`making`], [`verifying`] | making a torrent of files, and checking files against one, without an engine |
+//! | [`components`], [`systems`] | what a plugin is made of: data, messages, sets, features |
+//! | [`mod@engine`] | the runtime: the tick, the ports |
+//! | [`protocol`] | BitTorrent's formats and state machines |
+//!
+//! A plugin is a Bevy `Plugin` whose systems join the sets of [`TickSet`]; `app/examples/ratio_limit.rs` is one.
+
+pub mod events;
+mod hashing;
+pub mod making;
+mod running;
+mod source;
+mod torrents;
+pub mod verifying;
+
+pub use bevy_app;
+pub use bevy_ecs;
 pub use ecs_torrent_components as components;
+pub use ecs_torrent_components::commands::AddOptions;
+pub use ecs_torrent_components::settings::Settings;
+pub use ecs_torrent_components::stats::{FileStats, TorrentStats};
 pub use ecs_torrent_engine as engine;
+pub use ecs_torrent_engine::schedule::{Tick, TickSet};
 pub use ecs_torrent_protocol as protocol;
+pub use ecs_torrent_protocol::hash::InfoHash;
 pub use ecs_torrent_systems as systems;
+pub use ecs_torrent_systems::TorrentPlugins;
+
+pub use self::running::{Engine, EngineBuilder};
+pub use self::source::Source;
+pub use self::torrents::{Error, TorrentId, Torrents};

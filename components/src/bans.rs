@@ -115,7 +115,10 @@ mod tests {
         let mut bans = Bans::default();
         ban(&mut bans, at(0), 1, 10);
         assert!(bans.has_address(at(1), address(1), 3) && bans.has_id(at(1), PeerId([1; 20])));
-        assert!(!bans.has_address(at(1), address(2), 3), "a neighbour behind the same gateway");
+        assert!(
+            !bans.has_address(at(1), address(2), 3),
+            "a neighbour behind the same gateway"
+        );
         assert!(!bans.has_address(at(3600), address(1), 3));
         ban(&mut bans, at(1800), 1, 10);
         bans.expire(at(3600));

@@ -274,7 +274,10 @@ mod tests {
     fn what_cannot_be_dialed_is_not_taken() {
         let mut candidates = Candidates::default();
         for bad in ["1.2.3.4:0", "0.0.0.0:1", "[::]:1", "224.0.0.1:5"] {
-            assert!(!candidates.add(bad.parse().unwrap(), CandidateSource::Tracker, 1, 10), "{bad}");
+            assert!(
+                !candidates.add(bad.parse().unwrap(), CandidateSource::Tracker, 1, 10),
+                "{bad}"
+            );
         }
     }
 

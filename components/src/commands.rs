@@ -58,8 +58,8 @@ impl<T> fmt::Debug for Reply<T> {
 /// How a torrent is to be added.
 #[derive(Debug, Clone, Default)]
 pub struct AddOptions {
-    /// The download folder.
-    pub root: PathBuf,
+    /// The download folder; where none is named, that of the settings.
+    pub root: Option<PathBuf>,
     /// Peers to connect to, beside those that trackers name.
     pub peers: Vec<SocketAddr>,
     /// Fail the torrent if its data is not all there already, instead of downloading what is missing.

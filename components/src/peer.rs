@@ -245,10 +245,17 @@ mod tests {
         registry.register("b");
         registry.register("a");
         assert_eq!(registry.iter().collect::<Vec<_>>(), [("a", 1), ("b", 2)]);
-        assert_eq!((registry.name_of(0), registry.name_of(2), registry.name_of(3)), (None, Some("b"), None));
+        assert_eq!(
+            (registry.name_of(0), registry.name_of(2), registry.name_of(3)),
+            (None, Some("b"), None)
+        );
         let mut peer = PeerExtensions::default();
         peer.handshake.extensions = [("a".to_owned(), 0), ("b".to_owned(), 9)].into();
-        assert_eq!((peer.id_of("a"), peer.id_of("b")), (None, Some(9)), "0 takes an extension back");
+        assert_eq!(
+            (peer.id_of("a"), peer.id_of("b")),
+            (None, Some(9)),
+            "0 takes an extension back"
+        );
         peer.merge(ExtensionHandshake {
             upload_only: Some(true),
             ..ExtensionHandshake::default()

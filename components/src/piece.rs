@@ -266,7 +266,11 @@ mod tests {
         piece.ask(1, peer(1));
         piece.expire(1, peer(1));
         piece.ask(1, peer(2));
-        assert_eq!(&piece.receive(1, Some(peer(2)), Payload::new())[..], [peer(1)], "to be told");
+        assert_eq!(
+            &piece.receive(1, Some(peer(2)), Payload::new())[..],
+            [peer(1)],
+            "to be told"
+        );
         assert!(!piece.expire(1, peer(1)));
         assert!(piece.blocks[1].late.is_empty());
     }
@@ -282,7 +286,10 @@ mod tests {
         piece.receive(1, None, Payload::new());
         assert_eq!(piece.contributors(), [peer(2)]);
         piece.clear();
-        assert_eq!((piece.missing_count, piece.free_count, piece.next_free()), (4, 4, Some(0)));
+        assert_eq!(
+            (piece.missing_count, piece.free_count, piece.next_free()),
+            (4, 4, Some(0))
+        );
     }
 
     #[test]

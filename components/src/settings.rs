@@ -4,6 +4,7 @@
 //! `_ms` milliseconds, `_bytes` bytes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
@@ -260,6 +261,8 @@ impl Default for UploadSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageSettings {
+    /// Folder that torrents are downloaded into where none is named. Default the current folder.
+    pub download_dir: PathBuf,
     /// Threads that read and write files. Default 2.
     pub disk_threads: usize,
     /// Threads that hash; 0 takes one per processor. Default 0.
@@ -275,6 +278,7 @@ pub struct StorageSettings {
 impl Default for StorageSettings {
     fn default() -> Self {
         Self {
+            download_dir: PathBuf::from("."),
             disk_threads: 2,
             hash_threads: 0,
             max_open_files: 128,

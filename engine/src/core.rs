@@ -1,6 +1,6 @@
 //! An engine without its thread: a world, its ports, and one step at a time.
 
-use bevy_app::{App, Plugins};
+use bevy_app::App;
 use bevy_ecs::error::{BevyError, ErrorContext, FallbackErrorHandler};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::{Clock, Wakeup};
@@ -40,13 +40,13 @@ pub struct Core {
 }
 
 impl Core {
-    /// Builds a world out of settings, backends, a seed for its randomness, and plugins.
-    pub fn new<M>(
+    /// Builds a world out of settings, backends, a seed for its randomness, and the plugins that `add_plugins` adds.
+    pub fn new(
         settings: Settings,
         backends: Backends,
         seed: [u8; 32],
         waker: Waker,
-        plugins: impl Plugins<M>,
+        add_plugins: impl FnOnce(&mut App),
     ) -> Self {
         let mut app = App::empty();
         schedule::add_tick(&mut app);
@@ -66,7 +66,7 @@ impl Core {
             .add_systems(Tick, flush_ports.in_set(FlushToPorts))
             .configure_sets(Tick, FlushToPorts.in_set(TickSet::Flush));
         let handle = Mailbox::install(&mut app, waker);
-        app.add_plugins(plugins);
+        add_plugins(&mut app);
         app.finish();
         app.cleanup();
         Self { app, handle }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bevy_app::Plugins;
+use bevy_app::App;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_protocol::time::Timestamp;
 
@@ -38,17 +38,13 @@ impl Runner {
     ///
     /// # Errors
     /// Where a listen address cannot be bound, or a thread or runtime cannot be started.
-    pub fn start<M, P>(settings: Settings, plugins: P) -> Result<Self, StartError>
-    where
-        M: 'static,
-        P: Plugins<M> + Send + 'static,
-    {
+    pub fn start(settings: Settings, add_plugins: impl FnOnce(&mut App) + Send + 'static) -> Result<Self, StartError> {
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = stop.clone();
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("ecs-torrent".into()).spawn(move || {
             let waker = Waker::for_this_thread();
-            let mut core = match build(settings, &waker, plugins) {
+            let mut core = match build(settings, &waker, add_plugins) {
                 Ok((core, local)) => {
                     let handle = core.handle();
                     let waker = waker.clone();
@@ -96,16 +92,16 @@ impl Drop for Runner {
     }
 }
 
-fn build<M>(
+fn build(
     settings: Settings,
     waker: &Waker,
-    plugins: impl Plugins<M>,
+    add_plugins: impl FnOnce(&mut App),
 ) -> Result<(Core, LocalAddresses), StartError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
     let backends = backends::real(&settings, waker)?;
     let local = backends.local.clone();
-    Ok((Core::new(settings, backends, seed, waker.clone(), plugins), local))
+    Ok((Core::new(settings, backends, seed, waker.clone(), add_plugins), local))
 }
 
 /// Ticks until told to stop: at once when woken, but not more often than the least interval; otherwise when the

@@ -1,8 +1,8 @@
 //! The tick: one schedule, one chain of sets. This is the whole program's order, written in this one place.
 
 use bevy_app::App;
-use bevy_ecs::prelude::*;
 use bevy_ecs::message::message_update_system;
+use bevy_ecs::prelude::*;
 use bevy_ecs::schedule::{ScheduleLabel, SingleThreadedExecutor};
 
 /// The one schedule of an engine; runs once per tick.
@@ -69,7 +69,19 @@ pub(crate) fn add_tick(app: &mut App) {
     use TickSet::{Announce, Assemble, Decide, Flush, Intake, Reap, Respond, Store, Verify};
     app.configure_sets(
         Tick,
-        (MessageUpkeep, Intake, Assemble, Verify, Store, Announce, Decide, Respond, Flush, Reap).chain(),
+        (
+            MessageUpkeep,
+            Intake,
+            Assemble,
+            Verify,
+            Store,
+            Announce,
+            Decide,
+            Respond,
+            Flush,
+            Reap,
+        )
+            .chain(),
     );
     app.add_systems(Tick, message_update_system.in_set(MessageUpkeep));
 }

@@ -68,7 +68,9 @@ impl Simulation {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&self.seed.to_le_bytes());
         seed[8..16].copy_from_slice(&(id.0 as u64).to_le_bytes());
-        let core = Core::new(settings, backends, seed, Waker::none(), plugins);
+        let core = Core::new(settings, backends, seed, Waker::none(), |app| {
+            app.add_plugins(plugins);
+        });
         self.nodes.push(Node {
             core,
             next_tick: self.now(),

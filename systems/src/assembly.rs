@@ -63,7 +63,9 @@ fn accept_blocks(mut blocks: ResMut<ReceivedBlocks>, mut floor: Floor) {
 impl Floor<'_, '_> {
     fn accept(&mut self, entity: Entity, block: Block) {
         let now = self.clock.now();
-        let Ok((of, mut requests, mut state, mut rates, _)) = self.peers.get_mut(entity) else { return };
+        let Ok((of, mut requests, mut state, mut rates, _)) = self.peers.get_mut(entity) else {
+            return;
+        };
         let torrent = of.0;
         let len = block.request.len;
         rates.download.add(now, u64::from(len));
@@ -76,7 +78,11 @@ impl Floor<'_, '_> {
                     self.reaper.close(entity, CloseReason::Unsolicited);
                 }
             }
-            self.wasted.write(BlockWasted { torrent, peer: entity, len });
+            self.wasted.write(BlockWasted {
+                torrent,
+                peer: entity,
+                len,
+            });
             return;
         };
         state.snubbed = false;
@@ -85,9 +91,17 @@ impl Floor<'_, '_> {
         requests.depth.on_block(now, rate, &self.settings.requests);
         self.refill.add(entity, &mut requests);
         if self.place(entity, pending, block) {
-            self.accepted.write(BlockAccepted { torrent, peer: entity, len });
+            self.accepted.write(BlockAccepted {
+                torrent,
+                peer: entity,
+                len,
+            });
         } else {
-            self.wasted.write(BlockWasted { torrent, peer: entity, len });
+            self.wasted.write(BlockWasted {
+                torrent,
+                peer: entity,
+                len,
+            });
         }
     }
 
@@ -96,7 +110,10 @@ impl Floor<'_, '_> {
         let Ok(mut piece) = self.pieces.get_mut(pending.piece) else {
             return false;
         };
-        let is_new = piece.blocks.get(pending.block as usize).is_some_and(|slot| !slot.received);
+        let is_new = piece
+            .blocks
+            .get(pending.block as usize)
+            .is_some_and(|slot| !slot.received);
         if !is_new || piece.phase != PiecePhase::Filling {
             return false;
         }
@@ -106,7 +123,9 @@ impl Floor<'_, '_> {
         }
         self.supply.note_idle(pending.piece, &mut piece);
         for other in others {
-            let Ok((_, mut requests, _, _, mut outbox)) = self.peers.get_mut(other) else { continue };
+            let Ok((_, mut requests, _, _, mut outbox)) = self.peers.get_mut(other) else {
+                continue;
+            };
             if requests.cancel(block.request).is_some() {
                 self.flush.send(other, &mut outbox, &Message::Cancel(block.request));
                 self.refill.add(other, &mut requests);

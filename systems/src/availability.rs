@@ -24,7 +24,9 @@ impl Plugin for AvailabilityPlugin {
     fn build(&self, app: &mut App) {
         app.add_systems(
             Tick,
-            (hear_availability, part_from_seeds).chain().in_set(DecideSet::Availability),
+            (hear_availability, part_from_seeds)
+                .chain()
+                .in_set(DecideSet::Availability),
         );
     }
 }
@@ -48,8 +50,12 @@ fn hear_availability(
     )>,
 ) {
     for AvailabilityReceived { peer, change } in received.read() {
-        let Ok((of, mut pieces, mut state, mut requests, mut outbox, wire)) = peers.get_mut(*peer) else { continue };
-        let Ok((Have(have), lifecycle, picker)) = torrents.get_mut(of.0) else { continue };
+        let Ok((of, mut pieces, mut state, mut requests, mut outbox, wire)) = peers.get_mut(*peer) else {
+            continue;
+        };
+        let Ok((Have(have), lifecycle, picker)) = torrents.get_mut(of.0) else {
+            continue;
+        };
         if let (Availability::DontHave(index), false) = (change, wire.session.fast) {
             // BEP 54: without the fast extension, requests for it are dropped silently.
             dropped.0.push((*peer, *index));
@@ -66,7 +72,11 @@ fn hear_availability(
         let wants = pieces.wanted_count > 0 && *lifecycle == Lifecycle::Downloading;
         if wants != state.am_interested {
             state.am_interested = wants;
-            let message = if wants { Message::Interested } else { Message::NotInterested };
+            let message = if wants {
+                Message::Interested
+            } else {
+                Message::NotInterested
+            };
             flush.send(*peer, &mut outbox, &message);
         }
         if wants {
@@ -143,7 +153,10 @@ fn part_from_seeds(
     }
     for TorrentCompleted { torrent } in completed.read() {
         for peer in torrents.get(*torrent).into_iter().flat_map(RelationshipTarget::iter) {
-            if peers.get(peer).is_ok_and(|(pieces, state)| pieces.is_complete() || state.upload_only) {
+            if peers
+                .get(peer)
+                .is_ok_and(|(pieces, state)| pieces.is_complete() || state.upload_only)
+            {
                 reaper.close(peer, CloseReason::Redundant);
             }
         }

@@ -27,7 +27,9 @@ impl Plugin for CheckingPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<CheckQueue>().add_systems(
             Tick,
-            (queue_checks, collect_reads, collect_checked, read_pieces).chain().in_set(VerifySet::Check),
+            (queue_checks, collect_reads, collect_checked, read_pieces)
+                .chain()
+                .in_set(VerifySet::Check),
         );
     }
 }
@@ -111,7 +113,9 @@ fn collect_reads(
             }
             outcome => {
                 queue.used_bytes -= len;
-                let Ok((mut check, mut have)) = torrents.get_mut(torrent) else { continue };
+                let Ok((mut check, mut have)) = torrents.get_mut(torrent) else {
+                    continue;
+                };
                 match outcome {
                     Err(error) if !error.is_absence() => {
                         let reason = error.to_string().into();
@@ -133,9 +137,12 @@ fn collect_checked(
     for event in hash.take(HASH) {
         let (index, len) = index_and_len(event.tag);
         queue.used_bytes -= len;
-        let Ok((mut check, mut have, content)) = torrents.get_mut(event.tag.owner) else { continue };
+        let Ok((mut check, mut have, content)) = torrents.get_mut(event.tag.owner) else {
+            continue;
+        };
         let expected = content.0.info.pieces.get(index);
-        let is_good = matches!((&event.digests, expected), (Some(Digests::Piece(digest)), Some(hash)) if digest == hash);
+        let is_good =
+            matches!((&event.digests, expected), (Some(Digests::Piece(digest)), Some(hash)) if digest == hash);
         check.note(event.tag.owner, index, is_good, &mut have, &mut start);
     }
 }
@@ -169,8 +176,12 @@ fn read_pieces(
 ) {
     let limit = settings.storage.check_memory_bytes;
     while queue.used_bytes < limit {
-        let Some(torrent) = queue.torrents.pop_front() else { break };
-        let Ok((mut check, Layout(geometry), storage)) = torrents.get_mut(torrent) else { continue };
+        let Some(torrent) = queue.torrents.pop_front() else {
+            break;
+        };
+        let Ok((mut check, Layout(geometry), storage)) = torrents.get_mut(torrent) else {
+            continue;
+        };
         let index = check.next;
         if index >= geometry.piece_count() {
             continue;

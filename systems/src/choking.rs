@@ -26,10 +26,8 @@ pub struct ChokingPlugin;
 
 impl Plugin for ChokingPlugin {
     fn build(&self, app: &mut App) {
-        app.init_resource::<Deadlines<ChokeRound>>().add_systems(
-            Tick,
-            (hear_interest, run_rounds).chain().in_set(DecideSet::Choking),
-        );
+        app.init_resource::<Deadlines<ChokeRound>>()
+            .add_systems(Tick, (hear_interest, run_rounds).chain().in_set(DecideSet::Choking));
     }
 }
 
@@ -59,13 +57,21 @@ fn hear_interest(
     let now = clock.now();
     let limits = &settings.uploads;
     for &InterestReceived { peer, is_interested } in received.read() {
-        let Ok((mut state, of)) = peers.get_mut(peer) else { continue };
+        let Ok((mut state, of)) = peers.get_mut(peer) else {
+            continue;
+        };
         state.peer_interested = is_interested;
-        let Ok(mut choker) = torrents.get_mut(of.0) else { continue };
+        let Ok(mut choker) = torrents.get_mut(of.0) else {
+            continue;
+        };
         // A free slot does not wait for the next round, and neither does one that this peer gives back.
         let has_room = choker.unchoked_count < limits.slots + limits.optimistic_slots;
         let is_urgent = (is_interested && has_room) || (!is_interested && !state.am_choking);
-        let due = if is_urgent { now } else { now + seconds(limits.choke_interval_s) };
+        let due = if is_urgent {
+            now
+        } else {
+            now + seconds(limits.choke_interval_s)
+        };
         if choker.next_round.is_none_or(|next| due < next) {
             choker.next_round = Some(due);
             rounds.set(due, ChokeRound(of.0));
@@ -87,7 +93,9 @@ fn run_rounds(
     let now = clock.now();
     let limits = &settings.uploads;
     while let Some(ChokeRound(torrent)) = rounds.pop_due(now) {
-        let Ok((mut choker, lifecycle, connected)) = torrents.get_mut(torrent) else { continue };
+        let Ok((mut choker, lifecycle, connected)) = torrents.get_mut(torrent) else {
+            continue;
+        };
         if choker.next_round.is_none_or(|next| next > now) {
             continue;
         }
@@ -110,7 +118,9 @@ fn run_rounds(
             .collect();
         let goal = match lifecycle {
             Lifecycle::Downloading => Goal::Download,
-            _ => Goal::Seed { turn: seconds(limits.seeding_turn_s) },
+            _ => Goal::Seed {
+                turn: seconds(limits.seeding_turn_s),
+            },
         };
         if now.since(choker.optimistic_since) >= seconds(limits.optimistic_interval_s) {
             choker.optimistic = None;
@@ -125,7 +135,9 @@ fn run_rounds(
             if serves == contender.is_unchoked {
                 continue;
             }
-            let Ok((mut state, _, mut uploads, mut outbox, wire)) = peers.get_mut(contender.peer) else { continue };
+            let Ok((mut state, _, mut uploads, mut outbox, wire)) = peers.get_mut(contender.peer) else {
+                continue;
+            };
             state.am_choking = !serves;
             state.choke_changed = now;
             let message = if serves { Message::Unchoke } else { Message::Choke };
@@ -147,14 +159,10 @@ fn run_rounds(
 
 /// BEP 3: a choke drops what was requested. BEP 6: it does so with a reject for each, but for what may be had for
 /// free.
-fn drop_requests(
-    peer: Entity,
-    uploads: &mut UploadQueue,
-    outbox: &mut Outbox,
-    wire: &Wire,
-    flush: &mut FlushQueue,
-) {
-    let UploadQueue { waiting, allowed_fast, .. } = uploads;
+fn drop_requests(peer: Entity, uploads: &mut UploadQueue, outbox: &mut Outbox, wire: &Wire, flush: &mut FlushQueue) {
+    let UploadQueue {
+        waiting, allowed_fast, ..
+    } = uploads;
     if !wire.session.fast {
         waiting.clear();
         return;

@@ -15,7 +15,10 @@ impl Plugin for CountersPlugin {
     fn build(&self, app: &mut App) {
         app.add_systems(
             Tick,
-            (count_received, count_sent).chain().after(TickSet::Flush).before(TickSet::Reap),
+            (count_received, count_sent)
+                .chain()
+                .after(TickSet::Flush)
+                .before(TickSet::Reap),
         );
     }
 }
@@ -28,7 +31,9 @@ fn count_received(
     mut torrents: Query<(&mut Counters, &mut TorrentRates)>,
 ) {
     for &BlockAccepted { torrent, len, .. } in accepted.read() {
-        let Ok((mut counters, mut rates)) = torrents.get_mut(torrent) else { continue };
+        let Ok((mut counters, mut rates)) = torrents.get_mut(torrent) else {
+            continue;
+        };
         counters.downloaded += u64::from(len);
         rates.download.add(clock.now(), u64::from(len));
     }

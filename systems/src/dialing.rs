@@ -36,7 +36,9 @@ impl Plugin for DialingPlugin {
             .add_systems(
                 Tick,
                 (
-                    (take_peers, add_candidates, queue_torrents, dial_peers).chain().in_set(DecideSet::Dialing),
+                    (take_peers, add_candidates, queue_torrents, dial_peers)
+                        .chain()
+                        .in_set(DecideSet::Dialing),
                     release_candidates.in_set(ReapSet::Release),
                 ),
             );
@@ -108,7 +110,11 @@ fn take_peers(
     for AddPeers { torrent, peers } in commands.0.drain(..) {
         if let Some(torrent) = index.get(torrent) {
             let source = CandidateSource::User;
-            found.write(CandidatesFound { torrent, addresses: peers, source });
+            found.write(CandidatesFound {
+                torrent,
+                addresses: peers,
+                source,
+            });
         }
     }
 }
@@ -123,8 +129,15 @@ fn add_candidates(
     mut queue: ResMut<DialQueue>,
     mut torrents: Query<(&mut Candidates, &mut Dialer)>,
 ) {
-    for CandidatesFound { torrent, addresses, source } in found.read() {
-        let Ok((mut candidates, mut dialer)) = torrents.get_mut(*torrent) else { continue };
+    for CandidatesFound {
+        torrent,
+        addresses,
+        source,
+    } in found.read()
+    {
+        let Ok((mut candidates, mut dialer)) = torrents.get_mut(*torrent) else {
+            continue;
+        };
         for &address in addresses {
             // Fault 30: trackers name us too.
             let is_banned = bans.has_address(clock.now(), address, settings.peers.bans_per_ip);
@@ -177,11 +190,19 @@ fn dial_peers(
     let limits = &settings.peers;
     let mut dialed: Vec<(Entity, usize)> = Vec::new();
     while counts.half_open < limits.max_half_open && counts.total < limits.max_connections {
-        let Some(entity) = queue.torrents.pop_front() else { break };
-        let Ok((mut candidates, mut dialer, lifecycle, peers)) = torrents.get_mut(entity) else { continue };
+        let Some(entity) = queue.torrents.pop_front() else {
+            break;
+        };
+        let Ok((mut candidates, mut dialer, lifecycle, peers)) = torrents.get_mut(entity) else {
+            continue;
+        };
         dialer.is_listed = false;
         let known = peers.map_or(0, RelationshipTarget::len);
-        let new = dialed.iter().filter(|(torrent, _)| *torrent == entity).map(|(_, count)| count).sum::<usize>();
+        let new = dialed
+            .iter()
+            .filter(|(torrent, _)| *torrent == entity)
+            .map(|(_, count)| count)
+            .sum::<usize>();
         if !lifecycle.is_running() || known + new >= limits.max_per_torrent {
             continue;
         }
@@ -210,10 +231,16 @@ fn dial_peers(
             listens_at: Some(address),
         };
         counts.add(&peer);
-        let spawned = commands.spawn((peer, PeerOf(entity), Wire::new(now), Outbox::default())).id();
+        let spawned = commands
+            .spawn((peer, PeerOf(entity), Wire::new(now), Outbox::default()))
+            .id();
         links.insert(link, spawned);
         let timeout = seconds(settings.net.connect_timeout_s);
-        net.push(NetRequest::Connect { link, to: address, timeout });
+        net.push(NetRequest::Connect {
+            link,
+            to: address,
+            timeout,
+        });
         match dialed.iter_mut().find(|(torrent, _)| *torrent == entity) {
             Some((_, count)) => *count += 1,
             None => dialed.push((entity, 1)),
@@ -239,12 +266,16 @@ fn release_candidates(
             if is_final(reason) {
                 candidates.remove(address);
             } else {
-                candidates.release(address, clock.now(), Retry {
-                    is_failure: reason.is_failure(),
-                    backoff: seconds(limits.reconnect_backoff_s),
-                    max_backoff: seconds(limits.max_reconnect_backoff_s),
-                    max_failures: limits.max_failures,
-                });
+                candidates.release(
+                    address,
+                    clock.now(),
+                    Retry {
+                        is_failure: reason.is_failure(),
+                        backoff: seconds(limits.reconnect_backoff_s),
+                        max_backoff: seconds(limits.max_reconnect_backoff_s),
+                        max_failures: limits.max_failures,
+                    },
+                );
             }
         }
         if let Some(torrent) = torrent {

@@ -25,7 +25,9 @@ impl Plugin for ExtensionsPlugin {
         app.world_mut().resource_mut::<ExtensionRegistry>().register(DONT_HAVE);
         app.add_systems(
             Tick,
-            (read_extension_handshakes, read_dont_have).chain().in_set(DecideSet::Extensions),
+            (read_extension_handshakes, read_dont_have)
+                .chain()
+                .in_set(DecideSet::Extensions),
         );
     }
 }
@@ -37,7 +39,9 @@ fn read_extension_handshakes(
     mut torrents: Query<&mut Candidates>,
 ) {
     for ExtensionHandshakeReceived { peer: entity, payload } in received.read() {
-        let Ok((mut peer, mut state, mut extensions, of)) = peers.get_mut(*entity) else { continue };
+        let Ok((mut peer, mut state, mut extensions, of)) = peers.get_mut(*entity) else {
+            continue;
+        };
         let handshake = match ExtensionHandshake::read(payload) {
             Ok(handshake) => handshake,
             Err(error) => {
@@ -51,9 +55,12 @@ fn read_extension_handshakes(
         if let Some(upload_only) = handshake.upload_only {
             state.upload_only = upload_only;
         }
-        if let (Direction::Inbound, None, Some(address), Some(port)) =
-            (peer.direction, peer.listens_at, peer.endpoint.address(), handshake.listen_port)
-        {
+        if let (Direction::Inbound, None, Some(address), Some(port)) = (
+            peer.direction,
+            peer.listens_at,
+            peer.endpoint.address(),
+            handshake.listen_port,
+        ) {
             let listens_at = SocketAddr::new(address.ip(), port);
             peer.listens_at = Some(listens_at);
             if let Ok(mut candidates) = torrents.get_mut(of.0) {
@@ -71,9 +78,16 @@ fn read_dont_have(
     peers: Query<&PeerOf, With<Wire>>,
     torrents: Query<&Layout>,
 ) {
-    for ExtensionReceived { peer, extension, payload } in received.read() {
+    for ExtensionReceived {
+        peer,
+        extension,
+        payload,
+    } in received.read()
+    {
         // BEP 54: four bytes of piece index.
-        let (DONT_HAVE, Some(index)) = (*extension, payload.first_chunk::<4>()) else { continue };
+        let (DONT_HAVE, Some(index)) = (*extension, payload.first_chunk::<4>()) else {
+            continue;
+        };
         let index = u32::from_be_bytes(*index);
         let layout = peers.get(*peer).and_then(|of| torrents.get(of.0));
         if layout.is_ok_and(|layout| index < layout.0.piece_count()) {

@@ -31,7 +31,9 @@ fn flush_outboxes(
 ) {
     let now = clock.now();
     for entity in flush.drain() {
-        let Ok((peer, mut outbox)) = peers.get_mut(entity) else { continue };
+        let Ok((peer, mut outbox)) = peers.get_mut(entity) else {
+            continue;
+        };
         if outbox.unsent_bytes == 0 {
             // Whether the peer reads is measured from the moment there is something to read.
             outbox.last_progress = now;

@@ -68,7 +68,9 @@ fn decode_frames(
 ) {
     let now = clock.now();
     for &entity in &ready.0 {
-        let Ok((peer, mut wire)) = peers.get_mut(entity) else { continue };
+        let Ok((peer, mut wire)) = peers.get_mut(entity) else {
+            continue;
+        };
         if peer.stage != Stage::Connected || reaper.is_doomed(entity) {
             continue;
         }
@@ -110,7 +112,10 @@ impl Inboxes<'_> {
             // BEP 5 and BEP 6: hints that this engine has no use for yet.
             Message::KeepAlive | Message::Port(_) | Message::SuggestPiece(_) => {}
             Message::Choke => drop(self.chokes.write(ChokeReceived { peer, is_choking: true })),
-            Message::Unchoke => drop(self.chokes.write(ChokeReceived { peer, is_choking: false })),
+            Message::Unchoke => drop(self.chokes.write(ChokeReceived {
+                peer,
+                is_choking: false,
+            })),
             Message::Interested => self.interest(peer, true),
             Message::NotInterested => self.interest(peer, false),
             Message::Have(piece) => self.change(peer, Availability::Have(piece)),
@@ -126,12 +131,19 @@ impl Inboxes<'_> {
             Message::Cancel(request) => self.upload(peer, request, true),
             Message::RejectRequest(request) => drop(self.rejects.write(RejectReceived { peer, request })),
             Message::AllowedFast(piece) => drop(self.allowed_fast.write(AllowedFastReceived { peer, piece })),
-            Message::Extended { id: HANDSHAKE_ID, payload } => {
+            Message::Extended {
+                id: HANDSHAKE_ID,
+                payload,
+            } => {
                 self.handshakes.write(ExtensionHandshakeReceived { peer, payload });
             }
             Message::Extended { id, payload } => {
                 if let Some(extension) = self.registry.name_of(id) {
-                    self.extensions.write(ExtensionReceived { peer, extension, payload });
+                    self.extensions.write(ExtensionReceived {
+                        peer,
+                        extension,
+                        payload,
+                    });
                 }
             }
         }

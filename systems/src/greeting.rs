@@ -6,9 +6,7 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bytes::Bytes;
 use ecs_torrent_components::messages::{PeerConnected, TorrentCompleted};
-use ecs_torrent_components::peer::{
-    ExtensionRegistry, FlushQueue, Outbox, Peer, PeerExtensions, UploadQueue, Wire,
-};
+use ecs_torrent_components::peer::{ExtensionRegistry, FlushQueue, Outbox, Peer, PeerExtensions, UploadQueue, Wire};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Have, Torrent, TorrentPeers};
 use ecs_torrent_engine::ports::net::LocalAddresses;
@@ -49,8 +47,12 @@ fn greet_peers(
 ) {
     for connection in connected.read() {
         let entity = connection.peer;
-        let Ok((torrent, have)) = torrents.get(connection.torrent) else { continue };
-        let Ok((peer, wire, mut outbox, mut uploads)) = peers.get_mut(entity) else { continue };
+        let Ok((torrent, have)) = torrents.get(connection.torrent) else {
+            continue;
+        };
+        let Ok((peer, wire, mut outbox, mut uploads)) = peers.get_mut(entity) else {
+            continue;
+        };
         let mut send = |message: Message| flush.send(entity, &mut outbox, &message);
         let session = &wire.session;
         if let Some(Have(have)) = have {
@@ -94,7 +96,9 @@ fn our_handshake(
     ExtensionHandshake {
         extensions: registry.iter().map(|(name, id)| (name.to_owned(), id)).collect(),
         client: Some(CLIENT.to_owned()),
-        listen_port: peer.and_then(|peer| local.for_family_of(peer)).map(|local| local.port()),
+        listen_port: peer
+            .and_then(|peer| local.for_family_of(peer))
+            .map(|local| local.port()),
         request_queue: u32::try_from(settings.uploads.max_queue).ok(),
         your_ip: peer.map(|peer| peer.ip().to_canonical()),
         // BEP 21.
@@ -112,12 +116,21 @@ fn tell_upload_only(
 ) {
     for TorrentCompleted { torrent } in completed.read() {
         for peer in torrents.get(*torrent).into_iter().flat_map(|peers| peers.iter()) {
-            let Ok((mut outbox, extensions)) = peers.get_mut(peer) else { continue };
+            let Ok((mut outbox, extensions)) = peers.get_mut(peer) else {
+                continue;
+            };
             if !extensions.is_known {
                 continue;
             }
             let payload = Bytes::from_static(b"d1:mde11:upload_onlyi1ee");
-            flush.send(peer, &mut outbox, &Message::Extended { id: HANDSHAKE_ID, payload });
+            flush.send(
+                peer,
+                &mut outbox,
+                &Message::Extended {
+                    id: HANDSHAKE_ID,
+                    payload,
+                },
+            );
         }
     }
 }

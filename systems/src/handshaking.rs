@@ -57,7 +57,9 @@ fn send_handshakes(
     torrents: Query<&Torrent>,
 ) {
     for &LinkConnected { peer: entity } in connected.read() {
-        let Ok((mut peer, mut outbox, of)) = peers.get_mut(entity) else { continue };
+        let Ok((mut peer, mut outbox, of)) = peers.get_mut(entity) else {
+            continue;
+        };
         let Ok(torrent) = torrents.get(of.0) else { continue };
         counts.advance(&peer, Stage::Handshaking);
         peer.stage = Stage::Handshaking;
@@ -107,7 +109,9 @@ fn read_handshakes(
 ) {
     let now = judge.clock.now();
     for &entity in &ready.0 {
-        let Ok((mut peer, mut wire, mut outbox, of)) = peers.get_mut(entity) else { continue };
+        let Ok((mut peer, mut wire, mut outbox, of)) = peers.get_mut(entity) else {
+            continue;
+        };
         if peer.stage != Stage::Handshaking || judge.reaper.is_doomed(entity) {
             continue;
         }
@@ -126,7 +130,9 @@ fn read_handshakes(
                 continue;
             }
         };
-        let Ok((data, _, _, mut candidates, _, layout)) = judge.torrents.get_mut(torrent) else { continue };
+        let Ok((data, _, _, mut candidates, _, layout)) = judge.torrents.get_mut(torrent) else {
+            continue;
+        };
         if peer.direction == Direction::Inbound {
             flush.send_handshake(entity, &mut outbox, &our_handshake(data, handshake.info_hash));
         }
@@ -217,14 +223,14 @@ impl Judge<'_, '_> {
 }
 
 /// A peer that has gone may come back under its id.
-fn forget_ids(
-    mut gone: MessageReader<PeerDisconnected>,
-    peers: Query<&Peer>,
-    mut torrents: Query<&mut ConnectedIds>,
-) {
+fn forget_ids(mut gone: MessageReader<PeerDisconnected>, peers: Query<&Peer>, mut torrents: Query<&mut ConnectedIds>) {
     for PeerDisconnected { torrent, peer, .. } in gone.read() {
-        let Some(id) = peers.get(*peer).ok().and_then(|peer| peer.peer_id) else { continue };
-        let Some(mut ids) = torrent.and_then(|torrent| torrents.get_mut(torrent).ok()) else { continue };
+        let Some(id) = peers.get(*peer).ok().and_then(|peer| peer.peer_id) else {
+            continue;
+        };
+        let Some(mut ids) = torrent.and_then(|torrent| torrents.get_mut(torrent).ok()) else {
+            continue;
+        };
         if ids.0.get(&id).is_some_and(|(entity, _)| entity == peer) {
             ids.0.remove(&id);
         }

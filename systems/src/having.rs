@@ -17,10 +17,8 @@ pub struct HavingPlugin;
 
 impl Plugin for HavingPlugin {
     fn build(&self, app: &mut App) {
-        app.add_message::<TorrentCompleted>().add_systems(
-            Tick,
-            (set_bits, broadcast_have).chain().in_set(AnnounceSet::Have),
-        );
+        app.add_message::<TorrentCompleted>()
+            .add_systems(Tick, (set_bits, broadcast_have).chain().in_set(AnnounceSet::Have));
     }
 }
 
@@ -31,7 +29,9 @@ fn set_bits(
     mut torrents: Query<(&mut Have, &mut Lifecycle)>,
 ) {
     for &PieceStored { torrent, index, .. } in stored.read() {
-        let Ok((mut have, mut lifecycle)) = torrents.get_mut(torrent) else { continue };
+        let Ok((mut have, mut lifecycle)) = torrents.get_mut(torrent) else {
+            continue;
+        };
         if have.0.insert(index) && have.0.is_full() && *lifecycle == Lifecycle::Downloading {
             *lifecycle = Lifecycle::Seeding;
             commands.entity(torrent).remove::<Picker>();
@@ -50,7 +50,9 @@ fn broadcast_have(
     for &PieceStored { torrent, index, .. } in stored.read() {
         let Ok(connected) = torrents.get(torrent) else { continue };
         for peer in connected.iter() {
-            let Ok((mut state, mut pieces, mut outbox)) = peers.get_mut(peer) else { continue };
+            let Ok((mut state, mut pieces, mut outbox)) = peers.get_mut(peer) else {
+                continue;
+            };
             if !pieces.has(index) {
                 flush.send(peer, &mut outbox, &Message::Have(index));
                 continue;

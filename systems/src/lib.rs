@@ -179,19 +179,37 @@ impl Plugin for OrderPlugin {
             Tick,
             (IntakeFromPorts, Links, Accept, Bytes, Handshakes, Greet, Frames, Closed).chain(),
         )
-        .configure_sets(Tick, (Links, Accept, Bytes, Handshakes, Greet, Frames, Closed).in_set(TickSet::Intake));
+        .configure_sets(
+            Tick,
+            (Links, Accept, Bytes, Handshakes, Greet, Frames, Closed).in_set(TickSet::Intake),
+        );
         use VerifySet::{Blame, Check, Collect, Submit};
         app.configure_sets(Tick, (Collect, Blame, Check, Submit).chain().in_set(TickSet::Verify));
         use AnnounceSet::{Begin, Completion, Have, Trackers};
-        app.configure_sets(Tick, (Have, Completion, Begin, Trackers).chain().in_set(TickSet::Announce));
+        app.configure_sets(
+            Tick,
+            (Have, Completion, Begin, Trackers).chain().in_set(TickSet::Announce),
+        );
         use DecideSet::{Availability, Choking, Dialing, Extensions, Lifecycle, Picking, Stats, Timeouts, Uploads};
-        let decide = (Lifecycle, Extensions, Availability, Choking, Uploads, Timeouts, Dialing, Picking, Stats);
+        let decide = (
+            Lifecycle,
+            Extensions,
+            Availability,
+            Choking,
+            Uploads,
+            Timeouts,
+            Dialing,
+            Picking,
+            Stats,
+        );
         app.configure_sets(Tick, decide.chain().in_set(TickSet::Decide));
         app.configure_sets(Tick, (FlushSet::Outboxes, FlushSet::Links, FlushToPorts).chain())
             .configure_sets(Tick, (FlushSet::Outboxes, FlushSet::Links).in_set(TickSet::Flush));
         app.configure_sets(
             Tick,
-            (ReapSet::Tell, ReapSet::Release, ReapSet::Despawn).chain().in_set(TickSet::Reap),
+            (ReapSet::Tell, ReapSet::Release, ReapSet::Despawn)
+                .chain()
+                .in_set(TickSet::Reap),
         );
     }
 }

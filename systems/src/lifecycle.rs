@@ -48,11 +48,7 @@ impl Plugin for LifecyclePlugin {
                     )
                         .chain()
                         .in_set(AnnounceSet::Begin),
-                    (
-                        failing::fail_torrents,
-                        stopping::hear_stops,
-                        stopping::advance_stops,
-                    )
+                    (failing::fail_torrents, stopping::hear_stops, stopping::advance_stops)
                         .chain()
                         .in_set(DecideSet::Lifecycle),
                 ),

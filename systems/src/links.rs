@@ -95,7 +95,9 @@ fn sort_link_events(
             NetEvent::Received { link, chunk } => chunks.0.push((link, chunk)),
             NetEvent::Sent { link, bytes } => {
                 let Some(peer) = links.get(link) else { continue };
-                let Ok((mut outbox, uploads)) = peers.get_mut(peer) else { continue };
+                let Ok((mut outbox, uploads)) = peers.get_mut(peer) else {
+                    continue;
+                };
                 outbox.unsent_bytes = outbox.unsent_bytes.saturating_sub(bytes);
                 outbox.last_progress = clock.now();
                 let Some(mut uploads) = uploads else { continue };
@@ -138,10 +140,13 @@ fn note_closed_links(
     for LinkClosed { link, reason } in closed.read() {
         let Some(peer) = links.get(*link) else { continue };
         let is_connecting = peers.get(peer).is_ok_and(|peer| peer.stage == Stage::Connecting);
-        reaper.close(peer, match is_connecting {
-            true => CloseReason::ConnectFailed(reason.clone()),
-            false => CloseReason::Remote(reason.clone()),
-        });
+        reaper.close(
+            peer,
+            match is_connecting {
+                true => CloseReason::ConnectFailed(reason.clone()),
+                false => CloseReason::Remote(reason.clone()),
+            },
+        );
     }
 }
 
@@ -155,7 +160,9 @@ fn grant_credit(
 ) {
     let portion = settings.net.receive_window_bytes / 4;
     for entity in ready.0.drain(..) {
-        let Ok((peer, mut wire)) = peers.get_mut(entity) else { continue };
+        let Ok((peer, mut wire)) = peers.get_mut(entity) else {
+            continue;
+        };
         wire.is_listed = false;
         if wire.ungranted_bytes >= portion {
             let bytes = std::mem::take(&mut wire.ungranted_bytes);

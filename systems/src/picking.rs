@@ -134,14 +134,18 @@ fn begin_picking(
     peers: Query<&PeerPieces>,
 ) {
     for TorrentStarted { torrent } in started.read() {
-        let Ok((Lifecycle::Downloading, Have(have), connected)) = torrents.get(*torrent) else { continue };
+        let Ok((Lifecycle::Downloading, Have(have), connected)) = torrents.get(*torrent) else {
+            continue;
+        };
         let mut order = RarityOrder::new(have.len(), |piece| !have.contains(piece), &mut random);
         let connected = connected.into_iter().flat_map(RelationshipTarget::iter);
         for pieces in peers.iter_many(connected).flatten() {
             order.add_peer(pieces, &mut random);
         }
         let starved = Vec::new();
-        commands.entity(*torrent).insert((Picker { order, starved }, ActivePieces::default()));
+        commands
+            .entity(*torrent)
+            .insert((Picker { order, starved }, ActivePieces::default()));
     }
 }
 
@@ -154,7 +158,9 @@ fn hear_chokes(
     mut torrents: Query<&mut ActivePieces>,
 ) {
     for &ChokeReceived { peer, is_choking } in received.read() {
-        let Ok((mut state, mut requests, wire, of)) = peers.get_mut(peer) else { continue };
+        let Ok((mut state, mut requests, wire, of)) = peers.get_mut(peer) else {
+            continue;
+        };
         state.peer_choking = is_choking;
         if !is_choking {
             refill.add(peer, &mut requests);
@@ -179,7 +185,9 @@ fn hear_rejects(
     mut torrents: Query<&mut ActivePieces>,
 ) {
     for &RejectReceived { peer, request } in received.read() {
-        let Ok((state, mut requests, of)) = peers.get_mut(peer) else { continue };
+        let Ok((state, mut requests, of)) = peers.get_mut(peer) else {
+            continue;
+        };
         let Some(pending) = requests.answer(request) else {
             // BEP 6: the answer to a cancel may be a reject.
             requests.answer_cancelled(request);
@@ -204,7 +212,9 @@ fn hear_allowed_fast(
     mut peers: Query<&mut Requests>,
 ) {
     for &AllowedFastReceived { peer, piece } in received.read() {
-        let Ok(mut requests) = peers.get_mut(peer) else { continue };
+        let Ok(mut requests) = peers.get_mut(peer) else {
+            continue;
+        };
         if requests.allowed_fast.len() < MAX_ALLOWED_FAST && !requests.allowed_fast.contains(&piece) {
             requests.allowed_fast.push(piece);
             refill.add(peer, &mut requests);
@@ -220,9 +230,17 @@ fn drop_requests(
     mut torrents: Query<&mut ActivePieces>,
 ) {
     for (peer, index) in dropped.0.drain(..) {
-        let Ok((mut requests, of)) = peers.get_mut(peer) else { continue };
-        let Ok(mut active) = torrents.get_mut(of.0) else { continue };
-        while let Some(position) = requests.pending.iter().position(|pending| pending.request.piece == index) {
+        let Ok((mut requests, of)) = peers.get_mut(peer) else {
+            continue;
+        };
+        let Ok(mut active) = torrents.get_mut(of.0) else {
+            continue;
+        };
+        while let Some(position) = requests
+            .pending
+            .iter()
+            .position(|pending| pending.request.piece == index)
+        {
             let request = requests.pending[position].request;
             let pending = requests.cancel(request);
             release(peer, pending.as_slice(), &mut pieces, &mut active, of.0, &mut supply);
@@ -244,25 +262,33 @@ fn expire_requests(
 ) {
     let now = clock.now();
     while let Some(LateCheck(peer)) = checks.pop_due(now) {
-        let Ok((mut requests, mut state, rates, of)) = peers.get_mut(peer) else { continue };
+        let Ok((mut requests, mut state, rates, of)) = peers.get_mut(peer) else {
+            continue;
+        };
         requests.has_deadline = false;
         let patience = patience(&requests, rates.download.at(now), &settings.requests);
         let is_due = |pending: &Pending| !pending.is_late && pending.asked + patience <= now;
-        let late: Vec<Pending> = requests.pending.iter().filter(|pending| is_due(pending)).copied().collect();
+        let late: Vec<Pending> = requests
+            .pending
+            .iter()
+            .filter(|pending| is_due(pending))
+            .copied()
+            .collect();
         if !late.is_empty() {
             requests.depth.shrink(&settings.requests);
             refill.add(peer, &mut requests);
         }
-        let Ok(mut active) = torrents.get_mut(of.0) else { continue };
+        let Ok(mut active) = torrents.get_mut(of.0) else {
+            continue;
+        };
         for pending in late {
             expire(peer, pending, &mut requests, &mut pieces, &mut active, &mut supply);
             supply.offer(of.0);
         }
         let silent_since = requests.last_block.max(state.choke_changed);
         let owes = requests.pending.front();
-        state.snubbed |= owes.is_some_and(|oldest| {
-            oldest.asked.max(silent_since) + seconds(settings.requests.snub_s) <= now
-        });
+        state.snubbed |=
+            owes.is_some_and(|oldest| oldest.asked.max(silent_since) + seconds(settings.requests.snub_s) <= now);
         watch(peer, &mut requests, patience, &mut checks);
     }
     wakeup.at_next(checks.next());
@@ -271,7 +297,11 @@ fn expire_requests(
 /// How long a request may take: the settings' least, or three times what the peer's speed lets expect.
 fn patience(requests: &Requests, bytes_per_s: u64, settings: &RequestSettings) -> Duration {
     let least = seconds(settings.block_timeout_s);
-    let owed: u64 = requests.pending.iter().map(|pending| u64::from(pending.request.len)).sum();
+    let owed: u64 = requests
+        .pending
+        .iter()
+        .map(|pending| u64::from(pending.request.len))
+        .sum();
     match (owed * 3).checked_div(bytes_per_s) {
         Some(expected) => least.max(seconds(expected.min(settings.block_timeout_s * 10))),
         None => least,
@@ -344,7 +374,9 @@ fn release(
     supply: &mut Supply,
 ) {
     for pending in dropped {
-        let Ok(mut piece) = pieces.get_mut(pending.piece) else { continue };
+        let Ok(mut piece) = pieces.get_mut(pending.piece) else {
+            continue;
+        };
         if piece.exclusive == Some(peer) && !piece.is_full() {
             piece.clear();
         } else {
@@ -368,8 +400,12 @@ fn release_requests(
     mut torrents: Query<(&mut ActivePieces, Option<&mut Picker>)>,
 ) {
     for PeerDisconnected { torrent, peer, .. } in gone.read() {
-        let (Some(torrent), Ok((mut requests, has))) = (*torrent, peers.get_mut(*peer)) else { continue };
-        let Ok((mut active, picker)) = torrents.get_mut(torrent) else { continue };
+        let (Some(torrent), Ok((mut requests, has))) = (*torrent, peers.get_mut(*peer)) else {
+            continue;
+        };
+        let Ok((mut active, picker)) = torrents.get_mut(torrent) else {
+            continue;
+        };
         let dropped = requests.cancel_all();
         release(*peer, &dropped, &mut pieces, &mut active, torrent, &mut supply);
         if let Some(current) = requests.current

@@ -20,13 +20,15 @@ pub struct ReapingPlugin;
 
 impl Plugin for ReapingPlugin {
     fn build(&self, app: &mut App) {
-        app.add_message::<PeerDisconnected>().init_resource::<Reaper>().add_systems(
-            Tick,
-            (
-                tell_disconnects.in_set(ReapSet::Tell),
-                despawn_peers.in_set(ReapSet::Despawn),
-            ),
-        );
+        app.add_message::<PeerDisconnected>()
+            .init_resource::<Reaper>()
+            .add_systems(
+                Tick,
+                (
+                    tell_disconnects.in_set(ReapSet::Tell),
+                    despawn_peers.in_set(ReapSet::Despawn),
+                ),
+            );
     }
 }
 
@@ -65,7 +67,11 @@ fn despawn_peers(
         let Ok((peer, of)) = peers.get(entity) else { continue };
         let is_orderly = reason.is_orderly();
         let tag = closing.expect(of.map(|of| of.0), &reason);
-        net.push(NetRequest::Close { link: peer.link, is_orderly, tag });
+        net.push(NetRequest::Close {
+            link: peer.link,
+            is_orderly,
+            tag,
+        });
         links.remove(peer.link);
         counts.remove(peer);
         commands.entity(entity).despawn();

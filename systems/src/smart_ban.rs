@@ -35,7 +35,9 @@ impl Plugin for SmartBanPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<Suspects>().init_resource::<Bans>().add_systems(
             Tick,
-            (collect_digests, judge_rejected, examine_verified).chain().in_set(VerifySet::Blame),
+            (collect_digests, judge_rejected, examine_verified)
+                .chain()
+                .in_set(VerifySet::Blame),
         );
     }
 }
@@ -104,7 +106,8 @@ impl Court<'_, '_> {
         let limits = &self.settings.peers;
         let (duration, max) = (seconds(limits.ban_s), limits.max_bans);
         let addresses = culprit.addresses.iter().copied();
-        self.bans.ban(self.clock.now(), duration, max, culprit.ip, addresses, culprit.id);
+        self.bans
+            .ban(self.clock.now(), duration, max, culprit.ip, addresses, culprit.id);
         self.reaper.close(culprit.entity, CloseReason::Corrupt);
     }
 }
@@ -116,7 +119,15 @@ fn judge_rejected(
     mut suspects: ResMut<Suspects>,
     mut court: Court,
 ) {
-    for PieceRejected { torrent, index, contributors, senders, data, .. } in rejected.read() {
+    for PieceRejected {
+        torrent,
+        index,
+        contributors,
+        senders,
+        data,
+        ..
+    } in rejected.read()
+    {
         if let [only] = contributors[..] {
             if let Some(culprit) = court.identify(only) {
                 court.ban(&culprit, *index);
@@ -151,7 +162,13 @@ fn examine_verified(
     for (entity, data) in &verified.0 {
         let Ok(piece) = pieces.get(*entity) else { continue };
         if piece.is_suspect && suspects.attempts.contains_key(&(piece.torrent, piece.index)) {
-            submit(&mut hash, GOOD_BLOCKS, piece.torrent, u64::from(piece.index), data.clone());
+            submit(
+                &mut hash,
+                GOOD_BLOCKS,
+                piece.torrent,
+                u64::from(piece.index),
+                data.clone(),
+            );
         }
     }
 }
@@ -168,14 +185,18 @@ fn submit(hash: &mut HashPort, purpose: Purpose, torrent: Entity, number: u64, s
 
 fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, mut court: Court) {
     for event in hash.take(BAD_BLOCKS) {
-        let Some(Digests::Blocks(digests)) = event.digests else { continue };
+        let Some(Digests::Blocks(digests)) = event.digests else {
+            continue;
+        };
         let mut attempts = suspects.attempts.values_mut().flatten();
         if let Some(attempt) = attempts.find(|attempt| attempt.number == event.tag.number) {
             attempt.digests = digests;
         }
     }
     for event in hash.take(GOOD_BLOCKS) {
-        let Some(Digests::Blocks(good)) = event.digests else { continue };
+        let Some(Digests::Blocks(good)) = event.digests else {
+            continue;
+        };
         let index = event.tag.number as u32;
         let attempts = suspects.attempts.remove(&(event.tag.owner, index)).unwrap_or_default();
         for culprit in attempts.iter().flat_map(|attempt| culprits(attempt, &good)) {
@@ -215,7 +236,13 @@ mod tests {
         };
         let attempt = Attempt {
             number: 1,
-            senders: vec![Some(culprit(1)), Some(culprit(2)), None, Some(culprit(2)), Some(culprit(3))],
+            senders: vec![
+                Some(culprit(1)),
+                Some(culprit(2)),
+                None,
+                Some(culprit(2)),
+                Some(culprit(3)),
+            ],
             digests: vec![[1; 20], [9; 20], [3; 20], [9; 20], [5; 20]],
         };
         let good = [[1; 20], [2; 20], [3; 20], [4; 20], [5; 20]];

@@ -31,7 +31,12 @@ impl Plugin for StatsPlugin {
         app.init_resource::<CommandQueue<ListTorrents>>()
             .init_resource::<CommandQueue<GetStats>>()
             .init_resource::<CommandQueue<GetFiles>>()
-            .add_systems(Tick, (list_torrents, tell_stats, tell_files).chain().in_set(crate::DecideSet::Stats));
+            .add_systems(
+                Tick,
+                (list_torrents, tell_stats, tell_files)
+                    .chain()
+                    .in_set(crate::DecideSet::Stats),
+            );
     }
 }
 
@@ -61,7 +66,16 @@ struct Archive<'w, 's> {
     clock: Res<'w, Clock>,
     index: Res<'w, TorrentIndex>,
     torrents: Query<'w, 's, TorrentData>,
-    peers: Query<'w, 's, (&'static Peer, &'static PeerState, &'static PeerRates, &'static PeerPieces)>,
+    peers: Query<
+        'w,
+        's,
+        (
+            &'static Peer,
+            &'static PeerState,
+            &'static PeerRates,
+            &'static PeerPieces,
+        ),
+    >,
     trackers: Query<'w, 's, &'static Tracker>,
 }
 

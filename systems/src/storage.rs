@@ -70,8 +70,12 @@ fn submit_verified_pieces(
     torrents: Query<&Storage>,
 ) {
     for (entity, blocks) in verified.0.drain(..) {
-        let Ok(mut piece) = pieces.get_mut(entity) else { continue };
-        let Ok(storage) = torrents.get(piece.torrent) else { continue };
+        let Ok(mut piece) = pieces.get_mut(entity) else {
+            continue;
+        };
+        let Ok(storage) = torrents.get(piece.torrent) else {
+            continue;
+        };
         piece.phase = PiecePhase::Writing;
         let tag = JobTag {
             purpose: PIECES,

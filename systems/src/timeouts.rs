@@ -32,11 +32,7 @@ struct PeerCheck(Entity);
 /// A peer is looked at this often at least: what is due by then can only have begun since.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-fn watch_new_peers(
-    clock: Res<Clock>,
-    mut checks: ResMut<Deadlines<PeerCheck>>,
-    new: Query<Entity, Added<Peer>>,
-) {
+fn watch_new_peers(clock: Res<Clock>, mut checks: ResMut<Deadlines<PeerCheck>>, new: Query<Entity, Added<Peer>>) {
     for peer in &new {
         checks.set(clock.now() + LOOK_INTERVAL, PeerCheck(peer));
     }
@@ -53,7 +49,9 @@ fn check_peers(
 ) {
     let now = clock.now();
     while let Some(PeerCheck(entity)) = checks.pop_due(now) {
-        let Ok((peer, wire, mut outbox)) = peers.get_mut(entity) else { continue };
+        let Ok((peer, wire, mut outbox)) = peers.get_mut(entity) else {
+            continue;
+        };
         if let Some(kind) = overdue(now, peer, wire, &outbox, &settings.peers) {
             reaper.close(entity, CloseReason::Timeout(kind));
             continue;
@@ -67,20 +65,18 @@ fn check_peers(
 }
 
 /// What a peer has let pass, if anything. Connecting has its own limit, at the Net port.
-fn overdue(
-    now: Timestamp,
-    peer: &Peer,
-    wire: &Wire,
-    outbox: &Outbox,
-    limits: &PeerSettings,
-) -> Option<TimeoutKind> {
+fn overdue(now: Timestamp, peer: &Peer, wire: &Wire, outbox: &Outbox, limits: &PeerSettings) -> Option<TimeoutKind> {
     let has_passed = |since: Timestamp, limit: u64| now.since(since) >= seconds(limit);
     let is_past_send = outbox.unsent_bytes > 0 && has_passed(outbox.last_progress, limits.send_timeout_s);
     match peer.stage {
         Stage::Connecting => None,
         // Fault 21: bytes that trickle in do not help, the whole handshake has to be there.
         Stage::Handshaking => has_passed(peer.since, limits.handshake_timeout_s).then_some(TimeoutKind::Handshake),
-        Stage::Connected if wire.frame_since.is_some_and(|since| has_passed(since, limits.frame_timeout_s)) => {
+        Stage::Connected
+            if wire
+                .frame_since
+                .is_some_and(|since| has_passed(since, limits.frame_timeout_s)) =>
+        {
             Some(TimeoutKind::Frame)
         }
         // Fault 25.

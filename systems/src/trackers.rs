@@ -75,9 +75,7 @@ pub(crate) fn spawn_trackers(
     random: &mut Random,
 ) -> TrackerTiers {
     let tiers = urls.iter().enumerate().map(|(tier, urls)| {
-        let spawn = |url: &String| {
-            commands.spawn((Tracker::new(url, tier), TrackerOf(torrent))).id()
-        };
+        let spawn = |url: &String| commands.spawn((Tracker::new(url, tier), TrackerOf(torrent))).id();
         urls.iter().map(spawn).collect()
     });
     let tiers = tiers.collect();

@@ -5,9 +5,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use bevy_platform::collections::HashMap;
 use ecs_torrent_components::messages::{BlockSent, FailTorrent, PeerDisconnected, UploadRequested};
-use ecs_torrent_components::peer::{
-    FlushQueue, Outbox, PeerState, ServeQueue, UploadMemory, UploadQueue, Wire,
-};
+use ecs_torrent_components::peer::{FlushQueue, Outbox, PeerState, ServeQueue, UploadMemory, UploadQueue, Wire};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{Settings, UploadSettings};
 use ecs_torrent_components::torrent::{Have, Layout, Lifecycle, PeerOf, Storage};
@@ -75,7 +73,11 @@ fn judge(request: BlockRequest, geometry: &Geometry, have: &Bitfield, settings: 
     if !geometry.contains(request) {
         return Verdict::Close(WireError::OutOfRange { id: 6, piece, begin });
     }
-    if have.contains(piece) { Verdict::Admit } else { Verdict::Reject }
+    if have.contains(piece) {
+        Verdict::Admit
+    } else {
+        Verdict::Reject
+    }
 }
 
 fn hear_requests(
@@ -87,9 +89,18 @@ fn hear_requests(
     mut peers: Query<(&PeerOf, &PeerState, &Wire, &mut UploadQueue, &mut Outbox)>,
     torrents: Query<(&Layout, &Have, &Lifecycle)>,
 ) {
-    for &UploadRequested { peer, request, is_cancel } in received.read() {
-        let Ok((of, state, wire, mut uploads, mut outbox)) = peers.get_mut(peer) else { continue };
-        let Ok((Layout(geometry), Have(have), lifecycle)) = torrents.get(of.0) else { continue };
+    for &UploadRequested {
+        peer,
+        request,
+        is_cancel,
+    } in received.read()
+    {
+        let Ok((of, state, wire, mut uploads, mut outbox)) = peers.get_mut(peer) else {
+            continue;
+        };
+        let Ok((Layout(geometry), Have(have), lifecycle)) = torrents.get(of.0) else {
+            continue;
+        };
         let mut reject = || {
             // BEP 6: every request is answered once, by the block or by a reject.
             if wire.session.fast {
@@ -141,7 +152,9 @@ fn read_blocks(
     while turns > 0 && counter.memory.has_room(limit) {
         turns -= 1;
         let Some(peer) = serve.pop() else { break };
-        let Ok((of, mut uploads, outbox)) = peers.get_mut(peer) else { continue };
+        let Ok((of, mut uploads, outbox)) = peers.get_mut(peer) else {
+            continue;
+        };
         uploads.unlist();
         let waiting_bytes = (outbox.waiting_bytes() as u64).max(uploads.charged_bytes);
         if uploads.waiting.is_empty() || waiting_bytes >= watermark {
@@ -208,8 +221,12 @@ fn send_blocks(
     mut peers: Query<(&PeerOf, &Wire, &mut UploadQueue, &mut Outbox)>,
 ) {
     for event in disk.take(UPLOADS) {
-        let Some(Group { peer, span, requests }) = reads.under_way.remove(&event.tag.number) else { continue };
-        let Ok((of, wire, mut uploads, mut outbox)) = peers.get_mut(peer) else { continue };
+        let Some(Group { peer, span, requests }) = reads.under_way.remove(&event.tag.number) else {
+            continue;
+        };
+        let Ok((of, wire, mut uploads, mut outbox)) = peers.get_mut(peer) else {
+            continue;
+        };
         let data = match event.outcome {
             Ok(DiskDone::Read(data)) => Ok(data),
             Ok(_) => continue,

@@ -55,8 +55,12 @@ fn collect_hashes(
 ) {
     for event in hash.take(PIECES) {
         // The piece is gone where its torrent was stopped meanwhile.
-        let Ok(mut piece) = pieces.get_mut(event.tag.owner) else { continue };
-        let Ok((content, mut active)) = torrents.get_mut(piece.torrent) else { continue };
+        let Ok(mut piece) = pieces.get_mut(event.tag.owner) else {
+            continue;
+        };
+        let Ok((content, mut active)) = torrents.get_mut(piece.torrent) else {
+            continue;
+        };
         let (torrent, index) = (piece.torrent, piece.index);
         let Some(Digests::Piece(digest)) = event.digests else {
             let reason = format!("hashing piece {index} failed").into();
@@ -86,16 +90,17 @@ fn collect_hashes(
 }
 
 /// All of a tick's pieces in one batch; their bytes travel along, so that nothing is copied or shared.
-fn submit_full_pieces(
-    mut full: ResMut<FullPieces>,
-    mut hash: ResMut<HashPort>,
-    mut pieces: Query<&mut ActivePiece>,
-) {
+fn submit_full_pieces(mut full: ResMut<FullPieces>, mut hash: ResMut<HashPort>, mut pieces: Query<&mut ActivePiece>) {
     for entity in full.0.drain(..) {
-        let Ok(mut piece) = pieces.get_mut(entity) else { continue };
+        let Ok(mut piece) = pieces.get_mut(entity) else {
+            continue;
+        };
         piece.phase = PiecePhase::Hashing;
         let mut spans = Vec::with_capacity(piece.blocks.len() + piece.blocks.len() / 8);
-        piece.blocks.iter_mut().for_each(|slot| spans.extend(std::mem::take(&mut slot.data)));
+        piece
+            .blocks
+            .iter_mut()
+            .for_each(|slot| spans.extend(std::mem::take(&mut slot.data)));
         let tag = JobTag {
             purpose: PIECES,
             owner: entity,

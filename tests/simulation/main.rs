@@ -16,16 +16,24 @@ use ecs_torrent::protocol::time::Timestamp;
 use ecs_torrent::systems::TorrentPlugins;
 
 fn torrent(size: usize, piece_length: u32) -> (Arc<Metainfo>, Vec<u8>) {
-    let data: Vec<u8> = (0..size as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let data: Vec<u8> = (0..size as u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     let torrent = NewTorrent {
         name: "data".into(),
-        files: vec![NewFile { path: vec![], len: size as u64 }],
+        files: vec![NewFile {
+            path: vec![],
+            len: size as u64,
+        }],
         piece_length,
         pieces: data.chunks(piece_length as usize).map(|piece| sha1([piece])).collect(),
         ..NewTorrent::default()
     };
     let bytes = Bytes::from(torrent.encode().unwrap());
-    (Arc::new(Metainfo::parse(&bytes, &MetainfoLimits::default()).unwrap()), data)
+    (
+        Arc::new(Metainfo::parse(&bytes, &MetainfoLimits::default()).unwrap()),
+        data,
+    )
 }
 
 fn ip(last: u8) -> IpAddr {
@@ -36,13 +44,17 @@ fn add(sim: &mut Simulation, node: NodeId, metainfo: &Arc<Metainfo>, peers: Vec<
     let command = AddTorrent {
         metainfo: metainfo.clone(),
         options: AddOptions {
-            root: "downloads".into(),
+            root: Some("downloads".into()),
             peers,
             require_complete: false,
         },
         reply: Reply::ignored(),
     };
-    sim.node(node).world_mut().resource_mut::<CommandQueue<AddTorrent>>().0.push_back(command);
+    sim.node(node)
+        .world_mut()
+        .resource_mut::<CommandQueue<AddTorrent>>()
+        .0
+        .push_back(command);
     sim.nudge(node);
 }
 
@@ -53,7 +65,11 @@ fn stats(sim: &mut Simulation, node: NodeId, metainfo: &Metainfo) -> Option<Torr
         torrent: metainfo.hashes.primary(),
         reply: Reply::new(move |stats| *out.lock().unwrap() = Some(stats)),
     };
-    sim.node(node).world_mut().resource_mut::<CommandQueue<GetStats>>().0.push_back(command);
+    sim.node(node)
+        .world_mut()
+        .resource_mut::<CommandQueue<GetStats>>()
+        .0
+        .push_back(command);
     let now = sim.now();
     sim.node(node).tick(now);
     let answer = slot.lock().unwrap().take();
@@ -76,9 +92,14 @@ fn run(seed: u64) -> (u64, Duration) {
     let took = sim.now().since(Timestamp::ZERO);
     let trace = sim.trace();
     let limit = limit + Duration::from_secs(10);
-    assert!(sim.run_until(limit, |sim| stats(sim, leecher, &metainfo).is_some_and(|s| s.is_complete())));
+    assert!(sim.run_until(limit, |sim| {
+        stats(sim, leecher, &metainfo).is_some_and(|s| s.is_complete())
+    }));
     let stats = stats(&mut sim, leecher, &metainfo).unwrap();
-    assert_eq!((stats.lifecycle.as_str(), stats.downloaded, stats.wasted), ("seeding", 1_000_001, 0));
+    assert_eq!(
+        (stats.lifecycle.as_str(), stats.downloaded, stats.wasted),
+        ("seeding", 1_000_001, 0)
+    );
     (trace, took)
 }
 

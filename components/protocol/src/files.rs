@@ -1,6 +1,7 @@
 //! The files of a torrent and where their bytes lie: the map between the torrent's address space and the disk.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::geometry::Span;
 
@@ -71,13 +72,13 @@ pub struct FileSlice {
     pub pad: bool,
 }
 
-/// All files of a torrent, in the order of their bytes.
+/// All files of a torrent, in the order of their bytes. Clones share one table.
 ///
 /// Offsets are stored, not summed up, so that layouts with gaps (v2 file alignment, BEP 52) fit the same table; a
 /// gap reads as zeros.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct FileTable {
-    files: Box<[FileEntry]>,
+    files: Arc<[FileEntry]>,
     total_size: u64,
 }
 
@@ -91,7 +92,7 @@ impl FileTable {
         debug_assert!(files.is_sorted_by(|a, b| a.end() <= b.offset));
         Self {
             total_size: files.last().map_or(0, FileEntry::end),
-            files: files.into_boxed_slice(),
+            files: files.into(),
         }
     }
 

@@ -140,7 +140,10 @@ mod tests {
     /// Fault 95.
     #[test]
     fn passkeys_are_not_shown() {
-        assert_eq!(redacted("https://u:p@t.org:444/secret/announce?key=1"), "https://t.org:444");
+        assert_eq!(
+            redacted("https://u:p@t.org:444/secret/announce?key=1"),
+            "https://t.org:444"
+        );
         assert_eq!(redacted("udp://[::1]:6969/x"), "udp://[::1]:6969");
         assert_eq!(redacted("secret"), "(invalid URL)");
     }

@@ -85,7 +85,9 @@ impl Requests {
     /// Takes out all requests; their answers may still come.
     pub fn cancel_all(&mut self) -> Vec<Pending> {
         let pending: Vec<Pending> = self.pending.drain(..).collect();
-        pending.iter().for_each(|pending| self.remember_cancelled(pending.request));
+        pending
+            .iter()
+            .for_each(|pending| self.remember_cancelled(pending.request));
         pending
     }
 
@@ -144,7 +146,11 @@ impl QueueDepth {
     /// Requests to keep outstanding.
     #[must_use]
     pub fn target(&self, settings: &RequestSettings) -> u32 {
-        let target = if self.target == 0 { settings.initial_depth } else { self.target };
+        let target = if self.target == 0 {
+            settings.initial_depth
+        } else {
+            self.target
+        };
         target.clamp(1, settings.max_depth)
     }
 

@@ -75,7 +75,7 @@ impl ReadChunks {
 
 /// Buffers for files to be read into; each returns when the last slice of it is dropped.
 #[derive(Clone, Default)]
-pub(crate) struct FileBuffers {
+pub struct FileBuffers {
     free: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
@@ -156,7 +156,10 @@ mod tests {
             places.insert(read[read.len() - 1].as_ptr() as usize >> 16);
             chunks.give_back(chunk);
         }
-        assert!(places.len() <= 4, "100 kB lie in two chunks of 64 KiB, at any alignment");
+        assert!(
+            places.len() <= 4,
+            "100 kB lie in two chunks of 64 KiB, at any alignment"
+        );
         read.clear();
         for round in 0..50 {
             let mut chunk = chunks.take();

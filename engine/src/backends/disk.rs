@@ -14,9 +14,9 @@ use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::settings::StorageSettings;
 use ecs_torrent_protocol::geometry::Span;
 
-use self::files::{FileCache, Files};
+pub use self::files::{FileCache, Files};
 use super::StartError;
-use super::buffers::FileBuffers;
+pub use super::buffers::FileBuffers;
 use super::sink::Sink;
 use crate::port::{Backend, JobTag};
 use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest};
@@ -91,9 +91,9 @@ impl DiskPool {
                 tag,
                 storage,
                 root,
-                metainfo,
+                files,
             } => {
-                let files = Arc::new(Files::new(storage, root, metainfo, self.cache.clone()));
+                let files = Arc::new(Files::new(storage, root, files, self.cache.clone()));
                 self.storages.insert(storage, files);
                 (tag, storage, Work::Look)
             }

@@ -35,7 +35,12 @@ pub struct ReqwestHttp {
 
 impl ReqwestHttp {
     pub(crate) fn new(local: &LocalAddresses, runtime: Arc<SharedRuntime>, waker: &Waker) -> Self {
-        let sources = local.0.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
+        let sources = local
+            .0
+            .iter()
+            .map(SocketAddr::ip)
+            .filter(|ip| !ip.is_unspecified())
+            .collect();
         let clients = Clients {
             sources,
             built: Mutex::default(),
@@ -109,7 +114,10 @@ async fn scope_of_url(url: &Url, family: Option<Family>) -> Result<Scope, HttpEr
         url::Host::Ipv6(ip) => vec![ip.into()],
         url::Host::Domain(name) => {
             let found = tokio::net::lookup_host((name, 0)).await;
-            found.map_err(|error| no_address(&error.to_string()))?.map(|address| address.ip()).collect()
+            found
+                .map_err(|error| no_address(&error.to_string()))?
+                .map(|address| address.ip())
+                .collect()
         }
     };
     let usable = addresses.into_iter().filter(|ip| is_of(family, *ip)).map(Scope::of);
@@ -195,7 +203,10 @@ impl Resolve for ScopedResolver {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let all: Vec<SocketAddr> = found.filter(|address| is_of(family, address.ip())).collect();
             let is_any = !all.is_empty();
-            let reachable: Vec<_> = all.into_iter().filter(|address| scope.may_reach(address.ip())).collect();
+            let reachable: Vec<_> = all
+                .into_iter()
+                .filter(|address| scope.may_reach(address.ip()))
+                .collect();
             if is_any && reachable.is_empty() {
                 return Err(HttpError::PrivateRedirect.into());
             }

@@ -67,7 +67,11 @@ impl TokioNet {
         let _context = handle.enter();
         let sockets = listen::bind_all(settings)?;
         let local: Vec<SocketAddr> = sockets.iter().map(|sockets| sockets.address).collect();
-        let sources = local.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
+        let sources = local
+            .iter()
+            .map(SocketAddr::ip)
+            .filter(|ip| !ip.is_unspecified())
+            .collect();
         let shared = Arc::new(Shared {
             sink: Sink::new(waker),
             links: Mutex::default(),
@@ -175,7 +179,10 @@ impl Backend<NetRequest, NetEvent> for TokioNet {
 
     fn poll(&mut self, max: usize, events: &mut Vec<NetEvent>) -> bool {
         let has_more = self.shared.sink.poll(max, events);
-        let seen = events.iter().filter(|event| matches!(event, NetEvent::Accepted { .. })).count();
+        let seen = events
+            .iter()
+            .filter(|event| matches!(event, NetEvent::Accepted { .. }))
+            .count();
         self.shared.unseen.fetch_sub(seen, Ordering::Relaxed);
         has_more
     }
@@ -183,7 +190,11 @@ impl Backend<NetRequest, NetEvent> for TokioNet {
 
 /// Opens a connection, from our own address of that family where a specific one was asked for.
 async fn open(to: SocketAddr, sources: &[IpAddr]) -> std::io::Result<TcpStream> {
-    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if to.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     if let Some(source) = sources.iter().find(|source| source.is_ipv4() == to.is_ipv4()) {
         socket.bind(SocketAddr::new(*source, 0))?;
     }

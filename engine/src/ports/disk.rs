@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Span;
-use ecs_torrent_protocol::metainfo::Metainfo;
 
 use crate::port::{JobTag, Port, PortEvent, Purpose};
 
@@ -26,7 +26,7 @@ pub enum DiskRequest {
         /// The download folder.
         root: PathBuf,
         /// The files.
-        metainfo: Arc<Metainfo>,
+        files: FileTable,
     },
     /// Creates the files that have no bytes, and reserves space where asked to.
     Prepare {

@@ -98,7 +98,10 @@ mod tests {
     fn digests_do_not_depend_on_the_slicing() {
         let data: Vec<u8> = (0..100u8).collect();
         for cut in [0, 1, 30, 64, 99] {
-            let spans = [Bytes::copy_from_slice(&data[..cut]), Bytes::copy_from_slice(&data[cut..])];
+            let spans = [
+                Bytes::copy_from_slice(&data[..cut]),
+                Bytes::copy_from_slice(&data[cut..]),
+            ];
             assert_eq!(compute(HashKind::Sha1Piece, &spans), Digests::Piece(sha1([&data[..]])));
             let blocks: Vec<_> = data.chunks(30).map(|block| sha1([block])).collect();
             assert_eq!(compute(HashKind::Sha1Blocks(30), &spans), Digests::Blocks(blocks));

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Span;
-use ecs_torrent_protocol::metainfo::Metainfo;
 
 use super::fabric::{Event, Fabric};
 use super::{NodeId, lock};
@@ -35,7 +35,11 @@ impl Folders {
     /// A torrent's data, if all of it was written.
     pub(super) fn get(&self, root: &Path) -> Option<&[u8]> {
         let contents = self.0.get(root)?;
-        contents.written.iter().all(|written| *written).then_some(&contents.bytes[..])
+        contents
+            .written
+            .iter()
+            .all(|written| *written)
+            .then_some(&contents.bytes[..])
     }
 
     fn open(&mut self, root: &Path, size: usize) -> &mut Contents {
@@ -50,7 +54,7 @@ impl Folders {
 pub struct SimDisk {
     node: NodeId,
     fabric: Arc<Mutex<Fabric>>,
-    open: BTreeMap<StorageId, (PathBuf, Arc<Metainfo>)>,
+    open: BTreeMap<StorageId, (PathBuf, FileTable)>,
 }
 
 impl SimDisk {
@@ -72,22 +76,25 @@ impl SimDisk {
                 tag,
                 storage,
                 root,
-                metainfo,
+                files,
             } => {
                 let contents = folders.0.get(&root);
-                let files = metainfo.info.files.files().iter().map(|file| {
+                let found = files.files().iter().map(|file| {
                     let range = file.offset as usize..file.end() as usize;
                     contents.filter(|c| c.written[range].contains(&true)).map(|_| file.len)
                 });
-                let found = files.collect();
-                self.open.insert(storage, (root, metainfo));
+                let found = found.collect();
+                self.open.insert(storage, (root, files));
                 (tag, Ok(DiskDone::Opened(found)))
             }
             DiskRequest::Prepare { tag, .. } => (tag, Ok(DiskDone::Prepared)),
             DiskRequest::Sync { tag, .. } => (tag, Ok(DiskDone::Synced)),
             DiskRequest::Read { tag, storage, span } => {
                 let contents = self.contents_of(storage, folders);
-                (tag, contents.and_then(|contents| contents.read(span)).map(DiskDone::Read))
+                (
+                    tag,
+                    contents.and_then(|contents| contents.read(span)).map(DiskDone::Read),
+                )
             }
             DiskRequest::Write {
                 tag,
@@ -107,8 +114,8 @@ impl SimDisk {
     }
 
     fn contents_of<'f>(&self, storage: StorageId, folders: &'f mut Folders) -> Result<&'f mut Contents, DiskError> {
-        let (root, metainfo) = self.open.get(&storage).ok_or_else(|| error(io::ErrorKind::Other))?;
-        Ok(folders.open(root, metainfo.info.geometry.total_size() as usize))
+        let (root, files) = self.open.get(&storage).ok_or_else(|| error(io::ErrorKind::Other))?;
+        Ok(folders.open(root, files.total_size() as usize))
     }
 }
 

@@ -124,7 +124,11 @@ mod tests {
         list[4].is_interested = false;
         list[3].is_snubbing = true;
         assert_eq!(run(&list, Goal::Download, 2), [peer(3), peer(2)]);
-        assert_eq!(run(&list, Goal::Download, 9).len(), 4, "a snubbing peer is served where there is room");
+        assert_eq!(
+            run(&list, Goal::Download, 9).len(),
+            4,
+            "a snubbing peer is served where there is room"
+        );
     }
 
     #[test]
@@ -141,9 +145,19 @@ mod tests {
             ..contender(id, 0)
         };
         // 1 has had its turn, 2 and 3 are in theirs, 4 waits longer than 5.
-        let list = [unchoked(1, 10, 999), unchoked(2, 50, 5), unchoked(3, 60, 50), waiting(5, 30), waiting(4, 20)];
+        let list = [
+            unchoked(1, 10, 999),
+            unchoked(2, 50, 5),
+            unchoked(3, 60, 50),
+            waiting(5, 30),
+            waiting(4, 20),
+        ];
         assert_eq!(run(&list, Goal::Seed { turn }, 4), [peer(3), peer(2), peer(4), peer(5)]);
-        assert_eq!(run(&list[..3], Goal::Seed { turn }, 3).last(), Some(&peer(1)), "nobody waits: it goes on");
+        assert_eq!(
+            run(&list[..3], Goal::Seed { turn }, 3).last(),
+            Some(&peer(1)),
+            "nobody waits: it goes on"
+        );
     }
 
     #[test]

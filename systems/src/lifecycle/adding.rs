@@ -60,9 +60,18 @@ pub(super) struct Registry<'w, 's> {
 
 pub(super) fn add_torrents(mut queue: ResMut<CommandQueue<AddTorrent>>, mut registry: Registry) {
     for command in queue.0.drain(..) {
-        let known = command.metainfo.hashes.wire_hashes().find_map(|hash| registry.index.get(hash));
+        let known = command
+            .metainfo
+            .hashes
+            .wire_hashes()
+            .find_map(|hash| registry.index.get(hash));
         // One that was added in this very tick is not in the world yet, but it has the same hashes.
-        let known = known.map(|entity| registry.torrents.get(entity).map_or(command.metainfo.hashes.primary(), Torrent::id));
+        let known = known.map(|entity| {
+            registry
+                .torrents
+                .get(entity)
+                .map_or(command.metainfo.hashes.primary(), Torrent::id)
+        });
         let id = known.unwrap_or_else(|| registry.add(&command));
         command.reply.send(id);
     }
@@ -75,7 +84,10 @@ impl Registry<'_, '_> {
         self.storages.last += 1;
         let storage = Storage {
             id: StorageId(self.storages.last),
-            root: options.root.clone(),
+            root: options
+                .root
+                .clone()
+                .unwrap_or_else(|| self.settings.storage.download_dir.clone()),
         };
         let torrent = Torrent {
             hashes: metainfo.hashes,
@@ -96,7 +108,7 @@ impl Registry<'_, '_> {
             tag: tag(OPEN, entity),
             storage: storage.id,
             root: storage.root.clone(),
-            metainfo: metainfo.clone(),
+            files: info.files.clone(),
         });
         self.commands.entity(entity).insert((
             torrent,
@@ -119,7 +131,11 @@ impl Registry<'_, '_> {
 }
 
 fn tag(purpose: Purpose, owner: Entity) -> JobTag {
-    JobTag { purpose, owner, number: 0 }
+    JobTag {
+        purpose,
+        owner,
+        number: 0,
+    }
 }
 
 /// Where there is data already, it is checked; where there is none, everything is missing.
@@ -132,7 +148,9 @@ pub(super) fn collect_opened(
 ) {
     for event in disk.take(OPEN) {
         let torrent = event.tag.owner;
-        let Ok((mut lifecycle, layout)) = torrents.get_mut(torrent) else { continue };
+        let Ok((mut lifecycle, layout)) = torrents.get_mut(torrent) else {
+            continue;
+        };
         if *lifecycle != Lifecycle::Adding {
             continue;
         }
@@ -160,7 +178,9 @@ pub(super) fn start_torrents(
     mut torrents: Query<(&Have, &Storage, &mut Lifecycle, Option<&RequiresComplete>)>,
 ) {
     for &StartTorrent { torrent } in start.read() {
-        let Ok((Have(have), storage, mut lifecycle, requires_complete)) = torrents.get_mut(torrent) else { continue };
+        let Ok((Have(have), storage, mut lifecycle, requires_complete)) = torrents.get_mut(torrent) else {
+            continue;
+        };
         if have.is_full() {
             *lifecycle = Lifecycle::Seeding;
             started.write(TorrentStarted { torrent });
@@ -187,7 +207,9 @@ pub(super) fn collect_prepared(
 ) {
     for event in disk.take(PREPARE) {
         let torrent = event.tag.owner;
-        let Ok(mut lifecycle) = torrents.get_mut(torrent) else { continue };
+        let Ok(mut lifecycle) = torrents.get_mut(torrent) else {
+            continue;
+        };
         if !matches!(*lifecycle, Lifecycle::Adding | Lifecycle::Checking) {
             continue;
         }

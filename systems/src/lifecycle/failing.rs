@@ -17,10 +17,17 @@ pub(super) fn fail_torrents(
     mut told: MessageWriter<TorrentFailed>,
     mut reaper: ResMut<Reaper>,
     mut flight: Flight,
-    mut torrents: Query<(&Torrent, &mut Lifecycle, Option<&TorrentPeers>, Option<&mut ActivePieces>)>,
+    mut torrents: Query<(
+        &Torrent,
+        &mut Lifecycle,
+        Option<&TorrentPeers>,
+        Option<&mut ActivePieces>,
+    )>,
 ) {
     for FailTorrent { torrent, reason } in failed.read() {
-        let Ok((data, mut lifecycle, peers, active)) = torrents.get_mut(*torrent) else { continue };
+        let Ok((data, mut lifecycle, peers, active)) = torrents.get_mut(*torrent) else {
+            continue;
+        };
         if matches!(*lifecycle, Lifecycle::Failed { .. } | Lifecycle::Stopping) {
             continue;
         }
@@ -52,7 +59,9 @@ impl Flight<'_, '_> {
     /// Gives up those pieces for which `gives_up` holds; true if none is left.
     pub(super) fn ground(&mut self, active: &mut ActivePieces, gives_up: impl Fn(&ActivePiece) -> bool) -> bool {
         active.all.retain(|_, entity| {
-            let Ok(piece) = self.pieces.get(*entity) else { return false };
+            let Ok(piece) = self.pieces.get(*entity) else {
+                return false;
+            };
             let stays = !gives_up(piece);
             if !stays {
                 self.memory.release(piece.span.len);

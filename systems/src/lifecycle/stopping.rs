@@ -98,7 +98,10 @@ pub(super) fn hear_stops(
             stops.torrents.push(entity);
             let phase = StopPhase::HaltDownloads;
             let deadline = clock.now() + limit(phase, &settings.lifecycle);
-            commands.entity(entity).insert(Stopping { phase, deadline }).remove::<(Picker, Check)>();
+            commands
+                .entity(entity)
+                .insert(Stopping { phase, deadline })
+                .remove::<(Picker, Check)>();
         }
         // A second stop joins the first.
         match waiters {
@@ -177,7 +180,10 @@ pub(super) fn advance_stops(
             }
             let Some(next) = following(stopping.phase) else {
                 stage.despawn(entity, torrent, storage);
-                waiters.into_iter().flat_map(|mut waiters| std::mem::take(&mut waiters.0)).for_each(|r| r.send(()));
+                waiters
+                    .into_iter()
+                    .flat_map(|mut waiters| std::mem::take(&mut waiters.0))
+                    .for_each(|r| r.send(()));
                 return false;
             };
             tracing::debug!(torrent = %torrent.name, phase = ?next, "stopping");
@@ -208,7 +214,9 @@ fn following(phase: StopPhase) -> Option<StopPhase> {
 impl Stops<'_, '_> {
     fn count_closed(&mut self) {
         for event in self.net.take(CLOSING) {
-            let ecs_torrent_engine::ports::net::NetEvent::Gone { tag } = event else { continue };
+            let ecs_torrent_engine::ports::net::NetEvent::Gone { tag } = event else {
+                continue;
+            };
             if let Some(count) = self.closing.0.get_mut(&tag.owner) {
                 *count -= 1;
                 if *count == 0 {
@@ -220,7 +228,8 @@ impl Stops<'_, '_> {
 
     /// Pieces that are hashed or written finish; the others are given up. True when none is left.
     fn halt(&mut self, active: &mut ActivePieces) -> bool {
-        self.flight.ground(active, |piece| piece.phase == PiecePhase::Filling && !piece.is_full())
+        self.flight
+            .ground(active, |piece| piece.phase == PiecePhase::Filling && !piece.is_full())
     }
 
     fn begin(
@@ -235,7 +244,10 @@ impl Stops<'_, '_> {
                 if let Some(active) = active {
                     self.flight.ground(active, |_| true);
                 }
-                peers.into_iter().flat_map(RelationshipTarget::iter).for_each(|peer| self.part_from(peer));
+                peers
+                    .into_iter()
+                    .flat_map(RelationshipTarget::iter)
+                    .for_each(|peer| self.part_from(peer));
             }
             StopPhase::AnnounceStopped => {
                 self.closing.0.remove(&torrent);
@@ -249,10 +261,15 @@ impl Stops<'_, '_> {
 
     /// Cancel for each outstanding request, not-interested, choke; the close follows when these have left.
     fn part_from(&mut self, entity: Entity) {
-        let Ok((peer, requests, mut outbox)) = self.peers.get_mut(entity) else { return };
+        let Ok((peer, requests, mut outbox)) = self.peers.get_mut(entity) else {
+            return;
+        };
         if let (Stage::Connected, Some(mut requests)) = (peer.stage, requests) {
             let mut send = |message| self.flush.send(entity, &mut outbox, &message);
-            requests.cancel_all().iter().for_each(|pending| send(Message::Cancel(pending.request)));
+            requests
+                .cancel_all()
+                .iter()
+                .for_each(|pending| send(Message::Cancel(pending.request)));
             send(Message::NotInterested);
             send(Message::Choke);
         }

@@ -52,7 +52,9 @@ impl RarityOrder {
             buckets: BTreeMap::new(),
             pickable_count: 0,
         };
-        (0..piece_count).filter(|piece| is_missing(*piece)).for_each(|piece| order.insert(piece, random));
+        (0..piece_count)
+            .filter(|piece| is_missing(*piece))
+            .for_each(|piece| order.insert(piece, random));
         order
     }
 
@@ -65,13 +67,18 @@ impl RarityOrder {
     /// Number of peers that have `piece`.
     #[must_use]
     pub fn availability(&self, piece: u32) -> u32 {
-        let single = self.pieces.get(piece as usize).map_or(0, |rank| u32::from(rank.availability));
+        let single = self
+            .pieces
+            .get(piece as usize)
+            .map_or(0, |rank| u32::from(rank.availability));
         single + self.complete_peer_count
     }
 
     /// Makes a piece pickable, if it was not: it is missing, and not in flight.
     pub fn insert(&mut self, piece: u32, random: &mut Random) {
-        let Some(rank) = self.pieces.get(piece as usize) else { return };
+        let Some(rank) = self.pieces.get(piece as usize) else {
+            return;
+        };
         if rank.place == OUT && rank.priority > 0 {
             self.enter(piece, random);
             self.pickable_count += 1;
@@ -183,7 +190,12 @@ impl RarityOrder {
     }
 
     fn leave(&mut self, piece: u32) -> bool {
-        let Some(place) = self.pieces.get(piece as usize).map(|rank| rank.place).filter(|place| *place != OUT) else {
+        let Some(place) = self
+            .pieces
+            .get(piece as usize)
+            .map(|rank| rank.place)
+            .filter(|place| *place != OUT)
+        else {
             return false;
         };
         let key = self.key(piece);
@@ -214,7 +226,9 @@ mod tests {
 
     fn pieces(count: u32, indexes: &[u32]) -> PeerPieces {
         let mut bits = Bitfield::new(count);
-        indexes.iter().for_each(|index| drop(bits.insert(*index)));
+        for index in indexes {
+            bits.insert(*index);
+        }
         bits.into()
     }
 
@@ -227,7 +241,12 @@ mod tests {
         let all = PeerPieces::all(4);
         order.remove(3);
         assert_eq!(order.pick(&all, &mut random, |_| true), Some(1));
-        assert_eq!(order.pick(&all, &mut random, |piece| piece != 1).map(|p| p == 0 || p == 2), Some(true));
+        assert_eq!(
+            order
+                .pick(&all, &mut random, |piece| piece != 1)
+                .map(|p| p == 0 || p == 2),
+            Some(true)
+        );
         order.set_priority(2, 7, true, &mut random);
         assert_eq!(order.pick(&all, &mut random, |_| true), Some(2));
         order.set_priority(2, 0, true, &mut random);
@@ -241,8 +260,9 @@ mod tests {
         let mut random = random();
         let order = RarityOrder::new(64, |_| true, &mut random);
         for peer in [PeerPieces::all(64), pieces(64, &[3, 9, 40])] {
-            let picks: std::collections::BTreeSet<u32> =
-                (0..200).filter_map(|_| order.pick(&peer, &mut random, |_| true)).collect();
+            let picks: std::collections::BTreeSet<u32> = (0..200)
+                .filter_map(|_| order.pick(&peer, &mut random, |_| true))
+                .collect();
             let expected = peer.bits().map_or(40, |_| 3);
             assert!(picks.len() >= expected, "{picks:?}");
         }

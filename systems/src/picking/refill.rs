@@ -10,13 +10,13 @@ use ecs_torrent_components::peer::{
     FlushQueue, Outbox, PeerExtensions, PeerPieces, PeerRates, PeerState, Pending, RefillQueue, Requests,
 };
 use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
-use smallvec::SmallVec;
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{ActivePieces, Content, Layout, Lifecycle, PeerOf};
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, Geometry};
 use ecs_torrent_protocol::wire::Message;
+use smallvec::SmallVec;
 
 use super::{LateCheck, Picker, Supply, patience, watch};
 use crate::verification::FullPieces;
@@ -46,9 +46,13 @@ pub(super) fn evict_idle(
     let limit = settings.requests.piece_memory_bytes;
     while !supply.starved.is_empty() && memory.used_bytes() + supply.wanted_bytes > limit {
         let Some(entity) = supply.idle.pop_front() else { break };
-        let Ok(mut piece) = pieces.get_mut(entity) else { continue };
+        let Ok(mut piece) = pieces.get_mut(entity) else {
+            continue;
+        };
         piece.is_idle_listed = false;
-        let Ok((mut picker, mut active)) = torrents.get_mut(piece.torrent) else { continue };
+        let Ok((mut picker, mut active)) = torrents.get_mut(piece.torrent) else {
+            continue;
+        };
         if !piece.is_idle() {
             continue;
         }
@@ -138,7 +142,9 @@ pub(super) fn refill_requests(
             prefers_sharing: rate * ALONE_SECONDS < u64::from(geometry.piece_length()),
         };
         while requests.pending.len() - late_count < depth as usize {
-            let Some(pending) = bench.choose(&mut choice, &mut requests) else { break };
+            let Some(pending) = bench.choose(&mut choice, &mut requests) else {
+                break;
+            };
             requests.pending.push_back(pending);
             flush.send(entity, &mut outbox, &Message::Request(pending.request));
         }
@@ -217,7 +223,11 @@ impl Bench<'_, '_> {
         {
             return Some((entity, block));
         }
-        let first = if choice.prefers_sharing { Open::Any } else { Open::Abandoned };
+        let first = if choice.prefers_sharing {
+            Open::Any
+        } else {
+            Open::Abandoned
+        };
         let found = self
             .open_piece(first, choice, requests)
             .or_else(|| self.new_piece(choice, requests))
@@ -276,12 +286,7 @@ impl Bench<'_, '_> {
         self.begin_piece(index, choice, requests)
     }
 
-    fn begin_piece(
-        &mut self,
-        index: u32,
-        choice: &mut Choice<'_>,
-        requests: &mut Requests,
-    ) -> Option<(Entity, u32)> {
+    fn begin_piece(&mut self, index: u32, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<(Entity, u32)> {
         let len = choice.geometry.piece_size(index);
         if !self.memory.reserve(len, self.settings.requests.piece_memory_bytes) {
             self.supply.wanted_bytes = u64::from(len);
@@ -322,7 +327,9 @@ impl Bench<'_, '_> {
                 continue;
             }
             let found = match choice.active.all.get(&index) {
-                Some(&entity) => self.continue_piece(entity, choice, requests).map(|block| (entity, block)),
+                Some(&entity) => self
+                    .continue_piece(entity, choice, requests)
+                    .map(|block| (entity, block)),
                 None if choice.picker.order.is_pickable(index) => self.begin_piece(index, choice, requests),
                 None => None,
             };

@@ -72,12 +72,16 @@ pub(super) fn collect_http(
 ) {
     for event in http.take(TRACKERS) {
         let number = event.tag.number;
-        let Some(arriving) = replies.arriving.get_mut(&number) else { continue };
+        let Some(arriving) = replies.arriving.get_mut(&number) else {
+            continue;
+        };
         match event.part {
             HttpPart::Head { status } => arriving.status = status,
             HttpPart::Chunk(chunk) => arriving.body.extend_from_slice(&chunk),
             HttpPart::End(result) => {
-                let Some(arriving) = replies.arriving.remove(&number) else { continue };
+                let Some(arriving) = replies.arriving.remove(&number) else {
+                    continue;
+                };
                 let result = match result {
                     Ok(()) => arriving.read(settings.trackers.max_peers),
                     Err(error) => Err(failure(&error)),
@@ -99,7 +103,9 @@ impl Arriving {
             Ask::Announce(_) => Ok(Reply::Announce(read_announce(&self.body, max_peers)?)),
             Ask::Scrape(info_hash) => {
                 let counts = read_scrape(&self.body, &[*info_hash])?;
-                let own = counts.first().ok_or_else(|| Failure::new("it does not know this torrent"))?;
+                let own = counts
+                    .first()
+                    .ok_or_else(|| Failure::new("it does not know this torrent"))?;
                 Ok(Reply::Scrape(own.1))
             }
         }

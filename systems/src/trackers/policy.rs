@@ -11,9 +11,7 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{TorrentCompleted, TorrentStarted, TrackerAnswered, TrackerFailed};
 use ecs_torrent_components::settings::{Settings, TrackerSettings, seconds};
-use ecs_torrent_components::torrent::{
-    Counters, Have, Layout, Lifecycle, Torrent, TorrentTrackers, TrackerOf,
-};
+use ecs_torrent_components::torrent::{Counters, Have, Layout, Lifecycle, Torrent, TorrentTrackers, TrackerOf};
 use ecs_torrent_components::tracker::{Tracker, TrackerStatus, TrackerTiers};
 use ecs_torrent_engine::ports::net::LocalAddresses;
 use ecs_torrent_protocol::compact::Family;
@@ -92,7 +90,9 @@ pub(super) fn begin_announcing(
 ) {
     let now = clock.now();
     for &TorrentStarted { torrent } in started.read() {
-        let Ok((mut announcer, tiers, have)) = torrents.get_mut(torrent) else { continue };
+        let Ok((mut announcer, tiers, have)) = torrents.get_mut(torrent) else {
+            continue;
+        };
         let chain_count = tiers.0.chains(settings.trackers.reach.into()).len();
         let listens = |family: &Family| local.0.iter().any(|address| Family::of(address.ip()) == *family);
         let families = Family::ALL.into_iter().filter(listens);
@@ -110,9 +110,13 @@ pub(super) fn begin_announcing(
             due.set(now, AnnounceDue { torrent, chain });
         }
         for tracker in tiers.0.iter() {
-            let Ok(mut tracker) = trackers.get_mut(tracker) else { continue };
+            let Ok(mut tracker) = trackers.get_mut(tracker) else {
+                continue;
+            };
             // BEP 3: `completed` is not for who had everything from the start.
-            Family::ALL.iter().for_each(|family| tracker.route_mut(*family).was_completed = have.0.is_full());
+            Family::ALL
+                .iter()
+                .for_each(|family| tracker.route_mut(*family).was_completed = have.0.is_full());
         }
     }
 }
@@ -127,9 +131,13 @@ pub(super) fn announce_completed(
 ) {
     let now = clock.now();
     for &TorrentCompleted { torrent } in completed.read() {
-        let Ok((mut announcer, all)) = torrents.get_mut(torrent) else { continue };
+        let Ok((mut announcer, all)) = torrents.get_mut(torrent) else {
+            continue;
+        };
         for tracker in all.iter() {
-            let Ok(mut tracker) = trackers.get_mut(tracker) else { continue };
+            let Ok(mut tracker) = trackers.get_mut(tracker) else {
+                continue;
+            };
             for family in Family::ALL {
                 let route = tracker.route_mut(family);
                 if route.was_started && !route.was_completed {
@@ -184,9 +192,15 @@ pub(super) fn announce_due(
         turns.waiting.push_back((torrent, chain));
     }
     while turns.asking_count < desk.settings.trackers.max_concurrent {
-        let Some((torrent, number)) = turns.waiting.pop_front() else { break };
-        let Ok((mut announcer, tiers)) = torrents.get_mut(torrent) else { continue };
-        let Some(chain) = announcer.chains.get_mut(number) else { continue };
+        let Some((torrent, number)) = turns.waiting.pop_front() else {
+            break;
+        };
+        let Ok((mut announcer, tiers)) = torrents.get_mut(torrent) else {
+            continue;
+        };
+        let Some(chain) = announcer.chains.get_mut(number) else {
+            continue;
+        };
         if chain.asking.is_some() || chain.due > now {
             continue;
         }
@@ -217,7 +231,9 @@ impl Desk<'_, '_> {
     fn next_tracker(&self, order: &[Entity], chain: &Chain) -> Option<Entity> {
         let now = self.clock.now();
         order.iter().copied().find(|entity| {
-            let Ok(tracker) = self.trackers.get(*entity) else { return false };
+            let Ok(tracker) = self.trackers.get(*entity) else {
+                return false;
+            };
             let route = tracker.route(chain.family);
             let is_disabled = matches!(route.status, TrackerStatus::Disabled(_));
             !is_disabled && route.next_announce <= now && !chain.tried.contains(entity)
@@ -233,8 +249,13 @@ impl Desk<'_, '_> {
     }
 
     fn event_for(&self, torrent: Entity, tracker: Entity, family: Family) -> AnnounceEvent {
-        let Ok(tracker) = self.trackers.get(tracker) else { return AnnounceEvent::None };
-        let is_complete = self.torrents.get(torrent).is_ok_and(|(_, lifecycle, ..)| *lifecycle == Lifecycle::Seeding);
+        let Ok(tracker) = self.trackers.get(tracker) else {
+            return AnnounceEvent::None;
+        };
+        let is_complete = self
+            .torrents
+            .get(torrent)
+            .is_ok_and(|(_, lifecycle, ..)| *lifecycle == Lifecycle::Seeding);
         let route = tracker.route(family);
         match (route.was_started, route.was_completed) {
             (false, _) => AnnounceEvent::Started,
@@ -245,12 +266,18 @@ impl Desk<'_, '_> {
 
     /// Announces to a tracker; false where that makes no sense.
     fn ask(&mut self, torrent: Entity, entity: Entity, family: Family, event: AnnounceEvent) -> bool {
-        let Ok((data, _, counters, sizes)) = self.torrents.get(torrent) else { return false };
-        let Ok(mut tracker) = self.trackers.get_mut(entity) else { return false };
+        let Ok((data, _, counters, sizes)) = self.torrents.get(torrent) else {
+            return false;
+        };
+        let Ok(mut tracker) = self.trackers.get_mut(entity) else {
+            return false;
+        };
         let Some(local) = self.local.0.iter().find(|address| Family::of(address.ip()) == family) else {
             return false;
         };
-        let left = sizes.map_or(0, |(have, Layout(geometry))| geometry.total_size() - have.bytes(geometry));
+        let left = sizes.map_or(0, |(have, Layout(geometry))| {
+            geometry.total_size() - have.bytes(geometry)
+        });
         let route = tracker.route_mut(family);
         // Who was asked may have heard it even where no answer comes.
         route.was_started |= event == AnnounceEvent::Started;
@@ -301,10 +328,18 @@ pub(super) fn take_answers(
     mut torrents: Query<(&mut Announcer, &mut TrackerTiers, &Lifecycle)>,
     mut trackers: Query<(&mut Tracker, &TrackerOf)>,
 ) {
-    for Answer { tracker: entity, family, event, result } in answers.announces.drain(..) {
+    for Answer {
+        tracker: entity,
+        family,
+        event,
+        result,
+    } in answers.announces.drain(..)
+    {
         if event == Some(AnnounceEvent::Stopped) {
             let of = trackers.get(entity).map(|(_, of)| of.0);
-            let pending = of.ok().and_then(|torrent| Some((torrent, stops.pending.get_mut(&torrent)?)));
+            let pending = of
+                .ok()
+                .and_then(|torrent| Some((torrent, stops.pending.get_mut(&torrent)?)));
             if let Some((torrent, count)) = pending {
                 *count -= 1;
                 if *count == 0 {
@@ -314,8 +349,12 @@ pub(super) fn take_answers(
             continue;
         }
         turns.asking_count = turns.asking_count.saturating_sub(1);
-        let Ok((mut tracker, &TrackerOf(torrent))) = trackers.get_mut(entity) else { continue };
-        let Ok((mut announcer, mut tiers, lifecycle)) = torrents.get_mut(torrent) else { continue };
+        let Ok((mut tracker, &TrackerOf(torrent))) = trackers.get_mut(entity) else {
+            continue;
+        };
+        let Ok((mut announcer, mut tiers, lifecycle)) = torrents.get_mut(torrent) else {
+            continue;
+        };
         match result {
             Ok(Reply::Announce(reply)) => {
                 consequences.succeed(torrent, entity, &mut tracker, family, event, reply);
@@ -325,8 +364,11 @@ pub(super) fn take_answers(
             Err(failure) => consequences.fail(torrent, entity, &mut tracker, family, event, &failure),
         }
         let asking = |chain: &&mut Chain| chain.asking == Some(entity) && chain.family == family;
-        let Some((number, chain)) =
-            announcer.chains.iter_mut().enumerate().find(|(_, chain)| asking(&chain))
+        let Some((number, chain)) = announcer
+            .chains
+            .iter_mut()
+            .enumerate()
+            .find(|(_, chain)| asking(&chain))
         else {
             continue;
         };
@@ -376,9 +418,17 @@ impl Consequences<'_> {
             self.external.learn(ip);
         }
         let peer_count = reply.peers.len();
-        self.answered.write(TrackerAnswered { torrent, tracker: entity, peer_count });
+        self.answered.write(TrackerAnswered {
+            torrent,
+            tracker: entity,
+            peer_count,
+        });
         let (addresses, source) = (reply.peers, CandidateSource::Tracker);
-        self.found.write(CandidatesFound { torrent, addresses, source });
+        self.found.write(CandidatesFound {
+            torrent,
+            addresses,
+            source,
+        });
     }
 
     fn fail(
@@ -390,7 +440,11 @@ impl Consequences<'_> {
         event: Option<AnnounceEvent>,
         failure: &Failure,
     ) {
-        let Failure { reason, retry, is_unreachable } = failure;
+        let Failure {
+            reason,
+            retry,
+            is_unreachable,
+        } = failure;
         let url = redacted(&tracker.url);
         let route = tracker.route_mut(family);
         // It has not counted us in, so it has to be told once more.
@@ -414,7 +468,11 @@ impl Consequences<'_> {
         }
         tracing::warn!(tracker = %url, %reason, retry_in = ?wait, "announce failed");
         let (tracker, reason) = (entity, reason.clone());
-        self.failed.write(TrackerFailed { torrent, tracker, reason });
+        self.failed.write(TrackerFailed {
+            torrent,
+            tracker,
+            reason,
+        });
     }
 }
 
@@ -447,13 +505,18 @@ mod tests {
             clamp_interval(&reply, &limits).as_secs()
         };
         assert_eq!((clamped(0, None), clamped(u64::MAX, None)), (60, 7200));
-        assert_eq!((clamped(1800, None), clamped(60, Some(900)), clamped(60, Some(u64::MAX))), (1800, 900, 7200));
+        assert_eq!(
+            (clamped(1800, None), clamped(60, Some(900)), clamped(60, Some(u64::MAX))),
+            (1800, 900, 7200)
+        );
     }
 
     #[test]
     fn backoff_doubles_to_its_limit() {
         let limits = TrackerSettings::default();
-        let waits: Vec<u64> = [1, 2, 3, 8, 99].map(|failures| backoff(failures, &limits).as_secs()).to_vec();
+        let waits: Vec<u64> = [1, 2, 3, 8, 99]
+            .map(|failures| backoff(failures, &limits).as_secs())
+            .to_vec();
         assert_eq!(waits, [15, 30, 60, 1800, 1800]);
     }
 }

@@ -50,7 +50,12 @@ pub(super) fn begin_scrapes(
         };
         let info_hash = data.id();
         ask(&mut questions, &trackers, asking, info_hash);
-        scrapes.waiting.push(Scrape { info_hash, asking, next, reply });
+        scrapes.waiting.push(Scrape {
+            info_hash,
+            asking,
+            next,
+            reply,
+        });
     }
 }
 
@@ -73,7 +78,9 @@ pub(super) fn take_answers(
 ) {
     for answer in answers.scrapes.drain(..) {
         let asked = (answer.tracker, answer.family);
-        let Some(position) = scrapes.waiting.iter().position(|scrape| scrape.asking == asked) else { continue };
+        let Some(position) = scrapes.waiting.iter().position(|scrape| scrape.asking == asked) else {
+            continue;
+        };
         match answer.result {
             Ok(Reply::Scrape(counts)) => {
                 if let Ok(mut tracker) = trackers.p1().get_mut(answer.tracker) {
@@ -87,7 +94,12 @@ pub(super) fn take_answers(
             Err(failure) => match scrapes.waiting[position].next.pop_front() {
                 Some(next) => {
                     scrapes.waiting[position].asking = next;
-                    ask(&mut questions, &trackers.p0(), next, scrapes.waiting[position].info_hash);
+                    ask(
+                        &mut questions,
+                        &trackers.p0(),
+                        next,
+                        scrapes.waiting[position].info_hash,
+                    );
                 }
                 None => {
                     let error = ScrapeError::NoTracker(failure.reason.to_string());

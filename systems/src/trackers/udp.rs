@@ -80,13 +80,19 @@ pub(super) struct Exchange<'w> {
 pub(super) fn collect_udp(mut exchange: Exchange, wakeup: Res<Wakeup>) {
     let lookups: Vec<NetEvent> = exchange.net.take(LOOKUPS).collect();
     for event in lookups {
-        let NetEvent::Resolved { tag, result } = event else { continue };
-        let Some(question) = exchange.udp.looking_up.remove(&tag.number) else { continue };
+        let NetEvent::Resolved { tag, result } = event else {
+            continue;
+        };
+        let Some(question) = exchange.udp.looking_up.remove(&tag.number) else {
+            continue;
+        };
         exchange.begin(question, result.map_err(Failure::new));
     }
     let datagrams: Vec<NetEvent> = exchange.net.take(DATAGRAMS).collect();
     for event in datagrams {
-        let NetEvent::Datagram { from, data } = event else { continue };
+        let NetEvent::Datagram { from, data } = event else {
+            continue;
+        };
         exchange.receive(from, &data);
     }
     let now = exchange.clock.now();
@@ -122,13 +128,21 @@ impl Exchange<'_> {
     }
 
     fn receive(&mut self, from: std::net::SocketAddr, data: &Bytes) {
-        let transaction = data.get(4..8).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+        let transaction = data
+            .get(4..8)
+            .map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
         // Fault 57: what no question of ours or another address than the tracker's has sent is ignored.
-        let is_ours = self.udp.exchanges.get(&transaction).is_some_and(|(_, exchange)| exchange.tracker() == from);
+        let is_ours = self
+            .udp
+            .exchanges
+            .get(&transaction)
+            .is_some_and(|(_, exchange)| exchange.tracker() == from);
         if !is_ours {
             return;
         }
-        let Some((question, mut exchange)) = self.udp.exchanges.remove(&transaction) else { return };
+        let Some((question, mut exchange)) = self.udp.exchanges.remove(&transaction) else {
+            return;
+        };
         match exchange.on_packet(self.clock.now(), data, self.random.number()) {
             Outcome::Ignored => drop(self.udp.exchanges.insert(transaction, (question, exchange))),
             Outcome::Connected(connection, packet) => {
@@ -146,7 +160,8 @@ impl Exchange<'_> {
                     UdpReply::Announce(reply) => Ok(Reply::Announce(reply)),
                     UdpReply::Scrape(counts) => {
                         let own = counts.first().copied();
-                        own.map(Reply::Scrape).ok_or_else(|| Failure::new("it does not know this torrent"))
+                        own.map(Reply::Scrape)
+                            .ok_or_else(|| Failure::new("it does not know this torrent"))
                     }
                 });
                 self.answers.give(question.answered(result));
@@ -182,7 +197,12 @@ mod tests {
     fn urls_give_host_and_port() {
         assert_eq!(host_and_port("udp://t.org:6969/announce"), Some(("t.org", 6969)));
         assert_eq!(host_and_port("udp://[::1]:80"), Some(("[::1]", 80)));
-        for bad in ["udp://t.org/announce", "udp://:80", "http://t.org:80", "udp://t.org:99999"] {
+        for bad in [
+            "udp://t.org/announce",
+            "udp://:80",
+            "http://t.org:80",
+            "udp://t.org:99999",
+        ] {
             assert_eq!(host_and_port(bad), None, "{bad}");
         }
     }

@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bevy_platform::collections::HashMap;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_protocol::files::{FileEntry, FileSlice};
+use ecs_torrent_protocol::files::{FileEntry, FileSlice, FileTable};
 use ecs_torrent_protocol::geometry::Span;
-use ecs_torrent_protocol::metainfo::Metainfo;
 use lru::LruCache;
 
 use super::failure;
@@ -24,8 +23,8 @@ const MAX_SLICES: usize = 1024;
 
 type Result<T> = std::result::Result<T, DiskError>;
 
-/// Open files, the ones not used for longest closed first.
-pub(super) struct FileCache {
+/// Open files, the ones not used for longest closed first; shared by all torrents.
+pub struct FileCache {
     open: Mutex<LruCache<(StorageId, usize), OpenFile>>,
 }
 
@@ -36,7 +35,9 @@ struct OpenFile {
 }
 
 impl FileCache {
-    pub(super) fn new(max_open: usize) -> Self {
+    /// A cache of at most `max_open` files.
+    #[must_use]
+    pub fn new(max_open: usize) -> Self {
         let max_open = NonZeroUsize::new(max_open).unwrap_or(NonZeroUsize::MIN);
         Self {
             open: Mutex::new(LruCache::new(max_open)),
@@ -44,9 +45,13 @@ impl FileCache {
     }
 
     /// Closes a torrent's files.
-    pub(super) fn forget(&self, storage: StorageId) {
+    pub fn forget(&self, storage: StorageId) {
         let mut open = self.lock();
-        let keys: Vec<_> = open.iter().map(|(key, _)| *key).filter(|(owner, _)| *owner == storage).collect();
+        let keys: Vec<_> = open
+            .iter()
+            .map(|(key, _)| *key)
+            .filter(|(owner, _)| *owner == storage)
+            .collect();
         for key in keys {
             open.pop(&key);
         }
@@ -57,33 +62,40 @@ impl FileCache {
     }
 }
 
-/// One torrent's files below its download folder.
-pub(super) struct Files {
+/// One torrent's files below its download folder. Every call may block.
+pub struct Files {
     storage: StorageId,
     root: PathBuf,
-    metainfo: Arc<Metainfo>,
+    table: FileTable,
     cache: Arc<FileCache>,
     /// Files written since the last sync.
     unsynced: Mutex<HashMap<usize, Arc<OwnedFd>>>,
 }
 
 impl Files {
-    pub(super) fn new(storage: StorageId, root: PathBuf, metainfo: Arc<Metainfo>, cache: Arc<FileCache>) -> Self {
+    /// Files by their table, below `root`; `storage` names them in the cache. Nothing is opened yet.
+    #[must_use]
+    pub fn new(storage: StorageId, root: PathBuf, table: FileTable, cache: Arc<FileCache>) -> Self {
         Self {
             storage,
             root,
-            metainfo,
+            table,
             cache,
             unsynced: Mutex::default(),
         }
     }
 
-    pub(super) fn root(&self) -> &Path {
+    /// The download folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
         &self.root
     }
 
     /// The length of each file that is there.
-    pub(super) fn look(&self) -> Result<Vec<Option<u64>>> {
+    ///
+    /// # Errors
+    /// Where one is there and is no plain file, or cannot be looked at.
+    pub fn look(&self) -> Result<Vec<Option<u64>>> {
         let root = match beneath::open_root(&self.root) {
             Ok(root) => root,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![None; self.entries().len()]),
@@ -104,7 +116,10 @@ impl Files {
     }
 
     /// Creates the files without bytes, which no write will, and reserves the others' space where asked to.
-    pub(super) fn prepare(&self, is_preallocated: bool) -> Result<()> {
+    ///
+    /// # Errors
+    /// Where a file cannot be created, or there is no space to reserve.
+    pub fn prepare(&self, is_preallocated: bool) -> Result<()> {
         for (index, entry) in self.entries().iter().enumerate() {
             if !entry.is_stored() || (entry.len > 0 && !is_preallocated) {
                 continue;
@@ -119,7 +134,11 @@ impl Files {
         Ok(())
     }
 
-    pub(super) fn read(&self, span: Span, buffers: &FileBuffers) -> Result<Bytes> {
+    /// Reads a run of bytes, over as many files as it spans; padding reads as zeros.
+    ///
+    /// # Errors
+    /// Where a file is not there ([`DiskError::is_absence`]), is too short, or cannot be read.
+    pub fn read(&self, span: Span, buffers: &FileBuffers) -> Result<Bytes> {
         let mut buffer = buffers.take(span.len as usize);
         let mut unfilled = buffer.as_mut_slice();
         for slice in self.slices(span) {
@@ -136,7 +155,11 @@ impl Files {
         Ok(buffer.freeze())
     }
 
-    pub(super) fn write(&self, span: Span, blocks: &[Bytes]) -> Result<()> {
+    /// Writes a run of bytes, given in slices, over as many files as it spans; padding is left out.
+    ///
+    /// # Errors
+    /// Where a file cannot be created or written. Part of the bytes may have been.
+    pub fn write(&self, span: Span, blocks: &[Bytes]) -> Result<()> {
         debug_assert_eq!(blocks.iter().map(Bytes::len).sum::<usize>(), span.len as usize);
         let mut unwritten = Cursor { blocks, offset: 0 };
         for slice in self.slices(span) {
@@ -153,7 +176,10 @@ impl Files {
     }
 
     /// Brings to the platter what was written before the call.
-    pub(super) fn sync(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// Where the system could not.
+    pub fn sync(&self) -> Result<()> {
         let unsynced = std::mem::take(&mut *self.lock_unsynced());
         for (index, file) in unsynced {
             rustix::fs::fdatasync(&file)
@@ -192,11 +218,11 @@ impl Files {
     }
 
     fn slices(&self, span: Span) -> impl Iterator<Item = FileSlice> + '_ {
-        self.metainfo.info.files.slices(span)
+        self.table.slices(span)
     }
 
     fn entries(&self) -> &[FileEntry] {
-        self.metainfo.info.files.files()
+        self.table.files()
     }
 
     fn path(&self, entry: &FileEntry) -> PathBuf {
@@ -282,33 +308,27 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    use ecs_torrent_protocol::create::{NewFile, NewTorrent};
-    use ecs_torrent_protocol::metainfo::MetainfoLimits;
+    use ecs_torrent_protocol::files::FileAttributes;
 
     use super::*;
 
-    fn metainfo(lengths: &[u64]) -> Arc<Metainfo> {
-        let total: u64 = lengths.iter().sum();
-        let torrent = NewTorrent {
-            name: "t".into(),
-            files: (0..)
-                .zip(lengths)
-                .map(|(i, &len)| NewFile {
-                    path: vec!["d".into(), format!("{i}")],
-                    len,
-                })
-                .collect(),
-            piece_length: 16384,
-            pieces: vec![[0; 20]; total.div_ceil(16384) as usize],
-            ..NewTorrent::default()
-        };
-        let bytes = Bytes::from(torrent.encode().unwrap());
-        Arc::new(Metainfo::parse(&bytes, &MetainfoLimits::default()).unwrap())
+    fn table(lengths: &[u64]) -> FileTable {
+        let mut offset = 0;
+        let entries = (0..).zip(lengths).map(|(i, &len)| {
+            offset += len;
+            FileEntry {
+                path: format!("t/d/{i}").into(),
+                len,
+                offset: offset - len,
+                attributes: FileAttributes::default(),
+            }
+        });
+        FileTable::new(entries.collect())
     }
 
     fn files(root: &Path, lengths: &[u64]) -> Files {
         let cache = Arc::new(FileCache::new(2));
-        Files::new(StorageId(1), root.to_owned(), metainfo(lengths), cache)
+        Files::new(StorageId(1), root.to_owned(), table(lengths), cache)
     }
 
     fn blocks(data: &[u8], sizes: usize) -> Vec<Bytes> {
@@ -344,7 +364,10 @@ mod tests {
         fs::write(folder.path().join("t/d/0"), [9; 10]).unwrap();
         let files = files(folder.path(), &[4]);
         files.write(Span { offset: 0, len: 4 }, &blocks(&[1; 4], 4)).unwrap();
-        assert_eq!(fs::read(folder.path().join("t/d/0")).unwrap(), [1, 1, 1, 1, 9, 9, 9, 9, 9, 9]);
+        assert_eq!(
+            fs::read(folder.path().join("t/d/0")).unwrap(),
+            [1, 1, 1, 1, 9, 9, 9, 9, 9, 9]
+        );
     }
 
     #[test]

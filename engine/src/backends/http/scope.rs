@@ -49,7 +49,10 @@ mod tests {
         for ip in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1"] {
             assert_eq!(of(ip), Scope::Loopback, "{ip}");
         }
-        assert_eq!((of("169.254.169.254"), of("fe80::1")), (Scope::LinkLocal, Scope::LinkLocal));
+        assert_eq!(
+            (of("169.254.169.254"), of("fe80::1")),
+            (Scope::LinkLocal, Scope::LinkLocal)
+        );
         for ip in ["10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "fd00::1"] {
             assert_eq!(of(ip), Scope::Private, "{ip}");
         }

@@ -215,8 +215,11 @@ fn write(id: LinkId, stream: &TcpStream, writing: &mut VecDeque<Bytes>, shared: 
     let mut unreported = 0;
     let report = |bytes| shared.sink.push(NetEvent::Sent { link: id, bytes });
     while !writing.is_empty() {
-        let slices: SmallVec<[IoSlice<'_>; MAX_SLICES]> =
-            writing.iter().take(MAX_SLICES).map(|frame| IoSlice::new(frame)).collect();
+        let slices: SmallVec<[IoSlice<'_>; MAX_SLICES]> = writing
+            .iter()
+            .take(MAX_SLICES)
+            .map(|frame| IoSlice::new(frame))
+            .collect();
         match stream.try_write_vectored(&slices) {
             Ok(written) => {
                 drop(slices);

@@ -62,8 +62,10 @@ pub(super) fn bind_all(settings: &NetSettings) -> Result<Vec<Sockets>, StartErro
 }
 
 fn is_family_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
-        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported
+    ) || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
 fn bind(address: SocketAddr, may_fall_back: bool) -> io::Result<Sockets> {

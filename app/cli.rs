@@ -1,0 +1,157 @@
+//! The command line: what can be asked, and how it is answered.
+
+mod create;
+mod demo;
+mod output;
+mod show;
+mod transfer;
+mod verify;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use ecs_torrent::Error;
+use ecs_torrent::engine::backends::StartError;
+use ecs_torrent::making::MakeError;
+use tracing_subscriber::EnvFilter;
+
+/// A BitTorrent client.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ecs-torrent",
+    version,
+    about,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+#[command(after_help = "\
+Examples:
+  ecs-torrent demo                                see a download happen, on this machine alone
+  ecs-torrent download linux.torrent -o ~/iso     download, then seed until Ctrl-C
+  ecs-torrent create ./album -o album.torrent --tracker http://tracker.example/announce
+  ecs-torrent seed album.torrent --data .         share what is there
+
+`ecs-torrent help COMMAND` tells more of each. RUST_LOG=debug shows what the engine does.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Download torrents, then seed them.
+    Download(transfer::DownloadArgs),
+    /// Check and seed data that is there.
+    Seed(transfer::SeedArgs),
+    /// Print what a torrent file says.
+    Show(show::ShowArgs),
+    /// Make a torrent of a file or folder.
+    Create(create::CreateArgs),
+    /// Check files against a torrent.
+    Verify(verify::VerifyArgs),
+    /// Download a torrent from a seeder and a tracker in this same process.
+    Demo(demo::DemoArgs),
+    /// Print a script that completes commands in your shell.
+    #[command(
+        after_help = "Example:\n  ecs-torrent completions bash > ~/.local/share/bash-completion/completions/ecs-torrent"
+    )]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How a command ended when nothing went wrong in its doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// As was wanted.
+    Done,
+    /// Not as was wanted; what there was to say has been said.
+    Failed,
+}
+
+/// Why a command could not do its work; shown as one line.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Torrent(#[from] Error),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Make(#[from] MakeError),
+    /// What could not be done, and why.
+    #[error("{0}: {1}")]
+    Io(String, std::io::Error),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl CliError {
+    /// Names what an I/O error was about.
+    fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |error| Self::Io(what, error)
+    }
+}
+
+/// Runs the command line, and tells the exit code: 0 done, 1 failed, 2 usage.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let screen = output::Screen::default();
+    start_log(&screen);
+    let result = match cli.command {
+        Command::Download(args) => block_on(transfer::download(args, screen)),
+        Command::Seed(args) => block_on(transfer::seed(args, screen)),
+        Command::Demo(args) => block_on(demo::run(args, screen)),
+        Command::Show(args) => show::run(&args),
+        Command::Create(args) => create::run(args, &screen),
+        Command::Verify(args) => verify::run(&args, &screen),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "ecs-torrent", &mut std::io::stdout());
+            Ok(Outcome::Done)
+        }
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn block_on(work: impl Future<Output = Result<Outcome, CliError>>) -> Result<Outcome, CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(CliError::io("cannot start"))?;
+    let result = runtime.block_on(work);
+    // What is left of it, like waiting for a second signal, does not keep the command from ending.
+    runtime.shutdown_background();
+    result
+}
+
+/// Logs go to the standard error stream, above the progress bars.
+fn start_log(screen: &output::Screen) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(screen.clone())
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

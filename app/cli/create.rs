@@ -1,0 +1,75 @@
+//! `create`: a torrent of a file or folder.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use ecs_torrent::making::{MakeOptions, Plan};
+
+use super::output::Screen;
+use super::{CliError, Outcome};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ecs-torrent create ./album -o album.torrent --tracker http://tracker.example/announce
+  ecs-torrent create disk.img -o disk.torrent --piece-length 4194304 --private")]
+pub(super) struct CreateArgs {
+    /// The file or folder.
+    path: PathBuf,
+    /// The torrent file to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// A tracker's announce URL; more than one is tried in order.
+    #[arg(long = "tracker", value_name = "URL")]
+    trackers: Vec<String>,
+    /// Bytes of each piece, a power of two from 16 KiB; chosen by size if not given.
+    #[arg(long, value_name = "N")]
+    piece_length: Option<u32>,
+    /// Peers may come from the trackers only.
+    #[arg(long)]
+    private: bool,
+    /// Free text.
+    #[arg(long, value_name = "TEXT")]
+    comment: Option<String>,
+    /// A web server that has the data too.
+    #[arg(long = "web-seed", value_name = "URL")]
+    web_seeds: Vec<String>,
+}
+
+pub(super) fn run(args: CreateArgs, screen: &Screen) -> Result<Outcome, CliError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
+    let plan = Plan::new(
+        &args.path,
+        MakeOptions {
+            piece_length: args.piece_length,
+            trackers: args.trackers,
+            web_seeds: args.web_seeds,
+            private: args.private,
+            comment: args.comment,
+            created_by: Some(concat!("ecs-torrent ", env!("CARGO_PKG_VERSION")).to_owned()),
+            creation_date: now.and_then(|now| i64::try_from(now.as_secs()).ok()),
+        },
+    )?;
+    let bar = screen.hashing_bar(plan.total_size(), "hashing");
+    let bytes = plan.make(&|done| bar.set_position(done));
+    bar.finish_and_clear();
+    let bytes = bytes?;
+    write(&args.output, &bytes).map_err(CliError::io(format!("cannot write {}", args.output.display())))?;
+    let metainfo = ecs_torrent::Source::from(bytes::Bytes::from(bytes)).load()?;
+    println!("{} {}", metainfo.hashes.primary(), args.output.display());
+    Ok(Outcome::Done)
+}
+
+/// All of it or nothing: a torrent file that is there already stays until the new one is whole.
+fn write(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(std::path::Path::new(".")))?;
+    file.write_all(bytes)?;
+    // A temporary file is private; a torrent file is as readable as any other.
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    file.persist(path)?;
+    Ok(())
+}

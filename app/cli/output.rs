@@ -1,0 +1,151 @@
+//! What people see: lines, bars, sizes and times.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use console::style;
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// The terminal, as bars and log lines share it.
+#[derive(Debug, Clone)]
+pub(super) struct Screen {
+    bars: MultiProgress,
+    is_terminal: bool,
+}
+
+impl Default for Screen {
+    fn default() -> Self {
+        let is_terminal = io::stderr().is_terminal();
+        Self {
+            bars: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            is_terminal,
+        }
+    }
+}
+
+impl Screen {
+    /// Whether bars can be drawn.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// A bar for `total` bytes; invisible where there is no terminal.
+    pub(super) fn bar(&self, total: u64) -> ProgressBar {
+        let template = "{prefix:.bold} {bar:24.cyan/dim} {percent:>3}% of {total_bytes}  {msg}";
+        let bar = self.bars.add(ProgressBar::new(total));
+        bar.set_style(
+            ProgressStyle::with_template(template)
+                .expect("the template is fixed")
+                .progress_chars("━╸─"),
+        );
+        bar
+    }
+
+    /// A bar for hashing, which tells speed and time by itself.
+    pub(super) fn hashing_bar(&self, total: u64, what: &str) -> ProgressBar {
+        let template = "{prefix:.bold} {bar:24.cyan/dim} {percent:>3}% of {total_bytes}  {bytes_per_sec}  ETA {eta}";
+        let bar = self.bars.add(ProgressBar::new(total));
+        bar.set_style(
+            ProgressStyle::with_template(template)
+                .expect("the template is fixed")
+                .progress_chars("━╸─"),
+        );
+        bar.set_prefix(what.to_owned());
+        bar
+    }
+
+    /// Prints a line above the bars, to the standard output.
+    pub(super) fn line(&self, line: impl Display) {
+        self.bars.suspend(|| println!("{line}"));
+    }
+
+    /// Prints an error above the bars.
+    pub(super) fn error(&self, error: impl Display) {
+        self.bars.suspend(|| print_error(&error));
+    }
+}
+
+/// Prints an error as one line.
+pub(super) fn error(error: &impl Display) {
+    print_error(error);
+}
+
+fn print_error(error: &impl Display) {
+    eprintln!("{} {error}", style("error:").for_stderr().red().bold());
+}
+
+/// Log lines, written above the bars.
+pub(super) struct LogWriter(MultiProgress);
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for Screen {
+    type Writer = LogWriter;
+
+    fn make_writer(&'a self) -> LogWriter {
+        LogWriter(self.bars.clone())
+    }
+}
+
+/// `1.50 MiB`.
+pub(super) fn bytes(count: u64) -> String {
+    HumanBytes(count).to_string()
+}
+
+/// `1.50 MiB/s`.
+pub(super) fn speed(bytes_per_s: u64) -> String {
+    format!("{}/s", HumanBytes(bytes_per_s))
+}
+
+/// `3 s`, `2 min 5 s`, `1 h 0 min`.
+pub(super) fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0) => format!("{} ms", time.as_millis()),
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) if h < 48 => format!("{h} h {m} min"),
+        (h, ..) => format!("{} days", h / 24),
+    }
+}
+
+/// `1 peer`, `2 peers`.
+pub(super) fn count(number: usize, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
+/// The time that is left at this speed, if there is any.
+pub(super) fn eta(missing_bytes: u64, bytes_per_s: u64) -> Option<Duration> {
+    missing_bytes.checked_div(bytes_per_s).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_fitting_units() {
+        let told = |millis| duration(Duration::from_millis(millis));
+        assert_eq!(told(250), "250 ms");
+        assert_eq!(told(3_999), "3 s");
+        assert_eq!(told(125_000), "2 min 5 s");
+        assert_eq!(told(3_600_000), "1 h 0 min");
+        assert_eq!(told(86_400_000 * 3), "3 days");
+        assert_eq!(
+            (count(1, "peer"), count(0, "peer")),
+            ("1 peer".into(), "0 peers".into())
+        );
+        assert_eq!((eta(100, 0), eta(100, 10)), (None, Some(Duration::from_secs(10))));
+    }
+}

@@ -1,0 +1,171 @@
+//! `show`: what a torrent file says.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ecs_torrent::Source;
+use ecs_torrent::protocol::metainfo::Metainfo;
+use serde::Serialize;
+
+use super::{CliError, Outcome, output};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  ecs-torrent show linux.torrent\n  ecs-torrent show linux.torrent --json | jq .info_hash_v1"
+)]
+pub(super) struct ShowArgs {
+    /// The torrent file.
+    torrent: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is shown; the keys are part of the command's contract.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    name: &'a str,
+    info_hash_v1: Option<String>,
+    info_hash_v2: Option<String>,
+    private: bool,
+    piece_length: u32,
+    pieces: u32,
+    total_size: u64,
+    files: Vec<ShownFile<'a>>,
+    trackers: &'a [Vec<String>],
+    web_seeds: &'a [String],
+    comment: Option<&'a str>,
+    created_by: Option<&'a str>,
+    creation_date: Option<i64>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownFile<'a> {
+    path: &'a str,
+    length: u64,
+    pad: bool,
+}
+
+pub(super) fn run(args: &ShowArgs) -> Result<Outcome, CliError> {
+    let metainfo = Source::from(args.torrent.as_path()).load()?;
+    let shown = describe(&metainfo);
+    if args.json {
+        let json = serde_json::to_string_pretty(&shown).map_err(|error| CliError::Other(error.to_string()))?;
+        println!("{json}");
+    } else {
+        print(&shown);
+    }
+    Ok(Outcome::Done)
+}
+
+fn describe(metainfo: &Metainfo) -> Shown<'_> {
+    let info = &metainfo.info;
+    let files = info.files.files().iter().map(|file| ShownFile {
+        path: &file.path,
+        length: file.len,
+        pad: file.attributes.pad,
+    });
+    Shown {
+        name: &info.name,
+        info_hash_v1: metainfo.hashes.v1.map(|hash| hash.to_string()),
+        info_hash_v2: metainfo.hashes.v2.map(|hash| hash.to_string()),
+        private: info.private,
+        piece_length: info.geometry.piece_length(),
+        pieces: info.geometry.piece_count(),
+        total_size: info.geometry.total_size(),
+        files: files.collect(),
+        trackers: &metainfo.trackers,
+        web_seeds: &metainfo.web_seeds,
+        comment: metainfo.comment.as_deref(),
+        created_by: metainfo.created_by.as_deref(),
+        creation_date: metainfo.creation_date,
+    }
+}
+
+fn print(shown: &Shown<'_>) {
+    let line = |name: &str, value: &str| println!("{name:<14}{}", printable(value));
+    line("Name", shown.name);
+    shown.info_hash_v1.iter().for_each(|hash| line("Info-hash", hash));
+    shown.info_hash_v2.iter().for_each(|hash| line("Info-hash v2", hash));
+    line(
+        "Size",
+        &format!("{} ({} bytes)", output::bytes(shown.total_size), shown.total_size),
+    );
+    line(
+        "Pieces",
+        &format!("{} of {}", shown.pieces, output::bytes(shown.piece_length.into())),
+    );
+    if shown.private {
+        line("Private", "yes");
+    }
+    for (number, tier) in shown.trackers.iter().enumerate() {
+        line(&format!("Tracker {}", number + 1), &tier.join(", "));
+    }
+    shown.web_seeds.iter().for_each(|url| line("Web seed", url));
+    shown.comment.iter().for_each(|text| line("Comment", text));
+    shown.created_by.iter().for_each(|program| line("Made by", program));
+    if let Some(date) = shown.creation_date {
+        line("Made on", &utc(date));
+    }
+    println!("Files");
+    for file in shown.files.iter().filter(|file| !file.pad) {
+        println!("  {:>12}  {}", output::bytes(file.length), printable(file.path));
+    }
+}
+
+/// A stranger's words do not drive the terminal.
+fn printable(text: &str) -> String {
+    ecs_torrent::protocol::text::printable(text.as_bytes(), 4096)
+}
+
+/// `2026-11-22 18:58 UTC`; a date that no calendar has is shown as the number it is.
+fn utc(seconds: i64) -> String {
+    const DAY: i64 = 86_400;
+    let days = seconds.div_euclid(DAY);
+    if !(0..=3_000_000).contains(&days) {
+        return seconds.to_string();
+    }
+    let (year, month, day) = civil(days);
+    let minutes = seconds.rem_euclid(DAY) / 60;
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02} UTC",
+        minutes / 60,
+        minutes % 60
+    )
+}
+
+/// Year, month and day of a number of days since 1970.
+fn civil(mut days: i64) -> (i64, i64, i64) {
+    let is_leap = |year: i64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    let mut year = 1970;
+    loop {
+        let length = 365 + i64::from(is_leap(year));
+        if days < length {
+            break;
+        }
+        days -= length;
+        year += 1;
+    }
+    let february = 28 + i64::from(is_leap(year));
+    for (month, length) in (1..).zip([31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]) {
+        if days < length {
+            return (year, month, days + 1);
+        }
+        days -= length;
+    }
+    (year, 12, 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(utc(0), "1970-01-01 00:00 UTC");
+        assert_eq!(utc(951_825_600), "2000-02-29 12:00 UTC");
+        assert_eq!(utc(1_795_373_880), "2026-11-22 18:58 UTC");
+        assert_eq!(utc(4_107_542_399), "2100-02-28 23:59 UTC");
+        assert_eq!((utc(-1), utc(i64::MAX)), ("-1".to_owned(), i64::MAX.to_string()));
+    }
+}

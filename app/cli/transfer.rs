@@ -1,0 +1,207 @@
+//! `download` and `seed`: an engine for as long as the command runs.
+
+mod report;
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use ecs_torrent::events::Event;
+use ecs_torrent::{AddOptions, Engine, InfoHash, Settings, Source, TorrentPlugins, Torrents};
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::report::Reporter;
+use super::output::Screen;
+use super::{CliError, Outcome};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ecs-torrent download linux.torrent -o ~/iso --exit-on-complete
+  ecs-torrent download a.torrent b.torrent --peer 192.0.2.7:6881
+  ecs-torrent download linux.torrent --json | jq -r 'select(.event == \"complete\").name'")]
+pub(super) struct DownloadArgs {
+    /// Torrent files.
+    #[arg(required = true, value_name = "SOURCE")]
+    sources: Vec<PathBuf>,
+    /// The folder to download into.
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    output: PathBuf,
+    /// End when everything is complete, instead of seeding until interrupted.
+    #[arg(long)]
+    exit_on_complete: bool,
+    #[command(flatten)]
+    network: NetworkArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  ecs-torrent seed album.torrent --data ~/music --listen 0.0.0.0:6881")]
+pub(super) struct SeedArgs {
+    /// The torrent file.
+    torrent: PathBuf,
+    /// The folder that holds the torrent's file or folder.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    #[command(flatten)]
+    network: NetworkArgs,
+}
+
+/// What both have.
+#[derive(Debug, Args)]
+struct NetworkArgs {
+    /// A peer to connect to; may be given more than once.
+    #[arg(long = "peer", value_name = "HOST:PORT")]
+    peers: Vec<String>,
+    /// Address to listen on, port 0 for any; may be given more than once. By default port 6881 on all addresses.
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Vec<SocketAddr>,
+    /// Do not use the DHT. (This version has none.)
+    #[arg(long)]
+    no_dht: bool,
+    /// Folder for the state of torrents. (This version keeps none.)
+    #[arg(long, value_name = "DIR", default_value = ".ecs_torrent")]
+    state_dir: PathBuf,
+    /// Print nothing but errors.
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print a JSON object a line: added, progress, complete, error.
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
+}
+
+pub(super) async fn download(args: DownloadArgs, screen: Screen) -> Result<Outcome, CliError> {
+    let wish = Wish {
+        sources: args.sources,
+        root: args.output,
+        require_complete: false,
+        exit_on_complete: args.exit_on_complete,
+    };
+    run(wish, args.network, screen).await
+}
+
+pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliError> {
+    if !args.data.is_dir() {
+        return Err(CliError::Other(format!("{}: not a folder", args.data.display())));
+    }
+    let wish = Wish {
+        sources: vec![args.torrent],
+        root: args.data,
+        require_complete: true,
+        exit_on_complete: false,
+    };
+    run(wish, args.network, screen).await
+}
+
+struct Wish {
+    sources: Vec<PathBuf>,
+    root: PathBuf,
+    require_complete: bool,
+    exit_on_complete: bool,
+}
+
+async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome, CliError> {
+    // Everything that can be wrong with the command is found before anything is begun.
+    let load = |path: &PathBuf| Source::from(path.as_path()).load();
+    let metainfos = wish.sources.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+    let peers = resolve(&network.peers)?;
+    let mut settings = Settings::default();
+    if !network.listen.is_empty() {
+        settings.net.listen.clone_from(&network.listen);
+        settings.net.listen_fallback = false;
+    }
+    let mut signals = Signals::new()?;
+    let engine = Engine::builder().plugins(TorrentPlugins).settings(settings).start()?;
+    let torrents = engine.torrents();
+    let mut events = torrents.subscribe();
+    let mut reporter = Reporter::new(screen, network.quiet, network.json);
+    for metainfo in metainfos {
+        let options = AddOptions {
+            root: Some(wish.root.clone()),
+            peers: peers.clone(),
+            require_complete: wish.require_complete,
+        };
+        let id = torrents.download_with(metainfo, options).await?;
+        reporter.added(&torrents.stats(id).await?, &wish.root);
+    }
+    let mut clock = tokio::time::interval(reporter.interval());
+    let interrupted = loop {
+        tokio::select! {
+            _ = clock.tick() => {}
+            event = events.next() => match event {
+                Some(Event::Failed(id, reason)) => reporter.failed(id, &reason),
+                Some(Event::TrackerFailed { .. }) => continue,
+                Some(_) => {}
+                None => return Err(CliError::Other("the engine has stopped".into())),
+            },
+            () = signals.next() => break true,
+        }
+        update(&torrents, &mut reporter).await?;
+        if reporter.all_failed() || (wish.exit_on_complete && reporter.all_settled()) {
+            break false;
+        }
+    };
+    reporter.stopping();
+    // A second signal ends at once.
+    tokio::select! {
+        result = torrents.stop_all() => result?,
+        () = signals.next() => {}
+    }
+    reporter.end();
+    Ok(if reporter.any_failed() && !interrupted {
+        Outcome::Failed
+    } else {
+        Outcome::Done
+    })
+}
+
+async fn update(torrents: &Torrents, reporter: &mut Reporter) -> Result<(), CliError> {
+    let ids: Vec<InfoHash> = reporter.unfinished();
+    for id in ids {
+        let stats = torrents.stats(id).await?;
+        reporter.update(&stats);
+    }
+    Ok(())
+}
+
+fn resolve(peers: &[String]) -> Result<Vec<SocketAddr>, CliError> {
+    let mut addresses = Vec::new();
+    for peer in peers {
+        let found = peer.to_socket_addrs().map_err(CliError::io(format!("--peer {peer}")))?;
+        addresses.extend(found);
+    }
+    Ok(addresses)
+}
+
+/// SIGINT and SIGTERM: the first stops in order, the second at once.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, CliError> {
+        let failed = || CliError::io("cannot listen to signals");
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).map_err(failed())?,
+            terminate: signal(SignalKind::terminate()).map_err(failed())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// How often people are told how it goes, on a terminal and elsewhere.
+const INTERVALS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+
+/// Where a torrent goes, for people.
+fn place(root: &Path) -> String {
+    root.display().to_string()
+}

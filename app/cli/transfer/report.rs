@@ -1,0 +1,261 @@
+//! How it goes: bars on a terminal, lines elsewhere, JSON for programs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ecs_torrent::{InfoHash, TorrentStats};
+use indicatif::ProgressBar;
+use serde_json::json;
+
+use super::{INTERVALS, place};
+use crate::cli::output::{self, Screen};
+
+/// Least time between two plain lines of one torrent.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What people are told of the torrents of one command.
+pub(super) struct Reporter {
+    screen: Screen,
+    manner: Manner,
+    torrents: BTreeMap<InfoHash, Reported>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Quiet,
+    Json,
+    Bars,
+    Lines,
+}
+
+struct Reported {
+    name: String,
+    bar: Option<ProgressBar>,
+    began: Instant,
+    last_line: Instant,
+    end: Option<End>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Complete,
+    Failed,
+}
+
+impl Reporter {
+    pub(super) fn new(screen: Screen, quiet: bool, json: bool) -> Self {
+        let manner = match (quiet, json, screen.is_terminal()) {
+            (true, ..) => Manner::Quiet,
+            (_, true, _) => Manner::Json,
+            (.., true) => Manner::Bars,
+            (.., false) => Manner::Lines,
+        };
+        Self {
+            screen,
+            manner,
+            torrents: BTreeMap::new(),
+        }
+    }
+
+    /// How often to update.
+    pub(super) fn interval(&self) -> Duration {
+        if self.manner == Manner::Bars {
+            INTERVALS.0
+        } else {
+            INTERVALS.1
+        }
+    }
+
+    pub(super) fn added(&mut self, stats: &TorrentStats, root: &Path) {
+        if self.torrents.contains_key(&stats.info_hash) {
+            return;
+        }
+        let now = Instant::now();
+        let bar = (self.manner == Manner::Bars).then(|| {
+            let bar = self.screen.bar(stats.bytes_size);
+            bar.set_prefix(stats.name.clone());
+            bar
+        });
+        match self.manner {
+            Manner::Json => self.json("added", stats),
+            Manner::Lines => {
+                let (size, to) = (output::bytes(stats.bytes_size), place(root));
+                self.screen
+                    .line(format!("{}: {size} in {} pieces, in {to}", stats.name, stats.pieces));
+            }
+            Manner::Quiet | Manner::Bars => {}
+        }
+        self.torrents.insert(
+            stats.info_hash,
+            Reported {
+                name: stats.name.clone(),
+                bar,
+                began: now,
+                last_line: now,
+                end: None,
+            },
+        );
+    }
+
+    pub(super) fn update(&mut self, stats: &TorrentStats) {
+        let Some(torrent) = self.torrents.get_mut(&stats.info_hash) else {
+            return;
+        };
+        if let Some(bar) = &torrent.bar {
+            bar.set_position(if stats.lifecycle == "checking" {
+                stats.bytes_checked
+            } else {
+                stats.bytes_completed
+            });
+            bar.set_message(describe(stats));
+        }
+        let is_due = torrent.last_line.elapsed() >= LINE_INTERVAL;
+        if torrent.end.is_none() && stats.is_complete() && stats.lifecycle == "seeding" {
+            torrent.end = Some(End::Complete);
+            self.complete(stats);
+        } else if self.manner == Manner::Json {
+            self.json("progress", stats);
+        } else if self.manner == Manner::Lines && is_due {
+            torrent.last_line = Instant::now();
+            let progress = stats.progress() * 100.0;
+            self.screen
+                .line(format!("{}: {progress:.1} %, {}", stats.name, describe(stats)));
+        }
+    }
+
+    fn complete(&self, stats: &TorrentStats) {
+        let Some(torrent) = self.torrents.get(&stats.info_hash) else {
+            return;
+        };
+        let time = torrent.began.elapsed();
+        match self.manner {
+            Manner::Quiet => {}
+            Manner::Json => self.json("complete", stats),
+            Manner::Bars | Manner::Lines if stats.downloaded == 0 => {
+                self.screen.line(format!(
+                    "{}: all {} are there",
+                    stats.name,
+                    output::bytes(stats.bytes_size)
+                ));
+            }
+            Manner::Bars | Manner::Lines => {
+                let average = (stats.downloaded as f64 / time.as_secs_f64().max(0.001)) as u64;
+                self.screen.line(format!(
+                    "{}: complete, {} in {} ({})",
+                    stats.name,
+                    output::bytes(stats.downloaded),
+                    output::duration(time),
+                    output::speed(average),
+                ));
+            }
+        }
+    }
+
+    pub(super) fn failed(&mut self, id: InfoHash, reason: &str) {
+        let Some(torrent) = self.torrents.get_mut(&id) else {
+            return;
+        };
+        torrent.end = Some(End::Failed);
+        if let Some(bar) = &torrent.bar {
+            bar.abandon_with_message("failed");
+        }
+        match self.manner {
+            Manner::Json => {
+                let line =
+                    json!({"event": "error", "info_hash": id.to_string(), "name": torrent.name, "error": reason});
+                self.screen.line(line);
+            }
+            _ => self.screen.error(format!("{}: {reason}", torrent.name)),
+        }
+    }
+
+    /// The stop has begun.
+    pub(super) fn stopping(&self) {
+        for bar in self.torrents.values().filter_map(|torrent| torrent.bar.as_ref()) {
+            bar.set_message("stopping");
+        }
+    }
+
+    /// Takes the bars away.
+    pub(super) fn end(&self) {
+        for bar in self.torrents.values().filter_map(|torrent| torrent.bar.as_ref()) {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Torrents that have not failed.
+    pub(super) fn unfinished(&self) -> Vec<InfoHash> {
+        let running = self
+            .torrents
+            .iter()
+            .filter(|(_, torrent)| torrent.end != Some(End::Failed));
+        running.map(|(id, _)| *id).collect()
+    }
+
+    pub(super) fn all_settled(&self) -> bool {
+        self.torrents.values().all(|torrent| torrent.end.is_some())
+    }
+
+    pub(super) fn all_failed(&self) -> bool {
+        self.torrents.values().all(|torrent| torrent.end == Some(End::Failed))
+    }
+
+    pub(super) fn any_failed(&self) -> bool {
+        self.torrents.values().any(|torrent| torrent.end == Some(End::Failed))
+    }
+
+    fn json(&self, event: &str, stats: &TorrentStats) {
+        let line = json!({
+            "event": event,
+            "info_hash": stats.info_hash.to_string(),
+            "name": stats.name,
+            "lifecycle": stats.lifecycle,
+            "progress": stats.progress(),
+            "bytes_size": stats.bytes_size,
+            "bytes_completed": stats.bytes_completed,
+            "pieces": stats.pieces,
+            "pieces_completed": stats.pieces_completed,
+            "downloaded": stats.downloaded,
+            "uploaded": stats.uploaded,
+            "speed": stats.speed,
+            "peers": stats.peers.len(),
+        });
+        self.screen.line(line);
+    }
+}
+
+/// `12.3 MiB/s down, 8 peers, 452/1000 pieces, ETA 12 s`.
+fn describe(stats: &TorrentStats) -> String {
+    let mut parts = Vec::new();
+    match stats.lifecycle.as_str() {
+        "downloading" => {
+            parts.push(format!("{} down", output::speed(stats.speed.download)));
+            if stats.speed.upload > 0 {
+                parts.push(format!("{} up", output::speed(stats.speed.upload)));
+            }
+            parts.push(output::count(stats.peers.len(), "peer"));
+            parts.push(format!("{}/{} pieces", stats.pieces_completed, stats.pieces));
+            let missing = stats.bytes_size - stats.bytes_completed;
+            if let Some(eta) = output::eta(missing, stats.speed.download) {
+                parts.push(format!("ETA {}", output::duration(eta)));
+            }
+        }
+        "seeding" => {
+            parts.push(format!("seeding, {} up", output::speed(stats.speed.upload)));
+            parts.push(output::count(stats.peers.len(), "peer"));
+        }
+        "checking" => parts.push(format!(
+            "checking, {} of {}",
+            output::bytes(stats.bytes_checked),
+            output::bytes(stats.bytes_size)
+        )),
+        other => parts.push(other.replace(['/', '_'], " ")),
+    }
+    if let Some(problem) = stats.trackers.iter().find_map(|tracker| tracker.message.as_ref())
+        && stats.peers.is_empty()
+    {
+        parts.push(format!("tracker: {problem}"));
+    }
+    parts.join(", ")
+}

@@ -1,0 +1,64 @@
+//! `verify`: are the files what the torrent says?
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ecs_torrent::Source;
+use ecs_torrent::verifying::verify;
+use serde::Serialize;
+
+use super::output::Screen;
+use super::{CliError, Outcome};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exits with 0 only when every piece is good.
+
+Example:
+  ecs-torrent verify linux.torrent --data ~/iso")]
+pub(super) struct VerifyArgs {
+    /// The torrent file.
+    torrent: PathBuf,
+    /// The folder that holds the torrent's file or folder.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    info_hash: String,
+    good: u32,
+    bad: u32,
+    errors: &'a [String],
+}
+
+pub(super) fn run(args: &VerifyArgs, screen: &Screen) -> Result<Outcome, CliError> {
+    let metainfo = Source::from(args.torrent.as_path()).load()?;
+    if !args.data.is_dir() {
+        return Err(CliError::Other(format!("{}: not a folder", args.data.display())));
+    }
+    let bar = screen.hashing_bar(metainfo.info.geometry.total_size(), "hashing");
+    let verdict = verify(&metainfo, &args.data, &|done| bar.set_position(done));
+    bar.finish_and_clear();
+    verdict.errors.iter().for_each(|error| screen.error(error));
+    if args.json {
+        let report = Report {
+            info_hash: metainfo.hashes.primary().to_string(),
+            good: verdict.good,
+            bad: verdict.bad,
+            errors: &verdict.errors,
+        };
+        let json = serde_json::to_string(&report).map_err(|error| CliError::Other(error.to_string()))?;
+        println!("{json}");
+    } else {
+        println!("{} good, {} bad", verdict.good, verdict.bad);
+    }
+    Ok(if verdict.is_good() {
+        Outcome::Done
+    } else {
+        Outcome::Failed
+    })
+}

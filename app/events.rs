@@ -1,0 +1,140 @@
+//! What happens in an engine, told to the outside as it happens.
+
+use std::sync::Arc;
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::messages::{
+    TorrentAdded, TorrentCompleted, TorrentFailed, TorrentStarted, TorrentStopped, TrackerFailed,
+};
+use ecs_torrent_components::torrent::Torrent;
+use ecs_torrent_components::tracker::Tracker;
+use ecs_torrent_engine::schedule::{Tick, TickSet};
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::tracker::redacted;
+use tokio::sync::broadcast;
+
+/// Events that a slow listener may be behind; beyond it, it misses the oldest.
+const CAPACITY: usize = 1024;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A torrent is listed.
+    Added(InfoHash),
+    /// Its existing data has been looked at, and it downloads or seeds.
+    Started(InfoHash),
+    /// All of it is on the disk.
+    Completed(InfoHash),
+    /// It could not go on, for this reason.
+    Failed(InfoHash, Arc<str>),
+    /// It is gone.
+    Stopped(InfoHash),
+    /// A tracker did not answer, or refused.
+    TrackerFailed {
+        /// Whose tracker.
+        torrent: InfoHash,
+        /// Its URL, without anything that could be a passkey.
+        tracker: String,
+        /// Why.
+        reason: Arc<str>,
+    },
+}
+
+/// Where events come from; each subscription hears all from then on.
+#[derive(Debug, Clone)]
+pub(crate) struct Events {
+    sender: broadcast::Sender<Event>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        let (sender, _) = broadcast::channel(CAPACITY);
+        Self { sender }
+    }
+}
+
+impl Events {
+    pub(crate) fn subscribe(&self) -> Subscription {
+        Subscription(self.sender.subscribe())
+    }
+
+    pub(crate) fn plugin(&self) -> EventsPlugin {
+        EventsPlugin(self.sender.clone())
+    }
+}
+
+/// A listener's end.
+#[derive(Debug)]
+pub struct Subscription(broadcast::Receiver<Event>);
+
+impl Subscription {
+    /// The next event; nothing when the engine is gone. Who is too slow misses some.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            match self.0.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Lagged(missed)) => tracing::warn!(missed, "too slow for the events"),
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// Tells the world's messages to the outside.
+pub(crate) struct EventsPlugin(broadcast::Sender<Event>);
+
+#[derive(Resource)]
+struct Outlet(broadcast::Sender<Event>);
+
+impl Plugin for EventsPlugin {
+    fn build(&self, app: &mut App) {
+        app.insert_resource(Outlet(self.0.clone()))
+            .add_systems(Tick, tell_events.after(TickSet::Reap));
+    }
+}
+
+fn tell_events(
+    outlet: Res<Outlet>,
+    torrents: Query<&Torrent>,
+    trackers: Query<&Tracker>,
+    mut added: MessageReader<TorrentAdded>,
+    mut started: MessageReader<TorrentStarted>,
+    mut completed: MessageReader<TorrentCompleted>,
+    mut failed: MessageReader<TorrentFailed>,
+    mut stopped: MessageReader<TorrentStopped>,
+    mut tracker_failed: MessageReader<TrackerFailed>,
+) {
+    let id = |torrent| torrents.get(torrent).map(Torrent::id).ok();
+    let added = added
+        .read()
+        .filter_map(|message| Some(Event::Added(id(message.torrent)?)));
+    let started = started
+        .read()
+        .filter_map(|message| Some(Event::Started(id(message.torrent)?)));
+    let completed = completed
+        .read()
+        .filter_map(|message| Some(Event::Completed(id(message.torrent)?)));
+    let failed = failed
+        .read()
+        .filter_map(|message| Some(Event::Failed(id(message.torrent)?, message.reason.clone())));
+    let tracker_failed = tracker_failed.read().filter_map(|message| {
+        Some(Event::TrackerFailed {
+            torrent: id(message.torrent)?,
+            tracker: redacted(&trackers.get(message.tracker).ok()?.url),
+            reason: message.reason.clone(),
+        })
+    });
+    let stopped = stopped.read().map(|message| Event::Stopped(message.info_hash));
+    let all = added
+        .chain(started)
+        .chain(completed)
+        .chain(failed)
+        .chain(tracker_failed)
+        .chain(stopped);
+    for event in all {
+        // Nobody may be listening.
+        let _ = outlet.0.send(event);
+    }
+}

@@ -1,0 +1,92 @@
+//! Starting an engine.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use bevy_app::{App, Plugins};
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_engine::backends::StartError;
+use ecs_torrent_engine::runner::Runner;
+
+use crate::events::Events;
+use crate::torrents::Torrents;
+
+/// A running engine. Dropping it ends it at once; stop its torrents before, if peers and trackers are to be told.
+///
+/// Engines share nothing: as many as wanted run in one process.
+#[derive(Debug)]
+pub struct Engine {
+    runner: Runner,
+    events: Events,
+}
+
+impl Engine {
+    /// A builder without plugins and with default settings.
+    #[must_use]
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::default()
+    }
+
+    /// What can be done with this engine's torrents; cheap to clone.
+    #[must_use]
+    pub fn torrents(&self) -> Torrents {
+        Torrents::new(self.runner.handle(), self.events.clone())
+    }
+
+    /// The addresses that peers can connect to, ports as they really are.
+    #[must_use]
+    pub fn local_addresses(&self) -> &[SocketAddr] {
+        &self.runner.local_addresses().0
+    }
+}
+
+type AddPlugins = Box<dyn FnOnce(&mut App) + Send>;
+
+/// What an engine is made of.
+#[derive(Default)]
+pub struct EngineBuilder {
+    settings: Settings,
+    plugins: Vec<AddPlugins>,
+}
+
+impl fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineBuilder")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EngineBuilder {
+    /// Adds plugins: [`TorrentPlugins`](crate::TorrentPlugins) for everything that makes a BitTorrent client, then
+    /// your own.
+    #[must_use]
+    pub fn plugins<M>(mut self, plugins: impl Plugins<M> + Send + 'static) -> Self {
+        self.plugins.push(Box::new(move |app| {
+            app.add_plugins(plugins);
+        }));
+        self
+    }
+
+    /// Replaces the settings.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Starts the engine in a thread of its own.
+    ///
+    /// # Errors
+    /// Where a listen address cannot be bound, or a thread cannot be started.
+    pub fn start(self) -> Result<Engine, StartError> {
+        let events = Events::default();
+        let plugin = events.plugin();
+        let plugins = self.plugins;
+        let runner = Runner::start(self.settings, move |app| {
+            plugins.into_iter().for_each(|add| add(app));
+            app.add_plugins(plugin);
+        })?;
+        Ok(Engine { runner, events })
+    }
+}

@@ -1,0 +1,96 @@
+//! Where a torrent comes from.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
+
+use crate::torrents::Error;
+
+/// What can be added to an engine.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Source {
+    /// A `.torrent` file.
+    File(PathBuf),
+    /// The content of one.
+    Bytes(Bytes),
+    /// One that has been parsed.
+    Metainfo(Arc<Metainfo>),
+}
+
+impl Source {
+    /// Reads and parses. Blocks while it reads a file.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, is larger than any torrent may be, or is no torrent.
+    pub fn load(self) -> Result<Arc<Metainfo>, Error> {
+        let limits = MetainfoLimits::default();
+        let (bytes, name) = match self {
+            Self::Metainfo(metainfo) => return Ok(metainfo),
+            Self::Bytes(bytes) => (bytes, None),
+            Self::File(path) => (read(&path, limits.bencode.max_bytes as u64)?, Some(path)),
+        };
+        let metainfo = Metainfo::parse(&bytes, &limits).map_err(|error| Error::Metainfo {
+            name: name.map_or_else(|| "torrent".to_owned(), |path| path.display().to_string()),
+            error,
+        })?;
+        Ok(Arc::new(metainfo))
+    }
+}
+
+fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
+    use std::io::{Error as IoError, ErrorKind, Read};
+    let failed = |error| Error::Read {
+        path: path.to_owned(),
+        error,
+    };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_dir() {
+        return Err(failed(IoError::from(ErrorKind::IsADirectory)));
+    }
+    // One byte more than allowed tells a file that is too large, and a device or pipe cannot send forever.
+    let mut bytes = Vec::new();
+    file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > max {
+        return Err(failed(IoError::other(format!("larger than {max} bytes"))));
+    }
+    Ok(bytes.into())
+}
+
+impl From<&str> for Source {
+    fn from(path: &str) -> Self {
+        Self::File(path.into())
+    }
+}
+
+impl From<String> for Source {
+    fn from(path: String) -> Self {
+        Self::File(path.into())
+    }
+}
+
+impl From<&Path> for Source {
+    fn from(path: &Path) -> Self {
+        Self::File(path.to_owned())
+    }
+}
+
+impl From<PathBuf> for Source {
+    fn from(path: PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
+impl From<Bytes> for Source {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<Arc<Metainfo>> for Source {
+    fn from(metainfo: Arc<Metainfo>) -> Self {
+        Self::Metainfo(metainfo)
+    }
+}

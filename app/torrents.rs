@@ -1,0 +1,221 @@
+//! What can be done with an engine's torrents.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use bevy_ecs::world::World;
+use ecs_torrent_components::commands::{
+    AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListTorrents, Reply, ScrapeError, ScrapeTorrent, StopAll,
+    StopTorrent, TorrentNotFound,
+};
+use ecs_torrent_components::stats::{FileStats, TorrentStats};
+use ecs_torrent_engine::backends::StartError;
+use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle};
+use ecs_torrent_protocol::hash::{InfoHash, InfoHashError};
+use ecs_torrent_protocol::metainfo::MetainfoError;
+use ecs_torrent_protocol::tracker::ScrapeCounts;
+use futures_channel::oneshot;
+
+use crate::events::{Events, Subscription};
+use crate::source::Source;
+
+/// Why something could not be done: what, which, and why.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No torrent has this hash.
+    #[error(transparent)]
+    TorrentNotFound(#[from] TorrentNotFound),
+    /// Not a torrent, or not one that can be used.
+    #[error("{name}: {error}")]
+    Metainfo {
+        /// The file it came from.
+        name: String,
+        /// What is wrong with it.
+        error: MetainfoError,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The engine cannot start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The engine has stopped.
+    #[error(transparent)]
+    EngineGone(#[from] EngineGone),
+    /// No tracker told anything.
+    #[error(transparent)]
+    Scrape(#[from] ScrapeError),
+}
+
+/// Names a torrent: by its info-hash, which [`Torrents::download`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TorrentId(pub InfoHash);
+
+impl From<InfoHash> for TorrentId {
+    fn from(hash: InfoHash) -> Self {
+        Self(hash)
+    }
+}
+
+impl FromStr for TorrentId {
+    type Err = InfoHashError;
+
+    fn from_str(text: &str) -> Result<Self, InfoHashError> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for TorrentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An engine's torrents. Cheap to clone; works from any thread and any async runtime.
+#[derive(Debug, Clone)]
+pub struct Torrents {
+    handle: EngineHandle,
+    events: Events,
+}
+
+impl Torrents {
+    pub(crate) fn new(handle: EngineHandle, events: Events) -> Self {
+        Self { handle, events }
+    }
+
+    /// Adds a torrent with default options: what is missing is downloaded into the download folder of the settings,
+    /// then it seeds.
+    ///
+    /// Adding one that is there already changes nothing and returns the same id.
+    ///
+    /// # Errors
+    /// Where the source cannot be read or is no torrent. Nothing is written then.
+    pub async fn download(&self, source: impl Into<Source>) -> Result<TorrentId, Error> {
+        self.download_with(source, AddOptions::default()).await
+    }
+
+    /// Adds a torrent.
+    ///
+    /// # Errors
+    /// As [`Torrents::download`].
+    pub async fn download_with(&self, source: impl Into<Source>, options: AddOptions) -> Result<TorrentId, Error> {
+        let source = source.into();
+        let metainfo = aside(|| source.load()).await??;
+        let add = |reply| AddTorrent {
+            metainfo,
+            options,
+            reply,
+        };
+        Ok(TorrentId(self.ask(add).await?))
+    }
+
+    /// The hashes of all torrents, in the order in which they were added.
+    ///
+    /// # Errors
+    /// Where the engine is gone.
+    pub async fn list(&self) -> Result<Vec<InfoHash>, Error> {
+        Ok(self.ask(|reply| ListTorrents { reply }).await?)
+    }
+
+    /// A torrent's state.
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`].
+    pub async fn stats(&self, id: impl Into<TorrentId>) -> Result<TorrentStats, Error> {
+        let TorrentId(torrent) = id.into();
+        Ok(self.ask(|reply| GetStats { torrent, reply }).await??)
+    }
+
+    /// A torrent's files and how much of each is there, padding left out.
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`].
+    pub async fn list_files(&self, id: impl Into<TorrentId>) -> Result<Vec<FileStats>, Error> {
+        let TorrentId(torrent) = id.into();
+        Ok(self.ask(|reply| GetFiles { torrent, reply }).await??)
+    }
+
+    /// Asks a torrent's trackers for the size of its swarm, without announcing (BEP 48).
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`], or why no tracker told.
+    pub async fn scrape(&self, id: impl Into<TorrentId>) -> Result<ScrapeCounts, Error> {
+        let TorrentId(torrent) = id.into();
+        Ok(self.ask(|reply| ScrapeTorrent { torrent, reply }).await??)
+    }
+
+    /// Adds addresses at which peers of a torrent may be.
+    ///
+    /// # Errors
+    /// Where the engine is gone.
+    pub async fn add_peers(&self, id: impl Into<TorrentId>, peers: Vec<SocketAddr>) -> Result<(), Error> {
+        let TorrentId(torrent) = id.into();
+        Ok(self.handle.send(AddPeers { torrent, peers }).await?)
+    }
+
+    /// Stops a torrent in order: peers are told, then trackers, then it is gone. Stopping one that is not there is
+    /// no error.
+    ///
+    /// # Errors
+    /// Where the engine is gone.
+    pub async fn stop(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
+        let TorrentId(torrent) = id.into();
+        Ok(self.ask(|reply| StopTorrent { torrent, reply }).await?)
+    }
+
+    /// Stops all torrents, side by side.
+    ///
+    /// # Errors
+    /// Where the engine is gone.
+    pub async fn stop_all(&self) -> Result<(), Error> {
+        Ok(self.ask(|reply| StopAll { reply }).await?)
+    }
+
+    /// What happens from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription {
+        self.events.subscribe()
+    }
+
+    /// Runs `look` on the engine's world, in its thread, and returns what it saw: the way to a plugin's own
+    /// components and resources.
+    ///
+    /// # Errors
+    /// Where the engine is gone.
+    pub async fn with_world<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&mut World) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (sender, receiver) = oneshot::channel();
+        let look = move |world: &mut World| drop(sender.send(look(world)));
+        self.handle.with_world(look).await?;
+        Ok(receiver.await.map_err(|_| EngineGone)?)
+    }
+
+    async fn ask<C, T>(&self, command: impl FnOnce(Reply<T>) -> C) -> Result<T, EngineGone>
+    where
+        C: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        // Who asked may not wait any more.
+        let reply = Reply::new(move |answer| drop(sender.send(answer)));
+        self.handle.send(command(reply)).await?;
+        receiver.await.map_err(|_| EngineGone)
+    }
+}
+
+/// Does something that blocks in a thread of its own, since the caller's runtime may not have one for that.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, EngineGone> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || drop(sender.send(work())));
+    receiver.await.map_err(|_| EngineGone)
+}
