@@ -104,6 +104,44 @@ pub struct Wire {
     pub frame_since: Option<Timestamp>,
     /// When a whole message last came.
     pub last_message: Timestamp,
+    /// How often all pieces may be told anew.
+    pub bitfields: Allowance,
+}
+
+/// Something that a peer may do so many times at once, and then once a second.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowance {
+    left: u32,
+    refilled: Timestamp,
+}
+
+impl Allowance {
+    /// Times at once.
+    const MOST: u32 = 16;
+
+    /// A full allowance.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            left: Self::MOST,
+            refilled: now,
+        }
+    }
+
+    /// Uses it once; false where it is used up.
+    pub fn take(&mut self, now: Timestamp) -> bool {
+        let seconds = now.since(self.refilled).as_secs();
+        if seconds > 0 {
+            self.left = self
+                .left
+                .saturating_add(u32::try_from(seconds).unwrap_or(u32::MAX))
+                .min(Self::MOST);
+            self.refilled = now;
+        }
+        let taken = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        taken
+    }
 }
 
 impl Wire {
@@ -117,6 +155,7 @@ impl Wire {
             is_listed: false,
             frame_since: None,
             last_message: now,
+            bitfields: Allowance::new(now),
         }
     }
 }
@@ -237,6 +276,16 @@ impl ExtensionRegistry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_allowance_refills_with_time() {
+        let at = |seconds| Timestamp::ZERO + std::time::Duration::from_secs(seconds);
+        let mut allowance = Allowance::new(at(0));
+        let count = |allowance: &mut Allowance, now| (0..100).filter(|_| allowance.take(now)).count();
+        assert_eq!(count(&mut allowance, at(0)), 16);
+        assert_eq!(count(&mut allowance, at(3)), 3);
+        assert_eq!(count(&mut allowance, at(1000)), 16);
+    }
 
     #[test]
     fn extension_ids_count_from_one() {

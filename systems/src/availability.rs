@@ -123,6 +123,16 @@ fn apply(
         }
         (_, Some((index, true))) => order.add_copy(index, random),
         (_, Some((index, false))) => order.remove_copy(index, random),
+        // A bitfield in place of many haves changes little.
+        (Availability::Bitfield(bits), None) if pieces.bits().is_some() && !bits.is_full() => {
+            let before = pieces.bits().cloned().unwrap_or_default();
+            bits.iter_without(&before)
+                .for_each(|piece| order.add_copy(piece, random));
+            before
+                .iter_without(bits)
+                .for_each(|piece| order.remove_copy(piece, random));
+            replace(change, pieces);
+        }
         (_, None) => {
             order.remove_peer(pieces, random);
             replace(change, pieces);
@@ -136,7 +146,8 @@ fn replace(change: &Availability, pieces: &mut PeerPieces) {
     match change {
         Availability::Bitfield(bits) => *pieces = bits.clone().into(),
         Availability::All => *pieces = PeerPieces::all(pieces.len()),
-        Availability::None | Availability::Have(_) | Availability::DontHave(_) => {}
+        Availability::None => *pieces = PeerPieces::none(pieces.len()),
+        Availability::Have(_) | Availability::DontHave(_) => {}
     }
 }
 

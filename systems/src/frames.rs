@@ -13,6 +13,7 @@ use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::extension::HANDSHAKE_ID;
+use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::{Frame, Message, WireError};
 
 use crate::IntakeSet;
@@ -80,7 +81,7 @@ fn decode_frames(
                 Ok(Some(frame)) => {
                     wire.last_message = now;
                     wire.frame_since = None;
-                    if let Err(error) = inboxes.sort(entity, frame, wire) {
+                    if let Err(error) = inboxes.sort(now, entity, frame, wire) {
                         reaper.close(entity, error);
                         break;
                     }
@@ -100,7 +101,7 @@ fn decode_frames(
 }
 
 impl Inboxes<'_> {
-    fn sort(&mut self, peer: Entity, frame: Frame, wire: &Wire) -> Result<(), WireError> {
+    fn sort(&mut self, now: Timestamp, peer: Entity, frame: Frame, wire: &mut Wire) -> Result<(), WireError> {
         let message = match frame {
             Frame::Block(block) => {
                 self.blocks.0.push((peer, block));
@@ -108,6 +109,10 @@ impl Inboxes<'_> {
             }
             Frame::Message(message) => message,
         };
+        let tells_all = matches!(message, Message::Bitfield(_) | Message::HaveAll | Message::HaveNone);
+        if tells_all && !wire.bitfields.take(now) {
+            return Err(WireError::TooManyBitfields);
+        }
         match message {
             // BEP 5 and BEP 6: hints that this engine has no use for yet.
             Message::KeepAlive | Message::Port(_) | Message::SuggestPiece(_) => {}

@@ -22,6 +22,11 @@ impl PeerId {
     /// The client's name and version as far as the id tells it, for people: `Transmission 3.0.0`, `-XY1234-`.
     #[must_use]
     pub fn client(&self) -> String {
+        if let Some(version) = self.0.strip_prefix(b"A2-") {
+            // aria2 has a style of its own: `A2-1-36-0-`.
+            let numbers = version.split(|b| *b == b'-').take(3).map(String::from_utf8_lossy);
+            return format!("aria2 {}", numbers.collect::<Vec<_>>().join("."));
+        }
         let Some((code, version)) = self.azureus_style() else {
             let printable = self.0.iter().take_while(|b| b.is_ascii_graphic());
             return printable.map(|&b| char::from(b)).take(8).collect();
@@ -89,6 +94,7 @@ mod tests {
         assert_eq!(name(b"-LT20B0-"), "libtorrent 20B0");
         assert_eq!(name(b"-ZZ1234-"), "ZZ 1.2.3");
         assert_eq!(name(b"M4-3-6--"), "M4-3-6--");
+        assert_eq!(name(b"A2-1-36-0-"), "aria2 1.36.0");
         assert_eq!(name(&[0; 20]), "");
         assert_eq!(PeerId::ours([7; 12]).client(), "ecs-torrent 0.1.0");
     }

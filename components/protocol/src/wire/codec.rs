@@ -65,9 +65,9 @@ pub enum WireError {
     /// A bitfield of another torrent.
     #[error(transparent)]
     Bitfield(#[from] BitfieldError),
-    /// A bitfield, have-all or have-none after the peer has told what it has.
-    #[error("message {0} comes too late")]
-    TooLate(u8),
+    /// All pieces told anew, again and again: cheap to send and dear to take in.
+    #[error("too many bitfields")]
+    TooManyBitfields,
     /// A piece index, or an offset in a piece, that does not exist.
     #[error("message {id} names piece {piece} offset {begin}, which does not exist")]
     OutOfRange {
@@ -120,8 +120,6 @@ pub struct PeerCodec {
     queue: ByteQueue,
     state: State,
     limits: FrameLimits,
-    /// The peer has told what it has.
-    has_told: bool,
 }
 
 impl PeerCodec {
@@ -132,7 +130,6 @@ impl PeerCodec {
             queue: ByteQueue::default(),
             state: State::Between,
             limits,
-            has_told: false,
         }
     }
 
@@ -226,9 +223,7 @@ impl PeerCodec {
         let Some(body) = self.queue.take_copy(len as usize - 1) else {
             return Ok(Begun::Incomplete);
         };
-        let message = self.read_message(id, body, session)?;
-        self.has_told |= matches!(id, id::HAVE | id::BITFIELD | id::HAVE_ALL | id::HAVE_NONE);
-        Ok(Begun::Message(message))
+        Ok(Begun::Message(read_message(id, body, session)?))
     }
 
     fn begin_block(&mut self, len: u32, session: &Session) -> Result<Begun, WireError> {
@@ -287,55 +282,53 @@ impl PeerCodec {
             Err(WireError::BadLength { id, len })
         }
     }
+}
 
-    fn read_message(&self, id: u8, body: Bytes, session: &Session) -> Result<Message, WireError> {
-        let is_fast = matches!(id, id::SUGGEST_PIECE..=id::ALLOWED_FAST);
-        // BEP 6: fast messages without the handshake bit close the connection.
-        if (is_fast && !session.fast) || (id == id::EXTENDED && !session.extended) {
-            return Err(WireError::NotNegotiated(id));
-        }
-        // BEP 3 wants it as the first message; clients in use put their extension handshake before it.
-        if matches!(id, id::BITFIELD | id::HAVE_ALL | id::HAVE_NONE) && self.has_told {
-            return Err(WireError::TooLate(id));
-        }
-        let word = |at: usize| {
-            body.get(at..at + 4)
-                .map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
-        };
-        let piece = |message: fn(u32) -> Message| check_piece(id, word(0), session).map(message);
-        let request = |message: fn(BlockRequest) -> Message| {
-            let piece = check_piece(id, word(0), session)?;
-            Ok(message(BlockRequest {
-                piece,
-                begin: word(4),
-                len: word(8),
-            }))
-        };
-        match id {
-            id::CHOKE => Ok(Message::Choke),
-            id::UNCHOKE => Ok(Message::Unchoke),
-            id::INTERESTED => Ok(Message::Interested),
-            id::NOT_INTERESTED => Ok(Message::NotInterested),
-            id::HAVE => piece(Message::Have),
-            id::BITFIELD => {
-                if let Some(geometry) = session.geometry {
-                    Bitfield::from_wire(&body, geometry.piece_count())?;
-                }
-                Ok(Message::Bitfield(body))
+/// Reads a message by its id. BEP 3 wants a bitfield as the first; clients in use put their extension handshake before
+/// it, and some send one in place of many haves, so it is taken at any time.
+fn read_message(id: u8, body: Bytes, session: &Session) -> Result<Message, WireError> {
+    let is_fast = matches!(id, id::SUGGEST_PIECE..=id::ALLOWED_FAST);
+    // BEP 6: fast messages without the handshake bit close the connection.
+    if (is_fast && !session.fast) || (id == id::EXTENDED && !session.extended) {
+        return Err(WireError::NotNegotiated(id));
+    }
+    let word = |at: usize| {
+        body.get(at..at + 4)
+            .map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+    };
+    let piece = |message: fn(u32) -> Message| check_piece(id, word(0), session).map(message);
+    let request = |message: fn(BlockRequest) -> Message| {
+        let piece = check_piece(id, word(0), session)?;
+        Ok(message(BlockRequest {
+            piece,
+            begin: word(4),
+            len: word(8),
+        }))
+    };
+    match id {
+        id::CHOKE => Ok(Message::Choke),
+        id::UNCHOKE => Ok(Message::Unchoke),
+        id::INTERESTED => Ok(Message::Interested),
+        id::NOT_INTERESTED => Ok(Message::NotInterested),
+        id::HAVE => piece(Message::Have),
+        id::BITFIELD => {
+            if let Some(geometry) = session.geometry {
+                Bitfield::from_wire(&body, geometry.piece_count())?;
             }
-            id::REQUEST => request(Message::Request),
-            id::CANCEL => request(Message::Cancel),
-            id::PORT => Ok(Message::Port(u16::from_be_bytes([body[0], body[1]]))),
-            id::SUGGEST_PIECE => piece(Message::SuggestPiece),
-            id::HAVE_ALL => Ok(Message::HaveAll),
-            id::HAVE_NONE => Ok(Message::HaveNone),
-            id::REJECT_REQUEST => request(Message::RejectRequest),
-            id::ALLOWED_FAST => piece(Message::AllowedFast),
-            _ => Ok(Message::Extended {
-                id: body[0],
-                payload: body.slice(1..),
-            }),
+            Ok(Message::Bitfield(body))
         }
+        id::REQUEST => request(Message::Request),
+        id::CANCEL => request(Message::Cancel),
+        id::PORT => Ok(Message::Port(u16::from_be_bytes([body[0], body[1]]))),
+        id::SUGGEST_PIECE => piece(Message::SuggestPiece),
+        id::HAVE_ALL => Ok(Message::HaveAll),
+        id::HAVE_NONE => Ok(Message::HaveNone),
+        id::REJECT_REQUEST => request(Message::RejectRequest),
+        id::ALLOWED_FAST => piece(Message::AllowedFast),
+        _ => Ok(Message::Extended {
+            id: body[0],
+            payload: body.slice(1..),
+        }),
     }
 }
 

@@ -1,0 +1,82 @@
+//! What is tried with whom.
+
+mod downloading;
+mod seeding;
+mod special;
+mod swarms;
+
+use std::path::PathBuf;
+
+use ecs_torrent::InfoHash;
+use ecs_torrent::making::MakeOptions;
+
+use crate::Case;
+use crate::clients::Peer;
+use crate::content::{compare, make_torrent, write_file};
+use crate::lab::Lab;
+
+/// Every case.
+pub fn all() -> Vec<Case> {
+    [
+        downloading::cases(),
+        seeding::cases(),
+        swarms::cases(),
+        special::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// A torrent and where its data is complete.
+pub struct Share {
+    /// The torrent file.
+    torrent: PathBuf,
+    info_hash: InfoHash,
+    /// The folder that holds its file or folder.
+    origin: PathBuf,
+    /// Name of its file or folder.
+    name: &'static str,
+}
+
+/// Bytes of the file that most cases transfer: odd, and some pieces more than a request queue holds.
+const FILE_BYTES: usize = (24 << 20) + 4321;
+
+impl Share {
+    /// A torrent of one file.
+    fn file(lab: &Lab, trackers: &[String]) -> Self {
+        let origin = lab.folder("origin");
+        write_file(&origin, "file.bin", 1, FILE_BYTES);
+        Self::of(lab, "file.bin", trackers, MakeOptions::default())
+    }
+
+    /// A torrent of what lies under `name` in the case's origin folder.
+    fn of(lab: &Lab, name: &'static str, trackers: &[String], options: MakeOptions) -> Self {
+        let origin = lab.folder("origin");
+        let options = MakeOptions {
+            trackers: trackers.to_vec(),
+            ..options
+        };
+        let bytes = make_torrent(&origin.join(name), options);
+        let torrent = lab.folder("torrents").join(format!("{name}.torrent"));
+        std::fs::write(&torrent, &bytes).unwrap();
+        let source = ecs_torrent::Source::from(bytes::Bytes::from(bytes));
+        Self {
+            torrent,
+            info_hash: source.load().unwrap().hashes.primary(),
+            origin,
+            name,
+        }
+    }
+
+    /// Waits until a client has it all, and compares every byte.
+    fn assert_arrives(&self, peer: &mut impl Peer) {
+        peer.wait_complete();
+        self.assert_same(peer);
+    }
+
+    fn assert_same(&self, peer: &impl Peer) {
+        let result = compare(&self.origin.join(self.name), &peer.folder().join(self.name));
+        assert_eq!(result, Ok(()));
+    }
+}

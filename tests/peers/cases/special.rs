@@ -1,0 +1,158 @@
+//! Torrents that are special by their files or flags.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use ecs_torrent::making::MakeOptions;
+
+use super::Share;
+use crate::Case;
+use crate::clients::Program::{Libtorrent, Opentracker, Transmission};
+use crate::clients::{Peer, libtorrent, opentracker, ours, transmission};
+use crate::content::{noise, write_file};
+use crate::lab::Lab;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case {
+            name: "many_files_of_odd_sizes_from_libtorrent",
+            needs: &[Libtorrent],
+            run: |lab| {
+                let share = odd_files(lab, &[0, 1, 16384, 0, 5, 40_000, 0]);
+                let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                let folder = lab.folder("downloads");
+                let mut leecher = ours::Ours::download(&share.torrent, &folder, lab.address(), &[seeder.address()]);
+                share.assert_arrives(&mut leecher);
+            },
+        },
+        Case {
+            name: "many_files_of_odd_sizes_to_transmission",
+            needs: &[Transmission],
+            run: |lab| {
+                // Transmission 3.00 does not create files without bytes.
+                let share = odd_files(lab, &[1, 16384, 5, 40_000]);
+                let folder = lab.folder("downloads");
+                let mut leecher =
+                    transmission::Transmission::start(lab, &share.torrent, &folder, lab.address()).ready();
+                let seeder = ours::Ours::seed(&share.torrent, &share.origin, lab.address(), &[leecher.address()]);
+                share.assert_arrives(&mut leecher);
+                seeder.stop();
+            },
+        },
+        Case {
+            name: "over_ipv6_both_ways",
+            needs: &[Libtorrent],
+            run: |lab| {
+                let share = Share::file(lab, &[]);
+                let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address_v6(), &[]);
+                let folder = lab.folder("downloads");
+                let ip = lab.address_v6();
+                let mut leecher = ours::Ours::download(&share.torrent, &folder, ip, &[seeder.address()]);
+                share.assert_arrives(&mut leecher);
+                drop(seeder);
+                let seeder = ours::Ours::seed(&share.torrent, &share.origin, lab.address_v6(), &[]);
+                let (folder, ip) = (lab.folder("back"), lab.address_v6());
+                let peers = [seeder.address()];
+                let mut leecher = libtorrent::Libtorrent::download(&share.torrent, &folder, ip, &peers);
+                share.assert_arrives(&mut leecher);
+                seeder.stop();
+            },
+        },
+        Case {
+            name: "a_private_torrent_through_its_tracker",
+            needs: &[Libtorrent, Opentracker],
+            run: |lab| {
+                let ip = lab.address();
+                write_file(&lab.folder("origin"), "private.bin", 9, 3 << 20);
+                let options = MakeOptions {
+                    private: true,
+                    ..MakeOptions::default()
+                };
+                let share = Share::of(lab, "private.bin", &[opentracker::http_url(ip)], options);
+                let tracker = opentracker::Opentracker::start(lab, ip, share.info_hash);
+                let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                tracker.wait_for_counts(share.info_hash, (1, 0));
+                let folder = lab.folder("downloads");
+                let mut leecher = ours::Ours::download(&share.torrent, &folder, lab.address(), &[]);
+                share.assert_arrives(&mut leecher);
+                drop(seeder);
+            },
+        },
+        Case {
+            name: "a_file_of_two_gibibytes",
+            needs: &[Libtorrent],
+            run: |lab| {
+                let len = 2 << 30;
+                let share = sparse_file(lab, "two.bin", len);
+                let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                let folder = lab.folder("downloads");
+                let mut leecher = ours::Ours::download(&share.torrent, &folder, lab.address(), &[seeder.address()]);
+                share.assert_arrives(&mut leecher);
+            },
+        },
+        Case {
+            name: "beyond_an_offset_of_four_gibibytes",
+            needs: &[Libtorrent],
+            run: |lab| {
+                // The first four gibibytes are a hole that is there already; what lies behind them is transferred.
+                let len = (4 << 30) + (9 << 20) + 77;
+                let share = sparse_file(lab, "four.bin", len);
+                let folder = lab.folder("downloads");
+                File::create(folder.join("four.bin")).unwrap().set_len(len).unwrap();
+                let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                let mut leecher = ours::Ours::download(&share.torrent, &folder, lab.address(), &[seeder.address()]);
+                share.assert_arrives(&mut leecher);
+                let output = leecher.output();
+                let complete = output
+                    .lines()
+                    .find(|line| line.contains("\"event\":\"complete\""))
+                    .unwrap();
+                let complete: serde_json::Value = serde_json::from_str(complete).unwrap();
+                let downloaded = complete["downloaded"].as_u64().unwrap();
+                assert!(
+                    (1..64 << 20).contains(&downloaded),
+                    "only what was missing: {downloaded}"
+                );
+            },
+        },
+    ]
+}
+
+/// Files inside one block, over many pieces, of one byte, and deep in folders.
+fn odd_files(lab: &Lab, first: &[usize]) -> Share {
+    let folder = lab.folder("origin/odd");
+    let rest = [2, 16383, 16385, 5, 5, 1_000_003, 3_000_001, 7];
+    for (number, size) in first.iter().copied().chain(rest).enumerate() {
+        let name = match number % 3 {
+            0 => format!("{number:02}"),
+            1 => format!("sub folder/{number:02} \u{e9}"),
+            _ => format!("a/b/c/d/{number:02}.bin"),
+        };
+        write_file(&folder, &name, number as u64 + 1, size);
+    }
+    let options = MakeOptions {
+        piece_length: Some(32768),
+        ..MakeOptions::default()
+    };
+    Share::of(lab, "odd", &[], options)
+}
+
+/// A hole with some bytes at its end and across every gibibyte.
+fn sparse_file(lab: &Lab, name: &'static str, len: u64) -> Share {
+    let file = File::create(lab.folder("origin").join(name)).unwrap();
+    file.set_len(len).unwrap();
+    let patch = noise(len, 1 << 20);
+    for gibibyte in 1..=(len >> 30) {
+        let offset = ((gibibyte << 30) - (1 << 19)).min(len - patch.len() as u64);
+        // Where the first four gibibytes are to stay a hole, only what lies behind them is written.
+        if len <= 4 << 30 || offset >= 4 << 30 {
+            file.write_all_at(&patch, offset).unwrap();
+        }
+    }
+    file.write_all_at(&patch, len - patch.len() as u64).unwrap();
+    let options = MakeOptions {
+        piece_length: Some(4 << 20),
+        ..MakeOptions::default()
+    };
+    Share::of(lab, name, &[], options)
+}

@@ -1,0 +1,69 @@
+//! The programs, each behind the same few calls: seed this, download that.
+
+pub mod aria2;
+pub mod libtorrent;
+pub mod opentracker;
+pub mod ours;
+pub mod transmission;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::lab;
+
+/// A program that a case needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    Libtorrent,
+    Transmission,
+    Aria2,
+    Opentracker,
+}
+
+impl Program {
+    /// What is missing to run it, if anything is.
+    pub fn missing(self) -> Option<String> {
+        let on_path = |name: &str| {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+        };
+        let is_there = match self {
+            Self::Libtorrent => libtorrent::python()
+                .args(["-c", "import libtorrent"])
+                .output()
+                .is_ok_and(|o| o.status.success()),
+            Self::Transmission => on_path("transmission-daemon") && lab::has_namespace(),
+            Self::Aria2 => on_path("aria2c"),
+            Self::Opentracker => on_path("opentracker"),
+        };
+        (!is_there).then(|| match self {
+            Self::Transmission if !lab::has_namespace() => "transmission (needs a network namespace)".to_owned(),
+            other => format!("{other:?}").to_lowercase(),
+        })
+    }
+}
+
+/// A program that takes part in a swarm.
+pub trait Peer {
+    /// Where it accepts connections.
+    fn address(&self) -> SocketAddr;
+
+    /// Waits until it has all of the torrent.
+    fn wait_complete(&mut self);
+
+    /// Where it puts its files.
+    fn folder(&self) -> &Path;
+}
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A command that finds what `tests/peers/install` put into the target folder.
+pub fn command(name: &str) -> Command {
+    let mut command = Command::new(name);
+    command.env("PYTHONPATH", root().join("target/peers/python"));
+    command
+}

@@ -1,0 +1,100 @@
+//! aria2, which seeds until it is ended and, where asked to, ends when its download does.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::{Peer, command};
+use crate::lab::{DEADLINE, Process};
+
+pub struct Aria2 {
+    process: Process,
+    address: SocketAddr,
+    folder: PathBuf,
+}
+
+impl Aria2 {
+    /// Seeds what is in `folder` without looking whether it is right; ready when this returns.
+    pub fn seed(torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
+        let options = [
+            "--bt-seed-unverified=true",
+            "--seed-ratio=0.0",
+            "--seed-time=100000",
+            "--allow-overwrite=true",
+        ];
+        Self::start(torrent, folder, ip, &options).ready()
+    }
+
+    /// As [`Aria2::seed`], with its DHT on, without which it does not speak UDP to trackers.
+    pub fn seed_with_dht(torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
+        let options = [
+            "--bt-seed-unverified=true",
+            "--seed-ratio=0.0",
+            "--seed-time=100000",
+            "--allow-overwrite=true",
+            "--enable-dht=true",
+            "--dht-listen-port=6882",
+        ];
+        Self::start(torrent, folder, ip, &options).ready()
+    }
+
+    /// Downloads into `folder`, and ends when it is done.
+    pub fn download(torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
+        Self::start(torrent, folder, ip, &["--seed-time=0"]).ready()
+    }
+
+    fn start(torrent: &Path, folder: &Path, ip: IpAddr, options: &[&str]) -> Self {
+        let address = SocketAddr::new(ip, 6881);
+        let mut command = command("aria2c");
+        command
+            .args([
+                "--no-conf",
+                "--enable-dht=false",
+                "--enable-dht6=false",
+                "--bt-enable-lpd=false",
+            ])
+            .args([
+                "--enable-peer-exchange=false",
+                "--file-allocation=none",
+                "--check-certificate=false",
+            ])
+            .args([
+                "--console-log-level=info",
+                "--summary-interval=0",
+                "--bt-tracker-interval=2",
+            ])
+            .arg(format!("--interface={ip}"))
+            .arg(format!("--listen-port={}", address.port()))
+            .arg(format!("--dir={}", folder.display()))
+            .args(options)
+            .arg(torrent);
+        Self {
+            process: Process::start(command),
+            address,
+            folder: folder.to_owned(),
+        }
+    }
+
+    fn ready(self) -> Self {
+        let deadline = Instant::now() + DEADLINE;
+        while std::net::TcpStream::connect(self.address).is_err() {
+            assert!(Instant::now() < deadline, "aria2 does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self
+    }
+}
+
+impl Peer for Aria2 {
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn wait_complete(&mut self) {
+        assert!(self.process.wait_for_end(), "aria2 failed:\n{}", self.process.output());
+    }
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+}

@@ -1,0 +1,67 @@
+//! libtorrent-rasterbar, through its Python binding.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Peer, command, root};
+use crate::lab::Process;
+
+pub struct Libtorrent {
+    process: Process,
+    address: SocketAddr,
+    folder: PathBuf,
+}
+
+/// The Python that can import it.
+pub fn python() -> Command {
+    command("python3")
+}
+
+impl Libtorrent {
+    /// Seeds what is in `folder`; ready when this returns.
+    pub fn seed(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
+        let mut this = Self::start("seed", torrent, folder, ip, peers);
+        this.process.wait_for_line("seeding", |line| line == "seeding");
+        this
+    }
+
+    /// Downloads into `folder`.
+    pub fn download(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
+        let mut this = Self::start("download", torrent, folder, ip, peers);
+        this.process.wait_for_line("downloading", |line| line == "downloading");
+        this
+    }
+
+    fn start(mode: &str, torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
+        let address = SocketAddr::new(ip, 6881);
+        let mut command = python();
+        command
+            .arg(root().join("tests/peers/libtorrent_peer.py"))
+            .arg(mode)
+            .arg(torrent)
+            .arg(folder);
+        command
+            .arg(address.to_string())
+            .args(peers.iter().map(ToString::to_string));
+        Self {
+            process: Process::start(command),
+            address,
+            folder: folder.to_owned(),
+        }
+    }
+}
+
+impl Peer for Libtorrent {
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn wait_complete(&mut self) {
+        self.process.wait_for_line("completion", |line| line == "seeding");
+    }
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+}

@@ -1,0 +1,248 @@
+//! Where clients run: addresses, folders, processes.
+
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// Time for anything that is waited for. Generous: what is measured here is whether, not when.
+pub const DEADLINE: Duration = Duration::from_secs(180);
+
+/// Set in the process that runs in the namespace.
+const MARK: &str = "ECS_TORRENT_PEERS_NAMESPACE";
+
+/// Addresses of the namespace: enough for every node of every case.
+const ADDRESSES: u16 = 250;
+
+pub enum Namespace {
+    /// This process is in it.
+    Inside,
+    /// Another process was, with this result.
+    Ran(ExitCode),
+    /// There is none.
+    Unavailable(String),
+}
+
+/// Runs this program again in a network namespace of its own, if the system lets us.
+pub fn enter_namespace() -> Namespace {
+    if std::env::var_os(MARK).is_some() {
+        return match setup() {
+            Ok(()) => Namespace::Inside,
+            Err(reason) => Namespace::Unavailable(reason),
+        };
+    }
+    let probe = Command::new("unshare")
+        .args(["--map-root-user", "--net", "true"])
+        .output();
+    let can_map = probe.is_ok_and(|output| output.status.success());
+    let is_root = Command::new("unshare")
+        .args(["--net", "true"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    let flags: &[&str] = match (is_root, can_map) {
+        (true, _) => &["--net"],
+        (false, true) => &["--map-root-user", "--net"],
+        (false, false) => return Namespace::Unavailable("unshare --net is not permitted here".into()),
+    };
+    let this = std::env::current_exe().expect("the test knows itself");
+    let mut command = Command::new("unshare");
+    command
+        .args(flags)
+        .arg("--")
+        .arg(this)
+        .args(std::env::args_os().skip(1))
+        .env(MARK, "1");
+    match command.status() {
+        Ok(status) => Namespace::Ran(ExitCode::from(status.code().unwrap_or(101) as u8)),
+        Err(error) => Namespace::Unavailable(error.to_string()),
+    }
+}
+
+/// Gives the namespace's loopback device an address for each node.
+fn setup() -> Result<(), String> {
+    let mut batch = String::from("link set lo up\n");
+    for number in 1..=ADDRESSES {
+        batch += &format!("addr add {}/32 dev lo\n", v4(number));
+        batch += &format!("addr add {}/128 dev lo\n", v6(number));
+    }
+    let file = std::env::temp_dir().join(format!("ecs-torrent-peers-{}.ip", std::process::id()));
+    std::fs::write(&file, batch).map_err(|error| error.to_string())?;
+    let output = Command::new("ip").args(["-batch".as_ref(), file.as_os_str()]).output();
+    let _ = std::fs::remove_file(&file);
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        Err(error) => Err(format!("ip: {error}")),
+    }
+}
+
+fn v4(number: u16) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, (number >> 8) as u8, number as u8)
+}
+
+fn v6(number: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number)
+}
+
+/// Whether nodes have addresses of their own.
+pub fn has_namespace() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
+/// One case's place: a folder that goes with it, and the means to start programs.
+pub struct Lab {
+    folder: tempfile::TempDir,
+}
+
+/// The last address given away.
+static LAST_NODE: AtomicU16 = AtomicU16::new(0);
+
+impl Lab {
+    pub fn new(name: &str) -> Self {
+        let base = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("{name}-"))
+            .tempdir_in(base)
+            .unwrap();
+        // Programs that give up their rights still have to reach their files.
+        open_to_all(folder.path());
+        Self { folder }
+    }
+
+    /// A folder below the case's own, made if it is not there.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        open_to_all(&path);
+        path
+    }
+
+    /// An address that no other node has.
+    pub fn address(&self) -> IpAddr {
+        let number = LAST_NODE.fetch_add(1, Ordering::Relaxed) + 1;
+        assert!(number <= ADDRESSES, "more nodes than addresses");
+        if has_namespace() {
+            v4(number).into()
+        } else {
+            Ipv4Addr::new(127, 77, 0, number as u8).into()
+        }
+    }
+
+    /// An IPv6 address that no other node has.
+    pub fn address_v6(&self) -> IpAddr {
+        let number = LAST_NODE.fetch_add(1, Ordering::Relaxed) + 1;
+        assert!(number <= ADDRESSES, "more nodes than addresses");
+        v6(number).into()
+    }
+}
+
+fn open_to_all(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+}
+
+/// A program that was started here; ends with this value.
+pub struct Process {
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+    name: String,
+}
+
+impl Process {
+    pub fn start(mut command: Command) -> Self {
+        let name = format!("{command:?}");
+        // Its own group, so that its helpers end with it.
+        command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (sender, lines) = channel();
+        let streams: [Box<dyn std::io::Read + Send>; 2] = [
+            Box::new(child.stdout.take().unwrap()),
+            Box::new(child.stderr.take().unwrap()),
+        ];
+        for stream in streams {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    if sender.send(line).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        Self {
+            child,
+            lines,
+            seen: Vec::new(),
+            name,
+        }
+    }
+
+    /// Waits for a line that `wanted` accepts, and returns it.
+    pub fn wait_for_line(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if wanted(&line) {
+                        return line;
+                    }
+                }
+                Err(error) => panic!(
+                    "{}: waited for {what} ({error}), saw:\n{}",
+                    self.name,
+                    self.seen.join("\n")
+                ),
+            }
+        }
+    }
+
+    /// Waits until the program has ended by itself, and tells whether it ended well.
+    pub fn wait_for_end(&mut self) -> bool {
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let output = self.output();
+        panic!("{}: did not end, said:\n{output}", self.name);
+    }
+
+    /// Asks the program to end.
+    pub fn interrupt(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    }
+
+    /// What it has said so far.
+    pub fn output(&mut self) -> String {
+        self.seen.extend(self.lines.try_iter());
+        self.seen.join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let output = self.output();
+            let lines: Vec<&str> = output.lines().collect();
+            let last = &lines[lines.len().saturating_sub(200)..];
+            eprintln!("---- {}, the end of what it said:\n{}", self.name, last.join("\n"));
+        }
+    }
+}

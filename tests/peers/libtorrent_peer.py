@@ -1,0 +1,44 @@
+"""A libtorrent session that seeds or downloads one torrent. Prints what happens, a line each.
+
+Usage: libtorrent_peer.py seed|download TORRENT FOLDER ADDRESS [HOST:PORT ...]
+"""
+import sys
+import time
+import warnings
+
+import libtorrent as lt
+
+warnings.simplefilter("ignore")
+mode, torrent, folder, address, *peers = sys.argv[1:]
+session = lt.session({
+    "listen_interfaces": address,
+    "enable_dht": False,
+    "enable_lsd": False,
+    "enable_upnp": False,
+    "enable_natpmp": False,
+    "enable_outgoing_utp": False,
+    "enable_incoming_utp": False,
+    "allow_multiple_connections_per_ip": True,
+    "outgoing_interfaces": address.rsplit(":", 1)[0].strip("[]"),
+    "alert_mask": lt.alert.category_t.error_notification | lt.alert.category_t.status_notification
+    | lt.alert.category_t.tracker_notification | lt.alert.category_t.connect_notification,
+})
+parameters = lt.add_torrent_params()
+parameters.ti = lt.torrent_info(torrent)
+parameters.save_path = folder
+handle = session.add_torrent(parameters)
+for peer in peers:
+    host, port = peer.rsplit(":", 1)
+    handle.connect_peer((host.strip("[]"), int(port)))
+
+state = None
+while True:
+    session.wait_for_alert(100)
+    for alert in session.pop_alerts():
+        print("alert", alert.message(), flush=True)
+    status = handle.status()
+    new = "seeding" if status.is_seeding else str(status.state)
+    if new != state:
+        state = new
+        print(state, flush=True)
+    time.sleep(0.02)
