@@ -8,7 +8,7 @@ mod disk;
 mod fabric;
 mod net;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -54,7 +54,7 @@ impl Simulation {
     /// Adds an engine at address `ip`, listening on the port of its first listen address.
     pub fn add_node<M>(&mut self, ip: IpAddr, settings: Settings, plugins: impl Plugins<M>) -> NodeId {
         let id = NodeId(self.nodes.len());
-        let port = settings.net.listen.first().map_or(6881, std::net::SocketAddr::port);
+        let port = settings.net.listen.first().map_or(6881, SocketAddr::port);
         let local = LocalAddresses(vec![(ip, port).into()]);
         let window = settings.net.receive_window_bytes;
         self.fabric().add_node(local.0[0], window);
@@ -81,6 +81,16 @@ impl Simulation {
     /// The world of an engine, to look into or to give commands to.
     pub fn node(&mut self, id: NodeId) -> &mut Core {
         &mut self.nodes[id.0].core
+    }
+
+    /// Adds a host that answers datagrams, like a UDP tracker: it hears the time, who asks and what, and returns the
+    /// datagrams to send back.
+    pub fn add_udp_host(
+        &mut self,
+        address: SocketAddr,
+        answer: impl FnMut(Timestamp, SocketAddr, &[u8]) -> Vec<Vec<u8>> + Send + 'static,
+    ) {
+        self.fabric().udp_hosts.insert(address, Box::new(answer));
     }
 
     /// Puts a torrent's whole data into a folder of an engine's disk.

@@ -126,6 +126,10 @@ fn read_handshakes(
         let torrent = match judge.admit(entity, &peer, &handshake, of.map(|of| of.0)) {
             Ok(torrent) => torrent,
             Err(reason) => {
+                if reason == CloseReason::Myself && peer.direction == Direction::Inbound {
+                    // Answered all the same: so the end that dialed sees whom it has reached, and forgets the address.
+                    flush.send_handshake(entity, &mut outbox, &handshake);
+                }
                 judge.reaper.close(entity, reason);
                 continue;
             }

@@ -30,7 +30,7 @@ impl Plugin for TimeoutsPlugin {
 struct PeerCheck(Entity);
 
 /// A peer is looked at this often at least: what is due by then can only have begun since.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 fn watch_new_peers(clock: Res<Clock>, mut checks: ResMut<Deadlines<PeerCheck>>, new: Query<Entity, Added<Peer>>) {
     for peer in &new {

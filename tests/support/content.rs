@@ -1,5 +1,7 @@
 //! Content for torrents: bytes that no two blocks share, in files of any sizes.
 
+#![allow(dead_code, reason = "shared by test binaries that each use a part")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -65,7 +65,7 @@ impl CloseReason {
     /// Whether the peer has to be told everything that is in its outbox before the connection goes.
     #[must_use]
     pub fn is_orderly(&self) -> bool {
-        matches!(self, Self::Redundant | Self::Stopping)
+        matches!(self, Self::Redundant | Self::Stopping | Self::Myself)
     }
 }
 

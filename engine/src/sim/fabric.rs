@@ -45,8 +45,11 @@ struct Inbox {
     http: Vec<HttpEvent>,
 }
 
+/// A host that answers datagrams: at a time, from an address, with these bytes, it sends back these.
+pub(super) type UdpHost = Box<dyn FnMut(Timestamp, SocketAddr, &[u8]) -> Vec<Vec<u8>> + Send>;
+
 pub(super) struct Fabric {
-    now: Timestamp,
+    pub(super) now: Timestamp,
     sequence: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
     inboxes: Vec<Inbox>,
@@ -56,6 +59,7 @@ pub(super) struct Fabric {
     pub(super) windows: Vec<u32>,
     pub(super) wires: Wires,
     pub(super) disks: Vec<Folders>,
+    pub(super) udp_hosts: BTreeMap<SocketAddr, UdpHost>,
 }
 
 impl Fabric {
@@ -71,6 +75,7 @@ impl Fabric {
             windows: Vec::new(),
             wires: Wires::default(),
             disks: Vec::new(),
+            udp_hosts: BTreeMap::new(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The simulated network: connections that deliver in order, after a while, as far as the receiver grants.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -142,20 +143,31 @@ impl Fabric {
                     self.schedule(node, latency, Event::Net(NetEvent::Gone { tag }));
                 }
             }
-            // There are no names and nobody who speaks datagrams in this world yet.
-            NetRequest::Datagram { .. } => {}
-            NetRequest::Resolve { tag, .. } => {
-                let result = Err("no such host".into());
+            NetRequest::Datagram { to, data } => {
+                let from = self.listening_address(node);
+                if let Some(host) = self.udp_hosts.get_mut(&to) {
+                    for reply in host(self.now, from, &data) {
+                        let (from, data) = (to, reply.into());
+                        self.schedule(node, latency * 2, Event::Net(NetEvent::Datagram { from, data }));
+                    }
+                }
+            }
+            // There are no names in this world: an address is its own.
+            NetRequest::Resolve { tag, host, port } => {
+                let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+                let result = ip.map(|ip| vec![(ip, port).into()]).map_err(|_| "no such host".into());
                 self.schedule(node, latency, Event::Net(NetEvent::Resolved { tag, result }));
             }
         }
     }
 
     /// Where a node's connections come from: its address, and a port that is nobody's listening port.
-    fn address_of(&self, node: NodeId) -> std::net::SocketAddr {
+    fn address_of(&self, node: NodeId) -> SocketAddr {
+        SocketAddr::new(self.listening_address(node).ip(), 50_000)
+    }
+
+    fn listening_address(&self, node: NodeId) -> SocketAddr {
         let listening = self.listeners.iter().find(|(_, owner)| **owner == node);
-        let mut address = *listening.expect("every node listens").0;
-        address.set_port(50_000);
-        address
+        *listening.expect("every node listens").0
     }
 }

@@ -1,0 +1,239 @@
+//! An engine under test, and a record of what it does.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ecs_torrent::bevy_app::{App, Plugin};
+use ecs_torrent::bevy_ecs::prelude::*;
+use ecs_torrent::components::messages::{
+    PeerConnected, PeerDisconnected, PieceRejected, TorrentCompleted, TorrentFailed, TorrentStarted, TrackerAnswered,
+    TrackerFailed,
+};
+use ecs_torrent::components::peer::{CloseReason, Peer};
+use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
+use ecs_torrent::systems::ReapSet;
+use ecs_torrent::{AddOptions, Engine, InfoHash, Settings, Tick, TorrentPlugins, TorrentStats, Torrents};
+
+use crate::content::{make_torrent, noise};
+
+/// Time for anything that is waited for.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Something that the engine did.
+#[derive(Debug, Clone)]
+pub enum Seen {
+    Started,
+    Completed,
+    Failed(Arc<str>),
+    Connected(SocketAddr),
+    Disconnected(SocketAddr, CloseReason),
+    Rejected,
+    TrackerAnswered(usize),
+    TrackerFailed(Arc<str>),
+}
+
+/// Records what the engine does: a plugin like any other.
+struct Recorder(Sender<Seen>);
+
+#[derive(Resource)]
+struct Outlet(std::sync::Mutex<Sender<Seen>>);
+
+impl Plugin for Recorder {
+    fn build(&self, app: &mut App) {
+        app.insert_resource(Outlet(std::sync::Mutex::new(self.0.clone())));
+        app.add_systems(Tick, record.after(ReapSet::Tell).before(ReapSet::Despawn));
+    }
+}
+
+fn record(
+    outlet: Res<Outlet>,
+    peers: Query<&Peer>,
+    mut started: MessageReader<TorrentStarted>,
+    mut completed: MessageReader<TorrentCompleted>,
+    mut failed: MessageReader<TorrentFailed>,
+    mut connected: MessageReader<PeerConnected>,
+    mut disconnected: MessageReader<PeerDisconnected>,
+    mut rejected: MessageReader<PieceRejected>,
+    mut answered: MessageReader<TrackerAnswered>,
+    mut tracker_failed: MessageReader<TrackerFailed>,
+    mut addresses: Local<std::collections::HashMap<Entity, SocketAddr>>,
+) {
+    let mut seen = Vec::new();
+    seen.extend(started.read().map(|_| Seen::Started));
+    for message in connected.read() {
+        if let Some(address) = peers.get(message.peer).ok().and_then(|peer| peer.endpoint.address()) {
+            addresses.insert(message.peer, address);
+            seen.push(Seen::Connected(address));
+        }
+    }
+    seen.extend(rejected.read().map(|_| Seen::Rejected));
+    seen.extend(completed.read().map(|_| Seen::Completed));
+    seen.extend(failed.read().map(|message| Seen::Failed(message.reason.clone())));
+    for message in disconnected.read() {
+        let address = peers.get(message.peer).ok().and_then(|peer| peer.endpoint.address());
+        if let Some(address) = address.or(addresses.remove(&message.peer)) {
+            seen.push(Seen::Disconnected(address, message.reason.clone()));
+        }
+    }
+    seen.extend(answered.read().map(|message| Seen::TrackerAnswered(message.peer_count)));
+    seen.extend(tracker_failed.read().map(|message| Seen::TrackerFailed(message.reason.clone())));
+    let outlet = outlet.0.lock().unwrap();
+    for event in seen {
+        let _ = outlet.send(event);
+    }
+}
+
+/// An engine on a loopback address, with a folder of its own.
+pub struct Bed {
+    engine: Engine,
+    runtime: tokio::runtime::Runtime,
+    seen: Receiver<Seen>,
+    past: Vec<Seen>,
+    folder: tempfile::TempDir,
+}
+
+impl Bed {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// An engine with settings changed by `change`.
+    pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::default();
+        settings.net.listen = vec![(Ipv4Addr::LOCALHOST, 0).into()];
+        change(&mut settings);
+        let (sender, seen) = channel();
+        let engine = Engine::builder().plugins(TorrentPlugins).plugins(Recorder(sender)).settings(settings).start();
+        Self {
+            engine: engine.unwrap(),
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+            seen,
+            past: Vec::new(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.engine.local_addresses()[0]
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn torrents(&self) -> Torrents {
+        self.engine.torrents()
+    }
+
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// Adds a torrent that is to be downloaded from `peers`, and waits until it has started.
+    pub fn download(&mut self, torrent: &Torrent, peers: &[SocketAddr]) -> InfoHash {
+        let options = AddOptions {
+            root: Some(self.folder.path().to_owned()),
+            peers: peers.to_vec(),
+            require_complete: false,
+        };
+        let torrents = self.torrents();
+        let id = self.block_on(torrents.download_with(torrent.metainfo.clone(), options)).unwrap();
+        self.wait_for("the start", |seen| matches!(seen, Seen::Started));
+        id.0
+    }
+
+    /// Puts a torrent's data into the folder, adds it, and waits until it seeds.
+    pub fn seed(&mut self, torrent: &Torrent) -> InfoHash {
+        std::fs::write(self.folder.path().join("data"), &torrent.data).unwrap();
+        let id = self.download(torrent, &[]);
+        assert_eq!(self.stats(id).lifecycle, "seeding");
+        id
+    }
+
+    pub fn stats(&self, id: InfoHash) -> TorrentStats {
+        self.block_on(self.torrents().stats(id)).unwrap()
+    }
+
+    /// Waits until the engine does something that `wanted` accepts; everything before it is kept for
+    /// [`Bed::has_seen`].
+    pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&Seen) -> bool) -> Seen {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            match self.seen.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(seen) => {
+                    self.past.push(seen.clone());
+                    if wanted(&seen) {
+                        return seen;
+                    }
+                }
+                Err(error) => panic!("waited for {what} ({error}), saw {:#?}", self.past),
+            }
+        }
+    }
+
+    /// As [`Bed::wait_for`], where it may have been seen already.
+    pub fn wait_for_in_past(&mut self, what: &str, wanted: impl Fn(&Seen) -> bool) {
+        if !self.has_seen().iter().any(&wanted) {
+            self.wait_for(what, wanted);
+        }
+    }
+
+    /// Why the connection with the peer at `address` ended; waits until it has.
+    pub fn reason(&mut self, address: SocketAddr) -> CloseReason {
+        let what = format!("the end of {address}");
+        match self.wait_for(&what, |seen| matches!(seen, Seen::Disconnected(other, _) if *other == address)) {
+            Seen::Disconnected(_, reason) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn wait_complete(&mut self, torrent: &Torrent) {
+        self.wait_for("completion", |seen| matches!(seen, Seen::Completed));
+        assert!(std::fs::read(self.folder.path().join("data")).unwrap() == torrent.data, "the data is right");
+    }
+
+    /// Everything that was seen and is seen by now.
+    pub fn has_seen(&mut self) -> &[Seen] {
+        self.past.extend(self.seen.try_iter());
+        &self.past
+    }
+}
+
+/// A torrent of one file called `data`.
+pub struct Torrent {
+    pub metainfo: Arc<Metainfo>,
+    pub data: Vec<u8>,
+}
+
+impl Torrent {
+    pub fn new(len: usize, piece_length: u32) -> Self {
+        Self::with_trackers(len, piece_length, &[])
+    }
+
+    pub fn with_trackers(len: usize, piece_length: u32, trackers: &[String]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = noise(len as u64, len);
+        std::fs::write(folder.path().join("data"), &data).unwrap();
+        let options = ecs_torrent::making::MakeOptions {
+            piece_length: Some(piece_length),
+            trackers: trackers.to_vec(),
+            ..Default::default()
+        };
+        let bytes = Bytes::from(make_torrent(&folder.path().join("data"), options));
+        let metainfo = Arc::new(Metainfo::parse(&bytes, &MetainfoLimits::default()).unwrap());
+        Self { metainfo, data }
+    }
+
+    pub fn info_hash(&self) -> InfoHash {
+        self.metainfo.hashes.primary()
+    }
+}
+
+/// A loopback address that is not everybody's.
+pub fn loopback(last: u8) -> IpAddr {
+    Ipv4Addr::new(127, 0, 0, last).into()
+}

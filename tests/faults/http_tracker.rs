@@ -1,0 +1,315 @@
+//! HTTP trackers that answer badly, and one that records what it is told.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ecs_torrent::bevy_ecs::prelude::World;
+use ecs_torrent::components::clock::Clock;
+use ecs_torrent::components::settings::Reach;
+use ecs_torrent::components::tracker::{Tracker, TrackerStatus};
+use ecs_torrent::protocol::compact::Family;
+
+use crate::bed::{Bed, Seen, Torrent, loopback};
+use crate::peer::listen_as_seed;
+
+/// A server that gives each request's target to `answer` and sends back what it returns, head and all.
+fn serve(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = Arc::new(answer);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let answer = answer.clone();
+            std::thread::spawn(move || {
+                if let Some(target) = read_target(&stream) {
+                    let _ = (&stream).write_all(&answer(&target));
+                }
+            });
+        }
+    });
+    address
+}
+
+fn read_target(stream: &TcpStream) -> Option<String> {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    let target = lines.next()?.split(' ').nth(1)?.to_owned();
+    lines.find(String::is_empty)?;
+    Some(target)
+}
+
+fn ok(body: &[u8]) -> Vec<u8> {
+    with_head("200 OK", "", body)
+}
+
+fn with_head(status: &str, fields: &str, body: &[u8]) -> Vec<u8> {
+    let len = body.len();
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {len}\r\nConnection: close\r\n{fields}\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+fn torrent_at(urls: &[String]) -> Torrent {
+    Torrent::with_trackers(100_000, 16384, urls)
+}
+
+fn announce(address: SocketAddr) -> String {
+    format!("http://{address}/announce")
+}
+
+/// The reason for which the engine gives up on a tracker that answers so.
+fn failure(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> String {
+    failure_at(announce(serve(answer)))
+}
+
+fn failure_at(url: String) -> String {
+    let mut bed = Bed::new();
+    bed.download(&torrent_at(&[url]), &[]);
+    match bed.wait_for("the failure", |seen| matches!(seen, Seen::TrackerFailed(_))) {
+        Seen::TrackerFailed(reason) => reason.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Fault 50: a small answer that unpacks to a large one is cut off at the limit.
+#[test]
+fn a_gzip_bomb() {
+    let reason = failure(|_| {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(&vec![0; 64 << 20]).unwrap();
+        with_head("200 OK", "Content-Encoding: gzip\r\n", &gzip.finish().unwrap())
+    });
+    assert_eq!(reason, "answer exceeds 2097152 bytes");
+}
+
+/// An honest answer may be packed.
+#[test]
+fn a_gzipped_answer() {
+    let url = announce(serve(|_| {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(b"d8:intervali900e5:peers12:\x7f\0\0\x05\0\x09\x7f\0\0\x06\0\x09e").unwrap();
+        with_head("200 OK", "Content-Encoding: gzip\r\n", &gzip.finish().unwrap())
+    }));
+    let mut bed = Bed::new();
+    bed.download(&torrent_at(&[url]), &[]);
+    bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(2)));
+}
+
+/// Fault 50: a chunk length that overflows is an error.
+#[test]
+fn an_overflowing_chunk() {
+    let reason = failure(|_| {
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\nd8:interval\r\n".to_vec()
+    });
+    assert!(!reason.is_empty() && !reason.contains("announce"), "{reason}");
+}
+
+/// Fault 51: a redirect into the network where clouds keep their secrets is not followed.
+#[test]
+fn a_redirect_to_the_metadata_service() {
+    for target in ["http://169.254.169.254/latest/meta-data/", "http://[fe80::1]/"] {
+        let fields = format!("Location: {target}\r\n");
+        let reason = failure(move |_| with_head("302 Found", &fields, b""));
+        assert_eq!(reason, "redirected into a private network");
+    }
+}
+
+/// A redirect on the same network is followed, but not for ever.
+#[test]
+fn redirects_are_followed_to_an_end() {
+    let last = serve(|_| ok(b"d8:intervali900e5:peers0:e"));
+    let first = serve(move |_| with_head("301 Moved", &format!("Location: http://{last}/a\r\n"), b""));
+    let mut bed = Bed::new();
+    bed.download(&torrent_at(&[announce(first)]), &[]);
+    bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(0)));
+    let reason = failure(|_| with_head("302 Found", "Location: /announce\r\n", b""));
+    assert_eq!(reason, "too many redirects");
+}
+
+/// Fault 52: a certificate that nobody has signed makes the announce fail, visibly.
+#[test]
+fn an_invalid_certificate() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let connection = rustls::ServerConnection::new(config.clone()).unwrap();
+            let mut tls = rustls::StreamOwned::new(connection, stream);
+            let _ = tls.read(&mut [0; 1024]);
+            let _ = tls.write_all(&ok(b"d8:intervali900e5:peers0:e"));
+        }
+    });
+    let reason = failure_at(format!("https://{address}/announce"));
+    assert!(reason.contains("certificate"), "{reason}");
+}
+
+/// When the tracker will be asked again, from now.
+fn wait_until_next(bed: &Bed) -> Duration {
+    let look = |world: &mut World| {
+        let now = world.resource::<Clock>().now();
+        let mut trackers = world.query::<&Tracker>();
+        trackers.iter(world).map(|tracker| tracker.route(Family::V4).next_announce.since(now)).max()
+    };
+    bed.block_on(bed.torrents().with_world(look)).unwrap().unwrap()
+}
+
+/// Fault 53: intervals that make no sense are brought into reason.
+#[test]
+fn intervals_out_of_reason() {
+    for (interval, expected) in [("0", 60), ("-5", 60), ("9223372036854775807", 7200), ("900", 900)] {
+        let body = format!("d8:intervali{interval}e5:peers0:e");
+        let url = announce(serve(move |_| ok(body.as_bytes())));
+        let mut bed = Bed::new();
+        bed.download(&torrent_at(&[url]), &[]);
+        bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(_)));
+        let wait = wait_until_next(&bed).as_secs();
+        assert!((expected - 30..=expected).contains(&wait), "{interval}: {wait}");
+    }
+}
+
+/// Fault 54: a list of peers that ends inside an address.
+#[test]
+fn ragged_peers() {
+    let reason = failure(|_| ok(b"d8:intervali900e5:peers7:abcdefge"));
+    assert_eq!(reason, "malformed reply: peers: 7 bytes is not a multiple of 6");
+}
+
+/// Fault 55: a tracker's words reach people as text that drives no terminal.
+#[test]
+fn a_failure_reason_with_a_script_in_it() {
+    let words = "\x1b[2J<script>alert(1)</script>\r\nbye\x07";
+    let reason = failure(move |_| ok(format!("d14:failure reason{}:{words}e", words.len()).as_bytes()));
+    assert_eq!(reason, "the tracker refused: \u{fffd}[2J<script>alert(1)</script>\u{fffd}\u{fffd}bye\u{fffd}");
+    let reason = failure(|_| with_head("404 Not Found", "", b"<html>"));
+    assert_eq!(reason, "HTTP status 404");
+}
+
+/// Fault 56: one tracker that fails does not hold up or throttle another.
+#[test]
+fn one_tracker_fails() {
+    let dead = announce(([127, 0, 0, 1], 1).into());
+    let url = announce(serve(|_| ok(b"d8:intervali900e5:peers0:e")));
+    for reach in [Reach::FirstWorking, Reach::EachTier, Reach::EachTracker] {
+        let mut bed = Bed::with(|settings| settings.trackers.reach = reach);
+        bed.download(&torrent_at(&[dead.clone(), url.clone()]), &[]);
+        bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(0)));
+        bed.wait_for_in_past("the failure", |seen| matches!(seen, Seen::TrackerFailed(_)));
+        assert!(wait_until_next(&bed).as_secs() > 800, "{reach:?}: the failure throttles only itself");
+    }
+}
+
+/// BEP 31: a tracker that never wants to be asked again is not.
+#[test]
+fn retry_never() {
+    let url = announce(serve(|_| ok(b"d14:failure reason3:bye8:retry in5:nevere")));
+    let mut bed = Bed::new();
+    bed.download(&torrent_at(&[url]), &[]);
+    bed.wait_for("the failure", |seen| matches!(seen, Seen::TrackerFailed(_)));
+    let look = |world: &mut World| {
+        let mut trackers = world.query::<&Tracker>();
+        let status = trackers.iter(world).next().map(|tracker| tracker.route(Family::V4).status.clone());
+        matches!(status, Some(TrackerStatus::Disabled(_)))
+    };
+    assert!(bed.block_on(bed.torrents().with_world(look)).unwrap());
+}
+
+/// A tracker that records what it is told.
+fn recording_tracker(reply: Vec<u8>) -> (String, Receiver<String>) {
+    let (sender, targets) = channel();
+    let sender = Mutex::new(sender);
+    let address = serve(move |target| {
+        let _ = sender.lock().unwrap().send(target.to_owned());
+        ok(&reply)
+    });
+    (announce(address), targets)
+}
+
+fn parameter<'a>(target: &'a str, name: &str) -> Option<&'a str> {
+    target.split(['?', '&']).find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// BEP 3: started, completed and stopped, each once, with counters that agree with what was transferred.
+#[test]
+fn a_session_as_its_tracker_sees_it() {
+    let data = Arc::new(Torrent::new(100_000, 16384));
+    let seed = listen_as_seed(loopback(80), &data, |_, _| true);
+    let std::net::IpAddr::V4(ip) = seed.ip() else { unreachable!() };
+    let peers = [&ip.octets()[..], &seed.port().to_be_bytes()].concat();
+    let reply = [b"d8:completei1e8:intervali900e5:peers6:", &peers[..], b"e"].concat();
+    let (url, targets) = recording_tracker(reply);
+    let torrent = torrent_at(&[url]);
+    assert_eq!(torrent.info_hash(), data.info_hash(), "the same content");
+    let mut bed = Bed::new();
+    let id = bed.download(&torrent, &[]);
+    bed.wait_complete(&torrent);
+    bed.wait_for("completed to be told", |seen| matches!(seen, Seen::TrackerAnswered(_)));
+    bed.block_on(bed.torrents().stop(id)).unwrap();
+    let told: Vec<String> = targets.try_iter().collect();
+    let events: Vec<_> = told.iter().map(|target| parameter(target, "event").unwrap_or("")).collect();
+    assert_eq!(events, ["started", "completed", "stopped"], "{told:#?}");
+    let counts = |name| told.iter().map(|target| parameter(target, name).unwrap()).collect::<Vec<_>>();
+    assert_eq!(counts("left"), ["100000", "0", "0"]);
+    assert_eq!(counts("downloaded"), ["0", "100000", "100000"]);
+    assert_eq!(counts("uploaded"), ["0", "0", "0"]);
+    for name in ["info_hash", "peer_id", "port", "key"] {
+        assert!(counts(name).windows(2).all(|pair| pair[0] == pair[1]), "{name} stays the same");
+    }
+    assert_eq!(counts("port")[0], bed.address().port().to_string());
+    assert!(counts("peer_id")[0].starts_with("%2DEC0100%2D"));
+}
+
+/// Who has everything from the start has not completed anything.
+#[test]
+fn a_seed_announces_no_completion() {
+    let (url, targets) = recording_tracker(b"d8:intervali900e5:peers0:e".to_vec());
+    let torrent = torrent_at(&[url]);
+    let mut bed = Bed::new();
+    let id = bed.seed(&torrent);
+    bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(_)));
+    bed.block_on(bed.torrents().stop(id)).unwrap();
+    let told: Vec<String> = targets.try_iter().collect();
+    let events: Vec<_> = told.iter().map(|target| parameter(target, "event").unwrap_or("")).collect();
+    assert_eq!(events, ["started", "stopped"]);
+}
+
+/// A tracker that does not answer cannot hold the stop for longer than its deadline.
+#[test]
+fn a_dead_tracker_does_not_hold_the_stop() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = announce(listener.local_addr().unwrap());
+    let mut bed = Bed::with(|settings| settings.lifecycle.announce_timeout_ms = 500);
+    let id = bed.download(&torrent_at(&[url]), &[]);
+    let _connection = listener.accept().unwrap();
+    bed.block_on(bed.torrents().stop(id)).unwrap();
+    assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
+}
+
+/// BEP 48, over HTTP.
+#[test]
+fn a_scrape_over_http() {
+    let torrent = torrent_at(&[]);
+    let hash = torrent.info_hash();
+    let url = announce(serve(move |target| {
+        let counts = "d8:completei3e10:downloadedi9e10:incompletei4ee";
+        match target.starts_with("/scrape?info_hash=") {
+            true => ok(&[b"d5:filesd20:", &hash.0[..], counts.as_bytes(), b"ee"].concat()),
+            false => ok(b"d8:intervali900e5:peers0:e"),
+        }
+    }));
+    let torrent = torrent_at(&[url]);
+    let mut bed = Bed::new();
+    let id = bed.download(&torrent, &[]);
+    let counts = bed.block_on(bed.torrents().scrape(id)).unwrap();
+    assert_eq!((counts.seeders, counts.completed, counts.leechers), (3, 9, 4));
+}

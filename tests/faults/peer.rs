@@ -1,0 +1,220 @@
+//! A peer that does what a test tells it to.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use bytes::Bytes;
+use ecs_torrent::protocol::geometry::BlockRequest;
+use ecs_torrent::protocol::hash::InfoHash;
+use ecs_torrent::protocol::peer_id::PeerId;
+use ecs_torrent::protocol::wire::{
+    Block, Frame, FrameLimits, HANDSHAKE_LEN, Handshake, Message, PeerCodec, Reserved, Session, write_block_header,
+};
+
+use crate::bed::{DEADLINE, Torrent};
+
+/// A connection to an engine, after the handshake.
+pub struct ScriptedPeer {
+    stream: TcpStream,
+    codec: PeerCodec,
+    session: Session,
+}
+
+/// A peer id that nobody else has.
+pub fn unique_id() -> PeerId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let mut id = *b"-XX0001-............";
+    id[12..].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    PeerId(id)
+}
+
+/// Opens a connection from `from`, or from anywhere.
+pub fn connect_raw(to: SocketAddr, from: Option<IpAddr>) -> TcpStream {
+    let domain = socket2::Domain::for_address(to);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
+    if let Some(ip) = from {
+        socket.bind(&SocketAddr::new(ip, 0).into()).unwrap();
+    }
+    socket.connect(&to.into()).unwrap();
+    let stream: TcpStream = socket.into();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+impl ScriptedPeer {
+    /// Connects to an engine and shakes hands.
+    pub fn connect(to: SocketAddr, torrent: &Torrent) -> Self {
+        Self::connect_as(to, torrent, unique_id())
+    }
+
+    pub fn connect_as(to: SocketAddr, torrent: &Torrent, id: PeerId) -> Self {
+        let mut stream = connect_raw(to, None);
+        stream.write_all(&handshake(torrent.info_hash(), id, Reserved::ours())).unwrap();
+        read_handshake(&mut stream).expect("the engine's handshake");
+        Self::over(stream, torrent, true)
+    }
+
+    /// As [`ScriptedPeer::connect`], without any extension.
+    pub fn connect_plain(to: SocketAddr, torrent: &Torrent) -> Self {
+        let mut stream = connect_raw(to, None);
+        stream.write_all(&handshake(torrent.info_hash(), unique_id(), Reserved::default())).unwrap();
+        read_handshake(&mut stream).expect("the engine's handshake");
+        Self::over(stream, torrent, false)
+    }
+
+    /// Accepts a connection of an engine and shakes hands.
+    pub fn accept(listener: &TcpListener, torrent: &Torrent) -> Self {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        read_handshake(&mut stream).expect("the engine's handshake");
+        stream.write_all(&handshake(torrent.info_hash(), unique_id(), Reserved::ours())).unwrap();
+        Self::over(stream, torrent, true)
+    }
+
+    fn over(stream: TcpStream, torrent: &Torrent, extended: bool) -> Self {
+        Self {
+            stream,
+            codec: PeerCodec::new(FrameLimits::default()),
+            session: Session {
+                geometry: Some(torrent.metainfo.info.geometry),
+                fast: extended,
+                extended,
+            },
+        }
+    }
+
+    /// Our address, as the engine knows it.
+    pub fn address(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
+    pub fn send(&mut self, message: &Message) {
+        let mut bytes = Vec::new();
+        message.write(&mut bytes);
+        self.send_raw(&bytes);
+    }
+
+    /// Writes bytes; that the engine has closed is not an error here.
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    pub fn send_block(&mut self, request: BlockRequest, data: &[u8]) {
+        let mut bytes = Vec::with_capacity(13 + data.len());
+        write_block_header(&mut bytes, request);
+        bytes.extend_from_slice(data);
+        self.send_raw(&bytes);
+    }
+
+    /// The next thing that the engine says; nothing where it has closed.
+    pub fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.codec.next_frame(&self.session).expect("the engine speaks properly") {
+                return Some(frame);
+            }
+            let mut buffer = vec![0; 64 << 10];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(len) => self.codec.push(Bytes::copy_from_slice(&buffer[..len])),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("reading from the engine: {error}"),
+            }
+        }
+    }
+
+    /// Skips what the engine says until `wanted` accepts it.
+    pub fn wait_for<T>(&mut self, what: &str, wanted: impl Fn(Frame) -> Option<T>) -> T {
+        loop {
+            let frame = self.next().unwrap_or_else(|| panic!("the engine closed before {what}"));
+            if let Some(found) = wanted(frame) {
+                return found;
+            }
+        }
+    }
+
+    pub fn wait_for_message(&mut self, message: &Message) {
+        let what = format!("{message:?}");
+        self.wait_for(&what, |frame| (frame == Frame::Message(message.clone())).then_some(()));
+    }
+
+    /// Waits for a request.
+    pub fn wait_for_request(&mut self) -> BlockRequest {
+        self.wait_for("a request", |frame| match frame {
+            Frame::Message(Message::Request(request)) => Some(request),
+            _ => None,
+        })
+    }
+
+    /// Waits for a block.
+    pub fn wait_for_block(&mut self) -> Block {
+        self.wait_for("a block", |frame| match frame {
+            Frame::Block(block) => Some(block),
+            Frame::Message(_) => None,
+        })
+    }
+
+    /// Waits until the engine has closed.
+    pub fn wait_closed(&mut self) {
+        while self.next().is_some() {}
+    }
+
+    /// Behaves like a seed until the engine closes; `answer` may change a block's bytes, or keep it.
+    pub fn serve(mut self, torrent: &Torrent, mut answer: impl FnMut(BlockRequest, &mut Vec<u8>) -> bool) {
+        self.send(&Message::HaveAll);
+        while let Some(frame) = self.next() {
+            match frame {
+                Frame::Message(Message::Interested) => self.send(&Message::Unchoke),
+                Frame::Message(Message::Request(request)) => {
+                    let span = torrent.metainfo.info.geometry.span(request);
+                    let mut data = torrent.data[span.offset as usize..span.end() as usize].to_vec();
+                    if answer(request, &mut data) {
+                        self.send_block(request, &data);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The bytes of a handshake.
+pub fn handshake(info_hash: InfoHash, peer_id: PeerId, reserved: Reserved) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let handshake = Handshake {
+        reserved,
+        info_hash,
+        peer_id,
+    };
+    handshake.write(&mut bytes);
+    bytes
+}
+
+/// The engine's handshake; nothing where it closes instead.
+pub fn read_handshake(stream: &mut TcpStream) -> Option<Handshake> {
+    let mut bytes = [0; HANDSHAKE_LEN];
+    stream.read_exact(&mut bytes).ok()?;
+    Some(Handshake::read(&bytes).expect("a handshake"))
+}
+
+/// A seed that accepts connections at `ip` for as long as the test runs, each answered as [`ScriptedPeer::serve`].
+pub fn listen_as_seed(
+    ip: IpAddr,
+    torrent: &std::sync::Arc<Torrent>,
+    answer: impl FnMut(BlockRequest, &mut Vec<u8>) -> bool + Clone + Send + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind((ip, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let torrent = torrent.clone();
+    thread::spawn(move || {
+        loop {
+            let peer = ScriptedPeer::accept(&listener, &torrent);
+            let (torrent, answer) = (torrent.clone(), answer.clone());
+            thread::spawn(move || peer.serve(&torrent, answer));
+        }
+    });
+    address
+}

@@ -1,0 +1,171 @@
+//! Peers that lie about the data, or keep it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ecs_torrent::bevy_ecs::prelude::World;
+use ecs_torrent::components::peer::{CloseReason, Requests};
+use ecs_torrent::protocol::wire::Message;
+
+use crate::bed::{Bed, Seen, Torrent, loopback};
+use crate::peer::{ScriptedPeer, listen_as_seed};
+
+/// Fault 26: of two peers that fill pieces together, only the one that sends bad blocks is banned, and the torrent
+/// completes.
+#[test]
+fn only_the_culprit_is_banned() {
+    // Pieces so long that both peers work on each.
+    let torrent = Arc::new(Torrent::new(4 << 20, 1 << 20));
+    let mut bed = Bed::new();
+    let honest = listen_as_seed(loopback(2), &torrent, |_, _| true);
+    let bad = listen_as_seed(loopback(3), &torrent, |request, data| {
+        if request.begin % 65536 == 0 {
+            data[77] ^= 1;
+        }
+        true
+    });
+    bed.download(&torrent, &[honest, bad]);
+    bed.wait_complete(&torrent);
+    let mut banned = Vec::new();
+    for seen in bed.has_seen() {
+        if let Seen::Disconnected(address, CloseReason::Corrupt) = seen {
+            banned.push(*address);
+        }
+    }
+    assert!(banned.iter().all(|address| *address == bad), "banned: {banned:?}");
+    let rejected = bed.has_seen().iter().any(|seen| matches!(seen, Seen::Rejected));
+    assert_eq!(rejected, !banned.is_empty(), "whoever sent what was rejected is banned");
+}
+
+/// Fault 27: nine of ten peers send nothing but lies; the tenth completes the torrent.
+#[test]
+fn nine_of_ten_poison() {
+    let torrent = Arc::new(Torrent::new(3_000_001, 131_072));
+    let mut bed = Bed::new();
+    let mut peers = Vec::new();
+    for last in 0..9 {
+        peers.push(listen_as_seed(loopback(20 + last), &torrent, |_, data| {
+            data.fill(0x55);
+            true
+        }));
+    }
+    peers.push(listen_as_seed(loopback(40), &torrent, |_, _| true));
+    let id = bed.download(&torrent, &peers);
+    bed.wait_complete(&torrent);
+    let honest = peers[9];
+    for seen in bed.has_seen() {
+        assert!(!matches!(seen, Seen::Disconnected(address, CloseReason::Corrupt) if *address == honest));
+    }
+    let stats = bed.stats(id);
+    assert!(stats.is_complete() && stats.corrupt > 0);
+}
+
+/// Fault 28: the answer to a request that was cancelled meanwhile is dropped; nobody is closed or banned for it.
+#[test]
+fn a_late_answer_to_a_cancelled_request() {
+    let torrent = Torrent::new(16384, 16384);
+    let mut bed = Bed::with(|settings| settings.peers.keep_redundant = true);
+    let id = bed.download(&torrent, &[]);
+    let mut slow = ScriptedPeer::connect(bed.address(), &torrent);
+    let mut fast = ScriptedPeer::connect(bed.address(), &torrent);
+    for peer in [&mut slow, &mut fast] {
+        peer.send(&Message::HaveAll);
+        peer.send(&Message::Unchoke);
+    }
+    // In the endgame both are asked for the only block.
+    let request = slow.wait_for_request();
+    assert_eq!(fast.wait_for_request(), request);
+    fast.send_block(request, &torrent.data);
+    slow.wait_for_message(&Message::Cancel(request));
+    slow.send_block(request, &torrent.data);
+    bed.wait_complete(&torrent);
+    // It is still heard after that.
+    slow.send(&Message::Interested);
+    slow.wait_for_message(&Message::Unchoke);
+    assert_eq!(bed.stats(id).wasted, 16384);
+    assert_eq!(bed.stats(id).peers.len(), 2);
+}
+
+/// Fault 29: blocks that nobody asked for are discarded, and their sender is closed before long.
+#[test]
+fn unsolicited_blocks() {
+    let torrent = Torrent::new(1 << 20, 65536);
+    let mut bed = Bed::new();
+    let id = bed.download(&torrent, &[]);
+    let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
+    let address = peer.address();
+    peer.send(&Message::HaveNone);
+    for _ in 0..100 {
+        let request = torrent.metainfo.info.geometry.block(3, 1);
+        peer.send_block(request, &[0; 16384]);
+    }
+    peer.wait_closed();
+    assert_eq!(bed.reason(address), CloseReason::Unsolicited);
+    let stats = bed.stats(id);
+    assert_eq!((stats.downloaded, stats.pieces_completed), (0, 0));
+    assert!(stats.wasted >= 64 * 16384);
+}
+
+/// Fault 33: a peer takes requests and sends nothing; what it owes is asked of another one.
+#[test]
+fn a_peer_that_accepts_requests_and_sends_nothing() {
+    let torrent = Arc::new(Torrent::new(3_000_001, 65536));
+    let mut bed = Bed::with(|settings| settings.requests.block_timeout_s = 1);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let silent = listen_as_seed(loopback(50), &torrent, move |_, _| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        false
+    });
+    bed.download(&torrent, &[silent]);
+    bed.wait_for("the silent peer", |seen| matches!(seen, Seen::Connected(address) if *address == silent));
+    while asked.load(Ordering::Relaxed) == 0 {
+        std::thread::yield_now();
+    }
+    let honest = listen_as_seed(loopback(51), &torrent, |_, _| true);
+    let torrents = bed.torrents();
+    bed.block_on(torrents.add_peers(torrent.info_hash(), vec![honest])).unwrap();
+    bed.wait_complete(&torrent);
+}
+
+/// The last blocks of a torrent do not wait for a peer that has stopped sending: the endgame asks others.
+#[test]
+fn a_peer_that_stops_at_ninety_nine_percent() {
+    let torrent = Arc::new(Torrent::new(2 << 20, 65536));
+    let mut bed = Bed::with(|settings| settings.requests.block_timeout_s = 600);
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = sent.clone();
+    let stalling = listen_as_seed(loopback(52), &torrent, move |_, _| counter.fetch_add(1, Ordering::Relaxed) < 120);
+    bed.download(&torrent, &[stalling]);
+    while sent.load(Ordering::Relaxed) < 128 {
+        std::thread::yield_now();
+    }
+    let honest = listen_as_seed(loopback(53), &torrent, |_, _| true);
+    let torrents = bed.torrents();
+    bed.block_on(torrents.add_peers(torrent.info_hash(), vec![honest])).unwrap();
+    bed.wait_complete(&torrent);
+}
+
+/// BEP 6: a peer that chokes may still give some pieces, and those are taken.
+#[test]
+fn allowed_fast_pieces_are_fetched_while_choked() {
+    let torrent = Torrent::new(4 * 16384, 16384);
+    let mut bed = Bed::new();
+    let id = bed.download(&torrent, &[]);
+    let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
+    peer.send(&Message::HaveAll);
+    peer.send(&Message::AllowedFast(2));
+    let request = peer.wait_for_request();
+    assert_eq!(request.piece, 2);
+    peer.send_block(request, &torrent.data[2 * 16384..3 * 16384]);
+    while bed.stats(id).pieces_completed == 0 {
+        std::thread::yield_now();
+    }
+    let pending = |world: &mut World| {
+        let mut peers = world.query::<&Requests>();
+        peers.iter(world).map(|requests| requests.pending.len()).sum::<usize>()
+    };
+    assert_eq!(bed.block_on(bed.torrents().with_world(pending)).unwrap(), 0, "nothing else while choked");
+    peer.send(&Message::Unchoke);
+    assert_ne!(peer.wait_for_request().piece, 2);
+}

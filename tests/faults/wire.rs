@@ -1,0 +1,269 @@
+//! Peers that break the protocol: each costs itself and nothing else.
+
+use std::io::Write;
+use std::time::Instant;
+
+use bytes::Bytes;
+use ecs_torrent::components::peer::{CloseReason, TimeoutKind};
+use ecs_torrent::protocol::geometry::BlockRequest;
+use ecs_torrent::protocol::wire::{Frame, Message, Reserved, WireError};
+
+use crate::bed::{Bed, DEADLINE, Seen, Torrent};
+use crate::peer::{ScriptedPeer, connect_raw, handshake, read_handshake, unique_id};
+
+const BLOCK: u32 = 16384;
+
+fn seeding_bed() -> (Bed, Torrent) {
+    let mut bed = Bed::new();
+    let torrent = Torrent::new(300_000, 65536);
+    bed.seed(&torrent);
+    (bed, torrent)
+}
+
+/// A peer sends `bytes` after its handshake: the engine closes it for `reason`, and goes on serving another one.
+fn assert_closed_for(bytes: &[u8], is_expected: impl Fn(&WireError) -> bool) {
+    let (mut bed, torrent) = seeding_bed();
+    let mut bystander = ScriptedPeer::connect(bed.address(), &torrent);
+    let mut offender = ScriptedPeer::connect(bed.address(), &torrent);
+    let address = offender.address();
+    offender.send_raw(bytes);
+    offender.wait_closed();
+    match bed.reason(address) {
+        CloseReason::Wire(error) if is_expected(&error) => {}
+        other => panic!("closed for: {other}"),
+    }
+    fetch_one(&mut bystander, &torrent);
+}
+
+/// Downloads a block, to see that a connection works.
+fn fetch_one(peer: &mut ScriptedPeer, torrent: &Torrent) {
+    let request = torrent.metainfo.info.geometry.block(1, 0);
+    peer.send(&Message::Interested);
+    peer.wait_for_message(&Message::Unchoke);
+    peer.send(&Message::Request(request));
+    let block = peer.wait_for_block();
+    assert_eq!(block.request, request);
+    assert!(block.data.concat() == torrent.data[65536..65536 + BLOCK as usize]);
+}
+
+fn written(message: &Message) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    message.write(&mut bytes);
+    bytes
+}
+
+/// Fault 20: a length prefix of 4 GiB closes the connection, with nothing buffered.
+#[test]
+fn a_length_prefix_of_four_gibibytes() {
+    for id in [7, 20, 99] {
+        assert_closed_for(&[0xff, 0xff, 0xff, 0xff, id], |error| matches!(error, WireError::TooLong { .. }));
+    }
+}
+
+/// Fault 21: a handshake that trickles in has its time, and then the slot is free.
+#[test]
+fn a_trickled_handshake() {
+    let mut bed = Bed::with(|settings| {
+        settings.peers.handshake_timeout_s = 2;
+        settings.peers.max_unidentified = 1;
+    });
+    let torrent = Torrent::new(1000, 16384);
+    bed.seed(&torrent);
+    let mut slow = connect_raw(bed.address(), None);
+    let address = slow.local_addr().unwrap();
+    let bytes = handshake(torrent.info_hash(), unique_id(), Reserved::ours());
+    let began = Instant::now();
+    for byte in &bytes {
+        if slow.write_all(&[*byte]).is_err() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        if began.elapsed() > DEADLINE {
+            break;
+        }
+    }
+    assert_eq!(bed.reason(address), CloseReason::Timeout(TimeoutKind::Handshake));
+    ScriptedPeer::connect(bed.address(), &torrent);
+}
+
+/// Fault 21: a message that has begun has to end.
+#[test]
+fn a_trickled_message() {
+    let mut bed = Bed::with(|settings| settings.peers.frame_timeout_s = 2);
+    let torrent = Torrent::new(1000, 16384);
+    bed.seed(&torrent);
+    let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
+    let address = peer.address();
+    peer.send_raw(&[0, 0, 0, 13, 6, 0, 0]);
+    peer.wait_closed();
+    assert_eq!(bed.reason(address), CloseReason::Timeout(TimeoutKind::Frame));
+}
+
+/// Fault 22: a bitfield of the wrong size, or with spare bits.
+#[test]
+fn bitfields_of_another_torrent() {
+    // Five pieces: one byte, three spare bits.
+    for bits in [&[0u8, 0][..], &[0b1111_1100]] {
+        let message = written(&Message::Bitfield(Bytes::copy_from_slice(bits)));
+        assert_closed_for(&message, |error| matches!(error, WireError::Bitfield(_)));
+    }
+}
+
+/// Fault 23: indexes and offsets that do not exist.
+#[test]
+fn indexes_out_of_range() {
+    let request = |piece, begin, len| BlockRequest { piece, begin, len };
+    for message in [
+        Message::Have(5),
+        Message::Have(u32::MAX),
+        Message::Request(request(5, 0, BLOCK)),
+        Message::Request(request(0, 65536, 1)),
+        Message::Request(request(4, 40_000, BLOCK)),
+        Message::Cancel(request(u32::MAX, 0, BLOCK)),
+        Message::AllowedFast(5),
+    ] {
+        assert_closed_for(&written(&message), |error| matches!(error, WireError::OutOfRange { .. }));
+    }
+}
+
+/// Fault 24: a request for nothing, or for more than anybody asks for, is rejected and costs nothing else.
+#[test]
+fn zero_and_oversized_requests() {
+    let (_bed, torrent) = seeding_bed();
+    let mut peer = ScriptedPeer::connect(_bed.address(), &torrent);
+    peer.send(&Message::Interested);
+    peer.wait_for_message(&Message::Unchoke);
+    for len in [0, 131_073, u32::MAX] {
+        let request = BlockRequest { piece: 0, begin: 0, len };
+        peer.send(&Message::Request(request));
+        peer.wait_for_message(&Message::RejectRequest(request));
+    }
+    fetch_one_more(&mut peer, &torrent);
+}
+
+fn fetch_one_more(peer: &mut ScriptedPeer, torrent: &Torrent) {
+    let request = torrent.metainfo.info.geometry.block(0, 1);
+    peer.send(&Message::Request(request));
+    assert_eq!(peer.wait_for_block().request, request);
+}
+
+/// Fault 25: a flood of requests ends at the queue that was announced; the rest is rejected.
+#[test]
+fn a_flood_of_requests_is_capped() {
+    let mut bed = Bed::with(|settings| settings.uploads.max_queue = 20);
+    let torrent = Torrent::new(4 << 20, 1 << 20);
+    bed.seed(&torrent);
+    let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
+    peer.send(&Message::Interested);
+    peer.wait_for_message(&Message::Unchoke);
+    let geometry = torrent.metainfo.info.geometry;
+    let requests = (0..4).flat_map(|piece| (0..64).map(move |block| geometry.block(piece, block)));
+    let flood: Vec<u8> = requests.flat_map(|request| written(&Message::Request(request))).collect();
+    peer.send_raw(&flood);
+    let (mut blocks, mut rejects) = (0, 0);
+    while blocks + rejects < 256 {
+        match peer.next().expect("the connection stays") {
+            Frame::Block(_) => blocks += 1,
+            Frame::Message(Message::RejectRequest(_)) => rejects += 1,
+            Frame::Message(_) => {}
+        }
+    }
+    assert!(rejects > 0 && blocks >= 20, "{blocks} blocks, {rejects} rejects");
+}
+
+/// Fault 25: who asks for blocks and never reads them is closed, and holds no more memory than its send queue.
+#[test]
+fn a_peer_that_never_reads() {
+    let mut bed = Bed::with(|settings| settings.peers.send_timeout_s = 2);
+    let torrent = Torrent::new(32 << 20, 1 << 20);
+    bed.seed(&torrent);
+    let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
+    let address = peer.address();
+    peer.send(&Message::Interested);
+    peer.wait_for_message(&Message::Unchoke);
+    let geometry = torrent.metainfo.info.geometry;
+    let requests = (0..32).flat_map(|piece| (0..64).map(move |block| geometry.block(piece, block)));
+    for batch in requests.collect::<Vec<_>>().chunks(400) {
+        let flood: Vec<u8> = batch.iter().flat_map(|request| written(&Message::Request(*request))).collect();
+        peer.send_raw(&flood);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let reason = bed.reason(address);
+    assert!(
+        matches!(reason, CloseReason::Timeout(TimeoutKind::Send) | CloseReason::SendQueueFull),
+        "{reason}"
+    );
+}
+
+/// A message of the fast extension, where it was not agreed on, costs the connection and no ban.
+#[test]
+fn a_fast_message_without_the_extension() {
+    let (mut bed, torrent) = seeding_bed();
+    let mut peer = ScriptedPeer::connect_plain(bed.address(), &torrent);
+    let address = peer.address();
+    peer.send(&Message::HaveNone);
+    peer.wait_closed();
+    assert_eq!(bed.reason(address), CloseReason::Wire(WireError::NotNegotiated(15)));
+    // Not banned: the same address may come again.
+    ScriptedPeer::connect_plain(bed.address(), &torrent);
+}
+
+/// BEP 3: without the fast extension there are no rejects; requests while choked go unanswered.
+#[test]
+fn a_plain_peer_is_served_by_the_plain_rules() {
+    let (_bed, torrent) = seeding_bed();
+    let mut peer = ScriptedPeer::connect_plain(_bed.address(), &torrent);
+    let first = peer.next().unwrap();
+    assert_eq!(first, Frame::Message(Message::Bitfield(Bytes::from_static(&[0b1111_1000]))));
+    let (early, late) = (torrent.metainfo.info.geometry.block(3, 0), torrent.metainfo.info.geometry.block(2, 0));
+    peer.send(&Message::Request(early));
+    peer.send(&Message::Interested);
+    peer.wait_for_message(&Message::Unchoke);
+    // Not here, and so not served; what follows shows that nothing was said about it.
+    peer.send(&Message::Request(BlockRequest { len: 0, ..early }));
+    peer.send(&Message::Request(late));
+    peer.wait_for("the block", |frame| match frame {
+        Frame::Block(block) => (block.request == late).then_some(()),
+        other => panic!("{other:?}"),
+    });
+}
+
+/// BEP 54: a piece that is taken back is not asked for.
+#[test]
+fn a_piece_that_is_taken_back() {
+    let mut bed = Bed::new();
+    let torrent = Torrent::new(2 * 16384, 16384);
+    bed.download(&torrent, &[]);
+    let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
+    let id = peer.wait_for("the extension handshake", |frame| match frame {
+        Frame::Message(Message::Extended { id: 0, payload }) => {
+            let handshake = ecs_torrent::protocol::extension::ExtensionHandshake::read(&payload).unwrap();
+            assert_eq!(handshake.client.as_deref(), Some(concat!("ecs-torrent ", env!("CARGO_PKG_VERSION"))));
+            assert!(handshake.request_queue.is_some() && handshake.listen_port.is_some());
+            handshake.extensions.get("lt_donthave").copied()
+        }
+        _ => None,
+    });
+    peer.send(&Message::HaveAll);
+    peer.wait_for_message(&Message::Interested);
+    let payload = Bytes::from_static(&[0, 0, 0, 1]);
+    peer.send(&Message::Extended { id, payload });
+    peer.send(&Message::Unchoke);
+    let request = peer.wait_for_request();
+    assert_eq!(request.piece, 0);
+    peer.send_block(request, &torrent.data[..16384]);
+    peer.wait_for_message(&Message::NotInterested);
+    assert!(!bed.has_seen().iter().any(|seen| matches!(seen, Seen::Completed)));
+}
+
+/// A stranger who asks for a torrent that is not here is closed without an answer.
+#[test]
+fn an_unknown_torrent() {
+    let (mut bed, _torrent) = seeding_bed();
+    let mut stream = connect_raw(bed.address(), None);
+    let address = stream.local_addr().unwrap();
+    let bytes = handshake(ecs_torrent::InfoHash([9; 20]), unique_id(), Reserved::ours());
+    stream.write_all(&bytes).unwrap();
+    assert!(read_handshake(&mut stream).is_none());
+    assert_eq!(bed.reason(address), CloseReason::UnknownTorrent);
+}
