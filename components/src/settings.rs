@@ -130,7 +130,7 @@ pub struct PeerSettings {
     /// Most bytes waiting to be sent to one peer; beyond it, control messages close the connection and uploads
     /// wait. Default 1 MiB.
     pub max_send_queue_bytes: usize,
-    /// First wait before an address that failed is tried again; doubles with each failure. Default 10 s.
+    /// First wait before an address that failed is tried again; doubles with each failure. Default 5 s.
     pub reconnect_backoff_s: u64,
     /// Longest wait before an address that failed is tried again. Default 30 min.
     pub max_reconnect_backoff_s: u64,
@@ -166,7 +166,7 @@ impl Default for PeerSettings {
             keep_alive_s: 110,
             send_timeout_s: 60,
             max_send_queue_bytes: 1 << 20,
-            reconnect_backoff_s: 10,
+            reconnect_backoff_s: 5,
             max_reconnect_backoff_s: 1800,
             max_failures: 8,
             ban_s: 3600,

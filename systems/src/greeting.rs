@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
 use bytes::Bytes;
 use ecs_torrent_components::messages::{PeerConnected, TorrentCompleted};
 use ecs_torrent_components::peer::{ExtensionRegistry, FlushQueue, Outbox, Peer, PeerExtensions, UploadQueue, Wire};
@@ -115,7 +116,11 @@ fn tell_upload_only(
     mut peers: Query<(&mut Outbox, &PeerExtensions)>,
 ) {
     for TorrentCompleted { torrent } in completed.read() {
-        for peer in torrents.get(*torrent).into_iter().flat_map(|peers| peers.iter()) {
+        for peer in torrents
+            .get(*torrent)
+            .into_iter()
+            .flat_map(RelationshipTarget::iter)
+        {
             let Ok((mut outbox, extensions)) = peers.get_mut(peer) else {
                 continue;
             };

@@ -80,7 +80,11 @@ fn record(
         }
     }
     seen.extend(answered.read().map(|message| Seen::TrackerAnswered(message.peer_count)));
-    seen.extend(tracker_failed.read().map(|message| Seen::TrackerFailed(message.reason.clone())));
+    seen.extend(
+        tracker_failed
+            .read()
+            .map(|message| Seen::TrackerFailed(message.reason.clone())),
+    );
     let outlet = outlet.0.lock().unwrap();
     for event in seen {
         let _ = outlet.send(event);
@@ -107,10 +111,17 @@ impl Bed {
         settings.net.listen = vec![(Ipv4Addr::LOCALHOST, 0).into()];
         change(&mut settings);
         let (sender, seen) = channel();
-        let engine = Engine::builder().plugins(TorrentPlugins).plugins(Recorder(sender)).settings(settings).start();
+        let engine = Engine::builder()
+            .plugins(TorrentPlugins)
+            .plugins(Recorder(sender))
+            .settings(settings)
+            .start();
         Self {
             engine: engine.unwrap(),
-            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap(),
             seen,
             past: Vec::new(),
             folder: tempfile::tempdir().unwrap(),
@@ -141,7 +152,9 @@ impl Bed {
             require_complete: false,
         };
         let torrents = self.torrents();
-        let id = self.block_on(torrents.download_with(torrent.metainfo.clone(), options)).unwrap();
+        let id = self
+            .block_on(torrents.download_with(torrent.metainfo.clone(), options))
+            .unwrap();
         self.wait_for("the start", |seen| matches!(seen, Seen::Started));
         id.0
     }
@@ -163,7 +176,10 @@ impl Bed {
     pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&Seen) -> bool) -> Seen {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            match self.seen.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self
+                .seen
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok(seen) => {
                     self.past.push(seen.clone());
                     if wanted(&seen) {
@@ -185,7 +201,10 @@ impl Bed {
     /// Why the connection with the peer at `address` ended; waits until it has.
     pub fn reason(&mut self, address: SocketAddr) -> CloseReason {
         let what = format!("the end of {address}");
-        match self.wait_for(&what, |seen| matches!(seen, Seen::Disconnected(other, _) if *other == address)) {
+        match self.wait_for(
+            &what,
+            |seen| matches!(seen, Seen::Disconnected(other, _) if *other == address),
+        ) {
             Seen::Disconnected(_, reason) => reason,
             other => panic!("{other:?}"),
         }
@@ -193,7 +212,10 @@ impl Bed {
 
     pub fn wait_complete(&mut self, torrent: &Torrent) {
         self.wait_for("completion", |seen| matches!(seen, Seen::Completed));
-        assert!(std::fs::read(self.folder.path().join("data")).unwrap() == torrent.data, "the data is right");
+        assert!(
+            std::fs::read(self.folder.path().join("data")).unwrap() == torrent.data,
+            "the data is right"
+        );
     }
 
     /// Everything that was seen and is seen by now.

@@ -22,7 +22,8 @@ fn a_link_in_the_way() {
             ..Default::default()
         };
         let torrents = bed.torrents();
-        bed.block_on(torrents.download_with(torrent.metainfo.clone(), options)).unwrap();
+        bed.block_on(torrents.download_with(torrent.metainfo.clone(), options))
+            .unwrap();
         let Seen::Failed(reason) = bed.wait_for("the failure", |seen| matches!(seen, Seen::Failed(_))) else {
             unreachable!()
         };
@@ -41,8 +42,12 @@ fn a_link_that_appears_later() {
     symlink(outside.path().join("new"), bed.folder().join("data")).unwrap();
     let seed = listen_as_seed(loopback(70), &torrent, |_, _| true);
     let torrents = bed.torrents();
-    bed.block_on(torrents.add_peers(torrent.info_hash(), vec![seed])).unwrap();
-    bed.wait_for("the failure", |seen| matches!(seen, Seen::Failed(reason) if reason.contains("data")));
+    bed.block_on(torrents.add_peers(torrent.info_hash(), vec![seed]))
+        .unwrap();
+    bed.wait_for(
+        "the failure",
+        |seen| matches!(seen, Seen::Failed(reason) if reason.contains("data")),
+    );
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
@@ -58,7 +63,9 @@ fn a_failed_torrent_leaves_others_alone() {
         root: Some(blocked),
         ..Default::default()
     };
-    let failed = bed.block_on(torrents.download_with(bad.metainfo.clone(), options)).unwrap();
+    let failed = bed
+        .block_on(torrents.download_with(bad.metainfo.clone(), options))
+        .unwrap();
     bed.wait_for("the failure", |seen| matches!(seen, Seen::Failed(_)));
     let seed = listen_as_seed(loopback(71), &good, |_, _| true);
     bed.download(&good, &[seed]);

@@ -88,7 +88,8 @@ fn a_gzip_bomb() {
 fn a_gzipped_answer() {
     let url = announce(serve(|_| {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        gzip.write_all(b"d8:intervali900e5:peers12:\x7f\0\0\x05\0\x09\x7f\0\0\x06\0\x09e").unwrap();
+        gzip.write_all(b"d8:intervali900e5:peers12:\x7f\0\0\x05\0\x09\x7f\0\0\x06\0\x09e")
+            .unwrap();
         with_head("200 OK", "Content-Encoding: gzip\r\n", &gzip.finish().unwrap())
     }));
     let mut bed = Bed::new();
@@ -159,7 +160,10 @@ fn wait_until_next(bed: &Bed) -> Duration {
     let look = |world: &mut World| {
         let now = world.resource::<Clock>().now();
         let mut trackers = world.query::<&Tracker>();
-        trackers.iter(world).map(|tracker| tracker.route(Family::V4).next_announce.since(now)).max()
+        trackers
+            .iter(world)
+            .map(|tracker| tracker.route(Family::V4).next_announce.since(now))
+            .max()
     };
     bed.block_on(bed.torrents().with_world(look)).unwrap().unwrap()
 }
@@ -190,7 +194,10 @@ fn ragged_peers() {
 fn a_failure_reason_with_a_script_in_it() {
     let words = "\x1b[2J<script>alert(1)</script>\r\nbye\x07";
     let reason = failure(move |_| ok(format!("d14:failure reason{}:{words}e", words.len()).as_bytes()));
-    assert_eq!(reason, "the tracker refused: \u{fffd}[2J<script>alert(1)</script>\u{fffd}\u{fffd}bye\u{fffd}");
+    assert_eq!(
+        reason,
+        "the tracker refused: \u{fffd}[2J<script>alert(1)</script>\u{fffd}\u{fffd}bye\u{fffd}"
+    );
     let reason = failure(|_| with_head("404 Not Found", "", b"<html>"));
     assert_eq!(reason, "HTTP status 404");
 }
@@ -205,7 +212,10 @@ fn one_tracker_fails() {
         bed.download(&torrent_at(&[dead.clone(), url.clone()]), &[]);
         bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(0)));
         bed.wait_for_in_past("the failure", |seen| matches!(seen, Seen::TrackerFailed(_)));
-        assert!(wait_until_next(&bed).as_secs() > 800, "{reach:?}: the failure throttles only itself");
+        assert!(
+            wait_until_next(&bed).as_secs() > 800,
+            "{reach:?}: the failure throttles only itself"
+        );
     }
 }
 
@@ -218,7 +228,10 @@ fn retry_never() {
     bed.wait_for("the failure", |seen| matches!(seen, Seen::TrackerFailed(_)));
     let look = |world: &mut World| {
         let mut trackers = world.query::<&Tracker>();
-        let status = trackers.iter(world).next().map(|tracker| tracker.route(Family::V4).status.clone());
+        let status = trackers
+            .iter(world)
+            .next()
+            .map(|tracker| tracker.route(Family::V4).status.clone());
         matches!(status, Some(TrackerStatus::Disabled(_)))
     };
     assert!(bed.block_on(bed.torrents().with_world(look)).unwrap());
@@ -236,7 +249,9 @@ fn recording_tracker(reply: Vec<u8>) -> (String, Receiver<String>) {
 }
 
 fn parameter<'a>(target: &'a str, name: &str) -> Option<&'a str> {
-    target.split(['?', '&']).find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+    target
+        .split(['?', '&'])
+        .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// BEP 3: started, completed and stopped, each once, with counters that agree with what was transferred.
@@ -244,7 +259,9 @@ fn parameter<'a>(target: &'a str, name: &str) -> Option<&'a str> {
 fn a_session_as_its_tracker_sees_it() {
     let data = Arc::new(Torrent::new(100_000, 16384));
     let seed = listen_as_seed(loopback(80), &data, |_, _| true);
-    let std::net::IpAddr::V4(ip) = seed.ip() else { unreachable!() };
+    let std::net::IpAddr::V4(ip) = seed.ip() else {
+        unreachable!()
+    };
     let peers = [&ip.octets()[..], &seed.port().to_be_bytes()].concat();
     let reply = [b"d8:completei1e8:intervali900e5:peers6:", &peers[..], b"e"].concat();
     let (url, targets) = recording_tracker(reply);
@@ -256,14 +273,24 @@ fn a_session_as_its_tracker_sees_it() {
     bed.wait_for("completed to be told", |seen| matches!(seen, Seen::TrackerAnswered(_)));
     bed.block_on(bed.torrents().stop(id)).unwrap();
     let told: Vec<String> = targets.try_iter().collect();
-    let events: Vec<_> = told.iter().map(|target| parameter(target, "event").unwrap_or("")).collect();
+    let events: Vec<_> = told
+        .iter()
+        .map(|target| parameter(target, "event").unwrap_or(""))
+        .collect();
     assert_eq!(events, ["started", "completed", "stopped"], "{told:#?}");
-    let counts = |name| told.iter().map(|target| parameter(target, name).unwrap()).collect::<Vec<_>>();
+    let counts = |name| {
+        told.iter()
+            .map(|target| parameter(target, name).unwrap())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(counts("left"), ["100000", "0", "0"]);
     assert_eq!(counts("downloaded"), ["0", "100000", "100000"]);
     assert_eq!(counts("uploaded"), ["0", "0", "0"]);
     for name in ["info_hash", "peer_id", "port", "key"] {
-        assert!(counts(name).windows(2).all(|pair| pair[0] == pair[1]), "{name} stays the same");
+        assert!(
+            counts(name).windows(2).all(|pair| pair[0] == pair[1]),
+            "{name} stays the same"
+        );
     }
     assert_eq!(counts("port")[0], bed.address().port().to_string());
     assert!(counts("peer_id")[0].starts_with("%2DEC0100%2D"));
@@ -279,7 +306,10 @@ fn a_seed_announces_no_completion() {
     bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(_)));
     bed.block_on(bed.torrents().stop(id)).unwrap();
     let told: Vec<String> = targets.try_iter().collect();
-    let events: Vec<_> = told.iter().map(|target| parameter(target, "event").unwrap_or("")).collect();
+    let events: Vec<_> = told
+        .iter()
+        .map(|target| parameter(target, "event").unwrap_or(""))
+        .collect();
     assert_eq!(events, ["started", "stopped"]);
 }
 

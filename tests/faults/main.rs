@@ -1,11 +1,17 @@
 //! A running engine against everything that hostile or broken peers, trackers and torrents do. Each test names the
 //! fault that it covers: the input, and the outcome that it must have.
 
-#![allow(unreachable_pub, missing_docs, reason = "a test's modules are seen by nobody else")]
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test may fail as it likes, and its modules are seen by nobody else"
+)]
 
+mod bed;
 #[path = "../support/content.rs"]
 mod content;
-mod bed;
 mod disk;
 mod http_tracker;
 mod limits;

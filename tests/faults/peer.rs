@@ -52,7 +52,9 @@ impl ScriptedPeer {
 
     pub fn connect_as(to: SocketAddr, torrent: &Torrent, id: PeerId) -> Self {
         let mut stream = connect_raw(to, None);
-        stream.write_all(&handshake(torrent.info_hash(), id, Reserved::ours())).unwrap();
+        stream
+            .write_all(&handshake(torrent.info_hash(), id, Reserved::ours()))
+            .unwrap();
         read_handshake(&mut stream).expect("the engine's handshake");
         Self::over(stream, torrent, true)
     }
@@ -60,7 +62,9 @@ impl ScriptedPeer {
     /// As [`ScriptedPeer::connect`], without any extension.
     pub fn connect_plain(to: SocketAddr, torrent: &Torrent) -> Self {
         let mut stream = connect_raw(to, None);
-        stream.write_all(&handshake(torrent.info_hash(), unique_id(), Reserved::default())).unwrap();
+        stream
+            .write_all(&handshake(torrent.info_hash(), unique_id(), Reserved::default()))
+            .unwrap();
         read_handshake(&mut stream).expect("the engine's handshake");
         Self::over(stream, torrent, false)
     }
@@ -71,7 +75,9 @@ impl ScriptedPeer {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
         read_handshake(&mut stream).expect("the engine's handshake");
-        stream.write_all(&handshake(torrent.info_hash(), unique_id(), Reserved::ours())).unwrap();
+        stream
+            .write_all(&handshake(torrent.info_hash(), unique_id(), Reserved::ours()))
+            .unwrap();
         Self::over(stream, torrent, true)
     }
 
@@ -113,7 +119,11 @@ impl ScriptedPeer {
     /// The next thing that the engine says; nothing where it has closed.
     pub fn next(&mut self) -> Option<Frame> {
         loop {
-            if let Some(frame) = self.codec.next_frame(&self.session).expect("the engine speaks properly") {
+            if let Some(frame) = self
+                .codec
+                .next_frame(&self.session)
+                .expect("the engine speaks properly")
+            {
                 return Some(frame);
             }
             let mut buffer = vec![0; 64 << 10];

@@ -118,13 +118,17 @@ fn a_peer_that_accepts_requests_and_sends_nothing() {
         false
     });
     bed.download(&torrent, &[silent]);
-    bed.wait_for("the silent peer", |seen| matches!(seen, Seen::Connected(address) if *address == silent));
+    bed.wait_for(
+        "the silent peer",
+        |seen| matches!(seen, Seen::Connected(address) if *address == silent),
+    );
     while asked.load(Ordering::Relaxed) == 0 {
         std::thread::yield_now();
     }
     let honest = listen_as_seed(loopback(51), &torrent, |_, _| true);
     let torrents = bed.torrents();
-    bed.block_on(torrents.add_peers(torrent.info_hash(), vec![honest])).unwrap();
+    bed.block_on(torrents.add_peers(torrent.info_hash(), vec![honest]))
+        .unwrap();
     bed.wait_complete(&torrent);
 }
 
@@ -135,14 +139,17 @@ fn a_peer_that_stops_at_ninety_nine_percent() {
     let mut bed = Bed::with(|settings| settings.requests.block_timeout_s = 600);
     let sent = Arc::new(AtomicUsize::new(0));
     let counter = sent.clone();
-    let stalling = listen_as_seed(loopback(52), &torrent, move |_, _| counter.fetch_add(1, Ordering::Relaxed) < 120);
+    let stalling = listen_as_seed(loopback(52), &torrent, move |_, _| {
+        counter.fetch_add(1, Ordering::Relaxed) < 120
+    });
     bed.download(&torrent, &[stalling]);
     while sent.load(Ordering::Relaxed) < 128 {
         std::thread::yield_now();
     }
     let honest = listen_as_seed(loopback(53), &torrent, |_, _| true);
     let torrents = bed.torrents();
-    bed.block_on(torrents.add_peers(torrent.info_hash(), vec![honest])).unwrap();
+    bed.block_on(torrents.add_peers(torrent.info_hash(), vec![honest]))
+        .unwrap();
     bed.wait_complete(&torrent);
 }
 
@@ -165,7 +172,11 @@ fn allowed_fast_pieces_are_fetched_while_choked() {
         let mut peers = world.query::<&Requests>();
         peers.iter(world).map(|requests| requests.pending.len()).sum::<usize>()
     };
-    assert_eq!(bed.block_on(bed.torrents().with_world(pending)).unwrap(), 0, "nothing else while choked");
+    assert_eq!(
+        bed.block_on(bed.torrents().with_world(pending)).unwrap(),
+        0,
+        "nothing else while choked"
+    );
     peer.send(&Message::Unchoke);
     assert_ne!(peer.wait_for_request().piece, 2);
 }

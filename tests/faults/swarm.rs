@@ -30,7 +30,9 @@ fn the_same_peer_twice() {
     let mut first = ScriptedPeer::connect_as(bed.address(), &torrent, id);
     let mut second = connect_raw(bed.address(), None);
     let address = second.local_addr().unwrap();
-    second.write_all(&handshake(torrent.info_hash(), id, Reserved::ours())).unwrap();
+    second
+        .write_all(&handshake(torrent.info_hash(), id, Reserved::ours()))
+        .unwrap();
     assert_eq!(bed.reason(address), CloseReason::Duplicate);
     first.send(&Message::Interested);
     first.wait_for_message(&Message::Unchoke);

@@ -63,7 +63,10 @@ fn forged_answers_are_ignored() {
             _ => vec![
                 (true, packet(&[1, transaction ^ 1, 900, 0, 0], &forged_peers)),
                 (false, packet(&[1, transaction, 900, 0, 0], &forged_peers)),
-                (true, packet(&[1, transaction, 900, 2, 1], &[127, 0, 0, 5, 0, 9, 127, 0, 0, 6, 0, 9])),
+                (
+                    true,
+                    packet(&[1, transaction, 900, 2, 1], &[127, 0, 0, 5, 0, 9, 127, 0, 0, 6, 0, 9]),
+                ),
             ],
         }
     });
@@ -74,7 +77,10 @@ fn forged_answers_are_ignored() {
     let actions: Vec<u32> = asked.try_iter().map(|(action, _)| action).collect();
     assert_eq!(actions, [0, 1], "nothing had to be repeated");
     let tracker = &bed.stats(id).trackers[0];
-    assert_eq!((tracker.seeders, tracker.leechers, tracker.status), (Some(1), Some(2), "working"));
+    assert_eq!(
+        (tracker.seeders, tracker.leechers, tracker.status),
+        (Some(1), Some(2), "working")
+    );
 }
 
 /// BEP 15: the announce carries what it should; `stopped` is told at the end over the same connection.
@@ -90,7 +96,9 @@ fn a_session_as_its_tracker_sees_it() {
     bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(0)));
     bed.block_on(bed.torrents().stop(id)).unwrap();
     let asked: Vec<Asked> = asked.try_iter().collect();
-    let [(0, _), (1, started), (1, stopped)] = &asked[..] else { panic!("{asked:?}") };
+    let [(0, _), (1, started), (1, stopped)] = &asked[..] else {
+        panic!("{asked:?}")
+    };
     for announce in [started, stopped] {
         assert_eq!(announce[..8], [0, 0, 0x0b, 0xad, 0, 0, 0xca, 0xfe]);
         assert_eq!(announce[16..36], torrent.info_hash().0);
@@ -123,5 +131,8 @@ fn scrapes_over_udp() {
     let mut bed = Bed::new();
     let id = bed.download(&Torrent::with_trackers(200_000, 16384, &[url]), &[]);
     let error = bed.block_on(bed.torrents().scrape(id)).unwrap_err();
-    assert!(error.to_string().ends_with("the tracker refused: not\u{fffd}today"), "{error}");
+    assert!(
+        error.to_string().ends_with("the tracker refused: not\u{fffd}today"),
+        "{error}"
+    );
 }

@@ -56,7 +56,9 @@ fn written(message: &Message) -> Vec<u8> {
 #[test]
 fn a_length_prefix_of_four_gibibytes() {
     for id in [7, 20, 99] {
-        assert_closed_for(&[0xff, 0xff, 0xff, 0xff, id], |error| matches!(error, WireError::TooLong { .. }));
+        assert_closed_for(&[0xff, 0xff, 0xff, 0xff, id], |error| {
+            matches!(error, WireError::TooLong { .. })
+        });
     }
 }
 
@@ -122,7 +124,9 @@ fn indexes_out_of_range() {
         Message::Cancel(request(u32::MAX, 0, BLOCK)),
         Message::AllowedFast(5),
     ] {
-        assert_closed_for(&written(&message), |error| matches!(error, WireError::OutOfRange { .. }));
+        assert_closed_for(&written(&message), |error| {
+            matches!(error, WireError::OutOfRange { .. })
+        });
     }
 }
 
@@ -134,7 +138,11 @@ fn zero_and_oversized_requests() {
     peer.send(&Message::Interested);
     peer.wait_for_message(&Message::Unchoke);
     for len in [0, 131_073, u32::MAX] {
-        let request = BlockRequest { piece: 0, begin: 0, len };
+        let request = BlockRequest {
+            piece: 0,
+            begin: 0,
+            len,
+        };
         peer.send(&Message::Request(request));
         peer.wait_for_message(&Message::RejectRequest(request));
     }
@@ -158,7 +166,9 @@ fn a_flood_of_requests_is_capped() {
     peer.wait_for_message(&Message::Unchoke);
     let geometry = torrent.metainfo.info.geometry;
     let requests = (0..4).flat_map(|piece| (0..64).map(move |block| geometry.block(piece, block)));
-    let flood: Vec<u8> = requests.flat_map(|request| written(&Message::Request(request))).collect();
+    let flood: Vec<u8> = requests
+        .flat_map(|request| written(&Message::Request(request)))
+        .collect();
     peer.send_raw(&flood);
     let (mut blocks, mut rejects) = (0, 0);
     while blocks + rejects < 256 {
@@ -184,13 +194,19 @@ fn a_peer_that_never_reads() {
     let geometry = torrent.metainfo.info.geometry;
     let requests = (0..32).flat_map(|piece| (0..64).map(move |block| geometry.block(piece, block)));
     for batch in requests.collect::<Vec<_>>().chunks(400) {
-        let flood: Vec<u8> = batch.iter().flat_map(|request| written(&Message::Request(*request))).collect();
+        let flood: Vec<u8> = batch
+            .iter()
+            .flat_map(|request| written(&Message::Request(*request)))
+            .collect();
         peer.send_raw(&flood);
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let reason = bed.reason(address);
     assert!(
-        matches!(reason, CloseReason::Timeout(TimeoutKind::Send) | CloseReason::SendQueueFull),
+        matches!(
+            reason,
+            CloseReason::Timeout(TimeoutKind::Send) | CloseReason::SendQueueFull
+        ),
         "{reason}"
     );
 }
@@ -214,8 +230,14 @@ fn a_plain_peer_is_served_by_the_plain_rules() {
     let (_bed, torrent) = seeding_bed();
     let mut peer = ScriptedPeer::connect_plain(_bed.address(), &torrent);
     let first = peer.next().unwrap();
-    assert_eq!(first, Frame::Message(Message::Bitfield(Bytes::from_static(&[0b1111_1000]))));
-    let (early, late) = (torrent.metainfo.info.geometry.block(3, 0), torrent.metainfo.info.geometry.block(2, 0));
+    assert_eq!(
+        first,
+        Frame::Message(Message::Bitfield(Bytes::from_static(&[0b1111_1000])))
+    );
+    let (early, late) = (
+        torrent.metainfo.info.geometry.block(3, 0),
+        torrent.metainfo.info.geometry.block(2, 0),
+    );
     peer.send(&Message::Request(early));
     peer.send(&Message::Interested);
     peer.wait_for_message(&Message::Unchoke);
@@ -238,7 +260,10 @@ fn a_piece_that_is_taken_back() {
     let id = peer.wait_for("the extension handshake", |frame| match frame {
         Frame::Message(Message::Extended { id: 0, payload }) => {
             let handshake = ecs_torrent::protocol::extension::ExtensionHandshake::read(&payload).unwrap();
-            assert_eq!(handshake.client.as_deref(), Some(concat!("ecs-torrent ", env!("CARGO_PKG_VERSION"))));
+            assert_eq!(
+                handshake.client.as_deref(),
+                Some(concat!("ecs-torrent ", env!("CARGO_PKG_VERSION")))
+            );
             assert!(handshake.request_queue.is_some() && handshake.listen_port.is_some());
             handshake.extensions.get("lt_donthave").copied()
         }

@@ -93,12 +93,13 @@ pub fn has_namespace() -> bool {
     std::env::var_os(MARK).is_some()
 }
 
-/// One case's place: a folder that goes with it, and the means to start programs.
+/// One case's place: a folder that goes with it, and addresses.
 pub struct Lab {
     folder: tempfile::TempDir,
+    nodes: &'static AtomicU16,
 }
 
-/// The last address given away.
+/// The last address given away, over all cases.
 static LAST_NODE: AtomicU16 = AtomicU16::new(0);
 
 impl Lab {
@@ -110,7 +111,10 @@ impl Lab {
             .unwrap();
         // Programs that give up their rights still have to reach their files.
         open_to_all(folder.path());
-        Self { folder }
+        Self {
+            folder,
+            nodes: &LAST_NODE,
+        }
     }
 
     /// A folder below the case's own, made if it is not there.
@@ -123,8 +127,7 @@ impl Lab {
 
     /// An address that no other node has.
     pub fn address(&self) -> IpAddr {
-        let number = LAST_NODE.fetch_add(1, Ordering::Relaxed) + 1;
-        assert!(number <= ADDRESSES, "more nodes than addresses");
+        let number = self.next_node();
         if has_namespace() {
             v4(number).into()
         } else {
@@ -134,9 +137,13 @@ impl Lab {
 
     /// An IPv6 address that no other node has.
     pub fn address_v6(&self) -> IpAddr {
-        let number = LAST_NODE.fetch_add(1, Ordering::Relaxed) + 1;
+        v6(self.next_node()).into()
+    }
+
+    fn next_node(&self) -> u16 {
+        let number = self.nodes.fetch_add(1, Ordering::Relaxed) + 1;
         assert!(number <= ADDRESSES, "more nodes than addresses");
-        v6(number).into()
+        number
     }
 }
 

@@ -5,7 +5,13 @@
 //! `REQUIRE_PEERS=1` it fails. All runs in a network namespace of its own, where every node has an address: some
 //! clients take nothing from a loopback address.
 
-#![allow(unreachable_pub, missing_docs, reason = "a test's modules are seen by nobody else")]
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test may fail as it likes, and its modules are seen by nobody else"
+)]
 
 mod cases;
 mod clients;

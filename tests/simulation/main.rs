@@ -1,12 +1,20 @@
 //! Whole swarms in one process, on a virtual clock.
 
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test may fail as it likes, and its modules are seen by nobody else"
+)]
+
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ecs_torrent::components::commands::{AddOptions, AddTorrent, CommandQueue, GetStats, Reply};
-use ecs_torrent::components::settings::Settings;
+use ecs_torrent::components::settings::{Settings, TrackerSettings};
 use ecs_torrent::components::stats::TorrentStats;
 use ecs_torrent::engine::sim::{NodeId, Simulation};
 use ecs_torrent::protocol::create::{NewFile, NewTorrent};
@@ -16,6 +24,10 @@ use ecs_torrent::protocol::time::Timestamp;
 use ecs_torrent::systems::TorrentPlugins;
 
 fn torrent(size: usize, piece_length: u32) -> (Arc<Metainfo>, Vec<u8>) {
+    torrent_with_trackers(size, piece_length, &[])
+}
+
+fn torrent_with_trackers(size: usize, piece_length: u32, trackers: &[&str]) -> (Arc<Metainfo>, Vec<u8>) {
     let data: Vec<u8> = (0..size as u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
@@ -27,6 +39,7 @@ fn torrent(size: usize, piece_length: u32) -> (Arc<Metainfo>, Vec<u8>) {
         }],
         piece_length,
         pieces: data.chunks(piece_length as usize).map(|piece| sha1([piece])).collect(),
+        trackers: trackers.iter().map(|url| vec![(*url).to_owned()]).collect(),
         ..NewTorrent::default()
     };
     let bytes = Bytes::from(torrent.encode().unwrap());
@@ -109,4 +122,49 @@ fn two_engines_finish_a_torrent_the_same_way_twice() {
     let (trace, took) = run(1);
     assert_eq!(run(1), (trace, took));
     assert_ne!(run(2).0, trace, "another seed, another run");
+}
+
+/// Fault 58: the connection to a UDP tracker is used for a minute, and then made anew.
+#[test]
+fn an_expired_connection_to_a_udp_tracker_is_renewed() {
+    let mut sim = Simulation::new(1, Duration::from_millis(10));
+    let settings = Settings {
+        trackers: TrackerSettings {
+            min_interval_s: 1,
+            ..TrackerSettings::default()
+        },
+        ..Settings::default()
+    };
+    let node = sim.add_node(ip(1), settings, TorrentPlugins);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let record = asked.clone();
+    sim.add_udp_host((ip(9), 6969).into(), move |now, _from, packet| {
+        let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().unwrap());
+        let (action, transaction) = (word(8), word(12));
+        record
+            .lock()
+            .unwrap()
+            .push((now.since(Timestamp::ZERO).as_secs(), action));
+        let reply = match action {
+            0 => vec![0, transaction, 7, 7],
+            _ => vec![1, transaction, 25, 0, 0],
+        };
+        vec![reply.into_iter().flat_map(u32::to_be_bytes).collect()]
+    });
+    let (metainfo, _) = torrent_with_trackers(1000, 16384, &["udp://10.0.0.9:6969"]);
+    add(&mut sim, node, &metainfo, vec![]);
+    sim.run_until(Timestamp::ZERO + Duration::from_secs(110), |_| false);
+    let asked = asked.lock().unwrap().clone();
+    let announces: Vec<u64> = asked
+        .iter()
+        .filter(|(_, action)| *action == 1)
+        .map(|(time, _)| *time)
+        .collect();
+    let connects: Vec<u64> = asked
+        .iter()
+        .filter(|(_, action)| *action == 0)
+        .map(|(time, _)| *time)
+        .collect();
+    assert_eq!(announces, [0, 25, 50, 75, 100]);
+    assert_eq!(connects, [0, 75], "after a minute, and not before");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bevy_ecs::prelude::*;
 use bevy_ecs::schedule::{LogLevel, ScheduleBuildSettings, Schedules};
 use ecs_torrent::components::settings::Settings;
-use ecs_torrent::engine::schedule::Tick;
+use ecs_torrent::engine::schedule::{Tick, TickSet};
 use ecs_torrent::engine::sim::Simulation;
 use ecs_torrent::systems::TorrentPlugins;
 
@@ -46,4 +46,70 @@ fn an_ambiguity_is_found() {
         let found = ambiguities(world, schedule).unwrap_err();
         assert!(found.contains("one") && found.contains("other"), "{found}");
     });
+}
+
+/// The systems of each set of the tick by feature, in the order in which they run.
+fn diagram() -> String {
+    with_schedule(|world, schedule| {
+        schedule.initialize(world).unwrap();
+        let mut rows: Vec<(String, String, Vec<String>)> = Vec::new();
+        for set in TickSet::ALL {
+            let members = schedule.graph().systems_in_set(set.intern()).unwrap();
+            for (_, system) in schedule.systems().unwrap().filter(|(key, _)| members.contains(key)) {
+                let name = system.name().to_string();
+                let path: Vec<&str> = name.split("::").collect();
+                let feature = if path[0] == "ecs_torrent_engine" { "engine" } else { path[1] };
+                let system = path[path.len() - 1].to_owned();
+                let set = format!("{set:?}");
+                match rows.last_mut() {
+                    Some((row_set, row, systems)) if *row_set == set && row == feature => systems.push(system),
+                    _ => rows.push((set, feature.to_owned(), vec![system])),
+                }
+            }
+        }
+        rows.iter().fold(String::new(), |diagram, (set, feature, systems)| {
+            // The set's name stands before its first row only.
+            let is_first = !diagram.lines().any(|line| line.starts_with(set.as_str()));
+            let label = if is_first { set } else { "" };
+            diagram + &wrap(&format!("{label:<9} {feature:<13} "), systems)
+        })
+    })
+}
+
+/// Joins names behind `head`, broken before 110 columns.
+fn wrap(head: &str, names: &[String]) -> String {
+    let mut text = head.to_owned();
+    let mut width = head.len();
+    for (number, name) in names.iter().enumerate() {
+        if number > 0 {
+            text.push(',');
+            if width + name.len() > 106 {
+                text += &format!("\n{:width$}", "", width = head.len());
+                width = head.len();
+            } else {
+                text.push(' ');
+            }
+        }
+        text += name;
+        width += name.len() + 2;
+    }
+    text + "\n"
+}
+
+const BEGIN: &str = "<!-- tick: written by `UPDATE=1 cargo test --test workspace` -->\n```text\n";
+const END: &str = "```\n<!-- end of tick -->";
+
+/// What ARCHITECTURE.md shows is the schedule that runs.
+#[test]
+fn the_diagram_in_the_architecture_is_true() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/ARCHITECTURE.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let begin = text.find(BEGIN).expect("ARCHITECTURE.md marks where the tick begins") + BEGIN.len();
+    let end = begin + text[begin..].find(END).expect("ARCHITECTURE.md marks where the tick ends");
+    let diagram = diagram();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, format!("{}{diagram}{}", &text[..begin], &text[end..])).unwrap();
+    } else {
+        assert_eq!(&text[begin..end], diagram, "run it with UPDATE=1, and read what has changed");
+    }
 }

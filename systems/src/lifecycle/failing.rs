@@ -31,7 +31,7 @@ pub(super) fn fail_torrents(
         if matches!(*lifecycle, Lifecycle::Failed { .. } | Lifecycle::Stopping) {
             continue;
         }
-        tracing::error!(torrent = %data.name, %reason, "failed");
+        tracing::info!(torrent = %data.name, %reason, "failed");
         let reason = reason.clone();
         *lifecycle = Lifecycle::Failed { reason: reason.clone() };
         for peer in peers.into_iter().flat_map(RelationshipTarget::iter) {

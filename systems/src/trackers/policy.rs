@@ -364,12 +364,7 @@ pub(super) fn take_answers(
             Err(failure) => consequences.fail(torrent, entity, &mut tracker, family, event, &failure),
         }
         let asking = |chain: &&mut Chain| chain.asking == Some(entity) && chain.family == family;
-        let Some((number, chain)) = announcer
-            .chains
-            .iter_mut()
-            .enumerate()
-            .find(|(_, chain)| asking(&chain))
-        else {
+        let Some((number, chain)) = announcer.chains.iter_mut().enumerate().find(|(_, chain)| asking(chain)) else {
             continue;
         };
         chain.asking = None;

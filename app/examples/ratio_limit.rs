@@ -1,0 +1,102 @@
+//! A plugin that stops a torrent when it has given back what it took.
+//!
+//! ```text
+//! cargo run --example ratio_limit -- file.torrent 1.5
+//! ```
+//!
+//! It shows what every plugin is made of: settings of its own as a resource, state of its own as a component, a
+//! system that joins a set of the tick, facts read from messages, and a request made by writing one.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its user")]
+
+use std::process::ExitCode;
+
+use ecs_torrent::bevy_app::{App, Plugin};
+use ecs_torrent::bevy_ecs::prelude::*;
+use ecs_torrent::components::messages::{BlockSent, RequestStop, TorrentAdded};
+use ecs_torrent::components::torrent::{Counters, Layout};
+use ecs_torrent::events::Event;
+use ecs_torrent::{Engine, Tick, TickSet, TorrentPlugins};
+
+/// Stops each torrent when its uploads reach `ratio` times its size.
+struct RatioLimitPlugin {
+    ratio: f64,
+}
+
+/// The plugin's settings, where its systems find them.
+#[derive(Resource)]
+struct RatioLimit(f64);
+
+/// On every torrent: how much it may still give.
+#[derive(Component)]
+struct Allowance {
+    upload_bytes: u64,
+}
+
+impl Plugin for RatioLimitPlugin {
+    fn build(&self, app: &mut App) {
+        app.insert_resource(RatioLimit(self.ratio))
+            // What a torrent has sent is known after the Flush of a tick; the next Decide acts on it.
+            .add_systems(Tick, (set_allowance, stop_at_limit).chain().in_set(TickSet::Decide));
+    }
+}
+
+fn set_allowance(
+    mut added: MessageReader<TorrentAdded>,
+    limit: Res<RatioLimit>,
+    torrents: Query<&Layout>,
+    mut commands: Commands,
+) {
+    for TorrentAdded { torrent } in added.read() {
+        if let Ok(Layout(geometry)) = torrents.get(*torrent) {
+            let upload_bytes = (geometry.total_size() as f64 * limit.0) as u64;
+            commands.entity(*torrent).insert(Allowance { upload_bytes });
+        }
+    }
+}
+
+/// Looks only at torrents that have just sent something: work in proportion to what changes.
+fn stop_at_limit(
+    mut sent: MessageReader<BlockSent>,
+    torrents: Query<(&Counters, &Allowance)>,
+    mut stops: MessageWriter<RequestStop>,
+) {
+    for &BlockSent { torrent, .. } in sent.read() {
+        if torrents.get(torrent).is_ok_and(|(counters, allowance)| counters.uploaded >= allowance.upload_bytes) {
+            stops.write(RequestStop { torrent });
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(torrent), ratio) = (arguments.next(), arguments.next()) else {
+        eprintln!("usage: ratio_limit FILE.torrent [RATIO]");
+        return ExitCode::from(2);
+    };
+    let ratio = ratio.and_then(|ratio| ratio.parse().ok()).unwrap_or(1.0);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let result = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+        runtime.block_on(run(torrent, ratio)).map_err(|error| error.to_string())
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(torrent: String, ratio: f64) -> Result<(), ecs_torrent::Error> {
+    let engine = Engine::builder().plugins(TorrentPlugins).plugins(RatioLimitPlugin { ratio }).start()?;
+    let mut events = engine.torrents().subscribe();
+    engine.torrents().download(torrent).await?;
+    while let Some(event) = events.next().await {
+        println!("{event:?}");
+        if matches!(event, Event::Stopped(_)) {
+            break;
+        }
+    }
+    Ok(())
+}

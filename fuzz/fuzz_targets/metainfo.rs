@@ -1,0 +1,21 @@
+//! Any bytes are a torrent whose sizes agree and whose paths are safe, or an error.
+#![no_main]
+
+use bytes::Bytes;
+use ecs_torrent_protocol::geometry::Span;
+use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(metainfo) = Metainfo::parse(&Bytes::copy_from_slice(data), &MetainfoLimits::default()) else { return };
+    let info = &metainfo.info;
+    assert_eq!(info.pieces.len(), info.geometry.piece_count() as usize);
+    assert_eq!(info.files.total_size(), info.geometry.total_size());
+    for file in info.files.files() {
+        let mut components = file.path.split('/');
+        assert!(components.all(|c| !c.is_empty() && c != "." && c != ".." && c.len() <= 255 && !c.contains('\0')));
+    }
+    let span = Span { offset: 0, len: 1 << 20 };
+    let covered: u64 = info.files.slices(span).map(|slice| u64::from(slice.len)).sum();
+    assert_eq!(covered, info.geometry.total_size().min(1 << 20));
+});

@@ -1,0 +1,389 @@
+//! The command line, as its users and their scripts see it: exit codes, lines, JSON, files.
+
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test may fail as it likes, and its modules are seen by nobody else"
+)]
+
+#[path = "../support/content.rs"]
+mod content;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+use self::content::{compare, write_file};
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-torrent"));
+    command
+        .current_dir(folder)
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null());
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    command(folder, arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Runs a command that must succeed, and returns what it printed.
+fn succeed(folder: &Path, arguments: &[&str]) -> String {
+    let output = run(folder, arguments);
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    stdout(&output)
+}
+
+/// Runs a command that must fail with `code`, and returns the one line that it says why.
+fn fail(folder: &Path, arguments: &[&str], code: i32) -> String {
+    let output = run(folder, arguments);
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+    if code == 1 {
+        assert_eq!(stderr.lines().count(), 1, "one line: {stderr}");
+        assert!(stderr.starts_with("error: "), "{stderr}");
+        assert!(!stderr.contains('\u{1b}'), "no colour where there is no terminal");
+    }
+    stderr
+}
+
+/// A folder with some files in it.
+fn album(folder: &Path) {
+    write_file(folder, "album/one.bin", 1, 100_000);
+    write_file(folder, "album/sub/two.bin", 2, 33_333);
+    write_file(folder, "album/empty", 3, 0);
+}
+
+#[test]
+fn a_torrent_is_made_shown_and_verified() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    album(folder);
+    let tracker = "http://tracker.example/announce";
+    let made = succeed(
+        folder,
+        &[
+            "create",
+            "album",
+            "-o",
+            "album.torrent",
+            "--tracker",
+            tracker,
+            "--tracker",
+            "udp://b.example:1",
+            "--piece-length",
+            "32768",
+            "--private",
+            "--comment",
+            "hello",
+            "--web-seed",
+            "http://seed.example/",
+        ],
+    );
+    let shown: Value = serde_json::from_str(&succeed(folder, &["show", "album.torrent", "--json"])).unwrap();
+    assert!(made.starts_with(shown["info_hash_v1"].as_str().unwrap()));
+    assert_eq!(shown["name"], "album");
+    assert_eq!(shown["info_hash_v2"], Value::Null);
+    assert_eq!(shown["private"], true);
+    assert_eq!(
+        (shown["piece_length"].as_u64(), shown["pieces"].as_u64()),
+        (Some(32768), Some(5))
+    );
+    assert_eq!(shown["total_size"], 133_333);
+    let files: Vec<(&str, u64, bool)> = shown["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| {
+            (
+                f["path"].as_str().unwrap(),
+                f["length"].as_u64().unwrap(),
+                f["pad"].as_bool().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        files,
+        [
+            ("album/empty", 0, false),
+            ("album/one.bin", 100_000, false),
+            ("album/sub/two.bin", 33_333, false)
+        ]
+    );
+    assert_eq!(shown["trackers"], serde_json::json!([[tracker], ["udp://b.example:1"]]));
+    assert_eq!(shown["web_seeds"], serde_json::json!(["http://seed.example/"]));
+    assert_eq!(
+        (shown["comment"].as_str(), shown["created_by"].is_string()),
+        (Some("hello"), true)
+    );
+    assert!(shown["creation_date"].as_i64().unwrap() > 1_700_000_000);
+    assert!(succeed(folder, &["show", "album.torrent"]).contains("album/sub/two.bin"));
+
+    assert_eq!(
+        succeed(folder, &["verify", "album.torrent", "--data", "."]),
+        "5 good, 0 bad\n"
+    );
+    let path = folder.join("album/one.bin");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[40_000] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    fs::remove_file(folder.join("album/sub/two.bin")).unwrap();
+    let output = run(folder, &["verify", "album.torrent", "--data", ".", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((report["good"].as_u64(), report["bad"].as_u64()), (Some(2), Some(3)));
+}
+
+#[test]
+fn a_single_file_and_the_current_folder_can_be_torrents() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    album(folder);
+    succeed(folder, &["create", "album/one.bin", "-o", "one.torrent"]);
+    let shown: Value = serde_json::from_str(&succeed(folder, &["show", "one.torrent", "--json"])).unwrap();
+    assert_eq!(shown["files"][0]["path"], "one.bin");
+    succeed(&folder.join("album"), &["create", ".", "-o", "../dot.torrent"]);
+    let shown: Value = serde_json::from_str(&succeed(folder, &["show", "dot.torrent", "--json"])).unwrap();
+    assert_eq!(shown["name"], "album");
+}
+
+/// Errors are one line that names what and why; usage errors exit with 2.
+#[test]
+fn errors_are_one_line_with_the_right_code() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let missing = fail(folder, &["show", "missing.torrent"], 1);
+    assert!(
+        missing.contains("missing.torrent") && missing.contains("No such file"),
+        "{missing}"
+    );
+    fs::write(folder.join("bad.torrent"), "d4:infod4:name1:x12:piece lengthi0eee").unwrap();
+    let bad = fail(folder, &["show", "bad.torrent"], 1);
+    assert!(
+        bad.contains("bad.torrent: info.piece length: 0 is out of range"),
+        "{bad}"
+    );
+    assert!(fail(folder, &["create", "nothing", "-o", "x"], 1).contains("nothing"));
+    fs::create_dir(folder.join("hollow")).unwrap();
+    assert!(fail(folder, &["create", "hollow", "-o", "x.torrent"], 1).contains("no content"));
+    fs::write(folder.join("file"), "content").unwrap();
+    assert!(fail(folder, &["create", "file", "-o", "x", "--piece-length", "1000"], 1).contains("power of two"));
+    assert!(fail(folder, &["create", "file", "-o", "x", "--tracker", "nonsense"], 1).contains("nonsense"));
+    assert!(fail(folder, &["create", "file", "-o", "no/such/folder/x"], 1).contains("no/such/folder"));
+    assert!(!folder.join("x").exists(), "nothing is half-written");
+    succeed(folder, &["create", "file", "-o", "file.torrent"]);
+    assert!(fail(folder, &["verify", "file.torrent", "--data", "nowhere"], 1).contains("nowhere"));
+    assert!(fail(folder, &["download", "file.torrent", "--peer", "nonsense"], 1).contains("--peer nonsense"));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let listen = fail(folder, &["download", "file.torrent", "--listen", &address], 1);
+    assert!(listen.contains(&format!("cannot listen on {address}")), "{listen}");
+    fail(folder, &["frobnicate"], 2);
+    fail(folder, &["download"], 2);
+    fail(folder, &["show", "a", "b"], 2);
+}
+
+/// A torrent that is refused leaves nothing behind, whatever its names; nothing is begun for the good ones beside it.
+#[test]
+fn nothing_is_written_for_a_refused_torrent() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    fs::write(folder.join("file"), "content").unwrap();
+    succeed(folder, &["create", "file", "-o", "good.torrent"]);
+    let hostile: [&[u8]; 4] = [
+        &b"l".repeat(150_000),
+        b"99999999999999999999:x",
+        b"d4:infod5:filesld6:lengthi5e4:pathl2:..1:xeee4:name2:..12:piece lengthi16384e6:pieces0:ee",
+        b"d4:infod6:lengthi9223372036854775807e4:name1:x12:piece lengthi1e6:pieces0:ee",
+    ];
+    for bytes in hostile {
+        fs::write(folder.join("bad.torrent"), bytes).unwrap();
+        fail(
+            folder,
+            &[
+                "download",
+                "good.torrent",
+                "bad.torrent",
+                "-o",
+                "out/deep",
+                "--listen",
+                "127.0.0.1:0",
+            ],
+            1,
+        );
+        assert!(!folder.join("out").exists());
+    }
+}
+
+/// A process that is ended with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    fn start(folder: &Path, arguments: &[&str]) -> (Self, impl Iterator<Item = Value> + use<>) {
+        let mut child = command(folder, arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let events = lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap());
+        (Self(child), events)
+    }
+
+    fn terminate(&self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+}
+
+/// A free port of the loopback address, for a process that is started next.
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// Two processes exchange a torrent; both tell it in JSON, and stop in order when they are asked to.
+#[test]
+fn seed_and_download_speak_json() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    album(folder);
+    succeed(folder, &["create", "album", "-o", "album.torrent"]);
+    let address = free_address();
+    let (mut seeder, mut seeding) = Running::start(
+        folder,
+        &["seed", "album.torrent", "--data", ".", "--listen", &address, "--json"],
+    );
+    let complete = seeding.find(|event| event["event"] == "complete").unwrap();
+    assert_eq!(
+        (complete["name"].as_str(), complete["progress"].as_f64()),
+        (Some("album"), Some(1.0))
+    );
+
+    let (mut leecher, events) = Running::start(
+        folder,
+        &[
+            "download",
+            "album.torrent",
+            "-o",
+            "downloads",
+            "--peer",
+            &address,
+            "--listen",
+            "127.0.0.1:0",
+            "--exit-on-complete",
+            "--json",
+            "--no-dht",
+        ],
+    );
+    let events: Vec<Value> = events.collect();
+    assert!(leecher.0.wait().unwrap().success());
+    let kinds: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(
+        (kinds.first(), kinds.last()),
+        (Some(&"added"), Some(&"complete")),
+        "{kinds:?}"
+    );
+    assert_eq!(events.last().unwrap()["downloaded"], 133_333);
+    assert_eq!(compare(&folder.join("album"), &folder.join("downloads/album")), Ok(()));
+
+    seeder.terminate();
+    assert!(seeder.0.wait().unwrap().success(), "exits with 0");
+}
+
+/// Lines for people, where there is no terminal; nothing at all with `--quiet`.
+#[test]
+fn download_prints_plain_lines_without_a_terminal() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    album(folder);
+    succeed(folder, &["create", "album", "-o", "album.torrent"]);
+    let address = free_address();
+    let (_seeder, mut seeding) = Running::start(
+        folder,
+        &["seed", "album.torrent", "--data", ".", "--listen", &address, "--json"],
+    );
+    seeding.find(|event| event["event"] == "complete").unwrap();
+    let arguments = [
+        "download",
+        "album.torrent",
+        "-o",
+        "a",
+        "--peer",
+        &address,
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let output = succeed(folder, &[&arguments[..], &["--exit-on-complete"]].concat());
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines[0], "album: 130.21 KiB in 9 pieces, in a");
+    assert!(lines[1].starts_with("album: complete, 130.21 KiB in "), "{output}");
+    let again = succeed(folder, &[&arguments[..], &["--exit-on-complete", "--quiet"]].concat());
+    assert_eq!(again, "");
+}
+
+/// Data that is not all there is not seeded, and the reason is told.
+#[test]
+fn seeding_incomplete_data_fails() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    album(folder);
+    succeed(folder, &["create", "album", "-o", "album.torrent"]);
+    fs::write(folder.join("album/sub/two.bin"), [0; 33_333]).unwrap();
+    let error = fail(
+        folder,
+        &[
+            "seed",
+            "album.torrent",
+            "--data",
+            ".",
+            "--listen",
+            "127.0.0.1:0",
+            "--quiet",
+        ],
+        1,
+    );
+    assert!(error.contains("album: 3 of 9 pieces are missing or bad"), "{error}");
+}
+
+#[test]
+fn help_shows_examples_and_completions_are_scripts() {
+    let temporary = tempfile::tempdir().unwrap();
+    for command in ["download", "seed", "show", "create", "verify", "demo", "completions"] {
+        let help = succeed(temporary.path(), &[command, "--help"]);
+        assert!(help.contains("Example"), "{command}");
+    }
+    for (shell, sign) in [("bash", "complete -F"), ("zsh", "#compdef"), ("fish", "complete -c")] {
+        assert!(
+            succeed(temporary.path(), &["completions", shell]).contains(sign),
+            "{shell}"
+        );
+    }
+}
+
+/// The demo is a real download, and ends with "verified".
+#[test]
+fn the_demo_ends_verified() {
+    let temporary = tempfile::tempdir().unwrap();
+    let output = succeed(temporary.path(), &["demo", "--size", "8"]);
+    assert!(output.trim_end().ends_with("verified"), "{output}");
+    assert!(output.contains("Downloaded 8.00 MiB in "), "{output}");
+}

@@ -1,0 +1,68 @@
+//! A plugin that keeps a diary of each torrent, and stops a torrent that has given enough.
+//!
+//! Written against ecs-torrent's public surface alone: its components, messages and sets.
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use ecs_torrent::components::messages::{BlockSent, PieceStored, RequestStop, TorrentAdded};
+use ecs_torrent::components::torrent::{Counters, Layout};
+use ecs_torrent::{Tick, TickSet};
+
+/// Keeps a [`Diary`] on every torrent, and stops it at a share ratio.
+#[derive(Debug, Clone, Copy)]
+pub struct DiaryPlugin {
+    /// Uploads in sizes of the torrent, at which it is stopped.
+    pub stop_at_ratio: f64,
+}
+
+/// On every torrent: the pieces that were completed, in their order.
+#[derive(Component, Debug, Clone, Default, PartialEq, Eq)]
+pub struct Diary {
+    /// Indexes of pieces.
+    pub pieces: Vec<u32>,
+}
+
+/// What a diary's torrent has to give before it may stop.
+#[derive(Resource, Debug)]
+struct StopAtRatio(f64);
+
+impl Plugin for DiaryPlugin {
+    fn build(&self, app: &mut App) {
+        app.insert_resource(StopAtRatio(self.stop_at_ratio)).add_systems(
+            Tick,
+            (
+                begin_diaries.after(TickSet::Announce).before(TickSet::Decide),
+                write_diaries.in_set(TickSet::Decide),
+                stop_at_ratio.in_set(TickSet::Decide),
+            ),
+        );
+    }
+}
+
+fn begin_diaries(mut added: MessageReader<TorrentAdded>, mut commands: Commands) {
+    for TorrentAdded { torrent } in added.read() {
+        commands.entity(*torrent).insert(Diary::default());
+    }
+}
+
+fn write_diaries(mut stored: MessageReader<PieceStored>, mut diaries: Query<&mut Diary>) {
+    for PieceStored { torrent, index, .. } in stored.read() {
+        if let Ok(mut diary) = diaries.get_mut(*torrent) {
+            diary.pieces.push(*index);
+        }
+    }
+}
+
+fn stop_at_ratio(
+    mut sent: MessageReader<BlockSent>,
+    limit: Res<StopAtRatio>,
+    torrents: Query<(&Counters, &Layout)>,
+    mut stops: MessageWriter<RequestStop>,
+) {
+    for &BlockSent { torrent, .. } in sent.read() {
+        let Ok((counters, Layout(geometry))) = torrents.get(torrent) else { continue };
+        if counters.uploaded as f64 >= geometry.total_size() as f64 * limit.0 {
+            stops.write(RequestStop { torrent });
+        }
+    }
+}

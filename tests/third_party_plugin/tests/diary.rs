@@ -1,0 +1,87 @@
+//! The plugin in a running engine: its component is written, and its wish is followed.
+
+use std::net::Ipv4Addr;
+use std::sync::mpsc::channel;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use bevy_ecs::prelude::World;
+use ecs_torrent::events::Event;
+use ecs_torrent::making::{MakeOptions, Plan};
+use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentPlugins};
+use third_party_plugin::{Diary, DiaryPlugin};
+
+/// Any runtime will do, even none.
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(std::sync::Arc::new(Unpark(std::thread::current())));
+    let mut work = std::pin::pin!(work);
+    loop {
+        match work.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+fn engine(plugin: DiaryPlugin) -> Engine {
+    let mut settings = Settings::default();
+    settings.net.listen = vec![(Ipv4Addr::LOCALHOST, 0).into()];
+    Engine::builder().plugins(TorrentPlugins).plugins(plugin).settings(settings).start().unwrap()
+}
+
+#[test]
+fn a_plugin_from_outside_sees_pieces_and_stops_torrents() {
+    let base = std::env::temp_dir().join(format!("third-party-plugin-{}", std::process::id()));
+    let (there, here) = (base.join("there"), base.join("here"));
+    std::fs::create_dir_all(&there).unwrap();
+    std::fs::create_dir_all(&here).unwrap();
+    let data: Vec<u8> = (0..200_000u32).map(|i| (i ^ (i >> 7)) as u8).collect();
+    std::fs::write(there.join("data"), &data).unwrap();
+    let torrent = Plan::new(&there.join("data"), MakeOptions::default()).unwrap().make(&|_| {}).unwrap();
+    std::fs::write(base.join("it.torrent"), &torrent).unwrap();
+    let metainfo = Source::from(base.join("it.torrent")).load().unwrap();
+
+    // The seeder stops when it has given the torrent once; the leecher never does.
+    let (seeder, leecher) = (engine(DiaryPlugin { stop_at_ratio: 1.0 }), engine(DiaryPlugin { stop_at_ratio: 9.0 }));
+    let mut seeding = seeder.torrents().subscribe();
+    let options = AddOptions {
+        root: Some(there),
+        ..AddOptions::default()
+    };
+    block_on(async {
+        seeder.torrents().download_with(metainfo.clone(), options).await.unwrap();
+        while !matches!(seeding.next().await, Some(Event::Started(_)) | None) {}
+    });
+    let options = AddOptions {
+        root: Some(here.clone()),
+        peers: vec![seeder.local_addresses()[0]],
+        ..AddOptions::default()
+    };
+    let mut leeching = leecher.torrents().subscribe();
+    block_on(leecher.torrents().download_with(metainfo, options)).unwrap();
+    let (done, waiter) = channel();
+    std::thread::spawn(move || {
+        block_on(async {
+            while !matches!(leeching.next().await, Some(Event::Completed(_)) | None) {}
+            while !matches!(seeding.next().await, Some(Event::Stopped(_)) | None) {}
+        });
+        let _ = done.send(());
+    });
+    waiter.recv_timeout(std::time::Duration::from_secs(60)).expect("completed there, stopped here");
+
+    assert!(std::fs::read(here.join("data")).unwrap() == data);
+    assert!(block_on(seeder.torrents().list()).unwrap().is_empty(), "the plugin stopped it");
+    let diaries = |world: &mut World| world.query::<&Diary>().iter(world).cloned().collect::<Vec<_>>();
+    let diaries = block_on(leecher.torrents().with_world(diaries)).unwrap();
+    let [Diary { pieces }] = &diaries[..] else { panic!("{diaries:?}") };
+    let mut sorted = pieces.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, (0..13).collect::<Vec<_>>(), "every piece once");
+    let _ = std::fs::remove_dir_all(base);
+}
