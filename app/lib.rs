@@ -24,6 +24,11 @@
 //!
 //! A plugin is a Bevy `Plugin` whose systems join the sets of [`TickSet`]; `app/examples/ratio_limit.rs` is one.
 
+/// The README's code is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod events;
 mod hashing;
 pub mod making;

@@ -62,7 +62,10 @@ fn stop_at_limit(
     mut stops: MessageWriter<RequestStop>,
 ) {
     for &BlockSent { torrent, .. } in sent.read() {
-        if torrents.get(torrent).is_ok_and(|(counters, allowance)| counters.uploaded >= allowance.upload_bytes) {
+        if torrents
+            .get(torrent)
+            .is_ok_and(|(counters, allowance)| counters.uploaded >= allowance.upload_bytes)
+        {
             stops.write(RequestStop { torrent });
         }
     }
@@ -76,9 +79,9 @@ fn main() -> ExitCode {
     };
     let ratio = ratio.and_then(|ratio| ratio.parse().ok()).unwrap_or(1.0);
     let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let result = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
-        runtime.block_on(run(torrent, ratio)).map_err(|error| error.to_string())
-    });
+    let result = runtime
+        .map_err(|error| error.to_string())
+        .and_then(|runtime| runtime.block_on(run(torrent, ratio)).map_err(|error| error.to_string()));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -89,7 +92,10 @@ fn main() -> ExitCode {
 }
 
 async fn run(torrent: String, ratio: f64) -> Result<(), ecs_torrent::Error> {
-    let engine = Engine::builder().plugins(TorrentPlugins).plugins(RatioLimitPlugin { ratio }).start()?;
+    let engine = Engine::builder()
+        .plugins(TorrentPlugins)
+        .plugins(RatioLimitPlugin { ratio })
+        .start()?;
     let mut events = engine.torrents().subscribe();
     engine.torrents().download(torrent).await?;
     while let Some(event) = events.next().await {

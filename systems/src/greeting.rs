@@ -116,11 +116,7 @@ fn tell_upload_only(
     mut peers: Query<(&mut Outbox, &PeerExtensions)>,
 ) {
     for TorrentCompleted { torrent } in completed.read() {
-        for peer in torrents
-            .get(*torrent)
-            .into_iter()
-            .flat_map(RelationshipTarget::iter)
-        {
+        for peer in torrents.get(*torrent).into_iter().flat_map(RelationshipTarget::iter) {
             let Ok((mut outbox, extensions)) = peers.get_mut(peer) else {
                 continue;
             };

@@ -8,14 +8,22 @@ use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 const ARROWS: [(&str, &[&str]); 6] = [
     ("ecs-torrent-protocol", &[]),
     ("ecs-torrent-components", &["ecs-torrent-protocol"]),
-    ("ecs-torrent-engine", &["ecs-torrent-protocol", "ecs-torrent-components"]),
+    (
+        "ecs-torrent-engine",
+        &["ecs-torrent-protocol", "ecs-torrent-components"],
+    ),
     (
         "ecs-torrent-systems",
         &["ecs-torrent-protocol", "ecs-torrent-components", "ecs-torrent-engine"],
     ),
     (
         "ecs-torrent",
-        &["ecs-torrent-protocol", "ecs-torrent-components", "ecs-torrent-engine", "ecs-torrent-systems"],
+        &[
+            "ecs-torrent-protocol",
+            "ecs-torrent-components",
+            "ecs-torrent-engine",
+            "ecs-torrent-systems",
+        ],
     ),
     ("third-party-plugin", &["ecs-torrent"]),
 ];
@@ -23,11 +31,17 @@ const ARROWS: [(&str, &[&str]); 6] = [
 fn packages() -> BTreeMap<String, Package> {
     let metadata = MetadataCommand::new().exec().unwrap();
     let members = metadata.workspace_packages();
-    members.into_iter().map(|package| (package.name.to_string(), package.clone())).collect()
+    members
+        .into_iter()
+        .map(|package| (package.name.to_string(), package.clone()))
+        .collect()
 }
 
 fn dependencies(package: &Package) -> BTreeSet<&str> {
-    let normal = package.dependencies.iter().filter(|dependency| dependency.kind == DependencyKind::Normal);
+    let normal = package
+        .dependencies
+        .iter()
+        .filter(|dependency| dependency.kind == DependencyKind::Normal);
     normal.map(|dependency| dependency.name.as_str()).collect()
 }
 
@@ -40,7 +54,11 @@ fn crates_know_only_what_is_below_them() {
         let found = dependencies(&packages[name]);
         let inside: BTreeSet<&str> = found.into_iter().filter(|name| packages.contains_key(*name)).collect();
         let allowed: BTreeSet<&str> = allowed.iter().copied().collect();
-        assert!(inside.is_subset(&allowed), "{name} depends on {:?}", inside.difference(&allowed));
+        assert!(
+            inside.is_subset(&allowed),
+            "{name} depends on {:?}",
+            inside.difference(&allowed)
+        );
     }
 }
 

@@ -58,7 +58,11 @@ fn diagram() -> String {
             for (_, system) in schedule.systems().unwrap().filter(|(key, _)| members.contains(key)) {
                 let name = system.name().to_string();
                 let path: Vec<&str> = name.split("::").collect();
-                let feature = if path[0] == "ecs_torrent_engine" { "engine" } else { path[1] };
+                let feature = if path[0] == "ecs_torrent_engine" {
+                    "engine"
+                } else {
+                    path[1]
+                };
                 let system = path[path.len() - 1].to_owned();
                 let set = format!("{set:?}");
                 match rows.last_mut() {
@@ -105,11 +109,18 @@ fn the_diagram_in_the_architecture_is_true() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/ARCHITECTURE.md");
     let text = std::fs::read_to_string(path).unwrap();
     let begin = text.find(BEGIN).expect("ARCHITECTURE.md marks where the tick begins") + BEGIN.len();
-    let end = begin + text[begin..].find(END).expect("ARCHITECTURE.md marks where the tick ends");
+    let end = begin
+        + text[begin..]
+            .find(END)
+            .expect("ARCHITECTURE.md marks where the tick ends");
     let diagram = diagram();
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(path, format!("{}{diagram}{}", &text[..begin], &text[end..])).unwrap();
     } else {
-        assert_eq!(&text[begin..end], diagram, "run it with UPDATE=1, and read what has changed");
+        assert_eq!(
+            &text[begin..end],
+            diagram,
+            "run it with UPDATE=1, and read what has changed"
+        );
     }
 }

@@ -60,7 +60,9 @@ fn stop_at_ratio(
     mut stops: MessageWriter<RequestStop>,
 ) {
     for &BlockSent { torrent, .. } in sent.read() {
-        let Ok((counters, Layout(geometry))) = torrents.get(torrent) else { continue };
+        let Ok((counters, Layout(geometry))) = torrents.get(torrent) else {
+            continue;
+        };
         if counters.uploaded as f64 >= geometry.total_size() as f64 * limit.0 {
             stops.write(RequestStop { torrent });
         }

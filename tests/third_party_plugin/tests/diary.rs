@@ -32,7 +32,12 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 fn engine(plugin: DiaryPlugin) -> Engine {
     let mut settings = Settings::default();
     settings.net.listen = vec![(Ipv4Addr::LOCALHOST, 0).into()];
-    Engine::builder().plugins(TorrentPlugins).plugins(plugin).settings(settings).start().unwrap()
+    Engine::builder()
+        .plugins(TorrentPlugins)
+        .plugins(plugin)
+        .settings(settings)
+        .start()
+        .unwrap()
 }
 
 #[test]
@@ -43,19 +48,29 @@ fn a_plugin_from_outside_sees_pieces_and_stops_torrents() {
     std::fs::create_dir_all(&here).unwrap();
     let data: Vec<u8> = (0..200_000u32).map(|i| (i ^ (i >> 7)) as u8).collect();
     std::fs::write(there.join("data"), &data).unwrap();
-    let torrent = Plan::new(&there.join("data"), MakeOptions::default()).unwrap().make(&|_| {}).unwrap();
+    let torrent = Plan::new(&there.join("data"), MakeOptions::default())
+        .unwrap()
+        .make(&|_| {})
+        .unwrap();
     std::fs::write(base.join("it.torrent"), &torrent).unwrap();
     let metainfo = Source::from(base.join("it.torrent")).load().unwrap();
 
     // The seeder stops when it has given the torrent once; the leecher never does.
-    let (seeder, leecher) = (engine(DiaryPlugin { stop_at_ratio: 1.0 }), engine(DiaryPlugin { stop_at_ratio: 9.0 }));
+    let (seeder, leecher) = (
+        engine(DiaryPlugin { stop_at_ratio: 1.0 }),
+        engine(DiaryPlugin { stop_at_ratio: 9.0 }),
+    );
     let mut seeding = seeder.torrents().subscribe();
     let options = AddOptions {
         root: Some(there),
         ..AddOptions::default()
     };
     block_on(async {
-        seeder.torrents().download_with(metainfo.clone(), options).await.unwrap();
+        seeder
+            .torrents()
+            .download_with(metainfo.clone(), options)
+            .await
+            .unwrap();
         while !matches!(seeding.next().await, Some(Event::Started(_)) | None) {}
     });
     let options = AddOptions {
@@ -73,13 +88,20 @@ fn a_plugin_from_outside_sees_pieces_and_stops_torrents() {
         });
         let _ = done.send(());
     });
-    waiter.recv_timeout(std::time::Duration::from_secs(60)).expect("completed there, stopped here");
+    waiter
+        .recv_timeout(std::time::Duration::from_secs(60))
+        .expect("completed there, stopped here");
 
     assert!(std::fs::read(here.join("data")).unwrap() == data);
-    assert!(block_on(seeder.torrents().list()).unwrap().is_empty(), "the plugin stopped it");
+    assert!(
+        block_on(seeder.torrents().list()).unwrap().is_empty(),
+        "the plugin stopped it"
+    );
     let diaries = |world: &mut World| world.query::<&Diary>().iter(world).cloned().collect::<Vec<_>>();
     let diaries = block_on(leecher.torrents().with_world(diaries)).unwrap();
-    let [Diary { pieces }] = &diaries[..] else { panic!("{diaries:?}") };
+    let [Diary { pieces }] = &diaries[..] else {
+        panic!("{diaries:?}")
+    };
     let mut sorted = pieces.clone();
     sorted.sort_unstable();
     assert_eq!(sorted, (0..13).collect::<Vec<_>>(), "every piece once");
