@@ -70,8 +70,8 @@ pub struct NetSettings {
     pub listen_fallback: bool,
     /// Threads of the network runtime. Default 1: one moves more than 10 Gbit/s.
     pub threads: usize,
-    /// Bytes that a peer may have sent and the engine not yet taken; more stay in the kernel, and the peer waits.
-    /// Default 512 KiB.
+    /// Bytes that a peer may have sent and the engine not yet taken; more stay in the kernel, and the peer waits. A
+    /// connection moves at most this much a tick. Default 2 MiB.
     pub receive_window_bytes: u32,
     /// Size of the shared chunks that sockets are read into. Default 256 KiB.
     pub read_chunk_bytes: usize,
@@ -92,7 +92,7 @@ impl Default for NetSettings {
             ],
             listen_fallback: true,
             threads: 1,
-            receive_window_bytes: 512 << 10,
+            receive_window_bytes: 2 << 20,
             read_chunk_bytes: 256 << 10,
             connect_timeout_s: 10,
             close_timeout_ms: 1000,

@@ -5,6 +5,7 @@ mod buffers;
 pub mod disk;
 pub mod hash;
 pub mod http;
+mod jobs;
 pub mod net;
 mod sink;
 

@@ -2,10 +2,9 @@
 
 mod files;
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 
 use bevy_platform::collections::HashMap;
@@ -17,6 +16,7 @@ use ecs_torrent_protocol::geometry::Span;
 pub use self::files::{FileCache, Files};
 use super::StartError;
 pub use super::buffers::FileBuffers;
+use super::jobs::Jobs;
 use super::sink::Sink;
 use crate::port::{Backend, JobTag};
 use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest};
@@ -26,21 +26,8 @@ use crate::wake::Waker;
 pub struct DiskPool {
     storages: HashMap<StorageId, Arc<Files>>,
     cache: Arc<FileCache>,
-    queue: Arc<Queue>,
+    jobs: Arc<Jobs<Job>>,
     sink: Sink<DiskEvent>,
-}
-
-/// Jobs that no thread has taken.
-#[derive(Default)]
-struct Queue {
-    state: Mutex<QueueState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct QueueState {
-    jobs: VecDeque<Job>,
-    is_closed: bool,
 }
 
 struct Job {
@@ -66,16 +53,16 @@ impl DiskPool {
         let pool = Self {
             storages: HashMap::default(),
             cache: Arc::new(FileCache::new(settings.max_open_files)),
-            queue: Arc::default(),
+            jobs: Arc::default(),
             sink: Sink::new(waker),
         };
         let buffers = FileBuffers::default();
         for number in 0..settings.disk_threads.max(1) {
-            let (queue, sink, buffers) = (pool.queue.clone(), pool.sink.clone(), buffers.clone());
+            let (jobs, sink, buffers) = (pool.jobs.clone(), pool.sink.clone(), buffers.clone());
             let builder = thread::Builder::new().name(format!("ecs-torrent-disk-{number}"));
             builder
                 .spawn(move || {
-                    while let Some(job) = queue.next() {
+                    while let Some(job) = jobs.next() {
                         sink.push(job.run(&buffers));
                     }
                 })
@@ -135,7 +122,7 @@ impl DiskPool {
 impl Backend<DiskRequest, DiskEvent> for DiskPool {
     fn submit(&mut self, requests: &mut Vec<DiskRequest>) {
         let jobs: Vec<Job> = requests.drain(..).filter_map(|request| self.job(request)).collect();
-        self.queue.add(jobs);
+        self.jobs.add(jobs);
     }
 
     fn poll(&mut self, max: usize, events: &mut Vec<DiskEvent>) -> bool {
@@ -145,39 +132,7 @@ impl Backend<DiskRequest, DiskEvent> for DiskPool {
 
 impl Drop for DiskPool {
     fn drop(&mut self) {
-        self.queue.lock().is_closed = true;
-        self.queue.changed.notify_all();
-    }
-}
-
-impl Queue {
-    fn add(&self, jobs: Vec<Job>) {
-        let count = jobs.len();
-        self.lock().jobs.extend(jobs);
-        match count {
-            0 => {}
-            1 => self.changed.notify_one(),
-            _ => self.changed.notify_all(),
-        }
-    }
-
-    /// The next job; waits for one. Nothing once the pool is gone and all jobs are done: a write that was
-    /// submitted is carried out.
-    fn next(&self) -> Option<Job> {
-        let mut state = self.lock();
-        loop {
-            if let Some(job) = state.jobs.pop_front() {
-                return Some(job);
-            }
-            if state.is_closed {
-                return None;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.jobs.close();
     }
 }
 

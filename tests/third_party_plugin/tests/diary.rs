@@ -37,7 +37,7 @@ fn engine(plugin: DiaryPlugin) -> Engine {
         .plugins(plugin)
         .settings(settings)
         .start()
-        .unwrap()
+        .expect("an engine starts on a free port")
 }
 
 #[test]
