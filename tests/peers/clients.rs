@@ -19,6 +19,8 @@ pub enum Program {
     Transmission,
     Aria2,
     Opentracker,
+    /// No program: a network of its own, for addresses that look like the Internet's.
+    Namespace,
 }
 
 impl Program {
@@ -36,9 +38,11 @@ impl Program {
             Self::Transmission => on_path("transmission-daemon") && lab::has_namespace(),
             Self::Aria2 => on_path("aria2c"),
             Self::Opentracker => on_path("opentracker"),
+            Self::Namespace => lab::has_namespace(),
         };
         (!is_there).then(|| match self {
             Self::Transmission if !lab::has_namespace() => "transmission (needs a network namespace)".to_owned(),
+            Self::Namespace => "a network namespace".to_owned(),
             other => format!("{other:?}").to_lowercase(),
         })
     }

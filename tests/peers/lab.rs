@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// Time for anything that is waited for. Generous: what is measured here is whether, not when.
 pub const DEADLINE: Duration = Duration::from_secs(180);
 
+/// An address of the Internet (of its part for documentation, RFC 5737), in the namespace.
+pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+
 /// Set in the process that runs in the namespace.
 const MARK: &str = "ECS_TORRENT_PEERS_NAMESPACE";
 
@@ -64,7 +67,7 @@ pub fn enter_namespace() -> Namespace {
 
 /// Gives the namespace's loopback device an address for each node.
 fn setup() -> Result<(), String> {
-    let mut batch = String::from("link set lo up\n");
+    let mut batch = format!("link set lo up\naddr add {PUBLIC}/32 dev lo\n");
     for number in 1..=ADDRESSES {
         batch += &format!("addr add {}/32 dev lo\n", v4(number));
         batch += &format!("addr add {}/128 dev lo\n", v6(number));

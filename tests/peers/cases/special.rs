@@ -1,16 +1,18 @@
 //! Torrents that are special by their files or flags.
 
 use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener};
 use std::os::unix::fs::FileExt;
 
 use ecs_torrent::making::MakeOptions;
 
 use super::Share;
 use crate::Case;
-use crate::clients::Program::{Libtorrent, Opentracker, Transmission};
+use crate::clients::Program::{Libtorrent, Namespace, Opentracker, Transmission};
 use crate::clients::{Peer, libtorrent, opentracker, ours, transmission};
 use crate::content::{noise, write_file};
-use crate::lab::Lab;
+use crate::lab::{Lab, PUBLIC};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -115,7 +117,41 @@ pub fn cases() -> Vec<Case> {
                 );
             },
         },
+        Case {
+            // Fault 51.
+            name: "a_tracker_of_the_internet_does_not_lead_into_the_house",
+            needs: &[Namespace],
+            run: |lab| {
+                for inside in [lab.address(), IpAddr::from([127, 0, 0, 1])] {
+                    let house = TcpListener::bind((inside, 0)).unwrap();
+                    let address = house.local_addr().unwrap();
+                    let tracker = redirecting_tracker(format!("http://{address}/secret"));
+                    let share = Share::file(lab, &[format!("http://{tracker}/announce")]);
+                    let folder = lab.folder("downloads");
+                    let mut leecher = ours::Ours::download(&share.torrent, &folder, lab.address(), &[]);
+                    leecher.wait_to_hear("redirected into a private network");
+                    house.set_nonblocking(true).unwrap();
+                    assert!(house.accept().is_err(), "nobody came to {address}");
+                }
+            },
+        },
     ]
+}
+
+/// A tracker with an address of the Internet that sends everyone elsewhere.
+fn redirecting_tracker(target: String) -> std::net::SocketAddr {
+    let listener = TcpListener::bind((PUBLIC, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = write!(
+                stream,
+                "HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+        }
+    });
+    address
 }
 
 /// Files inside one block, over many pieces, of one byte, and deep in folders.

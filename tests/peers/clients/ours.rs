@@ -70,6 +70,11 @@ impl Ours {
         );
     }
 
+    /// Waits until it says something.
+    pub fn wait_to_hear(&mut self, what: &str) {
+        self.process.wait_for_line(what, |line| line.contains(what));
+    }
+
     /// What it has said.
     pub fn output(&mut self) -> String {
         self.process.output()
