@@ -8,7 +8,7 @@
 //! let torrents = engine.torrents();
 //! let id = torrents.download("file.torrent").await?;
 //! println!("{}", torrents.stats(id).await?.progress());
-//! torrents.stop_all().await?;
+//! torrents.stop_all_and_serialize().await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -33,6 +33,7 @@ pub mod events;
 mod hashing;
 pub mod making;
 mod running;
+mod selection;
 mod source;
 mod torrents;
 pub mod verifying;
@@ -40,7 +41,7 @@ pub mod verifying;
 pub use bevy_app;
 pub use bevy_ecs;
 pub use ecs_torrent_components as components;
-pub use ecs_torrent_components::commands::AddOptions;
+pub use ecs_torrent_components::commands::{AddOptions, RemoveOptions};
 pub use ecs_torrent_components::settings::Settings;
 pub use ecs_torrent_components::stats::{FileStats, TorrentStats};
 pub use ecs_torrent_engine as engine;
@@ -51,5 +52,6 @@ pub use ecs_torrent_systems as systems;
 pub use ecs_torrent_systems::TorrentPlugins;
 
 pub use self::running::{Engine, EngineBuilder};
+pub use self::selection::{Field, Selection};
 pub use self::source::Source;
 pub use self::torrents::{Error, TorrentId, Torrents};

@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
-    AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListTorrents, Reply, ScrapeError, ScrapeTorrent, StopAll,
-    StopTorrent, TorrentNotFound,
+    AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListTorrents, RemoveError, RemoveOptions, RemoveTorrent,
+    Reply, ResumeAll, ResumeError, ScrapeError, ScrapeTorrent, StopAll, StopError, StopTorrent, TorrentNotFound,
 };
 use ecs_torrent_components::stats::{FileStats, TorrentStats};
 use ecs_torrent_engine::backends::StartError;
@@ -19,6 +19,7 @@ use ecs_torrent_protocol::tracker::ScrapeCounts;
 use futures_channel::oneshot;
 
 use crate::events::{Events, Subscription};
+use crate::selection::{Field, Selection};
 use crate::source::Source;
 
 /// Why something could not be done: what, which, and why.
@@ -53,6 +54,15 @@ pub enum Error {
     /// No tracker told anything.
     #[error(transparent)]
     Scrape(#[from] ScrapeError),
+    /// A session could not be saved.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// Something of a removed torrent could not be deleted.
+    #[error(transparent)]
+    Remove(RemoveError),
+    /// The saved sessions cannot be read.
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
 }
 
 /// Names a torrent: by its info-hash, which [`Torrents::download`] returns.
@@ -161,22 +171,57 @@ impl Torrents {
         Ok(self.handle.send(AddPeers { torrent, peers }).await?)
     }
 
-    /// Stops a torrent in order: peers are told, then trackers, then it is gone. Stopping one that is not there is
-    /// no error.
+    /// The selected fields of a torrent's state.
     ///
     /// # Errors
-    /// Where the engine is gone.
-    pub async fn stop(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
+    /// [`Error::TorrentNotFound`].
+    pub async fn stats_of(&self, id: impl Into<TorrentId>, fields: &[Field]) -> Result<Selection, Error> {
+        Ok(Selection::of(&self.stats(id).await?, fields))
+    }
+
+    /// Stops a torrent in order: peers are told, then trackers, then its session is saved, then it is gone. Stopping
+    /// one that is not there is no error; a second stop while one runs joins it.
+    ///
+    /// # Errors
+    /// [`Error::Stop`] where the session could not be saved; the torrent stays listed then, as failed.
+    pub async fn stop_and_serialize(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
         let TorrentId(torrent) = id.into();
-        Ok(self.ask(|reply| StopTorrent { torrent, reply }).await?)
+        Ok(self.ask(|reply| StopTorrent { torrent, reply }).await??)
     }
 
     /// Stops all torrents, side by side.
     ///
     /// # Errors
-    /// Where the engine is gone.
-    pub async fn stop_all(&self) -> Result<(), Error> {
-        Ok(self.ask(|reply| StopAll { reply }).await?)
+    /// The first [`Error::Stop`]; the other torrents are stopped all the same.
+    pub async fn stop_all_and_serialize(&self) -> Result<(), Error> {
+        Ok(self.ask(|reply| StopAll { reply }).await??)
+    }
+
+    /// Stops a torrent and forgets it: its session is deleted, and with `delete_data` the files that it created or
+    /// wrote, then folders that became empty.
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::Remove`] where something could not be deleted.
+    pub async fn remove(&self, id: impl Into<TorrentId>, options: RemoveOptions) -> Result<(), Error> {
+        let TorrentId(torrent) = id.into();
+        let remove = |reply| RemoveTorrent {
+            torrent,
+            options,
+            reply,
+        };
+        match self.ask(remove).await? {
+            Err(RemoveError::NotFound(error)) => Err(error.into()),
+            result => result.map_err(Error::Remove),
+        }
+    }
+
+    /// Adds every torrent that has a session in the state folder; answers with their number.
+    ///
+    /// # Errors
+    /// [`Error::Resume`] where the state folder cannot be read. A session that is damaged is set aside and logged,
+    /// and is no error.
+    pub async fn resume_all(&self) -> Result<usize, Error> {
+        Ok(self.ask(|reply| ResumeAll { reply }).await??)
     }
 
     /// What happens from now on.

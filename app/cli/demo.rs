@@ -108,8 +108,8 @@ pub(super) async fn run(args: DemoArgs, screen: Screen) -> Result<Outcome, CliEr
         output::duration(time),
         output::speed(average)
     ));
-    torrents.stop_all().await?;
-    seeder.torrents().stop_all().await?;
+    torrents.stop_all_and_serialize().await?;
+    seeder.torrents().stop_all_and_serialize().await?;
 
     let verdict = verify(&metainfo, &here, &|_| {});
     if !verdict.is_good() {

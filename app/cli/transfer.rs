@@ -146,7 +146,7 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
     reporter.stopping();
     // A second signal ends at once.
     tokio::select! {
-        result = torrents.stop_all() => result?,
+        result = torrents.stop_all_and_serialize() => result?,
         () = signals.next() => {}
     }
     reporter.end();

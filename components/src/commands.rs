@@ -83,15 +83,73 @@ pub struct StopTorrent {
     /// Which.
     pub torrent: InfoHash,
     /// Answered when it is gone.
-    pub reply: Reply<()>,
+    pub reply: Reply<Result<(), StopError>>,
 }
 
 /// Stops all torrents.
 #[derive(Debug)]
 pub struct StopAll {
-    /// Answered when all are gone.
-    pub reply: Reply<()>,
+    /// Answered when all are gone, or with the first that is not.
+    pub reply: Reply<Result<(), StopError>>,
 }
+
+/// A torrent's peers and trackers have been told, but its session could not be written. It stays listed, as failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} was stopped, but its state is not saved: {reason}")]
+pub struct StopError {
+    /// Which.
+    pub torrent: InfoHash,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Why its session could not be written.
+    pub reason: Arc<str>,
+}
+
+/// What goes with a torrent that is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RemoveOptions {
+    /// Delete the files that this torrent created or wrote, and folders that become empty by that.
+    pub delete_data: bool,
+}
+
+/// Stops a torrent and forgets it, session and all.
+#[derive(Debug)]
+pub struct RemoveTorrent {
+    /// Which.
+    pub torrent: InfoHash,
+    /// What goes with it.
+    pub options: RemoveOptions,
+    /// Answered when it is gone.
+    pub reply: Reply<Result<(), RemoveError>>,
+}
+
+/// Why a torrent was not removed, or not all of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RemoveError {
+    /// No such torrent.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// The torrent is gone, but something of it is still on the disk.
+    #[error("{name} was removed, but {reason}")]
+    Incomplete {
+        /// Its name.
+        name: Arc<str>,
+        /// What is left, and why.
+        reason: Arc<str>,
+    },
+}
+
+/// Adds every torrent that has a saved session.
+#[derive(Debug)]
+pub struct ResumeAll {
+    /// Answered with their number when all are listed, or with why the state folder cannot be read.
+    pub reply: Reply<Result<usize, ResumeError>>,
+}
+
+/// Why saved sessions cannot be resumed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot resume: {0}")]
+pub struct ResumeError(pub Arc<str>);
 
 /// No torrent has this hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

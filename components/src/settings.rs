@@ -29,6 +29,8 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// Announces.
     pub trackers: TrackerSettings,
+    /// What is kept of torrents between runs.
+    pub session: SessionSettings,
     /// Starting and stopping torrents.
     pub lifecycle: LifecycleSettings,
 }
@@ -356,24 +358,67 @@ impl Default for TrackerSettings {
     }
 }
 
+/// What is kept of torrents between runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SessionSettings {
+    /// Folder for the sessions of torrents, in its subfolder `state`; one engine at a time. Without one, nothing is
+    /// kept, and every start checks all data. Default `.ecs_torrent` in the current folder.
+    pub state_dir: Option<PathBuf>,
+    /// Time between two savings of a torrent that changes: at most this much is downloaded again after a crash.
+    /// Default 30 s.
+    pub checkpoint_interval_s: u64,
+    /// Time running after which a torrent is saved though nothing else changed. Default 1 h.
+    pub max_unsaved_active_s: u64,
+    /// Most addresses of peers in a session. Default 200.
+    pub max_peers: usize,
+}
+
+impl Default for SessionSettings {
+    fn default() -> Self {
+        Self {
+            state_dir: Some(PathBuf::from(".ecs_torrent")),
+            checkpoint_interval_s: 30,
+            max_unsaved_active_s: 3600,
+            max_peers: 200,
+        }
+    }
+}
+
 /// Starting and stopping torrents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LifecycleSettings {
-    /// Time for pieces that are being hashed or written to finish when a torrent stops. Default 2 s.
+    /// Time for pieces that are being hashed or written to finish when a torrent stops. Default 1 s.
     pub halt_timeout_ms: u64,
     /// Time for the last messages to leave and connections to close. Default 1500 ms.
     pub disconnect_timeout_ms: u64,
     /// Time for trackers to hear `stopped`. Default 5 s.
     pub announce_timeout_ms: u64,
+    /// Time for a session to be written. With the three above 9 s: containers are killed at 10. Default 1500 ms.
+    pub save_timeout_ms: u64,
+    /// Most restarts of a torrent, or of the engine, within [`restart_window_s`](Self::restart_window_s); the next
+    /// failure stays. Default 3.
+    pub max_restarts: usize,
+    /// Time over which restarts are counted. Default 5 s.
+    pub restart_window_s: u64,
+    /// Time between a failure and the restart. Default 1 s.
+    pub restart_delay_ms: u64,
+    /// Time between two tries of a torrent that waits for a full disk or a missing volume. Default 5 s.
+    pub blocked_retry_ms: u64,
 }
 
 impl Default for LifecycleSettings {
     fn default() -> Self {
         Self {
-            halt_timeout_ms: 2000,
+            halt_timeout_ms: 1000,
             disconnect_timeout_ms: 1500,
             announce_timeout_ms: 5000,
+            save_timeout_ms: 1500,
+            max_restarts: 3,
+            restart_window_s: 5,
+            restart_delay_ms: 1000,
+            blocked_retry_ms: 5000,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What users are told of a torrent.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use ecs_torrent_protocol::hash::InfoHash;
 use serde::{Serialize, Serializer};
@@ -15,13 +16,13 @@ pub struct TorrentStats {
     pub name: String,
     /// Where it is in its life: `adding`, `checking`, `downloading`, `seeding`, `stopping/…`, `failed`.
     pub lifecycle: String,
-    /// Why it failed, where it has.
+    /// Why it failed or waits, where it does.
     pub error: Option<String>,
     /// Payload speeds.
     pub speed: Speed,
-    /// Payload bytes received since it was added.
+    /// Payload bytes received since it was first added.
     pub downloaded: u64,
-    /// Payload bytes sent since it was added.
+    /// Payload bytes sent since it was first added.
     pub uploaded: u64,
     /// Of the bytes received: in pieces that failed their hash.
     pub corrupt: u64,
@@ -37,6 +38,10 @@ pub struct TorrentStats {
     pub pieces: u32,
     /// Pieces that are verified and on the disk.
     pub pieces_completed: u32,
+    /// Seconds that it has been running, over all sessions.
+    pub seconds_active: u64,
+    /// The download folder.
+    pub root: PathBuf,
     /// Connected peers.
     pub peers: Vec<PeerStats>,
     /// Trackers.

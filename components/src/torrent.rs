@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use bevy_platform::collections::HashMap;
@@ -86,6 +87,36 @@ pub struct Counters {
     pub corrupt: u64,
     /// Received beside that: late, twice or unasked for.
     pub wasted: u64,
+}
+
+/// How long a torrent has been running: downloading or seeding.
+#[derive(Component, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Time before [`Activity::since`], earlier sessions included.
+    pub before: Duration,
+    /// When it last began to run, while it does.
+    pub since: Option<Timestamp>,
+}
+
+impl Activity {
+    /// All of it, until `now`.
+    #[must_use]
+    pub fn total(&self, now: Timestamp) -> Duration {
+        self.before + self.since.map_or(Duration::ZERO, |since| now.since(since))
+    }
+
+    /// Notes that it runs from `now` on.
+    pub fn start(&mut self, now: Timestamp) {
+        self.since.get_or_insert(now);
+    }
+
+    /// Notes that it no longer runs.
+    pub fn stop(&mut self, now: Timestamp) {
+        *self = Self {
+            before: self.total(now),
+            since: None,
+        };
+    }
 }
 
 /// A torrent's speeds.

@@ -11,8 +11,8 @@ use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTor
 use ecs_torrent_components::peer::{Peer, PeerPieces, PeerRates, PeerState};
 use ecs_torrent_components::stats::{FileStats, PeerStats, Speed, TorrentStats, TrackerStats};
 use ecs_torrent_components::torrent::{
-    Content, Counters, Have, Layout, Lifecycle, Stopping, Torrent, TorrentIndex, TorrentPeers, TorrentRates,
-    TorrentTrackers,
+    Activity, Content, Counters, Have, Layout, Lifecycle, Stopping, Storage, Torrent, TorrentIndex, TorrentPeers,
+    TorrentRates, TorrentTrackers,
 };
 use ecs_torrent_components::tracker::{Tracker, TrackerStatus};
 use ecs_torrent_engine::schedule::Tick;
@@ -52,8 +52,8 @@ fn list_torrents(mut commands: ResMut<CommandQueue<ListTorrents>>, torrents: Que
 type TorrentData = (
     &'static Torrent,
     &'static Lifecycle,
-    &'static Counters,
-    &'static TorrentRates,
+    (&'static Counters, &'static Activity, &'static TorrentRates),
+    &'static Storage,
     Option<(&'static Layout, &'static Have)>,
     Option<&'static Check>,
     Option<&'static Stopping>,
@@ -89,7 +89,7 @@ impl Archive<'_, '_> {
     fn stats(&self, info_hash: InfoHash) -> Option<TorrentStats> {
         let now = self.clock.now();
         let entity = self.index.get(info_hash)?;
-        let (torrent, lifecycle, counters, rates, sizes, check, stopping, peers, trackers) =
+        let (torrent, lifecycle, (counters, activity, rates), storage, sizes, check, stopping, peers, trackers) =
             self.torrents.get(entity).ok()?;
         let peers = peers.into_iter().flat_map(RelationshipTarget::iter);
         let trackers = trackers.into_iter().flat_map(RelationshipTarget::iter);
@@ -118,6 +118,8 @@ impl Archive<'_, '_> {
             }),
             pieces: sizes.map_or(0, |(layout, _)| layout.0.piece_count()),
             pieces_completed: sizes.map_or(0, |(_, have)| have.0.count()),
+            seconds_active: activity.total(now).as_secs(),
+            root: storage.root.clone(),
             peers: peers.filter_map(|peer| self.peer(peer)).collect(),
             trackers: trackers.filter_map(|tracker| self.tracker(tracker)).collect(),
         })

@@ -271,7 +271,7 @@ fn a_session_as_its_tracker_sees_it() {
     let id = bed.download(&torrent, &[]);
     bed.wait_complete(&torrent);
     bed.wait_for("completed to be told", |seen| matches!(seen, Seen::TrackerAnswered(_)));
-    bed.block_on(bed.torrents().stop(id)).unwrap();
+    bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
     let told: Vec<String> = targets.try_iter().collect();
     let events: Vec<_> = told
         .iter()
@@ -304,7 +304,7 @@ fn a_seed_announces_no_completion() {
     let mut bed = Bed::new();
     let id = bed.seed(&torrent);
     bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(_)));
-    bed.block_on(bed.torrents().stop(id)).unwrap();
+    bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
     let told: Vec<String> = targets.try_iter().collect();
     let events: Vec<_> = told
         .iter()
@@ -321,7 +321,7 @@ fn a_dead_tracker_does_not_hold_the_stop() {
     let mut bed = Bed::with(|settings| settings.lifecycle.announce_timeout_ms = 500);
     let id = bed.download(&torrent_at(&[url]), &[]);
     let _connection = listener.accept().unwrap();
-    bed.block_on(bed.torrents().stop(id)).unwrap();
+    bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
 }
 

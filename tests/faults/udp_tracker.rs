@@ -94,7 +94,7 @@ fn a_session_as_its_tracker_sees_it() {
     let mut bed = Bed::new();
     let id = bed.download(&torrent, &[]);
     bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(0)));
-    bed.block_on(bed.torrents().stop(id)).unwrap();
+    bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
     let asked: Vec<Asked> = asked.try_iter().collect();
     let [(0, _), (1, started), (1, stopped)] = &asked[..] else {
         panic!("{asked:?}")

@@ -10,7 +10,7 @@ use ecs_torrent_components::messages::{FailTorrent, TorrentAdded, TorrentStarted
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{
-    Content, Counters, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex, TorrentRates,
+    Activity, Content, Counters, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex, TorrentRates,
 };
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
@@ -117,7 +117,7 @@ impl Registry<'_, '_> {
             Have(Bitfield::new(info.geometry.piece_count())),
             storage,
             Lifecycle::Adding,
-            (Counters::default(), TorrentRates::default()),
+            (Counters::default(), Activity::default(), TorrentRates::default()),
             (candidates, ConnectedIds::default(), Dialer::default()),
             (Choker::default(), tiers, Announcer::default()),
         ));

@@ -7,7 +7,7 @@ use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::clock::{Clock, Wakeup};
-use ecs_torrent_components::commands::{CommandQueue, Reply, StopAll, StopTorrent};
+use ecs_torrent_components::commands::{CommandQueue, Reply, StopAll, StopError, StopTorrent};
 use ecs_torrent_components::messages::{RequestStop, TorrentStopped};
 use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, Peer, Requests, Stage};
 use ecs_torrent_components::piece::PiecePhase;
@@ -31,12 +31,12 @@ const CLOSING: Purpose = Purpose("close links");
 #[derive(Resource, Debug, Default)]
 pub(super) struct StopsInOrder {
     torrents: Vec<Entity>,
-    all: Vec<Reply<()>>,
+    all: Vec<Reply<Result<(), StopError>>>,
 }
 
 /// On a stopping torrent: who is answered when it is gone.
 #[derive(Component, Debug, Default)]
-pub(super) struct StopWaiters(Vec<Reply<()>>);
+pub(super) struct StopWaiters(Vec<Reply<Result<(), StopError>>>);
 
 /// Connections of stopping torrents whose orderly close has not ended, by torrent.
 #[derive(Resource, Debug, Default)]
@@ -75,11 +75,11 @@ pub(super) fn hear_stops(
     mut stops: ResMut<StopsInOrder>,
     mut torrents: Query<(Entity, &mut Lifecycle, Option<&mut StopWaiters>)>,
 ) {
-    let mut wanted: Vec<(Entity, Option<Reply<()>>)> = Vec::new();
+    let mut wanted: Vec<(Entity, Option<Reply<Result<(), StopError>>>)> = Vec::new();
     for StopTorrent { torrent, reply } in singles.0.drain(..) {
         match index.get(torrent) {
             Some(entity) => wanted.push((entity, Some(reply))),
-            None => reply.send(()),
+            None => reply.send(Ok(())),
         }
     }
     wanted.extend(requested.read().map(|request| (request.torrent, None)));
@@ -90,7 +90,7 @@ pub(super) fn hear_stops(
     let mut new_waiters: EntityHashMap<StopWaiters> = EntityHashMap::default();
     for (entity, reply) in wanted {
         let Ok((_, mut lifecycle, waiters)) = torrents.get_mut(entity) else {
-            reply.into_iter().for_each(|reply| reply.send(()));
+            reply.into_iter().for_each(|reply| reply.send(Ok(())));
             continue;
         };
         if *lifecycle != Lifecycle::Stopping {
@@ -183,7 +183,7 @@ pub(super) fn advance_stops(
                 waiters
                     .into_iter()
                     .flat_map(|mut waiters| std::mem::take(&mut waiters.0))
-                    .for_each(|r| r.send(()));
+                    .for_each(|r| r.send(Ok(())));
                 return false;
             };
             tracing::debug!(torrent = %torrent.name, phase = ?next, "stopping");
@@ -198,7 +198,7 @@ pub(super) fn advance_stops(
         }
     });
     if stops.torrents.is_empty() {
-        stops.all.drain(..).for_each(|reply| reply.send(()));
+        stops.all.drain(..).for_each(|reply| reply.send(Ok(())));
     }
 }
 

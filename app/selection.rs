@@ -1,0 +1,153 @@
+//! Choosing what to be told of a torrent.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use ecs_torrent_components::stats::TorrentStats;
+use serde::Serialize;
+use serde_json::Value;
+
+/// One thing that can be told of a torrent; its name, in snake case, is the key in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Field {
+    /// Its name.
+    Name,
+    /// Payload speeds, bytes per second: `download` and `upload`.
+    Speed,
+    /// Payload bytes received since it was first added.
+    Downloaded,
+    /// Bytes of all files.
+    BytesSize,
+    /// Its hash.
+    InfoHash,
+    /// Where it is in its life.
+    Lifecycle,
+    /// Why it failed or waits, where it does.
+    Error,
+    /// Share of the bytes that is verified and on the disk, 0 to 1.
+    Progress,
+    /// Payload bytes sent since it was first added.
+    Uploaded,
+    /// Bytes received in pieces that failed their hash.
+    Corrupt,
+    /// Bytes received late, twice or unasked for.
+    Wasted,
+    /// Bytes that are verified and on the disk.
+    BytesCompleted,
+    /// Bytes hashed so far while existing data is checked.
+    BytesChecked,
+    /// Number of pieces.
+    Pieces,
+    /// Pieces that are verified and on the disk.
+    PiecesCompleted,
+    /// Seconds that it has been running, over all sessions.
+    SecondsActive,
+    /// The download folder.
+    Root,
+    /// Connected peers.
+    Peers,
+    /// Trackers.
+    Trackers,
+}
+
+impl Field {
+    /// Every field.
+    pub const ALL: [Self; 19] = [
+        Self::Name,
+        Self::Speed,
+        Self::Downloaded,
+        Self::BytesSize,
+        Self::InfoHash,
+        Self::Lifecycle,
+        Self::Error,
+        Self::Progress,
+        Self::Uploaded,
+        Self::Corrupt,
+        Self::Wasted,
+        Self::BytesCompleted,
+        Self::BytesChecked,
+        Self::Pieces,
+        Self::PiecesCompleted,
+        Self::SecondsActive,
+        Self::Root,
+        Self::Peers,
+        Self::Trackers,
+    ];
+
+    /// What is told where nothing is selected.
+    pub const DEFAULT: [Self; 4] = [Self::Name, Self::Speed, Self::Downloaded, Self::BytesSize];
+
+    /// Its name: the key in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Speed => "speed",
+            Self::Downloaded => "downloaded",
+            Self::BytesSize => "bytes_size",
+            Self::InfoHash => "info_hash",
+            Self::Lifecycle => "lifecycle",
+            Self::Error => "error",
+            Self::Progress => "progress",
+            Self::Uploaded => "uploaded",
+            Self::Corrupt => "corrupt",
+            Self::Wasted => "wasted",
+            Self::BytesCompleted => "bytes_completed",
+            Self::BytesChecked => "bytes_checked",
+            Self::Pieces => "pieces",
+            Self::PiecesCompleted => "pieces_completed",
+            Self::SecondsActive => "seconds_active",
+            Self::Root => "root",
+            Self::Peers => "peers",
+            Self::Trackers => "trackers",
+        }
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Field {
+    type Err = UnknownField;
+
+    fn from_str(text: &str) -> Result<Self, UnknownField> {
+        let found = Self::ALL.into_iter().find(|field| field.name() == text);
+        found.ok_or_else(|| UnknownField(text.to_owned()))
+    }
+}
+
+/// Nothing of a torrent is called so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no field {0:?}; there are {all}", all = Field::ALL.map(Field::name).join(", "))]
+pub struct UnknownField(pub String);
+
+/// Selected fields of a torrent, by name; serializes as an object.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(transparent)]
+pub struct Selection(BTreeMap<&'static str, Value>);
+
+impl Selection {
+    /// Picks `fields` out of all that is known.
+    #[must_use]
+    pub fn of(stats: &TorrentStats, fields: &[Field]) -> Self {
+        let mut all = serde_json::to_value(stats).unwrap_or_default();
+        all["progress"] = stats.progress().into();
+        Self(
+            fields
+                .iter()
+                .map(|field| (field.name(), all[field.name()].take()))
+                .collect(),
+        )
+    }
+
+    /// One of the selected fields.
+    #[must_use]
+    pub fn get(&self, field: Field) -> Option<&Value> {
+        self.0.get(field.name())
+    }
+}
