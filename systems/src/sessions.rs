@@ -243,6 +243,7 @@ struct Saved {
 #[derive(SystemParam)]
 struct Clerk<'w, 's> {
     clock: Res<'w, Clock>,
+    wakeup: Res<'w, Wakeup>,
     settings: Res<'w, Settings>,
     disk: ResMut<'w, DiskPort>,
     port: ResMut<'w, StatePort>,
@@ -407,6 +408,8 @@ impl Clerk<'_, '_> {
         }
         if std::mem::take(&mut saved.state.is_last) {
             self.endings.ended.insert(saved.entity, result);
+            // The stop has had its turn in this tick.
+            self.wakeup.at(self.clock.now());
         }
     }
 }
