@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use bevy_app::{App, Plugins};
 use ecs_torrent_components::settings::Settings;
@@ -41,7 +40,7 @@ impl Engine {
     }
 }
 
-type AddPlugins = Box<dyn FnOnce(&mut App) + Send>;
+type AddPlugins = Box<dyn Fn(&mut App) + Send>;
 
 /// What an engine is made of.
 #[derive(Default)]
@@ -60,11 +59,12 @@ impl fmt::Debug for EngineBuilder {
 
 impl EngineBuilder {
     /// Adds plugins: [`TorrentPlugins`](crate::TorrentPlugins) for everything that makes a BitTorrent client, then
-    /// your own.
+    /// your own. They are cloned because an engine in which a system has panicked is built again; a closure that takes
+    /// an `&mut App` is a plugin too, and clones what it captures.
     #[must_use]
-    pub fn plugins<M>(mut self, plugins: impl Plugins<M> + Send + 'static) -> Self {
+    pub fn plugins<M>(mut self, plugins: impl Plugins<M> + Clone + Send + 'static) -> Self {
         self.plugins.push(Box::new(move |app| {
-            app.add_plugins(plugins);
+            app.add_plugins(plugins.clone());
         }));
         self
     }
@@ -83,14 +83,19 @@ impl EngineBuilder {
     pub fn start(mut self) -> Result<Engine, StartError> {
         let events = Events::default();
         // So that they lead to the same places when the current folder changes.
-        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        self.settings.storage.download_dir = absolute(&self.settings.storage.download_dir);
-        self.settings.session.state_dir = self.settings.session.state_dir.as_ref().map(absolute);
-        let plugin = events.plugin();
-        let plugins = self.plugins;
+        let folders = [
+            Some(&mut self.settings.storage.download_dir),
+            self.settings.session.state_dir.as_mut(),
+        ];
+        for folder in folders.into_iter().flatten() {
+            if let Ok(absolute) = std::path::absolute(&*folder) {
+                *folder = absolute;
+            }
+        }
+        let (outlet, plugins) = (events.clone(), self.plugins);
         let runner = Runner::start(self.settings, move |app| {
-            plugins.into_iter().for_each(|add| add(app));
-            app.add_plugins(plugin);
+            plugins.iter().for_each(|add| add(app));
+            app.add_plugins(outlet.plugin());
         })?;
         Ok(Engine { runner, events })
     }

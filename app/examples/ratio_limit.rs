@@ -19,6 +19,7 @@ use ecs_torrent::events::Event;
 use ecs_torrent::{Engine, Tick, TickSet, TorrentPlugins};
 
 /// Stops each torrent when its uploads reach `ratio` times its size.
+#[derive(Debug, Clone)]
 struct RatioLimitPlugin {
     ratio: f64,
 }

@@ -3,9 +3,12 @@
 use bevy_app::App;
 use bevy_ecs::error::{BevyError, ErrorContext, FallbackErrorHandler};
 use bevy_ecs::prelude::*;
+use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::commands::{AddOptions, AddTorrent, Reply};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{Settings, millis};
+use ecs_torrent_components::torrent::{Content, Lifecycle, Storage, Torrent};
 use ecs_torrent_protocol::time::Timestamp;
 
 use crate::mailbox::{EngineHandle, Mailbox};
@@ -51,6 +54,20 @@ impl Core {
         waker: Waker,
         add_plugins: impl FnOnce(&mut App),
     ) -> Self {
+        let (mailbox, handle) = Mailbox::new(waker);
+        let mut core = Self::with_handle(settings, backends, seed, handle, add_plugins);
+        core.world_mut().insert_resource(mailbox);
+        core
+    }
+
+    /// As [`Core::new`], with the mailbox still to be inserted.
+    pub(crate) fn with_handle(
+        settings: Settings,
+        backends: Backends,
+        seed: [u8; 32],
+        handle: EngineHandle,
+        add_plugins: impl FnOnce(&mut App),
+    ) -> Self {
         let mut app = App::empty();
         schedule::add_tick(&mut app);
         app.insert_resource(FallbackErrorHandler(log_error))
@@ -69,7 +86,6 @@ impl Core {
             .configure_sets(Tick, IntakeFromPorts.in_set(TickSet::Intake))
             .add_systems(Tick, flush_ports.in_set(FlushToPorts))
             .configure_sets(Tick, FlushToPorts.in_set(TickSet::Flush));
-        let handle = Mailbox::install(&mut app, waker);
         add_plugins(&mut app);
         app.finish();
         app.cleanup();
@@ -91,6 +107,34 @@ impl Core {
     /// The world, to look into with queries or to prepare.
     pub fn world_mut(&mut self) -> &mut World {
         self.app.world_mut()
+    }
+
+    /// Takes out of a world that a panic has left half-changed what the next one needs: the mailbox, and the torrents
+    /// that were listed and not on their way out, as commands that add them again. What is saved of each decides what
+    /// it has.
+    pub(crate) fn salvage(&mut self) -> (Option<Mailbox>, Vec<AddTorrent>) {
+        let world = self.app.world_mut();
+        let mut query = world.query::<(&Torrent, &Content, &Storage, &Candidates, &Lifecycle)>();
+        let mut listed: Vec<_> = query
+            .iter(world)
+            .filter(|(.., lifecycle)| **lifecycle != Lifecycle::Stopping)
+            .map(|(torrent, content, storage, candidates, _)| {
+                let options = AddOptions {
+                    root: Some(storage.root.clone()),
+                    peers: candidates.best(world.resource::<Settings>().session.max_peers),
+                    require_complete: false,
+                };
+                let command = AddTorrent {
+                    metainfo: content.0.clone(),
+                    options,
+                    reply: Reply::ignored(),
+                };
+                ((torrent.added, torrent.id()), command)
+            })
+            .collect();
+        listed.sort_by_key(|(order, _)| *order);
+        let commands = listed.into_iter().map(|(_, command)| command).collect();
+        (world.remove_resource(), commands)
     }
 
     /// Runs one tick at `now` and tells when the next one is due if no port has anything before.

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use bevy_app::App;
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::CommandQueue;
 use tokio::sync::mpsc;
@@ -66,11 +65,10 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    /// Puts a mailbox into `app` and returns the outside end.
-    pub(crate) fn install(app: &mut App, waker: Waker) -> EngineHandle {
+    /// A mailbox and its outside end.
+    pub(crate) fn new(waker: Waker) -> (Self, EngineHandle) {
         let (sender, receiver) = mpsc::channel(CAPACITY);
-        app.insert_resource(Self { receiver });
-        EngineHandle { sender, waker }
+        (Self { receiver }, EngineHandle { sender, waker })
     }
 
     /// Opens at most `max` letters; true if there may be more.

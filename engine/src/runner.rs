@@ -1,17 +1,19 @@
 //! The thread that steps an engine in real time.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bevy_app::App;
-use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::commands::{AddTorrent, CommandQueue};
+use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_protocol::time::Timestamp;
 
 use crate::backends::{self, StartError};
 use crate::core::Core;
-use crate::mailbox::EngineHandle;
+use crate::mailbox::{EngineHandle, Mailbox};
 use crate::ports::net::LocalAddresses;
 use crate::wake::Waker;
 
@@ -34,27 +36,36 @@ struct Started {
 }
 
 impl Runner {
-    /// Starts an engine over the real backends, in a thread of its own.
+    /// Starts an engine over the real backends, in a thread of its own. After a panic inside a system, it is built
+    /// again with the same plugins, and the torrents are added again.
     ///
     /// # Errors
     /// Where a listen address cannot be bound, or a thread or runtime cannot be started.
-    pub fn start(settings: Settings, add_plugins: impl FnOnce(&mut App) + Send + 'static) -> Result<Self, StartError> {
+    pub fn start(settings: Settings, add_plugins: impl Fn(&mut App) + Send + 'static) -> Result<Self, StartError> {
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = stop.clone();
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("ecs-torrent".into()).spawn(move || {
             let waker = Waker::for_this_thread();
-            let mut core = match build(settings, &waker, add_plugins) {
-                Ok((core, local)) => {
-                    let handle = core.handle();
-                    let waker = waker.clone();
-                    // Who started the engine may have gone already; then the flag is set too.
-                    let _ = sender.send(Ok(Started { handle, local, waker }));
-                    core
-                }
+            let (mailbox, handle) = Mailbox::new(waker.clone());
+            let mut engine = Supervised {
+                settings,
+                add_plugins,
+                handle,
+                waker: waker.clone(),
+                is_stopped,
+            };
+            let (mut core, local) = match engine.build() {
+                Ok(built) => built,
                 Err(error) => return drop(sender.send(Err(error))),
             };
-            run(&mut core, &waker, &is_stopped);
+            core.world_mut().insert_resource(mailbox);
+            let handle = core.handle();
+            // From now on these are the engine's addresses, ports as they are.
+            engine.settings.net.listen.clone_from(&local.0);
+            // Who started the engine may have gone already; then the flag is set too.
+            let _ = sender.send(Ok(Started { handle, local, waker }));
+            engine.run(core);
         });
         let thread = thread.map_err(StartError::Thread)?;
         let Started { handle, local, waker } = receiver.recv().unwrap_or(Err(StartError::Died))?;
@@ -92,16 +103,85 @@ impl Drop for Runner {
     }
 }
 
-fn build(
+/// An engine that is built again when it breaks.
+struct Supervised<F> {
     settings: Settings,
-    waker: &Waker,
-    add_plugins: impl FnOnce(&mut App),
-) -> Result<(Core, LocalAddresses), StartError> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
-    let backends = backends::real(&settings, waker)?;
-    let local = backends.local.clone();
-    Ok((Core::new(settings, backends, seed, waker.clone(), add_plugins), local))
+    add_plugins: F,
+    handle: EngineHandle,
+    waker: Waker,
+    is_stopped: Arc<AtomicBool>,
+}
+
+/// Between two tries to take the addresses and the state folder back: the threads of the engine before end on their
+/// own time.
+const REBUILD_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often that is tried.
+const REBUILD_TRIES: usize = 100;
+
+impl<F: Fn(&mut App)> Supervised<F> {
+    fn build(&self) -> Result<(Core, LocalAddresses), StartError> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
+        let backends = backends::real(&self.settings, &self.waker)?;
+        let local = backends.local.clone();
+        let handle = self.handle.clone();
+        let core = Core::with_handle(self.settings.clone(), backends, seed, handle, &self.add_plugins);
+        Ok((core, local))
+    }
+
+    /// Ticks until told to stop. Fault 104: a panic inside a system ends a world, not the engine, unless there are
+    /// too many in a short while.
+    fn run(&mut self, mut core: Core) {
+        let settings = &self.settings.lifecycle;
+        let (most, window) = (settings.max_restarts, seconds(settings.restart_window_s));
+        let mut restarts: Vec<Instant> = Vec::new();
+        loop {
+            // What a panic leaves half-changed is thrown away below.
+            let ended = catch_unwind(AssertUnwindSafe(|| run(&mut core, &self.waker, &self.is_stopped)));
+            if ended.is_ok() {
+                return;
+            }
+            restarts.retain(|restart| restart.elapsed() < window);
+            if restarts.len() >= most {
+                tracing::error!("the engine has panicked {} times within {window:?}, and ends", most + 1);
+                return;
+            }
+            restarts.push(Instant::now());
+            tracing::error!("a system has panicked; the engine is built again from what is saved");
+            match self.rebuild(core) {
+                Ok(next) => core = next,
+                Err(reason) => return tracing::error!("the engine cannot be built again: {reason}"),
+            }
+        }
+    }
+
+    fn rebuild(&self, mut broken: Core) -> Result<Core, String> {
+        let salvaged = catch_unwind(AssertUnwindSafe(|| broken.salvage()));
+        // Its threads end by this, and let go of sockets and locks.
+        let _ = catch_unwind(AssertUnwindSafe(move || drop(broken)));
+        let (Some(mailbox), torrents) = salvaged.map_err(|_| "its world is beyond repair")? else {
+            return Err("its mailbox is lost".into());
+        };
+        let mut tries = 0;
+        let mut core = loop {
+            tries += 1;
+            let built = catch_unwind(AssertUnwindSafe(|| self.build())).map_err(|_| "a plugin panics")?;
+            match built {
+                Ok((core, _)) => break core,
+                Err(_) if tries < REBUILD_TRIES && !self.is_stopped.load(Ordering::Acquire) => {
+                    thread::sleep(REBUILD_PAUSE);
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        };
+        let world = core.world_mut();
+        world.insert_resource(mailbox);
+        if let Some(mut queue) = world.get_resource_mut::<CommandQueue<AddTorrent>>() {
+            queue.0.extend(torrents);
+        }
+        Ok(core)
+    }
 }
 
 /// Ticks until told to stop: at once when woken, but not more often than the least interval; otherwise when the

@@ -32,6 +32,7 @@ use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest};
 use ecs_torrent_engine::ports::state::StateRequest;
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
 use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::files::FileEntry;
 use ecs_torrent_protocol::geometry::Geometry;
@@ -419,7 +420,7 @@ impl SavedItem<'_, '_> {
         Summary {
             counters: *self.counters,
             have_count: self.have.0.count(),
-            partial_count: self.partials.0.values().map(|blocks| blocks.count()).sum(),
+            partial_count: self.partials.0.values().map(Bitfield::count).sum(),
             seconds_active: self.activity.total(now).as_secs(),
             has_result: self.state.has_result,
         }

@@ -37,6 +37,7 @@ pub enum Seen {
 }
 
 /// Records what the engine does: a plugin like any other.
+#[derive(Clone)]
 struct Recorder(Sender<Seen>);
 
 #[derive(Resource)]
