@@ -67,7 +67,7 @@ struct NetworkArgs {
     /// Print nothing but errors.
     #[arg(short, long)]
     quiet: bool,
-    /// Print a JSON object a line: added, progress, complete, error.
+    /// Print a JSON object a line: added, progress, complete, blocked, restarting, error.
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 }
@@ -133,6 +133,8 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
             _ = clock.tick() => {}
             event = events.next() => match event {
                 Some(Event::Failed(id, reason)) => reporter.failed(id, &reason),
+                Some(Event::Blocked(id, reason)) => reporter.noted(id, "blocked", &reason),
+                Some(Event::Restarting(id, reason)) => reporter.noted(id, "restarting", &reason),
                 Some(Event::TrackerFailed { .. }) => continue,
                 Some(_) => {}
                 None => return Err(CliError::Other("the engine has stopped".into())),

@@ -368,6 +368,9 @@ pub struct SessionSettings {
     /// Time between two savings of a torrent that changes: at most this much is downloaded again after a crash.
     /// Default 30 s.
     pub checkpoint_interval_s: u64,
+    /// Bytes of pieces after which a torrent is saved without waiting for that time: what has to be brought to the
+    /// platter when it stops is at most this much. Default 256 MiB.
+    pub checkpoint_bytes: u64,
     /// Time running after which a torrent is saved though nothing else changed. Default 1 h.
     pub max_unsaved_active_s: u64,
     /// Most addresses of peers in a session. Default 200.
@@ -379,6 +382,7 @@ impl Default for SessionSettings {
         Self {
             state_dir: Some(PathBuf::from(".ecs_torrent")),
             checkpoint_interval_s: 30,
+            checkpoint_bytes: 256 << 20,
             max_unsaved_active_s: 3600,
             max_peers: 200,
         }

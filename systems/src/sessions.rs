@@ -19,7 +19,7 @@ use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
-    BlockAccepted, BlockSent, FailTorrent, PieceStored, TorrentCompleted, TorrentStarted,
+    BlockAccepted, BlockSent, FailTorrent, PieceStored, TorrentCompleted, TorrentFailed, TorrentStarted,
 };
 use ecs_torrent_components::session::{FileStamp, PartialPiece, Runs, Session, SessionTracker, VERSION};
 use ecs_torrent_components::settings::{Settings, seconds};
@@ -114,6 +114,8 @@ pub(crate) struct SessionState {
     volume: Option<PathBuf>,
     /// The files that this torrent created or wrote, by index.
     written: BTreeSet<u32>,
+    /// What the state folder has of it is known.
+    is_loaded: bool,
     /// Which pieces are here is known: the files have been looked at and what was in doubt is hashed.
     has_result: bool,
     /// What the session on the disk says; nothing where there is none.
@@ -122,6 +124,8 @@ pub(crate) struct SessionState {
     /// Writes of blocks of unfinished pieces under way.
     spill_count: usize,
     has_deadline: bool,
+    /// Bytes of pieces written since the last saving began.
+    unsaved_bytes: u64,
     /// Something came up while a job was under way.
     is_wanted_again: bool,
     /// Somebody waits for this session to end.
@@ -156,11 +160,15 @@ enum Job {
 impl SessionState {
     /// Begins anew with what was found in the state folder.
     pub(crate) fn note_loaded(&mut self, session: Option<&Session>) {
-        let written = session.and_then(|session| session.written.to_set(session.files.len() as u32));
+        let mut written = std::mem::take(&mut self.written);
+        let known = session.and_then(|session| session.written.to_set(session.files.len() as u32));
+        written.extend(known.iter().flat_map(Bitfield::iter));
         *self = Self {
-            written: written.map(|written| written.iter().collect()).unwrap_or_default(),
+            is_loaded: true,
+            written,
             saved: session.map(Summary::of_session),
             has_deadline: self.has_deadline,
+            is_last: self.is_last,
             ..Self::default()
         };
     }
@@ -271,15 +279,24 @@ fn note_changes(
     mut stored: MessageReader<PieceStored>,
     mut started: MessageReader<TorrentStarted>,
     mut completed: MessageReader<TorrentCompleted>,
+    mut failed: MessageReader<TorrentFailed>,
     mut save: MessageWriter<SaveTorrent>,
     mut states: Query<&mut SessionState>,
 ) {
     let at = clock.now() + seconds(settings.session.checkpoint_interval_s);
     let accepted = accepted.read().map(|message| message.torrent);
     let sent = sent.read().map(|message| message.torrent);
-    let stored = stored.read().map(|message| message.torrent);
+    for &PieceStored { torrent, len, .. } in stored.read() {
+        if let Ok(mut state) = states.get_mut(torrent) {
+            state.unsaved_bytes += u64::from(len);
+            if state.unsaved_bytes >= settings.session.checkpoint_bytes {
+                state.unsaved_bytes = 0;
+                save.write(SaveTorrent { torrent });
+            }
+        }
+    }
     let mut last = None;
-    for torrent in accepted.chain(sent).chain(stored) {
+    for torrent in accepted.chain(sent) {
         // Blocks come in runs, mostly of one torrent.
         if last.replace(torrent) == Some(torrent) {
             continue;
@@ -292,7 +309,8 @@ fn note_changes(
     }
     let started = started.read().map(|message| message.torrent);
     let completed = completed.read().map(|message| message.torrent);
-    for torrent in started.chain(completed) {
+    let failed = failed.read().map(|message| message.torrent);
+    for torrent in started.chain(completed).chain(failed) {
         save.write(SaveTorrent { torrent });
     }
     while let Some(SaveCheck(torrent)) = checks.pop_due(clock.now()) {
@@ -324,10 +342,8 @@ impl Clerk<'_, '_> {
             saved.state.is_wanted_again = true;
             return;
         }
-        // While it is not known what is here, the session that there is knows best; one that has failed may have
-        // been wrong about what it had.
-        let is_uncertain = matches!(saved.lifecycle, Lifecycle::Adding | Lifecycle::Failed { .. })
-            || (!saved.state.has_result && saved.state.saved.is_some());
+        // While it is not known what is here, the session that there is knows best.
+        let is_uncertain = !saved.state.is_loaded || (!saved.is_certain() && saved.state.saved.is_some());
         let summary = saved.summary(self.clock.now());
         let is_changed = saved
             .state
@@ -339,7 +355,7 @@ impl Clerk<'_, '_> {
             return;
         }
         saved.state.job = Job::Spilling;
-        if let (Some(active), true) = (saved.active, saved.state.has_result) {
+        if let (Some(active), true) = (saved.active, saved.is_certain()) {
             let count = spiller.spill(&mut self.disk, saved.entity, saved.storage, active, &saved.partials);
             saved.state.spill_count += count;
         }
@@ -416,13 +432,18 @@ impl Clerk<'_, '_> {
 }
 
 impl SavedItem<'_, '_> {
+    /// Whether it is known which pieces are here; one that has failed may have been wrong about that.
+    fn is_certain(&self) -> bool {
+        self.state.has_result && !matches!(self.lifecycle, Lifecycle::Failed { .. })
+    }
+
     fn summary(&self, now: ecs_torrent_protocol::time::Timestamp) -> Summary {
         Summary {
             counters: *self.counters,
             have_count: self.have.0.count(),
             partial_count: self.partials.0.values().map(Bitfield::count).sum(),
             seconds_active: self.activity.total(now).as_secs(),
-            has_result: self.state.has_result,
+            has_result: self.is_certain(),
         }
     }
 }
@@ -467,7 +488,7 @@ fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTorrent>, mut 
             saved.state.stamps[index] = is_whole.then_some(stamp);
             saved.state.written.insert(index as u32);
         }
-        if saved.state.has_result {
+        if saved.is_certain() {
             session.files.clone_from(&saved.state.stamps);
         }
         session.written = Runs::of(saved.state.written.iter().copied());
@@ -525,6 +546,12 @@ fn end_sessions(
         let Ok(mut saved) = torrents.get_mut(entity) else {
             continue;
         };
+        if !saved.state.is_loaded {
+            // It was stopped while it was being added; the folder will have answered soon.
+            clerk.endings.wanted.push((entity, ending));
+            clerk.wakeup.at(clerk.clock.now());
+            continue;
+        }
         saved.state.is_last = true;
         match ending {
             Ending::Save => clerk.begin(&mut saved, &mut spiller),

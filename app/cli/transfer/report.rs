@@ -34,6 +34,8 @@ struct Reported {
     bar: Option<ProgressBar>,
     began: Instant,
     last_line: Instant,
+    /// Bytes that earlier runs have downloaded.
+    downloaded_before: Option<u64>,
     end: Option<End>,
 }
 
@@ -93,6 +95,7 @@ impl Reporter {
                 bar,
                 began: now,
                 last_line: now,
+                downloaded_before: None,
                 end: None,
             },
         );
@@ -102,6 +105,9 @@ impl Reporter {
         let Some(torrent) = self.torrents.get_mut(&stats.info_hash) else {
             return;
         };
+        if stats.lifecycle != "adding" {
+            torrent.downloaded_before.get_or_insert(stats.downloaded);
+        }
         if let Some(bar) = &torrent.bar {
             bar.set_position(if stats.lifecycle == "checking" {
                 stats.bytes_checked
@@ -129,10 +135,11 @@ impl Reporter {
             return;
         };
         let time = torrent.began.elapsed();
+        let downloaded = stats.downloaded - torrent.downloaded_before.unwrap_or(0).min(stats.downloaded);
         match self.manner {
             Manner::Quiet => {}
             Manner::Json => self.json("complete", stats),
-            Manner::Bars | Manner::Lines if stats.downloaded == 0 => {
+            Manner::Bars | Manner::Lines if downloaded == 0 => {
                 self.screen.line(format!(
                     "{}: all {} are there",
                     stats.name,
@@ -140,15 +147,23 @@ impl Reporter {
                 ));
             }
             Manner::Bars | Manner::Lines => {
-                let average = (stats.downloaded as f64 / time.as_secs_f64().max(0.001)) as u64;
+                let average = (downloaded as f64 / time.as_secs_f64().max(0.001)) as u64;
                 self.screen.line(format!(
                     "{}: complete, {} in {} ({})",
                     stats.name,
-                    output::bytes(stats.downloaded),
+                    output::bytes(downloaded),
                     output::duration(time),
                     output::speed(average),
                 ));
             }
+        }
+    }
+
+    /// Something that passes; people read it in the log.
+    pub(super) fn noted(&self, id: InfoHash, event: &str, reason: &str) {
+        if let (Some(torrent), Manner::Json) = (self.torrents.get(&id), self.manner) {
+            let line = json!({"event": event, "info_hash": id.to_string(), "name": torrent.name, "reason": reason});
+            self.screen.line(line);
         }
     }
 

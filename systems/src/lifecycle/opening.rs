@@ -27,7 +27,7 @@ use ecs_torrent_protocol::geometry::Geometry;
 
 use super::adding::StorageIds;
 use crate::checking::Check;
-use crate::sessions::SessionState;
+use crate::sessions::{SaveTorrent, SessionState};
 use crate::storage::fault;
 
 const LOAD: Purpose = Purpose("load session");
@@ -273,6 +273,7 @@ pub(super) fn collect_opened(
     mut disk: ResMut<DiskPort>,
     mut start: MessageWriter<StartTorrent>,
     mut failed: MessageWriter<FailTorrent>,
+    mut save: MessageWriter<SaveTorrent>,
     mut torrents: Query<(
         &mut Lifecycle,
         &mut Have,
@@ -315,6 +316,7 @@ pub(super) fn collect_opened(
             *lifecycle = Lifecycle::Checking;
             let check = Check::new(findings.doubtful, have.0.clone());
             commands.entity(torrent).insert(check);
+            save.write(SaveTorrent { torrent });
         }
     }
 }

@@ -28,7 +28,6 @@ use ecs_torrent_engine::ports::{DiskPort, NetPort};
 use ecs_torrent_protocol::wire::Message;
 
 use super::failing::Flight;
-use super::opening::Opening;
 use crate::checking::Check;
 use crate::picking::Picker;
 use crate::sessions::{Ending, Endings, SessionState, Spiller};
@@ -175,10 +174,7 @@ pub(super) fn hear_stops(
             deadline: clock.now() + limit(phase, &settings.lifecycle),
             has_begun: false,
         };
-        commands
-            .entity(entity)
-            .insert(stopping)
-            .remove::<(Picker, Check, Opening)>();
+        commands.entity(entity).insert(stopping).remove::<(Picker, Check)>();
     }
 }
 

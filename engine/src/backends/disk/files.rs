@@ -166,7 +166,8 @@ impl Files {
         let (found, device) = volume::of(&self.root).map_err(failed)?;
         let mut volume = self.lock_volume();
         match &volume.mounted_at {
-            Some(expected) if *expected != found => {
+            // Another volume mounted further down is somebody's decision; none at all is what is looked for.
+            Some(expected) if *expected != found && expected.starts_with(&found) => {
                 let reason = format!("nothing is mounted at {}", expected.display());
                 return Err(failed(io::Error::other(reason)));
             }
