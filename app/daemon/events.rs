@@ -1,0 +1,46 @@
+//! What happens, told to clients as it happens.
+
+use std::convert::Infallible;
+
+use axum::extract::{RawQuery, State};
+use axum::response::sse::{Event as Told, KeepAlive, Sse};
+use futures_util::stream::{self, Stream};
+use serde_json::{Value, json};
+
+use super::Shared;
+use crate::events::Event;
+
+/// Server-sent events, from now until the client or the engine goes.
+pub(super) async fn stream(
+    State(shared): State<Shared>,
+    RawQuery(_): RawQuery,
+) -> Sse<impl Stream<Item = Result<Told, Infallible>>> {
+    let events = stream::unfold(shared.torrents.subscribe(), async |mut events| {
+        let (kind, data) = describe(&events.next().await?);
+        Some((Ok(Told::default().event(kind).data(data.to_string())), events))
+    });
+    Sse::new(events).keep_alive(KeepAlive::default())
+}
+
+/// Its name, and what there is to say.
+fn describe(event: &Event) -> (&'static str, Value) {
+    let of = |torrent: &ecs_torrent_protocol::hash::InfoHash| json!({"info_hash": torrent.to_string()});
+    match event {
+        Event::Added(torrent) => ("added", of(torrent)),
+        Event::Started(torrent) => ("started", of(torrent)),
+        Event::Completed(torrent) => ("completed", of(torrent)),
+        Event::Failed(torrent, reason) => (
+            "failed",
+            json!({"info_hash": torrent.to_string(), "error": reason.as_ref()}),
+        ),
+        Event::Stopped(torrent) => ("stopped", of(torrent)),
+        Event::TrackerFailed {
+            torrent,
+            tracker,
+            reason,
+        } => (
+            "tracker_failed",
+            json!({"info_hash": torrent.to_string(), "tracker": tracker, "error": reason.as_ref()}),
+        ),
+    }
+}
