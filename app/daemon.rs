@@ -15,6 +15,7 @@ mod token;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -28,8 +29,8 @@ use ecs_torrent_components::settings::seconds;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use self::settings::ApiSettings;
@@ -85,7 +86,7 @@ pub enum ApiError {
     Token(#[from] TokenError),
 }
 
-/// A served API; ends when it is dropped.
+/// A served API; ends at once when it is dropped.
 #[derive(Debug)]
 pub struct Api {
     address: SocketAddr,
@@ -107,6 +108,7 @@ struct Desk {
     body_timeout: Duration,
     phase: AtomicU8,
     adding: Mutex<()>,
+    closing: watch::Sender<bool>,
 }
 
 impl Desk {
@@ -152,9 +154,15 @@ impl Api {
             body_timeout: seconds(settings.body_timeout_s),
             phase: AtomicU8::new(Phase::Starting as u8),
             adding: Mutex::new(()),
+            closing: watch::Sender::new(false),
         });
         let router = routes::router(shared.clone()).layer(middleware::from_fn(note));
-        let server = tokio::spawn(serve(listener, router, settings.clone()));
+        let server = Server {
+            router,
+            settings: settings.clone(),
+            closing: shared.closing.subscribe(),
+        };
+        let server = tokio::spawn(server.serve(listener));
         let address_file = state_dir.join(ADDRESS_FILE);
         let api = Self {
             address,
@@ -175,6 +183,16 @@ impl Api {
     /// Tells clients how far the daemon is; it begins with [`Phase::Starting`].
     pub fn set_phase(&self, phase: Phase) {
         self.shared.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Ends it in order: who listens to events hears the last ones, and who has asked is answered, within a second.
+    pub async fn close(mut self) {
+        // What a tick has to tell is told before the next one begins. An engine that is gone tells nothing more.
+        let _ = self.shared.torrents.with_world(|_| ()).await;
+        self.shared.closing.send_replace(true);
+        if tokio::time::timeout(CLOSE_TIMEOUT, &mut self.server).await.is_err() {
+            tracing::debug!("clients are cut off");
+        }
     }
 
     /// Where the daemon of a state folder is, if one is there.
@@ -223,36 +241,67 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
-async fn serve(listener: TcpListener, router: Router, settings: ApiSettings) {
-    let permits = Arc::new(Semaphore::new(settings.max_connections));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(seconds(settings.header_timeout_s))
-        .max_buf_size(MAX_HEAD);
-    // They end with this task.
-    let mut connections = JoinSet::new();
-    while let Ok(permit) = permits.clone().acquire_owned().await {
-        let accepted = listener.accept().await.and_then(|(stream, _)| {
-            let met = stream.local_addr()?;
-            Ok((stream, guard::Met(met.ip())))
-        });
-        let (stream, met) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::debug!(%error, "cannot accept a client");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
+/// Time for the last answers to leave.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What accepts clients.
+struct Server {
+    router: Router,
+    settings: ApiSettings,
+    closing: watch::Receiver<bool>,
+}
+
+impl Server {
+    async fn serve(self, listener: TcpListener) {
+        // They end with this task.
+        let mut connections = JoinSet::new();
+        let mut closing = self.closing.clone();
+        tokio::select! {
+            () = self.accept(&listener, &mut connections) => {}
+            _ = closing.wait_for(|closing| *closing) => {}
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+    }
+
+    async fn accept(&self, listener: &TcpListener, connections: &mut JoinSet<()>) {
+        let permits = Arc::new(Semaphore::new(self.settings.max_connections));
+        while let Ok(permit) = permits.clone().acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let connection = self.connection(stream);
+                    connections.spawn(async move {
+                        if let Err(error) = connection.await {
+                            tracing::debug!(%error, "a client's connection has ended");
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot accept a client");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
-        };
-        let service = TowerToHyperService::new(router.clone().layer(Extension(met)));
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        connections.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a client's connection ended");
+            while connections.try_join_next().is_some() {}
+        }
+    }
+
+    fn connection(&self, stream: TcpStream) -> impl Future<Output = hyper::Result<()>> + use<> {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(seconds(self.settings.header_timeout_s))
+            .max_buf_size(MAX_HEAD);
+        let met = stream.local_addr().ok().map(|address| guard::Met(address.ip()));
+        let service = TowerToHyperService::new(self.router.clone().layer(Extension(met)));
+        let mut closing = self.closing.clone();
+        async move {
+            let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+            tokio::select! {
+                result = connection.as_mut() => return result,
+                _ = closing.wait_for(|closing| *closing) => connection.as_mut().graceful_shutdown(),
             }
-            drop(permit);
-        });
-        while connections.try_join_next().is_some() {}
+            connection.await
+        }
     }
 }
 

@@ -85,8 +85,9 @@ pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, Cli
     // A second signal ends at once.
     tokio::select! {
         result = torrents.stop_all_and_serialize() => result?,
-        () = signals.next() => {}
+        () = signals.next() => return Ok(Outcome::Done),
     }
+    api.close().await;
     Ok(Outcome::Done)
 }
 

@@ -10,14 +10,23 @@ use serde_json::{Value, json};
 use super::Shared;
 use crate::events::Event;
 
-/// Server-sent events, from now until the client or the engine goes.
+/// Server-sent events, from now until the client or the daemon goes.
 pub(super) async fn stream(
     State(shared): State<Shared>,
     RawQuery(_): RawQuery,
 ) -> Sse<impl Stream<Item = Result<Told, Infallible>>> {
-    let events = stream::unfold(shared.torrents.subscribe(), async |mut events| {
-        let (kind, data) = describe(&events.next().await?);
-        Some((Ok(Told::default().event(kind).data(data.to_string())), events))
+    let sources = (shared.torrents.subscribe(), shared.closing.subscribe());
+    let events = stream::unfold(sources, async |(mut events, mut closing)| {
+        let event = tokio::select! {
+            biased;
+            event = events.next() => event?,
+            _ = closing.wait_for(|closing| *closing) => return None,
+        };
+        let (kind, data) = describe(&event);
+        Some((
+            Ok(Told::default().event(kind).data(data.to_string())),
+            (events, closing),
+        ))
     });
     Sse::new(events).keep_alive(KeepAlive::default())
 }

@@ -55,8 +55,8 @@ pub(super) async fn check_names(
     request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
-    let met = request.extensions().get::<Met>().map(|Met(ip)| ip.to_canonical());
-    let met = met.unwrap_or(shared.names.local.ip());
+    let met = request.extensions().get::<Option<Met>>().copied().flatten();
+    let met = met.map_or(shared.names.local.ip(), |Met(ip)| ip.to_canonical());
     let is_ours = |authority: &str| shared.names.include(authority, met);
     if !hosts(&request).is_some_and(|hosts| hosts.into_iter().all(is_ours)) {
         let why = "the request is for another host; name this one in api.names if it is meant";
