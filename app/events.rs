@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::messages::{
-    TorrentAdded, TorrentCompleted, TorrentFailed, TorrentStarted, TorrentStopped, TrackerFailed,
+    TorrentAdded, TorrentBlocked, TorrentCompleted, TorrentFailed, TorrentRestarting, TorrentStarted, TorrentStopped,
+    TrackerFailed,
 };
 use ecs_torrent_components::torrent::Torrent;
 use ecs_torrent_components::tracker::Tracker;
@@ -27,6 +28,10 @@ pub enum Event {
     Started(InfoHash),
     /// All of it is on the disk.
     Completed(InfoHash),
+    /// It waits for this, like room on a disk, and will go on by itself.
+    Blocked(InfoHash, Arc<str>),
+    /// It has met this fault, and is tried again.
+    Restarting(InfoHash, Arc<str>),
     /// It could not go on, for this reason.
     Failed(InfoHash, Arc<str>),
     /// It is gone.
@@ -102,6 +107,8 @@ fn tell_events(
     mut added: MessageReader<TorrentAdded>,
     mut started: MessageReader<TorrentStarted>,
     mut completed: MessageReader<TorrentCompleted>,
+    mut blocked: MessageReader<TorrentBlocked>,
+    mut restarting: MessageReader<TorrentRestarting>,
     mut failed: MessageReader<TorrentFailed>,
     mut stopped: MessageReader<TorrentStopped>,
     mut tracker_failed: MessageReader<TrackerFailed>,
@@ -116,6 +123,12 @@ fn tell_events(
     let completed = completed
         .read()
         .filter_map(|message| Some(Event::Completed(id(message.torrent)?)));
+    let blocked = blocked
+        .read()
+        .filter_map(|message| Some(Event::Blocked(id(message.torrent)?, message.resource.clone())));
+    let restarting = restarting
+        .read()
+        .filter_map(|message| Some(Event::Restarting(id(message.torrent)?, message.reason.clone())));
     let failed = failed
         .read()
         .filter_map(|message| Some(Event::Failed(id(message.torrent)?, message.reason.clone())));
@@ -130,6 +143,8 @@ fn tell_events(
     let all = added
         .chain(started)
         .chain(completed)
+        .chain(blocked)
+        .chain(restarting)
         .chain(failed)
         .chain(tracker_failed)
         .chain(stopped);

@@ -28,7 +28,7 @@ pub(crate) fn hash_pieces(
     on_bytes: &(dyn Fn(u64) + Sync),
 ) -> Vec<Result<Sha1Digest, DiskError>> {
     let cache = Arc::new(FileCache::new(MAX_OPEN));
-    let files = Files::new(StorageId(0), root.to_owned(), table.clone(), cache);
+    let files = Files::new(StorageId(0), root.to_owned(), None, table.clone(), cache);
     let buffers = FileBuffers::default();
     let done = AtomicU64::new(0);
     let hash_piece = |piece: u32| {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use bevy_app::{App, Plugins};
 use ecs_torrent_components::settings::Settings;
@@ -79,8 +80,12 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// Where a listen address cannot be bound, or a thread cannot be started.
-    pub fn start(self) -> Result<Engine, StartError> {
+    pub fn start(mut self) -> Result<Engine, StartError> {
         let events = Events::default();
+        // So that they lead to the same places when the current folder changes.
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        self.settings.storage.download_dir = absolute(&self.settings.storage.download_dir);
+        self.settings.session.state_dir = self.settings.session.state_dir.as_ref().map(absolute);
         let plugin = events.plugin();
         let plugins = self.plugins;
         let runner = Runner::start(self.settings, move |app| {

@@ -116,8 +116,9 @@ impl Torrents {
     ///
     /// # Errors
     /// As [`Torrents::download`].
-    pub async fn download_with(&self, source: impl Into<Source>, options: AddOptions) -> Result<TorrentId, Error> {
+    pub async fn download_with(&self, source: impl Into<Source>, mut options: AddOptions) -> Result<TorrentId, Error> {
         let source = source.into();
+        options.root = options.root.map(absolute).transpose()?;
         let metainfo = aside(|| source.load()).await??;
         let add = |reply| AddTorrent {
             metainfo,
@@ -256,6 +257,11 @@ impl Torrents {
         self.handle.send(command(reply)).await?;
         receiver.await.map_err(|_| EngineGone)
     }
+}
+
+/// A path that still leads there when a later run has another current folder.
+pub(crate) fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
+    std::path::absolute(&path).map_err(|error| Error::Read { path, error })
 }
 
 /// Does something that blocks in a thread of its own, since the caller's runtime may not have one for that.

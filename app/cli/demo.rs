@@ -124,6 +124,7 @@ pub(super) async fn run(args: DemoArgs, screen: Screen) -> Result<Outcome, CliEr
 
 fn engine() -> Result<Engine, CliError> {
     let mut settings = Settings::default();
+    settings.session.state_dir = None;
     settings.net.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
     Ok(Engine::builder().plugins(TorrentPlugins).settings(settings).start()?)
 }

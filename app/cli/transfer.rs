@@ -61,7 +61,7 @@ struct NetworkArgs {
     /// Do not use the DHT. (This version has none.)
     #[arg(long)]
     no_dht: bool,
-    /// Folder for the state of torrents. (This version keeps none.)
+    /// Folder that keeps the state of torrents between runs.
     #[arg(long, value_name = "DIR", default_value = ".ecs_torrent")]
     state_dir: PathBuf,
     /// Print nothing but errors.
@@ -108,6 +108,7 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
     let metainfos = wish.sources.iter().map(load).collect::<Result<Vec<_>, _>>()?;
     let peers = resolve(&network.peers)?;
     let mut settings = Settings::default();
+    settings.session.state_dir = Some(network.state_dir.clone());
     if !network.listen.is_empty() {
         settings.net.listen.clone_from(&network.listen);
         settings.net.listen_fallback = false;

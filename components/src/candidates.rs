@@ -16,6 +16,8 @@ pub enum CandidateSource {
     User,
     /// A tracker.
     Tracker,
+    /// An earlier session.
+    Session,
     /// The peer itself: it connected to us and named the port it listens on.
     Itself,
 }
@@ -151,6 +153,17 @@ impl Candidates {
     /// Addresses known.
     pub fn iter(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.table.keys().copied()
+    }
+
+    /// At most `max` addresses that are worth to be remembered: connected ones first, then those that failed least.
+    #[must_use]
+    pub fn best(&self, max: usize) -> Vec<SocketAddr> {
+        let mut all: Vec<_> = self.table.iter().collect();
+        all.sort_by_key(|(address, candidate)| {
+            let is_idle = candidate.state != State::Busy;
+            (candidate.failures, is_idle, rank(**address, candidate))
+        });
+        all.into_iter().take(max).map(|(address, _)| *address).collect()
     }
 
     /// Number of addresses known.

@@ -9,6 +9,7 @@
 //! | [`torrent`], [`peer`], [`piece`], [`tracker`] | the components of the four kinds of entities |
 //! | [`messages`] | facts that features tell each other |
 //! | [`commands`], [`stats`] | what is asked of the engine from outside, and answered |
+//! | [`session`] | what is kept of a torrent between runs, and its form on the disk |
 //! | [`settings`] | every bound and default |
 //! | [`clock`], [`deadlines`], [`random`] | time and chance, as systems see them |
 //! | [`candidates`], [`bans`], [`reaper`] | who to connect to, who not to, and who goes |
@@ -26,6 +27,7 @@ pub mod piece;
 pub mod random;
 pub mod rate;
 pub mod reaper;
+pub mod session;
 pub mod settings;
 pub mod stats;
 pub mod torrent;

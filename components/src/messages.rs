@@ -37,7 +37,25 @@ pub struct TorrentCompleted {
     pub torrent: Entity,
 }
 
-/// A torrent could not go on.
+/// A torrent waits for something that is not there now, and will go on by itself.
+#[derive(Message, Debug, Clone)]
+pub struct TorrentBlocked {
+    /// The torrent.
+    pub torrent: Entity,
+    /// What it waits for, for people.
+    pub resource: Arc<str>,
+}
+
+/// A torrent has met a fault and will be tried again.
+#[derive(Message, Debug, Clone)]
+pub struct TorrentRestarting {
+    /// The torrent.
+    pub torrent: Entity,
+    /// What it met, for people.
+    pub reason: Arc<str>,
+}
+
+/// A torrent could not go on, and is not tried again.
 #[derive(Message, Debug, Clone)]
 pub struct TorrentFailed {
     /// The torrent.
@@ -60,6 +78,19 @@ pub struct FailTorrent {
     pub torrent: Entity,
     /// Why, for people.
     pub reason: Arc<str>,
+    /// What may help.
+    pub remedy: Remedy,
+}
+
+/// What may help after a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Starting again from what is saved.
+    Restart,
+    /// Waiting until something comes back, like a volume.
+    Wait,
+    /// Nothing that this program can do.
+    None,
 }
 
 /// Stops a torrent, as a plugin may want.

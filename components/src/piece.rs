@@ -8,6 +8,8 @@ use smallvec::SmallVec;
 /// Where a piece in flight stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PiecePhase {
+    /// Blocks that lie on the disk are being read back.
+    Restoring,
     /// Blocks are missing.
     Filling,
     /// All blocks are here and being hashed.
@@ -64,6 +66,8 @@ pub struct ActivePiece {
     pub exclusive: Option<Entity>,
     /// Whether the piece has failed before and needs an exclusive sender.
     pub is_suspect: bool,
+    /// Whether some blocks came from the disk: if the piece fails, it may be nobody's fault.
+    pub is_restored: bool,
     /// Whether the piece is listed as idle.
     pub is_idle_listed: bool,
 }
@@ -85,6 +89,7 @@ impl ActivePiece {
             free_from: 0,
             exclusive: None,
             is_suspect: false,
+            is_restored: false,
             is_idle_listed: false,
         }
     }

@@ -14,7 +14,7 @@ pub struct TorrentStats {
     pub info_hash: InfoHash,
     /// Its name.
     pub name: String,
-    /// Where it is in its life: `adding`, `checking`, `downloading`, `seeding`, `stopping/…`, `failed`.
+    /// Where it is in its life: `adding`, `checking`, `downloading`, `seeding`, `blocked`, `stopping/…`, `failed`.
     pub lifecycle: String,
     /// Why it failed or waits, where it does.
     pub error: Option<String>,

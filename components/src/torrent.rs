@@ -139,10 +139,17 @@ pub enum Lifecycle {
     Downloading,
     /// All there is, is here.
     Seeding,
+    /// Something that it needs is not there now: a full disk, a volume that is not mounted. It goes on by itself.
+    Blocked {
+        /// What it waits for, for people.
+        resource: Arc<str>,
+    },
     /// It could not go on.
     Failed {
         /// Why, for people.
         reason: Arc<str>,
+        /// When it is tried again; never, where it has been tried too often or trying cannot help.
+        retry_at: Option<Timestamp>,
     },
     /// It is being stopped; see [`Stopping`].
     Stopping,
@@ -153,6 +160,12 @@ impl Lifecycle {
     #[must_use]
     pub fn is_running(&self) -> bool {
         matches!(self, Self::Downloading | Self::Seeding)
+    }
+
+    /// Whether what is here may be served: more than when peers are wanted, since a full disk can be read.
+    #[must_use]
+    pub fn may_serve(&self) -> bool {
+        self.is_running() || matches!(self, Self::Blocked { .. })
     }
 }
 
@@ -184,6 +197,11 @@ pub struct ActivePieces {
     /// Those of which a block can be asked for, as far as known: may name some that are full by now.
     pub open: BTreeSet<u32>,
 }
+
+/// Blocks that lie on the disk though their piece is neither whole nor verified, by piece: they are never served, and
+/// count for nothing until the piece has passed.
+#[derive(Component, Debug, Clone, Default, PartialEq, Eq)]
+pub struct Partials(pub BTreeMap<u32, Bitfield>);
 
 /// Every torrent by every hash that peers may name it with.
 #[derive(Resource, Debug, Default)]
@@ -232,6 +250,8 @@ pub enum StopPhase {
     DisconnectPeers,
     /// Trackers hear `stopped`.
     AnnounceStopped,
+    /// The session is written; or deleted, with the data where that was asked for, if the torrent is removed.
+    WriteSession,
     /// The torrent goes, and whoever asked is answered.
     Despawn,
 }
@@ -243,4 +263,6 @@ pub struct Stopping {
     pub phase: StopPhase,
     /// When it gives way to the next, finished or not.
     pub deadline: Timestamp,
+    /// Whether what it has to do has been begun.
+    pub has_begun: bool,
 }

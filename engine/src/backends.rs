@@ -1,4 +1,5 @@
-//! The real backends: sockets on tokio, files on a pool of threads, hashing on rayon, HTTP through reqwest.
+//! The real backends: sockets on tokio, files on a pool of threads, hashing on rayon, HTTP through reqwest,
+//! sessions in a folder.
 
 mod beneath;
 mod buffers;
@@ -8,15 +9,19 @@ pub mod http;
 mod jobs;
 pub mod net;
 mod sink;
+pub mod state;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ecs_torrent_components::settings::Settings;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::core::Backends;
+use crate::port::Backend;
+use crate::ports::state::{StateEvent, StateRequest};
 use crate::wake::Waker;
 
 /// Why an engine cannot start.
@@ -40,6 +45,22 @@ pub enum StartError {
     /// The hashing pool cannot be started.
     #[error("cannot start the hashing threads: {0}")]
     HashPool(String),
+    /// The state folder cannot be used.
+    #[error("cannot use the state folder {}: {error}", path.display())]
+    StateDir {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Another engine has the state folder.
+    #[error("the state folder {} is in use by another engine (process {holder}); name another one", path.display())]
+    StateDirInUse {
+        /// The folder.
+        path: PathBuf,
+        /// The other engine's process.
+        holder: String,
+    },
     /// The system gives no randomness.
     #[error("cannot get random numbers: {0}")]
     Random(String),
@@ -81,6 +102,11 @@ impl Drop for SharedRuntime {
 /// # Errors
 /// The first thing that cannot be bound or started.
 pub fn real(settings: &Settings, waker: &Waker) -> Result<Backends, StartError> {
+    // First of all: who shares a state folder with another engine shares its ports too, and should hear of the folder.
+    let state: Box<dyn Backend<StateRequest, StateEvent>> = match &settings.session.state_dir {
+        Some(folder) => Box::new(state::StateFolder::start(folder, waker)?),
+        None => Box::new(state::NoState::new(waker)),
+    };
     let runtime = SharedRuntime::start(settings.net.threads)?;
     let (net, local) = net::TokioNet::start(&settings.net, runtime.clone(), waker)?;
     Ok(Backends {
@@ -88,6 +114,7 @@ pub fn real(settings: &Settings, waker: &Waker) -> Result<Backends, StartError> 
         net: Box::new(net),
         disk: Box::new(disk::DiskPool::start(&settings.storage, waker)?),
         hash: Box::new(hash::RayonHash::start(&settings.storage, waker)?),
+        state,
         local,
     })
 }

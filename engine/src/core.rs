@@ -14,7 +14,8 @@ use crate::ports::disk::{DiskEvent, DiskRequest};
 use crate::ports::hash::{HashEvent, HashRequest};
 use crate::ports::http::{HttpEvent, HttpRequest};
 use crate::ports::net::{Links, LocalAddresses, NetEvent, NetRequest};
-use crate::ports::{DiskPort, HashPort, HttpPort, NetPort};
+use crate::ports::state::{StateEvent, StateRequest};
+use crate::ports::{DiskPort, HashPort, HttpPort, NetPort, StatePort};
 use crate::schedule::{self, Tick, TickSet};
 use crate::wake::Waker;
 
@@ -28,6 +29,8 @@ pub struct Backends {
     pub hash: Box<dyn crate::port::Backend<HashRequest, HashEvent>>,
     /// Behind the Http port.
     pub http: Box<dyn crate::port::Backend<HttpRequest, HttpEvent>>,
+    /// Behind the State port.
+    pub state: Box<dyn crate::port::Backend<StateRequest, StateEvent>>,
     /// The addresses that the Net port listens on.
     pub local: LocalAddresses,
 }
@@ -58,6 +61,7 @@ impl Core {
             .insert_resource(Port::new(backends.disk))
             .insert_resource(Port::new(backends.hash))
             .insert_resource(Port::new(backends.http))
+            .insert_resource(Port::new(backends.state))
             .init_resource::<Clock>()
             .init_resource::<Wakeup>()
             .init_resource::<Links>();
@@ -113,12 +117,19 @@ fn drain_ports(
     mut disk: ResMut<DiskPort>,
     mut hash: ResMut<HashPort>,
     mut http: ResMut<HttpPort>,
+    mut state: ResMut<StatePort>,
     settings: Res<Settings>,
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
 ) {
     let max = settings.tick.max_events;
-    let has_more = [net.drain(max), disk.drain(max), hash.drain(max), http.drain(max)];
+    let has_more = [
+        net.drain(max),
+        disk.drain(max),
+        hash.drain(max),
+        http.drain(max),
+        state.drain(max),
+    ];
     if has_more.contains(&true) {
         wakeup.at(clock.now());
     }
@@ -137,11 +148,13 @@ fn flush_ports(
     mut disk: ResMut<DiskPort>,
     mut hash: ResMut<HashPort>,
     mut http: ResMut<HttpPort>,
+    mut state: ResMut<StatePort>,
 ) {
     net.flush();
     disk.flush();
     hash.flush();
     http.flush();
+    state.flush();
 }
 
 /// What bevy would panic with: a system's or command's error that nobody handled. It is a defect, but not one that

@@ -5,8 +5,8 @@
 //! | [`schedule`] | the one schedule and its chain of sets: the order of the whole program |
 //! | [`core`] | a world with its ports, one step at a time |
 //! | [`runner`] | the thread that steps it in real time |
-//! | [`port`], [`ports`] | what systems ask of the network, the disk, the hashers and HTTP servers |
-//! | [`backends`] | the real ones: tokio, a disk pool, rayon, reqwest |
+//! | [`port`], [`ports`] | what systems ask of the network, the disk, the hashers, HTTP servers and the state folder |
+//! | [`backends`] | the real ones: tokio, a disk pool, rayon, reqwest, a folder |
 //! | [`mailbox`] | how the outside talks to the world |
 //! | `sim` (feature `sim`) | simulated backends and a virtual clock |
 //!

@@ -7,6 +7,7 @@
 mod disk;
 mod fabric;
 mod net;
+mod state;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use ecs_torrent_protocol::time::Timestamp;
 pub use self::disk::SimDisk;
 use self::fabric::{Fabric, SimHash, SimHttp};
 pub use self::net::SimNet;
+use self::state::SimState;
 use crate::core::{Backends, Core};
 use crate::ports::net::LocalAddresses;
 use crate::wake::Waker;
@@ -63,6 +65,7 @@ impl Simulation {
             disk: Box::new(SimDisk::new(id, self.fabric.clone())),
             hash: Box::new(SimHash::new(id, self.fabric.clone())),
             http: Box::new(SimHttp::new(id, self.fabric.clone())),
+            state: Box::new(SimState::new(id, self.fabric.clone())),
             local,
         };
         let mut seed = [0; 32];

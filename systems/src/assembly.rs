@@ -12,9 +12,10 @@ use ecs_torrent_components::piece::{ActivePiece, PiecePhase};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::PeerOf;
-use ecs_torrent_engine::schedule::{Tick, TickSet};
+use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::wire::{Block, Message};
 
+use crate::AssembleSet;
 use crate::picking::Supply;
 use crate::verification::FullPieces;
 
@@ -26,7 +27,7 @@ impl Plugin for AssemblyPlugin {
         app.add_message::<BlockAccepted>()
             .add_message::<BlockWasted>()
             .init_resource::<FullPieces>()
-            .add_systems(Tick, accept_blocks.in_set(TickSet::Assemble));
+            .add_systems(Tick, accept_blocks.in_set(AssembleSet::Received));
     }
 }
 

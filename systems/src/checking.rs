@@ -19,6 +19,7 @@ use ecs_torrent_protocol::bitfield::Bitfield;
 
 use crate::VerifySet;
 use crate::lifecycle::StartTorrent;
+use crate::storage::fault;
 
 /// Checks existing data.
 pub struct CheckingPlugin;
@@ -40,26 +41,30 @@ const HASH: Purpose = Purpose("hash to check");
 /// On a torrent whose data is being checked.
 #[derive(Component, Debug)]
 pub struct Check {
-    next: u32,
+    /// The pieces in doubt.
+    todo: Vec<u32>,
+    /// Position of the next of them to be read.
+    next: usize,
     checked_count: u32,
     good: Bitfield,
 }
 
 impl Check {
-    /// A check of which nothing is done.
+    /// A check of the pieces `todo`; those in `good` are known to be.
     #[must_use]
-    pub fn new(piece_count: u32) -> Self {
+    pub fn new(todo: impl IntoIterator<Item = u32>, good: Bitfield) -> Self {
         Self {
+            todo: todo.into_iter().collect(),
             next: 0,
             checked_count: 0,
-            good: Bitfield::new(piece_count),
+            good,
         }
     }
 
-    /// Pieces looked at.
+    /// Pieces looked at, or not in doubt from the start.
     #[must_use]
     pub fn checked_count(&self) -> u32 {
-        self.checked_count
+        self.good.len() - self.todo.len() as u32 + self.checked_count
     }
 
     /// Pieces found good so far.
@@ -117,10 +122,7 @@ fn collect_reads(
                     continue;
                 };
                 match outcome {
-                    Err(error) if !error.is_absence() => {
-                        let reason = error.to_string().into();
-                        failed.write(FailTorrent { torrent, reason });
-                    }
+                    Err(error) if !error.is_absence() => drop(failed.write(fault(torrent, &error))),
                     _ => check.note(torrent, index, false, &mut have, &mut start),
                 }
             }
@@ -161,7 +163,7 @@ impl Check {
         if is_good {
             self.good.insert(index);
         }
-        if self.checked_count == self.good.len() {
+        if self.checked_count as usize == self.todo.len() {
             have.0 = self.good.clone();
             start.write(StartTorrent { torrent });
         }
@@ -182,10 +184,9 @@ fn read_pieces(
         let Ok((mut check, Layout(geometry), storage)) = torrents.get_mut(torrent) else {
             continue;
         };
-        let index = check.next;
-        if index >= geometry.piece_count() {
+        let Some(&index) = check.todo.get(check.next) else {
             continue;
-        }
+        };
         check.next += 1;
         let span = geometry.piece_span(index);
         queue.used_bytes += u64::from(span.len);

@@ -9,7 +9,7 @@
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; who sent bad ones goes |
 //! | Store | [`storage`] | verified pieces are written |
 //! | Announce | [`having`], [`lifecycle`], [`trackers`] | what is here becomes known |
-//! | Decide | [`lifecycle`], [`extensions`], [`availability`], [`choking`], [`uploading`], [`timeouts`], [`dialing`], [`picking`], [`stats`] | what to do next |
+//! | Decide | [`lifecycle`], [`sessions`], [`extensions`], [`availability`], [`choking`], [`uploading`], [`timeouts`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | what was said leaves |
 //! | Reap | [`reaping`] | what has ended goes |
@@ -38,6 +38,7 @@ pub mod lifecycle;
 pub mod links;
 pub mod picking;
 pub mod reaping;
+pub mod sessions;
 pub mod smart_ban;
 pub mod stats;
 pub mod storage;
@@ -66,6 +67,7 @@ impl PluginGroup for TorrentPlugins {
             .add(storage::StoragePlugin)
             .add(having::HavingPlugin)
             .add(lifecycle::LifecyclePlugin)
+            .add(sessions::SessionsPlugin)
             .add(trackers::TrackersPlugin)
             .add(extensions::ExtensionsPlugin)
             .add(availability::AvailabilityPlugin)
@@ -100,6 +102,15 @@ pub enum IntakeSet {
     Closed,
 }
 
+/// The order of [`TickSet::Assemble`].
+#[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AssembleSet {
+    /// What peers sent.
+    Received,
+    /// What an earlier run left on the disk.
+    Restored,
+}
+
 /// The order of [`TickSet::Verify`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum VerifySet {
@@ -131,6 +142,8 @@ pub enum AnnounceSet {
 pub enum DecideSet {
     /// Torrents fail and stop.
     Lifecycle,
+    /// What they have is saved.
+    Sessions,
     /// Extensions are heard.
     Extensions,
     /// What peers have, and whether we want it.
@@ -183,6 +196,8 @@ impl Plugin for OrderPlugin {
             Tick,
             (Links, Accept, Bytes, Handshakes, Greet, Frames, Closed).in_set(TickSet::Intake),
         );
+        use AssembleSet::{Received, Restored};
+        app.configure_sets(Tick, (Received, Restored).chain().in_set(TickSet::Assemble));
         use VerifySet::{Blame, Check, Collect, Submit};
         app.configure_sets(Tick, (Collect, Blame, Check, Submit).chain().in_set(TickSet::Verify));
         use AnnounceSet::{Begin, Completion, Have, Trackers};
@@ -190,9 +205,12 @@ impl Plugin for OrderPlugin {
             Tick,
             (Have, Completion, Begin, Trackers).chain().in_set(TickSet::Announce),
         );
-        use DecideSet::{Availability, Choking, Dialing, Extensions, Lifecycle, Picking, Stats, Timeouts, Uploads};
+        use DecideSet::{
+            Availability, Choking, Dialing, Extensions, Lifecycle, Picking, Sessions, Stats, Timeouts, Uploads,
+        };
         let decide = (
             Lifecycle,
+            Sessions,
             Extensions,
             Availability,
             Choking,

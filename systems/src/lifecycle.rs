@@ -2,18 +2,22 @@
 
 mod adding;
 mod failing;
+mod opening;
 mod stopping;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use ecs_torrent_components::commands::{AddTorrent, CommandQueue, StopAll, StopTorrent};
+use ecs_torrent_components::commands::{AddTorrent, CommandQueue, RemoveTorrent, ResumeAll, StopAll, StopTorrent};
+use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
-    FailTorrent, RequestStop, TorrentAdded, TorrentFailed, TorrentStarted, TorrentStopped,
+    FailTorrent, RequestStop, TorrentAdded, TorrentBlocked, TorrentFailed, TorrentRestarting, TorrentStarted,
+    TorrentStopped,
 };
 use ecs_torrent_components::torrent::TorrentIndex;
 use ecs_torrent_engine::schedule::Tick;
 
-pub use self::adding::StartTorrent;
+pub(crate) use self::opening::RequiresComplete;
+pub use self::opening::StartTorrent;
 pub(crate) use self::stopping::{AnnounceStops, ClosingLinks};
 use crate::{AnnounceSet, DecideSet};
 
@@ -24,6 +28,8 @@ impl Plugin for LifecyclePlugin {
     fn build(&self, app: &mut App) {
         app.add_message::<TorrentAdded>()
             .add_message::<TorrentStarted>()
+            .add_message::<TorrentBlocked>()
+            .add_message::<TorrentRestarting>()
             .add_message::<TorrentFailed>()
             .add_message::<TorrentStopped>()
             .add_message::<FailTorrent>()
@@ -31,10 +37,14 @@ impl Plugin for LifecyclePlugin {
             .add_message::<StartTorrent>()
             .init_resource::<TorrentIndex>()
             .init_resource::<adding::StorageIds>()
+            .init_resource::<adding::Resuming>()
+            .init_resource::<Deadlines<failing::Retry>>()
             .init_resource::<stopping::StopsInOrder>()
             .init_resource::<ClosingLinks>()
             .init_resource::<AnnounceStops>()
             .init_resource::<CommandQueue<AddTorrent>>()
+            .init_resource::<CommandQueue<ResumeAll>>()
+            .init_resource::<CommandQueue<RemoveTorrent>>()
             .init_resource::<CommandQueue<StopTorrent>>()
             .init_resource::<CommandQueue<StopAll>>()
             .add_systems(
@@ -42,13 +52,22 @@ impl Plugin for LifecyclePlugin {
                 (
                     (
                         adding::add_torrents,
-                        adding::collect_opened,
-                        adding::start_torrents,
-                        adding::collect_prepared,
+                        adding::resume_torrents,
+                        adding::add_resumed,
+                        opening::collect_loaded,
+                        opening::collect_opened,
+                        opening::start_torrents,
+                        opening::collect_prepared,
                     )
                         .chain()
                         .in_set(AnnounceSet::Begin),
-                    (failing::fail_torrents, stopping::hear_stops, stopping::advance_stops)
+                    (
+                        failing::fail_torrents,
+                        failing::block_writers,
+                        failing::retry_torrents,
+                        stopping::hear_stops,
+                        stopping::advance_stops,
+                    )
                         .chain()
                         .in_set(DecideSet::Lifecycle),
                 ),

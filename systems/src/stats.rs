@@ -99,7 +99,7 @@ impl Archive<'_, '_> {
             name: torrent.name.to_string(),
             lifecycle: describe(lifecycle, stopping),
             error: match lifecycle {
-                Lifecycle::Failed { reason } => Some(reason.to_string()),
+                Lifecycle::Failed { reason, .. } | Lifecycle::Blocked { resource: reason } => Some(reason.to_string()),
                 _ => None,
             },
             speed: Speed {
@@ -170,10 +170,12 @@ fn describe(lifecycle: &Lifecycle, stopping: Option<&Stopping>) -> String {
         (Lifecycle::Checking, _) => "checking",
         (Lifecycle::Downloading, _) => "downloading",
         (Lifecycle::Seeding, _) => "seeding",
+        (Lifecycle::Blocked { .. }, _) => "blocked",
         (Lifecycle::Failed { .. }, _) => "failed",
         (Lifecycle::Stopping, None | Some(StopPhase::HaltDownloads)) => "stopping/halt_downloads",
         (Lifecycle::Stopping, Some(StopPhase::DisconnectPeers)) => "stopping/disconnect_peers",
         (Lifecycle::Stopping, Some(StopPhase::AnnounceStopped)) => "stopping/announce_stopped",
+        (Lifecycle::Stopping, Some(StopPhase::WriteSession)) => "stopping/write_session",
         (Lifecycle::Stopping, Some(StopPhase::Despawn)) => "stopping/despawn",
     }
     .to_owned()

@@ -1,13 +1,17 @@
 //! Verified pieces are written; only then do they count.
 
+use std::sync::Arc;
+
 use bevy_app::{App, Plugin};
+use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
-use ecs_torrent_components::messages::{FailTorrent, PieceStored};
+use bytes::Bytes;
+use ecs_torrent_components::messages::{FailTorrent, PieceStored, Remedy};
 use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
 use ecs_torrent_components::torrent::{ActivePieces, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
-use ecs_torrent_engine::ports::disk::DiskRequest;
+use ecs_torrent_engine::ports::disk::{DiskError, DiskRequest};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 
 use crate::picking::Supply;
@@ -18,7 +22,8 @@ pub struct StoragePlugin;
 
 impl Plugin for StoragePlugin {
     fn build(&self, app: &mut App) {
-        app.add_message::<PieceStored>()
+        app.init_resource::<BlockedWrites>()
+            .add_message::<PieceStored>()
             .add_message::<FailTorrent>()
             .add_systems(
                 Tick,
@@ -29,6 +34,80 @@ impl Plugin for StoragePlugin {
 
 const PIECES: Purpose = Purpose("write pieces");
 
+/// Writes that found the disk full, with their bytes: verified pieces that are not called had before they are on the
+/// disk. What is held counts as [`PieceMemory`], which bounds it.
+#[derive(Resource, Debug, Default)]
+pub(crate) struct BlockedWrites {
+    held: EntityHashMap<Held>,
+    /// Torrents whose writes have begun to fail, with what people are told, until somebody has taken note.
+    pub(crate) full: Vec<(Entity, Arc<str>)>,
+    /// Torrents of which a held write has succeeded.
+    pub(crate) freed: Vec<Entity>,
+    /// Writes to be tried again.
+    pub(crate) retries: Vec<(Entity, Vec<Bytes>)>,
+}
+
+/// A torrent's writes that wait.
+#[derive(Debug, Default)]
+struct Held {
+    writes: Vec<(Entity, Vec<Bytes>)>,
+    /// One of them is being tried again.
+    is_retrying: bool,
+}
+
+impl BlockedWrites {
+    fn hold(&mut self, torrent: Entity, piece: Entity, blocks: Vec<Bytes>, error: &DiskError) {
+        self.held.entry(torrent).or_default().writes.push((piece, blocks));
+        self.full.push((torrent, error.to_string().into()));
+    }
+
+    /// Whether writes of a torrent wait.
+    pub(crate) fn holds(&self, torrent: Entity) -> bool {
+        self.held.contains_key(&torrent)
+    }
+
+    /// Whether the failure just told ends a try; it is over by that.
+    pub(crate) fn is_retrying(&mut self, torrent: Entity) -> bool {
+        let held = self.held.get_mut(&torrent);
+        held.is_some_and(|held| std::mem::take(&mut held.is_retrying))
+    }
+
+    fn note_written(&mut self, torrent: Entity) {
+        if self.held.contains_key(&torrent) {
+            self.freed.push(torrent);
+        }
+    }
+
+    /// Tries one of a torrent's writes again, to see whether there is room.
+    pub(crate) fn retry_one(&mut self, torrent: Entity) {
+        if let Some(held) = self.held.get_mut(&torrent) {
+            held.is_retrying = true;
+            self.retries.extend(held.writes.pop());
+        }
+    }
+
+    /// Tries all of a torrent's writes again.
+    pub(crate) fn retry_all(&mut self, torrent: Entity) {
+        let held = self.held.remove(&torrent);
+        self.retries.extend(held.into_iter().flat_map(|held| held.writes));
+    }
+
+    /// Drops what is held for a torrent.
+    pub(crate) fn forget(&mut self, torrent: Entity) {
+        self.held.remove(&torrent);
+    }
+}
+
+/// A disk error as a torrent's fault.
+pub(crate) fn fault(torrent: Entity, error: &DiskError) -> FailTorrent {
+    let is_passing = error.is_full() || error.is_volume_gone();
+    FailTorrent {
+        torrent,
+        reason: error.to_string().into(),
+        remedy: if is_passing { Remedy::Wait } else { Remedy::Restart },
+    }
+}
+
 fn collect_writes(
     mut commands: Commands,
     mut disk: ResMut<DiskPort>,
@@ -36,6 +115,7 @@ fn collect_writes(
     mut supply: ResMut<Supply>,
     mut stored: MessageWriter<PieceStored>,
     mut failed: MessageWriter<FailTorrent>,
+    mut blocked: ResMut<BlockedWrites>,
     pieces: Query<&ActivePiece>,
     mut torrents: Query<&mut ActivePieces>,
 ) {
@@ -44,10 +124,14 @@ fn collect_writes(
         let Ok(piece) = pieces.get(entity) else { continue };
         let torrent = piece.torrent;
         if let Err(error) = event.outcome {
-            let reason = error.to_string().into();
-            failed.write(FailTorrent { torrent, reason });
+            if error.is_full() {
+                blocked.hold(torrent, entity, event.blocks, &error);
+            } else {
+                failed.write(fault(torrent, &error));
+            }
             continue;
         }
+        blocked.note_written(torrent);
         stored.write(PieceStored {
             torrent,
             index: piece.index,
@@ -65,11 +149,12 @@ fn collect_writes(
 
 fn submit_verified_pieces(
     mut verified: ResMut<VerifiedPieces>,
+    mut blocked: ResMut<BlockedWrites>,
     mut disk: ResMut<DiskPort>,
     mut pieces: Query<&mut ActivePiece>,
     torrents: Query<&Storage>,
 ) {
-    for (entity, blocks) in verified.0.drain(..) {
+    for (entity, blocks) in verified.0.drain(..).chain(blocked.retries.drain(..)) {
         let Ok(mut piece) = pieces.get_mut(entity) else {
             continue;
         };

@@ -18,7 +18,7 @@ use ecs_torrent_protocol::geometry::{BlockRequest, Geometry, Span};
 use ecs_torrent_protocol::wire::{Message, WireError};
 use smallvec::SmallVec;
 
-use crate::{DecideSet, ReapSet};
+use crate::{DecideSet, ReapSet, storage};
 
 /// Serves peers.
 pub struct UploadingPlugin;
@@ -119,7 +119,7 @@ fn hear_requests(
         let is_full = uploads.waiting.len() + uploads.reading.len() >= settings.uploads.max_queue;
         match verdict {
             Verdict::Close(error) => reaper.close(peer, error),
-            Verdict::Admit if !is_choked && !is_full && lifecycle.is_running() => {
+            Verdict::Admit if !is_choked && !is_full && lifecycle.may_serve() => {
                 uploads.waiting.push_back(request);
                 serve.add(peer, &mut uploads);
             }
@@ -262,15 +262,13 @@ fn send_blocks(
     }
 }
 
+/// Fault 73: what was here and is not is a fault; the restart after it looks what is left.
 fn fault(torrent: Entity, error: &DiskError, span: Span) -> FailTorrent {
-    let reason = match error.is_absence() {
-        true => format!("data that was complete is gone (at byte {}): {error}", span.offset),
-        false => error.to_string(),
-    };
-    FailTorrent {
-        torrent,
-        reason: reason.into(),
+    let mut fault = storage::fault(torrent, error);
+    if error.is_absence() {
+        fault.reason = format!("data that was complete is gone (at byte {}): {error}", span.offset).into();
     }
+    fault
 }
 
 /// Memory that was read for a peer that has gone is free.

@@ -3,7 +3,7 @@
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bytes::Bytes;
-use ecs_torrent_components::messages::{FailTorrent, PieceRejected, PieceVerified};
+use ecs_torrent_components::messages::{FailTorrent, PieceRejected, PieceVerified, Remedy};
 use ecs_torrent_components::piece::{ActivePiece, PiecePhase};
 use ecs_torrent_components::torrent::{ActivePieces, Content};
 use ecs_torrent_engine::port::{JobTag, Purpose};
@@ -64,7 +64,12 @@ fn collect_hashes(
         let (torrent, index) = (piece.torrent, piece.index);
         let Some(Digests::Piece(digest)) = event.digests else {
             let reason = format!("hashing piece {index} failed").into();
-            failed.write(FailTorrent { torrent, reason });
+            let remedy = Remedy::Restart;
+            failed.write(FailTorrent {
+                torrent,
+                reason,
+                remedy,
+            });
             continue;
         };
         if content.0.info.pieces.get(index) == Some(&digest) {
@@ -73,6 +78,10 @@ fn collect_hashes(
             continue;
         }
         tracing::debug!(index, "piece failed its hash");
+        if piece.is_restored {
+            // What an earlier run left may be anything, and no peer answers for it.
+            piece.blocks.iter_mut().for_each(|slot| slot.from = None);
+        }
         rejected.write(PieceRejected {
             torrent,
             index,
@@ -82,7 +91,8 @@ fn collect_hashes(
             data: event.spans,
         });
         piece.clear();
-        piece.is_suspect = true;
+        piece.is_suspect = !piece.is_restored;
+        piece.is_restored = false;
         active.open.insert(index);
         supply.offer(torrent);
         supply.note_idle(event.tag.owner, &mut piece);

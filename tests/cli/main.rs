@@ -292,6 +292,8 @@ fn seed_and_download_speak_json() {
             "--exit-on-complete",
             "--json",
             "--no-dht",
+            "--state-dir",
+            "leecher",
         ],
     );
     let events: Vec<Value> = events.collect();
@@ -331,6 +333,8 @@ fn download_prints_plain_lines_without_a_terminal() {
         &address,
         "--listen",
         "127.0.0.1:0",
+        "--state-dir",
+        "leecher",
     ];
     let output = succeed(folder, &[&arguments[..], &["--exit-on-complete"]].concat());
     let lines: Vec<&str> = output.lines().collect();

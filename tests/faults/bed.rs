@@ -108,6 +108,7 @@ impl Bed {
     /// An engine with settings changed by `change`.
     pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings::default();
+        settings.session.state_dir = None;
         settings.net.listen = vec![(Ipv4Addr::LOCALHOST, 0).into()];
         change(&mut settings);
         let (sender, seen) = channel();

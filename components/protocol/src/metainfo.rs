@@ -45,7 +45,9 @@ pub struct Metainfo {
     pub hashes: InfoHashes,
     /// The info dictionary: what the torrent is.
     pub info: Info,
-    /// The info dictionary's bytes as they came, over which the hashes are taken.
+    /// The whole file as it came.
+    pub bytes: Bytes,
+    /// The info dictionary's bytes as they came, over which the hashes are taken; a part of the same memory.
     pub info_bytes: Bytes,
     /// Announce URLs in tiers (BEP 12); a lone `announce` is one tier of one. Only schemes that can be announced
     /// to (`http`, `https`, `udp`), each URL once.
@@ -76,6 +78,7 @@ impl Metainfo {
         Ok(Self {
             info: Info::parse(&info, &info_bytes, &hashes, limits)?,
             hashes,
+            bytes: bytes.clone(),
             info_bytes,
             trackers: trackers(&root, limits.max_urls),
             web_seeds: web_seeds(&root, limits.max_urls),

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, mkdirat, openat};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
 const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
@@ -34,6 +34,25 @@ pub(crate) fn create(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
     }
 }
 
+/// Deletes a file below `root`, following no link on the way; what is deleted is a name, and no folder's.
+pub(crate) fn unlink(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
+    remove(root, path, AtFlags::empty())
+}
+
+/// Deletes an empty folder below `root`, following no link on the way.
+pub(crate) fn remove_folder(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
+    remove(root, path, AtFlags::REMOVEDIR)
+}
+
+fn remove(root: BorrowedFd<'_>, path: &str, flags: AtFlags) -> io::Result<()> {
+    let (folder, name) = match path.rsplit_once('/') {
+        Some((folders, name)) => (Some(walk_folders(root, folders)?), name),
+        None => (None, path),
+    };
+    let parent = folder.as_ref().map_or(root, AsFd::as_fd);
+    Ok(unlinkat(parent, name, flags)?)
+}
+
 fn open_with(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
     // Never blocks on a fifo that somebody put there, and never makes a terminal ours.
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -55,13 +74,18 @@ fn walk(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> io::Resu
     let Some((folders, name)) = path.rsplit_once('/') else {
         return Ok(openat(root, path, flags, mode)?);
     };
-    let mut folder: Option<OwnedFd> = None;
-    for component in folders.split('/') {
-        let parent = folder.as_ref().map_or(root, AsFd::as_fd);
-        folder = Some(open_folder(parent, component)?);
+    let folder = walk_folders(root, folders)?;
+    Ok(openat(folder, name, flags, mode)?)
+}
+
+/// Opens a folder below `root`, a component at a time.
+fn walk_folders(root: BorrowedFd<'_>, folders: &str) -> io::Result<OwnedFd> {
+    let mut components = folders.split('/');
+    let mut folder = open_folder(root, components.next().unwrap_or_default())?;
+    for component in components {
+        folder = open_folder(folder.as_fd(), component)?;
     }
-    let parent = folder.as_ref().map_or(root, AsFd::as_fd);
-    Ok(openat(parent, name, flags, mode)?)
+    Ok(folder)
 }
 
 fn create_folders(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! Files, read and written by a pool of threads.
 
 mod files;
+mod volume;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -42,6 +43,7 @@ enum Work {
     Read(Span),
     Write(Span, Vec<Bytes>),
     Sync,
+    Delete { written: Vec<usize>, keep: Vec<usize> },
 }
 
 impl DiskPool {
@@ -78,9 +80,10 @@ impl DiskPool {
                 tag,
                 storage,
                 root,
+                volume,
                 files,
             } => {
-                let files = Arc::new(Files::new(storage, root, files, self.cache.clone()));
+                let files = Arc::new(Files::new(storage, root, volume, files, self.cache.clone()));
                 self.storages.insert(storage, files);
                 (tag, storage, Work::Look)
             }
@@ -102,6 +105,12 @@ impl DiskPool {
                 blocks,
             } => (tag, storage, Work::Write(span, blocks)),
             DiskRequest::Sync { tag, storage } => (tag, storage, Work::Sync),
+            DiskRequest::Delete {
+                tag,
+                storage,
+                written,
+                keep,
+            } => (tag, storage, Work::Delete { written, keep }),
         };
         match self.storages.get(&storage) {
             Some(files) => Some(Job {
@@ -112,7 +121,8 @@ impl DiskPool {
             None => {
                 let error = std::io::Error::other("these files are closed");
                 let outcome = Err(failure(DiskAction::Use, PathBuf::new(), error));
-                self.sink.push(DiskEvent { tag, outcome });
+                let blocks = Vec::new();
+                self.sink.push(DiskEvent { tag, outcome, blocks });
                 None
             }
         }
@@ -139,18 +149,26 @@ impl Drop for DiskPool {
 impl Job {
     fn run(self, buffers: &FileBuffers) -> DiskEvent {
         let Self { tag, files, work } = self;
+        let mut blocks = Vec::new();
         let done = catch_unwind(AssertUnwindSafe(|| match work {
             Work::Look => files.look().map(DiskDone::Opened),
             Work::Prepare { is_preallocated } => files.prepare(is_preallocated).map(|()| DiskDone::Prepared),
             Work::Read(span) => files.read(span, buffers).map(DiskDone::Read),
-            Work::Write(span, blocks) => files.write(span, &blocks).map(|()| DiskDone::Written),
-            Work::Sync => files.sync().map(|()| DiskDone::Synced),
+            Work::Write(span, bytes) => {
+                let written = files.write(span, &bytes).map(|()| DiskDone::Written);
+                if written.is_err() {
+                    blocks = bytes;
+                }
+                written
+            }
+            Work::Sync => files.sync().map(DiskDone::Synced),
+            Work::Delete { written, keep } => files.delete(written, &keep).map(|()| DiskDone::Deleted),
         }));
         let outcome = done.unwrap_or_else(|_| {
             let error = std::io::Error::other("the disk job panicked");
             Err(failure(DiskAction::Use, files.root().to_owned(), error))
         });
-        DiskEvent { tag, outcome }
+        DiskEvent { tag, outcome, blocks }
     }
 }
 

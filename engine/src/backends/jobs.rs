@@ -57,6 +57,17 @@ impl<J> Jobs<J> {
         }
     }
 
+    /// Moves all jobs that wait into `jobs`, which is empty; waits for one. False once the queue is closed and all
+    /// jobs are taken.
+    pub(crate) fn take_all(&self, jobs: &mut VecDeque<J>) -> bool {
+        let mut state = self.lock();
+        while state.jobs.is_empty() && !state.is_closed {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        std::mem::swap(&mut state.jobs, jobs);
+        !jobs.is_empty()
+    }
+
     /// Ends every thread that waits for a job.
     pub(crate) fn close(&self) {
         self.lock().is_closed = true;

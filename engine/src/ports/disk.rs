@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_components::session::FileStamp;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Span;
 
@@ -25,6 +26,8 @@ pub enum DiskRequest {
         storage: StorageId,
         /// The download folder.
         root: PathBuf,
+        /// Where the folder's volume was mounted when it was last used; another one in its place is an error.
+        volume: Option<PathBuf>,
         /// The files.
         files: FileTable,
     },
@@ -57,12 +60,24 @@ pub enum DiskRequest {
         /// The bytes, in pieces as they came, `span.len` in all.
         blocks: Vec<Bytes>,
     },
-    /// Brings everything written so far to the platter.
+    /// Brings everything written so far to the platter, and tells how the files that were written look then.
     Sync {
         /// Comes back when it is done.
         tag: JobTag,
         /// Whose.
         storage: StorageId,
+    },
+    /// Deletes files that this torrent created or wrote, then the folders that are empty by that, and closes the
+    /// rest. Nothing is written from then on: what a late write would have brought back stays gone.
+    Delete {
+        /// Comes back when it is done.
+        tag: JobTag,
+        /// Whose.
+        storage: StorageId,
+        /// Files written in earlier sessions; those written since `Open` are known.
+        written: Vec<usize>,
+        /// Files that another torrent has too, and keeps.
+        keep: Vec<usize>,
     },
     /// Closes a torrent's files. Requests already made are carried out.
     Close {
@@ -78,21 +93,34 @@ pub struct DiskEvent {
     pub tag: JobTag,
     /// How it went.
     pub outcome: Result<DiskDone, DiskError>,
+    /// The bytes of a write that failed, given back.
+    pub blocks: Vec<Bytes>,
+}
+
+/// How a torrent's files were found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundFiles {
+    /// Each file that is there, in the order of the file table.
+    pub stamps: Vec<Option<FileStamp>>,
+    /// Where the folder's volume is mounted.
+    pub volume: PathBuf,
 }
 
 /// What was done.
 #[derive(Debug)]
 pub enum DiskDone {
-    /// Files are known: the length of each that is there, in the order of the file table.
-    Opened(Vec<Option<u64>>),
+    /// Files are known.
+    Opened(FoundFiles),
     /// Files are ready to be written.
     Prepared,
     /// Bytes, as many as asked for.
     Read(Bytes),
     /// Written; a write is in the system's hands, and on the platter after the next `Synced`.
     Written,
-    /// On the platter.
-    Synced,
+    /// On the platter: the files that were written, by index.
+    Synced(Vec<(usize, FileStamp)>),
+    /// Gone.
+    Deleted,
 }
 
 impl PortEvent for DiskEvent {
@@ -119,6 +147,12 @@ pub enum DiskAction {
     /// Flushing to the platter.
     #[error("sync")]
     Sync,
+    /// Looking whether the right volume is mounted.
+    #[error("find the volume of")]
+    FindVolume,
+    /// Deleting.
+    #[error("delete")]
+    Delete,
     /// A job that did not end as it should.
     #[error("use")]
     Use,
@@ -143,6 +177,21 @@ impl DiskError {
         matches!(
             self.error.kind(),
             io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+        ) && !self.is_volume_gone()
+    }
+
+    /// Whether there is no room: nothing is broken, and it may pass.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(
+            self.error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
         )
+    }
+
+    /// Whether the volume is not there: nothing is broken, and it may come back.
+    #[must_use]
+    pub fn is_volume_gone(&self) -> bool {
+        self.action == DiskAction::FindVolume || self.error.kind() == io::ErrorKind::StaleNetworkFileHandle
     }
 }

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_components::session::FileStamp;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Span;
 
 use super::fabric::{Event, Fabric};
 use super::{NodeId, lock};
 use crate::port::{Backend, JobTag};
-use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest};
+use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, FoundFiles};
 
 /// What lies on one node's disk, by download folder: it stays when the engine goes.
 #[derive(Default)]
@@ -77,18 +78,36 @@ impl SimDisk {
                 storage,
                 root,
                 files,
+                ..
             } => {
                 let contents = folders.0.get(&root);
                 let found = files.files().iter().map(|file| {
                     let range = file.offset as usize..file.end() as usize;
-                    contents.filter(|c| c.written[range].contains(&true)).map(|_| file.len)
+                    contents
+                        .filter(|c| c.written[range].contains(&true))
+                        .map(|_| stamp(file.len))
                 });
-                let found = found.collect();
+                let (stamps, volume) = (found.collect(), PathBuf::from("/"));
                 self.open.insert(storage, (root, files));
-                (tag, Ok(DiskDone::Opened(found)))
+                (tag, Ok(DiskDone::Opened(FoundFiles { stamps, volume })))
             }
             DiskRequest::Prepare { tag, .. } => (tag, Ok(DiskDone::Prepared)),
-            DiskRequest::Sync { tag, .. } => (tag, Ok(DiskDone::Synced)),
+            DiskRequest::Sync { tag, storage } => {
+                let written = self.open.get(&storage).map(|(root, files)| {
+                    let contents = folders.open(root, files.total_size() as usize);
+                    let touched = files.files().iter().enumerate().filter(|(_, file)| {
+                        contents.written[file.offset as usize..file.end() as usize].contains(&true)
+                    });
+                    touched.map(|(index, file)| (index, stamp(file.len))).collect()
+                });
+                (tag, Ok(DiskDone::Synced(written.unwrap_or_default())))
+            }
+            DiskRequest::Delete { tag, storage, .. } => {
+                if let Some((root, _)) = self.open.remove(&storage) {
+                    folders.0.remove(&root);
+                }
+                (tag, Ok(DiskDone::Deleted))
+            }
             DiskRequest::Read { tag, storage, span } => {
                 let contents = self.contents_of(storage, folders);
                 (
@@ -136,6 +155,15 @@ impl Contents {
     }
 }
 
+/// Nobody but the engine writes here, so a length tells all.
+fn stamp(len: u64) -> FileStamp {
+    FileStamp {
+        len,
+        seconds: 0,
+        nanos: 0,
+    }
+}
+
 fn error(kind: io::ErrorKind) -> DiskError {
     DiskError {
         action: DiskAction::Use,
@@ -151,7 +179,15 @@ impl Backend<DiskRequest, DiskEvent> for SimDisk {
         for request in requests.drain(..) {
             if let Some((tag, outcome)) = self.carry_out(request, &mut fabric.disks[self.node.0]) {
                 let latency = fabric.latency;
-                fabric.schedule(self.node, latency, Event::Disk(DiskEvent { tag, outcome }));
+                fabric.schedule(
+                    self.node,
+                    latency,
+                    Event::Disk(DiskEvent {
+                        tag,
+                        outcome,
+                        blocks: Vec::new(),
+                    }),
+                );
             }
         }
     }

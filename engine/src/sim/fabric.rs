@@ -13,12 +13,14 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::disk::Folders;
 use super::net::Wires;
+use super::state::Sessions;
 use super::{NodeId, lock};
 use crate::port::Backend;
 use crate::ports::disk::DiskEvent;
 use crate::ports::hash::{HashEvent, HashRequest, compute};
 use crate::ports::http::{HttpError, HttpEvent, HttpPart, HttpRequest};
 use crate::ports::net::NetEvent;
+use crate::ports::state::StateEvent;
 
 /// Something that will happen to a node.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub(super) enum Event {
     Disk(DiskEvent),
     Hash(HashEvent),
     Http(HttpEvent),
+    State(StateEvent),
 }
 
 struct Scheduled {
@@ -43,6 +46,7 @@ struct Inbox {
     disk: Vec<DiskEvent>,
     hash: Vec<HashEvent>,
     http: Vec<HttpEvent>,
+    state: Vec<StateEvent>,
 }
 
 /// A host that answers datagrams: at a time, from an address, with these bytes, it sends back these.
@@ -59,6 +63,7 @@ pub(super) struct Fabric {
     pub(super) windows: Vec<u32>,
     pub(super) wires: Wires,
     pub(super) disks: Vec<Folders>,
+    pub(super) sessions: Vec<Sessions>,
     pub(super) udp_hosts: BTreeMap<SocketAddr, UdpHost>,
 }
 
@@ -75,6 +80,7 @@ impl Fabric {
             windows: Vec::new(),
             wires: Wires::default(),
             disks: Vec::new(),
+            sessions: Vec::new(),
             udp_hosts: BTreeMap::new(),
         }
     }
@@ -84,6 +90,7 @@ impl Fabric {
         self.inboxes.push(Inbox::default());
         self.windows.push(window);
         self.disks.push(Folders::default());
+        self.sessions.push(Sessions::default());
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -125,6 +132,7 @@ impl Fabric {
                 Event::Disk(event) => inbox.disk.push(event),
                 Event::Hash(event) => inbox.hash.push(event),
                 Event::Http(event) => inbox.http.push(event),
+                Event::State(event) => inbox.state.push(event),
             }
         }
         reached
@@ -142,6 +150,10 @@ impl Fabric {
 
     pub(super) fn take_disk(&mut self, node: NodeId, events: &mut Vec<DiskEvent>) {
         events.append(&mut self.inboxes[node.0].disk);
+    }
+
+    pub(super) fn take_state(&mut self, node: NodeId, events: &mut Vec<StateEvent>) {
+        events.append(&mut self.inboxes[node.0].state);
     }
 }
 

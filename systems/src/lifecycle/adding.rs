@@ -1,32 +1,34 @@
-//! From a command to a running torrent.
+//! From a command to a listed torrent.
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::{CandidateSource, Candidates};
 use ecs_torrent_components::clock::Clock;
-use ecs_torrent_components::commands::{AddTorrent, CommandQueue};
+use ecs_torrent_components::commands::{AddOptions, AddTorrent, CommandQueue, Reply, ResumeAll, ResumeError};
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_components::messages::{FailTorrent, TorrentAdded, TorrentStarted};
+use ecs_torrent_components::messages::TorrentAdded;
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{
-    Activity, Content, Counters, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex, TorrentRates,
+    Activity, Content, Counters, Have, Layout, Lifecycle, Partials, Storage, Torrent, TorrentIndex, TorrentRates,
 };
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::DiskPort;
-use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest};
+use ecs_torrent_engine::ports::StatePort;
+use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateRequest};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::metainfo::Metainfo;
 use ecs_torrent_protocol::peer_id::PeerId;
 
-use crate::checking::Check;
+use super::opening::{Opener, Opening, RequiresComplete};
 use crate::choking::Choker;
 use crate::dialing::Dialer;
 use crate::handshaking::ConnectedIds;
+use crate::sessions::SessionState;
 use crate::trackers::{Announcer, spawn_trackers};
 
-const OPEN: Purpose = Purpose("open files");
-const PREPARE: Purpose = Purpose("prepare files");
+const LIST: Purpose = Purpose("list sessions");
+const RESUME: Purpose = Purpose("resume torrents");
 
 /// Names for storages.
 #[derive(Resource, Debug, Default)]
@@ -34,16 +36,12 @@ pub(super) struct StorageIds {
     last: u64,
 }
 
-/// What is known of a torrent's data is complete: it can begin to download, or to seed.
-#[derive(Message, Debug, Clone)]
-pub struct StartTorrent {
-    /// The torrent.
-    pub torrent: Entity,
+impl StorageIds {
+    pub(super) fn next(&mut self) -> StorageId {
+        self.last += 1;
+        StorageId(self.last)
+    }
 }
-
-/// On a torrent that must not download: its user said that all of its data is there.
-#[derive(Component, Debug)]
-pub(super) struct RequiresComplete;
 
 #[derive(SystemParam)]
 pub(super) struct Registry<'w, 's> {
@@ -52,42 +50,34 @@ pub(super) struct Registry<'w, 's> {
     settings: Res<'w, Settings>,
     random: ResMut<'w, Random>,
     index: ResMut<'w, TorrentIndex>,
-    storages: ResMut<'w, StorageIds>,
-    disk: ResMut<'w, DiskPort>,
+    opener: Opener<'w>,
     added: MessageWriter<'w, TorrentAdded>,
     torrents: Query<'w, 's, &'static Torrent>,
 }
 
 pub(super) fn add_torrents(mut queue: ResMut<CommandQueue<AddTorrent>>, mut registry: Registry) {
     for command in queue.0.drain(..) {
-        let known = command
-            .metainfo
-            .hashes
-            .wire_hashes()
-            .find_map(|hash| registry.index.get(hash));
-        // One that was added in this very tick is not in the world yet, but it has the same hashes.
-        let known = known.map(|entity| {
-            registry
-                .torrents
-                .get(entity)
-                .map_or(command.metainfo.hashes.primary(), Torrent::id)
-        });
-        let id = known.unwrap_or_else(|| registry.add(&command));
+        let id = registry.find_or_add(&command.metainfo, &command.options);
         command.reply.send(id);
     }
 }
 
 impl Registry<'_, '_> {
-    fn add(&mut self, command: &AddTorrent) -> InfoHash {
-        let AddTorrent { metainfo, options, .. } = command;
+    fn find_or_add(&mut self, metainfo: &std::sync::Arc<Metainfo>, options: &AddOptions) -> InfoHash {
+        let known = metainfo.hashes.wire_hashes().find_map(|hash| self.index.get(hash));
+        match known {
+            // One that was added in this very tick is not in the world yet, but it has the same hashes.
+            Some(entity) => self.torrents.get(entity).map_or(metainfo.hashes.primary(), Torrent::id),
+            None => self.add(metainfo, options),
+        }
+    }
+
+    fn add(&mut self, metainfo: &std::sync::Arc<Metainfo>, options: &AddOptions) -> InfoHash {
         let info = &metainfo.info;
-        self.storages.last += 1;
+        let root = options.root.clone();
         let storage = Storage {
-            id: StorageId(self.storages.last),
-            root: options
-                .root
-                .clone()
-                .unwrap_or_else(|| self.settings.storage.download_dir.clone()),
+            id: self.opener.next_storage(),
+            root: root.unwrap_or_else(|| self.settings.storage.download_dir.clone()),
         };
         let torrent = Torrent {
             hashes: metainfo.hashes,
@@ -104,19 +94,22 @@ impl Registry<'_, '_> {
         }
         let entity = self.commands.spawn_empty().id();
         let tiers = spawn_trackers(&mut self.commands, entity, &metainfo.trackers, &mut self.random);
-        self.disk.push(DiskRequest::Open {
-            tag: tag(OPEN, entity),
-            storage: storage.id,
-            root: storage.root.clone(),
-            files: info.files.clone(),
-        });
+        self.opener.load(entity, &torrent);
+        let opening = Opening {
+            has_root: options.root.is_some(),
+            ..Opening::default()
+        };
         self.commands.entity(entity).insert((
             torrent,
             Layout(info.geometry),
             Content(metainfo.clone()),
-            Have(Bitfield::new(info.geometry.piece_count())),
+            (
+                Have(Bitfield::new(info.geometry.piece_count())),
+                Partials::default(),
+                SessionState::default(),
+            ),
             storage,
-            Lifecycle::Adding,
+            (Lifecycle::Adding, opening),
             (Counters::default(), Activity::default(), TorrentRates::default()),
             (candidates, ConnectedIds::default(), Dialer::default()),
             (Choker::default(), tiers, Announcer::default()),
@@ -130,98 +123,91 @@ impl Registry<'_, '_> {
     }
 }
 
-fn tag(purpose: Purpose, owner: Entity) -> JobTag {
-    JobTag {
+/// Torrents that are being read from the state folder.
+#[derive(Resource, Debug, Default)]
+pub(super) struct Resuming {
+    /// Who asked for the list.
+    asked: Vec<Reply<Result<usize, ResumeError>>>,
+    /// Who waits for what the list named, and how many that are.
+    waiting: Vec<Reply<Result<usize, ResumeError>>>,
+    expected_count: usize,
+    added_count: usize,
+}
+
+pub(super) fn resume_torrents(
+    mut queue: ResMut<CommandQueue<ResumeAll>>,
+    mut resuming: ResMut<Resuming>,
+    mut state: ResMut<StatePort>,
+) {
+    let tag = |purpose| JobTag {
         purpose,
-        owner,
+        owner: Entity::PLACEHOLDER,
         number: 0,
-    }
-}
-
-/// Where there is data already, it is checked; where there is none, everything is missing.
-pub(super) fn collect_opened(
-    mut commands: Commands,
-    mut disk: ResMut<DiskPort>,
-    mut start: MessageWriter<StartTorrent>,
-    mut failed: MessageWriter<FailTorrent>,
-    mut torrents: Query<(&mut Lifecycle, &Layout)>,
-) {
-    for event in disk.take(OPEN) {
-        let torrent = event.tag.owner;
-        let Ok((mut lifecycle, layout)) = torrents.get_mut(torrent) else {
-            continue;
-        };
-        if *lifecycle != Lifecycle::Adding {
-            continue;
+    };
+    for ResumeAll { reply } in queue.0.drain(..) {
+        if resuming.asked.is_empty() {
+            state.push(StateRequest::List { tag: tag(LIST) });
         }
+        resuming.asked.push(reply);
+    }
+    let listed: Vec<_> = state.take(LIST).collect();
+    for event in listed {
+        let asked = std::mem::take(&mut resuming.asked);
         match event.outcome {
-            Ok(DiskDone::Opened(lengths)) if lengths.iter().flatten().any(|len| *len > 0) => {
-                *lifecycle = Lifecycle::Checking;
-                commands.entity(torrent).insert(Check::new(layout.0.piece_count()));
+            Ok(StateDone::Listed(torrents)) => {
+                resuming.expected_count += torrents.len();
+                resuming.waiting.extend(asked);
+                for torrent in torrents {
+                    state.push(StateRequest::Load {
+                        tag: tag(RESUME),
+                        torrent,
+                        with_metainfo: true,
+                    });
+                }
+                resuming.answer();
             }
-            Ok(_) => drop(start.write(StartTorrent { torrent })),
+            Ok(_) => {}
             Err(error) => {
-                let reason = error.to_string().into();
-                failed.write(FailTorrent { torrent, reason });
+                let error = ResumeError(error.0);
+                asked.into_iter().for_each(|reply| reply.send(Err(error.clone())));
             }
         }
     }
 }
 
-/// A complete torrent seeds; for another, its files are made ready first.
-pub(super) fn start_torrents(
-    mut start: MessageReader<StartTorrent>,
-    settings: Res<Settings>,
-    mut disk: ResMut<DiskPort>,
-    mut started: MessageWriter<TorrentStarted>,
-    mut failed: MessageWriter<FailTorrent>,
-    mut torrents: Query<(&Have, &Storage, &mut Lifecycle, Option<&RequiresComplete>)>,
-) {
-    for &StartTorrent { torrent } in start.read() {
-        let Ok((Have(have), storage, mut lifecycle, requires_complete)) = torrents.get_mut(torrent) else {
-            continue;
+pub(super) fn add_resumed(mut resuming: ResMut<Resuming>, mut registry: Registry) {
+    for event in registry.opener.take(RESUME) {
+        resuming.expected_count = resuming.expected_count.saturating_sub(1);
+        let loaded = match event.outcome {
+            Ok(StateDone::Loaded(loaded)) => *loaded,
+            _ => Loaded::default(),
         };
-        if have.is_full() {
-            *lifecycle = Lifecycle::Seeding;
-            started.write(TorrentStarted { torrent });
-        } else if requires_complete.is_some() {
-            let missing = have.len() - have.count();
-            let root = storage.root.display();
-            let reason = format!("{missing} of {} pieces are missing or bad in {root}", have.len()).into();
-            failed.write(FailTorrent { torrent, reason });
-        } else {
-            disk.push(DiskRequest::Prepare {
-                tag: tag(PREPARE, torrent),
-                storage: storage.id,
-                is_preallocated: settings.storage.preallocate,
-            });
+        match loaded.metainfo {
+            Some(Ok(metainfo)) => {
+                if let Some(reason) = loaded.set_aside {
+                    let name = &metainfo.info.name;
+                    tracing::warn!(torrent = %name, "its saved state was set aside and its data is checked: {reason}");
+                }
+                let options = AddOptions {
+                    root: loaded.salvaged_root,
+                    ..AddOptions::default()
+                };
+                registry.find_or_add(&metainfo, &options);
+                resuming.added_count += 1;
+            }
+            Some(Err(reason)) => tracing::error!("a torrent cannot be resumed: {reason}"),
+            None => {}
         }
+        resuming.answer();
     }
 }
 
-pub(super) fn collect_prepared(
-    mut disk: ResMut<DiskPort>,
-    mut started: MessageWriter<TorrentStarted>,
-    mut failed: MessageWriter<FailTorrent>,
-    mut torrents: Query<&mut Lifecycle>,
-) {
-    for event in disk.take(PREPARE) {
-        let torrent = event.tag.owner;
-        let Ok(mut lifecycle) = torrents.get_mut(torrent) else {
-            continue;
-        };
-        if !matches!(*lifecycle, Lifecycle::Adding | Lifecycle::Checking) {
-            continue;
-        }
-        match event.outcome {
-            Ok(_) => {
-                *lifecycle = Lifecycle::Downloading;
-                started.write(TorrentStarted { torrent });
-            }
-            Err(error) => {
-                let reason = error.to_string().into();
-                failed.write(FailTorrent { torrent, reason });
-            }
+impl Resuming {
+    /// Answers when all that was listed is here.
+    fn answer(&mut self) {
+        if self.expected_count == 0 {
+            let count = std::mem::take(&mut self.added_count);
+            self.waiting.drain(..).for_each(|reply| reply.send(Ok(count)));
         }
     }
 }

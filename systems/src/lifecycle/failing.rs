@@ -1,53 +1,223 @@
-//! A fault that belongs to a torrent stops that torrent, visibly, and no other.
+//! A fault that belongs to a torrent stops that torrent, visibly, and no other; then it is tried again.
+//!
+//! What is not there now, like an unmounted volume, is waited for. Anything else is started again from what is saved,
+//! a few times in a short while; after that the torrent stays failed, until somebody does something.
+
+use std::sync::Arc;
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
-use ecs_torrent_components::messages::{FailTorrent, TorrentFailed};
-use ecs_torrent_components::peer::CloseReason;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::deadlines::Deadlines;
+use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentBlocked, TorrentFailed, TorrentRestarting};
+use ecs_torrent_components::peer::{CloseReason, RefillQueue, Requests};
 use ecs_torrent_components::piece::{ActivePiece, PieceMemory};
 use ecs_torrent_components::reaper::Reaper;
-use ecs_torrent_components::torrent::{ActivePieces, Lifecycle, Torrent, TorrentPeers};
+use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis, seconds};
+use ecs_torrent_components::torrent::{ActivePieces, Activity, Lifecycle, Torrent, TorrentPeers};
+use ecs_torrent_protocol::time::Timestamp;
+use smallvec::SmallVec;
 
+use super::opening::{Opener, Opening};
 use crate::checking::Check;
 use crate::picking::{Picker, Supply};
+use crate::storage::BlockedWrites;
+
+/// When a torrent is tried again.
+#[derive(Debug)]
+pub(super) struct Retry(Entity);
+
+/// On a torrent that has been restarted: when.
+#[derive(Component, Debug, Default)]
+pub(super) struct Restarts(SmallVec<[Timestamp; 4]>);
+
+impl Restarts {
+    /// Notes a restart at `at`, unless there were too many in the time before.
+    fn allow(&mut self, at: Timestamp, settings: &LifecycleSettings) -> bool {
+        let window = seconds(settings.restart_window_s);
+        self.0.retain(|restart| at.since(*restart) < window);
+        let is_allowed = self.0.len() < settings.max_restarts;
+        if is_allowed {
+            self.0.push(at);
+        }
+        is_allowed
+    }
+}
+
+/// What people and plugins are told.
+#[derive(SystemParam)]
+pub(super) struct Telling<'w> {
+    failed: MessageWriter<'w, TorrentFailed>,
+    blocked: MessageWriter<'w, TorrentBlocked>,
+    restarting: MessageWriter<'w, TorrentRestarting>,
+}
 
 pub(super) fn fail_torrents(
     mut commands: Commands,
+    clock: Res<Clock>,
+    settings: Res<Settings>,
     mut failed: MessageReader<FailTorrent>,
-    mut told: MessageWriter<TorrentFailed>,
+    mut telling: Telling,
+    mut retries: ResMut<Deadlines<Retry>>,
+    mut blocked: ResMut<BlockedWrites>,
     mut reaper: ResMut<Reaper>,
     mut flight: Flight,
     mut torrents: Query<(
         &Torrent,
         &mut Lifecycle,
+        &mut Activity,
+        Option<&mut Restarts>,
         Option<&TorrentPeers>,
         Option<&mut ActivePieces>,
     )>,
 ) {
-    for FailTorrent { torrent, reason } in failed.read() {
-        let Ok((data, mut lifecycle, peers, active)) = torrents.get_mut(*torrent) else {
+    let now = clock.now();
+    for fault in failed.read() {
+        let torrent = fault.torrent;
+        let Ok((data, mut lifecycle, mut activity, restarts, peers, active)) = torrents.get_mut(torrent) else {
             continue;
         };
         if matches!(*lifecycle, Lifecycle::Failed { .. } | Lifecycle::Stopping) {
             continue;
         }
-        tracing::info!(torrent = %data.name, %reason, "failed");
-        let reason = reason.clone();
-        *lifecycle = Lifecycle::Failed { reason: reason.clone() };
+        let (name, reason) = (&data.name, fault.reason.clone());
+        let mut remedy = fault.remedy;
+        if remedy == Remedy::Restart {
+            let at = now + millis(settings.lifecycle.restart_delay_ms);
+            let is_allowed = match restarts {
+                Some(mut restarts) => restarts.allow(at, &settings.lifecycle),
+                None => {
+                    let mut restarts = Restarts::default();
+                    let is_allowed = restarts.allow(at, &settings.lifecycle);
+                    commands.entity(torrent).insert(restarts);
+                    is_allowed
+                }
+            };
+            remedy = if is_allowed { remedy } else { Remedy::None };
+        }
+        let wait = match remedy {
+            Remedy::Restart => Some(settings.lifecycle.restart_delay_ms),
+            Remedy::Wait => Some(settings.lifecycle.blocked_retry_ms),
+            Remedy::None => None,
+        };
+        let retry_at = wait.map(|wait| now + millis(wait));
+        if let Some(at) = retry_at {
+            retries.set(at, Retry(torrent));
+        }
+        *lifecycle = match remedy {
+            Remedy::Wait => {
+                tracing::warn!(torrent = %name, %reason, "waits");
+                let resource = reason.clone();
+                telling.blocked.write(TorrentBlocked { torrent, resource });
+                Lifecycle::Blocked { resource: reason }
+            }
+            Remedy::Restart => {
+                tracing::warn!(torrent = %name, %reason, "failed, and is tried again");
+                let told = reason.clone();
+                telling.restarting.write(TorrentRestarting { torrent, reason: told });
+                Lifecycle::Failed { reason, retry_at }
+            }
+            Remedy::None => {
+                tracing::info!(torrent = %name, %reason, "failed");
+                let told = reason.clone();
+                telling.failed.write(TorrentFailed { torrent, reason: told });
+                Lifecycle::Failed { reason, retry_at }
+            }
+        };
+        activity.stop(now);
         for peer in peers.into_iter().flat_map(RelationshipTarget::iter) {
             reaper.close(peer, CloseReason::Stopping);
         }
         if let Some(mut active) = active {
             flight.ground(&mut active, |_| true);
         }
-        commands.entity(*torrent).remove::<(Picker, Check)>();
-        let torrent = *torrent;
-        told.write(TorrentFailed { torrent, reason });
+        blocked.forget(torrent);
+        commands.entity(torrent).remove::<(Picker, Check)>();
     }
 }
 
+/// Fault 71: a torrent that finds the disk full keeps what it has and its peers, and asks for nothing more.
+pub(super) fn block_writers(
+    clock: Res<Clock>,
+    settings: Res<Settings>,
+    mut blocked: ResMut<BlockedWrites>,
+    mut retries: ResMut<Deadlines<Retry>>,
+    mut told: MessageWriter<TorrentBlocked>,
+    mut torrents: Query<(&Torrent, &mut Lifecycle)>,
+) {
+    let retry_at = clock.now() + millis(settings.lifecycle.blocked_retry_ms);
+    for (torrent, reason) in std::mem::take(&mut blocked.full) {
+        let Ok((data, mut lifecycle)) = torrents.get_mut(torrent) else {
+            blocked.forget(torrent);
+            continue;
+        };
+        match *lifecycle {
+            Lifecycle::Downloading => {
+                tracing::warn!(torrent = %data.name, %reason, "waits");
+                let resource: Arc<str> = reason.clone();
+                *lifecycle = Lifecycle::Blocked { resource: reason };
+                told.write(TorrentBlocked { torrent, resource });
+                retries.set(retry_at, Retry(torrent));
+            }
+            // The one that was tried again: there is still no room.
+            Lifecycle::Blocked { .. } if blocked.is_retrying(torrent) => retries.set(retry_at, Retry(torrent)),
+            Lifecycle::Blocked { .. } => {}
+            _ => blocked.forget(torrent),
+        }
+    }
+}
+
+/// Tries again what waits, and goes on where trying has helped.
+pub(super) fn retry_torrents(
+    mut commands: Commands,
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+    mut retries: ResMut<Deadlines<Retry>>,
+    mut blocked: ResMut<BlockedWrites>,
+    mut refill: ResMut<RefillQueue>,
+    mut opener: Opener,
+    mut torrents: Query<(&Torrent, &mut Lifecycle, Option<&TorrentPeers>)>,
+    mut requests: Query<&mut Requests>,
+) {
+    while let Some(Retry(entity)) = retries.pop_due(clock.now()) {
+        let Ok((torrent, mut lifecycle, _)) = torrents.get_mut(entity) else {
+            continue;
+        };
+        match *lifecycle {
+            Lifecycle::Blocked { .. } if blocked.holds(entity) => {
+                blocked.retry_one(entity);
+                wakeup.at(clock.now());
+            }
+            Lifecycle::Blocked { .. } | Lifecycle::Failed { retry_at: Some(_), .. } => {
+                *lifecycle = Lifecycle::Adding;
+                opener.load(entity, torrent);
+                commands.entity(entity).insert(Opening::again());
+            }
+            _ => {}
+        }
+    }
+    for entity in std::mem::take(&mut blocked.freed) {
+        let Ok((torrent, mut lifecycle, peers)) = torrents.get_mut(entity) else {
+            continue;
+        };
+        if matches!(*lifecycle, Lifecycle::Blocked { .. }) {
+            tracing::info!(torrent = %torrent.name, "goes on");
+            *lifecycle = Lifecycle::Downloading;
+        }
+        blocked.retry_all(entity);
+        wakeup.at(clock.now());
+        for peer in peers.into_iter().flat_map(RelationshipTarget::iter) {
+            if let Ok(mut requests) = requests.get_mut(peer) {
+                refill.add(peer, &mut requests);
+            }
+        }
+    }
+    wakeup.at_next(retries.next());
+}
+
 /// Takes pieces out of flight.
-#[derive(bevy_ecs::system::SystemParam)]
+#[derive(SystemParam)]
 pub(super) struct Flight<'w, 's> {
     commands: Commands<'w, 's>,
     memory: ResMut<'w, PieceMemory>,
@@ -72,5 +242,26 @@ impl Flight<'_, '_> {
         });
         active.open.clear();
         active.all.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn restarts_are_counted_over_a_window() {
+        let settings = LifecycleSettings::default();
+        let at = |seconds| Timestamp::ZERO + Duration::from_secs(seconds);
+        let mut restarts = Restarts::default();
+        assert!(
+            [1, 2, 3]
+                .into_iter()
+                .all(|second| restarts.allow(at(second), &settings))
+        );
+        assert!(!restarts.allow(at(4), &settings), "a fourth within five seconds");
+        assert!(restarts.allow(at(6), &settings), "the first is long ago");
     }
 }

@@ -1,42 +1,95 @@
 //! The stop: phases that progress across ticks, one at a time, each with its deadline.
 //!
 //! On the wire, in this order: no more requests; cancel, not-interested and choke to every peer, then the close;
-//! only then `stopped` to the trackers; only then the torrent is gone and whoever asked is answered.
+//! only then `stopped` to the trackers; only then the session; only then the torrent is gone and whoever asked is
+//! answered. Removing is the same way, with the session deleted instead of saved.
+
+use std::sync::Arc;
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::clock::{Clock, Wakeup};
-use ecs_torrent_components::commands::{CommandQueue, Reply, StopAll, StopError, StopTorrent};
-use ecs_torrent_components::messages::{RequestStop, TorrentStopped};
+use ecs_torrent_components::commands::{
+    CommandQueue, RemoveError, RemoveOptions, RemoveTorrent, Reply, StopAll, StopError, StopTorrent, TorrentNotFound,
+};
+use ecs_torrent_components::messages::{RequestStop, TorrentFailed, TorrentStopped};
 use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, Peer, Requests, Stage};
 use ecs_torrent_components::piece::PiecePhase;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis};
 use ecs_torrent_components::torrent::{
-    ActivePieces, Lifecycle, StopPhase, Stopping, Storage, Torrent, TorrentIndex, TorrentPeers,
+    ActivePieces, Activity, Lifecycle, Partials, StopPhase, Stopping, Storage, Torrent, TorrentIndex, TorrentPeers,
 };
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::DiskRequest;
+use ecs_torrent_engine::ports::net::NetEvent;
 use ecs_torrent_engine::ports::{DiskPort, NetPort};
 use ecs_torrent_protocol::wire::Message;
 
 use super::failing::Flight;
+use super::opening::Opening;
 use crate::checking::Check;
 use crate::picking::Picker;
+use crate::sessions::{Ending, Endings, SessionState, Spiller};
+use crate::storage::BlockedWrites;
 
 const CLOSING: Purpose = Purpose("close links");
 
-/// Torrents that are stopping, in the order in which they began to.
+type StopReply = Reply<Result<(), StopError>>;
+type RemoveReply = Reply<Result<(), RemoveError>>;
+
+/// Torrents that are stopping, in the order in which they began to, and who waits for them.
 #[derive(Resource, Debug, Default)]
 pub(super) struct StopsInOrder {
     torrents: Vec<Entity>,
-    all: Vec<Reply<Result<(), StopError>>>,
+    waiters: EntityHashMap<Waiters>,
+    all: Vec<StopReply>,
+    /// The first session that could not be saved since somebody asked for all.
+    first_error: Option<StopError>,
 }
 
-/// On a stopping torrent: who is answered when it is gone.
-#[derive(Component, Debug, Default)]
-pub(super) struct StopWaiters(Vec<Reply<Result<(), StopError>>>);
+/// Who waits for one torrent, and what is to become of it.
+#[derive(Debug, Default)]
+struct Waiters {
+    stops: Vec<StopReply>,
+    removals: Vec<RemoveReply>,
+    removal: Option<RemoveOptions>,
+}
+
+impl Waiters {
+    fn ending(&self) -> Ending {
+        self.removal.map_or(Ending::Save, |options| Ending::Forget {
+            delete_data: options.delete_data,
+        })
+    }
+
+    fn answer(self, torrent: &Torrent, result: &Result<(), Arc<str>>) {
+        let name = &torrent.name;
+        for reply in self.removals {
+            reply.send(result.clone().map_err(|reason| RemoveError::Incomplete {
+                name: name.clone(),
+                reason,
+            }));
+        }
+        // Who wanted it stopped has that, whatever was left of a removal.
+        let stopped = match self.removal {
+            Some(_) => Ok(()),
+            None => result.clone(),
+        };
+        for reply in self.stops {
+            reply.send(stopped.clone().map_err(|reason| stop_error(torrent, reason)));
+        }
+    }
+}
+
+fn stop_error(torrent: &Torrent, reason: Arc<str>) -> StopError {
+    StopError {
+        torrent: torrent.id(),
+        name: torrent.name.clone(),
+        reason,
+    }
+}
 
 /// Connections of stopping torrents whose orderly close has not ended, by torrent.
 #[derive(Resource, Debug, Default)]
@@ -67,50 +120,65 @@ pub(crate) struct AnnounceStops {
 pub(super) fn hear_stops(
     mut commands: Commands,
     mut singles: ResMut<CommandQueue<StopTorrent>>,
+    mut removals: ResMut<CommandQueue<RemoveTorrent>>,
     mut alls: ResMut<CommandQueue<StopAll>>,
     mut requested: MessageReader<RequestStop>,
     index: Res<TorrentIndex>,
     clock: Res<Clock>,
     settings: Res<Settings>,
     mut stops: ResMut<StopsInOrder>,
-    mut torrents: Query<(Entity, &mut Lifecycle, Option<&mut StopWaiters>)>,
+    mut torrents: Query<(Entity, &mut Lifecycle, &mut Activity)>,
 ) {
-    let mut wanted: Vec<(Entity, Option<Reply<Result<(), StopError>>>)> = Vec::new();
+    let mut wanted: Vec<Entity> = requested.read().map(|request| request.torrent).collect();
     for StopTorrent { torrent, reply } in singles.0.drain(..) {
         match index.get(torrent) {
-            Some(entity) => wanted.push((entity, Some(reply))),
+            Some(entity) => {
+                wanted.push(entity);
+                stops.waiters.entry(entity).or_default().stops.push(reply);
+            }
             None => reply.send(Ok(())),
         }
     }
-    wanted.extend(requested.read().map(|request| (request.torrent, None)));
-    for StopAll { reply } in alls.0.drain(..) {
-        wanted.extend(torrents.iter().map(|(entity, ..)| (entity, None)));
-        stops.all.push(reply);
-    }
-    let mut new_waiters: EntityHashMap<StopWaiters> = EntityHashMap::default();
-    for (entity, reply) in wanted {
-        let Ok((_, mut lifecycle, waiters)) = torrents.get_mut(entity) else {
-            reply.into_iter().for_each(|reply| reply.send(Ok(())));
+    for RemoveTorrent {
+        torrent,
+        options,
+        reply,
+    } in removals.0.drain(..)
+    {
+        let Some(entity) = index.get(torrent) else {
+            reply.send(Err(TorrentNotFound(torrent).into()));
             continue;
         };
-        if *lifecycle != Lifecycle::Stopping {
-            *lifecycle = Lifecycle::Stopping;
-            stops.torrents.push(entity);
-            let phase = StopPhase::HaltDownloads;
-            let deadline = clock.now() + limit(phase, &settings.lifecycle);
-            commands
-                .entity(entity)
-                .insert(Stopping { phase, deadline })
-                .remove::<(Picker, Check)>();
-        }
-        // A second stop joins the first.
-        match waiters {
-            Some(mut waiters) => waiters.0.extend(reply),
-            None => new_waiters.entry(entity).or_default().0.extend(reply),
-        }
+        wanted.push(entity);
+        let waiters = stops.waiters.entry(entity).or_default();
+        waiters.removals.push(reply);
+        waiters.removal.get_or_insert_default().delete_data |= options.delete_data;
     }
-    for (entity, waiters) in new_waiters.drain() {
-        commands.entity(entity).insert(waiters);
+    for StopAll { reply } in alls.0.drain(..) {
+        wanted.extend(torrents.iter().map(|(entity, ..)| entity));
+        stops.all.push(reply);
+    }
+    for entity in wanted {
+        // A second stop joins the first. One that was added in this very tick is not in the world yet.
+        let Ok((_, mut lifecycle, mut activity)) = torrents.get_mut(entity) else {
+            continue;
+        };
+        if *lifecycle == Lifecycle::Stopping {
+            continue;
+        }
+        *lifecycle = Lifecycle::Stopping;
+        activity.stop(clock.now());
+        stops.torrents.push(entity);
+        let phase = StopPhase::HaltDownloads;
+        let stopping = Stopping {
+            phase,
+            deadline: clock.now() + limit(phase, &settings.lifecycle),
+            has_begun: false,
+        };
+        commands
+            .entity(entity)
+            .insert(stopping)
+            .remove::<(Picker, Check, Opening)>();
     }
 }
 
@@ -120,6 +188,7 @@ fn limit(phase: StopPhase, settings: &LifecycleSettings) -> std::time::Duration 
         StopPhase::HaltDownloads => settings.halt_timeout_ms,
         StopPhase::DisconnectPeers => settings.disconnect_timeout_ms,
         StopPhase::AnnounceStopped => settings.announce_timeout_ms,
+        StopPhase::WriteSession => settings.save_timeout_ms,
         StopPhase::Despawn => 0,
     })
 }
@@ -133,11 +202,30 @@ pub(super) struct Stops<'w, 's> {
     index: ResMut<'w, TorrentIndex>,
     closing: ResMut<'w, ClosingLinks>,
     announces: ResMut<'w, AnnounceStops>,
+    endings: ResMut<'w, Endings>,
+    blocked: ResMut<'w, BlockedWrites>,
     reaper: ResMut<'w, Reaper>,
     flush: ResMut<'w, FlushQueue>,
     stopped: MessageWriter<'w, TorrentStopped>,
+    failed: MessageWriter<'w, TorrentFailed>,
+    spiller: Spiller<'w, 's>,
     flight: Flight<'w, 's>,
     peers: Query<'w, 's, (&'static Peer, Option<&'static mut Requests>, &'static mut Outbox)>,
+}
+
+/// A torrent that is being stopped.
+#[derive(bevy_ecs::query::QueryData)]
+#[query_data(mutable)]
+pub(super) struct Stopped {
+    entity: Entity,
+    torrent: &'static Torrent,
+    storage: &'static Storage,
+    partials: &'static Partials,
+    lifecycle: &'static mut Lifecycle,
+    stopping: &'static mut Stopping,
+    state: &'static mut SessionState,
+    active: Option<&'static mut ActivePieces>,
+    peers: Option<&'static TorrentPeers>,
 }
 
 pub(super) fn advance_stops(
@@ -146,59 +234,66 @@ pub(super) fn advance_stops(
     settings: Res<Settings>,
     mut stops: ResMut<StopsInOrder>,
     mut stage: Stops,
-    mut torrents: Query<(
-        &Torrent,
-        &Storage,
-        &mut Stopping,
-        Option<&mut ActivePieces>,
-        Option<&TorrentPeers>,
-        Option<&mut StopWaiters>,
-    )>,
+    mut torrents: Query<Stopped>,
 ) {
     stage.count_closed();
     let now = clock.now();
-    let stops = &mut *stops;
-    stops.torrents.retain(|&entity| {
+    let StopsInOrder {
+        torrents: order,
+        waiters,
+        all,
+        first_error,
+    } = &mut *stops;
+    order.retain(|&entity| {
         // A torrent whose stop was heard in this tick gets its component at the end of it.
-        let Ok((torrent, storage, mut stopping, mut active, peers, waiters)) = torrents.get_mut(entity) else {
+        let Ok(mut stopped) = torrents.get_mut(entity) else {
             wakeup.at(now);
             return true;
         };
+        let ending = waiters.get(&entity).map_or(Ending::Save, Waiters::ending);
         loop {
-            let is_done = match stopping.phase {
-                StopPhase::HaltDownloads => active.as_mut().is_none_or(|active| stage.halt(active)),
-                StopPhase::DisconnectPeers => peers.is_none() && !stage.closing.0.contains_key(&entity),
-                StopPhase::AnnounceStopped => !stage.announces.pending.contains_key(&entity),
-                StopPhase::Despawn => true,
+            if !std::mem::replace(&mut stopped.stopping.has_begun, true) {
+                stage.begin(&mut stopped, ending);
+            }
+            let phase = stopped.stopping.phase;
+            let outcome = stage.outcome(&mut stopped);
+            let is_late = now >= stopped.stopping.deadline;
+            let result = match outcome {
+                None if !is_late => {
+                    wakeup.at(stopped.stopping.deadline);
+                    return true;
+                }
+                None => {
+                    tracing::warn!(torrent = %stopped.torrent.name, ?phase, "stopping: went on after its time");
+                    Err("it took too long".into())
+                }
+                Some(result) => result,
             };
-            if !is_done && now < stopping.deadline {
-                wakeup.at(stopping.deadline);
-                return true;
+            if phase == StopPhase::WriteSession {
+                let waiters = waiters.remove(&entity).unwrap_or_default();
+                if let (Err(reason), Ending::Save) = (&result, ending) {
+                    first_error.get_or_insert_with(|| stop_error(stopped.torrent, reason.clone()));
+                    stage.keep_failed(&mut stopped, reason);
+                } else {
+                    stage.despawn(&stopped);
+                }
+                waiters.answer(stopped.torrent, &result);
+                return false;
             }
-            if !is_done {
-                tracing::warn!(torrent = %torrent.name, phase = ?stopping.phase, "stopping: went on after its time");
-            }
-            let Some(next) = following(stopping.phase) else {
-                stage.despawn(entity, torrent, storage);
-                waiters
-                    .into_iter()
-                    .flat_map(|mut waiters| std::mem::take(&mut waiters.0))
-                    .for_each(|r| r.send(Ok(())));
+            let Some(next) = following(phase) else {
                 return false;
             };
-            tracing::debug!(torrent = %torrent.name, phase = ?next, "stopping");
-            stopping.phase = next;
-            stopping.deadline = now + limit(next, &settings.lifecycle);
-            stage.begin(next, entity, active.as_deref_mut(), peers);
-            if next != StopPhase::Despawn {
-                // What was just begun leaves with this tick; the next one sees whether that was all.
-                wakeup.at(now);
-                return true;
-            }
+            tracing::debug!(torrent = %stopped.torrent.name, phase = ?next, "stopping");
+            *stopped.stopping = Stopping {
+                phase: next,
+                deadline: now + limit(next, &settings.lifecycle),
+                has_begun: false,
+            };
         }
     });
-    if stops.torrents.is_empty() {
-        stops.all.drain(..).for_each(|reply| reply.send(Ok(())));
+    if order.is_empty() {
+        let result = first_error.take().map_or(Ok(()), Err);
+        all.drain(..).for_each(|reply| reply.send(result.clone()));
     }
 }
 
@@ -206,7 +301,8 @@ fn following(phase: StopPhase) -> Option<StopPhase> {
     match phase {
         StopPhase::HaltDownloads => Some(StopPhase::DisconnectPeers),
         StopPhase::DisconnectPeers => Some(StopPhase::AnnounceStopped),
-        StopPhase::AnnounceStopped => Some(StopPhase::Despawn),
+        StopPhase::AnnounceStopped => Some(StopPhase::WriteSession),
+        StopPhase::WriteSession => Some(StopPhase::Despawn),
         StopPhase::Despawn => None,
     }
 }
@@ -214,7 +310,7 @@ fn following(phase: StopPhase) -> Option<StopPhase> {
 impl Stops<'_, '_> {
     fn count_closed(&mut self) {
         for event in self.net.take(CLOSING) {
-            let ecs_torrent_engine::ports::net::NetEvent::Gone { tag } = event else {
+            let NetEvent::Gone { tag } = event else {
                 continue;
             };
             if let Some(count) = self.closing.0.get_mut(&tag.owner) {
@@ -226,37 +322,65 @@ impl Stops<'_, '_> {
         }
     }
 
-    /// Pieces that are hashed or written finish; the others are given up. True when none is left.
-    fn halt(&mut self, active: &mut ActivePieces) -> bool {
-        self.flight
-            .ground(active, |piece| piece.phase == PiecePhase::Filling && !piece.is_full())
-    }
-
-    fn begin(
-        &mut self,
-        phase: StopPhase,
-        torrent: Entity,
-        active: Option<&mut ActivePieces>,
-        peers: Option<&TorrentPeers>,
-    ) {
-        match phase {
+    fn begin(&mut self, stopped: &mut StoppedItem<'_, '_>, ending: Ending) {
+        let entity = stopped.entity;
+        match stopped.stopping.phase {
+            StopPhase::HaltDownloads => {
+                if let (Some(active), Ending::Save) = (&stopped.active, ending) {
+                    let count = self
+                        .spiller
+                        .spill(&mut self.disk, entity, stopped.storage, active, stopped.partials);
+                    stopped.state.add_spills(count);
+                }
+            }
             StopPhase::DisconnectPeers => {
-                if let Some(active) = active {
+                self.blocked.forget(entity);
+                if let Some(active) = &mut stopped.active {
                     self.flight.ground(active, |_| true);
                 }
-                peers
+                stopped
+                    .peers
                     .into_iter()
                     .flat_map(RelationshipTarget::iter)
                     .for_each(|peer| self.part_from(peer));
             }
             StopPhase::AnnounceStopped => {
-                self.closing.0.remove(&torrent);
-                self.announces.wanted.push(torrent);
+                self.closing.0.remove(&entity);
+                self.announces.wanted.push(entity);
                 // Taken over by the announces in this tick; one until they have counted.
-                self.announces.pending.insert(torrent, 1);
+                self.announces.pending.insert(entity, 1);
             }
-            StopPhase::HaltDownloads | StopPhase::Despawn => {}
+            StopPhase::WriteSession => {
+                self.announces.pending.remove(&entity);
+                self.endings.wanted.push((entity, ending));
+            }
+            StopPhase::Despawn => {}
         }
+    }
+
+    /// How the phase went, once it is over.
+    fn outcome(&mut self, stopped: &mut StoppedItem<'_, '_>) -> Option<Result<(), Arc<str>>> {
+        let entity = stopped.entity;
+        let is_done = match stopped.stopping.phase {
+            StopPhase::HaltDownloads => {
+                let is_empty = stopped.active.as_mut().is_none_or(|active| self.halt(active));
+                is_empty && !stopped.state.is_spilling()
+            }
+            StopPhase::DisconnectPeers => stopped.peers.is_none() && !self.closing.0.contains_key(&entity),
+            StopPhase::AnnounceStopped => !self.announces.pending.contains_key(&entity),
+            StopPhase::WriteSession => return self.endings.ended.remove(&entity),
+            StopPhase::Despawn => true,
+        };
+        is_done.then_some(Ok(()))
+    }
+
+    /// Pieces that are hashed or written finish; the others are given up. True when none is left.
+    fn halt(&mut self, active: &mut ActivePieces) -> bool {
+        self.flight.ground(active, |piece| match piece.phase {
+            PiecePhase::Filling => !piece.is_full(),
+            PiecePhase::Restoring => true,
+            PiecePhase::Hashing | PiecePhase::Writing => false,
+        })
     }
 
     /// Cancel for each outstanding request, not-interested, choke; the close follows when these have left.
@@ -276,12 +400,26 @@ impl Stops<'_, '_> {
         self.reaper.close(entity, CloseReason::Stopping);
     }
 
-    fn despawn(&mut self, entity: Entity, torrent: &Torrent, storage: &Storage) {
-        self.announces.pending.remove(&entity);
-        self.disk.push(DiskRequest::Close { storage: storage.id });
-        self.index.remove(&torrent.hashes);
-        let info_hash = torrent.id();
+    fn despawn(&mut self, stopped: &StoppedItem<'_, '_>) {
+        self.disk.push(DiskRequest::Close {
+            storage: stopped.storage.id,
+        });
+        self.index.remove(&stopped.torrent.hashes);
+        let info_hash = stopped.torrent.id();
         self.stopped.write(TorrentStopped { info_hash });
-        self.commands.entity(entity).despawn();
+        self.commands.entity(stopped.entity).despawn();
+    }
+
+    /// A torrent whose session could not be saved stays, so that somebody sees it and can try again.
+    fn keep_failed(&mut self, stopped: &mut StoppedItem<'_, '_>, reason: &Arc<str>) {
+        *stopped.lifecycle = Lifecycle::Failed {
+            reason: format!("stopped, but its state is not saved: {reason}").into(),
+            retry_at: None,
+        };
+        self.commands.entity(stopped.entity).remove::<Stopping>();
+        self.failed.write(TorrentFailed {
+            torrent: stopped.entity,
+            reason: reason.clone(),
+        });
     }
 }

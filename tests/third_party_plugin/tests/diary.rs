@@ -31,6 +31,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 
 fn engine(plugin: DiaryPlugin) -> Engine {
     let mut settings = Settings::default();
+    settings.session.state_dir = None;
     settings.net.listen = vec![(Ipv4Addr::LOCALHOST, 0).into()];
     Engine::builder()
         .plugins(TorrentPlugins)

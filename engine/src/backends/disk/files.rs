@@ -1,22 +1,24 @@
 //! One torrent's files.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bevy_platform::collections::HashMap;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_components::session::FileStamp;
 use ecs_torrent_protocol::files::{FileEntry, FileSlice, FileTable};
 use ecs_torrent_protocol::geometry::Span;
 use lru::LruCache;
 
-use super::failure;
+use super::{failure, volume};
 use crate::backends::beneath;
 use crate::backends::buffers::FileBuffers;
-use crate::ports::disk::{DiskAction, DiskError};
+use crate::ports::disk::{DiskAction, DiskError, FoundFiles};
 
 /// Most slices in one vectored write; what POSIX guarantees is 16, what every system of today allows is 1024.
 const MAX_SLICES: usize = 1024;
@@ -44,6 +46,14 @@ impl FileCache {
         }
     }
 
+    /// Closes the half of the files that were not used for longest; false if there is nothing to close.
+    fn shrink(&self) -> bool {
+        let mut open = self.lock();
+        let count = open.len().div_ceil(2);
+        (0..count).for_each(|_| drop(open.pop_lru()));
+        count > 0
+    }
+
     /// Closes a torrent's files.
     pub fn forget(&self, storage: StorageId) {
         let mut open = self.lock();
@@ -68,20 +78,51 @@ pub struct Files {
     root: PathBuf,
     table: FileTable,
     cache: Arc<FileCache>,
+    /// Where the volume is expected to be mounted, and its device once it has been seen.
+    volume: Mutex<Volume>,
+    /// What this torrent has written.
+    written: Mutex<Written>,
+    /// Held to write, and exclusively to delete: what is deleted stays deleted.
+    is_deleted: RwLock<bool>,
+}
+
+#[derive(Default)]
+struct Volume {
+    mounted_at: Option<PathBuf>,
+    device: Option<u64>,
+}
+
+#[derive(Default)]
+struct Written {
     /// Files written since the last sync.
-    unsynced: Mutex<HashMap<usize, Arc<OwnedFd>>>,
+    unsynced: HashMap<usize, Arc<OwnedFd>>,
+    /// Files created or written since they were made known.
+    ever: BTreeSet<usize>,
 }
 
 impl Files {
-    /// Files by their table, below `root`; `storage` names them in the cache. Nothing is opened yet.
+    /// Files by their table, below `root`; `storage` names them in the cache. `volume` is where the folder's volume
+    /// is to be mounted, where that is known. Nothing is opened yet.
     #[must_use]
-    pub fn new(storage: StorageId, root: PathBuf, table: FileTable, cache: Arc<FileCache>) -> Self {
+    pub fn new(
+        storage: StorageId,
+        root: PathBuf,
+        volume: Option<PathBuf>,
+        table: FileTable,
+        cache: Arc<FileCache>,
+    ) -> Self {
+        let volume = Volume {
+            mounted_at: volume,
+            device: None,
+        };
         Self {
             storage,
             root,
             table,
             cache,
-            unsynced: Mutex::default(),
+            volume: Mutex::new(volume),
+            written: Mutex::default(),
+            is_deleted: RwLock::default(),
         }
     }
 
@@ -91,28 +132,61 @@ impl Files {
         &self.root
     }
 
-    /// The length of each file that is there.
+    /// Each file that is there, and where the volume is mounted.
     ///
     /// # Errors
-    /// Where one is there and is no plain file, or cannot be looked at.
-    pub fn look(&self) -> Result<Vec<Option<u64>>> {
-        let root = match beneath::open_root(&self.root) {
-            Ok(root) => root,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![None; self.entries().len()]),
+    /// Where one is there and is no plain file, or cannot be looked at; where the volume is not the one expected.
+    pub fn look(&self) -> Result<FoundFiles> {
+        let volume = self.find_volume()?;
+        let stamps = match beneath::open_root(&self.root) {
+            Ok(root) => {
+                let stamps = self.entries().iter().map(|entry| self.stamp(root.as_fd(), entry));
+                stamps.collect::<Result<Vec<_>>>()?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => vec![None; self.entries().len()],
             Err(error) => return Err(failure(DiskAction::Open, self.root.clone(), error)),
         };
-        let lengths = self.entries().iter().map(|entry| {
-            if !entry.is_stored() {
-                return Ok(None);
+        Ok(FoundFiles { stamps, volume })
+    }
+
+    fn stamp(&self, root: BorrowedFd<'_>, entry: &FileEntry) -> Result<Option<FileStamp>> {
+        if !entry.is_stored() {
+            return Ok(None);
+        }
+        match beneath::open(root, &entry.path, false).and_then(|file| stamp_of(&file)) {
+            Ok(stamp) => Ok(Some(stamp)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failure(DiskAction::Open, self.path(entry), error)),
+        }
+    }
+
+    /// Where the volume of the download folder is mounted; remembers its device.
+    fn find_volume(&self) -> Result<PathBuf> {
+        let failed = |error| failure(DiskAction::FindVolume, self.root.clone(), error);
+        let (found, device) = volume::of(&self.root).map_err(failed)?;
+        let mut volume = self.lock_volume();
+        match &volume.mounted_at {
+            Some(expected) if *expected != found => {
+                let reason = format!("nothing is mounted at {}", expected.display());
+                return Err(failed(io::Error::other(reason)));
             }
-            let length = beneath::open(root.as_fd(), &entry.path, false).and_then(|file| file_length(&file));
-            match length {
-                Ok(length) => Ok(Some(length)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(failure(DiskAction::Open, self.path(entry), error)),
-            }
-        });
-        lengths.collect()
+            _ => volume.mounted_at = Some(found.clone()),
+        }
+        volume.device = Some(device);
+        Ok(found)
+    }
+
+    /// Fault 75: before anything is created, the volume has to be the one that was there at the start.
+    fn check_volume(&self) -> Result<()> {
+        let Some(expected) = self.lock_volume().device else {
+            return self.find_volume().map(drop);
+        };
+        let found = volume::device_of(&self.root);
+        if found.is_ok_and(|found| found == expected) {
+            return Ok(());
+        }
+        // Another device may be the same volume, mounted again.
+        self.find_volume().map(drop)
     }
 
     /// Creates the files without bytes, which no write will, and reserves the others' space where asked to.
@@ -125,6 +199,11 @@ impl Files {
                 continue;
             }
             let file = self.file(index, true)?;
+            if entry.len == 0 && stamp_of(&file).is_ok_and(|stamp| stamp.len > 0) {
+                // A longer file of somebody else's, which keeps its end.
+                continue;
+            }
+            self.note_written(index, &file);
             if entry.len > 0 {
                 let flags = rustix::fs::FallocateFlags::empty();
                 rustix::fs::fallocate(&file, flags, 0, entry.len)
@@ -160,6 +239,14 @@ impl Files {
     /// # Errors
     /// Where a file cannot be created or written. Part of the bytes may have been.
     pub fn write(&self, span: Span, blocks: &[Bytes]) -> Result<()> {
+        let is_deleted = self.is_deleted.read().unwrap_or_else(PoisonError::into_inner);
+        if *is_deleted {
+            return Err(failure(
+                DiskAction::Write,
+                self.root.clone(),
+                io::Error::other("it is being deleted"),
+            ));
+        }
         debug_assert_eq!(blocks.iter().map(Bytes::len).sum::<usize>(), span.len as usize);
         let mut unwritten = Cursor { blocks, offset: 0 };
         for slice in self.slices(span) {
@@ -170,22 +257,72 @@ impl Files {
             let file = self.file(slice.file, true)?;
             write_all(&file, slice.offset, part)
                 .map_err(|error| failure(DiskAction::Write, self.path(&self.entries()[slice.file]), error))?;
-            self.lock_unsynced().insert(slice.file, file);
+            self.note_written(slice.file, &file);
         }
         Ok(())
     }
 
-    /// Brings to the platter what was written before the call.
+    /// Brings to the platter what was written before the call, and tells which files that were.
     ///
     /// # Errors
     /// Where the system could not.
-    pub fn sync(&self) -> Result<()> {
-        let unsynced = std::mem::take(&mut *self.lock_unsynced());
+    pub fn sync(&self) -> Result<Vec<(usize, FileStamp)>> {
+        let unsynced = std::mem::take(&mut self.lock_written().unsynced);
+        let mut stamps = Vec::with_capacity(unsynced.len());
         for (index, file) in unsynced {
-            rustix::fs::fdatasync(&file)
-                .map_err(|error| failure(DiskAction::Sync, self.path(&self.entries()[index]), error.into()))?;
+            let stamp = rustix::fs::fdatasync(&file)
+                .map_err(Into::into)
+                .and_then(|()| stamp_of(&file));
+            let failed = |error| failure(DiskAction::Sync, self.path(&self.entries()[index]), error);
+            stamps.push((index, stamp.map_err(failed)?));
         }
-        Ok(())
+        Ok(stamps)
+    }
+
+    /// Deletes the files that were written, now or earlier, and not to be kept; then folders that are empty by that.
+    ///
+    /// # Errors
+    /// The first file that could not be deleted; the others are.
+    pub fn delete(&self, written_earlier: Vec<usize>, keep: &[usize]) -> Result<()> {
+        let mut is_deleted = self.is_deleted.write().unwrap_or_else(PoisonError::into_inner);
+        *is_deleted = true;
+        self.cache.forget(self.storage);
+        let mut doomed = std::mem::take(&mut *self.lock_written()).ever;
+        doomed.extend(written_earlier);
+        // On a volume that is not there is nothing of ours; what lies there now is somebody else's.
+        self.find_volume()?;
+        let root = match beneath::open_root(&self.root) {
+            Ok(root) => root,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failure(DiskAction::Delete, self.root.clone(), error)),
+        };
+        let mut result = Ok(());
+        let mut folders = BTreeSet::new();
+        for index in doomed.into_iter().filter(|index| !keep.contains(index)) {
+            let Some(entry) = self.entries().get(index).filter(|entry| entry.is_stored()) else {
+                continue;
+            };
+            match beneath::unlink(root.as_fd(), &entry.path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if result.is_ok() => result = Err(failure(DiskAction::Delete, self.path(entry), error)),
+                Err(_) => {}
+            }
+            let parents = std::iter::successors(entry.path.rsplit_once('/'), |(folder, _)| folder.rsplit_once('/'));
+            folders.extend(parents.map(|(folder, _)| folder));
+        }
+        // The deepest first: behind a folder in the order of names come those inside it.
+        for folder in folders.into_iter().rev() {
+            // One that is not empty stays, and that is no failure.
+            let _ = beneath::remove_folder(root.as_fd(), folder);
+        }
+        result
+    }
+
+    fn note_written(&self, index: usize, file: &Arc<OwnedFd>) {
+        let mut written = self.lock_written();
+        written.unsynced.insert(index, file.clone());
+        written.ever.insert(index);
     }
 
     /// The open file `index`, out of the cache or opened now.
@@ -208,7 +345,18 @@ impl Files {
                 beneath::open(root.as_fd(), &entry.path, false)
             }
         };
-        let fd = Arc::new(open().map_err(|error| failure(DiskAction::Open, self.path(entry), error))?);
+        if is_writable {
+            self.check_volume()?;
+        }
+        let mut fd = open();
+        // Fault 99: there are more files open than the system lets us; some that are not in use are closed.
+        while let Err(error) = &fd
+            && is_out_of_files(error)
+            && self.cache.shrink()
+        {
+            fd = open();
+        }
+        let fd = Arc::new(fd.map_err(|error| failure(DiskAction::Open, self.path(entry), error))?);
         let open = OpenFile {
             fd: fd.clone(),
             is_writable,
@@ -229,13 +377,30 @@ impl Files {
         self.root.join(&*entry.path)
     }
 
-    fn lock_unsynced(&self) -> MutexGuard<'_, HashMap<usize, Arc<OwnedFd>>> {
-        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_volume(&self) -> MutexGuard<'_, Volume> {
+        self.volume.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn file_length(file: &OwnedFd) -> io::Result<u64> {
-    Ok(rustix::fs::fstat(file)?.st_size.try_into().unwrap_or(0))
+fn stamp_of(file: &OwnedFd) -> io::Result<FileStamp> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok(FileStamp {
+        len: stat.st_size.try_into().unwrap_or(0),
+        seconds: stat.st_mtime,
+        nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+    })
+}
+
+fn is_out_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|errno| code == Some(errno.raw_os_error()))
 }
 
 fn read_exactly(file: &OwnedFd, mut offset: u64, mut part: &mut [u8]) -> io::Result<()> {
@@ -328,7 +493,12 @@ mod tests {
 
     fn files(root: &Path, lengths: &[u64]) -> Files {
         let cache = Arc::new(FileCache::new(2));
-        Files::new(StorageId(1), root.to_owned(), table(lengths), cache)
+        Files::new(StorageId(1), root.to_owned(), None, table(lengths), cache)
+    }
+
+    fn lengths(files: &Files) -> Vec<Option<u64>> {
+        let stamps = files.look().unwrap().stamps;
+        stamps.into_iter().map(|stamp| stamp.map(|stamp| stamp.len)).collect()
     }
 
     fn blocks(data: &[u8], sizes: usize) -> Vec<Bytes> {
@@ -341,19 +511,20 @@ mod tests {
         let root = folder.path().join("not/there/yet");
         let files = files(&root, &[5, 0, 3, 4000, 1]);
         let data: Vec<u8> = (0..4009u32).map(|i| i as u8).collect();
-        assert_eq!(files.look().unwrap(), [None; 5]);
+        assert_eq!(lengths(&files), [None; 5]);
         assert!(!root.exists(), "looking creates nothing");
         files.write(Span { offset: 0, len: 4009 }, &blocks(&data, 7)).unwrap();
         files.prepare(false).unwrap();
-        assert_eq!(files.look().unwrap(), [5, 0, 3, 4000, 1].map(Some));
+        assert_eq!(lengths(&files), [5, 0, 3, 4000, 1].map(Some));
         assert_eq!(fs::read(root.join("t/d/2")).unwrap(), data[5..8]);
         let buffers = FileBuffers::default();
         for (offset, len) in [(0, 4009), (4, 2), (7, 4001), (4008, 1)] {
             let read = files.read(Span { offset, len }, &buffers).unwrap();
             assert_eq!(read, data[offset as usize..][..len as usize]);
         }
-        files.sync().unwrap();
-        assert!(files.lock_unsynced().is_empty());
+        let synced: BTreeSet<usize> = files.sync().unwrap().into_iter().map(|(index, _)| index).collect();
+        assert_eq!(synced, BTreeSet::from([0, 1, 2, 3, 4]));
+        assert_eq!(files.sync().unwrap(), [], "once");
     }
 
     /// Fault 77: a longer file that is there already keeps its end.
@@ -395,7 +566,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let files = files(folder.path(), &[1 << 20]);
         files.prepare(false).unwrap();
-        assert_eq!(files.look().unwrap(), [None], "sparse by default");
+        assert_eq!(lengths(&files), [None], "sparse by default");
         files.prepare(true).unwrap();
         let metadata = fs::metadata(folder.path().join("t/d/0")).unwrap();
         assert_eq!((metadata.len(), metadata.blocks() * 512 >= 1 << 20), (1 << 20, true));
@@ -408,5 +579,65 @@ mod tests {
         let data: Vec<u8> = (0..3000u32).map(|i| (i % 251) as u8).collect();
         files.write(Span { offset: 0, len: 3000 }, &blocks(&data, 1)).unwrap();
         assert_eq!(fs::read(folder.path().join("t/d/0")).unwrap(), data);
+    }
+
+    /// Fault 78: what others wrote stays, links stay where they lead, and nothing comes back.
+    #[test]
+    fn only_what_was_written_is_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        fs::create_dir_all(root.join("t/d")).unwrap();
+        fs::write(root.join("t/d/1"), [1; 4]).unwrap();
+        fs::write(root.join("t/sibling"), "mine").unwrap();
+        let files = files(root, &[4, 4, 4]);
+        let four = |offset| Span { offset, len: 4 };
+        files.write(four(0), &blocks(&[1; 4], 4)).unwrap();
+        files.write(four(8), &blocks(&[1; 4], 4)).unwrap();
+        files.delete(Vec::new(), &[2]).unwrap();
+        let left = |name: &str| root.join(name).exists();
+        assert!(!left("t/d/0") && left("t/d/1") && left("t/d/2") && left("t/sibling"));
+        // Fault 105: a job in flight.
+        assert!(files.write(four(0), &blocks(&[1; 4], 4)).is_err());
+        assert!(!left("t/d/0"));
+
+        let other = self::files(root, &[4, 4, 4]);
+        other.delete(vec![1, 2], &[]).unwrap();
+        assert!(!left("t/d") && left("t/sibling"), "folders go when they are empty");
+    }
+
+    #[test]
+    fn deleting_follows_no_link() {
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("0"), "safe").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("t")).unwrap();
+        symlink(outside.path(), folder.path().join("t/d")).unwrap();
+        assert!(files(folder.path(), &[4]).delete(vec![0], &[]).is_err());
+        assert!(outside.path().join("0").exists());
+    }
+
+    /// Fault 75.
+    #[test]
+    fn nothing_is_written_where_another_volume_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Arc::new(FileCache::new(2));
+        let root = folder.path().join("downloads");
+        let files = Files::new(
+            StorageId(1),
+            root.clone(),
+            Some("/not/mounted".into()),
+            table(&[4]),
+            cache,
+        );
+        let error = files
+            .write(Span { offset: 0, len: 4 }, &blocks(&[1; 4], 4))
+            .unwrap_err();
+        assert!(error.is_volume_gone() && !error.is_absence(), "{error}");
+        assert!(
+            error.to_string().contains("nothing is mounted at /not/mounted"),
+            "{error}"
+        );
+        assert!(!root.exists());
+        assert!(files.look().unwrap_err().is_volume_gone());
     }
 }

@@ -1,0 +1,368 @@
+//! What is kept of a torrent between runs, and its form on the disk.
+//!
+//! A session is a RON file for people and programs alike, [`EXTENSION`] behind the info-hash. Its last line is a
+//! SHA-1 over everything before it, so that a file that was cut or changed by accident is told from a good one; who
+//! edits one by hand takes that line out, and is believed.
+//!
+//! The file alone suffices to list a torrent; beside it lies the `.torrent`.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::hash::{InfoHash, sha1};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The version that this program writes, and the newest that it reads.
+pub const VERSION: u32 = 1;
+
+/// The extension of session files.
+pub const EXTENSION: &str = "ron";
+
+/// Begins the last line.
+const CHECKSUM: &str = "// sha1 ";
+
+/// A torrent's session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// The form of the file.
+    pub version: u32,
+    /// The torrent.
+    #[serde(serialize_with = "print", deserialize_with = "scan")]
+    pub info_hash: InfoHash,
+    /// Its name.
+    pub name: String,
+    /// The download folder.
+    pub root: PathBuf,
+    /// Where the volume of the download folder is mounted; nothing is written while another one is there.
+    pub volume: Option<PathBuf>,
+    /// Bytes of the torrent.
+    pub total_size: u64,
+    /// Bytes of a piece.
+    pub piece_length: u32,
+    /// Number of pieces.
+    pub pieces: u32,
+    /// The pieces that are verified and on the disk.
+    pub have: Runs,
+    /// Of other pieces: blocks of 16 KiB that are on the disk, not verified.
+    pub partial: Vec<PartialPiece>,
+    /// Payload bytes sent.
+    pub uploaded: u64,
+    /// Payload bytes received.
+    pub downloaded: u64,
+    /// Of the received: in pieces that failed their hash.
+    pub corrupt: u64,
+    /// Bytes received beside that.
+    pub wasted: u64,
+    /// Time running.
+    pub seconds_active: u64,
+    /// Whether it must not download: its user said that all of its data is there.
+    pub require_complete: bool,
+    /// Files in the order of the metainfo, as they were when this was written; where they differ, they are checked.
+    pub files: Vec<Option<FileStamp>>,
+    /// The files that this torrent created or wrote: those that may be deleted with it.
+    pub written: Runs,
+    /// Where peers were, those that worked first.
+    pub peers: Vec<SocketAddr>,
+    /// Trackers, in the order in which they are asked.
+    pub trackers: Vec<SessionTracker>,
+}
+
+/// Blocks of a piece.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartialPiece {
+    /// The piece's index.
+    pub piece: u32,
+    /// Indexes of its blocks.
+    pub blocks: Runs,
+}
+
+/// A file's size and time of its last change: what differs has been written by somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FileStamp {
+    /// Length in bytes.
+    pub len: u64,
+    /// Last change, whole seconds since 1970.
+    pub seconds: i64,
+    /// And nanoseconds.
+    pub nanos: u32,
+}
+
+/// What a tracker last told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionTracker {
+    /// Announce URL.
+    pub url: String,
+    /// Whether it has been told `completed`, or needs not to be.
+    pub was_completed: bool,
+    /// Peers with all of it.
+    pub seeders: Option<u32>,
+    /// Peers without all of it.
+    pub leechers: Option<u32>,
+}
+
+/// A set of numbers as text: runs like `0-5`, single numbers, with commas between.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Runs(String);
+
+impl Runs {
+    /// Writes ascending numbers.
+    pub fn of(numbers: impl IntoIterator<Item = u32>) -> Self {
+        let mut text = String::new();
+        let mut numbers = numbers.into_iter().peekable();
+        while let Some(first) = numbers.next() {
+            let mut last = first;
+            while let Some(next) = numbers.next_if(|next| *next == last + 1) {
+                last = next;
+            }
+            let comma = if text.is_empty() { "" } else { "," };
+            // Writing into a string cannot fail.
+            let _ = match first == last {
+                true => write!(text, "{comma}{first}"),
+                false => write!(text, "{comma}{first}-{last}"),
+            };
+        }
+        Self(text)
+    }
+
+    /// The numbers as a set over `len`; nothing where one is not below, or the text is no such list.
+    #[must_use]
+    pub fn to_set(&self, len: u32) -> Option<Bitfield> {
+        let mut set = Bitfield::new(len);
+        for run in self.0.split(',').filter(|run| !run.is_empty()) {
+            let (first, last) = run.split_once('-').unwrap_or((run, run));
+            let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+            if first > last || last >= len {
+                return None;
+            }
+            for number in first..=last {
+                set.insert(number);
+            }
+        }
+        Some(set)
+    }
+}
+
+/// Why bytes are not a session that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// The end is missing, or something in between is not what was written.
+    #[error("damaged: the checksum does not match")]
+    Damaged,
+    /// Not a session at all.
+    #[error("not a session: {0}")]
+    Syntax(String),
+    /// Written by a later program.
+    #[error("version {0}; this program reads up to {VERSION}")]
+    Newer(u32),
+    /// Of another torrent than its name says, or of one with other sizes.
+    #[error("foreign: {0}")]
+    Foreign(&'static str),
+}
+
+impl SessionError {
+    /// One word for the name under which such a file is set aside.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Damaged | Self::Syntax(_) => "damaged",
+            Self::Newer(_) => "newer",
+            Self::Foreign(_) => "foreign",
+        }
+    }
+}
+
+impl Session {
+    /// The file's content.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = String::from("// A torrent's state, written by ecs-torrent.\n");
+        // A session is made of numbers, text and lists, which RON always has a form for.
+        text +=
+            &ron::ser::to_string_pretty(self, ron::ser::PrettyConfig::new().compact_arrays(false)).unwrap_or_default();
+        let _ = write!(text, "\n{CHECKSUM}{}\n", hex(&text));
+        text
+    }
+
+    /// Reads the file of the torrent `info_hash`.
+    ///
+    /// # Errors
+    /// Where it is damaged, not a session, of a later version, or of another torrent.
+    pub fn parse(bytes: &[u8], info_hash: InfoHash) -> Result<Self, SessionError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| SessionError::Damaged)?;
+        let (body, is_signed) = match text.rfind(CHECKSUM) {
+            Some(position) => {
+                let (body, line) = text.split_at(position);
+                let body = body.strip_suffix('\n').unwrap_or(body);
+                if line[CHECKSUM.len()..].trim_end() != hex(body) {
+                    return Err(SessionError::Damaged);
+                }
+                (body, true)
+            }
+            None => (text, false),
+        };
+        let syntax = |error: ron::error::SpannedError| match is_signed {
+            true => SessionError::Syntax(error.to_string()),
+            // Without its last line, a file that cannot be read was cut.
+            false => SessionError::Damaged,
+        };
+        let Version { version } = ron::from_str(body).map_err(syntax)?;
+        if version > VERSION {
+            return Err(SessionError::Newer(version));
+        }
+        let session: Self = ron::from_str(body).map_err(syntax)?;
+        if session.info_hash != info_hash {
+            return Err(SessionError::Foreign("it is another torrent's"));
+        }
+        Ok(session)
+    }
+
+    /// The download folder that a file names which cannot be used otherwise.
+    #[must_use]
+    pub fn salvage_root(bytes: &[u8]) -> Option<PathBuf> {
+        let text = String::from_utf8_lossy(bytes);
+        let value = text.lines().find_map(|line| line.trim().strip_prefix("root:"))?;
+        ron::from_str(value.trim().trim_end_matches(',')).ok()
+    }
+}
+
+fn hex(text: &str) -> String {
+    InfoHash(sha1([text.as_bytes()])).to_string()
+}
+
+fn print<S: Serializer>(hash: &InfoHash, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(hash)
+}
+
+fn scan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<InfoHash, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn session() -> Session {
+        Session {
+            version: VERSION,
+            info_hash: InfoHash([7; 20]),
+            name: "a \"name\"".into(),
+            root: "/data/ü".into(),
+            volume: Some("/".into()),
+            total_size: 100,
+            piece_length: 10,
+            pieces: 10,
+            have: Runs::of([0, 1, 2, 5, 9]),
+            partial: vec![PartialPiece {
+                piece: 3,
+                blocks: Runs::of([0]),
+            }],
+            uploaded: 1,
+            downloaded: 2,
+            corrupt: 3,
+            wasted: 4,
+            seconds_active: 5,
+            require_complete: false,
+            files: vec![
+                None,
+                Some(FileStamp {
+                    len: 100,
+                    seconds: -1,
+                    nanos: 999_999_999,
+                }),
+            ],
+            written: Runs::of([1]),
+            peers: vec!["[::1]:6881".parse().unwrap()],
+            trackers: vec![SessionTracker {
+                url: "http://t/".into(),
+                was_completed: true,
+                seeders: Some(3),
+                leechers: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn a_session_comes_back_as_it_was() {
+        let text = session().to_text();
+        assert!(text.contains("have: \"0-2,5,9\""), "{text}");
+        assert_eq!(Session::parse(text.as_bytes(), InfoHash([7; 20])), Ok(session()));
+    }
+
+    #[test]
+    fn a_session_edited_by_hand_is_believed() {
+        let text = session().to_text().replace("/data/ü", "/elsewhere");
+        assert_eq!(
+            Session::parse(text.as_bytes(), InfoHash([7; 20])),
+            Err(SessionError::Damaged)
+        );
+        let end = text.find(CHECKSUM).unwrap();
+        let parsed = Session::parse(&text.as_bytes()[..end], InfoHash([7; 20])).unwrap();
+        assert_eq!(parsed.root, PathBuf::from("/elsewhere"));
+    }
+
+    /// Fault 82.
+    #[test]
+    fn newer_and_foreign_sessions_are_named() {
+        let newer = Session {
+            version: 2,
+            ..session()
+        };
+        // What a later version adds does not matter: it is told by its number.
+        let text = newer.to_text();
+        let body = text[..text.find(CHECKSUM).unwrap()].replace("name:", "later: 1, name:");
+        assert_eq!(
+            Session::parse(body.as_bytes(), InfoHash([7; 20])),
+            Err(SessionError::Newer(2))
+        );
+        let error = Session::parse(session().to_text().as_bytes(), InfoHash([8; 20])).unwrap_err();
+        assert_eq!((error.word(), error.to_string().contains("another")), ("foreign", true));
+    }
+
+    #[test]
+    fn a_damaged_session_may_still_tell_its_folder() {
+        let text = session().to_text().replace("uploaded", "uploadex");
+        assert!(Session::parse(text.as_bytes(), InfoHash([7; 20])).is_err());
+        assert_eq!(Session::salvage_root(text.as_bytes()), Some("/data/ü".into()));
+        assert_eq!(Session::salvage_root(b"\xff\x00"), None);
+    }
+
+    proptest! {
+        /// Fault 80: no file that was cut or had a bit flipped is taken for a good one.
+        #[test]
+        fn cuts_and_flips_are_found(position in 0.0..1.0f64, bit in 0..8u8, cut in any::<bool>()) {
+            let mut bytes = session().to_text().into_bytes();
+            let position = (position * bytes.len() as f64) as usize;
+            if cut {
+                bytes.truncate(position);
+            } else {
+                bytes[position] ^= 1 << bit;
+            }
+            match Session::parse(&bytes, InfoHash([7; 20])) {
+                Err(_) => {}
+                // The line break behind the checksum is nobody's loss.
+                Ok(parsed) => prop_assert_eq!(parsed, session()),
+            }
+        }
+
+        #[test]
+        fn runs_are_sets(numbers in proptest::collection::btree_set(0u32..200, 0..60)) {
+            let set = Runs::of(numbers.iter().copied()).to_set(200).unwrap();
+            prop_assert_eq!(set.iter().collect::<Vec<_>>(), numbers.into_iter().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn other_text_is_no_set(text in "[0-9,-]{0,9}") {
+            let _ = Runs(text).to_set(50);
+        }
+    }
+}

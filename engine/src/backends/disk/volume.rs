@@ -1,0 +1,54 @@
+//! Which volume a folder lies on.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Where the volume of `path` is mounted, and its device. Of a path that is not there, the nearest folder above it
+/// that is counts: that is where it would be created.
+///
+/// A volume is known by where it is mounted, since many have another device number each time.
+pub(super) fn of(path: &Path) -> io::Result<(PathBuf, u64)> {
+    let folder = fs::canonicalize(existing(path)?)?;
+    let device = fs::metadata(&folder)?.dev();
+    let same = |folder: &&Path| fs::metadata(folder).is_ok_and(|metadata| metadata.dev() == device);
+    let mounted_at = folder.ancestors().take_while(same).last().unwrap_or(&folder);
+    Ok((mounted_at.to_owned(), device))
+}
+
+/// The device alone.
+pub(super) fn device_of(path: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(existing(path)?)?.dev())
+}
+
+fn existing(path: &Path) -> io::Result<&Path> {
+    let mut nearest = path;
+    loop {
+        match fs::metadata(nearest) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match nearest.parent() {
+                Some(parent) if parent.as_os_str().is_empty() => return Ok(Path::new(".")),
+                Some(parent) => nearest = parent,
+                None => return Err(error),
+            },
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(nearest),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_not_there_lies_where_it_would_be_created() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("a/b/c");
+        assert_eq!(of(&deep).unwrap(), of(folder.path()).unwrap());
+        assert_eq!(device_of(&deep).unwrap(), of(folder.path()).unwrap().1);
+        let (mounted_at, _) = of(Path::new("/proc/self")).unwrap();
+        assert_eq!(mounted_at, Path::new("/proc"));
+        assert!(of(Path::new("not/there")).is_ok());
+    }
+}

@@ -1,0 +1,307 @@
+//! The state folder: a session and a `.torrent` for each torrent, and a lock against a second engine.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use bytes::Bytes;
+use ecs_torrent_components::session::{EXTENSION, Session};
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
+
+use super::StartError;
+use super::jobs::Jobs;
+use super::sink::Sink;
+use crate::port::{Backend, JobTag};
+use crate::ports::state::{Loaded, StateDone, StateError, StateEvent, StateRequest};
+use crate::wake::Waker;
+
+/// Larger files are no sessions: that of a torrent with half a million files has a tenth of it.
+const MAX_SESSION_BYTES: u64 = 512 << 20;
+
+/// The State port's real backend: one thread over one folder.
+pub struct StateFolder {
+    jobs: Arc<Jobs<StateRequest>>,
+    sink: Sink<StateEvent>,
+}
+
+/// A folder whose lock is held.
+struct Folder {
+    path: PathBuf,
+    /// Held until the engine is gone; the system lets go of it when the process dies.
+    _lock: OwnedFd,
+}
+
+type Outcome = Result<StateDone, StateError>;
+
+impl StateFolder {
+    /// Takes the folder, creating it where it is missing.
+    ///
+    /// # Errors
+    /// Where it cannot be created, or another engine has it.
+    pub fn start(state_dir: &Path, waker: &Waker) -> Result<Self, StartError> {
+        let folder = Folder::take(state_dir)?;
+        let this = Self {
+            jobs: Arc::default(),
+            sink: Sink::new(waker),
+        };
+        let (jobs, sink) = (this.jobs.clone(), this.sink.clone());
+        thread::Builder::new()
+            .name("ecs-torrent-state".into())
+            .spawn(move || folder.serve(&jobs, &sink))
+            .map_err(StartError::Thread)?;
+        Ok(this)
+    }
+}
+
+impl Backend<StateRequest, StateEvent> for StateFolder {
+    fn submit(&mut self, requests: &mut Vec<StateRequest>) {
+        self.jobs.add(requests.drain(..));
+    }
+
+    fn poll(&mut self, max: usize, events: &mut Vec<StateEvent>) -> bool {
+        self.sink.poll(max, events)
+    }
+}
+
+impl Drop for StateFolder {
+    fn drop(&mut self) {
+        self.jobs.close();
+    }
+}
+
+impl Folder {
+    fn take(state_dir: &Path) -> Result<Self, StartError> {
+        let failed = |error| StartError::StateDir {
+            path: state_dir.to_owned(),
+            error,
+        };
+        let path = state_dir.join("state");
+        fs::create_dir_all(&path).map_err(failed)?;
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(state_dir.join("lock"))
+            .map_err(failed)?;
+        let lock = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        if let Err(error) = lock {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(failed(error.into()));
+            }
+            let mut holder = String::new();
+            let _ = file.take(20).read_to_string(&mut holder);
+            return Err(StartError::StateDirInUse {
+                path: state_dir.to_owned(),
+                holder: holder.trim().to_owned(),
+            });
+        }
+        // For the message above; the lock holds without it.
+        let _ = file.set_len(0);
+        let _ = writeln!(file, "{}", std::process::id());
+        Ok(Self {
+            path,
+            _lock: file.into(),
+        })
+    }
+
+    /// Carries out requests until there will be none. Those that wait together share one flush of the folder.
+    fn serve(&self, jobs: &Jobs<StateRequest>, sink: &Sink<StateEvent>) {
+        let mut waiting = VecDeque::new();
+        while jobs.take_all(&mut waiting) {
+            let mut unsafe_yet: Vec<JobTag> = Vec::new();
+            for request in waiting.drain(..) {
+                let (tag, outcome) = self.carry_out(request);
+                match outcome {
+                    Ok(StateDone::Saved) => unsafe_yet.push(tag),
+                    outcome => sink.push(StateEvent { tag, outcome }),
+                }
+            }
+            if unsafe_yet.is_empty() {
+                continue;
+            }
+            let flushed = File::open(&self.path).and_then(|folder| folder.sync_all());
+            let flushed = flushed.map_err(|error| self.failure("flush", &self.path, &error));
+            for tag in unsafe_yet {
+                let outcome = flushed.clone().map(|()| StateDone::Saved);
+                sink.push(StateEvent { tag, outcome });
+            }
+        }
+    }
+
+    fn carry_out(&self, request: StateRequest) -> (JobTag, Outcome) {
+        match request {
+            StateRequest::List { tag } => (tag, self.list()),
+            StateRequest::Load {
+                tag,
+                torrent,
+                with_metainfo,
+            } => (tag, Ok(StateDone::Loaded(Box::new(self.load(torrent, with_metainfo))))),
+            StateRequest::Save { tag, session, metainfo } => (tag, self.save(&session, metainfo.as_ref())),
+            StateRequest::Remove { tag, torrent } => (tag, self.remove(torrent)),
+        }
+    }
+
+    fn session_path(&self, torrent: InfoHash) -> PathBuf {
+        self.path.join(format!("{torrent}.{EXTENSION}"))
+    }
+
+    fn torrent_path(&self, torrent: InfoHash) -> PathBuf {
+        self.path.join(format!("{torrent}.torrent"))
+    }
+
+    /// Every torrent of which there is a session or a `.torrent`: one whose session was lost is checked, not lost.
+    fn list(&self) -> Outcome {
+        let failed = |error| self.failure("read", &self.path, &error);
+        let mut torrents = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let hash = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".torrent"))
+                .and_then(|hash| hash.parse::<InfoHash>().ok());
+            torrents.extend(hash);
+        }
+        torrents.sort_unstable();
+        Ok(StateDone::Listed(torrents))
+    }
+
+    fn load(&self, torrent: InfoHash, with_metainfo: bool) -> Loaded {
+        let mut loaded = Loaded::default();
+        let path = self.session_path(torrent);
+        match read(&path, MAX_SESSION_BYTES) {
+            Ok(bytes) => match Session::parse(&bytes, torrent) {
+                Ok(session) => loaded.session = Some(session),
+                Err(error) => {
+                    let aside = set_aside(&path, error.word());
+                    let place =
+                        aside.map_or_else(|error| format!("left in place: {error}"), |p| p.display().to_string());
+                    loaded.set_aside = Some(format!("{error} ({place})"));
+                    loaded.salvaged_root = Session::salvage_root(&bytes);
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => loaded.set_aside = Some(self.failure("read", &path, &error).to_string()),
+        }
+        if with_metainfo {
+            loaded.metainfo = Some(self.load_metainfo(torrent));
+        }
+        loaded
+    }
+
+    fn load_metainfo(&self, torrent: InfoHash) -> Result<Arc<Metainfo>, String> {
+        let path = self.torrent_path(torrent);
+        let limits = MetainfoLimits::default();
+        let bytes =
+            read(&path, limits.bencode.max_bytes as u64).map_err(|e| self.failure("read", &path, &e).to_string())?;
+        let parsed = Metainfo::parse(&bytes.into(), &limits).map_err(|error| error.to_string());
+        let checked = parsed.and_then(|metainfo| match metainfo.hashes.primary() == torrent {
+            true => Ok(Arc::new(metainfo)),
+            false => Err("it is another torrent's".to_owned()),
+        });
+        checked.map_err(|reason| {
+            let aside = set_aside(&path, "damaged");
+            let place = aside.map_or_else(|error| error.to_string(), |path| path.display().to_string());
+            format!("{reason} ({place})")
+        })
+    }
+
+    fn save(&self, session: &Session, metainfo: Option<&Bytes>) -> Outcome {
+        if let Some(bytes) = metainfo {
+            self.replace(&self.torrent_path(session.info_hash), bytes)?;
+        }
+        self.replace(&self.session_path(session.info_hash), session.to_text().as_bytes())?;
+        Ok(StateDone::Saved)
+    }
+
+    /// Puts a file in the place of another so that at every moment one of them is there whole.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+        let temporary = path.with_extension("tmp");
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, path)
+        };
+        write().map_err(|error| {
+            let _ = fs::remove_file(&temporary);
+            self.failure("write", path, &error)
+        })
+    }
+
+    fn remove(&self, torrent: InfoHash) -> Outcome {
+        for path in [self.session_path(torrent), self.torrent_path(torrent)] {
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(self.failure("delete", &path, &error)),
+            }
+        }
+        Ok(StateDone::Removed)
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as what this folder met")]
+    fn failure(&self, action: &str, path: &Path, error: &io::Error) -> StateError {
+        StateError(format!("cannot {action} {}: {error}", path.display()).into())
+    }
+}
+
+fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max {
+        return Err(io::Error::other(format!("larger than {max} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Gives a file that cannot be used a name that says why; an earlier one keeps its own.
+fn set_aside(path: &Path, word: &str) -> io::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let free = (0..).map(|number| match number {
+        0 => path.with_file_name(format!("{name}.{word}")),
+        _ => path.with_file_name(format!("{name}.{word}-{number}")),
+    });
+    let target = free
+        .take(1000)
+        .find(|target| !target.exists())
+        .ok_or_else(|| io::Error::other("too many files were set aside"))?;
+    fs::rename(path, &target)?;
+    Ok(target)
+}
+
+/// The State port of an engine that keeps nothing.
+pub struct NoState {
+    sink: Sink<StateEvent>,
+}
+
+impl NoState {
+    /// Answers through `waker`'s engine.
+    #[must_use]
+    pub fn new(waker: &Waker) -> Self {
+        Self { sink: Sink::new(waker) }
+    }
+}
+
+impl Backend<StateRequest, StateEvent> for NoState {
+    fn submit(&mut self, requests: &mut Vec<StateRequest>) {
+        for request in requests.drain(..) {
+            let (tag, done) = match request {
+                StateRequest::List { tag } => (tag, StateDone::Listed(Vec::new())),
+                StateRequest::Load { tag, .. } => (tag, StateDone::Loaded(Box::default())),
+                StateRequest::Save { tag, .. } => (tag, StateDone::Saved),
+                StateRequest::Remove { tag, .. } => (tag, StateDone::Removed),
+            };
+            self.sink.push(StateEvent { tag, outcome: Ok(done) });
+        }
+    }
+
+    fn poll(&mut self, max: usize, events: &mut Vec<StateEvent>) -> bool {
+        self.sink.poll(max, events)
+    }
+}

@@ -1,0 +1,501 @@
+//! From what is saved and what is on the disk to what a torrent has.
+//!
+//! The session is loaded first: it says where the data is. Then the files are looked at. Where they are as the session
+//! says, it is believed; where they differ, the pieces in them are hashed; without a session, all that is there is.
+
+use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::candidates::{CandidateSource, Candidates};
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentStarted};
+use ecs_torrent_components::session::{FileStamp, Session};
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::{
+    Activity, Content, Counters, Have, Layout, Lifecycle, Partials, Storage, Torrent, TorrentTrackers,
+};
+use ecs_torrent_components::tracker::Tracker;
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, FoundFiles};
+use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateEvent, StateRequest};
+use ecs_torrent_engine::ports::{DiskPort, StatePort};
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::compact::Family;
+use ecs_torrent_protocol::files::FileTable;
+use ecs_torrent_protocol::geometry::Geometry;
+
+use super::adding::StorageIds;
+use crate::checking::Check;
+use crate::sessions::SessionState;
+use crate::storage::fault;
+
+const LOAD: Purpose = Purpose("load session");
+const OPEN: Purpose = Purpose("open files");
+const PREPARE: Purpose = Purpose("prepare files");
+
+/// What is known of a torrent's data is complete: it can begin to download, or to seed.
+#[derive(Message, Debug, Clone)]
+pub struct StartTorrent {
+    /// The torrent.
+    pub torrent: Entity,
+}
+
+/// On a torrent that must not download: its user said that all of its data is there.
+#[derive(Component, Debug)]
+pub(crate) struct RequiresComplete;
+
+/// On a torrent that is being opened.
+#[derive(Component, Debug, Default)]
+pub(super) struct Opening {
+    /// The download folder stands, whatever the session says.
+    pub(super) has_root: bool,
+    /// It was opened before in this run: what it has counted since is newer than the session.
+    pub(super) is_again: bool,
+    /// The session, once it is here.
+    pub(super) session: Option<Session>,
+}
+
+impl Opening {
+    /// Of a torrent that has been open.
+    pub(super) fn again() -> Self {
+        Self {
+            has_root: true,
+            is_again: true,
+            session: None,
+        }
+    }
+}
+
+/// Begins and continues the opening of torrents.
+#[derive(SystemParam)]
+pub(super) struct Opener<'w> {
+    state: ResMut<'w, StatePort>,
+    disk: ResMut<'w, DiskPort>,
+    storages: ResMut<'w, StorageIds>,
+}
+
+impl Opener<'_> {
+    pub(super) fn next_storage(&mut self) -> StorageId {
+        self.storages.next()
+    }
+
+    /// What has come from the state folder.
+    pub(super) fn take(&mut self, purpose: Purpose) -> Vec<StateEvent> {
+        self.state.take(purpose).collect()
+    }
+
+    /// Asks for a torrent's session.
+    pub(super) fn load(&mut self, entity: Entity, torrent: &Torrent) {
+        self.state.push(StateRequest::Load {
+            tag: tag(LOAD, entity),
+            torrent: torrent.id(),
+            with_metainfo: false,
+        });
+    }
+
+    /// Looks at the files, under a new name: what is still being done to them under an old one is no longer heard of.
+    fn open(&mut self, entity: Entity, storage: &mut Storage, session: Option<&Session>, files: &FileTable) {
+        self.disk.push(DiskRequest::Close { storage: storage.id });
+        storage.id = self.storages.next();
+        self.disk.push(DiskRequest::Open {
+            tag: tag(OPEN, entity),
+            storage: storage.id,
+            root: storage.root.clone(),
+            volume: session.and_then(|session| session.volume.clone()),
+            files: files.clone(),
+        });
+    }
+}
+
+fn tag(purpose: Purpose, owner: Entity) -> JobTag {
+    JobTag {
+        purpose,
+        owner,
+        number: 0,
+    }
+}
+
+/// What of a torrent its session tells.
+#[derive(bevy_ecs::query::QueryData)]
+#[query_data(mutable)]
+pub(super) struct Resumed {
+    torrent: &'static Torrent,
+    layout: &'static Layout,
+    content: &'static Content,
+    opening: &'static mut Opening,
+    storage: &'static mut Storage,
+    counters: &'static mut Counters,
+    activity: &'static mut Activity,
+    candidates: &'static mut Candidates,
+    state: &'static mut SessionState,
+    trackers: Option<&'static TorrentTrackers>,
+}
+
+pub(super) fn collect_loaded(
+    mut commands: Commands,
+    mut opener: Opener,
+    settings: Res<Settings>,
+    mut torrents: Query<Resumed>,
+    mut trackers: Query<&mut Tracker>,
+) {
+    for event in opener.take(LOAD) {
+        let Ok(mut resumed) = torrents.get_mut(event.tag.owner) else {
+            continue;
+        };
+        let loaded = match event.outcome {
+            Ok(StateDone::Loaded(loaded)) => *loaded,
+            _ => Loaded::default(),
+        };
+        resumed.take_in(
+            loaded,
+            event.tag.owner,
+            &mut commands,
+            &mut opener,
+            &settings,
+            &mut trackers,
+        );
+    }
+}
+
+impl ResumedItem<'_, '_> {
+    /// Takes a session in, and goes on to the files.
+    pub(super) fn take_in(
+        &mut self,
+        loaded: Loaded,
+        entity: Entity,
+        commands: &mut Commands,
+        opener: &mut Opener,
+        settings: &Settings,
+        trackers: &mut Query<&mut Tracker>,
+    ) {
+        let name = &self.torrent.name;
+        if let Some(reason) = loaded.set_aside {
+            tracing::warn!(torrent = %name, "its saved state was set aside and its data is checked: {reason}");
+        }
+        let Layout(geometry) = *self.layout;
+        let fits = |session: &Session| {
+            (session.total_size, session.piece_length, session.pieces)
+                == (geometry.total_size(), geometry.piece_length(), geometry.piece_count())
+        };
+        let session = loaded.session.filter(|session| {
+            let fits = fits(session);
+            if !fits {
+                tracing::warn!(torrent = %name, "its saved state has other sizes, and is not used");
+            }
+            fits
+        });
+        if let Some(session) = &session {
+            if !self.opening.is_again {
+                self.recall(session, settings, trackers);
+            }
+            if session.require_complete {
+                commands.entity(entity).insert(RequiresComplete);
+            }
+        }
+        let known_root = session.as_ref().map(|session| session.root.clone());
+        if let Some(root) = known_root.or(loaded.salvaged_root).filter(|_| !self.opening.has_root) {
+            self.storage.root = root;
+        }
+        // What it says of files elsewhere is of no use here.
+        let session = session.filter(|session| session.root == self.storage.root);
+        self.state.note_loaded(session.as_ref());
+        opener.open(entity, &mut self.storage, session.as_ref(), &self.content.0.info.files);
+        self.opening.session = session;
+    }
+
+    /// What does not depend on the files.
+    fn recall(&mut self, session: &Session, settings: &Settings, trackers: &mut Query<&mut Tracker>) {
+        *self.counters = Counters {
+            uploaded: session.uploaded,
+            downloaded: session.downloaded,
+            corrupt: session.corrupt,
+            wasted: session.wasted,
+        };
+        self.activity.before = std::time::Duration::from_secs(session.seconds_active);
+        for peer in session.peers.iter().take(settings.session.max_peers) {
+            let max = settings.peers.max_candidates;
+            self.candidates.add(*peer, CandidateSource::Session, 0, max);
+        }
+        let entities = self.trackers.into_iter().flat_map(RelationshipTarget::iter);
+        let mut known = trackers.iter_many_mut(entities);
+        while let Some(Ok(mut tracker)) = known.fetch_next() {
+            let Some(saved) = session.trackers.iter().find(|saved| *saved.url == *tracker.url) else {
+                continue;
+            };
+            tracker.seeders = saved.seeders;
+            tracker.leechers = saved.leechers;
+            for family in Family::ALL {
+                tracker.route_mut(family).was_completed = saved.was_completed;
+            }
+        }
+    }
+}
+
+/// What a session and the files together tell.
+#[derive(Debug, PartialEq, Eq)]
+struct Findings {
+    /// Pieces that are believed to be here.
+    have: Bitfield,
+    /// Pieces that have to be hashed.
+    doubtful: Vec<u32>,
+}
+
+/// Believes a session where each file is as it says; pieces in other files are in doubt.
+fn judge(session: Option<&Session>, stamps: &[Option<FileStamp>], geometry: &Geometry, files: &FileTable) -> Findings {
+    let count = geometry.piece_count();
+    let known = session.and_then(|session| Some((session, session.have.to_set(count)?)));
+    let Some((session, mut have)) = known.filter(|(session, _)| session.files.len() == stamps.len()) else {
+        let is_any_there = stamps.iter().flatten().any(|stamp| stamp.len > 0);
+        return Findings {
+            have: Bitfield::new(count),
+            doubtful: if is_any_there { (0..count).collect() } else { Vec::new() },
+        };
+    };
+    let mut in_doubt = Bitfield::new(count);
+    for ((file, saved), found) in files.files().iter().zip(&session.files).zip(stamps) {
+        if saved == found || file.len == 0 {
+            continue;
+        }
+        for piece in geometry.pieces_of(file.offset..file.end()) {
+            in_doubt.insert(piece);
+            have.remove(piece);
+        }
+    }
+    Findings {
+        have,
+        doubtful: in_doubt.iter().collect(),
+    }
+}
+
+pub(super) fn collect_opened(
+    mut commands: Commands,
+    mut disk: ResMut<DiskPort>,
+    mut start: MessageWriter<StartTorrent>,
+    mut failed: MessageWriter<FailTorrent>,
+    mut torrents: Query<(
+        &mut Lifecycle,
+        &mut Have,
+        &mut Partials,
+        &mut SessionState,
+        &mut Opening,
+        &Layout,
+        &Content,
+    )>,
+) {
+    for event in disk.take(OPEN) {
+        let torrent = event.tag.owner;
+        let Ok((mut lifecycle, mut have, mut partials, mut state, mut opening, Layout(geometry), content)) =
+            torrents.get_mut(torrent)
+        else {
+            continue;
+        };
+        if *lifecycle != Lifecycle::Adding {
+            continue;
+        }
+        let FoundFiles { stamps, volume } = match event.outcome {
+            Ok(DiskDone::Opened(found)) => found,
+            Ok(_) => continue,
+            Err(error) => {
+                failed.write(fault(torrent, &error));
+                continue;
+            }
+        };
+        let session = opening.session.take();
+        let findings = judge(session.as_ref(), &stamps, geometry, &content.0.info.files);
+        have.0 = findings.have;
+        partials.0 = session
+            .map(|session| partial_blocks(&session, geometry))
+            .unwrap_or_default();
+        state.note_found(stamps, volume);
+        commands.entity(torrent).remove::<Opening>();
+        if findings.doubtful.is_empty() {
+            start.write(StartTorrent { torrent });
+        } else {
+            *lifecycle = Lifecycle::Checking;
+            let check = Check::new(findings.doubtful, have.0.clone());
+            commands.entity(torrent).insert(check);
+        }
+    }
+}
+
+/// The blocks that a session names outside the pieces that it has.
+fn partial_blocks(session: &Session, geometry: &Geometry) -> std::collections::BTreeMap<u32, Bitfield> {
+    let is_piece = |partial: &&ecs_torrent_components::session::PartialPiece| partial.piece < geometry.piece_count();
+    let blocks = session.partial.iter().filter(is_piece).filter_map(|partial| {
+        let blocks = partial.blocks.to_set(geometry.block_count(partial.piece))?;
+        Some((partial.piece, blocks))
+    });
+    blocks.collect()
+}
+
+/// A complete torrent seeds; for another, its files are made ready first.
+pub(super) fn start_torrents(
+    mut start: MessageReader<StartTorrent>,
+    clock: Res<Clock>,
+    settings: Res<Settings>,
+    mut disk: ResMut<DiskPort>,
+    mut started: MessageWriter<TorrentStarted>,
+    mut failed: MessageWriter<FailTorrent>,
+    mut torrents: Query<(
+        &Have,
+        &Storage,
+        &mut Lifecycle,
+        &mut Activity,
+        &mut Partials,
+        &mut SessionState,
+        Option<&RequiresComplete>,
+    )>,
+) {
+    for &StartTorrent { torrent } in start.read() {
+        let Ok((Have(have), storage, mut lifecycle, mut activity, mut partials, mut state, requires_complete)) =
+            torrents.get_mut(torrent)
+        else {
+            continue;
+        };
+        partials.0.retain(|piece, _| !have.contains(*piece));
+        state.note_result();
+        if have.is_full() {
+            *lifecycle = Lifecycle::Seeding;
+            activity.start(clock.now());
+            started.write(TorrentStarted { torrent });
+        } else if requires_complete.is_some() {
+            let missing = have.len() - have.count();
+            let root = storage.root.display();
+            let reason = format!("{missing} of {} pieces are missing or bad in {root}", have.len()).into();
+            failed.write(FailTorrent {
+                torrent,
+                reason,
+                remedy: Remedy::None,
+            });
+        } else {
+            disk.push(DiskRequest::Prepare {
+                tag: tag(PREPARE, torrent),
+                storage: storage.id,
+                is_preallocated: settings.storage.preallocate,
+            });
+        }
+    }
+}
+
+pub(super) fn collect_prepared(
+    clock: Res<Clock>,
+    mut disk: ResMut<DiskPort>,
+    mut started: MessageWriter<TorrentStarted>,
+    mut failed: MessageWriter<FailTorrent>,
+    mut torrents: Query<(&mut Lifecycle, &mut Activity)>,
+) {
+    for event in disk.take(PREPARE) {
+        let torrent = event.tag.owner;
+        let Ok((mut lifecycle, mut activity)) = torrents.get_mut(torrent) else {
+            continue;
+        };
+        if !matches!(*lifecycle, Lifecycle::Adding | Lifecycle::Checking) {
+            continue;
+        }
+        match event.outcome {
+            Ok(_) => {
+                *lifecycle = Lifecycle::Downloading;
+                activity.start(clock.now());
+                started.write(TorrentStarted { torrent });
+            }
+            Err(error) => drop(failed.write(fault(torrent, &error))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_components::session::{Runs, VERSION};
+    use ecs_torrent_protocol::files::FileEntry;
+    use ecs_torrent_protocol::hash::InfoHash;
+
+    use super::*;
+
+    const SEEN: FileStamp = FileStamp {
+        len: 15,
+        seconds: 7,
+        nanos: 1,
+    };
+
+    /// Three files of 15 bytes over pieces of 10: the second piece is shared by the first two files.
+    fn files() -> FileTable {
+        let entry = |number: u64| FileEntry {
+            path: number.to_string().into(),
+            len: 15,
+            offset: number * 15,
+            attributes: Default::default(),
+        };
+        FileTable::new((0..3).map(entry).collect())
+    }
+
+    fn session(have: &[u32], files: [Option<FileStamp>; 3]) -> Session {
+        Session {
+            version: VERSION,
+            info_hash: InfoHash([0; 20]),
+            name: String::new(),
+            root: "/".into(),
+            volume: None,
+            total_size: 45,
+            piece_length: 10,
+            pieces: 5,
+            have: Runs::of(have.iter().copied()),
+            partial: Vec::new(),
+            uploaded: 0,
+            downloaded: 0,
+            corrupt: 0,
+            wasted: 0,
+            seconds_active: 0,
+            require_complete: false,
+            files: files.to_vec(),
+            written: Runs::default(),
+            peers: Vec::new(),
+            trackers: Vec::new(),
+        }
+    }
+
+    fn judged(session: Option<&Session>, stamps: [Option<FileStamp>; 3]) -> (Vec<u32>, Vec<u32>) {
+        let geometry = Geometry::new(45, 10).unwrap();
+        let Findings { have, doubtful } = judge(session, &stamps, &geometry, &files());
+        (have.iter().collect(), doubtful)
+    }
+
+    #[test]
+    fn a_session_is_believed_where_the_files_are_as_it_says() {
+        let saved = session(&[0, 1, 4], [Some(SEEN), Some(SEEN), None]);
+        assert_eq!(
+            judged(Some(&saved), [Some(SEEN), Some(SEEN), None]),
+            (vec![0, 1, 4], vec![])
+        );
+    }
+
+    #[test]
+    fn only_what_is_in_doubt_is_hashed() {
+        let saved = session(&[0, 1, 2, 3, 4], [Some(SEEN); 3]);
+        let touched = FileStamp { nanos: 2, ..SEEN };
+        assert_eq!(
+            judged(Some(&saved), [Some(SEEN), Some(SEEN), Some(touched)]),
+            (vec![0, 1, 2], vec![3, 4])
+        );
+        // Fault 81: what is gone is looked for and not believed.
+        assert_eq!(
+            judged(Some(&saved), [None, Some(SEEN), Some(SEEN)]),
+            (vec![2, 3, 4], vec![0, 1])
+        );
+        // Written after the session was: whether it is any good is to be seen.
+        let fresh = session(&[], [None; 3]);
+        assert_eq!(judged(Some(&fresh), [None, None, Some(SEEN)]), (vec![], vec![3, 4]));
+    }
+
+    #[test]
+    fn without_a_session_all_that_is_there_is_hashed() {
+        assert_eq!(judged(None, [None; 3]), (vec![], vec![]));
+        assert_eq!(judged(None, [None, Some(SEEN), None]), (vec![], vec![0, 1, 2, 3, 4]));
+        let mut cut = session(&[0, 1], [Some(SEEN); 3]);
+        cut.files.clear();
+        assert_eq!(judged(Some(&cut), [Some(SEEN); 3]), (vec![], vec![0, 1, 2, 3, 4]));
+        let mut wrong = session(&[0, 1], [Some(SEEN); 3]);
+        wrong.have = Runs::of([7]);
+        assert_eq!(judged(Some(&wrong), [Some(SEEN); 3]).0, Vec::<u32>::new());
+    }
+}

@@ -1,0 +1,126 @@
+//! Blocks of unfinished pieces that an earlier run left on the disk are read back.
+
+use std::collections::VecDeque;
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::messages::TorrentStarted;
+use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::{ActivePieces, Layout, Lifecycle, Partials, Storage};
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::DiskPort;
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest};
+
+use super::spilling::Run;
+use crate::picking::{Picker, Supply};
+use crate::verification::FullPieces;
+
+const RESTORE: Purpose = Purpose("read unfinished pieces");
+
+/// Pieces that have blocks on the disk and are not in flight yet: read while there is memory for pieces.
+#[derive(Resource, Debug, Default)]
+pub(super) struct Restores {
+    waiting: VecDeque<(Entity, u32)>,
+}
+
+/// On a piece of which blocks are being read: how many reads are left.
+#[derive(Component, Debug)]
+pub(super) struct Restoring(usize);
+
+pub(super) fn restore_pieces(
+    mut commands: Commands,
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+    settings: Res<Settings>,
+    mut started: MessageReader<TorrentStarted>,
+    mut restores: ResMut<Restores>,
+    mut memory: ResMut<PieceMemory>,
+    mut disk: ResMut<DiskPort>,
+    partials: Query<&Partials>,
+    mut torrents: Query<(&Lifecycle, &Layout, &Storage, Option<(&mut Picker, &mut ActivePieces)>)>,
+) {
+    for &TorrentStarted { torrent } in started.read() {
+        let pieces = partials.get(torrent).into_iter().flat_map(|partials| partials.0.keys());
+        restores.waiting.extend(pieces.map(|piece| (torrent, *piece)));
+    }
+    while let Some(&(torrent, index)) = restores.waiting.front() {
+        let Ok((Lifecycle::Downloading, Layout(geometry), storage, flight)) = torrents.get_mut(torrent) else {
+            restores.waiting.pop_front();
+            continue;
+        };
+        let Some((mut picker, mut active)) = flight else {
+            // It has just been started; its picker comes with the end of this tick.
+            wakeup.at(clock.now());
+            break;
+        };
+        let blocks = partials.get(torrent).ok().and_then(|partials| partials.0.get(&index));
+        let Some(blocks) = blocks.filter(|_| picker.order.is_pickable(index)) else {
+            restores.waiting.pop_front();
+            continue;
+        };
+        let mut piece = ActivePiece::new(torrent, index, geometry);
+        if !memory.reserve(piece.span.len, settings.requests.piece_memory_bytes) {
+            break;
+        }
+        restores.waiting.pop_front();
+        piece.phase = PiecePhase::Restoring;
+        let runs = Run::all(index, blocks.len(), |block| blocks.contains(block));
+        let entity = commands.spawn_empty().id();
+        for run in &runs {
+            disk.push(DiskRequest::Read {
+                tag: JobTag {
+                    purpose: RESTORE,
+                    owner: entity,
+                    number: run.number(),
+                },
+                storage: storage.id,
+                span: run.span(piece.span),
+            });
+        }
+        picker.order.remove(index);
+        active.all.insert(index, entity);
+        commands.entity(entity).insert((piece, Restoring(runs.len())));
+    }
+}
+
+pub(super) fn collect_restored(
+    mut commands: Commands,
+    mut disk: ResMut<DiskPort>,
+    mut full: ResMut<FullPieces>,
+    mut supply: ResMut<Supply>,
+    mut pieces: Query<(&mut ActivePiece, &mut Restoring)>,
+    mut torrents: Query<&mut ActivePieces>,
+) {
+    for event in disk.take(RESTORE) {
+        let entity = event.tag.owner;
+        let Ok((mut piece, mut restoring)) = pieces.get_mut(entity) else {
+            continue;
+        };
+        // What cannot be read is simply missing: it was never called had.
+        if let Ok(DiskDone::Read(data)) = event.outcome {
+            let run = Run::of_number(event.tag.number);
+            let mut offset = 0;
+            for block in run.first..run.first + run.count {
+                let len = piece.block_len(block) as usize;
+                let bytes = data.slice(offset..offset + len);
+                offset += len;
+                piece.receive(block, None, std::iter::once(bytes).collect());
+            }
+            piece.is_restored = true;
+        }
+        restoring.0 -= 1;
+        if restoring.0 > 0 {
+            continue;
+        }
+        commands.entity(entity).remove::<Restoring>();
+        piece.phase = PiecePhase::Filling;
+        if piece.is_full() {
+            full.0.push(entity);
+        } else if let Ok(mut active) = torrents.get_mut(piece.torrent) {
+            active.open.insert(piece.index);
+            supply.offer(piece.torrent);
+            supply.note_idle(entity, &mut piece);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Blocks of unfinished pieces are written where they belong, so that they survive the run.
+
+use bevy_ecs::prelude::*;
+use bevy_ecs::system::SystemParam;
+use bytes::Bytes;
+use ecs_torrent_components::messages::{PieceRejected, PieceStored};
+use ecs_torrent_components::piece::{ActivePiece, PiecePhase};
+use ecs_torrent_components::torrent::{ActivePieces, Have, Partials, Storage};
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::DiskPort;
+use ecs_torrent_engine::ports::disk::DiskRequest;
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::geometry::{BLOCK_SIZE, Geometry, Span};
+
+pub(super) const SPILL: Purpose = Purpose("write unfinished pieces");
+
+/// A run of blocks of one piece, in a job's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) piece: u32,
+    pub(super) first: u32,
+    pub(super) count: u32,
+}
+
+impl Run {
+    /// A piece has at most 2^14 blocks ([`MetainfoLimits`](ecs_torrent_protocol::metainfo::MetainfoLimits)).
+    pub(super) fn number(self) -> u64 {
+        u64::from(self.piece) << 32 | u64::from(self.first) << 16 | u64::from(self.count)
+    }
+
+    pub(super) fn of_number(number: u64) -> Self {
+        Self {
+            piece: (number >> 32) as u32,
+            first: (number >> 16) as u32 & 0xffff,
+            count: number as u32 & 0xffff,
+        }
+    }
+
+    /// The blocks for which `holds`, in runs.
+    pub(super) fn all(piece: u32, block_count: u32, holds: impl Fn(u32) -> bool) -> Vec<Self> {
+        let mut runs: Vec<Self> = Vec::new();
+        for block in (0..block_count).filter(|block| holds(*block)) {
+            match runs.last_mut() {
+                Some(run) if run.first + run.count == block => run.count += 1,
+                _ => runs.push(Self {
+                    piece,
+                    first: block,
+                    count: 1,
+                }),
+            }
+        }
+        runs
+    }
+
+    /// Where its bytes lie in the torrent, given where the piece does.
+    pub(super) fn span(self, piece: Span) -> Span {
+        let begin = self.first * BLOCK_SIZE;
+        Span {
+            offset: piece.offset + u64::from(begin),
+            len: (self.count * BLOCK_SIZE).min(piece.len - begin),
+        }
+    }
+}
+
+#[derive(SystemParam)]
+pub(crate) struct Spiller<'w, 's> {
+    pieces: Query<'w, 's, &'static ActivePiece>,
+}
+
+impl Spiller<'_, '_> {
+    /// Writes the blocks of a torrent's unfinished pieces that are not on the disk; returns the number of writes.
+    pub(crate) fn spill(
+        &self,
+        disk: &mut DiskPort,
+        torrent: Entity,
+        storage: &Storage,
+        active: &ActivePieces,
+        partials: &Partials,
+    ) -> usize {
+        let mut write_count = 0;
+        for piece in self.pieces.iter_many(active.all.values()).flatten() {
+            if piece.phase != PiecePhase::Filling || piece.is_full() {
+                continue;
+            }
+            let on_disk = partials.0.get(&piece.index);
+            let is_new = |block: u32| {
+                let slot = &piece.blocks[block as usize];
+                slot.received && on_disk.is_none_or(|blocks| !blocks.contains(block))
+            };
+            for run in Run::all(piece.index, piece.blocks.len() as u32, is_new) {
+                let slots = &piece.blocks[run.first as usize..][..run.count as usize];
+                let blocks: Vec<Bytes> = slots.iter().flat_map(|slot| slot.data.iter().cloned()).collect();
+                disk.push(DiskRequest::Write {
+                    tag: JobTag {
+                        purpose: SPILL,
+                        owner: torrent,
+                        number: run.number(),
+                    },
+                    storage: storage.id,
+                    span: run.span(piece.span),
+                    blocks,
+                });
+                write_count += 1;
+            }
+        }
+        write_count
+    }
+}
+
+/// Notes that a run of blocks is on the disk.
+pub(super) fn note(partials: &mut Partials, Have(have): &Have, geometry: &Geometry, number: u64) {
+    let Run { piece, first, count } = Run::of_number(number);
+    if have.contains(piece) {
+        return;
+    }
+    let blocks = partials.0.entry(piece);
+    let blocks = blocks.or_insert_with(|| Bitfield::new(geometry.block_count(piece)));
+    for block in first..first + count {
+        blocks.insert(block);
+    }
+}
+
+/// What is whole is no longer partial, and what was wrong is no longer wanted.
+pub(super) fn forget_partials(
+    mut stored: MessageReader<PieceStored>,
+    mut rejected: MessageReader<PieceRejected>,
+    mut torrents: Query<&mut Partials>,
+) {
+    let stored = stored.read().map(|message| (message.torrent, message.index));
+    let rejected = rejected.read().map(|message| (message.torrent, message.index));
+    for (torrent, index) in stored.chain(rejected) {
+        if let Ok(mut partials) = torrents.get_mut(torrent) {
+            partials.0.remove(&index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_written_in_runs() {
+        let runs = Run::all(7, 10, |block| [0, 1, 4, 8, 9].contains(&block));
+        let shape: Vec<_> = runs.iter().map(|run| (run.first, run.count)).collect();
+        assert_eq!(shape, [(0, 2), (4, 1), (8, 2)]);
+        assert!(runs.iter().all(|run| Run::of_number(run.number()) == *run));
+        let piece = Span {
+            offset: 1000,
+            len: 9 * BLOCK_SIZE + 5,
+        };
+        let span = runs[2].span(piece);
+        assert_eq!(
+            (span.offset, span.len),
+            (1000 + 8 * u64::from(BLOCK_SIZE), BLOCK_SIZE + 5)
+        );
+    }
+}
