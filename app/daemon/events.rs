@@ -8,6 +8,7 @@ use futures_util::stream::{self, Stream};
 use serde_json::{Value, json};
 
 use super::Shared;
+use crate::InfoHash;
 use crate::events::Event;
 
 /// Server-sent events, from now until the client or the daemon goes.
@@ -33,23 +34,24 @@ pub(super) async fn stream(
 
 /// Its name, and what there is to say.
 fn describe(event: &Event) -> (&'static str, Value) {
-    let of = |torrent: &ecs_torrent_protocol::hash::InfoHash| json!({"info_hash": torrent.to_string()});
+    let of = |torrent: &InfoHash| json!({"info_hash": torrent.to_string()});
+    let why = |torrent: &InfoHash, reason: &str| json!({"info_hash": torrent.to_string(), "error": reason});
     match event {
         Event::Added(torrent) => ("added", of(torrent)),
         Event::Started(torrent) => ("started", of(torrent)),
         Event::Completed(torrent) => ("completed", of(torrent)),
-        Event::Failed(torrent, reason) => (
-            "failed",
-            json!({"info_hash": torrent.to_string(), "error": reason.as_ref()}),
-        ),
+        Event::Blocked(torrent, reason) => ("blocked", why(torrent, reason)),
+        Event::Restarting(torrent, reason) => ("restarting", why(torrent, reason)),
+        Event::Failed(torrent, reason) => ("failed", why(torrent, reason)),
         Event::Stopped(torrent) => ("stopped", of(torrent)),
         Event::TrackerFailed {
             torrent,
             tracker,
             reason,
-        } => (
-            "tracker_failed",
-            json!({"info_hash": torrent.to_string(), "tracker": tracker, "error": reason.as_ref()}),
-        ),
+        } => {
+            let mut data = why(torrent, reason);
+            data["tracker"] = tracker.as_str().into();
+            ("tracker_failed", data)
+        }
     }
 }

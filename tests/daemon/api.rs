@@ -1,7 +1,10 @@
 //! Every route, as programs use it.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
@@ -127,11 +130,9 @@ fn torrents_are_removed_with_their_data_or_without() {
     let mut events = daemon.events();
     for (query, stays) in [("", true), ("?delete_data=false", true), ("?delete_data=true", false)] {
         let (hash, bytes) = torrent(folder, "one.bin", 1, &[]);
-        let seeder = seed(folder, &bytes);
+        let (_seeder, address, _lines) = seed(folder, &bytes);
         assert_eq!(
-            daemon
-                .post(&format!("/api/v1/torrents?peer={}", seeder.1), &bytes)
-                .status,
+            daemon.post(&format!("/api/v1/torrents?peer={address}"), &bytes).status,
             201
         );
         events.wait_for("completed");
@@ -147,32 +148,18 @@ fn torrents_are_removed_with_their_data_or_without() {
     }
 }
 
-/// A seeder of `folder`, and where it is.
-fn seed(folder: &std::path::Path, bytes: &[u8]) -> (Process, String) {
+/// A seeder of `folder`, where it is, and what it goes on to say.
+fn seed(folder: &Path, bytes: &[u8]) -> (Process, String, impl Iterator<Item = String> + use<>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
     fs::write(folder.join("seed.torrent"), bytes).unwrap();
-    let arguments = [
-        "seed",
-        "seed.torrent",
-        "--data",
-        ".",
-        "--listen",
-        &address,
-        "--state-dir",
-        "seeder-state",
-        "--json",
-    ];
-    let mut child = command(folder, &arguments)
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let stdout = std::io::BufReader::new(child.stdout.take().unwrap());
-    let process = Process(child);
-    let mut lines = std::io::BufRead::lines(stdout);
-    assert!(lines.any(|line| line.unwrap().contains("\"complete\"")));
-    (process, address)
+    let mut arguments = vec!["seed", "seed.torrent", "--data", ".", "--json", "--listen", &address];
+    arguments.extend(["--state-dir", "seeder-state"]);
+    let mut child = command(folder, &arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("\"complete\"")));
+    (Process(child), address, lines)
 }
 
 #[test]

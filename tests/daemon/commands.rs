@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::{Daemon, command, fail, succeed, torrent};
@@ -112,13 +113,20 @@ fn a_torrent_is_removed() {
     let folder = temporary.path();
     let (hash, bytes) = torrent(folder, "one.bin", 1, &[]);
     fs::write(folder.join("one.torrent"), bytes).unwrap();
-    let daemon = Daemon::start(folder);
+    let mut daemon = Daemon::start(folder);
     for arguments in [&["remove", &hash[..6]][..], &["remove", &hash, "--delete-data"]] {
         succeed(folder, &["add", "one.torrent"]);
         assert_eq!(succeed(folder, arguments), "");
         assert_eq!(daemon.hashes(), [""; 0]);
         assert!(fail(folder, arguments).contains("no torrent"));
     }
+    daemon.process.signal(Signal::TERM);
+    assert!(daemon.process.wait().success());
+    assert_eq!(
+        Daemon::start(folder).hashes(),
+        [""; 0],
+        "what is removed does not come back"
+    );
 }
 
 #[test]

@@ -43,6 +43,19 @@ fn torrents_survive_a_restart() {
     assert!(stats["root"].as_str().unwrap().ends_with("/downloads/there"), "{stats}");
 }
 
+/// Fault 83: a second daemon does not touch what a first one keeps, nor hide it from its clients.
+#[test]
+fn fault_83_one_daemon_has_a_state_folder() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let daemon = Daemon::start(folder);
+    let error = fail(folder, &["daemon", "--listen", "127.0.0.1:0", "--api", "127.0.0.1:0"]);
+    assert!(error.contains(".ecs_torrent"), "{error}");
+    let address = fs::read_to_string(folder.join(".ecs_torrent/api_address")).unwrap();
+    assert_eq!(address.trim(), daemon.address.to_string());
+    assert_eq!(daemon.hashes(), [""; 0]);
+}
+
 #[test]
 fn a_start_that_fails_says_why() {
     let temporary = tempfile::tempdir().unwrap();
