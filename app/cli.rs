@@ -1,9 +1,17 @@
 //! The command line: what can be asked, and how it is answered.
 
+#[cfg(feature = "daemon")]
+mod client;
+#[cfg(feature = "daemon")]
+mod config;
 mod create;
+#[cfg(feature = "daemon")]
+mod daemon;
 mod demo;
 mod output;
 mod show;
+#[cfg(feature = "daemon")]
+mod signals;
 mod transfer;
 mod verify;
 
@@ -31,6 +39,7 @@ Examples:
   ecs-torrent download linux.torrent -o ~/iso     download, then seed until Ctrl-C
   ecs-torrent create ./album -o album.torrent --tracker http://tracker.example/announce
   ecs-torrent seed album.torrent --data .         share what is there
+  ecs-torrent daemon                              stay, and do what `add`, `list`, `stop` and others ask
 
 `ecs-torrent help COMMAND` tells more of each. RUST_LOG=debug shows what the engine does.")]
 struct Cli {
@@ -52,6 +61,30 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Download a torrent from a seeder and a tracker in this same process.
     Demo(demo::DemoArgs),
+    /// Run in the background for the commands below, and for programs.
+    #[cfg(feature = "daemon")]
+    Daemon(daemon::DaemonArgs),
+    /// Add torrents to the daemon.
+    #[cfg(feature = "daemon")]
+    Add(client::AddArgs),
+    /// List the daemon's torrents.
+    #[cfg(feature = "daemon")]
+    List(client::ListArgs),
+    /// Tell a torrent's state.
+    #[cfg(feature = "daemon")]
+    Stats(client::StatsArgs),
+    /// List a torrent's files.
+    #[cfg(feature = "daemon")]
+    Files(client::FilesArgs),
+    /// Stop a torrent of the daemon in order, or all.
+    #[cfg(feature = "daemon")]
+    Stop(client::StopArgs),
+    /// Stop a torrent of the daemon and forget it.
+    #[cfg(feature = "daemon")]
+    Remove(client::RemoveArgs),
+    /// Check a configuration of the daemon, or print the default one.
+    #[cfg(feature = "daemon")]
+    Config(config::ConfigArgs),
     /// Print a script that completes commands in your shell.
     #[command(
         after_help = "Example:\n  ecs-torrent completions bash > ~/.local/share/bash-completion/completions/ecs-torrent"
@@ -80,6 +113,12 @@ enum CliError {
     Start(#[from] StartError),
     #[error(transparent)]
     Make(#[from] MakeError),
+    #[cfg(feature = "daemon")]
+    #[error(transparent)]
+    Config(#[from] ecs_torrent::config::ConfigError),
+    #[cfg(feature = "daemon")]
+    #[error(transparent)]
+    Api(#[from] ecs_torrent::daemon::ApiError),
     /// What could not be done, and why.
     #[error("{0}: {1}")]
     Io(String, std::io::Error),
@@ -107,6 +146,22 @@ pub(crate) fn main() -> ExitCode {
         Command::Show(args) => show::run(&args),
         Command::Create(args) => create::run(args, &screen),
         Command::Verify(args) => verify::run(&args, &screen),
+        #[cfg(feature = "daemon")]
+        Command::Daemon(args) => block_on(daemon::run(args, screen)),
+        #[cfg(feature = "daemon")]
+        Command::Add(args) => block_on(client::add(args)),
+        #[cfg(feature = "daemon")]
+        Command::List(args) => block_on(client::list(args)),
+        #[cfg(feature = "daemon")]
+        Command::Stats(args) => block_on(client::stats(args)),
+        #[cfg(feature = "daemon")]
+        Command::Files(args) => block_on(client::files(args)),
+        #[cfg(feature = "daemon")]
+        Command::Stop(args) => block_on(client::stop(args)),
+        #[cfg(feature = "daemon")]
+        Command::Remove(args) => block_on(client::remove(args)),
+        #[cfg(feature = "daemon")]
+        Command::Config(args) => config::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "ecs-torrent", &mut std::io::stdout());
             Ok(Outcome::Done)

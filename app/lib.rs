@@ -29,6 +29,10 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
+pub mod daemon;
 pub mod events;
 mod hashing;
 pub mod making;

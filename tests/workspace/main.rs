@@ -1,4 +1,5 @@
-//! The house's own rules: which crate may know which, and that the tick is what ARCHITECTURE.md says.
+//! The house's own rules: which crate may know which, and that the tick is what ARCHITECTURE.md says, and the default
+//! configuration what the code says.
 
 #![allow(
     unreachable_pub,
@@ -8,5 +9,7 @@
     reason = "a test may fail as it likes, and its modules are seen by nobody else"
 )]
 
+#[cfg(feature = "daemon")]
+mod config;
 mod crates;
 mod tick;

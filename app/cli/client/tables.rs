@@ -1,0 +1,230 @@
+//! The daemon's answers, for people.
+
+use console::{Alignment, Style, measure_text_width, pad_str};
+use ecs_torrent::Field;
+use serde_json::Value;
+
+use super::text;
+use crate::cli::output;
+
+/// What `stats` tells where nothing is selected.
+pub(super) const GLANCE: [Field; 12] = [
+    Field::Name,
+    Field::InfoHash,
+    Field::Lifecycle,
+    Field::Error,
+    Field::Progress,
+    Field::BytesSize,
+    Field::Speed,
+    Field::Downloaded,
+    Field::Uploaded,
+    Field::Root,
+    Field::Peers,
+    Field::Trackers,
+];
+
+/// Digits of a hash that are shown in a table; as many name the torrent, but for a rare chance.
+const SHOWN_DIGITS: usize = 12;
+
+/// A stranger's words do not drive the terminal.
+pub(super) fn printable(words: &str) -> String {
+    ecs_torrent::protocol::text::printable(words.as_bytes(), 4096)
+}
+
+/// A line for each torrent.
+pub(super) fn torrents(torrents: &Value) {
+    let mut table = Table::new([
+        ("HASH", Alignment::Left),
+        ("SIZE", Alignment::Right),
+        ("DONE", Alignment::Right),
+        ("STATE", Alignment::Left),
+        ("DOWN", Alignment::Right),
+        ("UP", Alignment::Right),
+        ("PEERS", Alignment::Right),
+        ("NAME", Alignment::Left),
+    ]);
+    for torrent in torrents.as_array().into_iter().flatten() {
+        let hash = text(&torrent["info_hash"]);
+        let state = torrent["lifecycle"].as_str().unwrap_or_default();
+        let mut name = printable(text(&torrent["name"]));
+        if let Some(error) = torrent["error"].as_str() {
+            name += &format!(": {}", printable(error));
+        }
+        table.row([
+            hash.get(..SHOWN_DIGITS).unwrap_or(hash).to_owned(),
+            bytes(&torrent["bytes_size"]),
+            percent(&torrent["progress"]),
+            printable(state),
+            speed(&torrent["speed"]["download"]),
+            speed(&torrent["speed"]["upload"]),
+            torrent["peers"].as_array().map_or(0, Vec::len).to_string(),
+            name,
+        ]);
+    }
+    table.print("no torrents");
+}
+
+/// A line for each file.
+pub(super) fn files(files: &Value) {
+    let mut table = Table::new([
+        ("SIZE", Alignment::Right),
+        ("DONE", Alignment::Right),
+        ("PATH", Alignment::Left),
+    ]);
+    for file in files.as_array().into_iter().flatten() {
+        let (len, completed) = (number(&file["len"]), number(&file["completed"]));
+        // Nothing is missing of an empty file.
+        let share = if len == 0 { 1.0 } else { completed as f64 / len as f64 };
+        table.row([
+            bytes(&file["len"]),
+            percent(&share.into()),
+            printable(text(&file["path"])),
+        ]);
+    }
+    table.print("no files");
+}
+
+/// A line for each field, in the order in which they were asked for; what is not there is left out.
+pub(super) fn stats(stats: &Value, fields: &[&str]) {
+    let label = Style::new().bold();
+    for field in fields.iter().filter(|field| !stats[**field].is_null()) {
+        let lines = describe(field, &stats[*field]);
+        let mut names = std::iter::once(field.replace('_', " ")).chain(std::iter::repeat(String::new()));
+        for line in lines {
+            let name = names.next().unwrap_or_default();
+            println!("{} {line}", label.apply_to(format!("{name:<16}")));
+        }
+    }
+}
+
+fn describe(field: &str, value: &Value) -> Vec<String> {
+    let line = match field {
+        "speed" => {
+            let [download, upload] = ["download", "upload"].map(|way| output::speed(number(&value[way])));
+            format!("{download} down, {upload} up")
+        }
+        "progress" => percent(value),
+        "downloaded" | "bytes_size" | "uploaded" | "corrupt" | "wasted" | "bytes_completed" | "bytes_checked" => {
+            bytes(value)
+        }
+        "seconds_active" => output::duration(std::time::Duration::from_secs(number(value))),
+        "peers" => {
+            let peers = value.as_array().map_or(&[][..], Vec::as_slice);
+            let told = peers.iter().map(|peer| {
+                let speeds = describe("speed", &peer["speed"]).concat();
+                let client = printable(text(&peer["client"]));
+                format!("{}, {speeds}, {client}", text(&peer["address"]))
+            });
+            return std::iter::once(output::count(peers.len(), "peer"))
+                .chain(told)
+                .collect();
+        }
+        "trackers" => {
+            let trackers = value.as_array().map_or(&[][..], Vec::as_slice);
+            let told = trackers.iter().map(|tracker| {
+                let message = tracker["message"].as_str().map(|why| format!(": {}", printable(why)));
+                let (url, status) = (printable(text(&tracker["url"])), text(&tracker["status"]));
+                format!("{url}, {status}{}", message.unwrap_or_default())
+            });
+            return told.collect();
+        }
+        _ => value.as_str().map_or_else(|| value.to_string(), printable),
+    };
+    vec![line]
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_default()
+}
+
+fn bytes(value: &Value) -> String {
+    output::bytes(number(value))
+}
+
+/// Nothing where nothing moves.
+fn speed(value: &Value) -> String {
+    match number(value) {
+        0 => "-".to_owned(),
+        speed => output::speed(speed),
+    }
+}
+
+/// Rounded down: 100 % is all of it.
+fn percent(share: &Value) -> String {
+    let share = share.as_f64().unwrap_or_default();
+    format!("{:.1} %", (share * 1000.0).floor() / 10.0)
+}
+
+/// Columns as wide as what is in them.
+struct Table<const N: usize> {
+    alignments: [Alignment; N],
+    rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    fn new(columns: [(&str, Alignment); N]) -> Self {
+        Self {
+            alignments: columns.map(|(_, alignment)| alignment),
+            rows: vec![columns.map(|(head, _)| head.to_owned())],
+        }
+    }
+
+    fn row(&mut self, cells: [String; N]) {
+        self.rows.push(cells);
+    }
+
+    /// Prints all lines, or `nothing` where there are none.
+    fn print(&self, nothing: &str) {
+        let lines = self.lines();
+        match lines.as_slice() {
+            [] | [_] => println!("{nothing}"),
+            [head, rows @ ..] => {
+                println!("{}", Style::new().bold().apply_to(head));
+                rows.iter().for_each(|row| println!("{row}"));
+            }
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let width = |column: usize| {
+            let cells = self.rows.iter().map(|row| measure_text_width(&row[column]));
+            cells.max().unwrap_or_default()
+        };
+        let widths: [usize; N] = std::array::from_fn(width);
+        let line = |row: &[String; N]| {
+            let cells = row.iter().zip(widths).zip(self.alignments);
+            let cells = cells.map(|((cell, width), alignment)| pad_str(cell, width, alignment, None));
+            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        };
+        self.rows.iter().map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_each_other() {
+        let mut table = Table::new([("SIZE", Alignment::Right), ("NAME", Alignment::Left)]);
+        table.row(["1.00 MiB".to_owned(), "a".to_owned()]);
+        table.row(["5 B".to_owned(), "bee".to_owned()]);
+        assert_eq!(table.lines(), ["    SIZE  NAME", "1.00 MiB  a", "     5 B  bee"]);
+    }
+
+    #[test]
+    fn fields_are_told_in_fitting_units() {
+        let told = |field, value| describe(field, &value);
+        assert_eq!(told("progress", json!(0.9999)), ["99.9 %"]);
+        assert_eq!(told("progress", json!(1.0)), ["100.0 %"]);
+        assert_eq!(
+            told("speed", json!({"download": 2048, "upload": 0})),
+            ["2.00 KiB/s down, 0 B/s up"]
+        );
+        assert_eq!(told("pieces", json!(5)), ["5"]);
+        assert_eq!(told("name", json!("a\u{1b}[31m")), ["a\u{fffd}[31m"]);
+        assert_eq!(told("peers", json!([])), ["0 peers"]);
+    }
+}

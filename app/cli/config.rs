@@ -1,0 +1,45 @@
+//! `config`: looking at the daemon's configuration without starting it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use ecs_torrent::config::{Config, DEFAULT};
+
+use super::{CliError, Outcome};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ecs-torrent config default > ecs-torrent.ron
+  ecs-torrent config check ecs-torrent.ron")]
+pub(super) struct ConfigArgs {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Tell whether the daemon could start with a configuration.
+    #[command(after_help = "Example:\n  ecs-torrent config check /etc/ecs-torrent.ron")]
+    Check {
+        /// The configuration.
+        file: PathBuf,
+    },
+    /// Print every setting, with what it does and its default.
+    #[command(after_help = "Example:\n  ecs-torrent config default > ecs-torrent.ron")]
+    Default,
+}
+
+pub(super) fn run(args: &ConfigArgs) -> Result<Outcome, CliError> {
+    match &args.command {
+        ConfigCommand::Check { file } => {
+            let config = Config::load(file)?;
+            config
+                .check()
+                .map_err(|error| CliError::Other(format!("{}: {error}", file.display())))?;
+            println!("{}: good", file.display());
+        }
+        ConfigCommand::Default => print!("{DEFAULT}"),
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,107 @@
+//! `daemon`: an engine that stays, for the other commands and for programs.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use ecs_torrent::config::{Config, ConfigError};
+use ecs_torrent::daemon::{Api, Phase};
+use ecs_torrent::{Engine, Error, TorrentPlugins, Torrents};
+
+use super::output::Screen;
+use super::signals::Signals;
+use super::{CliError, Outcome};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ecs-torrent daemon --download-dir /srv/torrents
+  ecs-torrent daemon --config /etc/ecs-torrent.ron --state-dir /var/lib/ecs-torrent
+  ecs-torrent add linux.torrent                   in a second terminal, in the same folder
+
+It runs until it gets SIGINT or SIGTERM, then stops all torrents in order; a second signal ends it at once.
+`ecs-torrent config default` prints what can be configured. The API is described at /api/v1/openapi.json.")]
+pub(super) struct DaemonArgs {
+    /// The configuration; what is given here besides goes before it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address to accept peers on, port 0 for any; may be given more than once. By default port 6881 on all addresses.
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Vec<SocketAddr>,
+    /// Do not use the DHT. (This version has none.)
+    #[arg(long)]
+    no_dht: bool,
+    /// Address of the HTTP API, port 0 for any. By default 127.0.0.1:6880.
+    #[arg(long, value_name = "IP:PORT")]
+    api: Option<SocketAddr>,
+    /// Folder for the state of torrents, and for the API's token. By default .ecs_torrent.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Folder that torrents are downloaded into. By default the current one.
+    #[arg(long, value_name = "DIR")]
+    download_dir: Option<PathBuf>,
+}
+
+impl DaemonArgs {
+    fn config(self) -> Result<Config, ConfigError> {
+        let mut config = self
+            .config
+            .map_or_else(|| Ok(Config::default()), |path| Config::load(&path))?;
+        if !self.listen.is_empty() {
+            config.net.listen = self.listen;
+            config.net.listen_fallback = false;
+        }
+        config.api.listen = self.api.unwrap_or(config.api.listen);
+        config.session.state_dir = self.state_dir.or(config.session.state_dir);
+        config.storage.download_dir = self.download_dir.unwrap_or(config.storage.download_dir);
+        config.check()?;
+        Ok(config)
+    }
+}
+
+pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, CliError> {
+    let config = args.config()?;
+    let mut signals = Signals::new()?;
+    let engine = Engine::builder()
+        .plugins(TorrentPlugins)
+        .settings(config.settings())
+        .start()?;
+    let torrents = engine.torrents();
+    let state_dir = config.session.state_dir.clone().unwrap_or_default();
+    // Clients are answered while saved torrents are still being added.
+    let api = Api::start(&config.api, &state_dir, &config.storage.download_dir, torrents.clone()).await?;
+    let peers: Vec<String> = engine.local_addresses().iter().map(ToString::to_string).collect();
+    screen.line(format!(
+        "API at http://{}, peers at {}",
+        api.address(),
+        peers.join(" and ")
+    ));
+    tokio::select! {
+        result = run_engine(&torrents, &api) => result?,
+        () = signals.next() => {}
+    }
+    api.set_phase(Phase::Stopping);
+    // A second signal ends at once.
+    tokio::select! {
+        result = torrents.stop_all_and_serialize() => result?,
+        () = signals.next() => return Ok(Outcome::Done),
+    }
+    api.close().await;
+    Ok(Outcome::Done)
+}
+
+/// Time between two looks whether the engine is alive.
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Adds the saved torrents, and returns only when the engine has ended by itself: whoever supervises the daemon then
+/// starts it again.
+async fn run_engine(torrents: &Torrents, api: &Api) -> Result<(), Error> {
+    let resumed = torrents.resume_all().await?;
+    tracing::info!(resumed, "running");
+    api.set_phase(Phase::Running);
+    loop {
+        torrents.with_world(|_| ()).await?;
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+}

@@ -1,0 +1,180 @@
+//! Who is let in: requests for this host, from this host's pages if from any, with the token.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::Shared;
+use super::answers::Refusal;
+
+/// The names by which clients may call the API. A page that points its own name at this machine calls by that name.
+#[derive(Debug)]
+pub(super) struct Names {
+    /// Where it listens, the port as it really is.
+    local: SocketAddr,
+    /// Names beside the address, of any port: a proxy may stand before it.
+    others: Vec<String>,
+}
+
+impl Names {
+    pub(super) fn new(local: SocketAddr, others: &[String]) -> Self {
+        let others = others.iter().map(|name| name.to_ascii_lowercase()).collect();
+        Self { local, others }
+    }
+
+    /// Whether `authority`, a host and perhaps a port, is one of them. `met` is the address that the client has
+    /// reached, where the API listens on many.
+    fn include(&self, authority: &str, met: IpAddr) -> bool {
+        let authority = authority.to_ascii_lowercase();
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, port.parse().ok()),
+            _ => (authority.as_str(), Some(80)),
+        };
+        if self.others.iter().any(|name| name == host || *name == authority) {
+            return true;
+        }
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let is_ours = match address {
+            Ok(ip) => ip.is_loopback() || ip == met || ip == self.local.ip(),
+            Err(_) => host == "localhost",
+        };
+        is_ours && port == Some(self.local.port())
+    }
+}
+
+/// The address of this machine that a client has reached.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Met(pub(super) IpAddr);
+
+/// Every request passes here first, those for what there is not too.
+pub(super) async fn check_names(
+    State(shared): State<Shared>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    let met = request.extensions().get::<Option<Met>>().copied().flatten();
+    let met = met.map_or(shared.names.local.ip(), |Met(ip)| ip.to_canonical());
+    let is_ours = |authority: &str| shared.names.include(authority, met);
+    if !hosts(&request).is_some_and(|hosts| hosts.into_iter().all(is_ours)) {
+        let why = "the request is for another host; name this one in api.names if it is meant";
+        return Err(Refusal::of("Host", StatusCode::FORBIDDEN, why));
+    }
+    if !origins(request.headers()).all(|origin| origin.is_some_and(is_ours)) {
+        let why = "the request comes from a page of another host";
+        return Err(Refusal::of("Origin", StatusCode::FORBIDDEN, why));
+    }
+    if !is_plain(request.uri()) {
+        return Err(Refusal::nothing_here());
+    }
+    Ok(next.run(request).await)
+}
+
+/// All hosts that the request says it is for; none if it does not say it in the one right way.
+fn hosts(request: &Request) -> Option<Vec<&str>> {
+    let mut named = request.headers().get_all(header::HOST).iter();
+    let (host, None) = (named.next()?.to_str().ok()?, named.next()) else {
+        return None;
+    };
+    // RFC 9112, 3.2.2: a target that names a host itself overrides the header.
+    let target = request.uri().authority().map(axum::http::uri::Authority::as_str);
+    Some(target.into_iter().chain([host]).collect())
+}
+
+/// The host of each page that sent the request; nothing for one that does not tell.
+fn origins(headers: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
+    headers.get_all(header::ORIGIN).iter().map(|origin| {
+        let origin = origin.to_str().ok()?;
+        origin
+            .strip_prefix("http://")
+            .or_else(|| origin.strip_prefix("https://"))
+    })
+}
+
+/// No path of the API has anything to encode, or goes up.
+fn is_plain(uri: &Uri) -> bool {
+    let path = uri.path();
+    !path.contains(['%', '\\']) && path.split('/').all(|part| !matches!(part, "." | ".."))
+}
+
+/// Requests for what is not for everybody pass here too.
+pub(super) async fn check_token(
+    State(shared): State<Shared>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    let mut shown = request.headers().get_all(header::AUTHORIZATION).iter();
+    let value = shown.next().and_then(|value| value.to_str().ok());
+    let token = value.and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    });
+    if shown.next().is_none() && token.is_some_and(|token| shared.token.is(token)) {
+        return Ok(next.run(request).await);
+    }
+    let why = "show the token of the state folder's file api_token: `Authorization: Bearer TOKEN`";
+    Err(Refusal::of("Authorization", StatusCode::UNAUTHORIZED, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fault 85.
+    #[test]
+    fn only_its_own_names_are_its_names() {
+        let met = IpAddr::from([127, 0, 0, 1]);
+        let names = Names::new(
+            SocketAddr::new(met, 6880),
+            &["Seedbox.example".to_owned(), "box:99".to_owned()],
+        );
+        for ours in [
+            "127.0.0.1:6880",
+            "[::1]:6880",
+            "LocalHost:6880",
+            "seedbox.example",
+            "seedbox.EXAMPLE:443",
+            "box:99",
+        ] {
+            assert!(names.include(ours, met), "{ours}");
+        }
+        for other in [
+            "",
+            "127.0.0.1",
+            "127.0.0.1:80",
+            "127.0.0.1:06880x",
+            "localhost",
+            "localhost:6880:6880",
+            "localhost.:6880",
+            "evil.example:6880",
+            "127.0.0.1.evil.example:6880",
+            "evil.seedbox.example",
+            "box",
+            "192.0.2.1:6880",
+            "user@127.0.0.1:6880",
+        ] {
+            assert!(!names.include(other, met), "{other}");
+        }
+        let everywhere = Names::new("0.0.0.0:80".parse().unwrap(), &[]);
+        assert!(everywhere.include("192.0.2.1", [192, 0, 2, 1].into()));
+        assert!(!everywhere.include("192.0.2.2", [192, 0, 2, 1].into()));
+        assert!(everywhere.include("localhost", met));
+    }
+
+    /// Fault 88.
+    #[test]
+    fn encoded_and_rising_paths_are_not_plain() {
+        for path in [
+            "/api/v1/torrents/..%2f..%2fx",
+            "/api/..\\x",
+            "/a/../b",
+            "/a/./b",
+            "/%61pi",
+        ] {
+            assert!(!is_plain(&path.parse().unwrap()), "{path}");
+        }
+        assert!(is_plain(&"/api/v1/torrents?root=%2ftmp".parse().unwrap()));
+    }
+}

@@ -1,0 +1,129 @@
+//! Where torrents may be downloaded to on a client's wish.
+
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+/// Why a folder is not one to download into.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RootError {
+    /// It is not below an allowed one.
+    #[error("{}: not in {}, nor in a folder of api.allow_roots", root.display(), download_dir.display())]
+    Outside { root: PathBuf, download_dir: PathBuf },
+    /// It cannot be looked at, or is no folder.
+    #[error("{}: {error}", root.display())]
+    Unusable { root: PathBuf, error: io::Error },
+}
+
+/// The allowed folders, with all links followed.
+#[derive(Debug)]
+pub(super) struct Roots {
+    download_dir: PathBuf,
+    others: Vec<PathBuf>,
+}
+
+impl Roots {
+    /// The download folder, which is made if it is missing, and others, which may be missing.
+    pub(super) fn new(download_dir: &Path, others: &[PathBuf]) -> io::Result<Self> {
+        std::fs::create_dir_all(download_dir)?;
+        let others = others.iter().filter_map(|root| match resolve(root) {
+            Ok(root) => Some(root),
+            Err(error) => {
+                tracing::warn!(root = %root.display(), %error, "not a folder to download into");
+                None
+            }
+        });
+        Ok(Self {
+            download_dir: download_dir.canonicalize()?,
+            others: others.collect(),
+        })
+    }
+
+    /// The folder that `wish` means, free of links; a relative one lies in the download folder.
+    pub(super) fn find(&self, wish: &Path) -> Result<PathBuf, RootError> {
+        let root = self.download_dir.join(wish);
+        let outside = || RootError::Outside {
+            root: wish.to_owned(),
+            download_dir: self.download_dir.clone(),
+        };
+        if root.components().any(|part| part == Component::ParentDir) {
+            return Err(outside());
+        }
+        let found = resolve(&root).map_err(|error| RootError::Unusable { root, error })?;
+        let mut allowed = std::iter::once(&self.download_dir).chain(&self.others);
+        if allowed.any(|allowed| found.starts_with(allowed)) {
+            Ok(found)
+        } else {
+            Err(outside())
+        }
+    }
+}
+
+/// Follows the links of as much of a path as exists; that has to be a folder.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let mut existing = std::path::absolute(path)?;
+    let mut missing = Vec::new();
+    // A link to nowhere exists, and must not be taken for a name that is free.
+    while let Err(error) = existing.symlink_metadata() {
+        match (error.kind(), existing.file_name()) {
+            (io::ErrorKind::NotFound, Some(name)) => missing.push(name.to_owned()),
+            _ => return Err(error),
+        }
+        existing.pop();
+    }
+    let mut found = existing.canonicalize()?;
+    if !found.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    found.extend(missing.iter().rev());
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fault 94.
+    #[test]
+    fn a_wish_stays_inside() {
+        let temporary = tempfile::tempdir().unwrap();
+        let base = temporary.path().canonicalize().unwrap();
+        let (inside, other) = (base.join("downloads"), base.join("other"));
+        std::fs::create_dir_all(inside.join("films")).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        std::fs::write(inside.join("file"), "").unwrap();
+        let link = |target: &Path, name: &str| std::os::unix::fs::symlink(target, inside.join(name)).unwrap();
+        link(&base, "up");
+        link(Path::new("films"), "same");
+        link(&base.join("nowhere"), "dangling");
+        let roots = Roots::new(&inside, std::slice::from_ref(&other)).unwrap();
+        let find = |wish: &str| roots.find(Path::new(wish)).ok();
+        for (wish, found) in [
+            ("", inside.clone()),
+            (".", inside.clone()),
+            ("new/deep", inside.join("new/deep")),
+            ("same/new", inside.join("films/new")),
+            (inside.join("films").to_str().unwrap(), inside.join("films")),
+            (other.join("x").to_str().unwrap(), other.join("x")),
+        ] {
+            assert_eq!(find(wish), Some(found), "{wish}");
+        }
+        let beside = base.join("downloads2");
+        for wish in [
+            "..",
+            "films/../..",
+            "films/../films",
+            "/",
+            "/etc",
+            "up",
+            "up/other2",
+            "dangling",
+            "dangling/x",
+            "file",
+            "file/x",
+            "nul\0byte",
+            beside.to_str().unwrap(),
+        ] {
+            assert_eq!(find(wish), None, "{wish}");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! What can be asked of the daemon, in one table.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path as InPath, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{self, MethodRouter};
+use axum::{Json, Router, middleware};
+use futures_util::future::join_all;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::{Value, json};
+use url::form_urlencoded;
+
+use super::answers::Refusal;
+use super::{Phase, Shared, events, guard};
+use crate::{AddOptions, Error, Field, FileStats, InfoHash, RemoveOptions, Selection, Source};
+
+/// The description of all of this, for programs (OpenAPI 3.1).
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// A request that is answered.
+struct Route {
+    #[cfg(test)]
+    method: &'static str,
+    path: &'static str,
+    access: Access,
+    handler: MethodRouter<Shared>,
+}
+
+/// Who may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Everybody,
+    Token,
+}
+
+/// Every route. The tests hold `openapi.json` against it.
+fn table() -> Vec<Route> {
+    use Access::{Everybody, Token};
+    let route = |_method, path, access, handler| Route {
+        #[cfg(test)]
+        method: _method,
+        path,
+        access,
+        handler,
+    };
+    vec![
+        route("get", "/api/v1/health", Everybody, routing::get(health)),
+        route("get", "/api/v1/openapi.json", Token, routing::get(openapi)),
+        route("get", "/api/v1/events", Token, routing::get(events::stream)),
+        route("get", "/api/v1/torrents", Token, routing::get(list)),
+        route("post", "/api/v1/torrents", Token, routing::post(add)),
+        route("get", "/api/v1/torrents/{hash}", Token, routing::get(stats)),
+        route("delete", "/api/v1/torrents/{hash}", Token, routing::delete(remove)),
+        route("get", "/api/v1/torrents/{hash}/files", Token, routing::get(files)),
+        route("post", "/api/v1/torrents/{hash}/stop", Token, routing::post(stop)),
+        route("post", "/api/v1/stop", Token, routing::post(stop_all)),
+    ]
+}
+
+/// The whole API.
+pub(super) fn router(shared: Shared) -> Router {
+    let token = middleware::from_fn_with_state(shared.clone(), guard::check_token);
+    let routes = table().into_iter().map(|route| match route.access {
+        Access::Everybody => (route.path, route.handler),
+        Access::Token => (route.path, route.handler.route_layer(token.clone())),
+    });
+    routes
+        .fold(Router::new(), |router, (path, handler)| router.route(path, handler))
+        .fallback(async || Refusal::nothing_here())
+        .method_not_allowed_fallback(async || {
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
+        })
+        .layer(middleware::from_fn_with_state(shared.clone(), guard::check_names))
+        .with_state(shared)
+}
+
+async fn health(State(shared): State<Shared>) -> Json<Value> {
+    Json(json!({"status": shared.phase().name(), "version": env!("CARGO_PKG_VERSION")}))
+}
+
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
+}
+
+/// What is told of each torrent of a list where nothing is selected.
+const LIST_FIELDS: [Field; 7] = [
+    Field::InfoHash,
+    Field::Name,
+    Field::Lifecycle,
+    Field::Progress,
+    Field::Speed,
+    Field::Downloaded,
+    Field::BytesSize,
+];
+
+/// Torrents that are asked for their state at a time.
+const LIST_CHUNK: usize = 256;
+
+async fn list(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<Json<Vec<Selection>>, Refusal> {
+    let fields = Query::parse(query, &["fields"])?.fields(&LIST_FIELDS)?;
+    let ids = shared.torrents.list().await?;
+    let mut torrents = Vec::with_capacity(ids.len());
+    for chunk in ids.chunks(LIST_CHUNK) {
+        for found in join_all(chunk.iter().map(|id| shared.torrents.stats_of(*id, &fields))).await {
+            match found {
+                Ok(selection) => torrents.push(selection),
+                // It has gone meanwhile.
+                Err(Error::TorrentNotFound(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(Json(torrents))
+}
+
+async fn add(
+    State(shared): State<Shared>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let query = Query::parse(query, &["root", "peer"])?;
+    let peers = query
+        .all("peer")
+        .map(str::parse)
+        .collect::<Result<Vec<SocketAddr>, _>>();
+    let peers = peers.map_err(|_| Refusal::of("peer", StatusCode::BAD_REQUEST, "a peer is IP:PORT"))?;
+    let root = shared.roots.find(Path::new(query.one("root").unwrap_or_default()));
+    let root = root.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
+    if !is_torrent(&headers) {
+        let why = "send the bytes of a torrent file as application/x-bittorrent; nothing is fetched from a URL";
+        return Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+    }
+    let bytes = read(&shared, &headers, body).await?;
+    let load = tokio::task::spawn_blocking(|| Source::from(bytes).load()).await;
+    let metainfo = load.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
+    let options = AddOptions {
+        root: Some(root),
+        peers,
+        ..AddOptions::default()
+    };
+    // One at a time, or two that add the same would both be told that it is new.
+    let _turn = shared.adding.lock().await;
+    if shared.phase() == Phase::Stopping {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"));
+    }
+    let is_new = !shared.torrents.list().await?.contains(&metainfo.hashes.primary());
+    let id = shared.torrents.download_with(metainfo, options).await?;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(json!({"info_hash": id.to_string()}))).into_response())
+}
+
+fn is_torrent(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/x-bittorrent"))
+}
+
+/// The whole body, if it is neither too long nor too slow.
+async fn read(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+    let max = shared.max_body_bytes;
+    let too_long = || {
+        let why = format!("the body is longer than {max} bytes, see api.max_body_bytes");
+        Refusal::of("body", StatusCode::PAYLOAD_TOO_LARGE, why)
+    };
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
+    if announced.is_some_and(|length| length.parse().is_ok_and(|length: u64| length > max as u64)) {
+        return Err(too_long());
+    }
+    let whole = Limited::new(body, max).collect();
+    match tokio::time::timeout(shared.body_timeout, whole).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+        Ok(Err(error)) => Err(Refusal::of("body", StatusCode::BAD_REQUEST, error)),
+        Err(_) => {
+            let why = "the body has not arrived in time, see api.body_timeout_s";
+            Err(Refusal::of("body", StatusCode::REQUEST_TIMEOUT, why))
+        }
+    }
+}
+
+async fn stats(
+    State(shared): State<Shared>,
+    InPath(hash): InPath<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Selection>, Refusal> {
+    let hash = parse(&hash)?;
+    let fields = Query::parse(query, &["fields"])?.fields(&Field::DEFAULT)?;
+    Ok(Json(shared.torrents.stats_of(hash, &fields).await?))
+}
+
+async fn files(
+    State(shared): State<Shared>,
+    InPath(hash): InPath<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Vec<FileStats>>, Refusal> {
+    let hash = parse(&hash)?;
+    Query::parse(query, &[])?;
+    Ok(Json(shared.torrents.list_files(hash).await?))
+}
+
+async fn remove(
+    State(shared): State<Shared>,
+    InPath(hash): InPath<String>,
+    RawQuery(query): RawQuery,
+) -> Result<StatusCode, Refusal> {
+    let hash = parse(&hash)?;
+    let delete_data = match Query::parse(query, &["delete_data"])?.one("delete_data") {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => {
+            let why = "delete_data is true or false";
+            return Err(Refusal::of("delete_data", StatusCode::BAD_REQUEST, why));
+        }
+    };
+    shared.torrents.remove(hash, RemoveOptions { delete_data }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn stop(
+    State(shared): State<Shared>,
+    InPath(hash): InPath<String>,
+    RawQuery(query): RawQuery,
+) -> Result<StatusCode, Refusal> {
+    let hash = parse(&hash)?;
+    Query::parse(query, &[])?;
+    shared.torrents.stop_and_serialize(hash).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn stop_all(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<StatusCode, Refusal> {
+    Query::parse(query, &[])?;
+    shared.torrents.stop_all_and_serialize().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn parse(hash: &str) -> Result<InfoHash, Refusal> {
+    hash.parse()
+        .map_err(|error| Refusal::of("hash", StatusCode::BAD_REQUEST, error))
+}
+
+/// The parameters of a request, all of them known ones.
+struct Query(Vec<(&'static str, String)>);
+
+/// The one parameter that may be given more than once.
+const REPEATABLE: &str = "peer";
+
+impl Query {
+    /// A parameter that is not one of `known` is a mistake that would otherwise be missed.
+    fn parse(query: Option<String>, known: &[&'static str]) -> Result<Self, Refusal> {
+        let mut found: Vec<(&'static str, String)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            let Some(known) = known.iter().find(|known| **known == name) else {
+                let why = format!("no parameter {name:?} here");
+                return Err(Refusal::of("query", StatusCode::BAD_REQUEST, why));
+            };
+            if *known != REPEATABLE && found.iter().any(|(name, _)| name == known) {
+                return Err(Refusal::of(known, StatusCode::BAD_REQUEST, "given more than once"));
+            }
+            found.push((known, value.into_owned()));
+        }
+        Ok(Self(found))
+    }
+
+    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        let found = self.0.iter().filter(move |(found, _)| *found == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    fn one(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    /// The selected fields, each once.
+    fn fields(&self, default: &[Field]) -> Result<Vec<Field>, Refusal> {
+        let Some(names) = self.one("fields") else {
+            return Ok(default.to_vec());
+        };
+        let fields = names.split(',').map(str::parse).collect::<Result<Vec<Field>, _>>();
+        let mut fields = fields.map_err(|error| Refusal::of("fields", StatusCode::BAD_REQUEST, error))?;
+        fields.sort_unstable();
+        fields.dedup();
+        Ok(fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What the document says there is, is what there is, and says who may ask.
+    #[test]
+    fn the_document_describes_the_routes() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut described = BTreeSet::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for (method, operation) in operations.as_object().unwrap() {
+                if method != "parameters" {
+                    let is_open = operation["security"] == json!([]);
+                    described.insert((method.clone(), path.clone(), is_open));
+                }
+            }
+        }
+        let routes = table().into_iter().map(|route| {
+            let is_open = route.access == Access::Everybody;
+            (route.method.to_owned(), route.path.to_owned(), is_open)
+        });
+        assert_eq!(described, routes.collect());
+    }
+
+    /// The schema of a torrent has every field that can be selected, and no other.
+    #[test]
+    fn the_document_describes_the_fields() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        let schemas = &document["components"]["schemas"];
+        let described: BTreeSet<&str> = schemas["Torrent"]["properties"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        assert_eq!(described, Field::ALL.map(Field::name).into());
+        assert_eq!(schemas["Field"]["enum"], json!(Field::ALL.map(Field::name)));
+    }
+
+    /// Every reference leads somewhere.
+    #[test]
+    fn the_document_holds_together() {
+        fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+            match value {
+                Value::Object(map) => {
+                    found.extend(map.get("$ref").and_then(Value::as_str));
+                    map.values().for_each(|value| references(value, found));
+                }
+                Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+                _ => {}
+            }
+        }
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(found.len() > 10);
+        for reference in found {
+            let place = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(place).is_some(), "{reference}");
+        }
+    }
+
+    #[test]
+    fn unknown_and_doubled_parameters_are_refused() {
+        let parse = |query: &str, known: &[&'static str]| Query::parse(Some(query.to_owned()), known);
+        assert!(parse("fields=name&x=1", &["fields"]).is_err());
+        assert!(parse("root=a&root=b", &["root"]).is_err());
+        let query = parse("peer=a&peer=b%3A1&root=x+y", &["peer", "root"]).unwrap();
+        assert_eq!(query.all("peer").collect::<Vec<_>>(), ["a", "b:1"]);
+        assert_eq!(query.one("root"), Some("x y"));
+        let fields = parse("fields=progress,name,name", &["fields"]).unwrap().fields(&[]);
+        assert_eq!(fields, Ok(vec![Field::Name, Field::Progress]));
+        assert!(parse("fields=", &["fields"]).unwrap().fields(&[]).is_err());
+    }
+}

@@ -1,0 +1,287 @@
+//! A daemon in a temporary folder, and requests as they stand on the wire.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use ecs_torrent::making::MakeOptions;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::content::{make_torrent, write_file};
+
+/// Longer than anything takes that is not broken.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-torrent"));
+    command
+        .current_dir(folder)
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs a command that must succeed, and returns what it printed.
+pub fn succeed(folder: &Path, arguments: &[&str]) -> String {
+    let output = command(folder, arguments).output().unwrap();
+    let Output { status, stdout, stderr } = output;
+    assert!(status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+/// Runs a command that must fail, and returns the one line that it says why.
+pub fn fail(folder: &Path, arguments: &[&str]) -> String {
+    let Output { status, stderr, .. } = command(folder, arguments).output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{arguments:?}: {stderr}");
+    assert!(
+        stderr.starts_with("error: ") && stderr.lines().count() == 1,
+        "one line: {stderr}"
+    );
+    stderr
+}
+
+/// A torrent of noise, its info-hash and its bytes; the content lies in `folder`.
+pub fn torrent(folder: &Path, name: &str, seed: u64, trackers: &[&str]) -> (String, Vec<u8>) {
+    let path = write_file(folder, name, seed, 100_000);
+    let options = MakeOptions {
+        trackers: trackers.iter().map(|tracker| (*tracker).to_owned()).collect(),
+        ..MakeOptions::default()
+    };
+    let bytes = make_torrent(&path, options);
+    let metainfo = ecs_torrent::Source::from(bytes::Bytes::from(bytes.clone()))
+        .load()
+        .unwrap();
+    (metainfo.hashes.primary().to_string(), bytes)
+}
+
+/// A process that is ended with the test.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begin.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+pub struct Daemon {
+    pub process: Process,
+    pub address: SocketAddr,
+    /// Where peers can connect to.
+    pub peers: String,
+    pub token: String,
+    pub folder: PathBuf,
+}
+
+impl Daemon {
+    pub fn start(folder: &Path) -> Self {
+        Self::start_with(folder, &[])
+    }
+
+    /// Starts a daemon that keeps everything in `folder`, and waits until it runs.
+    pub fn start_with(folder: &Path, arguments: &[&str]) -> Self {
+        let usual = ["daemon", "--listen", "127.0.0.1:0", "--download-dir", "downloads"];
+        let has_api = arguments.contains(&"--api");
+        let api: &[&str] = if has_api { &[] } else { &["--api", "127.0.0.1:0"] };
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(folder.join("log"))
+            .unwrap();
+        let mut child = command(folder, &[&usual, api, arguments].concat())
+            .env("RUST_LOG", "debug")
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let process = Process(child);
+        let (api, peers) = line.trim().split_once(", peers at ").unwrap_or_else(|| {
+            panic!("no daemon: {line}{}", fs::read_to_string(folder.join("log")).unwrap());
+        });
+        let address: SocketAddr = api.strip_prefix("API at http://").unwrap().parse().unwrap();
+        let daemon = Self {
+            process,
+            address: SocketAddr::from(([127, 0, 0, 1], address.port())),
+            peers: peers.to_owned(),
+            token: fs::read_to_string(folder.join(".ecs_torrent/api_token")).unwrap(),
+            folder: folder.to_owned(),
+        };
+        let begin = Instant::now();
+        while daemon.ask("GET", "/api/v1/health", &[], b"").json()["status"] != "running" {
+            assert!(begin.elapsed() < PATIENCE, "it does not come to run");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        daemon
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap()
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// Sends bytes as they are, and reads until the daemon closes.
+    pub fn raw(&self, request: &[u8]) -> Answer {
+        let mut stream = self.connect();
+        stream.write_all(request).unwrap();
+        Answer::read(stream)
+    }
+
+    /// A request without a token, headers as given.
+    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.raw(&self.head(method, path, headers, body))
+    }
+
+    /// A whole request; its `Host` is the right one unless it is among the headers.
+    pub fn head(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            request += &format!("Host: {}\r\n", self.address);
+        }
+        for (name, value) in headers {
+            request += &format!("{name}: {value}\r\n");
+        }
+        request += &format!("Content-Length: {}\r\n\r\n", body.len());
+        [request.as_bytes(), body].concat()
+    }
+
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.token)
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[("Authorization", &self.bearer())], b"")
+    }
+
+    pub fn post(&self, path: &str, body: &[u8]) -> Answer {
+        let headers = [
+            ("Authorization", self.bearer()),
+            ("Content-Type", "application/x-bittorrent".to_owned()),
+        ];
+        self.ask(
+            "POST",
+            path,
+            &headers.each_ref().map(|(name, value)| (*name, value.as_str())),
+            body,
+        )
+    }
+
+    pub fn delete(&self, path: &str) -> Answer {
+        self.ask("DELETE", path, &[("Authorization", &self.bearer())], b"")
+    }
+
+    /// The hashes of all torrents.
+    pub fn hashes(&self) -> Vec<String> {
+        let list = self.get("/api/v1/torrents?fields=info_hash").json();
+        let torrents = list.as_array().unwrap().iter();
+        torrents
+            .map(|torrent| torrent["info_hash"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Listens to events from now on.
+    pub fn events(&self) -> Events {
+        let mut stream = self.connect();
+        let request = self.head("GET", "/api/v1/events", &[("Authorization", &self.bearer())], b"");
+        stream.write_all(&request).unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            reader.read_line(&mut line).unwrap();
+        }
+        Events(reader)
+    }
+}
+
+pub struct Events(BufReader<TcpStream>);
+
+impl Events {
+    /// Reads until there is an event of this name, and returns its data.
+    pub fn wait_for(&mut self, name: &str) -> Value {
+        let mut is_it = false;
+        loop {
+            let mut line = String::new();
+            assert_ne!(
+                self.0.read_line(&mut line).unwrap(),
+                0,
+                "no more events, and none is {name}"
+            );
+            if let Some(event) = line.strip_prefix("event: ") {
+                is_it = event.trim() == name;
+            } else if let Some(data) = line.strip_prefix("data: ")
+                && is_it
+            {
+                return serde_json::from_str(data.trim()).unwrap();
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    /// 0 where the connection was closed without a word.
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn read(mut stream: TcpStream) -> Self {
+        let mut bytes = Vec::new();
+        // A daemon that does not read all of a body resets the connection behind its answer.
+        let _ = stream.read_to_end(&mut bytes);
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or(("", ""));
+        Self {
+            status: head.split(' ').nth(1).map_or(0, |status| status.parse().unwrap()),
+            head: head.to_ascii_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Asserts that it is an error in JSON with this status, which names `field` or no field.
+    #[track_caller]
+    pub fn refused(&self, status: u16, field: Option<&str>) {
+        assert_eq!(self.status, status, "{self:?}");
+        assert!(self.head.contains("content-type: application/json"), "{self:?}");
+        let answer = self.json();
+        assert!(!answer["error"].as_str().unwrap().is_empty(), "{self:?}");
+        assert_eq!(answer["field"].as_str(), field, "{self:?}");
+    }
+}

@@ -1,0 +1,203 @@
+//! The commands that talk to a daemon, from a second terminal.
+
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::bed::{Daemon, command, fail, succeed, torrent};
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn a_daemon_is_asked_from_a_second_terminal() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let (hash, bytes) = torrent(folder, "one.bin", 1, &[]);
+    let (other, other_bytes) = torrent(folder, "two.bin", 2, &[]);
+    fs::write(folder.join("one.torrent"), bytes).unwrap();
+    fs::write(folder.join("two.torrent"), other_bytes).unwrap();
+    let daemon = Daemon::start(folder);
+    assert_eq!(succeed(folder, &["list"]), "no torrents\n");
+    assert_eq!(succeed(folder, &["list", "--json"]), "[]\n");
+
+    let added = succeed(
+        folder,
+        &[
+            "add",
+            "one.torrent",
+            "two.torrent",
+            "-o",
+            "downloads/new",
+            "--peer",
+            "127.0.0.1:1",
+        ],
+    );
+    assert_eq!(added, format!("{hash} one.bin\n{other} two.bin\n"));
+    assert_eq!(
+        succeed(folder, &["add", "one.torrent"]),
+        format!("{hash} one.bin\n"),
+        "again"
+    );
+    assert_eq!(daemon.hashes(), [hash.clone(), other.clone()]);
+
+    let list = succeed(folder, &["list"]);
+    let lines: Vec<&str> = list.lines().collect();
+    assert_eq!(lines.len(), 3, "{list}");
+    assert!(lines[0].starts_with("HASH ") && lines[0].ends_with("  NAME"), "{list}");
+    assert!(
+        lines[1].starts_with(&hash[..12]) && lines[1].ends_with("  one.bin"),
+        "{list}"
+    );
+    assert!(lines[1].contains("97.66 KiB  0.0 %"), "{list}");
+    assert_eq!(lines[0].find("NAME"), lines[1].find("one.bin"), "{list}");
+    assert!(!list.contains('\u{1b}'), "no colour where there is no terminal");
+    let json = parse(&succeed(folder, &["list", "--json"]));
+    assert_eq!(json[1]["info_hash"].as_str(), Some(other.as_str()));
+
+    let prefix = hash[..6].to_uppercase();
+    let stats = succeed(folder, &["stats", &prefix]);
+    for line in [
+        "name             one.bin",
+        "bytes size       97.66 KiB",
+        "progress         0.0 %",
+    ] {
+        assert!(stats.lines().any(|told| told == line), "{stats}");
+    }
+    let root = folder.canonicalize().unwrap().join("downloads/new");
+    assert!(
+        stats.contains(&format!("root             {}", root.display())),
+        "{stats}"
+    );
+    let json = parse(&succeed(folder, &["stats", &prefix, "--json"]));
+    let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["bytes_size", "downloaded", "name", "speed"]);
+    let json = parse(&succeed(folder, &["stats", &hash, "--fields", "name,pieces", "--json"]));
+    assert_eq!(json, json!({"name": "one.bin", "pieces": 7}));
+    assert_eq!(
+        succeed(folder, &["stats", &hash, "--fields", "pieces"]),
+        "pieces           7\n"
+    );
+
+    let files = succeed(folder, &["files", &hash]);
+    assert_eq!(files, "     SIZE   DONE  PATH\n97.66 KiB  0.0 %  one.bin\n");
+    let json = parse(&succeed(folder, &["files", &hash, "--json"]));
+    assert_eq!(json, json!([{"path": "one.bin", "len": 100_000, "completed": 0}]));
+
+    assert_eq!(succeed(folder, &["stop", &hash[..8]]), "");
+    assert_eq!(daemon.hashes(), [other]);
+    let gone = fail(folder, &["stats", &hash]);
+    assert_eq!(gone, format!("error: no torrent {hash}\n"));
+    succeed(folder, &["stop", "--all"]);
+    assert_eq!(daemon.hashes(), [""; 0]);
+
+    // From another folder, by address and state folder.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (address, state) = (daemon.address.to_string(), folder.join(".ecs_torrent"));
+    let place = ["--api", &address, "--state-dir", state.to_str().unwrap()];
+    assert_eq!(
+        succeed(elsewhere.path(), &[&["list"], &place[..]].concat()),
+        "no torrents\n"
+    );
+    assert_eq!(
+        succeed(elsewhere.path(), &[&["list"], &place[2..]].concat()),
+        "no torrents\n"
+    );
+}
+
+#[test]
+fn a_torrent_is_removed() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let (hash, bytes) = torrent(folder, "one.bin", 1, &[]);
+    fs::write(folder.join("one.torrent"), bytes).unwrap();
+    let mut daemon = Daemon::start(folder);
+    for arguments in [&["remove", &hash[..6]][..], &["remove", &hash, "--delete-data"]] {
+        succeed(folder, &["add", "one.torrent"]);
+        assert_eq!(succeed(folder, arguments), "");
+        assert_eq!(daemon.hashes(), [""; 0]);
+        assert!(fail(folder, arguments).contains("no torrent"));
+    }
+    daemon.process.signal(Signal::TERM);
+    assert!(daemon.process.wait().success());
+    assert_eq!(
+        Daemon::start(folder).hashes(),
+        [""; 0],
+        "what is removed does not come back"
+    );
+}
+
+#[test]
+fn what_cannot_be_done_is_told_in_one_line() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let (_, bytes) = torrent(folder, "one.bin", 1, &[]);
+    fs::write(folder.join("one.torrent"), bytes).unwrap();
+    fs::write(folder.join("bad.torrent"), "nonsense").unwrap();
+    let none = fail(folder, &["list"]);
+    assert!(none.starts_with("error: no daemon running: .ecs_torrent: "), "{none}");
+
+    let mut daemon = Daemon::start(folder);
+    assert!(fail(folder, &["add", "missing.torrent"]).contains("missing.torrent"));
+    assert!(fail(folder, &["add", "one.torrent", "bad.torrent"]).contains("bad.torrent"));
+    assert_eq!(daemon.hashes(), [""; 0], "all or nothing");
+    let outside = fail(folder, &["add", "one.torrent", "-o", "/etc"]);
+    assert!(outside.starts_with("error: /etc: not in "), "{outside}");
+    for (hash, why) in [
+        ("abc", "first 6 or more"),
+        ("zzzzzz", "first 6 or more"),
+        ("abcdef", "no torrent has a hash that begins so"),
+        ("../../x", "first 6 or more"),
+    ] {
+        for command in ["stats", "files", "stop", "remove"] {
+            let error = fail(folder, &[command, hash]);
+            assert!(
+                error.starts_with(&format!("error: {hash}: ")) && error.contains(why),
+                "{error}"
+            );
+        }
+    }
+    for arguments in [
+        &["stop"][..],
+        &["stop", "--all", "abcdef"],
+        &["stats", "abcdef", "--fields", "nonsense"],
+        &["add"],
+        &["list", "--api", "nonsense"],
+    ] {
+        assert_eq!(
+            command(folder, arguments).output().unwrap().status.code(),
+            Some(2),
+            "{arguments:?}"
+        );
+    }
+
+    let other = tempfile::tempdir().unwrap();
+    let _other = Daemon::start(other.path());
+    let state = other.path().join(".ecs_torrent");
+    let address = daemon.address.to_string();
+    let stranger = fail(
+        folder,
+        &["list", "--api", &address, "--state-dir", state.to_str().unwrap()],
+    );
+    assert!(stranger.contains("has another token"), "{stranger}");
+
+    // One that was killed has left its address.
+    daemon.process.0.kill().unwrap();
+    daemon.process.wait();
+    let killed = fail(folder, &["list"]);
+    assert!(
+        killed.starts_with(&format!("error: no daemon running: {address}: ")),
+        "{killed}"
+    );
+}
+
+#[test]
+fn help_shows_examples() {
+    let temporary = tempfile::tempdir().unwrap();
+    for command in ["daemon", "add", "list", "stats", "files", "stop", "remove", "config"] {
+        let help = succeed(temporary.path(), &[command, "--help"]);
+        assert!(help.contains("Example"), "{command}");
+    }
+}

@@ -1,0 +1,20 @@
+//! The daemon, its API and its clients, as they are met from outside: real processes on loopback ports.
+//!
+//! Faults are numbered as in the list of what a client has to survive.
+
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test may fail as it likes, and its modules are seen by nobody else"
+)]
+
+mod api;
+mod bed;
+mod commands;
+mod configuration;
+#[path = "../support/content.rs"]
+mod content;
+mod faults;
+mod process;
