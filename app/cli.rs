@@ -10,7 +10,6 @@ mod daemon;
 mod demo;
 mod output;
 mod show;
-#[cfg(feature = "daemon")]
 mod signals;
 mod transfer;
 mod verify;

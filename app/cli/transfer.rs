@@ -9,10 +9,10 @@ use std::time::Duration;
 use clap::Args;
 use ecs_torrent::events::Event;
 use ecs_torrent::{AddOptions, Engine, InfoHash, Settings, Source, TorrentPlugins, Torrents};
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::report::Reporter;
 use super::output::Screen;
+use super::signals::Signals;
 use super::{CliError, Outcome};
 
 #[derive(Debug, Args)]
@@ -176,29 +176,6 @@ fn resolve(peers: &[String]) -> Result<Vec<SocketAddr>, CliError> {
         addresses.extend(found);
     }
     Ok(addresses)
-}
-
-/// SIGINT and SIGTERM: the first stops in order, the second at once.
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, CliError> {
-        let failed = || CliError::io("cannot listen to signals");
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).map_err(failed())?,
-            terminate: signal(SignalKind::terminate()).map_err(failed())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }
 
 /// How often people are told how it goes, on a terminal and elsewhere.

@@ -470,8 +470,13 @@ fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTorrent>, mut 
         let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
             continue;
         };
-        let Job::Syncing(mut session, summary) = std::mem::take(&mut saved.state.job) else {
-            continue;
+        let (mut session, summary) = match std::mem::take(&mut saved.state.job) {
+            Job::Syncing(session, summary) => (session, summary),
+            other => {
+                // The torrent was stopped or opened anew meanwhile.
+                saved.state.job = other;
+                continue;
+            }
         };
         let written = match event.outcome {
             Ok(DiskDone::Synced(written)) => written,
@@ -519,7 +524,7 @@ fn collect_saved(mut clerk: Clerk, mut save: MessageWriter<SaveTorrent>, mut tor
         let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
             continue;
         };
-        let Job::Writing(summary) = std::mem::take(&mut saved.state.job) else {
+        let Job::Writing(summary) = saved.state.job else {
             continue;
         };
         let result = event.outcome.map(drop).map_err(|error| error.0);
@@ -527,6 +532,7 @@ fn collect_saved(mut clerk: Clerk, mut save: MessageWriter<SaveTorrent>, mut tor
             saved.state.saved = Some(summary);
         }
         if std::mem::take(&mut saved.state.is_wanted_again) && result.is_ok() {
+            saved.state.job = Job::None;
             let torrent = saved.entity;
             save.write(SaveTorrent { torrent });
         } else {
