@@ -518,7 +518,12 @@ fn least_len(file: &FileEntry, geometry: &Geometry, Have(have): &Have) -> u64 {
     })
 }
 
-fn collect_saved(mut clerk: Clerk, mut save: MessageWriter<SaveTorrent>, mut torrents: Query<Saved>) {
+fn collect_saved(
+    mut clerk: Clerk,
+    mut save: MessageWriter<SaveTorrent>,
+    mut checks: ResMut<Deadlines<SaveCheck>>,
+    mut torrents: Query<Saved>,
+) {
     let events: Vec<_> = clerk.port.take(SAVE).collect();
     for event in events {
         let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
@@ -530,6 +535,9 @@ fn collect_saved(mut clerk: Clerk, mut save: MessageWriter<SaveTorrent>, mut tor
         let result = event.outcome.map(drop).map_err(|error| error.0);
         if result.is_ok() {
             saved.state.saved = Some(summary);
+        } else if !std::mem::replace(&mut saved.state.has_deadline, true) {
+            let wait = seconds(clerk.settings.session.checkpoint_interval_s);
+            checks.set(clerk.clock.now() + wait, SaveCheck(saved.entity));
         }
         if std::mem::take(&mut saved.state.is_wanted_again) && result.is_ok() {
             saved.state.job = Job::None;
