@@ -9,6 +9,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 /// One thing that can be told of a torrent; its name, in snake case, is the key in JSON.
+///
+/// ```
+/// use ecs_torrent::Field;
+///
+/// assert_eq!("bytes_size".parse(), Ok(Field::BytesSize));
+/// assert_eq!(Field::BytesSize.name(), "bytes_size");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Field {

@@ -106,6 +106,15 @@ impl Torrents {
     ///
     /// Adding one that is there already changes nothing and returns the same id.
     ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// assert_eq!(torrents.list().await?, [id.0]);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// Where the source cannot be read or is no torrent. Nothing is written then.
     pub async fn download(&self, source: impl Into<Source>) -> Result<TorrentId, Error> {
@@ -113,6 +122,22 @@ impl Torrents {
     }
 
     /// Adds a torrent.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::AddOptions;
+    /// # setup::run(async |torrents, folder| {
+    /// // Seeds what is there, and fails if it is not all there.
+    /// let options = AddOptions {
+    ///     root: Some(folder.join("music")),
+    ///     require_complete: true,
+    ///     ..AddOptions::default()
+    /// };
+    /// let id = torrents.download_with(folder.join("album.torrent"), options).await?;
+    /// assert_eq!(torrents.stats(id).await?.root, folder.join("music"));
+    /// # Ok(())
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// As [`Torrents::download`].
@@ -130,6 +155,18 @@ impl Torrents {
 
     /// The hashes of all torrents, in the order in which they were added.
     ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// for torrent in torrents.list().await? {
+    ///     println!("{torrent} {}", torrents.stats(torrent).await?.name);
+    /// }
+    /// # assert_eq!(torrents.list().await?, [id.0]);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// Where the engine is gone.
     pub async fn list(&self) -> Result<Vec<InfoHash>, Error> {
@@ -137,6 +174,17 @@ impl Torrents {
     }
 
     /// A torrent's state.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// let stats = torrents.stats(id).await?;
+    /// println!("{}: {} of {} bytes, {} a second", stats.name, stats.downloaded, stats.bytes_size, stats.speed.download);
+    /// # assert_eq!((&*stats.name, stats.bytes_size), ("album", 100_000));
+    /// # Ok(())
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`Error::TorrentNotFound`].
@@ -147,6 +195,18 @@ impl Torrents {
 
     /// A torrent's files and how much of each is there, padding left out.
     ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// for file in torrents.list_files(id).await? {
+    ///     println!("{}: {} of {} bytes", file.path, file.completed, file.len);
+    /// }
+    /// # assert_eq!(torrents.list_files(id).await?[0].path, "album/song.flac");
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`Error::TorrentNotFound`].
     pub async fn list_files(&self, id: impl Into<TorrentId>) -> Result<Vec<FileStats>, Error> {
@@ -155,6 +215,18 @@ impl Torrents {
     }
 
     /// Asks a torrent's trackers for the size of its swarm, without announcing (BEP 48).
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// match torrents.scrape(id).await {
+    ///     Ok(swarm) => println!("{} have it", swarm.seeders),
+    ///     Err(error) => println!("{error}"),
+    /// }
+    /// # Ok(())
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`Error::TorrentNotFound`], or why no tracker told.
@@ -165,6 +237,15 @@ impl Torrents {
 
     /// Adds addresses at which peers of a torrent may be.
     ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.add_peers(id, vec!["192.0.2.7:6881".parse().unwrap()]).await?;
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// Where the engine is gone.
     pub async fn add_peers(&self, id: impl Into<TorrentId>, peers: Vec<SocketAddr>) -> Result<(), Error> {
@@ -173,6 +254,17 @@ impl Torrents {
     }
 
     /// The selected fields of a torrent's state.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::Field;
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// let some = torrents.stats_of(id, &[Field::Name, Field::Progress]).await?;
+    /// assert_eq!(some.get(Field::Name).unwrap(), "album");
+    /// # Ok(())
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`Error::TorrentNotFound`].
@@ -183,6 +275,18 @@ impl Torrents {
     /// Stops a torrent in order: peers are told, then trackers, then its session is saved, then it is gone. Stopping
     /// one that is not there is no error; a second stop while one runs joins it.
     ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.stop_and_serialize(id).await?;
+    /// assert_eq!(torrents.list().await?, []);
+    /// // The next start goes on where this one was.
+    /// assert_eq!(torrents.resume_all().await?, 1);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Stop`] where the session could not be saved; the torrent stays listed then, as failed.
     pub async fn stop_and_serialize(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
@@ -192,6 +296,17 @@ impl Torrents {
 
     /// Stops all torrents, side by side.
     ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.stop_all_and_serialize().await?;
+    /// assert_eq!(torrents.list().await?, []);
+    /// # let _ = id;
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// The first [`Error::Stop`]; the other torrents are stopped all the same.
     pub async fn stop_all_and_serialize(&self) -> Result<(), Error> {
@@ -200,6 +315,17 @@ impl Torrents {
 
     /// Stops a torrent and forgets it: its session is deleted, and with `delete_data` the files that it created or
     /// wrote, then folders that became empty.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::RemoveOptions;
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.remove(id, RemoveOptions { delete_data: true }).await?;
+    /// assert_eq!(torrents.resume_all().await?, 0);
+    /// # Ok(())
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// [`Error::TorrentNotFound`]; [`Error::Remove`] where something could not be deleted.
@@ -218,6 +344,14 @@ impl Torrents {
 
     /// Adds every torrent that has a session in the state folder; answers with their number.
     ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// println!("{} torrents", torrents.resume_all().await?);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Resume`] where the state folder cannot be read. A session that is damaged is set aside and logged,
     /// and is no error.
@@ -226,6 +360,17 @@ impl Torrents {
     }
 
     /// What happens from now on.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::events::Event;
+    /// # setup::run(async |torrents, folder| {
+    /// let mut events = torrents.subscribe();
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// assert_eq!(events.next().await, Some(Event::Added(id.0)));
+    /// # Ok(())
+    /// # });
+    /// ```
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         self.events.subscribe()
@@ -233,6 +378,16 @@ impl Torrents {
 
     /// Runs `look` on the engine's world, in its thread, and returns what it saw: the way to a plugin's own
     /// components and resources.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::Settings;
+    /// # setup::run(async |torrents, folder| {
+    /// let settings = torrents.with_world(|world| world.resource::<Settings>().clone()).await?;
+    /// assert_eq!(settings.storage.download_dir, folder.join("downloads"));
+    /// # Ok(())
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// Where the engine is gone.
