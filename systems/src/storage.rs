@@ -34,11 +34,13 @@ impl Plugin for StoragePlugin {
 
 const PIECES: Purpose = Purpose("write pieces");
 
-/// Writes that found the disk full, with their bytes: verified pieces that are not called had before they are on the
-/// disk. What is held counts as [`PieceMemory`], which bounds it.
+/// Writes that found the disk full: one for each torrent is held, with its bytes, to be tried again. The others are
+/// given up, as other torrents may have room for theirs and need the memory.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct BlockedWrites {
     held: EntityHashMap<Held>,
+    /// Pieces whose writes are given up, until somebody has taken note.
+    pub(crate) surplus: Vec<Entity>,
     /// Torrents whose writes have begun to fail, with what people are told, until somebody has taken note.
     pub(crate) full: Vec<(Entity, Arc<str>)>,
     /// Torrents of which a held write has succeeded.
@@ -47,17 +49,21 @@ pub(crate) struct BlockedWrites {
     pub(crate) retries: Vec<(Entity, Vec<Bytes>)>,
 }
 
-/// A torrent's writes that wait.
+/// A torrent's write that waits.
 #[derive(Debug, Default)]
 struct Held {
-    writes: Vec<(Entity, Vec<Bytes>)>,
-    /// One of them is being tried again.
+    write: Option<(Entity, Vec<Bytes>)>,
+    /// It is being tried again.
     is_retrying: bool,
 }
 
 impl BlockedWrites {
     fn hold(&mut self, torrent: Entity, piece: Entity, blocks: Vec<Bytes>, error: &DiskError) {
-        self.held.entry(torrent).or_default().writes.push((piece, blocks));
+        let held = self.held.entry(torrent).or_default();
+        match held.write {
+            Some(_) => self.surplus.push(piece),
+            None => held.write = Some((piece, blocks)),
+        }
         self.full.push((torrent, error.to_string().into()));
     }
 
@@ -78,18 +84,18 @@ impl BlockedWrites {
         }
     }
 
-    /// Tries one of a torrent's writes again, to see whether there is room.
-    pub(crate) fn retry_one(&mut self, torrent: Entity) {
+    /// Tries a torrent's write again, to see whether there is room.
+    pub(crate) fn retry(&mut self, torrent: Entity) {
         if let Some(held) = self.held.get_mut(&torrent) {
             held.is_retrying = true;
-            self.retries.extend(held.writes.pop());
+            self.retries.extend(held.write.take());
         }
     }
 
-    /// Tries all of a torrent's writes again.
-    pub(crate) fn retry_all(&mut self, torrent: Entity) {
+    /// There is room again: what is held is written.
+    pub(crate) fn release(&mut self, torrent: Entity) {
         let held = self.held.remove(&torrent);
-        self.retries.extend(held.into_iter().flat_map(|held| held.writes));
+        self.retries.extend(held.and_then(|held| held.write));
     }
 
     /// Drops what is held for a torrent.

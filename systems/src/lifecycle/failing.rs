@@ -11,12 +11,14 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentBlocked, TorrentFailed, TorrentRestarting};
-use ecs_torrent_components::peer::{CloseReason, RefillQueue, Requests};
-use ecs_torrent_components::piece::{ActivePiece, PieceMemory};
+use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, RefillQueue, Requests};
+use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
+use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis, seconds};
 use ecs_torrent_components::torrent::{ActivePieces, Activity, Lifecycle, Torrent, TorrentPeers};
 use ecs_torrent_protocol::time::Timestamp;
+use ecs_torrent_protocol::wire::Message;
 use smallvec::SmallVec;
 
 use super::opening::{Opener, Opening};
@@ -137,18 +139,31 @@ pub(super) fn fail_torrents(
     }
 }
 
-/// Fault 71: a torrent that finds the disk full keeps what it has and its peers, and asks for nothing more.
+/// Fault 71: a torrent that finds the disk full keeps what it has and its peers, takes back what it has asked for, and
+/// leaves the memory of its unfinished pieces to others.
 pub(super) fn block_writers(
     clock: Res<Clock>,
     settings: Res<Settings>,
+    mut random: ResMut<Random>,
     mut blocked: ResMut<BlockedWrites>,
     mut retries: ResMut<Deadlines<Retry>>,
     mut told: MessageWriter<TorrentBlocked>,
-    mut torrents: Query<(&Torrent, &mut Lifecycle)>,
+    mut flush: ResMut<FlushQueue>,
+    mut flight: Flight,
+    mut torrents: Query<(&Torrent, &mut Lifecycle, Option<&TorrentPeers>)>,
+    mut flights: Query<(&mut ActivePieces, &mut Picker)>,
+    mut peers: Query<(&mut Requests, &mut Outbox)>,
 ) {
     let retry_at = clock.now() + millis(settings.lifecycle.blocked_retry_ms);
+    for piece in std::mem::take(&mut blocked.surplus) {
+        if let Some(torrent) = flight.torrent_of(piece)
+            && let Ok((mut active, mut picker)) = flights.get_mut(torrent)
+        {
+            flight.put_back(&mut active, &mut picker, &mut random, |entity, _| entity == piece);
+        }
+    }
     for (torrent, reason) in std::mem::take(&mut blocked.full) {
-        let Ok((data, mut lifecycle)) = torrents.get_mut(torrent) else {
+        let Ok((data, mut lifecycle, connected)) = torrents.get_mut(torrent) else {
             blocked.forget(torrent);
             continue;
         };
@@ -159,6 +174,19 @@ pub(super) fn block_writers(
                 *lifecycle = Lifecycle::Blocked { resource: reason };
                 told.write(TorrentBlocked { torrent, resource });
                 retries.set(retry_at, Retry(torrent));
+                if let Ok((mut active, mut picker)) = flights.get_mut(torrent) {
+                    flight.put_back(&mut active, &mut picker, &mut random, |_, piece| {
+                        matches!(piece.phase, PiecePhase::Filling | PiecePhase::Restoring)
+                    });
+                }
+                for peer in connected.into_iter().flat_map(RelationshipTarget::iter) {
+                    let Ok((mut requests, mut outbox)) = peers.get_mut(peer) else {
+                        continue;
+                    };
+                    for pending in requests.cancel_all() {
+                        flush.send(peer, &mut outbox, &Message::Cancel(pending.request));
+                    }
+                }
             }
             // The one that was tried again: there is still no room.
             Lifecycle::Blocked { .. } if blocked.is_retrying(torrent) => retries.set(retry_at, Retry(torrent)),
@@ -186,7 +214,7 @@ pub(super) fn retry_torrents(
         };
         match *lifecycle {
             Lifecycle::Blocked { .. } if blocked.holds(entity) => {
-                blocked.retry_one(entity);
+                blocked.retry(entity);
                 wakeup.at(clock.now());
             }
             Lifecycle::Blocked { .. } | Lifecycle::Failed { retry_at: Some(_), .. } => {
@@ -205,7 +233,7 @@ pub(super) fn retry_torrents(
             tracing::info!(torrent = %torrent.name, "goes on");
             *lifecycle = Lifecycle::Downloading;
         }
-        blocked.retry_all(entity);
+        blocked.release(entity);
         wakeup.at(clock.now());
         for peer in peers.into_iter().flat_map(RelationshipTarget::iter) {
             if let Ok(mut requests) = requests.get_mut(peer) {
@@ -226,6 +254,34 @@ pub(super) struct Flight<'w, 's> {
 }
 
 impl Flight<'_, '_> {
+    fn torrent_of(&self, piece: Entity) -> Option<Entity> {
+        self.pieces.get(piece).ok().map(|piece| piece.torrent)
+    }
+
+    /// Gives up those pieces for which `gives_up` holds, to be begun again some time.
+    fn put_back(
+        &mut self,
+        active: &mut ActivePieces,
+        picker: &mut Picker,
+        random: &mut Random,
+        gives_up: impl Fn(Entity, &ActivePiece) -> bool,
+    ) {
+        let entities = active.all.values().copied();
+        let doomed: Vec<Entity> = entities
+            .filter(|entity| self.pieces.get(*entity).is_ok_and(|piece| gives_up(*entity, piece)))
+            .collect();
+        for piece in self.pieces.iter_many(&doomed).flatten() {
+            active.all.remove(&piece.index);
+            active.open.remove(&piece.index);
+            picker.order.insert(piece.index, random);
+            self.memory.release(piece.span.len);
+            self.supply.offer_memory();
+        }
+        doomed
+            .into_iter()
+            .for_each(|piece| self.commands.entity(piece).despawn());
+    }
+
     /// Gives up those pieces for which `gives_up` holds; true if none is left.
     pub(super) fn ground(&mut self, active: &mut ActivePieces, gives_up: impl Fn(&ActivePiece) -> bool) -> bool {
         active.all.retain(|_, entity| {

@@ -106,6 +106,7 @@ impl Link {
 
     /// Moves bytes both ways until one side has had enough.
     pub(super) async fn run(&self, id: LinkId, mut stream: TcpStream, shared: &Shared) {
+        let fuse = Fuse { link: self, id, shared };
         // Requests are small and wanted soon.
         let _ = stream.set_nodelay(true);
         let mut writing = VecDeque::new();
@@ -119,6 +120,7 @@ impl Link {
             Err(error) => shared.closed(id, &error.to_string()),
         }
         drop(stream);
+        std::mem::forget(fuse);
         self.end(shared);
     }
 
@@ -207,6 +209,20 @@ impl Link {
 
     fn lock(&self) -> MutexGuard<'_, Outgoing> {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Fault 104: where the task ends by a panic, the world hears that the connection has.
+struct Fuse<'a> {
+    link: &'a Link,
+    id: LinkId,
+    shared: &'a Shared,
+}
+
+impl Drop for Fuse<'_> {
+    fn drop(&mut self) {
+        self.shared.closed(self.id, "its task has panicked");
+        self.link.end(self.shared);
     }
 }
 
