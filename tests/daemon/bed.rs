@@ -34,10 +34,14 @@ pub fn succeed(folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-/// Runs a command that must fail, and returns the one line that it says why.
+/// Runs a command that must fail, and soon, and returns the one line that it says why.
 pub fn fail(folder: &Path, arguments: &[&str]) -> String {
-    let Output { status, stderr, .. } = command(folder, arguments).output().unwrap();
-    let stderr = String::from_utf8(stderr).unwrap();
+    let mut command = command(folder, arguments);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut process = Process(child);
+    let status = process.wait();
+    let mut stderr = String::new();
+    process.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert_eq!(status.code(), Some(1), "{arguments:?}: {stderr}");
     assert!(
         stderr.starts_with("error: ") && stderr.lines().count() == 1,

@@ -35,7 +35,7 @@ fn torrents_survive_a_restart() {
     let (hash, bytes) = torrent(folder, "one.bin", 1, &[]);
     assert_eq!(daemon.post("/api/v1/torrents?root=there", &bytes).status, 201);
     daemon.process.signal(Signal::TERM);
-    assert!(daemon.process.wait().success());
+    assert!(daemon.process.wait().success(), "{}", daemon.log());
     let daemon = Daemon::start(folder);
     assert_eq!(daemon.hashes(), [hash.as_str()]);
     let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=root,name")).json();
