@@ -1,5 +1,8 @@
 //! The command line: what can be asked, and how it is answered.
 
+#[macro_use]
+mod output;
+
 #[cfg(feature = "daemon")]
 mod client;
 #[cfg(feature = "daemon")]
@@ -8,7 +11,6 @@ mod create;
 #[cfg(feature = "daemon")]
 mod daemon;
 mod demo;
-mod output;
 mod show;
 mod signals;
 mod transfer;

@@ -143,7 +143,7 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     let files = args.sources.iter().map(load).collect::<Result<Vec<_>, CliError>>()?;
     for (metainfo, bytes) in files {
         let added = daemon.post(&path, bytes).await?;
-        println!(
+        say!(
             "{} {}",
             text(&added["info_hash"]),
             tables::printable(&metainfo.info.name)
@@ -255,7 +255,7 @@ fn text(value: &Value) -> &str {
 }
 
 fn print_json(value: &Value) {
-    println!("{value:#}");
+    say!("{value:#}");
 }
 
 /// The daemon may run in another folder.

@@ -37,9 +37,9 @@ pub(super) fn run(args: &ConfigArgs) -> Result<Outcome, CliError> {
             config
                 .check()
                 .map_err(|error| CliError::Other(format!("{}: {error}", file.display())))?;
-            println!("{}: good", file.display());
+            say!("{}: good", file.display());
         }
-        ConfigCommand::Default => print!("{DEFAULT}"),
+        ConfigCommand::Default => super::output::print(format_args!("{DEFAULT}")),
     }
     Ok(Outcome::Done)
 }

@@ -57,7 +57,7 @@ pub(super) fn run(args: CreateArgs, screen: &Screen) -> Result<Outcome, CliError
     let bytes = bytes?;
     write(&args.output, &bytes).map_err(CliError::io(format!("cannot write {}", args.output.display())))?;
     let metainfo = ecs_torrent::Source::from(bytes::Bytes::from(bytes)).load()?;
-    println!("{} {}", metainfo.hashes.primary(), args.output.display());
+    say!("{} {}", metainfo.hashes.primary(), args.output.display());
     Ok(Outcome::Done)
 }
 

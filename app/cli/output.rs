@@ -58,13 +58,27 @@ impl Screen {
 
     /// Prints a line above the bars, to the standard output.
     pub(super) fn line(&self, line: impl Display) {
-        self.bars.suspend(|| println!("{line}"));
+        self.bars.suspend(|| print(format_args!("{line}\n")));
     }
 
     /// Prints an error above the bars.
     pub(super) fn error(&self, error: impl Display) {
         self.bars.suspend(|| print_error(&error));
     }
+}
+
+/// Prints to the standard output. Where nobody reads it any more, there is nothing left to do.
+pub(super) fn print(text: std::fmt::Arguments<'_>) {
+    if io::stdout().write_fmt(text).is_err() {
+        std::process::exit(1);
+    }
+}
+
+/// As `println!`, for an output that may be closed.
+macro_rules! say {
+    ($($argument:tt)*) => {
+        $crate::cli::output::print(format_args!("{}\n", format_args!($($argument)*)))
+    };
 }
 
 /// Prints an error as one line.

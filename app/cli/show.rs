@@ -51,7 +51,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<Outcome, CliError> {
     let shown = describe(&metainfo);
     if args.json {
         let json = serde_json::to_string_pretty(&shown).map_err(|error| CliError::Other(error.to_string()))?;
-        println!("{json}");
+        say!("{json}");
     } else {
         print(&shown);
     }
@@ -83,7 +83,7 @@ fn describe(metainfo: &Metainfo) -> Shown<'_> {
 }
 
 fn print(shown: &Shown<'_>) {
-    let line = |name: &str, value: &str| println!("{name:<14}{}", printable(value));
+    let line = |name: &str, value: &str| say!("{name:<14}{}", printable(value));
     line("Name", shown.name);
     shown.info_hash_v1.iter().for_each(|hash| line("Info-hash", hash));
     shown.info_hash_v2.iter().for_each(|hash| line("Info-hash v2", hash));
@@ -107,9 +107,9 @@ fn print(shown: &Shown<'_>) {
     if let Some(date) = shown.creation_date {
         line("Made on", &utc(date));
     }
-    println!("Files");
+    say!("Files");
     for file in shown.files.iter().filter(|file| !file.pad) {
-        println!("  {:>12}  {}", output::bytes(file.length), printable(file.path));
+        say!("  {:>12}  {}", output::bytes(file.length), printable(file.path));
     }
 }
 

@@ -52,9 +52,9 @@ pub(super) fn run(args: &VerifyArgs, screen: &Screen) -> Result<Outcome, CliErro
             errors: &verdict.errors,
         };
         let json = serde_json::to_string(&report).map_err(|error| CliError::Other(error.to_string()))?;
-        println!("{json}");
+        say!("{json}");
     } else {
-        println!("{} good, {} bad", verdict.good, verdict.bad);
+        say!("{} good, {} bad", verdict.good, verdict.bad);
     }
     Ok(if verdict.is_good() {
         Outcome::Done

@@ -369,10 +369,27 @@ impl Clerk<'_, '_> {
         }
         let summary = saved.summary(self.clock.now());
         let session = Box::new(self.session(saved));
+        if !saved.state.has_result {
+            // Nothing has been written, and the files may not even be open.
+            self.write(saved, session, summary);
+            return;
+        }
         saved.state.job = Job::Syncing(session, summary);
         self.disk.push(DiskRequest::Sync {
             tag: tag(SYNC, saved.entity),
             storage: saved.storage.id,
+        });
+    }
+
+    /// The last step.
+    fn write(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>, summary: Summary) {
+        session.written = Runs::of(saved.state.written.iter().copied());
+        let metainfo = saved.state.saved.is_none().then(|| saved.content.0.bytes.clone());
+        saved.state.job = Job::Writing(summary);
+        self.port.push(StateRequest::Save {
+            tag: tag(SAVE, saved.entity),
+            session,
+            metainfo,
         });
     }
 
@@ -496,14 +513,7 @@ fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTorrent>, mut 
         if saved.is_certain() {
             session.files.clone_from(&saved.state.stamps);
         }
-        session.written = Runs::of(saved.state.written.iter().copied());
-        let metainfo = saved.state.saved.is_none().then(|| saved.content.0.bytes.clone());
-        saved.state.job = Job::Writing(summary);
-        clerk.port.push(StateRequest::Save {
-            tag: tag(SAVE, saved.entity),
-            session,
-            metainfo,
-        });
+        clerk.write(&mut saved, session, summary);
     }
 }
 

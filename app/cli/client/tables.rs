@@ -92,7 +92,7 @@ pub(super) fn stats(stats: &Value, fields: &[&str]) {
         let mut names = std::iter::once(field.replace('_', " ")).chain(std::iter::repeat(String::new()));
         for line in lines {
             let name = names.next().unwrap_or_default();
-            println!("{} {line}", label.apply_to(format!("{name:<16}")));
+            say!("{} {line}", label.apply_to(format!("{name:<16}")));
         }
     }
 }
@@ -177,10 +177,10 @@ impl<const N: usize> Table<N> {
     fn print(&self, nothing: &str) {
         let lines = self.lines();
         match lines.as_slice() {
-            [] | [_] => println!("{nothing}"),
+            [] | [_] => say!("{nothing}"),
             [head, rows @ ..] => {
-                println!("{}", Style::new().bold().apply_to(head));
-                rows.iter().for_each(|row| println!("{row}"));
+                say!("{}", Style::new().bold().apply_to(head));
+                rows.iter().for_each(|row| say!("{row}"));
             }
         }
     }
