@@ -1,6 +1,6 @@
 //! The `ecs-torrent` command.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its user")]
+#![expect(clippy::print_stderr, reason = "a command talks to its user")]
 
 mod cli;
 
