@@ -1,0 +1,27 @@
+//! Torrents over more than one run: killed, stopped, resumed, removed, with folders that are full, gone or damaged.
+//! Each test names the fault that it covers. Some mount small volumes, which takes root; where that is not so they say
+//! that they are skipped.
+
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a test may fail as it likes, and its modules are seen by nobody else"
+)]
+
+mod bed;
+mod child;
+#[path = "../support/content.rs"]
+mod content;
+mod disk_faults;
+mod killing;
+#[path = "../faults/peer.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod peer;
+mod removing;
+mod resuming;
+mod seed;
+mod state_faults;
+mod volumes;
