@@ -16,7 +16,7 @@ use crate::bed::{Bed, Seen, Torrent, loopback};
 use crate::peer::listen_as_seed;
 
 /// A server that gives each request's target to `answer` and sends back what it returns, head and all.
-fn serve(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
+pub fn serve(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let answer = Arc::new(answer);
@@ -40,11 +40,11 @@ fn read_target(stream: &TcpStream) -> Option<String> {
     Some(target)
 }
 
-fn ok(body: &[u8]) -> Vec<u8> {
+pub fn ok(body: &[u8]) -> Vec<u8> {
     with_head("200 OK", "", body)
 }
 
-fn with_head(status: &str, fields: &str, body: &[u8]) -> Vec<u8> {
+pub fn with_head(status: &str, fields: &str, body: &[u8]) -> Vec<u8> {
     let len = body.len();
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {len}\r\nConnection: close\r\n{fields}\r\n");
     [head.as_bytes(), body].concat()
@@ -54,7 +54,7 @@ fn torrent_at(urls: &[String]) -> Torrent {
     Torrent::with_trackers(100_000, 16384, urls)
 }
 
-fn announce(address: SocketAddr) -> String {
+pub fn announce(address: SocketAddr) -> String {
     format!("http://{address}/announce")
 }
 
@@ -248,7 +248,7 @@ fn recording_tracker(reply: Vec<u8>) -> (String, Receiver<String>) {
     (announce(address), targets)
 }
 
-fn parameter<'a>(target: &'a str, name: &str) -> Option<&'a str> {
+pub fn parameter<'a>(target: &'a str, name: &str) -> Option<&'a str> {
     target
         .split(['?', '&'])
         .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))

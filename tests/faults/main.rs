@@ -17,6 +17,7 @@ mod http_tracker;
 mod limits;
 mod peer;
 mod poison;
+mod stopping;
 mod swarm;
 mod udp_tracker;
 mod wire;
