@@ -17,7 +17,11 @@ use crate::peer::listen_as_seed;
 
 /// A server that gives each request's target to `answer` and sends back what it returns, head and all.
 pub fn serve(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    serve_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), answer)
+}
+
+/// As [`serve`], at an address of the test's.
+pub fn serve_on(listener: TcpListener, answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let answer = Arc::new(answer);
     std::thread::spawn(move || {
@@ -156,7 +160,7 @@ fn an_invalid_certificate() {
 }
 
 /// When the tracker will be asked again, from now.
-fn wait_until_next(bed: &Bed) -> Duration {
+pub fn wait_until_next(bed: &Bed) -> Duration {
     let look = |world: &mut World| {
         let now = world.resource::<Clock>().now();
         let mut trackers = world.query::<&Tracker>();
