@@ -70,7 +70,7 @@ fn everything_said(urls: &[String]) -> String {
     tracing::subscriber::set_global_default(Log(log.clone())).unwrap();
     let mut bed = Bed::with(|settings| {
         settings.trackers.reach = Reach::EachTracker;
-        settings.trackers.http_timeout_s = 5;
+        settings.trackers.http_timeout_s = 2;
         settings.trackers.udp_sends = 1;
         settings.lifecycle.announce_timeout_ms = 500;
     });
@@ -130,7 +130,16 @@ fn a_passkey_is_not_shown() {
     let circles = serve(move |_| with_head("302 Found", &circle, b""));
     let forbidden = format!("Location: http://169.254.169.254/{path}\r\n");
     let strays = serve(move |_| with_head("302 Found", &forbidden, b""));
-    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let udp = socket.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut packet = [0; 2048];
+        while let Ok((_, from)) = socket.recv_from(&mut packet) {
+            // BEP 15: an error.
+            let reply = [&3_u32.to_be_bytes()[..], &packet[12..16], b"go away"].concat();
+            let _ = socket.send_to(&reply, from);
+        }
+    });
     let mut urls: Vec<String> = [
         works, refuses, missing, garbled, chunks, slow, hangs_up, redirects, circles, strays,
     ]
@@ -142,7 +151,7 @@ fn a_passkey_is_not_shown() {
     urls.push(format!("http://no-such-host.invalid/{path}"));
     urls.push(format!("https://{works}/{path}"));
     urls.push(format!("udp://no-such-host.invalid:1/{path}"));
-    urls.push(format!("udp://{}/{path}", udp.local_addr().unwrap()));
+    urls.push(format!("udp://{}/{path}", udp));
     let said = everything_said(&urls);
     assert!(said.contains("127.0.0.1:1"), "the trackers are named: {said}");
     assert!(said.contains("TRACE") || said.contains("DEBUG"), "the log is full");
