@@ -1,7 +1,7 @@
 //! An engine under test, and a record of what it does.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use ecs_torrent::components::messages::{
     TrackerFailed,
 };
 use ecs_torrent::components::peer::{CloseReason, Peer};
+use ecs_torrent::components::session::Session;
 use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
 use ecs_torrent::systems::ReapSet;
 use ecs_torrent::{AddOptions, Engine, InfoHash, Settings, Tick, TorrentPlugins, TorrentStats, Torrents};
@@ -99,6 +100,15 @@ pub struct Bed {
     seen: Receiver<Seen>,
     past: Vec<Seen>,
     folder: tempfile::TempDir,
+    state: tempfile::TempDir,
+}
+
+/// No plugin.
+#[derive(Clone)]
+struct Nothing;
+
+impl Plugin for Nothing {
+    fn build(&self, _: &mut App) {}
 }
 
 impl Bed {
@@ -108,14 +118,30 @@ impl Bed {
 
     /// An engine with settings changed by `change`.
     pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::build(false, change, Nothing)
+    }
+
+    /// An engine that keeps its sessions in [`Bed::state`].
+    pub fn keeping(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::build(true, change, Nothing)
+    }
+
+    /// As [`Bed::keeping`], with a plugin of the test's.
+    pub fn with_plugin(change: impl FnOnce(&mut Settings), plugin: impl Plugin + Clone) -> Self {
+        Self::build(true, change, plugin)
+    }
+
+    fn build(keeps: bool, change: impl FnOnce(&mut Settings), plugin: impl Plugin + Clone) -> Self {
+        let state = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
-        settings.session.state_dir = None;
+        settings.session.state_dir = keeps.then(|| state.path().to_owned());
         settings.net.listen = vec![(Ipv4Addr::LOCALHOST, 0).into()];
         change(&mut settings);
         let (sender, seen) = channel();
         let engine = Engine::builder()
             .plugins(TorrentPlugins)
             .plugins(Recorder(sender))
+            .plugins(plugin)
             .settings(settings)
             .start();
         Self {
@@ -127,6 +153,7 @@ impl Bed {
             seen,
             past: Vec::new(),
             folder: tempfile::tempdir().unwrap(),
+            state,
         }
     }
 
@@ -136,6 +163,17 @@ impl Bed {
 
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Where sessions are, where they are kept.
+    pub fn state(&self) -> PathBuf {
+        self.state.path().join("state")
+    }
+
+    /// A torrent's session, as it is on the disk now.
+    pub fn session(&self, id: InfoHash) -> Option<Session> {
+        let bytes = std::fs::read(self.state().join(format!("{id}.ron"))).ok()?;
+        Some(Session::parse(&bytes, id).unwrap())
     }
 
     pub fn torrents(&self) -> Torrents {
@@ -148,17 +186,21 @@ impl Bed {
 
     /// Adds a torrent that is to be downloaded from `peers`, and waits until it has started.
     pub fn download(&mut self, torrent: &Torrent, peers: &[SocketAddr]) -> InfoHash {
+        let id = self.add(torrent, "", peers);
+        self.wait_for("the start", |seen| matches!(seen, Seen::Started));
+        id
+    }
+
+    /// Adds a torrent whose data is to be in `subfolder`.
+    pub fn add(&self, torrent: &Torrent, subfolder: &str, peers: &[SocketAddr]) -> InfoHash {
         let options = AddOptions {
-            root: Some(self.folder.path().to_owned()),
+            root: Some(self.folder.path().join(subfolder)),
             peers: peers.to_vec(),
             require_complete: false,
         };
         let torrents = self.torrents();
-        let id = self
-            .block_on(torrents.download_with(torrent.metainfo.clone(), options))
-            .unwrap();
-        self.wait_for("the start", |seen| matches!(seen, Seen::Started));
-        id.0
+        let added = self.block_on(torrents.download_with(torrent.metainfo.clone(), options));
+        added.unwrap().0
     }
 
     /// Puts a torrent's data into the folder, adds it, and waits until it seeds.
@@ -171,6 +213,15 @@ impl Bed {
 
     pub fn stats(&self, id: InfoHash) -> TorrentStats {
         self.block_on(self.torrents().stats(id)).unwrap()
+    }
+
+    /// Waits until something holds that nobody tells.
+    pub fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !holds() {
+            assert!(Instant::now() < deadline, "waited for {what}, saw {:#?}", self.past);
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Waits until the engine does something that `wanted` accepts; everything before it is kept for

@@ -16,8 +16,12 @@ use crate::bed::{Bed, Seen, Torrent, loopback};
 use crate::peer::listen_as_seed;
 
 /// A server that gives each request's target to `answer` and sends back what it returns, head and all.
-fn serve(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+pub fn serve(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
+    serve_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), answer)
+}
+
+/// As [`serve`], at an address of the test's.
+pub fn serve_on(listener: TcpListener, answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let answer = Arc::new(answer);
     std::thread::spawn(move || {
@@ -40,11 +44,11 @@ fn read_target(stream: &TcpStream) -> Option<String> {
     Some(target)
 }
 
-fn ok(body: &[u8]) -> Vec<u8> {
+pub fn ok(body: &[u8]) -> Vec<u8> {
     with_head("200 OK", "", body)
 }
 
-fn with_head(status: &str, fields: &str, body: &[u8]) -> Vec<u8> {
+pub fn with_head(status: &str, fields: &str, body: &[u8]) -> Vec<u8> {
     let len = body.len();
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {len}\r\nConnection: close\r\n{fields}\r\n");
     [head.as_bytes(), body].concat()
@@ -54,7 +58,7 @@ fn torrent_at(urls: &[String]) -> Torrent {
     Torrent::with_trackers(100_000, 16384, urls)
 }
 
-fn announce(address: SocketAddr) -> String {
+pub fn announce(address: SocketAddr) -> String {
     format!("http://{address}/announce")
 }
 
@@ -156,7 +160,7 @@ fn an_invalid_certificate() {
 }
 
 /// When the tracker will be asked again, from now.
-fn wait_until_next(bed: &Bed) -> Duration {
+pub fn wait_until_next(bed: &Bed) -> Duration {
     let look = |world: &mut World| {
         let now = world.resource::<Clock>().now();
         let mut trackers = world.query::<&Tracker>();
@@ -248,7 +252,7 @@ fn recording_tracker(reply: Vec<u8>) -> (String, Receiver<String>) {
     (announce(address), targets)
 }
 
-fn parameter<'a>(target: &'a str, name: &str) -> Option<&'a str> {
+pub fn parameter<'a>(target: &'a str, name: &str) -> Option<&'a str> {
     target
         .split(['?', '&'])
         .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))

@@ -10,13 +10,19 @@
 )]
 
 mod bed;
+mod child;
 #[path = "../support/content.rs"]
 mod content;
 mod disk;
 mod http_tracker;
 mod limits;
+mod memory;
+mod network;
+mod passkeys;
 mod peer;
 mod poison;
+mod stopping;
+mod supervision;
 mod swarm;
 mod udp_tracker;
 mod wire;

@@ -118,20 +118,31 @@ impl ScriptedPeer {
 
     /// The next thing that the engine says; nothing where it has closed.
     pub fn next(&mut self) -> Option<Frame> {
+        match self.try_next() {
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
+            next => next.unwrap_or_else(|error| panic!("reading from the engine: {error}")),
+        }
+    }
+
+    /// All that the engine says until it closes, which it has to do in order: a reset loses what was said last.
+    pub fn rest(&mut self) -> Vec<Frame> {
+        std::iter::from_fn(|| self.try_next().expect("an orderly close")).collect()
+    }
+
+    /// As [`ScriptedPeer::next`], where a reset is an error.
+    pub fn try_next(&mut self) -> std::io::Result<Option<Frame>> {
         loop {
             if let Some(frame) = self
                 .codec
                 .next_frame(&self.session)
                 .expect("the engine speaks properly")
             {
-                return Some(frame);
+                return Ok(Some(frame));
             }
             let mut buffer = vec![0; 64 << 10];
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return None,
-                Ok(len) => self.codec.push(Bytes::copy_from_slice(&buffer[..len])),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
-                Err(error) => panic!("reading from the engine: {error}"),
+            match self.stream.read(&mut buffer)? {
+                0 => return Ok(None),
+                len => self.codec.push(Bytes::copy_from_slice(&buffer[..len])),
             }
         }
     }
@@ -170,6 +181,12 @@ impl ScriptedPeer {
     /// Waits until the engine has closed.
     pub fn wait_closed(&mut self) {
         while self.next().is_some() {}
+    }
+
+    /// Sends what was asked for.
+    pub fn answer(&mut self, torrent: &Torrent, request: BlockRequest) {
+        let span = torrent.metainfo.info.geometry.span(request);
+        self.send_block(request, &torrent.data[span.offset as usize..span.end() as usize]);
     }
 
     /// Behaves like a seed until the engine closes; `answer` may change a block's bytes, or keep it.

@@ -3,6 +3,7 @@
 mod downloading;
 mod seeding;
 mod special;
+mod stopping;
 mod swarms;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Case> {
         seeding::cases(),
         swarms::cases(),
         special::cases(),
+        stopping::cases(),
     ]
     .into_iter()
     .flatten()

@@ -1,7 +1,10 @@
 """A libtorrent session that seeds or downloads one torrent. Prints what happens, a line each.
 
 Usage: libtorrent_peer.py seed|download TORRENT FOLDER ADDRESS [HOST:PORT ...]
+
+With UPLOAD_LIMIT it sends that many bytes a second, and tells every message of its peers.
 """
+import os
 import sys
 import time
 import warnings
@@ -10,6 +13,12 @@ import libtorrent as lt
 
 warnings.simplefilter("ignore")
 mode, torrent, folder, address, *peers = sys.argv[1:]
+upload_limit = int(os.environ.get("UPLOAD_LIMIT", 0))
+categories = lt.alert.category_t
+alerts = (categories.error_notification | categories.status_notification | categories.tracker_notification
+          | categories.connect_notification)
+if upload_limit:
+    alerts |= categories.peer_log_notification
 session = lt.session({
     "listen_interfaces": address,
     "enable_dht": False,
@@ -20,13 +29,13 @@ session = lt.session({
     "enable_incoming_utp": False,
     "allow_multiple_connections_per_ip": True,
     "outgoing_interfaces": address.rsplit(":", 1)[0].strip("[]"),
-    "alert_mask": lt.alert.category_t.error_notification | lt.alert.category_t.status_notification
-    | lt.alert.category_t.tracker_notification | lt.alert.category_t.connect_notification,
+    "alert_mask": alerts,
 })
 parameters = lt.add_torrent_params()
 parameters.ti = lt.torrent_info(torrent)
 parameters.save_path = folder
 handle = session.add_torrent(parameters)
+handle.set_upload_limit(upload_limit)
 for peer in peers:
     host, port = peer.rsplit(":", 1)
     handle.connect_peer((host.strip("[]"), int(port)))

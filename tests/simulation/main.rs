@@ -16,6 +16,7 @@ use bytes::Bytes;
 use ecs_torrent::components::commands::{AddOptions, AddTorrent, CommandQueue, GetStats, Reply};
 use ecs_torrent::components::settings::{Settings, TrackerSettings};
 use ecs_torrent::components::stats::TorrentStats;
+use ecs_torrent::components::torrent::Have;
 use ecs_torrent::engine::sim::{NodeId, Simulation};
 use ecs_torrent::protocol::create::{NewFile, NewTorrent};
 use ecs_torrent::protocol::hash::sha1;
@@ -167,4 +168,45 @@ fn an_expired_connection_to_a_udp_tracker_is_renewed() {
         .collect();
     assert_eq!(announces, [0, 25, 50, 75, 100]);
     assert_eq!(connects, [0, 75], "after a minute, and not before");
+}
+
+/// Fault 100: a clock that jumps hours forward in the middle of a download, as after a long sleep, ends what has timed
+/// out meanwhile and nothing else: the torrent goes on by itself. (Jumps of the wall clock do not reach the engine at
+/// all: it reads a monotonic one, and time that it is given never goes back.)
+#[test]
+fn a_clock_that_jumps() {
+    for who in ["leecher", "seeder", "both"] {
+        let (metainfo, data) = torrent(4_000_003, 65536);
+        let mut sim = Simulation::new(3, Duration::from_millis(10));
+        let seeder = sim.add_node(ip(1), Settings::default(), TorrentPlugins);
+        let leecher = sim.add_node(ip(2), Settings::default(), TorrentPlugins);
+        sim.put_data(seeder, "downloads", data.clone());
+        add(&mut sim, seeder, &metainfo, vec![]);
+        add(&mut sim, leecher, &metainfo, vec![(ip(1), 6881).into()]);
+        let limit = Timestamp::ZERO + Duration::from_secs(60);
+        let is_begun = |sim: &mut Simulation| {
+            let have = sim
+                .node(leecher)
+                .world_mut()
+                .query::<&Have>()
+                .single(sim.node(leecher).world());
+            have.is_ok_and(|Have(have)| have.count() > 5)
+        };
+        assert!(sim.run_until(limit, is_begun));
+        assert!(sim.data(leecher, "downloads").is_none(), "it is in the middle");
+        let jump = Duration::from_secs(2 * 3600);
+        let jumped = sim.now() + jump;
+        for (node, name) in [(leecher, "leecher"), (seeder, "seeder")] {
+            if who == name || who == "both" {
+                sim.node(node).tick(jumped);
+                // Its time stands still until the others have caught up, since it does not go back.
+                sim.nudge(node);
+            }
+        }
+        let finished = sim.run_until(jumped + Duration::from_secs(600), |sim| {
+            sim.data(leecher, "downloads").is_some()
+        });
+        assert!(finished, "{who}: {:?}", stats(&mut sim, leecher, &metainfo));
+        assert_eq!(sim.data(leecher, "downloads").unwrap(), data, "{who}");
+    }
 }

@@ -21,19 +21,36 @@ pub fn python() -> Command {
 impl Libtorrent {
     /// Seeds what is in `folder`; ready when this returns.
     pub fn seed(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
-        let mut this = Self::start("seed", torrent, folder, ip, peers);
+        let mut this = Self::start("seed", torrent, folder, ip, peers, 0);
         this.process.wait_for_line("seeding", |line| line == "seeding");
         this
     }
 
+    /// As [`Libtorrent::seed`], at so many bytes a second, and tells every message that it hears.
+    pub fn seed_slowly(torrent: &Path, folder: &Path, ip: IpAddr, rate_bytes_per_s: u32) -> Self {
+        let mut this = Self::start("seed", torrent, folder, ip, &[], rate_bytes_per_s);
+        this.process.wait_for_line("seeding", |line| line == "seeding");
+        this
+    }
+
+    /// Waits until it says something, and returns the line.
+    pub fn wait_to_hear(&mut self, what: &str) -> String {
+        self.process.wait_for_line(what, |line| line.contains(what))
+    }
+
+    /// What it has said.
+    pub fn output(&mut self) -> String {
+        self.process.output()
+    }
+
     /// Downloads into `folder`.
     pub fn download(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
-        let mut this = Self::start("download", torrent, folder, ip, peers);
+        let mut this = Self::start("download", torrent, folder, ip, peers, 0);
         this.process.wait_for_line("downloading", |line| line == "downloading");
         this
     }
 
-    fn start(mode: &str, torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
+    fn start(mode: &str, torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr], upload_limit: u32) -> Self {
         let address = SocketAddr::new(ip, 6881);
         let mut command = python();
         command
@@ -41,6 +58,7 @@ impl Libtorrent {
             .arg(mode)
             .arg(torrent)
             .arg(folder);
+        command.env("UPLOAD_LIMIT", upload_limit.to_string());
         command
             .arg(address.to_string())
             .args(peers.iter().map(ToString::to_string));

@@ -1,0 +1,191 @@
+//! Memory has a bound, however fast the network and however slow the disk.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ecs_torrent::components::commands::{AddTorrent, CommandQueue, Reply};
+use ecs_torrent::components::torrent::{Counters, Have};
+use ecs_torrent::engine::backends;
+use ecs_torrent::engine::core::{Backends, Core};
+use ecs_torrent::engine::port::Backend;
+use ecs_torrent::engine::ports::disk::{DiskEvent, DiskRequest};
+use ecs_torrent::engine::wake::Waker;
+use ecs_torrent::protocol::create::{NewFile, NewTorrent};
+use ecs_torrent::protocol::hash::sha1;
+use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
+use ecs_torrent::protocol::time::Timestamp;
+use ecs_torrent::{AddOptions, Settings, TorrentPlugins};
+
+use crate::bed::{DEADLINE, Torrent, loopback};
+use crate::child::is_own_process;
+use crate::content::noise;
+use crate::peer::listen_as_seed;
+
+const PIECE: usize = 1 << 20;
+const PIECES: usize = 200;
+
+/// Bytes that the slow disk writes in a second.
+const DISK_SPEED: f64 = 60e6;
+
+/// The disk stands still, from when it has been asked for the first write on, for this long.
+const STANDSTILL: Duration = Duration::from_secs(2);
+
+/// Two hundred times the same piece.
+fn monotonous_torrent() -> Torrent {
+    let piece = noise(1, PIECE);
+    let torrent = NewTorrent {
+        name: "data".into(),
+        files: vec![NewFile {
+            path: vec![],
+            len: (PIECE * PIECES) as u64,
+        }],
+        piece_length: PIECE as u32,
+        pieces: vec![sha1([&piece[..]]); PIECES],
+        ..NewTorrent::default()
+    };
+    let bytes = Bytes::from(torrent.encode().unwrap());
+    Torrent {
+        metainfo: Arc::new(Metainfo::parse(&bytes, &MetainfoLimits::default()).unwrap()),
+        data: piece.repeat(PIECES),
+    }
+}
+
+/// A disk before the real one that lets writes wait for the time that they take; their bytes stay in memory.
+struct SlowDisk {
+    disk: Box<dyn Backend<DiskRequest, DiskEvent>>,
+    /// Writes, and when they have been written.
+    waiting: VecDeque<(Instant, DiskRequest)>,
+    free_at: Option<Instant>,
+}
+
+impl Backend<DiskRequest, DiskEvent> for SlowDisk {
+    fn submit(&mut self, requests: &mut Vec<DiskRequest>) {
+        let now = Instant::now();
+        let mut at_once = Vec::new();
+        for request in requests.drain(..) {
+            let DiskRequest::Write { span, .. } = &request else {
+                at_once.push(request);
+                continue;
+            };
+            let begin = self.free_at.unwrap_or(now + STANDSTILL).max(now);
+            let end = begin + Duration::from_secs_f64(f64::from(span.len) / DISK_SPEED);
+            self.free_at = Some(end);
+            self.waiting.push_back((end, request));
+        }
+        self.disk.submit(&mut at_once);
+    }
+
+    fn poll(&mut self, max: usize, events: &mut Vec<DiskEvent>) -> bool {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        while self.waiting.front().is_some_and(|(at, _)| *at <= now) {
+            due.extend(self.waiting.pop_front().map(|(_, request)| request));
+        }
+        self.disk.submit(&mut due);
+        self.disk.poll(max, events)
+    }
+}
+
+/// The most memory that this process has had in use at a time.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() << 10
+}
+
+/// Faults 98 and 101: two hundred mebibytes come as fast as loopback brings them, to a disk that stands still at first
+/// and is slow then. What is asked for is what there is room for; the process stays small; all of it arrives.
+#[test]
+fn a_slow_disk_holds_up_the_network_and_not_the_memory() {
+    let variables = || {
+        let torrent = Arc::new(monotonous_torrent());
+        let file = std::env::temp_dir().join(format!("ecs-torrent-{}.torrent", std::process::id()));
+        std::fs::write(&file, &torrent.metainfo.bytes).unwrap();
+        let seed = listen_as_seed(loopback(150), &torrent, |_, _| true);
+        vec![("SEED", seed.to_string()), ("TORRENT", file.display().to_string())]
+    };
+    let name = "memory::a_slow_disk_holds_up_the_network_and_not_the_memory";
+    if is_own_process(name, variables) {
+        download_to_a_slow_disk();
+    }
+}
+
+fn download_to_a_slow_disk() {
+    let seed: SocketAddr = std::env::var("SEED").unwrap().parse().unwrap();
+    let bytes = Bytes::from(std::fs::read(std::env::var("TORRENT").unwrap()).unwrap());
+    std::fs::remove_file(std::env::var("TORRENT").unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = Settings::default();
+    settings.session.state_dir = None;
+    settings.net.listen = vec![(loopback(1), 0).into()];
+    settings.storage.disk_threads = 1;
+    // A write that comes due wakes nobody.
+    settings.tick.max_interval_ms = 5;
+    let piece_memory = settings.requests.piece_memory_bytes;
+
+    let waker = Waker::for_this_thread();
+    let real = backends::real(&settings, &waker).unwrap();
+    let slow = Backends {
+        disk: Box::new(SlowDisk {
+            disk: real.disk,
+            waiting: VecDeque::new(),
+            free_at: None,
+        }),
+        ..real
+    };
+    let mut core = Core::new(settings, slow, [0; 32], waker.clone(), |app| {
+        app.add_plugins(TorrentPlugins);
+    });
+    let add = AddTorrent {
+        metainfo: Arc::new(Metainfo::parse(&bytes, &MetainfoLimits::default()).unwrap()),
+        options: AddOptions {
+            root: Some(folder.path().to_owned()),
+            peers: vec![seed],
+            require_complete: false,
+        },
+        reply: Reply::ignored(),
+    };
+    core.world_mut()
+        .resource_mut::<CommandQueue<AddTorrent>>()
+        .0
+        .push_back(add);
+    let mut state = core.world_mut().query::<(&Counters, &Have)>();
+    let (begin, mut most_pending, mut before_first) = (Instant::now(), 0, 0);
+    loop {
+        waker.begin_tick();
+        let next = core.tick(Timestamp::ZERO + begin.elapsed());
+        if let Ok((counters, Have(have))) = state.single(core.world()) {
+            let pending = counters.downloaded - u64::from(have.count()) * PIECE as u64;
+            most_pending = pending.max(most_pending);
+            if have.count() == 0 {
+                before_first = pending;
+            }
+            if have.is_full() {
+                break;
+            }
+        }
+        assert!(begin.elapsed() < DEADLINE, "it does not come to an end");
+        waker.wait(next.since(Timestamp::ZERO + begin.elapsed()));
+    }
+    let peak = peak_memory();
+    eprintln!(
+        "{:?}, at most {} MiB ahead of the disk ({} MiB before its first write), peak {} MiB",
+        begin.elapsed(),
+        most_pending >> 20,
+        before_first >> 20,
+        peak >> 20
+    );
+    assert!(
+        (piece_memory / 2..=piece_memory).contains(&before_first),
+        "it goes on until the memory for pieces is used, and no further: {before_first}"
+    );
+    assert!(most_pending <= piece_memory, "ahead of the disk: {most_pending}");
+    assert!(peak < 128 << 20, "{peak} bytes in use");
+    let piece = noise(1, PIECE);
+    let data = std::fs::read(folder.path().join("data")).unwrap();
+    assert_eq!(data.len(), PIECE * PIECES);
+    assert!(data.chunks(PIECE).all(|chunk| chunk == piece));
+}
