@@ -140,6 +140,7 @@ pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let screen = output::Screen::default();
     start_log(&screen);
+    raise_descriptor_limit();
     let result = match cli.command {
         Command::Download(args) => block_on(transfer::download(args, screen)),
         Command::Seed(args) => block_on(transfer::seed(args, screen)),
@@ -188,6 +189,16 @@ fn block_on(work: impl Future<Output = Result<Outcome, CliError>>) -> Result<Out
     // What is left of it, like waiting for a second signal, does not keep the command from ending.
     runtime.shutdown_background();
     result
+}
+
+/// Takes as many open files as the system lets us; most systems begin with few, for the sake of old programs.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "cannot raise the limit of open files");
+    }
 }
 
 /// Logs go to the standard error stream, above the progress bars.

@@ -401,10 +401,10 @@ pub struct LifecycleSettings {
     pub announce_timeout_ms: u64,
     /// Time for a session to be written. With the three above 9 s: containers are killed at 10. Default 1500 ms.
     pub save_timeout_ms: u64,
-    /// Most restarts of a torrent, or of the engine, within [`restart_window_s`](Self::restart_window_s); the next
-    /// failure stays. Default 3.
+    /// Most restarts of a torrent, or of the engine, in a row, each within
+    /// [`restart_window_s`](Self::restart_window_s) of the one before; the next failure stays. Default 3.
     pub max_restarts: usize,
-    /// Time over which restarts are counted. Default 5 s.
+    /// Time running well after which restarts are counted anew. Default 5 s.
     pub restart_window_s: u64,
     /// Time between a failure and the restart. Default 1 s.
     pub restart_delay_ms: u64,

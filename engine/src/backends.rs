@@ -97,6 +97,25 @@ impl Drop for SharedRuntime {
     }
 }
 
+/// Descriptors that are neither peers' nor files': the runtime's, listeners, the state folder, trackers, and what else
+/// this process has open.
+const OTHER_DESCRIPTORS: u64 = 24;
+
+/// Fault 99: lowers what may be open at a time to what the system allows this process, files first: a peer can come
+/// later, a piece has to be written now.
+pub fn fit_descriptors(settings: &mut Settings) {
+    let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
+        return;
+    };
+    let files = (settings.storage.max_open_files as u64).min(limit / 4).max(1);
+    let connections = limit.saturating_sub(files + OTHER_DESCRIPTORS).max(1);
+    if connections < settings.peers.max_connections as u64 {
+        tracing::warn!("connections are limited to {connections}: this process may open no more than {limit} files");
+        settings.peers.max_connections = connections as usize;
+    }
+    settings.storage.max_open_files = files as usize;
+}
+
 /// Starts all real backends for one engine.
 ///
 /// # Errors

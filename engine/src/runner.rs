@@ -41,7 +41,8 @@ impl Runner {
     ///
     /// # Errors
     /// Where a listen address cannot be bound, or a thread or runtime cannot be started.
-    pub fn start(settings: Settings, add_plugins: impl Fn(&mut App) + Send + 'static) -> Result<Self, StartError> {
+    pub fn start(mut settings: Settings, add_plugins: impl Fn(&mut App) + Send + 'static) -> Result<Self, StartError> {
+        backends::fit_descriptors(&mut settings);
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = stop.clone();
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);

@@ -64,6 +64,7 @@ impl Plugin for LifecyclePlugin {
                     (
                         failing::fail_torrents,
                         failing::block_writers,
+                        failing::recall_requests,
                         failing::retry_torrents,
                         stopping::hear_stops,
                         stopping::advance_stops,

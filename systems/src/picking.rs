@@ -365,7 +365,7 @@ fn resume_paused(
 }
 
 /// Gives blocks that `peer` will not send back to the others.
-fn release(
+pub(crate) fn release(
     peer: Entity,
     dropped: &[Pending],
     pieces: &mut Query<&mut ActivePiece>,

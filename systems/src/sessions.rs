@@ -118,6 +118,8 @@ pub(crate) struct SessionState {
     is_loaded: bool,
     /// Which pieces are here is known: the files have been looked at and what was in doubt is hashed.
     has_result: bool,
+    /// There is a `.torrent` in the state folder.
+    has_metainfo: bool,
     /// What the session on the disk says; nothing where there is none.
     saved: Option<Summary>,
     job: Job,
@@ -159,12 +161,13 @@ enum Job {
 
 impl SessionState {
     /// Begins anew with what was found in the state folder.
-    pub(crate) fn note_loaded(&mut self, session: Option<&Session>) {
+    pub(crate) fn note_loaded(&mut self, session: Option<&Session>, has_metainfo: bool) {
         let mut written = std::mem::take(&mut self.written);
         let known = session.and_then(|session| session.written.to_set(session.files.len() as u32));
         written.extend(known.iter().flat_map(Bitfield::iter));
         *self = Self {
             is_loaded: true,
+            has_metainfo,
             written,
             saved: session.map(Summary::of_session),
             has_deadline: self.has_deadline,
@@ -349,6 +352,7 @@ impl Clerk<'_, '_> {
             .state
             .saved
             .is_none_or(|last| summary.differs_from(&last, self.settings.session.max_unsaved_active_s));
+        let is_changed = is_changed || !saved.state.has_metainfo;
         let is_filling = saved.active.is_some_and(|active| !active.all.is_empty());
         if is_uncertain || !(is_changed || is_filling) {
             self.end(saved, Ok(()));
@@ -384,7 +388,7 @@ impl Clerk<'_, '_> {
     /// The last step.
     fn write(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>, summary: Summary) {
         session.written = Runs::of(saved.state.written.iter().copied());
-        let metainfo = saved.state.saved.is_none().then(|| saved.content.0.bytes.clone());
+        let metainfo = (!saved.state.has_metainfo).then(|| saved.content.0.bytes.clone());
         saved.state.job = Job::Writing(summary);
         self.port.push(StateRequest::Save {
             tag: tag(SAVE, saved.entity),
@@ -545,6 +549,7 @@ fn collect_saved(
         let result = event.outcome.map(drop).map_err(|error| error.0);
         if result.is_ok() {
             saved.state.saved = Some(summary);
+            saved.state.has_metainfo = true;
         } else if !std::mem::replace(&mut saved.state.has_deadline, true) {
             let wait = seconds(clerk.settings.session.checkpoint_interval_s);
             checks.set(clerk.clock.now() + wait, SaveCheck(saved.entity));

@@ -8,6 +8,7 @@ use bevy_ecs::prelude::*;
 use bytes::Bytes;
 use ecs_torrent_components::messages::{FailTorrent, PieceStored, Remedy};
 use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
+use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{ActivePieces, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
@@ -34,35 +35,48 @@ impl Plugin for StoragePlugin {
 
 const PIECES: Purpose = Purpose("write pieces");
 
-/// Writes that found the disk full: one for each torrent is held, with its bytes, to be tried again. The others are
-/// given up, as other torrents may have room for theirs and need the memory.
+/// Of the memory for pieces, writes that found the disk full may hold one part in so many.
+const HELD_SHARE: u64 = 4;
+
+/// Writes that found the disk full: held with their bytes, to be tried again. Beyond a share of the memory for pieces
+/// they are given up, since other torrents may have room for theirs and need it.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct BlockedWrites {
     held: EntityHashMap<Held>,
+    held_bytes: u64,
     /// Pieces whose writes are given up, until somebody has taken note.
     pub(crate) surplus: Vec<Entity>,
     /// Torrents whose writes have begun to fail, with what people are told, until somebody has taken note.
     pub(crate) full: Vec<(Entity, Arc<str>)>,
+    /// Torrents that have just been blocked, whose requests are to be taken back.
+    pub(crate) recalled: Vec<Entity>,
     /// Torrents of which a held write has succeeded.
     pub(crate) freed: Vec<Entity>,
     /// Writes to be tried again.
     pub(crate) retries: Vec<(Entity, Vec<Bytes>)>,
 }
 
-/// A torrent's write that waits.
+/// A torrent's writes that wait.
 #[derive(Debug, Default)]
 struct Held {
-    write: Option<(Entity, Vec<Bytes>)>,
-    /// It is being tried again.
+    writes: Vec<(Entity, Vec<Bytes>)>,
+    /// One of them is being tried again.
     is_retrying: bool,
 }
 
+fn len(blocks: &[Bytes]) -> u64 {
+    blocks.iter().map(|block| block.len() as u64).sum()
+}
+
 impl BlockedWrites {
-    fn hold(&mut self, torrent: Entity, piece: Entity, blocks: Vec<Bytes>, error: &DiskError) {
+    fn hold(&mut self, torrent: Entity, piece: Entity, blocks: Vec<Bytes>, limit: u64, error: &DiskError) {
         let held = self.held.entry(torrent).or_default();
-        match held.write {
-            Some(_) => self.surplus.push(piece),
-            None => held.write = Some((piece, blocks)),
+        let bytes = len(&blocks);
+        if held.writes.is_empty() || self.held_bytes + bytes <= limit {
+            self.held_bytes += bytes;
+            held.writes.push((piece, blocks));
+        } else {
+            self.surplus.push(piece);
         }
         self.full.push((torrent, error.to_string().into()));
     }
@@ -84,29 +98,33 @@ impl BlockedWrites {
         }
     }
 
-    /// Tries a torrent's write again, to see whether there is room.
-    pub(crate) fn retry(&mut self, torrent: Entity) {
+    /// Tries one of a torrent's writes again, to see whether there is room.
+    pub(crate) fn retry_one(&mut self, torrent: Entity) {
         if let Some(held) = self.held.get_mut(&torrent) {
             held.is_retrying = true;
-            self.retries.extend(held.write.take());
+            let write = held.writes.pop();
+            self.held_bytes -= write.iter().map(|(_, blocks)| len(blocks)).sum::<u64>();
+            self.retries.extend(write);
         }
     }
 
-    /// There is room again: what is held is written.
-    pub(crate) fn release(&mut self, torrent: Entity) {
-        let held = self.held.remove(&torrent);
-        self.retries.extend(held.and_then(|held| held.write));
+    /// There is room again: all that is held for a torrent is written.
+    pub(crate) fn retry_all(&mut self, torrent: Entity) {
+        let writes = self.forget(torrent);
+        self.retries.extend(writes);
     }
 
-    /// Drops what is held for a torrent.
-    pub(crate) fn forget(&mut self, torrent: Entity) {
-        self.held.remove(&torrent);
+    /// Lets go of what is held for a torrent.
+    pub(crate) fn forget(&mut self, torrent: Entity) -> Vec<(Entity, Vec<Bytes>)> {
+        let writes = self.held.remove(&torrent).unwrap_or_default().writes;
+        self.held_bytes -= writes.iter().map(|(_, blocks)| len(blocks)).sum::<u64>();
+        writes
     }
 }
 
 /// A disk error as a torrent's fault.
 pub(crate) fn fault(torrent: Entity, error: &DiskError) -> FailTorrent {
-    let is_passing = error.is_full() || error.is_volume_gone();
+    let is_passing = error.is_full() || error.is_volume_gone() || error.is_out_of_files();
     FailTorrent {
         torrent,
         reason: error.to_string().into(),
@@ -122,6 +140,7 @@ fn collect_writes(
     mut stored: MessageWriter<PieceStored>,
     mut failed: MessageWriter<FailTorrent>,
     mut blocked: ResMut<BlockedWrites>,
+    settings: Res<Settings>,
     pieces: Query<&ActivePiece>,
     mut torrents: Query<&mut ActivePieces>,
 ) {
@@ -131,7 +150,8 @@ fn collect_writes(
         let torrent = piece.torrent;
         if let Err(error) = event.outcome {
             if error.is_full() {
-                blocked.hold(torrent, entity, event.blocks, &error);
+                let limit = settings.requests.piece_memory_bytes / HELD_SHARE;
+                blocked.hold(torrent, entity, event.blocks, limit, &error);
             } else {
                 failed.write(fault(torrent, &error));
             }

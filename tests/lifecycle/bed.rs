@@ -71,6 +71,7 @@ pub fn reason(life: &Lifecycle) -> Option<&str> {
 /// A torrent entered a stage of its life.
 type Seen = (InfoHash, Lifecycle);
 
+#[derive(Clone)]
 struct Recorder(Sender<Seen>);
 
 #[derive(Resource)]

@@ -161,7 +161,6 @@ fn a_write_that_fails() {
 
 /// Faults 72 and 74: restarts are limited with the settings that everybody has, too.
 #[test]
-#[ignore = "RESTARTED-FOR-EVER: a restart takes longer than a third of the window, so that there are never too many"]
 fn restarts_are_limited_by_default() {
     let torrent = Arc::new(Torrent::single(721, 4 << 20, 64 << 10));
     let folder = tempfile::tempdir().unwrap();
@@ -243,7 +242,6 @@ fn files_changed_underneath_a_seed() {
 
 /// Fault 73: a file removed in the middle of a download, which still has it open, is not called complete.
 #[test]
-#[ignore = "UNLINKED-FILE: an open file that has lost its name is written to, and called complete"]
 fn a_file_removed_underneath_a_download() {
     let torrent = Arc::new(Torrent::single(730, 2 << 20, 64 << 10));
     let folder = tempfile::tempdir().unwrap();
@@ -429,21 +427,18 @@ fn longer_files() {
 
 /// Fault 99: with few files allowed, a torrent of many files completes.
 #[test]
-#[ignore = "UNSYNCED-HELD-OPEN: every file written since the last sync stays open, whatever the limit"]
 fn few_files_allowed() {
     crowded(0);
 }
 
 /// Fault 99: and while peers come; it hears those that come then, too.
 #[test]
-#[ignore = "UNSYNCED-HELD-OPEN: every file written since the last sync stays open, whatever the limit"]
 fn few_files_and_some_peers() {
     crowded(12);
 }
 
 /// Fault 99: the same with more peers than files.
 #[test]
-#[ignore = "NO-FILES-LEFT: connections take all that are allowed, and the torrent fails for good"]
 fn few_files_and_a_crowd() {
     crowded(100);
 }

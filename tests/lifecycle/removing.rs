@@ -159,7 +159,6 @@ fn while_it_is_checked() {
 
 /// Fault 105: one that is removed while its session is being written is gone, too, and whoever asked is told so.
 #[test]
-#[ignore = "REMOVED-WHILE-SAVED: the end of the saving makes the removal forget that it is under way"]
 fn while_it_is_saved() {
     let torrent = Torrent::single(107, 300_000, 32 << 10);
     let folder = tempfile::tempdir().unwrap();

@@ -67,7 +67,6 @@ fn nothing_is_hashed_or_downloaded_again() {
 
 /// The lock of a state folder is free when the engine that had it has been dropped.
 #[test]
-#[ignore = "LOCK-OUTLIVES-ENGINE: the state thread holds the lock for a moment after the drop"]
 fn an_engine_that_was_dropped_has_let_go() {
     let state = tempfile::tempdir().unwrap();
     for _ in 0..20 {

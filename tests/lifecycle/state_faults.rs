@@ -106,7 +106,6 @@ fn damaged_sessions() {
 
 /// Fault 80: a `.torrent` that is damaged costs that torrent, and no other.
 #[test]
-#[ignore = "METAINFO-NOT-REPLACED: a .torrent that was set aside is not written again while there is a session"]
 fn damaged_metainfo() {
     let folder = tempfile::tempdir().unwrap();
     let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
@@ -179,7 +178,6 @@ fn data_that_is_gone() {
 
 /// Fault 81: blocks of unfinished pieces that are gone are not called there, whatever an earlier session said.
 #[test]
-#[ignore = "PARTIALS-BELIEVED: blocks of files that are gone or changed are still called there, and not written again"]
 fn blocks_that_are_gone() {
     let torrent = Arc::new(Torrent::album(81, "album", &[("a", 1 << 20), ("b", 1 << 20)], 1 << 20));
     let folder = tempfile::tempdir().unwrap();

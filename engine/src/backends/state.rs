@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use ecs_torrent_components::session::{EXTENSION, Session};
@@ -27,6 +27,7 @@ const MAX_SESSION_BYTES: u64 = 512 << 20;
 pub struct StateFolder {
     jobs: Arc<Jobs<StateRequest>>,
     sink: Sink<StateEvent>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// A folder whose lock is held.
@@ -45,16 +46,17 @@ impl StateFolder {
     /// Where it cannot be created, or another engine has it.
     pub fn start(state_dir: &Path, waker: &Waker) -> Result<Self, StartError> {
         let folder = Folder::take(state_dir)?;
-        let this = Self {
-            jobs: Arc::default(),
-            sink: Sink::new(waker),
-        };
-        let (jobs, sink) = (this.jobs.clone(), this.sink.clone());
-        thread::Builder::new()
+        let (jobs, sink) = (Arc::<Jobs<StateRequest>>::default(), Sink::new(waker));
+        let (queue, done) = (jobs.clone(), sink.clone());
+        let thread = thread::Builder::new()
             .name("ecs-torrent-state".into())
-            .spawn(move || folder.serve(&jobs, &sink))
+            .spawn(move || folder.serve(&queue, &done))
             .map_err(StartError::Thread)?;
-        Ok(this)
+        Ok(Self {
+            jobs,
+            sink,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -71,6 +73,10 @@ impl Backend<StateRequest, StateEvent> for StateFolder {
 impl Drop for StateFolder {
     fn drop(&mut self) {
         self.jobs.close();
+        // What was asked for is saved, and the folder is free for the next engine.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -191,6 +197,7 @@ impl Folder {
         if with_metainfo {
             loaded.metainfo = Some(self.load_metainfo(torrent));
         }
+        loaded.has_metainfo = self.torrent_path(torrent).exists();
         loaded
     }
 

@@ -189,9 +189,24 @@ impl DiskError {
         )
     }
 
+    /// Whether the system lets us open no more files: nothing is broken, and it may pass.
+    #[must_use]
+    pub fn is_out_of_files(&self) -> bool {
+        is_out_of_files(&self.error)
+    }
+
     /// Whether the volume is not there: nothing is broken, and it may come back.
     #[must_use]
     pub fn is_volume_gone(&self) -> bool {
         self.action == DiskAction::FindVolume || self.error.kind() == io::ErrorKind::StaleNetworkFileHandle
     }
+}
+
+/// EMFILE and ENFILE, for which the standard library has no kind.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|errno| code == Some(errno.raw_os_error()))
 }

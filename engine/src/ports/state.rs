@@ -74,6 +74,8 @@ pub enum StateDone {
 pub struct Loaded {
     /// Its session, if there was one that can be used.
     pub session: Option<Session>,
+    /// Whether there is a `.torrent` beside it.
+    pub has_metainfo: bool,
     /// Where there was one that cannot be used: why, for people.
     pub set_aside: Option<String>,
     /// The download folder that such a one named.

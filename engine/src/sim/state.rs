@@ -50,6 +50,7 @@ impl Sessions {
             Ok(session) => loaded.session = Some(session),
             Err(error) => loaded.set_aside = Some(error.to_string()),
         }
+        loaded.has_metainfo = bytes.is_some();
         if let Some(bytes) = bytes.as_ref().filter(|_| with_metainfo) {
             let parsed = Metainfo::parse(bytes, &MetainfoLimits::default());
             loaded.metainfo = Some(parsed.map(Arc::new).map_err(|error| error.to_string()));

@@ -12,38 +12,41 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentBlocked, TorrentFailed, TorrentRestarting};
 use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, RefillQueue, Requests};
-use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
+use ecs_torrent_components::piece::{ActivePiece, PieceMemory};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis, seconds};
 use ecs_torrent_components::torrent::{ActivePieces, Activity, Lifecycle, Torrent, TorrentPeers};
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
-use smallvec::SmallVec;
 
 use super::opening::{Opener, Opening};
 use crate::checking::Check;
-use crate::picking::{Picker, Supply};
+use crate::picking::{Picker, Supply, release};
 use crate::storage::BlockedWrites;
 
 /// When a torrent is tried again.
 #[derive(Debug)]
 pub(super) struct Retry(Entity);
 
-/// On a torrent that has been restarted: when.
+/// On a torrent that has been restarted: how often in a row.
 #[derive(Component, Debug, Default)]
-pub(super) struct Restarts(SmallVec<[Timestamp; 4]>);
+pub(super) struct Restarts {
+    count: usize,
+    last: Option<Timestamp>,
+}
 
 impl Restarts {
-    /// Notes a restart at `at`, unless there were too many in the time before.
+    /// Notes a restart at `at`, unless there were too many in a row: one after which it ran well for a window begins a
+    /// new row, so that a fault that takes its time to show does not come back for ever.
     fn allow(&mut self, at: Timestamp, settings: &LifecycleSettings) -> bool {
-        let window = seconds(settings.restart_window_s);
-        self.0.retain(|restart| at.since(*restart) < window);
-        let is_allowed = self.0.len() < settings.max_restarts;
-        if is_allowed {
-            self.0.push(at);
+        let window = seconds(settings.restart_window_s) + millis(settings.restart_delay_ms);
+        if self.last.is_some_and(|last| at.since(last) > window) {
+            self.count = 0;
         }
-        is_allowed
+        self.last = Some(at);
+        self.count += 1;
+        self.count <= settings.max_restarts
     }
 }
 
@@ -139,8 +142,7 @@ pub(super) fn fail_torrents(
     }
 }
 
-/// Fault 71: a torrent that finds the disk full keeps what it has and its peers, takes back what it has asked for, and
-/// leaves the memory of its unfinished pieces to others.
+/// Fault 71: a torrent that finds the disk full keeps what it has and its peers, and asks for nothing more.
 pub(super) fn block_writers(
     clock: Res<Clock>,
     settings: Res<Settings>,
@@ -148,22 +150,20 @@ pub(super) fn block_writers(
     mut blocked: ResMut<BlockedWrites>,
     mut retries: ResMut<Deadlines<Retry>>,
     mut told: MessageWriter<TorrentBlocked>,
-    mut flush: ResMut<FlushQueue>,
     mut flight: Flight,
-    mut torrents: Query<(&Torrent, &mut Lifecycle, Option<&TorrentPeers>)>,
+    mut torrents: Query<(&Torrent, &mut Lifecycle)>,
     mut flights: Query<(&mut ActivePieces, &mut Picker)>,
-    mut peers: Query<(&mut Requests, &mut Outbox)>,
 ) {
     let retry_at = clock.now() + millis(settings.lifecycle.blocked_retry_ms);
     for piece in std::mem::take(&mut blocked.surplus) {
         if let Some(torrent) = flight.torrent_of(piece)
             && let Ok((mut active, mut picker)) = flights.get_mut(torrent)
         {
-            flight.put_back(&mut active, &mut picker, &mut random, |entity, _| entity == piece);
+            flight.put_back(piece, &mut active, &mut picker, &mut random);
         }
     }
     for (torrent, reason) in std::mem::take(&mut blocked.full) {
-        let Ok((data, mut lifecycle, connected)) = torrents.get_mut(torrent) else {
+        let Ok((data, mut lifecycle)) = torrents.get_mut(torrent) else {
             blocked.forget(torrent);
             continue;
         };
@@ -174,24 +174,39 @@ pub(super) fn block_writers(
                 *lifecycle = Lifecycle::Blocked { resource: reason };
                 told.write(TorrentBlocked { torrent, resource });
                 retries.set(retry_at, Retry(torrent));
-                if let Ok((mut active, mut picker)) = flights.get_mut(torrent) {
-                    flight.put_back(&mut active, &mut picker, &mut random, |_, piece| {
-                        matches!(piece.phase, PiecePhase::Filling | PiecePhase::Restoring)
-                    });
-                }
-                for peer in connected.into_iter().flat_map(RelationshipTarget::iter) {
-                    let Ok((mut requests, mut outbox)) = peers.get_mut(peer) else {
-                        continue;
-                    };
-                    for pending in requests.cancel_all() {
-                        flush.send(peer, &mut outbox, &Message::Cancel(pending.request));
-                    }
-                }
+                blocked.recalled.push(torrent);
             }
             // The one that was tried again: there is still no room.
             Lifecycle::Blocked { .. } if blocked.is_retrying(torrent) => retries.set(retry_at, Retry(torrent)),
             Lifecycle::Blocked { .. } => {}
-            _ => blocked.forget(torrent),
+            _ => drop(blocked.forget(torrent)),
+        }
+    }
+}
+
+/// Takes back what a blocked torrent has asked for: its unfinished pieces are idle by that, and other torrents that need
+/// their memory get it.
+pub(super) fn recall_requests(
+    mut blocked: ResMut<BlockedWrites>,
+    mut flush: ResMut<FlushQueue>,
+    mut supply: ResMut<Supply>,
+    mut torrents: Query<(&TorrentPeers, &mut ActivePieces)>,
+    mut peers: Query<(&mut Requests, &mut Outbox)>,
+    mut pieces: Query<&mut ActivePiece>,
+) {
+    for torrent in blocked.recalled.drain(..) {
+        let Ok((connected, mut active)) = torrents.get_mut(torrent) else {
+            continue;
+        };
+        for peer in connected.iter() {
+            let Ok((mut requests, mut outbox)) = peers.get_mut(peer) else {
+                continue;
+            };
+            let dropped = requests.cancel_all();
+            for pending in &dropped {
+                flush.send(peer, &mut outbox, &Message::Cancel(pending.request));
+            }
+            release(peer, &dropped, &mut pieces, &mut active, torrent, &mut supply);
         }
     }
 }
@@ -214,7 +229,7 @@ pub(super) fn retry_torrents(
         };
         match *lifecycle {
             Lifecycle::Blocked { .. } if blocked.holds(entity) => {
-                blocked.retry(entity);
+                blocked.retry_one(entity);
                 wakeup.at(clock.now());
             }
             Lifecycle::Blocked { .. } | Lifecycle::Failed { retry_at: Some(_), .. } => {
@@ -233,7 +248,7 @@ pub(super) fn retry_torrents(
             tracing::info!(torrent = %torrent.name, "goes on");
             *lifecycle = Lifecycle::Downloading;
         }
-        blocked.release(entity);
+        blocked.retry_all(entity);
         wakeup.at(clock.now());
         for peer in peers.into_iter().flat_map(RelationshipTarget::iter) {
             if let Ok(mut requests) = requests.get_mut(peer) {
@@ -258,28 +273,15 @@ impl Flight<'_, '_> {
         self.pieces.get(piece).ok().map(|piece| piece.torrent)
     }
 
-    /// Gives up those pieces for which `gives_up` holds, to be begun again some time.
-    fn put_back(
-        &mut self,
-        active: &mut ActivePieces,
-        picker: &mut Picker,
-        random: &mut Random,
-        gives_up: impl Fn(Entity, &ActivePiece) -> bool,
-    ) {
-        let entities = active.all.values().copied();
-        let doomed: Vec<Entity> = entities
-            .filter(|entity| self.pieces.get(*entity).is_ok_and(|piece| gives_up(*entity, piece)))
-            .collect();
-        for piece in self.pieces.iter_many(&doomed).flatten() {
-            active.all.remove(&piece.index);
-            active.open.remove(&piece.index);
-            picker.order.insert(piece.index, random);
-            self.memory.release(piece.span.len);
-            self.supply.offer_memory();
-        }
-        doomed
-            .into_iter()
-            .for_each(|piece| self.commands.entity(piece).despawn());
+    /// Gives a piece up, to be begun again some time.
+    fn put_back(&mut self, entity: Entity, active: &mut ActivePieces, picker: &mut Picker, random: &mut Random) {
+        let Ok(piece) = self.pieces.get(entity) else { return };
+        active.all.remove(&piece.index);
+        active.open.remove(&piece.index);
+        picker.order.insert(piece.index, random);
+        self.memory.release(piece.span.len);
+        self.supply.offer_memory();
+        self.commands.entity(entity).despawn();
     }
 
     /// Gives up those pieces for which `gives_up` holds; true if none is left.
@@ -308,16 +310,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn restarts_are_counted_over_a_window() {
+    fn restarts_are_counted_in_a_row() {
         let settings = LifecycleSettings::default();
         let at = |seconds| Timestamp::ZERO + Duration::from_secs(seconds);
         let mut restarts = Restarts::default();
+        assert!([1, 4, 7].iter().all(|second| restarts.allow(at(*second), &settings)));
         assert!(
-            [1, 2, 3]
-                .into_iter()
-                .all(|second| restarts.allow(at(second), &settings))
+            !restarts.allow(at(9), &settings),
+            "a fourth, each soon after the one before"
         );
-        assert!(!restarts.allow(at(4), &settings), "a fourth within five seconds");
-        assert!(restarts.allow(at(6), &settings), "the first is long ago");
+        assert!(restarts.allow(at(16), &settings), "it ran well for a while");
     }
 }

@@ -199,7 +199,7 @@ impl ResumedItem<'_, '_> {
         }
         // What it says of files elsewhere is of no use here.
         let session = session.filter(|session| session.root == self.storage.root);
-        self.state.note_loaded(session.as_ref());
+        self.state.note_loaded(session.as_ref(), loaded.has_metainfo);
         opener.open(entity, &mut self.storage, session.as_ref(), &self.content.0.info.files);
         self.opening.session = session;
     }

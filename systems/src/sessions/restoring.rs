@@ -90,16 +90,15 @@ pub(super) fn collect_restored(
     mut full: ResMut<FullPieces>,
     mut supply: ResMut<Supply>,
     mut pieces: Query<(&mut ActivePiece, &mut Restoring)>,
-    mut torrents: Query<&mut ActivePieces>,
+    mut torrents: Query<(&mut ActivePieces, &mut Partials)>,
 ) {
     for event in disk.take(RESTORE) {
         let entity = event.tag.owner;
         let Ok((mut piece, mut restoring)) = pieces.get_mut(entity) else {
             continue;
         };
-        // What cannot be read is simply missing: it was never called had.
+        let run = Run::of_number(event.tag.number);
         if let Ok(DiskDone::Read(data)) = event.outcome {
-            let run = Run::of_number(event.tag.number);
             let mut offset = 0;
             for block in run.first..run.first + run.count {
                 let len = piece.block_len(block) as usize;
@@ -108,6 +107,16 @@ pub(super) fn collect_restored(
                 piece.receive(block, None, std::iter::once(bytes).collect());
             }
             piece.is_restored = true;
+        } else if let Ok((_, mut partials)) = torrents.get_mut(piece.torrent)
+            && let Some(blocks) = partials.0.get_mut(&piece.index)
+        {
+            // What cannot be read is simply missing: it was never called had.
+            for block in run.first..run.first + run.count {
+                blocks.remove(block);
+            }
+            if blocks.count() == 0 {
+                partials.0.remove(&piece.index);
+            }
         }
         restoring.0 -= 1;
         if restoring.0 > 0 {
@@ -117,7 +126,7 @@ pub(super) fn collect_restored(
         piece.phase = PiecePhase::Filling;
         if piece.is_full() {
             full.0.push(entity);
-        } else if let Ok(mut active) = torrents.get_mut(piece.torrent) {
+        } else if let Ok((mut active, _)) = torrents.get_mut(piece.torrent) {
             active.open.insert(piece.index);
             supply.offer(piece.torrent);
             supply.note_idle(entity, &mut piece);

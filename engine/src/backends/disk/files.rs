@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use bevy_platform::collections::HashMap;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::session::FileStamp;
@@ -18,7 +17,7 @@ use lru::LruCache;
 use super::{failure, volume};
 use crate::backends::beneath;
 use crate::backends::buffers::FileBuffers;
-use crate::ports::disk::{DiskAction, DiskError, FoundFiles};
+use crate::ports::disk::{DiskAction, DiskError, FoundFiles, is_out_of_files};
 
 /// Most slices in one vectored write; what POSIX guarantees is 16, what every system of today allows is 1024.
 const MAX_SLICES: usize = 1024;
@@ -95,7 +94,7 @@ struct Volume {
 #[derive(Default)]
 struct Written {
     /// Files written since the last sync.
-    unsynced: HashMap<usize, Arc<OwnedFd>>,
+    unsynced: BTreeSet<usize>,
     /// Files created or written since they were made known.
     ever: BTreeSet<usize>,
 }
@@ -204,7 +203,7 @@ impl Files {
                 // A longer file of somebody else's, which keeps its end.
                 continue;
             }
-            self.note_written(index, &file);
+            self.note_written(index);
             if entry.len > 0 {
                 let flags = rustix::fs::FallocateFlags::empty();
                 rustix::fs::fallocate(&file, flags, 0, entry.len)
@@ -258,7 +257,8 @@ impl Files {
             let file = self.file(slice.file, true)?;
             write_all(&file, slice.offset, part)
                 .map_err(|error| failure(DiskAction::Write, self.path(&self.entries()[slice.file]), error))?;
-            self.note_written(slice.file, &file);
+            self.check_name(slice.file, &file)?;
+            self.note_written(slice.file);
         }
         Ok(())
     }
@@ -270,7 +270,10 @@ impl Files {
     pub fn sync(&self) -> Result<Vec<(usize, FileStamp)>> {
         let unsynced = std::mem::take(&mut self.lock_written().unsynced);
         let mut stamps = Vec::with_capacity(unsynced.len());
-        for (index, file) in unsynced {
+        for index in unsynced {
+            // Where it has been closed since, the system still has what was written to it.
+            let file = self.file(index, false)?;
+            self.check_name(index, &file)?;
             let stamp = rustix::fs::fdatasync(&file)
                 .map_err(Into::into)
                 .and_then(|()| stamp_of(&file));
@@ -320,10 +323,21 @@ impl Files {
         result
     }
 
-    fn note_written(&self, index: usize, file: &Arc<OwnedFd>) {
+    fn note_written(&self, index: usize) {
         let mut written = self.lock_written();
-        written.unsynced.insert(index, file.clone());
+        written.unsynced.insert(index);
         written.ever.insert(index);
+    }
+
+    /// Fault 73: what is written to an open file that somebody has deleted is nowhere.
+    fn check_name(&self, index: usize, file: &OwnedFd) -> Result<()> {
+        let failed = |error| failure(DiskAction::Write, self.path(&self.entries()[index]), error);
+        let stat = rustix::fs::fstat(file).map_err(|error| failed(error.into()))?;
+        if stat.st_nlink > 0 {
+            return Ok(());
+        }
+        self.cache.forget(self.storage);
+        Err(failed(io::Error::other("it was deleted meanwhile")))
     }
 
     /// The open file `index`, out of the cache or opened now.
@@ -394,14 +408,6 @@ fn stamp_of(file: &OwnedFd) -> io::Result<FileStamp> {
         seconds: stat.st_mtime,
         nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
     })
-}
-
-fn is_out_of_files(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let code = error.raw_os_error();
-    [Errno::MFILE, Errno::NFILE]
-        .iter()
-        .any(|errno| code == Some(errno.raw_os_error()))
 }
 
 fn read_exactly(file: &OwnedFd, mut offset: u64, mut part: &mut [u8]) -> io::Result<()> {
