@@ -151,7 +151,7 @@ fn a_passkey_is_not_shown() {
     urls.push(format!("http://no-such-host.invalid/{path}"));
     urls.push(format!("https://{works}/{path}"));
     urls.push(format!("udp://no-such-host.invalid:1/{path}"));
-    urls.push(format!("udp://{}/{path}", udp));
+    urls.push(format!("udp://{udp}/{path}"));
     let said = everything_said(&urls);
     assert!(said.contains("127.0.0.1:1"), "the trackers are named: {said}");
     assert!(said.contains("TRACE") || said.contains("DEBUG"), "the log is full");
