@@ -47,26 +47,21 @@ pub enum Event {
     },
 }
 
-/// Where events come from; each subscription hears all from then on.
+/// Where events come from; each subscription hears all from then on. Does not keep them coming: they end with the
+/// engine.
 #[derive(Debug, Clone)]
 pub(crate) struct Events {
-    sender: broadcast::Sender<Event>,
-}
-
-impl Default for Events {
-    fn default() -> Self {
-        let (sender, _) = broadcast::channel(CAPACITY);
-        Self { sender }
-    }
+    sender: broadcast::WeakSender<Event>,
 }
 
 impl Events {
     pub(crate) fn subscribe(&self) -> Subscription {
-        Subscription(self.sender.subscribe())
-    }
-
-    pub(crate) fn plugin(&self) -> EventsPlugin {
-        EventsPlugin(self.sender.clone())
+        let receiver = match self.sender.upgrade() {
+            Some(sender) => sender.subscribe(),
+            // The engine is gone, and so is this channel's other end.
+            None => broadcast::channel(1).1,
+        };
+        Subscription(receiver)
     }
 }
 
@@ -88,7 +83,23 @@ impl Subscription {
 }
 
 /// Tells the world's messages to the outside.
+#[derive(Clone)]
 pub(crate) struct EventsPlugin(broadcast::Sender<Event>);
+
+impl Default for EventsPlugin {
+    fn default() -> Self {
+        Self(broadcast::channel(CAPACITY).0)
+    }
+}
+
+impl EventsPlugin {
+    /// What can be listened to.
+    pub(crate) fn events(&self) -> Events {
+        Events {
+            sender: self.0.downgrade(),
+        }
+    }
+}
 
 #[derive(Resource)]
 struct Outlet(broadcast::Sender<Event>);

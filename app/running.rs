@@ -8,7 +8,7 @@ use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::backends::StartError;
 use ecs_torrent_engine::runner::Runner;
 
-use crate::events::Events;
+use crate::events::{Events, EventsPlugin};
 use crate::torrents::Torrents;
 
 /// A running engine. Dropping it ends it at once; stop its torrents before, if peers and trackers are to be told.
@@ -81,7 +81,8 @@ impl EngineBuilder {
     /// # Errors
     /// Where a listen address cannot be bound, or a thread cannot be started.
     pub fn start(mut self) -> Result<Engine, StartError> {
-        let events = Events::default();
+        let outlet = EventsPlugin::default();
+        let events = outlet.events();
         // So that they lead to the same places when the current folder changes.
         let folders = [
             Some(&mut self.settings.storage.download_dir),
@@ -92,10 +93,10 @@ impl EngineBuilder {
                 *folder = absolute;
             }
         }
-        let (outlet, plugins) = (events.clone(), self.plugins);
+        let plugins = self.plugins;
         let runner = Runner::start(self.settings, move |app| {
             plugins.iter().for_each(|add| add(app));
-            app.add_plugins(outlet.plugin());
+            app.add_plugins(outlet.clone());
         })?;
         Ok(Engine { runner, events })
     }

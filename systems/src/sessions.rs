@@ -102,6 +102,8 @@ pub(crate) enum Ending {
 pub(crate) struct Endings {
     /// Written by the stop, taken by the sessions.
     pub(crate) wanted: Vec<(Entity, Ending)>,
+    /// As which the stop began each of them.
+    pub(crate) began: EntityHashMap<Ending>,
     /// Written by the sessions: how it went.
     pub(crate) ended: EntityHashMap<Result<(), Arc<str>>>,
 }

@@ -34,7 +34,6 @@ fn a_name_that_nobody_knows() {
 
 /// Fault 102: it is told to whoever listens, and tried again soon, like after any other failure.
 #[test]
-#[ignore = "bug: a lookup that fails counts as a name without an address of the family: untold, and an hour's wait"]
 fn a_lookup_that_fails_is_a_failure_like_others() {
     let url = "http://no-such-host.invalid/announce".to_owned();
     let mut bed = Bed::with(|settings| settings.trackers.http_timeout_s = 20);

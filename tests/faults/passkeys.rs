@@ -160,7 +160,6 @@ fn a_passkey_is_not_shown() {
 
 /// A tracker that repeats the passkey in what it says to people.
 #[test]
-#[ignore = "bug: what a tracker says is shown with the passkey that it repeats"]
 fn a_passkey_that_the_tracker_repeats() {
     if !is_own_process("passkeys::a_passkey_that_the_tracker_repeats", Vec::new) {
         return;

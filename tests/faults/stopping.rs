@@ -280,7 +280,6 @@ fn a_seed_is_stopped_in_order() {
 
 /// Stopped as soon as it is added, whether its files have been looked at or not.
 #[test]
-#[ignore = "bug: the stop of a torrent whose files are not open yet fails: these files are closed"]
 fn a_stop_right_behind_the_add() {
     let torrent = Torrent::new(100_000, 16384);
     let bed = Bed::keeping(|_| {});
@@ -293,7 +292,6 @@ fn a_stop_right_behind_the_add() {
 
 /// Both come in the same tick.
 #[test]
-#[ignore = "bug: the stop of a torrent whose files are not open yet fails: these files are closed"]
 fn a_stop_in_the_tick_of_the_add() {
     let torrent = Torrent::new(100_000, 16384);
     let bed = Bed::keeping(|_| {});
@@ -508,7 +506,10 @@ fn raise_file_limit() {
 fn saved_files(bed: &Bed, id: InfoHash) -> Vec<String> {
     let files = std::fs::read_dir(bed.state()).unwrap();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = names.filter(|name| name.contains(&id.to_string())).collect();
+    let mut names: Vec<String> = names
+        // A saving may be under way.
+        .filter(|name| name.contains(&id.to_string()) && !name.ends_with(".tmp"))
+        .collect();
     names.sort();
     names
 }
@@ -589,7 +590,6 @@ fn remove_while_saving(
 
 /// Also where the stop is just writing the session.
 #[test]
-#[ignore = "bug: a removal that comes while the session is written answers Ok and leaves the session"]
 fn a_removal_while_the_session_is_written() {
     let torrent = Torrent::new(100_000, 16384);
     let (answer, answers) = channel();
@@ -671,7 +671,6 @@ fn a_stop_while_connections_are_being_made() {
 
 /// A stop that comes before the saved session has been read leaves it as it is, however often.
 #[test]
-#[ignore = "bug: the stop of a torrent whose files are not open yet fails: these files are closed"]
 fn a_stop_before_the_session_is_read() {
     let torrent = Torrent::new(100_000, 16384);
     let mut bed = Bed::keeping(|_| {});

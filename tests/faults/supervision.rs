@@ -190,7 +190,6 @@ fn wait_until_listed(bed: &Bed, mut expected: Vec<InfoHash>) {
 /// Fault 104: a panic in a system of a plugin. The engine is built again from what is saved, whoever holds it can
 /// go on, and what was running completes.
 #[test]
-#[ignore = "waits for the rebuild"]
 fn a_panic_in_a_system() {
     let (seeding, loading) = (Torrent::new(100_000, 16384), Torrent::new(4 << 20, 65536));
     let loading = Arc::new(loading);
@@ -223,7 +222,6 @@ fn a_panic_in_a_system() {
 
 /// Fault 104: three times in a while; then the engine is gone, and says so.
 #[test]
-#[ignore = "waits for the rebuild"]
 fn an_engine_that_panics_again_and_again_ends() {
     let torrent = Torrent::new(100_000, 16384);
     let bomb = Bomb::default();

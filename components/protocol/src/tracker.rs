@@ -130,6 +130,28 @@ pub fn redacted(url: &str) -> String {
     }
 }
 
+/// Fault 95: what a tracker says, without those parts of its own URL that could be a passkey, which some repeat.
+#[must_use]
+pub fn without_secrets(text: &str, url: &str) -> String {
+    let Ok(url) = url::Url::parse(url) else {
+        return text.to_owned();
+    };
+    let segments = url.path_segments().into_iter().flatten().map(str::to_owned);
+    let values = url.query_pairs().map(|(_, value)| value.into_owned());
+    let user = [Some(url.username()), url.password()]
+        .into_iter()
+        .flatten()
+        .map(str::to_owned);
+    let secrets = segments
+        .chain(values)
+        .chain(user)
+        .filter(|part| part.len() >= MIN_SECRET);
+    secrets.fold(text.to_owned(), |text, secret| text.replace(&secret, "…"))
+}
+
+/// Shorter parts of a URL are words, and no passkeys.
+const MIN_SECRET: usize = 9;
+
 /// Longest text of a tracker that is kept, in characters.
 const MAX_TEXT: usize = 256;
 
@@ -146,6 +168,15 @@ mod tests {
         );
         assert_eq!(redacted("udp://[::1]:6969/x"), "udp://[::1]:6969");
         assert_eq!(redacted("secret"), "(invalid URL)");
+    }
+
+    /// Fault 95.
+    #[test]
+    fn a_tracker_repeats_no_passkey() {
+        let url = "https://someuser1:p@t.org/0123456789abcdef/announce?key=fedcba987";
+        let said = without_secrets("0123456789abcdef, fedcba987 and someuser1 may not announce", url);
+        assert_eq!(said, "…, … and … may not announce");
+        assert_eq!(without_secrets("plain", "no url"), "plain");
     }
 
     pub(super) fn request() -> AnnounceRequest {

@@ -108,21 +108,20 @@ async fn read_body(mut response: Response, max: usize, mut each: impl FnMut(byte
 
 /// How private the network is that a URL names: no redirect may lead into a more private one.
 async fn scope_of_url(url: &Url, family: Option<Family>) -> Result<Scope, HttpError> {
-    let no_address = |reason: &str| HttpError::NoAddress(reason.into());
     let addresses: Vec<IpAddr> = match url.host().ok_or(HttpError::BadUrl)? {
         url::Host::Ipv4(ip) => vec![ip.into()],
         url::Host::Ipv6(ip) => vec![ip.into()],
         url::Host::Domain(name) => {
             let found = tokio::net::lookup_host((name, 0)).await;
             found
-                .map_err(|error| no_address(&error.to_string()))?
+                .map_err(|error| HttpError::Transport(error.to_string().into()))?
                 .map(|address| address.ip())
                 .collect()
         }
     };
     let usable = addresses.into_iter().filter(|ip| is_of(family, *ip)).map(Scope::of);
     // The most public of its addresses, to which the connection is then held.
-    usable.max().ok_or_else(|| no_address("none of this address family"))
+    usable.max().ok_or(HttpError::NoAddress)
 }
 
 fn is_of(family: Option<Family>, ip: IpAddr) -> bool {

@@ -56,9 +56,9 @@ pub enum HttpError {
     /// Not a URL that can be requested.
     #[error("not an http or https URL")]
     BadUrl,
-    /// The host name has no address, or none of the family asked for.
-    #[error("no address: {0}")]
-    NoAddress(Arc<str>),
+    /// The host name has addresses, and none of the family asked for.
+    #[error("no address of this family")]
+    NoAddress,
     /// The connection failed: refused, broken, or a certificate that is not valid.
     #[error("{0}")]
     Transport(Arc<str>),

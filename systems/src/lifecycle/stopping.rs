@@ -265,6 +265,12 @@ pub(super) fn advance_stops(
                 }
                 Some(result) => result,
             };
+            if phase == StopPhase::WriteSession && stage.endings.began.remove(&entity) != Some(ending) {
+                // Somebody wants it removed since: what was saved, or not, is deleted.
+                stopped.stopping.has_begun = false;
+                stopped.stopping.deadline = now + limit(phase, &settings.lifecycle);
+                continue;
+            }
             if phase == StopPhase::WriteSession {
                 let waiters = waiters.remove(&entity).unwrap_or_default();
                 if let (Err(reason), Ending::Save) = (&result, ending) {
@@ -349,6 +355,7 @@ impl Stops<'_, '_> {
             StopPhase::WriteSession => {
                 self.announces.pending.remove(&entity);
                 self.endings.wanted.push((entity, ending));
+                self.endings.began.insert(entity, ending);
             }
             StopPhase::Despawn => {}
         }

@@ -114,7 +114,7 @@ impl Arriving {
 
 fn failure(error: &HttpError) -> Failure {
     Failure {
-        is_unreachable: matches!(error, HttpError::NoAddress(_)),
+        is_unreachable: *error == HttpError::NoAddress,
         ..Failure::new(error.to_string())
     }
 }

@@ -16,7 +16,9 @@ use ecs_torrent_components::tracker::{Tracker, TrackerStatus, TrackerTiers};
 use ecs_torrent_engine::ports::net::LocalAddresses;
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::time::Timestamp;
-use ecs_torrent_protocol::tracker::{AnnounceEvent, AnnounceRequest, AnnounceResponse, Retry, redacted};
+use ecs_torrent_protocol::tracker::{
+    AnnounceEvent, AnnounceRequest, AnnounceResponse, Retry, redacted, without_secrets,
+};
 
 use super::{Answer, Answers, Ask, Failure, Question, Questions, Reply};
 use crate::dialing::{CandidatesFound, ExternalAddresses};
@@ -396,10 +398,11 @@ impl Consequences<'_> {
         reply: AnnounceResponse,
     ) {
         tracing::debug!(tracker = %redacted(&tracker.url), ?family, peers = reply.peers.len(), "announced");
-        if let Some(warning) = &reply.warning {
+        let interval = clamp_interval(&reply, &self.settings.trackers);
+        let warning = reply.warning.map(|warning| without_secrets(&warning, &tracker.url));
+        if let Some(warning) = &warning {
             tracing::warn!(tracker = %redacted(&tracker.url), %warning);
         }
-        let interval = clamp_interval(&reply, &self.settings.trackers);
         let route = tracker.route_mut(family);
         route.status = TrackerStatus::Working;
         route.failures = 0;
@@ -408,7 +411,7 @@ impl Consequences<'_> {
         route.tracker_id = reply.tracker_id.or(route.tracker_id.take());
         tracker.seeders = reply.seeders.or(tracker.seeders);
         tracker.leechers = reply.leechers.or(tracker.leechers);
-        tracker.warning = reply.warning;
+        tracker.warning = warning;
         if let Some(ip) = reply.external_ip {
             self.external.learn(ip);
         }
@@ -441,6 +444,7 @@ impl Consequences<'_> {
             is_unreachable,
         } = failure;
         let url = redacted(&tracker.url);
+        let reason: &std::sync::Arc<str> = &without_secrets(reason, &tracker.url).into();
         let route = tracker.route_mut(family);
         // It has not counted us in, so it has to be told once more.
         route.was_started &= event != Some(AnnounceEvent::Started);
