@@ -196,7 +196,7 @@ fn files_changed_underneath_a_seed() {
                 .open(root.join("album/b"))
                 .unwrap()
                 .set_len(10)
-                .unwrap()
+                .unwrap();
         },
         |root| fs::remove_file(root.join("album/b")).unwrap(),
         |root| fs::remove_dir_all(root).unwrap(),
