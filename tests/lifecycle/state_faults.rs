@@ -291,7 +291,7 @@ fn times_in_the_future() {
             .open(path)
             .unwrap()
             .set_modified(later)
-            .unwrap()
+            .unwrap();
     };
     redate(&root.join("data"));
     let id = torrent.info_hash();
@@ -311,7 +311,7 @@ fn a_folder_that_is_taken() {
     let folder = tempfile::tempdir().unwrap();
     let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
     let torrents = saved(1, &root, &state);
-    let bed = Bed::start(&state);
+    let mut bed = Bed::start(&state);
     let before = fs::read(torrents[0].session_path(&state)).unwrap();
     let output = command(&torrents[0], &root, &state).output().unwrap();
     let error = stderr(&output);
@@ -326,6 +326,7 @@ fn a_folder_that_is_taken() {
     assert_eq!(fs::read(torrents[0].session_path(&state)).unwrap(), before);
     // The first one is none the worse.
     assert_eq!(bed.resume_all(), 1);
+    bed.wait_seeding(torrents[0].info_hash());
     bed.stop_all().unwrap();
     drop(bed);
     wait_until("the lock", || {
