@@ -148,6 +148,7 @@ impl Torrents {
         let add = |reply| AddTorrent {
             metainfo,
             options,
+            is_resumed: false,
             reply,
         };
         Ok(TorrentId(self.ask(add).await?))

@@ -73,6 +73,8 @@ pub struct AddTorrent {
     pub metainfo: Arc<Metainfo>,
     /// How.
     pub options: AddOptions,
+    /// Nobody has asked for it in this run: what its session says of its user's wishes holds.
+    pub is_resumed: bool,
     /// Answered when the torrent is listed.
     pub reply: Reply<InfoHash>,
 }

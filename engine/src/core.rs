@@ -127,6 +127,7 @@ impl Core {
                 let command = AddTorrent {
                     metainfo: content.0.clone(),
                     options,
+                    is_resumed: true,
                     reply: Reply::ignored(),
                 };
                 ((torrent.added, torrent.id()), command)
@@ -202,7 +203,12 @@ fn flush_ports(
 }
 
 /// What bevy would panic with: a system's or command's error that nobody handled. It is a defect, but not one that
-/// should take every torrent down.
-fn log_error(error: BevyError, context: ErrorContext) {
+/// should take every torrent down. A panic is another matter: bevy catches it and would go on with a world that is
+/// half-changed, so it goes on to the runner.
+fn log_error(mut error: BevyError, context: ErrorContext) {
+    if let Some(payload) = error.take_payload() {
+        tracing::error!("{context}: it has panicked");
+        std::panic::resume_unwind(payload);
+    }
     tracing::error!("{context}: {error}");
 }

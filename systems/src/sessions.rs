@@ -134,6 +134,8 @@ pub(crate) struct SessionState {
     is_wanted_again: bool,
     /// Somebody waits for this session to end.
     is_last: bool,
+    /// How often it has been loaded: answers to what was asked before are nobody's.
+    generation: u64,
 }
 
 /// What decides whether a torrent has changed.
@@ -174,6 +176,7 @@ impl SessionState {
             saved: session.map(Summary::of_session),
             has_deadline: self.has_deadline,
             is_last: self.is_last,
+            generation: self.generation + 1,
             ..Self::default()
         };
     }
@@ -382,7 +385,7 @@ impl Clerk<'_, '_> {
         }
         saved.state.job = Job::Syncing(session, summary);
         self.disk.push(DiskRequest::Sync {
-            tag: tag(SYNC, saved.entity),
+            tag: saved.tag(SYNC),
             storage: saved.storage.id,
         });
     }
@@ -393,7 +396,7 @@ impl Clerk<'_, '_> {
         let metainfo = (!saved.state.has_metainfo).then(|| saved.content.0.bytes.clone());
         saved.state.job = Job::Writing(summary);
         self.port.push(StateRequest::Save {
-            tag: tag(SAVE, saved.entity),
+            tag: saved.tag(SAVE),
             session,
             metainfo,
         });
@@ -455,6 +458,13 @@ impl Clerk<'_, '_> {
 }
 
 impl SavedItem<'_, '_> {
+    fn tag(&self, purpose: Purpose) -> JobTag {
+        JobTag {
+            number: self.state.generation,
+            ..tag(purpose, self.entity)
+        }
+    }
+
     /// Whether it is known which pieces are here; one that has failed may have been wrong about that.
     fn is_certain(&self) -> bool {
         self.state.has_result && !matches!(self.lifecycle, Lifecycle::Failed { .. })
@@ -493,6 +503,9 @@ fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTorrent>, mut 
         let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
             continue;
         };
+        if event.tag != saved.tag(SYNC) {
+            continue;
+        }
         let (mut session, summary) = match std::mem::take(&mut saved.state.job) {
             Job::Syncing(session, summary) => (session, summary),
             other => {
@@ -548,6 +561,9 @@ fn collect_saved(
         let Job::Writing(summary) = saved.state.job else {
             continue;
         };
+        if event.tag != saved.tag(SAVE) {
+            continue;
+        }
         let result = event.outcome.map(drop).map_err(|error| error.0);
         if result.is_ok() {
             saved.state.saved = Some(summary);

@@ -146,6 +146,7 @@ fn download_to_a_slow_disk() {
             peers: vec![seed],
             require_complete: false,
         },
+        is_resumed: false,
         reply: Reply::ignored(),
     };
     core.world_mut()

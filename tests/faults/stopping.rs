@@ -305,6 +305,7 @@ fn a_stop_in_the_tick_of_the_add() {
                 root: Some(root),
                 ..AddOptions::default()
             },
+            is_resumed: false,
             reply: Reply::ignored(),
         };
         world.resource_mut::<CommandQueue<AddTorrent>>().0.push_back(add);

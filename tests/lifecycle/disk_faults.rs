@@ -259,7 +259,6 @@ fn a_file_removed_underneath_a_download() {
 
 /// Fault 73: a file cut in the middle of a download, whose end is written later: no session calls the hole had.
 #[test]
-#[ignore = "CUT-UNDERNEATH: the stamp of a file that somebody cut is taken anew when we write to it again"]
 fn a_file_cut_underneath_a_download() {
     let torrent = Arc::new(Torrent::single(731, 4 << 20, 64 << 10));
     let folder = tempfile::tempdir().unwrap();
@@ -473,7 +472,6 @@ fn few_files_and_a_crowd() {
 
 /// Fault 99: no more files are open than the settings allow, with a little for those that are being used.
 #[test]
-#[ignore = "UNSYNCED-HELD-OPEN: every file written since the last sync stays open, whatever the limit"]
 fn open_files_are_bounded() {
     let names: Vec<String> = (0..300).map(|number| format!("{number:03}")).collect();
     let files: Vec<(&str, usize)> = names.iter().map(|name| (&**name, 20_000)).collect();

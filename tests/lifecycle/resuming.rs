@@ -177,7 +177,6 @@ fn stopped_while_it_is_checked() {
 
 /// What is stopped before its session has been read keeps it, and that is no error; neither is it for a new one.
 #[test]
-#[ignore = "STOPPED-WHILE-ADDING: files that were never opened are synced, and the stop fails"]
 fn stopped_at_once() {
     let torrent = Torrent::single(7, 300_000, 32 << 10);
     let new = Torrent::single(8, 300_000, 32 << 10);
@@ -205,7 +204,6 @@ fn stopped_at_once() {
 
 /// Who has seeded a torrent may download it later, with the same state folder.
 #[test]
-#[ignore = "REQUIRE-COMPLETE-STICKS: that a session was of `seed` counts more than that its user downloads now"]
 fn seeded_then_downloaded() {
     let torrent = Arc::new(Torrent::single(6, 300_000, 32 << 10));
     let folder = tempfile::tempdir().unwrap();

@@ -62,6 +62,7 @@ fn add(sim: &mut Simulation, node: NodeId, metainfo: &Arc<Metainfo>, peers: Vec<
             peers,
             require_complete: false,
         },
+        is_resumed: false,
         reply: Reply::ignored(),
     };
     sim.node(node)

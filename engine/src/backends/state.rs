@@ -147,7 +147,7 @@ impl Folder {
                 tag,
                 torrent,
                 with_metainfo,
-            } => (tag, Ok(StateDone::Loaded(Box::new(self.load(torrent, with_metainfo))))),
+            } => (tag, self.load(torrent, with_metainfo)),
             StateRequest::Save { tag, session, metainfo } => (tag, self.save(&session, metainfo.as_ref())),
             StateRequest::Remove { tag, torrent } => (tag, self.remove(torrent)),
         }
@@ -177,7 +177,7 @@ impl Folder {
         Ok(StateDone::Listed(torrents))
     }
 
-    fn load(&self, torrent: InfoHash, with_metainfo: bool) -> Loaded {
+    fn load(&self, torrent: InfoHash, with_metainfo: bool) -> Outcome {
         let mut loaded = Loaded::default();
         let path = self.session_path(torrent);
         match read(&path, MAX_SESSION_BYTES) {
@@ -192,13 +192,13 @@ impl Folder {
                 }
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => loaded.set_aside = Some(self.failure("read", &path, &error).to_string()),
+            Err(error) => return Err(self.failure("read", &path, &error)),
         }
         if with_metainfo {
             loaded.metainfo = Some(self.load_metainfo(torrent));
         }
         loaded.has_metainfo = self.torrent_path(torrent).exists();
-        loaded
+        Ok(StateDone::Loaded(Box::new(loaded)))
     }
 
     fn load_metainfo(&self, torrent: InfoHash) -> Result<Arc<Metainfo>, String> {

@@ -1,5 +1,7 @@
 //! From a command to a listed torrent.
 
+use std::sync::Arc;
+
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::{CandidateSource, Candidates};
@@ -57,22 +59,22 @@ pub(super) struct Registry<'w, 's> {
 
 pub(super) fn add_torrents(mut queue: ResMut<CommandQueue<AddTorrent>>, mut registry: Registry) {
     for command in queue.0.drain(..) {
-        let id = registry.find_or_add(&command.metainfo, &command.options);
+        let id = registry.find_or_add(&command.metainfo, &command.options, command.is_resumed);
         command.reply.send(id);
     }
 }
 
 impl Registry<'_, '_> {
-    fn find_or_add(&mut self, metainfo: &std::sync::Arc<Metainfo>, options: &AddOptions) -> InfoHash {
+    fn find_or_add(&mut self, metainfo: &Arc<Metainfo>, options: &AddOptions, is_resumed: bool) -> InfoHash {
         let known = metainfo.hashes.wire_hashes().find_map(|hash| self.index.get(hash));
         match known {
             // One that was added in this very tick is not in the world yet, but it has the same hashes.
             Some(entity) => self.torrents.get(entity).map_or(metainfo.hashes.primary(), Torrent::id),
-            None => self.add(metainfo, options),
+            None => self.add(metainfo, options, is_resumed),
         }
     }
 
-    fn add(&mut self, metainfo: &std::sync::Arc<Metainfo>, options: &AddOptions) -> InfoHash {
+    fn add(&mut self, metainfo: &Arc<Metainfo>, options: &AddOptions, is_resumed: bool) -> InfoHash {
         let info = &metainfo.info;
         let root = options.root.clone();
         let storage = Storage {
@@ -97,6 +99,7 @@ impl Registry<'_, '_> {
         self.opener.load(entity, &torrent);
         let opening = Opening {
             has_root: options.root.is_some(),
+            is_resumed,
             ..Opening::default()
         };
         self.commands.entity(entity).insert((
@@ -192,7 +195,7 @@ pub(super) fn add_resumed(mut resuming: ResMut<Resuming>, mut registry: Registry
                     root: loaded.salvaged_root,
                     ..AddOptions::default()
                 };
-                registry.find_or_add(&metainfo, &options);
+                registry.find_or_add(&metainfo, &options, true);
                 resuming.added_count += 1;
             }
             Some(Err(reason)) => tracing::error!("a torrent cannot be resumed: {reason}"),

@@ -50,6 +50,8 @@ pub(crate) struct RequiresComplete;
 pub(super) struct Opening {
     /// The download folder stands, whatever the session says.
     pub(super) has_root: bool,
+    /// Nobody has asked for it in this run.
+    pub(super) is_resumed: bool,
     /// It was opened before in this run: what it has counted since is newer than the session.
     pub(super) is_again: bool,
     /// The session, once it is here.
@@ -61,6 +63,7 @@ impl Opening {
     pub(super) fn again() -> Self {
         Self {
             has_root: true,
+            is_resumed: false,
             is_again: true,
             session: None,
         }
@@ -136,16 +139,27 @@ pub(super) fn collect_loaded(
     mut commands: Commands,
     mut opener: Opener,
     settings: Res<Settings>,
+    mut failed: MessageWriter<FailTorrent>,
     mut torrents: Query<Resumed>,
     mut trackers: Query<&mut Tracker>,
 ) {
     for event in opener.take(LOAD) {
-        let Ok(mut resumed) = torrents.get_mut(event.tag.owner) else {
+        let torrent = event.tag.owner;
+        let Ok(mut resumed) = torrents.get_mut(torrent) else {
             continue;
         };
         let loaded = match event.outcome {
             Ok(StateDone::Loaded(loaded)) => *loaded,
-            _ => Loaded::default(),
+            Ok(_) => continue,
+            Err(error) => {
+                // What it says is not known, and must not be written over.
+                failed.write(FailTorrent {
+                    torrent,
+                    reason: error.0,
+                    remedy: Remedy::Wait,
+                });
+                continue;
+            }
         };
         resumed.take_in(
             loaded,
@@ -189,7 +203,7 @@ impl ResumedItem<'_, '_> {
             if !self.opening.is_again {
                 self.recall(session, settings, trackers);
             }
-            if session.require_complete {
+            if session.require_complete && self.opening.is_resumed {
                 commands.entity(entity).insert(RequiresComplete);
             }
         }

@@ -1,6 +1,6 @@
 //! One torrent's files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -95,8 +95,8 @@ struct Volume {
 struct Written {
     /// Files written since the last sync.
     unsynced: BTreeSet<usize>,
-    /// Files created or written since they were made known.
-    ever: BTreeSet<usize>,
+    /// Files created or written since they were made known, and how long they have to be by that.
+    ever: BTreeMap<usize, u64>,
 }
 
 impl Files {
@@ -198,12 +198,13 @@ impl Files {
             if !entry.is_stored() || (entry.len > 0 && !is_preallocated) {
                 continue;
             }
+            self.check_volume()?;
             let file = self.file(index, true)?;
             if entry.len == 0 && stamp_of(&file).is_ok_and(|stamp| stamp.len > 0) {
                 // A longer file of somebody else's, which keeps its end.
                 continue;
             }
-            self.note_written(index);
+            self.note_written(index, 0);
             if entry.len > 0 {
                 let flags = rustix::fs::FallocateFlags::empty();
                 rustix::fs::fallocate(&file, flags, 0, entry.len)
@@ -248,6 +249,7 @@ impl Files {
             ));
         }
         debug_assert_eq!(blocks.iter().map(Bytes::len).sum::<usize>(), span.len as usize);
+        self.check_volume()?;
         let mut unwritten = Cursor { blocks, offset: 0 };
         for slice in self.slices(span) {
             let part = unwritten.take(slice.len as usize);
@@ -255,10 +257,10 @@ impl Files {
                 continue;
             }
             let file = self.file(slice.file, true)?;
+            self.check_file(slice.file, &file)?;
             write_all(&file, slice.offset, part)
                 .map_err(|error| failure(DiskAction::Write, self.path(&self.entries()[slice.file]), error))?;
-            self.check_name(slice.file, &file)?;
-            self.note_written(slice.file);
+            self.note_written(slice.file, slice.offset + u64::from(slice.len));
         }
         Ok(())
     }
@@ -273,7 +275,7 @@ impl Files {
         for index in unsynced {
             // Where it has been closed since, the system still has what was written to it.
             let file = self.file(index, false)?;
-            self.check_name(index, &file)?;
+            self.check_file(index, &file)?;
             let stamp = rustix::fs::fdatasync(&file)
                 .map_err(Into::into)
                 .and_then(|()| stamp_of(&file));
@@ -291,7 +293,8 @@ impl Files {
         let mut is_deleted = self.is_deleted.write().unwrap_or_else(PoisonError::into_inner);
         *is_deleted = true;
         self.cache.forget(self.storage);
-        let mut doomed = std::mem::take(&mut *self.lock_written()).ever;
+        let ever = std::mem::take(&mut *self.lock_written()).ever;
+        let mut doomed: BTreeSet<usize> = ever.into_keys().collect();
         doomed.extend(written_earlier);
         // On a volume that is not there is nothing of ours; what lies there now is somebody else's.
         self.find_volume()?;
@@ -323,21 +326,26 @@ impl Files {
         result
     }
 
-    fn note_written(&self, index: usize) {
+    fn note_written(&self, index: usize, end: u64) {
         let mut written = self.lock_written();
         written.unsynced.insert(index);
-        written.ever.insert(index);
+        let len = written.ever.entry(index).or_default();
+        *len = end.max(*len);
     }
 
-    /// Fault 73: what is written to an open file that somebody has deleted is nowhere.
-    fn check_name(&self, index: usize, file: &OwnedFd) -> Result<()> {
+    /// Fault 73: what is written to an open file that somebody has deleted is nowhere, and in one that somebody has cut,
+    /// what was there before is not.
+    fn check_file(&self, index: usize, file: &OwnedFd) -> Result<()> {
         let failed = |error| failure(DiskAction::Write, self.path(&self.entries()[index]), error);
         let stat = rustix::fs::fstat(file).map_err(|error| failed(error.into()))?;
-        if stat.st_nlink > 0 {
-            return Ok(());
-        }
+        let least = self.lock_written().ever.get(&index).copied().unwrap_or(0);
+        let reason = match (stat.st_nlink, u64::try_from(stat.st_size)) {
+            (0, _) => "it was deleted meanwhile",
+            (_, Ok(len)) if len >= least => return Ok(()),
+            _ => "it was cut meanwhile",
+        };
         self.cache.forget(self.storage);
-        Err(failed(io::Error::other("it was deleted meanwhile")))
+        Err(failed(io::Error::other(reason)))
     }
 
     /// The open file `index`, out of the cache or opened now.
@@ -360,9 +368,6 @@ impl Files {
                 beneath::open(root.as_fd(), &entry.path, false)
             }
         };
-        if is_writable {
-            self.check_volume()?;
-        }
         let mut fd = open();
         // Fault 99: there are more files open than the system lets us; some that are not in use are closed.
         while let Err(error) = &fd
