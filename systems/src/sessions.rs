@@ -19,7 +19,7 @@ use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
-    BlockAccepted, BlockSent, FailTorrent, PieceStored, TorrentCompleted, TorrentFailed, TorrentStarted,
+    BlockAccepted, BlockSent, FailTorrent, PieceStored, Remedy, TorrentCompleted, TorrentFailed, TorrentStarted,
 };
 use ecs_torrent_components::session::{FileStamp, PartialPiece, Runs, Session, SessionTracker, VERSION};
 use ecs_torrent_components::settings::{Settings, seconds};
@@ -524,16 +524,41 @@ fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTorrent>, mut 
             }
         };
         let files = saved.content.0.info.files.files();
+        let mut lost = Vec::new();
         for (index, stamp) in written {
-            let is_whole = stamp.len >= least_len(&files[index], &saved.layout.0, saved.have);
-            saved.state.stamps[index] = is_whole.then_some(stamp);
+            let least = least_len(&files[index], &saved.layout.0, saved.have);
+            let whole = stamp.filter(|stamp| stamp.len >= least);
+            lost.extend(whole.is_none().then_some(index));
+            saved.state.stamps[index] = whole;
             saved.state.written.insert(index as u32);
+        }
+        // Fault 73: the session calls nothing of it had, and a torrent that goes on looks what is left.
+        for &index in &lost {
+            forget_file(&mut session, &files[index], &saved.layout.0);
+        }
+        if let Some(&index) = lost.first().filter(|_| !saved.state.is_last) {
+            failed.write(FailTorrent {
+                torrent: saved.entity,
+                reason: format!("{} was deleted or cut meanwhile", files[index].path).into(),
+                remedy: Remedy::Restart,
+            });
         }
         if saved.is_certain() {
             session.files.clone_from(&saved.state.stamps);
         }
         clerk.write(&mut saved, session, summary);
     }
+}
+
+/// Takes the pieces that lie in a file out of a session.
+fn forget_file(session: &mut Session, file: &FileEntry, geometry: &Geometry) {
+    let pieces = geometry.pieces_of(file.offset..file.end());
+    let mut have = session.have.to_set(session.pieces).unwrap_or_default();
+    for piece in pieces.clone() {
+        have.remove(piece);
+    }
+    session.have = Runs::of(have.iter());
+    session.partial.retain(|partial| !pieces.contains(&partial.piece));
 }
 
 /// How long a file has to be for the pieces that are here: one that somebody has cut is not vouched for.

@@ -117,8 +117,8 @@ pub enum DiskDone {
     Read(Bytes),
     /// Written; a write is in the system's hands, and on the platter after the next `Synced`.
     Written,
-    /// On the platter: the files that were written, by index.
-    Synced(Vec<(usize, FileStamp)>),
+    /// On the platter: the files that were written, by index; without a stamp, one that somebody has deleted or cut.
+    Synced(Vec<(usize, Option<FileStamp>)>),
     /// Gone.
     Deleted,
 }

@@ -98,7 +98,7 @@ impl SimDisk {
                     let touched = files.files().iter().enumerate().filter(|(_, file)| {
                         contents.written[file.offset as usize..file.end() as usize].contains(&true)
                     });
-                    touched.map(|(index, file)| (index, stamp(file.len))).collect()
+                    touched.map(|(index, file)| (index, Some(stamp(file.len)))).collect()
                 });
                 (tag, Ok(DiskDone::Synced(written.unwrap_or_default())))
             }

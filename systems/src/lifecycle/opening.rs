@@ -268,12 +268,14 @@ fn judge(session: Option<&Session>, stamps: &[Option<FileStamp>], geometry: &Geo
     };
     let mut in_doubt = Bitfield::new(count);
     for ((file, saved), found) in files.files().iter().zip(&session.files).zip(stamps) {
-        if saved == found || file.len == 0 {
+        if file.len == 0 || (saved == found && found.is_some()) {
             continue;
         }
         for piece in geometry.pieces_of(file.offset..file.end()) {
-            in_doubt.insert(piece);
-            have.remove(piece);
+            // Where there is no file, and was none, only what is had all the same is in doubt.
+            if have.remove(piece) || saved != found {
+                in_doubt.insert(piece);
+            }
         }
     }
     Findings {
@@ -478,10 +480,10 @@ mod tests {
 
     #[test]
     fn a_session_is_believed_where_the_files_are_as_it_says() {
-        let saved = session(&[0, 1, 4], [Some(SEEN), Some(SEEN), None]);
+        let saved = session(&[0, 1, 2], [Some(SEEN), Some(SEEN), None]);
         assert_eq!(
             judged(Some(&saved), [Some(SEEN), Some(SEEN), None]),
-            (vec![0, 1, 4], vec![])
+            (vec![0, 1, 2], vec![])
         );
     }
 
@@ -497,6 +499,12 @@ mod tests {
         assert_eq!(
             judged(Some(&saved), [None, Some(SEEN), Some(SEEN)]),
             (vec![2, 3, 4], vec![0, 1])
+        );
+        // A file for which the session did not vouch.
+        let lost = session(&[0, 1, 2, 3, 4], [Some(SEEN), Some(SEEN), None]);
+        assert_eq!(
+            judged(Some(&lost), [Some(SEEN), Some(SEEN), None]),
+            (vec![0, 1, 2], vec![3, 4])
         );
         // Written after the session was: whether it is any good is to be seen.
         let fresh = session(&[], [None; 3]);

@@ -265,22 +265,29 @@ impl Files {
         Ok(())
     }
 
-    /// Brings to the platter what was written before the call, and tells which files that were.
+    /// Brings to the platter what was written before the call, and tells which files that were; without a stamp where
+    /// somebody has deleted or cut one meanwhile.
     ///
     /// # Errors
     /// Where the system could not.
-    pub fn sync(&self) -> Result<Vec<(usize, FileStamp)>> {
+    pub fn sync(&self) -> Result<Vec<(usize, Option<FileStamp>)>> {
         let unsynced = std::mem::take(&mut self.lock_written().unsynced);
         let mut stamps = Vec::with_capacity(unsynced.len());
         for index in unsynced {
             // Where it has been closed since, the system still has what was written to it.
-            let file = self.file(index, false)?;
-            self.check_file(index, &file)?;
+            let file = match self.file(index, false) {
+                Ok(file) if self.check_file(index, &file).is_ok() => file,
+                Err(error) if !error.is_absence() => return Err(error),
+                _ => {
+                    stamps.push((index, None));
+                    continue;
+                }
+            };
             let stamp = rustix::fs::fdatasync(&file)
                 .map_err(Into::into)
                 .and_then(|()| stamp_of(&file));
             let failed = |error| failure(DiskAction::Sync, self.path(&self.entries()[index]), error);
-            stamps.push((index, stamp.map_err(failed)?));
+            stamps.push((index, Some(stamp.map_err(failed)?)));
         }
         Ok(stamps)
     }
