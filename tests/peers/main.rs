@@ -43,8 +43,8 @@ fn main() -> ExitCode {
         lab::Namespace::Ran(code) => return code,
         lab::Namespace::Unavailable(reason) => eprintln!("without a network namespace of its own: {reason}"),
     }
-    // Each case runs several programs, and there may be two processors.
-    arguments.test_threads = arguments.test_threads.or(Some(2));
+    // Each case runs several programs, which mostly wait for each other.
+    arguments.test_threads = arguments.test_threads.or(Some(4));
     conclude(&arguments)
 }
 
