@@ -4,7 +4,9 @@
 //! wait for the one before: blocks of unfinished pieces are written where they belong; what was written is brought to
 //! the platter; then the session is put in the place of the old one. So a session never says more than the disk has.
 
+mod ending;
 mod restoring;
+mod saving;
 mod spilling;
 
 use std::collections::BTreeSet;
@@ -12,34 +14,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bevy_app::{App, Plugin};
-use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
-use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::candidates::Candidates;
-use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::messages::{
-    BlockAccepted, BlockSent, FailTorrent, PieceStored, Remedy, TorrentCompleted, TorrentFailed, TorrentStarted,
-};
-use ecs_torrent_components::session::{FileStamp, PartialPiece, Runs, Session, SessionTracker, VERSION};
-use ecs_torrent_components::settings::{Settings, seconds};
-use ecs_torrent_components::torrent::{
-    ActivePieces, Activity, Content, Counters, Have, Layout, Lifecycle, Partials, Storage, Torrent,
-};
-use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
-use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest};
-use ecs_torrent_engine::ports::state::StateRequest;
-use ecs_torrent_engine::ports::{DiskPort, StatePort};
+use ecs_torrent_components::session::{FileStamp, Runs, Session};
+use ecs_torrent_components::torrent::Counters;
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
-use ecs_torrent_protocol::compact::Family;
-use ecs_torrent_protocol::files::FileEntry;
-use ecs_torrent_protocol::geometry::Geometry;
 
+pub(crate) use self::ending::{Ending, Endings};
 pub(crate) use self::spilling::Spiller;
-use crate::lifecycle::RequiresComplete;
-use crate::storage::fault;
 use crate::{AssembleSet, DecideSet};
 
 /// Saves torrents, and brings back blocks of unfinished pieces.
@@ -48,7 +31,7 @@ pub struct SessionsPlugin;
 impl Plugin for SessionsPlugin {
     fn build(&self, app: &mut App) {
         app.add_message::<SaveTorrent>()
-            .init_resource::<Deadlines<SaveCheck>>()
+            .init_resource::<Deadlines<saving::SaveCheck>>()
             .init_resource::<Endings>()
             .init_resource::<restoring::Restores>()
             .add_systems(
@@ -57,12 +40,12 @@ impl Plugin for SessionsPlugin {
                     restoring::collect_restored.in_set(AssembleSet::Restored),
                     (
                         spilling::forget_partials,
-                        note_changes,
-                        collect_spilled,
-                        collect_synced,
-                        collect_saved,
-                        end_sessions,
-                        begin_saves,
+                        saving::note_changes,
+                        saving::collect_spilled,
+                        saving::collect_synced,
+                        saving::collect_saved,
+                        ending::end_sessions,
+                        saving::begin_saves,
                         restoring::restore_pieces,
                     )
                         .chain()
@@ -72,40 +55,11 @@ impl Plugin for SessionsPlugin {
     }
 }
 
-const SYNC: Purpose = Purpose("sync for session");
-const SAVE: Purpose = Purpose("save session");
-const FORGET: Purpose = Purpose("forget session");
-const DELETE: Purpose = Purpose("delete data");
-
 /// Saves a torrent soon, whether a while has passed or not.
 #[derive(Message, Debug, Clone)]
 pub struct SaveTorrent {
     /// The torrent.
     pub torrent: Entity,
-}
-
-/// When a torrent that has changed is saved.
-#[derive(Debug)]
-struct SaveCheck(Entity);
-
-/// How a stopped torrent's session ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// Saved.
-    Save,
-    /// Deleted, and maybe the data with it.
-    Forget { delete_data: bool },
-}
-
-/// Sessions that are to end, and those that have.
-#[derive(Resource, Debug, Default)]
-pub(crate) struct Endings {
-    /// Written by the stop, taken by the sessions.
-    pub(crate) wanted: Vec<(Entity, Ending)>,
-    /// As which the stop began each of them.
-    pub(crate) began: EntityHashMap<Ending>,
-    /// Written by the sessions: how it went.
-    pub(crate) ended: EntityHashMap<Result<(), Arc<str>>>,
 }
 
 /// What of a torrent is saved, and what is being.
@@ -233,456 +187,4 @@ impl Summary {
         };
         same_time != *earlier || unsaved >= max_unsaved_active_s
     }
-}
-
-/// Everything of a torrent that its session tells.
-#[derive(bevy_ecs::query::QueryData)]
-#[query_data(mutable)]
-struct Saved {
-    entity: Entity,
-    torrent: &'static Torrent,
-    lifecycle: &'static Lifecycle,
-    storage: &'static Storage,
-    layout: &'static Layout,
-    content: &'static Content,
-    have: &'static Have,
-    partials: &'static mut Partials,
-    counters: &'static Counters,
-    activity: &'static Activity,
-    candidates: &'static Candidates,
-    tiers: &'static TrackerTiers,
-    requires_complete: Has<RequiresComplete>,
-    active: Option<&'static ActivePieces>,
-    state: &'static mut SessionState,
-}
-
-/// What saving needs beside the torrent.
-#[derive(SystemParam)]
-struct Clerk<'w, 's> {
-    clock: Res<'w, Clock>,
-    wakeup: Res<'w, Wakeup>,
-    settings: Res<'w, Settings>,
-    disk: ResMut<'w, DiskPort>,
-    port: ResMut<'w, StatePort>,
-    endings: ResMut<'w, Endings>,
-    trackers: Query<'w, 's, &'static Tracker>,
-}
-
-fn tag(purpose: Purpose, owner: Entity) -> JobTag {
-    JobTag {
-        purpose,
-        owner,
-        number: 0,
-    }
-}
-
-/// What changed is saved a while after the first change; what is complete, or has been looked at, at once.
-fn note_changes(
-    clock: Res<Clock>,
-    wakeup: Res<Wakeup>,
-    settings: Res<Settings>,
-    mut checks: ResMut<Deadlines<SaveCheck>>,
-    mut accepted: MessageReader<BlockAccepted>,
-    mut sent: MessageReader<BlockSent>,
-    mut stored: MessageReader<PieceStored>,
-    mut started: MessageReader<TorrentStarted>,
-    mut completed: MessageReader<TorrentCompleted>,
-    mut failed: MessageReader<TorrentFailed>,
-    mut save: MessageWriter<SaveTorrent>,
-    mut states: Query<&mut SessionState>,
-) {
-    let at = clock.now() + seconds(settings.session.checkpoint_interval_s);
-    let accepted = accepted.read().map(|message| message.torrent);
-    let sent = sent.read().map(|message| message.torrent);
-    for &PieceStored { torrent, len, .. } in stored.read() {
-        if let Ok(mut state) = states.get_mut(torrent) {
-            state.unsaved_bytes += u64::from(len);
-            if state.unsaved_bytes >= settings.session.checkpoint_bytes {
-                state.unsaved_bytes = 0;
-                save.write(SaveTorrent { torrent });
-            }
-        }
-    }
-    let mut last = None;
-    for torrent in accepted.chain(sent) {
-        // Blocks come in runs, mostly of one torrent.
-        if last.replace(torrent) == Some(torrent) {
-            continue;
-        }
-        if let Ok(mut state) = states.get_mut(torrent)
-            && !std::mem::replace(&mut state.has_deadline, true)
-        {
-            checks.set(at, SaveCheck(torrent));
-        }
-    }
-    let started = started.read().map(|message| message.torrent);
-    let completed = completed.read().map(|message| message.torrent);
-    let failed = failed.read().map(|message| message.torrent);
-    for torrent in started.chain(completed).chain(failed) {
-        save.write(SaveTorrent { torrent });
-    }
-    while let Some(SaveCheck(torrent)) = checks.pop_due(clock.now()) {
-        if let Ok(mut state) = states.get_mut(torrent) {
-            state.has_deadline = false;
-            save.write(SaveTorrent { torrent });
-        }
-    }
-    wakeup.at_next(checks.next());
-}
-
-fn begin_saves(
-    mut wanted: MessageReader<SaveTorrent>,
-    mut clerk: Clerk,
-    mut spiller: Spiller,
-    mut torrents: Query<Saved>,
-) {
-    for &SaveTorrent { torrent } in wanted.read() {
-        if let Ok(mut saved) = torrents.get_mut(torrent) {
-            clerk.begin(&mut saved, &mut spiller);
-        }
-    }
-}
-
-impl Clerk<'_, '_> {
-    /// Begins to save a torrent, where there is anything to be saved.
-    fn begin(&mut self, saved: &mut SavedItem<'_, '_>, spiller: &mut Spiller) {
-        if !matches!(saved.state.job, Job::None) {
-            saved.state.is_wanted_again = true;
-            return;
-        }
-        // While it is not known what is here, the session that there is knows best.
-        let is_uncertain = !saved.state.is_loaded || (!saved.is_certain() && saved.state.saved.is_some());
-        let summary = saved.summary(self.clock.now());
-        let is_changed = saved
-            .state
-            .saved
-            .is_none_or(|last| summary.differs_from(&last, self.settings.session.max_unsaved_active_s));
-        let is_changed = is_changed || !saved.state.has_metainfo;
-        let is_filling = saved.active.is_some_and(|active| !active.all.is_empty());
-        if is_uncertain || !(is_changed || is_filling) {
-            self.end(saved, Ok(()));
-            return;
-        }
-        saved.state.job = Job::Spilling;
-        if let (Some(active), true) = (saved.active, saved.is_certain()) {
-            let count = spiller.spill(&mut self.disk, saved.entity, saved.storage, active, &saved.partials);
-            saved.state.spill_count += count;
-        }
-        self.sync_when_spilled(saved);
-    }
-
-    /// The second step, once the first is over.
-    fn sync_when_spilled(&mut self, saved: &mut SavedItem<'_, '_>) {
-        if !matches!(saved.state.job, Job::Spilling) || saved.state.spill_count > 0 {
-            return;
-        }
-        let summary = saved.summary(self.clock.now());
-        let session = Box::new(self.session(saved));
-        if !saved.state.has_result {
-            // Nothing has been written, and the files may not even be open.
-            self.write(saved, session, summary);
-            return;
-        }
-        saved.state.job = Job::Syncing(session, summary);
-        self.disk.push(DiskRequest::Sync {
-            tag: saved.tag(SYNC),
-            storage: saved.storage.id,
-        });
-    }
-
-    /// The last step.
-    fn write(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>, summary: Summary) {
-        session.written = Runs::of(saved.state.written.iter().copied());
-        let metainfo = (!saved.state.has_metainfo).then(|| saved.content.0.bytes.clone());
-        saved.state.job = Job::Writing(summary);
-        self.port.push(StateRequest::Save {
-            tag: saved.tag(SAVE),
-            session,
-            metainfo,
-        });
-    }
-
-    fn session(&self, saved: &SavedItem<'_, '_>) -> Session {
-        let Layout(geometry) = saved.layout;
-        let partials = saved.partials.0.iter();
-        let trackers = saved.tiers.0.iter().filter_map(|entity| {
-            let tracker = self.trackers.get(entity).ok()?;
-            Some(SessionTracker {
-                url: tracker.url.to_string(),
-                was_completed: Family::ALL.iter().any(|family| tracker.route(*family).was_completed),
-                seeders: tracker.seeders,
-                leechers: tracker.leechers,
-            })
-        });
-        Session {
-            version: VERSION,
-            info_hash: saved.torrent.id(),
-            name: saved.torrent.name.to_string(),
-            root: saved.storage.root.clone(),
-            volume: saved.state.volume.clone(),
-            total_size: geometry.total_size(),
-            piece_length: geometry.piece_length(),
-            pieces: geometry.piece_count(),
-            have: Runs::of(saved.have.0.iter()),
-            partial: partials
-                .map(|(piece, blocks)| PartialPiece {
-                    piece: *piece,
-                    blocks: Runs::of(blocks.iter()),
-                })
-                .collect(),
-            uploaded: saved.counters.uploaded,
-            downloaded: saved.counters.downloaded,
-            corrupt: saved.counters.corrupt,
-            wasted: saved.counters.wasted,
-            seconds_active: saved.activity.total(self.clock.now()).as_secs(),
-            require_complete: saved.requires_complete,
-            files: Vec::new(),
-            written: Runs::default(),
-            peers: saved.candidates.best(self.settings.session.max_peers),
-            trackers: trackers.collect(),
-        }
-    }
-
-    /// The end of a saving, good or bad.
-    fn end(&mut self, saved: &mut SavedItem<'_, '_>, result: Result<(), Arc<str>>) {
-        saved.state.job = Job::None;
-        if let Err(reason) = &result {
-            tracing::warn!(torrent = %saved.torrent.name, %reason, "its state is not saved");
-        }
-        if std::mem::take(&mut saved.state.is_last) {
-            self.endings.ended.insert(saved.entity, result);
-            // The stop has had its turn in this tick.
-            self.wakeup.at(self.clock.now());
-        }
-    }
-}
-
-impl SavedItem<'_, '_> {
-    fn tag(&self, purpose: Purpose) -> JobTag {
-        JobTag {
-            number: self.state.generation,
-            ..tag(purpose, self.entity)
-        }
-    }
-
-    /// Whether it is known which pieces are here; one that has failed may have been wrong about that.
-    fn is_certain(&self) -> bool {
-        self.state.has_result && !matches!(self.lifecycle, Lifecycle::Failed { .. })
-    }
-
-    fn summary(&self, now: ecs_torrent_protocol::time::Timestamp) -> Summary {
-        Summary {
-            counters: *self.counters,
-            have_count: self.have.0.count(),
-            partial_count: self.partials.0.values().map(Bitfield::count).sum(),
-            seconds_active: self.activity.total(now).as_secs(),
-            has_result: self.is_certain(),
-        }
-    }
-}
-
-fn collect_spilled(mut clerk: Clerk, mut torrents: Query<Saved>) {
-    let events: Vec<_> = clerk.disk.take(spilling::SPILL).collect();
-    for event in events {
-        let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
-            continue;
-        };
-        saved.state.spill_count = saved.state.spill_count.saturating_sub(1);
-        match event.outcome {
-            Ok(_) => spilling::note(&mut saved.partials, saved.have, &saved.layout.0, event.tag.number),
-            // The blocks are still in memory, and a full disk will be met by their piece.
-            Err(error) => tracing::debug!(%error, "unfinished pieces are not saved"),
-        }
-        clerk.sync_when_spilled(&mut saved);
-    }
-}
-
-fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTorrent>, mut torrents: Query<Saved>) {
-    let events: Vec<_> = clerk.disk.take(SYNC).collect();
-    for event in events {
-        let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
-            continue;
-        };
-        if event.tag != saved.tag(SYNC) {
-            continue;
-        }
-        let (mut session, summary) = match std::mem::take(&mut saved.state.job) {
-            Job::Syncing(session, summary) => (session, summary),
-            other => {
-                // The torrent was stopped or opened anew meanwhile.
-                saved.state.job = other;
-                continue;
-            }
-        };
-        let written = match event.outcome {
-            Ok(DiskDone::Synced(written)) => written,
-            Ok(_) => continue,
-            Err(error) => {
-                clerk.end(&mut saved, Err(error.to_string().into()));
-                failed.write(fault(saved.entity, &error));
-                continue;
-            }
-        };
-        let files = saved.content.0.info.files.files();
-        let mut lost = Vec::new();
-        for (index, stamp) in written {
-            let least = least_len(&files[index], &saved.layout.0, saved.have);
-            let whole = stamp.filter(|stamp| stamp.len >= least);
-            lost.extend(whole.is_none().then_some(index));
-            saved.state.stamps[index] = whole;
-            saved.state.written.insert(index as u32);
-        }
-        // Fault 73: the session calls nothing of it had, and a torrent that goes on looks what is left.
-        for &index in &lost {
-            forget_file(&mut session, &files[index], &saved.layout.0);
-        }
-        if let Some(&index) = lost.first().filter(|_| !saved.state.is_last) {
-            failed.write(FailTorrent {
-                torrent: saved.entity,
-                reason: format!("{} was deleted or cut meanwhile", files[index].path).into(),
-                remedy: Remedy::Restart,
-            });
-        }
-        if saved.is_certain() {
-            session.files.clone_from(&saved.state.stamps);
-        }
-        clerk.write(&mut saved, session, summary);
-    }
-}
-
-/// Takes the pieces that lie in a file out of a session.
-fn forget_file(session: &mut Session, file: &FileEntry, geometry: &Geometry) {
-    let pieces = geometry.pieces_of(file.offset..file.end());
-    let mut have = session.have.to_set(session.pieces).unwrap_or_default();
-    for piece in pieces.clone() {
-        have.remove(piece);
-    }
-    session.have = Runs::of(have.iter());
-    session.partial.retain(|partial| !pieces.contains(&partial.piece));
-}
-
-/// How long a file has to be for the pieces that are here: one that somebody has cut is not vouched for.
-fn least_len(file: &FileEntry, geometry: &Geometry, Have(have): &Have) -> u64 {
-    let last = geometry
-        .pieces_of(file.offset..file.end())
-        .rev()
-        .find(|piece| have.contains(*piece));
-    last.map_or(0, |piece| {
-        geometry.piece_span(piece).end().min(file.end()) - file.offset
-    })
-}
-
-fn collect_saved(
-    mut clerk: Clerk,
-    mut save: MessageWriter<SaveTorrent>,
-    mut checks: ResMut<Deadlines<SaveCheck>>,
-    mut torrents: Query<Saved>,
-) {
-    let events: Vec<_> = clerk.port.take(SAVE).collect();
-    for event in events {
-        let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
-            continue;
-        };
-        let Job::Writing(summary) = saved.state.job else {
-            continue;
-        };
-        if event.tag != saved.tag(SAVE) {
-            continue;
-        }
-        let result = event.outcome.map(drop).map_err(|error| error.0);
-        if result.is_ok() {
-            saved.state.saved = Some(summary);
-            saved.state.has_metainfo = true;
-        } else if !std::mem::replace(&mut saved.state.has_deadline, true) {
-            let wait = seconds(clerk.settings.session.checkpoint_interval_s);
-            checks.set(clerk.clock.now() + wait, SaveCheck(saved.entity));
-        }
-        if std::mem::take(&mut saved.state.is_wanted_again) && result.is_ok() {
-            saved.state.job = Job::None;
-            let torrent = saved.entity;
-            save.write(SaveTorrent { torrent });
-        } else {
-            clerk.end(&mut saved, result);
-        }
-    }
-}
-
-/// What stopped torrents' sessions come to.
-fn end_sessions(
-    mut clerk: Clerk,
-    mut spiller: Spiller,
-    mut torrents: Query<Saved>,
-    others: Query<(Entity, &Storage, &Content)>,
-) {
-    for (entity, ending) in std::mem::take(&mut clerk.endings.wanted) {
-        let Ok(mut saved) = torrents.get_mut(entity) else {
-            continue;
-        };
-        if !saved.state.is_loaded {
-            // It was stopped while it was being added; the folder will have answered soon.
-            clerk.endings.wanted.push((entity, ending));
-            clerk.wakeup.at(clerk.clock.now());
-            continue;
-        }
-        saved.state.is_last = true;
-        match ending {
-            Ending::Save => clerk.begin(&mut saved, &mut spiller),
-            Ending::Forget { delete_data } => {
-                let mut left = 1;
-                clerk.port.push(StateRequest::Remove {
-                    tag: tag(FORGET, entity),
-                    torrent: saved.torrent.id(),
-                });
-                if delete_data {
-                    left += 1;
-                    clerk.disk.push(DiskRequest::Delete {
-                        tag: tag(DELETE, entity),
-                        storage: saved.storage.id,
-                        written: saved.state.written.iter().map(|index| *index as usize).collect(),
-                        keep: shared_files(&saved, &others),
-                    });
-                }
-                saved.state.job = Job::Forgetting { left, error: None };
-            }
-        }
-    }
-    let forgotten = clerk.port.take(FORGET).map(|event| {
-        let error = event.outcome.err().map(|error| error.0);
-        (event.tag.owner, error)
-    });
-    let mut steps: Vec<(Entity, Option<Arc<str>>)> = forgotten.collect();
-    steps.extend(clerk.disk.take(DELETE).map(|event| {
-        let error = event.outcome.err().map(|error| error.to_string().into());
-        (event.tag.owner, error)
-    }));
-    for (entity, failure) in steps {
-        let Ok(mut saved) = torrents.get_mut(entity) else {
-            continue;
-        };
-        let Job::Forgetting { left, error } = &mut saved.state.job else {
-            continue;
-        };
-        *left -= 1;
-        *error = error.take().or(failure);
-        if *left == 0 {
-            let result = error.take().map_or(Ok(()), Err);
-            clerk.end(&mut saved, result);
-        }
-    }
-}
-
-/// Files that another torrent has under the same path. Looks at all torrents: removing is rare.
-fn shared_files(saved: &SavedItem<'_, '_>, others: &Query<(Entity, &Storage, &Content)>) -> Vec<usize> {
-    let paths = |content: &Content| {
-        let files = content.0.info.files.files().iter();
-        files.map(|file| file.path.clone()).collect::<Vec<_>>()
-    };
-    let same_root = others
-        .iter()
-        .filter(|(entity, storage, _)| *entity != saved.entity && storage.root == saved.storage.root);
-    let taken: BTreeSet<Box<str>> = same_root.flat_map(|(.., content)| paths(content)).collect();
-    let mine = paths(saved.content).into_iter().enumerate();
-    mine.filter(|(_, path)| taken.contains(path))
-        .map(|(index, _)| index)
-        .collect()
 }

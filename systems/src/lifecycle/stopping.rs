@@ -354,6 +354,8 @@ impl Stops<'_, '_> {
             }
             StopPhase::WriteSession => {
                 self.announces.pending.remove(&entity);
+                // What an earlier stop did not wait for.
+                self.endings.ended.remove(&entity);
                 self.endings.wanted.push((entity, ending));
                 self.endings.began.insert(entity, ending);
             }
