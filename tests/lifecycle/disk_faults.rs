@@ -470,7 +470,7 @@ fn few_files_and_a_crowd() {
     crowded(100);
 }
 
-/// Fault 99: no more files are open than the settings allow, with a little for those that are being used.
+/// Fault 99: no more files are open than the settings allow, and those that are being used.
 #[test]
 fn open_files_are_bounded() {
     let names: Vec<String> = (0..300).map(|number| format!("{number:03}")).collect();
@@ -488,7 +488,8 @@ fn open_files_are_bounded() {
     let open = fs::read_dir("/proc/self/fd").unwrap();
     let targets = open.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
     let open_count = targets.filter(|target| target.starts_with(&root)).count();
-    assert!(open_count <= 16 + 2, "{open_count} files are open");
+    // Each of the two disk threads may have its folder open, a file that is being opened, and one that others displaced.
+    assert!(open_count <= 16 + 2 * 3, "{open_count} files are open");
 }
 
 fn crowded(peer_count: usize) {

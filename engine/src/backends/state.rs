@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -87,7 +88,9 @@ impl Folder {
             error,
         };
         let path = state_dir.join("state");
-        fs::create_dir_all(&path).map_err(failed)?;
+        // Fault 95: trackers' passkeys are in what is kept.
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(&path).map_err(failed)?;
         let mut file = File::options()
             .create(true)
             .truncate(false)
@@ -310,5 +313,39 @@ impl Backend<StateRequest, StateEvent> for NoState {
 
     fn poll(&mut self, max: usize, events: &mut Vec<StateEvent>) -> bool {
         self.sink.poll(max, events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Fault 95.
+    #[test]
+    fn the_folder_is_its_owners_alone() {
+        let temporary = tempfile::tempdir().unwrap();
+        let state_dir = temporary.path().join("new");
+        let _folder = Folder::take(&state_dir).unwrap();
+        for folder in [state_dir.join("state"), state_dir] {
+            let mode = fs::metadata(folder).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+        }
+    }
+
+    #[test]
+    fn what_is_set_aside_displaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.ron");
+        let names = ["first", "second"].map(|content| {
+            fs::write(&path, content).unwrap();
+            set_aside(&path, "damaged").unwrap()
+        });
+        assert_eq!(
+            names.each_ref().map(|path| fs::read_to_string(path).unwrap()),
+            ["first", "second"]
+        );
+        assert!(names[0].ends_with("x.ron.damaged") && names[1].ends_with("x.ron.damaged-1"));
     }
 }
