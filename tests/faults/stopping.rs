@@ -26,6 +26,9 @@ use crate::bed::{Bed, DEADLINE, Torrent, loopback};
 use crate::http_tracker::{announce, ok, parameter, serve};
 use crate::peer::{ScriptedPeer, connect_raw, handshake, listen_as_seed, read_handshake, unique_id};
 
+/// More than all phases of a stop take together, and less than any of these would take without their bounds.
+const BOUND: Duration = Duration::from_secs(30);
+
 const BLOCK: u64 = 16384;
 const EMPTY_REPLY: &[u8] = b"d8:intervali900e5:peers0:e";
 const KEEP_DATA: RemoveOptions = RemoveOptions { delete_data: false };
@@ -351,7 +354,7 @@ fn a_stop_during_a_check() {
     assert_eq!(bed.stats(id).lifecycle, "checking");
     let begin = Instant::now();
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
     // Whether there is a session or not, the next run looks again.
     let id = bed.add(&torrent, "", &[]);
@@ -433,10 +436,7 @@ fn a_dead_tracker_costs_its_deadline() {
     let begin = Instant::now();
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
     let took = begin.elapsed();
-    assert!(
-        (Duration::from_millis(500)..Duration::from_secs(5)).contains(&took),
-        "{took:?}"
-    );
+    assert!((Duration::from_millis(500)..BOUND).contains(&took), "{took:?}");
     assert!(bed.session(id).is_some());
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
 }
@@ -457,7 +457,7 @@ fn all_torrents_stop_side_by_side() {
     });
     let begin = Instant::now();
     bed.block_on(bed.torrents().stop_all_and_serialize()).unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
     assert!(ids.iter().all(|id| bed.session(*id).is_some()));
 }
@@ -489,7 +489,7 @@ fn a_thousand_peers_are_parted_from_in_order() {
         assert_farewell(&peer.rest(), &BTreeSet::new());
     }
     stop.join().unwrap().unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
     assert!(bed.session(id).is_some());
 }
 
@@ -667,7 +667,7 @@ fn a_stop_while_connections_are_being_made() {
     silent.accept().unwrap();
     let begin = Instant::now();
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
 }
 
 /// A stop that comes before the saved session has been read leaves it as it is, however often.
