@@ -24,7 +24,7 @@ use ecs_torrent::{AddOptions, Engine, Error, InfoHash, Settings, Tick, TorrentPl
 use crate::content::{make_torrent, write_file};
 
 /// Time for anything that is waited for.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Settings for a loopback address, with waits that fit a test.
 pub fn settings(state_dir: Option<&Path>) -> Settings {

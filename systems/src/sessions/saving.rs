@@ -329,9 +329,11 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
             }
         };
         let files = saved.content.0.info.files.files();
+        // What was had when the sync was asked for; pieces that came since may have made a file longer than its stamp.
+        let had = Have(session.have.to_set(session.pieces).unwrap_or_default());
         let mut lost = Vec::new();
         for (index, stamp) in written {
-            let least = least_len(&files[index], &saved.layout.0, saved.have);
+            let least = least_len(&files[index], &saved.layout.0, &had);
             let whole = stamp.filter(|stamp| stamp.len >= least);
             lost.extend(whole.is_none().then_some(index));
             saved.state.stamps[index] = whole;

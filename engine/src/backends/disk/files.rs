@@ -344,8 +344,9 @@ impl Files {
     /// what was there before is not.
     fn check_file(&self, index: usize, file: &OwnedFd) -> Result<()> {
         let failed = |error| failure(DiskAction::Write, self.path(&self.entries()[index]), error);
-        let stat = rustix::fs::fstat(file).map_err(|error| failed(error.into()))?;
+        // In this order: another thread may be making it longer.
         let least = self.lock_written().ever.get(&index).copied().unwrap_or(0);
+        let stat = rustix::fs::fstat(file).map_err(|error| failed(error.into()))?;
         let reason = match (stat.st_nlink, u64::try_from(stat.st_size)) {
             (0, _) => "it was deleted meanwhile",
             (_, Ok(len)) if len >= least => return Ok(()),
