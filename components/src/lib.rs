@@ -30,5 +30,6 @@ pub mod reaper;
 pub mod session;
 pub mod settings;
 pub mod stats;
+pub mod tick_times;
 pub mod torrent;
 pub mod tracker;

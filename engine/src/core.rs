@@ -8,6 +8,7 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddOptions, AddTorrent, Reply};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{Settings, millis};
+use ecs_torrent_components::tick_times::TickTimes;
 use ecs_torrent_components::torrent::{Content, Lifecycle, Storage, Torrent};
 use ecs_torrent_protocol::time::Timestamp;
 
@@ -81,6 +82,7 @@ impl Core {
             .insert_resource(Port::new(backends.state))
             .init_resource::<Clock>()
             .init_resource::<Wakeup>()
+            .init_resource::<TickTimes>()
             .init_resource::<Links>();
         app.add_systems(Tick, (drain_ports, deliver_mail).chain().in_set(IntakeFromPorts))
             .configure_sets(Tick, IntakeFromPorts.in_set(TickSet::Intake))

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bevy_app::App;
 use ecs_torrent_components::commands::{AddTorrent, CommandQueue};
 use ecs_torrent_components::settings::{Settings, seconds};
+use ecs_torrent_components::tick_times::TickTimes;
 use ecs_torrent_protocol::time::Timestamp;
 
 use crate::backends::{self, StartError};
@@ -195,6 +196,7 @@ fn run(core: &mut Core, waker: &Waker, stop: &AtomicBool) {
         waker.begin_tick();
         let next = core.tick(Timestamp::ZERO + head);
         let spent = epoch.elapsed().saturating_sub(head);
+        core.world_mut().resource_mut::<TickTimes>().record(spent);
         if spent < least {
             thread::sleep(least - spent);
         }

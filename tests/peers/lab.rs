@@ -4,10 +4,13 @@ use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
+
+use crate::namespace;
+pub use crate::namespace::Namespace;
 
 /// Time for anything that is waited for. Generous: what is measured here is whether, not when.
 pub const DEADLINE: Duration = Duration::from_secs(180);
@@ -21,66 +24,11 @@ const MARK: &str = "ECS_TORRENT_PEERS_NAMESPACE";
 /// Addresses of the namespace: enough for every node of every case.
 const ADDRESSES: u16 = 250;
 
-pub enum Namespace {
-    /// This process is in it.
-    Inside,
-    /// Another process was, with this result.
-    Ran(ExitCode),
-    /// There is none.
-    Unavailable(String),
-}
-
-/// Runs this program again in a network namespace of its own, if the system lets us.
+/// Runs this program again in a network namespace with an address for each node, if the system lets us.
 pub fn enter_namespace() -> Namespace {
-    if std::env::var_os(MARK).is_some() {
-        return match setup() {
-            Ok(()) => Namespace::Inside,
-            Err(reason) => Namespace::Unavailable(reason),
-        };
-    }
-    let probe = Command::new("unshare")
-        .args(["--map-root-user", "--net", "true"])
-        .output();
-    let can_map = probe.is_ok_and(|output| output.status.success());
-    let is_root = Command::new("unshare")
-        .args(["--net", "true"])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    let flags: &[&str] = match (is_root, can_map) {
-        (true, _) => &["--net"],
-        (false, true) => &["--map-root-user", "--net"],
-        (false, false) => return Namespace::Unavailable("unshare --net is not permitted here".into()),
-    };
-    let this = std::env::current_exe().expect("the test knows itself");
-    let mut command = Command::new("unshare");
-    command
-        .args(flags)
-        .arg("--")
-        .arg(this)
-        .args(std::env::args_os().skip(1))
-        .env(MARK, "1");
-    match command.status() {
-        Ok(status) => Namespace::Ran(ExitCode::from(status.code().unwrap_or(101) as u8)),
-        Err(error) => Namespace::Unavailable(error.to_string()),
-    }
-}
-
-/// Gives the namespace's loopback device an address for each node.
-fn setup() -> Result<(), String> {
-    let mut batch = format!("link set lo up\naddr add {PUBLIC}/32 dev lo\n");
-    for number in 1..=ADDRESSES {
-        batch += &format!("addr add {}/32 dev lo\n", v4(number));
-        batch += &format!("addr add {}/128 dev lo\n", v6(number));
-    }
-    let file = std::env::temp_dir().join(format!("ecs-torrent-peers-{}.ip", std::process::id()));
-    std::fs::write(&file, batch).map_err(|error| error.to_string())?;
-    let output = Command::new("ip").args(["-batch".as_ref(), file.as_os_str()]).output();
-    let _ = std::fs::remove_file(&file);
-    match output {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        Err(error) => Err(format!("ip: {error}")),
-    }
+    let nodes = (1..=ADDRESSES).flat_map(|number| [v4(number).into(), v6(number).into()]);
+    let addresses: Vec<IpAddr> = std::iter::once(PUBLIC.into()).chain(nodes).collect();
+    namespace::enter(MARK, &addresses)
 }
 
 fn v4(number: u16) -> Ipv4Addr {

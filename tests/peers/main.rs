@@ -18,6 +18,8 @@ mod clients;
 #[path = "../support/content.rs"]
 mod content;
 mod lab;
+#[path = "../support/namespace.rs"]
+mod namespace;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,78 @@
+//! The least that a program can do.
+
+use super::{Client, Job, itself};
+use crate::process::{Program, Sign};
+
+pub struct Floor;
+
+impl Client for Floor {
+    fn name(&self) -> &'static str {
+        "floor"
+    }
+
+    fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    fn leech(&self, job: &Job) -> Option<Program> {
+        let mut command = itself();
+        command
+            .args(["floor", "leech", "--folder"])
+            .args([job.target, &job.content.torrent])
+            .args(job.seeders.iter().map(ToString::to_string));
+        Some(Program {
+            command,
+            ready: Sign::Start,
+            done: Sign::Exit,
+        })
+    }
+
+    fn seed(&self, job: &Job) -> Option<Program> {
+        Some(seed(job.content, super::address()))
+    }
+
+    fn check(&self, job: &Job) -> Option<Program> {
+        let mut command = itself();
+        command
+            .args(["floor", "check"])
+            .args([&job.content.torrent, &job.content.folder]);
+        Some(Program {
+            command,
+            ready: Sign::Start,
+            done: Sign::Exit,
+        })
+    }
+
+    /// The same work as a check.
+    fn create(&self, job: &Job) -> Option<Program> {
+        self.check(job)
+    }
+}
+
+/// A seeder at an address.
+pub fn seed(content: &crate::content::Content, address: std::net::SocketAddr) -> Program {
+    let mut command = itself();
+    command
+        .args(["floor", "seed"])
+        .args([&content.torrent, &content.folder])
+        .arg(address.to_string());
+    Program {
+        command,
+        ready: Sign::Listens(address),
+        done: Sign::Start,
+    }
+}
+
+/// A leecher that writes nothing.
+pub fn leech(content: &crate::content::Content, from: std::net::SocketAddr) -> Program {
+    let mut command = itself();
+    command
+        .args(["floor", "leech"])
+        .arg(&content.torrent)
+        .arg(from.to_string());
+    Program {
+        command,
+        ready: Sign::Start,
+        done: Sign::Exit,
+    }
+}
