@@ -46,8 +46,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let names: Vec<&String> = arguments.iter().filter(|name| !name.starts_with("--")).collect();
-    let is_chosen = |scenario: &&Scenario| names.is_empty() || names.iter().any(|name| *name == scenario.name);
-    let chosen: Vec<&Scenario> = SCENARIOS.iter().filter(is_chosen).collect();
+    let mut chosen: Vec<&Scenario> = names.into_iter().map(|name| scenarios::named(name)).collect();
+    if chosen.is_empty() {
+        chosen.extend(&SCENARIOS);
+    }
     match run(&chosen) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
