@@ -1,4 +1,4 @@
-//! How long the parts of a tick take, and ticks as a whole: `cargo bench --bench micro`.
+//! How long the parts of a tick take, and ticks as a whole: `cargo bench --workspace --bench micro`.
 //!
 //! Each bench asserts that what it timed took place.
 
