@@ -57,7 +57,8 @@ pub(super) struct Fabric {
     sequence: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
     inboxes: Vec<Inbox>,
-    trace: TraceHasher,
+    /// Nothing, where nobody asks for it.
+    trace: Option<TraceHasher>,
     pub(super) latency: Duration,
     pub(super) listeners: BTreeMap<SocketAddr, NodeId>,
     pub(super) windows: Vec<u32>,
@@ -74,7 +75,7 @@ impl Fabric {
             sequence: 0,
             queue: BinaryHeap::new(),
             inboxes: Vec::new(),
-            trace: TraceHasher::default(),
+            trace: Some(TraceHasher::default()),
             latency,
             listeners: BTreeMap::new(),
             windows: Vec::new(),
@@ -85,12 +86,14 @@ impl Fabric {
         }
     }
 
-    pub(super) fn add_node(&mut self, address: SocketAddr, window: u32) {
-        self.listeners.insert(address, NodeId(self.inboxes.len()));
+    pub(super) fn add_node(&mut self, address: SocketAddr, window: u32) -> NodeId {
+        let id = NodeId(self.inboxes.len());
+        self.listeners.insert(address, id);
         self.inboxes.push(Inbox::default());
         self.windows.push(window);
         self.disks.push(Folders::default());
         self.sessions.push(Sessions::default());
+        id
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -98,7 +101,11 @@ impl Fabric {
     }
 
     pub(super) fn trace(&self) -> u64 {
-        self.trace.finish()
+        self.trace.as_ref().map_or(0, TraceHasher::finish)
+    }
+
+    pub(super) fn stop_tracing(&mut self) {
+        self.trace = None;
     }
 
     pub(super) fn next_event(&self) -> Option<Timestamp> {
@@ -117,15 +124,17 @@ impl Fabric {
     }
 
     /// Moves the clock, lets what is due happen, and tells to which nodes.
-    pub(super) fn advance_to(&mut self, now: Timestamp) -> BTreeSet<usize> {
+    pub(super) fn advance_to(&mut self, now: Timestamp) -> BTreeSet<NodeId> {
         self.now = self.now.max(now);
         let mut reached = BTreeSet::new();
         while self.next_event().is_some_and(|at| at <= self.now) {
             let Some(Reverse(Scheduled { node, event, .. })) = self.queue.pop() else {
                 break;
             };
-            self.trace.note(&(self.now.as_nanos(), node.0, &event));
-            reached.insert(node.0);
+            if let Some(trace) = &mut self.trace {
+                trace.note(&(self.now.as_nanos(), node.0, &event));
+            }
+            reached.insert(node);
             let inbox = &mut self.inboxes[node.0];
             match event {
                 Event::Net(event) => inbox.net.push(event),

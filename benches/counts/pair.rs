@@ -1,0 +1,76 @@
+//! A download from one engine to another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ecs_torrent::components::settings::{NetSettings, PeerSettings, RequestSettings, Settings};
+use ecs_torrent::components::torrent::{Counters, Lifecycle};
+use ecs_torrent::engine::sim::{NodeId, Probe, Simulation};
+use ecs_torrent::protocol::geometry::BLOCK_SIZE;
+use ecs_torrent::systems::TorrentPlugins;
+
+use crate::{engines, torrents};
+
+/// A seeder, and a leecher that downloads from it.
+pub struct Pair {
+    sim: Simulation,
+    leecher: NodeId,
+    total: u64,
+}
+
+impl Pair {
+    /// Both of them, before anything is transferred; their torrent has `total` bytes.
+    pub fn new(total: usize, seeder: Arc<dyn Probe>, leecher: Arc<dyn Probe>) -> Self {
+        let data = torrents::noise(total);
+        let metainfo = torrents::of_data("data", &data, 256 << 10, None);
+        let settings = settings();
+        let mut sim = engines::simulation();
+        let seeder = sim.add_probed_node(engines::ip(1), settings.clone(), TorrentPlugins, seeder);
+        let leecher = sim.add_probed_node(engines::ip(2), settings, TorrentPlugins, leecher);
+        sim.put_data(seeder, "data", data);
+        engines::add(&mut sim, seeder, &metainfo, "data", vec![]);
+        engines::pass(&mut sim, Duration::from_secs(60));
+        assert_eq!(engines::count_in(&mut sim, seeder, &Lifecycle::Seeding), 1);
+        engines::add(&mut sim, leecher, &metainfo, "data", vec![engines::listening(1)]);
+        let total = total as u64;
+        Self { sim, leecher, total }
+    }
+
+    /// Goes on until `percent` of the torrent are downloaded; tells how many bytes that are.
+    pub fn run_to(&mut self, percent: u64) -> u64 {
+        let (leecher, wanted) = (self.leecher, self.total * percent / 100);
+        let limit = self.sim.now() + Duration::from_secs(600);
+        let mut downloaded = 0;
+        let is_there = |sim: &mut Simulation| {
+            let world = sim.node(leecher).world_mut();
+            downloaded = world
+                .query::<&Counters>()
+                .iter(world)
+                .map(|counters| counters.downloaded)
+                .sum();
+            downloaded >= wanted
+        };
+        assert!(self.sim.run_until(limit, is_there), "the download stands still");
+        downloaded
+    }
+}
+
+/// Many blocks in a tick, so that it is they that are counted and not the ticks.
+fn settings() -> Settings {
+    const DEPTH: u32 = 256;
+    Settings {
+        net: NetSettings {
+            receive_window_bytes: 4 * DEPTH * BLOCK_SIZE,
+            ..NetSettings::default()
+        },
+        peers: PeerSettings {
+            max_send_queue_bytes: (4 * DEPTH * BLOCK_SIZE) as usize,
+            ..PeerSettings::default()
+        },
+        requests: RequestSettings {
+            max_depth: DEPTH,
+            ..RequestSettings::default()
+        },
+        ..Settings::default()
+    }
+}

@@ -1,0 +1,138 @@
+//! What is counted. Everything is the same in every run: one thread, one seed, a virtual clock.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ecs_torrent::bevy_ecs::entity::Entity;
+use ecs_torrent::components::peer::{FlushQueue, Outbox};
+use ecs_torrent::protocol::bencode::{Document, Limits};
+use ecs_torrent::protocol::geometry::BLOCK_SIZE;
+
+use crate::engines::Idle;
+use crate::meter::Meter;
+use crate::pair::Pair;
+use crate::streams::{self, BLOCK_COUNT, FRAME_COUNT, Stream};
+use crate::torrents;
+
+/// A piece of work whose costs are counted.
+pub struct Scenario {
+    pub name: &'static str,
+    /// What its counts are per.
+    pub unit: &'static str,
+    /// Does the work, and tells how many units it did while the meter was counting.
+    pub run: fn(&Arc<Meter>) -> u64,
+}
+
+pub const SCENARIOS: [Scenario; 7] = [
+    Scenario {
+        name: "leech",
+        unit: "block",
+        run: |meter| transfer(Arc::default(), meter.clone(), meter),
+    },
+    Scenario {
+        name: "seed",
+        unit: "block",
+        run: |meter| transfer(meter.clone(), Arc::default(), meter),
+    },
+    Scenario {
+        name: "idle",
+        unit: "tick",
+        run: idle,
+    },
+    Scenario {
+        name: "tokenise",
+        unit: "document",
+        run: tokenise,
+    },
+    Scenario {
+        name: "metainfo",
+        unit: "document",
+        run: metainfo,
+    },
+    Scenario {
+        name: "decode",
+        unit: "frame",
+        run: decode,
+    },
+    Scenario {
+        name: "encode",
+        unit: "frame",
+        run: encode,
+    },
+];
+
+/// The scenario of this name.
+pub fn named(name: &str) -> &'static Scenario {
+    let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name);
+    scenario.unwrap_or_else(|| panic!("no scenario {name}"))
+}
+
+/// Bytes of the torrent that is transferred; the half in the middle is counted, so that queues are full and tables as
+/// large as they get.
+const TRANSFER_BYTES: usize = 64 << 20;
+
+fn transfer(seeder: Arc<Meter>, leecher: Arc<Meter>, meter: &Meter) -> u64 {
+    let mut pair = Pair::new(TRANSFER_BYTES, seeder, leecher);
+    let from = pair.run_to(25);
+    meter.start();
+    let to = pair.run_to(75);
+    meter.stop();
+    (to - from) / u64::from(BLOCK_SIZE)
+}
+
+/// Torrents that an idle tick has nothing to do for.
+const IDLE_TORRENTS: usize = 10_000;
+
+fn idle(meter: &Arc<Meter>) -> u64 {
+    let mut idle = Idle::new(IDLE_TORRENTS, meter.clone());
+    repeat(meter, 100, || idle.tick())
+}
+
+fn tokenise(meter: &Arc<Meter>) -> u64 {
+    let bytes = document();
+    repeat(meter, 10, || {
+        let document = Document::parse(black_box(&bytes), &Limits::default()).unwrap();
+        assert!(document.root().get(b"info").is_some());
+    })
+}
+
+fn metainfo(meter: &Arc<Meter>) -> u64 {
+    let bytes = document();
+    repeat(meter, 2, || {
+        let metainfo = torrents::parse(black_box(&bytes));
+        assert_eq!(metainfo.info.files.files().len(), FILE_COUNT);
+    })
+}
+
+/// Files in the metainfo that is read.
+const FILE_COUNT: usize = 10_000;
+
+/// Metainfo of many files and few pieces: hashing is not what is to be counted.
+fn document() -> Bytes {
+    torrents::described(1_000, FILE_COUNT)
+}
+
+fn decode(meter: &Arc<Meter>) -> u64 {
+    let (stream, mut codec) = (Stream::new(), Stream::codec());
+    let decode = || assert_eq!(stream.decode(&mut codec), [BLOCK_COUNT; 3]);
+    repeat(meter, 100, decode) * FRAME_COUNT
+}
+
+fn encode(meter: &Arc<Meter>) -> u64 {
+    let stream = Stream::new();
+    let (peer, mut flush, mut outbox) = (Entity::PLACEHOLDER, FlushQueue::default(), Outbox::default());
+    let encode = || {
+        let len = streams::encode(&stream, peer, &mut flush, &mut outbox);
+        assert_eq!(len, stream.len());
+    };
+    repeat(meter, 100, encode) * FRAME_COUNT
+}
+
+/// Does `work` so many times, and tells how many. It is done once before: what the first one grows, the others find
+/// grown.
+fn repeat(meter: &Meter, count: u64, mut work: impl FnMut()) -> u64 {
+    work();
+    meter.counted(&mut || (0..count).for_each(|_| work()));
+    count
+}

@@ -1,0 +1,35 @@
+//! How long the parts of a tick take, and ticks as a whole: `cargo bench --workspace --bench micro`.
+//!
+//! Each bench asserts that what it timed took place.
+
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a bench may fail as it likes, and its modules are seen by nobody else"
+)]
+
+mod bencode;
+mod picker;
+mod tick;
+mod verify;
+mod wire;
+
+#[path = "../support/engines.rs"]
+mod engines;
+#[path = "../support/peers.rs"]
+mod peers;
+#[path = "../support/streams.rs"]
+mod streams;
+#[path = "../support/torrents.rs"]
+mod torrents;
+
+criterion::criterion_group!(
+    benches,
+    bencode::bench,
+    wire::bench,
+    picker::bench,
+    verify::bench,
+    tick::bench
+);
+criterion::criterion_main!(benches);

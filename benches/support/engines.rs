@@ -1,0 +1,122 @@
+//! Simulated engines in the states that benches look at.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ecs_torrent::components::commands::{AddOptions, AddTorrent, CommandQueue, Reply};
+use ecs_torrent::components::settings::Settings;
+use ecs_torrent::components::torrent::Lifecycle;
+use ecs_torrent::engine::sim::{NodeId, Probe, Simulation};
+use ecs_torrent::protocol::metainfo::Metainfo;
+use ecs_torrent::systems::TorrentPlugins;
+
+use crate::torrents;
+
+/// One way between two hosts.
+pub const LATENCY: Duration = Duration::from_millis(10);
+
+/// A simulation for benches.
+pub fn simulation() -> Simulation {
+    Simulation::untraced(1, LATENCY)
+}
+
+/// A host's address.
+pub fn ip(last: u8) -> IpAddr {
+    [10, 0, 0, last].into()
+}
+
+/// Where an engine at [`ip`] listens.
+pub fn listening(last: u8) -> SocketAddr {
+    (ip(last), 6881).into()
+}
+
+/// Adds a torrent, its data in the folder `root`.
+pub fn add(sim: &mut Simulation, node: NodeId, metainfo: &Arc<Metainfo>, root: &str, peers: Vec<SocketAddr>) {
+    let command = AddTorrent {
+        metainfo: metainfo.clone(),
+        options: AddOptions {
+            root: Some(root.into()),
+            peers,
+            require_complete: false,
+        },
+        is_resumed: false,
+        reply: Reply::ignored(),
+    };
+    let world = sim.node(node).world_mut();
+    world.resource_mut::<CommandQueue<AddTorrent>>().0.push_back(command);
+    sim.nudge(node);
+}
+
+/// Torrents of an engine that are in `state`.
+pub fn count_in(sim: &mut Simulation, node: NodeId, state: &Lifecycle) -> usize {
+    let world = sim.node(node).world_mut();
+    let mut torrents = world.query::<&Lifecycle>();
+    torrents.iter(world).filter(|lifecycle| *lifecycle == state).count()
+}
+
+/// Lets `time` pass.
+pub fn pass(sim: &mut Simulation, time: Duration) {
+    let limit = sim.now() + time;
+    sim.run_until(limit, |_| false);
+}
+
+/// An engine with idle torrents, half of them complete, and every one announced to a tracker: what it has to do for
+/// them next is minutes away.
+pub struct Idle {
+    sim: Simulation,
+    node: NodeId,
+}
+
+impl Idle {
+    /// With `count` torrents.
+    pub fn new(count: usize, probe: Arc<dyn Probe>) -> Self {
+        let mut sim = simulation();
+        let announces = Arc::new(AtomicUsize::new(0));
+        let heard = announces.clone();
+        sim.add_udp_host((ip(9), 6969).into(), move |_, _, packet| answer(packet, &heard));
+        let node = sim.add_probed_node(ip(1), Settings::default(), TorrentPlugins, probe);
+        let data = torrents::noise(32);
+        for number in 0..count {
+            let name = number.to_string();
+            let metainfo = torrents::of_data(&name, &data, 16 << 10, Some("udp://10.0.0.9:6969"));
+            if number % 2 == 0 {
+                sim.put_data(node, name.clone(), data.clone());
+            }
+            add(&mut sim, node, &metainfo, &name, vec![]);
+        }
+        // Until all are announced, and what is saved 30 s after a change is saved.
+        let is_announced = |_: &mut Simulation| announces.load(Ordering::Relaxed) >= count;
+        let limit = sim.now() + Duration::from_secs(600);
+        assert!(
+            sim.run_until(limit, is_announced),
+            "{announces:?} of {count} are announced"
+        );
+        pass(&mut sim, Duration::from_secs(60));
+        let states = [Lifecycle::Seeding, Lifecycle::Downloading].map(|state| count_in(&mut sim, node, &state));
+        assert_eq!(states, [count.div_ceil(2), count / 2]);
+        Self { sim, node }
+    }
+
+    /// Runs a tick in which nothing is due, and checks that nothing is due soon.
+    pub fn tick(&mut self) {
+        let now = self.sim.now();
+        let next = self.sim.node(self.node).tick(now);
+        assert!(next > now, "the tick had something to do");
+    }
+}
+
+/// A UDP tracker's answers (BEP 15): a connection, and an announce without peers, to be repeated in half an hour.
+fn answer(packet: &[u8], announces: &AtomicUsize) -> Vec<Vec<u8>> {
+    let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().unwrap());
+    let (action, transaction) = (word(8), word(12));
+    let reply = match action {
+        0 => vec![0, transaction, 7, 7],
+        _ => {
+            announces.fetch_add(1, Ordering::Relaxed);
+            vec![1, transaction, 1800, 0, 0]
+        }
+    };
+    vec![reply.into_iter().flat_map(u32::to_be_bytes).collect()]
+}

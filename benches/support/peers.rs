@@ -1,0 +1,77 @@
+//! Peers without engines, played from outside, as many as wanted.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ecs_torrent::components::ids::LinkId;
+use ecs_torrent::engine::port::Backend;
+use ecs_torrent::engine::ports::net::{NetEvent, NetRequest};
+use ecs_torrent::engine::sim::{SimNet, Simulation};
+use ecs_torrent::protocol::geometry::BLOCK_SIZE;
+use ecs_torrent::protocol::hash::InfoHash;
+use ecs_torrent::protocol::peer_id::PeerId;
+use ecs_torrent::protocol::wire::{Handshake, Message, Reserved};
+
+use crate::engines;
+
+/// Connections to one engine, each with a handshake of its own.
+pub struct Peers {
+    net: SimNet,
+    links: Vec<LinkId>,
+}
+
+impl Peers {
+    /// Connects `count` peers to the engine at `to`.
+    pub fn connect(sim: &mut Simulation, count: usize, to: SocketAddr, info_hash: InfoHash) -> Self {
+        let mut net = sim.add_host(engines::listening(200));
+        let links: Vec<LinkId> = (1..=count as u64).map(|number| LinkId(number * 2)).collect();
+        let timeout = Duration::from_secs(10);
+        for &link in &links {
+            let mut peer_id = [b'-'; 20];
+            peer_id[12..].copy_from_slice(&link.0.to_be_bytes());
+            let handshake = Handshake {
+                reserved: Reserved([0, 0, 0, 0, 0, 0, 0, 4]),
+                info_hash,
+                peer_id: PeerId(peer_id),
+            };
+            let mut bytes = BytesMut::new();
+            handshake.write(&mut bytes);
+            let frames = vec![bytes.freeze()];
+            net.submit(&mut vec![
+                NetRequest::Connect { link, to, timeout },
+                NetRequest::Send { link, frames },
+            ]);
+        }
+        Self { net, links }
+    }
+
+    /// Sends a message from each peer: `say` is asked what the peer of that number says.
+    pub fn say(&mut self, say: impl Fn(usize) -> Message) {
+        let sends = self.links.iter().enumerate().map(|(number, &link)| {
+            let mut bytes = BytesMut::new();
+            say(number).write(&mut bytes);
+            let frames = vec![bytes.freeze()];
+            NetRequest::Send { link, frames }
+        });
+        self.net.submit(&mut sends.collect());
+    }
+
+    /// Takes what has come for all peers: the chunks, without saying for whom.
+    pub fn hear(&mut self) -> Vec<Bytes> {
+        let mut events = Vec::new();
+        self.net.poll(usize::MAX, &mut events);
+        let chunk = |event| match event {
+            NetEvent::Received { chunk, .. } => Some(chunk),
+            NetEvent::Closed { reason, .. } => panic!("a peer was closed: {reason}"),
+            _ => None,
+        };
+        events.into_iter().filter_map(chunk).collect()
+    }
+
+    /// Takes what has come, and counts the blocks in it.
+    pub fn count_blocks(&mut self) -> usize {
+        let blocks = self.hear();
+        blocks.iter().filter(|chunk| chunk.len() == BLOCK_SIZE as usize).count()
+    }
+}
