@@ -36,7 +36,7 @@ pub fn bench(criterion: &mut Criterion) {
     for (name, pieces) in peers {
         group.bench_function(format!("pick, {name}"), |bencher| {
             bencher.iter(|| {
-                let piece = order.pick(black_box(&pieces), &mut random, |_| true).unwrap();
+                let piece = order.pick(black_box(&pieces), None, &mut random, |_| true).unwrap();
                 order.remove(piece);
                 order.insert(piece, &mut random);
             });

@@ -55,9 +55,6 @@ pub const UNCHOKE: u8 = 1;
 const REQUEST: u8 = 6;
 pub const PIECE: u8 = 7;
 
-/// Bytes of a `piece` message in front of its payload: length, id, index, begin.
-const PIECE_HEAD: usize = 13;
-
 /// Sends and reads handshakes without any extension.
 fn shake_hands(stream: &mut TcpStream, info_hash: InfoHash) -> io::Result<()> {
     stream.set_nodelay(true)?;

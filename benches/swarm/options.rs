@@ -44,7 +44,11 @@ pub struct Options {
 impl Options {
     /// Whether a row was asked for.
     pub fn wants(&self, row: &str) -> bool {
-        self.rows.is_empty() || self.rows.iter().any(|wanted| row.starts_with(wanted.as_str()))
+        let is_meant = |wanted: &String| match rows::ROWS.iter().any(|row| row.name == wanted) {
+            true => row == wanted,
+            false => row.starts_with(wanted.as_str()),
+        };
+        self.rows.is_empty() || self.rows.iter().any(is_meant)
     }
 
     /// Whether a client was asked for. Ours always is: the ratios are its own.

@@ -212,11 +212,13 @@ impl Session {
             // Without its last line, a file that cannot be read was cut.
             false => SessionError::Damaged,
         };
-        let Version { version } = ron::from_str(body).map_err(syntax)?;
-        if version > VERSION {
-            return Err(SessionError::Newer(version));
+        let session = ron::from_str::<Self>(body).map_err(|error| match ron::from_str(body) {
+            Ok(Version { version }) if version > VERSION => SessionError::Newer(version),
+            _ => syntax(error),
+        })?;
+        if session.version > VERSION {
+            return Err(SessionError::Newer(session.version));
         }
-        let session: Self = ron::from_str(body).map_err(syntax)?;
         if session.info_hash != info_hash {
             return Err(SessionError::Foreign("it is another torrent's"));
         }

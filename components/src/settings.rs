@@ -129,8 +129,8 @@ pub struct PeerSettings {
     pub keep_alive_s: u64,
     /// Time in which a peer that owes us reading takes nothing, after which it is gone. Default 60 s.
     pub send_timeout_s: u64,
-    /// Most bytes waiting to be sent to one peer; beyond it, control messages close the connection and uploads
-    /// wait. Default 1 MiB.
+    /// Most bytes of messages waiting to be sent to one peer, blocks not counted; beyond it, the connection is closed.
+    /// Default 1 MiB.
     pub max_send_queue_bytes: usize,
     /// First wait before an address that failed is tried again; doubles with each failure. Default 5 s.
     pub reconnect_backoff_s: u64,
@@ -202,6 +202,9 @@ pub struct RequestSettings {
     pub snub_s: u64,
     /// Peers that one block may be requested from at the same time in the endgame. Default 2.
     pub endgame_copies: usize,
+    /// Pieces shorter than this are begun one behind the other, up to a boundary of as many bytes, where they are
+    /// equally rare: they are read and written together then. Default 1 MiB.
+    pub extent_bytes: u32,
 }
 
 impl Default for RequestSettings {
@@ -215,6 +218,7 @@ impl Default for RequestSettings {
             block_timeout_s: 20,
             snub_s: 60,
             endgame_copies: 2,
+            extent_bytes: 1 << 20,
         }
     }
 }
@@ -241,6 +245,9 @@ pub struct UploadSettings {
     pub read_bytes: u32,
     /// Bytes read or being read for uploads and not yet sent, over all peers. Default 16 MiB.
     pub memory_bytes: u64,
+    /// Most of it for one peer: a connection moves at most this much in two or three ticks. Where many want some, none
+    /// gets more than what is left for the others. Default 2 MiB.
+    pub peer_memory_bytes: u64,
 }
 
 impl Default for UploadSettings {
@@ -255,6 +262,7 @@ impl Default for UploadSettings {
             max_block_bytes: 128 << 10,
             read_bytes: 256 << 10,
             memory_bytes: 16 << 20,
+            peer_memory_bytes: 2 << 20,
         }
     }
 }

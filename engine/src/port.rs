@@ -31,6 +31,18 @@ pub struct JobTag {
     pub number: u64,
 }
 
+impl JobTag {
+    /// Work of which its owner has one at a time, so that it needs no number.
+    #[must_use]
+    pub fn new(purpose: Purpose, owner: Entity) -> Self {
+        Self {
+            purpose,
+            owner,
+            number: 0,
+        }
+    }
+}
+
 /// An event that knows its inbox.
 pub trait PortEvent: fmt::Debug + Send + Sync + 'static {
     /// Where it belongs.

@@ -28,7 +28,7 @@ impl Plugin for CheckingPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<CheckQueue>().add_systems(
             Tick,
-            (queue_checks, collect_reads, collect_checked, read_pieces)
+            (collect_reads, collect_checked, read_pieces)
                 .chain()
                 .in_set(VerifySet::Check),
         );
@@ -40,6 +40,7 @@ const HASH: Purpose = Purpose("hash to check");
 
 /// On a torrent whose data is being checked.
 #[derive(Component, Debug)]
+#[component(storage = "SparseSet")]
 pub struct Check {
     /// The pieces in doubt.
     todo: Vec<u32>,
@@ -76,9 +77,16 @@ impl Check {
 
 /// Torrents that have pieces to be read, and the memory of those being read or hashed.
 #[derive(Resource, Debug, Default)]
-struct CheckQueue {
+pub struct CheckQueue {
     torrents: VecDeque<Entity>,
     used_bytes: u64,
+}
+
+impl CheckQueue {
+    /// Puts a torrent, which gets its [`Check`] in this tick, behind the others.
+    pub(crate) fn add(&mut self, torrent: Entity) {
+        self.torrents.push_back(torrent);
+    }
 }
 
 /// The number of a job: which piece, and how long, so that its memory is known when its torrent no longer is.
@@ -91,12 +99,9 @@ fn index_and_len(tag: JobTag) -> (u32, u64) {
     (tag.number as u32, tag.number >> 32)
 }
 
-fn queue_checks(mut queue: ResMut<CheckQueue>, new: Query<Entity, Added<Check>>) {
-    queue.torrents.extend(&new);
-}
-
 /// What cannot be read because it is not there is simply missing; what cannot be read for another reason is a fault.
 fn collect_reads(
+    mut commands: Commands,
     mut disk: ResMut<DiskPort>,
     mut hash: ResMut<HashPort>,
     mut queue: ResMut<CheckQueue>,
@@ -123,7 +128,7 @@ fn collect_reads(
                 };
                 match outcome {
                     Err(error) if !error.is_absence() => drop(failed.write(fault(torrent, &error))),
-                    _ => check.note(torrent, index, false, &mut have, &mut start),
+                    _ => check.note(torrent, index, false, &mut have, &mut commands, &mut start),
                 }
             }
         }
@@ -131,6 +136,7 @@ fn collect_reads(
 }
 
 fn collect_checked(
+    mut commands: Commands,
     mut hash: ResMut<HashPort>,
     mut queue: ResMut<CheckQueue>,
     mut start: MessageWriter<StartTorrent>,
@@ -145,18 +151,19 @@ fn collect_checked(
         let expected = content.0.info.pieces.get(index);
         let is_good =
             matches!((&event.digests, expected), (Some(Digests::Piece(digest)), Some(hash)) if digest == hash);
-        check.note(event.tag.owner, index, is_good, &mut have, &mut start);
+        check.note(event.tag.owner, index, is_good, &mut have, &mut commands, &mut start);
     }
 }
 
 impl Check {
-    /// Notes a piece's result; the last one sets the bits and starts the torrent.
+    /// Notes a piece's result; the last one sets the bits, starts the torrent, and ends the check.
     fn note(
         &mut self,
         torrent: Entity,
         index: u32,
         is_good: bool,
         have: &mut Have,
+        commands: &mut Commands,
         start: &mut MessageWriter<StartTorrent>,
     ) {
         self.checked_count += 1;
@@ -166,6 +173,7 @@ impl Check {
         if self.checked_count as usize == self.todo.len() {
             have.0 = self.good.clone();
             start.write(StartTorrent { torrent });
+            commands.entity(torrent).remove::<Check>();
         }
     }
 }

@@ -3,7 +3,7 @@
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::Clock;
-use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, Peer};
+use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, Peer, UploadQueue};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::ports::NetPort;
@@ -27,19 +27,20 @@ fn flush_outboxes(
     mut flush: ResMut<FlushQueue>,
     mut reaper: ResMut<Reaper>,
     mut net: ResMut<NetPort>,
-    mut peers: Query<(&Peer, &mut Outbox)>,
+    mut peers: Query<(&Peer, &mut Outbox, Option<&UploadQueue>)>,
 ) {
     let now = clock.now();
     for entity in flush.drain() {
-        let Ok((peer, mut outbox)) = peers.get_mut(entity) else {
+        let Ok((peer, mut outbox, uploads)) = peers.get_mut(entity) else {
             continue;
         };
         if outbox.unsent_bytes == 0 {
             // Whether the peer reads is measured from the moment there is something to read.
             outbox.last_progress = now;
         }
-        // Fault 25: who reads nothing is not written to without end.
-        if outbox.waiting_bytes() > settings.peers.max_send_queue_bytes {
+        // Fault 25: who reads nothing is not written to without end. Blocks have their own bound.
+        let block_bytes = uploads.map_or(0, |uploads| uploads.charged_bytes as usize);
+        if outbox.waiting_bytes() > settings.peers.max_send_queue_bytes + block_bytes {
             reaper.close(entity, CloseReason::SendQueueFull);
         }
         outbox.last_sent = now;

@@ -38,6 +38,7 @@ impl Plugin for LifecyclePlugin {
             .init_resource::<TorrentIndex>()
             .init_resource::<adding::StorageIds>()
             .init_resource::<adding::Resuming>()
+            .init_resource::<opening::Arrived>()
             .init_resource::<Deadlines<failing::Retry>>()
             .init_resource::<stopping::StopsInOrder>()
             .init_resource::<ClosingLinks>()

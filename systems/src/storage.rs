@@ -188,11 +188,7 @@ fn submit_verified_pieces(
             continue;
         };
         piece.phase = PiecePhase::Writing;
-        let tag = JobTag {
-            purpose: PIECES,
-            owner: entity,
-            number: 0,
-        };
+        let tag = JobTag::new(PIECES, entity);
         disk.push(DiskRequest::Write {
             tag,
             storage: storage.id,

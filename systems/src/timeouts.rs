@@ -21,7 +21,8 @@ pub struct TimeoutsPlugin;
 impl Plugin for TimeoutsPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<Deadlines<PeerCheck>>()
-            .add_systems(Tick, (watch_new_peers, check_peers).chain().in_set(DecideSet::Timeouts));
+            .add_systems(Tick, check_peers.in_set(DecideSet::Timeouts))
+            .add_observer(watch_new_peer);
     }
 }
 
@@ -32,10 +33,9 @@ struct PeerCheck(Entity);
 /// A peer is looked at this often at least: what is due by then can only have begun since.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-fn watch_new_peers(clock: Res<Clock>, mut checks: ResMut<Deadlines<PeerCheck>>, new: Query<Entity, Added<Peer>>) {
-    for peer in &new {
-        checks.set(clock.now() + LOOK_INTERVAL, PeerCheck(peer));
-    }
+/// Not a system that looks for new peers: that would visit all of them in each tick.
+fn watch_new_peer(new: On<Add<Peer>>, clock: Res<Clock>, mut checks: ResMut<Deadlines<PeerCheck>>) {
+    checks.set(clock.now() + LOOK_INTERVAL, PeerCheck(new.entity));
 }
 
 fn check_peers(

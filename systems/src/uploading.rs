@@ -140,24 +140,17 @@ struct Counter<'w, 's> {
 
 /// Reads for the peers in the serve queue, in turn, each as much as may wait for it; a peer that has its fill comes
 /// back when bytes have left.
-fn read_blocks(
-    mut counter: Counter,
-    mut serve: ResMut<ServeQueue>,
-    mut peers: Query<(&PeerOf, &mut UploadQueue, &Outbox)>,
-) {
-    let limit = counter.settings.uploads.memory_bytes;
-    // Half of the peer's send queue is for blocks, so that there is always room for messages.
-    let watermark = (counter.settings.peers.max_send_queue_bytes / 2) as u64;
+fn read_blocks(mut counter: Counter, mut serve: ResMut<ServeQueue>, mut peers: Query<(&PeerOf, &mut UploadQueue)>) {
     let mut turns = serve.len();
-    while turns > 0 && counter.memory.has_room(limit) {
+    while turns > 0 && counter.memory.has_room(&counter.settings.uploads) {
         turns -= 1;
         let Some(peer) = serve.pop() else { break };
-        let Ok((of, mut uploads, outbox)) = peers.get_mut(peer) else {
+        let Ok((of, mut uploads)) = peers.get_mut(peer) else {
             continue;
         };
         uploads.unlist();
-        let waiting_bytes = (outbox.waiting_bytes() as u64).max(uploads.charged_bytes);
-        if uploads.waiting.is_empty() || waiting_bytes >= watermark {
+        let may_read = counter.memory.has_room_for(&uploads, &counter.settings.uploads);
+        if uploads.waiting.is_empty() || !may_read {
             continue;
         }
         counter.read_next(peer, of.0, &mut uploads);

@@ -111,11 +111,7 @@ fn submit_full_pieces(mut full: ResMut<FullPieces>, mut hash: ResMut<HashPort>, 
             .blocks
             .iter_mut()
             .for_each(|slot| spans.extend(std::mem::take(&mut slot.data)));
-        let tag = JobTag {
-            purpose: PIECES,
-            owner: entity,
-            number: 0,
-        };
+        let tag = JobTag::new(PIECES, entity);
         let kind = HashKind::Sha1Piece;
         hash.push(HashRequest { tag, kind, spans });
     }

@@ -119,7 +119,8 @@ elif mode == "prepare":
 elif mode == "restart":
     (state,) = arguments
     say("ready")
-    ses = session(active_seeds=-1, active_limit=-1, active_checking=-1)
+    # Several alerts for each torrent; those that have no room are lost.
+    ses = session(active_seeds=-1, active_limit=-1, active_checking=-1, alert_queue_size=2_000_000)
     names = os.listdir(state)
     for name in names:
         with open(os.path.join(state, name), "rb") as file:

@@ -10,10 +10,10 @@ use std::thread;
 
 use ecs_torrent::protocol::geometry::BlockRequest;
 use ecs_torrent::protocol::metainfo::Metainfo;
-use ecs_torrent::protocol::wire::Message;
+use ecs_torrent::protocol::wire::{BLOCK_HEADER_LEN, Message};
 use sha1::{Digest, Sha1};
 
-use super::{PIECE, PIECE_HEAD, UNCHOKE, shake_hands, word};
+use super::{PIECE, UNCHOKE, shake_hands, word};
 use crate::content::Files;
 
 /// Bytes asked for and not yet received, of each connection.
@@ -91,8 +91,8 @@ impl<'a> Download<'a> {
             }
             self.need(5)?;
             if self.pending[4] == PIECE {
-                self.need(PIECE_HEAD)?;
-                self.take_block(len - (PIECE_HEAD - 4))?;
+                self.need(BLOCK_HEADER_LEN)?;
+                self.take_block(len - (BLOCK_HEADER_LEN - 4))?;
             } else {
                 self.need(4 + len)?;
                 let is_unchoke = self.pending[4] == UNCHOKE;
@@ -129,12 +129,12 @@ impl<'a> Download<'a> {
             .ok_or_else(unasked)?;
         let piece = &mut self.pieces[at];
         let mut place = piece.bytes.get_mut(begin..begin + len).ok_or_else(unasked)?;
-        let known = &self.pending[PIECE_HEAD..];
+        let known = &self.pending[BLOCK_HEADER_LEN..];
         let (filled, rest) = place.split_at_mut(known.len().min(len));
         filled.copy_from_slice(&known[..filled.len()]);
         let surplus = known[filled.len()..].to_vec();
         place = rest;
-        let mut head = [0; PIECE_HEAD];
+        let mut head = [0; BLOCK_HEADER_LEN];
         let mut head_len = 0;
         while !place.is_empty() {
             let wanted = place.len();

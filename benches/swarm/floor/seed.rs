@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
-use ecs_torrent::protocol::wire::{Message, write_block_header};
+use ecs_torrent::protocol::wire::{BLOCK_HEADER_LEN, Message, write_block_header};
 
-use super::{PIECE_HEAD, REQUEST, block_at, shake_hands, word};
+use super::{REQUEST, block_at, shake_hands, word};
 use crate::content::Files;
 
 /// Bytes that are gathered before they are sent.
@@ -58,7 +58,7 @@ fn serve(mut stream: TcpStream, files: &Files) -> io::Result<()> {
                 let begin = out.len();
                 out.resize(begin + block.len as usize, 0);
                 files.read(metainfo.info.geometry.span(block).offset, &mut out[begin..])?;
-                if out.len() > SEND_BYTES - PIECE_HEAD {
+                if out.len() > SEND_BYTES - BLOCK_HEADER_LEN {
                     stream.write_all(&out)?;
                     out.clear();
                 }

@@ -9,4 +9,4 @@ mod message;
 pub use self::byte_queue::{ByteQueue, Payload};
 pub use self::codec::{Block, Frame, FrameLimits, PeerCodec, Session, WireError};
 pub use self::handshake::{HANDSHAKE_LEN, Handshake, HandshakeError, Reserved};
-pub use self::message::{Message, write_block_header};
+pub use self::message::{BLOCK_HEADER_LEN, Message, write_block_header};

@@ -7,7 +7,7 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest};
 use ecs_torrent_protocol::time::Timestamp;
 
-use crate::settings::{RequestSettings, millis};
+use crate::settings::{RequestSettings, UploadSettings, millis};
 
 /// Most cancelled requests whose late answers are still recognized.
 const MAX_CANCELLED: usize = 256;
@@ -38,6 +38,8 @@ pub struct Requests {
     pub depth: QueueDepth,
     /// The piece that was last begun or continued for this peer, to go on with.
     pub current: Option<Entity>,
+    /// Index of the piece that was last begun for this peer.
+    pub last_begun: Option<u32>,
     /// Pieces that may be requested while choked (BEP 6).
     pub allowed_fast: Vec<u32>,
     /// Pieces that this peer sent corrupt and is not asked for again.
@@ -238,10 +240,19 @@ pub struct UploadMemory {
 }
 
 impl UploadMemory {
-    /// Whether more may be read under `limit`.
+    /// Whether more may be read.
     #[must_use]
-    pub fn has_room(&self, limit: u64) -> bool {
-        self.used_bytes < limit
+    pub fn has_room(&self, settings: &UploadSettings) -> bool {
+        self.used_bytes < settings.memory_bytes
+    }
+
+    /// Whether more may be read for this peer: as long as it has no more than would be left for another one, so that
+    /// peers that take nothing can't hold all of it.
+    #[must_use]
+    pub fn has_room_for(&self, uploads: &UploadQueue, settings: &UploadSettings) -> bool {
+        let left = settings.memory_bytes.saturating_sub(self.used_bytes);
+        let share = left.min(settings.peer_memory_bytes);
+        self.has_room(settings) && uploads.charged_bytes < share.max(settings.read_bytes.into())
     }
 
     /// Counts bytes in that are read for a peer.

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 const MIN_ROOM: usize = 16 << 10;
 
 /// Used-up chunks looked at for reuse before a new one is made: they come free roughly in the order of their use.
-const LOOK_AT: usize = 4;
+const LOOK_AT: usize = 32;
 
 /// Used-up chunks that are remembered; beyond it, memory goes back to the allocator.
 const MAX_USED_UP: usize = 1024;

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
@@ -24,7 +24,11 @@ use crate::wake::Waker;
 /// Larger files are no sessions: that of a torrent with half a million files has a tenth of it.
 const MAX_SESSION_BYTES: u64 = 512 << 20;
 
-/// The State port's real backend: one thread over one folder.
+/// Loads for which a thread more is worth its start.
+const LOADS_PER_THREAD: usize = 64;
+
+/// The State port's real backend: one thread over one folder, and for the time of a start with many torrents, one on
+/// each processor.
 pub struct StateFolder {
     jobs: Arc<Jobs<StateRequest>>,
     sink: Sink<StateEvent>,
@@ -124,7 +128,12 @@ impl Folder {
         let mut waiting = VecDeque::new();
         while jobs.take_all(&mut waiting) {
             let mut unsafe_yet: Vec<JobTag> = Vec::new();
-            for request in waiting.drain(..) {
+            while let Some(request) = waiting.pop_front() {
+                if matches!(request, StateRequest::Load { .. }) {
+                    waiting.push_front(request);
+                    self.load_side_by_side(&mut waiting, sink);
+                    continue;
+                }
                 let (tag, outcome) = self.carry_out(request);
                 match outcome {
                     Ok(StateDone::Saved) => unsafe_yet.push(tag),
@@ -141,6 +150,29 @@ impl Folder {
                 sink.push(StateEvent { tag, outcome });
             }
         }
+    }
+
+    /// Carries out the loads at the front, in any order: none depends on another.
+    fn load_side_by_side(&self, waiting: &mut VecDeque<StateRequest>, sink: &Sink<StateEvent>) {
+        let is_load = |request: &StateRequest| matches!(request, StateRequest::Load { .. });
+        let count = waiting.iter().take_while(|request| is_load(request)).count();
+        let loads = Mutex::new(waiting.drain(..count));
+        let load = || {
+            loop {
+                let next = loads.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(request) = next else { return };
+                let (tag, outcome) = self.carry_out(request);
+                sink.push(StateEvent { tag, outcome });
+            }
+        };
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            for _ in 1..processors.min(count.div_ceil(LOADS_PER_THREAD)) {
+                // Without another thread, this one does it all.
+                let _ = thread::Builder::new().spawn_scoped(scope, load);
+            }
+            load();
+        });
     }
 
     fn carry_out(&self, request: StateRequest) -> (JobTag, Outcome) {
@@ -200,7 +232,7 @@ impl Folder {
         if with_metainfo {
             loaded.metainfo = Some(self.load_metainfo(torrent));
         }
-        loaded.has_metainfo = self.torrent_path(torrent).exists();
+        loaded.has_metainfo = matches!(loaded.metainfo, Some(Ok(_))) || self.torrent_path(torrent).exists();
         Ok(StateDone::Loaded(Box::new(loaded)))
     }
 
@@ -262,8 +294,11 @@ impl Folder {
 }
 
 fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
+    let file = File::open(path)?;
+    let len = file.metadata()?.len().min(max);
+    // One more than it has, to find its end without growing.
+    let mut bytes = Vec::with_capacity(len as usize + 1);
+    file.take(max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {
         return Err(io::Error::other(format!("larger than {max} bytes")));
     }

@@ -59,22 +59,35 @@ pub(super) struct Registry<'w, 's> {
 
 pub(super) fn add_torrents(mut queue: ResMut<CommandQueue<AddTorrent>>, mut registry: Registry) {
     for command in queue.0.drain(..) {
-        let id = registry.find_or_add(&command.metainfo, &command.options, command.is_resumed);
+        let id = registry.find_or_add(&command.metainfo, &command.options, command.is_resumed, None);
         command.reply.send(id);
     }
 }
 
 impl Registry<'_, '_> {
-    fn find_or_add(&mut self, metainfo: &Arc<Metainfo>, options: &AddOptions, is_resumed: bool) -> InfoHash {
+    /// `loaded` is what its session was found to say, where that is known already.
+    fn find_or_add(
+        &mut self,
+        metainfo: &Arc<Metainfo>,
+        options: &AddOptions,
+        is_resumed: bool,
+        loaded: Option<Loaded>,
+    ) -> InfoHash {
         let known = metainfo.hashes.wire_hashes().find_map(|hash| self.index.get(hash));
         match known {
             // One that was added in this very tick is not in the world yet, but it has the same hashes.
             Some(entity) => self.torrents.get(entity).map_or(metainfo.hashes.primary(), Torrent::id),
-            None => self.add(metainfo, options, is_resumed),
+            None => self.add(metainfo, options, is_resumed, loaded),
         }
     }
 
-    fn add(&mut self, metainfo: &Arc<Metainfo>, options: &AddOptions, is_resumed: bool) -> InfoHash {
+    fn add(
+        &mut self,
+        metainfo: &Arc<Metainfo>,
+        options: &AddOptions,
+        is_resumed: bool,
+        loaded: Option<Loaded>,
+    ) -> InfoHash {
         let info = &metainfo.info;
         let root = options.root.clone();
         let storage = Storage {
@@ -96,7 +109,10 @@ impl Registry<'_, '_> {
         }
         let entity = self.commands.spawn_empty().id();
         let tiers = spawn_trackers(&mut self.commands, entity, &metainfo.trackers, &mut self.random);
-        self.opener.load(entity, &torrent);
+        match loaded {
+            Some(loaded) => self.opener.hand_over(entity, loaded),
+            None => self.opener.load(entity, &torrent),
+        }
         let opening = Opening {
             has_root: options.root.is_some(),
             is_resumed,
@@ -142,11 +158,7 @@ pub(super) fn resume_torrents(
     mut resuming: ResMut<Resuming>,
     mut state: ResMut<StatePort>,
 ) {
-    let tag = |purpose| JobTag {
-        purpose,
-        owner: Entity::PLACEHOLDER,
-        number: 0,
-    };
+    let tag = |purpose| JobTag::new(purpose, Entity::PLACEHOLDER);
     for ResumeAll { reply } in queue.0.drain(..) {
         if resuming.asked.is_empty() {
             state.push(StateRequest::List { tag: tag(LIST) });
@@ -181,21 +193,13 @@ pub(super) fn resume_torrents(
 pub(super) fn add_resumed(mut resuming: ResMut<Resuming>, mut registry: Registry) {
     for event in registry.opener.take(RESUME) {
         resuming.expected_count = resuming.expected_count.saturating_sub(1);
-        let loaded = match event.outcome {
+        let mut loaded = match event.outcome {
             Ok(StateDone::Loaded(loaded)) => *loaded,
             _ => Loaded::default(),
         };
-        match loaded.metainfo {
+        match loaded.metainfo.take() {
             Some(Ok(metainfo)) => {
-                if let Some(reason) = loaded.set_aside {
-                    let name = &metainfo.info.name;
-                    tracing::warn!(torrent = %name, "its saved state was set aside and its data is checked: {reason}");
-                }
-                let options = AddOptions {
-                    root: loaded.salvaged_root,
-                    ..AddOptions::default()
-                };
-                registry.find_or_add(&metainfo, &options, true);
+                registry.find_or_add(&metainfo, &AddOptions::default(), true, Some(loaded));
                 resuming.added_count += 1;
             }
             Some(Err(reason)) => tracing::error!("a torrent cannot be resumed: {reason}"),

@@ -26,7 +26,7 @@ use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Geometry;
 
 use super::adding::StorageIds;
-use crate::checking::Check;
+use crate::checking::{Check, CheckQueue};
 use crate::sessions::{SaveTorrent, SessionState};
 use crate::storage::fault;
 
@@ -70,12 +70,17 @@ impl Opening {
     }
 }
 
+/// What the state folder has told of torrents that were added because of it.
+#[derive(Resource, Debug, Default)]
+pub(super) struct Arrived(Vec<(Entity, Loaded)>);
+
 /// Begins and continues the opening of torrents.
 #[derive(SystemParam)]
 pub(super) struct Opener<'w> {
     state: ResMut<'w, StatePort>,
     disk: ResMut<'w, DiskPort>,
     storages: ResMut<'w, StorageIds>,
+    arrived: ResMut<'w, Arrived>,
 }
 
 impl Opener<'_> {
@@ -91,10 +96,15 @@ impl Opener<'_> {
     /// Asks for a torrent's session.
     pub(super) fn load(&mut self, entity: Entity, torrent: &Torrent) {
         self.state.push(StateRequest::Load {
-            tag: tag(LOAD, entity),
+            tag: JobTag::new(LOAD, entity),
             torrent: torrent.id(),
             with_metainfo: false,
         });
+    }
+
+    /// Opens a torrent with what was loaded before it was added.
+    pub(super) fn hand_over(&mut self, entity: Entity, loaded: Loaded) {
+        self.arrived.0.push((entity, loaded));
     }
 
     /// Looks at the files, under a new name: what is still being done to them under an old one is no longer heard of.
@@ -102,20 +112,12 @@ impl Opener<'_> {
         self.disk.push(DiskRequest::Close { storage: storage.id });
         storage.id = self.storages.next();
         self.disk.push(DiskRequest::Open {
-            tag: tag(OPEN, entity),
+            tag: JobTag::new(OPEN, entity),
             storage: storage.id,
             root: storage.root.clone(),
             volume: session.and_then(|session| session.volume.clone()),
             files: files.clone(),
         });
-    }
-}
-
-fn tag(purpose: Purpose, owner: Entity) -> JobTag {
-    JobTag {
-        purpose,
-        owner,
-        number: 0,
     }
 }
 
@@ -143,32 +145,23 @@ pub(super) fn collect_loaded(
     mut torrents: Query<Resumed>,
     mut trackers: Query<&mut Tracker>,
 ) {
+    let mut arrived = std::mem::take(&mut opener.arrived.0);
     for event in opener.take(LOAD) {
-        let torrent = event.tag.owner;
-        let Ok(mut resumed) = torrents.get_mut(torrent) else {
-            continue;
-        };
-        let loaded = match event.outcome {
-            Ok(StateDone::Loaded(loaded)) => *loaded,
-            Ok(_) => continue,
-            Err(error) => {
-                // What it says is not known, and must not be written over.
-                failed.write(FailTorrent {
-                    torrent,
-                    reason: error.0,
-                    remedy: Remedy::Wait,
-                });
-                continue;
-            }
-        };
-        resumed.take_in(
-            loaded,
-            event.tag.owner,
-            &mut commands,
-            &mut opener,
-            &settings,
-            &mut trackers,
-        );
+        match event.outcome {
+            Ok(StateDone::Loaded(loaded)) => arrived.push((event.tag.owner, *loaded)),
+            Ok(_) => {}
+            // What it says is not known, and must not be written over.
+            Err(error) => drop(failed.write(FailTorrent {
+                torrent: event.tag.owner,
+                reason: error.0,
+                remedy: Remedy::Wait,
+            })),
+        }
+    }
+    for (torrent, loaded) in arrived {
+        if let Ok(mut resumed) = torrents.get_mut(torrent) {
+            resumed.take_in(loaded, torrent, &mut commands, &mut opener, &settings, &mut trackers);
+        }
     }
 }
 
@@ -287,6 +280,7 @@ fn judge(session: Option<&Session>, stamps: &[Option<FileStamp>], geometry: &Geo
 pub(super) fn collect_opened(
     mut commands: Commands,
     mut disk: ResMut<DiskPort>,
+    mut checks: ResMut<CheckQueue>,
     mut start: MessageWriter<StartTorrent>,
     mut failed: MessageWriter<FailTorrent>,
     mut save: MessageWriter<SaveTorrent>,
@@ -332,6 +326,7 @@ pub(super) fn collect_opened(
             *lifecycle = Lifecycle::Checking;
             let check = Check::new(findings.doubtful, have.0.clone());
             commands.entity(torrent).insert(check);
+            checks.add(torrent);
             save.write(SaveTorrent { torrent });
         }
     }
@@ -388,7 +383,7 @@ pub(super) fn start_torrents(
             });
         } else {
             disk.push(DiskRequest::Prepare {
-                tag: tag(PREPARE, torrent),
+                tag: JobTag::new(PREPARE, torrent),
                 storage: storage.id,
                 is_preallocated: settings.storage.preallocate,
             });

@@ -99,11 +99,7 @@ impl ClosingLinks {
     pub(crate) fn expect(&mut self, torrent: Option<Entity>, reason: &CloseReason) -> Option<JobTag> {
         let owner = torrent.filter(|_| *reason == CloseReason::Stopping)?;
         *self.0.entry(owner).or_default() += 1;
-        Some(JobTag {
-            purpose: CLOSING,
-            owner,
-            number: 0,
-        })
+        Some(JobTag::new(CLOSING, owner))
     }
 }
 

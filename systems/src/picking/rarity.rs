@@ -129,9 +129,18 @@ impl RarityOrder {
         self.recount(piece, |count| count.saturating_sub(1), random);
     }
 
-    /// The piece to begin next with a peer that has `pieces`, among those that `accepts` takes.
-    pub fn pick(&self, pieces: &PeerPieces, random: &mut Random, accepts: impl Fn(u32) -> bool) -> Option<u32> {
+    /// The piece to begin next with a peer that has `pieces`, among those that `accepts` takes. Of the best ones it is
+    /// `neighbour`, if that is one of them, otherwise any.
+    pub fn pick(
+        &self,
+        pieces: &PeerPieces,
+        neighbour: Option<u32>,
+        random: &mut Random,
+        accepts: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
         let is_candidate = |piece: u32| pieces.has(piece) && accepts(piece);
+        let neighbour = neighbour.filter(|piece| self.is_pickable(*piece) && is_candidate(*piece));
+        let neighbour_key = neighbour.map(|piece| self.key(piece));
         // Where the peer has little, its own pieces are the shorter list.
         if let Some(bits) = pieces.bits().filter(|bits| bits.count() < self.pickable_count / 8) {
             let mut best: Option<(Key, u32)> = None;
@@ -148,9 +157,15 @@ impl RarityOrder {
                     best = Some((key, piece));
                 }
             }
-            return best.map(|(_, piece)| piece);
+            return match best {
+                Some((key, _)) if Some(key) == neighbour_key => neighbour,
+                best => best.map(|(_, piece)| piece),
+            };
         }
-        self.buckets.values().find_map(|bucket| {
+        self.buckets.iter().find_map(|(key, bucket)| {
+            if Some(*key) == neighbour_key {
+                return neighbour;
+            }
             let (early, late) = bucket.split_at(random.below(bucket.len()));
             late.iter().chain(early).copied().find(|piece| is_candidate(*piece))
         })
@@ -240,18 +255,18 @@ mod tests {
         order.add_peer(&pieces(4, &[0, 2]), &mut random);
         let all = PeerPieces::all(4);
         order.remove(3);
-        assert_eq!(order.pick(&all, &mut random, |_| true), Some(1));
+        assert_eq!(order.pick(&all, None, &mut random, |_| true), Some(1));
         assert_eq!(
             order
-                .pick(&all, &mut random, |piece| piece != 1)
+                .pick(&all, None, &mut random, |piece| piece != 1)
                 .map(|p| p == 0 || p == 2),
             Some(true)
         );
         order.set_priority(2, 7, true, &mut random);
-        assert_eq!(order.pick(&all, &mut random, |_| true), Some(2));
+        assert_eq!(order.pick(&all, None, &mut random, |_| true), Some(2));
         order.set_priority(2, 0, true, &mut random);
         assert!(!order.is_pickable(2));
-        assert_eq!(order.pick(&pieces(4, &[3]), &mut random, |_| true), None);
+        assert_eq!(order.pick(&pieces(4, &[3]), None, &mut random, |_| true), None);
         assert_eq!((order.availability(0), order.pickable_count()), (2, 2));
     }
 
@@ -261,7 +276,7 @@ mod tests {
         let order = RarityOrder::new(64, |_| true, &mut random);
         for peer in [PeerPieces::all(64), pieces(64, &[3, 9, 40])] {
             let picks: std::collections::BTreeSet<u32> = (0..200)
-                .filter_map(|_| order.pick(&peer, &mut random, |_| true))
+                .filter_map(|_| order.pick(&peer, None, &mut random, |_| true))
                 .collect();
             let expected = peer.bits().map_or(40, |_| 3);
             assert!(picks.len() >= expected, "{picks:?}");
@@ -300,8 +315,14 @@ mod tests {
             let rank = |piece: u32| (std::cmp::Reverse(priorities[piece as usize]), copies(piece) - peers.iter().filter(|p| p.is_complete()).count());
             for peer in &peers {
                 let best = (0..count).filter(|p| is_in(*p) && peer.has(*p)).map(rank).min();
-                let picked = order.pick(peer, &mut random, |_| true);
+                let picked = order.pick(peer, None, &mut random, |_| true);
                 prop_assert_eq!(picked.map(rank), best);
+                for neighbour in 0..count {
+                    let picked = order.pick(peer, Some(neighbour), &mut random, |_| true);
+                    let is_best = is_in(neighbour) && peer.has(neighbour) && Some(rank(neighbour)) == best;
+                    prop_assert_eq!(picked.map(rank), best);
+                    prop_assert!(!is_best || picked == Some(neighbour));
+                }
             }
             prop_assert_eq!(order.pickable_count() as usize, (0..count).filter(|p| is_in(*p)).count());
             for piece in 0..count {

@@ -282,8 +282,19 @@ impl Bench<'_, '_> {
     /// The first block of the rarest piece that can be begun.
     fn new_piece(&mut self, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<(Entity, u32)> {
         let accepts = |piece: u32| !requests.refused_pieces.contains(&piece);
-        let index = choice.picker.order.pick(choice.has, &mut self.random, accepts)?;
-        self.begin_piece(index, choice, requests)
+        let extent = self.settings.requests.extent_bytes;
+        let neighbour = requests
+            .last_begun
+            .and_then(|last| next_in_extent(last, choice.geometry, extent));
+        let index = choice
+            .picker
+            .order
+            .pick(choice.has, neighbour, &mut self.random, accepts)?;
+        let found = self.begin_piece(index, choice, requests);
+        if found.is_some() {
+            requests.last_begun = Some(index);
+        }
+        found
     }
 
     fn begin_piece(&mut self, index: u32, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<(Entity, u32)> {
@@ -376,6 +387,13 @@ impl Bench<'_, '_> {
             self.commands.entity(entity).insert(piece);
         }
     }
+}
+
+/// The piece behind `piece`, if it does not begin another extent.
+fn next_in_extent(piece: u32, geometry: &Geometry, extent_bytes: u32) -> Option<u32> {
+    let next = piece + 1;
+    let is_inside = next < geometry.piece_count() && geometry.piece_offset(next) % u64::from(extent_bytes.max(1)) != 0;
+    is_inside.then_some(next)
 }
 
 /// Whether the peer has the piece and may be asked for it.

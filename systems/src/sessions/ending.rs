@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::torrent::{Content, Storage};
-use ecs_torrent_engine::port::Purpose;
+use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::DiskRequest;
 use ecs_torrent_engine::ports::state::StateRequest;
 
 use super::Job;
-use super::saving::{Clerk, Saved, SavedItem, tag};
+use super::saving::{Clerk, Saved, SavedItem};
 use super::spilling::Spiller;
 
 const FORGET: Purpose = Purpose("forget session");
@@ -60,13 +60,13 @@ pub(super) fn end_sessions(
             Ending::Forget { delete_data } => {
                 let mut left = 1;
                 clerk.port.push(StateRequest::Remove {
-                    tag: tag(FORGET, entity),
+                    tag: JobTag::new(FORGET, entity),
                     torrent: saved.torrent.id(),
                 });
                 if delete_data {
                     left += 1;
                     clerk.disk.push(DiskRequest::Delete {
-                        tag: tag(DELETE, entity),
+                        tag: JobTag::new(DELETE, entity),
                         storage: saved.storage.id,
                         written: saved.state.written.iter().map(|index| *index as usize).collect(),
                         keep: shared_files(&saved, &others),

@@ -72,14 +72,6 @@ pub(super) struct Clerk<'w, 's> {
     trackers: Query<'w, 's, &'static Tracker>,
 }
 
-pub(super) fn tag(purpose: Purpose, owner: Entity) -> JobTag {
-    JobTag {
-        purpose,
-        owner,
-        number: 0,
-    }
-}
-
 /// What changed is saved a while after the first change; what is complete, or has been looked at, at once.
 pub(super) fn note_changes(
     clock: Res<Clock>,
@@ -266,7 +258,7 @@ impl SavedItem<'_, '_> {
     fn tag(&self, purpose: Purpose) -> JobTag {
         JobTag {
             number: self.state.generation,
-            ..tag(purpose, self.entity)
+            ..JobTag::new(purpose, self.entity)
         }
     }
 

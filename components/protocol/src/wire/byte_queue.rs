@@ -88,6 +88,23 @@ impl ByteQueue {
         taken
     }
 
+    /// Fills `out` with the first bytes; false, and nothing taken, where there are not as many.
+    pub fn take_to(&mut self, mut out: &mut [u8]) -> bool {
+        let count = out.len();
+        if self.len < count {
+            return false;
+        }
+        while !out.is_empty() {
+            let part = out.len().min(self.front.len());
+            let (filled, rest) = out.split_at_mut(part);
+            self.front.copy_to_slice(filled);
+            out = rest;
+            self.settle();
+        }
+        self.len -= count;
+        true
+    }
+
     /// Copies `count` bytes out into memory of their own, if there are as many: for what is kept longer than a
     /// tick and must not hold a whole chunk.
     pub fn take_copy(&mut self, count: usize) -> Option<Bytes> {
@@ -134,7 +151,7 @@ mod tests {
         #[test]
         fn reads_one_stream_whatever_the_chunks(
             chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9), 0..20),
-            reads in proptest::collection::vec((0usize..4, 0usize..12), 0..30),
+            reads in proptest::collection::vec((0usize..5, 0usize..12), 0..30),
         ) {
             let mut queue = ByteQueue::default();
             let mut stream = chunks.concat();
@@ -152,6 +169,12 @@ mod tests {
                         let copy = queue.take_copy(count);
                         prop_assert_eq!(copy.as_deref(), stream.get(..count));
                         if copy.is_none() { continue }
+                    }
+                    3 => {
+                        let mut out = vec![0; count];
+                        let is_there = queue.take_to(&mut out);
+                        prop_assert_eq!(is_there.then_some(&*out), stream.get(..count));
+                        if !is_there { continue }
                     }
                     _ => {
                         prop_assert_eq!(queue.peek::<5>(), stream.first_chunk::<5>().copied());

@@ -220,10 +220,21 @@ impl PeerCodec {
             return Ok(Begun::Incomplete);
         }
         self.queue.skip(5);
-        let Some(body) = self.queue.take_copy(len as usize - 1) else {
-            return Ok(Begun::Incomplete);
+        check_negotiated(id, session)?;
+        let len = len as usize - 1;
+        let message = match id {
+            id::BITFIELD | id::EXTENDED => match self.queue.take_copy(len) {
+                Some(body) => read_long(id, body, session)?,
+                None => return Ok(Begun::Incomplete),
+            },
+            _ => {
+                // As long as `check_length` has found right, and no longer.
+                let mut body = [0; SHORT_LEN];
+                self.queue.take_to(&mut body[..len]);
+                read_short(id, body, session)?
+            }
         };
-        Ok(Begun::Message(read_message(id, body, session)?))
+        Ok(Begun::Message(message))
     }
 
     fn begin_block(&mut self, len: u32, session: &Session) -> Result<Begun, WireError> {
@@ -284,18 +295,36 @@ impl PeerCodec {
     }
 }
 
-/// Reads a message by its id. BEP 3 wants a bitfield as the first; clients in use put their extension handshake before
-/// it, and some send one in place of many haves, so it is taken at any time.
-fn read_message(id: u8, body: Bytes, session: &Session) -> Result<Message, WireError> {
+fn check_negotiated(id: u8, session: &Session) -> Result<(), WireError> {
     let is_fast = matches!(id, id::SUGGEST_PIECE..=id::ALLOWED_FAST);
     // BEP 6: fast messages without the handshake bit close the connection.
     if (is_fast && !session.fast) || (id == id::EXTENDED && !session.extended) {
         return Err(WireError::NotNegotiated(id));
     }
-    let word = |at: usize| {
-        body.get(at..at + 4)
-            .map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
-    };
+    Ok(())
+}
+
+/// Reads a message that has bytes of its own. BEP 3 wants a bitfield as the first; clients in use put their extension
+/// handshake before it, and some send one in place of many haves, so it is taken at any time.
+fn read_long(id: u8, body: Bytes, session: &Session) -> Result<Message, WireError> {
+    if id == id::BITFIELD {
+        if let Some(geometry) = session.geometry {
+            Bitfield::from_wire(&body, geometry.piece_count())?;
+        }
+        return Ok(Message::Bitfield(body));
+    }
+    Ok(Message::Extended {
+        id: body[0],
+        payload: body.slice(1..),
+    })
+}
+
+/// Longest body of the messages that are a few numbers.
+const SHORT_LEN: usize = 12;
+
+/// Reads a message that is a few numbers.
+fn read_short(id: u8, body: [u8; SHORT_LEN], session: &Session) -> Result<Message, WireError> {
+    let word = |at: usize| u32::from_be_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
     let piece = |message: fn(u32) -> Message| check_piece(id, word(0), session).map(message);
     let request = |message: fn(BlockRequest) -> Message| {
         let piece = check_piece(id, word(0), session)?;
@@ -311,12 +340,6 @@ fn read_message(id: u8, body: Bytes, session: &Session) -> Result<Message, WireE
         id::INTERESTED => Ok(Message::Interested),
         id::NOT_INTERESTED => Ok(Message::NotInterested),
         id::HAVE => piece(Message::Have),
-        id::BITFIELD => {
-            if let Some(geometry) = session.geometry {
-                Bitfield::from_wire(&body, geometry.piece_count())?;
-            }
-            Ok(Message::Bitfield(body))
-        }
         id::REQUEST => request(Message::Request),
         id::CANCEL => request(Message::Cancel),
         id::PORT => Ok(Message::Port(u16::from_be_bytes([body[0], body[1]]))),
@@ -324,11 +347,8 @@ fn read_message(id: u8, body: Bytes, session: &Session) -> Result<Message, WireE
         id::HAVE_ALL => Ok(Message::HaveAll),
         id::HAVE_NONE => Ok(Message::HaveNone),
         id::REJECT_REQUEST => request(Message::RejectRequest),
-        id::ALLOWED_FAST => piece(Message::AllowedFast),
-        _ => Ok(Message::Extended {
-            id: body[0],
-            payload: body.slice(1..),
-        }),
+        // All that is left of those that are known.
+        _ => piece(Message::AllowedFast),
     }
 }
 

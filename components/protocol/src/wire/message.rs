@@ -106,6 +106,9 @@ impl Message {
     }
 }
 
+/// Bytes of a `piece` message before its payload: length, id, index, begin.
+pub const BLOCK_HEADER_LEN: usize = 13;
+
 /// Appends the head of a `piece` message for the block at `begin` of `piece`; its `len` bytes follow it.
 pub fn write_block_header(out: &mut impl BufMut, block: BlockRequest) {
     out.put_u32(9 + block.len);
