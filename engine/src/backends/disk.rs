@@ -1,6 +1,7 @@
 //! Files, read and written by a pool of threads.
 
 mod files;
+mod storage;
 mod volume;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,12 +10,12 @@ use std::sync::Arc;
 use std::thread;
 
 use bevy_platform::collections::HashMap;
-use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::settings::StorageSettings;
 use ecs_torrent_protocol::geometry::Span;
 
 pub use self::files::{FileCache, Files};
+use self::storage::{Storage, Write};
 use super::StartError;
 pub use super::buffers::FileBuffers;
 use super::jobs::Jobs;
@@ -25,23 +26,26 @@ use crate::wake::Waker;
 
 /// The Disk port's real backend.
 pub struct DiskPool {
-    storages: HashMap<StorageId, Arc<Files>>,
+    storages: HashMap<StorageId, Arc<Storage>>,
     cache: Arc<FileCache>,
     jobs: Arc<Jobs<Job>>,
     sink: Sink<DiskEvent>,
 }
 
-struct Job {
-    tag: JobTag,
-    files: Arc<Files>,
-    work: Work,
+enum Job {
+    One {
+        tag: JobTag,
+        storage: Arc<Storage>,
+        work: Work,
+    },
+    /// What waits to be written.
+    Writes(Arc<Storage>),
 }
 
 enum Work {
     Look,
     Prepare { is_preallocated: bool },
     Read(Span),
-    Write(Span, Vec<Bytes>),
     Sync,
     Delete { written: Vec<usize>, keep: Vec<usize> },
 }
@@ -65,7 +69,15 @@ impl DiskPool {
             builder
                 .spawn(move || {
                     while let Some(job) = jobs.next() {
-                        sink.push(job.run(&buffers));
+                        match job {
+                            Job::One { tag, storage, work } => sink.push(work.run(tag, &storage.files, &buffers)),
+                            Job::Writes(storage) => {
+                                if storage.write_waiting(|events| sink.push_all(events)) {
+                                    // Behind what else there is to do.
+                                    jobs.add([Job::Writes(storage)]);
+                                }
+                            }
+                        }
                     }
                 })
                 .map_err(StartError::Thread)?;
@@ -83,8 +95,8 @@ impl DiskPool {
                 volume,
                 files,
             } => {
-                let files = Arc::new(Files::new(storage, root, volume, files, self.cache.clone()));
-                self.storages.insert(storage, files);
+                let files = Files::new(storage, root, volume, files, self.cache.clone());
+                self.storages.insert(storage, Arc::new(Storage::new(files)));
                 (tag, storage, Work::Look)
             }
             DiskRequest::Close { storage } => {
@@ -103,7 +115,7 @@ impl DiskPool {
                 storage,
                 span,
                 blocks,
-            } => (tag, storage, Work::Write(span, blocks)),
+            } => return self.add_write(storage, Write { tag, span, blocks }),
             DiskRequest::Sync { tag, storage } => (tag, storage, Work::Sync),
             DiskRequest::Delete {
                 tag,
@@ -112,20 +124,29 @@ impl DiskPool {
                 keep,
             } => (tag, storage, Work::Delete { written, keep }),
         };
-        match self.storages.get(&storage) {
-            Some(files) => Some(Job {
-                tag,
-                files: files.clone(),
-                work,
-            }),
-            None => {
-                let error = std::io::Error::other("these files are closed");
-                let outcome = Err(failure(DiskAction::Use, PathBuf::new(), error));
-                let blocks = Vec::new();
-                self.sink.push(DiskEvent { tag, outcome, blocks });
-                None
-            }
-        }
+        let Some(storage) = self.storages.get(&storage) else {
+            self.refuse(tag);
+            return None;
+        };
+        let storage = storage.clone();
+        Some(Job::One { tag, storage, work })
+    }
+
+    fn add_write(&self, storage: StorageId, write: Write) -> Option<Job> {
+        let Some(storage) = self.storages.get(&storage) else {
+            self.refuse(write.tag);
+            return None;
+        };
+        storage.add(write).then(|| Job::Writes(storage.clone()))
+    }
+
+    fn refuse(&self, tag: JobTag) {
+        let error = std::io::Error::other("these files are closed");
+        self.sink.push(DiskEvent {
+            tag,
+            outcome: Err(failure(DiskAction::Use, PathBuf::new(), error)),
+            blocks: Vec::new(),
+        });
     }
 }
 
@@ -146,29 +167,24 @@ impl Drop for DiskPool {
     }
 }
 
-impl Job {
-    fn run(self, buffers: &FileBuffers) -> DiskEvent {
-        let Self { tag, files, work } = self;
-        let mut blocks = Vec::new();
-        let done = catch_unwind(AssertUnwindSafe(|| match work {
-            Work::Look => files.look().map(DiskDone::Opened),
-            Work::Prepare { is_preallocated } => files.prepare(is_preallocated).map(|()| DiskDone::Prepared),
-            Work::Read(span) => files.read(span, buffers).map(DiskDone::Read),
-            Work::Write(span, bytes) => {
-                let written = files.write(span, &bytes).map(|()| DiskDone::Written);
-                if written.is_err() {
-                    blocks = bytes;
-                }
-                written
-            }
-            Work::Sync => files.sync().map(DiskDone::Synced),
-            Work::Delete { written, keep } => files.delete(written, &keep).map(|()| DiskDone::Deleted),
+impl Work {
+    fn run(self, tag: JobTag, files: &Files, buffers: &FileBuffers) -> DiskEvent {
+        let done = catch_unwind(AssertUnwindSafe(|| match self {
+            Self::Look => files.look().map(DiskDone::Opened),
+            Self::Prepare { is_preallocated } => files.prepare(is_preallocated).map(|()| DiskDone::Prepared),
+            Self::Read(span) => files.read(span, buffers).map(DiskDone::Read),
+            Self::Sync => files.sync().map(DiskDone::Synced),
+            Self::Delete { written, keep } => files.delete(written, &keep).map(|()| DiskDone::Deleted),
         }));
         let outcome = done.unwrap_or_else(|_| {
             let error = std::io::Error::other("the disk job panicked");
             Err(failure(DiskAction::Use, files.root().to_owned(), error))
         });
-        DiskEvent { tag, outcome, blocks }
+        DiskEvent {
+            tag,
+            outcome,
+            blocks: Vec::new(),
+        }
     }
 }
 

@@ -33,6 +33,11 @@ impl<E> Sink<E> {
         self.waker.wake();
     }
 
+    pub(crate) fn push_all(&self, events: Vec<E>) {
+        self.lock().extend(events);
+        self.waker.wake();
+    }
+
     /// Moves at most `max` events out; true if there are more.
     pub(crate) fn poll(&self, max: usize, events: &mut Vec<E>) -> bool {
         let mut queue = self.lock();
