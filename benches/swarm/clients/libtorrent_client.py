@@ -53,7 +53,7 @@ def at_once(parameters):
 
 
 def wait_for(ses, kind, count=1):
-    while count:
+    while count > 0:
         ses.wait_for_alert(1000)
         count -= sum(isinstance(alert, kind) for alert in ses.pop_alerts())
 
