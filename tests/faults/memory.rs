@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ecs_torrent::components::commands::{AddTorrent, CommandQueue, Reply};
+use ecs_torrent::components::peer::UploadMemory;
 use ecs_torrent::components::torrent::{Counters, Have};
 use ecs_torrent::engine::backends;
 use ecs_torrent::engine::core::{Backends, Core};
@@ -17,12 +18,13 @@ use ecs_torrent::protocol::create::{NewFile, NewTorrent};
 use ecs_torrent::protocol::hash::sha1;
 use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
 use ecs_torrent::protocol::time::Timestamp;
+use ecs_torrent::protocol::wire::Message;
 use ecs_torrent::{AddOptions, Settings, TorrentPlugins};
 
-use crate::bed::{DEADLINE, Torrent, loopback};
+use crate::bed::{Bed, DEADLINE, Torrent, loopback};
 use crate::child::is_own_process;
 use crate::content::noise;
-use crate::peer::listen_as_seed;
+use crate::peer::{ScriptedPeer, listen_as_seed};
 
 const PIECE: usize = 1 << 20;
 const PIECES: usize = 200;
@@ -189,4 +191,50 @@ fn download_to_a_slow_disk() {
     let data = std::fs::read(folder.path().join("data")).unwrap();
     assert_eq!(data.len(), PIECE * PIECES);
     assert!(data.chunks(PIECE).all(|chunk| chunk == piece));
+}
+
+/// Fault 25: peers that ask for much and read nothing hold no more memory than uploads may have, and not all of it:
+/// another one is served meanwhile.
+#[test]
+fn peers_that_never_read_leave_memory_to_others() {
+    let limit = 4 << 20;
+    // More is asked for than kernels hold for a connection.
+    let count = 2000;
+    let mut bed = Bed::with(|settings| {
+        settings.uploads.memory_bytes = limit;
+        settings.uploads.max_queue = count as usize;
+    });
+    let torrent = Torrent::new(32 << 20, 1 << 20);
+    bed.seed(&torrent);
+    let geometry = torrent.metainfo.info.geometry;
+    let requests: Vec<u8> = (0..count)
+        .flat_map(|number| {
+            let mut message = Vec::new();
+            Message::Request(geometry.block(number / 64, number % 64)).write(&mut message);
+            message
+        })
+        .collect();
+    let mut idle: Vec<ScriptedPeer> = Vec::new();
+    for _ in 0..6 {
+        let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
+        peer.send(&Message::Interested);
+        peer.wait_for_message(&Message::Unchoke);
+        peer.send_raw(&requests);
+        idle.push(peer);
+    }
+    let used = || {
+        let torrents = bed.torrents();
+        let look = torrents.with_world(|world| world.resource::<UploadMemory>().used_bytes());
+        bed.block_on(look).unwrap()
+    };
+    bed.wait_until("memory to be held for those who do not read", || used() > limit / 2);
+    let mut reader = ScriptedPeer::connect(bed.address(), &torrent);
+    reader.send(&Message::Interested);
+    reader.wait_for_message(&Message::Unchoke);
+    for number in 0..64 {
+        reader.send(&Message::Request(geometry.block(9, number)));
+        assert_eq!(reader.wait_for_block().request, geometry.block(9, number));
+        assert!(used() < limit + (256 << 10), "{} bytes are held", used());
+    }
+    drop(idle);
 }

@@ -6,7 +6,7 @@ mod info;
 use bytes::Bytes;
 
 pub use self::error::{MetainfoError, Problem};
-use self::info::Fields;
+use self::info::{Fields, Place};
 pub use self::info::{Info, PieceHashes};
 use crate::bencode::{Document, Limits, Value};
 use crate::hash::InfoHashes;
@@ -69,8 +69,8 @@ impl Metainfo {
     /// The first field that is missing, malformed, inconsistent or beyond `limits`, by name.
     pub fn parse(bytes: &Bytes, limits: &MetainfoLimits) -> Result<Self, MetainfoError> {
         let document = Document::parse(bytes, &limits.bencode)?;
-        let root = Fields::new(document.root(), "")?;
-        let info = root.dict("info")?;
+        let root = Fields::new(document.root(), Place::Metainfo)?;
+        let info = root.info()?;
         let info_bytes = bytes.slice_ref(info.raw());
         let (is_v1, is_v2) = info::versions(&info)?;
         let hashes = InfoHashes::of(&info_bytes, is_v1, is_v2);

@@ -3,7 +3,10 @@
 //!
 //! The same bytes always give the same path, so that a torrent that is added again finds its data.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::hash::{DefaultHasher, Hasher};
 
 /// Most bytes of one path component, what common file systems allow.
 pub const MAX_COMPONENT_BYTES: usize = 255;
@@ -20,10 +23,23 @@ const MAX_EXTENSION_BYTES: usize = 32;
 /// Separators, control and bidirectional-override characters and invalid UTF-8 become `_`; a name longer than
 /// [`MAX_COMPONENT_BYTES`] is cut before its extension.
 #[must_use]
-pub fn safe_component(raw: &[u8]) -> Option<String> {
+pub fn safe_component(raw: &[u8]) -> Option<Cow<'_, str>> {
     if matches!(raw, b"" | b"." | b"..") {
         return None;
     }
+    let name = match std::str::from_utf8(raw) {
+        Ok(name) if raw.iter().all(is_plain) || !name.contains(is_unsafe) => Cow::Borrowed(name),
+        _ => Cow::Owned(replace_unsafe(raw)),
+    };
+    Some(cut_to(name, MAX_COMPONENT_BYTES))
+}
+
+/// What most names are made of.
+fn is_plain(byte: &u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'/' | b'\\')
+}
+
+fn replace_unsafe(raw: &[u8]) -> String {
     let mut name = String::with_capacity(raw.len());
     for chunk in raw.utf8_chunks() {
         name.extend(chunk.valid().chars().map(|c| if is_unsafe(c) { '_' } else { c }));
@@ -31,7 +47,7 @@ pub fn safe_component(raw: &[u8]) -> Option<String> {
             name.push('_');
         }
     }
-    Some(cut_to(&name, MAX_COMPONENT_BYTES))
+    name
 }
 
 /// Characters that separate paths, or that make a name look like another one.
@@ -43,13 +59,13 @@ fn is_unsafe(c: char) -> bool {
 }
 
 /// Shortens `name` to `max` bytes at a character boundary, keeping its extension.
-fn cut_to(name: &str, max: usize) -> String {
+fn cut_to(name: Cow<'_, str>, max: usize) -> Cow<'_, str> {
     if name.len() <= max {
-        return name.to_owned();
+        return name;
     }
-    let (stem, extension) = split_extension(name);
+    let (stem, extension) = split_extension(&name);
     let stem = &stem[..stem.floor_char_boundary(max - extension.len())];
-    format!("{stem}{extension}")
+    Cow::Owned(format!("{stem}{extension}"))
 }
 
 fn split_extension(name: &str) -> (&str, &str) {
@@ -63,10 +79,86 @@ fn split_extension(name: &str) -> (&str, &str) {
 /// which no other file stands.
 #[derive(Debug, Default)]
 pub struct UniquePaths {
+    names: Names,
+    /// Where the last file is: most often, the next one comes there too.
+    folder: Folder,
+}
+
+impl UniquePaths {
+    /// Claims the path of `components`, which are safe already and at least one; where it collides, the colliding
+    /// component gets a number before its extension: `a.txt` becomes `a.1.txt`.
+    pub fn claim<S: AsRef<str>>(&mut self, components: &[S]) -> Box<str> {
+        let Some((file, folders)) = components.split_last() else {
+            return Box::default();
+        };
+        if !self.folder.is_wanted(folders) {
+            self.folder = Folder::default();
+            for folder in folders {
+                self.folder.enter(folder.as_ref(), &mut self.names);
+            }
+        }
+        let file = self.names.claim(&self.folder.folded, file.as_ref(), Taken::File);
+        let mut path = String::with_capacity(self.folder.path.len() + file.len());
+        path.push_str(&self.folder.path);
+        path.push_str(&file);
+        path.into()
+    }
+}
+
+/// A folder that has been claimed.
+#[derive(Debug, Default)]
+struct Folder {
+    /// The components that were asked for.
+    wanted: Vec<String>,
+    /// The path that it got, with a `/` at the end.
+    path: String,
+    /// The same, case-folded.
+    folded: String,
+}
+
+impl Folder {
+    fn is_wanted<S: AsRef<str>>(&self, components: &[S]) -> bool {
+        self.wanted.iter().eq(components.iter().map(AsRef::as_ref))
+    }
+
+    /// Goes on to a folder in this one.
+    fn enter(&mut self, component: &str, names: &mut Names) {
+        let name = names.claim(&self.folded, component, Taken::Folder);
+        self.wanted.push(component.to_owned());
+        self.path.push_str(&name);
+        self.path.push('/');
+        push_folded(&mut self.folded, &name);
+        self.folded.push('/');
+    }
+}
+
+#[derive(Debug, Default)]
+struct Names {
     /// Case-folded path to what stands there.
-    taken: BTreeMap<String, Taken>,
+    taken: BTreeMap<Key, Taken>,
     /// Case-folded path that collided to the number to try next: a million equal names cost a million steps.
-    next_number: BTreeMap<String, u32>,
+    next_number: BTreeMap<Key, u32>,
+}
+
+/// What a case-insensitive file system sees of a path. The hash settles most comparisons, and nothing else.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    hash: u64,
+    path: Box<str>,
+}
+
+impl Key {
+    fn new(folded_prefix: &str, name: &str) -> Self {
+        let mut path = String::with_capacity(folded_prefix.len() + name.len());
+        path.push_str(folded_prefix);
+        push_folded(&mut path, name);
+        let mut hasher = DefaultHasher::new();
+        hasher.write(path.as_bytes());
+        Self {
+            hash: hasher.finish(),
+            path: path.into(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,62 +167,48 @@ enum Taken {
     Folder,
 }
 
-impl UniquePaths {
-    /// Claims the path of `components`, which are safe already and at least one; where it collides, the colliding
-    /// component gets a number before its extension: `a.txt` becomes `a.1.txt`.
-    pub fn claim(&mut self, components: &[String]) -> String {
-        let mut path = String::new();
-        let mut folded = String::new();
-        for (depth, component) in components.iter().enumerate() {
-            let wanted = if depth + 1 == components.len() {
-                Taken::File
-            } else {
-                Taken::Folder
-            };
-            if depth > 0 {
-                path.push('/');
-                folded.push('/');
-            }
-            let name = self.free_name(&folded, component, wanted);
-            folded.push_str(&fold(&name));
-            path.push_str(&name);
-            self.taken.insert(folded.clone(), wanted);
+impl Names {
+    /// Takes `component`, or its first numbered variant that can be `wanted`, behind the case-folded `prefix`.
+    fn claim<'c>(&mut self, prefix: &str, component: &'c str, wanted: Taken) -> Cow<'c, str> {
+        if self.take(Key::new(prefix, component), wanted) {
+            return Cow::Borrowed(component);
         }
-        path
-    }
-
-    /// `component`, or its first numbered variant, that can be `wanted` behind the case-folded `prefix`.
-    fn free_name(&mut self, prefix: &str, component: &str, wanted: Taken) -> String {
-        let key = format!("{prefix}{}", fold(component));
-        if self.is_free(&key, wanted) {
-            return component.to_owned();
-        }
+        let collided = Key::new(prefix, component);
         let (stem, extension) = split_extension(component);
-        let mut number = self.next_number.get(&key).copied().unwrap_or(1);
+        let mut number = self.next_number.get(&collided).copied().unwrap_or(1);
         loop {
             let suffix = format!(".{number}{extension}");
-            let name = format!("{}{suffix}", cut_to(stem, MAX_COMPONENT_BYTES - suffix.len()));
+            let name = format!("{}{suffix}", cut_to(stem.into(), MAX_COMPONENT_BYTES - suffix.len()));
             number += 1;
-            if self.is_free(&format!("{prefix}{}", fold(&name)), wanted) {
+            if self.take(Key::new(prefix, &name), wanted) {
                 // The next folder of this name is the same folder again; the next file is another one.
-                self.next_number
-                    .insert(key, if wanted == Taken::File { number } else { number - 1 });
-                return name;
+                let next = if wanted == Taken::File { number } else { number - 1 };
+                self.next_number.insert(collided, next);
+                return Cow::Owned(name);
             }
         }
     }
 
-    fn is_free(&self, key: &str, wanted: Taken) -> bool {
-        match self.taken.get(key) {
-            None => true,
-            Some(taken) => *taken == Taken::Folder && wanted == Taken::Folder,
+    /// Whether a path is free for what is wanted there, or is that already; from now on, it is.
+    fn take(&mut self, key: Key, wanted: Taken) -> bool {
+        match self.taken.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(wanted);
+                true
+            }
+            Entry::Occupied(taken) => *taken.get() == Taken::Folder && wanted == Taken::Folder,
         }
     }
 }
 
-/// What a case-insensitive file system sees.
-fn fold(name: &str) -> String {
-    name.to_lowercase()
+fn push_folded(path: &mut String, name: &str) {
+    if name.is_ascii() {
+        let start = path.len();
+        path.push_str(name);
+        path[start..].make_ascii_lowercase();
+    } else {
+        path.push_str(&name.to_lowercase());
+    }
 }
 
 #[cfg(test)]
@@ -140,7 +218,7 @@ mod tests {
     use super::*;
 
     fn component(raw: &[u8]) -> String {
-        safe_component(raw).unwrap()
+        safe_component(raw).unwrap().into_owned()
     }
 
     /// Fault 8: nothing climbs, nothing separates.
@@ -180,7 +258,7 @@ mod tests {
     fn claim_all(paths: &[&str]) -> Vec<String> {
         let mut unique = UniquePaths::default();
         let split = |path: &str| path.split('/').map(str::to_owned).collect::<Vec<_>>();
-        paths.iter().map(|path| unique.claim(&split(path))).collect()
+        paths.iter().map(|path| unique.claim(&split(path)).into()).collect()
     }
 
     /// Fault 11: names that differ in case only stay two files.
@@ -215,7 +293,7 @@ mod tests {
             let claimed = claim_all(&paths.iter().map(String::as_str).collect::<Vec<_>>());
             for (i, a) in claimed.iter().enumerate() {
                 for b in &claimed[i + 1..] {
-                    let (a, b) = (fold(a), fold(b));
+                    let (a, b) = (Key::new("", a).path, Key::new("", b).path);
                     prop_assert!(a != b, "{a} twice");
                     let nested = b.starts_with(&format!("{a}/")) || a.starts_with(&format!("{b}/"));
                     prop_assert!(!nested, "{a} and {b} nest");

@@ -240,6 +240,12 @@ pub struct UploadMemory {
 }
 
 impl UploadMemory {
+    /// Bytes counted in now.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes
+    }
+
     /// Whether more may be read.
     #[must_use]
     pub fn has_room(&self, settings: &UploadSettings) -> bool {

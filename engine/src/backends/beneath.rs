@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
 const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
@@ -15,16 +15,31 @@ pub(crate) fn open_root(path: &std::path::Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, FOLDER | OFlags::RDONLY, Mode::empty())?)
 }
 
-/// Opens `path`, relative and `/`-separated, below `root`. No component may be a link: a torrent that puts one in
-/// the way, or a stranger on this machine who does, gets an error and not a file elsewhere.
-pub(crate) fn open(root: BorrowedFd<'_>, path: &str, is_writable: bool) -> io::Result<OwnedFd> {
+/// Opens `path`, relative and `/`-separated, below `root`, and tells how it is. No component may be a link: a torrent
+/// that puts one in the way, or a stranger on this machine who does, gets an error and not a file elsewhere.
+pub(crate) fn open(root: BorrowedFd<'_>, path: &str, is_writable: bool) -> io::Result<(OwnedFd, Stat)> {
     let flags = if is_writable { OFlags::RDWR } else { OFlags::RDONLY };
-    open_with(root, path, flags, Mode::empty())
+    regular(open_with(root, path, flags, Mode::empty())?)
+}
+
+/// Whether anything may be found in a folder below `root`: false where there is no such folder.
+pub(crate) fn may_hold(root: BorrowedFd<'_>, folder: &str) -> bool {
+    let found = open_with(root, folder, FOLDER | OFlags::RDONLY, Mode::empty());
+    !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// As [`open`] for writing, creating the file and the folders above it where they are missing.
-pub(crate) fn create(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CREATE;
+pub(crate) fn create(root: BorrowedFd<'_>, path: &str) -> io::Result<(OwnedFd, Stat)> {
+    regular(create_with(root, path, OFlags::empty())?)
+}
+
+/// Creates a file, and the folders above it where they are missing; an error where something is there. It is empty.
+pub(crate) fn create_new(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    create_with(root, path, OFlags::EXCL)
+}
+
+fn create_with(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::RDWR | OFlags::CREATE;
     match open_with(root, path, flags, FILE_MODE) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             create_folders(root, path)?;
@@ -63,10 +78,10 @@ fn open_with(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> io:
         match openat2(root, path, flags, mode, resolve) {
             // Kernels before 5.6, and sandboxes that do not know the call.
             Err(Errno::NOSYS | Errno::PERM) => {}
-            result => return regular(result?),
+            result => return Ok(result?),
         }
     }
-    regular(walk(root, path, flags, mode)?)
+    walk(root, path, flags, mode)
 }
 
 /// What `openat2` does, one component at a time.
@@ -117,10 +132,10 @@ fn open_folder(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
 }
 
 /// Only regular files are read and written, whatever stands under the name.
-fn regular(file: OwnedFd) -> io::Result<OwnedFd> {
-    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
-    if kind.is_file() {
-        Ok(file)
+fn regular(file: OwnedFd) -> io::Result<(OwnedFd, Stat)> {
+    let stat = rustix::fs::fstat(&file)?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        Ok((file, stat))
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
     }
@@ -137,7 +152,7 @@ mod tests {
     fn open_both(root: &OwnedFd, path: &str) -> [io::Result<OwnedFd>; 2] {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         [
-            open(root.as_fd(), path, true),
+            open(root.as_fd(), path, true).map(|(file, _)| file),
             walk(root.as_fd(), path, flags, Mode::empty()),
         ]
     }
@@ -148,6 +163,10 @@ mod tests {
         let root = open_root(folder.path()).unwrap();
         create(root.as_fd(), "a/b/c.txt").unwrap();
         create(root.as_fd(), "plain").unwrap();
+        create_new(root.as_fd(), "a/d/new").unwrap();
+        assert!(may_hold(root.as_fd(), "a/b") && !may_hold(root.as_fd(), "a/c") && !may_hold(root.as_fd(), "c/b"));
+        let error = create_new(root.as_fd(), "a/d/new").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert!(folder.path().join("a/b/c.txt").is_file() && folder.path().join("plain").is_file());
         assert!(open_both(&root, "a/b/c.txt").iter().all(Result::is_ok));
     }
@@ -166,8 +185,10 @@ mod tests {
         for path in ["dir/victim", "file", "loop", "loop/x", "dangling", "../victim"] {
             assert!(open_both(&root, path).iter().all(Result::is_err), "{path}");
             assert!(create(root.as_fd(), path).is_err(), "{path}");
+            assert!(create_new(root.as_fd(), path).is_err(), "{path}");
         }
         assert!(create(root.as_fd(), "dir/sub/new").is_err());
+        assert!(create_new(root.as_fd(), "dir/sub/new").is_err());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
     }
 

@@ -1,6 +1,8 @@
 //! Files, read and written by a pool of threads.
 
+mod cache;
 mod files;
+mod root;
 mod storage;
 mod volume;
 
@@ -14,7 +16,8 @@ use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::settings::StorageSettings;
 use ecs_torrent_protocol::geometry::Span;
 
-pub use self::files::{FileCache, Files};
+pub use self::cache::FileCache;
+pub use self::files::Files;
 use self::storage::{Storage, Write};
 use super::StartError;
 pub use super::buffers::FileBuffers;

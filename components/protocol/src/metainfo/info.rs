@@ -1,5 +1,6 @@
 //! The info dictionary.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -77,7 +78,7 @@ impl Info {
     ) -> Result<Self, MetainfoError> {
         let piece_length = info.int("piece length", 1, i64::from(limits.max_piece_length))? as u32;
         let raw_name = info.text("name")?.ok_or_else(|| info.error("name", Problem::Missing))?;
-        let name = safe_component(raw_name).unwrap_or_else(|| hashes.primary().to_string());
+        let name = safe_component(raw_name).unwrap_or_else(|| hashes.primary().to_string().into());
         let files = match info.get("files") {
             Some(list) => multiple_files(info, list, &name, limits)?,
             None => single_file(info, &name)?,
@@ -102,7 +103,7 @@ impl Info {
             return Err(info.error("pieces", Problem::TooMany { found, max }));
         }
         Ok(Self {
-            name,
+            name: name.into_owned(),
             geometry,
             pieces: PieceHashes(info_bytes.slice_ref(hashes)),
             files,
@@ -115,7 +116,7 @@ fn single_file(info: &Fields<'_>, name: &str) -> Result<FileTable, MetainfoError
     let attributes = FileAttributes {
         pad: false,
         symlink: false,
-        ..attributes_of(info)
+        ..attributes_of(info.get("attr"))
     };
     Ok(FileTable::new(vec![FileEntry {
         path: name.into(),
@@ -137,18 +138,21 @@ fn multiple_files(
         let max = limits.max_files;
         return Err(info.error("files", Problem::TooMany { found: count, max }));
     }
-    let mut paths = UniquePaths::default();
+    let mut paths = Paths {
+        name,
+        components: Vec::new(),
+        unique: UniquePaths::default(),
+    };
     let mut files = Vec::with_capacity(count);
     let mut offset = 0u64;
     for (index, file) in list.enumerate() {
-        let file = Fields::new(file, &info.path(&format!("files[{index}]")))?;
-        let mut attributes = attributes_of(&file);
-        // BEP 47: a link's length is zero and need not be there.
-        let has_length = file.get("length").is_some() || !attributes.symlink;
-        let len = if has_length {
-            file.int("length", 0, i64::MAX)? as u64
-        } else {
-            0
+        let file = Fields::new(file, Place::File(index))?;
+        let [attr, length, path, modern_path] = file.get_each(["attr", "length", "path", "path.utf-8"]);
+        let mut attributes = attributes_of(attr);
+        let len = match length {
+            // BEP 47: a link's length is zero and need not be there.
+            None if attributes.symlink => 0,
+            _ => file.int_of("length", length, 0, i64::MAX)? as u64,
         };
         attributes.symlink &= len == 0;
         let end = offset.checked_add(len).filter(|&end| end <= i64::MAX as u64);
@@ -156,7 +160,10 @@ fn multiple_files(
             path: match attributes.pad {
                 // BEP 47: a path is not required of padding, and many pads may share one; none is ever written.
                 true => format!("{name}/.pad/{len}").into(),
-                false => file_path(&file, name, &mut paths)?,
+                false => match modern_path {
+                    Some(_) => paths.next(&file, "path.utf-8", modern_path)?,
+                    None => paths.next(&file, "path", path)?,
+                },
             },
             len,
             offset,
@@ -167,65 +174,102 @@ fn multiple_files(
     Ok(FileTable::new(files))
 }
 
-/// The safe, unique path of one file, below the folder `name`.
-fn file_path(file: &Fields<'_>, name: &str, paths: &mut UniquePaths) -> Result<Box<str>, MetainfoError> {
-    let key = if file.get("path.utf-8").is_some() {
-        "path.utf-8"
-    } else {
-        "path"
-    };
-    let value = file.get(key).ok_or_else(|| file.error(key, Problem::Missing))?;
-    let list = value.as_list().ok_or_else(|| file.wrong_type(key, "list", value))?;
-    let depth = list.clone().count();
-    if depth > MAX_DEPTH {
-        let max = MAX_DEPTH;
-        return Err(file.error(key, Problem::TooMany { found: depth, max }));
-    }
-    let mut components = vec![name.to_owned()];
-    for part in list {
-        let raw = part.as_bytes().ok_or_else(|| file.wrong_type(key, "string", part))?;
-        components.extend(safe_component(raw));
-    }
-    if components.len() == 1 {
-        components.push("_".to_owned());
-    }
-    Ok(paths.claim(&components).into())
+/// The paths of files below the folder `name`, safe and each unlike all before.
+struct Paths<'a> {
+    name: &'a str,
+    /// Of the last path; kept for its memory.
+    components: Vec<Cow<'a, str>>,
+    unique: UniquePaths,
 }
 
-fn attributes_of(fields: &Fields<'_>) -> FileAttributes {
-    let letters = fields.get("attr").and_then(Value::as_bytes);
-    FileAttributes::from_letters(letters.unwrap_or_default())
+impl<'a> Paths<'a> {
+    /// The path that stands under `key`.
+    fn next(&mut self, file: &Fields<'a>, key: &str, value: Option<Value<'a>>) -> Result<Box<str>, MetainfoError> {
+        let value = file.required(key, value)?;
+        let list = value.as_list().ok_or_else(|| file.wrong_type(key, "list", value))?;
+        let depth = list.clone().count();
+        if depth > MAX_DEPTH {
+            let max = MAX_DEPTH;
+            return Err(file.error(key, Problem::TooMany { found: depth, max }));
+        }
+        self.components.clear();
+        self.components.push(self.name.into());
+        for part in list {
+            let raw = part.as_bytes().ok_or_else(|| file.wrong_type(key, "string", part))?;
+            self.components.extend(safe_component(raw));
+        }
+        if self.components.len() == 1 {
+            self.components.push("_".into());
+        }
+        Ok(self.unique.claim(&self.components))
+    }
 }
 
-/// A dictionary whose path is known, so that every complaint about it can name the field.
+fn attributes_of(letters: Option<Value<'_>>) -> FileAttributes {
+    FileAttributes::from_letters(letters.and_then(Value::as_bytes).unwrap_or_default())
+}
+
+/// Where a dictionary stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    Metainfo,
+    Info,
+    File(usize),
+}
+
+impl Place {
+    fn path(self) -> String {
+        match self {
+            Self::Metainfo => "metainfo".to_owned(),
+            Self::Info => "info".to_owned(),
+            Self::File(index) => format!("info.files[{index}]"),
+        }
+    }
+
+    fn path_of(self, key: &str) -> String {
+        match self {
+            Self::Metainfo => key.to_owned(),
+            _ => format!("{}.{key}", self.path()),
+        }
+    }
+}
+
+/// A dictionary whose place is known, so that every complaint about it can name the field.
 pub(super) struct Fields<'d> {
     value: Value<'d>,
-    path: String,
+    place: Place,
 }
 
 impl<'d> Fields<'d> {
-    pub(super) fn new(value: Value<'d>, path: &str) -> Result<Self, MetainfoError> {
+    pub(super) fn new(value: Value<'d>, place: Place) -> Result<Self, MetainfoError> {
         if !value.is_dict() {
             let (expected, found) = ("dictionary", value.type_name());
-            let field = if path.is_empty() { "metainfo" } else { path };
-            return Err(MetainfoError::field(field, Problem::Type { expected, found }));
+            return Err(MetainfoError::field(place.path(), Problem::Type { expected, found }));
         }
-        Ok(Self {
-            value,
-            path: path.to_owned(),
-        })
+        Ok(Self { value, place })
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Value<'d>> {
         self.value.get(key.as_bytes())
     }
 
+    /// The values under several keys, found in one pass.
+    fn get_each<const N: usize>(&self, keys: [&str; N]) -> [Option<Value<'d>>; N] {
+        let mut values = [None; N];
+        for (key, value) in self.value.as_dict().into_iter().flatten() {
+            if let Some(position) = keys.iter().position(|wanted| wanted.as_bytes() == key) {
+                values[position] = Some(value);
+            }
+        }
+        values
+    }
+
     pub(super) fn raw(&self) -> &'d [u8] {
         self.value.raw()
     }
 
-    pub(super) fn dict(&self, key: &str) -> Result<Fields<'d>, MetainfoError> {
-        Fields::new(self.require(key)?, &self.path(key))
+    pub(super) fn info(&self) -> Result<Fields<'d>, MetainfoError> {
+        Fields::new(self.require("info")?, Place::Info)
     }
 
     fn bytes(&self, key: &str) -> Result<&'d [u8], MetainfoError> {
@@ -244,7 +288,11 @@ impl<'d> Fields<'d> {
     }
 
     fn int(&self, key: &str, min: i64, max: i64) -> Result<i64, MetainfoError> {
-        let found = self.require(key)?;
+        self.int_of(key, self.get(key), min, max)
+    }
+
+    fn int_of(&self, key: &str, found: Option<Value<'_>>, min: i64, max: i64) -> Result<i64, MetainfoError> {
+        let found = self.required(key, found)?;
         let value = found.as_int().ok_or_else(|| self.wrong_type(key, "integer", found))?;
         if (min..=max).contains(&value) {
             Ok(value)
@@ -254,7 +302,11 @@ impl<'d> Fields<'d> {
     }
 
     fn require(&self, key: &str) -> Result<Value<'d>, MetainfoError> {
-        self.get(key).ok_or_else(|| self.error(key, Problem::Missing))
+        self.required(key, self.get(key))
+    }
+
+    fn required<'v>(&self, key: &str, found: Option<Value<'v>>) -> Result<Value<'v>, MetainfoError> {
+        found.ok_or_else(|| self.error(key, Problem::Missing))
     }
 
     fn wrong_type(&self, key: &str, expected: &'static str, found: Value<'_>) -> MetainfoError {
@@ -263,14 +315,6 @@ impl<'d> Fields<'d> {
     }
 
     fn error(&self, key: &str, problem: Problem) -> MetainfoError {
-        MetainfoError::field(self.path(key), problem)
-    }
-
-    fn path(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        MetainfoError::field(self.place.path_of(key), problem)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -12,8 +11,11 @@ use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::session::FileStamp;
 use ecs_torrent_protocol::files::{FileEntry, FileSlice, FileTable};
 use ecs_torrent_protocol::geometry::Span;
-use lru::LruCache;
+use rustix::fs::Stat;
+use rustix::io::Errno;
 
+use super::cache::{FileCache, FileKey};
+use super::root::Root;
 use super::{failure, volume};
 use crate::backends::beneath;
 use crate::backends::buffers::FileBuffers;
@@ -23,53 +25,6 @@ use crate::ports::disk::{DiskAction, DiskError, FoundFiles, is_out_of_files};
 const MAX_SLICES: usize = 1024;
 
 type Result<T> = std::result::Result<T, DiskError>;
-
-/// Open files, the ones not used for longest closed first; shared by all torrents.
-pub struct FileCache {
-    open: Mutex<LruCache<(StorageId, usize), OpenFile>>,
-}
-
-#[derive(Clone)]
-struct OpenFile {
-    fd: Arc<OwnedFd>,
-    is_writable: bool,
-}
-
-impl FileCache {
-    /// A cache of at most `max_open` files.
-    #[must_use]
-    pub fn new(max_open: usize) -> Self {
-        let max_open = NonZeroUsize::new(max_open).unwrap_or(NonZeroUsize::MIN);
-        Self {
-            open: Mutex::new(LruCache::new(max_open)),
-        }
-    }
-
-    /// Closes the half of the files that were not used for longest; false if there is nothing to close.
-    fn shrink(&self) -> bool {
-        let mut open = self.lock();
-        let count = open.len().div_ceil(2);
-        (0..count).for_each(|_| drop(open.pop_lru()));
-        count > 0
-    }
-
-    /// Closes a torrent's files.
-    pub fn forget(&self, storage: StorageId) {
-        let mut open = self.lock();
-        let keys: Vec<_> = open
-            .iter()
-            .map(|(key, _)| *key)
-            .filter(|(owner, _)| *owner == storage)
-            .collect();
-        for key in keys {
-            open.pop(&key);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, LruCache<(StorageId, usize), OpenFile>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// One torrent's files below its download folder. Every call may block.
 pub struct Files {
@@ -138,22 +93,35 @@ impl Files {
     pub fn look(&self) -> Result<FoundFiles> {
         let volume = self.find_volume()?;
         let stamps = match beneath::open_root(&self.root) {
-            Ok(root) => {
-                let stamps = self.entries().iter().map(|entry| self.stamp(root.as_fd(), entry));
-                stamps.collect::<Result<Vec<_>>>()?
-            }
+            Ok(root) => self.stamps(root.as_fd())?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => vec![None; self.entries().len()],
             Err(error) => return Err(failure(DiskAction::Open, self.root.clone(), error)),
         };
         Ok(FoundFiles { stamps, volume })
     }
 
-    fn stamp(&self, root: BorrowedFd<'_>, entry: &FileEntry) -> Result<Option<FileStamp>> {
-        if !entry.is_stored() {
-            return Ok(None);
+    fn stamps(&self, root: BorrowedFd<'_>) -> Result<Vec<Option<FileStamp>>> {
+        let mut stamps = vec![None; self.entries().len()];
+        // The folder of the last file that was not there: where it is not there either, none of its files is.
+        let mut looked_at = "";
+        let mut is_there = true;
+        for (stamp, entry) in stamps.iter_mut().zip(self.entries()) {
+            let folder = entry.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            if !entry.is_stored() || (folder == looked_at && !is_there) {
+                continue;
+            }
+            *stamp = self.stamp(root, entry)?;
+            if stamp.is_none() && folder != looked_at {
+                looked_at = folder;
+                is_there = beneath::may_hold(root, folder);
+            }
         }
-        match beneath::open(root, &entry.path, false).and_then(|file| stamp_of(&file)) {
-            Ok(stamp) => Ok(Some(stamp)),
+        Ok(stamps)
+    }
+
+    fn stamp(&self, root: BorrowedFd<'_>, entry: &FileEntry) -> Result<Option<FileStamp>> {
+        match beneath::open(root, &entry.path, false) {
+            Ok((_, stat)) => Ok(Some(stamp_of(&stat))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failure(DiskAction::Open, self.path(entry), error)),
         }
@@ -194,13 +162,14 @@ impl Files {
     /// # Errors
     /// Where a file cannot be created, or there is no space to reserve.
     pub fn prepare(&self, is_preallocated: bool) -> Result<()> {
+        let mut root = Root::new(&self.root);
         for (index, entry) in self.entries().iter().enumerate() {
             if !entry.is_stored() || (entry.len > 0 && !is_preallocated) {
                 continue;
             }
             self.check_volume()?;
-            let file = self.file(index, true)?;
-            if entry.len == 0 && stamp_of(&file).is_ok_and(|stamp| stamp.len > 0) {
+            let (file, len) = self.writable(index, &mut root)?;
+            if entry.len == 0 && len > 0 {
                 // A longer file of somebody else's, which keeps its end.
                 continue;
             }
@@ -221,6 +190,7 @@ impl Files {
     pub fn read(&self, span: Span, buffers: &FileBuffers) -> Result<Bytes> {
         let mut buffer = buffers.take(span.len as usize);
         let mut unfilled = buffer.as_mut_slice();
+        let mut root = Root::new(&self.root);
         for slice in self.slices(span) {
             let (part, rest) = unfilled.split_at_mut(slice.len as usize);
             unfilled = rest;
@@ -228,7 +198,7 @@ impl Files {
                 part.fill(0);
                 continue;
             }
-            let file = self.file(slice.file, false)?;
+            let file = self.readable(slice.file, &mut root)?;
             read_exactly(&file, slice.offset, part)
                 .map_err(|error| failure(DiskAction::Read, self.path(&self.entries()[slice.file]), error))?;
         }
@@ -251,13 +221,13 @@ impl Files {
         debug_assert_eq!(blocks.iter().map(Bytes::len).sum::<usize>(), span.len as usize);
         self.check_volume()?;
         let mut unwritten = Cursor { blocks, offset: 0 };
+        let mut root = Root::new(&self.root);
         for slice in self.slices(span) {
             let part = unwritten.take(slice.len as usize);
             if slice.pad {
                 continue;
             }
-            let file = self.file(slice.file, true)?;
-            self.check_file(slice.file, &file)?;
+            let (file, _) = self.writable(slice.file, &mut root)?;
             write_all(&file, slice.offset, part)
                 .map_err(|error| failure(DiskAction::Write, self.path(&self.entries()[slice.file]), error))?;
             self.note_written(slice.file, slice.offset + u64::from(slice.len));
@@ -273,23 +243,31 @@ impl Files {
     pub fn sync(&self) -> Result<Vec<(usize, Option<FileStamp>)>> {
         let unsynced = std::mem::take(&mut self.lock_written().unsynced);
         let mut stamps = Vec::with_capacity(unsynced.len());
+        let mut root = Root::new(&self.root);
         for index in unsynced {
-            // Where it has been closed since, the system still has what was written to it.
-            let file = match self.file(index, false) {
-                Ok(file) if self.check_file(index, &file).is_ok() => file,
-                Err(error) if !error.is_absence() => return Err(error),
-                _ => {
-                    stamps.push((index, None));
-                    continue;
-                }
+            let stamp = match self.sync_file(index, &mut root) {
+                Ok(stamp) => Some(stamp),
+                Err(error) if error.is_absence() => None,
+                Err(error) => return Err(error),
             };
-            let stamp = rustix::fs::fdatasync(&file)
-                .map_err(Into::into)
-                .and_then(|()| stamp_of(&file));
-            let failed = |error| failure(DiskAction::Sync, self.path(&self.entries()[index]), error);
-            stamps.push((index, Some(stamp.map_err(failed)?)));
+            stamps.push((index, stamp));
         }
         Ok(stamps)
+    }
+
+    /// Where the file has been closed since, the system still has what was written to it. It is opened for a moment
+    /// then, and displaces none that is in use.
+    fn sync_file(&self, index: usize, root: &mut Root<'_>) -> Result<FileStamp> {
+        let file = match self.cache.get(self.key(index), false) {
+            Some(file) => file,
+            None => Arc::new(self.open(index, root, Root::open)?.0),
+        };
+        let failed = |error| failure(DiskAction::Sync, self.path(&self.entries()[index]), error);
+        rustix::fs::fdatasync(&file).map_err(|error| failed(error.into()))?;
+        let least = self.written_len(index).unwrap_or(0);
+        let stat = rustix::fs::fstat(&file).map_err(|error| failed(error.into()))?;
+        self.check_file(index, &stat, least)?;
+        Ok(stamp_of(&stat))
     }
 
     /// Deletes the files that were written, now or earlier, and not to be kept; then folders that are empty by that.
@@ -340,57 +318,86 @@ impl Files {
         *len = end.max(*len);
     }
 
+    /// How long a file has to be by what was written to it; nothing where nothing was.
+    fn written_len(&self, index: usize) -> Option<u64> {
+        self.lock_written().ever.get(&index).copied()
+    }
+
     /// Fault 73: what is written to an open file that somebody has deleted is nowhere, and in one that somebody has cut,
     /// what was there before is not.
-    fn check_file(&self, index: usize, file: &OwnedFd) -> Result<()> {
-        let failed = |error| failure(DiskAction::Write, self.path(&self.entries()[index]), error);
-        // In this order: another thread may be making it longer.
-        let least = self.lock_written().ever.get(&index).copied().unwrap_or(0);
-        let stat = rustix::fs::fstat(file).map_err(|error| failed(error.into()))?;
-        let reason = match (stat.st_nlink, u64::try_from(stat.st_size)) {
-            (0, _) => "it was deleted meanwhile",
-            (_, Ok(len)) if len >= least => return Ok(()),
+    fn check_file(&self, index: usize, stat: &Stat, least: u64) -> Result<()> {
+        let reason = match stat.st_nlink {
+            0 => "it was deleted meanwhile",
+            _ if stamp_of(stat).len >= least => return Ok(()),
             _ => "it was cut meanwhile",
         };
         self.cache.forget(self.storage);
-        Err(failed(io::Error::other(reason)))
+        // An absence: bytes that were there are not.
+        let error = io::Error::new(io::ErrorKind::UnexpectedEof, reason);
+        Err(failure(DiskAction::Write, self.path(&self.entries()[index]), error))
     }
 
-    /// The open file `index`, out of the cache or opened now.
-    fn file(&self, index: usize, is_writable: bool) -> Result<Arc<OwnedFd>> {
-        let key = (self.storage, index);
-        if let Some(open) = self.cache.lock().get(&key)
-            && (open.is_writable || !is_writable)
-        {
-            return Ok(open.fd.clone());
+    /// A file to be read, out of the cache or opened now.
+    fn readable(&self, index: usize, root: &mut Root<'_>) -> Result<Arc<OwnedFd>> {
+        if let Some(file) = self.cache.get(self.key(index), false) {
+            return Ok(file);
         }
-        let entry = &self.entries()[index];
-        let open = || {
-            if is_writable {
-                std::fs::create_dir_all(&self.root)?;
+        let (file, _) = self.open(index, root, Root::open)?;
+        let file = Arc::new(file);
+        self.cache.put(self.key(index), file.clone(), false);
+        Ok(file)
+    }
+
+    /// A file to be written, out of the cache, opened or created now, and its length. It is the one that was written
+    /// before, and whole.
+    fn writable(&self, index: usize, root: &mut Root<'_>) -> Result<(Arc<OwnedFd>, u64)> {
+        // Before anything is looked at: another thread may be making it longer.
+        let least = self.written_len(index);
+        let (file, stat) = match self.cache.get(self.key(index), true) {
+            Some(file) => {
+                let failed = |error: Errno| failure(DiskAction::Write, self.path(&self.entries()[index]), error.into());
+                let stat = rustix::fs::fstat(&file).map_err(failed)?;
+                (file, Some(stat))
             }
-            let root = beneath::open_root(&self.root)?;
-            if is_writable {
-                beneath::create(root.as_fd(), &entry.path)
-            } else {
-                beneath::open(root.as_fd(), &entry.path, false)
+            None => {
+                let (file, stat) = self.open(index, root, |root, path| match least {
+                    None => root.create(path),
+                    Some(_) => root.open_or_create(path).map(|(file, stat)| (file, Some(stat))),
+                })?;
+                let file = Arc::new(file);
+                self.cache.put(self.key(index), file.clone(), true);
+                (file, stat)
             }
         };
-        let mut fd = open();
+        // One that has just been created needs no look.
+        let Some(stat) = stat else {
+            return Ok((file, 0));
+        };
+        self.check_file(index, &stat, least.unwrap_or(0))?;
+        Ok((file, stamp_of(&stat).len))
+    }
+
+    /// Opens a file, whatever that takes.
+    fn open<'r, T>(
+        &self,
+        index: usize,
+        root: &mut Root<'r>,
+        mut open: impl FnMut(&mut Root<'r>, &str) -> io::Result<T>,
+    ) -> Result<T> {
+        let entry = &self.entries()[index];
+        let mut opened = open(root, &entry.path);
         // Fault 99: there are more files open than the system lets us; some that are not in use are closed.
-        while let Err(error) = &fd
+        while let Err(error) = &opened
             && is_out_of_files(error)
             && self.cache.shrink()
         {
-            fd = open();
+            opened = open(root, &entry.path);
         }
-        let fd = Arc::new(fd.map_err(|error| failure(DiskAction::Open, self.path(entry), error))?);
-        let open = OpenFile {
-            fd: fd.clone(),
-            is_writable,
-        };
-        self.cache.lock().put(key, open);
-        Ok(fd)
+        opened.map_err(|error| failure(DiskAction::Open, self.path(entry), error))
+    }
+
+    fn key(&self, index: usize) -> FileKey {
+        (self.storage, index)
     }
 
     fn slices(&self, span: Span) -> impl Iterator<Item = FileSlice> + '_ {
@@ -414,13 +421,12 @@ impl Files {
     }
 }
 
-fn stamp_of(file: &OwnedFd) -> io::Result<FileStamp> {
-    let stat = rustix::fs::fstat(file)?;
-    Ok(FileStamp {
+fn stamp_of(stat: &Stat) -> FileStamp {
+    FileStamp {
         len: stat.st_size.try_into().unwrap_or(0),
         seconds: stat.st_mtime,
         nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-    })
+    }
 }
 
 fn read_exactly(file: &OwnedFd, mut offset: u64, mut part: &mut [u8]) -> io::Result<()> {
@@ -431,7 +437,7 @@ fn read_exactly(file: &OwnedFd, mut offset: u64, mut part: &mut [u8]) -> io::Res
                 offset += read as u64;
                 part = &mut part[read..];
             }
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -449,7 +455,7 @@ fn write_all<'b>(file: &OwnedFd, mut offset: u64, parts: impl Iterator<Item = &'
                 offset += written as u64;
                 IoSlice::advance_slices(&mut rest, written);
             }
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -498,11 +504,16 @@ mod tests {
     use super::*;
 
     fn table(lengths: &[u64]) -> FileTable {
+        let paths = (0..).map(|i| format!("t/d/{i}"));
+        table_of(paths.zip(lengths.iter().copied()))
+    }
+
+    fn table_of(files: impl IntoIterator<Item = (String, u64)>) -> FileTable {
         let mut offset = 0;
-        let entries = (0..).zip(lengths).map(|(i, &len)| {
+        let entries = files.into_iter().map(|(path, len)| {
             offset += len;
             FileEntry {
-                path: format!("t/d/{i}").into(),
+                path: path.into(),
                 len,
                 offset: offset - len,
                 attributes: FileAttributes::default(),
@@ -545,6 +556,53 @@ mod tests {
         let synced: BTreeSet<usize> = files.sync().unwrap().into_iter().map(|(index, _)| index).collect();
         assert_eq!(synced, BTreeSet::from([0, 1, 2, 3, 4]));
         assert_eq!(files.sync().unwrap(), [], "once");
+    }
+
+    #[test]
+    fn files_are_found_beside_folders_that_are_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["a/0", "a/1", "b/0", "b/1", "a/2", "b/c/0", "d", "b/2", "e/0"];
+        for (index, path) in paths.iter().enumerate().filter(|(_, path)| !path.starts_with('b')) {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, vec![0; index]).unwrap();
+        }
+        fs::remove_file(folder.path().join("a/1")).unwrap();
+        let table = table_of(paths.iter().map(|path| ((*path).to_owned(), 9)));
+        let cache = Arc::new(FileCache::new(2));
+        let files = Files::new(StorageId(1), folder.path().to_owned(), None, table, cache);
+        assert_eq!(
+            lengths(&files),
+            [Some(0), None, None, None, Some(4), None, Some(6), None, Some(8)]
+        );
+    }
+
+    /// Fault 73: files that somebody deletes or cuts are found out, whether they are still open or were closed.
+    #[test]
+    fn files_are_missed_when_they_are_written_again() {
+        for open_count in [1, 3] {
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path();
+            let cache = Arc::new(FileCache::new(open_count));
+            let files = Files::new(StorageId(1), root.to_owned(), None, table(&[8, 8, 8]), cache);
+            let write = |offset| files.write(Span { offset, len: 4 }, &blocks(&[1; 4], 4));
+            for offset in [0, 8, 16] {
+                write(offset).unwrap();
+            }
+            fs::remove_file(root.join("t/d/0")).unwrap();
+            fs::File::options()
+                .write(true)
+                .open(root.join("t/d/1"))
+                .unwrap()
+                .set_len(3)
+                .unwrap();
+            let found = files.sync().unwrap().into_iter();
+            let found: Vec<_> = found.map(|(_, stamp)| stamp.map(|stamp| stamp.len)).collect();
+            assert_eq!(found, [None, None, Some(4)]);
+            for (offset, is_whole) in [(4, false), (12, false), (20, true)] {
+                assert_eq!(write(offset).is_ok(), is_whole, "{offset} of {open_count}");
+            }
+        }
     }
 
     /// Fault 77: a longer file that is there already keeps its end.

@@ -1,0 +1,71 @@
+//! Open files.
+
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ecs_torrent_components::ids::StorageId;
+use lru::LruCache;
+
+/// A torrent's file, by its index.
+pub(super) type FileKey = (StorageId, usize);
+
+/// Open files, the ones not used for longest closed first; shared by all torrents.
+pub struct FileCache {
+    open: Mutex<LruCache<FileKey, OpenFile>>,
+}
+
+struct OpenFile {
+    fd: Arc<OwnedFd>,
+    is_writable: bool,
+}
+
+impl FileCache {
+    /// A cache of at most `max_open` files.
+    #[must_use]
+    pub fn new(max_open: usize) -> Self {
+        let max_open = NonZeroUsize::new(max_open).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            open: Mutex::new(LruCache::new(max_open)),
+        }
+    }
+
+    /// The file, where it is open and may be used so.
+    pub(super) fn get(&self, key: FileKey, is_writable: bool) -> Option<Arc<OwnedFd>> {
+        let mut open = self.lock();
+        let file = open.get(&key)?;
+        (file.is_writable || !is_writable).then(|| file.fd.clone())
+    }
+
+    /// Keeps a file open, and closes another one where there are too many.
+    pub(super) fn put(&self, key: FileKey, fd: Arc<OwnedFd>, is_writable: bool) {
+        let displaced = self.lock().push(key, OpenFile { fd, is_writable });
+        // Closing may take long; nobody waits for it with the lock.
+        drop(displaced);
+    }
+
+    /// Closes the half of the files that were not used for longest; false if there is nothing to close.
+    pub(super) fn shrink(&self) -> bool {
+        let mut open = self.lock();
+        let count = open.len().div_ceil(2);
+        (0..count).for_each(|_| drop(open.pop_lru()));
+        count > 0
+    }
+
+    /// Closes a torrent's files.
+    pub fn forget(&self, storage: StorageId) {
+        let mut open = self.lock();
+        let keys: Vec<_> = open
+            .iter()
+            .map(|(key, _)| *key)
+            .filter(|(owner, _)| *owner == storage)
+            .collect();
+        for key in keys {
+            open.pop(&key);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<FileKey, OpenFile>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
