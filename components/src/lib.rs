@@ -12,6 +12,7 @@
 //! | [`session`] | what is kept of a torrent between runs, and its form on the disk |
 //! | [`settings`] | every bound and default |
 //! | [`clock`], [`deadlines`], [`random`] | time and chance, as systems see them |
+//! | [`tick_times`] | how long ticks take |
 //! | [`candidates`], [`bans`], [`reaper`] | who to connect to, who not to, and who goes |
 
 pub mod bans;

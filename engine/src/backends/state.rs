@@ -39,7 +39,14 @@ pub struct StateFolder {
 struct Folder {
     path: PathBuf,
     /// Held until the engine is gone; the system lets go of it when the process dies.
-    _lock: OwnedFd,
+    lock: OwnedFd,
+}
+
+impl Drop for Folder {
+    /// Not by closing alone: a process that is just being started by this one may have the file for a moment too.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
+    }
 }
 
 type Outcome = Result<StateDone, StateError>;
@@ -119,7 +126,7 @@ impl Folder {
         let _ = writeln!(file, "{}", std::process::id());
         Ok(Self {
             path,
-            _lock: file.into(),
+            lock: file.into(),
         })
     }
 

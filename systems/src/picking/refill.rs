@@ -392,7 +392,9 @@ impl Bench<'_, '_> {
 /// The piece behind `piece`, if it does not begin another extent.
 fn next_in_extent(piece: u32, geometry: &Geometry, extent_bytes: u32) -> Option<u32> {
     let next = piece + 1;
-    let is_inside = next < geometry.piece_count() && geometry.piece_offset(next) % u64::from(extent_bytes.max(1)) != 0;
+    let is_inside = extent_bytes > 0
+        && next < geometry.piece_count()
+        && !geometry.piece_offset(next).is_multiple_of(extent_bytes.into());
     is_inside.then_some(next)
 }
 
