@@ -16,7 +16,7 @@ mode, torrent, folder, address, *peers = sys.argv[1:]
 upload_limit = int(os.environ.get("UPLOAD_LIMIT", 0))
 categories = lt.alert.category_t
 alerts = (categories.error_notification | categories.status_notification | categories.tracker_notification
-          | categories.connect_notification)
+          | categories.connect_notification | categories.storage_notification)
 if upload_limit:
     alerts |= categories.peer_log_notification
 session = lt.session({
@@ -41,12 +41,20 @@ for peer in peers:
     handle.connect_peer((host.strip("[]"), int(port)))
 
 state = None
+# A download is complete before its last pieces are written: it is told when they are.
+is_flushing = is_flushed = False
 while True:
     session.wait_for_alert(100)
     for alert in session.pop_alerts():
         print("alert", alert.message(), flush=True)
+        is_flushed |= is_flushing and isinstance(alert, lt.cache_flushed_alert)
     status = handle.status()
     new = "seeding" if status.is_seeding else str(status.state)
+    if new == "seeding" and mode == "download" and not is_flushed:
+        if not is_flushing:
+            is_flushing = True
+            handle.flush_cache()
+        continue
     if new != state:
         state = new
         print(state, flush=True)

@@ -61,7 +61,7 @@ impl Client for Rqbit {
         command.arg(&job.content.torrent);
         Some(Program {
             command,
-            ready: Sign::Line("torrent is now live"),
+            ready: Sign::Line("100.00%"),
             done: Sign::Start,
         })
     }
