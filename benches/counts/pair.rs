@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ecs_torrent::components::settings::{NetSettings, PeerSettings, RequestSettings, Settings};
+use ecs_torrent::components::settings::{NetSettings, RequestSettings, Settings, UploadSettings};
 use ecs_torrent::components::torrent::{Counters, Lifecycle};
 use ecs_torrent::engine::sim::{NodeId, Probe, Simulation};
 use ecs_torrent::protocol::geometry::BLOCK_SIZE;
@@ -63,9 +63,9 @@ fn settings() -> Settings {
             receive_window_bytes: 4 * DEPTH * BLOCK_SIZE,
             ..NetSettings::default()
         },
-        peers: PeerSettings {
-            max_send_queue_bytes: (4 * DEPTH * BLOCK_SIZE) as usize,
-            ..PeerSettings::default()
+        uploads: UploadSettings {
+            peer_memory_bytes: u64::from(2 * DEPTH * BLOCK_SIZE),
+            ..UploadSettings::default()
         },
         requests: RequestSettings {
             max_depth: DEPTH,
