@@ -4,14 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_engine::backends::disk::{FileBuffers, FileCache, Files};
 use ecs_torrent_engine::ports::disk::DiskError;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::{Geometry, Span};
 use ecs_torrent_protocol::hash::Sha1Digest;
+use ecs_torrent_protocol::sha1_pair::Sha1Pair;
 use rayon::prelude::*;
-use sha1::{Digest as _, Sha1};
 
 /// Bytes read at a time: small enough to be hashed while they are in the cache.
 const READ_BYTES: u32 = 128 << 10;
@@ -31,17 +32,56 @@ pub(crate) fn hash_pieces(
     let files = Files::new(StorageId(0), root.to_owned(), None, table.clone(), cache);
     let buffers = FileBuffers::default();
     let done = AtomicU64::new(0);
-    let hash_piece = |piece: u32| {
-        let mut hasher = Sha1::new();
-        let Span { mut offset, len } = geometry.piece_span(piece);
-        let end = offset + u64::from(len);
-        while offset < end {
-            let len = (end - offset).min(u64::from(READ_BYTES)) as u32;
-            hasher.update(files.read(Span { offset, len }, &buffers)?);
-            offset += u64::from(len);
+    let hash_two = |first: u32| {
+        // Two pieces together take little longer than one.
+        let mut pieces = [first, first + 1].map(|piece| Reading {
+            rest: match piece < geometry.piece_count() {
+                true => geometry.piece_span(piece),
+                false => Span { offset: 0, len: 0 },
+            },
+            error: None,
+        });
+        let len: u64 = pieces.iter().map(|piece| u64::from(piece.rest.len)).sum();
+        let mut hashes = Sha1Pair::default();
+        while pieces.iter().any(|piece| piece.rest.len > 0) {
+            let parts = pieces.each_mut().map(|piece| piece.read(&files, &buffers));
+            hashes.update(parts.each_ref().map(|part| &part[..]));
         }
-        on_bytes(done.fetch_add(u64::from(len), Ordering::Relaxed) + u64::from(len));
-        Ok(hasher.finalize().into())
+        on_bytes(done.fetch_add(len, Ordering::Relaxed) + len);
+        pieces
+            .into_iter()
+            .zip(hashes.finish())
+            .map(|(piece, digest)| piece.error.map_or(Ok(digest), Err))
     };
-    (0..geometry.piece_count()).into_par_iter().map(hash_piece).collect()
+    let count = geometry.piece_count();
+    let pairs = (0..count.div_ceil(2)).into_par_iter();
+    let mut digests: Vec<_> = pairs.flat_map_iter(|pair| hash_two(2 * pair)).collect();
+    digests.truncate(count as usize);
+    digests
+}
+
+/// A piece that is being read.
+struct Reading {
+    rest: Span,
+    error: Option<DiskError>,
+}
+
+impl Reading {
+    /// The next bytes; none after the last ones, or an error.
+    fn read(&mut self, files: &Files, buffers: &FileBuffers) -> Bytes {
+        let Span { offset, len } = self.rest;
+        let now = len.min(READ_BYTES);
+        if now == 0 {
+            return Bytes::new();
+        }
+        self.rest = Span {
+            offset: offset + u64::from(now),
+            len: len - now,
+        };
+        files.read(Span { offset, len: now }, buffers).unwrap_or_else(|error| {
+            self.rest.len = 0;
+            self.error = Some(error);
+            Bytes::new()
+        })
+    }
 }

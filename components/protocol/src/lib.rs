@@ -17,6 +17,7 @@ pub mod metainfo;
 pub mod peer_id;
 pub mod priority;
 pub mod safe_path;
+pub mod sha1_pair;
 pub mod text;
 pub mod time;
 pub mod tracker;

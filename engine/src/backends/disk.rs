@@ -62,7 +62,7 @@ impl DiskPool {
         let pool = Self {
             storages: HashMap::default(),
             cache: Arc::new(FileCache::new(settings.max_open_files)),
-            jobs: Arc::default(),
+            jobs: Arc::new(Jobs::in_batches(1)),
             sink: Sink::new(waker),
         };
         let buffers = FileBuffers::default();
@@ -71,8 +71,8 @@ impl DiskPool {
             let builder = thread::Builder::new().name(format!("ecs-torrent-disk-{number}"));
             builder
                 .spawn(move || {
-                    while let Some(job) = jobs.next() {
-                        match job {
+                    jobs.serve(|batch| {
+                        batch.drain(..).for_each(|job| match job {
                             Job::One { tag, storage, work } => sink.push(work.run(tag, &storage.files, &buffers)),
                             Job::Writes(storage) => {
                                 if storage.write_waiting(|events| sink.push_all(events)) {
@@ -80,8 +80,8 @@ impl DiskPool {
                                     jobs.add([Job::Writes(storage)]);
                                 }
                             }
-                        }
-                    }
+                        });
+                    });
                 })
                 .map_err(StartError::Thread)?;
         }

@@ -5,67 +5,73 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Jobs that no thread has taken. Who submits them bounds them.
 pub(crate) struct Jobs<J> {
+    /// Most that a thread takes at a time.
+    batch: usize,
     state: Mutex<State<J>>,
     changed: Condvar,
 }
 
 struct State<J> {
     jobs: VecDeque<J>,
+    /// Threads that carry out what they have taken. They come back for more.
+    busy: usize,
     is_closed: bool,
 }
 
-impl<J> Default for Jobs<J> {
-    fn default() -> Self {
+impl<J> Jobs<J> {
+    /// A queue whose threads take up to `batch` jobs at a time.
+    pub(crate) fn in_batches(batch: usize) -> Self {
         let state = State {
             jobs: VecDeque::new(),
+            busy: 0,
             is_closed: false,
         };
         Self {
+            batch: batch.max(1),
             state: Mutex::new(state),
             changed: Condvar::new(),
         }
     }
-}
 
-impl<J> Jobs<J> {
-    /// Adds jobs, and wakes as many threads as they can use.
+    /// Adds jobs, and wakes as many threads as they can use: where some are busy, only for whole batches.
     pub(crate) fn add(&self, jobs: impl IntoIterator<Item = J>) {
         let mut state = self.lock();
         let before = state.jobs.len();
         state.jobs.extend(jobs);
-        let added = state.jobs.len() - before;
+        let useful = match (state.jobs.len(), state.busy) {
+            (len, _) if len == before => 0,
+            (len, 0) => len.div_ceil(self.batch),
+            (len, _) => len / self.batch,
+        };
         drop(state);
-        match added {
+        match useful {
             0 => {}
             1 => self.changed.notify_one(),
             _ => self.changed.notify_all(),
         }
     }
 
-    /// The next job; waits for one. Nothing once the queue is closed and all jobs are taken: what was submitted is
-    /// carried out.
-    pub(crate) fn next(&self) -> Option<J> {
+    /// Has `work` carry out jobs, at least one and at most `self.batch` of them at a time, and waits for more, until the
+    /// queue is closed and all that was submitted has been done. `work` does not panic.
+    pub(crate) fn serve(&self, mut work: impl FnMut(&mut VecDeque<J>)) {
+        let mut batch = VecDeque::new();
         let mut state = self.lock();
         loop {
-            if let Some(job) = state.jobs.pop_front() {
-                return Some(job);
+            while state.jobs.is_empty() {
+                if state.is_closed {
+                    return;
+                }
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            if state.is_closed {
-                return None;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let count = state.jobs.len().min(self.batch);
+            batch.extend(state.jobs.drain(..count));
+            state.busy += 1;
+            drop(state);
+            work(&mut batch);
+            batch.clear();
+            state = self.lock();
+            state.busy -= 1;
         }
-    }
-
-    /// Moves all jobs that wait into `jobs`, which is empty; waits for one. False once the queue is closed and all
-    /// jobs are taken.
-    pub(crate) fn take_all(&self, jobs: &mut VecDeque<J>) -> bool {
-        let mut state = self.lock();
-        while state.jobs.is_empty() && !state.is_closed {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        std::mem::swap(&mut state.jobs, jobs);
-        !jobs.is_empty()
     }
 
     /// Ends every thread that waits for a job.

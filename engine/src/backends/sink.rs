@@ -33,7 +33,7 @@ impl<E> Sink<E> {
         self.waker.wake();
     }
 
-    pub(crate) fn push_all(&self, events: Vec<E>) {
+    pub(crate) fn push_all(&self, events: impl IntoIterator<Item = E>) {
         self.lock().extend(events);
         self.waker.wake();
     }

@@ -58,7 +58,7 @@ impl StateFolder {
     /// Where it cannot be created, or another engine has it.
     pub fn start(state_dir: &Path, waker: &Waker) -> Result<Self, StartError> {
         let folder = Folder::take(state_dir)?;
-        let (jobs, sink) = (Arc::<Jobs<StateRequest>>::default(), Sink::new(waker));
+        let (jobs, sink) = (Arc::new(Jobs::in_batches(usize::MAX)), Sink::new(waker));
         let (queue, done) = (jobs.clone(), sink.clone());
         let thread = thread::Builder::new()
             .name("ecs-torrent-state".into())
@@ -132,13 +132,12 @@ impl Folder {
 
     /// Carries out requests until there will be none. Those that wait together share one flush of the folder.
     fn serve(&self, jobs: &Jobs<StateRequest>, sink: &Sink<StateEvent>) {
-        let mut waiting = VecDeque::new();
-        while jobs.take_all(&mut waiting) {
+        jobs.serve(|waiting| {
             let mut unsafe_yet: Vec<JobTag> = Vec::new();
             while let Some(request) = waiting.pop_front() {
                 if matches!(request, StateRequest::Load { .. }) {
                     waiting.push_front(request);
-                    self.load_side_by_side(&mut waiting, sink);
+                    self.load_side_by_side(waiting, sink);
                     continue;
                 }
                 let (tag, outcome) = self.carry_out(request);
@@ -148,7 +147,7 @@ impl Folder {
                 }
             }
             if unsafe_yet.is_empty() {
-                continue;
+                return;
             }
             let flushed = File::open(&self.path).and_then(|folder| folder.sync_all());
             let flushed = flushed.map_err(|error| self.failure("flush", &self.path, &error));
@@ -156,7 +155,7 @@ impl Folder {
                 let outcome = flushed.clone().map(|()| StateDone::Saved);
                 sink.push(StateEvent { tag, outcome });
             }
-        }
+        });
     }
 
     /// Carries out the loads at the front, in any order: none depends on another.
