@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use wait4::Wait4;
 
 /// Time for anything that is waited for.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Time between two looks where nothing tells.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);

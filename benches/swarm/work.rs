@@ -191,7 +191,11 @@ fn restart(lab: &Lab, client: &dyn Client, count: u32) -> Result<Option<Vec<(Met
         let Some(prepare) = client.prepare(&saved) else {
             return Ok(None);
         };
-        Running::start(prepare)?.finish()?;
+        let prepared = Running::start(prepare).and_then(Running::finish);
+        if let Err(reason) = prepared {
+            std::fs::remove_dir_all(&state).map_err(io)?;
+            return Err(reason);
+        }
     }
     let mut running = Running::start(program)?;
     running.until_done()?;
