@@ -1,0 +1,133 @@
+//! Everything that outlives the engines of a simulation: what happens, the machines, the network between them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ecs_torrent_protocol::time::Timestamp;
+
+use super::disk::Disk;
+use super::http::HttpHost;
+use super::hub::Hub;
+use super::jobs::{Job, Work};
+use super::names::Names;
+use super::net::{Network, Path, Power};
+use super::queue::Happening;
+use super::slab::Slab;
+use super::state::StateFolder;
+use super::{Crash, NodeId};
+
+pub(super) struct Fabric {
+    pub(super) hub: Hub,
+    pub(super) net: Network,
+    pub(super) names: Names,
+    pub(super) machines: Vec<Machine>,
+    pub(super) jobs: Slab<Job>,
+    pub(super) http_hosts: BTreeMap<SocketAddr, HttpHost>,
+}
+
+/// What a node has beside its host.
+pub(super) struct Machine {
+    /// Counts the engines that it had.
+    pub(super) life: u32,
+    pub(super) disk: Disk,
+    pub(super) state: StateFolder,
+}
+
+impl Fabric {
+    pub(super) fn new(seed: u64, path: Path) -> Self {
+        Self {
+            hub: Hub::new(seed),
+            net: Network::new(path),
+            names: Names::default(),
+            machines: Vec::new(),
+            jobs: Slab::default(),
+            http_hosts: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn add_node(&mut self, addresses: Vec<SocketAddr>, window: Option<u32>) -> NodeId {
+        let id = self.net.add_host(&mut self.hub, addresses, window);
+        self.machines.push(Machine {
+            life: 0,
+            disk: Disk::new(self.hub.seed, id),
+            state: StateFolder::new(self.hub.seed, id),
+        });
+        id
+    }
+
+    /// Lets everything happen that comes before the next tick, up to `limit`; tells when that tick is. Nothing where
+    /// nothing is to come until then.
+    pub(super) fn advance(&mut self, limit: Timestamp) -> Option<Timestamp> {
+        loop {
+            let tick = self.hub.agenda.next().map(|(at, _)| at);
+            match self.hub.queue.next() {
+                Some(event) if event <= limit && tick.is_none_or(|tick| event <= tick) => {
+                    let (at, what) = self.hub.queue.pop()?;
+                    self.hub.now = self.hub.now.max(at);
+                    self.happen(what);
+                }
+                _ => {
+                    let tick = tick.filter(|tick| *tick <= limit)?;
+                    self.hub.now = self.hub.now.max(tick);
+                    return Some(self.hub.now);
+                }
+            }
+        }
+    }
+
+    fn happen(&mut self, what: Happening) {
+        match what {
+            Happening::Job(key) => self.finish(key),
+            Happening::Awake(node) => self.net.set_power(&mut self.hub, node, Power::On),
+            what => self.net.happen(&mut self.hub, what),
+        }
+    }
+}
+
+pub(super) fn lock(fabric: &Mutex<Fabric>) -> MutexGuard<'_, Fabric> {
+    fabric.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Fabric {
+    /// Ends what a node's engine was doing.
+    pub(super) fn crash(&mut self, node: NodeId, crash: Crash) {
+        let unfinished = self.take_jobs(node);
+        self.machines[node.0].life += 1;
+        self.hub.clear_inbox(node);
+        self.hub.agenda.retire(node);
+        self.hub.note(node, 100);
+        self.net.drop_connections(&mut self.hub, node, crash == Crash::Power);
+        let power = match crash {
+            Crash::Process => Power::Idle,
+            Crash::Power => Power::Off,
+        };
+        self.net.set_power(&mut self.hub, node, power);
+        self.lose(node, crash, unfinished);
+    }
+
+    fn lose(&mut self, node: NodeId, crash: Crash, unfinished: Vec<Work>) {
+        let machine = &mut self.machines[node.0];
+        let mut saves = Vec::new();
+        for work in unfinished {
+            match work {
+                // What was on its way to the disk may have come there.
+                Work::Disk(job) if machine.disk.may_finish() => drop(machine.disk.carry_out(&self.hub, job)),
+                Work::State(request) => saves.push(request),
+                _ => {}
+            }
+        }
+        machine.state.crash(saves, crash);
+        if crash == Crash::Power {
+            machine.disk.crash(self.hub.now);
+        }
+    }
+
+    /// Lets a node answer and tick again.
+    pub(super) fn revive(&mut self, node: NodeId) {
+        let now = self.hub.now;
+        self.hub.note(node, 101);
+        self.hub.agenda.revive(node, now);
+        self.net.set_power(&mut self.hub, node, Power::On);
+    }
+}
