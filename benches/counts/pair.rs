@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ecs_torrent::components::settings::{NetSettings, RequestSettings, Settings, UploadSettings};
 use ecs_torrent::components::torrent::{Counters, Lifecycle};
-use ecs_torrent::engine::sim::{NodeId, Probe, Simulation};
+use ecs_torrent::engine::sim::{Content, NewNode, NodeId, Probe, Simulation};
 use ecs_torrent::protocol::geometry::BLOCK_SIZE;
 use ecs_torrent::systems::TorrentPlugins;
 
@@ -25,9 +25,10 @@ impl Pair {
         let metainfo = torrents::of_data("data", &data, 256 << 10, None);
         let settings = settings();
         let mut sim = engines::simulation();
-        let seeder = sim.add_probed_node(engines::ip(1), settings.clone(), TorrentPlugins, seeder);
-        let leecher = sim.add_probed_node(engines::ip(2), settings, TorrentPlugins, leecher);
-        sim.put_data(seeder, "data", data);
+        let node = |last| NewNode::new(engines::ip(last), settings.clone(), TorrentPlugins);
+        let seeder = sim.add(node(1).probe(seeder));
+        let leecher = sim.add(node(2).probe(leecher));
+        sim.put(seeder, "data", &Content::new(metainfo.clone(), data.into()));
         engines::add(&mut sim, seeder, &metainfo, "data", vec![]);
         engines::pass(&mut sim, Duration::from_secs(60));
         assert_eq!(engines::count_in(&mut sim, seeder, &Lifecycle::Seeding), 1);

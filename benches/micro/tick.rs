@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use criterion::Criterion;
 use ecs_torrent::components::settings::{PeerSettings, Settings, UploadSettings};
 use ecs_torrent::components::torrent::{Lifecycle, PeerOf};
-use ecs_torrent::engine::sim::{NodeId, Probe, Simulation};
+use ecs_torrent::engine::sim::{Content, NewNode, NodeId, Probe, Simulation};
 use ecs_torrent::protocol::geometry::{BLOCK_SIZE, BlockRequest};
 use ecs_torrent::protocol::wire::Message;
 use ecs_torrent::systems::TorrentPlugins;
@@ -102,13 +102,15 @@ impl Crowd {
 
     fn new(data: &[u8], has_data: bool) -> Self {
         let (mut sim, watch) = (engines::simulation(), Arc::new(Stopwatch::default()));
-        let node = sim.add_probed_node(engines::ip(1), settings(), TorrentPlugins, watch.clone());
+        let new = NewNode::new(engines::ip(1), settings(), TorrentPlugins);
+        let node = sim.add(new.probe(watch.clone()));
         let metainfo = match has_data {
             true => torrents::of_data("data", data, 256 << 10, None),
             false => torrents::of_data("data", data, 16, None),
         };
         if has_data {
-            sim.put_data(node, "data", data.to_vec());
+            let bytes = data.to_vec().into();
+            sim.put(node, "data", &Content::new(metainfo.clone(), bytes));
         }
         engines::add(&mut sim, node, &metainfo, "data", vec![]);
         engines::pass(&mut sim, Duration::from_secs(60));

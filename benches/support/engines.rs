@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ecs_torrent::components::commands::{AddOptions, AddTorrent, CommandQueue, Reply};
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::components::torrent::Lifecycle;
-use ecs_torrent::engine::sim::{NodeId, Probe, Simulation};
+use ecs_torrent::engine::sim::{Content, NewNode, NodeId, Probe, Simulation};
 use ecs_torrent::protocol::metainfo::Metainfo;
 use ecs_torrent::systems::TorrentPlugins;
 
@@ -76,13 +77,13 @@ impl Idle {
         let announces = Arc::new(AtomicUsize::new(0));
         let heard = announces.clone();
         sim.add_udp_host((ip(9), 6969).into(), move |_, _, packet| answer(packet, &heard));
-        let node = sim.add_probed_node(ip(1), Settings::default(), TorrentPlugins, probe);
-        let data = torrents::noise(32);
+        let node = sim.add(NewNode::new(ip(1), Settings::default(), TorrentPlugins).probe(probe));
+        let data = Bytes::from(torrents::noise(32));
         for number in 0..count {
             let name = number.to_string();
             let metainfo = torrents::of_data(&name, &data, 16 << 10, Some("udp://10.0.0.9:6969"));
             if number % 2 == 0 {
-                sim.put_data(node, name.clone(), data.clone());
+                sim.put(node, &name, &Content::new(metainfo.clone(), data.clone()));
             }
             add(&mut sim, node, &metainfo, &name, vec![]);
         }

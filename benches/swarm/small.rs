@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ecs_torrent::AddOptions;
 use ecs_torrent::components::commands::{AddTorrent, CommandQueue, Reply};
 use ecs_torrent::components::torrent::Lifecycle;
-use ecs_torrent::engine::sim::{NodeId, Simulation};
+use ecs_torrent::engine::sim::{Content, NodeId, Simulation};
 use ecs_torrent::protocol::create::{NewFile, NewTorrent};
 use ecs_torrent::protocol::hash::sha1;
 use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
@@ -45,10 +45,10 @@ pub fn write(torrents: &Path, data: &Path, count: u32) {
 pub fn add_complete(sim: &mut Simulation, node: NodeId, count: u32) {
     for number in 0..count {
         let (name, torrent, bytes) = make(number);
-        sim.put_data(node, &name, bytes);
-        let metainfo = Metainfo::parse(&Bytes::from(torrent), &MetainfoLimits::default()).unwrap();
+        let metainfo = Arc::new(Metainfo::parse(&Bytes::from(torrent), &MetainfoLimits::default()).unwrap());
+        sim.put(node, &name, &Content::new(metainfo.clone(), bytes.into()));
         let command = AddTorrent {
-            metainfo: Arc::new(metainfo),
+            metainfo,
             options: AddOptions {
                 root: Some(name.into()),
                 ..AddOptions::default()

@@ -11,7 +11,7 @@ use ecs_torrent_components::peer::{CloseReason, Outbox, Peer, ServeQueue, Stage,
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::ports::NetPort;
-use ecs_torrent_engine::ports::net::{LINKS, Links, NetEvent, NetRequest};
+use ecs_torrent_engine::ports::net::{LINKS, Links, NetEvent, NetRequest, read_cost};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 
 use crate::IntakeSet;
@@ -121,7 +121,7 @@ fn push_chunks(
     for (link, chunk) in chunks.0.drain(..) {
         let Some(peer) = links.get(link) else { continue };
         let Ok(mut wire) = peers.get_mut(peer) else { continue };
-        wire.ungranted_bytes = wire.ungranted_bytes.saturating_add(chunk.len() as u32);
+        wire.ungranted_bytes = wire.ungranted_bytes.saturating_add(read_cost(chunk.len()));
         wire.codec.push(chunk);
         if !wire.is_listed {
             wire.is_listed = true;

@@ -12,51 +12,42 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use ecs_torrent::components::commands::{AddOptions, AddTorrent, CommandQueue, GetStats, Reply};
+use ecs_torrent::components::ids::LinkId;
+use ecs_torrent::components::peer::PeerState;
 use ecs_torrent::components::settings::{Settings, TrackerSettings};
 use ecs_torrent::components::stats::TorrentStats;
 use ecs_torrent::components::torrent::Have;
-use ecs_torrent::engine::sim::{NodeId, Simulation};
-use ecs_torrent::protocol::create::{NewFile, NewTorrent};
-use ecs_torrent::protocol::hash::sha1;
-use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
+use ecs_torrent::engine::port::Backend;
+use ecs_torrent::engine::ports::net::NetRequest;
+use ecs_torrent::engine::sim::{Content, NewContent, NodeId, Simulation};
+use ecs_torrent::protocol::peer_id::PeerId;
 use ecs_torrent::protocol::time::Timestamp;
+use ecs_torrent::protocol::wire::{Handshake, Reserved};
 use ecs_torrent::systems::TorrentPlugins;
 
-fn torrent(size: usize, piece_length: u32) -> (Arc<Metainfo>, Vec<u8>) {
+fn torrent(size: usize, piece_length: u32) -> Content {
     torrent_with_trackers(size, piece_length, &[])
 }
 
-fn torrent_with_trackers(size: usize, piece_length: u32, trackers: &[&str]) -> (Arc<Metainfo>, Vec<u8>) {
-    let data: Vec<u8> = (0..size as u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
-    let torrent = NewTorrent {
-        name: "data".into(),
-        files: vec![NewFile {
-            path: vec![],
-            len: size as u64,
-        }],
+fn torrent_with_trackers(size: usize, piece_length: u32, trackers: &[&str]) -> Content {
+    let new = NewContent {
+        len: size,
         piece_length,
-        pieces: data.chunks(piece_length as usize).map(|piece| sha1([piece])).collect(),
         trackers: trackers.iter().map(|url| vec![(*url).to_owned()]).collect(),
-        ..NewTorrent::default()
+        ..NewContent::default()
     };
-    let bytes = Bytes::from(torrent.encode().unwrap());
-    (
-        Arc::new(Metainfo::parse(&bytes, &MetainfoLimits::default()).unwrap()),
-        data,
-    )
+    new.make()
 }
 
 fn ip(last: u8) -> IpAddr {
     [10, 0, 0, last].into()
 }
 
-fn add(sim: &mut Simulation, node: NodeId, metainfo: &Arc<Metainfo>, peers: Vec<std::net::SocketAddr>) {
+fn add(sim: &mut Simulation, node: NodeId, content: &Content, peers: Vec<std::net::SocketAddr>) {
     let command = AddTorrent {
-        metainfo: metainfo.clone(),
+        metainfo: content.metainfo().clone(),
         options: AddOptions {
             root: Some("downloads".into()),
             peers,
@@ -73,11 +64,11 @@ fn add(sim: &mut Simulation, node: NodeId, metainfo: &Arc<Metainfo>, peers: Vec<
     sim.nudge(node);
 }
 
-fn stats(sim: &mut Simulation, node: NodeId, metainfo: &Metainfo) -> Option<TorrentStats> {
+fn stats(sim: &mut Simulation, node: NodeId, content: &Content) -> Option<TorrentStats> {
     let slot = Arc::new(Mutex::new(None));
     let out = slot.clone();
     let command = GetStats {
-        torrent: metainfo.hashes.primary(),
+        torrent: content.info_hash(),
         reply: Reply::new(move |stats| *out.lock().unwrap() = Some(stats)),
     };
     sim.node(node)
@@ -93,24 +84,23 @@ fn stats(sim: &mut Simulation, node: NodeId, metainfo: &Metainfo) -> Option<Torr
 
 /// Lets a seeder and a leecher finish a torrent; returns the trace's hash and the time it took.
 fn run(seed: u64) -> (u64, Duration) {
-    let (metainfo, data) = torrent(1_000_001, 65536);
+    let content = torrent(1_000_001, 65536);
     let mut sim = Simulation::new(seed, Duration::from_millis(10));
     let seeder = sim.add_node(ip(1), Settings::default(), TorrentPlugins);
     let leecher = sim.add_node(ip(2), Settings::default(), TorrentPlugins);
-    sim.put_data(seeder, "downloads", data.clone());
-    add(&mut sim, seeder, &metainfo, vec![]);
-    add(&mut sim, leecher, &metainfo, vec![(ip(1), 6881).into()]);
+    sim.put(seeder, "downloads", &content);
+    add(&mut sim, seeder, &content, vec![]);
+    add(&mut sim, leecher, &content, vec![(ip(1), 6881).into()]);
     let limit = Timestamp::ZERO + Duration::from_secs(60);
-    let finished = sim.run_until(limit, |sim| sim.data(leecher, "downloads").is_some());
-    assert!(finished, "{:?}", stats(&mut sim, leecher, &metainfo));
-    assert_eq!(sim.data(leecher, "downloads").unwrap(), data);
+    let finished = sim.run_until(limit, |sim| sim.has(leecher, "downloads", &content));
+    assert!(finished, "{:?}", stats(&mut sim, leecher, &content));
     let took = sim.now().since(Timestamp::ZERO);
     let trace = sim.trace();
     let limit = limit + Duration::from_secs(10);
     assert!(sim.run_until(limit, |sim| {
-        stats(sim, leecher, &metainfo).is_some_and(|s| s.is_complete())
+        stats(sim, leecher, &content).is_some_and(|s| s.is_complete())
     }));
-    let stats = stats(&mut sim, leecher, &metainfo).unwrap();
+    let stats = stats(&mut sim, leecher, &content).unwrap();
     assert_eq!(
         (stats.lifecycle.as_str(), stats.downloaded, stats.wasted),
         ("seeding", 1_000_001, 0)
@@ -153,8 +143,8 @@ fn an_expired_connection_to_a_udp_tracker_is_renewed() {
         };
         vec![reply.into_iter().flat_map(u32::to_be_bytes).collect()]
     });
-    let (metainfo, _) = torrent_with_trackers(1000, 16384, &["udp://10.0.0.9:6969"]);
-    add(&mut sim, node, &metainfo, vec![]);
+    let content = torrent_with_trackers(1000, 16384, &["udp://10.0.0.9:6969"]);
+    add(&mut sim, node, &content, vec![]);
     sim.run_until(Timestamp::ZERO + Duration::from_secs(110), |_| false);
     let asked = asked.lock().unwrap().clone();
     let announces: Vec<u64> = asked
@@ -177,13 +167,13 @@ fn an_expired_connection_to_a_udp_tracker_is_renewed() {
 #[test]
 fn a_clock_that_jumps() {
     for who in ["leecher", "seeder", "both"] {
-        let (metainfo, data) = torrent(4_000_003, 65536);
+        let content = torrent(4_000_003, 65536);
         let mut sim = Simulation::new(3, Duration::from_millis(10));
         let seeder = sim.add_node(ip(1), Settings::default(), TorrentPlugins);
         let leecher = sim.add_node(ip(2), Settings::default(), TorrentPlugins);
-        sim.put_data(seeder, "downloads", data.clone());
-        add(&mut sim, seeder, &metainfo, vec![]);
-        add(&mut sim, leecher, &metainfo, vec![(ip(1), 6881).into()]);
+        sim.put(seeder, "downloads", &content);
+        add(&mut sim, seeder, &content, vec![]);
+        add(&mut sim, leecher, &content, vec![(ip(1), 6881).into()]);
         let limit = Timestamp::ZERO + Duration::from_secs(60);
         let is_begun = |sim: &mut Simulation| {
             let have = sim
@@ -194,20 +184,55 @@ fn a_clock_that_jumps() {
             have.is_ok_and(|Have(have)| have.count() > 5)
         };
         assert!(sim.run_until(limit, is_begun));
-        assert!(sim.data(leecher, "downloads").is_none(), "it is in the middle");
+        assert!(!sim.has(leecher, "downloads", &content), "it is in the middle");
         let jump = Duration::from_secs(2 * 3600);
-        let jumped = sim.now() + jump;
         for (node, name) in [(leecher, "leecher"), (seeder, "seeder")] {
             if who == name || who == "both" {
-                sim.node(node).tick(jumped);
-                // Its time stands still until the others have caught up, since it does not go back.
-                sim.nudge(node);
+                sim.jump_clock(node, jump);
             }
         }
-        let finished = sim.run_until(jumped + Duration::from_secs(600), |sim| {
-            sim.data(leecher, "downloads").is_some()
+        let finished = sim.run_until(sim.now() + Duration::from_secs(600), |sim| {
+            sim.has(leecher, "downloads", &content)
         });
-        assert!(finished, "{who}: {:?}", stats(&mut sim, leecher, &metainfo));
-        assert_eq!(sim.data(leecher, "downloads").unwrap(), data, "{who}");
+        assert!(finished, "{who}: {:?}", stats(&mut sim, leecher, &content));
     }
+}
+
+/// What a peer sends in small pieces takes its window by what reading costs, and that is granted again: a peer that
+/// says little at a time is heard for ever.
+#[test]
+fn small_messages_do_not_use_a_window_up() {
+    let mut settings = Settings::default();
+    settings.net.receive_window_bytes = 64 << 10;
+    let content = torrent(1000, 16384);
+    let mut sim = Simulation::new(1, Duration::from_millis(10));
+    let node = sim.add_node(ip(1), settings, TorrentPlugins);
+    add(&mut sim, node, &content, vec![]);
+    let mut peer = sim.add_host((ip(2), 6881).into());
+    let link = LinkId(2);
+    let (to, timeout) = ((ip(1), 6881).into(), Duration::from_secs(10));
+    let handshake = Handshake {
+        reserved: Reserved::default(),
+        info_hash: content.info_hash(),
+        peer_id: PeerId(*b"-EC0100-aaaaaaaaaaaa"),
+    };
+    let mut hello = BytesMut::new();
+    handshake.write(&mut hello);
+    sim.run_for(Duration::from_secs(1));
+    peer.submit(&mut vec![NetRequest::Connect { link, to, timeout }]);
+    let mut say = |sim: &mut Simulation, bytes: Bytes| {
+        let frames = vec![bytes];
+        peer.submit(&mut vec![NetRequest::Send { link, frames }]);
+        sim.run_for(Duration::from_millis(2));
+    };
+    say(&mut sim, hello.freeze());
+    for _ in 0..1000 {
+        // A keep-alive.
+        say(&mut sim, Bytes::from_static(&[0; 4]));
+    }
+    say(&mut sim, Bytes::from_static(&[0, 0, 0, 1, 2]));
+    sim.run_for(Duration::from_secs(1));
+    let world = sim.node(node).world_mut();
+    let state = world.query::<&PeerState>().single(world).unwrap();
+    assert!(state.peer_interested, "the last message was heard");
 }

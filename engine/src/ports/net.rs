@@ -16,6 +16,14 @@ pub type NetPort = Port<NetRequest, NetEvent>;
 /// The inbox of everything that happens to connections.
 pub const LINKS: Purpose = Purpose("links");
 
+/// What receiving so many bytes at once takes of a connection's window: a few bytes as much as 256, so that single bytes
+/// do not become single events without end. Who grants what was received grants this.
+#[must_use]
+pub fn read_cost(bytes: usize) -> u32 {
+    const LEAST: usize = 256;
+    bytes.max(LEAST) as u32
+}
+
 /// The inbox of datagrams.
 pub const DATAGRAMS: Purpose = Purpose("datagrams");
 
@@ -39,7 +47,7 @@ pub enum NetRequest {
         frames: Vec<Bytes>,
     },
     /// Lets the peer send so many more bytes. A connection begins with the receive window of the settings; what
-    /// was received counts against it until it is granted again.
+    /// was received counts against it, by its [`read_cost`], until it is granted again.
     Grant {
         /// The connection.
         link: LinkId,

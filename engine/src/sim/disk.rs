@@ -1,53 +1,179 @@
-//! The simulated disk: torrents' bytes in memory, everything after a while.
+//! The simulated disk: files that are seen at once and lie on the platter when they are synced, space that ends, and
+//! faults.
+//!
+//! Jobs are carried out one after the other, each when its time has come. Bytes of known contents are kept as places
+//! in them, so that many nodes can have the same torrent in one memory.
+
+mod control;
+mod extents;
+mod faults;
+mod file;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod volume;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_components::session::FileStamp;
-use ecs_torrent_protocol::files::FileTable;
+use ecs_torrent_components::random::Random;
 use ecs_torrent_protocol::geometry::Span;
+use ecs_torrent_protocol::time::Timestamp;
 
-use super::fabric::{Event, Fabric};
-use super::{NodeId, lock};
+pub use self::control::DiskControl;
+pub(super) use self::faults::Faults;
+pub use self::faults::{DiskFault, DiskOperation, Lasting};
+use self::storage::{Ground, Storage, failure};
+pub(super) use self::volume::Volume;
+use super::NodeId;
+use super::contents::Contents;
+use super::fabric::{Fabric, lock};
+use super::hub::{Hub, take};
+use super::jobs::Work;
+use super::random::{happens, stream};
 use crate::port::{Backend, JobTag};
-use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, FoundFiles};
+use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest};
 
-/// What lies on one node's disk, by download folder: it stays when the engine goes.
-#[derive(Default)]
-pub(super) struct Folders(BTreeMap<PathBuf, Contents>);
-
-/// A torrent's bytes, and which of them have been written.
-struct Contents {
-    bytes: Vec<u8>,
-    written: Vec<bool>,
+/// How fast a disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpeed {
+    /// Time that each job takes beside that for its bytes. Default 1 ms.
+    pub latency: Duration,
+    /// Bytes per second over all jobs; nothing is no limit, the default.
+    pub bytes_per_s: Option<u64>,
 }
 
-impl Folders {
-    /// Puts a torrent's whole data into a folder.
-    pub(super) fn put(&mut self, root: PathBuf, bytes: Vec<u8>) {
-        let written = vec![true; bytes.len()];
-        self.0.insert(root, Contents { bytes, written });
+impl Default for DiskSpeed {
+    fn default() -> Self {
+        Self {
+            latency: Duration::from_millis(1),
+            bytes_per_s: None,
+        }
+    }
+}
+
+/// A machine's disk: it stays when its engine goes.
+pub(super) struct Disk {
+    pub(super) volume: Volume,
+    pub(super) speed: DiskSpeed,
+    /// How many times slower it is.
+    pub(super) slowness: f64,
+    pub(super) faults: Faults<DiskOperation>,
+    free_at: Timestamp,
+    luck: Random,
+}
+
+/// A job of a disk.
+pub(super) struct DiskJob {
+    tag: JobTag,
+    storage: Arc<Storage>,
+    work: DiskWork,
+}
+
+enum DiskWork {
+    Look,
+    Prepare { is_preallocated: bool },
+    Read(Span),
+    Write { span: Span, blocks: Vec<Bytes> },
+    Sync,
+    Delete { written: Vec<usize>, keep: Vec<usize> },
+}
+
+impl Disk {
+    pub(super) fn new(seed: u64, node: NodeId) -> Self {
+        Self {
+            volume: Volume::default(),
+            speed: DiskSpeed::default(),
+            slowness: 1.0,
+            faults: Faults::default(),
+            free_at: Timestamp::ZERO,
+            luck: stream(seed, b"platter ", node),
+        }
     }
 
-    /// A torrent's data, if all of it was written.
-    pub(super) fn get(&self, root: &Path) -> Option<&[u8]> {
-        let contents = self.0.get(root)?;
-        contents
-            .written
-            .iter()
-            .all(|written| *written)
-            .then_some(&contents.bytes[..])
+    /// The power fails.
+    pub(super) fn crash(&mut self, now: Timestamp) {
+        self.volume.crash(&mut self.luck);
+        self.free_at = now;
     }
 
-    fn open(&mut self, root: &Path, size: usize) -> &mut Contents {
-        self.0.entry(root.to_owned()).or_insert_with(|| Contents {
-            bytes: vec![0; size],
-            written: vec![false; size],
-        })
+    /// Whether a job that was not done was done all the same.
+    pub(super) fn may_finish(&mut self) -> bool {
+        happens(&mut self.luck, 0.5)
+    }
+
+    /// How long it takes until a job of so many bytes is done, behind those before it.
+    fn time_for(&mut self, now: Timestamp, bytes: u32) -> Duration {
+        let rate = self.speed.bytes_per_s.map_or(f64::INFINITY, |rate| rate.max(1) as f64);
+        let transfer = Duration::from_secs_f64(f64::from(bytes) / rate * self.slowness);
+        self.free_at = self.free_at.max(now) + transfer;
+        self.free_at.since(now) + self.speed.latency.mul_f64(self.slowness)
+    }
+
+    pub(super) fn carry_out(&mut self, hub: &Hub, job: DiskJob) -> DiskEvent {
+        let DiskJob { tag, storage, work } = job;
+        let fault = self.faults.strike(work.operation(), hub.now);
+        let mut ground = Ground {
+            volume: &mut self.volume,
+            contents: &hub.contents,
+            now_ns: hub.now.as_nanos(),
+        };
+        let (outcome, blocks) = work.run(&storage, &mut ground, fault);
+        DiskEvent { tag, outcome, blocks }
+    }
+}
+
+impl DiskWork {
+    fn operation(&self) -> DiskOperation {
+        match self {
+            Self::Look => DiskOperation::Look,
+            Self::Prepare { .. } => DiskOperation::Prepare,
+            Self::Read(_) => DiskOperation::Read,
+            Self::Write { .. } => DiskOperation::Write,
+            Self::Sync => DiskOperation::Sync,
+            Self::Delete { .. } => DiskOperation::Delete,
+        }
+    }
+
+    /// Bytes that it moves.
+    fn bytes(&self) -> u32 {
+        match self {
+            Self::Read(span) | Self::Write { span, .. } => span.len,
+            _ => 0,
+        }
+    }
+
+    fn run(
+        self,
+        storage: &Storage,
+        ground: &mut Ground<'_>,
+        fault: Option<DiskFault>,
+    ) -> (Result<DiskDone, DiskError>, Vec<Bytes>) {
+        let failed = |action| match fault {
+            Some(fault) => Err(failure(action, storage.root.clone(), fault.error())),
+            None => Ok(()),
+        };
+        let outcome = match self {
+            Self::Look => failed(DiskAction::Open).and_then(|()| storage.look(ground).map(DiskDone::Opened)),
+            Self::Prepare { is_preallocated } => failed(DiskAction::Allocate)
+                .and_then(|()| storage.prepare(ground, is_preallocated))
+                .map(|()| DiskDone::Prepared),
+            Self::Read(span) => failed(DiskAction::Read).and_then(|()| storage.read(ground, span).map(DiskDone::Read)),
+            Self::Write { span, blocks } => match storage.write(ground, span, &blocks, fault) {
+                Ok(()) => Ok(DiskDone::Written),
+                // The world gets the bytes back.
+                Err(error) => return (Err(error), blocks),
+            },
+            Self::Sync => storage.sync(ground, fault).map(DiskDone::Synced),
+            Self::Delete { written, keep } => failed(DiskAction::Delete)
+                .and_then(|()| storage.delete(ground, written, &keep))
+                .map(|()| DiskDone::Deleted),
+        };
+        (outcome, Vec::new())
     }
 }
 
@@ -55,7 +181,7 @@ impl Folders {
 pub struct SimDisk {
     node: NodeId,
     fabric: Arc<Mutex<Fabric>>,
-    open: BTreeMap<StorageId, (PathBuf, FileTable)>,
+    storages: BTreeMap<StorageId, Arc<Storage>>,
 }
 
 impl SimDisk {
@@ -63,112 +189,56 @@ impl SimDisk {
         Self {
             node,
             fabric,
-            open: BTreeMap::new(),
+            storages: BTreeMap::new(),
         }
     }
 
-    fn carry_out(
-        &mut self,
-        request: DiskRequest,
-        folders: &mut Folders,
-    ) -> Option<(JobTag, Result<DiskDone, DiskError>)> {
-        let (tag, outcome) = match request {
+    /// What there is to do for a request, if anything.
+    fn job(&mut self, hub: &mut Hub, request: DiskRequest) -> Option<DiskJob> {
+        let (tag, storage, work) = match request {
             DiskRequest::Open {
                 tag,
                 storage,
                 root,
+                volume,
                 files,
-                ..
             } => {
-                let contents = folders.0.get(&root);
-                let found = files.files().iter().map(|file| {
-                    let range = file.offset as usize..file.end() as usize;
-                    contents
-                        .filter(|c| c.written[range].contains(&true))
-                        .map(|_| stamp(file.len))
-                });
-                let (stamps, volume) = (found.collect(), PathBuf::from("/"));
-                self.open.insert(storage, (root, files));
-                (tag, Ok(DiskDone::Opened(FoundFiles { stamps, volume })))
+                let opened = Arc::new(Storage::new(root, volume, files));
+                self.storages.insert(storage, opened);
+                (tag, storage, DiskWork::Look)
             }
-            DiskRequest::Prepare { tag, .. } => (tag, Ok(DiskDone::Prepared)),
-            DiskRequest::Sync { tag, storage } => {
-                let written = self.open.get(&storage).map(|(root, files)| {
-                    let contents = folders.open(root, files.total_size() as usize);
-                    let touched = files.files().iter().enumerate().filter(|(_, file)| {
-                        contents.written[file.offset as usize..file.end() as usize].contains(&true)
-                    });
-                    touched.map(|(index, file)| (index, Some(stamp(file.len)))).collect()
-                });
-                (tag, Ok(DiskDone::Synced(written.unwrap_or_default())))
+            DiskRequest::Close { storage } => {
+                self.storages.remove(&storage);
+                return None;
             }
-            DiskRequest::Delete { tag, storage, .. } => {
-                if let Some((root, _)) = self.open.remove(&storage) {
-                    folders.0.remove(&root);
-                }
-                (tag, Ok(DiskDone::Deleted))
-            }
-            DiskRequest::Read { tag, storage, span } => {
-                let contents = self.contents_of(storage, folders);
-                (
-                    tag,
-                    contents.and_then(|contents| contents.read(span)).map(DiskDone::Read),
-                )
-            }
+            DiskRequest::Prepare {
+                tag,
+                storage,
+                is_preallocated,
+            } => (tag, storage, DiskWork::Prepare { is_preallocated }),
+            DiskRequest::Read { tag, storage, span } => (tag, storage, DiskWork::Read(span)),
             DiskRequest::Write {
                 tag,
                 storage,
                 span,
                 blocks,
-            } => {
-                let contents = self.contents_of(storage, folders);
-                (tag, contents.map(|contents| contents.write(span, &blocks.concat())))
-            }
-            DiskRequest::Close { storage } => {
-                self.open.remove(&storage);
-                return None;
-            }
+            } => (tag, storage, DiskWork::Write { span, blocks }),
+            DiskRequest::Sync { tag, storage } => (tag, storage, DiskWork::Sync),
+            DiskRequest::Delete {
+                tag,
+                storage,
+                written,
+                keep,
+            } => (tag, storage, DiskWork::Delete { written, keep }),
         };
-        Some((tag, outcome))
-    }
-
-    fn contents_of<'f>(&self, storage: StorageId, folders: &'f mut Folders) -> Result<&'f mut Contents, DiskError> {
-        let (root, files) = self.open.get(&storage).ok_or_else(|| error(io::ErrorKind::Other))?;
-        Ok(folders.open(root, files.total_size() as usize))
-    }
-}
-
-impl Contents {
-    fn read(&self, span: Span) -> Result<Bytes, DiskError> {
-        let range = span.offset as usize..span.end() as usize;
-        if self.written[range.clone()].contains(&false) {
-            return Err(error(io::ErrorKind::NotFound));
-        }
-        Ok(Bytes::copy_from_slice(&self.bytes[range]))
-    }
-
-    fn write(&mut self, span: Span, bytes: &[u8]) -> DiskDone {
-        let range = span.offset as usize..span.end() as usize;
-        self.bytes[range.clone()].copy_from_slice(bytes);
-        self.written[range].fill(true);
-        DiskDone::Written
-    }
-}
-
-/// Nobody but the engine writes here, so a length tells all.
-fn stamp(len: u64) -> FileStamp {
-    FileStamp {
-        len,
-        seconds: 0,
-        nanos: 0,
-    }
-}
-
-fn error(kind: io::ErrorKind) -> DiskError {
-    DiskError {
-        action: DiskAction::Use,
-        path: PathBuf::from("simulated"),
-        error: Arc::new(kind.into()),
+        let Some(storage) = self.storages.get(&storage).cloned() else {
+            let error = std::io::Error::other("these files are closed");
+            let outcome = Err(failure(DiskAction::Use, PathBuf::new(), error));
+            let blocks = Vec::new();
+            hub.tell_disk(self.node, DiskEvent { tag, outcome, blocks });
+            return None;
+        };
+        Some(DiskJob { tag, storage, work })
     }
 }
 
@@ -176,24 +246,23 @@ impl Backend<DiskRequest, DiskEvent> for SimDisk {
     fn submit(&mut self, requests: &mut Vec<DiskRequest>) {
         let shared = self.fabric.clone();
         let mut fabric = lock(&shared);
+        let fabric = &mut *fabric;
         for request in requests.drain(..) {
-            if let Some((tag, outcome)) = self.carry_out(request, &mut fabric.disks[self.node.0]) {
-                let latency = fabric.latency;
-                fabric.schedule(
-                    self.node,
-                    latency,
-                    Event::Disk(DiskEvent {
-                        tag,
-                        outcome,
-                        blocks: Vec::new(),
-                    }),
-                );
+            if let Some(job) = self.job(&mut fabric.hub, request) {
+                let time = fabric.machines[self.node.0]
+                    .disk
+                    .time_for(fabric.hub.now, job.work.bytes());
+                fabric.begin(self.node, time, Work::Disk(job));
             }
         }
     }
 
-    fn poll(&mut self, _max: usize, events: &mut Vec<DiskEvent>) -> bool {
-        lock(&self.fabric).take_disk(self.node, events);
-        false
+    fn poll(&mut self, max: usize, events: &mut Vec<DiskEvent>) -> bool {
+        take(&mut lock(&self.fabric).hub.inbox(self.node).disk, max, events)
     }
+}
+
+/// What a whole torrent is laid out as.
+fn place(contents: &Contents, bytes: &Bytes, offset: u64, len: u64) -> extents::Data {
+    extents::Data::of(contents, bytes.slice(offset as usize..(offset + len) as usize))
 }

@@ -1,67 +1,40 @@
-//! The simulated network: connections that deliver in order, after a while, as far as the receiver grants.
+//! The simulated network: hosts with access links, connections between them, datagrams, and what can go wrong.
+//!
+//! A connection behaves as TCP does as far as a world can tell: bytes arrive in order, a receiver that does not read
+//! stops the sender, closing delivers what was sent, a reset may not. There are no packets: a connection moves
+//! segments of about 16 KiB, whose bytes are passed on by reference.
 
-use std::collections::{BTreeMap, VecDeque};
+mod carrying;
+mod closing;
+mod connection;
+mod control;
+mod host;
+mod network;
+mod path;
+#[cfg(test)]
+mod tests;
+mod udp;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use ecs_torrent_components::ids::LinkId;
-
-use super::fabric::{Event, Fabric};
-use super::{NodeId, lock};
+pub(super) use self::connection::Flow;
+pub use self::control::NetControl;
+pub(super) use self::host::Power;
+pub use self::host::{Access, Traffic};
+pub(super) use self::network::Network;
+pub use self::network::SocketLimits;
+pub use self::path::Path;
+pub(super) use self::udp::UdpHost;
+use super::NodeId;
+use super::fabric::{Fabric, lock};
+use super::hub::{Hub, take};
+use super::queue::Happening;
 use crate::port::Backend;
 use crate::ports::net::{NetEvent, NetRequest};
 
-/// One end of a connection.
-type End = (NodeId, LinkId);
-
-/// All connections, each by both of its ends.
-#[derive(Default)]
-pub(super) struct Wires {
-    ends: BTreeMap<End, EndState>,
-    last_accepted: u64,
-}
-
-struct EndState {
-    other: End,
-    credit: i64,
-    /// Arrived, and not granted yet.
-    held: VecDeque<Bytes>,
-}
-
-impl Wires {
-    /// Hands a chunk that has arrived to the world, as far as it has credit.
-    pub(super) fn admit(&mut self, node: NodeId, link: LinkId, chunk: Bytes, events: &mut Vec<NetEvent>) {
-        if let Some(end) = self.ends.get_mut(&(node, link)) {
-            if !chunk.is_empty() {
-                end.held.push_back(chunk);
-            }
-            end.release(link, events);
-        }
-    }
-
-    /// Adds credit; true if something waits for it.
-    fn grant(&mut self, node: NodeId, link: LinkId, bytes: u32) -> bool {
-        self.ends.get_mut(&(node, link)).is_some_and(|end| {
-            end.credit += i64::from(bytes);
-            end.credit > 0 && !end.held.is_empty()
-        })
-    }
-}
-
-impl EndState {
-    fn release(&mut self, link: LinkId, events: &mut Vec<NetEvent>) {
-        while self.credit > 0
-            && let Some(chunk) = self.held.pop_front()
-        {
-            self.credit -= chunk.len() as i64;
-            events.push(NetEvent::Received { link, chunk });
-        }
-    }
-}
-
-/// The Net port of a simulated engine.
+/// The Net port of a simulated engine, or of a host that the caller plays.
 pub struct SimNet {
     node: NodeId,
     fabric: Arc<Mutex<Fabric>>,
@@ -71,103 +44,93 @@ impl SimNet {
     pub(super) fn new(node: NodeId, fabric: Arc<Mutex<Fabric>>) -> Self {
         Self { node, fabric }
     }
+
+    /// The host's name in the simulation.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.node
+    }
 }
 
 impl Backend<NetRequest, NetEvent> for SimNet {
     fn submit(&mut self, requests: &mut Vec<NetRequest>) {
         let mut fabric = lock(&self.fabric);
+        let fabric = &mut *fabric;
         for request in requests.drain(..) {
-            fabric.carry(self.node, request);
+            match request {
+                NetRequest::Resolve { tag, host, port } => fabric.resolve(self.node, tag, &host, port),
+                request => fabric.net.carry_out(&mut fabric.hub, self.node, request),
+            }
         }
     }
 
-    fn poll(&mut self, _max: usize, events: &mut Vec<NetEvent>) -> bool {
-        lock(&self.fabric).take_net(self.node, events);
-        false
+    fn poll(&mut self, max: usize, events: &mut Vec<NetEvent>) -> bool {
+        let mut fabric = lock(&self.fabric);
+        let first = events.len();
+        let has_more = take(&mut fabric.hub.inbox(self.node).net, max, events);
+        let is_accepted = |event: &&NetEvent| matches!(event, NetEvent::Accepted { .. });
+        let seen = events[first..].iter().filter(is_accepted).count();
+        fabric.net.note_seen(self.node, seen);
+        has_more
     }
 }
 
-impl Fabric {
-    fn carry(&mut self, node: NodeId, request: NetRequest) {
-        let latency = self.latency;
-        match request {
-            NetRequest::Connect { link, to, .. } => match self.listeners.get(&to).copied() {
-                Some(there) => {
-                    self.wires.last_accepted += 2;
-                    let here = (node, link);
-                    let there = (there, LinkId(self.wires.last_accepted + 1));
-                    for (end, other) in [(here, there), (there, here)] {
-                        let state = EndState {
-                            other,
-                            credit: i64::from(self.windows[end.0.0]),
-                            held: VecDeque::new(),
-                        };
-                        self.wires.ends.insert(end, state);
-                    }
-                    let remote = self.address_of(node);
-                    let link = there.1;
-                    self.schedule(there.0, latency, Event::Net(NetEvent::Accepted { link, remote }));
-                    let link = here.1;
-                    self.schedule(node, latency * 2, Event::Net(NetEvent::Connected { link }));
-                }
-                None => {
-                    let reason = "connection refused".into();
-                    self.schedule(node, latency * 2, Event::Net(NetEvent::Closed { link, reason }));
-                }
-            },
-            NetRequest::Send { link, frames } => {
-                let Some((there, far_link)) = self.wires.ends.get(&(node, link)).map(|end| end.other) else {
-                    return;
-                };
-                let bytes = frames.iter().map(Bytes::len).sum();
-                for chunk in frames {
-                    let link = far_link;
-                    self.schedule(there, latency, Event::Net(NetEvent::Received { link, chunk }));
-                }
-                self.schedule(node, latency, Event::Net(NetEvent::Sent { link, bytes }));
-            }
-            NetRequest::Grant { link, bytes } => {
-                if self.wires.grant(node, link, bytes) {
-                    // Nothing new arrives, but what was held can be let in.
-                    let chunk = Bytes::new();
-                    self.schedule(node, Duration::ZERO, Event::Net(NetEvent::Received { link, chunk }));
-                }
-            }
-            NetRequest::Close { link, tag, .. } => {
-                if let Some(end) = self.wires.ends.remove(&(node, link)) {
-                    let (there, link) = end.other;
-                    let reason = "end of stream".into();
-                    self.schedule(there, latency, Event::Net(NetEvent::Closed { link, reason }));
-                }
-                if let Some(tag) = tag {
-                    self.schedule(node, latency, Event::Net(NetEvent::Gone { tag }));
-                }
-            }
-            NetRequest::Datagram { to, data } => {
-                let from = self.listening_address(node);
-                if let Some(host) = self.udp_hosts.get_mut(&to) {
-                    for reply in host(self.now, from, &data) {
-                        let (from, data) = (to, reply.into());
-                        self.schedule(node, latency * 2, Event::Net(NetEvent::Datagram { from, data }));
-                    }
-                }
-            }
-            // There are no names in this world: an address is its own.
-            NetRequest::Resolve { tag, host, port } => {
-                let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
-                let result = ip.map(|ip| vec![(ip, port).into()]).map_err(|_| "no such host".into());
-                self.schedule(node, latency, Event::Net(NetEvent::Resolved { tag, result }));
-            }
+impl Network {
+    fn note_seen(&mut self, node: NodeId, count: usize) {
+        let unseen = &mut self.hosts[node.0].unseen;
+        *unseen = unseen.saturating_sub(count);
+    }
+
+    /// Lets something happen that was planned.
+    pub(super) fn happen(&mut self, hub: &mut Hub, what: Happening) {
+        match what {
+            Happening::Arrival(flow) => self.arrive(hub, flow),
+            Happening::UplinkFree(node) => self.free_uplink(hub, node),
+            Happening::DownlinkFree(node) => self.free_downlink(hub, node),
+            Happening::Datagram(key) => self.datagram_arrives(hub, key),
+            Happening::Syn(key) => self.hear_syn(hub, key),
+            Happening::Connected(key) => self.hear_answer(hub, key),
+            Happening::Accepted(key) => self.hear_acknowledgement(hub, key),
+            Happening::ConnectTimeout(key) => self.time_connect(hub, key),
+            Happening::CloseTimeout(flow) => self.time_close(hub, flow),
+            Happening::GiveUp(flow) => self.give_up(hub, flow),
+            Happening::Job(_) | Happening::Awake(_) => {}
         }
     }
+}
 
-    /// Where a node's connections come from: its address, and a port that is nobody's listening port.
-    fn address_of(&self, node: NodeId) -> SocketAddr {
-        SocketAddr::new(self.listening_address(node).ip(), 50_000)
+/// What others see of the network.
+impl Network {
+    pub(super) fn addresses_of(&self, node: NodeId) -> Vec<SocketAddr> {
+        self.hosts[node.0].addresses.clone()
     }
 
-    fn listening_address(&self, node: NodeId) -> SocketAddr {
-        let listening = self.listeners.iter().find(|(_, owner)| **owner == node);
-        *listening.expect("every node listens").0
+    pub(super) fn listener(&self, address: SocketAddr) -> Option<NodeId> {
+        self.listeners.get(&address).copied()
+    }
+
+    pub(super) fn refuse(&mut self, node: NodeId) {
+        self.hosts[node.0].is_refusing = true;
+    }
+
+    pub(super) fn host_of(&self, to: SocketAddr) -> Option<NodeId> {
+        self.host_at(to)
+    }
+
+    pub(super) fn time_between(&self, a: NodeId, b: NodeId) -> Duration {
+        self.latency(a, b)
+    }
+
+    pub(super) fn is_open(&self, from: NodeId, to: NodeId) -> bool {
+        self.may_pass(from, to) && self.may_pass(to, from)
+    }
+
+    pub(super) fn source_ip(&self, node: NodeId, to: IpAddr) -> Option<IpAddr> {
+        self.hosts[node.0].address_for(to).map(|address| address.ip())
+    }
+
+    /// Lets a host answer datagrams.
+    pub(super) fn set_udp_host(&mut self, address: SocketAddr, host: UdpHost) {
+        self.udp_hosts.insert(address, host);
     }
 }

@@ -16,16 +16,13 @@ use tokio::time::timeout;
 
 use super::Shared;
 use crate::port::JobTag;
-use crate::ports::net::NetEvent;
+use crate::ports::net::{NetEvent, read_cost};
 
 /// Most slices in one vectored write.
 const MAX_SLICES: usize = 64;
 
 /// Bytes written before the world is told, while more is waiting: one event for many blocks.
 const REPORT_BYTES: usize = 128 << 10;
-
-/// Least that a read costs of the credit, so that single bytes do not become single events without end.
-const MIN_READ_COST: i64 = 256;
 
 /// A connection, as the world's side and the task share it.
 pub(super) struct Link {
@@ -177,7 +174,7 @@ impl Link {
         match result {
             Ok(0) => Ok(false),
             Ok(len) => {
-                self.credit.fetch_sub((len as i64).max(MIN_READ_COST), Ordering::AcqRel);
+                self.credit.fetch_sub(i64::from(read_cost(len)), Ordering::AcqRel);
                 shared.sink.push(NetEvent::Received { link: id, chunk: read });
                 Ok(true)
             }

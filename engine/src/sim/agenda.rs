@@ -1,0 +1,137 @@
+//! Which node ticks when.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ecs_torrent_protocol::time::Timestamp;
+
+use super::NodeId;
+
+/// The next tick of every node, as the runner of a real engine would have it: at once when something has come, but
+/// not sooner after the one before than the least interval; otherwise at its next deadline.
+#[derive(Default)]
+pub(super) struct Agenda {
+    due: BTreeSet<(Timestamp, NodeId)>,
+    nodes: Vec<Entry>,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    at: Timestamp,
+    not_before: Timestamp,
+}
+
+impl Agenda {
+    pub(super) fn add(&mut self) {
+        self.nodes.push(Entry {
+            at: Timestamp::NEVER,
+            not_before: Timestamp::ZERO,
+        });
+    }
+
+    /// Something has come for a node.
+    pub(super) fn wake(&mut self, node: NodeId, now: Timestamp) {
+        let entry = self.nodes[node.0];
+        let at = now.max(entry.not_before);
+        if at < entry.at {
+            self.set(node, at);
+        }
+    }
+
+    /// A node has ticked.
+    pub(super) fn ticked(&mut self, node: NodeId, now: Timestamp, least: Duration, deadline: Timestamp) {
+        let entry = &mut self.nodes[node.0];
+        entry.not_before = entry.not_before.max(now + least);
+        let at = deadline.max(entry.not_before);
+        // What came during the tick has asked for one already.
+        if at < entry.at {
+            self.set(node, at);
+        }
+    }
+
+    /// No tick of a node before `until`.
+    pub(super) fn suspend(&mut self, node: NodeId, until: Timestamp) {
+        let entry = &mut self.nodes[node.0];
+        entry.not_before = entry.not_before.max(until);
+        let at = entry.at.max(entry.not_before);
+        self.set(node, at);
+    }
+
+    /// No tick of a node, until it is revived.
+    pub(super) fn retire(&mut self, node: NodeId) {
+        self.nodes[node.0].not_before = Timestamp::NEVER;
+        self.set(node, Timestamp::NEVER);
+    }
+
+    pub(super) fn revive(&mut self, node: NodeId, now: Timestamp) {
+        self.nodes[node.0].not_before = now;
+        self.set(node, now);
+    }
+
+    /// Who ticks next, and when.
+    pub(super) fn next(&self) -> Option<(Timestamp, NodeId)> {
+        self.due.first().copied()
+    }
+
+    /// Takes the next tick out, if it is due.
+    pub(super) fn pop(&mut self, now: Timestamp) -> Option<NodeId> {
+        let (_, node) = self.next().filter(|(at, _)| *at <= now)?;
+        self.set(node, Timestamp::NEVER);
+        Some(node)
+    }
+
+    fn set(&mut self, node: NodeId, at: Timestamp) {
+        let entry = &mut self.nodes[node.0];
+        if entry.at < Timestamp::NEVER {
+            self.due.remove(&(entry.at, node));
+        }
+        entry.at = at;
+        if at < Timestamp::NEVER {
+            self.due.insert((at, node));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_millis(ms)
+    }
+
+    const NODE: NodeId = NodeId(0);
+
+    fn agenda() -> Agenda {
+        let mut agenda = Agenda::default();
+        agenda.add();
+        agenda.revive(NODE, at(0));
+        assert_eq!(agenda.pop(at(0)), Some(NODE));
+        agenda.ticked(NODE, at(0), Duration::from_millis(1), at(1000));
+        agenda
+    }
+
+    #[test]
+    fn a_tick_waits_for_its_deadline_or_for_news() {
+        let mut agenda = agenda();
+        assert_eq!(agenda.next(), Some((at(1000), NODE)));
+        agenda.wake(NODE, at(0));
+        assert_eq!(agenda.next(), Some((at(1), NODE)), "not sooner than the least interval");
+        agenda.wake(NODE, at(5));
+        assert_eq!(agenda.next(), Some((at(1), NODE)));
+        assert_eq!(agenda.pop(at(0)), None);
+    }
+
+    #[test]
+    fn a_node_that_sleeps_does_not_tick() {
+        let mut agenda = agenda();
+        agenda.suspend(NODE, at(5000));
+        agenda.wake(NODE, at(10));
+        assert_eq!(agenda.next(), Some((at(5000), NODE)));
+        agenda.retire(NODE);
+        agenda.wake(NODE, at(9000));
+        assert_eq!(agenda.next(), None);
+        agenda.revive(NODE, at(9000));
+        assert_eq!(agenda.next(), Some((at(9000), NODE)));
+    }
+}

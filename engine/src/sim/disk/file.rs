@@ -1,0 +1,208 @@
+//! A file: as everybody sees it, and as it lies on the platter.
+
+use ecs_torrent_components::random::Random;
+use ecs_torrent_components::session::FileStamp;
+
+use super::super::random::happens;
+use super::extents::{Data, Extents};
+
+/// A file's bytes, length and time.
+#[derive(Clone, Default)]
+pub(super) struct File {
+    pub(super) extents: Extents,
+    pub(super) stamp: Stamp,
+}
+
+/// A length, and a time of change in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Stamp {
+    pub(super) len: u64,
+    pub(super) modified_ns: u64,
+}
+
+/// What is at a path, with what is not known to be on the platter.
+#[derive(Default)]
+pub(super) struct Entry {
+    /// As it is seen; nothing where it was deleted.
+    pub(super) seen: Option<File>,
+    /// As it is on the platter.
+    durable: Option<File>,
+    /// What was written since.
+    log: Vec<Logged>,
+    /// What is seen is another file than the one on the platter, which was deleted.
+    is_another: bool,
+}
+
+struct Logged {
+    offset: u64,
+    len: u64,
+    data: Data,
+}
+
+/// Seconds since 1970 at which simulations begin.
+const EPOCH_S: u64 = 1_700_000_000;
+
+/// Times of change are as coarse as in Linux.
+const GRAIN_NS: u64 = 4_000_000;
+
+impl Stamp {
+    pub(super) fn public(self) -> FileStamp {
+        let ns = self.modified_ns / GRAIN_NS * GRAIN_NS;
+        FileStamp {
+            len: self.len,
+            seconds: (EPOCH_S + ns / 1_000_000_000) as i64,
+            nanos: (ns % 1_000_000_000) as u32,
+        }
+    }
+}
+
+impl File {
+    fn write(&mut self, offset: u64, len: u64, data: Data) {
+        self.extents.write(offset, len, data);
+        self.stamp.len = self.stamp.len.max(offset + len);
+    }
+
+    fn truncate(&mut self, len: u64) {
+        self.extents.truncate(len);
+        self.stamp.len = len;
+    }
+}
+
+impl Entry {
+    /// A file that lies on the platter.
+    pub(super) fn durable(file: File) -> Self {
+        Self {
+            seen: Some(file.clone()),
+            durable: Some(file),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn create(&mut self, now_ns: u64) -> &mut File {
+        if self.seen.is_none() {
+            self.is_another = self.durable.is_some();
+            self.log.clear();
+        }
+        self.seen.get_or_insert_with(|| {
+            let stamp = Stamp {
+                len: 0,
+                modified_ns: now_ns,
+            };
+            let extents = Extents::default();
+            File { extents, stamp }
+        })
+    }
+
+    pub(super) fn write(&mut self, now_ns: u64, offset: u64, len: u64, data: Data) {
+        self.log.push(Logged {
+            offset,
+            len,
+            data: data.clone(),
+        });
+        let file = self.create(now_ns);
+        file.write(offset, len, data);
+        file.stamp.modified_ns = now_ns;
+    }
+
+    /// Cuts the file, as somebody else does.
+    pub(super) fn truncate(&mut self, now_ns: u64, len: u64) {
+        if let Some(file) = &mut self.seen {
+            file.truncate(len);
+            file.stamp.modified_ns = now_ns;
+            self.durable.clone_from(&self.seen);
+            self.log.clear();
+        }
+    }
+
+    pub(super) fn delete(&mut self) {
+        self.seen = None;
+        self.log.clear();
+    }
+
+    /// Brings to the platter what is seen.
+    pub(super) fn sync(&mut self) {
+        let Some(seen) = &self.seen else {
+            self.durable = None;
+            return;
+        };
+        if self.is_another {
+            self.durable = None;
+            self.is_another = false;
+        }
+        let durable = self.durable.get_or_insert_with(File::default);
+        for Logged { offset, len, data } in self.log.drain(..) {
+            durable.write(offset, len, data);
+        }
+        durable.stamp = seen.stamp;
+    }
+
+    /// What a system does whose disk does not take what was written: it tells once, and forgets that it was not taken.
+    pub(super) fn forget_unsynced(&mut self) {
+        self.log.clear();
+    }
+
+    pub(super) fn on_platter(&self) -> Option<&File> {
+        self.durable.as_ref()
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        self.seen.is_none() && self.durable.is_none()
+    }
+
+    /// What is left of it after the power has failed: what is on the platter, and of everything since then, what
+    /// chance has let through.
+    pub(super) fn crash(&mut self, luck: &mut Random) {
+        let was_there = self.durable.take();
+        let log = std::mem::take(&mut self.log);
+        let has_new_name = happens(luck, 0.5);
+        let left = match (was_there, &self.seen) {
+            // Its deletion, or its replacement, was lost.
+            (Some(old), None) if !has_new_name => Some(old),
+            (Some(old), Some(_)) if self.is_another && !has_new_name => Some(old),
+            (None, Some(_)) if !has_new_name => None,
+            (_, None) => None,
+            (old, Some(seen)) => {
+                let old = old.filter(|_| !self.is_another).unwrap_or_default();
+                Some(remains(old, log, seen.stamp, luck))
+            }
+        };
+        *self = left.map_or_else(Self::default, Self::durable);
+    }
+}
+
+/// A file, with what came through of the writes to it.
+fn remains(mut file: File, log: Vec<Logged>, newest: Stamp, luck: &mut Random) -> File {
+    let old = file.stamp;
+    for write in log {
+        match luck.below(5) {
+            0 | 1 => {}
+            2 | 3 => file.write(write.offset, write.len, write.data),
+            _ => tear(&mut file, &write, luck),
+        }
+    }
+    // Length and time are one place on the disk, and the bytes are others.
+    if happens(luck, 0.5) {
+        file.stamp = newest;
+    } else {
+        file.truncate(old.len);
+        file.stamp = old;
+    }
+    file
+}
+
+/// Writes some sectors of what was written.
+fn tear(file: &mut File, write: &Logged, luck: &mut Random) {
+    let unit = [512, 4096][luck.below(2)];
+    let is_prefix = happens(luck, 0.5);
+    let first = write.offset / unit;
+    let last = (write.offset + write.len - 1) / unit;
+    let prefix = first + luck.below((last - first + 2) as usize) as u64;
+    for sector in first..=last {
+        let is_kept = if is_prefix { sector < prefix } else { happens(luck, 0.5) };
+        if is_kept {
+            let begin = (sector * unit).max(write.offset);
+            let end = ((sector + 1) * unit).min(write.offset + write.len);
+            file.write(begin, end - begin, write.data.part(begin - write.offset, end - begin));
+        }
+    }
+}

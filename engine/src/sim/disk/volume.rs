@@ -1,0 +1,115 @@
+//! A disk's files, its space, and what is left of it after the power has failed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use ecs_torrent_components::random::Random;
+
+use super::file::{Entry, File};
+
+/// The files of one machine.
+pub(in super::super) struct Volume {
+    files: BTreeMap<PathBuf, Entry>,
+    /// Bytes that fit; nothing is no limit.
+    pub(super) capacity: Option<u64>,
+    used: u64,
+    /// Files whose deletion is not on the platter.
+    deleted: Vec<PathBuf>,
+    pub(super) is_mounted: bool,
+}
+
+impl Default for Volume {
+    fn default() -> Self {
+        Self {
+            files: BTreeMap::new(),
+            capacity: None,
+            used: 0,
+            deleted: Vec::new(),
+            is_mounted: true,
+        }
+    }
+}
+
+impl Volume {
+    pub(super) fn file(&self, path: &Path) -> Option<&File> {
+        self.files.get(path)?.seen.as_ref()
+    }
+
+    pub(super) fn file_on_platter(&self, path: &Path) -> Option<&File> {
+        self.files.get(path)?.on_platter()
+    }
+
+    pub(super) fn entry(&mut self, path: &Path) -> &mut Entry {
+        if !self.files.contains_key(path) {
+            self.files.insert(path.to_owned(), Entry::default());
+        }
+        self.files.get_mut(path).expect("it was just put there")
+    }
+
+    /// Puts a file there, on the platter.
+    pub(super) fn put(&mut self, path: PathBuf, file: File) {
+        let old = self.file(&path).map_or(0, |file| file.extents.allocated());
+        self.used = self.used - old + file.extents.allocated();
+        self.files.insert(path, Entry::durable(file));
+    }
+
+    /// Bytes that still fit.
+    pub(super) fn free(&self) -> u64 {
+        self.capacity
+            .map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used))
+    }
+
+    pub(super) fn take_space(&mut self, bytes: u64) {
+        self.used += bytes;
+    }
+
+    /// Deletes a file; false where there is none.
+    pub(super) fn delete(&mut self, path: &Path) -> bool {
+        let Some(entry) = self.files.get_mut(path) else {
+            return false;
+        };
+        let Some(file) = &entry.seen else { return false };
+        self.used -= file.extents.allocated();
+        entry.delete();
+        if entry.is_nothing() {
+            self.files.remove(path);
+        } else {
+            self.deleted.push(path.to_owned());
+        }
+        true
+    }
+
+    /// Cuts a file, as somebody else does.
+    pub(super) fn truncate(&mut self, path: &Path, len: u64, now_ns: u64) {
+        if let Some(entry) = self.files.get_mut(path) {
+            let allocated = |entry: &Entry| entry.seen.as_ref().map_or(0, |file| file.extents.allocated());
+            let before = allocated(entry);
+            entry.truncate(now_ns, len);
+            self.used -= before - allocated(entry);
+        }
+    }
+
+    /// Brings a file to the platter, and with it what was deleted before: a journal keeps its order.
+    pub(super) fn sync(&mut self, path: &Path) {
+        if let Some(entry) = self.files.get_mut(path) {
+            entry.sync();
+        }
+        for path in std::mem::take(&mut self.deleted) {
+            if let Some(entry) = self.files.get_mut(&path).filter(|entry| entry.seen.is_none()) {
+                entry.sync();
+                self.files.remove(&path);
+            }
+        }
+    }
+
+    /// The power fails.
+    pub(super) fn crash(&mut self, luck: &mut Random) {
+        for entry in self.files.values_mut() {
+            entry.crash(luck);
+        }
+        self.files.retain(|_, entry| !entry.is_nothing());
+        self.deleted.clear();
+        let allocated = self.files.values().filter_map(|entry| entry.seen.as_ref());
+        self.used = allocated.map(|file| file.extents.allocated()).sum();
+    }
+}

@@ -1,0 +1,132 @@
+//! What every part of a simulation uses: the time, the queue, the nodes' inboxes, the trace.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use ecs_torrent_protocol::time::Timestamp;
+
+use super::NodeId;
+use super::agenda::Agenda;
+use super::contents::Contents;
+use super::queue::{EventQueue, Happening};
+use super::trace::Trace;
+use crate::ports::disk::DiskEvent;
+use crate::ports::hash::HashEvent;
+use crate::ports::http::HttpEvent;
+use crate::ports::net::NetEvent;
+use crate::ports::state::StateEvent;
+
+pub(super) struct Hub {
+    pub(super) now: Timestamp,
+    pub(super) seed: u64,
+    pub(super) queue: EventQueue,
+    pub(super) agenda: Agenda,
+    pub(super) contents: Contents,
+    /// Nothing, where nobody asks for it.
+    pub(super) trace: Option<Trace>,
+    inboxes: Vec<Inbox>,
+}
+
+/// What has happened to a node and has not been polled.
+#[derive(Default)]
+pub(super) struct Inbox {
+    pub(super) net: VecDeque<NetEvent>,
+    pub(super) disk: VecDeque<DiskEvent>,
+    pub(super) hash: VecDeque<HashEvent>,
+    pub(super) http: VecDeque<HttpEvent>,
+    pub(super) state: VecDeque<StateEvent>,
+}
+
+impl Hub {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            now: Timestamp::ZERO,
+            seed,
+            queue: EventQueue::default(),
+            agenda: Agenda::default(),
+            contents: Contents::default(),
+            trace: Some(Trace::default()),
+            inboxes: Vec::new(),
+        }
+    }
+
+    pub(super) fn add_node(&mut self) -> NodeId {
+        self.agenda.add();
+        self.inboxes.push(Inbox::default());
+        NodeId(self.inboxes.len() - 1)
+    }
+
+    pub(super) fn plan(&mut self, delay: Duration, what: Happening) {
+        self.queue.plan(self.now + delay, what);
+    }
+
+    pub(super) fn inbox(&mut self, node: NodeId) -> &mut Inbox {
+        &mut self.inboxes[node.0]
+    }
+
+    /// Forgets what a node has not polled.
+    pub(super) fn clear_inbox(&mut self, node: NodeId) {
+        self.inboxes[node.0] = Inbox::default();
+    }
+
+    pub(super) fn tell_net(&mut self, node: NodeId, event: NetEvent) {
+        if let Some(trace) = &mut self.trace {
+            trace.net(self.now, node, &self.contents, &event);
+        }
+        let inbox = &mut self.inboxes[node.0].net;
+        match (&event, inbox.back_mut()) {
+            // As one that tells more.
+            (NetEvent::Sent { link, bytes }, Some(NetEvent::Sent { link: last, bytes: sum })) if link == last => {
+                *sum += bytes;
+            }
+            _ => inbox.push_back(event),
+        }
+        self.agenda.wake(node, self.now);
+    }
+
+    pub(super) fn tell_disk(&mut self, node: NodeId, event: DiskEvent) {
+        if let Some(trace) = &mut self.trace {
+            trace.disk(self.now, node, &self.contents, &event);
+        }
+        self.inboxes[node.0].disk.push_back(event);
+        self.agenda.wake(node, self.now);
+    }
+
+    pub(super) fn tell_hash(&mut self, node: NodeId, event: HashEvent) {
+        if let Some(trace) = &mut self.trace {
+            trace.hash(self.now, node, &event);
+        }
+        self.inboxes[node.0].hash.push_back(event);
+        self.agenda.wake(node, self.now);
+    }
+
+    pub(super) fn tell_http(&mut self, node: NodeId, event: HttpEvent) {
+        if let Some(trace) = &mut self.trace {
+            trace.http(self.now, node, &event);
+        }
+        self.inboxes[node.0].http.push_back(event);
+        self.agenda.wake(node, self.now);
+    }
+
+    pub(super) fn tell_state(&mut self, node: NodeId, event: StateEvent) {
+        if let Some(trace) = &mut self.trace {
+            trace.state(self.now, node, &event);
+        }
+        self.inboxes[node.0].state.push_back(event);
+        self.agenda.wake(node, self.now);
+    }
+
+    /// Notes something else that happens, by a number for its kind.
+    pub(super) fn note(&mut self, node: NodeId, kind: u64) {
+        if let Some(trace) = &mut self.trace {
+            trace.head(self.now, node, kind);
+        }
+    }
+}
+
+/// Moves at most `max` events out of an inbox; true if there are more.
+pub(super) fn take<E>(inbox: &mut VecDeque<E>, max: usize, events: &mut Vec<E>) -> bool {
+    let count = inbox.len().min(max);
+    events.extend(inbox.drain(..count));
+    !inbox.is_empty()
+}

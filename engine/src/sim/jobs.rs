@@ -1,0 +1,83 @@
+//! Work of backends that takes its time, and is lost with the engine that asked for it.
+
+use std::time::Duration;
+
+use super::NodeId;
+use super::disk::DiskJob;
+use super::fabric::Fabric;
+use super::queue::Happening;
+use super::slab::Key;
+use crate::ports::hash::HashEvent;
+use crate::ports::http::{HttpEvent, HttpRequest};
+use crate::ports::net::NetEvent;
+use crate::ports::state::StateRequest;
+
+/// A job of a node.
+pub(super) struct Job {
+    pub(super) node: NodeId,
+    /// Which life of the node asked for it.
+    life: u32,
+    pub(super) work: Work,
+}
+
+/// What there is to do.
+pub(super) enum Work {
+    Disk(DiskJob),
+    State(StateRequest),
+    /// Computed already.
+    Hash(HashEvent),
+    /// A request reaches its server.
+    Http(HttpRequest),
+    /// A part of its answer is back.
+    HttpPart(HttpEvent),
+    /// A name was looked up.
+    Name(NetEvent),
+}
+
+impl Fabric {
+    /// Begins work that is done after `time`.
+    pub(super) fn begin(&mut self, node: NodeId, time: Duration, work: Work) {
+        let life = self.machines[node.0].life;
+        let key = self.jobs.insert(Job { node, life, work });
+        self.hub.plan(time, Happening::Job(key));
+    }
+
+    pub(super) fn finish(&mut self, key: Key) {
+        let Some(Job { node, life, work }) = self.jobs.remove(key) else {
+            return;
+        };
+        let machine = &mut self.machines[node.0];
+        if machine.life != life {
+            return;
+        }
+        match work {
+            Work::Disk(job) => {
+                let event = machine.disk.carry_out(&self.hub, job);
+                self.hub.tell_disk(node, event);
+            }
+            Work::State(request) => {
+                let event = machine.state.carry_out(self.hub.now, request);
+                self.hub.tell_state(node, event);
+            }
+            Work::Hash(event) => self.hub.tell_hash(node, event),
+            Work::Http(request) => self.ask_server(node, &request),
+            Work::HttpPart(event) => self.hub.tell_http(node, event),
+            Work::Name(event) => self.hub.tell_net(node, event),
+        }
+    }
+
+    /// Takes the jobs of a node that are not done.
+    pub(super) fn take_jobs(&mut self, node: NodeId) -> Vec<Work> {
+        let theirs: Vec<Key> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.node == node)
+            .map(|(key, _)| key)
+            .collect();
+        theirs
+            .into_iter()
+            .filter_map(|key| self.jobs.remove(key))
+            .map(|job| job.work)
+            .collect()
+    }
+}

@@ -1,0 +1,348 @@
+//! What is sent, on its way: the sender's uplink, the way between, the receiver's downlink, the receive buffer.
+//!
+//! An access link carries one segment after the other, the connections and the datagrams in turns, so that none waits
+//! for all that another has queued. What may be on the way of one connection is bounded as TCP bounds it: by the
+//! receive buffer, and where the receiver's downlink is narrow, by what keeps that busy.
+
+use std::time::Duration;
+
+use ecs_torrent_protocol::time::Timestamp;
+
+use super::super::NodeId;
+use super::super::hub::Hub;
+use super::super::queue::Happening;
+use super::super::random::up_to;
+use super::super::slab::Key;
+use super::connection::{EndState, Flow, Received, Segment, StreamEnd};
+use super::host::{Lane, Parcel, Power};
+use super::network::Network;
+use crate::ports::net::{NetEvent, read_cost};
+
+/// Least that may be on the way: two segments, so that a connection never stops for an acknowledgement alone.
+const MIN_WINDOW: usize = 2 * (17 << 10);
+
+/// What may wait at a narrow downlink, over all connections, above what is on the way to it.
+const DOWNLINK_QUEUE: u128 = 64 << 10;
+
+impl Network {
+    /// Lets a flow take turns at its uplink, if it has something that may leave.
+    pub(super) fn offer(&mut self, hub: &mut Hub, flow: Flow) {
+        let Some(connection) = self.connections.get(flow.connection) else {
+            return;
+        };
+        let half = &connection.halves[flow.sender as usize];
+        if half.is_listed || !half.is_ready(usize::MAX) || !half.is_ready(self.window(flow)) {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        connection.halves[flow.sender as usize].is_listed = true;
+        let node = connection.ends[flow.sender as usize].host;
+        self.hosts[node.0].up.turns.push_back(Lane::Flow(flow));
+        self.pump_up(hub, node);
+    }
+
+    /// Bytes of a flow that may be sent and not read.
+    fn window(&self, flow: Flow) -> usize {
+        let Some(connection) = self.connections.get(flow.connection) else {
+            return 0;
+        };
+        let sender = connection.ends[flow.sender as usize].host;
+        let receiver = connection.ends[1 - flow.sender as usize].host;
+        let most = self.limits.receive_buffer_bytes;
+        let down = &self.hosts[receiver.0].down;
+        let Some(rate) = down.bytes_per_s else { return most };
+        let round_trip = self.latency(sender, receiver).as_nanos() * 2;
+        let on_the_way = u128::from(rate) * round_trip / 1_000_000_000;
+        let share = (on_the_way * 2 + DOWNLINK_QUEUE) / (down.turns.len() as u128 + 1);
+        (share as usize).clamp(MIN_WINDOW.min(most), most)
+    }
+
+    /// Sends as long as the uplink is free.
+    pub(super) fn pump_up(&mut self, hub: &mut Hub, node: NodeId) {
+        while self.hosts[node.0].up.free_at <= hub.now && self.hosts[node.0].power != Power::Off {
+            let Some(lane) = self.hosts[node.0].up.turns.pop_front() else {
+                return;
+            };
+            match lane {
+                Lane::Flow(flow) => self.send_segment(hub, node, flow),
+                Lane::Datagrams => self.send_next_datagram(hub, node),
+            }
+        }
+        let up = &mut self.hosts[node.0].up;
+        if up.free_at > hub.now && !up.turns.is_empty() && !up.is_planned {
+            up.is_planned = true;
+            hub.queue.plan(up.free_at, Happening::UplinkFree(node));
+        }
+    }
+
+    pub(super) fn free_uplink(&mut self, hub: &mut Hub, node: NodeId) {
+        self.hosts[node.0].up.is_planned = false;
+        self.pump_up(hub, node);
+    }
+
+    fn send_segment(&mut self, hub: &mut Hub, node: NodeId, flow: Flow) {
+        let window = self.window(flow);
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let there = connection.ends[1 - flow.sender as usize].host;
+        let half = &mut connection.halves[flow.sender as usize];
+        half.is_listed = false;
+        if !half.is_ready(window) {
+            return;
+        }
+        let segment = half.cut();
+        let leaves = self.occupy_uplink(hub.now, node, segment.bytes);
+        self.put_on_the_way(hub, flow, node, there, leaves, segment);
+        // It may have room for more, and goes behind the others.
+        self.refill(hub, flow);
+    }
+
+    /// Takes the uplink for so many bytes; tells when they have left.
+    pub(super) fn occupy_uplink(&mut self, now: Timestamp, node: NodeId, bytes: usize) -> Timestamp {
+        let host = &mut self.hosts[node.0];
+        host.traffic.sent_bytes += bytes as u64;
+        let leaves = now + host.up.time_for(bytes);
+        host.up.free_at = leaves;
+        leaves
+    }
+
+    /// As [`Network::fill`], within the pump.
+    fn refill(&mut self, hub: &mut Hub, flow: Flow) {
+        let window = self.window(flow);
+        let room = self.limits.send_buffer_bytes.max(1);
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let end = &connection.ends[flow.sender as usize];
+        let half = &mut connection.halves[flow.sender as usize];
+        let bytes = half.fill(room);
+        let (host, link) = (end.host, end.link);
+        if bytes > 0 && end.state == EndState::Open {
+            hub.tell_net(host, NetEvent::Sent { link, bytes });
+        }
+        if half.is_ready(window) {
+            half.is_listed = true;
+            self.hosts[host.0].up.turns.push_back(Lane::Flow(flow));
+        }
+    }
+
+    pub(super) fn put_on_the_way(
+        &mut self,
+        hub: &mut Hub,
+        flow: Flow,
+        from: NodeId,
+        to: NodeId,
+        leaves: Timestamp,
+        segment: Segment,
+    ) {
+        let latency = self.draw_latency(from, to);
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let half = &mut connection.halves[flow.sender as usize];
+        let at = Self::arrival(&mut half.last_arrival, leaves, latency);
+        half.in_flight.push_back((at, segment));
+        hub.queue.plan(at, Happening::Arrival(flow));
+    }
+
+    /// The first of what is on the way arrives, if the way is open.
+    pub(super) fn arrive(&mut self, hub: &mut Hub, flow: Flow) {
+        let Some(connection) = self.connections.get(flow.connection) else {
+            return;
+        };
+        let from = connection.ends[flow.sender as usize].host;
+        let to = connection.ends[1 - flow.sender as usize].host;
+        let is_open = !connection.is_severed && self.may_pass(from, to);
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let half = &mut connection.halves[flow.sender as usize];
+        if half.in_flight.front().is_none_or(|(at, _)| *at > hub.now) {
+            return;
+        }
+        if !is_open {
+            if half.stalled_since.is_none() {
+                half.stalled_since = Some(hub.now);
+                hub.plan(self.limits.give_up, Happening::GiveUp(flow));
+            }
+            return;
+        }
+        let Some((_, segment)) = half.in_flight.pop_front() else {
+            return;
+        };
+        half.arrived.push_back(segment);
+        if !half.is_listed_there {
+            half.is_listed_there = true;
+            self.hosts[to.0].down.turns.push_back(Lane::Flow(flow));
+        }
+        self.pump_down(hub, to);
+    }
+
+    /// Lets everything that has stalled and could arrive now be sent again.
+    pub(super) fn resume_stalled(&mut self, hub: &mut Hub) {
+        let stalled: Vec<Flow> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| !connection.is_severed)
+            .flat_map(|(connection, state)| {
+                let flows = [0, 1].map(|sender| Flow { connection, sender });
+                flows
+                    .into_iter()
+                    .filter(|flow| state.halves[flow.sender as usize].stalled_since.is_some())
+            })
+            .collect();
+        for flow in stalled {
+            self.resume(hub, flow);
+        }
+    }
+
+    fn resume(&mut self, hub: &mut Hub, flow: Flow) {
+        let Some(connection) = self.connections.get(flow.connection) else {
+            return;
+        };
+        let from = connection.ends[flow.sender as usize].host;
+        let to = connection.ends[1 - flow.sender as usize].host;
+        let since = connection.halves[flow.sender as usize].stalled_since;
+        let Some(since) = since.filter(|_| self.may_pass(from, to)) else {
+            return;
+        };
+        let most = self.limits.max_resend_wait.min(hub.now.since(since));
+        let wait = Duration::from_nanos(up_to(&mut self.hosts[from.0].jitter, most.as_nanos() as u64));
+        let latency = self.latency(from, to);
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let half = &mut connection.halves[flow.sender as usize];
+        half.stalled_since = None;
+        half.last_arrival = half.last_arrival.max(hub.now + wait + latency);
+        let at = hub.now + wait + latency;
+        for (arrival, _) in half.in_flight.iter_mut().filter(|(arrival, _)| *arrival <= at) {
+            *arrival = at;
+            hub.queue.plan(at, Happening::Arrival(flow));
+        }
+    }
+
+    /// Receives as long as the downlink is free.
+    pub(super) fn pump_down(&mut self, hub: &mut Hub, node: NodeId) {
+        while self.hosts[node.0].down.carried.is_none() {
+            let Some(lane) = self.hosts[node.0].down.turns.pop_front() else {
+                return;
+            };
+            let Some(parcel) = self.next_parcel(node, lane) else {
+                continue;
+            };
+            let bytes = match &parcel {
+                Parcel::Segment(_, segment) => segment.bytes,
+                Parcel::Datagram(datagram) => datagram.data.len(),
+            };
+            let host = &mut self.hosts[node.0];
+            host.traffic.received_bytes += bytes as u64;
+            let time = host.down.time_for(bytes);
+            if time.is_zero() {
+                self.receive(hub, node, parcel);
+            } else {
+                host.down.carried = Some(parcel);
+                hub.plan(time, Happening::DownlinkFree(node));
+            }
+        }
+    }
+
+    pub(super) fn free_downlink(&mut self, hub: &mut Hub, node: NodeId) {
+        if let Some(parcel) = self.hosts[node.0].down.carried.take() {
+            self.receive(hub, node, parcel);
+        }
+        self.pump_down(hub, node);
+    }
+
+    fn next_parcel(&mut self, node: NodeId, lane: Lane) -> Option<Parcel> {
+        match lane {
+            Lane::Flow(flow) => {
+                let half = &mut self.connections.get_mut(flow.connection)?.halves[flow.sender as usize];
+                let segment = half.arrived.pop_front();
+                half.is_listed_there = !half.arrived.is_empty();
+                if half.is_listed_there {
+                    self.hosts[node.0].down.turns.push_back(lane);
+                }
+                segment.map(|segment| Parcel::Segment(flow, segment))
+            }
+            Lane::Datagrams => self.next_received_datagram(node).map(Parcel::Datagram),
+        }
+    }
+
+    fn receive(&mut self, hub: &mut Hub, node: NodeId, parcel: Parcel) {
+        match parcel {
+            Parcel::Segment(flow, segment) => self.receive_segment(hub, flow, segment),
+            Parcel::Datagram(datagram) => self.receive_datagram(hub, node, datagram),
+        }
+    }
+
+    fn receive_segment(&mut self, hub: &mut Hub, flow: Flow, segment: Segment) {
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let half = &mut connection.halves[flow.sender as usize];
+        match connection.ends[1 - flow.sender as usize].state {
+            EndState::Ended => self.answer_with_reset(hub, flow, segment.end),
+            EndState::Closing(_) => {
+                half.outstanding -= segment.bytes;
+                match segment.end {
+                    Some(_) => self.finish_closing(hub, flow.reversed()),
+                    None => self.offer(hub, flow),
+                }
+            }
+            EndState::Opening | EndState::Open => {
+                half.unread.extend(segment.frames.into_iter().map(Received::Chunk));
+                match segment.end {
+                    Some(StreamEnd::Reset) => return self.end_by_reset(hub, flow.reversed()),
+                    Some(StreamEnd::Finished) => half.unread.push_back(Received::End),
+                    None => {}
+                }
+                self.read(hub, flow);
+            }
+        }
+    }
+
+    /// Hands what was received to the world, as far as it lets it in.
+    pub(super) fn read(&mut self, hub: &mut Hub, flow: Flow) {
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let half = &mut connection.halves[flow.sender as usize];
+        let end = &mut connection.ends[1 - flow.sender as usize];
+        let (node, link) = (end.host, end.link);
+        if end.state != EndState::Open || half.unread.is_empty() || !self.hosts[node.0].is_reading {
+            return;
+        }
+        let before = half.outstanding;
+        let has_window = self.hosts[node.0].window.is_some();
+        while end.credit > 0
+            && let Some(received) = half.unread.pop_front()
+        {
+            match received {
+                Received::Chunk(chunk) => {
+                    half.outstanding -= chunk.len();
+                    if has_window {
+                        end.credit -= i64::from(read_cost(chunk.len()));
+                    }
+                    hub.tell_net(node, NetEvent::Received { link, chunk });
+                }
+                Received::End => return self.end_by_peer(hub, flow.reversed()),
+            }
+        }
+        if half.outstanding < before {
+            self.offer(hub, flow);
+        }
+    }
+
+    pub(super) fn read_all(&mut self, hub: &mut Hub, node: NodeId) {
+        let mut links: Vec<(Key, u8)> = self.hosts[node.0].links.values().copied().collect();
+        links.sort_unstable();
+        for (connection, reader) in links {
+            let sender = 1 - reader;
+            self.read(hub, Flow { connection, sender });
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! How connections end.
+
+use ecs_torrent_components::ids::LinkId;
+
+use super::super::NodeId;
+use super::super::hub::Hub;
+use super::super::queue::Happening;
+use super::super::random::happens;
+use super::super::slab::Key;
+use super::connection::{EndState, Flow, Received, Segment, StreamEnd};
+use super::network::Network;
+use crate::port::JobTag;
+use crate::ports::net::NetEvent;
+
+pub(super) const END_OF_STREAM: &str = "end of stream";
+pub(super) const RESET: &str = "Connection reset by peer";
+pub(super) const TIMED_OUT: &str = "Connection timed out";
+
+impl Network {
+    pub(super) fn close(&mut self, hub: &mut Hub, node: NodeId, link: LinkId, is_orderly: bool, tag: Option<JobTag>) {
+        let Some(flow) = self.flow(node, link) else {
+            // It has ended already.
+            return Self::tell_gone(hub, node, tag);
+        };
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let end = &mut connection.ends[flow.sender as usize];
+        if !is_orderly || end.state != EndState::Open {
+            Self::tell_gone(hub, node, tag);
+            return self.abort(hub, flow);
+        }
+        end.state = EndState::Closing(tag);
+        connection.halves[flow.sender as usize].is_finishing = true;
+        let timeout = self.hosts[node.0].close_timeout;
+        hub.plan(timeout, Happening::CloseTimeout(flow));
+        self.fill(hub, flow);
+        // What the peer has sent is read away, and its end may be among it.
+        self.discard_unread(hub, flow);
+    }
+
+    fn discard_unread(&mut self, hub: &mut Hub, flow: Flow) {
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let half = &mut connection.halves[flow.reversed().sender as usize];
+        let has_end = matches!(half.unread.back(), Some(Received::End));
+        let unread = half.unread.drain(..).map(|received| match received {
+            Received::Chunk(chunk) => chunk.len(),
+            Received::End => 0,
+        });
+        half.outstanding -= unread.sum::<usize>();
+        match has_end {
+            true => self.finish_closing(hub, flow),
+            false => self.offer(hub, flow.reversed()),
+        }
+    }
+
+    /// Both sides have closed in order: nothing is owed any more.
+    pub(super) fn finish_closing(&mut self, hub: &mut Hub, flow: Flow) {
+        let Some(connection) = self.connections.get(flow.connection) else {
+            return;
+        };
+        let end = &connection.ends[flow.sender as usize];
+        if let EndState::Closing(tag) = end.state {
+            Self::tell_gone(hub, end.host, tag);
+        }
+        self.end(flow);
+    }
+
+    pub(super) fn time_close(&mut self, hub: &mut Hub, flow: Flow) {
+        let Some(connection) = self.connections.get(flow.connection) else {
+            return;
+        };
+        let end = &connection.ends[flow.sender as usize];
+        let EndState::Closing(tag) = end.state else { return };
+        Self::tell_gone(hub, end.host, tag);
+        // What has left arrives, and the end of the stream behind it.
+        match connection.halves[flow.sender as usize].queue.is_empty() {
+            true => self.end(flow),
+            false => self.abort(hub, flow),
+        }
+    }
+
+    /// Ends one side at once: what was not sent is dropped, what is on the way may get lost, and the other side is
+    /// told with a reset.
+    pub(super) fn abort(&mut self, hub: &mut Hub, flow: Flow) {
+        self.send_reset(hub, flow);
+        self.end(flow);
+    }
+
+    fn send_reset(&mut self, hub: &mut Hub, flow: Flow) {
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let from = connection.ends[flow.sender as usize].host;
+        let there = &connection.ends[1 - flow.sender as usize];
+        let to = there.host;
+        if there.state == EndState::Ended {
+            return;
+        }
+        let half = &mut connection.halves[flow.sender as usize];
+        half.drop_unsent();
+        if happens(&mut self.hosts[from.0].reset_luck, 0.5) {
+            half.in_flight.clear();
+        }
+        let segment = Segment::control(StreamEnd::Reset);
+        self.put_on_the_way(hub, flow, from, to, hub.now, segment);
+    }
+
+    /// Something arrives at an end that its system has forgotten.
+    pub(super) fn answer_with_reset(&mut self, hub: &mut Hub, flow: Flow, end: Option<StreamEnd>) {
+        if end != Some(StreamEnd::Reset) {
+            self.send_reset(hub, flow.reversed());
+        }
+    }
+
+    /// The peer has ended its stream, and everything before it was read.
+    pub(super) fn end_by_peer(&mut self, hub: &mut Hub, flow: Flow) {
+        self.tell_closed(hub, flow, END_OF_STREAM);
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let (from, to) = (
+            connection.ends[flow.sender as usize].host,
+            connection.ends[1 - flow.sender as usize].host,
+        );
+        connection.halves[flow.sender as usize].drop_unsent();
+        if connection.ends[1 - flow.sender as usize].state != EndState::Ended {
+            let segment = Segment::control(StreamEnd::Finished);
+            self.put_on_the_way(hub, flow, from, to, hub.now, segment);
+        }
+        self.end(flow);
+    }
+
+    pub(super) fn end_by_reset(&mut self, hub: &mut Hub, flow: Flow) {
+        self.tell_closed(hub, flow, RESET);
+        self.end(flow);
+    }
+
+    /// A sender that has heard nothing for too long.
+    pub(super) fn give_up(&mut self, hub: &mut Hub, flow: Flow) {
+        let Some(connection) = self.connections.get(flow.connection) else {
+            return;
+        };
+        let since = connection.halves[flow.sender as usize].stalled_since;
+        if since.is_some_and(|since| since + self.limits.give_up <= hub.now) {
+            self.tell_closed(hub, flow, TIMED_OUT);
+            self.end(flow);
+        }
+    }
+
+    /// Tells a world that a connection has ended without its asking, or one that asked that it has.
+    fn tell_closed(&mut self, hub: &mut Hub, flow: Flow, reason: &str) {
+        let Some(connection) = self.connections.get(flow.connection) else {
+            return;
+        };
+        let end = &connection.ends[flow.sender as usize];
+        match end.state {
+            EndState::Ended => {}
+            EndState::Closing(tag) => Self::tell_gone(hub, end.host, tag),
+            EndState::Opening | EndState::Open => {
+                let (link, reason) = (end.link, reason.into());
+                hub.tell_net(end.host, NetEvent::Closed { link, reason });
+            }
+        }
+    }
+
+    /// Resets a connection from outside: both ends hear of it.
+    pub(super) fn reset(&mut self, hub: &mut Hub, connection: Key) {
+        for sender in [0, 1] {
+            let flow = Flow { connection, sender };
+            self.end_by_reset(hub, flow);
+        }
+    }
+
+    /// The connections between two hosts.
+    pub(super) fn between(&self, a: NodeId, b: NodeId) -> Vec<Key> {
+        let is_theirs = |hosts: [NodeId; 2]| hosts == [a, b] || hosts == [b, a];
+        let found = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| is_theirs([connection.ends[0].host, connection.ends[1].host]));
+        found.map(|(key, _)| key).collect()
+    }
+
+    /// The flows of a host: what it sends on each of its connections.
+    pub(super) fn flows_of(&self, node: NodeId) -> Vec<Flow> {
+        let ends = self.connections.iter().flat_map(|(key, connection)| {
+            let sides = [0, 1].map(|sender| (sender, connection.ends[sender as usize].host));
+            sides.map(|(sender, host)| {
+                (
+                    host,
+                    Flow {
+                        connection: key,
+                        sender,
+                    },
+                )
+            })
+        });
+        ends.filter(|(host, _)| *host == node).map(|(_, flow)| flow).collect()
+    }
+}

@@ -1,0 +1,392 @@
+//! All hosts and connections, and how connections are made.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_protocol::time::Timestamp;
+
+use super::super::NodeId;
+use super::super::hub::Hub;
+use super::super::queue::Happening;
+use super::super::random::up_to;
+use super::super::slab::{Key, Slab};
+use super::connection::{Connection, End, EndState, Flow, Half, MAX_FRAME};
+use super::host::{Datagram, Host, Power};
+use super::path::{Path, Paths};
+use super::udp::UdpHost;
+use crate::port::JobTag;
+use crate::ports::net::{NetEvent, NetRequest};
+
+/// What hosts' systems do with sockets; the same on all hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketLimits {
+    /// Bytes of a connection that its system takes before they are sent. What it took counts as sent. Default 256 KiB.
+    pub send_buffer_bytes: usize,
+    /// Bytes of a connection that may be on the way or wait to be read. Default 4 MiB.
+    pub receive_buffer_bytes: usize,
+    /// Connections that wait to be seen by the one who listens; others get no answer. Default 512.
+    pub backlog: usize,
+    /// Time without an acknowledgement after which a connection counts as broken. Default 15 min, as in Linux.
+    pub give_up: Duration,
+    /// Most time after which what was lost is sent again, once it can arrive: evenly distributed from 0 to this, or to
+    /// the time that nothing arrived, where that is less. Default 5 s.
+    pub max_resend_wait: Duration,
+}
+
+impl Default for SocketLimits {
+    fn default() -> Self {
+        Self {
+            send_buffer_bytes: 256 << 10,
+            receive_buffer_bytes: 4 << 20,
+            backlog: 512,
+            give_up: Duration::from_secs(15 * 60),
+            max_resend_wait: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The network.
+pub(in super::super) struct Network {
+    pub(super) hosts: Vec<Host>,
+    pub(super) connections: Slab<Connection>,
+    pub(super) listeners: BTreeMap<SocketAddr, NodeId>,
+    pub(super) paths: Paths,
+    pub(super) limits: SocketLimits,
+    pub(super) datagrams: Slab<Datagram>,
+    pub(super) udp_hosts: BTreeMap<SocketAddr, UdpHost>,
+}
+
+/// Wait before a connection's request is sent again for the first time; it doubles each time.
+const FIRST_SYN_WAIT: Duration = Duration::from_secs(1);
+
+pub(super) const REFUSED: &str = "Connection refused";
+pub(super) const NO_ANSWER: &str = "no answer";
+const NO_ROUTE: &str = "Network is unreachable";
+
+impl Network {
+    pub(in super::super) fn new(path: Path) -> Self {
+        Self {
+            hosts: Vec::new(),
+            connections: Slab::default(),
+            listeners: BTreeMap::new(),
+            paths: Paths::new(path),
+            limits: SocketLimits::default(),
+            datagrams: Slab::default(),
+            udp_hosts: BTreeMap::new(),
+        }
+    }
+
+    /// Adds the host of the next node.
+    pub(in super::super) fn add_host(
+        &mut self,
+        hub: &mut Hub,
+        addresses: Vec<SocketAddr>,
+        window: Option<u32>,
+    ) -> NodeId {
+        let id = hub.add_node();
+        for address in &addresses {
+            self.listeners.insert(*address, id);
+        }
+        self.hosts.push(Host::new(hub.seed, id, addresses, window));
+        id
+    }
+
+    pub(super) fn carry_out(&mut self, hub: &mut Hub, node: NodeId, request: NetRequest) {
+        match request {
+            NetRequest::Connect { link, to, timeout } => self.connect(hub, node, link, to, timeout),
+            NetRequest::Send { link, frames } => self.send(hub, node, link, frames),
+            NetRequest::Grant { link, bytes } => self.grant(hub, node, link, bytes),
+            NetRequest::Close { link, is_orderly, tag } => self.close(hub, node, link, is_orderly, tag),
+            NetRequest::Datagram { to, data } => self.send_datagram(hub, node, to, data),
+            // Names are not the network's.
+            NetRequest::Resolve { .. } => {}
+        }
+    }
+
+    fn connect(&mut self, hub: &mut Hub, node: NodeId, link: LinkId, to: SocketAddr, timeout: Duration) {
+        let host = &mut self.hosts[node.0];
+        let Some(address) = host.source_for(to.ip()) else {
+            let reason = NO_ROUTE.into();
+            return hub.tell_net(node, NetEvent::Closed { link, reason });
+        };
+        let end = End {
+            host: node,
+            link,
+            address,
+            state: EndState::Opening,
+            credit: host.window.map_or(i64::MAX / 2, i64::from),
+        };
+        // Who accepts is known when the request arrives.
+        let nobody = End {
+            host: node,
+            link: LinkId(0),
+            address: to,
+            state: EndState::Ended,
+            credit: 0,
+        };
+        let key = self.connections.insert(Connection {
+            ends: [end, nobody],
+            halves: [Half::default(), Half::default()],
+            to,
+            deadline: hub.now + timeout,
+            tries: 0,
+            is_severed: false,
+        });
+        self.hosts[node.0].links.insert(link, (key, 0));
+        let there = self.listeners.get(&to).copied();
+        let latency = self.latency(node, there.unwrap_or(node));
+        hub.plan(latency, Happening::Syn(key));
+        hub.plan(timeout, Happening::ConnectTimeout(key));
+    }
+
+    /// A connection's request arrives, or does not.
+    pub(super) fn hear_syn(&mut self, hub: &mut Hub, key: Key) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        if connection.ends[0].state != EndState::Opening {
+            return;
+        }
+        let (from, to) = (connection.ends[0].host, connection.to);
+        let host = self.host_at(to).filter(|there| self.may_pass(from, *there));
+        let Some(there) = host else {
+            return self.repeat_syn(hub, key);
+        };
+        let latency = self.latency(from, there);
+        let listener = &self.hosts[there.0];
+        if listener.power == Power::Idle || listener.is_refusing || !self.listeners.contains_key(&to) {
+            if let Some(connection) = self.connections.get_mut(key) {
+                // Told when the answer is back.
+                connection.is_severed = true;
+            }
+            return hub.plan(latency, Happening::Connected(key));
+        }
+        if listener.unseen >= self.limits.backlog {
+            return self.repeat_syn(hub, key);
+        }
+        self.establish(hub, key, there, latency);
+    }
+
+    fn repeat_syn(&mut self, hub: &mut Hub, key: Key) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            let wait = FIRST_SYN_WAIT * (1 << connection.tries.min(10));
+            connection.tries += 1;
+            if hub.now + wait < connection.deadline {
+                hub.plan(wait, Happening::Syn(key));
+            }
+        }
+    }
+
+    fn establish(&mut self, hub: &mut Hub, key: Key, there: NodeId, latency: Duration) {
+        let host = &mut self.hosts[there.0];
+        let link = host.next_accepted();
+        host.unseen += 1;
+        host.links.insert(link, (key, 1));
+        let credit = host.window.map_or(i64::MAX / 2, i64::from);
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.ends[1] = End {
+            host: there,
+            link,
+            address: connection.to,
+            state: EndState::Opening,
+            credit,
+        };
+        // Nothing overtakes the handshake.
+        connection.halves[0].last_arrival = hub.now + latency * 2;
+        connection.halves[1].last_arrival = hub.now + latency;
+        hub.plan(latency, Happening::Connected(key));
+        hub.plan(latency * 2, Happening::Accepted(key));
+    }
+
+    /// The answer to a connection's request is back.
+    pub(super) fn hear_answer(&mut self, hub: &mut Hub, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let end = &mut connection.ends[0];
+        if end.state != EndState::Opening {
+            return;
+        }
+        if connection.is_severed {
+            return self.fail_opening(hub, key, REFUSED);
+        }
+        end.state = EndState::Open;
+        let (host, link) = (end.host, end.link);
+        hub.tell_net(host, NetEvent::Connected { link });
+        let sender = 0;
+        self.fill(
+            hub,
+            Flow {
+                connection: key,
+                sender,
+            },
+        );
+    }
+
+    pub(super) fn hear_acknowledgement(&mut self, hub: &mut Hub, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let remote = connection.ends[0].address;
+        let end = &mut connection.ends[1];
+        let (host, link) = (end.host, end.link);
+        if end.state == EndState::Opening {
+            end.state = EndState::Open;
+            hub.tell_net(host, NetEvent::Accepted { link, remote });
+            let sender = 1;
+            self.fill(
+                hub,
+                Flow {
+                    connection: key,
+                    sender,
+                },
+            );
+        }
+    }
+
+    pub(super) fn time_connect(&mut self, hub: &mut Hub, key: Key) {
+        let is_opening = |connection: &Connection| connection.ends[0].state == EndState::Opening;
+        if self.connections.get(key).is_some_and(is_opening) {
+            self.fail_opening(hub, key, NO_ANSWER);
+        }
+    }
+
+    fn fail_opening(&mut self, hub: &mut Hub, key: Key, reason: &str) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let (host, link) = (connection.ends[0].host, connection.ends[0].link);
+        hub.tell_net(
+            host,
+            NetEvent::Closed {
+                link,
+                reason: reason.into(),
+            },
+        );
+        let sender = 0;
+        self.abort(
+            hub,
+            Flow {
+                connection: key,
+                sender,
+            },
+        );
+    }
+
+    fn send(&mut self, hub: &mut Hub, node: NodeId, link: LinkId, frames: Vec<Bytes>) {
+        let Some(flow) = self.flow(node, link) else { return };
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        if matches!(connection.ends[flow.sender as usize].state, EndState::Closing(_)) {
+            return;
+        }
+        let queue = &mut connection.halves[flow.sender as usize].queue;
+        for mut frame in frames {
+            while frame.len() > MAX_FRAME {
+                queue.push_back(frame.split_to(MAX_FRAME));
+            }
+            if !frame.is_empty() {
+                queue.push_back(frame);
+            }
+        }
+        self.fill(hub, flow);
+    }
+
+    /// Moves what the world has queued into the socket, and lets it be sent.
+    pub(super) fn fill(&mut self, hub: &mut Hub, flow: Flow) {
+        let room = self.limits.send_buffer_bytes.max(1);
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let end = &connection.ends[flow.sender as usize];
+        if !matches!(end.state, EndState::Open | EndState::Closing(_)) {
+            return;
+        }
+        let bytes = connection.halves[flow.sender as usize].fill(room);
+        if bytes > 0 && end.state == EndState::Open {
+            let link = end.link;
+            hub.tell_net(end.host, NetEvent::Sent { link, bytes });
+        }
+        self.offer(hub, flow);
+    }
+
+    fn grant(&mut self, hub: &mut Hub, node: NodeId, link: LinkId, bytes: u32) {
+        let Some(flow) = self.flow(node, link) else { return };
+        if let Some(connection) = self.connections.get_mut(flow.connection) {
+            connection.ends[flow.sender as usize].credit += i64::from(bytes);
+            self.read(hub, flow.reversed());
+        }
+    }
+
+    /// What a node sends on one of its connections.
+    pub(super) fn flow(&self, node: NodeId, link: LinkId) -> Option<Flow> {
+        let &(connection, sender) = self.hosts[node.0].links.get(&link)?;
+        Some(Flow { connection, sender })
+    }
+
+    pub(super) fn latency(&self, from: NodeId, to: NodeId) -> Duration {
+        self.paths.between(from, to).latency
+    }
+
+    /// The latency of what is sent now, jitter included.
+    pub(super) fn draw_latency(&mut self, from: NodeId, to: NodeId) -> Duration {
+        let path = self.paths.between(from, to);
+        let most = path.jitter.as_nanos() as u64;
+        path.latency + Duration::from_nanos(up_to(&mut self.hosts[from.0].jitter, most))
+    }
+
+    /// The host that has an address, whatever listens there.
+    pub(super) fn host_at(&self, address: SocketAddr) -> Option<NodeId> {
+        if let Some(node) = self.listeners.get(&address) {
+            return Some(*node);
+        }
+        let has_it = |host: &Host| host.addresses.iter().any(|own| own.ip() == address.ip());
+        self.hosts.iter().position(has_it).map(NodeId)
+    }
+
+    /// Whether what one host sends reaches the other one's system.
+    pub(super) fn may_pass(&self, from: NodeId, to: NodeId) -> bool {
+        self.hosts[to.0].power != Power::Off && !self.paths.is_cut(from, to)
+    }
+
+    /// Forgets an end, and the connection where it was the last.
+    pub(super) fn end(&mut self, flow: Flow) {
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let end = &mut connection.ends[flow.sender as usize];
+        end.state = EndState::Ended;
+        let (host, link) = (end.host, end.link);
+        connection.halves[flow.sender as usize].drop_unsent();
+        let both_ended = connection.ends.iter().all(|end| end.state == EndState::Ended);
+        if self.hosts[host.0]
+            .links
+            .get(&link)
+            .is_some_and(|(key, _)| *key == flow.connection)
+        {
+            self.hosts[host.0].links.remove(&link);
+        }
+        if both_ended {
+            self.connections.remove(flow.connection);
+        }
+    }
+
+    /// Tells a world that waits for it that an orderly close has ended.
+    pub(super) fn tell_gone(hub: &mut Hub, node: NodeId, tag: Option<JobTag>) {
+        if let Some(tag) = tag {
+            hub.tell_net(node, NetEvent::Gone { tag });
+        }
+    }
+
+    /// The time of an arrival in order, for what leaves at `leaves`.
+    pub(super) fn arrival(last: &mut Timestamp, leaves: Timestamp, latency: Duration) -> Timestamp {
+        *last = (*last).max(leaves + latency);
+        *last
+    }
+}

@@ -1,0 +1,154 @@
+//! A simulated machine with an engine on it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bevy_app::{App, Plugins};
+use ecs_torrent_components::settings::{Settings, millis};
+use ecs_torrent_protocol::time::Timestamp;
+
+use super::NodeId;
+use super::disk::{DiskSpeed, SimDisk};
+use super::fabric::{Fabric, lock};
+use super::hash::SimHash;
+use super::http::SimHttp;
+use super::net::{Access, SimNet};
+use super::probe::{Probe, Probed, Unprobed};
+use super::state::SimState;
+use crate::core::{Backends, Core};
+use crate::ports::net::LocalAddresses;
+use crate::wake::Waker;
+
+/// A node to be added.
+#[derive(Clone)]
+pub struct NewNode {
+    pub(super) ips: Vec<IpAddr>,
+    pub(super) settings: Settings,
+    pub(super) add_plugins: Rc<dyn Fn(&mut App)>,
+    pub(super) access: Access,
+    pub(super) disk: DiskSpeed,
+    pub(super) probe: Arc<dyn Probe>,
+}
+
+impl NewNode {
+    /// An engine with these plugins, at `ip`, on the port of its first listen address. Its access link has no limits,
+    /// its disk is that of [`DiskSpeed::default`].
+    #[must_use]
+    pub fn new<M>(ip: IpAddr, settings: Settings, plugins: impl Plugins<M> + Clone + 'static) -> Self {
+        Self {
+            ips: vec![ip],
+            settings,
+            add_plugins: Rc::new(move |app| {
+                app.add_plugins(plugins.clone());
+            }),
+            access: Access::default(),
+            disk: DiskSpeed::default(),
+            probe: Arc::new(Unprobed),
+        }
+    }
+
+    /// The same at another address too: one of each family can be used.
+    #[must_use]
+    pub fn also_at(mut self, ip: IpAddr) -> Self {
+        self.ips.push(ip);
+        self
+    }
+
+    /// The same behind this access link.
+    #[must_use]
+    pub fn access(self, access: Access) -> Self {
+        Self { access, ..self }
+    }
+
+    /// The same with this disk.
+    #[must_use]
+    pub fn disk(self, disk: DiskSpeed) -> Self {
+        Self { disk, ..self }
+    }
+
+    /// The same with `probe` around the engine's ticks and backends.
+    #[must_use]
+    pub fn probe(self, probe: Arc<dyn Probe>) -> Self {
+        Self { probe, ..self }
+    }
+
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        let port = self.settings.net.listen.first().map_or(6881, SocketAddr::port);
+        self.ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect()
+    }
+}
+
+/// How an engine ends that is not asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// Its process is killed. The system closes its connections, refuses new ones, and keeps what was written.
+    Process,
+    /// The machine loses its power. Its peers are told nothing and get no answers, and of what was written and not
+    /// synced, chance decides what is left.
+    Power,
+}
+
+/// A node, up or down.
+pub(super) struct Node {
+    pub(super) new: NewNode,
+    /// Nothing while it is down.
+    pub(super) core: Option<Core>,
+    /// How far its clock goes before the simulation's.
+    pub(super) ahead: Duration,
+    pub(super) ticks: u64,
+    least_interval: Duration,
+}
+
+impl Node {
+    pub(super) fn new(new: NewNode) -> Self {
+        let least_interval = Duration::from_micros(new.settings.tick.min_interval_us);
+        Self {
+            new,
+            core: None,
+            ahead: Duration::ZERO,
+            ticks: 0,
+            least_interval,
+        }
+    }
+
+    /// Builds an engine.
+    pub(super) fn start(&mut self, id: NodeId, shared: &Arc<Mutex<Fabric>>) {
+        let probe = &self.new.probe;
+        let mut seed = [0; 32];
+        let local = {
+            let fabric = lock(shared);
+            seed[..8].copy_from_slice(&fabric.hub.seed.to_le_bytes());
+            seed[8..16].copy_from_slice(&(id.0 as u64).to_le_bytes());
+            seed[16..20].copy_from_slice(&fabric.machines[id.0].life.to_le_bytes());
+            fabric.net.addresses_of(id)
+        };
+        let backends = Backends {
+            net: Probed::new(SimNet::new(id, shared.clone()), probe),
+            disk: Probed::new(SimDisk::new(id, shared.clone()), probe),
+            hash: Probed::new(SimHash::new(id, shared.clone()), probe),
+            http: Probed::new(SimHttp::new(id, shared.clone()), probe),
+            state: Probed::new(SimState::new(id, shared.clone()), probe),
+            local: LocalAddresses(local),
+        };
+        let add_plugins = self.new.add_plugins.clone();
+        let core = Core::new(self.new.settings.clone(), backends, seed, Waker::none(), &*add_plugins);
+        self.core = Some(core);
+    }
+
+    /// Ticks, and tells when the next one is due by the simulation's clock.
+    pub(super) fn tick(&mut self, now: Timestamp) -> Option<(Duration, Timestamp)> {
+        let core = self.core.as_mut()?;
+        let (ahead, mut next) = (self.ahead, now);
+        self.new.probe.tick(&mut || next = core.tick(now + ahead));
+        self.ticks += 1;
+        let next = Timestamp::ZERO + next.since(Timestamp::ZERO + ahead);
+        Some((self.least_interval, next))
+    }
+
+    /// How long the real backend gives an orderly close.
+    pub(super) fn close_timeout(&self) -> Duration {
+        millis(self.new.settings.net.close_timeout_ms)
+    }
+}

@@ -1,0 +1,62 @@
+//! Randomness of a simulation: a stream for each purpose, so that what one fault draws shifts no other.
+
+use ecs_torrent_components::random::Random;
+
+use super::NodeId;
+
+/// The stream of random numbers for `purpose` at `node`, in the simulation of `seed`.
+pub(super) fn stream(seed: u64, purpose: &[u8; 8], node: NodeId) -> Random {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..16].copy_from_slice(&(node.0 as u64).to_le_bytes());
+    key[16..24].copy_from_slice(purpose);
+    Random::from_seed(key)
+}
+
+/// Whether something of this probability happens now.
+pub(super) fn happens(random: &mut Random, probability: f64) -> bool {
+    // Nothing is drawn for what cannot be otherwise, so that a fault that is off shifts nothing.
+    if probability <= 0.0 {
+        return false;
+    }
+    f64::from(random.number()) < probability * f64::from(u32::MAX)
+}
+
+/// A number from 0 to `most`.
+pub(super) fn up_to(random: &mut Random, most: u64) -> u64 {
+    if most == 0 {
+        return 0;
+    }
+    let number = u64::from_le_bytes(random.bytes());
+    ((u128::from(number) * (u128::from(most) + 1)) >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_differ_by_seed_purpose_and_node() {
+        let first = |seed, purpose, node| stream(seed, purpose, NodeId(node)).bytes::<8>();
+        let drawn = [
+            first(1, b"jitter  ", 0),
+            first(2, b"jitter  ", 0),
+            first(1, b"loss    ", 0),
+            first(1, b"jitter  ", 1),
+        ];
+        for (position, one) in drawn.iter().enumerate() {
+            assert!(!drawn[..position].contains(one));
+        }
+        assert_eq!(drawn[0], first(1, b"jitter  ", 0));
+    }
+
+    #[test]
+    fn chances_are_what_they_say() {
+        let mut random = stream(1, b"test    ", NodeId(0));
+        let count = (0..10_000).filter(|_| happens(&mut random, 0.25)).count();
+        assert!((2300..2700).contains(&count), "{count}");
+        assert!(!happens(&mut random, 0.0) && happens(&mut random, 1.1));
+        let most = (0..1000).map(|_| up_to(&mut random, 3)).max();
+        assert_eq!(most, Some(3));
+    }
+}
