@@ -1,7 +1,10 @@
 //! A piece in flight: an entity from its first request to the end of its write.
 
+use std::time::Duration;
+
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, Geometry, Span};
+use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Payload;
 use smallvec::SmallVec;
 
@@ -17,6 +20,9 @@ pub enum PiecePhase {
     /// The hash matched, and the write is under way.
     Writing,
 }
+
+/// Time in which a peer that had a piece to itself, and did not send it, is not given it again.
+pub const FAILED_PAUSE: Duration = Duration::from_secs(60);
 
 /// One block of a piece in flight.
 #[derive(Debug, Default)]
@@ -66,6 +72,8 @@ pub struct ActivePiece {
     pub exclusive: Option<Entity>,
     /// Whether the piece has failed before and needs an exclusive sender.
     pub is_suspect: bool,
+    /// Who had it exclusively and let it down, and when: others come first.
+    failed: SmallVec<[(Entity, Timestamp); 2]>,
     /// Whether some blocks came from the disk: if the piece fails, it may be nobody's fault.
     pub is_restored: bool,
     /// Whether the piece is listed as idle.
@@ -89,20 +97,23 @@ impl ActivePiece {
             free_from: 0,
             exclusive: None,
             is_suspect: false,
+            failed: SmallVec::new(),
             is_restored: false,
             is_idle_listed: false,
         }
     }
 
-    /// The first block, at or behind the last one found, that is neither here nor asked for.
-    pub fn next_free(&mut self) -> Option<u32> {
+    /// The first block that is neither here nor asked for, and that `peer` does not owe us already.
+    pub fn next_free(&mut self, peer: Entity) -> Option<u32> {
         if self.free_count == 0 {
             return None;
         }
         let from = self.free_from as usize;
-        let position = self.blocks[from..].iter().position(BlockSlot::is_free)?;
-        self.free_from += position as u32;
-        Some(self.free_from)
+        self.free_from += self.blocks[from..].iter().position(BlockSlot::is_free)? as u32;
+        let rest = (self.free_from..).zip(&self.blocks[self.free_from as usize..]);
+        rest.filter(|(_, slot)| slot.is_free() && !slot.late.contains(&peer))
+            .map(|(block, _)| block)
+            .next()
     }
 
     /// Notes that `peer` was asked for `block`.
@@ -184,6 +195,26 @@ impl ActivePiece {
         self.exclusive = None;
     }
 
+    /// Notes that the exclusive sender has not sent it, and forgets what it has sent.
+    pub fn give_up_exclusive(&mut self, now: Timestamp) {
+        if let Some(peer) = self.exclusive {
+            self.failed.retain(|(other, _)| *other != peer);
+            self.failed.push((peer, now));
+        }
+        self.clear();
+    }
+
+    /// Whether `peer` may have the piece exclusively: nobody has it, and this peer has not failed at it for
+    /// [`FAILED_PAUSE`].
+    #[must_use]
+    pub fn may_have_exclusively(&self, peer: Entity, now: Timestamp) -> bool {
+        let failed = self.failed.iter().find(|(other, _)| *other == peer);
+        match self.exclusive {
+            Some(owner) => owner == peer,
+            None => failed.is_none_or(|(_, at)| now.since(*at) >= FAILED_PAUSE),
+        }
+    }
+
     /// Who sent the blocks, each peer once.
     #[must_use]
     pub fn contributors(&self) -> Vec<Entity> {
@@ -247,16 +278,16 @@ mod tests {
         let mut piece = piece();
         assert_eq!((piece.blocks.len(), piece.block_len(3)), (4, 5));
         for expected in 0..4 {
-            let block = piece.next_free().unwrap();
+            let block = piece.next_free(peer(1)).unwrap();
             assert_eq!(block, expected);
             piece.ask(block, peer(1));
         }
-        assert_eq!(piece.next_free(), None);
+        assert_eq!(piece.next_free(peer(1)), None);
         piece.ask(2, peer(2));
         assert!(!piece.release(2, peer(1)), "another peer still owes it");
         assert!(!piece.release(2, peer(1)), "released once");
         assert!(piece.release(2, peer(2)));
-        assert_eq!((piece.next_free(), piece.free_count), (Some(2), 1));
+        assert_eq!((piece.next_free(peer(1)), piece.free_count), (Some(2), 1));
         assert!(!piece.release(9, peer(1)), "out of range is nobody's");
     }
 
@@ -265,7 +296,11 @@ mod tests {
         let mut piece = piece();
         piece.ask(0, peer(1));
         assert!(piece.expire(0, peer(1)));
-        assert_eq!(piece.next_free(), Some(0));
+        assert_eq!(
+            (piece.next_free(peer(2)), piece.next_free(peer(1))),
+            (Some(0), Some(1)),
+            "nobody is asked twice"
+        );
         piece.ask(0, peer(2));
         assert_eq!(&piece.receive(0, Some(peer(1)), Payload::new())[..], [peer(2)]);
         piece.ask(1, peer(1));
@@ -292,7 +327,7 @@ mod tests {
         assert_eq!(piece.contributors(), [peer(2)]);
         piece.clear();
         assert_eq!(
-            (piece.missing_count, piece.free_count, piece.next_free()),
+            (piece.missing_count, piece.free_count, piece.next_free(peer(1))),
             (4, 4, Some(0))
         );
     }

@@ -18,12 +18,17 @@ use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
     AllowedFastReceived, ChokeReceived, PeerDisconnected, RejectReceived, TorrentStarted,
 };
-use ecs_torrent_components::peer::{PeerPieces, PeerRates, PeerState, Pending, RefillQueue, Requests, Wire};
-use ecs_torrent_components::piece::{ActivePiece, PieceMemory};
+use ecs_torrent_components::peer::{
+    FlushQueue, Outbox, PeerPieces, PeerRates, PeerState, Pending, RefillQueue, Requests, Wire,
+};
+use ecs_torrent_components::piece::{ActivePiece, FAILED_PAUSE, PieceMemory};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{RequestSettings, Settings, seconds};
 use ecs_torrent_components::torrent::{ActivePieces, Have, Lifecycle, PeerOf, TorrentPeers};
 use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::geometry::BlockRequest;
+use ecs_torrent_protocol::time::Timestamp;
+use ecs_torrent_protocol::wire::Message;
 
 use self::rarity::RarityOrder;
 use crate::{DecideSet, ReapSet};
@@ -180,12 +185,13 @@ fn hear_rejects(
     settings: Res<Settings>,
     mut supply: ResMut<Supply>,
     mut resumes: ResMut<Deadlines<Resume>>,
-    mut peers: Query<(&PeerState, &mut Requests, &PeerOf)>,
+    mut flush: ResMut<FlushQueue>,
+    mut peers: Query<(&PeerState, &mut Requests, &mut Outbox, &PeerOf)>,
     mut pieces: Query<&mut ActivePiece>,
     mut torrents: Query<&mut ActivePieces>,
 ) {
     for &RejectReceived { peer, request } in received.read() {
-        let Ok((state, mut requests, of)) = peers.get_mut(peer) else {
+        let Ok((state, mut requests, mut outbox, of)) = peers.get_mut(peer) else {
             continue;
         };
         let Some(pending) = requests.answer(request) else {
@@ -194,6 +200,16 @@ fn hear_rejects(
             continue;
         };
         if let Ok(mut active) = torrents.get_mut(of.0) {
+            if let Ok(mut piece) = pieces.get_mut(pending.piece)
+                && piece.exclusive == Some(peer)
+                && !piece.is_full()
+            {
+                let now = clock.now();
+                give_up_exclusive(now, peer, pending.piece, &mut piece, &mut requests, |request| {
+                    flush.send(peer, &mut outbox, &Message::Cancel(request));
+                });
+                resumes.set(now + FAILED_PAUSE, Resume(peer));
+            }
             release(peer, &[pending], &mut pieces, &mut active, of.0, &mut supply);
         }
         if state.peer_choking {
@@ -225,12 +241,13 @@ fn hear_allowed_fast(
 fn drop_requests(
     mut dropped: ResMut<DroppedRequests>,
     mut supply: ResMut<Supply>,
-    mut peers: Query<(&mut Requests, &PeerOf)>,
+    mut flush: ResMut<FlushQueue>,
+    mut peers: Query<(&mut Requests, &mut Outbox, &PeerOf)>,
     mut pieces: Query<&mut ActivePiece>,
     mut torrents: Query<&mut ActivePieces>,
 ) {
     for (peer, index) in dropped.0.drain(..) {
-        let Ok((mut requests, of)) = peers.get_mut(peer) else {
+        let Ok((mut requests, mut outbox, of)) = peers.get_mut(peer) else {
             continue;
         };
         let Ok(mut active) = torrents.get_mut(of.0) else {
@@ -243,6 +260,7 @@ fn drop_requests(
         {
             let request = requests.pending[position].request;
             let pending = requests.cancel(request);
+            flush.send(peer, &mut outbox, &Message::Cancel(request));
             release(peer, pending.as_slice(), &mut pieces, &mut active, of.0, &mut supply);
         }
     }
@@ -256,13 +274,15 @@ fn expire_requests(
     mut checks: ResMut<Deadlines<LateCheck>>,
     mut supply: ResMut<Supply>,
     mut refill: ResMut<RefillQueue>,
-    mut peers: Query<(&mut Requests, &mut PeerState, &PeerRates, &PeerOf)>,
+    mut flush: ResMut<FlushQueue>,
+    mut resumes: ResMut<Deadlines<Resume>>,
+    mut peers: Query<(&mut Requests, &mut PeerState, &mut Outbox, &PeerRates, &PeerOf)>,
     mut pieces: Query<&mut ActivePiece>,
     mut torrents: Query<&mut ActivePieces>,
 ) {
     let now = clock.now();
     while let Some(LateCheck(peer)) = checks.pop_due(now) {
-        let Ok((mut requests, mut state, rates, of)) = peers.get_mut(peer) else {
+        let Ok((mut requests, mut state, mut outbox, rates, of)) = peers.get_mut(peer) else {
             continue;
         };
         requests.has_deadline = false;
@@ -282,7 +302,24 @@ fn expire_requests(
             continue;
         };
         for pending in late {
-            expire(peer, pending, &mut requests, &mut pieces, &mut active, &mut supply);
+            let Ok(mut piece) = pieces.get_mut(pending.piece) else {
+                requests.answer(pending.request);
+                continue;
+            };
+            if piece.exclusive == Some(peer) {
+                give_up_exclusive(now, peer, pending.piece, &mut piece, &mut requests, |request| {
+                    flush.send(peer, &mut outbox, &Message::Cancel(request));
+                });
+                resumes.set(now + FAILED_PAUSE, Resume(peer));
+            } else {
+                piece.expire(pending.block, peer);
+                let same = |other: &&mut Pending| other.request == pending.request;
+                if let Some(pending) = requests.pending.iter_mut().find(same) {
+                    pending.is_late = true;
+                }
+            }
+            active.open.insert(piece.index);
+            supply.note_idle(pending.piece, &mut piece);
             supply.offer(of.0);
         }
         let silent_since = requests.last_block.max(state.choke_changed);
@@ -319,34 +356,22 @@ fn watch(peer: Entity, requests: &mut Requests, patience: Duration, checks: &mut
     }
 }
 
-fn expire(
+/// Takes back all requests for a piece that `peer` was to send alone: another one begins from the start.
+fn give_up_exclusive(
+    now: Timestamp,
     peer: Entity,
-    late: Pending,
+    entity: Entity,
+    piece: &mut ActivePiece,
     requests: &mut Requests,
-    pieces: &mut Query<&mut ActivePiece>,
-    active: &mut ActivePieces,
-    supply: &mut Supply,
+    mut cancel: impl FnMut(BlockRequest),
 ) {
-    let Ok(mut piece) = pieces.get_mut(late.piece) else {
-        requests.answer(late.request);
-        return;
-    };
-    if piece.exclusive == Some(peer) {
-        // The piece is to have one author: another one begins from the start.
-        while let Some(position) = requests.pending.iter().position(|other| other.piece == late.piece) {
-            let request = requests.pending[position].request;
-            requests.cancel(request);
-        }
-        piece.clear();
-    } else {
-        piece.expire(late.block, peer);
-        let same = |pending: &&mut Pending| pending.request == late.request;
-        if let Some(pending) = requests.pending.iter_mut().find(same) {
-            pending.is_late = true;
-        }
+    debug_assert_eq!(piece.exclusive, Some(peer));
+    while let Some(position) = requests.pending.iter().position(|other| other.piece == entity) {
+        let request = requests.pending[position].request;
+        requests.cancel(request);
+        cancel(request);
     }
-    active.open.insert(piece.index);
-    supply.note_idle(late.piece, &mut piece);
+    piece.give_up_exclusive(now);
 }
 
 fn resume_paused(

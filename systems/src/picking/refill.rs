@@ -15,6 +15,7 @@ use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{ActivePieces, Content, Layout, Lifecycle, PeerOf};
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, Geometry};
+use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
 use smallvec::SmallVec;
 
@@ -139,6 +140,8 @@ pub(super) fn refill_requests(
             peer: entity,
             has,
             is_choked: state.peer_choking,
+            is_late: late_count > 0,
+            now,
             prefers_sharing: rate * ALONE_SECONDS < u64::from(geometry.piece_length()),
         };
         while requests.pending.len() - late_count < depth as usize {
@@ -164,7 +167,10 @@ struct Choice<'a> {
     peer: Entity,
     has: &'a PeerPieces,
     is_choked: bool,
+    /// It owes us blocks whose time is over.
+    is_late: bool,
     prefers_sharing: bool,
+    now: Timestamp,
 }
 
 /// Which open pieces to look at.
@@ -248,7 +254,7 @@ impl Bench<'_, '_> {
     fn continue_piece(&mut self, entity: Entity, choice: &Choice<'_>, requests: &Requests) -> Option<u32> {
         let piece = self.piece(entity)?;
         let is_open = piece.phase == PiecePhase::Filling && may_send(piece, choice, requests);
-        if is_open { piece.next_free() } else { None }
+        if is_open { piece.next_free(choice.peer) } else { None }
     }
 
     /// A block of a piece that has been begun.
@@ -318,7 +324,7 @@ impl Bench<'_, '_> {
         let entity = self.commands.spawn_empty().id();
         choice.active.all.insert(index, entity);
         choice.active.open.insert(index);
-        let block = piece.next_free();
+        let block = piece.next_free(choice.peer);
         if piece.is_full() {
             self.full.0.push(entity);
             self.wakeup.at(self.clock.now());
@@ -400,8 +406,11 @@ fn next_in_extent(piece: u32, geometry: &Geometry, extent_bytes: u32) -> Option<
 
 /// Whether the peer has the piece and may be asked for it.
 fn may_send(piece: &ActivePiece, choice: &Choice<'_>, requests: &Requests) -> bool {
-    let is_free = !piece.is_suspect || piece.exclusive.is_none_or(|peer| peer == choice.peer);
-    is_free && choice.has.has(piece.index) && !requests.refused_pieces.contains(&piece.index)
+    // A piece that is to have one author is not for who owes us other blocks since long.
+    let is_trusted = || !choice.is_late && piece.may_have_exclusively(choice.peer, choice.now);
+    (!piece.is_suspect || is_trusted())
+        && choice.has.has(piece.index)
+        && !requests.refused_pieces.contains(&piece.index)
 }
 
 /// BEP 47: blocks that are nothing but padding are known and not asked for.
