@@ -74,6 +74,8 @@ pub(crate) struct SessionState {
     is_loaded: bool,
     /// Which pieces are here is known: the files have been looked at and what was in doubt is hashed.
     has_result: bool,
+    /// Some of it was known by hashing only: who wrote that may not have brought it to the platter.
+    has_checked: bool,
     /// There is a `.torrent` in the state folder.
     has_metainfo: bool,
     /// What the session on the disk says; nothing where there is none.
@@ -139,6 +141,11 @@ impl SessionState {
     pub(crate) fn note_found(&mut self, stamps: Vec<Option<FileStamp>>, volume: PathBuf) {
         self.stamps = stamps;
         self.volume = Some(volume);
+    }
+
+    /// Notes that what is here will be known by hashing.
+    pub(crate) fn note_check(&mut self) {
+        self.has_checked = true;
     }
 
     /// Notes that it is known which pieces are here.

@@ -49,7 +49,7 @@ enum Work {
     Look,
     Prepare { is_preallocated: bool },
     Read(Span),
-    Sync,
+    Sync { is_for_all: bool },
     Delete { written: Vec<usize>, keep: Vec<usize> },
 }
 
@@ -119,7 +119,11 @@ impl DiskPool {
                 span,
                 blocks,
             } => return self.add_write(storage, Write { tag, span, blocks }),
-            DiskRequest::Sync { tag, storage } => (tag, storage, Work::Sync),
+            DiskRequest::Sync {
+                tag,
+                storage,
+                is_for_all,
+            } => (tag, storage, Work::Sync { is_for_all }),
             DiskRequest::Delete {
                 tag,
                 storage,
@@ -176,7 +180,7 @@ impl Work {
             Self::Look => files.look().map(DiskDone::Opened),
             Self::Prepare { is_preallocated } => files.prepare(is_preallocated).map(|()| DiskDone::Prepared),
             Self::Read(span) => files.read(span, buffers).map(DiskDone::Read),
-            Self::Sync => files.sync().map(DiskDone::Synced),
+            Self::Sync { is_for_all } => files.sync(is_for_all).map(DiskDone::Synced),
             Self::Delete { written, keep } => files.delete(written, &keep).map(|()| DiskDone::Deleted),
         }));
         let outcome = done.unwrap_or_else(|_| {

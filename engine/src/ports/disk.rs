@@ -66,6 +66,9 @@ pub enum DiskRequest {
         tag: JobTag,
         /// Whose.
         storage: StorageId,
+        /// Also the files that were not written since `Open`, of which nothing is told: what was found in them may be
+        /// in the system's hands only.
+        is_for_all: bool,
     },
     /// Deletes files that this torrent created or wrote, then the folders that are empty by that, and closes the
     /// rest. Nothing is written from then on: what a late write would have brought back stays gone.

@@ -24,7 +24,7 @@ use ecs_torrent_components::random::Random;
 use ecs_torrent_protocol::geometry::Span;
 use ecs_torrent_protocol::time::Timestamp;
 
-pub use self::control::DiskControl;
+pub use self::control::{DiskControl, DiskView};
 pub(super) use self::faults::Faults;
 pub use self::faults::{DiskFault, DiskOperation, Lasting};
 use self::storage::{Ground, Storage, failure};
@@ -79,7 +79,7 @@ enum DiskWork {
     Prepare { is_preallocated: bool },
     Read(Span),
     Write { span: Span, blocks: Vec<Bytes> },
-    Sync,
+    Sync { is_for_all: bool },
     Delete { written: Vec<usize>, keep: Vec<usize> },
 }
 
@@ -134,7 +134,7 @@ impl DiskWork {
             Self::Prepare { .. } => DiskOperation::Prepare,
             Self::Read(_) => DiskOperation::Read,
             Self::Write { .. } => DiskOperation::Write,
-            Self::Sync => DiskOperation::Sync,
+            Self::Sync { .. } => DiskOperation::Sync,
             Self::Delete { .. } => DiskOperation::Delete,
         }
     }
@@ -168,7 +168,7 @@ impl DiskWork {
                 // The world gets the bytes back.
                 Err(error) => return (Err(error), blocks),
             },
-            Self::Sync => storage.sync(ground, fault).map(DiskDone::Synced),
+            Self::Sync { is_for_all } => storage.sync(ground, fault, is_for_all).map(DiskDone::Synced),
             Self::Delete { written, keep } => failed(DiskAction::Delete)
                 .and_then(|()| storage.delete(ground, written, &keep))
                 .map(|()| DiskDone::Deleted),
@@ -223,7 +223,11 @@ impl SimDisk {
                 span,
                 blocks,
             } => (tag, storage, DiskWork::Write { span, blocks }),
-            DiskRequest::Sync { tag, storage } => (tag, storage, DiskWork::Sync),
+            DiskRequest::Sync {
+                tag,
+                storage,
+                is_for_all,
+            } => (tag, storage, DiskWork::Sync { is_for_all }),
             DiskRequest::Delete {
                 tag,
                 storage,

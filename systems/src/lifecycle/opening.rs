@@ -324,6 +324,7 @@ pub(super) fn collect_opened(
             start.write(StartTorrent { torrent });
         } else {
             *lifecycle = Lifecycle::Checking;
+            state.note_check();
             let check = Check::new(findings.doubtful, have.0.clone());
             commands.entity(torrent).insert(check);
             checks.add(torrent);

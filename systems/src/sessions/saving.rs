@@ -184,6 +184,7 @@ impl Clerk<'_, '_> {
         self.disk.push(DiskRequest::Sync {
             tag: saved.tag(SYNC),
             storage: saved.storage.id,
+            is_for_all: std::mem::take(&mut saved.state.has_checked),
         });
     }
 

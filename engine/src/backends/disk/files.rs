@@ -236,11 +236,11 @@ impl Files {
     }
 
     /// Brings to the platter what was written before the call, and tells which files that were; without a stamp where
-    /// somebody has deleted or cut one meanwhile.
+    /// somebody has deleted or cut one meanwhile. With `is_for_all` the other files that are there too, untold.
     ///
     /// # Errors
     /// Where the system could not.
-    pub fn sync(&self) -> Result<Vec<(usize, Option<FileStamp>)>> {
+    pub fn sync(&self, is_for_all: bool) -> Result<Vec<(usize, Option<FileStamp>)>> {
         let unsynced = std::mem::take(&mut self.lock_written().unsynced);
         let mut stamps = Vec::with_capacity(unsynced.len());
         let mut root = Root::new(&self.root);
@@ -251,6 +251,16 @@ impl Files {
                 Err(error) => return Err(error),
             };
             stamps.push((index, stamp));
+        }
+        if is_for_all {
+            let synced = |index: &usize| stamps.binary_search_by_key(index, |(index, _)| *index).is_ok();
+            let stored = (0..self.entries().len()).filter(|index| self.entries()[*index].is_stored());
+            for index in stored.filter(|index| !synced(index)) {
+                match self.sync_file(index, &mut root) {
+                    Err(error) if !error.is_absence() => return Err(error),
+                    _ => {}
+                }
+            }
         }
         Ok(stamps)
     }
@@ -553,9 +563,9 @@ mod tests {
             let read = files.read(Span { offset, len }, &buffers).unwrap();
             assert_eq!(read, data[offset as usize..][..len as usize]);
         }
-        let synced: BTreeSet<usize> = files.sync().unwrap().into_iter().map(|(index, _)| index).collect();
+        let synced: BTreeSet<usize> = files.sync(false).unwrap().into_iter().map(|(index, _)| index).collect();
         assert_eq!(synced, BTreeSet::from([0, 1, 2, 3, 4]));
-        assert_eq!(files.sync().unwrap(), [], "once");
+        assert_eq!(files.sync(false).unwrap(), [], "once");
     }
 
     #[test]
@@ -596,7 +606,7 @@ mod tests {
                 .unwrap()
                 .set_len(3)
                 .unwrap();
-            let found = files.sync().unwrap().into_iter();
+            let found = files.sync(false).unwrap().into_iter();
             let found: Vec<_> = found.map(|(_, stamp)| stamp.map(|stamp| stamp.len)).collect();
             assert_eq!(found, [None, None, Some(4)]);
             for (offset, is_whole) in [(4, false), (12, false), (20, true)] {

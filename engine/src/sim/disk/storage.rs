@@ -183,6 +183,7 @@ impl Storage {
         &self,
         ground: &mut Ground<'_>,
         fault: Option<DiskFault>,
+        is_for_all: bool,
     ) -> Result<Vec<(usize, Option<FileStamp>)>> {
         let unsynced = std::mem::take(&mut self.lock().unsynced);
         let mut stamps = Vec::with_capacity(unsynced.len());
@@ -196,6 +197,14 @@ impl Storage {
             ground.volume.sync(&path);
             let stamp = ground.volume.file(&path).map(|file| file.stamp.public());
             stamps.push((index, stamp.filter(|stamp| stamp.len >= least)));
+        }
+        if is_for_all {
+            for file in self.table.files().iter().filter(|file| file.is_stored()) {
+                let path = self.path(file);
+                if ground.volume.file(&path).is_some() {
+                    ground.volume.sync(&path);
+                }
+            }
         }
         Ok(stamps)
     }
