@@ -18,6 +18,7 @@
 //! | [`Engine`], [`Torrents`] | an engine, and what can be done with its torrents |
 //! | [`events`] | what happens in it, as it happens |
 //! | [`making`], [`verifying`] | making a torrent of files, and checking files against one, without an engine |
+//! | `sim` (with the feature of that name) | whole swarms in one process |
 //! | [`components`], [`systems`] | what a plugin is made of: data, messages, sets, features |
 //! | [`mod@engine`] | the runtime: the tick, the ports |
 //! | [`protocol`] | BitTorrent's formats and state machines |
@@ -38,6 +39,8 @@ mod hashing;
 pub mod making;
 mod running;
 mod selection;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod source;
 mod torrents;
 pub mod verifying;

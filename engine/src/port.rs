@@ -56,6 +56,8 @@ pub struct Port<R: Send + Sync + 'static, E: PortEvent> {
     drained: Vec<E>,
     inboxes: Vec<(Purpose, Vec<E>)>,
     backend: Box<dyn Backend<R, E>>,
+    /// Events that came at the head of this tick.
+    arrived: usize,
 }
 
 impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
@@ -67,6 +69,7 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
             drained: Vec::new(),
             inboxes: Vec::new(),
             backend,
+            arrived: 0,
         }
     }
 
@@ -85,9 +88,22 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
         self.inboxes[position].1.drain(..)
     }
 
+    /// What has been queued in this tick so far, in its order: for who wants to look.
+    #[must_use]
+    pub fn outgoing(&self) -> &[R] {
+        &self.outgoing
+    }
+
+    /// Whether nothing came back in this tick, and nothing has been queued.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.arrived == 0 && self.outgoing.is_empty()
+    }
+
     /// Sorts what has come back into inboxes, at most `max` events; true if there are more.
     pub(crate) fn drain(&mut self, max: usize) -> bool {
         let has_more = self.backend.poll(max, &mut self.drained);
+        self.arrived = self.drained.len();
         for event in self.drained.drain(..) {
             let purpose = event.purpose();
             match self.inboxes.iter_mut().find(|(other, _)| *other == purpose) {

@@ -55,7 +55,7 @@ use ecs_torrent_components::settings::Settings;
 use ecs_torrent_protocol::time::Timestamp;
 
 pub use self::content::{Content, NewContent};
-pub use self::disk::{DiskControl, DiskFault, DiskOperation, DiskSpeed, Lasting, SimDisk};
+pub use self::disk::{DiskControl, DiskFault, DiskOperation, DiskSpeed, DiskView, Lasting, SimDisk};
 use self::fabric::{Fabric, lock};
 pub use self::http::HttpReply;
 pub use self::names::{NameControl, NameService};
@@ -158,28 +158,35 @@ impl Simulation {
     /// A hand on the network.
     #[must_use]
     pub fn net(&self) -> NetControl<'_> {
-        let fabric = self.fabric();
+        let fabric = &self.fabric;
         NetControl { fabric }
     }
 
     /// A hand on a node's disk.
     #[must_use]
     pub fn disk(&self, node: NodeId) -> DiskControl<'_> {
-        let fabric = self.fabric();
+        let fabric = &self.fabric;
         DiskControl { fabric, node }
+    }
+
+    /// An eye on a node's disk, for who looks while the simulation goes on.
+    #[must_use]
+    pub fn disk_view(&self, node: NodeId) -> DiskView {
+        let fabric = self.fabric.clone();
+        DiskView { fabric, node }
     }
 
     /// A hand on a node's state folder.
     #[must_use]
     pub fn state(&self, node: NodeId) -> StateControl<'_> {
-        let fabric = self.fabric();
+        let fabric = &self.fabric;
         StateControl { fabric, node }
     }
 
     /// A hand on the names of hosts.
     #[must_use]
     pub fn names(&self) -> NameControl<'_> {
-        let fabric = self.fabric();
+        let fabric = &self.fabric;
         NameControl { fabric }
     }
 

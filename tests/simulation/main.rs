@@ -8,6 +8,10 @@
     reason = "a test may fail as it likes, and its modules are seen by nobody else"
 )]
 
+mod mutants;
+mod scenarios;
+mod sweep;
+
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::NodeId;
-use super::fabric::Fabric;
+use super::fabric::{Fabric, lock};
 use super::jobs::Work;
 use crate::port::JobTag;
 use crate::ports::net::NetEvent;
@@ -53,24 +53,24 @@ impl Names {
 
 /// A hand on the table of names.
 pub struct NameControl<'s> {
-    pub(super) fabric: MutexGuard<'s, Fabric>,
+    pub(super) fabric: &'s Mutex<Fabric>,
 }
 
 impl NameControl<'_> {
     /// Gives a name addresses, in the place of those that it has.
-    pub fn set(&mut self, name: &str, ips: impl IntoIterator<Item = IpAddr>) {
+    pub fn set(&self, name: &str, ips: impl IntoIterator<Item = IpAddr>) {
         let ips = ips.into_iter().collect();
-        self.fabric.names.table.insert(name.to_ascii_lowercase(), ips);
+        lock(self.fabric).names.table.insert(name.to_ascii_lowercase(), ips);
     }
 
     /// Takes a name out of the table.
-    pub fn remove(&mut self, name: &str) {
-        self.fabric.names.table.remove(&name.to_ascii_lowercase());
+    pub fn remove(&self, name: &str) {
+        lock(self.fabric).names.table.remove(&name.to_ascii_lowercase());
     }
 
     /// Sets what becomes of looking names up, from now on.
-    pub fn set_service(&mut self, service: NameService) {
-        self.fabric.names.service = service;
+    pub fn set_service(&self, service: NameService) {
+        lock(self.fabric).names.service = service;
     }
 }
 

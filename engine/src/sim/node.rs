@@ -56,6 +56,17 @@ impl NewNode {
         self
     }
 
+    /// The same with these plugins too, behind the others.
+    #[must_use]
+    pub fn plugins<M>(mut self, plugins: impl Plugins<M> + Clone + 'static) -> Self {
+        let earlier = self.add_plugins;
+        self.add_plugins = Rc::new(move |app| {
+            earlier(app);
+            app.add_plugins(plugins.clone());
+        });
+        self
+    }
+
     /// The same behind this access link.
     #[must_use]
     pub fn access(self, access: Access) -> Self {

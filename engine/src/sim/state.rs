@@ -1,7 +1,7 @@
 //! The simulated state folder: sessions in their form on the disk, each the old one or the new one, never half.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -219,51 +219,54 @@ impl Backend<StateRequest, StateEvent> for SimState {
 
 /// A hand on a node's state folder; what it does, it does now.
 pub struct StateControl<'s> {
-    pub(super) fabric: MutexGuard<'s, Fabric>,
+    pub(super) fabric: &'s Mutex<Fabric>,
     pub(super) node: NodeId,
 }
 
 impl StateControl<'_> {
-    fn folder(&mut self) -> &mut StateFolder {
-        &mut self.fabric.machines[self.node.0].state
+    fn with<T>(&self, work: impl FnOnce(&mut StateFolder) -> T) -> T {
+        work(&mut lock(self.fabric).machines[self.node.0].state)
     }
 
     /// Sets how long everything takes, from now on. Default 1 ms.
-    pub fn set_latency(&mut self, latency: Duration) {
-        self.folder().latency = latency;
+    pub fn set_latency(&self, latency: Duration) {
+        self.with(|folder| folder.latency = latency);
     }
 
     /// Lets an operation fail, for as long as is told.
-    pub fn fail(&mut self, operation: StateOperation, fault: DiskFault, lasting: Lasting) {
-        self.folder().faults.add(operation, fault, lasting);
+    pub fn fail(&self, operation: StateOperation, fault: DiskFault, lasting: Lasting) {
+        self.with(|folder| folder.faults.add(operation, fault, lasting));
     }
 
     /// Ends all faults.
-    pub fn mend(&mut self) {
-        self.folder().faults.clear();
+    pub fn mend(&self) {
+        self.with(|folder| folder.faults.clear());
     }
 
     /// The session of a torrent as it is saved, if there is one that can be read.
     #[must_use]
     pub fn session(&self, torrent: InfoHash) -> Option<Session> {
-        let folder = &self.fabric.machines[self.node.0].state;
-        let text = folder.sessions.get(&torrent)?.seen.as_ref()?;
-        Session::parse(text, torrent).ok()
+        let text = self.with(|folder| folder.sessions.get(&torrent)?.seen.clone())?;
+        Session::parse(&text, torrent).ok()
     }
 
     /// The torrents of which something is kept, in the order of their hashes.
     #[must_use]
     pub fn torrents(&self) -> Vec<InfoHash> {
-        let folder = &self.fabric.machines[self.node.0].state;
-        let kept = folder.torrents.iter().filter(|(_, kept)| kept.seen.is_some());
-        kept.map(|(torrent, _)| *torrent).collect()
+        self.with(|folder| {
+            let kept = folder.torrents.iter().filter(|(_, kept)| kept.seen.is_some());
+            kept.map(|(torrent, _)| *torrent).collect()
+        })
     }
 
     /// Puts other bytes in the place of a saved session, as a bad disk does.
-    pub fn damage(&mut self, torrent: InfoHash, bytes: impl Into<Bytes>) {
-        let kept = self.folder().sessions.entry(torrent).or_default();
-        kept.seen = Some(bytes.into());
-        kept.durable.clone_from(&kept.seen);
+    pub fn damage(&self, torrent: InfoHash, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
+        self.with(|folder| {
+            let kept = folder.sessions.entry(torrent).or_default();
+            kept.seen = Some(bytes);
+            kept.durable.clone_from(&kept.seen);
+        });
     }
 }
 

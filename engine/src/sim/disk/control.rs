@@ -1,71 +1,95 @@
 //! What a scenario does to a disk, and sees of it.
 
 use std::path::Path;
-use std::sync::MutexGuard;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Span;
 
 use super::super::NodeId;
+use super::super::content::Content;
 use super::super::contents::Gathering;
-use super::super::fabric::Fabric;
+use super::super::fabric::{Fabric, lock};
 use super::extents::Extents;
 use super::faults::{DiskFault, DiskOperation, Lasting};
 use super::file::{File, Stamp};
-use super::{Disk, DiskSpeed, place};
+use super::{Disk, DiskSpeed, Volume, place};
+
+/// An eye on a node's disk, which may look from inside of an engine's systems too.
+#[derive(Clone)]
+pub struct DiskView {
+    pub(in super::super) fabric: Arc<Mutex<Fabric>>,
+    pub(in super::super) node: NodeId,
+}
+
+impl DiskView {
+    /// Whether a piece is there as it should be.
+    #[must_use]
+    pub fn holds(&self, root: impl AsRef<Path>, content: &Content, piece: u32) -> bool {
+        let control = DiskControl {
+            fabric: &self.fabric,
+            node: self.node,
+        };
+        control.holds(root, content.files(), content.bytes(), content.piece_span(piece))
+    }
+}
 
 /// A hand on a node's disk; what it does, it does now.
 pub struct DiskControl<'s> {
-    pub(in super::super) fabric: MutexGuard<'s, Fabric>,
+    pub(in super::super) fabric: &'s Mutex<Fabric>,
     pub(in super::super) node: NodeId,
 }
 
 impl DiskControl<'_> {
-    fn disk(&mut self) -> &mut Disk {
-        &mut self.fabric.machines[self.node.0].disk
+    fn lock(&self) -> MutexGuard<'_, Fabric> {
+        lock(self.fabric)
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Disk) -> T) -> T {
+        work(&mut self.lock().machines[self.node.0].disk)
     }
 
     /// Sets how fast it is, for jobs from now on.
-    pub fn set_speed(&mut self, speed: DiskSpeed) {
-        self.disk().speed = speed;
+    pub fn set_speed(&self, speed: DiskSpeed) {
+        self.with(|disk| disk.speed = speed);
     }
 
     /// Makes it so many times slower than its speed; 1 is as fast as that.
-    pub fn set_slowness(&mut self, factor: f64) {
-        self.disk().slowness = factor.clamp(0.0, 1e9);
+    pub fn set_slowness(&self, factor: f64) {
+        self.with(|disk| disk.slowness = factor.clamp(0.0, 1e9));
     }
 
     /// Sets how many bytes of files fit, or that all do. What is there stays, even where it is more.
-    pub fn set_capacity(&mut self, bytes: Option<u64>) {
-        self.disk().volume.capacity = bytes;
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.with(|disk| disk.volume.capacity = bytes);
     }
 
     /// Bytes that still fit.
     #[must_use]
-    pub fn free_bytes(&mut self) -> u64 {
-        self.disk().volume.free()
+    pub fn free_bytes(&self) -> u64 {
+        self.with(|disk| disk.volume.free())
     }
 
     /// Lets an operation fail, for as long as is told.
-    pub fn fail(&mut self, operation: DiskOperation, fault: DiskFault, lasting: Lasting) {
-        self.disk().faults.add(operation, fault, lasting);
+    pub fn fail(&self, operation: DiskOperation, fault: DiskFault, lasting: Lasting) {
+        self.with(|disk| disk.faults.add(operation, fault, lasting));
     }
 
     /// Ends all faults. The capacity, the slowness and what is mounted stay as they are.
-    pub fn mend(&mut self) {
-        self.disk().faults.clear();
+    pub fn mend(&self) {
+        self.with(|disk| disk.faults.clear());
     }
 
     /// Whether the volume is mounted; one that is not has no files, and nothing can be created.
-    pub fn set_mounted(&mut self, is_mounted: bool) {
-        self.disk().volume.is_mounted = is_mounted;
+    pub fn set_mounted(&self, is_mounted: bool) {
+        self.with(|disk| disk.volume.is_mounted = is_mounted);
     }
 
     /// Puts a torrent's whole data into a download folder, on the platter. The bytes are shared with all who have them
     /// from here.
-    pub fn put(&mut self, root: impl AsRef<Path>, files: &FileTable, bytes: &Bytes) {
-        let fabric = &mut *self.fabric;
+    pub fn put(&self, root: impl AsRef<Path>, files: &FileTable, bytes: &Bytes) {
+        let fabric = &mut *self.lock();
         fabric.hub.contents.add(bytes);
         let volume = &mut fabric.machines[self.node.0].disk.volume;
         for entry in files.files().iter().filter(|entry| entry.is_stored()) {
@@ -86,8 +110,9 @@ impl DiskControl<'_> {
     /// A torrent's data in a download folder, if all files are there whole, no part of them a hole. Padding is zeros.
     #[must_use]
     pub fn data(&self, root: impl AsRef<Path>, files: &FileTable) -> Option<Bytes> {
-        let volume = &self.fabric.machines[self.node.0].disk.volume;
-        let contents = &self.fabric.hub.contents;
+        let fabric = self.lock();
+        let volume = &fabric.machines[self.node.0].disk.volume;
+        let contents = &fabric.hub.contents;
         let mut gathering = Gathering::default();
         for entry in files.files() {
             if !entry.is_stored() {
@@ -106,30 +131,30 @@ impl DiskControl<'_> {
     /// Whether a span of a torrent's data is there as it should be: `bytes` are the torrent's.
     #[must_use]
     pub fn holds(&self, root: impl AsRef<Path>, files: &FileTable, bytes: &Bytes, span: Span) -> bool {
-        let volume = &self.fabric.machines[self.node.0].disk.volume;
-        self.compare(root.as_ref(), files, bytes, span, |path| volume.file(path))
+        self.compare(root.as_ref(), files, bytes, span, Volume::file)
     }
 
     /// As [`DiskControl::holds`], of what is on the platter, and there after any crash.
     #[must_use]
     pub fn holds_durably(&self, root: impl AsRef<Path>, files: &FileTable, bytes: &Bytes, span: Span) -> bool {
-        let volume = &self.fabric.machines[self.node.0].disk.volume;
-        self.compare(root.as_ref(), files, bytes, span, |path| volume.file_on_platter(path))
+        self.compare(root.as_ref(), files, bytes, span, Volume::file_on_platter)
     }
 
-    fn compare<'f>(
+    fn compare(
         &self,
         root: &Path,
         files: &FileTable,
         bytes: &Bytes,
         span: Span,
-        find: impl Fn(&Path) -> Option<&'f File>,
+        find: impl for<'v, 'p> Fn(&'v Volume, &'p Path) -> Option<&'v File>,
     ) -> bool {
-        let contents = &self.fabric.hub.contents;
+        let fabric = self.lock();
+        let volume = &fabric.machines[self.node.0].disk.volume;
+        let contents = &fabric.hub.contents;
         files.slices(span).filter(|slice| !slice.pad).all(|slice| {
             let entry = &files.files()[slice.file];
             let len = u64::from(slice.len);
-            let Some(file) = find(&root.join(&*entry.path)) else {
+            let Some(file) = find(volume, &root.join(&*entry.path)) else {
                 return false;
             };
             if file.stamp.len < slice.offset + len {
@@ -145,8 +170,8 @@ impl DiskControl<'_> {
     }
 
     /// Changes bytes of a torrent where they lie, as a bad sector does: neither length nor time tell.
-    pub fn rot(&mut self, root: impl AsRef<Path>, files: &FileTable, span: Span) {
-        let fabric = &mut *self.fabric;
+    pub fn rot(&self, root: impl AsRef<Path>, files: &FileTable, span: Span) {
+        let fabric = &mut *self.lock();
         let volume = &mut fabric.machines[self.node.0].disk.volume;
         for slice in files.slices(span).filter(|slice| !slice.pad) {
             let path = root.as_ref().join(&*files.files()[slice.file].path);
@@ -170,20 +195,21 @@ impl DiskControl<'_> {
     }
 
     /// Deletes a file, as somebody else does; false where there is none.
-    pub fn delete(&mut self, path: impl AsRef<Path>) -> bool {
-        self.disk().volume.delete(path.as_ref())
+    pub fn delete(&self, path: impl AsRef<Path>) -> bool {
+        self.with(|disk| disk.volume.delete(path.as_ref()))
     }
 
     /// Cuts a file to a length, as somebody else does.
-    pub fn truncate(&mut self, path: impl AsRef<Path>, len: u64) {
-        let now_ns = self.fabric.hub.now.as_nanos();
-        self.disk().volume.truncate(path.as_ref(), len, now_ns);
+    pub fn truncate(&self, path: impl AsRef<Path>, len: u64) {
+        let now_ns = self.lock().hub.now.as_nanos();
+        self.with(|disk| disk.volume.truncate(path.as_ref(), len, now_ns));
     }
 
     /// The length of a file, if it is there.
     #[must_use]
     pub fn file_len(&self, path: impl AsRef<Path>) -> Option<u64> {
-        let volume = &self.fabric.machines[self.node.0].disk.volume;
+        let fabric = self.lock();
+        let volume = &fabric.machines[self.node.0].disk.volume;
         volume.file(path.as_ref()).map(|file| file.stamp.len)
     }
 }

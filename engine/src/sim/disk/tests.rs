@@ -1,1 +1,383 @@
+//! The disk, as a world sees it.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bevy_ecs::entity::Entity;
+use bytes::Bytes;
+use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_components::session::FileStamp;
+use ecs_torrent_protocol::geometry::Span;
+
+use super::super::{Content, Crash, DiskFault, DiskOperation, DiskSpeed, Lasting, NewContent, NodeId, Simulation};
+use super::SimDisk;
+use crate::port::{Backend, JobTag, Purpose};
+use crate::ports::disk::{DiskDone, DiskError, DiskEvent, DiskRequest, FoundFiles};
+
+const STORAGE: StorageId = StorageId(1);
+const ROOT: &str = "downloads";
+const TAG: JobTag = JobTag {
+    purpose: Purpose("test"),
+    owner: Entity::PLACEHOLDER,
+    number: 0,
+};
+
+/// A machine's disk with a torrent's files, none of which is there.
+struct Bed {
+    sim: Simulation,
+    node: NodeId,
+    disk: SimDisk,
+    content: Content,
+}
+
+impl Bed {
+    fn new(seed: u64, file_count: usize) -> Self {
+        let new = NewContent {
+            len: 200_000,
+            file_count,
+            ..NewContent::default()
+        };
+        let content = new.make();
+        let mut sim = Simulation::new(seed, Duration::ZERO);
+        let node = sim.add_host(([10, 0, 0, 1], 6881).into()).id();
+        sim.fabric().hub.contents.add(content.bytes());
+        let disk = SimDisk::new(node, sim.fabric.clone());
+        let mut bed = Self {
+            sim,
+            node,
+            disk,
+            content,
+        };
+        bed.open();
+        bed
+    }
+
+    fn ask(&mut self, request: DiskRequest) -> DiskEvent {
+        self.disk.submit(&mut vec![request]);
+        self.answers().pop().expect("an answer")
+    }
+
+    fn answers(&mut self) -> Vec<DiskEvent> {
+        let mut events = Vec::new();
+        let limit = self.sim.now() + Duration::from_secs(100);
+        while events.is_empty() && self.sim.step(limit) {
+            self.disk.poll(usize::MAX, &mut events);
+        }
+        events
+    }
+
+    fn open(&mut self) -> FoundFiles {
+        let (root, files) = (PathBuf::from(ROOT), self.content.files().clone());
+        let (tag, storage, volume) = (TAG, STORAGE, None);
+        match self.ask(DiskRequest::Open {
+            tag,
+            storage,
+            root,
+            volume,
+            files,
+        }) {
+            DiskEvent {
+                outcome: Ok(DiskDone::Opened(found)),
+                ..
+            } => found,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn write(&mut self, offset: u64, len: u32) -> Result<(), DiskError> {
+        let span = Span { offset, len };
+        let data = self.content.slice(span);
+        let blocks = (0..data.len())
+            .step_by(16384)
+            .map(|begin| data.slice(begin..data.len().min(begin + 16384)));
+        let (tag, storage, blocks) = (TAG, STORAGE, blocks.collect());
+        let event = self.ask(DiskRequest::Write {
+            tag,
+            storage,
+            span,
+            blocks,
+        });
+        assert_eq!(
+            event.blocks.is_empty(),
+            event.outcome.is_ok(),
+            "given back where it failed"
+        );
+        event.outcome.map(drop)
+    }
+
+    fn read(&mut self, offset: u64, len: u32) -> Result<Bytes, DiskError> {
+        let (tag, storage, span) = (TAG, STORAGE, Span { offset, len });
+        match self.ask(DiskRequest::Read { tag, storage, span }).outcome {
+            Ok(DiskDone::Read(bytes)) => Ok(bytes),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn sync(&mut self) -> Result<Vec<(usize, Option<FileStamp>)>, DiskError> {
+        let (tag, storage, is_for_all) = (TAG, STORAGE, false);
+        let request = DiskRequest::Sync {
+            tag,
+            storage,
+            is_for_all,
+        };
+        match self.ask(request).outcome {
+            Ok(DiskDone::Synced(files)) => Ok(files),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn crash(&mut self, crash: Crash) {
+        self.sim.fabric().crash(self.node, crash);
+        self.sim.fabric().revive(self.node);
+        self.disk = SimDisk::new(self.node, self.sim.fabric.clone());
+        self.open();
+    }
+
+    fn holds(&self, offset: u64, len: u32) -> bool {
+        let span = Span { offset, len };
+        self.sim
+            .disk(self.node)
+            .holds(ROOT, self.content.files(), self.content.bytes(), span)
+    }
+
+    fn holds_durably(&self, offset: u64, len: u32) -> bool {
+        let span = Span { offset, len };
+        self.sim
+            .disk(self.node)
+            .holds_durably(ROOT, self.content.files(), self.content.bytes(), span)
+    }
+}
+
+#[test]
+fn what_is_written_comes_back_without_a_copy() {
+    let mut bed = Bed::new(1, 7);
+    assert_eq!(bed.open().stamps, [None; 7]);
+    for (offset, len) in [(131_072, 68_928), (0, 65_536), (65_536, 65_536)] {
+        bed.write(offset, len).unwrap();
+    }
+    assert!(
+        !bed.sim.has(bed.node, ROOT, &bed.content),
+        "a file without bytes is missing"
+    );
+    let (tag, storage, is_preallocated) = (TAG, STORAGE, false);
+    bed.ask(DiskRequest::Prepare {
+        tag,
+        storage,
+        is_preallocated,
+    });
+    assert!(bed.sim.has(bed.node, ROOT, &bed.content));
+    let read = bed.read(10, 150_000).unwrap();
+    assert_eq!(
+        read.as_ptr(),
+        bed.content.bytes()[10..].as_ptr(),
+        "over the borders of files"
+    );
+    let synced = bed.sync().unwrap();
+    let lengths: Vec<u64> = synced.iter().map(|(_, stamp)| stamp.unwrap().len).collect();
+    let expected: Vec<u64> = bed.content.files().files().iter().map(|file| file.len).collect();
+    assert_eq!(lengths, expected);
+    assert_eq!(bed.sync().unwrap(), [], "once");
+}
+
+#[test]
+fn other_bytes_are_kept_as_they_are() {
+    let mut bed = Bed::new(1, 3);
+    bed.write(0, 200_000).unwrap();
+    let blocks = vec![Bytes::from(vec![7; 100])];
+    let (tag, storage, span) = (TAG, STORAGE, Span { offset: 5, len: 100 });
+    bed.ask(DiskRequest::Write {
+        tag,
+        storage,
+        span,
+        blocks,
+    });
+    let mut expected = bed.content.bytes().to_vec();
+    expected[5..105].fill(7);
+    assert_eq!(bed.read(0, 200_000).unwrap(), expected);
+    assert!(!bed.holds(0, 10) && bed.holds(105, 1000));
+}
+
+#[test]
+fn absence_is_told_from_failure() {
+    let mut bed = Bed::new(1, 1);
+    assert!(bed.read(0, 10).unwrap_err().is_absence(), "no file");
+    bed.write(0, 1000).unwrap();
+    assert!(bed.read(500, 1000).unwrap_err().is_absence(), "a shorter one");
+    bed.write(5000, 1000).unwrap();
+    assert_eq!(bed.read(4000, 100).unwrap(), vec![0; 100], "a hole");
+    bed.sim
+        .disk(bed.node)
+        .fail(DiskOperation::Read, DiskFault::Io, Lasting::Next(2));
+    for is_ok in [false, false, true] {
+        let read = bed.read(0, 10);
+        assert_eq!(read.is_ok(), is_ok);
+        assert!(read.is_ok_and(|_| true) || !is_ok);
+    }
+    bed.sim.disk(bed.node).set_mounted(false);
+    assert!(bed.write(0, 10).unwrap_err().is_volume_gone());
+}
+
+#[test]
+fn a_full_disk_takes_what_fits() {
+    let mut bed = Bed::new(1, 1);
+    bed.sim.disk(bed.node).set_capacity(Some(100_000));
+    bed.write(0, 90_000).unwrap();
+    assert_eq!(bed.sim.disk(bed.node).free_bytes(), 10_000);
+    assert!(bed.write(90_000, 20_000).unwrap_err().is_full());
+    assert!(bed.holds(0, 100_000) && !bed.holds(90_000, 20_000));
+    bed.write(0, 90_000).expect("what is there takes no space again");
+    bed.sim.disk(bed.node).set_capacity(None);
+    bed.write(90_000, 20_000).unwrap();
+}
+
+#[test]
+fn a_short_write_leaves_a_part() {
+    let mut bed = Bed::new(1, 1);
+    bed.sim
+        .disk(bed.node)
+        .fail(DiskOperation::Write, DiskFault::Short, Lasting::Next(1));
+    assert!(bed.write(0, 100_000).is_err());
+    assert_eq!(bed.sim.disk(bed.node).file_len("downloads/content"), Some(50_000));
+    assert!(bed.holds(0, 50_000));
+    bed.write(0, 100_000).unwrap();
+}
+
+#[test]
+fn jobs_take_their_time_one_after_the_other() {
+    let mut bed = Bed::new(1, 1);
+    let speed = DiskSpeed {
+        latency: Duration::from_millis(5),
+        bytes_per_s: Some(1_000_000),
+    };
+    bed.sim.disk(bed.node).set_speed(speed);
+    let mut time = |slowness| {
+        bed.sim.disk(bed.node).set_slowness(slowness);
+        let begun = bed.sim.now();
+        bed.write(0, 200_000).unwrap();
+        bed.sim.now().since(begun).as_millis()
+    };
+    assert_eq!([time(1.0), time(3.0)], [205, 615]);
+}
+
+/// A crash with some synced, and some not; tells how much of what was not is there.
+fn crash(seed: u64) -> usize {
+    let mut bed = Bed::new(seed, 1);
+    bed.write(0, 50_000).unwrap();
+    bed.sync().unwrap();
+    assert!(bed.holds_durably(0, 50_000));
+    bed.write(50_000, 50_000).unwrap();
+    bed.write(150_000, 50_000).unwrap();
+    assert!(!bed.holds_durably(50_000, 50_000) && bed.holds(50_000, 50_000));
+    bed.crash(Crash::Power);
+    assert!(bed.holds(0, 50_000), "what was synced is there");
+    // In order to see each sector by itself.
+    let sectors = (50_000..100_000u64)
+        .step_by(512)
+        .map(|begin| (begin - begin % 512).max(50_000));
+    sectors.filter(|begin| bed.holds(*begin, 100)).count()
+}
+
+#[test]
+fn what_was_synced_survives_and_the_rest_may_be_kept_lost_or_torn() {
+    let left: Vec<usize> = (0..60).map(crash).collect();
+    let (kept, lost) = (
+        left.iter().filter(|count| **count >= 97),
+        left.iter().filter(|count| **count == 0),
+    );
+    let torn = left.iter().filter(|count| (1..97).contains(*count)).count();
+    assert!(kept.count() > 3 && lost.count() > 10 && torn > 2, "{left:?}");
+    assert_eq!(crash(5), left[5], "the seed decides");
+}
+
+#[test]
+fn a_killed_process_loses_nothing_that_was_written() {
+    for seed in 0..10 {
+        let mut bed = Bed::new(seed, 1);
+        bed.write(0, 100_000).unwrap();
+        bed.crash(Crash::Process);
+        assert!(bed.holds(0, 100_000) && !bed.holds_durably(0, 100_000));
+        assert_eq!(bed.sync().unwrap(), [], "this one has written nothing");
+        assert!(!bed.holds_durably(0, 100_000));
+        let (tag, storage, is_for_all) = (TAG, STORAGE, true);
+        let request = DiskRequest::Sync {
+            tag,
+            storage,
+            is_for_all,
+        };
+        assert!(bed.ask(request).outcome.is_ok() && bed.holds_durably(0, 100_000));
+    }
+}
+
+#[test]
+fn files_come_and_go_for_certain_only_when_they_are_synced() {
+    let (mut created, mut deleted) = (BTreeSet::new(), BTreeSet::new());
+    for seed in 0..40 {
+        let mut bed = Bed::new(seed, 1);
+        bed.write(0, 1000).unwrap();
+        bed.crash(Crash::Power);
+        created.insert(bed.open().stamps[0].is_some());
+
+        bed.write(0, 1000).unwrap();
+        bed.sync().unwrap();
+        let (tag, storage, written, keep) = (TAG, STORAGE, vec![0], vec![]);
+        let event = bed.ask(DiskRequest::Delete {
+            tag,
+            storage,
+            written,
+            keep,
+        });
+        assert!(
+            event.outcome.is_ok() && bed.write(0, 1).is_err(),
+            "what is deleted stays deleted"
+        );
+        assert_eq!(bed.open().stamps, [None]);
+        bed.crash(Crash::Power);
+        deleted.insert(bed.holds(0, 1000));
+    }
+    assert_eq!((created.len(), deleted.len()), (2, 2));
+}
+
+/// What is lost by a failed sync is lost, and a later one does not tell.
+#[test]
+fn a_failed_sync_is_not_made_good() {
+    let mut bed = Bed::new(1, 1);
+    bed.write(0, 1000).unwrap();
+    bed.sim
+        .disk(bed.node)
+        .fail(DiskOperation::Sync, DiskFault::Io, Lasting::Next(1));
+    assert!(bed.sync().is_err());
+    bed.write(5000, 1000).unwrap();
+    bed.sync().unwrap();
+    assert!(bed.holds(0, 1000) && !bed.holds_durably(0, 1000) && bed.holds_durably(5000, 1000));
+}
+
+#[test]
+fn files_that_others_change_are_missed() {
+    let mut bed = Bed::new(1, 1);
+    bed.write(0, 1000).unwrap();
+    let before = bed.open().stamps[0].unwrap();
+    bed.write(0, 1000).unwrap();
+    assert_ne!(bed.open().stamps[0].unwrap(), before, "its time has changed");
+    bed.write(0, 1000).unwrap();
+    bed.sim.disk(bed.node).truncate("downloads/content", 10);
+    assert!(bed.write(2000, 10).unwrap_err().is_absence());
+    assert_eq!(bed.sync().unwrap(), [(0, None)]);
+    bed.open();
+    bed.write(0, 1000).unwrap();
+    assert!(bed.sim.disk(bed.node).delete("downloads/content"));
+    assert!(bed.write(2000, 10).unwrap_err().is_absence());
+}
+
+#[test]
+fn a_bad_sector_is_seen_by_nobody_but_readers() {
+    let mut bed = Bed::new(1, 1);
+    bed.write(0, 1000).unwrap();
+    let before = bed.open();
+    let (files, span) = (bed.content.files().clone(), Span { offset: 10, len: 1 });
+    bed.sim.disk(bed.node).rot(ROOT, &files, span);
+    assert_eq!(bed.open(), before);
+    assert!(!bed.holds(0, 1000) && bed.holds(11, 900) && bed.holds(0, 10));
+}

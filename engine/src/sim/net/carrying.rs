@@ -14,12 +14,15 @@ use super::super::queue::Happening;
 use super::super::random::up_to;
 use super::super::slab::Key;
 use super::connection::{EndState, Flow, Received, Segment, StreamEnd};
-use super::host::{Lane, Parcel, Power};
+use super::host::{Lane, Parcel, Pipe, Power};
 use super::network::Network;
 use crate::ports::net::{NetEvent, read_cost};
 
 /// Least that may be on the way: two segments, so that a connection never stops for an acknowledgement alone.
 const MIN_WINDOW: usize = 2 * (17 << 10);
+
+/// What is so small arrives when it begins to, and takes its time after that: most messages need no event of their own.
+const SMALL: usize = 256;
 
 /// What may wait at a narrow downlink, over all connections, above what is on the way to it.
 const DOWNLINK_QUEUE: u128 = 64 << 10;
@@ -228,6 +231,10 @@ impl Network {
     /// Receives as long as the downlink is free.
     pub(super) fn pump_down(&mut self, hub: &mut Hub, node: NodeId) {
         while self.hosts[node.0].down.carried.is_none() {
+            let down = &mut self.hosts[node.0].down;
+            if down.free_at > hub.now {
+                return plan_downlink(hub, node, down);
+            }
             let Some(lane) = self.hosts[node.0].down.turns.pop_front() else {
                 return;
             };
@@ -240,17 +247,18 @@ impl Network {
             };
             let host = &mut self.hosts[node.0];
             host.traffic.received_bytes += bytes as u64;
-            let time = host.down.time_for(bytes);
-            if time.is_zero() {
+            host.down.free_at = hub.now + host.down.time_for(bytes);
+            if bytes <= SMALL || host.down.free_at == hub.now {
                 self.receive(hub, node, parcel);
             } else {
                 host.down.carried = Some(parcel);
-                hub.plan(time, Happening::DownlinkFree(node));
+                return plan_downlink(hub, node, &mut self.hosts[node.0].down);
             }
         }
     }
 
     pub(super) fn free_downlink(&mut self, hub: &mut Hub, node: NodeId) {
+        self.hosts[node.0].down.is_planned = false;
         if let Some(parcel) = self.hosts[node.0].down.carried.take() {
             self.receive(hub, node, parcel);
         }
@@ -344,5 +352,14 @@ impl Network {
             let sender = 1 - reader;
             self.read(hub, Flow { connection, sender });
         }
+    }
+}
+
+/// Goes on when the downlink is free, if there is something to go on with.
+fn plan_downlink(hub: &mut Hub, node: NodeId, down: &mut Pipe) {
+    let has_work = down.carried.is_some() || !down.turns.is_empty();
+    if has_work && !down.is_planned {
+        down.is_planned = true;
+        hub.queue.plan(down.free_at, Happening::DownlinkFree(node));
     }
 }

@@ -146,8 +146,20 @@ impl Network {
         let since = connection.halves[flow.sender as usize].stalled_since;
         if since.is_some_and(|since| since + self.limits.give_up <= hub.now) {
             self.tell_closed(hub, flow, TIMED_OUT);
-            self.end(flow);
+            self.vanish(flow);
         }
+    }
+
+    /// Ends one side without a word: what has stalled is not sent again.
+    pub(super) fn vanish(&mut self, flow: Flow) {
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let half = &mut connection.halves[flow.sender as usize];
+        if half.stalled_since.take().is_some() {
+            half.in_flight.clear();
+        }
+        self.end(flow);
     }
 
     /// Tells a world that a connection has ended without its asking, or one that asked that it has.
@@ -158,6 +170,8 @@ impl Network {
         let end = &connection.ends[flow.sender as usize];
         match end.state {
             EndState::Ended => {}
+            // Its world has not heard of it.
+            EndState::Opening if flow.sender == 1 => {}
             EndState::Closing(tag) => Self::tell_gone(hub, end.host, tag),
             EndState::Opening | EndState::Open => {
                 let (link, reason) = (end.link, reason.into());

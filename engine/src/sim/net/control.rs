@@ -1,11 +1,11 @@
 //! What a scenario does to the network.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::MutexGuard;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::super::NodeId;
-use super::super::fabric::Fabric;
+use super::super::fabric::{Fabric, lock};
 use super::super::hub::Hub;
 use super::connection::EndState;
 use super::host::{Access, Power, Traffic};
@@ -17,55 +17,59 @@ use super::path::Path;
 /// # Panics
 /// Every function, where a node is not of this simulation.
 pub struct NetControl<'s> {
-    pub(in super::super) fabric: MutexGuard<'s, Fabric>,
+    pub(in super::super) fabric: &'s Mutex<Fabric>,
 }
 
 impl NetControl<'_> {
+    fn lock(&self) -> MutexGuard<'_, Fabric> {
+        lock(self.fabric)
+    }
+
     /// Gives a host another access link. What is being sent takes as long as it would have.
-    pub fn set_access(&mut self, node: NodeId, access: Access) {
-        let host = &mut self.fabric.net.hosts[node.0];
+    pub fn set_access(&self, node: NodeId, access: Access) {
+        let host = &mut self.lock().net.hosts[node.0];
         host.up.bytes_per_s = access.up_bytes_per_s;
         host.down.bytes_per_s = access.down_bytes_per_s;
     }
 
     /// Sets the way between all hosts that have none of their own.
-    pub fn set_default_path(&mut self, path: Path) {
-        self.fabric.net.paths.default = path;
+    pub fn set_default_path(&self, path: Path) {
+        self.lock().net.paths.default = path;
     }
 
     /// Sets the way between two hosts.
-    pub fn set_path(&mut self, a: NodeId, b: NodeId, path: Path) {
-        self.fabric.net.paths.set(a, b, path);
+    pub fn set_path(&self, a: NodeId, b: NodeId, path: Path) {
+        self.lock().net.paths.set(a, b, path);
     }
 
     /// The way between two hosts.
     #[must_use]
     pub fn path(&self, a: NodeId, b: NodeId) -> Path {
-        *self.fabric.net.paths.between(a, b)
+        *self.lock().net.paths.between(a, b)
     }
 
     /// Sets what systems do with sockets, for what is done from now on.
-    pub fn set_limits(&mut self, limits: SocketLimits) {
-        self.fabric.net.limits = limits;
+    pub fn set_limits(&self, limits: SocketLimits) {
+        self.lock().net.limits = limits;
     }
 
     /// Cuts all ways between `some` and `others`, beside what is cut already. What connections carry waits, and is sent
     /// again when the way is open; datagrams are lost; connections cannot be made.
-    pub fn partition(&mut self, some: &[NodeId], others: &[NodeId]) {
-        self.fabric.net.paths.cut(some, others);
+    pub fn partition(&self, some: &[NodeId], others: &[NodeId]) {
+        self.lock().net.paths.cut(some, others);
     }
 
     /// Opens all ways that were cut.
-    pub fn heal(&mut self) {
-        let fabric = &mut *self.fabric;
+    pub fn heal(&self) {
+        let fabric = &mut *self.lock();
         fabric.net.paths.heal();
         fabric.net.resume_stalled(&mut fabric.hub);
     }
 
     /// Resets all connections between two hosts: both hear of it at once, and lose what was not read. Tells how many
     /// there were.
-    pub fn reset(&mut self, a: NodeId, b: NodeId) -> usize {
-        let fabric = &mut *self.fabric;
+    pub fn reset(&self, a: NodeId, b: NodeId) -> usize {
+        let fabric = &mut *self.lock();
         let connections = fabric.net.between(a, b);
         connections
             .iter()
@@ -76,10 +80,10 @@ impl NetControl<'_> {
     /// Lets nothing pass any more on the connections between two hosts, for ever, without telling either: each end
     /// finds out when what it sends is not acknowledged, after [`SocketLimits::give_up`]. New connections can be made.
     /// Tells how many there were.
-    pub fn sever(&mut self, a: NodeId, b: NodeId) -> usize {
-        let connections = self.fabric.net.between(a, b);
+    pub fn sever(&self, a: NodeId, b: NodeId) -> usize {
+        let connections = self.lock().net.between(a, b);
         for key in &connections {
-            if let Some(connection) = self.fabric.net.connections.get_mut(*key) {
+            if let Some(connection) = self.lock().net.connections.get_mut(*key) {
                 connection.is_severed = true;
             }
         }
@@ -87,21 +91,21 @@ impl NetControl<'_> {
     }
 
     /// Whether a host refuses new connections.
-    pub fn set_refusing(&mut self, node: NodeId, is_refusing: bool) {
-        self.fabric.net.hosts[node.0].is_refusing = is_refusing;
+    pub fn set_refusing(&self, node: NodeId, is_refusing: bool) {
+        self.lock().net.hosts[node.0].is_refusing = is_refusing;
     }
 
     /// Whether a host reads its connections; one that does not fills its receive buffers, and stops its peers then.
-    pub fn set_reading(&mut self, node: NodeId, is_reading: bool) {
-        let fabric = &mut *self.fabric;
+    pub fn set_reading(&self, node: NodeId, is_reading: bool) {
+        let fabric = &mut *self.lock();
         fabric.net.hosts[node.0].is_reading = is_reading;
         fabric.net.read_all(&mut fabric.hub, node);
     }
 
     /// Moves a host to another address of the family of `ip`, its ports as they were. Its connections are severed; see
     /// [`NetControl::sever`].
-    pub fn move_node(&mut self, node: NodeId, ip: IpAddr) {
-        let net = &mut self.fabric.net;
+    pub fn move_node(&self, node: NodeId, ip: IpAddr) {
+        let net = &mut self.lock().net;
         for address in &mut net.hosts[node.0].addresses {
             if address.is_ipv4() == ip.is_ipv4() {
                 net.listeners.remove(address);
@@ -119,19 +123,19 @@ impl NetControl<'_> {
     /// Where a host listens.
     #[must_use]
     pub fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
-        self.fabric.net.hosts[node.0].addresses.clone()
+        self.lock().net.hosts[node.0].addresses.clone()
     }
 
     /// Connections of a host that are open, being made or being closed.
     #[must_use]
     pub fn connection_count(&self, node: NodeId) -> usize {
-        self.fabric.net.hosts[node.0].links.len()
+        self.lock().net.hosts[node.0].links.len()
     }
 
     /// What a host has moved so far.
     #[must_use]
     pub fn traffic(&self, node: NodeId) -> Traffic {
-        self.fabric.net.hosts[node.0].traffic
+        self.lock().net.hosts[node.0].traffic
     }
 }
 
@@ -152,7 +156,7 @@ impl Network {
             let has_ended = connection.is_none_or(|c| c.ends[flow.sender as usize].state == EndState::Ended);
             match (has_ended, is_silent) {
                 (true, _) => {}
-                (false, true) => self.end(flow),
+                (false, true) => self.vanish(flow),
                 (false, false) => self.abort(hub, flow),
             }
         }

@@ -361,6 +361,10 @@ impl Network {
             return;
         };
         let end = &mut connection.ends[flow.sender as usize];
+        if flow.sender == 1 && end.state == EndState::Opening {
+            let unseen = &mut self.hosts[end.host.0].unseen;
+            *unseen = unseen.saturating_sub(1);
+        }
         end.state = EndState::Ended;
         let (host, link) = (end.host, end.link);
         connection.halves[flow.sender as usize].drop_unsent();

@@ -1,0 +1,353 @@
+//! Peers that are no engines of ours and do harm, each in its way.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_engine::port::Backend;
+use ecs_torrent_engine::ports::net::{NetEvent, NetRequest};
+use ecs_torrent_engine::sim::{Content, NodeId, SimNet};
+use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest};
+use ecs_torrent_protocol::peer_id::PeerId;
+use ecs_torrent_protocol::time::Timestamp;
+use ecs_torrent_protocol::wire::{Frame, FrameLimits, Handshake, Message, PeerCodec, Reserved, Session};
+
+/// The way in which a peer does harm. All say that they have everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hostility {
+    /// Every block it sends is wrong.
+    BadData,
+    /// Every fourth block it sends is wrong.
+    SomeBadData,
+    /// Every block comes after 45 s.
+    LateData,
+    /// It never sends a block.
+    EmptyPromises,
+    /// It requests, has and cancels without end, and reads nothing of what comes.
+    Floods,
+    /// It sends a block a byte at a time.
+    Trickles,
+    /// After the handshake it sends noise.
+    Babbles,
+    /// It hangs up when it is asked for something, and comes back.
+    HangsUp,
+}
+
+impl Hostility {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::BadData,
+        Self::SomeBadData,
+        Self::LateData,
+        Self::EmptyPromises,
+        Self::Floods,
+        Self::Trickles,
+        Self::Babbles,
+        Self::HangsUp,
+    ];
+}
+
+/// Time until a late block comes.
+const LATE: Duration = Duration::from_secs(45);
+
+/// Time between two bytes of a trickle, and two bursts of a flood.
+const BEAT: Duration = Duration::from_millis(250);
+
+/// Time until it comes back to who has closed.
+const REDIAL: Duration = Duration::from_secs(5);
+
+/// Most connections that it makes, so that a run has an end.
+const MAX_DIALS: usize = 200;
+
+/// Messages of a burst.
+const BURST: u32 = 50;
+
+/// A hostile peer.
+pub(super) struct HostilePeer {
+    net: SimNet,
+    hostility: Hostility,
+    content: Content,
+    links: BTreeMap<LinkId, Conversation>,
+    /// What is to be done, and when; the earliest first.
+    due: VecDeque<(Timestamp, Due)>,
+    last_link: u64,
+    dials: usize,
+    /// Decides what the noise is.
+    state: u64,
+    /// Blocks that it has sent.
+    blocks: u64,
+}
+
+enum Due {
+    Dial(SocketAddr),
+    Send(LinkId, Bytes),
+    Burst(LinkId),
+}
+
+struct Conversation {
+    victim: Option<SocketAddr>,
+    codec: PeerCodec,
+    has_shaken_hands: bool,
+}
+
+impl HostilePeer {
+    /// One on a host of its own, which will connect to `victims` and accept whoever comes.
+    pub(super) fn new(
+        net: SimNet,
+        hostility: Hostility,
+        content: &Content,
+        victims: Vec<SocketAddr>,
+        now: Timestamp,
+        seed: u64,
+    ) -> Self {
+        let due = victims.iter().map(|victim| (now, Due::Dial(*victim))).collect();
+        let state = seed ^ 0x9e37_79b9_7f4a_7c15 | 1;
+        Self {
+            net,
+            hostility,
+            content: content.clone(),
+            links: BTreeMap::new(),
+            due,
+            last_link: 0,
+            dials: 0,
+            state,
+            blocks: 0,
+        }
+    }
+
+    /// Its host.
+    pub(super) fn id(&self) -> NodeId {
+        self.net.id()
+    }
+
+    /// Does what is due and answers what has come; tells when to call again at the latest.
+    pub(super) fn act(&mut self, now: Timestamp) -> Timestamp {
+        let mut events = Vec::new();
+        self.net.poll(usize::MAX, &mut events);
+        for event in events {
+            self.hear(now, event);
+        }
+        while self.due.front().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, due)) = self.due.pop_front() {
+                self.carry_out(now, due);
+            }
+        }
+        self.due.front().map_or(Timestamp::NEVER, |(at, _)| *at)
+    }
+
+    fn plan(&mut self, at: Timestamp, due: Due) {
+        let place = self.due.partition_point(|(other, _)| *other <= at);
+        self.due.insert(place, (at, due));
+    }
+
+    fn submit(&mut self, request: NetRequest) {
+        self.net.submit(&mut vec![request]);
+    }
+
+    fn say(&mut self, link: LinkId, messages: &[Message]) {
+        let mut bytes = BytesMut::new();
+        messages.iter().for_each(|message| message.write(&mut bytes));
+        let frames = vec![bytes.freeze()];
+        self.submit(NetRequest::Send { link, frames });
+    }
+
+    fn carry_out(&mut self, now: Timestamp, due: Due) {
+        match due {
+            Due::Dial(victim) if self.dials < MAX_DIALS => {
+                self.dials += 1;
+                self.last_link += 2;
+                let (link, to, timeout) = (LinkId(self.last_link), victim, Duration::from_secs(10));
+                self.submit(NetRequest::Connect { link, to, timeout });
+                self.begin(link, Some(victim));
+            }
+            Due::Dial(_) => {}
+            Due::Send(link, bytes) => {
+                if self.links.contains_key(&link) {
+                    let frames = vec![bytes];
+                    self.submit(NetRequest::Send { link, frames });
+                }
+            }
+            Due::Burst(link) if self.links.contains_key(&link) => {
+                let count = self.content.piece_count();
+                let messages: Vec<Message> = (0..BURST)
+                    .flat_map(|number| {
+                        let piece = (self.noise() as u32).wrapping_add(number) % count;
+                        let (begin, len) = (0, self.content.piece_span(piece).len.min(BLOCK_SIZE));
+                        let request = BlockRequest { piece, begin, len };
+                        [
+                            Message::Request(request),
+                            Message::Have(piece),
+                            Message::Interested,
+                            Message::Cancel(request),
+                        ]
+                    })
+                    .collect();
+                self.say(link, &messages);
+                self.plan(now + BEAT, Due::Burst(link));
+            }
+            Due::Burst(_) => {}
+        }
+    }
+
+    /// Says hello on a new connection, and that everything is here.
+    fn begin(&mut self, link: LinkId, victim: Option<SocketAddr>) {
+        let conversation = Conversation {
+            victim,
+            codec: PeerCodec::new(FrameLimits::default()),
+            has_shaken_hands: false,
+        };
+        self.links.insert(link, conversation);
+        let mut peer_id = *b"-XX0000-000000000000";
+        peer_id[8..16].copy_from_slice(&self.noise().to_be_bytes());
+        peer_id[16..].copy_from_slice(&(link.0 as u32).to_be_bytes());
+        let handshake = Handshake {
+            // BEP 6 only, so that it may say that it has all.
+            reserved: Reserved([0, 0, 0, 0, 0, 0, 0, 4]),
+            info_hash: self.content.info_hash(),
+            peer_id: PeerId(peer_id),
+        };
+        let mut bytes = BytesMut::new();
+        handshake.write(&mut bytes);
+        Message::HaveAll.write(&mut bytes);
+        Message::Unchoke.write(&mut bytes);
+        let frames = vec![bytes.freeze()];
+        self.submit(NetRequest::Send { link, frames });
+    }
+
+    fn hear(&mut self, now: Timestamp, event: NetEvent) {
+        match event {
+            NetEvent::Accepted { link, .. } => self.begin(link, None),
+            NetEvent::Received { link, chunk } => self.listen(now, link, chunk),
+            NetEvent::Closed { link, .. } => {
+                self.submit(NetRequest::Close {
+                    link,
+                    is_orderly: false,
+                    tag: None,
+                });
+                self.lose(now, link);
+            }
+            _ => {}
+        }
+    }
+
+    fn lose(&mut self, now: Timestamp, link: LinkId) {
+        if let Some(Conversation {
+            victim: Some(victim), ..
+        }) = self.links.remove(&link)
+        {
+            self.plan(now + REDIAL, Due::Dial(victim));
+        }
+    }
+
+    fn listen(&mut self, now: Timestamp, link: LinkId, chunk: Bytes) {
+        // Whoever floods does not read.
+        if self.hostility != Hostility::Floods {
+            let bytes = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+            self.submit(NetRequest::Grant { link, bytes });
+        }
+        let Some(conversation) = self.links.get_mut(&link) else {
+            return;
+        };
+        conversation.codec.push(chunk);
+        let mut requests = Vec::new();
+        let was_greeted = conversation.has_shaken_hands;
+        if !was_greeted {
+            match conversation.codec.handshake() {
+                Ok(Some(_)) => conversation.has_shaken_hands = true,
+                _ => return,
+            }
+        }
+        let session = Session {
+            geometry: Some(self.content.metainfo().info.geometry),
+            fast: true,
+            extended: false,
+        };
+        while let Ok(Some(frame)) = conversation.codec.next_frame(&session) {
+            if let Frame::Message(Message::Request(request)) = frame {
+                requests.push(request);
+            }
+        }
+        if !was_greeted {
+            self.greet(now, link);
+        }
+        for request in requests {
+            self.answer(now, link, request);
+        }
+    }
+
+    /// What follows the first handshake.
+    fn greet(&mut self, now: Timestamp, link: LinkId) {
+        match self.hostility {
+            Hostility::Floods => self.plan(now, Due::Burst(link)),
+            Hostility::Babbles => {
+                let noise: BytesMut = (0..256).map(|_| self.noise() as u8).collect();
+                self.plan(now, Due::Send(link, noise.freeze()));
+            }
+            _ => self.say(link, &[Message::Interested]),
+        }
+    }
+
+    fn answer(&mut self, now: Timestamp, link: LinkId, request: BlockRequest) {
+        match self.hostility {
+            Hostility::EmptyPromises | Hostility::Floods | Hostility::Babbles => {}
+            Hostility::BadData => self.send_block(now, link, request, true),
+            Hostility::SomeBadData => {
+                self.blocks += 1;
+                self.send_block(now, link, request, self.blocks.is_multiple_of(4));
+            }
+            Hostility::LateData => self.send_block(now + LATE, link, request, false),
+            Hostility::Trickles => {
+                let mut at = now;
+                let mut block = self.block(request, false);
+                while !block.is_empty() {
+                    let byte = block.split_to(1);
+                    self.plan(at, Due::Send(link, byte));
+                    at += BEAT;
+                    // Nobody waits for more than that.
+                    if at > now + Duration::from_secs(120) {
+                        break;
+                    }
+                }
+            }
+            Hostility::HangsUp => {
+                self.submit(NetRequest::Close {
+                    link,
+                    is_orderly: false,
+                    tag: None,
+                });
+                self.lose(now, link);
+            }
+        }
+    }
+
+    fn send_block(&mut self, at: Timestamp, link: LinkId, request: BlockRequest, is_wrong: bool) {
+        let block = self.block(request, is_wrong);
+        self.plan(at, Due::Send(link, block));
+    }
+
+    /// A `piece` message.
+    fn block(&mut self, request: BlockRequest, is_wrong: bool) -> Bytes {
+        let mut span = self.content.piece_span(request.piece);
+        span.offset += u64::from(request.begin);
+        span.len = request.len;
+        let mut bytes = BytesMut::new();
+        ecs_torrent_protocol::wire::write_block_header(&mut bytes, request);
+        let head = bytes.len();
+        bytes.extend_from_slice(&self.content.slice(span));
+        if is_wrong {
+            let place = head + (self.noise() as usize) % request.len.max(1) as usize;
+            bytes[place] ^= 0xff;
+        }
+        bytes.freeze()
+    }
+
+    /// xorshift64: what it is does not matter, as long as it is the same each time.
+    fn noise(&mut self) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state
+    }
+}

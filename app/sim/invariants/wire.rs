@@ -1,0 +1,281 @@
+//! What an engine tells its peers is true, and every request is made once and answered once.
+//!
+//! The bytes that are about to leave are decoded again, so that nothing the engine believes of itself is taken for
+//! granted.
+
+use std::collections::BTreeMap;
+
+use bevy_ecs::entity::EntityHashMap;
+use bevy_ecs::prelude::*;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::messages::{
+    ChokeReceived, PeerDisconnected, ReceivedBlocks, RejectReceived, UploadRequested,
+};
+use ecs_torrent_components::peer::{PeerState, Requests, Wire};
+use ecs_torrent_components::torrent::{Have, PeerOf};
+use ecs_torrent_engine::ports::NetPort;
+use ecs_torrent_engine::ports::net::{Links, NetRequest};
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::geometry::BlockRequest;
+use ecs_torrent_protocol::wire::{Frame, FrameLimits, Message, PeerCodec};
+
+use super::{Invariant, Violations};
+
+/// Every connection that has said something.
+#[derive(Resource, Default)]
+pub(super) struct Conversations {
+    by_peer: EntityHashMap<Conversation>,
+    /// What was answered in this tick: a cancel may cross it.
+    answered: Vec<(Entity, BlockRequest)>,
+    /// Closed by us.
+    closed: std::collections::BTreeSet<LinkId>,
+}
+
+/// One connection, as our side keeps it.
+struct Conversation {
+    /// Of what we send.
+    codec: PeerCodec,
+    has_shaken_hands: bool,
+    /// What we have asked for and not been answered.
+    asked: BTreeMap<BlockRequest, ()>,
+    /// What was asked of us and not answered, and how often.
+    owed: BTreeMap<BlockRequest, u32>,
+    /// What need not be answered any more, and still may be.
+    forgiven: BTreeMap<BlockRequest, u32>,
+}
+
+impl Conversation {
+    fn new() -> Self {
+        Self {
+            codec: PeerCodec::new(FrameLimits::default()),
+            has_shaken_hands: false,
+            asked: BTreeMap::new(),
+            owed: BTreeMap::new(),
+            forgiven: BTreeMap::new(),
+        }
+    }
+
+    /// Takes an answer for what is owed; false where nothing is.
+    fn answer(&mut self, request: BlockRequest) -> bool {
+        take_one(&mut self.owed, request) || take_one(&mut self.forgiven, request)
+    }
+
+    fn forgive(&mut self, request: BlockRequest) {
+        if take_one(&mut self.owed, request) {
+            *self.forgiven.entry(request).or_default() += 1;
+        }
+    }
+}
+
+fn take_one(counts: &mut BTreeMap<BlockRequest, u32>, request: BlockRequest) -> bool {
+    match counts.get_mut(&request) {
+        Some(1) => counts.remove(&request).is_some(),
+        Some(count) => {
+            *count -= 1;
+            true
+        }
+        None => false,
+    }
+}
+
+/// Notes what peers ask and answer.
+pub(super) fn hear(
+    mut conversations: ResMut<Conversations>,
+    mut requested: MessageReader<UploadRequested>,
+    mut rejected: MessageReader<RejectReceived>,
+    mut choked: MessageReader<ChokeReceived>,
+    blocks: Res<ReceivedBlocks>,
+    peers: Query<&Wire>,
+) {
+    let Conversations { by_peer, answered, .. } = &mut *conversations;
+    let conversations = by_peer;
+    answered.clear();
+    for &UploadRequested {
+        peer,
+        request,
+        is_cancel,
+    } in requested.read()
+    {
+        let Ok(wire) = peers.get(peer) else { continue };
+        let conversation = conversations.entry(peer).or_insert_with(Conversation::new);
+        match is_cancel {
+            false => *conversation.owed.entry(request).or_default() += 1,
+            // BEP 6: a cancelled request is answered all the same.
+            true if wire.session.fast => {}
+            true => conversation.forgive(request),
+        }
+    }
+    for (peer, block) in &blocks.0 {
+        if let Some(conversation) = conversations.get_mut(peer) {
+            conversation.asked.remove(&block.request);
+            answered.push((*peer, block.request));
+        }
+    }
+    for RejectReceived { peer, request } in rejected.read() {
+        if let Some(conversation) = conversations.get_mut(peer) {
+            conversation.asked.remove(request);
+            answered.push((*peer, *request));
+        }
+    }
+    for ChokeReceived { peer, is_choking } in choked.read() {
+        let is_fast = peers.get(*peer).is_ok_and(|wire| wire.session.fast);
+        if let Some(conversation) = conversations.get_mut(peer)
+            && *is_choking
+            && !is_fast
+        {
+            conversation.asked.clear();
+        }
+    }
+}
+
+/// What is known of the peer that something is sent to.
+#[derive(SystemParam)]
+pub(super) struct Facts<'w, 's> {
+    clock: Res<'w, Clock>,
+    violations: ResMut<'w, Violations>,
+    peers: Query<
+        'w,
+        's,
+        (
+            &'static Wire,
+            Option<&'static PeerOf>,
+            Option<&'static PeerState>,
+            Option<&'static Requests>,
+        ),
+    >,
+    torrents: Query<'w, 's, &'static Have>,
+}
+
+/// Decodes what is about to leave.
+pub(super) fn listen(net: Res<NetPort>, links: Res<Links>, mut conversations: ResMut<Conversations>, mut facts: Facts) {
+    let Conversations {
+        by_peer,
+        answered,
+        closed,
+    } = &mut *conversations;
+    for request in net.outgoing() {
+        match request {
+            NetRequest::Close { link, .. } if closed.insert(*link) => {}
+            NetRequest::Close { link, .. } => facts.note(|| format!("{link:?} is closed twice")),
+            NetRequest::Send { link, .. } if closed.contains(link) => {
+                facts.note(|| format!("something is sent to {link:?}, which is closed"));
+            }
+            NetRequest::Send { link, frames } => {
+                let Some(peer) = links.get(*link) else { continue };
+                let conversation = by_peer.entry(peer).or_insert_with(Conversation::new);
+                for frame in frames {
+                    conversation.codec.push(frame.clone());
+                }
+                facts.decode(peer, conversation, answered);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Facts<'_, '_> {
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        self.violations.note(&self.clock, Invariant::Wire, what);
+    }
+
+    fn decode(&mut self, peer: Entity, conversation: &mut Conversation, answered: &[(Entity, BlockRequest)]) {
+        if !conversation.has_shaken_hands {
+            match conversation.codec.handshake() {
+                Ok(Some(_)) => conversation.has_shaken_hands = true,
+                Ok(None) => return,
+                Err(error) => return self.note(|| format!("our handshake: {error}")),
+            }
+        }
+        let Ok((wire, ..)) = self.peers.get(peer) else { return };
+        let session = wire.session;
+        loop {
+            match conversation.codec.next_frame(&session) {
+                Ok(Some(frame)) => self.judge(peer, conversation, frame, session.fast, answered),
+                Ok(None) => return,
+                Err(error) => return self.note(|| format!("what we send to {peer}: {error}")),
+            }
+        }
+    }
+
+    fn judge(
+        &mut self,
+        peer: Entity,
+        conversation: &mut Conversation,
+        frame: Frame,
+        is_fast: bool,
+        answered: &[(Entity, BlockRequest)],
+    ) {
+        match frame {
+            Frame::Block(block) => {
+                self.expect_have(peer, block.request.piece, "serves");
+                if !conversation.answer(block.request) {
+                    self.note(|| format!("{:?} is served to {peer}, who does not wait for it", block.request));
+                }
+            }
+            Frame::Message(Message::RejectRequest(request)) => {
+                if !conversation.answer(request) {
+                    self.note(|| format!("{request:?} of {peer} is rejected, which does not wait for it"));
+                }
+            }
+            Frame::Message(Message::Have(piece)) => self.expect_have(peer, piece, "announces"),
+            Frame::Message(Message::Bitfield(bytes)) => {
+                let claimed = self.have_of(peer).map(|have| Bitfield::from_wire(&bytes, have.len()));
+                match claimed {
+                    Some(Ok(claimed)) => claimed
+                        .iter()
+                        .for_each(|piece| self.expect_have(peer, piece, "announces")),
+                    _ => self.note(|| format!("{peer} is sent a bitfield that is none")),
+                }
+            }
+            Frame::Message(Message::HaveAll) => {
+                if self.have_of(peer).is_none_or(|have| !have.is_full()) {
+                    self.note(|| format!("{peer} is told that we have all"));
+                }
+            }
+            Frame::Message(Message::Request(request)) => self.expect_welcome(peer, conversation, request),
+            Frame::Message(Message::Cancel(request)) => {
+                if conversation.asked.remove(&request).is_none() && !answered.contains(&(peer, request)) {
+                    self.note(|| format!("{request:?} is cancelled at {peer}, which does not owe it"));
+                }
+            }
+            Frame::Message(Message::Choke) if !is_fast => {
+                let dropped: Vec<_> = conversation.owed.keys().copied().collect();
+                dropped.into_iter().for_each(|request| conversation.forgive(request));
+            }
+            Frame::Message(_) => {}
+        }
+    }
+
+    /// A request is made once, and to who serves us.
+    fn expect_welcome(&mut self, peer: Entity, conversation: &mut Conversation, request: BlockRequest) {
+        if conversation.asked.insert(request, ()).is_some() {
+            self.note(|| format!("{request:?} is asked twice of {peer}"));
+        }
+        if let Ok((_, _, Some(state), Some(requests))) = self.peers.get(peer)
+            && state.peer_choking
+            && !requests.allowed_fast.contains(&request.piece)
+        {
+            self.note(|| format!("{request:?} is asked of {peer}, who chokes us"));
+        }
+    }
+
+    fn expect_have(&mut self, peer: Entity, piece: u32, what: &str) {
+        if self.have_of(peer).is_none_or(|have| !have.contains(piece)) {
+            self.note(|| format!("an engine {what} piece {piece}, which it does not have"));
+        }
+    }
+
+    fn have_of(&self, peer: Entity) -> Option<&Bitfield> {
+        let (_, of, ..) = self.peers.get(peer).ok()?;
+        self.torrents.get(of?.0).ok().map(|Have(have)| have)
+    }
+}
+
+/// What is owed to peers that have gone is owed no more.
+pub(super) fn forget(mut conversations: ResMut<Conversations>, mut gone: MessageReader<PeerDisconnected>) {
+    for PeerDisconnected { peer, .. } in gone.read() {
+        conversations.by_peer.remove(peer);
+    }
+}

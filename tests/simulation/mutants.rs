@@ -1,0 +1,116 @@
+//! The test of the tests: engines that are broken on purpose are found out.
+//!
+//! Each mutant is a plugin that makes one feature do what it must not.
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use ecs_torrent::components::messages::{PieceStored, PieceVerified};
+use ecs_torrent::components::peer::{FlushQueue, Outbox, Requests};
+use ecs_torrent::components::torrent::{Layout, StopPhase, Stopping};
+use ecs_torrent::protocol::wire::Message;
+use ecs_torrent::sim::invariants::Invariant;
+use ecs_torrent::sim::{Act, Line, Outcome, Scenario, Trouble, Who};
+use ecs_torrent::systems::{AnnounceSet, DecideSet};
+use ecs_torrent::{Tick, TickSet, bevy_app, bevy_ecs};
+use std::time::Duration;
+
+fn scenario(name: &str) -> Scenario {
+    Scenario::new(name)
+        .seeds(1, Line::symmetric(1 << 20))
+        .leeches(2, Line::symmetric(1 << 20))
+}
+
+/// Whether an invariant was found not to hold.
+fn finds(outcome: &Outcome, invariant: Invariant) -> bool {
+    outcome.troubles.iter().any(|trouble| match trouble {
+        Trouble::Violation(_, violation) => violation.invariant == invariant,
+        _ => false,
+    })
+}
+
+#[test]
+fn whole_engines_are_not_suspected() {
+    let outcome = scenario("no mutant").run();
+    assert!(outcome.is_good(), "{outcome}");
+}
+
+/// A picker that forgets what it has asked for.
+#[derive(Clone)]
+struct AsksTwice;
+
+impl Plugin for AsksTwice {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, ask_again.after(DecideSet::Picking).before(TickSet::Respond));
+    }
+}
+
+fn ask_again(mut flush: ResMut<FlushQueue>, mut peers: Query<(Entity, &Requests, &mut Outbox), Changed<Requests>>) {
+    for (peer, requests, mut outbox) in &mut peers {
+        if let Some(pending) = requests.pending.front() {
+            flush.send(peer, &mut outbox, &Message::Request(pending.request));
+        }
+    }
+}
+
+#[test]
+fn a_picker_that_asks_twice_is_found_out() {
+    let outcome = scenario("asks twice").plugins(AsksTwice).run();
+    assert!(finds(&outcome, Invariant::Wire), "{outcome}");
+}
+
+/// A storage that says that a piece is written as soon as its hash is right.
+#[derive(Clone)]
+struct StoresTooSoon;
+
+impl Plugin for StoresTooSoon {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, store_too_soon.after(TickSet::Store).before(AnnounceSet::Have));
+    }
+}
+
+fn store_too_soon(
+    mut verified: MessageReader<PieceVerified>,
+    mut stored: MessageWriter<PieceStored>,
+    layouts: Query<&Layout>,
+) {
+    for &PieceVerified { torrent, index } in verified.read() {
+        if let Ok(Layout(geometry)) = layouts.get(torrent) {
+            let len = geometry.piece_size(index);
+            stored.write(PieceStored { torrent, index, len });
+        }
+    }
+}
+
+#[test]
+fn a_storage_that_promises_too_soon_is_found_out() {
+    let outcome = scenario("stores too soon").plugins(StoresTooSoon).run();
+    assert!(finds(&outcome, Invariant::Truth), "{outcome}");
+}
+
+/// A stop that goes back to its first phase once.
+#[derive(Clone)]
+struct StopsBackwards;
+
+impl Plugin for StopsBackwards {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, go_back.after(DecideSet::Lifecycle).before(TickSet::Respond));
+    }
+}
+
+fn go_back(mut has_gone: Local<bool>, mut stopping: Query<&mut Stopping>) {
+    for mut stop in &mut stopping {
+        if !*has_gone && stop.phase >= StopPhase::AnnounceStopped {
+            stop.phase = StopPhase::HaltDownloads;
+            *has_gone = true;
+        }
+    }
+}
+
+#[test]
+fn a_stop_that_goes_backwards_is_found_out() {
+    let outcome = scenario("stops backwards")
+        .plugins(StopsBackwards)
+        .at(Duration::from_millis(800), Act::Stops(Who::Leech(0)))
+        .run();
+    assert!(finds(&outcome, Invariant::Phases), "{outcome}");
+}

@@ -1,0 +1,379 @@
+//! Small swarms, each with its own misfortune; the seed decides the details.
+
+use std::time::Duration;
+
+use ecs_torrent::engine::sim::{DiskSpeed, NewContent, Path, TrackerMode};
+use ecs_torrent::sim::hostile::Hostility;
+use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
+
+/// A scenario by its name, made for a seed.
+pub type Make = fn(&mut Dice) -> Scenario;
+
+/// Every scenario that is small enough to be run over many seeds.
+pub const ALL: &[(&str, Make)] = &[
+    ("flash crowd", flash_crowd),
+    ("churn", churn),
+    ("a seed leaves and comes back", seed_leaves),
+    ("slow and fast", slow_and_fast),
+    ("one hostile peer", one_hostile),
+    ("a third is hostile", third_hostile),
+    ("a partition that heals", partition),
+    ("a power failure", power_failure),
+    ("killed again and again", killed),
+    ("stopped and started", stopped),
+    ("a full disk", full_disk),
+    ("a broken disk", broken_disk),
+    ("a slow disk", slow_disk),
+    ("the tracker goes", tracker_goes),
+    ("sleeping and jumping clocks", clocks),
+    ("addresses that change", moves),
+    ("connections that break", breaking),
+    ("peers that stop reading", stop_reading),
+    ("odd pieces and files", odd),
+];
+
+/// Bytes in a MiB.
+pub const MIB: usize = 1 << 20;
+
+/// 1 MiB/s in both directions.
+const LINE: Line = Line::symmetric(1 << 20);
+
+/// Numbers out of a seed (splitmix64).
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number from `low`, below `high`.
+    fn within(&mut self, low: usize, high: usize) -> usize {
+        low + (self.roll() as usize) % (high - low)
+    }
+
+    fn millis(&mut self, low: usize, high: usize) -> Duration {
+        Duration::from_millis(self.within(low, high) as u64)
+    }
+
+    fn one<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.within(0, of.len())]
+    }
+
+    fn torrent(&mut self) -> NewContent {
+        NewContent {
+            len: self.within(1, 4) * MIB + self.within(0, 70_000),
+            piece_length: self.one(&[32 << 10, 64 << 10, 128 << 10, 256 << 10]),
+            file_count: self.one(&[1, 1, 7]),
+            ..NewContent::default()
+        }
+    }
+
+    fn leech(&mut self, count: usize) -> Who {
+        Who::Leech(self.within(0, count))
+    }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn flash_crowd(dice: &mut Dice) -> Scenario {
+    let count = dice.within(3, 15);
+    let path = Path::new(dice.millis(1, 150)).with_jitter(dice.millis(0, 20));
+    Scenario::new("flash crowd")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .path(path)
+}
+
+fn churn(dice: &mut Dice) -> Scenario {
+    let count = dice.within(5, 13);
+    let late = dice.within(1, 4);
+    let mut scenario = Scenario::new("churn")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .late_leeches(late, LINE)
+        .within(3.0, seconds(90));
+    for number in count..count + late {
+        scenario = scenario.at(dice.millis(500, 8_000), Act::Starts(Who::Leech(number)));
+    }
+    for _ in 0..dice.within(2, 8) {
+        let who = dice.leech(count);
+        let time = dice.millis(100, 10_000);
+        let act = match dice.within(0, 3) {
+            0 => Act::Killed(who),
+            1 => Act::Stops(who),
+            _ => Act::PowerFails(who),
+        };
+        scenario = scenario.at(time, act);
+        if dice.within(0, 3) > 0 {
+            scenario = scenario.at(time + dice.millis(10, 12_000), Act::Starts(who));
+        }
+    }
+    scenario
+}
+
+fn seed_leaves(dice: &mut Dice) -> Scenario {
+    let count = dice.within(2, 10);
+    let back = seconds(20) + dice.millis(0, 10_000);
+    let part = dice.within(20, 80) as f64 / 100.0;
+    Scenario::new("a seed leaves and comes back")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .when(When::HasSent(Who::Seed(0), part), Act::PowerFails(Who::Seed(0)))
+        .at(back, Act::Starts(Who::Seed(0)))
+        .within(3.0, seconds(150))
+}
+
+fn slow_and_fast(dice: &mut Dice) -> Scenario {
+    let (fast, slow) = (dice.within(2, 8), dice.within(1, 6));
+    Scenario::new("slow and fast")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(fast, Line::asymmetric(2 << 20, 8 << 20))
+        .leeches(slow, Line::asymmetric(64 << 10, 256 << 10))
+        .within(3.0, seconds(30))
+}
+
+fn one_hostile(dice: &mut Dice) -> Scenario {
+    let hostility = dice.one(&Hostility::ALL);
+    Scenario::new("one hostile peer")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(dice.within(1, 6), LINE)
+        .hostiles(1, hostility, Line::symmetric(4 << 20))
+        .within(3.0, seconds(90))
+}
+
+fn third_hostile(dice: &mut Dice) -> Scenario {
+    let mut scenario = Scenario::new("a third is hostile")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(dice.within(7, 10), LINE)
+        .within(4.0, seconds(150));
+    for _ in 0..4 {
+        let hostility = dice.one(&Hostility::ALL);
+        scenario = scenario.hostiles(1, hostility, Line::symmetric(2 << 20));
+    }
+    scenario
+}
+
+fn partition(dice: &mut Dice) -> Scenario {
+    let count = dice.within(4, 12);
+    let (some, others): (Vec<Who>, Vec<Who>) = (0..count).map(Who::Leech).partition(|_| dice.within(0, 2) == 0);
+    let begin = dice.millis(200, 3_000);
+    Scenario::new("a partition that heals")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .at(begin, Act::Partition(some, [&others[..], &[Who::Seed(0)]].concat()))
+        .at(begin + dice.millis(1_000, 40_000), Act::Heals)
+        .within(3.0, seconds(200))
+}
+
+fn power_failure(dice: &mut Dice) -> Scenario {
+    let count = dice.within(1, 6);
+    let who = dice.leech(count);
+    let time = dice.millis(50, 6_000);
+    Scenario::new("a power failure")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .at(time, Act::PowerFails(who))
+        .at(time + dice.millis(10, 5_000), Act::Starts(who))
+        .within(3.0, seconds(90))
+}
+
+fn killed(dice: &mut Dice) -> Scenario {
+    let mut scenario = Scenario::new("killed again and again")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(1, LINE)
+        .within(3.0, seconds(150));
+    let mut time = Duration::ZERO;
+    for _ in 0..dice.within(2, 8) {
+        time += dice.millis(1, 2_500);
+        let act = match dice.within(0, 2) {
+            0 => Act::Killed(Who::Leech(0)),
+            _ => Act::PowerFails(Who::Leech(0)),
+        };
+        scenario = scenario.at(time, act);
+        time += dice.millis(1, 1_000);
+        scenario = scenario.at(time, Act::Starts(Who::Leech(0)));
+    }
+    scenario
+}
+
+fn stopped(dice: &mut Dice) -> Scenario {
+    let count = dice.within(1, 6);
+    let mut scenario = Scenario::new("stopped and started")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .within(3.0, seconds(120));
+    for _ in 0..dice.within(1, 4) {
+        let who = dice.one(&[Who::Seed(0), Who::Leech(0), dice_leech(count)]);
+        let time = dice.millis(1, 8_000);
+        scenario = scenario.at(time, Act::Stops(who));
+        scenario = scenario.at(time + seconds(10) + dice.millis(0, 5_000), Act::Starts(who));
+    }
+    scenario
+}
+
+/// The last of so many leechers.
+fn dice_leech(count: usize) -> Who {
+    Who::Leech(count - 1)
+}
+
+fn full_disk(dice: &mut Dice) -> Scenario {
+    let count = dice.within(1, 6);
+    let who = dice.leech(count);
+    let time = dice.millis(100, 3_000);
+    Scenario::new("a full disk")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .at(time, Act::DiskFills(who))
+        .at(time + dice.millis(500, 40_000), Act::DiskHasRoom(who))
+        .within(3.0, seconds(150))
+}
+
+fn broken_disk(dice: &mut Dice) -> Scenario {
+    let count = dice.within(1, 6);
+    let who = dice.one(&[Who::Seed(0), dice_leech(count)]);
+    Scenario::new("a broken disk")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .at(dice.millis(100, 3_000), Act::DiskFails(who, dice.millis(10, 3_000)))
+        .within(3.0, seconds(150))
+}
+
+fn slow_disk(dice: &mut Dice) -> Scenario {
+    let count = dice.within(1, 6);
+    let disk = DiskSpeed {
+        latency: dice.millis(1, 30),
+        bytes_per_s: Some(dice.within(2, 20) as u64 * MIB as u64),
+    };
+    Scenario::new("a slow disk")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .disk(disk)
+        .at(dice.millis(100, 2_000), Act::DiskSlows(Who::Leech(0), 8.0))
+        .within(6.0, seconds(60))
+}
+
+fn tracker_goes(dice: &mut Dice) -> Scenario {
+    let count = dice.within(2, 8);
+    let late = Who::Leech(count);
+    let mode = dice.one(&[0, 1, 2, 3, 4, 5]);
+    let mode = match mode {
+        0 => TrackerMode::Down,
+        1 => TrackerMode::Silent,
+        2 => TrackerMode::Status(500),
+        3 => TrackerMode::Garbage,
+        4 => TrackerMode::Truncated,
+        _ => TrackerMode::Failure("not now".into()),
+    };
+    let time = dice.millis(0, 3_000);
+    Scenario::new("the tracker goes")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .late_leeches(1, LINE)
+        .at(time, Act::Tracker(mode))
+        .at(time + dice.millis(0, 1_000), Act::Starts(late))
+        .at(time + dice.millis(5_000, 20_000), Act::Tracker(TrackerMode::Up))
+        .within(3.0, seconds(200))
+}
+
+fn clocks(dice: &mut Dice) -> Scenario {
+    let count = dice.within(2, 8);
+    Scenario::new("sleeping and jumping clocks")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .at(
+            dice.millis(100, 3_000),
+            Act::Sleeps(dice.leech(count), dice.millis(100, 30_000)),
+        )
+        .at(
+            dice.millis(100, 3_000),
+            Act::ClockJumps(dice.leech(count), dice.millis(1_000, 7_200_000)),
+        )
+        .at(
+            dice.millis(100, 3_000),
+            Act::Sleeps(Who::Seed(0), dice.millis(100, 10_000)),
+        )
+        .within(3.0, seconds(200))
+}
+
+fn moves(dice: &mut Dice) -> Scenario {
+    let count = dice.within(2, 8);
+    let mut scenario = Scenario::new("addresses that change")
+        .torrent(dice.torrent())
+        .seeds(2, LINE)
+        .leeches(count, LINE)
+        .within(3.0, seconds(200));
+    for _ in 0..dice.within(1, 4) {
+        scenario = scenario.at(dice.millis(100, 4_000), Act::Moves(dice.leech(count)));
+    }
+    scenario
+}
+
+fn breaking(dice: &mut Dice) -> Scenario {
+    let count = dice.within(2, 8);
+    let mut scenario = Scenario::new("connections that break")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .within(3.0, seconds(300));
+    for _ in 0..dice.within(1, 6) {
+        let (a, b) = (dice.leech(count), Who::Seed(0));
+        let act = match dice.within(0, 2) {
+            0 => Act::Reset(a, b),
+            _ => Act::Sever(a, b),
+        };
+        scenario = scenario.at(dice.millis(100, 4_000), act);
+    }
+    scenario
+}
+
+fn stop_reading(dice: &mut Dice) -> Scenario {
+    let count = dice.within(2, 8);
+    let who = dice.leech(count);
+    let time = dice.millis(100, 3_000);
+    Scenario::new("peers that stop reading")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .at(time, Act::StopsReading(who))
+        .at(time + dice.millis(1_000, 60_000), Act::ReadsAgain(who))
+        .within(3.0, seconds(300))
+}
+
+fn odd(dice: &mut Dice) -> Scenario {
+    let torrent = NewContent {
+        len: dice.within(1, 400_000),
+        piece_length: dice.one(&[1000, 16 << 10, 16_385, 50_000, 1 << 20]),
+        file_count: dice.one(&[1, 2, 30]),
+        ..NewContent::default()
+    };
+    Scenario::new("odd pieces and files")
+        .torrent(torrent)
+        .seeds(1, LINE)
+        .leeches(dice.within(1, 8), LINE)
+        .within(3.0, seconds(40))
+}
