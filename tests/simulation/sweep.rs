@@ -88,8 +88,10 @@ fn scenarios_hold_over_many_seeds() {
 
 #[test]
 fn a_seed_determines_a_run() {
-    let differing = in_parallel(ALL.len(), |number| {
-        let (name, make) = ALL[number];
+    // Without optimisation, a few have to do.
+    let step = if cfg!(debug_assertions) { 5 } else { 1 };
+    let differing = in_parallel(ALL.len().div_ceil(step), |number| {
+        let (name, make) = ALL[number * step];
         let (first, second, other) = (run(make, 3), run(make, 3), run(make, 4));
         assert_ne!(first.trace, other.trace, "{name}: another seed, another run");
         (first.trace != second.trace).then_some(name)
