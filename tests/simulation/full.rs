@@ -47,11 +47,11 @@ fn a_crowd() {
 #[test]
 #[cfg_attr(debug_assertions, ignore = "takes minutes without optimisation")]
 fn a_crowd_of_which_a_third_is_hostile() {
-    let mut crowd = large("a hostile crowd", 8).seeds(1, LINE).leeches(40, LINE);
+    let mut crowd = large("a hostile crowd", 8).seeds(1, LINE).leeches(16, LINE);
     for hostility in Hostility::ALL {
-        crowd = crowd.hostiles(2, hostility, LINE);
+        crowd = crowd.hostiles(1, hostility, LINE);
     }
-    expect_good(&crowd.within(6.0, Duration::from_secs(300)));
+    expect_good(&crowd.within(6.0, Duration::from_secs(240)));
 }
 
 #[test]
