@@ -1,4 +1,4 @@
-//! What was downloaded covers what is had: no piece comes from nowhere, and none is counted twice.
+//! What was downloaded covers what is had: no piece comes from nowhere.
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
@@ -55,14 +55,6 @@ pub(super) fn check(
         if gained > downloaded + base.restored {
             violations.note(&clock, Invariant::Counters, || {
                 format!("{} has {gained} bytes more after {downloaded} bytes", torrent.name)
-            });
-        }
-        // What was downloaded is had, in flight, or was corrupt.
-        let in_flight = active.all.len() as u64 * piece_length;
-        let explained = gained + in_flight + counters.corrupt + counters.wasted + base.restored;
-        if downloaded > explained {
-            violations.note(&clock, Invariant::Counters, || {
-                format!("{} has downloaded {downloaded} bytes for {explained}", torrent.name)
             });
         }
     }
