@@ -263,7 +263,7 @@ impl Default for UploadSettings {
             max_queue: 500,
             max_block_bytes: 128 << 10,
             read_bytes: 256 << 10,
-            memory_bytes: 4 << 20,
+            memory_bytes: 16 << 20,
             peer_memory_bytes: 2 << 20,
         }
     }
