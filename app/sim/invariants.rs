@@ -1,13 +1,15 @@
 //! What holds in an engine after every tick, whatever happens to it.
 //!
 //! [`InvariantsPlugin`] looks at what has changed in a tick, not at everything, so that it can stay on in large
-//! simulations; a [`Violation`] is noted and the engine goes on. It works in any engine: simulated ones get the
+//! simulations, and at the rest once in a while; a [`Violation`] is noted and the engine goes on. It works in any engine: simulated ones get the
 //! [`Truth`] about their disks too.
 //!
 //! | [`Invariant`] | says |
 //! |---|---|
 //! | `Truth` | a piece that is had lies verified on the disk |
-//! | `Wire` | what is advertised and served is had; requests are made once, and answered once; silence after a close |
+//! | `Wire` | what is advertised and served is had, and right; requests are made once, and answered once; silence after a close |
+//! | `Requests` | peers' queues, pieces in flight and the wire agree on what is asked for; a request times out once |
+//! | `Picker` | copies are counted as peers have them; what is missing is offered; interest follows |
 //! | `Lifecycle` | a torrent's states follow each other along legal edges |
 //! | `Phases` | so do the phases of a stop |
 //! | `Counters` | what was downloaded covers what is had |
@@ -18,6 +20,8 @@ mod bounds;
 mod cadence;
 mod counters;
 mod lifecycle;
+mod picker;
+mod requests;
 mod truth;
 mod wire;
 
@@ -55,13 +59,29 @@ impl Plugin for InvariantsPlugin {
             )
             .add_systems(
                 Tick,
-                (lifecycle::check, counters::check, bounds::check, bounds::check_peers)
+                (
+                    requests::check_late,
+                    lifecycle::check,
+                    counters::check,
+                    bounds::check,
+                    (bounds::check_all, requests::check_all, picker::check)
+                        .chain()
+                        .run_if(is_time_for_all),
+                )
                     .chain()
-                    .after(FlushToPorts)
-                    .before(ReapSet::Despawn),
+                    .after(ReapSet::Tell)
+                    .before(ReapSet::Release),
             )
             .add_systems(Tick, wire::forget.in_set(ReapSet::Release));
     }
+}
+
+/// What can only be seen by looking at everything is looked at every so many ticks.
+const ALL_EVERY: u32 = 64;
+
+fn is_time_for_all(mut tick: Local<u32>) -> bool {
+    *tick = tick.wrapping_add(1);
+    tick.is_multiple_of(ALL_EVERY)
 }
 
 /// What should hold.
@@ -70,6 +90,8 @@ impl Plugin for InvariantsPlugin {
 pub enum Invariant {
     Truth,
     Wire,
+    Requests,
+    Picker,
     Lifecycle,
     Phases,
     Counters,

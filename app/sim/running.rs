@@ -16,6 +16,7 @@ use ecs_torrent_engine::sim::{
 };
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::time::Timestamp;
+use ecs_torrent_protocol::wire::Block;
 use ecs_torrent_systems::TorrentPlugins;
 
 use super::hostile::HostilePeer;
@@ -85,6 +86,19 @@ fn note_progress(
             progress.completed.get_or_insert(clock.now());
         }
     }
+}
+
+/// Whether the bytes of a block are those of the torrent; mostly they lie in the same memory.
+fn is_right(content: &Content, block: &Block) -> bool {
+    let geometry = content.metainfo().info.geometry;
+    if !geometry.contains(block.request) {
+        return false;
+    }
+    let mut expected = content.slice(geometry.span(block.request));
+    block.data.iter().all(|part| {
+        let right = expected.split_to(part.len().min(expected.len()));
+        std::ptr::eq(right.as_ptr(), part.as_ptr()) || right == part
+    })
 }
 
 /// What a node is doing.
@@ -275,9 +289,14 @@ impl<'s> Stage<'s> {
                 .chain(&self.idle)
                 .map(|content| (content.info_hash(), content.clone()))
                 .collect();
-            Truth::new(move |torrent, storage, piece| {
+            let known = contents.clone();
+            let truth = Truth::new(move |torrent, storage, piece| {
                 let content = contents.get(&torrent.id());
                 content.is_none_or(|content| view.holds(&storage.root, content, piece))
+            });
+            truth.with_bytes(move |torrent, block| {
+                let content = known.get(&torrent.id());
+                content.is_none_or(|content| is_right(content, block))
             })
         };
         let mut adds = vec![self.content.clone()];

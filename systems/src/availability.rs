@@ -69,7 +69,9 @@ fn hear_availability(
             }
             None => pieces.wanted_count = pieces.count_missing_in(have),
         }
-        let wants = pieces.wanted_count > 0 && *lifecycle == Lifecycle::Downloading;
+        // A full disk is waited for with everything else as it was.
+        let downloads = matches!(*lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. });
+        let wants = pieces.wanted_count > 0 && downloads;
         if wants != state.am_interested {
             state.am_interested = wants;
             let message = if wants {

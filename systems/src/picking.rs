@@ -302,6 +302,10 @@ fn expire_requests(
             continue;
         };
         for pending in late {
+            // Taken back with another one of the same piece.
+            if !requests.pending.contains(&pending) {
+                continue;
+            }
             let Ok(mut piece) = pieces.get_mut(pending.piece) else {
                 requests.answer(pending.request);
                 continue;

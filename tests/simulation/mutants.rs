@@ -6,10 +6,13 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent::components::messages::{PieceStored, PieceVerified};
 use ecs_torrent::components::peer::{FlushQueue, Outbox, Requests};
+use ecs_torrent::components::random::Random;
 use ecs_torrent::components::torrent::{Layout, StopPhase, Stopping};
 use ecs_torrent::protocol::wire::Message;
+use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::invariants::Invariant;
 use ecs_torrent::sim::{Act, Line, Outcome, Scenario, Trouble, Who};
+use ecs_torrent::systems::picking::Picker;
 use ecs_torrent::systems::{AnnounceSet, DecideSet};
 use ecs_torrent::{Tick, TickSet, bevy_app, bevy_ecs};
 use std::time::Duration;
@@ -56,6 +59,81 @@ fn ask_again(mut flush: ResMut<FlushQueue>, mut peers: Query<(Entity, &Requests,
 fn a_picker_that_asks_twice_is_found_out() {
     let outcome = scenario("asks twice").plugins(AsksTwice).run();
     assert!(finds(&outcome, Invariant::Wire), "{outcome}");
+}
+
+/// A picker that gives late peers their time again.
+#[derive(Clone)]
+struct ForgivesDelay;
+
+impl Plugin for ForgivesDelay {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, forgive_delay.after(DecideSet::Picking).before(TickSet::Respond));
+    }
+}
+
+fn forgive_delay(mut has_seen: Local<bool>, mut peers: Query<&mut Requests, Changed<Requests>>) {
+    for mut requests in &mut peers {
+        // In the tick after the one in which it was noted.
+        if requests.late_count() > 0 && std::mem::replace(&mut *has_seen, true) {
+            requests.pending.iter_mut().for_each(|pending| pending.is_late = false);
+        }
+    }
+}
+
+#[test]
+fn a_request_that_times_out_again_is_found_out() {
+    let slow = Line::symmetric(64 << 10);
+    let outcome = Scenario::new("forgives delay")
+        .seeds(1, slow)
+        .leeches(2, slow)
+        .hostiles(2, Hostility::EmptyPromises, slow)
+        .plugins(ForgivesDelay)
+        .run();
+    assert!(finds(&outcome, Invariant::Requests), "{outcome}");
+}
+
+/// A picker that forgets a request, and tells nobody.
+#[derive(Clone)]
+struct LosesRequests;
+
+impl Plugin for LosesRequests {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, lose_request.after(DecideSet::Picking).before(TickSet::Respond));
+    }
+}
+
+fn lose_request(mut peers: Query<&mut Requests, Changed<Requests>>) {
+    for mut requests in &mut peers {
+        requests.pending.pop_back();
+    }
+}
+
+#[test]
+fn a_picker_that_loses_requests_is_found_out() {
+    let outcome = scenario("loses requests").plugins(LosesRequests).run();
+    assert!(finds(&outcome, Invariant::Requests), "{outcome}");
+}
+
+/// A picker that counts a copy that there is not.
+#[derive(Clone)]
+struct Miscounts;
+
+impl Plugin for Miscounts {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, miscount.after(DecideSet::Picking).before(TickSet::Respond));
+    }
+}
+
+fn miscount(mut random: ResMut<Random>, mut pickers: Query<&mut Picker, Added<Picker>>) {
+    for mut picker in &mut pickers {
+        picker.order.add_copy(0, &mut random);
+    }
+}
+
+#[test]
+fn a_picker_that_miscounts_copies_is_found_out() {
+    let outcome = scenario("miscounts").plugins(Miscounts).run();
+    assert!(finds(&outcome, Invariant::Picker), "{outcome}");
 }
 
 /// A storage that says that a piece is written as soon as its hash is right.

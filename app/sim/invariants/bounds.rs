@@ -1,11 +1,15 @@
 //! Memory and queues stay within their settings.
 
 use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
+use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::connections::ConnectionCounts;
-use ecs_torrent_components::peer::{Peer, Requests, ServeQueue, UploadMemory, UploadQueue};
+use ecs_torrent_components::peer::{Outbox, Peer, Requests, ServeQueue, UploadMemory, UploadQueue};
 use ecs_torrent_components::piece::{ActivePiece, PieceMemory};
 use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::{Torrent, TorrentPeers};
+use ecs_torrent_engine::ports::net::Links;
 
 use super::{Invariant, Violations};
 
@@ -43,30 +47,54 @@ pub(super) fn check(
     at_most("peers to serve", serve.len() as u64, total);
 }
 
-/// Peers are looked at every so many ticks.
-const PEERS_EVERY: u32 = 64;
-
-pub(super) fn check_peers(
+/// Looks at all peers and torrents.
+pub(super) fn check_all(
     clock: Res<Clock>,
     settings: Res<Settings>,
-    mut tick: Local<u32>,
+    uploads: Res<UploadMemory>,
+    connections: Res<ConnectionCounts>,
+    links: Res<Links>,
     mut violations: ResMut<Violations>,
-    peers: Query<(&Peer, &Requests, &UploadQueue)>,
+    peers: Query<&Peer>,
+    talking: Query<(&Peer, &Requests, &UploadQueue, &Outbox)>,
+    torrents: Query<(&Torrent, &Candidates, Option<&TorrentPeers>)>,
 ) {
-    *tick = tick.wrapping_add(1);
-    if !tick.is_multiple_of(PEERS_EVERY) {
-        return;
-    }
-    for (peer, requests, uploads) in &peers {
+    let mut note = |what: String| violations.note(&clock, Invariant::Bounds, || what);
+    let mut charged = 0;
+    for (peer, requests, uploads, outbox) in &talking {
+        charged += uploads.charged_bytes;
         let mut at_most = |what: &str, is: usize, most: usize| {
             if is > most {
-                violations.note(&clock, Invariant::Bounds, || {
-                    format!("{what} of {}: {is}, at most {most}", peer.endpoint)
-                });
+                note(format!("{what} of {}: {is}, at most {most}", peer.endpoint));
             }
         };
-        at_most("requests", requests.pending.len(), settings.requests.max_depth as usize);
+        let in_time = requests.pending.len() - requests.late_count();
+        at_most("requests in time", in_time, settings.requests.max_depth as usize);
         let queue = uploads.waiting.len() + uploads.reading.len();
         at_most("upload queue", queue, settings.uploads.max_queue);
+        let blocks = uploads.charged_bytes as usize;
+        let most = settings.peers.max_send_queue_bytes + blocks;
+        at_most("bytes to be sent", outbox.waiting_bytes(), most);
+    }
+    if charged != uploads.used_bytes() {
+        let used = uploads.used_bytes();
+        note(format!(
+            "peers have {charged} bytes of upload memory, and {used} are counted"
+        ));
+    }
+    let (count, counted) = (peers.iter().count(), connections.total);
+    if count != counted || links.len() != count {
+        let links = links.len();
+        note(format!("{count} peers, {counted} connections counted, {links} links"));
+    }
+    for (torrent, candidates, connected) in &torrents {
+        let connected = connected.map_or(0, |peers| peers.iter().count());
+        let mut at_most = |what: &str, is: usize, most: usize| {
+            if is > most {
+                note(format!("{what} of {}: {is}, at most {most}", torrent.name));
+            }
+        };
+        at_most("peers", connected, settings.peers.max_per_torrent);
+        at_most("addresses", candidates.len(), settings.peers.max_candidates);
     }
 }

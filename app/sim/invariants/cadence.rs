@@ -1,9 +1,10 @@
-//! An engine that has nothing to do rests.
+//! An engine that has nothing to do rests, and none ticks more often than its settings let it.
 
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::ports::{DiskPort, HashPort, HttpPort, NetPort, StatePort};
 use ecs_torrent_protocol::time::Timestamp;
 
@@ -16,11 +17,16 @@ const MAX_IDLE_TICKS: u32 = 200;
 #[derive(Resource, Default)]
 pub(super) struct Cadence {
     since: Timestamp,
+    ticks: u32,
     idle_ticks: u32,
 }
 
+/// Ticks that somebody outside may cause beside the engine's own, in a second.
+const MAX_EXTRA_TICKS: u64 = 100;
+
 pub(super) fn check(
     clock: Res<Clock>,
+    settings: Res<Settings>,
     net: Res<NetPort>,
     disk: Res<DiskPort>,
     hash: Res<HashPort>,
@@ -30,12 +36,24 @@ pub(super) fn check(
     mut violations: ResMut<Violations>,
 ) {
     let is_idle = net.is_idle() && disk.is_idle() && hash.is_idle() && http.is_idle() && state.is_idle();
+    cadence.ticks += 1;
     cadence.idle_ticks += u32::from(is_idle);
-    if clock.now().since(cadence.since) < Duration::from_secs(1) {
+    let time = clock.now().since(cadence.since);
+    if time < Duration::from_secs(1) {
         return;
     }
-    let count = std::mem::take(&mut cadence.idle_ticks);
+    let Cadence {
+        ticks,
+        idle_ticks: count,
+        ..
+    } = std::mem::take(&mut *cadence);
     cadence.since = clock.now();
+    let most = time.as_micros() as u64 / settings.tick.min_interval_us.max(1) + MAX_EXTRA_TICKS;
+    if u64::from(ticks) > most {
+        violations.note(&clock, Invariant::Cadence, || {
+            format!("{ticks} ticks in {time:?}, at most {most}")
+        });
+    }
     if count > MAX_IDLE_TICKS {
         violations.note(&clock, Invariant::Cadence, || {
             format!("{count} ticks in a second for nothing")

@@ -7,18 +7,38 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::torrent::{Have, Storage, Torrent};
 use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::wire::Block;
 
 use super::{Invariant, Violations};
 
 /// Who knows what is really on the disk: whether a piece of a torrent in a download folder is there as it should be.
 #[derive(Resource)]
-pub struct Truth(Box<dyn Fn(&Torrent, &Storage, u32) -> bool + Send + Sync>);
+pub struct Truth {
+    is_there: Box<dyn Fn(&Torrent, &Storage, u32) -> bool + Send + Sync>,
+    is_right: Box<dyn Fn(&Torrent, &Block) -> bool + Send + Sync>,
+}
 
 impl Truth {
     /// Asks `is_there` about each piece that an engine says it has.
     #[must_use]
     pub fn new(is_there: impl Fn(&Torrent, &Storage, u32) -> bool + Send + Sync + 'static) -> Self {
-        Self(Box::new(is_there))
+        Self {
+            is_there: Box::new(is_there),
+            is_right: Box::new(|_, _| true),
+        }
+    }
+
+    /// Asks `is_right` about each block that an engine serves.
+    #[must_use]
+    pub fn with_bytes(self, is_right: impl Fn(&Torrent, &Block) -> bool + Send + Sync + 'static) -> Self {
+        Self {
+            is_right: Box::new(is_right),
+            ..self
+        }
+    }
+
+    pub(super) fn is_right(&self, torrent: &Torrent, block: &Block) -> bool {
+        (self.is_right)(torrent, block)
     }
 }
 
@@ -47,7 +67,7 @@ pub(super) fn check(
     for (entity, torrent, storage, Have(have)) in &changed {
         let before = known.0.entry(entity).or_insert_with(|| Bitfield::new(have.len()));
         for piece in have.iter_without(before) {
-            if !(truth.0)(torrent, storage, piece) {
+            if !(truth.is_there)(torrent, storage, piece) {
                 violations.note(&clock, Invariant::Truth, || {
                     format!(
                         "{} says that it has piece {piece}, which is not on the disk",

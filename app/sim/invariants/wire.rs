@@ -14,14 +14,14 @@ use ecs_torrent_components::messages::{
     ChokeReceived, PeerDisconnected, ReceivedBlocks, RejectReceived, UploadRequested,
 };
 use ecs_torrent_components::peer::{PeerState, Requests, Wire};
-use ecs_torrent_components::torrent::{Have, PeerOf};
+use ecs_torrent_components::torrent::{Have, Lifecycle, PeerOf, Torrent};
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{Links, NetRequest};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::BlockRequest;
-use ecs_torrent_protocol::wire::{Frame, FrameLimits, Message, PeerCodec};
+use ecs_torrent_protocol::wire::{Block, Frame, FrameLimits, Message, PeerCodec};
 
-use super::{Invariant, Violations};
+use super::{Invariant, Truth, Violations};
 
 /// Every connection that has said something.
 #[derive(Resource, Default)]
@@ -38,12 +38,62 @@ struct Conversation {
     /// Of what we send.
     codec: PeerCodec,
     has_shaken_hands: bool,
-    /// What we have asked for and not been answered.
-    asked: BTreeMap<BlockRequest, ()>,
+    asked: Asked,
     /// What was asked of us and not answered, and how often.
     owed: BTreeMap<BlockRequest, u32>,
     /// What need not be answered any more, and still may be.
     forgiven: BTreeMap<BlockRequest, u32>,
+}
+
+/// What we have asked for and not been answered, and whether its time is over.
+#[derive(Default)]
+pub(super) struct Asked {
+    is_late: BTreeMap<BlockRequest, bool>,
+    late_count: usize,
+}
+
+impl Asked {
+    pub(super) fn len(&self) -> usize {
+        self.is_late.len()
+    }
+
+    pub(super) fn late_count(&self) -> usize {
+        self.late_count
+    }
+
+    pub(super) fn contains(&self, request: BlockRequest) -> bool {
+        self.is_late.contains_key(&request)
+    }
+
+    /// Notes that the time of a request is over.
+    pub(super) fn expire(&mut self, request: BlockRequest) {
+        if let Some(is_late) = self.is_late.get_mut(&request)
+            && !std::mem::replace(is_late, true)
+        {
+            self.late_count += 1;
+        }
+    }
+
+    /// False where it was asked for before.
+    fn insert(&mut self, request: BlockRequest) -> bool {
+        let before = self.is_late.insert(request, false);
+        self.late_count -= usize::from(before == Some(true));
+        before.is_none()
+    }
+
+    /// False where it was not asked for.
+    fn remove(&mut self, request: BlockRequest) -> bool {
+        let before = self.is_late.remove(&request);
+        self.late_count -= usize::from(before == Some(true));
+        before.is_some()
+    }
+}
+
+impl Conversations {
+    /// What we have asked of a peer, if it has been spoken to.
+    pub(super) fn asked_of(&mut self, peer: Entity) -> Option<&mut Asked> {
+        self.by_peer.get_mut(&peer).map(|conversation| &mut conversation.asked)
+    }
 }
 
 impl Conversation {
@@ -51,7 +101,7 @@ impl Conversation {
         Self {
             codec: PeerCodec::new(FrameLimits::default()),
             has_shaken_hands: false,
-            asked: BTreeMap::new(),
+            asked: Asked::default(),
             owed: BTreeMap::new(),
             forgiven: BTreeMap::new(),
         }
@@ -109,13 +159,13 @@ pub(super) fn hear(
     }
     for (peer, block) in &blocks.0 {
         if let Some(conversation) = conversations.get_mut(peer) {
-            conversation.asked.remove(&block.request);
+            conversation.asked.remove(block.request);
             answered.push((*peer, block.request));
         }
     }
     for RejectReceived { peer, request } in rejected.read() {
         if let Some(conversation) = conversations.get_mut(peer) {
-            conversation.asked.remove(request);
+            conversation.asked.remove(*request);
             answered.push((*peer, *request));
         }
     }
@@ -125,7 +175,7 @@ pub(super) fn hear(
             && *is_choking
             && !is_fast
         {
-            conversation.asked.clear();
+            conversation.asked = Asked::default();
         }
     }
 }
@@ -145,7 +195,8 @@ pub(super) struct Facts<'w, 's> {
             Option<&'static Requests>,
         ),
     >,
-    torrents: Query<'w, 's, &'static Have>,
+    torrents: Query<'w, 's, (&'static Torrent, &'static Have, &'static Lifecycle)>,
+    truth: Option<Res<'w, Truth>>,
 }
 
 /// Decodes what is about to leave.
@@ -210,6 +261,7 @@ impl Facts<'_, '_> {
         match frame {
             Frame::Block(block) => {
                 self.expect_have(peer, block.request.piece, "serves");
+                self.expect_right(peer, &block);
                 if !conversation.answer(block.request) {
                     self.note(|| format!("{:?} is served to {peer}, who does not wait for it", block.request));
                 }
@@ -236,7 +288,7 @@ impl Facts<'_, '_> {
             }
             Frame::Message(Message::Request(request)) => self.expect_welcome(peer, conversation, request),
             Frame::Message(Message::Cancel(request)) => {
-                if conversation.asked.remove(&request).is_none() && !answered.contains(&(peer, request)) {
+                if !conversation.asked.remove(request) && !answered.contains(&(peer, request)) {
                     self.note(|| format!("{request:?} is cancelled at {peer}, which does not owe it"));
                 }
             }
@@ -248,9 +300,9 @@ impl Facts<'_, '_> {
         }
     }
 
-    /// A request is made once, and to who serves us.
+    /// A request is made once, to who serves us, and while there is a download.
     fn expect_welcome(&mut self, peer: Entity, conversation: &mut Conversation, request: BlockRequest) {
-        if conversation.asked.insert(request, ()).is_some() {
+        if !conversation.asked.insert(request) {
             self.note(|| format!("{request:?} is asked twice of {peer}"));
         }
         if let Ok((_, _, Some(state), Some(requests))) = self.peers.get(peer)
@@ -258,6 +310,10 @@ impl Facts<'_, '_> {
             && !requests.allowed_fast.contains(&request.piece)
         {
             self.note(|| format!("{request:?} is asked of {peer}, who chokes us"));
+        }
+        let state = self.torrent_of(peer).map(|(.., state)| state.clone());
+        if let Some(state) = state.filter(|state| *state != Lifecycle::Downloading) {
+            self.note(|| format!("{request:?} is asked of {peer} by a torrent that is {state:?}"));
         }
     }
 
@@ -267,9 +323,24 @@ impl Facts<'_, '_> {
         }
     }
 
+    /// What is served is what the torrent says.
+    fn expect_right(&mut self, peer: Entity, block: &Block) {
+        let is_right = self.truth.as_ref().is_none_or(|truth| {
+            let torrent = self.torrent_of(peer).map(|(torrent, ..)| torrent);
+            torrent.is_none_or(|torrent| truth.is_right(torrent, block))
+        });
+        if !is_right {
+            self.note(|| format!("{peer} is served wrong bytes for {:?}", block.request));
+        }
+    }
+
     fn have_of(&self, peer: Entity) -> Option<&Bitfield> {
+        self.torrent_of(peer).map(|(_, Have(have), _)| have)
+    }
+
+    fn torrent_of(&self, peer: Entity) -> Option<(&Torrent, &Have, &Lifecycle)> {
         let (_, of, ..) = self.peers.get(peer).ok()?;
-        self.torrents.get(of?.0).ok().map(|Have(have)| have)
+        self.torrents.get(of?.0).ok()
     }
 }
 

@@ -1,0 +1,57 @@
+//! The picker counts the copies that there are, offers what is missing, and interest follows what peers have.
+
+use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::peer::{PeerPieces, PeerState};
+use ecs_torrent_components::torrent::{ActivePieces, Have, Lifecycle, Torrent, TorrentPeers};
+use ecs_torrent_systems::picking::Picker;
+
+use super::{Invariant, Violations};
+
+/// Looks at all downloads and their peers.
+pub(super) fn check(
+    clock: Res<Clock>,
+    mut violations: ResMut<Violations>,
+    torrents: Query<(
+        &Torrent,
+        &Lifecycle,
+        &Have,
+        &Picker,
+        &ActivePieces,
+        Option<&TorrentPeers>,
+    )>,
+    peers: Query<(&PeerPieces, &PeerState)>,
+) {
+    for (torrent, lifecycle, Have(have), picker, active, connected) in &torrents {
+        let mut note = |what: String| {
+            violations.note(&clock, Invariant::Picker, || format!("{}: {what}", torrent.name));
+        };
+        let mut copies = vec![0; have.len() as usize];
+        let connected = connected.into_iter().flat_map(RelationshipTarget::iter);
+        for (pieces, state) in peers.iter_many(connected).flatten() {
+            let held = (0..have.len()).filter(|piece| pieces.has(*piece));
+            held.for_each(|piece| copies[piece as usize] += 1);
+            let wanted = pieces.count_missing_in(have);
+            let is_interest_due = *lifecycle == Lifecycle::Downloading && state.am_interested != (wanted > 0);
+            if wanted != pieces.wanted_count || is_interest_due {
+                let (counted, is_interested) = (pieces.wanted_count, state.am_interested);
+                note(format!(
+                    "of a peer {wanted} pieces are wanted, {counted} counted, interest {is_interested}"
+                ));
+            }
+        }
+        for (piece, copies) in (0..).zip(copies) {
+            let counted = picker.order.availability(piece);
+            if counted != copies {
+                note(format!("piece {piece} has {copies} copies, and {counted} are counted"));
+            }
+            let is_missing = !have.contains(piece) && !active.all.contains_key(&piece);
+            if picker.order.is_pickable(piece) != is_missing {
+                note(format!(
+                    "piece {piece} is missing and not in flight: {is_missing}, and offered otherwise"
+                ));
+            }
+        }
+    }
+}

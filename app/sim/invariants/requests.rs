@@ -1,0 +1,126 @@
+//! What is asked of peers is the same in their queues, in the pieces in flight, and on the wire; each request times out
+//! once.
+
+use bevy_ecs::entity::EntityHashMap;
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::peer::Requests;
+use ecs_torrent_components::piece::{ActivePiece, BlockSlot, PieceMemory};
+use ecs_torrent_components::torrent::{ActivePieces, Lifecycle, PeerOf};
+
+use super::wire::Conversations;
+use super::{Invariant, Violations};
+
+/// A request whose time is over stays so until it is answered or taken back. They are the oldest, and stand in front.
+pub(super) fn check_late(
+    clock: Res<Clock>,
+    mut conversations: ResMut<Conversations>,
+    mut violations: ResMut<Violations>,
+    changed: Query<(Entity, &Requests), Changed<Requests>>,
+) {
+    for (peer, requests) in &changed {
+        let Some(asked) = conversations.asked_of(peer) else {
+            continue;
+        };
+        let late = requests.pending.iter().take_while(|pending| pending.is_late);
+        let late_count = late.map(|pending| asked.expire(pending.request)).count();
+        if asked.late_count() != late_count {
+            let known = asked.late_count();
+            violations.note(&clock, Invariant::Requests, || {
+                format!("{peer} is late with {late_count} requests, and was with {known}")
+            });
+        }
+    }
+}
+
+/// Requests of one piece.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Count {
+    in_time: usize,
+    late: usize,
+}
+
+/// Looks at all peers and all pieces in flight.
+pub(super) fn check_all(
+    clock: Res<Clock>,
+    memory: Res<PieceMemory>,
+    mut conversations: ResMut<Conversations>,
+    mut violations: ResMut<Violations>,
+    peers: Query<(Entity, &Requests, &PeerOf)>,
+    pieces: Query<(Entity, &ActivePiece)>,
+    torrents: Query<(&ActivePieces, &Lifecycle)>,
+) {
+    let mut note = |what: String| violations.note(&clock, Invariant::Requests, || what);
+    let mut counts: EntityHashMap<Count> = EntityHashMap::default();
+    for (peer, requests, of) in &peers {
+        // A stop gives pieces up first, and tells peers after that.
+        if torrents.get(of.0).is_ok_and(|(_, state)| *state == Lifecycle::Stopping) {
+            continue;
+        }
+        for pending in &requests.pending {
+            let count = counts.entry(pending.piece).or_default();
+            let slot_of =
+                |piece: &'_ ActivePiece| piece.blocks.get(pending.block as usize).map(|slot| names(slot, peer));
+            let (is_asked, is_late) = match pieces.get(pending.piece) {
+                Ok((_, piece)) => slot_of(piece).unwrap_or_default(),
+                // Given up meanwhile; what comes late all the same is recognized.
+                Err(_) => (false, pending.is_late),
+            };
+            match pending.is_late {
+                true => count.late += 1,
+                false => count.in_time += 1,
+            }
+            if (is_asked, is_late) != (!pending.is_late, pending.is_late) {
+                note(format!(
+                    "{peer} owes {:?}, of which its piece does not know",
+                    pending.request
+                ));
+            }
+        }
+        let Some(asked) = conversations.asked_of(peer) else {
+            continue;
+        };
+        let is_same = asked.len() == requests.pending.len();
+        if !is_same || !requests.pending.iter().all(|pending| asked.contains(pending.request)) {
+            let (asked, pending) = (asked.len(), requests.pending.len());
+            note(format!(
+                "{peer} was asked for {asked} blocks, and is believed to owe {pending}"
+            ));
+        }
+    }
+    let mut bytes = 0;
+    for (entity, piece) in &pieces {
+        bytes += u64::from(piece.span.len);
+        let slots = piece.blocks.iter();
+        let count = Count {
+            in_time: slots.clone().map(|slot| slot.asked.len()).sum(),
+            late: slots.clone().map(|slot| slot.late.len()).sum(),
+        };
+        let expected = counts.get(&entity).copied().unwrap_or_default();
+        let missing = slots.clone().filter(|slot| !slot.received).count();
+        let free = slots.filter(|slot| slot.is_free()).count();
+        let Ok((active, state)) = torrents.get(piece.torrent) else {
+            continue;
+        };
+        if *state == Lifecycle::Stopping {
+            continue;
+        }
+        let is_listed = active.all.get(&piece.index) == Some(&entity);
+        let counted = (piece.asked_count, piece.missing_count, piece.free_count);
+        if count != expected || counted != (count.in_time as u32, missing as u32, free as u32) || !is_listed {
+            note(format!(
+                "piece {} has asked for {count:?} and peers owe {expected:?}; it counts {counted:?}, listed: {is_listed}",
+                piece.index
+            ));
+        }
+    }
+    if bytes != memory.used_bytes() {
+        let used = memory.used_bytes();
+        note(format!("pieces in flight have {bytes} bytes, and {used} are counted"));
+    }
+}
+
+/// Whether a peer is named by a block as one who is asked for it, and as one who is late.
+fn names(slot: &BlockSlot, peer: Entity) -> (bool, bool) {
+    (slot.asked.contains(&peer), slot.late.contains(&peer))
+}

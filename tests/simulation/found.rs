@@ -1,0 +1,60 @@
+//! What the simulator found, each as the smallest scenario that shows it.
+
+use std::time::Duration;
+
+use ecs_torrent::engine::sim::NewContent;
+use ecs_torrent::sim::hostile::Hostility;
+use ecs_torrent::sim::{Act, Line, Scenario, Who};
+
+use crate::scenarios::MIB;
+
+const LINE: Line = Line::symmetric(1 << 20);
+
+fn torrent(mib: usize) -> NewContent {
+    NewContent {
+        len: mib * MIB,
+        ..NewContent::default()
+    }
+}
+
+/// Each of so many seeds has to go well.
+#[track_caller]
+fn expect_good(seeds: u64, make: impl Fn() -> Scenario) {
+    for seed in 1..=seeds {
+        let outcome = make().seed(seed).run();
+        assert!(outcome.is_good(), "{outcome}");
+    }
+}
+
+/// What peers told while the disk was full was heard, but not acted upon: nobody was told that we want it.
+#[test]
+fn interest_outlives_a_full_disk() {
+    expect_good(2, || {
+        Scenario::new("interest and a full disk")
+            .torrent(torrent(2))
+            .seeds(1, LINE)
+            .leeches(3, LINE)
+            .at(Duration::from_secs(1), Act::DiskFills(Who::Leech(0)))
+            .at(Duration::from_secs(4), Act::DiskHasRoom(Who::Leech(0)))
+            .within(3.0, Duration::from_secs(90))
+    });
+}
+
+/// A peer that had a suspect piece to itself and let it down was noted as owing blocks that had been taken back: it
+/// was never asked for them again.
+#[test]
+fn what_is_taken_back_is_not_owed() {
+    expect_good(2, || {
+        let torrent = NewContent {
+            piece_length: 256 << 10,
+            ..torrent(2)
+        };
+        Scenario::new("a suspect piece and silence")
+            .torrent(torrent)
+            .seeds(1, LINE)
+            .leeches(8, LINE)
+            .hostiles(2, Hostility::SomeBadData, LINE)
+            .hostiles(3, Hostility::EmptyPromises, LINE)
+            .within(3.0, Duration::from_secs(90))
+    });
+}
