@@ -199,6 +199,10 @@ pub struct RequestSettings {
     pub queue_ms: u64,
     /// Least time for a requested block to arrive before it may be asked of others. Default 20 s.
     pub block_timeout_s: u64,
+    /// Time without any block from a peer that owes some, after which others may be asked for all of them, and it gets
+    /// one request at a time until a block comes; longer for one that has sent blocks further apart, up to
+    /// [`block_timeout_s`](Self::block_timeout_s). Default 5 s.
+    pub silence_s: u64,
     /// Time without any block from a peer that owes some, after which it is snubbing us. Default 60 s.
     pub snub_s: u64,
     /// Peers that one block may be requested from at the same time in the endgame. Default 2.
@@ -217,6 +221,7 @@ impl Default for RequestSettings {
             max_depth: 1024,
             queue_ms: 1500,
             block_timeout_s: 20,
+            silence_s: 5,
             snub_s: 60,
             endgame_copies: 2,
             extent_bytes: 1 << 20,

@@ -87,7 +87,7 @@ impl Floor<'_, '_> {
             return;
         };
         state.snubbed = false;
-        requests.last_block = now;
+        requests.note_block(now, &pending);
         let rate = rates.download.at(now);
         requests.depth.on_block(now, rate, &self.settings.requests);
         self.refill.add(entity, &mut requests);

@@ -266,7 +266,8 @@ fn drop_requests(
     }
 }
 
-/// Fault 33: a request that is not answered in time is free for others; the late answer is still welcome.
+/// Fault 33: a request that is not answered in time is free for others; the late answer is still welcome. So are all
+/// requests of a peer from which nothing comes at all.
 fn expire_requests(
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
@@ -287,7 +288,10 @@ fn expire_requests(
         };
         requests.has_deadline = false;
         let patience = patience(&requests, rates.download.at(now), &settings.requests);
-        let is_due = |pending: &Pending| !pending.is_late && pending.asked + patience <= now;
+        let silence = requests.silence_limit(&settings.requests);
+        let is_silent = requests.silent_since().is_some_and(|since| since + silence <= now);
+        requests.is_silent |= is_silent;
+        let is_due = |pending: &Pending| !pending.is_late && (is_silent || pending.asked + patience <= now);
         let late: Vec<Pending> = requests
             .pending
             .iter()
@@ -330,7 +334,7 @@ fn expire_requests(
         let owes = requests.pending.front();
         state.snubbed |=
             owes.is_some_and(|oldest| oldest.asked.max(silent_since) + seconds(settings.requests.snub_s) <= now);
-        watch(peer, &mut requests, patience, &mut checks);
+        watch(peer, &mut requests, patience, &settings.requests, &mut checks);
     }
     wakeup.at_next(checks.next());
 }
@@ -349,13 +353,21 @@ fn patience(requests: &Requests, bytes_per_s: u64, settings: &RequestSettings) -
     }
 }
 
-/// Sets a deadline for the oldest request that is in time, unless one is set.
-fn watch(peer: Entity, requests: &mut Requests, patience: Duration, checks: &mut Deadlines<LateCheck>) {
+/// Sets a deadline for the oldest request that is in time, or for the peer's silence, unless one is set.
+fn watch(
+    peer: Entity,
+    requests: &mut Requests,
+    patience: Duration,
+    settings: &RequestSettings,
+    checks: &mut Deadlines<LateCheck>,
+) {
     if requests.has_deadline {
         return;
     }
-    if let Some(oldest) = requests.pending.iter().find(|pending| !pending.is_late) {
-        checks.set(oldest.asked + patience, LateCheck(peer));
+    let oldest = requests.pending.iter().find(|pending| !pending.is_late);
+    if let (Some(oldest), Some(since)) = (oldest, requests.silent_since()) {
+        let at = (oldest.asked + patience).min(since + requests.silence_limit(settings));
+        checks.set(at, LateCheck(peer));
         requests.has_deadline = true;
     }
 }

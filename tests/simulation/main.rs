@@ -10,6 +10,7 @@
 
 mod found;
 mod full;
+mod hostile;
 mod mutants;
 mod scenarios;
 mod sweep;

@@ -7,7 +7,7 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest};
 use ecs_torrent_protocol::time::Timestamp;
 
-use crate::settings::{RequestSettings, UploadSettings, millis};
+use crate::settings::{RequestSettings, UploadSettings, millis, seconds};
 
 /// Most cancelled requests whose late answers are still recognized.
 const MAX_CANCELLED: usize = 256;
@@ -56,6 +56,10 @@ pub struct Requests {
     pub unsolicited_count: u32,
     /// When the last block came that was asked for.
     pub last_block: Timestamp,
+    /// Time between two blocks, smoothed.
+    block_gap: Duration,
+    /// It has let its time pass, and sent nothing since.
+    pub is_silent: bool,
 }
 
 impl Requests {
@@ -63,6 +67,28 @@ impl Requests {
     pub fn answer(&mut self, request: BlockRequest) -> Option<Pending> {
         let position = self.pending.iter().position(|pending| pending.request == request)?;
         self.pending.remove(position)
+    }
+
+    /// Notes that the block of a request has come.
+    pub fn note_block(&mut self, now: Timestamp, pending: &Pending) {
+        let gap = now.since(self.last_block.max(pending.asked));
+        self.block_gap = (self.block_gap * 3 + gap) / 4;
+        self.last_block = now;
+        self.is_silent = false;
+    }
+
+    /// Since when a peer that owes a block in time has sent none.
+    #[must_use]
+    pub fn silent_since(&self) -> Option<Timestamp> {
+        let oldest = self.pending.iter().find(|pending| !pending.is_late)?;
+        Some(oldest.asked.max(self.last_block))
+    }
+
+    /// How long the peer may be silent: longer than it has been between the blocks so far.
+    #[must_use]
+    pub fn silence_limit(&self, settings: &RequestSettings) -> Duration {
+        let (least, most) = (seconds(settings.silence_s), seconds(settings.block_timeout_s));
+        (self.block_gap * 4).min(most).max(least)
     }
 
     /// Requests whose time is over.
@@ -325,6 +351,26 @@ mod tests {
         assert!(!requests.answer_cancelled(request(BLOCK_SIZE)));
         assert_eq!(requests.cancel_all(), [pending(0)]);
         assert!(requests.answer_cancelled(request(0)));
+    }
+
+    #[test]
+    fn who_has_been_slow_may_be_silent_for_longer() {
+        let settings = RequestSettings::default();
+        let at = |seconds: u64| Timestamp::ZERO + Duration::from_secs(seconds);
+        let mut requests = Requests::default();
+        requests.pending.push_back(pending(0));
+        assert_eq!(requests.silent_since(), Some(at(0)));
+        assert_eq!(requests.silence_limit(&settings), seconds(settings.silence_s));
+        for number in 1..20 {
+            requests.note_block(at(number * 3), &pending(0));
+        }
+        assert_eq!(requests.silent_since(), Some(at(57)));
+        let limit = requests.silence_limit(&settings);
+        assert!(limit > seconds(11) && limit < seconds(13), "{limit:?}");
+        requests.note_block(at(1000), &pending(0));
+        assert_eq!(requests.silence_limit(&settings), seconds(settings.block_timeout_s));
+        requests.pending[0].is_late = true;
+        assert_eq!(requests.silent_since(), None, "it has let its time pass");
     }
 
     #[test]

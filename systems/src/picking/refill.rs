@@ -126,7 +126,7 @@ pub(super) fn refill_requests(
         }
         let rate = rates.download.at(now);
         let most = extensions.handshake.request_queue.unwrap_or(u32::MAX).max(1);
-        let depth = match state.snubbed {
+        let depth = match state.snubbed || requests.is_silent {
             // One request tells whether it is back.
             true => 1,
             false => requests.depth.target(&bench.settings.requests).min(most),
@@ -152,7 +152,7 @@ pub(super) fn refill_requests(
             flush.send(entity, &mut outbox, &Message::Request(pending.request));
         }
         let patience = patience(&requests, rate, &bench.settings.requests);
-        watch(entity, &mut requests, patience, &mut checks);
+        watch(entity, &mut requests, patience, &bench.settings.requests, &mut checks);
     }
     bench.spawn_fresh();
 }
