@@ -437,6 +437,10 @@ impl<'s> Stage<'s> {
                     self.sim.disk(self.node(who)).fail(operation, DiskFault::Io, until);
                 }
             }
+            Act::SyncsFail(who, count) => {
+                let disk = self.sim.disk(self.node(who));
+                disk.fail(DiskOperation::Sync, DiskFault::Io, Lasting::Next(count));
+            }
             Act::DiskSlows(who, factor) => self.sim.disk(self.node(who)).set_slowness(factor),
             Act::LineIs(who, line) => self.sim.net().set_access(self.node(who), line.access()),
             Act::Tracker(mode) => self.tracker.set_mode(self.sim.now(), mode),

@@ -99,6 +99,9 @@ pub enum Act {
     DiskHasRoom(Who),
     /// Reads, writes and syncs fail for a while.
     DiskFails(Who, Duration),
+    /// The next so many syncs fail, and what was written before them is lost on its way to the platter, though it can
+    /// be read.
+    SyncsFail(Who, u32),
     /// The disk becomes so many times slower.
     DiskSlows(Who, f64),
     /// The line changes.

@@ -45,6 +45,10 @@ pub struct Session {
     pub pieces: u32,
     /// The pieces that are verified and on the disk.
     pub have: Runs,
+    /// Other pieces that were written and could not be brought to the platter: that they can be read says nothing, they
+    /// have to be written again.
+    #[serde(default, skip_serializing_if = "Runs::is_empty")]
+    pub lost: Runs,
     /// Of other pieces: blocks of 16 KiB that are on the disk, not verified.
     pub partial: Vec<PartialPiece>,
     /// Payload bytes sent.
@@ -125,6 +129,12 @@ impl Runs {
             };
         }
         Self(text)
+    }
+
+    /// Whether there is no number.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The numbers as a set over `len`; nothing where one is not below, or the text is no such list.
@@ -283,6 +293,7 @@ mod tests {
                 }),
             ],
             written: Runs::of([1]),
+            lost: Runs::of([3]),
             peers: vec!["[::1]:6881".parse().unwrap()],
             trackers: vec![SessionTracker {
                 url: "http://t/".into(),

@@ -19,6 +19,7 @@ use ecs_torrent_protocol::bitfield::Bitfield;
 
 use crate::VerifySet;
 use crate::lifecycle::StartTorrent;
+use crate::sessions::SessionState;
 use crate::storage::fault;
 
 /// Checks existing data.
@@ -28,7 +29,7 @@ impl Plugin for CheckingPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<CheckQueue>().add_systems(
             Tick,
-            (collect_reads, collect_checked, read_pieces)
+            (collect_reads, collect_checked, collect_rewritten, read_pieces)
                 .chain()
                 .in_set(VerifySet::Check),
         );
@@ -37,6 +38,7 @@ impl Plugin for CheckingPlugin {
 
 const READ: Purpose = Purpose("read to check");
 const HASH: Purpose = Purpose("hash to check");
+const REWRITE: Purpose = Purpose("write again");
 
 /// On a torrent whose data is being checked.
 #[derive(Component, Debug)]
@@ -48,6 +50,8 @@ pub struct Check {
     next: usize,
     checked_count: u32,
     good: Bitfield,
+    /// Those that are written again before they count.
+    rewrite: Bitfield,
 }
 
 impl Check {
@@ -59,7 +63,15 @@ impl Check {
             next: 0,
             checked_count: 0,
             good,
+            rewrite: Bitfield::default(),
         }
+    }
+
+    /// Writes these pieces again where they are found good: they can be read, and a failed sync may have kept them from
+    /// the platter for good.
+    #[must_use]
+    pub(crate) fn rewriting(self, rewrite: Bitfield) -> Self {
+        Self { rewrite, ..self }
     }
 
     /// Pieces looked at, or not in doubt from the start.
@@ -138,20 +150,58 @@ fn collect_reads(
 fn collect_checked(
     mut commands: Commands,
     mut hash: ResMut<HashPort>,
+    mut disk: ResMut<DiskPort>,
     mut queue: ResMut<CheckQueue>,
     mut start: MessageWriter<StartTorrent>,
-    mut torrents: Query<(&mut Check, &mut Have, &Content)>,
+    mut torrents: Query<(&mut Check, &mut Have, &Content, &Layout, &Storage)>,
 ) {
     for event in hash.take(HASH) {
         let (index, len) = index_and_len(event.tag);
         queue.used_bytes -= len;
-        let Ok((mut check, mut have, content)) = torrents.get_mut(event.tag.owner) else {
+        let Ok((mut check, mut have, content, Layout(geometry), storage)) = torrents.get_mut(event.tag.owner) else {
             continue;
         };
         let expected = content.0.info.pieces.get(index);
         let is_good =
             matches!((&event.digests, expected), (Some(Digests::Piece(digest)), Some(hash)) if digest == hash);
+        if is_good && check.rewrite.contains(index) {
+            queue.used_bytes += len;
+            disk.push(DiskRequest::Write {
+                tag: JobTag {
+                    purpose: REWRITE,
+                    ..event.tag
+                },
+                storage: storage.id,
+                span: geometry.piece_span(index),
+                blocks: event.spans,
+            });
+            continue;
+        }
         check.note(event.tag.owner, index, is_good, &mut have, &mut commands, &mut start);
+    }
+}
+
+fn collect_rewritten(
+    mut commands: Commands,
+    mut disk: ResMut<DiskPort>,
+    mut queue: ResMut<CheckQueue>,
+    mut start: MessageWriter<StartTorrent>,
+    mut failed: MessageWriter<FailTorrent>,
+    mut torrents: Query<(&mut Check, &mut Have, &mut SessionState)>,
+) {
+    for event in disk.take(REWRITE) {
+        let (torrent, (index, len)) = (event.tag.owner, index_and_len(event.tag));
+        queue.used_bytes -= len;
+        let Ok((mut check, mut have, mut state)) = torrents.get_mut(torrent) else {
+            continue;
+        };
+        match event.outcome {
+            Ok(_) => {
+                state.note_rewritten(index);
+                check.note(torrent, index, true, &mut have, &mut commands, &mut start);
+            }
+            Err(error) => drop(failed.write(fault(torrent, &error))),
+        }
     }
 }
 

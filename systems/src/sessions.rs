@@ -5,6 +5,7 @@
 //! the platter; then the session is put in the place of the old one. So a session never says more than the disk has.
 
 mod ending;
+mod platter;
 mod restoring;
 mod saving;
 mod spilling;
@@ -22,6 +23,7 @@ use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
 
 pub(crate) use self::ending::{Ending, Endings};
+use self::platter::Platter;
 pub(crate) use self::spilling::Spiller;
 use crate::{AssembleSet, DecideSet};
 
@@ -84,6 +86,7 @@ pub(crate) struct SessionState {
     /// Writes of blocks of unfinished pieces under way.
     spill_count: usize,
     has_deadline: bool,
+    platter: Platter,
     /// Bytes of pieces written since the last saving began.
     unsaved_bytes: u64,
     /// Something came up while a job was under way.
@@ -115,6 +118,8 @@ enum Job {
     Syncing(Box<Session>, Summary),
     /// The session is being written.
     Writing(Summary),
+    /// So is one that confesses what a failed sync has lost: why it failed.
+    Confessing(Arc<str>),
     /// The session, and maybe the data, is being deleted.
     Forgetting { left: usize, error: Option<Arc<str>> },
 }
@@ -123,12 +128,15 @@ impl SessionState {
     /// Begins anew with what was found in the state folder.
     pub(crate) fn note_loaded(&mut self, session: Option<&Session>, has_metainfo: bool) {
         let mut written = std::mem::take(&mut self.written);
+        let mut platter = std::mem::take(&mut self.platter);
+        platter.load(session);
         let known = session.and_then(|session| session.written.to_set(session.files.len() as u32));
         written.extend(known.iter().flat_map(Bitfield::iter));
         *self = Self {
             is_loaded: true,
             has_metainfo,
             written,
+            platter,
             saved: session.map(Summary::of_session),
             has_deadline: self.has_deadline,
             is_last: self.is_last,
@@ -149,8 +157,19 @@ impl SessionState {
     }
 
     /// Notes that it is known which pieces are here.
-    pub(crate) fn note_result(&mut self) {
+    pub(crate) fn note_result(&mut self, have: &Bitfield) {
         self.has_result = true;
+        self.platter.keep(have);
+    }
+
+    /// Pieces that have to be written again before they count, though they can be read.
+    pub(crate) fn lost(&self) -> &Bitfield {
+        self.platter.lost()
+    }
+
+    /// Notes that one of them has been.
+    pub(crate) fn note_rewritten(&mut self, piece: u32) {
+        self.platter.note_written(piece);
     }
 
     /// Notes writes of blocks of unfinished pieces.

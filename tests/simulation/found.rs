@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use ecs_torrent::components::settings::Settings;
 use ecs_torrent::engine::sim::NewContent;
 use ecs_torrent::sim::hostile::Hostility;
-use ecs_torrent::sim::{Act, Line, Scenario, Who};
+use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
 
 use crate::scenarios::MIB;
 
@@ -37,6 +38,35 @@ fn interest_outlives_a_full_disk() {
             .at(Duration::from_secs(1), Act::DiskFills(Who::Leech(0)))
             .at(Duration::from_secs(4), Act::DiskHasRoom(Who::Leech(0)))
             .within(3.0, Duration::from_secs(90))
+    });
+}
+
+/// A sync that failed once was followed by one that succeeded, after a check that read what only the system's memory
+/// had: the session called it saved, and a power failure took it.
+#[test]
+fn what_a_failed_sync_has_lost_is_written_again() {
+    let who = Who::Leech(0);
+    let make = |second: Act| {
+        let mut settings = Settings::default();
+        settings.session.checkpoint_interval_s = 1;
+        Scenario::new("a failed sync")
+            .settings(settings)
+            .torrent(torrent(3))
+            .seeds(1, LINE)
+            .leeches(2, LINE)
+            .when(When::Has(who, 0.3), Act::SyncsFail(who, 1))
+            .at(Duration::from_secs(9), second)
+            .at(Duration::from_secs(20), Act::Starts(who))
+            .within(3.0, Duration::from_secs(90))
+    };
+    // In the same process, and after a stop whose own sync fails.
+    expect_good(3, || make(Act::PowerFails(who)));
+    expect_good(3, || {
+        make(Act::Killed(who))
+            .when(When::Has(who, 0.5), Act::SyncsFail(who, 1))
+            .when(When::Has(who, 0.5), Act::Stops(who))
+            .at(Duration::from_secs(30), Act::PowerFails(who))
+            .at(Duration::from_secs(31), Act::Starts(who))
     });
 }
 

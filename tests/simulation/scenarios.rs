@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ecs_torrent::components::settings::Settings;
 use ecs_torrent::engine::sim::{DiskSpeed, NewContent, Path, TrackerMode};
 use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
@@ -23,6 +24,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("stopped and started", stopped),
     ("a full disk", full_disk),
     ("a broken disk", broken_disk),
+    ("a failed sync", failed_sync),
     ("a slow disk", slow_disk),
     ("the tracker goes", tracker_goes),
     ("sleeping and jumping clocks", clocks),
@@ -257,6 +259,32 @@ fn broken_disk(dice: &mut Dice) -> Scenario {
         .seeds(1, LINE)
         .leeches(count, LINE)
         .at(dice.millis(100, 3_000), Act::DiskFails(who, dice.millis(10, 3_000)))
+        .within(3.0, seconds(150))
+}
+
+fn failed_sync(dice: &mut Dice) -> Scenario {
+    let count = dice.within(1, 6);
+    let who = dice.leech(count);
+    let time = dice.millis(100, 4_000);
+    let mut settings = Settings::default();
+    settings.session.checkpoint_interval_s = 1;
+    let end = match dice.within(0, 3) {
+        0 => Act::Killed(who),
+        1 => Act::Stops(who),
+        _ => Act::PowerFails(who),
+    };
+    let late = time + dice.millis(1, 9_000);
+    let dark = late + seconds(12) + dice.millis(0, 3_000);
+    Scenario::new("a failed sync")
+        .settings(settings)
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .at(time, Act::SyncsFail(who, dice.within(1, 3) as u32))
+        .at(late, end)
+        .at(late + seconds(10), Act::Starts(who))
+        .at(dark, Act::PowerFails(who))
+        .at(dark + seconds(1), Act::Starts(who))
         .within(3.0, seconds(150))
 }
 

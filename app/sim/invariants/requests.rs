@@ -53,8 +53,8 @@ pub(super) fn check_all(
     let mut note = |what: String| violations.note(&clock, Invariant::Requests, || what);
     let mut counts: EntityHashMap<Count> = EntityHashMap::default();
     for (peer, requests, of) in &peers {
-        // A stop gives pieces up first, and tells peers after that.
-        if torrents.get(of.0).is_ok_and(|(_, state)| *state == Lifecycle::Stopping) {
+        // A torrent that fails or stops gives pieces up first, and lets its peers go after that.
+        if torrents.get(of.0).is_ok_and(|(_, state)| !state.may_serve()) {
             continue;
         }
         for pending in &requests.pending {
@@ -102,7 +102,7 @@ pub(super) fn check_all(
         let Ok((active, state)) = torrents.get(piece.torrent) else {
             continue;
         };
-        if *state == Lifecycle::Stopping {
+        if !state.may_serve() {
             continue;
         }
         let is_listed = active.all.get(&piece.index) == Some(&entity);

@@ -298,6 +298,7 @@ mod tests {
             require_complete: false,
             files: Vec::new(),
             written: Runs::default(),
+            lost: Runs::default(),
             peers: Vec::new(),
             trackers: Vec::new(),
         })

@@ -325,7 +325,7 @@ pub(super) fn collect_opened(
         } else {
             *lifecycle = Lifecycle::Checking;
             state.note_check();
-            let check = Check::new(findings.doubtful, have.0.clone());
+            let check = Check::new(findings.doubtful, have.0.clone()).rewriting(state.lost().clone());
             commands.entity(torrent).insert(check);
             checks.add(torrent);
             save.write(SaveTorrent { torrent });
@@ -368,7 +368,7 @@ pub(super) fn start_torrents(
             continue;
         };
         partials.0.retain(|piece, _| !have.contains(*piece));
-        state.note_result();
+        state.note_result(have);
         if have.is_full() {
             *lifecycle = Lifecycle::Seeding;
             activity.start(clock.now());
@@ -463,6 +463,7 @@ mod tests {
             require_complete: false,
             files: files.to_vec(),
             written: Runs::default(),
+            lost: Runs::default(),
             peers: Vec::new(),
             trackers: Vec::new(),
         }

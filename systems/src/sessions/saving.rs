@@ -90,8 +90,9 @@ pub(super) fn note_changes(
     let at = clock.now() + seconds(settings.session.checkpoint_interval_s);
     let accepted = accepted.read().map(|message| message.torrent);
     let sent = sent.read().map(|message| message.torrent);
-    for &PieceStored { torrent, len, .. } in stored.read() {
+    for &PieceStored { torrent, index, len } in stored.read() {
         if let Ok(mut state) = states.get_mut(torrent) {
+            state.platter.note_written(index);
             state.unsaved_bytes += u64::from(len);
             if state.unsaved_bytes >= settings.session.checkpoint_bytes {
                 state.unsaved_bytes = 0;
@@ -188,11 +189,27 @@ impl Clerk<'_, '_> {
         });
     }
 
+    /// Says what a failed sync has left, before anything is hashed again that only the system's memory has. Pieces in
+    /// flight may have been written too.
+    fn confess(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>, reason: Arc<str>) {
+        let in_flight = saved.active.into_iter().flat_map(|active| active.all.keys().copied());
+        let written = saved.have.0.iter().chain(in_flight);
+        saved.state.platter.note_failed(written, session.pieces);
+        saved.state.platter.confess(&mut session);
+        session.files.clone_from(&saved.state.stamps);
+        saved.state.job = Job::Confessing(reason);
+        self.submit(saved, session);
+    }
+
     /// The last step.
-    fn write(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>, summary: Summary) {
+    fn write(&mut self, saved: &mut SavedItem<'_, '_>, session: Box<Session>, summary: Summary) {
+        saved.state.job = Job::Writing(summary);
+        self.submit(saved, session);
+    }
+
+    fn submit(&mut self, saved: &SavedItem<'_, '_>, mut session: Box<Session>) {
         session.written = Runs::of(saved.state.written.iter().copied());
         let metainfo = (!saved.state.has_metainfo).then(|| saved.content.0.bytes.clone());
-        saved.state.job = Job::Writing(summary);
         self.port.push(StateRequest::Save {
             tag: saved.tag(SAVE),
             session,
@@ -221,7 +238,7 @@ impl Clerk<'_, '_> {
             total_size: geometry.total_size(),
             piece_length: geometry.piece_length(),
             pieces: geometry.piece_count(),
-            have: Runs::of(saved.have.0.iter()),
+            have: saved.state.platter.runs_of(&saved.have.0),
             partial: partials
                 .map(|(piece, blocks)| PartialPiece {
                     piece: *piece,
@@ -236,6 +253,7 @@ impl Clerk<'_, '_> {
             require_complete: saved.requires_complete,
             files: Vec::new(),
             written: Runs::default(),
+            lost: Runs::of(saved.state.platter.lost().iter()),
             peers: saved.candidates.best(self.settings.session.max_peers),
             trackers: trackers.collect(),
         }
@@ -316,8 +334,8 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
             Ok(DiskDone::Synced(written)) => written,
             Ok(_) => continue,
             Err(error) => {
-                clerk.end(&mut saved, Err(error.to_string().into()));
                 failed.write(fault(saved.entity, &error));
+                clerk.confess(&mut saved, session, error.to_string().into());
                 continue;
             }
         };
@@ -343,6 +361,10 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
                 remedy: Remedy::Restart,
             });
         }
+        saved
+            .state
+            .platter
+            .note_synced(&session.have.to_set(session.pieces).unwrap_or_default());
         if saved.is_certain() {
             session.files.clone_from(&saved.state.stamps);
         }
@@ -383,13 +405,19 @@ pub(super) fn collect_saved(
         let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
             continue;
         };
-        let Job::Writing(summary) = saved.state.job else {
-            continue;
-        };
         if event.tag != saved.tag(SAVE) {
             continue;
         }
         let result = event.outcome.map(drop).map_err(|error| error.0);
+        let summary = match &saved.state.job {
+            Job::Writing(summary) => *summary,
+            Job::Confessing(reason) => {
+                let reason = reason.clone();
+                clerk.end(&mut saved, Err(reason));
+                continue;
+            }
+            _ => continue,
+        };
         if result.is_ok() {
             saved.state.saved = Some(summary);
             saved.state.has_metainfo = true;
