@@ -12,7 +12,7 @@
 //! | `Picker` | copies are counted as peers have them; what is missing is offered; interest follows |
 //! | `Lifecycle` | a torrent's states follow each other along legal edges |
 //! | `Phases` | so do the phases of a stop |
-//! | `Counters` | what was downloaded covers what is had |
+//! | `Counters` | what was downloaded is had, in flight, corrupt or dropped |
 //! | `Bounds` | memory and queues stay within their settings |
 //! | `Cadence` | an engine that has nothing to do rests |
 

@@ -140,8 +140,8 @@ pub struct PieceRejected {
     pub torrent: Entity,
     /// The piece's index.
     pub index: u32,
-    /// Its length in bytes.
-    pub len: u32,
+    /// Bytes of it that peers have sent, in this run or an earlier one: all but padding.
+    pub received_bytes: u64,
     /// Who sent blocks of it, each peer once.
     pub contributors: Vec<Entity>,
     /// Who sent each block; nobody, where a block is padding.

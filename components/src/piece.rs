@@ -184,8 +184,17 @@ impl ActivePiece {
         self.phase == PiecePhase::Filling && self.asked_count == 0 && !self.is_full()
     }
 
-    /// Forgets all blocks, for another try.
-    pub fn clear(&mut self) {
+    /// Bytes of blocks that are here and that peers have sent, in this run or an earlier one.
+    #[must_use]
+    pub fn received_bytes(&self) -> u64 {
+        let is_sent = |slot: &BlockSlot| slot.received && (slot.from.is_some() || self.is_restored);
+        let sent = (0..).zip(&self.blocks).filter(|(_, slot)| is_sent(slot));
+        sent.map(|(block, _)| u64::from(self.block_len(block))).sum()
+    }
+
+    /// Forgets all blocks, for another try; returns how many bytes of them peers had sent.
+    pub fn clear(&mut self) -> u64 {
+        let dropped = self.received_bytes();
         self.blocks.iter_mut().for_each(|slot| *slot = BlockSlot::default());
         self.missing_count = self.blocks.len() as u32;
         self.free_count = self.missing_count;
@@ -193,15 +202,17 @@ impl ActivePiece {
         self.free_from = 0;
         self.phase = PiecePhase::Filling;
         self.exclusive = None;
+        self.is_restored = false;
+        dropped
     }
 
-    /// Notes that the exclusive sender has not sent it, and forgets what it has sent.
-    pub fn give_up_exclusive(&mut self, now: Timestamp) {
+    /// Notes that the exclusive sender has not sent it, and forgets what it has sent; returns how many bytes.
+    pub fn give_up_exclusive(&mut self, now: Timestamp) -> u64 {
         if let Some(peer) = self.exclusive {
             self.failed.retain(|(other, _)| *other != peer);
             self.failed.push((peer, now));
         }
-        self.clear();
+        self.clear()
     }
 
     /// Whether `peer` may have the piece exclusively: nobody has it, and this peer has not failed at it for
@@ -325,7 +336,9 @@ mod tests {
         assert_eq!((piece.missing_count, piece.free_count, piece.asked_count), (3, 3, 0));
         piece.receive(1, None, Payload::new());
         assert_eq!(piece.contributors(), [peer(2)]);
-        piece.clear();
+        assert_eq!(piece.received_bytes(), BLOCK_SIZE.into(), "nobody sends padding");
+        piece.receive(3, Some(peer(2)), Payload::new());
+        assert_eq!(piece.clear(), u64::from(BLOCK_SIZE) + 5);
         assert_eq!(
             (piece.missing_count, piece.free_count, piece.next_free(peer(1))),
             (4, 4, Some(0))

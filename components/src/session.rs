@@ -57,6 +57,9 @@ pub struct Session {
     pub downloaded: u64,
     /// Of the received: in pieces that failed their hash.
     pub corrupt: u64,
+    /// Of the received: in pieces that were given up before they were whole.
+    #[serde(default)]
+    pub dropped: u64,
     /// Bytes received beside that.
     pub wasted: u64,
     /// Time running.
@@ -281,6 +284,7 @@ mod tests {
             uploaded: 1,
             downloaded: 2,
             corrupt: 3,
+            dropped: 2,
             wasted: 4,
             seconds_active: 5,
             require_complete: false,

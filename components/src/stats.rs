@@ -26,7 +26,7 @@ pub struct TorrentStats {
     pub uploaded: u64,
     /// Of the bytes received: in pieces that failed their hash.
     pub corrupt: u64,
-    /// Bytes received beside that: late, twice or unasked for.
+    /// Bytes received in vain otherwise: late, twice, unasked for, or in pieces that were given up.
     pub wasted: u64,
     /// Bytes of all files.
     pub bytes_size: u64,

@@ -77,14 +77,19 @@ pub struct Storage {
 }
 
 /// Payload bytes transferred since the torrent was added.
+///
+/// They add up: what was downloaded is in pieces that are had, in pieces in flight, corrupt, or dropped. Beside that are
+/// only pieces that were on the disk before, and padding (BEP 47), which nobody sends.
 #[derive(Component, Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Sent to peers, in blocks.
     pub uploaded: u64,
-    /// Received from peers in blocks that were asked for, whether their piece passed or not.
+    /// Received from peers in blocks that were asked for and had their place, whatever became of their piece.
     pub downloaded: u64,
     /// Of the downloaded: in pieces that failed their hash.
     pub corrupt: u64,
+    /// Of the downloaded: in pieces that were given up before they were whole.
+    pub dropped: u64,
     /// Received beside that: late, twice or unasked for.
     pub wasted: u64,
 }

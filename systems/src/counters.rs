@@ -8,6 +8,8 @@ use ecs_torrent_components::peer::PeerRates;
 use ecs_torrent_components::torrent::{Counters, TorrentRates};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 
+use crate::picking::Supply;
+
 /// Counts what is transferred.
 pub struct CountersPlugin;
 
@@ -28,6 +30,7 @@ fn count_received(
     mut accepted: MessageReader<BlockAccepted>,
     mut wasted: MessageReader<BlockWasted>,
     mut rejected: MessageReader<PieceRejected>,
+    mut supply: ResMut<Supply>,
     mut torrents: Query<(&mut Counters, &mut TorrentRates)>,
 ) {
     for &BlockAccepted { torrent, len, .. } in accepted.read() {
@@ -42,9 +45,19 @@ fn count_received(
             counters.wasted += u64::from(len);
         }
     }
-    for PieceRejected { torrent, len, .. } in rejected.read() {
+    for PieceRejected {
+        torrent,
+        received_bytes,
+        ..
+    } in rejected.read()
+    {
         if let Ok((mut counters, _)) = torrents.get_mut(*torrent) {
-            counters.corrupt += u64::from(*len);
+            counters.corrupt += received_bytes;
+        }
+    }
+    for (torrent, bytes) in supply.dropped.drain(..) {
+        if let Ok((mut counters, _)) = torrents.get_mut(torrent) {
+            counters.dropped += bytes;
         }
     }
 }

@@ -86,6 +86,8 @@ pub struct Supply {
     /// What the last of them needs, in bytes.
     wanted_bytes: u64,
     has_memory: bool,
+    /// Bytes of pieces that were given up before they were whole, by torrent: counted at the end of the tick.
+    pub(crate) dropped: Vec<(Entity, u64)>,
     /// Pieces that nobody is sending blocks of: given up, the oldest first, when memory is short.
     idle: VecDeque<Entity>,
 }
@@ -101,6 +103,13 @@ impl Supply {
     /// Notes that memory for pieces has become free.
     pub fn offer_memory(&mut self) {
         self.has_memory = true;
+    }
+
+    /// Notes that bytes of a piece of `torrent` have come in vain.
+    pub(crate) fn note_dropped(&mut self, torrent: Entity, bytes: u64) {
+        if bytes > 0 {
+            self.dropped.push((torrent, bytes));
+        }
     }
 
     /// Notes that a piece may be idle.
@@ -205,9 +214,10 @@ fn hear_rejects(
                 && !piece.is_full()
             {
                 let now = clock.now();
-                give_up_exclusive(now, peer, pending.piece, &mut piece, &mut requests, |request| {
+                let bytes = give_up_exclusive(now, peer, pending.piece, &mut piece, &mut requests, |request| {
                     flush.send(peer, &mut outbox, &Message::Cancel(request));
                 });
+                supply.note_dropped(of.0, bytes);
                 resumes.set(now + FAILED_PAUSE, Resume(peer));
             }
             release(peer, &[pending], &mut pieces, &mut active, of.0, &mut supply);
@@ -315,9 +325,10 @@ fn expire_requests(
                 continue;
             };
             if piece.exclusive == Some(peer) {
-                give_up_exclusive(now, peer, pending.piece, &mut piece, &mut requests, |request| {
+                let bytes = give_up_exclusive(now, peer, pending.piece, &mut piece, &mut requests, |request| {
                     flush.send(peer, &mut outbox, &Message::Cancel(request));
                 });
+                supply.note_dropped(of.0, bytes);
                 resumes.set(now + FAILED_PAUSE, Resume(peer));
             } else {
                 piece.expire(pending.block, peer);
@@ -372,7 +383,8 @@ fn watch(
     }
 }
 
-/// Takes back all requests for a piece that `peer` was to send alone: another one begins from the start.
+/// Takes back all requests for a piece that `peer` was to send alone: another one begins from the start. Returns how many
+/// bytes had come.
 fn give_up_exclusive(
     now: Timestamp,
     peer: Entity,
@@ -380,14 +392,14 @@ fn give_up_exclusive(
     piece: &mut ActivePiece,
     requests: &mut Requests,
     mut cancel: impl FnMut(BlockRequest),
-) {
+) -> u64 {
     debug_assert_eq!(piece.exclusive, Some(peer));
     while let Some(position) = requests.pending.iter().position(|other| other.piece == entity) {
         let request = requests.pending[position].request;
         requests.cancel(request);
         cancel(request);
     }
-    piece.give_up_exclusive(now);
+    piece.give_up_exclusive(now)
 }
 
 fn resume_paused(
@@ -419,7 +431,7 @@ pub(crate) fn release(
             continue;
         };
         if piece.exclusive == Some(peer) && !piece.is_full() {
-            piece.clear();
+            supply.note_dropped(torrent, piece.clear());
         } else {
             piece.release(pending.block, peer);
         }
@@ -454,7 +466,7 @@ fn release_requests(
             && piece.exclusive == Some(*peer)
             && !piece.is_full()
         {
-            piece.clear();
+            supply.note_dropped(torrent, piece.clear());
             active.open.insert(piece.index);
             supply.note_idle(current, &mut piece);
         }

@@ -195,6 +195,7 @@ impl Summary {
                 uploaded: session.uploaded,
                 downloaded: session.downloaded,
                 corrupt: session.corrupt,
+                dropped: session.dropped,
                 wasted: session.wasted,
             },
             have_count: count(&session.have, session.pieces),

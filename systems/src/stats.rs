@@ -109,7 +109,7 @@ impl Archive<'_, '_> {
             downloaded: counters.downloaded,
             uploaded: counters.uploaded,
             corrupt: counters.corrupt,
-            wasted: counters.wasted,
+            wasted: counters.wasted + counters.dropped,
             bytes_size: sizes.map_or(0, |(layout, _)| layout.0.total_size()),
             bytes_completed: sizes.map_or(0, |(layout, have)| size_of(have, layout)),
             bytes_checked: sizes.zip(check).map_or(0, |((layout, _), check)| {

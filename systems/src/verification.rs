@@ -78,6 +78,7 @@ fn collect_hashes(
             continue;
         }
         tracing::debug!(index, "piece failed its hash");
+        let received_bytes = piece.received_bytes();
         if piece.is_restored {
             // What an earlier run left may be anything, and no peer answers for it.
             piece.blocks.iter_mut().for_each(|slot| slot.from = None);
@@ -85,14 +86,13 @@ fn collect_hashes(
         rejected.write(PieceRejected {
             torrent,
             index,
-            len: piece.span.len,
+            received_bytes,
             contributors: piece.contributors(),
             senders: piece.blocks.iter().map(|slot| slot.from).collect(),
             data: event.spans,
         });
-        piece.clear();
         piece.is_suspect = !piece.is_restored;
-        piece.is_restored = false;
+        piece.clear();
         active.open.insert(index);
         supply.offer(torrent);
         supply.note_idle(event.tag.owner, &mut piece);

@@ -7,7 +7,8 @@ use bevy_ecs::prelude::*;
 use ecs_torrent::components::messages::{PieceStored, PieceVerified};
 use ecs_torrent::components::peer::{FlushQueue, Outbox, Requests};
 use ecs_torrent::components::random::Random;
-use ecs_torrent::components::torrent::{Layout, StopPhase, Stopping};
+use ecs_torrent::components::torrent::{Counters, Layout, StopPhase, Stopping};
+use ecs_torrent::engine::sim::NewContent;
 use ecs_torrent::protocol::wire::Message;
 use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::invariants::Invariant;
@@ -134,6 +135,43 @@ fn miscount(mut random: ResMut<Random>, mut pickers: Query<&mut Picker, Added<Pi
 fn a_picker_that_miscounts_copies_is_found_out() {
     let outcome = scenario("miscounts").plugins(Miscounts).run();
     assert!(finds(&outcome, Invariant::Picker), "{outcome}");
+}
+
+/// Counters that do not know of what came in vain.
+#[derive(Clone)]
+struct LosesCount;
+
+impl Plugin for LosesCount {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, lose_count.in_set(TickSet::Intake));
+    }
+}
+
+fn lose_count(mut counters: Query<&mut Counters>) {
+    for mut counters in &mut counters {
+        if counters.dropped > 0 {
+            counters.dropped = 0;
+        }
+    }
+}
+
+#[test]
+fn blocks_that_are_dropped_and_not_counted_are_found_out() {
+    let torrent = NewContent {
+        len: 2 << 20,
+        piece_length: 256 << 10,
+        ..NewContent::default()
+    };
+    let line = Line::symmetric(1 << 20);
+    let outcome = Scenario::new("loses count")
+        .seed(1)
+        .torrent(torrent)
+        .seeds(1, line)
+        .leeches(8, line)
+        .hostiles(3, Hostility::SomeBadData, line)
+        .plugins(LosesCount)
+        .run();
+    assert!(finds(&outcome, Invariant::Counters), "{outcome}");
 }
 
 /// A storage that says that a piece is written as soon as its hash is right.

@@ -293,6 +293,7 @@ mod tests {
             uploaded,
             downloaded: 0,
             corrupt: 0,
+            dropped: 0,
             wasted: 0,
             seconds_active: 0,
             require_complete: false,

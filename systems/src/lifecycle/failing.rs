@@ -12,11 +12,11 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentBlocked, TorrentFailed, TorrentRestarting};
 use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, RefillQueue, Requests};
-use ecs_torrent_components::piece::{ActivePiece, PieceMemory};
+use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis, seconds};
-use ecs_torrent_components::torrent::{ActivePieces, Activity, Lifecycle, Torrent, TorrentPeers};
+use ecs_torrent_components::torrent::{ActivePieces, Activity, Lifecycle, Partials, Torrent, TorrentPeers};
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
 
@@ -75,12 +75,14 @@ pub(super) fn fail_torrents(
         Option<&mut Restarts>,
         Option<&TorrentPeers>,
         Option<&mut ActivePieces>,
+        &Partials,
     )>,
 ) {
     let now = clock.now();
     for fault in failed.read() {
         let torrent = fault.torrent;
-        let Ok((data, mut lifecycle, mut activity, restarts, peers, active)) = torrents.get_mut(torrent) else {
+        let Ok((data, mut lifecycle, mut activity, restarts, peers, active, partials)) = torrents.get_mut(torrent)
+        else {
             continue;
         };
         if matches!(*lifecycle, Lifecycle::Failed { .. } | Lifecycle::Stopping) {
@@ -135,6 +137,7 @@ pub(super) fn fail_torrents(
             reaper.close(peer, CloseReason::Stopping);
         }
         if let Some(mut active) = active {
+            flight.count_dropped(torrent, &active, partials);
             flight.ground(&mut active, |_| true);
         }
         blocked.forget(torrent);
@@ -281,7 +284,17 @@ impl Flight<'_, '_> {
         picker.order.insert(piece.index, random);
         self.memory.release(piece.span.len);
         self.supply.offer_memory();
+        self.supply.note_dropped(piece.torrent, piece.received_bytes());
         self.commands.entity(entity).despawn();
+    }
+
+    /// Counts what has come of pieces that are about to be given up, unless it lies on the disk, or may.
+    fn count_dropped(&mut self, torrent: Entity, active: &ActivePieces, partials: &Partials) {
+        for piece in self.pieces.iter_many(active.all.values()).flatten() {
+            if piece.phase != PiecePhase::Writing && !partials.0.contains_key(&piece.index) {
+                self.supply.note_dropped(torrent, piece.received_bytes());
+            }
+        }
     }
 
     /// Gives up those pieces for which `gives_up` holds; true if none is left.

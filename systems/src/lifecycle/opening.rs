@@ -217,6 +217,7 @@ impl ResumedItem<'_, '_> {
             uploaded: session.uploaded,
             downloaded: session.downloaded,
             corrupt: session.corrupt,
+            dropped: session.dropped,
             wasted: session.wasted,
         };
         self.activity.before = std::time::Duration::from_secs(session.seconds_active);
@@ -458,6 +459,7 @@ mod tests {
             uploaded: 0,
             downloaded: 0,
             corrupt: 0,
+            dropped: 0,
             wasted: 0,
             seconds_active: 0,
             require_complete: false,

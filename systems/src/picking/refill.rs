@@ -62,6 +62,7 @@ pub(super) fn evict_idle(
         active.open.remove(&piece.index);
         picker.order.insert(piece.index, &mut random);
         memory.release(piece.span.len);
+        supply.note_dropped(piece.torrent, piece.received_bytes());
         commands.entity(entity).despawn();
         supply.has_memory = true;
     }

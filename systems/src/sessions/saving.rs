@@ -248,6 +248,7 @@ impl Clerk<'_, '_> {
             uploaded: saved.counters.uploaded,
             downloaded: saved.counters.downloaded,
             corrupt: saved.counters.corrupt,
+            dropped: saved.counters.dropped,
             wasted: saved.counters.wasted,
             seconds_active: saved.activity.total(self.clock.now()).as_secs(),
             require_complete: saved.requires_complete,
