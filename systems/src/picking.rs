@@ -300,7 +300,11 @@ fn expire_requests(
         let patience = patience(&requests, rates.download.at(now), &settings.requests);
         let silence = requests.silence_limit(&settings.requests);
         let is_silent = requests.silent_since().is_some_and(|since| since + silence <= now);
-        requests.is_silent |= is_silent;
+        if is_silent {
+            requests.is_silent = true;
+            requests.distrusted_until = now + FAILED_PAUSE;
+            resumes.set(now + FAILED_PAUSE, Resume(peer));
+        }
         let is_due = |pending: &Pending| !pending.is_late && (is_silent || pending.asked + patience <= now);
         let late: Vec<Pending> = requests
             .pending

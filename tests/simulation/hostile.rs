@@ -53,5 +53,19 @@ fn expect_harm(hostiles: &[Hostility], most: f64) {
 /// What was asked of who sends nothing is soon asked of others.
 #[test]
 fn silent_peers_hold_nobody_up_for_long() {
-    expect_harm(&[Hostility::EmptyPromises; 4], 2.0);
+    for hostility in [Hostility::EmptyPromises, Hostility::LateData, Hostility::Floods] {
+        expect_harm(&[hostility; 4], 2.0);
+    }
+}
+
+/// A piece that failed is to have one author: who has been silent is not chosen.
+#[test]
+fn liars_do_not_help_the_silent() {
+    use Hostility::{BadData, EmptyPromises, SomeBadData};
+    expect_harm(&[EmptyPromises, EmptyPromises, BadData, SomeBadData], 1.5);
+}
+
+#[test]
+fn one_of_each_costs_less_than_as_much_again() {
+    expect_harm(&Hostility::ALL, 1.6);
 }

@@ -60,6 +60,8 @@ pub struct Requests {
     block_gap: Duration,
     /// It has let its time pass, and sent nothing since.
     pub is_silent: bool,
+    /// Until then it is given no piece to itself, since it was silent.
+    pub distrusted_until: Timestamp,
 }
 
 impl Requests {
@@ -75,6 +77,7 @@ impl Requests {
         self.block_gap = (self.block_gap * 3 + gap) / 4;
         self.last_block = now;
         self.is_silent = false;
+        self.distrusted_until = Timestamp::ZERO;
     }
 
     /// Since when a peer that owes a block in time has sent none.

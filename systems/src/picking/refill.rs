@@ -141,7 +141,7 @@ pub(super) fn refill_requests(
             peer: entity,
             has,
             is_choked: state.peer_choking,
-            is_late: late_count > 0,
+            is_trusted: late_count == 0 && requests.distrusted_until <= now,
             now,
             prefers_sharing: rate * ALONE_SECONDS < u64::from(geometry.piece_length()),
         };
@@ -168,8 +168,8 @@ struct Choice<'a> {
     peer: Entity,
     has: &'a PeerPieces,
     is_choked: bool,
-    /// It owes us blocks whose time is over.
-    is_late: bool,
+    /// It owes us no blocks whose time is over, and has not been silent lately.
+    is_trusted: bool,
     prefers_sharing: bool,
     now: Timestamp,
 }
@@ -407,8 +407,8 @@ fn next_in_extent(piece: u32, geometry: &Geometry, extent_bytes: u32) -> Option<
 
 /// Whether the peer has the piece and may be asked for it.
 fn may_send(piece: &ActivePiece, choice: &Choice<'_>, requests: &Requests) -> bool {
-    // A piece that is to have one author is not for who owes us other blocks since long.
-    let is_trusted = || !choice.is_late && piece.may_have_exclusively(choice.peer, choice.now);
+    // A piece that is to have one author is not for who keeps us waiting.
+    let is_trusted = || choice.is_trusted && piece.may_have_exclusively(choice.peer, choice.now);
     (!piece.is_suspect || is_trusted())
         && choice.has.has(piece.index)
         && !requests.refused_pieces.contains(&piece.index)
