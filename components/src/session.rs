@@ -192,9 +192,10 @@ impl Session {
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = String::from("// A torrent's state, written by ecs-torrent.\n");
+        // A line for each field, file and tracker.
+        let form = ron::ser::PrettyConfig::new().depth_limit(2);
         // A session is made of numbers, text and lists, which RON always has a form for.
-        text +=
-            &ron::ser::to_string_pretty(self, ron::ser::PrettyConfig::new().compact_arrays(false)).unwrap_or_default();
+        text += &ron::ser::to_string_pretty(self, form).unwrap_or_default();
         let _ = write!(text, "\n{CHECKSUM}{}\n", hex(&text));
         text
     }
@@ -312,7 +313,26 @@ mod tests {
     fn a_session_comes_back_as_it_was() {
         let text = session().to_text();
         assert!(text.contains("have: \"0-2,5,9\""), "{text}");
+        assert!(
+            text.contains("\n        Some((len: 100, seconds: -1, nanos: 999999999)),\n"),
+            "{text}"
+        );
         assert_eq!(Session::parse(text.as_bytes(), InfoHash([7; 20])), Ok(session()));
+    }
+
+    /// As it was before: without what has been added since, and spread over more lines.
+    #[test]
+    fn an_older_session_is_read() {
+        let form = ron::ser::PrettyConfig::new().compact_arrays(false);
+        let older = Session {
+            lost: Runs::default(),
+            dropped: 0,
+            ..session()
+        };
+        let mut text = ron::ser::to_string_pretty(&older, form).unwrap();
+        text = text.replace("    dropped: 0,\n", "");
+        assert!(!text.contains("lost") && !text.contains("dropped") && text.contains("\n            len: 100,"));
+        assert_eq!(Session::parse(text.as_bytes(), InfoHash([7; 20])), Ok(older));
     }
 
     #[test]
