@@ -255,10 +255,9 @@ pub enum StopPhase {
     DisconnectPeers,
     /// Trackers hear `stopped`.
     AnnounceStopped,
-    /// The session is written; or deleted, with the data where that was asked for, if the torrent is removed.
+    /// The session is written; or deleted, with the data where that was asked for, if the torrent is removed. After it
+    /// the torrent is gone, and whoever asked is answered.
     WriteSession,
-    /// The torrent goes, and whoever asked is answered.
-    Despawn,
 }
 
 /// On a torrent that is being stopped: how far it has come.

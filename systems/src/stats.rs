@@ -176,7 +176,6 @@ fn describe(lifecycle: &Lifecycle, stopping: Option<&Stopping>) -> String {
         (Lifecycle::Stopping, Some(StopPhase::DisconnectPeers)) => "stopping/disconnect_peers",
         (Lifecycle::Stopping, Some(StopPhase::AnnounceStopped)) => "stopping/announce_stopped",
         (Lifecycle::Stopping, Some(StopPhase::WriteSession)) => "stopping/write_session",
-        (Lifecycle::Stopping, Some(StopPhase::Despawn)) => "stopping/despawn",
     }
     .to_owned()
 }

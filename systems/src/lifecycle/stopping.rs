@@ -154,10 +154,10 @@ pub(super) fn hear_stops(
         stops.all.push(reply);
     }
     for entity in wanted {
-        // A second stop joins the first. One that was added in this very tick is not in the world yet.
         let Ok((_, mut lifecycle, mut activity)) = torrents.get_mut(entity) else {
             continue;
         };
+        // A second stop joins the first.
         if *lifecycle == Lifecycle::Stopping {
             continue;
         }
@@ -181,7 +181,6 @@ fn limit(phase: StopPhase, settings: &LifecycleSettings) -> std::time::Duration 
         StopPhase::DisconnectPeers => settings.disconnect_timeout_ms,
         StopPhase::AnnounceStopped => settings.announce_timeout_ms,
         StopPhase::WriteSession => settings.save_timeout_ms,
-        StopPhase::Despawn => 0,
     })
 }
 
@@ -300,8 +299,7 @@ fn following(phase: StopPhase) -> Option<StopPhase> {
         StopPhase::HaltDownloads => Some(StopPhase::DisconnectPeers),
         StopPhase::DisconnectPeers => Some(StopPhase::AnnounceStopped),
         StopPhase::AnnounceStopped => Some(StopPhase::WriteSession),
-        StopPhase::WriteSession => Some(StopPhase::Despawn),
-        StopPhase::Despawn => None,
+        StopPhase::WriteSession => None,
     }
 }
 
@@ -355,7 +353,6 @@ impl Stops<'_, '_> {
                 self.endings.wanted.push((entity, ending));
                 self.endings.began.insert(entity, ending);
             }
-            StopPhase::Despawn => {}
         }
     }
 
@@ -370,7 +367,6 @@ impl Stops<'_, '_> {
             StopPhase::DisconnectPeers => stopped.peers.is_none() && !self.closing.0.contains_key(&entity),
             StopPhase::AnnounceStopped => !self.announces.pending.contains_key(&entity),
             StopPhase::WriteSession => return self.endings.ended.remove(&entity),
-            StopPhase::Despawn => true,
         };
         is_done.then_some(Ok(()))
     }

@@ -40,7 +40,7 @@ pub(crate) struct Endings {
 /// What stopped torrents' sessions come to.
 pub(super) fn end_sessions(
     mut clerk: Clerk,
-    mut spiller: Spiller,
+    spiller: Spiller,
     mut torrents: Query<Saved>,
     others: Query<(Entity, &Storage, &Content)>,
 ) {
@@ -56,7 +56,7 @@ pub(super) fn end_sessions(
         }
         saved.state.is_last = true;
         match ending {
-            Ending::Save => clerk.begin(&mut saved, &mut spiller),
+            Ending::Save => clerk.begin(&mut saved, &spiller),
             Ending::Forget { delete_data } => {
                 let mut left = 1;
                 clerk.port.push(StateRequest::Remove {

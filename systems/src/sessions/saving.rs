@@ -130,19 +130,19 @@ pub(super) fn note_changes(
 pub(super) fn begin_saves(
     mut wanted: MessageReader<SaveTorrent>,
     mut clerk: Clerk,
-    mut spiller: Spiller,
+    spiller: Spiller,
     mut torrents: Query<Saved>,
 ) {
     for &SaveTorrent { torrent } in wanted.read() {
         if let Ok(mut saved) = torrents.get_mut(torrent) {
-            clerk.begin(&mut saved, &mut spiller);
+            clerk.begin(&mut saved, &spiller);
         }
     }
 }
 
 impl Clerk<'_, '_> {
     /// Begins to save a torrent, where there is anything to be saved.
-    pub(super) fn begin(&mut self, saved: &mut SavedItem<'_, '_>, spiller: &mut Spiller) {
+    pub(super) fn begin(&mut self, saved: &mut SavedItem<'_, '_>, spiller: &Spiller) {
         if !matches!(saved.state.job, Job::None) {
             saved.state.is_wanted_again = true;
             return;
