@@ -8,27 +8,20 @@
     reason = "a test may fail as it likes, and its modules are seen by nobody else"
 )]
 
+#[path = "../support/command.rs"]
+mod command;
 #[path = "../support/content.rs"]
 mod content;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
 
+use self::command::command;
 use self::content::{compare, write_file};
-
-fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-torrent"));
-    command
-        .current_dir(folder)
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null());
-    command
-}
 
 fn run(folder: &Path, arguments: &[&str]) -> Output {
     command(folder, arguments).output().unwrap()

@@ -4,27 +4,18 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use ecs_torrent::making::MakeOptions;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+pub use crate::command::command;
 use crate::content::{make_torrent, write_file};
 
 /// Longer than anything takes that is not broken.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-
-pub fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-torrent"));
-    command
-        .current_dir(folder)
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null());
-    command
-}
 
 /// Runs a command that must succeed, and returns what it printed.
 pub fn succeed(folder: &Path, arguments: &[&str]) -> String {

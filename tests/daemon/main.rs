@@ -12,6 +12,8 @@
 
 mod api;
 mod bed;
+#[path = "../support/command.rs"]
+mod command;
 mod commands;
 mod configuration;
 #[path = "../support/content.rs"]
