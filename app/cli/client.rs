@@ -6,12 +6,14 @@ mod tables;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use clap::Args;
 use ecs_torrent::{Field, InfoHash, Source};
 use serde_json::Value;
 use url::form_urlencoded;
 
 use self::connection::Daemon;
+use super::output::printable;
 use super::{CliError, Outcome};
 
 /// Where the daemon is.
@@ -134,20 +136,11 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     }
     let path = format!("/api/v1/torrents?{}", query.finish());
     // Everything that can be wrong with the files is found before anything is begun.
-    let load = |source: &PathBuf| {
-        let metainfo = Source::from(source.as_path()).load()?;
-        let bytes = std::fs::read(source);
-        let bytes = bytes.map_err(CliError::io(format!("cannot read {}", source.display())))?;
-        Ok((metainfo, bytes))
-    };
+    let load = |source: &PathBuf| Ok(Source::from(source.as_path()).load()?);
     let files = args.sources.iter().map(load).collect::<Result<Vec<_>, CliError>>()?;
-    for (metainfo, bytes) in files {
-        let added = daemon.post(&path, bytes).await?;
-        say!(
-            "{} {}",
-            text(&added["info_hash"]),
-            tables::printable(&metainfo.info.name)
-        );
+    for metainfo in files {
+        let added = daemon.post(&path, metainfo.bytes.clone()).await?;
+        say!("{} {}", text(&added["info_hash"]), printable(&metainfo.info.name));
     }
     Ok(Outcome::Done)
 }
@@ -200,7 +193,7 @@ pub(super) async fn stop(args: StopArgs) -> Result<Outcome, CliError> {
         None => "/api/v1/stop".to_owned(),
         Some(hash) => format!("/api/v1/torrents/{}/stop", daemon.resolve(hash).await?),
     };
-    daemon.post(&path, Vec::new()).await?;
+    daemon.post(&path, Bytes::new()).await?;
     Ok(Outcome::Done)
 }
 
@@ -225,7 +218,7 @@ impl Daemon {
         }
         if !(MIN_DIGITS..40).contains(&digits.len()) || !digits.bytes().all(|c| c.is_ascii_hexdigit()) {
             let why = "a torrent is named by the 40 hexadecimal digits of its info-hash, or the first 6 or more";
-            return Err(CliError::Other(format!("{}: {why}", tables::printable(digits))));
+            return Err(CliError::Other(format!("{}: {why}", printable(digits))));
         }
         let torrents = self.get("/api/v1/torrents?fields=info_hash").await?;
         let hashes = torrents

@@ -8,6 +8,11 @@ use console::style;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
+/// A stranger's words do not drive the terminal.
+pub(super) fn printable(words: &str) -> String {
+    ecs_torrent::protocol::text::printable(words.as_bytes(), 4096)
+}
+
 /// The terminal, as bars and log lines share it.
 #[derive(Debug, Clone)]
 pub(super) struct Screen {

@@ -6,8 +6,10 @@ use clap::Args;
 use ecs_torrent::Source;
 use ecs_torrent::protocol::metainfo::Metainfo;
 use serde::Serialize;
+use time::OffsetDateTime;
 
-use super::{CliError, Outcome, output};
+use super::output::{self, printable};
+use super::{CliError, Outcome};
 
 #[derive(Debug, Args)]
 #[command(
@@ -113,47 +115,14 @@ fn print(shown: &Shown<'_>) {
     }
 }
 
-/// A stranger's words do not drive the terminal.
-fn printable(text: &str) -> String {
-    ecs_torrent::protocol::text::printable(text.as_bytes(), 4096)
-}
-
 /// `2026-11-22 18:58 UTC`; a date that no calendar has is shown as the number it is.
 fn utc(seconds: i64) -> String {
-    const DAY: i64 = 86_400;
-    let days = seconds.div_euclid(DAY);
-    if !(0..=3_000_000).contains(&days) {
+    let Ok(date) = OffsetDateTime::from_unix_timestamp(seconds) else {
         return seconds.to_string();
-    }
-    let (year, month, day) = civil(days);
-    let minutes = seconds.rem_euclid(DAY) / 60;
-    format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02} UTC",
-        minutes / 60,
-        minutes % 60
-    )
-}
-
-/// Year, month and day of a number of days since 1970.
-fn civil(mut days: i64) -> (i64, i64, i64) {
-    let is_leap = |year: i64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
-    let mut year = 1970;
-    loop {
-        let length = 365 + i64::from(is_leap(year));
-        if days < length {
-            break;
-        }
-        days -= length;
-        year += 1;
-    }
-    let february = 28 + i64::from(is_leap(year));
-    for (month, length) in (1..).zip([31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]) {
-        if days < length {
-            return (year, month, days + 1);
-        }
-        days -= length;
-    }
-    (year, 12, 31)
+    };
+    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+    let (hour, minute) = (date.hour(), date.minute());
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
 }
 
 #[cfg(test)]
@@ -166,6 +135,7 @@ mod tests {
         assert_eq!(utc(951_825_600), "2000-02-29 12:00 UTC");
         assert_eq!(utc(1_795_373_880), "2026-11-22 18:58 UTC");
         assert_eq!(utc(4_107_542_399), "2100-02-28 23:59 UTC");
-        assert_eq!((utc(-1), utc(i64::MAX)), ("-1".to_owned(), i64::MAX.to_string()));
+        assert_eq!(utc(-1), "1969-12-31 23:59 UTC");
+        assert_eq!(utc(i64::MAX), i64::MAX.to_string());
     }
 }

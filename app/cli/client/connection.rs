@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use super::DaemonAddress;
 use crate::cli::CliError;
+use crate::cli::output::printable;
 
 /// Time for the daemon to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,19 +53,19 @@ impl Daemon {
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Value, CliError> {
-        self.ask(Method::GET, path, Vec::new()).await
+        self.ask(Method::GET, path, Bytes::new()).await
     }
 
     /// Sends a torrent file, or nothing.
-    pub(super) async fn post(&self, path: &str, body: Vec<u8>) -> Result<Value, CliError> {
+    pub(super) async fn post(&self, path: &str, body: Bytes) -> Result<Value, CliError> {
         self.ask(Method::POST, path, body).await
     }
 
     pub(super) async fn delete(&self, path: &str) -> Result<Value, CliError> {
-        self.ask(Method::DELETE, path, Vec::new()).await
+        self.ask(Method::DELETE, path, Bytes::new()).await
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, CliError> {
+    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Value, CliError> {
         let address = self.address;
         let request = Request::builder()
             .method(method)
@@ -72,7 +73,7 @@ impl Daemon {
             .header(header::HOST, address.to_string())
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token.reveal()))
             .header(header::CONTENT_TYPE, "application/x-bittorrent")
-            .body(Full::new(Bytes::from(body)));
+            .body(Full::new(body));
         let request = request.map_err(|error| CliError::Other(format!("cannot ask: {error}")))?;
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
         let stream = stream.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
@@ -101,7 +102,7 @@ impl Daemon {
             ))),
             Some(answer) => {
                 let why = super::text(&answer["error"]);
-                Err(CliError::Other(super::tables::printable(why)))
+                Err(CliError::Other(printable(why)))
             }
             None => Err(CliError::Other(format!(
                 "{}: not a daemon's answer: {status}",

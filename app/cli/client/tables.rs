@@ -5,7 +5,7 @@ use ecs_torrent::Field;
 use serde_json::Value;
 
 use super::text;
-use crate::cli::output;
+use crate::cli::output::{self, printable};
 
 /// What `stats` tells where nothing is selected.
 pub(super) const GLANCE: [Field; 12] = [
@@ -25,11 +25,6 @@ pub(super) const GLANCE: [Field; 12] = [
 
 /// Digits of a hash that are shown in a table; as many name the torrent, but for a rare chance.
 const SHOWN_DIGITS: usize = 12;
-
-/// A stranger's words do not drive the terminal.
-pub(super) fn printable(words: &str) -> String {
-    ecs_torrent::protocol::text::printable(words.as_bytes(), 4096)
-}
 
 /// A line for each torrent.
 pub(super) fn torrents(torrents: &Value) {
