@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
-use ecs_torrent_protocol::geometry::{BLOCK_SIZE, Geometry, Span};
+use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest, Geometry, Span};
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Payload;
 use smallvec::SmallVec;
@@ -233,6 +233,16 @@ impl ActivePiece {
         peers.sort_unstable();
         peers.dedup();
         peers
+    }
+
+    /// What is asked for to get `block`.
+    #[must_use]
+    pub fn request(&self, block: u32) -> BlockRequest {
+        BlockRequest {
+            piece: self.index,
+            begin: block * BLOCK_SIZE,
+            len: self.block_len(block),
+        }
     }
 
     /// Length in bytes of `block`.

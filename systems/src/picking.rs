@@ -336,7 +336,7 @@ fn expire_requests(
                 resumes.set(now + FAILED_PAUSE, Resume(peer));
             } else {
                 piece.expire(pending.block, peer);
-                let same = |other: &&mut Pending| other.request == pending.request;
+                let same = |other: &&mut Pending| **other == pending;
                 if let Some(pending) = requests.pending.iter_mut().find(same) {
                     pending.is_late = true;
                 }

@@ -70,6 +70,23 @@ fn what_a_failed_sync_has_lost_is_written_again() {
     });
 }
 
+/// A piece that was given up for its memory was begun again while a peer still owed blocks of it: it was asked for them
+/// twice, and the engine turned in a circle when they were late again.
+#[test]
+fn given_up_pieces_are_begun_again() {
+    expect_good(2, || {
+        let mut settings = Settings::default();
+        settings.requests.piece_memory_bytes = 3 * (64 << 10);
+        Scenario::new("given up and begun again")
+            .settings(settings)
+            .torrent(torrent(2))
+            .seeds(1, Line::symmetric(128 << 10))
+            .leeches(1, LINE)
+            .hostiles(2, Hostility::EmptyPromises, LINE)
+            .within(3.0, Duration::from_secs(200))
+    });
+}
+
 /// A peer that had a suspect piece to itself and let it down was noted as owing blocks that had been taken back: it
 /// was never asked for them again.
 #[test]

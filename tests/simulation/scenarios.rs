@@ -26,6 +26,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("a broken disk", broken_disk),
     ("a failed sync", failed_sync),
     ("a slow disk", slow_disk),
+    ("little memory", little_memory),
     ("the tracker goes", tracker_goes),
     ("sleeping and jumping clocks", clocks),
     ("addresses that change", moves),
@@ -65,6 +66,11 @@ impl Dice {
         Duration::from_millis(self.within(low, high) as u64)
     }
 
+    /// Any moment between two, in milliseconds, and so any tick.
+    fn moment(&mut self, low: usize, high: usize) -> Duration {
+        Duration::from_micros(self.within(low * 1000, high * 1000) as u64)
+    }
+
     fn one<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.within(0, of.len())]
     }
@@ -75,6 +81,14 @@ impl Dice {
             piece_length: self.one(&[32 << 10, 64 << 10, 128 << 10, 256 << 10]),
             file_count: self.one(&[1, 1, 7]),
             ..NewContent::default()
+        }
+    }
+
+    /// The seed, or one of so many leechers.
+    fn anybody(&mut self, count: usize) -> Who {
+        match self.within(0, count + 1) {
+            0 => Who::Seed(0),
+            number => Who::Leech(number - 1),
         }
     }
 
@@ -186,14 +200,14 @@ fn partition(dice: &mut Dice) -> Scenario {
 
 fn power_failure(dice: &mut Dice) -> Scenario {
     let count = dice.within(1, 6);
-    let who = dice.leech(count);
-    let time = dice.millis(50, 6_000);
+    let who = dice.anybody(count);
+    let time = dice.moment(0, 6_000);
     Scenario::new("a power failure")
         .torrent(dice.torrent())
         .seeds(1, LINE)
         .leeches(count, LINE)
         .at(time, Act::PowerFails(who))
-        .at(time + dice.millis(10, 5_000), Act::Starts(who))
+        .at(time + dice.moment(10, 5_000), Act::Starts(who))
         .within(3.0, seconds(90))
 }
 
@@ -205,13 +219,13 @@ fn killed(dice: &mut Dice) -> Scenario {
         .within(3.0, seconds(150));
     let mut time = Duration::ZERO;
     for _ in 0..dice.within(2, 8) {
-        time += dice.millis(1, 2_500);
+        time += dice.moment(0, 2_500);
         let act = match dice.within(0, 2) {
             0 => Act::Killed(Who::Leech(0)),
             _ => Act::PowerFails(Who::Leech(0)),
         };
         scenario = scenario.at(time, act);
-        time += dice.millis(1, 1_000);
+        time += dice.moment(1, 1_000);
         scenario = scenario.at(time, Act::Starts(Who::Leech(0)));
     }
     scenario
@@ -225,10 +239,10 @@ fn stopped(dice: &mut Dice) -> Scenario {
         .leeches(count, LINE)
         .within(3.0, seconds(120));
     for _ in 0..dice.within(1, 4) {
-        let who = dice.one(&[Who::Seed(0), Who::Leech(0), dice_leech(count)]);
-        let time = dice.millis(1, 8_000);
+        let who = dice.anybody(count);
+        let time = dice.moment(0, 8_000);
         scenario = scenario.at(time, Act::Stops(who));
-        scenario = scenario.at(time + seconds(10) + dice.millis(0, 5_000), Act::Starts(who));
+        scenario = scenario.at(time + seconds(10) + dice.moment(0, 5_000), Act::Starts(who));
     }
     scenario
 }
@@ -303,6 +317,21 @@ fn slow_disk(dice: &mut Dice) -> Scenario {
         .within(6.0, seconds(60))
 }
 
+/// Pieces of silent peers are given up, since others need their memory.
+fn little_memory(dice: &mut Dice) -> Scenario {
+    let torrent = dice.torrent();
+    let mut settings = Settings::default();
+    settings.requests.piece_memory_bytes = u64::from(torrent.piece_length) * dice.within(1, 5) as u64;
+    let silent = dice.one(&[Hostility::EmptyPromises, Hostility::LateData, Hostility::Trickles]);
+    Scenario::new("little memory")
+        .settings(settings)
+        .torrent(torrent)
+        .seeds(1, LINE)
+        .leeches(dice.within(1, 6), LINE)
+        .hostiles(dice.within(0, 3), silent, LINE)
+        .within(8.0, seconds(200))
+}
+
 fn tracker_goes(dice: &mut Dice) -> Scenario {
     let count = dice.within(2, 8);
     let late = Who::Leech(count);
@@ -356,7 +385,7 @@ fn moves(dice: &mut Dice) -> Scenario {
         .leeches(count, LINE)
         .within(3.0, seconds(200));
     for _ in 0..dice.within(1, 4) {
-        scenario = scenario.at(dice.millis(100, 4_000), Act::Moves(dice.leech(count)));
+        scenario = scenario.at(dice.millis(100, 4_000), Act::Moves(dice.anybody(count)));
     }
     scenario
 }
@@ -381,7 +410,7 @@ fn breaking(dice: &mut Dice) -> Scenario {
 
 fn stop_reading(dice: &mut Dice) -> Scenario {
     let count = dice.within(2, 8);
-    let who = dice.leech(count);
+    let who = dice.anybody(count);
     let time = dice.millis(100, 3_000);
     Scenario::new("peers that stop reading")
         .torrent(dice.torrent())

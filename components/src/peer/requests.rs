@@ -134,6 +134,8 @@ impl Requests {
 #[derive(Resource, Debug, Default)]
 pub struct RefillQueue {
     peers: Vec<Entity>,
+    /// Those that have been silent come after all others, so that they don't take the memory that others wait for.
+    silent: Vec<Entity>,
 }
 
 impl RefillQueue {
@@ -141,12 +143,16 @@ impl RefillQueue {
     pub fn add(&mut self, peer: Entity, requests: &mut Requests) {
         if !requests.is_listed {
             requests.is_listed = true;
-            self.peers.push(peer);
+            match requests.is_silent {
+                true => self.silent.push(peer),
+                false => self.peers.push(peer),
+            }
         }
     }
 
     /// Takes all peers out; call [`Requests::unlist`] on each.
     pub fn take(&mut self) -> Vec<Entity> {
+        self.peers.append(&mut self.silent);
         std::mem::take(&mut self.peers)
     }
 }

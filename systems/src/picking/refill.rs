@@ -34,15 +34,18 @@ const ENDGAME_DEPTH: usize = 64;
 /// The content of padding (BEP 47).
 static ZEROS: [u8; BLOCK_SIZE as usize] = [0; BLOCK_SIZE as usize];
 
-/// Gives up pieces that nobody sends blocks of, where others wait for their memory.
+/// Gives up pieces that nobody sends blocks of, where others wait for their memory. Who is late with a block of one is
+/// told: the piece may be begun again, and nobody is asked twice for what he owes.
 pub(super) fn evict_idle(
     mut commands: Commands,
     mut supply: ResMut<Supply>,
     mut memory: ResMut<PieceMemory>,
     mut random: ResMut<Random>,
+    mut flush: ResMut<FlushQueue>,
     settings: Res<Settings>,
     mut pieces: Query<&mut ActivePiece>,
     mut torrents: Query<(&mut Picker, &mut ActivePieces)>,
+    mut peers: Query<(&mut Requests, &mut Outbox)>,
 ) {
     let limit = settings.requests.piece_memory_bytes;
     while !supply.starved.is_empty() && memory.used_bytes() + supply.wanted_bytes > limit {
@@ -58,6 +61,17 @@ pub(super) fn evict_idle(
             continue;
         }
         tracing::debug!(piece = piece.index, "given up: memory is short and nobody sends it");
+        let owed = (0..)
+            .zip(&piece.blocks)
+            .flat_map(|(block, slot)| slot.late.iter().map(move |peer| (block, *peer)));
+        for (block, peer) in owed {
+            let request = piece.request(block);
+            if let Ok((mut requests, mut outbox)) = peers.get_mut(peer)
+                && requests.cancel(request).is_some()
+            {
+                flush.send(peer, &mut outbox, &Message::Cancel(request));
+            }
+        }
         active.all.remove(&piece.index);
         active.open.remove(&piece.index);
         picker.order.insert(piece.index, &mut random);
