@@ -249,8 +249,7 @@ pub struct UploadSettings {
     pub max_block_bytes: u32,
     /// Bytes read from the disk in one go for adjacent requests of one peer. Default 256 KiB.
     pub read_bytes: u32,
-    /// Bytes read or being read for uploads and not yet sent, over all peers. Default 4 MiB: what is sent while it is
-    /// still in the processor's caches costs less.
+    /// Bytes read or being read for uploads and not yet sent, over all peers. Default 16 MiB.
     pub memory_bytes: u64,
     /// Most of it for one peer: a connection moves at most this much in two or three ticks. Where many want some, none
     /// gets more than what is left for the others. Default 2 MiB.
