@@ -1,7 +1,7 @@
 //! What will happen, in the order in which it will.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use ecs_torrent_protocol::time::Timestamp;
 
@@ -39,11 +39,21 @@ pub(super) enum Happening {
 }
 
 /// All that will happen: by time, and at the same time in the order in which it was planned.
+///
+/// What comes soon lies in a heap so small that it stays in the processor's caches, the rest in a list for each
+/// stretch of time.
 #[derive(Default)]
 pub(super) struct EventQueue {
-    heap: BinaryHeap<Reverse<Entry>>,
+    /// Empty only when the whole queue is.
+    soon: BinaryHeap<Reverse<Entry>>,
+    /// The stretch up to whose end all lies in `soon`.
+    stretch: u64,
+    later: BTreeMap<u64, Vec<Reverse<Entry>>>,
     planned: u64,
 }
+
+/// A stretch is 2 to the power of this many nanoseconds long: about a millisecond.
+const STRETCH_BITS: u32 = 20;
 
 struct Entry {
     at: Timestamp,
@@ -55,15 +65,29 @@ impl EventQueue {
     pub(super) fn plan(&mut self, at: Timestamp, what: Happening) {
         self.planned += 1;
         let number = self.planned;
-        self.heap.push(Reverse(Entry { at, number, what }));
+        let entry = Reverse(Entry { at, number, what });
+        let stretch = at.as_nanos() >> STRETCH_BITS;
+        if self.soon.is_empty() {
+            self.stretch = stretch;
+        }
+        match stretch > self.stretch {
+            true => self.later.entry(stretch).or_default().push(entry),
+            false => self.soon.push(entry),
+        }
     }
 
     pub(super) fn next(&self) -> Option<Timestamp> {
-        self.heap.peek().map(|Reverse(entry)| entry.at)
+        self.soon.peek().map(|Reverse(entry)| entry.at)
     }
 
     pub(super) fn pop(&mut self) -> Option<(Timestamp, Happening)> {
-        self.heap.pop().map(|Reverse(entry)| (entry.at, entry.what))
+        let Reverse(Entry { at, what, .. }) = self.soon.pop()?;
+        if self.soon.is_empty()
+            && let Some((stretch, entries)) = self.later.pop_first()
+        {
+            (self.stretch, self.soon) = (stretch, entries.into());
+        }
+        Some((at, what))
     }
 
     /// How much was planned so far.
@@ -98,14 +122,34 @@ mod tests {
 
     #[test]
     fn what_is_planned_first_happens_first_at_the_same_time() {
+        let order = order_of(&[5, 3, 5, 3]);
+        assert_eq!(order, [1, 3, 0, 2]);
+    }
+
+    #[test]
+    fn what_lies_far_apart_keeps_its_order() {
+        const MS: u64 = 1_000_000;
+        let order = order_of(&[900 * MS, 2 * MS, 0, 900 * MS, 2 * MS + 1, 40 * MS, 1]);
+        assert_eq!(order, [2, 6, 1, 4, 5, 0, 3]);
+        // What is planned behind the stretch that has begun, and before the one that comes.
         let mut queue = EventQueue::default();
-        for (at, node) in [(5, 0), (3, 1), (5, 2), (3, 3)] {
-            queue.plan(Timestamp::from_nanos(at), Happening::UplinkFree(NodeId(node)));
+        let at = |ms| Timestamp::from_nanos(ms * MS);
+        queue.plan(at(10), Happening::UplinkFree(NodeId(0)));
+        queue.plan(at(50), Happening::UplinkFree(NodeId(0)));
+        assert_eq!(queue.pop().map(|(time, _)| time), Some(at(10)));
+        queue.plan(at(30), Happening::UplinkFree(NodeId(0)));
+        assert_eq!(queue.next(), Some(at(30)));
+    }
+
+    fn order_of(times: &[u64]) -> Vec<usize> {
+        let mut queue = EventQueue::default();
+        for (node, at) in times.iter().enumerate() {
+            queue.plan(Timestamp::from_nanos(*at), Happening::UplinkFree(NodeId(node)));
         }
         let order = std::iter::from_fn(|| queue.pop()).map(|(_, what)| match what {
             Happening::UplinkFree(NodeId(node)) => node,
             other => panic!("{other:?}"),
         });
-        assert_eq!(order.collect::<Vec<_>>(), [1, 3, 0, 2]);
+        order.collect()
     }
 }
