@@ -30,6 +30,7 @@ mod outcome;
 pub mod plot;
 mod running;
 mod scenario;
+mod telling;
 
 pub use self::outcome::{Outcome, Trouble};
-pub use self::scenario::{Act, Line, Scenario, When, Who};
+pub use self::scenario::{Act, Line, Look, Scenario, When, Who};

@@ -54,15 +54,21 @@ pub fn svg(outcome: &Outcome) -> String {
             HEIGHT - BOTTOM + 18.0
         );
     }
-    let mut lines: BTreeMap<Who, String> = BTreeMap::new();
+    let mut lines: BTreeMap<Who, Vec<(f64, f64)>> = BTreeMap::new();
     for (at, parts) in &outcome.progress {
         for (who, part) in parts {
             let line = lines.entry(*who).or_default();
-            let _ = write!(line, "{:.1},{:.1} ", x(at.as_secs_f64()), y(*part));
+            let point = (x(at.as_secs_f64()), y(*part));
+            // A stretch on one level is drawn from its ends.
+            match line.as_mut_slice() {
+                [.., (_, one), last] if *one == last.1 && last.1 == point.1 => *last = point,
+                _ => line.push(point),
+            }
         }
     }
     let count = lines.len().max(1);
-    for (number, (who, points)) in lines.into_iter().enumerate() {
+    for (number, (who, line)) in lines.into_iter().enumerate() {
+        let points: String = line.iter().map(|(x, y)| format!("{x:.1},{y:.1} ")).collect();
         let hue = 360 * number / count;
         let _ = writeln!(
             out,
@@ -75,7 +81,10 @@ pub fn svg(outcome: &Outcome) -> String {
     let _ = writeln!(
         out,
         "<line x1=\"{ideal:.1}\" y1=\"{top}\" x2=\"{ideal:.1}\" y2=\"{bottom}\" stroke=\"black\" \
-         stroke-dasharray=\"4 3\"><title>the ideal time</title></line>"
+         stroke-dasharray=\"4 3\"><title>the ideal time</title></line>\
+         <text x=\"{:.1}\" y=\"{:.1}\">ideal</text>",
+        ideal + 4.0,
+        bottom - 6.0
     );
     for (at, what) in &outcome.timeline {
         let place = x(at.as_secs_f64());

@@ -1,5 +1,6 @@
 //! A scenario: what there is, and what happens to it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
@@ -151,6 +152,20 @@ pub struct Scenario {
     /// Adds what the caller wants to a node.
     pub(super) extend: Rc<dyn Fn(NewNode) -> NewNode>,
     pub(super) is_traced: bool,
+    pub(super) beat: Duration,
+    pub(super) threads: usize,
+    pub(super) watch: Rc<dyn Fn(&Look)>,
+}
+
+/// How far a scenario is.
+#[derive(Debug)]
+pub struct Look<'s> {
+    /// Virtual time since the begin.
+    pub at: Duration,
+    /// How much each leecher has, from 0 to 1.
+    pub parts: &'s BTreeMap<Who, f64>,
+    /// What has happened since the look before.
+    pub events: &'s [(Duration, String)],
 }
 
 impl Scenario {
@@ -179,6 +194,9 @@ impl Scenario {
             may_fail: false,
             extend: Rc::new(|node| node),
             is_traced: true,
+            beat: Duration::ZERO,
+            threads: 1,
+            watch: Rc::new(|_| ()),
         }
     }
 
@@ -312,6 +330,20 @@ impl Scenario {
             is_traced: false,
             ..self
         }
+    }
+
+    /// Lets engines tick at multiples of `beat` only, on `threads` threads: large swarms take less time so. What happens
+    /// depends on the beat, and not on the threads.
+    #[must_use]
+    pub fn beat(self, beat: Duration, threads: usize) -> Self {
+        Self { beat, threads, ..self }
+    }
+
+    /// Calls `watch` some two hundred times on the way, and at the end.
+    #[must_use]
+    pub fn watch(self, watch: impl Fn(&Look) + 'static) -> Self {
+        let watch = Rc::new(watch);
+        Self { watch, ..self }
     }
 
     /// The least time in which all leechers that are there from the start can have everything, whatever anybody does:

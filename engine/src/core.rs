@@ -1,6 +1,6 @@
 //! An engine without its thread: a world, its ports, and one step at a time.
 
-use bevy_app::App;
+use bevy_app::{App, SubApp};
 use bevy_ecs::error::{BevyError, ErrorContext, FallbackErrorHandler};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::candidates::Candidates;
@@ -39,10 +39,9 @@ pub struct Backends {
     pub local: LocalAddresses,
 }
 
-/// A world with its schedule and ports, stepped by a runner or a simulator. Not `Send`: it lives and dies on the
-/// thread that made it.
+/// A world with its schedule and ports, stepped by a runner or a simulator.
 pub struct Core {
-    app: App,
+    app: SubApp,
     handle: EngineHandle,
 }
 
@@ -91,6 +90,7 @@ impl Core {
         add_plugins(&mut app);
         app.finish();
         app.cleanup();
+        let app = std::mem::take(app.main_mut());
         Self { app, handle }
     }
 

@@ -24,6 +24,7 @@
 mod agenda;
 mod content;
 mod contents;
+mod desk;
 mod disk;
 mod fabric;
 mod hash;
@@ -53,6 +54,7 @@ use std::time::Duration;
 use bevy_app::Plugins;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_protocol::time::Timestamp;
+use rayon::prelude::*;
 
 pub use self::content::{Content, NewContent};
 pub use self::disk::{DiskControl, DiskFault, DiskOperation, DiskSpeed, DiskView, Lasting, SimDisk};
@@ -61,8 +63,8 @@ pub use self::http::HttpReply;
 pub use self::names::{NameControl, NameService};
 use self::net::Power;
 pub use self::net::{Access, NetControl, Path, SimNet, SocketLimits, Traffic};
-use self::node::Node;
 pub use self::node::{Crash, NewNode};
+use self::node::{Node, Ticking};
 pub use self::probe::Probe;
 use self::queue::Happening;
 pub use self::state::{StateControl, StateOperation};
@@ -81,6 +83,8 @@ pub struct Simulation {
     fabric: Arc<Mutex<Fabric>>,
     nodes: BTreeMap<NodeId, Node>,
     hook: Option<TickHook>,
+    /// Who ticks worlds, where it is not the caller's thread alone.
+    pool: Option<rayon::ThreadPool>,
 }
 
 impl Simulation {
@@ -91,6 +95,7 @@ impl Simulation {
             fabric: Arc::new(Mutex::new(Fabric::new(seed, Path::new(latency)))),
             nodes: BTreeMap::new(),
             hook: None,
+            pool: None,
         }
     }
 
@@ -100,6 +105,18 @@ impl Simulation {
         let simulation = Self::new(seed, latency);
         simulation.fabric().hub.trace = None;
         simulation
+    }
+
+    /// Lets engines tick at multiples of `beat` only, so that many do so at the same moment, and those on `threads`
+    /// threads. What happens is the same with any number of threads. An engine whose plugins keep things that are not
+    /// `Send` in its world needs one thread.
+    ///
+    /// # Panics
+    /// Where the system gives no threads.
+    pub fn set_beat(&mut self, beat: Duration, threads: usize) {
+        self.fabric().hub.agenda.beat = beat;
+        let build = || rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        self.pool = (threads > 1).then(|| build().expect("threads to tick on"));
     }
 
     /// Adds an engine, which ticks first at the next step.
@@ -134,7 +151,7 @@ impl Simulation {
     /// # Panics
     /// Where there is no such engine in this simulation, or it is down.
     pub fn node(&mut self, id: NodeId) -> &mut Core {
-        self.node_mut(id).core.as_mut().expect("an engine that is up")
+        self.node_mut(id).core.as_deref_mut().expect("an engine that is up")
     }
 
     /// Whether a node's engine is there.
@@ -316,22 +333,36 @@ impl Simulation {
             }
             now
         };
-        for id in due {
-            self.tick(id, now);
-        }
+        self.tick(&due, now);
         true
     }
 
-    fn tick(&mut self, id: NodeId, now: Timestamp) {
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        let Some((least, next)) = node.tick(now) else { return };
-        {
-            let mut fabric = lock(&self.fabric);
-            fabric.hub.note(id, 0);
-            fabric.hub.agenda.ticked(id, now, least, next);
+    /// Lets engines tick that are due at the same moment: none of them sees what another one does in it.
+    fn tick(&mut self, due: &[NodeId], now: Timestamp) {
+        let begin = |id: &NodeId| self.nodes.get_mut(id)?.begin_tick(*id, now);
+        let mut ticking: Vec<Ticking> = due.iter().filter_map(begin).collect();
+        match &self.pool {
+            Some(pool) if ticking.len() > 1 => pool.install(|| ticking.par_iter_mut().for_each(Ticking::tick)),
+            _ => ticking.iter_mut().for_each(Ticking::tick),
         }
-        if let (Some(hook), Some(core)) = (&mut self.hook, &mut node.core) {
-            hook(id, core, now);
+        let fabric = self.fabric.clone();
+        for ticking in ticking {
+            let id = ticking.id;
+            let node = self.node_mut(id);
+            let (least, next) = node.end_tick(ticking);
+            {
+                let hub = &mut lock(&fabric).hub;
+                hub.note(id, 0);
+                hub.agenda.ticked(id, now, least, next);
+            }
+            // What comes of it at once is heard in the next tick, as from a real engine's backends.
+            node.carry_out();
+            if let (Some(hook), Some(core)) = (
+                &mut self.hook,
+                self.nodes.get_mut(&id).and_then(|node| node.core.as_mut()),
+            ) {
+                hook(id, core, now);
+            }
         }
     }
 

@@ -123,6 +123,33 @@ fn two_engines_finish_a_torrent_the_same_way_twice() {
     assert_ne!(run(2).0, trace, "another seed, another run");
 }
 
+/// What a backend tells at once, as that bytes have gone into a socket's buffer, is heard in the next tick, which does
+/// not come sooner after the one before than the settings say.
+#[test]
+fn an_engine_that_sends_does_not_tick_again_at_once() {
+    let content = torrent(1_000_001, 65536);
+    let mut sim = Simulation::new(1, Duration::from_millis(10));
+    let mut settings = Settings::default();
+    settings.tick.min_interval_us = 5_000;
+    let least = Duration::from_millis(5);
+    let seeder = sim.add_node(ip(1), settings.clone(), TorrentPlugins);
+    let leecher = sim.add_node(ip(2), settings, TorrentPlugins);
+    sim.put(seeder, "downloads", &content);
+    add(&mut sim, seeder, &content, vec![]);
+    add(&mut sim, leecher, &content, vec![(ip(1), 6881).into()]);
+    let last = Arc::new(Mutex::new(std::collections::BTreeMap::new()));
+    sim.on_tick(move |node, _, now| {
+        if let Some(before) = last.lock().unwrap().insert(node, now) {
+            assert!(
+                now.since(before) >= least,
+                "{node:?} ticks at {before:?} and at {now:?}"
+            );
+        }
+    });
+    let limit = Timestamp::ZERO + Duration::from_secs(60);
+    assert!(sim.run_until(limit, |sim| sim.has(leecher, "downloads", &content)));
+}
+
 /// Fault 58: the connection to a UDP tracker is used for a minute, and then made anew.
 #[test]
 fn an_expired_connection_to_a_udp_tracker_is_renewed() {

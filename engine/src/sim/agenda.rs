@@ -11,6 +11,8 @@ use super::NodeId;
 /// not sooner after the one before than the least interval; otherwise at its next deadline.
 #[derive(Default)]
 pub(super) struct Agenda {
+    /// Ticks come at its multiples, if it is not zero.
+    pub(super) beat: Duration,
     due: BTreeSet<(Timestamp, NodeId)>,
     nodes: Vec<Entry>,
 }
@@ -32,7 +34,7 @@ impl Agenda {
     /// Something has come for a node.
     pub(super) fn wake(&mut self, node: NodeId, now: Timestamp) {
         let entry = self.nodes[node.0];
-        let at = now.max(entry.not_before);
+        let at = self.on_beat(now.max(entry.not_before));
         if at < entry.at {
             self.set(node, at);
         }
@@ -42,10 +44,19 @@ impl Agenda {
     pub(super) fn ticked(&mut self, node: NodeId, now: Timestamp, least: Duration, deadline: Timestamp) {
         let entry = &mut self.nodes[node.0];
         entry.not_before = entry.not_before.max(now + least);
-        let at = deadline.max(entry.not_before);
+        let (at, before) = (deadline.max(entry.not_before), entry.at);
+        let at = self.on_beat(at);
         // What came during the tick has asked for one already.
-        if at < entry.at {
+        if at < before {
             self.set(node, at);
+        }
+    }
+
+    fn on_beat(&self, at: Timestamp) -> Timestamp {
+        let (beat, nanos) = (self.beat.as_nanos() as u64, at.as_nanos());
+        match nanos.checked_next_multiple_of(beat) {
+            Some(next) if beat > 0 => Timestamp::from_nanos(next),
+            _ => at,
         }
     }
 

@@ -10,12 +10,13 @@ use ecs_torrent_components::settings::{Settings, millis};
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::NodeId;
+use super::desk::{CarryOut, Desk};
 use super::disk::{DiskSpeed, SimDisk};
 use super::fabric::{Fabric, lock};
 use super::hash::SimHash;
 use super::http::SimHttp;
 use super::net::{Access, SimNet};
-use super::probe::{Probe, Probed, Unprobed};
+use super::probe::{Probe, Unprobed};
 use super::state::SimState;
 use crate::core::{Backends, Core};
 use crate::ports::net::LocalAddresses;
@@ -105,7 +106,9 @@ pub enum Crash {
 pub(super) struct Node {
     pub(super) new: NewNode,
     /// Nothing while it is down.
-    pub(super) core: Option<Core>,
+    pub(super) core: Option<Box<Core>>,
+    /// What its ticks have asked for goes through here.
+    desks: Vec<Box<dyn CarryOut>>,
     /// How far its clock goes before the simulation's.
     pub(super) ahead: Duration,
     pub(super) ticks: u64,
@@ -118,6 +121,7 @@ impl Node {
         Self {
             new,
             core: None,
+            desks: Vec::new(),
             ahead: Duration::ZERO,
             ticks: 0,
             least_interval,
@@ -135,31 +139,75 @@ impl Node {
             seed[16..20].copy_from_slice(&fabric.machines[id.0].life.to_le_bytes());
             fabric.net.addresses_of(id)
         };
+        let net = Desk::new(SimNet::new(id, shared.clone()), probe);
+        let disk = Desk::new(SimDisk::new(id, shared.clone()), probe);
+        let hash = Desk::new(SimHash::new(id, shared.clone()), probe);
+        let http = Desk::new(SimHttp::new(id, shared.clone()), probe);
+        let state = Desk::new(SimState::new(id, shared.clone()), probe);
+        self.desks = vec![
+            net.far_side(),
+            disk.far_side(),
+            hash.far_side(),
+            http.far_side(),
+            state.far_side(),
+        ];
         let backends = Backends {
-            net: Probed::new(SimNet::new(id, shared.clone()), probe),
-            disk: Probed::new(SimDisk::new(id, shared.clone()), probe),
-            hash: Probed::new(SimHash::new(id, shared.clone()), probe),
-            http: Probed::new(SimHttp::new(id, shared.clone()), probe),
-            state: Probed::new(SimState::new(id, shared.clone()), probe),
+            net: Box::new(net),
+            disk: Box::new(disk),
+            hash: Box::new(hash),
+            http: Box::new(http),
+            state: Box::new(state),
             local: LocalAddresses(local),
         };
         let add_plugins = self.new.add_plugins.clone();
         let core = Core::new(self.new.settings.clone(), backends, seed, Waker::none(), &*add_plugins);
-        self.core = Some(core);
+        self.core = Some(Box::new(core));
     }
 
-    /// Ticks, and tells when the next one is due by the simulation's clock.
-    pub(super) fn tick(&mut self, now: Timestamp) -> Option<(Duration, Timestamp)> {
-        let core = self.core.as_mut()?;
-        let (ahead, mut next) = (self.ahead, now);
-        self.new.probe.tick(&mut || next = core.tick(now + ahead));
+    /// Takes the engine out for a tick, if it is up.
+    pub(super) fn begin_tick(&mut self, id: NodeId, now: Timestamp) -> Option<Ticking> {
+        let core = self.core.take()?;
+        Some(Ticking {
+            id,
+            now: now + self.ahead,
+            next: now,
+            probe: self.new.probe.clone(),
+            core,
+        })
+    }
+
+    /// Takes it back; tells the least time to the next tick, and when that is due by the simulation's clock.
+    pub(super) fn end_tick(&mut self, ticking: Ticking) -> (Duration, Timestamp) {
+        self.core = Some(ticking.core);
         self.ticks += 1;
-        let next = Timestamp::ZERO + next.since(Timestamp::ZERO + ahead);
-        Some((self.least_interval, next))
+        let next = Timestamp::ZERO + ticking.next.since(Timestamp::ZERO + self.ahead);
+        (self.least_interval, next)
+    }
+
+    /// Lets what the engine has asked for begin.
+    pub(super) fn carry_out(&self) {
+        self.desks.iter().for_each(|desk| desk.carry_out());
     }
 
     /// How long the real backend gives an orderly close.
     pub(super) fn close_timeout(&self) -> Duration {
         millis(self.new.settings.net.close_timeout_ms)
+    }
+}
+
+/// An engine that ticks; on any thread.
+pub(super) struct Ticking {
+    pub(super) id: NodeId,
+    now: Timestamp,
+    /// By the engine's own clock.
+    next: Timestamp,
+    probe: Arc<dyn Probe>,
+    core: Box<Core>,
+}
+
+impl Ticking {
+    pub(super) fn tick(&mut self) {
+        let Self { now, next, core, .. } = self;
+        self.probe.tick(&mut || *next = core.tick(*now));
     }
 }

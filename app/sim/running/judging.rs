@@ -1,0 +1,146 @@
+//! What is found wrong with a run, and what came of it.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use ecs_torrent_engine::sim::{Crash, NodeId};
+use ecs_torrent_protocol::time::Timestamp;
+
+use super::progress::Progress;
+use super::{FOLDER, Stage, State};
+use crate::sim::invariants::Violations;
+use crate::sim::outcome::{Outcome, Trouble};
+use crate::sim::scenario::{Act, Who};
+
+/// A stop takes at most that long (section "Stopping" of ARCHITECTURE.md), and a tick.
+const STOP_LIMIT: Duration = Duration::from_millis(9_500);
+
+/// Most announces of one node in a minute that are not started, completed or stopped.
+const MAX_ANNOUNCES_PER_MINUTE: usize = 6;
+
+impl Stage<'_> {
+    /// Takes what an engine has noted.
+    pub(super) fn collect(&mut self, who: Who) {
+        let actor = &self.actors[&who];
+        if matches!(actor.state, State::Down) {
+            return;
+        }
+        let node = actor.node;
+        let world = self.sim.node(node).world_mut();
+        let violations = world.resource_mut::<Violations>().take();
+        let progress = world.resource::<Progress>().clone();
+        let found = violations
+            .into_iter()
+            .map(|violation| Trouble::Violation(who, violation));
+        self.troubles.extend(found);
+        self.actor(who).progress = progress;
+        self.check_session(who, node);
+    }
+
+    /// A session is believed at the next start: what it says must be on the platter.
+    fn check_session(&mut self, who: Who, node: NodeId) {
+        let Some(session) = self.sim.state(node).session(self.content.info_hash()) else {
+            return;
+        };
+        let (files, bytes) = (self.content.files(), self.content.bytes());
+        let Some(have) = session.have.to_set(session.pieces) else {
+            let what = format!("{who}: its session has pieces that there are not");
+            return self.troubles.push(Trouble::Other(what));
+        };
+        let missing = have.iter().find(|piece| {
+            let span = self.content.piece_span(*piece);
+            !self.sim.disk(node).holds_durably(FOLDER, files, bytes, span)
+        });
+        if let Some(piece) = missing
+            && self.suspects.insert((who, piece))
+        {
+            self.troubles.push(Trouble::Other(format!(
+                "{who}: its session has piece {piece}, which is not on the platter, at {:?}",
+                self.now()
+            )));
+        }
+    }
+
+    pub(super) fn look_after_stop(&mut self, who: Who) {
+        let State::Stopping(since, answer) = self.actors[&who].state.clone() else {
+            return;
+        };
+        let answer = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let took = self.sim.now().since(since);
+        if let Some(result) = answer {
+            self.timeline
+                .push((self.now(), format!("{who} has stopped: {result:?}")));
+            self.collect(who);
+            self.crash(who, Crash::Process);
+        } else if took > STOP_LIMIT + self.look {
+            self.troubles
+                .push(Trouble::Other(format!("{who} has not stopped after {took:?}")));
+            self.crash(who, Crash::Process);
+        }
+    }
+
+    pub(super) fn outcome(mut self) -> Outcome {
+        let mut finished = BTreeMap::new();
+        let mut traffic = BTreeMap::new();
+        let mut ticks = 0;
+        for (who, actor) in &self.actors {
+            ticks += self.sim.tick_count(actor.node);
+            let moved = self.sim.net().traffic(actor.node);
+            traffic.insert(*who, (moved.sent_bytes, moved.received_bytes));
+            let (Who::Leech(_), State::Up) = (who, &actor.state) else {
+                continue;
+            };
+            match actor.progress.completed {
+                Some(at) => {
+                    finished.insert(*who, at.since(Timestamp::ZERO));
+                    if !self.sim.has(actor.node, FOLDER, &self.content) {
+                        let what = format!("{who} says that it has everything, and has not");
+                        self.troubles.push(Trouble::Other(what));
+                    }
+                }
+                None if self.scenario.may_fail => {}
+                None => {
+                    let Progress { part, state, .. } = actor.progress.clone();
+                    self.troubles.push(Trouble::Unfinished(*who, part, state));
+                }
+            }
+        }
+        self.check_announces();
+        Outcome {
+            name: self.scenario.name.clone(),
+            seed: self.scenario.seed,
+            trace: self.sim.trace(),
+            took: self.now(),
+            ideal: self.scenario.ideal(),
+            finished,
+            progress: self.history,
+            traffic,
+            timeline: self.timeline,
+            ticks,
+            events: self.sim.event_count(),
+            troubles: self.troubles,
+        }
+    }
+
+    /// Nobody storms the tracker.
+    fn check_announces(&mut self) {
+        let minutes = (self.now().as_secs_f64() / 60.0).ceil() as usize;
+        for (address, counts) in self.tracker.counts(self.content.info_hash()) {
+            let starts = self.actors.values().find(|actor| actor.address == address);
+            let starts = starts.map_or(1, |actor| actor.starts);
+            // Each start announces once, and again where there was no answer.
+            let most = (minutes + starts) * MAX_ANNOUNCES_PER_MINUTE;
+            let count = counts.regular + counts.started;
+            // What was heard and not answered as it should be is said again.
+            let once = match self.scenario.acts.iter().any(|(_, act)| matches!(act, Act::Tracker(_))) {
+                true => MAX_ANNOUNCES_PER_MINUTE * minutes,
+                false => starts,
+            };
+            if count > most || counts.completed > once || counts.stopped > once {
+                let what = format!("{address} announces too much: {counts:?} after {starts} starts");
+                self.troubles.push(Trouble::Other(what));
+            }
+        }
+    }
+}

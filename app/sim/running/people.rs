@@ -1,0 +1,157 @@
+//! Who takes part in a scenario, and what a person does who starts the program.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use ecs_torrent_components::commands::{AddOptions, AddTorrent, CommandQueue, Reply, ResumeAll};
+use ecs_torrent_engine::sim::{Content, Crash, NewNode};
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::wire::Block;
+use ecs_torrent_systems::TorrentPlugins;
+
+use super::progress::{Progress, ProgressPlugin};
+use super::{Actor, FOLDER, Stage, State};
+use crate::sim::hostile::HostilePeer;
+use crate::sim::invariants::{InvariantsPlugin, Truth};
+use crate::sim::scenario::{Line, Who, address_of};
+
+impl Stage<'_> {
+    /// Adds everybody.
+    pub(super) fn people(&mut self) {
+        let scenario = self.scenario;
+        let mut number = 0;
+        for group in &scenario.seeds {
+            for _ in 0..group.count {
+                self.add(Who::Seed(number), group.line, group.is_late);
+                number += 1;
+            }
+        }
+        let mut number = 0;
+        for group in &scenario.leeches {
+            for _ in 0..group.count {
+                self.add(Who::Leech(number), group.line, group.is_late);
+                number += 1;
+            }
+        }
+        let victims: Vec<SocketAddr> = self.actors.values().map(|actor| actor.address).collect();
+        for (number, (hostility, line)) in (1..).zip(&scenario.hostiles) {
+            let address = SocketAddr::new(address_of(self.next_ip), 6881);
+            self.next_ip += 1;
+            let host = self.sim.add_host(address);
+            self.sim.net().set_access(host.id(), line.access());
+            let now = self.sim.now();
+            let peer = HostilePeer::new(
+                host,
+                *hostility,
+                &self.content,
+                victims.clone(),
+                now,
+                scenario.seed ^ (number << 32),
+            );
+            self.hostiles.push(peer);
+        }
+    }
+
+    pub(super) fn add(&mut self, who: Who, line: Line, is_late: bool) {
+        let ip = address_of(self.next_ip);
+        self.next_ip += 1;
+        let plugins = (
+            TorrentPlugins,
+            InvariantsPlugin,
+            ProgressPlugin(self.content.info_hash()),
+        );
+        let new = NewNode::new(ip, self.scenario.settings.clone(), plugins)
+            .access(line.access())
+            .disk(self.scenario.disk);
+        let node = self.sim.add((self.scenario.extend)(new));
+        let address = self.sim.net().addresses(node)[0];
+        let progress = self.sim.node(node).world().resource::<Progress>().clone();
+        let actor = Actor {
+            node,
+            address,
+            state: State::Up,
+            progress,
+            starts: 0,
+        };
+        self.actors.insert(who, actor);
+        if let Who::Seed(number) = who {
+            self.sim.put(node, FOLDER, &self.content);
+            if number == 0 {
+                for content in &self.idle {
+                    self.sim.put(node, FOLDER, content);
+                }
+            }
+        }
+        match is_late {
+            true => {
+                self.sim.crash(node, Crash::Process);
+                self.actor(who).state = State::Down;
+            }
+            false => self.begin(who),
+        }
+    }
+
+    /// What a person does who starts the program: resumes what there is, and adds the torrent.
+    pub(super) fn begin(&mut self, who: Who) {
+        let node = self.node(who);
+        let actor = self.actor(who);
+        actor.state = State::Up;
+        actor.starts += 1;
+        let is_first = actor.starts == 1;
+        let truth = {
+            let view = self.sim.disk_view(node);
+            let contents: BTreeMap<InfoHash, Content> = std::iter::once(&self.content)
+                .chain(&self.idle)
+                .map(|content| (content.info_hash(), content.clone()))
+                .collect();
+            let known = contents.clone();
+            let truth = Truth::new(move |torrent, storage, piece| {
+                let content = contents.get(&torrent.id());
+                content.is_none_or(|content| view.holds(&storage.root, content, piece))
+            });
+            truth.with_bytes(move |torrent, block| {
+                let content = known.get(&torrent.id());
+                content.is_none_or(|content| is_right(content, block))
+            })
+        };
+        let mut adds = vec![self.content.clone()];
+        if is_first && who == Who::Seed(0) {
+            adds.extend(self.idle.iter().cloned());
+        }
+        let world = self.sim.node(node).world_mut();
+        world.insert_resource(truth);
+        if !is_first {
+            let reply = Reply::ignored();
+            world
+                .resource_mut::<CommandQueue<ResumeAll>>()
+                .0
+                .push_back(ResumeAll { reply });
+        }
+        for content in adds {
+            let add = AddTorrent {
+                metainfo: content.metainfo().clone(),
+                options: AddOptions {
+                    root: Some(FOLDER.into()),
+                    ..AddOptions::default()
+                },
+                is_resumed: false,
+                reply: Reply::ignored(),
+            };
+            world.resource_mut::<CommandQueue<AddTorrent>>().0.push_back(add);
+        }
+        self.sim.nudge(node);
+    }
+}
+
+/// Whether the bytes of a block are those of the torrent; mostly they lie in the same memory.
+fn is_right(content: &Content, block: &Block) -> bool {
+    let geometry = content.metainfo().info.geometry;
+    if !geometry.contains(block.request) {
+        return false;
+    }
+    let mut expected = content.slice(geometry.span(block.request));
+    block.data.iter().all(|part| {
+        let right = expected.split_to(part.len().min(expected.len()));
+        std::ptr::eq(right.as_ptr(), part.as_ptr()) || right == part
+    })
+}
