@@ -1,84 +1,192 @@
-//! Large swarms, once each. They take a while, and without optimisation too long.
+//! Swarms at full size, once each; `SIM_SCENARIO` and `SIM_SEED` repeat one, as with the small ones. They take a while,
+//! and without optimisation too long.
 
 use std::time::Duration;
 
 use ecs_torrent::components::settings::{Settings, TickSettings};
-use ecs_torrent::engine::sim::NewContent;
+use ecs_torrent::engine::sim::{NewContent, TrackerMode};
 use ecs_torrent::sim::hostile::Hostility;
-use ecs_torrent::sim::{Act, Line, Scenario, Who};
+use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
 
-use crate::scenarios::MIB;
+use crate::scenarios::{Dice, MIB, Make};
+use crate::sweep;
 
+/// Every scenario at full size, the longest first.
+pub const ALL: &[(&str, Make)] = &[
+    ("a crowd of 500", flash_crowd),
+    ("ten thousand idle torrents", idle_torrents),
+    ("a hostile crowd", hostile_crowd),
+    ("a restless crowd", churn),
+    ("a crowd whose seed leaves at half a copy", seed_leaves),
+    ("a crowd on slow and fast lines", slow_and_fast),
+    ("a crowd in two parts", partition),
+    ("a crowd that loses its power", power_failures),
+    ("a crowd that stops and starts", stops),
+    ("a crowd with full disks", full_disks),
+    ("a crowd without its tracker", tracker_goes),
+    ("a crowd with jumping clocks", clocks),
+];
+
+/// 2 MiB/s in both directions.
 const LINE: Line = Line::symmetric(2 << 20);
 
-/// Ticks that batch more: what happens in 20 ms is heard of together.
-fn coarse() -> Settings {
-    Settings {
+#[test]
+#[cfg_attr(debug_assertions, ignore = "takes minutes without optimisation")]
+fn full_size_scenarios_hold() {
+    let chosen = sweep::chosen(ALL);
+    let seed = sweep::number_from("SIM_SEED").unwrap_or(1);
+    let runs: Vec<_> = chosen.into_iter().map(|(name, make)| (*name, *make, seed)).collect();
+    sweep::expect_good(&runs);
+}
+
+/// A torrent of so many MiB, and ticks that batch more: what happens in 20 ms is heard of together.
+fn large(name: &str, mib: usize) -> Scenario {
+    let settings = Settings {
         tick: TickSettings {
             min_interval_us: 20_000,
             ..TickSettings::default()
         },
         ..Settings::default()
-    }
-}
-
-fn large(name: &str, mib: usize) -> Scenario {
-    Scenario::new(name).seed(1).settings(coarse()).torrent(NewContent {
+    };
+    Scenario::new(name).settings(settings).torrent(NewContent {
         len: mib * MIB,
         piece_length: 256 << 10,
         ..NewContent::default()
     })
 }
 
-#[track_caller]
-fn expect_good(scenario: &Scenario) {
-    let outcome = scenario.run();
-    eprintln!("{outcome}");
-    assert!(outcome.is_good(), "{outcome}");
+fn crowd(name: &str, leeches: usize) -> Scenario {
+    large(name, 8).seeds(1, LINE).leeches(leeches, LINE)
 }
 
-#[test]
-#[cfg_attr(debug_assertions, ignore = "takes minutes without optimisation")]
-fn a_crowd() {
-    let crowd = large("a crowd", 16).seeds(1, LINE).leeches(100, LINE);
-    expect_good(&crowd.within(6.0, Duration::from_secs(30)));
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
 }
 
-#[test]
-#[cfg_attr(debug_assertions, ignore = "takes minutes without optimisation")]
-fn a_crowd_of_which_a_third_is_hostile() {
-    let mut crowd = large("a hostile crowd", 8).seeds(1, LINE).leeches(16, LINE);
-    for hostility in Hostility::ALL {
-        crowd = crowd.hostiles(1, hostility, LINE);
-    }
-    expect_good(&crowd.within(6.0, Duration::from_secs(240)));
-}
-
-#[test]
-#[cfg_attr(debug_assertions, ignore = "takes minutes without optimisation")]
-fn a_crowd_that_comes_and_goes() {
-    let mut crowd = large("a restless crowd", 8)
-        .seeds(1, LINE)
-        .leeches(40, LINE)
-        .late_leeches(20, LINE);
-    for number in 0..20 {
-        let time = Duration::from_millis(500 + 400 * number as u64);
-        let (leaver, late) = (Who::Leech(2 * number), Who::Leech(40 + number));
-        crowd = crowd
-            .at(time, Act::PowerFails(leaver))
-            .at(time + Duration::from_secs(6), Act::Starts(leaver))
-            .at(time, Act::Starts(late));
-    }
-    expect_good(&crowd.within(6.0, Duration::from_secs(120)));
+fn flash_crowd(_: &mut Dice) -> Scenario {
+    let crowd = large("a crowd of 500", 16).seeds(1, LINE).leeches(500, LINE);
+    crowd.within(6.0, seconds(30))
 }
 
 /// Torrents that nobody wants cost nothing while another one is moved.
-#[test]
-#[cfg_attr(debug_assertions, ignore = "takes minutes without optimisation")]
-fn ten_thousand_idle_torrents() {
-    let scenario = large("ten thousand idle torrents", 8)
+fn idle_torrents(_: &mut Dice) -> Scenario {
+    let crowd = crowd("ten thousand idle torrents", 5).idle_torrents(10_000);
+    crowd.within(6.0, seconds(120))
+}
+
+/// Two of each kind among fifty: three tenths of the peers do harm.
+fn hostile_crowd(_: &mut Dice) -> Scenario {
+    let honest = 2 * Hostility::ALL.len() * 7 / 3;
+    let mut crowd = crowd("a hostile crowd", honest);
+    for hostility in Hostility::ALL {
+        crowd = crowd.hostiles(2, hostility, LINE);
+    }
+    crowd.within(6.0, seconds(240))
+}
+
+fn churn(dice: &mut Dice) -> Scenario {
+    let mut crowd = crowd("a restless crowd", 40).late_leeches(20, LINE);
+    for number in 0..20 {
+        let time = dice.millis(200, 10_000);
+        let (leaver, late) = (Who::Leech(2 * number), Who::Leech(40 + number));
+        let leaves = match number % 3 {
+            0 => Act::Killed(leaver),
+            1 => Act::Stops(leaver),
+            _ => Act::PowerFails(leaver),
+        };
+        crowd = crowd.at(time, leaves).at(time, Act::Starts(late));
+        // A quarter stays away.
+        if number % 4 > 0 {
+            crowd = crowd.at(time + seconds(11), Act::Starts(leaver));
+        }
+    }
+    crowd.within(6.0, seconds(120))
+}
+
+/// Half a copy is out when the only seed goes; nobody can have all until it is back.
+fn seed_leaves(dice: &mut Dice) -> Scenario {
+    let seed = Who::Seed(0);
+    crowd("a crowd whose seed leaves at half a copy", 50)
+        .when(When::HasSent(seed, 0.5), Act::PowerFails(seed))
+        .at(seconds(30) + dice.millis(0, 10_000), Act::Starts(seed))
+        .within(6.0, seconds(120))
+}
+
+fn slow_and_fast(_: &mut Dice) -> Scenario {
+    large("a crowd on slow and fast lines", 8)
         .seeds(1, LINE)
-        .leeches(5, LINE)
-        .idle_torrents(10_000);
-    expect_good(&scenario.within(6.0, Duration::from_secs(120)));
+        .leeches(25, Line::asymmetric(2 << 20, 8 << 20))
+        .leeches(25, Line::asymmetric(64 << 10, 256 << 10))
+        .within(4.0, seconds(60))
+}
+
+fn partition(dice: &mut Dice) -> Scenario {
+    let (some, mut others): (Vec<Who>, Vec<Who>) = (0..50).map(Who::Leech).partition(|_| dice.within(0, 2) == 0);
+    others.push(Who::Seed(0));
+    let begin = dice.millis(500, 4_000);
+    crowd("a crowd in two parts", 50)
+        .at(begin, Act::Partition(some, others))
+        .at(begin + seconds(40), Act::Heals)
+        .within(6.0, seconds(200))
+}
+
+/// Everybody, the seed too, each at its own moment.
+fn power_failures(dice: &mut Dice) -> Scenario {
+    let mut crowd = crowd("a crowd that loses its power", 40);
+    for who in (0..40).map(Who::Leech).chain([Who::Seed(0)]) {
+        let time = dice.millis(50, 12_000);
+        crowd = crowd
+            .at(time, Act::PowerFails(who))
+            .at(time + dice.millis(10, 6_000), Act::Starts(who));
+    }
+    crowd.within(6.0, seconds(150))
+}
+
+/// The same in order: stop-and-serialize.
+fn stops(dice: &mut Dice) -> Scenario {
+    let mut crowd = crowd("a crowd that stops and starts", 40);
+    for who in (0..40).map(Who::Leech).chain([Who::Seed(0)]) {
+        let time = dice.millis(50, 12_000);
+        crowd = crowd
+            .at(time, Act::Stops(who))
+            .at(time + seconds(10) + dice.millis(0, 4_000), Act::Starts(who));
+    }
+    crowd.within(6.0, seconds(150))
+}
+
+fn full_disks(dice: &mut Dice) -> Scenario {
+    let mut crowd = crowd("a crowd with full disks", 40);
+    for who in (0..20).map(Who::Leech) {
+        let time = dice.millis(100, 6_000);
+        crowd = crowd
+            .at(time, Act::DiskFills(who))
+            .at(time + dice.millis(1_000, 30_000), Act::DiskHasRoom(who));
+    }
+    crowd.within(6.0, seconds(150))
+}
+
+/// Half the crowd comes while the tracker is down.
+fn tracker_goes(dice: &mut Dice) -> Scenario {
+    let mut crowd = crowd("a crowd without its tracker", 20)
+        .late_leeches(20, LINE)
+        .at(seconds(1), Act::Tracker(TrackerMode::Down))
+        .at(seconds(30), Act::Tracker(TrackerMode::Up));
+    for who in (20..40).map(Who::Leech) {
+        crowd = crowd.at(dice.millis(1_500, 8_000), Act::Starts(who));
+    }
+    crowd.within(6.0, seconds(240))
+}
+
+fn clocks(dice: &mut Dice) -> Scenario {
+    let mut crowd = crowd("a crowd with jumping clocks", 40);
+    for number in 0..20 {
+        let time = dice.millis(100, 8_000);
+        let (jumper, sleeper) = (Who::Leech(number), Who::Leech(20 + number));
+        crowd = crowd
+            .at(time, Act::ClockJumps(jumper, dice.millis(1_000, 7_200_000)))
+            .at(time, Act::Sleeps(sleeper, dice.millis(100, 20_000)));
+    }
+    let seed = Who::Seed(0);
+    let crowd = crowd.at(seconds(2), Act::ClockJumps(seed, seconds(3_600)));
+    crowd.within(6.0, seconds(200))
 }

@@ -58,11 +58,11 @@ impl Dice {
     }
 
     /// A number from `low`, below `high`.
-    fn within(&mut self, low: usize, high: usize) -> usize {
+    pub fn within(&mut self, low: usize, high: usize) -> usize {
         low + (self.roll() as usize) % (high - low)
     }
 
-    fn millis(&mut self, low: usize, high: usize) -> Duration {
+    pub fn millis(&mut self, low: usize, high: usize) -> Duration {
         Duration::from_millis(self.within(low, high) as u64)
     }
 

@@ -5,10 +5,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ecs_torrent::sim::Outcome;
 
+use crate::full;
 use crate::scenarios::{ALL, Dice, Make};
 
 /// One run of a scenario.
@@ -34,7 +35,8 @@ fn in_parallel<T: Send>(count: usize, job: impl Fn(usize) -> Option<T> + Sync) -
     })
 }
 
-fn number_from(variable: &str) -> Option<u64> {
+/// A number that is given as a variable of the environment.
+pub fn number_from(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(
         text.parse()
@@ -42,48 +44,66 @@ fn number_from(variable: &str) -> Option<u64> {
     )
 }
 
-#[test]
-fn scenarios_hold_over_many_seeds() {
+/// Those of some scenarios that `SIM_SCENARIO` names, or all.
+pub fn chosen(scenarios: &'static [(&'static str, Make)]) -> Vec<&'static (&'static str, Make)> {
     let wanted = std::env::var("SIM_SCENARIO").ok();
-    let scenarios: Vec<_> = ALL
-        .iter()
-        .filter(|(name, _)| wanted.as_ref().is_none_or(|wanted| wanted == name))
-        .collect();
-    assert!(!scenarios.is_empty(), "there is no scenario {wanted:?}");
-    let only = number_from("SIM_SEED");
+    let is_wanted = |name: &str| wanted.as_ref().is_none_or(|wanted| wanted == name);
+    let mut known = ALL.iter().chain(full::ALL);
+    assert!(
+        known.any(|(name, _)| is_wanted(name)),
+        "there is no scenario {wanted:?}"
+    );
+    scenarios.iter().filter(|(name, _)| is_wanted(name)).collect()
+}
+
+/// Runs scenarios, each with a seed, and fails with what went wrong in any of them.
+pub fn expect_good(runs: &[(&str, Make, u64)]) {
+    let is_only = number_from("SIM_SEED").is_some();
     let is_verbose = std::env::var_os("SIM_VERBOSE").is_some();
-    let count = match only {
-        Some(_) => scenarios.len(),
-        None => number_from("SIM_SEEDS").map_or(scenarios.len(), |count| count as usize),
-    };
-    let failures = in_parallel(count, |number| {
-        let (name, make) = scenarios[number % scenarios.len()];
-        let seed = only.unwrap_or(number as u64 / scenarios.len() as u64 + 1);
+    let failures = in_parallel(runs.len(), |number| {
+        let (name, make, seed) = runs[number];
         if is_verbose {
             eprintln!("{name}, seed {seed} begins");
         }
         let begun = Instant::now();
-        let outcome = run(*make, seed);
+        let outcome = run(make, seed);
         if is_verbose {
             let (took, Outcome { ticks, events, .. }) = (begun.elapsed(), &outcome);
-            eprintln!("{name}, seed {seed}: {took:.1?}, {ticks} ticks, {events} events");
+            eprintln!("{outcome}\n  {took:.1?}, {ticks} ticks, {events} events");
         }
-        if only.is_some() {
+        if is_only {
             eprintln!("{outcome}");
-            outcome
-                .timeline
-                .iter()
-                .for_each(|(at, what)| eprintln!("  {at:?} {what}"));
+            for (at, what) in &outcome.timeline {
+                eprintln!("  {at:?} {what}");
+            }
         }
         assert_eq!(outcome.name, *name, "the name that repeats it");
         (!outcome.is_good()).then(|| outcome.to_string())
     });
     assert!(
         failures.is_empty(),
-        "{} of {count} runs went wrong:\n{}",
+        "{} of {} runs went wrong:\n{}",
         failures.len(),
+        runs.len(),
         failures.join("\n")
     );
+}
+
+#[test]
+fn scenarios_hold_over_many_seeds() {
+    let scenarios = chosen(ALL);
+    let only = number_from("SIM_SEED");
+    let count = match (only, scenarios.len()) {
+        (_, 0) => return,
+        (Some(_), all) => all,
+        (None, all) => number_from("SIM_SEEDS").map_or(all, |count| count as usize),
+    };
+    let run = |number: usize| {
+        let (name, make) = scenarios[number % scenarios.len()];
+        let seed = only.unwrap_or(number as u64 / scenarios.len() as u64 + 1);
+        (*name, *make, seed)
+    };
+    expect_good(&(0..count).map(run).collect::<Vec<_>>());
 }
 
 #[test]
@@ -97,4 +117,18 @@ fn a_seed_determines_a_run() {
         (first.trace != second.trace).then_some(name)
     });
     assert!(differing.is_empty(), "not determined: {differing:?}");
+}
+
+/// Ticking engines on several threads is faster, and nothing else.
+#[test]
+fn threads_change_nothing() {
+    let swarm = |beat, threads| {
+        let (_, make) = ALL[1];
+        make(&mut Dice::new(5)).seed(5).beat(beat, threads).run()
+    };
+    let beat = Duration::from_millis(2);
+    let (one, three) = (swarm(beat, 1), swarm(beat, 3));
+    assert!(one.is_good() && three.is_good(), "{one}\n{three}");
+    assert_eq!((one.trace, one.ticks), (three.trace, three.ticks));
+    assert_ne!(one.trace, swarm(Duration::ZERO, 1).trace, "a beat is another run");
 }
