@@ -15,6 +15,8 @@ mod tick;
 mod verify;
 mod wire;
 
+#[path = "../support/crowd.rs"]
+mod crowd;
 #[path = "../support/engines.rs"]
 mod engines;
 #[path = "../support/peers.rs"]
@@ -23,6 +25,8 @@ mod peers;
 mod streams;
 #[path = "../support/torrents.rs"]
 mod torrents;
+#[path = "../support/watch.rs"]
+mod watch;
 
 criterion::criterion_group!(
     benches,

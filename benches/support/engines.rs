@@ -66,8 +66,10 @@ pub fn pass(sim: &mut Simulation, time: Duration) {
 /// An engine with idle torrents, half of them complete, and every one announced to a tracker: what it has to do for
 /// them next is minutes away.
 pub struct Idle {
-    sim: Simulation,
-    node: NodeId,
+    pub sim: Simulation,
+    pub node: NodeId,
+    count: usize,
+    announces: Arc<AtomicUsize>,
 }
 
 impl Idle {
@@ -97,7 +99,21 @@ impl Idle {
         pass(&mut sim, Duration::from_secs(60));
         let states = [Lifecycle::Seeding, Lifecycle::Downloading].map(|state| count_in(&mut sim, node, &state));
         assert_eq!(states, [count.div_ceil(2), count / 2]);
-        Self { sim, node }
+        Self {
+            sim,
+            node,
+            count,
+            announces,
+        }
+    }
+
+    /// Lets time pass until every torrent has been announced once more.
+    #[allow(dead_code, reason = "not every bench announces")]
+    pub fn announce_again(&mut self) {
+        let wanted = self.announces.load(Ordering::Relaxed) + self.count;
+        let limit = self.sim.now() + Duration::from_secs(2 * 1800);
+        let is_announced = |_: &mut Simulation| self.announces.load(Ordering::Relaxed) >= wanted;
+        assert!(self.sim.run_until(limit, is_announced));
     }
 
     /// Runs a tick in which nothing is due, and checks that nothing is due soon.

@@ -1,0 +1,85 @@
+//! Peers of one torrent.
+
+use std::time::{Duration, Instant};
+
+use ecs_torrent::components::torrent::PeerOf;
+use ecs_torrent::engine::sim::{Content, NewNode};
+use ecs_torrent::protocol::wire::Message;
+use ecs_torrent::systems::TorrentPlugins;
+
+use crate::crowd::{self, Crowd};
+use crate::peers::Peers;
+use crate::{engines, median, torrents, us, watch};
+
+/// The torrent whose pieces onlookers are told of.
+const TOLD_BYTES: usize = 32 << 20;
+const TOLD_PIECE: u32 = 64 << 10;
+
+pub fn table(counts: &[usize]) {
+    println!(
+        "| peers | KiB each | µs of an idle tick | ns each per look (1 s) | ns per have heard | ns per have told | µs per block served |"
+    );
+    println!("|---:|---:|---:|---:|---:|---:|---:|");
+    let alone = download(0);
+    for &count in counts {
+        let mut seed = Crowd::of_leechers(count, watch());
+        let kib = seed.bytes_per_peer() as f64 / 1024.0;
+        let idle = median(101, || timed(|| seed.idle_tick()));
+        let served: Duration = (0..5).map(|_| seed.request_round().iter().sum::<Duration>()).sum();
+        let mut now = seed.now();
+        let look = median(51, || {
+            now += Duration::from_secs(1);
+            timed(|| seed.tick(now))
+        });
+        drop(seed);
+        let mut leech = Crowd::of_seeders(count, watch());
+        let mut piece = 0;
+        let heard = median(51, || {
+            piece += 1;
+            leech.have_round(piece)
+        });
+        drop(leech);
+        let told = download(count).saturating_sub(alone) / (TOLD_BYTES as u32 / TOLD_PIECE);
+        let each = |time: Duration| us(time) * 1000.0 / count as f64;
+        println!(
+            "| {count} | {kib:.1} | {:.1} | {:.0} | {:.0} | {:.0} | {:.2} |",
+            us(idle),
+            each(look),
+            each(heard),
+            each(told),
+            each(served) / 5000.0
+        );
+    }
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
+    let begun = Instant::now();
+    work();
+    begun.elapsed()
+}
+
+/// Downloads a torrent while so many peers look on, who have nothing and ask for nothing; tells what the engine's ticks
+/// took.
+fn download(onlookers: usize) -> Duration {
+    let (mut sim, watch) = (engines::simulation(), watch());
+    let data = torrents::noise(TOLD_BYTES);
+    let metainfo = torrents::of_data("data", &data, TOLD_PIECE, None);
+    let content = Content::new(metainfo.clone(), data.into());
+    let settings = crowd::settings(onlookers + 1);
+    let new = |last| NewNode::new(engines::ip(last), settings.clone(), TorrentPlugins);
+    let leecher = sim.add(new(1).probe(watch.clone()));
+    engines::add(&mut sim, leecher, &metainfo, "data", vec![]);
+    engines::pass(&mut sim, Duration::from_secs(60));
+    let mut peers = Peers::connect(&mut sim, onlookers, engines::listening(1), metainfo.hashes.primary());
+    peers.say(|_| Message::HaveNone);
+    engines::pass(&mut sim, Duration::from_secs(1));
+    let world = sim.node(leecher).world_mut();
+    assert_eq!(world.query::<&PeerOf>().iter(world).count(), onlookers);
+    let seeder = sim.add(new(2));
+    sim.put(seeder, "data", &content);
+    engines::add(&mut sim, seeder, &metainfo, "data", vec![engines::listening(1)]);
+    watch.start();
+    let limit = sim.now() + Duration::from_secs(600);
+    assert!(sim.run_until(limit, |sim| sim.has(leecher, "data", &content)));
+    watch.stop().iter().sum()
+}
