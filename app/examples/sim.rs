@@ -135,7 +135,11 @@ fn swarm(options: &Options) -> Scenario {
             ..NewContent::default()
         })
         .settings(settings)
-        .beat(Duration::from_millis(1), threads.unwrap_or(1))
+        // Engines that tick together do so on all threads.
+        .beat(
+            Duration::from_millis(options.tick.div_ceil(4) as u64),
+            threads.unwrap_or(1),
+        )
         .seeds(options.seeds, line)
         .leeches(options.peers, line)
         .path(Path::new(Duration::from_millis(options.latency as u64)).with_jitter(Duration::from_millis(2)))

@@ -1,6 +1,6 @@
 //! Peers that are no engines of ours and do harm, each in its way.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -61,6 +61,9 @@ const REDIAL: Duration = Duration::from_secs(5);
 /// Most connections that it makes, so that a run has an end.
 const MAX_DIALS: usize = 200;
 
+/// How long a block trickles: nobody waits for more than that.
+const TRICKLE: Duration = Duration::from_secs(120);
+
 /// Messages of a burst.
 const BURST: u32 = 50;
 
@@ -70,8 +73,9 @@ pub(super) struct HostilePeer {
     hostility: Hostility,
     content: Content,
     links: BTreeMap<LinkId, Conversation>,
-    /// What is to be done, and when; the earliest first.
-    due: VecDeque<(Timestamp, Due)>,
+    /// What is to be done: when, and at the same time in the order in which it was planned.
+    due: BTreeMap<(Timestamp, u64), Due>,
+    planned: u64,
     last_link: u64,
     dials: usize,
     /// Decides what the noise is.
@@ -83,6 +87,8 @@ pub(super) struct HostilePeer {
 enum Due {
     Dial(SocketAddr),
     Send(LinkId, Bytes),
+    /// A byte of what is left, and then the next, until that time.
+    Trickle(LinkId, Bytes, Timestamp),
     Burst(LinkId),
 }
 
@@ -102,13 +108,15 @@ impl HostilePeer {
         now: Timestamp,
         seed: u64,
     ) -> Self {
-        let due = victims.iter().map(|victim| (now, Due::Dial(*victim))).collect();
+        let dial = |(number, victim)| ((now, number), Due::Dial(victim));
+        let due: BTreeMap<_, _> = (1..).zip(victims).map(dial).collect();
         let state = seed ^ 0x9e37_79b9_7f4a_7c15 | 1;
         Self {
             net,
             hostility,
             content: content.clone(),
             links: BTreeMap::new(),
+            planned: due.len() as u64,
             due,
             last_link: 0,
             dials: 0,
@@ -129,17 +137,17 @@ impl HostilePeer {
         for event in events {
             self.hear(now, event);
         }
-        while self.due.front().is_some_and(|(at, _)| *at <= now) {
-            if let Some((_, due)) = self.due.pop_front() {
-                self.carry_out(now, due);
-            }
+        while let Some(next) = self.due.first_entry().filter(|next| next.key().0 <= now) {
+            let due = next.remove();
+            self.carry_out(now, due);
         }
-        self.due.front().map_or(Timestamp::NEVER, |(at, _)| *at)
+        let next = self.due.first_key_value();
+        next.map_or(Timestamp::NEVER, |((at, _), _)| *at)
     }
 
     fn plan(&mut self, at: Timestamp, due: Due) {
-        let place = self.due.partition_point(|(other, _)| *other <= at);
-        self.due.insert(place, (at, due));
+        self.planned += 1;
+        self.due.insert((at, self.planned), due);
     }
 
     fn submit(&mut self, request: NetRequest) {
@@ -167,6 +175,13 @@ impl HostilePeer {
                 if self.links.contains_key(&link) {
                     let frames = vec![bytes];
                     self.submit(NetRequest::Send { link, frames });
+                }
+            }
+            Due::Trickle(link, mut rest, until) => {
+                if self.links.contains_key(&link) && !rest.is_empty() && now <= until {
+                    let frames = vec![rest.split_to(1)];
+                    self.submit(NetRequest::Send { link, frames });
+                    self.plan(now + BEAT, Due::Trickle(link, rest, until));
                 }
             }
             Due::Burst(link) if self.links.contains_key(&link) => {
@@ -299,17 +314,8 @@ impl HostilePeer {
             }
             Hostility::LateData => self.send_block(now + LATE, link, request, false),
             Hostility::Trickles => {
-                let mut at = now;
-                let mut block = self.block(request, false);
-                while !block.is_empty() {
-                    let byte = block.split_to(1);
-                    self.plan(at, Due::Send(link, byte));
-                    at += BEAT;
-                    // Nobody waits for more than that.
-                    if at > now + Duration::from_secs(120) {
-                        break;
-                    }
-                }
+                let block = self.block(request, false);
+                self.plan(now, Due::Trickle(link, block, now + TRICKLE));
             }
             Hostility::HangsUp => {
                 self.submit(NetRequest::Close {

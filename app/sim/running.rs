@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ecs_torrent_components::commands::{CommandQueue, Reply, StopAll, StopError};
 use ecs_torrent_engine::sim::{
     Content, Crash, DiskFault, DiskOperation, Lasting, NewContent, NodeId, SimTracker, Simulation,
@@ -55,6 +56,8 @@ struct Actor {
     progress: Progress,
     /// Times that it has begun.
     starts: usize,
+    /// How far its clock has jumped before it had everything.
+    ahead: Duration,
 }
 
 struct Stage<'s> {
@@ -77,6 +80,8 @@ struct Stage<'s> {
     next_ip: usize,
     /// Pieces of sessions that were found not to be on the platter.
     suspects: BTreeSet<(Who, u32)>,
+    /// Sessions that were held against the platter since it last lost something.
+    seen_sessions: BTreeMap<Who, Bytes>,
 }
 
 impl<'s> Stage<'s> {
@@ -119,6 +124,7 @@ impl<'s> Stage<'s> {
             troubles: Vec::new(),
             next_ip: 0,
             suspects: BTreeSet::new(),
+            seen_sessions: BTreeMap::new(),
             sim,
         };
         stage.people();
@@ -227,6 +233,10 @@ impl<'s> Stage<'s> {
             Act::ClockJumps(who, by) => {
                 let node = self.node(who);
                 self.sim.jump_clock(node, by);
+                let actor = self.actor(who);
+                if actor.progress.completed.is_none() {
+                    actor.ahead += by;
+                }
             }
             Act::Partition(some, others) => {
                 let (some, others) = (self.nodes(&some), self.nodes(&others));
@@ -267,6 +277,7 @@ impl<'s> Stage<'s> {
         self.collect(who);
         let node = self.node(who);
         self.sim.crash(node, crash);
+        self.seen_sessions.remove(&who);
         let actor = self.actor(who);
         actor.state = State::Down;
         actor.progress.completed = None;

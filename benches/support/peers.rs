@@ -15,6 +15,9 @@ use ecs_torrent::protocol::wire::{Handshake, Message, Reserved};
 
 use crate::engines;
 
+/// Connections that are made at once: a system lets so many wait to be accepted, and answers others late.
+const AT_ONCE: usize = 400;
+
 /// Connections to one engine, each with a handshake of its own.
 pub struct Peers {
     net: SimNet,
@@ -27,7 +30,7 @@ impl Peers {
         let mut net = sim.add_host(engines::listening(200));
         let links: Vec<LinkId> = (1..=count as u64).map(|number| LinkId(number * 2)).collect();
         let timeout = Duration::from_secs(10);
-        for &link in &links {
+        for (number, &link) in (1..).zip(&links) {
             let mut peer_id = [b'-'; 20];
             peer_id[12..].copy_from_slice(&link.0.to_be_bytes());
             let handshake = Handshake {
@@ -42,6 +45,9 @@ impl Peers {
                 NetRequest::Connect { link, to, timeout },
                 NetRequest::Send { link, frames },
             ]);
+            if number % AT_ONCE == 0 {
+                engines::pass(sim, 5 * engines::LATENCY);
+            }
         }
         Self { net, links }
     }

@@ -40,7 +40,15 @@ impl Stage<'_> {
 
     /// A session is believed at the next start: what it says must be on the platter.
     fn check_session(&mut self, who: Who, node: NodeId) {
-        let Some(session) = self.sim.state(node).session(self.content.info_hash()) else {
+        let torrent = self.content.info_hash();
+        let Some(text) = self.sim.state(node).session_text(torrent) else {
+            return;
+        };
+        let seen = self.seen_sessions.insert(who, text.clone());
+        if seen.is_some_and(|seen| seen.as_ptr() == text.as_ptr()) {
+            return;
+        }
+        let Some(session) = self.sim.state(node).session(torrent) else {
             return;
         };
         let (files, bytes) = (self.content.files(), self.content.bytes());
@@ -93,7 +101,7 @@ impl Stage<'_> {
             };
             match actor.progress.completed {
                 Some(at) => {
-                    finished.insert(*who, at.since(Timestamp::ZERO));
+                    finished.insert(*who, at.since(Timestamp::ZERO + actor.ahead));
                     if !self.sim.has(actor.node, FOLDER, &self.content) {
                         let what = format!("{who} says that it has everything, and has not");
                         self.troubles.push(Trouble::Other(what));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use ecs_torrent_components::commands::{AddOptions, AddTorrent, CommandQueue, Reply, ResumeAll};
 use ecs_torrent_engine::sim::{Content, Crash, NewNode};
@@ -72,6 +73,7 @@ impl Stage<'_> {
             state: State::Up,
             progress,
             starts: 0,
+            ahead: Duration::ZERO,
         };
         self.actors.insert(who, actor);
         if let Who::Seed(number) = who {

@@ -250,6 +250,12 @@ impl StateControl<'_> {
         Session::parse(&text, torrent).ok()
     }
 
+    /// A session as it is kept: the same memory as long as it is not written anew.
+    #[must_use]
+    pub fn session_text(&self, torrent: InfoHash) -> Option<Bytes> {
+        self.with(|folder| folder.sessions.get(&torrent)?.seen.clone())
+    }
+
     /// The torrents of which something is kept, in the order of their hashes.
     #[must_use]
     pub fn torrents(&self) -> Vec<InfoHash> {
