@@ -32,7 +32,7 @@ pub(super) use self::volume::Volume;
 use super::NodeId;
 use super::contents::Contents;
 use super::fabric::{Fabric, lock};
-use super::hub::{Hub, take};
+use super::hub::{Hub, Mail, open, take};
 use super::jobs::Work;
 use super::random::{happens, stream};
 use crate::port::{Backend, JobTag};
@@ -181,14 +181,17 @@ impl DiskWork {
 pub struct SimDisk {
     node: NodeId,
     fabric: Arc<Mutex<Fabric>>,
+    mail: Mail,
     storages: BTreeMap<StorageId, Arc<Storage>>,
 }
 
 impl SimDisk {
     pub(super) fn new(node: NodeId, fabric: Arc<Mutex<Fabric>>) -> Self {
+        let mail = lock(&fabric).hub.mail(node);
         Self {
             node,
             fabric,
+            mail,
             storages: BTreeMap::new(),
         }
     }
@@ -262,7 +265,7 @@ impl Backend<DiskRequest, DiskEvent> for SimDisk {
     }
 
     fn poll(&mut self, max: usize, events: &mut Vec<DiskEvent>) -> bool {
-        take(&mut lock(&self.fabric).hub.inbox(self.node).disk, max, events)
+        take(&mut open(&self.mail).disk, max, events)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::NodeId;
 use super::fabric::{Fabric, lock};
-use super::hub::take;
+use super::hub::{Mail, open, take};
 use super::jobs::Work;
 use crate::port::Backend;
 use crate::ports::hash::{HashEvent, HashRequest};
@@ -14,6 +14,7 @@ use crate::ports::hash::{HashEvent, HashRequest};
 pub(super) struct SimHash {
     node: NodeId,
     fabric: Arc<Mutex<Fabric>>,
+    mail: Mail,
 }
 
 /// Time that a hash takes in a simulation.
@@ -21,7 +22,8 @@ const HASH_TIME: Duration = Duration::from_micros(500);
 
 impl SimHash {
     pub(super) fn new(node: NodeId, fabric: Arc<Mutex<Fabric>>) -> Self {
-        Self { node, fabric }
+        let mail = lock(&fabric).hub.mail(node);
+        Self { node, fabric, mail }
     }
 }
 
@@ -35,6 +37,6 @@ impl Backend<HashRequest, HashEvent> for SimHash {
     }
 
     fn poll(&mut self, max: usize, events: &mut Vec<HashEvent>) -> bool {
-        take(&mut lock(&self.fabric).hub.inbox(self.node).hash, max, events)
+        take(&mut open(&self.mail).hash, max, events)
     }
 }

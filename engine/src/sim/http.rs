@@ -14,7 +14,7 @@ use url::Url;
 
 use super::NodeId;
 use super::fabric::{Fabric, lock};
-use super::hub::take;
+use super::hub::{Mail, open, take};
 use super::jobs::Work;
 use crate::port::{Backend, JobTag};
 use crate::ports::http::{HttpError, HttpEvent, HttpPart, HttpRequest};
@@ -62,11 +62,13 @@ const CHUNK: usize = 1000;
 pub(super) struct SimHttp {
     node: NodeId,
     fabric: Arc<Mutex<Fabric>>,
+    mail: Mail,
 }
 
 impl SimHttp {
     pub(super) fn new(node: NodeId, fabric: Arc<Mutex<Fabric>>) -> Self {
-        Self { node, fabric }
+        let mail = lock(&fabric).hub.mail(node);
+        Self { node, fabric, mail }
     }
 }
 
@@ -79,7 +81,7 @@ impl Backend<HttpRequest, HttpEvent> for SimHttp {
     }
 
     fn poll(&mut self, max: usize, events: &mut Vec<HttpEvent>) -> bool {
-        take(&mut lock(&self.fabric).hub.inbox(self.node).http, max, events)
+        take(&mut open(&self.mail).http, max, events)
     }
 }
 

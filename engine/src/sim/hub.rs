@@ -1,6 +1,7 @@
 //! What every part of a simulation uses: the time, the queue, the nodes' inboxes, the trace.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ecs_torrent_protocol::time::Timestamp;
@@ -24,8 +25,12 @@ pub(super) struct Hub {
     pub(super) contents: Contents,
     /// Nothing, where nobody asks for it.
     pub(super) trace: Option<Trace>,
-    inboxes: Vec<Inbox>,
+    /// Each behind a lock of its own, so that engines that tick at the same time do not wait for each other.
+    inboxes: Vec<Mail>,
 }
+
+/// A node's inbox, shared with its backends.
+pub(super) type Mail = Arc<Mutex<Inbox>>;
 
 /// What has happened to a node and has not been polled.
 #[derive(Default)]
@@ -52,7 +57,7 @@ impl Hub {
 
     pub(super) fn add_node(&mut self) -> NodeId {
         self.agenda.add();
-        self.inboxes.push(Inbox::default());
+        self.inboxes.push(Mail::default());
         NodeId(self.inboxes.len() - 1)
     }
 
@@ -60,20 +65,24 @@ impl Hub {
         self.queue.plan(self.now + delay, what);
     }
 
-    pub(super) fn inbox(&mut self, node: NodeId) -> &mut Inbox {
-        &mut self.inboxes[node.0]
+    pub(super) fn mail(&self, node: NodeId) -> Mail {
+        self.inboxes[node.0].clone()
+    }
+
+    fn inbox(&self, node: NodeId) -> MutexGuard<'_, Inbox> {
+        open(&self.inboxes[node.0])
     }
 
     /// Forgets what a node has not polled.
     pub(super) fn clear_inbox(&mut self, node: NodeId) {
-        self.inboxes[node.0] = Inbox::default();
+        *self.inbox(node) = Inbox::default();
     }
 
     pub(super) fn tell_net(&mut self, node: NodeId, event: NetEvent) {
         if let Some(trace) = &mut self.trace {
             trace.net(self.now, node, &self.contents, &event);
         }
-        let inbox = &mut self.inboxes[node.0].net;
+        let inbox = &mut open(&self.inboxes[node.0]).net;
         match (&event, inbox.back_mut()) {
             // As one that tells more.
             (NetEvent::Sent { link, bytes }, Some(NetEvent::Sent { link: last, bytes: sum })) if link == last => {
@@ -88,7 +97,7 @@ impl Hub {
         if let Some(trace) = &mut self.trace {
             trace.disk(self.now, node, &self.contents, &event);
         }
-        self.inboxes[node.0].disk.push_back(event);
+        self.inbox(node).disk.push_back(event);
         self.agenda.wake(node, self.now);
     }
 
@@ -96,7 +105,7 @@ impl Hub {
         if let Some(trace) = &mut self.trace {
             trace.hash(self.now, node, &event);
         }
-        self.inboxes[node.0].hash.push_back(event);
+        self.inbox(node).hash.push_back(event);
         self.agenda.wake(node, self.now);
     }
 
@@ -104,7 +113,7 @@ impl Hub {
         if let Some(trace) = &mut self.trace {
             trace.http(self.now, node, &event);
         }
-        self.inboxes[node.0].http.push_back(event);
+        self.inbox(node).http.push_back(event);
         self.agenda.wake(node, self.now);
     }
 
@@ -112,7 +121,7 @@ impl Hub {
         if let Some(trace) = &mut self.trace {
             trace.state(self.now, node, &event);
         }
-        self.inboxes[node.0].state.push_back(event);
+        self.inbox(node).state.push_back(event);
         self.agenda.wake(node, self.now);
     }
 
@@ -122,6 +131,10 @@ impl Hub {
             trace.head(self.now, node, kind);
         }
     }
+}
+
+pub(super) fn open(mail: &Mail) -> MutexGuard<'_, Inbox> {
+    mail.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Moves at most `max` events out of an inbox; true if there are more.

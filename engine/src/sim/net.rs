@@ -29,7 +29,7 @@ pub use self::path::Path;
 pub(super) use self::udp::UdpHost;
 use super::NodeId;
 use super::fabric::{Fabric, lock};
-use super::hub::{Hub, take};
+use super::hub::{Hub, Mail, open, take};
 use super::queue::Happening;
 use crate::port::Backend;
 use crate::ports::net::{NetEvent, NetRequest};
@@ -38,11 +38,13 @@ use crate::ports::net::{NetEvent, NetRequest};
 pub struct SimNet {
     node: NodeId,
     fabric: Arc<Mutex<Fabric>>,
+    mail: Mail,
 }
 
 impl SimNet {
     pub(super) fn new(node: NodeId, fabric: Arc<Mutex<Fabric>>) -> Self {
-        Self { node, fabric }
+        let mail = lock(&fabric).hub.mail(node);
+        Self { node, fabric, mail }
     }
 
     /// The host's name in the simulation.
@@ -65,12 +67,13 @@ impl Backend<NetRequest, NetEvent> for SimNet {
     }
 
     fn poll(&mut self, max: usize, events: &mut Vec<NetEvent>) -> bool {
-        let mut fabric = lock(&self.fabric);
         let first = events.len();
-        let has_more = take(&mut fabric.hub.inbox(self.node).net, max, events);
+        let has_more = take(&mut open(&self.mail).net, max, events);
         let is_accepted = |event: &&NetEvent| matches!(event, NetEvent::Accepted { .. });
         let seen = events[first..].iter().filter(is_accepted).count();
-        fabric.net.note_seen(self.node, seen);
+        if seen > 0 {
+            lock(&self.fabric).net.note_seen(self.node, seen);
+        }
         has_more
     }
 }

@@ -13,7 +13,7 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::disk::{DiskFault, Faults, Lasting};
 use super::fabric::{Fabric, lock};
-use super::hub::take;
+use super::hub::{Mail, open, take};
 use super::jobs::Work;
 use super::random::{happens, stream};
 use super::{Crash, NodeId};
@@ -195,11 +195,13 @@ impl StateFolder {
 pub(super) struct SimState {
     node: NodeId,
     fabric: Arc<Mutex<Fabric>>,
+    mail: Mail,
 }
 
 impl SimState {
     pub(super) fn new(node: NodeId, fabric: Arc<Mutex<Fabric>>) -> Self {
-        Self { node, fabric }
+        let mail = lock(&fabric).hub.mail(node);
+        Self { node, fabric, mail }
     }
 }
 
@@ -213,7 +215,7 @@ impl Backend<StateRequest, StateEvent> for SimState {
     }
 
     fn poll(&mut self, max: usize, events: &mut Vec<StateEvent>) -> bool {
-        take(&mut lock(&self.fabric).hub.inbox(self.node).state, max, events)
+        take(&mut open(&self.mail).state, max, events)
     }
 }
 
