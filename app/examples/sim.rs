@@ -178,10 +178,14 @@ fn swarm(options: &Options) -> Scenario {
             .at(time + Duration::from_secs(10), Act::Starts(who));
     }
     println!(
-        "{} MiB from {} to {} leechers with {} KiB/s up and {} KiB/s down; {:.1} s at least",
+        "{} MiB from {} to {} leechers{} with {} KiB/s up and {} KiB/s down; {:.1} s at least",
         options.size,
         plural(options.seeds, "seed"),
         options.peers,
+        match options.hostile {
+            0 => String::new(),
+            count => format!(" and {}", plural(count, "hostile peer")),
+        },
         options.up,
         options.down,
         scenario.ideal().as_secs_f64()

@@ -15,6 +15,7 @@ use crate::{median, torrents, us, watch};
 const ACTIVE_BYTES: usize = 256 << 20;
 
 /// What an engine with some idle torrents has cost.
+#[derive(Clone, Copy)]
 struct Cost {
     bytes: i64,
     adding: Duration,
@@ -29,22 +30,24 @@ pub fn table(counts: &[usize]) {
         "| torrents | KiB each | µs to add, check, announce, save one | µs of an idle tick | µs per announce | µs per block of one more |"
     );
     println!("|---:|---:|---:|---:|---:|---:|");
+    // What the very first engine of a process takes is not told.
+    cost(1);
     let first = cost(1);
     for &count in counts {
-        let (cost, others) = match count {
-            1 => (&first, 1.0),
-            _ => (&cost(count), count as f64 - 1.0),
-        };
-        let (bytes, adding, announcing) = match count {
-            1 => (0, Duration::ZERO, Duration::ZERO),
-            _ => (first.bytes, first.adding, first.announcing),
+        let cost = if count == 1 { first } else { cost(count) };
+        let others = (count - 1) as f64;
+        // What cannot be told from the noise is left out.
+        let each = |whole: f64, first: f64| match count {
+            1 => format!("{first:.1}"),
+            _ if whole < 1.2 * first => "–".into(),
+            _ => format!("{:.1}", (whole - first) / others),
         };
         println!(
-            "| {count} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} |",
-            (cost.bytes - bytes) as f64 / 1024.0 / others,
-            us(cost.adding.saturating_sub(adding)) / others,
+            "| {count} | {} | {} | {:.1} | {} | {:.2} |",
+            each(cost.bytes as f64 / 1024.0, first.bytes as f64 / 1024.0),
+            each(us(cost.adding), us(first.adding)),
             us(cost.idle_tick),
-            us(cost.announcing.saturating_sub(announcing)) / others,
+            each(us(cost.announcing), us(first.announcing)),
             us(cost.block)
         );
     }
@@ -61,6 +64,8 @@ fn cost(count: usize) -> Cost {
     watch.start();
     idle.announce_again();
     let announcing = watch.stop().iter().sum();
+    // What has changed by that is saved.
+    engines::pass(&mut idle.sim, Duration::from_secs(120));
     Cost {
         bytes,
         adding,
