@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use bevy_app::{App, Plugin};
+use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::bans::Bans;
@@ -188,7 +189,7 @@ fn dial_peers(
 ) {
     let now = clock.now();
     let limits = &settings.peers;
-    let mut dialed: Vec<(Entity, usize)> = Vec::new();
+    let mut dialed: EntityHashMap<usize> = EntityHashMap::default();
     while counts.half_open < limits.max_half_open && counts.total < limits.max_connections {
         let Some(entity) = queue.torrents.pop_front() else {
             break;
@@ -198,11 +199,7 @@ fn dial_peers(
         };
         dialer.is_listed = false;
         let known = peers.map_or(0, RelationshipTarget::len);
-        let new = dialed
-            .iter()
-            .filter(|(torrent, _)| *torrent == entity)
-            .map(|(_, count)| count)
-            .sum::<usize>();
+        let new = dialed.get(&entity).copied().unwrap_or(0);
         if !lifecycle.is_running() || known + new >= limits.max_per_torrent {
             continue;
         }
@@ -241,10 +238,7 @@ fn dial_peers(
             to: address,
             timeout,
         });
-        match dialed.iter_mut().find(|(torrent, _)| *torrent == entity) {
-            Some((_, count)) => *count += 1,
-            None => dialed.push((entity, 1)),
-        }
+        *dialed.entry(entity).or_default() += 1;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bevy_app::{App, Plugin};
+use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::bans::Bans;
@@ -84,6 +85,8 @@ struct Judge<'w, 's> {
     clock: Res<'w, Clock>,
     settings: Res<'w, Settings>,
     reaper: ResMut<'w, Reaper>,
+    /// How many each torrent has let in in this tick: its peers are only behind it.
+    admitted: Local<'s, EntityHashMap<usize>>,
     torrents: Query<
         'w,
         's,
@@ -108,6 +111,7 @@ fn read_handshakes(
     mut connected: MessageWriter<PeerConnected>,
 ) {
     let now = judge.clock.now();
+    judge.admitted.clear();
     for &entity in &ready.0 {
         let Ok((mut peer, mut wire, mut outbox, of)) = peers.get_mut(entity) else {
             continue;
@@ -201,7 +205,8 @@ impl Judge<'_, '_> {
         if self.bans.has_id(self.clock.now(), handshake.peer_id) {
             return Err(CloseReason::Banned);
         }
-        let peer_count = peers.map_or(0, RelationshipTarget::len);
+        let admitted = self.admitted.get(&torrent).copied().unwrap_or(0);
+        let peer_count = peers.map_or(0, RelationshipTarget::len) + admitted;
         if dialed_for.is_none() && peer_count >= self.settings.peers.max_per_torrent {
             return Err(CloseReason::TooMany);
         }
@@ -222,6 +227,9 @@ impl Judge<'_, '_> {
             _ => {}
         }
         ids.0.insert(handshake.peer_id, (entity, peer.direction));
+        if dialed_for.is_none() {
+            *self.admitted.entry(torrent).or_default() += 1;
+        }
         Ok(torrent)
     }
 }

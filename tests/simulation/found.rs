@@ -105,3 +105,19 @@ fn what_is_taken_back_is_not_owed() {
             .within(3.0, Duration::from_secs(90))
     });
 }
+
+/// Many whose handshakes came in one tick were all let in, each before the others counted.
+#[test]
+fn many_handshakes_at_once_keep_to_the_limit() {
+    expect_good(2, || {
+        let mut settings = Settings::default();
+        settings.peers.max_per_torrent = 4;
+        settings.tick.min_interval_us = 200_000;
+        Scenario::new("many handshakes at once")
+            .settings(settings)
+            .torrent(torrent(1))
+            .seeds(1, LINE)
+            .leeches(16, LINE)
+            .within(8.0, Duration::from_secs(120))
+    });
+}
