@@ -66,6 +66,8 @@ fn settings() -> Settings {
         },
         uploads: UploadSettings {
             peer_memory_bytes: u64::from(2 * DEPTH * BLOCK_SIZE),
+            // One peer gets a quarter of what is left.
+            memory_bytes: u64::from(10 * DEPTH * BLOCK_SIZE),
             ..UploadSettings::default()
         },
         requests: RequestSettings {

@@ -252,7 +252,7 @@ pub struct UploadSettings {
     /// Bytes read or being read for uploads and not yet sent, over all peers. Default 16 MiB.
     pub memory_bytes: u64,
     /// Most of it for one peer: a connection moves at most this much in two or three ticks. Where many want some, none
-    /// gets more than what is left for the others. Default 2 MiB.
+    /// gets more than a quarter of what is left. Default 2 MiB.
     pub peer_memory_bytes: u64,
 }
 

@@ -149,11 +149,11 @@ fn read_blocks(mut counter: Counter, mut serve: ResMut<ServeQueue>, mut peers: Q
             continue;
         };
         uploads.unlist();
-        let may_read = counter.memory.has_room_for(&uploads, &counter.settings.uploads);
-        if uploads.waiting.is_empty() || !may_read {
+        let room = counter.memory.room_for(&uploads, &counter.settings.uploads);
+        let Some(most) = room.filter(|_| !uploads.waiting.is_empty()) else {
             continue;
-        }
-        counter.read_next(peer, of.0, &mut uploads);
+        };
+        counter.read_next(peer, of.0, &mut uploads, most);
         if !uploads.waiting.is_empty() {
             // More for this peer after everybody else has had a turn.
             serve.add(peer, &mut uploads);
@@ -163,8 +163,9 @@ fn read_blocks(mut counter: Counter, mut serve: ResMut<ServeQueue>, mut peers: Q
 }
 
 impl Counter<'_, '_> {
-    /// Begins one read for the requests at the front that lie behind each other.
-    fn read_next(&mut self, peer: Entity, torrent: Entity, uploads: &mut UploadQueue) {
+    /// Begins one read for the requests at the front that lie behind each other: the first, and as many more as make
+    /// `most` bytes.
+    fn read_next(&mut self, peer: Entity, torrent: Entity, uploads: &mut UploadQueue, most: u32) {
         let Ok((Layout(geometry), storage)) = self.torrents.get(torrent) else {
             uploads.waiting.clear();
             return;
@@ -178,7 +179,7 @@ impl Counter<'_, '_> {
                     group = Some(Group { peer, span, requests });
                 }
                 Some(group) => {
-                    let fits = group.span.len + span.len <= self.settings.uploads.read_bytes;
+                    let fits = group.span.len + span.len <= most;
                     if group.span.end() != span.offset || !fits {
                         break;
                     }

@@ -287,13 +287,20 @@ impl UploadMemory {
         self.used_bytes < settings.memory_bytes
     }
 
-    /// Whether more may be read for this peer: as long as it has no more than would be left for another one, so that
-    /// peers that take nothing can't hold all of it.
+    /// Bytes that may be read for this peer next, none for now: its share is a quarter of what is left, so that peers
+    /// that take nothing, each come after the other, can't hold all of it. Who holds something reads in whole steps;
+    /// who holds nothing gets at least a little as long as there is room.
     #[must_use]
-    pub fn has_room_for(&self, uploads: &UploadQueue, settings: &UploadSettings) -> bool {
+    pub fn room_for(&self, uploads: &UploadQueue, settings: &UploadSettings) -> Option<u32> {
         let left = settings.memory_bytes.saturating_sub(self.used_bytes);
-        let share = left.min(settings.peer_memory_bytes);
-        self.has_room(settings) && uploads.charged_bytes < share.max(settings.read_bytes.into())
+        let share = (left / 4).min(settings.peer_memory_bytes);
+        let step = settings.read_bytes;
+        if uploads.charged_bytes == 0 {
+            // At most `step`, which fits.
+            (left > 0).then_some(share.min(step.into()) as u32)
+        } else {
+            (uploads.charged_bytes + u64::from(step) <= share).then_some(step)
+        }
     }
 
     /// Counts bytes in that are read for a peer.
@@ -347,6 +354,25 @@ mod tests {
             asked: Timestamp::ZERO,
             is_late: false,
         }
+    }
+
+    /// Fault 25: they read nothing of what was read for them.
+    #[test]
+    fn peers_that_come_one_after_the_other_leave_memory_to_others() {
+        let settings = UploadSettings::default();
+        let mut memory = UploadMemory::default();
+        for peer in 0..20 {
+            let mut uploads = UploadQueue::default();
+            let mut held = 0;
+            while let Some(most) = memory.room_for(&uploads, &settings) {
+                let bytes = u64::from(most.max(BLOCK_SIZE));
+                memory.charge(&mut uploads, bytes);
+                held += bytes;
+            }
+            assert!(held > 0, "nothing for peer {peer}");
+            assert!(held <= settings.peer_memory_bytes);
+        }
+        assert!(memory.used_bytes() < settings.memory_bytes);
     }
 
     /// Fault 28: the answer to a cancelled request is recognized, once.
