@@ -10,6 +10,9 @@ const MEMORY: Duration = Duration::from_secs(3);
 /// Bytes are gathered this long before they move the average, so that a burst within one tick is no spike.
 const GATHER: Duration = Duration::from_millis(200);
 
+/// A rate that is younger counts as this old, for the same reason.
+const LEAST_AGE: Duration = Duration::from_secs(1);
+
 /// A moving average of bytes per second.
 ///
 /// It decays by the time that has passed when it is read, so nobody has to visit idle peers to age their rates.
@@ -18,14 +21,15 @@ pub struct Rate {
     bytes_per_s: f64,
     gathered_bytes: u64,
     updated: Timestamp,
-    started: bool,
+    /// When the first byte came: an average over less than the memory's length weighs all of it alike.
+    started: Option<Timestamp>,
 }
 
 impl Rate {
     /// Counts `bytes` transferred at `now`.
     pub fn add(&mut self, now: Timestamp, bytes: u64) {
-        if !self.started {
-            self.started = true;
+        if self.started.is_none() {
+            self.started = Some(now);
             self.updated = now;
         }
         self.gathered_bytes += bytes;
@@ -48,7 +52,14 @@ impl Rate {
             return self.bytes_per_s;
         }
         let seconds = elapsed.as_secs_f64();
-        let past = (-seconds / MEMORY.as_secs_f64()).exp();
+        let age = self
+            .started
+            .map_or(Duration::MAX, |started| now.since(started).max(LEAST_AGE));
+        let past = if age < MEMORY {
+            1.0 - seconds / age.as_secs_f64()
+        } else {
+            (-seconds / MEMORY.as_secs_f64()).exp()
+        };
         let current = self.gathered_bytes as f64 / seconds;
         current + past * (self.bytes_per_s - current)
     }
@@ -87,6 +98,16 @@ mod tests {
         let mut rate = Rate::default();
         rate.add(at(0), 1 << 20);
         assert_eq!(rate.at(at(1)), 0);
-        assert!(rate.at(at(1000)) < 1 << 20);
+        assert!(rate.at(at(200)) <= 1 << 20);
+        assert!(rate.at(at(1000)) <= 1 << 20);
+        assert!(rate.at(at(2000)) < 1 << 20);
+    }
+
+    #[test]
+    fn a_young_rate_is_near_the_truth() {
+        for seconds in [2, 3, 4, 6] {
+            let rate = steady(seconds * 1000).at(at(seconds * 1000));
+            assert!((75_000..105_000).contains(&rate), "{rate} after {seconds} s");
+        }
     }
 }
