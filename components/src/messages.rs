@@ -265,6 +265,26 @@ pub struct AllowedFastReceived {
     pub piece: u32,
 }
 
+/// A peer would have us take a piece of it (BEP 6).
+#[derive(Message, Debug, Clone)]
+pub struct SuggestReceived {
+    /// The peer.
+    pub peer: Entity,
+    /// The piece.
+    pub piece: u32,
+}
+
+/// We have choked or unchoked a peer.
+#[derive(Message, Debug, Clone)]
+pub struct ChokeSent {
+    /// The torrent.
+    pub torrent: Entity,
+    /// The peer.
+    pub peer: Entity,
+    /// Whether its requests go unanswered.
+    pub is_choking: bool,
+}
+
 /// A message of a registered extension (BEP 10).
 #[derive(Message, Debug, Clone)]
 pub struct ExtensionReceived {

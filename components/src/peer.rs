@@ -18,7 +18,9 @@ use ecs_torrent_protocol::wire::{FrameLimits, PeerCodec, Session};
 pub use self::close_reason::{CloseReason, TimeoutKind};
 pub use self::outbox::{FlushQueue, Outbox};
 pub use self::pieces::PeerPieces;
-pub use self::requests::{Pending, QueueDepth, RefillQueue, Requests, ServeQueue, UploadMemory, UploadQueue};
+pub use self::requests::{
+    EmptiedUploads, Pending, QueueDepth, RefillQueue, Requests, ServeQueue, UploadMemory, UploadQueue,
+};
 use crate::ids::LinkId;
 use crate::rate::Rate;
 
@@ -173,6 +175,8 @@ pub struct PeerState {
     pub peer_interested: bool,
     /// It does not want anything at all (BEP 21).
     pub upload_only: bool,
+    /// It suggests pieces (BEP 6), and so hears of each that we have, though it has it too.
+    pub suggests: bool,
     /// It owes us blocks and sends none.
     pub snubbed: bool,
     /// When we last changed `am_choking`.
@@ -189,6 +193,7 @@ impl PeerState {
             peer_choking: true,
             peer_interested: false,
             upload_only: false,
+            suggests: false,
             snubbed: false,
             choke_changed: now,
         }

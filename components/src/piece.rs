@@ -33,6 +33,8 @@ pub struct BlockSlot {
     pub from: Option<Entity>,
     /// Who has been asked for it and has time left to answer.
     pub asked: SmallVec<[Entity; 2]>,
+    /// When somebody was last asked for it.
+    pub asked_at: Timestamp,
     /// Who has been asked for it and is late: still welcome, but others may be asked too.
     pub late: SmallVec<[Entity; 1]>,
     /// It is here.
@@ -117,12 +119,13 @@ impl ActivePiece {
     }
 
     /// Notes that `peer` was asked for `block`.
-    pub fn ask(&mut self, block: u32, peer: Entity) {
+    pub fn ask(&mut self, block: u32, peer: Entity, now: Timestamp) {
         let slot = &mut self.blocks[block as usize];
         if slot.is_free() {
             self.free_count -= 1;
         }
         slot.asked.push(peer);
+        slot.asked_at = now;
         self.asked_count += 1;
     }
 
@@ -301,10 +304,10 @@ mod tests {
         for expected in 0..4 {
             let block = piece.next_free(peer(1)).unwrap();
             assert_eq!(block, expected);
-            piece.ask(block, peer(1));
+            piece.ask(block, peer(1), Timestamp::ZERO);
         }
         assert_eq!(piece.next_free(peer(1)), None);
-        piece.ask(2, peer(2));
+        piece.ask(2, peer(2), Timestamp::ZERO);
         assert!(!piece.release(2, peer(1)), "another peer still owes it");
         assert!(!piece.release(2, peer(1)), "released once");
         assert!(piece.release(2, peer(2)));
@@ -315,18 +318,18 @@ mod tests {
     #[test]
     fn a_late_peer_holds_nobody_up_and_is_still_welcome() {
         let mut piece = piece();
-        piece.ask(0, peer(1));
+        piece.ask(0, peer(1), Timestamp::ZERO);
         assert!(piece.expire(0, peer(1)));
         assert_eq!(
             (piece.next_free(peer(2)), piece.next_free(peer(1))),
             (Some(0), Some(1)),
             "nobody is asked twice"
         );
-        piece.ask(0, peer(2));
+        piece.ask(0, peer(2), Timestamp::ZERO);
         assert_eq!(&piece.receive(0, Some(peer(1)), Payload::new())[..], [peer(2)]);
-        piece.ask(1, peer(1));
+        piece.ask(1, peer(1), Timestamp::ZERO);
         piece.expire(1, peer(1));
-        piece.ask(1, peer(2));
+        piece.ask(1, peer(2), Timestamp::ZERO);
         assert_eq!(
             &piece.receive(1, Some(peer(2)), Payload::new())[..],
             [peer(1)],
@@ -339,8 +342,8 @@ mod tests {
     #[test]
     fn receiving_tells_who_else_was_asked() {
         let mut piece = piece();
-        piece.ask(0, peer(1));
-        piece.ask(0, peer(2));
+        piece.ask(0, peer(1), Timestamp::ZERO);
+        piece.ask(0, peer(2), Timestamp::ZERO);
         let others = piece.receive(0, Some(peer(2)), Payload::new());
         assert_eq!(&others[..], [peer(1)]);
         assert_eq!((piece.missing_count, piece.free_count, piece.asked_count), (3, 3, 0));

@@ -150,7 +150,8 @@ pub struct PeerSettings {
     pub max_unsolicited: u32,
     /// Whether two peers that both have everything stay connected. Default false.
     pub keep_redundant: bool,
-    /// Number of pieces that a peer may request while choked (BEP 6). Default 10.
+    /// Number of pieces that a peer may request of a leecher while choked, to have something to trade (BEP 6). Default
+    /// 10.
     pub allowed_fast: usize,
 }
 
@@ -237,6 +238,9 @@ pub struct UploadSettings {
     pub slots: usize,
     /// Peers of one torrent that are unchoked at random, to find better ones (BEP 3). Default 1.
     pub optimistic_slots: usize,
+    /// Most peers that a torrent that downloads keeps unchoked. A peer that asks for nothing takes no slot, and one that
+    /// gives nearly as much as those who have one is served beside them. Default 32.
+    pub max_unchoked: usize,
     /// Time between two rounds of choking. Default 10 s (BEP 3).
     pub choke_interval_s: u64,
     /// Time before another peer gets the optimistic slot. Default 30 s (BEP 3).
@@ -261,6 +265,7 @@ impl Default for UploadSettings {
         Self {
             slots: 8,
             optimistic_slots: 1,
+            max_unchoked: 32,
             choke_interval_s: 10,
             optimistic_interval_s: 30,
             seeding_turn_s: 60,

@@ -201,6 +201,25 @@ pub struct ActivePieces {
     pub all: BTreeMap<u32, Entity>,
     /// Those of which a block can be asked for, as far as known: may name some that are full by now.
     pub open: BTreeSet<u32>,
+    /// Time from a request to its block, smoothed over all peers.
+    answer_time: Duration,
+}
+
+/// Least [`ActivePieces::endgame_patience`].
+const LEAST_PATIENCE: Duration = Duration::from_millis(20);
+
+impl ActivePieces {
+    /// Notes that a block took so long to come.
+    pub fn note_answer(&mut self, took: Duration) {
+        self.answer_time = (self.answer_time * 15 + took) / 16;
+    }
+
+    /// How old a request has to be before somebody else is asked too: twice what answers take. Where our own line is what
+    /// they wait for, asking twice would only make it longer.
+    #[must_use]
+    pub fn endgame_patience(&self) -> Duration {
+        (self.answer_time * 2).max(LEAST_PATIENCE)
+    }
 }
 
 /// Blocks that lie on the disk though their piece is neither whole nor verified, by piece: they are never served, and

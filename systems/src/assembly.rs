@@ -11,7 +11,7 @@ use ecs_torrent_components::peer::{
 use ecs_torrent_components::piece::{ActivePiece, PiecePhase};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::PeerOf;
+use ecs_torrent_components::torrent::{ActivePieces, PeerOf};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::wire::{Block, Message};
 
@@ -53,6 +53,7 @@ struct Floor<'w, 's> {
     wasted: MessageWriter<'w, BlockWasted>,
     peers: Query<'w, 's, PeerData>,
     pieces: Query<'w, 's, &'static mut ActivePiece>,
+    torrents: Query<'w, 's, &'static mut ActivePieces>,
 }
 
 fn accept_blocks(mut blocks: ResMut<ReceivedBlocks>, mut floor: Floor) {
@@ -88,6 +89,9 @@ impl Floor<'_, '_> {
         };
         state.snubbed = false;
         requests.note_block(now, &pending);
+        if let Ok(mut active) = self.torrents.get_mut(torrent) {
+            active.note_answer(now.since(pending.asked));
+        }
         let rate = rates.download.at(now);
         requests.depth.on_block(now, rate, &self.settings.requests);
         self.refill.add(entity, &mut requests);

@@ -3,13 +3,15 @@
 
 mod round;
 
+use std::time::Duration;
+
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::messages::InterestReceived;
-use ecs_torrent_components::peer::{FlushQueue, Outbox, PeerRates, PeerState, UploadQueue, Wire};
+use ecs_torrent_components::messages::{ChokeSent, InterestReceived};
+use ecs_torrent_components::peer::{EmptiedUploads, FlushQueue, Outbox, PeerRates, PeerState, UploadQueue, Wire};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{Settings, seconds};
@@ -18,8 +20,9 @@ use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
 
-use self::round::{Contender, Goal, choose};
+use self::round::{Contender, Goal, choose, fill};
 use crate::DecideSet;
+use crate::suggesting::{Spread, TURN_BYTES};
 
 /// Chokes and unchokes.
 pub struct ChokingPlugin;
@@ -27,7 +30,13 @@ pub struct ChokingPlugin;
 impl Plugin for ChokingPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<Deadlines<ChokeRound>>()
-            .add_systems(Tick, (hear_interest, run_rounds).chain().in_set(DecideSet::Choking));
+            .add_message::<ChokeSent>()
+            .add_systems(
+                Tick,
+                (hear_interest, hear_emptied, run_rounds)
+                    .chain()
+                    .in_set(DecideSet::Choking),
+            );
     }
 }
 
@@ -37,14 +46,52 @@ pub struct Choker {
     /// The peer that is unchoked to see what it gives.
     optimistic: Option<Entity>,
     optimistic_since: Timestamp,
-    unchoked_count: usize,
+    /// Whether nobody who waits could be served when it was last looked at.
+    is_full: bool,
+    /// Whether somebody waited then.
+    has_waiting: bool,
+    /// Whether more than one wanted something then.
+    is_contended: bool,
+    /// When everybody was ranked.
+    ranked: Option<Timestamp>,
+    /// When somebody to serve was last looked for.
+    filled: Timestamp,
     /// When the next round is due, if one is.
     next_round: Option<Timestamp>,
 }
 
+/// Least time between two looks for somebody to serve: interest may change with every piece.
+const FILL_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time for a peer to ask for more, before somebody else may have what it leaves.
+const IDLE_AFTER: Duration = Duration::from_millis(200);
+
+/// Turns that a seed which spreads a first copy gives at once, however slow its line is.
+const LEAST_TURNS: usize = 4;
+
 /// When a torrent's next round is due.
 #[derive(Debug)]
 struct ChokeRound(Entity);
+
+impl Choker {
+    /// Whether somebody waits who is not served.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.has_waiting
+    }
+
+    /// Whether more than one wants something.
+    pub(crate) fn is_contended(&self) -> bool {
+        self.is_contended
+    }
+
+    /// There is a round at `due`, if none is earlier.
+    fn look_at(&mut self, due: Timestamp, torrent: Entity, rounds: &mut Deadlines<ChokeRound>) {
+        if self.next_round.is_none_or(|next| due < next) {
+            self.next_round = Some(due);
+            rounds.set(due, ChokeRound(torrent));
+        }
+    }
+}
 
 fn hear_interest(
     mut received: MessageReader<InterestReceived>,
@@ -65,17 +112,38 @@ fn hear_interest(
             continue;
         };
         // A free slot does not wait for the next round, and neither does one that this peer gives back.
-        let has_room = choker.unchoked_count < limits.slots + limits.optimistic_slots;
-        let is_urgent = (is_interested && has_room) || (!is_interested && !state.am_choking);
+        let is_urgent = (is_interested && !choker.is_full) || (!is_interested && !state.am_choking);
         let due = if is_urgent {
-            now
+            now.max(choker.filled + FILL_PAUSE)
         } else {
             now + seconds(limits.choke_interval_s)
         };
-        if choker.next_round.is_none_or(|next| due < next) {
-            choker.next_round = Some(due);
-            rounds.set(due, ChokeRound(of.0));
+        choker.look_at(due, of.0, &mut rounds);
+    }
+}
+
+/// A peer that asks for nothing leaves its slot to others.
+fn hear_emptied(
+    mut emptied: ResMut<EmptiedUploads>,
+    clock: Res<Clock>,
+    mut rounds: ResMut<Deadlines<ChokeRound>>,
+    peers: Query<&PeerOf>,
+    mut torrents: Query<(&mut Choker, Option<&Spread>)>,
+) {
+    let now = clock.now();
+    for peer in emptied.0.drain(..) {
+        let Ok(of) = peers.get(peer) else { continue };
+        let Ok((mut choker, spread)) = torrents.get_mut(of.0) else {
+            continue;
+        };
+        if !choker.has_waiting {
+            continue;
         }
+        let due = match spread.is_some_and(|spread| spread.has_had_turn(peer, now)) {
+            true => now.max(choker.filled + FILL_PAUSE),
+            false => now + IDLE_AFTER,
+        };
+        choker.look_at(due, of.0, &mut rounds);
     }
 }
 
@@ -87,29 +155,41 @@ fn run_rounds(
     mut random: ResMut<Random>,
     mut flush: ResMut<FlushQueue>,
     mut rounds: ResMut<Deadlines<ChokeRound>>,
-    mut torrents: Query<(&mut Choker, &Lifecycle, Option<&TorrentPeers>)>,
+    mut told: MessageWriter<ChokeSent>,
+    mut torrents: Query<(&mut Choker, &Lifecycle, Option<&TorrentPeers>, Option<&Spread>)>,
     mut peers: Query<(&mut PeerState, &PeerRates, &mut UploadQueue, &mut Outbox, &Wire)>,
 ) {
     let now = clock.now();
     let limits = &settings.uploads;
     while let Some(ChokeRound(torrent)) = rounds.pop_due(now) {
-        let Ok((mut choker, lifecycle, connected)) = torrents.get_mut(torrent) else {
+        let Ok((mut choker, lifecycle, connected, spread)) = torrents.get_mut(torrent) else {
             continue;
         };
         if choker.next_round.is_none_or(|next| next > now) {
             continue;
         }
         choker.next_round = None;
+        let finish = spread.and_then(|spread| spread.finishes_until(now));
+        let is_spreading = finish.is_some() || spread.is_some_and(Spread::is_spreading);
         let connected = connected.into_iter().flat_map(RelationshipTarget::iter);
         let contenders: Vec<Contender> = connected
             .filter(|peer| !reaper.is_doomed(*peer))
             .filter_map(|peer| {
-                let (state, rates, ..) = peers.get(peer).ok()?;
+                let (state, rates, uploads, ..) = peers.get(peer).ok()?;
+                let asks_until = uploads.emptied.max(state.choke_changed);
+                let is_idle = !state.am_choking && uploads.is_empty() && asks_until + IDLE_AFTER <= now;
                 Some(Contender {
                     peer,
                     is_interested: state.peer_interested,
                     is_snubbing: state.snubbed,
                     is_unchoked: !state.am_choking,
+                    has_had_turn: spread.is_some_and(|spread| {
+                        let takes_long = now.since(state.choke_changed) >= seconds(limits.seeding_turn_s);
+                        is_spreading
+                            && (takes_long
+                                || ((finish.is_some() || uploads.is_empty()) && spread.has_had_turn(peer, now)))
+                    }),
+                    idle_since: is_idle.then_some(asks_until),
                     since: state.choke_changed,
                     gives: rates.download.at(now),
                     takes: rates.upload.at(now),
@@ -118,18 +198,38 @@ fn run_rounds(
             .collect();
         let goal = match lifecycle {
             Lifecycle::Downloading => Goal::Download,
+            _ if finish.is_some() => Goal::Finish,
+            _ if is_spreading => {
+                // As many turns at once as the line ends in a second or so.
+                let rate: u64 = contenders.iter().map(|c| c.takes).sum();
+                let slots = limits.slots + limits.optimistic_slots;
+                let places = (rate / TURN_BYTES) as usize;
+                Goal::Spread(places.clamp(slots.min(LEAST_TURNS), 2 * slots))
+            }
             _ => Goal::Seed {
                 turn: seconds(limits.seeding_turn_s),
             },
         };
-        if now.since(choker.optimistic_since) >= seconds(limits.optimistic_interval_s) {
-            choker.optimistic = None;
-        }
-        let before = choker.optimistic;
-        let served = choose(&contenders, goal, now, limits, &mut choker.optimistic, &mut random);
-        if choker.optimistic != before {
-            choker.optimistic_since = now;
-        }
+        let interval = seconds(limits.choke_interval_s);
+        let is_ranking = !is_spreading && choker.ranked.is_none_or(|ranked| now.since(ranked) >= interval);
+        // In between, free slots are filled and nobody loses one: what was begun would be left half done. While a first
+        // copy is spread, turns end by what a peer has got.
+        let served = if is_ranking {
+            if now.since(choker.optimistic_since) >= seconds(limits.optimistic_interval_s) {
+                choker.optimistic = None;
+            }
+            let before = choker.optimistic;
+            let served = choose(&contenders, goal, now, limits, &mut choker.optimistic, &mut random);
+            if choker.optimistic != before {
+                choker.optimistic_since = now;
+            }
+            choker.ranked = Some(now);
+            served
+        } else {
+            fill(&contenders, goal, limits, &mut random)
+        };
+        choker.filled = now;
+        let mut has_new = false;
         for contender in &contenders {
             let serves = served.contains(&contender.peer);
             if serves == contender.is_unchoked {
@@ -138,20 +238,38 @@ fn run_rounds(
             let Ok((mut state, _, mut uploads, mut outbox, wire)) = peers.get_mut(contender.peer) else {
                 continue;
             };
+            has_new |= serves;
             state.am_choking = !serves;
             state.choke_changed = now;
             let message = if serves { Message::Unchoke } else { Message::Choke };
             flush.send(contender.peer, &mut outbox, &message);
+            told.write(ChokeSent {
+                torrent,
+                peer: contender.peer,
+                is_choking: !serves,
+            });
             if !serves {
                 drop_requests(contender.peer, &mut uploads, &mut outbox, wire, &mut flush);
             }
         }
-        choker.unchoked_count = served.len();
+        let wanting = contenders.iter().filter(|c| c.is_interested);
+        let busy = wanting
+            .clone()
+            .filter(|c| served.contains(&c.peer) && c.idle_since.is_none());
+        choker.is_full = busy.count() >= limits.slots + limits.optimistic_slots;
+        choker.has_waiting = wanting.clone().any(|c| !served.contains(&c.peer));
+        let count = wanting.count();
+        choker.is_contended = count > 1;
         // As long as somebody wants something, there is a next round.
-        if contenders.iter().any(|contender| contender.is_interested) {
-            let next = now + seconds(limits.choke_interval_s);
-            choker.next_round = Some(next);
-            rounds.set(next, ChokeRound(torrent));
+        if count > 0 {
+            let ranked = choker.ranked.filter(|ranked| now.since(*ranked) < interval);
+            choker.look_at(ranked.unwrap_or(now) + interval, torrent, &mut rounds);
+        }
+        if let Some(finish) = finish {
+            choker.look_at(finish, torrent, &mut rounds);
+        }
+        if choker.has_waiting && has_new {
+            choker.look_at(now + IDLE_AFTER, torrent, &mut rounds);
         }
     }
     wakeup.at_next(rounds.next());

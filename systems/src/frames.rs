@@ -6,7 +6,7 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::messages::{
     AllowedFastReceived, Availability, AvailabilityReceived, ChokeReceived, ExtensionReceived, InterestReceived,
-    ReceivedBlocks, RejectReceived, UploadRequested,
+    ReceivedBlocks, RejectReceived, SuggestReceived, UploadRequested,
 };
 use ecs_torrent_components::peer::{ExtensionRegistry, Peer, Stage, Wire};
 use ecs_torrent_components::reaper::Reaper;
@@ -30,6 +30,7 @@ impl Plugin for FramesPlugin {
             .add_message::<UploadRequested>()
             .add_message::<RejectReceived>()
             .add_message::<AllowedFastReceived>()
+            .add_message::<SuggestReceived>()
             .add_message::<ExtensionReceived>()
             .add_message::<ExtensionHandshakeReceived>()
             .init_resource::<ReceivedBlocks>()
@@ -56,6 +57,7 @@ struct Inboxes<'w> {
     uploads: MessageWriter<'w, UploadRequested>,
     rejects: MessageWriter<'w, RejectReceived>,
     allowed_fast: MessageWriter<'w, AllowedFastReceived>,
+    suggests: MessageWriter<'w, SuggestReceived>,
     extensions: MessageWriter<'w, ExtensionReceived>,
     handshakes: MessageWriter<'w, ExtensionHandshakeReceived>,
 }
@@ -114,8 +116,8 @@ impl Inboxes<'_> {
             return Err(WireError::TooManyBitfields);
         }
         match message {
-            // BEP 5 and BEP 6: hints that this engine has no use for yet.
-            Message::KeepAlive | Message::Port(_) | Message::SuggestPiece(_) => {}
+            // BEP 5: a hint that this engine has no use for yet.
+            Message::KeepAlive | Message::Port(_) => {}
             Message::Choke => drop(self.chokes.write(ChokeReceived { peer, is_choking: true })),
             Message::Unchoke => drop(self.chokes.write(ChokeReceived {
                 peer,
@@ -135,6 +137,7 @@ impl Inboxes<'_> {
             Message::Request(request) => self.upload(peer, request, false),
             Message::Cancel(request) => self.upload(peer, request, true),
             Message::RejectRequest(request) => drop(self.rejects.write(RejectReceived { peer, request })),
+            Message::SuggestPiece(piece) => drop(self.suggests.write(SuggestReceived { peer, piece })),
             Message::AllowedFast(piece) => drop(self.allowed_fast.write(AllowedFastReceived { peer, piece })),
             Message::Extended {
                 id: HANDSHAKE_ID,

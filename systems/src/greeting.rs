@@ -77,7 +77,10 @@ fn greet_peers(
                 payload: handshake.write().into(),
             });
         }
-        if let (true, Some(SocketAddr::V4(address)), Some(Have(have))) = (session.fast, address, have) {
+        // It is for trading: a seed wants nothing in return, and a hundred newcomers would take its line from those whose
+        // turn it is.
+        let trading = have.filter(|have| !have.0.is_full());
+        if let (true, Some(SocketAddr::V4(address)), Some(Have(have))) = (session.fast, address, trading) {
             let count = settings.peers.allowed_fast;
             let mut set = allowed_fast_set(*address.ip(), torrent.id(), have.len(), count);
             set.retain(|piece| have.contains(*piece));

@@ -40,7 +40,8 @@ fn set_bits(
     }
 }
 
-/// Who has the piece needs not be told of it; its interest in us cannot change by that.
+/// Who has the piece needs not be told of it, unless it spreads pieces by suggestions; its interest in us cannot change by
+/// that.
 fn broadcast_have(
     mut stored: MessageReader<PieceStored>,
     mut flush: ResMut<FlushQueue>,
@@ -53,8 +54,11 @@ fn broadcast_have(
             let Ok((mut state, mut pieces, mut outbox)) = peers.get_mut(peer) else {
                 continue;
             };
-            if !pieces.has(index) {
+            let has = pieces.has(index);
+            if !has || state.suggests {
                 flush.send(peer, &mut outbox, &Message::Have(index));
+            }
+            if !has {
                 continue;
             }
             pieces.wanted_count = pieces.wanted_count.saturating_sub(1);

@@ -9,7 +9,7 @@
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; who sent bad ones goes |
 //! | Store | [`storage`] | verified pieces are written |
 //! | Announce | [`having`], [`lifecycle`], [`trackers`] | what is here becomes known |
-//! | Decide | [`lifecycle`], [`sessions`], [`extensions`], [`availability`], [`choking`], [`uploading`], [`timeouts`], [`dialing`], [`picking`], [`stats`] | what to do next |
+//! | Decide | [`lifecycle`], [`sessions`], [`extensions`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | what was said leaves |
 //! | Reap | [`reaping`] | what has ended goes |
@@ -42,6 +42,7 @@ pub mod sessions;
 pub mod smart_ban;
 pub mod stats;
 pub mod storage;
+pub mod suggesting;
 pub mod timeouts;
 pub mod trackers;
 pub mod uploading;
@@ -73,6 +74,7 @@ impl PluginGroup for TorrentPlugins {
             .add(availability::AvailabilityPlugin)
             .add(choking::ChokingPlugin)
             .add(uploading::UploadingPlugin)
+            .add(suggesting::SuggestingPlugin)
             .add(timeouts::TimeoutsPlugin)
             .add(dialing::DialingPlugin)
             .add(picking::PickingPlugin)
@@ -152,6 +154,8 @@ pub enum DecideSet {
     Choking,
     /// What they ask for.
     Uploads,
+    /// What they had better ask for.
+    Suggestions,
     /// Who has kept us waiting.
     Timeouts,
     /// Whom to connect to.
@@ -206,7 +210,8 @@ impl Plugin for OrderPlugin {
             (Have, Completion, Begin, Trackers).chain().in_set(TickSet::Announce),
         );
         use DecideSet::{
-            Availability, Choking, Dialing, Extensions, Lifecycle, Picking, Sessions, Stats, Timeouts, Uploads,
+            Availability, Choking, Dialing, Extensions, Lifecycle, Picking, Sessions, Stats, Suggestions, Timeouts,
+            Uploads,
         };
         let decide = (
             Lifecycle,
@@ -215,6 +220,7 @@ impl Plugin for OrderPlugin {
             Availability,
             Choking,
             Uploads,
+            Suggestions,
             Timeouts,
             Dialing,
             Picking,

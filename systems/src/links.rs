@@ -7,7 +7,9 @@ use bevy_ecs::prelude::*;
 use bytes::Bytes;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::ids::LinkId;
-use ecs_torrent_components::peer::{CloseReason, Outbox, Peer, ServeQueue, Stage, UploadMemory, UploadQueue, Wire};
+use ecs_torrent_components::peer::{
+    CloseReason, EmptiedUploads, Outbox, Peer, ServeQueue, Stage, UploadMemory, UploadQueue, Wire,
+};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::ports::NetPort;
@@ -28,6 +30,7 @@ impl Plugin for LinksPlugin {
             .init_resource::<ReadyPeers>()
             .init_resource::<ServeQueue>()
             .init_resource::<UploadMemory>()
+            .init_resource::<EmptiedUploads>()
             .init_resource::<Reaper>()
             .add_systems(
                 Tick,
@@ -82,6 +85,7 @@ fn sort_link_events(
     mut chunks: ResMut<ReceivedChunks>,
     mut serve: ResMut<ServeQueue>,
     mut memory: ResMut<UploadMemory>,
+    mut emptied: ResMut<EmptiedUploads>,
     mut peers: Query<(&mut Outbox, Option<&mut UploadQueue>)>,
 ) {
     for event in net.take(LINKS) {
@@ -101,9 +105,13 @@ fn sort_link_events(
                 outbox.unsent_bytes = outbox.unsent_bytes.saturating_sub(bytes);
                 outbox.last_progress = clock.now();
                 let Some(mut uploads) = uploads else { continue };
+                let had_some = uploads.charged_bytes > 0;
                 memory.release(&mut uploads, bytes as u64);
                 if !uploads.waiting.is_empty() {
                     serve.add(peer, &mut uploads);
+                } else if had_some && uploads.is_empty() {
+                    uploads.emptied = clock.now();
+                    emptied.0.push(peer);
                 }
             }
             NetEvent::Closed { link, reason } => drop(closed.write(LinkClosed { link, reason })),

@@ -1,7 +1,7 @@
 //! What to request from whom.
 //!
-//! A peer goes on with the piece it is at; then come pieces that others have left, then the rarest new one, then
-//! pieces that others are at, and in the endgame blocks that others owe us. Only peers in the refill queue are
+//! A peer goes on with the piece it is at; then come rare pieces that it suggests, pieces that others have left, the
+//! rarest new one, pieces that others are at, and in the endgame blocks that others owe us. Only peers in the refill queue are
 //! looked at; one that finds nothing waits until something becomes free.
 
 pub mod rarity;
@@ -16,7 +16,7 @@ use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
-    AllowedFastReceived, ChokeReceived, PeerDisconnected, RejectReceived, TorrentStarted,
+    AllowedFastReceived, ChokeReceived, PeerDisconnected, RejectReceived, SuggestReceived, TorrentStarted,
 };
 use ecs_torrent_components::peer::{
     FlushQueue, Outbox, PeerPieces, PeerRates, PeerState, Pending, RefillQueue, Requests, Wire,
@@ -52,6 +52,7 @@ impl Plugin for PickingPlugin {
                         hear_chokes,
                         hear_rejects,
                         hear_allowed_fast,
+                        hear_suggestions,
                         drop_requests,
                         expire_requests,
                         resume_paused,
@@ -139,6 +140,9 @@ const REJECT_PAUSE: Duration = Duration::from_secs(1);
 /// Allowed-fast pieces remembered of one peer.
 const MAX_ALLOWED_FAST: usize = 64;
 
+/// Pieces remembered that one peer suggested; beyond, the oldest are forgotten.
+const MAX_SUGGESTED: usize = 64;
+
 /// A torrent that begins to download gets its picker.
 fn begin_picking(
     mut started: MessageReader<TorrentStarted>,
@@ -176,6 +180,9 @@ fn hear_chokes(
             continue;
         };
         state.peer_choking = is_choking;
+        if is_choking {
+            requests.guided_until = None;
+        }
         if !is_choking {
             refill.add(peer, &mut requests);
         } else if !wire.session.fast {
@@ -243,6 +250,26 @@ fn hear_allowed_fast(
         };
         if requests.allowed_fast.len() < MAX_ALLOWED_FAST && !requests.allowed_fast.contains(&piece) {
             requests.allowed_fast.push(piece);
+            refill.add(peer, &mut requests);
+        }
+    }
+}
+
+fn hear_suggestions(
+    mut received: MessageReader<SuggestReceived>,
+    mut refill: ResMut<RefillQueue>,
+    mut peers: Query<(&mut Requests, &mut PeerState)>,
+) {
+    for &SuggestReceived { peer, piece } in received.read() {
+        let Ok((mut requests, mut state)) = peers.get_mut(peer) else {
+            continue;
+        };
+        state.suggests = true;
+        if !requests.suggested.contains(&piece) {
+            if requests.suggested.len() == MAX_SUGGESTED {
+                requests.suggested.pop_front();
+            }
+            requests.suggested.push_back(piece);
             refill.add(peer, &mut requests);
         }
     }
@@ -415,6 +442,7 @@ fn resume_paused(
 ) {
     while let Some(Resume(peer)) = resumes.pop_due(clock.now()) {
         if let Ok(mut requests) = peers.get_mut(peer) {
+            requests.look_at = None;
             refill.add(peer, &mut requests);
         }
     }

@@ -163,15 +163,18 @@ fn blocks_that_are_dropped_and_not_counted_are_found_out() {
         ..NewContent::default()
     };
     let line = Line::symmetric(1 << 20);
-    let outcome = Scenario::new("loses count")
-        .seed(1)
-        .torrent(torrent)
-        .seeds(1, line)
-        .leeches(8, line)
-        .hostiles(3, Hostility::SomeBadData, line)
-        .plugins(LosesCount)
-        .run();
-    assert!(finds(&outcome, Invariant::Counters), "{outcome}");
+    let run = |seed| {
+        Scenario::new("loses count")
+            .seed(seed)
+            .torrent(torrent.clone())
+            .seeds(1, line)
+            .leeches(8, line)
+            .hostiles(5, Hostility::SomeBadData, line)
+            .plugins(LosesCount)
+            .run()
+    };
+    // It takes a piece that is given up when part of it is here, which not every seed has.
+    assert!((1..=8).any(|seed| finds(&run(seed), Invariant::Counters)));
 }
 
 /// A storage that says that a piece is written as soon as its hash is right.

@@ -27,6 +27,9 @@ pub struct Pending {
     pub is_late: bool,
 }
 
+/// How long after a suggestion, or the last block of what was suggested, more may come.
+const GUIDED: Duration = Duration::from_secs(1);
+
 /// Our requests to a peer.
 #[derive(Component, Debug, Default)]
 pub struct Requests {
@@ -42,6 +45,12 @@ pub struct Requests {
     pub last_begun: Option<u32>,
     /// Pieces that may be requested while choked (BEP 6).
     pub allowed_fast: Vec<u32>,
+    /// Pieces that this peer would have us take (BEP 6), and that we have not begun, the oldest first.
+    pub suggested: VecDeque<u32>,
+    /// It spreads a first copy by suggestions, and is asked for nothing else until then, and as long as it owes blocks.
+    pub guided_until: Option<Timestamp>,
+    /// When it may be asked for something that it may not be asked for now, if there is a deadline for that.
+    pub look_at: Option<Timestamp>,
     /// Pieces that this peer sent corrupt and is not asked for again.
     pub refused_pieces: Vec<u32>,
     /// Whether the peer waits for something to become free.
@@ -76,8 +85,24 @@ impl Requests {
         let gap = now.since(self.last_block.max(pending.asked));
         self.block_gap = (self.block_gap * 3 + gap) / 4;
         self.last_block = now;
+        if let Some(until) = &mut self.guided_until {
+            *until = now + GUIDED;
+        }
         self.is_silent = false;
         self.distrusted_until = Timestamp::ZERO;
+    }
+
+    /// Notes that what is asked for is what the peer suggested.
+    pub fn note_guide(&mut self, now: Timestamp) {
+        self.guided_until = Some(now + GUIDED);
+    }
+
+    /// Whether the peer is asked for nothing but what it suggests.
+    pub fn is_guided(&mut self, now: Timestamp) -> bool {
+        if self.guided_until.is_some_and(|until| until <= now) && self.pending.len() == self.late_count() {
+            self.guided_until = None;
+        }
+        self.guided_until.is_some()
     }
 
     /// Since when a peer that owes a block in time has sent none.
@@ -230,6 +255,8 @@ pub struct UploadQueue {
     pub allowed_fast: Vec<u32>,
     /// Bytes read for it, or being read, that have not left; counted in [`UploadMemory`].
     pub charged_bytes: u64,
+    /// When all that it had asked for had been sent.
+    pub emptied: Timestamp,
     /// Whether the peer is in the serve queue.
     is_listed: bool,
 }
@@ -266,6 +293,10 @@ impl ServeQueue {
         self.peers.is_empty()
     }
 }
+
+/// The peers to whom all that they asked for has been sent: choking looks whether somebody else could use their slots.
+#[derive(Resource, Debug, Default)]
+pub struct EmptiedUploads(pub Vec<Entity>);
 
 /// Bytes read for peers, or being read, that have not left, against
 /// [`memory_bytes`](crate::settings::UploadSettings::memory_bytes).
@@ -318,6 +349,12 @@ impl UploadMemory {
 }
 
 impl UploadQueue {
+    /// Whether it wants nothing at the moment.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.charged_bytes == 0 && self.waiting.is_empty()
+    }
+
     /// Takes a request back; true if it was there.
     pub fn cancel(&mut self, request: BlockRequest) -> bool {
         if let Some(position) = self.waiting.iter().position(|waiting| *waiting == request) {

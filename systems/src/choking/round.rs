@@ -18,6 +18,10 @@ pub(super) struct Contender {
     pub(super) is_snubbing: bool,
     /// It is served now.
     pub(super) is_unchoked: bool,
+    /// It is served, and asks for nothing since then.
+    pub(super) idle_since: Option<Timestamp>,
+    /// A seed spreads a first copy, and this peer has got its part for now.
+    pub(super) has_had_turn: bool,
     /// Since when it is served, or waits.
     pub(super) since: Timestamp,
     /// Bytes per second from it.
@@ -36,6 +40,10 @@ pub(super) enum Goal {
         /// Length of a turn that others wait for.
         turn: Duration,
     },
+    /// To spread a first copy, to so many at once.
+    Spread(usize),
+    /// To spread the last of a first copy, to those who have it in hand.
+    Finish,
 }
 
 /// The peers to serve. `optimistic` is the one chosen at random; where it is none, or has lost its interest, or is
@@ -51,13 +59,29 @@ pub(super) fn choose(
     let mut wanting: Vec<Contender> = contenders.iter().filter(|c| c.is_interested).copied().collect();
     // Equals in random order: nobody is served for the number of its entity.
     random.shuffle(&mut wanting);
-    match goal {
-        // BEP 3, anti-snubbing: who snubs us is served by chance only, or if nobody else wants.
-        Goal::Download => wanting.sort_by_key(|c| (c.is_snubbing, Reverse(c.gives))),
-        Goal::Seed { turn } => wanting.sort_by_key(|c| seed_rank(c, turn, now)),
+    rank(&mut wanting, goal, now);
+    // Who asks for nothing takes no slot.
+    let (mut served, mut rest): (Vec<Contender>, Vec<Contender>) = (Vec::new(), Vec::new());
+    for contender in wanting {
+        match contender.idle_since.is_none() && served.len() < limits.slots {
+            true => served.push(contender),
+            false => rest.push(contender),
+        }
     }
-    let regular = limits.slots.min(wanting.len());
-    let (served, rest) = wanting.split_at(regular);
+    // Places that are left go to those who give nearly as much, by chance: where all are equal, nobody stays behind.
+    let least = served.last().map_or(0, |last| last.gives / NEAR).max(1);
+    let is_near = |c: &Contender| goal == Goal::Download && !c.is_snubbing && c.gives >= least;
+    if goal == Goal::Download {
+        random.shuffle(&mut rest);
+    }
+    let places = places(goal, limits) - limits.optimistic_slots;
+    rest.retain(|contender| {
+        let serves = served.len() < places && (contender.idle_since.is_some() || is_near(contender));
+        if serves {
+            served.push(*contender);
+        }
+        !serves
+    });
     let mut served: Vec<Entity> = served.iter().map(|c| c.peer).collect();
     if !optimistic.is_some_and(|peer| rest.iter().any(|c| c.peer == peer)) {
         *optimistic = rest.get(random.below(rest.len())).map(|c| c.peer);
@@ -68,6 +92,55 @@ pub(super) fn choose(
         served.extend(others.take(limits.optimistic_slots - 1));
     }
     served
+}
+
+/// Between two rounds: those who are served stay, and what they leave goes round among those who wait, as long as not all
+/// slots are busy. Where no more may be unchoked, who has asked for nothing for longest gives way.
+pub(super) fn fill(contenders: &[Contender], goal: Goal, limits: &UploadSettings, random: &mut Random) -> Vec<Entity> {
+    let (mut served, mut waiting): (Vec<Contender>, Vec<Contender>) = contenders
+        .iter()
+        .filter(|c| c.is_interested)
+        .partition(|c| c.is_unchoked);
+    random.shuffle(&mut waiting);
+    waiting.sort_by_key(|c| (c.is_snubbing, c.since));
+    served.sort_by_key(|c| (c.idle_since.is_none(), c.idle_since));
+    let slots = (limits.slots + limits.optimistic_slots).min(places(goal, limits));
+    if !waiting.is_empty() {
+        served.retain(|c| !c.has_had_turn);
+    }
+    if goal == Goal::Finish {
+        return served.iter().map(|c| c.peer).collect();
+    }
+    let idle_count = served.iter().filter(|c| c.idle_since.is_some()).count();
+    let count = waiting.len().min(slots.saturating_sub(served.len() - idle_count));
+    let surplus = (served.len() + count).saturating_sub(places(goal, limits));
+    let left = served.iter().skip(surplus.min(idle_count));
+    left.chain(&waiting[..count]).map(|c| c.peer).collect()
+}
+
+/// How many may be unchoked, with those that ask for nothing.
+fn places(goal: Goal, limits: &UploadSettings) -> usize {
+    let slots = limits.slots + limits.optimistic_slots;
+    match goal {
+        Goal::Download => limits.max_unchoked.max(slots),
+        // While some ask, as many others hear that they may.
+        Goal::Seed { .. } => 2 * slots,
+        Goal::Spread(places) => places,
+        Goal::Finish => 0,
+    }
+}
+
+/// Who gives at least this part of what the last of those gives who have a slot for it, is served too.
+const NEAR: u64 = 4;
+
+/// Who comes first.
+fn rank(wanting: &mut [Contender], goal: Goal, now: Timestamp) {
+    match goal {
+        // BEP 3, anti-snubbing: who snubs us is served by chance only, or if nobody else wants.
+        Goal::Download => wanting.sort_by_key(|c| (c.is_snubbing, Reverse(c.gives))),
+        Goal::Seed { turn } => wanting.sort_by_key(|c| seed_rank(c, turn, now)),
+        Goal::Spread(_) | Goal::Finish => wanting.sort_by_key(|c| c.since),
+    }
 }
 
 /// Whose turn is running stays, the fastest first; then who has waited longest; then whose turn is over.
@@ -99,6 +172,8 @@ mod tests {
             is_interested: true,
             is_snubbing: false,
             is_unchoked: false,
+            idle_since: None,
+            has_had_turn: false,
             since: at(0),
             gives,
             takes: 0,
@@ -120,7 +195,7 @@ mod tests {
 
     #[test]
     fn who_gives_most_is_served_unless_it_snubs_or_does_not_want() {
-        let mut list: Vec<Contender> = (1..=5).map(|id| contender(id, u64::from(id) * 10)).collect();
+        let mut list: Vec<Contender> = (1..=5).map(|id| contender(id, 10_u64.pow(id))).collect();
         list[4].is_interested = false;
         list[3].is_snubbing = true;
         assert_eq!(run(&list, Goal::Download, 2), [peer(3), peer(2)]);
@@ -165,6 +240,7 @@ mod tests {
         let mut random = Random::from_seed([1; 32]);
         let limits = limits(1, 1);
         let mut list: Vec<Contender> = (1..=9).map(|id| contender(id, u64::from(10 - id))).collect();
+        list[0].gives = 1000;
         let mut optimistic = None;
         let mut pick = |list: &[Contender], optimistic: &mut Option<Entity>| {
             choose(list, Goal::Download, at(0), &limits, optimistic, &mut random)
@@ -175,13 +251,71 @@ mod tests {
         assert_eq!(served[1], first);
         pick(&list, &mut optimistic);
         assert_eq!(optimistic, Some(first));
-        list.iter_mut().find(|c| c.peer == first).unwrap().gives = 100;
+        list.iter_mut().find(|c| c.peer == first).unwrap().gives = 10_000;
         assert_eq!(pick(&list, &mut optimistic)[0], first);
         assert_ne!(optimistic, Some(first));
     }
 
+    #[test]
+    fn who_gives_nearly_as_much_is_served_too() {
+        let mut list: Vec<Contender> = (1..=40).map(|id| contender(id, 100)).collect();
+        list[0].gives = 24;
+        list[1].gives = 25;
+        list[2].is_snubbing = true;
+        let served = run(&list[..6], Goal::Download, 2);
+        assert_eq!(served.len(), 4);
+        assert!(!served.contains(&peer(1)) && !served.contains(&peer(3)));
+        assert_eq!(run(&list, Goal::Download, 2).len(), limits(2, 0).max_unchoked);
+    }
+
+    #[test]
+    fn who_asks_for_nothing_takes_no_slot() {
+        let idle = Contender {
+            is_unchoked: true,
+            idle_since: Some(at(90)),
+            ..contender(1, 900)
+        };
+        let list = [idle, contender(2, 70), contender(3, 90), contender(4, 1)];
+        let served = run(&list, Goal::Download, 2);
+        assert_eq!(served.len(), 3);
+        assert!([peer(1), peer(2), peer(3)].iter().all(|peer| served.contains(peer)));
+    }
+
+    #[test]
+    fn a_free_slot_goes_to_who_has_waited_longest() {
+        let served = |id, idle_since: Option<u64>| Contender {
+            is_unchoked: true,
+            idle_since: idle_since.map(at),
+            ..contender(id, 0)
+        };
+        let waiting = |id, since| Contender {
+            since: at(since),
+            ..contender(id, 0)
+        };
+        let list = [served(1, None), waiting(2, 7), waiting(3, 5)];
+        let mut random = Random::from_seed([1; 32]);
+        let mut more = |list: &[Contender], goal, slots| fill(list, goal, &limits(slots, 0), &mut random);
+        assert_eq!(more(&list, Goal::Download, 1), [peer(1)]);
+        assert_eq!(more(&list, Goal::Download, 2), [peer(1), peer(3)]);
+        assert_eq!(more(&list, Goal::Download, 9), [peer(1), peer(3), peer(2)]);
+        // 2 and 3 ask for nothing: the one that has done so for longer gives its place, where there is no other.
+        let list = [served(1, None), served(2, Some(60)), served(3, Some(50)), waiting(4, 7)];
+        let seed = Goal::Seed {
+            turn: Duration::from_secs(60),
+        };
+        assert_eq!(more(&list, Goal::Download, 2), [peer(3), peer(2), peer(1), peer(4)]);
+        assert_eq!(more(&list[1..], seed, 1), [peer(2), peer(4)]);
+        // A turn is over only for others.
+        let done = Contender {
+            has_had_turn: true,
+            ..list[0]
+        };
+        assert_eq!(more(&[done], seed, 1), [peer(1)]);
+        assert_eq!(more(&[done, list[3]], seed, 1), [peer(4)]);
+    }
+
     proptest! {
-        /// Never more than the slots, never a peer twice, never one that wants nothing; and no slot idle while
+        /// Never more than the places, never a peer twice, never one that wants nothing; and no slot free while
         /// somebody wants one.
         #[test]
         fn slots_are_used_and_not_exceeded(
@@ -196,6 +330,8 @@ mod tests {
                     is_interested: *is_interested,
                     is_snubbing: *is_snubbing,
                     is_unchoked: *is_unchoked,
+                    idle_since: (*is_unchoked && since % 3 == 0).then(|| at(*since)),
+                    has_had_turn: false,
                     since: at(*since),
                     gives: u64::from(*rate),
                     takes: u64::from(*rate),
@@ -205,7 +341,8 @@ mod tests {
             let mut random = Random::from_seed([1; 32]);
             let served = choose(&list, goal, at(200), &limits(slots, optimistic_slots), &mut None, &mut random);
             let wanting = list.iter().filter(|c| c.is_interested).count();
-            prop_assert_eq!(served.len(), wanting.min(slots + optimistic_slots));
+            prop_assert!(served.len() >= wanting.min(slots + optimistic_slots));
+            prop_assert!(served.len() <= places(goal, &limits(slots, optimistic_slots)));
             let mut unique = served.clone();
             unique.sort_unstable();
             unique.dedup();

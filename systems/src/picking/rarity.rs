@@ -130,17 +130,20 @@ impl RarityOrder {
     }
 
     /// The piece to begin next with a peer that has `pieces`, among those that `accepts` takes. Of the best ones it is
-    /// `neighbour`, if that is one of them, otherwise any.
+    /// the first of `preferred` that is one of them, otherwise any.
     pub fn pick(
         &self,
         pieces: &PeerPieces,
-        neighbour: Option<u32>,
+        preferred: impl IntoIterator<Item = u32>,
         random: &mut Random,
         accepts: impl Fn(u32) -> bool,
     ) -> Option<u32> {
         let is_candidate = |piece: u32| pieces.has(piece) && accepts(piece);
-        let neighbour = neighbour.filter(|piece| self.is_pickable(*piece) && is_candidate(*piece));
-        let neighbour_key = neighbour.map(|piece| self.key(piece));
+        let preferred = preferred
+            .into_iter()
+            .filter(|piece| self.is_pickable(*piece) && is_candidate(*piece))
+            .min_by_key(|piece| self.key(*piece));
+        let preferred_key = preferred.map(|piece| self.key(piece));
         // Where the peer has little, its own pieces are the shorter list.
         if let Some(bits) = pieces.bits().filter(|bits| bits.count() < self.pickable_count / 8) {
             let mut best: Option<(Key, u32)> = None;
@@ -158,13 +161,13 @@ impl RarityOrder {
                 }
             }
             return match best {
-                Some((key, _)) if Some(key) == neighbour_key => neighbour,
+                Some((key, _)) if Some(key) == preferred_key => preferred,
                 best => best.map(|(_, piece)| piece),
             };
         }
         self.buckets.iter().find_map(|(key, bucket)| {
-            if Some(*key) == neighbour_key {
-                return neighbour;
+            if Some(*key) == preferred_key {
+                return preferred;
             }
             let (early, late) = bucket.split_at(random.below(bucket.len()));
             late.iter().chain(early).copied().find(|piece| is_candidate(*piece))

@@ -19,7 +19,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
 use smallvec::SmallVec;
 
-use super::{LateCheck, Picker, Supply, patience, watch};
+use super::{LateCheck, Picker, Resume, Supply, patience, watch};
 use crate::verification::FullPieces;
 
 /// Requests without an answer, and past their time, beyond which a peer gets no more.
@@ -30,6 +30,9 @@ const ALONE_SECONDS: u64 = 20;
 
 /// Most requests outstanding to a peer while it is asked for what others owe us too.
 const ENDGAME_DEPTH: usize = 64;
+
+/// Least requests outstanding to a peer that suggests what it is to be asked for: it waits for us to take just that.
+const GUIDED_DEPTH: u32 = 16;
 
 /// The content of padding (BEP 47).
 static ZEROS: [u8; BLOCK_SIZE as usize] = [0; BLOCK_SIZE as usize];
@@ -112,6 +115,7 @@ pub(super) fn refill_requests(
     mut refill: ResMut<RefillQueue>,
     mut flush: ResMut<FlushQueue>,
     mut checks: ResMut<Deadlines<LateCheck>>,
+    mut resumes: ResMut<Deadlines<Resume>>,
     mut bench: Bench,
     mut torrents: Query<(&Lifecycle, &Layout, &Content, &mut Picker, &mut ActivePieces)>,
     mut peers: Query<(
@@ -144,7 +148,10 @@ pub(super) fn refill_requests(
         let depth = match state.snubbed || requests.is_silent {
             // One request tells whether it is back.
             true => 1,
-            false => requests.depth.target(&bench.settings.requests).min(most),
+            false => {
+                let least = if requests.is_guided(now) { GUIDED_DEPTH } else { 1 };
+                requests.depth.target(&bench.settings.requests).max(least).min(most)
+            }
         };
         let mut choice = Choice {
             torrent: of.0,
@@ -158,6 +165,7 @@ pub(super) fn refill_requests(
             is_trusted: late_count == 0 && requests.distrusted_until <= now,
             now,
             prefers_sharing: rate * ALONE_SECONDS < u64::from(geometry.piece_length()),
+            again: None,
         };
         while requests.pending.len() - late_count < depth as usize {
             let Some(pending) = bench.choose(&mut choice, &mut requests) else {
@@ -165,6 +173,17 @@ pub(super) fn refill_requests(
             };
             requests.pending.push_back(pending);
             flush.send(entity, &mut outbox, &Message::Request(pending.request));
+        }
+        let guided_until = requests
+            .guided_until
+            .filter(|_| requests.pending.len() == requests.late_count());
+        let again = guided_until.or(choice.again);
+        if let Some(again) = again
+            && requests.look_at.is_none_or(|at| again < at)
+        {
+            requests.look_at = Some(again);
+            resumes.set(again, Resume(entity));
+            bench.wakeup.at_next(resumes.next());
         }
         let patience = patience(&requests, rate, &bench.settings.requests);
         watch(entity, &mut requests, patience, &bench.settings.requests, &mut checks);
@@ -186,6 +205,8 @@ struct Choice<'a> {
     is_trusted: bool,
     prefers_sharing: bool,
     now: Timestamp,
+    /// When there is something for it, where there is nothing now.
+    again: Option<Timestamp>,
 }
 
 /// Which open pieces to look at.
@@ -222,7 +243,7 @@ impl Bench<'_, '_> {
         }?;
         let now = self.clock.now();
         let piece = self.piece(entity)?;
-        piece.ask(block, choice.peer);
+        piece.ask(block, choice.peer, now);
         if piece.is_suspect {
             piece.exclusive = Some(choice.peer);
         }
@@ -249,8 +270,14 @@ impl Bench<'_, '_> {
         } else {
             Open::Abandoned
         };
-        let found = self
-            .open_piece(first, choice, requests)
+        let found = self.suggested_piece(choice, requests);
+        if found.is_some() {
+            requests.note_guide(choice.now);
+        } else if requests.is_guided(choice.now) {
+            return None;
+        }
+        let found = found
+            .or_else(|| self.open_piece(first, choice, requests))
             .or_else(|| self.new_piece(choice, requests))
             .or_else(|| self.open_piece(Open::Any, choice, requests));
         if let Some((entity, _)) = found {
@@ -300,22 +327,39 @@ impl Bench<'_, '_> {
         found
     }
 
+    /// The first block of a piece that the peer suggested, if none is rarer.
+    fn suggested_piece(&mut self, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<(Entity, u32)> {
+        let order = &choice.picker.order;
+        requests.suggested.retain(|piece| order.is_pickable(*piece));
+        if requests.suggested.is_empty() {
+            return None;
+        }
+        let index = self.rarest_piece(choice, requests)?;
+        if requests.suggested.contains(&index) {
+            self.begin_piece(index, choice, requests)
+        } else {
+            None
+        }
+    }
+
     /// The first block of the rarest piece that can be begun.
     fn new_piece(&mut self, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<(Entity, u32)> {
+        let index = self.rarest_piece(choice, requests)?;
+        self.begin_piece(index, choice, requests)
+    }
+
+    /// The rarest piece that can be begun; of equal ones one that the peer suggested, or the one behind its last.
+    fn rarest_piece(&mut self, choice: &Choice<'_>, requests: &Requests) -> Option<u32> {
         let accepts = |piece: u32| !requests.refused_pieces.contains(&piece);
         let extent = self.settings.requests.extent_bytes;
         let neighbour = requests
             .last_begun
             .and_then(|last| next_in_extent(last, choice.geometry, extent));
-        let index = choice
+        let preferred = requests.suggested.iter().copied().chain(neighbour);
+        choice
             .picker
             .order
-            .pick(choice.has, neighbour, &mut self.random, accepts)?;
-        let found = self.begin_piece(index, choice, requests);
-        if found.is_some() {
-            requests.last_begun = Some(index);
-        }
-        found
+            .pick(choice.has, preferred, &mut self.random, accepts)
     }
 
     fn begin_piece(&mut self, index: u32, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<(Entity, u32)> {
@@ -330,6 +374,7 @@ impl Bench<'_, '_> {
         }
         let mut piece = ActivePiece::new(choice.torrent, index, choice.geometry);
         fill_padding(&mut piece, choice);
+        requests.last_begun = Some(index);
         choice.picker.order.remove(index);
         if choice.picker.order.pickable_count() == 0 {
             // The endgame begins: whoever found nothing may find what others are asked for.
@@ -372,12 +417,15 @@ impl Bench<'_, '_> {
         None
     }
 
-    /// When nothing is left to begin: a block that has been asked of fewer peers than may be.
-    fn endgame(&mut self, choice: &Choice<'_>, requests: &Requests) -> Option<(Entity, u32)> {
+    /// When nothing is left to begin: a block that has been asked of fewer peers than may be, and that is overdue as far
+    /// as this peer knows, since what two peers send is in vain once.
+    fn endgame(&mut self, choice: &mut Choice<'_>, requests: &Requests) -> Option<(Entity, u32)> {
         if choice.picker.order.pickable_count() > 0 || requests.pending.len() >= ENDGAME_DEPTH {
             return None;
         }
         let copies = self.settings.requests.endgame_copies;
+        let patience = choice.active.endgame_patience();
+        let mut again: Option<Timestamp> = None;
         let mut best = None;
         for &entity in choice.active.all.values() {
             let Some(piece) = self.piece(entity) else { continue };
@@ -388,10 +436,19 @@ impl Bench<'_, '_> {
                 let is_mine = slot.asked.contains(&choice.peer) || slot.late.contains(&choice.peer);
                 let asked_count = slot.asked.len();
                 let is_better = best.is_none_or(|(_, _, least)| asked_count < least);
-                if !slot.received && !is_mine && asked_count < copies && is_better {
+                if slot.received || is_mine || asked_count >= copies || !is_better {
+                    continue;
+                }
+                let due = slot.asked_at + patience;
+                if asked_count > 0 && due > choice.now {
+                    again = Some(again.map_or(due, |other| other.min(due)));
+                } else {
                     best = Some((entity, block, asked_count));
                 }
             }
+        }
+        if best.is_none() {
+            choice.again = again;
         }
         best.map(|(entity, block, _)| (entity, block))
     }

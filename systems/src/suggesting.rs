@@ -1,0 +1,444 @@
+//! What a seed would have its peers take (BEP 6, "Suggest Piece"): a piece that nobody else has goes to one of them, so
+//! that a whole copy is out before any piece takes the line twice.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::entity::EntityHashMap;
+use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::messages::{
+    Availability, AvailabilityReceived, ChokeSent, PeerDisconnected, UploadRequested,
+};
+use ecs_torrent_components::peer::{EmptiedUploads, FlushQueue, Outbox, PeerPieces, PeerRates, PeerState, Wire};
+use ecs_torrent_components::random::Random;
+use ecs_torrent_components::torrent::{Layout, Lifecycle, PeerOf, TorrentPeers};
+use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::geometry::Geometry;
+use ecs_torrent_protocol::time::Timestamp;
+use ecs_torrent_protocol::wire::Message;
+use smallvec::SmallVec;
+
+use crate::choking::Choker;
+use crate::{DecideSet, ReapSet};
+
+/// Suggests pieces to the peers of a seed.
+pub struct SuggestingPlugin;
+
+impl Plugin for SuggestingPlugin {
+    fn build(&self, app: &mut App) {
+        app.init_resource::<SuggestQueue>().add_systems(
+            Tick,
+            (
+                (begin_spreading, hear_haves, hear_requests, suggest)
+                    .chain()
+                    .in_set(DecideSet::Suggestions),
+                forget_promises.in_set(ReapSet::Release),
+            ),
+        );
+    }
+}
+
+/// Least bytes of pieces suggested ahead to one peer: it asks for what follows before it has heard more, and what it was
+/// told long ago somebody else may have by then.
+const AHEAD_BYTES: u64 = 128 << 10;
+
+/// Part of a second that is suggested ahead to a peer that takes more than that.
+const AHEAD_PART: u64 = 4;
+
+/// Least pieces that these are.
+const AHEAD_PIECES: u64 = 2;
+
+/// Bytes of pieces that a peer is told of before it is somebody else's turn: the more peers have something that nobody
+/// else has, the more of them can pass it on.
+pub(crate) const TURN_BYTES: u64 = 128 << 10;
+
+/// Longest time for which nobody else is served while those who have the last of a copy in hand get theirs.
+const FINISH: Duration = Duration::from_secs(3);
+
+/// On a torrent that seeds and has served somebody: how far a whole copy is out.
+#[derive(Component, Debug)]
+pub(crate) struct Spread {
+    /// Pieces that somebody else has, or is to get.
+    out: Bitfield,
+    /// Pieces that somebody else has.
+    had: Bitfield,
+    /// Asked for by peers that were choked since; perhaps they did not get them.
+    doubtful: VecDeque<u32>,
+    /// Where the next one is looked for.
+    next: u32,
+    /// Pieces that a peer is told of in its turn, if others wait for theirs.
+    turn: u32,
+    /// What peers are to get and have not told that they have; a piece stands there once.
+    promised: EntityHashMap<Promises>,
+    /// Until when those who are to get the last of it are served alone, once all of it is promised.
+    finish_until: Option<Timestamp>,
+}
+
+#[derive(Debug, Default)]
+struct Promises {
+    /// Told, and not asked for.
+    told: SmallVec<[u32; 4]>,
+    /// Asked for.
+    asked: SmallVec<[u32; 4]>,
+    /// Pieces told of since the peer is served.
+    turn: u32,
+}
+
+impl Promises {
+    /// Whether the peer has all that it was to get.
+    fn is_kept(&self) -> bool {
+        self.told.is_empty() && self.asked.is_empty()
+    }
+}
+
+/// Peers that may be told more.
+#[derive(Resource, Debug, Default)]
+struct SuggestQueue(Vec<Entity>);
+
+impl Spread {
+    /// Nothing is out but what these have.
+    fn new<'a>(geometry: &Geometry, next: u32, peers: impl Iterator<Item = &'a PeerPieces>) -> Self {
+        let piece_count = geometry.piece_count();
+        let mut spread = Self {
+            out: Bitfield::new(piece_count),
+            had: Bitfield::new(piece_count),
+            doubtful: VecDeque::new(),
+            next,
+            turn: (TURN_BYTES / u64::from(geometry.piece_length())).max(1) as u32,
+            promised: EntityHashMap::default(),
+            finish_until: None,
+        };
+        for pieces in peers {
+            match pieces.bits() {
+                Some(bits) => spread.add(bits),
+                None => spread.add_all(),
+            }
+        }
+        spread
+    }
+
+    fn add(&mut self, pieces: &Bitfield) {
+        for piece in pieces.iter() {
+            self.out.insert(piece);
+            self.had.insert(piece);
+        }
+    }
+
+    fn add_all(&mut self) {
+        self.had = Bitfield::full(self.had.len());
+        self.out = self.had.clone();
+    }
+
+    /// A peer has a piece; whether that was the last that it was to get.
+    fn hear_have(&mut self, peer: Entity, piece: u32) -> bool {
+        self.out.insert(piece);
+        self.had.insert(piece);
+        let Some(promises) = self.promised.get_mut(&peer) else {
+            return false;
+        };
+        let owed = !promises.is_kept();
+        promises.told.retain(|told| *told != piece);
+        promises.asked.retain(|asked| *asked != piece);
+        owed && promises.is_kept()
+    }
+
+    /// A peer begins with a piece.
+    fn hear_request(&mut self, peer: Entity, piece: u32) {
+        let promises = self.promised.entry(peer).or_default();
+        let told = promises.told.iter().position(|told| *told == piece);
+        if let Some(position) = told {
+            promises.told.remove(position);
+        }
+        if self.out.insert(piece) || told.is_some() {
+            promises.asked.push(piece);
+        }
+    }
+
+    /// Whether pieces are left that nobody has and nobody is to get.
+    pub(crate) fn is_spreading(&self) -> bool {
+        !self.out.is_full()
+    }
+
+    /// Until when only those are served who are to get the last pieces, if that is so.
+    pub(crate) fn finishes_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let until = self.finish_until.filter(|until| now < *until)?;
+        let is_owed = self.promised.values().any(|promises| !promises.is_kept())
+            || self.doubtful.iter().any(|piece| !self.had.contains(*piece));
+        (!self.is_spreading() && is_owed).then_some(until)
+    }
+
+    /// Whether a peer has been told of all that it is to get in its turn, and has asked for it; at the end, whether it has
+    /// got it.
+    pub(crate) fn has_had_turn(&self, peer: Entity, now: Timestamp) -> bool {
+        let is_finishing = self.finishes_until(now).is_some();
+        self.promised
+            .get(&peer)
+            .map_or(is_finishing, |promises| match is_finishing {
+                true => promises.is_kept(),
+                false => promises.turn >= self.turn && promises.told.is_empty(),
+            })
+    }
+
+    /// A peer's turn is over: what it has not asked for, somebody else may get; what it has asked for, when nothing else
+    /// is left.
+    fn end_turn(&mut self, peer: Entity) {
+        let promises = self.promised.remove(&peer).unwrap_or_default();
+        self.take_back(&promises.told);
+        while self.doubtful.front().is_some_and(|piece| self.had.contains(*piece)) {
+            self.doubtful.pop_front();
+        }
+        self.doubtful.extend(promises.asked);
+    }
+
+    /// What a peer that is gone was to get, somebody else may get instead.
+    fn forget(&mut self, peer: Entity) {
+        let promises = self.promised.remove(&peer).unwrap_or_default();
+        self.take_back(&promises.told);
+        self.take_back(&promises.asked);
+    }
+
+    fn take_back(&mut self, pieces: &[u32]) {
+        for piece in pieces {
+            if !self.had.contains(*piece) {
+                self.out.remove(*piece);
+            }
+        }
+    }
+
+    /// The next piece that is nobody's; when all are out and there has been time for them to arrive, one of those that
+    /// have not.
+    fn next_free(&mut self, now: Timestamp) -> Option<u32> {
+        if !self.out.is_full() {
+            let mut pieces = (self.next..self.out.len()).chain(0..self.next);
+            let piece = pieces.find(|piece| !self.out.contains(*piece))?;
+            self.next = piece + 1;
+            return Some(piece);
+        }
+        if self.finish_until.is_none_or(|until| now < until) {
+            return None;
+        }
+        while let Some(piece) = self.doubtful.pop_front() {
+            if !self.had.contains(piece) {
+                return Some(piece);
+            }
+        }
+        None
+    }
+
+    /// Notes that all is out, the first time that it is so.
+    fn note_end(&mut self, now: Timestamp) {
+        if self.out.is_full() && self.finish_until.is_none() {
+            self.finish_until = Some(now + FINISH);
+        }
+    }
+
+    /// The next piece that a peer is to get, unless it has been told of `most`, or had its turn and others wait for theirs.
+    fn promise(&mut self, now: Timestamp, peer: Entity, most: u64, others_wait: bool) -> Option<u32> {
+        let promises = self.promised.entry(peer).or_default();
+        if promises.told.len() as u64 >= most || (others_wait && promises.turn >= self.turn) {
+            return None;
+        }
+        let piece = self.next_free(now)?;
+        self.out.insert(piece);
+        let promises = self.promised.entry(peer).or_default();
+        promises.told.push(piece);
+        promises.turn += 1;
+        Some(piece)
+    }
+}
+
+/// The first peer that is served begins it.
+fn begin_spreading(
+    mut sent: MessageReader<ChokeSent>,
+    mut commands: Commands,
+    mut random: ResMut<Random>,
+    mut queue: ResMut<SuggestQueue>,
+    mut torrents: Query<(&Layout, &Lifecycle, Option<&mut Spread>, &TorrentPeers)>,
+    peers: Query<&PeerPieces>,
+) {
+    let mut begun: SmallVec<[Entity; 1]> = SmallVec::new();
+    for &ChokeSent {
+        torrent,
+        peer,
+        is_choking,
+    } in sent.read()
+    {
+        let Ok((Layout(geometry), Lifecycle::Seeding, spread, connected)) = torrents.get_mut(torrent) else {
+            continue;
+        };
+        match spread {
+            Some(mut spread) if is_choking => spread.end_turn(peer),
+            Some(_) => {}
+            None if is_choking || begun.contains(&torrent) => {}
+            None => {
+                let count = geometry.piece_count();
+                let next = random.below(count as usize) as u32;
+                let connected = peers.iter_many(connected.iter()).flatten();
+                commands.entity(torrent).insert(Spread::new(geometry, next, connected));
+                begun.push(torrent);
+            }
+        }
+        if !is_choking {
+            queue.0.push(peer);
+        }
+    }
+}
+
+fn hear_haves(
+    clock: Res<Clock>,
+    mut received: MessageReader<AvailabilityReceived>,
+    mut emptied: ResMut<EmptiedUploads>,
+    peers: Query<&PeerOf>,
+    mut torrents: Query<&mut Spread>,
+) {
+    for AvailabilityReceived { peer, change } in received.read() {
+        let Ok(mut spread) = peers.get(*peer).and_then(|of| torrents.get_mut(of.0)) else {
+            continue;
+        };
+        match change {
+            Availability::Have(piece) => {
+                if spread.hear_have(*peer, *piece) && spread.finish_until.is_some_and(|until| clock.now() < until) {
+                    emptied.0.push(*peer);
+                }
+            }
+            Availability::Bitfield(pieces) => spread.add(pieces),
+            Availability::All => spread.add_all(),
+            Availability::None | Availability::DontHave(_) => {}
+        }
+    }
+}
+
+/// The first block of a piece stands for all: to look at every one would be work for nothing.
+fn hear_requests(
+    mut received: MessageReader<UploadRequested>,
+    mut queue: ResMut<SuggestQueue>,
+    peers: Query<(&PeerOf, &PeerState)>,
+    mut torrents: Query<&mut Spread>,
+) {
+    for requested in received.read() {
+        if requested.is_cancel || requested.request.begin > 0 {
+            continue;
+        }
+        let Ok((of, state)) = peers.get(requested.peer) else {
+            continue;
+        };
+        let Ok(mut spread) = torrents.get_mut(of.0) else {
+            continue;
+        };
+        if !state.am_choking {
+            spread.hear_request(requested.peer, requested.request.piece);
+            queue.0.push(requested.peer);
+        }
+    }
+}
+
+fn suggest(
+    clock: Res<Clock>,
+    mut queue: ResMut<SuggestQueue>,
+    mut flush: ResMut<FlushQueue>,
+    mut torrents: Query<(&Layout, &Lifecycle, &mut Spread, &Choker)>,
+    mut peers: Query<(&PeerOf, &PeerState, &PeerRates, &Wire, &mut Outbox)>,
+) {
+    let now = clock.now();
+    for peer in queue.0.drain(..) {
+        let Ok((of, state, rates, wire, mut outbox)) = peers.get_mut(peer) else {
+            continue;
+        };
+        let Ok((Layout(geometry), Lifecycle::Seeding, mut spread, choker)) = torrents.get_mut(of.0) else {
+            continue;
+        };
+        if state.am_choking || !wire.session.fast || !choker.is_contended() {
+            continue;
+        }
+        let ahead = AHEAD_BYTES.max(rates.upload.at(now) / AHEAD_PART);
+        let ahead = (ahead / u64::from(geometry.piece_length())).max(AHEAD_PIECES);
+        let others_wait = choker.has_waiting();
+        while let Some(piece) = spread.promise(now, peer, ahead, others_wait) {
+            flush.send(peer, &mut outbox, &Message::SuggestPiece(piece));
+        }
+        spread.note_end(now);
+    }
+}
+
+fn forget_promises(mut gone: MessageReader<PeerDisconnected>, mut torrents: Query<&mut Spread>) {
+    for PeerDisconnected { torrent, peer, .. } in gone.read() {
+        if let Some(mut spread) = torrent.and_then(|torrent| torrents.get_mut(torrent).ok()) {
+            spread.forget(*peer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(id: u32) -> Entity {
+        Entity::from_raw_u32(id).unwrap()
+    }
+
+    /// So many pieces of 64 KiB.
+    fn pieces(count: u32) -> Geometry {
+        Geometry::new(u64::from(count) << 16, 1 << 16).unwrap()
+    }
+
+    #[test]
+    fn a_turn_ends_where_others_wait() {
+        let (a, b) = (peer(1), peer(2));
+        let mut spread = Spread::new(&pieces(9), 0, std::iter::empty());
+        let told =
+            |spread: &mut Spread, peer| std::iter::from_fn(|| spread.promise(Timestamp::ZERO, peer, 9, true)).count();
+        assert_eq!(told(&mut spread, a), 2);
+        assert!(!spread.has_had_turn(a, Timestamp::ZERO), "it has not asked for them");
+        spread.hear_request(a, 0);
+        spread.hear_request(a, 1);
+        assert!(spread.has_had_turn(a, Timestamp::ZERO));
+        assert_eq!(told(&mut spread, b), 2);
+        spread.hear_request(b, 2);
+        // b is choked: what it asked for stays its own, 3 goes to the next, and it has another turn.
+        spread.end_turn(b);
+        assert_eq!(told(&mut spread, b), 2);
+        spread.end_turn(a);
+        assert_eq!(told(&mut spread, a), 2);
+        let left = std::iter::from_fn(|| spread.promise(Timestamp::ZERO, a, 9, false)).count();
+        assert_eq!((left, spread.is_spreading()), (2, false));
+    }
+
+    #[test]
+    fn each_piece_is_promised_once_until_it_is_taken_back() {
+        let (a, b) = (peer(1), peer(2));
+        let has = PeerPieces::from({
+            let mut bits = Bitfield::new(6);
+            bits.insert(2);
+            bits
+        });
+        let mut spread = Spread::new(&pieces(6), 1, [&has].into_iter());
+        let mut told: Vec<u32> = std::iter::from_fn(|| spread.promise(Timestamp::ZERO, a, 2, false)).collect();
+        assert_eq!(told, [1, 3]);
+        told.extend(std::iter::from_fn(|| spread.promise(Timestamp::ZERO, b, 9, false)));
+        assert_eq!(told, [1, 3, 4, 5, 0]);
+        // 1 is on its way, 3 has arrived: the one may be promised again when the peer is choked, the other not.
+        spread.hear_request(a, 1);
+        spread.hear_request(a, 3);
+        spread.hear_have(a, 3);
+        assert_eq!(spread.promise(Timestamp::ZERO, a, 2, false), None, "all are out");
+        spread.forget(a);
+        assert_eq!(spread.promise(Timestamp::ZERO, b, 9, false), Some(1));
+        assert_eq!(spread.promise(Timestamp::ZERO, b, 9, false), None);
+    }
+
+    #[test]
+    fn what_is_asked_for_without_a_hint_is_out_too() {
+        let mut spread = Spread::new(&pieces(3), 0, std::iter::empty());
+        spread.hear_request(peer(1), 0);
+        assert_eq!(spread.promise(Timestamp::ZERO, peer(2), 1, false), Some(1));
+        let complete = PeerPieces::all(3);
+        assert_eq!(
+            Spread::new(&pieces(3), 0, [&complete].into_iter()).promise(Timestamp::ZERO, peer(1), 1, false),
+            None
+        );
+    }
+}
