@@ -8,6 +8,7 @@
     reason = "a test may fail as it likes, and its modules are seen by nobody else"
 )]
 
+mod efficiency;
 mod found;
 mod full;
 mod hostile;

@@ -1,0 +1,111 @@
+//! How near simulated swarms come to the least time that their lines allow, and who gives and gets how much.
+//!
+//! ```sh
+//! cargo bench --bench efficiency
+//! EFFICIENCY_SEEDS=3 EFFICIENCY_PEERS=30 EFFICIENCY_MIB=16 cargo bench --bench efficiency
+//! ```
+
+#![allow(clippy::print_stdout, reason = "it is a program")]
+
+use std::time::{Duration, Instant};
+
+use ecs_torrent::components::settings::Settings;
+use ecs_torrent::engine::sim::NewContent;
+use ecs_torrent::sim::{Line, Outcome, Scenario, Who};
+
+/// What connecting, the first pieces and the last ones take is some seconds however long the torrent is.
+const MIB: u64 = 128;
+
+/// Bytes per second of the equal lines.
+const EQUAL: u64 = 2_500_000;
+
+/// What everybody in the mixed swarm receives, and its seed sends.
+const FAST: u64 = 16_000_000;
+
+/// What each class of the mixed swarm sends, four leechers of each.
+const CLASSES: [u64; 5] = [500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000];
+const OF_EACH: usize = 4;
+
+fn main() {
+    let seeds = number_from("EFFICIENCY_SEEDS", 10);
+    let peers = number_from("EFFICIENCY_PEERS", 100) as usize;
+    let mib = number_from("EFFICIENCY_MIB", MIB);
+    let line = Line::symmetric(EQUAL);
+
+    println!("flash crowd: 1 seed, {peers} leechers, equal lines of {EQUAL} B/s, {mib} MiB");
+    let mut ratios: Vec<f64> = (1..=seeds)
+        .map(|seed| {
+            let begun = Instant::now();
+            let outcome = swarm(seed, mib).seeds(1, line).leeches(peers, line).run();
+            report(&outcome, begun.elapsed());
+            outcome.efficiency()
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    if let (Some(median), Some(worst)) = (ratios.get(ratios.len() / 2), ratios.last()) {
+        println!("  median {median:.2} x the bound, worst {worst:.2} x");
+    }
+
+    println!("mixed swarm: 1 seed, {OF_EACH} leechers of each class, {mib} MiB");
+    let mut mixed = swarm(1, mib).seeds(1, Line::symmetric(FAST));
+    for up in CLASSES {
+        mixed = mixed.leeches(OF_EACH, Line::asymmetric(up, FAST));
+    }
+    let begun = Instant::now();
+    let outcome = mixed.run();
+    report(&outcome, begun.elapsed());
+    println!("  uplink kB/s   done s   download kB/s   sent / received");
+    for (class, up) in CLASSES.iter().enumerate() {
+        let members = (class * OF_EACH..(class + 1) * OF_EACH).map(Who::Leech);
+        let (mut done, mut sent, mut received) = (0.0, 0.0, 0.0);
+        for who in members {
+            let (up, down) = outcome.traffic[&who];
+            let took = outcome.finished.get(&who).unwrap_or(&outcome.took);
+            done += took.as_secs_f64() / OF_EACH as f64;
+            sent += up as f64;
+            received += down as f64;
+        }
+        let speed = (mib << 20) as f64 / done / 1000.0;
+        println!(
+            "  {:>11}  {done:>7.1}  {speed:>14.0}  {:>16.2}",
+            up / 1000,
+            sent / received
+        );
+    }
+}
+
+fn swarm(seed: u64, mib: u64) -> Scenario {
+    let torrent = NewContent {
+        len: (mib as usize) << 20,
+        piece_length: 64 << 10,
+        ..NewContent::default()
+    };
+    let mut settings = Settings::default();
+    // Batches as a busy machine does.
+    settings.tick.min_interval_us = 20_000;
+    Scenario::new("efficiency")
+        .seed(seed)
+        .torrent(torrent)
+        .settings(settings)
+        .within(6.0, Duration::from_secs(60))
+        .untraced()
+}
+
+fn report(outcome: &Outcome, real: Duration) {
+    println!(
+        "  seed {:>2}: {:>5.1} s, bound {:.1} s: {:.2} x   ({:.0} s of real time)",
+        outcome.seed,
+        outcome.finished.values().max().unwrap_or(&outcome.took).as_secs_f64(),
+        outcome.ideal.as_secs_f64(),
+        outcome.efficiency(),
+        real.as_secs_f64()
+    );
+    for trouble in &outcome.troubles {
+        println!("    {trouble}");
+    }
+}
+
+fn number_from(name: &str, default: u64) -> u64 {
+    let text = std::env::var(name).ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(default)
+}

@@ -1,0 +1,28 @@
+//! How near a swarm comes to the least time that its lines allow.
+
+use std::time::Duration;
+
+use ecs_torrent::engine::sim::NewContent;
+use ecs_torrent::sim::{Line, Scenario};
+
+/// A flash crowd: one has everything, thirty begin at once. What it took where the seed's line carried pieces twice
+/// before all were out, or was shared by everybody who asked for something free, was three times as long.
+#[test]
+fn a_flash_crowd_is_near_the_bound() {
+    let line = Line::symmetric(1_000_000);
+    let torrent = NewContent {
+        len: 16 << 20,
+        piece_length: 64 << 10,
+        ..NewContent::default()
+    };
+    let outcome = Scenario::new("efficiency")
+        .torrent(torrent)
+        .seeds(1, line)
+        .leeches(30, line)
+        .within(3.0, Duration::from_secs(20))
+        .untraced()
+        .run();
+    assert!(outcome.is_good(), "{outcome}");
+    let efficiency = outcome.efficiency();
+    assert!(efficiency < 1.75, "{efficiency:.2} x the bound");
+}
