@@ -408,6 +408,30 @@ mod tests {
     }
 
     #[test]
+    fn the_last_pieces_arrive_before_others_are_served() {
+        let (a, b) = (peer(1), peer(2));
+        let mut spread = Spread::new(&pieces(3), 0, std::iter::empty());
+        let now = Timestamp::ZERO;
+        while spread.promise(now, a, 9, false).is_some() {}
+        assert_eq!(spread.finishes_until(now), None);
+        spread.note_end(now);
+        assert_eq!(spread.finishes_until(now), Some(now + FINISH));
+        assert!(spread.has_had_turn(b, now) && !spread.has_had_turn(a, now));
+        (0..3).for_each(|piece| spread.hear_request(a, piece));
+        assert!(!spread.hear_have(a, 0));
+        // What it was asked for may still arrive when its turn is over; after a while it is somebody else's.
+        spread.end_turn(a);
+        assert_eq!(spread.promise(now, b, 9, false), None);
+        assert!(spread.finishes_until(now).is_some());
+        let later = now + FINISH;
+        assert_eq!(spread.finishes_until(later), None);
+        assert_eq!(spread.promise(later, b, 9, false), Some(1));
+        spread.hear_have(a, 2);
+        assert_eq!(spread.promise(later, b, 9, false), None);
+        assert!(spread.hear_have(b, 1));
+    }
+
+    #[test]
     fn each_piece_is_promised_once_until_it_is_taken_back() {
         let (a, b) = (peer(1), peer(2));
         let has = PeerPieces::from({

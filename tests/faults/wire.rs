@@ -281,6 +281,61 @@ fn a_piece_that_is_taken_back() {
     assert!(!bed.has_seen().iter().any(|seen| matches!(seen, Seen::Completed)));
 }
 
+/// BEP 6: a piece that is suggested comes first where none is rarer, and who suggests hears what became of it.
+#[test]
+fn a_piece_that_is_suggested() {
+    let mut bed = Bed::new();
+    let torrent = Torrent::new(8 * 16384, 16384);
+    bed.download(&torrent, &[]);
+    let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
+    peer.send(&Message::HaveAll);
+    peer.wait_for_message(&Message::Interested);
+    peer.send(&Message::SuggestPiece(5));
+    peer.send(&Message::Unchoke);
+    let request = peer.wait_for_request();
+    assert_eq!(request.piece, 5);
+    peer.answer(&torrent, request);
+    peer.wait_for_message(&Message::Have(5));
+    // Nothing more is suggested, so the rest is asked for without.
+    for _ in 0..7 {
+        let request = peer.wait_for_request();
+        peer.answer(&torrent, request);
+    }
+    bed.wait_complete(&torrent);
+}
+
+/// A seed suggests each piece to one of those who want some.
+#[test]
+fn pieces_that_a_seed_suggests() {
+    const PIECES: u32 = 16;
+    let mut bed = Bed::new();
+    let torrent = Torrent::new(PIECES as usize * 16384, 16384);
+    bed.seed(&torrent);
+    let mut connect = || {
+        let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
+        peer.send(&Message::HaveNone);
+        peer.send(&Message::Interested);
+        peer.wait_for_message(&Message::Unchoke);
+        peer
+    };
+    let suggestions = |peer: &mut ScriptedPeer, count: u32| -> Vec<u32> {
+        let suggestion = |frame| match frame {
+            Frame::Message(Message::SuggestPiece(piece)) => Some(piece),
+            _ => None,
+        };
+        (0..count).map(|_| peer.wait_for("a suggestion", suggestion)).collect()
+    };
+    let (mut first, mut second) = (connect(), connect());
+    // A quarter of a second's worth, 128 KiB at least.
+    let mut out = suggestions(&mut second, 8);
+    let asked = (0..PIECES).find(|piece| !out.contains(piece)).unwrap();
+    first.send(&Message::Request(torrent.metainfo.info.geometry.block(asked, 0)));
+    out.push(asked);
+    out.extend(suggestions(&mut first, PIECES - 9));
+    out.sort_unstable();
+    assert!(out.into_iter().eq(0..PIECES));
+}
+
 /// A stranger who asks for a torrent that is not here is closed without an answer.
 #[test]
 fn an_unknown_torrent() {
