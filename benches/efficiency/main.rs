@@ -10,11 +10,14 @@
 use std::time::{Duration, Instant};
 
 use ecs_torrent::components::settings::Settings;
-use ecs_torrent::engine::sim::NewContent;
+use ecs_torrent::engine::sim::{NewContent, TrackerOptions};
 use ecs_torrent::sim::{Line, Outcome, Scenario, Who};
 
 /// What connecting, the first pieces and the last ones take is some seconds however long the torrent is.
 const MIB: u64 = 128;
+
+/// Peers that the tracker names at most, as opentracker does. With 50, those who announce last know fewer than the others.
+const NAMED: usize = 200;
 
 /// Bytes per second of the equal lines.
 const EQUAL: u64 = 2_500_000;
@@ -86,6 +89,10 @@ fn swarm(seed: u64, mib: u64) -> Scenario {
     Scenario::new("efficiency")
         .seed(seed)
         .torrent(torrent)
+        .tracker(TrackerOptions {
+            max_peers: NAMED,
+            ..TrackerOptions::default()
+        })
         .settings(settings)
         .within(6.0, Duration::from_secs(60))
         .untraced()
