@@ -311,7 +311,7 @@ fn pieces_that_a_seed_suggests() {
     let mut bed = Bed::new();
     let torrent = Torrent::new(PIECES as usize * 16384, 16384);
     bed.seed(&torrent);
-    let mut connect = || {
+    let connect = || {
         let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
         peer.send(&Message::HaveNone);
         peer.send(&Message::Interested);
