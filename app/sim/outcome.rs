@@ -66,11 +66,16 @@ impl Outcome {
         self.troubles.is_empty()
     }
 
+    /// When the last leecher was done; the whole time where none was.
+    #[must_use]
+    pub fn last(&self) -> Duration {
+        self.finished.values().max().copied().unwrap_or(self.took)
+    }
+
     /// How many times the ideal time the last leecher took.
     #[must_use]
     pub fn efficiency(&self) -> f64 {
-        let last = self.finished.values().max().copied().unwrap_or(self.took);
-        last.as_secs_f64() / self.ideal.as_secs_f64()
+        self.last().as_secs_f64() / self.ideal.as_secs_f64()
     }
 }
 

@@ -102,7 +102,7 @@ fn report(outcome: &Outcome, real: Duration) {
     println!(
         "  seed {:>2}: {:>5.1} s, bound {:.1} s: {:.2} x   ({:.0} s of real time)",
         outcome.seed,
-        outcome.finished.values().max().unwrap_or(&outcome.took).as_secs_f64(),
+        outcome.last().as_secs_f64(),
         outcome.ideal.as_secs_f64(),
         outcome.efficiency(),
         real.as_secs_f64()

@@ -14,15 +14,15 @@ use ecs_torrent_components::messages::{ChokeSent, InterestReceived};
 use ecs_torrent_components::peer::{EmptiedUploads, FlushQueue, Outbox, PeerRates, PeerState, UploadQueue, Wire};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
-use ecs_torrent_components::settings::{Settings, seconds};
+use ecs_torrent_components::settings::{Settings, UploadSettings, seconds};
 use ecs_torrent_components::torrent::{Lifecycle, PeerOf, TorrentPeers};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
 
-use self::round::{Contender, Goal, choose, fill};
+use self::round::{Contender, Goal, Room, choose, fill};
 use crate::DecideSet;
-use crate::suggesting::{Spread, TURN_BYTES};
+use crate::suggesting::{Phase, Spread, TURN_BYTES};
 
 /// Chokes and unchokes.
 pub struct ChokingPlugin;
@@ -65,6 +65,10 @@ const FILL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Time for a peer to ask for more, before somebody else may have what it leaves.
 const IDLE_AFTER: Duration = Duration::from_millis(200);
+
+/// Time for the first request of a peer that has been unchoked to arrive, before somebody else may have its place: a
+/// round trip of a bad line, and what queues there.
+const BEGIN_WITHIN: Duration = Duration::from_secs(2);
 
 /// Turns that a seed which spreads a first copy gives at once, however slow its line is.
 const LEAST_TURNS: usize = 4;
@@ -139,7 +143,9 @@ fn hear_emptied(
         if !choker.has_waiting {
             continue;
         }
-        let due = match spread.is_some_and(|spread| spread.has_had_turn(peer, now)) {
+        let has_had_turn =
+            spread.is_some_and(|spread| spread.phase(now).is_some_and(|phase| spread.has_had_turn(peer, phase)));
+        let due = match has_had_turn {
             true => now.max(choker.filled + FILL_PAUSE),
             false => now + IDLE_AFTER,
         };
@@ -169,8 +175,13 @@ fn run_rounds(
             continue;
         }
         choker.next_round = None;
-        let finish = spread.and_then(|spread| spread.finishes_until(now));
-        let is_spreading = finish.is_some() || spread.is_some_and(Spread::is_spreading);
+        let goal = match lifecycle {
+            Lifecycle::Downloading => Goal::Download,
+            _ => Goal::Seed {
+                turn: seconds(limits.seeding_turn_s),
+            },
+        };
+        let phase = spread.and_then(|spread| spread.phase(now));
         let connected = connected.into_iter().flat_map(RelationshipTarget::iter);
         let contenders: Vec<Contender> = connected
             .filter(|peer| !reaper.is_doomed(*peer))
@@ -183,35 +194,21 @@ fn run_rounds(
                     is_interested: state.peer_interested,
                     is_snubbing: state.snubbed,
                     is_unchoked: !state.am_choking,
-                    has_had_turn: spread.is_some_and(|spread| {
+                    has_had_turn: spread.zip(phase).is_some_and(|(spread, phase)| {
                         let takes_long = now.since(state.choke_changed) >= seconds(limits.seeding_turn_s);
-                        is_spreading
-                            && (takes_long
-                                || ((finish.is_some() || uploads.is_empty()) && spread.has_had_turn(peer, now)))
+                        let may_end = phase != Phase::Promising || uploads.is_empty();
+                        takes_long || (may_end && spread.has_had_turn(peer, phase))
                     }),
                     idle_since: is_idle.then_some(asks_until),
+                    may_begin: uploads.emptied <= state.choke_changed && now.since(state.choke_changed) < BEGIN_WITHIN,
                     since: state.choke_changed,
                     gives: rates.download.at(now),
                     takes: rates.upload.at(now),
                 })
             })
             .collect();
-        let goal = match lifecycle {
-            Lifecycle::Downloading => Goal::Download,
-            _ if finish.is_some() => Goal::Finish,
-            _ if is_spreading => {
-                // As many turns at once as the line ends in a second or so.
-                let rate: u64 = contenders.iter().map(|c| c.takes).sum();
-                let slots = limits.slots + limits.optimistic_slots;
-                let places = (rate / TURN_BYTES) as usize;
-                Goal::Spread(places.clamp(slots.min(LEAST_TURNS), 2 * slots))
-            }
-            _ => Goal::Seed {
-                turn: seconds(limits.seeding_turn_s),
-            },
-        };
         let interval = seconds(limits.choke_interval_s);
-        let is_ranking = !is_spreading && choker.ranked.is_none_or(|ranked| now.since(ranked) >= interval);
+        let is_ranking = phase.is_none() && choker.ranked.is_none_or(|ranked| now.since(ranked) >= interval);
         // In between, free slots are filled and nobody loses one: what was begun would be left half done. While a first
         // copy is spread, turns end by what a peer has got.
         let served = if is_ranking {
@@ -226,7 +223,13 @@ fn run_rounds(
             choker.ranked = Some(now);
             served
         } else {
-            fill(&contenders, goal, limits, &mut random)
+            let mut room = Room::all(goal, limits);
+            match phase {
+                None => {}
+                Some(Phase::Promising) => room.slots = turns_at_once(&contenders, limits),
+                Some(Phase::Finishing { .. }) => room.slots = 0,
+            }
+            fill(&contenders, room, &mut random)
         };
         choker.filled = now;
         let mut has_new = false;
@@ -265,14 +268,21 @@ fn run_rounds(
             let ranked = choker.ranked.filter(|ranked| now.since(*ranked) < interval);
             choker.look_at(ranked.unwrap_or(now) + interval, torrent, &mut rounds);
         }
-        if let Some(finish) = finish {
-            choker.look_at(finish, torrent, &mut rounds);
+        if let Some(Phase::Finishing { until }) = phase {
+            choker.look_at(until, torrent, &mut rounds);
         }
         if choker.has_waiting && has_new {
             choker.look_at(now + IDLE_AFTER, torrent, &mut rounds);
         }
     }
     wakeup.at_next(rounds.next());
+}
+
+/// While a first copy is spread: as many turns as the line ends in a second or so.
+fn turns_at_once(contenders: &[Contender], limits: &UploadSettings) -> usize {
+    let rate: u64 = contenders.iter().map(|c| c.takes).sum();
+    let slots = limits.slots + limits.optimistic_slots;
+    ((rate / TURN_BYTES) as usize).clamp(slots.min(LEAST_TURNS), 2 * slots)
 }
 
 /// BEP 3: a choke drops what was requested. BEP 6: it does so with a reject for each, but for what may be had for

@@ -180,12 +180,12 @@ fn hear_chokes(
             continue;
         };
         state.peer_choking = is_choking;
-        if is_choking {
-            requests.guided_until = None;
-        }
         if !is_choking {
             refill.add(peer, &mut requests);
-        } else if !wire.session.fast {
+            continue;
+        }
+        requests.guided_until = None;
+        if !wire.session.fast {
             // BEP 3: a choke drops all requests; BEP 6: it drops none, each is rejected.
             let dropped = requests.cancel_all();
             if let Ok(mut active) = torrents.get_mut(of.0) {

@@ -30,20 +30,22 @@ pub struct SuggestingPlugin;
 
 impl Plugin for SuggestingPlugin {
     fn build(&self, app: &mut App) {
-        app.init_resource::<SuggestQueue>().add_systems(
-            Tick,
-            (
-                (begin_spreading, hear_haves, hear_requests, suggest)
-                    .chain()
-                    .in_set(DecideSet::Suggestions),
-                forget_promises.in_set(ReapSet::Release),
-            ),
-        );
+        app.init_resource::<SuggestQueue>()
+            .add_observer(end_spreading)
+            .add_systems(
+                Tick,
+                (
+                    (begin_spreading, hear_haves, hear_requests, suggest)
+                        .chain()
+                        .in_set(DecideSet::Suggestions),
+                    forget_promises.in_set(ReapSet::Release),
+                ),
+            );
     }
 }
 
-/// Least bytes of pieces suggested ahead to one peer: it asks for what follows before it has heard more, and what it was
-/// told long ago somebody else may have by then.
+/// Least bytes of pieces suggested ahead to one peer: it asks for what follows before it has heard more, and what it
+/// was told long ago somebody else may have by then.
 const AHEAD_BYTES: u64 = 128 << 10;
 
 /// Part of a second that is suggested ahead to a peer that takes more than that.
@@ -59,7 +61,19 @@ pub(crate) const TURN_BYTES: u64 = 128 << 10;
 /// Longest time for which nobody else is served while those who have the last of a copy in hand get theirs.
 const FINISH: Duration = Duration::from_secs(3);
 
-/// On a torrent that seeds and has served somebody: how far a whole copy is out.
+/// How far the spread of a first copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Pieces are left that nobody has and nobody is to get.
+    Promising,
+    /// All are promised, and only those are served who are to get the last ones.
+    Finishing {
+        /// The latest that it ends.
+        until: Timestamp,
+    },
+}
+
+/// On a torrent that seeds and serves somebody who is still connected: how far a whole copy is out among its peers.
 #[derive(Component, Debug)]
 pub(crate) struct Spread {
     /// Pieces that somebody else has, or is to get.
@@ -158,29 +172,25 @@ impl Spread {
         }
     }
 
-    /// Whether pieces are left that nobody has and nobody is to get.
-    pub(crate) fn is_spreading(&self) -> bool {
-        !self.out.is_full()
-    }
-
-    /// Until when only those are served who are to get the last pieces, if that is so.
-    pub(crate) fn finishes_until(&self, now: Timestamp) -> Option<Timestamp> {
+    /// How far it is; nothing once nobody waits for a piece that only this seed has.
+    pub(crate) fn phase(&self, now: Timestamp) -> Option<Phase> {
+        if !self.out.is_full() {
+            return Some(Phase::Promising);
+        }
         let until = self.finish_until.filter(|until| now < *until)?;
         let is_owed = self.promised.values().any(|promises| !promises.is_kept())
             || self.doubtful.iter().any(|piece| !self.had.contains(*piece));
-        (!self.is_spreading() && is_owed).then_some(until)
+        is_owed.then_some(Phase::Finishing { until })
     }
 
-    /// Whether a peer has been told of all that it is to get in its turn, and has asked for it; at the end, whether it has
-    /// got it.
-    pub(crate) fn has_had_turn(&self, peer: Entity, now: Timestamp) -> bool {
-        let is_finishing = self.finishes_until(now).is_some();
-        self.promised
-            .get(&peer)
-            .map_or(is_finishing, |promises| match is_finishing {
-                true => promises.is_kept(),
-                false => promises.turn >= self.turn && promises.told.is_empty(),
-            })
+    /// Whether a peer has been told of all that it is to get in its turn, and has asked for it; at the end, whether it
+    /// has got it.
+    pub(crate) fn has_had_turn(&self, peer: Entity, phase: Phase) -> bool {
+        let promises = self.promised.get(&peer);
+        match phase {
+            Phase::Promising => promises.is_some_and(|p| p.turn >= self.turn && p.told.is_empty()),
+            Phase::Finishing { .. } => promises.is_none_or(Promises::is_kept),
+        }
     }
 
     /// A peer's turn is over: what it has not asked for, somebody else may get; what it has asked for, when nothing else
@@ -236,7 +246,8 @@ impl Spread {
         }
     }
 
-    /// The next piece that a peer is to get, unless it has been told of `most`, or had its turn and others wait for theirs.
+    /// The next piece that a peer is to get, unless it has been told of `most`, or had its turn and others wait for
+    /// theirs.
     fn promise(&mut self, now: Timestamp, peer: Entity, most: u64, others_wait: bool) -> Option<u32> {
         let promises = self.promised.entry(peer).or_default();
         if promises.told.len() as u64 >= most || (others_wait && promises.turn >= self.turn) {
@@ -288,6 +299,11 @@ fn begin_spreading(
     }
 }
 
+/// With its last peer goes all that a torrent knows of copies elsewhere.
+fn end_spreading(emptied: On<Remove<TorrentPeers>>, mut commands: Commands) {
+    commands.entity(emptied.entity).try_remove::<Spread>();
+}
+
 fn hear_haves(
     clock: Res<Clock>,
     mut received: MessageReader<AvailabilityReceived>,
@@ -301,7 +317,8 @@ fn hear_haves(
         };
         match change {
             Availability::Have(piece) => {
-                if spread.hear_have(*peer, *piece) && spread.finish_until.is_some_and(|until| clock.now() < until) {
+                let has_all = spread.hear_have(*peer, *piece);
+                if has_all && spread.finish_until.is_some_and(|until| clock.now() < until) {
                     emptied.0.push(*peer);
                 }
             }
@@ -392,10 +409,10 @@ mod tests {
         let told =
             |spread: &mut Spread, peer| std::iter::from_fn(|| spread.promise(Timestamp::ZERO, peer, 9, true)).count();
         assert_eq!(told(&mut spread, a), 2);
-        assert!(!spread.has_had_turn(a, Timestamp::ZERO), "it has not asked for them");
+        assert!(!spread.has_had_turn(a, Phase::Promising), "it has not asked for them");
         spread.hear_request(a, 0);
         spread.hear_request(a, 1);
-        assert!(spread.has_had_turn(a, Timestamp::ZERO));
+        assert!(spread.has_had_turn(a, Phase::Promising));
         assert_eq!(told(&mut spread, b), 2);
         spread.hear_request(b, 2);
         // b is choked: what it asked for stays its own, 3 goes to the next, and it has another turn.
@@ -404,7 +421,7 @@ mod tests {
         spread.end_turn(a);
         assert_eq!(told(&mut spread, a), 2);
         let left = std::iter::from_fn(|| spread.promise(Timestamp::ZERO, a, 9, false)).count();
-        assert_eq!((left, spread.is_spreading()), (2, false));
+        assert_eq!((left, spread.phase(Timestamp::ZERO)), (2, None));
     }
 
     #[test]
@@ -413,18 +430,19 @@ mod tests {
         let mut spread = Spread::new(&pieces(3), 0, std::iter::empty());
         let now = Timestamp::ZERO;
         while spread.promise(now, a, 9, false).is_some() {}
-        assert_eq!(spread.finishes_until(now), None);
+        assert_eq!(spread.phase(now), None);
         spread.note_end(now);
-        assert_eq!(spread.finishes_until(now), Some(now + FINISH));
-        assert!(spread.has_had_turn(b, now) && !spread.has_had_turn(a, now));
+        let finishing = Phase::Finishing { until: now + FINISH };
+        assert_eq!(spread.phase(now), Some(finishing));
+        assert!(spread.has_had_turn(b, finishing) && !spread.has_had_turn(a, finishing));
         (0..3).for_each(|piece| spread.hear_request(a, piece));
         assert!(!spread.hear_have(a, 0));
         // What it was asked for may still arrive when its turn is over; after a while it is somebody else's.
         spread.end_turn(a);
         assert_eq!(spread.promise(now, b, 9, false), None);
-        assert!(spread.finishes_until(now).is_some());
+        assert_eq!(spread.phase(now), Some(finishing));
         let later = now + FINISH;
-        assert_eq!(spread.finishes_until(later), None);
+        assert_eq!(spread.phase(later), None);
         assert_eq!(spread.promise(later, b, 9, false), Some(1));
         spread.hear_have(a, 2);
         assert_eq!(spread.promise(later, b, 9, false), None);

@@ -304,36 +304,44 @@ fn a_piece_that_is_suggested() {
     bed.wait_complete(&torrent);
 }
 
-/// A seed suggests each piece to one of those who want some.
+/// A seed suggests each piece to one of those who want some, and to those who come when all are gone once more.
 #[test]
 fn pieces_that_a_seed_suggests() {
     const PIECES: u32 = 16;
     let mut bed = Bed::new();
     let torrent = Torrent::new(PIECES as usize * 16384, 16384);
     bed.seed(&torrent);
-    let connect = || {
-        let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
-        peer.send(&Message::HaveNone);
-        peer.send(&Message::Interested);
-        peer.wait_for_message(&Message::Unchoke);
-        peer
-    };
-    let suggestions = |peer: &mut ScriptedPeer, count: u32| -> Vec<u32> {
-        let suggestion = |frame| match frame {
-            Frame::Message(Message::SuggestPiece(piece)) => Some(piece),
-            _ => None,
+    for _ in 0..2 {
+        let connect = || {
+            let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
+            peer.send(&Message::HaveNone);
+            peer.send(&Message::Interested);
+            peer.wait_for_message(&Message::Unchoke);
+            peer
         };
-        (0..count).map(|_| peer.wait_for("a suggestion", suggestion)).collect()
-    };
-    let (mut first, mut second) = (connect(), connect());
-    // A quarter of a second's worth, 128 KiB at least.
-    let mut out = suggestions(&mut second, 8);
-    let asked = (0..PIECES).find(|piece| !out.contains(piece)).unwrap();
-    first.send(&Message::Request(torrent.metainfo.info.geometry.block(asked, 0)));
-    out.push(asked);
-    out.extend(suggestions(&mut first, PIECES - 9));
-    out.sort_unstable();
-    assert!(out.into_iter().eq(0..PIECES));
+        let suggestions = |peer: &mut ScriptedPeer, count: u32| -> Vec<u32> {
+            let suggestion = |frame| match frame {
+                Frame::Message(Message::SuggestPiece(piece)) => Some(piece),
+                _ => None,
+            };
+            (0..count).map(|_| peer.wait_for("a suggestion", suggestion)).collect()
+        };
+        let (mut first, mut second) = (connect(), connect());
+        // A quarter of a second's worth, 128 KiB at least.
+        let mut out = suggestions(&mut second, 8);
+        let asked = (0..PIECES).find(|piece| !out.contains(piece)).unwrap();
+        first.send(&Message::Request(torrent.metainfo.info.geometry.block(asked, 0)));
+        out.push(asked);
+        out.extend(suggestions(&mut first, PIECES - 9));
+        out.sort_unstable();
+        assert!(out.into_iter().eq(0..PIECES));
+        for mut peer in [first, second] {
+            (0..PIECES).for_each(|piece| peer.send(&Message::Have(piece)));
+            let address = peer.address();
+            drop(peer);
+            bed.reason(address);
+        }
+    }
 }
 
 /// A stranger who asks for a torrent that is not here is closed without an answer.

@@ -294,7 +294,8 @@ impl ServeQueue {
     }
 }
 
-/// The peers to whom all that they asked for has been sent: choking looks whether somebody else could use their slots.
+/// The peers that have all that they asked for, or all that a seed meant for them: choking looks whether somebody else
+/// could use their slots.
 #[derive(Resource, Debug, Default)]
 pub struct EmptiedUploads(pub Vec<Entity>);
 

@@ -20,6 +20,8 @@ pub(super) struct Contender {
     pub(super) is_unchoked: bool,
     /// It is served, and asks for nothing since then.
     pub(super) idle_since: Option<Timestamp>,
+    /// Its first request may be on its way.
+    pub(super) may_begin: bool,
     /// A seed spreads a first copy, and this peer has got its part for now.
     pub(super) has_had_turn: bool,
     /// Since when it is served, or waits.
@@ -40,10 +42,25 @@ pub(super) enum Goal {
         /// Length of a turn that others wait for.
         turn: Duration,
     },
-    /// To spread a first copy, to so many at once.
-    Spread(usize),
-    /// To spread the last of a first copy, to those who have it in hand.
-    Finish,
+}
+
+/// Whom [`fill`] may add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    /// So many may be busy.
+    pub(super) slots: usize,
+    /// So many may be unchoked, with those that ask for nothing.
+    pub(super) places: usize,
+}
+
+impl Room {
+    /// For a goal, all of it.
+    pub(super) fn all(goal: Goal, limits: &UploadSettings) -> Self {
+        Self {
+            slots: limits.slots + limits.optimistic_slots,
+            places: places(goal, limits),
+        }
+    }
 }
 
 /// The peers to serve. `optimistic` is the one chosen at random; where it is none, or has lost its interest, or is
@@ -94,28 +111,27 @@ pub(super) fn choose(
     served
 }
 
-/// Between two rounds: those who are served stay, and what they leave goes round among those who wait, as long as not all
-/// slots are busy. Where no more may be unchoked, who has asked for nothing for longest gives way.
-pub(super) fn fill(contenders: &[Contender], goal: Goal, limits: &UploadSettings, random: &mut Random) -> Vec<Entity> {
+/// Between two rounds: those who are served stay, and what they leave goes round among those who wait, as long as not
+/// all slots are busy. Where no more may be unchoked, who has asked for nothing for longest gives way.
+pub(super) fn fill(contenders: &[Contender], room: Room, random: &mut Random) -> Vec<Entity> {
     let (mut served, mut waiting): (Vec<Contender>, Vec<Contender>) = contenders
         .iter()
         .filter(|c| c.is_interested)
         .partition(|c| c.is_unchoked);
     random.shuffle(&mut waiting);
     waiting.sort_by_key(|c| (c.is_snubbing, c.since));
-    served.sort_by_key(|c| (c.idle_since.is_none(), c.idle_since));
-    let slots = (limits.slots + limits.optimistic_slots).min(places(goal, limits));
     if !waiting.is_empty() {
         served.retain(|c| !c.has_had_turn);
     }
-    if goal == Goal::Finish {
-        return served.iter().map(|c| c.peer).collect();
-    }
-    let idle_count = served.iter().filter(|c| c.idle_since.is_some()).count();
-    let count = waiting.len().min(slots.saturating_sub(served.len() - idle_count));
-    let surplus = (served.len() + count).saturating_sub(places(goal, limits));
-    let left = served.iter().skip(surplus.min(idle_count));
-    left.chain(&waiting[..count]).map(|c| c.peer).collect()
+    let busy = served.iter().filter(|c| c.idle_since.is_none()).count();
+    waiting.truncate(room.slots.saturating_sub(busy));
+    let gives_way = |c: &Contender| c.idle_since.is_some() && !c.may_begin;
+    served.sort_by_key(|c| (!gives_way(c), c.idle_since));
+    let surplus = (served.len() + waiting.len()).saturating_sub(room.places);
+    let leaving = surplus.min(served.iter().filter(|c| gives_way(c)).count());
+    let places = room.places.saturating_sub(served.len() - leaving);
+    let staying = served.iter().skip(leaving);
+    staying.chain(waiting.iter().take(places)).map(|c| c.peer).collect()
 }
 
 /// How many may be unchoked, with those that ask for nothing.
@@ -125,8 +141,6 @@ fn places(goal: Goal, limits: &UploadSettings) -> usize {
         Goal::Download => limits.max_unchoked.max(slots),
         // While some ask, as many others hear that they may.
         Goal::Seed { .. } => 2 * slots,
-        Goal::Spread(places) => places,
-        Goal::Finish => 0,
     }
 }
 
@@ -139,7 +153,6 @@ fn rank(wanting: &mut [Contender], goal: Goal, now: Timestamp) {
         // BEP 3, anti-snubbing: who snubs us is served by chance only, or if nobody else wants.
         Goal::Download => wanting.sort_by_key(|c| (c.is_snubbing, Reverse(c.gives))),
         Goal::Seed { turn } => wanting.sort_by_key(|c| seed_rank(c, turn, now)),
-        Goal::Spread(_) | Goal::Finish => wanting.sort_by_key(|c| c.since),
     }
 }
 
@@ -173,6 +186,7 @@ mod tests {
             is_snubbing: false,
             is_unchoked: false,
             idle_since: None,
+            may_begin: false,
             has_had_turn: false,
             since: at(0),
             gives,
@@ -294,7 +308,7 @@ mod tests {
         };
         let list = [served(1, None), waiting(2, 7), waiting(3, 5)];
         let mut random = Random::from_seed([1; 32]);
-        let mut more = |list: &[Contender], goal, slots| fill(list, goal, &limits(slots, 0), &mut random);
+        let mut more = |list: &[Contender], goal, slots| fill(list, Room::all(goal, &limits(slots, 0)), &mut random);
         assert_eq!(more(&list, Goal::Download, 1), [peer(1)]);
         assert_eq!(more(&list, Goal::Download, 2), [peer(1), peer(3)]);
         assert_eq!(more(&list, Goal::Download, 9), [peer(1), peer(3), peer(2)]);
@@ -305,6 +319,13 @@ mod tests {
         };
         assert_eq!(more(&list, Goal::Download, 2), [peer(3), peer(2), peer(1), peer(4)]);
         assert_eq!(more(&list[1..], seed, 1), [peer(2), peer(4)]);
+        // Who has just been told that it may ask stays.
+        let told = Contender {
+            may_begin: true,
+            ..list[2]
+        };
+        assert_eq!(more(&[list[1], told, list[3]], seed, 1), [peer(3), peer(4)]);
+        assert_eq!(more(&[told, told, list[3]], seed, 1), [peer(3), peer(3)]);
         // A turn is over only for others.
         let done = Contender {
             has_had_turn: true,
@@ -331,6 +352,7 @@ mod tests {
                     is_snubbing: *is_snubbing,
                     is_unchoked: *is_unchoked,
                     idle_since: (*is_unchoked && since % 3 == 0).then(|| at(*since)),
+                    may_begin: since % 2 == 0,
                     has_had_turn: false,
                     since: at(*since),
                     gives: u64::from(*rate),

@@ -417,8 +417,8 @@ impl Bench<'_, '_> {
         None
     }
 
-    /// When nothing is left to begin: a block that has been asked of fewer peers than may be, and that is overdue as far
-    /// as this peer knows, since what two peers send is in vain once.
+    /// When nothing is left to begin: a block that has been asked of fewer peers than may be, and that has taken
+    /// longer than blocks do now, since what two peers send is in vain once.
     fn endgame(&mut self, choice: &mut Choice<'_>, requests: &Requests) -> Option<(Entity, u32)> {
         if choice.picker.order.pickable_count() > 0 || requests.pending.len() >= ENDGAME_DEPTH {
             return None;
