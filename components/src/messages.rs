@@ -183,6 +183,13 @@ pub struct PeerConnected {
     pub peer: Entity,
 }
 
+/// A download has no peers, and knows no address that may be tried now: whoever finds peers may look for some.
+#[derive(Message, Debug, Clone)]
+pub struct PeersWanted {
+    /// The torrent.
+    pub torrent: Entity,
+}
+
 /// A connection has ended; its entity goes with this tick.
 #[derive(Message, Debug, Clone)]
 pub struct PeerDisconnected {

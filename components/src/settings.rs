@@ -337,7 +337,9 @@ impl From<Reach> for AnnounceReach {
 pub struct TrackerSettings {
     /// How many trackers are told. Default the first that answers, as BEP 12 has it.
     pub reach: Reach,
-    /// Least time between two announces to a tracker, whatever it asks for. Default 60 s.
+    /// Least time between two announces to a tracker, whatever it asks for. A download without peers waits for no
+    /// more than this and the tracker's own least interval; twice as long after each announce that was in vain.
+    /// Default 60 s.
     pub min_interval_s: u64,
     /// Most time between two announces to a tracker, whatever it asks for. Default 2 h.
     pub max_interval_s: u64,

@@ -1,6 +1,7 @@
 //! A tracker's components.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::compact::Family;
@@ -29,8 +30,12 @@ pub enum TrackerStatus {
 pub struct Route {
     /// How the last announce went.
     pub status: TrackerStatus,
-    /// When it may be asked again.
+    /// When it is asked again.
     pub next_announce: Timestamp,
+    /// When it last answered.
+    pub answered: Timestamp,
+    /// Time from then on in which it is not asked even where peers are needed.
+    pub min_interval: Duration,
     /// Failures in a row.
     pub failures: u32,
     /// Whether it has been told `started` in this session, and so has to be told `stopped`.

@@ -13,7 +13,7 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddPeers, CommandQueue};
 use ecs_torrent_components::connections::ConnectionCounts;
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::messages::{PeerDisconnected, TorrentStarted};
+use ecs_torrent_components::messages::{PeerDisconnected, PeersWanted, TorrentStarted};
 use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Outbox, Peer, Stage, Wire};
 use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_components::torrent::{Lifecycle, PeerOf, TorrentIndex, TorrentPeers};
@@ -30,6 +30,7 @@ pub struct DialingPlugin;
 impl Plugin for DialingPlugin {
     fn build(&self, app: &mut App) {
         app.add_message::<CandidatesFound>()
+            .add_message::<PeersWanted>()
             .init_resource::<DialQueue>()
             .init_resource::<ExternalAddresses>()
             .init_resource::<Deadlines<Redial>>()
@@ -185,6 +186,7 @@ fn dial_peers(
     mut counts: ResMut<ConnectionCounts>,
     mut queue: ResMut<DialQueue>,
     mut redials: ResMut<Deadlines<Redial>>,
+    mut wanted: MessageWriter<PeersWanted>,
     mut torrents: Query<(&mut Candidates, &mut Dialer, &Lifecycle, Option<&TorrentPeers>)>,
 ) {
     let now = clock.now();
@@ -204,6 +206,10 @@ fn dial_peers(
             continue;
         }
         let Some(address) = candidates.take_best(now) else {
+            if known + new == 0 && *lifecycle == Lifecycle::Downloading {
+                wanted.write(PeersWanted { torrent: entity });
+                wakeup.at(now);
+            }
             if let (Some(next), false) = (candidates.next_ready(now), dialer.has_deadline) {
                 dialer.has_deadline = true;
                 redials.set(next, Redial(entity));

@@ -54,6 +54,7 @@ impl Plugin for TrackersPlugin {
                     (
                         policy::begin_announcing,
                         policy::announce_completed,
+                        policy::announce_wanting,
                         policy::announce_stops,
                         policy::announce_due,
                         scrape::begin_scrapes,

@@ -300,6 +300,21 @@ fn a_session_as_its_tracker_sees_it() {
     assert!(counts("peer_id")[0].starts_with("%2DEC0100%2D"));
 }
 
+/// BEP 3: a download without peers needs some, and does not wait for the interval; but as long as the tracker wants at
+/// least.
+#[test]
+fn a_download_without_peers() {
+    for (least, wait_s) in [("", 60), ("12:min intervali500e", 500)] {
+        let reply = format!("d8:intervali900e{least}5:peers0:e");
+        let url = announce(serve(move |_| ok(reply.as_bytes())));
+        let mut bed = Bed::new();
+        bed.download(&torrent_at(&[url]), &[]);
+        bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(0)));
+        bed.wait_until("an earlier announce", || wait_until_next(&bed).as_secs() <= wait_s);
+        assert!(wait_until_next(&bed).as_secs() + 30 > wait_s);
+    }
+}
+
 /// Who has everything from the start has not completed anything.
 #[test]
 fn a_seed_announces_no_completion() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ecs_torrent::components::settings::Settings;
-use ecs_torrent::engine::sim::NewContent;
+use ecs_torrent::engine::sim::{NewContent, Path};
 use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
 
@@ -104,6 +104,35 @@ fn what_is_taken_back_is_not_owed() {
             .hostiles(3, Hostility::EmptyPromises, LINE)
             .within(3.0, Duration::from_secs(90))
     });
+}
+
+/// A seed took a slot back after 200 ms without a request: where a round trip takes longer, nobody ever got a block.
+#[test]
+fn a_long_round_trip_starves_nobody() {
+    expect_good(1, || {
+        Scenario::new("long round trips")
+            .torrent(torrent(1))
+            .seeds(1, LINE)
+            .leeches(12, LINE)
+            .path(Path::new(Duration::from_millis(400)))
+            .within(8.0, Duration::from_secs(30))
+    });
+}
+
+/// A leecher that had moved, or had been named only one who had, announced again after half an hour.
+#[test]
+fn who_has_lost_all_its_peers_announces_again() {
+    for early in [186, 102] {
+        expect_good(1, || {
+            Scenario::new("early moves")
+                .torrent(torrent(1))
+                .seeds(2, LINE)
+                .leeches(2, LINE)
+                .at(Duration::from_millis(early), Act::Moves(Who::Leech(0)))
+                .at(Duration::from_millis(early), Act::Moves(Who::Leech(1)))
+                .within(3.0, Duration::from_secs(200))
+        });
+    }
 }
 
 /// Many whose handshakes came in one tick were all let in, each before the others counted.

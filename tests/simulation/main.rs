@@ -29,7 +29,7 @@ use ecs_torrent::components::stats::TorrentStats;
 use ecs_torrent::components::torrent::Have;
 use ecs_torrent::engine::port::Backend;
 use ecs_torrent::engine::ports::net::NetRequest;
-use ecs_torrent::engine::sim::{Content, NewContent, NodeId, Simulation};
+use ecs_torrent::engine::sim::{Content, NewContent, NodeId, Simulation, TrackerOptions};
 use ecs_torrent::protocol::peer_id::PeerId;
 use ecs_torrent::protocol::time::Timestamp;
 use ecs_torrent::protocol::wire::{Handshake, Reserved};
@@ -157,7 +157,7 @@ fn an_expired_connection_to_a_udp_tracker_is_renewed() {
     let mut sim = Simulation::new(1, Duration::from_millis(10));
     let settings = Settings {
         trackers: TrackerSettings {
-            min_interval_s: 1,
+            min_interval_s: 25,
             ..TrackerSettings::default()
         },
         ..Settings::default()
@@ -194,6 +194,29 @@ fn an_expired_connection_to_a_udp_tracker_is_renewed() {
         .collect();
     assert_eq!(announces, [0, 25, 50, 75, 100]);
     assert_eq!(connects, [0, 75], "after a minute, and not before");
+}
+
+/// BEP 3: a download that knows nobody is announced before the interval is over, ever later as long as it is in vain.
+#[test]
+fn who_has_no_peers_is_announced_early() {
+    let mut sim = Simulation::new(1, Duration::from_millis(10));
+    let tracker = sim.add_tracker((ip(9), 80).into(), TrackerOptions::default());
+    let [alone, visitor] = [1, 2].map(|last| sim.add_node(ip(last), Settings::default(), TorrentPlugins));
+    let content = torrent_with_trackers(1000, 16384, &[&tracker.http_url()]);
+    add(&mut sim, alone, &content, vec![]);
+    sim.run_for(Duration::from_secs(1000));
+    // As long as a peer is connected, the interval counts; it starts over when the last one is gone.
+    let address = sim.net().addresses(alone);
+    add(&mut sim, visitor, &torrent(1000, 16384), address);
+    sim.run_for(Duration::from_secs(500));
+    assert!(sim.net().reset(alone, visitor) > 0);
+    sim.run_for(Duration::from_secs(1));
+    let times: Vec<u64> = tracker
+        .announces()
+        .iter()
+        .map(|a| a.at.since(Timestamp::ZERO).as_secs())
+        .collect();
+    assert_eq!(times, [0, 60, 180, 420, 900, 1500]);
 }
 
 /// Fault 100: a clock that jumps hours forward in the middle of a download, as after a long sleep, ends what has timed

@@ -9,10 +9,12 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::CandidateSource;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::messages::{TorrentCompleted, TorrentStarted, TrackerAnswered, TrackerFailed};
+use ecs_torrent_components::messages::{
+    PeerConnected, PeersWanted, TorrentCompleted, TorrentStarted, TrackerAnswered, TrackerFailed,
+};
 use ecs_torrent_components::settings::{Settings, TrackerSettings, seconds};
 use ecs_torrent_components::torrent::{Counters, Have, Layout, Lifecycle, Torrent, TorrentTrackers, TrackerOf};
-use ecs_torrent_components::tracker::{Tracker, TrackerStatus, TrackerTiers};
+use ecs_torrent_components::tracker::{Route, Tracker, TrackerStatus, TrackerTiers};
 use ecs_torrent_engine::ports::net::LocalAddresses;
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::time::Timestamp;
@@ -27,10 +29,15 @@ use crate::lifecycle::AnnounceStops;
 /// Wait before a tracker without an address of one family is looked up again.
 const UNREACHABLE_WAIT: Duration = Duration::from_secs(3600);
 
+/// Wait before a tracker is asked again for want of peers, however short its intervals are.
+const LEAST_WAIT: Duration = Duration::from_secs(1);
+
 /// On every torrent: its chains of trackers.
 #[derive(Component, Debug, Default)]
 pub struct Announcer {
     chains: Vec<Chain>,
+    /// Announces made early, for want of peers, since one was connected.
+    early: u32,
 }
 
 /// Trackers that stand in for each other, over one address family.
@@ -124,36 +131,80 @@ pub(super) fn begin_announcing(
 }
 
 /// BEP 3: a download that completes is announced then, not at the next interval.
-pub(super) fn announce_completed(
-    mut completed: MessageReader<TorrentCompleted>,
-    clock: Res<Clock>,
-    mut due: ResMut<Deadlines<AnnounceDue>>,
-    mut torrents: Query<(&mut Announcer, &TorrentTrackers)>,
-    mut trackers: Query<&mut Tracker>,
-) {
-    let now = clock.now();
+pub(super) fn announce_completed(mut completed: MessageReader<TorrentCompleted>, mut advance: Advance) {
+    let now = advance.clock.now();
     for &TorrentCompleted { torrent } in completed.read() {
-        let Ok((mut announcer, all)) = torrents.get_mut(torrent) else {
+        advance.announces_of(torrent, |route| {
+            (route.was_started && !route.was_completed).then_some(now)
+        });
+    }
+}
+
+/// BEP 3: who needs more peers need not wait for the interval. A download that knows nobody may have another address
+/// since it was announced, or they may.
+pub(super) fn announce_wanting(
+    mut connected: MessageReader<PeerConnected>,
+    mut wanted: MessageReader<PeersWanted>,
+    mut advance: Advance,
+) {
+    for PeerConnected { torrent, .. } in connected.read() {
+        if let Ok((mut announcer, _)) = advance.torrents.get_mut(*torrent) {
+            announcer.early = 0;
+        }
+    }
+    for &PeersWanted { torrent } in wanted.read() {
+        let Ok((announcer, _)) = advance.torrents.get(torrent) else {
             continue;
         };
+        let times = 2u32.pow(announcer.early.min(16));
+        let is_earlier = advance.announces_of(torrent, |route| {
+            let wait = route.min_interval.max(LEAST_WAIT) * times;
+            (route.status == TrackerStatus::Working).then_some(route.answered + wait)
+        });
+        if let Ok((mut announcer, _)) = advance.torrents.get_mut(torrent) {
+            announcer.early += u32::from(is_earlier);
+        }
+    }
+}
+
+/// Announces earlier than trackers ask for.
+#[derive(SystemParam)]
+pub(super) struct Advance<'w, 's> {
+    clock: Res<'w, Clock>,
+    due: ResMut<'w, Deadlines<AnnounceDue>>,
+    torrents: Query<'w, 's, (&'static mut Announcer, &'static TorrentTrackers)>,
+    trackers: Query<'w, 's, &'static mut Tracker>,
+}
+
+impl Advance<'_, '_> {
+    /// A torrent's trackers are asked when `when` says, where that is earlier; whether it was for any.
+    fn announces_of(&mut self, torrent: Entity, when: impl Fn(&Route) -> Option<Timestamp>) -> bool {
+        let Ok((mut announcer, all)) = self.torrents.get_mut(torrent) else {
+            return false;
+        };
+        let mut earliest: Option<Timestamp> = None;
         for tracker in all.iter() {
-            let Ok(mut tracker) = trackers.get_mut(tracker) else {
+            let Ok(mut tracker) = self.trackers.get_mut(tracker) else {
                 continue;
             };
             for family in Family::ALL {
                 let route = tracker.route_mut(family);
-                if route.was_started && !route.was_completed {
-                    route.next_announce = now;
+                let when = when(route).map(|when| when.max(self.clock.now()));
+                if let Some(when) = when.filter(|when| *when < route.next_announce) {
+                    route.next_announce = when;
+                    earliest = Some(earliest.map_or(when, |earliest| when.min(earliest)));
                 }
             }
         }
+        let Some(due) = earliest else { return false };
         for (number, chain) in announcer.chains.iter_mut().enumerate() {
             // One that is asking sees it when the answer is there.
-            if chain.asking.is_none() {
-                chain.due = now;
-                due.set(now, AnnounceDue { torrent, chain: number });
+            if chain.asking.is_none() && due < chain.due {
+                chain.due = due;
+                self.due.set(due, AnnounceDue { torrent, chain: number });
             }
         }
+        true
     }
 }
 
@@ -398,7 +449,7 @@ impl Consequences<'_> {
         reply: AnnounceResponse,
     ) {
         tracing::debug!(tracker = %redacted(&tracker.url), ?family, peers = reply.peers.len(), "announced");
-        let interval = clamp_interval(&reply, &self.settings.trackers);
+        let Intervals { regular, least } = Intervals::of(&reply, &self.settings.trackers);
         let warning = reply.warning.map(|warning| without_secrets(&warning, &tracker.url));
         if let Some(warning) = &warning {
             tracing::warn!(tracker = %redacted(&tracker.url), %warning);
@@ -406,7 +457,9 @@ impl Consequences<'_> {
         let route = tracker.route_mut(family);
         route.status = TrackerStatus::Working;
         route.failures = 0;
-        route.next_announce = self.clock.now() + interval;
+        route.next_announce = self.clock.now() + regular;
+        route.answered = self.clock.now();
+        route.min_interval = least;
         route.was_completed |= event == Some(AnnounceEvent::Completed);
         route.tracker_id = reply.tracker_id.or(route.tracker_id.take());
         tracker.seeders = reply.seeders.or(tracker.seeders);
@@ -475,11 +528,26 @@ impl Consequences<'_> {
     }
 }
 
-/// Fault 53: whatever a tracker asks for, it is announced to neither without pause nor never.
-fn clamp_interval(reply: &AnnounceResponse, limits: &TrackerSettings) -> Duration {
-    let wanted = reply.interval.max(reply.min_interval.unwrap_or_default());
-    let least = seconds(limits.min_interval_s);
-    wanted.clamp(least, seconds(limits.max_interval_s).max(least))
+/// Times between announces to a tracker.
+#[derive(Debug, PartialEq, Eq)]
+struct Intervals {
+    /// As long as all is well.
+    regular: Duration,
+    /// Where peers are needed.
+    least: Duration,
+}
+
+impl Intervals {
+    /// Fault 53: whatever a tracker asks for, it is announced to neither without pause nor never.
+    fn of(reply: &AnnounceResponse, limits: &TrackerSettings) -> Self {
+        let least = seconds(limits.min_interval_s);
+        let most = seconds(limits.max_interval_s).max(least);
+        let least = reply.min_interval.unwrap_or_default().clamp(least, most);
+        Self {
+            regular: reply.interval.clamp(least, most),
+            least,
+        }
+    }
 }
 
 /// Doubles with each failure in a row.
@@ -495,19 +563,21 @@ mod tests {
     #[test]
     fn intervals_are_clamped() {
         let limits = TrackerSettings::default();
-        let clamped = |interval, min: Option<u64>| {
+        let intervals = |interval, min: Option<u64>| {
             let reply = AnnounceResponse {
                 interval: Duration::from_secs(interval),
                 min_interval: min.map(Duration::from_secs),
                 ..AnnounceResponse::default()
             };
-            clamp_interval(&reply, &limits).as_secs()
+            let Intervals { regular, least } = Intervals::of(&reply, &limits);
+            (regular.as_secs(), least.as_secs())
         };
-        assert_eq!((clamped(0, None), clamped(u64::MAX, None)), (60, 7200));
-        assert_eq!(
-            (clamped(1800, None), clamped(60, Some(900)), clamped(60, Some(u64::MAX))),
-            (1800, 900, 7200)
-        );
+        assert_eq!(intervals(0, None), (60, 60));
+        assert_eq!(intervals(1800, None), (1800, 60));
+        assert_eq!(intervals(1800, Some(300)), (1800, 300));
+        assert_eq!(intervals(60, Some(900)), (900, 900));
+        assert_eq!(intervals(u64::MAX, Some(1)), (7200, 60));
+        assert_eq!(intervals(60, Some(u64::MAX)), (7200, 7200));
     }
 
     #[test]
