@@ -81,22 +81,17 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, seed, .. } = self;
         write!(
             f,
-            "{name}, seed {seed}: {} leechers done after {:.1} s, {:.2} x the ideal",
+            "{}, seed {}: {} leechers done after {:.1} s, {:.2} x the ideal",
+            self.name,
+            self.seed,
             self.finished.len(),
             self.took.as_secs_f64(),
             self.efficiency()
         )?;
         for trouble in &self.troubles {
             write!(f, "\n  {trouble}")?;
-        }
-        if !self.is_good() {
-            write!(
-                f,
-                "\n  repeat it with: SIM_SCENARIO='{name}' SIM_SEED={seed} cargo test --release --test simulation"
-            )?;
         }
         Ok(())
     }

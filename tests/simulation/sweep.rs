@@ -3,6 +3,7 @@
 //! `SIM_SEEDS=200` says how many runs, spread over the scenarios; `SIM_SCENARIO='a name' SIM_SEED=7` repeats one;
 //! `SIM_VERBOSE=1` tells when each begins and ends.
 
+use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -56,6 +57,13 @@ pub fn chosen(scenarios: &'static [(&'static str, Make)]) -> Vec<&'static (&'sta
     scenarios.iter().filter(|(name, _)| is_wanted(name)).collect()
 }
 
+/// The line that repeats a run.
+fn repeats(name: &str, seed: u64) -> String {
+    format!(
+        "  repeat it with: SIM_SCENARIO='{name}' SIM_SEED={seed} cargo test --release --workspace --test simulation"
+    )
+}
+
 /// Runs scenarios, each with a seed, and fails with what went wrong in any of them.
 pub fn expect_good(runs: &[(&str, Make, u64)]) {
     let is_only = number_from("SIM_SEED").is_some();
@@ -66,7 +74,9 @@ pub fn expect_good(runs: &[(&str, Make, u64)]) {
             eprintln!("{name}, seed {seed} begins");
         }
         let begun = Instant::now();
-        let outcome = run(make, seed);
+        let Ok(outcome) = catch_unwind(|| run(make, seed)) else {
+            return Some(format!("{name}, seed {seed} panicked\n{}", repeats(name, seed)));
+        };
         if is_verbose {
             let (took, Outcome { ticks, events, .. }) = (begun.elapsed(), &outcome);
             eprintln!("{outcome}\n  {took:.1?}, {ticks} ticks, {events} events");
@@ -78,7 +88,7 @@ pub fn expect_good(runs: &[(&str, Make, u64)]) {
             }
         }
         assert_eq!(outcome.name, *name, "the name that repeats it");
-        (!outcome.is_good()).then(|| outcome.to_string())
+        (!outcome.is_good()).then(|| format!("{outcome}\n{}", repeats(name, seed)))
     });
     assert!(
         failures.is_empty(),
