@@ -14,7 +14,7 @@ use ecs_torrent_components::messages::{ChokeSent, InterestReceived};
 use ecs_torrent_components::peer::{EmptiedUploads, FlushQueue, Outbox, PeerRates, PeerState, UploadQueue, Wire};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
-use ecs_torrent_components::settings::{Settings, UploadSettings, seconds};
+use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_components::torrent::{Lifecycle, PeerOf, TorrentPeers};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::time::Timestamp;
@@ -22,7 +22,7 @@ use ecs_torrent_protocol::wire::Message;
 
 use self::round::{Contender, Goal, Room, choose, fill};
 use crate::DecideSet;
-use crate::suggesting::{Phase, Spread, TURN_BYTES};
+use crate::suggesting::{Phase, Spread};
 
 /// Chokes and unchokes.
 pub struct ChokingPlugin;
@@ -69,9 +69,6 @@ const IDLE_AFTER: Duration = Duration::from_millis(200);
 /// Time for the first request of a peer that has been unchoked to arrive, before somebody else may have its place: a
 /// round trip of a bad line, and what queues there.
 const BEGIN_WITHIN: Duration = Duration::from_secs(2);
-
-/// Turns that a seed which spreads a first copy gives at once, however slow its line is.
-const LEAST_TURNS: usize = 4;
 
 /// When a torrent's next round is due.
 #[derive(Debug)]
@@ -144,7 +141,7 @@ fn hear_emptied(
             continue;
         }
         let has_had_turn =
-            spread.is_some_and(|spread| spread.phase(now).is_some_and(|phase| spread.has_had_turn(peer, phase)));
+            spread.is_some_and(|spread| spread.has_had_turn(peer, spread.phase(now).unwrap_or(Phase::Promising)));
         let due = match has_had_turn {
             true => now.max(choker.filled + FILL_PAUSE),
             false => now + IDLE_AFTER,
@@ -226,7 +223,7 @@ fn run_rounds(
             let mut room = Room::all(goal, limits);
             match phase {
                 None => {}
-                Some(Phase::Promising) => room.slots = turns_at_once(&contenders, limits),
+                Some(Phase::Promising) => room = room.for_turns(&contenders),
                 Some(Phase::Finishing { .. }) => room.slots = 0,
             }
             fill(&contenders, room, &mut random)
@@ -276,13 +273,6 @@ fn run_rounds(
         }
     }
     wakeup.at_next(rounds.next());
-}
-
-/// While a first copy is spread: as many turns as the line ends in a second or so.
-fn turns_at_once(contenders: &[Contender], limits: &UploadSettings) -> usize {
-    let rate: u64 = contenders.iter().map(|c| c.takes).sum();
-    let slots = limits.slots + limits.optimistic_slots;
-    ((rate / TURN_BYTES) as usize).clamp(slots.min(LEAST_TURNS), 2 * slots)
 }
 
 /// BEP 3: a choke drops what was requested. BEP 6: it does so with a reject for each, but for what may be had for

@@ -8,6 +8,8 @@ use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::UploadSettings;
 use ecs_torrent_protocol::time::Timestamp;
 
+use crate::suggesting::TURN_BYTES;
+
 /// A peer, as far as the choice goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Contender {
@@ -44,6 +46,9 @@ pub(super) enum Goal {
     },
 }
 
+/// Turns that a seed which spreads a first copy gives at once, however slow its line is.
+const LEAST_TURNS: usize = 4;
+
 /// Whom [`fill`] may add.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Room {
@@ -59,6 +64,18 @@ impl Room {
         Self {
             slots: limits.slots + limits.optimistic_slots,
             places: places(goal, limits),
+        }
+    }
+
+    /// While a first copy is spread: as many turns as the line ends in a second or so, beside those that are about to
+    /// begin.
+    pub(super) fn for_turns(self, contenders: &[Contender]) -> Self {
+        let rate: u64 = contenders.iter().map(|c| c.takes).sum();
+        let turns = ((rate / TURN_BYTES) as usize).max(LEAST_TURNS);
+        let beginning = contenders.iter().filter(|c| c.idle_since.is_some() && c.may_begin);
+        Self {
+            slots: self.slots.min(turns),
+            places: self.places.min(turns + beginning.count()),
         }
     }
 }
