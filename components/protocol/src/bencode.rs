@@ -5,13 +5,14 @@
 //! write ourselves goes through `bendy`, which only produces the canonical form.
 
 use std::fmt;
+use std::ops::Range;
 
 /// What a document may cost before it is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Deepest nesting of lists and dictionaries. Default 32: metainfo needs 5.
     pub max_depth: usize,
-    /// Most values, keys counted, in one document. Default 4 million, 24 bytes of memory each while parsing.
+    /// Most values, keys counted, in one document. Default 4 million, 8 bytes of memory each while parsing.
     pub max_tokens: usize,
     /// Most bytes of one document. Default 64 MiB: a torrent of 2 million pieces needs 40.
     pub max_bytes: usize,
@@ -85,20 +86,13 @@ pub enum Problem {
     TooLarge,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Int(i64),
-    Bytes { start: u32 },
-    List,
-    Dict,
-}
-
 /// One value; a container's children follow it, and `next` is the token after the last of them.
+///
+/// Its kind and content are read from the document again when they are wanted: a document of two-byte values costs
+/// four bytes of tokens for each of its own, not sixteen.
 #[derive(Debug, Clone, Copy)]
 struct Token {
-    kind: Kind,
     start: u32,
-    end: u32,
     next: u32,
 }
 
@@ -144,7 +138,8 @@ impl<'a> Document<'a> {
             open: Vec::new(),
         };
         tokenizer.run()?;
-        let (tokens, used) = (tokenizer.tokens, tokenizer.offset);
+        let (mut tokens, used) = (tokenizer.tokens, tokenizer.offset);
+        tokens.shrink_to_fit();
         Ok((Self { input, tokens }, used))
     }
 
@@ -167,7 +162,7 @@ pub struct Value<'d> {
 
 impl fmt::Debug for Value<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.token().kind)
+        write!(f, "{} at byte {}", self.type_name(), self.start())
     }
 }
 
@@ -176,22 +171,40 @@ impl<'d> Value<'d> {
         &self.document.tokens[self.index as usize]
     }
 
+    fn start(self) -> usize {
+        self.token().start as usize
+    }
+
+    fn first_byte(self) -> u8 {
+        self.document.input[self.start()]
+    }
+
     /// The integer, if it is one.
     #[must_use]
     pub fn as_int(self) -> Option<i64> {
-        match self.token().kind {
-            Kind::Int(value) => Some(value),
-            _ => None,
+        if self.first_byte() != b'i' {
+            return None;
         }
+        let text = &self.document.input[self.start() + 1..];
+        // The grammar and the range were checked when the document was read.
+        let (is_negative, digits) = match text.strip_prefix(b"-") {
+            Some(digits) => (true, digits),
+            None => (false, text),
+        };
+        let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
+        let value = digits.fold(0u64, |value, byte| {
+            value.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'))
+        }) as i64;
+        Some(if is_negative { value.wrapping_neg() } else { value })
     }
 
     /// The byte string, if it is one.
     #[must_use]
     pub fn as_bytes(self) -> Option<&'d [u8]> {
-        match self.token().kind {
-            Kind::Bytes { start } => Some(&self.document.input[start as usize..self.token().end as usize]),
-            _ => None,
-        }
+        let input = self.document.input;
+        self.first_byte()
+            .is_ascii_digit()
+            .then(|| &input[string_content(input, self.start())])
     }
 
     /// The byte string as text, if it is one and is UTF-8.
@@ -203,19 +216,19 @@ impl<'d> Value<'d> {
     /// Whether this is a dictionary.
     #[must_use]
     pub fn is_dict(self) -> bool {
-        self.token().kind == Kind::Dict
+        self.first_byte() == b'd'
     }
 
     /// The items, if it is a list.
     #[must_use]
     pub fn as_list(self) -> Option<impl Iterator<Item = Value<'d>> + Clone> {
-        (self.token().kind == Kind::List).then(|| self.children())
+        (self.first_byte() == b'l').then(|| self.children())
     }
 
     /// The key-value pairs in their order in the document, if it is a dictionary.
     #[must_use]
     pub fn as_dict(self) -> Option<impl Iterator<Item = (&'d [u8], Value<'d>)> + Clone> {
-        (self.token().kind == Kind::Dict).then(|| self.pairs())
+        self.is_dict().then(|| self.pairs())
     }
 
     /// The value under `key`, if this is a dictionary that has it.
@@ -227,18 +240,40 @@ impl<'d> Value<'d> {
     /// The value's bytes as they stand in the document: what an info-hash is taken over.
     #[must_use]
     pub fn raw(self) -> &'d [u8] {
-        let token = self.token();
-        &self.document.input[token.start as usize..token.end as usize]
+        &self.document.input[self.start()..self.end()]
+    }
+
+    /// Offset of the first byte behind the value. Visits the children of the last container of each level.
+    fn end(self) -> usize {
+        let mut last = self;
+        let mut closed = 0;
+        loop {
+            match last.first_byte() {
+                b'i' => {
+                    let digits = &last.document.input[last.start()..];
+                    let len = digits.iter().position(|&byte| byte == b'e');
+                    return last.start() + len.map_or(digits.len(), |len| len + 1) + closed;
+                }
+                b'l' | b'd' => {
+                    closed += 1;
+                    match last.children().last() {
+                        Some(child) => last = child,
+                        None => return last.start() + 1 + closed,
+                    }
+                }
+                _ => return string_content(last.document.input, last.start()).end + closed,
+            }
+        }
     }
 
     /// Name of the value's type, for error messages.
     #[must_use]
     pub fn type_name(self) -> &'static str {
-        match self.token().kind {
-            Kind::Int(_) => "integer",
-            Kind::Bytes { .. } => "string",
-            Kind::List => "list",
-            Kind::Dict => "dictionary",
+        match self.first_byte() {
+            b'i' => "integer",
+            b'l' => "list",
+            b'd' => "dictionary",
+            _ => "string",
         }
     }
 
@@ -323,8 +358,8 @@ impl Tokenizer<'_, '_> {
         match byte {
             b'i' => {
                 self.offset += 1;
-                let value = self.integer(b'e')?;
-                self.push(Kind::Int(value), start)
+                self.integer(b'e')?;
+                self.push(start)
             }
             b'0'..=b'9' => {
                 let length = self.integer(b':').map_err(|e| match e.problem {
@@ -338,18 +373,17 @@ impl Tokenizer<'_, '_> {
                 self.offset = end
                     .filter(|&end| end <= self.input.len())
                     .ok_or_else(|| error(start, Problem::BadLength))?;
-                self.push(Kind::Bytes { start: content as u32 }, start)
+                self.push(start)
             }
             b'l' | b'd' => {
                 if self.open.len() >= self.limits.max_depth {
                     return Err(error(start, Problem::TooDeep));
                 }
                 self.offset += 1;
-                let is_dict = byte == b'd';
-                self.push(if is_dict { Kind::Dict } else { Kind::List }, start)?;
+                self.push(start)?;
                 self.open.push(Open {
                     index: self.tokens.len() as u32 - 1,
-                    is_dict,
+                    is_dict: byte == b'd',
                     expects_key: true,
                 });
                 Ok(())
@@ -369,9 +403,7 @@ impl Tokenizer<'_, '_> {
         }
         self.offset += 1;
         let next = self.tokens.len() as u32;
-        let token = &mut self.tokens[open.index as usize];
-        token.end = self.offset as u32;
-        token.next = next;
+        self.tokens[open.index as usize].next = next;
         if open.is_dict {
             self.refuse_duplicate_keys(open.index)?;
         }
@@ -386,29 +418,24 @@ impl Tokenizer<'_, '_> {
             next: dict + 1,
             end: self.tokens[dict as usize].next,
         };
-        let name = |token: &Token| match token.kind {
-            Kind::Bytes { start } => &self.input[start as usize..token.end as usize],
-            _ => &[],
-        };
+        let name = |token: &Token| &self.input[string_content(self.input, token.start as usize)];
         if keys.clone().is_sorted_by(|a, b| name(a) < name(b)) {
             return Ok(());
         }
         let mut sorted: Vec<&Token> = keys.collect();
-        sorted.sort_by_key(|token| (name(token), token.start));
+        sorted.sort_unstable_by_key(|token| (name(token), token.start));
         match sorted.windows(2).find(|pair| name(pair[0]) == name(pair[1])) {
             Some(pair) => Err(error(pair[1].start as usize, Problem::DuplicateKey)),
             None => Ok(()),
         }
     }
 
-    fn push(&mut self, kind: Kind, start: usize) -> Result<(), BencodeError> {
+    fn push(&mut self, start: usize) -> Result<(), BencodeError> {
         if self.tokens.len() >= self.limits.max_tokens {
             return Err(error(start, Problem::TooManyTokens));
         }
         self.tokens.push(Token {
-            kind,
             start: start as u32,
-            end: self.offset as u32,
             next: self.tokens.len() as u32 + 1,
         });
         Ok(())
@@ -469,6 +496,17 @@ impl<'t> Iterator for DictKeys<'t> {
         self.next = self.tokens[key.next as usize].next;
         Some(key)
     }
+}
+
+/// Where the content of the byte string lies that begins at `start`; its length was checked when it was read.
+fn string_content(input: &[u8], start: usize) -> Range<usize> {
+    let mut content = start;
+    let mut len = 0usize;
+    while input[content] != b':' {
+        len = len * 10 + usize::from(input[content] - b'0');
+        content += 1;
+    }
+    content + 1..content + 1 + len
 }
 
 fn error(offset: usize, problem: Problem) -> BencodeError {
