@@ -3,10 +3,12 @@
 //!
 //! The same bytes always give the same path, so that a torrent that is added again finds its data.
 
+mod unique;
+
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::hash::{DefaultHasher, Hasher};
+
+pub use self::unique::UniquePaths;
+use crate::text::is_deceptive;
 
 /// Most bytes of one path component, what common file systems allow.
 pub const MAX_COMPONENT_BYTES: usize = 255;
@@ -20,18 +22,32 @@ const MAX_EXTENSION_BYTES: usize = 32;
 /// Makes one component of a path safe, or nothing of it: `.`, `..` and the empty name have no safe form and are
 /// left out of the path.
 ///
-/// Separators, control and bidirectional-override characters and invalid UTF-8 become `_`; a name longer than
-/// [`MAX_COMPONENT_BYTES`] is cut before its extension.
+/// Separators, control and bidirectional-override characters and invalid UTF-8 become `_`; so do joiners, but where
+/// the script needs them (see [`is_deceptive`]). A name longer than [`MAX_COMPONENT_BYTES`] is cut before its
+/// extension.
 #[must_use]
 pub fn safe_component(raw: &[u8]) -> Option<Cow<'_, str>> {
     if matches!(raw, b"" | b"." | b"..") {
         return None;
     }
     let name = match std::str::from_utf8(raw) {
-        Ok(name) if raw.iter().all(is_plain) || !name.contains(is_unsafe) => Cow::Borrowed(name),
+        Ok(name) if raw.iter().all(is_plain) || !has_unsafe(name) => Cow::Borrowed(name),
         _ => Cow::Owned(replace_unsafe(raw)),
     };
     Some(cut_to(name, MAX_COMPONENT_BYTES))
+}
+
+/// Makes a torrent's own name safe as the topmost component of its paths, `max_bytes` long at most, or nothing of it.
+///
+/// As [`safe_component`], and never hidden: a leading dot becomes `_`, so that no torrent stands where programs look
+/// for their configuration (`.ssh`, `.config`) or where this engine keeps its state.
+#[must_use]
+pub fn safe_name(raw: &[u8], max_bytes: usize) -> Option<Cow<'_, str>> {
+    let name = cut_to(safe_component(raw)?, max_bytes.min(MAX_COMPONENT_BYTES));
+    Some(match name.strip_prefix('.') {
+        Some(rest) => Cow::Owned(format!("_{rest}")),
+        None => name,
+    })
 }
 
 /// What most names are made of.
@@ -39,23 +55,31 @@ fn is_plain(byte: &u8) -> bool {
     matches!(byte, b' '..=b'~') && !matches!(byte, b'/' | b'\\')
 }
 
+fn has_unsafe(name: &str) -> bool {
+    unsafe_chars(name).any(|(_, is_unsafe)| is_unsafe)
+}
+
+/// The characters of `name`, each with whether it separates paths or makes a name look like another one.
+fn unsafe_chars(name: &str) -> impl Iterator<Item = (char, bool)> {
+    let mut before = None;
+    let mut rest = name.chars();
+    std::iter::from_fn(move || {
+        let c = rest.next()?;
+        let is_unsafe = matches!(c, '/' | '\\') || c.is_control() || is_deceptive(before, c, rest.clone().next());
+        before = Some(c);
+        Some((c, is_unsafe))
+    })
+}
+
 fn replace_unsafe(raw: &[u8]) -> String {
     let mut name = String::with_capacity(raw.len());
     for chunk in raw.utf8_chunks() {
-        name.extend(chunk.valid().chars().map(|c| if is_unsafe(c) { '_' } else { c }));
+        name.extend(unsafe_chars(chunk.valid()).map(|(c, is_unsafe)| if is_unsafe { '_' } else { c }));
         if !chunk.invalid().is_empty() {
             name.push('_');
         }
     }
     name
-}
-
-/// Characters that separate paths, or that make a name look like another one.
-fn is_unsafe(c: char) -> bool {
-    matches!(c,
-        '/' | '\\' |
-        '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-        || c.is_control()
 }
 
 /// Shortens `name` to `max` bytes at a character boundary, keeping its extension.
@@ -64,150 +88,22 @@ fn cut_to(name: Cow<'_, str>, max: usize) -> Cow<'_, str> {
         return name;
     }
     let (stem, extension) = split_extension(&name);
-    let stem = &stem[..stem.floor_char_boundary(max - extension.len())];
+    let stem = cut_stem(stem, max.saturating_sub(extension.len()));
     Cow::Owned(format!("{stem}{extension}"))
+}
+
+/// The first `max` bytes of `stem`, or a few less: no character is halved, and no joiner is left without what it joins.
+fn cut_stem(stem: &str, max: usize) -> &str {
+    if stem.len() <= max {
+        return stem;
+    }
+    stem[..stem.floor_char_boundary(max)].trim_end_matches(['\u{200c}', '\u{200d}'])
 }
 
 fn split_extension(name: &str) -> (&str, &str) {
     match name.rfind('.') {
         Some(dot) if dot > 0 && name.len() - dot <= MAX_EXTENSION_BYTES => name.split_at(dot),
         _ => (name, ""),
-    }
-}
-
-/// Gives each file of a torrent a path that no other file of it has, not even where case is ignored, and under
-/// which no other file stands.
-#[derive(Debug, Default)]
-pub struct UniquePaths {
-    names: Names,
-    /// Where the last file is: most often, the next one comes there too.
-    folder: Folder,
-}
-
-impl UniquePaths {
-    /// Claims the path of `components`, which are safe already and at least one; where it collides, the colliding
-    /// component gets a number before its extension: `a.txt` becomes `a.1.txt`.
-    pub fn claim<S: AsRef<str>>(&mut self, components: &[S]) -> Box<str> {
-        let Some((file, folders)) = components.split_last() else {
-            return Box::default();
-        };
-        if !self.folder.is_wanted(folders) {
-            self.folder = Folder::default();
-            for folder in folders {
-                self.folder.enter(folder.as_ref(), &mut self.names);
-            }
-        }
-        let file = self.names.claim(&self.folder.folded, file.as_ref(), Taken::File);
-        let mut path = String::with_capacity(self.folder.path.len() + file.len());
-        path.push_str(&self.folder.path);
-        path.push_str(&file);
-        path.into()
-    }
-}
-
-/// A folder that has been claimed.
-#[derive(Debug, Default)]
-struct Folder {
-    /// The components that were asked for.
-    wanted: Vec<String>,
-    /// The path that it got, with a `/` at the end.
-    path: String,
-    /// The same, case-folded.
-    folded: String,
-}
-
-impl Folder {
-    fn is_wanted<S: AsRef<str>>(&self, components: &[S]) -> bool {
-        self.wanted.iter().eq(components.iter().map(AsRef::as_ref))
-    }
-
-    /// Goes on to a folder in this one.
-    fn enter(&mut self, component: &str, names: &mut Names) {
-        let name = names.claim(&self.folded, component, Taken::Folder);
-        self.wanted.push(component.to_owned());
-        self.path.push_str(&name);
-        self.path.push('/');
-        push_folded(&mut self.folded, &name);
-        self.folded.push('/');
-    }
-}
-
-#[derive(Debug, Default)]
-struct Names {
-    /// Case-folded path to what stands there.
-    taken: BTreeMap<Key, Taken>,
-    /// Case-folded path that collided to the number to try next: a million equal names cost a million steps.
-    next_number: BTreeMap<Key, u32>,
-}
-
-/// What a case-insensitive file system sees of a path. The hash settles most comparisons, and nothing else.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    hash: u64,
-    path: Box<str>,
-}
-
-impl Key {
-    fn new(folded_prefix: &str, name: &str) -> Self {
-        let mut path = String::with_capacity(folded_prefix.len() + name.len());
-        path.push_str(folded_prefix);
-        push_folded(&mut path, name);
-        let mut hasher = DefaultHasher::new();
-        hasher.write(path.as_bytes());
-        Self {
-            hash: hasher.finish(),
-            path: path.into(),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Taken {
-    File,
-    Folder,
-}
-
-impl Names {
-    /// Takes `component`, or its first numbered variant that can be `wanted`, behind the case-folded `prefix`.
-    fn claim<'c>(&mut self, prefix: &str, component: &'c str, wanted: Taken) -> Cow<'c, str> {
-        if self.take(Key::new(prefix, component), wanted) {
-            return Cow::Borrowed(component);
-        }
-        let collided = Key::new(prefix, component);
-        let (stem, extension) = split_extension(component);
-        let mut number = self.next_number.get(&collided).copied().unwrap_or(1);
-        loop {
-            let suffix = format!(".{number}{extension}");
-            let name = format!("{}{suffix}", cut_to(stem.into(), MAX_COMPONENT_BYTES - suffix.len()));
-            number += 1;
-            if self.take(Key::new(prefix, &name), wanted) {
-                // The next folder of this name is the same folder again; the next file is another one.
-                let next = if wanted == Taken::File { number } else { number - 1 };
-                self.next_number.insert(collided, next);
-                return Cow::Owned(name);
-            }
-        }
-    }
-
-    /// Whether a path is free for what is wanted there, or is that already; from now on, it is.
-    fn take(&mut self, key: Key, wanted: Taken) -> bool {
-        match self.taken.entry(key) {
-            Entry::Vacant(place) => {
-                place.insert(wanted);
-                true
-            }
-            Entry::Occupied(taken) => *taken.get() == Taken::Folder && wanted == Taken::Folder,
-        }
-    }
-}
-
-fn push_folded(path: &mut String, name: &str) {
-    if name.is_ascii() {
-        let start = path.len();
-        path.push_str(name);
-        path[start..].make_ascii_lowercase();
-    } else {
-        path.push_str(&name.to_lowercase());
     }
 }
 
@@ -255,26 +151,38 @@ mod tests {
         assert_eq!(component(&[b'.'; 300]).len(), 255);
     }
 
-    fn claim_all(paths: &[&str]) -> Vec<String> {
-        let mut unique = UniquePaths::default();
-        let split = |path: &str| path.split('/').map(str::to_owned).collect::<Vec<_>>();
-        paths.iter().map(|path| unique.claim(&split(path)).into()).collect()
+    /// Hidden names at the top are where programs keep what they obey; below a torrent's own folder they are only names.
+    #[test]
+    fn no_torrent_has_a_hidden_name() {
+        let name = |raw: &str| safe_name(raw.as_bytes(), 255).map(Cow::into_owned);
+        assert_eq!(name(".ssh").unwrap(), "_ssh");
+        assert_eq!(name(".ecs_torrent").unwrap(), "_ecs_torrent");
+        assert_eq!(name("...").unwrap(), "_..");
+        assert_eq!(name("\u{202e}.x").unwrap(), "_.x");
+        assert_eq!(name("v1.0").unwrap(), "v1.0");
+        assert_eq!(name(".."), None);
+        assert_eq!(component(b".ssh"), ".ssh");
+        assert_eq!(safe_name("\u{e9}\u{e9}\u{e9}.txt".as_bytes(), 9).unwrap(), "\u{e9}\u{e9}.txt");
     }
 
-    /// Fault 11: names that differ in case only stay two files.
+    /// Joiners stay where a script is written with them, and go where nobody sees them.
     #[test]
-    fn collisions_are_numbered() {
-        assert_eq!(
-            claim_all(&["a/Read.me", "a/README", "A/read.ME"]),
-            ["a/Read.me", "a/README", "A/read.1.ME"]
-        );
-        assert_eq!(claim_all(&["x", "x", "X", "x.1"]), ["x", "x.1", "X.2", "x.1.1"]);
-    }
-
-    #[test]
-    fn a_file_and_a_folder_of_one_name_stay_apart() {
-        assert_eq!(claim_all(&["a", "a/b", "a/c"]), ["a", "a.1/b", "a.1/c"]);
-        assert_eq!(claim_all(&["a/b", "a"]), ["a/b", "a.1"]);
+    fn joiners_stay_between_what_they_join() {
+        for name in [
+            "\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}.txt", // Persian
+            "\u{915}\u{94d}\u{200d}\u{937}",                               // Hindi
+            "\u{0d05}\u{0d35}\u{0d28}\u{0d4d}\u{200d}.pdf",                 // Malayalam, at the end of a word
+            "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}.png",              // a family
+            "\u{2764}\u{fe0f}\u{200d}\u{1f525}.png",                       // a heart on fire
+        ] {
+            assert_eq!(component(name.as_bytes()), name);
+        }
+        assert_eq!(component("pay\u{200d}pal".as_bytes()), "pay_pal");
+        assert_eq!(component("\u{200c}\u{645}".as_bytes()), "_\u{645}");
+        assert_eq!(component("\u{645}\u{200c}\u{200c}\u{645}".as_bytes()), "\u{645}__\u{645}");
+        let long = format!("{}\u{200c}\u{645}\u{645}.txt", "\u{645}".repeat(124));
+        let cut = component(long.as_bytes());
+        assert_eq!(cut, format!("{}.txt", "\u{645}".repeat(124)));
     }
 
     proptest! {
@@ -289,15 +197,15 @@ mod tests {
         }
 
         #[test]
-        fn claimed_paths_never_collide(paths in proptest::collection::vec("[aAbB.1]{1,3}(/[aAbB.1]{1,3}){0,2}", 1..20)) {
-            let claimed = claim_all(&paths.iter().map(String::as_str).collect::<Vec<_>>());
-            for (i, a) in claimed.iter().enumerate() {
-                for b in &claimed[i + 1..] {
-                    let (a, b) = (Key::new("", a).path, Key::new("", b).path);
-                    prop_assert!(a != b, "{a} twice");
-                    let nested = b.starts_with(&format!("{a}/")) || a.starts_with(&format!("{b}/"));
-                    prop_assert!(!nested, "{a} and {b} nest");
-                }
+        fn names_of_any_script_stay_as_they_are(
+            raw in "[a\u{645}\u{6cc}\u{915}\u{94d}\u{200c}\u{200d}\u{202e}\u{1f468}\u{fe0f}./\\\\]{1,90}", max in 40usize..256,
+        ) {
+            if let Some(name) = safe_component(raw.as_bytes()) {
+                prop_assert_eq!(safe_component(name.as_bytes()), Some(name.clone()));
+            }
+            if let Some(name) = safe_name(raw.as_bytes(), max) {
+                prop_assert!(name.len() <= max && !name.starts_with('.'));
+                prop_assert_eq!(safe_name(name.as_bytes(), max), Some(name.clone()));
             }
         }
     }

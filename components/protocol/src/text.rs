@@ -5,12 +5,73 @@
 #[must_use]
 pub fn printable(bytes: &[u8], max: usize) -> String {
     let text = String::from_utf8_lossy(bytes);
-    let shown = text.chars().map(|c| match c {
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' => char::REPLACEMENT_CHARACTER,
-        c if c.is_control() => char::REPLACEMENT_CHARACTER,
-        c => c,
+    let mut before = None;
+    let mut rest = text.chars();
+    let shown = std::iter::from_fn(|| {
+        let c = rest.next()?;
+        let is_shown = !c.is_control() && !is_deceptive(before, c, rest.clone().next());
+        before = Some(c);
+        Some(if is_shown { c } else { char::REPLACEMENT_CHARACTER })
     });
     shown.take(max).collect()
+}
+
+/// Whether `c` is a character that is not seen, or that turns text around, and so makes a text look like another one.
+///
+/// The joiners U+200C and U+200D are written between letters of scripts that are joined, behind a virama, and in
+/// sequences of emoji; only there they change what is seen, and are not deceptive.
+#[must_use]
+pub fn is_deceptive(before: Option<char>, c: char, after: Option<char>) -> bool {
+    match c {
+        '\u{200c}' | '\u{200d}' => !is_joined(before, c, after),
+        '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' => true,
+        '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => true,
+        _ => false,
+    }
+}
+
+/// Whether a joiner stands where it changes what is seen, after the rules for domain names (RFC 5892, A.1 and A.2) and
+/// for emoji (UTS 51).
+fn is_joined(before: Option<char>, joiner: char, after: Option<char>) -> bool {
+    let Some(before) = before else {
+        return false;
+    };
+    let is_between = |is_kind: fn(char) -> bool| is_kind(before) && after.is_some_and(is_kind);
+    is_virama(before)
+        || is_between(is_cursive)
+        || is_between(is_indic)
+        || (joiner == '\u{200d}' && is_between(is_pictograph))
+}
+
+/// Letters and marks of scripts whose letters are joined: Arabic, Syriac, Thaana, N'Ko, Mandaic, Mongolian, Phags-pa,
+/// Adlam.
+fn is_cursive(c: char) -> bool {
+    matches!(c,
+        '\u{620}'..='\u{65f}' | '\u{66e}'..='\u{6d3}' | '\u{6d5}'..='\u{6dc}' | '\u{6df}'..='\u{6e8}' |
+        '\u{6ea}'..='\u{6ef}' | '\u{6fa}'..='\u{7ff}' | '\u{840}'..='\u{8ff}' | '\u{1820}'..='\u{18aa}' |
+        '\u{a840}'..='\u{a873}' | '\u{fb50}'..='\u{fdff}' | '\u{fe70}'..='\u{fefc}' |
+        '\u{1e900}'..='\u{1e94b}')
+}
+
+/// Letters and marks of scripts that descend from Brahmi, from Devanagari to Khmer.
+fn is_indic(c: char) -> bool {
+    matches!(c,
+        '\u{900}'..='\u{df4}' | '\u{f00}'..='\u{109f}' | '\u{1700}'..='\u{17d3}' | '\u{1900}'..='\u{1cff}' |
+        '\u{a8e0}'..='\u{a8ff}' | '\u{a980}'..='\u{aadf}' | '\u{abc0}'..='\u{abff}' | '\u{11000}'..='\u{1193f}')
+}
+
+/// Signs that take a consonant's vowel and join it to the next one.
+fn is_virama(c: char) -> bool {
+    matches!(c,
+        '\u{94d}' | '\u{9cd}' | '\u{a4d}' | '\u{acd}' | '\u{b4d}' | '\u{bcd}' | '\u{c4d}' | '\u{ccd}' | '\u{d3b}' |
+        '\u{d3c}' | '\u{d4d}' | '\u{dca}' | '\u{f84}' | '\u{1039}' | '\u{103a}' | '\u{1714}' | '\u{17d2}' |
+        '\u{1b44}' | '\u{1baa}' | '\u{1bab}' | '\u{a8c4}' | '\u{a953}' | '\u{a9c0}' | '\u{aaf6}' | '\u{abed}' |
+        '\u{11046}' | '\u{110b9}' | '\u{11133}' | '\u{111c0}')
+}
+
+/// Emoji, their colors of skin, and the selector that makes a sign one.
+fn is_pictograph(c: char) -> bool {
+    matches!(c, '\u{2190}'..='\u{2bff}' | '\u{fe0f}' | '\u{1f000}'..='\u{1faff}')
 }
 
 #[cfg(test)]
@@ -26,5 +87,13 @@ mod tests {
         );
         assert_eq!(printable("a\u{202e}b\u{e9}".as_bytes(), 99), "a\u{fffd}b\u{e9}");
         assert_eq!(printable(b"\xffabc", 3), "\u{fffd}ab");
+    }
+
+    /// Joiners are shown where a script needs them.
+    #[test]
+    fn needed_joiners_are_kept() {
+        let persian = "\u{645}\u{6cc}\u{200c}\u{62e}";
+        assert_eq!(printable(persian.as_bytes(), 99), persian);
+        assert_eq!(printable("a\u{200d}b\u{feff}".as_bytes(), 99), "a\u{fffd}b\u{fffd}");
     }
 }

@@ -1,0 +1,269 @@
+//! Paths of one torrent, each unlike all others.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::hash::Hasher;
+
+use siphasher::sip::SipHasher13;
+
+use super::{MAX_COMPONENT_BYTES, cut_stem, split_extension};
+
+/// Most bytes of the number that keeps two names apart: a dot, and as many digits as a `u32` has.
+const MAX_NUMBER_BYTES: usize = 11;
+
+/// Paths given to the files of a torrent: none is given twice, not even where case is ignored, and none stands under
+/// a file.
+///
+/// Work and memory are proportional to the names that are claimed, whatever they are: a path is known by a hash of 64
+/// bits, a folder is hashed once for all that is in it, and no number is tried twice behind the same name.
+#[derive(Debug, Default)]
+pub struct UniquePaths {
+    names: Names,
+    /// The folders on the way to the last file: most often, the next one comes there too.
+    open: Vec<Folder>,
+    /// Path of the last of them, with a `/` at the end.
+    path: String,
+}
+
+impl UniquePaths {
+    /// Claims the path of `components`, which are safe already and at least one; where it collides, the colliding
+    /// component gets a number before its extension: `a.txt` becomes `a.1.txt`.
+    pub fn claim<S: AsRef<str>>(&mut self, components: &[S]) -> Box<str> {
+        let Some((file, folders)) = components.split_last() else {
+            return Box::default();
+        };
+        self.enter(folders);
+        let parent = self.open.last().map_or(Key::ROOT, |folder| folder.key);
+        let (_, file) = self.names.claim(parent, file.as_ref(), Taken::File);
+        let mut path = String::with_capacity(self.path.len() + file.len());
+        path.push_str(&self.path);
+        path.push_str(&file);
+        path.into()
+    }
+
+    /// Number of folders that have been claimed.
+    #[must_use]
+    pub fn folder_count(&self) -> usize {
+        self.names.folder_count
+    }
+
+    /// Goes to a folder, from where it and the last one part.
+    fn enter<S: AsRef<str>>(&mut self, folders: &[S]) {
+        let wanted = folders.iter().map(AsRef::as_ref);
+        let common = self.open.iter().zip(wanted).take_while(|(open, wanted)| open.wanted == *wanted);
+        let common = common.count();
+        self.open.truncate(common);
+        self.path.truncate(self.open.last().map_or(0, |folder| folder.path_len));
+        for folder in &folders[common..] {
+            let parent = self.open.last().map_or(Key::ROOT, |folder| folder.key);
+            let (key, name) = self.names.claim(parent, folder.as_ref(), Taken::Folder);
+            self.path.push_str(&name);
+            self.path.push('/');
+            self.open.push(Folder {
+                key,
+                wanted: folder.as_ref().to_owned(),
+                path_len: self.path.len(),
+            });
+        }
+    }
+}
+
+/// A folder that has been claimed.
+#[derive(Debug)]
+struct Folder {
+    key: Key,
+    /// The component that was asked for.
+    wanted: String,
+    /// Bytes of the path to it, with the `/` behind it.
+    path_len: usize,
+}
+
+/// What stands for a path: a hash of what a case-insensitive file system sees of it.
+///
+/// Equal paths have equal keys. Different paths with equal keys, which take 2^32 tries to find, cost one of them a
+/// number that it did not need. The function is fixed, so that the same torrent gets the same paths for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(u64);
+
+impl Key {
+    /// The download folder.
+    const ROOT: Self = Self(0);
+
+    /// The key of what is called by `parts`, taken together, in this folder.
+    fn child(self, parts: &[&str]) -> Self {
+        let mut hasher = SipHasher13::new_with_keys(self.0, 0);
+        for part in parts {
+            hasher.write(folded(part).as_bytes());
+        }
+        Self(hasher.finish())
+    }
+}
+
+/// `name` as file systems that ignore case compare it.
+fn folded(name: &str) -> Cow<'_, str> {
+    if !name.is_ascii() {
+        Cow::Owned(name.to_lowercase())
+    } else if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    File,
+    Folder,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    /// What stands at each path.
+    taken: BTreeMap<Key, Taken>,
+    folder_count: usize,
+    /// What is left of a name that collided, with its place for a number empty, to the number to try next.
+    ///
+    /// Names that become one when they are cut share it, and so do files and folders. No number is tried twice, and a
+    /// path that is taken is in the way of two such names at most (`a.1.2` of `a.2` and of `a.1`): a million names
+    /// cost a few million steps, whatever they are.
+    next_number: BTreeMap<Key, u32>,
+    /// Path at which a folder is wanted and a file stands, to the number of the folder that stands in for it.
+    instead: BTreeMap<Key, u32>,
+}
+
+impl Names {
+    /// Takes `component`, or its first numbered variant that can be `wanted`, in the folder `parent`.
+    fn claim<'c>(&mut self, parent: Key, component: &'c str, wanted: Taken) -> (Key, Cow<'c, str>) {
+        let plain = parent.child(&[component]);
+        if self.take(plain, wanted) {
+            return (plain, Cow::Borrowed(component));
+        }
+        let numbered = Numbered::new(component);
+        if wanted == Taken::Folder
+            && let Some(&number) = self.instead.get(&plain)
+        {
+            let name = numbered.name(number);
+            let key = parent.child(&[&name]);
+            if self.take(key, wanted) {
+                return (key, Cow::Owned(name));
+            }
+        }
+        let family = parent.child(&[numbered.stem, "/", numbered.extension]);
+        let mut number = self.next_number.get(&family).copied().unwrap_or(1);
+        loop {
+            let name = numbered.name(number);
+            let key = parent.child(&[&name]);
+            let is_taken = self.take(key, wanted);
+            // There are fewer files than numbers.
+            let next = number.saturating_add(1);
+            if is_taken {
+                self.next_number.insert(family, next);
+                if wanted == Taken::Folder {
+                    self.instead.insert(plain, number);
+                }
+                return (key, Cow::Owned(name));
+            }
+            number = next;
+        }
+    }
+
+    /// Whether a path is free for what is wanted there, or is that already; from now on, it is.
+    fn take(&mut self, key: Key, wanted: Taken) -> bool {
+        match self.taken.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(wanted);
+                self.folder_count += usize::from(wanted == Taken::Folder);
+                true
+            }
+            Entry::Occupied(taken) => *taken.get() == Taken::Folder && wanted == Taken::Folder,
+        }
+    }
+}
+
+/// A name with a place for a number.
+struct Numbered<'n> {
+    /// What stands before it, cut so that any number fits.
+    stem: &'n str,
+    /// What stands behind it.
+    extension: &'n str,
+}
+
+impl<'n> Numbered<'n> {
+    fn new(name: &'n str) -> Self {
+        let (stem, extension) = split_extension(name);
+        Self {
+            stem: cut_stem(stem, MAX_COMPONENT_BYTES - MAX_NUMBER_BYTES - extension.len()),
+            extension,
+        }
+    }
+
+    fn name(&self, number: u32) -> String {
+        format!("{}.{number}{}", self.stem, self.extension)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn claim_all(paths: &[&str]) -> Vec<String> {
+        let mut unique = UniquePaths::default();
+        let split = |path: &str| path.split('/').map(str::to_owned).collect::<Vec<_>>();
+        paths.iter().map(|path| unique.claim(&split(path)).into()).collect()
+    }
+
+    /// Fault 11: names that differ in case only stay two files.
+    #[test]
+    fn collisions_are_numbered() {
+        assert_eq!(
+            claim_all(&["a/Read.me", "a/README", "A/read.ME"]),
+            ["a/Read.me", "a/README", "A/read.1.ME"]
+        );
+        assert_eq!(claim_all(&["x", "x", "X", "x.1"]), ["x", "x.1", "X.2", "x.1.1"]);
+    }
+
+    #[test]
+    fn a_file_and_a_folder_of_one_name_stay_apart() {
+        assert_eq!(claim_all(&["a", "a/b", "a/c"]), ["a", "a.1/b", "a.1/c"]);
+        assert_eq!(claim_all(&["a/b", "a"]), ["a/b", "a.1"]);
+    }
+
+    /// A folder in whose place a file stands is found again, however many files have taken numbers since.
+    #[test]
+    fn a_folder_that_was_renamed_keeps_its_name() {
+        assert_eq!(claim_all(&["a", "a/b", "x/y", "a", "a/c"]), ["a", "a.1/b", "x/y", "a.2", "a.1/c"]);
+    }
+
+    /// The numbers after the cut are shared: names that differ only where they are cut cost one step each.
+    #[test]
+    fn names_that_are_cut_to_one_share_its_numbers() {
+        let mut unique = UniquePaths::default();
+        let name = |number: u32| format!("{}{number:05}", "x".repeat(250));
+        for number in 0..20_000 {
+            assert_eq!(&*unique.claim(&[name(number)]), name(number));
+        }
+        for number in 0..20_000 {
+            let path = unique.claim(&[name(number)]);
+            assert_eq!(&*path, format!("{}.{}", "x".repeat(244), number + 1));
+        }
+        assert_eq!(unique.names.next_number.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn claimed_paths_never_collide(paths in proptest::collection::vec("[aAbB.1]{1,3}(/[aAbB.1]{1,3}){0,2}", 1..20)) {
+            let claimed = claim_all(&paths.iter().map(String::as_str).collect::<Vec<_>>());
+            for (i, a) in claimed.iter().enumerate() {
+                for b in &claimed[i + 1..] {
+                    let (a, b) = (folded(a), folded(b));
+                    prop_assert!(a != b, "{a} twice");
+                    let nested = b.starts_with(&format!("{a}/")) || a.starts_with(&format!("{b}/"));
+                    prop_assert!(!nested, "{a} and {b} nest");
+                }
+            }
+        }
+    }
+}
