@@ -18,6 +18,8 @@ pub struct MetainfoLimits {
     pub bencode: Limits,
     /// Most files. Default 500 000.
     pub max_files: usize,
+    /// Most folders. Default 500 000: no folder is there without a file.
+    pub max_folders: usize,
     /// Most pieces. Default 4 million, 80 MB of hashes; the default of [`Limits::max_bytes`] stops earlier.
     pub max_pieces: u32,
     /// Longest piece, in bytes. Default 256 MiB: a piece is held in memory until it is verified.
@@ -31,6 +33,7 @@ impl Default for MetainfoLimits {
         Self {
             bencode: Limits::default(),
             max_files: 500_000,
+            max_folders: 500_000,
             max_pieces: 4_000_000,
             max_piece_length: 256 << 20,
             max_urls: 256,

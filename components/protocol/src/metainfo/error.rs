@@ -64,6 +64,12 @@ pub enum Problem {
         /// Pieces that sizes and piece length make.
         expected: u64,
     },
+    /// More folders than a limit allows.
+    #[error("more than {max} folders")]
+    TooManyFolders {
+        /// The limit.
+        max: usize,
+    },
     /// More than a limit allows.
     #[error("{found} exceeds the limit of {max}")]
     TooMany {

@@ -10,7 +10,7 @@ use crate::bencode::Value;
 use crate::files::{FileAttributes, FileEntry, FileTable};
 use crate::geometry::Geometry;
 use crate::hash::{InfoHashes, Sha1Digest};
-use crate::safe_path::{MAX_DEPTH, UniquePaths, safe_component};
+use crate::safe_path::{MAX_COMPONENT_BYTES, MAX_DEPTH, UniquePaths, safe_component, safe_name};
 
 /// What an info dictionary says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,8 @@ impl Info {
     ) -> Result<Self, MetainfoError> {
         let piece_length = info.int("piece length", 1, i64::from(limits.max_piece_length))? as u32;
         let raw_name = info.text("name")?.ok_or_else(|| info.error("name", Problem::Missing))?;
-        let name = safe_component(raw_name).unwrap_or_else(|| hashes.primary().to_string().into());
+        let max_bytes = max_name_bytes(info);
+        let name = safe_name(raw_name, max_bytes).unwrap_or_else(|| hashes.primary().to_string().into());
         let files = match info.get("files") {
             Some(list) => multiple_files(info, list, &name, limits)?,
             None => single_file(info, &name)?,
@@ -110,6 +111,17 @@ impl Info {
             private: info.get("private").and_then(Value::as_int) == Some(1),
         })
     }
+}
+
+/// Most bytes of the torrent's own name, which stands in the path of every file: all of them together take no more
+/// memory than the info dictionary itself, or 4 MiB. Only where there are more than 16 000 files, and hardly anything
+/// is said of each, is the name shorter than any other component may be.
+fn max_name_bytes(info: &Fields<'_>) -> usize {
+    const MAX_BYTES_OF_ALL: usize = 4 << 20;
+    const ALWAYS: usize = 48;
+    let file_count = info.get("files").and_then(Value::as_list).map_or(1, Iterator::count);
+    let each = MAX_BYTES_OF_ALL.max(info.raw().len()) / file_count.max(1);
+    each.clamp(ALWAYS, MAX_COMPONENT_BYTES)
 }
 
 fn single_file(info: &Fields<'_>, name: &str) -> Result<FileTable, MetainfoError> {
@@ -170,6 +182,10 @@ fn multiple_files(
             attributes,
         });
         offset = end.ok_or_else(|| file.error("length", Problem::TotalSize))?;
+        if paths.unique.folder_count() > limits.max_folders {
+            let max = limits.max_folders;
+            return Err(file.error("path", Problem::TooManyFolders { max }));
+        }
     }
     Ok(FileTable::new(files))
 }
