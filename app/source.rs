@@ -47,11 +47,12 @@ fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
         error,
     };
     let file = std::fs::File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.is_dir() {
+    let metadata = file.metadata().map_err(failed)?;
+    if metadata.is_dir() {
         return Err(failed(IoError::from(ErrorKind::IsADirectory)));
     }
     // One byte more than allowed tells a file that is too large, and a device or pipe cannot send forever.
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(metadata.len().min(max) as usize + 1);
     file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > max {
         return Err(failed(IoError::other(format!("larger than {max} bytes"))));

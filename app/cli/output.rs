@@ -79,6 +79,15 @@ pub(super) fn print(text: std::fmt::Arguments<'_>) {
     }
 }
 
+/// Prints JSON for people to the standard output, as it is made: the text of a large torrent is never held in memory.
+pub(super) fn print_json(value: &impl serde::Serialize) {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
+    if written.and_then(|()| writeln!(out)).and_then(|()| out.flush()).is_err() {
+        std::process::exit(1);
+    }
+}
+
 /// As `println!`, for an output that may be closed.
 macro_rules! say {
     ($($argument:tt)*) => {

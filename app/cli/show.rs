@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ecs_torrent::Source;
+use ecs_torrent::protocol::files::FileTable;
 use ecs_torrent::protocol::metainfo::Metainfo;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 
 use super::output::{self, printable};
@@ -33,7 +34,7 @@ struct Shown<'a> {
     piece_length: u32,
     pieces: u32,
     total_size: u64,
-    files: Vec<ShownFile<'a>>,
+    files: ShownFiles<'a>,
     trackers: &'a [Vec<String>],
     web_seeds: &'a [String],
     comment: Option<&'a str>,
@@ -48,12 +49,31 @@ struct ShownFile<'a> {
     pad: bool,
 }
 
+/// The files, each made as it is printed.
+#[derive(Debug)]
+struct ShownFiles<'a>(&'a FileTable);
+
+impl<'a> ShownFiles<'a> {
+    fn iter(&self) -> impl Iterator<Item = ShownFile<'a>> {
+        self.0.files().iter().map(|file| ShownFile {
+            path: &file.path,
+            length: file.len,
+            pad: file.attributes.pad,
+        })
+    }
+}
+
+impl Serialize for ShownFiles<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
 pub(super) fn run(args: &ShowArgs) -> Result<Outcome, CliError> {
     let metainfo = Source::from(args.torrent.as_path()).load()?;
     let shown = describe(&metainfo);
     if args.json {
-        let json = serde_json::to_string_pretty(&shown).map_err(|error| CliError::Other(error.to_string()))?;
-        say!("{json}");
+        output::print_json(&shown);
     } else {
         print(&shown);
     }
@@ -62,11 +82,6 @@ pub(super) fn run(args: &ShowArgs) -> Result<Outcome, CliError> {
 
 fn describe(metainfo: &Metainfo) -> Shown<'_> {
     let info = &metainfo.info;
-    let files = info.files.files().iter().map(|file| ShownFile {
-        path: &file.path,
-        length: file.len,
-        pad: file.attributes.pad,
-    });
     Shown {
         name: &info.name,
         info_hash_v1: metainfo.hashes.v1.map(|hash| hash.to_string()),
@@ -75,7 +90,7 @@ fn describe(metainfo: &Metainfo) -> Shown<'_> {
         piece_length: info.geometry.piece_length(),
         pieces: info.geometry.piece_count(),
         total_size: info.geometry.total_size(),
-        files: files.collect(),
+        files: ShownFiles(&info.files),
         trackers: &metainfo.trackers,
         web_seeds: &metainfo.web_seeds,
         comment: metainfo.comment.as_deref(),

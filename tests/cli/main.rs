@@ -12,6 +12,9 @@
 mod command;
 #[path = "../support/content.rs"]
 mod content;
+mod costs;
+#[path = "../support/shapes.rs"]
+mod shapes;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -171,7 +171,7 @@ fn multiple_files(
         files.push(FileEntry {
             path: match attributes.pad {
                 // BEP 47: a path is not required of padding, and many pads may share one; none is ever written.
-                true => format!("{name}/.pad/{len}").into(),
+                true => [name, "/.pad/", &len.to_string()].concat().into(),
                 false => match modern_path {
                     Some(_) => paths.next(&file, "path.utf-8", modern_path)?,
                     None => paths.next(&file, "path", path)?,
