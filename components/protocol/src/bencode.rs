@@ -227,8 +227,8 @@ impl<'d> Value<'d> {
 
     /// The key-value pairs in their order in the document, if it is a dictionary.
     #[must_use]
-    pub fn as_dict(self) -> Option<impl Iterator<Item = (&'d [u8], Value<'d>)> + Clone> {
-        self.is_dict().then(|| self.pairs())
+    pub fn as_dict(self) -> Option<Pairs<'d>> {
+        self.is_dict().then(|| Pairs(self.children()))
     }
 
     /// The value under `key`, if this is a dictionary that has it.
@@ -284,13 +284,24 @@ impl<'d> Value<'d> {
             end: self.token().next,
         }
     }
+}
 
-    fn pairs(self) -> impl Iterator<Item = (&'d [u8], Value<'d>)> + Clone {
-        let mut children = self.children();
-        std::iter::from_fn(move || {
-            let key = children.next()?.as_bytes()?;
-            Some((key, children.next()?))
-        })
+/// The key-value pairs of a dictionary, in their order in the document.
+#[derive(Clone)]
+pub struct Pairs<'d>(Children<'d>);
+
+impl fmt::Debug for Pairs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.clone()).finish()
+    }
+}
+
+impl<'d> Iterator for Pairs<'d> {
+    type Item = (&'d [u8], Value<'d>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let key = self.0.next()?.as_bytes()?;
+        Some((key, self.0.next()?))
     }
 }
 

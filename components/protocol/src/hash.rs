@@ -16,6 +16,16 @@ pub fn sha1<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Sha1Digest {
     hasher.finalize().into()
 }
 
+/// A SHA-256 digest: of a block, or of two digests (BEP 52).
+pub type Sha256Digest = [u8; 32];
+
+/// The SHA-256 of `parts`, taken as one run of bytes.
+pub fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Sha256Digest {
+    let mut hasher = Sha256::new();
+    parts.into_iter().for_each(|part| hasher.update(part));
+    hasher.finalize().into()
+}
+
 /// A 20-byte info-hash as it stands in handshakes and announces (BEP 3): the SHA-1 of the info dictionary, or the
 /// first 20 bytes of its SHA-256 for a v2 torrent (BEP 52).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,6 +1,7 @@
 //! Metainfo, the content of a `.torrent` file (BEP 3, with BEP 12, 19, 27 and 47).
 
 mod error;
+mod hybrid;
 mod info;
 
 use bytes::Bytes;
@@ -77,9 +78,13 @@ impl Metainfo {
         let info_bytes = bytes.slice_ref(info.raw());
         let (is_v1, is_v2) = info::versions(&info)?;
         let hashes = InfoHashes::of(&info_bytes, is_v1, is_v2);
+        let parsed = Info::parse(&info, &info_bytes, &hashes, limits)?;
+        if is_v2 {
+            hybrid::check(&root, &info, parsed.files.files())?;
+        }
         let text = |key: &str| root.get(key).and_then(Value::as_bytes).map(lossy);
         Ok(Self {
-            info: Info::parse(&info, &info_bytes, &hashes, limits)?,
+            info: parsed,
             hashes,
             bytes: bytes.clone(),
             info_bytes,

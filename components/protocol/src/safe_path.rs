@@ -162,7 +162,10 @@ mod tests {
         assert_eq!(name("v1.0").unwrap(), "v1.0");
         assert_eq!(name(".."), None);
         assert_eq!(component(b".ssh"), ".ssh");
-        assert_eq!(safe_name("\u{e9}\u{e9}\u{e9}.txt".as_bytes(), 9).unwrap(), "\u{e9}\u{e9}.txt");
+        assert_eq!(
+            safe_name("\u{e9}\u{e9}\u{e9}.txt".as_bytes(), 9).unwrap(),
+            "\u{e9}\u{e9}.txt"
+        );
     }
 
     /// Joiners stay where a script is written with them, and go where nobody sees them.
@@ -170,16 +173,19 @@ mod tests {
     fn joiners_stay_between_what_they_join() {
         for name in [
             "\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}.txt", // Persian
-            "\u{915}\u{94d}\u{200d}\u{937}",                               // Hindi
-            "\u{0d05}\u{0d35}\u{0d28}\u{0d4d}\u{200d}.pdf",                 // Malayalam, at the end of a word
-            "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}.png",              // a family
-            "\u{2764}\u{fe0f}\u{200d}\u{1f525}.png",                       // a heart on fire
+            "\u{915}\u{94d}\u{200d}\u{937}",                                 // Hindi
+            "\u{0d05}\u{0d35}\u{0d28}\u{0d4d}\u{200d}.pdf",                  // Malayalam, at the end of a word
+            "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}.png",               // a family
+            "\u{2764}\u{fe0f}\u{200d}\u{1f525}.png",                         // a heart on fire
         ] {
             assert_eq!(component(name.as_bytes()), name);
         }
         assert_eq!(component("pay\u{200d}pal".as_bytes()), "pay_pal");
         assert_eq!(component("\u{200c}\u{645}".as_bytes()), "_\u{645}");
-        assert_eq!(component("\u{645}\u{200c}\u{200c}\u{645}".as_bytes()), "\u{645}__\u{645}");
+        assert_eq!(
+            component("\u{645}\u{200c}\u{200c}\u{645}".as_bytes()),
+            "\u{645}__\u{645}"
+        );
         let long = format!("{}\u{200c}\u{645}\u{645}.txt", "\u{645}".repeat(124));
         let cut = component(long.as_bytes());
         assert_eq!(cut, format!("{}.txt", "\u{645}".repeat(124)));

@@ -62,11 +62,38 @@ fn is_indic(c: char) -> bool {
 
 /// Signs that take a consonant's vowel and join it to the next one.
 fn is_virama(c: char) -> bool {
-    matches!(c,
-        '\u{94d}' | '\u{9cd}' | '\u{a4d}' | '\u{acd}' | '\u{b4d}' | '\u{bcd}' | '\u{c4d}' | '\u{ccd}' | '\u{d3b}' |
-        '\u{d3c}' | '\u{d4d}' | '\u{dca}' | '\u{f84}' | '\u{1039}' | '\u{103a}' | '\u{1714}' | '\u{17d2}' |
-        '\u{1b44}' | '\u{1baa}' | '\u{1bab}' | '\u{a8c4}' | '\u{a953}' | '\u{a9c0}' | '\u{aaf6}' | '\u{abed}' |
-        '\u{11046}' | '\u{110b9}' | '\u{11133}' | '\u{111c0}')
+    matches!(
+        c,
+        '\u{94d}'
+            | '\u{9cd}'
+            | '\u{a4d}'
+            | '\u{acd}'
+            | '\u{b4d}'
+            | '\u{bcd}'
+            | '\u{c4d}'
+            | '\u{ccd}'
+            | '\u{d3b}'
+            | '\u{d3c}'
+            | '\u{d4d}'
+            | '\u{dca}'
+            | '\u{f84}'
+            | '\u{1039}'
+            | '\u{103a}'
+            | '\u{1714}'
+            | '\u{17d2}'
+            | '\u{1b44}'
+            | '\u{1baa}'
+            | '\u{1bab}'
+            | '\u{a8c4}'
+            | '\u{a953}'
+            | '\u{a9c0}'
+            | '\u{aaf6}'
+            | '\u{abed}'
+            | '\u{11046}'
+            | '\u{110b9}'
+            | '\u{11133}'
+            | '\u{111c0}'
+    )
 }
 
 /// Emoji, their colors of skin, and the selector that makes a sign one.

@@ -64,6 +64,52 @@ pub enum Problem {
         /// Pieces that sizes and piece length make.
         expected: u64,
     },
+    /// A piece length that v2 does not know.
+    #[error("not a power of two from 16384, as v2 wants it")]
+    NotForV2,
+    /// A node of a file tree that is neither a folder nor a file.
+    #[error("neither a folder nor a file")]
+    BadTree,
+    /// The halves of a hybrid have different files.
+    #[error("v1 has {v1} where v2 has {v2}")]
+    HybridFiles {
+        /// The file of v1, or that there are no more.
+        v1: String,
+        /// The file of v2, or that there are no more.
+        v2: String,
+    },
+    /// The halves of a hybrid have a file at different places, since padding is missing or wrong.
+    #[error("{path} begins at byte {v1} for v1 and at byte {v2} for v2")]
+    HybridOffset {
+        /// The file.
+        path: String,
+        /// Where it begins in v1.
+        v1: u64,
+        /// Where it begins in v2.
+        v2: u64,
+    },
+    /// A file with content and without a root.
+    #[error("no pieces root")]
+    NoRoot,
+    /// A root that is no SHA-256.
+    #[error("a pieces root of {0} bytes, not 32")]
+    RootLength(usize),
+    /// A root that is the hash of nothing.
+    #[error("a pieces root of zeros")]
+    ZeroRoot,
+    /// Hashes of pieces that do not make the root they stand under.
+    #[error("the hashes under {0} do not make that root")]
+    WrongLayer(String),
+    /// More or fewer hashes of pieces than a file has pieces.
+    #[error("{path} has {expected} pieces and {found} hashes")]
+    LayerLength {
+        /// The file.
+        path: String,
+        /// Hashes found.
+        found: u64,
+        /// Pieces that its length makes.
+        expected: u64,
+    },
     /// More folders than a limit allows.
     #[error("more than {max} folders")]
     TooManyFolders {

@@ -288,13 +288,17 @@ impl<'d> Fields<'d> {
         Fields::new(self.require("info")?, Place::Info)
     }
 
+    pub(super) fn path_of(&self, key: &str) -> String {
+        self.place.path_of(key)
+    }
+
     fn bytes(&self, key: &str) -> Result<&'d [u8], MetainfoError> {
         let value = self.require(key)?;
         value.as_bytes().ok_or_else(|| self.wrong_type(key, "string", value))
     }
 
     /// A text, by its `.utf-8` variant where an old encoder wrote both.
-    fn text(&self, key: &str) -> Result<Option<&'d [u8]>, MetainfoError> {
+    pub(super) fn text(&self, key: &str) -> Result<Option<&'d [u8]>, MetainfoError> {
         let modern = self.get(&format!("{key}.utf-8")).and_then(Value::as_bytes);
         match (modern, self.get(key)) {
             (Some(text), _) => Ok(Some(text)),
@@ -303,7 +307,7 @@ impl<'d> Fields<'d> {
         }
     }
 
-    fn int(&self, key: &str, min: i64, max: i64) -> Result<i64, MetainfoError> {
+    pub(super) fn int(&self, key: &str, min: i64, max: i64) -> Result<i64, MetainfoError> {
         self.int_of(key, self.get(key), min, max)
     }
 
@@ -317,7 +321,7 @@ impl<'d> Fields<'d> {
         }
     }
 
-    fn require(&self, key: &str) -> Result<Value<'d>, MetainfoError> {
+    pub(super) fn require(&self, key: &str) -> Result<Value<'d>, MetainfoError> {
         self.required(key, self.get(key))
     }
 
@@ -325,12 +329,12 @@ impl<'d> Fields<'d> {
         found.ok_or_else(|| self.error(key, Problem::Missing))
     }
 
-    fn wrong_type(&self, key: &str, expected: &'static str, found: Value<'_>) -> MetainfoError {
+    pub(super) fn wrong_type(&self, key: &str, expected: &'static str, found: Value<'_>) -> MetainfoError {
         let found = found.type_name();
         self.error(key, Problem::Type { expected, found })
     }
 
-    fn error(&self, key: &str, problem: Problem) -> MetainfoError {
+    pub(super) fn error(&self, key: &str, problem: Problem) -> MetainfoError {
         MetainfoError::field(self.place.path_of(key), problem)
     }
 }

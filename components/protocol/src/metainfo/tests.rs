@@ -1,5 +1,7 @@
 //! Tests of metainfo parsing, with the faults it survives.
 
+mod hybrid;
+
 use super::*;
 
 fn parse(text: &str) -> Result<Metainfo, MetainfoError> {
@@ -181,15 +183,24 @@ fn counts_are_limited() {
 }
 
 #[test]
-fn v2_only_is_refused_by_name_and_hybrids_load_as_v1() {
+fn v2_only_is_refused_by_name() {
     let v2 = "9:file treede12:meta versioni2e4:name1:x12:piece lengthi16384e";
     assert_eq!(refusal(v2), "info.meta version: v2-only torrents are not supported");
-    let hybrid = format!(
-        "9:file treede6:lengthi1e12:meta versioni2e4:name1:x12:piece lengthi16384e{}",
-        hashes(1)
+}
+
+/// A name at the top that programs obey is made a visible one; the torrent's own files may be hidden below it.
+#[test]
+fn hidden_names_at_the_top_become_visible() {
+    let middle = single("i1e", "i16384e", 1).replace("4:name1:x", "4:name4:.ssh");
+    let torrent = info(&middle).unwrap();
+    assert_eq!(
+        (&*torrent.info.name, &*torrent.info.files.files()[0].path),
+        ("_ssh", "_ssh")
     );
-    let torrent = info(&hybrid).unwrap();
-    assert!(torrent.hashes.v1.is_some() && torrent.hashes.v2.is_some());
+    let file = "d6:lengthi1e4:pathl4:.gitee";
+    let middle = format!("5:filesl{file}e4:name12:.ecs_torrent12:piece lengthi1e{}", hashes(1));
+    let torrent = info(&middle).unwrap();
+    assert_eq!(&*torrent.info.files.files()[0].path, "_ecs_torrent/.git");
 }
 
 /// BEP 47: pads are known as such and need no path; links need no length and are not stored.

@@ -51,7 +51,11 @@ impl UniquePaths {
     /// Goes to a folder, from where it and the last one part.
     fn enter<S: AsRef<str>>(&mut self, folders: &[S]) {
         let wanted = folders.iter().map(AsRef::as_ref);
-        let common = self.open.iter().zip(wanted).take_while(|(open, wanted)| open.wanted == *wanted);
+        let common = self
+            .open
+            .iter()
+            .zip(wanted)
+            .take_while(|(open, wanted)| open.wanted == *wanted);
         let common = common.count();
         self.open.truncate(common);
         self.path.truncate(self.open.last().map_or(0, |folder| folder.path_len));
@@ -234,7 +238,10 @@ mod tests {
     /// A folder in whose place a file stands is found again, however many files have taken numbers since.
     #[test]
     fn a_folder_that_was_renamed_keeps_its_name() {
-        assert_eq!(claim_all(&["a", "a/b", "x/y", "a", "a/c"]), ["a", "a.1/b", "x/y", "a.2", "a.1/c"]);
+        assert_eq!(
+            claim_all(&["a", "a/b", "x/y", "a", "a/c"]),
+            ["a", "a.1/b", "x/y", "a.2", "a.1/c"]
+        );
     }
 
     /// The numbers after the cut are shared: names that differ only where they are cut cost one step each.
