@@ -1,13 +1,21 @@
 //! Making a torrent of files.
 
+mod identity;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use ecs_torrent_engine::ports::disk::DiskError;
 use ecs_torrent_protocol::create::{EncodeError, NewFile, NewTorrent, default_piece_length};
 use ecs_torrent_protocol::files::{FileAttributes, FileEntry, FileTable};
 use ecs_torrent_protocol::geometry::Geometry;
+use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoError, MetainfoLimits};
+use ecs_torrent_protocol::urls::{UrlError, check_tracker, check_web_seed};
 use walkdir::WalkDir;
 
+use self::identity::Identity;
 use crate::hashing::hash_pieces;
 
 /// What a new torrent is to say beside its files.
@@ -53,10 +61,26 @@ pub enum MakeError {
     /// More pieces than can be numbered.
     #[error("piece length {0}: makes too many pieces")]
     TooManyPieces(u32),
-    /// A tracker or web seed that is no URL.
-    #[error("{0}: not a URL that can be used")]
-    Url(String),
-    /// A file cannot be read, or changed while it was.
+    /// A tracker or web seed that cannot be used.
+    #[error("{url}: {error}")]
+    Url {
+        /// Which.
+        url: String,
+        /// Why.
+        error: UrlError,
+    },
+    /// A torrent that nobody would take, whatever its hashes are.
+    #[error("{}: the torrent would be refused: {error}", path.display())]
+    Refused {
+        /// What it was to be made of.
+        path: PathBuf,
+        /// Why.
+        error: MetainfoError,
+    },
+    /// A file changed while it was hashed: the hashes may be of no state that it ever had.
+    #[error("{}: changed while it was hashed; try again when nothing writes to it", .0.display())]
+    Changed(PathBuf),
+    /// A file cannot be read.
     #[error(transparent)]
     Read(#[from] DiskError),
     /// It cannot be encoded.
@@ -64,15 +88,27 @@ pub enum MakeError {
     Encode(#[from] EncodeError),
 }
 
+/// A file whose path is not the same after the torrent has been made and read (see
+/// [`safe_path`](ecs_torrent_protocol::safe_path)): its data is not looked for where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renamed {
+    /// Its path as it is, below the folder that holds the torrent's own.
+    pub found: Box<str>,
+    /// Its path as it is read.
+    pub read: Box<str>,
+}
+
 /// What is going to be hashed.
 #[derive(Debug)]
 pub struct Plan {
     folder: PathBuf,
-    name: String,
-    is_single: bool,
     files: FileTable,
+    /// What each file was when it was looked at.
+    identities: Vec<Identity>,
     geometry: Geometry,
-    options: MakeOptions,
+    /// All but the hashes.
+    torrent: NewTorrent,
+    renamed: Vec<Renamed>,
 }
 
 impl Plan {
@@ -98,11 +134,13 @@ impl Plan {
             .to_owned();
         let folder = path.parent().ok_or_else(not_text)?.to_owned();
         let is_single = path.is_file();
-        let files = FileTable::new(if is_single {
-            vec![entry(&path, &folder, 0)?]
+        let mut found = Found::default();
+        if is_single {
+            found.add(&path, &folder)?;
         } else {
-            walk(&path, &folder)?
-        });
+            found.walk(&path, &folder)?;
+        }
+        let files = FileTable::new(found.entries);
         if files.total_size() == 0 {
             return Err(MakeError::Empty(path));
         }
@@ -113,13 +151,15 @@ impl Plan {
             return Err(MakeError::PieceLength(piece_length));
         }
         let geometry = Geometry::new(files.total_size(), piece_length);
+        let geometry = geometry.ok_or(MakeError::TooManyPieces(piece_length))?;
+        let torrent = torrent(name, &files, &geometry, options);
         Ok(Self {
+            renamed: renamed(&path, &files, &torrent)?,
             folder,
-            name,
-            is_single,
-            geometry: geometry.ok_or(MakeError::TooManyPieces(piece_length))?,
             files,
-            options,
+            identities: found.identities,
+            geometry,
+            torrent,
         })
     }
 
@@ -129,80 +169,120 @@ impl Plan {
         self.files.total_size()
     }
 
+    /// Files whose paths will be read back as others.
+    #[must_use]
+    pub fn renamed(&self) -> &[Renamed] {
+        &self.renamed
+    }
+
     /// Hashes, on all processors, and returns the `.torrent` file's bytes. `on_bytes` hears how many bytes are done.
     ///
     /// # Errors
-    /// Where a file cannot be read, or has become shorter.
-    pub fn make(self, on_bytes: &(dyn Fn(u64) + Sync)) -> Result<Vec<u8>, MakeError> {
+    /// Where a file cannot be read, or is not the same afterwards.
+    pub fn make(mut self, on_bytes: &(dyn Fn(u64) + Sync)) -> Result<Vec<u8>, MakeError> {
         let digests = hash_pieces(&self.folder, &self.files, &self.geometry, on_bytes);
-        let pieces = digests.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let files = self.files.files().iter().map(|file| NewFile {
-            // Below the torrent's own folder.
-            path: file.path.split('/').skip(1).map(str::to_owned).collect(),
-            len: file.len,
-        });
-        let files = files.collect();
-        let options = self.options;
-        debug_assert!(!self.is_single || self.files.files().len() == 1);
-        let torrent = NewTorrent {
-            name: self.name,
-            files,
-            piece_length: self.geometry.piece_length(),
-            pieces,
-            trackers: options.trackers.into_iter().map(|url| vec![url]).collect(),
-            web_seeds: options.web_seeds,
-            private: options.private,
-            comment: options.comment,
-            created_by: options.created_by,
-            creation_date: options.creation_date,
-        };
-        Ok(torrent.encode()?)
+        self.check_unchanged()?;
+        self.torrent.pieces = digests.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(self.torrent.encode()?)
     }
-}
 
-fn check_urls(options: &MakeOptions) -> Result<(), MakeError> {
-    let usable = |url: &str, schemes: &[&str]| schemes.iter().any(|scheme| url.starts_with(&format!("{scheme}://")));
-    let bad_tracker = options
-        .trackers
-        .iter()
-        .find(|url| !usable(url, &["http", "https", "udp"]));
-    let bad_seed = options.web_seeds.iter().find(|url| !usable(url, &["http", "https"]));
-    match bad_tracker.or(bad_seed) {
-        Some(url) => Err(MakeError::Url(url.clone())),
-        None => Ok(()),
-    }
-}
-
-fn walk(path: &Path, folder: &Path) -> Result<Vec<FileEntry>, MakeError> {
-    let mut entries = Vec::new();
-    let mut offset = 0;
-    for found in WalkDir::new(path).sort_by_file_name() {
-        let found = found.map_err(|error| MakeError::Look {
-            path: error.path().unwrap_or(path).to_owned(),
-            error: error.into(),
-        })?;
-        if found.file_type().is_file() {
-            let entry = entry(found.path(), folder, offset)?;
-            offset = entry.end();
-            entries.push(entry);
-        } else if !found.file_type().is_dir() {
-            tracing::warn!("{} is left out: not a regular file", found.path().display());
+    fn check_unchanged(&self) -> Result<(), MakeError> {
+        for (file, before) in self.files.files().iter().zip(&self.identities) {
+            let path = self.folder.join(&*file.path);
+            if Identity::of(&path).ok().as_ref() != Some(before) {
+                return Err(MakeError::Changed(path));
+            }
         }
+        Ok(())
     }
-    Ok(entries)
 }
 
-fn entry(path: &Path, folder: &Path, offset: u64) -> Result<FileEntry, MakeError> {
-    let metadata = path.metadata().map_err(|error| MakeError::Look {
+/// What the torrent will say, with hashes of nothing.
+fn torrent(name: String, files: &FileTable, geometry: &Geometry, options: MakeOptions) -> NewTorrent {
+    let files = files.files().iter().map(|file| NewFile {
+        // Below the torrent's own folder.
+        path: file.path.split('/').skip(1).map(str::to_owned).collect(),
+        len: file.len,
+    });
+    NewTorrent {
+        name,
+        files: files.collect(),
+        piece_length: geometry.piece_length(),
+        pieces: vec![[0; 20]; geometry.piece_count() as usize],
+        trackers: options.trackers.into_iter().map(|url| vec![url]).collect(),
+        web_seeds: options.web_seeds,
+        private: options.private,
+        comment: options.comment,
+        created_by: options.created_by,
+        creation_date: options.creation_date,
+    }
+}
+
+/// Reads the torrent as others will, before anything is hashed, and finds the files that they will call otherwise.
+fn renamed(path: &Path, files: &FileTable, torrent: &NewTorrent) -> Result<Vec<Renamed>, MakeError> {
+    let bytes = Bytes::from(torrent.encode()?);
+    let read = Metainfo::parse(&bytes, &MetainfoLimits::default()).map_err(|error| MakeError::Refused {
         path: path.to_owned(),
         error,
     })?;
-    let below = path.strip_prefix(folder).unwrap_or(path);
-    let text = below.to_str().ok_or_else(|| MakeError::Name(path.to_owned()))?;
-    Ok(FileEntry {
-        path: text.into(),
-        len: metadata.len(),
-        offset,
-        attributes: FileAttributes::default(),
-    })
+    let pairs = files.files().iter().zip(read.info.files.files());
+    let differing = pairs.filter(|(found, read)| found.path != read.path);
+    let renamed = differing.map(|(found, read)| Renamed {
+        found: found.path.clone(),
+        read: read.path.clone(),
+    });
+    Ok(renamed.collect())
+}
+
+fn check_urls(options: &MakeOptions) -> Result<(), MakeError> {
+    let trackers = options.trackers.iter().map(|url| (url, check_tracker(url)));
+    let seeds = options.web_seeds.iter().map(|url| (url, check_web_seed(url)));
+    for (url, checked) in trackers.chain(seeds) {
+        checked.map_err(|error| MakeError::Url {
+            url: url.clone(),
+            error,
+        })?;
+    }
+    Ok(())
+}
+
+/// Files found, in their order.
+#[derive(Default)]
+struct Found {
+    entries: Vec<FileEntry>,
+    identities: Vec<Identity>,
+}
+
+impl Found {
+    fn walk(&mut self, path: &Path, folder: &Path) -> Result<(), MakeError> {
+        for found in WalkDir::new(path).sort_by_file_name() {
+            let found = found.map_err(|error| MakeError::Look {
+                path: error.path().unwrap_or(path).to_owned(),
+                error: error.into(),
+            })?;
+            if found.file_type().is_file() {
+                self.add(found.path(), folder)?;
+            } else if !found.file_type().is_dir() {
+                tracing::warn!("{} is left out: not a regular file", found.path().display());
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: &Path, folder: &Path) -> Result<(), MakeError> {
+        let identity = Identity::of(path).map_err(|error| MakeError::Look {
+            path: path.to_owned(),
+            error,
+        })?;
+        let below = path.strip_prefix(folder).unwrap_or(path);
+        let text = below.to_str().ok_or_else(|| MakeError::Name(path.to_owned()))?;
+        self.entries.push(FileEntry {
+            path: text.into(),
+            len: identity.len(),
+            offset: self.entries.last().map_or(0, FileEntry::end),
+            attributes: FileAttributes::default(),
+        });
+        self.identities.push(identity);
+        Ok(())
+    }
 }

@@ -4,16 +4,19 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use ecs_torrent::making::{MakeOptions, Plan};
+use ecs_torrent::making::{MakeOptions, Plan, Renamed};
 
-use super::output::Screen;
+use super::output::{Screen, printable};
 use super::{CliError, Outcome};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   ecs-torrent create ./album -o album.torrent --tracker http://tracker.example/announce
-  ecs-torrent create disk.img -o disk.torrent --piece-length 4194304 --private")]
+  ecs-torrent create disk.img -o disk.torrent --piece-length 4194304 --private
+
+Names that readers change for safety (a leading dot of the topmost one, backslashes, control characters, names that
+differ in case only) are told with a warning. A file that changes while it is hashed is an error.")]
 pub(super) struct CreateArgs {
     /// The file or folder.
     path: PathBuf,
@@ -51,6 +54,7 @@ pub(super) fn run(args: CreateArgs, screen: &Screen) -> Result<Outcome, CliError
             creation_date: now.and_then(|now| i64::try_from(now.as_secs()).ok()),
         },
     )?;
+    warn(plan.renamed(), screen);
     let bar = screen.hashing_bar(plan.total_size(), "hashing");
     let bytes = plan.make(&|done| bar.set_position(done));
     bar.finish_and_clear();
@@ -59,6 +63,20 @@ pub(super) fn run(args: CreateArgs, screen: &Screen) -> Result<Outcome, CliError
     let metainfo = ecs_torrent::Source::from(bytes::Bytes::from(bytes)).load()?;
     say!("{} {}", metainfo.hashes.primary(), args.output.display());
     Ok(Outcome::Done)
+}
+
+/// Names some of the files that readers will call otherwise, and how many there are.
+fn warn(renamed: &[Renamed], screen: &Screen) {
+    const SHOWN: usize = 5;
+    for Renamed { found, read } in renamed.iter().take(SHOWN) {
+        let (found, read) = (printable(found), printable(read));
+        screen.warning(format_args!(
+            "{found}: is read back as {read}; rename it to seed it from where it is"
+        ));
+    }
+    if renamed.len() > SHOWN {
+        screen.warning(format_args!("and {} more names", renamed.len() - SHOWN));
+    }
 }
 
 /// All of it or nothing: a torrent file that is there already stays until the new one is whole.

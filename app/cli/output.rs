@@ -66,6 +66,12 @@ impl Screen {
         self.bars.suspend(|| print(format_args!("{line}\n")));
     }
 
+    /// Prints a warning above the bars.
+    pub(super) fn warning(&self, warning: impl Display) {
+        self.bars
+            .suspend(|| eprintln!("{} {warning}", style("warning:").for_stderr().yellow().bold()));
+    }
+
     /// Prints an error above the bars.
     pub(super) fn error(&self, error: impl Display) {
         self.bars.suspend(|| print_error(&error));

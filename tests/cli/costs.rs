@@ -27,13 +27,23 @@ fn no_torrent_file_is_expensive_to_read() {
     for shape in &SHAPES {
         let file = temporary.path().join("shape.torrent");
         let bytes = (shape.make)(BYTES);
-        assert!(bytes.len() > BYTES * 8 / 10 && bytes.len() < BYTES * 11 / 10, "{}: {}", shape.name, bytes.len());
+        assert!(
+            bytes.len() > BYTES * 8 / 10 && bytes.len() < BYTES * 11 / 10,
+            "{}: {}",
+            shape.name,
+            bytes.len()
+        );
         fs::write(&file, bytes).unwrap();
         for format in [&["show", "shape.torrent"][..], &["show", "shape.torrent", "--json"]] {
             let mut command = command(temporary.path(), format);
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             let used = child.wait4().unwrap();
-            assert!(matches!(used.status.code(), Some(0 | 1)), "{}: {}", shape.name, used.status);
+            assert!(
+                matches!(used.status.code(), Some(0 | 1)),
+                "{}: {}",
+                shape.name,
+                used.status
+            );
             let time = used.rusage.utime + used.rusage.stime;
             let line = format!("{}: {time:?}, {} MiB", shape.name, used.rusage.maxrss >> 20);
             println!("{line}");

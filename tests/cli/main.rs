@@ -13,6 +13,7 @@ mod command;
 #[path = "../support/content.rs"]
 mod content;
 mod costs;
+mod formats;
 #[path = "../support/shapes.rs"]
 mod shapes;
 

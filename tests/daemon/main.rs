@@ -19,4 +19,5 @@ mod configuration;
 #[path = "../support/content.rs"]
 mod content;
 mod faults;
+mod formats;
 mod process;

@@ -116,7 +116,9 @@ pub const SHAPES: [Shape; 19] = [
         name: "very many keys, unsorted",
         make: |bytes| {
             let mut text = "d".to_owned();
-            (0..bytes / 10).rev().for_each(|number| write!(text, "6:{number:06}0:").unwrap());
+            (0..bytes / 10)
+                .rev()
+                .for_each(|number| write!(text, "6:{number:06}0:").unwrap());
             format!("{text}e").into_bytes()
         },
     },

@@ -21,4 +21,5 @@ pub mod sha1_pair;
 pub mod text;
 pub mod time;
 pub mod tracker;
+pub mod urls;
 pub mod wire;

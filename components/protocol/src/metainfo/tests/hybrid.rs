@@ -87,7 +87,7 @@ fn halves_that_agree_are_accepted() {
     assert_eq!(stored.count(), 7);
 }
 
-/// Fault 14: names, lengths, order and number of files are those of both halves.
+/// Names, lengths, order and number of files are those of both halves.
 #[test]
 fn files_that_differ_are_refused() {
     let refusal = |files: Vec<Vec<u8>>| {
@@ -125,7 +125,7 @@ fn files_that_differ_are_refused() {
     );
 }
 
-/// Fault 14: every file begins with a piece, in both halves.
+/// Every file begins with a piece, in both halves.
 #[test]
 fn padding_that_is_wrong_is_refused() {
     let files = [file("long", 20_000), pad(12_767), file("short", 5), pad(1)].concat();
@@ -156,7 +156,7 @@ fn padding_that_is_wrong_is_refused() {
     );
 }
 
-/// Fault 13: roots that are no roots.
+/// Roots that are no roots.
 #[test]
 fn roots_that_cannot_be_are_refused() {
     let refusal = |short: Vec<u8>| {
@@ -181,7 +181,7 @@ fn roots_that_cannot_be_are_refused() {
     );
 }
 
-/// Fault 13: hashes of pieces that are not there, are too few, or belong to another file.
+/// Hashes of pieces that are not there, are too few, or belong to another file.
 #[test]
 fn layers_that_cannot_be_are_refused() {
     let refusal = |layers| {
@@ -214,7 +214,7 @@ fn layers_that_cannot_be_are_refused() {
     assert_eq!(many.refusal(), "piece layers: long has 2 pieces and 3 hashes");
 }
 
-/// Fault 14: nodes that are two things at once, or nothing.
+/// Nodes that are two things at once, or nothing.
 #[test]
 fn trees_that_are_no_trees_are_refused() {
     for (tree, place) in [

@@ -1,0 +1,134 @@
+//! URLs that a torrent names: which of them can be used.
+
+use url::Url;
+
+/// Why a URL cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UrlError {
+    /// No URL at all.
+    #[error("not a URL: {0}")]
+    Malformed(String),
+    /// Spaces and control characters, which some readers drop and others keep.
+    #[error("not a URL: it has a space or a control character in it")]
+    Space,
+    /// A scheme that nobody speaks.
+    #[error("its scheme is {found}, not {}", allowed.join(", "))]
+    Scheme {
+        /// The scheme found.
+        found: String,
+        /// Those that can be used.
+        allowed: &'static [&'static str],
+    },
+    /// No host.
+    #[error("it names no host")]
+    NoHost,
+    /// No port where there is no usual one, or port 0.
+    #[error("it names no port")]
+    NoPort,
+    /// A name or password, which UDP has no place for.
+    #[error("a UDP tracker takes no user name")]
+    User,
+}
+
+/// Whether an announce URL can be announced to (BEP 3, BEP 15).
+///
+/// # Errors
+/// The first thing that stands in the way.
+pub fn check_tracker(text: &str) -> Result<(), UrlError> {
+    let url = check(text, &["http", "https", "udp"])?;
+    if url.scheme() == "udp" {
+        // BEP 15 has no usual port.
+        if url.port().is_none() {
+            return Err(UrlError::NoPort);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(UrlError::User);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a web seed can be fetched from (BEP 19).
+///
+/// # Errors
+/// The first thing that stands in the way.
+pub fn check_web_seed(text: &str) -> Result<(), UrlError> {
+    check(text, &["http", "https"]).map(drop)
+}
+
+fn check(text: &str, allowed: &'static [&'static str]) -> Result<Url, UrlError> {
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(UrlError::Space);
+    }
+    let url = Url::parse(text).map_err(|error| UrlError::Malformed(error.to_string()))?;
+    // The scheme as it is written: not every reader takes `HTTP:`.
+    let found = text.split(':').next().unwrap_or_default();
+    if !allowed.contains(&found) {
+        let found = found.to_owned();
+        return Err(UrlError::Scheme { found, allowed });
+    }
+    // The URL standard reads a host out of `http:///host` and `http:host` too, which few others do.
+    let authority = text[found.len()..].strip_prefix("://").unwrap_or_default();
+    if authority.is_empty() || authority.starts_with(['/', '\\']) || url.host_str().is_none_or(str::is_empty) {
+        return Err(UrlError::NoHost);
+    }
+    if url.port() == Some(0) {
+        return Err(UrlError::NoPort);
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trackers_that_can_be_used() {
+        for good in [
+            "http://t.org/announce",
+            "https://t.org:8443/0123/announce?key=1",
+            "udp://t.org:6969",
+            "udp://[2001:db8::1]:80/announce",
+            "http://[::1]/a",
+            "http://t\u{e9}st.example/announce",
+        ] {
+            assert_eq!(check_tracker(good), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn trackers_that_cannot_be_used() {
+        for (bad, reason) in [
+            ("nonsense", "not a URL: relative URL without a base"),
+            ("http://", "not a URL: empty host"),
+            ("http:///announce", "it names no host"),
+            ("http:t.org", "it names no host"),
+            ("udp://:80", "not a URL: empty host"),
+            ("udp:t.org:80", "it names no host"),
+            ("udp://t.org/announce", "it names no port"),
+            ("udp://t.org:0", "it names no port"),
+            ("http://t.org:0/", "it names no port"),
+            ("http://t.org:99999/", "not a URL: invalid port number"),
+            ("udp://u@t.org:80", "a UDP tracker takes no user name"),
+            ("ftp://t.org/", "its scheme is ftp, not http, https, udp"),
+            ("UDP://t.org:80", "its scheme is UDP, not http, https, udp"),
+            ("wss://t.org/", "its scheme is wss, not http, https, udp"),
+            (
+                "http://t.org/ announce",
+                "not a URL: it has a space or a control character in it",
+            ),
+            (
+                "\thttp://t.org/",
+                "not a URL: it has a space or a control character in it",
+            ),
+        ] {
+            assert_eq!(check_tracker(bad).unwrap_err().to_string(), reason, "{bad}");
+        }
+        assert!(check_web_seed("https://seed.example/").is_ok());
+        assert_eq!(
+            check_web_seed("udp://t.org:1").unwrap_err().to_string(),
+            "its scheme is udp, not http, https"
+        );
+    }
+}
