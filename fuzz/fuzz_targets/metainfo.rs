@@ -1,6 +1,8 @@
 //! Any bytes are a torrent whose sizes agree and whose paths are safe, or an error.
 #![no_main]
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use ecs_torrent_protocol::geometry::Span;
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
@@ -11,9 +13,16 @@ fuzz_target!(|data: &[u8]| {
     let info = &metainfo.info;
     assert_eq!(info.pieces.len(), info.geometry.piece_count() as usize);
     assert_eq!(info.files.total_size(), info.geometry.total_size());
+    assert!(!info.name.starts_with('.'));
+    let mut paths = BTreeSet::new();
     for file in info.files.files() {
         let mut components = file.path.split('/');
         assert!(components.all(|c| !c.is_empty() && c != "." && c != ".." && c.len() <= 255 && !c.contains('\0')));
+        assert!(file.attributes.pad || paths.insert(file.path.to_lowercase()), "{} twice", file.path);
+    }
+    for path in &paths {
+        let mut folders = std::iter::successors(path.rsplit_once('/'), |(folder, _)| folder.rsplit_once('/'));
+        assert!(folders.all(|(folder, _)| !paths.contains(folder)), "{path} is below a file");
     }
     let span = Span { offset: 0, len: 1 << 20 };
     let covered: u64 = info.files.slices(span).map(|slice| u64::from(slice.len)).sum();

@@ -1,0 +1,119 @@
+//! Strangers who connect to a simulated engine, and say what they want to.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ecs_torrent::components::ids::LinkId;
+use ecs_torrent::engine::port::Backend;
+use ecs_torrent::engine::ports::net::{NetEvent, NetRequest};
+use ecs_torrent::engine::sim::{SimNet, Simulation};
+use ecs_torrent::protocol::hash::InfoHash;
+use ecs_torrent::protocol::peer_id::PeerId;
+use ecs_torrent::protocol::wire::{Handshake, Reserved};
+
+use crate::engines;
+
+/// Connections to one engine from a host of their own, made again when they are closed.
+pub struct Strangers {
+    net: SimNet,
+    to: SocketAddr,
+    info_hash: InfoHash,
+    /// Those that are open.
+    links: BTreeSet<LinkId>,
+    wanted: usize,
+    last_link: u64,
+    /// Bytes that have been sent to the engine.
+    pub sent: usize,
+    /// Connections that were closed by the engine.
+    pub closed: usize,
+}
+
+impl Strangers {
+    pub fn new(sim: &mut Simulation, wanted: usize, info_hash: InfoHash) -> Self {
+        Self {
+            net: sim.add_host(engines::listening(200)),
+            to: engines::listening(1),
+            info_hash,
+            links: BTreeSet::new(),
+            wanted,
+            last_link: 0,
+            sent: 0,
+            closed: 0,
+        }
+    }
+
+    /// Takes what has come, and connects where a connection is missing; `opening` is said on each new one.
+    pub fn connect(&mut self, opening: &[u8]) {
+        self.hear();
+        while self.links.len() < self.wanted {
+            self.last_link += 2;
+            let link = LinkId(self.last_link);
+            let (to, timeout) = (self.to, Duration::from_secs(10));
+            self.net.submit(&mut vec![NetRequest::Connect { link, to, timeout }]);
+            self.links.insert(link);
+            let mut bytes = BytesMut::new();
+            self.handshake().write(&mut bytes);
+            bytes.extend_from_slice(opening);
+            self.send(link, bytes.freeze());
+        }
+    }
+
+    fn handshake(&self) -> Handshake {
+        let mut peer_id = [b'-'; 20];
+        peer_id[12..].copy_from_slice(&self.last_link.to_be_bytes());
+        // BEP 10 and BEP 6.
+        let reserved = Reserved([0, 0, 0, 0, 0, 0x10, 0, 4]);
+        Handshake {
+            reserved,
+            info_hash: self.info_hash,
+            peer_id: PeerId(peer_id),
+        }
+    }
+
+    /// Says the same on every open connection.
+    pub fn say(&mut self, bytes: &Bytes) {
+        let links: Vec<LinkId> = self.links.iter().copied().collect();
+        links.into_iter().for_each(|link| self.send(link, bytes.clone()));
+    }
+
+    /// Sends a datagram to where the engine listens.
+    pub fn send_datagram(&mut self, data: Bytes) {
+        self.sent += data.len();
+        let to = self.to;
+        self.net.submit(&mut vec![NetRequest::Datagram { to, data }]);
+    }
+
+    fn send(&mut self, link: LinkId, bytes: Bytes) {
+        self.sent += bytes.len();
+        let frames = vec![bytes];
+        self.net.submit(&mut vec![NetRequest::Send { link, frames }]);
+    }
+
+    /// Takes what the engine has sent, unread, and closes what it has closed.
+    fn hear(&mut self) {
+        let mut events = Vec::new();
+        self.net.poll(usize::MAX, &mut events);
+        let mut requests = Vec::new();
+        for event in events {
+            match event {
+                NetEvent::Received { link, chunk } => {
+                    let bytes = chunk.len() as u32;
+                    requests.push(NetRequest::Grant { link, bytes });
+                }
+                NetEvent::Closed { link, .. } => {
+                    self.closed += 1;
+                    self.links.remove(&link);
+                    requests.push(NetRequest::Close {
+                        link,
+                        is_orderly: false,
+                        tag: None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        self.net.submit(&mut requests);
+    }
+}

@@ -1,0 +1,367 @@
+//! Messages of peers, through a whole engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ecs_torrent::components::settings::{PeerSettings, Settings};
+use ecs_torrent::components::torrent::Lifecycle;
+use ecs_torrent::engine::sim::{Content, NewNode, NodeId, Simulation};
+use ecs_torrent::protocol::extension::{DONT_HAVE, ExtensionHandshake};
+use ecs_torrent::protocol::geometry::{BLOCK_SIZE, BlockRequest};
+use ecs_torrent::protocol::metainfo::Metainfo;
+use ecs_torrent::protocol::wire::{Message, write_block_header};
+use ecs_torrent::systems::TorrentPlugins;
+
+use crate::meter::{Cost, TickTime, held, peak};
+use crate::report::Row;
+use crate::stranger::Strangers;
+use crate::{IsWanted, engines, torrents};
+
+/// Connections that say the same at once.
+const CONNECTIONS: usize = 32;
+
+/// Bytes that each of them says in a round.
+const CHUNK: usize = 16 << 10;
+
+/// Rounds, and the time that each takes: longer than anything that is answered at once.
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_millis(500);
+
+/// Pieces of the torrent that the engine downloads, each of 16 bytes: what is proportional to them shows.
+const PIECES: u32 = 100_000;
+
+/// Bytes of the torrent that it seeds.
+const SEED_BYTES: usize = 16 << 20;
+const SEED_PIECE: u32 = 256 << 10;
+
+/// What the engine does meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Engine {
+    Downloads,
+    Seeds,
+}
+
+struct Kind {
+    name: &'static str,
+    engine: Engine,
+    /// Said behind each handshake.
+    opening: fn() -> Vec<Message>,
+    /// Said in each round, by its number.
+    say: fn(usize) -> Bytes,
+    /// What bounds the cost, where bytes do not.
+    exempt: Option<&'static str>,
+}
+
+impl Kind {
+    /// What a peer that has nothing says, over and over, to an engine that downloads.
+    const fn new(name: &'static str, say: fn(usize) -> Bytes) -> Self {
+        Self {
+            name,
+            engine: Engine::Downloads,
+            opening: || vec![Message::HaveNone],
+            say,
+            exempt: None,
+        }
+    }
+
+    const fn after(self, opening: fn() -> Vec<Message>) -> Self {
+        Self { opening, ..self }
+    }
+
+    const fn to_a_seed(self, opening: fn() -> Vec<Message>) -> Self {
+        let engine = Engine::Seeds;
+        Self {
+            engine,
+            opening,
+            ..self
+        }
+    }
+
+    const fn bounded_by(self, bound: &'static str) -> Self {
+        let exempt = Some(bound);
+        Self { exempt, ..self }
+    }
+}
+
+const SERVED: &str = "upload limits: what is answered is 16 KiB";
+const ONCE: &str = "connections: said once on each, limited per address and torrent";
+
+fn kinds() -> Vec<Kind> {
+    let nothing: fn() -> Vec<Message> = Vec::new;
+    let choked: fn() -> Vec<Message> = || vec![Message::HaveNone];
+    let interested: fn() -> Vec<Message> = || vec![Message::HaveNone, Message::Interested];
+    let extended: fn() -> Vec<Message> = || vec![Message::HaveAll, handshake_message()];
+    vec![
+        Kind::new("keep-alive", |_| filled(|_| Message::KeepAlive)),
+        Kind::new("choke, unchoke", |_| {
+            filled(|n| [Message::Choke, Message::Unchoke][n % 2].clone())
+        }),
+        Kind::new("interested, not interested", |_| {
+            filled(|n| [Message::Interested, Message::NotInterested][n % 2].clone())
+        }),
+        Kind::new("interested, not interested, to a seed", |_| {
+            filled(|n| [Message::Interested, Message::NotInterested][n % 2].clone())
+        })
+        .to_a_seed(choked),
+        Kind::new("have, new ones", |round| {
+            filled(move |n| Message::Have((round * CHUNK + n) as u32 % PIECES))
+        }),
+        Kind::new("have, always the same", |_| filled(|_| Message::Have(7))),
+        Kind::new("have, lt_donthave, after have all", |_| {
+            filled(|n| match n % 2 {
+                0 => dont_have(n as u32 % PIECES),
+                _ => Message::Have((n - 1) as u32 % PIECES),
+            })
+        })
+        .after(extended),
+        Kind::new("lt_donthave, new ones, after have all", |round| {
+            filled(move |n| dont_have((round * CHUNK + n) as u32 % PIECES))
+        })
+        .after(extended),
+        Kind::new("bitfield", |_| messages(&[Message::Bitfield(bitfield(0x55))]))
+            .after(nothing)
+            .bounded_by(ONCE),
+        Kind::new("bitfield with spare bits", |_| {
+            messages(&[Message::Bitfield(vec![0xff; 99].into())])
+        })
+        .after(nothing)
+        .bounded_by(ONCE),
+        Kind::new("have all", |_| messages(&[Message::HaveAll]))
+            .after(nothing)
+            .bounded_by(ONCE),
+        Kind::new("have all, over and over", |_| filled(|_| Message::HaveAll)).after(nothing),
+        Kind::new("request, choked", |_| filled(|n| Message::Request(block(n)))).to_a_seed(choked),
+        Kind::new("request, always the same, choked", |_| {
+            filled(|_| Message::Request(block(0)))
+        })
+        .to_a_seed(choked),
+        Kind::new("request, interested", |_| filled(|n| Message::Request(block(n))))
+            .to_a_seed(interested)
+            .bounded_by(SERVED),
+        Kind::new("request, cancel", |_| {
+            filled(|n| match n % 2 {
+                0 => Message::Request(block(n / 2)),
+                _ => Message::Cancel(block(n / 2)),
+            })
+        })
+        .to_a_seed(interested)
+        .bounded_by(SERVED),
+        Kind::new("request of what is not here", |_| {
+            filled(|n| Message::Request(block_of(n as u32 % PIECES)))
+        }),
+        Kind::new("request out of range", |_| {
+            filled(|_| {
+                Message::Request(BlockRequest {
+                    piece: u32::MAX,
+                    begin: 0,
+                    len: 1,
+                })
+            })
+        }),
+        Kind::new("cancel of nothing", |_| filled(|n| Message::Cancel(block(n)))).to_a_seed(interested),
+        Kind::new("reject of nothing", |_| {
+            filled(|n| Message::RejectRequest(block_of(n as u32 % PIECES)))
+        }),
+        Kind::new("port", |_| filled(|n| Message::Port(n as u16))),
+        Kind::new("suggest piece", |round| {
+            filled(move |n| Message::SuggestPiece((round * CHUNK + n) as u32 % PIECES))
+        }),
+        Kind::new("allowed fast", |round| {
+            filled(move |n| Message::AllowedFast((round * CHUNK + n) as u32 % PIECES))
+        }),
+        Kind::new("piece that nobody asked for", |_| blocks()),
+        Kind::new("extension handshake, small", |_| filled(|_| handshake_message())),
+        Kind::new("extension handshake, large", |_| messages(&[large_handshake()])),
+        Kind::new("extension that nobody knows", |_| {
+            filled(|_| Message::Extended {
+                id: 99,
+                payload: Bytes::new(),
+            })
+        }),
+        Kind::new("extension, malformed", |_| {
+            filled(|_| Message::Extended {
+                id: 0,
+                payload: Bytes::from_static(b"l"),
+            })
+        }),
+        Kind::new("message that nobody knows", |_| {
+            Bytes::from(b"\0\0\0\x01\xc8".repeat(CHUNK / 5))
+        }),
+        Kind::new("length of 4 GiB", |_| Bytes::from_static(&[0xff; 64])).bounded_by(ONCE),
+        Kind::new("noise", |round| {
+            Bytes::from(torrents::noise(CHUNK + round).split_off(round))
+        })
+        .bounded_by(ONCE),
+    ]
+}
+
+pub fn measure(is_wanted: IsWanted<'_>, rows: &mut Vec<Row>) {
+    for kind in kinds().iter().filter(|kind| is_wanted("wire", kind.name)) {
+        let (bytes, cost) = run(kind);
+        rows.push(Row::new("wire", kind.name, bytes, cost).exempt(kind.exempt));
+    }
+    if is_wanted("wire", DATAGRAMS) {
+        let (bytes, cost) = datagrams();
+        rows.push(Row::new("wire", DATAGRAMS, bytes, cost));
+    }
+}
+
+/// What one kind costs an engine, and how many bytes of it there were.
+fn run(kind: &Kind) -> (usize, Cost) {
+    let (mut sim, ticks, info_hash) = engine(kind.engine);
+    let mut strangers = Strangers::new(&mut sim, CONNECTIONS, info_hash);
+    let opening = messages(&(kind.opening)());
+    strangers.connect(&opening);
+    engines::pass(&mut sim, ROUND);
+    let chunks: Vec<Bytes> = (0..ROUNDS).map(kind.say).collect();
+    let (sent, held, begun) = (strangers.sent, held(), ticks.total());
+    for chunk in chunks {
+        strangers.connect(&opening);
+        strangers.say(&chunk);
+        engines::pass(&mut sim, ROUND);
+    }
+    // Until what is left in queues has been read.
+    engines::pass(&mut sim, 4 * ROUND);
+    let time = ticks.total().saturating_sub(begun);
+    let memory = peak().saturating_sub(held);
+    (strangers.sent - sent, Cost { time, memory })
+}
+
+const DATAGRAMS: &str = "datagrams that answer nothing";
+
+fn datagrams() -> (usize, Cost) {
+    let (mut sim, ticks, info_hash) = engine(Engine::Downloads);
+    let mut strangers = Strangers::new(&mut sim, 0, info_hash);
+    let packet = Bytes::from(torrents::noise(CHUNK));
+    let (held, begun) = (held(), ticks.total());
+    for round in 0..ROUNDS {
+        (0..2_000).for_each(|number| strangers.send_datagram(packet.slice(round + number..round + number + 20)));
+        engines::pass(&mut sim, ROUND);
+    }
+    let time = ticks.total().saturating_sub(begun);
+    let memory = peak().saturating_sub(held);
+    (strangers.sent, Cost { time, memory })
+}
+
+/// An engine with one torrent, which it downloads or seeds.
+fn engine(engine: Engine) -> (Simulation, Arc<TickTime>, ecs_torrent::InfoHash) {
+    let mut sim = engines::simulation();
+    let ticks = Arc::new(TickTime::default());
+    let node = sim.add(NewNode::new(engines::ip(1), settings(), TorrentPlugins).probe(ticks.clone()));
+    let (metainfo, state) = match engine {
+        Engine::Downloads => {
+            let data = vec![0; PIECES as usize * 16];
+            (torrents::of_data("data", &data, 16, None), Lifecycle::Downloading)
+        }
+        Engine::Seeds => (seeded(&mut sim, node), Lifecycle::Seeding),
+    };
+    engines::add(&mut sim, node, &metainfo, "data", vec![]);
+    engines::pass(&mut sim, Duration::from_secs(60));
+    assert_eq!(engines::count_in(&mut sim, node, &state), 1);
+    (sim, ticks, metainfo.hashes.primary())
+}
+
+fn seeded(sim: &mut Simulation, node: NodeId) -> Arc<Metainfo> {
+    let data = torrents::noise(SEED_BYTES);
+    let metainfo = torrents::of_data("data", &data, SEED_PIECE, None);
+    sim.put(node, "data", &Content::new(metainfo.clone(), data.into()));
+    metainfo
+}
+
+/// Nobody is refused for being one of many: what a connection costs is to be seen.
+fn settings() -> Settings {
+    Settings {
+        peers: PeerSettings {
+            max_inbound_per_ip: 2 * CONNECTIONS,
+            max_unidentified: 2 * CONNECTIONS,
+            ..PeerSettings::default()
+        },
+        ..Settings::default()
+    }
+}
+
+fn messages(messages: &[Message]) -> Bytes {
+    let mut bytes = BytesMut::new();
+    messages.iter().for_each(|message| message.write(&mut bytes));
+    bytes.freeze()
+}
+
+/// As many messages as a chunk holds, each by its number.
+fn filled(message: impl Fn(usize) -> Message) -> Bytes {
+    let mut bytes = BytesMut::new();
+    (0..)
+        .take_while(|&number| {
+            message(number).write(&mut bytes);
+            bytes.len() < CHUNK
+        })
+        .for_each(drop);
+    bytes.freeze()
+}
+
+/// A block of what is seeded.
+fn block(number: usize) -> BlockRequest {
+    let blocks = SEED_BYTES as u32 / BLOCK_SIZE;
+    let number = number as u32 % blocks;
+    let each = SEED_PIECE / BLOCK_SIZE;
+    BlockRequest {
+        piece: number / each,
+        begin: number % each * BLOCK_SIZE,
+        len: BLOCK_SIZE,
+    }
+}
+
+/// The only block of a piece of what is downloaded.
+fn block_of(piece: u32) -> BlockRequest {
+    BlockRequest {
+        piece,
+        begin: 0,
+        len: 16,
+    }
+}
+
+fn blocks() -> Bytes {
+    let mut bytes = BytesMut::new();
+    let mut piece = 0;
+    while bytes.len() < CHUNK {
+        write_block_header(&mut bytes, block_of(piece));
+        bytes.extend_from_slice(&[1; 16]);
+        piece += 1;
+    }
+    bytes.freeze()
+}
+
+fn bitfield(byte: u8) -> Bytes {
+    vec![byte; PIECES as usize / 8].into()
+}
+
+/// The id under which the engine hears `lt_donthave`, as its own handshake says.
+const DONT_HAVE_ID: u8 = 1;
+
+fn dont_have(piece: u32) -> Message {
+    Message::Extended {
+        id: DONT_HAVE_ID,
+        payload: Bytes::copy_from_slice(&piece.to_be_bytes()),
+    }
+}
+
+fn handshake_message() -> Message {
+    let handshake = ExtensionHandshake {
+        extensions: [(DONT_HAVE.to_owned(), 7)].into(),
+        ..ExtensionHandshake::default()
+    };
+    Message::Extended {
+        id: 0,
+        payload: handshake.write().into(),
+    }
+}
+
+fn large_handshake() -> Message {
+    let names = (0..CHUNK / 12)
+        .map(|number| format!("7:{number:07}i1e"))
+        .collect::<String>();
+    Message::Extended {
+        id: 0,
+        payload: format!("d1:md{names}ee").into(),
+    }
+}
