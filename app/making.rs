@@ -69,16 +69,16 @@ pub enum MakeError {
         /// Why.
         error: UrlError,
     },
-    /// A torrent that nobody would take, whatever its hashes are.
+    /// The resulting torrent would be refused.
     #[error("{}: the torrent would be refused: {error}", path.display())]
     Refused {
-        /// What it was to be made of.
+        /// The file or folder.
         path: PathBuf,
         /// Why.
         error: MetainfoError,
     },
-    /// A file changed while it was hashed: the hashes may be of no state that it ever had.
-    #[error("{}: changed while it was hashed; try again when nothing writes to it", .0.display())]
+    /// A file changed while it was hashed.
+    #[error("{}: changed while it was hashed; try again when no program writes to it", .0.display())]
     Changed(PathBuf),
     /// A file cannot be read.
     #[error(transparent)]
@@ -88,13 +88,13 @@ pub enum MakeError {
     Encode(#[from] EncodeError),
 }
 
-/// A file whose path is not the same after the torrent has been made and read (see
-/// [`safe_path`](ecs_torrent_protocol::safe_path)): its data is not looked for where it is.
+/// A file whose path changes when the torrent is read (see [`safe_path`](ecs_torrent_protocol::safe_path)), so that its
+/// data is not found in place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renamed {
-    /// Its path as it is, below the folder that holds the torrent's own.
+    /// Current path, relative to the folder that contains the torrent's file or folder.
     pub found: Box<str>,
-    /// Its path as it is read.
+    /// Path after reading.
     pub read: Box<str>,
 }
 
@@ -103,10 +103,10 @@ pub struct Renamed {
 pub struct Plan {
     folder: PathBuf,
     files: FileTable,
-    /// What each file was when it was looked at.
+    /// Identity of each file before hashing.
     identities: Vec<Identity>,
     geometry: Geometry,
-    /// All but the hashes.
+    /// The torrent, with placeholders for its hashes.
     torrent: NewTorrent,
     renamed: Vec<Renamed>,
 }
@@ -169,7 +169,7 @@ impl Plan {
         self.files.total_size()
     }
 
-    /// Files whose paths will be read back as others.
+    /// Returns the files whose paths change when the torrent is read.
     #[must_use]
     pub fn renamed(&self) -> &[Renamed] {
         &self.renamed
@@ -178,7 +178,7 @@ impl Plan {
     /// Hashes, on all processors, and returns the `.torrent` file's bytes. `on_bytes` hears how many bytes are done.
     ///
     /// # Errors
-    /// Where a file cannot be read, or is not the same afterwards.
+    /// A file that cannot be read or that changed meanwhile.
     pub fn make(mut self, on_bytes: &(dyn Fn(u64) + Sync)) -> Result<Vec<u8>, MakeError> {
         let digests = hash_pieces(&self.folder, &self.files, &self.geometry, on_bytes);
         self.check_unchanged()?;
@@ -197,7 +197,7 @@ impl Plan {
     }
 }
 
-/// What the torrent will say, with hashes of nothing.
+/// Creates the torrent with placeholders for its hashes.
 fn torrent(name: String, files: &FileTable, geometry: &Geometry, options: MakeOptions) -> NewTorrent {
     let files = files.files().iter().map(|file| NewFile {
         // Below the torrent's own folder.
@@ -218,7 +218,7 @@ fn torrent(name: String, files: &FileTable, geometry: &Geometry, options: MakeOp
     }
 }
 
-/// Reads the torrent as others will, before anything is hashed, and finds the files that they will call otherwise.
+/// Parses the torrent before it is hashed and returns the files whose paths change.
 fn renamed(path: &Path, files: &FileTable, torrent: &NewTorrent) -> Result<Vec<Renamed>, MakeError> {
     let bytes = Bytes::from(torrent.encode()?);
     let read = Metainfo::parse(&bytes, &MetainfoLimits::default()).map_err(|error| MakeError::Refused {
@@ -246,7 +246,7 @@ fn check_urls(options: &MakeOptions) -> Result<(), MakeError> {
     Ok(())
 }
 
-/// Files found, in their order.
+/// Files found, in order.
 #[derive(Default)]
 struct Found {
     entries: Vec<FileEntry>,

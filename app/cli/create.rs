@@ -15,8 +15,8 @@ Examples:
   ecs-torrent create ./album -o album.torrent --tracker http://tracker.example/announce
   ecs-torrent create disk.img -o disk.torrent --piece-length 4194304 --private
 
-Names that readers change for safety (a leading dot of the topmost one, backslashes, control characters, names that
-differ in case only) are told with a warning. A file that changes while it is hashed is an error.")]
+Warns about names that change when the torrent is read (a leading dot of the top-level name, backslashes, control
+characters, names that differ only in case). Fails if a file changes while it is hashed.")]
 pub(super) struct CreateArgs {
     /// The file or folder.
     path: PathBuf,
@@ -65,13 +65,13 @@ pub(super) fn run(args: CreateArgs, screen: &Screen) -> Result<Outcome, CliError
     Ok(Outcome::Done)
 }
 
-/// Names some of the files that readers will call otherwise, and how many there are.
+/// Prints a warning for the first few renamed files and the number of the others.
 fn warn(renamed: &[Renamed], screen: &Screen) {
     const SHOWN: usize = 5;
     for Renamed { found, read } in renamed.iter().take(SHOWN) {
         let (found, read) = (printable(found), printable(read));
         screen.warning(format_args!(
-            "{found}: is read back as {read}; rename it to seed it from where it is"
+            "{found}: will be read as {read}; rename it to seed it in place"
         ));
     }
     if renamed.len() > SHOWN {

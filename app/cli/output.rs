@@ -85,7 +85,7 @@ pub(super) fn print(text: std::fmt::Arguments<'_>) {
     }
 }
 
-/// Prints JSON for people to the standard output, as it is made: the text of a large torrent is never held in memory.
+/// Prints indented JSON to standard output, without holding its text in memory.
 pub(super) fn print_json(value: &impl serde::Serialize) {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);

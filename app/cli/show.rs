@@ -49,7 +49,7 @@ struct ShownFile<'a> {
     pad: bool,
 }
 
-/// The files, each made as it is printed.
+/// The files, serialized one at a time.
 #[derive(Debug)]
 struct ShownFiles<'a>(&'a FileTable);
 

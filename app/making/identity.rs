@@ -1,23 +1,23 @@
-//! What a file is at a moment.
+//! Identity of a file at a moment.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Which file stands at a path, and what is known of its content without reading it.
+/// Identity of the file at a path, with the metadata that shows changes of its content.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     device: u64,
     inode: u64,
     len: u64,
     modified: (i64, i64),
-    /// A modification time can be set back; this one cannot.
+    /// Change time. Programs can set the modification time, but not this one.
     changed: (i64, i64),
 }
 
 impl Identity {
-    /// Looks at what stands at `path`, be it a link.
+    /// Reads the identity of the file at `path`, without following links.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::symlink_metadata(path)?;
         Ok(Self {

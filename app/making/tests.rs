@@ -1,4 +1,4 @@
-//! Tests of making torrents: what changes meanwhile, and what would be read back otherwise.
+//! Tests of making torrents: files that change during hashing, and names that change when they are read.
 
 use std::fs;
 use std::fs::FileTimes;
@@ -20,7 +20,7 @@ fn folder_with(files: &[(&str, &[u8])]) -> (tempfile::TempDir, PathBuf) {
     (temporary, folder)
 }
 
-/// Waits until a change that is made now has another time than the last one of `path`: file systems count in steps.
+/// Waits until the file system's clock has passed the last change of `path`.
 fn let_time_pass(path: &Path) {
     let probe = path.with_file_name("probe");
     let changed = |path: &Path| {
@@ -35,7 +35,7 @@ fn let_time_pass(path: &Path) {
     }
 }
 
-/// Makes a torrent while `change` is done once, after the first bytes have been hashed.
+/// Makes a torrent and runs `change` once after the first bytes have been hashed.
 fn make_while(folder: &Path, change: impl Fn() + Sync) -> Result<Vec<u8>, MakeError> {
     let is_changed = AtomicBool::new(false);
     let_time_pass(&folder.join("b"));
@@ -55,7 +55,7 @@ fn assert_changed(made: Result<Vec<u8>, MakeError>, path: &Path) {
     }
 }
 
-/// Hashes of a file that is written meanwhile are of no file at all, even if size and time are as before.
+/// A file that changes during hashing is an error, even if its size and modification time stay the same.
 #[test]
 fn a_file_that_changes_meanwhile_is_named() {
     let content = vec![7; 100_000];
@@ -83,7 +83,7 @@ fn a_file_that_changes_meanwhile_is_named() {
     assert_changed(make_while(&folder, || fs::remove_file(&path).unwrap()), &path);
 }
 
-/// A file that changes between the looking and the hashing.
+/// A file that changes between planning and hashing is an error.
 #[test]
 fn a_file_that_changed_before_is_named() {
     let (_temporary, folder) = folder_with(&[("a", b"one")]);
@@ -121,7 +121,7 @@ fn urls_that_cannot_be_used_are_refused() {
 }
 
 #[test]
-fn names_that_are_read_otherwise_are_told() {
+fn renamed_files_are_reported() {
     let names = [
         "a\u{200c}b",
         "back\\slash",
@@ -156,9 +156,9 @@ fn names_that_are_read_otherwise_are_told() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// What is made without a word is read back as it is.
+    /// Exactly the files that are not reported as renamed keep their paths.
     #[test]
-    fn what_is_not_told_is_read_back_as_it_is(
+    fn files_keep_their_paths_unless_reported(
         names in proptest::collection::btree_set(
             "[aA.\\\\ \u{645}\u{200c}\u{200d}\u{1f468}\u{202e}\u{7}]{1,4}(/[aA.\u{645}\u{200c}]{1,3})?", 1..6,
         ),

@@ -1,4 +1,4 @@
-//! What is read at once: replies of trackers, payloads of extensions, torrent files.
+//! Inputs that are parsed at once: tracker replies, extension payloads, torrent files.
 
 use std::fmt::Write;
 use std::hint::black_box;
@@ -23,7 +23,7 @@ const TORRENT_BYTES: usize = 4_000_000;
 /// Bytes of a reply or payload.
 const REPLY_BYTES: usize = 1_000_000;
 
-/// Peers that are kept of a reply.
+/// Most peers kept from a reply.
 const MAX_PEERS: usize = 200;
 
 pub fn measure(is_wanted: IsWanted<'_>, rows: &mut Vec<Row>) {
@@ -41,7 +41,7 @@ pub fn measure(is_wanted: IsWanted<'_>, rows: &mut Vec<Row>) {
     }
 }
 
-/// Group, name, the bytes, and who reads them.
+/// Group, name, generator and parser of an input.
 type Input = (&'static str, &'static str, fn(usize) -> Vec<u8>, fn(&[u8]));
 
 const INPUTS: [Input; 13] = [
@@ -67,7 +67,7 @@ const INPUTS: [Input; 13] = [
         },
         announce,
     ),
-    ("tracker", "keys that nobody knows", unknown_keys, announce),
+    ("tracker", "unknown keys", unknown_keys, announce),
     (
         "tracker",
         "very many values",
@@ -90,12 +90,7 @@ const INPUTS: [Input; 13] = [
         |len| format!("d1:m{}e", names(len)).into_bytes(),
         handshake,
     ),
-    (
-        "extension",
-        "handshake with keys that nobody knows",
-        unknown_keys,
-        handshake,
-    ),
+    ("extension", "handshake with unknown keys", unknown_keys, handshake),
     (
         "extension",
         "handshake with a long client name",
@@ -104,13 +99,13 @@ const INPUTS: [Input; 13] = [
     ),
     (
         "extension",
-        "handshake that is nested",
+        "nested handshake",
         |len| format!("d1:m{}", "d1:a".repeat(len / 4)).into_bytes(),
         handshake,
     ),
     (
         "extension",
-        "handshake that is none",
+        "handshake that is not a dictionary",
         |len| b"i0e".repeat(len / 3),
         handshake,
     ),
@@ -124,7 +119,7 @@ fn handshake(bytes: &[u8]) {
     drop(black_box(ExtensionHandshake::read(bytes)));
 }
 
-/// Datagrams of 20 bytes that answer nothing.
+/// Feeds 20-byte datagrams that match no transaction.
 fn datagrams(bytes: &[u8]) {
     let tracker: SocketAddr = "10.0.0.1:1".parse().unwrap();
     let request = UdpRequest::Scrape(vec![InfoHash([b'h'; 20])]);
@@ -143,7 +138,7 @@ fn string_under(key: &str, filling: &str, len: usize) -> Vec<u8> {
 fn list_under(key: &str, len: usize, item: impl Fn(usize) -> String) -> Vec<u8> {
     let mut list = String::new();
     let mut count = 0;
-    // Replies have fewer values than this limit, or are refused at once.
+    // Replies with more values are refused by the limit on tokens.
     while list.len() < len && count < 12_000 {
         list += &item(count);
         count += 1;

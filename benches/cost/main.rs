@@ -1,10 +1,9 @@
-//! What a byte of a stranger costs: `cargo bench --bench cost`.
+//! Cost of untrusted input per byte: `cargo bench --bench cost`.
 //!
-//! For each message of the wire, each reply of a tracker, each extension message and each body that the API takes:
-//! nanoseconds of a processor, and bytes of memory held at once, for each byte that was sent. Fails above 100 ns or 64
-//! bytes, but for rows that say what else bounds them. Messages go through a whole engine over the simulator, on many
-//! connections at once; ticks are timed without its backends. Parts of names as arguments choose rows, `--json` prints
-//! JSON.
+//! Measures CPU time and peak memory per byte for each wire message, tracker reply, extension message and torrent file
+//! posted to the API. Exits with 1 if a row exceeds 100 ns or 64 bytes per byte, unless the row names another bound.
+//! Wire messages pass through a whole engine over the simulator, on many connections at once; tick times exclude the
+//! simulated backends. Arguments select rows by parts of their names. `--json` prints JSON.
 
 #![allow(
     unreachable_pub,
@@ -21,12 +20,12 @@ mod report;
 mod stranger;
 mod wire;
 
-#[allow(dead_code, reason = "idle engines are for other benches")]
+#[allow(dead_code, reason = "other benches use idle engines")]
 #[path = "../support/engines.rs"]
 mod engines;
 #[path = "../../tests/support/shapes.rs"]
 mod shapes;
-#[allow(dead_code, reason = "torrents that are only described are for other benches")]
+#[allow(dead_code, reason = "other benches use described torrents")]
 #[path = "../support/torrents.rs"]
 mod torrents;
 
@@ -38,7 +37,7 @@ use self::report::Row;
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if !arguments.iter().any(|argument| argument == "--bench") {
-        println!("costs are of optimised code: cargo bench --bench cost");
+        println!("costs are measured on optimized code: cargo bench --bench cost");
         return ExitCode::SUCCESS;
     }
     let names: Vec<&String> = arguments.iter().filter(|name| !name.starts_with("--")).collect();
@@ -59,5 +58,5 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether a row is wanted, by its group and name.
+/// Decides by group and name whether a row is selected.
 pub type IsWanted<'a> = &'a dyn Fn(&str, &str) -> bool;

@@ -1,4 +1,4 @@
-//! What is measured: processor time of the thread, and the most memory that is held at once.
+//! Measures CPU time of the thread and peak heap memory.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use rustix::time::{ClockId, clock_gettime};
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// What some work took.
+/// Cost of some work.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cost {
     pub time: Duration,
-    /// Most bytes that were held at once, beyond those that were held before.
+    /// Peak heap growth in bytes.
     pub memory: usize,
 }
 
-/// Measures `work`, all of it.
+/// Measures the cost of `work`.
 pub fn measure<T>(work: impl FnOnce() -> T) -> (Cost, T) {
-    let before = held();
+    let before = reset_peak();
     let begun = thread_time();
     let result = work();
     let time = thread_time().saturating_sub(begun);
@@ -28,29 +28,29 @@ pub fn measure<T>(work: impl FnOnce() -> T) -> (Cost, T) {
     (Cost { time, memory }, result)
 }
 
-/// Bytes held now; the peak begins anew here.
-pub fn held() -> usize {
+/// Returns the allocated bytes and resets the peak to them.
+pub fn reset_peak() -> usize {
     ALLOCATOR.reset_peak_usage();
     ALLOCATOR.current_usage()
 }
 
-/// Most bytes held since [`held`] was asked.
+/// Peak of allocated bytes since [`reset_peak`].
 pub fn peak() -> usize {
     ALLOCATOR.peak_usage()
 }
 
-/// Processor time of this thread: what others do on the machine does not count.
+/// CPU time of this thread, which does not depend on other load on the machine.
 fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Sums up the time of an engine's ticks, without that of its simulated backends.
+/// Accumulates CPU time of an engine's ticks, excluding its simulated backends.
 #[derive(Default)]
 pub struct TickTime(Mutex<(Duration, Duration)>);
 
 impl TickTime {
-    /// The time of all ticks so far.
+    /// CPU time of all ticks so far.
     pub fn total(&self) -> Duration {
         let (ticks, backends) = *self.0.lock().unwrap();
         ticks.saturating_sub(backends)

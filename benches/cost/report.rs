@@ -1,27 +1,27 @@
-//! The table, and what in it is too much.
+//! The table of costs and the rows that exceed a limit.
 
 use serde::Serialize;
 
 use crate::meter::Cost;
 
-/// Most nanoseconds of a processor for each byte of a stranger.
+/// Most nanoseconds of CPU time per byte.
 const MAX_TIME: f64 = 100.0;
 
-/// Most bytes of memory for each byte of a stranger.
+/// Most bytes of peak memory per byte.
 const MAX_MEMORY: f64 = 64.0;
 
-/// What one kind of input cost.
+/// Cost of one kind of input.
 #[derive(Debug, Serialize)]
 pub struct Row {
-    /// Where the input goes in.
+    /// Where the input enters.
     group: &'static str,
-    /// What it is.
+    /// What the input is.
     name: &'static str,
-    /// Bytes of it.
+    /// Number of bytes of input.
     bytes: usize,
     ns_per_byte: f64,
     memory_per_byte: f64,
-    /// What bounds the cost, where it is no multiple of the bytes.
+    /// The bound on the cost of a row that is not limited per byte.
     exempt: Option<&'static str>,
 }
 
@@ -38,12 +38,12 @@ impl Row {
         }
     }
 
-    /// A row that may cost more for each byte, since something else than bytes bounds it.
+    /// Exempts the row from the limits per byte if `bound` names another bound.
     pub fn exempt(self, bound: Option<&'static str>) -> Self {
         Self { exempt: bound, ..self }
     }
 
-    /// What is too much about it.
+    /// Describes how the row exceeds a limit.
     fn excess(&self) -> Option<String> {
         let is_excessive = self.ns_per_byte > MAX_TIME || self.memory_per_byte > MAX_MEMORY;
         (is_excessive && self.exempt.is_none()).then(|| {
@@ -74,7 +74,7 @@ impl Row {
     }
 }
 
-/// Prints the rows, and returns those that cost too much.
+/// Prints the rows and returns descriptions of those that exceed a limit.
 pub fn report(rows: &[Row], is_json: bool) -> Vec<String> {
     if is_json {
         println!("{}", serde_json::to_string_pretty(rows).unwrap());

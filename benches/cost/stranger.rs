@@ -1,4 +1,4 @@
-//! Strangers who connect to a simulated engine, and say what they want to.
+//! Untrusted peers that connect to a simulated engine.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -15,18 +15,18 @@ use ecs_torrent::protocol::wire::{Handshake, Reserved};
 
 use crate::engines;
 
-/// Connections to one engine from a host of their own, made again when they are closed.
+/// Connections to one engine from a host of their own. Closed connections are replaced.
 pub struct Strangers {
     net: SimNet,
     to: SocketAddr,
     info_hash: InfoHash,
-    /// Those that are open.
+    /// Open connections.
     links: BTreeSet<LinkId>,
     wanted: usize,
     last_link: u64,
-    /// Bytes that have been sent to the engine.
+    /// Bytes sent to the engine.
     pub sent: usize,
-    /// Connections that were closed by the engine.
+    /// Connections that the engine closed.
     pub closed: usize,
 }
 
@@ -44,9 +44,10 @@ impl Strangers {
         }
     }
 
-    /// Takes what has come, and connects where a connection is missing; `opening` is said on each new one.
+    /// Handles pending events and replaces missing connections. Each new connection starts with a handshake and
+    /// `opening`.
     pub fn connect(&mut self, opening: &[u8]) {
-        self.hear();
+        self.handle_events();
         while self.links.len() < self.wanted {
             self.last_link += 2;
             let link = LinkId(self.last_link);
@@ -72,13 +73,13 @@ impl Strangers {
         }
     }
 
-    /// Says the same on every open connection.
-    pub fn say(&mut self, bytes: &Bytes) {
+    /// Sends `bytes` on every open connection.
+    pub fn send_to_all(&mut self, bytes: &Bytes) {
         let links: Vec<LinkId> = self.links.iter().copied().collect();
         links.into_iter().for_each(|link| self.send(link, bytes.clone()));
     }
 
-    /// Sends a datagram to where the engine listens.
+    /// Sends a datagram to the engine's listen address.
     pub fn send_datagram(&mut self, data: Bytes) {
         self.sent += data.len();
         let to = self.to;
@@ -91,8 +92,8 @@ impl Strangers {
         self.net.submit(&mut vec![NetRequest::Send { link, frames }]);
     }
 
-    /// Takes what the engine has sent, unread, and closes what it has closed.
-    fn hear(&mut self) {
+    /// Discards received bytes and closes the connections that the engine has closed.
+    fn handle_events(&mut self) {
         let mut events = Vec::new();
         self.net.poll(usize::MAX, &mut events);
         let mut requests = Vec::new();

@@ -1,4 +1,4 @@
-//! Messages of peers, through a whole engine.
+//! Wire messages, handled by a whole engine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,29 +13,29 @@ use ecs_torrent::protocol::metainfo::Metainfo;
 use ecs_torrent::protocol::wire::{Message, write_block_header};
 use ecs_torrent::systems::TorrentPlugins;
 
-use crate::meter::{Cost, TickTime, held, peak};
+use crate::meter::{Cost, TickTime, peak, reset_peak};
 use crate::report::Row;
 use crate::stranger::Strangers;
 use crate::{IsWanted, engines, torrents};
 
-/// Connections that say the same at once.
+/// Connections that send the same bytes at the same time.
 const CONNECTIONS: usize = 32;
 
-/// Bytes that each of them says in a round.
+/// Bytes that each connection sends per round.
 const CHUNK: usize = 16 << 10;
 
-/// Rounds, and the time that each takes: longer than anything that is answered at once.
+/// Number and duration of rounds.
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_millis(500);
 
-/// Pieces of the torrent that the engine downloads, each of 16 bytes: what is proportional to them shows.
+/// Number of 16-byte pieces of the downloaded torrent. Work proportional to pieces becomes visible.
 const PIECES: u32 = 100_000;
 
-/// Bytes of the torrent that it seeds.
+/// Size of the seeded torrent in bytes.
 const SEED_BYTES: usize = 16 << 20;
 const SEED_PIECE: u32 = 256 << 10;
 
-/// What the engine does meanwhile.
+/// State of the engine under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Engine {
     Downloads,
@@ -45,22 +45,22 @@ enum Engine {
 struct Kind {
     name: &'static str,
     engine: Engine,
-    /// Said behind each handshake.
+    /// Messages after each handshake.
     opening: fn() -> Vec<Message>,
-    /// Said in each round, by its number.
-    say: fn(usize) -> Bytes,
-    /// What bounds the cost, where bytes do not.
+    /// Bytes to send in a round, by its number.
+    chunk: fn(usize) -> Bytes,
+    /// The bound on the cost, if it is not limited per byte.
     exempt: Option<&'static str>,
 }
 
 impl Kind {
-    /// What a peer that has nothing says, over and over, to an engine that downloads.
-    const fn new(name: &'static str, say: fn(usize) -> Bytes) -> Self {
+    /// Bytes that a peer without pieces sends to a downloading engine.
+    const fn new(name: &'static str, chunk: fn(usize) -> Bytes) -> Self {
         Self {
             name,
             engine: Engine::Downloads,
             opening: || vec![Message::HaveNone],
-            say,
+            chunk,
             exempt: None,
         }
     }
@@ -84,8 +84,8 @@ impl Kind {
     }
 }
 
-const SERVED: &str = "upload limits: what is answered is 16 KiB";
-const ONCE: &str = "connections: said once on each, limited per address and torrent";
+const SERVED: &str = "bounded by upload limits: each answer is 16 KiB";
+const ONCE: &str = "bounded by connection limits: sent once per connection";
 
 fn kinds() -> Vec<Kind> {
     let nothing: fn() -> Vec<Message> = Vec::new;
@@ -104,10 +104,10 @@ fn kinds() -> Vec<Kind> {
             filled(|n| [Message::Interested, Message::NotInterested][n % 2].clone())
         })
         .to_a_seed(choked),
-        Kind::new("have, new ones", |round| {
+        Kind::new("have, new pieces", |round| {
             filled(move |n| Message::Have((round * CHUNK + n) as u32 % PIECES))
         }),
-        Kind::new("have, always the same", |_| filled(|_| Message::Have(7))),
+        Kind::new("have, same piece", |_| filled(|_| Message::Have(7))),
         Kind::new("have, lt_donthave, after have all", |_| {
             filled(|n| match n % 2 {
                 0 => dont_have(n as u32 % PIECES),
@@ -115,7 +115,7 @@ fn kinds() -> Vec<Kind> {
             })
         })
         .after(extended),
-        Kind::new("lt_donthave, new ones, after have all", |round| {
+        Kind::new("lt_donthave, new pieces, after have all", |round| {
             filled(move |n| dont_have((round * CHUNK + n) as u32 % PIECES))
         })
         .after(extended),
@@ -130,9 +130,9 @@ fn kinds() -> Vec<Kind> {
         Kind::new("have all", |_| messages(&[Message::HaveAll]))
             .after(nothing)
             .bounded_by(ONCE),
-        Kind::new("have all, over and over", |_| filled(|_| Message::HaveAll)).after(nothing),
+        Kind::new("have all, repeated", |_| filled(|_| Message::HaveAll)).after(nothing),
         Kind::new("request, choked", |_| filled(|n| Message::Request(block(n)))).to_a_seed(choked),
-        Kind::new("request, always the same, choked", |_| {
+        Kind::new("request, same block, choked", |_| {
             filled(|_| Message::Request(block(0)))
         })
         .to_a_seed(choked),
@@ -147,7 +147,7 @@ fn kinds() -> Vec<Kind> {
         })
         .to_a_seed(interested)
         .bounded_by(SERVED),
-        Kind::new("request of what is not here", |_| {
+        Kind::new("request for a missing piece", |_| {
             filled(|n| Message::Request(block_of(n as u32 % PIECES)))
         }),
         Kind::new("request out of range", |_| {
@@ -159,8 +159,8 @@ fn kinds() -> Vec<Kind> {
                 })
             })
         }),
-        Kind::new("cancel of nothing", |_| filled(|n| Message::Cancel(block(n)))).to_a_seed(interested),
-        Kind::new("reject of nothing", |_| {
+        Kind::new("cancel without a request", |_| filled(|n| Message::Cancel(block(n)))).to_a_seed(interested),
+        Kind::new("reject without a request", |_| {
             filled(|n| Message::RejectRequest(block_of(n as u32 % PIECES)))
         }),
         Kind::new("port", |_| filled(|n| Message::Port(n as u16))),
@@ -170,10 +170,10 @@ fn kinds() -> Vec<Kind> {
         Kind::new("allowed fast", |round| {
             filled(move |n| Message::AllowedFast((round * CHUNK + n) as u32 % PIECES))
         }),
-        Kind::new("piece that nobody asked for", |_| blocks()),
+        Kind::new("unsolicited piece", |_| blocks()),
         Kind::new("extension handshake, small", |_| filled(|_| handshake_message())),
         Kind::new("extension handshake, large", |_| messages(&[large_handshake()])),
-        Kind::new("extension that nobody knows", |_| {
+        Kind::new("unknown extension", |_| {
             filled(|_| Message::Extended {
                 id: 99,
                 payload: Bytes::new(),
@@ -185,9 +185,7 @@ fn kinds() -> Vec<Kind> {
                 payload: Bytes::from_static(b"l"),
             })
         }),
-        Kind::new("message that nobody knows", |_| {
-            Bytes::from(b"\0\0\0\x01\xc8".repeat(CHUNK / 5))
-        }),
+        Kind::new("unknown message", |_| Bytes::from(b"\0\0\0\x01\xc8".repeat(CHUNK / 5))),
         Kind::new("length of 4 GiB", |_| Bytes::from_static(&[0xff; 64])).bounded_by(ONCE),
         Kind::new("noise", |round| {
             Bytes::from(torrents::noise(CHUNK + round).split_off(round))
@@ -207,34 +205,34 @@ pub fn measure(is_wanted: IsWanted<'_>, rows: &mut Vec<Row>) {
     }
 }
 
-/// What one kind costs an engine, and how many bytes of it there were.
+/// Runs one kind. Returns the bytes sent and their cost.
 fn run(kind: &Kind) -> (usize, Cost) {
     let (mut sim, ticks, info_hash) = engine(kind.engine);
     let mut strangers = Strangers::new(&mut sim, CONNECTIONS, info_hash);
     let opening = messages(&(kind.opening)());
     strangers.connect(&opening);
     engines::pass(&mut sim, ROUND);
-    let chunks: Vec<Bytes> = (0..ROUNDS).map(kind.say).collect();
-    let (sent, held, begun) = (strangers.sent, held(), ticks.total());
+    let chunks: Vec<Bytes> = (0..ROUNDS).map(kind.chunk).collect();
+    let (sent, held, begun) = (strangers.sent, reset_peak(), ticks.total());
     for chunk in chunks {
         strangers.connect(&opening);
-        strangers.say(&chunk);
+        strangers.send_to_all(&chunk);
         engines::pass(&mut sim, ROUND);
     }
-    // Until what is left in queues has been read.
+    // Lets the engine drain its queues.
     engines::pass(&mut sim, 4 * ROUND);
     let time = ticks.total().saturating_sub(begun);
     let memory = peak().saturating_sub(held);
     (strangers.sent - sent, Cost { time, memory })
 }
 
-const DATAGRAMS: &str = "datagrams that answer nothing";
+const DATAGRAMS: &str = "datagrams that match no transaction";
 
 fn datagrams() -> (usize, Cost) {
     let (mut sim, ticks, info_hash) = engine(Engine::Downloads);
     let mut strangers = Strangers::new(&mut sim, 0, info_hash);
     let packet = Bytes::from(torrents::noise(CHUNK));
-    let (held, begun) = (held(), ticks.total());
+    let (held, begun) = (reset_peak(), ticks.total());
     for round in 0..ROUNDS {
         (0..2_000).for_each(|number| strangers.send_datagram(packet.slice(round + number..round + number + 20)));
         engines::pass(&mut sim, ROUND);
@@ -244,7 +242,7 @@ fn datagrams() -> (usize, Cost) {
     (strangers.sent, Cost { time, memory })
 }
 
-/// An engine with one torrent, which it downloads or seeds.
+/// Creates an engine that downloads or seeds one torrent.
 fn engine(engine: Engine) -> (Simulation, Arc<TickTime>, ecs_torrent::InfoHash) {
     let mut sim = engines::simulation();
     let ticks = Arc::new(TickTime::default());
@@ -269,7 +267,7 @@ fn seeded(sim: &mut Simulation, node: NodeId) -> Arc<Metainfo> {
     metainfo
 }
 
-/// Nobody is refused for being one of many: what a connection costs is to be seen.
+/// Settings that admit all connections of the bench's host.
 fn settings() -> Settings {
     Settings {
         peers: PeerSettings {
@@ -287,7 +285,7 @@ fn messages(messages: &[Message]) -> Bytes {
     bytes.freeze()
 }
 
-/// As many messages as a chunk holds, each by its number.
+/// Fills a chunk with messages, each created from its number.
 fn filled(message: impl Fn(usize) -> Message) -> Bytes {
     let mut bytes = BytesMut::new();
     (0..)
@@ -299,7 +297,7 @@ fn filled(message: impl Fn(usize) -> Message) -> Bytes {
     bytes.freeze()
 }
 
-/// A block of what is seeded.
+/// A block of the seeded torrent.
 fn block(number: usize) -> BlockRequest {
     let blocks = SEED_BYTES as u32 / BLOCK_SIZE;
     let number = number as u32 % blocks;
@@ -311,7 +309,7 @@ fn block(number: usize) -> BlockRequest {
     }
 }
 
-/// The only block of a piece of what is downloaded.
+/// The only block of a piece of the downloaded torrent.
 fn block_of(piece: u32) -> BlockRequest {
     BlockRequest {
         piece,
@@ -335,7 +333,7 @@ fn bitfield(byte: u8) -> Bytes {
     vec![byte; PIECES as usize / 8].into()
 }
 
-/// The id under which the engine hears `lt_donthave`, as its own handshake says.
+/// The id of `lt_donthave` in the engine's extension handshake.
 const DONT_HAVE_ID: u8 = 1;
 
 fn dont_have(piece: u32) -> Message {

@@ -1,4 +1,4 @@
-//! Any bytes are a session that is written and read again as it is, or an error that says why.
+//! Any bytes are a session that round-trips, or a typed error.
 #![no_main]
 
 use ecs_torrent_components::session::Session;

@@ -1,4 +1,4 @@
-//! What reading a torrent file costs, whatever is in it.
+//! Cost of reading adversarial torrent files.
 
 use std::fs;
 use std::process::Stdio;
@@ -9,17 +9,16 @@ use wait4::Wait4;
 use crate::command::command;
 use crate::shapes::SHAPES;
 
-/// Bytes of each torrent file.
+/// Size of each torrent file in bytes.
 const BYTES: usize = 10_000_000;
 
-/// Most memory that the whole program may take, in bytes.
+/// Most resident memory of the whole program, in bytes.
 const MEMORY: u64 = 100 << 20;
 
-/// Most processor time. A second is what is promised of a release build on an idle machine; what is not linear takes
-/// minutes.
+/// Most CPU time. The promise is one second for a release build on an idle machine; quadratic work takes minutes.
 const TIME: Duration = Duration::from_secs(6);
 
-/// Ten megabytes of anything are read in linear time and 100 MiB of memory.
+/// Reads 10 MB of every shape in linear time and 100 MiB of memory.
 #[test]
 fn no_torrent_file_is_expensive_to_read() {
     let temporary = tempfile::tempdir().unwrap();

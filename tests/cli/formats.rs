@@ -1,4 +1,4 @@
-//! What torrent files may say, and what is made of it.
+//! Torrent files with unusual names, URLs and hybrids.
 
 use std::fs;
 use std::path::Path;
@@ -7,20 +7,20 @@ use serde_json::Value;
 
 use crate::{fail, run, stdout, succeed};
 
-/// The paths that `show` prints: those that would be written.
+/// Returns the paths that `show` prints.
 fn shown_paths(folder: &Path, torrent: &str) -> Vec<String> {
     let shown: Value = serde_json::from_str(&succeed(folder, &["show", torrent, "--json"])).unwrap();
     let files = shown["files"].as_array().unwrap().iter();
     files.map(|file| file["path"].as_str().unwrap().to_owned()).collect()
 }
 
-/// A torrent of one byte, of this name.
+/// Creates a one-byte torrent with this name.
 fn single(name: &str) -> String {
     let rest = format!("12:piece lengthi16384e6:pieces20:{}", "h".repeat(20));
     format!("d4:infod6:lengthi1e4:name{}:{name}{rest}ee", name.len())
 }
 
-/// A torrent cannot be called like the folders that programs keep hidden things in.
+/// A torrent cannot have a hidden top-level name.
 #[test]
 fn no_torrent_is_hidden() {
     let temporary = tempfile::tempdir().unwrap();
@@ -36,9 +36,9 @@ fn no_torrent_is_hidden() {
     }
 }
 
-/// Names that readers change are told with a warning, and the torrent is made of them all the same.
+/// `create` warns about names that change when the torrent is read.
 #[test]
-fn names_that_are_read_otherwise_are_warned_of() {
+fn create_warns_about_renamed_files() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     let persian = "\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}";
@@ -53,7 +53,7 @@ fn names_that_are_read_otherwise_are_warned_of() {
     let output = run(folder, &["create", ".album", "-o", "album.torrent"]);
     assert!(output.status.success(), "{output:?}");
     let warnings = String::from_utf8(output.stderr.clone()).unwrap();
-    let first = "warning: .album/back\\slash: is read back as _album/back_slash";
+    let first = "warning: .album/back\\slash: will be read as _album/back_slash";
     assert!(
         warnings.starts_with(first) && warnings.lines().count() == 2,
         "{warnings}"
@@ -63,7 +63,7 @@ fn names_that_are_read_otherwise_are_warned_of() {
     assert!(stdout(&output).ends_with(" album.torrent\n"));
 }
 
-/// Announce URLs that nobody can announce to are refused, each for its reason.
+/// `create` refuses URLs that cannot be used and says why.
 #[test]
 fn urls_that_cannot_be_used_are_refused() {
     let temporary = tempfile::tempdir().unwrap();
@@ -86,7 +86,7 @@ fn urls_that_cannot_be_used_are_refused() {
     }
 }
 
-/// A hybrid of a file of five bytes; its tree is what is given.
+/// Creates a hybrid with one file of five bytes and the given file tree.
 fn hybrid(tree: &str) -> String {
     let rest = format!(
         "12:meta versioni2e4:name1:x12:piece lengthi16384e6:pieces20:{}",
@@ -99,8 +99,7 @@ fn node(name: &str, len: u64, root: &str) -> String {
     format!("1:{name}d0:d6:lengthi{len}e11:pieces root32:{root}ee")
 }
 
-/// A torrent whose v2 half is another one than its v1 half, or of nothing, is refused wherever it is
-/// given.
+/// Faults 13 and 14: hybrids whose halves disagree or whose root is missing are refused by every command.
 #[test]
 fn hybrids_that_disagree_are_refused() {
     let temporary = tempfile::tempdir().unwrap();
@@ -111,7 +110,7 @@ fn hybrids_that_disagree_are_refused() {
     for (tree, reason) in [
         (node("y", 5, &root), "v1 has x (5 bytes) where v2 has y (5 bytes)"),
         (node("x", 6, &root), "v1 has x (5 bytes) where v2 has x (6 bytes)"),
-        (node("x", 5, &"\0".repeat(32)), "a pieces root of zeros"),
+        (node("x", 5, &"\0".repeat(32)), "pieces root is all zeros"),
         ("1:xd0:d6:lengthi5eee".to_owned(), "no pieces root"),
         (String::new(), "where v2 has no more files"),
     ] {

@@ -1,10 +1,10 @@
-//! Torrents that are refused when they are added.
+//! Torrents that the daemon refuses to add.
 
 use std::fs;
 
 use crate::bed::{Daemon, fail};
 
-/// A hybrid whose halves disagree, or whose root is of nothing, is added by nobody.
+/// Faults 13 and 14: hybrids whose halves disagree or whose root is zero are not added.
 #[test]
 fn hybrids_that_disagree_are_not_added() {
     let temporary = tempfile::tempdir().unwrap();
@@ -12,7 +12,7 @@ fn hybrids_that_disagree_are_not_added() {
     let daemon = Daemon::start(folder);
     for (name, root, reason) in [
         ("y", "r", "v1 has x (5 bytes) where v2 has y (5 bytes)"),
-        ("x", "\0", "a pieces root of zeros"),
+        ("x", "\0", "pieces root is all zeros"),
     ] {
         let tree = format!("1:{name}d0:d6:lengthi5e11:pieces root32:{}ee", root.repeat(32));
         let rest = format!(

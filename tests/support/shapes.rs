@@ -1,17 +1,17 @@
-//! Torrent files that are made to be expensive: small for what a reader may be led to do about them.
+//! Adversarial torrent files that try to make a reader spend much time or memory.
 
 #![allow(dead_code, reason = "shared by test binaries that each use a part")]
 
 use std::fmt::Write;
 
-/// A kind of torrent file, by what it is about.
+/// A kind of adversarial torrent file.
 pub struct Shape {
     pub name: &'static str,
-    /// Makes one of about so many bytes.
+    /// Creates a file of about the given number of bytes.
     pub make: fn(usize) -> Vec<u8>,
 }
 
-/// All of them. Some are torrents, some are refused; each has to be cheap.
+/// All shapes. Some are valid torrents and some are refused; all have to be cheap.
 pub const SHAPES: [Shape; 19] = [
     Shape {
         name: "names that differ past the cut",
@@ -165,7 +165,7 @@ pub const SHAPES: [Shape; 19] = [
     },
 ];
 
-/// A torrent whose files have these paths, a byte each.
+/// Creates a torrent of one-byte files with the given paths.
 fn files(bytes: usize, name: &str, path: impl Fn(usize) -> String) -> Vec<u8> {
     torrent(bytes, name, |number| format!("d6:lengthi1e4:path{}e", path(number)), "")
 }
@@ -173,7 +173,7 @@ fn files(bytes: usize, name: &str, path: impl Fn(usize) -> String) -> Vec<u8> {
 fn torrent(bytes: usize, name: &str, file: impl Fn(usize) -> String, more: &str) -> Vec<u8> {
     let mut files = String::new();
     let mut count = 0;
-    // The limit on files, above which all is refused at once.
+    // A torrent with more files is refused before its files are read.
     while files.len() < bytes && count < 500_000 {
         files += &file(count);
         count += 1;

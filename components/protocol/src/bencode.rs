@@ -88,8 +88,7 @@ pub enum Problem {
 
 /// One value; a container's children follow it, and `next` is the token after the last of them.
 ///
-/// Its kind and content are read from the document again when they are wanted: a document of two-byte values costs
-/// four bytes of tokens for each of its own, not sixteen.
+/// The kind and content are read from the document again on access, which keeps a token at 8 bytes.
 #[derive(Debug, Clone, Copy)]
 struct Token {
     start: u32,
@@ -243,7 +242,7 @@ impl<'d> Value<'d> {
         &self.document.input[self.start()..self.end()]
     }
 
-    /// Offset of the first byte behind the value. Visits the children of the last container of each level.
+    /// Offset of the first byte behind the value. Visits all children of the last container on each level.
     fn end(self) -> usize {
         let mut last = self;
         let mut closed = 0;
@@ -286,7 +285,7 @@ impl<'d> Value<'d> {
     }
 }
 
-/// The key-value pairs of a dictionary, in their order in the document.
+/// Iterator over the key-value pairs of a dictionary, in document order.
 #[derive(Clone)]
 pub struct Pairs<'d>(Children<'d>);
 
@@ -509,7 +508,7 @@ impl<'t> Iterator for DictKeys<'t> {
     }
 }
 
-/// Where the content of the byte string lies that begins at `start`; its length was checked when it was read.
+/// Range of the content of the byte string at `start`, whose length was checked by the tokenizer.
 fn string_content(input: &[u8], start: usize) -> Range<usize> {
     let mut content = start;
     let mut len = 0usize;

@@ -19,7 +19,7 @@ pub struct MetainfoLimits {
     pub bencode: Limits,
     /// Most files. Default 500 000.
     pub max_files: usize,
-    /// Most folders. Default 500 000: no folder is there without a file.
+    /// Most folders. Default 500 000; each folder contains a file.
     pub max_folders: usize,
     /// Most pieces. Default 4 million, 80 MB of hashes; the default of [`Limits::max_bytes`] stops earlier.
     pub max_pieces: u32,

@@ -37,10 +37,11 @@ pub fn safe_component(raw: &[u8]) -> Option<Cow<'_, str>> {
     Some(cut_to(name, MAX_COMPONENT_BYTES))
 }
 
-/// Makes a torrent's own name safe as the topmost component of its paths, `max_bytes` long at most, or nothing of it.
+/// Makes a torrent's own name safe as the topmost component of its paths. Returns `None` for names without a safe form.
+/// The result has at most `max_bytes` bytes.
 ///
-/// As [`safe_component`], and never hidden: a leading dot becomes `_`, so that no torrent stands where programs look
-/// for their configuration (`.ssh`, `.config`) or where this engine keeps its state.
+/// Works like [`safe_component`], and replaces a leading dot with `_`: a torrent cannot replace hidden folders in which
+/// programs keep their configuration (`.ssh`, `.config`) or this engine its state.
 #[must_use]
 pub fn safe_name(raw: &[u8], max_bytes: usize) -> Option<Cow<'_, str>> {
     let name = cut_to(safe_component(raw)?, max_bytes.min(MAX_COMPONENT_BYTES));
@@ -59,7 +60,7 @@ fn has_unsafe(name: &str) -> bool {
     unsafe_chars(name).any(|(_, is_unsafe)| is_unsafe)
 }
 
-/// The characters of `name`, each with whether it separates paths or makes a name look like another one.
+/// Iterates over the characters of `name`, each with a flag that marks separators and deceptive characters.
 fn unsafe_chars(name: &str) -> impl Iterator<Item = (char, bool)> {
     let mut before = None;
     let mut rest = name.chars();
@@ -92,7 +93,7 @@ fn cut_to(name: Cow<'_, str>, max: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{stem}{extension}"))
 }
 
-/// The first `max` bytes of `stem`, or a few less: no character is halved, and no joiner is left without what it joins.
+/// Cuts `stem` to at most `max` bytes at a character boundary, without a trailing joiner.
 fn cut_stem(stem: &str, max: usize) -> &str {
     if stem.len() <= max {
         return stem;
@@ -151,7 +152,7 @@ mod tests {
         assert_eq!(component(&[b'.'; 300]).len(), 255);
     }
 
-    /// Hidden names at the top are where programs keep what they obey; below a torrent's own folder they are only names.
+    /// A torrent's own name is never hidden. Names below it may be.
     #[test]
     fn no_torrent_has_a_hidden_name() {
         let name = |raw: &str| safe_name(raw.as_bytes(), 255).map(Cow::into_owned);
@@ -168,7 +169,7 @@ mod tests {
         );
     }
 
-    /// Joiners stay where a script is written with them, and go where nobody sees them.
+    /// Joiners are kept where a script needs them and replaced elsewhere.
     #[test]
     fn joiners_stay_between_what_they_join() {
         for name in [

@@ -16,10 +16,10 @@ pub fn printable(bytes: &[u8], max: usize) -> String {
     shown.take(max).collect()
 }
 
-/// Whether `c` is a character that is not seen, or that turns text around, and so makes a text look like another one.
+/// Whether `c` is an invisible or direction-changing character that can make one text look like another.
 ///
-/// The joiners U+200C and U+200D are written between letters of scripts that are joined, behind a virama, and in
-/// sequences of emoji; only there they change what is seen, and are not deceptive.
+/// The joiners U+200C and U+200D are not deceptive where they affect rendering: between letters of cursive and Indic
+/// scripts, after a virama, and in emoji sequences.
 #[must_use]
 pub fn is_deceptive(before: Option<char>, c: char, after: Option<char>) -> bool {
     match c {
@@ -30,8 +30,8 @@ pub fn is_deceptive(before: Option<char>, c: char, after: Option<char>) -> bool 
     }
 }
 
-/// Whether a joiner stands where it changes what is seen, after the rules for domain names (RFC 5892, A.1 and A.2) and
-/// for emoji (UTS 51).
+/// Whether a joiner affects rendering, similar to the rules for domain names (RFC 5892, A.1 and A.2) and emoji
+/// (UTS 51).
 fn is_joined(before: Option<char>, joiner: char, after: Option<char>) -> bool {
     let Some(before) = before else {
         return false;
@@ -43,8 +43,7 @@ fn is_joined(before: Option<char>, joiner: char, after: Option<char>) -> bool {
         || (joiner == '\u{200d}' && is_between(is_pictograph))
 }
 
-/// Letters and marks of scripts whose letters are joined: Arabic, Syriac, Thaana, N'Ko, Mandaic, Mongolian, Phags-pa,
-/// Adlam.
+/// Letters and marks of cursive scripts: Arabic, Syriac, Thaana, N'Ko, Mandaic, Mongolian, Phags-pa, Adlam.
 fn is_cursive(c: char) -> bool {
     matches!(c,
         '\u{620}'..='\u{65f}' | '\u{66e}'..='\u{6d3}' | '\u{6d5}'..='\u{6dc}' | '\u{6df}'..='\u{6e8}' |
@@ -53,14 +52,14 @@ fn is_cursive(c: char) -> bool {
         '\u{1e900}'..='\u{1e94b}')
 }
 
-/// Letters and marks of scripts that descend from Brahmi, from Devanagari to Khmer.
+/// Letters and marks of Brahmic scripts.
 fn is_indic(c: char) -> bool {
     matches!(c,
         '\u{900}'..='\u{df4}' | '\u{f00}'..='\u{109f}' | '\u{1700}'..='\u{17d3}' | '\u{1900}'..='\u{1cff}' |
         '\u{a8e0}'..='\u{a8ff}' | '\u{a980}'..='\u{aadf}' | '\u{abc0}'..='\u{abff}' | '\u{11000}'..='\u{1193f}')
 }
 
-/// Signs that take a consonant's vowel and join it to the next one.
+/// Viramas of Brahmic scripts (canonical combining class 9).
 fn is_virama(c: char) -> bool {
     matches!(
         c,
@@ -96,7 +95,7 @@ fn is_virama(c: char) -> bool {
     )
 }
 
-/// Emoji, their colors of skin, and the selector that makes a sign one.
+/// Emoji, skin tone modifiers and the emoji variation selector.
 fn is_pictograph(c: char) -> bool {
     matches!(c, '\u{2190}'..='\u{2bff}' | '\u{fe0f}' | '\u{1f000}'..='\u{1faff}')
 }

@@ -1,4 +1,4 @@
-//! URLs that a torrent names: which of them can be used.
+//! Validation of tracker and web seed URLs.
 
 use url::Url;
 
@@ -6,13 +6,13 @@ use url::Url;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UrlError {
-    /// No URL at all.
+    /// A text that is not a URL.
     #[error("not a URL: {0}")]
     Malformed(String),
-    /// Spaces and control characters, which some readers drop and others keep.
+    /// Spaces and control characters, which some parsers drop and others keep.
     #[error("not a URL: it has a space or a control character in it")]
     Space,
-    /// A scheme that nobody speaks.
+    /// An unsupported scheme.
     #[error("its scheme is {found}, not {}", allowed.join(", "))]
     Scheme {
         /// The scheme found.
@@ -23,22 +23,22 @@ pub enum UrlError {
     /// No host.
     #[error("it names no host")]
     NoHost,
-    /// No port where there is no usual one, or port 0.
+    /// No port for a scheme without a default port, or port 0.
     #[error("it names no port")]
     NoPort,
-    /// A name or password, which UDP has no place for.
-    #[error("a UDP tracker takes no user name")]
+    /// A user name or password, which UDP trackers do not support.
+    #[error("UDP trackers do not support user names")]
     User,
 }
 
-/// Whether an announce URL can be announced to (BEP 3, BEP 15).
+/// Checks that an announce URL can be used (BEP 3, BEP 15).
 ///
 /// # Errors
-/// The first thing that stands in the way.
+/// The first problem found.
 pub fn check_tracker(text: &str) -> Result<(), UrlError> {
     let url = check(text, &["http", "https", "udp"])?;
     if url.scheme() == "udp" {
-        // BEP 15 has no usual port.
+        // BEP 15 defines no default port.
         if url.port().is_none() {
             return Err(UrlError::NoPort);
         }
@@ -49,10 +49,10 @@ pub fn check_tracker(text: &str) -> Result<(), UrlError> {
     Ok(())
 }
 
-/// Whether a web seed can be fetched from (BEP 19).
+/// Checks that a web seed URL can be used (BEP 19).
 ///
 /// # Errors
-/// The first thing that stands in the way.
+/// The first problem found.
 pub fn check_web_seed(text: &str) -> Result<(), UrlError> {
     check(text, &["http", "https"]).map(drop)
 }
@@ -62,13 +62,13 @@ fn check(text: &str, allowed: &'static [&'static str]) -> Result<Url, UrlError> 
         return Err(UrlError::Space);
     }
     let url = Url::parse(text).map_err(|error| UrlError::Malformed(error.to_string()))?;
-    // The scheme as it is written: not every reader takes `HTTP:`.
+    // Compares the scheme as written: not every client accepts `HTTP:`.
     let found = text.split(':').next().unwrap_or_default();
     if !allowed.contains(&found) {
         let found = found.to_owned();
         return Err(UrlError::Scheme { found, allowed });
     }
-    // The URL standard reads a host out of `http:///host` and `http:host` too, which few others do.
+    // The URL standard accepts `http:///host` and `http:host`; most clients do not.
     let authority = text[found.len()..].strip_prefix("://").unwrap_or_default();
     if authority.is_empty() || authority.starts_with(['/', '\\']) || url.host_str().is_none_or(str::is_empty) {
         return Err(UrlError::NoHost);
@@ -110,7 +110,7 @@ mod tests {
             ("udp://t.org:0", "it names no port"),
             ("http://t.org:0/", "it names no port"),
             ("http://t.org:99999/", "not a URL: invalid port number"),
-            ("udp://u@t.org:80", "a UDP tracker takes no user name"),
+            ("udp://u@t.org:80", "UDP trackers do not support user names"),
             ("ftp://t.org/", "its scheme is ftp, not http, https, udp"),
             ("UDP://t.org:80", "its scheme is UDP, not http, https, udp"),
             ("wss://t.org/", "its scheme is wss, not http, https, udp"),

@@ -64,13 +64,13 @@ pub enum Problem {
         /// Pieces that sizes and piece length make.
         expected: u64,
     },
-    /// A piece length that v2 does not know.
-    #[error("not a power of two from 16384, as v2 wants it")]
+    /// A piece length that v2 does not allow.
+    #[error("v2 requires a power of two of at least 16384")]
     NotForV2,
     /// A node of a file tree that is neither a folder nor a file.
     #[error("neither a folder nor a file")]
     BadTree,
-    /// The halves of a hybrid have different files.
+    /// The halves of a hybrid list different files.
     #[error("v1 has {v1} where v2 has {v2}")]
     HybridFiles {
         /// The file of v1, or that there are no more.
@@ -78,36 +78,36 @@ pub enum Problem {
         /// The file of v2, or that there are no more.
         v2: String,
     },
-    /// The halves of a hybrid have a file at different places, since padding is missing or wrong.
-    #[error("{path} begins at byte {v1} for v1 and at byte {v2} for v2")]
+    /// A file has different offsets in the halves of a hybrid, because padding is missing or wrong.
+    #[error("{path} starts at byte {v1} in v1 and at byte {v2} in v2")]
     HybridOffset {
         /// The file.
         path: String,
-        /// Where it begins in v1.
+        /// Its offset in v1.
         v1: u64,
-        /// Where it begins in v2.
+        /// Its offset in v2.
         v2: u64,
     },
-    /// A file with content and without a root.
+    /// A non-empty file without a root.
     #[error("no pieces root")]
     NoRoot,
-    /// A root that is no SHA-256.
-    #[error("a pieces root of {0} bytes, not 32")]
+    /// A root of the wrong length.
+    #[error("pieces root has {0} bytes instead of 32")]
     RootLength(usize),
-    /// A root that is the hash of nothing.
-    #[error("a pieces root of zeros")]
+    /// A root of zeros.
+    #[error("pieces root is all zeros")]
     ZeroRoot,
-    /// Hashes of pieces that do not make the root they stand under.
-    #[error("the hashes under {0} do not make that root")]
+    /// Piece hashes that do not match their root.
+    #[error("the hashes of {0} do not match that root")]
     WrongLayer(String),
-    /// More or fewer hashes of pieces than a file has pieces.
+    /// A layer whose number of hashes differs from the number of pieces of the file.
     #[error("{path} has {expected} pieces and {found} hashes")]
     LayerLength {
         /// The file.
         path: String,
-        /// Hashes found.
+        /// Number of hashes found.
         found: u64,
-        /// Pieces that its length makes.
+        /// Number of pieces of the file.
         expected: u64,
     },
     /// More folders than a limit allows.

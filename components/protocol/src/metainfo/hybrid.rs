@@ -1,7 +1,7 @@
-//! Hybrids, which describe the same files for v1 and for v2 (BEP 52, "upgrade path").
+//! Consistency of hybrid torrents, which describe the same files for v1 and for v2 (BEP 52, "upgrade path").
 //!
-//! Only the v1 half is used. Clients of v2 go by the other one, so both have to say the same: a torrent that is two
-//! different things under one name is refused.
+//! This engine uses only the v1 half. v2 clients use the other half, so a torrent whose halves differ would be two
+//! torrents under one name, and is refused.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
@@ -18,10 +18,10 @@ use crate::text::printable;
 const TREE: &str = "file tree";
 const LAYERS: &str = "piece layers";
 
-/// Checks that `files`, which were read of the v1 half, are those of the v2 half too: names, lengths, order and
-/// padding; and that the hashes of v2 can be those of some content.
+/// Checks that `files`, read from the v1 half, equal those of the v2 half in name, length, order and padding, and that
+/// the roots and layers of v2 are well-formed.
 ///
-/// Reads the tree and the layers once, whatever they are.
+/// Reads the tree and each layer once, so that work is linear in the size of the torrent file.
 pub(super) fn check(root: &Fields<'_>, info: &Fields<'_>, files: &[FileEntry]) -> Result<(), MetainfoError> {
     let piece_length = info.int("piece length", 1, i64::MAX)? as u64;
     if !piece_length.is_power_of_two() || piece_length < u64::from(BLOCK_SIZE) {
@@ -49,7 +49,7 @@ pub(super) fn check(root: &Fields<'_>, info: &Fields<'_>, files: &[FileEntry]) -
         if v2.len == 0 {
             continue;
         }
-        // BEP 52: in v2, every file begins with a piece of its own; in the v1 half of a hybrid, padding sees to that.
+        // BEP 52: each v2 file starts a new piece; the v1 half of a hybrid aligns its files with padding.
         if v1.entry.offset != next_offset {
             let (path, v1, v2) = (v2.path.text(), v1.entry.offset, next_offset);
             return Err(info.error(TREE, Problem::HybridOffset { path, v1, v2 }));
@@ -82,7 +82,7 @@ fn check_root(info: &Fields<'_>, file: &V2File<'_>) -> Result<(), MetainfoError>
     ))
 }
 
-/// The hashes of pieces by the root of their file, each found to make that root.
+/// Verified piece hashes by the root of their file.
 type Layers<'d> = BTreeMap<&'d [u8], &'d [u8]>;
 
 fn read_layers<'d>(root: &Fields<'d>, piece_length: u64) -> Result<Layers<'d>, MetainfoError> {
@@ -122,7 +122,8 @@ fn check_layer(root: &Fields<'_>, layers: &Layers<'_>, file: &V2File<'_>, pieces
     }
 }
 
-/// The root over the hashes of pieces, filled up with those of zeros (BEP 52, "pieces root"); nothing over nothing.
+/// Computes the root of piece hashes, padded with the hashes of zeros (BEP 52, "pieces root"). Returns `None` for an
+/// empty layer.
 fn merkle_root(hashes: &[Sha256Digest], piece_length: u64) -> Option<Sha256Digest> {
     let mut padding = [0; 32];
     for _ in 0..(piece_length / u64::from(BLOCK_SIZE)).ilog2() {
@@ -144,9 +145,9 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().take(32).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The files of the v1 half, without padding, with their paths as they came.
+/// Iterator over the files of the v1 half with their raw paths, without padding.
 struct V1Files<'d> {
-    /// The name of the only file, where there is no list.
+    /// Name of a single-file torrent.
     single: Option<&'d [u8]>,
     list: Option<Box<dyn Iterator<Item = Value<'d>> + 'd>>,
     entries: std::slice::Iter<'d, FileEntry>,
@@ -157,7 +158,7 @@ struct V1File<'d> {
     entry: &'d FileEntry,
 }
 
-/// A path as the v1 half gives it.
+/// Raw path in the v1 half.
 enum V1Path<'d> {
     Single(&'d [u8]),
     List(Value<'d>),
@@ -226,11 +227,11 @@ impl V1Path<'_> {
     }
 }
 
-/// The files of the v2 half, in their order.
+/// Traversal of the files of the v2 half, in their order.
 struct Tree<'d> {
-    /// The folders on the way to the last file, with what has not been visited in them.
+    /// Open folders, from the top to the current one, with their unvisited entries.
     open: Vec<Peekable<Pairs<'d>>>,
-    /// Their names, but for the topmost; behind them, that of the last file.
+    /// Names of the open folders below the top.
     path: Vec<&'d [u8]>,
 }
 
@@ -240,7 +241,7 @@ struct V2File<'d> {
     root: Option<&'d [u8]>,
 }
 
-/// A path as the v2 half gives it.
+/// Raw path in the v2 half.
 struct V2Path<'d>(Vec<&'d [u8]>);
 
 impl<'d> Tree<'d> {
@@ -251,7 +252,7 @@ impl<'d> Tree<'d> {
         }
     }
 
-    /// The next file.
+    /// Returns the next file.
     fn next(&mut self, info: &Fields<'d>) -> Result<Option<V2File<'d>>, MetainfoError> {
         while let Some(folder) = self.open.last_mut() {
             let Some((name, node)) = folder.next() else {
@@ -268,7 +269,7 @@ impl<'d> Tree<'d> {
             if name.is_empty() || self.path.len() > MAX_DEPTH {
                 return Err(bad());
             }
-            // BEP 52: the empty key makes a file of it, and nothing stands beside that.
+            // BEP 52: the empty key marks a file; a file has no other keys.
             let Some((_, file)) = children.next_if(|(key, _)| key.is_empty()) else {
                 self.open.push(children);
                 continue;
@@ -285,7 +286,7 @@ impl<'d> Tree<'d> {
     }
 }
 
-/// What stands under the empty key.
+/// Reads the length and root of the dictionary under an empty key.
 fn length_and_root(file: Value<'_>) -> Option<(u64, Option<&[u8]>)> {
     let letters = file.get(b"attr").and_then(Value::as_bytes).unwrap_or_default();
     let len = match file.get(b"length") {
@@ -314,7 +315,7 @@ fn describe(file: Option<(String, u64)>) -> String {
     }
 }
 
-/// A path as it is shown in an error.
+/// Formats a raw path for an error.
 fn path_text(names: &[&[u8]]) -> String {
     printable(&names.join(&b'/'), 256)
 }

@@ -113,9 +113,9 @@ impl Info {
     }
 }
 
-/// Most bytes of the torrent's own name, which stands in the path of every file: all of them together take no more
-/// memory than the info dictionary itself, or 4 MiB. Only where there are more than 16 000 files, and hardly anything
-/// is said of each, is the name shorter than any other component may be.
+/// Most bytes of the torrent's own name, which is repeated in the path of each file. The copies together are limited to
+/// the size of the info dictionary or 4 MiB, so only torrents with more than 16 000 files and short entries get a limit
+/// below [`MAX_COMPONENT_BYTES`].
 fn max_name_bytes(info: &Fields<'_>) -> usize {
     const MAX_BYTES_OF_ALL: usize = 4 << 20;
     const ALWAYS: usize = 48;

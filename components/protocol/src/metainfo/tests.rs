@@ -188,7 +188,7 @@ fn v2_only_is_refused_by_name() {
     assert_eq!(refusal(v2), "info.meta version: v2-only torrents are not supported");
 }
 
-/// A name at the top that programs obey is made a visible one; the torrent's own files may be hidden below it.
+/// Hidden names become visible at the top level only.
 #[test]
 fn hidden_names_at_the_top_become_visible() {
     let middle = single("i1e", "i16384e", 1).replace("4:name1:x", "4:name4:.ssh");

@@ -1,4 +1,4 @@
-//! Paths of one torrent, each unlike all others.
+//! Unique paths for the files of one torrent.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,20 +9,20 @@ use siphasher::sip::SipHasher13;
 
 use super::{MAX_COMPONENT_BYTES, cut_stem, split_extension};
 
-/// Most bytes of the number that keeps two names apart: a dot, and as many digits as a `u32` has.
+/// Most bytes of an inserted number: a dot and the digits of a `u32`.
 const MAX_NUMBER_BYTES: usize = 11;
 
-/// Paths given to the files of a torrent: none is given twice, not even where case is ignored, and none stands under
-/// a file.
+/// Assigns each file of a torrent a path. No two paths are equal, even if case is ignored, and no path lies below a
+/// file.
 ///
-/// Work and memory are proportional to the names that are claimed, whatever they are: a path is known by a hash of 64
-/// bits, a folder is hashed once for all that is in it, and no number is tried twice behind the same name.
+/// Work and memory are linear in the length of the claimed names, whatever the names are: paths are stored as 64-bit
+/// hashes, consecutive files of one folder share its hash, and no number is tried twice for the same stem.
 #[derive(Debug, Default)]
 pub struct UniquePaths {
     names: Names,
-    /// The folders on the way to the last file: most often, the next one comes there too.
+    /// Folders of the last file, which the next file usually shares.
     open: Vec<Folder>,
-    /// Path of the last of them, with a `/` at the end.
+    /// Path of the last open folder, with a trailing `/`.
     path: String,
 }
 
@@ -42,13 +42,13 @@ impl UniquePaths {
         path.into()
     }
 
-    /// Number of folders that have been claimed.
+    /// Returns the number of claimed folders.
     #[must_use]
     pub fn folder_count(&self) -> usize {
         self.names.folder_count
     }
 
-    /// Goes to a folder, from where it and the last one part.
+    /// Opens a folder, keeping the ancestors that it shares with the last one.
     fn enter<S: AsRef<str>>(&mut self, folders: &[S]) {
         let wanted = folders.iter().map(AsRef::as_ref);
         let common = self
@@ -73,28 +73,29 @@ impl UniquePaths {
     }
 }
 
-/// A folder that has been claimed.
+/// A claimed folder.
 #[derive(Debug)]
 struct Folder {
     key: Key,
-    /// The component that was asked for.
+    /// Requested name.
     wanted: String,
-    /// Bytes of the path to it, with the `/` behind it.
+    /// Length of its path in bytes, including the trailing `/`.
     path_len: usize,
 }
 
-/// What stands for a path: a hash of what a case-insensitive file system sees of it.
+/// Hash of a path as a case-insensitive file system compares it.
 ///
-/// Equal paths have equal keys. Different paths with equal keys, which take 2^32 tries to find, cost one of them a
-/// number that it did not need. The function is fixed, so that the same torrent gets the same paths for ever.
+/// Equal paths have equal keys, so no path is assigned twice. Different paths with equal keys take 2^32 attempts to find
+/// and only add an unnecessary number to one of them. The hash function is fixed: the same torrent always gets the same
+/// paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key(u64);
 
 impl Key {
-    /// The download folder.
+    /// Key of the download folder.
     const ROOT: Self = Self(0);
 
-    /// The key of what is called by `parts`, taken together, in this folder.
+    /// Key of the concatenated name `parts` in this folder.
     fn child(self, parts: &[&str]) -> Self {
         let mut hasher = SipHasher13::new_with_keys(self.0, 0);
         for part in parts {
@@ -104,7 +105,7 @@ impl Key {
     }
 }
 
-/// `name` as file systems that ignore case compare it.
+/// Case-folded `name`.
 fn folded(name: &str) -> Cow<'_, str> {
     if !name.is_ascii() {
         Cow::Owned(name.to_lowercase())
@@ -123,21 +124,21 @@ enum Taken {
 
 #[derive(Debug, Default)]
 struct Names {
-    /// What stands at each path.
+    /// Type of each claimed path.
     taken: BTreeMap<Key, Taken>,
     folder_count: usize,
-    /// What is left of a name that collided, with its place for a number empty, to the number to try next.
+    /// Next number to try for each stem and extension that collided.
     ///
-    /// Names that become one when they are cut share it, and so do files and folders. No number is tried twice, and a
-    /// path that is taken is in the way of two such names at most (`a.1.2` of `a.2` and of `a.1`): a million names
-    /// cost a few million steps, whatever they are.
+    /// Names that become equal when they are cut share an entry, and so do files and folders. No number is tried twice,
+    /// and a taken path fails at most two stems (`a.1.2` is `a.1` with number 2, and `a.2` with number 1), so the number
+    /// of attempts is linear in the number of names.
     next_number: BTreeMap<Key, u32>,
-    /// Path at which a folder is wanted and a file stands, to the number of the folder that stands in for it.
+    /// Number of the renamed folder for each path at which a file is in the way of a folder.
     instead: BTreeMap<Key, u32>,
 }
 
 impl Names {
-    /// Takes `component`, or its first numbered variant that can be `wanted`, in the folder `parent`.
+    /// Claims `component` in the folder `parent`, or its first free numbered variant.
     fn claim<'c>(&mut self, parent: Key, component: &'c str, wanted: Taken) -> (Key, Cow<'c, str>) {
         let plain = parent.child(&[component]);
         if self.take(plain, wanted) {
@@ -159,7 +160,7 @@ impl Names {
             let name = numbered.name(number);
             let key = parent.child(&[&name]);
             let is_taken = self.take(key, wanted);
-            // There are fewer files than numbers.
+            // `MetainfoLimits` allows fewer files than there are numbers.
             let next = number.saturating_add(1);
             if is_taken {
                 self.next_number.insert(family, next);
@@ -172,7 +173,7 @@ impl Names {
         }
     }
 
-    /// Whether a path is free for what is wanted there, or is that already; from now on, it is.
+    /// Claims a path. Returns false if it is taken by something else; a folder may be claimed again.
     fn take(&mut self, key: Key, wanted: Taken) -> bool {
         match self.taken.entry(key) {
             Entry::Vacant(place) => {
@@ -185,11 +186,11 @@ impl Names {
     }
 }
 
-/// A name with a place for a number.
+/// A name split where a number is inserted.
 struct Numbered<'n> {
-    /// What stands before it, cut so that any number fits.
+    /// Part before the number, cut so that any number fits.
     stem: &'n str,
-    /// What stands behind it.
+    /// Part after the number.
     extension: &'n str,
 }
 
@@ -235,7 +236,7 @@ mod tests {
         assert_eq!(claim_all(&["a/b", "a"]), ["a/b", "a.1"]);
     }
 
-    /// A folder in whose place a file stands is found again, however many files have taken numbers since.
+    /// A renamed folder keeps its name when more files take numbers later.
     #[test]
     fn a_folder_that_was_renamed_keeps_its_name() {
         assert_eq!(
@@ -244,7 +245,7 @@ mod tests {
         );
     }
 
-    /// The numbers after the cut are shared: names that differ only where they are cut cost one step each.
+    /// Names that become equal when they are cut share their numbers, so that each costs one attempt.
     #[test]
     fn names_that_are_cut_to_one_share_its_numbers() {
         let mut unique = UniquePaths::default();

@@ -1,15 +1,15 @@
-//! Hybrids whose halves disagree.
+//! Tests of hybrids whose halves disagree.
 
 use super::*;
 use crate::hash::sha256;
 
-/// A hybrid of a file of two pieces and one of five bytes, in parts that tests change.
+/// Parts of a hybrid with a file of two pieces and a file of five bytes.
 #[derive(Clone)]
 struct Hybrid {
     piece_length: u64,
-    /// The v1 half: what is in `files`.
+    /// Content of `files`, the v1 half.
     files: Vec<u8>,
-    /// The v2 half: what is in `file tree`.
+    /// Content of `file tree`, the v2 half.
     tree: Vec<u8>,
     layers: Option<Vec<u8>>,
 }
@@ -80,14 +80,14 @@ impl Hybrid {
 fn halves_that_agree_are_accepted() {
     let torrent = Hybrid::default().parse().unwrap();
     assert!(torrent.hashes.v1.is_some() && torrent.hashes.v2.is_some());
-    // What libtorrent makes: folders, padding, an empty file, a link, two files of the same content.
+    // Made by libtorrent 2.1: folders, padding, an empty file, a symbolic link, two files with equal content.
     let made = Bytes::from_static(include_bytes!("../../../testdata/hybrid.torrent"));
     let torrent = Metainfo::parse(&made, &MetainfoLimits::default()).unwrap();
     let stored = torrent.info.files.files().iter().filter(|file| file.is_stored());
     assert_eq!(stored.count(), 7);
 }
 
-/// Names, lengths, order and number of files are those of both halves.
+/// Fault 14: both halves agree on names, lengths, order and number of files.
 #[test]
 fn files_that_differ_are_refused() {
     let refusal = |files: Vec<Vec<u8>>| {
@@ -125,7 +125,7 @@ fn files_that_differ_are_refused() {
     );
 }
 
-/// Every file begins with a piece, in both halves.
+/// Fault 14: each file starts a new piece in both halves.
 #[test]
 fn padding_that_is_wrong_is_refused() {
     let files = [file("long", 20_000), pad(12_767), file("short", 5), pad(1)].concat();
@@ -135,7 +135,7 @@ fn padding_that_is_wrong_is_refused() {
             ..Hybrid::default()
         }
         .refusal(),
-        "info.file tree: short begins at byte 32767 for v1 and at byte 32768 for v2"
+        "info.file tree: short starts at byte 32767 in v1 and at byte 32768 in v2"
     );
     let files = [file("long", 20_000), file("short", 5), pad(12_768)].concat();
     assert!(
@@ -144,7 +144,7 @@ fn padding_that_is_wrong_is_refused() {
             ..Hybrid::default()
         }
         .refusal()
-        .contains("begins at byte 20000")
+        .contains("starts at byte 20000")
     );
     let odd = Hybrid {
         piece_length: 20_000,
@@ -152,11 +152,11 @@ fn padding_that_is_wrong_is_refused() {
     };
     assert_eq!(
         odd.refusal(),
-        "info.piece length: not a power of two from 16384, as v2 wants it"
+        "info.piece length: v2 requires a power of two of at least 16384"
     );
 }
 
-/// Roots that are no roots.
+/// Fault 13: missing, short and zero roots.
 #[test]
 fn roots_that_cannot_be_are_refused() {
     let refusal = |short: Vec<u8>| {
@@ -169,11 +169,11 @@ fn roots_that_cannot_be_are_refused() {
     };
     assert_eq!(
         refusal(node("short", 5, &[0; 32])),
-        "info.file tree.short: a pieces root of zeros"
+        "info.file tree.short: pieces root is all zeros"
     );
     assert_eq!(
         refusal(node("short", 5, &[1; 31])),
-        "info.file tree.short: a pieces root of 31 bytes, not 32"
+        "info.file tree.short: pieces root has 31 bytes instead of 32"
     );
     assert_eq!(
         refusal(b"5:shortd0:d6:lengthi5eee".to_vec()),
@@ -181,7 +181,7 @@ fn roots_that_cannot_be_are_refused() {
     );
 }
 
-/// Hashes of pieces that are not there, are too few, or belong to another file.
+/// Fault 13: layers that are missing, too short, or of another file.
 #[test]
 fn layers_that_cannot_be_are_refused() {
     let refusal = |layers| {
@@ -199,10 +199,10 @@ fn layers_that_cannot_be_are_refused() {
     for hashes in [&wrong[..], &LAYER[..63], b""] {
         assert_eq!(
             refusal(Some(layer(&long_root(), hashes))),
-            format!("piece layers: the hashes under {hex} do not make that root")
+            format!("piece layers: the hashes of {hex} do not match that root")
         );
     }
-    // Three hashes that make the root of their file, which has two pieces.
+    // Three hashes that match the root of a file with two pieces.
     let three = [b'l'; 96];
     let pair = |a: &[u8], b: &[u8]| sha256([a, b]);
     let root = pair(&long_root(), &pair(&three[64..], &[0; 32]));
@@ -214,7 +214,7 @@ fn layers_that_cannot_be_are_refused() {
     assert_eq!(many.refusal(), "piece layers: long has 2 pieces and 3 hashes");
 }
 
-/// Nodes that are two things at once, or nothing.
+/// Fault 14: nodes that are neither a folder nor a file.
 #[test]
 fn trees_that_are_no_trees_are_refused() {
     for (tree, place) in [
