@@ -13,9 +13,13 @@ const GATHER: Duration = Duration::from_millis(200);
 /// A rate that is younger counts as this old, for the same reason.
 const LEAST_AGE: Duration = Duration::from_secs(1);
 
+/// Silence after which a rate is exactly zero.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// A moving average of bytes per second.
 ///
-/// It decays by the time that has passed when it is read, so nobody has to visit idle peers to age their rates.
+/// A rate decays by the time that has passed when it is read, so no system has to visit idle peers to age their rates.
+/// It is zero from [`SILENCE`] after the last byte on, whenever that byte came.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rate {
     bytes_per_s: f64,
@@ -23,6 +27,8 @@ pub struct Rate {
     updated: Timestamp,
     /// When the first byte came: an average over less than the memory's length weighs all of it alike.
     started: Option<Timestamp>,
+    /// When the last byte came.
+    last: Timestamp,
 }
 
 impl Rate {
@@ -32,7 +38,8 @@ impl Rate {
             self.started = Some(now);
             self.updated = now;
         }
-        self.gathered_bytes += bytes;
+        self.last = now;
+        self.gathered_bytes = self.gathered_bytes.saturating_add(bytes);
         if now.since(self.updated) >= GATHER {
             self.bytes_per_s = self.average(now);
             self.gathered_bytes = 0;
@@ -43,18 +50,22 @@ impl Rate {
     /// Bytes per second at `now`.
     #[must_use]
     pub fn at(&self, now: Timestamp) -> u64 {
-        self.average(now) as u64
+        // Gathered bytes are averaged over the time in which they came; the time after the last byte only decays.
+        let until = self.last.max(self.updated + GATHER).min(now);
+        let idle = now.since(self.last + GATHER);
+        (self.average(until) * fade(idle)) as u64
     }
 
-    fn average(&self, now: Timestamp) -> f64 {
-        let elapsed = now.since(self.updated);
+    /// The average at `until`, with what was gathered between the last update and then.
+    fn average(&self, until: Timestamp) -> f64 {
+        let elapsed = until.since(self.updated);
         if elapsed < GATHER {
             return self.bytes_per_s;
         }
         let seconds = elapsed.as_secs_f64();
         let age = self
             .started
-            .map_or(Duration::MAX, |started| now.since(started).max(LEAST_AGE));
+            .map_or(Duration::MAX, |started| until.since(started).max(LEAST_AGE));
         let past = if age < MEMORY {
             1.0 - seconds / age.as_secs_f64()
         } else {
@@ -64,9 +75,18 @@ impl Rate {
         current + past * (self.bytes_per_s - current)
     }
 }
+/// What is left of a rate after `idle` more than the gather time without a byte: an exponential decay that is shifted
+/// so that it reaches zero after [`SILENCE`].
+fn fade(idle: Duration) -> f64 {
+    let rest = |time: Duration| (-time.as_secs_f64() / MEMORY.as_secs_f64()).exp();
+    let end = rest(SILENCE - GATHER);
+    ((rest(idle) - end) / (1.0 - end)).max(0.0)
+}
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn at(millis: u64) -> Timestamp {
@@ -88,7 +108,7 @@ mod tests {
     #[test]
     fn silence_is_seen_without_being_told() {
         let rate = steady(30_000);
-        let readings: Vec<u64> = [30, 32, 40, 70].map(|s| rate.at(at(s * 1000))).to_vec();
+        let readings: Vec<u64> = [30, 32, 36, 40].map(|s| rate.at(at(s * 1000))).to_vec();
         assert!(readings.windows(2).all(|pair| pair[0] > pair[1]), "{readings:?}");
         assert_eq!(readings[3], 0);
     }
@@ -101,6 +121,58 @@ mod tests {
         assert!(rate.at(at(200)) <= 1 << 20);
         assert!(rate.at(at(1000)) <= 1 << 20);
         assert!(rate.at(at(2000)) < 1 << 20);
+    }
+
+    /// The remainder that is gathered when the flow ends is not spread over all time after it.
+    #[test]
+    fn a_rate_is_zero_ten_seconds_after_the_last_byte() {
+        for last in [30_000, 30_010, 30_070, 30_150, 30_190, 30_199] {
+            let mut rate = steady(30_000);
+            rate.add(at(last), 5_000_000);
+            assert!(rate.at(at(last + 200)) > 0);
+            for after in [10_000, 10_001, 30_000, 600_000, u64::MAX / 2_000_000] {
+                assert_eq!(
+                    rate.at(at(last + after)),
+                    0,
+                    "{after} ms after a last byte at {last} ms"
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever came before: from a gather time after the last byte on, the rate never rises, and it ends at zero.
+        #[test]
+        fn a_rate_only_falls_after_the_last_byte(
+            flow in prop::collection::vec((0u64..3_000, 0u64..10_000_000), 1..50),
+            steps in prop::collection::vec(1u64..700, 1..60),
+        ) {
+            let (mut rate, mut time) = (Rate::default(), 0);
+            for (pause, bytes) in flow {
+                time += pause;
+                rate.add(at(time), bytes);
+            }
+            let (mut now, mut before) = (time + 200, rate.at(at(time + 200)));
+            for step in steps {
+                now += step;
+                let reading = rate.at(at(now));
+                prop_assert!(reading <= before, "{before} B/s, then {reading} B/s {} ms after the last byte", now - time);
+                before = reading;
+            }
+            prop_assert_eq!(rate.at(at(time + 10_000)), 0);
+        }
+
+        /// A steady flow is measured to a tenth, whatever its interval, its size, and the moment of reading.
+        #[test]
+        fn any_steady_flow_is_measured(interval in 1u64..200, bytes in 1_000u64..1_000_000, offset in 0u64..1_000_000) {
+            let mut rate = Rate::default();
+            let end = 20_000 + offset % 1_000;
+            (0..=end / interval).for_each(|i| rate.add(at(offset + i * interval), bytes));
+            let (reading, truth) = (rate.at(at(offset + end)) as f64, bytes as f64 * 1000.0 / interval as f64);
+            prop_assert!((0.9 * truth..=1.1 * truth + 1.0).contains(&reading), "{reading} B/s of {truth}");
+        }
     }
 
     #[test]
