@@ -10,7 +10,7 @@
 //! | `Wire` | what is advertised and served is had, and right; requests are made once, and answered once; silence after a close |
 //! | `Requests` | peers' queues, pieces in flight and the wire agree on what is asked for; a request times out once |
 //! | `Picker` | copies are counted as peers have them; what is missing is offered; interest follows |
-//! | `Lifecycle` | a torrent's states follow each other along legal edges |
+//! | `Lifecycle` | a torrent's states follow each other along legal edges; one that downloads misses something |
 //! | `Phases` | so do the phases of a stop |
 //! | `Counters` | what was downloaded is had, in flight, corrupt or dropped |
 //! | `Bounds` | memory and queues stay within their settings |
@@ -61,7 +61,7 @@ impl Plugin for InvariantsPlugin {
                 Tick,
                 (
                     requests::check_late,
-                    lifecycle::check,
+                    (lifecycle::check, lifecycle::check_completion),
                     counters::check,
                     bounds::check,
                     (bounds::check_all, requests::check_all, picker::check)

@@ -32,7 +32,9 @@ fn set_bits(
         let Ok((mut have, mut lifecycle)) = torrents.get_mut(torrent) else {
             continue;
         };
-        if have.0.insert(index) && have.0.is_full() && *lifecycle == Lifecycle::Downloading {
+        // A torrent whose last pieces waited for room on the disk is still blocked when the last one is written.
+        let is_missing_pieces = matches!(*lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. });
+        if have.0.insert(index) && have.0.is_full() && is_missing_pieces {
             *lifecycle = Lifecycle::Seeding;
             commands.entity(torrent).remove::<Picker>();
             completed.write(TorrentCompleted { torrent });

@@ -20,11 +20,12 @@ mod shapes;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Output, Stdio};
+use std::process::{Output, Stdio};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use self::command::command;
+use self::command::{Running, command};
 use self::content::{compare, write_file};
 
 fn run(folder: &Path, arguments: &[&str]) -> Output {
@@ -227,28 +228,12 @@ fn nothing_is_written_for_a_refused_torrent() {
     }
 }
 
-/// A process that is ended with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Running {
-    fn start(folder: &Path, arguments: &[&str]) -> (Self, impl Iterator<Item = Value> + use<>) {
-        let mut child = command(folder, arguments).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let events = lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap());
-        (Self(child), events)
-    }
-
-    fn terminate(&self) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    }
+/// Starts a command that prints a JSON object a line.
+fn start(folder: &Path, arguments: &[&str]) -> (Running, impl Iterator<Item = Value> + use<>) {
+    let mut process = Running::start(command(folder, arguments).stdout(Stdio::piped()));
+    let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
+    let events = lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap());
+    (process, events)
 }
 
 /// A free port of the loopback address, for a process that is started next.
@@ -265,7 +250,7 @@ fn seed_and_download_speak_json() {
     album(folder);
     succeed(folder, &["create", "album", "-o", "album.torrent"]);
     let address = free_address();
-    let (mut seeder, mut seeding) = Running::start(
+    let (mut seeder, mut seeding) = start(
         folder,
         &["seed", "album.torrent", "--data", ".", "--listen", &address, "--json"],
     );
@@ -275,7 +260,7 @@ fn seed_and_download_speak_json() {
         (Some("album"), Some(1.0))
     );
 
-    let (mut leecher, events) = Running::start(
+    let (mut leecher, events) = start(
         folder,
         &[
             "download",
@@ -294,7 +279,7 @@ fn seed_and_download_speak_json() {
         ],
     );
     let events: Vec<Value> = events.collect();
-    assert!(leecher.0.wait().unwrap().success());
+    assert!(leecher.wait().success());
     let kinds: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(
         (kinds.first(), kinds.last()),
@@ -304,8 +289,8 @@ fn seed_and_download_speak_json() {
     assert_eq!(events.last().unwrap()["downloaded"], 133_333);
     assert_eq!(compare(&folder.join("album"), &folder.join("downloads/album")), Ok(()));
 
-    seeder.terminate();
-    assert!(seeder.0.wait().unwrap().success(), "exits with 0");
+    seeder.signal(Signal::TERM);
+    assert!(seeder.wait().success(), "exits with 0");
 }
 
 /// Lines for people, where there is no terminal; nothing at all with `--quiet`.
@@ -316,7 +301,7 @@ fn download_prints_plain_lines_without_a_terminal() {
     album(folder);
     succeed(folder, &["create", "album", "-o", "album.torrent"]);
     let address = free_address();
-    let (_seeder, mut seeding) = Running::start(
+    let (_seeder, mut seeding) = start(
         folder,
         &["seed", "album.torrent", "--data", ".", "--listen", &address, "--json"],
     );

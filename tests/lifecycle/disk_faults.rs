@@ -1,9 +1,11 @@
 //! Disks that are full, broken, read-only or gone, and files that somebody changes underneath.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use ecs_torrent::protocol::wire::{Frame, Message};
 
 use crate::bed::{Bed, Torrent, settings, wait_until};
 use crate::child::Process;
+use crate::command::{Running, command};
 use crate::peer::ScriptedPeer;
 use crate::seed::Seed;
 use crate::volumes::{Volume, can_mount};
@@ -77,6 +80,63 @@ fn a_full_disk() {
         "nothing came twice"
     );
     bed.stop_all().unwrap();
+}
+
+/// The write of the last missing piece waits for room: when there is some, the torrent is complete.
+#[test]
+fn the_last_piece_on_a_full_disk() {
+    if !can_mount("the_last_piece_on_a_full_disk") {
+        return;
+    }
+    let torrent = Arc::new(Torrent::single(711, 1 << 20, 64 << 10));
+    let folder = tempfile::tempdir().unwrap();
+    let volume = Volume::new(&folder.path().join("data"), 2 << 20);
+    let seed = Seed::limited(&torrent, 63);
+    let mut bed = Bed::start(&folder.path().join("state-dir"));
+    let id = bed.add(&torrent, volume.place(), &[seed.address]);
+    wait_until("all pieces but one", || bed.have(id).len() == 15);
+    let ballast = volume.fill();
+    seed.release();
+    bed.wait_blocked(id);
+    fs::remove_file(ballast).unwrap();
+    bed.wait_seeding(id);
+    torrent.assert_whole(volume.place());
+    bed.stop_all().unwrap();
+}
+
+/// The same for a command that is to end then.
+#[test]
+fn a_download_that_exits_after_a_full_disk() {
+    if !can_mount("a_download_that_exits_after_a_full_disk") {
+        return;
+    }
+    let torrent = Arc::new(Torrent::single(712, 1 << 20, 64 << 10));
+    let folder = tempfile::tempdir().unwrap();
+    let volume = Volume::new(&folder.path().join("data"), 2 << 20);
+    let seed = Seed::limited(&torrent, 63);
+    let (file, peer) = (torrent.file(), seed.address.to_string());
+    let arguments = [
+        "download",
+        file.to_str().unwrap(),
+        "-o",
+        "data",
+        "--json",
+        "--exit-on-complete",
+    ];
+    let network = ["--listen", "127.0.0.1:0", "--peer", &peer];
+    let mut command = command(folder.path(), &[&arguments[..], &network].concat());
+    let mut process = Running::start(command.stdout(Stdio::piped()));
+    let mut events = BufReader::new(process.0.stdout.take().unwrap())
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+    events.find(|event| event["pieces_completed"] == 15).unwrap();
+    let ballast = volume.fill();
+    seed.release();
+    events.find(|event| event["event"] == "blocked").unwrap();
+    fs::remove_file(ballast).unwrap();
+    assert!(process.wait().success());
+    assert_eq!(events.last().unwrap()["event"], "complete");
+    torrent.assert_whole(volume.place());
 }
 
 /// Fault 71: one that is stopped while it is blocked is saved as far as it goes, and goes on in the next run.

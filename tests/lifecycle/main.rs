@@ -1,6 +1,6 @@
 //! Torrents over more than one run: killed, stopped, resumed, removed, with folders that are full, gone or damaged.
-//! Each test names the fault that it covers. Some mount small volumes, which takes root; where that is not so they say
-//! that they are skipped.
+//! Each test names the fault that it covers. Some mount small volumes, which takes root: elsewhere they print SKIPPED
+//! with their names, and fail under `REQUIRE_ALL=1`.
 
 #![allow(
     unreachable_pub,
@@ -13,6 +13,8 @@
 
 mod bed;
 mod child;
+#[path = "../support/command.rs"]
+mod command;
 #[path = "../support/content.rs"]
 mod content;
 mod disk_faults;
@@ -23,5 +25,7 @@ mod peer;
 mod removing;
 mod resuming;
 mod seed;
+#[path = "../support/skipping.rs"]
+mod skipping;
 mod state_faults;
 mod volumes;

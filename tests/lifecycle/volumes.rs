@@ -4,11 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Whether volumes can be mounted; a test that finds that they cannot, ends.
+use crate::skipping::skip;
+
+/// Whether volumes can be mounted. Where they cannot, `test` is told to be skipped, which is a failure under
+/// `REQUIRE_ALL=1`; it ends then.
 pub fn can_mount(test: &str) -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
-        eprintln!("SKIPPED: {test}: mounting takes root");
+        skip(test, "mounting takes root");
     }
     is_root
 }

@@ -42,6 +42,21 @@ fn interest_outlives_a_full_disk() {
     });
 }
 
+/// The write of the last missing piece waited for room: when it succeeded, the torrent was blocked and not downloading, and so
+/// it was not completed, then or ever.
+#[test]
+fn the_last_piece_meets_a_full_disk() {
+    let who = Who::Leech(0);
+    expect_good(3, || {
+        Scenario::new("the last piece and a full disk")
+            .seeds(1, Line::symmetric(64 << 10))
+            .leeches(1, LINE)
+            .when(When::Has(who, 0.9), Act::DiskFills(who))
+            .at(Duration::from_secs(60), Act::DiskHasRoom(who))
+            .within(3.0, Duration::from_secs(90))
+    });
+}
+
 /// A sync that failed once was followed by one that succeeded, after a check that read what only the system's memory
 /// had: the session called it saved, and a power failure took it.
 #[test]

@@ -3,7 +3,7 @@
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::Clock;
-use ecs_torrent_components::torrent::{Lifecycle, StopPhase, Stopping, Torrent};
+use ecs_torrent_components::torrent::{Have, Lifecycle, StopPhase, Stopping, Torrent};
 
 use super::{Invariant, Violations};
 
@@ -53,6 +53,21 @@ impl State {
             (Blocked, next) => matches!(next, Adding | Checking | Downloading | Seeding),
             // A restart begins at the beginning, and may have got further by the end of its tick.
             (Failed, next) => matches!(next, Adding | Checking | Downloading | Seeding),
+        }
+    }
+}
+
+/// A torrent that downloads misses something.
+pub(super) fn check_completion(
+    clock: Res<Clock>,
+    mut violations: ResMut<Violations>,
+    torrents: Query<(&Torrent, &Lifecycle, &Have), Or<(Changed<Lifecycle>, Changed<Have>)>>,
+) {
+    for (torrent, lifecycle, have) in &torrents {
+        if *lifecycle == Lifecycle::Downloading && have.0.is_full() {
+            violations.note(&clock, Invariant::Lifecycle, || {
+                format!("{} has every piece and is still downloading", torrent.name)
+            });
         }
     }
 }
