@@ -11,6 +11,7 @@ mod create;
 #[cfg(feature = "daemon")]
 mod daemon;
 mod demo;
+mod log;
 mod show;
 mod signals;
 mod transfer;
@@ -103,6 +104,18 @@ enum Outcome {
     Done,
     /// Not as was wanted; what there was to say has been said.
     Failed,
+    /// Interrupted before it was done; what there was to say has been said.
+    Interrupted,
+}
+
+/// What the command tells its caller.
+struct ExitCodes;
+
+impl ExitCodes {
+    const DONE: u8 = 0;
+    const FAILED: u8 = 1;
+    // 2 is a usage error, of which clap tells.
+    const INTERRUPTED: u8 = 7;
 }
 
 /// Why a command could not do its work; shown as one line.
@@ -123,6 +136,10 @@ enum CliError {
     /// What could not be done, and why.
     #[error("{0}: {1}")]
     Io(String, std::io::Error),
+    #[error("interrupted")]
+    Interrupted,
+    #[error("ended by a second signal: what was not saved yet is lost")]
+    Forced,
     #[error("{0}")]
     Other(String),
 }
@@ -135,11 +152,11 @@ impl CliError {
     }
 }
 
-/// Runs the command line, and tells the exit code: 0 done, 1 failed, 2 usage.
+/// Runs the command line, and tells the exit code: 0 done, 1 failed, 2 usage, 7 interrupted before it was done.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let screen = output::Screen::default();
-    start_log(&screen);
+    let log = start_log(&screen);
     raise_descriptor_limit();
     let result = match cli.command {
         Command::Download(args) => block_on(transfer::download(args, screen)),
@@ -169,14 +186,19 @@ pub(crate) fn main() -> ExitCode {
             Ok(Outcome::Done)
         }
     };
+    if let Ok(log) = log {
+        log.close();
+    }
     match result {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Ok(Outcome::Done) => ExitCodes::DONE,
+        Ok(Outcome::Failed) => ExitCodes::FAILED,
+        Ok(Outcome::Interrupted) => ExitCodes::INTERRUPTED,
         Err(error) => {
             output::error(&error);
-            ExitCode::FAILURE
+            ExitCodes::FAILED
         }
     }
+    .into()
 }
 
 fn block_on(work: impl Future<Output = Result<Outcome, CliError>>) -> Result<Outcome, CliError> {
@@ -201,16 +223,20 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Logs go to the standard error stream, above the progress bars.
-fn start_log(screen: &output::Screen) {
+/// Logs go to the standard error stream, above the progress bars. Where the log's thread cannot be started, nothing is
+/// logged.
+fn start_log(screen: &output::Screen) -> std::io::Result<log::Log> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let screen = screen.clone();
+    let log = log::Log::start(move |line| screen.log(line))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(screen.clone())
+        .with_writer(log.clone())
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
         .init();
+    Ok(log)
 }
 
 #[cfg(test)]

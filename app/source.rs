@@ -46,7 +46,13 @@ fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
         path: path.to_owned(),
         error,
     };
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let file = std::fs::File::open(path).map_err(|error| match unsupported(path) {
+        Some(what) if error.kind() == ErrorKind::NotFound => Error::Unsupported {
+            name: path.display().to_string(),
+            what,
+        },
+        _ => failed(error),
+    })?;
     let metadata = file.metadata().map_err(failed)?;
     if metadata.is_dir() {
         return Err(failed(IoError::from(ErrorKind::IsADirectory)));
@@ -58,6 +64,16 @@ fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
         return Err(failed(IoError::other(format!("larger than {max} bytes"))));
     }
     Ok(bytes.into())
+}
+
+/// What a source is that names no file, and that cannot be added yet.
+fn unsupported(path: &Path) -> Option<&'static str> {
+    let (scheme, _) = path.to_str()?.split_once(':')?;
+    match scheme.to_ascii_lowercase().as_str() {
+        "magnet" => Some("magnet links"),
+        "http" | "https" | "ftp" | "udp" | "bc" | "file" => Some("URLs"),
+        _ => None,
+    }
 }
 
 impl From<&str> for Source {

@@ -45,6 +45,14 @@ pub enum Error {
         /// Why.
         error: std::io::Error,
     },
+    /// A source of a kind that this version does not know.
+    #[error("{name}: {what} are not supported yet; give a .torrent file")]
+    Unsupported {
+        /// The source.
+        name: String,
+        /// Its kind.
+        what: &'static str,
+    },
     /// The engine cannot start.
     #[error(transparent)]
     Start(#[from] StartError),

@@ -20,7 +20,8 @@ Examples:
   ecs-torrent daemon --config /etc/ecs-torrent.ron --state-dir /var/lib/ecs-torrent
   ecs-torrent add linux.torrent                   in a second terminal, in the same folder
 
-It runs until it gets SIGINT or SIGTERM, then stops all torrents in order; a second signal ends it at once.
+It runs until it gets SIGINT, SIGTERM or SIGHUP, then stops all torrents in order; a second signal ends it within two
+seconds, whatever hangs, and with exit code 1.
 `ecs-torrent config default` prints what can be configured. The API is described at /api/v1/openapi.json.")]
 pub(super) struct DaemonArgs {
     /// The configuration; what is given here besides goes before it.
@@ -82,10 +83,9 @@ pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, Cli
         () = signals.next() => {}
     }
     api.set_phase(Phase::Stopping);
-    // A second signal ends at once.
     tokio::select! {
         result = torrents.stop_all_and_serialize() => result?,
-        () = signals.next() => return Ok(Outcome::Done),
+        () = signals.next() => return Err(CliError::Forced),
     }
     api.close().await;
     Ok(Outcome::Done)

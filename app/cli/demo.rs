@@ -4,22 +4,27 @@ mod tracker;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Args;
 use ecs_torrent::events::Event;
 use ecs_torrent::making::{MakeOptions, Plan};
+use ecs_torrent::protocol::metainfo::Metainfo;
 use ecs_torrent::verifying::verify;
 use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentPlugins};
 
 use self::tracker::DemoTracker;
 use super::output::{self, Screen};
-use super::{CliError, Outcome};
+use super::signals::{self, Signals};
+use super::{CliError, ExitCodes, Outcome};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Everything stays on this machine: sockets on 127.0.0.1, files in a temporary folder that is removed at the end.
+Everything stays on this machine: sockets on 127.0.0.1, files in a temporary folder that is removed at the end, also by
+a signal.
 
 Example:
   ecs-torrent demo --size 1024")]
@@ -32,14 +37,92 @@ pub(super) struct DemoArgs {
 /// Time without any progress after which the demo has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Time for what still writes into the folder after the engines have stopped.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
+
 pub(super) async fn run(args: DemoArgs, screen: Screen) -> Result<Outcome, CliError> {
+    let mut signals = Signals::new()?;
+    signals.set_code(ExitCodes::INTERRUPTED);
     let folder = tempfile::Builder::new().prefix("ecs-torrent-demo-").tempdir();
     let folder = folder.map_err(CliError::io("cannot make a temporary folder"))?;
-    let (there, here) = (folder.path().join("seeder"), folder.path().join("downloads"));
+    signals.remove_at_end(folder.path().to_owned());
+    let result = run_in(folder.path(), &args, &screen, &mut signals).await;
+    // The folder goes, whatever came of the demo, and whoever still closes files in it.
+    signals::remove(folder.path(), REMOVE_TIMEOUT);
+    match result {
+        Ok(()) => Ok(Outcome::Done),
+        Err(CliError::Interrupted) => {
+            screen.error("interrupted");
+            Ok(Outcome::Interrupted)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn run_in(folder: &Path, args: &DemoArgs, screen: &Screen, signals: &mut Signals) -> Result<(), CliError> {
     let total = u64::from(args.size) << 20;
     screen.line(format!("Making a torrent of {} in 5 files.", output::bytes(total)));
-    write_files(&there.join("demo"), total).map_err(CliError::io("cannot write the files"))?;
+    let is_interrupted = Arc::new(AtomicBool::new(false));
+    let (there, flag) = (folder.join("seeder/demo"), is_interrupted.clone());
+    let mut writing = tokio::task::spawn_blocking(move || write_files(&there, total, &flag));
+    let written = tokio::select! {
+        written = &mut writing => written,
+        () = signals.next() => {
+            is_interrupted.store(true, Ordering::Release);
+            writing.await
+        }
+    };
+    if is_interrupted.load(Ordering::Acquire) {
+        return Err(CliError::Interrupted);
+    }
+    written
+        .unwrap_or_else(|panic| Err(std::io::Error::other(panic)))
+        .map_err(CliError::io("cannot write the files"))?;
+    let engines = [engine()?, engine()?];
+    let [seeder, leecher] = &engines;
+    let result = tokio::select! {
+        result = transfer(folder, total, seeder, leecher, screen) => result,
+        () = signals.next() => Err(CliError::Interrupted),
+    };
+    let stop_all = async {
+        for engine in [leecher, seeder] {
+            engine.torrents().stop_all_and_serialize().await?;
+        }
+        Ok::<(), CliError>(())
+    };
+    let stopped = tokio::select! {
+        stopped = stop_all => stopped,
+        () = signals.next() => Err(CliError::Interrupted),
+    };
+    drop(engines);
+    let metainfo = result?;
+    stopped?;
+    let here = folder.join("downloads");
+    let pieces = metainfo.info.geometry.piece_count();
+    let verdict = tokio::task::spawn_blocking(move || verify(&metainfo, &here, &|_| {}));
+    let verdict = tokio::select! {
+        verdict = verdict => verdict.map_err(|panic| CliError::Other(panic.to_string()))?,
+        () = signals.next() => return Err(CliError::Interrupted),
+    };
+    if !verdict.is_good() {
+        return Err(CliError::Other(format!(
+            "{} of {pieces} pieces are not what they should be",
+            verdict.bad
+        )));
+    }
+    screen.line(format!("{} pieces verified", verdict.good));
+    Ok(())
+}
 
+/// Makes a torrent of the seeder's files and downloads it.
+async fn transfer(
+    folder: &Path,
+    total: u64,
+    seeder: &Engine,
+    leecher: &Engine,
+    screen: &Screen,
+) -> Result<Arc<Metainfo>, CliError> {
+    let (there, here) = (folder.join("seeder"), folder.join("downloads"));
     let tracker = DemoTracker::start()
         .await
         .map_err(CliError::io("cannot start the tracker"))?;
@@ -49,12 +132,11 @@ pub(super) async fn run(args: DemoArgs, screen: Screen) -> Result<Outcome, CliEr
     };
     let plan = Plan::new(&there.join("demo"), options)?;
     let bar = screen.hashing_bar(total, "hashing");
-    let torrent = plan.make(&|done| bar.set_position(done))?;
+    let moving = bar.clone();
+    let torrent = tokio::task::spawn_blocking(move || plan.make(&|done| moving.set_position(done))).await;
+    let torrent = torrent.map_err(|panic| CliError::Other(panic.to_string()))??;
     bar.finish_and_clear();
     let metainfo = Source::from(Bytes::from(torrent)).load()?;
-
-    let seeder = engine()?;
-    let leecher = engine()?;
     screen.line(format!(
         "Tracker at {}, seeder at {}.",
         tracker.address(),
@@ -108,18 +190,7 @@ pub(super) async fn run(args: DemoArgs, screen: Screen) -> Result<Outcome, CliEr
         output::duration(time),
         output::speed(average)
     ));
-    torrents.stop_all_and_serialize().await?;
-    seeder.torrents().stop_all_and_serialize().await?;
-
-    let verdict = verify(&metainfo, &here, &|_| {});
-    if !verdict.is_good() {
-        return Err(CliError::Other(format!(
-            "{} of {} pieces are not what they should be",
-            verdict.bad, stats.pieces
-        )));
-    }
-    screen.line(format!("{} pieces verified", verdict.good));
-    Ok(Outcome::Done)
+    Ok(metainfo)
 }
 
 fn engine() -> Result<Engine, CliError> {
@@ -130,7 +201,7 @@ fn engine() -> Result<Engine, CliError> {
 }
 
 /// Files of odd sizes, one of them empty, one in a folder of its own, of bytes that do not repeat.
-fn write_files(folder: &Path, total: u64) -> std::io::Result<()> {
+fn write_files(folder: &Path, total: u64, is_interrupted: &AtomicBool) -> std::io::Result<()> {
     let small = [
         ("notes/read me.txt", 1_234),
         ("empty", 0),
@@ -142,15 +213,15 @@ fn write_files(folder: &Path, total: u64) -> std::io::Result<()> {
         let path = folder.join(name);
         std::fs::create_dir_all(path.parent().unwrap_or(folder))?;
         let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-        write_noise(&mut file, seed, len)?;
+        write_noise(&mut file, seed, len, is_interrupted)?;
     }
     Ok(())
 }
 
-fn write_noise(out: &mut impl std::io::Write, seed: u64, len: u64) -> std::io::Result<()> {
+fn write_noise(out: &mut impl std::io::Write, seed: u64, len: u64, is_interrupted: &AtomicBool) -> std::io::Result<()> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut left = len;
-    while left > 0 {
+    while left > 0 && !is_interrupted.load(Ordering::Relaxed) {
         // xorshift64: enough to make every block another one.
         state ^= state << 13;
         state ^= state >> 7;

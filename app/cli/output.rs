@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use console::style;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tracing_subscriber::fmt::MakeWriter;
 
 /// A stranger's words do not drive the terminal.
 pub(super) fn printable(words: &str) -> String {
@@ -72,6 +71,17 @@ impl Screen {
             .suspend(|| eprintln!("{} {warning}", style("warning:").for_stderr().yellow().bold()));
     }
 
+    /// Writes to the log, above the bars where there are any. Where nobody reads it any more, there is nothing left to do.
+    pub(super) fn log(&self, line: &[u8]) {
+        let write = || drop(io::stderr().write_all(line));
+        // Without bars, whoever prints lines meanwhile does not wait for the reader of the log.
+        if self.is_terminal {
+            self.bars.suspend(write);
+        } else {
+            write();
+        }
+    }
+
     /// Prints an error above the bars.
     pub(super) fn error(&self, error: impl Display) {
         self.bars.suspend(|| print_error(&error));
@@ -108,28 +118,6 @@ pub(super) fn error(error: &impl Display) {
 
 fn print_error(error: &impl Display) {
     eprintln!("{} {error}", style("error:").for_stderr().red().bold());
-}
-
-/// Log lines, written above the bars.
-pub(super) struct LogWriter(MultiProgress);
-
-impl Write for LogWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| io::stderr().write_all(bytes))?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
-
-impl<'a> MakeWriter<'a> for Screen {
-    type Writer = LogWriter;
-
-    fn make_writer(&'a self) -> LogWriter {
-        LogWriter(self.bars.clone())
-    }
 }
 
 /// `1.50 MiB`.

@@ -7,22 +7,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use ecs_torrent::events::Event;
+use ecs_torrent::events::{Event, Subscription};
 use ecs_torrent::{AddOptions, Engine, InfoHash, Settings, Source, TorrentPlugins, Torrents};
 
 use self::report::Reporter;
 use super::output::Screen;
 use super::signals::Signals;
-use super::{CliError, Outcome};
+use super::{CliError, ExitCodes, Outcome};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   ecs-torrent download linux.torrent -o ~/iso --exit-on-complete
   ecs-torrent download a.torrent b.torrent --peer 192.0.2.7:6881
-  ecs-torrent download linux.torrent --json | jq -r 'select(.event == \"complete\").name'")]
+  ecs-torrent download linux.torrent --json | jq -r 'select(.event == \"complete\").name'
+
+Exit codes: 0 all is complete, 1 failed, 2 usage, 7 interrupted before all was complete; the same command then goes on.")]
 pub(super) struct DownloadArgs {
-    /// Torrent files.
+    /// Torrent files. (Magnet links and URLs are not supported yet.)
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
     /// The folder to download into.
@@ -67,7 +69,7 @@ struct NetworkArgs {
     /// Print nothing but errors.
     #[arg(short, long)]
     quiet: bool,
-    /// Print a JSON object a line: added, progress, complete, blocked, restarting, error.
+    /// Print a JSON object a line: added, progress, complete, blocked, restarting, interrupted, error.
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 }
@@ -114,21 +116,61 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
         settings.net.listen_fallback = false;
     }
     let mut signals = Signals::new()?;
+    signals.set_code(ExitCodes::INTERRUPTED);
     let engine = Engine::builder().plugins(TorrentPlugins).settings(settings).start()?;
     let torrents = engine.torrents();
     let mut events = torrents.subscribe();
     let mut reporter = Reporter::new(screen, network.quiet, network.json);
-    for metainfo in metainfos {
-        let options = AddOptions {
-            root: Some(wish.root.clone()),
-            peers: peers.clone(),
-            require_complete: wish.require_complete,
-        };
-        let id = torrents.download_with(metainfo, options).await?;
-        reporter.added(&torrents.stats(id).await?, &wish.root);
+    let add_all = async {
+        for metainfo in metainfos {
+            let options = AddOptions {
+                root: Some(wish.root.clone()),
+                peers: peers.clone(),
+                require_complete: wish.require_complete,
+            };
+            let id = torrents.download_with(metainfo, options).await?;
+            reporter.added(&torrents.stats(id).await?, &wish.root);
+        }
+        Ok::<(), CliError>(())
+    };
+    let mut interrupted = tokio::select! {
+        result = add_all => { result?; false }
+        () = signals.next() => true,
+    };
+    if !interrupted {
+        interrupted = follow(&wish, &torrents, &mut events, &mut reporter, &mut signals).await?;
     }
+    let is_incomplete = interrupted && !wish.require_complete && !reporter.all_complete();
+    if !is_incomplete {
+        signals.set_code(ExitCodes::DONE);
+    }
+    reporter.stopping();
+    let stopped = tokio::select! {
+        result = torrents.stop_all_and_serialize() => result,
+        () = signals.next() => Ok(()),
+    };
+    reporter.end();
+    if is_incomplete {
+        reporter.interrupted();
+    }
+    stopped?;
+    Ok(match (reporter.any_failed(), is_incomplete) {
+        (true, _) => Outcome::Failed,
+        (false, true) => Outcome::Interrupted,
+        (false, false) => Outcome::Done,
+    })
+}
+
+/// Reports what happens until there is nothing left to do, or a signal comes; true for a signal.
+async fn follow(
+    wish: &Wish,
+    torrents: &Torrents,
+    events: &mut Subscription,
+    reporter: &mut Reporter,
+    signals: &mut Signals,
+) -> Result<bool, CliError> {
     let mut clock = tokio::time::interval(reporter.interval());
-    let interrupted = loop {
+    loop {
         tokio::select! {
             _ = clock.tick() => {}
             event = events.next() => match event {
@@ -139,25 +181,13 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
                 Some(_) => {}
                 None => return Err(CliError::Other("the engine has stopped".into())),
             },
-            () = signals.next() => break true,
+            () = signals.next() => return Ok(true),
         }
-        update(&torrents, &mut reporter).await?;
+        update(torrents, reporter).await?;
         if reporter.all_failed() || (wish.exit_on_complete && reporter.all_settled()) {
-            break false;
+            return Ok(false);
         }
-    };
-    reporter.stopping();
-    // A second signal ends at once.
-    tokio::select! {
-        result = torrents.stop_all_and_serialize() => result?,
-        () = signals.next() => {}
     }
-    reporter.end();
-    Ok(if reporter.any_failed() && !interrupted {
-        Outcome::Failed
-    } else {
-        Outcome::Done
-    })
 }
 
 async fn update(torrents: &Torrents, reporter: &mut Reporter) -> Result<(), CliError> {

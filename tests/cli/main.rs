@@ -16,6 +16,7 @@ mod costs;
 mod formats;
 #[path = "../support/shapes.rs"]
 mod shapes;
+mod interrupting;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -36,6 +36,9 @@ struct Reported {
     last_line: Instant,
     /// Bytes that earlier runs have downloaded.
     downloaded_before: Option<u64>,
+    size: u64,
+    /// Bytes that are missing, once it is known.
+    missing: Option<u64>,
     end: Option<End>,
 }
 
@@ -96,6 +99,8 @@ impl Reporter {
                 began: now,
                 last_line: now,
                 downloaded_before: None,
+                size: stats.bytes_size,
+                missing: None,
                 end: None,
             },
         );
@@ -116,6 +121,8 @@ impl Reporter {
             });
             bar.set_message(describe(stats));
         }
+        let is_looked_at = !matches!(stats.lifecycle.as_str(), "adding" | "checking");
+        torrent.missing = is_looked_at.then(|| stats.bytes_size.saturating_sub(stats.bytes_completed));
         let is_due = torrent.last_line.elapsed() >= LINE_INTERVAL;
         if torrent.end.is_none() && stats.is_complete() && stats.lifecycle == "seeding" {
             torrent.end = Some(End::Complete);
@@ -185,6 +192,35 @@ impl Reporter {
         }
     }
 
+    /// Says what is missing, where the user ends a download before it is complete, and how to go on.
+    pub(super) fn interrupted(&self) {
+        let open = |torrent: &&Reported| torrent.end.is_none();
+        if self.manner == Manner::Json {
+            for (id, torrent) in self.torrents.iter().filter(|(_, torrent)| open(torrent)) {
+                self.screen.line(json!({
+                    "event": "interrupted",
+                    "info_hash": id.to_string(),
+                    "name": torrent.name,
+                    "bytes_missing": torrent.missing,
+                }));
+            }
+            return;
+        }
+        let open: Vec<&Reported> = self.torrents.values().filter(open).collect();
+        let missing = open.iter().map(|torrent| torrent.missing).sum::<Option<u64>>();
+        let size = output::bytes(open.iter().map(|torrent| torrent.size).sum());
+        let missing = missing.map_or("not all is checked".into(), |missing| {
+            format!("{} of {size} are missing", output::bytes(missing))
+        });
+        let which = match &open[..] {
+            [one] => one.name.clone(),
+            several => format!("{} of {} torrents", several.len(), self.torrents.len()),
+        };
+        self.screen.error(format!(
+            "interrupted: {which}: {missing}; the same command goes on from here"
+        ));
+    }
+
     /// The stop has begun.
     pub(super) fn stopping(&self) {
         for bar in self.torrents.values().filter_map(|torrent| torrent.bar.as_ref()) {
@@ -210,6 +246,11 @@ impl Reporter {
 
     pub(super) fn all_settled(&self) -> bool {
         self.torrents.values().all(|torrent| torrent.end.is_some())
+    }
+
+    pub(super) fn all_complete(&self) -> bool {
+        // Before anything is added, nothing is.
+        !self.torrents.is_empty() && self.torrents.values().all(|torrent| torrent.end == Some(End::Complete))
     }
 
     pub(super) fn all_failed(&self) -> bool {

@@ -6,8 +6,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ecs_torrent_components::session::{EXTENSION, Session};
@@ -33,7 +35,12 @@ pub struct StateFolder {
     jobs: Arc<Jobs<StateRequest>>,
     sink: Sink<StateEvent>,
     thread: Option<JoinHandle<()>>,
+    /// Requests carried out, to tell a folder that is slow from one that hangs.
+    done_count: Arc<AtomicU64>,
 }
+
+/// A folder that answers no request for so long while the engine ends is left to itself: it may hang for ever.
+const HANG_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A folder whose lock is held.
 struct Folder {
@@ -60,14 +67,17 @@ impl StateFolder {
         let folder = Folder::take(state_dir)?;
         let (jobs, sink) = (Arc::new(Jobs::in_batches(usize::MAX)), Sink::new(waker));
         let (queue, done) = (jobs.clone(), sink.clone());
+        let done_count = Arc::new(AtomicU64::new(0));
+        let counter = done_count.clone();
         let thread = thread::Builder::new()
             .name("ecs-torrent-state".into())
-            .spawn(move || folder.serve(&queue, &done))
+            .spawn(move || folder.serve(&queue, &done, &counter))
             .map_err(StartError::Thread)?;
         Ok(Self {
             jobs,
             sink,
             thread: Some(thread),
+            done_count,
         })
     }
 }
@@ -85,10 +95,19 @@ impl Backend<StateRequest, StateEvent> for StateFolder {
 impl Drop for StateFolder {
     fn drop(&mut self) {
         self.jobs.close();
-        // What was asked for is saved, and the folder is free for the next engine.
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        // What was asked for is saved, and the folder is free for the next engine; unless the storage hangs.
+        let Some(thread) = self.thread.take() else { return };
+        let done_count = || self.done_count.load(Ordering::Acquire);
+        let (mut done, mut since) = (done_count(), Instant::now());
+        while !thread.is_finished() {
+            if done_count() != done {
+                (done, since) = (done_count(), Instant::now());
+            } else if since.elapsed() >= HANG_TIMEOUT {
+                return tracing::error!("the state folder hangs: what was not saved before is lost");
+            }
+            thread::sleep(Duration::from_millis(1));
         }
+        let _ = thread.join();
     }
 }
 
@@ -131,16 +150,17 @@ impl Folder {
     }
 
     /// Carries out requests until there will be none. Those that wait together share one flush of the folder.
-    fn serve(&self, jobs: &Jobs<StateRequest>, sink: &Sink<StateEvent>) {
+    fn serve(&self, jobs: &Jobs<StateRequest>, sink: &Sink<StateEvent>, done_count: &AtomicU64) {
         jobs.serve(|waiting| {
             let mut unsafe_yet: Vec<JobTag> = Vec::new();
             while let Some(request) = waiting.pop_front() {
                 if matches!(request, StateRequest::Load { .. }) {
                     waiting.push_front(request);
-                    self.load_side_by_side(waiting, sink);
+                    self.load_side_by_side(waiting, sink, done_count);
                     continue;
                 }
                 let (tag, outcome) = self.carry_out(request);
+                done_count.fetch_add(1, Ordering::Release);
                 match outcome {
                     Ok(StateDone::Saved) => unsafe_yet.push(tag),
                     outcome => sink.push(StateEvent { tag, outcome }),
@@ -159,7 +179,7 @@ impl Folder {
     }
 
     /// Carries out the loads at the front, in any order: none depends on another.
-    fn load_side_by_side(&self, waiting: &mut VecDeque<StateRequest>, sink: &Sink<StateEvent>) {
+    fn load_side_by_side(&self, waiting: &mut VecDeque<StateRequest>, sink: &Sink<StateEvent>, done_count: &AtomicU64) {
         let is_load = |request: &StateRequest| matches!(request, StateRequest::Load { .. });
         let count = waiting.iter().take_while(|request| is_load(request)).count();
         let loads = Mutex::new(waiting.drain(..count));
@@ -168,6 +188,7 @@ impl Folder {
                 let next = loads.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some(request) = next else { return };
                 let (tag, outcome) = self.carry_out(request);
+                done_count.fetch_add(1, Ordering::Release);
                 sink.push(StateEvent { tag, outcome });
             }
         };

@@ -1,0 +1,189 @@
+//! Signals: what is left, what is told, and the exit code.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::command::{Running, command};
+use crate::{album, free_address, start, succeed};
+
+const SIGNALS: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
+
+/// Arguments of a download without peers, into a folder and a state folder of its own.
+const LONELY: [&str; 8] = [
+    "download",
+    "album.torrent",
+    "-o",
+    "there",
+    "--listen",
+    "127.0.0.1:0",
+    "--state-dir",
+    "leecher",
+];
+
+fn with<'a>(arguments: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [arguments, more].concat()
+}
+
+/// Waits for the end of a process, and returns its exit code and what it said to the standard error stream.
+fn end(process: &mut Running) -> (Option<i32>, String) {
+    let code = process.wait().code();
+    let mut stderr = String::new();
+    process.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    (code, stderr)
+}
+
+/// `download && mv` moves no partial file: a download that is interrupted before it is complete says so with its exit
+/// code and one line, and the same command goes on.
+#[test]
+fn an_interrupted_download_exits_with_seven() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    album(folder);
+    succeed(folder, &["create", "album", "-o", "album.torrent"]);
+    for signal in SIGNALS {
+        for more in [&["--exit-on-complete"][..], &[]] {
+            let mut command = command(folder, &with(&LONELY, more));
+            let mut process = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+            let mut line = String::new();
+            let mut stdout = BufReader::new(process.0.stdout.take().unwrap());
+            stdout.read_line(&mut line).unwrap();
+            process.signal(signal);
+            let (code, stderr) = end(&mut process);
+            assert_eq!(code, Some(7), "{stderr}");
+            assert!(stderr.starts_with("error: interrupted: album: "), "{stderr}");
+            assert!(stderr.ends_with("; the same command goes on from here\n"), "{stderr}");
+            assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        }
+    }
+    let address = free_address();
+    let (_seeder, mut seeding) = start(
+        folder,
+        &["seed", "album.torrent", "--data", ".", "--listen", &address, "--json"],
+    );
+    seeding.find(|event| event["event"] == "complete").unwrap();
+    succeed(folder, &with(&LONELY, &["--peer", &address, "--exit-on-complete"]));
+}
+
+/// Programs are told as an event what is missing, as far as it is known.
+#[test]
+fn an_interrupted_download_speaks_json() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    album(folder);
+    succeed(folder, &["create", "album", "-o", "album.torrent"]);
+    // One of two files is there.
+    fs::create_dir_all(folder.join("there/album")).unwrap();
+    fs::copy(folder.join("album/one.bin"), folder.join("there/album/one.bin")).unwrap();
+    let (mut process, mut events) = start(folder, &with(&LONELY, &["--json"]));
+    events.find(|event| event["lifecycle"] == "downloading").unwrap();
+    process.signal(Signal::TERM);
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["event"], &last["name"]),
+        (&"interrupted".into(), &"album".into())
+    );
+    let missing = last["bytes_missing"].as_u64().unwrap();
+    assert!((33_333..33_333 + 16_384).contains(&missing), "{last}");
+    assert_eq!(process.wait().code(), Some(7));
+}
+
+/// One that is complete, and seeds until it is interrupted, has done what it was to do.
+#[test]
+fn a_complete_download_exits_with_zero() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    album(folder);
+    succeed(folder, &["create", "album", "-o", "album.torrent"]);
+    fs::create_dir(folder.join("there")).unwrap();
+    fs::rename(folder.join("album"), folder.join("there/album")).unwrap();
+    for count in [1, 2] {
+        let (mut process, mut events) = start(folder, &with(&LONELY, &["--json"]));
+        events.find(|event| event["event"] == "complete").unwrap();
+        (0..count).for_each(|_| process.signal(Signal::INT));
+        assert_eq!(process.wait().code(), Some(0));
+    }
+}
+
+/// `nohup` starts a command with SIGHUP ignored, and that is left so.
+#[test]
+fn a_signal_that_is_ignored_stays_ignored() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    album(folder);
+    succeed(folder, &["create", "album", "-o", "album.torrent"]);
+    let mut command = Command::new("sh");
+    command
+        .current_dir(folder)
+        .args([
+            "-c",
+            "trap '' HUP; exec \"$0\" \"$@\"",
+            env!("CARGO_BIN_EXE_ecs-torrent"),
+        ])
+        .args(with(&LONELY, &["--json"]))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut process = Running::start(&mut command);
+    let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
+    let mut events = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    events.find(|event| event["lifecycle"] == "downloading").unwrap();
+    process.signal(Signal::HUP);
+    // It goes on, and tells how.
+    (0..3).for_each(|_| assert_eq!(events.next().unwrap()["event"], "progress"));
+    process.signal(Signal::TERM);
+    assert_eq!(events.last().unwrap()["event"], "interrupted");
+    assert_eq!(process.wait().code(), Some(7));
+}
+
+/// Magnet links and URLs are not called missing files.
+#[test]
+fn sources_that_are_not_supported_yet() {
+    let temporary = tempfile::tempdir().unwrap();
+    let magnet = "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567";
+    for (source, what) in [
+        (magnet, "magnet links are not supported yet"),
+        ("https://tracker.example/a.torrent", "URLs are not supported yet"),
+        ("HTTP://tracker.example/a.torrent", "URLs are not supported yet"),
+    ] {
+        for command in ["download", "show"] {
+            let error = crate::fail(temporary.path(), &[command, source], 1);
+            assert!(error.contains(source) && error.contains(what), "{error}");
+        }
+    }
+}
+
+fn assert_demo_leaves_nothing(stage: &str, signals: &[Signal]) {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = command(temporary.path(), &["demo", "--size", "300"]);
+    command.env("TMPDIR", temporary.path()).stdout(Stdio::piped());
+    let mut process = Running::start(command.stderr(Stdio::piped()));
+    let mut lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
+    lines
+        .find(|line| line.as_ref().unwrap().starts_with(stage))
+        .unwrap()
+        .unwrap();
+    assert!(!is_empty(temporary.path()), "the demo works in the folder");
+    signals.iter().for_each(|signal| process.signal(*signal));
+    let (code, stderr) = end(&mut process);
+    assert_eq!(code, Some(7), "{stderr}");
+    assert!(is_empty(temporary.path()), "after {signals:?} at {stage:?}");
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).unwrap().next().is_none()
+}
+
+/// Whatever signal ends the demo, and at whatever stage, its folder is removed.
+#[test]
+fn the_demo_leaves_nothing_behind() {
+    for stage in ["Making", "Tracker"] {
+        for signal in SIGNALS {
+            assert_demo_leaves_nothing(stage, &[signal]);
+        }
+        assert_demo_leaves_nothing(stage, &[Signal::INT, Signal::TERM]);
+    }
+}
