@@ -98,14 +98,19 @@ impl Daemon {
 
     /// Starts a daemon that keeps everything in `folder`, and waits until it runs.
     pub fn start_with(folder: &Path, arguments: &[&str]) -> Self {
-        let usual = ["daemon", "--listen", "127.0.0.1:0", "--download-dir", "downloads"];
-        let has_api = arguments.contains(&"--api");
-        let api: &[&str] = if has_api { &[] } else { &["--api", "127.0.0.1:0"] };
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(folder.join("log"))
             .unwrap();
+        Self::start_logging(folder, arguments, log.into())
+    }
+
+    /// As [`Daemon::start_with`], with a log that goes elsewhere than to [`Daemon::log`].
+    pub fn start_logging(folder: &Path, arguments: &[&str], log: Stdio) -> Self {
+        let usual = ["daemon", "--listen", "127.0.0.1:0", "--download-dir", "downloads"];
+        let has_api = arguments.contains(&"--api");
+        let api: &[&str] = if has_api { &[] } else { &["--api", "127.0.0.1:0"] };
         let mut child = command(folder, &[&usual, api, arguments].concat())
             .env("RUST_LOG", "debug")
             .stdout(Stdio::piped())
@@ -117,7 +122,8 @@ impl Daemon {
         stdout.read_line(&mut line).unwrap();
         let process = Process(child);
         let (api, peers) = line.trim().split_once(", peers at ").unwrap_or_else(|| {
-            panic!("no daemon: {line}{}", fs::read_to_string(folder.join("log")).unwrap());
+            let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
+            panic!("no daemon: {line}{log}");
         });
         let address: SocketAddr = api.strip_prefix("API at http://").unwrap().parse().unwrap();
         let daemon = Self {

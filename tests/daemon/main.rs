@@ -18,6 +18,7 @@ mod commands;
 mod configuration;
 #[path = "../support/content.rs"]
 mod content;
+mod ending;
 mod faults;
 mod formats;
 mod process;

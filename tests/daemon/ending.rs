@@ -1,0 +1,176 @@
+//! Ends that do not wait for what hangs, and lose nothing that was acknowledged.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::Signal;
+
+use crate::bed::{Daemon, PATIENCE, torrent};
+
+/// The system call that the thread of this name waits in, as the kernel tells it.
+fn system_call(process: u32, thread: &str) -> Option<String> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let mut folders = tasks.filter_map(|task| Some(task.ok()?.path()));
+    let is_it = |folder: &Path| {
+        let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
+        // The kernel keeps 15 characters of a name.
+        name.trim() == &thread[..15]
+    };
+    let folder = folders.find(|folder| is_it(folder) && folder.join("syscall").exists())?;
+    let text = fs::read_to_string(folder.join("syscall")).ok()?;
+    Some(text.split_whitespace().next()?.to_owned())
+}
+
+/// A daemon whose state folder hangs: a pipe without a reader lies where a session is to be written.
+fn hanging_daemon(folder: &Path) -> Daemon {
+    let daemon = Daemon::start(folder);
+    let id = daemon.process.0.id();
+    let waiting = || system_call(id, "ecs-torrent-state").filter(|call| call != "running");
+    let idle = waiting().expect("the thread of the state folder");
+    let (hash, bytes) = torrent(folder, "one.bin", 1, &[]);
+    let pipe = folder.join(format!(".ecs_torrent/state/{hash}.tmp"));
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    // Whether it is answered before it is saved is not the question here.
+    let headers = [
+        ("Authorization", daemon.bearer()),
+        ("Content-Type", "application/x-bittorrent".to_owned()),
+    ];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let mut client = daemon.connect();
+    client
+        .write_all(&daemon.head("POST", "/api/v1/torrents", &headers, &bytes))
+        .unwrap();
+    // It hangs when it stays in another call than the one in which it waits for work.
+    let (begin, mut stuck_count) = (Instant::now(), 0);
+    while stuck_count < 10 {
+        let is_stuck = waiting().is_some_and(|call| call != idle);
+        stuck_count = if is_stuck { stuck_count + 1 } else { 0 };
+        assert!(begin.elapsed() < PATIENCE, "the state folder does not hang");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    daemon
+}
+
+fn wait_until_stopping(daemon: &Daemon) {
+    let begin = Instant::now();
+    while !daemon
+        .ask("GET", "/api/v1/health", &[], b"")
+        .body
+        .contains("\"stopping\"")
+    {
+        assert!(begin.elapsed() < PATIENCE, "the first signal does nothing");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn wait_for_file(path: &Path) {
+    let begin = Instant::now();
+    while !path.exists() {
+        assert!(begin.elapsed() < PATIENCE, "{} is not written", path.display());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A state folder that hangs does not keep the process when a second signal asks for its end.
+#[test]
+fn a_second_signal_ends_what_hangs() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut daemon = hanging_daemon(temporary.path());
+    daemon.process.signal(Signal::TERM);
+    wait_until_stopping(&daemon);
+    let began = Instant::now();
+    daemon.process.signal(Signal::TERM);
+    assert_eq!(daemon.process.wait().code(), Some(1));
+    assert!(
+        began.elapsed() < Duration::from_secs(9),
+        "it has not waited for the first signal's stop"
+    );
+    let log = daemon.log();
+    assert!(log.contains("error: ended by a second signal"), "{log}");
+}
+
+/// Nor when nobody asks twice: the stop has a deadline, says what it could not save, and the process ends.
+#[test]
+fn a_stop_does_not_wait_for_what_hangs() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut daemon = hanging_daemon(temporary.path());
+    daemon.process.signal(Signal::TERM);
+    assert_eq!(daemon.process.wait().code(), Some(1));
+    let log = daemon.log();
+    assert!(log.contains("error: ") && log.contains("one.bin"), "{log}");
+    assert!(log.contains("the state folder hangs"), "{log}");
+}
+
+/// Impatience costs nothing that was acknowledged: what was added is there again, and what was stopped is as it was.
+#[test]
+fn five_quick_signals_lose_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let mut hashes: Vec<String> = Vec::new();
+    for round in 0..4 {
+        let mut daemon = Daemon::start(folder);
+        let mut known = daemon.hashes();
+        known.sort();
+        assert_eq!(known, hashes, "round {round}");
+        for number in 0..3 {
+            let name = format!("{round}-{number}.bin");
+            let (hash, bytes) = torrent(folder, &name, 10 * round + number, &[]);
+            assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
+            wait_for_file(&folder.join(format!(".ecs_torrent/state/{hash}.ron")));
+            hashes.push(hash);
+        }
+        hashes.sort();
+        let stopped = &hashes[0];
+        assert_eq!(
+            daemon.post(&format!("/api/v1/torrents/{stopped}/stop"), b"").status,
+            204
+        );
+        (0..5).for_each(|_| daemon.process.signal(Signal::TERM));
+        daemon.process.wait();
+    }
+}
+
+/// A reader of the log that stalls does not stall the daemon. When it reads again, it is told how much it has missed.
+#[test]
+fn a_log_that_nobody_reads() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (log, writer) = std::io::pipe().unwrap();
+    let mut daemon = Daemon::start_logging(temporary.path(), &[], Stdio::from(writer));
+    // More lines than the pipe and the queue hold.
+    let request = |count: usize| {
+        let mut client = BufReader::new(daemon.connect());
+        let head =
+            String::from_utf8(daemon.head("GET", "/api/v1/torrents", &[("Authorization", &daemon.bearer())], b""));
+        let head = head.unwrap().replace("Connection: close\r\n", "");
+        for _ in 0..count {
+            client.get_mut().write_all(head.as_bytes()).unwrap();
+            let mut line = String::new();
+            client.read_line(&mut line).unwrap();
+            assert!(line.starts_with("HTTP/1.1 200"), "{line}");
+            while !line.ends_with("\r\n\r\n") {
+                assert_ne!(client.read_line(&mut line).unwrap(), 0, "{line}");
+            }
+            client.read_exact(&mut [0; 2]).unwrap();
+        }
+    };
+    request(7000);
+    let (hash, bytes) = torrent(temporary.path(), "one.bin", 1, &[]);
+    assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
+    assert_eq!(daemon.hashes(), [hash]);
+    let reader = std::thread::spawn(move || {
+        let lines = BufReader::new(log).lines();
+        lines
+            .map_while(Result::ok)
+            .filter(|line| line.contains("were dropped"))
+            .collect::<Vec<_>>()
+    });
+    request(1);
+    daemon.process.signal(Signal::TERM);
+    assert!(daemon.process.wait().success());
+    let told = reader.join().unwrap();
+    assert!(!told.is_empty(), "the lines that were dropped are told");
+}
