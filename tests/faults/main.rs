@@ -21,6 +21,8 @@ mod network;
 mod passkeys;
 mod peer;
 mod poison;
+#[path = "../support/skipping.rs"]
+mod skipping;
 mod stopping;
 mod supervision;
 mod swarm;

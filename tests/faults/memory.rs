@@ -22,7 +22,7 @@ use ecs_torrent::protocol::wire::Message;
 use ecs_torrent::{AddOptions, Settings, TorrentPlugins};
 
 use crate::bed::{Bed, DEADLINE, Torrent, loopback};
-use crate::child::is_own_process;
+use crate::child::{is_own_process, peak_memory};
 use crate::content::noise;
 use crate::peer::{ScriptedPeer, listen_as_seed};
 
@@ -89,13 +89,6 @@ impl Backend<DiskRequest, DiskEvent> for SlowDisk {
         self.disk.submit(&mut due);
         self.disk.poll(max, events)
     }
-}
-
-/// The most memory that this process has had in use at a time.
-fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() << 10
 }
 
 /// Faults 98 and 101: two hundred mebibytes come as fast as loopback brings them, to a disk that stands still at first

@@ -1,7 +1,8 @@
 //! Peers that lie about the data, or keep it.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 use ecs_torrent::bevy_ecs::prelude::World;
 use ecs_torrent::components::peer::{CloseReason, Requests};
@@ -18,22 +19,58 @@ fn only_the_culprit_is_banned() {
     let torrent = Arc::new(Torrent::new(4 << 20, 1 << 20));
     // Whoever is judged after the end is still there then.
     let mut bed = Bed::with(|settings| settings.peers.keep_redundant = true);
-    let honest = listen_as_seed(loopback(2), &torrent, |_, _| true);
-    let bad = listen_as_seed(loopback(3), &torrent, |request, data| {
+    let (lies, truths) = (Pieces::default(), Pieces::default());
+    let (told, heard) = (truths.clone(), lies.clone());
+    let honest = listen_as_seed(loopback(2), &torrent, move |request, _| {
+        // Not before the other one has begun to lie.
+        heard.wait();
+        told.add(request.piece);
+        true
+    });
+    let told = lies.clone();
+    let bad = listen_as_seed(loopback(3), &torrent, move |request, data| {
         if request.begin % 65536 == 0 {
             data[77] ^= 1;
+            told.add(request.piece);
         }
         true
     });
     bed.download(&torrent, &[honest, bad]);
     bed.wait_complete(&torrent);
-    if bed.has_seen().iter().any(|seen| matches!(seen, Seen::Rejected)) {
-        bed.wait_for_in_past("a ban", |seen| {
-            matches!(seen, Seen::Disconnected(_, CloseReason::Corrupt))
-        });
-    }
+    let culprit = |seen: &Seen| matches!(seen, Seen::Disconnected(address, CloseReason::Corrupt) if *address == bad);
+    bed.wait_for_in_past("the ban of the culprit", culprit);
+    let (lies, truths) = (lies.all(), truths.all());
+    assert!(
+        lies.iter().any(|piece| truths.contains(piece)),
+        "{lies:?} {truths:?}: both fill a piece"
+    );
+    assert!(bed.has_seen().iter().any(|seen| matches!(seen, Seen::Rejected)));
     for seen in bed.has_seen() {
         assert!(!matches!(seen, Seen::Disconnected(address, CloseReason::Corrupt) if *address == honest));
+    }
+}
+
+/// Pieces that a peer has sent blocks of.
+#[derive(Clone, Default)]
+struct Pieces(Arc<(Mutex<BTreeSet<u32>>, Condvar)>);
+
+impl Pieces {
+    fn add(&self, piece: u32) {
+        self.0.0.lock().unwrap().insert(piece);
+        self.0.1.notify_all();
+    }
+
+    /// Waits for the first.
+    fn wait(&self) {
+        drop(
+            self.0
+                .1
+                .wait_while(self.0.0.lock().unwrap(), |pieces| pieces.is_empty()),
+        );
+    }
+
+    fn all(&self) -> BTreeSet<u32> {
+        self.0.0.lock().unwrap().clone()
     }
 }
 

@@ -9,6 +9,7 @@ use ecs_torrent::protocol::geometry::BlockRequest;
 use ecs_torrent::protocol::wire::{Frame, Message, Reserved, WireError};
 
 use crate::bed::{Bed, DEADLINE, Seen, Torrent};
+use crate::child::{is_own_process, memory_growth};
 use crate::peer::{ScriptedPeer, connect_raw, handshake, read_handshake, unique_id};
 
 const BLOCK: u32 = 16384;
@@ -52,13 +53,38 @@ fn written(message: &Message) -> Vec<u8> {
     bytes
 }
 
-/// Fault 20: a length prefix of 4 GiB closes the connection, with nothing buffered.
+/// Fault 20: a length prefix of 4 GiB closes the connection.
 #[test]
 fn a_length_prefix_of_four_gibibytes() {
     for id in [7, 20, 99] {
         assert_closed_for(&[0xff, 0xff, 0xff, 0xff, id], |error| {
             matches!(error, WireError::TooLong { .. })
         });
+    }
+}
+
+/// Fault 20: nothing of what follows such a prefix is buffered, however much a peer sends.
+#[test]
+fn a_length_prefix_of_four_gibibytes_buffers_nothing() {
+    if !is_own_process("wire::a_length_prefix_of_four_gibibytes_buffers_nothing", Vec::new) {
+        return;
+    }
+    let content = vec![7; 1 << 20];
+    for id in [7, 20, 99] {
+        let (mut bed, torrent) = seeding_bed();
+        let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
+        let address = peer.address();
+        let growth = memory_growth(|| {
+            peer.send_raw(&[0xff, 0xff, 0xff, 0xff, id]);
+            (0..64).for_each(|_| peer.send_raw(&content));
+            assert!(matches!(
+                bed.reason(address),
+                CloseReason::Wire(WireError::TooLong { .. })
+            ));
+        });
+        eprintln!("{growth} bytes");
+        // Read buffers of two MiB, whatever comes.
+        assert!(growth < 4 << 20, "{growth} bytes for what nobody asked for");
     }
 }
 
@@ -155,10 +181,11 @@ fn fetch_one_more(peer: &mut ScriptedPeer, torrent: &Torrent) {
     assert_eq!(peer.wait_for_block().request, request);
 }
 
-/// Fault 25: a flood of requests ends at the queue that was announced; the rest is rejected.
+/// Fault 25: a flood of requests ends at the queue that was announced; the rest is rejected, and nothing before that.
 #[test]
 fn a_flood_of_requests_is_capped() {
-    let mut bed = Bed::with(|settings| settings.uploads.max_queue = 20);
+    const CAP: usize = 20;
+    let mut bed = Bed::with(|settings| settings.uploads.max_queue = CAP);
     let torrent = Torrent::new(4 << 20, 1 << 20);
     bed.seed(&torrent);
     let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
@@ -166,49 +193,65 @@ fn a_flood_of_requests_is_capped() {
     peer.wait_for_message(&Message::Unchoke);
     let geometry = torrent.metainfo.info.geometry;
     let requests = (0..4).flat_map(|piece| (0..64).map(move |block| geometry.block(piece, block)));
+    let requests: Vec<BlockRequest> = requests.collect();
     let flood: Vec<u8> = requests
-        .flat_map(|request| written(&Message::Request(request)))
+        .iter()
+        .flat_map(|request| written(&Message::Request(*request)))
         .collect();
     peer.send_raw(&flood);
-    let (mut blocks, mut rejects) = (0, 0);
-    while blocks + rejects < 256 {
+    // Requests that were rejected, and how many blocks came before.
+    let (mut block_count, mut rejects) = (0, Vec::new());
+    while block_count + rejects.len() < requests.len() {
         match peer.next().expect("the connection stays") {
-            Frame::Block(_) => blocks += 1,
-            Frame::Message(Message::RejectRequest(_)) => rejects += 1,
+            Frame::Block(_) => block_count += 1,
+            Frame::Message(Message::RejectRequest(request)) => rejects.push((request, block_count)),
             Frame::Message(_) => {}
         }
     }
-    assert!(rejects > 0 && blocks >= 20, "{blocks} blocks, {rejects} rejects");
+    assert!(
+        !rejects.is_empty() && block_count >= CAP,
+        "{block_count} blocks, {} rejects",
+        rejects.len()
+    );
+    // Answers leave in the order in which they were decided: where one is a reject, the queue was exactly full.
+    for (reject_count, (request, blocks_before)) in rejects.into_iter().enumerate() {
+        let position = requests.iter().position(|other| *other == request).unwrap();
+        let queued = position - reject_count - blocks_before;
+        assert_eq!(queued, CAP, "requests in the queue when number {position} was rejected");
+    }
 }
 
-/// Fault 25: who asks for blocks and never reads them is closed, and holds no more memory than its send queue.
+/// Fault 25: a peer that asks for blocks and never reads them is closed, and holds no more memory than one peer may.
 #[test]
 fn a_peer_that_never_reads() {
-    let mut bed = Bed::with(|settings| settings.peers.send_timeout_s = 2);
-    let torrent = Torrent::new(32 << 20, 1 << 20);
+    if !is_own_process("wire::a_peer_that_never_reads", Vec::new) {
+        return;
+    }
+    let mut bed = Bed::with(|settings| {
+        settings.peers.send_timeout_s = 2;
+        // Everything is asked for, and nothing is rejected.
+        settings.uploads.max_queue = 4096;
+    });
+    let torrent = Torrent::new(64 << 20, 1 << 20);
     bed.seed(&torrent);
     let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
     let address = peer.address();
     peer.send(&Message::Interested);
     peer.wait_for_message(&Message::Unchoke);
     let geometry = torrent.metainfo.info.geometry;
-    let requests = (0..32).flat_map(|piece| (0..64).map(move |block| geometry.block(piece, block)));
-    for batch in requests.collect::<Vec<_>>().chunks(400) {
-        let flood: Vec<u8> = batch
-            .iter()
-            .flat_map(|request| written(&Message::Request(*request)))
-            .collect();
+    let requests = (0..64).flat_map(|piece| (0..64).map(move |block| geometry.block(piece, block)));
+    let flood: Vec<u8> = requests
+        .flat_map(|request| written(&Message::Request(request)))
+        .collect();
+    let mut reason = None;
+    let growth = memory_growth(|| {
         peer.send_raw(&flood);
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    let reason = bed.reason(address);
-    assert!(
-        matches!(
-            reason,
-            CloseReason::Timeout(TimeoutKind::Send) | CloseReason::SendQueueFull
-        ),
-        "{reason}"
-    );
+        reason = Some(bed.reason(address));
+    });
+    assert_eq!(reason, Some(CloseReason::Timeout(TimeoutKind::Send)));
+    // Two MiB of blocks (`uploads.peer_memory_bytes`), and as much again for buffers on the way.
+    eprintln!("{growth} bytes");
+    assert!(growth < 4 << 20, "{growth} bytes for a peer that reads nothing");
 }
 
 /// A message of the fast extension, where it was not agreed on, costs the connection and no ban.
