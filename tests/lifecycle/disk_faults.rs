@@ -27,7 +27,7 @@ fn is_empty(folder: &Path) -> bool {
 /// what it called had was there all the time.
 #[test]
 fn a_full_disk() {
-    if !can_mount("a_full_disk") {
+    if !can_mount("disk_faults::a_full_disk") {
         return;
     }
     let torrent = Arc::new(Torrent::album(
@@ -85,7 +85,7 @@ fn a_full_disk() {
 /// The write of the last missing piece waits for room: when there is some, the torrent is complete.
 #[test]
 fn the_last_piece_on_a_full_disk() {
-    if !can_mount("the_last_piece_on_a_full_disk") {
+    if !can_mount("disk_faults::the_last_piece_on_a_full_disk") {
         return;
     }
     let torrent = Arc::new(Torrent::single(711, 1 << 20, 64 << 10));
@@ -107,7 +107,7 @@ fn the_last_piece_on_a_full_disk() {
 /// The same for a command that is to end then.
 #[test]
 fn a_download_that_exits_after_a_full_disk() {
-    if !can_mount("a_download_that_exits_after_a_full_disk") {
+    if !can_mount("disk_faults::a_download_that_exits_after_a_full_disk") {
         return;
     }
     let torrent = Arc::new(Torrent::single(712, 1 << 20, 64 << 10));
@@ -142,7 +142,7 @@ fn a_download_that_exits_after_a_full_disk() {
 /// Fault 71: one that is stopped while it is blocked is saved as far as it goes, and goes on in the next run.
 #[test]
 fn stopped_on_a_full_disk() {
-    if !can_mount("stopped_on_a_full_disk") {
+    if !can_mount("disk_faults::stopped_on_a_full_disk") {
         return;
     }
     let torrent = Arc::new(Torrent::single(710, 3_000_000, 64 << 10));
@@ -348,7 +348,7 @@ fn a_file_cut_underneath_a_download() {
 /// runs on.
 #[test]
 fn a_read_only_disk() {
-    if !can_mount("a_read_only_disk") {
+    if !can_mount("disk_faults::a_read_only_disk") {
         return;
     }
     let torrent = Arc::new(Torrent::album(74, "album", &[("a", 300_000), ("b", 300_000)], 64 << 10));
@@ -384,7 +384,7 @@ fn a_read_only_disk() {
 /// go on with what it holds.
 #[test]
 fn an_unmounted_volume() {
-    if !can_mount("an_unmounted_volume") {
+    if !can_mount("disk_faults::an_unmounted_volume") {
         return;
     }
     let files = [("a", 500_000), ("b", 500_000), ("c/d", 500_000), ("e", 500_000)];

@@ -338,7 +338,7 @@ fn a_folder_that_is_taken() {
 /// stays, as failed, and is saved when there is room.
 #[test]
 fn a_full_state_folder() {
-    if !can_mount("a_full_state_folder") {
+    if !can_mount("state_faults::a_full_state_folder") {
         return;
     }
     let torrent = Arc::new(Torrent::single(84, 1 << 20, 64 << 10));

@@ -6,14 +6,35 @@ use std::process::Command;
 
 use crate::skipping::skip;
 
-/// Whether volumes can be mounted. Where they cannot, `test` is told to be skipped, which is a failure under
-/// `REQUIRE_ALL=1`; it ends then.
+/// Set in the process that runs a test in a mount namespace of its own.
+const MARK: &str = "ECS_TORRENT_MOUNT_NAMESPACE";
+
+/// Whether volumes can be mounted here; a test ends where they cannot. Without root, the test of this name is run in a
+/// user and mount namespace of its own before this returns; where there are no such namespaces either, it is skipped, which
+/// is a failure under `REQUIRE_ALL=1`.
 pub fn can_mount(test: &str) -> bool {
+    let is_possible = |arguments: &[&str]| {
+        let probe = Command::new("unshare").args(arguments).arg("true").output();
+        probe.is_ok_and(|output| output.status.success())
+    };
     let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
-        skip(test, "mounting takes root");
+    if is_root && (std::env::var_os(MARK).is_some() || is_possible(&["--mount"])) {
+        return true;
     }
-    is_root
+    let namespace = ["--map-root-user", "--mount"];
+    if !is_possible(&namespace) {
+        skip(test, "mounting takes root, or user namespaces");
+        return false;
+    }
+    let this = std::env::current_exe().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(namespace).arg(this).args([test, "--exact", "--nocapture"]);
+    let output = command.env(MARK, "1").output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("1 passed"), "{test} is no test:\n{text}");
+    false
 }
 
 /// A mounted volume, taken away at the end.
@@ -42,7 +63,8 @@ impl Volume {
 
     /// Allows no more writes.
     pub fn make_read_only(&self) {
-        mount(&["-o", "remount,ro"], &self.place);
+        // Of the mount and not of the file system, which a user namespace may not change.
+        mount(&["-o", "remount,bind,ro"], &self.place);
     }
 
     /// Fills it up with one file, which is returned.

@@ -2,7 +2,7 @@
 //! for byte.
 //!
 //! `tests/peers/install` brings the programs. A case whose programs are missing is skipped by name; with
-//! `REQUIRE_PEERS=1` it fails. All runs in a network namespace of its own, where every node has an address: some
+//! `REQUIRE_ALL=1` or `REQUIRE_PEERS=1` it fails. All runs in a network namespace of its own, where every node has an address: some
 //! clients take nothing from a loopback address.
 
 #![allow(
@@ -20,6 +20,8 @@ mod content;
 mod lab;
 #[path = "../support/namespace.rs"]
 mod namespace;
+#[path = "../support/skipping.rs"]
+mod skipping;
 
 use std::process::ExitCode;
 
@@ -51,7 +53,8 @@ fn main() -> ExitCode {
 }
 
 fn conclude(arguments: &Arguments) -> ExitCode {
-    let is_required = std::env::var("REQUIRE_PEERS").is_ok_and(|value| value == "1");
+    let is_required =
+        skipping::is_everything_required() || std::env::var("REQUIRE_PEERS").is_ok_and(|value| value == "1");
     let trials = cases::all().into_iter().map(|case| trial(case, is_required));
     libtest_mimic::run(arguments, trials.collect()).exit_code()
 }
@@ -60,11 +63,8 @@ fn trial(case: Case, is_required: bool) -> Trial {
     let missing: Vec<String> = case.needs.iter().filter_map(|program| program.missing()).collect();
     let is_skipped = !missing.is_empty() && !is_required;
     if is_skipped {
-        eprintln!(
-            "{} is skipped, tests/peers/install brings: {}",
-            case.name,
-            missing.join(", ")
-        );
+        let why = format!("tests/peers/install brings {}", missing.join(", "));
+        skipping::skip(case.name, &why);
     }
     let run = move || match missing.is_empty() {
         true => {
