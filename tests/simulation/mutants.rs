@@ -4,10 +4,12 @@
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use ecs_torrent::components::messages::{PieceStored, PieceVerified};
+use ecs_torrent::components::clock::{Clock, Wakeup};
+use ecs_torrent::components::connections::ConnectionCounts;
+use ecs_torrent::components::messages::{PieceStored, PieceVerified, TorrentCompleted};
 use ecs_torrent::components::peer::{FlushQueue, Outbox, Requests};
 use ecs_torrent::components::random::Random;
-use ecs_torrent::components::torrent::{Counters, Layout, StopPhase, Stopping};
+use ecs_torrent::components::torrent::{Counters, Layout, Lifecycle, StopPhase, Stopping};
 use ecs_torrent::engine::sim::NewContent;
 use ecs_torrent::protocol::wire::Message;
 use ecs_torrent::sim::hostile::Hostility;
@@ -232,4 +234,70 @@ fn a_stop_that_goes_backwards_is_found_out() {
         .at(Duration::from_millis(800), Act::Stops(Who::Leech(0)))
         .run();
     assert!(finds(&outcome, Invariant::Phases), "{outcome}");
+}
+
+/// An engine that does not note that a torrent is complete.
+#[derive(Clone)]
+struct ForgetsCompletion;
+
+impl Plugin for ForgetsCompletion {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, forget_completion.after(AnnounceSet::Have).before(TickSet::Decide));
+    }
+}
+
+fn forget_completion(mut completed: MessageReader<TorrentCompleted>, mut torrents: Query<&mut Lifecycle>) {
+    for &TorrentCompleted { torrent } in completed.read() {
+        if let Ok(mut lifecycle) = torrents.get_mut(torrent) {
+            *lifecycle = Lifecycle::Downloading;
+        }
+    }
+}
+
+#[test]
+fn a_complete_torrent_that_goes_on_downloading_is_found_out() {
+    let outcome = scenario("forgets completion").plugins(ForgetsCompletion).run();
+    assert!(finds(&outcome, Invariant::Lifecycle), "{outcome}");
+}
+
+/// An engine that counts a connection that there is not.
+#[derive(Clone)]
+struct CountsTooMany;
+
+impl Plugin for CountsTooMany {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, count_one.in_set(TickSet::Intake));
+    }
+}
+
+fn count_one(mut has_counted: Local<bool>, mut connections: ResMut<ConnectionCounts>) {
+    if !std::mem::replace(&mut *has_counted, true) {
+        connections.total += 1;
+    }
+}
+
+#[test]
+fn a_connection_that_is_not_there_is_found_out() {
+    let outcome = scenario("counts too many").plugins(CountsTooMany).run();
+    assert!(finds(&outcome, Invariant::Bounds), "{outcome}");
+}
+
+/// An engine that never rests.
+#[derive(Clone)]
+struct NeverRests;
+
+impl Plugin for NeverRests {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, wake_at_once.in_set(TickSet::Decide));
+    }
+}
+
+fn wake_at_once(clock: Res<Clock>, wakeup: Res<Wakeup>) {
+    wakeup.at(clock.now());
+}
+
+#[test]
+fn an_engine_that_never_rests_is_found_out() {
+    let outcome = scenario("never rests").plugins(NeverRests).run();
+    assert!(finds(&outcome, Invariant::Cadence), "{outcome}");
 }
