@@ -9,6 +9,7 @@ use ecs_torrent::components::connections::ConnectionCounts;
 use ecs_torrent::components::messages::{PieceStored, PieceVerified, TorrentCompleted};
 use ecs_torrent::components::peer::{FlushQueue, Outbox, Requests};
 use ecs_torrent::components::random::Random;
+use ecs_torrent::components::settings::Settings;
 use ecs_torrent::components::torrent::{Counters, Layout, Lifecycle, StopPhase, Stopping};
 use ecs_torrent::engine::sim::NewContent;
 use ecs_torrent::protocol::wire::Message;
@@ -298,6 +299,9 @@ fn wake_at_once(clock: Res<Clock>, wakeup: Res<Wakeup>) {
 
 #[test]
 fn an_engine_that_never_rests_is_found_out() {
-    let outcome = scenario("never rests").plugins(NeverRests).run();
+    let mut settings = Settings::default();
+    // Not more ticks than it takes.
+    settings.tick.min_interval_us = 3_500;
+    let outcome = scenario("never rests").settings(settings).plugins(NeverRests).run();
     assert!(finds(&outcome, Invariant::Cadence), "{outcome}");
 }
