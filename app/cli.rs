@@ -104,17 +104,17 @@ enum Outcome {
     Done,
     /// Not as was wanted; what there was to say has been said.
     Failed,
-    /// Interrupted before it was done; what there was to say has been said.
+    /// Interrupted before it was done; the user has been told.
     Interrupted,
 }
 
-/// What the command tells its caller.
+/// Exit codes of the process.
 struct ExitCodes;
 
 impl ExitCodes {
     const DONE: u8 = 0;
     const FAILED: u8 = 1;
-    // 2 is a usage error, of which clap tells.
+    // 2 is a usage error, which clap reports.
     const INTERRUPTED: u8 = 7;
 }
 
@@ -138,7 +138,7 @@ enum CliError {
     Io(String, std::io::Error),
     #[error("interrupted")]
     Interrupted,
-    #[error("ended by a second signal: what was not saved yet is lost")]
+    #[error("ended by a second signal: unsaved progress is lost")]
     Forced,
     #[error("{0}")]
     Other(String),
@@ -223,8 +223,8 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Logs go to the standard error stream, above the progress bars. Where the log's thread cannot be started, nothing is
-/// logged.
+/// Starts logging to the standard error stream, above the progress bars. If the log's thread cannot be started, nothing
+/// is logged.
 fn start_log(screen: &output::Screen) -> std::io::Result<log::Log> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let screen = screen.clone();

@@ -66,7 +66,7 @@ fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
     Ok(bytes.into())
 }
 
-/// What a source is that names no file, and that cannot be added yet.
+/// The kind of a source that is not supported yet, for error messages.
 fn unsupported(path: &Path) -> Option<&'static str> {
     let (scheme, _) = path.to_str()?.split_once(':')?;
     match scheme.to_ascii_lowercase().as_str() {

@@ -45,7 +45,7 @@ pub enum Error {
         /// Why.
         error: std::io::Error,
     },
-    /// A source of a kind that this version does not know.
+    /// A source of a kind that is not supported yet, like a magnet link.
     #[error("{name}: {what} are not supported yet; give a .torrent file")]
     Unsupported {
         /// The source.

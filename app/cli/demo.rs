@@ -37,7 +37,7 @@ pub(super) struct DemoArgs {
 /// Time without any progress after which the demo has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Time for what still writes into the folder after the engines have stopped.
+/// Longest time to remove the folder while disk threads of the stopped engines may still write to it.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: DemoArgs, screen: Screen) -> Result<Outcome, CliError> {
@@ -47,7 +47,7 @@ pub(super) async fn run(args: DemoArgs, screen: Screen) -> Result<Outcome, CliEr
     let folder = folder.map_err(CliError::io("cannot make a temporary folder"))?;
     signals.remove_at_end(folder.path().to_owned());
     let result = run_in(folder.path(), &args, &screen, &mut signals).await;
-    // The folder goes, whatever came of the demo, and whoever still closes files in it.
+    // Disk threads of the engines may still close files in the folder.
     signals::remove(folder.path(), REMOVE_TIMEOUT);
     match result {
         Ok(()) => Ok(Outcome::Done),

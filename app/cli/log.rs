@@ -1,8 +1,8 @@
 //! The log: lines for the standard error stream, written by a thread of its own.
 //!
-//! Whoever logs only queues a line: a reader of the log that stalls, like a terminal on Ctrl-S or a full pipe, stalls
-//! neither the engine nor the API. Lines that find the queue full are dropped and counted, and the count is written as
-//! soon as lines are read again.
+//! Logging only queues a line. A reader of the log that stalls (a terminal on Ctrl-S, a full pipe) stalls neither the
+//! engine nor the API. Lines that find the queue full are dropped and counted; the count is written as soon as lines
+//! are read again.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that wait for the reader of the log; with lines of usual length that is less than a MiB.
+/// Most lines that wait for the reader of the log: less than 1 MiB of lines of usual length. More are dropped.
 const MAX_LINES: usize = 4096;
 
-/// Time that the last lines get when the command ends.
+/// Longest wait for the last lines to be written when the command ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The queue's inner end; clones lead to the same thread.
+/// Queues lines for the log's thread; clones queue for the same thread.
 #[derive(Clone)]
 pub(super) struct Log {
     lines: SyncSender<Vec<u8>>,
@@ -34,7 +34,7 @@ struct Counts {
 }
 
 impl Log {
-    /// Starts the thread. It hands each line to `write`, which may take as long as it likes.
+    /// Starts the log's thread, which hands each line to `write`. `write` may block for any time.
     pub(super) fn start(write: impl FnMut(&[u8]) + Send + 'static) -> io::Result<Self> {
         let (lines, queue) = sync_channel(MAX_LINES);
         let counts = Arc::new(Counts::default());
@@ -48,7 +48,7 @@ impl Log {
         Ok(log)
     }
 
-    /// Waits until all lines are written, for a second at most.
+    /// Waits until all queued lines are written, but no longer than [`CLOSE_TIMEOUT`].
     pub(super) fn close(&self) {
         let began = Instant::now();
         let is_written = || {
@@ -62,7 +62,7 @@ impl Log {
 }
 
 fn write_lines(queue: &Receiver<Vec<u8>>, counts: &Counts, mut write: impl FnMut(&[u8])) {
-    let mut told = 0;
+    let mut reported = 0;
     loop {
         let line = match queue.try_recv() {
             Ok(line) => line,
@@ -74,9 +74,9 @@ fn write_lines(queue: &Receiver<Vec<u8>>, counts: &Counts, mut write: impl FnMut
         };
         write(&line);
         let dropped = counts.dropped.load(Ordering::Acquire);
-        if dropped > told {
-            let lines = dropped - std::mem::replace(&mut told, dropped);
-            write(format!(" WARN {lines} log lines were dropped: nobody has read them in time\n").as_bytes());
+        if dropped > reported {
+            let lines = dropped - std::mem::replace(&mut reported, dropped);
+            write(format!(" WARN {lines} log lines were dropped: the log is read too slowly\n").as_bytes());
         }
         counts.written.fetch_add(1, Ordering::Release);
     }
@@ -88,7 +88,7 @@ pub(super) struct LogWriter<'l>(&'l Log);
 impl Write for LogWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let counts = &self.0.counts;
-        // Counted before it is sent, so that it cannot be written first.
+        // Counts the line before it is queued, so that `written` never exceeds `queued`.
         counts.queued.fetch_add(1, Ordering::AcqRel);
         if self.0.lines.try_send(line.to_vec()).is_err() {
             counts.queued.fetch_sub(1, Ordering::AcqRel);
@@ -116,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    /// While the reader stalls, lines are taken and then dropped, and nobody waits; then the count is told, once.
+    /// While the reader stalls, lines are queued and then dropped without blocking; the count is reported once afterwards.
     #[test]
     fn a_stalled_reader_costs_lines() {
         let (resume, is_resumed) = channel::<()>();
@@ -133,11 +133,10 @@ mod tests {
         drop(resume);
         log.close();
         let lines: Vec<String> = written.try_iter().collect();
-        let (told, kept): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.contains("were dropped"));
-        // Every line is written with its end apart.
+        let (reports, kept): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.contains("were dropped"));
         assert!(kept.len() <= MAX_LINES + 1, "{} lines kept", kept.len());
-        assert_eq!(told.len(), 1, "{told:?}");
-        let dropped: usize = told[0].split_whitespace().nth(1).unwrap().parse().unwrap();
+        assert_eq!(reports.len(), 1, "{reports:?}");
+        let dropped: usize = reports[0].split_whitespace().nth(1).unwrap().parse().unwrap();
         assert!(dropped >= count - MAX_LINES - 1, "{dropped} of {count}");
     }
 }

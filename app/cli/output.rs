@@ -71,10 +71,12 @@ impl Screen {
             .suspend(|| eprintln!("{} {warning}", style("warning:").for_stderr().yellow().bold()));
     }
 
-    /// Writes to the log, above the bars where there are any. Where nobody reads it any more, there is nothing left to do.
+    /// Writes a line to the standard error stream, above the bars where there are any. Ignores errors: there is no other
+    /// place to report them.
     pub(super) fn log(&self, line: &[u8]) {
         let write = || drop(io::stderr().write_all(line));
-        // Without bars, whoever prints lines meanwhile does not wait for the reader of the log.
+        // Suspending the bars takes their lock, which `line` takes too: without bars, a stalled reader of the log must not
+        // block the standard output.
         if self.is_terminal {
             self.bars.suspend(write);
         } else {

@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP: the first one stops in order, a second one ends the process, whatever hangs.
+//! SIGINT, SIGTERM and SIGHUP: the first signal stops in order, a second one ends the process, whatever hangs.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,23 +11,24 @@ use tokio::sync::watch;
 
 use super::{CliError, ExitCodes};
 
-/// After a second signal, the time that the engine has to end and to write what was handed to the state folder. Then the
-/// process ends, whatever hangs: a disk, a state folder, a reader of the output. More signals do not shorten it, so that
-/// quick ones lose nothing.
+/// Time between a second signal and the forced end of the process. Within it, the engine writes the sessions that it has
+/// handed to the state folder. Then the process ends, whatever hangs: a disk, a state folder, a reader of the output.
+/// Further signals do not shorten the time, so that quick signals lose nothing.
 const FORCED_END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Pause between two tries to remove a folder into which somebody still writes.
+/// Pause between two tries to remove a folder to which another thread still writes.
 const REMOVE_PAUSE: Duration = Duration::from_millis(20);
 
-/// Listens from the moment it is made, in a thread of its own: neither a busy runtime nor a command that blocks delays it.
+/// The signals that the process has received since this was created. A dedicated thread receives them, so that neither a
+/// busy runtime nor a command that blocks delays a signal.
 pub(super) struct Signals {
     received: watch::Receiver<u32>,
     taken: u32,
-    last_will: Arc<LastWill>,
+    forced_end: Arc<ForcedEnd>,
 }
 
-/// What is left to do when the process is ended by a second signal.
-struct LastWill {
+/// How a second signal ends the process.
+struct ForcedEnd {
     code: AtomicU8,
     folder: Mutex<Option<PathBuf>>,
 }
@@ -36,7 +37,7 @@ impl Signals {
     pub(super) fn new() -> Result<Self, CliError> {
         let failed = || CliError::io("cannot listen to signals");
         let (sender, received) = watch::channel(0);
-        let last_will = Arc::new(LastWill {
+        let forced_end = Arc::new(ForcedEnd {
             code: AtomicU8::new(ExitCodes::FAILED),
             folder: Mutex::new(None),
         });
@@ -46,7 +47,7 @@ impl Signals {
             let _inside = runtime.enter();
             Streams::new().map_err(failed())?
         };
-        let end = last_will.clone();
+        let end = forced_end.clone();
         let listen = move || {
             runtime.block_on(async {
                 loop {
@@ -55,7 +56,7 @@ impl Signals {
                     if *sender.borrow() == 2 {
                         thread::spawn({
                             let end = end.clone();
-                            move || end.fulfil()
+                            move || end.end_process()
                         });
                     }
                 }
@@ -66,15 +67,15 @@ impl Signals {
         Ok(Self {
             received,
             taken: 0,
-            last_will,
+            forced_end,
         })
     }
 
-    /// Waits for the next signal; each is told once.
+    /// Waits for the next signal; returns once for each signal.
     pub(super) async fn next(&mut self) {
         let taken = self.taken;
         if self.received.wait_for(|count| *count > taken).await.is_err() {
-            // The thread that listens does not end.
+            // The thread that receives signals does not end.
             std::future::pending::<()>().await;
         }
         self.taken += 1;
@@ -82,18 +83,18 @@ impl Signals {
 
     /// Sets the exit code of an end by a second signal.
     pub(super) fn set_code(&self, code: u8) {
-        self.last_will.code.store(code, Ordering::Release);
+        self.forced_end.code.store(code, Ordering::Release);
     }
 
-    /// Has a folder removed when a second signal ends the process.
+    /// Removes a folder when a second signal ends the process.
     pub(super) fn remove_at_end(&self, folder: PathBuf) {
-        *self.last_will.folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
+        *self.forced_end.folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
     }
 }
 
-impl LastWill {
-    /// Ends the process when its time is over, unless it has ended by itself.
-    fn fulfil(&self) {
+impl ForcedEnd {
+    /// Ends the process after [`FORCED_END_TIMEOUT`], unless the process has ended by itself.
+    fn end_process(&self) {
         thread::sleep(FORCED_END_TIMEOUT);
         let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(folder) = folder {
@@ -103,7 +104,7 @@ impl LastWill {
     }
 }
 
-/// Removes a folder into which somebody may still write, for at most so long.
+/// Removes a folder to which other threads may still write; gives up after `timeout`.
 pub(super) fn remove(folder: &std::path::Path, timeout: Duration) {
     let began = Instant::now();
     while folder.exists() && began.elapsed() < timeout {
@@ -116,7 +117,7 @@ pub(super) fn remove(folder: &std::path::Path, timeout: Duration) {
 struct Streams {
     interrupt: Signal,
     terminate: Signal,
-    /// A terminal that is closed; nothing where the command is to outlive it, as with `nohup`.
+    /// The terminal was closed. `None` where the process was started with SIGHUP ignored, as by `nohup`.
     hang_up: Option<Signal>,
 }
 
@@ -145,7 +146,8 @@ impl Streams {
     }
 }
 
-/// Whether the process was started with a signal ignored. Only Linux tells that without unsafe code.
+/// Whether the process was started with a signal ignored. Only Linux shows that without unsafe code;
+/// elsewhere no signal counts as ignored.
 fn is_ignored(signal: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

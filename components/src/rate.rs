@@ -19,7 +19,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// A moving average of bytes per second.
 ///
 /// A rate decays by the time that has passed when it is read, so no system has to visit idle peers to age their rates.
-/// It is zero from [`SILENCE`] after the last byte on, whenever that byte came.
+/// Ten seconds after the last byte it is exactly zero, whenever that byte came.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rate {
     bytes_per_s: f64,

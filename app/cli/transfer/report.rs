@@ -37,7 +37,7 @@ struct Reported {
     /// Bytes that earlier runs have downloaded.
     downloaded_before: Option<u64>,
     size: u64,
-    /// Bytes that are missing, once it is known.
+    /// Bytes that are missing; `None` until existing data is checked.
     missing: Option<u64>,
     end: Option<End>,
 }
@@ -192,7 +192,7 @@ impl Reporter {
         }
     }
 
-    /// Says what is missing, where the user ends a download before it is complete, and how to go on.
+    /// Reports an interrupted download: the bytes that are missing, and how to go on.
     pub(super) fn interrupted(&self) {
         let open = |torrent: &&Reported| torrent.end.is_none();
         if self.manner == Manner::Json {

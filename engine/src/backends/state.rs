@@ -35,11 +35,12 @@ pub struct StateFolder {
     jobs: Arc<Jobs<StateRequest>>,
     sink: Sink<StateEvent>,
     thread: Option<JoinHandle<()>>,
-    /// Requests carried out, to tell a folder that is slow from one that hangs.
+    /// Number of requests carried out; tells a slow folder from one that hangs.
     done_count: Arc<AtomicU64>,
 }
 
-/// A folder that answers no request for so long while the engine ends is left to itself: it may hang for ever.
+/// Longest time without progress that a dropped engine waits for its state folder. After it, the folder counts as hanging and
+/// its thread is left behind.
 const HANG_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A folder whose lock is held.
@@ -95,7 +96,7 @@ impl Backend<StateRequest, StateEvent> for StateFolder {
 impl Drop for StateFolder {
     fn drop(&mut self) {
         self.jobs.close();
-        // What was asked for is saved, and the folder is free for the next engine; unless the storage hangs.
+        // Submitted sessions are saved and the folder is free for the next engine, unless its storage hangs.
         let Some(thread) = self.thread.take() else { return };
         let done_count = || self.done_count.load(Ordering::Acquire);
         let (mut done, mut since) = (done_count(), Instant::now());
@@ -103,7 +104,7 @@ impl Drop for StateFolder {
             if done_count() != done {
                 (done, since) = (done_count(), Instant::now());
             } else if since.elapsed() >= HANG_TIMEOUT {
-                return tracing::error!("the state folder hangs: what was not saved before is lost");
+                return tracing::error!("the state folder hangs: unsaved progress is lost");
             }
             thread::sleep(Duration::from_millis(1));
         }
