@@ -1,14 +1,16 @@
 //! The daemon's configuration: a RON file that names what it changes.
 
-use std::path::{Path, PathBuf};
+mod file;
+
+use std::path::PathBuf;
 
 use ecs_torrent_components::settings::{
-    LifecycleSettings, NetSettings, PeerSettings, RequestSettings, SessionSettings, Settings, StorageSettings,
-    TickSettings, TrackerSettings, UploadSettings,
+    LifecycleSettings, NetSettings, Number, Numbers, PeerSettings, RequestSettings, SessionSettings, SettingError,
+    Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings, check_numbers,
 };
-use ron::extensions::Extensions;
 use serde::{Deserialize, Serialize};
 
+pub use self::file::ConfigFile;
 use crate::daemon::ApiSettings;
 
 /// Every setting with its documentation and its default, as a configuration file.
@@ -63,9 +65,11 @@ pub enum ConfigError {
         /// What is wrong there.
         reason: String,
     },
-    /// A value with which nothing could work.
-    #[error("{key}: {reason}")]
+    /// A value with which the daemon would not work.
+    #[error("{place}{key}: {reason}")]
     Value {
+        /// `FILE:LINE:COLUMN: ` of the value where a file sets it, otherwise empty.
+        place: String,
         /// The setting, its section first.
         key: String,
         /// What is wrong with it.
@@ -73,66 +77,48 @@ pub enum ConfigError {
     },
 }
 
+impl From<SettingError> for ConfigError {
+    fn from(error: SettingError) -> Self {
+        let (section, name) = error.key();
+        let key = format!("{section}.{name}");
+        let text = error.to_string();
+        let reason = text.strip_prefix(&format!("{key}: ")).unwrap_or(&text).to_owned();
+        Self::value(&key, reason)
+    }
+}
+
+impl ConfigError {
+    fn value(key: &str, reason: impl Into<String>) -> Self {
+        Self::Value {
+            place: String::new(),
+            key: key.to_owned(),
+            reason: reason.into(),
+        }
+    }
+}
+
+impl Numbers for Config {
+    fn numbers(&self) -> Vec<Number> {
+        [self.settings().numbers(), self.api.numbers()].concat()
+    }
+}
+
 impl Config {
-    /// Reads a file; what it does not name has its default.
-    ///
-    /// # Errors
-    /// Where the file cannot be read or says what cannot be understood. Values are looked at by [`Config::check`].
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
-            path: path.to_owned(),
-            error,
-        })?;
-        Self::parse(&text, path)
-    }
-
-    /// Reads the text of a file called `path`.
-    ///
-    /// # Errors
-    /// The place and the reason where it cannot be understood.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let options = ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME);
-        options.from_str(text).map_err(|error| ConfigError::Syntax {
-            path: path.to_owned(),
-            line: error.span.start.line,
-            column: error.span.start.col,
-            reason: error.code.to_string(),
-        })
-    }
-
-    /// Looks for values with which nothing could work.
+    /// Looks for values with which the daemon would not work.
     ///
     /// # Errors
     /// The first such setting.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let refuse = |key: &str, reason: String| {
-            let key = key.to_owned();
-            Err(ConfigError::Value { key, reason })
-        };
-        for (key, number) in self.numbers() {
-            let (least, most) = range(&key);
-            if number < least {
-                return refuse(&key, format!("{number} is too small, it must be at least {least}"));
-            }
-            if number > most {
-                return refuse(&key, format!("{number} is too large, it can be at most {most}"));
-            }
-        }
-        for (small, large) in ORDERED {
-            let (least, most) = (self.number(small), self.number(large));
-            if least > most {
-                return refuse(small, format!("{least} is more than {large}, which is {most}"));
-            }
-        }
+        check_numbers(&self.numbers())?;
         if self.session.state_dir.is_none() {
-            return refuse("session.state_dir", "the daemon needs a state folder".to_owned());
+            return Err(ConfigError::value("session.state_dir", "the daemon needs a state folder"));
         }
         let listen = self.api.listen;
         if !listen.ip().is_loopback() && !self.api.allow_remote {
-            return refuse(
-                "api.listen",
-                format!("{listen} can be reached from other machines; if that is wanted, set api.allow_remote to true"),
+            let reason = format!(
+                "{listen} can be reached from other machines; if that is wanted, set api.allow_remote to true"
             );
+            return Err(ConfigError::value("api.listen", reason));
         }
         Ok(())
     }
@@ -152,71 +138,6 @@ impl Config {
             lifecycle: self.lifecycle.clone(),
         }
     }
-
-    /// Every setting that is a number, by `section.name`.
-    fn numbers(&self) -> Vec<(String, u64)> {
-        let mut numbers = Vec::new();
-        let sections = serde_json::to_value(self).unwrap_or_default();
-        for (section, settings) in sections.as_object().into_iter().flatten() {
-            for (name, value) in settings.as_object().into_iter().flatten() {
-                numbers.extend(value.as_u64().map(|number| (format!("{section}.{name}"), number)));
-            }
-        }
-        numbers
-    }
-
-    fn number(&self, key: &str) -> u64 {
-        let found = self.numbers().into_iter().find(|(name, _)| name == key);
-        found.map_or(0, |(_, number)| number)
-    }
-}
-
-/// Settings for which 0 has a meaning.
-const MAY_BE_ZERO: [&str; 18] = [
-    "tick.min_interval_us",
-    "net.close_timeout_ms",
-    "peers.max_candidates",
-    "peers.max_half_open",
-    "peers.max_inbound_per_ip",
-    "peers.max_bans",
-    "peers.max_unsolicited",
-    "peers.allowed_fast",
-    "uploads.slots",
-    "uploads.optimistic_slots",
-    "storage.hash_threads",
-    "trackers.num_want",
-    "trackers.max_peers",
-    "session.max_peers",
-    "lifecycle.halt_timeout_ms",
-    "lifecycle.disconnect_timeout_ms",
-    "lifecycle.announce_timeout_ms",
-    "lifecycle.max_restarts",
-];
-
-/// Settings of which the first cannot be more than the second.
-const ORDERED: [(&str, &str); 5] = [
-    ("peers.reconnect_backoff_s", "peers.max_reconnect_backoff_s"),
-    ("requests.min_depth", "requests.initial_depth"),
-    ("requests.initial_depth", "requests.max_depth"),
-    ("trackers.min_interval_s", "trackers.max_interval_s"),
-    ("trackers.backoff_s", "trackers.max_backoff_s"),
-];
-
-/// The longest time that can be set: a hundred years. Anything longer is a slip, and could not be counted with.
-const MAX_SECONDS: u64 = 100 * 365 * 86_400;
-
-/// The least and the most that a number can be; the unit is told by the end of its name.
-fn range(key: &str) -> (u64, u64) {
-    let least = u64::from(!MAY_BE_ZERO.contains(&key));
-    let most = match key.rsplit('_').next() {
-        Some("s") => MAX_SECONDS,
-        Some("ms") => MAX_SECONDS * 1000,
-        Some("us") => MAX_SECONDS * 1_000_000,
-        Some("threads") => 1024,
-        Some("connections") => 1_000_000,
-        _ => u64::MAX,
-    };
-    (least, most)
 }
 
 #[cfg(test)]
@@ -224,11 +145,13 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Config, String> {
-        Config::parse(text, Path::new("c.ron")).map_err(|error| error.to_string())
+        ConfigFile::new("c.ron", text).parse().map_err(|error| error.to_string())
     }
 
     fn check(text: &str) -> Result<(), String> {
-        parse(text)?.check().map_err(|error| error.to_string())
+        let file = ConfigFile::new("c.ron", text);
+        let checked = file.parse().and_then(|config| config.check());
+        checked.map_err(|error| file.place(error).to_string())
     }
 
     #[test]
@@ -261,45 +184,45 @@ mod tests {
         }
     }
 
+    /// The place is that of the value, however the file is written.
     #[test]
     fn values_that_cannot_work_are_refused() {
         for (text, reason) in [
             (
                 "(tick: (max_interval_ms: 0))",
-                "tick.max_interval_ms: 0 is too small, it must be at least 1",
+                "c.ron:1:26: tick.max_interval_ms: 0 is too small, it can be from 1 to 60000",
+            ),
+            (
+                "// tick\n(\n  storage: (download_dir: \"tick: (\"),\n  tick: (\n    max_events: 5,\n    \
+                 max_interval_ms:\n      60_001,\n  ),\n)",
+                "c.ron:7:7: tick.max_interval_ms: 60001 is too large, it can be from 1 to 60000",
             ),
             (
                 "(requests: (min_depth: 20))",
-                "requests.min_depth: 20 is more than requests.initial_depth, which is 16",
+                "c.ron:1:24: requests.min_depth: 20 is more than requests.initial_depth, which is 16",
+            ),
+            (
+                "(requests: (initial_depth: 3))",
+                "requests.min_depth: 4 is more than requests.initial_depth, which is 3",
             ),
             (
                 "(session: (state_dir: None))",
-                "session.state_dir: the daemon needs a state folder",
+                "c.ron:1:23: session.state_dir: the daemon needs a state folder",
             ),
             (
                 "(api: (listen: \"0.0.0.0:6880\"))",
-                "api.listen: 0.0.0.0:6880 can be reached from other machines; if that is wanted, set api.allow_remote \
-                 to true",
+                "c.ron:1:16: api.listen: 0.0.0.0:6880 can be reached from other machines; if that is wanted, set \
+                 api.allow_remote to true",
+            ),
+            (
+                "(peers: (keep_alive_s: 18446744073709551615))",
+                "c.ron:1:24: peers.keep_alive_s: 18446744073709551615 is too large, it can be from 1 to 86400",
             ),
         ] {
             assert_eq!(check(text), Err(reason.to_owned()));
         }
-        let eternal = check("(peers: (keep_alive_s: 18446744073709551615))").unwrap_err();
-        assert!(eternal.starts_with("peers.keep_alive_s: 18446744073709551615 is too large"));
         assert_eq!(check("(api: (listen: \"0.0.0.0:1\", allow_remote: true))"), Ok(()));
         assert_eq!(check("()"), Ok(()));
-    }
-
-    /// A name that no setting has any more would hide a mistake.
-    #[test]
-    fn the_rules_name_settings_that_there_are() {
-        let numbers = Config::default().numbers();
-        let names = MAY_BE_ZERO
-            .into_iter()
-            .chain(ORDERED.into_iter().flat_map(|(a, b)| [a, b]));
-        for name in names {
-            assert!(numbers.iter().any(|(key, _)| key == name), "{name}");
-        }
     }
 
     #[test]

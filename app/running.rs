@@ -79,7 +79,7 @@ impl EngineBuilder {
     /// Starts the engine in a thread of its own.
     ///
     /// # Errors
-    /// Where a listen address cannot be bound, or a thread cannot be started.
+    /// Where a setting is outside its range, a listen address cannot be bound, or a thread cannot be started.
     pub fn start(mut self) -> Result<Engine, StartError> {
         let outlet = EventsPlugin::default();
         let events = outlet.events();

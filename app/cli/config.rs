@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use ecs_torrent::config::{Config, DEFAULT};
+use ecs_torrent::config::{ConfigFile, DEFAULT};
 
 use super::{CliError, Outcome};
 
@@ -33,10 +33,9 @@ enum ConfigCommand {
 pub(super) fn run(args: &ConfigArgs) -> Result<Outcome, CliError> {
     match &args.command {
         ConfigCommand::Check { file } => {
-            let config = Config::load(file)?;
-            config
-                .check()
-                .map_err(|error| CliError::Other(format!("{}: {error}", file.display())))?;
+            let source = ConfigFile::read(file)?;
+            let checked = source.parse().and_then(|config| config.check());
+            checked.map_err(|error| source.place(error))?;
             say!("{}: good", file.display());
         }
         ConfigCommand::Default => super::output::print(format_args!("{DEFAULT}")),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use ecs_torrent::config::{Config, ConfigError};
+use ecs_torrent::config::{Config, ConfigError, ConfigFile};
 use ecs_torrent::daemon::{Api, Phase};
 use ecs_torrent::{Engine, Error, TorrentPlugins, Torrents};
 
@@ -46,9 +46,8 @@ pub(super) struct DaemonArgs {
 
 impl DaemonArgs {
     fn config(self) -> Result<Config, ConfigError> {
-        let mut config = self
-            .config
-            .map_or_else(|| Ok(Config::default()), |path| Config::load(&path))?;
+        let file = self.config.as_deref().map(ConfigFile::read).transpose()?;
+        let mut config = file.as_ref().map_or_else(|| Ok(Config::default()), ConfigFile::parse)?;
         if !self.listen.is_empty() {
             config.net.listen = self.listen;
             config.net.listen_fallback = false;
@@ -56,8 +55,11 @@ impl DaemonArgs {
         config.api.listen = self.api.unwrap_or(config.api.listen);
         config.session.state_dir = self.state_dir.or(config.session.state_dir);
         config.storage.download_dir = self.download_dir.unwrap_or(config.storage.download_dir);
-        config.check()?;
-        Ok(config)
+        match (config.check(), file) {
+            (Ok(()), _) => Ok(config),
+            (Err(error), Some(file)) => Err(file.place(error)),
+            (Err(error), None) => Err(error),
+        }
     }
 }
 

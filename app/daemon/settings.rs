@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ecs_torrent_components::setting_ranges;
 use serde::{Deserialize, Serialize};
 
 /// The HTTP API.
@@ -29,6 +30,13 @@ pub struct ApiSettings {
     /// Most connections at a time; more wait to be accepted. Default 64.
     pub max_connections: usize,
 }
+
+setting_ranges!(ApiSettings, "api" {
+    max_body_bytes: 1..=1 << 30,
+    body_timeout_s: 1..=3600,
+    header_timeout_s: 1..=3600,
+    max_connections: 1..=65_536,
+});
 
 impl Default for ApiSettings {
     fn default() -> Self {

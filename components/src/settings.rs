@@ -1,7 +1,10 @@
 //! Every bound and every default of the engine, by name.
 //!
 //! All fields have defaults; a configuration names only what it changes. Units come last in the names: `_s` seconds,
-//! `_ms` milliseconds, `_bytes` bytes.
+//! `_ms` milliseconds, `_bytes` bytes. Every number has a range ([`Number`]), and [`Settings::check`] looks for values
+//! outside of it.
+
+mod ranges;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -10,6 +13,8 @@ use std::time::Duration;
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::tracker::tiers::AnnounceReach;
 use serde::{Deserialize, Serialize};
+
+pub use self::ranges::{Number, Numbers, SettingError, check_numbers};
 
 /// All settings.
 #[derive(Resource, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

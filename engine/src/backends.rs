@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::settings::{SettingError, Settings};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::core::Backends;
@@ -28,6 +28,9 @@ use crate::wake::Waker;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
+    /// A setting has a value with which the engine would not work.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// A listen address cannot be bound.
     #[error("cannot listen on {address}: {error}")]
     Listen {

@@ -41,8 +41,9 @@ impl Runner {
     /// again with the same plugins, and the torrents are added again.
     ///
     /// # Errors
-    /// Where a listen address cannot be bound, or a thread or runtime cannot be started.
+    /// Where a setting is outside its range, a listen address cannot be bound, or a thread or runtime cannot be started.
     pub fn start(mut settings: Settings, add_plugins: impl Fn(&mut App) + Send + 'static) -> Result<Self, StartError> {
+        settings.check()?;
         backends::fit_descriptors(&mut settings);
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = stop.clone();

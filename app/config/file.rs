@@ -1,0 +1,133 @@
+//! A configuration file: read with limits, and mistakes named by their place.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use ron::extensions::Extensions;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+
+use super::{Config, ConfigError};
+
+/// Longest configuration, in bytes. The default one, which names every setting, has some twenty thousand.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The text of a configuration, and where it is from.
+#[derive(Debug, Clone)]
+pub struct ConfigFile {
+    path: PathBuf,
+    text: String,
+}
+
+impl ConfigFile {
+    /// A text that was read from `path`.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            text: text.into(),
+        }
+    }
+
+    /// Reads a regular file of at most 1 MiB.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, is longer, or is a folder, a device or a pipe, which might never end.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = read(path).map_err(|error| ConfigError::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+        Ok(Self::new(path, text))
+    }
+
+    /// Parses the text; a setting that it does not name has its default. Values are checked by [`Config::check`].
+    ///
+    /// # Errors
+    /// The place and the reason where the text cannot be understood.
+    pub fn parse(&self) -> Result<Config, ConfigError> {
+        options().from_str(&self.text).map_err(|error| ConfigError::Syntax {
+            path: self.path.clone(),
+            line: error.span.start.line,
+            column: error.span.start.col,
+            reason: error.code.to_string(),
+        })
+    }
+
+    /// Adds the place in this file to an error about a value, if this file sets the value.
+    #[must_use]
+    pub fn place(&self, error: ConfigError) -> ConfigError {
+        match error {
+            ConfigError::Value { key, reason, .. } => ConfigError::Value {
+                place: self.find(&key).unwrap_or_default(),
+                key,
+                reason,
+            },
+            error => error,
+        }
+    }
+
+    /// Finds the value of `section.name`: the text is parsed again, and parsing fails at that value.
+    fn find(&self, key: &str) -> Option<String> {
+        let (section, name) = key.split_once('.')?;
+        let found = options().from_str_seed(&self.text, Finder(&[section, name])).err()?;
+        let (line, column) = (found.span.start.line, found.span.start.col);
+        Some(format!("{}:{line}:{column}: ", self.path.display()))
+    }
+}
+
+fn options() -> ron::Options {
+    ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME)
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    // Opening a pipe that nobody writes to would block.
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut text = String::new();
+    if file.take(MAX_BYTES + 1).read_to_string(&mut text)? as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!("longer than {MAX_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
+/// Fails at the value that this path of names leads to.
+struct Finder<'a>(&'a [&'a str]);
+
+impl<'de> DeserializeSeed<'de> for Finder<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if self.0.is_empty() {
+            return Err(D::Error::custom("here"));
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Finder<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("settings")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            if Some(&name.as_str()) == self.0.first() {
+                map.next_value_seed(Finder(&self.0[1..]))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,335 @@
+//! The range of every setting that is a number, and the pairs of settings that depend on each other.
+//!
+//! A new number needs one line in its section's table below; `tests/workspace/config.rs` fails without it. The
+//! ranges are checked when an engine starts and by `config check`, and `config default` prints them.
+
+use std::ops::RangeInclusive;
+
+use super::{
+    LifecycleSettings, NetSettings, PeerSettings, RequestSettings, SessionSettings, Settings, StorageSettings,
+    TickSettings, TrackerSettings, UploadSettings,
+};
+
+/// A setting that is a number, with its value and its range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Number {
+    /// The name of the section, such as `net`.
+    pub section: &'static str,
+    /// The name in the section, such as `threads`.
+    pub name: &'static str,
+    /// The value.
+    pub value: u64,
+    /// The values with which an engine works.
+    pub range: RangeInclusive<u64>,
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    /// A number is outside its range.
+    #[error("{section}.{name}: {value} is too {}, it can be from {least} to {most}", if value < least { "small" } else { "large" })]
+    Range {
+        /// The section.
+        section: &'static str,
+        /// The name in the section.
+        name: &'static str,
+        /// The value.
+        value: u64,
+        /// The least value allowed.
+        least: u64,
+        /// The greatest value allowed.
+        most: u64,
+    },
+    /// A number is greater than another number that bounds it.
+    #[error("{section}.{small}: {value} is more than {section}.{large}, which is {bound}")]
+    Order {
+        /// The section of both.
+        section: &'static str,
+        /// The name of the smaller one.
+        small: &'static str,
+        /// The value of the smaller one.
+        value: u64,
+        /// The name of the greater one.
+        large: &'static str,
+        /// The value of the greater one.
+        bound: u64,
+    },
+}
+
+impl SettingError {
+    /// The section and the name of the setting in question.
+    #[must_use]
+    pub fn key(&self) -> (&'static str, &'static str) {
+        match *self {
+            Self::Range { section, name, .. } => (section, name),
+            Self::Order { section, small, .. } => (section, small),
+        }
+    }
+}
+
+/// Settings with numbers.
+pub trait Numbers {
+    /// Every number with its range, in the order of the tables.
+    fn numbers(&self) -> Vec<Number>;
+}
+
+/// Gives a section its table of ranges: `section.name` is a setting, and its range includes both ends.
+#[macro_export]
+macro_rules! setting_ranges {
+    ($type:ty, $section:literal { $($name:ident: $range:expr,)* }) => {
+        impl $crate::settings::Numbers for $type {
+            fn numbers(&self) -> Vec<$crate::settings::Number> {
+                vec![$($crate::settings::Number {
+                    section: $section,
+                    name: stringify!($name),
+                    value: u64::try_from(self.$name).unwrap_or(u64::MAX),
+                    range: $range,
+                },)*]
+            }
+        }
+    };
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const HOUR_S: u64 = 3600;
+const DAY_S: u64 = 24 * HOUR_S;
+const YEAR_S: u64 = 365 * DAY_S;
+
+/// More than any machine has, so that counts can be added without overflow.
+const MANY: u64 = 1_000_000;
+
+// An engine that sleeps longer between ticks stalls its peers and its API.
+setting_ranges!(TickSettings, "tick" {
+    min_interval_us: 0..=200_000,
+    max_interval_ms: 1..=MINUTE_MS,
+    max_events: 1..=MANY,
+    max_commands: 1..=MANY,
+});
+
+// A process that cannot start a thread of the network runtime panics, so there are no more than are of use.
+setting_ranges!(NetSettings, "net" {
+    threads: 1..=64,
+    receive_window_bytes: 32 * KIB..=GIB,
+    read_chunk_bytes: 16 * KIB..=16 * MIB,
+    connect_timeout_s: 1..=HOUR_S,
+    close_timeout_ms: 0..=HOUR_MS,
+    max_lookups: 1..=1024,
+});
+
+setting_ranges!(PeerSettings, "peers" {
+    max_connections: 1..=MANY,
+    max_per_torrent: 1..=MANY,
+    max_inbound_per_ip: 0..=MANY,
+    max_half_open: 0..=MANY,
+    max_unidentified: 1..=MANY,
+    max_candidates: 0..=MANY,
+    handshake_timeout_s: 1..=HOUR_S,
+    frame_timeout_s: 1..=HOUR_S,
+    idle_timeout_s: 1..=DAY_S,
+    keep_alive_s: 1..=DAY_S,
+    send_timeout_s: 1..=HOUR_S,
+    max_send_queue_bytes: 16 * KIB..=GIB,
+    reconnect_backoff_s: 1..=DAY_S,
+    max_reconnect_backoff_s: 1..=7 * DAY_S,
+    max_failures: 1..=1000,
+    ban_s: 1..=YEAR_S,
+    bans_per_ip: 1..=MANY,
+    max_bans: 0..=MANY,
+    max_unsolicited: 0..=MANY,
+    // A set of this many pieces is computed and searched for each peer that connects.
+    allowed_fast: 0..=100,
+});
+
+setting_ranges!(RequestSettings, "requests" {
+    piece_memory_bytes: 16 * KIB..=TIB,
+    initial_depth: 1..=65_536,
+    min_depth: 1..=65_536,
+    max_depth: 1..=65_536,
+    queue_ms: 1..=10 * MINUTE_MS,
+    block_timeout_s: 1..=HOUR_S,
+    silence_s: 1..=HOUR_S,
+    snub_s: 1..=DAY_S,
+    endgame_copies: 1..=100,
+    extent_bytes: 1..=GIB,
+});
+
+setting_ranges!(UploadSettings, "uploads" {
+    slots: 0..=MANY,
+    optimistic_slots: 0..=MANY,
+    max_unchoked: 1..=MANY,
+    choke_interval_s: 1..=HOUR_S,
+    optimistic_interval_s: 1..=HOUR_S,
+    seeding_turn_s: 1..=DAY_S,
+    max_queue: 1..=MANY,
+    // Every client requests blocks of 16 KiB.
+    max_block_bytes: 16 * KIB..=MIB,
+    read_bytes: 16 * KIB..=16 * MIB,
+    memory_bytes: 64 * KIB..=TIB,
+    peer_memory_bytes: 16 * KIB..=TIB,
+});
+
+setting_ranges!(StorageSettings, "storage" {
+    disk_threads: 1..=64,
+    hash_threads: 0..=256,
+    max_open_files: 1..=MANY,
+    check_memory_bytes: 16 * KIB..=TIB,
+});
+
+setting_ranges!(TrackerSettings, "trackers" {
+    min_interval_s: 1..=DAY_S,
+    max_interval_s: 1..=7 * DAY_S,
+    backoff_s: 1..=DAY_S,
+    max_backoff_s: 1..=7 * DAY_S,
+    http_timeout_s: 1..=HOUR_S,
+    max_reply_bytes: KIB..=GIB,
+    // BEP 15: the wait doubles up to the ninth packet, which is more than two hours after the first.
+    udp_sends: 1..=9,
+    num_want: 0..=10_000,
+    max_peers: 0..=MANY,
+    max_concurrent: 1..=10_000,
+});
+
+setting_ranges!(SessionSettings, "session" {
+    checkpoint_interval_s: 0..=DAY_S,
+    checkpoint_bytes: 1..=TIB,
+    max_unsaved_active_s: 1..=YEAR_S,
+    max_peers: 0..=100_000,
+});
+
+setting_ranges!(LifecycleSettings, "lifecycle" {
+    halt_timeout_ms: 0..=HOUR_MS,
+    disconnect_timeout_ms: 0..=HOUR_MS,
+    announce_timeout_ms: 0..=HOUR_MS,
+    save_timeout_ms: 1..=HOUR_MS,
+    max_restarts: 0..=1000,
+    restart_window_s: 1..=DAY_S,
+    // Shorter ones would try the same fault again without pause.
+    restart_delay_ms: 10..=HOUR_MS,
+    blocked_retry_ms: 10..=HOUR_MS,
+});
+
+/// Settings of one section of which the first cannot be more than the second.
+const ORDERED: [(&str, &str, &str); 5] = [
+    ("peers", "reconnect_backoff_s", "max_reconnect_backoff_s"),
+    ("requests", "min_depth", "initial_depth"),
+    ("requests", "initial_depth", "max_depth"),
+    ("trackers", "min_interval_s", "max_interval_s"),
+    ("trackers", "backoff_s", "max_backoff_s"),
+];
+
+impl Numbers for Settings {
+    fn numbers(&self) -> Vec<Number> {
+        [
+            self.tick.numbers(),
+            self.net.numbers(),
+            self.peers.numbers(),
+            self.requests.numbers(),
+            self.uploads.numbers(),
+            self.storage.numbers(),
+            self.trackers.numbers(),
+            self.session.numbers(),
+            self.lifecycle.numbers(),
+        ]
+        .concat()
+    }
+}
+
+impl Settings {
+    /// Looks for values with which an engine would not work.
+    ///
+    /// # Errors
+    /// The first such setting.
+    pub fn check(&self) -> Result<(), SettingError> {
+        check_numbers(&self.numbers())
+    }
+}
+
+/// Checks numbers against their ranges and against each other.
+///
+/// # Errors
+/// The first number that is outside its range, or else the first that is greater than its bound.
+pub fn check_numbers(numbers: &[Number]) -> Result<(), SettingError> {
+    for Number {
+        section,
+        name,
+        value,
+        range,
+    } in numbers
+    {
+        if !range.contains(value) {
+            return Err(SettingError::Range {
+                section,
+                name,
+                value: *value,
+                least: *range.start(),
+                most: *range.end(),
+            });
+        }
+    }
+    let value_of = |section, name| {
+        let found = numbers.iter().find(|number| (number.section, number.name) == (section, name));
+        found.map(|number| number.value)
+    };
+    for (section, small, large) in ORDERED {
+        if let (Some(value), Some(bound)) = (value_of(section, small), value_of(section, large))
+            && value > bound
+        {
+            return Err(SettingError::Order {
+                section,
+                small,
+                value,
+                large,
+                bound,
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_in_their_ranges() {
+        assert_eq!(Settings::default().check(), Ok(()));
+    }
+
+    /// A pair whose names do not exist would check nothing.
+    #[test]
+    fn ordered_settings_exist() {
+        let numbers = Settings::default().numbers();
+        for (section, small, large) in ORDERED {
+            for name in [small, large] {
+                assert!(
+                    numbers.iter().any(|number| (number.section, number.name) == (section, name)),
+                    "{section}.{name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn errors_name_the_setting_the_value_and_the_range() {
+        let mut settings = Settings::default();
+        settings.net.max_lookups = usize::MAX;
+        let error = settings.check().unwrap_err();
+        let expected = format!("net.max_lookups: {} is too large, it can be from 1 to 1024", usize::MAX);
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(error.key(), ("net", "max_lookups"));
+        settings.net.max_lookups = 0;
+        let error = settings.check().unwrap_err().to_string();
+        assert_eq!(error, "net.max_lookups: 0 is too small, it can be from 1 to 1024");
+
+        let mut settings = Settings::default();
+        settings.requests.min_depth = 20;
+        let error = settings.check().unwrap_err().to_string();
+        assert_eq!(error, "requests.min_depth: 20 is more than requests.initial_depth, which is 16");
+    }
+}
