@@ -17,7 +17,7 @@ mod signals;
 mod transfer;
 mod verify;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -154,7 +154,15 @@ impl CliError {
 
 /// Runs the command line, and tells the exit code: 0 done, 1 failed, 2 usage, 7 interrupted before it was done.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version go to the standard output.
+        Err(told) if !told.use_stderr() => {
+            output::check_output(told.print().and_then(|()| std::io::stdout().flush()));
+            return ExitCode::SUCCESS;
+        }
+        Err(mistake) => mistake.exit(),
+    };
     let screen = output::Screen::default();
     let log = start_log(&screen);
     raise_descriptor_limit();
@@ -182,7 +190,9 @@ pub(crate) fn main() -> ExitCode {
         #[cfg(feature = "daemon")]
         Command::Config(args) => config::run(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "ecs-torrent", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "ecs-torrent", &mut script);
+            output::print(format_args!("{}", String::from_utf8_lossy(&script)));
             Ok(Outcome::Done)
         }
     };

@@ -1,44 +1,42 @@
 //! The HTTP API: an engine's torrents for programs on this machine.
 //!
 //! A client shows the token that the state folder holds ([`Token`]), and calls the API by a name of its own address:
-//! a web page can do neither. Bodies, heads and connections are bounded by [`ApiSettings`]. What can be asked is
-//! described at `/api/v1/openapi.json`.
+//! a web page can do neither. Clients of the daemon's user come through a Unix socket in the state folder
+//! ([`connect`]), others by TCP, where the daemon can prove itself before it is shown the token ([`Token::prove`]).
+//! Bodies, heads and connections are bounded by [`ApiSettings`]: whatever clients without the token do, one with the
+//! token is answered. What can be asked is described at `/api/v1/openapi.json`.
 
+mod address;
 mod answers;
+mod connections;
 mod events;
 mod guard;
+mod logins;
 mod roots;
 mod routes;
+mod server;
 mod settings;
+mod socket;
 mod token;
 
-use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use axum::extract::Request;
-use axum::http::{HeaderValue, header};
-use axum::middleware::{self, Next};
-use axum::response::Response;
-use axum::{Extension, Router};
 use ecs_torrent_components::settings::seconds;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Semaphore, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
+pub use self::address::ApiAddress;
+use self::server::Server;
 pub use self::settings::ApiSettings;
-pub use self::token::{Token, TokenError};
+pub use self::socket::connect;
+pub use self::token::{NONCE_DIGITS, Token, TokenError};
 use crate::torrents::Torrents;
-
-/// The file in the state folder that tells where the API is, while it is there.
-const ADDRESS_FILE: &str = "api_address";
 
 /// How far the daemon is, as its health tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,9 +88,10 @@ pub enum ApiError {
 #[derive(Debug)]
 pub struct Api {
     address: SocketAddr,
-    address_file: PathBuf,
+    state_dir: PathBuf,
     shared: Shared,
-    server: JoinHandle<()>,
+    /// One for each listener.
+    servers: JoinSet<()>,
 }
 
 /// What requests are answered from.
@@ -103,9 +102,12 @@ struct Desk {
     torrents: Torrents,
     token: Token,
     names: guard::Names,
+    logins: logins::Logins,
     roots: roots::Roots,
     max_body_bytes: usize,
     body_timeout: Duration,
+    /// Permits to hold a request's body in memory.
+    bodies: Semaphore,
     phase: AtomicU8,
     adding: Mutex<()>,
     closing: watch::Sender<bool>,
@@ -121,8 +123,15 @@ impl Desk {
     }
 }
 
+/// Most bodies of requests in memory at a time, of `api.max_body_bytes` each; more requests wait.
+const MAX_BODIES: usize = 16;
+
+/// Time for the last answers to leave. With the 9 s that a stop takes at most, it is over before a container is killed.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
 impl Api {
-    /// Serves `torrents`. The token, and the address for clients to find, are kept in `state_dir`.
+    /// Serves `torrents` on the address of the settings and on a Unix socket in `state_dir`. The token, and the
+    /// address for clients to find, are kept there too.
     ///
     /// # Errors
     /// Where the address cannot be listened on, or a folder cannot be used.
@@ -149,28 +158,33 @@ impl Api {
             torrents,
             token,
             names: guard::Names::new(address, &settings.names),
+            logins: logins::Logins::new(settings.max_failed_logins, seconds(settings.failed_login_interval_s)),
             roots,
             max_body_bytes: settings.max_body_bytes,
             body_timeout: seconds(settings.body_timeout_s),
+            bodies: Semaphore::new(MAX_BODIES),
             phase: AtomicU8::new(Phase::Starting as u8),
             adding: Mutex::new(()),
             closing: watch::Sender::new(false),
         });
-        let router = routes::router(shared.clone()).layer(middleware::from_fn(note));
-        let server = Server {
-            router,
-            settings: settings.clone(),
-            closing: shared.closing.subscribe(),
-        };
-        let server = tokio::spawn(server.serve(listener));
-        let address_file = state_dir.join(ADDRESS_FILE);
+        let router = routes::router(shared.clone());
+        let server = Server::new(router, settings.clone(), shared.closing.subscribe());
+        let mut servers = JoinSet::new();
+        // A task each: a flood of one listener does not hold up the other.
+        match socket::listen(state_dir) {
+            Ok(listener) => drop(servers.spawn(server.clone().serve(listener))),
+            // As on a file system that has no sockets. Clients come by TCP then.
+            Err(error) => tracing::warn!(path = %socket::path(state_dir).display(), %error, "cannot listen"),
+        }
+        servers.spawn(server.serve(listener));
         let api = Self {
             address,
-            address_file,
+            state_dir: state_dir.to_owned(),
             shared,
-            server,
+            servers,
         };
-        write_whole(&api.address_file, &reachable(address).to_string()).map_err(failed(&api.address_file))?;
+        let written = ApiAddress::of_this_process(address).write(state_dir);
+        written.map_err(failed(&ApiAddress::path(state_dir)))?;
         Ok(api)
     }
 
@@ -185,136 +199,25 @@ impl Api {
         self.shared.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// Ends it in order: who listens to events hears the last ones, and who has asked is answered, within half a second.
+    /// Ends it in order: the last events and answers leave, within half a second.
     pub async fn close(mut self) {
         // What a tick has to tell is told before the next one begins. An engine that is gone tells nothing more.
         let _ = self.shared.torrents.with_world(|_| ()).await;
         self.shared.closing.send_replace(true);
-        if tokio::time::timeout(CLOSE_TIMEOUT, &mut self.server).await.is_err() {
+        let ended = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSE_TIMEOUT, ended).await.is_err() {
             tracing::debug!("clients are cut off");
         }
-    }
-
-    /// Where the daemon of a state folder is, if one is there.
-    ///
-    /// # Errors
-    /// Where none is, or the file cannot be read.
-    pub fn find(state_dir: &Path) -> Result<SocketAddr, ApiError> {
-        let path = state_dir.join(ADDRESS_FILE);
-        let text = std::fs::read_to_string(&path);
-        let address = text.and_then(|text| text.trim().parse().map_err(io::Error::other));
-        address.map_err(|error| ApiError::Io { path, error })
     }
 }
 
 impl Drop for Api {
     fn drop(&mut self) {
-        self.server.abort();
-        if let Err(error) = std::fs::remove_file(&self.address_file) {
-            tracing::debug!(path = %self.address_file.display(), %error, "cannot remove");
-        }
-    }
-}
-
-/// An address that a client of this machine can connect to.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip: IpAddr = match address.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
-    SocketAddr::new(ip, address.port())
-}
-
-/// Whoever reads the file reads all of it.
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    writeln!(file, "{text}")?;
-    file.persist(path)?;
-    Ok(())
-}
-
-/// Time before the next try after a connection could not be accepted, as when no more files can be open.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Longest head of a request, in bytes.
-const MAX_HEAD: usize = 16 << 10;
-
-/// Time for the last answers to leave. With the 9 s that a stop takes at most, it is over before a container is killed.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// What accepts clients.
-struct Server {
-    router: Router,
-    settings: ApiSettings,
-    closing: watch::Receiver<bool>,
-}
-
-impl Server {
-    async fn serve(self, listener: TcpListener) {
-        // They end with this task.
-        let mut connections = JoinSet::new();
-        let mut closing = self.closing.clone();
-        tokio::select! {
-            () = self.accept(&listener, &mut connections) => {}
-            _ = closing.wait_for(|closing| *closing) => {}
-        }
-        drop(listener);
-        while connections.join_next().await.is_some() {}
-    }
-
-    async fn accept(&self, listener: &TcpListener, connections: &mut JoinSet<()>) {
-        let permits = Arc::new(Semaphore::new(self.settings.max_connections));
-        while let Ok(permit) = permits.clone().acquire_owned().await {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let connection = self.connection(stream);
-                    connections.spawn(async move {
-                        if let Err(error) = connection.await {
-                            tracing::debug!(%error, "a client's connection has ended");
-                        }
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "cannot accept a client");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+        self.servers.abort_all();
+        for path in [ApiAddress::path(&self.state_dir), socket::path(&self.state_dir)] {
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::debug!(path = %path.display(), %error, "cannot remove");
             }
-            while connections.try_join_next().is_some() {}
         }
     }
-
-    fn connection(&self, stream: TcpStream) -> impl Future<Output = hyper::Result<()>> + use<> {
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(seconds(self.settings.header_timeout_s))
-            .max_buf_size(MAX_HEAD);
-        let met = stream.local_addr().ok().map(|address| guard::Met(address.ip()));
-        let service = TowerToHyperService::new(self.router.clone().layer(Extension(met)));
-        let mut closing = self.closing.clone();
-        async move {
-            let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-            tokio::select! {
-                result = connection.as_mut() => return result,
-                _ = closing.wait_for(|closing| *closing) => connection.as_mut().graceful_shutdown(),
-            }
-            connection.await
-        }
-    }
-}
-
-/// Logs a request, without its query and its headers, which hold secrets; and tells browsers to make nothing of the
-/// answer.
-async fn note(request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = next.run(request).await;
-    tracing::debug!(%method, path, status = response.status().as_u16(), "request");
-    let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
-    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
-    response
 }

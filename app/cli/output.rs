@@ -90,9 +90,19 @@ impl Screen {
     }
 }
 
-/// Prints to the standard output. Where nobody reads it any more, there is nothing left to do.
+/// Prints to the standard output, or ends the process with exit code 1: without a word where nobody reads the output
+/// any more, as behind `| head`, and with an error where it cannot be written, as to a full disk.
 pub(super) fn print(text: std::fmt::Arguments<'_>) {
-    if io::stdout().write_fmt(text).is_err() {
+    let mut output = io::stdout().lock();
+    check_output(output.write_fmt(text).and_then(|()| output.flush()));
+}
+
+/// Ends the process where writing to the standard output has failed.
+pub(super) fn check_output(result: io::Result<()>) {
+    if let Err(error) = result {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            print_error(&format_args!("cannot write to the standard output: {error}"));
+        }
         std::process::exit(1);
     }
 }

@@ -1,5 +1,7 @@
 //! What clients are told: JSON, errors too.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,6 +18,9 @@ pub(super) struct Refusal {
     /// What of the request is wrong, where it is one thing.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'static str>,
+    /// How long to wait before the next try; the connection is closed.
+    #[serde(skip)]
+    retry_after: Option<Duration>,
 }
 
 impl Refusal {
@@ -24,6 +29,7 @@ impl Refusal {
             status,
             error: error.into(),
             field: None,
+            retry_after: None,
         }
     }
 
@@ -32,6 +38,14 @@ impl Refusal {
         Self {
             field: Some(field),
             ..Self::new(status, error.to_string())
+        }
+    }
+
+    /// Too many requests of a kind; the next one may come after `wait`.
+    pub(super) fn too_many(field: &'static str, wait: Duration, error: impl ToString) -> Self {
+        Self {
+            retry_after: Some(wait),
+            ..Self::of(field, StatusCode::TOO_MANY_REQUESTS, error)
         }
     }
 
@@ -55,11 +69,18 @@ impl From<Error> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = self.status;
+        let Self {
+            status, retry_after, ..
+        } = self;
         let mut response = (status, Json(self)).into_response();
         if status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if let Some(wait) = retry_after {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, wait.as_secs().saturating_add(1).into());
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

@@ -1,7 +1,9 @@
 //! Who is let in: requests for this host, from this host's pages if from any, with the token.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::Next;
@@ -9,6 +11,8 @@ use axum::response::Response;
 
 use super::Shared;
 use super::answers::Refusal;
+use super::connections::Caller;
+use super::server::Client;
 
 /// The names by which clients may call the API. A page that points its own name at this machine calls by that name.
 #[derive(Debug)]
@@ -45,20 +49,17 @@ impl Names {
     }
 }
 
-/// The address of this machine that a client has reached.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Met(pub(super) IpAddr);
-
 /// Every request passes here first, those for what there is not too.
 pub(super) async fn check_names(
     State(shared): State<Shared>,
+    Extension(client): Extension<Client>,
     request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
-    let met = request.extensions().get::<Option<Met>>().copied().flatten();
-    let met = met.map_or(shared.names.local.ip(), |Met(ip)| ip.to_canonical());
+    let met = client.local.unwrap_or(shared.names.local.ip());
     let is_ours = |authority: &str| shared.names.include(authority, met);
-    if !hosts(&request).is_some_and(|hosts| hosts.into_iter().all(is_ours)) {
+    // No web page can reach the Unix socket, by any name.
+    if client.local.is_some() && !hosts(&request).is_some_and(|hosts| hosts.into_iter().all(is_ours)) {
         let why = "the request is for another host; name this one in api.names if it is meant";
         return Err(Refusal::of("Host", StatusCode::FORBIDDEN, why));
     }
@@ -102,17 +103,27 @@ fn is_plain(uri: &Uri) -> bool {
 /// Requests for what is not for everybody pass here too.
 pub(super) async fn check_token(
     State(shared): State<Shared>,
+    Extension(client): Extension<Client>,
     request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
-    let mut shown = request.headers().get_all(header::AUTHORIZATION).iter();
-    let value = shown.next().and_then(|value| value.to_str().ok());
-    let token = value.and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-    });
-    if shown.next().is_none() && token.is_some_and(|token| shared.token.is(token)) {
+    let shown: Vec<_> = request.headers().get_all(header::AUTHORIZATION).iter().collect();
+    let token = match shown[..] {
+        [value] => value.to_str().ok().and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+        }),
+        _ => None,
+    };
+    if token.is_some_and(|token| shared.token.is(token)) {
+        client.ticket.trust();
         return Ok(next.run(request).await);
+    }
+    // The owner reads the token rather than guess it.
+    if !shown.is_empty() && client.caller != Caller::Owner {
+        let failed = shared.logins.fail(client.caller, Instant::now());
+        failed.map_err(|wait| Refusal::too_many("Authorization", wait, "too many wrong tokens from this address"))?;
+        tracing::warn!(caller = ?client.caller, "a wrong token");
     }
     let why = "show the token of the state folder's file api_token: `Authorization: Bearer TOKEN`";
     Err(Refusal::of("Authorization", StatusCode::UNAUTHORIZED, why))

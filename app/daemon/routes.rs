@@ -12,10 +12,11 @@ use axum::{Json, Router, middleware};
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Value, json};
+use tokio::sync::SemaphorePermit;
 use url::form_urlencoded;
 
 use super::answers::Refusal;
-use super::{Phase, Shared, events, guard};
+use super::{NONCE_DIGITS, Phase, Shared, events, guard};
 use crate::{AddOptions, Error, Field, FileStats, InfoHash, RemoveOptions, Selection, Source};
 
 /// The description of all of this, for programs (OpenAPI 3.1).
@@ -37,6 +38,9 @@ enum Access {
     Token,
 }
 
+/// The path of the proof.
+pub(super) const PROOF: &str = "/api/v1/proof";
+
 /// Every route. The tests hold `openapi.json` against it.
 fn table() -> Vec<Route> {
     use Access::{Everybody, Token};
@@ -49,6 +53,7 @@ fn table() -> Vec<Route> {
     };
     vec![
         route("get", "/api/v1/health", Everybody, routing::get(health)),
+        route("get", PROOF, Everybody, routing::get(proof)),
         route("get", "/api/v1/openapi.json", Token, routing::get(openapi)),
         route("get", "/api/v1/events", Token, routing::get(events::stream)),
         route("get", "/api/v1/torrents", Token, routing::get(list)),
@@ -80,6 +85,22 @@ pub(super) fn router(shared: Shared) -> Router {
 
 async fn health(State(shared): State<Shared>) -> Json<Value> {
     Json(json!({"status": shared.phase().name(), "version": env!("CARGO_PKG_VERSION")}))
+}
+
+/// Proves to a client that this is the daemon, before the client shows its token.
+async fn proof(
+    State(shared): State<Shared>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Refusal> {
+    let query = Query::parse(query, &["nonce"])?;
+    let nonce = query.one("nonce").unwrap_or_default();
+    if nonce.len() != NONCE_DIGITS || !nonce.bytes().all(|c| c.is_ascii_hexdigit()) {
+        let why = format!("a nonce is {NONCE_DIGITS} hexadecimal digits, other ones each time");
+        return Err(Refusal::of("nonce", StatusCode::BAD_REQUEST, why));
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    Ok(Json(json!({"proof": shared.token.prove(host.unwrap_or_default(), nonce)})))
 }
 
 async fn openapi() -> impl IntoResponse {
@@ -135,7 +156,7 @@ async fn add(
         let why = "send the bytes of a torrent file as application/x-bittorrent; nothing is fetched from a URL";
         return Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     }
-    let bytes = read(&shared, &headers, body).await?;
+    let (bytes, _permit) = read(&shared, &headers, body).await?;
     let load = tokio::task::spawn_blocking(|| Source::from(bytes).load()).await;
     let metainfo = load.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
     let options = AddOptions {
@@ -160,8 +181,12 @@ fn is_torrent(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/x-bittorrent"))
 }
 
-/// The whole body, if it is neither too long nor too slow.
-async fn read(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+/// The whole body, if it is neither too long nor too slow, and the permit to hold it.
+async fn read<'a>(
+    shared: &'a Shared,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Bytes, Option<SemaphorePermit<'a>>), Refusal> {
     let max = shared.max_body_bytes;
     let too_long = || {
         let why = format!("the body is longer than {max} bytes, see api.max_body_bytes");
@@ -173,9 +198,11 @@ async fn read(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Bytes,
     if announced.is_some_and(|length| length.parse().is_ok_and(|length: u64| length > max as u64)) {
         return Err(too_long());
     }
+    // Never closed.
+    let permit = shared.bodies.acquire().await.ok();
     let whole = Limited::new(body, max).collect();
     match tokio::time::timeout(shared.body_timeout, whole).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Ok(whole)) => Ok((whole.to_bytes(), permit)),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
         Ok(Err(error)) => Err(Refusal::of("body", StatusCode::BAD_REQUEST, error)),
         Err(_) => {

@@ -27,15 +27,28 @@ pub struct ApiSettings {
     /// Time for the head of a request to arrive whole, and for the next request on a connection that is kept.
     /// Default 10 s.
     pub header_timeout_s: u64,
-    /// Most connections at a time; more wait to be accepted. Default 64.
+    /// Time in which a client takes nothing of an answer, after which its connection is closed. Default 10 s.
+    pub write_timeout_s: u64,
+    /// Most connections at a time, of TCP and of the Unix socket each. Beyond it, and beyond half of it from one
+    /// address, a new one takes the place of one that has not shown the token; those that have shown it stay.
+    /// Default 256.
     pub max_connections: usize,
+    /// Wrong tokens from one address (one /64 of IPv6) that are answered as such; more are refused as too many
+    /// (status 429). The right token is always accepted. Default 10.
+    pub max_failed_logins: u32,
+    /// Time after which one more wrong token is answered. Default 10 s.
+    pub failed_login_interval_s: u64,
 }
 
 setting_ranges!(ApiSettings, "api" {
     max_body_bytes: 1..=1 << 30,
     body_timeout_s: 1..=3600,
     header_timeout_s: 1..=3600,
-    max_connections: 1..=65_536,
+    write_timeout_s: 1..=3600,
+    // Each connection that makes room for another one is searched for among all.
+    max_connections: 1..=16_384,
+    max_failed_logins: 1..=1_000_000,
+    failed_login_interval_s: 1..=86_400,
 });
 
 impl Default for ApiSettings {
@@ -48,7 +61,10 @@ impl Default for ApiSettings {
             max_body_bytes: 10 << 20,
             body_timeout_s: 30,
             header_timeout_s: 10,
-            max_connections: 64,
+            write_timeout_s: 10,
+            max_connections: 256,
+            max_failed_logins: 10,
+            failed_login_interval_s: 10,
         }
     }
 }

@@ -5,10 +5,18 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 /// The file's name in the state folder.
 const FILE: &str = "api_token";
+
+/// What the proof is for, so that it is of no use for anything else.
+const PROOF_CONTEXT: &str = "ecs-torrent api proof 1";
+
+/// Hexadecimal digits of a challenge.
+pub const NONCE_DIGITS: usize = 64;
 
 /// What a client has to show: 32 random bytes, as 64 hexadecimal digits.
 #[derive(Clone)]
@@ -30,6 +38,14 @@ pub enum TokenError {
     Malformed(PathBuf),
 }
 
+impl TokenError {
+    /// Whether there is no file.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 impl Token {
     /// The state folder's token, made if there is none yet.
     ///
@@ -37,7 +53,7 @@ impl Token {
     /// Where the file cannot be read or written, or holds something else.
     pub fn of_folder(state_dir: &Path) -> Result<Self, TokenError> {
         match Self::read(state_dir) {
-            Err(TokenError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+            Err(missing) if missing.is_missing() => {
                 Self::make(state_dir).map_err(|error| TokenError::Io {
                     path: state_dir.join(FILE),
                     error,
@@ -65,7 +81,7 @@ impl Token {
     fn make(state_dir: &Path) -> io::Result<()> {
         let mut random = [0; 32];
         getrandom::fill(&mut random)?;
-        let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = hex(&random);
         let mut file = tempfile::Builder::new()
             .prefix(".api_token-")
             .permissions(PermissionsExt::from_mode(0o600))
@@ -84,11 +100,46 @@ impl Token {
         self.0.as_bytes().ct_eq(shown.as_bytes()).into()
     }
 
+    /// What only a holder of the token can answer to a challenge: the HMAC-SHA256, in hexadecimal digits, of
+    /// [`PROOF_CONTEXT`], the host as the client calls it, and the client's nonce, each followed by a line feed. With
+    /// the host in it, a program at another address cannot pass on the daemon's proof as its own.
+    #[must_use]
+    pub fn prove(&self, host: &str, nonce: &str) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes()).expect("a key of any length");
+        mac.update(format!("{PROOF_CONTEXT}\n{host}\n{nonce}\n").as_bytes());
+        hex(&mac.finalize().into_bytes())
+    }
+
+    /// Whether `proof` is that of a holder of this token.
+    #[must_use]
+    pub fn is_proof(&self, proof: &str, host: &str, nonce: &str) -> bool {
+        self.prove(host, nonce).as_bytes().ct_eq(proof.as_bytes()).into()
+    }
+
+    /// A challenge that was never used before.
+    ///
+    /// # Errors
+    /// Where the system gives no randomness.
+    pub fn nonce() -> io::Result<String> {
+        let mut random = [0; NONCE_DIGITS / 2];
+        getrandom::fill(&mut random)?;
+        Ok(hex(&random))
+    }
+
+    /// The path of the file.
+    pub(super) fn path(state_dir: &Path) -> PathBuf {
+        state_dir.join(FILE)
+    }
+
     /// The digits, to be shown.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A secret does not end up in a log.
@@ -116,6 +167,20 @@ mod tests {
             .mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// The text is fixed: programs in other languages compute it too.
+    #[test]
+    fn a_proof_is_for_one_host_and_one_nonce() {
+        let token = Token("0".repeat(64));
+        let proof = token.prove("127.0.0.1:6880", &"a".repeat(64));
+        assert_eq!(proof, "416606d4bda2f88bd28c3ea93772600034fa4e9226f1045f2f1736c5e33bce14");
+        assert!(token.is_proof(&proof, "127.0.0.1:6880", &"a".repeat(64)));
+        assert!(!token.is_proof(&proof, "127.0.0.1:6881", &"a".repeat(64)));
+        assert!(!token.is_proof(&proof, "127.0.0.1:6880", &"b".repeat(64)));
+        assert!(!Token("1".repeat(64)).is_proof(&proof, "127.0.0.1:6880", &"a".repeat(64)));
+        let (one, other) = (Token::nonce().unwrap(), Token::nonce().unwrap());
+        assert!(one.len() == NONCE_DIGITS && one != other);
     }
 
     #[test]

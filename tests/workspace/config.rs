@@ -1,7 +1,8 @@
 //! The configuration that `config default` prints: every setting, with the documentation that stands in the code.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ecs_torrent::components::settings::Numbers;
 use ecs_torrent::config::{Config, DEFAULT};
 use ron::extensions::Extensions;
 use ron::ser::PrettyConfig;
@@ -102,7 +103,9 @@ fn commented_default() -> String {
 // Units come last in the names: _s seconds, _ms milliseconds, _us microseconds, _bytes bytes.
 "
     .to_owned();
+    let numbers = Config::default().numbers();
     let mut section = "Config".to_owned();
+    let mut section_name = String::new();
     for line in values.lines() {
         let indent = line.len() - line.trim_start().len();
         let name = line.trim_start().split_once(": ").map(|(name, _)| name);
@@ -115,8 +118,13 @@ fn commented_default() -> String {
                 text.push('\n');
             }
             text += &comment(indent, &plain(&member.documentation));
+            let number = numbers.iter().find(|number| (number.section, number.name) == (&section_name, name));
             if indent == 4 {
                 section.clone_from(&member.kind);
+                name.clone_into(&mut section_name);
+            } else if let Some(number) = number {
+                let (least, most) = (number.range.start(), number.range.end());
+                text += &comment(indent, &format!("Range {least} to {most}."));
             } else if let Some(choices) = choices(&member.kind, &types) {
                 text += &comment(indent, &choices);
             }
@@ -125,6 +133,23 @@ fn commented_default() -> String {
         text.push('\n');
     }
     text
+}
+
+/// A number without a range could be set to a value with which the engine hangs or panics.
+#[test]
+fn every_number_has_a_range() {
+    let config = Config::default();
+    let mut numbers = BTreeSet::new();
+    let sections = serde_json::to_value(&config).unwrap();
+    for (section, settings) in sections.as_object().unwrap() {
+        for (name, value) in settings.as_object().unwrap() {
+            if value.is_number() {
+                numbers.insert(format!("{section}.{name}"));
+            }
+        }
+    }
+    let with_range = config.numbers().into_iter().map(|number| format!("{}.{}", number.section, number.name));
+    assert_eq!(numbers, with_range.collect(), "see components/src/settings/ranges.rs");
 }
 
 /// What the command prints is what the code says.

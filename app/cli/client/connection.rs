@@ -1,55 +1,63 @@
-//! The connection to the daemon: plain HTTP, on this machine.
+//! The connection to the daemon: plain HTTP, through the Unix socket of the state folder, or by TCP to a program that
+//! has proven to be the daemon.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ecs_torrent::daemon::{Api, ApiError, Token};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
+use ecs_torrent::daemon::{self, ApiAddress, Token};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::DaemonAddress;
 use crate::cli::CliError;
 use crate::cli::output::printable;
 
-/// Time for the daemon to accept a connection.
+/// Time for the daemon to accept a connection, and to prove itself.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time for the daemon to do what it is asked; to stop all torrents takes longest.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where the daemon is, and what makes it listen.
+/// Longest answer of a program that is not known to be the daemon.
+const MAX_PROOF: usize = 4 << 10;
+
+/// The daemon of a state folder.
 pub(super) struct Daemon {
-    address: SocketAddr,
+    /// Where it is, if the user has said so.
+    api: Option<SocketAddr>,
     token: Token,
     state_dir: PathBuf,
+}
+
+/// A connection to the daemon, over which the token may be sent.
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    /// The daemon's name in requests.
+    host: String,
+    /// Its place, for errors.
+    place: String,
 }
 
 impl Daemon {
     /// Finds it by the files that it leaves in its state folder.
     pub(super) fn find(place: &DaemonAddress) -> Result<Self, CliError> {
-        let state_dir = place.state_dir.clone();
-        let address = match place.api {
-            Some(address) => address,
-            None => Api::find(&state_dir).map_err(|error| match error {
-                ApiError::Io { error, .. } if error.kind() == std::io::ErrorKind::NotFound => {
-                    let why = "none has this state folder; `ecs-torrent daemon` starts one, --state-dir names another";
-                    CliError::Other(format!("no daemon running: {}: {why}", state_dir.display()))
-                }
-                error => CliError::Other(format!("no daemon found: {error}")),
-            })?,
-        };
-        let token = Token::read(&state_dir).map_err(|error| CliError::Other(format!("no token: {error}")))?;
-        Ok(Self {
-            address,
-            token,
-            state_dir,
-        })
+        let (state_dir, api) = (place.state_dir.clone(), place.api);
+        let token = Token::read(&state_dir).map_err(|error| {
+            if error.is_missing() && api.is_none() {
+                none_has(&state_dir.display())
+            } else {
+                CliError::Other(format!("no token: {error}"))
+            }
+        })?;
+        Ok(Self { api, token, state_dir })
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Value, CliError> {
@@ -66,29 +74,103 @@ impl Daemon {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Value, CliError> {
-        let address = self.address;
+        let Connection { sender, host, place } = self.connect().await?;
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, address.to_string())
+            .header(header::HOST, host)
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token.reveal()))
             .header(header::CONTENT_TYPE, "application/x-bittorrent")
             .body(Full::new(body));
         let request = request.map_err(|error| CliError::Other(format!("cannot ask: {error}")))?;
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
-        let stream = stream.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-        let stream = stream.map_err(CliError::io(format!("no daemon running: {address}")))?;
-        match tokio::time::timeout(ANSWER_TIMEOUT, exchange(stream, request)).await {
-            Ok(Ok((status, bytes))) => self.understand(status, &bytes),
-            Ok(Err(error)) => Err(CliError::Other(format!("{address}: {error}"))),
+        match tokio::time::timeout(ANSWER_TIMEOUT, exchange(sender, request)).await {
+            Ok(Ok((status, bytes))) => self.understand(&place, status, &bytes),
+            Ok(Err(error)) => Err(CliError::Other(format!("{place}: {error}"))),
             Err(_) => Err(CliError::Other(format!(
-                "{address}: no answer in {} s",
+                "{place}: no answer in {} s",
                 ANSWER_TIMEOUT.as_secs()
             ))),
         }
     }
 
-    fn understand(&self, status: StatusCode, bytes: &[u8]) -> Result<Value, CliError> {
+    /// Connects to the address that the user has named, or else to the state folder's socket, or else to the address
+    /// in the state folder.
+    async fn connect(&self) -> Result<Connection, CliError> {
+        if let Some(address) = self.api {
+            return self.connect_tcp(address).await;
+        }
+        let state_dir = &self.state_dir;
+        match in_time(daemon::connect(state_dir)).await {
+            Ok(stream) => {
+                let place = state_dir.display().to_string();
+                let sender = handshake(stream).await.map_err(|error| CliError::Other(format!("{place}: {error}")))?;
+                let host = "localhost".to_owned();
+                return Ok(Connection { sender, host, place });
+            }
+            // There may be a file system without sockets.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
+            Err(error) => return Err(CliError::io(format!("cannot reach the daemon of {}", state_dir.display()))(error)),
+        }
+        let found = ApiAddress::read(state_dir).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => none_has(&state_dir.display()),
+            _ => CliError::Other(format!("no daemon found: {}: {error}", state_dir.display())),
+        })?;
+        if !found.is_alive() {
+            return Err(CliError::Other(format!(
+                "no daemon running: {}: the one that had this state folder (process {}) has ended; `ecs-torrent daemon` \
+                 starts one",
+                state_dir.display(),
+                found.process
+            )));
+        }
+        self.connect_tcp(found.address).await
+    }
+
+    /// Connects to a program that proves to have the token before it is sent.
+    async fn connect_tcp(&self, address: SocketAddr) -> Result<Connection, CliError> {
+        let stream = in_time(TcpStream::connect(address)).await;
+        let stream = stream.map_err(CliError::io(format!("no daemon running: {address}")))?;
+        let (place, host) = (address.to_string(), address.to_string());
+        let proven = in_time(async {
+            let mut sender = handshake(stream).await.map_err(io::Error::other)?;
+            let is_proven = self.challenge(&mut sender, &host).await?;
+            Ok((sender, is_proven))
+        });
+        match proven.await {
+            Ok((sender, true)) => Ok(Connection { sender, host, place }),
+            Ok((_, false)) => Err(self.refuse(address, "it does not have this state folder's token")),
+            Err(error) => Err(self.refuse(address, &error.to_string())),
+        }
+    }
+
+    fn refuse(&self, address: SocketAddr, why: &str) -> CliError {
+        CliError::Other(format!(
+            "{}: the program at {address} has not proven to be the daemon of this state folder, and has not been sent \
+             the token: {}; --state-dir names the folder of another daemon",
+            self.state_dir.display(),
+            printable(why)
+        ))
+    }
+
+    /// Asks for the proof, and tells whether it is right.
+    async fn challenge(&self, sender: &mut SendRequest<Full<Bytes>>, host: &str) -> io::Result<bool> {
+        let nonce = Token::nonce()?;
+        let request = Request::builder()
+            .uri(format!("/api/v1/proof?nonce={nonce}"))
+            .header(header::HOST, host)
+            .body(Full::new(Bytes::new()))
+            .map_err(io::Error::other)?;
+        let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+        let body = Limited::new(answer.into_body(), MAX_PROOF).collect();
+        let bytes = body.await.map_err(io::Error::other)?.to_bytes();
+        let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let is_proven = self.token.is_proof(super::text(&answer["proof"]), host, &nonce);
+        // The daemon keeps the connection for the request.
+        sender.ready().await.map_err(io::Error::other)?;
+        Ok(is_proven)
+    }
+
+    fn understand(&self, place: &str, status: StatusCode, bytes: &[u8]) -> Result<Value, CliError> {
         let answer: Option<Value> = match bytes {
             [] => Some(Value::Null),
             bytes => serde_json::from_slice(bytes).ok(),
@@ -96,27 +178,43 @@ impl Daemon {
         match answer {
             Some(answer) if status.is_success() => Ok(answer),
             _ if status == StatusCode::UNAUTHORIZED => Err(CliError::Other(format!(
-                "{}: the daemon at {} has another token; --state-dir names its state folder",
-                self.state_dir.display(),
-                self.address
+                "{}: the daemon at {place} has another token; --state-dir names its state folder",
+                self.state_dir.display()
             ))),
             Some(answer) => {
                 let why = super::text(&answer["error"]);
                 Err(CliError::Other(printable(why)))
             }
-            None => Err(CliError::Other(format!(
-                "{}: not a daemon's answer: {status}",
-                self.address
-            ))),
+            None => Err(CliError::Other(format!("{place}: not a daemon's answer: {status}"))),
         }
     }
 }
 
-/// One request, one answer.
-async fn exchange(stream: TcpStream, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), hyper::Error> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with the answer.
+fn none_has(state_dir: &impl std::fmt::Display) -> CliError {
+    let why = "none has this state folder; `ecs-torrent daemon` starts one, --state-dir names another";
+    CliError::Other(format!("no daemon running: {state_dir}: {why}"))
+}
+
+async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let result = tokio::time::timeout(CONNECT_TIMEOUT, work).await;
+    result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Ends when the sender is dropped.
     tokio::spawn(connection);
+    Ok(sender)
+}
+
+/// One request, one answer.
+async fn exchange(
+    mut sender: SendRequest<Full<Bytes>>,
+    request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes), hyper::Error> {
     let answer = sender.send_request(request).await?;
     let status = answer.status();
     Ok((status, answer.into_body().collect().await?.to_bytes()))

@@ -1,0 +1,183 @@
+//! The listeners of the API and their connections.
+
+use std::io;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::{Extension, Router};
+use ecs_torrent_components::settings::seconds;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
+
+use super::connections::{Caller, Connections, Ticket};
+use super::settings::ApiSettings;
+use super::{routes, socket};
+
+/// Time before the next try after a connection could not be accepted, as when no more files can be open.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections accepted before those that were accepted may read what their clients have sent: in a flood of new
+/// connections, a client that shows its token at once is known by it before its turn to be evicted comes.
+const ACCEPT_BATCH: usize = 8;
+
+/// Longest head of a request, in bytes.
+const MAX_HEAD: usize = 16 << 10;
+
+/// A listener, and what it knows of its clients.
+pub(super) trait Listener: Send + Sync + 'static {
+    type Stream: AsyncRead + AsyncWrite + Send + 'static;
+
+    /// Waits for the next client: its stream, who it is, and the address of this machine that it has reached.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Caller, Option<IpAddr>)>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<(TcpStream, Caller, Option<IpAddr>)> {
+        let (stream, remote) = self.accept().await?;
+        let local = stream.local_addr().ok().map(|address| address.ip().to_canonical());
+        Ok((stream, remote.ip().into(), local))
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<(UnixStream, Caller, Option<IpAddr>)> {
+        loop {
+            let (stream, _) = self.accept().await?;
+            if socket::is_owner(&stream) {
+                return Ok((stream, Caller::Owner, None));
+            }
+            tracing::warn!("a process of another user has connected to the API's socket");
+        }
+    }
+}
+
+/// The client of a request.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    pub(super) caller: Caller,
+    /// The address of this machine that the client has reached; none for the Unix socket.
+    pub(super) local: Option<IpAddr>,
+    pub(super) ticket: Arc<Ticket>,
+}
+
+/// Serves the API to the clients of any listener.
+#[derive(Clone)]
+pub(super) struct Server {
+    router: Router,
+    settings: ApiSettings,
+    closing: watch::Receiver<bool>,
+}
+
+impl Server {
+    /// Serves `router` until `closing` is true.
+    pub(super) fn new(router: Router, settings: ApiSettings, closing: watch::Receiver<bool>) -> Self {
+        Self {
+            router: router.layer(middleware::from_fn(finish)),
+            settings,
+            closing,
+        }
+    }
+
+    /// Accepts clients until the API closes, then waits for their last answers.
+    pub(super) async fn serve(self, listener: impl Listener) {
+        // They end with this task.
+        let mut tasks = JoinSet::new();
+        let mut closing = self.closing.clone();
+        tokio::select! {
+            () = self.accept(&listener, &mut tasks) => {}
+            () = closed(&mut closing) => {}
+        }
+        drop(listener);
+        while tasks.join_next().await.is_some() {}
+    }
+
+    async fn accept(&self, listener: &impl Listener, tasks: &mut JoinSet<()>) {
+        let connections = Connections::new(self.settings.max_connections);
+        loop {
+            for _ in 0..ACCEPT_BATCH {
+                match listener.next().await {
+                    Ok((stream, caller, local)) => {
+                        let ticket = Arc::new(connections.admit(caller).await);
+                        tasks.spawn(self.connection(stream, Client { caller, local, ticket }));
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot accept a client");
+                        connections.evict();
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+            while tasks.try_join_next().is_some() {}
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn connection<S>(&self, stream: S, client: Client) -> impl Future<Output = ()> + use<S>
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(seconds(self.settings.header_timeout_s))
+            .max_buf_size(MAX_HEAD);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(seconds(self.settings.write_timeout_s)));
+        let ticket = client.ticket.clone();
+        let service = TowerToHyperService::new(self.router.clone().layer(Extension(client)));
+        let mut closing = self.closing.clone();
+        async move {
+            let mut connection = pin!(http.serve_connection(TokioIo::new(Box::pin(stream)), service));
+            let result = tokio::select! {
+                result = connection.as_mut() => result,
+                () = ticket.evicted() => return tracing::debug!("a client's connection has made room for another"),
+                () = closed(&mut closing) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = result {
+                tracing::debug!(%error, "a client's connection has ended");
+            }
+        }
+    }
+}
+
+/// Waits until the API closes.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // An error means that the API is gone.
+    let _ = closing.wait_for(|closing| *closing).await;
+}
+
+/// Logs a request without its query and headers, which hold secrets; tells browsers to make nothing of the answer; and
+/// records the use of the connection.
+async fn finish(Extension(client): Extension<Client>, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = next.run(request).await;
+    // A client asks for the proof before it shows the token.
+    if path != routes::PROOF {
+        client.ticket.record_request();
+    }
+    tracing::debug!(%method, path, status = response.status().as_u16(), "request");
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    response
+}
