@@ -111,13 +111,15 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         check_numbers(&self.numbers())?;
         if self.session.state_dir.is_none() {
-            return Err(ConfigError::value("session.state_dir", "the daemon needs a state folder"));
+            return Err(ConfigError::value(
+                "session.state_dir",
+                "the daemon needs a state folder",
+            ));
         }
         let listen = self.api.listen;
         if !listen.ip().is_loopback() && !self.api.allow_remote {
-            let reason = format!(
-                "{listen} can be reached from other machines; if that is wanted, set api.allow_remote to true"
-            );
+            let reason =
+                format!("{listen} can be reached from other machines; if that is wanted, set api.allow_remote to true");
             return Err(ConfigError::value("api.listen", reason));
         }
         Ok(())
@@ -145,7 +147,9 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Config, String> {
-        ConfigFile::new("c.ron", text).parse().map_err(|error| error.to_string())
+        ConfigFile::new("c.ron", text)
+            .parse()
+            .map_err(|error| error.to_string())
     }
 
     fn check(text: &str) -> Result<(), String> {
@@ -171,7 +175,16 @@ mod tests {
         for (text, place, reason) in [
             ("(\n  net: (\n    lsten: [],\n  ),\n)", "c.ron:3:5: ", "lsten"),
             ("(\n  nets: (),\n)", "c.ron:2:3: ", "nets"),
-            ("(\n  tick: (max_events: -1),\n)", "c.ron:2:23: ", "out of bounds"),
+            (
+                "(\n  tick: (max_events: -1),\n)",
+                "c.ron:2:22: ",
+                "-1 is too small, it can be from 1 to",
+            ),
+            (
+                "(\n  tick: (max_events: 99999999999999999999),\n)",
+                "c.ron:2:",
+                "out of bounds",
+            ),
             ("(\n  tick: (max_events: \"x\"),\n)", "c.ron:2:21: ", "integer"),
             ("(\n  api: (listen: \"here\"),\n)", "c.ron:2:18: ", "socket address"),
             ("(\n  trackers: (reach: Everyone),\n)", "c.ron:2:21: ", "Everyone"),

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use ecs_torrent_components::settings::Numbers;
 use ron::extensions::Extensions;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
@@ -47,11 +48,24 @@ impl ConfigFile {
     /// # Errors
     /// The place and the reason where the text cannot be understood.
     pub fn parse(&self) -> Result<Config, ConfigError> {
-        options().from_str(&self.text).map_err(|error| ConfigError::Syntax {
-            path: self.path.clone(),
-            line: error.span.start.line,
-            column: error.span.start.col,
-            reason: error.code.to_string(),
+        options().from_str(&self.text).map_err(|error| {
+            self.find_out_of_range().unwrap_or_else(|| ConfigError::Syntax {
+                path: self.path.clone(),
+                line: error.span.start.line,
+                column: error.span.start.col,
+                reason: error.code.to_string(),
+            })
+        })
+    }
+
+    /// The first number that is too small or too large even to be stored.
+    fn find_out_of_range(&self) -> Option<ConfigError> {
+        let values: serde_json::Value = options().from_str(&self.text).ok()?;
+        Config::default().numbers().into_iter().find_map(|number| {
+            let value = &values[number.section][number.name];
+            let value = value.as_u64().map(i128::from).or(value.as_i64().map(i128::from))?;
+            let error = number.check(value).err()?;
+            Some(self.place(error.into()))
         })
     }
 
@@ -72,7 +86,8 @@ impl ConfigFile {
     fn find(&self, key: &str) -> Option<String> {
         let (section, name) = key.split_once('.')?;
         let found = options().from_str_seed(&self.text, Finder(&[section, name])).err()?;
-        let (line, column) = (found.span.start.line, found.span.start.col);
+        // The span begins with the white space before the value.
+        let (line, column) = (found.span.end.line, found.span.end.col);
         Some(format!("{}:{line}:{column}: ", self.path.display()))
     }
 }

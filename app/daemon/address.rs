@@ -111,7 +111,13 @@ mod tests {
         assert_eq!(read, written);
         assert_eq!(read.address, "127.0.0.1:6880".parse().unwrap());
         assert!(read.is_alive());
-        for text in ["", "127.0.0.1:6880", "127.0.0.1:6880\n\n", "127.0.0.1:6880\nx 1\n", "x\n1 1\n"] {
+        for text in [
+            "",
+            "127.0.0.1:6880",
+            "127.0.0.1:6880\n\n",
+            "127.0.0.1:6880\nx 1\n",
+            "x\n1 1\n",
+        ] {
             fs::write(ApiAddress::path(folder.path()), text).unwrap();
             assert!(ApiAddress::read(folder.path()).is_err(), "{text:?}");
         }

@@ -225,7 +225,10 @@ mod tests {
         used.record_request();
         let _next = connections.try_admit(A).unwrap();
         assert!(holds(&connections, &trusted) && holds(&connections, &new));
-        assert!(!holds(&connections, &used), "a connection that was used without the token goes first");
+        assert!(
+            !holds(&connections, &used),
+            "a connection that was used without the token goes first"
+        );
         let _others: Vec<Ticket> = (0..9).map(|_| connections.try_admit(A).unwrap()).collect();
         assert!(holds(&connections, &trusted) && !holds(&connections, &new));
     }
@@ -233,8 +236,12 @@ mod tests {
     #[test]
     fn a_table_full_of_tokens_is_full() {
         let connections = Connections::new(2);
-        let mut tickets: Vec<Ticket> = (0..2).map(|_| connections.try_admit(A).unwrap()).collect();
-        tickets.iter().for_each(Ticket::trust);
+        let trusted = |_| {
+            let ticket = connections.try_admit(A).unwrap();
+            ticket.trust();
+            ticket
+        };
+        let mut tickets: Vec<Ticket> = (0..2).map(trusted).collect();
         assert!(connections.try_admit(B).is_none() && !connections.evict());
         tickets.pop();
         assert!(connections.try_admit(B).is_some());

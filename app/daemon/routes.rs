@@ -100,7 +100,9 @@ async fn proof(
         return Err(Refusal::of("nonce", StatusCode::BAD_REQUEST, why));
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    Ok(Json(json!({"proof": shared.token.prove(host.unwrap_or_default(), nonce)})))
+    Ok(Json(
+        json!({"proof": shared.token.prove(host.unwrap_or_default(), nonce)}),
+    ))
 }
 
 async fn openapi() -> impl IntoResponse {

@@ -174,7 +174,10 @@ mod tests {
     fn a_proof_is_for_one_host_and_one_nonce() {
         let token = Token("0".repeat(64));
         let proof = token.prove("127.0.0.1:6880", &"a".repeat(64));
-        assert_eq!(proof, "416606d4bda2f88bd28c3ea93772600034fa4e9226f1045f2f1736c5e33bce14");
+        assert_eq!(
+            proof,
+            "416606d4bda2f88bd28c3ea93772600034fa4e9226f1045f2f1736c5e33bce14"
+        );
         assert!(token.is_proof(&proof, "127.0.0.1:6880", &"a".repeat(64)));
         assert!(!token.is_proof(&proof, "127.0.0.1:6881", &"a".repeat(64)));
         assert!(!token.is_proof(&proof, "127.0.0.1:6880", &"b".repeat(64)));

@@ -235,7 +235,8 @@ fn mistakes_are_named() {
 #[test]
 fn the_token_is_needed_and_kept() {
     let temporary = tempfile::tempdir().unwrap();
-    let mut daemon = Daemon::start(temporary.path());
+    fs::write(temporary.path().join("c.ron"), "(api: (max_failed_logins: 1000))").unwrap();
+    let mut daemon = Daemon::start_with(temporary.path(), &["--config", "c.ron"]);
     let file = temporary.path().join(".ecs_torrent/api_token");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let token = daemon.token.clone();

@@ -181,16 +181,21 @@ fn what_cannot_be_done_is_told_in_one_line() {
         folder,
         &["list", "--api", &address, "--state-dir", state.to_str().unwrap()],
     );
-    assert!(stranger.contains("has another token"), "{stranger}");
+    assert!(
+        stranger.contains("it does not have this state folder's token"),
+        "{stranger}"
+    );
 
-    // One that was killed has left its address.
+    // One that was killed has left its address and its socket.
     daemon.process.0.kill().unwrap();
     daemon.process.wait();
     let killed = fail(folder, &["list"]);
-    assert!(
-        killed.starts_with(&format!("error: no daemon running: {address}: ")),
-        "{killed}"
+    let process = daemon.process.0.id();
+    let expected = format!(
+        "error: no daemon running: .ecs_torrent: the one that had this state folder (process {process}) has ended; \
+         `ecs-torrent daemon` starts one\n"
     );
+    assert_eq!(killed, expected);
 }
 
 #[test]

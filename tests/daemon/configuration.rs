@@ -25,7 +25,7 @@ fn mistakes_are_told_with_their_place() {
         ("(\n    api: (listen: \"nowhere\"),\n)", "c.ron:2:20: "),
         (
             "(\n    tick: (max_interval_ms: 0),\n)",
-            "tick.max_interval_ms: 0 is too small",
+            "c.ron:2:29: tick.max_interval_ms: 0 is too small, it can be from 1 to 60000",
         ),
     ] {
         fs::write(folder.join("c.ron"), text).unwrap();

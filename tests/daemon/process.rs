@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use rustix::process::Signal;
 
-use crate::bed::{Daemon, fail, torrent};
+use crate::bed::{Daemon, fail, succeed, torrent};
 
 #[test]
 fn a_signal_ends_it_in_order() {
@@ -16,13 +16,21 @@ fn a_signal_ends_it_in_order() {
         let (_, bytes) = torrent(folder, "one.bin", 1, &[]);
         assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
         let file = folder.join(".ecs_torrent/api_address");
-        assert_eq!(fs::read_to_string(&file).unwrap().trim(), daemon.address.to_string());
+        let told = fs::read_to_string(&file).unwrap();
+        let process = daemon.process.0.id().to_string();
+        assert_eq!(told.lines().next(), Some(daemon.address.to_string().as_str()));
+        assert_eq!(told.lines().nth(1).unwrap().split(' ').next(), Some(process.as_str()));
+        let socket = folder.join(".ecs_torrent/api.sock");
+        assert!(socket.exists());
         let mut events = daemon.events();
         daemon.process.signal(signal);
         events.wait_for("stopped");
         let status = daemon.process.wait();
         assert_eq!((status.code(), status.signal()), (Some(0), None));
-        assert!(!file.exists(), "clients do not look for it any more");
+        assert!(
+            !file.exists() && !socket.exists(),
+            "clients do not look for it any more"
+        );
     }
 }
 
@@ -52,8 +60,9 @@ fn fault_83_one_daemon_has_a_state_folder() {
     let error = fail(folder, &["daemon", "--listen", "127.0.0.1:0", "--api", "127.0.0.1:0"]);
     assert!(error.contains(".ecs_torrent"), "{error}");
     let address = fs::read_to_string(folder.join(".ecs_torrent/api_address")).unwrap();
-    assert_eq!(address.trim(), daemon.address.to_string());
+    assert_eq!(address.lines().next(), Some(daemon.address.to_string().as_str()));
     assert_eq!(daemon.hashes(), [""; 0]);
+    assert_eq!(succeed(folder, &["list"]), "no torrents\n");
 }
 
 #[test]

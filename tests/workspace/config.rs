@@ -118,7 +118,9 @@ fn commented_default() -> String {
                 text.push('\n');
             }
             text += &comment(indent, &plain(&member.documentation));
-            let number = numbers.iter().find(|number| (number.section, number.name) == (&section_name, name));
+            let number = numbers
+                .iter()
+                .find(|number| (number.section, number.name) == (&section_name, name));
             if indent == 4 {
                 section.clone_from(&member.kind);
                 name.clone_into(&mut section_name);
@@ -148,7 +150,10 @@ fn every_number_has_a_range() {
             }
         }
     }
-    let with_range = config.numbers().into_iter().map(|number| format!("{}.{}", number.section, number.name));
+    let with_range = config
+        .numbers()
+        .into_iter()
+        .map(|number| format!("{}.{}", number.section, number.name));
     assert_eq!(numbers, with_range.collect(), "see components/src/settings/ranges.rs");
 }
 

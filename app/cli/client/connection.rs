@@ -103,13 +103,20 @@ impl Daemon {
         match in_time(daemon::connect(state_dir)).await {
             Ok(stream) => {
                 let place = state_dir.display().to_string();
-                let sender = handshake(stream).await.map_err(|error| CliError::Other(format!("{place}: {error}")))?;
+                let sender = handshake(stream)
+                    .await
+                    .map_err(|error| CliError::Other(format!("{place}: {error}")))?;
                 let host = "localhost".to_owned();
                 return Ok(Connection { sender, host, place });
             }
             // There may be a file system without sockets.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
-            Err(error) => return Err(CliError::io(format!("cannot reach the daemon of {}", state_dir.display()))(error)),
+            Err(error) => {
+                return Err(CliError::io(format!(
+                    "cannot reach the daemon of {}",
+                    state_dir.display()
+                ))(error));
+            }
         }
         let found = ApiAddress::read(state_dir).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => none_has(&state_dir.display()),

@@ -23,18 +23,49 @@ pub struct Number {
     pub range: RangeInclusive<u64>,
 }
 
+impl Number {
+    /// The least value of the range.
+    #[must_use]
+    pub fn least(&self) -> u64 {
+        *self.range.start()
+    }
+
+    /// The greatest value of the range.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        *self.range.end()
+    }
+
+    /// Checks a value against this setting's range.
+    ///
+    /// # Errors
+    /// Where it is outside.
+    pub fn check(&self, value: i128) -> Result<(), SettingError> {
+        if u64::try_from(value).is_ok_and(|value| self.range.contains(&value)) {
+            return Ok(());
+        }
+        Err(SettingError::Range {
+            section: self.section,
+            name: self.name,
+            value,
+            least: self.least(),
+            most: self.most(),
+        })
+    }
+}
+
 /// Why settings cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingError {
     /// A number is outside its range.
-    #[error("{section}.{name}: {value} is too {}, it can be from {least} to {most}", if value < least { "small" } else { "large" })]
+    #[error("{section}.{name}: {value} is too {}, it can be from {least} to {most}", if *value < i128::from(*least) { "small" } else { "large" })]
     Range {
         /// The section.
         section: &'static str,
         /// The name in the section.
         name: &'static str,
-        /// The value.
-        value: u64,
+        /// The value, which may be one that cannot be stored.
+        value: i128,
         /// The least value allowed.
         least: u64,
         /// The greatest value allowed.
@@ -206,7 +237,8 @@ setting_ranges!(LifecycleSettings, "lifecycle" {
     halt_timeout_ms: 0..=HOUR_MS,
     disconnect_timeout_ms: 0..=HOUR_MS,
     announce_timeout_ms: 0..=HOUR_MS,
-    save_timeout_ms: 1..=HOUR_MS,
+    // Storage that is in use by others takes a while to sync.
+    save_timeout_ms: 500..=HOUR_MS,
     max_restarts: 0..=1000,
     restart_window_s: 1..=DAY_S,
     // Shorter ones would try the same fault again without pause.
@@ -255,25 +287,13 @@ impl Settings {
 /// # Errors
 /// The first number that is outside its range, or else the first that is greater than its bound.
 pub fn check_numbers(numbers: &[Number]) -> Result<(), SettingError> {
-    for Number {
-        section,
-        name,
-        value,
-        range,
-    } in numbers
-    {
-        if !range.contains(value) {
-            return Err(SettingError::Range {
-                section,
-                name,
-                value: *value,
-                least: *range.start(),
-                most: *range.end(),
-            });
-        }
-    }
+    numbers
+        .iter()
+        .try_for_each(|number| number.check(number.value.into()))?;
     let value_of = |section, name| {
-        let found = numbers.iter().find(|number| (number.section, number.name) == (section, name));
+        let found = numbers
+            .iter()
+            .find(|number| (number.section, number.name) == (section, name));
         found.map(|number| number.value)
     };
     for (section, small, large) in ORDERED {
@@ -308,7 +328,9 @@ mod tests {
         for (section, small, large) in ORDERED {
             for name in [small, large] {
                 assert!(
-                    numbers.iter().any(|number| (number.section, number.name) == (section, name)),
+                    numbers
+                        .iter()
+                        .any(|number| (number.section, number.name) == (section, name)),
                     "{section}.{name}"
                 );
             }
@@ -330,6 +352,9 @@ mod tests {
         let mut settings = Settings::default();
         settings.requests.min_depth = 20;
         let error = settings.check().unwrap_err().to_string();
-        assert_eq!(error, "requests.min_depth: 20 is more than requests.initial_depth, which is 16");
+        assert_eq!(
+            error,
+            "requests.min_depth: 20 is more than requests.initial_depth, which is 16"
+        );
     }
 }

@@ -1,0 +1,253 @@
+//! Clients without the token that hold on to the API: one with the token is answered all the same.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::bed::{Daemon, PATIENCE, command, succeed, torrent};
+
+/// Time in which a client with the token is answered.
+const SOON: Duration = Duration::from_secs(2);
+
+/// A single answer on a machine that runs other tests too; it is many times as long without protection.
+const AT_MOST: Duration = Duration::from_secs(10);
+
+/// A flood: how it goes on, and when it is over.
+#[derive(Default)]
+struct Flood {
+    /// Connections that the daemon has closed and that were opened again.
+    renewed_count: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+impl Flood {
+    /// Keeps connections open that each send `request`, again and again if `sends_more`, and read nothing, and renews
+    /// those that the daemon closes.
+    fn run(&self, address: SocketAddr, count: usize, request: &[u8], sends_more: bool) {
+        let open = || {
+            let mut stream = TcpStream::connect(address).ok()?;
+            stream.set_nonblocking(true).ok()?;
+            stream.write_all(request).ok()?;
+            Some(stream)
+        };
+        let is_closed = |mut stream: &TcpStream| {
+            let result = if sends_more {
+                stream.write(request)
+            } else {
+                stream.peek(&mut [0])
+            };
+            match result {
+                Ok(len) => len == 0,
+                Err(error) => error.kind() != ErrorKind::WouldBlock,
+            }
+        };
+        let mut streams: Vec<Option<TcpStream>> = (0..count).map(|_| open()).collect();
+        while !self.is_over.load(Ordering::Relaxed) {
+            for slot in &mut streams {
+                if slot.as_ref().is_none_or(is_closed) {
+                    *slot = open();
+                    self.renewed_count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Floods from four threads while a client with the token asks, by TCP and through the command.
+fn ask_in_a_flood(folder: &Path, count: usize, request: &str, sends_more: bool) {
+    let daemon = Daemon::start(folder);
+    let (hash, bytes) = torrent(folder, "one.bin", 1, &[]);
+    let mut events = daemon.events();
+    let request = request.replace("HOST", &daemon.address.to_string());
+    let flood = Flood::default();
+    let mut times = Vec::new();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| flood.run(daemon.address, count / 4, request.as_bytes(), sends_more));
+        }
+        // An assertion that fails ends the flood too.
+        let _over = Over(&flood.is_over);
+        let begin = Instant::now();
+        while flood.renewed_count.load(Ordering::Relaxed) < count {
+            assert!(begin.elapsed() < PATIENCE, "the flood has to make room");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for _ in 0..10 {
+            let begin = Instant::now();
+            let answer = daemon.get("/api/v1/torrents");
+            times.push(begin.elapsed());
+            assert_eq!(
+                (answer.status, answer.body.as_str()),
+                (200, "[]"),
+                "after {:?}",
+                begin.elapsed()
+            );
+            let begin = Instant::now();
+            assert_eq!(succeed(folder, &["list"]), "no torrents\n");
+            times.push(begin.elapsed());
+        }
+        assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
+    });
+    assert_eq!(
+        events.wait_for("added"),
+        json!({"info_hash": hash}),
+        "a client with the token stays"
+    );
+    times.sort();
+    let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
+    eprintln!(
+        "{} renewed, median {median:?}, longest {longest:?}",
+        flood.renewed_count.into_inner()
+    );
+    assert!(median < SOON && longest < AT_MOST, "{times:?}");
+}
+
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn requests_whose_answers_nobody_reads() {
+    let temporary = tempfile::tempdir().unwrap();
+    let request = "GET /api/v1/health HTTP/1.1\r\nHost: HOST\r\n\r\n".repeat(20);
+    ask_in_a_flood(temporary.path(), 300, &request, true);
+}
+
+#[test]
+fn a_thousand_heads_that_do_not_end() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    ask_in_a_flood(
+        temporary.path(),
+        1000,
+        "GET /api/v1/torrents HTTP/1.1\r\nHost: HO",
+        false,
+    );
+}
+
+/// A client that takes nothing of its answers is cut off, with the token or without.
+#[test]
+fn a_client_that_does_not_read_is_cut_off() {
+    let temporary = tempfile::tempdir().unwrap();
+    std::fs::write(temporary.path().join("c.ron"), "(api: (write_timeout_s: 1))").unwrap();
+    let daemon = Daemon::start_with(temporary.path(), &["--config", "c.ron"]);
+    let mut stream = daemon.connect();
+    let request = format!(
+        "GET /api/v1/openapi.json HTTP/1.1\r\nHost: {}\r\nAuthorization: {}\r\n\r\n",
+        daemon.address,
+        daemon.bearer()
+    );
+    // Until the daemon has closed.
+    while stream.write_all(request.as_bytes()).is_ok() {}
+    assert_eq!(daemon.get("/api/v1/torrents").status, 200);
+}
+
+/// The socket is there for the daemon's user alone, and needs the token all the same.
+#[test]
+fn the_socket_is_private_and_preferred() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let daemon = Daemon::start(folder);
+    let socket = folder.join(".ecs_torrent/api.sock");
+    let metadata = std::fs::symlink_metadata(&socket).unwrap();
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    let ask = |authorization: &str| {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        let head = "GET /api/v1/torrents HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+        write!(stream, "{head}{authorization}\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    assert!(ask("").starts_with("HTTP/1.1 401 "));
+    let answer = ask(&format!("Authorization: {}\r\n", daemon.bearer()));
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("[]"),
+        "{answer}"
+    );
+
+    // The command goes through it: the address leads nowhere.
+    let address = folder.join(".ecs_torrent/api_address");
+    std::fs::write(&address, format!("127.0.0.1:1\n{}\n", std::process::id())).unwrap();
+    assert_eq!(succeed(folder, &["list"]), "no torrents\n");
+    // Without it, the command goes by the address.
+    std::fs::write(&address, format!("{}\n{}\n", daemon.address, std::process::id())).unwrap();
+    std::fs::remove_file(&socket).unwrap();
+    assert_eq!(succeed(folder, &["list"]), "no torrents\n");
+}
+
+/// A path that is longer than an address of a socket can be.
+#[test]
+fn a_state_folder_deep_down() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("long".repeat(30)).join("longer".repeat(20));
+    std::fs::create_dir_all(&folder).unwrap();
+    let state = folder.join(".ecs_torrent");
+    let mut daemon = Daemon::start_with(&folder, &["--state-dir", state.to_str().unwrap()]);
+    assert!(state.join("api.sock").exists(), "{}", daemon.log());
+    std::fs::remove_file(state.join("api_address")).unwrap();
+    let list = ["list", "--state-dir", state.to_str().unwrap()];
+    assert_eq!(succeed(&folder, &list), "no torrents\n");
+    daemon.process.signal(rustix::process::Signal::TERM);
+    assert!(daemon.process.wait().success());
+    assert!(!state.join("api.sock").exists());
+}
+
+/// With other file at the socket's place, the daemon starts, says so, and is reached by TCP.
+#[test]
+fn a_socket_that_cannot_be_made() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    std::fs::create_dir_all(folder.join(".ecs_torrent/api.sock")).unwrap();
+    let daemon = Daemon::start(folder);
+    assert!(daemon.log().contains("cannot listen"), "{}", daemon.log());
+    let output = command(folder, &["list"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "no torrents\n", "{output:?}");
+}
+
+/// A client with the token takes a place from strangers, even where there is one place only.
+#[test]
+fn one_place_is_enough() {
+    let temporary = tempfile::tempdir().unwrap();
+    std::fs::write(temporary.path().join("c.ron"), "(api: (max_connections: 1))").unwrap();
+    let daemon = Daemon::start_with(temporary.path(), &["--config", "c.ron"]);
+    let mut strangers: Vec<TcpStream> = (0..3).map(|_| daemon.connect()).collect();
+    assert_eq!(daemon.get("/api/v1/torrents").status, 200);
+    for stranger in &mut strangers {
+        assert_eq!(stranger.read(&mut [0]).unwrap_or(0), 0, "it had to make room");
+    }
+    let mut kept = daemon.connect();
+    let request = |close: &str| {
+        format!(
+            "GET /api/v1/torrents HTTP/1.1\r\nHost: {}\r\nAuthorization: {}\r\n{close}\r\n",
+            daemon.address,
+            daemon.bearer()
+        )
+    };
+    kept.write_all(request("").as_bytes()).unwrap();
+    let mut begin = [0; 12];
+    kept.read_exact(&mut begin).unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200");
+    let _next = daemon.connect();
+    kept.write_all(request("Connection: close\r\n").as_bytes()).unwrap();
+    let mut rest = String::new();
+    kept.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("HTTP/1.1 200 OK"), "it keeps its place: {rest}");
+}
