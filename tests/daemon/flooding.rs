@@ -21,8 +21,8 @@ const AT_MOST: Duration = Duration::from_secs(10);
 /// A flood: how it goes on, and when it is over.
 #[derive(Default)]
 struct Flood {
-    /// Connections that the daemon has closed and that were opened again.
-    renewed_count: AtomicUsize,
+    /// Connections that were opened, those that the daemon has closed and that were opened again too.
+    opened_count: AtomicUsize,
     is_over: AtomicBool,
 }
 
@@ -34,6 +34,7 @@ impl Flood {
             let mut stream = TcpStream::connect(address).ok()?;
             stream.set_nonblocking(true).ok()?;
             stream.write_all(request).ok()?;
+            self.opened_count.fetch_add(1, Ordering::Relaxed);
             Some(stream)
         };
         let is_closed = |mut stream: &TcpStream| {
@@ -52,7 +53,6 @@ impl Flood {
             for slot in &mut streams {
                 if slot.as_ref().is_none_or(is_closed) {
                     *slot = open();
-                    self.renewed_count.fetch_add(1, Ordering::Relaxed);
                 }
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -75,8 +75,7 @@ fn ask_in_a_flood(folder: &Path, count: usize, request: &str, sends_more: bool) 
         // An assertion that fails ends the flood too.
         let _over = Over(&flood.is_over);
         let begin = Instant::now();
-        while flood.renewed_count.load(Ordering::Relaxed) < count {
-            assert!(begin.elapsed() < PATIENCE, "the flood has to make room");
+        while flood.opened_count.load(Ordering::Relaxed) < 2 * count && begin.elapsed() < SOON {
             std::thread::sleep(Duration::from_millis(10));
         }
         for _ in 0..10 {
@@ -103,8 +102,8 @@ fn ask_in_a_flood(folder: &Path, count: usize, request: &str, sends_more: bool) 
     times.sort();
     let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
     eprintln!(
-        "{} renewed, median {median:?}, longest {longest:?}",
-        flood.renewed_count.into_inner()
+        "{} opened, median {median:?}, longest {longest:?}",
+        flood.opened_count.into_inner()
     );
     assert!(median < SOON && longest < AT_MOST, "{times:?}");
 }
@@ -153,8 +152,16 @@ fn a_client_that_does_not_read_is_cut_off() {
         daemon.address,
         daemon.bearer()
     );
-    // Until the daemon has closed.
-    while stream.write_all(request.as_bytes()).is_ok() {}
+    let error = loop {
+        if let Err(error) = stream.write_all(request.as_bytes()) {
+            break error;
+        }
+    };
+    // Not the time limit of this side.
+    assert!(
+        matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+        "{error}"
+    );
     assert_eq!(daemon.get("/api/v1/torrents").status, 200);
 }
 
@@ -226,7 +233,11 @@ fn a_socket_that_cannot_be_made() {
 #[test]
 fn one_place_is_enough() {
     let temporary = tempfile::tempdir().unwrap();
-    std::fs::write(temporary.path().join("c.ron"), "(api: (max_connections: 1))").unwrap();
+    std::fs::write(
+        temporary.path().join("c.ron"),
+        "(api: (max_connections: 1, header_timeout_s: 3600))",
+    )
+    .unwrap();
     let daemon = Daemon::start_with(temporary.path(), &["--config", "c.ron"]);
     let mut strangers: Vec<TcpStream> = (0..3).map(|_| daemon.connect()).collect();
     assert_eq!(daemon.get("/api/v1/torrents").status, 200);
