@@ -19,7 +19,8 @@ use super::{CliError, Outcome};
 /// Where the daemon is.
 #[derive(Debug, Args)]
 struct DaemonAddress {
-    /// Address of the daemon's API; by default what the daemon has left in its state folder.
+    /// Address of the daemon's API; by default the socket in the state folder, or else the address that the daemon has
+    /// left there.
     #[arg(long, value_name = "IP:PORT")]
     api: Option<SocketAddr>,
     /// The daemon's state folder, which holds the API's token.

@@ -1,6 +1,7 @@
 //! The table of open connections. It is bounded, and a new client is let in at the cost of the connection that
 //! matters least, so that nobody is kept out by clients that hold on without a token.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -136,13 +137,14 @@ impl Table {
         self.strangers().filter(|(_, entry)| entry.caller == caller).count()
     }
 
-    /// Evicts a connection of the caller that has most of them without the token.
+    /// Evicts a connection of the caller that has most of them without the token; among several such callers, of the
+    /// one that holds the oldest connection.
     fn evict(&mut self) -> bool {
-        let mut counts: HashMap<Caller, usize> = HashMap::new();
-        for (_, entry) in self.strangers() {
-            *counts.entry(entry.caller).or_default() += 1;
+        let mut counts: HashMap<Caller, (usize, Reverse<u64>)> = HashMap::new();
+        for (id, entry) in self.strangers() {
+            counts.entry(entry.caller).or_insert((0, Reverse(id))).0 += 1;
         }
-        let greatest = counts.into_iter().max_by_key(|(_, count)| *count);
+        let greatest = counts.into_iter().max_by_key(|(_, rank)| *rank);
         greatest.is_some_and(|(caller, _)| self.evict_of(caller))
     }
 
@@ -212,6 +214,17 @@ mod tests {
         let held: Vec<bool> = many.iter().map(|ticket| holds(&connections, ticket)).collect();
         assert_eq!(held.iter().filter(|held| **held).count(), 3, "half of six");
         assert!(held[37..].iter().all(|held| *held), "the oldest went");
+    }
+
+    #[test]
+    fn among_equals_the_oldest_makes_room() {
+        let connections = Connections::new(20);
+        let caller = |number: u32| Caller::V4(Ipv4Addr::from(number));
+        let tickets: Vec<Ticket> = (0..50)
+            .map(|number| connections.try_admit(caller(number)).unwrap())
+            .collect();
+        let held: Vec<bool> = tickets.iter().map(|ticket| holds(&connections, ticket)).collect();
+        assert!(held[..30].iter().all(|held| !held) && held[30..].iter().all(|held| *held));
     }
 
     #[test]

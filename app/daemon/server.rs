@@ -108,7 +108,7 @@ impl Server {
     }
 
     async fn accept(&self, listener: &impl Listener, tasks: &mut JoinSet<()>) {
-        let connections = Connections::new(self.settings.max_connections);
+        let connections = Connections::new(fit_descriptors(self.settings.max_connections));
         loop {
             for _ in 0..ACCEPT_BATCH {
                 match listener.next().await {
@@ -156,6 +156,14 @@ impl Server {
             }
         }
     }
+}
+
+/// Lowers the number of connections to an eighth of the files that this process may open, so that clients of both
+/// listeners leave the most to peers and torrents.
+fn fit_descriptors(max_connections: usize) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let share = limit.and_then(|limit| usize::try_from(limit / 8).ok());
+    share.map_or(max_connections, |share| max_connections.min(share.max(1)))
 }
 
 /// Waits until the API closes.

@@ -48,7 +48,12 @@ pub(super) fn listen(state_dir: &Path) -> io::Result<UnixListener> {
 /// Whether the process at the other end belongs to the daemon's user or to root, who can read the token anyway.
 pub(super) fn is_owner(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
-    stream.peer_cred().is_ok_and(|peer| [own, 0].contains(&peer.uid()))
+    stream.peer_cred().is_ok_and(|peer| can_have_token(peer.uid(), own))
+}
+
+/// Whether a process of user `peer` can read a token of user `owner`.
+fn can_have_token(peer: u32, owner: u32) -> bool {
+    peer == owner || peer == 0
 }
 
 /// Connects to the daemon that has `state_dir`.
@@ -60,7 +65,7 @@ pub async fn connect(state_dir: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(&place.path).await?;
     let owner = std::fs::metadata(Token::path(state_dir))?.uid();
     let peer = stream.peer_cred()?.uid();
-    if peer != owner && peer != 0 {
+    if !can_have_token(peer, owner) {
         let why = format!("the process that listens belongs to user {peer}, the token to user {owner}");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
@@ -84,5 +89,22 @@ impl Place {
             path: format!("/proc/self/fd/{}/{FILE}", folder.as_raw_fd()).into(),
             _folder: Some(folder),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_users_cannot_have_the_token() {
+        for (peer, owner, can) in [
+            (1000, 1000, true),
+            (0, 1000, true),
+            (1000, 0, false),
+            (1001, 1000, false),
+        ] {
+            assert_eq!(can_have_token(peer, owner), can, "{peer} {owner}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::bed::{Daemon, PATIENCE, command, succeed, torrent};
+use crate::bed::{Daemon, command, succeed, torrent};
 
 /// Time in which a client with the token is answered.
 const SOON: Duration = Duration::from_secs(2);
