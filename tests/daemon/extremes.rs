@@ -1,18 +1,19 @@
 //! The least and the greatest value of every setting that is a number.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
 use ecs_torrent::components::settings::{Number, Numbers, SettingError, Settings};
 use ecs_torrent::config::{Config, ConfigFile};
 use ecs_torrent::engine::backends::StartError;
 use ecs_torrent::events::Event;
-use ecs_torrent::{AddOptions, Engine, Source, TorrentPlugins};
+use ecs_torrent::{AddOptions, Engine, Error, Source, TorrentPlugins};
 use serde_json::Value;
 
 use crate::bed::{Daemon, PATIENCE, command, fail, succeed, torrent};
+use crate::content::compare;
 
 fn key(number: &Number) -> String {
     format!("{}.{}", number.section, number.name)
@@ -162,98 +163,130 @@ fn other_files_are_no_configuration() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// Starts an engine that checks and seeds a torrent, and stops it.
-fn run(settings: Settings, folder: &Path, bytes: &[u8]) -> Result<(), String> {
+/// Runs an engine until a torrent in `folder` is complete, which it downloads from `seed` or finds to be there, and
+/// stops it.
+fn run(settings: Settings, folder: &Path, bytes: &[u8], seed: Option<SocketAddr>) -> Result<(), String> {
     let state = tempfile::tempdir().unwrap();
-    let settings = Settings {
-        session: ecs_torrent::components::settings::SessionSettings {
-            state_dir: Some(state.path().to_owned()),
-            ..settings.session
-        },
-        net: ecs_torrent::components::settings::NetSettings {
-            listen: vec![([127, 0, 0, 1], 0).into()],
-            ..settings.net
-        },
-        ..settings
+    let engine = start(settings, state.path()).map_err(|error| error.to_string())?;
+    let torrents = engine.torrents();
+    let work = async {
+        let mut events = torrents.subscribe();
+        let options = AddOptions {
+            root: Some(folder.to_owned()),
+            peers: seed.into_iter().collect(),
+            ..AddOptions::default()
+        };
+        let source = Source::from(bytes::Bytes::copy_from_slice(bytes));
+        let id = torrents.download_with(source, options).await?;
+        while let Some(event) = events.next().await {
+            let is_ready = match seed {
+                None => matches!(event, Event::Started(_)),
+                Some(_) => matches!(event, Event::Completed(_)),
+            };
+            if is_ready {
+                break;
+            }
+        }
+        let progress = torrents.stats(id).await?.progress();
+        torrents.stop_all_and_serialize().await?;
+        Ok(progress)
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    let engine = Engine::builder().plugins(TorrentPlugins).settings(settings).start();
-    let engine = engine.map_err(|error| error.to_string())?;
-    let torrents = engine.torrents();
-    let work = async {
-        let mut events = torrents.subscribe();
-        let source = Source::from(bytes::Bytes::copy_from_slice(bytes));
-        let options = AddOptions {
-            root: Some(folder.to_owned()),
-            ..AddOptions::default()
-        };
-        let id = torrents
-            .download_with(source, options)
-            .await
-            .map_err(|error| error.to_string())?;
-        loop {
-            match events.next().await {
-                Some(Event::Started(_)) => break,
-                Some(_) => {}
-                None => return Err("the engine has ended".to_owned()),
-            }
-        }
-        let stats = torrents.stats(id).await.map_err(|error| error.to_string())?;
-        if stats.progress() < 1.0 {
-            return Err(format!("it found {} of the data", stats.progress()));
-        }
-        torrents
-            .stop_all_and_serialize()
-            .await
-            .map_err(|error| error.to_string())
-    };
-    runtime
-        .block_on(async { tokio::time::timeout(PATIENCE, work).await })
-        .unwrap_or_else(|_| Err("it does not come to an end".to_owned()))
+    match runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await }) {
+        Ok(Ok(progress)) if progress >= 1.0 => Ok(()),
+        Ok(Ok(progress)) => Err(format!("it has {progress} of the data")),
+        Ok(Err(error)) => Err(Error::to_string(&error)),
+        Err(_) => Err("it does not come to an end".to_owned()),
+    }
 }
 
-/// An engine works with every setting at either end of its range, and with all of them.
-#[test]
-fn an_engine_works_at_the_ends_of_every_range() {
-    let temporary = tempfile::tempdir().unwrap();
-    let (_, bytes) = torrent(temporary.path(), "one.bin", 1, &[]);
-    let mut cases: Vec<(String, Settings)> = Vec::new();
-    let (mut all_least, mut all_most) = (Value::default(), Value::default());
-    for number in Settings::default().numbers() {
-        for value in [number.least(), number.most()] {
-            let settings = with(&number, value).unwrap().settings();
-            cases.push((format!("{}: {value}", key(&number)), settings));
-        }
-        all_least[number.section][number.name] = number.least().into();
-        all_most[number.section][number.name] = number.most().into();
-    }
-    for (name, tree) in [("all least", all_least), ("all greatest", all_most)] {
-        cases.push((name.to_owned(), serde_json::from_value(tree).unwrap()));
-    }
+fn start(mut settings: Settings, state: &Path) -> Result<Engine, StartError> {
+    settings.session.state_dir = Some(state.to_owned());
+    settings.net.listen = vec![([127, 0, 0, 1], 0).into()];
+    Engine::builder().plugins(TorrentPlugins).settings(settings).start()
+}
+
+/// Settings with every number at either end of its range, by what is set.
+fn ends_of_ranges() -> Vec<(String, Settings)> {
+    let numbers = Settings::default().numbers().into_iter();
+    let ends = numbers.flat_map(|number| [number.least(), number.most()].map(|value| (number.clone(), value)));
+    ends.map(|(number, value)| {
+        let settings = with(&number, value).unwrap().settings();
+        (format!("{}: {value}", key(&number)), settings)
+    })
+    .collect()
+}
+
+/// Runs all cases on four threads, and asserts that none fails.
+fn run_all(cases: Vec<(String, Settings)>, run: impl Fn(Settings) -> Result<(), String> + Sync) {
     let cases = Mutex::new(cases);
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 loop {
-                    let Some((name, settings)) = cases.lock().unwrap().pop() else {
-                        return;
-                    };
-                    let begin = Instant::now();
-                    if let Err(reason) = run(settings, temporary.path(), &bytes) {
+                    let case = cases.lock().unwrap().pop();
+                    let Some((name, settings)) = case else { return };
+                    if let Err(reason) = run(settings) {
                         failures.lock().unwrap().push(format!("{name}: {reason}"));
-                    }
-                    if begin.elapsed() > Duration::from_secs(5) {
-                        eprintln!("{name} took {:?}", begin.elapsed());
                     }
                 }
             });
         }
     });
     assert_eq!(failures.into_inner().unwrap(), [""; 0]);
+}
+
+/// An engine checks and seeds with every number at either end of its range, and with all of them.
+#[test]
+fn an_engine_seeds_at_the_ends_of_every_range() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (_, bytes) = torrent(temporary.path(), "one.bin", 1, &[]);
+    let mut cases = ends_of_ranges();
+    for (name, pick) in [
+        ("all least", Number::least as fn(&Number) -> u64),
+        ("all greatest", Number::most),
+    ] {
+        let mut tree = Value::default();
+        for number in Settings::default().numbers() {
+            tree[number.section][number.name] = pick(&number).into();
+        }
+        cases.push((name.to_owned(), serde_json::from_value(tree).unwrap()));
+    }
+    run_all(cases, |settings| run(settings, temporary.path(), &bytes, None));
+}
+
+/// Numbers of which 0 means that nothing is downloaded from a peer that a user has named.
+const NO_DOWNLOAD: [&str; 2] = ["peers.max_candidates: 0", "peers.max_half_open: 0"];
+
+#[test]
+fn an_engine_downloads_at_the_ends_of_every_range() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (_, bytes) = torrent(temporary.path(), "one.bin", 1, &[]);
+    let state = tempfile::tempdir().unwrap();
+    let seeder = start(Settings::default(), state.path()).unwrap();
+    let source = Source::from(bytes::Bytes::copy_from_slice(&bytes));
+    let options = AddOptions {
+        root: Some(temporary.path().to_owned()),
+        ..AddOptions::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime
+        .block_on(seeder.torrents().download_with(source, options))
+        .unwrap();
+    let seed = seeder.local_addresses()[0];
+    let mut cases = ends_of_ranges();
+    let count = cases.len();
+    cases.retain(|(name, _)| !NO_DOWNLOAD.contains(&name.as_str()));
+    assert_eq!(cases.len() + NO_DOWNLOAD.len(), count);
+    run_all(cases, |settings| {
+        let folder = tempfile::tempdir().unwrap();
+        run(settings, folder.path(), &bytes, Some(seed))?;
+        compare(&temporary.path().join("one.bin"), &folder.path().join("one.bin"))
+    });
 }
 
 /// The API works at both ends of its ranges too.
