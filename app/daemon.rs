@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use ecs_torrent_components::settings::seconds;
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -79,6 +80,9 @@ pub enum ApiError {
         /// Why.
         error: io::Error,
     },
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
     /// There is no token.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -92,6 +96,8 @@ pub struct Api {
     shared: Shared,
     /// One for each listener.
     servers: JoinSet<()>,
+    /// The thread of the Unix socket's clients; taken when dropped.
+    runtime: Option<Runtime>,
 }
 
 /// What requests are answered from.
@@ -170,18 +176,24 @@ impl Api {
         let router = routes::router(shared.clone());
         let server = Server::new(router, settings.clone(), shared.closing.subscribe());
         let mut servers = JoinSet::new();
-        // A task each: a flood of one listener does not hold up the other.
+        let runtime = own_thread().map_err(ApiError::Thread)?;
+        let context = runtime.enter();
         match socket::listen(state_dir) {
-            Ok(listener) => drop(servers.spawn(server.clone().serve(listener))),
+            Ok(listener) => {
+                let serving = runtime.spawn(server.clone().serve(listener));
+                servers.spawn(async { drop(serving.await) });
+            }
             // As on a file system that has no sockets. Clients come by TCP then.
             Err(error) => tracing::warn!(path = %socket::path(state_dir).display(), %error, "cannot listen"),
         }
+        drop(context);
         servers.spawn(server.serve(listener));
         let api = Self {
             address,
             state_dir: state_dir.to_owned(),
             shared,
             servers,
+            runtime: Some(runtime),
         };
         let written = ApiAddress::of_this_process(address).write(state_dir);
         written.map_err(failed(&ApiAddress::path(state_dir)))?;
@@ -211,9 +223,21 @@ impl Api {
     }
 }
 
+/// A thread that serves the Unix socket: however busy clients by TCP keep theirs, the system gives it its share.
+fn own_thread() -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("ecs-torrent-api")
+        .enable_all()
+        .build()
+}
+
 impl Drop for Api {
     fn drop(&mut self) {
         self.servers.abort_all();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
         for path in [ApiAddress::path(&self.state_dir), socket::path(&self.state_dir)] {
             if let Err(error) = std::fs::remove_file(&path) {
                 tracing::debug!(path = %path.display(), %error, "cannot remove");

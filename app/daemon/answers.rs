@@ -18,7 +18,7 @@ pub(super) struct Refusal {
     /// What of the request is wrong, where it is one thing.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'static str>,
-    /// How long to wait before the next try; the connection is closed.
+    /// How long to wait before the next try.
     #[serde(skip)]
     retry_after: Option<Duration>,
 }
@@ -78,9 +78,8 @@ impl IntoResponse for Refusal {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
         if let Some(wait) = retry_after {
-            let headers = response.headers_mut();
-            headers.insert(header::RETRY_AFTER, wait.as_secs().saturating_add(1).into());
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            let wait = wait.as_secs().saturating_add(1);
+            response.headers_mut().insert(header::RETRY_AFTER, wait.into());
         }
         response
     }

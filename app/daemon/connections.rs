@@ -177,13 +177,18 @@ impl Ticket {
         }
     }
 
-    /// Records a request, which was one without the token unless [`trust`](Self::trust) was called.
-    pub(super) fn record_request(&self) {
-        if let Some(entry) = self.connections.lock().entries.get_mut(&self.id)
-            && entry.standing == Standing::New
-        {
+    /// Records a request, and tells whether the connection has not shown the token: whether
+    /// [`trust`](Self::trust) was never called.
+    pub(super) fn record_request(&self) -> bool {
+        let mut table = self.connections.lock();
+        // An evicted one is not there any more.
+        let Some(entry) = table.entries.get_mut(&self.id) else {
+            return true;
+        };
+        if entry.standing == Standing::New {
             entry.standing = Standing::Stranger;
         }
+        entry.standing == Standing::Stranger
     }
 }
 
@@ -232,10 +237,10 @@ mod tests {
         let connections = Connections::new(4);
         let trusted = connections.try_admit(A).unwrap();
         trusted.trust();
-        trusted.record_request();
+        assert!(!trusted.record_request());
         let new = connections.try_admit(A).unwrap();
         let used = connections.try_admit(A).unwrap();
-        used.record_request();
+        assert!(used.record_request());
         let _next = connections.try_admit(A).unwrap();
         assert!(holds(&connections, &trusted) && holds(&connections, &new));
         assert!(

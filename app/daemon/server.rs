@@ -178,11 +178,14 @@ async fn finish(Extension(client): Extension<Client>, request: Request, next: Ne
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = next.run(request).await;
     // A client asks for the proof before it shows the token.
-    if path != routes::PROOF {
-        client.ticket.record_request();
-    }
+    let is_stranger = path != routes::PROOF && client.ticket.record_request();
     tracing::debug!(%method, path, status = response.status().as_u16(), "request");
     let headers = response.headers_mut();
+    if is_stranger {
+        // Each request without the token costs its client a connection, so that requests sent by the thousand do not
+        // queue before those with the token.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");

@@ -226,13 +226,17 @@ fn fault_93_giants_and_dawdlers_are_shown_out() {
     assert!(silent.iter_mut().any(|stream| stream.read(&mut [0]).unwrap() == 0));
 }
 
-/// Requests on one connection, as clients that keep it do.
+/// Requests with the token share a connection, as clients that keep it do.
 #[test]
 fn a_connection_is_kept() {
     let temporary = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(temporary.path());
     let mut stream = daemon.connect();
-    let request = format!("GET /api/v1/health HTTP/1.1\r\nHost: {}\r\n", daemon.address);
+    let request = format!(
+        "GET /api/v1/torrents HTTP/1.1\r\nHost: {}\r\nAuthorization: {}\r\n",
+        daemon.address,
+        daemon.bearer()
+    );
     write!(stream, "{request}\r\n{request}Connection: close\r\n\r\n").unwrap();
     let answers = Answer::read(stream);
     assert_eq!(answers.status, 200);
@@ -241,6 +245,14 @@ fn a_connection_is_kept() {
         1,
         "a second one: {answers:?}"
     );
+
+    // Without the token, each request takes a connection.
+    let mut stream = daemon.connect();
+    let request = format!("GET /api/v1/health HTTP/1.1\r\nHost: {}\r\n\r\n", daemon.address);
+    stream.write_all(request.repeat(2).as_bytes()).unwrap();
+    let answer = Answer::read(stream);
+    assert_eq!(answer.json()["status"], "running");
+    assert!(answer.head.contains("connection: close"), "{answer:?}");
 }
 
 /// Fault 94: a client cannot have files written wherever it likes.

@@ -27,9 +27,8 @@ struct Flood {
 }
 
 impl Flood {
-    /// Keeps connections open that each send `request`, again and again if `sends_more`, and read nothing, and renews
-    /// those that the daemon closes.
-    fn run(&self, address: SocketAddr, count: usize, request: &[u8], sends_more: bool) {
+    /// Keeps connections open that each send `request`, and renews those that the daemon closes.
+    fn run(&self, address: SocketAddr, count: usize, request: &[u8], habit: Habit) {
         let open = || {
             let mut stream = TcpStream::connect(address).ok()?;
             stream.set_nonblocking(true).ok()?;
@@ -37,11 +36,16 @@ impl Flood {
             self.opened_count.fetch_add(1, Ordering::Relaxed);
             Some(stream)
         };
-        let is_closed = |mut stream: &TcpStream| {
-            let result = if sends_more {
-                stream.write(request)
-            } else {
-                stream.peek(&mut [0])
+        let mut answers = vec![0; 1 << 16];
+        let mut is_closed = |mut stream: &TcpStream| {
+            let result = match habit {
+                Habit::Waits => stream.peek(&mut [0]),
+                Habit::NeverReads => stream.write(request),
+                Habit::Reads => match stream.read(&mut answers) {
+                    Ok(0) => Ok(0),
+                    _ => stream.write(request),
+                },
+                Habit::Leaves => Ok(0),
             };
             match result {
                 Ok(len) => len == 0,
@@ -51,17 +55,32 @@ impl Flood {
         let mut streams: Vec<Option<TcpStream>> = (0..count).map(|_| open()).collect();
         while !self.is_over.load(Ordering::Relaxed) {
             for slot in &mut streams {
-                if slot.as_ref().is_none_or(is_closed) {
+                if slot.as_ref().is_none_or(&mut is_closed) {
                     *slot = open();
                 }
             }
-            std::thread::sleep(Duration::from_millis(1));
+            if matches!(habit, Habit::Waits | Habit::NeverReads) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 }
 
+/// What a client does after its first request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Habit {
+    /// Nothing.
+    Waits,
+    /// Sends more, and reads nothing.
+    NeverReads,
+    /// Sends more, and reads.
+    Reads,
+    /// Connects anew.
+    Leaves,
+}
+
 /// Floods from four threads while a client with the token asks, by TCP and through the command.
-fn ask_in_a_flood(folder: &Path, count: usize, request: &str, sends_more: bool) {
+fn ask_in_a_flood(folder: &Path, count: usize, request: &str, habit: Habit) {
     let daemon = Daemon::start(folder);
     let (hash, bytes) = torrent(folder, "one.bin", 1, &[]);
     let mut events = daemon.events();
@@ -70,7 +89,7 @@ fn ask_in_a_flood(folder: &Path, count: usize, request: &str, sends_more: bool) 
     let mut times = Vec::new();
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| flood.run(daemon.address, count / 4, request.as_bytes(), sends_more));
+            scope.spawn(|| flood.run(daemon.address, count / 4, request.as_bytes(), habit));
         }
         // An assertion that fails ends the flood too.
         let _over = Over(&flood.is_over);
@@ -120,7 +139,7 @@ impl Drop for Over<'_> {
 fn requests_whose_answers_nobody_reads() {
     let temporary = tempfile::tempdir().unwrap();
     let request = "GET /api/v1/health HTTP/1.1\r\nHost: HOST\r\n\r\n".repeat(20);
-    ask_in_a_flood(temporary.path(), 300, &request, true);
+    ask_in_a_flood(temporary.path(), 300, &request, Habit::NeverReads);
 }
 
 #[test]
@@ -136,8 +155,22 @@ fn a_thousand_heads_that_do_not_end() {
         temporary.path(),
         1000,
         "GET /api/v1/torrents HTTP/1.1\r\nHost: HO",
-        false,
+        Habit::Waits,
     );
+}
+
+#[test]
+fn requests_without_end() {
+    let temporary = tempfile::tempdir().unwrap();
+    let request = "GET /api/v1/health HTTP/1.1\r\nHost: HOST\r\n\r\n".repeat(20);
+    ask_in_a_flood(temporary.path(), 300, &request, Habit::Reads);
+}
+
+#[test]
+fn connections_without_end() {
+    let temporary = tempfile::tempdir().unwrap();
+    let request = "GET /api/v1/health HTTP/1.1\r\nHost: HOST\r\n\r\n";
+    ask_in_a_flood(temporary.path(), 300, request, Habit::Leaves);
 }
 
 /// A client that takes nothing of its answers is cut off, with the token or without.
