@@ -27,7 +27,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use ecs_torrent_components::settings::seconds;
-use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -158,7 +157,7 @@ impl Api {
         std::fs::create_dir_all(state_dir).map_err(failed(state_dir))?;
         let token = Token::of_folder(state_dir)?;
         let roots = roots::Roots::new(download_dir, &settings.allow_roots).map_err(failed(download_dir))?;
-        let listener = TcpListener::bind(settings.listen).await.map_err(unheard)?;
+        let listener = server::listen(settings.listen).map_err(unheard)?;
         let address = listener.local_addr().map_err(unheard)?;
         let shared = Arc::new(Desk {
             torrents,

@@ -1,7 +1,7 @@
 //! The listeners of the API and their connections.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,13 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::{Extension, Router};
 use ecs_torrent_components::settings::seconds;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
@@ -34,6 +36,22 @@ const ACCEPT_BATCH: usize = 8;
 
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 << 10;
+
+/// Connections that the system keeps until they are accepted, as far as it allows. A connection beyond it is tried
+/// again by its client's system after a second.
+const BACKLOG: u32 = 4096;
+
+/// Listens for clients on an address.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // As a listener of the standard library: connections of an earlier daemon that are ending do not matter.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// A listener, and what it knows of its clients.
 pub(super) trait Listener: Send + Sync + 'static {
@@ -139,7 +157,11 @@ impl Server {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(seconds(self.settings.write_timeout_s)));
         let ticket = client.ticket.clone();
-        let service = TowerToHyperService::new(self.router.clone().layer(Extension(client)));
+        let router = TowerToHyperService::new(self.router.clone());
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(client.clone());
+            router.call(request)
+        });
         let mut closing = self.closing.clone();
         async move {
             let mut connection = pin!(http.serve_connection(TokioIo::new(Box::pin(stream)), service));
