@@ -22,7 +22,6 @@ mod ending;
 mod faults;
 mod formats;
 mod extremes;
-mod faults;
 mod flooding;
 mod impostors;
 mod logins;
