@@ -138,6 +138,7 @@ enum CliError {
     Io(String, std::io::Error),
     #[error("interrupted")]
     Interrupted,
+    #[cfg(feature = "daemon")]
     #[error("ended by a second signal: unsaved progress is lost")]
     Forced,
     #[error("{0}")]
