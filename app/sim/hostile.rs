@@ -9,6 +9,7 @@ use ecs_torrent_components::ids::LinkId;
 use ecs_torrent_engine::port::Backend;
 use ecs_torrent_engine::ports::net::{NetEvent, NetRequest};
 use ecs_torrent_engine::sim::{Content, NodeId, SimNet};
+use ecs_torrent_protocol::extension::{DONT_HAVE, ExtensionHandshake};
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest};
 use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::time::Timestamp;
@@ -33,11 +34,17 @@ pub enum Hostility {
     Babbles,
     /// It hangs up when it is asked for something, and comes back.
     HangsUp,
+    /// It takes pieces back and has them again, in turns.
+    FlipFlops,
+    /// It sends messages of six bytes that mean nothing, more than a tick may take.
+    TinyFrames,
+    /// It asks for one block of an allowed-fast piece again and again.
+    Repeats,
 }
 
 impl Hostility {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::BadData,
         Self::SomeBadData,
         Self::LateData,
@@ -46,6 +53,9 @@ impl Hostility {
         Self::Trickles,
         Self::Babbles,
         Self::HangsUp,
+        Self::FlipFlops,
+        Self::TinyFrames,
+        Self::Repeats,
     ];
 }
 
@@ -66,6 +76,9 @@ const TRICKLE: Duration = Duration::from_secs(120);
 
 /// Messages of a burst.
 const BURST: u32 = 50;
+
+/// Bytes of a burst of tiny frames: some three thousand of them.
+const TINY_BURST_BYTES: usize = 18 << 10;
 
 /// A hostile peer.
 pub(super) struct HostilePeer {
@@ -96,6 +109,10 @@ struct Conversation {
     victim: Option<SocketAddr>,
     codec: PeerCodec,
     has_shaken_hands: bool,
+    /// The id under which the other side hears `lt_donthave`.
+    dont_have: u8,
+    /// A piece that it may request while choked.
+    allowed_fast: Option<u32>,
 }
 
 impl HostilePeer {
@@ -185,25 +202,51 @@ impl HostilePeer {
                 }
             }
             Due::Burst(link) if self.links.contains_key(&link) => {
-                let count = self.content.piece_count();
-                let messages: Vec<Message> = (0..BURST)
-                    .flat_map(|number| {
-                        let piece = (self.noise() as u32).wrapping_add(number) % count;
-                        let (begin, len) = (0, self.content.piece_span(piece).len.min(BLOCK_SIZE));
-                        let request = BlockRequest { piece, begin, len };
-                        [
-                            Message::Request(request),
-                            Message::Have(piece),
-                            Message::Interested,
-                            Message::Cancel(request),
-                        ]
-                    })
-                    .collect();
-                self.say(link, &messages);
+                let bytes = self.burst(link);
+                let frames = vec![bytes];
+                self.submit(NetRequest::Send { link, frames });
                 self.plan(now + BEAT, Due::Burst(link));
             }
             Due::Burst(_) => {}
         }
+    }
+
+    /// What it sends in every beat.
+    fn burst(&mut self, link: LinkId) -> Bytes {
+        if self.hostility == Hostility::TinyFrames {
+            let frames = [[0, 0, 0, 2, 99, 7], [0, 0, 0, 2, 20, 99]].concat();
+            return Bytes::from(frames.repeat(TINY_BURST_BYTES / frames.len()));
+        }
+        let conversation = self.links.get(&link);
+        let dont_have = conversation.map_or(0, |conversation| conversation.dont_have);
+        let allowed_fast = conversation.and_then(|conversation| conversation.allowed_fast);
+        let mut bytes = BytesMut::new();
+        for number in 0..BURST {
+            let piece = (self.noise() as u32).wrapping_add(number) % self.content.piece_count();
+            let payload = Bytes::copy_from_slice(&piece.to_be_bytes());
+            let taken_back = Message::Extended { id: dont_have, payload };
+            let messages = match self.hostility {
+                Hostility::FlipFlops if dont_have > 0 => vec![taken_back, Message::Have(piece)],
+                Hostility::FlipFlops => vec![],
+                Hostility::Repeats => vec![Message::Request(self.first_block(allowed_fast.unwrap_or(0)))],
+                _ => {
+                    let request = self.first_block(piece);
+                    vec![
+                        Message::Request(request),
+                        Message::Have(piece),
+                        Message::Interested,
+                        Message::Cancel(request),
+                    ]
+                }
+            };
+            messages.iter().for_each(|message| message.write(&mut bytes));
+        }
+        bytes.freeze()
+    }
+
+    fn first_block(&self, piece: u32) -> BlockRequest {
+        let (begin, len) = (0, self.content.piece_span(piece).len.min(BLOCK_SIZE));
+        BlockRequest { piece, begin, len }
     }
 
     /// Says hello on a new connection, and that everything is here.
@@ -212,14 +255,16 @@ impl HostilePeer {
             victim,
             codec: PeerCodec::new(FrameLimits::default()),
             has_shaken_hands: false,
+            dont_have: 0,
+            allowed_fast: None,
         };
         self.links.insert(link, conversation);
         let mut peer_id = *b"-XX0000-000000000000";
         peer_id[8..16].copy_from_slice(&self.noise().to_be_bytes());
         peer_id[16..].copy_from_slice(&(link.0 as u32).to_be_bytes());
         let handshake = Handshake {
-            // BEP 6 only, so that it may say that it has all.
-            reserved: Reserved([0, 0, 0, 0, 0, 0, 0, 4]),
+            // BEP 6, so that it may say that it has all; BEP 10 where it is needed for the harm.
+            reserved: Reserved([0, 0, 0, 0, 0, if self.is_extended() { 0x10 } else { 0 }, 0, 4]),
             info_hash: self.content.info_hash(),
             peer_id: PeerId(peer_id),
         };
@@ -229,6 +274,10 @@ impl HostilePeer {
         Message::Unchoke.write(&mut bytes);
         let frames = vec![bytes.freeze()];
         self.submit(NetRequest::Send { link, frames });
+    }
+
+    fn is_extended(&self) -> bool {
+        matches!(self.hostility, Hostility::FlipFlops | Hostility::TinyFrames)
     }
 
     fn hear(&mut self, now: Timestamp, event: NetEvent) {
@@ -262,6 +311,7 @@ impl HostilePeer {
             let bytes = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
             self.submit(NetRequest::Grant { link, bytes });
         }
+        let extended = self.is_extended();
         let Some(conversation) = self.links.get_mut(&link) else {
             return;
         };
@@ -277,11 +327,17 @@ impl HostilePeer {
         let session = Session {
             geometry: Some(self.content.metainfo().info.geometry),
             fast: true,
-            extended: false,
+            extended,
         };
         while let Ok(Some(frame)) = conversation.codec.next_frame(&session) {
-            if let Frame::Message(Message::Request(request)) = frame {
-                requests.push(request);
+            match frame {
+                Frame::Message(Message::Request(request)) => requests.push(request),
+                Frame::Message(Message::AllowedFast(piece)) => conversation.allowed_fast = Some(piece),
+                Frame::Message(Message::Extended { id: 0, payload }) => {
+                    let handshake = ExtensionHandshake::read(&payload).unwrap_or_default();
+                    conversation.dont_have = handshake.extensions.get(DONT_HAVE).copied().unwrap_or(0);
+                }
+                _ => {}
             }
         }
         if !was_greeted {
@@ -295,7 +351,9 @@ impl HostilePeer {
     /// What follows the first handshake.
     fn greet(&mut self, now: Timestamp, link: LinkId) {
         match self.hostility {
-            Hostility::Floods => self.plan(now, Due::Burst(link)),
+            Hostility::Floods | Hostility::FlipFlops | Hostility::TinyFrames | Hostility::Repeats => {
+                self.plan(now, Due::Burst(link));
+            }
             Hostility::Babbles => {
                 let noise: BytesMut = (0..256).map(|_| self.noise() as u8).collect();
                 self.plan(now, Due::Send(link, noise.freeze()));
@@ -306,7 +364,12 @@ impl HostilePeer {
 
     fn answer(&mut self, now: Timestamp, link: LinkId, request: BlockRequest) {
         match self.hostility {
-            Hostility::EmptyPromises | Hostility::Floods | Hostility::Babbles => {}
+            Hostility::EmptyPromises
+            | Hostility::Floods
+            | Hostility::Babbles
+            | Hostility::FlipFlops
+            | Hostility::TinyFrames
+            | Hostility::Repeats => {}
             Hostility::BadData => self.send_block(now, link, request, true),
             Hostility::SomeBadData => {
                 self.blocks += 1;

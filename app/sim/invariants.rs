@@ -14,6 +14,7 @@
 //! | `Phases` | so do the phases of a stop |
 //! | `Counters` | what was downloaded is had, in flight, corrupt or dropped |
 //! | `Bounds` | memory and queues stay within their settings |
+//! | `Work` | a tick takes no more messages of a peer, and of all, than its settings let it |
 //! | `Cadence` | an engine that has nothing to do rests |
 
 mod bounds;
@@ -24,6 +25,7 @@ mod picker;
 mod requests;
 mod truth;
 mod wire;
+mod work;
 
 use std::fmt;
 
@@ -49,7 +51,13 @@ impl Plugin for InvariantsPlugin {
             .init_resource::<lifecycle::Seen>()
             .init_resource::<counters::Bases>()
             .init_resource::<cadence::Cadence>()
-            .add_systems(Tick, wire::hear.after(IntakeSet::Frames).before(TickSet::Assemble))
+            .add_systems(
+                Tick,
+                (wire::hear, work::check)
+                    .chain()
+                    .after(IntakeSet::Frames)
+                    .before(TickSet::Assemble),
+            )
             .add_systems(
                 Tick,
                 (truth::check, wire::listen, cadence::check)
@@ -96,6 +104,7 @@ pub enum Invariant {
     Phases,
     Counters,
     Bounds,
+    Work,
     Cadence,
 }
 

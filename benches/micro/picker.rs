@@ -59,7 +59,7 @@ fn bench_availability(group: &mut BenchmarkGroup<'_, WallTime>, order: &mut Rari
         });
     });
     let peer = half(random);
-    let first = peer.bits().and_then(|bits| bits.iter().next()).unwrap();
+    let first = (0..PIECE_COUNT).find(|piece| peer.has(*piece)).unwrap();
     group.bench_function("bitfield of half, and back", |bencher| {
         bencher.iter(|| {
             let before = order.availability(first);

@@ -225,6 +225,14 @@ pub enum Availability {
     DontHave(u32),
 }
 
+impl Availability {
+    /// Whether the peer has less than before by it, as a message of an extension tells (BEP 54).
+    #[must_use]
+    pub fn is_taken_back(&self) -> bool {
+        matches!(self, Self::DontHave(_))
+    }
+}
+
 /// A peer choked or unchoked us.
 #[derive(Message, Debug, Clone)]
 pub struct ChokeReceived {

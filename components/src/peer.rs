@@ -8,6 +8,7 @@ mod requests;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::extension::{ExtensionHandshake, MAX_EXTENSIONS};
@@ -17,9 +18,9 @@ use ecs_torrent_protocol::wire::{FrameLimits, PeerCodec, Session};
 
 pub use self::close_reason::{CloseReason, TimeoutKind};
 pub use self::outbox::{FlushQueue, Outbox};
-pub use self::pieces::PeerPieces;
+pub use self::pieces::{PeerPieces, PieceForm};
 pub use self::requests::{
-    EmptiedUploads, Pending, QueueDepth, RefillQueue, Requests, ServeQueue, UploadMemory, UploadQueue,
+    AllowedFast, EmptiedUploads, Pending, QueueDepth, RefillQueue, Requests, ServeQueue, UploadMemory, UploadQueue,
 };
 use crate::ids::LinkId;
 use crate::rate::Rate;
@@ -98,8 +99,11 @@ pub struct Wire {
     pub codec: PeerCodec,
     /// What decides which messages are valid.
     pub session: Session,
-    /// Bytes taken from the link and not granted again.
-    pub ungranted_bytes: u32,
+    /// Credit that received bytes have taken of the link, less what was granted; below zero where the window has been
+    /// opened wider.
+    pub ungranted_bytes: i64,
+    /// Bytes left for the next tick, since the peer has sent more messages than one takes.
+    pub held_bytes: u32,
     /// Whether the peer is listed as having bytes to decode.
     pub is_listed: bool,
     /// Since when the frame at the front is incomplete.
@@ -108,43 +112,65 @@ pub struct Wire {
     pub last_message: Timestamp,
     /// How often all pieces may be told anew.
     pub bitfields: Allowance,
+    /// How often single pieces may be taken back, and extension handshakes repeated.
+    pub changes: Allowance,
+    /// How often the peer may choke and unchoke us.
+    pub chokes: Allowance,
 }
 
-/// Something that a peer may do so many times at once, and then once a second.
+/// Something that a peer may do so many times at once, and then at so many times a second: a token bucket.
 #[derive(Debug, Clone, Copy)]
 pub struct Allowance {
+    most: u32,
+    /// Time in which one comes back.
+    interval: Duration,
     left: u32,
     refilled: Timestamp,
 }
 
 impl Allowance {
-    /// Times at once.
-    const MOST: u32 = 16;
-
-    /// A full allowance.
+    /// A full allowance: `most` at once, and one more after each `interval`.
     #[must_use]
-    pub fn new(now: Timestamp) -> Self {
+    pub fn new(now: Timestamp, most: u32, interval: Duration) -> Self {
         Self {
-            left: Self::MOST,
+            most,
+            interval,
+            left: most,
             refilled: now,
         }
     }
 
     /// Uses it once; false where it is used up.
     pub fn take(&mut self, now: Timestamp) -> bool {
-        let seconds = now.since(self.refilled).as_secs();
-        if seconds > 0 {
-            self.left = self
-                .left
-                .saturating_add(u32::try_from(seconds).unwrap_or(u32::MAX))
-                .min(Self::MOST);
-            self.refilled = now;
+        let interval = self.interval.as_nanos().max(1);
+        let count = now.since(self.refilled).as_nanos() / interval;
+        if count > 0 {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(count).min(self.most);
+            // What is over of an interval counts for the next one, but not where the bucket has run over.
+            let is_full = self.left == self.most;
+            self.refilled = if is_full {
+                now
+            } else {
+                self.refilled + self.interval * count
+            };
         }
         let taken = self.left > 0;
         self.left = self.left.saturating_sub(1);
         taken
     }
 }
+
+/// Bitfields at once, and the time between two after that: clients in use send one or two in a connection's life, and
+/// each one has the picker count all pieces anew.
+const BITFIELDS: (u32, Duration) = (8, Duration::from_secs(10));
+
+/// Pieces taken back, and extension handshakes, at once: as many as a client may lose with a file. Each is O(1).
+const CHANGES: (u32, Duration) = (512, Duration::from_millis(50));
+
+/// Chokes and unchokes at once; a choking round is 10 s long, and a slot may be filled anew every 100 ms between. Each one
+/// may have us take all requests to the peer back, and make as many again.
+const CHOKES: (u32, Duration) = (64, Duration::from_millis(100));
 
 impl Wire {
     /// A connection on which nothing has been read.
@@ -154,10 +180,13 @@ impl Wire {
             codec: PeerCodec::new(FrameLimits::default()),
             session: Session::default(),
             ungranted_bytes: 0,
+            held_bytes: 0,
             is_listed: false,
             frame_since: None,
             last_message: now,
-            bitfields: Allowance::new(now),
+            bitfields: Allowance::new(now, BITFIELDS.0, BITFIELDS.1),
+            changes: Allowance::new(now, CHANGES.0, CHANGES.1),
+            chokes: Allowance::new(now, CHOKES.0, CHOKES.1),
         }
     }
 }
@@ -284,12 +313,14 @@ mod tests {
 
     #[test]
     fn an_allowance_refills_with_time() {
-        let at = |seconds| Timestamp::ZERO + std::time::Duration::from_secs(seconds);
-        let mut allowance = Allowance::new(at(0));
+        let at = |millis| Timestamp::ZERO + Duration::from_millis(millis);
+        let mut allowance = Allowance::new(at(0), 16, Duration::from_secs(1));
         let count = |allowance: &mut Allowance, now| (0..100).filter(|_| allowance.take(now)).count();
         assert_eq!(count(&mut allowance, at(0)), 16);
-        assert_eq!(count(&mut allowance, at(3)), 3);
-        assert_eq!(count(&mut allowance, at(1000)), 16);
+        assert_eq!(count(&mut allowance, at(3_700)), 3);
+        assert_eq!(count(&mut allowance, at(4_100)), 1, "parts of an interval add up");
+        assert_eq!(count(&mut allowance, at(1_000_000)), 16);
+        assert_eq!(count(&mut allowance, at(1_000_900)), 0, "and a full one holds no more");
     }
 
     #[test]

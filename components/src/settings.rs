@@ -54,6 +54,10 @@ pub struct TickSettings {
     pub max_events: usize,
     /// Most facade commands taken in one tick. Default 1024.
     pub max_commands: usize,
+    /// Most messages of peers decoded in one tick, over all connections; where more has come, every address (of IPv6 every
+    /// /64) gets an equal share, and the rest waits for the next tick. More lets ticks take longer under a flood. Default
+    /// 4096, which is worth a millisecond or two.
+    pub max_messages: u32,
 }
 
 impl Default for TickSettings {
@@ -63,6 +67,7 @@ impl Default for TickSettings {
             max_interval_ms: 1000,
             max_events: 1024,
             max_commands: 1024,
+            max_messages: 4096,
         }
     }
 }
@@ -79,8 +84,15 @@ pub struct NetSettings {
     /// Threads of the network runtime. Default 1: one moves more than 10 Gbit/s.
     pub threads: usize,
     /// Bytes that a peer may have sent and the engine not yet taken; more stay in the kernel, and the peer waits. A
-    /// connection moves at most this much a tick. Default 2 MiB.
+    /// connection moves at most this much a tick. A peer gets a window of this size only while it owes us as much.
+    /// Default 2 MiB.
     pub receive_window_bytes: u32,
+    /// The same for a peer that owes us nothing, and what every peer may send beside what it owes: memory that any
+    /// stranger can have us hold. Default 128 KiB.
+    pub idle_window_bytes: u32,
+    /// Datagrams of one kind that have arrived and not been taken; more are dropped and counted. Default 256, of at most
+    /// 4 KiB each.
+    pub max_datagrams: usize,
     /// Size of the shared chunks that sockets are read into. Default 256 KiB.
     pub read_chunk_bytes: usize,
     /// Time for a TCP connection to be made. Default 10 s.
@@ -101,11 +113,21 @@ impl Default for NetSettings {
             listen_fallback: true,
             threads: 1,
             receive_window_bytes: 2 << 20,
+            idle_window_bytes: 128 << 10,
+            max_datagrams: 256,
             read_chunk_bytes: 256 << 10,
             connect_timeout_s: 10,
             close_timeout_ms: 1000,
             max_lookups: 16,
         }
+    }
+}
+
+impl NetSettings {
+    /// Bytes that a connection may receive before anything is granted to it.
+    #[must_use]
+    pub fn first_window(&self) -> u32 {
+        self.idle_window_bytes.min(self.receive_window_bytes)
     }
 }
 
@@ -155,6 +177,9 @@ pub struct PeerSettings {
     pub max_unsolicited: u32,
     /// Whether two peers that both have everything stay connected. Default false.
     pub keep_redundant: bool,
+    /// Most messages of one connection decoded in a tick; the rest waits, and the peer with it. Default 512, as many as
+    /// the requests that may wait for one peer.
+    pub max_messages_per_tick: u32,
     /// Number of pieces that a peer may request of a leecher while choked, to have something to trade (BEP 6). Default
     /// 10.
     pub allowed_fast: usize,
@@ -183,6 +208,7 @@ impl Default for PeerSettings {
             max_bans: 10_000,
             max_unsolicited: 64,
             keep_redundant: false,
+            max_messages_per_tick: 512,
             allowed_fast: 10,
         }
     }
@@ -254,6 +280,9 @@ pub struct UploadSettings {
     pub seeding_turn_s: u64,
     /// Requests kept for one peer, told to it as `reqq`; more are rejected. Default 500.
     pub max_queue: usize,
+    /// Times that a block of an allowed-fast piece (BEP 6) is served to a peer that is choked; requests beyond it are
+    /// rejected. Default 2: once, and once more if it got lost.
+    pub allowed_fast_copies: u8,
     /// Longest block that is served, in bytes. Default 128 KiB.
     pub max_block_bytes: u32,
     /// Bytes read from the disk in one go for adjacent requests of one peer. Default 256 KiB.
@@ -275,6 +304,7 @@ impl Default for UploadSettings {
             optimistic_interval_s: 30,
             seeding_turn_s: 60,
             max_queue: 500,
+            allowed_fast_copies: 2,
             max_block_bytes: 128 << 10,
             read_bytes: 256 << 10,
             memory_bytes: 16 << 20,

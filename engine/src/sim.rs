@@ -124,7 +124,7 @@ impl Simulation {
         let mut node = Node::new(new);
         let id = {
             let mut fabric = self.fabric();
-            let id = fabric.add_node(node.new.addresses(), Some(node.new.settings.net.receive_window_bytes));
+            let id = fabric.add_node(node.new.addresses(), Some(node.new.settings.net.first_window()));
             fabric.net.set_close_timeout(id, node.close_timeout());
             fabric.machines[id.0].disk.speed = node.new.disk;
             id

@@ -5,7 +5,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::messages::{Availability, AvailabilityReceived, TorrentCompleted};
 use ecs_torrent_components::peer::{
-    CloseReason, FlushQueue, Outbox, PeerPieces, PeerState, RefillQueue, Requests, Wire,
+    CloseReason, FlushQueue, Outbox, PeerPieces, PeerState, PieceForm, RefillQueue, Requests, Wire,
 };
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
@@ -15,6 +15,7 @@ use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::wire::Message;
 
 use crate::DecideSet;
+use crate::picking::rarity::RarityOrder;
 use crate::picking::{DroppedRequests, Picker};
 
 /// Keeps what peers have, the picker's counts of it, and our interest.
@@ -60,14 +61,16 @@ fn hear_availability(
             // BEP 54: without the fast extension, requests for it are dropped silently.
             dropped.0.push((*peer, *index));
         }
-        let is_single = apply(change, &mut pieces, picker, &mut random);
-        match is_single {
-            Some((index, true)) => pieces.wanted_count += u32::from(!have.contains(index)),
-            Some((index, false)) => {
+        let order = picker.map(|picker| picker.map_unchanged(|picker| &mut picker.order));
+        let changed = apply(change, &mut pieces, order, &mut random);
+        match changed {
+            Change::Nothing => continue,
+            Change::Came(index) => pieces.wanted_count += u32::from(!have.contains(index)),
+            Change::Went(index) => {
                 let lost = u32::from(!have.contains(index));
                 pieces.wanted_count = pieces.wanted_count.saturating_sub(lost);
             }
-            None => pieces.wanted_count = pieces.count_missing_in(have),
+            Change::Many => pieces.wanted_count = pieces.count_missing_in(have),
         }
         // A full disk is waited for with everything else as it was.
         let downloads = matches!(*lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. });
@@ -81,7 +84,12 @@ fn hear_availability(
             };
             flush.send(*peer, &mut outbox, &message);
         }
-        if wants {
+        let brings_some = match changed {
+            Change::Came(index) => !have.contains(index),
+            Change::Many => true,
+            Change::Went(_) | Change::Nothing => false,
+        };
+        if wants && brings_some {
             refill.add(*peer, &mut requests);
         }
         let is_redundant = pieces.is_complete() && *lifecycle == Lifecycle::Seeding;
@@ -91,65 +99,55 @@ fn hear_availability(
     }
 }
 
-/// Changes what a peer has, and the picker's counts with it. Tells the piece and whether it came or went, where it
-/// was one alone.
+/// What a message changed of a peer's pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Nothing,
+    Came(u32),
+    Went(u32),
+    Many,
+}
+
+/// Changes what a peer has, and the picker's counts with it: one piece in O(1), all of them in a time that is
+/// proportional to a bitfield and to the pieces that differ.
 fn apply(
     change: &Availability,
     pieces: &mut PeerPieces,
-    picker: Option<Mut<Picker>>,
+    order: Option<Mut<RarityOrder>>,
     random: &mut Random,
-) -> Option<(u32, bool)> {
-    let was_complete = pieces.is_complete();
-    let single = match *change {
-        Availability::Have(index) => pieces.insert(index).then_some((index, true)),
-        Availability::DontHave(index) => pieces.remove(index).then_some((index, false)),
-        _ => None,
+) -> Change {
+    let after = match change {
+        Availability::Have(index) if pieces.insert(*index) => {
+            order.into_iter().for_each(|mut order| order.add_copy(*index, random));
+            return Change::Came(*index);
+        }
+        Availability::DontHave(index) if pieces.remove(*index) => {
+            order
+                .into_iter()
+                .for_each(|mut order| order.remove_copy(*index, random));
+            return Change::Went(*index);
+        }
+        Availability::Have(_) | Availability::DontHave(_) => return Change::Nothing,
+        Availability::Bitfield(bits) => PeerPieces::from(bits.clone()),
+        Availability::All => PeerPieces::all(pieces.len()),
+        Availability::None => PeerPieces::none(pieces.len()),
     };
-    let Some(mut picker) = picker else {
-        replace(change, pieces);
-        return single;
-    };
-    let order = &mut picker.order;
-    match (change, single) {
-        (Availability::Have(_) | Availability::DontHave(_), None) => {}
-        // From single pieces to all of them and back, a peer is counted another way.
-        (_, Some((index, came))) if pieces.is_complete() != was_complete => {
-            if came {
-                let mut before = pieces.clone();
-                before.remove(index);
-                order.remove_peer(&before, random);
-            } else {
-                order.remove_peer(&PeerPieces::all(pieces.len()), random);
-            }
-            order.add_peer(pieces, random);
-        }
-        (_, Some((index, true))) => order.add_copy(index, random),
-        (_, Some((index, false))) => order.remove_copy(index, random),
-        // A bitfield in place of many haves changes little.
-        (Availability::Bitfield(bits), None) if pieces.bits().is_some() && !bits.is_full() => {
-            let before = pieces.bits().cloned().unwrap_or_default();
-            bits.iter_without(&before)
-                .for_each(|piece| order.add_copy(piece, random));
-            before
-                .iter_without(bits)
-                .for_each(|piece| order.remove_copy(piece, random));
-            replace(change, pieces);
-        }
-        (_, None) => {
-            order.remove_peer(pieces, random);
-            replace(change, pieces);
-            order.add_peer(pieces, random);
-        }
+    if let Some(mut order) = order {
+        recount(pieces, &after, &mut order, random);
     }
-    single
+    *pieces = after;
+    Change::Many
 }
 
-fn replace(change: &Availability, pieces: &mut PeerPieces) {
-    match change {
-        Availability::Bitfield(bits) => *pieces = bits.clone().into(),
-        Availability::All => *pieces = PeerPieces::all(pieces.len()),
-        Availability::None => *pieces = PeerPieces::none(pieces.len()),
-        Availability::Have(_) | Availability::DontHave(_) => {}
+/// Counts a peer in that had other pieces before.
+fn recount(before: &PeerPieces, after: &PeerPieces, order: &mut RarityOrder, random: &mut Random) {
+    // A bitfield in place of many haves changes little.
+    if let (PieceForm::Listed(before), PieceForm::Listed(after)) = (before.form(), after.form()) {
+        order.add_copies(&after.without(before), random);
+        order.remove_copies(&before.without(after), random);
+    } else {
+        order.remove_peer(before, random);
+        order.add_peer(after, random);
     }
 }
 

@@ -250,7 +250,8 @@ fn run_rounds(
                 is_choking: !serves,
             });
             if !serves {
-                drop_requests(contender.peer, &mut uploads, &mut outbox, wire, &mut flush);
+                let copies = limits.allowed_fast_copies;
+                drop_requests(contender.peer, &mut uploads, copies, &mut outbox, wire, &mut flush);
             }
         }
         let wanting = contenders.iter().filter(|c| c.is_interested);
@@ -278,7 +279,14 @@ fn run_rounds(
 
 /// BEP 3: a choke drops what was requested. BEP 6: it does so with a reject for each, but for what may be had for
 /// free.
-fn drop_requests(peer: Entity, uploads: &mut UploadQueue, outbox: &mut Outbox, wire: &Wire, flush: &mut FlushQueue) {
+fn drop_requests(
+    peer: Entity,
+    uploads: &mut UploadQueue,
+    copies: u8,
+    outbox: &mut Outbox,
+    wire: &Wire,
+    flush: &mut FlushQueue,
+) {
     let UploadQueue {
         waiting, allowed_fast, ..
     } = uploads;
@@ -287,7 +295,7 @@ fn drop_requests(peer: Entity, uploads: &mut UploadQueue, outbox: &mut Outbox, w
         return;
     }
     waiting.retain(|request| {
-        let stays = allowed_fast.contains(&request.piece);
+        let stays = allowed_fast.take(*request, copies);
         if !stays {
             flush.send(peer, outbox, &Message::RejectRequest(*request));
         }

@@ -6,12 +6,15 @@ use std::net::SocketAddr;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::candidates::{CandidateSource, Candidates};
+use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::messages::{Availability, AvailabilityReceived, ExtensionReceived};
 use ecs_torrent_components::peer::{Direction, ExtensionRegistry, Peer, PeerExtensions, PeerState, Wire};
+use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Layout, PeerOf};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::extension::{DONT_HAVE, ExtensionHandshake};
+use ecs_torrent_protocol::wire::WireError;
 
 use crate::DecideSet;
 use crate::frames::ExtensionHandshakeReceived;
@@ -74,8 +77,10 @@ fn read_extension_handshakes(
 
 fn read_dont_have(
     mut received: MessageReader<ExtensionReceived>,
+    clock: Res<Clock>,
     mut availability: MessageWriter<AvailabilityReceived>,
-    peers: Query<&PeerOf, With<Wire>>,
+    mut reaper: ResMut<Reaper>,
+    mut peers: Query<(&PeerOf, &mut Wire)>,
     torrents: Query<&Layout>,
 ) {
     for ExtensionReceived {
@@ -89,8 +94,14 @@ fn read_dont_have(
             continue;
         };
         let index = u32::from_be_bytes(*index);
-        let layout = peers.get(*peer).and_then(|of| torrents.get(of.0));
-        if layout.is_ok_and(|layout| index < layout.0.piece_count()) {
+        let Ok((of, mut wire)) = peers.get_mut(*peer) else {
+            continue;
+        };
+        if !wire.changes.take(clock.now()) {
+            reaper.close(*peer, WireError::TooManyChanges);
+            continue;
+        }
+        if torrents.get(of.0).is_ok_and(|layout| index < layout.0.piece_count()) {
             let (peer, change) = (*peer, Availability::DontHave(index));
             availability.write(AvailabilityReceived { peer, change });
         }

@@ -1,15 +1,19 @@
 //! From bytes to facts: every message of a peer becomes one message of the kind that its feature reads.
 
+use std::net::{IpAddr, SocketAddr};
+
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::clock::Clock;
+use bevy_platform::collections::HashMap;
+use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::messages::{
     AllowedFastReceived, Availability, AvailabilityReceived, ChokeReceived, ExtensionReceived, InterestReceived,
     ReceivedBlocks, RejectReceived, SuggestReceived, UploadRequested,
 };
 use ecs_torrent_components::peer::{ExtensionRegistry, Peer, Stage, Wire};
 use ecs_torrent_components::reaper::Reaper;
+use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::extension::HANDSHAKE_ID;
@@ -62,14 +66,24 @@ struct Inboxes<'w> {
     handshakes: MessageWriter<'w, ExtensionHandshakeReceived>,
 }
 
+/// Decodes what peers sent, of each at most its share of the messages that a tick takes. The rest stays in the peer's
+/// buffer for the next tick, and its bytes are not granted again until then.
 fn decode_frames(
     ready: Res<ReadyPeers>,
     clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+    settings: Res<Settings>,
+    mut shares: Local<Shares>,
     mut reaper: ResMut<Reaper>,
     mut inboxes: Inboxes,
     mut peers: Query<(&Peer, &mut Wire)>,
 ) {
     let now = clock.now();
+    let addresses = ready
+        .0
+        .iter()
+        .map(|entity| peers.get(*entity).ok()?.0.endpoint.address());
+    shares.divide(addresses, &settings);
     for &entity in &ready.0 {
         let Ok((peer, mut wire)) = peers.get_mut(entity) else {
             continue;
@@ -78,8 +92,9 @@ fn decode_frames(
             continue;
         }
         let wire = &mut *wire;
+        let mut budget = shares.of(peer.endpoint.address());
         loop {
-            match wire.codec.next_frame(&wire.session) {
+            match wire.codec.next_frame_within(&wire.session, &mut budget) {
                 Ok(Some(frame)) => {
                     wire.last_message = now;
                     wire.frame_since = None;
@@ -88,9 +103,15 @@ fn decode_frames(
                         break;
                     }
                 }
+                Ok(None) if budget == 0 && wire.codec.buffered_len() > 0 => {
+                    wire.held_bytes = u32::try_from(wire.codec.buffered_len()).unwrap_or(u32::MAX);
+                    wakeup.at(now);
+                    break;
+                }
                 Ok(None) => {
                     // Fault 21: what has begun must end; the clock runs from its first byte.
                     wire.frame_since = wire.codec.is_mid_frame().then(|| wire.frame_since.unwrap_or(now));
+                    wire.codec.rest();
                     break;
                 }
                 Err(error) => {
@@ -99,6 +120,51 @@ fn decode_frames(
                 }
             }
         }
+    }
+}
+
+/// How many messages each peer may have decoded in a tick.
+///
+/// Where all may have their most, they have. Otherwise every address (of IPv6 every /64, which one host has for itself)
+/// gets an equal share, and every connection of it an equal share of that, however many there are.
+#[derive(Debug, Default)]
+struct Shares {
+    connection_count: HashMap<Network, u32>,
+    per_network: u32,
+    most: u32,
+}
+
+/// What counts as one sender: its address, or the upper half of it.
+type Network = Option<(bool, u64)>;
+
+fn network_of(address: Option<SocketAddr>) -> Network {
+    Some(match address?.ip().to_canonical() {
+        IpAddr::V4(ip) => (true, ip.to_bits().into()),
+        IpAddr::V6(ip) => (false, (ip.to_bits() >> 64) as u64),
+    })
+}
+
+impl Shares {
+    fn divide(&mut self, peers: impl ExactSizeIterator<Item = Option<SocketAddr>>, settings: &Settings) {
+        self.connection_count.clear();
+        self.most = settings.peers.max_messages_per_tick;
+        let total = settings.tick.max_messages;
+        if peers.len() as u64 * u64::from(self.most) <= u64::from(total) {
+            return;
+        }
+        for address in peers {
+            *self.connection_count.entry(network_of(address)).or_default() += 1;
+        }
+        self.per_network = total / (self.connection_count.len() as u32).max(1);
+    }
+
+    /// At least one message: a peer that is never heard could not even be closed.
+    fn of(&self, address: Option<SocketAddr>) -> u32 {
+        if self.connection_count.is_empty() {
+            return self.most;
+        }
+        let count = self.connection_count.get(&network_of(address));
+        (self.per_network / count.copied().unwrap_or(1)).clamp(1, self.most)
     }
 }
 
@@ -114,6 +180,11 @@ impl Inboxes<'_> {
         let tells_all = matches!(message, Message::Bitfield(_) | Message::HaveAll | Message::HaveNone);
         if tells_all && !wire.bitfields.take(now) {
             return Err(WireError::TooManyBitfields);
+        }
+        let is_choke = matches!(message, Message::Choke | Message::Unchoke);
+        let is_handshake = matches!(message, Message::Extended { id: HANDSHAKE_ID, .. });
+        if (is_choke && !wire.chokes.take(now)) || (is_handshake && !wire.changes.take(now)) {
+            return Err(WireError::TooManyChanges);
         }
         match message {
             // BEP 5: a hint that this engine has no use for yet.
@@ -172,5 +243,42 @@ impl Inboxes<'_> {
             request,
             is_cancel,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shares(peers: &[&str]) -> Vec<u32> {
+        let addresses: Vec<_> = peers.iter().map(|peer| peer.parse().ok()).collect();
+        let mut shares = Shares::default();
+        shares.divide(addresses.iter().copied(), &Settings::default());
+        addresses.into_iter().map(|address| shares.of(address)).collect()
+    }
+
+    #[test]
+    fn one_address_or_prefix_has_one_share() {
+        let Settings { tick, peers, .. } = Settings::default();
+        assert_eq!(
+            shares(&["192.0.2.1:1", "192.0.2.2:1"]),
+            [peers.max_messages_per_tick; 2]
+        );
+        let mut crowd = vec!["192.0.2.1:1", "[2001:db8:0:1::9]:1"];
+        crowd.extend(["[2001:db8::1]:1", "[2001:db8::2]:1"].repeat(50));
+        crowd.extend(["192.0.2.9:1", "[::ffff:192.0.2.9]:2"].repeat(50));
+        let shares = shares(&crowd);
+        assert_eq!(
+            shares[..2],
+            [peers.max_messages_per_tick; 2],
+            "alone at their addresses"
+        );
+        assert_eq!(shares[2..], [tick.max_messages / 4 / 100; 200]);
+    }
+
+    #[test]
+    fn nobody_is_left_without_a_message() {
+        let many = vec!["192.0.2.1:1"; 100_000];
+        assert!(shares(&many).into_iter().all(|share| share == 1));
     }
 }

@@ -7,7 +7,9 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use bytes::Bytes;
 use ecs_torrent_components::messages::{PeerConnected, TorrentCompleted};
-use ecs_torrent_components::peer::{ExtensionRegistry, FlushQueue, Outbox, Peer, PeerExtensions, UploadQueue, Wire};
+use ecs_torrent_components::peer::{
+    AllowedFast, ExtensionRegistry, FlushQueue, Outbox, Peer, PeerExtensions, UploadQueue, Wire,
+};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Have, Torrent, TorrentPeers};
 use ecs_torrent_engine::ports::net::LocalAddresses;
@@ -85,7 +87,7 @@ fn greet_peers(
             let mut set = allowed_fast_set(*address.ip(), torrent.id(), have.len(), count);
             set.retain(|piece| have.contains(*piece));
             set.iter().for_each(|piece| send(Message::AllowedFast(*piece)));
-            uploads.allowed_fast = set;
+            uploads.allowed_fast = AllowedFast::new(&set);
         }
     }
 }

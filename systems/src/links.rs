@@ -8,13 +8,14 @@ use bytes::Bytes;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::ids::LinkId;
 use ecs_torrent_components::peer::{
-    CloseReason, EmptiedUploads, Outbox, Peer, ServeQueue, Stage, UploadMemory, UploadQueue, Wire,
+    CloseReason, EmptiedUploads, Outbox, Peer, Requests, ServeQueue, Stage, UploadMemory, UploadQueue, Wire,
 };
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::ports::NetPort;
-use ecs_torrent_engine::ports::net::{LINKS, Links, NetEvent, NetRequest, read_cost};
+use ecs_torrent_engine::ports::net::{DatagramCounts, LINKS, Links, NetEvent, NetRequest, read_cost};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
+use ecs_torrent_protocol::geometry::BLOCK_SIZE;
 
 use crate::IntakeSet;
 
@@ -32,6 +33,7 @@ impl Plugin for LinksPlugin {
             .init_resource::<UploadMemory>()
             .init_resource::<EmptiedUploads>()
             .init_resource::<Reaper>()
+            .init_resource::<DatagramCounts>()
             .add_systems(
                 Tick,
                 (
@@ -86,6 +88,7 @@ fn sort_link_events(
     mut serve: ResMut<ServeQueue>,
     mut memory: ResMut<UploadMemory>,
     mut emptied: ResMut<EmptiedUploads>,
+    mut datagrams: ResMut<DatagramCounts>,
     mut peers: Query<(&mut Outbox, Option<&mut UploadQueue>)>,
 ) {
     for event in net.take(LINKS) {
@@ -115,6 +118,7 @@ fn sort_link_events(
                 }
             }
             NetEvent::Closed { link, reason } => drop(closed.write(LinkClosed { link, reason })),
+            NetEvent::DatagramsDropped { count, .. } => datagrams.dropped += count,
             NetEvent::Gone { .. } | NetEvent::Datagram { .. } | NetEvent::Resolved { .. } => {}
         }
     }
@@ -129,7 +133,7 @@ fn push_chunks(
     for (link, chunk) in chunks.0.drain(..) {
         let Some(peer) = links.get(link) else { continue };
         let Ok(mut wire) = peers.get_mut(peer) else { continue };
-        wire.ungranted_bytes = wire.ungranted_bytes.saturating_add(read_cost(chunk.len()));
+        wire.ungranted_bytes += i64::from(read_cost(chunk.len()));
         wire.codec.push(chunk);
         if !wire.is_listed {
             wire.is_listed = true;
@@ -159,22 +163,33 @@ fn note_closed_links(
 }
 
 /// Gives back what was taken from the links, in portions: a peer's window is never more than a quarter used up by
-/// bytes that are already decoded.
+/// bytes that are already decoded. The window is as wide as what the peer owes us, and a little more for whatever else it
+/// has to say: so strangers cannot have us hold more for them than we asked for. Peers that have more to decode stay
+/// listed.
 fn grant_credit(
     mut net: ResMut<NetPort>,
     mut ready: ResMut<ReadyPeers>,
     settings: Res<Settings>,
-    mut peers: Query<(&Peer, &mut Wire)>,
+    mut peers: Query<(&Peer, &mut Wire, Option<&Requests>)>,
 ) {
-    let portion = settings.net.receive_window_bytes / 4;
-    for entity in ready.0.drain(..) {
-        let Ok((peer, mut wire)) = peers.get_mut(entity) else {
-            continue;
+    let idle = settings.net.first_window();
+    let widest = settings.net.receive_window_bytes - idle;
+    ready.0.retain(|entity| {
+        let Ok((peer, mut wire, requests)) = peers.get_mut(*entity) else {
+            return false;
         };
-        wire.is_listed = false;
-        if wire.ungranted_bytes >= portion {
-            let bytes = std::mem::take(&mut wire.ungranted_bytes);
+        let owed = requests.map_or(0, |requests| requests.pending.len() as u64 * u64::from(BLOCK_SIZE));
+        let extra = i64::try_from(owed).map_or(widest, |owed| owed.min(widest.into()) as u32);
+        let held = std::mem::take(&mut wire.held_bytes);
+        let portion = (idle + extra) / 4;
+        let bytes = wire.ungranted_bytes + i64::from(extra) - i64::from(held);
+        if let Ok(bytes) = u32::try_from(bytes)
+            && bytes >= portion
+        {
+            wire.ungranted_bytes -= i64::from(bytes);
             net.push(NetRequest::Grant { link: peer.link, bytes });
         }
-    }
+        wire.is_listed = held > 0;
+        wire.is_listed
+    });
 }

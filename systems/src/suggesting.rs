@@ -12,7 +12,9 @@ use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::messages::{
     Availability, AvailabilityReceived, ChokeSent, PeerDisconnected, UploadRequested,
 };
-use ecs_torrent_components::peer::{EmptiedUploads, FlushQueue, Outbox, PeerPieces, PeerRates, PeerState, Wire};
+use ecs_torrent_components::peer::{
+    EmptiedUploads, FlushQueue, Outbox, PeerPieces, PeerRates, PeerState, PieceForm, Wire,
+};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::torrent::{Layout, Lifecycle, PeerOf, TorrentPeers};
 use ecs_torrent_engine::schedule::Tick;
@@ -127,19 +129,22 @@ impl Spread {
             finish_until: None,
         };
         for pieces in peers {
-            match pieces.bits() {
-                Some(bits) => spread.add(bits),
-                None => spread.add_all(),
+            match pieces.form() {
+                PieceForm::Listed(bits) => spread.add(bits),
+                PieceForm::AllBut(None) => spread.add_all(),
+                PieceForm::AllBut(Some(lacking)) => spread.add_all_but(lacking),
             }
         }
         spread
     }
 
     fn add(&mut self, pieces: &Bitfield) {
-        for piece in pieces.iter() {
-            self.out.insert(piece);
-            self.had.insert(piece);
-        }
+        self.out.insert_all(pieces);
+        self.had.insert_all(pieces);
+    }
+
+    fn add_all_but(&mut self, lacking: &Bitfield) {
+        self.add(&Bitfield::full(lacking.len()).without(lacking));
     }
 
     fn add_all(&mut self) {

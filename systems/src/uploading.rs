@@ -114,12 +114,16 @@ fn hear_requests(
             continue;
         }
         let verdict = judge(request, geometry, have, &settings.uploads);
-        let is_choked = state.am_choking && !uploads.allowed_fast.contains(&request.piece);
         // Fault 25: a flood of requests ends at the length we told.
         let is_full = uploads.waiting.len() + uploads.reading.len() >= settings.uploads.max_queue;
         match verdict {
             Verdict::Close(error) => reaper.close(peer, error),
-            Verdict::Admit if !is_choked && !is_full && lifecycle.may_serve() => {
+            Verdict::Admit
+                if !is_full
+                    && lifecycle.may_serve()
+                    && (!state.am_choking
+                        || uploads.allowed_fast.take(request, settings.uploads.allowed_fast_copies)) =>
+            {
                 uploads.waiting.push_back(request);
                 serve.add(peer, &mut uploads);
             }

@@ -14,6 +14,7 @@ mod child;
 #[path = "../support/content.rs"]
 mod content;
 mod disk;
+mod floods;
 mod http_tracker;
 mod limits;
 mod memory;

@@ -149,6 +149,31 @@ impl Bitfield {
         self.combine(other, |mine, theirs| mine & !theirs)
     }
 
+    /// The indexes that are in both sets, ascending.
+    pub fn iter_common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
+        self.combine(other, |mine, theirs| mine & theirs)
+    }
+
+    /// Adds all indexes of `other`, which is over as many pieces.
+    pub fn insert_all(&mut self, other: &Self) {
+        self.count = 0;
+        for (mine, theirs) in self.words.iter_mut().zip(&other.words) {
+            *mine |= theirs;
+            self.count += mine.count_ones();
+        }
+    }
+
+    /// The set of indexes in this set and not in `other`.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let words: Box<[u64]> = self.words.iter().zip(&other.words).map(|(a, b)| a & !b).collect();
+        Self {
+            count: words.iter().map(|word| word.count_ones()).sum(),
+            len: self.len,
+            words,
+        }
+    }
+
     /// Number of indexes in this set and not in `other`.
     #[must_use]
     pub fn count_without(&self, other: &Self) -> u32 {
@@ -243,6 +268,17 @@ mod tests {
             prop_assert_eq!(full.count_without(&set), len - set.count());
             prop_assert_eq!(full.iter_without(&set).collect::<Vec<_>>(), set.iter_missing().collect::<Vec<_>>());
             prop_assert!(full.is_full() && full.iter().eq(0..len));
+            prop_assert_eq!(full.without(&set).iter().collect::<Vec<_>>(), set.iter_missing().collect::<Vec<_>>());
+            prop_assert_eq!(full.without(&set).count(), len - set.count());
+            let mut other = Bitfield::new(len);
+            for index in (0..len).step_by(3) {
+                other.insert(index);
+            }
+            let common: Vec<u32> = (0..len).step_by(3).filter(|index| model.contains(index)).collect();
+            prop_assert_eq!(set.iter_common(&other).collect::<Vec<_>>(), common);
+            set.insert_all(&other);
+            model.extend((0..len).step_by(3));
+            prop_assert_eq!((set.count() as usize, set.iter().collect::<BTreeSet<_>>()), (model.len(), model));
         }
 
         #[test]

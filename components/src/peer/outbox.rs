@@ -6,6 +6,9 @@ use ecs_torrent_protocol::geometry::BlockRequest;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::{BLOCK_HEADER_LEN, Handshake, Message, write_block_header};
 
+/// Messages of a tick beyond which the buffer is given up with them: a peer hears some hundred bytes in an ordinary tick.
+const MAX_KEPT_BYTES: usize = 4096;
+
 /// The writing side of a connection. Filled through [`FlushQueue`], emptied once per tick.
 #[derive(Component, Debug, Default)]
 pub struct Outbox {
@@ -44,6 +47,10 @@ impl Outbox {
     fn close_buffer(&mut self) {
         if !self.buffer.is_empty() {
             let messages = self.buffer.split().freeze();
+            if messages.len() > MAX_KEPT_BYTES {
+                // Otherwise the buffer would hold on to the memory of the burst, and ask for as much again.
+                self.buffer = BytesMut::new();
+            }
             self.push(messages);
         }
     }
@@ -106,6 +113,17 @@ impl FlushQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_burst_leaves_no_memory_behind() {
+        let peer = Entity::from_raw_u32(1).unwrap();
+        let (mut flush, mut outbox) = (FlushQueue::default(), Outbox::default());
+        for burst in [100_000, 1] {
+            (0..burst).for_each(|piece| flush.send(peer, &mut outbox, &Message::Have(piece)));
+            assert_eq!(outbox.take().concat().len(), 9 * burst as usize);
+            assert!(outbox.buffer.capacity() <= MAX_KEPT_BYTES, "after {burst}");
+        }
+    }
 
     #[test]
     fn order_is_kept_and_blocks_are_not_copied() {

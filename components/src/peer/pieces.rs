@@ -4,17 +4,34 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::bitfield::Bitfield;
 
 /// The pieces that a peer has told it has. A peer that has everything costs no bitfield.
+///
+/// Every change of one piece is O(1), also between complete and not: a peer that told its pieces one by one stays
+/// [`PieceForm::Listed`] when the last one comes, and a peer that told all of them at once stays
+/// [`PieceForm::AllBut`] when it takes some back.
 #[derive(Component, Debug, Clone)]
 pub struct PeerPieces {
     set: Set,
-    /// How many of them we want and do not have: what our interest follows.
+    /// Number of its pieces that we want and do not have: our interest follows it.
     pub wanted_count: u32,
 }
 
 #[derive(Debug, Clone)]
 enum Set {
-    Some(Bitfield),
-    All { piece_count: u32 },
+    Listed(Bitfield),
+    AllBut {
+        piece_count: u32,
+        /// Made when the first piece is taken back.
+        lacking: Option<Bitfield>,
+    },
+}
+
+/// How a peer's pieces are kept, and counted by the picker.
+#[derive(Debug, Clone, Copy)]
+pub enum PieceForm<'a> {
+    /// These, each by itself.
+    Listed(&'a Bitfield),
+    /// All, but for these where there are some.
+    AllBut(Option<&'a Bitfield>),
 }
 
 impl PeerPieces {
@@ -28,8 +45,20 @@ impl PeerPieces {
     #[must_use]
     pub fn all(piece_count: u32) -> Self {
         Self {
-            set: Set::All { piece_count },
+            set: Set::AllBut {
+                piece_count,
+                lacking: None,
+            },
             wanted_count: 0,
+        }
+    }
+
+    /// How the pieces are kept.
+    #[must_use]
+    pub fn form(&self) -> PieceForm<'_> {
+        match &self.set {
+            Set::Listed(bits) => PieceForm::Listed(bits),
+            Set::AllBut { lacking, .. } => PieceForm::AllBut(lacking.as_ref()),
         }
     }
 
@@ -37,114 +66,145 @@ impl PeerPieces {
     #[must_use]
     pub fn has(&self, index: u32) -> bool {
         match &self.set {
-            Set::Some(bits) => bits.contains(index),
-            Set::All { piece_count } => index < *piece_count,
+            Set::Listed(bits) => bits.contains(index),
+            Set::AllBut { piece_count, lacking } => {
+                index < *piece_count && !lacking.as_ref().is_some_and(|lacking| lacking.contains(index))
+            }
         }
     }
 
-    /// Whether it has every piece.
+    /// Whether the peer has every piece.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        matches!(self.set, Set::All { .. })
+        self.count() == self.len()
     }
 
     /// Number of pieces of the torrent.
     #[must_use]
     pub fn len(&self) -> u32 {
         match &self.set {
-            Set::Some(bits) => bits.len(),
-            Set::All { piece_count } => *piece_count,
+            Set::Listed(bits) => bits.len(),
+            Set::AllBut { piece_count, .. } => *piece_count,
         }
     }
 
-    /// Whether it has no piece.
+    /// Whether the peer has no piece.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count() == 0
     }
 
-    /// Number of pieces it has.
+    /// Number of pieces that the peer has.
     #[must_use]
     pub fn count(&self) -> u32 {
         match &self.set {
-            Set::Some(bits) => bits.count(),
-            Set::All { piece_count } => *piece_count,
-        }
-    }
-
-    /// The single pieces, where they are not simply all.
-    #[must_use]
-    pub fn bits(&self) -> Option<&Bitfield> {
-        match &self.set {
-            Set::Some(bits) => Some(bits),
-            Set::All { .. } => None,
+            Set::Listed(bits) => bits.count(),
+            Set::AllBut { piece_count, lacking } => piece_count - lacking.as_ref().map_or(0, Bitfield::count),
         }
     }
 
     /// Adds a piece; false if the peer had it.
     pub fn insert(&mut self, index: u32) -> bool {
-        let Set::Some(bits) = &mut self.set else {
-            return false;
-        };
-        let new = bits.insert(index);
-        if bits.is_full() {
-            self.set = Set::All {
-                piece_count: bits.len(),
-            };
+        match &mut self.set {
+            Set::Listed(bits) => bits.insert(index),
+            Set::AllBut { lacking, .. } => lacking.as_mut().is_some_and(|lacking| lacking.remove(index)),
         }
-        new
     }
 
     /// Takes a piece out (BEP 54); false if the peer did not have it.
     pub fn remove(&mut self, index: u32) -> bool {
-        if let Set::All { piece_count } = self.set {
-            self.set = Set::Some(Bitfield::full(piece_count));
-        }
         match &mut self.set {
-            Set::Some(bits) => bits.remove(index),
-            Set::All { .. } => false,
+            Set::Listed(bits) => bits.remove(index),
+            Set::AllBut { piece_count, lacking } => {
+                lacking.get_or_insert_with(|| Bitfield::new(*piece_count)).insert(index)
+            }
         }
     }
 
-    /// How many of its pieces are not in `have`.
+    /// Number of its pieces that are not in `have`.
     #[must_use]
     pub fn count_missing_in(&self, have: &Bitfield) -> u32 {
         match &self.set {
-            Set::Some(bits) => bits.count_without(have),
-            Set::All { .. } => have.len() - have.count(),
+            Set::Listed(bits) => bits.count_without(have),
+            Set::AllBut { lacking, .. } => {
+                let missing = have.len() - have.count();
+                missing - lacking.as_ref().map_or(0, |lacking| lacking.count_without(have))
+            }
+        }
+    }
+
+    /// Its pieces that are in `others`, ascending.
+    pub fn iter_in<'a>(&'a self, others: &'a Bitfield) -> Box<dyn Iterator<Item = u32> + 'a> {
+        match &self.set {
+            Set::Listed(bits) => Box::new(bits.iter_common(others)),
+            Set::AllBut {
+                lacking: Some(lacking), ..
+            } => Box::new(others.iter_without(lacking)),
+            Set::AllBut { lacking: None, .. } => Box::new(others.iter()),
         }
     }
 }
 
 impl From<Bitfield> for PeerPieces {
     fn from(bits: Bitfield) -> Self {
-        let set = if bits.is_full() {
-            Set::All {
-                piece_count: bits.len(),
-            }
-        } else {
-            Set::Some(bits)
-        };
-        Self { set, wanted_count: 0 }
+        if bits.is_full() {
+            return Self::all(bits.len());
+        }
+        Self {
+            set: Set::Listed(bits),
+            wanted_count: 0,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn the_last_piece_makes_it_complete_and_losing_one_undoes_it() {
         let mut pieces = PeerPieces::none(3);
-        assert!(pieces.insert(0) && !pieces.insert(0) && pieces.insert(1));
-        assert!(!pieces.is_complete() && pieces.bits().is_some());
-        assert!(pieces.insert(2));
-        assert!(pieces.is_complete() && pieces.bits().is_none() && !pieces.has(3));
+        assert!(pieces.insert(0) && !pieces.insert(0) && pieces.insert(1) && !pieces.is_complete());
+        assert!(pieces.insert(2) && pieces.is_complete() && !pieces.has(3));
+        let mut all = PeerPieces::all(3);
         let mut have = Bitfield::new(3);
         have.insert(1);
-        assert_eq!(pieces.count_missing_in(&have), 2);
-        assert!(pieces.remove(1) && !pieces.remove(1));
-        assert_eq!((pieces.count(), pieces.has(1), pieces.has(2)), (2, false, true));
-        assert_eq!(pieces.count_missing_in(&have), 2);
+        for pieces in [&mut pieces, &mut all] {
+            assert_eq!(pieces.count_missing_in(&have), 2);
+            assert!(pieces.remove(1) && !pieces.remove(1) && !pieces.is_complete());
+            assert_eq!((pieces.count(), pieces.has(1), pieces.has(2)), (2, false, true));
+            assert_eq!(pieces.count_missing_in(&have), 2);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_set(
+            is_all in any::<bool>(),
+            changes in proptest::collection::vec((any::<bool>(), 0u32..70), 0..100),
+            others in proptest::collection::vec(0u32..70, 0..70),
+        ) {
+            let mut pieces = if is_all { PeerPieces::all(70) } else { PeerPieces::none(70) };
+            let mut model: std::collections::BTreeSet<u32> = (0..70).filter(|_| is_all).collect();
+            for (came, index) in changes {
+                match came {
+                    true => prop_assert_eq!(pieces.insert(index), model.insert(index)),
+                    false => prop_assert_eq!(pieces.remove(index), model.remove(&index)),
+                }
+            }
+            let mut have = Bitfield::new(70);
+            for index in others {
+                have.insert(index);
+            }
+            prop_assert_eq!(pieces.count() as usize, model.len());
+            prop_assert_eq!(pieces.is_complete(), model.len() == 70);
+            prop_assert!((0..71).all(|index| pieces.has(index) == model.contains(&index)));
+            let missing = model.iter().filter(|index| !have.contains(**index)).count();
+            prop_assert_eq!(pieces.count_missing_in(&have) as usize, missing);
+            let common: Vec<u32> = model.iter().copied().filter(|index| have.contains(*index)).collect();
+            prop_assert_eq!(pieces.iter_in(&have).collect::<Vec<_>>(), common);
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest};
 use ecs_torrent_protocol::time::Timestamp;
+use smallvec::SmallVec;
 
 use crate::settings::{RequestSettings, UploadSettings, millis, seconds};
 
@@ -251,14 +252,63 @@ pub struct UploadQueue {
     pub waiting: VecDeque<BlockRequest>,
     /// Being read: what is left of it when the read has ended is sent.
     pub reading: Vec<BlockRequest>,
-    /// Pieces that it may request while we choke it (BEP 6).
-    pub allowed_fast: Vec<u32>,
+    /// Pieces that it may request while we choke it.
+    pub allowed_fast: AllowedFast,
     /// Bytes read for it, or being read, that have not left; counted in [`UploadMemory`].
     pub charged_bytes: u64,
     /// When all that it had asked for had been sent.
     pub emptied: Timestamp,
     /// Whether the peer is in the serve queue.
     is_listed: bool,
+}
+
+/// Pieces that a peer may request while we choke it (BEP 6), and how often it has had each of their blocks.
+///
+/// BEP 6 lets us reject what has been sent already. Without that, one block could be asked for again and again, by a peer
+/// that nobody chose to serve.
+#[derive(Debug, Default)]
+pub struct AllowedFast {
+    pieces: SmallVec<[AllowedPiece; 2]>,
+}
+
+#[derive(Debug)]
+struct AllowedPiece {
+    index: u32,
+    /// By block; none where nothing has been asked for.
+    served: Vec<u8>,
+}
+
+impl AllowedFast {
+    /// These pieces, of which nothing has been served.
+    #[must_use]
+    pub fn new(pieces: &[u32]) -> Self {
+        let fresh = |index: &u32| AllowedPiece {
+            index: *index,
+            served: Vec::new(),
+        };
+        Self {
+            pieces: pieces.iter().map(fresh).collect(),
+        }
+    }
+
+    /// Counts a request of a choked peer; false, and nothing counted, where its piece is none of these, or a block that
+    /// it touches has been served `copies` times. The request lies within its piece.
+    pub fn take(&mut self, request: BlockRequest, copies: u8) -> bool {
+        let Some(piece) = self.pieces.iter_mut().find(|piece| piece.index == request.piece) else {
+            return false;
+        };
+        let end = request.begin.saturating_add(request.len).div_ceil(BLOCK_SIZE) as usize;
+        let blocks = (request.begin / BLOCK_SIZE) as usize..end;
+        if piece.served.len() < end {
+            piece.served.resize(end, 0);
+        }
+        let served = &mut piece.served[blocks];
+        let has_left = served.iter().all(|count| *count < copies);
+        if has_left {
+            served.iter_mut().for_each(|count| *count += 1);
+        }
+        has_left
+    }
 }
 
 /// The peers whose requests may be served: uploading visits these and no others.
@@ -411,6 +461,21 @@ mod tests {
             assert!(held <= settings.peer_memory_bytes);
         }
         assert!(memory.used_bytes() < settings.memory_bytes);
+    }
+
+    #[test]
+    fn a_choked_peer_gets_each_block_of_few_pieces_a_few_times() {
+        let mut allowed = AllowedFast::new(&[0, 7]);
+        let ask = |piece, begin, len| BlockRequest { piece, begin, len };
+        let mut count = |request| (0..100).filter(|_| allowed.take(request, 2)).count();
+        assert_eq!(count(ask(1, 0, BLOCK_SIZE)), 0, "not allowed");
+        assert_eq!(count(ask(0, 0, BLOCK_SIZE)), 2);
+        assert_eq!(count(ask(7, 0, BLOCK_SIZE)), 2, "each piece by itself");
+        assert_eq!(count(ask(0, BLOCK_SIZE, 1)), 2);
+        assert_eq!(count(ask(0, BLOCK_SIZE + 1, 1)), 0, "parts count as blocks");
+        assert_eq!(count(ask(0, 0, 4 * BLOCK_SIZE)), 0, "and so do several at once");
+        assert_eq!(count(ask(0, 3 * BLOCK_SIZE - 1, 2)), 2);
+        assert_eq!(count(ask(0, 2 * BLOCK_SIZE, BLOCK_SIZE)), 0);
     }
 
     /// Fault 28: the answer to a cancelled request is recognized, once.

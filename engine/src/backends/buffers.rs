@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::Notify;
 
 /// Least room in a chunk that is worth a read from a socket.
 const MIN_ROOM: usize = 16 << 10;
@@ -14,6 +15,10 @@ const LOOK_AT: usize = 32;
 /// Used-up chunks that are remembered; beyond it, memory goes back to the allocator.
 const MAX_USED_UP: usize = 1024;
 
+/// Chunks that nobody reads from and that are kept all the same, for what comes next; the others go back to the allocator
+/// a second after a burst.
+const KEPT_CHUNKS: usize = 16;
+
 /// Chunks for sockets to read into.
 ///
 /// A chunk is filled from front to back by whichever socket has something: many small reads share it densely, and
@@ -22,6 +27,8 @@ const MAX_USED_UP: usize = 1024;
 pub(crate) struct ReadChunks {
     chunk_bytes: usize,
     state: Mutex<ChunkState>,
+    /// A chunk has been used up since it was last trimmed.
+    used: Notify,
 }
 
 #[derive(Default)]
@@ -37,6 +44,7 @@ impl ReadChunks {
         Self {
             chunk_bytes: chunk_bytes.max(MIN_ROOM),
             state: Mutex::default(),
+            used: Notify::new(),
         }
     }
 
@@ -65,7 +73,34 @@ impl ReadChunks {
             state.open.push(chunk);
         } else if state.used_up.len() < MAX_USED_UP {
             state.used_up.push_back(chunk);
+            drop(state);
+            self.used.notify_one();
         }
+    }
+
+    /// Waits until there may be something to trim.
+    pub(crate) async fn used(&self) {
+        self.used.notified().await;
+    }
+
+    /// Gives chunks that nobody reads from any more back to the allocator, but for a few; true while there are more that
+    /// somebody still reads from.
+    pub(crate) fn trim(&self) -> bool {
+        let mut state = self.lock();
+        let (mut free_count, mut in_use_count) = (0, 0);
+        let chunk_bytes = self.chunk_bytes;
+        state.used_up.retain_mut(|chunk| {
+            let is_free = chunk.try_reclaim(chunk_bytes);
+            free_count += usize::from(is_free);
+            in_use_count += usize::from(!is_free);
+            !is_free || free_count <= KEPT_CHUNKS
+        });
+        let free = state.open.len().saturating_sub(KEPT_CHUNKS);
+        state.open.drain(..free);
+        let places = state.used_up.len().max(KEPT_CHUNKS);
+        state.used_up.shrink_to(places);
+        state.open.shrink_to(KEPT_CHUNKS);
+        in_use_count > 0
     }
 
     fn lock(&self) -> MutexGuard<'_, ChunkState> {
@@ -170,6 +205,27 @@ mod tests {
             let known = chunks.lock();
             assert!(known.open.len() + known.used_up.len() <= 3, "round {round}");
         }
+    }
+
+    #[test]
+    fn memory_of_a_burst_goes_back() {
+        let chunks = ReadChunks::new(64 << 10);
+        let mut held: Vec<Bytes> = Vec::new();
+        for _ in 0..100 {
+            let mut chunk = chunks.take();
+            chunk.put_bytes(1, chunk.capacity());
+            held.push(chunk.split().freeze());
+            chunks.give_back(chunk);
+        }
+        assert!(chunks.trim(), "all of them are in use");
+        assert_eq!(chunks.lock().used_up.len(), 100);
+        held.truncate(1);
+        assert!(chunks.trim(), "one is");
+        assert_eq!(chunks.lock().used_up.len(), KEPT_CHUNKS + 1);
+        held.clear();
+        assert!(!chunks.trim());
+        assert_eq!(chunks.lock().used_up.len(), KEPT_CHUNKS);
+        assert!(!chunks.trim());
     }
 
     #[test]

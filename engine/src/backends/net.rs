@@ -13,14 +13,14 @@ use ecs_torrent_components::ids::LinkId;
 use ecs_torrent_components::settings::NetSettings;
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use self::link::Link;
 use super::buffers::ReadChunks;
 use super::sink::Sink;
 use super::{SharedRuntime, StartError};
 use crate::port::{Backend, JobTag};
-use crate::ports::net::{LocalAddresses, NetEvent, NetRequest};
+use crate::ports::net::{DatagramRings, LocalAddresses, NetEvent, NetRequest};
 use crate::wake::Waker;
 
 /// Time for a host name to be looked up.
@@ -45,11 +45,16 @@ struct Shared {
     /// Connections that were accepted and that the world has not seen.
     unseen: AtomicUsize,
     lookups: Semaphore,
+    datagrams: Mutex<DatagramRings>,
 }
 
 impl Shared {
     fn links(&self) -> MutexGuard<'_, HashMap<LinkId, Arc<Link>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn datagrams(&self) -> MutexGuard<'_, DatagramRings> {
+        self.datagrams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -81,7 +86,9 @@ impl TokioNet {
             last_accepted: AtomicU64::new(0),
             unseen: AtomicUsize::new(0),
             lookups: Semaphore::new(settings.max_lookups),
+            datagrams: Mutex::new(DatagramRings::new(settings.max_datagrams)),
         });
+        handle.spawn(trim_chunks(shared.clone()));
         let mut udp = Vec::new();
         for sockets in sockets {
             let socket = Arc::new(sockets.udp);
@@ -138,6 +145,23 @@ impl TokioNet {
     }
 }
 
+/// Time after a burst until the memory that it took goes back to the system.
+const TRIM_AFTER: Duration = Duration::from_secs(1);
+
+/// Gives read memory back that nobody needs any more, for as long as the engine lives; does nothing in an engine that is
+/// idle.
+async fn trim_chunks(shared: Arc<Shared>) {
+    loop {
+        shared.chunks.used().await;
+        loop {
+            sleep(TRIM_AFTER).await;
+            if !shared.chunks.trim() {
+                break;
+            }
+        }
+    }
+}
+
 impl Shared {
     fn closed(&self, link: LinkId, reason: &str) {
         let reason = reason.into();
@@ -179,6 +203,8 @@ impl Backend<NetRequest, NetEvent> for TokioNet {
 
     fn poll(&mut self, max: usize, events: &mut Vec<NetEvent>) -> bool {
         let has_more = self.shared.sink.poll(max, events);
+        // Beside the budget: a ring holds few, and a flood of bytes must not keep trackers from being heard.
+        self.shared.datagrams().take(events);
         let seen = events
             .iter()
             .filter(|event| matches!(event, NetEvent::Accepted { .. }))

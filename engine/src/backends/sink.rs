@@ -33,6 +33,11 @@ impl<E> Sink<E> {
         self.waker.wake();
     }
 
+    /// Wakes the engine for something that is not in the queue.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
     pub(crate) fn push_all(&self, events: impl IntoIterator<Item = E>) {
         self.lock().extend(events);
         self.waker.wake();

@@ -1,5 +1,6 @@
 //! The Net port: connections that carry bytes, and datagrams. It knows nothing of what the bytes mean.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,16 +17,92 @@ pub type NetPort = Port<NetRequest, NetEvent>;
 /// The inbox of everything that happens to connections.
 pub const LINKS: Purpose = Purpose("links");
 
-/// What receiving so many bytes at once takes of a connection's window: a few bytes as much as 256, so that single bytes
-/// do not become single events without end. Who grants what was received grants this.
+/// Credit that receiving so many bytes at once takes of a connection's window: a few bytes take as much as 2 KiB, so that
+/// single bytes do not become single events without end (64 of them fill a window of 128 KiB). What is granted again for
+/// received bytes is this.
 #[must_use]
 pub fn read_cost(bytes: usize) -> u32 {
-    const LEAST: usize = 256;
+    const LEAST: usize = 2048;
     bytes.max(LEAST) as u32
 }
 
 /// The inbox of datagrams.
 pub const DATAGRAMS: Purpose = Purpose("datagrams");
+
+/// What a datagram is for, as its first bytes tell. Each kind has a ring of its own on the way into the world, so that a
+/// flood of one does not take the room of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DatagramKind {
+    /// The answer of a tracker: all that there is so far.
+    Tracker,
+}
+
+impl DatagramKind {
+    /// The number of kinds.
+    pub const COUNT: usize = 1;
+
+    /// The kind of a datagram.
+    #[must_use]
+    pub fn of(_data: &[u8]) -> Self {
+        Self::Tracker
+    }
+}
+
+/// Datagrams on their way into the world: a ring for each kind, of a fixed length. A ring that is full drops what comes,
+/// and counts it: UDP may lose what it likes, and memory has a bound.
+#[derive(Debug)]
+pub struct DatagramRings {
+    rings: [Ring; DatagramKind::COUNT],
+    most: usize,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    waiting: VecDeque<(SocketAddr, Bytes)>,
+    dropped_count: u64,
+}
+
+impl DatagramRings {
+    /// Empty rings of at most `most` datagrams each.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self {
+            rings: Default::default(),
+            most,
+        }
+    }
+
+    /// Appends a datagram that `copy` makes, if there is room; whether there was.
+    pub fn push(&mut self, kind: DatagramKind, from: SocketAddr, copy: impl FnOnce() -> Bytes) -> bool {
+        let ring = &mut self.rings[kind as usize];
+        let has_room = ring.waiting.len() < self.most;
+        if has_room {
+            ring.waiting.push_back((from, copy()));
+        } else {
+            ring.dropped_count += 1;
+        }
+        has_room
+    }
+
+    /// Moves all datagrams into `events`, and tells of those that were dropped.
+    pub fn take(&mut self, events: &mut Vec<NetEvent>) {
+        for (ring, kind) in self.rings.iter_mut().zip([DatagramKind::Tracker]) {
+            let datagrams = ring.waiting.drain(..);
+            events.extend(datagrams.map(|(from, data)| NetEvent::Datagram { from, data }));
+            let count = std::mem::take(&mut ring.dropped_count);
+            if count > 0 {
+                events.push(NetEvent::DatagramsDropped { kind, count });
+            }
+        }
+    }
+}
+
+/// Numbers of datagrams, for those who watch an engine.
+#[derive(Resource, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DatagramCounts {
+    /// Dropped, since a ring was full.
+    pub dropped: u64,
+}
 
 /// What a world asks of the network.
 #[derive(Debug)]
@@ -46,8 +123,9 @@ pub enum NetRequest {
         /// The bytes.
         frames: Vec<Bytes>,
     },
-    /// Lets the peer send so many more bytes. A connection begins with the receive window of the settings; what
-    /// was received counts against it, by its [`read_cost`], until it is granted again.
+    /// Lets the peer send so many more bytes. A connection begins with
+    /// [`first_window`](ecs_torrent_components::settings::NetSettings::first_window); what was received counts against
+    /// it, by its [`read_cost`], until it is granted again.
     Grant {
         /// The connection.
         link: LinkId,
@@ -129,6 +207,13 @@ pub enum NetEvent {
         /// What.
         data: Bytes,
     },
+    /// Datagrams have been dropped, since too many were waiting.
+    DatagramsDropped {
+        /// Their kind.
+        kind: DatagramKind,
+        /// How many since the last such event.
+        count: u64,
+    },
     /// A host name was looked up.
     Resolved {
         /// From the request.
@@ -200,5 +285,33 @@ impl LocalAddresses {
     #[must_use]
     pub fn for_family_of(&self, remote: SocketAddr) -> Option<SocketAddr> {
         self.0.iter().copied().find(|local| local.is_ipv4() == remote.is_ipv4())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_ring_drops_and_counts() {
+        let mut rings = DatagramRings::new(3);
+        let from = SocketAddr::from(([192, 0, 2, 1], 1));
+        let mut events = Vec::new();
+        for round in 0..2 {
+            let taken = (0..10)
+                .filter(|number| rings.push(DatagramKind::Tracker, from, || Bytes::from(vec![*number])))
+                .count();
+            assert_eq!(taken, 3, "round {round}");
+            rings.take(&mut events);
+        }
+        let first: Vec<&NetEvent> = events.iter().take(4).collect();
+        assert!(
+            matches!(first[..], [
+                NetEvent::Datagram { data, .. }, NetEvent::Datagram { .. }, NetEvent::Datagram { .. },
+                NetEvent::DatagramsDropped { kind: DatagramKind::Tracker, count: 7 },
+            ] if data[..] == [0]),
+            "{first:?}"
+        );
+        assert_eq!(events.len(), 8);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ecs_torrent_components::settings::NetSettings;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::NodeId;
@@ -14,7 +15,7 @@ use super::trace::Trace;
 use crate::ports::disk::DiskEvent;
 use crate::ports::hash::HashEvent;
 use crate::ports::http::HttpEvent;
-use crate::ports::net::NetEvent;
+use crate::ports::net::{DatagramKind, DatagramRings, NetEvent};
 use crate::ports::state::StateEvent;
 
 pub(super) struct Hub {
@@ -33,13 +34,26 @@ pub(super) struct Hub {
 pub(super) type Mail = Arc<Mutex<Inbox>>;
 
 /// What has happened to a node and has not been polled.
-#[derive(Default)]
 pub(super) struct Inbox {
     pub(super) net: VecDeque<NetEvent>,
+    pub(super) datagrams: DatagramRings,
     pub(super) disk: VecDeque<DiskEvent>,
     pub(super) hash: VecDeque<HashEvent>,
     pub(super) http: VecDeque<HttpEvent>,
     pub(super) state: VecDeque<StateEvent>,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self {
+            net: VecDeque::new(),
+            datagrams: DatagramRings::new(NetSettings::default().max_datagrams),
+            disk: VecDeque::new(),
+            hash: VecDeque::new(),
+            http: VecDeque::new(),
+            state: VecDeque::new(),
+        }
+    }
 }
 
 impl Hub {
@@ -82,7 +96,12 @@ impl Hub {
         if let Some(trace) = &mut self.trace {
             trace.net(self.now, node, &self.contents, &event);
         }
-        let inbox = &mut open(&self.inboxes[node.0]).net;
+        let inbox = &mut *open(&self.inboxes[node.0]);
+        if let NetEvent::Datagram { from, data } = event {
+            inbox.datagrams.push(DatagramKind::of(&data), from, || data.clone());
+            return self.agenda.wake(node, self.now);
+        }
+        let inbox = &mut inbox.net;
         match (&event, inbox.back_mut()) {
             // As one that tells more.
             (NetEvent::Sent { link, bytes }, Some(NetEvent::Sent { link: last, bytes: sum })) if link == last => {

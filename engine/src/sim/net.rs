@@ -68,7 +68,12 @@ impl Backend<NetRequest, NetEvent> for SimNet {
 
     fn poll(&mut self, max: usize, events: &mut Vec<NetEvent>) -> bool {
         let first = events.len();
-        let has_more = take(&mut open(&self.mail).net, max, events);
+        let has_more = {
+            let inbox = &mut *open(&self.mail);
+            let has_more = take(&mut inbox.net, max, events);
+            inbox.datagrams.take(events);
+            has_more
+        };
         let is_accepted = |event: &&NetEvent| matches!(event, NetEvent::Accepted { .. });
         let seen = events[first..].iter().filter(is_accepted).count();
         if seen > 0 {

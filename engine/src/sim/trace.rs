@@ -108,6 +108,10 @@ impl Trace {
                 self.address(*from);
                 self.bytes(data);
             }
+            NetEvent::DatagramsDropped { count, .. } => {
+                self.head(now, node, 9);
+                self.word(*count);
+            }
             NetEvent::Resolved { tag, result } => {
                 self.head(now, node, 8);
                 self.tag(*tag);

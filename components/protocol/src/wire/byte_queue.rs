@@ -8,6 +8,15 @@ use smallvec::SmallVec;
 /// The bytes of one block, in the slices of the chunks it arrived in: nearly always one, two where it straddles.
 pub type Payload = SmallVec<[Bytes; 2]>;
 
+/// Bytes that are not worth holding a whole chunk for.
+const FEW_BYTES: usize = 1024;
+
+/// Chunks that one queue may hold at rest: each may be a slice of memory that is much larger.
+const MAX_CHUNKS: usize = 16;
+
+/// Places for chunks that an empty queue keeps.
+const KEPT_PLACES: usize = 32;
+
 /// A queue of chunks read as one stream. Chunks are released as soon as their last byte is consumed, so that their
 /// memory can be read into again.
 #[derive(Debug, Default)]
@@ -122,6 +131,20 @@ impl ByteQueue {
         Some(out.into())
     }
 
+    /// Prepares for a time of waiting: few bytes, or bytes of many chunks, are copied into memory of their own, so that a
+    /// peer that pauses inside a message does not hold the chunks that others are read into.
+    pub fn rest(&mut self) {
+        if self.is_empty() {
+            self.rest.shrink_to(KEPT_PLACES);
+        } else if self.len <= FEW_BYTES || self.rest.len() > MAX_CHUNKS {
+            let len = self.len;
+            if let Some(copy) = self.take_copy(len) {
+                self.rest.shrink_to(KEPT_PLACES);
+                self.push(copy);
+            }
+        }
+    }
+
     /// Brings the next chunk to the front where the first is used up.
     fn settle(&mut self) {
         if self.front.is_empty() {
@@ -147,11 +170,34 @@ mod tests {
         assert!(memory.try_reclaim(8), "the queue let go of the chunk");
     }
 
+    /// A few bytes of an unfinished message do not hold a chunk, and neither do many chunks of a byte each.
+    #[test]
+    fn resting_bytes_hold_no_chunks() {
+        let mut memory = bytes::BytesMut::with_capacity(100_000);
+        memory.extend_from_slice(b"abcdefgh");
+        let mut queue = ByteQueue::default();
+        queue.push(memory.split().freeze());
+        queue.skip(3);
+        queue.rest();
+        assert!(memory.try_reclaim(100_000), "the queue let go of the chunk");
+        assert_eq!(queue.take_copy(5).unwrap(), "defgh");
+        for _ in 0..200 {
+            queue.push(Bytes::from(vec![7; 100]));
+            queue.rest();
+            assert!(queue.rest.len() <= MAX_CHUNKS);
+        }
+        assert_eq!(queue.take_copy(20_000).unwrap(), vec![7; 20_000]);
+        (0..1000).for_each(|_| queue.push(Bytes::from_static(b"x")));
+        queue.skip(1000);
+        queue.rest();
+        assert!(queue.rest.capacity() <= 2 * KEPT_PLACES);
+    }
+
     proptest! {
         #[test]
         fn reads_one_stream_whatever_the_chunks(
             chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..9), 0..20),
-            reads in proptest::collection::vec((0usize..5, 0usize..12), 0..30),
+            reads in proptest::collection::vec((0usize..6, 0usize..12), 0..30),
         ) {
             let mut queue = ByteQueue::default();
             let mut stream = chunks.concat();
@@ -175,6 +221,10 @@ mod tests {
                         let is_there = queue.take_to(&mut out);
                         prop_assert_eq!(is_there.then_some(&*out), stream.get(..count));
                         if !is_there { continue }
+                    }
+                    4 => {
+                        queue.rest();
+                        continue;
                     }
                     _ => {
                         prop_assert_eq!(queue.peek::<5>(), stream.first_chunk::<5>().copied());

@@ -68,6 +68,9 @@ pub enum WireError {
     /// All pieces told anew, again and again: cheap to send and dear to take in.
     #[error("too many bitfields")]
     TooManyBitfields,
+    /// Pieces taken back, chokes and extension handshakes, again and again: more than any use of them needs.
+    #[error("changed its mind too often")]
+    TooManyChanges,
     /// A piece index, or an offset in a piece, that does not exist.
     #[error("message {id} names piece {piece} offset {begin}, which does not exist")]
     OutOfRange {
@@ -161,11 +164,31 @@ impl PeerCodec {
         }
     }
 
+    /// Number of bytes that have been pushed and not read.
+    #[must_use]
+    pub fn buffered_len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Prepares for a time of waiting: what is buffered holds little more memory than its own.
+    pub fn rest(&mut self) {
+        self.queue.rest();
+    }
+
     /// The next frame, if a whole one has arrived.
     ///
     /// # Errors
     /// The first violation; the stream cannot be read on after it.
     pub fn next_frame(&mut self, session: &Session) -> Result<Option<Frame>, WireError> {
+        self.next_frame_within(session, &mut u32::MAX.clone())
+    }
+
+    /// As [`next_frame`](Self::next_frame), as long as `budget` is left: it counts each message down, also those that
+    /// are skipped. Where nothing comes and nothing is left of it, there may be more.
+    ///
+    /// # Errors
+    /// As [`next_frame`](Self::next_frame).
+    pub fn next_frame_within(&mut self, session: &Session, budget: &mut u32) -> Result<Option<Frame>, WireError> {
         loop {
             match &mut self.state {
                 State::InBlock { block, missing } => {
@@ -185,11 +208,18 @@ impl PeerCodec {
                     }
                     self.state = State::Between;
                 }
-                State::Between => match self.begin_frame(session)? {
-                    Begun::Message(message) => return Ok(Some(Frame::Message(message))),
-                    Begun::Bulk => {}
-                    Begun::Incomplete => return Ok(None),
-                },
+                State::Between if *budget == 0 => return Ok(None),
+                State::Between => {
+                    let begun = self.begin_frame(session)?;
+                    if !matches!(begun, Begun::Incomplete) {
+                        *budget -= 1;
+                    }
+                    match begun {
+                        Begun::Message(message) => return Ok(Some(Frame::Message(message))),
+                        Begun::Bulk => {}
+                        Begun::Incomplete => return Ok(None),
+                    }
+                }
             }
         }
     }

@@ -52,6 +52,23 @@ fn huge_length_prefixes_are_refused_at_once() {
     ));
 }
 
+/// A budget counts what is skipped too, and the rest stays where it is.
+#[test]
+fn messages_are_decoded_within_a_budget() {
+    let mut codec = PeerCodec::new(FrameLimits::default());
+    let unknown = [0, 0, 0, 2, 99, 7];
+    codec.push(Bytes::from(unknown.repeat(10)));
+    codec.push(Bytes::from(written(&Message::Have(3))));
+    let mut budget = 8;
+    assert_eq!(codec.next_frame_within(&session(), &mut budget), Ok(None));
+    assert_eq!((budget, codec.buffered_len()), (0, 2 * 6 + 9));
+    budget = 8;
+    let frame = codec.next_frame_within(&session(), &mut budget);
+    assert_eq!(frame, Ok(Some(Frame::Message(Message::Have(3)))));
+    assert_eq!(codec.next_frame_within(&session(), &mut budget), Ok(None));
+    assert_eq!((budget, codec.buffered_len()), (5, 0), "waiting costs nothing");
+}
+
 /// Fault 22: a bitfield must have the torrent's size and no spare bits.
 #[test]
 fn bitfields_are_checked() {

@@ -58,7 +58,7 @@ impl Link {
     pub(super) fn new(settings: &NetSettings) -> Self {
         Self {
             outgoing: Mutex::default(),
-            credit: AtomicI64::new(i64::from(settings.receive_window_bytes)),
+            credit: AtomicI64::new(i64::from(settings.first_window())),
             changed: Notify::new(),
         }
     }

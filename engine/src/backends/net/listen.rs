@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use super::Shared;
 use super::link::Link;
 use crate::backends::StartError;
-use crate::ports::net::NetEvent;
+use crate::ports::net::{DatagramKind, NetEvent};
 
 /// Connections waiting in the kernel to be accepted.
 const BACKLOG: i32 = 256;
@@ -150,8 +150,11 @@ pub(super) async fn receive(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
     loop {
         match socket.recv_from(&mut buffer).await {
             Ok((len, from)) => {
-                let data = Bytes::copy_from_slice(&buffer[..len]);
-                shared.sink.push(NetEvent::Datagram { from, data });
+                let data = &buffer[..len];
+                let copy = || Bytes::copy_from_slice(data);
+                if shared.datagrams().push(DatagramKind::of(data), from, copy) {
+                    shared.sink.wake();
+                }
             }
             // Linux reports on this socket that an earlier datagram found nobody.
             Err(error) => tracing::debug!("receive: {error}"),

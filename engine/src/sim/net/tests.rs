@@ -492,3 +492,22 @@ fn a_seed_decides_everything() {
     assert_eq!(trace(1), trace(1));
     assert_ne!(trace(1), trace(2));
 }
+
+/// A host that does not look loses what finds no room, and is told how much.
+#[test]
+fn datagrams_beyond_the_ring_are_dropped_and_counted() {
+    let mut sim = Simulation::new(1, LATENCY);
+    let (mut one, mut other) = (Peer::new(&mut sim, 1), Peer::new(&mut sim, 2));
+    for _ in 0..1000 {
+        let data = Bytes::from_static(&[7]);
+        one.ask(NetRequest::Datagram { to: address(2), data });
+    }
+    run(&mut sim, ms(100), &mut [&mut one]);
+    run(&mut sim, ms(100), &mut [&mut one, &mut other]);
+    let dropped = other.seen.iter().find_map(|(_, event)| match event {
+        NetEvent::DatagramsDropped { count, .. } => Some(*count as usize),
+        _ => None,
+    });
+    let most = ecs_torrent_components::settings::NetSettings::default().max_datagrams;
+    assert_eq!((other.datagrams().len(), dropped), (most, Some(1000 - most)));
+}
