@@ -88,7 +88,7 @@ pub struct NetSettings {
     /// Default 2 MiB.
     pub receive_window_bytes: u32,
     /// The same for a peer that owes us nothing, and what every peer may send beside what it owes: memory that any
-    /// stranger can have us hold. Default 128 KiB.
+    /// stranger can have us hold. Default 64 KiB.
     pub idle_window_bytes: u32,
     /// Datagrams of one kind that have arrived and not been taken; more are dropped and counted. Default 256, of at most
     /// 4 KiB each.
@@ -113,7 +113,7 @@ impl Default for NetSettings {
             listen_fallback: true,
             threads: 1,
             receive_window_bytes: 2 << 20,
-            idle_window_bytes: 128 << 10,
+            idle_window_bytes: 64 << 10,
             max_datagrams: 256,
             read_chunk_bytes: 256 << 10,
             connect_timeout_s: 10,

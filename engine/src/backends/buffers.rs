@@ -19,6 +19,10 @@ const MAX_USED_UP: usize = 1024;
 /// a second after a burst.
 const KEPT_CHUNKS: usize = 16;
 
+/// Chunks given back to the allocator, all in all, after which it is asked to give them to the system: it has to look
+/// through all of its memory for that.
+const RETURNED_TOGETHER: usize = 32;
+
 /// Chunks for sockets to read into.
 ///
 /// A chunk is filled from front to back by whichever socket has something: many small reads share it densely, and
@@ -37,6 +41,19 @@ struct ChunkState {
     open: Vec<BytesMut>,
     /// Chunks without room; what was read into them may still be in use.
     used_up: VecDeque<BytesMut>,
+    /// Given back to the allocator, and perhaps not by it to the system.
+    freed_count: usize,
+}
+
+/// Has the allocator give memory back to the system that is free in it. By itself, glibc gives back only what lies at the
+/// end of an arena: a single small allocation behind a burst would hold all of it.
+fn return_free_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[allow(unsafe_code, reason = "there is no safe way to ask for it")]
+    // SAFETY: it takes no pointer, and touches nothing that is allocated.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 impl ReadChunks {
@@ -97,6 +114,11 @@ impl ReadChunks {
         });
         let free = state.open.len().saturating_sub(KEPT_CHUNKS);
         state.open.drain(..free);
+        state.freed_count += free_count.saturating_sub(KEPT_CHUNKS) + free;
+        if state.freed_count >= RETURNED_TOGETHER {
+            state.freed_count = 0;
+            return_free_memory();
+        }
         let places = state.used_up.len().max(KEPT_CHUNKS);
         state.used_up.shrink_to(places);
         state.open.shrink_to(KEPT_CHUNKS);

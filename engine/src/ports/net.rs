@@ -18,7 +18,7 @@ pub type NetPort = Port<NetRequest, NetEvent>;
 pub const LINKS: Purpose = Purpose("links");
 
 /// Credit that receiving so many bytes at once takes of a connection's window: a few bytes take as much as 2 KiB, so that
-/// single bytes do not become single events without end (64 of them fill a window of 128 KiB). What is granted again for
+/// single bytes do not become single events without end (32 of them fill a window of 64 KiB). What is granted again for
 /// received bytes is this.
 #[must_use]
 pub fn read_cost(bytes: usize) -> u32 {

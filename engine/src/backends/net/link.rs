@@ -24,10 +24,13 @@ const MAX_SLICES: usize = 64;
 /// Bytes written before the world is told, while more is waiting: one event for many blocks.
 const REPORT_BYTES: usize = 128 << 10;
 
+/// Bytes that are read at once while there is any credit: less is not worth the call.
+const LEAST_READ: usize = 4 << 10;
+
 /// A connection, as the world's side and the task share it.
 pub(super) struct Link {
     outgoing: Mutex<Outgoing>,
-    /// Bytes that may still be read. Goes below zero by less than one read.
+    /// Bytes that may still be read. Goes below zero by less than [`LEAST_READ`], or the cost of a small read.
     credit: AtomicI64,
     changed: Notify,
 }
@@ -168,7 +171,9 @@ impl Link {
     /// Reads once, as much as is there and allowed; false at the end of the stream.
     fn read(&self, id: LinkId, stream: &TcpStream, shared: &Shared) -> io::Result<bool> {
         let mut chunk = shared.chunks.take();
-        let result = stream.try_read_buf(&mut (&mut chunk).limit(shared.settings.read_chunk_bytes));
+        let credit = usize::try_from(self.credit.load(Ordering::Acquire)).unwrap_or(0);
+        let most = shared.settings.read_chunk_bytes.min(credit.max(LEAST_READ));
+        let result = stream.try_read_buf(&mut (&mut chunk).limit(most));
         let read = chunk.split().freeze();
         shared.chunks.give_back(chunk);
         match result {
