@@ -178,8 +178,8 @@ fn connect_crowd(bed: &Bed, torrent: &Torrent, count: u8) -> Vec<TcpStream> {
         .collect()
 }
 
-/// A hundred connections send frames of six bytes as fast as they are taken: unknown messages, and messages of unknown
-/// extensions. The engine took gigabytes for their facts, and kept them. Now each has its share of a tick, and waits in
+/// A hundred connections send frames of five and six bytes as fast as they are taken: lack of interest, unknown messages,
+/// and messages of unknown extensions. The engine took gigabytes for their facts, and kept them. Now each has its share of a tick, and waits in
 /// the kernel beyond it; another peer is served meanwhile, and afterwards the memory is back.
 #[test]
 fn tiny_frames() {
@@ -200,12 +200,14 @@ fn flood_with_tiny_frames() {
     bystander.wait_for_message(&Message::Unchoke);
     let before = resident_bytes();
     // Whole frames, but for where the kernel takes a part: what is sent goes on from there.
-    let frames = [[0, 0, 0, 2, 99, 7], [0, 0, 0, 2, 20, 99]].concat().repeat(8192);
+    let mut frames = written([Message::NotInterested, Message::NotInterested]);
+    frames.extend([[0, 0, 0, 2, 99, 7], [0, 0, 0, 2, 20, 99]].concat());
+    let (period, frames) = (frames.len(), frames.repeat(4096));
     let mut sent_bytes = vec![0; crowd.len()];
     let (mut most, begin) = (before, Instant::now());
     for round in 0..ROUNDS {
         for (mut stream, sent) in crowd.iter().zip(&mut sent_bytes) {
-            match stream.write(&frames[*sent % 12..]) {
+            match stream.write(&frames[*sent % period..]) {
                 Ok(bytes) => *sent += bytes,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => panic!("the engine takes what is valid: {error}"),
