@@ -59,6 +59,13 @@ impl Hostility {
     ];
 }
 
+impl Hostility {
+    /// Whether its harm is the work that its messages make.
+    fn is_load(self) -> bool {
+        matches!(self, Self::FlipFlops | Self::TinyFrames | Self::Repeats)
+    }
+}
+
 /// Time until a late block comes.
 const LATE: Duration = Duration::from_secs(45);
 
@@ -271,7 +278,10 @@ impl HostilePeer {
         let mut bytes = BytesMut::new();
         handshake.write(&mut bytes);
         Message::HaveAll.write(&mut bytes);
-        Message::Unchoke.write(&mut bytes);
+        // Those that flood with messages promise no blocks: the harm that silence does is another kind's.
+        if !self.hostility.is_load() {
+            Message::Unchoke.write(&mut bytes);
+        }
         let frames = vec![bytes.freeze()];
         self.submit(NetRequest::Send { link, frames });
     }
