@@ -181,7 +181,7 @@ fn grant_credit(
         let owed = requests.map_or(0, |requests| requests.pending.len() as u64 * u64::from(BLOCK_SIZE));
         let extra = i64::try_from(owed).map_or(widest, |owed| owed.min(widest.into()) as u32);
         let held = std::mem::take(&mut wire.held_bytes);
-        let portion = (idle + extra) / 4;
+        let portion = ((idle + extra) / 4).max(1);
         let bytes = wire.ungranted_bytes + i64::from(extra) - i64::from(held);
         if let Ok(bytes) = u32::try_from(bytes)
             && bytes >= portion
