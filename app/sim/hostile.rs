@@ -36,7 +36,7 @@ pub enum Hostility {
     HangsUp,
     /// It takes pieces back and has them again, in turns.
     FlipFlops,
-    /// It sends messages of six bytes that mean nothing, more than a tick may take.
+    /// It sends messages of five and six bytes that change nothing, more than a tick may take.
     TinyFrames,
     /// It asks for one block of an allowed-fast piece again and again.
     Repeats,
@@ -221,7 +221,8 @@ impl HostilePeer {
     /// What it sends in every beat.
     fn burst(&mut self, link: LinkId) -> Bytes {
         if self.hostility == Hostility::TinyFrames {
-            let frames = [[0, 0, 0, 2, 99, 7], [0, 0, 0, 2, 20, 99]].concat();
+            // An unknown message, one of an unknown extension, and that it is not interested, as it was not before.
+            let frames = [&[0, 0, 0, 2, 99, 7][..], &[0, 0, 0, 2, 20, 99], &[0, 0, 0, 1, 3]].concat();
             return Bytes::from(frames.repeat(TINY_BURST_BYTES / frames.len()));
         }
         let conversation = self.links.get(&link);

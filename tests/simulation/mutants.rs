@@ -6,8 +6,8 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent::components::clock::{Clock, Wakeup};
 use ecs_torrent::components::connections::ConnectionCounts;
-use ecs_torrent::components::messages::{PieceStored, PieceVerified, TorrentCompleted};
-use ecs_torrent::components::peer::{FlushQueue, Outbox, Requests};
+use ecs_torrent::components::messages::{InterestReceived, PieceStored, PieceVerified, TorrentCompleted};
+use ecs_torrent::components::peer::{FlushQueue, Outbox, PeerState, Requests};
 use ecs_torrent::components::random::Random;
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::components::torrent::{Counters, Layout, Lifecycle, StopPhase, Stopping};
@@ -17,7 +17,7 @@ use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::invariants::Invariant;
 use ecs_torrent::sim::{Act, Line, Outcome, Scenario, Trouble, Who};
 use ecs_torrent::systems::picking::Picker;
-use ecs_torrent::systems::{AnnounceSet, DecideSet};
+use ecs_torrent::systems::{AnnounceSet, DecideSet, IntakeSet};
 use ecs_torrent::{Tick, TickSet, bevy_app, bevy_ecs};
 use std::time::Duration;
 
@@ -116,6 +116,29 @@ fn lose_request(mut peers: Query<&mut Requests, Changed<Requests>>) {
 fn a_picker_that_loses_requests_is_found_out() {
     let outcome = scenario("loses requests").plugins(LosesRequests).run();
     assert!(finds(&outcome, Invariant::Requests), "{outcome}");
+}
+
+/// A decoder that takes more messages of a peer in a tick than its settings let it.
+#[derive(Clone)]
+struct Swallows;
+
+impl Plugin for Swallows {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, swallow.in_set(IntakeSet::Frames));
+    }
+}
+
+fn swallow(peers: Query<Entity, Added<PeerState>>, mut interests: MessageWriter<InterestReceived>) {
+    for peer in &peers {
+        let is_interested = true;
+        interests.write_batch(std::iter::repeat_n(InterestReceived { peer, is_interested }, 1000));
+    }
+}
+
+#[test]
+fn a_decoder_that_takes_too_much_is_found_out() {
+    let outcome = scenario("swallows").plugins(Swallows).run();
+    assert!(finds(&outcome, Invariant::Work), "{outcome}");
 }
 
 /// A picker that counts a copy that there is not.
