@@ -50,6 +50,15 @@ fn silent_peers_hold_nobody_up_for_long() {
     }
 }
 
+/// Messages that are cheap to send cost the engine little: no tick takes more than its share of them, and who has no use
+/// for so many is closed.
+#[test]
+fn floods_of_messages_hold_nobody_up() {
+    for hostility in [Hostility::FlipFlops, Hostility::TinyFrames, Hostility::Repeats] {
+        expect_within(&[hostility; 4], 3.0);
+    }
+}
+
 /// A piece that failed is to have one author: who has been silent is not chosen.
 #[test]
 fn liars_do_not_help_the_silent() {
