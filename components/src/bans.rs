@@ -5,60 +5,69 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
-use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::time::Timestamp;
 
-/// What a ban is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
-    Address(SocketAddr),
-    Id(PeerId),
-}
+use crate::prefix::{is_local, site, subnet};
+use crate::settings::PeerSettings;
 
 /// Bans, each for a time.
 ///
-/// A ban is on the addresses that the peer was seen at and on its id, not on its whole IP address: many peers may
-/// share one. An IP address is refused as a whole only after several different peers of it were banned.
+/// A ban is on the addresses that the peer was seen at, never on what it says of itself: a peer id or a port can be
+/// another one's. It is not on the whole IP address either: many peers may share one. A site or a subnet is refused as a
+/// whole only after several different peers of it were banned.
 #[derive(Resource, Debug, Default)]
 pub struct Bans {
-    until: BTreeMap<Key, Timestamp>,
-    offenders: BTreeMap<IpAddr, usize>,
+    until: BTreeMap<SocketAddr, Timestamp>,
+    sites: BTreeMap<IpAddr, usize>,
+    subnets: BTreeMap<IpAddr, usize>,
     /// In the order of their end, since all last equally long.
-    order: VecDeque<(Timestamp, IpAddr, Vec<Key>)>,
+    order: VecDeque<(Timestamp, SocketAddr)>,
+}
+
+/// Bans after which a prefix is refused as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BanLimits {
+    /// Of one site ([`site`]).
+    pub per_site: usize,
+    /// Of one subnet ([`subnet`]).
+    pub per_subnet: usize,
+}
+
+impl From<&PeerSettings> for BanLimits {
+    fn from(settings: &PeerSettings) -> Self {
+        Self {
+            per_site: settings.bans_per_ip,
+            per_subnet: settings.bans_per_subnet,
+        }
+    }
 }
 
 impl Bans {
-    /// Bans the peer at `ip`, with the addresses and the id known of it, for `duration`; the oldest of more than
-    /// `max` bans ends early.
-    pub fn ban(
-        &mut self,
-        now: Timestamp,
-        duration: Duration,
-        max: usize,
-        ip: IpAddr,
-        addresses: impl IntoIterator<Item = SocketAddr>,
-        id: Option<PeerId>,
-    ) {
+    /// Bans the peer at `address` for `duration`; the oldest of more than `max` bans ends early.
+    pub fn ban(&mut self, now: Timestamp, duration: Duration, max: usize, address: SocketAddr) {
         self.expire(now);
         while self.order.len() >= max.max(1) {
             self.end_oldest();
         }
-        let keys: Vec<Key> = addresses.into_iter().map(Key::Address).chain(id.map(Key::Id)).collect();
-        self.until.extend(keys.iter().map(|key| (*key, now + duration)));
-        *self.offenders.entry(ip).or_default() += 1;
-        self.order.push_back((now + duration, ip, keys));
+        self.until.insert(address, now + duration);
+        *self.sites.entry(site(address.ip())).or_default() += 1;
+        *self.subnets.entry(subnet(address.ip())).or_default() += 1;
+        self.order.push_back((now + duration, address));
     }
 
-    /// Whether `address` is banned: by itself, or because `bans_per_ip` peers of its IP address are.
+    /// Whether `address` is refused: banned by itself, or because so many peers of its site or subnet are.
     #[must_use]
-    pub fn has_address(&self, now: Timestamp, address: SocketAddr, bans_per_ip: usize) -> bool {
-        self.has(now, Key::Address(address)) || self.offenders.get(&address.ip()).is_some_and(|n| *n >= bans_per_ip)
+    pub fn refuses(&self, now: Timestamp, address: SocketAddr, limits: BanLimits) -> bool {
+        let count = |of: &BTreeMap<IpAddr, usize>, key: IpAddr| of.get(&key).copied().unwrap_or(0);
+        self.has(now, address)
+            || count(&self.sites, site(address.ip())) >= limits.per_site
+            || (!is_local(address.ip()) && count(&self.subnets, subnet(address.ip())) >= limits.per_subnet)
     }
 
-    /// Whether a peer id is banned.
+    /// Whether the peer at `address` is banned itself.
     #[must_use]
-    pub fn has_id(&self, now: Timestamp, id: PeerId) -> bool {
-        self.has(now, Key::Id(id))
+    pub fn has(&self, now: Timestamp, address: SocketAddr) -> bool {
+        self.until.get(&address).is_some_and(|until| *until > now)
     }
 
     /// Ends bans whose time is over.
@@ -68,25 +77,24 @@ impl Bans {
         }
     }
 
-    fn has(&self, now: Timestamp, key: Key) -> bool {
-        self.until.get(&key).is_some_and(|until| *until > now)
-    }
-
     fn end_oldest(&mut self) {
-        let Some((until, ip, keys)) = self.order.pop_front() else {
+        let Some((until, address)) = self.order.pop_front() else {
             return;
         };
-        for key in keys {
-            // A newer ban on the same key goes on.
-            if self.until.get(&key) == Some(&until) {
-                self.until.remove(&key);
-            }
+        // A newer ban on the same address goes on.
+        if self.until.get(&address) == Some(&until) {
+            self.until.remove(&address);
         }
-        if let Some(count) = self.offenders.get_mut(&ip) {
-            *count -= 1;
-            if *count == 0 {
-                self.offenders.remove(&ip);
-            }
+        take_one(&mut self.sites, site(address.ip()));
+        take_one(&mut self.subnets, subnet(address.ip()));
+    }
+}
+
+fn take_one(counts: &mut BTreeMap<IpAddr, usize>, key: IpAddr) {
+    if let Some(count) = counts.get_mut(&key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&key);
         }
     }
 }
@@ -96,6 +104,10 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
+    const LIMITS: BanLimits = BanLimits {
+        per_site: 3,
+        per_subnet: 4,
+    };
 
     fn address(port: u16) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, 1], port))
@@ -106,38 +118,62 @@ mod tests {
     }
 
     fn ban(bans: &mut Bans, now: Timestamp, port: u16, max: usize) {
-        let id = Some(PeerId([port as u8; 20]));
-        bans.ban(now, HOUR, max, address(port).ip(), [address(port)], id);
+        bans.ban(now, HOUR, max, address(port));
     }
 
     #[test]
     fn a_ban_is_on_the_peer_and_ends() {
         let mut bans = Bans::default();
         ban(&mut bans, at(0), 1, 10);
-        assert!(bans.has_address(at(1), address(1), 3) && bans.has_id(at(1), PeerId([1; 20])));
+        assert!(bans.refuses(at(1), address(1), LIMITS));
         assert!(
-            !bans.has_address(at(1), address(2), 3),
-            "a neighbour behind the same gateway"
+            !bans.refuses(at(1), address(2), LIMITS),
+            "a neighbor behind the same gateway"
         );
-        assert!(!bans.has_address(at(3600), address(1), 3));
+        assert!(!bans.refuses(at(3600), address(1), LIMITS));
         ban(&mut bans, at(1800), 1, 10);
         bans.expire(at(3600));
-        assert!(bans.has_address(at(3600), address(1), 3), "the newer ban goes on");
+        assert!(bans.refuses(at(3600), address(1), LIMITS), "the newer ban goes on");
     }
 
     #[test]
-    fn many_offenders_ban_their_ip() {
+    fn many_offenders_ban_their_site() {
         let mut bans = Bans::default();
         (1..=3).for_each(|port| ban(&mut bans, at(0), port, 10));
-        assert!(bans.has_address(at(1), address(99), 3) && !bans.has_address(at(1), address(99), 4));
+        let higher = BanLimits { per_site: 4, ..LIMITS };
+        assert!(bans.refuses(at(1), address(99), LIMITS) && !bans.refuses(at(1), address(99), higher));
         bans.expire(at(3600));
-        assert!(!bans.has_address(at(3600), address(99), 1));
+        let lower = BanLimits { per_site: 1, ..LIMITS };
+        assert!(!bans.refuses(at(3600), address(99), lower));
+    }
+
+    /// An IPv6 /64 is one customer, however many addresses of it are used.
+    #[test]
+    fn a_slash_64_is_one_site() {
+        let of = |last: u16| SocketAddr::new([0x2a01, 1, 2, 3, 0, 0, 0, last].into(), 6881);
+        let mut bans = Bans::default();
+        (1..=3).for_each(|last| bans.ban(at(0), HOUR, 10, of(last)));
+        assert!(bans.refuses(at(1), of(4), LIMITS));
+        let elsewhere = SocketAddr::new([0x2a01, 1, 2, 4, 0, 0, 0, 1].into(), 6881);
+        assert!(!bans.refuses(at(1), elsewhere, LIMITS));
+    }
+
+    #[test]
+    fn many_offenders_ban_their_subnet_unless_it_is_local() {
+        let mut bans = Bans::default();
+        for last in 1..=4 {
+            bans.ban(at(0), HOUR, 20, ([9, 9, 9, last], 1).into());
+            bans.ban(at(0), HOUR, 20, ([192, 168, 0, last], 1).into());
+        }
+        assert!(bans.refuses(at(1), ([9, 9, 9, 200], 1).into(), LIMITS));
+        assert!(!bans.refuses(at(1), ([9, 9, 8, 200], 1).into(), LIMITS));
+        assert!(!bans.refuses(at(1), ([192, 168, 0, 200], 1).into(), LIMITS));
     }
 
     #[test]
     fn the_list_is_bounded() {
         let mut bans = Bans::default();
         (1..=20).for_each(|port| ban(&mut bans, at(0), port, 5));
-        assert!(!bans.has_address(at(1), address(15), 99) && bans.has_address(at(1), address(16), 99));
+        assert!(!bans.has(at(1), address(15)) && bans.has(at(1), address(16)));
     }
 }

@@ -40,13 +40,15 @@ struct Candidate {
     state: State,
 }
 
-/// What decides who is dialed first: few failures, then the canonical priority (BEP 40).
-type Rank = (u32, Reverse<u32>, SocketAddr);
+/// What decides which address is dialed first: named by a user, few failures, then the canonical priority (BEP 40).
+type Rank = (Reverse<bool>, u32, Reverse<u32>, SocketAddr);
 
 /// A compact table of addresses, each once, ready to give the best of them.
 #[derive(Component, Debug, Default)]
 pub struct Candidates {
     table: BTreeMap<SocketAddr, Candidate>,
+    /// Of the table: addresses that a user named and that are not busy.
+    idle_user_count: usize,
     ready: BTreeSet<Rank>,
     waiting: BTreeSet<(Timestamp, SocketAddr)>,
 }
@@ -60,6 +62,8 @@ pub struct Retry {
     pub backoff: Duration,
     /// Longest wait.
     pub max_backoff: Duration,
+    /// Longest wait for an address that a user named.
+    pub max_user_backoff: Duration,
     /// Failures in a row after which the address is forgotten.
     pub max_failures: u32,
 }
@@ -67,11 +71,26 @@ pub struct Retry {
 impl Candidates {
     /// Adds an address of canonical priority `priority` (BEP 40), keeping at most `max` addresses: a new one
     /// displaces one that has failed, or is not taken. True if it is new.
+    ///
+    /// A user's word counts more: it displaces any idle address that no user named, and an address that is known
+    /// becomes one to try at once, however often it has failed.
     pub fn add(&mut self, address: SocketAddr, source: CandidateSource, priority: u32, max: usize) -> bool {
         if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
             return false;
         }
-        if self.table.contains_key(&address) || (self.table.len() >= max && !self.displace()) {
+        if self.table.contains_key(&address) {
+            if source == CandidateSource::User {
+                self.change(address, |candidate| {
+                    candidate.source = source;
+                    candidate.failures = 0;
+                    if candidate.state != State::Busy {
+                        candidate.state = State::Ready;
+                    }
+                });
+            }
+            return false;
+        }
+        if self.table.len() >= max && !self.displace(source) {
             return false;
         }
         let candidate = Candidate {
@@ -80,35 +99,60 @@ impl Candidates {
             failures: 0,
             state: State::Ready,
         };
-        self.table.insert(address, candidate);
-        self.ready.insert(rank(address, &candidate));
+        self.insert(address, candidate);
         true
     }
 
     /// Takes the best address that may be dialed at `now`; it is busy until [`Candidates::release`].
     pub fn take_best(&mut self, now: Timestamp) -> Option<SocketAddr> {
-        while let Some(&(at, address)) = self.waiting.first().filter(|(at, _)| *at <= now) {
-            self.waiting.remove(&(at, address));
-            if let Some(candidate) = self.table.get_mut(&address) {
-                candidate.state = State::Ready;
-                self.ready.insert(rank(address, candidate));
-            }
-        }
-        let (.., address) = self.ready.pop_first()?;
-        self.table.get_mut(&address)?.state = State::Busy;
+        self.wake(now);
+        let (.., address) = *self.ready.first()?;
+        self.occupy(address);
         Some(address)
     }
 
-    /// Notes that `address` is connected by other means than [`Candidates::take_best`].
-    pub fn occupy(&mut self, address: SocketAddr) {
-        if let Some(candidate) = self.table.get_mut(&address) {
-            match candidate.state {
-                State::Ready => drop(self.ready.remove(&rank(address, candidate))),
-                State::Waiting(at) => drop(self.waiting.remove(&(at, address))),
-                State::Busy => {}
-            }
-            candidate.state = State::Busy;
+    /// The best of the addresses that are known to be ready.
+    #[must_use]
+    pub fn first_ready(&self) -> Option<SocketAddr> {
+        self.ready.first().map(|(.., address)| *address)
+    }
+
+    /// Whether the address that [`Candidates::take_best`] would take is one that a user named.
+    pub fn is_next_user_named(&mut self, now: Timestamp) -> bool {
+        self.wake(now);
+        self.ready.first().is_some_and(|(Reverse(is_user), ..)| *is_user)
+    }
+
+    /// Makes addresses ready whose time has come.
+    fn wake(&mut self, now: Timestamp) {
+        while let Some(&(_, address)) = self.waiting.first().filter(|(at, _)| *at <= now) {
+            self.change(address, |candidate| candidate.state = State::Ready);
         }
+    }
+
+    /// Marks an address as being dialed or connected.
+    fn occupy(&mut self, address: SocketAddr) {
+        self.change(address, |candidate| candidate.state = State::Busy);
+    }
+
+    /// Takes the word of a peer that connected to us for where it listens: it is not dialed as long as it is connected.
+    /// False where that changes nothing, since the address is being dialed, or there is no room for it, or a user named
+    /// it: a peer that shares an IP address with another one may claim the other one's port.
+    pub fn claim(&mut self, address: SocketAddr, max: usize) -> bool {
+        self.add(address, CandidateSource::Itself, 0, max);
+        let candidate = self.table.get(&address);
+        let may_claim = candidate.is_some_and(|c| c.state != State::Busy && c.source != CandidateSource::User);
+        if may_claim {
+            self.occupy(address);
+        }
+        may_claim
+    }
+
+    /// Whether a user named an address.
+    #[must_use]
+    pub fn is_user_named(&self, address: SocketAddr) -> bool {
+        let candidate = self.table.get(&address);
+        candidate.is_some_and(|candidate| candidate.source == CandidateSource::User)
     }
 
     /// Notes that a connection to `address` works: earlier failures are forgiven.
@@ -120,25 +164,71 @@ impl Candidates {
 
     /// Gives an address back after its attempt or connection ended.
     pub fn release(&mut self, address: SocketAddr, now: Timestamp, retry: Retry) {
-        let Some(candidate) = self.table.get_mut(&address).filter(|c| c.state == State::Busy) else {
+        let Some(candidate) = self.table.get(&address).filter(|c| c.state == State::Busy) else {
             return;
         };
-        candidate.failures += u32::from(retry.is_failure);
-        // A user's word stands: such an address is never forgotten, only tried less often.
-        if candidate.failures >= retry.max_failures && candidate.source != CandidateSource::User {
-            self.table.remove(&address);
+        let is_user_named = candidate.source == CandidateSource::User;
+        let failures = candidate.failures + u32::from(retry.is_failure);
+        // A user's word stands: such an address is never forgotten.
+        if failures >= retry.max_failures && !is_user_named {
+            self.remove(address);
             return;
         }
-        let doublings = candidate.failures.saturating_sub(1).min(16);
-        let at = now + (retry.backoff * 2u32.pow(doublings)).min(retry.max_backoff);
-        candidate.state = State::Waiting(at);
-        self.waiting.insert((at, address));
+        let longest = match is_user_named {
+            true => retry.max_user_backoff,
+            false => retry.max_backoff,
+        };
+        let doublings = failures.saturating_sub(1).min(16);
+        let at = now + (retry.backoff * 2u32.pow(doublings)).min(longest);
+        self.change(address, |candidate| {
+            candidate.failures = failures;
+            candidate.state = State::Waiting(at);
+        });
     }
 
     /// Forgets an address.
     pub fn remove(&mut self, address: SocketAddr) {
-        self.occupy(address);
-        self.table.remove(&address);
+        if let Some(candidate) = self.table.remove(&address) {
+            self.unlist(address, &candidate);
+        }
+    }
+
+    /// Forgets an address of which nobody knows but the peer itself; true if it is forgotten.
+    pub fn remove_claimed(&mut self, address: SocketAddr) -> bool {
+        let candidate = self.table.get(&address);
+        let is_claimed = candidate.is_some_and(|candidate| candidate.source == CandidateSource::Itself);
+        if is_claimed {
+            self.remove(address);
+        }
+        is_claimed
+    }
+
+    fn insert(&mut self, address: SocketAddr, candidate: Candidate) {
+        match candidate.state {
+            State::Ready => drop(self.ready.insert(rank(address, &candidate))),
+            State::Waiting(at) => drop(self.waiting.insert((at, address))),
+            State::Busy => {}
+        }
+        self.idle_user_count += usize::from(candidate.is_idle_user());
+        self.table.insert(address, candidate);
+    }
+
+    /// Takes a candidate out of everything but the table.
+    fn unlist(&mut self, address: SocketAddr, candidate: &Candidate) {
+        match candidate.state {
+            State::Ready => drop(self.ready.remove(&rank(address, candidate))),
+            State::Waiting(at) => drop(self.waiting.remove(&(at, address))),
+            State::Busy => {}
+        }
+        self.idle_user_count -= usize::from(candidate.is_idle_user());
+    }
+
+    fn change(&mut self, address: SocketAddr, change: impl FnOnce(&mut Candidate)) {
+        if let Some(mut candidate) = self.table.remove(&address) {
+            self.unlist(address, &candidate);
+            change(&mut candidate);
+            self.insert(address, candidate);
+        }
     }
 
     /// When the next address may be dialed, `now` if one may at once.
@@ -178,21 +268,51 @@ impl Candidates {
         self.table.is_empty()
     }
 
-    /// Forgets the address that has failed and waits longest; false if there is none.
-    fn displace(&mut self) -> bool {
-        let failed = |address: &SocketAddr| self.table.get(address).is_some_and(|c| c.failures > 0);
-        let worst = self.waiting.iter().rev().find(|(_, address)| failed(address)).copied();
-        let Some((at, address)) = worst else {
-            return false;
-        };
-        self.waiting.remove(&(at, address));
-        self.table.remove(&address);
-        true
+    /// Number of addresses that are neither being dialed nor connected.
+    #[must_use]
+    pub fn idle_count(&self) -> usize {
+        self.ready.len() + self.waiting.len()
+    }
+
+    /// Of those, the ones that a user named.
+    #[must_use]
+    pub fn idle_user_count(&self) -> usize {
+        self.idle_user_count
+    }
+
+    /// Forgets an address that has failed, the one that waits longest; for a user also one that has not. False if there
+    /// is none.
+    fn displace(&mut self, by: CandidateSource) -> bool {
+        let candidate = |address: &SocketAddr| self.table.get(address);
+        let is_strange = |address: &SocketAddr| candidate(address).is_some_and(|c| c.source != CandidateSource::User);
+        let has_failed = |address: &SocketAddr| candidate(address).is_some_and(|c| c.failures > 0);
+        let mut waiting = self.waiting.iter().rev().map(|(_, address)| address);
+        let mut worst = waiting.find(|address| is_strange(address) && has_failed(address));
+        if worst.is_none() && by == CandidateSource::User {
+            let ready = self.ready.iter().rev().map(|(.., address)| address);
+            let waiting = self.waiting.iter().rev().map(|(_, address)| address);
+            worst = ready.chain(waiting).find(|address| is_strange(address));
+        }
+        let worst = worst.copied();
+        worst.into_iter().for_each(|address| self.remove(address));
+        worst.is_some()
+    }
+}
+
+impl Candidate {
+    fn is_idle_user(&self) -> bool {
+        self.source == CandidateSource::User && self.state != State::Busy
     }
 }
 
 fn rank(address: SocketAddr, candidate: &Candidate) -> Rank {
-    (candidate.failures, Reverse(candidate.priority), address)
+    let is_user_named = candidate.source == CandidateSource::User;
+    (
+        Reverse(is_user_named),
+        candidate.failures,
+        Reverse(candidate.priority),
+        address,
+    )
 }
 
 #[cfg(test)]
@@ -212,6 +332,7 @@ mod tests {
             is_failure,
             backoff: Duration::from_secs(10),
             max_backoff: Duration::from_secs(25),
+            max_user_backoff: Duration::from_secs(15),
             max_failures: 4,
         }
     }
@@ -227,7 +348,7 @@ mod tests {
     #[test]
     fn the_highest_priority_is_dialed_first_and_once() {
         let mut candidates = candidates(&[5, 9, 7]);
-        assert!(!candidates.add(address(1), CandidateSource::User, 99, 10), "known");
+        assert!(!candidates.add(address(1), CandidateSource::Tracker, 99, 10), "known");
         let order: Vec<_> = std::iter::from_fn(|| candidates.take_best(at(0))).collect();
         assert_eq!(order, [address(2), address(3), address(1)]);
         assert_eq!(candidates.next_ready(at(0)), None);
@@ -297,11 +418,53 @@ mod tests {
     #[test]
     fn an_address_that_connected_to_us_is_not_dialed() {
         let mut candidates = candidates(&[1, 2]);
-        candidates.occupy(address(2));
+        assert!(candidates.claim(address(2), 10));
+        assert!(!candidates.claim(address(2), 10), "it is claimed already");
         assert_eq!(candidates.take_best(at(0)), Some(address(1)));
+        assert!(!candidates.claim(address(1), 10), "it is being dialed");
         candidates.release(address(2), at(0), retry(false));
         assert_eq!(candidates.next_ready(at(0)), Some(at(10)));
+        assert!(!candidates.remove_claimed(address(2)), "a tracker knows of it");
         candidates.remove(address(2));
         assert_eq!(candidates.next_ready(at(0)), None);
+        assert!(candidates.claim(address(3), 10) && candidates.remove_claimed(address(3)));
+    }
+
+    /// A peer behind the same gateway as another one can name the other one's port.
+    #[test]
+    fn nobody_can_claim_the_address_that_a_user_named() {
+        let mut candidates = candidates(&[9]);
+        candidates.add(address(5), CandidateSource::User, 0, 10);
+        assert!(!candidates.claim(address(5), 10));
+        assert_eq!(candidates.take_best(at(0)), Some(address(5)));
+    }
+
+    #[test]
+    fn an_address_that_a_user_names_comes_first_and_is_tried_again_soon() {
+        let mut candidates = candidates(&[7, 9]);
+        candidates.take_best(at(0)).unwrap();
+        candidates.release(address(2), at(0), retry(true));
+        assert!(!candidates.is_next_user_named(at(0)));
+        candidates.add(address(2), CandidateSource::User, 0, 10);
+        assert!(candidates.is_next_user_named(at(0)), "however often it has failed");
+        assert_eq!((candidates.idle_user_count(), candidates.idle_count()), (1, 2));
+        assert_eq!(candidates.take_best(at(0)), Some(address(2)));
+        assert_eq!(candidates.idle_user_count(), 0);
+        for _ in 0..9 {
+            candidates.release(address(2), at(0), retry(true));
+            candidates.occupy(address(2));
+        }
+        candidates.release(address(2), at(0), retry(true));
+        assert!(!candidates.is_next_user_named(at(14)) && candidates.is_next_user_named(at(15)));
+    }
+
+    #[test]
+    fn a_full_table_has_room_for_what_a_user_names() {
+        let mut candidates = Candidates::default();
+        for last in 1..=5 {
+            candidates.add(address(last), CandidateSource::Tracker, 1, 5);
+        }
+        assert!(candidates.add(address(9), CandidateSource::User, 0, 5) && candidates.len() == 5);
+        assert_eq!(candidates.take_best(at(0)), Some(address(9)));
     }
 }

@@ -1,81 +1,251 @@
-//! How many connections there are, of which kind.
+//! How many connections there are: of the engine, of each torrent, and from each prefix.
 
-use std::collections::BTreeMap;
+mod handshakes;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
+use ecs_torrent_protocol::time::Timestamp;
 
+use self::handshakes::Handshakes;
 use crate::peer::{Direction, Peer, Stage};
+use crate::prefix::{site, subnet};
 
-/// Connections counted by what their limits are on.
+/// Connections counted by what their limits are on. Every operation is O(log n).
+///
+/// A connection that is evicted is removed at once, so that its place is free in the same tick; removing it again at
+/// the end of the tick changes nothing.
 #[derive(Resource, Debug, Default)]
 pub struct ConnectionCounts {
     /// All of them.
     pub total: usize,
+    /// Connections that we opened or are opening.
+    pub outbound: usize,
     /// Being opened by us.
     pub half_open: usize,
     /// Opened by others, who have not said for which torrent.
     pub unidentified: usize,
-    inbound_per_ip: BTreeMap<IpAddr, usize>,
+    entries: EntityHashMap<Entry>,
+    sites: BTreeMap<IpAddr, BTreeSet<Entity>>,
+    subnets: BTreeMap<IpAddr, BTreeSet<Entity>>,
+    handshakes: Handshakes,
+    torrents: EntityHashMap<TorrentCounts>,
+    by_size: BTreeSet<(usize, Entity)>,
+    /// Until when no torrent is searched for a peer that gives way, since none did.
+    pub barren_until: Timestamp,
+}
+
+/// Connections of one torrent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TorrentCounts {
+    /// All of them.
+    pub total: usize,
+    /// Those that we opened or are opening.
+    pub outbound: usize,
+    /// Until when the torrent is not searched for a peer that gives way, since none did.
+    pub barren_until: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    ip: Option<IpAddr>,
+    direction: Direction,
+    stage: Stage,
+    torrent: Option<Entity>,
+    is_user_named: bool,
+    /// Its place among all that were ever added.
+    number: u64,
 }
 
 impl ConnectionCounts {
-    /// Counts a new connection.
-    pub fn add(&mut self, peer: &Peer) {
+    /// Counts a new connection: of a torrent where we open it, and to a peer that a user named where that is so.
+    pub fn add(&mut self, entity: Entity, peer: &Peer, torrent: Option<Entity>, is_user_named: bool) {
+        let entry = Entry {
+            ip: peer.endpoint.address().map(|address| address.ip()),
+            direction: peer.direction,
+            stage: peer.stage,
+            torrent: None,
+            is_user_named,
+            number: self.handshakes.next_number(),
+        };
         self.total += 1;
-        match (peer.direction, peer.endpoint.address()) {
-            (Direction::Outbound, _) => self.half_open += 1,
-            (Direction::Inbound, address) => {
-                self.unidentified += 1;
-                if let Some(address) = address {
-                    *self.inbound_per_ip.entry(address.ip()).or_default() += 1;
-                }
-            }
-        }
-    }
-
-    /// Counts a connection that goes from its stage to `next`; before the stage is set.
-    pub fn advance(&mut self, peer: &Peer, next: Stage) {
-        if peer.stage == Stage::Connecting && next > Stage::Connecting {
-            self.half_open -= 1;
-        }
-        if peer.direction == Direction::Inbound && peer.stage < Stage::Connected && next == Stage::Connected {
-            self.unidentified -= 1;
-        }
-    }
-
-    /// Counts a connection that ends.
-    pub fn remove(&mut self, peer: &Peer) {
-        self.advance(peer, Stage::Connected);
-        self.total -= 1;
-        if let (Direction::Inbound, Some(address)) = (peer.direction, peer.endpoint.address())
-            && let Some(count) = self.inbound_per_ip.get_mut(&address.ip())
+        self.half_open += usize::from(entry.is_half_open());
+        self.outbound += usize::from(entry.direction == Direction::Outbound);
+        if entry.direction == Direction::Inbound
+            && let Some(ip) = entry.ip
         {
-            *count -= 1;
-            if *count == 0 {
-                self.inbound_per_ip.remove(&address.ip());
-            }
+            self.sites.entry(site(ip)).or_default().insert(entity);
+            self.subnets.entry(subnet(ip)).or_default().insert(entity);
+        }
+        if entry.is_unidentified() {
+            self.unidentified += 1;
+            self.handshakes.insert(entry.ip.map(subnet), entry.number, entity);
+        }
+        self.entries.insert(entity, entry);
+        if let Some(torrent) = torrent {
+            self.join(entity, torrent);
         }
     }
 
-    /// Connections that were opened from `ip`.
+    /// Counts a connection that has reached a stage.
+    pub fn advance(&mut self, entity: Entity, stage: Stage) {
+        let Some(entry) = self.entries.get_mut(&entity) else {
+            return;
+        };
+        let before = *entry;
+        entry.stage = stage;
+        let after = *entry;
+        self.half_open -= usize::from(before.is_half_open() && !after.is_half_open());
+        if before.is_unidentified() && !after.is_unidentified() {
+            self.unidentified -= 1;
+            self.handshakes.remove(before.ip.map(subnet), before.number, entity);
+        }
+    }
+
+    /// Counts a connection as one of a torrent.
+    pub fn join(&mut self, entity: Entity, torrent: Entity) {
+        if let Some(entry) = self.entries.get_mut(&entity).filter(|entry| entry.torrent.is_none()) {
+            entry.torrent = Some(torrent);
+            let outbound = usize::from(entry.direction == Direction::Outbound);
+            self.resize(torrent, |counts| {
+                counts.total += 1;
+                counts.outbound += outbound;
+            });
+        }
+    }
+
+    /// Forgets a connection that ends, or that has to give way.
+    pub fn remove(&mut self, entity: Entity) {
+        self.advance(entity, Stage::Connected);
+        let Some(entry) = self.entries.remove(&entity) else {
+            return;
+        };
+        self.total -= 1;
+        self.outbound -= usize::from(entry.direction == Direction::Outbound);
+        if let Some(ip) = entry.ip {
+            take_out(&mut self.sites, site(ip), entity);
+            take_out(&mut self.subnets, subnet(ip), entity);
+        }
+        if let Some(torrent) = entry.torrent {
+            let outbound = usize::from(entry.direction == Direction::Outbound);
+            self.resize(torrent, |counts| {
+                counts.total -= 1;
+                counts.outbound -= outbound;
+            });
+        }
+    }
+
+    fn resize(&mut self, torrent: Entity, change: impl FnOnce(&mut TorrentCounts)) {
+        let counts = self.torrents.entry(torrent).or_default();
+        self.by_size.remove(&(counts.total, torrent));
+        change(counts);
+        if counts.total == 0 {
+            self.torrents.remove(&torrent);
+        } else {
+            self.by_size.insert((counts.total, torrent));
+        }
+    }
+
+    /// Connections that were opened from the site of `ip` ([`site`]).
     #[must_use]
-    pub fn inbound_from(&self, ip: IpAddr) -> usize {
-        self.inbound_per_ip.get(&ip).copied().unwrap_or(0)
+    pub fn inbound_from_site(&self, ip: IpAddr) -> usize {
+        self.sites.get(&site(ip)).map_or(0, BTreeSet::len)
+    }
+
+    /// Connections that were opened from the subnet of `ip` ([`subnet`]).
+    #[must_use]
+    pub fn inbound_from_subnet(&self, ip: IpAddr) -> usize {
+        self.subnets.get(&subnet(ip)).map_or(0, BTreeSet::len)
+    }
+
+    /// The connections that were opened from the site of `ip`.
+    pub fn of_site(&self, ip: IpAddr) -> impl Iterator<Item = Entity> + '_ {
+        self.sites.get(&site(ip)).into_iter().flatten().copied()
+    }
+
+    /// The connections that were opened from the subnet of `ip`.
+    pub fn of_subnet(&self, ip: IpAddr) -> impl Iterator<Item = Entity> + '_ {
+        self.subnets.get(&subnet(ip)).into_iter().flatten().copied()
+    }
+
+    /// The connection whose handshake has been awaited longest, of the subnet that has most such connections.
+    #[must_use]
+    pub fn most_crowded_handshake(&self) -> Option<Entity> {
+        self.handshakes.most_crowded()
+    }
+
+    /// The connection whose handshake has been awaited longest, out of some.
+    #[must_use]
+    pub fn oldest_handshake(&self, of: impl Iterator<Item = Entity>) -> Option<Entity> {
+        let entries = of.filter_map(|entity| Some((entity, self.entries.get(&entity)?)));
+        let unfinished = entries.filter(|(_, entry)| entry.is_unidentified());
+        unfinished
+            .min_by_key(|(_, entry)| entry.number)
+            .map(|(entity, _)| entity)
+    }
+
+    /// Connections of a torrent, those being opened included.
+    #[must_use]
+    pub fn of_torrent(&self, torrent: Entity) -> TorrentCounts {
+        self.torrents.get(&torrent).copied().unwrap_or_default()
+    }
+
+    /// The torrent with the most connections.
+    #[must_use]
+    pub fn largest_torrent(&self) -> Option<Entity> {
+        self.by_size.last().map(|(_, torrent)| *torrent)
+    }
+
+    /// Records that no peer of a torrent gives way until then.
+    pub fn set_barren(&mut self, torrent: Entity, until: Timestamp) {
+        if let Some(counts) = self.torrents.get_mut(&torrent) {
+            counts.barren_until = until;
+        }
+    }
+
+    /// Whether a connection is to a peer that a user named.
+    #[must_use]
+    pub fn is_user_named(&self, entity: Entity) -> bool {
+        self.entries.get(&entity).is_some_and(|entry| entry.is_user_named)
+    }
+
+    /// Whether a connection is counted: it neither has ended nor has to give way.
+    #[must_use]
+    pub fn contains(&self, entity: Entity) -> bool {
+        self.entries.contains_key(&entity)
+    }
+}
+
+impl Entry {
+    fn is_half_open(&self) -> bool {
+        self.stage == Stage::Connecting
+    }
+
+    fn is_unidentified(&self) -> bool {
+        self.direction == Direction::Inbound && self.stage < Stage::Connected
+    }
+}
+
+fn take_out(map: &mut BTreeMap<IpAddr, BTreeSet<Entity>>, key: IpAddr, entity: Entity) {
+    if let Some(members) = map.get_mut(&key) {
+        members.remove(&entity);
+        if members.is_empty() {
+            map.remove(&key);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ecs_torrent_protocol::time::Timestamp;
-
     use super::*;
     use crate::ids::LinkId;
     use crate::peer::Endpoint;
 
-    fn peer(direction: Direction) -> Peer {
+    fn peer(direction: Direction, ip: [u8; 4]) -> Peer {
         Peer {
-            endpoint: Endpoint::Ip(([10, 0, 0, 1], 5).into()),
+            endpoint: Endpoint::Ip((ip, 5).into()),
             link: LinkId(1),
             direction,
             stage: match direction {
@@ -89,23 +259,73 @@ mod tests {
         }
     }
 
+    fn entity(number: u32) -> Entity {
+        Entity::from_raw_u32(number).unwrap()
+    }
+
     #[test]
     fn every_way_of_ending_leaves_nothing_behind() {
         for direction in [Direction::Inbound, Direction::Outbound] {
             for last in [Stage::Connecting, Stage::Handshaking, Stage::Connected] {
                 let mut counts = ConnectionCounts::default();
-                let mut peer = peer(direction);
-                counts.add(&peer);
+                let peer = peer(direction, [10, 0, 0, 1]);
+                let torrent = (direction == Direction::Outbound).then_some(entity(9));
+                counts.add(entity(1), &peer, torrent, false);
                 for stage in [Stage::Handshaking, Stage::Connected] {
                     if stage <= last && stage > peer.stage {
-                        counts.advance(&peer, stage);
-                        peer.stage = stage;
+                        counts.advance(entity(1), stage);
                     }
                 }
-                counts.remove(&peer);
-                let left = (counts.total, counts.half_open, counts.unidentified);
-                assert_eq!((left, counts.inbound_from([10, 0, 0, 1].into())), ((0, 0, 0), 0));
+                counts.join(entity(1), entity(9));
+                // Evicted, and then closed.
+                counts.remove(entity(1));
+                counts.remove(entity(1));
+                let left = (counts.total, counts.outbound, counts.half_open, counts.unidentified);
+                assert_eq!(left, (0, 0, 0, 0));
+                assert_eq!(counts.inbound_from_site([10, 0, 0, 1].into()), 0);
+                assert_eq!(counts.of_torrent(entity(9)), TorrentCounts::default());
+                assert!(counts.largest_torrent().is_none() && counts.most_crowded_handshake().is_none());
+                assert!(counts.entries.is_empty() && counts.sites.is_empty() && counts.subnets.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn the_largest_torrent_is_known() {
+        let mut counts = ConnectionCounts::default();
+        for number in 1..=5 {
+            let torrent = entity(if number <= 3 { 100 } else { 200 });
+            counts.add(
+                entity(number),
+                &peer(Direction::Outbound, [1, 1, 1, 1]),
+                Some(torrent),
+                false,
+            );
+        }
+        assert_eq!(counts.largest_torrent(), Some(entity(100)));
+        counts.remove(entity(1));
+        counts.remove(entity(2));
+        assert_eq!(counts.largest_torrent(), Some(entity(200)));
+        assert_eq!(counts.of_torrent(entity(200)).outbound, 2);
+    }
+
+    /// One silent subnet cannot fill the budget: its own oldest handshake gives way.
+    #[test]
+    fn the_oldest_handshake_of_the_most_crowded_subnet_gives_way() {
+        let mut counts = ConnectionCounts::default();
+        counts.add(entity(1), &peer(Direction::Inbound, [8, 8, 8, 8]), None, false);
+        for number in 2..=6 {
+            let ip = [9, 9, 9, number as u8];
+            counts.add(entity(number), &peer(Direction::Inbound, ip), None, false);
+        }
+        for expected in [2, 3, 4, 5] {
+            let victim = counts.most_crowded_handshake().unwrap();
+            assert_eq!(victim, entity(expected));
+            counts.remove(victim);
+        }
+        // Of equals, the oldest.
+        assert_eq!(counts.most_crowded_handshake(), Some(entity(1)));
+        counts.advance(entity(1), Stage::Connected);
+        assert_eq!(counts.most_crowded_handshake(), Some(entity(6)));
     }
 }

@@ -14,6 +14,7 @@
 //! | [`clock`], [`deadlines`], [`random`] | time and chance, as systems see them |
 //! | [`tick_times`] | how long ticks take |
 //! | [`candidates`], [`bans`], [`reaper`] | who to connect to, who not to, and who goes |
+//! | [`connections`], [`prefix`] | how many connections there are, of which torrents and networks |
 
 pub mod bans;
 pub mod candidates;
@@ -25,6 +26,7 @@ pub mod ids;
 pub mod messages;
 pub mod peer;
 pub mod piece;
+pub mod prefix;
 pub mod random;
 pub mod rate;
 pub mod reaper;

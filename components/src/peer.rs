@@ -240,6 +240,8 @@ pub struct PeerRates {
     pub downloaded: u64,
     /// Bytes sent in all.
     pub uploaded: u64,
+    /// When a block that was asked for last went either way.
+    pub last_payload: Option<Timestamp>,
 }
 
 /// What a peer told in its extension handshake (BEP 10).

@@ -139,12 +139,32 @@ pub struct PeerSettings {
     pub max_connections: usize,
     /// Most connections of one torrent. Default 100.
     pub max_per_torrent: usize,
-    /// Most connections from one IP address that it opened. Default 32: many peers may share a gateway.
+    /// Most connections from one IP address that it opened; of public IPv6, from one /64. Beyond it, a new connection
+    /// takes the place of one from there that has earned it less, or is refused. Default 32: many peers may share a
+    /// gateway.
     pub max_inbound_per_ip: usize,
+    /// Most connections that were opened from one /24 of public IPv4 addresses, or from one /48 of public IPv6. Local
+    /// networks (loopback, private, link-local) are exempt. Default 64.
+    pub max_inbound_per_subnet: usize,
     /// Most connections being opened by us at a time. Default 64.
     pub max_half_open: usize,
-    /// Most connections that have not said which torrent they are for. Default 128.
+    /// Most connections that have not said which torrent they are for. Beyond it, a new one takes the place of the
+    /// oldest of the subnet that has most. Default 128.
     pub max_unidentified: usize,
+    /// Part of the connections, in percent, that belongs to those that we open: of a torrent as long as it knows
+    /// addresses to try, and of the engine. More of it makes it harder to fill a torrent with connections from
+    /// outside; less leaves room for peers that cannot be reached. Default 30.
+    pub outgoing_percent: usize,
+    /// Connections that only peers named by a user may take: of the engine, of each torrent that has such peers, and
+    /// of those being opened; at most a quarter of each limit. Default 8.
+    pub user_reserve: usize,
+    /// Time that a connection has to be of use, where its place is wanted by another one: to show interest, or to raise
+    /// ours. Shorter the more of the torrent's connections show nothing, and the more of them are of the same subnet,
+    /// down to 2 s. Default 20 s.
+    pub grace_s: u64,
+    /// The same time for a connection where one side is interested, and since the last block went either way: shorter
+    /// the more connections are of the same subnet, down to 2 s. Default 300 s: a seed serves its peers in turns.
+    pub waiting_grace_s: u64,
     /// Most addresses remembered for one torrent. Default 2000.
     pub max_candidates: usize,
     /// Time for the whole handshake to arrive. Default 10 s.
@@ -164,13 +184,17 @@ pub struct PeerSettings {
     pub reconnect_backoff_s: u64,
     /// Longest wait before an address that failed is tried again. Default 30 min.
     pub max_reconnect_backoff_s: u64,
+    /// Longest wait before an address that a user named is tried again, which is never forgotten. Default 60 s.
+    pub max_user_backoff_s: u64,
     /// Failures in a row after which an address is forgotten. Default 8.
     pub max_failures: u32,
     /// How long a ban lasts. Default 1 h.
     pub ban_s: u64,
-    /// Different peers of one IP address that must be banned before the address is no longer accepted at all.
-    /// Default 8.
+    /// Different peers of one IP address, of public IPv6 of one /64, that must be banned before the address is no
+    /// longer accepted at all. Default 8.
     pub bans_per_ip: usize,
+    /// The same for one /24 of public IPv4 addresses, or one /48 of public IPv6. Default 32.
+    pub bans_per_subnet: usize,
     /// Most bans remembered. Default 10 000.
     pub max_bans: usize,
     /// Most blocks that nobody asked for before a peer is closed. Default 64.
@@ -191,8 +215,13 @@ impl Default for PeerSettings {
             max_connections: 500,
             max_per_torrent: 100,
             max_inbound_per_ip: 32,
+            max_inbound_per_subnet: 64,
             max_half_open: 64,
             max_unidentified: 128,
+            outgoing_percent: 30,
+            user_reserve: 8,
+            grace_s: 20,
+            waiting_grace_s: 300,
             max_candidates: 2000,
             handshake_timeout_s: 10,
             frame_timeout_s: 60,
@@ -202,9 +231,11 @@ impl Default for PeerSettings {
             max_send_queue_bytes: 1 << 20,
             reconnect_backoff_s: 5,
             max_reconnect_backoff_s: 1800,
+            max_user_backoff_s: 60,
             max_failures: 8,
             ban_s: 3600,
             bans_per_ip: 8,
+            bans_per_subnet: 32,
             max_bans: 10_000,
             max_unsolicited: 64,
             keep_redundant: false,

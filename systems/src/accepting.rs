@@ -1,17 +1,16 @@
-//! Peers that connect to us: let in as far as the limits go, before anything is read from them.
+//! Peers that connect to us: let in as far as there is room, before anything is read from them.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::bans::Bans;
-use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::connections::ConnectionCounts;
 use ecs_torrent_components::peer::{Direction, Endpoint, Outbox, Peer, Stage, Wire};
-use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{Links, NetRequest};
 use ecs_torrent_engine::schedule::Tick;
 
 use crate::IntakeSet;
+use crate::admission::Admission;
 use crate::links::LinkAccepted;
 
 /// Accepts connections.
@@ -30,20 +29,16 @@ fn accept_links(
     mut commands: Commands,
     mut net: ResMut<NetPort>,
     mut links: ResMut<Links>,
-    mut counts: ResMut<ConnectionCounts>,
-    bans: Res<Bans>,
-    clock: Res<Clock>,
-    settings: Res<Settings>,
+    mut bans: ResMut<Bans>,
+    mut admission: Admission,
 ) {
-    let now = clock.now();
-    let limits = &settings.peers;
+    let now = admission.clock.now();
     for &LinkAccepted { link, remote } in accepted.read() {
-        // Fault 31: one address cannot take all places.
-        let is_full = counts.total >= limits.max_connections
-            || counts.unidentified >= limits.max_unidentified
-            || counts.inbound_from(remote.ip()) >= limits.max_inbound_per_ip;
-        if is_full || bans.has_address(now, remote, limits.bans_per_ip) {
-            tracing::debug!(%remote, is_full, "connection refused");
+        bans.expire(now);
+        // Fault 31: neither one address nor one subnet can take all places.
+        let is_banned = bans.refuses(now, remote, (&admission.settings.peers).into());
+        if is_banned || !admission.make_room_for_handshake(remote) {
+            tracing::debug!(%remote, is_banned, "connection refused");
             let (is_orderly, tag) = (false, None);
             net.push(NetRequest::Close { link, is_orderly, tag });
             continue;
@@ -58,8 +53,11 @@ fn accept_links(
             client: "".into(),
             listens_at: None,
         };
-        counts.add(&peer);
-        let entity = commands.spawn((peer, Wire::new(now), Outbox::default())).id();
+        let entity = commands.spawn_empty().id();
+        admission.counts.add(entity, &peer, None, false);
+        commands
+            .entity(entity)
+            .insert((peer, Wire::new(now), Outbox::default()));
         links.insert(link, entity);
     }
 }

@@ -89,6 +89,7 @@ impl Floor<'_, '_> {
         };
         state.snubbed = false;
         requests.note_block(now, &pending);
+        rates.last_payload = Some(now);
         if let Ok(mut active) = self.torrents.get_mut(torrent) {
             active.note_answer(now.since(pending.asked));
         }

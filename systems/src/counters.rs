@@ -77,6 +77,7 @@ fn count_sent(
         if let Ok(mut rates) = peers.get_mut(peer) {
             rates.upload.add(now, u64::from(len));
             rates.uploaded += u64::from(len);
+            rates.last_payload = Some(now);
         }
     }
 }

@@ -2,26 +2,28 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use bevy_app::{App, Plugin};
-use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
-use bevy_ecs::relationship::RelationshipTarget;
+use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::bans::Bans;
 use ecs_torrent_components::candidates::{CandidateSource, Candidates, Retry};
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddPeers, CommandQueue};
-use ecs_torrent_components::connections::ConnectionCounts;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{PeerDisconnected, PeersWanted, TorrentStarted};
 use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Outbox, Peer, Stage, Wire};
-use ecs_torrent_components::settings::{Settings, seconds};
-use ecs_torrent_components::torrent::{Lifecycle, PeerOf, TorrentIndex, TorrentPeers};
+use ecs_torrent_components::random::Random;
+use ecs_torrent_components::settings::{PeerSettings, Settings, seconds};
+use ecs_torrent_components::torrent::{Lifecycle, PeerOf, TorrentIndex};
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{Links, LocalAddresses, NetRequest};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::priority::peer_priority;
+use ecs_torrent_protocol::time::Timestamp;
 
+use crate::admission::{Admission, DialFor};
 use crate::{DecideSet, ReapSet};
 
 /// Connects to peers.
@@ -82,6 +84,8 @@ impl ExternalAddresses {
 #[derive(Resource, Debug, Default)]
 struct DialQueue {
     torrents: VecDeque<Entity>,
+    /// Of those, the ones that may have an address that a user named: they come first.
+    urgent: VecDeque<Entity>,
 }
 
 impl DialQueue {
@@ -91,14 +95,31 @@ impl DialQueue {
             self.torrents.push_back(torrent);
         }
     }
+
+    fn add_urgent(&mut self, torrent: Entity, dialer: &mut Dialer) {
+        if !dialer.is_urgent {
+            dialer.is_urgent = true;
+            self.urgent.push_back(torrent);
+        }
+    }
 }
 
 /// On every torrent: whether it is in the dial queue, or when it will be.
 #[derive(Component, Debug, Default)]
 pub struct Dialer {
     is_listed: bool,
-    has_deadline: bool,
+    is_urgent: bool,
+    deadline: Option<Timestamp>,
 }
+
+/// First wait before an address whose connection had to give way is tried again: others come first.
+const EVICTED_BACKOFF: Duration = Duration::from_secs(60);
+
+/// Longest wait before a peer is tried again that was reached and closed before its handshake: it is there, and full.
+const REFUSED_BACKOFF: Duration = Duration::from_secs(30);
+
+/// Different waits that chance chooses from.
+const JITTER_STEPS: u32 = 1000;
 
 /// When an address of a torrent may be tried again.
 #[derive(Debug)]
@@ -142,13 +163,23 @@ fn add_candidates(
         };
         for &address in addresses {
             // Fault 30: trackers name us too.
-            let is_banned = bans.has_address(clock.now(), address, settings.peers.bans_per_ip);
-            if !is_banned && !local.0.contains(&address) {
+            if !local.0.contains(&address) && !is_refused(&bans, &clock, &settings, *source, address) {
                 let priority = peer_priority(external.seen_from(address, &local), address);
                 candidates.add(address, *source, priority, settings.peers.max_candidates);
             }
         }
+        if *source == CandidateSource::User {
+            queue.add_urgent(*torrent, &mut dialer);
+        }
         queue.add(*torrent, &mut dialer);
+    }
+}
+
+/// Whether an address is banned. One that a user named is refused only for what it did itself, not for its neighbors.
+fn is_refused(bans: &Bans, clock: &Clock, settings: &Settings, source: CandidateSource, address: SocketAddr) -> bool {
+    match source {
+        CandidateSource::User => bans.has(clock.now(), address),
+        _ => bans.refuses(clock.now(), address, (&settings.peers).into()),
     }
 }
 
@@ -160,69 +191,140 @@ fn queue_torrents(
     mut queue: ResMut<DialQueue>,
     mut torrents: Query<&mut Dialer>,
 ) {
+    let now = clock.now();
     for TorrentStarted { torrent } in started.read() {
         if let Ok(mut dialer) = torrents.get_mut(*torrent) {
+            queue.add_urgent(*torrent, &mut dialer);
             queue.add(*torrent, &mut dialer);
         }
     }
-    while let Some(Redial(torrent)) = redials.pop_due(clock.now()) {
+    while let Some(Redial(torrent)) = redials.pop_due(now) {
         if let Ok(mut dialer) = torrents.get_mut(torrent) {
-            dialer.has_deadline = false;
+            dialer.deadline.take_if(|at| *at <= now);
+            queue.add_urgent(torrent, &mut dialer);
             queue.add(torrent, &mut dialer);
         }
     }
     wakeup.at_next(redials.next());
 }
 
-/// One address a turn for each torrent that wants one, as far as the limits go.
-fn dial_peers(
-    mut commands: Commands,
-    clock: Res<Clock>,
-    settings: Res<Settings>,
-    bans: Res<Bans>,
-    wakeup: Res<Wakeup>,
-    mut net: ResMut<NetPort>,
-    mut links: ResMut<Links>,
-    mut counts: ResMut<ConnectionCounts>,
-    mut queue: ResMut<DialQueue>,
-    mut redials: ResMut<Deadlines<Redial>>,
-    mut wanted: MessageWriter<PeersWanted>,
-    mut torrents: Query<(&mut Candidates, &mut Dialer, &Lifecycle, Option<&TorrentPeers>)>,
-) {
-    let now = clock.now();
-    let limits = &settings.peers;
-    let mut dialed: EntityHashMap<usize> = EntityHashMap::default();
-    while counts.half_open < limits.max_half_open && counts.total < limits.max_connections {
-        let Some(entity) = queue.torrents.pop_front() else {
+/// What became of an attempt to find somebody to connect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialed {
+    /// An address is being dialed, or was found to be banned: there may be another one.
+    Yes,
+    /// The torrent has no address to dial now, or none of the kind that was wanted.
+    NoAddress,
+    /// There is no room in the torrent or in the engine.
+    NoRoom,
+    /// Too many connections are being opened.
+    Later,
+}
+
+#[derive(SystemParam)]
+struct DialParams<'w, 's> {
+    commands: Commands<'w, 's>,
+    bans: Res<'w, Bans>,
+    wakeup: Res<'w, Wakeup>,
+    net: ResMut<'w, NetPort>,
+    links: ResMut<'w, Links>,
+    redials: ResMut<'w, Deadlines<Redial>>,
+    wanted: MessageWriter<'w, PeersWanted>,
+    admission: Admission<'w, 's>,
+    torrents: Query<'w, 's, (&'static mut Candidates, &'static mut Dialer, &'static Lifecycle)>,
+}
+
+/// Peers that a user named first, as many as there are; then one address a turn for each torrent that wants one, as far
+/// as the limits go.
+fn dial_peers(mut queue: ResMut<DialQueue>, mut params: DialParams) {
+    while let Some(&torrent) = queue.urgent.front() {
+        match params.dial(torrent, true) {
+            Dialed::Yes => continue,
+            Dialed::Later => break,
+            Dialed::NoAddress | Dialed::NoRoom => {}
+        }
+        queue.urgent.pop_front();
+        if let Ok((_, mut dialer, _)) = params.torrents.get_mut(torrent) {
+            dialer.is_urgent = false;
+        }
+    }
+    while let Some(torrent) = queue.torrents.pop_front() {
+        let dialed = params.dial(torrent, false);
+        if dialed == Dialed::Later {
+            queue.torrents.push_front(torrent);
             break;
+        }
+        if let Ok((_, mut dialer, _)) = params.torrents.get_mut(torrent) {
+            dialer.is_listed = false;
+            if dialed == Dialed::Yes {
+                queue.add(torrent, &mut dialer);
+            }
+        }
+    }
+}
+
+impl DialParams<'_, '_> {
+    /// Connects to the best address of a torrent; with `only_user_named`, to none that no user named.
+    fn dial(&mut self, torrent: Entity, only_user_named: bool) -> Dialed {
+        let now = self.admission.clock.now();
+        let Ok((mut candidates, mut dialer, lifecycle)) = self.torrents.get_mut(torrent) else {
+            return Dialed::NoAddress;
         };
-        let Ok((mut candidates, mut dialer, lifecycle, peers)) = torrents.get_mut(entity) else {
-            continue;
+        if !lifecycle.is_running() {
+            return Dialed::NoAddress;
+        }
+        let is_downloading = *lifecycle == Lifecycle::Downloading;
+        let dial = match candidates.is_next_user_named(now) {
+            true => DialFor::User,
+            false => DialFor::Other,
         };
-        dialer.is_listed = false;
-        let known = peers.map_or(0, RelationshipTarget::len);
-        let new = dialed.get(&entity).copied().unwrap_or(0);
-        if !lifecycle.is_running() || known + new >= limits.max_per_torrent {
-            continue;
+        let next = candidates.next_ready(now);
+        if only_user_named && dial != DialFor::User {
+            return Dialed::NoAddress;
+        }
+        if next.is_none_or(|at| at > now) {
+            let is_alone = self.admission.counts.of_torrent(torrent).total == 0;
+            if is_downloading && is_alone {
+                self.wanted.write(PeersWanted { torrent });
+                self.wakeup.at(now);
+            }
+            if let Some(next) = next.filter(|at| *at > now) {
+                dialer.wake_at(torrent, next, &mut self.redials, &self.wakeup);
+            }
+            return Dialed::NoAddress;
+        }
+        if !self.admission.may_open(dial) {
+            return Dialed::Later;
+        }
+        if !self.admission.make_room_for_dial(torrent, &candidates, dial) {
+            let next = self.admission.next_search();
+            dialer.wake_at(torrent, next, &mut self.redials, &self.wakeup);
+            return Dialed::NoRoom;
         }
         let Some(address) = candidates.take_best(now) else {
-            if known + new == 0 && *lifecycle == Lifecycle::Downloading {
-                wanted.write(PeersWanted { torrent: entity });
-                wakeup.at(now);
-            }
-            if let (Some(next), false) = (candidates.next_ready(now), dialer.has_deadline) {
-                dialer.has_deadline = true;
-                redials.set(next, Redial(entity));
-                wakeup.at(next);
-            }
-            continue;
+            return Dialed::NoAddress;
         };
-        queue.add(entity, &mut dialer);
-        if bans.has_address(now, address, limits.bans_per_ip) {
+        let source = match dial {
+            DialFor::User => CandidateSource::User,
+            DialFor::Other => CandidateSource::Tracker,
+        };
+        if is_refused(
+            &self.bans,
+            &self.admission.clock,
+            &self.admission.settings,
+            source,
+            address,
+        ) {
             candidates.remove(address);
-            continue;
+            return Dialed::Yes;
         }
-        let link = links.next_id();
+        self.connect(torrent, address, dial == DialFor::User);
+        Dialed::Yes
+    }
+
+    fn connect(&mut self, torrent: Entity, address: SocketAddr, is_user_named: bool) {
+        let now = self.admission.clock.now();
+        let link = self.links.next_id();
         let peer = Peer {
             endpoint: Endpoint::Ip(address),
             link,
@@ -233,18 +335,28 @@ fn dial_peers(
             client: "".into(),
             listens_at: Some(address),
         };
-        counts.add(&peer);
-        let spawned = commands
-            .spawn((peer, PeerOf(entity), Wire::new(now), Outbox::default()))
-            .id();
-        links.insert(link, spawned);
-        let timeout = seconds(settings.net.connect_timeout_s);
-        net.push(NetRequest::Connect {
+        let entity = self.commands.spawn_empty().id();
+        self.admission.counts.add(entity, &peer, Some(torrent), is_user_named);
+        let parts = (peer, PeerOf(torrent), Wire::new(now), Outbox::default());
+        self.commands.entity(entity).insert(parts);
+        self.links.insert(link, entity);
+        let timeout = seconds(self.admission.settings.net.connect_timeout_s);
+        self.net.push(NetRequest::Connect {
             link,
             to: address,
             timeout,
         });
-        *dialed.entry(entity).or_default() += 1;
+    }
+}
+
+impl Dialer {
+    /// Lists the torrent again at that time, or before.
+    fn wake_at(&mut self, torrent: Entity, at: Timestamp, redials: &mut Deadlines<Redial>, wakeup: &Wakeup) {
+        if self.deadline.is_none_or(|deadline| at < deadline) {
+            self.deadline = Some(at);
+            redials.set(at, Redial(torrent));
+            wakeup.at(at);
+        }
     }
 }
 
@@ -253,6 +365,7 @@ fn release_candidates(
     mut gone: MessageReader<PeerDisconnected>,
     clock: Res<Clock>,
     settings: Res<Settings>,
+    mut random: ResMut<Random>,
     mut queue: ResMut<DialQueue>,
     peers: Query<&Peer>,
     mut torrents: Query<(&mut Candidates, &mut Dialer)>,
@@ -262,25 +375,49 @@ fn release_candidates(
         let Some((mut candidates, mut dialer)) = torrent.and_then(|torrent| torrents.get_mut(torrent).ok()) else {
             continue;
         };
-        if let Some(address) = peers.get(*peer).ok().and_then(|peer| peer.listens_at) {
-            if is_final(reason) {
-                candidates.remove(address);
-            } else {
-                candidates.release(
-                    address,
-                    clock.now(),
-                    Retry {
-                        is_failure: reason.is_failure(),
-                        backoff: seconds(limits.reconnect_backoff_s),
-                        max_backoff: seconds(limits.max_reconnect_backoff_s),
-                        max_failures: limits.max_failures,
-                    },
-                );
+        let peer = peers.get(*peer).ok();
+        if let Some((peer, address)) = peer.and_then(|peer| Some((peer, peer.listens_at?))) {
+            let direction = peer.direction;
+            // What a peer that has connected to us says of itself ends with it; it cannot end what others say.
+            let is_forgotten = is_final(reason)
+                && match direction {
+                    Direction::Outbound => {
+                        candidates.remove(address);
+                        true
+                    }
+                    Direction::Inbound => candidates.remove_claimed(address),
+                };
+            if !is_forgotten {
+                let is_failure = reason.is_failure() && direction == Direction::Outbound;
+                let retry = retry(reason, peer.stage, is_failure, limits, random.number() % JITTER_STEPS);
+                candidates.release(address, clock.now(), retry);
             }
         }
         if let Some(torrent) = torrent {
+            queue.add_urgent(*torrent, &mut dialer);
             queue.add(*torrent, &mut dialer);
         }
+    }
+}
+
+/// When the address is tried again. Up to a fifth of the wait is chance, so that nobody comes always right behind the same
+/// others.
+fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSettings, chance: u32) -> Retry {
+    let max_backoff = seconds(limits.max_reconnect_backoff_s);
+    let is_refused = stage == Stage::Handshaking && matches!(reason, CloseReason::Remote(_));
+    let backoff = match reason {
+        CloseReason::Evicted => seconds(limits.reconnect_backoff_s).max(EVICTED_BACKOFF),
+        _ => seconds(limits.reconnect_backoff_s),
+    };
+    Retry {
+        is_failure,
+        backoff: backoff + backoff / 4 * chance / JITTER_STEPS,
+        max_backoff: match is_refused {
+            true => max_backoff.min(REFUSED_BACKOFF),
+            false => max_backoff,
+        },
+        max_user_backoff: seconds(limits.max_user_backoff_s),
+        max_failures: limits.max_failures,
     }
 }
 

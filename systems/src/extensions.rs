@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use ecs_torrent_components::candidates::{CandidateSource, Candidates};
+use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::messages::{Availability, AvailabilityReceived, ExtensionReceived};
 use ecs_torrent_components::peer::{Direction, ExtensionRegistry, Peer, PeerExtensions, PeerState, Wire};
@@ -65,10 +65,9 @@ fn read_extension_handshakes(
             handshake.listen_port,
         ) {
             let listens_at = SocketAddr::new(address.ip(), port);
-            peer.listens_at = Some(listens_at);
-            if let Ok(mut candidates) = torrents.get_mut(of.0) {
-                candidates.add(listens_at, CandidateSource::Itself, 0, settings.peers.max_candidates);
-                candidates.occupy(listens_at);
+            let candidates = torrents.get_mut(of.0);
+            if candidates.is_ok_and(|mut known| known.claim(listens_at, settings.peers.max_candidates)) {
+                peer.listens_at = Some(listens_at);
             }
         }
         extensions.merge(handshake);

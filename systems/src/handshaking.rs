@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use bevy_app::{App, Plugin};
-use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
-use bevy_ecs::relationship::RelationshipTarget;
-use ecs_torrent_components::bans::Bans;
+use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::connections::ConnectionCounts;
@@ -16,13 +14,13 @@ use ecs_torrent_components::peer::{
     Stage, UploadQueue, Wire,
 };
 use ecs_torrent_components::reaper::Reaper;
-use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{Layout, Lifecycle, PeerOf, Torrent, TorrentIndex, TorrentPeers};
+use ecs_torrent_components::torrent::{Layout, Lifecycle, PeerOf, Torrent, TorrentIndex};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::wire::{Handshake, Reserved, Session};
 
+use crate::admission::{Admission, Twin};
 use crate::links::{LinkConnected, ReadyPeers};
 use crate::{IntakeSet, ReapSet};
 
@@ -34,19 +32,38 @@ impl Plugin for HandshakingPlugin {
         app.add_message::<PeerConnected>()
             .init_resource::<FlushQueue>()
             .init_resource::<TorrentIndex>()
+            .init_resource::<ReceivedHandshakes>()
+            .init_resource::<AdmittedPeers>()
             .add_systems(
                 Tick,
                 (
-                    (send_handshakes, read_handshakes).chain().in_set(IntakeSet::Handshakes),
+                    (send_handshakes, read_handshakes, admit_peers, open_conversations)
+                        .chain()
+                        .in_set(IntakeSet::Handshakes),
                     forget_ids.in_set(ReapSet::Release),
                 ),
             );
     }
 }
 
-/// The peers of a torrent whose handshake was accepted, by the id they gave, and who opened the connection.
+/// The peers of a torrent whose handshake was accepted, by the id they gave. An id is a claim, so several may have one.
 #[derive(Component, Debug, Default)]
-pub struct ConnectedIds(BTreeMap<PeerId, (Entity, Direction)>);
+pub struct ConnectedIds(BTreeMap<PeerId, Vec<Entity>>);
+
+/// Handshakes that have arrived whole in this tick.
+#[derive(Resource, Debug, Default)]
+struct ReceivedHandshakes(Vec<(Entity, Handshake)>);
+
+/// Peers that may stay.
+#[derive(Resource, Debug, Default)]
+struct AdmittedPeers(Vec<AdmittedPeer>);
+
+#[derive(Debug)]
+struct AdmittedPeer {
+    entity: Entity,
+    torrent: Entity,
+    handshake: Handshake,
+}
 
 /// Opens the conversation on connections that we made.
 fn send_handshakes(
@@ -62,7 +79,7 @@ fn send_handshakes(
             continue;
         };
         let Ok(torrent) = torrents.get(of.0) else { continue };
-        counts.advance(&peer, Stage::Handshaking);
+        counts.advance(entity, Stage::Handshaking);
         peer.stage = Stage::Handshaking;
         peer.since = clock.now();
         flush.send_handshake(entity, &mut outbox, &our_handshake(torrent, torrent.id()));
@@ -77,68 +94,157 @@ fn our_handshake(torrent: &Torrent, info_hash: InfoHash) -> Handshake {
     }
 }
 
-/// What a handshake is judged by.
-#[derive(bevy_ecs::system::SystemParam)]
-struct Judge<'w, 's> {
-    index: Res<'w, TorrentIndex>,
-    bans: Res<'w, Bans>,
-    clock: Res<'w, Clock>,
-    settings: Res<'w, Settings>,
-    reaper: ResMut<'w, Reaper>,
-    /// How many each torrent has let in in this tick: its peers are only behind it.
-    admitted: Local<'s, EntityHashMap<usize>>,
-    torrents: Query<
-        'w,
-        's,
-        (
-            &'static Torrent,
-            &'static Lifecycle,
-            &'static mut ConnectedIds,
-            &'static mut Candidates,
-            Option<&'static TorrentPeers>,
-            Option<&'static Layout>,
-        ),
-    >,
-}
-
 fn read_handshakes(
     ready: Res<ReadyPeers>,
-    mut commands: Commands,
-    mut judge: Judge,
-    mut counts: ResMut<ConnectionCounts>,
-    mut flush: ResMut<FlushQueue>,
-    mut peers: Query<(&mut Peer, &mut Wire, &mut Outbox, Option<&PeerOf>)>,
-    mut connected: MessageWriter<PeerConnected>,
+    mut reaper: ResMut<Reaper>,
+    mut received: ResMut<ReceivedHandshakes>,
+    mut peers: Query<(&Peer, &mut Wire)>,
 ) {
-    let now = judge.clock.now();
-    judge.admitted.clear();
     for &entity in &ready.0 {
-        let Ok((mut peer, mut wire, mut outbox, of)) = peers.get_mut(entity) else {
+        let Ok((peer, mut wire)) = peers.get_mut(entity) else {
             continue;
         };
-        if peer.stage != Stage::Handshaking || judge.reaper.is_doomed(entity) {
+        if peer.stage != Stage::Handshaking || reaper.is_doomed(entity) {
             continue;
         }
-        let handshake = match wire.codec.handshake() {
-            Ok(Some(handshake)) => handshake,
-            Ok(None) => continue,
-            Err(error) => {
-                judge.reaper.close(entity, error);
+        match wire.codec.handshake() {
+            Ok(Some(handshake)) => received.0.push((entity, handshake)),
+            Ok(None) => {}
+            Err(error) => reaper.close(entity, error),
+        }
+    }
+}
+
+/// What a connection is for, and what else the torrent knows of it.
+type TorrentData = (
+    &'static Torrent,
+    &'static Lifecycle,
+    &'static mut ConnectedIds,
+    &'static mut Candidates,
+);
+
+/// What decides whether a peer may stay.
+#[derive(SystemParam)]
+struct AdmissionParams<'w, 's> {
+    index: Res<'w, TorrentIndex>,
+    admission: Admission<'w, 's>,
+    connections: Query<'w, 's, (&'static Peer, Option<&'static PeerOf>)>,
+    torrents: Query<'w, 's, TorrentData>,
+}
+
+/// Runs before the admitted peers are changed: room is made by looking at what all peers of a torrent have shown.
+fn admit_peers(
+    mut received: ResMut<ReceivedHandshakes>,
+    mut admitted: ResMut<AdmittedPeers>,
+    mut params: AdmissionParams,
+    mut flush: ResMut<FlushQueue>,
+    mut outboxes: Query<&mut Outbox>,
+) {
+    for (entity, handshake) in received.0.drain(..) {
+        let reason = match params.admit(entity, &handshake) {
+            Ok(torrent) => {
+                params.admission.counts.advance(entity, Stage::Connected);
+                params.admission.counts.join(entity, torrent);
+                admitted.0.push(AdmittedPeer {
+                    entity,
+                    torrent,
+                    handshake,
+                });
                 continue;
             }
+            Err(reason) => reason,
         };
-        let torrent = match judge.admit(entity, &peer, &handshake, of.map(|of| of.0)) {
-            Ok(torrent) => torrent,
-            Err(reason) => {
-                if reason == CloseReason::Myself && peer.direction == Direction::Inbound {
-                    // Answered all the same: so the end that dialed sees whom it has reached, and forgets the address.
-                    flush.send_handshake(entity, &mut outbox, &handshake);
-                }
-                judge.reaper.close(entity, reason);
+        let is_inbound = params
+            .connections
+            .get(entity)
+            .is_ok_and(|(peer, _)| peer.direction == Direction::Inbound);
+        if let (CloseReason::Myself, true, Ok(mut outbox)) = (&reason, is_inbound, outboxes.get_mut(entity)) {
+            // Answered all the same: so the end that dialed sees whom it has reached, and forgets the address.
+            flush.send_handshake(entity, &mut outbox, &handshake);
+        }
+        params.admission.reaper.close(entity, reason);
+    }
+}
+
+impl AdmissionParams<'_, '_> {
+    /// The torrent that a connection is for, if it may stay.
+    fn admit(&mut self, entity: Entity, handshake: &Handshake) -> Result<Entity, CloseReason> {
+        // A connection of which nothing is known has given way in this tick.
+        let Ok((peer, of)) = self.connections.get(entity) else {
+            return Err(CloseReason::Evicted);
+        };
+        if self.admission.reaper.is_doomed(entity) {
+            return Err(CloseReason::Evicted);
+        }
+        let dialed_for = of.map(|of| of.0);
+        let named = self.index.get(handshake.info_hash);
+        let torrent = match (dialed_for, named) {
+            (Some(dialed), Some(named)) if dialed == named => named,
+            (Some(_), _) => return Err(CloseReason::WrongTorrent),
+            (None, named) => named.ok_or(CloseReason::UnknownTorrent)?,
+        };
+        let Ok((data, lifecycle, mut ids, mut candidates)) = self.torrents.get_mut(torrent) else {
+            return Err(CloseReason::UnknownTorrent);
+        };
+        if !lifecycle.is_running() {
+            return Err(CloseReason::UnknownTorrent);
+        }
+        if handshake.peer_id == data.peer_id {
+            // Fault 30: we are in the tracker's list too; nobody is helped by dialing ourselves again.
+            if let Some(address) = peer.listens_at {
+                candidates.remove(address);
+            }
+            return Err(CloseReason::Myself);
+        }
+        // Fault 30: a peer may be connected already.
+        let mut replaced = Vec::new();
+        for &twin in ids.0.get(&handshake.peer_id).into_iter().flatten() {
+            let Ok((other, _)) = self.connections.get(twin) else {
+                continue;
+            };
+            if self.admission.reaper.is_doomed(twin) {
                 continue;
             }
-        };
-        let Ok((data, _, _, mut candidates, _, layout)) = judge.torrents.get_mut(torrent) else {
+            match self
+                .admission
+                .resolve(peer, twin, other, handshake.peer_id, data.peer_id)
+            {
+                Twin::Both => {}
+                Twin::Newcomer => replaced.push(twin),
+                Twin::Other => return Err(CloseReason::Duplicate),
+            }
+        }
+        for twin in replaced {
+            self.admission.close(twin, CloseReason::Duplicate);
+        }
+        let (address, id) = (peer.endpoint.address(), handshake.peer_id);
+        if dialed_for.is_none() && !self.admission.make_room_for_inbound(torrent, &candidates, address, id) {
+            return Err(CloseReason::TooMany);
+        }
+        ids.0.entry(handshake.peer_id).or_default().push(entity);
+        Ok(torrent)
+    }
+}
+
+fn open_conversations(
+    mut admitted: ResMut<AdmittedPeers>,
+    mut commands: Commands,
+    clock: Res<Clock>,
+    mut flush: ResMut<FlushQueue>,
+    mut peers: Query<(&mut Peer, &mut Wire, &mut Outbox)>,
+    mut torrents: Query<(&Torrent, &mut Candidates, Option<&Layout>)>,
+    mut connected: MessageWriter<PeerConnected>,
+) {
+    let now = clock.now();
+    for AdmittedPeer {
+        entity,
+        torrent,
+        handshake,
+    } in admitted.0.drain(..)
+    {
+        let (Ok((mut peer, mut wire, mut outbox)), Ok((data, mut candidates, layout))) =
+            (peers.get_mut(entity), torrents.get_mut(torrent))
+        else {
             continue;
         };
         if peer.direction == Direction::Inbound {
@@ -147,7 +253,6 @@ fn read_handshakes(
         if let Some(address) = peer.listens_at {
             candidates.forgive(address);
         }
-        counts.advance(&peer, Stage::Connected);
         peer.stage = Stage::Connected;
         peer.since = now;
         peer.peer_id = Some(handshake.peer_id);
@@ -174,66 +279,6 @@ fn read_handshakes(
     }
 }
 
-impl Judge<'_, '_> {
-    /// The torrent that a connection is for, if it may stay.
-    fn admit(
-        &mut self,
-        entity: Entity,
-        peer: &Peer,
-        handshake: &Handshake,
-        dialed_for: Option<Entity>,
-    ) -> Result<Entity, CloseReason> {
-        let named = self.index.get(handshake.info_hash);
-        let torrent = match (dialed_for, named) {
-            (Some(dialed), Some(named)) if dialed == named => named,
-            (Some(_), _) => return Err(CloseReason::WrongTorrent),
-            (None, named) => named.ok_or(CloseReason::UnknownTorrent)?,
-        };
-        let Ok((data, lifecycle, mut ids, mut candidates, peers, _)) = self.torrents.get_mut(torrent) else {
-            return Err(CloseReason::UnknownTorrent);
-        };
-        if !lifecycle.is_running() {
-            return Err(CloseReason::UnknownTorrent);
-        }
-        if handshake.peer_id == data.peer_id {
-            // Fault 30: we are in the tracker's list too; nobody is helped by dialing ourselves again.
-            if let Some(address) = peer.listens_at {
-                candidates.remove(address);
-            }
-            return Err(CloseReason::Myself);
-        }
-        if self.bans.has_id(self.clock.now(), handshake.peer_id) {
-            return Err(CloseReason::Banned);
-        }
-        let admitted = self.admitted.get(&torrent).copied().unwrap_or(0);
-        let peer_count = peers.map_or(0, RelationshipTarget::len) + admitted;
-        if dialed_for.is_none() && peer_count >= self.settings.peers.max_per_torrent {
-            return Err(CloseReason::TooMany);
-        }
-        match ids.0.get(&handshake.peer_id) {
-            // Fault 30: both sides may have connected at once. Both keep the connection that the side with the
-            // higher id opened, or each would close another one.
-            Some(&(other, direction)) if !self.reaper.is_doomed(other) => {
-                let keeps_new = match peer.direction {
-                    Direction::Inbound => handshake.peer_id > data.peer_id,
-                    Direction::Outbound => data.peer_id > handshake.peer_id,
-                };
-                let is_crossing = direction != peer.direction;
-                if !(is_crossing && keeps_new) {
-                    return Err(CloseReason::Duplicate);
-                }
-                self.reaper.close(other, CloseReason::Duplicate);
-            }
-            _ => {}
-        }
-        ids.0.insert(handshake.peer_id, (entity, peer.direction));
-        if dialed_for.is_none() {
-            *self.admitted.entry(torrent).or_default() += 1;
-        }
-        Ok(torrent)
-    }
-}
-
 /// A peer that has gone may come back under its id.
 fn forget_ids(mut gone: MessageReader<PeerDisconnected>, peers: Query<&Peer>, mut torrents: Query<&mut ConnectedIds>) {
     for PeerDisconnected { torrent, peer, .. } in gone.read() {
@@ -243,8 +288,11 @@ fn forget_ids(mut gone: MessageReader<PeerDisconnected>, peers: Query<&Peer>, mu
         let Some(mut ids) = torrent.and_then(|torrent| torrents.get_mut(torrent).ok()) else {
             continue;
         };
-        if ids.0.get(&id).is_some_and(|(entity, _)| entity == peer) {
-            ids.0.remove(&id);
+        if let Some(twins) = ids.0.get_mut(&id) {
+            twins.retain(|twin| twin != peer);
+            if twins.is_empty() {
+                ids.0.remove(&id);
+            }
         }
     }
 }

@@ -14,7 +14,7 @@
 //! | Flush | [`flushing`] | what was said leaves |
 //! | Reap | [`reaping`] | what has ended goes |
 //!
-//! [`counters`] reads along. Each feature joins the sets below; none calls another one's systems.
+//! [`counters`] reads along; `admission` decides who gives way when there is no room. Each feature joins the sets below; none calls another one's systems.
 
 use bevy_app::{App, Plugin, PluginGroup, PluginGroupBuilder};
 use bevy_ecs::prelude::*;
@@ -22,6 +22,7 @@ use ecs_torrent_engine::core::{FlushToPorts, IntakeFromPorts};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 
 pub mod accepting;
+mod admission;
 pub mod assembly;
 pub mod availability;
 pub mod checking;

@@ -73,7 +73,7 @@ fn despawn_peers(
             tag,
         });
         links.remove(peer.link);
-        counts.remove(peer);
+        counts.remove(entity);
         commands.entity(entity).despawn();
     }
     // The ports are past for this tick; what was just said leaves with the next.

@@ -4,7 +4,7 @@
 //! from one peer alone, and when it passes, whoever sent a block that differs from the good one is banned.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -23,7 +23,6 @@ use ecs_torrent_engine::ports::hash::{Digests, HashKind, HashRequest};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::geometry::BLOCK_SIZE;
 use ecs_torrent_protocol::hash::Sha1Digest;
-use ecs_torrent_protocol::peer_id::PeerId;
 
 use crate::VerifySet;
 use crate::verification::VerifiedPieces;
@@ -54,13 +53,12 @@ const MAX_ATTEMPTS: usize = 4;
 /// Pieces under suspicion at a time, over all torrents.
 const MAX_PIECES: usize = 256;
 
-/// A peer, by everything that names it after its connection has gone.
+/// A peer, by what names it after its connection has gone: not by its id, nor by the port that it says it listens on,
+/// which may be another one's.
 #[derive(Debug, Clone)]
 struct Culprit {
     entity: Entity,
-    ip: IpAddr,
-    addresses: Vec<SocketAddr>,
-    id: Option<PeerId>,
+    address: SocketAddr,
 }
 
 /// One failed attempt at a piece: who sent each block, and what it was.
@@ -89,25 +87,15 @@ struct Court<'w, 's> {
 
 impl Court<'_, '_> {
     fn identify(&self, entity: Entity) -> Option<Culprit> {
-        let peer = self.peers.get(entity).ok()?;
-        let address = peer.endpoint.address()?;
-        let mut addresses = vec![address];
-        addresses.extend(peer.listens_at.filter(|listens_at| *listens_at != address));
-        Some(Culprit {
-            entity,
-            ip: address.ip(),
-            addresses,
-            id: peer.peer_id,
-        })
+        let address = self.peers.get(entity).ok()?.endpoint.address()?;
+        Some(Culprit { entity, address })
     }
 
     fn ban(&mut self, culprit: &Culprit, index: u32) {
-        tracing::warn!(peer = %culprit.addresses[0], piece = index, "banned: sent corrupt data");
+        tracing::warn!(peer = %culprit.address, piece = index, "banned: sent corrupt data");
         let limits = &self.settings.peers;
         let (duration, max) = (seconds(limits.ban_s), limits.max_bans);
-        let addresses = culprit.addresses.iter().copied();
-        self.bans
-            .ban(self.clock.now(), duration, max, culprit.ip, addresses, culprit.id);
+        self.bans.ban(self.clock.now(), duration, max, culprit.address);
         self.reaper.close(culprit.entity, CloseReason::Corrupt);
     }
 }
@@ -201,7 +189,7 @@ fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, m
         let attempts = suspects.attempts.remove(&(event.tag.owner, index)).unwrap_or_default();
         for culprit in attempts.iter().flat_map(|attempt| culprits(attempt, &good)) {
             let now = court.clock.now();
-            if !culprit.id.is_some_and(|id| court.bans.has_id(now, id)) {
+            if !court.bans.has(now, culprit.address) {
                 court.ban(culprit, index);
             }
         }
@@ -230,9 +218,7 @@ mod tests {
     fn only_senders_of_differing_blocks_are_named() {
         let culprit = |id: u32| Culprit {
             entity: Entity::from_raw_u32(id).unwrap(),
-            ip: [10, 0, 0, id as u8].into(),
-            addresses: vec![([10, 0, 0, id as u8], 1).into()],
-            id: None,
+            address: ([10, 0, 0, id as u8], 1).into(),
         };
         let attempt = Attempt {
             number: 1,

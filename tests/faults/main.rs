@@ -24,6 +24,7 @@ mod peer;
 mod poison;
 #[path = "../support/skipping.rs"]
 mod skipping;
+mod slots;
 mod stopping;
 mod supervision;
 mod swarm;

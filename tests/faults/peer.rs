@@ -59,6 +59,21 @@ impl ScriptedPeer {
         Self::over(stream, torrent, true)
     }
 
+    /// As [`ScriptedPeer::connect_as`], from an address.
+    pub fn connect_from(to: SocketAddr, from: IpAddr, torrent: &Torrent, id: PeerId) -> Self {
+        let mut stream = connect_raw(to, Some(from));
+        stream
+            .write_all(&handshake(torrent.info_hash(), id, Reserved::ours()))
+            .unwrap();
+        read_handshake(&mut stream).expect("the engine's handshake");
+        Self::over(stream, torrent, true)
+    }
+
+    /// A connection on which both sides have shaken hands.
+    pub fn after_handshake(stream: TcpStream, torrent: &Torrent) -> Self {
+        Self::over(stream, torrent, true)
+    }
+
     /// As [`ScriptedPeer::connect`], without any extension.
     pub fn connect_plain(to: SocketAddr, torrent: &Torrent) -> Self {
         let mut stream = connect_raw(to, None);

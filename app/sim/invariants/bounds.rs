@@ -55,7 +55,7 @@ pub(super) fn check_all(
     connections: Res<ConnectionCounts>,
     links: Res<Links>,
     mut violations: ResMut<Violations>,
-    peers: Query<&Peer>,
+    peers: Query<Entity, With<Peer>>,
     talking: Query<(&Peer, &Requests, &UploadQueue, &Outbox)>,
     torrents: Query<(&Torrent, &Candidates, Option<&TorrentPeers>)>,
 ) {
@@ -82,13 +82,17 @@ pub(super) fn check_all(
             "peers have {charged} bytes of upload memory, and {used} are counted"
         ));
     }
-    let (count, counted) = (peers.iter().count(), connections.total);
-    if count != counted || links.len() != count {
-        let links = links.len();
-        note(format!("{count} peers, {counted} connections counted, {links} links"));
+    // One that has given way is not counted, and ends with this tick.
+    let stays = |peer: &Entity| connections.contains(*peer);
+    let (count, staying) = (peers.iter().count(), peers.iter().filter(stays).count());
+    let (counted, links) = (connections.total, links.len());
+    if staying != counted || links != count {
+        note(format!(
+            "{count} peers, of which {staying} stay, {counted} connections counted, {links} links"
+        ));
     }
     for (torrent, candidates, connected) in &torrents {
-        let connected = connected.map_or(0, |peers| peers.iter().count());
+        let connected = connected.map_or(0, |peers| peers.iter().filter(stays).count());
         let mut at_most = |what: &str, is: usize, most: usize| {
             if is > most {
                 note(format!("{what} of {}: {is}, at most {most}", torrent.name));

@@ -35,6 +35,9 @@ pub enum CloseReason {
     /// Too many connections.
     #[error("too many connections")]
     TooMany,
+    /// Its place was wanted by a peer that may be of more use.
+    #[error("made room for another peer")]
+    Evicted,
     /// It is banned.
     #[error("banned")]
     Banned,

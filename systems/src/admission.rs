@@ -1,0 +1,443 @@
+//! Room for newcomers: slots are earned, and the connection that has earned its slot least gives way.
+//!
+//! Limits are on the engine, on each torrent, and on each network prefix. Where one is reached, a newcomer is not simply
+//! refused: it takes the place of a connection that is of less use (`policy.rs`), so that an honest peer gets in
+//! however many silent ones hold on. Newcomers are unproven: a connection that has moved blocks recently, or is within
+//! its time of grace, does not lose its place to them.
+//!
+//! An eviction looks at the connections of one torrent or of one prefix, never at all of them; where nobody gives way,
+//! the torrent is left alone for a second.
+
+mod policy;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::candidates::Candidates;
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::connections::ConnectionCounts;
+use ecs_torrent_components::peer::{CloseReason, Direction, Peer, PeerPieces, PeerRates, PeerState, Stage};
+use ecs_torrent_components::prefix::{is_local, site, subnet};
+use ecs_torrent_components::reaper::Reaper;
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::{Lifecycle, TorrentPeers};
+use ecs_torrent_protocol::peer_id::PeerId;
+
+use self::policy::{Claim, Class, Standing, TorrentRoom, USEFUL_FOR};
+
+/// Time for which a torrent is not searched again after nobody gave way.
+pub(crate) const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The reason for which a connection is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DialFor {
+    /// A user named the peer.
+    User,
+    /// The address is known otherwise.
+    Other,
+}
+
+/// What the connections of one party have in common: the subnet, or the peer id.
+#[derive(Debug, Clone, Copy, Default)]
+struct Party {
+    subnet: Option<IpAddr>,
+    id: Option<PeerId>,
+}
+
+/// How many connections each party has.
+#[derive(Debug, Default)]
+struct Crowds {
+    subnets: BTreeMap<IpAddr, usize>,
+    ids: BTreeMap<PeerId, usize>,
+}
+
+impl Crowds {
+    fn add(&mut self, party: Party) {
+        if let Some(subnet) = party.subnet {
+            *self.subnets.entry(subnet).or_default() += 1;
+        }
+        if let Some(id) = party.id {
+            *self.ids.entry(id).or_default() += 1;
+        }
+    }
+
+    fn of(&self, party: Party) -> usize {
+        let of_subnet = party.subnet.and_then(|subnet| self.subnets.get(&subnet)).copied();
+        let of_id = party.id.and_then(|id| self.ids.get(&id)).copied();
+        of_subnet.max(of_id).unwrap_or(0)
+    }
+}
+
+/// Makes room for connections.
+#[derive(SystemParam)]
+pub(crate) struct Admission<'w, 's> {
+    pub(crate) counts: ResMut<'w, ConnectionCounts>,
+    pub(crate) reaper: ResMut<'w, Reaper>,
+    pub(crate) clock: Res<'w, Clock>,
+    pub(crate) settings: Res<'w, Settings>,
+    peers: Query<
+        'w,
+        's,
+        (
+            &'static Peer,
+            Option<&'static PeerState>,
+            Option<&'static PeerRates>,
+            Option<&'static PeerPieces>,
+        ),
+    >,
+    torrents: Query<'w, 's, (&'static Lifecycle, Option<&'static TorrentPeers>)>,
+}
+
+impl Admission<'_, '_> {
+    /// Makes room for a connection from `remote` that has not said anything; false where there is none.
+    pub(crate) fn make_room_for_handshake(&mut self, remote: SocketAddr) -> bool {
+        let ip = remote.ip();
+        let limits = &self.settings.peers;
+        let (per_site, per_subnet) = (limits.max_inbound_per_ip, limits.max_inbound_per_subnet);
+        if self.counts.inbound_from_site(ip) >= per_site {
+            let members = self.counts.of_site(ip).collect();
+            if !self.evict_of_prefix(members) {
+                return false;
+            }
+        }
+        if !is_local(ip) && self.counts.inbound_from_subnet(ip) >= per_subnet {
+            let members = self.counts.of_subnet(ip).collect();
+            if !self.evict_of_prefix(members) {
+                return false;
+            }
+        }
+        if self.counts.unidentified >= self.settings.peers.max_unidentified && !self.evict_handshake() {
+            return false;
+        }
+        let limit = self.engine_room(Claim::Inbound);
+        self.counts.total < limit || self.evict_handshake() || self.evict_of_largest(None, None, Claim::Inbound)
+    }
+
+    /// Makes room in a torrent for a peer that has connected to us and shaken hands; false where there is none.
+    pub(crate) fn make_room_for_inbound(
+        &mut self,
+        torrent: Entity,
+        candidates: &Candidates,
+        address: Option<SocketAddr>,
+        id: PeerId,
+    ) -> bool {
+        let newcomer = Some(Party {
+            subnet: address.map(|address| subnet(address.ip())),
+            id: Some(id),
+        });
+        let counts = self.counts.of_torrent(torrent);
+        if counts.total >= self.torrent_room(torrent, candidates).for_inbound {
+            let share = policy::outbound_share(self.settings.peers.max_per_torrent, &self.settings.peers);
+            let claim = match counts.outbound > share {
+                true => Claim::Inbound,
+                false => Claim::InboundOfInbound,
+            };
+            return self.evict_of_torrent(torrent, newcomer, claim);
+        }
+        let connected = self.counts.total - self.counts.unidentified;
+        let reserve = policy::handshake_reserve(&self.settings.peers);
+        connected + reserve < self.settings.peers.max_connections
+            || self.evict_of_largest(Some(torrent), newcomer, Claim::Inbound)
+    }
+
+    /// Makes room in a torrent for a connection that we open; false where there is none.
+    pub(crate) fn make_room_for_dial(&mut self, torrent: Entity, candidates: &Candidates, dial: DialFor) -> bool {
+        let newcomer = candidates.first_ready().map(|address| Party {
+            subnet: Some(subnet(address.ip())),
+            id: None,
+        });
+        let counts = self.counts.of_torrent(torrent);
+        let room = self.torrent_room(torrent, candidates);
+        let limits = &self.settings.peers;
+        let is_within = |count: usize, limit: usize| count < policy::outbound_share(limit, limits);
+        let claim = |count: usize, limit: usize| match dial {
+            DialFor::User => Claim::UserNamed,
+            DialFor::Other if is_within(count, limit) => Claim::OutboundShare,
+            DialFor::Other => Claim::Outbound,
+        };
+        let limit = match dial {
+            DialFor::User => room.for_user_named,
+            DialFor::Other => room.for_outbound,
+        };
+        let torrent_claim = claim(counts.outbound, limits.max_per_torrent);
+        let engine_claim = claim(self.counts.outbound, limits.max_connections);
+        if counts.total >= limit {
+            return self.evict_of_torrent(torrent, newcomer, torrent_claim);
+        }
+        if self.counts.total < self.engine_room(engine_claim) {
+            return true;
+        }
+        let has_handshakes = self.counts.unidentified > policy::handshake_reserve(&self.settings.peers);
+        (has_handshakes && self.evict_handshake())
+            || self.evict_of_largest(Some(torrent), newcomer, engine_claim)
+            || (dial == DialFor::User && self.evict_handshake())
+    }
+
+    /// Whether one more connection may be being opened.
+    pub(crate) fn may_open(&self, dial: DialFor) -> bool {
+        let limit = self.settings.peers.max_half_open;
+        let reserve = match dial {
+            DialFor::User => 0,
+            DialFor::Other => policy::user_reserve(limit, &self.settings.peers),
+        };
+        self.counts.half_open + reserve < limit
+    }
+
+    /// Closes a connection, and counts its place as free at once.
+    pub(crate) fn close(&mut self, peer: Entity, reason: CloseReason) {
+        self.reaper.close(peer, reason);
+        self.counts.remove(peer);
+    }
+
+    /// Which of two connections under one peer id stays: a newcomer's, or `other`, which is `twin`.
+    pub(crate) fn resolve(&self, newcomer: &Peer, twin: Entity, other: &Peer, id: PeerId, ours: PeerId) -> Twin {
+        let side = |peer: &Peer| TwinSide {
+            site: peer.endpoint.address().map(|address| site(address.ip())),
+            direction: peer.direction,
+        };
+        let standing = self.standing(twin, 1, None);
+        let is_useful = standing.is_some_and(|standing| standing.class == Class::Useful);
+        let one: Vec<_> = standing.into_iter().map(|standing| (twin, standing)).collect();
+        let is_abandoned = policy::least_useful(&one, None, Claim::Inbound, &self.settings.peers).is_some();
+        let age = self.clock.now().since(other.since);
+        resolve_twins(side(newcomer), side(other), age, is_useful, is_abandoned, ours > id)
+    }
+
+    /// When a place may be free that was not now.
+    pub(crate) fn next_search(&self) -> ecs_torrent_protocol::time::Timestamp {
+        self.clock.now() + SEARCH_INTERVAL
+    }
+
+    fn torrent_room(&self, torrent: Entity, candidates: &Candidates) -> TorrentRoom {
+        TorrentRoom::new(
+            &self.settings.peers,
+            self.counts.of_torrent(torrent),
+            candidates.idle_count(),
+            candidates.idle_user_count(),
+        )
+    }
+
+    /// Connections of the engine below which a newcomer needs nobody to give way.
+    fn engine_room(&self, claim: Claim) -> usize {
+        let limit = self.settings.peers.max_connections;
+        match claim {
+            Claim::UserNamed => limit,
+            _ => limit - policy::user_reserve(limit, &self.settings.peers),
+        }
+    }
+
+    fn evict_handshake(&mut self) -> bool {
+        let victim = self.counts.most_crowded_handshake();
+        self.evict(victim)
+    }
+
+    /// Of connections from one prefix, a handshake that is awaited gives way first.
+    fn evict_of_prefix(&mut self, members: Vec<Entity>) -> bool {
+        let victim = self.counts.oldest_handshake(members.iter().copied()).or_else(|| {
+            let standings = members.iter().filter_map(|peer| {
+                let standing = self.standing(*peer, members.len(), None)?;
+                Some((*peer, standing))
+            });
+            let standings: Vec<_> = standings.collect();
+            policy::least_useful(&standings, None, Claim::Inbound, &self.settings.peers)
+        });
+        self.evict(victim)
+    }
+
+    /// Evicts from the torrent with the most connections, or else from `own`.
+    fn evict_of_largest(&mut self, own: Option<Entity>, newcomer: Option<Party>, claim: Claim) -> bool {
+        let largest = self.counts.largest_torrent();
+        largest.is_some_and(|largest| self.evict_of_torrent(largest, newcomer, claim))
+            || own.is_some_and(|own| largest != Some(own) && self.evict_of_torrent(own, newcomer, claim))
+    }
+
+    fn evict_of_torrent(&mut self, torrent: Entity, newcomer: Option<Party>, claim: Claim) -> bool {
+        let now = self.clock.now();
+        if claim != Claim::UserNamed && self.counts.of_torrent(torrent).barren_until > now {
+            return false;
+        }
+        let (standings, newcomer_crowd) = self.standings_of(torrent, newcomer);
+        let victim = policy::least_useful(&standings, newcomer_crowd, claim, &self.settings.peers);
+        if victim.is_none() && claim != Claim::UserNamed {
+            self.counts.set_barren(torrent, now + SEARCH_INTERVAL);
+        }
+        self.evict(victim)
+    }
+
+    fn evict(&mut self, victim: Option<Entity>) -> bool {
+        if let Some(victim) = victim {
+            self.close(victim, CloseReason::Evicted);
+        }
+        victim.is_some()
+    }
+
+    /// What the peers of a torrent have shown, and how many connections the newcomer's party has among them.
+    fn standings_of(&self, torrent: Entity, newcomer: Option<Party>) -> (Vec<(Entity, Standing)>, Option<usize>) {
+        let Ok((lifecycle, Some(peers))) = self.torrents.get(torrent) else {
+            return (Vec::new(), None);
+        };
+        let members: Vec<Entity> = peers.iter().filter(|peer| self.counts.contains(*peer)).collect();
+        let party = |peer: Entity| {
+            let (peer, ..) = self.peers.get(peer).ok()?;
+            let address = peer.endpoint.address();
+            Some(Party {
+                subnet: address.map(|address| subnet(address.ip())),
+                id: peer.peer_id,
+            })
+        };
+        let mut crowds = Crowds::default();
+        members
+            .iter()
+            .filter_map(|peer| party(*peer))
+            .for_each(|party| crowds.add(party));
+        let standings = members.iter().filter_map(|peer| {
+            let standing = self.standing(*peer, crowds.of(party(*peer)?), Some(lifecycle))?;
+            Some((*peer, standing))
+        });
+        (standings.collect(), newcomer.map(|newcomer| crowds.of(newcomer)))
+    }
+
+    /// What a connection has shown, one of `crowd` like it; nothing where it is closing.
+    fn standing(&self, entity: Entity, crowd: usize, lifecycle: Option<&Lifecycle>) -> Option<Standing> {
+        if self.reaper.is_doomed(entity) {
+            return None;
+        }
+        let (peer, state, rates, pieces) = self.peers.get(entity).ok()?;
+        let now = self.clock.now();
+        let last_payload = rates.and_then(|rates| rates.last_payload);
+        let is_seeding = lifecycle == Some(&Lifecycle::Seeding);
+        let class = match state {
+            None => Class::Opening,
+            _ if peer.stage != Stage::Connected => Class::Opening,
+            Some(state) if is_seeding && (state.upload_only || pieces.is_some_and(PeerPieces::is_complete)) => {
+                Class::Redundant
+            }
+            Some(state) if state.snubbed => Class::Silent,
+            Some(_) if last_payload.is_some_and(|at| now.since(at) < USEFUL_FOR) => Class::Useful,
+            Some(state) if state.am_interested || state.peer_interested => Class::Waiting,
+            Some(_) => Class::Silent,
+        };
+        Some(Standing {
+            class,
+            direction: peer.direction,
+            is_user_named: self.counts.is_user_named(entity),
+            idle: now.since(last_payload.unwrap_or(peer.since).max(peer.since)),
+            crowd,
+        })
+    }
+}
+
+/// What becomes of two connections under one peer id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Twin {
+    /// Both connections stay.
+    Both,
+    /// The new connection stays, and the other one goes.
+    Newcomer,
+    /// The other one stays.
+    Other,
+}
+
+/// Time within which two connections between the same two peers count as opened at once.
+pub(crate) const CROSSING: Duration = Duration::from_secs(10);
+
+/// One of two connections under the same peer id.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TwinSide {
+    pub(crate) site: Option<IpAddr>,
+    pub(crate) direction: Direction,
+}
+
+/// Which of two connections under the same peer id stays.
+///
+/// A peer id is a claim that anybody can copy. Only a connection from the same address can be the same peer, and only
+/// there one of the two goes; from another address both stay as long as the limits allow, and what they send decides.
+pub(crate) fn resolve_twins(
+    newcomer: TwinSide,
+    other: TwinSide,
+    other_age: Duration,
+    is_other_useful: bool,
+    is_other_abandoned: bool,
+    is_our_id_higher: bool,
+) -> Twin {
+    let is_same_site = newcomer.site.is_some() && newcomer.site == other.site;
+    match (newcomer.direction, other.direction) {
+        _ if !is_same_site => Twin::Both,
+        (Direction::Inbound, Direction::Inbound) if is_other_abandoned => Twin::Newcomer,
+        (Direction::Inbound, Direction::Inbound) => Twin::Other,
+        // Two addresses that listen, and so two peers, or one that will say so itself.
+        (Direction::Outbound, Direction::Outbound) => Twin::Both,
+        _ if is_other_useful || other_age >= CROSSING => Twin::Both,
+        // Both sides have connected at once. Both keep the connection that the side with the higher id opened, or each
+        // would close another one.
+        (Direction::Inbound, _) if !is_our_id_higher => Twin::Newcomer,
+        (Direction::Outbound, _) if is_our_id_higher => Twin::Newcomer,
+        _ => Twin::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn side(last: u8, direction: Direction) -> TwinSide {
+        TwinSide {
+            site: Some([10, 0, 0, last].into()),
+            direction,
+        }
+    }
+
+    #[test]
+    fn a_copied_id_from_another_address_locks_nobody_out() {
+        for one in [Direction::Inbound, Direction::Outbound] {
+            for other in [Direction::Inbound, Direction::Outbound] {
+                for is_higher in [true, false] {
+                    let twin = resolve_twins(side(1, one), side(2, other), Duration::ZERO, false, false, is_higher);
+                    assert_eq!(twin, Twin::Both);
+                }
+            }
+        }
+    }
+
+    /// Each side sees one connection as inbound and the other as outbound, and both have to keep the same one.
+    #[test]
+    fn both_sides_of_a_crossing_keep_the_same_connection() {
+        use Direction::{Inbound, Outbound};
+        for is_our_id_higher in [true, false] {
+            for newcomer in [Inbound, Outbound] {
+                let other = if newcomer == Inbound { Outbound } else { Inbound };
+                let resolve = |newcomer, other, is_higher| {
+                    resolve_twins(
+                        side(1, newcomer),
+                        side(1, other),
+                        Duration::ZERO,
+                        false,
+                        false,
+                        is_higher,
+                    )
+                };
+                let ours = resolve(newcomer, other, is_our_id_higher);
+                // The connection that is inbound here is outbound there.
+                let theirs = resolve(other, newcomer, !is_our_id_higher);
+                assert_eq!(ours, theirs);
+                assert_ne!(ours, Twin::Both);
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_that_works_is_not_closed_for_a_claim() {
+        use Direction::{Inbound, Outbound};
+        let resolve = |newcomer, other, age, useful, abandoned| {
+            resolve_twins(side(1, newcomer), side(1, other), age, useful, abandoned, false)
+        };
+        assert_eq!(resolve(Inbound, Outbound, Duration::ZERO, true, false), Twin::Both);
+        assert_eq!(resolve(Inbound, Outbound, CROSSING, false, false), Twin::Both);
+        assert_eq!(resolve(Inbound, Inbound, CROSSING, true, false), Twin::Other);
+        assert_eq!(resolve(Inbound, Inbound, CROSSING, false, true), Twin::Newcomer);
+    }
+}

@@ -1,0 +1,329 @@
+//! Which connection gives way when its place is wanted: plain functions over what peers have shown.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::connections::TorrentCounts;
+use ecs_torrent_components::peer::Direction;
+use ecs_torrent_components::settings::{PeerSettings, seconds};
+
+/// How much of use a connection is; the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Class {
+    /// Both sides have everything.
+    Redundant,
+    /// Neither side wants anything of the other, or the peer owes blocks and sends none.
+    Silent,
+    /// One side wants something, and nothing has been sent for long.
+    Waiting,
+    /// The connection is being opened.
+    Opening,
+    /// Blocks went either way not long ago.
+    Useful,
+}
+
+/// What is known of a connection that may have to give way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    pub(crate) class: Class,
+    pub(crate) direction: Direction,
+    pub(crate) is_user_named: bool,
+    /// Time since the handshake, or since the last block where one has come.
+    pub(crate) idle: Duration,
+    /// Connections of the same torrent that are to the same subnet or under the same peer id, itself included. A party
+    /// with many connections has little time on each, and loses them first.
+    pub(crate) crowd: usize,
+}
+
+/// What the newcomer may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// A peer has connected to us: it takes the place of a connection whose grace is over.
+    Inbound,
+    /// The same, where our own connections are within their share.
+    InboundOfInbound,
+    /// We want to open a connection: it takes the place of one that nobody wants anything of.
+    Outbound,
+    /// The same, within the share of our own connections: inbound ones have no grace.
+    OutboundShare,
+    /// A user named the peer: it takes the place of any connection to a peer that no user named.
+    UserNamed,
+}
+
+/// Time after the last block for which a connection counts as useful.
+pub(crate) const USEFUL_FOR: Duration = Duration::from_secs(120);
+
+/// Shortest grace: a handshake, a bitfield and the first block of an honest peer take a few round trips.
+const LEAST_GRACE: Duration = Duration::from_secs(2);
+
+/// What connections are compared by, beside what each has shown.
+#[derive(Debug, Clone, Copy)]
+struct Contest {
+    claim: Claim,
+    /// Connections that the newcomer's subnet or peer id has here already, where that is known.
+    newcomer_crowd: Option<usize>,
+    /// All connections, and those that show nothing.
+    total: usize,
+    silent: usize,
+}
+
+impl Standing {
+    /// Time that the connection has before its place can be taken.
+    ///
+    /// It is shorter the more connections the same party has, and ends early where the newcomer's party has fewer. That
+    /// of silent ones is shorter the more of all connections are silent: so an honest newcomer wins a place in a few
+    /// seconds, whoever has filled the others.
+    fn grace(&self, contest: &Contest, settings: &PeerSettings) -> Option<Duration> {
+        let crowd = u32::try_from(self.crowd.max(1)).unwrap_or(u32::MAX);
+        let whole = match self.class {
+            Class::Redundant | Class::Silent => {
+                let others = contest.total.saturating_sub(contest.silent) as f64 / contest.total.max(1) as f64;
+                seconds(settings.grace_s).mul_f64(others)
+            }
+            Class::Waiting => seconds(settings.waiting_grace_s),
+            Class::Opening | Class::Useful => return None,
+        };
+        let is_larger_party = contest.newcomer_crowd.is_some_and(|newcomer| self.crowd > newcomer + 1);
+        let grace = match is_larger_party {
+            true => Duration::ZERO,
+            false => whole / crowd,
+        };
+        Some(grace.max(LEAST_GRACE.min(seconds(settings.grace_s))))
+    }
+
+    fn gives_way(&self, contest: &Contest, settings: &PeerSettings) -> bool {
+        let is_inbound = self.direction == Direction::Inbound;
+        let grace_is_over = || self.grace(contest, settings).is_some_and(|grace| self.idle >= grace);
+        !self.is_user_named
+            && match contest.claim {
+                Claim::Inbound => grace_is_over(),
+                Claim::InboundOfInbound => is_inbound && grace_is_over(),
+                Claim::Outbound => self.class <= Class::Silent && grace_is_over(),
+                Claim::OutboundShare => is_inbound && self.class <= Class::Waiting,
+                Claim::UserNamed => true,
+            }
+    }
+}
+
+/// The connection that has earned its place least, out of those that give way: by its class, then of the largest crowd,
+/// then the one that has been idle longest.
+pub(crate) fn least_useful(
+    standings: &[(Entity, Standing)],
+    newcomer_crowd: Option<usize>,
+    claim: Claim,
+    settings: &PeerSettings,
+) -> Option<Entity> {
+    let silent = standings.iter().filter(|(_, standing)| standing.class <= Class::Silent);
+    let contest = Contest {
+        claim,
+        newcomer_crowd,
+        total: standings.len(),
+        silent: silent.count(),
+    };
+    let giving_way = standings
+        .iter()
+        .filter(|(_, standing)| standing.gives_way(&contest, settings));
+    let worst = giving_way
+        .min_by_key(|(entity, standing)| (standing.class, Reverse(standing.crowd), Reverse(standing.idle), *entity));
+    worst.map(|(entity, _)| *entity)
+}
+
+/// Connections kept for peers that a user named, out of `limit` in all.
+pub(crate) fn user_reserve(limit: usize, settings: &PeerSettings) -> usize {
+    settings.user_reserve.min(limit / 4)
+}
+
+/// The share of our own connections, out of `limit` in all.
+pub(crate) fn outbound_share(limit: usize, settings: &PeerSettings) -> usize {
+    limit.saturating_mul(settings.outgoing_percent.min(100)) / 100
+}
+
+/// Connections that only finished handshakes leave free, so that newcomers can be heard at all.
+pub(crate) fn handshake_reserve(settings: &PeerSettings) -> usize {
+    settings.max_unidentified.min(settings.max_connections / 16)
+}
+
+/// How many connections a torrent may have before a newcomer has to take another one's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TorrentRoom {
+    /// For a peer that a user named.
+    pub(crate) for_user_named: usize,
+    /// For an address that we know otherwise.
+    pub(crate) for_outbound: usize,
+    /// For a peer that has connected to us.
+    pub(crate) for_inbound: usize,
+}
+
+impl TorrentRoom {
+    /// `idle_count` addresses could be dialed, of which a user named `idle_user_count`. What is reserved for addresses
+    /// that there are not is free for all.
+    pub(crate) fn new(
+        settings: &PeerSettings,
+        counts: TorrentCounts,
+        idle_count: usize,
+        idle_user_count: usize,
+    ) -> Self {
+        let limit = settings.max_per_torrent;
+        let reserved = user_reserve(limit, settings).min(idle_user_count);
+        let for_outbound = limit - reserved;
+        let missing = outbound_share(limit, settings).saturating_sub(counts.outbound);
+        Self {
+            for_user_named: limit,
+            for_outbound,
+            for_inbound: for_outbound.saturating_sub(missing.min(idle_count.saturating_sub(reserved))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SILENT: Standing = Standing {
+        class: Class::Silent,
+        direction: Direction::Inbound,
+        is_user_named: false,
+        idle: Duration::from_secs(60),
+        crowd: 1,
+    };
+
+    fn choose(standings: &[Standing], claim: Claim) -> Option<usize> {
+        choose_for(None, standings, claim)
+    }
+
+    fn choose_for(newcomer_crowd: Option<usize>, standings: &[Standing], claim: Claim) -> Option<usize> {
+        let entity = |number: usize| Entity::from_raw_u32(number as u32).unwrap();
+        let named = standings.iter().enumerate();
+        let named: Vec<_> = named.map(|(number, standing)| (entity(number), *standing)).collect();
+        let victim = least_useful(&named, newcomer_crowd, claim, &PeerSettings::default())?;
+        named.iter().position(|(entity, _)| *entity == victim)
+    }
+
+    fn idle(standing: Standing, seconds: u64) -> Standing {
+        Standing {
+            idle: Duration::from_secs(seconds),
+            ..standing
+        }
+    }
+
+    #[test]
+    fn the_least_useful_gives_way_first() {
+        let class = |class| Standing {
+            class,
+            ..idle(SILENT, 1000)
+        };
+        let all = [Class::Useful, Class::Waiting, Class::Silent, Class::Redundant].map(class);
+        assert_eq!(choose(&all, Claim::Inbound), Some(3));
+        assert_eq!(choose(&all[..3], Claim::Inbound), Some(2));
+        assert_eq!(choose(&all[..2], Claim::Inbound), Some(1));
+        assert_eq!(choose(&all[..1], Claim::Inbound), None, "it has earned its place");
+        assert_eq!(choose(&all[..2], Claim::Outbound), None, "somebody waits there");
+        assert_eq!(choose(&all[..1], Claim::UserNamed), Some(0));
+    }
+
+    #[test]
+    fn of_equals_the_most_crowded_and_then_the_longest_idle() {
+        let crowded = Standing { crowd: 9, ..SILENT };
+        let all = [SILENT, idle(SILENT, 70), idle(crowded, 30), idle(crowded, 40)];
+        assert_eq!(choose(&all, Claim::Inbound), Some(3));
+        assert_eq!(choose(&all[..2], Claim::Inbound), Some(1));
+    }
+
+    /// Beside it, so many that send blocks.
+    fn among(standing: Standing, useful_count: usize) -> Vec<Standing> {
+        let useful = Standing {
+            class: Class::Useful,
+            ..SILENT
+        };
+        [vec![useful; useful_count], vec![standing]].concat()
+    }
+
+    #[test]
+    fn the_more_are_silent_the_less_time_they_have() {
+        let evicted_after = |useful_count: usize| {
+            let is_evicted = |seconds: &u64| {
+                choose(&among(idle(SILENT, *seconds), useful_count), Claim::Inbound) == Some(useful_count)
+            };
+            (0..100).find(is_evicted)
+        };
+        assert_eq!(evicted_after(1000), Some(20));
+        assert_eq!(evicted_after(1), Some(10));
+        assert_eq!(evicted_after(0), Some(2), "nobody is evicted at once");
+    }
+
+    #[test]
+    fn a_crowd_has_less_time() {
+        let crowd = |crowd, seconds| Standing {
+            class: Class::Waiting,
+            crowd,
+            ..idle(SILENT, seconds)
+        };
+        for (number, seconds) in [(1, 300), (10, 30), (150, 2), (1000, 2)] {
+            assert_eq!(choose(&[crowd(number, seconds - 1)], Claim::Inbound), None);
+            assert_eq!(choose(&[crowd(number, seconds)], Claim::Inbound), Some(0));
+        }
+    }
+
+    /// A party that has many connections makes room for one that has fewer, and not the other way around.
+    #[test]
+    fn a_small_party_wins_against_a_large_one() {
+        let sybil = Standing {
+            class: Class::Waiting,
+            crowd: 12,
+            ..idle(SILENT, 3)
+        };
+        let alone = Standing { crowd: 1, ..sybil };
+        assert_eq!(choose_for(Some(0), &[alone, sybil], Claim::Inbound), Some(1));
+        assert_eq!(choose_for(Some(12), &[alone, sybil], Claim::Inbound), None);
+        assert_eq!(choose_for(Some(0), &[alone], Claim::Inbound), None);
+        let pair = Standing { crowd: 2, ..sybil };
+        assert_eq!(choose_for(Some(1), &[pair], Claim::Inbound), None);
+    }
+
+    /// Fresh connections from outside do not hold the share of our own.
+    #[test]
+    fn our_own_share_is_ours() {
+        let fresh = Standing {
+            class: Class::Waiting,
+            ..idle(SILENT, 0)
+        };
+        let outbound = Standing {
+            direction: Direction::Outbound,
+            ..SILENT
+        };
+        assert_eq!(choose(&[outbound, fresh], Claim::OutboundShare), Some(1));
+        assert_eq!(choose(&[outbound], Claim::OutboundShare), None);
+        assert_eq!(choose(&[outbound], Claim::InboundOfInbound), None);
+        assert_eq!(choose(&[outbound], Claim::Inbound), Some(0));
+    }
+
+    #[test]
+    fn a_user_named_peer_gives_way_to_nobody() {
+        let named = Standing {
+            is_user_named: true,
+            ..idle(SILENT, 10_000)
+        };
+        for claim in [Claim::Inbound, Claim::Outbound, Claim::OutboundShare, Claim::UserNamed] {
+            assert_eq!(choose(&[named], claim), None);
+        }
+    }
+
+    #[test]
+    fn what_is_reserved_depends_on_who_could_use_it() {
+        let settings = PeerSettings::default();
+        let room = |outbound, idle, idle_user| {
+            let counts = TorrentCounts {
+                outbound,
+                ..TorrentCounts::default()
+            };
+            let room = TorrentRoom::new(&settings, counts, idle, idle_user);
+            (room.for_user_named, room.for_outbound, room.for_inbound)
+        };
+        assert_eq!(room(0, 0, 0), (100, 100, 100), "nobody to dial");
+        assert_eq!(room(0, 500, 0), (100, 100, 70));
+        assert_eq!(room(20, 500, 0), (100, 100, 90));
+        assert_eq!(room(0, 1, 1), (100, 99, 99));
+        assert_eq!(room(30, 50, 50), (100, 92, 92));
+    }
+}
