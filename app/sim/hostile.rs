@@ -15,7 +15,7 @@ use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::{Frame, FrameLimits, Handshake, Message, PeerCodec, Reserved, Session};
 
-/// The way in which a peer does harm. All say that they have everything.
+/// The way in which a peer does harm. All that do not say otherwise claim to have everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Hostility {
     /// Every block it sends is wrong.
@@ -40,6 +40,12 @@ pub enum Hostility {
     TinyFrames,
     /// It asks for one block of an allowed-fast piece again and again.
     Repeats,
+    /// It shakes hands and says nothing more: it only holds a slot.
+    Silent,
+    /// It is one of many in one subnet, has nothing, is interested, and asks for nothing.
+    Sybil,
+    /// It takes the peer id of its first victim, and sends the others wrong blocks under it.
+    StealsId,
 }
 
 impl Hostility {
@@ -56,6 +62,9 @@ impl Hostility {
         Self::FlipFlops,
         Self::TinyFrames,
         Self::Repeats,
+        Self::Silent,
+        Self::Sybil,
+        Self::StealsId,
     ];
 }
 
@@ -102,6 +111,10 @@ pub(super) struct HostilePeer {
     state: u64,
     /// Blocks that it has sent.
     blocks: u64,
+    /// Whom it connects to once it has a peer id to do so.
+    waiting: Vec<SocketAddr>,
+    /// The peer id of another one.
+    stolen: Option<PeerId>,
 }
 
 enum Due {
@@ -128,10 +141,14 @@ impl HostilePeer {
         net: SimNet,
         hostility: Hostility,
         content: &Content,
-        victims: Vec<SocketAddr>,
+        mut victims: Vec<SocketAddr>,
         now: Timestamp,
         seed: u64,
     ) -> Self {
+        let waiting = match hostility {
+            Hostility::StealsId => victims.split_off(victims.len().min(1)),
+            _ => Vec::new(),
+        };
         let dial = |(number, victim)| ((now, number), Due::Dial(victim));
         let due: BTreeMap<_, _> = (1..).zip(victims).map(dial).collect();
         let state = seed ^ 0x9e37_79b9_7f4a_7c15 | 1;
@@ -146,6 +163,8 @@ impl HostilePeer {
             dials: 0,
             state,
             blocks: 0,
+            waiting,
+            stolen: None,
         }
     }
 
@@ -274,14 +293,19 @@ impl HostilePeer {
             // BEP 6, so that it may say that it has all; BEP 10 where it is needed for the harm.
             reserved: Reserved([0, 0, 0, 0, 0, if self.is_extended() { 0x10 } else { 0 }, 0, 4]),
             info_hash: self.content.info_hash(),
-            peer_id: PeerId(peer_id),
+            peer_id: self.stolen.unwrap_or(PeerId(peer_id)),
         };
         let mut bytes = BytesMut::new();
         handshake.write(&mut bytes);
-        Message::HaveAll.write(&mut bytes);
-        // Those that flood with messages promise no blocks: the harm that silence does is another kind's.
-        if !self.hostility.is_load() {
-            Message::Unchoke.write(&mut bytes);
+        match self.hostility {
+            Hostility::Silent => {}
+            Hostility::Sybil => Message::HaveNone.write(&mut bytes),
+            // Those that flood with messages promise no blocks: the harm that silence does is another kind's.
+            hostility if hostility.is_load() => Message::HaveAll.write(&mut bytes),
+            _ => {
+                Message::HaveAll.write(&mut bytes);
+                Message::Unchoke.write(&mut bytes);
+            }
         }
         let frames = vec![bytes.freeze()];
         self.submit(NetRequest::Send { link, frames });
@@ -329,11 +353,13 @@ impl HostilePeer {
         conversation.codec.push(chunk);
         let mut requests = Vec::new();
         let was_greeted = conversation.has_shaken_hands;
+        let mut peer_id = None;
         if !was_greeted {
             match conversation.codec.handshake() {
-                Ok(Some(_)) => conversation.has_shaken_hands = true,
+                Ok(Some(handshake)) => peer_id = Some(handshake.peer_id),
                 _ => return,
             }
+            conversation.has_shaken_hands = true;
         }
         let session = Session {
             geometry: Some(self.content.metainfo().info.geometry),
@@ -351,11 +377,22 @@ impl HostilePeer {
                 _ => {}
             }
         }
-        if !was_greeted {
+        if let Some(peer_id) = peer_id {
+            self.steal(now, peer_id);
             self.greet(now, link);
         }
         for request in requests {
             self.answer(now, link, request);
+        }
+    }
+
+    /// Takes the peer id of its first victim, where it does so, and goes on to the others.
+    fn steal(&mut self, now: Timestamp, peer_id: PeerId) {
+        if self.hostility == Hostility::StealsId && self.stolen.is_none() {
+            self.stolen = Some(peer_id);
+            for victim in std::mem::take(&mut self.waiting) {
+                self.plan(now, Due::Dial(victim));
+            }
         }
     }
 
@@ -369,6 +406,7 @@ impl HostilePeer {
                 let noise: BytesMut = (0..256).map(|_| self.noise() as u8).collect();
                 self.plan(now, Due::Send(link, noise.freeze()));
             }
+            Hostility::Silent => {}
             _ => self.say(link, &[Message::Interested]),
         }
     }
@@ -380,8 +418,10 @@ impl HostilePeer {
             | Hostility::Babbles
             | Hostility::FlipFlops
             | Hostility::TinyFrames
-            | Hostility::Repeats => {}
-            Hostility::BadData => self.send_block(now, link, request, true),
+            | Hostility::Repeats
+            | Hostility::Silent
+            | Hostility::Sybil => {}
+            Hostility::BadData | Hostility::StealsId => self.send_block(now, link, request, true),
             Hostility::SomeBadData => {
                 self.blocks += 1;
                 self.send_block(now, link, request, self.blocks.is_multiple_of(4));

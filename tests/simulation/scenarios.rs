@@ -18,6 +18,9 @@ pub const ALL: &[(&str, Make)] = &[
     ("slow and fast", slow_and_fast),
     ("one hostile peer", one_hostile),
     ("a third is hostile", third_hostile),
+    ("a silent majority", silent_majority),
+    ("sybils in one subnet", sybils),
+    ("stolen peer ids", stolen_ids),
     ("a partition that heals", partition),
     ("a power failure", power_failure),
     ("killed again and again", killed),
@@ -183,6 +186,36 @@ fn third_hostile(dice: &mut Dice) -> Scenario {
         scenario = scenario.hostiles(1, hostility, Line::symmetric(2 << 20));
     }
     scenario
+}
+
+/// Peers that only hold slots are several times as many as there are slots, and come before all others.
+fn silent_majority(dice: &mut Dice) -> Scenario {
+    crowded("a silent majority", dice, Hostility::Silent).within(4.0, seconds(60))
+}
+
+fn sybils(dice: &mut Dice) -> Scenario {
+    crowded("sybils in one subnet", dice, Hostility::Sybil).within(4.0, seconds(60))
+}
+
+fn crowded(name: &str, dice: &mut Dice, hostility: Hostility) -> Scenario {
+    let slots = dice.within(6, 13);
+    let mut settings = Settings::default();
+    settings.peers.max_per_torrent = slots;
+    Scenario::new(name)
+        .settings(settings)
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(dice.within(2, 6), LINE)
+        .hostiles(slots * 3, hostility, LINE)
+}
+
+fn stolen_ids(dice: &mut Dice) -> Scenario {
+    Scenario::new("stolen peer ids")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(dice.within(1, 6), LINE)
+        .hostiles(dice.within(1, 5), Hostility::StealsId, LINE)
+        .within(4.0, seconds(60))
 }
 
 fn partition(dice: &mut Dice) -> Scenario {

@@ -1,7 +1,7 @@
 //! Who takes part in a scenario, and what a person does who starts the program.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ecs_torrent_components::commands::{AddOptions, AddTorrent, CommandQueue, Reply, ResumeAll};
@@ -12,7 +12,7 @@ use ecs_torrent_systems::TorrentPlugins;
 
 use super::progress::{Progress, ProgressPlugin};
 use super::{Actor, FOLDER, Stage, State};
-use crate::sim::hostile::HostilePeer;
+use crate::sim::hostile::{HostilePeer, Hostility};
 use crate::sim::invariants::{InvariantsPlugin, Truth};
 use crate::sim::scenario::{Line, Who, address_of};
 
@@ -36,7 +36,12 @@ impl Stage<'_> {
         }
         let victims: Vec<SocketAddr> = self.actors.values().map(|actor| actor.address).collect();
         for (number, (hostility, line)) in (1..).zip(&scenario.hostiles) {
-            let address = SocketAddr::new(address_of(self.next_ip), 6881);
+            let ip = match hostility {
+                // Local addresses, as all others have, are no subnet to the engine.
+                Hostility::Sybil => Ipv4Addr::new(203, 0, 113, number as u8).into(),
+                _ => address_of(self.next_ip),
+            };
+            let address = SocketAddr::new(ip, 6881);
             self.next_ip += 1;
             let host = self.sim.add_host(address);
             self.sim.net().set_access(host.id(), line.access());
