@@ -50,7 +50,7 @@ pub enum Hostility {
 
 impl Hostility {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::BadData,
         Self::SomeBadData,
         Self::LateData,
