@@ -14,9 +14,9 @@ mod command;
 mod content;
 mod costs;
 mod formats;
+mod interrupting;
 #[path = "../support/shapes.rs"]
 mod shapes;
-mod interrupting;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

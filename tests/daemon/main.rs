@@ -19,10 +19,10 @@ mod configuration;
 #[path = "../support/content.rs"]
 mod content;
 mod ending;
-mod faults;
-mod formats;
 mod extremes;
+mod faults;
 mod flooding;
+mod formats;
 mod impostors;
 mod logins;
 mod output;

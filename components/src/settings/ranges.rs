@@ -141,15 +141,15 @@ setting_ranges!(TickSettings, "tick" {
     max_interval_ms: 1..=MINUTE_MS,
     max_events: 1..=MANY,
     max_commands: 1..=MANY,
-    max_messages: 64..=MANY,
+    max_messages: 1..=MANY,
 });
 
 // A process that cannot start a thread of the network runtime panics, so there are no more than are of use.
 setting_ranges!(NetSettings, "net" {
     threads: 1..=64,
     receive_window_bytes: 32 * KIB..=GIB,
-    // A block with its header has to fit.
-    idle_window_bytes: 32 * KIB..=GIB,
+    // The least read of a socket.
+    idle_window_bytes: 4 * KIB..=GIB,
     max_datagrams: 1..=65_536,
     read_chunk_bytes: 16 * KIB..=16 * MIB,
     connect_timeout_s: 1..=HOUR_S,
@@ -184,7 +184,7 @@ setting_ranges!(PeerSettings, "peers" {
     bans_per_subnet: 1..=MANY,
     max_bans: 0..=MANY,
     max_unsolicited: 0..=MANY,
-    max_messages_per_tick: 16..=MANY,
+    max_messages_per_tick: 1..=MANY,
     // A set of this many pieces is computed and searched for each peer that connects.
     allowed_fast: 0..=100,
 });
@@ -210,7 +210,7 @@ setting_ranges!(UploadSettings, "uploads" {
     optimistic_interval_s: 1..=HOUR_S,
     seeding_turn_s: 1..=DAY_S,
     max_queue: 1..=MANY,
-    allowed_fast_copies: 0..=255,
+    allowed_fast_copies: 0..=100,
     // Every client requests blocks of 16 KiB.
     max_block_bytes: 16 * KIB..=MIB,
     read_bytes: 16 * KIB..=16 * MIB,
