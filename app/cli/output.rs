@@ -111,9 +111,7 @@ pub(super) fn check_output(result: io::Result<()>) {
 pub(super) fn print_json(value: &impl serde::Serialize) {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
-    if written.and_then(|()| writeln!(out)).and_then(|()| out.flush()).is_err() {
-        std::process::exit(1);
-    }
+    check_output(written.and_then(|()| writeln!(out)).and_then(|()| out.flush()));
 }
 
 /// As `println!`, for an output that may be closed.

@@ -81,7 +81,7 @@ fn fault_87_scripts_in_names_do_nothing() {
     let folder = temporary.path();
     let daemon = Daemon::start(folder);
     let name = "<script>alert(1)<!--\"'&.bin";
-    let (hash, bytes) = torrent(folder, name, 1, &["http://127.0.0.1:1/<img src=x onerror=alert(2)>"]);
+    let (hash, bytes) = torrent(folder, name, 1, &["http://127.0.0.1:1/<img/src=x/onerror=alert(2)>"]);
     assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
     let answers = [
         daemon.get("/api/v1/torrents"),
