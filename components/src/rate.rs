@@ -115,21 +115,23 @@ mod tests {
 
     #[test]
     fn one_burst_is_no_spike() {
-        let mut rate = Rate::default();
-        rate.add(at(0), 1 << 20);
-        assert_eq!(rate.at(at(1)), 0);
-        assert!(rate.at(at(200)) <= 1 << 20);
-        assert!(rate.at(at(1000)) <= 1 << 20);
-        assert!(rate.at(at(2000)) < 1 << 20);
+        for begin in [0, 1_000_000] {
+            let mut rate = Rate::default();
+            rate.add(at(begin), 1 << 20);
+            let reading = |after| rate.at(at(begin + after));
+            assert_eq!(reading(1), 0);
+            assert!((1 << 19..=1 << 20).contains(&reading(200)));
+            assert!(reading(1000) <= 1 << 20);
+            assert!(reading(2000) < 1 << 20);
+        }
     }
 
-    /// The remainder that is gathered when the flow ends is not spread over all time after it.
     #[test]
     fn a_rate_is_zero_ten_seconds_after_the_last_byte() {
         for last in [30_000, 30_010, 30_070, 30_150, 30_190, 30_199] {
             let mut rate = steady(30_000);
             rate.add(at(last), 5_000_000);
-            assert!(rate.at(at(last + 200)) > 0);
+            assert!(rate.at(at(last + 9_900)) > 0, "not earlier");
             for after in [10_000, 10_001, 30_000, 600_000, u64::MAX / 2_000_000] {
                 assert_eq!(
                     rate.at(at(last + after)),
@@ -138,6 +140,27 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_change_of_speed_is_followed() {
+        let mut rate = steady(30_000);
+        (0..=1000).for_each(|i| rate.add(at(30_000 + i * 10), 10_000));
+        let rate = rate.at(at(40_000));
+        assert!((950_000..1_050_000).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn a_rate_that_begins_late_is_young() {
+        let mut rate = Rate::default();
+        (0..=200).for_each(|i| rate.add(at(1_000_000 + i * 10), 1000));
+        let rate = rate.at(at(1_002_000));
+        assert!((75_000..105_000).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn the_decay_begins_with_the_whole_rate() {
+        assert_eq!((fade(Duration::ZERO), fade(SILENCE)), (1.0, 0.0));
     }
 
     proptest! {
