@@ -14,7 +14,6 @@ use ecs_torrent_components::commands::{AddPeers, CommandQueue};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{PeerDisconnected, PeersWanted, TorrentStarted};
 use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Outbox, Peer, Stage, Wire};
-use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{PeerSettings, Settings, seconds};
 use ecs_torrent_components::torrent::{Lifecycle, PeerOf, TorrentIndex};
 use ecs_torrent_engine::ports::NetPort;
@@ -365,7 +364,6 @@ fn release_candidates(
     mut gone: MessageReader<PeerDisconnected>,
     clock: Res<Clock>,
     settings: Res<Settings>,
-    mut random: ResMut<Random>,
     mut queue: ResMut<DialQueue>,
     peers: Query<&Peer>,
     mut torrents: Query<(&mut Candidates, &mut Dialer)>,
@@ -389,7 +387,7 @@ fn release_candidates(
                 };
             if !is_forgotten {
                 let is_failure = reason.is_failure() && direction == Direction::Outbound;
-                let retry = retry(reason, peer.stage, is_failure, limits, random.number() % JITTER_STEPS);
+                let retry = retry(reason, peer.stage, is_failure, limits, jitter(clock.now(), address));
                 candidates.release(address, clock.now(), retry);
             }
         }
@@ -398,6 +396,12 @@ fn release_candidates(
             queue.add(*torrent, &mut dialer);
         }
     }
+}
+
+/// A number below [`JITTER_STEPS`]: the last digits of a moment are chance enough.
+fn jitter(now: Timestamp, address: SocketAddr) -> u32 {
+    let micros = now.as_nanos() / 1000 + u64::from(address.port());
+    (micros % u64::from(JITTER_STEPS)) as u32
 }
 
 /// When the address is tried again. Up to a fifth of the wait is chance, so that nobody comes always right behind the same
