@@ -96,6 +96,15 @@ pub struct FileStamp {
     pub nanos: u32,
 }
 
+/// Which file it is, whatever its name: a device and the number of an inode on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FileId {
+    /// Device number. Some volumes have another one after each mount.
+    pub device: u64,
+    /// Inode number on that device.
+    pub inode: u64,
+}
+
 /// What a tracker last told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionTracker {

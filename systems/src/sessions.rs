@@ -19,6 +19,7 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::session::{FileStamp, Runs, Session};
 use ecs_torrent_components::torrent::Counters;
+use ecs_torrent_engine::ports::disk::{FileClaims, FoundFiles, Provenance};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
 
@@ -70,7 +71,7 @@ pub(crate) struct SessionState {
     /// The files as they were when they were found, or last written by us.
     stamps: Vec<Option<FileStamp>>,
     volume: Option<PathBuf>,
-    /// The files that this torrent created or wrote, by index.
+    /// The files that this torrent created, by index.
     written: BTreeSet<u32>,
     /// What the state folder has of it is known.
     is_loaded: bool,
@@ -145,10 +146,36 @@ impl SessionState {
         };
     }
 
+    /// What the disk is told of the files.
+    pub(crate) fn claims(&self, session: Option<&Session>) -> FileClaims {
+        FileClaims {
+            created: self.written.iter().map(|index| (*index as usize, None)).collect(),
+            stamps: session.map(|session| session.files.clone()).unwrap_or_default(),
+            may_overwrite: true,
+        }
+    }
+
     /// Takes in how the files were found.
-    pub(crate) fn note_found(&mut self, stamps: Vec<Option<FileStamp>>, volume: PathBuf) {
-        self.stamps = stamps;
-        self.volume = Some(volume);
+    pub(crate) fn note_found(&mut self, found: FoundFiles) {
+        for (index, file) in (0..).zip(&found.files) {
+            if let Some(file) = file {
+                self.note_provenance(index, file.provenance);
+            }
+        }
+        self.stamps = found
+            .files
+            .into_iter()
+            .map(|file| file.map(|file| file.stamp))
+            .collect();
+        self.volume = Some(found.volume);
+    }
+
+    /// Notes whose a file is.
+    fn note_provenance(&mut self, index: u32, provenance: Provenance) {
+        match provenance {
+            Provenance::Created => self.written.insert(index),
+            Provenance::Found => self.written.remove(&index),
+        };
     }
 
     /// Notes that what is here will be known by hashing.

@@ -50,7 +50,7 @@ enum Work {
     Prepare { is_preallocated: bool },
     Read(Span),
     Sync { is_for_all: bool },
-    Delete { written: Vec<usize>, keep: Vec<usize> },
+    Delete { keep: Vec<usize> },
 }
 
 impl DiskPool {
@@ -97,8 +97,9 @@ impl DiskPool {
                 root,
                 volume,
                 files,
+                claims,
             } => {
-                let files = Files::new(storage, root, volume, files, self.cache.clone());
+                let files = Files::new(storage, root, volume, files, self.cache.clone()).with_claims(claims);
                 self.storages.insert(storage, Arc::new(Storage::new(files)));
                 (tag, storage, Work::Look)
             }
@@ -124,12 +125,7 @@ impl DiskPool {
                 storage,
                 is_for_all,
             } => (tag, storage, Work::Sync { is_for_all }),
-            DiskRequest::Delete {
-                tag,
-                storage,
-                written,
-                keep,
-            } => (tag, storage, Work::Delete { written, keep }),
+            DiskRequest::Delete { tag, storage, keep } => (tag, storage, Work::Delete { keep }),
         };
         let Some(storage) = self.storages.get(&storage) else {
             self.refuse(tag);
@@ -181,7 +177,7 @@ impl Work {
             Self::Prepare { is_preallocated } => files.prepare(is_preallocated).map(|()| DiskDone::Prepared),
             Self::Read(span) => files.read(span, buffers).map(DiskDone::Read),
             Self::Sync { is_for_all } => files.sync(is_for_all).map(DiskDone::Synced),
-            Self::Delete { written, keep } => files.delete(written, &keep).map(|()| DiskDone::Deleted),
+            Self::Delete { keep } => files.delete(&keep).map(DiskDone::Deleted),
         }));
         let outcome = done.unwrap_or_else(|_| {
             let error = std::io::Error::other("the disk job panicked");

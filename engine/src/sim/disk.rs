@@ -27,7 +27,7 @@ use ecs_torrent_protocol::time::Timestamp;
 pub use self::control::{DiskControl, DiskView};
 pub(super) use self::faults::Faults;
 pub use self::faults::{DiskFault, DiskOperation, Lasting};
-use self::storage::{Ground, Storage, failure};
+use self::storage::{Ground, Owners, Storage, failure};
 pub(super) use self::volume::Volume;
 use super::NodeId;
 use super::contents::Contents;
@@ -80,7 +80,7 @@ enum DiskWork {
     Read(Span),
     Write { span: Span, blocks: Vec<Bytes> },
     Sync { is_for_all: bool },
-    Delete { written: Vec<usize>, keep: Vec<usize> },
+    Delete { keep: Vec<usize> },
 }
 
 impl Disk {
@@ -169,9 +169,9 @@ impl DiskWork {
                 Err(error) => return (Err(error), blocks),
             },
             Self::Sync { is_for_all } => storage.sync(ground, fault, is_for_all).map(DiskDone::Synced),
-            Self::Delete { written, keep } => failed(DiskAction::Delete)
-                .and_then(|()| storage.delete(ground, written, &keep))
-                .map(|()| DiskDone::Deleted),
+            Self::Delete { keep } => failed(DiskAction::Delete)
+                .and_then(|()| storage.delete(ground, &keep))
+                .map(DiskDone::Deleted),
         };
         (outcome, Vec::new())
     }
@@ -183,6 +183,7 @@ pub struct SimDisk {
     fabric: Arc<Mutex<Fabric>>,
     mail: Mail,
     storages: BTreeMap<StorageId, Arc<Storage>>,
+    owners: Owners,
 }
 
 impl SimDisk {
@@ -193,6 +194,7 @@ impl SimDisk {
             fabric,
             mail,
             storages: BTreeMap::new(),
+            owners: Owners::default(),
         }
     }
 
@@ -205,13 +207,17 @@ impl SimDisk {
                 root,
                 volume,
                 files,
+                claims,
             } => {
-                let opened = Arc::new(Storage::new(root, volume, files));
+                let owners = self.owners.clone();
+                let opened = Arc::new(Storage::new(storage, root, volume, files, claims, owners));
                 self.storages.insert(storage, opened);
                 (tag, storage, DiskWork::Look)
             }
             DiskRequest::Close { storage } => {
-                self.storages.remove(&storage);
+                if let Some(closed) = self.storages.remove(&storage) {
+                    closed.let_go();
+                }
                 return None;
             }
             DiskRequest::Prepare {
@@ -231,12 +237,7 @@ impl SimDisk {
                 storage,
                 is_for_all,
             } => (tag, storage, DiskWork::Sync { is_for_all }),
-            DiskRequest::Delete {
-                tag,
-                storage,
-                written,
-                keep,
-            } => (tag, storage, DiskWork::Delete { written, keep }),
+            DiskRequest::Delete { tag, storage, keep } => (tag, storage, DiskWork::Delete { keep }),
         };
         let Some(storage) = self.storages.get(&storage).cloned() else {
             let error = std::io::Error::other("these files are closed");

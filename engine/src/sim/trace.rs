@@ -129,19 +129,26 @@ impl Trace {
         match &event.outcome {
             Ok(DiskDone::Read(bytes)) => self.payload(contents, bytes),
             Ok(DiskDone::Opened(found)) => {
-                let lens = found
-                    .stamps
-                    .iter()
-                    .map(|stamp| stamp.map_or(u64::MAX, |stamp| stamp.len));
-                lens.for_each(|len| self.word(len));
+                for file in &found.files {
+                    self.word(file.map_or(u64::MAX, |file| file.stamp.len));
+                    self.word(file.map_or(0, |file| file.id.inode << 1 | (file.provenance as u64)));
+                }
             }
-            Ok(DiskDone::Synced(files)) => files.iter().for_each(|(index, stamp)| {
-                self.word(*index as u64);
-                self.word(stamp.map_or(u64::MAX, |stamp| stamp.len));
+            Ok(DiskDone::Synced(files)) => files.iter().for_each(|file| {
+                self.word(file.index as u64);
+                self.word(file.stamp.map_or(u64::MAX, |stamp| stamp.len));
+                self.word(file.provenance as u64);
             }),
             Ok(DiskDone::Prepared) => self.word(1),
             Ok(DiskDone::Written) => self.word(2),
-            Ok(DiskDone::Deleted) => self.word(3),
+            Ok(DiskDone::Deleted(report)) => {
+                self.word(3);
+                report.deleted.iter().for_each(|index| self.word(*index as u64));
+                report.kept.iter().for_each(|(index, reason)| {
+                    self.word(*index as u64);
+                    self.word(*reason as u64);
+                });
+            }
             // The kind and not the text: that of the system's errors is the system's.
             Err(error) => self.word(0x100 | error.error.kind() as u64),
             #[allow(unreachable_patterns, reason = "kinds of answers that no simulated disk gives")]

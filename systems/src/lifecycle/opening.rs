@@ -17,7 +17,7 @@ use ecs_torrent_components::torrent::{
 };
 use ecs_torrent_components::tracker::Tracker;
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, FoundFiles};
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, FileClaims};
 use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateEvent, StateRequest};
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -108,16 +108,25 @@ impl Opener<'_> {
     }
 
     /// Looks at the files, under a new name: what is still being done to them under an old one is no longer heard of.
-    fn open(&mut self, entity: Entity, storage: &mut Storage, session: Option<&Session>, files: &FileTable) {
-        self.disk.push(DiskRequest::Close { storage: storage.id });
-        storage.id = self.storages.next();
+    fn open(
+        &mut self,
+        entity: Entity,
+        storage: &mut Storage,
+        session: Option<&Session>,
+        files: &FileTable,
+        claims: FileClaims,
+    ) {
+        let before = std::mem::replace(&mut storage.id, self.storages.next());
         self.disk.push(DiskRequest::Open {
             tag: JobTag::new(OPEN, entity),
             storage: storage.id,
             root: storage.root.clone(),
             volume: session.and_then(|session| session.volume.clone()),
             files: files.clone(),
+            claims,
         });
+        // Only now: a download folder that stays in use has to be the same one as before.
+        self.disk.push(DiskRequest::Close { storage: before });
     }
 }
 
@@ -207,7 +216,9 @@ impl ResumedItem<'_, '_> {
         // What it says of files elsewhere is of no use here.
         let session = session.filter(|session| session.root == self.storage.root);
         self.state.note_loaded(session.as_ref(), loaded.has_metainfo);
-        opener.open(entity, &mut self.storage, session.as_ref(), &self.content.0.info.files);
+        let claims = self.state.claims(session.as_ref());
+        let files = &self.content.0.info.files;
+        opener.open(entity, &mut self.storage, session.as_ref(), files, claims);
         self.opening.session = session;
     }
 
@@ -305,7 +316,7 @@ pub(super) fn collect_opened(
         if *lifecycle != Lifecycle::Adding {
             continue;
         }
-        let FoundFiles { stamps, volume } = match event.outcome {
+        let found = match event.outcome {
             Ok(DiskDone::Opened(found)) => found,
             Ok(_) => continue,
             Err(error) => {
@@ -314,12 +325,13 @@ pub(super) fn collect_opened(
             }
         };
         let session = opening.session.take();
+        let stamps: Vec<_> = found.files.iter().map(|file| file.map(|file| file.stamp)).collect();
         let findings = judge(session.as_ref(), &stamps, geometry, &content.0.info.files);
         have.0 = findings.have;
         partials.0 = session
             .map(|session| partial_blocks(&session, geometry))
             .unwrap_or_default();
-        state.note_found(stamps, volume);
+        state.note_found(found);
         commands.entity(torrent).remove::<Opening>();
         if findings.doubtful.is_empty() {
             start.write(StartTorrent { torrent });

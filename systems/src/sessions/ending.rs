@@ -68,7 +68,6 @@ pub(super) fn end_sessions(
                     clerk.disk.push(DiskRequest::Delete {
                         tag: JobTag::new(DELETE, entity),
                         storage: saved.storage.id,
-                        written: saved.state.written.iter().map(|index| *index as usize).collect(),
                         keep: shared_files(&saved, &others),
                     });
                 }

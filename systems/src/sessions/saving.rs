@@ -17,7 +17,7 @@ use ecs_torrent_components::torrent::{
 };
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest};
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, SyncedFile};
 use ecs_torrent_engine::ports::state::StateRequest;
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -344,12 +344,18 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
         // What was had when the sync was asked for; pieces that came since may have made a file longer than its stamp.
         let had = Have(session.have.to_set(session.pieces).unwrap_or_default());
         let mut lost = Vec::new();
-        for (index, stamp) in written {
+        for SyncedFile {
+            index,
+            stamp,
+            provenance,
+            ..
+        } in written
+        {
             let least = least_len(&files[index], &saved.layout.0, &had);
             let whole = stamp.filter(|stamp| stamp.len >= least);
             lost.extend(whole.is_none().then_some(index));
             saved.state.stamps[index] = whole;
-            saved.state.written.insert(index as u32);
+            saved.state.note_provenance(index as u32, provenance);
         }
         // Fault 73: the session calls nothing of it had, and a torrent that goes on looks what is left.
         for &index in &lost {

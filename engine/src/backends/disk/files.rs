@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_components::session::FileStamp;
+use ecs_torrent_components::session::{FileId, FileStamp};
 use ecs_torrent_protocol::files::{FileEntry, FileSlice, FileTable};
 use ecs_torrent_protocol::geometry::Span;
 use rustix::fs::Stat;
@@ -19,7 +19,9 @@ use super::root::Root;
 use super::{failure, volume};
 use crate::backends::beneath;
 use crate::backends::buffers::FileBuffers;
-use crate::ports::disk::{DiskAction, DiskError, FoundFiles, is_out_of_files};
+use crate::ports::disk::{
+    DeletedFiles, DiskAction, DiskError, FileClaims, FoundFile, FoundFiles, Provenance, SyncedFile, is_out_of_files,
+};
 
 /// Most slices in one vectored write; what POSIX guarantees is 16, what every system of today allows is 1024.
 const MAX_SLICES: usize = 1024;
@@ -38,6 +40,7 @@ pub struct Files {
     written: Mutex<Written>,
     /// Held to write, and exclusively to delete: what is deleted stays deleted.
     is_deleted: RwLock<bool>,
+    claims: FileClaims,
 }
 
 #[derive(Default)]
@@ -50,6 +53,7 @@ struct Volume {
 struct Written {
     /// Files written since the last sync.
     unsynced: BTreeSet<usize>,
+    created: BTreeSet<usize>,
     /// Files created or written since they were made known, and how long they have to be by that.
     ever: BTreeMap<usize, u64>,
 }
@@ -77,7 +81,14 @@ impl Files {
             volume: Mutex::new(volume),
             written: Mutex::default(),
             is_deleted: RwLock::default(),
+            claims: FileClaims::default(),
         }
+    }
+
+    /// What the session says of the files.
+    #[must_use]
+    pub fn with_claims(self, claims: FileClaims) -> Self {
+        Self { claims, ..self }
     }
 
     /// The download folder.
@@ -92,36 +103,51 @@ impl Files {
     /// Where one is there and is no plain file, or cannot be looked at; where the volume is not the one expected.
     pub fn look(&self) -> Result<FoundFiles> {
         let volume = self.find_volume()?;
-        let stamps = match beneath::open_root(&self.root) {
-            Ok(root) => self.stamps(root.as_fd())?,
+        let files = match beneath::open_root(&self.root) {
+            Ok(root) => self.found(root.as_fd())?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => vec![None; self.entries().len()],
             Err(error) => return Err(failure(DiskAction::Open, self.root.clone(), error)),
         };
-        Ok(FoundFiles { stamps, volume })
+        Ok(FoundFiles {
+            root: self.root.clone(),
+            volume,
+            files,
+        })
     }
 
-    fn stamps(&self, root: BorrowedFd<'_>) -> Result<Vec<Option<FileStamp>>> {
-        let mut stamps = vec![None; self.entries().len()];
+    fn found(&self, root: BorrowedFd<'_>) -> Result<Vec<Option<FoundFile>>> {
+        let mut files = vec![None; self.entries().len()];
         // The folder of the last file that was not there: where it is not there either, none of its files is.
         let mut looked_at = "";
         let mut is_there = true;
-        for (stamp, entry) in stamps.iter_mut().zip(self.entries()) {
+        for (index, (file, entry)) in files.iter_mut().zip(self.entries()).enumerate() {
             let folder = entry.path.rsplit_once('/').map_or("", |(folder, _)| folder);
             if !entry.is_stored() || (folder == looked_at && !is_there) {
                 continue;
             }
-            *stamp = self.stamp(root, entry)?;
-            if stamp.is_none() && folder != looked_at {
+            *file = self.stamp(root, entry)?.map(|stat| FoundFile {
+                stamp: stamp_of(&stat),
+                id: id_of(&stat),
+                provenance: self.provenance(index),
+            });
+            if file.is_none() && folder != looked_at {
                 looked_at = folder;
                 is_there = beneath::may_hold(root, folder);
             }
         }
-        Ok(stamps)
+        Ok(files)
     }
 
-    fn stamp(&self, root: BorrowedFd<'_>, entry: &FileEntry) -> Result<Option<FileStamp>> {
+    fn provenance(&self, index: usize) -> Provenance {
+        match self.claims.created.contains_key(&index) || self.lock_written().created.contains(&index) {
+            true => Provenance::Created,
+            false => Provenance::Found,
+        }
+    }
+
+    fn stamp(&self, root: BorrowedFd<'_>, entry: &FileEntry) -> Result<Option<Stat>> {
         match beneath::open(root, &entry.path, false) {
-            Ok((_, stat)) => Ok(Some(stamp_of(&stat))),
+            Ok((_, stat)) => Ok(Some(stat)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failure(DiskAction::Open, self.path(entry), error)),
         }
@@ -240,20 +266,25 @@ impl Files {
     ///
     /// # Errors
     /// Where the system could not.
-    pub fn sync(&self, is_for_all: bool) -> Result<Vec<(usize, Option<FileStamp>)>> {
+    pub fn sync(&self, is_for_all: bool) -> Result<Vec<SyncedFile>> {
         let unsynced = std::mem::take(&mut self.lock_written().unsynced);
         let mut stamps = Vec::with_capacity(unsynced.len());
         let mut root = Root::new(&self.root);
         for index in unsynced {
-            let stamp = match self.sync_file(index, &mut root) {
-                Ok(stamp) => Some(stamp),
+            let stat = match self.sync_file(index, &mut root) {
+                Ok(stat) => Some(stat),
                 Err(error) if error.is_absence() => None,
                 Err(error) => return Err(error),
             };
-            stamps.push((index, stamp));
+            stamps.push(SyncedFile {
+                index,
+                stamp: stat.as_ref().map(stamp_of),
+                id: stat.as_ref().map(id_of),
+                provenance: self.provenance(index),
+            });
         }
         if is_for_all {
-            let synced = |index: &usize| stamps.binary_search_by_key(index, |(index, _)| *index).is_ok();
+            let synced = |index: &usize| stamps.binary_search_by_key(index, |file| file.index).is_ok();
             let stored = (0..self.entries().len()).filter(|index| self.entries()[*index].is_stored());
             for index in stored.filter(|index| !synced(index)) {
                 match self.sync_file(index, &mut root) {
@@ -267,7 +298,7 @@ impl Files {
 
     /// Where the file has been closed since, the system still has what was written to it. It is opened for a moment
     /// then, and displaces none that is in use.
-    fn sync_file(&self, index: usize, root: &mut Root<'_>) -> Result<FileStamp> {
+    fn sync_file(&self, index: usize, root: &mut Root<'_>) -> Result<Stat> {
         let file = match self.cache.get(self.key(index), false) {
             Some(file) => file,
             None => Arc::new(self.open(index, root, Root::open)?.0),
@@ -277,25 +308,25 @@ impl Files {
         let least = self.written_len(index).unwrap_or(0);
         let stat = rustix::fs::fstat(&file).map_err(|error| failed(error.into()))?;
         self.check_file(index, &stat, least)?;
-        Ok(stamp_of(&stat))
+        Ok(stat)
     }
 
     /// Deletes the files that were written, now or earlier, and not to be kept; then folders that are empty by that.
     ///
     /// # Errors
     /// The first file that could not be deleted; the others are.
-    pub fn delete(&self, written_earlier: Vec<usize>, keep: &[usize]) -> Result<()> {
+    pub fn delete(&self, keep: &[usize]) -> Result<DeletedFiles> {
         let mut is_deleted = self.is_deleted.write().unwrap_or_else(PoisonError::into_inner);
         *is_deleted = true;
         self.cache.forget(self.storage);
-        let ever = std::mem::take(&mut *self.lock_written()).ever;
-        let mut doomed: BTreeSet<usize> = ever.into_keys().collect();
-        doomed.extend(written_earlier);
+        let mut doomed = std::mem::take(&mut *self.lock_written()).created;
+        doomed.extend(self.claims.created.keys().copied());
+        let mut report = DeletedFiles::default();
         // On a volume that is not there is nothing of ours; what lies there now is somebody else's.
         self.find_volume()?;
         let root = match beneath::open_root(&self.root) {
             Ok(root) => root,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(report),
             Err(error) => return Err(failure(DiskAction::Delete, self.root.clone(), error)),
         };
         let mut result = Ok(());
@@ -305,7 +336,7 @@ impl Files {
                 continue;
             };
             match beneath::unlink(root.as_fd(), &entry.path) {
-                Ok(()) => {}
+                Ok(()) => report.deleted.push(index),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) if result.is_ok() => result = Err(failure(DiskAction::Delete, self.path(entry), error)),
                 Err(_) => {}
@@ -318,7 +349,7 @@ impl Files {
             // One that is not empty stays, and that is no failure.
             let _ = beneath::remove_folder(root.as_fd(), folder);
         }
-        result
+        result.map(|()| report)
     }
 
     fn note_written(&self, index: usize, end: u64) {
@@ -381,6 +412,7 @@ impl Files {
         };
         // One that has just been created needs no look.
         let Some(stat) = stat else {
+            self.lock_written().created.insert(index);
             return Ok((file, 0));
         };
         self.check_file(index, &stat, least.unwrap_or(0))?;
@@ -436,6 +468,13 @@ fn stamp_of(stat: &Stat) -> FileStamp {
         len: stat.st_size.try_into().unwrap_or(0),
         seconds: stat.st_mtime,
         nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+    }
+}
+
+fn id_of(stat: &Stat) -> FileId {
+    FileId {
+        device: stat.st_dev,
+        inode: stat.st_ino,
     }
 }
 
@@ -538,8 +577,8 @@ mod tests {
     }
 
     fn lengths(files: &Files) -> Vec<Option<u64>> {
-        let stamps = files.look().unwrap().stamps;
-        stamps.into_iter().map(|stamp| stamp.map(|stamp| stamp.len)).collect()
+        let found = files.look().unwrap().files;
+        found.into_iter().map(|file| file.map(|file| file.stamp.len)).collect()
     }
 
     fn blocks(data: &[u8], sizes: usize) -> Vec<Bytes> {
@@ -563,7 +602,7 @@ mod tests {
             let read = files.read(Span { offset, len }, &buffers).unwrap();
             assert_eq!(read, data[offset as usize..][..len as usize]);
         }
-        let synced: BTreeSet<usize> = files.sync(false).unwrap().into_iter().map(|(index, _)| index).collect();
+        let synced: BTreeSet<usize> = files.sync(false).unwrap().into_iter().map(|file| file.index).collect();
         assert_eq!(synced, BTreeSet::from([0, 1, 2, 3, 4]));
         assert_eq!(files.sync(false).unwrap(), [], "once");
     }
@@ -607,7 +646,7 @@ mod tests {
                 .set_len(3)
                 .unwrap();
             let found = files.sync(false).unwrap().into_iter();
-            let found: Vec<_> = found.map(|(_, stamp)| stamp.map(|stamp| stamp.len)).collect();
+            let found: Vec<_> = found.map(|file| file.stamp.map(|stamp| stamp.len)).collect();
             assert_eq!(found, [None, None, Some(4)]);
             for (offset, is_whole) in [(4, false), (12, false), (20, true)] {
                 assert_eq!(write(offset).is_ok(), is_whole, "{offset} of {open_count}");
@@ -681,15 +720,19 @@ mod tests {
         let four = |offset| Span { offset, len: 4 };
         files.write(four(0), &blocks(&[1; 4], 4)).unwrap();
         files.write(four(8), &blocks(&[1; 4], 4)).unwrap();
-        files.delete(Vec::new(), &[2]).unwrap();
+        files.delete(&[2]).unwrap();
         let left = |name: &str| root.join(name).exists();
         assert!(!left("t/d/0") && left("t/d/1") && left("t/d/2") && left("t/sibling"));
         // Fault 105: a job in flight.
         assert!(files.write(four(0), &blocks(&[1; 4], 4)).is_err());
         assert!(!left("t/d/0"));
 
-        let other = self::files(root, &[4, 4, 4]);
-        other.delete(vec![1, 2], &[]).unwrap();
+        let claims = FileClaims {
+            created: [(1, None), (2, None)].into(),
+            ..FileClaims::default()
+        };
+        let other = self::files(root, &[4, 4, 4]).with_claims(claims);
+        other.delete(&[]).unwrap();
         assert!(!left("t/d") && left("t/sibling"), "folders go when they are empty");
     }
 
@@ -700,7 +743,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("t")).unwrap();
         symlink(outside.path(), folder.path().join("t/d")).unwrap();
-        assert!(files(folder.path(), &[4]).delete(vec![0], &[]).is_err());
+        let claims = FileClaims {
+            created: [(0, None)].into(),
+            ..FileClaims::default()
+        };
+        assert!(files(folder.path(), &[4]).with_claims(claims).delete(&[]).is_err());
         assert!(outside.path().join("0").exists());
     }
 

@@ -103,7 +103,13 @@ impl DiskControl<'_> {
                 len: entry.len,
                 modified_ns: fabric.hub.now.as_nanos(),
             };
-            volume.put(root.as_ref().join(&*entry.path), File { extents, stamp });
+            let file = File {
+                extents,
+                stamp,
+                inode: volume.next_inode(),
+                is_users: true,
+            };
+            volume.put(root.as_ref().join(&*entry.path), file);
         }
     }
 

@@ -1,16 +1,19 @@
 //! A file: as everybody sees it, and as it lies on the platter.
 
 use ecs_torrent_components::random::Random;
-use ecs_torrent_components::session::FileStamp;
+use ecs_torrent_components::session::{FileId, FileStamp};
 
 use super::super::random::happens;
 use super::extents::{Data, Extents};
 
-/// A file's bytes, length and time.
+/// A file's bytes, length and time, and which file it is.
 #[derive(Clone, Default)]
 pub(super) struct File {
     pub(super) extents: Extents,
     pub(super) stamp: Stamp,
+    pub(super) inode: u64,
+    /// Somebody else than an engine has put it there.
+    pub(super) is_users: bool,
 }
 
 /// A length, and a time of change in nanoseconds.
@@ -42,6 +45,9 @@ struct Logged {
 /// Seconds since 1970 at which simulations begin.
 const EPOCH_S: u64 = 1_700_000_000;
 
+/// The number of every simulated device.
+const DEVICE: u64 = 1;
+
 /// Times of change are as coarse as in Linux.
 const GRAIN_NS: u64 = 4_000_000;
 
@@ -57,6 +63,13 @@ impl Stamp {
 }
 
 impl File {
+    pub(super) fn id(&self) -> FileId {
+        FileId {
+            device: DEVICE,
+            inode: self.inode,
+        }
+    }
+
     fn write(&mut self, offset: u64, len: u64, data: Data) {
         self.extents.write(offset, len, data);
         self.stamp.len = self.stamp.len.max(offset + len);
@@ -78,7 +91,8 @@ impl Entry {
         }
     }
 
-    pub(super) fn create(&mut self, now_ns: u64) -> &mut File {
+    /// The file, or a new one where there is none.
+    pub(super) fn create(&mut self, now_ns: u64, inode: u64) -> &mut File {
         if self.seen.is_none() {
             self.is_another = self.durable.is_some();
             self.log.clear();
@@ -88,8 +102,11 @@ impl Entry {
                 len: 0,
                 modified_ns: now_ns,
             };
-            let extents = Extents::default();
-            File { extents, stamp }
+            File {
+                stamp,
+                inode,
+                ..File::default()
+            }
         })
     }
 
@@ -99,9 +116,18 @@ impl Entry {
             len,
             data: data.clone(),
         });
-        let file = self.create(now_ns);
-        file.write(offset, len, data);
-        file.stamp.modified_ns = now_ns;
+        if let Some(file) = &mut self.seen {
+            file.write(offset, len, data);
+            file.stamp.modified_ns = now_ns;
+        }
+    }
+
+    /// Reserves space for a length, which the file has from then on.
+    pub(super) fn reserve(&mut self, len: u64) {
+        if let Some(file) = &mut self.seen {
+            file.extents.reserve(len);
+            file.stamp.len = file.stamp.len.max(len);
+        }
     }
 
     /// Cuts the file, as somebody else does.
@@ -134,6 +160,8 @@ impl Entry {
             durable.write(offset, len, data);
         }
         durable.stamp = seen.stamp;
+        durable.inode = seen.inode;
+        durable.is_users = seen.is_users;
     }
 
     /// What a system does whose disk does not take what was written: it tells once, and forgets that it was not taken.
@@ -163,7 +191,13 @@ impl Entry {
             (_, None) => None,
             (old, Some(seen)) => {
                 let old = old.filter(|_| !self.is_another).unwrap_or_default();
-                Some(remains(old, log, seen.stamp, luck))
+                let (inode, is_users) = (seen.inode, seen.is_users);
+                let remains = remains(old, log, seen.stamp, luck);
+                Some(File {
+                    inode,
+                    is_users,
+                    ..remains
+                })
             }
         };
         *self = left.map_or_else(Self::default, Self::durable);

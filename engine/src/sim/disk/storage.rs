@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use ecs_torrent_components::session::FileStamp;
+use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_components::session::FileId;
 use ecs_torrent_protocol::files::{FileEntry, FileTable};
 use ecs_torrent_protocol::geometry::Span;
 use rustix::io::Errno;
@@ -14,27 +15,58 @@ use rustix::io::Errno;
 use super::super::contents::{Contents, Gathering};
 use super::extents::Data;
 use super::faults::DiskFault;
+use super::file::{File, Stamp};
 use super::volume::Volume;
-use crate::ports::disk::{DiskAction, DiskError, FoundFiles};
+use crate::ports::disk::{
+    DeletedFiles, DiskAction, DiskError, FileClaims, FoundFile, FoundFiles, KeptReason, Provenance, Refusal, SyncedFile,
+};
 
 type Result<T> = std::result::Result<T, DiskError>;
 
+/// Which storage of an engine may write a file, by the file's inode.
+pub(super) type Owners = Arc<Mutex<BTreeMap<u64, StorageId>>>;
+
 /// One torrent's files below its download folder, as one engine has opened them.
 pub(super) struct Storage {
+    id: StorageId,
     pub(super) root: PathBuf,
     /// Where the volume is expected to be mounted.
     volume: Option<PathBuf>,
     table: FileTable,
-    written: Mutex<Written>,
+    claims: FileClaims,
+    owners: Owners,
+    state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct Written {
+struct State {
     /// Files written since the last sync.
     unsynced: BTreeSet<usize>,
-    /// Files created or written, and how long they have to be by that.
-    ever: BTreeMap<usize, u64>,
+    /// Files that this storage has created, claimed or written.
+    known: BTreeMap<usize, Known>,
+    /// The files have been looked at: what appears since then is somebody else's, whatever the session claims.
+    is_looked_at: bool,
     is_deleted: bool,
+}
+
+/// A file that a storage has to do with.
+#[derive(Clone, Copy)]
+struct Known {
+    id: FileId,
+    provenance: Provenance,
+    /// How long it has to be by what was written to it.
+    least: u64,
+    /// As this storage left it.
+    stamp: Stamp,
+    /// Somebody else has changed it since the last sync.
+    is_in_doubt: bool,
+}
+
+/// What a write may do to a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Write,
+    Compare,
 }
 
 /// The disk, while an operation is carried out.
@@ -48,25 +80,82 @@ pub(super) struct Ground<'d> {
 const MOUNTED_AT: &str = "/";
 
 impl Storage {
-    pub(super) fn new(root: PathBuf, volume: Option<PathBuf>, table: FileTable) -> Self {
+    pub(super) fn new(
+        id: StorageId,
+        root: PathBuf,
+        volume: Option<PathBuf>,
+        table: FileTable,
+        claims: FileClaims,
+        owners: Owners,
+    ) -> Self {
         Self {
+            id,
             root,
             volume,
             table,
-            written: Mutex::default(),
+            claims,
+            owners,
+            state: Mutex::default(),
         }
     }
 
     pub(super) fn look(&self, ground: &Ground<'_>) -> Result<FoundFiles> {
         self.find_volume(ground)?;
-        let stamp = |entry: &FileEntry| {
-            let file = ground.volume.file(&self.path(entry)).filter(|_| entry.is_stored());
-            file.map(|file| file.stamp.public())
-        };
+        let files = self.table.files().iter().enumerate().map(|(index, entry)| {
+            let file = ground.volume.file(&self.path(entry)).filter(|_| entry.is_stored())?;
+            let known = self.known(index, file);
+            Some(FoundFile {
+                stamp: file.stamp.public(),
+                id: known.id,
+                provenance: known.provenance,
+            })
+        });
+        let files = files.collect();
+        self.lock().is_looked_at = true;
         Ok(FoundFiles {
-            stamps: self.table.files().iter().map(stamp).collect(),
+            root: self.root.clone(),
             volume: MOUNTED_AT.into(),
+            files,
         })
+    }
+
+    /// What is known of a file that is there; looked at for the first time, it is this torrent's where the session
+    /// claims it and it is the same one as then.
+    fn known(&self, index: usize, file: &File) -> Known {
+        let mut state = self.lock();
+        if let Some(known) = state.known.get(&index) {
+            return *known;
+        }
+        let claim = self.claims.created.get(&index).filter(|_| !state.is_looked_at);
+        let saved = self.claims.stamps.get(index).copied().flatten();
+        let is_same =
+            claim.is_some_and(|claim| claim.is_none_or(|id| id == file.id()) || saved == Some(file.stamp.public()));
+        let is_ours = is_same && self.take_ownership(file.id());
+        let known = Known {
+            id: file.id(),
+            provenance: if is_ours {
+                Provenance::Created
+            } else {
+                Provenance::Found
+            },
+            least: 0,
+            stamp: file.stamp,
+            is_in_doubt: false,
+        };
+        state.known.insert(index, known);
+        known
+    }
+
+    /// Makes this storage the one that may write a file; false where another one is.
+    fn take_ownership(&self, id: FileId) -> bool {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        *owners.entry(id.inode).or_insert(self.id) == self.id
+    }
+
+    /// Lets other storages write what this one might.
+    pub(super) fn let_go(&self) {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        owners.retain(|_, owner| *owner != self.id);
     }
 
     fn find_volume(&self, ground: &Ground<'_>) -> Result<()> {
@@ -84,29 +173,78 @@ impl Storage {
     }
 
     pub(super) fn prepare(&self, ground: &mut Ground<'_>, is_preallocated: bool) -> Result<()> {
-        for (index, file) in self.table.files().iter().enumerate() {
-            if !file.is_stored() || (file.len > 0 && !is_preallocated) {
+        for (index, entry) in self.table.files().iter().enumerate() {
+            if !entry.is_stored() || (entry.len > 0 && !is_preallocated) {
                 continue;
             }
             self.find_volume(ground)?;
-            let path = self.path(file);
-            let is_longer = ground.volume.file(&path).is_some_and(|found| found.stamp.len > 0);
-            if file.len == 0 && is_longer {
+            let path = self.path(entry);
+            // What this storage did not create stays as it is.
+            let (known, _) = self.open_or_create(ground, index, &path)?;
+            if known.provenance == Provenance::Found {
                 continue;
             }
-            self.note_written(index, 0);
-            let now_ns = ground.now_ns;
-            let found = ground.volume.entry(&path).create(now_ns);
-            let missing = found.extents.unallocated(0, file.len);
+            let found = ground.volume.file(&path);
+            let missing = found.map_or(0, |found| found.extents.unallocated(0, entry.len));
             if missing > ground.volume.free() {
                 return Err(failure(DiskAction::Allocate, path, Errno::NOSPC.into()));
             }
-            let found = ground.volume.entry(&path).create(now_ns);
-            found.extents.reserve(file.len);
-            found.stamp.len = found.stamp.len.max(file.len);
+            let now_ns = ground.now_ns;
+            let found = ground.volume.create(&path, now_ns);
+            found.reserve(entry.len);
             ground.volume.take_space(missing);
+            self.note_written(ground, index, &path, 0);
         }
         Ok(())
+    }
+
+    /// A file to be written, created where it is not there, and what may be done to it. It is the one that was written
+    /// before, and whole.
+    fn open_or_create(&self, ground: &mut Ground<'_>, index: usize, path: &Path) -> Result<(Known, Access)> {
+        let before = self.lock().known.get(&index).copied();
+        let gone = |reason| {
+            let error = io::Error::new(io::ErrorKind::UnexpectedEof, reason);
+            Err(failure(DiskAction::Write, path.to_owned(), error))
+        };
+        let Some(file) = ground.volume.file(path) else {
+            if before.is_some() {
+                return gone("it was deleted meanwhile");
+            }
+            return Ok((self.create(ground, index, path), Access::Write));
+        };
+        let mut known = self.known(index, file);
+        if known.id != file.id() {
+            return gone("it was replaced meanwhile");
+        }
+        if file.stamp.len < known.least {
+            return gone("it was cut meanwhile");
+        }
+        if file.stamp != known.stamp {
+            known.is_in_doubt = true;
+            known.stamp = file.stamp;
+            self.lock().known.insert(index, known);
+        }
+        let may_write = match known.provenance {
+            Provenance::Created => true,
+            Provenance::Found => self.claims.may_overwrite && self.take_ownership(known.id),
+        };
+        Ok((known, if may_write { Access::Write } else { Access::Compare }))
+    }
+
+    fn create(&self, ground: &mut Ground<'_>, index: usize, path: &Path) -> Known {
+        let now_ns = ground.now_ns;
+        ground.volume.create(path, now_ns);
+        let file = ground.volume.file(path);
+        let known = Known {
+            id: file.map(File::id).expect("it was just created"),
+            provenance: Provenance::Created,
+            least: 0,
+            stamp: file.map(|file| file.stamp).unwrap_or_default(),
+            is_in_doubt: false,
+        };
+        self.take_ownership(known.id);
+        self.lock().known.insert(index, known);
+        known
     }
 
     pub(super) fn read(&self, ground: &Ground<'_>, span: Span) -> Result<Bytes> {
@@ -154,29 +292,22 @@ impl Storage {
                 continue;
             }
             let path = self.path(&self.table.files()[slice.file]);
-            self.check_file(ground, slice.file, &path)?;
+            let end = slice.offset + u64::from(slice.len);
+            let (_, access) = self.open_or_create(ground, slice.file, &path)?;
+            if access == Access::Compare {
+                compare(ground, &path, slice.offset, &part)?;
+                self.note_written(ground, slice.file, &path, end);
+                continue;
+            }
             let written = write_run(ground, &path, slice.offset, part, left);
             left -= written.min(left);
+            self.note_written(ground, slice.file, &path, slice.offset + written);
             if written < u64::from(slice.len) {
                 let error = fault.unwrap_or(DiskFault::Full).error();
                 return Err(failure(DiskAction::Write, path, error));
             }
-            self.note_written(slice.file, slice.offset + u64::from(slice.len));
         }
         Ok(())
-    }
-
-    /// What was written to a file that somebody has deleted or cut since is nowhere.
-    fn check_file(&self, ground: &Ground<'_>, index: usize, path: &Path) -> Result<()> {
-        let least = self.lock().ever.get(&index).copied().unwrap_or(0);
-        let reason = match ground.volume.file(path) {
-            _ if least == 0 => return Ok(()),
-            None => "it was deleted meanwhile",
-            Some(file) if file.stamp.len < least => "it was cut meanwhile",
-            Some(_) => return Ok(()),
-        };
-        let error = io::Error::new(io::ErrorKind::UnexpectedEof, reason);
-        Err(failure(DiskAction::Write, path.to_owned(), error))
     }
 
     pub(super) fn sync(
@@ -184,19 +315,19 @@ impl Storage {
         ground: &mut Ground<'_>,
         fault: Option<DiskFault>,
         is_for_all: bool,
-    ) -> Result<Vec<(usize, Option<FileStamp>)>> {
+    ) -> Result<Vec<SyncedFile>> {
         let unsynced = std::mem::take(&mut self.lock().unsynced);
-        let mut stamps = Vec::with_capacity(unsynced.len());
+        let mut synced = Vec::with_capacity(unsynced.len());
         for index in unsynced {
             let path = self.path(&self.table.files()[index]);
             if let Some(fault) = fault {
-                ground.volume.entry(&path).forget_unsynced();
+                if let Some(entry) = ground.volume.entry(&path) {
+                    entry.forget_unsynced();
+                }
                 return Err(failure(DiskAction::Sync, path, fault.error()));
             }
-            let least = self.lock().ever.get(&index).copied().unwrap_or(0);
             ground.volume.sync(&path);
-            let stamp = ground.volume.file(&path).map(|file| file.stamp.public());
-            stamps.push((index, stamp.filter(|stamp| stamp.len >= least)));
+            synced.extend(self.synced(ground, index, &path));
         }
         if is_for_all {
             for file in self.table.files().iter().filter(|file| file.is_stored()) {
@@ -206,63 +337,111 @@ impl Storage {
                 }
             }
         }
-        Ok(stamps)
+        Ok(synced)
     }
 
-    pub(super) fn delete(&self, ground: &mut Ground<'_>, written: Vec<usize>, keep: &[usize]) -> Result<()> {
-        let mut doomed: BTreeSet<usize> = {
-            let mut known = self.lock();
-            known.is_deleted = true;
-            std::mem::take(&mut known.ever).into_keys().collect()
-        };
-        doomed.extend(written);
+    /// How a file has been synced.
+    fn synced(&self, ground: &Ground<'_>, index: usize, path: &Path) -> Option<SyncedFile> {
+        let mut state = self.lock();
+        let known = state.known.get_mut(&index)?;
+        let is_in_doubt = std::mem::take(&mut known.is_in_doubt);
+        let file = ground.volume.file(path).filter(|file| file.id() == known.id);
+        let as_left = file.filter(|file| file.stamp == known.stamp && !is_in_doubt);
+        known.stamp = file.map_or(known.stamp, |file| file.stamp);
+        Some(SyncedFile {
+            index,
+            stamp: as_left.map(|file| file.stamp.public()),
+            id: file.map(File::id),
+            provenance: known.provenance,
+        })
+    }
+
+    pub(super) fn delete(&self, ground: &mut Ground<'_>, keep: &[usize]) -> Result<DeletedFiles> {
+        self.lock().is_deleted = true;
         self.find_volume(ground)?;
-        let doomed = doomed.into_iter().filter(|index| !keep.contains(index));
-        for file in doomed.filter_map(|index| self.table.files().get(index)) {
-            if file.is_stored() {
-                ground.volume.delete(&self.path(file));
-            }
+        let mut report = DeletedFiles::default();
+        for (index, entry) in self.table.files().iter().enumerate() {
+            let path = self.path(entry);
+            let Some(file) = ground.volume.file(&path).filter(|_| entry.is_stored()) else {
+                continue;
+            };
+            let known = self.known(index, file);
+            let reason = match known.provenance {
+                Provenance::Found => KeptReason::Found,
+                Provenance::Created if known.id != file.id() => KeptReason::Replaced,
+                Provenance::Created if keep.contains(&index) => KeptReason::SharedWithAnother,
+                Provenance::Created => {
+                    ground.volume.delete(&path);
+                    report.deleted.push(index);
+                    continue;
+                }
+            };
+            report.kept.push((index, reason));
         }
-        Ok(())
+        Ok(report)
     }
 
-    fn note_written(&self, index: usize, end: u64) {
-        let mut written = self.lock();
-        written.unsynced.insert(index);
-        let len = written.ever.entry(index).or_default();
-        *len = end.max(*len);
+    fn note_written(&self, ground: &Ground<'_>, index: usize, path: &Path, end: u64) {
+        let mut state = self.lock();
+        state.unsynced.insert(index);
+        if let (Some(known), Some(file)) = (state.known.get_mut(&index), ground.volume.file(path)) {
+            known.least = end.max(known.least);
+            known.stamp = file.stamp;
+        }
     }
 
     pub(super) fn path(&self, entry: &FileEntry) -> PathBuf {
         self.root.join(&*entry.path)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Written> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Compares a file that is the user's with what was to be written to it.
+fn compare(ground: &Ground<'_>, path: &Path, offset: u64, blocks: &[Bytes]) -> Result<()> {
+    let len: usize = blocks.iter().map(Bytes::len).sum();
+    let mut gathering = Gathering::default();
+    let is_equal = ground.volume.file(path).is_some_and(|file| {
+        file.extents.read(ground.contents, offset, len as u64, &mut gathering);
+        let found = gathering.finish(ground.contents);
+        let mut rest = &found[..];
+        file.stamp.len >= offset + len as u64
+            && blocks.iter().all(|block| {
+                let (part, next) = rest.split_at(block.len());
+                rest = next;
+                part == block
+            })
+    });
+    if is_equal {
+        return Ok(());
+    }
+    Err(failure(DiskAction::Write, path.to_owned(), Refusal::Foreign.into()))
 }
 
 /// Writes blocks behind each other, at most `left` bytes and as many as there is space for; tells how many.
 fn write_run(ground: &mut Ground<'_>, path: &Path, offset: u64, blocks: Vec<Bytes>, left: u64) -> u64 {
     let now_ns = ground.now_ns;
     let mut written = 0;
-    // Where no byte can be written, the file is created all the same.
-    ground.volume.entry(path).create(now_ns);
     for mut block in joined(ground.contents, blocks) {
         let at = offset + written;
         block.truncate((left - written).min(block.len() as u64) as usize);
         let free = ground.volume.free();
-        let entry = ground.volume.entry(path);
-        let missing = entry.create(now_ns).extents.unallocated(at, block.len() as u64);
-        let is_too_long = missing > free;
+        let taken_by = |ground: &Ground<'_>, len| {
+            let file = ground.volume.file(path);
+            file.map_or(len, |file| file.extents.unallocated(at, len))
+        };
+        let is_too_long = taken_by(ground, block.len() as u64) > free;
         if is_too_long {
             // As if what was there already came last.
             block.truncate(free.min(block.len() as u64) as usize);
         }
         let len = block.len() as u64;
         if len > 0 {
-            let taken = entry.create(now_ns).extents.unallocated(at, len);
-            entry.write(now_ns, at, len, Data::of(ground.contents, block));
+            let taken = taken_by(ground, len);
+            let data = Data::of(ground.contents, block);
+            ground.volume.create(path, now_ns).write(now_ns, at, len, data);
             ground.volume.take_space(taken);
             written += len;
         }

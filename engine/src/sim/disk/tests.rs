@@ -7,13 +7,14 @@ use std::time::Duration;
 use bevy_ecs::entity::Entity;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_components::session::FileStamp;
 use ecs_torrent_protocol::geometry::Span;
 
 use super::super::{Content, Crash, DiskFault, DiskOperation, DiskSpeed, Lasting, NewContent, NodeId, Simulation};
 use super::SimDisk;
 use crate::port::{Backend, JobTag, Purpose};
-use crate::ports::disk::{DiskDone, DiskError, DiskEvent, DiskRequest, FoundFiles};
+use crate::ports::disk::{
+    DiskDone, DiskError, DiskEvent, DiskRequest, FileClaims, FoundFiles, KeptReason, Provenance, SyncedFile,
+};
 
 const STORAGE: StorageId = StorageId(1);
 const ROOT: &str = "downloads";
@@ -67,15 +68,29 @@ impl Bed {
         events
     }
 
+    /// Opens the files; the session claims all of them.
     fn open(&mut self) -> FoundFiles {
+        let created = (0..self.content.files().files().len()).map(|index| (index, None));
+        self.open_as(
+            STORAGE,
+            FileClaims {
+                created: created.collect(),
+                ..FileClaims::default()
+            },
+        )
+    }
+
+    fn open_as(&mut self, storage: StorageId, claims: FileClaims) -> FoundFiles {
         let (root, files) = (PathBuf::from(ROOT), self.content.files().clone());
-        let (tag, storage, volume) = (TAG, STORAGE, None);
+        let (tag, volume) = (TAG, None);
+        self.disk.submit(&mut vec![DiskRequest::Close { storage }]);
         match self.ask(DiskRequest::Open {
             tag,
             storage,
             root,
             volume,
             files,
+            claims,
         }) {
             DiskEvent {
                 outcome: Ok(DiskDone::Opened(found)),
@@ -86,12 +101,16 @@ impl Bed {
     }
 
     fn write(&mut self, offset: u64, len: u32) -> Result<(), DiskError> {
+        self.write_as(STORAGE, self.content.slice(Span { offset, len }), offset)
+    }
+
+    fn write_as(&mut self, storage: StorageId, data: Bytes, offset: u64) -> Result<(), DiskError> {
+        let len = data.len() as u32;
         let span = Span { offset, len };
-        let data = self.content.slice(span);
         let blocks = (0..data.len())
             .step_by(16384)
             .map(|begin| data.slice(begin..data.len().min(begin + 16384)));
-        let (tag, storage, blocks) = (TAG, STORAGE, blocks.collect());
+        let (tag, blocks) = (TAG, blocks.collect());
         let event = self.ask(DiskRequest::Write {
             tag,
             storage,
@@ -115,7 +134,7 @@ impl Bed {
         }
     }
 
-    fn sync(&mut self) -> Result<Vec<(usize, Option<FileStamp>)>, DiskError> {
+    fn sync(&mut self) -> Result<Vec<SyncedFile>, DiskError> {
         let (tag, storage, is_for_all) = (TAG, STORAGE, false);
         let request = DiskRequest::Sync {
             tag,
@@ -154,7 +173,7 @@ impl Bed {
 #[test]
 fn what_is_written_comes_back_without_a_copy() {
     let mut bed = Bed::new(1, 7);
-    assert_eq!(bed.open().stamps, [None; 7]);
+    assert_eq!(bed.open().files, [None; 7]);
     for (offset, len) in [(131_072, 68_928), (0, 65_536), (65_536, 65_536)] {
         bed.write(offset, len).unwrap();
     }
@@ -176,7 +195,7 @@ fn what_is_written_comes_back_without_a_copy() {
         "over the borders of files"
     );
     let synced = bed.sync().unwrap();
-    let lengths: Vec<u64> = synced.iter().map(|(_, stamp)| stamp.unwrap().len).collect();
+    let lengths: Vec<u64> = synced.iter().map(|file| file.stamp.unwrap().len).collect();
     let expected: Vec<u64> = bed.content.files().files().iter().map(|file| file.len).collect();
     assert_eq!(lengths, expected);
     assert_eq!(bed.sync().unwrap(), [], "once");
@@ -318,22 +337,17 @@ fn files_come_and_go_for_certain_only_when_they_are_synced() {
         let mut bed = Bed::new(seed, 1);
         bed.write(0, 1000).unwrap();
         bed.crash(Crash::Power);
-        created.insert(bed.open().stamps[0].is_some());
+        created.insert(bed.open().files[0].is_some());
 
         bed.write(0, 1000).unwrap();
         bed.sync().unwrap();
-        let (tag, storage, written, keep) = (TAG, STORAGE, vec![0], vec![]);
-        let event = bed.ask(DiskRequest::Delete {
-            tag,
-            storage,
-            written,
-            keep,
-        });
+        let (tag, storage, keep) = (TAG, STORAGE, vec![]);
+        let event = bed.ask(DiskRequest::Delete { tag, storage, keep });
         assert!(
             event.outcome.is_ok() && bed.write(0, 1).is_err(),
             "what is deleted stays deleted"
         );
-        assert_eq!(bed.open().stamps, [None]);
+        assert_eq!(bed.open().files, [None]);
         bed.crash(Crash::Power);
         deleted.insert(bed.holds(0, 1000));
     }
@@ -358,13 +372,13 @@ fn a_failed_sync_is_not_made_good() {
 fn files_that_others_change_are_missed() {
     let mut bed = Bed::new(1, 1);
     bed.write(0, 1000).unwrap();
-    let before = bed.open().stamps[0].unwrap();
+    let before = bed.open().files[0].unwrap().stamp;
     bed.write(0, 1000).unwrap();
-    assert_ne!(bed.open().stamps[0].unwrap(), before, "its time has changed");
+    assert_ne!(bed.open().files[0].unwrap().stamp, before, "its time has changed");
     bed.write(0, 1000).unwrap();
     bed.sim.disk(bed.node).truncate("downloads/content", 10);
     assert!(bed.write(2000, 10).unwrap_err().is_absence());
-    assert_eq!(bed.sync().unwrap(), [(0, None)]);
+    assert_eq!(bed.sync().unwrap()[0].stamp, None);
     bed.open();
     bed.write(0, 1000).unwrap();
     assert!(bed.sim.disk(bed.node).delete("downloads/content"));
@@ -380,4 +394,60 @@ fn a_bad_sector_is_seen_by_nobody_but_readers() {
     bed.sim.disk(bed.node).rot(ROOT, &files, span);
     assert_eq!(bed.open(), before);
     assert!(!bed.holds(0, 1000) && bed.holds(11, 900) && bed.holds(0, 10));
+}
+
+/// A claim that a file of a user does not meet, by identity or stamp, is none.
+#[test]
+fn found_files_are_compared_and_left() {
+    let mut bed = Bed::new(1, 1);
+    let (files, bytes) = (bed.content.files().clone(), bed.content.bytes().clone());
+    bed.sim.disk(bed.node).put(ROOT, &files, &bytes);
+    for may_overwrite in [false, true] {
+        let found = bed.open_as(
+            STORAGE,
+            FileClaims {
+                may_overwrite,
+                ..FileClaims::default()
+            },
+        );
+        assert_eq!(found.files[0].unwrap().provenance, Provenance::Found);
+        bed.write(0, 100_000).expect("the same bytes");
+        let other = bed.write_as(STORAGE, Bytes::from(vec![7; 100]), 5);
+        assert_eq!(
+            other.as_ref().is_err_and(DiskError::is_foreign),
+            !may_overwrite,
+            "{other:?}"
+        );
+        assert_eq!(bed.holds(0, 200_000), !may_overwrite);
+        assert_eq!(bed.sync().unwrap()[0].provenance, Provenance::Found);
+        let (tag, storage, keep) = (TAG, STORAGE, vec![]);
+        let event = bed.ask(DiskRequest::Delete { tag, storage, keep });
+        let Ok(DiskDone::Deleted(report)) = event.outcome else {
+            panic!("{event:?}")
+        };
+        assert_eq!(report.kept, [(0, KeptReason::Found)]);
+        assert!(bed.sim.disk(bed.node).file_len("downloads/content").is_some());
+    }
+}
+
+/// A file that one torrent writes is never written by another one, whatever that one may overwrite.
+#[test]
+fn a_file_has_one_writer() {
+    let mut bed = Bed::new(1, 1);
+    bed.write(0, 1000).unwrap();
+    let other = StorageId(2);
+    let claims = FileClaims {
+        created: [(0, None)].into(),
+        may_overwrite: true,
+        ..FileClaims::default()
+    };
+    let found = bed.open_as(other, claims.clone());
+    assert_eq!(found.files[0].unwrap().provenance, Provenance::Found);
+    let error = bed.write_as(other, Bytes::from(vec![7; 100]), 0).unwrap_err();
+    assert!(error.is_foreign() && bed.holds(0, 1000));
+    bed.disk.submit(&mut vec![DiskRequest::Close { storage: STORAGE }]);
+    assert_eq!(
+        bed.open_as(other, claims).files[0].unwrap().provenance,
+        Provenance::Created
+    );
 }

@@ -13,6 +13,8 @@ pub(in super::super) struct Volume {
     /// Bytes that fit; nothing is no limit.
     pub(super) capacity: Option<u64>,
     used: u64,
+    /// The number of the newest file.
+    last_inode: u64,
     /// Files whose deletion is not on the platter.
     deleted: Vec<PathBuf>,
     pub(super) is_mounted: bool,
@@ -24,6 +26,7 @@ impl Default for Volume {
             files: BTreeMap::new(),
             capacity: None,
             used: 0,
+            last_inode: 0,
             deleted: Vec::new(),
             is_mounted: true,
         }
@@ -39,11 +42,23 @@ impl Volume {
         self.files.get(path)?.on_platter()
     }
 
-    pub(super) fn entry(&mut self, path: &Path) -> &mut Entry {
-        if !self.files.contains_key(path) {
-            self.files.insert(path.to_owned(), Entry::default());
-        }
-        self.files.get_mut(path).expect("it was just put there")
+    /// What is at a path, where there is anything, or was.
+    pub(super) fn entry(&mut self, path: &Path) -> Option<&mut Entry> {
+        self.files.get_mut(path)
+    }
+
+    /// The file at a path; a new one where there is none.
+    pub(super) fn create(&mut self, path: &Path, now_ns: u64) -> &mut Entry {
+        let inode = self.next_inode();
+        let entry = self.files.entry(path.to_owned()).or_default();
+        entry.create(now_ns, inode);
+        entry
+    }
+
+    /// A number that no file has had.
+    pub(super) fn next_inode(&mut self) -> u64 {
+        self.last_inode += 1;
+        self.last_inode
     }
 
     /// Puts a file there, on the platter.
