@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_engine::backends::disk::{FileBuffers, FileCache, Files};
+use ecs_torrent_engine::backends::disk::{FileBuffers, Files, SharedFiles};
 use ecs_torrent_engine::ports::disk::DiskError;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::{Geometry, Span};
@@ -28,8 +28,8 @@ pub(crate) fn hash_pieces(
     geometry: &Geometry,
     on_bytes: &(dyn Fn(u64) + Sync),
 ) -> Vec<Result<Sha1Digest, DiskError>> {
-    let cache = Arc::new(FileCache::new(MAX_OPEN));
-    let files = Files::new(StorageId(0), root.to_owned(), None, table.clone(), cache);
+    let shared = Arc::new(SharedFiles::new(MAX_OPEN));
+    let files = Files::new(StorageId(0), root, None, table.clone(), shared);
     let buffers = FileBuffers::default();
     let done = AtomicU64::new(0);
     let hash_two = |first: u32| {

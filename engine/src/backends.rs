@@ -13,7 +13,7 @@ pub mod state;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ecs_torrent_components::settings::{SettingError, Settings};
@@ -100,9 +100,9 @@ impl Drop for SharedRuntime {
     }
 }
 
-/// Descriptors that are neither peers' nor files': the runtime's, listeners, the state folder, trackers, and what else
-/// this process has open.
-const OTHER_DESCRIPTORS: u64 = 24;
+/// Descriptors that are neither peers' nor files': the runtime's, listeners, the state folder, download folders, trackers,
+/// and what else this process has open.
+const OTHER_DESCRIPTORS: u64 = 32;
 
 /// Fault 99: lowers what may be open at a time to what the system allows this process, files first: a peer can come
 /// later, a piece has to be written now.
@@ -130,11 +130,14 @@ pub fn real(settings: &Settings, waker: &Waker) -> Result<Backends, StartError> 
         None => Box::new(state::NoState::new(waker)),
     };
     let runtime = SharedRuntime::start(settings.net.threads)?;
+    let state_dir = settings.session.state_dir.as_deref();
+    let sessions = state_dir.map(|folder| folder.join(state::SESSIONS));
+    let protected: Vec<&Path> = state_dir.into_iter().chain(sessions.as_deref()).collect();
     let (net, local) = net::TokioNet::start(&settings.net, runtime.clone(), waker)?;
     Ok(Backends {
         http: Box::new(http::ReqwestHttp::new(&local, runtime, waker)),
         net: Box::new(net),
-        disk: Box::new(disk::DiskPool::start(&settings.storage, waker)?),
+        disk: Box::new(disk::DiskPool::start(&settings.storage, &protected, waker)?),
         hash: Box::new(hash::RayonHash::start(&settings.storage, waker)?),
         state,
         local,

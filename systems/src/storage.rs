@@ -125,10 +125,16 @@ impl BlockedWrites {
 /// A disk error as a torrent's fault.
 pub(crate) fn fault(torrent: Entity, error: &DiskError) -> FailTorrent {
     let is_passing = error.is_full() || error.is_volume_gone() || error.is_out_of_files();
+    // What is not the torrent's is not so after a restart either.
+    let is_refused = error.is_foreign() || error.is_forbidden();
     FailTorrent {
         torrent,
         reason: error.to_string().into(),
-        remedy: if is_passing { Remedy::Wait } else { Remedy::Restart },
+        remedy: match (is_passing, is_refused) {
+            (true, _) => Remedy::Wait,
+            (_, true) => Remedy::None,
+            _ => Remedy::Restart,
+        },
     }
 }
 

@@ -2,17 +2,81 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, mkdirat, openat, unlinkat};
+use ecs_torrent_components::session::FileId;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
 const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
 const FILE_MODE: Mode = Mode::from_raw_mode(0o666);
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o777);
 
-/// Opens the download folder itself. The user named it, so links in its path are the user's.
-pub(crate) fn open_root(path: &std::path::Path) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open(path, FOLDER | OFlags::RDONLY, Mode::empty())?)
+/// How folders are opened that are only walked through: no right to list them is needed.
+#[cfg(target_os = "linux")]
+const WALK: OFlags = FOLDER.union(OFlags::PATH);
+#[cfg(not(target_os = "linux"))]
+const WALK: OFlags = FOLDER;
+
+/// Opens a folder by its whole path, in which nothing may be a link.
+pub(crate) fn open_folder_at(path: &Path) -> io::Result<OwnedFd> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{ResolveFlags, openat2};
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        match openat2(CWD, path, WALK, Mode::empty(), resolve) {
+            Err(Errno::NOSYS | Errno::PERM) => {}
+            result => return Ok(result?),
+        }
+    }
+    walk_to(path)
+}
+
+/// What `openat2` does for a whole path, one component at a time.
+fn walk_to(path: &Path) -> io::Result<OwnedFd> {
+    let start = if path.is_absolute() { "/" } else { "." };
+    let mut folder = openat(CWD, start, WALK, Mode::empty())?;
+    for component in path.components() {
+        if let Component::Normal(name) = component {
+            folder = openat(&folder, name, WALK | OFlags::NOFOLLOW, Mode::empty())?;
+        }
+    }
+    Ok(folder)
+}
+
+/// As [`open_folder_at`], creating the folder and those above it where they are missing.
+pub(crate) fn create_folder_at(path: &Path) -> io::Result<OwnedFd> {
+    match open_folder_at(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => return result,
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain path"));
+    };
+    let parent = create_folder_at(parent)?;
+    match mkdirat(&parent, name, FOLDER_MODE) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(openat(&parent, name, WALK | OFlags::NOFOLLOW, Mode::empty())?)
+}
+
+/// How the thing itself is that has a path, be it a link.
+pub(crate) fn stat_of(folder: BorrowedFd<'_>, path: impl rustix::path::Arg) -> io::Result<Stat> {
+    Ok(statat(folder, path, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Which file it is.
+pub(crate) fn id_of(stat: &Stat) -> FileId {
+    FileId {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+    }
+}
+
+/// Whether it is a folder, and no link to one.
+pub(crate) fn is_folder(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode).is_dir()
 }
 
 /// Opens `path`, relative and `/`-separated, below `root`, and tells how it is. No component may be a link: a torrent
@@ -28,25 +92,26 @@ pub(crate) fn may_hold(root: BorrowedFd<'_>, folder: &str) -> bool {
     !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// As [`open`] for writing, creating the file and the folders above it where they are missing.
-pub(crate) fn create(root: BorrowedFd<'_>, path: &str) -> io::Result<(OwnedFd, Stat)> {
-    regular(create_with(root, path, OFlags::empty())?)
-}
-
-/// Creates a file, and the folders above it where they are missing; an error where something is there. It is empty.
-pub(crate) fn create_new(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
-    create_with(root, path, OFlags::EXCL)
-}
-
-fn create_with(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-    let flags = flags | OFlags::RDWR | OFlags::CREATE;
-    match open_with(root, path, flags, FILE_MODE) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create_folders(root, path)?;
-            open_with(root, path, flags, FILE_MODE)
+/// Creates the folders above a file where they are missing.
+pub(crate) fn create_folders(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
+    let Some((folders, _)) = path.rsplit_once('/') else {
+        return Ok(());
+    };
+    let mut folder: Option<OwnedFd> = None;
+    for component in folders.split('/') {
+        let parent = folder.as_ref().map_or(root, AsFd::as_fd);
+        match mkdirat(parent, component, FOLDER_MODE) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
         }
-        result => result,
+        folder = Some(open_folder(parent, component)?);
     }
+    Ok(())
+}
+
+/// Creates a file in a folder that is there; an error where something has its name. It is empty.
+pub(crate) fn create_new(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    open_with(root, path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, FILE_MODE)
 }
 
 /// Deletes a file below `root`, following no link on the way; what is deleted is a name, and no folder's.
@@ -103,22 +168,6 @@ fn walk_folders(root: BorrowedFd<'_>, folders: &str) -> io::Result<OwnedFd> {
     Ok(folder)
 }
 
-fn create_folders(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
-    let Some((folders, _)) = path.rsplit_once('/') else {
-        return Ok(());
-    };
-    let mut folder: Option<OwnedFd> = None;
-    for component in folders.split('/') {
-        let parent = folder.as_ref().map_or(root, AsFd::as_fd);
-        match mkdirat(parent, component, FOLDER_MODE) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        folder = Some(open_folder(parent, component)?);
-    }
-    Ok(())
-}
-
 fn open_folder(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     if matches!(name, "" | "." | "..") {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain name"));
@@ -134,7 +183,7 @@ fn open_folder(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
 /// Only regular files are read and written, whatever stands under the name.
 fn regular(file: OwnedFd) -> io::Result<(OwnedFd, Stat)> {
     let stat = rustix::fs::fstat(&file)?;
-    if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+    if FileType::from_raw_mode(stat.st_mode).is_file() {
         Ok((file, stat))
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
@@ -157,13 +206,18 @@ mod tests {
         ]
     }
 
+    fn create(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
+        create_folders(root.as_fd(), path)?;
+        create_new(root.as_fd(), path)
+    }
+
     #[test]
     fn files_are_created_with_their_folders() {
         let folder = tempfile::tempdir().unwrap();
-        let root = open_root(folder.path()).unwrap();
-        create(root.as_fd(), "a/b/c.txt").unwrap();
-        create(root.as_fd(), "plain").unwrap();
-        create_new(root.as_fd(), "a/d/new").unwrap();
+        let root = open_folder_at(folder.path()).unwrap();
+        for path in ["a/b/c.txt", "plain", "a/d/new"] {
+            create(&root, path).unwrap();
+        }
         assert!(may_hold(root.as_fd(), "a/b") && !may_hold(root.as_fd(), "a/c") && !may_hold(root.as_fd(), "c/b"));
         let error = create_new(root.as_fd(), "a/d/new").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
@@ -181,15 +235,30 @@ mod tests {
         symlink(outside.path().join("victim"), folder.path().join("file")).unwrap();
         symlink("loop", folder.path().join("loop")).unwrap();
         symlink(outside.path().join("new"), folder.path().join("dangling")).unwrap();
-        let root = open_root(folder.path()).unwrap();
+        let root = open_folder_at(folder.path()).unwrap();
         for path in ["dir/victim", "file", "loop", "loop/x", "dangling", "../victim"] {
             assert!(open_both(&root, path).iter().all(Result::is_err), "{path}");
-            assert!(create(root.as_fd(), path).is_err(), "{path}");
-            assert!(create_new(root.as_fd(), path).is_err(), "{path}");
+            assert!(create(&root, path).is_err(), "{path}");
         }
-        assert!(create(root.as_fd(), "dir/sub/new").is_err());
-        assert!(create_new(root.as_fd(), "dir/sub/new").is_err());
+        assert!(create(&root, "dir/sub/new").is_err());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+    }
+
+    /// A folder above in the place of which somebody puts a link is not gone through.
+    #[test]
+    fn whole_paths_lead_through_no_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().canonicalize().unwrap();
+        create_folder_at(&base.join("a/b/c")).unwrap();
+        create_folder_at(&base.join("a/b/c")).unwrap();
+        symlink(base.join("a"), base.join("link")).unwrap();
+        for open in [open_folder_at, walk_to, create_folder_at] {
+            assert!(open(&base.join("a/b/c")).is_ok());
+            for path in ["link", "link/b", "link/new"] {
+                assert!(open(&base.join(path)).is_err(), "{path}");
+            }
+        }
+        assert!(!base.join("a/new").exists());
     }
 
     #[test]
@@ -197,14 +266,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("folder")).unwrap();
         rustix::fs::mknodat(
-            rustix::fs::CWD,
+            CWD,
             folder.path().join("fifo"),
-            rustix::fs::FileType::Fifo,
+            FileType::Fifo,
             Mode::from_raw_mode(0o600),
             0,
         )
         .unwrap();
-        let root = open_root(folder.path()).unwrap();
+        let root = open_folder_at(folder.path()).unwrap();
         assert!(open(root.as_fd(), "fifo", false).is_err());
         assert!(open(root.as_fd(), "folder", false).is_err());
     }

@@ -1,13 +1,17 @@
 //! Files, read and written by a pool of threads.
 
 mod cache;
+mod deleting;
 mod files;
-mod root;
+mod protected;
+mod provenance;
+mod roots;
 mod storage;
 mod volume;
+mod writing;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
@@ -16,8 +20,7 @@ use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::settings::StorageSettings;
 use ecs_torrent_protocol::geometry::Span;
 
-pub use self::cache::FileCache;
-pub use self::files::Files;
+pub use self::files::{Files, SharedFiles};
 use self::storage::{Storage, Write};
 use super::StartError;
 pub use super::buffers::FileBuffers;
@@ -30,7 +33,9 @@ use crate::wake::Waker;
 /// The Disk port's real backend.
 pub struct DiskPool {
     storages: HashMap<StorageId, Arc<Storage>>,
-    cache: Arc<FileCache>,
+    shared: Arc<SharedFiles>,
+    /// Those closed in this turn. A torrent that is closed and opened again keeps its download folder.
+    closed: Vec<Arc<Storage>>,
     jobs: Arc<Jobs<Job>>,
     sink: Sink<DiskEvent>,
 }
@@ -54,14 +59,21 @@ enum Work {
 }
 
 impl DiskPool {
-    /// Starts the threads.
+    /// Starts the threads. `protected` are the engine's own folders.
     ///
     /// # Errors
-    /// Where a thread cannot be started.
-    pub fn start(settings: &StorageSettings, waker: &Waker) -> Result<Self, StartError> {
+    /// Where a thread cannot be started, or a protected folder cannot be opened.
+    pub fn start(settings: &StorageSettings, protected: &[&Path], waker: &Waker) -> Result<Self, StartError> {
+        let shared = SharedFiles::new(settings.max_open_files).protecting(protected);
+        let shared = shared.map_err(|error| StartError::StateDir {
+            path: protected.first().map(PathBuf::from).unwrap_or_default(),
+            error,
+        })?;
+        shared.roots.pin(&settings.download_dir);
         let pool = Self {
             storages: HashMap::default(),
-            cache: Arc::new(FileCache::new(settings.max_open_files)),
+            shared: Arc::new(shared),
+            closed: Vec::new(),
             jobs: Arc::new(Jobs::in_batches(1)),
             sink: Sink::new(waker),
         };
@@ -99,13 +111,15 @@ impl DiskPool {
                 files,
                 claims,
             } => {
-                let files = Files::new(storage, root, volume, files, self.cache.clone()).with_claims(claims);
+                let files = Files::new(storage, &root, volume, files, self.shared.clone()).with_claims(claims);
                 self.storages.insert(storage, Arc::new(Storage::new(files)));
                 (tag, storage, Work::Look)
             }
             DiskRequest::Close { storage } => {
-                self.storages.remove(&storage);
-                self.cache.forget(storage);
+                if let Some(closed) = self.storages.remove(&storage) {
+                    closed.files.close();
+                    self.closed.push(closed);
+                }
                 return None;
             }
             DiskRequest::Prepare {
@@ -157,6 +171,7 @@ impl Backend<DiskRequest, DiskEvent> for DiskPool {
     fn submit(&mut self, requests: &mut Vec<DiskRequest>) {
         let jobs: Vec<Job> = requests.drain(..).filter_map(|request| self.job(request)).collect();
         self.jobs.add(jobs);
+        self.closed.clear();
     }
 
     fn poll(&mut self, max: usize, events: &mut Vec<DiskEvent>) -> bool {
@@ -181,7 +196,7 @@ impl Work {
         }));
         let outcome = done.unwrap_or_else(|_| {
             let error = std::io::Error::other("the disk job panicked");
-            Err(failure(DiskAction::Use, files.root().to_owned(), error))
+            Err(failure(DiskAction::Use, files.root().to_path_buf(), error))
         });
         DiskEvent {
             tag,

@@ -23,6 +23,9 @@ use crate::port::{Backend, JobTag};
 use crate::ports::state::{Loaded, StateDone, StateError, StateEvent, StateRequest};
 use crate::wake::Waker;
 
+/// The folder for sessions in the state folder.
+pub(super) const SESSIONS: &str = "state";
+
 /// Larger files are no sessions: that of a torrent with half a million files has a tenth of it.
 const MAX_SESSION_BYTES: u64 = 512 << 20;
 
@@ -118,7 +121,7 @@ impl Folder {
             path: state_dir.to_owned(),
             error,
         };
-        let path = state_dir.join("state");
+        let path = state_dir.join(SESSIONS);
         // Fault 95: trackers' passkeys are in what is kept.
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&path).map_err(failed)?;

@@ -86,7 +86,7 @@ pub enum DiskRequest {
         /// Files that another torrent has too, and keeps.
         keep: Vec<usize>,
     },
-    /// Closes a torrent's files. Requests already made are carried out.
+    /// Closes a torrent's files. Requests already made are carried out, as far as they create no file.
     Close {
         /// Whose.
         storage: StorageId,
@@ -186,6 +186,9 @@ pub enum KeptReason {
     /// It has further names.
     #[error("it has another name too (a hard link)")]
     HardLinked,
+    /// It lies in a folder of the engine's own.
+    #[error("it lies in a folder of the engine's own")]
+    EnginesOwn,
 }
 
 /// What was done.

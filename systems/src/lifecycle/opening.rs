@@ -116,7 +116,8 @@ impl Opener<'_> {
         files: &FileTable,
         claims: FileClaims,
     ) {
-        let before = std::mem::replace(&mut storage.id, self.storages.next());
+        self.disk.push(DiskRequest::Close { storage: storage.id });
+        storage.id = self.storages.next();
         self.disk.push(DiskRequest::Open {
             tag: JobTag::new(OPEN, entity),
             storage: storage.id,
@@ -125,8 +126,6 @@ impl Opener<'_> {
             files: files.clone(),
             claims,
         });
-        // Only now: a download folder that stays in use has to be the same one as before.
-        self.disk.push(DiskRequest::Close { storage: before });
     }
 }
 

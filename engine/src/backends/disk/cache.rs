@@ -11,7 +11,7 @@ use lru::LruCache;
 pub(super) type FileKey = (StorageId, usize);
 
 /// Open files, the ones not used for longest closed first; shared by all torrents.
-pub struct FileCache {
+pub(super) struct FileCache {
     open: Mutex<LruCache<FileKey, OpenFile>>,
 }
 
@@ -22,8 +22,7 @@ struct OpenFile {
 
 impl FileCache {
     /// A cache of at most `max_open` files.
-    #[must_use]
-    pub fn new(max_open: usize) -> Self {
+    pub(super) fn new(max_open: usize) -> Self {
         let max_open = NonZeroUsize::new(max_open).unwrap_or(NonZeroUsize::MIN);
         Self {
             open: Mutex::new(LruCache::new(max_open)),
@@ -53,7 +52,7 @@ impl FileCache {
     }
 
     /// Closes a torrent's files.
-    pub fn forget(&self, storage: StorageId) {
+    pub(super) fn forget(&self, storage: StorageId) {
         let mut open = self.lock();
         let keys: Vec<_> = open
             .iter()

@@ -1,7 +1,6 @@
 //! One torrent's files, and the writes to them that wait.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -93,7 +92,7 @@ impl Storage {
         let written = catch_unwind(AssertUnwindSafe(|| self.files.write(span, blocks)));
         written.unwrap_or_else(|_| {
             let error = std::io::Error::other("the disk job panicked");
-            Err(failure(DiskAction::Use, PathBuf::from(self.files.root()), error))
+            Err(failure(DiskAction::Use, self.files.root().to_path_buf(), error))
         })
     }
 

@@ -17,11 +17,6 @@ pub(super) fn of(path: &Path) -> io::Result<(PathBuf, u64)> {
     Ok((mounted_at.to_owned(), device))
 }
 
-/// The device alone.
-pub(super) fn device_of(path: &Path) -> io::Result<u64> {
-    Ok(fs::metadata(existing(path)?)?.dev())
-}
-
 fn existing(path: &Path) -> io::Result<&Path> {
     let mut nearest = path;
     loop {
@@ -46,7 +41,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let deep = folder.path().join("a/b/c");
         assert_eq!(of(&deep).unwrap(), of(folder.path()).unwrap());
-        assert_eq!(device_of(&deep).unwrap(), of(folder.path()).unwrap().1);
         let (mounted_at, _) = of(Path::new("/proc/self")).unwrap();
         assert_eq!(mounted_at, Path::new("/proc"));
         assert!(of(Path::new("not/there")).is_ok());

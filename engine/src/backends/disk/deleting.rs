@@ -1,0 +1,94 @@
+//! Deleting what a torrent created.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::PoisonError;
+
+use rustix::io::Errno;
+
+use super::failure;
+use super::files::{Files, Result};
+use crate::backends::beneath::{self, id_of};
+use crate::ports::disk::{DeletedFiles, DiskAction, KeptReason, Provenance};
+
+impl Files {
+    /// Deletes the files that this torrent created and whose names still lead to them, but for those in `keep`; then the
+    /// folders above them that are empty by that.
+    ///
+    /// # Errors
+    /// The first file that could not be deleted; the others are.
+    pub fn delete(&self, keep: &[usize]) -> Result<DeletedFiles> {
+        let mut is_deleted = self.is_deleted.write().unwrap_or_else(PoisonError::into_inner);
+        *is_deleted = true;
+        self.shared.cache.forget(self.storage);
+        let mut report = DeletedFiles::default();
+        // On a volume that is not there is nothing of ours; what lies there now is somebody else's.
+        self.find_volume()?;
+        let root = match self.folder() {
+            Ok(root) => root,
+            Err(error) if error.is_absence() => return Ok(report),
+            Err(error) => return Err(error),
+        };
+        let keep: BTreeSet<usize> = keep.iter().copied().collect();
+        let mut result = Ok(());
+        let mut folders = BTreeSet::new();
+        for (index, entry) in self.entries().iter().enumerate().filter(|(_, entry)| entry.is_stored()) {
+            let failed = |error| failure(DiskAction::Delete, self.path(entry), error);
+            if let Err(error) = self.check_folder(root.as_fd(), entry) {
+                debug_assert!(error.is_forbidden());
+                report.kept.push((index, KeptReason::EnginesOwn));
+                continue;
+            }
+            let reason = match beneath::open(root.as_fd(), &entry.path, false) {
+                Ok((_, stat)) => self.reason_to_keep(index, &stat, keep.contains(&index)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if is_something_else(&error) => Some(KeptReason::Replaced),
+                Err(error) => {
+                    result = result.and(Err(failed(error)));
+                    continue;
+                }
+            };
+            if let Some(reason) = reason {
+                report.kept.push((index, reason));
+                continue;
+            }
+            match beneath::unlink(root.as_fd(), &entry.path) {
+                Ok(()) => report.deleted.push(index),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => result = result.and(Err(failed(error))),
+            }
+            let parents = std::iter::successors(entry.path.rsplit_once('/'), |(folder, _)| folder.rsplit_once('/'));
+            folders.extend(parents.map(|(folder, _)| folder));
+        }
+        // The deepest first: behind a folder in the order of names come those inside it.
+        for folder in folders.into_iter().rev() {
+            // One that is not empty stays, and that is no failure.
+            let _ = beneath::remove_folder(root.as_fd(), folder);
+        }
+        result.map(|()| report)
+    }
+
+    /// Why a file that is there is not deleted, if it is not.
+    fn reason_to_keep(&self, index: usize, stat: &rustix::fs::Stat, is_shared: bool) -> Option<KeptReason> {
+        let known = self.classify(index, stat);
+        let is_claimed = self.claims.created.contains_key(&index);
+        match known.provenance {
+            Provenance::Created if known.id != id_of(stat) => Some(KeptReason::Replaced),
+            Provenance::Created if stat.st_nlink > 1 => Some(KeptReason::HardLinked),
+            Provenance::Created if is_shared => Some(KeptReason::SharedWithAnother),
+            Provenance::Created => None,
+            Provenance::Found if is_claimed && stat.st_nlink > 1 => Some(KeptReason::HardLinked),
+            Provenance::Found if is_claimed => Some(KeptReason::Replaced),
+            Provenance::Found => Some(KeptReason::Found),
+        }
+    }
+}
+
+/// Whether a link, a folder or a device has the name, or a link that of a folder above: nothing that a torrent makes.
+fn is_something_else(error: &io::Error) -> bool {
+    let is_link = [Errno::LOOP, Errno::NOTDIR]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
+    is_link || error.kind() == io::ErrorKind::InvalidInput
+}

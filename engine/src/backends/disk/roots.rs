@@ -1,0 +1,233 @@
+//! Download folders: each is resolved once, held open, and told from another one in its place.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bevy_platform::collections::HashMap;
+use ecs_torrent_components::session::FileId;
+use rustix::fs::CWD;
+
+use super::protected::Protected;
+use crate::backends::beneath::{self, id_of, is_folder};
+use crate::ports::disk::Refusal;
+
+/// Download folders that are held open at a time: each costs a descriptor. Others are opened when they are needed, and
+/// compared with what they were.
+const MAX_HELD: usize = 8;
+
+/// The download folders of all torrents.
+#[derive(Default)]
+pub(super) struct Roots {
+    protected: Protected,
+    /// The folders in use, by the paths that users gave.
+    known: Mutex<HashMap<PathBuf, Weak<Root>>>,
+    /// The folders that are held open, the one opened first at the front.
+    held: Mutex<VecDeque<Weak<Root>>>,
+    /// Folders that stay known while no torrent uses them.
+    pinned: Mutex<Vec<Arc<Root>>>,
+}
+
+/// A download folder. It is the same one for all torrents that use it at a time, and as long as one does.
+pub(super) struct Root {
+    given: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Default, Clone)]
+struct State {
+    /// The path without links, as it was first found.
+    path: Option<Arc<Path>>,
+    /// Which folder is there, once one is.
+    id: Option<FileId>,
+    handle: Option<Arc<OwnedFd>>,
+}
+
+/// How a download folder is found.
+pub(super) enum Found {
+    /// The same as before.
+    Same(Arc<OwnedFd>),
+    /// Opened for the first time, gone, or maybe on another volume.
+    New,
+}
+
+impl Roots {
+    pub(super) fn new(protected: Protected) -> Self {
+        Self {
+            protected,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn protected(&self) -> &Protected {
+        &self.protected
+    }
+
+    /// The folder that a user names so. Nothing is opened yet.
+    pub(super) fn get(&self, given: &Path) -> Arc<Root> {
+        let given = std::path::absolute(given).unwrap_or_else(|_| given.to_owned());
+        let mut known = lock(&self.known);
+        if let Some(root) = known.get(&given).and_then(Weak::upgrade) {
+            return root;
+        }
+        // As many as there are in use, at most twice.
+        if known.len() == known.capacity() {
+            known.retain(|_, root| root.strong_count() > 0);
+        }
+        let root = Arc::new(Root {
+            given: given.clone(),
+            state: Mutex::default(),
+        });
+        known.insert(given, Arc::downgrade(&root));
+        root
+    }
+
+    /// Remembers which folder a path leads to from now on, where it leads to one; without holding it open.
+    pub(super) fn pin(&self, given: &Path) {
+        let root = self.get(given);
+        // A folder that is not there, or of no use, is met by the first torrent that wants it.
+        if root.reopen(self).is_ok() {
+            root.let_go();
+        }
+        lock(&self.pinned).push(root);
+    }
+
+    /// A folder whose path begins with that of a pinned one leads through that one.
+    fn check_pinned(&self, given: &Path) -> io::Result<()> {
+        let pinned = lock(&self.pinned).clone();
+        let above = pinned
+            .iter()
+            .filter(|root| given != root.given && given.starts_with(&root.given));
+        for root in above {
+            root.look()?;
+        }
+        Ok(())
+    }
+
+    fn hold(&self, root: &Arc<Root>) {
+        let mut held = lock(&self.held);
+        held.retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(root)));
+        held.push_back(Arc::downgrade(root));
+        let displaced = (held.len() > MAX_HELD).then(|| held.pop_front()).flatten();
+        drop(held);
+        if let Some(displaced) = displaced.and_then(|root| root.upgrade()) {
+            displaced.let_go();
+        }
+    }
+}
+
+impl Root {
+    /// The path: without links where the folder has been found.
+    pub(super) fn path(&self) -> Arc<Path> {
+        let resolved = lock(&self.state).path.clone();
+        resolved.unwrap_or_else(|| self.given.as_path().into())
+    }
+
+    /// Looks by name whether the folder is the one that it was; an error where a link or another folder of the same volume
+    /// has taken its place.
+    pub(super) fn look(&self) -> io::Result<Found> {
+        let state = lock(&self.state).clone();
+        let (Some(path), Some(id)) = (state.path, state.id) else {
+            return Ok(Found::New);
+        };
+        let stat = match beneath::stat_of(CWD.as_fd(), &*path) {
+            Ok(stat) => stat,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::New),
+            Err(error) => return Err(error),
+        };
+        match (state.handle, id_of(&stat)) {
+            _ if !is_folder(&stat) => Err(self.swapped()),
+            (Some(handle), now) if now == id => Ok(Found::Same(handle)),
+            (None, now) if now == id => Ok(Found::New),
+            (_, now) if now.device == id.device => Err(self.swapped()),
+            _ => Ok(Found::New),
+        }
+    }
+
+    /// Opens the folder, and remembers which one it is. Whether its volume is the right one has been looked at.
+    pub(super) fn reopen(self: &Arc<Self>, roots: &Roots) -> io::Result<Arc<OwnedFd>> {
+        let path = self.resolve(roots)?;
+        let folder = beneath::open_folder_at(&path)?;
+        let id = id_of(&rustix::fs::fstat(&folder)?);
+        let before = lock(&self.state).id;
+        if before.is_some_and(|before| before != id && before.device == id.device) {
+            return Err(self.swapped());
+        }
+        self.remember(roots, &path, folder, id)
+    }
+
+    /// As [`Root::reopen`], creating the folder where it is missing.
+    pub(super) fn create(self: &Arc<Self>, roots: &Roots) -> io::Result<Arc<OwnedFd>> {
+        match self.reopen(roots) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return result,
+        }
+        let path = self.resolve(roots)?;
+        if roots.protected.holds(nearest(&path)) {
+            return Err(Refusal::Forbidden.into());
+        }
+        let folder = beneath::create_folder_at(&path)?;
+        let id = id_of(&rustix::fs::fstat(&folder)?);
+        self.remember(roots, &path, folder, id)
+    }
+
+    /// The path without links, looked for once.
+    fn resolve(&self, roots: &Roots) -> io::Result<Arc<Path>> {
+        if let Some(path) = lock(&self.state).path.clone() {
+            return Ok(path);
+        }
+        roots.check_pinned(&self.given)?;
+        let path: Arc<Path> = resolve(&self.given)?.into();
+        Ok(lock(&self.state).path.get_or_insert(path).clone())
+    }
+
+    fn remember(self: &Arc<Self>, roots: &Roots, path: &Path, folder: OwnedFd, id: FileId) -> io::Result<Arc<OwnedFd>> {
+        if roots.protected.contains(id) || roots.protected.holds(path) {
+            return Err(Refusal::Forbidden.into());
+        }
+        let folder = Arc::new(folder);
+        let mut state = lock(&self.state);
+        state.id = Some(id);
+        state.handle = Some(folder.clone());
+        drop(state);
+        roots.hold(self);
+        Ok(folder)
+    }
+
+    /// Lets go of the folder, so that its volume can be unmounted.
+    pub(super) fn let_go(&self) {
+        lock(&self.state).handle = None;
+    }
+
+    fn swapped(&self) -> io::Error {
+        self.let_go();
+        io::Error::other("a link or another folder has taken its place since it was opened")
+    }
+}
+
+/// A path without links; what is not there yet is added by name.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let existing = nearest(path);
+    let mut resolved = existing.canonicalize()?;
+    for component in path.strip_prefix(existing).unwrap_or(path).components() {
+        match component {
+            Component::Normal(name) => resolved.push(name),
+            Component::ParentDir => drop(resolved.pop()),
+            _ => {}
+        }
+    }
+    Ok(resolved)
+}
+
+/// The nearest folder on the way to a path that is there.
+fn nearest(path: &Path) -> &Path {
+    let is_there =
+        |folder: &&Path| !matches!(std::fs::metadata(folder), Err(error) if error.kind() == io::ErrorKind::NotFound);
+    path.ancestors().find(is_there).unwrap_or(path)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
