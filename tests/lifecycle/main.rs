@@ -19,6 +19,7 @@ mod command;
 mod content;
 mod disk_faults;
 mod killing;
+mod ownership;
 #[path = "../faults/peer.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod peer;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,16 +15,21 @@ use bytes::Bytes;
 use ecs_torrent_components::session::{EXTENSION, Session};
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
-use super::StartError;
 use super::jobs::Jobs;
 use super::sink::Sink;
+use super::{StartError, beneath};
 use crate::port::{Backend, JobTag};
 use crate::ports::state::{Loaded, StateDone, StateError, StateEvent, StateRequest};
 use crate::wake::Waker;
 
 /// The folder for sessions in the state folder.
 pub(super) const SESSIONS: &str = "state";
+
+const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
+const FILE_MODE: Mode = Mode::from_raw_mode(0o666);
 
 /// Larger files are no sessions: that of a torrent with half a million files has a tenth of it.
 const MAX_SESSION_BYTES: u64 = 512 << 20;
@@ -46,9 +51,11 @@ pub struct StateFolder {
 /// its thread is left behind.
 const HANG_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A folder whose lock is held.
+/// A folder whose lock is held. It is opened once; whatever its name leads to later, its files are reached below the
+/// handle, through no link.
 struct Folder {
     path: PathBuf,
+    handle: OwnedFd,
     /// Held until the engine is gone; the system lets go of it when the process dies.
     lock: OwnedFd,
 }
@@ -121,20 +128,25 @@ impl Folder {
             path: state_dir.to_owned(),
             error,
         };
-        let path = state_dir.join(SESSIONS);
-        // Fault 95: trackers' passkeys are in what is kept.
+        // Trackers' passkeys are in what is kept.
         let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(&path).map_err(failed)?;
-        let mut file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(state_dir.join("lock"))
-            .map_err(failed)?;
+        builder.recursive(true).mode(0o700).create(state_dir).map_err(failed)?;
+        // The user named it: links in its path are the user's. Below it there are none.
+        let outer = rustix::fs::open(state_dir, FOLDER, Mode::empty()).map_err(|error| failed(error.into()))?;
+        let inner = || {
+            match rustix::fs::mkdirat(&outer, SESSIONS, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error),
+            }
+            rustix::fs::openat(&outer, SESSIONS, FOLDER | OFlags::NOFOLLOW, Mode::empty())
+        };
+        let handle = inner().map_err(|error| failed(error.into()))?;
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&outer, "lock", flags, FILE_MODE).map_err(|error| failed(error.into()))?;
+        let mut file = File::from(file);
         let lock = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
         if let Err(error) = lock {
-            if error != rustix::io::Errno::WOULDBLOCK {
+            if error != Errno::WOULDBLOCK {
                 return Err(failed(error.into()));
             }
             let mut holder = String::new();
@@ -148,7 +160,8 @@ impl Folder {
         let _ = file.set_len(0);
         let _ = writeln!(file, "{}", std::process::id());
         Ok(Self {
-            path,
+            path: state_dir.join(SESSIONS),
+            handle,
             lock: file.into(),
         })
     }
@@ -173,8 +186,8 @@ impl Folder {
             if unsafe_yet.is_empty() {
                 return;
             }
-            let flushed = File::open(&self.path).and_then(|folder| folder.sync_all());
-            let flushed = flushed.map_err(|error| self.failure("flush", &self.path, &error));
+            let flushed = rustix::fs::fsync(&self.handle);
+            let flushed = flushed.map_err(|error| self.failure("flush", "", &error.into()));
             for tag in unsafe_yet {
                 let outcome = flushed.clone().map(|()| StateDone::Saved);
                 sink.push(StateEvent { tag, outcome });
@@ -219,22 +232,14 @@ impl Folder {
         }
     }
 
-    fn session_path(&self, torrent: InfoHash) -> PathBuf {
-        self.path.join(format!("{torrent}.{EXTENSION}"))
-    }
-
-    fn torrent_path(&self, torrent: InfoHash) -> PathBuf {
-        self.path.join(format!("{torrent}.torrent"))
-    }
-
     /// Every torrent of which there is a session or a `.torrent`: one whose session was lost is checked, not lost.
     fn list(&self) -> Outcome {
-        let failed = |error| self.failure("read", &self.path, &error);
+        let failed = |error: Errno| self.failure("read", "", &error.into());
         let mut torrents = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
+        for entry in rustix::fs::Dir::read_from(&self.handle).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_str().ok();
             let hash = name
-                .to_str()
                 .and_then(|name| name.strip_suffix(".torrent"))
                 .and_then(|hash| hash.parse::<InfoHash>().ok());
             torrents.extend(hash);
@@ -245,12 +250,12 @@ impl Folder {
 
     fn load(&self, torrent: InfoHash, with_metainfo: bool) -> Outcome {
         let mut loaded = Loaded::default();
-        let path = self.session_path(torrent);
-        match read(&path, MAX_SESSION_BYTES) {
+        let name = session_name(torrent);
+        match self.read(&name, MAX_SESSION_BYTES) {
             Ok(bytes) => match Session::parse(&bytes, torrent) {
                 Ok(session) => loaded.session = Some(session),
                 Err(error) => {
-                    let aside = set_aside(&path, error.word());
+                    let aside = self.set_aside(&name, error.word());
                     let place =
                         aside.map_or_else(|error| format!("left in place: {error}"), |p| p.display().to_string());
                     loaded.set_aside = Some(format!("{error} ({place})"));
@@ -258,27 +263,28 @@ impl Folder {
                 }
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(self.failure("read", &path, &error)),
+            Err(error) => return Err(self.failure("read", &name, &error)),
         }
         if with_metainfo {
             loaded.metainfo = Some(self.load_metainfo(torrent));
         }
-        loaded.has_metainfo = matches!(loaded.metainfo, Some(Ok(_))) || self.torrent_path(torrent).exists();
+        loaded.has_metainfo = matches!(loaded.metainfo, Some(Ok(_))) || self.exists(&torrent_name(torrent));
         Ok(StateDone::Loaded(Box::new(loaded)))
     }
 
     fn load_metainfo(&self, torrent: InfoHash) -> Result<Arc<Metainfo>, String> {
-        let path = self.torrent_path(torrent);
+        let name = torrent_name(torrent);
         let limits = MetainfoLimits::default();
-        let bytes =
-            read(&path, limits.bencode.max_bytes as u64).map_err(|e| self.failure("read", &path, &e).to_string())?;
+        let bytes = self
+            .read(&name, limits.bencode.max_bytes as u64)
+            .map_err(|e| self.failure("read", &name, &e).to_string())?;
         let parsed = Metainfo::parse(&bytes.into(), &limits).map_err(|error| error.to_string());
         let checked = parsed.and_then(|metainfo| match metainfo.hashes.primary() == torrent {
             true => Ok(Arc::new(metainfo)),
             false => Err("it is another torrent's".to_owned()),
         });
         checked.map_err(|reason| {
-            let aside = set_aside(&path, "damaged");
+            let aside = self.set_aside(&name, "damaged");
             let place = aside.map_or_else(|error| error.to_string(), |path| path.display().to_string());
             format!("{reason} ({place})")
         })
@@ -286,69 +292,85 @@ impl Folder {
 
     fn save(&self, session: &Session, metainfo: Option<&Bytes>) -> Outcome {
         if let Some(bytes) = metainfo {
-            self.replace(&self.torrent_path(session.info_hash), bytes)?;
+            self.replace(&torrent_name(session.info_hash), bytes)?;
         }
-        self.replace(&self.session_path(session.info_hash), session.to_text().as_bytes())?;
+        self.replace(&session_name(session.info_hash), session.to_text().as_bytes())?;
         Ok(StateDone::Saved)
     }
 
     /// Puts a file in the place of another so that at every moment one of them is there whole.
-    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), StateError> {
-        let temporary = path.with_extension("tmp");
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let temporary = Path::new(name).with_extension("tmp");
         let write = || {
-            let mut file = File::create(&temporary)?;
+            let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let mut file = File::from(rustix::fs::openat(&self.handle, &temporary, flags, FILE_MODE)?);
             file.write_all(bytes)?;
             file.sync_all()?;
-            fs::rename(&temporary, path)
+            Ok(rustix::fs::renameat(&self.handle, &temporary, &self.handle, name)?)
         };
         write().map_err(|error| {
-            let _ = fs::remove_file(&temporary);
-            self.failure("write", path, &error)
+            let _ = rustix::fs::unlinkat(&self.handle, &temporary, AtFlags::empty());
+            self.failure("write", name, &error)
         })
     }
 
     fn remove(&self, torrent: InfoHash) -> Outcome {
-        for path in [self.session_path(torrent), self.torrent_path(torrent)] {
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(self.failure("delete", &path, &error)),
+        for name in [session_name(torrent), torrent_name(torrent)] {
+            match rustix::fs::unlinkat(&self.handle, &name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(self.failure("delete", &name, &error.into())),
             }
         }
         Ok(StateDone::Removed)
     }
 
-    #[expect(clippy::unused_self, reason = "reads as what this folder met")]
-    fn failure(&self, action: &str, path: &Path, error: &io::Error) -> StateError {
+    fn failure(&self, action: &str, name: &str, error: &io::Error) -> StateError {
+        let path = if name.is_empty() {
+            self.path.clone()
+        } else {
+            self.path.join(name)
+        };
         StateError(format!("cannot {action} {}: {error}", path.display()).into())
     }
-}
 
-fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    let len = file.metadata()?.len().min(max);
-    // One more than it has, to find its end without growing.
-    let mut bytes = Vec::with_capacity(len as usize + 1);
-    file.take(max + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > max {
-        return Err(io::Error::other(format!("larger than {max} bytes")));
+    fn read(&self, name: &str, max: u64) -> io::Result<Vec<u8>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = File::from(rustix::fs::openat(&self.handle, name, flags, Mode::empty())?);
+        let len = file.metadata()?.len().min(max);
+        // One more than it has, to find its end without growing.
+        let mut bytes = Vec::with_capacity(len as usize + 1);
+        file.take(max + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > max {
+            return Err(io::Error::other(format!("larger than {max} bytes")));
+        }
+        Ok(bytes)
     }
-    Ok(bytes)
+
+    fn exists(&self, name: &str) -> bool {
+        beneath::stat_of(self.handle.as_fd(), name).is_ok()
+    }
+
+    /// Gives a file that cannot be used a name that says why; an earlier one keeps its own.
+    fn set_aside(&self, name: &str, word: &str) -> io::Result<PathBuf> {
+        let free = (0..).map(|number| match number {
+            0 => format!("{name}.{word}"),
+            _ => format!("{name}.{word}-{number}"),
+        });
+        let target = free
+            .take(1000)
+            .find(|target| !self.exists(target))
+            .ok_or_else(|| io::Error::other("too many files were set aside"))?;
+        rustix::fs::renameat(&self.handle, name, &self.handle, &target)?;
+        Ok(self.path.join(target))
+    }
 }
 
-/// Gives a file that cannot be used a name that says why; an earlier one keeps its own.
-fn set_aside(path: &Path, word: &str) -> io::Result<PathBuf> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let free = (0..).map(|number| match number {
-        0 => path.with_file_name(format!("{name}.{word}")),
-        _ => path.with_file_name(format!("{name}.{word}-{number}")),
-    });
-    let target = free
-        .take(1000)
-        .find(|target| !target.exists())
-        .ok_or_else(|| io::Error::other("too many files were set aside"))?;
-    fs::rename(path, &target)?;
-    Ok(target)
+fn session_name(torrent: InfoHash) -> String {
+    format!("{torrent}.{EXTENSION}")
+}
+
+fn torrent_name(torrent: InfoHash) -> String {
+    format!("{torrent}.torrent")
 }
 
 /// The State port of an engine that keeps nothing.
@@ -400,13 +422,43 @@ mod tests {
         }
     }
 
+    /// A folder in whose place somebody puts a link after the start is not followed, nor are links in it.
+    #[test]
+    fn a_swapped_folder_is_not_followed() {
+        use std::os::unix::fs::symlink;
+        let temporary = tempfile::tempdir().unwrap();
+        let base = temporary.path();
+        let outside = base.join("outside");
+        fs::create_dir(&outside).unwrap();
+        let folder = Folder::take(&base.join("state-dir")).unwrap();
+        fs::rename(base.join("state-dir"), base.join("moved")).unwrap();
+        symlink(&outside, base.join("state-dir")).unwrap();
+        folder.replace("x.ron", b"session").unwrap();
+        assert_eq!(folder.read("x.ron", 10).unwrap(), b"session");
+        assert_eq!(fs::read(base.join("moved/state/x.ron")).unwrap(), b"session");
+        fs::write(outside.join("victim"), "mine").unwrap();
+        symlink(outside.join("victim"), base.join("moved/state/y.ron")).unwrap();
+        symlink(outside.join("victim"), base.join("moved/state/x.tmp")).unwrap();
+        assert!(folder.read("y.ron", 10).is_err() && folder.replace("x.ron", b"other").is_err());
+        assert_eq!(fs::read(outside.join("victim")).unwrap(), b"mine");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+        // One that is a link from the start is no folder of ours.
+        fs::create_dir(base.join("other")).unwrap();
+        symlink(&outside, base.join("other/state")).unwrap();
+        assert!(matches!(
+            Folder::take(&base.join("other")),
+            Err(StartError::StateDir { .. })
+        ));
+    }
+
     #[test]
     fn what_is_set_aside_displaces_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.ron");
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::take(temporary.path()).unwrap();
+        let path = temporary.path().join("state/x.ron");
         let names = ["first", "second"].map(|content| {
             fs::write(&path, content).unwrap();
-            set_aside(&path, "damaged").unwrap()
+            folder.set_aside("x.ron", "damaged").unwrap()
         });
         assert_eq!(
             names.each_ref().map(|path| fs::read_to_string(path).unwrap()),
