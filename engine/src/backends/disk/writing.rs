@@ -26,6 +26,8 @@ const COMPARE_BYTES: usize = 64 << 10;
 /// A file, and what a write may do to it.
 enum Target {
     Write(Arc<OwnedFd>),
+    /// It is the user's, who allowed to change it; where it is right already, it stays as it is.
+    Overwrite(Arc<OwnedFd>),
     /// It is not this torrent's: what is to be written has to be there already.
     Compare(Arc<OwnedFd>),
 }
@@ -45,10 +47,6 @@ impl Files {
             let Target::Write(file) = self.target(index)? else {
                 continue;
             };
-            let is_ours = |known: &Known| known.provenance == Provenance::Created;
-            if !self.ledger().known.get(&index).is_some_and(is_ours) {
-                continue;
-            }
             if entry.len > 0 {
                 fallocate(&file, FallocateFlags::empty(), 0, entry.len)
                     .map_err(|error| failure(DiskAction::Allocate, self.path(entry), error.into()))?;
@@ -84,18 +82,25 @@ impl Files {
             }
             let end = slice.offset + u64::from(slice.len);
             let failed = |error| failure(DiskAction::Write, self.path(&self.entries()[slice.file]), error);
-            match self.target(slice.file)? {
-                Target::Write(file) => {
-                    let written = write_all(&file, slice.offset, part);
-                    // Also where it failed: a part may be there.
-                    self.record(slice.file, if written.is_ok() { end } else { 0 }, &file)?;
-                    written.map_err(failed)?;
-                }
+            let file = match self.target(slice.file)? {
+                Target::Write(file) => file,
+                Target::Overwrite(file) => match compare_all(&file, slice.offset, part.clone()) {
+                    Ok(()) => {
+                        self.ledger().record(slice.file, end, None);
+                        continue;
+                    }
+                    Err(_) => file,
+                },
                 Target::Compare(file) => {
                     compare_all(&file, slice.offset, part).map_err(failed)?;
                     self.ledger().record(slice.file, end, None);
+                    continue;
                 }
-            }
+            };
+            let written = write_all(&file, slice.offset, part);
+            // Also where it failed: a part may be there.
+            self.record(slice.file, if written.is_ok() { end } else { 0 }, &file)?;
+            written.map_err(failed)?;
         }
         Ok(())
     }
@@ -115,7 +120,7 @@ impl Files {
             let entry = &self.entries()[index];
             let stat = fstat(&file).map_err(|error| failure(DiskAction::Write, self.path(entry), error.into()))?;
             self.check_file(index, &known, &stat)?;
-            return Ok(Target::Write(file));
+            return Ok(writable(&known, file));
         }
         match known {
             Some(known) => self.open_known(index, known),
@@ -131,7 +136,7 @@ impl Files {
         }
         let (file, stat) = self.open(index, true)?;
         self.check_file(index, &known, &stat)?;
-        Ok(Target::Write(self.keep_open(index, file, true)))
+        Ok(writable(&known, self.keep_open(index, file, true)))
     }
 
     /// A file that was not there, or is not this torrent's. It is created only where there is nothing.
@@ -274,6 +279,13 @@ impl Files {
     }
 }
 
+fn writable(known: &Known, file: Arc<OwnedFd>) -> Target {
+    match known.provenance {
+        Provenance::Created => Target::Write(file),
+        Provenance::Found => Target::Overwrite(file),
+    }
+}
+
 /// Whether something has the name of a file that was to be created.
 fn is_in_the_way(error: &DiskError) -> bool {
     error.error.kind() == io::ErrorKind::AlreadyExists
@@ -320,7 +332,7 @@ struct Cursor<'b> {
 
 impl<'b> Cursor<'b> {
     /// The next `len` bytes, as slices.
-    fn take(&mut self, len: usize) -> impl Iterator<Item = &'b [u8]> + use<'b> {
+    fn take(&mut self, len: usize) -> impl Iterator<Item = &'b [u8]> + Clone + use<'b> {
         let (mut blocks, mut offset) = (self.blocks, self.offset);
         let mut skip = len;
         while let Some(first) = self.blocks.first() {
