@@ -7,6 +7,7 @@
 //! | [`Invariant`] | says |
 //! |---|---|
 //! | `Truth` | a piece that is had lies verified on the disk |
+//! | `Owners` | no file is written or deleted that the torrent did not create, but with leave |
 //! | `Wire` | what is advertised and served is had, and right; requests are made once, and answered once; silence after a close |
 //! | `Requests` | peers' queues, pieces in flight and the wire agree on what is asked for; a request times out once |
 //! | `Picker` | copies are counted as peers have them; what is missing is offered; interest follows |
@@ -72,7 +73,12 @@ impl Plugin for InvariantsPlugin {
                     (lifecycle::check, lifecycle::check_completion),
                     counters::check,
                     bounds::check,
-                    (bounds::check_all, requests::check_all, picker::check)
+                    (
+                        bounds::check_all,
+                        requests::check_all,
+                        picker::check,
+                        truth::check_owners,
+                    )
                         .chain()
                         .run_if(is_time_for_all),
                 )
@@ -97,6 +103,7 @@ fn is_time_for_all(mut tick: Local<u32>) -> bool {
 #[allow(missing_docs, reason = "the table of the module says it")]
 pub enum Invariant {
     Truth,
+    Owners,
     Wire,
     Requests,
     Picker,

@@ -4,14 +4,20 @@
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
+use bytes::Bytes;
 use ecs_torrent::components::clock::{Clock, Wakeup};
 use ecs_torrent::components::connections::ConnectionCounts;
+use ecs_torrent::components::ids::StorageId;
 use ecs_torrent::components::messages::{InterestReceived, PieceStored, PieceVerified, TorrentCompleted};
 use ecs_torrent::components::peer::{FlushQueue, Outbox, PeerState, Requests};
 use ecs_torrent::components::random::Random;
 use ecs_torrent::components::settings::Settings;
-use ecs_torrent::components::torrent::{Counters, Layout, Lifecycle, StopPhase, Stopping};
+use ecs_torrent::components::torrent::{Content, Counters, Layout, Lifecycle, StopPhase, Stopping, Storage};
+use ecs_torrent::engine::port::{JobTag, Purpose};
+use ecs_torrent::engine::ports::DiskPort;
+use ecs_torrent::engine::ports::disk::{DiskRequest, FileClaims};
 use ecs_torrent::engine::sim::NewContent;
+use ecs_torrent::protocol::geometry::Span;
 use ecs_torrent::protocol::wire::Message;
 use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::invariants::Invariant;
@@ -139,6 +145,48 @@ fn swallow(peers: Query<Entity, Added<PeerState>>, mut interests: MessageWriter<
 fn a_decoder_that_takes_too_much_is_found_out() {
     let outcome = scenario("swallows").plugins(Swallows).run();
     assert!(finds(&outcome, Invariant::Work), "{outcome}");
+}
+
+/// An engine that calls a file its own which it did not create.
+#[derive(Clone)]
+struct ClaimsAll;
+
+impl Plugin for ClaimsAll {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, claim_all.after(DecideSet::Picking).before(TickSet::Respond));
+    }
+}
+
+fn claim_all(mut disk: ResMut<DiskPort>, started: Query<(Entity, &Content, &Storage), Added<Storage>>) {
+    for (torrent, content, storage) in &started {
+        let files = content.0.info.files.clone();
+        let claims = FileClaims {
+            created: (0..files.files().len()).map(|index| (index, None)).collect(),
+            ..FileClaims::default()
+        };
+        let tag = JobTag::new(Purpose("mutant"), torrent);
+        let (mine, root) = (StorageId(u64::MAX), storage.root.clone());
+        disk.push(DiskRequest::Open {
+            tag,
+            storage: mine,
+            root,
+            volume: None,
+            files,
+            claims,
+        });
+        disk.push(DiskRequest::Write {
+            tag,
+            storage: mine,
+            span: Span { offset: 0, len: 4 },
+            blocks: vec![Bytes::from_static(b"mine")],
+        });
+    }
+}
+
+#[test]
+fn an_engine_that_writes_files_of_the_user_is_found_out() {
+    let outcome = scenario("claims all").plugins(ClaimsAll).run();
+    assert!(finds(&outcome, Invariant::Owners), "{outcome}");
 }
 
 /// A picker that counts a copy that there is not.

@@ -16,6 +16,7 @@ use super::{Invariant, Violations};
 pub struct Truth {
     is_there: Box<dyn Fn(&Torrent, &Storage, u32) -> bool + Send + Sync>,
     is_right: Box<dyn Fn(&Torrent, &Block) -> bool + Send + Sync>,
+    trespasses: Box<dyn Fn() -> Vec<String> + Send + Sync>,
 }
 
 impl Truth {
@@ -25,6 +26,7 @@ impl Truth {
         Self {
             is_there: Box::new(is_there),
             is_right: Box::new(|_, _| true),
+            trespasses: Box::new(Vec::new),
         }
     }
 
@@ -33,6 +35,15 @@ impl Truth {
     pub fn with_bytes(self, is_right: impl Fn(&Torrent, &Block) -> bool + Send + Sync + 'static) -> Self {
         Self {
             is_right: Box::new(is_right),
+            ..self
+        }
+    }
+
+    /// Asks `trespasses` now and then what the engine did to files that are not its own.
+    #[must_use]
+    pub fn with_trespasses(self, trespasses: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        Self {
+            trespasses: Box::new(trespasses),
             ..self
         }
     }
@@ -77,5 +88,13 @@ pub(super) fn check(
             }
         }
         before.clone_from(have);
+    }
+}
+
+/// Files of the user stay as they are.
+pub(super) fn check_owners(clock: Res<Clock>, truth: Option<Res<Truth>>, mut violations: ResMut<Violations>) {
+    let Some(truth) = truth else { return };
+    for what in (truth.trespasses)() {
+        violations.note(&clock, Invariant::Owners, || what);
     }
 }

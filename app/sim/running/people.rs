@@ -112,14 +112,17 @@ impl Stage<'_> {
                 .map(|content| (content.info_hash(), content.clone()))
                 .collect();
             let known = contents.clone();
+            let disk = view.clone();
             let truth = Truth::new(move |torrent, storage, piece| {
                 let content = contents.get(&torrent.id());
                 content.is_none_or(|content| view.holds(&storage.root, content, piece))
             });
-            truth.with_bytes(move |torrent, block| {
-                let content = known.get(&torrent.id());
-                content.is_none_or(|content| is_right(content, block))
-            })
+            truth
+                .with_bytes(move |torrent, block| {
+                    let content = known.get(&torrent.id());
+                    content.is_none_or(|content| is_right(content, block))
+                })
+                .with_trespasses(move || disk.take_trespasses())
         };
         let mut adds = vec![self.content.clone()];
         if is_first && who == Who::Seed(0) {

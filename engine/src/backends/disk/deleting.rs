@@ -27,7 +27,8 @@ impl Files {
         self.find_volume()?;
         let root = match self.folder() {
             Ok(root) => root,
-            Err(error) if error.is_absence() => return Ok(report),
+            // Nothing of a torrent's is in a folder of the engine's own.
+            Err(error) if error.is_absence() || error.is_forbidden() => return Ok(report),
             Err(error) => return Err(error),
         };
         let keep: BTreeSet<usize> = keep.iter().copied().collect();

@@ -104,13 +104,13 @@ impl Ledger {
         }
     }
 
-    /// Compares a file with how it was left: what differs was changed by somebody else.
-    pub(super) fn compare(&mut self, index: usize, stat: &Stat) {
-        if let Some(known) = self.known.get_mut(&index)
-            && known.stamp != stamp_of(stat)
-        {
-            known.is_in_doubt = true;
-            known.stamp = stamp_of(stat);
+    /// Compares a file with how it was left: what differs was changed by somebody else. On a remote volume only the length
+    /// tells.
+    pub(super) fn compare(&mut self, index: usize, stat: &Stat, is_remote: bool) {
+        if let Some(known) = self.known.get_mut(&index) {
+            let now = stamp_of(stat);
+            known.is_in_doubt |= known.stamp.len != now.len || (!is_remote && known.stamp != now);
+            known.stamp = now;
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bevy_platform::collections::HashMap;
@@ -11,6 +12,7 @@ use ecs_torrent_components::session::FileId;
 use rustix::fs::CWD;
 
 use super::protected::Protected;
+use super::volume;
 use crate::backends::beneath::{self, id_of, is_folder};
 use crate::ports::disk::Refusal;
 
@@ -34,6 +36,8 @@ pub(super) struct Roots {
 pub(super) struct Root {
     given: PathBuf,
     state: Mutex<State>,
+    /// Times of change are somebody else's: they may change with no write.
+    is_remote: AtomicBool,
 }
 
 #[derive(Default, Clone)]
@@ -79,6 +83,7 @@ impl Roots {
         let root = Arc::new(Root {
             given: given.clone(),
             state: Mutex::default(),
+            is_remote: AtomicBool::new(false),
         });
         known.insert(given, Arc::downgrade(&root));
         root
@@ -187,6 +192,7 @@ impl Root {
         if roots.protected.contains(id) || roots.protected.holds(path) {
             return Err(Refusal::Forbidden.into());
         }
+        self.is_remote.store(volume::is_remote(&folder), Ordering::Relaxed);
         let folder = Arc::new(folder);
         let mut state = lock(&self.state);
         state.id = Some(id);
@@ -194,6 +200,11 @@ impl Root {
         drop(state);
         roots.hold(self);
         Ok(folder)
+    }
+
+    /// Whether the folder lies on another machine, or with another program.
+    pub(super) fn is_remote(&self) -> bool {
+        self.is_remote.load(Ordering::Relaxed)
     }
 
     /// Lets go of the folder, so that its volume can be unmounted.

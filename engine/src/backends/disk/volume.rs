@@ -32,6 +32,32 @@ fn existing(path: &Path) -> io::Result<&Path> {
     }
 }
 
+/// Whether a folder lies on another machine, or with another program. There a file's time of change may change with no
+/// write: a Windows server, for one, sets it when the file is closed.
+#[cfg(target_os = "linux")]
+pub(super) fn is_remote(folder: &std::os::fd::OwnedFd) -> bool {
+    /// From linux/magic.h and the systems' own sources.
+    const REMOTE: [u32; 10] = [
+        0x6969,      // NFS
+        0x517b,      // SMB
+        0xff53_4d42, // CIFS
+        0xfe53_4d42, // SMB 2 and 3
+        0x6573_5546, // FUSE
+        0x0102_1997, // 9P
+        0x00c3_6400, // Ceph
+        0x5346_414f, // AFS
+        0x0bd0_0bd0, // Lustre
+        0x786f_4256, // VirtualBox
+    ];
+    rustix::fs::fstatfs(folder).is_ok_and(|found| REMOTE.contains(&(found.f_type as u32)))
+}
+
+/// Not told elsewhere: times are not relied on.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_remote(_: &std::os::fd::OwnedFd) -> bool {
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

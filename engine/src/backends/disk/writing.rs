@@ -204,7 +204,7 @@ impl Files {
             _ if known.id != id_of(stat) => "it was replaced meanwhile",
             _ if stamp_of(stat).len < known.least => "it was cut meanwhile",
             _ => {
-                self.ledger().compare(index, stat);
+                self.ledger().compare(index, stat, self.root.is_remote());
                 return Ok(());
             }
         };

@@ -33,6 +33,12 @@ impl DiskView {
         };
         control.holds(root, content.files(), content.bytes(), content.piece_span(piece))
     }
+
+    /// What engines did to files that a user has put there, without leave, since this was last asked.
+    #[must_use]
+    pub fn take_trespasses(&self) -> Vec<String> {
+        lock(&self.fabric).machines[self.node.0].disk.volume.take_trespasses()
+    }
 }
 
 /// A hand on a node's disk; what it does, it does now.

@@ -299,6 +299,9 @@ impl Storage {
                 self.note_written(ground, slice.file, &path, end);
                 continue;
             }
+            if !self.claims.may_overwrite {
+                ground.volume.suspect(&path, "written");
+            }
             let written = write_run(ground, &path, slice.offset, part, left);
             left -= written.min(left);
             self.note_written(ground, slice.file, &path, slice.offset + written);
@@ -371,6 +374,7 @@ impl Storage {
                 Provenance::Created if known.id != file.id() => KeptReason::Replaced,
                 Provenance::Created if keep.contains(&index) => KeptReason::SharedWithAnother,
                 Provenance::Created => {
+                    ground.volume.suspect(&path, "deleted");
                     ground.volume.delete(&path);
                     report.deleted.push(index);
                     continue;

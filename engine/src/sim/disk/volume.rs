@@ -18,7 +18,12 @@ pub(in super::super) struct Volume {
     /// Files whose deletion is not on the platter.
     deleted: Vec<PathBuf>,
     pub(super) is_mounted: bool,
+    /// What engines did to files that are not theirs.
+    trespasses: Vec<String>,
 }
+
+/// Most trespasses that are kept: the first ones tell.
+const MAX_TRESPASSES: usize = 10;
 
 impl Default for Volume {
     fn default() -> Self {
@@ -29,6 +34,7 @@ impl Default for Volume {
             last_inode: 0,
             deleted: Vec::new(),
             is_mounted: true,
+            trespasses: Vec::new(),
         }
     }
 }
@@ -76,6 +82,19 @@ impl Volume {
 
     pub(super) fn take_space(&mut self, bytes: u64) {
         self.used += bytes;
+    }
+
+    /// Records what an engine is about to do to a file, where the file is the user's.
+    pub(super) fn suspect(&mut self, path: &Path, deed: &str) {
+        let is_users = self.file(path).is_some_and(|file| file.is_users);
+        if is_users && self.trespasses.len() < MAX_TRESPASSES {
+            self.trespasses
+                .push(format!("{} is the user's, and was {deed}", path.display()));
+        }
+    }
+
+    pub(super) fn take_trespasses(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.trespasses)
     }
 
     /// Deletes a file; false where there is none.
