@@ -108,10 +108,12 @@ impl Daemon {
 
     /// As [`Daemon::start_with`], with a log that goes elsewhere than to [`Daemon::log`].
     pub fn start_logging(folder: &Path, arguments: &[&str], log: Stdio) -> Self {
-        let usual = ["daemon", "--listen", "127.0.0.1:0", "--download-dir", "downloads"];
+        let usual = ["daemon", "--listen", "127.0.0.1:0"];
+        let has_dir = arguments.contains(&"--download-dir");
+        let dir: &[&str] = if has_dir { &[] } else { &["--download-dir", "downloads"] };
         let has_api = arguments.contains(&"--api");
         let api: &[&str] = if has_api { &[] } else { &["--api", "127.0.0.1:0"] };
-        let mut child = command(folder, &[&usual, api, arguments].concat())
+        let mut child = command(folder, &[&usual, dir, api, arguments].concat())
             .env("RUST_LOG", "debug")
             .stdout(Stdio::piped())
             .stderr(log)

@@ -26,4 +26,5 @@ mod formats;
 mod impostors;
 mod logins;
 mod output;
+mod ownership;
 mod process;

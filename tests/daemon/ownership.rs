@@ -1,0 +1,95 @@
+//! The state folder is nobody's but the daemon's: torrents whose paths lead into it change nothing there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Instant;
+
+use ecs_torrent::making::MakeOptions;
+
+use crate::bed::{Daemon, PATIENCE};
+use crate::content::{make_torrent, write_file};
+
+/// A torrent of a folder `name` with a token of its own, and an empty file, which needs no peer to be created.
+fn attack(name: &str, seed: u64) -> Vec<u8> {
+    let source = tempfile::tempdir().unwrap();
+    for (path, len) in [
+        ("api_token", 40),
+        ("planted", 0),
+        ("state/planted", 0),
+        ("zeros", 70_000),
+    ] {
+        write_file(source.path(), &format!("{name}/{path}"), seed, len);
+    }
+    make_torrent(&source.path().join(name), MakeOptions::default())
+}
+
+/// All files in a folder, but for sessions, which come and go with their torrents.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
+    let files = files.map(|entry| {
+        (
+            entry.file_name().into_string().unwrap(),
+            fs::read(entry.path()).unwrap(),
+        )
+    });
+    files.filter(|(name, _)| name.len() < 44).collect()
+}
+
+/// Adds a torrent, lets it come as far as it does, and removes it with its data.
+fn add_and_remove(daemon: &Daemon, torrent: &[u8]) {
+    daemon.post("/api/v1/torrents", torrent);
+    let begin = Instant::now();
+    // One that is refused is not listed at all.
+    for hash in daemon.hashes() {
+        let is_settled = || {
+            let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=lifecycle")).json();
+            ["failed", "downloading", "seeding"].contains(&stats["lifecycle"].as_str().unwrap_or_default())
+        };
+        while !is_settled() {
+            assert!(begin.elapsed() < PATIENCE, "it does not settle");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        daemon.delete(&format!("/api/v1/torrents/{hash}?delete_data=true"));
+    }
+}
+
+/// With the defaults of the command, whose downloads go to where its state folder is; with a download folder that is the
+/// state folder, or lies in it; and with one that is a link to it.
+#[test]
+fn a_torrent_cannot_reach_the_token() {
+    for download_dir in [".", ".ecs_torrent", "./.ecs_torrent/state", "link"] {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join(".ecs_torrent");
+        fs::create_dir(&state).unwrap();
+        symlink(".ecs_torrent", folder.path().join("link")).unwrap();
+        let mut daemon = Daemon::start_with(folder.path(), &["--download-dir", download_dir]);
+        let before = [contents(&state), contents(&state.join("state"))];
+        for (seed, name) in (0..).zip([".ecs_torrent", "state", "planted"]) {
+            add_and_remove(&daemon, &attack(name, seed));
+        }
+        // A single file, by the name of the token.
+        let source = tempfile::tempdir().unwrap();
+        write_file(source.path(), "api_token", 9, 64);
+        add_and_remove(
+            &daemon,
+            &make_torrent(&source.path().join("api_token"), MakeOptions::default()),
+        );
+        assert_eq!(
+            [contents(&state), contents(&state.join("state"))],
+            before,
+            "{download_dir}"
+        );
+        let names: Vec<_> = fs::read_dir(&state)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert!(!names.contains(&"planted".into()), "{names:?}");
+        let token = daemon.token.clone();
+        daemon.process.signal(rustix::process::Signal::TERM);
+        daemon.process.wait();
+        assert_eq!(fs::read_to_string(state.join("api_token")).unwrap(), token);
+    }
+}
