@@ -38,8 +38,9 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     files.filter(|(name, _)| name.len() < 44).collect()
 }
 
-/// Adds a torrent, lets it come as far as it does, and removes it with its data.
+/// Adds a torrent, lets it come as far as it does, and removes it with its data. It has put nothing into the state folder.
 fn add_and_remove(daemon: &Daemon, torrent: &[u8]) {
+    let state = daemon.folder.join(".ecs_torrent");
     daemon.post("/api/v1/torrents", torrent);
     let begin = Instant::now();
     // One that is refused is not listed at all.
@@ -51,6 +52,9 @@ fn add_and_remove(daemon: &Daemon, torrent: &[u8]) {
         while !is_settled() {
             assert!(begin.elapsed() < PATIENCE, "it does not settle");
             std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        for place in ["planted", "state/planted", "zeros", "planted/planted", "state/state"] {
+            assert!(!state.join(place).exists(), "{place} was planted");
         }
         daemon.delete(&format!("/api/v1/torrents/{hash}?delete_data=true"));
     }
