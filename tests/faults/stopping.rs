@@ -638,16 +638,15 @@ fn a_session_that_cannot_be_saved() {
     bed.wait_until("the session", || bed.session(id).is_some());
     leech_a_block(&bed, &torrent, 0);
     bed.wait_until("the block to be counted", || bed.stats(id).uploaded == BLOCK);
-    let (state, aside) = (bed.state(), bed.state().with_extension("aside"));
-    std::fs::rename(&state, &aside).unwrap();
-    std::fs::write(&state, "a file where the folder should be").unwrap();
+    // The folder is held open, so that nothing can take its place; but something may be where the new session goes first.
+    let in_the_way = bed.state().join(format!("{id}.tmp"));
+    std::fs::create_dir(&in_the_way).unwrap();
     let error = bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap_err();
     assert!(matches!(error, Error::Stop(_)), "{error}");
     let stats = bed.stats(id);
     assert_eq!(stats.lifecycle, "failed");
     assert!(stats.error.unwrap().contains("not saved"));
-    std::fs::remove_file(&state).unwrap();
-    std::fs::rename(&aside, &state).unwrap();
+    std::fs::remove_dir(&in_the_way).unwrap();
     assert_eq!(bed.session(id).unwrap().uploaded, 0, "the old one is as it was");
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
     assert_eq!(bed.session(id).unwrap().uploaded, BLOCK);
