@@ -12,6 +12,7 @@ mod create;
 mod daemon;
 mod demo;
 mod log;
+mod placement;
 mod show;
 mod signals;
 mod transfer;

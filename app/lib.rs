@@ -48,7 +48,7 @@ pub mod verifying;
 pub use bevy_app;
 pub use bevy_ecs;
 pub use ecs_torrent_components as components;
-pub use ecs_torrent_components::commands::{AddOptions, RemoveOptions};
+pub use ecs_torrent_components::commands::{AddError, AddOptions, KeptFile, RemoveOptions, Removed};
 pub use ecs_torrent_components::settings::Settings;
 pub use ecs_torrent_components::stats::{FileStats, TorrentStats};
 pub use ecs_torrent_engine as engine;

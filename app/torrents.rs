@@ -7,8 +7,9 @@ use std::str::FromStr;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
-    AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListTorrents, RemoveError, RemoveOptions, RemoveTorrent,
-    Reply, ResumeAll, ResumeError, ScrapeError, ScrapeTorrent, StopAll, StopError, StopTorrent, TorrentNotFound,
+    AddError, AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListTorrents, RemoveError, RemoveOptions,
+    RemoveTorrent, Removed, Reply, ResumeAll, ResumeError, ScrapeError, ScrapeTorrent, StopAll, StopError, StopTorrent,
+    TorrentNotFound,
 };
 use ecs_torrent_components::stats::{FileStats, TorrentStats};
 use ecs_torrent_engine::backends::StartError;
@@ -53,6 +54,9 @@ pub enum Error {
         /// Its kind.
         what: &'static str,
     },
+    /// A torrent is refused: nothing of it is kept, and no file has been touched.
+    #[error(transparent)]
+    Add(#[from] AddError),
     /// The engine cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -124,12 +128,17 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// Where the source cannot be read or is no torrent. Nothing is written then.
+    /// Where the source cannot be read or is no torrent, and [`Error::Add`] where its files would meet those of another
+    /// torrent or of the user. Nothing is written then.
     pub async fn download(&self, source: impl Into<Source>) -> Result<TorrentId, Error> {
         self.download_with(source, AddOptions::default()).await
     }
 
-    /// Adds a torrent.
+    /// Adds a torrent, and returns when the next run would find it.
+    ///
+    /// Files that are there already are never overwritten, unless [`AddOptions::overwrite`] says so: what of them is right
+    /// is used, and a torrent that would have to change the rest is refused, or fails once they have been checked. It can
+    /// be added with other options then. Adding a torrent that is there gives it the peers of the options.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -148,7 +157,7 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// As [`Torrents::download`].
+    /// As [`Torrents::download`], and [`Error::Add`] where the torrent is refused.
     pub async fn download_with(&self, source: impl Into<Source>, mut options: AddOptions) -> Result<TorrentId, Error> {
         let source = source.into();
         options.root = options.root.map(absolute).transpose()?;
@@ -159,7 +168,7 @@ impl Torrents {
             is_resumed: false,
             reply,
         };
-        Ok(TorrentId(self.ask(add).await?))
+        Ok(TorrentId(self.ask(add).await??))
     }
 
     /// The hashes of all torrents, in the order in which they were added.
@@ -322,15 +331,19 @@ impl Torrents {
         Ok(self.ask(|reply| StopAll { reply }).await??)
     }
 
-    /// Stops a torrent and forgets it: its session is deleted, and with `delete_data` the files that it created or
-    /// wrote, then folders that became empty.
+    /// Stops a torrent and forgets it: its session is deleted, and with `delete_data` the files that it created, then
+    /// folders that became empty. Files that were there before stay, also where the torrent completed them. A torrent that
+    /// is stopped already is removed the same way.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
     /// use ecs_torrent::RemoveOptions;
     /// # setup::run(async |torrents, folder| {
     /// let id = torrents.download(folder.join("album.torrent")).await?;
-    /// torrents.remove(id, RemoveOptions { delete_data: true }).await?;
+    /// let removed = torrents.remove(id, RemoveOptions { delete_data: true }).await?;
+    /// for kept in &removed.kept {
+    ///     println!("{} stays: {}", kept.path, kept.reason);
+    /// }
     /// assert_eq!(torrents.resume_all().await?, 0);
     /// # Ok(())
     /// # });
@@ -338,7 +351,7 @@ impl Torrents {
     ///
     /// # Errors
     /// [`Error::TorrentNotFound`]; [`Error::Remove`] where something could not be deleted.
-    pub async fn remove(&self, id: impl Into<TorrentId>, options: RemoveOptions) -> Result<(), Error> {
+    pub async fn remove(&self, id: impl Into<TorrentId>, options: RemoveOptions) -> Result<Removed, Error> {
         let TorrentId(torrent) = id.into();
         let remove = |reply| RemoveTorrent {
             torrent,

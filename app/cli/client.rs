@@ -14,6 +14,7 @@ use url::form_urlencoded;
 
 use self::connection::Daemon;
 use super::output::printable;
+use super::placement::PlacementArgs;
 use super::{CliError, Outcome};
 
 /// Where the daemon is.
@@ -32,7 +33,8 @@ struct DaemonAddress {
 #[command(after_help = "\
 Examples:
   ecs-torrent add linux.torrent
-  ecs-torrent add *.torrent -o /srv/torrents/iso --state-dir /var/lib/ecs-torrent")]
+  ecs-torrent add *.torrent -o /srv/torrents/iso --state-dir /var/lib/ecs-torrent
+  ecs-torrent add linux.torrent --into second     another folder, where a file of the same name is in the way")]
 pub(super) struct AddArgs {
     /// Torrent files.
     #[arg(required = true, value_name = "SOURCE")]
@@ -40,7 +42,9 @@ pub(super) struct AddArgs {
     /// The folder to download into, in the daemon's download folder or another that it allows; by default the former.
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// A peer to connect to; may be given more than once.
+    #[command(flatten)]
+    files: PlacementArgs,
+    /// A peer to connect to; may be given more than once. A torrent that is there already gets it too.
     #[arg(long = "peer", value_name = "IP:PORT")]
     peers: Vec<SocketAddr>,
     #[command(flatten)]
@@ -119,9 +123,12 @@ Examples:
 pub(super) struct RemoveArgs {
     /// The torrent's info-hash, or its first digits, at least 6.
     hash: String,
-    /// Delete the files that the torrent created or wrote.
+    /// Delete the files that the torrent created. Files that were there before stay.
     #[arg(long)]
     delete_data: bool,
+    /// Print what was deleted and kept as JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     daemon: DaemonAddress,
 }
@@ -132,10 +139,20 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     if let Some(output) = &args.output {
         query.append_pair("root", &absolute(output)?);
     }
+    if let Some(into) = &args.files.into {
+        query.append_pair("into", &into.display().to_string());
+    }
+    if let Some(name) = &args.files.name {
+        query.append_pair("name", name);
+    }
+    if args.files.overwrite {
+        query.append_pair("overwrite", "true");
+    }
     for peer in &args.peers {
         query.append_pair("peer", &peer.to_string());
     }
     let path = format!("/api/v1/torrents?{}", query.finish());
+    args.files.check(args.sources.len())?;
     // Everything that can be wrong with the files is found before anything is begun.
     let load = |source: &PathBuf| Ok(Source::from(source.as_path()).load()?);
     let files = args.sources.iter().map(load).collect::<Result<Vec<_>, CliError>>()?;
@@ -202,9 +219,14 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
     let hash = daemon.resolve(&args.hash).await?;
     let delete_data = args.delete_data;
-    daemon
+    let removed = daemon
         .delete(&format!("/api/v1/torrents/{hash}?delete_data={delete_data}"))
         .await?;
+    if args.json {
+        print_json(&removed);
+    } else {
+        tables::removed(&removed);
+    }
     Ok(Outcome::Done)
 }
 

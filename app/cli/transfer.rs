@@ -12,6 +12,7 @@ use ecs_torrent::{AddOptions, Engine, InfoHash, Settings, Source, TorrentPlugins
 
 use self::report::Reporter;
 use super::output::Screen;
+use super::placement::PlacementArgs;
 use super::signals::Signals;
 use super::{CliError, ExitCodes, Outcome};
 
@@ -30,6 +31,8 @@ pub(super) struct DownloadArgs {
     /// The folder to download into.
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     output: PathBuf,
+    #[command(flatten)]
+    placement: PlacementArgs,
     /// End when everything is complete, instead of seeding until interrupted.
     #[arg(long)]
     exit_on_complete: bool,
@@ -75,9 +78,11 @@ struct NetworkArgs {
 }
 
 pub(super) async fn download(args: DownloadArgs, screen: Screen) -> Result<Outcome, CliError> {
+    args.placement.check(args.sources.len())?;
     let wish = Wish {
         sources: args.sources,
         root: args.output,
+        placement: Some(args.placement),
         require_complete: false,
         exit_on_complete: args.exit_on_complete,
     };
@@ -91,6 +96,7 @@ pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliE
     let wish = Wish {
         sources: vec![args.torrent],
         root: args.data,
+        placement: None,
         require_complete: true,
         exit_on_complete: false,
     };
@@ -100,6 +106,7 @@ pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliE
 struct Wish {
     sources: Vec<PathBuf>,
     root: PathBuf,
+    placement: Option<PlacementArgs>,
     require_complete: bool,
     exit_on_complete: bool,
 }
@@ -121,15 +128,21 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
     let torrents = engine.torrents();
     let mut events = torrents.subscribe();
     let mut reporter = Reporter::new(screen, network.quiet, network.json);
+    let placement = wish.placement.as_ref();
+    let into = placement.and_then(|placement| placement.into.clone());
+    let root = into.as_ref().map_or(wish.root.clone(), |into| wish.root.join(into));
     let add_all = async {
         for metainfo in metainfos {
             let options = AddOptions {
                 root: Some(wish.root.clone()),
+                into: into.clone(),
+                name: placement.and_then(|placement| placement.name.clone()),
+                overwrite: placement.is_some_and(|placement| placement.overwrite),
                 peers: peers.clone(),
                 require_complete: wish.require_complete,
             };
             let id = torrents.download_with(metainfo, options).await?;
-            reporter.added(&torrents.stats(id).await?, &wish.root);
+            reporter.added(&torrents.stats(id).await?, &root);
         }
         Ok::<(), CliError>(())
     };

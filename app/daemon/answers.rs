@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::AddError;
 use crate::torrents::Error;
 
 /// A request that is not granted, and why.
@@ -60,6 +61,12 @@ impl From<Error> for Refusal {
         let text = error.to_string();
         match error {
             Error::TorrentNotFound(_) => Self::of("hash", StatusCode::NOT_FOUND, text),
+            Error::Add(AddError::FilesTaken { .. } | AddError::WouldChange { .. } | AddError::Removed { .. }) => {
+                Self::new(StatusCode::CONFLICT, text)
+            }
+            Error::Add(AddError::Forbidden { .. }) => Self::new(StatusCode::FORBIDDEN, text),
+            Error::Add(AddError::BadName { .. }) => Self::of("name", StatusCode::BAD_REQUEST, text),
+            Error::Add(AddError::BadFolder { .. }) => Self::of("into", StatusCode::BAD_REQUEST, text),
             Error::Metainfo { .. } => Self::of("body", StatusCode::BAD_REQUEST, text),
             Error::EngineGone(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, text),

@@ -1,7 +1,7 @@
 //! What can be asked of the daemon, in one table.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path as InPath, RawQuery, State};
@@ -17,7 +17,7 @@ use url::form_urlencoded;
 
 use super::answers::Refusal;
 use super::{NONCE_DIGITS, Phase, Shared, events, guard};
-use crate::{AddOptions, Error, Field, FileStats, InfoHash, RemoveOptions, Selection, Source};
+use crate::{AddError, AddOptions, Error, Field, FileStats, InfoHash, KeptFile, RemoveOptions, Selection, Source};
 
 /// The description of all of this, for programs (OpenAPI 3.1).
 const OPENAPI: &str = include_str!("openapi.json");
@@ -146,13 +146,19 @@ async fn add(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let query = Query::parse(query, &["root", "peer"])?;
+    let query = Query::parse(query, &["root", "into", "name", "overwrite", "peer"])?;
     let peers = query
         .all("peer")
         .map(str::parse)
         .collect::<Result<Vec<SocketAddr>, _>>();
     let peers = peers.map_err(|_| Refusal::of("peer", StatusCode::BAD_REQUEST, "a peer is IP:PORT"))?;
-    let root = shared.roots.find(Path::new(query.one("root").unwrap_or_default()));
+    let root = Path::new(query.one("root").unwrap_or_default());
+    let into = query.one("into").map(PathBuf::from);
+    if let Some(into) = into.clone().filter(|into| !is_below(into)) {
+        return Err(Error::from(AddError::BadFolder { into }).into());
+    }
+    // Links on the way to the new folder are followed too.
+    let root = shared.roots.find(&into.map_or(root.to_owned(), |into| root.join(into)));
     let root = root.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
     if !is_torrent(&headers) {
         let why = "send the bytes of a torrent file as application/x-bittorrent; nothing is fetched from a URL";
@@ -163,6 +169,8 @@ async fn add(
     let metainfo = load.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
     let options = AddOptions {
         root: Some(root),
+        name: query.one("name").map(str::to_owned),
+        overwrite: query.flag("overwrite")?,
         peers,
         ..AddOptions::default()
     };
@@ -175,6 +183,12 @@ async fn add(
     let id = shared.torrents.download_with(metainfo, options).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(json!({"info_hash": id.to_string()}))).into_response())
+}
+
+/// Whether a folder lies below another, by its name.
+fn is_below(folder: &Path) -> bool {
+    let is_plain = |part| matches!(part, Component::Normal(_));
+    folder.components().next().is_some() && folder.components().all(is_plain)
 }
 
 fn is_torrent(headers: &HeaderMap) -> bool {
@@ -238,18 +252,17 @@ async fn remove(
     State(shared): State<Shared>,
     InPath(hash): InPath<String>,
     RawQuery(query): RawQuery,
-) -> Result<StatusCode, Refusal> {
+) -> Result<Json<Value>, Refusal> {
     let hash = parse(&hash)?;
-    let delete_data = match Query::parse(query, &["delete_data"])?.one("delete_data") {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(_) => {
-            let why = "delete_data is true or false";
-            return Err(Refusal::of("delete_data", StatusCode::BAD_REQUEST, why));
-        }
-    };
-    shared.torrents.remove(hash, RemoveOptions { delete_data }).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let delete_data = Query::parse(query, &["delete_data"])?.flag("delete_data")?;
+    let removed = shared.torrents.remove(hash, RemoveOptions { delete_data }).await?;
+    let kept = |kept: &KeptFile| json!({"path": kept.path, "reason": *kept.reason});
+    Ok(Json(json!({
+        "deleted": removed.deleted,
+        "deleted_count": removed.deleted_count,
+        "kept": removed.kept.iter().map(kept).collect::<Vec<_>>(),
+        "kept_count": removed.kept_count,
+    })))
 }
 
 async fn stop(
@@ -304,6 +317,18 @@ impl Query {
 
     fn one(&self, name: &str) -> Option<&str> {
         self.all(name).next()
+    }
+
+    /// A parameter that is true or false, and false where it is not given.
+    fn flag(&self, name: &'static str) -> Result<bool, Refusal> {
+        match self.one(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => {
+                let why = format!("{name} is true or false");
+                Err(Refusal::of(name, StatusCode::BAD_REQUEST, why))
+            }
+        }
     }
 
     /// The selected fields, each once.

@@ -40,7 +40,7 @@ pub fn add(sim: &mut Simulation, node: NodeId, metainfo: &Arc<Metainfo>, root: &
         options: AddOptions {
             root: Some(root.into()),
             peers,
-            require_complete: false,
+            ..AddOptions::default()
         },
         is_resumed: false,
         reply: Reply::ignored(),

@@ -60,13 +60,22 @@ impl<T> fmt::Debug for Reply<T> {
 pub struct AddOptions {
     /// The download folder; where none is named, that of the settings.
     pub root: Option<PathBuf>,
+    /// A folder below the download folder to use in its place, so that the torrent meets no file of another's.
+    pub into: Option<PathBuf>,
+    /// The name of the torrent's file or folder on the disk, in the place of the one in its metainfo.
+    pub name: Option<String>,
+    /// Files which are there may be changed and completed. They stay the user's: they are never deleted with the torrent.
+    pub overwrite: bool,
     /// Peers to connect to, beside those that trackers name.
     pub peers: Vec<SocketAddr>,
     /// Fail the torrent if its data is not all there already, instead of downloading what is missing.
     pub require_complete: bool,
 }
 
-/// Adds a torrent. Adding one that is there answers with its hash and changes nothing.
+/// Adds a torrent.
+///
+/// Adding one that is there gives it the peers of the options, and answers with its hash. One that has failed is tried
+/// again with the new options. One that is being stopped or removed is added when that is over.
 #[derive(Debug)]
 pub struct AddTorrent {
     /// What to add.
@@ -75,8 +84,89 @@ pub struct AddTorrent {
     pub options: AddOptions,
     /// Nobody has asked for it in this run: what its session says of its user's wishes holds.
     pub is_resumed: bool,
-    /// Answered when the torrent is listed.
-    pub reply: Reply<InfoHash>,
+    /// Answered when the torrent is listed and its session is durable, or with why it is refused.
+    pub reply: Reply<Result<InfoHash, AddError>>,
+}
+
+/// Why a torrent is not added. Nothing of it is kept then, and no file has been touched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddError {
+    /// Another torrent has a file of the same path, with other content or not all of it.
+    #[error("{torrent}: {}", self.reason())]
+    FilesTaken {
+        /// The torrent.
+        torrent: Arc<str>,
+        /// The torrent that has the file.
+        other: Arc<str>,
+        /// The file, below the download folder.
+        path: Box<str>,
+    },
+    /// A file that was there before would have to be changed.
+    #[error("{torrent}: {}", self.reason())]
+    WouldChange {
+        /// The torrent.
+        torrent: Arc<str>,
+        /// The file, below the download folder.
+        path: Box<str>,
+    },
+    /// A file would lie in a folder of the engine's own.
+    #[error("{torrent}: {reason}")]
+    Forbidden {
+        /// The torrent.
+        torrent: Arc<str>,
+        /// Which file, and why not.
+        reason: Arc<str>,
+    },
+    /// The torrent's session cannot be written.
+    #[error("{torrent} is not added: its state is not saved: {reason}")]
+    Unsaved {
+        /// The torrent.
+        torrent: Arc<str>,
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// The torrent was removed before it was added.
+    #[error("{torrent} was removed meanwhile")]
+    Removed {
+        /// The torrent.
+        torrent: Arc<str>,
+    },
+    /// A name that cannot be one of a file or folder.
+    #[error("{name:?} cannot be the name of a torrent's files: {reason}")]
+    BadName {
+        /// The name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A folder that does not lie below the download folder.
+    #[error("{} is not a folder below the download folder", into.display())]
+    BadFolder {
+        /// The folder.
+        into: PathBuf,
+    },
+}
+
+/// What a user can do where a file is not the torrent's own.
+pub const CHOICE: &str = "add it into another folder (--into NEW_FOLDER), under another name (--name NAME), or let it \
+                          change the file (--overwrite)";
+
+impl AddError {
+    /// The reason alone, without the torrent's name.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::FilesTaken { other, path, .. } => format!(
+                "{path} is a file of the torrent {other}, with other content or incomplete; add it into another folder \
+                 (--into NEW_FOLDER) or under another name (--name NAME)"
+            ),
+            Self::WouldChange { path, .. } => {
+                format!("{path} is there already, and would have to be changed; {CHOICE}")
+            }
+            Self::Forbidden { reason, .. } | Self::Unsaved { reason, .. } => reason.to_string(),
+            Self::Removed { .. } | Self::BadName { .. } | Self::BadFolder { .. } => self.to_string(),
+        }
+    }
 }
 
 /// Stops a torrent. Stopping one that is not there, or is stopping, is no error.
@@ -110,19 +200,44 @@ pub struct StopError {
 /// What goes with a torrent that is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RemoveOptions {
-    /// Delete the files that this torrent created or wrote, and folders that become empty by that.
+    /// Delete the files that this torrent created, and folders that become empty by that.
     pub delete_data: bool,
 }
 
-/// Stops a torrent and forgets it, session and all.
+/// Most files that [`Removed`] names of each kind: a longer list serves nobody, and would be held in memory several times.
+pub const MAX_REMOVED_NAMES: usize = 1000;
+
+/// What became of the files of a removed torrent. Empty where its data was not to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Removed {
+    /// Files that were deleted, below the download folder; at most [`MAX_REMOVED_NAMES`].
+    pub deleted: Vec<Box<str>>,
+    /// Number of files that were deleted.
+    pub deleted_count: usize,
+    /// Files that were kept; at most [`MAX_REMOVED_NAMES`].
+    pub kept: Vec<KeptFile>,
+    /// Number of files that were kept.
+    pub kept_count: usize,
+}
+
+/// A file that stays when its torrent is removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptFile {
+    /// Path below the download folder.
+    pub path: Box<str>,
+    /// Why it stays.
+    pub reason: Arc<str>,
+}
+
+/// Stops a torrent and forgets it, session and all. A torrent that is stopped, and has only a session, is removed too.
 #[derive(Debug)]
 pub struct RemoveTorrent {
     /// Which.
     pub torrent: InfoHash,
     /// What goes with it.
     pub options: RemoveOptions,
-    /// Answered when it is gone.
-    pub reply: Reply<Result<(), RemoveError>>,
+    /// Answered when it is gone, with what became of its files.
+    pub reply: Reply<Result<Removed, RemoveError>>,
 }
 
 /// Why a torrent was not removed, or not all of it.
@@ -131,6 +246,14 @@ pub enum RemoveError {
     /// No such torrent.
     #[error(transparent)]
     NotFound(#[from] TorrentNotFound),
+    /// What is saved of a stopped torrent cannot be read.
+    #[error("cannot remove {torrent}: {reason}")]
+    Unreadable {
+        /// The torrent.
+        torrent: InfoHash,
+        /// Why.
+        reason: Arc<str>,
+    },
     /// The torrent is gone, but something of it is still on the disk.
     #[error("{name} was removed, but {reason}")]
     Incomplete {

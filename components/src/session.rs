@@ -15,13 +15,19 @@ use ecs_torrent_protocol::hash::{InfoHash, sha1};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The version that this program writes, and the newest that it reads.
-pub const VERSION: u32 = 1;
+///
+/// Version 1 listed the files that were written, which said nothing of who created them: its list is not read, and
+/// every file that is there counts as found.
+pub const VERSION: u32 = 2;
 
 /// The extension of session files.
 pub const EXTENSION: &str = "ron";
 
 /// Begins the last line.
 const CHECKSUM: &str = "// sha1 ";
+
+/// Begins the line that says which files are the torrent's own, with a checksum of its own: it outlives damage elsewhere.
+const CLAIMS: &str = "// files ";
 
 /// A torrent's session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,8 +39,14 @@ pub struct Session {
     pub info_hash: InfoHash,
     /// Its name.
     pub name: String,
-    /// The download folder.
+    /// The name that the user gave it in the place of the metainfo's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renamed: Option<String>,
+    /// The download folder, as the user named it.
     pub root: PathBuf,
+    /// The same folder with every link resolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<PathBuf>,
     /// Where the volume of the download folder is mounted; nothing is written while another one is there.
     pub volume: Option<PathBuf>,
     /// Bytes of the torrent.
@@ -68,8 +80,16 @@ pub struct Session {
     pub require_complete: bool,
     /// Files in the order of the metainfo, as they were when this was written; where they differ, they are checked.
     pub files: Vec<Option<FileStamp>>,
-    /// The files that this torrent created or wrote: those that may be deleted with it.
-    pub written: Runs,
+    /// The files that this torrent created, or was about to create because they were not there. They may be written and
+    /// deleted; every other file is the user's.
+    #[serde(default)]
+    pub created: Runs,
+    /// Which files they are, in the order of the metainfo, where known; empty where none is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<Option<FileId>>,
+    /// Whether the user said that files which are there may be changed.
+    #[serde(default)]
+    pub overwrite: bool,
     /// Where peers were, those that worked first.
     pub peers: Vec<SocketAddr>,
     /// Trackers, in the order in which they are asked.
@@ -103,6 +123,15 @@ pub struct FileId {
     pub device: u64,
     /// Inode number on that device.
     pub inode: u64,
+}
+
+/// What a damaged session still tells.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Salvage {
+    /// The download folder.
+    pub root: Option<PathBuf>,
+    /// The files that the torrent created; empty where the line that says so is damaged too.
+    pub created: Runs,
 }
 
 /// What a tracker last told.
@@ -201,6 +230,8 @@ impl Session {
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = String::from("// A torrent's state, written by ecs-torrent.\n");
+        let claims = self.claims();
+        let _ = writeln!(text, "{CLAIMS}{} {claims}", hex(&claims));
         // A line for each field, file and tracker.
         let form = ron::ser::PrettyConfig::new().depth_limit(2);
         // A session is made of numbers, text and lists, which RON always has a form for.
@@ -248,13 +279,38 @@ impl Session {
         Ok(session)
     }
 
-    /// The download folder that a file names which cannot be used otherwise.
-    #[must_use]
-    pub fn salvage_root(bytes: &[u8]) -> Option<PathBuf> {
-        let text = String::from_utf8_lossy(bytes);
-        let value = text.lines().find_map(|line| line.trim().strip_prefix("root:"))?;
-        ron::from_str(value.trim().trim_end_matches(',')).ok()
+    /// The content of the line that survives damage elsewhere. The runs are in brackets, so that none is a word too.
+    fn claims(&self) -> String {
+        let root = ron::to_string(&self.root).unwrap_or_default();
+        format!("{} [{}] {root}", self.info_hash, self.created.0)
     }
+
+    /// What a file of the torrent `info_hash` tells that cannot be used otherwise.
+    #[must_use]
+    pub fn salvage(bytes: &[u8], info_hash: InfoHash) -> Salvage {
+        let text = String::from_utf8_lossy(bytes);
+        let claims = text.lines().find_map(|line| salvage_claims(line, info_hash));
+        claims.unwrap_or_else(|| {
+            let value = text.lines().find_map(|line| line.trim().strip_prefix("root:"));
+            let root = value.and_then(|value| ron::from_str(value.trim().trim_end_matches(',')).ok());
+            let created = Runs::default();
+            Salvage { root, created }
+        })
+    }
+}
+
+fn salvage_claims(line: &str, info_hash: InfoHash) -> Option<Salvage> {
+    let (checksum, claims) = line.strip_prefix(CLAIMS)?.split_once(' ')?;
+    if checksum != hex(claims) {
+        return None;
+    }
+    let mut parts = claims.splitn(3, ' ');
+    let (of, created, root) = (parts.next()?, parts.next()?, parts.next()?);
+    let created = created.strip_prefix('[')?.strip_suffix(']')?;
+    (of == info_hash.to_string()).then(|| Salvage {
+        root: ron::from_str(root).ok(),
+        created: Runs(created.to_owned()),
+    })
 }
 
 fn hex(text: &str) -> String {
@@ -281,7 +337,9 @@ mod tests {
             version: VERSION,
             info_hash: InfoHash([7; 20]),
             name: "a \"name\"".into(),
+            renamed: Some("another".into()),
             root: "/data/ü".into(),
+            resolved: Some("/mnt/ü".into()),
             volume: Some("/".into()),
             total_size: 100,
             piece_length: 10,
@@ -306,7 +364,9 @@ mod tests {
                     nanos: 999_999_999,
                 }),
             ],
-            written: Runs::of([1]),
+            created: Runs::of([1]),
+            ids: vec![None, Some(FileId { device: 3, inode: 4 })],
+            overwrite: true,
             lost: Runs::of([3]),
             peers: vec!["[::1]:6881".parse().unwrap()],
             trackers: vec![SessionTracker {
@@ -329,18 +389,30 @@ mod tests {
         assert_eq!(Session::parse(text.as_bytes(), InfoHash([7; 20])), Ok(session()));
     }
 
-    /// As it was before: without what has been added since, and spread over more lines.
+    /// Version 1: without what has been added since, spread over more lines, and with a list of files that were written.
     #[test]
     fn an_older_session_is_read() {
         let form = ron::ser::PrettyConfig::new().compact_arrays(false);
         let older = Session {
+            version: 1,
             lost: Runs::default(),
             dropped: 0,
+            renamed: None,
+            resolved: None,
+            created: Runs::default(),
+            ids: Vec::new(),
+            overwrite: false,
             ..session()
         };
         let mut text = ron::ser::to_string_pretty(&older, form).unwrap();
-        text = text.replace("    dropped: 0,\n", "");
-        assert!(!text.contains("lost") && !text.contains("dropped") && text.contains("\n            len: 100,"));
+        text = text
+            .replace("    dropped: 0,\n", "")
+            .replace("    overwrite: false,\n", "");
+        text = text.replace("created: \"\"", "written: \"0-1\"");
+        for absent in ["lost", "dropped", "created", "overwrite", "ids"] {
+            assert!(!text.contains(absent), "{absent}: {text}");
+        }
+        assert!(text.contains("written: \"0-1\"") && text.contains("\n            len: 100,"));
         assert_eq!(Session::parse(text.as_bytes(), InfoHash([7; 20])), Ok(older));
     }
 
@@ -360,7 +432,7 @@ mod tests {
     #[test]
     fn newer_and_foreign_sessions_are_named() {
         let newer = Session {
-            version: 2,
+            version: VERSION + 1,
             ..session()
         };
         // What a later version adds does not matter: it is told by its number.
@@ -368,18 +440,32 @@ mod tests {
         let body = text[..text.find(CHECKSUM).unwrap()].replace("name:", "later: 1, name:");
         assert_eq!(
             Session::parse(body.as_bytes(), InfoHash([7; 20])),
-            Err(SessionError::Newer(2))
+            Err(SessionError::Newer(VERSION + 1))
         );
         let error = Session::parse(session().to_text().as_bytes(), InfoHash([8; 20])).unwrap_err();
         assert_eq!((error.word(), error.to_string().contains("another")), ("foreign", true));
     }
 
     #[test]
-    fn a_damaged_session_may_still_tell_its_folder() {
+    fn a_damaged_session_may_still_tell_its_folder_and_its_files() {
+        let hash = InfoHash([7; 20]);
         let text = session().to_text().replace("uploaded", "uploadex");
-        assert!(Session::parse(text.as_bytes(), InfoHash([7; 20])).is_err());
-        assert_eq!(Session::salvage_root(text.as_bytes()), Some("/data/ü".into()));
-        assert_eq!(Session::salvage_root(b"\xff\x00"), None);
+        assert!(Session::parse(text.as_bytes(), hash).is_err());
+        let salvage = Session::salvage(text.as_bytes(), hash);
+        assert_eq!(salvage.root, Some("/data/ü".into()));
+        assert_eq!(salvage.created, Runs::of([1]));
+        // Whoever claims more files than were written down is not believed.
+        let forged = text.replace("[1]", "[0-1]");
+        let salvage = Session::salvage(forged.as_bytes(), hash);
+        assert_eq!(
+            (salvage.root, salvage.created),
+            (Some("/data/ü".into()), Runs::default())
+        );
+        assert_eq!(
+            Session::salvage(text.as_bytes(), InfoHash([8; 20])).created,
+            Runs::default()
+        );
+        assert_eq!(Session::salvage(b"\xff\x00", hash), Salvage::default());
     }
 
     proptest! {

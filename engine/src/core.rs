@@ -124,7 +124,7 @@ impl Core {
                 let options = AddOptions {
                     root: Some(storage.root.clone()),
                     peers: candidates.best(world.resource::<Settings>().session.max_peers),
-                    require_complete: false,
+                    ..AddOptions::default()
                 };
                 let command = AddTorrent {
                     metainfo: content.0.clone(),

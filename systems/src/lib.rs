@@ -8,7 +8,7 @@
 //! | Assemble | [`assembly`] | blocks find their piece |
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; who sent bad ones goes |
 //! | Store | [`storage`] | verified pieces are written |
-//! | Announce | [`having`], [`lifecycle`], [`trackers`] | what is here becomes known |
+//! | Announce | [`having`], [`ownership`], [`lifecycle`], [`trackers`] | what is here becomes known |
 //! | Decide | [`lifecycle`], [`sessions`], [`extensions`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | what was said leaves |
@@ -37,6 +37,7 @@ pub mod handshaking;
 pub mod having;
 pub mod lifecycle;
 pub mod links;
+pub mod ownership;
 pub mod picking;
 pub mod reaping;
 pub mod sessions;
@@ -68,6 +69,7 @@ impl PluginGroup for TorrentPlugins {
             .add(checking::CheckingPlugin)
             .add(storage::StoragePlugin)
             .add(having::HavingPlugin)
+            .add(ownership::OwnershipPlugin)
             .add(lifecycle::LifecyclePlugin)
             .add(sessions::SessionsPlugin)
             .add(trackers::TrackersPlugin)
@@ -134,6 +136,8 @@ pub enum AnnounceSet {
     Have,
     /// What follows from the last bit.
     Completion,
+    /// It becomes known which files other torrents have.
+    Ownership,
     /// Torrents are added and started.
     Begin,
     /// Trackers are told.
@@ -205,10 +209,12 @@ impl Plugin for OrderPlugin {
         app.configure_sets(Tick, (Received, Restored).chain().in_set(TickSet::Assemble));
         use VerifySet::{Blame, Check, Collect, Submit};
         app.configure_sets(Tick, (Collect, Blame, Check, Submit).chain().in_set(TickSet::Verify));
-        use AnnounceSet::{Begin, Completion, Have, Trackers};
+        use AnnounceSet::{Begin, Completion, Have, Ownership, Trackers};
         app.configure_sets(
             Tick,
-            (Have, Completion, Begin, Trackers).chain().in_set(TickSet::Announce),
+            (Have, Completion, Ownership, Begin, Trackers)
+                .chain()
+                .in_set(TickSet::Announce),
         );
         use DecideSet::{
             Availability, Choking, Dialing, Extensions, Lifecycle, Picking, Sessions, Stats, Suggestions, Timeouts,

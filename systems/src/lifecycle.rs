@@ -2,7 +2,9 @@
 
 mod adding;
 mod failing;
+mod naming;
 mod opening;
+mod removing;
 mod stopping;
 
 use bevy_app::{App, Plugin};
@@ -16,6 +18,7 @@ use ecs_torrent_components::messages::{
 use ecs_torrent_components::torrent::TorrentIndex;
 use ecs_torrent_engine::schedule::Tick;
 
+pub(crate) use self::naming::renamed;
 pub(crate) use self::opening::RequiresComplete;
 pub use self::opening::StartTorrent;
 pub(crate) use self::stopping::{AnnounceStops, ClosingLinks};
@@ -38,6 +41,9 @@ impl Plugin for LifecyclePlugin {
             .init_resource::<TorrentIndex>()
             .init_resource::<adding::StorageIds>()
             .init_resource::<adding::Resuming>()
+            .init_resource::<adding::Adds>()
+            .init_resource::<opening::AwaitingClaims>()
+            .init_resource::<removing::StoppedRemovals>()
             .init_resource::<opening::Arrived>()
             .init_resource::<Deadlines<failing::Retry>>()
             .init_resource::<stopping::StopsInOrder>()
@@ -52,12 +58,15 @@ impl Plugin for LifecyclePlugin {
                 Tick,
                 (
                     (
+                        removing::add_removed,
                         adding::add_torrents,
+                        adding::renew_failed,
                         adding::resume_torrents,
                         adding::add_resumed,
                         opening::collect_loaded,
                         opening::collect_opened,
                         opening::start_torrents,
+                        adding::settle_adds,
                         opening::collect_prepared,
                     )
                         .chain()
@@ -67,6 +76,7 @@ impl Plugin for LifecyclePlugin {
                         failing::block_writers,
                         failing::recall_requests,
                         failing::retry_torrents,
+                        removing::find_stopped,
                         stopping::hear_stops,
                         stopping::advance_stops,
                     )

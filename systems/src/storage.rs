@@ -6,6 +6,7 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bytes::Bytes;
+use ecs_torrent_components::commands::CHOICE;
 use ecs_torrent_components::messages::{FailTorrent, PieceStored, Remedy};
 use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
 use ecs_torrent_components::settings::Settings;
@@ -127,9 +128,13 @@ pub(crate) fn fault(torrent: Entity, error: &DiskError) -> FailTorrent {
     let is_passing = error.is_full() || error.is_volume_gone() || error.is_out_of_files();
     // What is not the torrent's is not so after a restart either.
     let is_refused = error.is_foreign() || error.is_forbidden();
+    let reason = match error.is_foreign() {
+        true => format!("{error}; {CHOICE}").into(),
+        false => error.to_string().into(),
+    };
     FailTorrent {
         torrent,
-        reason: error.to_string().into(),
+        reason,
         remedy: match (is_passing, is_refused) {
             (true, _) => Remedy::Wait,
             (_, true) => Remedy::None,

@@ -122,6 +122,47 @@ fn a_torrent_is_downloaded() {
     assert_eq!(events.wait_for("stopped"), json!({"info_hash": hash}));
 }
 
+/// Files that are there are not changed, unless the client says so, and not deleted, whatever it says.
+#[test]
+fn files_that_are_there_are_left_alone() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let daemon = Daemon::start(folder);
+    let mut events = daemon.events();
+    let (hash, bytes) = torrent(folder, "one.bin", 1, &[]);
+    let (_seeder, address, _lines) = seed(folder, &bytes);
+    let file = folder.join("downloads/one.bin");
+    fs::write(&file, "mine").unwrap();
+    let add = |query: &str| daemon.post(&format!("/api/v1/torrents?peer={address}{query}"), &bytes);
+    let refusal = add("");
+    refusal.refused(409, None);
+    let why = refusal.json()["error"].as_str().unwrap().to_owned();
+    assert!(
+        why.contains("one.bin is there already") && why.contains("--into"),
+        "{why}"
+    );
+    add("&into=../up").refused(400, Some("into"));
+    add("&name=.hidden").refused(400, Some("name"));
+    add("&overwrite=perhaps").refused(400, Some("overwrite"));
+    assert_eq!(daemon.hashes(), [""; 0]);
+    let path = format!("/api/v1/torrents/{hash}?delete_data=true");
+    for (query, place) in [("&into=new/deep", "new/deep/one.bin"), ("&name=two.bin", "two.bin")] {
+        assert_eq!(add(query).status, 201, "{query}");
+        events.wait_for("completed");
+        assert!(folder.join("downloads").join(place).exists(), "{query}");
+        // Also once it is stopped.
+        assert_eq!(daemon.post(&format!("/api/v1/torrents/{hash}/stop"), b"").status, 204);
+        assert_eq!(daemon.delete(&path).json()["deleted_count"], 1, "{query}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+    }
+    assert_eq!(add("&overwrite=true").status, 201);
+    events.wait_for("completed");
+    let removed = daemon.delete(&path).json();
+    let kept = json!([{"path": "one.bin", "reason": "it was there before the torrent"}]);
+    assert_eq!((&removed["kept"], &removed["kept_count"]), (&kept, &json!(1)));
+    assert_eq!(fs::metadata(&file).unwrap().len(), 100_000);
+}
+
 #[test]
 fn torrents_are_removed_with_their_data_or_without() {
     let temporary = tempfile::tempdir().unwrap();
@@ -140,7 +181,15 @@ fn torrents_are_removed_with_their_data_or_without() {
         daemon
             .delete(&format!("{path}?delete_data=yes"))
             .refused(400, Some("delete_data"));
-        assert_eq!(daemon.delete(&format!("{path}{query}")).status, 204);
+        let removed = daemon.delete(&format!("{path}{query}"));
+        let deleted: &[&str] = if stays { &[] } else { &["one.bin"] };
+        assert_eq!(
+            (removed.status, removed.json()),
+            (
+                200,
+                json!({"deleted": deleted, "deleted_count": deleted.len(), "kept": [], "kept_count": 0})
+            )
+        );
         daemon.delete(&path).refused(404, Some("hash"));
         let file = folder.join("downloads/one.bin");
         assert_eq!(file.exists(), stays, "{query}");

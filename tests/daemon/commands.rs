@@ -120,6 +120,20 @@ fn a_torrent_is_removed() {
         assert_eq!(daemon.hashes(), [""; 0]);
         assert!(fail(folder, arguments).contains("no torrent"));
     }
+    // A file that is in the way is named, and so are the ways out; it stays, and that is said.
+    fs::write(folder.join("downloads/one.bin"), "mine").unwrap();
+    let why = fail(folder, &["add", "one.torrent"]);
+    assert!(why.contains("one.bin") && why.contains("--overwrite"), "{why}");
+    succeed(folder, &["add", "one.torrent", "--into", "new"]);
+    assert_eq!(succeed(folder, &["remove", &hash]), "");
+    succeed(folder, &["add", "one.torrent", "--name", "two.bin"]);
+    assert_eq!(succeed(folder, &["remove", &hash]), "");
+    succeed(folder, &["add", "one.torrent", "--overwrite"]);
+    assert_eq!(
+        succeed(folder, &["remove", &hash, "--delete-data"]),
+        "kept one.bin: it was there before the torrent\n"
+    );
+    assert!(folder.join("downloads/one.bin").exists());
     daemon.process.signal(Signal::TERM);
     assert!(daemon.process.wait().success());
     assert_eq!(

@@ -196,7 +196,7 @@ impl Bed {
         let options = AddOptions {
             root: Some(self.folder.path().join(subfolder)),
             peers: peers.to_vec(),
-            require_complete: false,
+            ..AddOptions::default()
         };
         let torrents = self.torrents();
         let added = self.block_on(torrents.download_with(torrent.metainfo.clone(), options));

@@ -139,7 +139,7 @@ fn download_to_a_slow_disk() {
         options: AddOptions {
             root: Some(folder.path().to_owned()),
             peers: vec![seed],
-            require_complete: false,
+            ..AddOptions::default()
         },
         is_resumed: false,
         reply: Reply::ignored(),

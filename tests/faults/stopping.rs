@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ecs_torrent::bevy_app::{App, Plugin};
 use ecs_torrent::bevy_ecs::prelude::*;
-use ecs_torrent::components::commands::{AddTorrent, CommandQueue, RemoveError, RemoveTorrent, Reply, StopTorrent};
+use ecs_torrent::components::commands::{
+    AddTorrent, CommandQueue, RemoveError, RemoveTorrent, Removed, Reply, StopTorrent,
+};
 use ecs_torrent::components::session::Session;
 use ecs_torrent::components::torrent::{StopPhase, Stopping};
 use ecs_torrent::events::Event;
@@ -554,7 +556,7 @@ fn a_removal_joins_a_stop() {
     assert!(std::fs::read(bed.folder().join("data")).unwrap() == torrent.data);
 }
 
-type RemoveReply = Result<(), RemoveError>;
+type RemoveReply = Result<Removed, RemoveError>;
 
 /// Removes a torrent when its stop has come to the session.
 #[derive(Clone)]

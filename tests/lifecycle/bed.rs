@@ -159,7 +159,18 @@ impl Bed {
         let options = AddOptions {
             root: Some(root.to_owned()),
             peers: peers.to_vec(),
-            require_complete: false,
+            ..AddOptions::default()
+        };
+        self.add_with(torrent, options)
+    }
+
+    /// As [`Bed::add`]; files that are there may be changed.
+    pub fn add_over(&self, torrent: &Torrent, root: &Path, peers: &[SocketAddr]) -> InfoHash {
+        let options = AddOptions {
+            root: Some(root.to_owned()),
+            overwrite: true,
+            peers: peers.to_vec(),
+            ..AddOptions::default()
         };
         self.add_with(torrent, options)
     }
@@ -177,6 +188,10 @@ impl Bed {
 
     pub fn stats(&self, id: InfoHash) -> TorrentStats {
         self.block_on(self.torrents().stats(id)).unwrap()
+    }
+
+    pub fn list(&self) -> Vec<InfoHash> {
+        self.block_on(self.torrents().list()).unwrap()
     }
 
     pub fn resume_all(&self) -> usize {

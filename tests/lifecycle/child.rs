@@ -45,7 +45,7 @@ fn child_main() {
         let options = AddOptions {
             root: Some(root),
             peers: vec![peer],
-            require_complete: false,
+            ..AddOptions::default()
         };
         let torrents = bed.torrents();
         bed.block_on(torrents.download_with(file, options)).unwrap();

@@ -265,7 +265,7 @@ fn files_changed_underneath_a_seed() {
         let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
         torrent.place(&root);
         let mut bed = Bed::start(&state);
-        let id = bed.add(&torrent, &root, &[]);
+        let id = bed.add_over(&torrent, &root, &[]);
         bed.wait_seeding(id);
         bed.stop_all().unwrap();
         drop(bed);
@@ -499,7 +499,7 @@ fn longer_files() {
     fs::write(&b, "not empty").unwrap();
     let seed = Seed::free(&torrent);
     let mut bed = Bed::start(&state);
-    let id = bed.add(&torrent, &root, &[seed.address]);
+    let id = bed.add_over(&torrent, &root, &[seed.address]);
     bed.wait_seeding(id);
     bed.stop_all().unwrap();
     drop(bed);

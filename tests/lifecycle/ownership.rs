@@ -136,12 +136,16 @@ fn a_torrent_with_the_name_of_the_default_state_folder() {
     let mut bed = Bed::start_with(settings);
     fs::write(state.join("api_token"), "secret").unwrap();
     fs::write(state.join("state/victim.ron"), "session").unwrap();
-    let id = bed.add(&torrent, base, &[Seed::free(&torrent).address]);
     // It may go to a folder of another name.
-    bed.wait(id, "an end", |life| {
-        matches!(crate::bed::word(life), "failed" | "seeding")
-    });
-    bed.block_on(bed.torrents().remove(id, DELETE)).ok();
+    let options = AddOptions {
+        root: Some(base.to_owned()),
+        peers: vec![Seed::free(&torrent).address],
+        ..AddOptions::default()
+    };
+    if let Ok(id) = bed.block_on(bed.torrents().download_with(torrent.metainfo.clone(), options)) {
+        bed.wait_seeding(id.0);
+        bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
+    }
     let read = |name: &str| fs::read_to_string(state.join(name)).unwrap();
     assert_eq!(
         (read("api_token"), read("state/victim.ron")),

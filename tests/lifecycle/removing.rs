@@ -5,15 +5,26 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ecs_torrent::{Error, RemoveOptions};
+use ecs_torrent::{AddOptions, Error, RemoveOptions, Removed};
 
 use crate::bed::{Bed, Torrent};
 use crate::content::noise;
 use crate::seed::Seed;
 
-const DELETE: RemoveOptions = RemoveOptions { delete_data: true };
+pub const DELETE: RemoveOptions = RemoveOptions { delete_data: true };
 
-fn names(folder: &Path) -> Vec<String> {
+/// The files that were deleted.
+pub fn paths(removed: &Removed) -> Vec<&str> {
+    removed.deleted.iter().map(|path| &**path).collect()
+}
+
+/// The files that were kept, and why.
+pub fn kept(removed: &Removed) -> Vec<(&str, &str)> {
+    let kept = removed.kept.iter();
+    kept.map(|file| (&*file.path, &*file.reason)).collect()
+}
+
+pub fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
     let mut names: Vec<_> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -22,8 +33,8 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Fault 78: with its data goes what a torrent has written and nothing else: not its siblings, not the files of another
-/// torrent in the same folder, not what was there before it. This holds for what an earlier run wrote, too.
+/// With its data goes what a torrent has created and nothing else: not its siblings, not the files of another torrent in
+/// the same folder, not what was there before it. This holds for what an earlier run created, too.
 #[test]
 fn only_its_own() {
     let one = Arc::new(Torrent::album(
@@ -35,7 +46,7 @@ fn only_its_own() {
     let other = Arc::new(Torrent::album(
         79,
         "album",
-        &[("deep/c", 70_000), ("same", 50_000)],
+        &[("deep/c", 70_000), ("d", 50_000)],
         32 << 10,
     ));
     let there = Torrent::album(77, "there", &[("x", 100_000)], 32 << 10);
@@ -56,12 +67,13 @@ fn only_its_own() {
     let mut bed = Bed::start(&state);
     assert_eq!(bed.resume_all(), 2);
     bed.wait_seeding(id);
-    // It finds the file that both have in its way, with other content, and so it has it from here on.
     let other_id = bed.add(&other, &root, &[Seed::free(&other).address]);
     bed.wait_seeding(other_id);
     other.wait_saved_complete(&state);
-    bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
-    assert_eq!(names(&root.join("album")), ["deep", "notes", "same"]);
+    let removed = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
+    assert_eq!(paths(&removed), ["album/a", "album/deep/down/b", "album/same"]);
+    assert_eq!(removed.kept, []);
+    assert_eq!(names(&root.join("album")), ["d", "deep", "notes"]);
     assert_eq!(names(&root.join("album/deep")), ["c"]);
     other.assert_whole(&root);
     let missing = bed.block_on(bed.torrents().remove(id, DELETE));
@@ -69,7 +81,8 @@ fn only_its_own() {
     bed.block_on(bed.torrents().remove(other_id, DELETE)).unwrap();
     assert_eq!(names(&root.join("album")), ["notes"]);
     // What was there before it was added is its user's.
-    bed.block_on(bed.torrents().remove(there_id, DELETE)).unwrap();
+    let removed = bed.block_on(bed.torrents().remove(there_id, DELETE)).unwrap();
+    assert_eq!(kept(&removed), [("there/x", "it was there before the torrent")]);
     there.assert_whole(&root);
     assert_eq!(names(&root), ["album", "sibling", "there"]);
     assert_eq!(names(&state.join("state")), Vec::<String>::new());
@@ -171,7 +184,22 @@ fn while_it_is_saved() {
     let pipe = torrent.session_path(&state).with_extension("tmp");
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-    let id = bed.add(&torrent, &root, &[]);
+    // Its user is answered when it is saved; the torrent runs all the same.
+    let id = torrent.info_hash();
+    let (torrents, metainfo, options) = (
+        bed.torrents(),
+        torrent.metainfo.clone(),
+        AddOptions {
+            root: Some(root.clone()),
+            ..AddOptions::default()
+        },
+    );
+    let adding = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime
+            .block_on(torrents.download_with(metainfo, options))
+            .map_err(|error| error.to_string())
+    });
     bed.wait_seeding(id);
     let torrents = bed.torrents();
     let removal = std::thread::spawn(move || {
@@ -183,6 +211,13 @@ fn while_it_is_saved() {
     crate::bed::wait_until("the removal", || bed.stats(id).lifecycle == "stopping/write_session");
     // The write ends, well or not; a pipe cannot be flushed.
     fs::read(&pipe).unwrap();
-    assert_eq!(removal.join().unwrap(), Ok(()));
+    assert!(removal.join().unwrap().is_ok());
+    // It may have been saved just before.
+    if let Err(error) = adding.join().unwrap() {
+        assert!(
+            error.contains("was removed meanwhile") || error.contains("not saved"),
+            "{error}"
+        );
+    }
     assert_eq!(names(&state.join("state")), Vec::<String>::new());
 }

@@ -258,7 +258,7 @@ fn a_folder_from_the_future() {
         let path = torrent.session_path(&state);
         let text = fs::read_to_string(&path)
             .unwrap()
-            .replace(&format!("version: {VERSION},"), "version: 2,");
+            .replace(&format!("version: {VERSION},"), &format!("version: {},", VERSION + 1));
         let text = text[..text.rfind("// sha1").unwrap()].to_owned();
         fs::write(&path, &text).unwrap();
         newer.push(text);

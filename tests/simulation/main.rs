@@ -59,7 +59,7 @@ fn add(sim: &mut Simulation, node: NodeId, content: &Content, peers: Vec<std::ne
         options: AddOptions {
             root: Some("downloads".into()),
             peers,
-            require_complete: false,
+            ..AddOptions::default()
         },
         is_resumed: false,
         reply: Reply::ignored(),

@@ -79,6 +79,24 @@ pub(super) fn files(files: &Value) {
     table.print("no files");
 }
 
+/// What became of a removed torrent's files: a line for each, as far as they are named.
+pub(super) fn removed(removed: &Value) {
+    let list = |key: &str| removed[key].as_array().into_iter().flatten();
+    for path in list("deleted") {
+        say!("deleted {}", printable(text(path)));
+    }
+    for file in list("kept") {
+        let (path, reason) = (printable(text(&file["path"])), printable(text(&file["reason"])));
+        say!("kept {path}: {reason}");
+    }
+    for kind in ["deleted", "kept"] {
+        let more = number(&removed[format!("{kind}_count")]).saturating_sub(list(kind).count() as u64);
+        if more > 0 {
+            say!("{kind} {more} more");
+        }
+    }
+}
+
 /// A line for each field, in the order in which they were asked for; what is not there is left out.
 pub(super) fn stats(stats: &Value, fields: &[&str]) {
     let label = Style::new().bold();

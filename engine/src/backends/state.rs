@@ -226,7 +226,8 @@ impl Folder {
                 tag,
                 torrent,
                 with_metainfo,
-            } => (tag, self.load(torrent, with_metainfo)),
+                is_peek,
+            } => (tag, self.load(torrent, with_metainfo, is_peek)),
             StateRequest::Save { tag, session, metainfo } => (tag, self.save(&session, metainfo.as_ref())),
             StateRequest::Remove { tag, torrent } => (tag, self.remove(torrent)),
         }
@@ -248,31 +249,35 @@ impl Folder {
         Ok(StateDone::Listed(torrents))
     }
 
-    fn load(&self, torrent: InfoHash, with_metainfo: bool) -> Outcome {
+    fn load(&self, torrent: InfoHash, with_metainfo: bool, is_peek: bool) -> Outcome {
         let mut loaded = Loaded::default();
         let name = session_name(torrent);
         match self.read(&name, MAX_SESSION_BYTES) {
             Ok(bytes) => match Session::parse(&bytes, torrent) {
                 Ok(session) => loaded.session = Some(session),
+                Err(error) if is_peek => {
+                    loaded.set_aside = Some(error.to_string());
+                    loaded.salvage = Session::salvage(&bytes, torrent);
+                }
                 Err(error) => {
                     let aside = self.set_aside(&name, error.word());
                     let place =
                         aside.map_or_else(|error| format!("left in place: {error}"), |p| p.display().to_string());
                     loaded.set_aside = Some(format!("{error} ({place})"));
-                    loaded.salvaged_root = Session::salvage_root(&bytes);
+                    loaded.salvage = Session::salvage(&bytes, torrent);
                 }
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(self.failure("read", &name, &error)),
         }
         if with_metainfo {
-            loaded.metainfo = Some(self.load_metainfo(torrent));
+            loaded.metainfo = Some(self.load_metainfo(torrent, is_peek));
         }
         loaded.has_metainfo = matches!(loaded.metainfo, Some(Ok(_))) || self.exists(&torrent_name(torrent));
         Ok(StateDone::Loaded(Box::new(loaded)))
     }
 
-    fn load_metainfo(&self, torrent: InfoHash) -> Result<Arc<Metainfo>, String> {
+    fn load_metainfo(&self, torrent: InfoHash, is_peek: bool) -> Result<Arc<Metainfo>, String> {
         let name = torrent_name(torrent);
         let limits = MetainfoLimits::default();
         let bytes = self
@@ -284,6 +289,9 @@ impl Folder {
             false => Err("it is another torrent's".to_owned()),
         });
         checked.map_err(|reason| {
+            if is_peek {
+                return reason;
+            }
             let aside = self.set_aside(&name, "damaged");
             let place = aside.map_or_else(|error| error.to_string(), |path| path.display().to_string());
             format!("{reason} ({place})")

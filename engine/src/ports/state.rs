@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ecs_torrent_components::session::Session;
+use ecs_torrent_components::session::{Salvage, Session};
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::Metainfo;
 
@@ -20,7 +20,7 @@ pub enum StateRequest {
         /// Comes back with the answer.
         tag: JobTag,
     },
-    /// Reads a torrent's session. One that cannot be used is set aside under a name that says why.
+    /// Reads a torrent's session.
     Load {
         /// Comes back with the answer.
         tag: JobTag,
@@ -28,6 +28,8 @@ pub enum StateRequest {
         torrent: InfoHash,
         /// Read the `.torrent` beside it too.
         with_metainfo: bool,
+        /// Only look: what cannot be used stays in its place. Otherwise it is set aside under a name that says why.
+        is_peek: bool,
     },
     /// Writes a torrent's session so that the old one stays whole until the new one is.
     Save {
@@ -78,8 +80,8 @@ pub struct Loaded {
     pub has_metainfo: bool,
     /// Where there was one that cannot be used: why, for people.
     pub set_aside: Option<String>,
-    /// The download folder that such a one named.
-    pub salvaged_root: Option<std::path::PathBuf>,
+    /// What such a one still tells.
+    pub salvage: Salvage,
     /// Its metainfo, where it was asked for: or why it cannot be used.
     pub metainfo: Option<Result<Arc<Metainfo>, String>>,
 }

@@ -95,8 +95,11 @@ impl StateFolder {
                 StateDone::Listed(listed.map(|(torrent, _)| *torrent).collect())
             }
             StateRequest::Load {
-                torrent, with_metainfo, ..
-            } => StateDone::Loaded(Box::new(self.load(torrent, with_metainfo))),
+                torrent,
+                with_metainfo,
+                is_peek,
+                ..
+            } => StateDone::Loaded(Box::new(self.load(torrent, with_metainfo, is_peek))),
             StateRequest::Save { session, metainfo, .. } => {
                 self.replace_metainfo(session.info_hash, metainfo);
                 self.replace_session(&session);
@@ -166,7 +169,7 @@ impl StateFolder {
         }
     }
 
-    fn load(&mut self, torrent: InfoHash, with_metainfo: bool) -> Loaded {
+    fn load(&mut self, torrent: InfoHash, with_metainfo: bool, is_peek: bool) -> Loaded {
         let mut loaded = Loaded::default();
         if let Some(kept) = self.sessions.get_mut(&torrent)
             && let Some(text) = kept.seen.clone()
@@ -174,9 +177,11 @@ impl StateFolder {
             match Session::parse(&text, torrent) {
                 Ok(session) => loaded.session = Some(session),
                 Err(error) => {
-                    kept.seen = None;
+                    if !is_peek {
+                        kept.seen = None;
+                    }
                     loaded.set_aside = Some(error.to_string());
-                    loaded.salvaged_root = Session::salvage_root(&text);
+                    loaded.salvage = Session::salvage(&text, torrent);
                 }
             }
         }
@@ -291,7 +296,9 @@ mod tests {
             version: VERSION,
             info_hash: InfoHash([1; 20]),
             name: "name".into(),
+            renamed: None,
             root: "root".into(),
+            resolved: None,
             volume: None,
             total_size: 1,
             piece_length: 1,
@@ -306,7 +313,9 @@ mod tests {
             seconds_active: 0,
             require_complete: false,
             files: Vec::new(),
-            written: Runs::default(),
+            created: Runs::default(),
+            ids: Vec::new(),
+            overwrite: false,
             lost: Runs::default(),
             peers: Vec::new(),
             trackers: Vec::new(),
@@ -323,7 +332,7 @@ mod tests {
 
     fn uploaded(folder: &mut StateFolder) -> Option<u64> {
         folder
-            .load(InfoHash([1; 20]), false)
+            .load(InfoHash([1; 20]), false, false)
             .session
             .map(|session| session.uploaded)
     }

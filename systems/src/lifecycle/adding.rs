@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::{CandidateSource, Candidates};
-use ecs_torrent_components::clock::Clock;
-use ecs_torrent_components::commands::{AddOptions, AddTorrent, CommandQueue, Reply, ResumeAll, ResumeError};
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::commands::{
+    AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, Reply, ResumeAll, ResumeError, StopAll,
+    StopTorrent,
+};
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_components::messages::TorrentAdded;
+use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentAdded};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{
@@ -22,11 +26,14 @@ use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::Metainfo;
 use ecs_torrent_protocol::peer_id::PeerId;
 
-use super::opening::{Opener, Opening, RequiresComplete};
+use super::failing::Restarts;
+use super::naming::{self, renamed};
+use super::opening::{Opener, Opening, Preparing, RequiresComplete};
 use crate::choking::Choker;
 use crate::dialing::Dialer;
 use crate::handshaking::ConnectedIds;
-use crate::sessions::SessionState;
+use crate::ownership::Survey;
+use crate::sessions::{SessionState, SessionWritten};
 use crate::trackers::{Announcer, spawn_trackers};
 
 const LIST: Purpose = Purpose("list sessions");
@@ -45,51 +52,146 @@ impl StorageIds {
     }
 }
 
+/// Commands that wait, and who waits for what came of others.
+#[derive(Resource, Debug, Default)]
+pub(super) struct Adds {
+    /// Commands that cannot be decided yet: the same torrent is being stopped, or stopped torrents are still being read.
+    waiting: Vec<AddTorrent>,
+    /// Failed torrents that were added again, with the new options.
+    renewals: Vec<(Entity, AddOptions)>,
+    /// Callers that are answered when the torrent's session is durable.
+    callers: EntityHashMap<Vec<AddReply>>,
+    /// Torrents that are not added after all, taken by the stop.
+    pub(super) refused: Vec<Entity>,
+    /// Why they are not, until they have gone: whoever is refused finds nothing of the torrent listed.
+    refusals: EntityHashMap<AddError>,
+}
+
+type AddReply = Reply<Result<InfoHash, AddError>>;
+
+impl Adds {
+    /// Whether somebody waits for the torrent to be added.
+    pub(super) fn is_pending(&self, torrent: Entity) -> bool {
+        self.callers.contains_key(&torrent)
+    }
+
+    /// Answers everybody who waits for a torrent.
+    pub(super) fn answer(&mut self, torrent: Entity, result: &Result<InfoHash, AddError>) {
+        for reply in self.callers.remove(&torrent).into_iter().flatten() {
+            reply.send(result.clone());
+        }
+    }
+
+    /// Refuses a torrent: it goes, nothing of it is kept, and then everybody who waits for it is answered.
+    pub(super) fn refuse(&mut self, torrent: Entity, error: AddError) {
+        tracing::info!("not added: {error}");
+        self.refusals.insert(torrent, error);
+        self.refused.push(torrent);
+    }
+
+    /// Answers everybody who waits for a torrent that has ended: why it was refused, or else `result`.
+    pub(super) fn end(&mut self, torrent: Entity, result: Result<InfoHash, AddError>) {
+        let refusal = self.refusals.remove(&torrent).map(Err);
+        self.answer(torrent, &refusal.unwrap_or(result));
+    }
+}
+
 #[derive(SystemParam)]
-pub(super) struct Registry<'w, 's> {
+pub(super) struct TorrentAdder<'w, 's> {
     commands: Commands<'w, 's>,
     clock: Res<'w, Clock>,
     settings: Res<'w, Settings>,
     random: ResMut<'w, Random>,
-    index: ResMut<'w, TorrentIndex>,
-    opener: Opener<'w>,
+    pub(super) index: ResMut<'w, TorrentIndex>,
+    pub(super) opener: Opener<'w>,
     added: MessageWriter<'w, TorrentAdded>,
-    torrents: Query<'w, 's, &'static Torrent>,
+    new_peers: ResMut<'w, CommandQueue<AddPeers>>,
+    stops: Res<'w, CommandQueue<StopTorrent>>,
+    stops_of_all: Res<'w, CommandQueue<StopAll>>,
+    torrents: Query<'w, 's, (&'static Torrent, &'static Lifecycle, &'static SessionState)>,
 }
 
-pub(super) fn add_torrents(mut queue: ResMut<CommandQueue<AddTorrent>>, mut registry: Registry) {
-    for command in queue.0.drain(..) {
-        let id = registry.find_or_add(&command.metainfo, &command.options, command.is_resumed, None);
-        command.reply.send(id);
+pub(super) fn add_torrents(
+    mut queue: ResMut<CommandQueue<AddTorrent>>,
+    removals: Res<CommandQueue<RemoveTorrent>>,
+    wakeup: Res<Wakeup>,
+    mut adds: ResMut<Adds>,
+    mut survey: ResMut<Survey>,
+    mut adder: TorrentAdder,
+) {
+    let waiting = std::mem::take(&mut adds.waiting);
+    for command in waiting.into_iter().chain(queue.0.drain(..)) {
+        if let Err(error) = naming::check(&command.options) {
+            command.reply.send(Err(error));
+        } else if !command.is_resumed && !survey.is_done(&wakeup, adder.clock.now()) {
+            adds.waiting.push(command);
+        } else {
+            let is_removed = |torrent| removals.0.iter().any(|removal| removal.torrent == torrent);
+            adder.add_or_join(command, &mut adds, is_removed);
+        }
     }
 }
 
-impl Registry<'_, '_> {
-    /// `loaded` is what its session was found to say, where that is known already.
-    fn find_or_add(
-        &mut self,
-        metainfo: &Arc<Metainfo>,
-        options: &AddOptions,
-        is_resumed: bool,
-        loaded: Option<Loaded>,
-    ) -> InfoHash {
-        let known = metainfo.hashes.wire_hashes().find_map(|hash| self.index.get(hash));
+impl TorrentAdder<'_, '_> {
+    fn add_or_join(&mut self, command: AddTorrent, adds: &mut Adds, is_removed: impl Fn(InfoHash) -> bool) {
+        let Some(entity) = self.find(&command.metainfo) else {
+            let entity = self.add(&command.metainfo, &command.options, command.is_resumed, None);
+            adds.callers.entry(entity).or_default().push(command.reply);
+            return;
+        };
+        // One that was added in this very tick is not in the world yet.
+        let known = self.torrents.get(entity).ok();
+        let is_ending = known.is_some_and(|(torrent, lifecycle, _)| {
+            *lifecycle == Lifecycle::Stopping || self.is_stopped(torrent.id()) || is_removed(torrent.id())
+        });
+        if is_ending {
+            adds.waiting.push(command);
+            return;
+        }
+        let torrent = command.metainfo.hashes.primary();
+        let peers = command.options.peers.clone();
+        self.new_peers.0.push_back(AddPeers { torrent, peers });
         match known {
-            // One that was added in this very tick is not in the world yet, but it has the same hashes.
-            Some(entity) => self.torrents.get(entity).map_or(metainfo.hashes.primary(), Torrent::id),
-            None => self.add(metainfo, options, is_resumed, loaded),
+            Some((_, Lifecycle::Failed { retry_at: None, .. }, _)) if !command.is_resumed => {
+                adds.renewals.push((entity, command.options));
+                adds.callers.entry(entity).or_default().push(command.reply);
+            }
+            Some((torrent, _, state)) if state.is_durable() && !adds.is_pending(entity) => {
+                command.reply.send(Ok(torrent.id()));
+            }
+            _ => adds.callers.entry(entity).or_default().push(command.reply),
         }
     }
 
-    fn add(
+    /// Whether somebody has asked in this tick for a torrent to be stopped: it has not begun to, and will.
+    fn is_stopped(&self, torrent: InfoHash) -> bool {
+        !self.stops_of_all.0.is_empty() || self.stops.0.iter().any(|stop| stop.torrent == torrent)
+    }
+
+    /// The torrent that one of the hashes names.
+    pub(super) fn find(&self, metainfo: &Metainfo) -> Option<Entity> {
+        metainfo.hashes.wire_hashes().find_map(|hash| self.index.get(hash))
+    }
+
+    /// `loaded` is what its session was found to say, where that is known already.
+    pub(super) fn add(
         &mut self,
         metainfo: &Arc<Metainfo>,
         options: &AddOptions,
         is_resumed: bool,
         loaded: Option<Loaded>,
-    ) -> InfoHash {
+    ) -> Entity {
+        let metainfo = match &options.name {
+            Some(name) => renamed(metainfo, name),
+            None => metainfo.clone(),
+        };
         let info = &metainfo.info;
-        let root = options.root.clone();
+        let root = naming::root_of(options, &self.settings.storage.download_dir);
+        let opening = Opening {
+            has_root: root.is_some(),
+            is_resumed,
+            ..Opening::default()
+        };
         let storage = Storage {
             id: self.opener.next_storage(),
             root: root.unwrap_or_else(|| self.settings.storage.download_dir.clone()),
@@ -102,7 +204,6 @@ impl Registry<'_, '_> {
             private: info.private,
             added: self.clock.now(),
         };
-        let id = torrent.id();
         let mut candidates = Candidates::default();
         for peer in &options.peers {
             candidates.add(*peer, CandidateSource::User, 0, self.settings.peers.max_candidates);
@@ -113,32 +214,104 @@ impl Registry<'_, '_> {
             Some(loaded) => self.opener.hand_over(entity, loaded),
             None => self.opener.load(entity, &torrent),
         }
-        let opening = Opening {
-            has_root: options.root.is_some(),
-            is_resumed,
-            ..Opening::default()
-        };
+        self.index.insert(&metainfo.hashes, entity);
         self.commands.entity(entity).insert((
             torrent,
             Layout(info.geometry),
-            Content(metainfo.clone()),
             (
                 Have(Bitfield::new(info.geometry.piece_count())),
                 Partials::default(),
-                SessionState::default(),
+                SessionState::new(options.name.clone(), options.overwrite),
             ),
             storage,
             (Lifecycle::Adding, opening),
             (Counters::default(), Activity::default(), TorrentRates::default()),
             (candidates, ConnectedIds::default(), Dialer::default()),
             (Choker::default(), tiers, Announcer::default()),
+            Content(metainfo),
         ));
         if options.require_complete {
             self.commands.entity(entity).insert(RequiresComplete);
         }
-        self.index.insert(&metainfo.hashes, entity);
         self.added.write(TorrentAdded { torrent: entity });
-        id
+        entity
+    }
+}
+
+/// Tries failed torrents again that were added again, with the options that they were added with now.
+pub(super) fn renew_failed(
+    mut commands: Commands,
+    settings: Res<Settings>,
+    mut adds: ResMut<Adds>,
+    mut opener: Opener,
+    mut torrents: Query<(
+        &mut Torrent,
+        &mut Lifecycle,
+        &mut Storage,
+        &mut Content,
+        &mut SessionState,
+    )>,
+) {
+    for (entity, options) in std::mem::take(&mut adds.renewals) {
+        let Ok((mut torrent, mut lifecycle, mut storage, mut content, mut state)) = torrents.get_mut(entity) else {
+            continue;
+        };
+        let root = naming::root_of(&options, &settings.storage.download_dir);
+        let has_moved = root.as_ref().is_some_and(|root| *root != storage.root);
+        storage.root = root.unwrap_or_else(|| storage.root.clone());
+        if let Some(name) = &options.name {
+            content.0 = renamed(&content.0, name);
+            torrent.name = name.as_str().into();
+        }
+        state.renew(options.name, options.overwrite, has_moved);
+        *lifecycle = Lifecycle::Adding;
+        opener.load(entity, &torrent);
+        commands.entity(entity).insert(Opening::renewed()).remove::<Restarts>();
+        if !options.require_complete {
+            commands.entity(entity).remove::<RequiresComplete>();
+        }
+    }
+}
+
+/// Answers who has added a torrent when its session is durable, and lets torrents go on that wait for that.
+pub(super) fn settle_adds(
+    mut written: MessageReader<SessionWritten>,
+    mut adds: ResMut<Adds>,
+    mut preparing: Preparing,
+    mut failed: MessageWriter<FailTorrent>,
+    torrents: Query<(&Torrent, &Lifecycle, &Storage, &SessionState)>,
+) {
+    for SessionWritten { torrent, result } in written.read() {
+        let Ok((data, lifecycle, storage, state)) = torrents.get(*torrent) else {
+            continue;
+        };
+        if *lifecycle == Lifecycle::Stopping {
+            continue;
+        }
+        match result {
+            Ok(()) => {
+                if state.is_durable() {
+                    adds.answer(*torrent, &Ok(data.id()));
+                }
+                preparing.go_on(*torrent, storage, state);
+            }
+            Err(reason) if adds.is_pending(*torrent) && !state.is_durable() => {
+                let error = AddError::Unsaved {
+                    torrent: data.name.clone(),
+                    reason: reason.clone(),
+                };
+                adds.refuse(*torrent, error);
+            }
+            Err(reason) => {
+                if preparing.gives_up(*torrent) {
+                    failed.write(FailTorrent {
+                        torrent: *torrent,
+                        reason: format!("its state is not saved: {reason}").into(),
+                        remedy: Remedy::Wait,
+                    });
+                }
+            }
+        }
     }
 }
 
@@ -156,10 +329,12 @@ pub(super) struct Resuming {
 pub(super) fn resume_torrents(
     mut queue: ResMut<CommandQueue<ResumeAll>>,
     mut resuming: ResMut<Resuming>,
+    mut survey: ResMut<Survey>,
     mut state: ResMut<StatePort>,
 ) {
     let tag = |purpose| JobTag::new(purpose, Entity::PLACEHOLDER);
     for ResumeAll { reply } in queue.0.drain(..) {
+        survey.begin_resuming();
         if resuming.asked.is_empty() {
             state.push(StateRequest::List { tag: tag(LIST) });
         }
@@ -177,21 +352,28 @@ pub(super) fn resume_torrents(
                         tag: tag(RESUME),
                         torrent,
                         with_metainfo: true,
+                        is_peek: false,
                     });
                 }
-                resuming.answer();
+                resuming.answer(&mut survey);
             }
             Ok(_) => {}
             Err(error) => {
                 let error = ResumeError(error.0);
+                survey.end_resuming(false);
                 asked.into_iter().for_each(|reply| reply.send(Err(error.clone())));
             }
         }
     }
 }
 
-pub(super) fn add_resumed(mut resuming: ResMut<Resuming>, mut registry: Registry) {
-    for event in registry.opener.take(RESUME) {
+pub(super) fn add_resumed(
+    mut resuming: ResMut<Resuming>,
+    mut survey: ResMut<Survey>,
+    wakeup: Res<Wakeup>,
+    mut adder: TorrentAdder,
+) {
+    for event in adder.opener.take(RESUME) {
         resuming.expected_count = resuming.expected_count.saturating_sub(1);
         let mut loaded = match event.outcome {
             Ok(StateDone::Loaded(loaded)) => *loaded,
@@ -199,20 +381,25 @@ pub(super) fn add_resumed(mut resuming: ResMut<Resuming>, mut registry: Registry
         };
         match loaded.metainfo.take() {
             Some(Ok(metainfo)) => {
-                registry.find_or_add(&metainfo, &AddOptions::default(), true, Some(loaded));
+                if adder.find(&metainfo).is_none() {
+                    adder.add(&metainfo, &AddOptions::default(), true, Some(loaded));
+                }
                 resuming.added_count += 1;
             }
             Some(Err(reason)) => tracing::error!("a torrent cannot be resumed: {reason}"),
             None => {}
         }
-        resuming.answer();
+        resuming.answer(&mut survey);
+        // Adds may wait for this.
+        wakeup.at(adder.clock.now());
     }
 }
 
 impl Resuming {
     /// Answers when all that was listed is here.
-    fn answer(&mut self) {
+    fn answer(&mut self, survey: &mut Survey) {
         if self.expected_count == 0 {
+            survey.end_resuming(true);
             let count = std::mem::take(&mut self.added_count);
             self.waiting.drain(..).for_each(|reply| reply.send(Ok(count)));
         }

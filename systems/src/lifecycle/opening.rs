@@ -3,30 +3,37 @@
 //! The session is loaded first: it says where the data is. Then the files are looked at. Where they are as the session
 //! says, it is believed; where they differ, the pieces in them are hashed; without a session, all that is there is.
 
+use bevy_ecs::entity::EntityHashSet;
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::{CandidateSource, Candidates};
 use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::commands::AddError;
 use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentStarted};
 use ecs_torrent_components::session::{FileStamp, Session};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{
-    Activity, Content, Counters, Have, Layout, Lifecycle, Partials, Storage, Torrent, TorrentTrackers,
+    Activity, Content, Counters, Have, Layout, Lifecycle, Partials, Storage, Torrent, TorrentIndex, TorrentTrackers,
 };
 use ecs_torrent_components::tracker::Tracker;
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, FileClaims};
+use ecs_torrent_engine::ports::disk::{
+    DiskDone, DiskError, DiskRequest, FileClaims, FoundFile, FoundFiles, Provenance,
+};
 use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateEvent, StateRequest};
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Geometry;
+use ecs_torrent_protocol::hash::InfoHash;
 
-use super::adding::StorageIds;
+use super::adding::{Adds, StorageIds};
+use super::naming::renamed;
 use crate::checking::{Check, CheckQueue};
+use crate::ownership::{Candidate, FileRegistry, FolderKeys, Holder, find_conflict};
 use crate::sessions::{SaveTorrent, SessionState};
 use crate::storage::fault;
 
@@ -54,6 +61,10 @@ pub(super) struct Opening {
     pub(super) is_resumed: bool,
     /// It was opened before in this run: what it has counted since is newer than the session.
     pub(super) is_again: bool,
+    /// Something of it that holds for its files was saved before.
+    pub(super) is_known: bool,
+    /// Its user has added it again, with other options.
+    pub(super) is_renewed: bool,
     /// The session, once it is here.
     pub(super) session: Option<Session>,
 }
@@ -65,8 +76,21 @@ impl Opening {
             has_root: true,
             is_resumed: false,
             is_again: true,
-            session: None,
+            ..Self::default()
         }
+    }
+
+    /// Of a torrent that has failed and is added again.
+    pub(super) fn renewed() -> Self {
+        Self {
+            is_renewed: true,
+            ..Self::again()
+        }
+    }
+
+    /// Whether its files are somebody else's as long as nothing is said against it.
+    fn is_new(&self) -> bool {
+        self.is_renewed || !(self.is_resumed || self.is_again || self.is_known)
     }
 }
 
@@ -99,7 +123,13 @@ impl Opener<'_> {
             tag: JobTag::new(LOAD, entity),
             torrent: torrent.id(),
             with_metainfo: false,
+            is_peek: false,
         });
+    }
+
+    /// Deletes what the state folder has of a torrent.
+    pub(super) fn forget(&mut self, tag: JobTag, torrent: InfoHash) {
+        self.state.push(StateRequest::Remove { tag, torrent });
     }
 
     /// Opens a torrent with what was loaded before it was added.
@@ -133,9 +163,9 @@ impl Opener<'_> {
 #[derive(bevy_ecs::query::QueryData)]
 #[query_data(mutable)]
 pub(super) struct Resumed {
-    torrent: &'static Torrent,
+    torrent: &'static mut Torrent,
     layout: &'static Layout,
-    content: &'static Content,
+    content: &'static mut Content,
     opening: &'static mut Opening,
     storage: &'static mut Storage,
     counters: &'static mut Counters,
@@ -150,6 +180,8 @@ pub(super) fn collect_loaded(
     mut opener: Opener,
     settings: Res<Settings>,
     mut failed: MessageWriter<FailTorrent>,
+    mut adds: ResMut<Adds>,
+    mut registry: ResMut<FileRegistry>,
     mut torrents: Query<Resumed>,
     mut trackers: Query<&mut Tracker>,
 ) {
@@ -159,16 +191,31 @@ pub(super) fn collect_loaded(
             Ok(StateDone::Loaded(loaded)) => arrived.push((event.tag.owner, *loaded)),
             Ok(_) => {}
             // What it says is not known, and must not be written over.
-            Err(error) => drop(failed.write(FailTorrent {
-                torrent: event.tag.owner,
-                reason: error.0,
-                remedy: Remedy::Wait,
-            })),
+            Err(error) => {
+                let torrent = event.tag.owner;
+                let answer = torrents.get(torrent).map(|resumed| AddError::Unsaved {
+                    torrent: resumed.torrent.name.clone(),
+                    reason: error.0.clone(),
+                });
+                if let Ok(answer) = answer {
+                    adds.answer(torrent, &Err(answer));
+                }
+                let (reason, remedy) = (error.0, Remedy::Wait);
+                failed.write(FailTorrent {
+                    torrent,
+                    reason,
+                    remedy,
+                });
+            }
         }
     }
     for (torrent, loaded) in arrived {
         if let Ok(mut resumed) = torrents.get_mut(torrent) {
             resumed.take_in(loaded, torrent, &mut commands, &mut opener, &settings, &mut trackers);
+            // A new torrent gets no file before it is known that it may.
+            if !resumed.opening.is_new() {
+                resumed.register(&mut registry);
+            }
         }
     }
 }
@@ -184,7 +231,7 @@ impl ResumedItem<'_, '_> {
         settings: &Settings,
         trackers: &mut Query<&mut Tracker>,
     ) {
-        let name = &self.torrent.name;
+        let name = self.torrent.name.clone();
         if let Some(reason) = loaded.set_aside {
             tracing::warn!(torrent = %name, "its saved state was set aside and its data is checked: {reason}");
         }
@@ -209,16 +256,42 @@ impl ResumedItem<'_, '_> {
             }
         }
         let known_root = session.as_ref().map(|session| session.root.clone());
-        if let Some(root) = known_root.or(loaded.salvaged_root).filter(|_| !self.opening.has_root) {
+        if let Some(root) = known_root.or(loaded.salvage.root).filter(|_| !self.opening.has_root) {
             self.storage.root = root;
         }
         // What it says of files elsewhere is of no use here.
-        let session = session.filter(|session| session.root == self.storage.root);
-        self.state.note_loaded(session.as_ref(), loaded.has_metainfo);
+        let session = session.filter(|session| {
+            session.root == self.storage.root || session.resolved.as_ref() == Some(&self.storage.root)
+        });
+        let session = session.filter(|session| self.state.has_name_of(session));
+        if let Some(name) = session.as_ref().and_then(|session| session.renamed.as_deref())
+            && *self.torrent.name != *name
+        {
+            self.content.0 = renamed(&self.content.0, name);
+            self.torrent.name = name.into();
+        }
+        let salvaged = loaded
+            .salvage
+            .created
+            .to_set(self.content.0.info.files.files().len() as u32);
+        let salvaged = salvaged.filter(|_| session.is_none() && !self.opening.has_root);
+        self.opening.is_known = session.is_some() || salvaged.as_ref().is_some_and(|created| created.count() > 0);
+        self.state
+            .note_loaded(session.as_ref(), salvaged.as_ref(), loaded.has_metainfo);
         let claims = self.state.claims(session.as_ref());
         let files = &self.content.0.info.files;
         opener.open(entity, &mut self.storage, session.as_ref(), files, claims);
         self.opening.session = session;
+    }
+
+    /// Says which files the torrent uses, as far as its session tells.
+    fn register(&self, registry: &mut FileRegistry) {
+        let session = self.opening.session.as_ref();
+        let resolved = session.and_then(|session| session.resolved.as_deref());
+        let ids = session.map(|session| session.ids.as_slice()).unwrap_or_default();
+        let keys = FolderKeys::new(resolved.unwrap_or(&self.storage.root));
+        let keys = keys.of_table(&self.content.0.info.files, |index| ids.get(index).copied().flatten());
+        registry.set(self.torrent.id(), &self.torrent.name, keys);
     }
 
     /// What does not depend on the files.
@@ -288,61 +361,177 @@ fn judge(session: Option<&Session>, stamps: &[Option<FileStamp>], geometry: &Geo
     }
 }
 
+/// What is decided of a torrent when its files have been found.
+#[derive(bevy_ecs::query::QueryData)]
+#[query_data(mutable)]
+pub(super) struct Opened {
+    torrent: &'static Torrent,
+    lifecycle: &'static mut Lifecycle,
+    have: &'static mut Have,
+    partials: &'static mut Partials,
+    state: &'static mut SessionState,
+    opening: Option<&'static mut Opening>,
+    storage: &'static mut Storage,
+    layout: &'static Layout,
+    content: &'static Content,
+    requires_complete: Has<RequiresComplete>,
+}
+
 pub(super) fn collect_opened(
     mut commands: Commands,
-    mut disk: ResMut<DiskPort>,
+    mut opener: Opener,
     mut checks: ResMut<CheckQueue>,
     mut start: MessageWriter<StartTorrent>,
     mut failed: MessageWriter<FailTorrent>,
     mut save: MessageWriter<SaveTorrent>,
-    mut torrents: Query<(
-        &mut Lifecycle,
-        &mut Have,
-        &mut Partials,
-        &mut SessionState,
-        &mut Opening,
-        &Layout,
-        &Content,
-    )>,
+    mut adds: ResMut<Adds>,
+    mut registry: ResMut<FileRegistry>,
+    index: Res<TorrentIndex>,
+    mut torrents: Query<Opened>,
 ) {
-    for event in disk.take(OPEN) {
-        let torrent = event.tag.owner;
-        let Ok((mut lifecycle, mut have, mut partials, mut state, mut opening, Layout(geometry), content)) =
-            torrents.get_mut(torrent)
-        else {
-            continue;
-        };
-        if *lifecycle != Lifecycle::Adding {
-            continue;
-        }
-        let found = match event.outcome {
-            Ok(DiskDone::Opened(found)) => found,
+    let events: Vec<_> = opener.disk.take(OPEN).collect();
+    for event in events {
+        let entity = event.tag.owner;
+        let result = match event.outcome {
+            Ok(DiskDone::Opened(found)) => match find_obstacle(entity, &found, &registry, &index, &torrents) {
+                Some(error) => Err((found, error)),
+                None => Ok(found),
+            },
             Ok(_) => continue,
             Err(error) => {
-                failed.write(fault(torrent, &error));
+                if let Ok(mut opened) = torrents.get_mut(entity) {
+                    opened.fail(entity, &error, &mut adds, &mut failed);
+                    save.write(SaveTorrent { torrent: entity });
+                }
                 continue;
             }
         };
-        let session = opening.session.take();
+        let Ok(mut opened) = torrents.get_mut(entity) else {
+            continue;
+        };
+        let (found, error) = match result {
+            Ok(found) => (found, None),
+            Err((found, error)) => (found, Some(error)),
+        };
+        let may_create = error.is_none() && !opened.requires_complete;
         let stamps: Vec<_> = found.files.iter().map(|file| file.map(|file| file.stamp)).collect();
-        let findings = judge(session.as_ref(), &stamps, geometry, &content.0.info.files);
-        have.0 = findings.have;
-        partials.0 = session
-            .map(|session| partial_blocks(&session, geometry))
+        let files = &opened.content.0.info.files;
+        opened.state.note_found(found, files, may_create);
+        if *opened.lifecycle != Lifecycle::Adding {
+            continue;
+        }
+        if error.is_none() {
+            let root = opened.state.resolved().unwrap_or(&opened.storage.root);
+            let keys = FolderKeys::new(root).of_table(files, |index| opened.state.id(index));
+            registry.set(opened.torrent.id(), &opened.torrent.name, keys);
+            let is_shared = !registry.shared_files(opened.torrent.id()).is_empty();
+            if is_shared && opened.state.stop_overwriting() {
+                // Another torrent uses some of the files, if only to read them: nothing that is there is changed.
+                let session = opened.opening.as_ref().and_then(|opening| opening.session.as_ref());
+                let claims = opened.state.claims(session);
+                opener.open(entity, &mut opened.storage, session, files, claims);
+                continue;
+            }
+        }
+        let Some(mut opening) = opened.opening.take() else {
+            continue;
+        };
+        commands.entity(entity).remove::<Opening>();
+        if let Some(error) = error {
+            match opening.is_again {
+                false => adds.refuse(entity, error),
+                true => {
+                    let (reason, remedy) = (error.reason().into(), Remedy::None);
+                    adds.answer(entity, &Err(error));
+                    failed.write(FailTorrent {
+                        torrent: entity,
+                        reason,
+                        remedy,
+                    });
+                }
+            }
+            continue;
+        }
+        if opened.state.is_durable() {
+            adds.answer(entity, &Ok(opened.torrent.id()));
+        }
+        let session = opening.session.take();
+        let findings = judge(session.as_ref(), &stamps, &opened.layout.0, files);
+        opened.have.0 = findings.have;
+        opened.partials.0 = session
+            .map(|session| partial_blocks(&session, &opened.layout.0))
             .unwrap_or_default();
-        state.note_found(found);
-        commands.entity(torrent).remove::<Opening>();
         if findings.doubtful.is_empty() {
-            start.write(StartTorrent { torrent });
+            start.write(StartTorrent { torrent: entity });
         } else {
-            *lifecycle = Lifecycle::Checking;
-            state.note_check();
-            let check = Check::new(findings.doubtful, have.0.clone()).rewriting(state.lost().clone());
-            commands.entity(torrent).insert(check);
-            checks.add(torrent);
-            save.write(SaveTorrent { torrent });
+            *opened.lifecycle = Lifecycle::Checking;
+            opened.state.note_check();
+            let check = Check::new(findings.doubtful, opened.have.0.clone()).rewriting(opened.state.lost().clone());
+            commands.entity(entity).insert(check);
+            checks.add(entity);
+            save.write(SaveTorrent { torrent: entity });
         }
     }
+}
+
+impl OpenedItem<'_, '_> {
+    /// The files cannot be looked at: a new torrent that may not have them is refused, another one fails.
+    fn fail(&mut self, entity: Entity, error: &DiskError, adds: &mut Adds, failed: &mut MessageWriter<FailTorrent>) {
+        self.state.note_unopened();
+        let Some(opening) = self.opening.as_ref().filter(|_| *self.lifecycle == Lifecycle::Adding) else {
+            return;
+        };
+        if error.is_forbidden() && opening.is_new() && !opening.is_again {
+            let torrent = self.torrent.name.clone();
+            let reason = error.to_string().into();
+            adds.refuse(entity, AddError::Forbidden { torrent, reason });
+        } else {
+            failed.write(fault(entity, error));
+        }
+    }
+}
+
+/// Why a new torrent cannot have the files that it would write: another torrent uses one of them, or one that was there
+/// before is too short to be right.
+fn find_obstacle(
+    entity: Entity,
+    found: &FoundFiles,
+    registry: &FileRegistry,
+    index: &TorrentIndex,
+    torrents: &Query<Opened>,
+) -> Option<AddError> {
+    let opened = torrents.get(entity).ok()?;
+    if *opened.lifecycle != Lifecycle::Adding || !opened.opening?.is_new() {
+        return None;
+    }
+    let info = &opened.content.0.info;
+    let candidate = Candidate {
+        torrent: opened.torrent.id(),
+        name: &opened.torrent.name,
+        info,
+        keys: &FolderKeys::new(&found.root),
+        found: &found.files,
+    };
+    let holder = |torrent| {
+        let other = torrents.get(index.get(torrent)?).ok()?;
+        Some(Holder {
+            info: &other.content.0.info,
+            have: &other.have.0,
+        })
+    };
+    let conflict = find_conflict(registry, &candidate, holder);
+    if conflict.is_some() || opened.requires_complete || opened.state.may_overwrite() {
+        return conflict;
+    }
+    let mut files = info.files.files().iter().zip(&found.files);
+    let short = files.find(|(entry, file)| {
+        let is_short = |file: FoundFile| file.provenance == Provenance::Found && file.stamp.len < entry.len;
+        entry.is_stored() && file.is_some_and(is_short)
+    });
+    short.map(|(entry, _)| AddError::WouldChange {
+        torrent: opened.torrent.name.clone(),
+        path: entry.path.clone(),
+    })
 }
 
 /// The blocks that a session names outside the pieces that it has.
@@ -355,17 +544,57 @@ fn partial_blocks(session: &Session, geometry: &Geometry) -> std::collections::B
     blocks.collect()
 }
 
+/// Torrents whose files are to be created when a session that says so is durable: a kill right after does not make
+/// them the user's.
+#[derive(Resource, Debug, Default)]
+pub(super) struct AwaitingClaims(EntityHashSet);
+
+/// Makes the files of torrents ready, when that is allowed.
+#[derive(SystemParam)]
+pub(super) struct Preparing<'w> {
+    disk: ResMut<'w, DiskPort>,
+    awaiting: ResMut<'w, AwaitingClaims>,
+    save: MessageWriter<'w, SaveTorrent>,
+    settings: Res<'w, Settings>,
+}
+
+impl Preparing<'_> {
+    fn begin(&mut self, torrent: Entity, storage: &Storage, state: &SessionState) {
+        self.awaiting.0.insert(torrent);
+        if state.may_create() {
+            self.go_on(torrent, storage, state);
+        } else {
+            self.save.write(SaveTorrent { torrent });
+        }
+    }
+
+    /// A session of the torrent is durable.
+    pub(super) fn go_on(&mut self, torrent: Entity, storage: &Storage, state: &SessionState) {
+        if state.may_create() && self.awaiting.0.remove(&torrent) {
+            self.disk.push(DiskRequest::Prepare {
+                tag: JobTag::new(PREPARE, torrent),
+                storage: storage.id,
+                is_preallocated: self.settings.storage.preallocate,
+            });
+        }
+    }
+
+    /// The session cannot be written: true where the torrent waits for it.
+    pub(super) fn gives_up(&mut self, torrent: Entity) -> bool {
+        self.awaiting.0.remove(&torrent)
+    }
+}
+
 /// A complete torrent seeds; for another, its files are made ready first.
 pub(super) fn start_torrents(
     mut start: MessageReader<StartTorrent>,
     clock: Res<Clock>,
-    settings: Res<Settings>,
-    mut disk: ResMut<DiskPort>,
+    mut preparing: Preparing,
+    registry: Res<FileRegistry>,
     mut started: MessageWriter<TorrentStarted>,
     mut failed: MessageWriter<FailTorrent>,
     mut torrents: Query<(
-        &Have,
-        &Storage,
+        (&Torrent, &Have, &Storage, &Content, &Layout),
         &mut Lifecycle,
         &mut Activity,
         &mut Partials,
@@ -374,13 +603,23 @@ pub(super) fn start_torrents(
     )>,
 ) {
     for &StartTorrent { torrent } in start.read() {
-        let Ok((Have(have), storage, mut lifecycle, mut activity, mut partials, mut state, requires_complete)) =
+        let Ok((known, mut lifecycle, mut activity, mut partials, mut state, requires_complete)) =
             torrents.get_mut(torrent)
         else {
             continue;
         };
+        let (data, Have(have), storage, content, Layout(geometry)) = known;
         partials.0.retain(|piece, _| !have.contains(*piece));
         state.note_result(have);
+        preparing.gives_up(torrent);
+        let mut fail = |reason: String| {
+            failed.write(FailTorrent {
+                torrent,
+                reason: reason.into(),
+                remedy: Remedy::None,
+            });
+        };
+        let files = &content.0.info.files;
         if have.is_full() {
             *lifecycle = Lifecycle::Seeding;
             activity.start(clock.now());
@@ -388,18 +627,20 @@ pub(super) fn start_torrents(
         } else if requires_complete.is_some() {
             let missing = have.len() - have.count();
             let root = storage.root.display();
-            let reason = format!("{missing} of {} pieces are missing or bad in {root}", have.len()).into();
-            failed.write(FailTorrent {
-                torrent,
-                reason,
-                remedy: Remedy::None,
-            });
+            fail(format!(
+                "{missing} of {} pieces are missing or bad in {root}",
+                have.len()
+            ));
+        } else if let Some(index) = state.obstacle(have, files, geometry) {
+            let (torrent, path) = (data.name.clone(), files.files()[index].path.clone());
+            let other = registry.other_user(data.id(), index).map(|other| other.name.clone());
+            let error = match other {
+                Some(other) => AddError::FilesTaken { torrent, other, path },
+                None => AddError::WouldChange { torrent, path },
+            };
+            fail(error.reason());
         } else {
-            disk.push(DiskRequest::Prepare {
-                tag: JobTag::new(PREPARE, torrent),
-                storage: storage.id,
-                is_preallocated: settings.storage.preallocate,
-            });
+            preparing.begin(torrent, storage, &state);
         }
     }
 }
@@ -460,7 +701,9 @@ mod tests {
             version: VERSION,
             info_hash: InfoHash([0; 20]),
             name: String::new(),
+            renamed: None,
             root: "/".into(),
+            resolved: None,
             volume: None,
             total_size: 45,
             piece_length: 10,
@@ -475,7 +718,9 @@ mod tests {
             seconds_active: 0,
             require_complete: false,
             files: files.to_vec(),
-            written: Runs::default(),
+            created: Runs::default(),
+            ids: Vec::new(),
+            overwrite: false,
             lost: Runs::default(),
             peers: Vec::new(),
             trackers: Vec::new(),

@@ -11,7 +11,8 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{
-    CommandQueue, RemoveError, RemoveOptions, RemoveTorrent, Reply, StopAll, StopError, StopTorrent, TorrentNotFound,
+    AddError, CommandQueue, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, StopAll, StopError, StopTorrent,
+    TorrentNotFound,
 };
 use ecs_torrent_components::messages::{RequestStop, TorrentFailed, TorrentStopped};
 use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, Peer, Requests, Stage};
@@ -19,7 +20,8 @@ use ecs_torrent_components::piece::PiecePhase;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis};
 use ecs_torrent_components::torrent::{
-    ActivePieces, Activity, Lifecycle, Partials, StopPhase, Stopping, Storage, Torrent, TorrentIndex, TorrentPeers,
+    ActivePieces, Activity, Content, Have, Lifecycle, Partials, StopPhase, Stopping, Storage, Torrent, TorrentIndex,
+    TorrentPeers,
 };
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::DiskRequest;
@@ -27,8 +29,10 @@ use ecs_torrent_engine::ports::net::NetEvent;
 use ecs_torrent_engine::ports::{DiskPort, NetPort};
 use ecs_torrent_protocol::wire::Message;
 
+use super::adding::Adds;
 use super::failing::Flight;
 use crate::checking::Check;
+use crate::ownership::{FileRegistry, whole_files};
 use crate::picking::Picker;
 use crate::sessions::{Ending, Endings, SessionState, Spiller};
 use crate::storage::BlockedWrites;
@@ -36,7 +40,7 @@ use crate::storage::BlockedWrites;
 const CLOSING: Purpose = Purpose("close links");
 
 type StopReply = Reply<Result<(), StopError>>;
-type RemoveReply = Reply<Result<(), RemoveError>>;
+type RemoveReply = Reply<Result<Removed, RemoveError>>;
 
 /// Torrents that are stopping, in the order in which they began to, and who waits for them.
 #[derive(Resource, Debug, Default)]
@@ -54,16 +58,20 @@ struct Waiters {
     stops: Vec<StopReply>,
     removals: Vec<RemoveReply>,
     removal: Option<RemoveOptions>,
+    /// It is refused, after it was listed: what the state folder had of it before stays, and nothing else.
+    is_refused: bool,
 }
 
 impl Waiters {
     fn ending(&self) -> Ending {
-        self.removal.map_or(Ending::Save, |options| Ending::Forget {
-            delete_data: options.delete_data,
-        })
+        match self.removal {
+            Some(RemoveOptions { delete_data }) => Ending::Forget { delete_data },
+            None if self.is_refused => Ending::Refuse,
+            None => Ending::Save,
+        }
     }
 
-    fn answer(self, torrent: &Torrent, result: &Result<(), Arc<str>>) {
+    fn answer(self, torrent: &Torrent, result: &Result<Removed, Arc<str>>) {
         let name = &torrent.name;
         for reply in self.removals {
             reply.send(result.clone().map_err(|reason| RemoveError::Incomplete {
@@ -74,7 +82,7 @@ impl Waiters {
         // Who wanted it stopped has that, whatever was left of a removal.
         let stopped = match self.removal {
             Some(_) => Ok(()),
-            None => result.clone(),
+            None => result.as_ref().map(drop).map_err(Arc::clone),
         };
         for reply in self.stops {
             reply.send(stopped.clone().map_err(|reason| stop_error(torrent, reason)));
@@ -122,6 +130,7 @@ pub(super) fn hear_stops(
     clock: Res<Clock>,
     settings: Res<Settings>,
     mut stops: ResMut<StopsInOrder>,
+    mut adds: ResMut<Adds>,
     mut torrents: Query<(Entity, &mut Lifecycle, &mut Activity)>,
 ) {
     let mut wanted: Vec<Entity> = requested.read().map(|request| request.torrent).collect();
@@ -148,6 +157,10 @@ pub(super) fn hear_stops(
         let waiters = stops.waiters.entry(entity).or_default();
         waiters.removals.push(reply);
         waiters.removal.get_or_insert_default().delete_data |= options.delete_data;
+    }
+    for entity in adds.refused.drain(..) {
+        wanted.push(entity);
+        stops.waiters.entry(entity).or_default().is_refused = true;
     }
     for StopAll { reply } in alls.0.drain(..) {
         wanted.extend(torrents.iter().map(|(entity, ..)| entity));
@@ -199,6 +212,8 @@ pub(super) struct Stops<'w, 's> {
     flush: ResMut<'w, FlushQueue>,
     stopped: MessageWriter<'w, TorrentStopped>,
     failed: MessageWriter<'w, TorrentFailed>,
+    adds: ResMut<'w, Adds>,
+    registry: ResMut<'w, FileRegistry>,
     spiller: Spiller<'w, 's>,
     flight: Flight<'w, 's>,
     peers: Query<'w, 's, (&'static Peer, Option<&'static mut Requests>, &'static mut Outbox)>,
@@ -211,6 +226,8 @@ pub(super) struct Stopped {
     entity: Entity,
     torrent: &'static Torrent,
     storage: &'static Storage,
+    content: &'static Content,
+    have: &'static Have,
     partials: &'static Partials,
     lifecycle: &'static mut Lifecycle,
     stopping: &'static mut Stopping,
@@ -272,8 +289,11 @@ pub(super) fn advance_stops(
                     first_error.get_or_insert_with(|| stop_error(stopped.torrent, reason.clone()));
                     stage.keep_failed(&mut stopped, reason);
                 } else {
-                    stage.despawn(&stopped);
+                    stage.despawn(&stopped, ending);
                 }
+                // An add of the same torrent may wait for this.
+                wakeup.at(now);
+                stage.answer_adds(&stopped, ending, &result);
                 waiters.answer(stopped.torrent, &result);
                 return false;
             }
@@ -357,7 +377,7 @@ impl Stops<'_, '_> {
     }
 
     /// How the phase went, once it is over.
-    fn outcome(&mut self, stopped: &mut StoppedItem<'_, '_>) -> Option<Result<(), Arc<str>>> {
+    fn outcome(&mut self, stopped: &mut StoppedItem<'_, '_>) -> Option<Result<Removed, Arc<str>>> {
         let entity = stopped.entity;
         let is_done = match stopped.stopping.phase {
             StopPhase::HaltDownloads => {
@@ -368,7 +388,7 @@ impl Stops<'_, '_> {
             StopPhase::AnnounceStopped => !self.announces.pending.contains_key(&entity),
             StopPhase::WriteSession => return self.endings.ended.remove(&entity),
         };
-        is_done.then_some(Ok(()))
+        is_done.then(|| Ok(Removed::default()))
     }
 
     /// Pieces that are hashed or written finish; the others are given up. True when none is left.
@@ -397,7 +417,26 @@ impl Stops<'_, '_> {
         self.reaper.close(entity, CloseReason::Stopping);
     }
 
-    fn despawn(&mut self, stopped: &StoppedItem<'_, '_>) {
+    /// Answers who waits for a torrent to be added that has ended before it was.
+    fn answer_adds(&mut self, stopped: &StoppedItem<'_, '_>, ending: Ending, result: &Result<Removed, Arc<str>>) {
+        let torrent = stopped.torrent.name.clone();
+        let answer = match (ending, result) {
+            (Ending::Save, Ok(_)) => Ok(stopped.torrent.id()),
+            (Ending::Save, Err(reason)) => Err(AddError::Unsaved {
+                torrent,
+                reason: reason.clone(),
+            }),
+            (Ending::Forget { .. } | Ending::Refuse, _) => Err(AddError::Removed { torrent }),
+        };
+        self.adds.end(stopped.entity, answer);
+    }
+
+    fn despawn(&mut self, stopped: &StoppedItem<'_, '_>, ending: Ending) {
+        if ending == Ending::Save {
+            let info = &stopped.content.0.info;
+            let whole = whole_files(&info.files, &info.geometry, &stopped.have.0);
+            self.registry.stop(stopped.torrent.id(), whole);
+        }
         self.disk.push(DiskRequest::Close {
             storage: stopped.storage.id,
         });

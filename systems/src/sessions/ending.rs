@@ -1,13 +1,13 @@
 //! The end of a session: saved or deleted, when its torrent stops.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
-use ecs_torrent_components::torrent::{Content, Storage};
+use ecs_torrent_components::commands::{KeptFile, MAX_REMOVED_NAMES, Removed};
+use ecs_torrent_components::torrent::Content;
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::disk::DiskRequest;
+use ecs_torrent_engine::ports::disk::{DeletedFiles, DiskDone, DiskRequest};
 use ecs_torrent_engine::ports::state::StateRequest;
 
 use super::Job;
@@ -24,6 +24,8 @@ pub(crate) enum Ending {
     Save,
     /// Deleted, and maybe the data with it.
     Forget { delete_data: bool },
+    /// As it was before the torrent was added, which is refused.
+    Refuse,
 }
 
 /// Sessions that are to end, and those that have.
@@ -34,16 +36,11 @@ pub(crate) struct Endings {
     /// As which the stop began each of them.
     pub(crate) began: EntityHashMap<Ending>,
     /// Written by the sessions: how it went.
-    pub(crate) ended: EntityHashMap<Result<(), Arc<str>>>,
+    pub(crate) ended: EntityHashMap<Result<Removed, Arc<str>>>,
 }
 
 /// What stopped torrents' sessions come to.
-pub(super) fn end_sessions(
-    mut clerk: Clerk,
-    spiller: Spiller,
-    mut torrents: Query<Saved>,
-    others: Query<(Entity, &Storage, &Content)>,
-) {
+pub(super) fn end_sessions(mut clerk: Clerk, spiller: Spiller, mut torrents: Query<Saved>) {
     for (entity, ending) in std::mem::take(&mut clerk.endings.wanted) {
         let Ok(mut saved) = torrents.get_mut(entity) else {
             continue;
@@ -54,64 +51,110 @@ pub(super) fn end_sessions(
             clerk.wakeup.at(clerk.clock.now());
             continue;
         }
+        // Which files may be deleted is known when the disk has told whose they are.
+        if ending == (Ending::Forget { delete_data: true }) && !saved.state.is_opened {
+            clerk.endings.wanted.push((entity, ending));
+            clerk.wakeup.at(clerk.clock.now());
+            continue;
+        }
         saved.state.is_last = true;
         match ending {
+            Ending::Refuse if saved.state.is_known() => clerk.end(&mut saved, Ok(())),
+            Ending::Refuse => {
+                clerk.forget(&mut saved);
+                saved.state.job = Job::Forgetting {
+                    left: 1,
+                    error: None,
+                    removed: Removed::default(),
+                };
+            }
             Ending::Save => clerk.begin(&mut saved, &spiller),
             Ending::Forget { delete_data } => {
                 let mut left = 1;
-                clerk.port.push(StateRequest::Remove {
-                    tag: JobTag::new(FORGET, entity),
-                    torrent: saved.torrent.id(),
-                });
+                let keep = clerk.registry.shared_files(saved.torrent.id());
+                clerk.forget(&mut saved);
                 if delete_data {
                     left += 1;
                     clerk.disk.push(DiskRequest::Delete {
                         tag: JobTag::new(DELETE, entity),
                         storage: saved.storage.id,
-                        keep: shared_files(&saved, &others),
+                        keep: keep.into_iter().collect(),
                     });
                 }
-                saved.state.job = Job::Forgetting { left, error: None };
+                saved.state.job = Job::Forgetting {
+                    left,
+                    error: None,
+                    removed: Removed::default(),
+                };
             }
         }
     }
     let forgotten = clerk.port.take(FORGET).map(|event| {
-        let error = event.outcome.err().map(|error| error.0);
-        (event.tag.owner, error)
+        let outcome = event.outcome.map(|_| None).map_err(|error| error.0);
+        (event.tag.owner, outcome)
     });
-    let mut steps: Vec<(Entity, Option<Arc<str>>)> = forgotten.collect();
+    let mut steps: Vec<(Entity, Result<Option<DeletedFiles>, Arc<str>>)> = forgotten.collect();
     steps.extend(clerk.disk.take(DELETE).map(|event| {
-        let error = event.outcome.err().map(|error| error.to_string().into());
-        (event.tag.owner, error)
+        let outcome = match event.outcome {
+            Ok(DiskDone::Deleted(files)) => Ok(Some(files)),
+            Ok(_) => Ok(None),
+            Err(error) => Err(error.to_string().into()),
+        };
+        (event.tag.owner, outcome)
     }));
-    for (entity, failure) in steps {
+    for (entity, outcome) in steps {
         let Ok(mut saved) = torrents.get_mut(entity) else {
             continue;
         };
-        let Job::Forgetting { left, error } = &mut saved.state.job else {
+        let Job::Forgetting { left, error, removed } = &mut saved.state.job else {
             continue;
         };
         *left -= 1;
-        *error = error.take().or(failure);
+        match outcome {
+            Ok(files) => *removed = files.map_or(std::mem::take(removed), |files| report(&files, saved.content)),
+            Err(reason) => drop(error.get_or_insert(reason)),
+        }
         if *left == 0 {
+            let removed = std::mem::take(removed);
             let result = error.take().map_or(Ok(()), Err);
-            clerk.end(&mut saved, result);
+            clerk.end_with(&mut saved, result, removed);
         }
     }
 }
 
-/// Files that another torrent has under the same path. Looks at all torrents: removing is rare.
-fn shared_files(saved: &SavedItem<'_, '_>, others: &Query<(Entity, &Storage, &Content)>) -> Vec<usize> {
-    let paths = |content: &Content| {
-        let files = content.0.info.files.files().iter();
-        files.map(|file| file.path.clone()).collect::<Vec<_>>()
-    };
-    let same_root = others
+impl Clerk<'_, '_> {
+    /// Deletes the session, and lets other torrents have the files.
+    fn forget(&mut self, saved: &mut SavedItem<'_, '_>) {
+        let torrent = saved.torrent.id();
+        self.registry.remove(torrent);
+        self.port.push(StateRequest::Remove {
+            tag: JobTag::new(FORGET, saved.entity),
+            torrent,
+        });
+    }
+}
+
+/// The names of the files that were deleted and kept, as many as anybody will read.
+fn report(files: &DeletedFiles, content: &Content) -> Removed {
+    let entries = content.0.info.files.files();
+    let path = |index: usize| entries.get(index).map(|entry| entry.path.clone()).unwrap_or_default();
+    let kept = files
+        .kept
         .iter()
-        .filter(|(entity, storage, _)| *entity != saved.entity && storage.root == saved.storage.root);
-    let taken: BTreeSet<Box<str>> = same_root.flat_map(|(.., content)| paths(content)).collect();
-    let mine = paths(saved.content).into_iter().enumerate();
-    mine.filter(|(_, path)| taken.contains(path))
-        .map(|(index, _)| index)
-        .collect()
+        .take(MAX_REMOVED_NAMES)
+        .map(|(index, reason)| KeptFile {
+            path: path(*index),
+            reason: reason.to_string().into(),
+        });
+    Removed {
+        deleted: files
+            .deleted
+            .iter()
+            .take(MAX_REMOVED_NAMES)
+            .map(|index| path(*index))
+            .collect(),
+        deleted_count: files.deleted.len(),
+        kept: kept.collect(),
+        kept_count: files.kept.len(),
+    }
 }

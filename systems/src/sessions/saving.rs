@@ -6,6 +6,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::commands::Removed;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
     BlockAccepted, BlockSent, FailTorrent, PieceStored, Remedy, TorrentCompleted, TorrentFailed, TorrentStarted,
@@ -17,7 +18,7 @@ use ecs_torrent_components::torrent::{
 };
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, SyncedFile};
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest};
 use ecs_torrent_engine::ports::state::StateRequest;
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -28,8 +29,9 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::ending::Endings;
 use super::spilling::{self, Spiller};
-use super::{Job, SaveTorrent, SessionState, Summary};
+use super::{Job, SaveTorrent, SessionState, SessionWritten, Summary};
 use crate::lifecycle::RequiresComplete;
+use crate::ownership::{FileRegistry, FolderKeys};
 use crate::storage::fault;
 
 const SYNC: Purpose = Purpose("sync for session");
@@ -69,6 +71,8 @@ pub(super) struct Clerk<'w, 's> {
     pub(super) disk: ResMut<'w, DiskPort>,
     pub(super) port: ResMut<'w, StatePort>,
     pub(super) endings: ResMut<'w, Endings>,
+    pub(super) registry: ResMut<'w, FileRegistry>,
+    written: MessageWriter<'w, SessionWritten>,
     trackers: Query<'w, 's, &'static Tracker>,
 }
 
@@ -154,7 +158,7 @@ impl Clerk<'_, '_> {
             .state
             .saved
             .is_none_or(|last| summary.differs_from(&last, self.settings.session.max_unsaved_active_s));
-        let is_changed = is_changed || !saved.state.has_metainfo;
+        let is_changed = is_changed || !saved.state.has_metainfo || !saved.state.may_create();
         let is_filling = saved.active.is_some_and(|active| !active.all.is_empty());
         if is_uncertain || !(is_changed || is_filling) {
             self.end(saved, Ok(()));
@@ -207,8 +211,11 @@ impl Clerk<'_, '_> {
         self.submit(saved, session);
     }
 
-    fn submit(&mut self, saved: &SavedItem<'_, '_>, mut session: Box<Session>) {
-        session.written = Runs::of(saved.state.written.iter().copied());
+    /// What is said of the files is as of now: what was created since the saving began is the torrent's.
+    fn submit(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>) {
+        session.created = Runs::of(saved.state.created.keys().copied());
+        session.ids.clone_from(&saved.state.ids);
+        saved.state.claims.submitted = saved.state.claims.current;
         let metainfo = (!saved.state.has_metainfo).then(|| saved.content.0.bytes.clone());
         self.port.push(StateRequest::Save {
             tag: saved.tag(SAVE),
@@ -233,7 +240,9 @@ impl Clerk<'_, '_> {
             version: VERSION,
             info_hash: saved.torrent.id(),
             name: saved.torrent.name.to_string(),
+            renamed: saved.state.renamed.clone(),
             root: saved.storage.root.clone(),
+            resolved: saved.state.resolved.clone(),
             volume: saved.state.volume.clone(),
             total_size: geometry.total_size(),
             piece_length: geometry.piece_length(),
@@ -253,7 +262,9 @@ impl Clerk<'_, '_> {
             seconds_active: saved.activity.total(self.clock.now()).as_secs(),
             require_complete: saved.requires_complete,
             files: Vec::new(),
-            written: Runs::default(),
+            created: Runs::default(),
+            ids: Vec::new(),
+            overwrite: saved.state.may_overwrite,
             lost: Runs::of(saved.state.platter.lost().iter()),
             peers: saved.candidates.best(self.settings.session.max_peers),
             trackers: trackers.collect(),
@@ -262,15 +273,30 @@ impl Clerk<'_, '_> {
 
     /// The end of a saving, good or bad.
     pub(super) fn end(&mut self, saved: &mut SavedItem<'_, '_>, result: Result<(), Arc<str>>) {
+        self.end_with(saved, result, Removed::default());
+    }
+
+    /// The end of a saving or of a removal, good or bad.
+    pub(super) fn end_with(&mut self, saved: &mut SavedItem<'_, '_>, result: Result<(), Arc<str>>, removed: Removed) {
         saved.state.job = Job::None;
         if let Err(reason) = &result {
             tracing::warn!(torrent = %saved.torrent.name, %reason, "its state is not saved");
+            self.publish(saved, result.clone());
         }
         if std::mem::take(&mut saved.state.is_last) {
-            self.endings.ended.insert(saved.entity, result);
+            self.endings.ended.insert(saved.entity, result.map(|()| removed));
             // The stop has had its turn in this tick.
             self.wakeup.at(self.clock.now());
         }
+    }
+}
+
+impl Clerk<'_, '_> {
+    /// Says how a saving ended, to features that wait for it.
+    fn publish(&mut self, saved: &SavedItem<'_, '_>, result: Result<(), Arc<str>>) {
+        let torrent = saved.entity;
+        self.written.write(SessionWritten { torrent, result });
+        self.wakeup.at(self.clock.now());
     }
 }
 
@@ -344,18 +370,16 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
         // What was had when the sync was asked for; pieces that came since may have made a file longer than its stamp.
         let had = Have(session.have.to_set(session.pieces).unwrap_or_default());
         let mut lost = Vec::new();
-        for SyncedFile {
-            index,
-            stamp,
-            provenance,
-            ..
-        } in written
-        {
-            let least = least_len(&files[index], &saved.layout.0, &had);
-            let whole = stamp.filter(|stamp| stamp.len >= least);
-            lost.extend(whole.is_none().then_some(index));
-            saved.state.stamps[index] = whole;
-            saved.state.note_provenance(index as u32, provenance);
+        let mut has_new_files = false;
+        for file in &written {
+            let least = least_len(&files[file.index], &saved.layout.0, &had);
+            let whole = file.stamp.filter(|stamp| stamp.len >= least);
+            lost.extend(whole.is_none().then_some(file.index));
+            saved.state.stamps[file.index] = whole;
+            has_new_files |= saved.state.note_synced(file);
+        }
+        if has_new_files {
+            clerk.register(&saved);
         }
         // Fault 73: the session calls nothing of it had, and a torrent that goes on looks what is left.
         for &index in &lost {
@@ -364,7 +388,7 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
         if let Some(&index) = lost.first().filter(|_| !saved.state.is_last) {
             failed.write(FailTorrent {
                 torrent: saved.entity,
-                reason: format!("{} was deleted or cut meanwhile", files[index].path).into(),
+                reason: format!("{} was changed, cut or deleted by somebody else", files[index].path).into(),
                 remedy: Remedy::Restart,
             });
         }
@@ -376,6 +400,16 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
             session.files.clone_from(&saved.state.stamps);
         }
         clerk.write(&mut saved, session, summary);
+    }
+}
+
+impl Clerk<'_, '_> {
+    /// Says by which identities the torrent's files are known now.
+    fn register(&mut self, saved: &SavedItem<'_, '_>) {
+        let root = saved.state.resolved().unwrap_or(&saved.storage.root);
+        let files = &saved.content.0.info.files;
+        let keys = FolderKeys::new(root).of_table(files, |index| saved.state.id(index));
+        self.registry.set(saved.torrent.id(), &saved.torrent.name, keys);
     }
 }
 
@@ -420,6 +454,9 @@ pub(super) fn collect_saved(
             Job::Writing(summary) => *summary,
             Job::Confessing(reason) => {
                 let reason = reason.clone();
+                if result.is_ok() {
+                    saved.state.claims.durable = saved.state.claims.submitted;
+                }
                 clerk.end(&mut saved, Err(reason));
                 continue;
             }
@@ -428,6 +465,8 @@ pub(super) fn collect_saved(
         if result.is_ok() {
             saved.state.saved = Some(summary);
             saved.state.has_metainfo = true;
+            saved.state.claims.durable = saved.state.claims.submitted;
+            clerk.publish(&saved, Ok(()));
         } else if !std::mem::replace(&mut saved.state.has_deadline, true) {
             let wait = seconds(clerk.settings.session.checkpoint_interval_s);
             checks.set(clerk.clock.now() + wait, SaveCheck(saved.entity));

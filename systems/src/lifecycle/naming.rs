@@ -1,0 +1,92 @@
+//! Where a torrent's files are to lie: the folder and the name that its user chose.
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use ecs_torrent_components::commands::{AddError, AddOptions};
+use ecs_torrent_protocol::files::{FileEntry, FileTable};
+use ecs_torrent_protocol::metainfo::Metainfo;
+use ecs_torrent_protocol::safe_path::safe_component;
+
+/// The download folder that the options name, if they name one.
+pub(super) fn root_of(options: &AddOptions, download_dir: &Path) -> Option<PathBuf> {
+    let root = options.root.clone();
+    match &options.into {
+        Some(into) => Some(root.unwrap_or_else(|| download_dir.to_owned()).join(into)),
+        None => root,
+    }
+}
+
+/// Refuses folders and names that lead somewhere else than they seem to.
+pub(super) fn check(options: &AddOptions) -> Result<(), AddError> {
+    if let Some(name) = &options.name {
+        check_name(name).map_err(|reason| AddError::BadName {
+            name: name.clone(),
+            reason,
+        })?;
+    }
+    let is_below = |into: &PathBuf| {
+        let is_plain = |part| matches!(part, Component::Normal(_));
+        into.components().next().is_some() && into.components().all(is_plain)
+    };
+    match &options.into {
+        Some(into) if !is_below(into) => Err(AddError::BadFolder { into: into.clone() }),
+        _ => Ok(()),
+    }
+}
+
+fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.starts_with('.') {
+        return Err("a leading dot hides it");
+    }
+    match safe_component(name.as_bytes()) {
+        None => Err("it is empty"),
+        Some(safe) if safe != name => Err("it has characters that are not safe in a path, or is too long"),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The torrent with another name for its file or folder; its bytes and hashes stay.
+pub(crate) fn renamed(metainfo: &Arc<Metainfo>, name: &str) -> Arc<Metainfo> {
+    let mut metainfo = Metainfo::clone(metainfo);
+    let rename = |file: &FileEntry| {
+        let below = file.path.split_once('/').map(|(_, below)| format!("{name}/{below}"));
+        FileEntry {
+            path: below.unwrap_or_else(|| name.to_owned()).into(),
+            ..file.clone()
+        }
+    };
+    metainfo.info.files = FileTable::new(metainfo.info.files.files().iter().map(rename).collect());
+    metainfo.info.name = name.to_owned();
+    Arc::new(metainfo)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_folders_that_lead_elsewhere_are_refused() {
+        let named = |name: &str| AddOptions {
+            name: Some(name.into()),
+            ..AddOptions::default()
+        };
+        for name in ["", ".", "..", ".ssh", "a/b", "a\\b", "a\nb", "a\u{202e}b"] {
+            assert!(matches!(check(&named(name)), Err(AddError::BadName { .. })), "{name:?}");
+        }
+        let into = |folder: &str| AddOptions {
+            into: Some(folder.into()),
+            ..AddOptions::default()
+        };
+        for folder in ["", "..", "a/..", "a/../b", "/a", "./a/../.."] {
+            assert!(
+                matches!(check(&into(folder)), Err(AddError::BadFolder { .. })),
+                "{folder:?}"
+            );
+        }
+        assert_eq!(check(&named("an album (2)")), Ok(()));
+        assert_eq!(check(&into("new/deep")), Ok(()));
+        let root = root_of(&into("new"), Path::new("/downloads"));
+        assert_eq!(root, Some("/downloads/new".into()));
+    }
+}

@@ -1,0 +1,327 @@
+//! Files have owners: which torrents use which file, so that no two of them write the same one.
+//!
+//! [`FileRegistry`] knows the files of every torrent that runs, has failed or is stopped: by path, and by identity where
+//! they exist. Stopped torrents come from the state folder, once, before the first new torrent is decided on.
+
+mod conflicts;
+mod survey;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use bevy_platform::collections::HashMap;
+use ecs_torrent_components::session::FileId;
+use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::files::{FileEntry, FileTable};
+use ecs_torrent_protocol::geometry::Geometry;
+use ecs_torrent_protocol::hash::{InfoHash, sha1};
+
+pub(crate) use self::conflicts::{Candidate, Holder, find_conflict};
+pub(crate) use self::survey::Survey;
+use crate::AnnounceSet;
+
+/// Keeps the registry of files.
+pub struct OwnershipPlugin;
+
+impl Plugin for OwnershipPlugin {
+    fn build(&self, app: &mut App) {
+        app.init_resource::<FileRegistry>()
+            .init_resource::<Survey>()
+            .add_systems(Tick, survey::survey_sessions.in_set(AnnounceSet::Ownership));
+    }
+}
+
+/// A file's name in the registry: a hash of its path or of its identity. Two files that share a key by chance cost a
+/// refusal with a suggestion; at a million files the odds are 1 in 30 million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct FileKey(u64);
+
+impl FileKey {
+    pub(crate) fn of_id(id: FileId) -> Self {
+        Self::hash([b"id".as_slice(), &id.device.to_le_bytes(), &id.inode.to_le_bytes()])
+    }
+
+    fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let digest = sha1(parts);
+        Self(digest[..8].iter().fold(0, |key, byte| key << 8 | u64::from(*byte)))
+    }
+}
+
+/// Makes the keys of paths below one download folder.
+#[derive(Debug)]
+pub(crate) struct FolderKeys {
+    /// Folded to lowercase: on some volumes a name in other case is the same file.
+    root: String,
+}
+
+impl FolderKeys {
+    pub(crate) fn new(root: &Path) -> Self {
+        let root = root.to_string_lossy().to_lowercase();
+        Self {
+            root: root.trim_end_matches('/').to_owned(),
+        }
+    }
+
+    pub(crate) fn of_path(&self, path: &str) -> FileKey {
+        let path = path.to_lowercase();
+        FileKey::hash([b"path".as_slice(), self.root.as_bytes(), b"/", path.as_bytes()])
+    }
+
+    /// All keys of a torrent's files, each with the file's index.
+    pub(crate) fn of_table(&self, files: &FileTable, id: impl Fn(usize) -> Option<FileId>) -> Vec<(FileKey, u32)> {
+        let stored = files.files().iter().enumerate().filter(|(_, file)| file.is_stored());
+        let keys = stored.flat_map(|(index, file)| {
+            let id = id(index).map(FileKey::of_id);
+            std::iter::once(self.of_path(&file.path))
+                .chain(id)
+                .map(move |key| (key, index as u32))
+        });
+        let mut keys: Vec<_> = keys.collect();
+        keys.sort_unstable();
+        keys
+    }
+}
+
+/// The files of all torrents, whether they run or are stopped.
+#[derive(Resource, Debug, Default)]
+pub(crate) struct FileRegistry {
+    owners: Vec<Option<Owner>>,
+    free: Vec<u32>,
+    by_hash: HashMap<InfoHash, u32>,
+    /// One torrent that uses a file; the others, which are few, are in `more`.
+    first: HashMap<FileKey, u32>,
+    more: HashMap<FileKey, Vec<u32>>,
+}
+
+/// A torrent that uses files.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    /// The torrent.
+    pub(crate) torrent: InfoHash,
+    /// Its name.
+    pub(crate) name: Arc<str>,
+    /// Sorted.
+    keys: Box<[(FileKey, u32)]>,
+    /// Of a stopped torrent: the files that it held completely.
+    whole: Bitfield,
+}
+
+impl Owner {
+    /// The index of the file that has this key.
+    pub(crate) fn file_of(&self, key: FileKey) -> Option<usize> {
+        let position = self.keys.binary_search_by_key(&key, |(key, _)| *key).ok()?;
+        Some(self.keys[position].1 as usize)
+    }
+
+    /// Whether a stopped torrent held the file completely.
+    pub(crate) fn held(&self, key: FileKey) -> bool {
+        self.file_of(key).is_some_and(|file| self.whole.contains(file as u32))
+    }
+}
+
+impl FileRegistry {
+    /// Says which files a torrent uses, in the place of what was said of it before.
+    pub(crate) fn set(&mut self, torrent: InfoHash, name: &Arc<str>, keys: Vec<(FileKey, u32)>) {
+        self.remove(torrent);
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.owners.push(None);
+            self.owners.len() as u32 - 1
+        });
+        for (key, _) in &keys {
+            let first = *self.first.entry(*key).or_insert(number);
+            if first != number {
+                let more = self.more.entry(*key).or_default();
+                if !more.contains(&number) {
+                    more.push(number);
+                }
+            }
+        }
+        self.by_hash.insert(torrent, number);
+        self.owners[number as usize] = Some(Owner {
+            torrent,
+            name: name.clone(),
+            keys: keys.into(),
+            whole: Bitfield::default(),
+        });
+    }
+
+    /// A torrent is stopped; it holds the files in `whole` completely, and keeps the others too.
+    pub(crate) fn stop(&mut self, torrent: InfoHash, whole: Bitfield) {
+        let number = self.by_hash.get(&torrent);
+        if let Some(owner) = number.and_then(|number| self.owners[*number as usize].as_mut()) {
+            owner.whole = whole;
+        }
+    }
+
+    /// Forgets a torrent.
+    pub(crate) fn remove(&mut self, torrent: InfoHash) {
+        let Some(number) = self.by_hash.remove(&torrent) else {
+            return;
+        };
+        self.free.push(number);
+        let Some(owner) = self.owners[number as usize].take() else {
+            return;
+        };
+        for (key, _) in owner.keys {
+            let more = self.more.get_mut(&key);
+            let next = more.and_then(|more| {
+                more.retain(|other| *other != number);
+                more.last().copied()
+            });
+            if self.first.get(&key) == Some(&number) {
+                match next {
+                    Some(next) => drop(self.first.insert(key, next)),
+                    None => drop(self.first.remove(&key)),
+                }
+                if let (Some(next), Some(more)) = (next, self.more.get_mut(&key)) {
+                    more.retain(|other| *other != next);
+                }
+            }
+            if self.more.get(&key).is_some_and(Vec::is_empty) {
+                self.more.remove(&key);
+            }
+        }
+    }
+
+    /// Whether a torrent is known here.
+    pub(crate) fn contains(&self, torrent: InfoHash) -> bool {
+        self.by_hash.contains_key(&torrent)
+    }
+
+    /// The torrents that use a file, `torrent` left out.
+    pub(crate) fn others(&self, key: FileKey, torrent: InfoHash) -> impl Iterator<Item = &Owner> {
+        let first = self.first.get(&key).into_iter();
+        let numbers = first.chain(self.more.get(&key).into_iter().flatten());
+        let owners = numbers.filter_map(|number| self.owners[*number as usize].as_ref());
+        owners.filter(move |owner| owner.torrent != torrent)
+    }
+
+    /// Another torrent that uses one of a torrent's files.
+    pub(crate) fn other_user(&self, torrent: InfoHash, file: usize) -> Option<&Owner> {
+        let owner = self.owners[*self.by_hash.get(&torrent)? as usize].as_ref()?;
+        let keys = owner.keys.iter().filter(|(_, index)| *index as usize == file);
+        keys.flat_map(|(key, _)| self.others(*key, torrent)).next()
+    }
+
+    /// The files of a torrent that another one uses too.
+    pub(crate) fn shared_files(&self, torrent: InfoHash) -> BTreeSet<usize> {
+        let number = self.by_hash.get(&torrent);
+        let owner = number.and_then(|number| self.owners[*number as usize].as_ref());
+        let keys = owner.into_iter().flat_map(|owner| owner.keys.iter());
+        let shared = keys.filter(|(key, _)| self.more.contains_key(key));
+        shared.map(|(_, index)| *index as usize).collect()
+    }
+}
+
+/// The files of which every byte is verified.
+pub(crate) fn whole_files(files: &FileTable, geometry: &Geometry, have: &Bitfield) -> Bitfield {
+    let mut whole = Bitfield::new(files.files().len() as u32);
+    for (index, file) in (0..).zip(files.files()) {
+        if is_whole(file, geometry, have) {
+            whole.insert(index);
+        }
+    }
+    whole
+}
+
+/// Whether every byte of a file is verified.
+pub(crate) fn is_whole(file: &FileEntry, geometry: &Geometry, have: &Bitfield) -> bool {
+    geometry
+        .pieces_of(file.offset..file.end())
+        .all(|piece| have.contains(piece))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: InfoHash = InfoHash([1; 20]);
+    const B: InfoHash = InfoHash([2; 20]);
+    const C: InfoHash = InfoHash([3; 20]);
+
+    fn table(paths: &[&str]) -> FileTable {
+        let entry = |(offset, path): (u64, &&str)| FileEntry {
+            path: (**path).into(),
+            len: 1,
+            offset,
+            attributes: Default::default(),
+        };
+        FileTable::new((0..).zip(paths).map(entry).collect())
+    }
+
+    fn set(registry: &mut FileRegistry, torrent: InfoHash, root: &str, paths: &[&str], ids: &[Option<FileId>]) {
+        let id = |index: usize| ids.get(index).copied().flatten();
+        let keys = FolderKeys::new(Path::new(root)).of_table(&table(paths), id);
+        registry.set(torrent, &format!("{torrent}").into(), keys);
+    }
+
+    fn users(registry: &FileRegistry, root: &str, path: &str) -> Vec<InfoHash> {
+        let key = FolderKeys::new(Path::new(root)).of_path(path);
+        let others = registry.others(key, InfoHash([0; 20]));
+        others.map(|owner| owner.torrent).collect()
+    }
+
+    #[test]
+    fn the_same_file_is_found_by_any_root_and_case() {
+        let mut registry = FileRegistry::default();
+        set(&mut registry, A, "/data", &["sub/x.bin"], &[]);
+        assert_eq!(users(&registry, "/data/sub", "x.bin"), [A]);
+        assert_eq!(users(&registry, "/Data/", "sub/X.bin"), [A]);
+        assert_eq!(users(&registry, "/data", "x.bin"), []);
+    }
+
+    #[test]
+    fn the_same_file_is_found_by_its_identity() {
+        let mut registry = FileRegistry::default();
+        let id = FileId { device: 1, inode: 2 };
+        set(&mut registry, A, "/data", &["a", "b"], &[None, Some(id)]);
+        let found: Vec<_> = registry.others(FileKey::of_id(id), B).collect();
+        assert_eq!((found.len(), found[0].file_of(FileKey::of_id(id))), (1, Some(1)));
+        assert_eq!(registry.others(FileKey::of_id(id), A).count(), 0);
+    }
+
+    #[test]
+    fn users_come_and_go_in_any_order() {
+        for order in [[A, B, C], [C, A, B], [B, C, A]] {
+            let mut registry = FileRegistry::default();
+            for torrent in [A, B, C] {
+                set(&mut registry, torrent, "/", &["x", "own"], &[]);
+                set(&mut registry, torrent, "/", &["x"], &[]);
+            }
+            assert_eq!(users(&registry, "/", "own"), []);
+            assert_eq!(registry.shared_files(A), BTreeSet::from([0]));
+            for (gone, torrent) in (1..).zip(order) {
+                registry.remove(torrent);
+                let mut left: Vec<_> = order[gone..].to_vec();
+                left.sort();
+                let mut found = users(&registry, "/", "x");
+                found.sort();
+                assert_eq!(found, left);
+            }
+            assert!(registry.first.is_empty() && registry.more.is_empty() && registry.by_hash.is_empty());
+            set(&mut registry, A, "/", &["x"], &[]);
+            assert_eq!(registry.owners.len(), 3, "places are used again");
+            assert_eq!(registry.shared_files(A), BTreeSet::new());
+        }
+    }
+
+    #[test]
+    fn a_stopped_torrent_holds_what_it_had() {
+        let mut registry = FileRegistry::default();
+        set(&mut registry, A, "/", &["x", "y"], &[]);
+        let geometry = Geometry::new(2, 1).unwrap();
+        let mut have = Bitfield::new(2);
+        have.insert(1);
+        registry.stop(A, whole_files(&table(&["x", "y"]), &geometry, &have));
+        let keys = FolderKeys::new(Path::new("/"));
+        let holds = |path: &str| {
+            let key = keys.of_path(path);
+            registry.others(key, B).next().unwrap().held(key)
+        };
+        assert!(!holds("x") && holds("y"));
+    }
+}

@@ -1,0 +1,98 @@
+//! Whether a new torrent may use files that another one uses.
+
+use std::sync::Arc;
+
+use ecs_torrent_components::commands::AddError;
+use ecs_torrent_engine::ports::disk::FoundFile;
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::files::FileEntry;
+use ecs_torrent_protocol::geometry::Geometry;
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::metainfo::Info;
+
+use super::{FileKey, FileRegistry, FolderKeys, Owner, is_whole};
+
+/// A torrent that is to be added, and its files as they were found.
+pub(crate) struct Candidate<'a> {
+    pub(crate) torrent: InfoHash,
+    pub(crate) name: &'a Arc<str>,
+    pub(crate) info: &'a Info,
+    pub(crate) keys: &'a FolderKeys,
+    pub(crate) found: &'a [Option<FoundFile>],
+}
+
+/// What a running torrent has.
+#[derive(Clone, Copy)]
+pub(crate) struct Holder<'a> {
+    pub(crate) info: &'a Info,
+    pub(crate) have: &'a Bitfield,
+}
+
+/// A file of the new torrent that another one uses, unless the other holds all of it with the same content, as far as
+/// that can be told without reading: then both may read it, and neither writes it.
+///
+/// `holder` gives what a torrent has, if it runs.
+pub(crate) fn find_conflict<'a>(
+    registry: &FileRegistry,
+    candidate: &Candidate<'_>,
+    holder: impl Fn(InfoHash) -> Option<Holder<'a>>,
+) -> Option<AddError> {
+    let files = candidate.info.files.files().iter().enumerate();
+    for (index, file) in files.filter(|(_, file)| file.is_stored() && file.len > 0) {
+        let found = candidate.found.get(index).copied().flatten();
+        let id = found.map(|found| FileKey::of_id(found.id));
+        let keys = std::iter::once(candidate.keys.of_path(&file.path)).chain(id);
+        for (key, owner) in keys.flat_map(|key| registry.others(key, candidate.torrent).map(move |owner| (key, owner)))
+        {
+            let is_there = found.is_some_and(|found| found.stamp.len == file.len);
+            let is_held = match holder(owner.torrent) {
+                Some(holder) => holds(owner, key, &holder, candidate.info, file),
+                None => owner.held(key),
+            };
+            if !(is_there && is_held) {
+                return Some(AddError::FilesTaken {
+                    torrent: candidate.name.clone(),
+                    other: owner.name.clone(),
+                    path: file.path.clone(),
+                });
+            }
+        }
+    }
+    None
+}
+
+/// Whether a running torrent holds all of a file, and nothing is known to differ.
+fn holds(owner: &Owner, key: FileKey, holder: &Holder<'_>, info: &Info, file: &FileEntry) -> bool {
+    let theirs = owner
+        .file_of(key)
+        .and_then(|index| holder.info.files.files().get(index));
+    theirs.is_some_and(|theirs| {
+        theirs.len == file.len
+            && is_whole(theirs, &holder.info.geometry, holder.have)
+            && !is_known_to_differ((holder.info, theirs), (info, file))
+    })
+}
+
+/// Compares the hashes of pieces that lie wholly in the file and begin at the same places of it in both torrents. Where
+/// there are none, only reading can tell.
+fn is_known_to_differ((a, a_file): (&Info, &FileEntry), (b, b_file): (&Info, &FileEntry)) -> bool {
+    let length = u64::from(a.geometry.piece_length());
+    if length != u64::from(b.geometry.piece_length()) || a_file.offset % length != b_file.offset % length {
+        return false;
+    }
+    let (a_inner, b_inner) = (inner(a_file, &a.geometry), inner(b_file, &b.geometry));
+    a_inner
+        .zip(b_inner)
+        .any(|(a_piece, b_piece)| a.pieces.get(a_piece) != b.pieces.get(b_piece))
+}
+
+/// The pieces that lie wholly in a file.
+fn inner(file: &FileEntry, geometry: &Geometry) -> impl Iterator<Item = u32> {
+    let (start, end) = (file.offset, file.end());
+    let geometry = *geometry;
+    let pieces = geometry.pieces_of(start..end);
+    pieces.filter(move |piece| {
+        let span = geometry.piece_span(*piece);
+        span.offset >= start && span.end() <= end
+    })
+}

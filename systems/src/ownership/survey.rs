@@ -1,0 +1,148 @@
+//! The files of torrents that are stopped, read from the state folder before the first new torrent is decided on.
+
+use std::path::{Path, PathBuf};
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::clock::Wakeup;
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::TorrentIndex;
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::StatePort;
+use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateRequest};
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::time::Timestamp;
+
+use super::{FileRegistry, FolderKeys, whole_files};
+use crate::lifecycle::renamed;
+
+const LIST: Purpose = Purpose("list sessions for their files");
+const LOOK: Purpose = Purpose("look at sessions for their files");
+
+/// Most sessions that are read at a time: each comes with its metainfo, which may be of megabytes.
+const MAX_LOOKS: usize = 64;
+
+/// How far the reading of stopped torrents is.
+#[derive(Resource, Debug, Default)]
+pub(crate) struct Survey {
+    stage: Stage,
+    is_wanted: bool,
+    /// Saved torrents are being added; what they leave is little or nothing.
+    is_resuming: bool,
+}
+
+#[derive(Debug, Default)]
+enum Stage {
+    #[default]
+    NotBegun,
+    Listing,
+    Looking {
+        rest: Vec<InfoHash>,
+        asked_count: usize,
+    },
+    Done,
+}
+
+impl Survey {
+    /// Whether the files of all torrents are known. Otherwise they will be, and this is to be asked again; the survey begins
+    /// with the next tick, which `wakeup` brings.
+    pub(crate) fn is_done(&mut self, wakeup: &Wakeup, now: Timestamp) -> bool {
+        if !std::mem::replace(&mut self.is_wanted, true) {
+            wakeup.at(now);
+        }
+        matches!(self.stage, Stage::Done)
+    }
+
+    /// Saved torrents are being added: all of them are read by that.
+    pub(crate) fn begin_resuming(&mut self) {
+        self.is_resuming = true;
+    }
+
+    /// All saved torrents were read, or could not be.
+    pub(crate) fn end_resuming(&mut self, is_complete: bool) {
+        // Where it could not, the survey tries.
+        self.is_resuming = false;
+        if is_complete {
+            self.stage = Stage::Done;
+        }
+    }
+}
+
+pub(super) fn survey_sessions(
+    mut survey: ResMut<Survey>,
+    mut state: ResMut<StatePort>,
+    mut registry: ResMut<FileRegistry>,
+    index: Res<TorrentIndex>,
+    settings: Res<Settings>,
+) {
+    let tag = |purpose| JobTag::new(purpose, Entity::PLACEHOLDER);
+    if matches!(survey.stage, Stage::NotBegun) && survey.is_wanted && !survey.is_resuming {
+        survey.stage = Stage::Listing;
+        state.push(StateRequest::List { tag: tag(LIST) });
+    }
+    let listed: Vec<_> = state.take(LIST).collect();
+    for event in listed {
+        survey.stage = match event.outcome {
+            Ok(StateDone::Listed(rest)) => Stage::Looking { rest, asked_count: 0 },
+            Ok(_) => continue,
+            Err(error) => {
+                tracing::warn!("the files of stopped torrents are not known: {error}");
+                Stage::Done
+            }
+        };
+    }
+    let looked: Vec<_> = state.take(LOOK).collect();
+    let Stage::Looking { rest, asked_count } = &mut survey.stage else {
+        return;
+    };
+    *asked_count -= looked.len();
+    for event in looked {
+        match event.outcome {
+            Ok(StateDone::Loaded(loaded)) => {
+                register(&mut registry, &index, *loaded, &settings.storage.download_dir);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("the files of a stopped torrent are not known: {error}"),
+        }
+    }
+    while *asked_count < MAX_LOOKS
+        && let Some(torrent) = rest.pop()
+    {
+        if index.get(torrent).is_none() && !registry.contains(torrent) {
+            *asked_count += 1;
+            state.push(StateRequest::Load {
+                tag: tag(LOOK),
+                torrent,
+                with_metainfo: true,
+                is_peek: true,
+            });
+        }
+    }
+    if *asked_count == 0 {
+        survey.stage = Stage::Done;
+    }
+}
+
+/// Registers the files of a stopped torrent.
+fn register(registry: &mut FileRegistry, index: &TorrentIndex, loaded: Loaded, download_dir: &Path) {
+    let Some(Ok(mut metainfo)) = loaded.metainfo else {
+        return;
+    };
+    let torrent = metainfo.hashes.primary();
+    if index.get(torrent).is_some() || registry.contains(torrent) {
+        return;
+    }
+    let session = loaded.session.as_ref();
+    if let Some(name) = session.and_then(|session| session.renamed.as_deref()) {
+        metainfo = renamed(&metainfo, name);
+    }
+    let known = session.map(|session| session.resolved.clone().unwrap_or_else(|| session.root.clone()));
+    let root: PathBuf = known.or(loaded.salvage.root).unwrap_or_else(|| download_dir.to_owned());
+    let info = &metainfo.info;
+    let ids = session.map(|session| session.ids.as_slice()).unwrap_or_default();
+    let keys = FolderKeys::new(&root).of_table(&info.files, |index| ids.get(index).copied().flatten());
+    registry.set(torrent, &info.name.as_str().into(), keys);
+    let have = session.and_then(|session| session.have.to_set(info.geometry.piece_count()));
+    let have = have.unwrap_or_else(|| Bitfield::new(info.geometry.piece_count()));
+    registry.stop(torrent, whole_files(&info.files, &info.geometry, &have));
+}
