@@ -8,7 +8,9 @@ use bytes::Bytes;
 use ecs_torrent::components::clock::{Clock, Wakeup};
 use ecs_torrent::components::connections::ConnectionCounts;
 use ecs_torrent::components::ids::StorageId;
-use ecs_torrent::components::messages::{InterestReceived, PieceStored, PieceVerified, TorrentCompleted};
+use ecs_torrent::components::messages::{
+    InterestReceived, PieceStored, PieceVerified, TorrentCompleted, TorrentStarted,
+};
 use ecs_torrent::components::peer::{FlushQueue, Outbox, PeerState, Requests};
 use ecs_torrent::components::random::Random;
 use ecs_torrent::components::settings::Settings;
@@ -157,8 +159,16 @@ impl Plugin for ClaimsAll {
     }
 }
 
-fn claim_all(mut disk: ResMut<DiskPort>, started: Query<(Entity, &Content, &Storage), Added<Storage>>) {
-    for (torrent, content, storage) in &started {
+/// Once it runs: a torrent that finds a file in its way is not even added.
+fn claim_all(
+    mut disk: ResMut<DiskPort>,
+    mut started: MessageReader<TorrentStarted>,
+    torrents: Query<(Entity, &Content, &Storage)>,
+) {
+    for (torrent, content, storage) in torrents
+        .iter_many(started.read().map(|message| message.torrent))
+        .flatten()
+    {
         let files = content.0.info.files.clone();
         let claims = FileClaims {
             created: (0..files.files().len()).map(|index| (index, None)).collect(),

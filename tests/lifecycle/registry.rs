@@ -1,0 +1,455 @@
+//! Files of torrents meet those of other torrents and of the user: nothing is overwritten, and who asked is told.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ecs_torrent::components::torrent::Lifecycle;
+use ecs_torrent::{AddError, AddOptions, Error};
+
+use crate::bed::{Bed, Torrent, settings, wait_until};
+use crate::child::{NO_LIMITS, Process};
+use crate::removing::{DELETE, kept, names, paths};
+use crate::seed::Seed;
+use crate::volumes::{Volume, can_mount};
+
+/// Options for a folder and a seed.
+fn from(root: &Path, torrent: &Arc<Torrent>) -> AddOptions {
+    AddOptions {
+        root: Some(root.to_owned()),
+        peers: vec![Seed::free(torrent).address],
+        ..AddOptions::default()
+    }
+}
+
+/// Adds a torrent that is refused: it leaves nothing behind.
+#[track_caller]
+fn refused(bed: &Bed, torrent: &Torrent, options: AddOptions) -> AddError {
+    let listed = bed.list();
+    let metainfo = torrent.metainfo.clone();
+    let result = bed.block_on(bed.torrents().download_with(metainfo, options));
+    let Err(Error::Add(error)) = result else {
+        panic!("not refused: {result:?}");
+    };
+    assert_eq!(bed.list(), listed);
+    assert_eq!(error.to_string().lines().count(), 1);
+    error
+}
+
+#[track_caller]
+fn assert_taken(error: &AddError, by: &Torrent, expected_path: &str) {
+    let AddError::FilesTaken { other, path, .. } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!((&**other, &**path), (by.metainfo.info.name.as_str(), expected_path));
+    let text = error.to_string();
+    assert!(text.contains("--into") && text.contains("--name"), "{text}");
+}
+
+/// Torrents of one file `data`, of the same length and other content.
+fn two() -> [Arc<Torrent>; 2] {
+    [1, 2].map(|seed| Arc::new(Torrent::single(1000 + seed, 300_000, 32 << 10)))
+}
+
+/// A second torrent with a path of the first one is refused, whether the first one runs, has been stopped, or was stopped
+/// by an earlier run. The first one's data stays right, and so does what its session says of it.
+#[test]
+fn a_file_has_one_writer() {
+    let [first, second] = two();
+    let longer = Arc::new(Torrent::single(1003, 400_000, 32 << 10));
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let half = Seed::limited(&first, 9);
+    let mut bed = Bed::start(&state);
+    let id = bed.add(&first, &root, &[half.address]);
+    bed.wait_downloading(id);
+    half.wait_served(9);
+    // Between its first write and its first sync.
+    assert_taken(&refused(&bed, &second, from(&root, &second)), &first, "data");
+    assert_taken(&refused(&bed, &longer, from(&root, &longer)), &first, "data");
+    half.release();
+    bed.wait_seeding(id);
+    assert_taken(&refused(&bed, &second, from(&root, &second)), &first, "data");
+    let overwrite = AddOptions {
+        overwrite: true,
+        ..from(&root, &second)
+    };
+    assert_taken(&refused(&bed, &second, overwrite.clone()), &first, "data");
+    first.wait_saved_complete(&state);
+    assert_eq!(bed.stats(id).lifecycle, "seeding");
+
+    bed.stop(id).unwrap();
+    assert_taken(&refused(&bed, &longer, from(&root, &longer)), &first, "data");
+    drop(bed);
+    let mut bed = Bed::start(&state);
+    assert_taken(&refused(&bed, &longer, from(&root, &longer)), &first, "data");
+    // As far as lengths tell, the content may be the same; reading shows that it is not.
+    for options in [from(&root, &second), overwrite] {
+        let second_id = bed.add_with(&second, options);
+        let reason = bed.wait_failed(second_id);
+        assert!(reason.contains("a file of the torrent data"), "{reason}");
+        first.assert_whole(&root);
+    }
+    let removed = bed.block_on(bed.torrents().remove(second.info_hash(), DELETE)).unwrap();
+    assert_eq!(removed.deleted_count, 0);
+    first.assert_true(&first.session(&state).unwrap(), &root);
+    assert_eq!(bed.resume_all(), 1);
+    bed.wait_seeding(id);
+    assert!(!bed.has_checked(id));
+    first.assert_whole(&root);
+}
+
+/// The way out: another folder or another name, which are kept over a restart.
+#[test]
+fn another_folder_and_another_name() {
+    let [first, second] = two();
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let mut bed = Bed::start(&state);
+    let id = bed.add_with(&first, from(&root, &first));
+    bed.wait_seeding(id);
+    let other = second.info_hash();
+    let into = AddOptions {
+        into: Some("second".into()),
+        ..from(&root, &second)
+    };
+    let name = AddOptions {
+        name: Some("renamed".into()),
+        ..from(&root, &second)
+    };
+    for (options, path) in [(into, "second/data"), (name, "renamed")] {
+        assert_eq!(bed.add_with(&second, options), other);
+        bed.wait_seeding(other);
+        assert!(fs::read(root.join(path)).unwrap() == second.data);
+        bed.stop_all().unwrap();
+        drop(bed);
+        bed = Bed::start(&state);
+        assert_eq!(bed.resume_all(), 2);
+        bed.wait_seeding(other);
+        assert!(!bed.has_checked(other), "{path}");
+        let removed = bed.block_on(bed.torrents().remove(other, DELETE)).unwrap();
+        assert_eq!(
+            paths(&removed),
+            [Path::new(path).file_name().unwrap().to_str().unwrap()]
+        );
+    }
+    first.assert_whole(&root);
+    // The folder was named by the user, and stays.
+    assert_eq!(names(&root), ["data", "second"]);
+    assert_eq!(names(&root.join("second")), Vec::<String>::new());
+    let bad = |options| refused(&bed, &second, options);
+    let error = bad(AddOptions {
+        name: Some("../x".into()),
+        ..from(&root, &second)
+    });
+    assert!(matches!(error, AddError::BadName { .. }), "{error}");
+    let error = bad(AddOptions {
+        into: Some("../x".into()),
+        ..from(&root, &second)
+    });
+    assert!(matches!(error, AddError::BadFolder { .. }), "{error}");
+}
+
+/// Torrents with the same content share it, and neither takes it from the other.
+#[test]
+fn the_same_content_is_shared() {
+    let first = Arc::new(Torrent::single(1010, 300_000, 32 << 10));
+    let second = Arc::new(Torrent::single(1010, 300_000, 64 << 10));
+    assert_ne!(first.info_hash(), second.info_hash());
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let mut bed = Bed::start(&state);
+    let id = bed.add_with(&first, from(&root, &first));
+    bed.wait_seeding(id);
+    let before = fs::metadata(root.join("data")).unwrap().modified().unwrap();
+    let other = bed.add(&second, &root, &[]);
+    bed.wait_seeding(other);
+    assert_eq!(fs::metadata(root.join("data")).unwrap().modified().unwrap(), before);
+    second.wait_saved_complete(&state);
+    // Also while the other one is stopped.
+    bed.stop(other).unwrap();
+    let removed = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
+    assert_eq!(kept(&removed), [("data", "another torrent has it too")]);
+    second.assert_whole(&root);
+    let removed = bed.block_on(bed.torrents().remove(other, DELETE)).unwrap();
+    assert_eq!((removed.deleted_count, removed.kept_count), (0, 1));
+    second.assert_whole(&root);
+}
+
+/// The same file by another root.
+#[test]
+fn another_root_leads_to_the_same_file() {
+    let album = Arc::new(Torrent::album(1020, "sub", &[("x.bin", 100_000)], 32 << 10));
+    let single = Arc::new(Torrent::make(1021, "x.bin", &[("", 100_000)], 32 << 10, &[]));
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let mut bed = Bed::start(&state);
+    let id = bed.add_with(&album, from(&root, &album));
+    bed.wait_seeding(id);
+    assert_taken(
+        &refused(&bed, &single, from(&root.join("sub"), &single)),
+        &album,
+        "x.bin",
+    );
+    // By a link, too.
+    std::os::unix::fs::symlink(root.join("sub"), folder.path().join("link")).unwrap();
+    let link = folder.path().join("link");
+    assert_taken(&refused(&bed, &single, from(&link, &single)), &album, "x.bin");
+    album.assert_whole(&root);
+    let removed = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
+    assert_eq!(paths(&removed), ["sub/x.bin"]);
+    let id = bed.add_with(&single, from(&root.join("sub"), &single));
+    bed.wait_seeding(id);
+    assert_taken(&refused(&bed, &album, from(&root, &album)), &single, "sub/x.bin");
+}
+
+/// Files of the user that are too short are not completed unasked, and stay the user's where they are.
+#[test]
+fn a_partial_file_of_the_user() {
+    let torrent = Arc::new(Torrent::single(1030, 300_000, 32 << 10));
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    fs::create_dir(&root).unwrap();
+    let file = root.join("data");
+    let mut bed = Bed::start(&state);
+    let id = torrent.info_hash();
+    for len in [0, 100_000] {
+        fs::write(&file, &torrent.data[..len]).unwrap();
+        let error = refused(&bed, &torrent, from(&root, &torrent));
+        assert!(
+            matches!(&error, AddError::WouldChange { path, .. } if **path == *"data"),
+            "{error:?}"
+        );
+        let text = error.to_string();
+        for way in ["--into", "--name", "--overwrite"] {
+            assert!(text.contains(way), "{text}");
+        }
+        assert!(fs::read(&file).unwrap() == torrent.data[..len], "it was changed");
+        assert!(!torrent.session_path(&state).exists());
+
+        let overwrite = AddOptions {
+            overwrite: true,
+            ..from(&root, &torrent)
+        };
+        assert_eq!(bed.add_with(&torrent, overwrite), id);
+        bed.wait_seeding(id);
+        torrent.assert_whole(&root);
+        let good = len as u64 / (32 << 10) * (32 << 10);
+        assert_eq!(bed.stats(id).downloaded, 300_000 - good, "what is right is used");
+        // Also by the next run.
+        bed.stop_all().unwrap();
+        drop(bed);
+        bed = Bed::start(&state);
+        assert_eq!(bed.resume_all(), 1);
+        bed.wait_seeding(id);
+        let removed = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
+        assert_eq!(kept(&removed), [("data", "it was there before the torrent")]);
+        torrent.assert_whole(&root);
+    }
+}
+
+/// A file of the user that has the right length is read, and left alone where it is wrong; added again, the torrent takes
+/// the choice.
+#[test]
+fn a_wrong_file_of_the_user() {
+    let torrent = Arc::new(Torrent::single(1040, 300_000, 32 << 10));
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    torrent.place(&root);
+    let mut bytes = torrent.data.clone();
+    bytes[100_000..200_000].fill(0);
+    fs::write(root.join("data"), &bytes).unwrap();
+    let mut bed = Bed::start(&state);
+    let id = bed.add_with(&torrent, from(&root, &torrent));
+    let reason = bed.wait_failed(id);
+    assert!(
+        reason.contains("--overwrite") && reason.starts_with("data is there already"),
+        "{reason}"
+    );
+    assert!(fs::read(root.join("data")).unwrap() == bytes, "it was changed");
+    let elsewhere = AddOptions {
+        into: Some("new".into()),
+        ..from(&root, &torrent)
+    };
+    bed.add_with(&torrent, elsewhere);
+    bed.wait_seeding(id);
+    torrent.assert_whole(&root.join("new"));
+    assert!(fs::read(root.join("data")).unwrap() == bytes, "it was changed");
+    bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
+    assert_eq!(names(&root.join("new")), Vec::<String>::new());
+
+    bed.add_with(&torrent, from(&root, &torrent));
+    bed.wait_failed(id);
+    let overwrite = AddOptions {
+        overwrite: true,
+        ..from(&root, &torrent)
+    };
+    bed.add_with(&torrent, overwrite);
+    bed.wait_seeding(id);
+    torrent.assert_whole(&root);
+}
+
+/// A complete file of the user whose last piece is shared with a missing neighbor stays the user's, also where space is
+/// reserved.
+#[test]
+fn a_neighbor_of_a_missing_file() {
+    for preallocate in [false, true] {
+        let torrent = Arc::new(Torrent::album(
+            1050,
+            "album",
+            &[("a", 100_000), ("b", 100_000), ("empty", 0), ("none", 0)],
+            32 << 10,
+        ));
+        let folder = tempfile::tempdir().unwrap();
+        let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+        torrent.place(&root);
+        fs::remove_file(root.join("album/b")).unwrap();
+        fs::remove_file(root.join("album/none")).unwrap();
+        let old = SystemTime::now() - Duration::from_secs(86_400);
+        let file = fs::File::options().write(true).open(root.join("album/a")).unwrap();
+        file.set_modified(old).unwrap();
+        let mut settings = settings(Some(&state));
+        settings.storage.preallocate = preallocate;
+        let mut bed = Bed::start_with(settings);
+        let id = bed.add_with(&torrent, from(&root, &torrent));
+        bed.wait_seeding(id);
+        torrent.assert_whole(&root);
+        assert_eq!(file.metadata().unwrap().modified().unwrap(), old, "it was written");
+        bed.stop(id).unwrap();
+        // One that is stopped knows it as well.
+        let removed = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
+        assert_eq!(paths(&removed), ["album/b", "album/none"]);
+        let why = "it was there before the torrent";
+        assert_eq!(kept(&removed), [("album/a", why), ("album/empty", why)]);
+        assert_eq!(names(&root.join("album")), ["a", "empty"]);
+        assert_eq!(names(&state.join("state")), Vec::<String>::new());
+        let missing = bed.block_on(bed.torrents().remove(id, DELETE));
+        assert!(matches!(missing, Err(Error::TorrentNotFound(_))), "{missing:?}");
+    }
+}
+
+/// What a torrent creates is its own from the first byte on: a kill before anything else was saved does not make it the
+/// user's, and neither does damage to its session.
+#[test]
+fn a_killed_torrent_keeps_its_files() {
+    let torrent = Arc::new(Torrent::album(
+        1060,
+        "album",
+        &[("a", 500_000), ("b", 500_000)],
+        32 << 10,
+    ));
+    for is_damaged in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+        let mut long = settings(Some(&state));
+        long.session.checkpoint_interval_s = 3600;
+        let seed = Seed::limited(&torrent, 20);
+        let mut child = Process::start(&long, &[(&torrent, &root, seed.address)], NO_LIMITS);
+        seed.wait_served(20);
+        wait_until("a file", || {
+            root.join("album/a").exists() || root.join("album/b").exists()
+        });
+        child.kill();
+        if is_damaged {
+            let text = fs::read_to_string(torrent.session_path(&state)).unwrap();
+            fs::write(torrent.session_path(&state), text.replace("uploaded", "uploadex")).unwrap();
+        }
+        let mut bed = Bed::start(&state);
+        assert_eq!(bed.resume_all(), 1);
+        let id = torrent.info_hash();
+        bed.add_peer(id, Seed::free(&torrent).address);
+        bed.wait_seeding(id);
+        torrent.assert_whole(&root);
+        let removed = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
+        assert_eq!(paths(&removed), ["album/a", "album/b"], "damaged: {is_damaged}");
+        assert_eq!(names(&root), Vec::<String>::new());
+    }
+}
+
+/// Adding is answered when the next run would find the torrent.
+#[test]
+fn an_answer_is_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let bed = Bed::start(&state);
+    for number in 0..20 {
+        let torrent = Torrent::make(1100 + number, &format!("t{number}"), &[("", 40_000)], 32 << 10, &[]);
+        bed.add(&torrent, &root, &[]);
+        assert!(torrent.session(&state).is_some(), "{number}");
+    }
+}
+
+/// A torrent that cannot be saved is not added, and says so.
+#[test]
+fn an_add_that_cannot_be_saved() {
+    if !can_mount("an_add_that_cannot_be_saved") {
+        return;
+    }
+    let torrent = Arc::new(Torrent::single(1070, 300_000, 32 << 10));
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("data");
+    let volume = Volume::new(&folder.path().join("state-dir"), 256 << 10);
+    let mut bed = Bed::start(volume.place());
+    let ballast = volume.fill();
+    let error = refused(&bed, &torrent, from(&root, &torrent));
+    let text = error.to_string();
+    assert!(
+        matches!(error, AddError::Unsaved { .. }) && text.contains("No space left"),
+        "{text}"
+    );
+    assert!(!root.exists(), "nothing is created before it is saved that it will be");
+    fs::remove_file(ballast).unwrap();
+    let id = bed.add_with(&torrent, from(&root, &torrent));
+    bed.wait_seeding(id);
+}
+
+/// A torrent that is there gets the peers that it is added with again.
+#[test]
+fn peers_of_a_torrent_that_is_there() {
+    let torrent = Arc::new(Torrent::single(1080, 300_000, 32 << 10));
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let mut bed = Bed::start(&state);
+    let id = bed.add(&torrent, &root, &[]);
+    bed.wait_downloading(id);
+    assert_eq!(bed.add_with(&torrent, from(&root, &torrent)), id);
+    bed.wait_seeding(id);
+}
+
+/// An add that meets a stop or a removal of the same torrent waits for its end, and then counts.
+#[test]
+fn an_add_that_meets_an_end() {
+    let torrent = Arc::new(Torrent::single(1090, 300_000, 32 << 10));
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let mut bed = Bed::start(&state);
+    let id = bed.add_with(&torrent, from(&root, &torrent));
+    bed.wait_seeding(id);
+    for round in 0..30 {
+        let torrents = bed.torrents();
+        let again = torrents.download_with(torrent.metainfo.clone(), from(&root, &torrent));
+        let (ended, added) = bed.block_on(async {
+            match round % 3 {
+                0 => {
+                    let (ended, added) = tokio::join!(torrents.stop_and_serialize(id), again);
+                    (ended, added)
+                }
+                1 => {
+                    let (ended, added) = tokio::join!(torrents.remove(id, DELETE), again);
+                    (ended.map(drop), added)
+                }
+                _ => {
+                    let (ended, added) = tokio::join!(torrents.stop_all_and_serialize(), again);
+                    (ended, added)
+                }
+            }
+        });
+        ended.unwrap();
+        // It came after the end had been asked for.
+        assert_eq!(added.unwrap().0, id);
+        assert_eq!(bed.list(), [id], "round {round}");
+        assert!(torrent.session(&state).is_some(), "round {round}");
+        bed.wait(id, "the torrent", |life| *life == Lifecycle::Seeding);
+    }
+}
