@@ -326,7 +326,11 @@ impl Torrent {
         let bytes = make_torrent(&source.path().join(name), options);
         fs::write(source.path().join("a.torrent"), &bytes).unwrap();
         let metainfo = Metainfo::parse(&bytes.into(), &MetainfoLimits::default()).unwrap();
-        let read = |entry: &ecs_torrent::protocol::files::FileEntry| fs::read(source.path().join(&*entry.path));
+        // A hidden name is written as another one.
+        let read = |entry: &ecs_torrent::protocol::files::FileEntry| match entry.path.split_once('/') {
+            Some((_, rest)) => fs::read(source.path().join(name).join(rest)),
+            None => fs::read(source.path().join(name)),
+        };
         let data = metainfo.info.files.files().iter().map(|entry| read(entry).unwrap());
         Self {
             data: data.collect::<Vec<_>>().concat(),
