@@ -153,6 +153,13 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
     if !interrupted {
         interrupted = follow(&wish, &torrents, &mut events, &mut reporter, &mut signals).await?;
     }
+    if interrupted {
+        // What is missing now, and not when the last line was printed.
+        tokio::select! {
+            result = update(&torrents, &mut reporter) => result?,
+            () = signals.next() => {}
+        }
+    }
     let is_incomplete = interrupted && !wish.require_complete && !reporter.all_complete();
     if !is_incomplete {
         signals.set_code(ExitCodes::DONE);
