@@ -159,6 +159,11 @@ fn an_invalid_certificate() {
     assert!(reason.contains("certificate"), "{reason}");
 }
 
+/// A peer that sends nothing: a download without any peer is announced earlier than its tracker asks for.
+fn company(torrent: &Arc<Torrent>) -> SocketAddr {
+    listen_as_seed(loopback(53), torrent, |_, _| false)
+}
+
 /// When the tracker will be asked again, from now.
 pub fn wait_until_next(bed: &Bed) -> Duration {
     let look = |world: &mut World| {
@@ -179,7 +184,8 @@ fn intervals_out_of_reason() {
         let body = format!("d8:intervali{interval}e5:peers0:e");
         let url = announce(serve(move |_| ok(body.as_bytes())));
         let mut bed = Bed::new();
-        bed.download(&torrent_at(&[url]), &[]);
+        let torrent = Arc::new(torrent_at(&[url]));
+        bed.download(&torrent, &[company(&torrent)]);
         bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(_)));
         let wait = wait_until_next(&bed).as_secs();
         assert!((expected - 30..=expected).contains(&wait), "{interval}: {wait}");
@@ -213,7 +219,8 @@ fn one_tracker_fails() {
     let url = announce(serve(|_| ok(b"d8:intervali900e5:peers0:e")));
     for reach in [Reach::FirstWorking, Reach::EachTier, Reach::EachTracker] {
         let mut bed = Bed::with(|settings| settings.trackers.reach = reach);
-        bed.download(&torrent_at(&[dead.clone(), url.clone()]), &[]);
+        let torrent = Arc::new(torrent_at(&[dead.clone(), url.clone()]));
+        bed.download(&torrent, &[company(&torrent)]);
         bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(0)));
         bed.wait_for_in_past("the failure", |seen| matches!(seen, Seen::TrackerFailed(_)));
         assert!(
