@@ -3,9 +3,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ecs_torrent_components::prefix::site;
 use tokio::sync::Notify;
 
 /// The party that a client belongs to, as limits count it.
@@ -13,22 +14,13 @@ use tokio::sync::Notify;
 pub(super) enum Caller {
     /// A process of the daemon's user or of root, through the Unix socket.
     Owner,
-    /// An IPv4 address.
-    V4(Ipv4Addr),
-    /// The first 64 bits of an IPv6 address: a host that has one address has the whole prefix.
-    V6([u8; 8]),
+    /// A host elsewhere, by the part of its address that it has for itself ([`site`]).
+    Remote(IpAddr),
 }
 
 impl From<IpAddr> for Caller {
     fn from(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(ip) => Self::V4(ip),
-            IpAddr::V6(ip) => {
-                let mut prefix = [0; 8];
-                prefix.copy_from_slice(&ip.octets()[..8]);
-                Self::V6(prefix)
-            }
-        }
+        Self::Remote(site(ip))
     }
 }
 
@@ -201,10 +193,12 @@ impl Drop for Ticket {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    const A: Caller = Caller::V4(Ipv4Addr::new(192, 0, 2, 1));
-    const B: Caller = Caller::V4(Ipv4Addr::new(192, 0, 2, 2));
+    const A: Caller = Caller::Remote(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    const B: Caller = Caller::Remote(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)));
 
     fn holds(connections: &Connections, ticket: &Ticket) -> bool {
         connections.lock().entries.contains_key(&ticket.id)
@@ -224,7 +218,7 @@ mod tests {
     #[test]
     fn among_equals_the_oldest_makes_room() {
         let connections = Connections::new(20);
-        let caller = |number: u32| Caller::V4(Ipv4Addr::from(number));
+        let caller = |number: u32| Caller::Remote(Ipv4Addr::from(number).into());
         let tickets: Vec<Ticket> = (0..50)
             .map(|number| connections.try_admit(caller(number)).unwrap())
             .collect();

@@ -69,7 +69,7 @@ impl Kind {
         Self { opening, ..self }
     }
 
-    const fn to_a_seed(self, opening: fn() -> Vec<Message>) -> Self {
+    const fn by_a_seed(self, opening: fn() -> Vec<Message>) -> Self {
         let engine = Engine::Seeds;
         Self {
             engine,
@@ -103,7 +103,7 @@ fn kinds() -> Vec<Kind> {
         Kind::new("interested, not interested, to a seed", |_| {
             filled(|n| [Message::Interested, Message::NotInterested][n % 2].clone())
         })
-        .to_a_seed(choked),
+        .by_a_seed(choked),
         Kind::new("have, new pieces", |round| {
             filled(move |n| Message::Have((round * CHUNK + n) as u32 % PIECES))
         }),
@@ -131,13 +131,13 @@ fn kinds() -> Vec<Kind> {
             .after(nothing)
             .bounded_by(ONCE),
         Kind::new("have all, repeated", |_| filled(|_| Message::HaveAll)).after(nothing),
-        Kind::new("request, choked", |_| filled(|n| Message::Request(block(n)))).to_a_seed(choked),
+        Kind::new("request, choked", |_| filled(|n| Message::Request(block(n)))).by_a_seed(choked),
         Kind::new("request, same block, choked", |_| {
             filled(|_| Message::Request(block(0)))
         })
-        .to_a_seed(choked),
+        .by_a_seed(choked),
         Kind::new("request, interested", |_| filled(|n| Message::Request(block(n))))
-            .to_a_seed(interested)
+            .by_a_seed(interested)
             .bounded_by(SERVED),
         Kind::new("request, cancel", |_| {
             filled(|n| match n % 2 {
@@ -145,7 +145,7 @@ fn kinds() -> Vec<Kind> {
                 _ => Message::Cancel(block(n / 2)),
             })
         })
-        .to_a_seed(interested)
+        .by_a_seed(interested)
         .bounded_by(SERVED),
         Kind::new("request for a missing piece", |_| {
             filled(|n| Message::Request(block_of(n as u32 % PIECES)))
@@ -159,7 +159,7 @@ fn kinds() -> Vec<Kind> {
                 })
             })
         }),
-        Kind::new("cancel without a request", |_| filled(|n| Message::Cancel(block(n)))).to_a_seed(interested),
+        Kind::new("cancel without a request", |_| filled(|n| Message::Cancel(block(n)))).by_a_seed(interested),
         Kind::new("reject without a request", |_| {
             filled(|n| Message::RejectRequest(block_of(n as u32 % PIECES)))
         }),

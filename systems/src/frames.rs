@@ -12,6 +12,7 @@ use ecs_torrent_components::messages::{
     ReceivedBlocks, RejectReceived, SuggestReceived, UploadRequested,
 };
 use ecs_torrent_components::peer::{ExtensionRegistry, Peer, Stage, Wire};
+use ecs_torrent_components::prefix::site;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::schedule::Tick;
@@ -134,14 +135,11 @@ struct Shares {
     most: u32,
 }
 
-/// What counts as one sender: its address, or the upper half of it.
-type Network = Option<(bool, u64)>;
+/// What counts as one sender: its [`site`]; connections without an address count as one.
+type Network = Option<IpAddr>;
 
 fn network_of(address: Option<SocketAddr>) -> Network {
-    Some(match address?.ip().to_canonical() {
-        IpAddr::V4(ip) => (true, ip.to_bits().into()),
-        IpAddr::V6(ip) => (false, (ip.to_bits() >> 64) as u64),
-    })
+    address.map(|address| site(address.ip()))
 }
 
 impl Shares {
