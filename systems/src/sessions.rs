@@ -303,6 +303,17 @@ impl SessionState {
         }
     }
 
+    /// Whether the session claims files that were not created.
+    fn has_absent_claims(&self) -> bool {
+        self.has_result && self.created.values().any(Option::is_none)
+    }
+
+    /// Drops the claims to files that were not created: what the user puts there before the next run is the user's. A sync
+    /// has told the identity of every file that was.
+    fn drop_absent_claims(&mut self) {
+        self.created.retain(|_, id| id.is_some());
+    }
+
     /// Whether a session that says which files will be created is durable, so that they may be.
     pub(crate) fn may_create(&self) -> bool {
         self.claims.durable == self.claims.current

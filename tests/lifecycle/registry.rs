@@ -453,3 +453,36 @@ fn an_add_that_meets_an_end() {
         bed.wait(id, "the torrent", |life| *life == Lifecycle::Seeding);
     }
 }
+
+/// A file that the user puts where a torrent would have created one, while the torrent is stopped, is the user's: it is
+/// neither overwritten nor deleted. What the torrent did create is still the torrent's.
+#[test]
+fn a_file_that_comes_while_it_is_stopped() {
+    let files = [("a", 64 << 10), ("b", 64 << 10), ("c", 64 << 10)];
+    let torrent = Arc::new(Torrent::album(1100, "album", &files, 64 << 10));
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let mut bed = Bed::start(&state);
+    // Four blocks are a piece and a file; no further one comes.
+    let seed = Seed::limited(&torrent, 4);
+    let id = bed.add(&torrent, &root, &[seed.address]);
+    bed.wait_downloading(id);
+    seed.wait_served(4);
+    bed.stop_all().unwrap();
+    drop(bed);
+    let made = names(&root.join("album"));
+    let absent = ["a", "b", "c"]
+        .into_iter()
+        .find(|name| !made.contains(&(*name).to_owned()));
+    let path = root.join("album").join(absent.expect("a file that was not created"));
+    fs::write(&path, "mine").unwrap();
+
+    let mut bed = Bed::start(&state);
+    assert_eq!(bed.resume_all(), 1);
+    let reason = bed.wait_failed(id);
+    assert!(reason.contains("--overwrite"), "{reason}");
+    let removed = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
+    assert_eq!(kept(&removed).len(), 1, "{removed:?}");
+    assert_eq!(removed.deleted.len(), made.len(), "{removed:?}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+}

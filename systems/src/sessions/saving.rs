@@ -159,6 +159,7 @@ impl Clerk<'_, '_> {
             .saved
             .is_none_or(|last| summary.differs_from(&last, self.settings.session.max_unsaved_active_s));
         let is_changed = is_changed || !saved.state.has_metainfo || !saved.state.may_create();
+        let is_changed = is_changed || (saved.state.is_last && saved.state.has_absent_claims());
         let is_filling = saved.active.is_some_and(|active| !active.all.is_empty());
         if is_uncertain || !(is_changed || is_filling) {
             self.end(saved, Ok(()));
@@ -398,6 +399,9 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
             .note_synced(&session.have.to_set(session.pieces).unwrap_or_default());
         if saved.is_certain() {
             session.files.clone_from(&saved.state.stamps);
+        }
+        if saved.state.is_last {
+            saved.state.drop_absent_claims();
         }
         clerk.write(&mut saved, session, summary);
     }
