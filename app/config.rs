@@ -1,4 +1,4 @@
-//! The daemon's configuration: a RON file that names what it changes.
+//! The daemon's configuration: a RON file with the settings that differ from the defaults.
 
 mod file;
 
@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 pub use self::file::ConfigFile;
 use crate::daemon::ApiSettings;
 
-/// Every setting with its documentation and its default, as a configuration file.
+/// Configuration file with every setting, its documentation and its default.
 pub const DEFAULT: &str = include_str!("config/default.ron");
 
-/// All that can be configured: the sections of [`Settings`], and the API's.
+/// The whole configuration: the sections of [`Settings`] and the API's.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -26,15 +26,15 @@ pub struct Config {
     pub net: NetSettings,
     /// Connections to peers.
     pub peers: PeerSettings,
-    /// What is requested, and how much at a time.
+    /// Block requests and their limits.
     pub requests: RequestSettings,
-    /// Who is served.
+    /// Choking and uploads.
     pub uploads: UploadSettings,
     /// Files and hashing.
     pub storage: StorageSettings,
     /// Announces.
     pub trackers: TrackerSettings,
-    /// What is kept of torrents between runs.
+    /// Torrent state kept between runs.
     pub session: SessionSettings,
     /// Starting and stopping torrents.
     pub lifecycle: LifecycleSettings,
@@ -42,7 +42,7 @@ pub struct Config {
     pub api: ApiSettings,
 }
 
-/// Why a configuration cannot be used.
+/// Error in a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -50,27 +50,27 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: std::io::Error,
     },
-    /// The file is not RON, or names or sets what there is not.
+    /// The file is not RON, or has an unknown setting or value.
     #[error("{}:{line}:{column}: {reason}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where in it, from 1.
+        /// Line number, from 1.
         line: usize,
-        /// Where in the line, from 1.
+        /// Column number, from 1.
         column: usize,
-        /// What is wrong there.
+        /// What is wrong at this position.
         reason: String,
     },
     /// A value with which the daemon would not work.
     #[error("{place}{key}: {reason}")]
     Value {
-        /// `FILE:LINE:COLUMN: ` of the value where a file sets it, otherwise empty.
+        /// `FILE:LINE:COLUMN: ` of the value if a file sets it, otherwise empty.
         place: String,
-        /// The setting, its section first.
+        /// The setting, as `section.name`.
         key: String,
         /// What is wrong with it.
         reason: String,
@@ -104,10 +104,10 @@ impl Numbers for Config {
 }
 
 impl Config {
-    /// Looks for values with which the daemon would not work.
+    /// Checks that the daemon can work with all values.
     ///
     /// # Errors
-    /// The first such setting.
+    /// The first setting with an invalid value.
     pub fn check(&self) -> Result<(), ConfigError> {
         check_numbers(&self.numbers())?;
         if self.session.state_dir.is_none() {
@@ -125,7 +125,7 @@ impl Config {
         Ok(())
     }
 
-    /// The engine's part.
+    /// Returns the settings of the engine.
     #[must_use]
     pub fn settings(&self) -> Settings {
         Settings {
@@ -197,7 +197,7 @@ mod tests {
         }
     }
 
-    /// The place is that of the value, however the file is written.
+    /// The position is that of the value, regardless of the file's formatting.
     #[test]
     fn values_that_cannot_work_are_refused() {
         for (text, reason) in [

@@ -1,10 +1,10 @@
-//! The HTTP API: an engine's torrents for programs on this machine.
+//! The HTTP API: gives programs on this machine control of an engine's torrents.
 //!
-//! A client shows the token that the state folder holds ([`Token`]), and calls the API by a name of its own address:
-//! a web page can do neither. Clients of the daemon's user come through a Unix socket in the state folder
-//! ([`connect`]), others by TCP, where the daemon can prove itself before it is shown the token ([`Token::prove`]).
-//! Bodies, heads and connections are bounded by [`ApiSettings`]: whatever clients without the token do, one with the
-//! token is answered. What can be asked is described at `/api/v1/openapi.json`.
+//! A client presents the token that the state folder holds ([`Token`]) and addresses the API by one of the API's own
+//! names. A web page can do neither. Clients of the daemon's user connect through a Unix socket in the state folder
+//! ([`connect`]). Others connect by TCP; there the daemon can prove itself before the client presents the token
+//! ([`Token::prove`]). [`ApiSettings`] bounds bodies, heads and connections: clients without the token cannot keep a
+//! client with it from being answered. `/api/v1/openapi.json` describes the requests.
 
 mod address;
 mod answers;
@@ -38,15 +38,15 @@ pub use self::socket::connect;
 pub use self::token::{NONCE_DIGITS, Token, TokenError};
 use crate::torrents::Torrents;
 
-/// How far the daemon is, as its health tells.
+/// Phase of the daemon's life, as reported by its health endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
     /// Saved torrents are being added.
     Starting,
-    /// All is there.
+    /// All saved torrents have been added.
     Running,
-    /// Torrents are being stopped; no more are added.
+    /// Torrents are being stopped; no new ones are added.
     Stopping,
 }
 
@@ -60,46 +60,46 @@ impl Phase {
     }
 }
 
-/// Why the API cannot be served.
+/// Error that keeps the API from being served.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// Its address cannot be had.
+    /// The API cannot listen on its address.
     #[error("cannot serve the API on {address}: {error}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
     /// A folder or file cannot be used.
     #[error("{}: {error}", path.display())]
     Io {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
-    /// There is no token.
+    /// The token cannot be read or created.
     #[error(transparent)]
     Token(#[from] TokenError),
 }
 
-/// A served API; ends at once when it is dropped.
+/// A running API server. It ends at once when dropped.
 #[derive(Debug)]
 pub struct Api {
     address: SocketAddr,
     state_dir: PathBuf,
     shared: Shared,
-    /// One for each listener.
+    /// One task for each listener.
     servers: JoinSet<()>,
-    /// The thread of the Unix socket's clients; taken when dropped.
+    /// The runtime that serves the Unix socket's clients; taken on drop.
     runtime: Option<Runtime>,
 }
 
-/// What requests are answered from.
+/// State shared by all request handlers.
 type Shared = Arc<Desk>;
 
 #[derive(Debug)]
@@ -128,18 +128,19 @@ impl Desk {
     }
 }
 
-/// Most bodies of requests in memory at a time, of `api.max_body_bytes` each; more requests wait.
+/// Most request bodies in memory at a time, of `api.max_body_bytes` each. Further requests wait.
 const MAX_BODIES: usize = 16;
 
-/// Time for the last answers to leave. With the 9 s that a stop takes at most, it is over before a container is killed.
+/// Time for the last answers to be sent. A stop takes at most 9 s; with this time added, it ends before a container is
+/// killed.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Api {
-    /// Serves `torrents` on the address of the settings and on a Unix socket in `state_dir`. The token, and the
-    /// address for clients to find, are kept there too.
+    /// Serves `torrents` on the address of the settings and on a Unix socket in `state_dir`. Stores the token and the
+    /// address for clients in `state_dir` too.
     ///
     /// # Errors
-    /// Where the address cannot be listened on, or a folder cannot be used.
+    /// If the address cannot be listened on, or a folder cannot be used.
     pub async fn start(
         settings: &ApiSettings,
         state_dir: &Path,
@@ -182,7 +183,7 @@ impl Api {
                 let serving = runtime.spawn(server.clone().serve(listener));
                 servers.spawn(async { drop(serving.await) });
             }
-            // As on a file system that has no sockets. Clients come by TCP then.
+            // Some file systems have no sockets. Clients then connect by TCP.
             Err(error) => tracing::warn!(path = %socket::path(state_dir).display(), %error, "cannot listen"),
         }
         drop(context);
@@ -199,20 +200,20 @@ impl Api {
         Ok(api)
     }
 
-    /// Where it is, the port as it really is.
+    /// Returns the address of the API, with the actual port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Tells clients how far the daemon is; it begins with [`Phase::Starting`].
+    /// Sets the phase that clients see. The first one is [`Phase::Starting`].
     pub fn set_phase(&self, phase: Phase) {
         self.shared.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// Ends it in order: the last events and answers leave, within half a second.
+    /// Ends the API in order: the last events and answers are sent, within half a second.
     pub async fn close(mut self) {
-        // What a tick has to tell is told before the next one begins. An engine that is gone tells nothing more.
+        // A tick publishes its events before the next one begins. If the engine has stopped, no events remain.
         let _ = self.shared.torrents.with_world(|_| ()).await;
         self.shared.closing.send_replace(true);
         let ended = async { while self.servers.join_next().await.is_some() {} };
@@ -222,7 +223,8 @@ impl Api {
     }
 }
 
-/// A thread that serves the Unix socket: however busy clients by TCP keep theirs, the system gives it its share.
+/// Creates a thread that serves the Unix socket. The operating system gives it its share, however busy TCP clients keep
+/// the other threads.
 fn own_thread() -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(1)

@@ -1,5 +1,5 @@
-// What the examples of the documentation run on: an engine on loopback, and a folder with `album.torrent`, whose data
-// lies in the subfolder `music`. Included by each of them.
+// Environment of the documentation's examples: an engine on loopback, and a folder with `album.torrent`, whose data
+// lies in the subfolder `music`. Each example includes this file.
 
 use std::path::PathBuf;
 

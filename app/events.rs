@@ -1,4 +1,4 @@
-//! What happens in an engine, told to the outside as it happens.
+//! Engine events, published to subscribers as they occur.
 
 use std::sync::Arc;
 
@@ -15,40 +15,40 @@ use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::tracker::redacted;
 use tokio::sync::broadcast;
 
-/// Events that a slow listener may be behind; beyond it, it misses the oldest.
+/// Most events that a slow subscriber may be behind. Beyond that, it loses the oldest ones.
 const CAPACITY: usize = 1024;
 
-/// Something that happened.
+/// Something that happened in the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A torrent is listed.
+    /// The torrent is listed.
     Added(InfoHash),
-    /// Its existing data has been looked at, and it downloads or seeds.
+    /// The torrent's existing data has been checked; it now downloads or seeds.
     Started(InfoHash),
-    /// All of it is on the disk.
+    /// All data of the torrent is on the disk.
     Completed(InfoHash),
-    /// It waits for this, like room on a disk, and will go on by itself.
+    /// The torrent is blocked on this resource, such as disk space. It resumes by itself.
     Blocked(InfoHash, Arc<str>),
-    /// It has met this fault, and is tried again.
+    /// The torrent failed for this reason and will be restarted.
     Restarting(InfoHash, Arc<str>),
-    /// It could not go on, for this reason.
+    /// The torrent failed for this reason and is not restarted automatically.
     Failed(InfoHash, Arc<str>),
-    /// It is gone.
+    /// The torrent has stopped and is no longer listed.
     Stopped(InfoHash),
-    /// A tracker did not answer, or refused.
+    /// A tracker did not answer, or refused the request.
     TrackerFailed {
-        /// Whose tracker.
+        /// The torrent that the tracker belongs to.
         torrent: InfoHash,
-        /// Its URL, without anything that could be a passkey.
+        /// The tracker's URL, without anything that could be a passkey.
         tracker: String,
-        /// Why.
+        /// The reason.
         reason: Arc<str>,
     },
 }
 
-/// Where events come from; each subscription hears all from then on. Does not keep them coming: they end with the
-/// engine.
+/// Source of event subscriptions. Each subscription receives all events that occur after it begins. This handle is
+/// weak: events end with the engine.
 #[derive(Debug, Clone)]
 pub(crate) struct Events {
     sender: broadcast::WeakSender<Event>,
@@ -58,19 +58,19 @@ impl Events {
     pub(crate) fn subscribe(&self) -> Subscription {
         let receiver = match self.sender.upgrade() {
             Some(sender) => sender.subscribe(),
-            // The engine is gone, and so is this channel's other end.
+            // The engine has stopped. The sender of this new channel is dropped too, so the subscription ends at once.
             None => broadcast::channel(1).1,
         };
         Subscription(receiver)
     }
 }
 
-/// A listener's end.
+/// A subscriber's end of the event channel.
 #[derive(Debug)]
 pub struct Subscription(broadcast::Receiver<Event>);
 
 impl Subscription {
-    /// The next event; nothing when the engine is gone. Who is too slow misses some.
+    /// Returns the next event, or `None` once the engine has stopped. A slow subscriber loses events.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
             match self.0.recv().await {
@@ -82,7 +82,7 @@ impl Subscription {
     }
 }
 
-/// Tells the world's messages to the outside.
+/// Publishes messages of the world as events.
 #[derive(Clone)]
 pub(crate) struct EventsPlugin(broadcast::Sender<Event>);
 
@@ -93,7 +93,7 @@ impl Default for EventsPlugin {
 }
 
 impl EventsPlugin {
-    /// What can be listened to.
+    /// Returns the source of subscriptions.
     pub(crate) fn events(&self) -> Events {
         Events {
             sender: self.0.downgrade(),
@@ -160,7 +160,7 @@ fn tell_events(
         .chain(tracker_failed)
         .chain(stopped);
     for event in all {
-        // Nobody may be listening.
+        // There may be no subscriber.
         let _ = outlet.0.send(event);
     }
 }

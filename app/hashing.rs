@@ -20,8 +20,8 @@ const READ_BYTES: u32 = 128 << 10;
 /// Files kept open.
 const MAX_OPEN: usize = 128;
 
-/// Hashes every piece of the files below `root`, on all processors; `on_bytes` hears how many bytes are done, from
-/// any thread.
+/// Hashes every piece of the files below `root` on all processors. `on_bytes` receives the number of bytes hashed so
+/// far, from any thread.
 pub(crate) fn hash_pieces(
     root: &Path,
     table: &FileTable,
@@ -33,7 +33,7 @@ pub(crate) fn hash_pieces(
     let buffers = FileBuffers::default();
     let done = AtomicU64::new(0);
     let hash_two = |first: u32| {
-        // Two pieces together take little longer than one.
+        // Hashing two pieces together takes little longer than hashing one.
         let mut pieces = [first, first + 1].map(|piece| Reading {
             rest: match piece < geometry.piece_count() {
                 true => geometry.piece_span(piece),
@@ -67,7 +67,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// The next bytes; none after the last ones, or an error.
+    /// Returns the next bytes; empty after the last ones or after an error.
     fn read(&mut self, files: &Files, buffers: &FileBuffers) -> Bytes {
         let Span { offset, len } = self.rest;
         let now = len.min(READ_BYTES);

@@ -15,17 +15,17 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`Engine`], [`Torrents`] | an engine, and what can be done with its torrents |
-//! | [`events`] | what happens in it, as it happens |
-//! | [`making`], [`verifying`] | making a torrent of files, and checking files against one, without an engine |
-//! | `sim` (with the feature of that name) | whole swarms in one process |
-//! | [`components`], [`systems`] | what a plugin is made of: data, messages, sets, features |
+//! | [`Engine`], [`Torrents`] | starting an engine and managing its torrents |
+//! | [`events`] | engine events, as they occur |
+//! | [`making`], [`verifying`] | creating a torrent from files, and verifying files, without an engine |
+//! | `sim` (with the feature of that name) | simulating whole swarms in one process |
+//! | [`components`], [`systems`] | the building blocks of plugins: data, messages, sets, features |
 //! | [`mod@engine`] | the runtime: the tick, the ports |
 //! | [`protocol`] | BitTorrent's formats and state machines |
 //!
 //! A plugin is a Bevy `Plugin` whose systems join the sets of [`TickSet`]; `app/examples/ratio_limit.rs` is one.
 
-/// The README's code is compiled with the documentation tests.
+/// Compiles the README's code with the documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! Making a torrent of files.
+//! Creating a torrent from files.
 
 mod identity;
 #[cfg(test)]
@@ -18,20 +18,20 @@ use walkdir::WalkDir;
 use self::identity::Identity;
 use crate::hashing::hash_pieces;
 
-/// What a new torrent is to say beside its files.
+/// Options of a new torrent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MakeOptions {
-    /// Bytes of each piece, or a choice by size.
+    /// Bytes per piece; chosen by total size if absent.
     pub piece_length: Option<u32>,
-    /// Announce URLs, each a tier of its own: the first that answers is used.
+    /// Announce URLs, each in a tier of its own: the first tracker that answers is used.
     pub trackers: Vec<String>,
     /// Web seeds.
     pub web_seeds: Vec<String>,
-    /// Peers may come from the trackers only.
+    /// Whether peers may come from the trackers only.
     pub private: bool,
     /// Free text.
     pub comment: Option<String>,
-    /// The program that makes it.
+    /// The program that creates the torrent.
     pub created_by: Option<String>,
     /// Seconds since 1970.
     pub creation_date: Option<i64>,
@@ -41,32 +41,32 @@ pub struct MakeOptions {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MakeError {
-    /// A file or folder cannot be looked at.
+    /// A file or folder cannot be examined.
     #[error("cannot read {}: {error}", path.display())]
     Look {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: std::io::Error,
     },
-    /// A name that is not UTF-8 has no place in a torrent.
+    /// A name is not UTF-8, so a torrent cannot represent it.
     #[error("{}: the name is not UTF-8", .0.display())]
     Name(PathBuf),
-    /// There is nothing in it.
+    /// The file or folder holds no data.
     #[error("{}: there is no content to make a torrent of", .0.display())]
     Empty(PathBuf),
-    /// A piece length that no client takes.
+    /// No client accepts this piece length.
     #[error("piece length {0}: must be a power of two from 16 KiB to 256 MiB")]
     PieceLength(u32),
-    /// More pieces than can be numbered.
+    /// The torrent would have more pieces than can be numbered.
     #[error("piece length {0}: makes too many pieces")]
     TooManyPieces(u32),
-    /// A tracker or web seed that cannot be used.
+    /// A tracker or web seed has an unusable URL.
     #[error("{url}: {error}")]
     Url {
-        /// Which.
+        /// The URL.
         url: String,
-        /// Why.
+        /// The reason.
         error: UrlError,
     },
     /// The resulting torrent would be refused.
@@ -74,7 +74,7 @@ pub enum MakeError {
     Refused {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: MetainfoError,
     },
     /// A file changed while it was hashed.
@@ -83,13 +83,13 @@ pub enum MakeError {
     /// A file cannot be read.
     #[error(transparent)]
     Read(#[from] DiskError),
-    /// It cannot be encoded.
+    /// The torrent cannot be encoded.
     #[error(transparent)]
     Encode(#[from] EncodeError),
 }
 
 /// A file whose path changes when the torrent is read (see [`safe_path`](ecs_torrent_protocol::safe_path)), so that its
-/// data is not found in place.
+/// data is not found in its current place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renamed {
     /// Current path, relative to the folder that contains the torrent's file or folder.
@@ -98,7 +98,7 @@ pub struct Renamed {
     pub read: Box<str>,
 }
 
-/// What is going to be hashed.
+/// A planned torrent, whose files are not hashed yet.
 #[derive(Debug)]
 pub struct Plan {
     folder: PathBuf,
@@ -112,18 +112,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Looks at a file or folder. Files of a folder come in the order of their paths; links and special files are
-    /// left out.
+    /// Scans a file or folder. The files of a folder are ordered by path; symbolic links and special files are left
+    /// out.
     ///
     /// # Errors
-    /// What cannot be looked at, is empty, or cannot be named; options that make no sense.
+    /// If the content cannot be examined, is empty or has a name that is not UTF-8, or if an option is invalid.
     pub fn new(path: &Path, options: MakeOptions) -> Result<Self, MakeError> {
         check_urls(&options)?;
         let look = |error| MakeError::Look {
             path: path.to_owned(),
             error,
         };
-        // The name of `.` and of `folder/` is the folder's own.
+        // Canonicalization gives `.` and `folder/` the folder's own name.
         let path = path.canonicalize().map_err(look)?;
         let not_text = || MakeError::Name(path.clone());
         let name = path
@@ -163,7 +163,7 @@ impl Plan {
         })
     }
 
-    /// Bytes of all files.
+    /// Returns the total bytes of all files.
     #[must_use]
     pub fn total_size(&self) -> u64 {
         self.files.total_size()
@@ -175,10 +175,11 @@ impl Plan {
         &self.renamed
     }
 
-    /// Hashes, on all processors, and returns the `.torrent` file's bytes. `on_bytes` hears how many bytes are done.
+    /// Hashes the files on all processors and returns the bytes of the `.torrent` file. `on_bytes` receives the number
+    /// of bytes hashed so far.
     ///
     /// # Errors
-    /// A file that cannot be read or that changed meanwhile.
+    /// If a file cannot be read or has changed since the scan.
     pub fn make(mut self, on_bytes: &(dyn Fn(u64) + Sync)) -> Result<Vec<u8>, MakeError> {
         let digests = hash_pieces(&self.folder, &self.files, &self.geometry, on_bytes);
         self.check_unchanged()?;
@@ -200,7 +201,7 @@ impl Plan {
 /// Creates the torrent with placeholders for its hashes.
 fn torrent(name: String, files: &FileTable, geometry: &Geometry, options: MakeOptions) -> NewTorrent {
     let files = files.files().iter().map(|file| NewFile {
-        // Below the torrent's own folder.
+        // The path is relative to the torrent's own folder.
         path: file.path.split('/').skip(1).map(str::to_owned).collect(),
         len: file.len,
     });
@@ -246,7 +247,7 @@ fn check_urls(options: &MakeOptions) -> Result<(), MakeError> {
     Ok(())
 }
 
-/// Files found, in order.
+/// Files found by the scan, in order.
 #[derive(Default)]
 struct Found {
     entries: Vec<FileEntry>,

@@ -11,9 +11,9 @@ use ecs_torrent_engine::runner::Runner;
 use crate::events::{Events, EventsPlugin};
 use crate::torrents::Torrents;
 
-/// A running engine. Dropping it ends it at once; stop its torrents before, if peers and trackers are to be told.
+/// A running engine. Dropping it ends it at once; stop its torrents first if peers and trackers are to be notified.
 ///
-/// Engines share nothing: as many as wanted run in one process.
+/// Engines share nothing. Any number of them can run in one process.
 #[derive(Debug)]
 pub struct Engine {
     runner: Runner,
@@ -21,19 +21,19 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// A builder without plugins and with default settings.
+    /// Creates a builder without plugins and with default settings.
     #[must_use]
     pub fn builder() -> EngineBuilder {
         EngineBuilder::default()
     }
 
-    /// What can be done with this engine's torrents; cheap to clone.
+    /// Returns a handle to this engine's torrents, which is cheap to clone.
     #[must_use]
     pub fn torrents(&self) -> Torrents {
         Torrents::new(self.runner.handle(), self.events.clone())
     }
 
-    /// The addresses that peers can connect to, ports as they really are.
+    /// Returns the addresses that peers can connect to, with the actual ports.
     #[must_use]
     pub fn local_addresses(&self) -> &[SocketAddr] {
         &self.runner.local_addresses().0
@@ -42,7 +42,7 @@ impl Engine {
 
 type AddPlugins = Box<dyn Fn(&mut App) + Send>;
 
-/// What an engine is made of.
+/// Builder of an [`Engine`]: its settings and plugins.
 #[derive(Default)]
 pub struct EngineBuilder {
     settings: Settings,
@@ -58,9 +58,9 @@ impl fmt::Debug for EngineBuilder {
 }
 
 impl EngineBuilder {
-    /// Adds plugins: [`TorrentPlugins`](crate::TorrentPlugins) for everything that makes a BitTorrent client, then
-    /// your own. They are cloned because an engine in which a system has panicked is built again; a closure that takes
-    /// an `&mut App` is a plugin too, and clones what it captures.
+    /// Adds plugins: [`TorrentPlugins`](crate::TorrentPlugins) for a complete BitTorrent client, then your own. Plugins
+    /// are cloned because the engine is built again after a system panics. A closure that takes an `&mut App` is a
+    /// plugin too; it clones what it captures.
     #[must_use]
     pub fn plugins<M>(mut self, plugins: impl Plugins<M> + Clone + Send + 'static) -> Self {
         self.plugins.push(Box::new(move |app| {
@@ -79,11 +79,11 @@ impl EngineBuilder {
     /// Starts the engine in a thread of its own.
     ///
     /// # Errors
-    /// Where a setting is outside its range, a listen address cannot be bound, or a thread cannot be started.
+    /// If a setting is out of range, a listen address cannot be bound, or a thread cannot be started.
     pub fn start(mut self) -> Result<Engine, StartError> {
         let outlet = EventsPlugin::default();
         let events = outlet.events();
-        // So that they lead to the same places when the current folder changes.
+        // Absolute paths stay valid when the current folder changes.
         let folders = [
             Some(&mut self.settings.storage.download_dir),
             self.settings.session.state_dir.as_mut(),

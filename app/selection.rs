@@ -1,4 +1,4 @@
-//! Choosing what to be told of a torrent.
+//! Selecting fields of a torrent's state.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use ecs_torrent_components::stats::TorrentStats;
 use serde::Serialize;
 use serde_json::Value;
 
-/// One thing that can be told of a torrent; its name, in snake case, is the key in JSON.
+/// A field of a torrent's state. Its name in snake case is the key in JSON.
 ///
 /// ```
 /// use ecs_torrent::Field;
@@ -19,27 +19,27 @@ use serde_json::Value;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Field {
-    /// Its name.
+    /// Name of the torrent.
     Name,
     /// Payload speeds, bytes per second: `download` and `upload`.
     Speed,
-    /// Payload bytes received since it was first added.
+    /// Payload bytes received since the torrent was first added.
     Downloaded,
     /// Bytes of all files.
     BytesSize,
-    /// Its hash.
+    /// Info-hash.
     InfoHash,
-    /// Where it is in its life.
+    /// Lifecycle stage.
     Lifecycle,
-    /// Why it failed or waits, where it does.
+    /// Reason why the torrent failed or is blocked, if it is.
     Error,
     /// Share of the bytes that is verified and on the disk, 0 to 1.
     Progress,
-    /// Payload bytes sent since it was first added.
+    /// Payload bytes sent since the torrent was first added.
     Uploaded,
     /// Bytes received in pieces that failed their hash.
     Corrupt,
-    /// Bytes received late, twice or unasked for.
+    /// Bytes received late, twice or without a request.
     Wasted,
     /// Bytes that are verified and on the disk.
     BytesCompleted,
@@ -49,7 +49,7 @@ pub enum Field {
     Pieces,
     /// Pieces that are verified and on the disk.
     PiecesCompleted,
-    /// Seconds that it has been running, over all sessions.
+    /// Seconds that the torrent has been running, over all sessions.
     SecondsActive,
     /// The download folder.
     Root,
@@ -83,10 +83,10 @@ impl Field {
         Self::Trackers,
     ];
 
-    /// What is told where nothing is selected.
+    /// Fields that are returned when none are selected.
     pub const DEFAULT: [Self; 4] = [Self::Name, Self::Speed, Self::Downloaded, Self::BytesSize];
 
-    /// Its name: the key in JSON.
+    /// Returns the name of the field: the key in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -128,7 +128,7 @@ impl FromStr for Field {
     }
 }
 
-/// Nothing of a torrent is called so.
+/// No field has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no field {0:?}; there are {all}", all = Field::ALL.map(Field::name).join(", "))]
 pub struct UnknownField(pub String);
@@ -139,7 +139,7 @@ pub struct UnknownField(pub String);
 pub struct Selection(BTreeMap<&'static str, Value>);
 
 impl Selection {
-    /// Picks `fields` out of all that is known.
+    /// Picks `fields` out of all fields of a torrent's state.
     #[must_use]
     pub fn of(stats: &TorrentStats, fields: &[Field]) -> Self {
         let mut all = serde_json::to_value(stats).unwrap_or_default();
@@ -152,7 +152,7 @@ impl Selection {
         )
     }
 
-    /// One of the selected fields.
+    /// Returns one of the selected fields.
     #[must_use]
     pub fn get(&self, field: Field) -> Option<&Value> {
         self.0.get(field.name())

@@ -1,4 +1,5 @@
-//! Whole swarms in one process: scenarios over [`engine::sim`](crate::engine::sim), judged by invariants.
+//! Simulation of whole swarms in one process: scenarios over [`engine::sim`](crate::engine::sim), checked by
+//! invariants.
 //!
 //! ```
 //! use std::time::Duration;
@@ -14,13 +15,14 @@
 //! assert!(outcome.is_good(), "{outcome}");
 //! ```
 //!
-//! A scenario is a torrent, nodes with their lines, and acts at their times. It runs until every leecher that is up has
-//! the torrent, or its patience is over. The same seed gives the same run, event for event: [`Outcome::trace`] is the
-//! proof, and [`Outcome`] prints the one line that repeats it. Plugins are tested with [`Scenario::plugins`].
+//! A scenario is a torrent, nodes with their links, and acts at given times. It runs until every leecher that is up has
+//! the torrent, or until its time limit. The same seed gives the same run, event for event: [`Outcome::trace`] is a
+//! digest of all events, and [`Outcome`] prints the one line that repeats the run. Plugins are tested with
+//! [`Scenario::plugins`].
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`invariants`] | what holds after every tick |
+//! | [`invariants`] | conditions that hold after every tick |
 //! | [`hostile`] | peers that lie, stall and flood |
 //! | [`plot`] | the progress of each peer as SVG |
 

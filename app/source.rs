@@ -1,4 +1,4 @@
-//! Where a torrent comes from.
+//! Sources of torrents.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,23 +8,23 @@ use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
 
 use crate::torrents::Error;
 
-/// What can be added to an engine.
+/// Something that can be added to an engine as a torrent.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Source {
     /// A `.torrent` file.
     File(PathBuf),
-    /// The content of one.
+    /// The content of a `.torrent` file.
     Bytes(Bytes),
-    /// One that has been parsed.
+    /// A parsed `.torrent` file.
     Metainfo(Arc<Metainfo>),
 }
 
 impl Source {
-    /// Reads and parses. Blocks while it reads a file.
+    /// Reads and parses the source. Blocks while it reads a file.
     ///
     /// # Errors
-    /// Where the file cannot be read, is larger than any torrent may be, or is no torrent.
+    /// If the file cannot be read, is larger than any torrent may be, or is not a torrent.
     pub fn load(self) -> Result<Arc<Metainfo>, Error> {
         let limits = MetainfoLimits::default();
         let (bytes, name) = match self {
@@ -57,7 +57,7 @@ fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
     if metadata.is_dir() {
         return Err(failed(IoError::from(ErrorKind::IsADirectory)));
     }
-    // One byte more than allowed tells a file that is too large, and a device or pipe cannot send forever.
+    // Reading one byte more than allowed detects a file that is too large and bounds the read from a device or pipe.
     let mut bytes = Vec::with_capacity(metadata.len().min(max) as usize + 1);
     file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > max {
@@ -66,7 +66,7 @@ fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
     Ok(bytes.into())
 }
 
-/// The kind of a source that is not supported yet, for error messages.
+/// Returns the kind of a source that is not supported yet, for error messages.
 fn unsupported(path: &Path) -> Option<&'static str> {
     let (scheme, _) = path.to_str()?.split_once(':')?;
     match scheme.to_ascii_lowercase().as_str() {

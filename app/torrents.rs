@@ -1,4 +1,4 @@
-//! What can be done with an engine's torrents.
+//! Operations on an engine's torrents.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -23,17 +23,17 @@ use crate::events::{Events, Subscription};
 use crate::selection::{Field, Selection};
 use crate::source::Source;
 
-/// Why something could not be done: what, which, and why.
+/// Error of an operation on torrents: what failed, on which object, and why.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No torrent has this hash.
     #[error(transparent)]
     TorrentNotFound(#[from] TorrentNotFound),
-    /// Not a torrent, or not one that can be used.
+    /// The data is not a torrent, or the torrent is unusable.
     #[error("{name}: {error}")]
     Metainfo {
-        /// The file it came from.
+        /// The file that holds the torrent.
         name: String,
         /// What is wrong with it.
         error: MetainfoError,
@@ -43,18 +43,18 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: std::io::Error,
     },
-    /// A source of a kind that is not supported yet, like a magnet link.
+    /// A source of a kind that is not supported yet, such as a magnet link.
     #[error("{name}: {what} are not supported yet; give a .torrent file")]
     Unsupported {
         /// The source.
         name: String,
-        /// Its kind.
+        /// The kind of source.
         what: &'static str,
     },
-    /// A torrent is refused: nothing of it is kept, and no file has been touched.
+    /// A torrent is refused. Nothing of it is kept, and no file has been touched.
     #[error(transparent)]
     Add(#[from] AddError),
     /// The engine cannot start.
@@ -63,13 +63,13 @@ pub enum Error {
     /// The engine has stopped.
     #[error(transparent)]
     EngineGone(#[from] EngineGone),
-    /// No tracker told anything.
+    /// No tracker returned scrape data.
     #[error(transparent)]
     Scrape(#[from] ScrapeError),
     /// A session could not be saved.
     #[error(transparent)]
     Stop(#[from] StopError),
-    /// Something of a removed torrent could not be deleted.
+    /// Some part of a removed torrent could not be deleted.
     #[error(transparent)]
     Remove(RemoveError),
     /// The saved sessions cannot be read.
@@ -77,7 +77,7 @@ pub enum Error {
     Resume(#[from] ResumeError),
 }
 
-/// Names a torrent: by its info-hash, which [`Torrents::download`] returns.
+/// Identifies a torrent by its info-hash, which [`Torrents::download`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TorrentId(pub InfoHash);
 
@@ -101,7 +101,7 @@ impl fmt::Display for TorrentId {
     }
 }
 
-/// An engine's torrents. Cheap to clone; works from any thread and any async runtime.
+/// Handle to an engine's torrents. It is cheap to clone and works from any thread and any async runtime.
 #[derive(Debug, Clone)]
 pub struct Torrents {
     handle: EngineHandle,
@@ -113,10 +113,10 @@ impl Torrents {
         Self { handle, events }
     }
 
-    /// Adds a torrent with default options: what is missing is downloaded into the download folder of the settings,
-    /// then it seeds.
+    /// Adds a torrent with default options: downloads missing data into the download folder of the settings, then
+    /// seeds.
     ///
-    /// Adding one that is there already changes nothing and returns the same id.
+    /// Adding a torrent that is already present changes nothing and returns the same id.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -128,17 +128,17 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// Where the source cannot be read or is no torrent, and [`Error::Add`] where its files would meet those of another
-    /// torrent or of the user. Nothing is written then.
+    /// If the source cannot be read or is not a torrent; [`Error::Add`] if its files would collide with those of
+    /// another torrent or of the user. Nothing is written in these cases.
     pub async fn download(&self, source: impl Into<Source>) -> Result<TorrentId, Error> {
         self.download_with(source, AddOptions::default()).await
     }
 
-    /// Adds a torrent, and returns when the next run would find it.
+    /// Adds a torrent and returns once the next run would find it.
     ///
-    /// Files that are there already are never overwritten, unless [`AddOptions::overwrite`] says so: what of them is right
-    /// is used, and a torrent that would have to change the rest is refused, or fails once they have been checked. It can
-    /// be added with other options then. Adding a torrent that is there gives it the peers of the options.
+    /// Existing files are never overwritten unless [`AddOptions::overwrite`] says so. Their correct data is used. A
+    /// torrent that would have to change the rest is refused, or fails once the files have been checked; it can then be
+    /// added with other options. Adding a torrent that is already present gives it the peers of the options.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -157,7 +157,7 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// As [`Torrents::download`], and [`Error::Add`] where the torrent is refused.
+    /// As [`Torrents::download`], and [`Error::Add`] if the torrent is refused.
     pub async fn download_with(&self, source: impl Into<Source>, mut options: AddOptions) -> Result<TorrentId, Error> {
         let source = source.into();
         options.root = options.root.map(absolute).transpose()?;
@@ -171,7 +171,7 @@ impl Torrents {
         Ok(TorrentId(self.ask(add).await??))
     }
 
-    /// The hashes of all torrents, in the order in which they were added.
+    /// Returns the hashes of all torrents, in the order in which they were added.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -186,12 +186,12 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// Where the engine is gone.
+    /// If the engine has stopped.
     pub async fn list(&self) -> Result<Vec<InfoHash>, Error> {
         Ok(self.ask(|reply| ListTorrents { reply }).await?)
     }
 
-    /// A torrent's state.
+    /// Returns a torrent's state.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -211,7 +211,7 @@ impl Torrents {
         Ok(self.ask(|reply| GetStats { torrent, reply }).await??)
     }
 
-    /// A torrent's files and how much of each is there, padding left out.
+    /// Returns a torrent's files and how much of each is present, without padding files.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -232,7 +232,7 @@ impl Torrents {
         Ok(self.ask(|reply| GetFiles { torrent, reply }).await??)
     }
 
-    /// Asks a torrent's trackers for the size of its swarm, without announcing (BEP 48).
+    /// Requests the size of a torrent's swarm from its trackers, without announcing (BEP 48).
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -247,13 +247,13 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TorrentNotFound`], or why no tracker told.
+    /// [`Error::TorrentNotFound`], or the reason why no tracker answered.
     pub async fn scrape(&self, id: impl Into<TorrentId>) -> Result<ScrapeCounts, Error> {
         let TorrentId(torrent) = id.into();
         Ok(self.ask(|reply| ScrapeTorrent { torrent, reply }).await??)
     }
 
-    /// Adds addresses at which peers of a torrent may be.
+    /// Adds addresses of possible peers of a torrent.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -265,13 +265,13 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// Where the engine is gone.
+    /// If the engine has stopped.
     pub async fn add_peers(&self, id: impl Into<TorrentId>, peers: Vec<SocketAddr>) -> Result<(), Error> {
         let TorrentId(torrent) = id.into();
         Ok(self.handle.send(AddPeers { torrent, peers }).await?)
     }
 
-    /// The selected fields of a torrent's state.
+    /// Returns the selected fields of a torrent's state.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -290,8 +290,8 @@ impl Torrents {
         Ok(Selection::of(&self.stats(id).await?, fields))
     }
 
-    /// Stops a torrent in order: peers are told, then trackers, then its session is saved, then it is gone. Stopping
-    /// one that is not there is no error; a second stop while one runs joins it.
+    /// Stops a torrent in order: notifies its peers, then its trackers, saves its session, and removes it from the
+    /// list. Stopping a torrent that is not listed is not an error. A second stop joins one that is already running.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -306,13 +306,13 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Stop`] where the session could not be saved; the torrent stays listed then, as failed.
+    /// [`Error::Stop`] if the session could not be saved. The torrent then stays listed as failed.
     pub async fn stop_and_serialize(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
         let TorrentId(torrent) = id.into();
         Ok(self.ask(|reply| StopTorrent { torrent, reply }).await??)
     }
 
-    /// Stops all torrents, side by side.
+    /// Stops all torrents concurrently.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -326,14 +326,14 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// The first [`Error::Stop`]; the other torrents are stopped all the same.
+    /// The first [`Error::Stop`]; the other torrents are stopped regardless.
     pub async fn stop_all_and_serialize(&self) -> Result<(), Error> {
         Ok(self.ask(|reply| StopAll { reply }).await??)
     }
 
-    /// Stops a torrent and forgets it: its session is deleted, and with `delete_data` the files that it created, then
-    /// folders that became empty. Files that were there before stay, also where the torrent completed them. A torrent that
-    /// is stopped already is removed the same way.
+    /// Stops a torrent and forgets it: deletes its session and, with `delete_data`, the files that the torrent created,
+    /// then the folders that became empty. Files that existed before the torrent stay, even if the torrent completed
+    /// them. A torrent that is already stopped is removed the same way.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -350,7 +350,7 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TorrentNotFound`]; [`Error::Remove`] where something could not be deleted.
+    /// [`Error::TorrentNotFound`]; [`Error::Remove`] if something could not be deleted.
     pub async fn remove(&self, id: impl Into<TorrentId>, options: RemoveOptions) -> Result<Removed, Error> {
         let TorrentId(torrent) = id.into();
         let remove = |reply| RemoveTorrent {
@@ -364,7 +364,7 @@ impl Torrents {
         }
     }
 
-    /// Adds every torrent that has a session in the state folder; answers with their number.
+    /// Adds every torrent that has a session in the state folder and returns their number.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -375,13 +375,13 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Resume`] where the state folder cannot be read. A session that is damaged is set aside and logged,
-    /// and is no error.
+    /// [`Error::Resume`] if the state folder cannot be read. A damaged session is set aside and logged; it is not an
+    /// error.
     pub async fn resume_all(&self) -> Result<usize, Error> {
         Ok(self.ask(|reply| ResumeAll { reply }).await??)
     }
 
-    /// What happens from now on.
+    /// Subscribes to engine events that occur after this call.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -398,8 +398,8 @@ impl Torrents {
         self.events.subscribe()
     }
 
-    /// Runs `look` on the engine's world, in its thread, and returns what it saw: the way to a plugin's own
-    /// components and resources.
+    /// Runs `look` on the engine's world, in the engine's thread, and returns its result. This gives access to a
+    /// plugin's own components and resources.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -412,7 +412,7 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// Where the engine is gone.
+    /// If the engine has stopped.
     pub async fn with_world<T: Send + 'static>(
         &self,
         look: impl FnOnce(&mut World) -> T + Send + 'static,
@@ -429,19 +429,19 @@ impl Torrents {
         T: Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
-        // Who asked may not wait any more.
+        // The caller may have stopped waiting.
         let reply = Reply::new(move |answer| drop(sender.send(answer)));
         self.handle.send(command(reply)).await?;
         receiver.await.map_err(|_| EngineGone)
     }
 }
 
-/// A path that still leads there when a later run has another current folder.
+/// Makes a path absolute, so that a later run with another current folder still finds it.
 pub(crate) fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
     std::path::absolute(&path).map_err(|error| Error::Read { path, error })
 }
 
-/// Does something that blocks in a thread of its own, since the caller's runtime may not have one for that.
+/// Runs blocking work in a thread of its own, since the caller's runtime may have no thread pool for it.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, EngineGone> {
     let (sender, receiver) = oneshot::channel();
     std::thread::spawn(move || drop(sender.send(work())));

@@ -1,4 +1,4 @@
-//! Checking files against a torrent, without an engine.
+//! Verifying files against a torrent, without an engine.
 
 use std::path::Path;
 
@@ -6,29 +6,29 @@ use ecs_torrent_protocol::metainfo::Metainfo;
 
 use crate::hashing::hash_pieces;
 
-/// What a check found.
+/// Result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Verdict {
     /// Pieces with the right hash.
     pub good: u32,
     /// Pieces with another hash, or whose bytes are missing.
     pub bad: u32,
-    /// The first reasons why bytes could not be read, each once; what is merely missing is none.
+    /// The first reasons why bytes could not be read, without duplicates. Missing data is not a reason.
     pub errors: Vec<String>,
 }
 
 impl Verdict {
-    /// Whether everything is there as it should be.
+    /// Returns whether all data is present and correct.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.bad == 0
     }
 }
 
-/// Reasons that are kept.
+/// Most reasons that are kept.
 const MAX_ERRORS: usize = 10;
 
-/// Hashes a torrent's files below `root`, on all processors. `on_bytes` hears how many bytes are done.
+/// Hashes a torrent's files below `root` on all processors. `on_bytes` receives the number of bytes hashed so far.
 #[must_use]
 pub fn verify(metainfo: &Metainfo, root: &Path, on_bytes: &(dyn Fn(u64) + Sync)) -> Verdict {
     let info = &metainfo.info;

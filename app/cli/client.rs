@@ -1,4 +1,4 @@
-//! `add`, `list`, `stats`, `files`, `stop`, `remove`: what a running daemon is asked.
+//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `stop`, `remove`.
 
 mod connection;
 mod tables;
@@ -153,7 +153,7 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     }
     let path = format!("/api/v1/torrents?{}", query.finish());
     args.files.check(args.sources.len())?;
-    // Everything that can be wrong with the files is found before anything is begun.
+    // Loads every file before adding the first torrent, so that a bad file changes nothing.
     let load = |source: &PathBuf| Ok(Source::from(source.as_path()).load()?);
     let files = args.sources.iter().map(load).collect::<Result<Vec<_>, CliError>>()?;
     for metainfo in files {
@@ -230,11 +230,11 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<Outcome, CliError> {
     Ok(Outcome::Done)
 }
 
-/// Fewest digits that name a torrent.
+/// Minimum number of info-hash digits that identify a torrent.
 const MIN_DIGITS: usize = 6;
 
 impl Daemon {
-    /// The torrent whose hash begins with `digits`.
+    /// Finds the torrent whose info-hash begins with `digits`.
     async fn resolve(&self, digits: &str) -> Result<InfoHash, CliError> {
         if let Ok(hash) = digits.parse() {
             return Ok(hash);
@@ -274,12 +274,12 @@ fn print_json(value: &Value) {
     say!("{value:#}");
 }
 
-/// The daemon may run in another folder.
+/// Returns the absolute path as text. The daemon may run in another folder.
 fn absolute(path: &Path) -> Result<String, CliError> {
     let failed = || CliError::io(path.display().to_string());
     let whole = match path.canonicalize() {
         Ok(whole) => whole,
-        // It is made by the daemon.
+        // The path does not exist yet; the daemon creates it.
         Err(_) => std::path::absolute(path).map_err(failed())?,
     };
     let not_text = |_| std::io::Error::other("not a name in UTF-8");

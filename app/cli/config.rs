@@ -1,4 +1,4 @@
-//! `config`: looking at the daemon's configuration without starting it.
+//! `config`: inspects the daemon's configuration without starting the daemon.
 
 use std::path::PathBuf;
 

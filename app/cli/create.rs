@@ -1,4 +1,4 @@
-//! `create`: a torrent of a file or folder.
+//! `create`: makes a torrent from a file or folder.
 
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -79,14 +79,14 @@ fn warn(renamed: &[Renamed], screen: &Screen) {
     }
 }
 
-/// All of it or nothing: a torrent file that is there already stays until the new one is whole.
+/// Writes a torrent file atomically: an existing file stays until the new one is complete.
 fn write(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(std::path::Path::new(".")))?;
     file.write_all(bytes)?;
-    // A temporary file is private; a torrent file is as readable as any other.
+    // A temporary file is private; a torrent file gets the usual permissions.
     file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
     file.persist(path)?;
     Ok(())

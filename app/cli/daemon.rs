@@ -1,4 +1,4 @@
-//! `daemon`: an engine that stays, for the other commands and for programs.
+//! `daemon`: a long-running engine that serves the other commands and other programs.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -72,7 +72,7 @@ pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, Cli
         .start()?;
     let torrents = engine.torrents();
     let state_dir = config.session.state_dir.clone().unwrap_or_default();
-    // Clients are answered while saved torrents are still being added.
+    // The API answers clients while saved torrents are still being added.
     let api = Api::start(&config.api, &state_dir, &config.storage.download_dir, torrents.clone()).await?;
     let peers: Vec<String> = engine.local_addresses().iter().map(ToString::to_string).collect();
     screen.line(format!(
@@ -93,11 +93,11 @@ pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, Cli
     Ok(Outcome::Done)
 }
 
-/// Time between two looks whether the engine is alive.
+/// Interval between two checks that the engine is alive.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Adds the saved torrents, and returns only when the engine has ended by itself: whoever supervises the daemon then
-/// starts it again.
+/// Adds the saved torrents, and returns only when the engine has ended by itself. The daemon's supervisor then starts
+/// the daemon again.
 async fn run_engine(torrents: &Torrents, api: &Api) -> Result<(), Error> {
     let resumed = torrents.resume_all().await?;
     tracing::info!(resumed, "running");

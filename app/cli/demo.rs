@@ -37,7 +37,7 @@ pub(super) struct DemoArgs {
 /// Time without any progress after which the demo has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Longest time to remove the folder while disk threads of the stopped engines may still write to it.
+/// Time limit for removing the folder while disk threads of the stopped engines may still write to it.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: DemoArgs, screen: Screen) -> Result<Outcome, CliError> {
@@ -114,7 +114,7 @@ async fn run_in(folder: &Path, args: &DemoArgs, screen: &Screen, signals: &mut S
     Ok(())
 }
 
-/// Makes a torrent of the seeder's files and downloads it.
+/// Makes a torrent from the seeder's files and downloads it.
 async fn transfer(
     folder: &Path,
     total: u64,
@@ -200,7 +200,7 @@ fn engine() -> Result<Engine, CliError> {
     Ok(Engine::builder().plugins(TorrentPlugins).settings(settings).start()?)
 }
 
-/// Files of odd sizes, one of them empty, one in a folder of its own, of bytes that do not repeat.
+/// Writes files of odd sizes with non-repeating bytes. One file is empty, and one lies in its own folder.
 fn write_files(folder: &Path, total: u64, is_interrupted: &AtomicBool) -> std::io::Result<()> {
     let small = [
         ("notes/read me.txt", 1_234),
@@ -222,7 +222,7 @@ fn write_noise(out: &mut impl std::io::Write, seed: u64, len: u64, is_interrupte
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut left = len;
     while left > 0 && !is_interrupted.load(Ordering::Relaxed) {
-        // xorshift64: enough to make every block another one.
+        // xorshift64 is sufficient to make every block different.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;

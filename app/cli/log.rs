@@ -1,8 +1,8 @@
-//! The log: lines for the standard error stream, written by a thread of its own.
+//! The log: lines for the standard error stream, written by a dedicated thread.
 //!
-//! Logging only queues a line. A reader of the log that stalls (a terminal on Ctrl-S, a full pipe) stalls neither the
-//! engine nor the API. Lines that find the queue full are dropped and counted; the count is written as soon as lines
-//! are read again.
+//! Logging only queues a line. A stalled reader of the log (a terminal on Ctrl-S, a full pipe) stalls neither the
+//! engine nor the API. If the queue is full, new lines are dropped and counted. The count is written as soon as the
+//! reader reads again.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Most lines that wait for the reader of the log: less than 1 MiB of lines of usual length. More are dropped.
+/// Maximum number of queued lines: less than 1 MiB at the usual line length. Further lines are dropped.
 const MAX_LINES: usize = 4096;
 
-/// Longest wait for the last lines to be written when the command ends.
+/// Time limit for writing the last lines when the command ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Queues lines for the log's thread; clones queue for the same thread.
+/// A handle that queues lines for the log's thread. Clones share the thread.
 #[derive(Clone)]
 pub(super) struct Log {
     lines: SyncSender<Vec<u8>>,
@@ -34,7 +34,7 @@ struct Counts {
 }
 
 impl Log {
-    /// Starts the log's thread, which hands each line to `write`. `write` may block for any time.
+    /// Starts the log's thread, which passes each line to `write`. `write` may block indefinitely.
     pub(super) fn start(write: impl FnMut(&[u8]) + Send + 'static) -> io::Result<Self> {
         let (lines, queue) = sync_channel(MAX_LINES);
         let counts = Arc::new(Counts::default());
@@ -48,7 +48,7 @@ impl Log {
         Ok(log)
     }
 
-    /// Waits until all queued lines are written, but no longer than [`CLOSE_TIMEOUT`].
+    /// Waits until all queued lines are written, but at most for [`CLOSE_TIMEOUT`].
     pub(super) fn close(&self) {
         let began = Instant::now();
         let is_written = || {
@@ -82,7 +82,7 @@ fn write_lines(queue: &Receiver<Vec<u8>>, counts: &Counts, mut write: impl FnMut
     }
 }
 
-/// Queues a line.
+/// A writer that queues each line.
 pub(super) struct LogWriter<'l>(&'l Log);
 
 impl Write for LogWriter<'_> {
@@ -116,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    /// While the reader stalls, lines are queued and then dropped without blocking; the count is reported once afterwards.
+    /// Queues and then drops lines without blocking while the reader stalls, and reports the count once afterwards.
     #[test]
     fn a_stalled_reader_costs_lines() {
         let (resume, is_resumed) = channel::<()>();

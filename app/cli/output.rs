@@ -1,4 +1,4 @@
-//! What people see: lines, bars, sizes and times.
+//! Human-readable output: lines, bars, sizes and times.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -7,12 +7,12 @@ use std::time::Duration;
 use console::style;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A stranger's words do not drive the terminal.
+/// Makes untrusted text safe to print: it cannot control the terminal.
 pub(super) fn printable(words: &str) -> String {
     ecs_torrent::protocol::text::printable(words.as_bytes(), 4096)
 }
 
-/// The terminal, as bars and log lines share it.
+/// The terminal, shared by progress bars and log lines.
 #[derive(Debug, Clone)]
 pub(super) struct Screen {
     bars: MultiProgress,
@@ -30,12 +30,12 @@ impl Default for Screen {
 }
 
 impl Screen {
-    /// Whether bars can be drawn.
+    /// Returns whether progress bars can be drawn.
     pub(super) fn is_terminal(&self) -> bool {
         self.is_terminal
     }
 
-    /// A bar for `total` bytes; invisible where there is no terminal.
+    /// Creates a progress bar for `total` bytes. Without a terminal, the bar is invisible.
     pub(super) fn bar(&self, total: u64) -> ProgressBar {
         let template = "{prefix:.bold} {bar:24.cyan/dim} {percent:>3}% of {total_bytes}  {msg}";
         let bar = self.bars.add(ProgressBar::new(total));
@@ -47,7 +47,7 @@ impl Screen {
         bar
     }
 
-    /// A bar for hashing, which tells speed and time by itself.
+    /// Creates a progress bar for hashing, which shows speed and remaining time by itself.
     pub(super) fn hashing_bar(&self, total: u64, what: &str) -> ProgressBar {
         let template = "{prefix:.bold} {bar:24.cyan/dim} {percent:>3}% of {total_bytes}  {bytes_per_sec}  ETA {eta}";
         let bar = self.bars.add(ProgressBar::new(total));
@@ -60,7 +60,7 @@ impl Screen {
         bar
     }
 
-    /// Prints a line above the bars, to the standard output.
+    /// Prints a line to the standard output, above the bars.
     pub(super) fn line(&self, line: impl Display) {
         self.bars.suspend(|| print(format_args!("{line}\n")));
     }
@@ -71,12 +71,12 @@ impl Screen {
             .suspend(|| eprintln!("{} {warning}", style("warning:").for_stderr().yellow().bold()));
     }
 
-    /// Writes a line to the standard error stream, above the bars where there are any. Ignores errors: there is no other
-    /// place to report them.
+    /// Writes a line to the standard error stream, above any bars. Ignores errors: there is no other place to report
+    /// them.
     pub(super) fn log(&self, line: &[u8]) {
         let write = || drop(io::stderr().write_all(line));
-        // Suspending the bars takes their lock, which `line` takes too: without bars, a stalled reader of the log must not
-        // block the standard output.
+        // Suspending the bars takes their lock, which `line` takes too. Without bars, a stalled reader of the log must
+        // not block the standard output.
         if self.is_terminal {
             self.bars.suspend(write);
         } else {
@@ -90,14 +90,14 @@ impl Screen {
     }
 }
 
-/// Prints to the standard output, or ends the process with exit code 1: without a word where nobody reads the output
-/// any more, as behind `| head`, and with an error where it cannot be written, as to a full disk.
+/// Prints to the standard output, or ends the process with exit code 1. The end is silent if the output's reader is
+/// gone, as with `| head`. It prints an error if the output cannot be written, as on a full disk.
 pub(super) fn print(text: std::fmt::Arguments<'_>) {
     let mut output = io::stdout().lock();
     check_output(output.write_fmt(text).and_then(|()| output.flush()));
 }
 
-/// Ends the process where writing to the standard output has failed.
+/// Ends the process if writing to the standard output failed.
 pub(super) fn check_output(result: io::Result<()>) {
     if let Err(error) = result {
         if error.kind() != io::ErrorKind::BrokenPipe {
@@ -107,14 +107,14 @@ pub(super) fn check_output(result: io::Result<()>) {
     }
 }
 
-/// Prints indented JSON to standard output, without holding its text in memory.
+/// Prints indented JSON to the standard output without holding its text in memory.
 pub(super) fn print_json(value: &impl serde::Serialize) {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
     check_output(written.and_then(|()| writeln!(out)).and_then(|()| out.flush()));
 }
 
-/// As `println!`, for an output that may be closed.
+/// Like `println!`, but handles a closed output.
 macro_rules! say {
     ($($argument:tt)*) => {
         $crate::cli::output::print(format_args!("{}\n", format_args!($($argument)*)))
@@ -130,17 +130,17 @@ fn print_error(error: &impl Display) {
     eprintln!("{} {error}", style("error:").for_stderr().red().bold());
 }
 
-/// `1.50 MiB`.
+/// Formats a size: `1.50 MiB`.
 pub(super) fn bytes(count: u64) -> String {
     HumanBytes(count).to_string()
 }
 
-/// `1.50 MiB/s`.
+/// Formats a speed: `1.50 MiB/s`.
 pub(super) fn speed(bytes_per_s: u64) -> String {
     format!("{}/s", HumanBytes(bytes_per_s))
 }
 
-/// `3 s`, `2 min 5 s`, `1 h 0 min`.
+/// Formats a duration: `3 s`, `2 min 5 s`, `1 h 0 min`.
 pub(super) fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
@@ -152,12 +152,12 @@ pub(super) fn duration(time: Duration) -> String {
     }
 }
 
-/// `1 peer`, `2 peers`.
+/// Formats a count with its noun: `1 peer`, `2 peers`.
 pub(super) fn count(number: usize, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
-/// The time that is left at this speed, if there is any.
+/// Estimates the remaining time at this speed. `None` if the speed is zero.
 pub(super) fn eta(missing_bytes: u64, bytes_per_s: u64) -> Option<Duration> {
     missing_bytes.checked_div(bytes_per_s).map(Duration::from_secs)
 }

@@ -1,4 +1,4 @@
-//! Where a torrent's files go when others are in their way: options that `download` and `add` share.
+//! Options of `download` and `add` that place a torrent's files when other files are in their way.
 
 use std::path::PathBuf;
 
@@ -21,7 +21,7 @@ pub(super) struct PlacementArgs {
 }
 
 impl PlacementArgs {
-    /// Two torrents cannot have one name.
+    /// Rejects `--name` for several torrents, since two torrents cannot share one name.
     pub(super) fn check(&self, source_count: usize) -> Result<(), CliError> {
         if self.name.is_some() && source_count > 1 {
             let why = "--name: one name for several torrents; add them one by one, or use --into";

@@ -1,4 +1,4 @@
-//! `show`: what a torrent file says.
+//! `show`: prints the contents of a torrent file.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ pub(super) struct ShowArgs {
     json: bool,
 }
 
-/// What is shown; the keys are part of the command's contract.
+/// The JSON output. Its keys are part of the command's contract.
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
     name: &'a str,
@@ -49,7 +49,7 @@ struct ShownFile<'a> {
     pad: bool,
 }
 
-/// The files, serialized one at a time.
+/// The torrent's files, serialized one at a time.
 #[derive(Debug)]
 struct ShownFiles<'a>(&'a FileTable);
 
@@ -130,7 +130,7 @@ fn print(shown: &Shown<'_>) {
     }
 }
 
-/// `2026-11-22 18:58 UTC`; a date that no calendar has is shown as the number it is.
+/// Formats a date: `2026-11-22 18:58 UTC`. A value outside the calendar's range is shown as a plain number.
 fn utc(seconds: i64) -> String {
     let Ok(date) = OffsetDateTime::from_unix_timestamp(seconds) else {
         return seconds.to_string();

@@ -1,4 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP: the first signal stops in order, a second one ends the process, whatever hangs.
+//! SIGINT, SIGTERM and SIGHUP: the first signal stops the command cleanly, and a second one ends the process even if
+//! something hangs.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,16 +12,16 @@ use tokio::sync::watch;
 
 use super::{CliError, ExitCodes};
 
-/// Time between a second signal and the forced end of the process. Within it, the engine writes the sessions that it has
-/// handed to the state folder. Then the process ends, whatever hangs: a disk, a state folder, a reader of the output.
-/// Further signals do not shorten the time, so that quick signals lose nothing.
+/// Time between a second signal and the forced end of the process. During this time, the engine writes the sessions
+/// that it has handed to the state folder. Then the process ends even if a disk, the state folder or a reader of the
+/// output hangs. Further signals do not shorten the time, so that quick signals lose nothing.
 const FORCED_END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Pause between two tries to remove a folder to which another thread still writes.
+/// Pause between two attempts to remove a folder to which another thread still writes.
 const REMOVE_PAUSE: Duration = Duration::from_millis(20);
 
-/// The signals that the process has received since this was created. A dedicated thread receives them, so that neither a
-/// busy runtime nor a command that blocks delays a signal.
+/// The signals that the process has received since this value was created. A dedicated thread receives them, so that
+/// neither a busy runtime nor a blocking command delays a signal.
 pub(super) struct Signals {
     received: watch::Receiver<u32>,
     taken: u32,
@@ -75,18 +76,18 @@ impl Signals {
     pub(super) async fn next(&mut self) {
         let taken = self.taken;
         if self.received.wait_for(|count| *count > taken).await.is_err() {
-            // The thread that receives signals does not end.
+            // The receiving thread never ends.
             std::future::pending::<()>().await;
         }
         self.taken += 1;
     }
 
-    /// Sets the exit code of an end by a second signal.
+    /// Sets the exit code for an end by a second signal.
     pub(super) fn set_code(&self, code: u8) {
         self.forced_end.code.store(code, Ordering::Release);
     }
 
-    /// Removes a folder when a second signal ends the process.
+    /// Registers a folder to remove when a second signal ends the process.
     pub(super) fn remove_at_end(&self, folder: PathBuf) {
         *self.forced_end.folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
     }
@@ -104,7 +105,7 @@ impl ForcedEnd {
     }
 }
 
-/// Removes a folder to which other threads may still write; gives up after `timeout`.
+/// Removes a folder to which other threads may still write. Gives up after `timeout`.
 pub(super) fn remove(folder: &std::path::Path, timeout: Duration) {
     let began = Instant::now();
     while folder.exists() && began.elapsed() < timeout {
@@ -117,7 +118,7 @@ pub(super) fn remove(folder: &std::path::Path, timeout: Duration) {
 struct Streams {
     interrupt: Signal,
     terminate: Signal,
-    /// The terminal was closed. `None` where the process was started with SIGHUP ignored, as by `nohup`.
+    /// SIGHUP: the terminal was closed. `None` if the process was started with SIGHUP ignored, as by `nohup`.
     hang_up: Option<Signal>,
 }
 
@@ -146,7 +147,7 @@ impl Streams {
     }
 }
 
-/// Whether the process was started with a signal ignored. Only Linux shows that without unsafe code;
+/// Returns whether the process was started with a signal ignored. Only Linux shows that without unsafe code;
 /// elsewhere no signal counts as ignored.
 fn is_ignored(signal: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

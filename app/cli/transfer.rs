@@ -1,4 +1,4 @@
-//! `download` and `seed`: an engine for as long as the command runs.
+//! `download` and `seed`: run an engine for the duration of the command.
 
 mod report;
 
@@ -112,7 +112,7 @@ struct Wish {
 }
 
 async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome, CliError> {
-    // Everything that can be wrong with the command is found before anything is begun.
+    // Checks the whole command before starting anything.
     let load = |path: &PathBuf| Source::from(path.as_path()).load();
     let metainfos = wish.sources.iter().map(load).collect::<Result<Vec<_>, _>>()?;
     let peers = resolve(&network.peers)?;
@@ -154,7 +154,7 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
         interrupted = follow(&wish, &torrents, &mut events, &mut reporter, &mut signals).await?;
     }
     if interrupted {
-        // What is missing now, and not when the last line was printed.
+        // Reports the bytes missing now, not those missing when the last line was printed.
         tokio::select! {
             result = update(&torrents, &mut reporter) => result?,
             () = signals.next() => {}
@@ -181,7 +181,7 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
     })
 }
 
-/// Reports what happens until there is nothing left to do, or a signal comes; true for a signal.
+/// Reports progress and events until there is nothing left to do or a signal arrives. Returns true for a signal.
 async fn follow(
     wish: &Wish,
     torrents: &Torrents,
@@ -228,10 +228,10 @@ fn resolve(peers: &[String]) -> Result<Vec<SocketAddr>, CliError> {
     Ok(addresses)
 }
 
-/// How often people are told how it goes, on a terminal and elsewhere.
+/// Intervals between progress updates, on a terminal and elsewhere.
 const INTERVALS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
-/// Where a torrent goes, for people.
+/// Formats a torrent's download folder for display.
 fn place(root: &Path) -> String {
     root.display().to_string()
 }

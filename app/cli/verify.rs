@@ -1,4 +1,4 @@
-//! `verify`: are the files what the torrent says?
+//! `verify`: checks files against their torrent.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! A configuration file: read with limits, and mistakes named by their place.
+//! Reading a configuration file with a size limit, and locating mistakes in it.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -11,10 +11,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 
 use super::{Config, ConfigError};
 
-/// Longest configuration, in bytes. The default one, which names every setting, has some twenty thousand.
+/// Longest configuration, in bytes. The default configuration, which names every setting, has about twenty thousand.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The text of a configuration, and where it is from.
+/// The text of a configuration, and the path of its file.
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
     path: PathBuf,
@@ -22,7 +22,7 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// A text that was read from `path`.
+    /// Wraps a text that was read from `path`.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
         Self {
@@ -34,7 +34,8 @@ impl ConfigFile {
     /// Reads a regular file of at most 1 MiB.
     ///
     /// # Errors
-    /// Where the file cannot be read, is longer, or is a folder, a device or a pipe, which might never end.
+    /// If the file cannot be read, is longer, or is not a regular file: a folder, or a device or pipe, which might
+    /// never end.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = read(path).map_err(|error| ConfigError::Read {
             path: path.to_owned(),
@@ -43,10 +44,10 @@ impl ConfigFile {
         Ok(Self::new(path, text))
     }
 
-    /// Parses the text; a setting that it does not name has its default. Values are checked by [`Config::check`].
+    /// Parses the text. Settings that the text does not name have their defaults. [`Config::check`] checks the values.
     ///
     /// # Errors
-    /// The place and the reason where the text cannot be understood.
+    /// The position and the reason if the text cannot be parsed.
     pub fn parse(&self) -> Result<Config, ConfigError> {
         options().from_str(&self.text).map_err(|error| {
             self.find_out_of_range().unwrap_or_else(|| ConfigError::Syntax {
@@ -58,7 +59,7 @@ impl ConfigFile {
         })
     }
 
-    /// The first number that is too small or too large even to be stored.
+    /// Finds the first number that is too small or too large for its type.
     fn find_out_of_range(&self) -> Option<ConfigError> {
         let values: serde_json::Value = options().from_str(&self.text).ok()?;
         Config::default().numbers().into_iter().find_map(|number| {
@@ -69,7 +70,7 @@ impl ConfigFile {
         })
     }
 
-    /// Adds the place in this file to an error about a value, if this file sets the value.
+    /// Adds the position in this file to an error about a value, if this file sets the value.
     #[must_use]
     pub fn place(&self, error: ConfigError) -> ConfigError {
         match error {
@@ -82,11 +83,11 @@ impl ConfigFile {
         }
     }
 
-    /// Finds the value of `section.name`: the text is parsed again, and parsing fails at that value.
+    /// Finds the value of `section.name` by parsing the text again; parsing fails at that value.
     fn find(&self, key: &str) -> Option<String> {
         let (section, name) = key.split_once('.')?;
         let found = options().from_str_seed(&self.text, Finder(&[section, name])).err()?;
-        // The span begins with the white space before the value.
+        // The span starts at the whitespace before the value.
         let (line, column) = (found.span.end.line, found.span.end.col);
         Some(format!("{}:{line}:{column}: ", self.path.display()))
     }
@@ -97,7 +98,7 @@ fn options() -> ron::Options {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    // Opening a pipe that nobody writes to would block.
+    // Without this flag, opening a pipe that has no writer would block.
     let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
@@ -110,7 +111,7 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Fails at the value that this path of names leads to.
+/// Fails deserialization at the value that this path of names leads to.
 struct Finder<'a>(&'a [&'a str]);
 
 impl<'de> DeserializeSeed<'de> for Finder<'_> {

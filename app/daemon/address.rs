@@ -8,24 +8,24 @@ use std::path::{Path, PathBuf};
 /// The file's name in the state folder.
 const FILE: &str = "api_address";
 
-/// The address of an API, and the process that has left it.
+/// The address of an API, and the process that serves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ApiAddress {
     /// An address that a client of this machine can connect to.
     pub address: SocketAddr,
     /// The process that serves it.
     pub process: u32,
-    /// When that process started, in clock ticks after the system, where the system tells.
+    /// Start time of that process, in clock ticks since boot, if the system reports it.
     started: Option<u64>,
 }
 
 impl ApiAddress {
-    /// The path of the file.
+    /// Returns the path of the file.
     pub(super) fn path(state_dir: &Path) -> PathBuf {
         state_dir.join(FILE)
     }
 
-    /// This process, serving on `listen`.
+    /// Creates the entry of this process, which serves on `listen`.
     pub(super) fn of_this_process(listen: SocketAddr) -> Self {
         let process = std::process::id();
         Self {
@@ -35,7 +35,7 @@ impl ApiAddress {
         }
     }
 
-    /// Writes the file; a reader sees all of it or nothing.
+    /// Writes the file atomically: a reader sees all of it or nothing.
     pub(super) fn write(&self, state_dir: &Path) -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(state_dir)?;
         let started = self.started.map_or_else(String::new, |ticks| format!(" {ticks}"));
@@ -47,7 +47,7 @@ impl ApiAddress {
     /// Reads the file that a daemon has left in its state folder.
     ///
     /// # Errors
-    /// Where there is none, or it holds something else.
+    /// If there is no such file, or its content is invalid.
     pub fn read(state_dir: &Path) -> io::Result<Self> {
         let text = fs::read_to_string(Self::path(state_dir))?;
         Self::parse(&text).ok_or_else(|| io::Error::other(format!("{FILE} holds no address and process")))
@@ -63,32 +63,33 @@ impl ApiAddress {
         })
     }
 
-    /// Whether that process still runs. Where the system does not tell, it may.
+    /// Returns whether that process still runs. If the system does not report it, assumes that it does.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         match start_time(self.process) {
             Ok(started) => started.is_some() && (self.started.is_none() || self.started == started),
-            // Without /proc, the daemon has to prove itself anyway.
+            // Without `/proc`, the client relies on the daemon's proof.
             Err(_) => true,
         }
     }
 }
 
-/// The start time of a process, none where there is no such process or only its exit status.
+/// Returns the start time of a process, or `None` if there is no such process or only its exit status.
 fn start_time(process: u32) -> io::Result<Option<u64>> {
     let text = match fs::read_to_string(format!("/proc/{process}/stat")) {
         Ok(text) => text,
         Err(_) if Path::new("/proc/self/stat").exists() => return Ok(None),
         Err(error) => return Err(error),
     };
-    // proc_pid_stat(5): the name, in parentheses, may hold anything; the state follows as field 3, the start as field 22.
+    // proc_pid_stat(5): the name, in parentheses, may contain any character. The state follows as field 3, the start
+    // time as field 22.
     let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
     let mut fields = fields.split_ascii_whitespace();
     let is_over = matches!(fields.next(), Some("Z" | "X") | None);
     Ok(fields.nth(18).and_then(|ticks| ticks.parse().ok()).filter(|_| !is_over))
 }
 
-/// An address that a client of this machine can connect to.
+/// Converts a listen address into one that a client of this machine can connect to.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip: IpAddr = match address.ip() {
         ip if !ip.is_unspecified() => ip,

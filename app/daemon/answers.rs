@@ -1,4 +1,4 @@
-//! What clients are told: JSON, errors too.
+//! Answers to clients: JSON, for errors too.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use serde::Serialize;
 use crate::AddError;
 use crate::torrents::Error;
 
-/// A request that is not granted, and why.
+/// A refused request, and the reason.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Refusal {
     #[serde(skip)]
     status: StatusCode,
     error: String,
-    /// What of the request is wrong, where it is one thing.
+    /// The invalid part of the request, if it is a single one.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'static str>,
-    /// How long to wait before the next try.
+    /// Time to wait before the next try.
     #[serde(skip)]
     retry_after: Option<Duration>,
 }
@@ -34,7 +34,7 @@ impl Refusal {
         }
     }
 
-    /// One thing in the request is wrong.
+    /// Refuses a request for one invalid part.
     pub(super) fn of(field: &'static str, status: StatusCode, error: impl ToString) -> Self {
         Self {
             field: Some(field),
@@ -42,7 +42,7 @@ impl Refusal {
         }
     }
 
-    /// Too many requests of a kind; the next one may come after `wait`.
+    /// Refuses a request because there were too many of its kind; the next one is accepted after `wait`.
     pub(super) fn too_many(field: &'static str, wait: Duration, error: impl ToString) -> Self {
         Self {
             retry_after: Some(wait),
@@ -50,7 +50,7 @@ impl Refusal {
         }
     }
 
-    /// Something that the daemon does not have.
+    /// Refuses a request for a path that does not exist.
     pub(super) fn nothing_here() -> Self {
         Self::new(StatusCode::NOT_FOUND, "there is nothing at this path")
     }

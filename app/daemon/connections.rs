@@ -1,5 +1,5 @@
-//! The table of open connections. It is bounded, and a new client is let in at the cost of the connection that
-//! matters least, so that nobody is kept out by clients that hold on without a token.
+//! The table of open connections. The table is bounded: a new client evicts the least valuable connection, so that
+//! clients that hold connections without a token cannot keep others out.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ecs_torrent_components::prefix::site;
 use tokio::sync::Notify;
 
-/// The party that a client belongs to, as limits count it.
+/// The party that a client belongs to, for the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Caller {
     /// A process of the daemon's user or of root, through the Unix socket.
     Owner,
-    /// A host elsewhere, by the part of its address that it has for itself ([`site`]).
+    /// A remote host, by the part of its address that belongs to it alone ([`site`]).
     Remote(IpAddr),
 }
 
@@ -24,14 +24,14 @@ impl From<IpAddr> for Caller {
     }
 }
 
-/// What a connection has been used for.
+/// The requests that a connection has carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     /// No request yet.
     New,
-    /// Requests without the token.
+    /// Requests without the token only.
     Stranger,
-    /// A request with the token.
+    /// At least one request with the token.
     Trusted,
 }
 
@@ -58,7 +58,7 @@ struct Entry {
     evicted: Arc<Notify>,
 }
 
-/// A place in the table; dropping it frees the place.
+/// An entry in the table. Dropping it frees the entry.
 #[derive(Debug)]
 pub(super) struct Ticket {
     id: u64,
@@ -75,8 +75,8 @@ impl Connections {
         })
     }
 
-    /// Lets a client in. Where the table is full, or half of it belongs to this caller without the token, the
-    /// connection that matters least is evicted. Waits only while all connections have shown the token.
+    /// Admits a client. If the table is full, or connections of this caller without the token fill half of it, evicts
+    /// the least valuable connection. Waits only while all connections have presented the token.
     pub(super) async fn admit(self: &Arc<Self>, caller: Caller) -> Ticket {
         loop {
             if let Some(ticket) = self.try_admit(caller) {
@@ -109,7 +109,7 @@ impl Connections {
         })
     }
 
-    /// Evicts the connection that matters least, if any is without the token.
+    /// Evicts the least valuable connection, if any has not presented the token.
     pub(super) fn evict(&self) -> bool {
         self.lock().evict()
     }
@@ -129,8 +129,8 @@ impl Table {
         self.strangers().filter(|(_, entry)| entry.caller == caller).count()
     }
 
-    /// Evicts a connection of the caller that has most of them without the token; among several such callers, of the
-    /// one that holds the oldest connection.
+    /// Evicts a connection of the caller with the most connections without the token. A tie is decided by the oldest
+    /// connection.
     fn evict(&mut self) -> bool {
         let mut counts: HashMap<Caller, (usize, Reverse<u64>)> = HashMap::new();
         for (id, entry) in self.strangers() {
@@ -140,8 +140,8 @@ impl Table {
         greatest.is_some_and(|(caller, _)| self.evict_of(caller))
     }
 
-    /// Evicts the caller's oldest connection that was used without the token, or else its oldest that was not used
-    /// yet: a client that shows its token at once is not the oldest.
+    /// Evicts the caller's oldest connection that carried a request without the token. If there is none, evicts its
+    /// oldest unused connection; a client that presents its token at once is not the oldest.
     fn evict_of(&mut self, caller: Caller) -> bool {
         let of_caller = || self.strangers().filter(|(_, entry)| entry.caller == caller);
         let used = of_caller().find(|(_, entry)| entry.standing == Standing::Stranger);
@@ -156,12 +156,12 @@ impl Table {
 }
 
 impl Ticket {
-    /// Waits until the connection has to make room for another one.
+    /// Waits until the connection is evicted.
     pub(super) async fn evicted(&self) {
         self.evicted.notified().await;
     }
 
-    /// Records a request with the token: the connection is not evicted any more. An idle one ends after
+    /// Records a request with the token. The connection can no longer be evicted; once idle, it ends after
     /// `api.header_timeout_s`.
     pub(super) fn trust(&self) {
         if let Some(entry) = self.connections.lock().entries.get_mut(&self.id) {
@@ -169,11 +169,11 @@ impl Ticket {
         }
     }
 
-    /// Records a request, and tells whether the connection has not shown the token: whether
+    /// Records a request and returns whether the connection has never presented the token, that is, whether
     /// [`trust`](Self::trust) was never called.
     pub(super) fn record_request(&self) -> bool {
         let mut table = self.connections.lock();
-        // An evicted one is not there any more.
+        // An evicted connection is no longer in the table.
         let Some(entry) = table.entries.get_mut(&self.id) else {
             return true;
         };

@@ -1,4 +1,4 @@
-//! What happens, told to clients as it happens.
+//! Engine events, streamed to clients as they occur.
 
 use std::convert::Infallible;
 
@@ -11,7 +11,7 @@ use super::Shared;
 use crate::InfoHash;
 use crate::events::Event;
 
-/// Server-sent events, from now until the client or the daemon goes.
+/// Streams server-sent events from now until the client disconnects or the API closes.
 pub(super) async fn stream(
     State(shared): State<Shared>,
     RawQuery(_): RawQuery,
@@ -32,7 +32,7 @@ pub(super) async fn stream(
     Sse::new(events).keep_alive(KeepAlive::default())
 }
 
-/// Its name, and what there is to say.
+/// Returns the event's name and its data.
 fn describe(event: &Event) -> (&'static str, Value) {
     let of = |torrent: &InfoHash| json!({"info_hash": torrent.to_string()});
     let why = |torrent: &InfoHash, reason: &str| json!({"info_hash": torrent.to_string(), "error": reason});

@@ -1,4 +1,4 @@
-//! Who is let in: requests for this host, from this host's pages if from any, with the token.
+//! Access checks of requests: the host name, the origin page, the path and the token.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -14,12 +14,12 @@ use super::answers::Refusal;
 use super::connections::Caller;
 use super::server::Client;
 
-/// The names by which clients may call the API. A page that points its own name at this machine calls by that name.
+/// The names by which clients may address the API. A web page that points its own name at this machine uses that name.
 #[derive(Debug)]
 pub(super) struct Names {
-    /// Where it listens, the port as it really is.
+    /// The listen address, with the actual port.
     local: SocketAddr,
-    /// Names beside the address, of any port: a proxy may stand before it.
+    /// Names in addition to the address, with any port, since a proxy may stand before the API.
     others: Vec<String>,
 }
 
@@ -29,8 +29,8 @@ impl Names {
         Self { local, others }
     }
 
-    /// Whether `authority`, a host and perhaps a port, is one of them. `met` is the address that the client has
-    /// reached, where the API listens on many.
+    /// Returns whether `authority`, a host with an optional port, is one of the names. `met` is the local address that
+    /// the client connected to, which matters if the API listens on several.
     fn include(&self, authority: &str, met: IpAddr) -> bool {
         let authority = authority.to_ascii_lowercase();
         let (host, port) = match authority.rsplit_once(':') {
@@ -49,7 +49,7 @@ impl Names {
     }
 }
 
-/// Every request passes here first, those for what there is not too.
+/// Checks names, origins and path of every request, including requests for unknown paths.
 pub(super) async fn check_names(
     State(shared): State<Shared>,
     Extension(client): Extension<Client>,
@@ -58,7 +58,7 @@ pub(super) async fn check_names(
 ) -> Result<Response, Refusal> {
     let met = client.local.unwrap_or(shared.names.local.ip());
     let is_ours = |authority: &str| shared.names.include(authority, met);
-    // No web page can reach the Unix socket, by any name.
+    // No web page can reach the Unix socket, so its requests need no check of their names.
     if client.local.is_some() && !hosts(&request).is_some_and(|hosts| hosts.into_iter().all(is_ours)) {
         let why = "the request is for another host; name this one in api.names if it is meant";
         return Err(Refusal::of("Host", StatusCode::FORBIDDEN, why));
@@ -73,18 +73,18 @@ pub(super) async fn check_names(
     Ok(next.run(request).await)
 }
 
-/// All hosts that the request says it is for; none if it does not say it in the one right way.
+/// Returns all hosts that the request names, or `None` unless it has exactly one valid `Host` header.
 fn hosts(request: &Request) -> Option<Vec<&str>> {
     let mut named = request.headers().get_all(header::HOST).iter();
     let (host, None) = (named.next()?.to_str().ok()?, named.next()) else {
         return None;
     };
-    // RFC 9112, 3.2.2: a target that names a host itself overrides the header.
+    // RFC 9112, 3.2.2: a host in the request target overrides the header.
     let target = request.uri().authority().map(axum::http::uri::Authority::as_str);
     Some(target.into_iter().chain([host]).collect())
 }
 
-/// The host of each page that sent the request; nothing for one that does not tell.
+/// Returns the host of each page that sent the request; `None` for an origin without one.
 fn origins(headers: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
     headers.get_all(header::ORIGIN).iter().map(|origin| {
         let origin = origin.to_str().ok()?;
@@ -94,13 +94,13 @@ fn origins(headers: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
     })
 }
 
-/// No path of the API has anything to encode, or goes up.
+/// Returns whether a path has no encoded characters and no `.` or `..`. No path of the API needs them.
 fn is_plain(uri: &Uri) -> bool {
     let path = uri.path();
     !path.contains(['%', '\\']) && path.split('/').all(|part| !matches!(part, "." | ".."))
 }
 
-/// Requests for what is not for everybody pass here too.
+/// Checks the token of requests that are not open to everybody.
 pub(super) async fn check_token(
     State(shared): State<Shared>,
     Extension(client): Extension<Client>,
@@ -119,7 +119,7 @@ pub(super) async fn check_token(
         client.ticket.trust();
         return Ok(next.run(request).await);
     }
-    // The owner reads the token rather than guess it.
+    // The owner can read the token and has no need to guess it.
     if !shown.is_empty() && client.caller != Caller::Owner {
         let failed = shared.logins.fail(client.caller, Instant::now());
         failed.map_err(|wait| Refusal::too_many("Authorization", wait, "too many wrong tokens from this address"))?;
@@ -133,7 +133,7 @@ pub(super) async fn check_token(
 mod tests {
     use super::*;
 
-    /// Fault 85.
+    /// Fault 85: the API accepts its own names and refuses similar ones.
     #[test]
     fn only_its_own_names_are_its_names() {
         let met = IpAddr::from([127, 0, 0, 1]);
@@ -174,7 +174,7 @@ mod tests {
         assert!(everywhere.include("localhost", met));
     }
 
-    /// Fault 88.
+    /// Fault 88: encoded paths and paths with `..` are not plain.
     #[test]
     fn encoded_and_rising_paths_are_not_plain() {
         for path in [

@@ -1,4 +1,4 @@
-//! A limit on failed logins, for each address.
+//! A limit on failed logins, per caller.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
@@ -8,18 +8,18 @@ use lru::LruCache;
 
 use super::connections::Caller;
 
-/// Most callers remembered; beyond it, the one whose last failure is longest ago is forgotten.
+/// Most callers remembered. Beyond it, the caller with the least recent failure is forgotten.
 const MAX_CALLERS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// The failed logins of every caller, as a token bucket each: so many at once, then one in each interval.
+/// The failed logins of every caller, limited by a token bucket each: a burst at once, then one in each interval.
 ///
-/// It delays failures only. The right token is accepted at any time, or anybody could lock out a client that shares
-/// the address, as all programs of one machine do; 256 random bits are out of reach of guessing at any rate.
+/// Only failures are delayed. The right token is accepted at any time: otherwise, anybody could lock out a client that
+/// shares the address, as all programs of one machine do. Guessing 256 random bits is out of reach at any rate.
 #[derive(Debug)]
 pub(super) struct Logins {
     interval: Duration,
     capacity: Duration,
-    /// When the failures of a caller will be forgotten.
+    /// Time at which the failures of a caller will be forgotten.
     forgotten: Mutex<LruCache<Caller, Instant>>,
 }
 
@@ -35,7 +35,7 @@ impl Logins {
     /// Records a failed login.
     ///
     /// # Errors
-    /// Where the caller has failed too often: the time until it may fail again.
+    /// If the caller has failed too often: the time until it may fail again.
     pub(super) fn fail(&self, caller: Caller, now: Instant) -> Result<(), Duration> {
         let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
         let before = forgotten.get(&caller).copied().unwrap_or(now).max(now);

@@ -1,20 +1,20 @@
-//! Where torrents may be downloaded to on a client's wish.
+//! The folders that clients may choose as download folders.
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-/// Why a folder is not one to download into.
+/// Error of a folder that torrents may not be downloaded into.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RootError {
-    /// It is not below an allowed one.
+    /// The folder is not below an allowed one.
     #[error("{}: not in {}, nor in a folder of api.allow_roots", root.display(), download_dir.display())]
     Outside { root: PathBuf, download_dir: PathBuf },
-    /// It cannot be looked at, or is no folder.
+    /// The folder cannot be examined, or is not a folder.
     #[error("{}: {error}", root.display())]
     Unusable { root: PathBuf, error: io::Error },
 }
 
-/// The allowed folders, with all links followed.
+/// The allowed folders, with all symbolic links resolved.
 #[derive(Debug)]
 pub(super) struct Roots {
     download_dir: PathBuf,
@@ -22,7 +22,7 @@ pub(super) struct Roots {
 }
 
 impl Roots {
-    /// The download folder, which is made if it is missing, and others, which may be missing.
+    /// Resolves the download folder, which is created if missing, and other folders, which may be missing.
     pub(super) fn new(download_dir: &Path, others: &[PathBuf]) -> io::Result<Self> {
         std::fs::create_dir_all(download_dir)?;
         let others = others.iter().filter_map(|root| match resolve(root) {
@@ -38,7 +38,8 @@ impl Roots {
         })
     }
 
-    /// The folder that `wish` means, free of links; a relative one lies in the download folder.
+    /// Returns the folder that `wish` refers to, free of symbolic links. A relative path is relative to the download
+    /// folder.
     pub(super) fn find(&self, wish: &Path) -> Result<PathBuf, RootError> {
         let root = self.download_dir.join(wish);
         let outside = || RootError::Outside {
@@ -58,11 +59,11 @@ impl Roots {
     }
 }
 
-/// Follows the links of as much of a path as exists; that has to be a folder.
+/// Resolves the symbolic links of the existing part of a path, which has to be a folder.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     let mut existing = std::path::absolute(path)?;
     let mut missing = Vec::new();
-    // A link to nowhere exists, and must not be taken for a name that is free.
+    // A dangling link exists; its name is not free.
     while let Err(error) = existing.symlink_metadata() {
         match (error.kind(), existing.file_name()) {
             (io::ErrorKind::NotFound, Some(name)) => missing.push(name.to_owned()),

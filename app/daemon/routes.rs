@@ -1,4 +1,4 @@
-//! What can be asked of the daemon, in one table.
+//! The routes of the API, in one table.
 
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
@@ -19,10 +19,10 @@ use super::answers::Refusal;
 use super::{NONCE_DIGITS, Phase, Shared, events, guard};
 use crate::{AddError, AddOptions, Error, Field, FileStats, InfoHash, KeptFile, RemoveOptions, Selection, Source};
 
-/// The description of all of this, for programs (OpenAPI 3.1).
+/// The description of the API for programs (OpenAPI 3.1).
 const OPENAPI: &str = include_str!("openapi.json");
 
-/// A request that is answered.
+/// A request that the API answers.
 struct Route {
     #[cfg(test)]
     method: &'static str,
@@ -31,17 +31,17 @@ struct Route {
     handler: MethodRouter<Shared>,
 }
 
-/// Who may ask.
+/// Clients that may send a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     Everybody,
     Token,
 }
 
-/// The path of the proof.
+/// Path of the proof request.
 pub(super) const PROOF: &str = "/api/v1/proof";
 
-/// Every route. The tests hold `openapi.json` against it.
+/// Returns every route. The tests compare `openapi.json` with it.
 fn table() -> Vec<Route> {
     use Access::{Everybody, Token};
     let route = |_method, path, access, handler| Route {
@@ -66,7 +66,7 @@ fn table() -> Vec<Route> {
     ]
 }
 
-/// The whole API.
+/// Creates the router of the whole API.
 pub(super) fn router(shared: Shared) -> Router {
     let token = middleware::from_fn_with_state(shared.clone(), guard::check_token);
     let routes = table().into_iter().map(|route| match route.access {
@@ -109,7 +109,7 @@ async fn openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
 }
 
-/// What is told of each torrent of a list where nothing is selected.
+/// Fields of each torrent in a list when none are selected.
 const LIST_FIELDS: [Field; 7] = [
     Field::InfoHash,
     Field::Name,
@@ -120,7 +120,7 @@ const LIST_FIELDS: [Field; 7] = [
     Field::BytesSize,
 ];
 
-/// Torrents that are asked for their state at a time.
+/// Number of torrents queried at a time.
 const LIST_CHUNK: usize = 256;
 
 async fn list(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<Json<Vec<Selection>>, Refusal> {
@@ -131,7 +131,7 @@ async fn list(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result
         for found in join_all(chunk.iter().map(|id| shared.torrents.stats_of(*id, &fields))).await {
             match found {
                 Ok(selection) => torrents.push(selection),
-                // It has gone meanwhile.
+                // The torrent was removed in the meantime.
                 Err(Error::TorrentNotFound(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -157,7 +157,7 @@ async fn add(
     if let Some(into) = into.clone().filter(|into| !is_below(into)) {
         return Err(Error::from(AddError::BadFolder { into }).into());
     }
-    // Links on the way to the new folder are followed too.
+    // Symbolic links on the way to the new folder are resolved too.
     let root = shared.roots.find(&into.map_or(root.to_owned(), |into| root.join(into)));
     let root = root.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
     if !is_torrent(&headers) {
@@ -174,7 +174,7 @@ async fn add(
         peers,
         ..AddOptions::default()
     };
-    // One at a time, or two that add the same would both be told that it is new.
+    // Requests take turns: otherwise, two requests that add the same torrent would both get `201 Created`.
     let _turn = shared.adding.lock().await;
     if shared.phase() == Phase::Stopping {
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"));
@@ -185,7 +185,7 @@ async fn add(
     Ok((status, Json(json!({"info_hash": id.to_string()}))).into_response())
 }
 
-/// Whether a folder lies below another, by its name.
+/// Returns whether a relative path has only plain components, so that it stays below its parent folder.
 fn is_below(folder: &Path) -> bool {
     let is_plain = |part| matches!(part, Component::Normal(_));
     folder.components().next().is_some() && folder.components().all(is_plain)
@@ -197,7 +197,7 @@ fn is_torrent(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/x-bittorrent"))
 }
 
-/// The whole body, if it is neither too long nor too slow, and the permit to hold it.
+/// Reads the whole body, unless it is too long or too slow. Also returns the permit to hold it in memory.
 async fn read<'a>(
     shared: &'a Shared,
     headers: &HeaderMap,
@@ -214,7 +214,7 @@ async fn read<'a>(
     if announced.is_some_and(|length| length.parse().is_ok_and(|length: u64| length > max as u64)) {
         return Err(too_long());
     }
-    // Never closed.
+    // The semaphore is never closed.
     let permit = shared.bodies.acquire().await.ok();
     let whole = Limited::new(body, max).collect();
     match tokio::time::timeout(shared.body_timeout, whole).await {
@@ -287,14 +287,15 @@ fn parse(hash: &str) -> Result<InfoHash, Refusal> {
         .map_err(|error| Refusal::of("hash", StatusCode::BAD_REQUEST, error))
 }
 
-/// The parameters of a request, all of them known ones.
+/// The parameters of a request; all of them are known.
 struct Query(Vec<(&'static str, String)>);
 
-/// The one parameter that may be given more than once.
+/// The only parameter that may be given more than once.
 const REPEATABLE: &str = "peer";
 
 impl Query {
-    /// A parameter that is not one of `known` is a mistake that would otherwise be missed.
+    /// Parses a query. A parameter that is not in `known` is refused, since a misspelled one would otherwise go
+    /// unnoticed.
     fn parse(query: Option<String>, known: &[&'static str]) -> Result<Self, Refusal> {
         let mut found: Vec<(&'static str, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
@@ -319,7 +320,7 @@ impl Query {
         self.all(name).next()
     }
 
-    /// A parameter that is true or false, and false where it is not given.
+    /// Returns a Boolean parameter, which is false if absent.
     fn flag(&self, name: &'static str) -> Result<bool, Refusal> {
         match self.one(name) {
             None | Some("false") => Ok(false),
@@ -331,7 +332,7 @@ impl Query {
         }
     }
 
-    /// The selected fields, each once.
+    /// Returns the selected fields without duplicates.
     fn fields(&self, default: &[Field]) -> Result<Vec<Field>, Refusal> {
         let Some(names) = self.one("fields") else {
             return Ok(default.to_vec());
@@ -350,7 +351,7 @@ mod tests {
 
     use super::*;
 
-    /// What the document says there is, is what there is, and says who may ask.
+    /// The document describes exactly the existing routes, and which clients may use them.
     #[test]
     fn the_document_describes_the_routes() {
         let document: Value = serde_json::from_str(OPENAPI).unwrap();
@@ -370,7 +371,7 @@ mod tests {
         assert_eq!(described, routes.collect());
     }
 
-    /// The schema of a torrent has every field that can be selected, and no other.
+    /// The schema of a torrent has every selectable field and no other.
     #[test]
     fn the_document_describes_the_fields() {
         let document: Value = serde_json::from_str(OPENAPI).unwrap();
@@ -385,7 +386,7 @@ mod tests {
         assert_eq!(schemas["Field"]["enum"], json!(Field::ALL.map(Field::name)));
     }
 
-    /// Every reference leads somewhere.
+    /// Every reference in the document has a target.
     #[test]
     fn the_document_holds_together() {
         fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {

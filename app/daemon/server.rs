@@ -27,18 +27,18 @@ use super::connections::{Caller, Connections, Ticket};
 use super::settings::ApiSettings;
 use super::{routes, socket};
 
-/// Time before the next try after a connection could not be accepted, as when no more files can be open.
+/// Pause after a connection could not be accepted, for example because no more files can be open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections accepted before those that were accepted may read what their clients have sent: in a flood of new
-/// connections, a client that shows its token at once is known by it before its turn to be evicted comes.
+/// Connections accepted before the ones already accepted may read. In a flood of new connections, a client that
+/// presents its token at once is thus recognized before it could be evicted.
 const ACCEPT_BATCH: usize = 8;
 
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
-/// Connections that the system keeps until they are accepted, as far as it allows. A connection beyond it is tried
-/// again by its client's system after a second.
+/// Connections that the system queues until they are accepted, up to the system's own limit. The system of a client
+/// beyond it retries after a second.
 const BACKLOG: u32 = 4096;
 
 /// Listens for clients on an address.
@@ -47,17 +47,17 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // As a listener of the standard library: connections of an earlier daemon that are ending do not matter.
+    // As in a listener of the standard library: closing connections of an earlier daemon do not block the address.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// A listener, and what it knows of its clients.
+/// A listener that identifies its clients.
 pub(super) trait Listener: Send + Sync + 'static {
     type Stream: AsyncRead + AsyncWrite + Send + 'static;
 
-    /// Waits for the next client: its stream, who it is, and the address of this machine that it has reached.
+    /// Waits for the next client. Returns its stream, its identity, and the local address that it connected to.
     fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Caller, Option<IpAddr>)>> + Send;
 }
 
@@ -89,7 +89,7 @@ impl Listener for UnixListener {
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     pub(super) caller: Caller,
-    /// The address of this machine that the client has reached; none for the Unix socket.
+    /// The local address that the client connected to; `None` for the Unix socket.
     pub(super) local: Option<IpAddr>,
     pub(super) ticket: Arc<Ticket>,
 }
@@ -114,7 +114,7 @@ impl Server {
 
     /// Accepts clients until the API closes, then waits for their last answers.
     pub(super) async fn serve(self, listener: impl Listener) {
-        // They end with this task.
+        // These tasks end with this one.
         let mut tasks = JoinSet::new();
         let mut closing = self.closing.clone();
         tokio::select! {
@@ -180,8 +180,8 @@ impl Server {
     }
 }
 
-/// Lowers the number of connections to an eighth of the files that this process may open, so that clients of both
-/// listeners leave the most to peers and torrents.
+/// Limits the number of connections to an eighth of the files that this process may open. Clients of both listeners
+/// thus leave most files to peers and torrents.
 fn fit_descriptors(max_connections: usize) -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let share = limit.and_then(|limit| usize::try_from(limit / 8).ok());
@@ -190,22 +190,22 @@ fn fit_descriptors(max_connections: usize) -> usize {
 
 /// Waits until the API closes.
 async fn closed(closing: &mut watch::Receiver<bool>) {
-    // An error means that the API is gone.
+    // An error means that the API has been dropped.
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
-/// Logs a request without its query and headers, which hold secrets; tells browsers to make nothing of the answer; and
-/// records the use of the connection.
+/// Logs a request without its query and headers, which hold secrets; forbids browsers to use the answer; records the
+/// use of the connection.
 async fn finish(Extension(client): Extension<Client>, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = next.run(request).await;
-    // A client asks for the proof before it shows the token.
+    // A client requests the proof before it presents the token.
     let is_stranger = path != routes::PROOF && client.ticket.record_request();
     tracing::debug!(%method, path, status = response.status().as_u16(), "request");
     let headers = response.headers_mut();
     if is_stranger {
-        // Each request without the token costs its client a connection, so that requests sent by the thousand do not
-        // queue before those with the token.
+        // Each request without the token costs its client a connection. Thousands of such requests thus cannot queue
+        // before requests with the token.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

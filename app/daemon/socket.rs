@@ -1,4 +1,4 @@
-//! The Unix socket in the state folder: the way to the API that no other user and no other machine can reach.
+//! The Unix socket in the state folder, through which no other user and no other machine can reach the API.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,20 +14,20 @@ use super::token::Token;
 /// The file's name in the state folder.
 const FILE: &str = "api.sock";
 
-/// Clients that wait to be accepted.
+/// Most clients that wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// Longest path of a socket that every system takes, in bytes.
+/// Longest path of a socket that every system supports, in bytes.
 const MAX_PATH: usize = 100;
 
-/// The path of the socket of a state folder.
+/// Returns the path of the socket of a state folder.
 #[must_use]
 pub(super) fn path(state_dir: &Path) -> PathBuf {
     state_dir.join(FILE)
 }
 
-/// Listens for processes of the daemon's own user. The state folder is this daemon's, so a socket that is there is
-/// one that a killed daemon has left.
+/// Listens for processes of the daemon's own user. Only this daemon uses the state folder, so an existing socket was
+/// left by a daemon that was killed.
 pub(super) fn listen(state_dir: &Path) -> io::Result<UnixListener> {
     match std::fs::symlink_metadata(path(state_dir)) {
         Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(path(state_dir))?,
@@ -38,28 +38,28 @@ pub(super) fn listen(state_dir: &Path) -> io::Result<UnixListener> {
     let place = Place::of(state_dir)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(&place.path)?)?;
-    // Nobody can connect before it listens.
+    // Nobody can connect before the socket listens.
     std::fs::set_permissions(path(state_dir), PermissionsExt::from_mode(0o600))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     UnixListener::from_std(OwnedFd::from(socket).into())
 }
 
-/// Whether the process at the other end belongs to the daemon's user or to root, who can read the token anyway.
+/// Returns whether the process at the other end belongs to the daemon's user or to root, who can read the token anyway.
 pub(super) fn is_owner(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|peer| can_have_token(peer.uid(), own))
 }
 
-/// Whether a process of user `peer` can read a token of user `owner`.
+/// Returns whether a process of user `peer` can read a token of user `owner`.
 fn can_have_token(peer: u32, owner: u32) -> bool {
     peer == owner || peer == 0
 }
 
-/// Connects to the daemon that has `state_dir`.
+/// Connects to the daemon that uses `state_dir`.
 ///
 /// # Errors
-/// Where no daemon listens, or where the process that listens does not belong to the owner of the folder's token.
+/// If no daemon listens, or the listening process does not belong to the owner of the folder's token.
 pub async fn connect(state_dir: &Path) -> io::Result<UnixStream> {
     let place = Place::of(state_dir)?;
     let stream = UnixStream::connect(&place.path).await?;

@@ -1,4 +1,4 @@
-//! The token: who can read it in the state folder may use the API.
+//! The access token of the API. Any process that can read it in the state folder may use the API.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -12,17 +12,17 @@ use subtle::ConstantTimeEq;
 /// The file's name in the state folder.
 const FILE: &str = "api_token";
 
-/// What the proof is for, so that it is of no use for anything else.
+/// Purpose of the proof, hashed with it so that the proof is useless elsewhere.
 const PROOF_CONTEXT: &str = "ecs-torrent api proof 1";
 
 /// Hexadecimal digits of a challenge.
 pub const NONCE_DIGITS: usize = 64;
 
-/// What a client has to show: 32 random bytes, as 64 hexadecimal digits.
+/// The secret that a client presents: 32 random bytes, as 64 hexadecimal digits.
 #[derive(Clone)]
 pub struct Token(String);
 
-/// Why there is no token.
+/// Error in reading or creating the token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be read or written.
@@ -30,16 +30,16 @@ pub enum TokenError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// The file holds something else.
+    /// The file holds something other than a token.
     #[error("{}: not a token of 64 hexadecimal digits; delete it to get a new one", .0.display())]
     Malformed(PathBuf),
 }
 
 impl TokenError {
-    /// Whether there is no file.
+    /// Returns whether there is no file.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
@@ -47,10 +47,10 @@ impl TokenError {
 }
 
 impl Token {
-    /// The state folder's token, made if there is none yet.
+    /// Reads the state folder's token, or creates it if there is none.
     ///
     /// # Errors
-    /// Where the file cannot be read or written, or holds something else.
+    /// If the file cannot be read or written, or does not hold a token.
     pub fn of_folder(state_dir: &Path) -> Result<Self, TokenError> {
         match Self::read(state_dir) {
             Err(missing) if missing.is_missing() => {
@@ -64,10 +64,10 @@ impl Token {
         }
     }
 
-    /// The state folder's token, as a daemon has made it.
+    /// Reads the state folder's token, which a daemon has created.
     ///
     /// # Errors
-    /// Where the file cannot be read, or holds something else.
+    /// If the file cannot be read, or does not hold a token.
     pub fn read(state_dir: &Path) -> Result<Self, TokenError> {
         let path = state_dir.join(FILE);
         match std::fs::read_to_string(&path) {
@@ -77,7 +77,7 @@ impl Token {
         }
     }
 
-    /// The file is complete and private before it has its name.
+    /// Creates the file, which is complete and private before it gets its name.
     fn make(state_dir: &Path) -> io::Result<()> {
         let mut random = [0; 32];
         getrandom::fill(&mut random)?;
@@ -94,15 +94,15 @@ impl Token {
         }
     }
 
-    /// Whether `shown` is it; takes as long for any wrong one.
+    /// Returns whether `shown` is the token. The comparison takes the same time for any wrong one.
     #[must_use]
     pub fn is(&self, shown: &str) -> bool {
         self.0.as_bytes().ct_eq(shown.as_bytes()).into()
     }
 
-    /// What only a holder of the token can answer to a challenge: the HMAC-SHA256, in hexadecimal digits, of
-    /// [`PROOF_CONTEXT`], the host as the client calls it, and the client's nonce, each followed by a line feed. With
-    /// the host in it, a program at another address cannot pass on the daemon's proof as its own.
+    /// Computes the answer to a challenge, which requires the token: the HMAC-SHA256, in hexadecimal digits, of
+    /// [`PROOF_CONTEXT`], the host as the client addresses it, and the client's nonce, each followed by a line feed.
+    /// Since the host is included, a program at another address cannot pass on the daemon's proof as its own.
     #[must_use]
     pub fn prove(&self, host: &str, nonce: &str) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes()).expect("a key of any length");
@@ -110,28 +110,28 @@ impl Token {
         hex(&mac.finalize().into_bytes())
     }
 
-    /// Whether `proof` is that of a holder of this token.
+    /// Returns whether `proof` was computed with this token.
     #[must_use]
     pub fn is_proof(&self, proof: &str, host: &str, nonce: &str) -> bool {
         self.prove(host, nonce).as_bytes().ct_eq(proof.as_bytes()).into()
     }
 
-    /// A challenge that was never used before.
+    /// Creates a challenge that was never used before.
     ///
     /// # Errors
-    /// Where the system gives no randomness.
+    /// If the system provides no randomness.
     pub fn nonce() -> io::Result<String> {
         let mut random = [0; NONCE_DIGITS / 2];
         getrandom::fill(&mut random)?;
         Ok(hex(&random))
     }
 
-    /// The path of the file.
+    /// Returns the path of the file.
     pub(super) fn path(state_dir: &Path) -> PathBuf {
         state_dir.join(FILE)
     }
 
-    /// The digits, to be shown.
+    /// Returns the digits of the token.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -142,7 +142,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A secret does not end up in a log.
+/// Hides the token, so that it does not appear in a log.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token")
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
-    /// The text is fixed: programs in other languages compute it too.
+    /// The text is fixed because programs in other languages compute it too.
     #[test]
     fn a_proof_is_for_one_host_and_one_nonce() {
         let token = Token("0".repeat(64));

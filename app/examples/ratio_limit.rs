@@ -1,11 +1,11 @@
-//! A plugin that stops a torrent when it has given back what it took.
+//! A plugin that stops a torrent at a given share ratio.
 //!
 //! ```text
 //! cargo run --example ratio_limit -- file.torrent 1.5
 //! ```
 //!
-//! It shows what every plugin is made of: settings of its own as a resource, state of its own as a component, a
-//! system that joins a set of the tick, facts read from messages, and a request made by writing one.
+//! The example shows the parts of every plugin: settings as a resource, state as a component, a system that joins a set
+//! of the tick, facts read from messages, and a request made by writing a message.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its user")]
 
@@ -24,11 +24,11 @@ struct RatioLimitPlugin {
     ratio: f64,
 }
 
-/// The plugin's settings, where its systems find them.
+/// The plugin's settings, as a resource for its systems.
 #[derive(Resource)]
 struct RatioLimit(f64);
 
-/// On every torrent: how much it may still give.
+/// Upload limit of a torrent: the bytes that it may send in total.
 #[derive(Component)]
 struct Allowance {
     upload_bytes: u64,
@@ -37,7 +37,7 @@ struct Allowance {
 impl Plugin for RatioLimitPlugin {
     fn build(&self, app: &mut App) {
         app.insert_resource(RatioLimit(self.ratio))
-            // What a torrent has sent is known after the Flush of a tick; the next Decide acts on it.
+            // The upload counters are final after a tick's Flush; the next Decide acts on them.
             .add_systems(Tick, (set_allowance, stop_at_limit).chain().in_set(TickSet::Decide));
     }
 }
@@ -56,7 +56,8 @@ fn set_allowance(
     }
 }
 
-/// Looks only at torrents that have just sent something: work in proportion to what changes.
+/// Stops torrents that have reached their limit. Looks only at torrents that have just sent a block, so the work is in
+/// proportion to the changes.
 fn stop_at_limit(
     mut sent: MessageReader<BlockSent>,
     torrents: Query<(&Counters, &Allowance)>,

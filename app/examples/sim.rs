@@ -1,4 +1,4 @@
-//! A swarm on a virtual clock, told while it runs, and drawn.
+//! Simulates a swarm on a virtual clock, reports its progress, and plots it.
 //!
 //! ```sh
 //! cargo run --release --example sim -- --peers 200 --seed 7 --svg swarm.svg
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
         }
     };
     use_huge_pages();
-    // Said now, and not when the work is done.
+    // Reports an unusable path now, not after the simulation.
     if let Err(error) = std::fs::write(&options.svg, "") {
         eprintln!("error: cannot draw to {}: {error}", options.svg.display());
         return ExitCode::from(2);
@@ -121,8 +121,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Begins again with huge pages for the memory, where the allocator is one that has them: hundreds of worlds do not fit
-/// the processor's caches, and so a fifth of the time goes.
+/// Restarts the program with huge pages if the allocator supports them. Hundreds of worlds do not fit the processor's
+/// caches, which costs a fifth of the time.
 fn use_huge_pages() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
@@ -132,7 +132,7 @@ fn use_huge_pages() {
         const TUNABLES: &str = "GLIBC_TUNABLES";
         let Ok(program) = env::current_exe() else { return };
         if env::var_os(TUNABLES).is_none() {
-            // Comes back only where it fails, and then all goes on without.
+            // `exec` returns only on failure; the program then continues without huge pages.
             let _ = Command::new(program)
                 .args(env::args_os().skip(1))
                 .env(TUNABLES, "glibc.malloc.hugetlb=1")
@@ -156,7 +156,7 @@ fn swarm(options: &Options) -> Scenario {
             ..NewContent::default()
         })
         .settings(settings)
-        // Engines that tick together do so on all threads.
+        // Engines that tick together share all threads.
         .beat(
             Duration::from_millis(options.tick.div_ceil(4) as u64),
             threads.unwrap_or(1),
@@ -198,7 +198,7 @@ fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Tells a run while it goes on: a row for each twentieth of the least time, and on a terminal a line that moves.
+/// Reports a run in progress: a row for each twentieth of the ideal time, and a progress bar on a terminal.
 struct Teller {
     step: Duration,
     next_row: Cell<Duration>,

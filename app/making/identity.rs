@@ -12,7 +12,7 @@ pub(super) struct Identity {
     inode: u64,
     len: u64,
     modified: (i64, i64),
-    /// Change time. Programs can set the modification time, but not this one.
+    /// Change time. Unlike the modification time, programs cannot set it.
     changed: (i64, i64),
 }
 

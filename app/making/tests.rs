@@ -170,7 +170,7 @@ proptest! {
         fs::create_dir(&folder).unwrap();
         for name in &names {
             let path = folder.join(name);
-            // Names that are folders already, or lead elsewhere, are not made.
+            // Skips names that already exist as folders or lead elsewhere.
             let _ = path.parent().map(fs::create_dir_all);
             if !name.split('/').any(|part| matches!(part, "." | "..")) && !path.is_dir() {
                 let _ = fs::write(path, name);

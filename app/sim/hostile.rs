@@ -1,4 +1,4 @@
-//! Peers that are no engines of ours and do harm, each in its way.
+//! Hostile peers: scripted peers without an engine, each of which does one kind of harm.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,41 +15,41 @@ use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::{Frame, FrameLimits, Handshake, Message, PeerCodec, Reserved, Session};
 
-/// The way in which a peer does harm. All that do not say otherwise claim to have everything.
+/// The kind of harm that a peer does. Unless stated otherwise, the peer claims to have all pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Hostility {
-    /// Every block it sends is wrong.
+    /// Sends only wrong blocks.
     BadData,
-    /// Every fourth block it sends is wrong.
+    /// Sends every fourth block wrong.
     SomeBadData,
-    /// Every block comes after 45 s.
+    /// Sends every block 45 s late.
     LateData,
-    /// It never sends a block.
+    /// Never sends a block.
     EmptyPromises,
-    /// It requests, has and cancels without end, and reads nothing of what comes.
+    /// Sends requests, haves and cancels without end, and reads nothing.
     Floods,
-    /// It sends a block a byte at a time.
+    /// Sends a block one byte at a time.
     Trickles,
-    /// After the handshake it sends noise.
+    /// Sends noise after the handshake.
     Babbles,
-    /// It hangs up when it is asked for something, and comes back.
+    /// Disconnects when it gets a request, and reconnects.
     HangsUp,
-    /// It takes pieces back and has them again, in turns.
+    /// Alternately loses pieces (`lt_donthave`) and has them again.
     FlipFlops,
-    /// It sends messages of five and six bytes that change nothing, more than a tick may take.
+    /// Sends messages of five and six bytes that change nothing, more than a tick may process.
     TinyFrames,
-    /// It asks for one block of an allowed-fast piece again and again.
+    /// Requests one block of an allowed-fast piece again and again.
     Repeats,
-    /// It shakes hands and says nothing more: it only holds a slot.
+    /// Sends nothing after the handshake, and only occupies a connection slot.
     Silent,
-    /// It is one of many in one subnet, has nothing, is interested, and asks for nothing.
+    /// Is one of many peers in one subnet that have no pieces, are interested, and request nothing.
     Sybil,
-    /// It takes the peer id of its first victim, and sends the others wrong blocks under it.
+    /// Takes the peer id of its first victim, and sends wrong blocks to the other victims under that id.
     StealsId,
 }
 
 impl Hostility {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 14] = [
         Self::BadData,
         Self::SomeBadData,
@@ -69,31 +69,31 @@ impl Hostility {
 }
 
 impl Hostility {
-    /// Whether its harm is the work that its messages make.
+    /// Returns whether the harm is the work of processing the peer's messages.
     fn is_load(self) -> bool {
         matches!(self, Self::FlipFlops | Self::TinyFrames | Self::Repeats)
     }
 }
 
-/// Time until a late block comes.
+/// Delay of a late block.
 const LATE: Duration = Duration::from_secs(45);
 
-/// Time between two bytes of a trickle, and two bursts of a flood.
+/// Time between two bytes of a trickle, and between two bursts of a flood.
 const BEAT: Duration = Duration::from_millis(250);
 
-/// Time until it comes back to who has closed.
+/// Time until the peer reconnects to a victim that has closed the connection.
 const REDIAL: Duration = Duration::from_secs(5);
 
-/// Most connections that it makes, so that a run has an end.
+/// Most connections that the peer makes, so that a run ends.
 const MAX_DIALS: usize = 200;
 
-/// How long a block trickles: nobody waits for more than that.
+/// Longest time for which a block trickles; no engine waits longer.
 const TRICKLE: Duration = Duration::from_secs(120);
 
-/// Messages of a burst.
+/// Messages in a burst.
 const BURST: u32 = 50;
 
-/// Bytes of a burst of tiny frames: some three thousand of them.
+/// Bytes in a burst of tiny frames: about three thousand of them.
 const TINY_BURST_BYTES: usize = 18 << 10;
 
 /// A hostile peer.
@@ -102,25 +102,25 @@ pub(super) struct HostilePeer {
     hostility: Hostility,
     content: Content,
     links: BTreeMap<LinkId, Conversation>,
-    /// What is to be done: when, and at the same time in the order in which it was planned.
+    /// Planned actions by time; actions of equal time are in the order of planning.
     due: BTreeMap<(Timestamp, u64), Due>,
     planned: u64,
     last_link: u64,
     dials: usize,
-    /// Decides what the noise is.
+    /// State of the noise generator.
     state: u64,
-    /// Blocks that it has sent.
+    /// Number of blocks sent.
     blocks: u64,
-    /// Whom it connects to once it has a peer id to do so.
+    /// Victims to connect to once a peer id is stolen.
     waiting: Vec<SocketAddr>,
-    /// The peer id of another one.
+    /// The stolen peer id.
     stolen: Option<PeerId>,
 }
 
 enum Due {
     Dial(SocketAddr),
     Send(LinkId, Bytes),
-    /// A byte of what is left, and then the next, until that time.
+    /// Sends the next of the remaining bytes, and schedules the one after it, until the given time.
     Trickle(LinkId, Bytes, Timestamp),
     Burst(LinkId),
 }
@@ -129,14 +129,14 @@ struct Conversation {
     victim: Option<SocketAddr>,
     codec: PeerCodec,
     has_shaken_hands: bool,
-    /// The id under which the other side hears `lt_donthave`.
+    /// Extension message id at which the other side receives `lt_donthave`.
     dont_have: u8,
-    /// A piece that it may request while choked.
+    /// A piece that the peer may request while choked.
     allowed_fast: Option<u32>,
 }
 
 impl HostilePeer {
-    /// One on a host of its own, which will connect to `victims` and accept whoever comes.
+    /// Creates a peer on a host of its own, which connects to `victims` and accepts all connections.
     pub(super) fn new(
         net: SimNet,
         hostility: Hostility,
@@ -168,12 +168,12 @@ impl HostilePeer {
         }
     }
 
-    /// Its host.
+    /// Returns the host of the peer.
     pub(super) fn id(&self) -> NodeId {
         self.net.id()
     }
 
-    /// Does what is due and answers what has come; tells when to call again at the latest.
+    /// Performs due actions and answers received events. Returns the latest time of the next call.
     pub(super) fn act(&mut self, now: Timestamp) -> Timestamp {
         let mut events = Vec::new();
         self.net.poll(usize::MAX, &mut events);
@@ -237,10 +237,10 @@ impl HostilePeer {
         }
     }
 
-    /// What it sends in every beat.
+    /// Returns the messages of one burst.
     fn burst(&mut self, link: LinkId) -> Bytes {
         if self.hostility == Hostility::TinyFrames {
-            // An unknown message, one of an unknown extension, and that it is not interested, as it was not before.
+            // An unknown message, a message of an unknown extension, and a redundant "not interested".
             let frames = [&[0, 0, 0, 2, 99, 7][..], &[0, 0, 0, 2, 20, 99], &[0, 0, 0, 1, 3]].concat();
             return Bytes::from(frames.repeat(TINY_BURST_BYTES / frames.len()));
         }
@@ -276,7 +276,7 @@ impl HostilePeer {
         BlockRequest { piece, begin, len }
     }
 
-    /// Says hello on a new connection, and that everything is here.
+    /// Sends the handshake on a new connection, and announces all pieces.
     fn begin(&mut self, link: LinkId, victim: Option<SocketAddr>) {
         let conversation = Conversation {
             victim,
@@ -290,7 +290,7 @@ impl HostilePeer {
         peer_id[8..16].copy_from_slice(&self.noise().to_be_bytes());
         peer_id[16..].copy_from_slice(&(link.0 as u32).to_be_bytes());
         let handshake = Handshake {
-            // BEP 6, so that it may say that it has all; BEP 10 where it is needed for the harm.
+            // BEP 6, so that the peer can send `HaveAll`; BEP 10 only if the harm needs it.
             reserved: Reserved([0, 0, 0, 0, 0, if self.is_extended() { 0x10 } else { 0 }, 0, 4]),
             info_hash: self.content.info_hash(),
             peer_id: self.stolen.unwrap_or(PeerId(peer_id)),
@@ -300,7 +300,7 @@ impl HostilePeer {
         match self.hostility {
             Hostility::Silent => {}
             Hostility::Sybil => Message::HaveNone.write(&mut bytes),
-            // Those that flood with messages promise no blocks: the harm that silence does is another kind's.
+            // Peers that flood with messages do not advertise blocks: silence is the harm of another kind.
             hostility if hostility.is_load() => Message::HaveAll.write(&mut bytes),
             _ => {
                 Message::HaveAll.write(&mut bytes);
@@ -341,7 +341,7 @@ impl HostilePeer {
     }
 
     fn listen(&mut self, now: Timestamp, link: LinkId, chunk: Bytes) {
-        // Whoever floods does not read.
+        // A flooding peer does not read.
         if self.hostility != Hostility::Floods {
             let bytes = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
             self.submit(NetRequest::Grant { link, bytes });
@@ -386,7 +386,7 @@ impl HostilePeer {
         }
     }
 
-    /// Takes the peer id of its first victim, where it does so, and goes on to the others.
+    /// Takes the peer id of the first victim, if that is the peer's harm, and connects to the other victims.
     fn steal(&mut self, now: Timestamp, peer_id: PeerId) {
         if self.hostility == Hostility::StealsId && self.stolen.is_none() {
             self.stolen = Some(peer_id);
@@ -396,7 +396,7 @@ impl HostilePeer {
         }
     }
 
-    /// What follows the first handshake.
+    /// Sends the messages that follow the first handshake.
     fn greet(&mut self, now: Timestamp, link: LinkId) {
         match self.hostility {
             Hostility::Floods | Hostility::FlipFlops | Hostility::TinyFrames | Hostility::Repeats => {
@@ -447,7 +447,7 @@ impl HostilePeer {
         self.plan(at, Due::Send(link, block));
     }
 
-    /// A `piece` message.
+    /// Returns a `piece` message.
     fn block(&mut self, request: BlockRequest, is_wrong: bool) -> Bytes {
         let mut span = self.content.piece_span(request.piece);
         span.offset += u64::from(request.begin);
@@ -463,7 +463,7 @@ impl HostilePeer {
         bytes.freeze()
     }
 
-    /// xorshift64: what it is does not matter, as long as it is the same each time.
+    /// A random number (xorshift64); its quality does not matter, only that it is the same in each run.
     fn noise(&mut self) -> u64 {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;

@@ -1,22 +1,22 @@
-//! What holds in an engine after every tick, whatever happens to it.
+//! Conditions that hold in an engine after every tick, whatever happens to it.
 //!
-//! [`InvariantsPlugin`] looks at what has changed in a tick, not at everything, so that it can stay on in large
-//! simulations, and at the rest once in a while; a [`Violation`] is noted and the engine goes on. It works in any engine: simulated ones get the
-//! [`Truth`] about their disks too.
+//! [`InvariantsPlugin`] checks the changes of a tick, so that it can stay enabled in large simulations, and everything
+//! else at intervals. It records a [`Violation`], and the engine continues. It works in any engine; simulated ones also
+//! provide the [`Truth`] about their disks.
 //!
-//! | [`Invariant`] | says |
+//! | [`Invariant`] | condition |
 //! |---|---|
-//! | `Truth` | a piece that is had lies verified on the disk |
-//! | `Owners` | no file is written or deleted that the torrent did not create, but with leave |
-//! | `Wire` | what is advertised and served is had, and right; requests are made once, and answered once; silence after a close |
-//! | `Requests` | peers' queues, pieces in flight and the wire agree on what is asked for; a request times out once |
-//! | `Picker` | copies are counted as peers have them; what is missing is offered; interest follows |
-//! | `Lifecycle` | a torrent's states follow each other along legal edges; one that downloads misses something |
-//! | `Phases` | so do the phases of a stop |
-//! | `Counters` | what was downloaded is had, in flight, corrupt or dropped |
+//! | `Truth` | a held piece is stored on the disk as verified |
+//! | `Owners` | no file is written or deleted that the torrent did not create, unless the user allows it |
+//! | `Wire` | advertised and served data is held and right; requests are sent and answered once; silence after close |
+//! | `Requests` | peers' queues, pieces in flight and the wire agree on open requests; a request times out once |
+//! | `Picker` | availability matches the peers' pieces; missing pieces can be picked; interest follows |
+//! | `Lifecycle` | a torrent's states change only along legal edges; a torrent that downloads lacks pieces |
+//! | `Phases` | the phases of a stop change only along legal edges |
+//! | `Counters` | downloaded bytes are held, in flight, corrupt or dropped |
 //! | `Bounds` | memory and queues stay within their settings |
-//! | `Work` | a tick takes no more messages of a peer, and of all, than its settings let it |
-//! | `Cadence` | an engine that has nothing to do rests |
+//! | `Work` | a tick processes no more messages, per peer and in total, than its settings allow |
+//! | `Cadence` | an engine without work is idle |
 
 mod bounds;
 mod cadence;
@@ -40,7 +40,7 @@ use ecs_torrent_systems::{FlushSet, IntakeSet, ReapSet};
 
 pub use self::truth::Truth;
 
-/// Notes in [`Violations`] what should not be.
+/// Records broken invariants in [`Violations`].
 #[derive(Clone, Copy)]
 pub struct InvariantsPlugin;
 
@@ -90,7 +90,7 @@ impl Plugin for InvariantsPlugin {
     }
 }
 
-/// What can only be seen by looking at everything is looked at every so many ticks.
+/// Number of ticks between two checks of the conditions that need a pass over everything.
 const ALL_EVERY: u32 = 64;
 
 fn is_time_for_all(mut tick: Local<u32>) -> bool {
@@ -98,7 +98,7 @@ fn is_time_for_all(mut tick: Local<u32>) -> bool {
     tick.is_multiple_of(ALL_EVERY)
 }
 
-/// What should hold.
+/// A condition that always holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the table of the module says it")]
 pub enum Invariant {
@@ -115,14 +115,14 @@ pub enum Invariant {
     Cadence,
 }
 
-/// Something that should not be, and was.
+/// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// What does not hold.
+    /// The invariant that does not hold.
     pub invariant: Invariant,
-    /// Since when.
+    /// Time at which it was found.
     pub at: Timestamp,
-    /// What is the matter.
+    /// Description of the problem.
     pub what: String,
 }
 
@@ -133,23 +133,23 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Most violations that are kept: the first ones tell.
+/// Most violations that are stored; the first ones are the most useful.
 const MAX_KEPT: usize = 100;
 
-/// What was found so far, the oldest first.
+/// The violations found so far, the oldest first.
 #[derive(Resource, Debug, Default)]
 pub struct Violations {
     found: Vec<Violation>,
 }
 
 impl Violations {
-    /// What was found, the oldest first; at most 100 are kept.
+    /// Returns the violations, the oldest first; at most 100 are stored.
     #[must_use]
     pub fn found(&self) -> &[Violation] {
         &self.found
     }
 
-    /// Takes out what was found.
+    /// Removes and returns the violations.
     pub fn take(&mut self) -> Vec<Violation> {
         std::mem::take(&mut self.found)
     }

@@ -1,4 +1,4 @@
-//! What came of a scenario.
+//! The outcome of a scenario.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,14 +7,14 @@ use std::time::Duration;
 use super::invariants::Violation;
 use super::scenario::Who;
 
-/// What is wrong with a run.
+/// A problem found in a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Trouble {
-    /// Something that always holds did not.
+    /// A broken invariant.
     Violation(Who, Violation),
-    /// A leecher that was up has not got everything in time: how much it has, from 0 to 1, and in which state it is.
+    /// A leecher that was up and did not finish in time: the part it has, from 0 to 1, and its state.
     Unfinished(Who, f64, String),
-    /// Something else should be otherwise.
+    /// Any other problem.
     Other(String),
 }
 
@@ -30,49 +30,49 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// What came of a scenario.
+/// The outcome of a scenario.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// The scenario's name.
     pub name: String,
-    /// The seed that repeats it.
+    /// The seed that repeats the run.
     pub seed: u64,
-    /// A digest of everything that happened; 0 without a trace.
+    /// A digest of all events; 0 without a trace.
     pub trace: u64,
     /// Virtual time until the end.
     pub took: Duration,
-    /// The least time possible.
+    /// Least possible time.
     pub ideal: Duration,
-    /// When each leecher had everything.
+    /// Time at which each leecher finished.
     pub finished: BTreeMap<Who, Duration>,
-    /// How much each leecher had, from 0 to 1, at times that go up.
+    /// The part that each leecher had, from 0 to 1, at increasing times.
     pub progress: Vec<(Duration, BTreeMap<Who, f64>)>,
-    /// Bytes that each node has sent and received over its line.
+    /// Bytes that each node has sent and received over its link.
     pub traffic: BTreeMap<Who, (u64, u64)>,
-    /// What happened, and when.
+    /// Acts and other events, with their times.
     pub timeline: Vec<(Duration, String)>,
-    /// Ticks of all engines.
+    /// Number of ticks of all engines.
     pub ticks: u64,
-    /// Events of the simulated world.
+    /// Number of events in the simulated world.
     pub events: u64,
-    /// What is wrong, if anything.
+    /// Problems found in the run.
     pub troubles: Vec<Trouble>,
 }
 
 impl Outcome {
-    /// Whether nothing is wrong.
+    /// Returns whether there are no problems.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.troubles.is_empty()
     }
 
-    /// When the last leecher was done; the whole time where none was.
+    /// Returns the time at which the last leecher finished, or the total time if none did.
     #[must_use]
     pub fn last(&self) -> Duration {
         self.finished.values().max().copied().unwrap_or(self.took)
     }
 
-    /// How many times the ideal time the last leecher took.
+    /// Returns the time of the last leecher as a multiple of the ideal time.
     #[must_use]
     pub fn efficiency(&self) -> f64 {
         self.last().as_secs_f64() / self.ideal.as_secs_f64()

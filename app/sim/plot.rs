@@ -1,4 +1,4 @@
-//! The progress of each peer over time, as SVG.
+//! Plots the progress of each peer over time as SVG.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,13 +8,13 @@ use super::scenario::Who;
 
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 420.0;
-/// Room for the axes.
+/// Space for the axes.
 const LEFT: f64 = 56.0;
 const BOTTOM: f64 = 40.0;
 const TOP: f64 = 34.0;
 const RIGHT: f64 = 16.0;
 
-/// Draws a line for each leecher, the ideal time as a dashed one, and the acts as marks.
+/// Draws a curve for each leecher, the ideal time as a dashed line, and the acts as marks.
 #[must_use]
 pub fn svg(outcome: &Outcome) -> String {
     let end = outcome.took.max(outcome.ideal).as_secs_f64().max(1e-9);
@@ -59,7 +59,7 @@ pub fn svg(outcome: &Outcome) -> String {
         for (who, part) in parts {
             let line = lines.entry(*who).or_default();
             let point = (x(at.as_secs_f64()), y(*part));
-            // A stretch on one level is drawn from its ends.
+            // A horizontal stretch is drawn by its end points.
             match line.as_mut_slice() {
                 [.., (_, one), last] if *one == last.1 && last.1 == point.1 => *last = point,
                 _ => line.push(point),

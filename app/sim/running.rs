@@ -1,4 +1,4 @@
-//! A scenario as it happens.
+//! The run of a scenario.
 
 mod judging;
 mod people;
@@ -21,14 +21,15 @@ use super::hostile::HostilePeer;
 use super::outcome::{Outcome, Trouble};
 use super::scenario::{Act, Look, Scenario, When, Who, address_of};
 
-/// Every node's download folder.
+/// Download folder of every node.
 const FOLDER: &str = "downloads";
 
-/// Progress is noted, and what depends on it decided, so many times within the ideal time, and not more often than this.
+/// Number of times within the ideal time that progress is recorded and conditional acts are checked, at intervals of at
+/// least [`LEAST_LOOK`].
 const LOOKS: u32 = 200;
 const LEAST_LOOK: Duration = Duration::from_millis(20);
 
-/// What goes on after everybody has finished, so that what should be quiet can be seen to be.
+/// Time simulated after every leecher has finished, to check that idle engines are idle.
 const EPILOGUE: Duration = Duration::from_secs(5);
 
 pub(super) fn run(scenario: &Scenario) -> Outcome {
@@ -37,13 +38,13 @@ pub(super) fn run(scenario: &Scenario) -> Outcome {
     stage.outcome()
 }
 
-/// What a node is doing.
+/// State of a node.
 #[derive(Debug, Clone)]
 enum State {
-    /// Not there yet, or not there any more.
+    /// Not started yet, or not running anymore.
     Down,
     Up,
-    /// Its stop is under way: since when, and where the answer will be.
+    /// Stopping: start time of the stop, and the slot for its result.
     Stopping(Timestamp, StopAnswer),
 }
 
@@ -54,9 +55,9 @@ struct Actor {
     address: SocketAddr,
     state: State,
     progress: Progress,
-    /// Times that it has begun.
+    /// Number of starts.
     starts: usize,
-    /// How far its clock has jumped before it had everything.
+    /// How far the node's clock has jumped ahead before the node finished.
     ahead: Duration,
 }
 
@@ -64,23 +65,23 @@ struct Stage<'s> {
     scenario: &'s Scenario,
     sim: Simulation,
     content: Content,
-    /// Torrents of one piece that lie on the first seed.
+    /// Torrents of one piece on the first seed.
     idle: Vec<Content>,
     tracker: SimTracker,
     actors: BTreeMap<Who, Actor>,
     hostiles: Vec<HostilePeer>,
-    /// Acts that have not come yet.
+    /// Acts still to be performed.
     acts: Vec<(When, Act)>,
     look: Duration,
     timeline: Vec<(Duration, String)>,
-    /// How much of the timeline the scenario's watcher has seen.
+    /// Length of the timeline that the scenario's watcher has seen.
     told: usize,
     history: Vec<(Duration, BTreeMap<Who, f64>)>,
     troubles: Vec<Trouble>,
     next_ip: usize,
-    /// Pieces of sessions that were found not to be on the platter.
+    /// Pieces of sessions that were found missing on stable storage.
     suspects: BTreeSet<(Who, u32)>,
-    /// Sessions that were held against the platter since it last lost something.
+    /// Sessions that were compared with stable storage since it last lost data.
     seen_sessions: BTreeMap<Who, Bytes>,
 }
 
@@ -150,7 +151,7 @@ impl<'s> Stage<'s> {
         self.sim.now().since(Timestamp::ZERO)
     }
 
-    /// Lets time pass until it is over.
+    /// Runs the simulation until the scenario is over.
     fn play(&mut self) {
         let limit = Timestamp::ZERO + self.scenario.limit();
         loop {
@@ -173,7 +174,7 @@ impl<'s> Stage<'s> {
         self.take_stock();
     }
 
-    /// Lets time pass until then, the hostile peers with it.
+    /// Runs the simulation, including hostile peers, until the given time.
     fn pass(&mut self, until: Timestamp) {
         if self.hostiles.is_empty() {
             while self.sim.step(until) {}
@@ -189,7 +190,7 @@ impl<'s> Stage<'s> {
         }
     }
 
-    /// Carries out the acts whose time has come.
+    /// Performs the acts that are due.
     fn act(&mut self) {
         let mut position = 0;
         while let Some((when, _)) = self.acts.get(position) {
@@ -300,7 +301,7 @@ impl<'s> Stage<'s> {
         self.sim.nudge(node);
     }
 
-    /// Looks how far everybody is.
+    /// Records the progress of all nodes.
     fn take_stock(&mut self) {
         let whos: Vec<Who> = self.actors.keys().copied().collect();
         for who in whos {
@@ -322,7 +323,7 @@ impl<'s> Stage<'s> {
         self.history.push((at, parts));
     }
 
-    /// Whether everybody who is there has everything.
+    /// Returns whether every running leecher has finished.
     fn is_done(&self) -> bool {
         let mut leeches = self.actors.iter().filter(|(who, _)| matches!(who, Who::Leech(_)));
         leeches.all(|(_, actor)| match actor.state {

@@ -1,4 +1,4 @@
-//! A scenario: what there is, and what happens to it.
+//! Scenarios: the nodes of a swarm, and the events that happen to them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,11 +17,11 @@ use super::running;
 /// A node of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Who {
-    /// The nth that has everything from the start, counted from 0.
+    /// The nth seed, which has all pieces from the start, counted from 0.
     Seed(usize),
-    /// The nth that has nothing at the start.
+    /// The nth leecher, which has no pieces at the start.
     Leech(usize),
-    /// The nth that is no engine of ours.
+    /// The nth hostile peer, which is not one of our engines.
     Hostile(usize),
 }
 
@@ -35,17 +35,17 @@ impl fmt::Display for Who {
     }
 }
 
-/// A node's line, in bytes per second.
+/// A node's link, in bytes per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line {
-    /// What it sends at most.
+    /// Capacity of the uplink.
     pub up: u64,
-    /// What it receives at most.
+    /// Capacity of the downlink.
     pub down: u64,
 }
 
 impl Line {
-    /// Both directions alike.
+    /// Creates a link with equal capacity in both directions.
     #[must_use]
     pub const fn symmetric(bytes_per_s: u64) -> Self {
         Self {
@@ -54,7 +54,7 @@ impl Line {
         }
     }
 
-    /// Each direction its own.
+    /// Creates a link with different capacities.
     #[must_use]
     pub const fn asymmetric(up: u64, down: u64) -> Self {
         Self { up, down }
@@ -65,60 +65,59 @@ impl Line {
     }
 }
 
-/// Something that happens to nodes, or that they do.
+/// An event that happens to nodes, or an action of a node.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Act {
     /// The process is killed.
     Killed(Who),
-    /// The machine loses its power: nobody is told, and what was not synced may be lost or torn.
+    /// The machine loses power: no peer is notified, and data that was not synced may be lost or torn.
     PowerFails(Who),
-    /// A node that is down begins again, and resumes its torrents; one that joins late begins.
+    /// A node that is down starts again and resumes its torrents; a late node starts for the first time.
     Starts(Who),
-    /// Stop-and-serialize for everything; then the node is down.
+    /// The node stops and serializes everything, and is down afterwards.
     Stops(Who),
-    /// The machine sleeps, clock and all, and wakes up after a while.
+    /// The machine sleeps, including its clock, and wakes up after the given time.
     Sleeps(Who, Duration),
     /// The clock jumps forward.
     ClockJumps(Who, Duration),
-    /// No connection between some and others.
+    /// No connection is possible between the two groups.
     Partition(Vec<Who>, Vec<Who>),
     /// All partitions end.
     Heals,
-    /// All connections between two are reset.
+    /// All connections between two nodes are reset.
     Reset(Who, Who),
-    /// All connections between two vanish, and neither is told.
+    /// All connections between two nodes vanish without notice to either side.
     Sever(Who, Who),
-    /// The node's address changes, and with it all of its connections.
+    /// The node's address changes, which ends all of its connections.
     Moves(Who),
-    /// What others send stays in the sockets.
+    /// The node stops reading; received data stays in the sockets.
     StopsReading(Who),
-    /// It reads again.
+    /// The node reads again.
     ReadsAgain(Who),
-    /// No byte more fits on the disk.
+    /// The disk has no free space left.
     DiskFills(Who),
-    /// There is room again.
+    /// The disk has free space again.
     DiskHasRoom(Who),
-    /// Reads, writes and syncs fail for a while.
+    /// Reads, writes and syncs fail for the given time.
     DiskFails(Who, Duration),
-    /// The next so many syncs fail, and what was written before them is lost on its way to the platter, though it can
-    /// be read.
+    /// The given number of syncs fail. Data written before them never reaches stable storage, although it can be read.
     SyncsFail(Who, u32),
-    /// The disk becomes so many times slower.
+    /// The disk becomes slower by the given factor.
     DiskSlows(Who, f64),
-    /// The line changes.
+    /// The capacity of the link changes.
     LineIs(Who, Line),
-    /// What the tracker does from now on.
+    /// The behavior of the tracker changes.
     Tracker(TrackerMode),
 }
 
-/// When an act comes.
+/// The condition for an act.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum When {
-    /// So long after the begin.
+    /// At this time after the start.
     At(Duration),
-    /// When a node has sent so many times the torrent's size.
+    /// When a node has sent this multiple of the torrent's size.
     HasSent(Who, f64),
-    /// When a node has so much of the torrent, from 0 to 1.
+    /// When a node has this part of the torrent, from 0 to 1.
     Has(Who, f64),
 }
 
@@ -127,11 +126,11 @@ pub enum When {
 pub(super) struct Group {
     pub(super) count: usize,
     pub(super) line: Line,
-    /// Until an [`Act::Starts`] they are not there.
+    /// The nodes are down until an [`Act::Starts`].
     pub(super) is_late: bool,
 }
 
-/// A swarm and its fate. Each function adds to it; [`Scenario::run`] lets it happen.
+/// A swarm and the events that happen to it. Each function adds to it; [`Scenario::run`] runs it.
 #[derive(Clone)]
 pub struct Scenario {
     pub(super) name: String,
@@ -149,7 +148,7 @@ pub struct Scenario {
     pub(super) patience: f64,
     pub(super) allowance: Duration,
     pub(super) may_fail: bool,
-    /// Adds what the caller wants to a node.
+    /// Adds the caller's options to a node.
     pub(super) extend: Rc<dyn Fn(NewNode) -> NewNode>,
     pub(super) is_traced: bool,
     pub(super) beat: Duration,
@@ -157,20 +156,20 @@ pub struct Scenario {
     pub(super) watch: Rc<dyn Fn(&Look)>,
 }
 
-/// How far a scenario is.
+/// Progress of a scenario.
 #[derive(Debug)]
 pub struct Look<'s> {
-    /// Virtual time since the begin.
+    /// Virtual time since the start.
     pub at: Duration,
-    /// How much each leecher has, from 0 to 1.
+    /// The part that each leecher has, from 0 to 1.
     pub parts: &'s BTreeMap<Who, f64>,
-    /// What has happened since the look before.
+    /// Events since the previous call.
     pub events: &'s [(Duration, String)],
 }
 
 impl Scenario {
-    /// Nothing but a torrent of 1 MiB in pieces of 64 KiB, a tracker, 20 ms with jitter of 2 ms between any two nodes,
-    /// and the engine's own plugins.
+    /// Creates a scenario with a torrent of 1 MiB in pieces of 64 KiB, a tracker, a latency of 20 ms with a jitter of 2
+    /// ms between any two nodes, and only the engine's own plugins.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -200,19 +199,19 @@ impl Scenario {
         }
     }
 
-    /// Decides everything that is chance.
+    /// Sets the seed of all random decisions.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
 
-    /// The torrent. Its trackers are those of the scenario.
+    /// Sets the torrent. Its trackers are replaced by the scenario's.
     #[must_use]
     pub fn torrent(self, torrent: NewContent) -> Self {
         Self { torrent, ..self }
     }
 
-    /// Nodes that have everything.
+    /// Adds seeds, which have all pieces.
     #[must_use]
     pub fn seeds(mut self, count: usize, line: Line) -> Self {
         self.seeds.push(Group {
@@ -223,7 +222,7 @@ impl Scenario {
         self
     }
 
-    /// Nodes that have nothing, and want everything.
+    /// Adds leechers, which have no pieces and want all.
     #[must_use]
     pub fn leeches(mut self, count: usize, line: Line) -> Self {
         self.leeches.push(Group {
@@ -234,7 +233,7 @@ impl Scenario {
         self
     }
 
-    /// The same, which come only when [`Act::Starts`] says so.
+    /// Adds leechers that start only at an [`Act::Starts`].
     #[must_use]
     pub fn late_leeches(mut self, count: usize, line: Line) -> Self {
         self.leeches.push(Group {
@@ -245,14 +244,14 @@ impl Scenario {
         self
     }
 
-    /// Peers that do harm, in the way they do it.
+    /// Adds hostile peers of the given kind.
     #[must_use]
     pub fn hostiles(mut self, count: usize, hostility: Hostility, line: Line) -> Self {
         self.hostiles.extend(std::iter::repeat_n((hostility, line), count));
         self
     }
 
-    /// So many complete torrents of one piece, each of its own, on the first seed.
+    /// Adds the given number of different complete torrents of one piece on the first seed.
     #[must_use]
     pub fn idle_torrents(self, count: usize) -> Self {
         Self {
@@ -261,45 +260,45 @@ impl Scenario {
         }
     }
 
-    /// Lets something happen at a time.
+    /// Adds an act at the given time.
     #[must_use]
     pub fn at(self, time: Duration, act: Act) -> Self {
         self.when(When::At(time), act)
     }
 
-    /// Lets something happen, once.
+    /// Adds an act that is performed once, when the condition holds.
     #[must_use]
     pub fn when(mut self, when: When, act: Act) -> Self {
         self.acts.push((when, act));
         self
     }
 
-    /// The settings of every engine.
+    /// Sets the settings of every engine.
     #[must_use]
     pub fn settings(self, settings: Settings) -> Self {
         Self { settings, ..self }
     }
 
-    /// What lies between any two nodes.
+    /// Sets the network path between any two nodes.
     #[must_use]
     pub fn path(self, path: Path) -> Self {
         Self { path, ..self }
     }
 
-    /// The disk of every node.
+    /// Sets the disk speed of every node.
     #[must_use]
     pub fn disk(self, disk: DiskSpeed) -> Self {
         Self { disk, ..self }
     }
 
-    /// How the tracker is set up.
+    /// Sets the options of the tracker.
     #[must_use]
     pub fn tracker(self, tracker: TrackerOptions) -> Self {
         Self { tracker, ..self }
     }
 
-    /// How long leechers may take: so many times the ideal time, and `allowance` for what happens to them. Default
-    /// twice, and 20 s.
+    /// Sets how long leechers may take: `patience` times the ideal time, plus `allowance` for the scenario's events.
+    /// Default: twice the ideal time plus 20 s.
     #[must_use]
     pub fn within(self, patience: f64, allowance: Duration) -> Self {
         Self {
@@ -309,13 +308,13 @@ impl Scenario {
         }
     }
 
-    /// That leechers do not finish is no failure: no complete copy stays within reach.
+    /// Accepts that leechers do not finish, because no complete copy stays within reach.
     #[must_use]
     pub fn may_fail(self) -> Self {
         Self { may_fail: true, ..self }
     }
 
-    /// More plugins for every engine, behind the engine's own.
+    /// Adds plugins to every engine, after the engine's own.
     #[must_use]
     pub fn plugins<M>(mut self, plugins: impl Plugins<M> + Clone + 'static) -> Self {
         let earlier = self.extend;
@@ -323,7 +322,7 @@ impl Scenario {
         self
     }
 
-    /// Without the trace, for who measures.
+    /// Disables the trace, for measurements.
     #[must_use]
     pub fn untraced(self) -> Self {
         Self {
@@ -332,23 +331,23 @@ impl Scenario {
         }
     }
 
-    /// Lets engines tick at multiples of `beat` only, on `threads` threads: large swarms take less time so. What happens
-    /// depends on the beat, and not on the threads.
+    /// Lets engines tick only at multiples of `beat`, on `threads` threads; large swarms run faster that way. The
+    /// result depends on the beat, but not on the number of threads.
     #[must_use]
     pub fn beat(self, beat: Duration, threads: usize) -> Self {
         Self { beat, threads, ..self }
     }
 
-    /// Calls `watch` some two hundred times on the way, and at the end.
+    /// Calls `watch` about two hundred times during the run, and at the end.
     #[must_use]
     pub fn watch(self, watch: impl Fn(&Look) + 'static) -> Self {
         let watch = Rc::new(watch);
         Self { watch, ..self }
     }
 
-    /// The least time in which all leechers that are there from the start can have everything, whatever anybody does:
-    /// the largest of what the seeds need to send one copy, the slowest leecher to receive it, and all lines together
-    /// to send a copy for each.
+    /// Returns the least time in which all leechers that are up from the start can finish in any case: the longest of
+    /// the times for the seeds to send one copy, for the slowest leecher to receive it, and for all links together to
+    /// send a copy to each leecher.
     #[must_use]
     pub fn ideal(&self) -> Duration {
         let len = self.torrent.len as f64;
@@ -368,7 +367,7 @@ impl Scenario {
         Duration::from_secs_f64(longest)
     }
 
-    /// Lets it happen.
+    /// Runs the scenario.
     #[must_use]
     pub fn run(&self) -> Outcome {
         running::run(self)
@@ -379,7 +378,7 @@ impl Scenario {
     }
 }
 
-/// The address of the nth host.
+/// Returns the address of the nth host.
 pub(super) fn address_of(number: usize) -> IpAddr {
     let number = number as u32 + 1;
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + number).into()

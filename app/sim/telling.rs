@@ -1,4 +1,4 @@
-//! Acts in words, for timelines.
+//! Text forms of acts, for timelines.
 
 use std::fmt;
 
@@ -31,7 +31,7 @@ impl fmt::Display for Act {
     }
 }
 
-/// One by its name, more by their number.
+/// A single node by its name, several by their number.
 struct Several<'s>(&'s [Who]);
 
 impl fmt::Display for Several<'_> {

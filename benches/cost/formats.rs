@@ -23,7 +23,7 @@ const TORRENT_BYTES: usize = 4_000_000;
 /// Bytes of a reply or payload.
 const REPLY_BYTES: usize = 1_000_000;
 
-/// Most peers kept from a reply.
+/// Maximum number of peers kept from a reply.
 const MAX_PEERS: usize = 200;
 
 pub fn measure(is_wanted: IsWanted<'_>, rows: &mut Vec<Row>) {
@@ -138,7 +138,7 @@ fn string_under(key: &str, filling: &str, len: usize) -> Vec<u8> {
 fn list_under(key: &str, len: usize, item: impl Fn(usize) -> String) -> Vec<u8> {
     let mut list = String::new();
     let mut count = 0;
-    // Replies with more values are refused by the limit on tokens.
+    // The token limit rejects replies with more values.
     while list.len() < len && count < 12_000 {
         list += &item(count);
         count += 1;

@@ -4,10 +4,10 @@ use serde::Serialize;
 
 use crate::meter::Cost;
 
-/// Most nanoseconds of CPU time per byte.
+/// Maximum CPU time per byte in nanoseconds.
 const MAX_TIME: f64 = 100.0;
 
-/// Most bytes of peak memory per byte.
+/// Maximum peak memory in bytes per byte of input.
 const MAX_MEMORY: f64 = 64.0;
 
 /// Cost of one kind of input.

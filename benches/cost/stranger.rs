@@ -64,7 +64,7 @@ impl Strangers {
     fn handshake(&self) -> Handshake {
         let mut peer_id = [b'-'; 20];
         peer_id[12..].copy_from_slice(&self.last_link.to_be_bytes());
-        // BEP 10 and BEP 6.
+        // Extension protocol (BEP 10) and fast extension (BEP 6).
         let reserved = Reserved([0, 0, 0, 0, 0, 0x10, 0, 4]);
         Handshake {
             reserved,

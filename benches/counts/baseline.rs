@@ -1,23 +1,23 @@
-//! Counts as they were, and what has become of them.
+//! Stored counts and their comparison with new ones.
 
 use std::collections::BTreeMap;
 use std::fs;
 
-/// What was counted of one scenario, by what it is: a number per unit.
+/// Counts of one scenario per unit, by the kind of count.
 pub type ScenarioCounts = BTreeMap<String, f64>;
 
-/// What was counted, by scenario.
+/// Counts by scenario.
 pub type Counts = BTreeMap<String, ScenarioCounts>;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/counts/baseline.json");
 
-/// How much a count may grow.
+/// Tolerated relative growth of a count.
 const TOLERANCE: f64 = 0.05;
 
-/// How much a number of allocations may grow beside that: from none to one in a hundred units.
+/// Additional tolerated growth of an allocation count: from none to one in a hundred units.
 const FEW_ALLOCATIONS: f64 = 0.01;
 
-/// Counts that are held to.
+/// Counts that new ones are compared with.
 pub struct Baseline(Counts);
 
 impl Baseline {
@@ -27,7 +27,7 @@ impl Baseline {
         Ok(Self(counts))
     }
 
-    /// Puts counts in the place of those of the same scenarios.
+    /// Replaces the stored counts of these scenarios.
     pub fn update(counts: Counts) -> Result<(), String> {
         let mut all = Self::read().map_or_else(|_| Counts::new(), |baseline| baseline.0);
         all.extend(counts);
@@ -39,7 +39,7 @@ impl Baseline {
         Ok(())
     }
 
-    /// Prints a table, and tells what has grown too much.
+    /// Prints a table and returns descriptions of the counts that have grown too much.
     pub fn compare(&self, counts: &Counts) -> Vec<String> {
         let mut grown = Vec::new();
         println!(

@@ -1,10 +1,10 @@
-//! Instructions and allocations of the engine's work, held against `baseline.json`:
+//! Instructions and allocations of the engine's work, compared with `baseline.json`:
 //! `cargo bench --workspace --bench counts`.
 //!
-//! Counts repeat where times do not, so this is what CI can compare. It fails where a count has grown by more than
-//! 5 %; `UPDATE=1` writes the baseline anew. Names of scenarios as arguments choose some of them. Allocations are
-//! counted by the allocator, instructions by valgrind, in the parts of each scenario that are not its preparation.
-//! Without `--workspace`, dependencies have fewer features, and counts are others by one percent.
+//! Counts are reproducible and times are not, so CI compares counts. The bench fails if a count has grown by more than
+//! 5 %; `UPDATE=1` rewrites the baseline. Arguments select scenarios by name. The allocator counts allocations and
+//! valgrind counts instructions, both without each scenario's preparation. Without `--workspace`, dependencies have
+//! fewer features and counts differ by one percent.
 
 #![allow(
     unreachable_pub,
@@ -72,7 +72,7 @@ fn run(scenarios: &[&Scenario]) -> Result<(), String> {
         }
         println!("{missing}");
     }
-    // All at once: counts do not mind company.
+    // All scenarios run at once: other load does not change counts.
     let children: Vec<(&Scenario, Child)> = scenarios
         .iter()
         .map(|&scenario| (scenario, Child::spawn(scenario, has_valgrind)))

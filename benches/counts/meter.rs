@@ -1,4 +1,4 @@
-//! What is counted, and what is not.
+//! Selects the work whose allocations and instructions are counted.
 
 use std::alloc::System;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -9,11 +9,11 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// For valgrind: instructions are counted from the entry into a function of this name to its end, but for those from
-/// the entry into another one within it to the end of that. It fits [`Meter::counted`] and [`Meter::uncounted`].
+/// Function name pattern for valgrind, which counts instructions inside a matching function and excludes matching
+/// functions called within it. The pattern matches [`Meter::counted`] and [`Meter::uncounted`].
 pub const TOGGLE: &str = "*Meter*counted";
 
-/// Counts allocations in the ticks of one engine, or in what it is given; backends are left out.
+/// Counts allocations in the ticks of one engine or in given work, excluding the engine's backends.
 #[derive(Default)]
 pub struct Meter {
     is_on: AtomicBool,
@@ -22,22 +22,22 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Counts in ticks from now on.
+    /// Starts counting in ticks.
     pub fn start(&self) {
         self.is_on.store(true, Relaxed);
     }
 
-    /// Counts in ticks no longer.
+    /// Stops counting in ticks.
     pub fn stop(&self) {
         self.is_on.store(false, Relaxed);
     }
 
-    /// Allocations counted, those that made one larger included.
+    /// Number of counted allocations, including reallocations.
     pub fn allocations(&self) -> usize {
         self.allocations.load(Relaxed)
     }
 
-    /// Counts in `work`.
+    /// Runs `work` and counts its allocations.
     #[inline(never)]
     pub fn counted(&self, work: &mut dyn FnMut()) {
         self.is_counting.store(true, Relaxed);
@@ -47,12 +47,12 @@ impl Meter {
         self.is_counting.store(false, Relaxed);
     }
 
-    /// Leaves out `work`, which is a part of something that is counted.
+    /// Runs `work`, a part of counted work, and excludes its allocations.
     #[inline(never)]
     fn uncounted(&self, work: &mut dyn FnMut()) {
         let before = allocations();
         work();
-        // May wrap around until the whole is added.
+        // May wrap around until `counted` adds the total.
         self.allocations.fetch_sub(allocations() - before, Relaxed);
     }
 }

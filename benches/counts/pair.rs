@@ -11,7 +11,7 @@ use ecs_torrent::systems::TorrentPlugins;
 
 use crate::{engines, torrents};
 
-/// A seeder, and a leecher that downloads from it.
+/// A seeder and a leecher that downloads from it.
 pub struct Pair {
     sim: Simulation,
     leecher: NodeId,
@@ -19,7 +19,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Both of them, before anything is transferred; their torrent has `total` bytes.
+    /// Creates both engines with a torrent of `total` bytes, before any transfer.
     pub fn new(total: usize, seeder: Arc<dyn Probe>, leecher: Arc<dyn Probe>) -> Self {
         let data = torrents::noise(total);
         let metainfo = torrents::of_data("data", &data, 256 << 10, None);
@@ -37,7 +37,7 @@ impl Pair {
         Self { sim, leecher, total }
     }
 
-    /// Goes on until `percent` of the torrent are downloaded; tells how many bytes that are.
+    /// Runs until `percent` of the torrent is downloaded. Returns the number of downloaded bytes.
     pub fn run_to(&mut self, percent: u64) -> u64 {
         let (leecher, wanted) = (self.leecher, self.total * percent / 100);
         let limit = self.sim.now() + Duration::from_secs(600);
@@ -56,7 +56,7 @@ impl Pair {
     }
 }
 
-/// Many blocks in a tick, so that it is they that are counted and not the ticks.
+/// Settings that allow many blocks per tick, so that the cost of blocks outweighs the cost of ticks.
 fn settings() -> Settings {
     const DEPTH: u32 = 256;
     Settings {
@@ -66,7 +66,7 @@ fn settings() -> Settings {
         },
         uploads: UploadSettings {
             peer_memory_bytes: u64::from(2 * DEPTH * BLOCK_SIZE),
-            // One peer gets a quarter of what is left.
+            // One peer gets a quarter of the remaining memory.
             memory_bytes: u64::from(10 * DEPTH * BLOCK_SIZE),
             ..UploadSettings::default()
         },

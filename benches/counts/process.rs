@@ -1,4 +1,4 @@
-//! Each scenario runs in a process of its own, under valgrind where there is one.
+//! Runs each scenario in its own process, under valgrind if it is installed.
 
 use std::env;
 use std::process::{self, Command, Stdio};
@@ -8,17 +8,17 @@ use crate::baseline::ScenarioCounts;
 use crate::meter::{Meter, TOGGLE};
 use crate::scenarios::Scenario;
 
-/// The argument before the name of the scenario that a process is to run.
+/// The argument that precedes the name of the scenario to run.
 pub const SCENARIO: &str = "--scenario";
 
-/// Runs a scenario in this process, and prints the units and the allocations counted.
+/// Runs a scenario in this process and prints the counted units and allocations.
 pub fn run_here(scenario: &Scenario) {
     let meter = Arc::new(Meter::default());
     let units = (scenario.run)(&meter);
     println!("{units} {}", meter.allocations());
 }
 
-/// Whether instructions can be counted.
+/// Returns whether valgrind is installed and instructions can be counted.
 pub fn has_valgrind() -> bool {
     let version = Command::new("valgrind").arg("--version").output();
     version.is_ok_and(|output| output.status.success())
@@ -50,7 +50,7 @@ impl Child {
         Self(piped.spawn().unwrap())
     }
 
-    /// Waits for its end; tells what it counted, per unit.
+    /// Waits for the process to end. Returns its counts per unit.
     pub fn counts(self, scenario: &Scenario) -> Result<ScenarioCounts, String> {
         let Scenario { name, unit, .. } = scenario;
         let output = self.0.wait_with_output().unwrap();
@@ -74,7 +74,7 @@ impl Child {
     }
 }
 
-/// The number that callgrind ends with: `==123== Collected : 456`.
+/// Parses the number of instructions in the last line of callgrind's log: `==123== Collected : 456`.
 fn instructions(log: &str) -> Option<f64> {
     let (_, number) = log.lines().rev().find_map(|line| line.split_once("Collected : "))?;
     number.trim().parse().ok()

@@ -1,4 +1,4 @@
-//! What is counted. Everything is the same in every run: one thread, one seed, a virtual clock.
+//! The counted scenarios. Every run is identical: one thread, one seed, a virtual clock.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::pair::Pair;
 use crate::streams::{self, BLOCK_COUNT, FRAME_COUNT, Stream};
 use crate::torrents;
 
-/// A piece of work whose costs are counted.
+/// Work whose costs are counted.
 pub struct Scenario {
     pub name: &'static str,
-    /// What its counts are per.
+    /// Name of the unit that counts are divided by.
     pub unit: &'static str,
-    /// Does the work, and tells how many units it did while the meter was counting.
+    /// Does the work. Returns the number of units done while the meter was counting.
     pub run: fn(&Arc<Meter>) -> u64,
 }
 
@@ -62,14 +62,14 @@ pub const SCENARIOS: [Scenario; 7] = [
     },
 ];
 
-/// The scenario of this name.
+/// Returns the scenario of this name.
 pub fn named(name: &str) -> &'static Scenario {
     let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name);
     scenario.unwrap_or_else(|| panic!("no scenario {name}"))
 }
 
-/// Bytes of the torrent that is transferred; the half in the middle is counted, so that queues are full and tables as
-/// large as they get.
+/// Size of the transferred torrent in bytes. Only the middle half is counted, when queues are full and tables have
+/// reached their final size.
 const TRANSFER_BYTES: usize = 64 << 20;
 
 fn transfer(seeder: Arc<Meter>, leecher: Arc<Meter>, meter: &Meter) -> u64 {
@@ -81,7 +81,7 @@ fn transfer(seeder: Arc<Meter>, leecher: Arc<Meter>, meter: &Meter) -> u64 {
     (to - from) / u64::from(BLOCK_SIZE)
 }
 
-/// Torrents that an idle tick has nothing to do for.
+/// Number of idle torrents.
 const IDLE_TORRENTS: usize = 10_000;
 
 fn idle(meter: &Arc<Meter>) -> u64 {
@@ -105,10 +105,10 @@ fn metainfo(meter: &Arc<Meter>) -> u64 {
     })
 }
 
-/// Files in the metainfo that is read.
+/// Number of files in the parsed metainfo.
 const FILE_COUNT: usize = 10_000;
 
-/// Metainfo of many files and few pieces: hashing is not what is to be counted.
+/// Metainfo with many files and few pieces, so that hashing has little effect on the counts.
 fn document() -> Bytes {
     torrents::described(1_000, FILE_COUNT)
 }
@@ -129,8 +129,8 @@ fn encode(meter: &Arc<Meter>) -> u64 {
     repeat(meter, 100, encode) * FRAME_COUNT
 }
 
-/// Does `work` so many times, and tells how many. It is done once before: what the first one grows, the others find
-/// grown.
+/// Counts `count` runs of `work` and returns `count`. An uncounted run precedes them, so that buffers have their final
+/// size.
 fn repeat(meter: &Meter, count: u64, mut work: impl FnMut()) -> u64 {
     work();
     meter.counted(&mut || (0..count).for_each(|_| work()));

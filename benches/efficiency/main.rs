@@ -1,4 +1,5 @@
-//! How near simulated swarms come to the least time that their lines allow, and who gives and gets how much.
+//! Compares download times of simulated swarms with the minimum that their links allow, and prints how much each class
+//! of peers uploads and downloads.
 //!
 //! ```sh
 //! cargo bench --bench efficiency
@@ -13,19 +14,20 @@ use ecs_torrent::components::settings::Settings;
 use ecs_torrent::engine::sim::{NewContent, TrackerOptions};
 use ecs_torrent::sim::{Line, Outcome, Scenario, Who};
 
-/// What connecting, the first pieces and the last ones take is some seconds however long the torrent is.
+/// Default torrent size in MiB. Connecting, the first pieces and the last ones take some seconds at any size.
 const MIB: u64 = 128;
 
-/// Peers that the tracker names at most, as opentracker does. With 50, those who announce last know fewer than the others.
+/// Maximum number of peers in a tracker reply, as in opentracker. With 50, the last peers to announce know fewer peers
+/// than the others.
 const NAMED: usize = 200;
 
-/// Bytes per second of the equal lines.
+/// Capacity of the equal links in bytes per second.
 const EQUAL: u64 = 2_500_000;
 
-/// What everybody in the mixed swarm receives, and its seed sends.
+/// Downlink of every peer and uplink of the seed in the mixed swarm, in bytes per second.
 const FAST: u64 = 16_000_000;
 
-/// What each class of the mixed swarm sends, four leechers of each.
+/// Uplinks of the classes of the mixed swarm in bytes per second, with four leechers in each class.
 const CLASSES: [u64; 5] = [500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000];
 const OF_EACH: usize = 4;
 
@@ -84,7 +86,7 @@ fn swarm(seed: u64, mib: u64) -> Scenario {
         ..NewContent::default()
     };
     let mut settings = Settings::default();
-    // Batches as a busy machine does.
+    // Batches events as on a busy machine.
     settings.tick.min_interval_us = 20_000;
     Scenario::new("efficiency")
         .seed(seed)

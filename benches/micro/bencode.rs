@@ -1,4 +1,4 @@
-//! Large metainfo, and a tracker's reply.
+//! Parsing of large metainfo and of a tracker reply.
 
 use std::hint::black_box;
 
@@ -12,7 +12,7 @@ use crate::torrents;
 const PIECE_COUNT: usize = 100_000;
 const FILE_COUNT: usize = 10_000;
 
-/// Peers in the reply: as many as are taken from one.
+/// Number of peers in the reply, all of which are kept.
 const PEER_COUNT: usize = 500;
 
 pub fn bench(criterion: &mut Criterion) {

@@ -1,6 +1,6 @@
-//! How long the parts of a tick take, and ticks as a whole: `cargo bench --workspace --bench micro`.
+//! Times of whole ticks and of their parts: `cargo bench --workspace --bench micro`.
 //!
-//! Each bench asserts that what it timed took place.
+//! Each bench asserts that the timed work took place.
 
 #![allow(
     unreachable_pub,

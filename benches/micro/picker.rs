@@ -10,7 +10,7 @@ use ecs_torrent::systems::picking::rarity::RarityOrder;
 
 const PIECE_COUNT: u32 = 100_000;
 
-/// Peers with a random half of the pieces, before anything is timed.
+/// Number of peers, each with a random half of the pieces, before timing starts.
 const PEER_COUNT: usize = 50;
 
 pub fn bench(criterion: &mut Criterion) {
@@ -47,7 +47,7 @@ pub fn bench(criterion: &mut Criterion) {
 }
 
 fn bench_availability(group: &mut BenchmarkGroup<'_, WallTime>, order: &mut RarityOrder, random: &mut Random) {
-    // One more, one less: the counts stay as they are, however often it is run.
+    // Each iteration adds a copy and removes it, so counts stay the same for any number of iterations.
     let mut pieces = (0..PIECE_COUNT).cycle().step_by(7919);
     group.bench_function("have, and back", |bencher| {
         bencher.iter(|| {

@@ -1,4 +1,4 @@
-//! Whole ticks of an engine: what it costs to have torrents and peers, whether they want something or not.
+//! Whole ticks of an engine with many torrents or peers, idle and busy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub fn bench(criterion: &mut Criterion) {
     bench_leech(criterion);
 }
 
-/// A seed whose peers ask for nothing, then all at once.
+/// Times a seed whose peers are idle first and then all request a block at once.
 fn bench_seed(criterion: &mut Criterion) {
     let mut crowd = Crowd::of_leechers(PEER_COUNT, Arc::default());
     criterion.bench_function("tick/2000 idle peers", |bencher| bencher.iter(|| crowd.idle_tick()));
@@ -34,7 +34,7 @@ fn bench_seed(criterion: &mut Criterion) {
             crowd.tick(now);
         });
     });
-    // Another one: the clock of the first is years ahead by now.
+    // Creates a new crowd, because the first one's clock is years ahead by now.
     let mut crowd = Crowd::of_leechers(PEER_COUNT, Arc::default());
     let mut bench = |name, cost: fn(Vec<Duration>) -> Duration| {
         criterion.bench_function(name, |bencher| {
@@ -47,7 +47,7 @@ fn bench_seed(criterion: &mut Criterion) {
     });
 }
 
-/// A leecher whose peers all tell of a new piece.
+/// Times a leecher whose peers all send a `Have` for the same piece.
 fn bench_leech(criterion: &mut Criterion) {
     let mut crowd = Crowd::of_seeders(PEER_COUNT, Arc::default());
     let mut piece = 0;

@@ -1,4 +1,4 @@
-//! Hashing full pieces, slice by slice.
+//! Hashing of full pieces, slice by slice.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use ecs_torrent::protocol::hash::sha1;
 
 use crate::torrents;
 
-/// Pieces of a batch, and bytes of each.
+/// Number of pieces in a batch and bytes per piece.
 const PIECE_COUNT: usize = 16;
 const PIECE_LENGTH: usize = 256 << 10;
 
@@ -63,7 +63,7 @@ fn request(number: u64, spans: Vec<Bytes>) -> HashRequest {
     HashRequest { tag, kind, spans }
 }
 
-/// A piece as it arrives: in blocks, and every eighth of them in two slices.
+/// Splits a piece into slices as received: one per block, but two for every eighth block.
 fn blocks(piece: &Bytes) -> Vec<Bytes> {
     let mut slices = Vec::new();
     for (number, start) in (0..piece.len()).step_by(BLOCK_SIZE as usize).enumerate() {

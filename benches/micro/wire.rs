@@ -1,4 +1,4 @@
-//! Frames in and out of chunks.
+//! Decoding and encoding of wire frames.
 
 use criterion::{Criterion, Throughput};
 use ecs_torrent::bevy_ecs::entity::Entity;

@@ -1,8 +1,8 @@
-//! What a torrent and a peer cost, against how many there are: `cargo bench --workspace --bench scale`.
+//! Cost per torrent and per peer as their number grows: `cargo bench --workspace --bench scale`.
 //!
-//! Prints the tables of ARCHITECTURE.md (section "Scale"). One engine in the simulator, one thread; times are of its
-//! ticks alone, with backends left out, bytes are what its ticks have allocated and not freed. `torrents` or `peers` as
-//! an argument chooses one table, numbers choose rows.
+//! Prints the tables of ARCHITECTURE.md (section "Scale"). Runs one engine in the simulator on one thread. Times are
+//! the engine's tick times without its backends; bytes are the memory that ticks have allocated and not freed. The
+//! argument `torrents` or `peers` selects one table, numbers select rows.
 
 #![allow(
     unreachable_pub,
@@ -58,7 +58,7 @@ fn main() {
     }
 }
 
-/// A watch that weighs what ticks allocate.
+/// Creates a stopwatch that also measures the memory allocated by ticks.
 fn watch() -> Arc<Stopwatch> {
     Arc::new(Stopwatch::weighing(|| {
         let stats = ALLOCATOR.stats();
@@ -66,7 +66,7 @@ fn watch() -> Arc<Stopwatch> {
     }))
 }
 
-/// The median of what `run` takes, over some rounds.
+/// Returns the median of the times that `run` returns over `rounds` calls.
 fn median(rounds: usize, mut run: impl FnMut() -> Duration) -> Duration {
     let mut times: Vec<Duration> = (0..rounds).map(|_| run()).collect();
     times.sort();

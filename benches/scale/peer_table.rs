@@ -1,4 +1,4 @@
-//! Peers of one torrent.
+//! Cost of the peers of one torrent.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::crowd::{self, Crowd};
 use crate::peers::Peers;
 use crate::{engines, median, torrents, us, watch};
 
-/// The torrent whose pieces onlookers are told of.
+/// Size and piece length of the torrent whose `Have`s go to idle peers, in bytes.
 const TOLD_BYTES: usize = 32 << 20;
 const TOLD_PIECE: u32 = 64 << 10;
 
@@ -58,14 +58,14 @@ fn timed(work: impl FnOnce()) -> Duration {
     begun.elapsed()
 }
 
-/// The least of three: what others do on the machine only adds to it.
+/// Returns the minimum time of three downloads, because other load on the machine only adds time.
 fn least_download(onlookers: usize) -> Duration {
     let times = (0..3).map(|_| download(onlookers));
     times.min().unwrap_or_default()
 }
 
-/// Downloads a torrent while so many peers look on, who have nothing and ask for nothing; tells what the engine's ticks
-/// took.
+/// Downloads a torrent while `onlookers` other peers without pieces or requests are connected. Returns the total time
+/// of the engine's ticks.
 fn download(onlookers: usize) -> Duration {
     let (mut sim, watch) = (engines::simulation(), watch());
     let data = torrents::noise(TOLD_BYTES);

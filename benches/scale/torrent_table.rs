@@ -1,4 +1,4 @@
-//! Torrents of one engine, of which at most one does something.
+//! Cost of the torrents of one engine, of which at most one is active.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use crate::engines::{self, Idle};
 use crate::watch::Stopwatch;
 use crate::{median, torrents, us, watch};
 
-/// Bytes that are downloaded while the others are idle.
+/// Bytes downloaded while the other torrents are idle.
 const ACTIVE_BYTES: usize = 256 << 20;
 
-/// What an engine with some idle torrents has cost.
+/// Costs of an engine with idle torrents.
 #[derive(Clone, Copy)]
 struct Cost {
     bytes: i64,
@@ -24,19 +24,20 @@ struct Cost {
     block: Duration,
 }
 
-/// The first torrent brings what is there once, like tables; the others are told without that.
+/// Prints one row per count. The costs of the first torrent include one-time costs such as tables; those of the others
+/// do not.
 pub fn table(counts: &[usize]) {
     println!(
         "| torrents | KiB each | µs to add, check, announce, save one | µs of an idle tick | µs per announce | µs per block of one more |"
     );
     println!("|---:|---:|---:|---:|---:|---:|");
-    // What the very first engine of a process takes is not told.
+    // Discards the costs of the process's very first engine.
     cost(1);
     let first = cost(1);
     for &count in counts {
         let cost = if count == 1 { first } else { cost(count) };
         let others = (count - 1) as f64;
-        // What cannot be told from the noise is left out.
+        // Leaves out differences that are indistinguishable from noise.
         let each = |whole: f64, first: f64| match count {
             1 => format!("{first:.1}"),
             _ if whole < 1.2 * first => "–".into(),
@@ -64,7 +65,7 @@ fn cost(count: usize) -> Cost {
     watch.start();
     idle.announce_again();
     let announcing = watch.stop().iter().sum();
-    // What has changed by that is saved.
+    // Lets the engine save the changes.
     engines::pass(&mut idle.sim, Duration::from_secs(120));
     Cost {
         bytes,
@@ -81,7 +82,7 @@ fn timed(work: impl FnOnce()) -> Duration {
     begun.elapsed()
 }
 
-/// Downloads one more torrent; tells what the engine's ticks took for each block.
+/// Downloads one more torrent. Returns the time of the engine's ticks per block.
 fn download(idle: &mut Idle, watch: &Stopwatch) -> Duration {
     let data = torrents::noise(ACTIVE_BYTES);
     let metainfo = torrents::of_data("active", &data, 256 << 10, None);

@@ -1,4 +1,4 @@
-//! The attacks: each a loop of one thread that runs until it is told to stop.
+//! The attacks. Each thread of an attack repeats one function until the soak ends.
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;
@@ -18,26 +18,26 @@ use crate::daemon::Daemon;
 use crate::honest::Target;
 use crate::wire::{Random, bytes_of, connect, flood, noise, shake_hands};
 
-/// The id under which the daemon receives `lt_donthave`: it is the only extension that it registers.
+/// The id under which the daemon receives `lt_donthave`, the only extension that it registers.
 const DONT_HAVE_ID: u8 = 1;
 
-/// One kind of attack, made by several threads.
+/// One kind of attack, run by several threads.
 pub struct Attack {
     pub name: &'static str,
     pub what: &'static str,
     threads: usize,
-    /// One round; it is repeated until the soak ends.
+    /// One round, which is repeated until the soak ends.
     round: fn(&Attacker),
 }
 
-/// What a thread of an attack knows.
+/// Data available to one thread of an attack.
 pub struct Attacker {
     daemon: Arc<Daemon>,
     target: Target,
     stop: Arc<AtomicBool>,
-    /// Its number among all attackers.
+    /// The thread's number among all attackers.
     number: u64,
-    /// The last two numbers of its address.
+    /// The last two bytes of the thread's address.
     from: [u8; 2],
 }
 
@@ -116,7 +116,7 @@ pub const ATTACKS: &[Attack] = &[
     },
 ];
 
-/// Starts the attacks whose names begin as one of `names`; all where there are none.
+/// Starts the attacks whose names begin with one of `names`, or all attacks if `names` is empty.
 pub fn start(names: &[String], daemon: &Arc<Daemon>, target: &Target, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
     let is_wanted =
         |attack: &&Attack| names.is_empty() || names.iter().any(|name| attack.name.starts_with(name.as_str()));
@@ -151,7 +151,7 @@ impl Attacker {
         shake_hands(self.daemon.peers, self.from, &self.target, self.number)
     }
 
-    /// Sends the same bytes over and over; `rate` in bytes a second.
+    /// Sends the same bytes again and again, at most `rate` bytes a second.
     fn flood_after(&self, first: &[Message], bytes: &[u8], rate: usize, reads: bool) {
         let Some(mut stream) = self.peer() else { return };
         if stream.write_all(&bytes_of(first)).is_ok() {
@@ -240,7 +240,7 @@ fn never_reads(attacker: &Attacker) {
     );
 }
 
-/// Claims everything, unchokes, and answers each request with wrong bytes.
+/// Announces all pieces, unchokes, and answers each request with wrong bytes.
 fn poison(attacker: &Attacker) {
     let Some(mut stream) = attacker.peer() else { return };
     let mut bytes = bytes_of(&[Message::HaveAll, Message::Unchoke]);
@@ -256,7 +256,7 @@ fn poison(attacker: &Attacker) {
             return;
         };
         bytes.clear();
-        // Requests are 17 bytes: four of length, the id 6, piece, offset, length.
+        // A request has 17 bytes: four of length, the id 6, piece, offset, length.
         for request in buffer[..len]
             .windows(17)
             .filter(|window| window[..5] == [0, 0, 0, 13, 6])
@@ -324,8 +324,8 @@ fn passwords(attacker: &Attacker) {
     }
 }
 
-/// Adds, through the API, torrents as a careless user would: one named as the state folder, one that has the honest
-/// torrent's file; then removes them with their data.
+/// Adds torrents through the API as a careless user would: one with the name of the state folder, one with the honest
+/// torrent's file. Then removes them with their data.
 fn torrents(attacker: &Attacker) {
     for name in [".ecs_torrent", "honest", ".ssh"] {
         let file = |path: &str| NewFile {

@@ -1,4 +1,4 @@
-//! What was measured over time, and whether it is good.
+//! Measurements over time, and the verdict on them.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -11,20 +11,20 @@ const MAX_ANSWER: Duration = Duration::from_secs(2);
 /// The most that memory may grow from the first quarter of the attacks to the last, in KiB.
 const MAX_GROWTH_KIB: u64 = 64 << 10;
 
-/// One look at the daemon.
+/// One measurement of the daemon.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Sample {
     /// Seconds since the start.
     pub seconds: f64,
-    /// Resident memory.
+    /// Resident memory, in KiB.
     pub resident_kib: u64,
-    /// Processor time so far, in seconds.
+    /// Processor time used so far, in seconds.
     pub cpu_seconds: f64,
     /// Bytes of the honest transfer so far.
     pub bytes: u64,
-    /// How long the API needed for an authenticated answer, in seconds; nothing where it gave none.
+    /// Time for an authenticated answer of the API, in seconds; `None` if there was no answer.
     pub answer_seconds: Option<f64>,
-    /// Whether the process is there.
+    /// Whether the process is running.
     pub is_running: bool,
 }
 
@@ -56,7 +56,7 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// A curve whose first `quiet` is without attacks.
+    /// Creates a curve whose first `quiet` is without attacks.
     pub fn new(quiet: Duration) -> Self {
         Self {
             quiet: quiet.as_secs_f64(),
@@ -69,12 +69,12 @@ impl Curve {
         self.samples.push(sample);
     }
 
-    /// What is left when the attacks are over.
+    /// Records the measurement taken after the attacks.
     pub fn push_after(&mut self, sample: Sample) {
         self.after = Some(sample);
     }
 
-    /// The last minute in one line.
+    /// Returns the last minute in one line.
     pub fn last_line(&self) -> String {
         let Some(last) = self.samples.last() else {
             return String::new();
@@ -96,7 +96,7 @@ impl Curve {
         )
     }
 
-    /// One line of what came of it, or why it is not good.
+    /// Returns one line with the results, or the reasons why they are not good.
     pub fn verdict(&self) -> Result<String, Vec<String>> {
         let (quiet, attacked): (Vec<&Sample>, Vec<&Sample>) =
             self.samples.iter().partition(|sample| sample.seconds <= self.quiet);
@@ -152,7 +152,7 @@ impl Curve {
         serde_json::to_string_pretty(&all).unwrap_or_default()
     }
 
-    /// Memory and throughput over time.
+    /// Plots memory and throughput over time.
     pub fn to_svg(&self) -> String {
         const WIDTH: f64 = 720.0;
         const HEIGHT: f64 = 240.0;
@@ -209,7 +209,7 @@ impl Curve {
     }
 }
 
-/// Growth of a figure for each second.
+/// Returns the growth of a figure per second.
 fn rate(first: &Sample, last: &Sample, figure: impl Fn(&Sample) -> f64) -> f64 {
     let seconds = last.seconds - first.seconds;
     if seconds > 0.0 {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// Patience with one request.
+/// Time limit of one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Daemon {
@@ -55,7 +55,7 @@ impl Daemon {
         }
     }
 
-    /// Status and body of an authenticated request; `None` where the daemon does not answer.
+    /// Sends an authenticated request and returns the status and body; `None` if the daemon does not answer.
     pub fn request(&self, method: &str, path: &str, body: &[u8]) -> Option<(u16, Vec<u8>)> {
         let mut stream = TcpStream::connect_timeout(&self.api, TIMEOUT).ok()?;
         stream.set_read_timeout(Some(TIMEOUT)).ok()?;
@@ -69,21 +69,22 @@ impl Daemon {
         );
         stream.write_all(&[head.as_bytes(), body].concat()).ok()?;
         let mut answer = Vec::new();
-        // The daemon may reset the connection behind its answer.
+        // The daemon may reset the connection after its answer.
         let _ = stream.read_to_end(&mut answer);
         let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
         let status = std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()?;
         Some((status, answer.split_off(end + 4)))
     }
 
-    /// Resident memory in KiB and processor time used so far.
+    /// Returns the resident memory in KiB and the processor time used so far.
     pub fn usage(&self) -> (u64, Duration) {
         let read = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap_or_default();
         let status = read("status");
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let resident = resident.and_then(|text| text.trim().trim_end_matches(" kB").trim().parse().ok());
         let stat = read("stat");
-        // The fields behind the command's name, which may hold anything: utime and stime are the 12th and 13th of them.
+        // Fields after the command's name, which may contain any character: utime and stime are the 12th and 13th of
+        // them.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let clock_ticks: u64 = [11, 12]
             .iter()

@@ -18,7 +18,7 @@ use ecs_torrent::{AddOptions, Engine, InfoHash, TorrentPlugins};
 use crate::daemon::Daemon;
 use crate::wire::noise;
 
-/// Time between two looks at the download.
+/// Time between two polls of the download.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 pub struct Honest {
@@ -29,7 +29,7 @@ pub struct Honest {
     downloads: Option<JoinHandle<()>>,
 }
 
-/// What attackers know of the torrent.
+/// Data about the torrent that attackers need.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
     pub info_hash: InfoHash,
@@ -95,7 +95,7 @@ impl Honest {
         self.target
     }
 
-    /// Bytes that the daemon has downloaded and verified so far.
+    /// Returns the bytes that the daemon has downloaded and verified so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -110,7 +110,7 @@ impl Drop for Honest {
     }
 }
 
-/// Downloads the torrent, removes it with its data, and begins again.
+/// Downloads the torrent, removes it with its data, and starts again.
 struct Downloads {
     daemon: Arc<Daemon>,
     torrent: Vec<u8>,

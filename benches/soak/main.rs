@@ -1,9 +1,9 @@
-//! A daemon under all attacks at once, beside an honest transfer.
+//! Runs a daemon under all attacks at once, beside an honest transfer.
 //!
-//! The daemon is the real binary, as a process of its own. One honest seed serves it a torrent that it downloads, removes
-//! with its data, and downloads again, for as long as the soak lasts. Meanwhile strangers on loopback addresses attack its
-//! peer port, its API and its torrents. Each minute prints memory, processor time, throughput and how long the API needed
-//! for an answer; the end prints a verdict and, with `--json` and `--plot`, writes the whole curve.
+//! The daemon is the real binary, in a process of its own. One honest seed serves it a torrent that it downloads,
+//! removes with its data, and downloads again, as long as the soak lasts. Meanwhile, attackers on loopback addresses
+//! attack its peer port, its API and its torrents. Each minute, the soak prints memory, processor time, throughput and
+//! the API's response time. At the end it prints a verdict and, with `--json` and `--plot`, writes the whole curve.
 //!
 //! ```sh
 //! cargo bench --bench soak                                   # an hour
@@ -110,7 +110,7 @@ fn main() -> ExitCode {
 fn soak(options: &Options, folder: &std::path::Path) -> Curve {
     let daemon = Arc::new(Daemon::start(folder));
     let honest = Honest::start(folder, options.size << 20, &daemon);
-    // One minute, or a tenth of the whole, without attacks: what the transfer reaches when it is left alone.
+    // The first minute, or a tenth of the whole, is without attacks: it shows the undisturbed transfer rate.
     let total = Duration::from_secs_f64(options.minutes * 60.0);
     let quiet = total.div_f64(10.0).min(Duration::from_secs(60));
     let stop = Arc::new(AtomicBool::new(false));
@@ -136,7 +136,7 @@ fn soak(options: &Options, folder: &std::path::Path) -> Curve {
     stop.store(true, Ordering::Relaxed);
     attackers.into_iter().for_each(|attacker| drop(attacker.join()));
     println!("the attacks end");
-    // Memory that was grown in a burst has to come back.
+    // Memory that grew in a burst has to be returned.
     thread::sleep(SAMPLE_INTERVAL * 4);
     curve.push_after(Sample::take(begun.elapsed(), &daemon, honest.bytes()));
     curve

@@ -11,10 +11,10 @@ use ecs_torrent::protocol::wire::{HANDSHAKE_LEN, Handshake, Message, Reserved};
 
 use crate::honest::Target;
 
-/// The most that one read or write of an attacker waits.
+/// Time limit of one read or write of an attacker.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Bytes that do not repeat, the same for the same seed.
+/// Creates bytes that do not repeat. The same seed gives the same bytes.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut bytes: Vec<u8> = std::iter::repeat_with(|| random.next().to_le_bytes())
@@ -25,7 +25,7 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// A small generator of numbers.
+/// A small generator of pseudorandom numbers.
 pub struct Random(pub u64);
 
 impl Random {
@@ -37,7 +37,7 @@ impl Random {
     }
 }
 
-/// Connects from `127.0.x.y`; nothing where the daemon refuses, or where it is time to stop.
+/// Connects from `127.0.x.y`; `None` if the daemon refuses or the soak has ended.
 pub fn connect(to: SocketAddr, from: [u8; 2]) -> Option<TcpStream> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).ok()?;
     let ip = IpAddr::from(Ipv4Addr::new(127, 0, from[0], from[1]));
@@ -49,7 +49,7 @@ pub fn connect(to: SocketAddr, from: [u8; 2]) -> Option<TcpStream> {
     Some(stream)
 }
 
-/// Connects and shakes hands.
+/// Connects and completes the handshake.
 pub fn shake_hands(to: SocketAddr, from: [u8; 2], target: &Target, id: u64) -> Option<TcpStream> {
     let mut stream = connect(to, from)?;
     let mut peer_id = *b"-XX0001-............";
@@ -67,15 +67,15 @@ pub fn shake_hands(to: SocketAddr, from: [u8; 2], target: &Target, id: u64) -> O
     Some(stream)
 }
 
-/// The bytes of messages.
+/// Encodes messages.
 pub fn bytes_of(messages: &[Message]) -> Vec<u8> {
     let mut bytes = Vec::new();
     messages.iter().for_each(|message| message.write(&mut bytes));
     bytes
 }
 
-/// Sends `bytes` again and again, at most `rate` bytes a second, until the daemon closes or it is time to stop. Reads and
-/// drops the answers where `reads`.
+/// Sends `bytes` again and again, at most `rate` bytes a second, until the daemon closes the connection or the soak
+/// ends. With `reads`, reads and discards the answers.
 pub fn flood(mut stream: TcpStream, bytes: &[u8], rate: usize, reads: bool, stop: &AtomicBool) {
     if reads && let Ok(mut reader) = stream.try_clone() {
         thread::spawn(move || {

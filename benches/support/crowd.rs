@@ -1,4 +1,4 @@
-//! An engine with a crowd around it.
+//! An engine with many connected peers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::peers::Peers;
 use crate::watch::Stopwatch;
 use crate::{engines, torrents};
 
-/// Pieces of the torrent that peers tell about.
+/// Number of pieces of the torrent that peers send `Have`s for.
 pub const PIECE_COUNT: usize = 100_000;
 
-/// An engine with many peers, which are played from outside.
+/// An engine with many scripted peers.
 pub struct Crowd {
     sim: Simulation,
     node: NodeId,
@@ -26,12 +26,12 @@ pub struct Crowd {
     count: usize,
     peers: Peers,
     block_count: u32,
-    /// What the engine has allocated for each peer.
+    /// Bytes that the engine has allocated per peer.
     bytes_per_peer: i64,
 }
 
 impl Crowd {
-    /// The engine seeds, and every peer is unchoked.
+    /// Creates an engine that seeds and has unchoked every peer.
     pub fn of_leechers(count: usize, watch: Arc<Stopwatch>) -> Self {
         let data = torrents::noise(16 << 20);
         let mut crowd = Self::new(count, watch, &data, true);
@@ -41,7 +41,7 @@ impl Crowd {
         crowd
     }
 
-    /// The engine has nothing, and peers have nothing either so far.
+    /// Creates an engine without pieces whose peers have no pieces yet either.
     pub fn of_seeders(count: usize, watch: Arc<Stopwatch>) -> Self {
         let mut crowd = Self::new(count, watch, &vec![0; PIECE_COUNT * 16], false);
         crowd.peers.say(|_| Message::HaveNone);
@@ -82,7 +82,7 @@ impl Crowd {
         }
     }
 
-    /// Lets what has been said be heard, and what follows from it be over.
+    /// Runs until the engine has received and handled all sent messages.
     fn settle(&mut self) {
         engines::pass(&mut self.sim, Duration::from_secs(1));
         self.peers.hear();
@@ -92,13 +92,13 @@ impl Crowd {
         self.bytes_per_peer = (self.watch.bytes() - self.bytes_per_peer) / self.count as i64;
     }
 
-    /// What the engine has allocated for each peer, by the time that all were settled.
+    /// Bytes that the engine had allocated per peer once all peers were settled.
     #[allow(dead_code, reason = "not every bench weighs")]
     pub fn bytes_per_peer(&self) -> i64 {
         self.bytes_per_peer
     }
 
-    /// The time.
+    /// The simulated time.
     pub fn now(&self) -> Timestamp {
         self.sim.now()
     }
@@ -115,7 +115,8 @@ impl Crowd {
         assert!(next > now, "the tick had something to do");
     }
 
-    /// Every peer asks for a block, and gets it; tells what the ticks took, from the one that hears the requests on.
+    /// Sends one request from each peer and runs until all are served. Returns the tick times, starting with the tick
+    /// that receives the requests.
     pub fn request_round(&mut self) -> Vec<Duration> {
         let (count, wanted) = (self.block_count, self.count);
         self.peers.say(|number| {
@@ -138,13 +139,13 @@ impl Crowd {
         self.watch.stop()
     }
 
-    /// Lets time pass until what peers have just said is about to arrive, and watches ticks from then on.
+    /// Runs until just before the peers' latest messages arrive, then starts the stopwatch.
     fn watch_from_arrival(&mut self) {
         engines::pass(&mut self.sim, engines::LATENCY - Duration::from_micros(1));
         self.watch.start();
     }
 
-    /// Every peer tells that it has `piece`; tells what the tick took that hears it.
+    /// Sends `Have(piece)` from each peer. Returns the time of the tick that receives the messages.
     pub fn have_round(&mut self, piece: u32) -> Duration {
         self.peers.say(|_| Message::Have(piece));
         self.watch_from_arrival();
@@ -155,7 +156,7 @@ impl Crowd {
     }
 }
 
-/// Everybody is let in and served.
+/// Settings that admit and serve `count` peers.
 pub fn settings(count: usize) -> Settings {
     let many = 2 * count;
     Settings {

@@ -1,4 +1,4 @@
-//! Simulated engines in the states that benches look at.
+//! Simulated engines in the states that benches measure.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use ecs_torrent::systems::TorrentPlugins;
 
 use crate::torrents;
 
-/// One way between two hosts.
+/// One-way latency between two hosts.
 pub const LATENCY: Duration = Duration::from_millis(10);
 
 /// A simulation for benches.
@@ -23,17 +23,17 @@ pub fn simulation() -> Simulation {
     Simulation::untraced(1, LATENCY)
 }
 
-/// A host's address.
+/// Address of a host.
 pub fn ip(last: u8) -> IpAddr {
     [10, 0, 0, last].into()
 }
 
-/// Where an engine at [`ip`] listens.
+/// Listen address of the engine at [`ip`].
 pub fn listening(last: u8) -> SocketAddr {
     (ip(last), 6881).into()
 }
 
-/// Adds a torrent, its data in the folder `root`.
+/// Adds a torrent with its data in the folder `root`.
 pub fn add(sim: &mut Simulation, node: NodeId, metainfo: &Arc<Metainfo>, root: &str, peers: Vec<SocketAddr>) {
     let command = AddTorrent {
         metainfo: metainfo.clone(),
@@ -50,21 +50,21 @@ pub fn add(sim: &mut Simulation, node: NodeId, metainfo: &Arc<Metainfo>, root: &
     sim.nudge(node);
 }
 
-/// Torrents of an engine that are in `state`.
+/// Number of an engine's torrents in `state`.
 pub fn count_in(sim: &mut Simulation, node: NodeId, state: &Lifecycle) -> usize {
     let world = sim.node(node).world_mut();
     let mut torrents = world.query::<&Lifecycle>();
     torrents.iter(world).filter(|lifecycle| *lifecycle == state).count()
 }
 
-/// Lets `time` pass.
+/// Runs the simulation for `time`.
 pub fn pass(sim: &mut Simulation, time: Duration) {
     let limit = sim.now() + time;
     sim.run_until(limit, |_| false);
 }
 
-/// An engine with idle torrents, half of them complete, and every one announced to a tracker: what it has to do for
-/// them next is minutes away.
+/// An engine with idle torrents, half of them complete. Every torrent is announced to a tracker; the engine's next work
+/// for them is minutes away.
 pub struct Idle {
     pub sim: Simulation,
     pub node: NodeId,
@@ -73,7 +73,7 @@ pub struct Idle {
 }
 
 impl Idle {
-    /// With `count` torrents.
+    /// Creates an engine with `count` torrents.
     pub fn new(count: usize, probe: Arc<dyn Probe>) -> Self {
         let mut sim = simulation();
         let announces = Arc::new(AtomicUsize::new(0));
@@ -89,7 +89,7 @@ impl Idle {
             }
             add(&mut sim, node, &metainfo, &name, vec![]);
         }
-        // Until all are announced, and what is saved 30 s after a change is saved.
+        // Waits until all torrents are announced and the engine has saved the changes, which it does after 30 s.
         let is_announced = |_: &mut Simulation| announces.load(Ordering::Relaxed) >= count;
         let limit = sim.now() + Duration::from_secs(600);
         assert!(
@@ -107,7 +107,7 @@ impl Idle {
         }
     }
 
-    /// Lets time pass until every torrent has been announced once more.
+    /// Runs until every torrent has been announced once more.
     #[allow(dead_code, reason = "not every bench announces")]
     pub fn announce_again(&mut self) {
         let wanted = self.announces.load(Ordering::Relaxed) + self.count;
@@ -116,7 +116,7 @@ impl Idle {
         assert!(self.sim.run_until(limit, is_announced));
     }
 
-    /// Runs a tick in which nothing is due, and checks that nothing is due soon.
+    /// Runs a tick in which nothing is due and checks that nothing is due soon.
     pub fn tick(&mut self) {
         let now = self.sim.now();
         let next = self.sim.node(self.node).tick(now);
@@ -124,7 +124,7 @@ impl Idle {
     }
 }
 
-/// A UDP tracker's answers (BEP 15): a connection, and an announce without peers, to be repeated in half an hour.
+/// Answers as a UDP tracker (BEP 15). Replies to announces contain no peers and an interval of half an hour.
 fn answer(packet: &[u8], announces: &AtomicUsize) -> Vec<Vec<u8>> {
     let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().unwrap());
     let (action, transaction) = (word(8), word(12));

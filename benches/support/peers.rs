@@ -1,4 +1,4 @@
-//! Peers without engines, played from outside, as many as wanted.
+//! Any number of scripted peers without engines.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,10 +15,11 @@ use ecs_torrent::protocol::wire::{Handshake, Message, Reserved};
 
 use crate::engines;
 
-/// Connections that are made at once: a system lets so many wait to be accepted, and answers others late.
+/// Number of connections made at once. An operating system queues this many until they are accepted and answers further
+/// ones late.
 const AT_ONCE: usize = 400;
 
-/// Connections to one engine, each with a handshake of its own.
+/// Connections to one engine, each with its own handshake.
 pub struct Peers {
     net: SimNet,
     links: Vec<LinkId>,
@@ -52,7 +53,7 @@ impl Peers {
         Self { net, links }
     }
 
-    /// Sends a message from each peer: `say` is asked what the peer of that number says.
+    /// Sends a message from each peer. `say` returns the message of the peer with the given number.
     pub fn say(&mut self, say: impl Fn(usize) -> Message) {
         let sends = self.links.iter().enumerate().map(|(number, &link)| {
             let mut bytes = BytesMut::new();
@@ -63,7 +64,7 @@ impl Peers {
         self.net.submit(&mut sends.collect());
     }
 
-    /// Takes what has come for all peers: the chunks, without saying for whom.
+    /// Returns the chunks received by all peers, without the peer of each chunk.
     pub fn hear(&mut self) -> Vec<Bytes> {
         let mut events = Vec::new();
         self.net.poll(usize::MAX, &mut events);
@@ -75,7 +76,7 @@ impl Peers {
         events.into_iter().filter_map(chunk).collect()
     }
 
-    /// Takes what has come, and counts the blocks in it.
+    /// Takes the received chunks and returns the number of blocks among them.
     pub fn count_blocks(&mut self) -> usize {
         let blocks = self.hear();
         blocks.iter().filter(|chunk| chunk.len() == BLOCK_SIZE as usize).count()

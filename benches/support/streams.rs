@@ -1,4 +1,4 @@
-//! What peers send each other, as bytes.
+//! Byte streams between peers.
 
 use bytes::{Bytes, BytesMut};
 use ecs_torrent::bevy_ecs::entity::Entity;
@@ -8,16 +8,16 @@ use ecs_torrent::protocol::wire::{Frame, FrameLimits, Message, PeerCodec, Sessio
 
 use crate::torrents;
 
-/// Blocks in a [`Stream`]; as many haves and requests go with them.
+/// Number of blocks in a [`Stream`], which also holds as many haves and as many requests.
 pub const BLOCK_COUNT: u32 = 64;
 
-/// Frames in a [`Stream`].
+/// Number of frames in a [`Stream`].
 pub const FRAME_COUNT: u64 = 3 * BLOCK_COUNT as u64;
 
-/// Bytes that one read from a socket brings: blocks straddle it.
+/// Bytes per read from a socket. Blocks straddle the boundaries of reads.
 const READ_BYTES: usize = 100_000;
 
-/// Blocks, haves and requests, one of each in turn.
+/// A stream of blocks, haves and requests, one of each in turn.
 pub struct Stream {
     blocks: Vec<(BlockRequest, Bytes)>,
     chunks: Vec<Bytes>,
@@ -51,18 +51,18 @@ impl Stream {
         }
     }
 
-    /// Bytes of all frames.
+    /// Number of bytes of all frames.
     pub fn len(&self) -> usize {
         self.chunks.iter().map(Bytes::len).sum()
     }
 
-    /// A codec that can read it.
+    /// Creates a codec that can read the stream.
     pub fn codec() -> PeerCodec {
         PeerCodec::new(FrameLimits::default())
     }
 
-    /// Reads it through `codec`, which stands between frames afterwards; tells how many blocks, haves and requests
-    /// there were.
+    /// Reads the stream through `codec`, which is at a frame boundary afterwards. Returns the numbers of blocks, haves
+    /// and requests.
     pub fn decode(&self, codec: &mut PeerCodec) -> [u32; 3] {
         let mut counts = [0; 3];
         for chunk in &self.chunks {
@@ -80,7 +80,7 @@ impl Stream {
     }
 }
 
-/// Writes a stream's frames as the engine does, for one peer in one tick; tells how many bytes that makes.
+/// Writes a stream's frames as the engine does, for one peer in one tick. Returns the number of bytes.
 pub fn encode(stream: &Stream, peer: Entity, flush: &mut FlushQueue, outbox: &mut Outbox) -> usize {
     for (request, data) in &stream.blocks {
         flush.send_block(peer, outbox, *request, data.clone());
@@ -94,7 +94,7 @@ pub fn encode(stream: &Stream, peer: Entity, flush: &mut FlushQueue, outbox: &mu
     frames.iter().map(Bytes::len).sum()
 }
 
-/// What stands behind each block of a [`Stream`].
+/// The messages that follow a block in a [`Stream`].
 fn messages(request: BlockRequest) -> [Message; 2] {
     [Message::Have(request.piece), Message::Request(request)]
 }

@@ -1,4 +1,4 @@
-//! Torrents as benches need them: large ones that are only described, and small ones with data.
+//! Torrents for benches: large ones without data and small ones with data.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use ecs_torrent::protocol::create::{NewFile, NewTorrent};
 use ecs_torrent::protocol::hash::{Sha1Digest, sha1};
 use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
 
-/// Bytes of a piece of a described torrent.
+/// Piece length in bytes of a torrent without data.
 const PIECE_LENGTH: u32 = 256 << 10;
 
-/// A `.torrent` of a folder with `file_count` files, which `piece_count` pieces make up.
+/// Creates the `.torrent` of a folder with `file_count` files and `piece_count` pieces.
 pub fn described(piece_count: usize, file_count: usize) -> Bytes {
     let total = piece_count as u64 * u64::from(PIECE_LENGTH);
     let file = |number: usize| NewFile {
@@ -34,7 +34,7 @@ pub fn described(piece_count: usize, file_count: usize) -> Bytes {
     torrent.encode().unwrap().into()
 }
 
-/// Metainfo of one file with `data` in it.
+/// Creates the metainfo of one file that contains `data`.
 pub fn of_data(name: &str, data: &[u8], piece_length: u32, tracker: Option<&str>) -> Arc<Metainfo> {
     let torrent = NewTorrent {
         name: name.into(),
@@ -50,12 +50,12 @@ pub fn of_data(name: &str, data: &[u8], piece_length: u32, tracker: Option<&str>
     parse(&torrent.encode().unwrap().into())
 }
 
-/// Parses what this module makes.
+/// Parses metainfo that this module creates.
 pub fn parse(bytes: &Bytes) -> Arc<Metainfo> {
     Arc::new(Metainfo::parse(bytes, &MetainfoLimits::default()).unwrap())
 }
 
-/// Bytes that do not repeat.
+/// Returns `len` non-repeating bytes.
 pub fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let words = std::iter::repeat_with(|| {

@@ -1,4 +1,4 @@
-//! What an engine's ticks take, backends left out.
+//! Time and memory of an engine's ticks, excluding its backends.
 
 use std::mem;
 use std::sync::{Mutex, MutexGuard};
@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use ecs_torrent::engine::sim::Probe;
 
-/// Times ticks, and weighs what they leave allocated.
+/// Measures the time of ticks and the memory that they leave allocated.
 pub struct Stopwatch {
-    /// Bytes that this process has allocated; 0 where nobody counts them.
+    /// Returns the bytes that this process has allocated, or 0 without a counting allocator.
     gauge: fn() -> usize,
     readings: Mutex<Readings>,
 }
@@ -17,7 +17,7 @@ pub struct Stopwatch {
 struct Readings {
     is_running: bool,
     ticks: Vec<Duration>,
-    /// What ticks have allocated and not freed.
+    /// Bytes that ticks have allocated and not freed.
     bytes: i64,
     time_in_backends: Duration,
     bytes_in_backends: i64,
@@ -30,18 +30,18 @@ impl Default for Stopwatch {
 }
 
 impl Stopwatch {
-    /// One that asks `gauge` how many bytes are allocated.
+    /// Creates a stopwatch that reads the number of allocated bytes from `gauge`.
     pub fn weighing(gauge: fn() -> usize) -> Self {
         let readings = Mutex::default();
         Self { gauge, readings }
     }
 
-    /// Watches ticks from now on.
+    /// Starts recording tick times.
     pub fn start(&self) {
         self.readings().is_running = true;
     }
 
-    /// What each tick took since the start.
+    /// Stops recording. Returns the time of each tick since [`Self::start`].
     pub fn stop(&self) -> Vec<Duration> {
         let mut readings = self.readings();
         readings.is_running = false;

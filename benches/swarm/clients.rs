@@ -1,4 +1,4 @@
-//! The clients that are measured, and how each is told what to do.
+//! The measured clients and how to run them.
 
 mod aria2;
 pub mod floor;
@@ -16,28 +16,28 @@ use crate::lab::{MEASURED, PORT};
 use crate::options::Options;
 use crate::process::Program;
 
-/// What a client is to do, and where.
+/// Content, folders and seeders of a client's task.
 pub struct Job<'a> {
     pub content: &'a Content,
-    /// Empty; for what is downloaded.
+    /// Empty folder for the download.
     pub target: &'a Path,
-    /// Empty; for the client's own files.
+    /// Empty folder for the client's own files.
     pub scratch: &'a Path,
-    /// Who has the content.
+    /// Addresses of the seeders.
     pub seeders: &'a [SocketAddr],
 }
 
-/// Where the saved state of many torrents is.
+/// Folders of the saved state of many torrents.
 pub struct Saved<'a> {
     /// The .torrent files.
     pub torrents: &'a Path,
     /// Their data.
     pub data: &'a Path,
-    /// The client's own.
+    /// The client's own state.
     pub state: &'a Path,
 }
 
-/// A client; it says nothing of what it can't do.
+/// A client. Methods for unsupported tasks return `None`.
 pub trait Client {
     fn name(&self) -> &'static str;
     fn version(&self) -> &str;
@@ -45,18 +45,18 @@ pub trait Client {
     fn leech(&self, _job: &Job) -> Option<Program> {
         None
     }
-    /// Seeds the content at the address of the measured, until it is ended.
+    /// Seeds the content at the measured client's address until it is killed.
     fn seed(&self, _job: &Job) -> Option<Program> {
         None
     }
     fn check(&self, _job: &Job) -> Option<Program> {
         None
     }
-    /// Makes a torrent of the content, into `target`.
+    /// Creates a torrent of the content in `target`.
     fn create(&self, _job: &Job) -> Option<Program> {
         None
     }
-    /// Leaves a state behind from which [`Client::restart`] starts.
+    /// Saves the state from which [`Client::restart`] starts.
     fn prepare(&self, _saved: &Saved) -> Option<Program> {
         None
     }
@@ -65,7 +65,7 @@ pub trait Client {
     }
 }
 
-/// The clients that are installed and asked for, ours first.
+/// Returns the installed and selected clients, ours first.
 pub fn found(options: &Options) -> Vec<Box<dyn Client>> {
     let all: [Option<Box<dyn Client>>; 6] = [
         Some(Box::new(ours::Ours)),
@@ -83,12 +83,12 @@ pub fn found(options: &Options) -> Vec<Box<dyn Client>> {
         .collect()
 }
 
-/// The address of the client that is measured.
+/// The address of the measured client.
 fn address() -> SocketAddr {
     SocketAddr::new(MEASURED, PORT)
 }
 
-/// The first line that a program prints with these arguments, where it is there.
+/// Returns the first line that a program prints with these arguments, or `None` if it is not installed.
 fn first_line(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
@@ -100,7 +100,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// This program again.
+/// Command that runs this program again.
 pub fn itself() -> Command {
     Command::new(std::env::current_exe().expect("a running program knows itself"))
 }

@@ -1,4 +1,4 @@
-//! Torrents to measure with, and their bytes.
+//! Torrents to measure with and their data.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -14,23 +14,23 @@ use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
 use crate::lab::{Lab, TRACKER_URL};
 use crate::rows::Shape;
 
-/// A torrent and where its data is.
+/// A torrent and the location of its data.
 #[derive(Debug, Clone)]
 pub struct Content {
-    /// Without trackers, for clients that are told whom to connect to.
+    /// Torrent file without trackers, for clients that accept peer addresses.
     pub torrent: PathBuf,
-    /// With the lab's tracker, for those that are not.
+    /// Torrent file with the lab's tracker, for the other clients.
     pub tracked: PathBuf,
-    /// Holds the torrent's file or folder.
+    /// Folder that holds the content and the torrent files.
     pub folder: PathBuf,
-    /// The name of that file or folder.
+    /// Name of the content's file or folder.
     pub name: String,
     pub len: u64,
     pub piece_length: u32,
 }
 
 impl Content {
-    /// The content of this size and shape, made where it is not there yet.
+    /// Returns the content of this size and shape. Creates it if it does not exist.
     pub fn make(lab: &Lab, mib: u64, shape: Shape) -> Self {
         let folder = lab.path().join(format!("content-{mib}-{}", shape.files));
         let name = "content".to_owned();
@@ -66,7 +66,7 @@ impl Content {
     }
 }
 
-/// Writes `len` bytes that do not repeat, into one file, or evenly into so many in folders of 100.
+/// Writes `len` non-repeating bytes to one file, or evenly to several files in folders of 100.
 fn write_noise(path: &Path, len: u64, files: u32) {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut write = |path: &Path, len: u64| {
@@ -96,7 +96,7 @@ pub fn load(torrent: &Path) -> io::Result<Metainfo> {
     Metainfo::parse(&bytes, &MetainfoLimits::default()).map_err(io::Error::other)
 }
 
-/// A torrent's files, each opened when it is first used and kept open.
+/// A torrent's files. Each is opened on first use and kept open.
 pub struct Files {
     metainfo: Metainfo,
     root: PathBuf,
@@ -105,12 +105,12 @@ pub struct Files {
 }
 
 impl Files {
-    /// Files that are there.
+    /// Files that exist.
     pub fn existing(metainfo: Metainfo, root: &Path) -> Self {
         Self::new(metainfo, root, false)
     }
 
-    /// Files that are created.
+    /// Files that are created on first use.
     pub fn created(metainfo: Metainfo, root: &Path) -> Self {
         Self::new(metainfo, root, true)
     }

@@ -1,4 +1,4 @@
-//! Peers in great number, who are idle or ask for a block after the other.
+//! Many peers that are idle or request one block after the other.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::content;
 use crate::process::{DEADLINE, Running};
 use crate::rows::Metric;
 
-/// Time for which ticks are counted, idle and busy.
+/// Time for which ticks are measured, once idle and once busy.
 const WATCH: Duration = Duration::from_secs(10);
 
 struct Crowd {
@@ -30,7 +30,8 @@ struct Crowd {
     wake: Notify,
 }
 
-/// Connects so many peers to a running engine, lets them be idle and then busy, and tells what that took.
+/// Connects `count` peers to a running engine and measures its tick times while they are idle and then busy, and its
+/// memory per peer.
 pub fn measure(
     engine: &mut Running,
     torrent: &Path,

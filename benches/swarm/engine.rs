@@ -1,4 +1,4 @@
-//! ecs-torrent as a library, for what its program does not tell.
+//! ecs-torrent as a library, for figures that its program does not report.
 
 use std::fs;
 use std::io::{BufRead, stdin};
@@ -17,7 +17,7 @@ use ecs_torrent::{AddOptions, Engine, Error, TorrentPlugins, Torrents};
 use crate::options;
 use crate::small;
 
-/// Time between two looks whether all torrents are up.
+/// Interval between checks whether all torrents are up.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 pub fn run(command: options::Engine) -> ExitCode {
@@ -141,7 +141,7 @@ async fn peers(torrent: PathBuf, folder: PathBuf, state: PathBuf, listen: Socket
     Ok(())
 }
 
-/// Ticks of a simulated engine that are timed.
+/// Number of timed ticks of a simulated engine.
 const TICKS: u32 = 20_000;
 
 fn tick(torrents: u32) {

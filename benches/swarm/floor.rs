@@ -1,5 +1,5 @@
-//! The least that a program can do: blocking sockets, a thread for each, no engine. What other clients are on the other
-//! end of, and what the figures of ours are held against.
+//! A minimal client: blocking sockets, one thread per socket, no engine. It is the counterpart of the measured clients
+//! and the baseline for our figures.
 
 mod leech;
 mod seed;
@@ -21,7 +21,7 @@ use crate::content::{Files, load};
 use crate::options::Floor;
 
 pub fn run(command: Floor) -> ExitCode {
-    // A torrent of 10 000 files is kept open as a whole.
+    // All files of a torrent with 10 000 files stay open.
     let _ = rustix::process::setrlimit(
         rustix::process::Resource::Nofile,
         rustix::process::Rlimit {
@@ -61,7 +61,7 @@ fn shake_hands(stream: &mut TcpStream, info_hash: InfoHash) -> io::Result<()> {
     let ours = Handshake {
         reserved: Reserved::default(),
         info_hash,
-        // A client may refuse two peers with one id.
+        // A client may refuse two peers with the same ID.
         peer_id: PeerId::ours(std::array::from_fn(|at| {
             (std::process::id().to_le_bytes()[at % 4]) ^ (stream.as_raw_fd() as u8)
         })),
@@ -90,7 +90,7 @@ fn block_at(bytes: &[u8], at: usize) -> BlockRequest {
     }
 }
 
-/// Reads and hashes every piece, on all processors, each through a buffer that stays in the cache.
+/// Reads and hashes every piece on all processors. Each thread uses a buffer that stays in the cache.
 fn check(files: &Files) -> io::Result<()> {
     let info = &files.metainfo().info;
     let next = AtomicU32::new(0);

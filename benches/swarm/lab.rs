@@ -1,4 +1,4 @@
-//! Where it is measured: addresses, a folder in memory, a tracker that knows the seeders.
+//! The environment of measurements: addresses, a folder in memory, and a tracker that knows the seeders.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -8,26 +8,26 @@ use std::thread;
 
 use crate::options::Options;
 
-/// The port of every client.
+/// Port of every client.
 pub const PORT: u16 = 6881;
 
-/// The client that is measured.
+/// Address of the measured client.
 pub const MEASURED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 78, 0, 1));
 
 const TRACKER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 78, 0, 2)), 6969);
 
-/// Where the tracker announces to.
+/// Announce URL of the lab's tracker.
 pub const TRACKER_URL: &str = "http://10.78.0.2:6969/announce";
 
 const COUNTERPARTS: u8 = 8;
 
-/// The address of a counterpart, counted from 0.
+/// Address of a counterpart, counted from 0.
 pub fn counterpart(number: u8) -> IpAddr {
     assert!(number < COUNTERPARTS, "more counterparts than addresses");
     Ipv4Addr::new(10, 78, 1, number + 1).into()
 }
 
-/// All addresses that the namespace has to have.
+/// All addresses that the network namespace needs.
 pub fn addresses() -> Vec<IpAddr> {
     [MEASURED, TRACKER.ip()]
         .into_iter()
@@ -35,7 +35,7 @@ pub fn addresses() -> Vec<IpAddr> {
         .collect()
 }
 
-/// A folder that goes with this value, and a running tracker.
+/// A running tracker and a folder that is removed on drop.
 pub struct Lab {
     folder: tempfile::TempDir,
     seeders: Arc<Mutex<Vec<SocketAddr>>>,
@@ -51,7 +51,7 @@ impl Lab {
         let swarm = seeders.clone();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                // Who announces in an odd way gets no answer; the run then fails by itself.
+                // A malformed announce gets no answer; the run then fails by itself.
                 let _ = answer(stream, &swarm.lock().unwrap());
             }
         });
@@ -62,7 +62,7 @@ impl Lab {
         self.folder.path()
     }
 
-    /// An empty folder of this name.
+    /// Creates an empty folder of this name, replacing an existing one.
     pub fn fresh(&self, name: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         if path.exists() {
@@ -72,7 +72,7 @@ impl Lab {
         path
     }
 
-    /// Who the tracker tells of from now on.
+    /// Sets the seeders in the tracker's replies.
     pub fn announce(&self, seeders: &[SocketAddr]) {
         *self.seeders.lock().unwrap() = seeders.to_vec();
     }

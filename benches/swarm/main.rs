@@ -1,4 +1,4 @@
-//! Measures ecs-torrent beside every other client that is found here, and beside the least a program can do.
+//! Compares ecs-torrent with every other installed client and with a minimal client.
 //!
 //! ```sh
 //! cargo bench --bench swarm                             # every row, five runs each
@@ -6,9 +6,9 @@
 //! cargo bench --bench swarm -- --json out.json --plot out.svg
 //! ```
 //!
-//! Everything runs in a network namespace of its own, with the data in memory (`/dev/shm`). The clients of a row take
-//! turns, so that a noisy minute falls on all of them; what is told are medians, and CPU seconds rather than times.
-//! What is on the other end of a measured client is the [`floor`] program, which costs little itself.
+//! Everything runs in its own network namespace, with the data in memory (`/dev/shm`). The clients of a row take turns,
+//! so that a noisy minute affects all of them. The report shows medians, and prefers CPU seconds to elapsed times.
+//! Measured clients transfer to or from the [`floor`] program, whose own cost is low.
 
 #![allow(
     unreachable_pub,

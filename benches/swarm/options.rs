@@ -1,4 +1,4 @@
-//! What is asked for on the command line.
+//! Command-line options.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,19 +13,19 @@ use crate::rows;
     subcommand_precedence_over_arg = true
 )]
 pub struct Options {
-    /// Rows to measure, by name or by its beginning; all by default.
+    /// Rows to measure, by name or prefix; all by default.
     #[arg(value_parser = row_name)]
     rows: Vec<String>,
-    /// MiB of the torrents that are downloaded and seeded; those that are checked are twice as large.
+    /// Size in MiB of downloaded and seeded torrents; checked and created torrents are twice as large.
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     pub size: u64,
     /// Runs of each client in each row.
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub runs: usize,
-    /// Clients to measure, by name; all that are found by default.
+    /// Clients to measure, by name; all installed clients by default.
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub clients: Vec<String>,
-    /// A folder in memory for the data.
+    /// In-memory folder for the data.
     #[arg(long, default_value = "/dev/shm", value_name = "DIR")]
     pub dir: PathBuf,
     /// Write all figures as JSON.
@@ -34,7 +34,7 @@ pub struct Options {
     /// Draw the ratios as SVG.
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
-    /// Given by cargo.
+    /// Passed by cargo.
     #[arg(long, hide = true)]
     bench: bool,
     #[command(subcommand)]
@@ -42,7 +42,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Whether a row was asked for.
+    /// Returns whether a row is selected.
     pub fn wants(&self, row: &str) -> bool {
         let is_meant = |wanted: &String| match rows::ROWS.iter().any(|row| row.name == wanted) {
             true => row == wanted,
@@ -51,7 +51,7 @@ impl Options {
         self.rows.is_empty() || self.rows.iter().any(is_meant)
     }
 
-    /// Whether a client was asked for. Ours always is: the ratios are its own.
+    /// Returns whether a client is selected. Ours always is, because all ratios refer to it.
     pub fn wants_client(&self, client: &str) -> bool {
         self.clients.is_empty() || client == "ecs-torrent" || self.clients.iter().any(|wanted| wanted == client)
     }
@@ -65,11 +65,11 @@ fn row_name(name: &str) -> Result<String, String> {
     Err(format!("there are {}", names.join(", ")))
 }
 
-/// What this program is in the processes that it starts.
+/// Roles of this program in the processes that it starts.
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
 pub enum Mode {
-    /// The least that a program can do.
+    /// Minimal client.
     #[command(subcommand, hide = true)]
     Floor(Floor),
     /// ecs-torrent as a library.
@@ -79,13 +79,13 @@ pub enum Mode {
 
 #[derive(Debug, Subcommand)]
 pub enum Floor {
-    /// Sends what is asked for, until it is ended.
+    /// Sends requested blocks until it is killed.
     Seed {
         torrent: PathBuf,
         folder: PathBuf,
         listen: SocketAddr,
     },
-    /// Downloads, hashes, and writes where there is a folder.
+    /// Downloads and hashes; writes if a folder is given.
     Leech {
         torrent: PathBuf,
         #[arg(long)]
@@ -98,21 +98,21 @@ pub enum Floor {
 
 #[derive(Debug, Subcommand)]
 pub enum Engine {
-    /// Adds the torrents of a folder and leaves their sessions behind.
+    /// Adds the torrents of a folder and saves their sessions.
     Prepare {
         torrents: PathBuf,
         data: PathBuf,
         state: PathBuf,
     },
-    /// Starts over these sessions, tells when all are up, and idles.
+    /// Resumes these sessions, reports when all torrents are up, and idles.
     Restart { state: PathBuf },
-    /// Seeds to many, and tells how long its ticks take at each line that it reads.
+    /// Seeds to many peers; prints its tick times for each line of input.
     Peers {
         torrent: PathBuf,
         folder: PathBuf,
         state: PathBuf,
         listen: SocketAddr,
     },
-    /// Times ticks of a world with so many idle torrents.
+    /// Times ticks of a world with this many idle torrents.
     Tick { torrents: u32 },
 }

@@ -1,4 +1,4 @@
-//! The ratios as a picture: for each row the CPU of each client, as a multiple of ours.
+//! Chart of the ratios: CPU time of each client in each row, as a multiple of ours.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,12 +11,12 @@ const WIDTH: f64 = 860.0;
 const LEFT: f64 = 190.0;
 const BAR: f64 = 15.0;
 const HEAD: f64 = 56.0;
-/// Room of a row beside its bars.
+/// Vertical space after a row's bars.
 const GAP: f64 = 16.0;
-/// A bar that is longer than so many of ours is cut off there.
+/// Ratio at which bars are cut off.
 const LONGEST: f64 = 6.0;
 
-/// A client's bar is always of its colour.
+/// Color of a client's bars.
 fn colour(client: &str) -> &'static str {
     match client {
         OURS => "#d1495b",

@@ -1,4 +1,4 @@
-//! Programs that are measured.
+//! Measured programs.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -11,46 +11,46 @@ use std::time::{Duration, Instant};
 
 use wait4::Wait4;
 
-/// Time for anything that is waited for.
+/// Maximum time of any wait.
 pub const DEADLINE: Duration = Duration::from_secs(180);
 
-/// Time between two looks where nothing tells.
+/// Polling interval for signs without a notification.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How something is told from outside.
+/// Externally visible sign of a program's state.
 #[derive(Debug, Clone)]
 pub enum Sign {
-    /// The process is there.
+    /// The process has started.
     Start,
-    /// It has ended well.
+    /// The process has exited successfully.
     Exit,
-    /// It prints this line.
+    /// The process has printed a line that contains this text.
     Line(&'static str),
-    /// It accepts connections here.
+    /// The process accepts connections at this address.
     Listens(SocketAddr),
-    /// This file is there.
+    /// This file exists.
     File(PathBuf),
 }
 
-/// A program, and how it is told that it is ready and that it is done.
+/// A program, and the signs that it is ready and done.
 pub struct Program {
     pub command: Command,
     pub ready: Sign,
     pub done: Sign,
 }
 
-/// What a program has used.
+/// Time and memory that a program has used.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     /// Seconds from ready to done.
     pub wall_s: f64,
     /// Seconds of user and system time from ready to done.
     pub cpu_s: f64,
-    /// The most memory that it ever had, in MiB.
+    /// Peak resident memory in MiB.
     pub peak_mib: f64,
 }
 
-/// A program that runs; it is killed with this value.
+/// A running program, which is killed on drop.
 pub struct Running {
     child: Child,
     lines: Receiver<String>,
@@ -91,7 +91,7 @@ impl Running {
                 }
             });
         }
-        // The last of them is gone when the program prints no more.
+        // The channel closes once the program's output ends.
         drop(sender);
         let mut this = Self {
             child,
@@ -110,10 +110,10 @@ impl Running {
         Ok(this)
     }
 
-    /// Waits until it is done; tells what it took.
+    /// Waits until the program is done. Returns its usage.
     pub fn finish(mut self) -> Result<Usage, String> {
         if matches!(self.done, Sign::Exit) {
-            // Its pipes end with it; by then it may be waited for without taking long.
+            // The program's output ends when it exits, so `wait4` does not take long after that.
             while self.next_line(Instant::now() + DEADLINE)?.is_some() {}
             let ended = self.child.wait4().map_err(|error| format!("{}: {error}", self.name))?;
             let wall_s = self.ready_at.elapsed().as_secs_f64();
@@ -131,12 +131,12 @@ impl Running {
         self.usage()
     }
 
-    /// Waits until it is done and lets it go on.
+    /// Waits until the program is done and leaves it running.
     pub fn until_done(&mut self) -> Result<(), String> {
         self.wait_for(&self.done.clone())
     }
 
-    /// What it has used up to now.
+    /// Usage up to now.
     pub fn usage(&self) -> Result<Usage, String> {
         Ok(Usage {
             wall_s: self.ready_at.elapsed().as_secs_f64(),
@@ -145,12 +145,12 @@ impl Running {
         })
     }
 
-    /// The memory that it has now, in MiB.
+    /// Current resident memory in MiB.
     pub fn resident_mib(&self) -> Result<f64, String> {
         self.memory_mib("VmRSS:")
     }
 
-    /// Gives it a line, and returns its answer.
+    /// Sends a line to the program's input and returns its answer.
     pub fn ask(&mut self, line: &str) -> Result<String, String> {
         let told = self
             .child
@@ -187,7 +187,7 @@ impl Running {
         }
     }
 
-    /// The next line that it prints; none where it prints no more.
+    /// Returns the next line of output, or `None` at the end of the output.
     fn next_line(&mut self, deadline: Instant) -> Result<Option<String>, String> {
         match self
             .lines
@@ -202,7 +202,7 @@ impl Running {
         }
     }
 
-    /// Seconds of user and system time, of all threads, those that have ended too.
+    /// Seconds of user and system time of all threads, including ended ones.
     pub fn cpu_s(&self) -> f64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();

@@ -1,4 +1,4 @@
-//! Medians, ratios and goals: as a table, and as JSON.
+//! Medians, ratios and goals, as a table and as JSON.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::options::Options;
 use crate::rows::{Bound, Goal, Metric, Row};
 use crate::work::Results;
 
-/// The client whose figures are held against the others'.
+/// The client whose figures are compared with the others'.
 pub const OURS: &str = "ecs-torrent";
 
 pub struct Report<'a> {
@@ -23,7 +23,7 @@ pub struct Report<'a> {
     runs: usize,
 }
 
-/// A figure of ours against its goal.
+/// A figure of ours compared with its goal.
 pub struct Verdict {
     pub reached: f64,
     pub bound: f64,
@@ -50,7 +50,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The clients that have a figure in a row.
+    /// The clients with a figure in a row.
     pub fn clients(&self, row: &Row) -> Vec<&'static str> {
         let names = self.clients.iter().map(|(name, _)| *name);
         names
@@ -58,7 +58,7 @@ impl<'a> Report<'a> {
             .collect()
     }
 
-    /// The median of a client's runs that ended well.
+    /// The median of a client's successful runs.
     pub fn median(&self, row: &Row, client: &str, metric: Metric) -> Option<f64> {
         let runs = self
             .results
@@ -76,7 +76,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// How far a goal is reached, where all figures for it are there.
+    /// Compares a figure with its goal. Returns `None` if a figure is missing.
     pub fn verdict(&self, row: &Row, goal: &Goal) -> Option<Verdict> {
         let ours = self.median(row, OURS, goal.metric)?;
         Some(match goal.bound {
@@ -203,7 +203,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// What it is measured on: processors, memory, kernel.
+/// Describes the machine: processors, memory, kernel.
 fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");

@@ -1,27 +1,27 @@
-//! The table: what is measured, and the goals.
+//! The table of measurements and goals.
 
 use std::fmt;
 
-/// What the measured client does.
+/// Task of the measured client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Downloads from so many seeders.
+    /// Downloads from this many seeders.
     Leech { seeders: usize, shape: Shape },
-    /// Uploads to so many leechers, to each the whole.
+    /// Uploads the whole torrent to each of this many leechers.
     Seed { leechers: usize },
-    /// Hashes what is there.
+    /// Hashes existing data.
     Check,
-    /// Makes a torrent.
+    /// Creates a torrent.
     Create,
-    /// Starts over the sessions of so many complete torrents, then idles.
+    /// Resumes the sessions of this many complete torrents, then idles.
     Restart { torrents: u32 },
-    /// Seeds to so many, who are idle at first and then all request.
+    /// Seeds to this many peers, which are idle at first and then all request blocks.
     Peers { count: usize },
-    /// Ticks with idle torrents.
+    /// Runs ticks with idle torrents.
     Tick,
 }
 
-/// How a torrent is cut.
+/// Piece length and number of files of a torrent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Shape {
     pub piece_length: u32,
@@ -33,21 +33,21 @@ const MEDIUM: Shape = Shape {
     files: 1,
 };
 
-/// What a run tells.
+/// Kind of figure that a run yields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Metric {
-    /// CPU seconds for each GiB.
+    /// CPU seconds per GiB.
     Cpu,
     Wall,
     PeakMemory,
-    /// Per cent of a core.
+    /// CPU usage while idle, in percent of a core.
     Idle,
-    /// The 99th percentile of ticks while peers are idle, and while they request.
+    /// 99th percentile of tick times, while peers are idle and while they request blocks (`BusyTick`).
     IdleTick,
     BusyTick,
-    /// KiB for each peer.
+    /// KiB per peer.
     PeerMemory,
-    /// A tick with 1, 1 000 and 100 000 torrents.
+    /// Time of a tick with 1, 1 000 and 100 000 torrents.
     Tick1,
     Tick1k,
     Tick100k,
@@ -70,12 +70,12 @@ impl Metric {
     }
 }
 
-/// What a figure of ours is held against.
+/// Upper bound on a figure of ours.
 #[derive(Debug, Clone, Copy)]
 pub enum Bound {
-    /// So many times another client's figure.
+    /// A multiple of another client's figure.
     Times(f64, &'static str),
-    /// So many times another figure of ours.
+    /// A multiple of another figure of ours.
     TimesOwn(f64, Metric),
     AtMost(f64),
 }

@@ -15,7 +15,7 @@ use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
 
 const LEN: usize = 4096;
 
-/// A .torrent of one small file, and that file.
+/// Returns the name, .torrent file and data of a torrent with one small file.
 fn make(number: u32) -> (String, Vec<u8>, Vec<u8>) {
     let name = format!("small-{number:06}");
     let data: Vec<u8> = name.bytes().cycle().take(LEN).collect();
@@ -32,7 +32,7 @@ fn make(number: u32) -> (String, Vec<u8>, Vec<u8>) {
     (name, torrent.encode().unwrap(), data)
 }
 
-/// Writes so many torrents and their data.
+/// Writes `count` torrents and their data.
 pub fn write(torrents: &Path, data: &Path, count: u32) {
     for number in 0..count {
         let (name, torrent, bytes) = make(number);
@@ -41,7 +41,7 @@ pub fn write(torrents: &Path, data: &Path, count: u32) {
     }
 }
 
-/// Adds so many torrents to a simulated engine, with their data on its disk.
+/// Adds `count` torrents to a simulated engine, with their data on its disk.
 pub fn add_complete(sim: &mut Simulation, node: NodeId, count: u32) {
     for number in 0..count {
         let (name, torrent, bytes) = make(number);
@@ -62,7 +62,7 @@ pub fn add_complete(sim: &mut Simulation, node: NodeId, count: u32) {
     sim.nudge(node);
 }
 
-/// Torrents of a simulated engine that are complete.
+/// Number of complete torrents of a simulated engine.
 pub fn count_seeding(sim: &mut Simulation, node: NodeId) -> usize {
     let world = sim.node(node).world_mut();
     let mut all = world.query::<&Lifecycle>();

@@ -1,4 +1,4 @@
-//! Does the work of each row with each client in turn.
+//! Runs the work of each row with each client in turn.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,19 +16,19 @@ use crate::process::{Program, Running, Sign, Usage};
 use crate::rows::{Metric, Row, Shape, Work};
 use crate::{crowd, small};
 
-/// What each run of a client in a row has told; a run that failed has told why.
+/// Figures of each run of a client in a row, or the reason why the run failed.
 pub type Runs = Vec<Result<Vec<(Metric, f64)>, String>>;
 
 /// The runs of each client, by row and client.
 pub type Results = BTreeMap<(&'static str, &'static str), Runs>;
 
-/// How a torrent that is checked, and one that is uploaded, is cut.
+/// Shape of checked, created and uploaded torrents.
 const PLAIN: Shape = Shape {
     piece_length: 1 << 20,
     files: 1,
 };
 
-/// Time for which an engine that is up is watched while it idles.
+/// Time for which a restarted client is measured while it idles.
 const IDLE: Duration = Duration::from_secs(20);
 
 pub fn measure_all(lab: &Lab, rows: &[&Row], clients: &[Box<dyn Client>], options: &Options) -> Results {
@@ -49,14 +49,14 @@ pub fn measure_all(lab: &Lab, rows: &[&Row], clients: &[Box<dyn Client>], option
                 bar.inc(1);
             }
         }
-        // The next row's content may need the room.
+        // Makes room for the next row's content.
         lab.fresh("small");
     }
     bar.finish_and_clear();
     results
 }
 
-/// One run; nothing where the client can't do that.
+/// Measures one run. Returns `None` if the client does not support the work.
 fn measure(
     lab: &Lab,
     work: Work,
@@ -89,7 +89,7 @@ fn with_job<T>(lab: &Lab, content: &Content, seeders: &[SocketAddr], act: impl F
     })
 }
 
-/// Figures of a client that moved or hashed this much.
+/// Figures of a client that transferred or hashed `gib` GiB.
 fn figures(usage: Usage, gib: f64) -> Vec<(Metric, f64)> {
     vec![
         (Metric::Cpu, usage.cpu_s / gib),
@@ -153,7 +153,7 @@ fn seed(
     })
 }
 
-/// What a client does from start to end by itself.
+/// Measures a client that runs by itself from start to end.
 fn whole(
     lab: &Lab,
     content: &Content,
@@ -254,7 +254,7 @@ fn tick() -> Result<Vec<(Metric, f64)>, String> {
     sizes.into_iter().map(time).collect()
 }
 
-/// Holds two files or folders against each other.
+/// Checks that two files or folders have the same content.
 fn compare(expected: &Path, actual: &Path) -> Result<(), String> {
     let found = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
     if expected.is_dir() {

@@ -1,4 +1,4 @@
-//! Peers that sent corrupt data.
+//! Bans of peers that sent corrupt data.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -10,26 +10,26 @@ use ecs_torrent_protocol::time::Timestamp;
 use crate::prefix::{is_local, site, subnet};
 use crate::settings::PeerSettings;
 
-/// Bans, each for a time.
+/// Temporary bans of peer addresses.
 ///
-/// A ban is on the addresses that the peer was seen at, never on what it says of itself: a peer id or a port can be
-/// another one's. It is not on the whole IP address either: many peers may share one. A site or a subnet is refused as a
-/// whole only after several different peers of it were banned.
+/// A ban applies to the observed address of a peer, never to its claims: a peer id or a port can belong to another
+/// peer. It does not apply to the whole IP address either, which many peers may share. A site or a subnet is refused as
+/// a whole only after several different peers of it were banned.
 #[derive(Resource, Debug, Default)]
 pub struct Bans {
     until: BTreeMap<SocketAddr, Timestamp>,
     sites: BTreeMap<IpAddr, usize>,
     subnets: BTreeMap<IpAddr, usize>,
-    /// In the order of their end, since all last equally long.
+    /// Bans in the order of their expiry; all last equally long.
     order: VecDeque<(Timestamp, SocketAddr)>,
 }
 
-/// Bans after which a prefix is refused as a whole.
+/// Number of bans after which a prefix is refused as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BanLimits {
-    /// Of one site ([`site`]).
+    /// Limit of one site ([`site`]).
     pub per_site: usize,
-    /// Of one subnet ([`subnet`]).
+    /// Limit of one subnet ([`subnet`]).
     pub per_subnet: usize,
 }
 
@@ -43,7 +43,7 @@ impl From<&PeerSettings> for BanLimits {
 }
 
 impl Bans {
-    /// Bans the peer at `address` for `duration`; the oldest of more than `max` bans ends early.
+    /// Bans the peer at `address` for `duration`; beyond `max` bans, the oldest one ends early.
     pub fn ban(&mut self, now: Timestamp, duration: Duration, max: usize, address: SocketAddr) {
         self.expire(now);
         while self.order.len() >= max.max(1) {
@@ -55,7 +55,7 @@ impl Bans {
         self.order.push_back((now + duration, address));
     }
 
-    /// Whether `address` is refused: banned by itself, or because so many peers of its site or subnet are.
+    /// Whether `address` is refused: banned itself, or in a site or subnet with too many bans.
     #[must_use]
     pub fn refuses(&self, now: Timestamp, address: SocketAddr, limits: BanLimits) -> bool {
         let count = |of: &BTreeMap<IpAddr, usize>, key: IpAddr| of.get(&key).copied().unwrap_or(0);
@@ -64,13 +64,13 @@ impl Bans {
             || (!is_local(address.ip()) && count(&self.subnets, subnet(address.ip())) >= limits.per_subnet)
     }
 
-    /// Whether the peer at `address` is banned itself.
+    /// Whether the peer at `address` itself is banned.
     #[must_use]
     pub fn has(&self, now: Timestamp, address: SocketAddr) -> bool {
         self.until.get(&address).is_some_and(|until| *until > now)
     }
 
-    /// Ends bans whose time is over.
+    /// Removes expired bans.
     pub fn expire(&mut self, now: Timestamp) {
         while self.order.front().is_some_and(|(until, ..)| *until <= now) {
             self.end_oldest();
@@ -81,7 +81,7 @@ impl Bans {
         let Some((until, address)) = self.order.pop_front() else {
             return;
         };
-        // A newer ban on the same address goes on.
+        // A newer ban of the same address stays in force.
         if self.until.get(&address) == Some(&until) {
             self.until.remove(&address);
         }
@@ -147,7 +147,7 @@ mod tests {
         assert!(!bans.refuses(at(3600), address(99), lower));
     }
 
-    /// An IPv6 /64 is one customer, however many addresses of it are used.
+    /// An IPv6 /64 counts as one customer, however many of its addresses are used.
     #[test]
     fn a_slash_64_is_one_site() {
         let of = |last: u16| SocketAddr::new([0x2a01, 1, 2, 3, 0, 0, 0, last].into(), 6881);

@@ -1,4 +1,4 @@
-//! Addresses where a torrent's peers may be.
+//! Addresses of potential peers of a torrent.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,27 +8,27 @@ use std::time::Duration;
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::time::Timestamp;
 
-/// Who told us of an address.
+/// The source of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CandidateSource {
-    /// The user.
+    /// A user named the address.
     User,
-    /// A tracker.
+    /// A tracker returned the address.
     Tracker,
-    /// An earlier session.
+    /// An earlier session saved the address.
     Session,
-    /// The peer itself: it connected to us and named the port it listens on.
+    /// The peer itself named the address: it connected to us and announced its listen port.
     Itself,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// May be dialed now.
+    /// The address may be dialed now.
     Ready,
-    /// May be dialed at this time.
+    /// The address may be dialed at this time.
     Waiting(Timestamp),
-    /// Being dialed or connected.
+    /// The address is being dialed or connected.
     Busy,
 }
 
@@ -40,40 +40,40 @@ struct Candidate {
     state: State,
 }
 
-/// What decides which address is dialed first: named by a user, few failures, then the canonical priority (BEP 40).
+/// Dial order of the addresses: named by a user, few failures, then the canonical priority (BEP 40).
 type Rank = (Reverse<bool>, u32, Reverse<u32>, SocketAddr);
 
-/// A compact table of addresses, each once, ready to give the best of them.
+/// A compact table of unique addresses, ordered by dial preference.
 #[derive(Component, Debug, Default)]
 pub struct Candidates {
     table: BTreeMap<SocketAddr, Candidate>,
-    /// Of the table: addresses that a user named and that are not busy.
+    /// Number of user-named addresses in the table that are not busy.
     idle_user_count: usize,
     ready: BTreeSet<Rank>,
     waiting: BTreeSet<(Timestamp, SocketAddr)>,
 }
 
-/// How an attempt or a connection ended.
+/// The end of an attempt or a connection, with the retry policy for its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
-    /// Whether the address is to blame.
+    /// Whether the end counts as a failure of the address.
     pub is_failure: bool,
-    /// First wait; doubles with each failure in a row.
+    /// Initial backoff; doubles with each consecutive failure.
     pub backoff: Duration,
-    /// Longest wait.
+    /// Maximum backoff.
     pub max_backoff: Duration,
-    /// Longest wait for an address that a user named.
+    /// Maximum backoff for an address that a user named.
     pub max_user_backoff: Duration,
-    /// Failures in a row after which the address is forgotten.
+    /// Number of consecutive failures after which the address is forgotten.
     pub max_failures: u32,
 }
 
 impl Candidates {
-    /// Adds an address of canonical priority `priority` (BEP 40), keeping at most `max` addresses: a new one
-    /// displaces one that has failed, or is not taken. True if it is new.
+    /// Adds an address of canonical priority `priority` (BEP 40), keeping at most `max` addresses. In a full
+    /// table, a new address displaces one that has failed, or is not added. True if it is new and was added.
     ///
-    /// A user's word counts more: it displaces any idle address that no user named, and an address that is known
-    /// becomes one to try at once, however often it has failed.
+    /// User-named addresses have precedence: a new one displaces any idle address that no user named, and a known one
+    /// is ready to dial at once, however often it has failed.
     pub fn add(&mut self, address: SocketAddr, source: CandidateSource, priority: u32, max: usize) -> bool {
         if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
             return false;
@@ -103,7 +103,7 @@ impl Candidates {
         true
     }
 
-    /// Takes the best address that may be dialed at `now`; it is busy until [`Candidates::release`].
+    /// Takes the best address that may be dialed at `now`; it stays busy until [`Candidates::release`].
     pub fn take_best(&mut self, now: Timestamp) -> Option<SocketAddr> {
         self.wake(now);
         let (.., address) = *self.ready.first()?;
@@ -111,19 +111,19 @@ impl Candidates {
         Some(address)
     }
 
-    /// The best of the addresses that are known to be ready.
+    /// Returns the best address of those known to be ready.
     #[must_use]
     pub fn first_ready(&self) -> Option<SocketAddr> {
         self.ready.first().map(|(.., address)| *address)
     }
 
-    /// Whether the address that [`Candidates::take_best`] would take is one that a user named.
+    /// Whether a user named the address that [`Candidates::take_best`] would take.
     pub fn is_next_user_named(&mut self, now: Timestamp) -> bool {
         self.wake(now);
         self.ready.first().is_some_and(|(Reverse(is_user), ..)| *is_user)
     }
 
-    /// Makes addresses ready whose time has come.
+    /// Makes addresses ready when their waiting time is over.
     fn wake(&mut self, now: Timestamp) {
         while let Some(&(_, address)) = self.waiting.first().filter(|(at, _)| *at <= now) {
             self.change(address, |candidate| candidate.state = State::Ready);
@@ -135,9 +135,9 @@ impl Candidates {
         self.change(address, |candidate| candidate.state = State::Busy);
     }
 
-    /// Takes the word of a peer that connected to us for where it listens: it is not dialed as long as it is connected.
-    /// False where that changes nothing, since the address is being dialed, or there is no room for it, or a user named
-    /// it: a peer that shares an IP address with another one may claim the other one's port.
+    /// Accepts the listen address claimed by a peer that connected to us; it is not dialed while the peer is connected.
+    /// Returns false if nothing changes: the address is being dialed, there is no room for it, or a user named it. A
+    /// peer that shares an IP address with another one may claim the other one's port.
     pub fn claim(&mut self, address: SocketAddr, max: usize) -> bool {
         self.add(address, CandidateSource::Itself, 0, max);
         let candidate = self.table.get(&address);
@@ -155,21 +155,21 @@ impl Candidates {
         candidate.is_some_and(|candidate| candidate.source == CandidateSource::User)
     }
 
-    /// Notes that a connection to `address` works: earlier failures are forgiven.
+    /// Records that a connection to `address` works, and clears its failures.
     pub fn forgive(&mut self, address: SocketAddr) {
         if let Some(candidate) = self.table.get_mut(&address).filter(|c| c.state == State::Busy) {
             candidate.failures = 0;
         }
     }
 
-    /// Gives an address back after its attempt or connection ended.
+    /// Releases an address after its attempt or connection ended.
     pub fn release(&mut self, address: SocketAddr, now: Timestamp, retry: Retry) {
         let Some(candidate) = self.table.get(&address).filter(|c| c.state == State::Busy) else {
             return;
         };
         let is_user_named = candidate.source == CandidateSource::User;
         let failures = candidate.failures + u32::from(retry.is_failure);
-        // A user's word stands: such an address is never forgotten.
+        // User-named addresses are never forgotten.
         if failures >= retry.max_failures && !is_user_named {
             self.remove(address);
             return;
@@ -193,7 +193,7 @@ impl Candidates {
         }
     }
 
-    /// Forgets an address of which nobody knows but the peer itself; true if it is forgotten.
+    /// Forgets an address known only from the peer itself; true if it is forgotten.
     pub fn remove_claimed(&mut self, address: SocketAddr) -> bool {
         let candidate = self.table.get(&address);
         let is_claimed = candidate.is_some_and(|candidate| candidate.source == CandidateSource::Itself);
@@ -213,7 +213,7 @@ impl Candidates {
         self.table.insert(address, candidate);
     }
 
-    /// Takes a candidate out of everything but the table.
+    /// Removes a candidate from all indexes but the table.
     fn unlist(&mut self, address: SocketAddr, candidate: &Candidate) {
         match candidate.state {
             State::Ready => drop(self.ready.remove(&rank(address, candidate))),
@@ -231,7 +231,7 @@ impl Candidates {
         }
     }
 
-    /// When the next address may be dialed, `now` if one may at once.
+    /// Returns when the next address may be dialed; `now` if one may be dialed at once.
     #[must_use]
     pub fn next_ready(&self, now: Timestamp) -> Option<Timestamp> {
         match self.ready.is_empty() {
@@ -240,12 +240,12 @@ impl Candidates {
         }
     }
 
-    /// Addresses known.
+    /// Returns all known addresses.
     pub fn iter(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.table.keys().copied()
     }
 
-    /// At most `max` addresses that are worth to be remembered: connected ones first, then those that failed least.
+    /// Returns at most `max` addresses worth saving: connected ones first, then those with the fewest failures.
     #[must_use]
     pub fn best(&self, max: usize) -> Vec<SocketAddr> {
         let mut all: Vec<_> = self.table.iter().collect();
@@ -274,13 +274,13 @@ impl Candidates {
         self.ready.len() + self.waiting.len()
     }
 
-    /// Of those, the ones that a user named.
+    /// Number of those addresses that a user named.
     #[must_use]
     pub fn idle_user_count(&self) -> usize {
         self.idle_user_count
     }
 
-    /// Forgets an address that has failed, the one that waits longest; for a user also one that has not. False if there
+    /// Forgets the failed address with the longest wait; for a user also an address that has not failed. False if there
     /// is none.
     fn displace(&mut self, by: CandidateSource) -> bool {
         let candidate = |address: &SocketAddr| self.table.get(address);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::time::Timestamp;
 
-/// The time of this tick: set once at its head by the runner or the simulator, the same for every system in it.
+/// The time of this tick. The runner or the simulator sets it once at the start; it is the same for every system.
 #[derive(Resource, Debug, Clone, Copy, Default)]
 pub struct Clock {
     now: Timestamp,
@@ -18,39 +18,39 @@ impl Clock {
         self.now
     }
 
-    /// Sets the time; time does not go back, so an earlier one is ignored. For runners.
+    /// Sets the time; an earlier time is ignored, because time does not go back. For runners.
     pub fn advance_to(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
     }
 }
 
-/// When the next tick is due if no port has anything before: the earliest of what the systems asked for.
+/// The time of the next tick if no port has an event before: the earliest deadline requested by the systems.
 ///
-/// Asking is commutative and takes a shared borrow, so it orders no systems.
+/// Requests are commutative and take a shared borrow, so they do not order systems.
 #[derive(Resource, Debug, Default)]
 pub struct Wakeup {
     at: AtomicU64,
 }
 
 impl Wakeup {
-    /// Asks for a tick at `deadline` or before.
+    /// Requests a tick at `deadline` or before.
     pub fn at(&self, deadline: Timestamp) {
         self.at.fetch_min(deadline.as_nanos(), Ordering::Relaxed);
     }
 
-    /// Asks for a tick at `deadline`, where there is one.
+    /// Requests a tick at `deadline`, if there is one.
     pub fn at_next(&self, deadline: Option<Timestamp>) {
         if let Some(deadline) = deadline {
             self.at(deadline);
         }
     }
 
-    /// Forgets what was asked for, at the head of a tick; the next one is at `latest` at the latest. For runners.
+    /// Clears all requests at the start of a tick; the next tick is at `latest` at the latest. For runners.
     pub fn reset(&mut self, latest: Timestamp) {
         *self.at.get_mut() = latest.as_nanos();
     }
 
-    /// The earliest deadline asked for. For runners.
+    /// Returns the earliest requested deadline. For runners.
     #[must_use]
     pub fn earliest(&self) -> Timestamp {
         Timestamp::from_nanos(self.at.load(Ordering::Relaxed))

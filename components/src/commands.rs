@@ -1,4 +1,4 @@
-//! What is asked of the engine from outside, by facade or plugin.
+//! Commands to the engine from outside, sent by the facade or a plugin.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,8 +13,8 @@ use ecs_torrent_protocol::tracker::ScrapeCounts;
 
 use crate::stats::{FileStats, TorrentStats};
 
-/// Commands of one type that have arrived and not been carried out. A feature that takes commands initializes its
-/// queue; the mailbox fills it in Intake.
+/// Queue of received commands of one type. A feature that takes commands initializes its queue; the mailbox fills it in
+/// Intake.
 #[derive(Resource, Debug)]
 pub struct CommandQueue<C: Send + Sync + 'static>(pub VecDeque<C>);
 
@@ -24,17 +24,17 @@ impl<C: Send + Sync + 'static> Default for CommandQueue<C> {
     }
 }
 
-/// Where an answer goes. Dropped unused, it tells the caller that the engine has gone.
+/// Return channel of a command. A reply dropped without an answer tells the caller that the engine has gone.
 pub struct Reply<T>(Box<dyn FnOnce(T) + Send + Sync>);
 
 impl<T> Reply<T> {
-    /// Hands the answer to `deliver`.
+    /// Creates a reply that hands the answer to `deliver`.
     #[must_use]
     pub fn new(deliver: impl FnOnce(T) + Send + Sync + 'static) -> Self {
         Self(Box::new(deliver))
     }
 
-    /// For who does not wait for an answer.
+    /// Creates a reply that discards the answer.
     #[must_use]
     pub fn ignored() -> Self
     where
@@ -43,7 +43,7 @@ impl<T> Reply<T> {
         Self::new(drop)
     }
 
-    /// Answers.
+    /// Delivers the answer.
     pub fn send(self, answer: T) {
         (self.0)(answer);
     }
@@ -55,53 +55,55 @@ impl<T> fmt::Debug for Reply<T> {
     }
 }
 
-/// How a torrent is to be added.
+/// Options for adding a torrent.
 #[derive(Debug, Clone, Default)]
 pub struct AddOptions {
-    /// The download folder; where none is named, that of the settings.
+    /// The download folder; `None` takes the one from the settings.
     pub root: Option<PathBuf>,
-    /// A folder below the download folder to use in its place, so that the torrent meets no file of another's.
+    /// A folder below the download folder to use instead of it, so that the torrent meets no file of another torrent.
     pub into: Option<PathBuf>,
-    /// The name of the torrent's file or folder on the disk, in the place of the one in its metainfo.
+    /// The name of the torrent's file or folder on the disk, instead of the name in its metainfo.
     pub name: Option<String>,
-    /// Files which are there may be changed and completed. They stay the user's: they are never deleted with the torrent.
+    /// Whether existing files may be changed and completed. They stay the user's: they are never deleted with the
+    /// torrent.
     pub overwrite: bool,
-    /// Peers to connect to, beside those that trackers name.
+    /// Peers to connect to, in addition to those from trackers.
     pub peers: Vec<SocketAddr>,
-    /// Fail the torrent if its data is not all there already, instead of downloading what is missing.
+    /// Fail the torrent if its data is incomplete, instead of downloading the missing pieces.
     pub require_complete: bool,
 }
 
 /// Adds a torrent.
 ///
-/// Adding one that is there gives it the peers of the options, and answers with its hash. One that has failed is tried
-/// again with the new options. One that is being stopped or removed is added when that is over.
+/// If the torrent exists, it receives the peers of the options, and the reply is its hash. A failed torrent is tried
+/// again with the new options. A torrent that is being stopped or removed is added when that is over.
 #[derive(Debug)]
 pub struct AddTorrent {
-    /// What to add.
+    /// The metainfo of the torrent.
     pub metainfo: Arc<Metainfo>,
-    /// How.
+    /// The options.
     pub options: AddOptions,
-    /// Nobody has asked for it in this run: what its session says of its user's wishes holds.
+    /// Whether the engine adds the torrent by itself when it resumes; the user's options in its session stay in force
+    /// then.
     pub is_resumed: bool,
-    /// Answered when the torrent is listed and its session is durable, or with why it is refused.
+    /// Answered when the torrent is listed and its session is durable, or with the reason for the refusal.
     pub reply: Reply<Result<InfoHash, AddError>>,
 }
 
-/// Why a torrent is not added. Nothing of it is kept then, and no file has been touched.
+/// Reasons to refuse a torrent. Nothing of a refused torrent is kept, and no file has been touched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddError {
-    /// Another torrent has a file of the same path, with other content or not all of it.
+    /// Another torrent has a file of the same path, with different or incomplete content.
     #[error("{torrent}: {}", self.reason())]
     FilesTaken {
         /// The torrent.
         torrent: Arc<str>,
-        /// The torrent that has the file.
+        /// The torrent that owns the file.
         other: Arc<str>,
         /// The file, below the download folder.
         path: Box<str>,
     },
-    /// A file that was there before would have to be changed.
+    /// An existing file would have to be changed.
     #[error("{torrent}: {}", self.reason())]
     WouldChange {
         /// The torrent.
@@ -109,12 +111,12 @@ pub enum AddError {
         /// The file, below the download folder.
         path: Box<str>,
     },
-    /// A file would lie in a folder of the engine's own.
+    /// A file would lie in one of the engine's own folders.
     #[error("{torrent}: {reason}")]
     Forbidden {
         /// The torrent.
         torrent: Arc<str>,
-        /// Which file, and why not.
+        /// The file and the reason.
         reason: Arc<str>,
     },
     /// The torrent's session cannot be written.
@@ -122,7 +124,7 @@ pub enum AddError {
     Unsaved {
         /// The torrent.
         torrent: Arc<str>,
-        /// Why.
+        /// The reason.
         reason: Arc<str>,
     },
     /// The torrent was removed before it was added.
@@ -131,15 +133,15 @@ pub enum AddError {
         /// The torrent.
         torrent: Arc<str>,
     },
-    /// A name that cannot be one of a file or folder.
+    /// The name is not valid for a file or folder.
     #[error("{name:?} cannot be the name of a torrent's files: {reason}")]
     BadName {
         /// The name.
         name: String,
-        /// Why not.
+        /// The reason.
         reason: &'static str,
     },
-    /// A folder that does not lie below the download folder.
+    /// The folder does not lie below the download folder.
     #[error("{} is not a folder below the download folder", into.display())]
     BadFolder {
         /// The folder.
@@ -147,12 +149,12 @@ pub enum AddError {
     },
 }
 
-/// What a user can do where a file is not the torrent's own.
+/// The user's options when an existing file is not the torrent's own.
 pub const CHOICE: &str = "add it into another folder (--into NEW_FOLDER), under another name (--name NAME), or let it \
                           change the file (--overwrite)";
 
 impl AddError {
-    /// The reason alone, without the torrent's name.
+    /// Returns the reason alone, without the torrent's name.
     #[must_use]
     pub fn reason(&self) -> String {
         match self {
@@ -169,95 +171,97 @@ impl AddError {
     }
 }
 
-/// Stops a torrent. Stopping one that is not there, or is stopping, is no error.
+/// Stops a torrent. Stopping a torrent that does not exist or is already stopping is not an error.
 #[derive(Debug)]
 pub struct StopTorrent {
-    /// Which.
+    /// The torrent.
     pub torrent: InfoHash,
-    /// Answered when it is gone.
+    /// Answered when the torrent is gone.
     pub reply: Reply<Result<(), StopError>>,
 }
 
 /// Stops all torrents.
 #[derive(Debug)]
 pub struct StopAll {
-    /// Answered when all are gone, or with the first that is not.
+    /// Answered when all torrents are gone, or with the first error.
     pub reply: Reply<Result<(), StopError>>,
 }
 
-/// A torrent's peers and trackers have been told, but its session could not be written. It stays listed, as failed.
+/// A torrent was stopped, but its session could not be written. Its peers and trackers have been notified. It stays
+/// listed, as failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} was stopped, but its state is not saved: {reason}")]
 pub struct StopError {
-    /// Which.
+    /// The torrent.
     pub torrent: InfoHash,
-    /// Its name.
+    /// The torrent's name.
     pub name: Arc<str>,
-    /// Why its session could not be written.
+    /// Why the session could not be written.
     pub reason: Arc<str>,
 }
 
-/// What goes with a torrent that is removed.
+/// Options for removing a torrent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RemoveOptions {
-    /// Delete the files that this torrent created, and folders that become empty by that.
+    /// Delete the files that this torrent created, and the folders that become empty.
     pub delete_data: bool,
 }
 
-/// Most files that [`Removed`] names of each kind: a longer list serves nobody, and would be held in memory several times.
+/// Maximum number of files that [`Removed`] names of each kind. A longer list is of no use, and several copies of it
+/// would be in memory.
 pub const MAX_REMOVED_NAMES: usize = 1000;
 
-/// What became of the files of a removed torrent. Empty where its data was not to be deleted.
+/// The deleted and kept files of a removed torrent. Empty if the data was not to be deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Removed {
-    /// Files that were deleted, below the download folder; at most [`MAX_REMOVED_NAMES`].
+    /// Deleted files, below the download folder; at most [`MAX_REMOVED_NAMES`].
     pub deleted: Vec<Box<str>>,
-    /// Number of files that were deleted.
+    /// Number of deleted files.
     pub deleted_count: usize,
-    /// Files that were kept; at most [`MAX_REMOVED_NAMES`].
+    /// Kept files; at most [`MAX_REMOVED_NAMES`].
     pub kept: Vec<KeptFile>,
-    /// Number of files that were kept.
+    /// Number of kept files.
     pub kept_count: usize,
 }
 
-/// A file that stays when its torrent is removed.
+/// A file that is kept when its torrent is removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptFile {
     /// Path below the download folder.
     pub path: Box<str>,
-    /// Why it stays.
+    /// Why the file is kept.
     pub reason: Arc<str>,
 }
 
-/// Stops a torrent and forgets it, session and all. A torrent that is stopped, and has only a session, is removed too.
+/// Stops a torrent and deletes its session. Also removes a stopped torrent of which only the session exists.
 #[derive(Debug)]
 pub struct RemoveTorrent {
-    /// Which.
+    /// The torrent.
     pub torrent: InfoHash,
-    /// What goes with it.
+    /// The options.
     pub options: RemoveOptions,
-    /// Answered when it is gone, with what became of its files.
+    /// Answered when the torrent is gone, with its deleted and kept files.
     pub reply: Reply<Result<Removed, RemoveError>>,
 }
 
-/// Why a torrent was not removed, or not all of it.
+/// Reasons why a torrent was not removed, or only in part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoveError {
-    /// No such torrent.
+    /// The torrent does not exist.
     #[error(transparent)]
     NotFound(#[from] TorrentNotFound),
-    /// What is saved of a stopped torrent cannot be read.
+    /// The saved session of a stopped torrent cannot be read.
     #[error("cannot remove {torrent}: {reason}")]
     Unreadable {
         /// The torrent.
         torrent: InfoHash,
-        /// Why.
+        /// The reason.
         reason: Arc<str>,
     },
-    /// The torrent is gone, but something of it is still on the disk.
+    /// The torrent is gone, but part of it is still on the disk.
     #[error("{name} was removed, but {reason}")]
     Incomplete {
-        /// Its name.
+        /// The torrent's name.
         name: Arc<str>,
         /// What is left, and why.
         reason: Arc<str>,
@@ -267,7 +271,8 @@ pub enum RemoveError {
 /// Adds every torrent that has a saved session.
 #[derive(Debug)]
 pub struct ResumeAll {
-    /// Answered with their number when all are listed, or with why the state folder cannot be read.
+    /// Answered with the number of torrents when all are listed, or with the reason why the state folder cannot be
+    /// read.
     pub reply: Reply<Result<usize, ResumeError>>,
 }
 
@@ -276,61 +281,61 @@ pub struct ResumeAll {
 #[error("cannot resume: {0}")]
 pub struct ResumeError(pub Arc<str>);
 
-/// No torrent has this hash.
+/// The torrent does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no torrent {0}")]
 pub struct TorrentNotFound(pub InfoHash);
 
-/// Asks for the hashes of all torrents.
+/// Gets the hashes of all torrents.
 #[derive(Debug)]
 pub struct ListTorrents {
     /// Answered with the hashes, in the order in which the torrents were added.
     pub reply: Reply<Vec<InfoHash>>,
 }
 
-/// Asks for a torrent's state.
+/// Gets a torrent's state.
 #[derive(Debug)]
 pub struct GetStats {
-    /// Which.
+    /// The torrent.
     pub torrent: InfoHash,
-    /// Answered with it.
+    /// Answered with the state.
     pub reply: Reply<Result<TorrentStats, TorrentNotFound>>,
 }
 
-/// Asks for a torrent's files.
+/// Gets a torrent's files.
 #[derive(Debug)]
 pub struct GetFiles {
-    /// Which.
+    /// The torrent.
     pub torrent: InfoHash,
-    /// Answered with them, pads left out.
+    /// Answered with the files, without pad files.
     pub reply: Reply<Result<Vec<FileStats>, TorrentNotFound>>,
 }
 
-/// Asks a torrent's trackers for the size of its swarm (BEP 48), without announcing.
+/// Scrapes a torrent's trackers for the size of its swarm (BEP 48), without announcing.
 #[derive(Debug)]
 pub struct ScrapeTorrent {
-    /// Which.
+    /// The torrent.
     pub torrent: InfoHash,
-    /// Answered by the first tracker that knows, or with why none does.
+    /// Answered by the first successful tracker, or with the reason why none succeeded.
     pub reply: Reply<Result<ScrapeCounts, ScrapeError>>,
 }
 
-/// Why a scrape told nothing.
+/// Reasons why a scrape failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScrapeError {
-    /// No such torrent.
+    /// The torrent does not exist.
     #[error(transparent)]
     NotFound(#[from] TorrentNotFound),
-    /// No tracker told.
+    /// No tracker answered the scrape.
     #[error("no tracker of this torrent could be scraped: {0}")]
     NoTracker(String),
 }
 
-/// Adds addresses of peers to a torrent.
+/// Adds peer addresses to a torrent.
 #[derive(Debug)]
 pub struct AddPeers {
-    /// Which.
+    /// The torrent.
     pub torrent: InfoHash,
-    /// Where they are.
+    /// The addresses.
     pub peers: Vec<SocketAddr>,
 }

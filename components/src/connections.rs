@@ -1,4 +1,4 @@
-//! How many connections there are: of the engine, of each torrent, and from each prefix.
+//! Connection counts: of the engine, of each torrent, and of each network prefix.
 
 mod handshakes;
 
@@ -13,19 +13,19 @@ use self::handshakes::Handshakes;
 use crate::peer::{Direction, Peer, Stage};
 use crate::prefix::{site, subnet};
 
-/// Connections counted by what their limits are on. Every operation is O(log n).
+/// Connection counts by the categories that have limits. Every operation is O(log n).
 ///
-/// A connection that is evicted is removed at once, so that its place is free in the same tick; removing it again at
-/// the end of the tick changes nothing.
+/// An evicted connection is removed at once, so that its slot is free in the same tick; removing it again at the end of
+/// the tick changes nothing.
 #[derive(Resource, Debug, Default)]
 pub struct ConnectionCounts {
-    /// All of them.
+    /// Number of all connections.
     pub total: usize,
-    /// Connections that we opened or are opening.
+    /// Number of connections that we opened or are opening.
     pub outbound: usize,
-    /// Being opened by us.
+    /// Number of connections that we are opening.
     pub half_open: usize,
-    /// Opened by others, who have not said for which torrent.
+    /// Number of inbound connections that have not named their torrent yet.
     pub unidentified: usize,
     entries: EntityHashMap<Entry>,
     sites: BTreeMap<IpAddr, BTreeSet<Entity>>,
@@ -33,18 +33,18 @@ pub struct ConnectionCounts {
     handshakes: Handshakes,
     torrents: EntityHashMap<TorrentCounts>,
     by_size: BTreeSet<(usize, Entity)>,
-    /// Until when no torrent is searched for a peer that gives way, since none did.
+    /// Until this time no torrent is searched for a peer to evict, because the last search found none.
     pub barren_until: Timestamp,
 }
 
-/// Connections of one torrent.
+/// Connection counts of one torrent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TorrentCounts {
-    /// All of them.
+    /// Number of all connections.
     pub total: usize,
-    /// Those that we opened or are opening.
+    /// Number of connections that we opened or are opening.
     pub outbound: usize,
-    /// Until when the torrent is not searched for a peer that gives way, since none did.
+    /// Until this time the torrent is not searched for a peer to evict, because the last search found none.
     pub barren_until: Timestamp,
 }
 
@@ -55,12 +55,12 @@ struct Entry {
     stage: Stage,
     torrent: Option<Entity>,
     is_user_named: bool,
-    /// Its place among all that were ever added.
+    /// Sequence number among all connections ever added.
     number: u64,
 }
 
 impl ConnectionCounts {
-    /// Counts a new connection: of a torrent where we open it, and to a peer that a user named where that is so.
+    /// Adds a new connection, with its torrent if we open it, and whether a user named the peer.
     pub fn add(&mut self, entity: Entity, peer: &Peer, torrent: Option<Entity>, is_user_named: bool) {
         let entry = Entry {
             ip: peer.endpoint.address().map(|address| address.ip()),
@@ -89,7 +89,7 @@ impl ConnectionCounts {
         }
     }
 
-    /// Counts a connection that has reached a stage.
+    /// Records that a connection has reached a stage.
     pub fn advance(&mut self, entity: Entity, stage: Stage) {
         let Some(entry) = self.entries.get_mut(&entity) else {
             return;
@@ -104,7 +104,7 @@ impl ConnectionCounts {
         }
     }
 
-    /// Counts a connection as one of a torrent.
+    /// Assigns a connection to a torrent.
     pub fn join(&mut self, entity: Entity, torrent: Entity) {
         if let Some(entry) = self.entries.get_mut(&entity).filter(|entry| entry.torrent.is_none()) {
             entry.torrent = Some(torrent);
@@ -116,7 +116,7 @@ impl ConnectionCounts {
         }
     }
 
-    /// Forgets a connection that ends, or that has to give way.
+    /// Removes a connection that ends or is evicted.
     pub fn remove(&mut self, entity: Entity) {
         self.advance(entity, Stage::Connected);
         let Some(entry) = self.entries.remove(&entity) else {
@@ -148,35 +148,35 @@ impl ConnectionCounts {
         }
     }
 
-    /// Connections that were opened from the site of `ip` ([`site`]).
+    /// Number of connections that were opened from the site of `ip` ([`site`]).
     #[must_use]
     pub fn inbound_from_site(&self, ip: IpAddr) -> usize {
         self.sites.get(&site(ip)).map_or(0, BTreeSet::len)
     }
 
-    /// Connections that were opened from the subnet of `ip` ([`subnet`]).
+    /// Number of connections that were opened from the subnet of `ip` ([`subnet`]).
     #[must_use]
     pub fn inbound_from_subnet(&self, ip: IpAddr) -> usize {
         self.subnets.get(&subnet(ip)).map_or(0, BTreeSet::len)
     }
 
-    /// The connections that were opened from the site of `ip`.
+    /// Returns the connections that were opened from the site of `ip`.
     pub fn of_site(&self, ip: IpAddr) -> impl Iterator<Item = Entity> + '_ {
         self.sites.get(&site(ip)).into_iter().flatten().copied()
     }
 
-    /// The connections that were opened from the subnet of `ip`.
+    /// Returns the connections that were opened from the subnet of `ip`.
     pub fn of_subnet(&self, ip: IpAddr) -> impl Iterator<Item = Entity> + '_ {
         self.subnets.get(&subnet(ip)).into_iter().flatten().copied()
     }
 
-    /// The connection whose handshake has been awaited longest, of the subnet that has most such connections.
+    /// Returns the connection with the oldest incomplete handshake, of the subnet that has the most of them.
     #[must_use]
     pub fn most_crowded_handshake(&self) -> Option<Entity> {
         self.handshakes.most_crowded()
     }
 
-    /// The connection whose handshake has been awaited longest, out of some.
+    /// Returns the connection with the oldest incomplete handshake in `of`.
     #[must_use]
     pub fn oldest_handshake(&self, of: impl Iterator<Item = Entity>) -> Option<Entity> {
         let entries = of.filter_map(|entity| Some((entity, self.entries.get(&entity)?)));
@@ -186,32 +186,32 @@ impl ConnectionCounts {
             .map(|(entity, _)| entity)
     }
 
-    /// Connections of a torrent, those being opened included.
+    /// Returns the connection counts of a torrent, connections being opened included.
     #[must_use]
     pub fn of_torrent(&self, torrent: Entity) -> TorrentCounts {
         self.torrents.get(&torrent).copied().unwrap_or_default()
     }
 
-    /// The torrent with the most connections.
+    /// Returns the torrent with the most connections.
     #[must_use]
     pub fn largest_torrent(&self) -> Option<Entity> {
         self.by_size.last().map(|(_, torrent)| *torrent)
     }
 
-    /// Records that no peer of a torrent gives way until then.
+    /// Records that no peer of a torrent can be evicted until that time.
     pub fn set_barren(&mut self, torrent: Entity, until: Timestamp) {
         if let Some(counts) = self.torrents.get_mut(&torrent) {
             counts.barren_until = until;
         }
     }
 
-    /// Whether a connection is to a peer that a user named.
+    /// Whether a user named the peer of a connection.
     #[must_use]
     pub fn is_user_named(&self, entity: Entity) -> bool {
         self.entries.get(&entity).is_some_and(|entry| entry.is_user_named)
     }
 
-    /// Whether a connection is counted: it neither has ended nor has to give way.
+    /// Whether a connection is counted: it has not ended and is not evicted.
     #[must_use]
     pub fn contains(&self, entity: Entity) -> bool {
         self.entries.contains_key(&entity)
@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(counts.of_torrent(entity(200)).outbound, 2);
     }
 
-    /// One silent subnet cannot fill the budget: its own oldest handshake gives way.
+    /// One silent subnet cannot fill the budget: its own oldest handshake is evicted.
     #[test]
     fn the_oldest_handshake_of_the_most_crowded_subnet_gives_way() {
         let mut counts = ConnectionCounts::default();
@@ -323,7 +323,7 @@ mod tests {
             assert_eq!(victim, entity(expected));
             counts.remove(victim);
         }
-        // Of equals, the oldest.
+        // The oldest one among equals.
         assert_eq!(counts.most_crowded_handshake(), Some(entity(1)));
         counts.advance(entity(1), Stage::Connected);
         assert_eq!(counts.most_crowded_handshake(), Some(entity(6)));

@@ -1,4 +1,4 @@
-//! What falls due later: a queue per feature, so that a tick touches what is due and nothing else.
+//! Deadline queues, one per feature, so that a tick touches only what is due.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -6,10 +6,10 @@ use std::collections::BinaryHeap;
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::time::Timestamp;
 
-/// Keys in the order in which they fall due.
+/// A queue of keys, ordered by their deadlines.
 ///
-/// Nothing is ever taken out early: who is called too early, or for something that is gone, looks at its own state,
-/// and sets a new deadline or does nothing. Keep to one deadline per key and purpose, or timers multiply.
+/// No entry is ever removed early. A feature that is woken too early, or for something that is gone, checks its own
+/// state, and sets a new deadline or does nothing. Use one deadline per key and purpose, or timers multiply.
 #[derive(Resource, Debug)]
 pub struct Deadlines<K: Send + Sync + 'static> {
     heap: BinaryHeap<Reverse<Due<K>>>,
@@ -33,14 +33,14 @@ impl<K: Send + Sync + 'static> Default for Deadlines<K> {
 }
 
 impl<K: Send + Sync + 'static> Deadlines<K> {
-    /// Makes `key` due at `at`. Equal times keep the order of the calls.
+    /// Sets a deadline of `key` at `at`. Equal times keep the order of the calls.
     pub fn set(&mut self, at: Timestamp, key: K) {
         let sequence = self.sequence;
         self.sequence += 1;
         self.heap.push(Reverse(Due { at, sequence, key }));
     }
 
-    /// Takes the next key that is due at `now`.
+    /// Removes and returns the next key that is due at `now`.
     pub fn pop_due(&mut self, now: Timestamp) -> Option<K> {
         if self.next()? > now {
             return None;
@@ -48,7 +48,7 @@ impl<K: Send + Sync + 'static> Deadlines<K> {
         self.heap.pop().map(|Reverse(due)| due.key)
     }
 
-    /// When the next key falls due.
+    /// Returns the next deadline.
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
         self.heap.peek().map(|Reverse(due)| due.at)

@@ -1,9 +1,9 @@
-//! Names for things that live outside the world.
+//! Identifiers of objects outside the world.
 
-/// A connection, as the Net port knows it.
+/// Id of a connection at the Net port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u64);
 
-/// A torrent's files, as the Disk port knows them.
+/// Id of a torrent's files at the Disk port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StorageId(pub u64);

@@ -1,20 +1,20 @@
 //! The plain data of ecs-torrent: what torrents, peers, pieces and trackers are made of.
 //!
-//! Components, resources, messages and settings, with the operations that keep each of them consistent, and no
-//! system: who acts on the data is in the `systems` crate, one feature per file. Nothing here does I/O or reads a
-//! clock.
+//! The crate holds components, resources, messages and settings, with the operations that keep each of them consistent,
+//! but no systems. The systems that act on the data are in the `systems` crate, one feature per file. Nothing here does
+//! I/O or reads a clock.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`torrent`], [`peer`], [`piece`], [`tracker`] | the components of the four kinds of entities |
-//! | [`messages`] | facts that features tell each other |
-//! | [`commands`], [`stats`] | what is asked of the engine from outside, and answered |
-//! | [`session`] | what is kept of a torrent between runs, and its form on the disk |
-//! | [`settings`] | every bound and default |
-//! | [`clock`], [`deadlines`], [`random`] | time and chance, as systems see them |
+//!  [`messages`] | messages that features exchange |
+//!  [`commands`], [`stats`] | commands to the engine from outside, and their answers |
+//!  [`session`] | the saved state of a torrent between runs, and its file format |
+//!  [`settings`] | all limits and defaults |
+//!  [`clock`], [`deadlines`], [`random`] | time and randomness, as systems see them |
 //! | [`tick_times`] | how long ticks take |
-//! | [`candidates`], [`bans`], [`reaper`] | who to connect to, who not to, and who goes |
-//! | [`connections`], [`prefix`] | how many connections there are, of which torrents and networks |
+//!  [`candidates`], [`bans`], [`reaper`] | peers to connect to, banned peers, and entities to despawn |
+//!  [`connections`], [`prefix`] | connection counts by torrent and network |
 
 pub mod bans;
 pub mod candidates;

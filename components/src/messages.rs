@@ -1,7 +1,7 @@
-//! Facts that features tell each other within a tick.
+//! Messages that features exchange within a tick.
 //!
-//! Each is written once, by the feature that knows, and read by whoever cares, plugins included. A message lives
-//! for two ticks: work that is owed longer is state on an entity.
+//! One feature writes each message; any feature may read it, plugins included. A message lives for two ticks: work that
+//! takes longer is state on an entity.
 
 use std::sync::Arc;
 
@@ -16,14 +16,14 @@ use crate::peer::CloseReason;
 
 // ---- Torrents ----
 
-/// A torrent is listed.
+/// A torrent was added and is listed.
 #[derive(Message, Debug, Clone)]
 pub struct TorrentAdded {
     /// The torrent.
     pub torrent: Entity,
 }
 
-/// A torrent's existing data has been looked at, and it has begun to download or to seed.
+/// A torrent has begun to download or to seed; its existing data has been examined.
 #[derive(Message, Debug, Clone)]
 pub struct TorrentStarted {
     /// The torrent.
@@ -37,63 +37,63 @@ pub struct TorrentCompleted {
     pub torrent: Entity,
 }
 
-/// A torrent waits for something that is not there now, and will go on by itself.
+/// A torrent is blocked by an unavailable resource and will continue by itself.
 #[derive(Message, Debug, Clone)]
 pub struct TorrentBlocked {
     /// The torrent.
     pub torrent: Entity,
-    /// What it waits for, for people.
+    /// The missing resource, human-readable.
     pub resource: Arc<str>,
 }
 
-/// A torrent has met a fault and will be tried again.
+/// A torrent failed and will be tried again.
 #[derive(Message, Debug, Clone)]
 pub struct TorrentRestarting {
     /// The torrent.
     pub torrent: Entity,
-    /// What it met, for people.
+    /// The failure, human-readable.
     pub reason: Arc<str>,
 }
 
-/// A torrent could not go on, and is not tried again.
+/// A torrent failed and is not tried again.
 #[derive(Message, Debug, Clone)]
 pub struct TorrentFailed {
     /// The torrent.
     pub torrent: Entity,
-    /// Why, for people.
+    /// The reason, human-readable.
     pub reason: Arc<str>,
 }
 
-/// A torrent is gone.
+/// A torrent was stopped and is no longer listed.
 #[derive(Message, Debug, Clone)]
 pub struct TorrentStopped {
-    /// The hash it had.
+    /// The torrent's hash.
     pub info_hash: InfoHash,
 }
 
-/// Fails a torrent: written by whoever meets a fault that belongs to it.
+/// Fails a torrent. The feature that detects a fault of the torrent writes it.
 #[derive(Message, Debug, Clone)]
 pub struct FailTorrent {
     /// The torrent.
     pub torrent: Entity,
-    /// Why, for people.
+    /// The reason, human-readable.
     pub reason: Arc<str>,
-    /// What may help.
+    /// The possible remedy.
     pub remedy: Remedy,
 }
 
-/// What may help after a fault.
+/// Possible remedies for a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
-    /// Starting again from what is saved.
+    /// Restart from the saved session.
     Restart,
-    /// Waiting until something comes back, like a volume.
+    /// Wait until a resource such as a volume is available again.
     Wait,
-    /// Nothing that this program can do.
+    /// No remedy: this program can do nothing.
     None,
 }
 
-/// Stops a torrent, as a plugin may want.
+/// Stops a torrent at the request of a plugin.
 #[derive(Message, Debug, Clone)]
 pub struct RequestStop {
     /// The torrent.
@@ -102,29 +102,29 @@ pub struct RequestStop {
 
 // ---- Pieces ----
 
-/// A block that was asked for has arrived and been placed.
+/// A requested block has arrived and was stored in its piece.
 #[derive(Message, Debug, Clone)]
 pub struct BlockAccepted {
     /// The torrent.
     pub torrent: Entity,
-    /// Who sent it.
+    /// The peer that sent the block.
     pub peer: Entity,
     /// Payload bytes.
     pub len: u32,
 }
 
-/// Payload arrived that is of no use: late, twice or unasked for.
+/// Payload arrived that is of no use: late, duplicate or unsolicited.
 #[derive(Message, Debug, Clone)]
 pub struct BlockWasted {
     /// The torrent.
     pub torrent: Entity,
-    /// Who sent it.
+    /// The peer that sent it.
     pub peer: Entity,
     /// Payload bytes.
     pub len: u32,
 }
 
-/// A piece has the hash it should have; it is not on the disk yet.
+/// A piece passed its hash check; it is not on the disk yet.
 #[derive(Message, Debug, Clone)]
 pub struct PieceVerified {
     /// The torrent.
@@ -133,24 +133,24 @@ pub struct PieceVerified {
     pub index: u32,
 }
 
-/// A piece has another hash than it should have.
+/// A piece failed its hash check.
 #[derive(Message, Debug, Clone)]
 pub struct PieceRejected {
     /// The torrent.
     pub torrent: Entity,
     /// The piece's index.
     pub index: u32,
-    /// Bytes of it that peers have sent, in this run or an earlier one: all but padding.
+    /// Bytes of the piece received from peers, in this run or an earlier one: all but padding.
     pub received_bytes: u64,
-    /// Who sent blocks of it, each peer once.
+    /// The peers that sent blocks of the piece, each one once.
     pub contributors: Vec<Entity>,
-    /// Who sent each block; nobody, where a block is padding.
+    /// The sender of each block; `None` for a block of padding.
     pub senders: Vec<Option<Entity>>,
-    /// The bytes that failed.
+    /// The bytes that failed the check.
     pub data: Vec<Bytes>,
 }
 
-/// A verified piece is on the disk: from now on it may be announced and served.
+/// A verified piece is on the disk; it may be announced and served now.
 #[derive(Message, Debug, Clone)]
 pub struct PieceStored {
     /// The torrent.
@@ -161,12 +161,12 @@ pub struct PieceStored {
     pub len: u32,
 }
 
-/// A block has left for a peer.
+/// A block was sent to a peer.
 #[derive(Message, Debug, Clone)]
 pub struct BlockSent {
     /// The torrent.
     pub torrent: Entity,
-    /// Who gets it.
+    /// The receiving peer.
     pub peer: Entity,
     /// Payload bytes.
     pub len: u32,
@@ -174,7 +174,7 @@ pub struct BlockSent {
 
 // ---- Peers ----
 
-/// A peer's handshake was accepted; messages flow.
+/// A peer's handshake was accepted; messages can be exchanged.
 #[derive(Message, Debug, Clone)]
 pub struct PeerConnected {
     /// The torrent.
@@ -183,50 +183,50 @@ pub struct PeerConnected {
     pub peer: Entity,
 }
 
-/// A download has no peers, and knows no address that may be tried now: whoever finds peers may look for some.
+/// A download has no peers and no address to try now. Sources of peers may look for some.
 #[derive(Message, Debug, Clone)]
 pub struct PeersWanted {
     /// The torrent.
     pub torrent: Entity,
 }
 
-/// A connection has ended; its entity goes with this tick.
+/// A connection has ended; its entity is despawned at the end of this tick.
 #[derive(Message, Debug, Clone)]
 pub struct PeerDisconnected {
-    /// The torrent, where the handshake had named it.
+    /// The torrent, if the handshake named one.
     pub torrent: Option<Entity>,
     /// The peer.
     pub peer: Entity,
-    /// Why.
+    /// Why the connection ended.
     pub reason: CloseReason,
 }
 
-/// A peer told what it has.
+/// A peer's set of pieces has changed.
 #[derive(Message, Debug, Clone)]
 pub struct AvailabilityReceived {
     /// The peer.
     pub peer: Entity,
-    /// What changed.
+    /// The change.
     pub change: Availability,
 }
 
-/// A change of what a peer has.
+/// A change of a peer's set of pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Availability {
-    /// These pieces.
+    /// The peer has exactly these pieces.
     Bitfield(Bitfield),
-    /// Every piece (BEP 6).
+    /// The peer has every piece (BEP 6).
     All,
-    /// No piece (BEP 6).
+    /// The peer has no piece (BEP 6).
     None,
-    /// This piece too.
+    /// The peer now has this piece too.
     Have(u32),
-    /// This piece no longer (BEP 54).
+    /// The peer no longer has this piece (BEP 54).
     DontHave(u32),
 }
 
 impl Availability {
-    /// Whether the peer has less than before by it, as a message of an extension tells (BEP 54).
+    /// Whether the change takes a piece away; an extension message announces this (BEP 54).
     #[must_use]
     pub fn is_taken_back(&self) -> bool {
         matches!(self, Self::DontHave(_))
@@ -238,31 +238,31 @@ impl Availability {
 pub struct ChokeReceived {
     /// The peer.
     pub peer: Entity,
-    /// Whether our requests go unanswered.
+    /// Whether the peer chokes us, so that our requests go unanswered.
     pub is_choking: bool,
 }
 
-/// A peer wants something of us, or no longer does.
+/// A peer became interested or not interested.
 #[derive(Message, Debug, Clone)]
 pub struct InterestReceived {
     /// The peer.
     pub peer: Entity,
-    /// Whether it does.
+    /// Whether the peer is interested.
     pub is_interested: bool,
 }
 
-/// A peer asks for a block or takes that back.
+/// A peer requests a block or cancels a request.
 #[derive(Message, Debug, Clone)]
 pub struct UploadRequested {
     /// The peer.
     pub peer: Entity,
     /// The block.
     pub request: BlockRequest,
-    /// Whether it takes the request back.
+    /// Whether the message is a cancel.
     pub is_cancel: bool,
 }
 
-/// A peer will not answer a request of ours (BEP 6).
+/// A peer rejects one of our requests (BEP 6).
 #[derive(Message, Debug, Clone)]
 pub struct RejectReceived {
     /// The peer.
@@ -271,7 +271,7 @@ pub struct RejectReceived {
     pub request: BlockRequest,
 }
 
-/// A peer lets us request a piece while it chokes us (BEP 6).
+/// A peer allows us to request a piece while it chokes us (BEP 6).
 #[derive(Message, Debug, Clone)]
 pub struct AllowedFastReceived {
     /// The peer.
@@ -280,7 +280,7 @@ pub struct AllowedFastReceived {
     pub piece: u32,
 }
 
-/// A peer would have us take a piece of it (BEP 6).
+/// A peer suggests a piece for us to request (BEP 6).
 #[derive(Message, Debug, Clone)]
 pub struct SuggestReceived {
     /// The peer.
@@ -289,30 +289,30 @@ pub struct SuggestReceived {
     pub piece: u32,
 }
 
-/// We have choked or unchoked a peer.
+/// We choked or unchoked a peer.
 #[derive(Message, Debug, Clone)]
 pub struct ChokeSent {
     /// The torrent.
     pub torrent: Entity,
     /// The peer.
     pub peer: Entity,
-    /// Whether its requests go unanswered.
+    /// Whether the peer is choked, so that its requests go unanswered.
     pub is_choking: bool,
 }
 
-/// A message of a registered extension (BEP 10).
+/// A message of a registered extension has arrived (BEP 10).
 #[derive(Message, Debug, Clone)]
 pub struct ExtensionReceived {
     /// The peer.
     pub peer: Entity,
     /// The extension's name, as registered.
     pub extension: &'static str,
-    /// What it says.
+    /// The message's payload.
     pub payload: Bytes,
 }
 
-/// Blocks that have arrived and not been looked at: the one bulk queue between sockets and pieces. Emptied in
-/// every tick, so that nothing holds their memory but the pieces they belong to.
+/// Received blocks that are not processed yet: the only bulk queue between sockets and pieces. It is emptied in every
+/// tick, so that only the pieces hold the memory of their blocks.
 #[derive(Resource, Debug, Default)]
 pub struct ReceivedBlocks(pub Vec<(Entity, Block)>);
 
@@ -325,17 +325,17 @@ pub struct TrackerAnswered {
     pub torrent: Entity,
     /// The tracker.
     pub tracker: Entity,
-    /// Number of peers that it named.
+    /// Number of peers in the answer.
     pub peer_count: usize,
 }
 
-/// A tracker did not answer, or refused.
+/// A tracker did not answer, or returned an error.
 #[derive(Message, Debug, Clone)]
 pub struct TrackerFailed {
     /// The torrent.
     pub torrent: Entity,
     /// The tracker.
     pub tracker: Entity,
-    /// Why, for people.
+    /// The reason, human-readable.
     pub reason: Arc<str>,
 }

@@ -25,16 +25,16 @@ pub use self::requests::{
 use crate::ids::LinkId;
 use crate::rate::Rate;
 
-/// Where a peer is.
+/// The location of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Endpoint {
-    /// At an IP address and port, over TCP.
+    /// An IP address and port, over TCP.
     Ip(SocketAddr),
 }
 
 impl Endpoint {
-    /// The address, where it has one.
+    /// Returns the IP address and port, if the endpoint has them.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
@@ -51,85 +51,85 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Who opened a connection.
+/// The side that opened a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// The peer.
+    /// The peer opened it.
     Inbound,
-    /// We.
+    /// We opened it.
     Outbound,
 }
 
-/// How far a connection is.
+/// The progress of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// It is being made.
+    /// The connection is being established.
     Connecting,
-    /// The peer's handshake has not arrived whole.
+    /// The peer's handshake is not complete.
     Handshaking,
-    /// Messages flow.
+    /// The handshake is complete; messages can be exchanged.
     Connected,
 }
 
-/// A connection to a peer. On every peer, from the first to the last tick.
+/// A connection to a peer. Every peer has one, from the first to the last tick.
 #[derive(Component, Debug)]
 pub struct Peer {
-    /// Where it is.
+    /// The peer's location.
     pub endpoint: Endpoint,
-    /// Its connection at the Net port.
+    /// The connection's id at the Net port.
     pub link: LinkId,
-    /// Who opened it.
+    /// The side that opened the connection.
     pub direction: Direction,
-    /// How far it is.
+    /// The connection's stage.
     pub stage: Stage,
-    /// When it entered this stage.
+    /// When the connection entered this stage.
     pub since: Timestamp,
-    /// How it names itself, once the handshake is here.
+    /// The peer's id, once the handshake has arrived.
     pub peer_id: Option<PeerId>,
-    /// Name and version of its program, as far as it told; for people.
+    /// Name and version of the peer's client, as far as known; human-readable.
     pub client: Arc<str>,
-    /// Where it accepts connections, where that is known: dialed there, or told by extension handshake.
+    /// Where the peer accepts connections, if known: the address that we dialed, or the port from its extension
+    /// handshake.
     pub listens_at: Option<SocketAddr>,
 }
 
 /// The reading side of a connection.
 #[derive(Component, Debug)]
 pub struct Wire {
-    /// Bytes received and not decoded.
+    /// Decoder with the bytes received and not decoded.
     pub codec: PeerCodec,
-    /// What decides which messages are valid.
+    /// Session state that decides which messages are valid.
     pub session: Session,
-    /// Credit that received bytes have taken of the link, less what was granted; below zero where the window has been
-    /// opened wider.
+    /// Window credit used by received bytes, minus the credit granted since; negative if the window has been enlarged.
     pub ungranted_bytes: i64,
-    /// Bytes left for the next tick, since the peer has sent more messages than one takes.
+    /// Bytes left for the next tick, because the peer sent more messages than one tick decodes.
     pub held_bytes: u32,
     /// Whether the peer is listed as having bytes to decode.
     pub is_listed: bool,
-    /// Since when the frame at the front is incomplete.
+    /// When the incomplete frame at the front began to arrive.
     pub frame_since: Option<Timestamp>,
-    /// When a whole message last came.
+    /// When the last complete message arrived.
     pub last_message: Timestamp,
-    /// How often all pieces may be told anew.
+    /// How often the peer may replace all its pieces.
     pub bitfields: Allowance,
-    /// How often single pieces may be taken back, and extension handshakes repeated.
+    /// How often the peer may take back a single piece or repeat its extension handshake.
     pub changes: Allowance,
     /// How often the peer may choke and unchoke us.
     pub chokes: Allowance,
 }
 
-/// Something that a peer may do so many times at once, and then at so many times a second: a token bucket.
+/// A token bucket: a burst of actions that a peer may take at once, and a rate at which the bucket refills.
 #[derive(Debug, Clone, Copy)]
 pub struct Allowance {
     most: u32,
-    /// Time in which one comes back.
+    /// Time in which one token comes back.
     interval: Duration,
     left: u32,
     refilled: Timestamp,
 }
 
 impl Allowance {
-    /// A full allowance: `most` at once, and one more after each `interval`.
+    /// Creates a full allowance: `most` at once, and one more after each `interval`.
     #[must_use]
     pub fn new(now: Timestamp, most: u32, interval: Duration) -> Self {
         Self {
@@ -140,14 +140,14 @@ impl Allowance {
         }
     }
 
-    /// Uses it once; false where it is used up.
+    /// Uses one token; false if none is left.
     pub fn take(&mut self, now: Timestamp) -> bool {
         let interval = self.interval.as_nanos().max(1);
         let count = now.since(self.refilled).as_nanos() / interval;
         if count > 0 {
             let count = u32::try_from(count).unwrap_or(u32::MAX);
             self.left = self.left.saturating_add(count).min(self.most);
-            // What is over of an interval counts for the next one, but not where the bucket has run over.
+            // The remainder of an interval counts for the next one, unless the bucket is full.
             let is_full = self.left == self.most;
             self.refilled = if is_full {
                 now
@@ -161,19 +161,20 @@ impl Allowance {
     }
 }
 
-/// Bitfields at once, and the time between two after that: clients in use send one or two in a connection's life, and
-/// each one has the picker count all pieces anew.
+/// Burst of bitfields, and the interval between two after it. Real clients send one or two in the life of a connection,
+/// and each one makes the picker count all pieces again.
 const BITFIELDS: (u32, Duration) = (8, Duration::from_secs(10));
 
-/// Pieces taken back, and extension handshakes, at once: as many as a client may lose with a file. Each is O(1).
+/// Burst and interval of pieces taken back and of extension handshakes: as many as a client may lose with a file. Each
+/// is O(1).
 const CHANGES: (u32, Duration) = (512, Duration::from_millis(50));
 
-/// Chokes and unchokes at once; a choking round is 10 s long, and a slot may be filled anew every 100 ms between. Each one
-/// may have us take all requests to the peer back, and make as many again.
+/// Burst and interval of chokes and unchokes. A choking round is 10 s long, and a slot may be filled again every 100 ms
+/// between. Each choke may make us cancel all requests to the peer, and send as many again.
 const CHOKES: (u32, Duration) = (64, Duration::from_millis(100));
 
 impl Wire {
-    /// A connection on which nothing has been read.
+    /// Creates the state of a connection on which nothing has been read.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         Self {
@@ -191,29 +192,29 @@ impl Wire {
     }
 }
 
-/// Who chokes whom, and who wants something (BEP 3).
+/// Choke and interest states of both sides (BEP 3).
 #[derive(Component, Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerState {
-    /// We do not answer its requests.
+    /// We choke the peer: we do not answer its requests.
     pub am_choking: bool,
-    /// It has something we want.
+    /// We are interested: the peer has something we want.
     pub am_interested: bool,
-    /// It does not answer our requests.
+    /// The peer chokes us: it does not answer our requests.
     pub peer_choking: bool,
-    /// We have something it wants.
+    /// The peer is interested: we have something it wants.
     pub peer_interested: bool,
-    /// It does not want anything at all (BEP 21).
+    /// The peer does not want to download anything (BEP 21).
     pub upload_only: bool,
-    /// It suggests pieces (BEP 6), and so hears of each that we have, though it has it too.
+    /// The peer suggests pieces (BEP 6); it gets a `Have` for each of our pieces, even for pieces that it has too.
     pub suggests: bool,
-    /// It owes us blocks and sends none.
+    /// The peer owes us blocks and sends none.
     pub snubbed: bool,
     /// When we last changed `am_choking`.
     pub choke_changed: Timestamp,
 }
 
 impl PeerState {
-    /// How every connection begins (BEP 3): choked and not interested, both ways.
+    /// Creates the initial state of every connection (BEP 3): choked and not interested, both ways.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         Self {
@@ -229,32 +230,32 @@ impl PeerState {
     }
 }
 
-/// A peer's speeds and totals, payload only.
+/// A peer's transfer rates and totals, payload only.
 #[derive(Component, Debug, Clone, Copy, Default)]
 pub struct PeerRates {
-    /// From it to us.
+    /// Rate from the peer to us.
     pub download: Rate,
-    /// From us to it.
+    /// Rate from us to the peer.
     pub upload: Rate,
-    /// Bytes received in all.
+    /// Total bytes received.
     pub downloaded: u64,
-    /// Bytes sent in all.
+    /// Total bytes sent.
     pub uploaded: u64,
-    /// When a block that was asked for last went either way.
+    /// When the last requested block was transferred in either direction.
     pub last_payload: Option<Timestamp>,
 }
 
-/// What a peer told in its extension handshake (BEP 10).
+/// Contents of a peer's extension handshakes (BEP 10).
 #[derive(Component, Debug, Clone, Default)]
 pub struct PeerExtensions {
-    /// All handshakes together, the later over the earlier.
+    /// All handshakes merged; a later one overrides an earlier one.
     pub handshake: ExtensionHandshake,
-    /// Whether there was one.
+    /// Whether the peer has sent one.
     pub is_known: bool,
 }
 
 impl PeerExtensions {
-    /// Takes a handshake in; a later one changes only what it names (BEP 10).
+    /// Merges a handshake; a later one changes only the fields it names (BEP 10).
     pub fn merge(&mut self, later: ExtensionHandshake) {
         let known = &mut self.handshake;
         for (name, id) in later.extensions {
@@ -271,14 +272,14 @@ impl PeerExtensions {
         self.is_known = true;
     }
 
-    /// The id under which the peer wants to hear messages of the extension `name`, if it speaks it.
+    /// Returns the message id under which the peer expects the extension `name`, if the peer supports it.
     #[must_use]
     pub fn id_of(&self, name: &str) -> Option<u8> {
         self.handshake.extensions.get(name).copied().filter(|&id| id != 0)
     }
 }
 
-/// The extensions that this engine speaks, in the order of their message ids; plugins add theirs before the start.
+/// The extensions that this engine supports, in the order of their message ids; plugins add theirs before the start.
 #[derive(Resource, Debug, Default)]
 pub struct ExtensionRegistry {
     names: Vec<&'static str>,
@@ -289,7 +290,7 @@ impl ExtensionRegistry {
     /// [`ExtensionReceived`](crate::messages::ExtensionReceived). Registering twice changes nothing.
     ///
     /// # Panics
-    /// Beyond 255 extensions, which is all that the message id can name.
+    /// Beyond 255 extensions, the limit of the message id.
     pub fn register(&mut self, name: &'static str) {
         if !self.names.contains(&name) {
             assert!(self.names.len() < 255, "at most 255 extensions");
@@ -297,13 +298,13 @@ impl ExtensionRegistry {
         }
     }
 
-    /// The extension whose messages come under `id`.
+    /// Returns the extension whose messages have `id`.
     #[must_use]
     pub fn name_of(&self, id: u8) -> Option<&'static str> {
         self.names.get(usize::from(id).checked_sub(1)?).copied()
     }
 
-    /// All extensions with their ids, from 1.
+    /// Returns all extensions with their ids, from 1.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u8)> + '_ {
         self.names.iter().copied().zip(1..)
     }

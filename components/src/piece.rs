@@ -8,41 +8,41 @@ use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Payload;
 use smallvec::SmallVec;
 
-/// Where a piece in flight stands.
+/// The phase of a piece in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PiecePhase {
-    /// Blocks that lie on the disk are being read back.
+    /// Blocks from an earlier run are being read back from the disk.
     Restoring,
     /// Blocks are missing.
     Filling,
-    /// All blocks are here and being hashed.
+    /// All blocks have arrived and are being hashed.
     Hashing,
     /// The hash matched, and the write is under way.
     Writing,
 }
 
-/// Time in which a peer that had a piece to itself, and did not send it, is not given it again.
+/// Time for which a peer that failed to send an exclusively assigned piece does not get it again.
 pub const FAILED_PAUSE: Duration = Duration::from_secs(60);
 
 /// One block of a piece in flight.
 #[derive(Debug, Default)]
 pub struct BlockSlot {
-    /// Its bytes, once they are here and until they are written.
+    /// The block's bytes, from their arrival until they are written.
     pub data: Payload,
-    /// Who sent it.
+    /// The peer that sent the block.
     pub from: Option<Entity>,
-    /// Who has been asked for it and has time left to answer.
+    /// Peers with an outstanding request for the block that has not timed out.
     pub asked: SmallVec<[Entity; 2]>,
-    /// When somebody was last asked for it.
+    /// When the block was last requested.
     pub asked_at: Timestamp,
-    /// Who has been asked for it and is late: still welcome, but others may be asked too.
+    /// Peers whose request for the block timed out. Their block is still welcome, but others may be asked too.
     pub late: SmallVec<[Entity; 1]>,
-    /// It is here.
+    /// The block has arrived.
     pub received: bool,
 }
 
 impl BlockSlot {
-    /// Whether it is not here and nobody is expected to send it in time.
+    /// Whether the block is missing and no unexpired request for it is outstanding.
     #[must_use]
     pub fn is_free(&self) -> bool {
         !self.received && self.asked.is_empty()
@@ -56,34 +56,34 @@ pub struct ActivePiece {
     pub torrent: Entity,
     /// Index of the piece.
     pub index: u32,
-    /// Where its bytes lie in the torrent.
+    /// The byte range of the piece in the torrent.
     pub span: Span,
-    /// How far it is.
+    /// The piece's phase.
     pub phase: PiecePhase,
-    /// Its blocks.
+    /// The piece's blocks.
     pub blocks: Vec<BlockSlot>,
-    /// Blocks that are not here.
+    /// Number of blocks that have not arrived.
     pub missing_count: u32,
-    /// Blocks that are not here and not asked for.
+    /// Number of blocks that have not arrived and are not requested.
     pub free_count: u32,
-    /// Requests for its blocks that have time left.
+    /// Number of requests for the piece's blocks that have not timed out.
     pub asked_count: u32,
-    /// No free block stands before this one.
+    /// Lower bound of the first free block: no free block precedes it.
     free_from: u32,
-    /// After a failed hash: the only peer that may send blocks, so that the next failure has one author.
+    /// After a failed hash: the only peer that may send blocks, so that the next failure has a single cause.
     pub exclusive: Option<Entity>,
     /// Whether the piece has failed before and needs an exclusive sender.
     pub is_suspect: bool,
-    /// Who had it exclusively and let it down, and when: others come first.
+    /// Peers that had the piece exclusively and failed to send it, and when; other peers are preferred.
     failed: SmallVec<[(Entity, Timestamp); 2]>,
-    /// Whether some blocks came from the disk: if the piece fails, it may be nobody's fault.
+    /// Whether some blocks came from the disk; if the piece fails, perhaps no peer is to blame.
     pub is_restored: bool,
     /// Whether the piece is listed as idle.
     pub is_idle_listed: bool,
 }
 
 impl ActivePiece {
-    /// A piece of which nothing has been requested.
+    /// Creates a piece of which nothing has been requested.
     #[must_use]
     pub fn new(torrent: Entity, index: u32, geometry: &Geometry) -> Self {
         let count = geometry.block_count(index);
@@ -105,7 +105,7 @@ impl ActivePiece {
         }
     }
 
-    /// The first block that is neither here nor asked for, and that `peer` does not owe us already.
+    /// Returns the first block that has not arrived, is not requested, and is not already owed by `peer`.
     pub fn next_free(&mut self, peer: Entity) -> Option<u32> {
         if self.free_count == 0 {
             return None;
@@ -118,7 +118,7 @@ impl ActivePiece {
             .next()
     }
 
-    /// Notes that `peer` was asked for `block`.
+    /// Records a request for `block` to `peer`.
     pub fn ask(&mut self, block: u32, peer: Entity, now: Timestamp) {
         let slot = &mut self.blocks[block as usize];
         if slot.is_free() {
@@ -129,7 +129,7 @@ impl ActivePiece {
         self.asked_count += 1;
     }
 
-    /// Notes that `peer` will not send `block`; true if the block is free by that.
+    /// Records that `peer` will not send `block`; true if this makes the block free.
     pub fn release(&mut self, block: u32, peer: Entity) -> bool {
         let Some(slot) = self.blocks.get_mut(block as usize) else {
             return false;
@@ -148,7 +148,7 @@ impl ActivePiece {
         free
     }
 
-    /// Notes that `peer` is late with `block`; true if the block is free for others by that.
+    /// Records that the request for `block` to `peer` timed out; true if this makes the block free for others.
     pub fn expire(&mut self, block: u32, peer: Entity) -> bool {
         let free = self.release(block, peer);
         if let Some(slot) = self.blocks.get_mut(block as usize).filter(|slot| !slot.received) {
@@ -157,7 +157,7 @@ impl ActivePiece {
         free
     }
 
-    /// Takes a block in. Whoever else was asked for it is returned, to be told.
+    /// Stores a block. Returns the other peers it was requested from, so that they get a `Cancel`.
     pub fn receive(&mut self, block: u32, from: Option<Entity>, data: Payload) -> SmallVec<[Entity; 2]> {
         let slot = &mut self.blocks[block as usize];
         debug_assert!(!slot.received, "a block is received once");
@@ -175,19 +175,19 @@ impl ActivePiece {
         others
     }
 
-    /// Whether every block is here.
+    /// Whether every block has arrived.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.missing_count == 0
     }
 
-    /// Whether blocks are missing and nobody is expected to send one.
+    /// Whether blocks are missing and no peer is expected to send one.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.phase == PiecePhase::Filling && self.asked_count == 0 && !self.is_full()
     }
 
-    /// Bytes of blocks that are here and that peers have sent, in this run or an earlier one.
+    /// Number of bytes in blocks received from peers, in this run or an earlier one.
     #[must_use]
     pub fn received_bytes(&self) -> u64 {
         let is_sent = |slot: &BlockSlot| slot.received && (slot.from.is_some() || self.is_restored);
@@ -195,7 +195,7 @@ impl ActivePiece {
         sent.map(|(block, _)| u64::from(self.block_len(block))).sum()
     }
 
-    /// Forgets all blocks, for another try; returns how many bytes of them peers had sent.
+    /// Drops all blocks, for another try; returns the number of their bytes that peers had sent.
     pub fn clear(&mut self) -> u64 {
         let dropped = self.received_bytes();
         self.blocks.iter_mut().for_each(|slot| *slot = BlockSlot::default());
@@ -209,7 +209,7 @@ impl ActivePiece {
         dropped
     }
 
-    /// Notes that the exclusive sender has not sent it, and forgets what it has sent; returns how many bytes.
+    /// Records that the exclusive sender failed, and drops the blocks it has sent; returns the number of their bytes.
     pub fn give_up_exclusive(&mut self, now: Timestamp) -> u64 {
         if let Some(peer) = self.exclusive {
             self.failed.retain(|(other, _)| *other != peer);
@@ -218,7 +218,7 @@ impl ActivePiece {
         self.clear()
     }
 
-    /// Whether `peer` may have the piece exclusively: nobody has it, and this peer has not failed at it for
+    /// Whether `peer` may get the piece exclusively: no peer has it, and this peer has not failed to send it for
     /// [`FAILED_PAUSE`].
     #[must_use]
     pub fn may_have_exclusively(&self, peer: Entity, now: Timestamp) -> bool {
@@ -229,7 +229,7 @@ impl ActivePiece {
         }
     }
 
-    /// Who sent the blocks, each peer once.
+    /// Returns the peers that sent the blocks, each one once.
     #[must_use]
     pub fn contributors(&self) -> Vec<Entity> {
         let mut peers: Vec<Entity> = self.blocks.iter().filter_map(|slot| slot.from).collect();
@@ -238,7 +238,7 @@ impl ActivePiece {
         peers
     }
 
-    /// What is asked for to get `block`.
+    /// Returns the request for `block`.
     #[must_use]
     pub fn request(&self, block: u32) -> BlockRequest {
         BlockRequest {
@@ -248,14 +248,14 @@ impl ActivePiece {
         }
     }
 
-    /// Length in bytes of `block`.
+    /// Returns the length of `block` in bytes.
     #[must_use]
     pub fn block_len(&self, block: u32) -> u32 {
         (self.span.len - block * BLOCK_SIZE).min(BLOCK_SIZE)
     }
 }
 
-/// Bytes of pieces in flight over all torrents, against
+/// Memory of pieces in flight over all torrents in bytes, limited by
 /// [`piece_memory_bytes`](crate::settings::RequestSettings::piece_memory_bytes).
 #[derive(Resource, Debug, Default)]
 pub struct PieceMemory {
@@ -263,7 +263,7 @@ pub struct PieceMemory {
 }
 
 impl PieceMemory {
-    /// Counts a piece of `len` bytes in, if it fits under `limit`; one piece always does.
+    /// Reserves `len` bytes for a piece if they fit under `limit`; one piece always does.
     pub fn reserve(&mut self, len: u32, limit: u64) -> bool {
         let fits = self.used_bytes == 0 || self.used_bytes + u64::from(len) <= limit;
         if fits {
@@ -272,12 +272,12 @@ impl PieceMemory {
         fits
     }
 
-    /// Counts a piece of `len` bytes out.
+    /// Releases the `len` bytes of a piece.
     pub fn release(&mut self, len: u32) {
         self.used_bytes = self.used_bytes.saturating_sub(u64::from(len));
     }
 
-    /// Bytes counted in.
+    /// Number of reserved bytes.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes

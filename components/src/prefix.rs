@@ -1,12 +1,12 @@
-//! Network prefixes: how many peers one party can pretend to be.
+//! Network prefixes: limits on how many peers one party can pretend to be.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The part of an address that one host can be expected to have for itself: an IPv4 address, the first 64 bits of a
+/// Returns the address range that a single host can be expected to own: an IPv4 address, or the first 64 bits of a
 /// public IPv6 address.
 ///
-/// A provider gives every customer at least a /64, so 2^64 addresses of it are one. Hosts of a local network share
-/// their /64, so local addresses count one by one.
+/// A provider gives every customer at least a /64, so 2^64 addresses of it count as one. Hosts of a local network share
+/// their /64, so local addresses count individually.
 #[must_use]
 pub fn site(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
@@ -15,11 +15,11 @@ pub fn site(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// The part of an address that a party with several hosts can be expected to have: the /24 of a public IPv4 address,
-/// the /48 of a public IPv6 address.
+/// Returns the address range that a party with several hosts can be expected to own: the /24 of a public IPv4 address,
+/// or the /48 of a public IPv6 address.
 ///
-/// Local addresses (loopback, private, link-local, behind a provider's gateway) are their own subnet: hosts of one
-/// local network are not one party.
+/// Local addresses (loopback, private, link-local, behind a provider's gateway) are their own subnet, because the hosts
+/// of a local network are not one party.
 #[must_use]
 pub fn subnet(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
@@ -32,7 +32,7 @@ pub fn subnet(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether an address is of a local network: loopback, private, link-local, or shared by a provider's customers
+/// Whether an address belongs to a local network: loopback, private, link-local, or shared by a provider's customers
 /// (RFC 6598).
 #[must_use]
 pub fn is_local(ip: IpAddr) -> bool {

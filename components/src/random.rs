@@ -1,40 +1,40 @@
-//! Randomness, as systems see it: one seeded stream, so that a seed repeats a run.
+//! Randomness, as systems see it: one seeded stream, so that a run can be repeated with its seed.
 
 use bevy_ecs::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// The engine's random numbers. Seeded by the operating system for a real engine, so that nobody outside can guess
-/// transaction ids, and by the scenario for a simulated one.
+/// The engine's random number generator. The operating system seeds a real engine, so that no outsider can guess
+/// transaction ids; the scenario seeds a simulated one.
 #[derive(Resource, Debug, Clone)]
 pub struct Random(ChaCha8Rng);
 
 impl Random {
-    /// The stream that `seed` begins.
+    /// Creates the stream of `seed`.
     #[must_use]
     pub fn from_seed(seed: [u8; 32]) -> Self {
         Self(ChaCha8Rng::from_seed(seed))
     }
 
-    /// A random number.
+    /// Returns a random number.
     pub fn number(&mut self) -> u32 {
         self.0.next_u32()
     }
 
-    /// A random number below `bound`; 0 where `bound` is 0.
+    /// Returns a random number below `bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        // The high half of a product: as even as 32 random bits can be over so small a range.
+        // The high half of the product: as uniform as 32 random bits allow over so small a range.
         ((u64::from(self.number()) * bound as u64) >> 32) as usize
     }
 
-    /// Random bytes.
+    /// Returns random bytes.
     pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
         let mut bytes = [0; N];
         self.0.fill_bytes(&mut bytes);
         bytes
     }
 
-    /// Brings `items` into a random order.
+    /// Shuffles `items`.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for end in (1..items.len()).rev() {
             items.swap(end, self.below(end + 1));

@@ -4,35 +4,36 @@ use std::time::Duration;
 
 use ecs_torrent_protocol::time::Timestamp;
 
-/// Weight of the past: after this long without a byte a rate has fallen to about a third.
+/// Time constant of the average: after this long without a byte, a rate has fallen to about a third.
 const MEMORY: Duration = Duration::from_secs(3);
 
-/// Bytes are gathered this long before they move the average, so that a burst within one tick is no spike.
+/// Time in which bytes are gathered before they change the average, so that a burst within one tick is no spike.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// A rate that is younger counts as this old, for the same reason.
+/// Minimum age of a rate: a younger one is computed as if it were this old, for the same reason.
 const LEAST_AGE: Duration = Duration::from_secs(1);
 
-/// Silence after which a rate is exactly zero.
+/// Time without a byte after which a rate is exactly zero.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// A moving average of bytes per second.
 ///
-/// A rate decays by the time that has passed when it is read, so no system has to visit idle peers to age their rates.
-/// Ten seconds after the last byte it is exactly zero, whenever that byte came.
+/// A rate decays with the time that has passed when it is read, so no system has to visit idle peers to age their
+/// rates. Ten seconds after the last byte it is exactly zero, whenever that byte arrived.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rate {
     bytes_per_s: f64,
     gathered_bytes: u64,
     updated: Timestamp,
-    /// When the first byte came: an average over less than the memory's length weighs all of it alike.
+    /// When the first byte was transferred. An average over less than the time constant weighs all of that time
+    /// equally.
     started: Option<Timestamp>,
-    /// When the last byte came.
+    /// When the last byte was transferred.
     last: Timestamp,
 }
 
 impl Rate {
-    /// Counts `bytes` transferred at `now`.
+    /// Records `bytes` transferred at `now`.
     pub fn add(&mut self, now: Timestamp, bytes: u64) {
         if self.started.is_none() {
             self.started = Some(now);
@@ -47,16 +48,16 @@ impl Rate {
         }
     }
 
-    /// Bytes per second at `now`.
+    /// Returns the bytes per second at `now`.
     #[must_use]
     pub fn at(&self, now: Timestamp) -> u64 {
-        // Gathered bytes are averaged over the time in which they came; the time after the last byte only decays.
+        // Gathered bytes are averaged over the time in which they arrived; the time after the last byte only decays.
         let until = self.last.max(self.updated + GATHER).min(now);
         let idle = now.since(self.last + GATHER);
         (self.average(until) * fade(idle)) as u64
     }
 
-    /// The average at `until`, with what was gathered between the last update and then.
+    /// Returns the average at `until`, with the bytes gathered between the last update and then.
     fn average(&self, until: Timestamp) -> f64 {
         let elapsed = until.since(self.updated);
         if elapsed < GATHER {
@@ -75,8 +76,8 @@ impl Rate {
         current + past * (self.bytes_per_s - current)
     }
 }
-/// What is left of a rate after `idle` more than the gather time without a byte: an exponential decay that is shifted
-/// so that it reaches zero after [`SILENCE`].
+/// Returns the fraction of a rate that is left after `idle` without a byte beyond the gather time: an exponential
+/// decay, shifted so that it reaches zero after [`SILENCE`].
 fn fade(idle: Duration) -> f64 {
     let rest = |time: Duration| (-time.as_secs_f64() / MEMORY.as_secs_f64()).exp();
     let end = rest(SILENCE - GATHER);
@@ -166,7 +167,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whatever came before: from a gather time after the last byte on, the rate never rises, and it ends at zero.
+        /// From a gather time after the last byte on, the rate never rises, and it ends at zero, whatever preceded.
         #[test]
         fn a_rate_only_falls_after_the_last_byte(
             flow in prop::collection::vec((0u64..3_000, 0u64..10_000_000), 1..50),
@@ -187,7 +188,7 @@ mod tests {
             prop_assert_eq!(rate.at(at(time + 10_000)), 0);
         }
 
-        /// A steady flow is measured to a tenth, whatever its interval, its size, and the moment of reading.
+        /// A steady flow is measured to within a tenth, whatever its interval, its size, and the time of reading.
         #[test]
         fn any_steady_flow_is_measured(interval in 1u64..200, bytes in 1_000u64..1_000_000, offset in 0u64..1_000_000) {
             let mut rate = Rate::default();

@@ -5,8 +5,8 @@ use bevy_ecs::prelude::*;
 
 use crate::peer::CloseReason;
 
-/// Connections marked to end, each with its reason. Whoever decides marks; at the end of the tick every feature
-/// lets go of what the peer held, and then the entity goes.
+/// Connections marked for closing, each with its reason. Any feature may mark one. At the end of the tick, every
+/// feature releases what the peer held, and then the entity is despawned.
 #[derive(Resource, Debug, Default)]
 pub struct Reaper {
     doomed: Vec<(Entity, CloseReason)>,
@@ -14,7 +14,7 @@ pub struct Reaper {
 }
 
 impl Reaper {
-    /// Marks a peer. The first reason stays.
+    /// Marks a peer for closing. The first reason stays.
     pub fn close(&mut self, peer: Entity, reason: impl Into<CloseReason>) {
         if self.marked.insert(peer) {
             self.doomed.push((peer, reason.into()));
@@ -27,12 +27,12 @@ impl Reaper {
         self.marked.contains(&peer)
     }
 
-    /// The marked peers, in the order in which they were marked.
+    /// Returns the marked peers, in the order in which they were marked.
     pub fn iter(&self) -> impl Iterator<Item = (Entity, &CloseReason)> + '_ {
         self.doomed.iter().map(|(peer, reason)| (*peer, reason))
     }
 
-    /// Takes all marks off. For the end of the tick.
+    /// Removes and returns all marks. For the end of the tick.
     pub fn take(&mut self) -> Vec<(Entity, CloseReason)> {
         self.marked.clear();
         std::mem::take(&mut self.doomed)

@@ -1,10 +1,10 @@
-//! What is kept of a torrent between runs, and its form on the disk.
+//! The saved state of a torrent between runs, and its file format.
 //!
-//! A session is a RON file for people and programs alike, [`EXTENSION`] behind the info-hash. Its last line is a
-//! SHA-1 over everything before it, so that a file that was cut or changed by accident is told from a good one; who
-//! edits one by hand takes that line out, and is believed.
+//! A session is a human-readable RON file, named after the info-hash with the extension [`EXTENSION`]. Its last line is
+//! a SHA-1 over everything before it, which detects a file that was cut or changed by accident. A user who edits a
+//! session by hand removes that line; the file is then accepted without a check.
 //!
-//! The file alone suffices to list a torrent; beside it lies the `.torrent`.
+//! The file alone suffices to list a torrent; the `.torrent` is stored beside it.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -16,30 +16,31 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The version that this program writes, and the newest that it reads.
 ///
-/// Version 1 listed the files that were written, which said nothing of who created them: its list is not read, and
-/// every file that is there counts as found.
+/// Version 1 listed the files that were written, but not which of them the torrent created. Its list is ignored, and
+/// every existing file counts as found.
 pub const VERSION: u32 = 2;
 
 /// The extension of session files.
 pub const EXTENSION: &str = "ron";
 
-/// Begins the last line.
+/// Prefix of the last line.
 const CHECKSUM: &str = "// sha1 ";
 
-/// Begins the line that says which files are the torrent's own, with a checksum of its own: it outlives damage elsewhere.
+/// Prefix of the line that lists the torrent's own files. It has its own checksum, so that it survives damage
+/// elsewhere.
 const CLAIMS: &str = "// files ";
 
 /// A torrent's session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Session {
-    /// The form of the file.
+    /// The version of the file format.
     pub version: u32,
-    /// The torrent.
+    /// The torrent's info-hash.
     #[serde(serialize_with = "print", deserialize_with = "scan")]
     pub info_hash: InfoHash,
-    /// Its name.
+    /// The torrent's name.
     pub name: String,
-    /// The name that the user gave it in the place of the metainfo's.
+    /// The name that the user chose instead of the metainfo's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed: Option<String>,
     /// The download folder, as the user named it.
@@ -47,113 +48,113 @@ pub struct Session {
     /// The same folder with every link resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved: Option<PathBuf>,
-    /// Where the volume of the download folder is mounted; nothing is written while another one is there.
+    /// Mount point of the download folder's volume; nothing is written while another volume is mounted there.
     pub volume: Option<PathBuf>,
-    /// Bytes of the torrent.
+    /// Size of the torrent in bytes.
     pub total_size: u64,
-    /// Bytes of a piece.
+    /// Length of a piece in bytes.
     pub piece_length: u32,
     /// Number of pieces.
     pub pieces: u32,
-    /// The pieces that are verified and on the disk.
+    /// The verified pieces on the disk.
     pub have: Runs,
-    /// Other pieces that were written and could not be brought to the platter: that they can be read says nothing, they
-    /// have to be written again.
+    /// Other pieces that were written but could not be synced to stable storage. They have to be written again, even if
+    /// they can be read.
     #[serde(default, skip_serializing_if = "Runs::is_empty")]
     pub lost: Runs,
-    /// Of other pieces: blocks of 16 KiB that are on the disk, not verified.
+    /// Blocks of 16 KiB of other pieces that are on the disk but not verified.
     pub partial: Vec<PartialPiece>,
     /// Payload bytes sent.
     pub uploaded: u64,
     /// Payload bytes received.
     pub downloaded: u64,
-    /// Of the received: in pieces that failed their hash.
+    /// Received bytes in pieces that failed their hash.
     pub corrupt: u64,
-    /// Of the received: in pieces that were given up before they were whole.
+    /// Received bytes in pieces that were dropped before they were complete.
     #[serde(default)]
     pub dropped: u64,
-    /// Bytes received beside that.
+    /// Bytes received in addition: late, duplicate or unsolicited.
     pub wasted: u64,
-    /// Time running.
+    /// Running time in seconds.
     pub seconds_active: u64,
-    /// Whether it must not download: its user said that all of its data is there.
+    /// Whether the torrent must not download, because the user said that all of its data is there.
     pub require_complete: bool,
-    /// Files in the order of the metainfo, as they were when this was written; where they differ, they are checked.
+    /// Files in the order of the metainfo, as they were at the time of writing; files that differ are checked.
     pub files: Vec<Option<FileStamp>>,
-    /// The files that this torrent created, or was about to create because they were not there. They may be written and
+    /// The files that this torrent created, or was about to create because they did not exist. They may be written and
     /// deleted; every other file is the user's.
     #[serde(default)]
     pub created: Runs,
-    /// Which files they are, in the order of the metainfo, where known; empty where none is.
+    /// The ids of the files in the order of the metainfo, if known; empty if none is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<Option<FileId>>,
-    /// Whether the user said that files which are there may be changed.
+    /// Whether the user allowed existing files to be changed.
     #[serde(default)]
     pub overwrite: bool,
-    /// Where peers were, those that worked first.
+    /// Peer addresses, the ones that worked first.
     pub peers: Vec<SocketAddr>,
-    /// Trackers, in the order in which they are asked.
+    /// Trackers, in the order of announces.
     pub trackers: Vec<SessionTracker>,
 }
 
-/// Blocks of a piece.
+/// Blocks of an incomplete piece.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartialPiece {
     /// The piece's index.
     pub piece: u32,
-    /// Indexes of its blocks.
+    /// Indexes of the piece's blocks.
     pub blocks: Runs,
 }
 
-/// A file's size and time of its last change: what differs has been written by somebody.
+/// A file's size and modification time. If either differs, another program has written the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileStamp {
     /// Length in bytes.
     pub len: u64,
-    /// Last change, whole seconds since 1970.
+    /// Modification time, whole seconds since 1970.
     pub seconds: i64,
-    /// And nanoseconds.
+    /// Nanoseconds of the modification time.
     pub nanos: u32,
 }
 
-/// Which file it is, whatever its name: a device and the number of an inode on it.
+/// Identity of a file, independent of its name: a device and an inode number on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileId {
-    /// Device number. Some volumes have another one after each mount.
+    /// Device number. It changes with each mount on some volumes.
     pub device: u64,
     /// Inode number on that device.
     pub inode: u64,
 }
 
-/// What a damaged session still tells.
+/// Information recovered from a damaged session.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Salvage {
     /// The download folder.
     pub root: Option<PathBuf>,
-    /// The files that the torrent created; empty where the line that says so is damaged too.
+    /// The files that the torrent created; empty if their line is damaged too.
     pub created: Runs,
 }
 
-/// What a tracker last told.
+/// The last known state of a tracker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionTracker {
     /// Announce URL.
     pub url: String,
-    /// Whether it has been told `completed`, or needs not to be.
+    /// Whether the tracker has received `completed`, or does not need it.
     pub was_completed: bool,
-    /// Peers with all of it.
+    /// Number of peers with all pieces.
     pub seeders: Option<u32>,
-    /// Peers without all of it.
+    /// Number of peers without all pieces.
     pub leechers: Option<u32>,
 }
 
-/// A set of numbers as text: runs like `0-5`, single numbers, with commas between.
+/// A set of numbers as text: comma-separated runs like `0-5` and single numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Runs(String);
 
 impl Runs {
-    /// Writes ascending numbers.
+    /// Creates the text of ascending numbers.
     pub fn of(numbers: impl IntoIterator<Item = u32>) -> Self {
         let mut text = String::new();
         let mut numbers = numbers.into_iter().peekable();
@@ -172,13 +173,13 @@ impl Runs {
         Self(text)
     }
 
-    /// Whether there is no number.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The numbers as a set over `len`; nothing where one is not below, or the text is no such list.
+    /// Returns the numbers as a set over `len`; `None` if a number is out of range or the text is malformed.
     #[must_use]
     pub fn to_set(&self, len: u32) -> Option<Bitfield> {
         let mut set = Bitfield::new(len);
@@ -196,25 +197,25 @@ impl Runs {
     }
 }
 
-/// Why bytes are not a session that can be used.
+/// Reasons why a session cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
-    /// The end is missing, or something in between is not what was written.
+    /// The end is missing, or the content has changed since it was written.
     #[error("damaged: the checksum does not match")]
     Damaged,
-    /// Not a session at all.
+    /// The file is not a session at all.
     #[error("not a session: {0}")]
     Syntax(String),
-    /// Written by a later program.
+    /// A later version of the program wrote it.
     #[error("version {0}; this program reads up to {VERSION}")]
     Newer(u32),
-    /// Of another torrent than its name says, or of one with other sizes.
+    /// The session belongs to another torrent than its file name says, or its torrent has other sizes.
     #[error("foreign: {0}")]
     Foreign(&'static str),
 }
 
 impl SessionError {
-    /// One word for the name under which such a file is set aside.
+    /// Returns one word for the name under which such a file is set aside.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
@@ -226,24 +227,24 @@ impl SessionError {
 }
 
 impl Session {
-    /// The file's content.
+    /// Returns the content of the file.
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = String::from("// A torrent's state, written by ecs-torrent.\n");
         let claims = self.claims();
         let _ = writeln!(text, "{CLAIMS}{} {claims}", hex(&claims));
-        // A line for each field, file and tracker.
+        // One line per field, file and tracker.
         let form = ron::ser::PrettyConfig::new().depth_limit(2);
-        // A session is made of numbers, text and lists, which RON always has a form for.
+        // A session consists of numbers, text and lists, which RON can always represent.
         text += &ron::ser::to_string_pretty(self, form).unwrap_or_default();
         let _ = write!(text, "\n{CHECKSUM}{}\n", hex(&text));
         text
     }
 
-    /// Reads the file of the torrent `info_hash`.
+    /// Parses the session file of the torrent `info_hash`.
     ///
     /// # Errors
-    /// Where it is damaged, not a session, of a later version, or of another torrent.
+    /// Returns an error if the file is damaged, not a session, of a later version, or of another torrent.
     pub fn parse(bytes: &[u8], info_hash: InfoHash) -> Result<Self, SessionError> {
         #[derive(Deserialize)]
         struct Version {
@@ -263,7 +264,7 @@ impl Session {
         };
         let syntax = |error: ron::error::SpannedError| match is_signed {
             true => SessionError::Syntax(error.to_string()),
-            // Without its last line, a file that cannot be read was cut.
+            // An unreadable file without its last line was cut.
             false => SessionError::Damaged,
         };
         let session = ron::from_str::<Self>(body).map_err(|error| match ron::from_str(body) {
@@ -279,13 +280,14 @@ impl Session {
         Ok(session)
     }
 
-    /// The content of the line that survives damage elsewhere. The runs are in brackets, so that none is a word too.
+    /// Returns the content of the line that survives damage elsewhere. The brackets around the runs make an empty list
+    /// a word too.
     fn claims(&self) -> String {
         let root = ron::to_string(&self.root).unwrap_or_default();
         format!("{} [{}] {root}", self.info_hash, self.created.0)
     }
 
-    /// What a file of the torrent `info_hash` tells that cannot be used otherwise.
+    /// Recovers information from an unusable session file of the torrent `info_hash`.
     #[must_use]
     pub fn salvage(bytes: &[u8], info_hash: InfoHash) -> Salvage {
         let text = String::from_utf8_lossy(bytes);
@@ -389,7 +391,7 @@ mod tests {
         assert_eq!(Session::parse(text.as_bytes(), InfoHash([7; 20])), Ok(session()));
     }
 
-    /// Version 1: without what has been added since, spread over more lines, and with a list of files that were written.
+    /// Version 1: lacks all later fields, is spread over more lines, and has a list of the files that were written.
     #[test]
     fn an_older_session_is_read() {
         let form = ron::ser::PrettyConfig::new().compact_arrays(false);
@@ -435,7 +437,7 @@ mod tests {
             version: VERSION + 1,
             ..session()
         };
-        // What a later version adds does not matter: it is told by its number.
+        // Fields of a later version do not matter: its version number identifies it.
         let text = newer.to_text();
         let body = text[..text.find(CHECKSUM).unwrap()].replace("name:", "later: 1, name:");
         assert_eq!(
@@ -454,7 +456,7 @@ mod tests {
         let salvage = Session::salvage(text.as_bytes(), hash);
         assert_eq!(salvage.root, Some("/data/ü".into()));
         assert_eq!(salvage.created, Runs::of([1]));
-        // Whoever claims more files than were written down is not believed.
+        // A line altered to claim more files fails its checksum.
         let forged = text.replace("[1]", "[0-1]");
         let salvage = Session::salvage(forged.as_bytes(), hash);
         assert_eq!(
@@ -469,7 +471,7 @@ mod tests {
     }
 
     proptest! {
-        /// Fault 80: no file that was cut or had a bit flipped is taken for a good one.
+        /// Fault 80: no file that was cut or had a bit flipped is accepted.
         #[test]
         fn cuts_and_flips_are_found(position in 0.0..1.0f64, bit in 0..8u8, cut in any::<bool>()) {
             let mut bytes = session().to_text().into_bytes();
@@ -481,7 +483,7 @@ mod tests {
             }
             match Session::parse(&bytes, InfoHash([7; 20])) {
                 Err(_) => {}
-                // The line break behind the checksum is nobody's loss.
+                // The line break after the checksum may be missing.
                 Ok(parsed) => prop_assert_eq!(parsed, session()),
             }
         }

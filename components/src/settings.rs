@@ -1,8 +1,8 @@
-//! Every bound and every default of the engine, by name.
+//! All limits and defaults of the engine, by name.
 //!
-//! All fields have defaults; a configuration names only what it changes. Units come last in the names: `_s` seconds,
-//! `_ms` milliseconds, `_bytes` bytes. Every number has a range ([`Number`]), and [`Settings::check`] looks for values
-//! outside of it.
+//! All fields have defaults; a configuration names only the fields it changes. Field names end in their unit: `_s`
+//! seconds, `_ms` milliseconds, `_bytes` bytes. Every number has a range ([`Number`]); [`Settings::check`] reports
+//! values outside of it.
 
 mod ranges;
 
@@ -26,15 +26,15 @@ pub struct Settings {
     pub net: NetSettings,
     /// Connections to peers.
     pub peers: PeerSettings,
-    /// What is requested, and how much at a time.
+    /// Requests to peers and their pipelines.
     pub requests: RequestSettings,
-    /// Who is served.
+    /// Uploads: slots, choking and memory.
     pub uploads: UploadSettings,
     /// Files and hashing.
     pub storage: StorageSettings,
     /// Announces.
     pub trackers: TrackerSettings,
-    /// What is kept of torrents between runs.
+    /// Saved state of torrents between runs.
     pub session: SessionSettings,
     /// Starting and stopping torrents.
     pub lifecycle: LifecycleSettings,
@@ -44,19 +44,19 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TickSettings {
-    /// Least time between the heads of two ticks under load. Longer batches more work into a wake-up, shorter
-    /// answers sooner. Default 1 ms.
+    /// Minimum time between the starts of two ticks under load. A longer interval batches more work into a wake-up; a
+    /// shorter one answers sooner. Default 1 ms.
     pub min_interval_us: u64,
-    /// Most time between two ticks when nothing happens. Default 1 s.
+    /// Maximum time between two ticks when nothing happens. Default 1 s.
     pub max_interval_ms: u64,
-    /// Most events taken from a port in one tick; what is left makes the next tick due at once. Default 1024, which
-    /// is worth a few milliseconds.
+    /// Maximum number of events taken from a port in one tick; if some remain, the next tick is due at once. Default
+    /// 1024, which is worth a few milliseconds.
     pub max_events: usize,
-    /// Most facade commands taken in one tick. Default 1024.
+    /// Maximum number of facade commands taken in one tick. Default 1024.
     pub max_commands: usize,
-    /// Most messages of peers decoded in one tick, over all connections; where more has come, every address (of IPv6 every
-    /// /64) gets an equal share, and the rest waits for the next tick. More lets ticks take longer under a flood. Default
-    /// 4096, which is worth a millisecond or two.
+    /// Maximum number of peer messages decoded in one tick, over all connections. If more arrived, every address (every
+    /// /64 for IPv6) gets an equal share, and the rest waits for the next tick. A higher limit makes ticks longer under
+    /// a flood. Default 4096, which is worth a millisecond or two.
     pub max_messages: u32,
 }
 
@@ -76,30 +76,30 @@ impl Default for TickSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetSettings {
-    /// Addresses to accept peers on, TCP and UDP; port 0 takes a free one. A specific address is also the one that
-    /// connections are made from. Default `0.0.0.0:6881` and `[::]:6881`.
+    /// Addresses to accept peers on, TCP and UDP; port 0 takes a free one. Outgoing connections use a specific address
+    /// as their source too. Default `0.0.0.0:6881` and `[::]:6881`.
     pub listen: Vec<SocketAddr>,
-    /// Whether a listen port that is taken is replaced by a free one instead of failing the start. Default true.
+    /// Whether a free port replaces a listen port that is already in use, instead of failing the start. Default true.
     pub listen_fallback: bool,
     /// Threads of the network runtime. Default 1: one moves more than 10 Gbit/s.
     pub threads: usize,
-    /// Bytes that a peer may have sent and the engine not yet taken; more stay in the kernel, and the peer waits. A
-    /// connection moves at most this much a tick. A peer gets a window of this size only while it owes us as much.
-    /// Default 2 MiB.
+    /// Maximum number of bytes received from a peer and not yet processed by the engine; further bytes stay in the
+    /// kernel, and the peer waits. A connection moves at most this much a tick. A peer gets a window of this size only
+    /// while it owes us as much in requested blocks. Default 2 MiB.
     pub receive_window_bytes: u32,
-    /// The same for a peer that owes us nothing, and what every peer may send beside what it owes: memory that any
-    /// stranger can have us hold. Default 64 KiB.
+    /// Receive window of a peer that owes us no blocks, and the surplus that every peer may send beyond what it owes.
+    /// Any stranger can make us hold this much memory. Default 64 KiB.
     pub idle_window_bytes: u32,
-    /// Datagrams of one kind that have arrived and not been taken; more are dropped and counted. Default 256, of at most
-    /// 4 KiB each.
+    /// Maximum number of received datagrams of one kind that wait to be processed; more are dropped and counted.
+    /// Default 256, of at most 4 KiB each.
     pub max_datagrams: usize,
     /// Size of the shared chunks that sockets are read into. Default 256 KiB.
     pub read_chunk_bytes: usize,
-    /// Time for a TCP connection to be made. Default 10 s.
+    /// Timeout for establishing a TCP connection. Default 10 s.
     pub connect_timeout_s: u64,
-    /// Time for the last bytes to leave, and for the peer to close, when a connection is closed in order. Default 1 s.
+    /// Timeout of an orderly close: the last bytes are sent and the peer closes within this time. Default 1 s.
     pub close_timeout_ms: u64,
-    /// Most host names being looked up at a time. Default 16.
+    /// Maximum number of concurrent host name lookups. Default 16.
     pub max_lookups: usize,
 }
 
@@ -124,7 +124,7 @@ impl Default for NetSettings {
 }
 
 impl NetSettings {
-    /// Bytes that a connection may receive before anything is granted to it.
+    /// Bytes that a connection may receive before it is granted any credit.
     #[must_use]
     pub fn first_window(&self) -> u32 {
         self.idle_window_bytes.min(self.receive_window_bytes)
@@ -135,77 +135,79 @@ impl NetSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PeerSettings {
-    /// Most connections of the engine. Default 500.
+    /// Maximum number of connections of the engine. Default 500.
     pub max_connections: usize,
-    /// Most connections of one torrent. Default 100.
+    /// Maximum number of connections of one torrent. Default 100.
     pub max_per_torrent: usize,
-    /// Most connections from one IP address that it opened; of public IPv6, from one /64. Beyond it, a new connection
-    /// takes the place of one from there that has earned it less, or is refused. Default 32: many peers may share a
+    /// Maximum number of connections opened by one IP address (one /64 for public IPv6). Beyond it, a new connection
+    /// replaces a less useful connection from the same address, or is refused. Default 32: many peers may share a
     /// gateway.
     pub max_inbound_per_ip: usize,
-    /// Most connections that were opened from one /24 of public IPv4 addresses, or from one /48 of public IPv6. Local
-    /// networks (loopback, private, link-local) are exempt. Default 64.
+    /// Maximum number of connections opened from one /24 of public IPv4 addresses, or from one /48 of public IPv6.
+    /// Local networks (loopback, private, link-local) are exempt. Default 64.
     pub max_inbound_per_subnet: usize,
-    /// Most connections being opened by us at a time. Default 64.
+    /// Maximum number of outgoing connection attempts at a time. Default 64.
     pub max_half_open: usize,
-    /// Most connections that have not said which torrent they are for. Beyond it, a new one takes the place of the
-    /// oldest of the subnet that has most. Default 128.
+    /// Maximum number of connections that have not named their torrent yet. Beyond it, a new connection replaces the
+    /// oldest one of the subnet with the most such connections. Default 128.
     pub max_unidentified: usize,
-    /// Part of the connections, in percent, that belongs to those that we open: of a torrent as long as it knows
-    /// addresses to try, and of the engine. More of it makes it harder to fill a torrent with connections from
-    /// outside; less leaves room for peers that cannot be reached. Default 30.
+    /// Percentage of the connections that is reserved for outgoing ones: of a torrent, as long as it knows addresses to
+    /// try, and of the engine. A higher percentage makes it harder to fill a torrent with inbound connections; a lower
+    /// one leaves room for peers that cannot be reached. Default 30.
     pub outgoing_percent: usize,
-    /// Connections that only peers named by a user may take: of the engine, of each torrent that has such peers, and
-    /// of those being opened; at most a quarter of each limit. Default 8.
+    /// Number of connections that are reserved for peers named by a user: of the engine, of each torrent that has such
+    /// peers, and of the outgoing attempts; at most a quarter of each limit. Default 8.
     pub user_reserve: usize,
-    /// Time that a connection has to be of use, where its place is wanted by another one: to show interest, or to raise
-    /// ours. Shorter the more of the torrent's connections show nothing, and the more of them are of the same subnet,
-    /// down to 2 s. Default 20 s.
+    /// Time in which a connection must prove useful when another one wants its slot: the peer shows interest, or raises
+    /// ours. The time shrinks to as little as 2 s the more of the torrent's connections show no interest, and the more
+    /// of them share the subnet. Default 20 s.
     pub grace_s: u64,
-    /// The same time for a connection where one side is interested, and since the last block went either way: shorter
-    /// the more connections are of the same subnet, down to 2 s. Default 300 s: a seed serves its peers in turns.
+    /// Grace time of a connection on which one side is interested, counted from the last block in either direction. It
+    /// shrinks to as little as 2 s the more connections share the subnet. Default 300 s: a seed serves its peers in
+    /// turns.
     pub waiting_grace_s: u64,
-    /// Most addresses remembered for one torrent. Default 2000.
+    /// Maximum number of addresses remembered for one torrent. Default 2000.
     pub max_candidates: usize,
-    /// Time for the whole handshake to arrive. Default 10 s.
+    /// Timeout for the complete handshake. Default 10 s.
     pub handshake_timeout_s: u64,
-    /// Time for a message that has begun to arrive whole. Default 60 s.
+    /// Timeout for a complete message, from its first byte. Default 60 s.
     pub frame_timeout_s: u64,
-    /// Time without a message after which a peer is gone. Default 140 s: keep-alives come every 120.
+    /// Time without a message from a peer after which it is disconnected. Default 140 s: keep-alives come every 120.
     pub idle_timeout_s: u64,
     /// Time without a message from us after which we send a keep-alive. Default 110 s.
     pub keep_alive_s: u64,
-    /// Time in which a peer that owes us reading takes nothing, after which it is gone. Default 60 s.
+    /// Time after which a peer is disconnected if it reads none of the bytes sent to it. Default 60 s.
     pub send_timeout_s: u64,
-    /// Most bytes of messages waiting to be sent to one peer, blocks not counted; beyond it, the connection is closed.
-    /// Default 1 MiB.
+    /// Maximum size of the messages queued for one peer, in bytes, blocks not counted; beyond it, the connection is
+    /// closed. Default 1 MiB.
     pub max_send_queue_bytes: usize,
-    /// First wait before an address that failed is tried again; doubles with each failure. Default 5 s.
+    /// Initial backoff before an address that failed is tried again; doubles with each failure. Default 5 s.
     pub reconnect_backoff_s: u64,
-    /// Longest wait before an address that failed is tried again. Default 30 min.
+    /// Maximum backoff before an address that failed is tried again. Default 30 min.
     pub max_reconnect_backoff_s: u64,
-    /// Longest wait before an address that a user named is tried again, which is never forgotten. Default 60 s.
+    /// Maximum backoff before an address named by a user is tried again; it is never forgotten. Default 60 s.
     pub max_user_backoff_s: u64,
-    /// Failures in a row after which an address is forgotten. Default 8.
+    /// Number of consecutive failures after which an address is forgotten. Default 8.
     pub max_failures: u32,
-    /// How long a ban lasts. Default 1 h.
+    /// Duration of a ban. Default 1 h.
     pub ban_s: u64,
-    /// Different peers of one IP address, of public IPv6 of one /64, that must be banned before the address is no
-    /// longer accepted at all. Default 8.
+    /// Number of different peers of one IP address (one /64 for public IPv6) that must be banned before the address
+    /// itself is refused. Default 8.
     pub bans_per_ip: usize,
-    /// The same for one /24 of public IPv4 addresses, or one /48 of public IPv6. Default 32.
+    /// Number of different peers of one /24 of public IPv4 addresses, or one /48 of public IPv6, that must be banned
+    /// before the subnet is refused. Default 32.
     pub bans_per_subnet: usize,
-    /// Most bans remembered. Default 10 000.
+    /// Maximum number of bans remembered. Default 10 000.
     pub max_bans: usize,
-    /// Most blocks that nobody asked for before a peer is closed. Default 64.
+    /// Number of unsolicited blocks after which a peer is disconnected. Default 64.
     pub max_unsolicited: u32,
-    /// Whether two peers that both have everything stay connected. Default false.
+    /// Whether two seeds stay connected to each other. Default false.
     pub keep_redundant: bool,
-    /// Most messages of one connection decoded in a tick; the rest waits, and the peer with it. Default 512, as many as
-    /// the requests that may wait for one peer.
+    /// Maximum number of messages of one connection decoded in a tick; the rest, and the peer, wait for the next.
+    /// Default 512, as many as the requests that may wait for one peer.
     pub max_messages_per_tick: u32,
-    /// Number of pieces that a peer may request of a leecher while choked, to have something to trade (BEP 6). Default
-    /// 10.
+    /// Number of allowed-fast pieces: a choked peer may request them of a leecher, to have something to trade (BEP 6).
+    /// Default 10.
     pub allowed_fast: usize,
 }
 
@@ -245,33 +247,33 @@ impl Default for PeerSettings {
     }
 }
 
-/// What is requested, and how much at a time.
+/// Requests to peers and their pipelines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RequestSettings {
-    /// Bytes of pieces that may be in memory, from the first request to the end of the write, over all torrents.
+    /// Maximum memory of pieces in flight, from the first request to the end of the write, in bytes, over all torrents.
     /// One piece is always allowed, however long. Default 32 MiB.
     pub piece_memory_bytes: u64,
-    /// Requests kept outstanding to a peer whose speed is not known yet. Default 16.
+    /// Request pipeline depth for a peer whose rate is not known yet. Default 16.
     pub initial_depth: u32,
-    /// Fewest requests kept outstanding to a slow peer. Default 4.
+    /// Minimum request pipeline depth, for a slow peer. Default 4.
     pub min_depth: u32,
-    /// Most requests kept outstanding to one peer, however fast; a peer's own `reqq` may lower it. Default 1024.
+    /// Maximum request pipeline depth for one peer, however fast; the peer's own `reqq` may lower it. Default 1024.
     pub max_depth: u32,
-    /// Requests outstanding are what the peer delivers in this time. Default 1500 ms.
+    /// Length of the request pipeline, as the time the peer takes to deliver it. Default 1500 ms.
     pub queue_ms: u64,
-    /// Least time for a requested block to arrive before it may be asked of others. Default 20 s.
+    /// Minimum time for a requested block to arrive before it may be requested from other peers. Default 20 s.
     pub block_timeout_s: u64,
-    /// Time without any block from a peer that owes some, after which others may be asked for all of them, and it gets
-    /// one request at a time until a block comes; longer for one that has sent blocks further apart, up to
-    /// [`block_timeout_s`](Self::block_timeout_s). Default 5 s.
+    /// Time without any block from a peer that owes some, after which all of its blocks may be requested from other
+    /// peers too. The peer then gets one request at a time until a block arrives. The time is longer for a peer whose
+    /// blocks arrive further apart, up to [`block_timeout_s`](Self::block_timeout_s). Default 5 s.
     pub silence_s: u64,
-    /// Time without any block from a peer that owes some, after which it is snubbing us. Default 60 s.
+    /// Time without any block from a peer that owes some, after which it counts as snubbing us. Default 60 s.
     pub snub_s: u64,
-    /// Peers that one block may be requested from at the same time in the endgame. Default 2.
+    /// Maximum number of peers that one block is requested from at the same time in the endgame. Default 2.
     pub endgame_copies: usize,
-    /// Pieces shorter than this are begun one behind the other, up to a boundary of as many bytes, where they are
-    /// equally rare: they are read and written together then. Default 1 MiB.
+    /// Length of an extent: equally rare pieces shorter than this are started in sequence, up to the next multiple of
+    /// this length, so that they are read and written together. Default 1 MiB.
     pub extent_bytes: u32,
 }
 
@@ -292,36 +294,36 @@ impl Default for RequestSettings {
     }
 }
 
-/// Who is served.
+/// Uploads: slots, choking and memory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UploadSettings {
-    /// Peers of one torrent that are unchoked for what they give or take, optimistic ones not counted. Default 8.
+    /// Number of peers of one torrent that are unchoked for their rate, optimistic unchokes not counted. Default 8.
     pub slots: usize,
-    /// Peers of one torrent that are unchoked at random, to find better ones (BEP 3). Default 1.
+    /// Number of optimistic unchokes of one torrent: random peers, to find better ones (BEP 3). Default 1.
     pub optimistic_slots: usize,
-    /// Most peers that a torrent that downloads keeps unchoked. A peer that asks for nothing takes no slot, and one that
-    /// gives nearly as much as those who have one is served beside them. Default 32.
+    /// Maximum number of unchoked peers of a downloading torrent. A peer that requests nothing uses no slot. A peer
+    /// that uploads to us nearly as fast as the peers with a slot is unchoked in addition. Default 32.
     pub max_unchoked: usize,
-    /// Time between two rounds of choking. Default 10 s (BEP 3).
+    /// Interval between two rounds of choking. Default 10 s (BEP 3).
     pub choke_interval_s: u64,
-    /// Time before another peer gets the optimistic slot. Default 30 s (BEP 3).
+    /// Interval at which the optimistic unchoke moves to another peer. Default 30 s (BEP 3).
     pub optimistic_interval_s: u64,
-    /// Time after which a peer that a seed serves gives way to one that waits. Default 60 s.
+    /// Time after which a seed moves a slot from its peer to a waiting one. Default 60 s.
     pub seeding_turn_s: u64,
-    /// Requests kept for one peer, told to it as `reqq`; more are rejected. Default 500.
+    /// Maximum number of requests queued for one peer, announced as `reqq`; more are rejected. Default 500.
     pub max_queue: usize,
-    /// Times that a block of an allowed-fast piece (BEP 6) is served to a peer that is choked; requests beyond it are
+    /// Number of times that a block of an allowed-fast piece (BEP 6) is served to a choked peer; further requests are
     /// rejected. Default 2: once, and once more if it got lost.
     pub allowed_fast_copies: u8,
     /// Longest block that is served, in bytes. Default 128 KiB.
     pub max_block_bytes: u32,
-    /// Bytes read from the disk in one go for adjacent requests of one peer. Default 256 KiB.
+    /// Bytes read from the disk at once for adjacent requests of one peer. Default 256 KiB.
     pub read_bytes: u32,
-    /// Bytes read or being read for uploads and not yet sent, over all peers. Default 16 MiB.
+    /// Maximum number of bytes read or being read for uploads and not yet sent, over all peers. Default 16 MiB.
     pub memory_bytes: u64,
-    /// Most of it for one peer: a connection moves at most this much in two or three ticks. Where many want some, none
-    /// gets more than a quarter of what is left. Default 2 MiB.
+    /// Maximum upload memory of one peer, in bytes; a connection moves at most this much in two or three ticks. When
+    /// many peers need some, none gets more than a quarter of what is left. Default 2 MiB.
     pub peer_memory_bytes: u64,
 }
 
@@ -348,17 +350,17 @@ impl Default for UploadSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageSettings {
-    /// Folder that torrents are downloaded into where none is named. Default the current folder.
+    /// Download folder of torrents that are added without one. Default the current folder.
     pub download_dir: PathBuf,
-    /// Threads that read and write files. Default 2.
+    /// Number of threads that read and write files. Default 2.
     pub disk_threads: usize,
-    /// Threads that hash; 0 takes one per processor. Default 0.
+    /// Number of threads that hash; 0 takes one per processor. Default 0.
     pub hash_threads: usize,
-    /// Files kept open. Default 128.
+    /// Maximum number of files kept open. Default 128.
     pub max_open_files: usize,
     /// Whether a file's space is reserved when its download begins. Default false: files are sparse.
     pub preallocate: bool,
-    /// Bytes read ahead of hashing while existing data is checked, over all torrents. Default 16 MiB.
+    /// Maximum number of bytes read ahead of hashing while existing data is checked, over all torrents. Default 16 MiB.
     pub check_memory_bytes: u64,
 }
 
@@ -375,15 +377,15 @@ impl Default for StorageSettings {
     }
 }
 
-/// How many of a torrent's trackers are announced to.
+/// Number of a torrent's trackers that receive announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Reach {
-    /// The first that answers, tiers in order (BEP 12).
+    /// The first tracker that answers, in the order of the tiers (BEP 12).
     #[default]
     FirstWorking,
-    /// One of each tier.
+    /// One tracker of each tier.
     EachTier,
-    /// All.
+    /// All trackers.
     EachTracker,
 }
 
@@ -401,29 +403,29 @@ impl From<Reach> for AnnounceReach {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrackerSettings {
-    /// How many trackers are told. Default the first that answers, as BEP 12 has it.
+    /// Trackers that receive announces. Default the first that answers, as BEP 12 has it.
     pub reach: Reach,
-    /// Least time between two announces to a tracker, whatever it asks for. A download without peers waits for no
-    /// more than this and the tracker's own least interval; twice as long after each announce that was in vain.
-    /// Default 60 s.
+    /// Minimum time between two announces to a tracker, whatever interval it requests. A download without peers waits
+    /// only for the longer of this and the tracker's own minimum interval; the wait doubles after each announce without
+    /// success. Default 60 s.
     pub min_interval_s: u64,
-    /// Most time between two announces to a tracker, whatever it asks for. Default 2 h.
+    /// Maximum time between two announces to a tracker, whatever interval it requests. Default 2 h.
     pub max_interval_s: u64,
-    /// First wait after a tracker failed; doubles with each failure. Default 15 s.
+    /// Initial backoff after a tracker failed; doubles with each failure. Default 15 s.
     pub backoff_s: u64,
-    /// Longest wait after a tracker failed. Default 30 min.
+    /// Maximum backoff after a tracker failed. Default 30 min.
     pub max_backoff_s: u64,
-    /// Time for an HTTP tracker to answer. Default 30 s.
+    /// Timeout for the answer of an HTTP tracker. Default 30 s.
     pub http_timeout_s: u64,
-    /// Most bytes of an HTTP tracker's reply, decompressed. Default 2 MiB.
+    /// Maximum size of an HTTP tracker's reply after decompression, in bytes. Default 2 MiB.
     pub max_reply_bytes: usize,
-    /// Packets sent to a UDP tracker before it counts as failed; waits double from 15 s (BEP 15). Default 4.
+    /// Number of packets sent to a UDP tracker before it counts as failed; waits double from 15 s (BEP 15). Default 4.
     pub udp_sends: u32,
-    /// Peers asked for. Default 100.
+    /// Number of peers requested from a tracker (`numwant`). Default 100.
     pub num_want: u32,
-    /// Most peers taken from one reply. Default 500.
+    /// Maximum number of peers taken from one reply. Default 500.
     pub max_peers: usize,
-    /// Announces under way at a time, over all torrents; more wait their turn. Default 64.
+    /// Maximum number of concurrent announces, over all torrents; more wait their turn. Default 64.
     pub max_concurrent: usize,
 }
 
@@ -445,22 +447,21 @@ impl Default for TrackerSettings {
     }
 }
 
-/// What is kept of torrents between runs.
+/// Saved state of torrents between runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SessionSettings {
-    /// Folder for the sessions of torrents, in its subfolder `state`; one engine at a time. Without one, nothing is
-    /// kept, and every start checks all data. Default `.ecs_torrent` in the current folder.
+    /// Folder of the torrents' sessions, in its subfolder `state`; only one engine at a time uses it. Without one,
+    /// nothing is saved, and every start checks all data. Default `.ecs_torrent` in the current folder.
     pub state_dir: Option<PathBuf>,
-    /// Time between two savings of a torrent that changes: at most this much is downloaded again after a crash.
-    /// Default 30 s.
+    /// Interval at which a changing torrent is saved, and the most download time that a crash can lose. Default 30 s.
     pub checkpoint_interval_s: u64,
-    /// Bytes of pieces after which a torrent is saved without waiting for that time: what has to be brought to the
-    /// platter when it stops is at most this much. Default 256 MiB.
+    /// Bytes of new pieces after which a torrent is saved before the interval ends; a stop has to sync at most this
+    /// much to stable storage. Default 256 MiB.
     pub checkpoint_bytes: u64,
-    /// Time running after which a torrent is saved though nothing else changed. Default 1 h.
+    /// Running time after which a torrent is saved even if nothing else changed. Default 1 h.
     pub max_unsaved_active_s: u64,
-    /// Most addresses of peers in a session. Default 200.
+    /// Maximum number of peer addresses in a session. Default 200.
     pub max_peers: usize,
 }
 
@@ -482,20 +483,20 @@ impl Default for SessionSettings {
 pub struct LifecycleSettings {
     /// Time for pieces that are being hashed or written to finish when a torrent stops. Default 1 s.
     pub halt_timeout_ms: u64,
-    /// Time for the last messages to leave and connections to close. Default 1500 ms.
+    /// Time for the last messages to be sent and connections to close. Default 1500 ms.
     pub disconnect_timeout_ms: u64,
-    /// Time for trackers to hear `stopped`. Default 5 s.
+    /// Time for `stopped` to reach the trackers. Default 5 s.
     pub announce_timeout_ms: u64,
     /// Time for a session to be written. With the three above 9 s: containers are killed at 10. Default 1500 ms.
     pub save_timeout_ms: u64,
-    /// Most restarts of a torrent, or of the engine, in a row, each within
-    /// [`restart_window_s`](Self::restart_window_s) of the one before; the next failure stays. Default 3.
+    /// Maximum number of consecutive restarts of a torrent or of the engine, each within
+    /// [`restart_window_s`](Self::restart_window_s) of the previous one; the next failure is final. Default 3.
     pub max_restarts: usize,
-    /// Time running well after which restarts are counted anew. Default 5 s.
+    /// Time without a failure after which the count of restarts starts again. Default 5 s.
     pub restart_window_s: u64,
     /// Time between a failure and the restart. Default 1 s.
     pub restart_delay_ms: u64,
-    /// Time between two tries of a torrent that waits for a full disk or a missing volume. Default 5 s.
+    /// Interval at which a torrent blocked by a full disk or a missing volume is tried again. Default 5 s.
     pub blocked_retry_ms: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What users are told of a torrent.
+//! Statistics of a torrent, shown to users.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,39 +6,39 @@ use std::path::PathBuf;
 use ecs_torrent_protocol::hash::InfoHash;
 use serde::{Serialize, Serializer};
 
-/// A torrent's state at one moment.
+/// A snapshot of a torrent's state.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TorrentStats {
-    /// Its hash.
+    /// The torrent's info-hash.
     #[serde(serialize_with = "as_text")]
     pub info_hash: InfoHash,
-    /// Its name.
+    /// The torrent's name.
     pub name: String,
-    /// Where it is in its life: `adding`, `checking`, `downloading`, `seeding`, `blocked`, `stopping/…`, `failed`.
+    /// The torrent's state: `adding`, `checking`, `downloading`, `seeding`, `blocked`, `stopping/…`, `failed`.
     pub lifecycle: String,
-    /// Why it failed or waits, where it does.
+    /// Why the torrent failed or is blocked, if it is.
     pub error: Option<String>,
-    /// Payload speeds.
+    /// Payload rates.
     pub speed: Speed,
-    /// Payload bytes received since it was first added.
+    /// Payload bytes received since the torrent was first added.
     pub downloaded: u64,
-    /// Payload bytes sent since it was first added.
+    /// Payload bytes sent since the torrent was first added.
     pub uploaded: u64,
-    /// Of the bytes received: in pieces that failed their hash.
+    /// Received bytes in pieces that failed their hash.
     pub corrupt: u64,
-    /// Bytes received in vain otherwise: late, twice, unasked for, or in pieces that were given up.
+    /// Other useless received bytes: late, duplicate, unsolicited, or in pieces that were dropped.
     pub wasted: u64,
-    /// Bytes of all files.
+    /// Size of all files in bytes.
     pub bytes_size: u64,
-    /// Bytes that are verified and on the disk.
+    /// Number of verified bytes on the disk.
     pub bytes_completed: u64,
     /// Bytes hashed so far while existing data is checked.
     pub bytes_checked: u64,
     /// Number of pieces.
     pub pieces: u32,
-    /// Pieces that are verified and on the disk.
+    /// Number of verified pieces on the disk.
     pub pieces_completed: u32,
-    /// Seconds that it has been running, over all sessions.
+    /// Running time in seconds, over all sessions.
     pub seconds_active: u64,
     /// The download folder.
     pub root: PathBuf,
@@ -49,63 +49,63 @@ pub struct TorrentStats {
 }
 
 impl TorrentStats {
-    /// Share of the bytes that is verified and on the disk, 0 to 1.
+    /// Fraction of the bytes that are verified and on the disk, 0 to 1.
     #[must_use]
     pub fn progress(&self) -> f64 {
         self.bytes_completed as f64 / self.bytes_size.max(1) as f64
     }
 
-    /// Whether everything is there.
+    /// Whether the torrent is complete.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.pieces > 0 && self.pieces_completed == self.pieces
     }
 }
 
-/// Payload bytes per second.
+/// Payload rates in bytes per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Speed {
-    /// Received.
+    /// Download rate.
     pub download: u64,
-    /// Sent.
+    /// Upload rate.
     pub upload: u64,
 }
 
 /// A connected peer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PeerStats {
-    /// Where it is.
+    /// The peer's address.
     pub address: Option<SocketAddr>,
-    /// Its program.
+    /// The peer's client.
     pub client: String,
-    /// Pieces that it has.
+    /// Number of the peer's pieces.
     pub pieces: u32,
-    /// Payload speeds.
+    /// Payload rates.
     pub speed: Speed,
-    /// We do not answer its requests.
+    /// We choke the peer: we do not answer its requests.
     pub am_choking: bool,
-    /// It does not answer ours.
+    /// The peer chokes us: it does not answer our requests.
     pub peer_choking: bool,
-    /// It has something we want.
+    /// We are interested: the peer has something we want.
     pub am_interested: bool,
-    /// We have something it wants.
+    /// The peer is interested: we have something it wants.
     pub peer_interested: bool,
 }
 
 /// A tracker.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TrackerStats {
-    /// Its URL without anything that could be a passkey.
+    /// The tracker's URL without anything that could be a passkey.
     pub url: String,
-    /// Number of its tier.
+    /// Number of the tracker's tier.
     pub tier: usize,
-    /// `idle`, `announcing`, `working`, `failed`, `disabled`.
+    /// The status: `idle`, `announcing`, `working`, `failed`, `disabled`.
     pub status: &'static str,
-    /// Why it failed, where it has, or what it warned of.
+    /// The last error or warning, if there is one.
     pub message: Option<String>,
-    /// Peers with all of it, as it last told.
+    /// Number of peers with all pieces, as last reported.
     pub seeders: Option<u32>,
-    /// Peers without all of it, as it last told.
+    /// Number of peers without all pieces, as last reported.
     pub leechers: Option<u32>,
 }
 
@@ -116,7 +116,7 @@ pub struct FileStats {
     pub path: String,
     /// Length in bytes.
     pub len: u64,
-    /// Bytes of it that are verified and on the disk.
+    /// Number of the file's bytes that are verified and on the disk.
     pub completed: u64,
 }
 

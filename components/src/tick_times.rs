@@ -1,14 +1,14 @@
-//! How long ticks take.
+//! Statistics of tick durations.
 
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 
-/// Buckets of an octave: a quantile is told at most an eighth too long.
+/// Number of buckets per octave: a reported quantile is at most an eighth too long.
 const STEPS: u32 = 8;
 
-/// The durations of past ticks, as counts in buckets that grow by an eighth of an octave; 2 KiB, however many there
-/// were. Kept by the runner; empty in a simulation, where time stands still inside a tick.
+/// Histogram of tick durations in buckets that grow by an eighth of an octave; 2 KiB, whatever the number of ticks. The
+/// runner keeps it; it is empty in a simulation, where time stands still inside a tick.
 #[derive(Resource, Debug, Clone)]
 pub struct TickTimes {
     counts: [u32; (u64::BITS * STEPS) as usize],
@@ -25,7 +25,7 @@ impl Default for TickTimes {
 }
 
 impl TickTimes {
-    /// Counts a tick.
+    /// Records a tick.
     pub fn record(&mut self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(u64::from(STEPS));
         let octave = nanos.ilog2();
@@ -35,13 +35,14 @@ impl TickTimes {
         self.total += 1;
     }
 
-    /// Ticks that were counted.
+    /// Number of recorded ticks.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.total
     }
 
-    /// What `share` of the ticks (0.99 for the 99th percentile) did not take longer than; zero where there were none.
+    /// Returns the duration that the fraction `share` of the ticks (0.99 for the 99th percentile) did not exceed; zero
+    /// if there were none.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Duration {
         let wanted = (self.total as f64 * share).ceil() as u64;

@@ -17,25 +17,25 @@ use ecs_torrent_protocol::time::Timestamp;
 use crate::ids::StorageId;
 use crate::rate::Rate;
 
-/// What a torrent is called, for itself, its peers and its trackers. On every torrent, from the start to the end.
+/// The identity of a torrent: its hashes, name and peer id. Every torrent has one, from start to end.
 #[derive(Component, Debug, Clone)]
 pub struct Torrent {
-    /// Its hashes.
+    /// The torrent's hashes.
     pub hashes: InfoHashes,
-    /// Its name, safe to print and as a path component.
+    /// The torrent's name, safe to print and safe as a path component.
     pub name: Arc<str>,
-    /// Who we are in this session of this torrent.
+    /// Our peer id in this session of the torrent.
     pub peer_id: PeerId,
-    /// Names us to trackers across changes of address (BEP 7).
+    /// Key that identifies us to trackers when our address changes (BEP 7).
     pub tracker_key: u32,
-    /// Peers may come from trackers only (BEP 27).
+    /// Whether peers may come from trackers only (BEP 27).
     pub private: bool,
-    /// When it was added.
+    /// When the torrent was added.
     pub added: Timestamp,
 }
 
 impl Torrent {
-    /// The hash that names it to people.
+    /// The primary info-hash, shown to users.
     #[must_use]
     pub fn id(&self) -> InfoHash {
         self.hashes.primary()
@@ -50,7 +50,7 @@ pub struct Layout(pub Geometry);
 #[derive(Component, Debug, Clone)]
 pub struct Content(pub Arc<Metainfo>);
 
-/// The pieces that are verified and on the disk. A bit is set after the write has completed, never before.
+/// The verified pieces on the disk. A bit is set after the write has completed, never before.
 #[derive(Component, Debug, Clone)]
 pub struct Have(pub Bitfield);
 
@@ -67,10 +67,10 @@ impl Have {
     }
 }
 
-/// Where a torrent's files lie.
+/// Location of a torrent's files.
 #[derive(Component, Debug, Clone)]
 pub struct Storage {
-    /// The files' name at the Disk port.
+    /// The id of the files at the Disk port.
     pub id: StorageId,
     /// The download folder.
     pub root: PathBuf,
@@ -78,44 +78,44 @@ pub struct Storage {
 
 /// Payload bytes transferred since the torrent was added.
 ///
-/// They add up: what was downloaded is in pieces that are had, in pieces in flight, corrupt, or dropped. Beside that are
-/// only pieces that were on the disk before, and padding (BEP 47), which nobody sends.
+/// The counters add up: every downloaded byte is in a held piece, in a piece in flight, corrupt, or dropped. The only
+/// other held bytes are pieces that were on the disk before, and padding (BEP 47), which no peer sends.
 #[derive(Component, Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Sent to peers, in blocks.
+    /// Bytes sent to peers in blocks.
     pub uploaded: u64,
-    /// Received from peers in blocks that were asked for and had their place, whatever became of their piece.
+    /// Bytes received in requested and accepted blocks, whatever became of their piece.
     pub downloaded: u64,
-    /// Of the downloaded: in pieces that failed their hash.
+    /// Downloaded bytes in pieces that failed their hash.
     pub corrupt: u64,
-    /// Of the downloaded: in pieces that were given up before they were whole.
+    /// Downloaded bytes in pieces that were dropped before they were complete.
     pub dropped: u64,
-    /// Received beside that: late, twice or unasked for.
+    /// Received bytes not counted as downloaded: late, duplicate or unsolicited.
     pub wasted: u64,
 }
 
-/// How long a torrent has been running: downloading or seeding.
+/// Running time of a torrent: downloading or seeding.
 #[derive(Component, Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Activity {
-    /// Time before [`Activity::since`], earlier sessions included.
+    /// Running time before [`Activity::since`], earlier sessions included.
     pub before: Duration,
-    /// When it last began to run, while it does.
+    /// Start of the current run, while the torrent is running.
     pub since: Option<Timestamp>,
 }
 
 impl Activity {
-    /// All of it, until `now`.
+    /// Returns the total running time until `now`.
     #[must_use]
     pub fn total(&self, now: Timestamp) -> Duration {
         self.before + self.since.map_or(Duration::ZERO, |since| now.since(since))
     }
 
-    /// Notes that it runs from `now` on.
+    /// Records that the torrent is running from `now` on.
     pub fn start(&mut self, now: Timestamp) {
         self.since.get_or_insert(now);
     }
 
-    /// Notes that it no longer runs.
+    /// Records that the torrent has stopped running.
     pub fn stop(&mut self, now: Timestamp) {
         *self = Self {
             before: self.total(now),
@@ -124,50 +124,51 @@ impl Activity {
     }
 }
 
-/// A torrent's speeds.
+/// A torrent's transfer rates.
 #[derive(Component, Debug, Clone, Copy, Default)]
 pub struct TorrentRates {
-    /// Payload received.
+    /// Payload received from peers.
     pub download: Rate,
-    /// Payload sent.
+    /// Payload sent to peers.
     pub upload: Rate,
 }
 
-/// Where a torrent is in its life.
+/// The state of a torrent.
 #[derive(Component, Debug, Clone, PartialEq, Eq)]
 pub enum Lifecycle {
-    /// Its files are being looked at.
+    /// The torrent's files are being examined.
     Adding,
-    /// Its files' content is being hashed.
+    /// The content of the torrent's files is being hashed.
     Checking,
-    /// Something that is wanted is missing.
+    /// At least one wanted piece is missing.
     Downloading,
-    /// All there is, is here.
+    /// All wanted pieces are here.
     Seeding,
-    /// Something that it needs is not there now: a full disk, a volume that is not mounted. It goes on by itself.
+    /// A required resource is unavailable: the disk is full, or a volume is not mounted. The torrent continues by
+    /// itself.
     Blocked {
-        /// What it waits for, for people.
+        /// The missing resource, human-readable.
         resource: Arc<str>,
     },
-    /// It could not go on.
+    /// The torrent failed and cannot continue.
     Failed {
-        /// Why, for people.
+        /// The reason, human-readable.
         reason: Arc<str>,
-        /// When it is tried again; never, where it has been tried too often or trying cannot help.
+        /// When the torrent is tried again. `None` if it was tried too often or another try cannot help.
         retry_at: Option<Timestamp>,
     },
-    /// It is being stopped; see [`Stopping`].
+    /// The torrent is being stopped; see [`Stopping`].
     Stopping,
 }
 
 impl Lifecycle {
-    /// Whether peers are wanted.
+    /// Whether the torrent connects to peers.
     #[must_use]
     pub fn is_running(&self) -> bool {
         matches!(self, Self::Downloading | Self::Seeding)
     }
 
-    /// Whether what is here may be served: more than when peers are wanted, since a full disk can be read.
+    /// Whether verified pieces may be served. A blocked torrent serves too: a full disk can still be read.
     #[must_use]
     pub fn may_serve(&self) -> bool {
         self.is_running() || matches!(self, Self::Blocked { .. })
@@ -179,7 +180,7 @@ impl Lifecycle {
 #[relationship_target(relationship = PeerOf, linked_spawn)]
 pub struct TorrentPeers(BTreeSet<Entity>);
 
-/// The torrent that a connection is for; absent until the handshake has named it.
+/// The torrent of a connection; absent until the handshake has named it.
 #[derive(Component, Debug, Clone, Copy)]
 #[relationship(relationship_target = TorrentPeers)]
 pub struct PeerOf(pub Entity);
@@ -189,7 +190,7 @@ pub struct PeerOf(pub Entity);
 #[relationship_target(relationship = TrackerOf, linked_spawn)]
 pub struct TorrentTrackers(Vec<Entity>);
 
-/// The torrent that a tracker is asked about.
+/// The torrent that a tracker serves.
 #[derive(Component, Debug, Clone, Copy)]
 #[relationship(relationship_target = TorrentTrackers)]
 pub struct TrackerOf(pub Entity);
@@ -197,68 +198,68 @@ pub struct TrackerOf(pub Entity);
 /// The pieces of a torrent that are in flight, by index.
 #[derive(Component, Debug, Default)]
 pub struct ActivePieces {
-    /// All of them.
+    /// All pieces in flight.
     pub all: BTreeMap<u32, Entity>,
-    /// Those of which a block can be asked for, as far as known: may name some that are full by now.
+    /// Pieces with a block that can still be requested. May include pieces that have become full.
     pub open: BTreeSet<u32>,
     /// Time from a request to its block, smoothed over all peers.
     answer_time: Duration,
 }
 
-/// Least [`ActivePieces::endgame_patience`].
+/// Minimum of [`ActivePieces::endgame_patience`].
 const LEAST_PATIENCE: Duration = Duration::from_millis(20);
 
 impl ActivePieces {
-    /// Notes that a block took so long to come.
+    /// Records the time that a block took to arrive.
     pub fn note_answer(&mut self, took: Duration) {
         self.answer_time = (self.answer_time * 15 + took) / 16;
     }
 
-    /// How old a request has to be before somebody else is asked too: twice what answers take. Where our own line is what
-    /// they wait for, asking twice would only make it longer.
+    /// Minimum age of a request before its block is requested from another peer too: twice the usual response time. If
+    /// our own downlink is the bottleneck, a duplicate request would only make the wait longer.
     #[must_use]
     pub fn endgame_patience(&self) -> Duration {
         (self.answer_time * 2).max(LEAST_PATIENCE)
     }
 }
 
-/// Blocks that lie on the disk though their piece is neither whole nor verified, by piece: they are never served, and
-/// count for nothing until the piece has passed.
+/// Blocks on the disk whose piece is not complete or not verified, by piece. They are never served, and do not count
+/// until the piece has passed its hash check.
 #[derive(Component, Debug, Clone, Default, PartialEq, Eq)]
 pub struct Partials(pub BTreeMap<u32, Bitfield>);
 
-/// Every torrent by every hash that peers may name it with.
+/// Index of all torrents by every hash that peers may use for them.
 #[derive(Resource, Debug, Default)]
 pub struct TorrentIndex {
     by_hash: HashMap<InfoHash, Entity>,
 }
 
 impl TorrentIndex {
-    /// The torrent that `hash` names.
+    /// Returns the torrent that has `hash`.
     #[must_use]
     pub fn get(&self, hash: InfoHash) -> Option<Entity> {
         self.by_hash.get(&hash).copied()
     }
 
-    /// Makes a torrent known under all its hashes.
+    /// Adds a torrent under all its hashes.
     pub fn insert(&mut self, hashes: &InfoHashes, torrent: Entity) {
         self.by_hash.extend(hashes.wire_hashes().map(|hash| (hash, torrent)));
     }
 
-    /// Forgets a torrent.
+    /// Removes a torrent.
     pub fn remove(&mut self, hashes: &InfoHashes) {
         for hash in hashes.wire_hashes() {
             self.by_hash.remove(&hash);
         }
     }
 
-    /// Number of hashes known.
+    /// Number of hashes in the index.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_hash.len()
     }
 
-    /// Whether there is no torrent.
+    /// Whether the index is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_hash.is_empty()
@@ -268,24 +269,24 @@ impl TorrentIndex {
 /// The phases of a stop, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StopPhase {
-    /// No new requests; pieces being hashed or written finish.
+    /// No new requests are sent; pieces that are being hashed or written finish.
     HaltDownloads,
-    /// Peers are told and closed.
+    /// Peers get their last messages, and connections close.
     DisconnectPeers,
-    /// Trackers hear `stopped`.
+    /// Trackers receive `stopped`.
     AnnounceStopped,
-    /// The session is written; or deleted, with the data where that was asked for, if the torrent is removed. After it
-    /// the torrent is gone, and whoever asked is answered.
+    /// The session is written. If the torrent is removed, the session is deleted, and the data too if requested. Then
+    /// the torrent is gone, and the caller gets its answer.
     WriteSession,
 }
 
-/// On a torrent that is being stopped: how far it has come.
+/// Progress of a torrent that is being stopped.
 #[derive(Component, Debug)]
 pub struct Stopping {
     /// The phase that is running.
     pub phase: StopPhase,
-    /// When it gives way to the next, finished or not.
+    /// When the phase ends, finished or not.
     pub deadline: Timestamp,
-    /// Whether what it has to do has been begun.
+    /// Whether the work of the phase has begun.
     pub has_begun: bool,
 }

@@ -8,66 +8,66 @@ use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::tracker::tiers::Tiers;
 
-/// How the last announce went.
+/// The result of the last announce.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum TrackerStatus {
-    /// Not asked yet.
+    /// No announce yet.
     #[default]
     Idle,
-    /// Being asked.
+    /// An announce is under way.
     Announcing,
-    /// Answered.
+    /// The tracker answered.
     Working,
-    /// Did not answer, or refused; for people, without the URL.
+    /// The tracker did not answer, or returned an error; human-readable, without the URL.
     Failed(Arc<str>),
-    /// Wants never to be asked again (BEP 31).
+    /// The tracker asked for no further announces (BEP 31).
     Disabled(Arc<str>),
 }
 
-/// A tracker over one address family: each is announced to by itself, since each brings us into the swarm under
+/// A tracker over one address family. Each family is announced separately, because each brings us into the swarm under
 /// another address (BEP 7).
 #[derive(Debug, Clone, Default)]
 pub struct Route {
-    /// How the last announce went.
+    /// The result of the last announce.
     pub status: TrackerStatus,
-    /// When it is asked again.
+    /// When the next announce is due.
     pub next_announce: Timestamp,
-    /// When it last answered.
+    /// When the tracker last answered.
     pub answered: Timestamp,
-    /// Time from then on in which it is not asked even where peers are needed.
+    /// Time after the last answer in which no announce is sent, even if peers are needed.
     pub min_interval: Duration,
-    /// Failures in a row.
+    /// Number of consecutive failures.
     pub failures: u32,
-    /// Whether it has been told `started` in this session, and so has to be told `stopped`.
+    /// Whether the tracker has received `started` in this session, and so must receive `stopped`.
     pub was_started: bool,
-    /// Whether it has been told `completed`, or needs not to be.
+    /// Whether the tracker has received `completed`, or does not need it.
     pub was_completed: bool,
-    /// What it wants to hear again (`trackerid`).
+    /// The `trackerid` that the tracker expects back.
     pub tracker_id: Option<Vec<u8>>,
 }
 
 /// One tracker of one torrent.
 #[derive(Component, Debug, Clone, Default)]
 pub struct Tracker {
-    /// Announce URL, as the metainfo has it. May hold a passkey: shown through
+    /// Announce URL, as in the metainfo. May contain a passkey, so that it is shown through
     /// [`redacted`](ecs_torrent_protocol::tracker::redacted).
     pub url: Arc<str>,
-    /// Number of its tier.
+    /// Number of the tracker's tier.
     pub tier: usize,
-    /// Over each family, in the order of [`Family::ALL`].
+    /// The routes over the families, in the order of [`Family::ALL`].
     routes: [Route; 2],
-    /// Peers with all of it, as last told.
+    /// Number of peers with all pieces, as last reported.
     pub seeders: Option<u32>,
-    /// Peers without all of it, as last told.
+    /// Number of peers without all pieces, as last reported.
     pub leechers: Option<u32>,
-    /// Downloads ever completed, as last told by a scrape.
+    /// Number of completed downloads, as last reported by a scrape.
     pub completed: Option<u32>,
-    /// Something a person should read, as last told.
+    /// The tracker's last warning, human-readable.
     pub warning: Option<String>,
 }
 
 impl Tracker {
-    /// A tracker that has not been asked anything.
+    /// Creates a tracker without any announce yet.
     #[must_use]
     pub fn new(url: &str, tier: usize) -> Self {
         Self {
@@ -77,18 +77,18 @@ impl Tracker {
         }
     }
 
-    /// The tracker over one family.
+    /// Returns the tracker over one family.
     #[must_use]
     pub fn route(&self, family: Family) -> &Route {
         &self.routes[family as usize]
     }
 
-    /// The tracker over one family.
+    /// Returns the tracker over one family.
     pub fn route_mut(&mut self, family: Family) -> &mut Route {
         &mut self.routes[family as usize]
     }
 
-    /// How it goes, over whichever family it goes best.
+    /// Returns the best status of all families.
     #[must_use]
     pub fn status(&self) -> &TrackerStatus {
         let rank = |status: &TrackerStatus| match status {
@@ -103,6 +103,6 @@ impl Tracker {
     }
 }
 
-/// The order in which a torrent's trackers are asked (BEP 12).
+/// The order in which a torrent's trackers are tried (BEP 12).
 #[derive(Component, Debug, Default)]
 pub struct TrackerTiers(pub Tiers<Entity>);

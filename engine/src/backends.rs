@@ -24,7 +24,7 @@ use crate::port::Backend;
 use crate::ports::state::{StateEvent, StateRequest};
 use crate::wake::Waker;
 
-/// Why an engine cannot start.
+/// The reason an engine cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -36,7 +36,7 @@ pub enum StartError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The system's error.
         error: io::Error,
     },
     /// The network runtime cannot be started.
@@ -53,18 +53,18 @@ pub enum StartError {
     StateDir {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         error: io::Error,
     },
-    /// Another engine has the state folder.
+    /// Another engine is using the state folder.
     #[error("the state folder {} is in use by another engine (process {holder}); name another one", path.display())]
     StateDirInUse {
         /// The folder.
         path: PathBuf,
-        /// The other engine's process.
+        /// The process id of the other engine.
         holder: String,
     },
-    /// The system gives no randomness.
+    /// The system provides no randomness.
     #[error("cannot get random numbers: {0}")]
     Random(String),
     /// The engine's thread ended while it started, which is a defect.
@@ -72,7 +72,7 @@ pub enum StartError {
     Died,
 }
 
-/// The network runtime, shared by the backends that need one. Ends without waiting for what runs in it.
+/// The network runtime, shared by the backends that need one. Dropping it does not wait for running tasks.
 pub(crate) struct SharedRuntime(Option<Runtime>);
 
 impl SharedRuntime {
@@ -100,12 +100,12 @@ impl Drop for SharedRuntime {
     }
 }
 
-/// Descriptors that are neither peers' nor files': the runtime's, listeners, the state folder, download folders, trackers,
-/// and what else this process has open.
+/// Descriptors used by neither peers nor files: the runtime, listeners, the state folder, download folders, trackers,
+/// and anything else open in this process.
 const OTHER_DESCRIPTORS: u64 = 32;
 
-/// Fault 99: lowers what may be open at a time to what the system allows this process, files first: a peer can come
-/// later, a piece has to be written now.
+/// Lowers the limits on open files and connections to what the system allows this process (Fault 99). Files take
+/// precedence: a peer can connect later, but a piece must be written now.
 pub fn fit_descriptors(settings: &mut Settings) {
     let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
         return;
@@ -122,9 +122,10 @@ pub fn fit_descriptors(settings: &mut Settings) {
 /// Starts all real backends for one engine.
 ///
 /// # Errors
-/// The first thing that cannot be bound or started.
+/// Returns the first resource that cannot be bound or started.
 pub fn real(settings: &Settings, waker: &Waker) -> Result<Backends, StartError> {
-    // First of all: who shares a state folder with another engine shares its ports too, and should hear of the folder.
+    // The state folder comes first: two engines that share a state folder also share ports, and the error should name
+    // the folder.
     let state: Box<dyn Backend<StateRequest, StateEvent>> = match &settings.session.state_dir {
         Some(folder) => Box::new(state::StateFolder::start(folder, waker)?),
         None => Box::new(state::NoState::new(waker)),

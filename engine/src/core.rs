@@ -1,4 +1,4 @@
-//! An engine without its thread: a world, its ports, and one step at a time.
+//! An engine without its thread: a world and its ports, advanced one step at a time.
 
 use bevy_app::{App, SubApp};
 use bevy_ecs::error::{BevyError, ErrorContext, FallbackErrorHandler};
@@ -39,14 +39,14 @@ pub struct Backends {
     pub local: LocalAddresses,
 }
 
-/// A world with its schedule and ports, stepped by a runner or a simulator.
+/// A world with its schedule and ports, advanced by a runner or a simulator.
 pub struct Core {
     app: SubApp,
     handle: EngineHandle,
 }
 
 impl Core {
-    /// Builds a world out of settings, backends, a seed for its randomness, and the plugins that `add_plugins` adds.
+    /// Builds a world from settings, backends, a seed for its randomness, and the plugins that `add_plugins` adds.
     pub fn new(
         settings: Settings,
         backends: Backends,
@@ -60,7 +60,7 @@ impl Core {
         core
     }
 
-    /// As [`Core::new`], with the mailbox still to be inserted.
+    /// Like [`Core::new`], but the caller inserts the mailbox.
     pub(crate) fn with_handle(
         settings: Settings,
         backends: Backends,
@@ -94,26 +94,26 @@ impl Core {
         Self { app, handle }
     }
 
-    /// The outside end of the mailbox.
+    /// Returns the sending end of the mailbox.
     #[must_use]
     pub fn handle(&self) -> EngineHandle {
         self.handle.clone()
     }
 
-    /// The world.
+    /// Returns the world.
     #[must_use]
     pub fn world(&self) -> &World {
         self.app.world()
     }
 
-    /// The world, to look into with queries or to prepare.
+    /// Returns the world mutably, for queries and for preparation.
     pub fn world_mut(&mut self) -> &mut World {
         self.app.world_mut()
     }
 
-    /// Takes out of a world that a panic has left half-changed what the next one needs: the mailbox, and the torrents
-    /// that were listed and not on their way out, as commands that add them again. What is saved of each decides what
-    /// it has.
+    /// Extracts the mailbox, and commands that add the listed torrents again, from a world left inconsistent by a
+    /// panic. Torrents that are stopping are left out. The saved session of each torrent determines its verified
+    /// pieces.
     pub(crate) fn salvage(&mut self) -> (Option<Mailbox>, Vec<AddTorrent>) {
         let world = self.app.world_mut();
         let mut query = world.query::<(&Torrent, &Content, &Storage, &Candidates, &Lifecycle)>();
@@ -140,7 +140,7 @@ impl Core {
         (world.remove_resource(), commands)
     }
 
-    /// Runs one tick at `now` and tells when the next one is due if no port has anything before.
+    /// Runs one tick at `now` and returns when the next tick is due if no port delivers an event earlier.
     pub fn tick(&mut self, now: Timestamp) -> Timestamp {
         let world = self.app.world_mut();
         let longest = millis(world.resource::<Settings>().tick.max_interval_ms);
@@ -151,11 +151,11 @@ impl Core {
     }
 }
 
-/// In [`TickSet::Intake`], before everything else: what the outside has for us is sorted into inboxes.
+/// First part of [`TickSet::Intake`]: sorts incoming events and commands into inboxes.
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct IntakeFromPorts;
 
-/// In [`TickSet::Flush`], after everything else: what we have for the outside leaves.
+/// Last part of [`TickSet::Flush`]: sends queued requests to the backends.
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlushToPorts;
 
@@ -204,9 +204,9 @@ fn flush_ports(
     state.flush();
 }
 
-/// What bevy would panic with: a system's or command's error that nobody handled. It is a defect, but not one that
-/// should take every torrent down. A panic is another matter: bevy catches it and would go on with a world that is
-/// half-changed, so it goes on to the runner.
+/// Logs errors of systems and commands that nothing handled, where bevy would panic by default. Such an error is a
+/// defect, but must not take every torrent down. Panics are different: bevy catches them and would continue with an
+/// inconsistent world, so this handler resumes the panic for the runner to handle.
 fn log_error(mut error: BevyError, context: ErrorContext) {
     if let Some(payload) = error.take_payload() {
         tracing::error!("{context}: it has panicked");

@@ -1,16 +1,16 @@
-//! The runtime of ecs-torrent: what makes a world of torrents tick, and the doors it has to the outside.
+//! The runtime of ecs-torrent: the schedule that drives a world of torrents, and its ports to the outside.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`schedule`] | the one schedule and its chain of sets: the order of the whole program |
-//! | [`core`] | a world with its ports, one step at a time |
+//! | [`core`] | a world with its ports, advanced one step at a time |
 //! | [`runner`] | the thread that steps it in real time |
-//! | [`port`], [`ports`] | what systems ask of the network, the disk, the hashers, HTTP servers and the state folder |
-//! | [`backends`] | the real ones: tokio, a disk pool, rayon, reqwest, a folder |
-//! | [`mailbox`] | how the outside talks to the world |
+//! | [`port`], [`ports`] | the requests of systems to the network, disk, hashers, HTTP servers and state folder |
+//! | [`backends`] | the real backends: tokio, a disk pool, rayon, reqwest, a folder |
+//! | [`mailbox`] | the way host programs send commands to the world |
 //! | `sim` (feature `sim`) | simulated backends and a virtual clock |
 //!
-//! No feature of BitTorrent is here: those are plugins, in the `systems` crate and in yours.
+//! This crate holds no BitTorrent features. Features are plugins, in the `systems` crate and in yours.
 
 pub mod backends;
 pub mod core;

@@ -1,4 +1,4 @@
-//! The mailbox: how the outside world talks to an engine's world.
+//! The mailbox: the channel through which the host program reaches an engine's world.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::wake::Waker;
 
 type Letter = Box<dyn FnOnce(&mut World) + Send>;
 
-/// Letters that wait while the engine has not taken them; who sends more waits.
+/// Capacity of the mailbox, in letters not yet taken by the engine; senders wait while it is full.
 const CAPACITY: usize = 1024;
 
 /// The engine has stopped, or its thread has died.
@@ -18,7 +18,7 @@ const CAPACITY: usize = 1024;
 #[error("the engine has stopped")]
 pub struct EngineGone;
 
-/// The outside end; clones reach the same engine.
+/// The sending end of the mailbox; clones reach the same engine.
 #[derive(Clone)]
 pub struct EngineHandle {
     sender: mpsc::Sender<Letter>,
@@ -32,11 +32,11 @@ impl fmt::Debug for EngineHandle {
 }
 
 impl EngineHandle {
-    /// Sends a command to the feature that initialized its [`CommandQueue`]; one that nobody takes is dropped, and
-    /// its reply with it.
+    /// Sends a command to the feature that initialized its [`CommandQueue`]. Without such a feature, the command and
+    /// its reply are dropped.
     ///
     /// # Errors
-    /// Where the engine is gone.
+    /// Returns [`EngineGone`] if the engine has stopped.
     pub async fn send<C: Send + Sync + 'static>(&self, command: C) -> Result<(), EngineGone> {
         self.with_world(move |world| {
             if let Some(mut queue) = world.get_resource_mut::<CommandQueue<C>>() {
@@ -46,11 +46,11 @@ impl EngineHandle {
         .await
     }
 
-    /// Runs `look` on the engine's world, between draining the ports and everything else, in the engine's thread:
-    /// the way for tests and hosts to see what no command tells.
+    /// Runs `look` on the engine's world, in the engine's thread, right after the ports are drained. Gives tests and
+    /// hosts access to state that no command reports.
     ///
     /// # Errors
-    /// Where the engine is gone.
+    /// Returns [`EngineGone`] if the engine has stopped.
     pub async fn with_world(&self, look: impl FnOnce(&mut World) + Send + 'static) -> Result<(), EngineGone> {
         self.sender.send(Box::new(look)).await.map_err(|_| EngineGone)?;
         self.waker.wake();
@@ -58,20 +58,20 @@ impl EngineHandle {
     }
 }
 
-/// The engine's end.
+/// The receiving end, owned by the engine.
 #[derive(Resource)]
 pub(crate) struct Mailbox {
     receiver: mpsc::Receiver<Letter>,
 }
 
 impl Mailbox {
-    /// A mailbox and its outside end.
+    /// Creates a mailbox and its sending end.
     pub(crate) fn new(waker: Waker) -> (Self, EngineHandle) {
         let (sender, receiver) = mpsc::channel(CAPACITY);
         (Self { receiver }, EngineHandle { sender, waker })
     }
 
-    /// Opens at most `max` letters; true if there may be more.
+    /// Runs at most `max` letters; returns true if there may be more.
     pub(crate) fn deliver(world: &mut World, max: usize) -> bool {
         let mut letters = Vec::new();
         {

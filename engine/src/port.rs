@@ -1,38 +1,38 @@
-//! Ports: the only doors between a world and everything outside it.
+//! Ports: the only interface between a world and everything outside it.
 //!
-//! A system pushes requests; at the end of the tick they go to the backend together. At the head of the next tick
-//! what has come back is sorted by purpose into inboxes, where the system that asked takes it out.
+//! A system pushes requests, which go to the backend together at the end of the tick. At the start of the next tick,
+//! results are sorted by purpose into inboxes, and the system that made the request takes them out.
 
 use std::fmt;
 
 use bevy_ecs::prelude::*;
 
-/// What does a port's work: real, or simulated. Neither call may block.
+/// The implementation behind a port, real or simulated. Neither method may block.
 pub trait Backend<R, E>: Send + Sync + 'static {
-    /// Takes all requests out of `requests` and begins them.
+    /// Takes all requests out of `requests` and starts them.
     fn submit(&mut self, requests: &mut Vec<R>);
 
-    /// Appends at most `max` events to `events`, the oldest first; true if there are more.
+    /// Appends at most `max` events to `events`, oldest first; returns true if there are more.
     fn poll(&mut self, max: usize, events: &mut Vec<E>) -> bool;
 }
 
-/// Who a request is for and comes back to; a feature's own name for a kind of work.
+/// Names the kind of work a request belongs to, and with it the inbox for the result. Chosen by the feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Purpose(pub &'static str);
 
-/// Names one piece of work, and comes back with its result.
+/// Identifies one piece of work; the result carries it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobTag {
-    /// Which inbox the result goes to.
+    /// The inbox for the result.
     pub purpose: Purpose,
-    /// The entity it is for; may be gone when the result comes.
+    /// The entity the work is for; it may no longer exist when the result arrives.
     pub owner: Entity,
     /// The feature's own number for it.
     pub number: u64,
 }
 
 impl JobTag {
-    /// Work of which its owner has one at a time, so that it needs no number.
+    /// Creates a tag for work that its owner does one at a time, so it needs no number.
     #[must_use]
     pub fn new(purpose: Purpose, owner: Entity) -> Self {
         Self {
@@ -43,9 +43,9 @@ impl JobTag {
     }
 }
 
-/// An event that knows its inbox.
+/// An event that names its inbox.
 pub trait PortEvent: fmt::Debug + Send + Sync + 'static {
-    /// Where it belongs.
+    /// Returns the inbox the event belongs to.
     fn purpose(&self) -> Purpose;
 }
 
@@ -56,12 +56,12 @@ pub struct Port<R: Send + Sync + 'static, E: PortEvent> {
     drained: Vec<E>,
     inboxes: Vec<(Purpose, Vec<E>)>,
     backend: Box<dyn Backend<R, E>>,
-    /// Events that came at the head of this tick.
+    /// Events that arrived at the start of this tick.
     arrived: usize,
 }
 
 impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
-    /// A port that `backend` serves.
+    /// Creates a port served by `backend`.
     #[must_use]
     pub fn new(backend: Box<dyn Backend<R, E>>) -> Self {
         Self {
@@ -78,7 +78,7 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
         self.outgoing.push(request);
     }
 
-    /// Takes all events for `purpose`, the oldest first.
+    /// Takes all events for `purpose`, oldest first.
     pub fn take(&mut self, purpose: Purpose) -> std::vec::Drain<'_, E> {
         let position = self.inboxes.iter().position(|(other, _)| *other == purpose);
         let position = position.unwrap_or_else(|| {
@@ -88,19 +88,19 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
         self.inboxes[position].1.drain(..)
     }
 
-    /// What has been queued in this tick so far, in its order: for who wants to look.
+    /// Returns the requests queued in this tick so far, in order, for inspection.
     #[must_use]
     pub fn outgoing(&self) -> &[R] {
         &self.outgoing
     }
 
-    /// Whether nothing came back in this tick, and nothing has been queued.
+    /// Returns whether nothing arrived in this tick and nothing is queued.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.arrived == 0 && self.outgoing.is_empty()
     }
 
-    /// Sorts what has come back into inboxes, at most `max` events; true if there are more.
+    /// Sorts at most `max` results into inboxes; returns true if there are more.
     pub(crate) fn drain(&mut self, max: usize) -> bool {
         let has_more = self.backend.poll(max, &mut self.drained);
         self.arrived = self.drained.len();

@@ -18,8 +18,8 @@ use crate::mailbox::{EngineHandle, Mailbox};
 use crate::ports::net::LocalAddresses;
 use crate::wake::Waker;
 
-/// A running engine. Dropping it ends its thread at once, with every connection and job; stop the torrents before,
-/// if their peers and trackers are to be told.
+/// A running engine. Dropping it ends its thread at once, with every connection and job. To notify peers and trackers,
+/// stop the torrents first.
 #[derive(Debug)]
 pub struct Runner {
     handle: EngineHandle,
@@ -29,7 +29,7 @@ pub struct Runner {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the engine's thread tells once it runs.
+/// Values the engine's thread sends once it runs.
 struct Started {
     handle: EngineHandle,
     local: LocalAddresses,
@@ -37,11 +37,12 @@ struct Started {
 }
 
 impl Runner {
-    /// Starts an engine over the real backends, in a thread of its own. After a panic inside a system, it is built
-    /// again with the same plugins, and the torrents are added again.
+    /// Starts an engine over the real backends, in its own thread. After a panic inside a system, the engine is rebuilt
+    /// with the same plugins, and the torrents are added again.
     ///
     /// # Errors
-    /// Where a setting is outside its range, a listen address cannot be bound, or a thread or runtime cannot be started.
+    /// Returns an error if a setting is out of range, a listen address cannot be bound, or a thread or runtime cannot
+    /// be started.
     pub fn start(mut settings: Settings, add_plugins: impl Fn(&mut App) + Send + 'static) -> Result<Self, StartError> {
         settings.check()?;
         backends::fit_descriptors(&mut settings);
@@ -64,9 +65,9 @@ impl Runner {
             };
             core.world_mut().insert_resource(mailbox);
             let handle = core.handle();
-            // From now on these are the engine's addresses, ports as they are.
+            // Keeps the actual addresses and ports for a rebuild.
             engine.settings.net.listen.clone_from(&local.0);
-            // Who started the engine may have gone already; then the flag is set too.
+            // The caller may already be gone; then the stop flag is set too.
             let _ = sender.send(Ok(Started { handle, local, waker }));
             engine.run(core);
         });
@@ -81,13 +82,13 @@ impl Runner {
         })
     }
 
-    /// The outside end of the engine's mailbox.
+    /// Returns the sending end of the engine's mailbox.
     #[must_use]
     pub fn handle(&self) -> EngineHandle {
         self.handle.clone()
     }
 
-    /// The addresses that the engine listens on, ports as they really are.
+    /// Returns the addresses the engine listens on, with their actual ports.
     #[must_use]
     pub fn local_addresses(&self) -> &LocalAddresses {
         &self.local
@@ -106,7 +107,7 @@ impl Drop for Runner {
     }
 }
 
-/// An engine that is built again when it breaks.
+/// An engine that is rebuilt after a panic.
 struct Supervised<F> {
     settings: Settings,
     add_plugins: F,
@@ -115,11 +116,11 @@ struct Supervised<F> {
     is_stopped: Arc<AtomicBool>,
 }
 
-/// Between two tries to take the addresses and the state folder back: the threads of the engine before end on their
-/// own time.
+/// Pause between attempts to reclaim the addresses and the state folder: the previous engine's threads end in their own
+/// time.
 const REBUILD_PAUSE: Duration = Duration::from_millis(50);
 
-/// How often that is tried.
+/// Maximum number of those attempts.
 const REBUILD_TRIES: usize = 100;
 
 impl<F: Fn(&mut App)> Supervised<F> {
@@ -133,14 +134,14 @@ impl<F: Fn(&mut App)> Supervised<F> {
         Ok((core, local))
     }
 
-    /// Ticks until told to stop. Fault 104: a panic inside a system ends a world, not the engine, unless there are
-    /// too many in a short while.
+    /// Ticks until stopped. Fault 104: a panic inside a system ends the world, not the engine, unless panics are too
+    /// frequent.
     fn run(&mut self, mut core: Core) {
         let settings = &self.settings.lifecycle;
         let (most, window) = (settings.max_restarts, seconds(settings.restart_window_s));
         let mut restarts: Vec<Instant> = Vec::new();
         loop {
-            // What a panic leaves half-changed is thrown away below.
+            // The broken world is discarded below, so unwind safety does not matter.
             let ended = catch_unwind(AssertUnwindSafe(|| run(&mut core, &self.waker, &self.is_stopped)));
             if ended.is_ok() {
                 return;
@@ -161,7 +162,7 @@ impl<F: Fn(&mut App)> Supervised<F> {
 
     fn rebuild(&self, mut broken: Core) -> Result<Core, String> {
         let salvaged = catch_unwind(AssertUnwindSafe(|| broken.salvage()));
-        // Its threads end by this, and let go of sockets and locks.
+        // Dropping the core ends its threads, which release their sockets and locks.
         let _ = catch_unwind(AssertUnwindSafe(move || drop(broken)));
         let (Some(mailbox), torrents) = salvaged.map_err(|_| "its world is beyond repair")? else {
             return Err("its mailbox is lost".into());
@@ -187,8 +188,8 @@ impl<F: Fn(&mut App)> Supervised<F> {
     }
 }
 
-/// Ticks until told to stop: at once when woken, but not more often than the least interval; otherwise when the
-/// next deadline is due.
+/// Ticks until stopped: at once when woken, but no more often than the minimum interval; otherwise when the next
+/// deadline is due.
 fn run(core: &mut Core, waker: &Waker, stop: &AtomicBool) {
     let least = Duration::from_micros(core.world().resource::<Settings>().tick.min_interval_us);
     let epoch = Instant::now();

@@ -1,48 +1,49 @@
-//! The tick: one schedule, one chain of sets. This is the whole program's order, written in this one place.
+//! The tick: one schedule with one chain of sets, which defines the order of the whole program.
 
 use bevy_app::App;
 use bevy_ecs::message::message_update_system;
 use bevy_ecs::prelude::*;
 use bevy_ecs::schedule::{ScheduleLabel, SingleThreadedExecutor};
 
-/// The one schedule of an engine; runs once per tick.
+/// The only schedule of an engine; runs once per tick.
 #[derive(ScheduleLabel, Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Tick;
 
-/// The stages of a tick, in their order. Data moves down this list and never up.
+/// The stages of a tick, in order. Data moves down this list and never up. "Late" names the symptom when a stage runs
+/// late.
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TickSet {
     /// Ports are drained into inboxes, each under a budget, and bytes become frames. Nothing is decided here.
-    /// Runs: port draining, commands, accepting, handshakes, decoding. Late: everything is.
+    /// Runs: port draining, commands, accepting, handshakes, decoding. Late: everything is late.
     Intake,
     /// Received blocks are matched to requests and placed into their pieces.
     /// Runs: assembly. Late: request queues run dry and links idle.
     Assemble,
-    /// Finished hashes are collected, then full pieces submitted in one batch; the tick never waits.
+    /// Finished hashes are collected, then complete pieces are submitted in one batch; the tick never waits.
     /// Runs: verification, checking, blame for corrupt blocks. Late: pieces stay in memory longer.
     Verify,
-    /// Finished writes are collected, then verified pieces submitted.
+    /// Finished writes are collected, then verified pieces are submitted.
     /// Runs: storage. Late: pieces stay in memory longer.
     Store,
-    /// What is on the disk becomes known: the bit is set, Have is queued; trackers that are due are announced to.
-    /// Runs: have broadcast, completion, announces. Late: others learn later what they could fetch here.
+    /// Stored pieces are published: the bit is set, `Have` is queued, and due trackers get an announce.
+    /// Runs: have broadcast, completion, announces. Late: peers learn later which pieces they can request.
     Announce,
-    /// What to do next: requests, choking, connecting, timeouts, lifecycle.
+    /// Next actions are decided: requests, choking, connecting, timeouts, lifecycle.
     /// Runs: availability, choking, picking, dialing, timeouts, lifecycle. Late: nothing starts or ends.
     Decide,
     /// Uploads: admitted requests become disk reads, finished reads become messages.
     /// Runs: uploading. Late: peers wait for their blocks.
     Respond,
-    /// The only exit: outboxes go to the sockets, each peer once, and queued jobs to their ports.
-    /// Runs: flushing. Late: nothing of this tick is seen outside.
+    /// The only exit: outboxes go to the sockets, once per peer, and queued jobs go to their ports.
+    /// Runs: flushing. Late: nothing of this tick is visible outside.
     Flush,
-    /// Entities marked dead go, with their reason, after every feature has let go of what they held.
-    /// Runs: release of what peers held, reaping. Late: slots stay taken.
+    /// Entities marked dead are removed, with their reason, after every feature has released their resources.
+    /// Runs: release of peer resources, reaping. Late: slots stay occupied.
     Reap,
 }
 
 impl TickSet {
-    /// All sets in their order.
+    /// All sets in order.
     pub const ALL: [Self; 9] = [
         Self::Intake,
         Self::Assemble,
@@ -56,14 +57,14 @@ impl TickSet {
     ];
 }
 
-/// Before the sets of a tick: last tick's messages are dropped.
+/// Upkeep before the sets of a tick: drops the messages of the last tick.
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct MessageUpkeep;
 
 /// Adds [`Tick`] with its sets to an app.
 pub(crate) fn add_tick(app: &mut App) {
     let mut schedule = Schedule::new(Tick);
-    // Named, since another crate's features can change what the default executor is.
+    // Set explicitly: another crate's features can change the default executor.
     schedule.set_executor(SingleThreadedExecutor::new());
     app.add_schedule(schedule);
     use TickSet::{Announce, Assemble, Decide, Flush, Intake, Reap, Respond, Store, Verify};

@@ -1,25 +1,25 @@
 //! Simulated backends: many engines in one process, one virtual clock, no threads, no real I/O.
 //!
-//! The worlds cannot tell: they run the same plugins over the same ports. A [`Simulation`] jumps from one moment at
-//! which something happens to the next. Everything that a world can observe is decided by the seed, and what happens
-//! at the same time happens in the order of its making, so a seed determines a whole run; [`Simulation::trace`] proves
-//! that it did.
+//! Worlds run the same plugins over the same ports as in a real engine. A [`Simulation`] jumps from one event to the
+//! next. The seed decides everything that a world can observe, and events at the same time run in the order in which
+//! they were scheduled, so a seed determines a whole run. [`Simulation::trace`] is a digest that proves it.
 //!
 //! | to | use |
 //! |---|---|
 //! | add engines | [`NewNode`], [`Simulation::add`], [`Simulation::add_node`] |
 //! | give torrents their data | [`NewContent`], [`Content`], [`Simulation::put`] |
 //! | play peers and servers | [`Simulation::add_host`], [`Simulation::add_udp_host`], [`Simulation::add_http_host`] |
-//! | have a tracker | [`Simulation::add_tracker`], [`SimTracker`], [`TrackerMode`] |
+//! | run a tracker | [`Simulation::add_tracker`], [`SimTracker`], [`TrackerMode`] |
 //! | shape and break the network | [`Simulation::net`], [`NetControl`], [`Access`], [`Path`], [`SocketLimits`] |
 //! | break disks | [`Simulation::disk`], [`DiskControl`], [`Simulation::state`], [`StateControl`] |
-//! | break looking names up | [`Simulation::names`], [`NameControl`] |
-//! | end engines and begin them again | [`Simulation::crash`], [`Simulation::restart`], [`Simulation::suspend`] |
-//! | let time pass | [`Simulation::run_until`], [`Simulation::step`], [`Simulation::on_tick`] |
+//! | break name resolution | [`Simulation::names`], [`NameControl`] |
+//! | stop and restart engines | [`Simulation::crash`], [`Simulation::restart`], [`Simulation::suspend`] |
+//! | advance the time | [`Simulation::run_until`], [`Simulation::step`], [`Simulation::on_tick`] |
 //!
-//! What is simulated: access links with bandwidth that connections share in turns, latency and jitter, sockets with
-//! bounded buffers, datagrams, names, disks with space, faults and a platter, state folders, HTTP servers and trackers.
-//! What is not: packets, congestion beyond a fair share of the narrowest access link, TLS, the time that computing takes.
+//! Simulated: access links whose bandwidth is shared by their connections in round-robin order, latency and jitter,
+//! sockets with bounded buffers, datagrams, name resolution, disks with limited space, faults and durable state, state
+//! folders, HTTP servers and trackers. Not simulated: packets, congestion beyond a fair share of the narrowest access
+//! link, TLS, computing time.
 
 mod agenda;
 mod content;
@@ -71,11 +71,11 @@ pub use self::state::{StateControl, StateOperation};
 pub use self::tracker::{AnnounceCounts, Announced, SimTracker, TrackerMode, TrackerOptions};
 use crate::core::Core;
 
-/// A host in a simulation, with an engine or without.
+/// A host in a simulation, with or without an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub(crate) usize);
 
-/// What looks at an engine after each of its ticks.
+/// A callback that inspects an engine after each of its ticks.
 type TickHook = Box<dyn FnMut(NodeId, &mut Core, Timestamp)>;
 
 /// Engines, the machines they run on, the network between them, and the clock.
@@ -83,12 +83,12 @@ pub struct Simulation {
     fabric: Arc<Mutex<Fabric>>,
     nodes: BTreeMap<NodeId, Node>,
     hook: Option<TickHook>,
-    /// Who ticks worlds, where it is not the caller's thread alone.
+    /// The threads that tick worlds; `None` ticks all of them on the caller's thread.
     pool: Option<rayon::ThreadPool>,
 }
 
 impl Simulation {
-    /// A world without engines, in which it takes `latency` from one host to another.
+    /// Creates a simulation without engines, whose hosts are `latency` apart.
     #[must_use]
     pub fn new(seed: u64, latency: Duration) -> Self {
         Self {
@@ -99,7 +99,7 @@ impl Simulation {
         }
     }
 
-    /// As [`Simulation::new`], without the trace: for who measures what engines cost.
+    /// As [`Simulation::new`], without the trace: for measuring the cost of engines.
     #[must_use]
     pub fn untraced(seed: u64, latency: Duration) -> Self {
         let simulation = Self::new(seed, latency);
@@ -107,19 +107,19 @@ impl Simulation {
         simulation
     }
 
-    /// Lets engines tick at multiples of `beat` only, so that many do so at the same moment, and those on `threads`
-    /// threads. What happens is the same with any number of threads. An engine whose plugins keep things that are not
-    /// `Send` in its world needs one thread.
+    /// Restricts ticks to multiples of `beat`, so that many engines tick at the same moment, on `threads` threads. The
+    /// number of threads does not change the results. An engine whose plugins keep non-`Send` data in its world needs
+    /// one thread.
     ///
     /// # Panics
-    /// Where the system gives no threads.
+    /// If the system cannot create the threads.
     pub fn set_beat(&mut self, beat: Duration, threads: usize) {
         self.fabric().hub.agenda.beat = beat;
         let build = || rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         self.pool = (threads > 1).then(|| build().expect("threads to tick on"));
     }
 
-    /// Adds an engine, which ticks first at the next step.
+    /// Adds an engine, whose first tick is at the next step.
     pub fn add(&mut self, new: NewNode) -> NodeId {
         let mut node = Node::new(new);
         let id = {
@@ -146,61 +146,61 @@ impl Simulation {
         self.add(NewNode::new(ip, settings, plugins))
     }
 
-    /// The world of an engine, to look into or to give commands to.
+    /// Returns an engine's world, to inspect it or to give it commands.
     ///
     /// # Panics
-    /// Where there is no such engine in this simulation, or it is down.
+    /// If this simulation has no such engine, or the engine is down.
     pub fn node(&mut self, id: NodeId) -> &mut Core {
         self.node_mut(id).core.as_deref_mut().expect("an engine that is up")
     }
 
-    /// Whether a node's engine is there.
+    /// Whether a node's engine is up.
     #[must_use]
     pub fn is_up(&self, id: NodeId) -> bool {
         self.nodes.get(&id).is_some_and(|node| node.core.is_some())
     }
 
-    /// The nodes that have an engine, or had one.
+    /// All nodes that have or had an engine.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.nodes.keys().copied()
     }
 
-    /// Adds a host without an engine, whose connections are the caller's: it opens them with requests and polls what
-    /// they bring, as much as there is. Any number of peers can be played with it.
+    /// Adds a host without an engine, whose connections the caller handles: it opens them with requests and polls their
+    /// events, without a limit on bytes. One host can play any number of peers.
     pub fn add_host(&mut self, address: SocketAddr) -> SimNet {
         let id = self.fabric().add_node(vec![address], None);
         SimNet::new(id, self.fabric.clone())
     }
 
-    /// A hand on the network.
+    /// Controls the network.
     #[must_use]
     pub fn net(&self) -> NetControl<'_> {
         let fabric = &self.fabric;
         NetControl { fabric }
     }
 
-    /// A hand on a node's disk.
+    /// Controls a node's disk.
     #[must_use]
     pub fn disk(&self, node: NodeId) -> DiskControl<'_> {
         let fabric = &self.fabric;
         DiskControl { fabric, node }
     }
 
-    /// An eye on a node's disk, for who looks while the simulation goes on.
+    /// A view of a node's disk that stays usable while the simulation runs.
     #[must_use]
     pub fn disk_view(&self, node: NodeId) -> DiskView {
         let fabric = self.fabric.clone();
         DiskView { fabric, node }
     }
 
-    /// A hand on a node's state folder.
+    /// Controls a node's state folder.
     #[must_use]
     pub fn state(&self, node: NodeId) -> StateControl<'_> {
         let fabric = &self.fabric;
         StateControl { fabric, node }
     }
 
-    /// A hand on the names of hosts.
+    /// Controls name resolution.
     #[must_use]
     pub fn names(&self) -> NameControl<'_> {
         let fabric = &self.fabric;
@@ -212,7 +212,7 @@ impl Simulation {
         self.disk(id).put(root, content.files(), content.bytes());
     }
 
-    /// Whether a torrent's data is in a folder of an engine's disk, all of it, and right.
+    /// Whether a folder of an engine's disk holds a torrent's whole data, with the right bytes.
     #[must_use]
     pub fn has(&self, id: NodeId, root: impl AsRef<FilePath>, content: &Content) -> bool {
         let (files, bytes) = (content.files(), content.bytes());
@@ -221,57 +221,57 @@ impl Simulation {
             .is_some_and(|data| data.as_ptr() == bytes.as_ptr() || data == bytes)
     }
 
-    /// The time.
+    /// The simulated time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.fabric().hub.now
     }
 
-    /// The seed.
+    /// The seed of the simulation.
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.fabric().hub.seed
     }
 
-    /// A digest of everything that has happened, in its order; 0 without a trace.
+    /// A digest of all events so far, in their order; 0 without a trace.
     #[must_use]
     pub fn trace(&self) -> u64 {
         self.fabric().hub.trace.as_ref().map_or(0, trace::Trace::digest)
     }
 
-    /// How many things were planned to happen so far: what simulating costs, beside the engines' ticks.
+    /// Number of events scheduled so far: the cost of simulating, apart from the engines' ticks.
     #[must_use]
     pub fn event_count(&self) -> u64 {
         self.fabric().hub.queue.planned()
     }
 
-    /// Ticks of an engine so far, those before a restart included.
+    /// Number of an engine's ticks so far, including those before a restart.
     #[must_use]
     pub fn tick_count(&self, id: NodeId) -> u64 {
         self.nodes.get(&id).map_or(0, |node| node.ticks)
     }
 
-    /// Makes an engine tick as soon as it may, because it was given a command from outside.
+    /// Makes an engine tick as soon as its tick interval allows, after the caller gave it a command.
     pub fn nudge(&mut self, id: NodeId) {
         let mut fabric = self.fabric();
         let now = fabric.hub.now;
         fabric.hub.agenda.wake(id, now);
     }
 
-    /// Calls `hook` after every tick of an engine, with the engine and the time, in the place of an earlier one.
+    /// Calls `hook` after every tick of an engine, with the engine and the time. Replaces an earlier hook.
     pub fn on_tick(&mut self, hook: impl FnMut(NodeId, &mut Core, Timestamp) + 'static) {
         self.hook = Some(Box::new(hook));
     }
 
-    /// Ends an engine in the middle of what it does. What was not told to its world is lost; see [`Crash`] for its
-    /// connections and disk. It stays down until [`Simulation::restart`].
+    /// Stops an engine abruptly. Events that its world has not received are lost; see [`Crash`] for its connections and
+    /// disk. The engine stays down until [`Simulation::restart`].
     pub fn crash(&mut self, id: NodeId, crash: Crash) {
         self.node_mut(id).core = None;
         self.fabric().crash(id, crash);
     }
 
-    /// Begins an engine again over the same disk and state folder, which ticks first at the next step. Torrents that
-    /// are to be resumed are so by a command of the caller's, as in a program. One that is up is killed first.
+    /// Starts an engine again over the same disk and state folder; its first tick is at the next step. The caller
+    /// resumes torrents with a command, as a program does. An engine that is up is killed first.
     pub fn restart(&mut self, id: NodeId) {
         if self.is_up(id) {
             self.crash(id, Crash::Process);
@@ -281,8 +281,8 @@ impl Simulation {
         self.node_mut(id).start(id, &fabric);
     }
 
-    /// Lets an engine and its machine sleep: it does not tick, and nothing reaches it; then all of that at once. Its
-    /// clock goes on meanwhile.
+    /// Puts an engine and its machine to sleep for `time`: the engine does not tick, and nothing reaches it. On waking,
+    /// everything that was held back is delivered at once. The clock keeps running meanwhile.
     pub fn suspend(&mut self, id: NodeId, time: Duration) {
         let mut fabric = self.fabric();
         let fabric = &mut *fabric;
@@ -292,13 +292,13 @@ impl Simulation {
         fabric.hub.plan(time, Happening::Awake(id));
     }
 
-    /// Moves an engine's clock forward, without anything happening meanwhile.
+    /// Moves an engine's clock forward by `by`, without any event in between.
     pub fn jump_clock(&mut self, id: NodeId, by: Duration) {
         self.node_mut(id).ahead += by;
         self.nudge(id);
     }
 
-    /// Goes on until `is_done` holds, which is looked at after every step, or `limit` has come; true if it holds.
+    /// Steps until `is_done` returns true, checked before every step, or until `limit`; returns whether it did.
     pub fn run_until(&mut self, limit: Timestamp, mut is_done: impl FnMut(&mut Self) -> bool) -> bool {
         loop {
             if is_done(self) {
@@ -310,14 +310,14 @@ impl Simulation {
         }
     }
 
-    /// Lets `time` pass.
+    /// Runs the simulation for `time`.
     pub fn run_for(&mut self, time: Duration) {
         let limit = self.now() + time;
         while self.step(limit) {}
     }
 
-    /// Jumps to the next moment at which an engine ticks or a host has something to poll, and lets that happen; false,
-    /// and the time is `limit`, where there is none until then.
+    /// Jumps to the next moment at which an engine ticks or a host has something to poll, and runs it. Returns false if
+    /// there is none until `limit`; the time is `limit` then.
     pub fn step(&mut self, limit: Timestamp) -> bool {
         let mut due = Vec::new();
         let now = {
@@ -337,13 +337,13 @@ impl Simulation {
         true
     }
 
-    /// Lets engines tick that are due at the same moment: none of them sees what another one does in it.
+    /// Ticks engines that are due at the same moment; none of them sees the effects of another one's tick.
     fn tick(&mut self, due: &[NodeId], now: Timestamp) {
         let begin = |id: &NodeId| self.nodes.get_mut(id)?.begin_tick(*id, now);
         let mut ticking: Vec<Ticking> = due.iter().filter_map(begin).collect();
         match &self.pool {
             Some(pool) if ticking.len() > 1 => {
-                // One by one: some ticks take many times as long as others.
+                // One by one, because some ticks take many times as long as others.
                 pool.install(|| ticking.par_iter_mut().with_max_len(1).for_each(Ticking::tick));
             }
             _ => ticking.iter_mut().for_each(Ticking::tick),
@@ -358,7 +358,7 @@ impl Simulation {
                 hub.note(id, 0);
                 hub.agenda.ticked(id, now, least, next);
             }
-            // What comes of it at once is heard in the next tick, as from a real engine's backends.
+            // The engine handles immediate results in its next tick, as with real backends.
             node.carry_out();
             if let (Some(hook), Some(core)) = (
                 &mut self.hook,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-/// Wakes an engine; clones wake the same one. Waking one that is awake costs an atomic swap.
+/// Wakes an engine; clones wake the same engine. Waking an engine that is awake costs one atomic swap.
 #[derive(Debug, Clone, Default)]
 pub struct Waker {
     inner: Option<Arc<Inner>>,
@@ -18,7 +18,7 @@ struct Inner {
 }
 
 impl Waker {
-    /// A waker for the calling thread, which will wait on it.
+    /// Creates a waker for the calling thread, which will wait on it.
     #[must_use]
     pub fn for_this_thread() -> Self {
         let inner = Inner {
@@ -30,7 +30,7 @@ impl Waker {
         }
     }
 
-    /// A waker that wakes nobody: a simulated engine is stepped, it does not wait.
+    /// Creates a waker that does nothing: a simulated engine is stepped and never waits.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
@@ -45,18 +45,18 @@ impl Waker {
         }
     }
 
-    /// Waits until somebody wakes or `timeout` passes. For the engine's own thread.
+    /// Waits until the engine is woken or `timeout` passes. Call it only on the engine's own thread.
     pub fn wait(&self, timeout: Duration) {
         if let Some(inner) = &self.inner {
-            // An unpark that came before the park makes it return at once, so no wake is lost. It may return for
-            // no reason: a tick with nothing to do is cheap.
+            // An unpark before the park makes the park return at once, so no wake is lost. Spurious returns are
+            // possible: a tick with nothing to do is cheap.
             if !inner.is_awake.load(Ordering::Acquire) {
                 thread::park_timeout(timeout);
             }
         }
     }
 
-    /// Notes that a tick begins: whoever has news from now on must wake again.
+    /// Marks the start of a tick: from now on, new events require another wake.
     pub fn begin_tick(&self) {
         if let Some(inner) = &self.inner {
             inner.is_awake.store(false, Ordering::Release);

@@ -1,4 +1,5 @@
-//! Any bytes are a document or an error with an offset inside them; a document's parts lie inside it.
+//! Checks that any bytes parse as a document or fail with an error whose offset lies inside them, and that a document's
+//! parts lie inside it.
 #![no_main]
 
 use ecs_torrent_protocol::bencode::{Document, Limits, Value};

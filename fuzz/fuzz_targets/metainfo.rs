@@ -1,4 +1,4 @@
-//! Any bytes are a torrent whose sizes agree and whose paths are safe, or an error.
+//! Checks that any bytes parse as a torrent with consistent sizes and safe paths, or fail with an error.
 #![no_main]
 
 use std::collections::BTreeSet;

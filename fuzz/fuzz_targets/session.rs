@@ -1,4 +1,4 @@
-//! Any bytes are a session that round-trips, or a typed error.
+//! Checks that any bytes parse as a session that round-trips, or fail with a typed error.
 #![no_main]
 
 use ecs_torrent_components::session::Session;

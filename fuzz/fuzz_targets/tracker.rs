@@ -1,4 +1,5 @@
-//! Any reply of a tracker is peers within the limits, or an error whose text drives no terminal.
+//! Checks that any tracker reply parses as peers within the limits, or fails with an error whose text contains no
+//! control characters.
 #![no_main]
 
 use std::net::SocketAddr;

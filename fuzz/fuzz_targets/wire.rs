@@ -1,4 +1,4 @@
-//! Any bytes in any chunks are frames or an error, and the same ones in whatever chunks they come.
+//! Checks that any bytes decode to frames or an error, and to the same ones however they are split into chunks.
 #![no_main]
 
 use bytes::Bytes;
@@ -22,7 +22,7 @@ fuzz_target!(|input: (u8, bool, bool, Vec<u8>)| {
     let _ = codec.handshake();
 });
 
-/// The frames' texts, up to the first error.
+/// Returns the frames as text, up to and including the first error.
 fn read(chunks: &[&[u8]], session: &Session) -> Vec<String> {
     let mut codec = PeerCodec::new(FrameLimits::default());
     let mut seen = Vec::new();

@@ -1,4 +1,4 @@
-//! Peers that connect to us: let in as far as there is room, before anything is read from them.
+//! Inbound connections: admitted while there is room, before any byte is read from them.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -13,7 +13,7 @@ use crate::IntakeSet;
 use crate::admission::Admission;
 use crate::links::LinkAccepted;
 
-/// Accepts connections.
+/// Accepts inbound connections.
 pub struct AcceptingPlugin;
 
 impl Plugin for AcceptingPlugin {
@@ -35,7 +35,7 @@ fn accept_links(
     let now = admission.clock.now();
     for &LinkAccepted { link, remote } in accepted.read() {
         bans.expire(now);
-        // Fault 31: neither one address nor one subnet can take all places.
+        // Fault 31: neither one address nor one subnet can take all slots.
         let is_banned = bans.refuses(now, remote, (&admission.settings.peers).into());
         if is_banned || !admission.make_room_for_handshake(remote) {
             tracing::debug!(%remote, is_banned, "connection refused");

@@ -1,12 +1,12 @@
-//! Room for newcomers: slots are earned, and the connection that has earned its slot least gives way.
+//! Admission of connections: slots are earned, and the connection that has earned its slot least gives way.
 //!
-//! Limits are on the engine, on each torrent, and on each network prefix. Where one is reached, a newcomer is not simply
-//! refused: it takes the place of a connection that is of less use (`policy.rs`), so that an honest peer gets in
-//! however many silent ones hold on. Newcomers are unproven: a connection that has moved blocks recently, or is within
-//! its time of grace, does not lose its place to them.
+//! Limits apply to the engine, to each torrent, and to each network prefix. When a limit is reached, a newcomer is not
+//! simply refused: it takes the slot of a less useful connection (`policy.rs`), so that an honest peer gets in however
+//! many silent peers hold connections. Newcomers are unproven: a connection that has moved blocks recently, or that is
+//! within its grace period, does not lose its slot to them.
 //!
-//! An eviction looks at the connections of one torrent or of one prefix, never at all of them; where nobody gives way,
-//! the torrent is left alone for a second.
+//! An eviction scans the connections of one torrent or of one prefix, never all of them. If no connection gives way,
+//! the torrent is not searched again for a second.
 
 mod policy;
 
@@ -29,26 +29,26 @@ use ecs_torrent_protocol::peer_id::PeerId;
 
 use self::policy::{Claim, Class, Standing, TorrentRoom, USEFUL_FOR};
 
-/// Time for which a torrent is not searched again after nobody gave way.
+/// Time during which a torrent is not searched again after no connection gave way.
 pub(crate) const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The reason for which a connection is opened.
+/// Reason for opening a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DialFor {
     /// A user named the peer.
     User,
-    /// The address is known otherwise.
+    /// The address comes from another source.
     Other,
 }
 
-/// What the connections of one party have in common: the subnet, or the peer id.
+/// Identity of a party: the subnet or the peer id that its connections share.
 #[derive(Debug, Clone, Copy, Default)]
 struct Party {
     subnet: Option<IpAddr>,
     id: Option<PeerId>,
 }
 
-/// How many connections each party has.
+/// Number of connections of each party.
 #[derive(Debug, Default)]
 struct Crowds {
     subnets: BTreeMap<IpAddr, usize>,
@@ -93,7 +93,7 @@ pub(crate) struct Admission<'w, 's> {
 }
 
 impl Admission<'_, '_> {
-    /// Makes room for a connection from `remote` that has not said anything; false where there is none.
+    /// Makes room for a connection from `remote` that has sent nothing yet. Returns false if there is no room.
     pub(crate) fn make_room_for_handshake(&mut self, remote: SocketAddr) -> bool {
         let ip = remote.ip();
         let limits = &self.settings.peers;
@@ -117,7 +117,7 @@ impl Admission<'_, '_> {
         self.counts.total < limit || self.evict_handshake() || self.evict_of_largest(None, None, Claim::Inbound)
     }
 
-    /// Makes room in a torrent for a peer that has connected to us and shaken hands; false where there is none.
+    /// Makes room in a torrent for an inbound peer after its handshake. Returns false if there is no room.
     pub(crate) fn make_room_for_inbound(
         &mut self,
         torrent: Entity,
@@ -144,7 +144,7 @@ impl Admission<'_, '_> {
             || self.evict_of_largest(Some(torrent), newcomer, Claim::Inbound)
     }
 
-    /// Makes room in a torrent for a connection that we open; false where there is none.
+    /// Makes room in a torrent for an outbound connection. Returns false if there is no room.
     pub(crate) fn make_room_for_dial(&mut self, torrent: Entity, candidates: &Candidates, dial: DialFor) -> bool {
         let newcomer = candidates.first_ready().map(|address| Party {
             subnet: Some(subnet(address.ip())),
@@ -177,7 +177,7 @@ impl Admission<'_, '_> {
             || (dial == DialFor::User && self.evict_handshake())
     }
 
-    /// Whether one more connection may be being opened.
+    /// Returns whether the limit on half-open connections allows one more.
     pub(crate) fn may_open(&self, dial: DialFor) -> bool {
         let limit = self.settings.peers.max_half_open;
         let reserve = match dial {
@@ -187,13 +187,13 @@ impl Admission<'_, '_> {
         self.counts.half_open + reserve < limit
     }
 
-    /// Closes a connection, and counts its place as free at once.
+    /// Closes a connection and frees its slot at once.
     pub(crate) fn close(&mut self, peer: Entity, reason: CloseReason) {
         self.reaper.close(peer, reason);
         self.counts.remove(peer);
     }
 
-    /// Which of two connections under one peer id stays: a newcomer's, or `other`, which is `twin`.
+    /// Decides which of two connections under one peer id stays: `newcomer`, or `other`, whose entity is `twin`.
     pub(crate) fn resolve(&self, newcomer: &Peer, twin: Entity, other: &Peer, id: PeerId, ours: PeerId) -> Twin {
         let side = |peer: &Peer| TwinSide {
             site: peer.endpoint.address().map(|address| site(address.ip())),
@@ -207,7 +207,7 @@ impl Admission<'_, '_> {
         resolve_twins(side(newcomer), side(other), age, is_useful, is_abandoned, ours > id)
     }
 
-    /// When a place may be free that was not now.
+    /// Returns when to search again for a free slot after a search has failed.
     pub(crate) fn next_search(&self) -> ecs_torrent_protocol::time::Timestamp {
         self.clock.now() + SEARCH_INTERVAL
     }
@@ -221,7 +221,7 @@ impl Admission<'_, '_> {
         )
     }
 
-    /// Connections of the engine below which a newcomer needs nobody to give way.
+    /// Returns the number of connections in the engine at which a newcomer has to replace one.
     fn engine_room(&self, claim: Claim) -> usize {
         let limit = self.settings.peers.max_connections;
         match claim {
@@ -235,7 +235,7 @@ impl Admission<'_, '_> {
         self.evict(victim)
     }
 
-    /// Of connections from one prefix, a handshake that is awaited gives way first.
+    /// Evicts a connection of one prefix: the oldest one that awaits its handshake, or else the least useful one.
     fn evict_of_prefix(&mut self, members: Vec<Entity>) -> bool {
         let victim = self.counts.oldest_handshake(members.iter().copied()).or_else(|| {
             let standings = members.iter().filter_map(|peer| {
@@ -248,7 +248,7 @@ impl Admission<'_, '_> {
         self.evict(victim)
     }
 
-    /// Evicts from the torrent with the most connections, or else from `own`.
+    /// Evicts a connection of the torrent with the most connections, or else of `own`.
     fn evict_of_largest(&mut self, own: Option<Entity>, newcomer: Option<Party>, claim: Claim) -> bool {
         let largest = self.counts.largest_torrent();
         largest.is_some_and(|largest| self.evict_of_torrent(largest, newcomer, claim))
@@ -275,7 +275,7 @@ impl Admission<'_, '_> {
         victim.is_some()
     }
 
-    /// What the peers of a torrent have shown, and how many connections the newcomer's party has among them.
+    /// Returns the standings of a torrent's connections, and how many of them belong to the newcomer's party.
     fn standings_of(&self, torrent: Entity, newcomer: Option<Party>) -> (Vec<(Entity, Standing)>, Option<usize>) {
         let Ok((lifecycle, Some(peers))) = self.torrents.get(torrent) else {
             return (Vec::new(), None);
@@ -301,7 +301,7 @@ impl Admission<'_, '_> {
         (standings.collect(), newcomer.map(|newcomer| crowds.of(newcomer)))
     }
 
-    /// What a connection has shown, one of `crowd` like it; nothing where it is closing.
+    /// Returns the standing of a connection, one of `crowd` of its party; `None` if it is closing.
     fn standing(&self, entity: Entity, crowd: usize, lifecycle: Option<&Lifecycle>) -> Option<Standing> {
         if self.reaper.is_doomed(entity) {
             return None;
@@ -331,18 +331,18 @@ impl Admission<'_, '_> {
     }
 }
 
-/// What becomes of two connections under one peer id.
+/// Outcome for two connections under one peer id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Twin {
     /// Both connections stay.
     Both,
-    /// The new connection stays, and the other one goes.
+    /// The new connection stays, and the other one closes.
     Newcomer,
-    /// The other one stays.
+    /// The other connection stays, and the new one closes.
     Other,
 }
 
-/// Time within which two connections between the same two peers count as opened at once.
+/// Age below which a connection counts as opened at the same time as a new one between the same two peers.
 pub(crate) const CROSSING: Duration = Duration::from_secs(10);
 
 /// One of two connections under the same peer id.
@@ -352,10 +352,11 @@ pub(crate) struct TwinSide {
     pub(crate) direction: Direction,
 }
 
-/// Which of two connections under the same peer id stays.
+/// Decides which of two connections under the same peer id stays.
 ///
-/// A peer id is a claim that anybody can copy. Only a connection from the same address can be the same peer, and only
-/// there one of the two goes; from another address both stay as long as the limits allow, and what they send decides.
+/// A peer id is a claim that anybody can copy. Only a connection from the same address can be the same peer, so only
+/// then does one of the two close. Connections from different addresses both stay as long as the limits allow; the
+/// blocks that they send decide later.
 pub(crate) fn resolve_twins(
     newcomer: TwinSide,
     other: TwinSide,
@@ -369,11 +370,11 @@ pub(crate) fn resolve_twins(
         _ if !is_same_site => Twin::Both,
         (Direction::Inbound, Direction::Inbound) if is_other_abandoned => Twin::Newcomer,
         (Direction::Inbound, Direction::Inbound) => Twin::Other,
-        // Two addresses that listen, and so two peers, or one that will say so itself.
+        // Both addresses listen, so they are two peers, or one peer that closes the duplicate itself.
         (Direction::Outbound, Direction::Outbound) => Twin::Both,
         _ if is_other_useful || other_age >= CROSSING => Twin::Both,
-        // Both sides have connected at once. Both keep the connection that the side with the higher id opened, or each
-        // would close another one.
+        // Both sides have connected at the same time. Both keep the connection that the side with the higher id opened;
+        // otherwise each side would close a different one.
         (Direction::Inbound, _) if !is_our_id_higher => Twin::Newcomer,
         (Direction::Outbound, _) if is_our_id_higher => Twin::Newcomer,
         _ => Twin::Other,

@@ -1,4 +1,4 @@
-//! Received blocks find their piece.
+//! Assembly of pieces: stores received blocks in the pieces in flight.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -19,7 +19,7 @@ use crate::AssembleSet;
 use crate::picking::Supply;
 use crate::verification::FullPieces;
 
-/// Places received blocks into the pieces in flight.
+/// Stores received blocks in the pieces in flight.
 pub struct AssemblyPlugin;
 
 impl Plugin for AssemblyPlugin {
@@ -31,7 +31,7 @@ impl Plugin for AssemblyPlugin {
     }
 }
 
-/// The peers' side of assembly.
+/// The components of a peer that assembly uses.
 type PeerData = (
     &'static PeerOf,
     &'static mut Requests,
@@ -73,7 +73,8 @@ impl Floor<'_, '_> {
         rates.download.add(now, u64::from(len));
         rates.downloaded += u64::from(len);
         let Some(pending) = requests.answer(block.request) else {
-            // Fault 28: what was cancelled may come all the same. Fault 29: what nobody asked for may not, for long.
+            // Fault 28: a cancelled block may still arrive. Fault 29: a peer may send only a limited number of blocks
+            // that were not requested.
             if !requests.answer_cancelled(block.request) {
                 requests.unsolicited_count += 1;
                 if requests.unsolicited_count > self.settings.peers.max_unsolicited {
@@ -111,7 +112,7 @@ impl Floor<'_, '_> {
         }
     }
 
-    /// Puts a block into its piece; false if the piece has it already or is gone.
+    /// Stores a block in its piece. Returns false if the piece already has it or is gone.
     fn place(&mut self, from: Entity, pending: Pending, block: Block) -> bool {
         let Ok(mut piece) = self.pieces.get_mut(pending.piece) else {
             return false;

@@ -1,4 +1,4 @@
-//! What peers have, and whether that interests us.
+//! Availability: the pieces that each peer has, and our interest in them.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -18,7 +18,7 @@ use crate::DecideSet;
 use crate::picking::rarity::RarityOrder;
 use crate::picking::{DroppedRequests, Picker};
 
-/// Keeps what peers have, the picker's counts of it, and our interest.
+/// Tracks the pieces of peers, the picker's counts of them, and our interest.
 pub struct AvailabilityPlugin;
 
 impl Plugin for AvailabilityPlugin {
@@ -58,7 +58,7 @@ fn hear_availability(
             continue;
         };
         if let (Availability::DontHave(index), false) = (change, wire.session.fast) {
-            // BEP 54: without the fast extension, requests for it are dropped silently.
+            // BEP 54: without the fast extension, the peer drops requests for the piece silently.
             dropped.0.push((*peer, *index));
         }
         let order = picker.map(|picker| picker.map_unchanged(|picker| &mut picker.order));
@@ -72,7 +72,7 @@ fn hear_availability(
             }
             Change::Many => pieces.wanted_count = pieces.count_missing_in(have),
         }
-        // A full disk is waited for with everything else as it was.
+        // Our interest stays while a full disk blocks the torrent.
         let downloads = matches!(*lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. });
         let wants = pieces.wanted_count > 0 && downloads;
         if wants != state.am_interested {
@@ -99,7 +99,7 @@ fn hear_availability(
     }
 }
 
-/// What a message changed of a peer's pieces.
+/// Change to a peer's pieces by one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
     Nothing,
@@ -108,8 +108,8 @@ enum Change {
     Many,
 }
 
-/// Changes what a peer has, and the picker's counts with it: one piece in O(1), all of them in a time that is
-/// proportional to a bitfield and to the pieces that differ.
+/// Applies a change to a peer's pieces and to the picker's counts. One piece takes O(1); all pieces take time
+/// proportional to a bitfield and to the number of pieces that differ.
 fn apply(
     change: &Availability,
     pieces: &mut PeerPieces,
@@ -139,9 +139,9 @@ fn apply(
     Change::Many
 }
 
-/// Counts a peer in that had other pieces before.
+/// Updates the picker's counts from a peer's previous pieces to its new ones.
 fn recount(before: &PeerPieces, after: &PeerPieces, order: &mut RarityOrder, random: &mut Random) {
-    // A bitfield in place of many haves changes little.
+    // A bitfield sent in place of many `Have`s changes few pieces.
     if let (PieceForm::Listed(before), PieceForm::Listed(after)) = (before.form(), after.form()) {
         order.add_copies(&after.without(before), random);
         order.remove_copies(&before.without(after), random);
@@ -151,7 +151,7 @@ fn recount(before: &PeerPieces, after: &PeerPieces, order: &mut RarityOrder, ran
     }
 }
 
-/// Whoever has everything is of no use to a seed, nor a seed to it.
+/// Closes connections to seeds and upload-only peers when a torrent completes: neither side has a use for the other.
 fn part_from_seeds(
     mut completed: MessageReader<TorrentCompleted>,
     settings: Res<Settings>,

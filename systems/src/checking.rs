@@ -1,7 +1,7 @@
-//! Existing data is hashed before it counts.
+//! Checking of existing data: pieces are hashed before they count as held.
 //!
-//! Pieces are read and hashed in order, several at a time under one memory limit for all torrents; torrents take
-//! turns, so that a large one does not keep a small one waiting.
+//! Pieces are read and hashed in order, several at a time under one memory limit for all torrents. Torrents take turns,
+//! so that a large one does not keep a small one waiting.
 
 use std::collections::VecDeque;
 
@@ -40,22 +40,22 @@ const READ: Purpose = Purpose("read to check");
 const HASH: Purpose = Purpose("hash to check");
 const REWRITE: Purpose = Purpose("write again");
 
-/// On a torrent whose data is being checked.
+/// State of a check, on a torrent whose data is being checked.
 #[derive(Component, Debug)]
 #[component(storage = "SparseSet")]
 pub struct Check {
-    /// The pieces in doubt.
+    /// The pieces to check.
     todo: Vec<u32>,
-    /// Position of the next of them to be read.
+    /// Position in `todo` of the next piece to read.
     next: usize,
     checked_count: u32,
     good: Bitfield,
-    /// Those that are written again before they count.
+    /// Pieces that are written again before they count as held.
     rewrite: Bitfield,
 }
 
 impl Check {
-    /// A check of the pieces `todo`; those in `good` are known to be.
+    /// Creates a check of the pieces in `todo`. The pieces in `good` are already known to be good.
     #[must_use]
     pub fn new(todo: impl IntoIterator<Item = u32>, good: Bitfield) -> Self {
         Self {
@@ -67,27 +67,27 @@ impl Check {
         }
     }
 
-    /// Writes these pieces again where they are found good: they can be read, and a failed sync may have kept them from
-    /// the platter for good.
+    /// Writes the pieces in `rewrite` again if they are found good: they can be read, but a failed sync may have kept
+    /// them from stable storage permanently.
     #[must_use]
     pub(crate) fn rewriting(self, rewrite: Bitfield) -> Self {
         Self { rewrite, ..self }
     }
 
-    /// Pieces looked at, or not in doubt from the start.
+    /// Returns the number of pieces that were checked or did not need a check.
     #[must_use]
     pub fn checked_count(&self) -> u32 {
         self.good.len() - self.todo.len() as u32 + self.checked_count
     }
 
-    /// Pieces found good so far.
+    /// Returns the pieces found good so far.
     #[must_use]
     pub fn good(&self) -> &Bitfield {
         &self.good
     }
 }
 
-/// Torrents that have pieces to be read, and the memory of those being read or hashed.
+/// Torrents with pieces to read, and the memory of the pieces being read or hashed.
 #[derive(Resource, Debug, Default)]
 pub struct CheckQueue {
     torrents: VecDeque<Entity>,
@@ -95,23 +95,25 @@ pub struct CheckQueue {
 }
 
 impl CheckQueue {
-    /// Puts a torrent, which gets its [`Check`] in this tick, behind the others.
+    /// Appends a torrent, which gets its [`Check`] in this tick.
     pub(crate) fn add(&mut self, torrent: Entity) {
         self.torrents.push_back(torrent);
     }
 }
 
-/// The number of a job: which piece, and how long, so that its memory is known when its torrent no longer is.
+/// Encodes a piece's index and length as a job's number, so that the job's memory is known even after its torrent is
+/// gone.
 fn number(index: u32, len: u32) -> u64 {
     u64::from(len) << 32 | u64::from(index)
 }
 
-/// The piece's index and length in a job's number.
+/// Decodes a piece's index and length from a job's number.
 fn index_and_len(tag: JobTag) -> (u32, u64) {
     (tag.number as u32, tag.number >> 32)
 }
 
-/// What cannot be read because it is not there is simply missing; what cannot be read for another reason is a fault.
+/// Collects the read pieces and submits them for hashing. Data that does not exist is a missing piece; any other read
+/// error is a fault.
 fn collect_reads(
     mut commands: Commands,
     mut disk: ResMut<DiskPort>,
@@ -206,7 +208,7 @@ fn collect_rewritten(
 }
 
 impl Check {
-    /// Notes a piece's result; the last one sets the bits, starts the torrent, and ends the check.
+    /// Records a piece's result. The last result sets the bits, starts the torrent, and ends the check.
     fn note(
         &mut self,
         torrent: Entity,

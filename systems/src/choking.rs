@@ -1,5 +1,5 @@
-//! Who is served: tit for tat while we download, by turns while we seed, and one at random to find better ones
-//! (BEP 3, "choking algorithms").
+//! The choker: which peers are served. It is tit for tat while downloading and by turns while seeding, with one peer at
+//! random to find better ones (BEP 3, "choking algorithms").
 
 mod round;
 
@@ -40,52 +40,52 @@ impl Plugin for ChokingPlugin {
     }
 }
 
-/// On every torrent: the state of its choking rounds.
+/// State of a torrent's choking rounds.
 #[derive(Component, Debug, Default)]
 pub struct Choker {
-    /// The peer that is unchoked to see what it gives.
+    /// The optimistic unchoke: a peer served at random to find out its upload rate.
     optimistic: Option<Entity>,
     optimistic_since: Timestamp,
-    /// Whether nobody who waits could be served when it was last looked at.
+    /// Whether all slots were busy in the last round, so that no waiting peer could be served.
     is_full: bool,
-    /// Whether somebody waited then.
+    /// Whether interested peers were waiting in the last round.
     has_waiting: bool,
-    /// Whether more than one wanted something then.
+    /// Whether more than one peer was interested in the last round.
     is_contended: bool,
-    /// When everybody was ranked.
+    /// Time of the last ranking.
     ranked: Option<Timestamp>,
-    /// When somebody to serve was last looked for.
+    /// Time at which free slots were last filled.
     filled: Timestamp,
-    /// When the next round is due, if one is.
+    /// Time of the next round, if one is due.
     next_round: Option<Timestamp>,
 }
 
-/// Least time between two looks for somebody to serve: interest may change with every piece.
+/// Least time between two fills of free slots: interest may change with every piece.
 const FILL_PAUSE: Duration = Duration::from_millis(100);
 
-/// Time for a peer to ask for more, before somebody else may have what it leaves.
+/// Time for a peer to request more, before another peer may have its slot.
 const IDLE_AFTER: Duration = Duration::from_millis(200);
 
-/// Time for the first request of a peer that has been unchoked to arrive, before somebody else may have its place: a
-/// round trip of a bad line, and what queues there.
+/// Time for the first request of an unchoked peer to arrive, before another peer may have its slot: a round trip of a
+/// bad link and its queues.
 const BEGIN_WITHIN: Duration = Duration::from_secs(2);
 
-/// When a torrent's next round is due.
+/// Deadline of a torrent's next choking round.
 #[derive(Debug)]
 struct ChokeRound(Entity);
 
 impl Choker {
-    /// Whether somebody waits who is not served.
+    /// Returns whether interested peers are waiting to be served.
     pub(crate) fn has_waiting(&self) -> bool {
         self.has_waiting
     }
 
-    /// Whether more than one wants something.
+    /// Returns whether more than one peer is interested.
     pub(crate) fn is_contended(&self) -> bool {
         self.is_contended
     }
 
-    /// There is a round at `due`, if none is earlier.
+    /// Schedules a round at `due`, unless an earlier one is scheduled.
     fn look_at(&mut self, due: Timestamp, torrent: Entity, rounds: &mut Deadlines<ChokeRound>) {
         if self.next_round.is_none_or(|next| due < next) {
             self.next_round = Some(due);
@@ -112,7 +112,7 @@ fn hear_interest(
         let Ok(mut choker) = torrents.get_mut(of.0) else {
             continue;
         };
-        // A free slot does not wait for the next round, and neither does one that this peer gives back.
+        // A free slot does not wait for the next round, and neither does a slot that this peer frees.
         let is_urgent = (is_interested && !choker.is_full) || (!is_interested && !state.am_choking);
         let due = if is_urgent {
             now.max(choker.filled + FILL_PAUSE)
@@ -123,7 +123,7 @@ fn hear_interest(
     }
 }
 
-/// A peer that asks for nothing leaves its slot to others.
+/// Schedules a round when a peer requests nothing more, so that its slot can go to a waiting peer.
 fn hear_emptied(
     mut emptied: ResMut<EmptiedUploads>,
     clock: Res<Clock>,
@@ -140,7 +140,7 @@ fn hear_emptied(
         if !choker.has_waiting {
             continue;
         }
-        // Turns that were begun last may end when all of the copy is promised.
+        // The turns begun last may end once the whole copy is assigned.
         let has_had_turn =
             spread.is_some_and(|spread| spread.has_had_turn(peer, spread.phase(now).unwrap_or(Phase::Promising)));
         let due = match has_had_turn {
@@ -207,8 +207,8 @@ fn run_rounds(
             .collect();
         let interval = seconds(limits.choke_interval_s);
         let is_ranking = phase.is_none() && choker.ranked.is_none_or(|ranked| now.since(ranked) >= interval);
-        // In between, free slots are filled and nobody loses one: what was begun would be left half done. While a first
-        // copy is spread, turns end by what a peer has got.
+        // Between rankings, free slots are filled and no peer loses one: pieces it has begun would stay incomplete.
+        // During super-seeding, a turn ends when the peer has its share.
         let served = if is_ranking {
             if now.since(choker.optimistic_since) >= seconds(limits.optimistic_interval_s) {
                 choker.optimistic = None;
@@ -262,7 +262,7 @@ fn run_rounds(
         choker.has_waiting = wanting.clone().any(|c| !served.contains(&c.peer));
         let count = wanting.count();
         choker.is_contended = count > 1;
-        // As long as somebody wants something, there is a next round.
+        // While any peer is interested, a next round is scheduled.
         if count > 0 {
             let ranked = choker.ranked.filter(|ranked| now.since(*ranked) < interval);
             choker.look_at(ranked.unwrap_or(now) + interval, torrent, &mut rounds);
@@ -277,8 +277,8 @@ fn run_rounds(
     wakeup.at_next(rounds.next());
 }
 
-/// BEP 3: a choke drops what was requested. BEP 6: it does so with a reject for each, but for what may be had for
-/// free.
+/// Drops a choked peer's requests (BEP 3). With the fast extension, each is rejected, except those for allowed-fast
+/// pieces (BEP 6).
 fn drop_requests(
     peer: Entity,
     uploads: &mut UploadQueue,

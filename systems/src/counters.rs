@@ -1,4 +1,4 @@
-//! Counters and speeds, read off the messages beside the data's way.
+//! Transfer counters and rates, updated from messages outside the data path.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -10,7 +10,7 @@ use ecs_torrent_engine::schedule::{Tick, TickSet};
 
 use crate::picking::Supply;
 
-/// Counts what is transferred.
+/// Counts transferred bytes.
 pub struct CountersPlugin;
 
 impl Plugin for CountersPlugin {

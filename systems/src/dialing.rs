@@ -1,4 +1,4 @@
-//! Connecting to peers: which address next, and how many at a time.
+//! Outbound connections: selects the next address to dial, and limits how many are dialed at a time.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -48,29 +48,29 @@ impl Plugin for DialingPlugin {
     }
 }
 
-/// Addresses at which peers of a torrent may be, from whoever finds some.
+/// Addresses of possible peers of a torrent, from any source.
 #[derive(Message, Debug, Clone)]
 pub struct CandidatesFound {
     /// The torrent.
     pub torrent: Entity,
     /// The addresses.
     pub addresses: Vec<SocketAddr>,
-    /// Who found them.
+    /// Source of the addresses.
     pub source: CandidateSource,
 }
 
-/// Our addresses as others see them, from trackers (BEP 24); what canonical priorities are reckoned from (BEP 40).
+/// Our external addresses as reported by trackers (BEP 24). Canonical peer priorities are computed from them (BEP 40).
 #[derive(Resource, Debug, Default)]
 pub struct ExternalAddresses(Vec<IpAddr>);
 
 impl ExternalAddresses {
-    /// Takes another's word for our address; the latest of a family counts.
+    /// Records our address as reported by another host. The latest one of each family counts.
     pub fn learn(&mut self, ip: IpAddr) {
         self.0.retain(|known| known.is_ipv4() != ip.is_ipv4());
         self.0.push(ip);
     }
 
-    /// Where a peer at `remote` most likely sees us.
+    /// Returns our address as a peer at `remote` most likely sees it.
     fn seen_from(&self, remote: SocketAddr, local: &LocalAddresses) -> SocketAddr {
         let listening = local.for_family_of(remote);
         let known = self.0.iter().find(|ip| ip.is_ipv4() == remote.is_ipv4());
@@ -79,11 +79,11 @@ impl ExternalAddresses {
     }
 }
 
-/// Torrents that may connect to somebody.
+/// Torrents that may have an address to dial.
 #[derive(Resource, Debug, Default)]
 struct DialQueue {
     torrents: VecDeque<Entity>,
-    /// Of those, the ones that may have an address that a user named: they come first.
+    /// The torrents that may have an address that a user named. They come first.
     urgent: VecDeque<Entity>,
 }
 
@@ -103,7 +103,7 @@ impl DialQueue {
     }
 }
 
-/// On every torrent: whether it is in the dial queue, or when it will be.
+/// Dialing state of every torrent: whether it is in the dial queue, or when it will be.
 #[derive(Component, Debug, Default)]
 pub struct Dialer {
     is_listed: bool,
@@ -111,16 +111,17 @@ pub struct Dialer {
     deadline: Option<Timestamp>,
 }
 
-/// First wait before an address whose connection had to give way is tried again: others come first.
+/// First delay before the address of an evicted connection is tried again. Other addresses come first.
 const EVICTED_BACKOFF: Duration = Duration::from_secs(60);
 
-/// Longest wait before a peer is tried again that was reached and closed before its handshake: it is there, and full.
+/// Longest delay before a peer is tried again that was reached and closed the connection before its handshake: the peer
+/// is online but full.
 const REFUSED_BACKOFF: Duration = Duration::from_secs(30);
 
-/// Different waits that chance chooses from.
+/// Number of different random delays.
 const JITTER_STEPS: u32 = 1000;
 
-/// When an address of a torrent may be tried again.
+/// Deadline at which an address of a torrent may be tried again.
 #[derive(Debug)]
 struct Redial(Entity);
 
@@ -161,7 +162,7 @@ fn add_candidates(
             continue;
         };
         for &address in addresses {
-            // Fault 30: trackers name us too.
+            // Fault 30: trackers also return our own address.
             if !local.0.contains(&address) && !is_refused(&bans, &clock, &settings, *source, address) {
                 let priority = peer_priority(external.seen_from(address, &local), address);
                 candidates.add(address, *source, priority, settings.peers.max_candidates);
@@ -174,7 +175,8 @@ fn add_candidates(
     }
 }
 
-/// Whether an address is banned. One that a user named is refused only for what it did itself, not for its neighbors.
+/// Returns whether an address is banned. An address that a user named is refused only for its own ban, not for those of
+/// its neighbors.
 fn is_refused(bans: &Bans, clock: &Clock, settings: &Settings, source: CandidateSource, address: SocketAddr) -> bool {
     match source {
         CandidateSource::User => bans.has(clock.now(), address),
@@ -207,12 +209,12 @@ fn queue_torrents(
     wakeup.at_next(redials.next());
 }
 
-/// What became of an attempt to find somebody to connect to.
+/// Result of an attempt to dial an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialed {
-    /// An address is being dialed, or was found to be banned: there may be another one.
+    /// An address is being dialed, or was found to be banned. There may be another one.
     Yes,
-    /// The torrent has no address to dial now, or none of the kind that was wanted.
+    /// The torrent has no address to dial now, or none of the requested kind.
     NoAddress,
     /// There is no room in the torrent or in the engine.
     NoRoom,
@@ -233,8 +235,7 @@ struct DialParams<'w, 's> {
     torrents: Query<'w, 's, (&'static mut Candidates, &'static mut Dialer, &'static Lifecycle)>,
 }
 
-/// Peers that a user named first, as many as there are; then one address a turn for each torrent that wants one, as far
-/// as the limits go.
+/// Dials all addresses that users named, then one address per turn for each torrent that has one, up to the limits.
 fn dial_peers(mut queue: ResMut<DialQueue>, mut params: DialParams) {
     while let Some(&torrent) = queue.urgent.front() {
         match params.dial(torrent, true) {
@@ -263,7 +264,7 @@ fn dial_peers(mut queue: ResMut<DialQueue>, mut params: DialParams) {
 }
 
 impl DialParams<'_, '_> {
-    /// Connects to the best address of a torrent; with `only_user_named`, to none that no user named.
+    /// Connects to the best address of a torrent; with `only_user_named`, only to one that a user named.
     fn dial(&mut self, torrent: Entity, only_user_named: bool) -> Dialed {
         let now = self.admission.clock.now();
         let Ok((mut candidates, mut dialer, lifecycle)) = self.torrents.get_mut(torrent) else {
@@ -349,7 +350,7 @@ impl DialParams<'_, '_> {
 }
 
 impl Dialer {
-    /// Lists the torrent again at that time, or before.
+    /// Schedules the torrent to be queued again at that time, or earlier.
     fn wake_at(&mut self, torrent: Entity, at: Timestamp, redials: &mut Deadlines<Redial>, wakeup: &Wakeup) {
         if self.deadline.is_none_or(|deadline| at < deadline) {
             self.deadline = Some(at);
@@ -359,7 +360,7 @@ impl Dialer {
     }
 }
 
-/// Where a connection has ended, its address may be tried again, later or never.
+/// Releases the addresses of ended connections, to be tried again later or never.
 fn release_candidates(
     mut gone: MessageReader<PeerDisconnected>,
     clock: Res<Clock>,
@@ -376,7 +377,8 @@ fn release_candidates(
         let peer = peers.get(*peer).ok();
         if let Some((peer, address)) = peer.and_then(|peer| Some((peer, peer.listens_at?))) {
             let direction = peer.direction;
-            // What a peer that has connected to us says of itself ends with it; it cannot end what others say.
+            // An address that an inbound peer claims for itself is forgotten with the connection. The peer cannot make
+            // us forget an address that others report.
             let is_forgotten = is_final(reason)
                 && match direction {
                     Direction::Outbound => {
@@ -398,14 +400,14 @@ fn release_candidates(
     }
 }
 
-/// A number below [`JITTER_STEPS`]: the last digits of a moment are chance enough.
+/// Returns a number below [`JITTER_STEPS`]. The low digits of the time are random enough.
 fn jitter(now: Timestamp, address: SocketAddr) -> u32 {
     let micros = now.as_nanos() / 1000 + u64::from(address.port());
     (micros % u64::from(JITTER_STEPS)) as u32
 }
 
-/// When the address is tried again. Up to a fifth of the wait is chance, so that nobody comes always right behind the same
-/// others.
+/// Returns when an address is tried again. Up to a fifth of the delay is random, so that clients do not always redial
+/// in the same order.
 fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSettings, chance: u32) -> Retry {
     let max_backoff = seconds(limits.max_reconnect_backoff_s);
     let is_refused = stage == Stage::Handshaking && matches!(reason, CloseReason::Remote(_));
@@ -425,7 +427,7 @@ fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSett
     }
 }
 
-/// Whether trying the address again makes no sense, unless it is named anew.
+/// Returns whether it is useless to try the address again, unless a source reports it again.
 fn is_final(reason: &CloseReason) -> bool {
     matches!(
         reason,

@@ -1,5 +1,4 @@
-//! What peers tell in their extension handshakes (BEP 10, BEP 21), and the first of the extensions: pieces that are
-//! taken back (BEP 54).
+//! Extension handshakes of peers (BEP 10, BEP 21), and the first extension: withdrawn pieces (BEP 54).
 
 use std::net::SocketAddr;
 
@@ -19,7 +18,7 @@ use ecs_torrent_protocol::wire::WireError;
 use crate::DecideSet;
 use crate::frames::ExtensionHandshakeReceived;
 
-/// Reads extension handshakes, and serves the extension `lt_donthave`.
+/// Reads extension handshakes, and handles the extension `lt_donthave`.
 pub struct ExtensionsPlugin;
 
 impl Plugin for ExtensionsPlugin {

@@ -1,4 +1,4 @@
-//! The end of a tick for what peers are told: each outbox goes to its link once.
+//! Flushing of outgoing messages at the end of a tick: each outbox goes to its link once.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -12,7 +12,7 @@ use ecs_torrent_engine::schedule::Tick;
 
 use crate::FlushSet;
 
-/// Hands outboxes over.
+/// Hands outboxes over to the links.
 pub struct FlushingPlugin;
 
 impl Plugin for FlushingPlugin {
@@ -35,10 +35,10 @@ fn flush_outboxes(
             continue;
         };
         if outbox.unsent_bytes == 0 {
-            // Whether the peer reads is measured from the moment there is something to read.
+            // The send timeout starts when there is something for the peer to read.
             outbox.last_progress = now;
         }
-        // Fault 25: who reads nothing is not written to without end. Blocks have their own bound.
+        // Fault 25: the queue of a peer that reads nothing is bounded. Blocks have their own bound.
         let block_bytes = uploads.map_or(0, |uploads| uploads.charged_bytes as usize);
         if outbox.waiting_bytes() > settings.peers.max_send_queue_bytes + block_bytes {
             reaper.close(entity, CloseReason::SendQueueFull);

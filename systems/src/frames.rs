@@ -1,4 +1,4 @@
-//! From bytes to facts: every message of a peer becomes one message of the kind that its feature reads.
+//! Decoding of peer messages: each message of a peer becomes one ECS message for the feature that handles it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,7 +24,7 @@ use ecs_torrent_protocol::wire::{Frame, Message, WireError};
 use crate::IntakeSet;
 use crate::links::ReadyPeers;
 
-/// Decodes what peers say.
+/// Decodes the messages of peers.
 pub struct FramesPlugin;
 
 impl Plugin for FramesPlugin {
@@ -44,14 +44,14 @@ impl Plugin for FramesPlugin {
     }
 }
 
-/// An extension handshake, which every peer may send more than once (BEP 10).
+/// An extension handshake. A peer may send more than one (BEP 10).
 #[derive(bevy_ecs::message::Message, Debug, Clone)]
 pub(crate) struct ExtensionHandshakeReceived {
     pub(crate) peer: Entity,
     pub(crate) payload: bytes::Bytes,
 }
 
-/// The inboxes of all features that hear peers.
+/// The inboxes of all features that handle peer messages.
 #[derive(SystemParam)]
 struct Inboxes<'w> {
     blocks: ResMut<'w, ReceivedBlocks>,
@@ -67,7 +67,7 @@ struct Inboxes<'w> {
     handshakes: MessageWriter<'w, ExtensionHandshakeReceived>,
 }
 
-/// Decodes what peers sent, of each at most its share of the messages that a tick takes. The rest stays in the peer's
+/// Decodes received messages, for each peer at most its share of the messages of a tick. The rest stays in the peer's
 /// buffer for the next tick, and its bytes are not granted again until then.
 fn decode_frames(
     ready: Res<ReadyPeers>,
@@ -110,7 +110,7 @@ fn decode_frames(
                     break;
                 }
                 Ok(None) => {
-                    // Fault 21: what has begun must end; the clock runs from its first byte.
+                    // Fault 21: a frame that has begun must end; its timeout runs from its first byte.
                     wire.frame_since = wire.codec.is_mid_frame().then(|| wire.frame_since.unwrap_or(now));
                     wire.codec.rest();
                     break;
@@ -124,10 +124,10 @@ fn decode_frames(
     }
 }
 
-/// How many messages each peer may have decoded in a tick.
+/// Number of messages of each peer that are decoded in a tick.
 ///
-/// Where all may have their most, they have. Otherwise every address (of IPv6 every /64, which one host has for itself)
-/// gets an equal share, and every connection of it an equal share of that, however many there are.
+/// Every peer gets its maximum if the tick's limit allows it. Otherwise every address (for IPv6 every /64, which
+/// belongs to one host) gets an equal share, and its connections divide that equally, however many there are.
 #[derive(Debug, Default)]
 struct Shares {
     connection_count: HashMap<Network, u32>,
@@ -135,7 +135,7 @@ struct Shares {
     most: u32,
 }
 
-/// What counts as one sender: its [`site`]; connections without an address count as one.
+/// One sender: the [`site`] of its address. Connections without an address count as one.
 type Network = Option<IpAddr>;
 
 fn network_of(address: Option<SocketAddr>) -> Network {
@@ -156,7 +156,8 @@ impl Shares {
         self.per_network = total / (self.connection_count.len() as u32).max(1);
     }
 
-    /// At least one message: a peer that is never heard could not even be closed.
+    /// Returns the share of a connection, at least one message: a peer whose messages are never decoded could not even
+    /// be closed.
     fn of(&self, address: Option<SocketAddr>) -> u32 {
         if self.connection_count.is_empty() {
             return self.most;
@@ -185,7 +186,7 @@ impl Inboxes<'_> {
             return Err(WireError::TooManyChanges);
         }
         match message {
-            // BEP 5: a hint that this engine has no use for yet.
+            // BEP 5: this engine has no use for the port yet.
             Message::KeepAlive | Message::Port(_) => {}
             Message::Choke => drop(self.chokes.write(ChokeReceived { peer, is_choking: true })),
             Message::Unchoke => drop(self.chokes.write(ChokeReceived {

@@ -1,4 +1,4 @@
-//! What a new peer is told first: the extensions we speak, the pieces we have, and what it may have for free.
+//! First messages to a new peer: our extensions, our pieces, and its allowed-fast set.
 
 use std::net::SocketAddr;
 
@@ -20,10 +20,10 @@ use ecs_torrent_protocol::wire::Message;
 
 use crate::{AnnounceSet, IntakeSet};
 
-/// Name and version, as extension handshakes tell them.
+/// Client name and version in extension handshakes.
 const CLIENT: &str = concat!("ecs-torrent ", env!("CARGO_PKG_VERSION"));
 
-/// Greets new peers.
+/// Sends the first messages to new peers.
 pub struct GreetingPlugin;
 
 impl Plugin for GreetingPlugin {
@@ -38,7 +38,8 @@ impl Plugin for GreetingPlugin {
     }
 }
 
-/// Runs in the same tick as the handshake and before anything else is said: BEP 3 wants the bitfield first.
+/// Sends our pieces, the extension handshake, and the allowed-fast set. Runs in the same tick as the handshake and
+/// before any other message is sent: BEP 3 requires the bitfield first.
 fn greet_peers(
     mut connected: MessageReader<PeerConnected>,
     settings: Res<Settings>,
@@ -59,7 +60,7 @@ fn greet_peers(
         let mut send = |message: Message| flush.send(entity, &mut outbox, &message);
         let session = &wire.session;
         if let Some(Have(have)) = have {
-            // BEP 6: with the fast extension, one of the three has to come; without, nothing means nothing.
+            // BEP 6: with the fast extension, one of the three messages is required. Without it, none means no pieces.
             if session.fast && have.is_full() {
                 send(Message::HaveAll);
             } else if session.fast && have.is_empty() {
@@ -79,8 +80,8 @@ fn greet_peers(
                 payload: handshake.write().into(),
             });
         }
-        // It is for trading: a seed wants nothing in return, and a hundred newcomers would take its line from those whose
-        // turn it is.
+        // The allowed-fast set is for trading. A seed wants nothing in return, and a hundred newcomers would take its
+        // uplink from the unchoked peers.
         let trading = have.filter(|have| !have.0.is_full());
         if let (true, Some(SocketAddr::V4(address)), Some(Have(have))) = (session.fast, address, trading) {
             let count = settings.peers.allowed_fast;
@@ -113,7 +114,8 @@ fn our_handshake(
     }
 }
 
-/// BEP 21, and BEP 10: a handshake may be repeated, and then changes only what it names.
+/// Sends `upload_only` to the peers of a completed torrent (BEP 21). A repeated extension handshake changes only the
+/// keys that it contains (BEP 10).
 fn tell_upload_only(
     mut completed: MessageReader<TorrentCompleted>,
     mut flush: ResMut<FlushQueue>,

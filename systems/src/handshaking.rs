@@ -1,4 +1,4 @@
-//! Handshakes: which torrent a connection is for, and whether it may stay.
+//! Handshakes: determines the torrent of a connection, and whether the connection may stay.
 
 use std::collections::BTreeMap;
 
@@ -46,11 +46,11 @@ impl Plugin for HandshakingPlugin {
     }
 }
 
-/// The peers of a torrent whose handshake was accepted, by the id they gave. An id is a claim, so several may have one.
+/// The peers of a torrent whose handshake was accepted, by peer id. An id is a claim, so several peers may share one.
 #[derive(Component, Debug, Default)]
 pub struct ConnectedIds(BTreeMap<PeerId, Vec<Entity>>);
 
-/// Handshakes that have arrived whole in this tick.
+/// Handshakes received completely in this tick.
 #[derive(Resource, Debug, Default)]
 struct ReceivedHandshakes(Vec<(Entity, Handshake)>);
 
@@ -65,7 +65,7 @@ struct AdmittedPeer {
     handshake: Handshake,
 }
 
-/// Opens the conversation on connections that we made.
+/// Sends our handshake on outbound connections that are established.
 fn send_handshakes(
     mut connected: MessageReader<LinkConnected>,
     clock: Res<Clock>,
@@ -115,7 +115,7 @@ fn read_handshakes(
     }
 }
 
-/// What a connection is for, and what else the torrent knows of it.
+/// The components of a torrent that admission uses.
 type TorrentData = (
     &'static Torrent,
     &'static Lifecycle,
@@ -123,7 +123,7 @@ type TorrentData = (
     &'static mut Candidates,
 );
 
-/// What decides whether a peer may stay.
+/// Parameters of the decision whether a peer may stay.
 #[derive(SystemParam)]
 struct AdmissionParams<'w, 's> {
     index: Res<'w, TorrentIndex>,
@@ -132,7 +132,8 @@ struct AdmissionParams<'w, 's> {
     torrents: Query<'w, 's, TorrentData>,
 }
 
-/// Runs before the admitted peers are changed: room is made by looking at what all peers of a torrent have shown.
+/// Decides which peers may stay after their handshake. Runs before the admitted peers are changed: admission compares
+/// all peers of a torrent as they are.
 fn admit_peers(
     mut received: ResMut<ReceivedHandshakes>,
     mut admitted: ResMut<AdmittedPeers>,
@@ -159,7 +160,7 @@ fn admit_peers(
             .get(entity)
             .is_ok_and(|(peer, _)| peer.direction == Direction::Inbound);
         if let (CloseReason::Myself, true, Ok(mut outbox)) = (&reason, is_inbound, outboxes.get_mut(entity)) {
-            // Answered all the same: so the end that dialed sees whom it has reached, and forgets the address.
+            // The handshake is answered anyway, so that the dialing end recognizes itself and forgets the address.
             flush.send_handshake(entity, &mut outbox, &handshake);
         }
         params.admission.reaper.close(entity, reason);
@@ -167,9 +168,9 @@ fn admit_peers(
 }
 
 impl AdmissionParams<'_, '_> {
-    /// The torrent that a connection is for, if it may stay.
+    /// Returns the torrent of a connection if the connection may stay.
     fn admit(&mut self, entity: Entity, handshake: &Handshake) -> Result<Entity, CloseReason> {
-        // A connection of which nothing is known has given way in this tick.
+        // A connection that is no longer known was evicted in this tick.
         let Ok((peer, of)) = self.connections.get(entity) else {
             return Err(CloseReason::Evicted);
         };
@@ -190,7 +191,7 @@ impl AdmissionParams<'_, '_> {
             return Err(CloseReason::UnknownTorrent);
         }
         if handshake.peer_id == data.peer_id {
-            // Fault 30: we are in the tracker's list too; nobody is helped by dialing ourselves again.
+            // Fault 30: the tracker's list contains our own address too. Dialing ourselves again is useless.
             if let Some(address) = peer.listens_at {
                 candidates.remove(address);
             }
@@ -279,7 +280,7 @@ fn open_conversations(
     }
 }
 
-/// A peer that has gone may come back under its id.
+/// Forgets the ids of disconnected peers, so that a peer may come back under its id.
 fn forget_ids(mut gone: MessageReader<PeerDisconnected>, peers: Query<&Peer>, mut torrents: Query<&mut ConnectedIds>) {
     for PeerDisconnected { torrent, peer, .. } in gone.read() {
         let Some(id) = peers.get(*peer).ok().and_then(|peer| peer.peer_id) else {

@@ -1,4 +1,4 @@
-//! A piece is on the disk: the bit is set, everybody is told, and the last one completes the torrent.
+//! Held pieces: sets the bit of each stored piece, broadcasts `Have`, and completes the torrent with the last piece.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -12,7 +12,7 @@ use ecs_torrent_protocol::wire::Message;
 use crate::AnnounceSet;
 use crate::picking::Picker;
 
-/// Keeps the have bitfield, and broadcasts it.
+/// Keeps the have bitfield and broadcasts it.
 pub struct HavingPlugin;
 
 impl Plugin for HavingPlugin {
@@ -32,7 +32,7 @@ fn set_bits(
         let Ok((mut have, mut lifecycle)) = torrents.get_mut(torrent) else {
             continue;
         };
-        // A torrent whose last pieces waited for room on the disk is still blocked when the last one is written.
+        // A torrent whose last pieces waited for disk space is still blocked when the last one is written.
         let is_missing_pieces = matches!(*lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. });
         if have.0.insert(index) && have.0.is_full() && is_missing_pieces {
             *lifecycle = Lifecycle::Seeding;
@@ -42,8 +42,8 @@ fn set_bits(
     }
 }
 
-/// Who has the piece needs not be told of it, unless it spreads pieces by suggestions; its interest in us cannot change by
-/// that.
+/// Sends `Have` for each stored piece. Skips peers that already have the piece, unless the peer uses our `Have`s to
+/// drive super-seeding. Our interest in them cannot change.
 fn broadcast_have(
     mut stored: MessageReader<PieceStored>,
     mut flush: ResMut<FlushQueue>,

@@ -1,20 +1,21 @@
 //! The features of ecs-torrent, one plugin per file.
 //!
-//! A block's way through the code is the order of this list:
+//! The order of this list is the way of a block through the code:
 //!
 //! | stage | feature | does |
 //! |---|---|---|
 //! | Intake | [`links`], [`accepting`], [`handshaking`], [`greeting`], [`frames`] | bytes become facts |
 //! | Assemble | [`assembly`] | blocks find their piece |
-//! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; who sent bad ones goes |
+//! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
-//! | Announce | [`having`], [`ownership`], [`lifecycle`], [`trackers`] | what is here becomes known |
+//! | Announce | [`having`], [`ownership`], [`lifecycle`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
 //! | Decide | [`lifecycle`], [`sessions`], [`extensions`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
-//! | Flush | [`flushing`] | what was said leaves |
-//! | Reap | [`reaping`] | what has ended goes |
+//! | Flush | [`flushing`] | queued messages are sent |
+//! | Reap | [`reaping`] | closed peers are removed |
 //!
-//! [`counters`] reads along; `admission` decides who gives way when there is no room. Each feature joins the sets below; none calls another one's systems.
+//! [`counters`] only observes; `admission` decides which connection gives way at a limit. Each feature joins the sets
+//! below; none calls another one's systems.
 
 use bevy_app::{App, Plugin, PluginGroup, PluginGroupBuilder};
 use bevy_ecs::prelude::*;
@@ -91,103 +92,103 @@ impl PluginGroup for TorrentPlugins {
 /// The order of [`TickSet::Intake`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IntakeSet {
-    /// Connections' events are sorted by kind.
+    /// Sorts connection events by kind.
     Links,
-    /// New connections become peers.
+    /// Turns new connections into peers.
     Accept,
-    /// Received bytes reach their peers.
+    /// Passes received bytes to their peers.
     Bytes,
-    /// Handshakes decide which torrent a peer is for.
+    /// Reads handshakes, which decide the torrent of a peer.
     Handshakes,
-    /// Peers that have just been accepted are told what there is.
+    /// Sends the opening messages to newly accepted peers.
     Greet,
-    /// Bytes become messages.
+    /// Decodes bytes into messages.
     Frames,
-    /// Connections that have ended are noted, after the last they said.
+    /// Records closed connections, after their last messages.
     Closed,
 }
 
 /// The order of [`TickSet::Assemble`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AssembleSet {
-    /// What peers sent.
+    /// Assembles blocks received from peers.
     Received,
-    /// What an earlier run left on the disk.
+    /// Assembles blocks that an earlier run left on the disk.
     Restored,
 }
 
 /// The order of [`TickSet::Verify`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum VerifySet {
-    /// Finished hashes are judged.
+    /// Collects finished hashes and compares them.
     Collect,
-    /// Whose fault was it.
+    /// Finds the peers to blame for a failed hash.
     Blame,
-    /// Existing data is checked.
+    /// Checks existing data.
     Check,
-    /// Full pieces are submitted.
+    /// Submits full pieces for hashing.
     Submit,
 }
 
 /// The order of [`TickSet::Announce`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AnnounceSet {
-    /// Bits are set and broadcast.
+    /// Sets bits in the have bitfield and broadcasts `Have`.
     Have,
-    /// What follows from the last bit.
+    /// Completes torrents whose last bit is set.
     Completion,
-    /// It becomes known which files other torrents have.
+    /// Records which files other torrents use.
     Ownership,
-    /// Torrents are added and started.
+    /// Adds and starts torrents.
     Begin,
-    /// Trackers are told.
+    /// Queues announces to trackers.
     Trackers,
 }
 
 /// The order of [`TickSet::Decide`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DecideSet {
-    /// Torrents fail and stop.
+    /// Fails and stops torrents.
     Lifecycle,
-    /// What they have is saved.
+    /// Saves sessions.
     Sessions,
-    /// Extensions are heard.
+    /// Handles extension messages.
     Extensions,
-    /// What peers have, and whether we want it.
+    /// Updates the pieces of each peer, and our interest in it.
     Availability,
-    /// Who is served.
+    /// Selects the peers to unchoke.
     Choking,
-    /// What they ask for.
+    /// Serves requests of peers.
     Uploads,
-    /// What they had better ask for.
+    /// Sends suggestions of pieces to peers.
     Suggestions,
-    /// Who has kept us waiting.
+    /// Handles peers that timed out.
     Timeouts,
-    /// Whom to connect to.
+    /// Selects addresses to connect to.
     Dialing,
-    /// What to request.
+    /// Selects the blocks to request.
     Picking,
-    /// What users want to know.
+    /// Updates the statistics for users.
     Stats,
 }
 
 /// The order of [`TickSet::Flush`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FlushSet {
-    /// Outboxes are handed over.
+    /// Hands outboxes over.
     Outboxes,
-    /// Credit is given back.
+    /// Returns credit to connections.
     Links,
 }
 
 /// The order of [`TickSet::Reap`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReapSet {
-    /// Everybody hears which peers go.
+    /// Announces the peers that are about to be removed.
     Tell,
-    /// Everybody lets go of what they held.
+    /// Releases whatever the features hold for these peers.
     Release,
-    /// They are gone.
+    /// Despawns these peers.
     Despawn,
 }
 

@@ -1,4 +1,4 @@
-//! A torrent's life: added, looked at, started, failed, stopped.
+//! The lifecycle of a torrent: adding, opening, starting, failing, stopping and removing.
 
 mod adding;
 mod failing;

@@ -1,4 +1,4 @@
-//! Connections' events: bytes go to their peers' decoders, credit goes back to the links.
+//! Link events: bytes go to the decoders of their peers, credit goes back to the links.
 
 use std::sync::Arc;
 
@@ -46,34 +46,34 @@ impl Plugin for LinksPlugin {
     }
 }
 
-/// A peer has connected to us.
+/// A peer connected to us.
 #[derive(Message, Debug, Clone)]
 pub struct LinkAccepted {
-    /// Its connection.
+    /// The peer's connection.
     pub link: LinkId,
-    /// Where it is.
+    /// The peer's address.
     pub remote: std::net::SocketAddr,
 }
 
-/// A connection that we opened is made.
+/// A connection that we opened is established.
 #[derive(Message, Debug, Clone)]
 pub struct LinkConnected {
     /// The peer.
     pub peer: Entity,
 }
 
-/// A connection has ended by itself.
+/// A connection ended without being closed by us.
 #[derive(Message, Debug, Clone)]
 struct LinkClosed {
     link: LinkId,
     reason: Arc<str>,
 }
 
-/// Bytes received in this tick, until their peers exist.
+/// Bytes received in this tick, kept until their peers exist.
 #[derive(Resource, Debug, Default)]
 struct ReceivedChunks(Vec<(LinkId, Bytes)>);
 
-/// Peers with bytes that have not been decoded.
+/// Peers with undecoded bytes.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct ReadyPeers(pub(crate) Vec<Entity>);
 
@@ -142,7 +142,8 @@ fn push_chunks(
     }
 }
 
-/// After the frames, so that what a peer said last is still heard.
+/// Closes the peers whose links are closed. Runs after the frames, so that the last messages of a peer are still
+/// handled.
 fn note_closed_links(
     mut closed: MessageReader<LinkClosed>,
     links: Res<Links>,
@@ -162,10 +163,9 @@ fn note_closed_links(
     }
 }
 
-/// Gives back what was taken from the links, in portions: a peer's window is never more than a quarter used up by
-/// bytes that are already decoded. The window is as wide as what the peer owes us, and a little more for whatever else it
-/// has to say: so strangers cannot have us hold more for them than we asked for. Peers that have more to decode stay
-/// listed.
+/// Returns credit to the links in portions: decoded bytes use up at most a quarter of a peer's window. The window is as
+/// wide as the blocks that the peer owes us, and a little more for its other messages, so that strangers cannot make us
+/// hold more for them than we requested. Peers that have more to decode stay listed.
 fn grant_credit(
     mut net: ResMut<NetPort>,
     mut ready: ResMut<ReadyPeers>,

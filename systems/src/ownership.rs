@@ -1,7 +1,8 @@
-//! Files have owners: which torrents use which file, so that no two of them write the same one.
+//! Ownership of files: which torrents use which file, so that no two of them write the same one.
 //!
-//! [`FileRegistry`] knows the files of every torrent that runs, has failed or is stopped: by path, and by identity where
-//! they exist. Stopped torrents come from the state folder, once, before the first new torrent is decided on.
+//! [`FileRegistry`] knows the files of every torrent that runs, has failed or is stopped: by path, and, for existing
+//! files, by identity. Stopped torrents are read from the state folder once, before the first new torrent is decided
+//! on.
 
 mod conflicts;
 mod survey;
@@ -51,7 +52,7 @@ impl FileKey {
     }
 }
 
-/// Makes the keys of paths below one download folder.
+/// Computes the keys of paths below one download folder.
 #[derive(Debug)]
 pub(crate) struct FolderKeys {
     /// Folded to lowercase: on some volumes a name in other case is the same file.
@@ -71,7 +72,7 @@ impl FolderKeys {
         FileKey::hash([b"path".as_slice(), self.root.as_bytes(), b"/", path.as_bytes()])
     }
 
-    /// All keys of a torrent's files, each with the file's index.
+    /// Returns all keys of a torrent's files, each with the file's index.
     pub(crate) fn of_table(&self, files: &FileTable, id: impl Fn(usize) -> Option<FileId>) -> Vec<(FileKey, u32)> {
         let stored = files.files().iter().enumerate().filter(|(_, file)| file.is_stored());
         let keys = stored.flat_map(|(index, file)| {
@@ -86,13 +87,13 @@ impl FolderKeys {
     }
 }
 
-/// The files of all torrents, whether they run or are stopped.
+/// The files of all torrents, running or stopped.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct FileRegistry {
     owners: Vec<Option<Owner>>,
     free: Vec<u32>,
     by_hash: HashMap<InfoHash, u32>,
-    /// One torrent that uses a file; the others, which are few, are in `more`.
+    /// One torrent for each file; further users of a file, which are few, are in `more`.
     first: HashMap<FileKey, u32>,
     more: HashMap<FileKey, Vec<u32>>,
 }
@@ -104,14 +105,14 @@ pub(crate) struct Owner {
     pub(crate) torrent: InfoHash,
     /// Its name.
     pub(crate) name: Arc<str>,
-    /// Sorted.
+    /// Keys with file indexes, sorted.
     keys: Box<[(FileKey, u32)]>,
-    /// Of a stopped torrent: the files that it held completely.
+    /// The files that a stopped torrent held completely.
     whole: Bitfield,
 }
 
 impl Owner {
-    /// The index of the file that has this key.
+    /// Returns the index of the file that has this key.
     pub(crate) fn file_of(&self, key: FileKey) -> Option<usize> {
         let position = self.keys.binary_search_by_key(&key, |(key, _)| *key).ok()?;
         Some(self.keys[position].1 as usize)
@@ -124,7 +125,7 @@ impl Owner {
 }
 
 impl FileRegistry {
-    /// Says which files a torrent uses, in the place of what was said of it before.
+    /// Sets the files that a torrent uses, in place of the previous entry.
     pub(crate) fn set(&mut self, torrent: InfoHash, name: &Arc<str>, keys: Vec<(FileKey, u32)>) {
         self.remove(torrent);
         let number = self.free.pop().unwrap_or_else(|| {
@@ -149,7 +150,7 @@ impl FileRegistry {
         });
     }
 
-    /// A torrent is stopped; it holds the files in `whole` completely, and keeps the others too.
+    /// Marks a torrent as stopped. It holds the files in `whole` completely, and keeps the others too.
     pub(crate) fn stop(&mut self, torrent: InfoHash, whole: Bitfield) {
         let number = self.by_hash.get(&torrent);
         if let Some(owner) = number.and_then(|number| self.owners[*number as usize].as_mut()) {
@@ -187,12 +188,12 @@ impl FileRegistry {
         }
     }
 
-    /// Whether a torrent is known here.
+    /// Whether the registry knows a torrent.
     pub(crate) fn contains(&self, torrent: InfoHash) -> bool {
         self.by_hash.contains_key(&torrent)
     }
 
-    /// The torrents that use a file, `torrent` left out.
+    /// Returns the torrents that use a file, except `torrent`.
     pub(crate) fn others(&self, key: FileKey, torrent: InfoHash) -> impl Iterator<Item = &Owner> {
         let first = self.first.get(&key).into_iter();
         let numbers = first.chain(self.more.get(&key).into_iter().flatten());
@@ -200,14 +201,14 @@ impl FileRegistry {
         owners.filter(move |owner| owner.torrent != torrent)
     }
 
-    /// Another torrent that uses one of a torrent's files.
+    /// Returns another torrent that uses one of a torrent's files.
     pub(crate) fn other_user(&self, torrent: InfoHash, file: usize) -> Option<&Owner> {
         let owner = self.owners[*self.by_hash.get(&torrent)? as usize].as_ref()?;
         let keys = owner.keys.iter().filter(|(_, index)| *index as usize == file);
         keys.flat_map(|(key, _)| self.others(*key, torrent)).next()
     }
 
-    /// The files of a torrent that another one uses too.
+    /// Returns the files of a torrent that another torrent uses too.
     pub(crate) fn shared_files(&self, torrent: InfoHash) -> BTreeSet<usize> {
         let number = self.by_hash.get(&torrent);
         let owner = number.and_then(|number| self.owners[*number as usize].as_ref());
@@ -217,7 +218,7 @@ impl FileRegistry {
     }
 }
 
-/// The files of which every byte is verified.
+/// Returns the files of which every byte is verified.
 pub(crate) fn whole_files(files: &FileTable, geometry: &Geometry, have: &Bitfield) -> Bitfield {
     let mut whole = Bitfield::new(files.files().len() as u32);
     for (index, file) in (0..).zip(files.files()) {

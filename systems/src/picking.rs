@@ -1,8 +1,9 @@
-//! What to request from whom.
+//! The piece picker: which blocks are requested from which peer.
 //!
-//! A peer goes on with the piece it is at; then come rare pieces that it suggests, pieces that others have left, the
-//! rarest new one, pieces that others are at, and in the endgame blocks that others owe us. Only peers in the refill queue are
-//! looked at; one that finds nothing waits until something becomes free.
+//! A peer continues with its current piece. After that the order is: rare pieces that it suggests, abandoned pieces,
+//! the rarest new piece, pieces that other peers are downloading, and in the endgame blocks that are requested from
+//! other peers. Only peers in the refill queue are visited; a peer for which nothing is found waits until blocks become
+//! free.
 
 pub mod rarity;
 mod refill;
@@ -68,52 +69,53 @@ impl Plugin for PickingPlugin {
     }
 }
 
-/// On a torrent that downloads: which pieces come next, and who waits for one.
+/// The piece picker of a torrent that downloads: the order of new pieces, and the peers that wait for a free block.
 #[derive(Component, Debug)]
 pub struct Picker {
     /// Pieces that can be begun.
     pub order: RarityOrder,
-    /// Peers that could send more and have nothing that is free.
+    /// Peers that could send more, for which no block is free.
     starved: Vec<Entity>,
 }
 
-/// What has become available in this tick, for peers that found nothing before, and what could be made available.
+/// Blocks and memory that became free in this tick for starved peers, and the idle pieces that could be dropped.
 #[derive(Resource, Debug, Default)]
 pub struct Supply {
-    /// Torrents of which blocks have become free.
+    /// Torrents with newly free blocks.
     torrents: Vec<Entity>,
     /// Peers that wait for memory.
     starved: Vec<Entity>,
-    /// What the last of them needs, in bytes.
+    /// Bytes that the latest peer in `starved` needs.
     wanted_bytes: u64,
     has_memory: bool,
-    /// Bytes of pieces that were given up before they were whole, by torrent: counted at the end of the tick.
+    /// Bytes of pieces that were dropped before they were complete, by torrent. They are counted at the end of the
+    /// tick.
     pub(crate) dropped: Vec<(Entity, u64)>,
-    /// Pieces that nobody is sending blocks of: given up, the oldest first, when memory is short.
+    /// Pieces that no peer is sending blocks of. The oldest is dropped first when memory is short.
     idle: VecDeque<Entity>,
 }
 
 impl Supply {
-    /// Notes that blocks of `torrent` have become free.
+    /// Records that blocks of `torrent` have become free.
     pub fn offer(&mut self, torrent: Entity) {
         if self.torrents.last() != Some(&torrent) {
             self.torrents.push(torrent);
         }
     }
 
-    /// Notes that memory for pieces has become free.
+    /// Records that memory for pieces has become free.
     pub fn offer_memory(&mut self) {
         self.has_memory = true;
     }
 
-    /// Notes that bytes of a piece of `torrent` have come in vain.
+    /// Records bytes of a piece of `torrent` that were received in vain.
     pub(crate) fn note_dropped(&mut self, torrent: Entity, bytes: u64) {
         if bytes > 0 {
             self.dropped.push((torrent, bytes));
         }
     }
 
-    /// Notes that a piece may be idle.
+    /// Records that a piece may be idle.
     pub fn note_idle(&mut self, entity: Entity, piece: &mut ActivePiece) {
         if piece.is_idle() && !piece.is_idle_listed {
             piece.is_idle_listed = true;
@@ -122,28 +124,28 @@ impl Supply {
     }
 }
 
-/// Pieces that peers took back, with our requests for them (BEP 54).
+/// Pieces that peers no longer have (`lt_donthave`, BEP 54), with our requests for them.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct DroppedRequests(pub(crate) Vec<(Entity, u32)>);
 
-/// When to look at a peer's oldest request.
+/// Deadline at which a peer's oldest request is checked.
 #[derive(Debug)]
 struct LateCheck(Entity);
 
-/// When a peer that rejected requests may be asked again.
+/// Deadline after which a peer that rejected requests is considered again.
 #[derive(Debug)]
 struct Resume(Entity);
 
-/// Pause after a peer that does not choke us rejects a request: it will not have changed its mind at once.
+/// Pause after a reject from a peer that does not choke us. The peer is unlikely to accept the same request at once.
 const REJECT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Allowed-fast pieces remembered of one peer.
+/// Most allowed-fast pieces stored per peer.
 const MAX_ALLOWED_FAST: usize = 64;
 
-/// Pieces remembered that one peer suggested; beyond, the oldest are forgotten.
+/// Most suggested pieces stored per peer. Beyond that, the oldest are dropped.
 const MAX_SUGGESTED: usize = 64;
 
-/// A torrent that begins to download gets its picker.
+/// Gives a torrent that begins to download its picker.
 fn begin_picking(
     mut started: MessageReader<TorrentStarted>,
     mut commands: Commands,
@@ -186,7 +188,7 @@ fn hear_chokes(
         }
         requests.guided_until = None;
         if !wire.session.fast {
-            // BEP 3: a choke drops all requests; BEP 6: it drops none, each is rejected.
+            // BEP 3: a choke drops all requests. BEP 6: a choke drops none; each is rejected.
             let dropped = requests.cancel_all();
             if let Ok(mut active) = torrents.get_mut(of.0) {
                 release(peer, &dropped, &mut pieces, &mut active, of.0, &mut supply);
@@ -303,8 +305,8 @@ fn drop_requests(
     }
 }
 
-/// Fault 33: a request that is not answered in time is free for others; the late answer is still welcome. So are all
-/// requests of a peer from which nothing comes at all.
+/// Marks requests as late that are not answered in time (Fault 33): their blocks are free for other peers, and late
+/// answers are still accepted. For a silent peer, this applies to all of its requests.
 fn expire_requests(
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
@@ -347,7 +349,7 @@ fn expire_requests(
             continue;
         };
         for pending in late {
-            // Taken back with another one of the same piece.
+            // Canceled together with another request for the same piece.
             if !requests.pending.contains(&pending) {
                 continue;
             }
@@ -381,7 +383,7 @@ fn expire_requests(
     wakeup.at_next(checks.next());
 }
 
-/// How long a request may take: the settings' least, or three times what the peer's speed lets expect.
+/// Timeout of a request: the minimum of the settings, or three times the duration expected at the peer's rate.
 fn patience(requests: &Requests, bytes_per_s: u64, settings: &RequestSettings) -> Duration {
     let least = seconds(settings.block_timeout_s);
     let owed: u64 = requests
@@ -395,7 +397,7 @@ fn patience(requests: &Requests, bytes_per_s: u64, settings: &RequestSettings) -
     }
 }
 
-/// Sets a deadline for the oldest request that is in time, or for the peer's silence, unless one is set.
+/// Sets a deadline for the oldest request that is not late, or for the peer's silence, unless a deadline is set.
 fn watch(
     peer: Entity,
     requests: &mut Requests,
@@ -414,8 +416,8 @@ fn watch(
     }
 }
 
-/// Takes back all requests for a piece that `peer` was to send alone: another one begins from the start. Returns how many
-/// bytes had come.
+/// Cancels all requests for a piece that is exclusive to `peer`; another peer begins it from the start. Returns the
+/// number of bytes received so far.
 fn give_up_exclusive(
     now: Timestamp,
     peer: Entity,
@@ -449,7 +451,7 @@ fn resume_paused(
     wakeup.at_next(resumes.next());
 }
 
-/// Gives blocks that `peer` will not send back to the others.
+/// Makes blocks that `peer` will not send free for other peers.
 pub(crate) fn release(
     peer: Entity,
     dropped: &[Pending],
@@ -475,7 +477,7 @@ pub(crate) fn release(
     }
 }
 
-/// What a peer owed and what it had is gone with it.
+/// Releases the requests of disconnected peers and removes their pieces from the availability counts.
 fn release_requests(
     mut gone: MessageReader<PeerDisconnected>,
     mut supply: ResMut<Supply>,

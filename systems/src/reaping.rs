@@ -1,4 +1,4 @@
-//! The end of connections: everybody who held something of the peer lets go, then it is gone.
+//! End of connections: every feature releases what it holds of the peer, then the peer is despawned.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -15,7 +15,7 @@ use ecs_torrent_engine::schedule::Tick;
 use crate::ReapSet;
 use crate::lifecycle::ClosingLinks;
 
-/// Ends connections that are marked.
+/// Closes the connections that are marked for closing.
 pub struct ReapingPlugin;
 
 impl Plugin for ReapingPlugin {
@@ -76,6 +76,6 @@ fn despawn_peers(
         counts.remove(entity);
         commands.entity(entity).despawn();
     }
-    // The ports are past for this tick; what was just said leaves with the next.
+    // The ports have already run in this tick; the requests pushed here leave in the next one.
     wakeup.at(clock.now());
 }

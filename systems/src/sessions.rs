@@ -1,8 +1,8 @@
-//! Sessions: what a torrent has is saved, so that the next run goes on where this one ended.
+//! Sessions: saves the state of each torrent, so that the next run continues where this one ended.
 //!
-//! A torrent is saved a while after it began to change, when it is complete, and when it stops, in steps that each
-//! wait for the one before: blocks of unfinished pieces are written where they belong; what was written is brought to
-//! the platter; then the session is put in the place of the old one. So a session never says more than the disk has.
+//! A torrent is saved a while after its first change, when it is complete, and when it stops. The steps run one after
+//! another: blocks of unfinished pieces are written to their places in the files; the files are synced; then the new
+//! session replaces the old one. So a session never claims more than the disk has.
 
 mod ending;
 mod platter;
@@ -31,7 +31,7 @@ use self::platter::Platter;
 pub(crate) use self::spilling::Spiller;
 use crate::{AssembleSet, DecideSet};
 
-/// Saves torrents, and brings back blocks of unfinished pieces.
+/// Saves torrents, and restores blocks of unfinished pieces.
 pub struct SessionsPlugin;
 
 impl Plugin for SessionsPlugin {
@@ -62,82 +62,82 @@ impl Plugin for SessionsPlugin {
     }
 }
 
-/// Saves a torrent soon, whether a while has passed or not.
+/// Requests a save of a torrent soon, whether the usual interval has passed or not.
 #[derive(Message, Debug, Clone)]
 pub struct SaveTorrent {
     /// The torrent.
     pub torrent: Entity,
 }
 
-/// A saving has ended: the session is durable, or could not be written.
+/// A save has ended: the session is durable, or could not be written.
 #[derive(Message, Debug, Clone)]
 pub(crate) struct SessionWritten {
     /// The torrent.
     pub(crate) torrent: Entity,
-    /// How it went.
+    /// The result of the save.
     pub(crate) result: Result<(), Arc<str>>,
 }
 
-/// What of a torrent is saved, and what is being.
+/// The saved state of a torrent, and the state of its current save.
 #[derive(Component, Debug, Default)]
 pub(crate) struct SessionState {
     /// The files as they were when they were found, or last written by us.
     stamps: Vec<Option<FileStamp>>,
     volume: Option<PathBuf>,
-    /// The files that this torrent created, or will where they are not there, by index; with their identity, once known.
+    /// The files that this torrent created, or will create if absent, by index; with their identity, once known.
     created: BTreeMap<u32, Option<FileId>>,
-    /// Which files they are, by index.
+    /// The identities of the files, by index.
     ids: Vec<Option<FileId>>,
     /// The download folder with every link resolved.
     resolved: Option<PathBuf>,
-    /// The name that the user gave in the place of the metainfo's.
+    /// The name that the user gave in place of the metainfo's.
     renamed: Option<String>,
-    /// The user said that files which are there may be changed.
+    /// The user allowed changes to existing files.
     may_overwrite: bool,
-    /// In spite of that, none may, because another torrent uses some of them.
+    /// Overrides `may_overwrite`: no existing file may change, because another torrent uses some of the files.
     is_sharing: bool,
     claims: Claims,
-    /// The disk has told which files are there, or that it cannot.
+    /// The disk has reported which files exist, or that it cannot tell.
     is_opened: bool,
-    /// The state folder had something of it when it was loaded.
+    /// The state folder had data of the torrent when the torrent was loaded.
     is_known: bool,
-    /// What the state folder has of it is known.
+    /// The contents of the state folder for the torrent are known.
     is_loaded: bool,
-    /// Which pieces are here is known: the files have been looked at and what was in doubt is hashed.
+    /// The held pieces are known: the files are inspected and doubtful pieces are hashed.
     has_result: bool,
-    /// Some of it was known by hashing only: who wrote that may not have brought it to the platter.
+    /// Some pieces were accepted by hashing alone; their bytes may not be durable yet.
     has_checked: bool,
     /// There is a `.torrent` in the state folder.
     has_metainfo: bool,
-    /// What the session on the disk says; nothing where there is none.
+    /// Summary of the session on the disk; `None` if there is none.
     saved: Option<Summary>,
     job: Job,
-    /// Writes of blocks of unfinished pieces under way.
+    /// Number of running writes of blocks of unfinished pieces.
     spill_count: usize,
     has_deadline: bool,
     platter: Platter,
-    /// Bytes of pieces written since the last saving began.
+    /// Bytes of pieces written since the last save began.
     unsaved_bytes: u64,
-    /// Something came up while a job was under way.
+    /// Another save was requested while a job was running.
     is_wanted_again: bool,
-    /// Somebody waits for this session to end.
+    /// The stop waits for this session to end.
     is_last: bool,
-    /// How often it has been loaded: answers to what was asked before are nobody's.
+    /// Number of loads: answers to requests of an earlier generation are ignored.
     generation: u64,
 }
 
-/// How far what `created` says has come, as numbers of its changes.
+/// Progress of saving `created`, as numbers of its changes.
 #[derive(Debug, Clone, Copy, Default)]
 struct Claims {
-    /// Changes so far: files that will be created have joined.
+    /// Changes so far: files that will be created were added.
     current: u64,
-    /// In the session that is being written.
+    /// Changes in the session that is being written.
     submitted: u64,
-    /// In a session that is durable.
+    /// Changes in a durable session.
     durable: u64,
 }
 
-/// What decides whether a torrent has changed.
+/// The values that decide whether a torrent has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Summary {
     counters: Counters,
@@ -147,20 +147,20 @@ struct Summary {
     has_result: bool,
 }
 
-/// Where a saving stands.
+/// The step of a running save.
 #[derive(Debug, Default)]
 enum Job {
     #[default]
     None,
     /// Blocks are being written.
     Spilling,
-    /// What was written is being brought to the platter; the session is as of the beginning of that.
+    /// Written data is being synced; the session dates from the beginning of the sync.
     Syncing(Box<Session>, Summary),
     /// The session is being written.
     Writing(Summary),
-    /// So is one that confesses what a failed sync has lost: why it failed.
+    /// A session that records the pieces lost by a failed sync is being written; the text is the reason of the failure.
     Confessing(Arc<str>),
-    /// The session, and maybe the data, is being deleted.
+    /// The session, and possibly the data, is being deleted.
     Forgetting {
         left: usize,
         error: Option<Arc<str>>,
@@ -169,7 +169,7 @@ enum Job {
 }
 
 impl SessionState {
-    /// Of a torrent that is added with these wishes of its user's.
+    /// State of a torrent that is added with these options of the user.
     pub(crate) fn new(renamed: Option<String>, may_overwrite: bool) -> Self {
         Self {
             renamed,
@@ -178,8 +178,7 @@ impl SessionState {
         }
     }
 
-    /// Takes in new wishes for a torrent that has failed; what is known of its files holds only while they lie where
-    /// they did.
+    /// Applies new options to a failed torrent. Knowledge about its files is kept only if they stay where they are.
     pub(crate) fn renew(&mut self, renamed: Option<String>, may_overwrite: bool, has_moved: bool) {
         if has_moved || (renamed.is_some() && renamed != self.renamed) {
             self.created.clear();
@@ -190,13 +189,13 @@ impl SessionState {
         self.may_overwrite |= may_overwrite;
     }
 
-    /// Begins again with what was found in the state folder: the session, where it can be used, or else the files that a
-    /// damaged one still claims.
+    /// Restarts from the data found in the state folder: the session, if it is usable, or else the files that a damaged
+    /// session still claims.
     pub(crate) fn note_loaded(&mut self, session: Option<&Session>, salvaged: Option<&Bitfield>, is_known: bool) {
         let mut created = std::mem::take(&mut self.created);
         let mut platter = std::mem::take(&mut self.platter);
         platter.load(session);
-        // What this run has learned of the files is newer.
+        // Knowledge about the files from this run is newer.
         if !self.is_opened {
             let known = session.and_then(|session| session.created.to_set(session.files.len() as u32));
             for index in known.iter().chain(salvaged).flat_map(Bitfield::iter) {
@@ -226,12 +225,12 @@ impl SessionState {
         }
     }
 
-    /// Whether a session is of files of the same name.
+    /// Whether a session refers to files of the same name.
     pub(crate) fn has_name_of(&self, session: &Session) -> bool {
         self.renamed.is_none() || self.renamed == session.renamed
     }
 
-    /// Whether the user said that files which are there may be changed.
+    /// Whether the user allowed changes to existing files.
     pub(crate) fn may_overwrite(&self) -> bool {
         self.may_overwrite
     }
@@ -240,14 +239,14 @@ impl SessionState {
         self.may_overwrite && !self.is_sharing
     }
 
-    /// Keeps files which are there from being changed; true where they would have been.
+    /// Protects existing files from changes; returns true if changes were allowed before.
     pub(crate) fn stop_overwriting(&mut self) -> bool {
         let did = self.overwrites();
         self.is_sharing = true;
         did
     }
 
-    /// What the disk is told of the files.
+    /// Returns the claims to files for the disk.
     pub(crate) fn claims(&self, session: Option<&Session>) -> FileClaims {
         FileClaims {
             created: self.created.iter().map(|(index, id)| (*index as usize, *id)).collect(),
@@ -259,8 +258,7 @@ impl SessionState {
         }
     }
 
-    /// Takes in how the files were found. Those that are not there will be created where `may_create`; the session has
-    /// to say so before.
+    /// Records how the files were found. Missing files will be created if `may_create`; the session must say so first.
     pub(crate) fn note_found(&mut self, found: FoundFiles, files: &FileTable, may_create: bool) {
         for ((index, file), entry) in (0..).zip(&found.files).zip(files.files()) {
             if let Some(file) = file {
@@ -281,12 +279,12 @@ impl SessionState {
         self.is_opened = true;
     }
 
-    /// Notes that the disk cannot tell which files are there.
+    /// Records that the disk cannot tell which files exist.
     pub(crate) fn note_unopened(&mut self) {
         self.is_opened = true;
     }
 
-    /// Notes whose a file is.
+    /// Records who owns a file: the torrent or the user.
     fn note_provenance(&mut self, index: u32, provenance: Provenance, id: Option<FileId>) {
         match provenance {
             Provenance::Created => self.created.insert(index, id),
@@ -294,7 +292,7 @@ impl SessionState {
         };
     }
 
-    /// Takes in what a sync has told of a file; true where its identity is new.
+    /// Records the result of a sync for a file; returns true if the file's identity is new.
     fn note_synced(&mut self, file: &SyncedFile) -> bool {
         self.note_provenance(file.index as u32, file.provenance, file.id);
         match self.ids.get_mut(file.index) {
@@ -308,13 +306,13 @@ impl SessionState {
         self.has_result && self.created.values().any(Option::is_none)
     }
 
-    /// Drops the claims to files that were not created: what the user puts there before the next run is the user's. A sync
-    /// has told the identity of every file that was.
+    /// Drops the claims to files that were not created: a file that the user puts there before the next run is the
+    /// user's. A sync has reported the identity of every created file.
     fn drop_absent_claims(&mut self) {
         self.created.retain(|_, id| id.is_some());
     }
 
-    /// Whether a session that says which files will be created is durable, so that they may be.
+    /// Whether a session that lists the files to be created is durable, so that they may be created.
     pub(crate) fn may_create(&self) -> bool {
         self.claims.durable == self.claims.current
     }
@@ -324,22 +322,22 @@ impl SessionState {
         self.saved.is_some() && self.has_metainfo
     }
 
-    /// Whether the state folder had something of it before it was added.
+    /// Whether the state folder had data of the torrent before it was added.
     pub(crate) fn is_known(&self) -> bool {
         self.is_known
     }
 
-    /// The download folder with every link resolved, once the files were found.
+    /// Returns the download folder with every link resolved, once the files were found.
     pub(crate) fn resolved(&self) -> Option<&std::path::Path> {
         self.resolved.as_deref()
     }
 
-    /// Which file a file of the torrent is.
+    /// Returns the identity of a file of the torrent.
     pub(crate) fn id(&self, index: usize) -> Option<FileId> {
         self.ids.get(index).copied().flatten()
     }
 
-    /// A file that is the user's and would have to be changed for the torrent to be complete.
+    /// Returns a file that is the user's and would have to change to complete the torrent.
     pub(crate) fn obstacle(&self, have: &Bitfield, files: &FileTable, geometry: &Geometry) -> Option<usize> {
         let is_users = |index: usize| {
             self.stamps.get(index).copied().flatten().is_some() && !self.created.contains_key(&(index as u32))
@@ -360,28 +358,28 @@ impl SessionState {
         })
     }
 
-    /// Notes that what is here will be known by hashing.
+    /// Records that hashing will determine the held pieces.
     pub(crate) fn note_check(&mut self) {
         self.has_checked = true;
     }
 
-    /// Notes that it is known which pieces are here.
+    /// Records that the held pieces are known.
     pub(crate) fn note_result(&mut self, have: &Bitfield) {
         self.has_result = true;
         self.platter.keep(have);
     }
 
-    /// Pieces that have to be written again before they count, though they can be read.
+    /// Returns the pieces that must be written again before they count, though they can be read.
     pub(crate) fn lost(&self) -> &Bitfield {
         self.platter.lost()
     }
 
-    /// Notes that one of them has been.
+    /// Records that a lost piece was written again.
     pub(crate) fn note_rewritten(&mut self, piece: u32) {
         self.platter.note_written(piece);
     }
 
-    /// Notes writes of blocks of unfinished pieces.
+    /// Counts new writes of blocks of unfinished pieces.
     pub(crate) fn add_spills(&mut self, count: usize) {
         self.spill_count += count;
     }
@@ -414,7 +412,7 @@ impl Summary {
         }
     }
 
-    /// Whether what has happened since `earlier` is worth a saving.
+    /// Whether the changes since `earlier` are worth a save.
     fn differs_from(&self, earlier: &Self, max_unsaved_active_s: u64) -> bool {
         let unsaved = self.seconds_active.saturating_sub(earlier.seconds_active);
         let same_time = Self {

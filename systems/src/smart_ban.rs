@@ -1,7 +1,8 @@
-//! Whose blocks were bad: only the peer that sent them is banned, not everyone who had a part in the piece.
+//! Smart ban: bans only the peers that sent corrupt blocks, not every contributor to the piece.
 //!
-//! A piece with one author is its author's fault. Otherwise the blocks' digests are kept, the piece is fetched anew
-//! from one peer alone, and when it passes, whoever sent a block that differs from the good one is banned.
+//! If a failed piece has a single contributor, that peer is banned. Otherwise the digests of the blocks are kept, and
+//! the piece is downloaded again from one peer alone. When it passes, every peer that sent a block that differs from
+//! the good one is banned.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -41,27 +42,27 @@ impl Plugin for SmartBanPlugin {
     }
 }
 
-/// Digests of the blocks of a piece that failed.
+/// Digests of the blocks of a failed piece.
 const BAD_BLOCKS: Purpose = Purpose("digest bad blocks");
 
-/// Digests of the blocks of the same piece after it has passed.
+/// Digests of the blocks of the same piece after it passed.
 const GOOD_BLOCKS: Purpose = Purpose("digest good blocks");
 
-/// Failed attempts remembered of one piece.
+/// Maximum number of failed attempts remembered per piece.
 const MAX_ATTEMPTS: usize = 4;
 
-/// Pieces under suspicion at a time, over all torrents.
+/// Maximum number of pieces under suspicion at a time, over all torrents.
 const MAX_PIECES: usize = 256;
 
-/// A peer, by what names it after its connection has gone: not by its id, nor by the port that it says it listens on,
-/// which may be another one's.
+/// A peer, identified by its address even after it has disconnected. Neither its peer id nor its claimed listening port
+/// identifies it: either may belong to another peer.
 #[derive(Debug, Clone)]
 struct Culprit {
     entity: Entity,
     address: SocketAddr,
 }
 
-/// One failed attempt at a piece: who sent each block, and what it was.
+/// One failed attempt at a piece: the sender and the digest of each block.
 #[derive(Debug)]
 struct Attempt {
     number: u64,
@@ -100,7 +101,8 @@ impl Court<'_, '_> {
     }
 }
 
-/// Fault 26, fault 27: one author is banned at once; of several, the blocks are remembered.
+/// Bans the only contributor to a failed piece at once; records the blocks of several contributors (Fault 26, Fault
+/// 27).
 fn judge_rejected(
     mut rejected: MessageReader<PieceRejected>,
     mut hash: ResMut<HashPort>,
@@ -140,7 +142,7 @@ fn judge_rejected(
     }
 }
 
-/// A piece that had failed has passed: what are its blocks really?
+/// Requests the digests of the good blocks of a piece that passed after it had failed.
 fn examine_verified(
     verified: Res<VerifiedPieces>,
     suspects: Res<Suspects>,
@@ -196,7 +198,7 @@ fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, m
     }
 }
 
-/// Who sent blocks that are not the good ones, each peer once.
+/// Returns the peers that sent blocks that differ from the good ones, each peer once.
 fn culprits<'a>(attempt: &'a Attempt, good: &[Sha1Digest]) -> Vec<&'a Culprit> {
     let blocks = attempt.senders.iter().zip(&attempt.digests).zip(good);
     let mut found: Vec<&Culprit> = Vec::new();

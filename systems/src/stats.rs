@@ -1,4 +1,4 @@
-//! Answers to what users ask: which torrents there are, and how each is doing.
+//! Answers to user queries: the list of torrents, and the state of each.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use ecs_torrent_protocol::tracker::redacted;
 
 use crate::checking::Check;
 
-/// Answers questions about torrents.
+/// Answers queries about torrents.
 pub struct StatsPlugin;
 
 impl Plugin for StatsPlugin {
@@ -48,7 +48,7 @@ fn list_torrents(mut commands: ResMut<CommandQueue<ListTorrents>>, torrents: Que
     }
 }
 
-/// Everything that is told of a torrent.
+/// The components of a torrent that queries report.
 type TorrentData = (
     &'static Torrent,
     &'static Lifecycle,
@@ -200,7 +200,7 @@ fn tell_files(
     }
 }
 
-/// Bytes of a file that lie in pieces that are here.
+/// Returns the number of bytes of a file that lie in held pieces.
 fn completed_bytes(file: &FileEntry, geometry: &Geometry, Have(have): &Have) -> u64 {
     let pieces = geometry.pieces_of(file.offset..file.end());
     let here = pieces.filter(|piece| have.contains(*piece));

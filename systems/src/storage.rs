@@ -1,4 +1,4 @@
-//! Verified pieces are written; only then do they count.
+//! Storage: writes verified pieces; a piece counts only once it is written.
 
 use std::sync::Arc;
 
@@ -36,32 +36,32 @@ impl Plugin for StoragePlugin {
 
 const PIECES: Purpose = Purpose("write pieces");
 
-/// Of the memory for pieces, writes that found the disk full may hold one part in so many.
+/// Writes held on a full disk may use one part in this many of the memory for pieces.
 const HELD_SHARE: u64 = 4;
 
-/// Writes that found the disk full: held with their bytes, to be tried again. Beyond a share of the memory for pieces
-/// they are given up, since other torrents may have room for theirs and need it.
+/// Writes that found the disk full: held with their bytes, to be retried. Writes beyond a share of the memory for
+/// pieces are dropped, since other torrents need that memory and may have disk space.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct BlockedWrites {
     held: EntityHashMap<Held>,
     held_bytes: u64,
-    /// Pieces whose writes are given up, until somebody has taken note.
+    /// Pieces whose writes are dropped, until the lifecycle handles them.
     pub(crate) surplus: Vec<Entity>,
-    /// Torrents whose writes have begun to fail, with what people are told, until somebody has taken note.
+    /// Torrents whose writes have begun to fail, with the reason for users, until the lifecycle handles them.
     pub(crate) full: Vec<(Entity, Arc<str>)>,
-    /// Torrents that have just been blocked, whose requests are to be taken back.
+    /// Torrents that have just been blocked, whose requests are to be canceled.
     pub(crate) recalled: Vec<Entity>,
     /// Torrents of which a held write has succeeded.
     pub(crate) freed: Vec<Entity>,
-    /// Writes to be tried again.
+    /// Writes to be retried.
     pub(crate) retries: Vec<(Entity, Vec<Bytes>)>,
 }
 
-/// A torrent's writes that wait.
+/// The held writes of a torrent.
 #[derive(Debug, Default)]
 struct Held {
     writes: Vec<(Entity, Vec<Bytes>)>,
-    /// One of them is being tried again.
+    /// One of the writes is being retried.
     is_retrying: bool,
 }
 
@@ -82,12 +82,12 @@ impl BlockedWrites {
         self.full.push((torrent, error.to_string().into()));
     }
 
-    /// Whether writes of a torrent wait.
+    /// Whether writes of a torrent are held.
     pub(crate) fn holds(&self, torrent: Entity) -> bool {
         self.held.contains_key(&torrent)
     }
 
-    /// Whether the failure just told ends a try; it is over by that.
+    /// Whether the reported failure ends a retry; clears the retry flag.
     pub(crate) fn is_retrying(&mut self, torrent: Entity) -> bool {
         let held = self.held.get_mut(&torrent);
         held.is_some_and(|held| std::mem::take(&mut held.is_retrying))
@@ -99,7 +99,7 @@ impl BlockedWrites {
         }
     }
 
-    /// Tries one of a torrent's writes again, to see whether there is room.
+    /// Retries one of a torrent's writes, to test for disk space.
     pub(crate) fn retry_one(&mut self, torrent: Entity) {
         if let Some(held) = self.held.get_mut(&torrent) {
             held.is_retrying = true;
@@ -109,13 +109,13 @@ impl BlockedWrites {
         }
     }
 
-    /// There is room again: all that is held for a torrent is written.
+    /// Retries all held writes of a torrent: there is space again.
     pub(crate) fn retry_all(&mut self, torrent: Entity) {
         let writes = self.forget(torrent);
         self.retries.extend(writes);
     }
 
-    /// Lets go of what is held for a torrent.
+    /// Drops the held writes of a torrent, and returns them.
     pub(crate) fn forget(&mut self, torrent: Entity) -> Vec<(Entity, Vec<Bytes>)> {
         let writes = self.held.remove(&torrent).unwrap_or_default().writes;
         self.held_bytes -= writes.iter().map(|(_, blocks)| len(blocks)).sum::<u64>();
@@ -123,10 +123,10 @@ impl BlockedWrites {
     }
 }
 
-/// A disk error as a torrent's fault.
+/// Converts a disk error to a torrent's fault.
 pub(crate) fn fault(torrent: Entity, error: &DiskError) -> FailTorrent {
     let is_passing = error.is_full() || error.is_volume_gone() || error.is_out_of_files();
-    // What is not the torrent's is not so after a restart either.
+    // A restart does not make other owners' files the torrent's.
     let is_refused = error.is_foreign() || error.is_forbidden();
     let reason = match error.is_foreign() {
         true => format!("{error}; {CHOICE}").into(),

@@ -1,5 +1,5 @@
-//! What a seed would have its peers take (BEP 6, "Suggest Piece"): a piece that nobody else has goes to one of them, so
-//! that a whole copy is out before any piece takes the line twice.
+//! Super-seeding by suggestions (BEP 6, "Suggest Piece"). The seed assigns each piece that no other peer has to one
+//! peer, so that a full copy is in the swarm before any piece is uploaded twice.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -46,77 +46,78 @@ impl Plugin for SuggestingPlugin {
     }
 }
 
-/// Least bytes of pieces suggested ahead to one peer: it asks for what follows before it has heard more, and what it
-/// was told long ago somebody else may have by then.
+/// Least bytes of pieces suggested ahead to one peer. The peer requests the next pieces before further suggestions
+/// reach it, but a piece suggested long before may by then have reached another peer.
 const AHEAD_BYTES: u64 = 128 << 10;
 
-/// Part of a second that is suggested ahead to a peer that takes more than that.
+/// Divisor of a peer's rate per second: this part of a second is suggested ahead, if it is more than [`AHEAD_BYTES`].
 const AHEAD_PART: u64 = 4;
 
-/// Least pieces that these are.
+/// Least number of pieces suggested ahead.
 const AHEAD_PIECES: u64 = 2;
 
-/// Bytes of pieces that a peer is told of before it is somebody else's turn: the more peers have something that nobody
-/// else has, the more of them can pass it on.
+/// Bytes of pieces suggested to a peer before its turn ends. The more peers have a piece that no other peer has, the
+/// more of them can upload to others.
 pub(crate) const TURN_BYTES: u64 = 128 << 10;
 
-/// Longest time for which nobody else is served while those who have the last of a copy in hand get theirs.
+/// Longest time in which only the peers assigned the last pieces of a copy are served.
 const FINISH: Duration = Duration::from_secs(3);
 
-/// How far the spread of a first copy is.
+/// Progress of the first copy while super-seeding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Pieces are left that nobody has and nobody is to get.
+    /// Some pieces are neither held by nor assigned to any peer.
     Promising,
-    /// All are promised, and only those are served who are to get the last ones.
+    /// All pieces are assigned. Only peers with outstanding assignments are served.
     Finishing {
-        /// The latest that it ends.
+        /// Latest end of the phase.
         until: Timestamp,
     },
 }
 
-/// On a torrent that seeds and serves somebody who is still connected: how far a whole copy is out among its peers.
+/// State of super-seeding: how much of a full copy the connected peers have. It is on a torrent that seeds, from its
+/// first unchoke until its last peer leaves.
 #[derive(Component, Debug)]
 pub(crate) struct Spread {
-    /// Pieces that somebody else has, or is to get.
+    /// Pieces that a peer has or is assigned.
     out: Bitfield,
-    /// Pieces that somebody else has.
+    /// Pieces that a peer has.
     had: Bitfield,
-    /// Asked for by peers that were choked since; perhaps they did not get them.
+    /// Pieces requested by peers that were choked afterwards, and may not have received them.
     doubtful: VecDeque<u32>,
-    /// Where the next one is looked for.
+    /// Index at which the search for the next piece starts.
     next: u32,
-    /// Pieces that a peer is told of in its turn, if others wait for theirs.
+    /// Pieces suggested to a peer in one turn, if other peers wait for theirs.
     turn: u32,
-    /// What peers are to get and have not told that they have; a piece stands there once.
+    /// Assignments by peer, until the peer announces the piece. No piece is listed twice.
     promised: EntityHashMap<Promises>,
-    /// Until when those who are to get the last of it are served alone, once all of it is promised.
+    /// End of the phase in which only peers with outstanding assignments are served, once all pieces are assigned.
     finish_until: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
 struct Promises {
-    /// Told, and not asked for.
+    /// Suggested, and not yet requested.
     told: SmallVec<[u32; 4]>,
-    /// Asked for.
+    /// Requested.
     asked: SmallVec<[u32; 4]>,
-    /// Pieces told of since the peer is served.
+    /// Pieces suggested since the peer was unchoked.
     turn: u32,
 }
 
 impl Promises {
-    /// Whether the peer has all that it was to get.
+    /// Returns whether the peer has all pieces assigned to it.
     fn is_kept(&self) -> bool {
         self.told.is_empty() && self.asked.is_empty()
     }
 }
 
-/// Peers that may be told more.
+/// Peers that may get more suggestions.
 #[derive(Resource, Debug, Default)]
 struct SuggestQueue(Vec<Entity>);
 
 impl Spread {
-    /// Nothing is out but what these have.
+    /// Starts with the pieces that `peers` have.
     fn new<'a>(geometry: &Geometry, next: u32, peers: impl Iterator<Item = &'a PeerPieces>) -> Self {
         let piece_count = geometry.piece_count();
         let mut spread = Self {
@@ -152,7 +153,7 @@ impl Spread {
         self.out = self.had.clone();
     }
 
-    /// A peer has a piece; whether that was the last that it was to get.
+    /// Applies a peer's `Have`. Returns whether it completed the peer's assignments.
     fn hear_have(&mut self, peer: Entity, piece: u32) -> bool {
         self.out.insert(piece);
         self.had.insert(piece);
@@ -165,7 +166,7 @@ impl Spread {
         owed && promises.is_kept()
     }
 
-    /// A peer begins with a piece.
+    /// Records that a peer has begun to request a piece.
     fn hear_request(&mut self, peer: Entity, piece: u32) {
         let promises = self.promised.entry(peer).or_default();
         let told = promises.told.iter().position(|told| *told == piece);
@@ -177,7 +178,7 @@ impl Spread {
         }
     }
 
-    /// How far it is; nothing once nobody waits for a piece that only this seed has.
+    /// Returns the current phase, or `None` once no peer waits for a piece that only this seed has.
     pub(crate) fn phase(&self, now: Timestamp) -> Option<Phase> {
         if !self.out.is_full() {
             return Some(Phase::Promising);
@@ -188,8 +189,7 @@ impl Spread {
         is_owed.then_some(Phase::Finishing { until })
     }
 
-    /// Whether a peer has been told of all that it is to get in its turn, and has asked for it; at the end, whether it
-    /// has got it.
+    /// Returns whether a peer has requested all pieces suggested in its turn or, in the last phase, has all of them.
     pub(crate) fn has_had_turn(&self, peer: Entity, phase: Phase) -> bool {
         let promises = self.promised.get(&peer);
         match phase {
@@ -198,8 +198,8 @@ impl Spread {
         }
     }
 
-    /// A peer's turn is over: what it has not asked for, somebody else may get; what it has asked for, when nothing else
-    /// is left.
+    /// Ends a peer's turn. Assigned pieces that it has not requested become free at once; requested ones only when no
+    /// other piece is left.
     fn end_turn(&mut self, peer: Entity) {
         let promises = self.promised.remove(&peer).unwrap_or_default();
         self.take_back(&promises.told);
@@ -209,7 +209,7 @@ impl Spread {
         self.doubtful.extend(promises.asked);
     }
 
-    /// What a peer that is gone was to get, somebody else may get instead.
+    /// Frees all pieces assigned to a peer that has disconnected.
     fn forget(&mut self, peer: Entity) {
         let promises = self.promised.remove(&peer).unwrap_or_default();
         self.take_back(&promises.told);
@@ -224,8 +224,8 @@ impl Spread {
         }
     }
 
-    /// The next piece that is nobody's; when all are out and there has been time for them to arrive, one of those that
-    /// have not.
+    /// Returns the next unassigned piece. When all are assigned, and the time for them to arrive is over, it returns
+    /// one of the requested pieces that have not arrived.
     fn next_free(&mut self, now: Timestamp) -> Option<u32> {
         if !self.out.is_full() {
             let mut pieces = (self.next..self.out.len()).chain(0..self.next);
@@ -244,15 +244,15 @@ impl Spread {
         None
     }
 
-    /// Notes that all is out, the first time that it is so.
+    /// Starts the last phase when all pieces are assigned for the first time.
     fn note_end(&mut self, now: Timestamp) {
         if self.out.is_full() && self.finish_until.is_none() {
             self.finish_until = Some(now + FINISH);
         }
     }
 
-    /// The next piece that a peer is to get, unless it has been told of `most`, or had its turn and others wait for
-    /// theirs.
+    /// Assigns the next piece to a peer. Returns `None` if `most` suggestions are outstanding, or if the peer has had
+    /// its turn and others wait for theirs.
     fn promise(&mut self, now: Timestamp, peer: Entity, most: u64, others_wait: bool) -> Option<u32> {
         let promises = self.promised.entry(peer).or_default();
         if promises.told.len() as u64 >= most || (others_wait && promises.turn >= self.turn) {
@@ -267,7 +267,7 @@ impl Spread {
     }
 }
 
-/// The first peer that is served begins it.
+/// Starts super-seeding with a torrent's first unchoke, and ends the turns of choked peers.
 fn begin_spreading(
     mut sent: MessageReader<ChokeSent>,
     mut commands: Commands,
@@ -304,7 +304,7 @@ fn begin_spreading(
     }
 }
 
-/// With its last peer goes all that a torrent knows of copies elsewhere.
+/// Drops a torrent's super-seeding state with its last peer.
 fn end_spreading(emptied: On<Remove<TorrentPeers>>, mut commands: Commands) {
     commands.entity(emptied.entity).try_remove::<Spread>();
 }
@@ -334,7 +334,7 @@ fn hear_haves(
     }
 }
 
-/// The first block of a piece stands for all: to look at every one would be work for nothing.
+/// Records requested pieces by the request for their first block; looking at every block would be wasted work.
 fn hear_requests(
     mut received: MessageReader<UploadRequested>,
     mut queue: ResMut<SuggestQueue>,
@@ -402,7 +402,7 @@ mod tests {
         Entity::from_raw_u32(id).unwrap()
     }
 
-    /// So many pieces of 64 KiB.
+    /// A torrent of `count` pieces of 64 KiB.
     fn pieces(count: u32) -> Geometry {
         Geometry::new(u64::from(count) << 16, 1 << 16).unwrap()
     }
@@ -420,7 +420,7 @@ mod tests {
         assert!(spread.has_had_turn(a, Phase::Promising));
         assert_eq!(told(&mut spread, b), 2);
         spread.hear_request(b, 2);
-        // b is choked: what it asked for stays its own, 3 goes to the next, and it has another turn.
+        // b is choked: the piece that it requested stays assigned, 3 goes to the next peer, and b has another turn.
         spread.end_turn(b);
         assert_eq!(told(&mut spread, b), 2);
         spread.end_turn(a);
@@ -442,7 +442,7 @@ mod tests {
         assert!(spread.has_had_turn(b, finishing) && !spread.has_had_turn(a, finishing));
         (0..3).for_each(|piece| spread.hear_request(a, piece));
         assert!(!spread.hear_have(a, 0));
-        // What it was asked for may still arrive when its turn is over; after a while it is somebody else's.
+        // A requested piece may still arrive after the turn; after a while another peer gets it.
         spread.end_turn(a);
         assert_eq!(spread.promise(now, b, 9, false), None);
         assert_eq!(spread.phase(now), Some(finishing));
@@ -467,7 +467,7 @@ mod tests {
         assert_eq!(told, [1, 3]);
         told.extend(std::iter::from_fn(|| spread.promise(Timestamp::ZERO, b, 9, false)));
         assert_eq!(told, [1, 3, 4, 5, 0]);
-        // 1 is on its way, 3 has arrived: the one may be promised again when the peer is choked, the other not.
+        // 1 is in flight and 3 has arrived: when the peer is choked, 1 may be assigned again, 3 may not.
         spread.hear_request(a, 1);
         spread.hear_request(a, 3);
         spread.hear_have(a, 3);

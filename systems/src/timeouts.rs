@@ -1,4 +1,4 @@
-//! Peers that keep us waiting go; peers that we keep waiting hear from us.
+//! Timeouts: closes peers that time out, and sends keep-alives so that peers do not time us out.
 
 use std::time::Duration;
 
@@ -26,14 +26,15 @@ impl Plugin for TimeoutsPlugin {
     }
 }
 
-/// When a peer is to be looked at. Each peer has exactly one: whoever is looked at sets the next.
+/// Deadline of a peer's next check. Each peer has exactly one; each check sets the next.
 #[derive(Debug)]
 struct PeerCheck(Entity);
 
-/// A peer is looked at this often at least: what is due by then can only have begun since.
+/// Interval between two checks of a peer: a timeout is detected at most this late.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Not a system that looks for new peers: that would visit all of them in each tick.
+/// Schedules the first check of a new peer. An observer, since a system that looks for new peers would visit all peers
+/// in each tick.
 fn watch_new_peer(new: On<Add<Peer>>, clock: Res<Clock>, mut checks: ResMut<Deadlines<PeerCheck>>) {
     checks.set(clock.now() + LOOK_INTERVAL, PeerCheck(new.entity));
 }
@@ -64,13 +65,13 @@ fn check_peers(
     wakeup.at_next(checks.next());
 }
 
-/// What a peer has let pass, if anything. Connecting has its own limit, at the Net port.
+/// Returns the timeout that a peer has exceeded, if any. Connecting has its own limit, at the Net port.
 fn overdue(now: Timestamp, peer: &Peer, wire: &Wire, outbox: &Outbox, limits: &PeerSettings) -> Option<TimeoutKind> {
     let has_passed = |since: Timestamp, limit: u64| now.since(since) >= seconds(limit);
     let is_past_send = outbox.unsent_bytes > 0 && has_passed(outbox.last_progress, limits.send_timeout_s);
     match peer.stage {
         Stage::Connecting => None,
-        // Fault 21: bytes that trickle in do not help, the whole handshake has to be there.
+        // Fault 21: bytes that trickle in do not extend the limit; the whole handshake has to arrive in time.
         Stage::Handshaking => has_passed(peer.since, limits.handshake_timeout_s).then_some(TimeoutKind::Handshake),
         Stage::Connected
             if wire

@@ -1,8 +1,8 @@
-//! Announces: which tracker is told what, and when.
+//! Tracker announces: which tracker gets which event, and when.
 //!
-//! A torrent's trackers form chains for each address family (one, or one per tier, or one per tracker, as the
-//! settings have it); in each chain the first tracker that answers is enough, and the others are asked where it
-//! fails (BEP 12). Each tracker has its own deadline and backoff: none throttles another.
+//! A torrent's trackers form chains for each address family: one chain, one per tier, or one per tracker, depending on
+//! the settings. In each chain, one successful answer is enough; the next tracker is tried only if the previous one
+//! fails (BEP 12). Each tracker has its own deadline and backoff; no tracker delays another.
 
 mod http;
 mod policy;
@@ -68,7 +68,7 @@ impl Plugin for TrackersPlugin {
     }
 }
 
-/// Puts a tracker entity for each URL and address family into the world, and the URLs' order on the torrent.
+/// Spawns an entity for each tracker URL and returns the order of the trackers for the torrent.
 pub(crate) fn spawn_trackers(
     commands: &mut Commands,
     torrent: Entity,
@@ -83,16 +83,16 @@ pub(crate) fn spawn_trackers(
     TrackerTiers(Tiers::shuffled(tiers, |bound| random.below(bound)))
 }
 
-/// What is to be asked of a tracker.
+/// The kind of request to a tracker.
 #[derive(Debug, Clone)]
 enum Ask {
-    /// Tell it about us, and get peers.
+    /// Announces us and asks for peers.
     Announce(AnnounceRequest),
-    /// Count its peers.
+    /// Asks for the peer counts.
     Scrape(InfoHash),
 }
 
-/// A question to a tracker, over one address family.
+/// A request to a tracker over one address family.
 #[derive(Debug, Clone)]
 struct Question {
     tracker: Entity,
@@ -101,7 +101,7 @@ struct Question {
     ask: Ask,
 }
 
-/// Questions that have not left; each transport takes its own.
+/// Requests not sent yet; each transport takes its own.
 #[derive(Resource, Debug, Default)]
 struct Questions {
     http: Vec<Question>,
@@ -118,7 +118,7 @@ impl Questions {
 }
 
 impl Question {
-    /// This question's answer.
+    /// Wraps a result as the answer to this request.
     fn answered(&self, result: Result<Reply, Failure>) -> Answer {
         let event = match &self.ask {
             Ask::Announce(request) => Some(request.event),
@@ -133,12 +133,12 @@ impl Question {
     }
 }
 
-/// What came of a question.
+/// The result of a tracker request.
 #[derive(Debug)]
 struct Answer {
     tracker: Entity,
     family: Family,
-    /// What was announced; nothing, where it was a scrape.
+    /// The announced event, or `None` for a scrape.
     event: Option<AnnounceEvent>,
     result: Result<Reply, Failure>,
 }
@@ -149,12 +149,12 @@ enum Reply {
     Scrape(ScrapeCounts),
 }
 
-/// Why a tracker was no use, for people and without its URL.
+/// The failure of a tracker request: a human-readable reason without the tracker's URL.
 #[derive(Debug, Clone)]
 struct Failure {
     reason: Arc<str>,
     retry: Retry,
-    /// The tracker has no address of this family; it is not its fault.
+    /// The tracker has no address of this family; this is no fault of the tracker.
     is_unreachable: bool,
 }
 
@@ -181,7 +181,7 @@ impl From<TrackerError> for Failure {
     }
 }
 
-/// Answers that have come and not been taken.
+/// Answers that have arrived and are not processed yet.
 #[derive(Resource, Debug, Default)]
 struct Answers {
     announces: Vec<Answer>,

@@ -1,4 +1,4 @@
-//! Serving peers: requests are admitted, read from the disk, adjacent ones together, and sent.
+//! Serving of peers: admits requests, reads the blocks from disk (adjacent ones together), and sends them.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -38,14 +38,14 @@ impl Plugin for UploadingPlugin {
 
 const UPLOADS: Purpose = Purpose("read for uploads");
 
-/// Reads under way, by number.
+/// Reads in progress, by number.
 #[derive(Resource, Debug, Default)]
 struct Reads {
     last: u64,
     under_way: HashMap<u64, Group>,
 }
 
-/// Requests of one peer that one read answers.
+/// Requests of one peer that are answered by one read.
 #[derive(Debug)]
 struct Group {
     peer: Entity,
@@ -53,19 +53,19 @@ struct Group {
     requests: SmallVec<[BlockRequest; 16]>,
 }
 
-/// What a request deserves.
+/// Decision on a request.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Admit,
-    /// Answered with a reject where the peer understands it (BEP 6), otherwise not at all.
+    /// Answered with a reject if the peer supports the fast extension (BEP 6), otherwise not at all.
     Reject,
     Close(WireError),
 }
 
-/// Judges a request by itself.
+/// Validates a request, regardless of the peer's state and queue.
 fn judge(request: BlockRequest, geometry: &Geometry, have: &Bitfield, settings: &UploadSettings) -> Verdict {
     let BlockRequest { piece, begin, len } = request;
-    // Fault 24: such lengths are nothing that can be served.
+    // Fault 24: blocks of these lengths cannot be served.
     if len == 0 || len > settings.max_block_bytes {
         return Verdict::Reject;
     }
@@ -114,7 +114,7 @@ fn hear_requests(
             continue;
         }
         let verdict = judge(request, geometry, have, &settings.uploads);
-        // Fault 25: a flood of requests ends at the length we told.
+        // Fault 25: a flood of requests is cut off at the queue length that we advertised.
         let is_full = uploads.waiting.len() + uploads.reading.len() >= settings.uploads.max_queue;
         match verdict {
             Verdict::Close(error) => reaper.close(peer, error),
@@ -132,7 +132,7 @@ fn hear_requests(
     }
 }
 
-/// What reading for peers needs.
+/// Parameters of reading blocks for peers.
 #[derive(SystemParam)]
 struct Counter<'w, 's> {
     settings: Res<'w, Settings>,
@@ -142,8 +142,8 @@ struct Counter<'w, 's> {
     torrents: Query<'w, 's, (&'static Layout, &'static Storage)>,
 }
 
-/// Reads for the peers in the serve queue, in turn, each as much as may wait for it; a peer that has its fill comes
-/// back when bytes have left.
+/// Reads blocks for the peers in the serve queue in turn, for each peer up to its share of the upload memory. A peer
+/// that has used up its share comes back when bytes have been sent.
 fn read_blocks(mut counter: Counter, mut serve: ResMut<ServeQueue>, mut peers: Query<(&PeerOf, &mut UploadQueue)>) {
     let mut turns = serve.len();
     while turns > 0 && counter.memory.has_room(&counter.settings.uploads) {
@@ -159,7 +159,7 @@ fn read_blocks(mut counter: Counter, mut serve: ResMut<ServeQueue>, mut peers: Q
         };
         counter.read_next(peer, of.0, &mut uploads, most);
         if !uploads.waiting.is_empty() {
-            // More for this peer after everybody else has had a turn.
+            // This peer continues after every other peer has had a turn.
             serve.add(peer, &mut uploads);
             turns += 1;
         }
@@ -167,8 +167,8 @@ fn read_blocks(mut counter: Counter, mut serve: ResMut<ServeQueue>, mut peers: Q
 }
 
 impl Counter<'_, '_> {
-    /// Begins one read for the requests at the front that lie behind each other: the first, and as many more as make
-    /// `most` bytes.
+    /// Starts one read for adjacent requests at the front of the queue: the first, and as many more as fit in `most`
+    /// bytes.
     fn read_next(&mut self, peer: Entity, torrent: Entity, uploads: &mut UploadQueue, most: u32) {
         let Ok((Layout(geometry), storage)) = self.torrents.get(torrent) else {
             uploads.waiting.clear();
@@ -234,7 +234,7 @@ fn send_blocks(
         for request in requests {
             let range = offset..offset + request.len as usize;
             offset = range.end;
-            // Taken out of the list where the peer has cancelled it meanwhile.
+            // The request is no longer listed if the peer has cancelled it in the meantime.
             let Some(position) = uploads.reading.iter().position(|reading| *reading == request) else {
                 memory.release(&mut uploads, u64::from(request.len));
                 continue;
@@ -260,7 +260,8 @@ fn send_blocks(
     }
 }
 
-/// Fault 73: what was here and is not is a fault; the restart after it looks what is left.
+/// Creates the failure of a torrent whose data cannot be read. Complete data that is gone is a fault; the restart after
+/// it checks what is left (Fault 73).
 fn fault(torrent: Entity, error: &DiskError, span: Span) -> FailTorrent {
     let mut fault = storage::fault(torrent, error);
     if error.is_absence() {
@@ -269,7 +270,7 @@ fn fault(torrent: Entity, error: &DiskError, span: Span) -> FailTorrent {
     fault
 }
 
-/// Memory that was read for a peer that has gone is free.
+/// Releases the upload memory of disconnected peers.
 fn forget_uploads(
     mut gone: MessageReader<PeerDisconnected>,
     mut memory: ResMut<UploadMemory>,

@@ -1,4 +1,4 @@
-//! Full pieces are hashed aside and compared with the metainfo.
+//! Verification of pieces: full pieces are hashed in the background and compared with the metainfo.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -35,11 +35,11 @@ impl Plugin for VerificationPlugin {
 
 const PIECES: Purpose = Purpose("verify pieces");
 
-/// Pieces whose last block has come, and that nobody hashes yet.
+/// Pieces that have all their blocks and are not being hashed yet.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct FullPieces(pub(crate) Vec<Entity>);
 
-/// Pieces whose hash is right, with their bytes, on their way to the disk.
+/// Verified pieces with their bytes, on their way to the disk.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct VerifiedPieces(pub(crate) Vec<(Entity, Vec<Bytes>)>);
 
@@ -54,7 +54,7 @@ fn collect_hashes(
     mut torrents: Query<(&Content, &mut ActivePieces)>,
 ) {
     for event in hash.take(PIECES) {
-        // The piece is gone where its torrent was stopped meanwhile.
+        // The piece is gone if its torrent was stopped in the meantime.
         let Ok(mut piece) = pieces.get_mut(event.tag.owner) else {
             continue;
         };
@@ -80,7 +80,7 @@ fn collect_hashes(
         tracing::debug!(index, "piece failed its hash");
         let received_bytes = piece.received_bytes();
         if piece.is_restored {
-            // What an earlier run left may be anything, and no peer answers for it.
+            // Bytes from an earlier run may be anything, and no peer is responsible for them.
             piece.blocks.iter_mut().for_each(|slot| slot.from = None);
         }
         rejected.write(PieceRejected {
@@ -99,7 +99,8 @@ fn collect_hashes(
     }
 }
 
-/// All of a tick's pieces in one batch; their bytes travel along, so that nothing is copied or shared.
+/// Submits all full pieces of a tick in one batch. Their bytes move into the requests, so that nothing is copied or
+/// shared.
 fn submit_full_pieces(mut full: ResMut<FullPieces>, mut hash: ResMut<HashPort>, mut pieces: Query<&mut ActivePiece>) {
     for entity in full.0.drain(..) {
         let Ok(mut piece) = pieces.get_mut(entity) else {

@@ -12,13 +12,13 @@ use crate::shapes::SHAPES;
 /// Size of each torrent file in bytes.
 const BYTES: usize = 10_000_000;
 
-/// Most resident memory of the whole program, in bytes.
+/// Maximum resident memory of the whole program, in bytes.
 const MEMORY: u64 = 100 << 20;
 
-/// Most CPU time. The promise is one second for a release build on an idle machine; quadratic work takes minutes.
+/// Maximum CPU time. The promise is one second for a release build on an idle machine; quadratic work takes minutes.
 const TIME: Duration = Duration::from_secs(6);
 
-/// Reads 10 MB of every shape in linear time and 100 MiB of memory.
+/// Reads 10 MB files of every adversarial shape in linear time, within 100 MiB of memory.
 #[test]
 fn no_torrent_file_is_expensive_to_read() {
     let temporary = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Signals: what is left, what is told, and the exit code.
+//! Signals: the files left behind, the output, and the exit code.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -13,7 +13,7 @@ use crate::{album, free_address, start, succeed};
 
 const SIGNALS: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
 
-/// Arguments of a download without peers, into a folder and a state folder of its own.
+/// Arguments of a download without peers, with its own download folder and state folder.
 const LONELY: [&str; 8] = [
     "download",
     "album.torrent",
@@ -29,7 +29,7 @@ fn with<'a>(arguments: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     [arguments, more].concat()
 }
 
-/// Waits for the end of a process, and returns its exit code and what it said to the standard error stream.
+/// Waits for a process to end, and returns its exit code and its standard error output.
 fn end(process: &mut Running) -> (Option<i32>, String) {
     let code = process.wait().code();
     let mut stderr = String::new();
@@ -37,8 +37,8 @@ fn end(process: &mut Running) -> (Option<i32>, String) {
     (code, stderr)
 }
 
-/// `download && mv` moves no partial file: a download that is interrupted before it is complete says so with its exit
-/// code and one line, and the same command goes on.
+/// An interrupted, incomplete download exits with its own code and prints one line. The same command resumes it. So
+/// `download && mv` moves no partial file.
 #[test]
 fn an_interrupted_download_exits_with_seven() {
     let temporary = tempfile::tempdir().unwrap();
@@ -69,14 +69,14 @@ fn an_interrupted_download_exits_with_seven() {
     succeed(folder, &with(&LONELY, &["--peer", &address, "--exit-on-complete"]));
 }
 
-/// Programs are told as an event what is missing, as far as it is known.
+/// The JSON output ends with an event that gives the number of missing bytes, as far as it is known.
 #[test]
 fn an_interrupted_download_speaks_json() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     album(folder);
     succeed(folder, &["create", "album", "-o", "album.torrent"]);
-    // One of two files is there.
+    // One of two files exists already.
     fs::create_dir_all(folder.join("there/album")).unwrap();
     fs::copy(folder.join("album/one.bin"), folder.join("there/album/one.bin")).unwrap();
     let (mut process, mut events) = start(folder, &with(&LONELY, &["--json"]));
@@ -92,7 +92,7 @@ fn an_interrupted_download_speaks_json() {
     assert_eq!(process.wait().code(), Some(7));
 }
 
-/// One that is complete, and seeds until it is interrupted, has done what it was to do.
+/// A complete download that seeds until it is interrupted has succeeded.
 #[test]
 fn a_complete_download_exits_with_zero() {
     let temporary = tempfile::tempdir().unwrap();
@@ -109,7 +109,7 @@ fn a_complete_download_exits_with_zero() {
     }
 }
 
-/// `nohup` starts a command with SIGHUP ignored, and that is left so.
+/// SIGHUP stays ignored if the command was started with it ignored, as by `nohup`.
 #[test]
 fn a_signal_that_is_ignored_stays_ignored() {
     let temporary = tempfile::tempdir().unwrap();
@@ -132,14 +132,14 @@ fn a_signal_that_is_ignored_stays_ignored() {
     let mut events = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
     events.find(|event| event["lifecycle"] == "downloading").unwrap();
     process.signal(Signal::HUP);
-    // It goes on, and tells how.
+    // The download continues and reports progress.
     (0..3).for_each(|_| assert_eq!(events.next().unwrap()["event"], "progress"));
     process.signal(Signal::TERM);
     assert_eq!(events.last().unwrap()["event"], "interrupted");
     assert_eq!(process.wait().code(), Some(7));
 }
 
-/// Magnet links and URLs are not called missing files.
+/// Magnet links and URLs are reported as unsupported, not as missing files.
 #[test]
 fn sources_that_are_not_supported_yet() {
     let temporary = tempfile::tempdir().unwrap();
@@ -177,7 +177,7 @@ fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).unwrap().next().is_none()
 }
 
-/// Whatever signal ends the demo, and at whatever stage, its folder is removed.
+/// The demo's folder is removed, whichever signal ends the demo and at whichever stage.
 #[test]
 fn the_demo_leaves_nothing_behind() {
     for stage in ["Making", "Tracker"] {

@@ -1,4 +1,4 @@
-//! The command line, as its users and their scripts see it: exit codes, lines, JSON, files.
+//! The command line as users and their scripts see it: exit codes, lines, JSON, files.
 
 #![allow(
     unreachable_pub,
@@ -48,7 +48,7 @@ fn succeed(folder: &Path, arguments: &[&str]) -> String {
     stdout(&output)
 }
 
-/// Runs a command that must fail with `code`, and returns the one line that it says why.
+/// Runs a command that must fail with `code`, and returns its one-line error.
 fn fail(folder: &Path, arguments: &[&str], code: i32) -> String {
     let output = run(folder, arguments);
     let stderr = String::from_utf8(output.stderr.clone()).unwrap();
@@ -61,7 +61,7 @@ fn fail(folder: &Path, arguments: &[&str], code: i32) -> String {
     stderr
 }
 
-/// A folder with some files in it.
+/// Creates a folder with some files.
 fn album(folder: &Path) {
     write_file(folder, "album/one.bin", 1, 100_000);
     write_file(folder, "album/sub/two.bin", 2, 33_333);
@@ -161,7 +161,7 @@ fn a_single_file_and_the_current_folder_can_be_torrents() {
     assert_eq!(shown["name"], "album");
 }
 
-/// Errors are one line that names what and why; usage errors exit with 2.
+/// An error is one line that names the object and the reason. Usage errors exit with 2.
 #[test]
 fn errors_are_one_line_with_the_right_code() {
     let temporary = tempfile::tempdir().unwrap();
@@ -197,7 +197,7 @@ fn errors_are_one_line_with_the_right_code() {
     fail(folder, &["show", "a", "b"], 2);
 }
 
-/// A torrent that is refused leaves nothing behind, whatever its names; nothing is begun for the good ones beside it.
+/// A refused torrent leaves nothing behind, whatever its names. The command does not start the valid torrents either.
 #[test]
 fn nothing_is_written_for_a_refused_torrent() {
     let temporary = tempfile::tempdir().unwrap();
@@ -229,7 +229,7 @@ fn nothing_is_written_for_a_refused_torrent() {
     }
 }
 
-/// Starts a command that prints a JSON object a line.
+/// Starts a command that prints one JSON object per line.
 fn start(folder: &Path, arguments: &[&str]) -> (Running, impl Iterator<Item = Value> + use<>) {
     let mut process = Running::start(command(folder, arguments).stdout(Stdio::piped()));
     let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
@@ -237,13 +237,13 @@ fn start(folder: &Path, arguments: &[&str]) -> (Running, impl Iterator<Item = Va
     (process, events)
 }
 
-/// A free port of the loopback address, for a process that is started next.
+/// Returns a loopback address with a free port, for the process that is started next.
 fn free_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }
 
-/// Two processes exchange a torrent; both tell it in JSON, and stop in order when they are asked to.
+/// Two processes exchange a torrent. Both report it in JSON, and stop cleanly on a signal.
 #[test]
 fn seed_and_download_speak_json() {
     let temporary = tempfile::tempdir().unwrap();
@@ -294,7 +294,7 @@ fn seed_and_download_speak_json() {
     assert!(seeder.wait().success(), "exits with 0");
 }
 
-/// Lines for people, where there is no terminal; nothing at all with `--quiet`.
+/// Without a terminal, the output is human-readable lines. With `--quiet`, there is no output.
 #[test]
 fn download_prints_plain_lines_without_a_terminal() {
     let temporary = tempfile::tempdir().unwrap();
@@ -327,7 +327,7 @@ fn download_prints_plain_lines_without_a_terminal() {
     assert_eq!(again, "");
 }
 
-/// Data that is not all there is not seeded, and the reason is told.
+/// Incomplete data is not seeded, and the error gives the reason.
 #[test]
 fn seeding_incomplete_data_fails() {
     let temporary = tempfile::tempdir().unwrap();
@@ -366,7 +366,7 @@ fn help_shows_examples_and_completions_are_scripts() {
     }
 }
 
-/// The demo is a real download, and ends with "verified".
+/// The demo performs a real download, and its output ends with "verified".
 #[test]
 fn the_demo_ends_verified() {
     let temporary = tempfile::tempdir().unwrap();

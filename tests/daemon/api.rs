@@ -1,4 +1,4 @@
-//! Every route, as programs use it.
+//! Every route of the API, as client programs use it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -90,7 +90,7 @@ fn torrents_are_added_listed_told_and_stopped() {
     );
 }
 
-/// From another process, into a folder below the download folder, with events on the way.
+/// Downloads from another process into a subfolder of the download folder, with events on the way.
 #[test]
 fn a_torrent_is_downloaded() {
     let temporary = tempfile::tempdir().unwrap();
@@ -122,7 +122,7 @@ fn a_torrent_is_downloaded() {
     assert_eq!(events.wait_for("stopped"), json!({"info_hash": hash}));
 }
 
-/// Files that are there are not changed, unless the client says so, and not deleted, whatever it says.
+/// Existing files are changed only with the client's consent, and never deleted.
 #[test]
 fn files_that_are_there_are_left_alone() {
     let temporary = tempfile::tempdir().unwrap();
@@ -150,7 +150,7 @@ fn files_that_are_there_are_left_alone() {
         assert_eq!(add(query).status, 201, "{query}");
         events.wait_for("completed");
         assert!(folder.join("downloads").join(place).exists(), "{query}");
-        // Also once it is stopped.
+        // Deletion also works for a stopped torrent.
         assert_eq!(daemon.post(&format!("/api/v1/torrents/{hash}/stop"), b"").status, 204);
         assert_eq!(daemon.delete(&path).json()["deleted_count"], 1, "{query}");
         assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
@@ -197,7 +197,7 @@ fn torrents_are_removed_with_their_data_or_without() {
     }
 }
 
-/// A seeder of `folder`, where it is, and what it goes on to say.
+/// Starts a seeder of `folder`. Returns the process, its address, and its further output lines.
 fn seed(folder: &Path, bytes: &[u8]) -> (Process, String, impl Iterator<Item = String> + use<>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

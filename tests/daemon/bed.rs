@@ -1,4 +1,4 @@
-//! A daemon in a temporary folder, and requests as they stand on the wire.
+//! A daemon in a temporary folder, and raw HTTP requests.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,7 +14,7 @@ use serde_json::Value;
 pub use crate::command::command;
 use crate::content::{make_torrent, write_file};
 
-/// Longer than anything takes that is not broken.
+/// Time limit for any wait: longer than any correct operation takes.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a command that must succeed, and returns what it printed.
@@ -25,7 +25,7 @@ pub fn succeed(folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-/// Runs a command that must fail, and soon, and returns the one line that it says why.
+/// Runs a command that must fail quickly, and returns its one-line error.
 pub fn fail(folder: &Path, arguments: &[&str]) -> String {
     let mut command = command(folder, arguments);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -41,7 +41,7 @@ pub fn fail(folder: &Path, arguments: &[&str]) -> String {
     stderr
 }
 
-/// A torrent of noise, its info-hash and its bytes; the content lies in `folder`.
+/// Creates a torrent of noise, whose content lies in `folder`. Returns its info-hash and the torrent file's bytes.
 pub fn torrent(folder: &Path, name: &str, seed: u64, trackers: &[&str]) -> (String, Vec<u8>) {
     let path = write_file(folder, name, seed, 100_000);
     let options = MakeOptions {
@@ -55,7 +55,7 @@ pub fn torrent(folder: &Path, name: &str, seed: u64, trackers: &[&str]) -> (Stri
     (metainfo.hashes.primary().to_string(), bytes)
 }
 
-/// A process that is ended with the test.
+/// A child process that ends with the test.
 pub struct Process(pub Child);
 
 impl Drop for Process {
@@ -85,7 +85,7 @@ impl Process {
 pub struct Daemon {
     pub process: Process,
     pub address: SocketAddr,
-    /// Where peers can connect to.
+    /// The address that accepts peers.
     pub peers: String,
     pub token: String,
     pub folder: PathBuf,
@@ -96,7 +96,7 @@ impl Daemon {
         Self::start_with(folder, &[])
     }
 
-    /// Starts a daemon that keeps everything in `folder`, and waits until it runs.
+    /// Starts a daemon that keeps all its files in `folder`, and waits until it runs.
     pub fn start_with(folder: &Path, arguments: &[&str]) -> Self {
         let log = fs::OpenOptions::new()
             .create(true)
@@ -106,7 +106,7 @@ impl Daemon {
         Self::start_logging(folder, arguments, log.into())
     }
 
-    /// As [`Daemon::start_with`], with a log that goes elsewhere than to [`Daemon::log`].
+    /// Like [`Daemon::start_with`], but the log goes to `log` instead of [`Daemon::log`].
     pub fn start_logging(folder: &Path, arguments: &[&str], log: Stdio) -> Self {
         let usual = ["daemon", "--listen", "127.0.0.1:0"];
         let has_dir = arguments.contains(&"--download-dir");
@@ -154,19 +154,19 @@ impl Daemon {
         stream
     }
 
-    /// Sends bytes as they are, and reads until the daemon closes.
+    /// Sends raw bytes, and reads until the daemon closes the connection.
     pub fn raw(&self, request: &[u8]) -> Answer {
         let mut stream = self.connect();
         stream.write_all(request).unwrap();
         Answer::read(stream)
     }
 
-    /// A request without a token, headers as given.
+    /// Sends a request with the given headers, and reads the answer. Adds no token.
     pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         self.raw(&self.head(method, path, headers, body))
     }
 
-    /// A whole request; its `Host` is the right one unless it is among the headers.
+    /// Builds a whole request. Adds the correct `Host` unless the headers contain one.
     pub fn head(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
         let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
         if !headers.iter().any(|(name, _)| *name == "Host") {
@@ -204,7 +204,7 @@ impl Daemon {
         self.ask("DELETE", path, &[("Authorization", &self.bearer())], b"")
     }
 
-    /// The hashes of all torrents.
+    /// Returns the info-hashes of all torrents.
     pub fn hashes(&self) -> Vec<String> {
         let list = self.get("/api/v1/torrents?fields=info_hash").json();
         let torrents = list.as_array().unwrap().iter();
@@ -213,7 +213,7 @@ impl Daemon {
             .collect()
     }
 
-    /// Listens to events from now on.
+    /// Subscribes to events that occur after this call.
     pub fn events(&self) -> Events {
         let mut stream = self.connect();
         let request = self.head("GET", "/api/v1/events", &[("Authorization", &self.bearer())], b"");
@@ -231,7 +231,7 @@ impl Daemon {
 pub struct Events(BufReader<TcpStream>);
 
 impl Events {
-    /// Reads until there is an event of this name, and returns its data.
+    /// Reads until an event of this name arrives, and returns its data.
     pub fn wait_for(&mut self, name: &str) -> Value {
         let mut is_it = false;
         loop {
@@ -254,7 +254,7 @@ impl Events {
 
 #[derive(Debug)]
 pub struct Answer {
-    /// 0 where the connection was closed without a word.
+    /// The HTTP status. 0 if the connection was closed without an answer.
     pub status: u16,
     pub head: String,
     pub body: String,
@@ -263,7 +263,7 @@ pub struct Answer {
 impl Answer {
     pub fn read(mut stream: TcpStream) -> Self {
         let mut bytes = Vec::new();
-        // A daemon that does not read all of a body resets the connection behind its answer.
+        // A daemon that does not read the whole body resets the connection after its answer.
         let _ = stream.read_to_end(&mut bytes);
         let text = String::from_utf8(bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or(("", ""));
@@ -278,7 +278,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Asserts that it is an error in JSON with this status, which names `field` or no field.
+    /// Asserts that the answer is a JSON error with this status, which names `field` (or no field).
     #[track_caller]
     pub fn refused(&self, status: u16, field: Option<&str>) {
         assert_eq!(self.status, status, "{self:?}");

@@ -1,4 +1,4 @@
-//! The commands that talk to a daemon, from a second terminal.
+//! The commands that talk to a running daemon, as from a second terminal.
 
 use std::fs;
 
@@ -93,7 +93,7 @@ fn a_daemon_is_asked_from_a_second_terminal() {
     succeed(folder, &["stop", "--all"]);
     assert_eq!(daemon.hashes(), [""; 0]);
 
-    // From another folder, by address and state folder.
+    // The commands also work from another folder, with the address and the state folder.
     let elsewhere = tempfile::tempdir().unwrap();
     let (address, state) = (daemon.address.to_string(), folder.join(".ecs_torrent"));
     let place = ["--api", &address, "--state-dir", state.to_str().unwrap()];
@@ -120,7 +120,7 @@ fn a_torrent_is_removed() {
         assert_eq!(daemon.hashes(), [""; 0]);
         assert!(fail(folder, arguments).contains("no torrent"));
     }
-    // A file that is in the way is named, and so are the ways out; it stays, and that is said.
+    // The error names the file that is in the way and the options that help. The file stays, and `remove` reports so.
     fs::write(folder.join("downloads/one.bin"), "mine").unwrap();
     let why = fail(folder, &["add", "one.torrent"]);
     assert!(why.contains("one.bin") && why.contains("--overwrite"), "{why}");
@@ -200,7 +200,7 @@ fn what_cannot_be_done_is_told_in_one_line() {
         "{stranger}"
     );
 
-    // One that was killed has left its address and its socket.
+    // A killed daemon leaves its address file and its socket behind.
     daemon.process.0.kill().unwrap();
     daemon.process.wait();
     let killed = fail(folder, &["list"]);

@@ -14,7 +14,7 @@ fn the_default_is_a_configuration() {
     assert_eq!(succeed(folder, &["config", "check", "c.ron"]), "c.ron: good\n");
 }
 
-/// A mistake is told by file, line and column, whoever reads the file.
+/// Errors give the file, line and column, from `config check` and from the daemon alike.
 #[test]
 fn mistakes_are_told_with_their_place() {
     let temporary = tempfile::tempdir().unwrap();
@@ -49,7 +49,7 @@ fn mistakes_are_told_with_their_place() {
     assert!(fail(folder, &["config", "check", "missing.ron"]).contains("cannot read missing.ron"));
 }
 
-/// What the command line says goes before what the file says.
+/// Command-line arguments override the configuration file.
 #[test]
 fn arguments_go_before_the_file() {
     let temporary = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Ends that do not wait for what hangs, and lose nothing that was acknowledged.
+//! Shutdowns that do not wait for anything that hangs, and lose nothing that was acknowledged.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,13 +11,13 @@ use rustix::process::Signal;
 
 use crate::bed::{Daemon, PATIENCE, torrent};
 
-/// The system call that the thread of this name waits in, as the kernel tells it.
+/// Returns the system call in which the thread of this name waits, as the kernel reports it.
 fn system_call(process: u32, thread: &str) -> Option<String> {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
     let mut folders = tasks.filter_map(|task| Some(task.ok()?.path()));
     let is_it = |folder: &Path| {
         let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
-        // The kernel keeps 15 characters of a name.
+        // The kernel keeps only 15 characters of a thread name.
         name.trim() == &thread[..15]
     };
     let folder = folders.find(|folder| is_it(folder) && folder.join("syscall").exists())?;
@@ -25,7 +25,7 @@ fn system_call(process: u32, thread: &str) -> Option<String> {
     Some(text.split_whitespace().next()?.to_owned())
 }
 
-/// A daemon whose state folder hangs: a pipe without a reader lies where a session is to be written.
+/// Starts a daemon whose state folder hangs: a pipe without a reader lies at the path of a session file.
 fn hanging_daemon(folder: &Path) -> Daemon {
     let daemon = Daemon::start(folder);
     let id = daemon.process.0.id();
@@ -34,7 +34,7 @@ fn hanging_daemon(folder: &Path) -> Daemon {
     let (hash, bytes) = torrent(folder, "one.bin", 1, &[]);
     let pipe = folder.join(format!(".ecs_torrent/state/{hash}.tmp"));
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    // Whether it is answered before it is saved is not the question here.
+    // This test does not check whether the daemon answers before it saves the session.
     let headers = [
         ("Authorization", daemon.bearer()),
         ("Content-Type", "application/x-bittorrent".to_owned()),
@@ -44,7 +44,7 @@ fn hanging_daemon(folder: &Path) -> Daemon {
     client
         .write_all(&daemon.head("POST", "/api/v1/torrents", &headers, &bytes))
         .unwrap();
-    // It hangs when it stays in another call than the one in which it waits for work.
+    // The thread hangs if it stays in a system call other than the one in which it waits for work.
     let (begin, mut stuck_count) = (Instant::now(), 0);
     while stuck_count < 10 {
         let is_stuck = waiting().is_some_and(|call| call != idle);
@@ -67,7 +67,7 @@ fn wait_until_stopping(daemon: &Daemon) {
     }
 }
 
-/// A state folder that hangs does not keep the process when a second signal asks for its end.
+/// A second signal ends the process even if the state folder hangs.
 #[test]
 fn a_second_signal_ends_what_hangs() {
     let temporary = tempfile::tempdir().unwrap();
@@ -85,7 +85,8 @@ fn a_second_signal_ends_what_hangs() {
     assert!(log.contains("error: ended by a second signal"), "{log}");
 }
 
-/// Nor when nobody asks twice: the stop has a deadline, says what it could not save, and the process ends.
+/// A single signal ends the process too, even if the state folder hangs. The stop has a deadline, and the log names
+/// the torrents that could not be saved.
 #[test]
 fn a_stop_does_not_wait_for_what_hangs() {
     let temporary = tempfile::tempdir().unwrap();
@@ -97,7 +98,8 @@ fn a_stop_does_not_wait_for_what_hangs() {
     assert!(log.contains("the state folder hangs"), "{log}");
 }
 
-/// Impatience costs nothing that was acknowledged: what was added is there again, and what was stopped is as it was.
+/// Repeated signals lose nothing that was acknowledged: after a restart, added torrents are listed again, and a
+/// stopped torrent is unchanged.
 #[test]
 fn five_quick_signals_lose_nothing() {
     let temporary = tempfile::tempdir().unwrap();
@@ -125,13 +127,13 @@ fn five_quick_signals_lose_nothing() {
     }
 }
 
-/// A reader of the log that stalls does not stall the daemon. When it reads again, it is told how much it has missed.
+/// A stalled reader of the log does not stall the daemon. When it reads again, the log gives the number of lost lines.
 #[test]
 fn a_log_that_nobody_reads() {
     let temporary = tempfile::tempdir().unwrap();
     let (log, writer) = std::io::pipe().unwrap();
     let mut daemon = Daemon::start_logging(temporary.path(), &[], Stdio::from(writer));
-    // More lines than the pipe and the queue hold.
+    // Produces more lines than the pipe and the queue hold.
     let request = |count: usize| {
         let mut client = BufReader::new(daemon.connect());
         let head =

@@ -1,4 +1,4 @@
-//! The least and the greatest value of every setting that is a number.
+//! The minimum and maximum values of every numeric setting.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn key(number: &Number) -> String {
     format!("{}.{}", number.section, number.name)
 }
 
-/// A configuration with one value, and with those changed along that bound it.
+/// Builds a configuration with one value set, and adjusts the settings that bound this value.
 fn with(number: &Number, value: u64) -> Result<Config, String> {
     let mut values = vec![(number.section, number.name, value)];
     loop {
@@ -44,7 +44,8 @@ fn with(number: &Number, value: u64) -> Result<Config, String> {
     }
 }
 
-/// Values outside of a range are refused with the setting, the value and the range; those at its ends are not.
+/// A value outside its range is refused with an error that gives the setting, the value and the range. Values at the
+/// ends of the range are accepted.
 #[test]
 fn ranges_are_checked_at_their_ends() {
     let numbers = Config::default().numbers();
@@ -85,7 +86,7 @@ fn ranges_are_checked_at_their_ends() {
     }
 }
 
-/// Those that were seen to panic, hang or stall.
+/// Values that once caused a panic, a hang or a stall are refused.
 #[test]
 fn values_that_did_harm_are_refused() {
     let temporary = tempfile::tempdir().unwrap();
@@ -123,7 +124,7 @@ fn values_that_did_harm_are_refused() {
     );
 }
 
-/// What is not a short regular file is refused at once.
+/// A configuration that is not a short regular file is refused immediately.
 #[test]
 fn other_files_are_no_configuration() {
     let temporary = tempfile::tempdir().unwrap();
@@ -163,8 +164,8 @@ fn other_files_are_no_configuration() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// Runs an engine until a torrent in `folder` is complete, which it downloads from `seed` or finds to be there, and
-/// stops it.
+/// Runs an engine until a torrent in `folder` is complete, then stops it. The engine downloads from `seed` or finds
+/// the data in place.
 fn run(settings: Settings, folder: &Path, bytes: &[u8], seed: Option<SocketAddr>) -> Result<(), String> {
     let state = tempfile::tempdir().unwrap();
     let engine = start(settings, state.path()).map_err(|error| error.to_string())?;
@@ -209,7 +210,7 @@ fn start(mut settings: Settings, state: &Path) -> Result<Engine, StartError> {
     Engine::builder().plugins(TorrentPlugins).settings(settings).start()
 }
 
-/// Settings with every number at either end of its range, by what is set.
+/// Returns settings with each number at either end of its range, and a name for each case.
 fn ends_of_ranges() -> Vec<(String, Settings)> {
     let numbers = Settings::default().numbers().into_iter();
     let ends = numbers.flat_map(|number| [number.least(), number.most()].map(|value| (number.clone(), value)));
@@ -220,7 +221,7 @@ fn ends_of_ranges() -> Vec<(String, Settings)> {
     .collect()
 }
 
-/// Runs all cases on four threads, and asserts that none fails.
+/// Runs all cases on four threads, and asserts that all succeed.
 fn run_all(cases: Vec<(String, Settings)>, run: impl Fn(Settings) -> Result<(), String> + Sync) {
     let cases = Mutex::new(cases);
     let failures = Mutex::new(Vec::new());
@@ -240,7 +241,7 @@ fn run_all(cases: Vec<(String, Settings)>, run: impl Fn(Settings) -> Result<(), 
     assert_eq!(failures.into_inner().unwrap(), [""; 0]);
 }
 
-/// An engine checks and seeds with every number at either end of its range, and with all of them.
+/// An engine verifies and seeds with each number at either end of its range, and with all numbers there at once.
 #[test]
 fn an_engine_seeds_at_the_ends_of_every_range() {
     let temporary = tempfile::tempdir().unwrap();
@@ -259,7 +260,7 @@ fn an_engine_seeds_at_the_ends_of_every_range() {
     run_all(cases, |settings| run(settings, temporary.path(), &bytes, None));
 }
 
-/// Numbers of which 0 means that nothing is downloaded from a peer that a user has named.
+/// Cases in which the value 0 disables downloading from a peer that the user named.
 const NO_DOWNLOAD: [&str; 2] = ["peers.max_candidates: 0", "peers.max_half_open: 0"];
 
 #[test]
@@ -289,7 +290,7 @@ fn an_engine_downloads_at_the_ends_of_every_range() {
     });
 }
 
-/// The API works at both ends of its ranges too.
+/// The API works with its numbers at both ends of their ranges.
 #[test]
 fn the_api_works_at_the_ends_of_its_ranges() {
     for pick in [Number::least as fn(&Number) -> u64, Number::most] {

@@ -1,4 +1,4 @@
-//! What strangers, web pages and broken programs do to the API.
+//! Attacks and faulty requests against the API from unknown clients, web pages and broken programs.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -6,7 +6,8 @@ use std::net::TcpListener;
 
 use crate::bed::{Answer, Daemon, command, fail, torrent};
 
-/// Fault 85: a page whose name points to this machine is refused, on every path, with the token or without.
+/// Fault 85: requests from a web page whose host name resolves to this machine are refused, on every path, with or
+/// without the token.
 #[test]
 fn fault_85_other_hosts_are_refused() {
     let temporary = tempfile::tempdir().unwrap();
@@ -55,7 +56,7 @@ fn fault_85_other_hosts_are_refused() {
         .refused(403, Some("Host"));
 }
 
-/// Fault 86: a page of another site cannot act here, even if it had the token.
+/// Fault 86: requests from a web page of another site are refused, even with the token.
 #[test]
 fn fault_86_pages_of_other_sites_are_refused() {
     let temporary = tempfile::tempdir().unwrap();
@@ -90,7 +91,7 @@ fn fault_86_pages_of_other_sites_are_refused() {
     );
 }
 
-/// Fault 88.
+/// Fault 88: paths with `..`, encoded or not, lead nowhere.
 #[test]
 fn fault_88_paths_that_climb_lead_nowhere() {
     let temporary = tempfile::tempdir().unwrap();
@@ -111,7 +112,7 @@ fn fault_88_paths_that_climb_lead_nowhere() {
     }
 }
 
-/// Fault 89: what other machines reach is not opened by accident.
+/// Fault 89: the API does not listen on an address that other machines can reach unless `api.allow_remote` is set.
 #[test]
 fn fault_89_a_remote_address_has_to_be_meant() {
     let temporary = tempfile::tempdir().unwrap();
@@ -133,7 +134,7 @@ fn fault_89_a_remote_address_has_to_be_meant() {
     assert_eq!(daemon.get("/api/v1/torrents").status, 200);
 }
 
-/// Fault 91: nobody can make the daemon fetch something, such as the secrets of a cloud's metadata service.
+/// Fault 91: no client can make the daemon fetch a URL, such as the secrets of a cloud's metadata service.
 #[test]
 fn fault_91_nothing_is_fetched_from_a_url() {
     let temporary = tempfile::tempdir().unwrap();
@@ -174,7 +175,7 @@ fn fault_91_nothing_is_fetched_from_a_url() {
     );
 }
 
-/// Fault 93: bodies too long and too slow, and heads too slow, cost their own connection and nothing else.
+/// Fault 93: a body that is too long or too slow, or a head that is too slow, costs only its own connection.
 #[test]
 fn fault_93_giants_and_dawdlers_are_shown_out() {
     let temporary = tempfile::tempdir().unwrap();
@@ -203,7 +204,7 @@ fn fault_93_giants_and_dawdlers_are_shown_out() {
     daemon
         .raw(format!("{head}Content-Length: 500\r\n\r\nd4:info").as_bytes())
         .refused(408, Some("body"));
-    // Without a token, nobody gets as far as that.
+    // Without a token, the request is refused before its body matters.
     let stranger = format!(
         "POST /api/v1/torrents HTTP/1.1\r\nHost: {}\r\nContent-Length: 1000000000000\r\nConnection: close\r\n\r\n",
         daemon.address
@@ -220,13 +221,13 @@ fn fault_93_giants_and_dawdlers_are_shown_out() {
     let endless = format!("GET /api/v1/health HTTP/1.1\r\nX: {}", "x".repeat(20 << 10));
     assert_eq!(daemon.raw(endless.as_bytes()).status, 431);
 
-    // With all places taken by who says nothing, the next is served as soon as one of them is shown out.
+    // When silent clients hold all connections, the next client is served as soon as one of them is closed.
     let mut silent: Vec<_> = (0..4).map(|_| daemon.connect()).collect();
     assert_eq!(daemon.ask("GET", "/api/v1/health", &[], b"").status, 200);
     assert!(silent.iter_mut().any(|stream| stream.read(&mut [0]).unwrap() == 0));
 }
 
-/// Requests with the token share a connection, as clients that keep it do.
+/// Several requests with the token can share one connection.
 #[test]
 fn a_connection_is_kept() {
     let temporary = tempfile::tempdir().unwrap();
@@ -246,7 +247,7 @@ fn a_connection_is_kept() {
         "a second one: {answers:?}"
     );
 
-    // Without the token, each request takes a connection.
+    // Without the token, each request needs its own connection.
     let mut stream = daemon.connect();
     let request = format!("GET /api/v1/health HTTP/1.1\r\nHost: {}\r\n\r\n", daemon.address);
     stream.write_all(request.repeat(2).as_bytes()).unwrap();
@@ -255,7 +256,7 @@ fn a_connection_is_kept() {
     assert!(answer.head.contains("connection: close"), "{answer:?}");
 }
 
-/// Fault 94: a client cannot have files written wherever it likes.
+/// Fault 94: a client cannot make the daemon write files outside the allowed folders.
 #[test]
 fn fault_94_folders_outside_are_refused() {
     let temporary = tempfile::tempdir().unwrap();
@@ -301,7 +302,7 @@ fn fault_94_folders_outside_are_refused() {
     assert_eq!(stats["root"], folder.join("shared/new").to_str().unwrap());
 }
 
-/// Fault 95: neither passkeys nor the token reach the log or a client, whatever fails.
+/// Fault 95: no failure reveals passkeys or the token in the log or to a client.
 #[test]
 fn fault_95_passkeys_stay_secret() {
     let temporary = tempfile::tempdir().unwrap();

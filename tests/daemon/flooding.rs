@@ -1,4 +1,4 @@
-//! Clients without the token that hold on to the API: one with the token is answered all the same.
+//! Floods by clients without the token: a client with the token is still answered.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,22 +12,23 @@ use serde_json::json;
 
 use crate::bed::{Daemon, command, succeed, torrent};
 
-/// Time in which a client with the token is answered.
+/// Limit of the median answer time for a client with the token.
 const SOON: Duration = Duration::from_secs(2);
 
-/// A single answer on a machine that runs other tests too; it is many times as long without protection.
+/// Limit of a single answer time, on a machine that runs other tests too. Without protection, an answer takes many
+/// times as long.
 const AT_MOST: Duration = Duration::from_secs(10);
 
-/// A flood: how it goes on, and when it is over.
+/// The state of a flood.
 #[derive(Default)]
 struct Flood {
-    /// Connections that were opened, those that the daemon has closed and that were opened again too.
+    /// Number of opened connections, including those opened again after the daemon closed them.
     opened_count: AtomicUsize,
     is_over: AtomicBool,
 }
 
 impl Flood {
-    /// Keeps connections open that each send `request`, and renews those that the daemon closes.
+    /// Keeps `count` connections open, each of which sends `request`. Reopens connections that the daemon closes.
     fn run(&self, address: SocketAddr, count: usize, request: &[u8], habit: Habit) {
         let open = || {
             let mut stream = TcpStream::connect(address).ok()?;
@@ -66,20 +67,20 @@ impl Flood {
     }
 }
 
-/// What a client does after its first request.
+/// A client's behavior after its first request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Habit {
-    /// Nothing.
+    /// Does nothing.
     Waits,
-    /// Sends more, and reads nothing.
+    /// Sends more requests and reads nothing.
     NeverReads,
-    /// Sends more, and reads.
+    /// Sends more requests and reads the answers.
     Reads,
-    /// Connects anew.
+    /// Connects again.
     Leaves,
 }
 
-/// Floods from four threads while a client with the token asks, by TCP and through the command.
+/// Floods the daemon from four threads while a client with the token sends requests, by TCP and with the command.
 fn ask_in_a_flood(folder: &Path, count: usize, request: &str, habit: Habit) {
     let daemon = Daemon::start(folder);
     let (hash, bytes) = torrent(folder, "one.bin", 1, &[]);
@@ -91,7 +92,7 @@ fn ask_in_a_flood(folder: &Path, count: usize, request: &str, habit: Habit) {
         for _ in 0..4 {
             scope.spawn(|| flood.run(daemon.address, count / 4, request.as_bytes(), habit));
         }
-        // An assertion that fails ends the flood too.
+        // A failed assertion ends the flood too.
         let _over = Over(&flood.is_over);
         let begin = Instant::now();
         while flood.opened_count.load(Ordering::Relaxed) < 2 * count && begin.elapsed() < SOON {
@@ -173,7 +174,7 @@ fn connections_without_end() {
     ask_in_a_flood(temporary.path(), 300, request, Habit::Leaves);
 }
 
-/// A client that takes nothing of its answers is cut off, with the token or without.
+/// A client that does not read its answers is disconnected, with or without the token.
 #[test]
 fn a_client_that_does_not_read_is_cut_off() {
     let temporary = tempfile::tempdir().unwrap();
@@ -190,7 +191,7 @@ fn a_client_that_does_not_read_is_cut_off() {
             break error;
         }
     };
-    // Not the time limit of this side.
+    // The error is not the client's own timeout.
     assert!(
         matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
         "{error}"
@@ -198,7 +199,7 @@ fn a_client_that_does_not_read_is_cut_off() {
     assert_eq!(daemon.get("/api/v1/torrents").status, 200);
 }
 
-/// The socket is there for the daemon's user alone, and needs the token all the same.
+/// Only the daemon's user can open the socket, and requests still need the token.
 #[test]
 fn the_socket_is_private_and_preferred() {
     let temporary = tempfile::tempdir().unwrap();
@@ -223,17 +224,17 @@ fn the_socket_is_private_and_preferred() {
         "{answer}"
     );
 
-    // The command goes through it: the address leads nowhere.
+    // The command uses the socket: the address leads nowhere.
     let address = folder.join(".ecs_torrent/api_address");
     std::fs::write(&address, format!("127.0.0.1:1\n{}\n", std::process::id())).unwrap();
     assert_eq!(succeed(folder, &["list"]), "no torrents\n");
-    // Without it, the command goes by the address.
+    // Without the socket, the command uses the address.
     std::fs::write(&address, format!("{}\n{}\n", daemon.address, std::process::id())).unwrap();
     std::fs::remove_file(&socket).unwrap();
     assert_eq!(succeed(folder, &["list"]), "no torrents\n");
 }
 
-/// A path that is longer than an address of a socket can be.
+/// The socket works in a state folder whose path is longer than a socket address can be.
 #[test]
 fn a_state_folder_deep_down() {
     let temporary = tempfile::tempdir().unwrap();
@@ -250,7 +251,7 @@ fn a_state_folder_deep_down() {
     assert!(!state.join("api.sock").exists());
 }
 
-/// With other file at the socket's place, the daemon starts, says so, and is reached by TCP.
+/// If another file occupies the socket's path, the daemon logs that, starts, and accepts TCP.
 #[test]
 fn a_socket_that_cannot_be_made() {
     let temporary = tempfile::tempdir().unwrap();
@@ -262,7 +263,7 @@ fn a_socket_that_cannot_be_made() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "no torrents\n", "{output:?}");
 }
 
-/// A client with the token takes a place from strangers, even where there is one place only.
+/// A client with the token displaces clients without it, even if the API allows only one connection.
 #[test]
 fn one_place_is_enough() {
     let temporary = tempfile::tempdir().unwrap();

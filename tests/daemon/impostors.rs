@@ -1,4 +1,4 @@
-//! Programs that listen where a daemon was: the token is not sent to them.
+//! Programs that listen at a former daemon's address: commands do not send them the token.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::bed::{Answer, Daemon, fail, succeed};
 
-/// Listens on an address, records every request's head, and answers each with what `answer` makes of it.
+/// A server that records the head of every request, and answers with the result of `answer`.
 struct Impostor {
     heads: Receiver<String>,
 }
@@ -42,19 +42,19 @@ impl Impostor {
         Self { heads }
     }
 
-    /// All that came since the last call.
+    /// Returns the request heads received since the last call.
     fn heard(&self) -> Vec<String> {
         self.heads.try_iter().collect()
     }
 }
 
 fn claim(folder: &Path, address: SocketAddr) {
-    // This process runs.
+    // The process named in the file is this one, which is alive.
     let text = format!("{address}\n{}\n", std::process::id());
     fs::write(folder.join(".ecs_torrent/api_address"), text).unwrap();
 }
 
-/// After a `kill -9`, another program takes the port.
+/// Commands do not send the token to a program that takes the port after a `kill -9` of the daemon.
 #[test]
 fn the_port_of_a_killed_daemon() {
     let temporary = tempfile::tempdir().unwrap();
@@ -69,7 +69,7 @@ fn the_port_of_a_killed_daemon() {
     assert!(error.contains("has ended"), "{error}");
     assert_eq!(impostor.heard(), [""; 0], "it is not even asked");
 
-    // The address is named by the user, or by a file that says that its process runs.
+    // The address comes from the user, or from a file whose process is alive.
     claim(folder, address);
     for arguments in [
         &["list", "--api", &address.to_string()][..],
@@ -90,7 +90,7 @@ fn the_port_of_a_killed_daemon() {
     }
 }
 
-/// A program at the old port passes the challenge on to the daemon, which runs at another port.
+/// A program at the old port cannot relay the challenge to the daemon, which runs at another port.
 #[test]
 fn a_proof_cannot_be_passed_on() {
     let temporary = tempfile::tempdir().unwrap();
@@ -119,7 +119,7 @@ fn a_proof_cannot_be_passed_on() {
             "{heard}"
         );
         drop(impostor);
-        // Its thread ends with the next connection.
+        // The impostor's thread ends with the next connection.
         let _ = TcpStream::connect(address).map(|mut stream| write!(stream, "GET / HTTP/1.1\r\n\r\n"));
         while TcpListener::bind(address).is_err() {
             std::thread::sleep(Duration::from_millis(10));
@@ -128,7 +128,7 @@ fn a_proof_cannot_be_passed_on() {
     assert_eq!(succeed(folder, &["list", "--api", &real.to_string()]), "no torrents\n");
 }
 
-/// An answer without end does not hold the command up for long, nor fill its memory.
+/// An endless answer neither delays the command for long nor fills its memory.
 #[test]
 fn an_answer_without_end() {
     let temporary = tempfile::tempdir().unwrap();
@@ -146,7 +146,7 @@ fn an_answer_without_end() {
     thread.join().unwrap();
 }
 
-/// The nonce is the client's, and has to be one.
+/// A challenge needs a valid nonce, which the client chooses.
 #[test]
 fn a_challenge_needs_a_nonce() {
     let temporary = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Guessing the token, and names that are scripts.
+//! Guesses of the token, and names that contain scripts.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::bed::{Answer, Daemon, PATIENCE, command, torrent};
 
-/// A request with a token, from an address of this machine.
+/// Sends a request with the given token from the given loopback address.
 fn guess(daemon: &Daemon, from: [u8; 4], token: &str) -> Answer {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
@@ -21,7 +21,7 @@ fn guess(daemon: &Daemon, from: [u8; 4], token: &str) -> Answer {
     Answer::read(stream)
 }
 
-/// Fault 90: guessing is slowed down for each address, and does not lock out who has the token.
+/// Fault 90: guessing is slowed down per address, and does not lock out clients with the token.
 #[test]
 fn fault_90_guesses_are_limited() {
     let temporary = tempfile::tempdir().unwrap();
@@ -52,14 +52,14 @@ fn fault_90_guesses_are_limited() {
         .output()
         .unwrap();
     assert!(list.status.success(), "{list:?}");
-    // No token is no guess.
+    // A request without a token does not count as a guess.
     daemon
         .ask("GET", "/api/v1/torrents", &[], b"")
         .refused(401, Some("Authorization"));
     assert!(!daemon.log().contains(&"0".repeat(63)), "guesses are not logged");
 }
 
-/// A client that waits as it is told is answered again.
+/// A client that waits as instructed is answered again.
 #[test]
 fn a_failure_is_forgotten_in_time() {
     let temporary = tempfile::tempdir().unwrap();
@@ -74,7 +74,7 @@ fn a_failure_is_forgotten_in_time() {
     }
 }
 
-/// Fault 87: a name that is a script stays a name, for whatever reads the answer.
+/// Fault 87: a torrent name that contains a script stays plain text for every reader of the answer.
 #[test]
 fn fault_87_scripts_in_names_do_nothing() {
     let temporary = tempfile::tempdir().unwrap();

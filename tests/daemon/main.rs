@@ -1,6 +1,6 @@
-//! The daemon, its API and its clients, as they are met from outside: real processes on loopback ports.
+//! The daemon, its API and its clients as seen from outside: real processes on loopback ports.
 //!
-//! Faults are numbered as in the list of what a client has to survive.
+//! Fault numbers refer to the list of faults that a client has to survive.
 
 #![allow(
     unreachable_pub,

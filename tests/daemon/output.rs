@@ -41,7 +41,7 @@ fn a_full_disk_is_an_error() {
     }
 }
 
-/// As behind `| head -1`.
+/// A command ends quietly if the reader of its output is gone, as with `| head -1`.
 #[test]
 fn a_pipe_that_nobody_reads_ends_it_quietly() {
     let temporary = tempfile::tempdir().unwrap();

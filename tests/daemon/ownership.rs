@@ -1,4 +1,4 @@
-//! The state folder is nobody's but the daemon's: torrents whose paths lead into it change nothing there.
+//! The state folder belongs to the daemon alone: torrents whose paths lead into it change nothing there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,8 @@ use ecs_torrent::making::MakeOptions;
 use crate::bed::{Daemon, PATIENCE};
 use crate::content::{make_torrent, write_file};
 
-/// A torrent of a folder `name` with a token of its own, and an empty file, which needs no peer to be created.
+/// Creates a torrent of a folder `name` that contains its own `api_token`, and empty files, which need no peer to be
+/// created.
 fn attack(name: &str, seed: u64) -> Vec<u8> {
     let source = tempfile::tempdir().unwrap();
     for (path, len) in [
@@ -25,7 +26,7 @@ fn attack(name: &str, seed: u64) -> Vec<u8> {
     make_torrent(&source.path().join(name), MakeOptions::default())
 }
 
-/// All files in a folder, but for sessions, which come and go with their torrents.
+/// Returns all files in a folder except sessions, which come and go with their torrents.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
     let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
@@ -38,12 +39,13 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     files.filter(|(name, _)| name.len() < 44).collect()
 }
 
-/// Adds a torrent, lets it come as far as it does, and removes it with its data. It has put nothing into the state folder.
+/// Adds a torrent, waits until it settles, and removes it with its data. Asserts that it wrote nothing into the state
+/// folder.
 fn add_and_remove(daemon: &Daemon, torrent: &[u8]) {
     let state = daemon.folder.join(".ecs_torrent");
     daemon.post("/api/v1/torrents", torrent);
     let begin = Instant::now();
-    // One that is refused is not listed at all.
+    // A refused torrent is not listed.
     for hash in daemon.hashes() {
         let is_settled = || {
             let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=lifecycle")).json();
@@ -60,8 +62,8 @@ fn add_and_remove(daemon: &Daemon, torrent: &[u8]) {
     }
 }
 
-/// With the defaults of the command, whose downloads go to where its state folder is; with a download folder that is the
-/// state folder, or lies in it; and with one that is a link to it.
+/// A torrent cannot change the API's token or the state. The cases are the command's defaults (the download folder
+/// contains the state folder), a download folder that is the state folder or lies in it, and a link to it.
 #[test]
 fn a_torrent_cannot_reach_the_token() {
     for download_dir in [".", ".ecs_torrent", "./.ecs_torrent/state", "link"] {
@@ -74,7 +76,7 @@ fn a_torrent_cannot_reach_the_token() {
         for (seed, name) in (0..).zip([".ecs_torrent", "state", "planted"]) {
             add_and_remove(&daemon, &attack(name, seed));
         }
-        // A single file, by the name of the token.
+        // A single-file torrent with the name of the token file.
         let source = tempfile::tempdir().unwrap();
         write_file(source.path(), "api_token", 9, 64);
         add_and_remove(

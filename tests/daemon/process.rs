@@ -1,4 +1,4 @@
-//! The process: its beginning and its end.
+//! The daemon process: its start and its end.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -34,7 +34,7 @@ fn a_signal_ends_it_in_order() {
     }
 }
 
-/// Torrents are there again after a restart, with what they have.
+/// Torrents are listed again after a restart, with their folder and name.
 #[test]
 fn torrents_survive_a_restart() {
     let temporary = tempfile::tempdir().unwrap();
@@ -51,7 +51,7 @@ fn torrents_survive_a_restart() {
     assert!(stats["root"].as_str().unwrap().ends_with("/downloads/there"), "{stats}");
 }
 
-/// Fault 83: a second daemon does not touch what a first one keeps, nor hide it from its clients.
+/// Fault 83: a second daemon neither touches the first daemon's state nor hides the first daemon from its clients.
 #[test]
 fn fault_83_one_daemon_has_a_state_folder() {
     let temporary = tempfile::tempdir().unwrap();

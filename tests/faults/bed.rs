@@ -1,4 +1,4 @@
-//! An engine under test, and a record of what it does.
+//! An engine under test and a record of its actions.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -21,10 +21,10 @@ use ecs_torrent::{AddOptions, Engine, InfoHash, Settings, Tick, TorrentPlugins, 
 
 use crate::content::{make_torrent, noise};
 
-/// Time for anything that is waited for.
+/// Time limit of every wait.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Something that the engine did.
+/// One recorded action of the engine.
 #[derive(Debug, Clone)]
 pub enum Seen {
     Started,
@@ -37,7 +37,7 @@ pub enum Seen {
     TrackerFailed(Arc<str>),
 }
 
-/// Records what the engine does: a plugin like any other.
+/// Plugin that records the engine's actions.
 #[derive(Clone)]
 struct Recorder(Sender<Seen>);
 
@@ -93,7 +93,7 @@ fn record(
     }
 }
 
-/// An engine on a loopback address, with a folder of its own.
+/// An engine on a loopback address with its own folder.
 pub struct Bed {
     engine: Engine,
     runtime: tokio::runtime::Runtime,
@@ -103,7 +103,7 @@ pub struct Bed {
     state: tempfile::TempDir,
 }
 
-/// No plugin.
+/// A plugin that does nothing.
 #[derive(Clone)]
 struct Nothing;
 
@@ -116,17 +116,17 @@ impl Bed {
         Self::with(|_| {})
     }
 
-    /// An engine with settings changed by `change`.
+    /// Starts an engine with settings changed by `change`.
     pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
         Self::build(false, change, Nothing)
     }
 
-    /// An engine that keeps its sessions in [`Bed::state`].
+    /// Starts an engine that keeps its sessions in [`Bed::state`].
     pub fn keeping(change: impl FnOnce(&mut Settings)) -> Self {
         Self::build(true, change, Nothing)
     }
 
-    /// As [`Bed::keeping`], with a plugin of the test's.
+    /// Like [`Bed::keeping`], with an additional plugin of the test.
     pub fn with_plugin(change: impl FnOnce(&mut Settings), plugin: impl Plugin + Clone) -> Self {
         Self::build(true, change, plugin)
     }
@@ -165,12 +165,12 @@ impl Bed {
         self.folder.path()
     }
 
-    /// Where sessions are, where they are kept.
+    /// Returns the state folder, which holds the sessions if they are kept.
     pub fn state(&self) -> PathBuf {
         self.state.path().join("state")
     }
 
-    /// A torrent's session, as it is on the disk now.
+    /// Returns a torrent's session as it is on disk now.
     pub fn session(&self, id: InfoHash) -> Option<Session> {
         let bytes = std::fs::read(self.state().join(format!("{id}.ron"))).ok()?;
         Some(Session::parse(&bytes, id).unwrap())
@@ -184,14 +184,14 @@ impl Bed {
         self.runtime.block_on(work)
     }
 
-    /// Adds a torrent that is to be downloaded from `peers`, and waits until it has started.
+    /// Adds a torrent to be downloaded from `peers` and waits until it has started.
     pub fn download(&mut self, torrent: &Torrent, peers: &[SocketAddr]) -> InfoHash {
         let id = self.add(torrent, "", peers);
         self.wait_for("the start", |seen| matches!(seen, Seen::Started));
         id
     }
 
-    /// Adds a torrent whose data is to be in `subfolder`.
+    /// Adds a torrent whose data belongs in `subfolder`.
     pub fn add(&self, torrent: &Torrent, subfolder: &str, peers: &[SocketAddr]) -> InfoHash {
         let options = AddOptions {
             root: Some(self.folder.path().join(subfolder)),
@@ -203,7 +203,7 @@ impl Bed {
         added.unwrap().0
     }
 
-    /// Puts a torrent's data into the folder, adds it, and waits until it seeds.
+    /// Puts a torrent's data into the folder, adds the torrent, and waits until it seeds.
     pub fn seed(&mut self, torrent: &Torrent) -> InfoHash {
         std::fs::write(self.folder.path().join("data"), &torrent.data).unwrap();
         let id = self.download(torrent, &[]);
@@ -215,7 +215,7 @@ impl Bed {
         self.block_on(self.torrents().stats(id)).unwrap()
     }
 
-    /// Waits until something holds that nobody tells.
+    /// Polls until a condition holds that no event reports.
     pub fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let deadline = Instant::now() + DEADLINE;
         while !holds() {
@@ -224,8 +224,7 @@ impl Bed {
         }
     }
 
-    /// Waits until the engine does something that `wanted` accepts; everything before it is kept for
-    /// [`Bed::has_seen`].
+    /// Waits for an engine action that `wanted` accepts. All earlier actions stay available in [`Bed::has_seen`].
     pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&Seen) -> bool) -> Seen {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -244,14 +243,14 @@ impl Bed {
         }
     }
 
-    /// As [`Bed::wait_for`], where it may have been seen already.
+    /// Like [`Bed::wait_for`], but also accepts actions that were recorded earlier.
     pub fn wait_for_in_past(&mut self, what: &str, wanted: impl Fn(&Seen) -> bool) {
         if !self.has_seen().iter().any(&wanted) {
             self.wait_for(what, wanted);
         }
     }
 
-    /// Why the connection with the peer at `address` ended; waits until it has.
+    /// Waits until the connection with the peer at `address` has ended and returns the reason.
     pub fn reason(&mut self, address: SocketAddr) -> CloseReason {
         let what = format!("the end of {address}");
         match self.wait_for(
@@ -271,14 +270,14 @@ impl Bed {
         );
     }
 
-    /// Everything that was seen and is seen by now.
+    /// Returns all actions recorded so far.
     pub fn has_seen(&mut self) -> &[Seen] {
         self.past.extend(self.seen.try_iter());
         &self.past
     }
 }
 
-/// A torrent of one file called `data`.
+/// A torrent of one file named `data`.
 pub struct Torrent {
     pub metainfo: Arc<Metainfo>,
     pub data: Vec<u8>,
@@ -308,7 +307,7 @@ impl Torrent {
     }
 }
 
-/// A loopback address that is not everybody's.
+/// A loopback address other than 127.0.0.1.
 pub fn loopback(last: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 0, last).into()
 }

@@ -1,4 +1,4 @@
-//! Files that are not what they seem.
+//! Unexpected objects on disk, such as links in place of files.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::bed::{Bed, Seen, Torrent, loopback};
 use crate::peer::listen_as_seed;
 
-/// Fault 12: a link where a file should be is not followed: the torrent fails by name, the victim stays as it is.
+/// Fault 12: a link in place of a file is not followed. The torrent fails by name, and the link's target stays
+/// unchanged.
 #[test]
 fn a_link_in_the_way() {
     let outside = tempfile::tempdir().unwrap();
@@ -32,7 +33,7 @@ fn a_link_in_the_way() {
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
 
-/// Fault 12: neither is one that appears when the download has begun.
+/// Fault 12: a link that appears after the download has begun is not followed either.
 #[test]
 fn a_link_that_appears_later() {
     let outside = tempfile::tempdir().unwrap();
@@ -51,7 +52,7 @@ fn a_link_that_appears_later() {
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
-/// One torrent's fault is not another's.
+/// A fault of one torrent does not affect another torrent.
 #[test]
 fn a_failed_torrent_leaves_others_alone() {
     let (good, bad) = (Arc::new(Torrent::new(500_000, 16384)), Torrent::new(100_000, 16384));

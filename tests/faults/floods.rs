@@ -1,4 +1,4 @@
-//! Floods of messages that are cheap to send: they cost the engine no more than what the sender paid.
+//! Floods of messages that are cheap to send: they cost the engine no more than they cost the sender.
 
 use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket};
@@ -24,7 +24,7 @@ use crate::peer::{ScriptedPeer, connect_raw, handshake, listen_as_seed, read_han
 
 const BLOCK: usize = 16384;
 
-/// A torrent of which nobody has anything: only the number of its pieces matters.
+/// A torrent of which no peer has any data; only its number of pieces matters.
 fn torrent_of_many_pieces(piece_count: usize) -> Torrent {
     let torrent = NewTorrent {
         name: "large".into(),
@@ -49,7 +49,7 @@ fn written(messages: impl IntoIterator<Item = Message>) -> Vec<u8> {
     bytes
 }
 
-/// The id under which the engine hears `lt_donthave`.
+/// The extended message id under which the engine accepts `lt_donthave`.
 fn dont_have_id(peer: &mut ScriptedPeer) -> u8 {
     peer.wait_for("the extension handshake", |frame| match frame {
         Frame::Message(Message::Extended { id: 0, payload }) => ExtensionHandshake::read(&payload)
@@ -61,8 +61,8 @@ fn dont_have_id(peer: &mut ScriptedPeer) -> u8 {
     })
 }
 
-/// Thirty peers have everything, and take a piece back and have it again, in turns. Each turn used to have the picker walk
-/// over all pieces twice. Now it is one step, and who goes on is closed; another torrent is downloaded meanwhile.
+/// Thirty peers have all pieces and alternate `lt_donthave` and `Have`. Each change used to make the picker walk over
+/// all pieces twice; now it is one step. A peer that continues is closed. Another torrent is downloaded meanwhile.
 #[test]
 fn pieces_taken_back_in_turns() {
     let mut bed = Bed::new();
@@ -91,7 +91,7 @@ fn pieces_taken_back_in_turns() {
     }
 }
 
-/// Messages that change something are allowed as often as clients use them, and then end the connection.
+/// Messages that change state are allowed as often as clients use them; beyond that they end the connection.
 #[test]
 fn messages_that_nobody_needs_so_often() {
     let extended = || Message::Extended {
@@ -120,13 +120,14 @@ fn messages_that_nobody_needs_so_often() {
     }
 }
 
-/// BEP 6: a choked peer asks for one block of an allowed-fast piece a thousand times. It gets it twice, and 998 rejects.
+/// BEP 6: a choked peer requests one block of an allowed-fast piece a thousand times. It gets the block twice, and 998
+/// rejects.
 #[test]
 fn an_allowed_fast_block_again_and_again() {
     const COUNT: usize = 1000;
     let mut bed = Bed::with(|settings| settings.uploads.max_queue = COUNT);
     let torrent = Arc::new(Torrent::new(8 * BLOCK, BLOCK as u32));
-    // All but one piece, so that it goes on downloading.
+    // All pieces but one, so that the torrent keeps downloading.
     let seed = listen_as_seed(loopback(171), &torrent, |request, _| request.piece != 5);
     let id = bed.download(&torrent, &[seed]);
     bed.wait_until("seven pieces", || bed.stats(id).pieces_completed == 7);
@@ -155,14 +156,14 @@ fn an_allowed_fast_block_again_and_again() {
     assert_eq!((blocks, rejects), (2, COUNT - 2));
 }
 
-/// Memory that this process holds now.
+/// Resident memory of this process.
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() << 10
 }
 
-/// Connects to a torrent from many addresses, so that no limit of one is met, and reads nothing from then on.
+/// Connects to a torrent from many addresses, so that no per-address limit applies, and then reads nothing.
 fn connect_crowd(bed: &Bed, torrent: &Torrent, count: u8) -> Vec<TcpStream> {
     (0..count)
         .map(|number| {
@@ -178,9 +179,10 @@ fn connect_crowd(bed: &Bed, torrent: &Torrent, count: u8) -> Vec<TcpStream> {
         .collect()
 }
 
-/// A hundred connections send frames of five and six bytes as fast as they are taken: lack of interest, unknown messages,
-/// and messages of unknown extensions. The engine took gigabytes for their facts, and kept them. Now each has its share of a tick, and waits in
-/// the kernel beyond it; another peer is served meanwhile, and afterwards the memory is back.
+/// A hundred connections send frames of five and six bytes as fast as the engine reads them: not interested, unknown
+/// messages, and messages of unknown extensions. The engine used to allocate gigabytes for the decoded messages and
+/// keep them. Now each connection has its share of a tick, and the excess waits in the kernel. Another peer is served
+/// meanwhile, and the memory is released afterwards.
 #[test]
 fn tiny_frames() {
     if is_own_process("floods::tiny_frames", Vec::new) {
@@ -199,7 +201,7 @@ fn flood_with_tiny_frames() {
     bystander.send(&Message::Interested);
     bystander.wait_for_message(&Message::Unchoke);
     let before = resident_bytes();
-    // Whole frames, but for where the kernel takes a part: what is sent goes on from there.
+    // Whole frames, unless the kernel accepts only a part; sending then resumes from that point.
     let mut frames = written([Message::NotInterested, Message::NotInterested]);
     frames.extend([[0, 0, 0, 2, 99, 7], [0, 0, 0, 2, 20, 99]].concat());
     let (period, frames) = (frames.len(), frames.repeat(4096));
@@ -228,11 +230,11 @@ fn flood_with_tiny_frames() {
         sent >> 20,
         begin.elapsed()
     );
-    // Windows, and a few chunks and facts beside them.
+    // The receive windows, plus a few chunks and decoded messages.
     assert!(most < (99 * u64::from(WINDOW)) + (16 << 20), "{most} bytes more");
 }
 
-/// A tick that takes its time.
+/// A plugin that makes each tick slow.
 #[derive(Clone)]
 struct SlowTicks;
 
@@ -244,7 +246,7 @@ impl Plugin for SlowTicks {
     }
 }
 
-/// Datagrams come faster than ticks take them: those that find no room are dropped and counted.
+/// Datagrams arrive faster than ticks process them: excess datagrams are dropped and counted.
 #[test]
 fn datagrams_while_ticks_are_slow() {
     if is_own_process("floods::datagrams_while_ticks_are_slow", Vec::new) {
@@ -276,6 +278,6 @@ fn flood_with_datagrams() {
         begin.elapsed(),
         more >> 10
     );
-    // Twenty thousand of them would be 80 MB.
+    // Twenty thousand datagrams would take 80 MB.
     assert!(more < 16 << 20, "{more} bytes more");
 }

@@ -1,4 +1,4 @@
-//! HTTP trackers that answer badly, and one that records what it is told.
+//! HTTP trackers that answer badly, and one that records its requests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -15,12 +15,13 @@ use ecs_torrent::protocol::compact::Family;
 use crate::bed::{Bed, Seen, Torrent, loopback};
 use crate::peer::listen_as_seed;
 
-/// A server that gives each request's target to `answer` and sends back what it returns, head and all.
+/// Starts a server that passes each request's target to `answer` and sends back the result, including the response
+/// head.
 pub fn serve(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
     serve_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), answer)
 }
 
-/// As [`serve`], at an address of the test's.
+/// Like [`serve`], on a given listener.
 pub fn serve_on(listener: TcpListener, answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let answer = Arc::new(answer);
@@ -62,7 +63,7 @@ pub fn announce(address: SocketAddr) -> String {
     format!("http://{address}/announce")
 }
 
-/// The reason for which the engine gives up on a tracker that answers so.
+/// Returns the reason for which the engine gives up on a tracker with the given answer.
 fn failure(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> String {
     failure_at(announce(serve(answer)))
 }
@@ -76,7 +77,7 @@ fn failure_at(url: String) -> String {
     }
 }
 
-/// Fault 50: a small answer that unpacks to a large one is cut off at the limit.
+/// Fault 50: a small response that decompresses to a large one is cut off at the limit.
 #[test]
 fn a_gzip_bomb() {
     let reason = failure(|_| {
@@ -87,7 +88,7 @@ fn a_gzip_bomb() {
     assert_eq!(reason, "answer exceeds 2097152 bytes");
 }
 
-/// An honest answer may be packed.
+/// A valid response may be compressed.
 #[test]
 fn a_gzipped_answer() {
     let url = announce(serve(|_| {
@@ -110,7 +111,7 @@ fn an_overflowing_chunk() {
     assert!(!reason.is_empty() && !reason.contains("announce"), "{reason}");
 }
 
-/// Fault 51: a redirect into the network where clouds keep their secrets is not followed.
+/// Fault 51: a redirect to the link-local addresses of cloud metadata services is not followed.
 #[test]
 fn a_redirect_to_the_metadata_service() {
     for target in ["http://169.254.169.254/latest/meta-data/", "http://[fe80::1]/"] {
@@ -120,7 +121,7 @@ fn a_redirect_to_the_metadata_service() {
     }
 }
 
-/// A redirect on the same network is followed, but not for ever.
+/// A redirect on the same network is followed, but not forever.
 #[test]
 fn redirects_are_followed_to_an_end() {
     let last = serve(|_| ok(b"d8:intervali900e5:peers0:e"));
@@ -132,7 +133,7 @@ fn redirects_are_followed_to_an_end() {
     assert_eq!(reason, "too many redirects");
 }
 
-/// Fault 52: a certificate that nobody has signed makes the announce fail, visibly.
+/// Fault 52: a self-signed certificate makes the announce fail, visibly.
 #[test]
 fn an_invalid_certificate() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
@@ -159,12 +160,13 @@ fn an_invalid_certificate() {
     assert!(reason.contains("certificate"), "{reason}");
 }
 
-/// A peer that sends nothing: a download without any peer is announced earlier than its tracker asks for.
+/// A peer that sends nothing. It is needed because a download without any peer announces earlier than its tracker's
+/// interval.
 fn company(torrent: &Arc<Torrent>) -> SocketAddr {
     listen_as_seed(loopback(53), torrent, |_, _| false)
 }
 
-/// When the tracker will be asked again, from now.
+/// Time until the next announce to the tracker.
 pub fn wait_until_next(bed: &Bed) -> Duration {
     let look = |world: &mut World| {
         let now = world.resource::<Clock>().now();
@@ -177,7 +179,7 @@ pub fn wait_until_next(bed: &Bed) -> Duration {
     bed.block_on(bed.torrents().with_world(look)).unwrap().unwrap()
 }
 
-/// Fault 53: intervals that make no sense are brought into reason.
+/// Fault 53: implausible intervals are clamped to sensible values.
 #[test]
 fn intervals_out_of_reason() {
     for (interval, expected) in [("0", 60), ("-5", 60), ("9223372036854775807", 7200), ("900", 900)] {
@@ -192,14 +194,14 @@ fn intervals_out_of_reason() {
     }
 }
 
-/// Fault 54: a list of peers that ends inside an address.
+/// Fault 54: a peer list that ends inside an address is rejected.
 #[test]
 fn ragged_peers() {
     let reason = failure(|_| ok(b"d8:intervali900e5:peers7:abcdefge"));
     assert_eq!(reason, "malformed reply: peers: 7 bytes is not a multiple of 6");
 }
 
-/// Fault 55: a tracker's words reach people as text that drives no terminal.
+/// Fault 55: a tracker's message reaches users without terminal control sequences.
 #[test]
 fn a_failure_reason_with_a_script_in_it() {
     let words = "\x1b[2J<script>alert(1)</script>\r\nbye\x07";
@@ -212,7 +214,7 @@ fn a_failure_reason_with_a_script_in_it() {
     assert_eq!(reason, "HTTP status 404");
 }
 
-/// Fault 56: one tracker that fails does not hold up or throttle another.
+/// Fault 56: a failing tracker does not delay or throttle another tracker.
 #[test]
 fn one_tracker_fails() {
     let dead = announce(([127, 0, 0, 1], 1).into());
@@ -230,7 +232,7 @@ fn one_tracker_fails() {
     }
 }
 
-/// BEP 31: a tracker that never wants to be asked again is not.
+/// BEP 31: a tracker that asks never to be retried is not retried.
 #[test]
 fn retry_never() {
     let url = announce(serve(|_| ok(b"d14:failure reason3:bye8:retry in5:nevere")));
@@ -248,7 +250,7 @@ fn retry_never() {
     assert!(bed.block_on(bed.torrents().with_world(look)).unwrap());
 }
 
-/// A tracker that records what it is told.
+/// Starts a tracker that records its requests.
 fn recording_tracker(reply: Vec<u8>) -> (String, Receiver<String>) {
     let (sender, targets) = channel();
     let sender = Mutex::new(sender);
@@ -265,7 +267,7 @@ pub fn parameter<'a>(target: &'a str, name: &str) -> Option<&'a str> {
         .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// BEP 3: started, completed and stopped, each once, with counters that agree with what was transferred.
+/// BEP 3: `started`, `completed` and `stopped` are each sent once, with counters that match the transferred data.
 #[test]
 fn a_session_as_its_tracker_sees_it() {
     let data = Arc::new(Torrent::new(100_000, 16384));
@@ -307,8 +309,7 @@ fn a_session_as_its_tracker_sees_it() {
     assert!(counts("peer_id")[0].starts_with("%2DEC0100%2D"));
 }
 
-/// BEP 3: a download without peers needs some, and does not wait for the interval; but as long as the tracker wants at
-/// least.
+/// BEP 3: a download without peers announces before the interval is over, but respects the tracker's minimum interval.
 #[test]
 fn a_download_without_peers() {
     for (least, wait_s) in [("", 60), ("12:min intervali500e", 500)] {
@@ -322,7 +323,7 @@ fn a_download_without_peers() {
     }
 }
 
-/// Who has everything from the start has not completed anything.
+/// A torrent that is complete from the start does not send `completed`.
 #[test]
 fn a_seed_announces_no_completion() {
     let (url, targets) = recording_tracker(b"d8:intervali900e5:peers0:e".to_vec());
@@ -339,7 +340,7 @@ fn a_seed_announces_no_completion() {
     assert_eq!(events, ["started", "stopped"]);
 }
 
-/// A tracker that does not answer cannot hold the stop for longer than its deadline.
+/// A tracker that does not answer cannot delay the stop beyond its deadline.
 #[test]
 fn a_dead_tracker_does_not_hold_the_stop() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -351,7 +352,7 @@ fn a_dead_tracker_does_not_hold_the_stop() {
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
 }
 
-/// BEP 48, over HTTP.
+/// BEP 48: a scrape over HTTP.
 #[test]
 fn a_scrape_over_http() {
     let torrent = torrent_at(&[]);

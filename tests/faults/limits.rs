@@ -1,4 +1,4 @@
-//! Too many of something.
+//! Limits on connections.
 
 use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
@@ -10,10 +10,10 @@ use crate::child::is_own_process;
 use crate::peer::{connect_raw, handshake, read_handshake, unique_id};
 use crate::skipping::skip;
 
-/// Connections of the flood.
+/// Number of connections in the flood.
 const FLOOD: usize = 10_000;
 
-/// Whether the engine has closed a connection on which it says nothing.
+/// Whether the engine has closed a connection on which it sends nothing.
 fn is_closed(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     match stream.peek(&mut [0; 1]) {
@@ -27,11 +27,11 @@ fn is_closed(stream: &TcpStream) -> bool {
     }
 }
 
-/// Files that this process may open: our end of every connection, and the engine's ends of those that it has not closed
-/// yet.
+/// Number of files that this process may open: our end of every connection, and the engine's end of each connection
+/// that it has not closed yet.
 const FILES: u64 = FLOOD as u64 + 2_000;
 
-/// Allows this process as many files as it needs, if the system does.
+/// Raises this process's limit of open files as needed, if the system permits.
 fn allow_files() -> bool {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
@@ -39,7 +39,8 @@ fn allow_files() -> bool {
     setrlimit(Resource::Nofile, Rlimit { current, maximum }).is_ok() && current == Some(FILES)
 }
 
-/// Fault 31: ten thousand connections from one address are let in as far as one address may; others still connect.
+/// Fault 31: of ten thousand connections from one address, only as many are accepted as one address may have. Other
+/// addresses can still connect.
 #[test]
 fn ten_thousand_connections_from_one_address() {
     let name = "limits::ten_thousand_connections_from_one_address";
@@ -52,7 +53,7 @@ fn ten_thousand_connections_from_one_address() {
     let limit = 16;
     let mut bed = Bed::with(|settings| {
         settings.peers.max_inbound_per_ip = limit;
-        // Time alone closes nothing.
+        // No connection is closed by a timeout.
         settings.peers.handshake_timeout_s = 3600;
         settings.peers.max_unidentified = FLOOD;
     });

@@ -1,5 +1,5 @@
-//! A running engine against everything that hostile or broken peers, trackers and torrents do. Each test names the
-//! fault that it covers: the input, and the outcome that it must have.
+//! Tests of a running engine against hostile or broken peers, trackers and torrents. Each test names the fault that it
+//! covers: the input and the required outcome.
 
 #![allow(
     unreachable_pub,

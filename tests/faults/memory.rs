@@ -1,4 +1,4 @@
-//! Memory has a bound, however fast the network and however slow the disk.
+//! Memory use is bounded, however fast the network and however slow the disk.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -29,13 +29,13 @@ use crate::peer::{ScriptedPeer, listen_as_seed};
 const PIECE: usize = 1 << 20;
 const PIECES: usize = 200;
 
-/// Bytes that the slow disk writes in a second.
+/// Write speed of the slow disk, in bytes per second.
 const DISK_SPEED: f64 = 60e6;
 
-/// The disk stands still, from when it has been asked for the first write on, for this long.
+/// How long the disk stalls after the first write request.
 const STANDSTILL: Duration = Duration::from_secs(2);
 
-/// Two hundred times the same piece.
+/// A torrent that repeats the same piece two hundred times.
 fn monotonous_torrent() -> Torrent {
     let piece = noise(1, PIECE);
     let torrent = NewTorrent {
@@ -55,10 +55,10 @@ fn monotonous_torrent() -> Torrent {
     }
 }
 
-/// A disk before the real one that lets writes wait for the time that they take; their bytes stay in memory.
+/// Wrapper of the real disk that holds back each write for its simulated duration. The bytes stay in memory until then.
 struct SlowDisk {
     disk: Box<dyn Backend<DiskRequest, DiskEvent>>,
-    /// Writes, and when they have been written.
+    /// Pending writes, each with the time when it completes.
     waiting: VecDeque<(Instant, DiskRequest)>,
     free_at: Option<Instant>,
 }
@@ -91,8 +91,8 @@ impl Backend<DiskRequest, DiskEvent> for SlowDisk {
     }
 }
 
-/// Faults 98 and 101: two hundred mebibytes come as fast as loopback brings them, to a disk that stands still at first
-/// and is slow then. What is asked for is what there is room for; the process stays small; all of it arrives.
+/// Faults 98 and 101: two hundred mebibytes arrive at loopback speed for a disk that stalls at first and is slow
+/// afterwards. The engine requests only as much as fits in memory, the process stays small, and the download completes.
 #[test]
 fn a_slow_disk_holds_up_the_network_and_not_the_memory() {
     let variables = || {
@@ -117,7 +117,7 @@ fn download_to_a_slow_disk() {
     settings.session.state_dir = None;
     settings.net.listen = vec![(loopback(1), 0).into()];
     settings.storage.disk_threads = 1;
-    // A write that comes due wakes nobody.
+    // The completion of a delayed write does not wake the engine.
     settings.tick.max_interval_ms = 5;
     let piece_memory = settings.requests.piece_memory_bytes;
 
@@ -186,12 +186,12 @@ fn download_to_a_slow_disk() {
     assert!(data.chunks(PIECE).all(|chunk| chunk == piece));
 }
 
-/// Fault 25: peers that ask for much and read nothing hold no more memory than uploads may have, and not all of it:
-/// another one is served meanwhile.
+/// Fault 25: peers that request a lot and read nothing hold no more memory than the upload limit, and not all of it:
+/// another peer is served meanwhile.
 #[test]
 fn peers_that_never_read_leave_memory_to_others() {
     let limit = 4 << 20;
-    // More is asked for than kernels hold for a connection.
+    // More requests than kernel buffers hold for a connection.
     let count = 2000;
     let mut bed = Bed::with(|settings| {
         settings.uploads.memory_bytes = limit;

@@ -1,4 +1,4 @@
-//! A network that breaks and heals: names that nobody knows, peers and trackers that go and come back.
+//! A network that breaks and heals: unresolvable host names, and peers and trackers that disappear and return.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use crate::bed::{Bed, Seen, Torrent, loopback};
 use crate::http_tracker::{announce, ok, serve_on, wait_until_next};
 use crate::peer::{ScriptedPeer, listen_as_seed};
 
-/// Fault 102: a tracker whose name cannot be resolved fails, visibly, and is asked again later and later; a peer that
-/// is known otherwise brings the download to its end.
+/// Fault 102: a tracker whose host name cannot be resolved fails visibly and is retried with increasing delay. A peer
+/// known from another source completes the download.
 #[test]
 fn a_name_that_nobody_knows() {
     let url = "http://no-such-host.invalid/announce".to_owned();
@@ -32,7 +32,7 @@ fn a_name_that_nobody_knows() {
     assert!(wait_until_next(&bed).as_secs() > 5, "it is not asked at once");
 }
 
-/// Fault 102: it is told to whoever listens, and tried again soon, like after any other failure.
+/// Fault 102: the failed lookup is published as a tracker failure and soon retried, like any other failure.
 #[test]
 fn a_lookup_that_fails_is_a_failure_like_others() {
     let url = "http://no-such-host.invalid/announce".to_owned();
@@ -43,7 +43,7 @@ fn a_lookup_that_fails_is_a_failure_like_others() {
     bed.wait_for_in_past("the failure to be told", |seen| matches!(seen, Seen::TrackerFailed(_)));
 }
 
-/// Fault 103: a peer that vanishes in the middle and comes back where it was is found again.
+/// Fault 103: a peer that vanishes during the transfer and returns at the same address is reconnected.
 #[test]
 fn a_peer_that_comes_back() {
     let torrent = Arc::new(Torrent::new(2 << 20, 65536));
@@ -61,7 +61,7 @@ fn a_peer_that_comes_back() {
     drop((seed, listener));
     bed.reason(address);
     assert!(!bed.stats(id).is_complete());
-    // At least one try finds nobody.
+    // At least one attempt fails.
     bed.wait_for(
         "a try",
         |seen| matches!(seen, Seen::Disconnected(other, _) if *other == address),
@@ -72,7 +72,7 @@ fn a_peer_that_comes_back() {
     bed.wait_complete(&torrent);
 }
 
-/// Fault 103: so is a tracker.
+/// Fault 103: a tracker that vanishes and returns is announced to again.
 #[test]
 fn a_tracker_that_comes_back() {
     let listener = TcpListener::bind((loopback(142), 0)).unwrap();

@@ -1,4 +1,4 @@
-//! Fault 95: a passkey in a tracker's URL is told to that tracker and to nobody else.
+//! Fault 95: a passkey in a tracker's URL is sent to that tracker and appears nowhere else.
 
 use std::fmt::{Debug, Write as _};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -16,7 +16,7 @@ use crate::http_tracker::{ok, serve, with_head};
 
 const PASSKEY: &str = "0pAssKeyThatNobodyMayKn0w";
 
-/// Keeps everything that is logged, by anybody, at any level.
+/// Subscriber that keeps all log output, from every target and at every level.
 struct Log(Arc<Mutex<String>>);
 
 struct Line(String);
@@ -64,7 +64,7 @@ impl Subscriber for Log {
     fn exit(&self, _: &Id) {}
 }
 
-/// What an engine that has been sent to these trackers has said, to anybody.
+/// Collects all output of an engine that announces to these trackers: logs, events, stats and messages.
 fn everything_said(urls: &[String]) -> String {
     let log = Arc::new(Mutex::new(String::new()));
     tracing::subscriber::set_global_default(Log(log.clone())).unwrap();
@@ -108,7 +108,7 @@ fn assert_kept(said: &str) {
     assert!(shown.is_empty(), "{shown:#?}");
 }
 
-/// In whatever way the tracker fails, or works.
+/// The passkey stays hidden whether the tracker works or fails, whatever the failure.
 #[test]
 fn a_passkey_is_not_shown() {
     if !is_own_process("passkeys::a_passkey_is_not_shown", Vec::new) {
@@ -158,7 +158,7 @@ fn a_passkey_is_not_shown() {
     assert_kept(&said);
 }
 
-/// A tracker that repeats the passkey in what it says to people.
+/// A tracker that repeats the passkey in its messages to users.
 #[test]
 fn a_passkey_that_the_tracker_repeats() {
     if !is_own_process("passkeys::a_passkey_that_the_tracker_repeats", Vec::new) {

@@ -1,4 +1,4 @@
-//! A peer that does what a test tells it to.
+//! A peer whose behavior a test scripts.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -22,7 +22,7 @@ pub struct ScriptedPeer {
     session: Session,
 }
 
-/// A peer id that nobody else has.
+/// Returns a peer id that is unique in this process.
 pub fn unique_id() -> PeerId {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let mut id = *b"-XX0001-............";
@@ -30,7 +30,7 @@ pub fn unique_id() -> PeerId {
     PeerId(id)
 }
 
-/// Opens a connection from `from`, or from anywhere.
+/// Opens a connection, from the address `from` if given.
 pub fn connect_raw(to: SocketAddr, from: Option<IpAddr>) -> TcpStream {
     let domain = socket2::Domain::for_address(to);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
@@ -45,7 +45,7 @@ pub fn connect_raw(to: SocketAddr, from: Option<IpAddr>) -> TcpStream {
 }
 
 impl ScriptedPeer {
-    /// Connects to an engine and shakes hands.
+    /// Connects to an engine and performs the handshake.
     pub fn connect(to: SocketAddr, torrent: &Torrent) -> Self {
         Self::connect_as(to, torrent, unique_id())
     }
@@ -59,7 +59,7 @@ impl ScriptedPeer {
         Self::over(stream, torrent, true)
     }
 
-    /// As [`ScriptedPeer::connect_as`], from an address.
+    /// Like [`ScriptedPeer::connect_as`], from a given address.
     pub fn connect_from(to: SocketAddr, from: IpAddr, torrent: &Torrent, id: PeerId) -> Self {
         let mut stream = connect_raw(to, Some(from));
         stream
@@ -69,12 +69,12 @@ impl ScriptedPeer {
         Self::over(stream, torrent, true)
     }
 
-    /// A connection on which both sides have shaken hands.
+    /// Wraps a connection on which the handshake is done.
     pub fn after_handshake(stream: TcpStream, torrent: &Torrent) -> Self {
         Self::over(stream, torrent, true)
     }
 
-    /// As [`ScriptedPeer::connect`], without any extension.
+    /// Like [`ScriptedPeer::connect`], without any extension.
     pub fn connect_plain(to: SocketAddr, torrent: &Torrent) -> Self {
         let mut stream = connect_raw(to, None);
         stream
@@ -84,7 +84,7 @@ impl ScriptedPeer {
         Self::over(stream, torrent, false)
     }
 
-    /// Accepts a connection of an engine and shakes hands.
+    /// Accepts a connection from an engine and performs the handshake.
     pub fn accept(listener: &TcpListener, torrent: &Torrent) -> Self {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -119,7 +119,7 @@ impl ScriptedPeer {
         self.send_raw(&bytes);
     }
 
-    /// Writes bytes; that the engine has closed is not an error here.
+    /// Writes bytes. Ignores the error if the engine has closed the connection.
     pub fn send_raw(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }
@@ -131,7 +131,7 @@ impl ScriptedPeer {
         self.send_raw(&bytes);
     }
 
-    /// The next thing that the engine says; nothing where it has closed.
+    /// Returns the engine's next message, or `None` if the engine has closed the connection.
     pub fn next(&mut self) -> Option<Frame> {
         match self.try_next() {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
@@ -139,12 +139,12 @@ impl ScriptedPeer {
         }
     }
 
-    /// All that the engine says until it closes, which it has to do in order: a reset loses what was said last.
+    /// Returns all messages until the engine closes. The close must be orderly: a reset loses the last messages.
     pub fn rest(&mut self) -> Vec<Frame> {
         std::iter::from_fn(|| self.try_next().expect("an orderly close")).collect()
     }
 
-    /// As [`ScriptedPeer::next`], where a reset is an error.
+    /// Like [`ScriptedPeer::next`], but reports a reset as an error.
     pub fn try_next(&mut self) -> std::io::Result<Option<Frame>> {
         loop {
             if let Some(frame) = self
@@ -162,7 +162,7 @@ impl ScriptedPeer {
         }
     }
 
-    /// Skips what the engine says until `wanted` accepts it.
+    /// Skips the engine's messages until `wanted` accepts one.
     pub fn wait_for<T>(&mut self, what: &str, wanted: impl Fn(Frame) -> Option<T>) -> T {
         loop {
             let frame = self.next().unwrap_or_else(|| panic!("the engine closed before {what}"));
@@ -193,18 +193,19 @@ impl ScriptedPeer {
         })
     }
 
-    /// Waits until the engine has closed.
+    /// Waits until the engine has closed the connection.
     pub fn wait_closed(&mut self) {
         while self.next().is_some() {}
     }
 
-    /// Sends what was asked for.
+    /// Sends the requested block.
     pub fn answer(&mut self, torrent: &Torrent, request: BlockRequest) {
         let span = torrent.metainfo.info.geometry.span(request);
         self.send_block(request, &torrent.data[span.offset as usize..span.end() as usize]);
     }
 
-    /// Behaves like a seed until the engine closes; `answer` may change a block's bytes, or keep it.
+    /// Acts as a seed until the engine closes the connection. `answer` may change a block's bytes or withhold the
+    /// block.
     pub fn serve(mut self, torrent: &Torrent, mut answer: impl FnMut(BlockRequest, &mut Vec<u8>) -> bool) {
         self.send(&Message::HaveAll);
         while let Some(frame) = self.next() {
@@ -223,7 +224,7 @@ impl ScriptedPeer {
     }
 }
 
-/// The bytes of a handshake.
+/// Serializes a handshake.
 pub fn handshake(info_hash: InfoHash, peer_id: PeerId, reserved: Reserved) -> Vec<u8> {
     let mut bytes = Vec::new();
     let handshake = Handshake {
@@ -235,14 +236,14 @@ pub fn handshake(info_hash: InfoHash, peer_id: PeerId, reserved: Reserved) -> Ve
     bytes
 }
 
-/// The engine's handshake; nothing where it closes instead.
+/// Reads the engine's handshake, or `None` if the engine closes the connection instead.
 pub fn read_handshake(stream: &mut TcpStream) -> Option<Handshake> {
     let mut bytes = [0; HANDSHAKE_LEN];
     stream.read_exact(&mut bytes).ok()?;
     Some(Handshake::read(&bytes).expect("a handshake"))
 }
 
-/// A seed that accepts connections at `ip` for as long as the test runs, each answered as [`ScriptedPeer::serve`].
+/// Starts a seed that accepts connections at `ip` while the test runs and handles each with [`ScriptedPeer::serve`].
 pub fn listen_as_seed(
     ip: IpAddr,
     torrent: &std::sync::Arc<Torrent>,

@@ -1,4 +1,4 @@
-//! Peers that lie about the data, or keep it.
+//! Peers that send bad data or withhold data.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,18 +11,18 @@ use ecs_torrent::protocol::wire::Message;
 use crate::bed::{Bed, Seen, Torrent, loopback};
 use crate::peer::{ScriptedPeer, listen_as_seed};
 
-/// Fault 26: of two peers that fill pieces together, only the one that sends bad blocks is banned, and the torrent
-/// completes.
+/// Fault 26: of two peers that contribute to the same pieces, only the peer that sends bad blocks is banned, and the
+/// torrent completes.
 #[test]
 fn only_the_culprit_is_banned() {
-    // Pieces so long that both peers work on each.
+    // The pieces are large enough that both peers contribute to each.
     let torrent = Arc::new(Torrent::new(4 << 20, 1 << 20));
-    // Whoever is judged after the end is still there then.
+    // A peer is still connected if the verdict comes after completion.
     let mut bed = Bed::with(|settings| settings.peers.keep_redundant = true);
     let (lies, truths) = (Pieces::default(), Pieces::default());
     let (told, heard) = (truths.clone(), lies.clone());
     let honest = listen_as_seed(loopback(2), &torrent, move |request, _| {
-        // Not before the other one has begun to lie.
+        // Waits until the other peer has begun to send bad blocks.
         heard.wait();
         told.add(request.piece);
         true
@@ -50,7 +50,7 @@ fn only_the_culprit_is_banned() {
     }
 }
 
-/// Pieces that a peer has sent blocks of.
+/// Pieces of which a peer has sent blocks.
 #[derive(Clone, Default)]
 struct Pieces(Arc<(Mutex<BTreeSet<u32>>, Condvar)>);
 
@@ -60,7 +60,7 @@ impl Pieces {
         self.0.1.notify_all();
     }
 
-    /// Waits for the first.
+    /// Waits for the first piece.
     fn wait(&self) {
         drop(
             self.0
@@ -74,7 +74,7 @@ impl Pieces {
     }
 }
 
-/// Fault 27: nine of ten peers send nothing but lies; the tenth completes the torrent.
+/// Fault 27: nine of ten peers send only bad data; the tenth completes the torrent.
 #[test]
 fn nine_of_ten_poison() {
     let torrent = Arc::new(Torrent::new(3_000_001, 131_072));
@@ -97,7 +97,7 @@ fn nine_of_ten_poison() {
     assert!(stats.is_complete() && stats.corrupt > 0);
 }
 
-/// Fault 28: the answer to a request that was cancelled meanwhile is dropped; nobody is closed or banned for it.
+/// Fault 28: the answer to a request that was canceled meanwhile is dropped. No peer is closed or banned for it.
 #[test]
 fn a_late_answer_to_a_cancelled_request() {
     let torrent = Torrent::new(16384, 16384);
@@ -109,21 +109,21 @@ fn a_late_answer_to_a_cancelled_request() {
         peer.send(&Message::HaveAll);
         peer.send(&Message::Unchoke);
     }
-    // In the endgame both are asked for the only block.
+    // In the endgame the only block is requested from both peers.
     let request = slow.wait_for_request();
     assert_eq!(fast.wait_for_request(), request);
     fast.send_block(request, &torrent.data);
     slow.wait_for_message(&Message::Cancel(request));
     slow.send_block(request, &torrent.data);
     bed.wait_complete(&torrent);
-    // It is still heard after that.
+    // The engine still processes the peer's messages.
     slow.send(&Message::Interested);
     slow.wait_for_message(&Message::Unchoke);
     assert_eq!(bed.stats(id).wasted, 16384);
     assert_eq!(bed.stats(id).peers.len(), 2);
 }
 
-/// Fault 29: blocks that nobody asked for are discarded, and their sender is closed before long.
+/// Fault 29: unsolicited blocks are discarded, and their sender is soon closed.
 #[test]
 fn unsolicited_blocks() {
     let torrent = Torrent::new(1 << 20, 65536);
@@ -143,7 +143,7 @@ fn unsolicited_blocks() {
     assert!(stats.wasted >= 64 * 16384);
 }
 
-/// Fault 33: a peer takes requests and sends nothing; what it owes is asked of another one.
+/// Fault 33: a peer accepts requests and sends nothing; its blocks are requested from another peer.
 #[test]
 fn a_peer_that_accepts_requests_and_sends_nothing() {
     let torrent = Arc::new(Torrent::new(3_000_001, 65536));
@@ -169,7 +169,8 @@ fn a_peer_that_accepts_requests_and_sends_nothing() {
     bed.wait_complete(&torrent);
 }
 
-/// The last blocks of a torrent do not wait for a peer that has stopped sending: the endgame asks others.
+/// The last blocks of a torrent do not wait for a peer that has stopped sending: the endgame requests them from other
+/// peers.
 #[test]
 fn a_peer_that_stops_at_ninety_nine_percent() {
     let torrent = Arc::new(Torrent::new(2 << 20, 65536));
@@ -190,7 +191,7 @@ fn a_peer_that_stops_at_ninety_nine_percent() {
     bed.wait_complete(&torrent);
 }
 
-/// BEP 6: a peer that chokes may still give some pieces, and those are taken.
+/// BEP 6: a choking peer may still allow some pieces, and the engine fetches them.
 #[test]
 fn allowed_fast_pieces_are_fetched_while_choked() {
     let torrent = Torrent::new(4 * 16384, 16384);

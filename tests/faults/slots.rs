@@ -1,4 +1,5 @@
-//! Slots are earned: an honest peer gets in, and a peer that a user named is tried, however many silent ones hold on.
+//! Slots are earned: an honest peer gets a slot and a peer added by the user is dialed, however many silent peers hold
+//! slots.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -17,7 +18,7 @@ use crate::bed::{Bed, Seen, Torrent, loopback};
 use crate::http_tracker::{announce, ok, serve_on};
 use crate::peer::{ScriptedPeer, connect_raw, handshake, listen_as_seed, read_handshake, unique_id};
 
-/// Shakes hands from `from`, and then says nothing: the connection, where the engine lets it in.
+/// Performs the handshake from `from` and then sends nothing. Returns the connection if the engine accepts it.
 fn silent(bed: &Bed, torrent: &Torrent, from: IpAddr) -> Option<TcpStream> {
     let mut stream = connect_raw(bed.address(), Some(from));
     let hello = handshake(torrent.info_hash(), unique_id(), Reserved::ours());
@@ -26,7 +27,7 @@ fn silent(bed: &Bed, torrent: &Torrent, from: IpAddr) -> Option<TcpStream> {
     Some(stream)
 }
 
-/// As many silent connections as a torrent has room for, from four addresses.
+/// Fills all of a torrent's slots with silent connections from four addresses.
 fn fill(bed: &Bed, torrent: &Torrent, count: usize) -> Vec<TcpStream> {
     let from = |number: usize| loopback(200 + (number % 4) as u8);
     let held: Vec<TcpStream> = (0..count)
@@ -36,7 +37,7 @@ fn fill(bed: &Bed, torrent: &Torrent, count: usize) -> Vec<TcpStream> {
     held
 }
 
-/// A hundred silent connections fill a torrent; the seed that its user names is dialed all the same, and the torrent
+/// A hundred silent connections fill a torrent. The seed that the user adds is dialed all the same, and the torrent
 /// completes.
 #[test]
 fn a_named_seed_is_dialed_though_silent_peers_fill_the_torrent() {
@@ -50,7 +51,7 @@ fn a_named_seed_is_dialed_though_silent_peers_fill_the_torrent() {
     bed.wait_complete(&torrent);
 }
 
-/// The user's seed is not there at first: it is tried again soon, and its slot is kept.
+/// The seed that the user adds is unreachable at first: it is soon retried, and its slot stays reserved.
 #[test]
 fn a_named_seed_is_tried_again_while_silent_peers_fill_the_torrent() {
     let torrent = Arc::new(Torrent::new(1 << 20, 65536));
@@ -76,7 +77,7 @@ fn a_named_seed_is_tried_again_while_silent_peers_fill_the_torrent() {
     bed.wait_complete(&torrent);
 }
 
-/// A seed that a tracker names has the share of our own connections, which no connection from outside can hold.
+/// A seed from a tracker uses the slots reserved for outgoing connections, which no incoming connection can hold.
 #[test]
 fn a_seed_of_the_tracker_is_dialed_though_silent_peers_fill_the_torrent() {
     let listener = TcpListener::bind((loopback(212), 0)).unwrap();
@@ -104,8 +105,8 @@ fn a_seed_of_the_tracker_is_dialed_though_silent_peers_fill_the_torrent() {
     bed.wait_complete(&torrent);
 }
 
-/// An honest peer that connects to a torrent full of silent ones is let in after their time of grace, which is short
-/// where many come from one address.
+/// An honest peer that connects to a torrent full of silent peers gets a slot after their grace period, which is short
+/// if many come from one address.
 #[test]
 fn an_honest_peer_gets_in_where_silent_ones_hold_on() {
     let torrent = Arc::new(Torrent::new(1 << 20, 65536));
@@ -128,7 +129,7 @@ fn an_honest_peer_gets_in_where_silent_ones_hold_on() {
     assert!(bed.has_seen().iter().any(evicted));
 }
 
-/// A peer that sends blocks keeps its place against any number of newcomers.
+/// A peer that sends blocks keeps its slot against any number of new connections.
 #[test]
 fn a_useful_peer_is_not_evicted() {
     let torrent = Arc::new(Torrent::new(1 << 20, 65536));
@@ -148,7 +149,7 @@ fn a_useful_peer_is_not_evicted() {
     for number in 0..40 {
         held.extend(silent(&bed, &torrent, loopback(220 + number % 4)));
     }
-    // It is still heard.
+    // The engine still processes the peer's messages.
     for _ in 0..63 {
         let request = useful.wait_for_request();
         useful.answer(&torrent, request);
@@ -163,7 +164,7 @@ fn a_useful_peer_is_not_evicted() {
     assert!(evicted.count() >= 30, "newcomers displaced silent ones");
 }
 
-/// Six addresses open connections without end and say half a handshake; forty honest peers get in.
+/// Six addresses keep opening connections and send half a handshake each; forty honest peers still get in.
 #[test]
 fn renewed_half_handshakes_keep_nobody_out() {
     let torrent = Arc::new(Torrent::new(100_000, 16384));
@@ -188,7 +189,7 @@ fn renewed_half_handshakes_keep_nobody_out() {
             })
         })
         .collect();
-    // The budget is theirs before the others come.
+    // The attackers fill the budget of unidentified connections before the honest peers connect.
     let unidentified = |world: &mut World| world.resource::<ConnectionCounts>().unidentified;
     bed.wait_until("a full budget", || {
         bed.block_on(bed.torrents().with_world(unidentified)).unwrap() >= 128
@@ -202,7 +203,7 @@ fn renewed_half_handshakes_keep_nobody_out() {
     attackers.into_iter().for_each(|attacker| attacker.join().unwrap());
 }
 
-/// A seed at `ip` whose peer id others copy.
+/// Starts a seed at `ip` with a peer id that other peers copy.
 fn listen_with_id(ip: IpAddr, torrent: &Arc<Torrent>, id: PeerId) -> SocketAddr {
     let listener = TcpListener::bind((ip, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -226,7 +227,7 @@ fn listen_with_id(ip: IpAddr, torrent: &Arc<Torrent>, id: PeerId) -> SocketAddr 
     address
 }
 
-/// A thief connects under the seed's peer id and sends bad data: it is banned, and the seed is not.
+/// A peer that uses the seed's peer id and sends bad data is banned; the seed is not.
 #[test]
 fn a_ban_cannot_be_aimed_by_a_stolen_id() {
     let torrent = Arc::new(Torrent::new(1 << 20, 65536));
@@ -249,8 +250,8 @@ fn a_ban_cannot_be_aimed_by_a_stolen_id() {
     assert!(bed.stats(id).corrupt > 0, "the thief has delivered");
 }
 
-/// A thief that is connected first, and says nothing, does not lock out the owner of the id; nor does one that comes
-/// while the owner is connected end its connection.
+/// A silent peer that connects first with a stolen peer id does not lock out the id's owner. One that connects while
+/// the owner is connected does not end the owner's connection.
 #[test]
 fn a_stolen_id_locks_nobody_out() {
     for seed_id in [PeerId([0; 20]), PeerId([0xff; 20])] {
@@ -271,8 +272,8 @@ fn a_stolen_id_locks_nobody_out() {
     }
 }
 
-/// A peer behind the same gateway as the seed says that it listens on the seed's port, and sends bad data: the seed is
-/// dialed all the same.
+/// A peer behind the same gateway as the seed claims the seed's listen port and sends bad data. The seed is dialed all
+/// the same.
 #[test]
 fn a_claimed_port_keeps_nobody_from_being_dialed() {
     let torrent = Arc::new(Torrent::new(1 << 20, 65536));

@@ -1,4 +1,4 @@
-//! The stop, as peers, trackers and the disk see it: in which order, how long it may take, and what it leaves.
+//! The stop as seen by peers, trackers and the disk: its order, its duration, and the state that it leaves.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -28,14 +28,14 @@ use crate::bed::{Bed, DEADLINE, Torrent, loopback};
 use crate::http_tracker::{announce, ok, parameter, serve};
 use crate::peer::{ScriptedPeer, connect_raw, handshake, listen_as_seed, read_handshake, unique_id};
 
-/// More than all phases of a stop take together, and less than any of these would take without their bounds.
+/// Longer than all phases of a stop together, and shorter than any unbounded phase would take.
 const BOUND: Duration = Duration::from_secs(30);
 
 const BLOCK: u64 = 16384;
 const EMPTY_REPLY: &[u8] = b"d8:intervali900e5:peers0:e";
 const KEEP_DATA: RemoveOptions = RemoveOptions { delete_data: false };
 
-/// Begins a stop, and hands back who waits for it.
+/// Begins a stop on a thread and returns the thread's handle, which yields the result.
 fn begin_stop(bed: &Bed, id: InfoHash) -> JoinHandle<Result<(), Error>> {
     let torrents = bed.torrents();
     thread::spawn(move || {
@@ -44,7 +44,7 @@ fn begin_stop(bed: &Bed, id: InfoHash) -> JoinHandle<Result<(), Error>> {
     })
 }
 
-/// A tracker that answers `stopped` only when it is let.
+/// A tracker that withholds its answer to `stopped` until it is released.
 struct HeldTracker {
     url: String,
     stops: Receiver<String>,
@@ -86,8 +86,8 @@ fn requests(frames: &[Frame]) -> impl Iterator<Item = BlockRequest> {
     })
 }
 
-/// Asserts how the engine took its leave: a cancel for each of `outstanding` requests and for nothing else, then
-/// not-interested, then choke. Returns what it said before.
+/// Asserts the engine's last messages: one cancel for each of `outstanding` requests and no other, then not-interested,
+/// then choke. Messages before the first cancel may add requests, which must be canceled too.
 fn assert_farewell(frames: &[Frame], outstanding: &BTreeSet<BlockRequest>) {
     let cancelled = |frame: &Frame| match frame {
         Frame::Message(Message::Cancel(request)) => Some(*request),
@@ -108,7 +108,7 @@ fn assert_farewell(frames: &[Frame], outstanding: &BTreeSet<BlockRequest>) {
     );
 }
 
-/// A leecher that has been let in and has got one block of `piece`.
+/// Connects a leecher that is unchoked and has received one block of `piece`.
 fn leech_a_block(bed: &Bed, torrent: &Torrent, piece: u32) -> ScriptedPeer {
     let mut leecher = ScriptedPeer::connect(bed.address(), torrent);
     leecher.send(&Message::HaveNone);
@@ -119,7 +119,7 @@ fn leech_a_block(bed: &Bed, torrent: &Torrent, piece: u32) -> ScriptedPeer {
     leecher
 }
 
-/// The blocks that a session says are on the disk, as bytes from the beginning of the torrent.
+/// Returns the offsets in the torrent, in bytes, of the blocks that a session records as stored on disk.
 fn saved_blocks(session: &Session, torrent: &Torrent) -> BTreeSet<u64> {
     let geometry = &torrent.metainfo.info.geometry;
     let have = session.have.to_set(geometry.piece_count()).unwrap();
@@ -135,9 +135,9 @@ fn saved_blocks(session: &Session, torrent: &Torrent) -> BTreeSet<u64> {
         .collect()
 }
 
-/// The whole order, with requests outstanding and a peer that is served: cancels, not-interested, choke, an orderly
-/// close; when all peers have closed, and not before, `stopped` with true counters; when it is answered, the session;
-/// then the torrent is gone.
+/// The complete order of a stop, with outstanding requests and a peer being served. Peers get cancels, not-interested,
+/// choke and an orderly close. Only after all peers have closed, `stopped` is sent with correct counters. After its
+/// answer the session is written, and then the torrent is removed.
 #[test]
 fn a_download_is_stopped_in_order() {
     let tracker = HeldTracker::start();
@@ -155,7 +155,7 @@ fn a_download_is_stopped_in_order() {
     seed.send(&Message::HaveAll);
     seed.wait_for_message(&Message::Interested);
     seed.send(&Message::Unchoke);
-    // One piece of four blocks becomes whole, two blocks of the next are given, and the rest is owed.
+    // One piece of four blocks completes, two blocks of the next piece are sent, and the rest stays outstanding.
     let asked: Vec<BlockRequest> = (0..10).map(|_| seed.wait_for_request()).collect();
     let piece = asked[0].piece;
     assert!(asked[..4].iter().all(|request| request.piece == piece), "{asked:?}");
@@ -174,7 +174,8 @@ fn a_download_is_stopped_in_order() {
     let said = seed.rest();
     assert_farewell(&said, &owed);
     leecher.rest();
-    // The seed has not closed its side, and what it sends now finds nobody; still the close is waited for.
+    // The seed has not closed its side. The engine discards the blocks that it sends now, but still waits for its
+    // close.
     owed.extend(requests(&said));
     owed.iter().for_each(|request| seed.answer(&torrent, *request));
     drop(leecher);
@@ -216,7 +217,7 @@ fn a_download_is_stopped_in_order() {
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
 }
 
-/// A peer that never stops sending sees the same: no request behind the farewell, and no reset.
+/// A peer that never stops sending gets the same close: no request after the farewell, and no reset.
 #[test]
 fn nothing_is_asked_for_behind_the_farewell() {
     let torrent = Arc::new(Torrent::new(8 << 20, 65536));
@@ -231,7 +232,7 @@ fn nothing_is_asked_for_behind_the_farewell() {
         let mut frames = Vec::new();
         while let Some(frame) = seed.try_next().expect("an orderly close") {
             if let Frame::Message(Message::Request(request)) = frame {
-                // As slow as a peer of the Internet.
+                // As slow as a typical peer on the Internet.
                 thread::sleep(Duration::from_millis(3));
                 seed.answer(&data, request);
             }
@@ -252,7 +253,7 @@ fn nothing_is_asked_for_behind_the_farewell() {
     assert!(bed.session(id).unwrap().downloaded > 1 << 20);
 }
 
-/// A seed goes the same way.
+/// A seeding torrent stops in the same order.
 #[test]
 fn a_seed_is_stopped_in_order() {
     let tracker = HeldTracker::start();
@@ -283,7 +284,7 @@ fn a_seed_is_stopped_in_order() {
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
 }
 
-/// Stopped as soon as it is added, whether its files have been looked at or not.
+/// A torrent is stopped right after it is added, whether its files have been checked or not.
 #[test]
 fn a_stop_right_behind_the_add() {
     let torrent = Torrent::new(100_000, 16384);
@@ -295,7 +296,7 @@ fn a_stop_right_behind_the_add() {
     }
 }
 
-/// Both come in the same tick.
+/// The stop and the add arrive in the same tick.
 #[test]
 fn a_stop_in_the_tick_of_the_add() {
     let torrent = Torrent::new(100_000, 16384);
@@ -325,7 +326,7 @@ fn a_stop_in_the_tick_of_the_add() {
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
 }
 
-/// A torrent of a file that is one hole of `len` bytes, and whose hashes are anyone's.
+/// A torrent of one file that is a hole of `len` bytes, with arbitrary piece hashes.
 fn hollow_torrent(bed: &Bed, len: u64) -> Torrent {
     let piece_length = 1 << 20;
     let torrent = NewTorrent {
@@ -346,7 +347,7 @@ fn hollow_torrent(bed: &Bed, len: u64) -> Torrent {
     }
 }
 
-/// Stopped while much existing data is checked: the check ends with it, and what is not known is not saved.
+/// A stop while much existing data is checked ends the check and saves nothing that is not yet known.
 #[test]
 fn a_stop_during_a_check() {
     let bed = Bed::keeping(|_| {});
@@ -358,13 +359,13 @@ fn a_stop_during_a_check() {
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
     assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
-    // Whether there is a session or not, the next run looks again.
+    // Whether there is a session or not, the next run checks the data again.
     let id = bed.add(&torrent, "", &[]);
     bed.wait_until("the next check", || bed.stats(id).bytes_checked > 0);
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
 }
 
-/// A second stop while one runs joins it.
+/// A second stop joins the one in progress.
 #[test]
 fn a_second_stop_joins_the_first() {
     let tracker = HeldTracker::start();
@@ -375,7 +376,8 @@ fn a_second_stop_joins_the_first() {
     let first = begin_stop(&bed, id);
     tracker.stops.recv_timeout(DEADLINE).unwrap();
     let torrents = bed.torrents();
-    // Letters are read in the order in which they were sent, so the stops have been heard when this is answered.
+    // Commands are processed in the order in which they were sent, so this answer shows that the stops have been
+    // received.
     let release = async {
         let stats = torrents.stats(id).await.unwrap();
         assert_eq!(stats.lifecycle, "stopping/announce_stopped");
@@ -396,7 +398,7 @@ fn a_second_stop_joins_the_first() {
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
 }
 
-/// What is not there.
+/// Calls for a torrent that does not exist.
 #[test]
 fn an_unknown_torrent() {
     let bed = Bed::keeping(|_| {});
@@ -410,7 +412,7 @@ fn an_unknown_torrent() {
     assert!(is_unknown(bed.block_on(torrents.remove(id, KEEP_DATA)).unwrap_err()));
 }
 
-/// Adding what is there changes nothing.
+/// Adding a torrent again changes nothing.
 #[test]
 fn the_same_torrent_twice() {
     let torrent = Torrent::new(100_000, 16384);
@@ -426,7 +428,7 @@ fn the_same_torrent_twice() {
     assert!(!bed.folder().join("elsewhere").exists());
 }
 
-/// A tracker that never answers holds the stop for its deadline, and the session is saved all the same.
+/// A tracker that never answers delays the stop until its deadline; the session is saved all the same.
 #[test]
 fn a_dead_tracker_costs_its_deadline() {
     let torrent = Torrent::with_trackers(100_000, 16384, &[dead_tracker()]);
@@ -443,7 +445,7 @@ fn a_dead_tracker_costs_its_deadline() {
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
 }
 
-/// Fifty torrents with a dead tracker stop side by side: in one deadline, not in fifty.
+/// Fifty torrents with a dead tracker stop in parallel: in one deadline, not in fifty.
 #[test]
 fn all_torrents_stop_side_by_side() {
     let url = dead_tracker();
@@ -464,7 +466,7 @@ fn all_torrents_stop_side_by_side() {
     assert!(ids.iter().all(|id| bed.session(*id).is_some()));
 }
 
-/// A thousand peers all see an orderly close, in a time that has a bound.
+/// A thousand peers all get an orderly close, within a bounded time.
 #[test]
 fn a_thousand_peers_are_parted_from_in_order() {
     const COUNT: usize = 1000;
@@ -505,19 +507,19 @@ fn raise_file_limit() {
     setrlimit(Resource::Nofile, limit).unwrap();
 }
 
-/// What the state folder holds of a torrent.
+/// Names of a torrent's files in the state folder.
 fn saved_files(bed: &Bed, id: InfoHash) -> Vec<String> {
     let files = std::fs::read_dir(bed.state()).unwrap();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names
-        // A saving may be under way.
+        // A save may be in progress.
         .filter(|name| name.contains(&id.to_string()) && !name.ends_with(".tmp"))
         .collect();
     names.sort();
     names
 }
 
-/// Removing without the data deletes the session and the `.torrent`, and nothing else.
+/// A removal without the data deletes the session and the `.torrent` and nothing else.
 #[test]
 fn removing_leaves_the_data() {
     let torrent = Torrent::new(100_000, 16384);
@@ -532,7 +534,7 @@ fn removing_leaves_the_data() {
     assert_eq!(bed.block_on(bed.torrents().resume_all()).unwrap(), 0);
 }
 
-/// A removal while a stop runs joins it: nothing is saved, and both are answered.
+/// A removal during a stop joins it: nothing is saved, and both calls are answered.
 #[test]
 fn a_removal_joins_a_stop() {
     let tracker = HeldTracker::start();
@@ -544,7 +546,7 @@ fn a_removal_joins_a_stop() {
     let stop = begin_stop(&bed, id);
     tracker.stops.recv_timeout(DEADLINE).unwrap();
     let torrents = bed.torrents();
-    // As above.
+    // As in the second stop above: this answer shows that the removal has been received.
     let release = async {
         torrents.stats(id).await.unwrap();
         tracker.release.send(()).unwrap();
@@ -558,7 +560,7 @@ fn a_removal_joins_a_stop() {
 
 type RemoveReply = Result<Removed, RemoveError>;
 
-/// Removes a torrent when its stop has come to the session.
+/// Plugin that removes a torrent when its stop reaches the session phase.
 #[derive(Clone)]
 struct RemoveWhileSaving {
     torrent: InfoHash,
@@ -591,7 +593,7 @@ fn remove_while_saving(
     }
 }
 
-/// Also where the stop is just writing the session.
+/// A removal also joins a stop that is writing the session.
 #[test]
 fn a_removal_while_the_session_is_written() {
     let torrent = Torrent::new(100_000, 16384);
@@ -603,7 +605,7 @@ fn a_removal_while_the_session_is_written() {
     let mut bed = Bed::with_plugin(|_| {}, plugin);
     let id = bed.seed(&torrent);
     bed.wait_until("the session", || bed.session(id).is_some());
-    // So that there is something to be saved.
+    // Uploads a block so that the session has a change to save.
     leech_a_block(&bed, &torrent, 0);
     bed.wait_until("the block to be counted", || bed.stats(id).uploaded == BLOCK);
     begin_stop(&bed, id).join().unwrap().unwrap();
@@ -611,7 +613,7 @@ fn a_removal_while_the_session_is_written() {
     assert!(saved_files(&bed, id).is_empty(), "{:?}", saved_files(&bed, id));
 }
 
-/// Fault 105: a torrent that is removed with its data while it downloads leaves nothing, also not later.
+/// Fault 105: removing a downloading torrent with its data leaves no files, even later.
 #[test]
 fn removing_with_jobs_in_flight() {
     let torrent = Arc::new(Torrent::new(8 << 20, 16384));
@@ -626,12 +628,13 @@ fn removing_with_jobs_in_flight() {
         .unwrap();
     let left = |bed: &Bed| std::fs::read_dir(bed.folder()).unwrap().count() + saved_files(bed, id).len();
     assert_eq!(left(&bed), 0);
-    // It can be added again, and then it downloads from the beginning.
+    // The torrent can be added again and then downloads from the beginning.
     bed.download(&torrent, &[seed]);
     bed.wait_complete(&torrent);
 }
 
-/// Fault 84: where the session cannot be saved, the stop says so, the torrent stays visible, and can be stopped again.
+/// Fault 84: if the session cannot be saved, the stop returns an error, and the torrent stays visible and can be
+/// stopped again.
 #[test]
 fn a_session_that_cannot_be_saved() {
     let torrent = Torrent::new(100_000, 16384);
@@ -640,7 +643,8 @@ fn a_session_that_cannot_be_saved() {
     bed.wait_until("the session", || bed.session(id).is_some());
     leech_a_block(&bed, &torrent, 0);
     bed.wait_until("the block to be counted", || bed.stats(id).uploaded == BLOCK);
-    // The folder is held open, so that nothing can take its place; but something may be where the new session goes first.
+    // The engine holds the folder open, so it cannot be replaced. The path where the new session is written first can
+    // be blocked.
     let in_the_way = bed.state().join(format!("{id}.tmp"));
     std::fs::create_dir(&in_the_way).unwrap();
     let error = bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap_err();
@@ -655,14 +659,14 @@ fn a_session_that_cannot_be_saved() {
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
 }
 
-/// The address of a peer that listens but has never been reached is no reason to wait.
+/// A stop does not wait for connections that are still being established.
 #[test]
 fn a_stop_while_connections_are_being_made() {
     let torrent = Torrent::new(100_000, 16384);
     let mut bed = Bed::keeping(|_| {});
-    // Accepted by the system, and never answered by anybody.
+    // The system accepts the connection, and no peer ever answers.
     let silent = TcpListener::bind((loopback(113), 0)).unwrap();
-    // A network for documentation (RFC 5737): nobody answers.
+    // A network reserved for documentation (RFC 5737): no host answers.
     let nowhere: SocketAddr = ([192, 0, 2, 1], 6881).into();
     let id = bed.download(&torrent, &[silent.local_addr().unwrap(), nowhere]);
     silent.accept().unwrap();
@@ -671,7 +675,7 @@ fn a_stop_while_connections_are_being_made() {
     assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
 }
 
-/// A stop that comes before the saved session has been read leaves it as it is, however often.
+/// A stop before the saved session has been read leaves the session unchanged, however often it is repeated.
 #[test]
 fn a_stop_before_the_session_is_read() {
     let torrent = Torrent::new(100_000, 16384);
@@ -692,7 +696,7 @@ fn a_stop_before_the_session_is_read() {
     bed.wait_until("seeding", || bed.stats(id).lifecycle == "seeding");
 }
 
-/// Who knocks while a torrent stops is not let in, and finds no open connection afterwards.
+/// A peer that connects while a torrent stops is rejected and leaves no open connection.
 #[test]
 fn nobody_gets_in_while_it_stops() {
     let tracker = HeldTracker::start();

@@ -1,4 +1,4 @@
-//! Faults from inside: one torrent's costs that torrent a restart, and a panic costs the engine no more than that.
+//! Internal faults: a fault of a torrent restarts only that torrent, and a panic only restarts the engine.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use ecs_torrent::{Error, InfoHash, Tick, TickSet};
 use crate::bed::{Bed, DEADLINE, Torrent, loopback};
 use crate::peer::listen_as_seed;
 
-/// A seed as slow as one of the Internet, which counts the blocks that it gives.
+/// Starts a seed as slow as a typical one on the Internet; it counts the blocks that it sends.
 fn slow_seed(last: u8, torrent: &Arc<Torrent>) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
     let given = Arc::new(AtomicUsize::new(0));
     let count = given.clone();
@@ -27,7 +27,7 @@ fn slow_seed(last: u8, torrent: &Arc<Torrent>) -> (std::net::SocketAddr, Arc<Ato
     (address, given)
 }
 
-/// Makes a torrent fail, as one of its own jobs would.
+/// Makes a torrent fail as one of its own jobs would.
 fn fail(bed: &Bed, id: InfoHash) {
     let fault = move |world: &mut World| {
         let torrent = world.resource::<TorrentIndex>().get(id).unwrap();
@@ -40,7 +40,7 @@ fn fail(bed: &Bed, id: InfoHash) {
     bed.block_on(bed.torrents().with_world(fault)).unwrap();
 }
 
-/// Everything told until something that is wanted is.
+/// Collects all events up to the first one that `wanted` accepts.
 fn events_until(bed: &Bed, events: &mut Subscription, wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
     let mut past = Vec::new();
     let collect = async {
@@ -55,7 +55,7 @@ fn events_until(bed: &Bed, events: &mut Subscription, wanted: impl Fn(&Event) ->
     past
 }
 
-/// A fault in one of two downloads: it is tried again and completes, and the other never notices.
+/// A fault in one of two downloads: that torrent is restarted and completes, and the other is unaffected.
 #[test]
 fn a_fault_of_one_torrent_is_not_felt_by_another() {
     let (struck, other) = (Torrent::new(4 << 20, 65536), Torrent::new((4 << 20) + 1, 65536));
@@ -110,7 +110,7 @@ fn a_fault_of_one_torrent_is_not_felt_by_another() {
     }
 }
 
-/// Three restarts in a while; then it stays failed, for everybody to see, until it is added anew.
+/// After three consecutive restarts the torrent stays failed, visibly, until it is added again.
 #[test]
 fn a_torrent_that_fails_again_and_again_stays_failed() {
     let torrent = Torrent::new(100_000, 16384);
@@ -147,7 +147,7 @@ fn a_torrent_that_fails_again_and_again_stays_failed() {
     assert_eq!(bed.stats(id).lifecycle, "downloading");
 }
 
-/// A system that panics once when it is lit.
+/// A system that panics once when triggered.
 #[derive(Clone, Default)]
 struct Bomb(Arc<AtomicBool>);
 
@@ -166,10 +166,10 @@ fn explode(fuse: Res<Fuse>) {
 }
 
 impl Bomb {
-    /// Lights it, and returns when it has gone off.
+    /// Triggers the panic and returns after it has happened.
     fn light(&self, bed: &Bed) {
         self.0.store(true, Ordering::Relaxed);
-        // Whether this letter arrives before, while or after it goes off.
+        // Wakes the engine; the command may arrive before, during or after the panic.
         let _ = bed.block_on(bed.torrents().list());
         bed.wait_until("the bomb", || !self.0.load(Ordering::Relaxed));
     }
@@ -187,8 +187,8 @@ fn wait_until_listed(bed: &Bed, mut expected: Vec<InfoHash>) {
     });
 }
 
-/// Fault 104: a panic in a system of a plugin. The engine is built again from what is saved, whoever holds it can
-/// go on, and what was running completes.
+/// Fault 104: a panic in a plugin's system. The engine is rebuilt from its saved state, existing handles keep working,
+/// and the active torrents complete.
 #[test]
 fn a_panic_in_a_system() {
     let (seeding, loading) = (Torrent::new(100_000, 16384), Torrent::new(4 << 20, 65536));
@@ -220,7 +220,7 @@ fn a_panic_in_a_system() {
     assert!(bed.session(loading_id).unwrap().downloaded >= 4 << 20);
 }
 
-/// Fault 104: three times in a while; then the engine is gone, and says so.
+/// Fault 104: after three consecutive restarts the next panic ends the engine, and calls report that.
 #[test]
 fn an_engine_that_panics_again_and_again_ends() {
     let torrent = Torrent::new(100_000, 16384);

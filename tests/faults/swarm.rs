@@ -1,4 +1,4 @@
-//! Connections to the wrong ones: ourselves, and the same one twice.
+//! Unwanted connections: to ourselves, and duplicates to the same peer.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use ecs_torrent::protocol::wire::{Message, Reserved};
 use crate::bed::{Bed, Seen, Torrent, loopback};
 use crate::peer::{ScriptedPeer, connect_raw, handshake, listen_as_seed, unique_id};
 
-/// Fault 30: the engine connects to itself, notices, and does not try again.
+/// Fault 30: the engine connects to itself, detects it, and does not retry.
 #[test]
 fn ourselves() {
     let mut bed = Bed::new();
@@ -20,7 +20,7 @@ fn ourselves() {
     assert!(bed.stats(id).peers.is_empty());
 }
 
-/// Fault 30: a peer that is connected already is not connected again; the first connection goes on.
+/// Fault 30: a second connection of a connected peer is rejected; the first one continues.
 #[test]
 fn the_same_peer_twice() {
     let mut bed = Bed::new();
@@ -38,7 +38,7 @@ fn the_same_peer_twice() {
     first.wait_for_message(&Message::Unchoke);
 }
 
-/// A peer that goes and comes back under its id is welcome.
+/// A peer that disconnects can reconnect under the same peer id.
 #[test]
 fn a_peer_that_returns() {
     let mut bed = Bed::new();
@@ -52,7 +52,7 @@ fn a_peer_that_returns() {
     ScriptedPeer::connect_as(bed.address(), &torrent, id);
 }
 
-/// Two engines in one process, and a torrent that goes through both.
+/// Two engines in one process transfer a torrent through both.
 #[test]
 fn two_engines_in_one_process() {
     let torrent = Arc::new(Torrent::new(2_000_003, 65536));

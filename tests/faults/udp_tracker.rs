@@ -1,19 +1,19 @@
-//! UDP trackers, one that is plagued by forgers, and one that counts.
+//! UDP trackers: one whose answers are forged, and one that records its requests.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::mpsc::{Receiver, channel};
 
 use crate::bed::{Bed, Seen, Torrent};
 
-/// What a tracker was asked: action, and the whole packet.
+/// A request to a tracker: the action and the whole packet.
 type Asked = (u32, Vec<u8>);
 
 fn word(packet: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(packet[at..at + 4].try_into().unwrap())
 }
 
-/// A tracker that answers each request with what `answer` returns for it: datagrams, and whether each comes from
-/// the tracker's own socket.
+/// Starts a tracker that answers each request with the datagrams from `answer`. The flag of a datagram says whether it
+/// comes from the tracker's own socket.
 fn serve(answer: impl Fn(u32, u32, &[u8]) -> Vec<(bool, Vec<u8>)> + Send + 'static) -> (String, Receiver<Asked>) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let forger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -46,8 +46,8 @@ fn connected(transaction: u32) -> Vec<u8> {
     packet(&[0, transaction, 0x0bad, 0xcafe], &[])
 }
 
-/// Fault 57: answers that are short, of another transaction, or from another address are ignored; the right one
-/// counts.
+/// Fault 57: answers that are too short, have another transaction id, or come from another address are ignored; the
+/// correct answer counts.
 #[test]
 fn forged_answers_are_ignored() {
     let (url, asked) = serve(|action, transaction, _| {
@@ -83,7 +83,7 @@ fn forged_answers_are_ignored() {
     );
 }
 
-/// BEP 15: the announce carries what it should; `stopped` is told at the end over the same connection.
+/// BEP 15: the announce carries the required fields, and `stopped` is sent at the end over the same connection.
 #[test]
 fn a_session_as_its_tracker_sees_it() {
     let (url, asked) = serve(|action, transaction, _| match action {
@@ -110,7 +110,7 @@ fn a_session_as_its_tracker_sees_it() {
     assert_eq!(started[88..92], stopped[88..92], "the key stays");
 }
 
-/// BEP 48 and BEP 15: a scrape, and what is told when it is refused.
+/// BEP 48 and BEP 15: a scrape, and the error reported when it is refused.
 #[test]
 fn scrapes_over_udp() {
     let (url, _asked) = serve(|action, transaction, _| match action {

@@ -1,4 +1,4 @@
-//! Peers that break the protocol: each costs itself and nothing else.
+//! Peers that violate the protocol: each violation affects only its own connection.
 
 use std::io::Write;
 use std::time::Instant;
@@ -21,7 +21,8 @@ fn seeding_bed() -> (Bed, Torrent) {
     (bed, torrent)
 }
 
-/// A peer sends `bytes` after its handshake: the engine closes it for `reason`, and goes on serving another one.
+/// Asserts that the engine closes a peer that sends `bytes` after its handshake for the expected reason, and keeps
+/// serving another peer.
 fn assert_closed_for(bytes: &[u8], is_expected: impl Fn(&WireError) -> bool) {
     let (mut bed, torrent) = seeding_bed();
     let mut bystander = ScriptedPeer::connect(bed.address(), &torrent);
@@ -36,7 +37,7 @@ fn assert_closed_for(bytes: &[u8], is_expected: impl Fn(&WireError) -> bool) {
     fetch_one(&mut bystander, &torrent);
 }
 
-/// Downloads a block, to see that a connection works.
+/// Downloads a block to show that a connection works.
 fn fetch_one(peer: &mut ScriptedPeer, torrent: &Torrent) {
     let request = torrent.metainfo.info.geometry.block(1, 0);
     peer.send(&Message::Interested);
@@ -63,7 +64,7 @@ fn a_length_prefix_of_four_gibibytes() {
     }
 }
 
-/// Fault 20: nothing of what follows such a prefix is buffered, however much a peer sends.
+/// Fault 20: the data after such a prefix is not buffered, however much a peer sends.
 #[test]
 fn a_length_prefix_of_four_gibibytes_buffers_nothing() {
     if !is_own_process("wire::a_length_prefix_of_four_gibibytes_buffers_nothing", Vec::new) {
@@ -83,12 +84,12 @@ fn a_length_prefix_of_four_gibibytes_buffers_nothing() {
             ));
         });
         eprintln!("{growth} bytes");
-        // Read buffers of two MiB, whatever comes.
+        // Read buffers of 2 MiB, however much arrives.
         assert!(growth < 4 << 20, "{growth} bytes for what nobody asked for");
     }
 }
 
-/// Fault 21: a handshake that trickles in has its time, and then the slot is free.
+/// Fault 21: a handshake that trickles in ends at its timeout, and the slot is free again.
 #[test]
 fn a_trickled_handshake() {
     let mut bed = Bed::with(|settings| {
@@ -114,7 +115,7 @@ fn a_trickled_handshake() {
     ScriptedPeer::connect(bed.address(), &torrent);
 }
 
-/// Fault 21: a message that has begun has to end.
+/// Fault 21: an incomplete message ends at its timeout.
 #[test]
 fn a_trickled_message() {
     let mut bed = Bed::with(|settings| settings.peers.frame_timeout_s = 2);
@@ -127,17 +128,17 @@ fn a_trickled_message() {
     assert_eq!(bed.reason(address), CloseReason::Timeout(TimeoutKind::Frame));
 }
 
-/// Fault 22: a bitfield of the wrong size, or with spare bits.
+/// Fault 22: a bitfield of the wrong size or with spare bits set closes the connection.
 #[test]
 fn bitfields_of_another_torrent() {
-    // Five pieces: one byte, three spare bits.
+    // Five pieces need one byte and leave three spare bits.
     for bits in [&[0u8, 0][..], &[0b1111_1100]] {
         let message = written(&Message::Bitfield(Bytes::copy_from_slice(bits)));
         assert_closed_for(&message, |error| matches!(error, WireError::Bitfield(_)));
     }
 }
 
-/// Fault 23: indexes and offsets that do not exist.
+/// Fault 23: indexes and offsets out of range close the connection.
 #[test]
 fn indexes_out_of_range() {
     let request = |piece, begin, len| BlockRequest { piece, begin, len };
@@ -156,7 +157,7 @@ fn indexes_out_of_range() {
     }
 }
 
-/// Fault 24: a request for nothing, or for more than anybody asks for, is rejected and costs nothing else.
+/// Fault 24: a request of zero length or above the maximum is rejected and has no other effect.
 #[test]
 fn zero_and_oversized_requests() {
     let (_bed, torrent) = seeding_bed();
@@ -181,7 +182,8 @@ fn fetch_one_more(peer: &mut ScriptedPeer, torrent: &Torrent) {
     assert_eq!(peer.wait_for_block().request, request);
 }
 
-/// Fault 25: a flood of requests ends at the queue that was announced; the rest is rejected, and nothing before that.
+/// Fault 25: a flood of requests is capped at the announced queue length. The excess is rejected, and no request before
+/// that.
 #[test]
 fn a_flood_of_requests_is_capped() {
     const CAP: usize = 20;
@@ -199,7 +201,7 @@ fn a_flood_of_requests_is_capped() {
         .flat_map(|request| written(&Message::Request(*request)))
         .collect();
     peer.send_raw(&flood);
-    // Requests that were rejected, and how many blocks came before.
+    // Rejected requests, each with the number of blocks received before.
     let (mut block_count, mut rejects) = (0, Vec::new());
     while block_count + rejects.len() < requests.len() {
         match peer.next().expect("the connection stays") {
@@ -213,7 +215,7 @@ fn a_flood_of_requests_is_capped() {
         "{block_count} blocks, {} rejects",
         rejects.len()
     );
-    // Answers leave in the order in which they were decided: where one is a reject, the queue was exactly full.
+    // Answers are sent in the order of their decisions: at each reject, the queue was exactly full.
     for (reject_count, (request, blocks_before)) in rejects.into_iter().enumerate() {
         let position = requests.iter().position(|other| *other == request).unwrap();
         let queued = position - reject_count - blocks_before;
@@ -221,7 +223,8 @@ fn a_flood_of_requests_is_capped() {
     }
 }
 
-/// Fault 25: a peer that asks for blocks and never reads them is closed, and holds no more memory than one peer may.
+/// Fault 25: a peer that requests blocks and never reads them is closed, and holds no more memory than the limit of one
+/// peer.
 #[test]
 fn a_peer_that_never_reads() {
     if !is_own_process("wire::a_peer_that_never_reads", Vec::new) {
@@ -229,7 +232,7 @@ fn a_peer_that_never_reads() {
     }
     let mut bed = Bed::with(|settings| {
         settings.peers.send_timeout_s = 2;
-        // Everything is asked for, and nothing is rejected.
+        // Large enough that no request is rejected.
         settings.uploads.max_queue = 4096;
     });
     let torrent = Torrent::new(64 << 20, 1 << 20);
@@ -249,12 +252,12 @@ fn a_peer_that_never_reads() {
         reason = Some(bed.reason(address));
     });
     assert_eq!(reason, Some(CloseReason::Timeout(TimeoutKind::Send)));
-    // Two MiB of blocks (`uploads.peer_memory_bytes`), and as much again for buffers on the way.
+    // 2 MiB of blocks (`uploads.peer_memory_bytes`), and as much again for buffers in transit.
     eprintln!("{growth} bytes");
     assert!(growth < 4 << 20, "{growth} bytes for a peer that reads nothing");
 }
 
-/// A message of the fast extension, where it was not agreed on, costs the connection and no ban.
+/// A message of the fast extension without negotiation closes the connection but does not ban the peer.
 #[test]
 fn a_fast_message_without_the_extension() {
     let (mut bed, torrent) = seeding_bed();
@@ -263,11 +266,11 @@ fn a_fast_message_without_the_extension() {
     peer.send(&Message::HaveNone);
     peer.wait_closed();
     assert_eq!(bed.reason(address), CloseReason::Wire(WireError::NotNegotiated(15)));
-    // Not banned: the same address may come again.
+    // Not banned: the same address may connect again.
     ScriptedPeer::connect_plain(bed.address(), &torrent);
 }
 
-/// BEP 3: without the fast extension there are no rejects; requests while choked go unanswered.
+/// BEP 3: without the fast extension there are no rejects; requests while choked stay unanswered.
 #[test]
 fn a_plain_peer_is_served_by_the_plain_rules() {
     let (_bed, torrent) = seeding_bed();
@@ -284,7 +287,7 @@ fn a_plain_peer_is_served_by_the_plain_rules() {
     peer.send(&Message::Request(early));
     peer.send(&Message::Interested);
     peer.wait_for_message(&Message::Unchoke);
-    // Not here, and so not served; what follows shows that nothing was said about it.
+    // An invalid request is not served; the next messages show that it was not answered either.
     peer.send(&Message::Request(BlockRequest { len: 0, ..early }));
     peer.send(&Message::Request(late));
     peer.wait_for("the block", |frame| match frame {
@@ -293,7 +296,7 @@ fn a_plain_peer_is_served_by_the_plain_rules() {
     });
 }
 
-/// BEP 54: a piece that is taken back is not asked for.
+/// BEP 54: a piece revoked by `lt_donthave` is not requested.
 #[test]
 fn a_piece_that_is_taken_back() {
     let mut bed = Bed::new();
@@ -324,7 +327,8 @@ fn a_piece_that_is_taken_back() {
     assert!(!bed.has_seen().iter().any(|seen| matches!(seen, Seen::Completed)));
 }
 
-/// BEP 6: a piece that is suggested comes first where none is rarer, and who suggests hears what became of it.
+/// BEP 6: a suggested piece is requested first if no piece is rarer, and the suggesting peer gets a `Have` once it
+/// completes.
 #[test]
 fn a_piece_that_is_suggested() {
     let mut bed = Bed::new();
@@ -339,7 +343,7 @@ fn a_piece_that_is_suggested() {
     assert_eq!(request.piece, 5);
     peer.answer(&torrent, request);
     peer.wait_for_message(&Message::Have(5));
-    // Nothing more is suggested, so the rest is asked for without.
+    // No further piece is suggested, so the rest is requested without suggestions.
     for _ in 0..7 {
         let request = peer.wait_for_request();
         peer.answer(&torrent, request);
@@ -347,7 +351,8 @@ fn a_piece_that_is_suggested() {
     bed.wait_complete(&torrent);
 }
 
-/// A seed suggests each piece to one of those who want some, and to those who come when all are gone once more.
+/// A seed suggests each piece to one interested peer. After those peers have left, it suggests the pieces again to new
+/// peers.
 #[test]
 fn pieces_that_a_seed_suggests() {
     const PIECES: u32 = 16;
@@ -370,7 +375,7 @@ fn pieces_that_a_seed_suggests() {
             (0..count).map(|_| peer.wait_for("a suggestion", suggestion)).collect()
         };
         let (mut first, mut second) = (connect(), connect());
-        // A quarter of a second's worth, 128 KiB at least.
+        // Suggestions for a quarter of a second, at least 128 KiB.
         let mut out = suggestions(&mut second, 8);
         let asked = (0..PIECES).find(|piece| !out.contains(piece)).unwrap();
         first.send(&Message::Request(torrent.metainfo.info.geometry.block(asked, 0)));
@@ -387,7 +392,7 @@ fn pieces_that_a_seed_suggests() {
     }
 }
 
-/// A stranger who asks for a torrent that is not here is closed without an answer.
+/// A peer that requests an unknown torrent is closed without an answer.
 #[test]
 fn an_unknown_torrent() {
     let (mut bed, _torrent) = seeding_bed();

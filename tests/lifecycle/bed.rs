@@ -1,4 +1,4 @@
-//! An engine under test, and the lives of its torrents.
+//! An engine under test, and the lifecycle stages of its torrents.
 
 use std::collections::HashMap;
 use std::fs;
@@ -23,10 +23,10 @@ use ecs_torrent::{AddOptions, Engine, Error, InfoHash, Settings, Tick, TorrentPl
 
 use crate::content::{make_torrent, write_file};
 
-/// Time for anything that is waited for.
+/// Time limit of every wait.
 pub const DEADLINE: Duration = Duration::from_secs(180);
 
-/// Settings for a loopback address, with waits that fit a test.
+/// Settings for a loopback address, with intervals that suit a test.
 pub fn settings(state_dir: Option<&Path>) -> Settings {
     let mut settings = Settings::default();
     settings.session.state_dir = state_dir.map(Path::to_owned);
@@ -37,7 +37,7 @@ pub fn settings(state_dir: Option<&Path>) -> Settings {
     settings
 }
 
-/// Waits until something is so that nobody tells of.
+/// Polls until `is_so` returns true, for conditions without an event.
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !is_so() {
@@ -46,7 +46,7 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// One word for a stage; a failure that is tried again is told from one that stays.
+/// Returns one word for a stage. A failure that is retried is "restarting", a permanent one is "failed".
 pub fn word(life: &Lifecycle) -> &'static str {
     match life {
         Lifecycle::Adding => "adding",
@@ -60,7 +60,7 @@ pub fn word(life: &Lifecycle) -> &'static str {
     }
 }
 
-/// Why it waits or has failed.
+/// Returns the reason why a torrent is blocked or has failed.
 pub fn reason(life: &Lifecycle) -> Option<&str> {
     match life {
         Lifecycle::Blocked { resource: reason } | Lifecycle::Failed { reason, .. } => Some(reason),
@@ -68,7 +68,7 @@ pub fn reason(life: &Lifecycle) -> Option<&str> {
     }
 }
 
-/// A torrent entered a stage of its life.
+/// A torrent and the lifecycle stage that it entered.
 type Seen = (InfoHash, Lifecycle);
 
 #[derive(Clone)]
@@ -100,17 +100,17 @@ pub struct Bed {
     runtime: tokio::runtime::Runtime,
     seen: Receiver<Seen>,
     lives: HashMap<InfoHash, Vec<Lifecycle>>,
-    /// How many of a torrent's stages somebody has waited for.
+    /// Number of each torrent's stages that earlier waits have consumed.
     waited: HashMap<InfoHash, usize>,
 }
 
 impl Bed {
-    /// An engine that keeps sessions in `state_dir`.
+    /// Starts an engine that keeps sessions in `state_dir`.
     pub fn start(state_dir: &Path) -> Self {
         Self::start_with(settings(Some(state_dir)))
     }
 
-    /// As [`Bed::with`]; the lock of an engine that this process has just dropped is waited for.
+    /// Starts an engine as [`Bed::with`] does, but waits for the lock of an engine that this process has just dropped.
     pub fn start_with(settings: Settings) -> Self {
         let mut bed = None;
         wait_until("the state folder", || match Self::with(settings.clone()) {
@@ -154,7 +154,7 @@ impl Bed {
         self.runtime.block_on(work)
     }
 
-    /// Adds a torrent whose data is below `root`, or comes from `peers`.
+    /// Adds a torrent whose data lies below `root` or is downloaded from `peers`.
     pub fn add(&self, torrent: &Torrent, root: &Path, peers: &[SocketAddr]) -> InfoHash {
         let options = AddOptions {
             root: Some(root.to_owned()),
@@ -164,7 +164,7 @@ impl Bed {
         self.add_with(torrent, options)
     }
 
-    /// As [`Bed::add`]; files that are there may be changed.
+    /// Adds a torrent as [`Bed::add`] does, but permits changes to existing files.
     pub fn add_over(&self, torrent: &Torrent, root: &Path, peers: &[SocketAddr]) -> InfoHash {
         let options = AddOptions {
             root: Some(root.to_owned()),
@@ -206,7 +206,7 @@ impl Bed {
         self.block_on(self.torrents().stop_all_and_serialize())
     }
 
-    /// The pieces that the engine calls had.
+    /// Returns the torrent's verified pieces, as the engine reports them.
     pub fn have(&self, id: InfoHash) -> Vec<u32> {
         let look = move |world: &mut World| {
             let entity = world.resource::<TorrentIndex>().get(id).unwrap();
@@ -215,7 +215,7 @@ impl Bed {
         self.block_on(self.torrents().with_world(look)).unwrap()
     }
 
-    /// Waits until a torrent enters a stage that `wanted` accepts; what it went through before is passed.
+    /// Waits until a torrent enters a stage that `wanted` accepts. Consumes the stages before it.
     pub fn wait(&mut self, id: InfoHash, what: &str, wanted: impl Fn(&Lifecycle) -> bool) -> Lifecycle {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -243,7 +243,7 @@ impl Bed {
         self.wait(id, "completion", |life| *life == Lifecycle::Seeding);
     }
 
-    /// Waits until it waits for something, and tells for what.
+    /// Waits until a torrent is blocked, and returns the reason.
     pub fn wait_blocked(&mut self, id: InfoHash) -> String {
         let is_blocked = |life: &Lifecycle| matches!(life, Lifecycle::Blocked { .. });
         match self.wait(id, "it to be blocked", is_blocked) {
@@ -252,7 +252,7 @@ impl Bed {
         }
     }
 
-    /// Waits until it has failed for good, and tells why.
+    /// Waits until a torrent has failed permanently, and returns the reason.
     pub fn wait_failed(&mut self, id: InfoHash) -> String {
         let is_failed = |life: &Lifecycle| matches!(life, Lifecycle::Failed { retry_at: None, .. });
         match self.wait(id, "the failure", is_failed) {
@@ -261,7 +261,7 @@ impl Bed {
         }
     }
 
-    /// Everything that a torrent went through in this run.
+    /// Returns all stages that a torrent went through in this run.
     pub fn past(&mut self, id: InfoHash) -> &[Lifecycle] {
         let seen: Vec<Seen> = self.seen.try_iter().collect();
         seen.into_iter().for_each(|seen| self.note(seen));
@@ -272,13 +272,13 @@ impl Bed {
         self.past(id).contains(&Lifecycle::Checking)
     }
 
-    /// How often it failed and was to be tried again.
+    /// Returns how often a torrent failed and was scheduled for a restart.
     pub fn restart_count(&mut self, id: InfoHash) -> usize {
         let is_restart = |life: &&Lifecycle| matches!(life, Lifecycle::Failed { retry_at: Some(_), .. });
         self.past(id).iter().filter(is_restart).count()
     }
 
-    /// The next stage that any torrent enters, where it does so in time.
+    /// Returns the next stage that any torrent enters, if it does so in time.
     pub fn next_life(&mut self, time: Duration) -> Option<Seen> {
         self.seen.recv_timeout(time).ok()
     }
@@ -294,18 +294,18 @@ impl Bed {
 /// A torrent, and a folder that holds its data.
 pub struct Torrent {
     pub metainfo: Arc<Metainfo>,
-    /// All of its bytes, one file behind the other.
+    /// The bytes of all files, concatenated.
     pub data: Vec<u8>,
     source: tempfile::TempDir,
 }
 
 impl Torrent {
-    /// A torrent of one file called `data`.
+    /// Creates a torrent of one file called `data`.
     pub fn single(seed: u64, len: usize, piece_length: u32) -> Self {
         Self::make(seed, "data", &[("", len)], piece_length, &[])
     }
 
-    /// A torrent of a folder `name` with `files`, given by path and length.
+    /// Creates a torrent of a folder `name` with `files`, given by path and length.
     pub fn album(seed: u64, name: &str, files: &[(&str, usize)], piece_length: u32) -> Self {
         Self::make(seed, name, files, piece_length, &[])
     }
@@ -314,7 +314,7 @@ impl Torrent {
         let source = tempfile::tempdir().unwrap();
         for (number, (path, len)) in (0..).zip(files) {
             let path = Path::new(name).join(path);
-            // Joining nothing leaves a slash behind.
+            // Joining an empty path leaves a trailing slash.
             let path = path.components().as_path().to_str().unwrap();
             write_file(source.path(), path, seed * 1000 + number, *len);
         }
@@ -326,7 +326,7 @@ impl Torrent {
         let bytes = make_torrent(&source.path().join(name), options);
         fs::write(source.path().join("a.torrent"), &bytes).unwrap();
         let metainfo = Metainfo::parse(&bytes.into(), &MetainfoLimits::default()).unwrap();
-        // A hidden name is written as another one.
+        // The engine stores a hidden file under another name.
         let read = |entry: &ecs_torrent::protocol::files::FileEntry| match entry.path.split_once('/') {
             Some((_, rest)) => fs::read(source.path().join(name).join(rest)),
             None => fs::read(source.path().join(name)),
@@ -347,12 +347,12 @@ impl Torrent {
         &self.metainfo.info.geometry
     }
 
-    /// Its `.torrent` file.
+    /// Returns the path of the `.torrent` file.
     pub fn file(&self) -> PathBuf {
         self.source.path().join("a.torrent")
     }
 
-    /// Puts its data below `root`.
+    /// Writes the torrent's data below `root`.
     pub fn place(&self, root: &Path) {
         for entry in self.metainfo.info.files.files() {
             let target = root.join(&*entry.path);
@@ -361,7 +361,7 @@ impl Torrent {
         }
     }
 
-    /// All of it is below `root`.
+    /// Asserts that all of the torrent's data is below `root`.
     pub fn assert_whole(&self, root: &Path) {
         let name = self.metainfo.info.name.as_str();
         assert_eq!(
@@ -370,7 +370,7 @@ impl Torrent {
         );
     }
 
-    /// Its bytes in `span`, as they are below `root`; nothing where some are missing.
+    /// Reads the bytes in `span` from the files below `root`; `None` if some are missing.
     pub fn read(&self, root: &Path, span: Span) -> Option<Vec<u8>> {
         let files = &self.metainfo.info.files;
         let mut bytes = Vec::with_capacity(span.len as usize);
@@ -383,7 +383,7 @@ impl Torrent {
         Some(bytes)
     }
 
-    /// The pieces in `called_had` that are not below `root`, or do not have the right hash.
+    /// Returns the pieces in `called_had` that are missing below `root` or have a wrong hash.
     pub fn false_pieces(&self, root: &Path, called_had: impl IntoIterator<Item = u32>) -> Vec<u32> {
         let is_good = |piece: &u32| {
             let bytes = self.read(root, self.geometry().piece_span(*piece));
@@ -392,12 +392,12 @@ impl Torrent {
         called_had.into_iter().filter(|piece| !is_good(piece)).collect()
     }
 
-    /// Its session file in a state folder.
+    /// Returns the path of the torrent's session file in a state folder.
     pub fn session_path(&self, state_dir: &Path) -> PathBuf {
         state_dir.join("state").join(format!("{}.ron", self.info_hash()))
     }
 
-    /// Its session; nothing where there is none.
+    /// Reads the torrent's session; `None` if there is none.
     pub fn session(&self, state_dir: &Path) -> Option<Session> {
         let bytes = fs::read(self.session_path(state_dir)).ok()?;
         match Session::parse(&bytes, self.info_hash()) {
@@ -406,13 +406,14 @@ impl Torrent {
         }
     }
 
-    /// Waits until its session says that it is complete.
+    /// Waits until the saved session has all pieces.
     pub fn wait_saved_complete(&self, state_dir: &Path) {
         let is_full = |session: Session| session.have.to_set(session.pieces).unwrap().is_full();
         wait_until("the session", || self.session(state_dir).is_some_and(is_full));
     }
 
-    /// Fault 96: what a session says is there, is below `root`: pieces by their hash, single blocks byte for byte.
+    /// Fault 96: asserts that all data listed in a session is below `root`: pieces by their hash, single blocks byte
+    /// for byte.
     pub fn assert_true(&self, session: &Session, root: &Path) {
         let have = session.have.to_set(session.pieces).unwrap();
         assert_eq!(self.false_pieces(root, have.iter()), Vec::<u32>::new(), "false pieces");

@@ -1,4 +1,4 @@
-//! An engine in a process of its own: this test binary again, told by its environment what to do.
+//! An engine in a process of its own: this test binary, run again with a task in its environment.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::bed::{Bed, DEADLINE, Torrent};
 
 const TASK: &str = "ECS_TORRENT_TEST_CHILD";
 
-/// What a child does: add these torrents, tell how they fare, and stop in order when its input ends.
+/// Task of a child: adds torrents, reports their stages, and stops in order when its input ends.
 #[derive(Serialize, Deserialize)]
 struct Task {
     settings: Settings,
@@ -29,7 +29,7 @@ struct Added {
     peer: SocketAddr,
 }
 
-/// Not a test, but what [`Process`] runs.
+/// Entry point of a [`Process`], not a test.
 #[test]
 #[ignore = "run by other tests, in a process of its own"]
 fn child_main() {
@@ -55,7 +55,7 @@ fn child_main() {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         drop(ended);
     });
-    // The parent may be dead, which ends our input too.
+    // If the parent dies, the input ends too.
     while matches!(is_ended.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
         let Some((id, life)) = bed.next_life(Duration::from_millis(20)) else {
             continue;
@@ -71,12 +71,12 @@ fn child_main() {
 }
 
 fn tell(line: &Value) {
-    // The harness writes a line of its own without an end before.
+    // The test harness may have printed an unfinished line before.
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "\n{line}");
 }
 
-/// A child process that is ended with the test.
+/// A child process that is killed on drop.
 pub struct Process {
     child: Child,
     lines: Receiver<Value>,
@@ -89,11 +89,11 @@ impl Drop for Process {
     }
 }
 
-/// What a shell does before it becomes the child, like setting limits.
+/// Shell command without effect. The shell runs such a command before it becomes the child, for example to set limits.
 pub const NO_LIMITS: &str = "true";
 
 impl Process {
-    /// Starts an engine in a process that downloads `torrents`, each into a root from a peer.
+    /// Starts a process whose engine downloads `torrents`, each from a peer into a root.
     pub fn start(settings: &Settings, torrents: &[(&Torrent, &Path, SocketAddr)], limits: &str) -> Self {
         let torrents = torrents.iter().map(|(torrent, root, peer)| Added {
             file: torrent.file(),
@@ -150,7 +150,8 @@ impl Process {
         }
     }
 
-    /// Waits so long, or until it tells a line that `wanted` accepts; true where it did.
+    /// Waits for the given time at most, or until the child prints a line that `wanted` accepts. Returns whether it
+    /// did.
     pub fn wait_at_most(&self, time: Duration, mut wanted: impl FnMut(&Value) -> bool) -> bool {
         let deadline = Instant::now() + time;
         let left = || deadline.saturating_duration_since(Instant::now());
@@ -168,7 +169,7 @@ impl Process {
         line["address"].as_str().unwrap().parse().unwrap()
     }
 
-    /// What it has logged.
+    /// Returns the child's log.
     pub fn log(&self) -> String {
         use std::os::unix::fs::FileExt;
         let mut bytes = vec![0; self.log.metadata().unwrap().len() as usize];
@@ -176,13 +177,13 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Ends it at once, whatever it is doing.
+    /// Kills the child at once, whatever it is doing.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Stops it in order.
+    /// Stops the child in order.
     pub fn stop(&mut self) {
         drop(self.child.stdin.take());
         let line = self.wait("the stop", |line| line["stopped"].is_boolean());

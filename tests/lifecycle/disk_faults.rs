@@ -1,4 +1,4 @@
-//! Disks that are full, broken, read-only or gone, and files that somebody changes underneath.
+//! Disks that are full, broken, read-only or missing, and files that another program changes.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -23,8 +23,8 @@ fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).unwrap().next().is_none()
 }
 
-/// Fault 71: a disk that fills up in the middle of a download blocks it; when there is room it goes on by itself, and
-/// what it called had was there all the time.
+/// Fault 71: a disk that fills up during a download blocks it. When space is available again, the download resumes by
+/// itself. All verified pieces were on the disk the whole time.
 #[test]
 fn a_full_disk() {
     if !can_mount("disk_faults::a_full_disk") {
@@ -58,7 +58,7 @@ fn a_full_disk() {
     let stats = bed.stats(id);
     assert_eq!(stats.lifecycle, "blocked");
     assert!(stats.error.is_some_and(|error| error.contains("No space left")));
-    // A session that is saved now says no more than there is.
+    // A session saved at this point lists no data that is missing.
     wait_until("a session with pieces", || {
         let session = torrent.session(&state);
         session.is_some_and(|session| session.have.to_set(session.pieces).unwrap().count() > 0)
@@ -82,7 +82,7 @@ fn a_full_disk() {
     bed.stop_all().unwrap();
 }
 
-/// The write of the last missing piece waits for room: when there is some, the torrent is complete.
+/// A blocked write of the last missing piece completes the torrent once space is available.
 #[test]
 fn the_last_piece_on_a_full_disk() {
     if !can_mount("disk_faults::the_last_piece_on_a_full_disk") {
@@ -104,7 +104,7 @@ fn the_last_piece_on_a_full_disk() {
     bed.stop_all().unwrap();
 }
 
-/// The same for a command that is to end then.
+/// A blocked write of the last missing piece completes a download command with `--exit-on-complete`.
 #[test]
 fn a_download_that_exits_after_a_full_disk() {
     if !can_mount("disk_faults::a_download_that_exits_after_a_full_disk") {
@@ -139,7 +139,7 @@ fn a_download_that_exits_after_a_full_disk() {
     torrent.assert_whole(volume.place());
 }
 
-/// Fault 71: one that is stopped while it is blocked is saved as far as it goes, and goes on in the next run.
+/// Fault 71: a torrent that is stopped while blocked is saved with its verified pieces, and resumes in the next run.
 #[test]
 fn stopped_on_a_full_disk() {
     if !can_mount("disk_faults::stopped_on_a_full_disk") {
@@ -161,14 +161,14 @@ fn stopped_on_a_full_disk() {
     fs::remove_file(ballast).unwrap();
     let mut bed = Bed::start(&state);
     bed.resume_all();
-    // Still too small.
+    // The volume is still too small.
     bed.add_peer(id, seed.address);
     bed.wait_blocked(id);
     assert_eq!(torrent.false_pieces(root, bed.have(id)), Vec::<u32>::new());
 }
 
-/// Fault 72: a file that the system lets nobody write to its end fails its torrent, with the reason, after a few
-/// restarts; no piece is called had that is not there, and another torrent of the engine completes.
+/// Fault 72: a file that cannot be written to its end fails its torrent after a few restarts, with the reason. No
+/// missing piece is reported as verified, and another torrent of the engine completes.
 #[test]
 fn a_write_that_fails() {
     let torrent = Arc::new(Torrent::single(72, 4 << 20, 64 << 10));
@@ -183,9 +183,9 @@ fn a_write_that_fails() {
     let (seed, other_seed) = (Seed::free(&torrent), Seed::slow(&other, Duration::from_millis(10)));
     let mut settings = settings(Some(&state));
     settings.session.checkpoint_interval_s = 0;
-    // Each try downloads, and dials before.
+    // Each try first connects to the peer and downloads.
     settings.lifecycle.restart_window_s = 60;
-    // In blocks of 512 bytes: 1 MiB a file. Who ignores the signal gets EFBIG.
+    // The limit is in blocks of 512 bytes: 1 MiB per file. A process that ignores the signal gets EFBIG.
     let limits = "trap '' XFSZ && ulimit -f 2048";
     let torrents = [(&*torrent, &*root, seed.address), (&*other, &*root, other_seed.address)];
     let mut child = Process::start(&settings, &torrents, limits);
@@ -219,7 +219,7 @@ fn a_write_that_fails() {
     torrent.assert_true(&torrent.session(&state).unwrap(), &root);
 }
 
-/// Faults 72 and 74: restarts are limited with the settings that everybody has, too.
+/// Faults 72 and 74: restarts are limited with the default settings too.
 #[test]
 fn restarts_are_limited_by_default() {
     let torrent = Arc::new(Torrent::single(721, 4 << 20, 64 << 10));
@@ -242,8 +242,8 @@ fn restarts_are_limited_by_default() {
     assert_eq!(restart_count, 3);
 }
 
-/// Fault 73: files that are cut or removed underneath a seed: what cannot be read is rejected, then what is left is
-/// looked for; and it completes again.
+/// Fault 73: a seed whose files are truncated or removed rejects requests that it cannot read, checks the remaining
+/// data, and completes again.
 #[test]
 fn files_changed_underneath_a_seed() {
     let files = [("a", 300_000), ("b", 300_000), ("c", 300_000)];
@@ -269,7 +269,7 @@ fn files_changed_underneath_a_seed() {
         bed.wait_seeding(id);
         bed.stop_all().unwrap();
         drop(bed);
-        // One that has not opened its files yet.
+        // This engine has not opened the files yet.
         let mut bed = Bed::start(&state);
         bed.resume_all();
         bed.wait_seeding(id);
@@ -300,7 +300,7 @@ fn files_changed_underneath_a_seed() {
     }
 }
 
-/// Fault 73: a file removed in the middle of a download, which still has it open, is not called complete.
+/// Fault 73: a file that is removed during a download, while still open, does not count as complete.
 #[test]
 fn a_file_removed_underneath_a_download() {
     let torrent = Arc::new(Torrent::single(730, 2 << 20, 64 << 10));
@@ -317,7 +317,7 @@ fn a_file_removed_underneath_a_download() {
     torrent.assert_whole(&root);
 }
 
-/// Fault 73: a file cut in the middle of a download, whose end is written later: no session calls the hole had.
+/// Fault 73: a file is truncated during a download and its end is written later. No session lists the hole as verified.
 #[test]
 fn a_file_cut_underneath_a_download() {
     let torrent = Arc::new(Torrent::single(731, 4 << 20, 64 << 10));
@@ -332,7 +332,7 @@ fn a_file_cut_underneath_a_download() {
     let file = fs::File::options().write(true).open(root.join("data")).unwrap();
     file.set_len(0).unwrap();
     seed.release();
-    // Seeding in the end, or found out before; either way, what is saved is so.
+    // The torrent either seeds in the end or has detected the hole before. In both cases, its session is correct.
     seed.wait_served(256);
     bed.stop_all().unwrap();
     torrent.assert_true(&torrent.session(&state).unwrap(), &root);
@@ -344,8 +344,7 @@ fn a_file_cut_underneath_a_download() {
     torrent.assert_whole(&root);
 }
 
-/// Fault 74: a folder that cannot be written to fails its torrent, with the path, after a few restarts; another torrent
-/// runs on.
+/// Fault 74: a read-only folder fails its torrent after a few restarts, with the path. Another torrent keeps running.
 #[test]
 fn a_read_only_disk() {
     if !can_mount("disk_faults::a_read_only_disk") {
@@ -380,8 +379,8 @@ fn a_read_only_disk() {
     bed.stop_all().unwrap();
 }
 
-/// Fault 75: a volume that is unmounted blocks its torrents; nothing is written where it was, and when it is back they
-/// go on with what it holds.
+/// Fault 75: an unmounted volume blocks its torrents, and nothing is written to the empty mount point. When the volume
+/// is mounted again, the torrents resume with the data on it.
 #[test]
 fn an_unmounted_volume() {
     if !can_mount("disk_faults::an_unmounted_volume") {
@@ -391,12 +390,12 @@ fn an_unmounted_volume() {
     let torrent = Arc::new(Torrent::album(75, "album", &files, 32 << 10));
     let folder = tempfile::tempdir().unwrap();
     let (root, state) = (folder.path().join("mounted"), folder.path().join("state-dir"));
-    // It stays what it is behind the scenes, as a disk does that is pulled out.
+    // This mount stays, so that the volume keeps its data like a disk that is unplugged.
     let volume = Volume::new(&folder.path().join("behind"), 8 << 20);
     let mounted = volume.again(&root);
     let seed = Seed::limited(&torrent, 40);
     let mut settings = settings(Some(&state));
-    // Files are opened again and again.
+    // Forces files to be reopened again and again.
     settings.storage.max_open_files = 1;
     let mut bed = Bed::start_with(settings.clone());
     let id = bed.add(&torrent, &root, &[seed.address]);
@@ -406,7 +405,7 @@ fn an_unmounted_volume() {
     assert!(is_empty(&root));
     seed.release();
     for _ in 0..3 {
-        // Again and again it looks whether the volume is there.
+        // The engine checks repeatedly whether the volume is mounted.
         let reason = bed.wait_blocked(id);
         assert!(
             reason.contains("nothing is mounted") && reason.contains(root.to_str().unwrap()),
@@ -420,7 +419,8 @@ fn an_unmounted_volume() {
     bed.stop_all().unwrap();
     drop(bed);
 
-    // One that is not mounted at the start is waited for, too, and believed when it comes.
+    // A volume that is not mounted at the start is waited for too. Its data is accepted without a check when it
+    // appears.
     drop(mounted);
     let mut bed = Bed::start_with(settings);
     assert_eq!(bed.resume_all(), 1);
@@ -430,7 +430,7 @@ fn an_unmounted_volume() {
     let mounted = volume.again(&root);
     bed.wait_seeding(id);
     assert!(!bed.has_checked(id));
-    // And one that is removed while its volume is away takes nothing with it.
+    // Removing a torrent while its volume is unmounted deletes nothing.
     drop(bed);
     drop(mounted);
     fs::write(root.join("album"), "somebody's").unwrap();
@@ -444,8 +444,8 @@ fn an_unmounted_volume() {
     torrent.assert_whole(volume.place());
 }
 
-/// Fault 76: a link put in the place of a folder, or of a file, in the middle of a download leads no write out of the
-/// download folder.
+/// Fault 76: a symbolic link that replaces a folder or a file during a download redirects no write out of the download
+/// folder.
 #[test]
 fn links_swapped_in() {
     let files = [("a/1", 400_000), ("a/2", 400_000), ("a/3", 400_000)];
@@ -482,7 +482,7 @@ fn links_swapped_in() {
     }
 }
 
-/// Fault 77: files that are there and longer than they should be keep their end, through download, stop and resumption.
+/// Fault 77: existing files that are too long keep their excess bytes through download, stop and resumption.
 #[test]
 fn longer_files() {
     let torrent = Arc::new(Torrent::album(
@@ -512,25 +512,25 @@ fn longer_files() {
     assert_eq!(fs::read_to_string(&b).unwrap(), "not empty");
 }
 
-/// Fault 99: with few files allowed, a torrent of many files completes.
+/// Fault 99: a torrent of many files completes under a low limit of open files.
 #[test]
 fn few_files_allowed() {
     crowded(0);
 }
 
-/// Fault 99: and while peers come; it hears those that come then, too.
+/// Fault 99: the torrent completes under that limit while peers connect, and later peers are served too.
 #[test]
 fn few_files_and_some_peers() {
     crowded(12);
 }
 
-/// Fault 99: the same with more peers than files.
+/// Fault 99: the torrent completes under that limit with more peers than files allowed.
 #[test]
 fn few_files_and_a_crowd() {
     crowded(100);
 }
 
-/// Fault 99: no more files are open than the settings allow, and those that are being used.
+/// Fault 99: the number of open files is bounded by the setting, plus the files in use.
 #[test]
 fn open_files_are_bounded() {
     let names: Vec<String> = (0..300).map(|number| format!("{number:03}")).collect();
@@ -548,7 +548,8 @@ fn open_files_are_bounded() {
     let open = fs::read_dir("/proc/self/fd").unwrap();
     let targets = open.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
     let open_count = targets.filter(|target| target.starts_with(&root)).count();
-    // Each of the two disk threads may have its folder open, a file that is being opened, and one that others displaced.
+    // Each of the two disk threads may have open its folder, a file that is being opened, and a file that was evicted
+    // from the cache.
     assert!(open_count <= 16 + 2 * 3, "{open_count} files are open");
 }
 
@@ -560,7 +561,7 @@ fn crowded(peer_count: usize) {
     let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
     let seed = Seed::slow(&torrent, Duration::from_millis(3));
     let mut settings = settings(Some(&state));
-    // Who does not say what he wants is shown out.
+    // Peers that send no handshake are disconnected.
     settings.peers.handshake_timeout_s = 1;
     let mut child = Process::start(&settings, &[(&torrent, &root, seed.address)], "ulimit -n 64");
     let address = child.address();

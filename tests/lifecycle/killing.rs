@@ -1,4 +1,4 @@
-//! Ends that nobody prepared, and one that somebody did.
+//! Downloads that are killed at random moments, and one that stops in order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::seed::Seed;
 /// Rounds of [`killed_at_any_moment`].
 const ROUNDS: u64 = 60;
 
-/// Fault 96: a downloader that is killed again and again says nothing of its data that is not so, and completes.
+/// Fault 96: a downloader that is killed repeatedly never saves a false claim about its data, and completes.
 #[test]
 fn killed_at_any_moment() {
     let files = [
@@ -29,13 +29,13 @@ fn killed_at_any_moment() {
         let random = u64::from_le_bytes(noise(9600 + round, 8).try_into().unwrap());
         let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
         let mut settings = settings(Some(&state));
-        // Some rounds save without a pause, so that many ends come while a session is being written.
+        // Some rounds save without a pause, so that many kills occur while a session is being written.
         settings.session.checkpoint_interval_s = u64::from(random % 4 == 0);
         let mut child = Process::start(&settings, &[(&torrent, &root, seed.address)], NO_LIMITS);
         child.wait("the torrent", |line| line["life"].is_string());
         let is_complete = child.wait_at_most(Duration::from_millis(30 + (random >> 8) % 600), |line| {
             if line["life"] == "downloading" || line["life"] == "seeding" {
-                // What was saved is not lost: all of it is on the disk, so that checking finds it.
+                // Saved pieces are not lost: all of them are on the disk, so that checking finds them.
                 assert!(
                     line["completed"].as_u64().unwrap() >= saved_had,
                     "{line}, {saved_had} saved"
@@ -57,7 +57,7 @@ fn killed_at_any_moment() {
             folder = tempfile::tempdir().unwrap();
         }
     }
-    // The last one goes on to its end.
+    // The last run is not killed.
     let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
     let mut child = Process::start(&settings(Some(&state)), &[(&torrent, &root, seed.address)], NO_LIMITS);
     child.wait_life(&torrent, "seeding");

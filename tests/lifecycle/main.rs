@@ -1,6 +1,6 @@
-//! Torrents over more than one run: killed, stopped, resumed, removed, with folders that are full, gone or damaged.
-//! Each test names the fault that it covers. Some mount small volumes, which takes root or user namespaces: elsewhere
-//! they print SKIPPED with their names, and fail under `REQUIRE_ALL=1`.
+//! Torrents over more than one run: killed, stopped, resumed or removed, with folders that are full, missing or
+//! damaged. Each test names the fault that it covers. Some tests mount small volumes, which requires root or user
+//! namespaces. Elsewhere they print SKIPPED with their names, and fail under `REQUIRE_ALL=1`.
 
 #![allow(
     unreachable_pub,

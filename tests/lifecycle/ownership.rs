@@ -1,4 +1,4 @@
-//! Whose files are whose: a torrent writes and deletes what it created, and nothing else, whatever its paths lead to.
+//! File ownership: a torrent writes and deletes only the files that it created, wherever its paths lead.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
@@ -13,7 +13,7 @@ use crate::volumes::{Volume, can_mount};
 
 const DELETE: RemoveOptions = RemoveOptions { delete_data: true };
 
-/// Adds a torrent that is going to be refused, at once or when its files are opened; tells why.
+/// Adds a torrent that will be refused, at once or when its files are opened. Returns the reason.
 fn refusal(bed: &mut Bed, torrent: &Arc<Torrent>, root: &Path) -> String {
     let options = AddOptions {
         root: Some(root.to_owned()),
@@ -32,7 +32,7 @@ fn refusal(bed: &mut Bed, torrent: &Arc<Torrent>, root: &Path) -> String {
     }
 }
 
-/// The state folder of a test, with what an attacker is after.
+/// The state folder of a test, with files that an attacker targets.
 struct Own {
     folder: PathBuf,
     bed: Bed,
@@ -51,7 +51,7 @@ impl Own {
         }
     }
 
-    /// No torrent with this path changes anything.
+    /// Asserts that the torrent is refused and changes nothing in the state folder.
     fn withstands(&mut self, root: &Path, torrent: &Arc<Torrent>) {
         let reason = refusal(&mut self.bed, torrent, root);
         assert!(reason.contains("engine's own"), "{}: {reason}", root.display());
@@ -66,7 +66,7 @@ impl Own {
     }
 }
 
-/// A torrent that would overwrite the token and a session, and plant others.
+/// Creates a torrent that would overwrite the token and a session, and plant further sessions.
 fn attack(seed: u64, name: &str) -> Arc<Torrent> {
     let files = [
         ("api_token", 1000),
@@ -78,7 +78,7 @@ fn attack(seed: u64, name: &str) -> Arc<Torrent> {
     Arc::new(Torrent::album(seed, name, &files, 32 << 10))
 }
 
-/// By name, by a root above, at and below the folder, and by links.
+/// No torrent reaches the state folder by name, by a root above, at or below it, or by symbolic links.
 #[test]
 fn no_torrent_reaches_the_state_folder() {
     let folder = tempfile::tempdir().unwrap();
@@ -101,14 +101,14 @@ fn no_torrent_reaches_the_state_folder() {
     own.withstands(&base.join("link"), &file);
     own.withstands(&base.join("link/state"), &file);
     own.withstands(&base.join("link/../own/state"), &file);
-    // Beside it, all is well.
+    // A torrent in a folder beside the state folder completes.
     let beside = Arc::new(Torrent::album(1303, "owned", &[("api_token", 90_000)], 32 << 10));
     let id = own.bed.add(&beside, base, &[Seed::free(&beside).address]);
     own.bed.wait_seeding(id);
     beside.assert_whole(base);
 }
 
-/// By other mounts of the same folders.
+/// No torrent reaches the state folder by another mount of the same volume.
 #[test]
 fn no_torrent_reaches_the_state_folder_by_a_mount() {
     if !can_mount("no_torrent_reaches_the_state_folder_by_a_mount") {
@@ -124,7 +124,8 @@ fn no_torrent_reaches_the_state_folder_by_a_mount() {
     own.withstands(&again.place().join("own/state"), &file);
 }
 
-/// What the defaults of the command come to: downloads go to the folder in which the state folder lies.
+/// A torrent named like the default state folder does not reach it, although downloads go to its parent folder by
+/// default.
 #[test]
 fn a_torrent_with_the_name_of_the_default_state_folder() {
     let folder = tempfile::tempdir().unwrap();
@@ -136,7 +137,7 @@ fn a_torrent_with_the_name_of_the_default_state_folder() {
     let mut bed = Bed::start_with(settings);
     fs::write(state.join("api_token"), "secret").unwrap();
     fs::write(state.join("state/victim.ron"), "session").unwrap();
-    // It may go to a folder of another name.
+    // The torrent may be stored under another name.
     let options = AddOptions {
         root: Some(base.to_owned()),
         peers: vec![Seed::free(&torrent).address],
@@ -154,8 +155,8 @@ fn a_torrent_with_the_name_of_the_default_state_folder() {
     assert!(!state.join("planted.ron").exists() && !state.join("state/planted.ron").exists());
 }
 
-/// A download folder in whose place a link is put in the middle of a download, or another folder, is not followed, neither
-/// by that download nor by the next one.
+/// A download folder that is replaced by a link or by another folder during a download is not followed, neither by that
+/// download nor by the next one.
 #[test]
 fn a_swapped_download_folder() {
     let torrent = Arc::new(Torrent::album(
@@ -202,7 +203,8 @@ fn a_swapped_download_folder() {
     }
 }
 
-/// A state folder in whose place a link is put after the start: sessions go where they went before.
+/// A state folder that is replaced by a link after the start is not followed: sessions are still written to the
+/// original folder.
 #[test]
 fn a_swapped_state_folder() {
     let torrent = Arc::new(Torrent::single(1340, 100_000, 32 << 10));
@@ -221,8 +223,8 @@ fn a_swapped_state_folder() {
     assert_eq!(fs::read_dir(outside.join("state")).unwrap().count(), 0);
 }
 
-/// What somebody else writes into a file of a torrent, between the torrent's write and the saving of its session, is found
-/// out, and no session calls it verified.
+/// Bytes that another program writes into a torrent's file, between the torrent's write and the saving of its session,
+/// are detected. No session lists them as verified.
 #[test]
 fn a_file_that_others_write() {
     let torrent = Arc::new(Torrent::single(1350, 2 << 20, 64 << 10));
@@ -232,7 +234,7 @@ fn a_file_that_others_write() {
     let mut bed = Bed::start(&state);
     let id = bed.add(&torrent, &root, &[seed.address]);
     bed.wait_downloading(id);
-    // The seed stands still then.
+    // At this point, the seed sends nothing more.
     wait_until("pieces", || bed.have(id).len() >= 16);
     let path = root.join("data");
     let before = fs::metadata(&path).unwrap().modified().unwrap();
@@ -255,8 +257,8 @@ fn a_file_that_others_write() {
     torrent.assert_whole(&root);
 }
 
-/// A complete file of the user whose last piece is shared with a file that is missing is used, and stays when the torrent
-/// goes, with its data, in this run or a later one; what the torrent made goes.
+/// A complete file of the user that shares its last piece with a missing file is used. It stays when the torrent is
+/// removed with its data, in this run or a later one; the files that the torrent created are deleted.
 #[test]
 fn a_found_file_beside_a_missing_one() {
     let torrent = Arc::new(Torrent::album(
@@ -293,7 +295,7 @@ fn a_found_file_beside_a_missing_one() {
     }
 }
 
-/// A hard link to a file that a torrent created makes it the user's; so does another file under its name.
+/// A file that the torrent created becomes the user's once it has a hard link or is replaced by another file.
 #[test]
 fn files_that_the_user_took() {
     let torrent = Arc::new(Torrent::album(

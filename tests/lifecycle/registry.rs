@@ -1,4 +1,5 @@
-//! Files of torrents meet those of other torrents and of the user: nothing is overwritten, and who asked is told.
+//! Torrents whose files collide with those of other torrents or of the user: nothing is overwritten, and the caller
+//! gets an error.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::removing::{DELETE, kept, names, paths};
 use crate::seed::Seed;
 use crate::volumes::{Volume, can_mount};
 
-/// Options for a folder and a seed.
+/// Creates options with a root folder and a seed.
 fn from(root: &Path, torrent: &Arc<Torrent>) -> AddOptions {
     AddOptions {
         root: Some(root.to_owned()),
@@ -23,7 +24,7 @@ fn from(root: &Path, torrent: &Arc<Torrent>) -> AddOptions {
     }
 }
 
-/// Adds a torrent that is refused: it leaves nothing behind.
+/// Adds a torrent that is refused, and asserts that it leaves nothing behind.
 #[track_caller]
 fn refused(bed: &Bed, torrent: &Torrent, options: AddOptions) -> AddError {
     let listed = bed.list();
@@ -47,13 +48,13 @@ fn assert_taken(error: &AddError, by: &Torrent, expected_path: &str) {
     assert!(text.contains("--into") && text.contains("--name"), "{text}");
 }
 
-/// Torrents of one file `data`, of the same length and other content.
+/// Creates two torrents of one file `data`, with the same length and different content.
 fn two() -> [Arc<Torrent>; 2] {
     [1, 2].map(|seed| Arc::new(Torrent::single(1000 + seed, 300_000, 32 << 10)))
 }
 
-/// A second torrent with a path of the first one is refused, whether the first one runs, has been stopped, or was stopped
-/// by an earlier run. The first one's data stays right, and so does what its session says of it.
+/// A second torrent with a path of the first one is refused if the first one runs, has been stopped, or was stopped by
+/// an earlier run. The first torrent's data and session stay correct.
 #[test]
 fn a_file_has_one_writer() {
     let [first, second] = two();
@@ -65,7 +66,7 @@ fn a_file_has_one_writer() {
     let id = bed.add(&first, &root, &[half.address]);
     bed.wait_downloading(id);
     half.wait_served(9);
-    // Between its first write and its first sync.
+    // The first torrent has written data but not synced it yet.
     assert_taken(&refused(&bed, &second, from(&root, &second)), &first, "data");
     assert_taken(&refused(&bed, &longer, from(&root, &longer)), &first, "data");
     half.release();
@@ -84,7 +85,7 @@ fn a_file_has_one_writer() {
     drop(bed);
     let mut bed = Bed::start(&state);
     assert_taken(&refused(&bed, &longer, from(&root, &longer)), &first, "data");
-    // As far as lengths tell, the content may be the same; reading shows that it is not.
+    // By its length, the content may be the same; reading shows that it is not.
     for options in [from(&root, &second), overwrite] {
         let second_id = bed.add_with(&second, options);
         let reason = bed.wait_failed(second_id);
@@ -100,7 +101,7 @@ fn a_file_has_one_writer() {
     first.assert_whole(&root);
 }
 
-/// The way out: another folder or another name, which are kept over a restart.
+/// A collision is resolved by another folder or another name, which are kept across a restart.
 #[test]
 fn another_folder_and_another_name() {
     let [first, second] = two();
@@ -135,7 +136,7 @@ fn another_folder_and_another_name() {
         );
     }
     first.assert_whole(&root);
-    // The folder was named by the user, and stays.
+    // The user named the folder, so it stays.
     assert_eq!(names(&root), ["data", "second"]);
     assert_eq!(names(&root.join("second")), Vec::<String>::new());
     let bad = |options| refused(&bed, &second, options);
@@ -151,7 +152,7 @@ fn another_folder_and_another_name() {
     assert!(matches!(error, AddError::BadFolder { .. }), "{error}");
 }
 
-/// Torrents with the same content share it, and neither takes it from the other.
+/// Torrents with the same content share it, and removing one leaves it to the other.
 #[test]
 fn the_same_content_is_shared() {
     let first = Arc::new(Torrent::single(1010, 300_000, 32 << 10));
@@ -167,7 +168,7 @@ fn the_same_content_is_shared() {
     bed.wait_seeding(other);
     assert_eq!(fs::metadata(root.join("data")).unwrap().modified().unwrap(), before);
     second.wait_saved_complete(&state);
-    // Also while the other one is stopped.
+    // The file also stays while the other torrent is stopped.
     bed.stop(other).unwrap();
     let removed = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
     assert_eq!(kept(&removed), [("data", "another torrent has it too")]);
@@ -177,7 +178,7 @@ fn the_same_content_is_shared() {
     second.assert_whole(&root);
 }
 
-/// The same file by another root.
+/// Another root that leads to the same file is detected.
 #[test]
 fn another_root_leads_to_the_same_file() {
     let album = Arc::new(Torrent::album(1020, "sub", &[("x.bin", 100_000)], 32 << 10));
@@ -192,7 +193,7 @@ fn another_root_leads_to_the_same_file() {
         &album,
         "x.bin",
     );
-    // By a link, too.
+    // A symbolic link to the folder is detected too.
     std::os::unix::fs::symlink(root.join("sub"), folder.path().join("link")).unwrap();
     let link = folder.path().join("link");
     assert_taken(&refused(&bed, &single, from(&link, &single)), &album, "x.bin");
@@ -204,7 +205,7 @@ fn another_root_leads_to_the_same_file() {
     assert_taken(&refused(&bed, &album, from(&root, &album)), &single, "sub/x.bin");
 }
 
-/// Files of the user that are too short are not completed unasked, and stay the user's where they are.
+/// Files of the user that are too short are completed only with `overwrite`, and stay the user's.
 #[test]
 fn a_partial_file_of_the_user() {
     let torrent = Arc::new(Torrent::single(1030, 300_000, 32 << 10));
@@ -237,7 +238,7 @@ fn a_partial_file_of_the_user() {
         torrent.assert_whole(&root);
         let good = len as u64 / (32 << 10) * (32 << 10);
         assert_eq!(bed.stats(id).downloaded, 300_000 - good, "what is right is used");
-        // Also by the next run.
+        // The next run also knows that the file is the user's.
         bed.stop_all().unwrap();
         drop(bed);
         bed = Bed::start(&state);
@@ -249,8 +250,8 @@ fn a_partial_file_of_the_user() {
     }
 }
 
-/// A file of the user that has the right length is read, and left alone where it is wrong; added again, the torrent takes
-/// the choice.
+/// A file of the user with the right length is read, and left unchanged if its content is wrong. Adding the torrent
+/// again applies the new options.
 #[test]
 fn a_wrong_file_of_the_user() {
     let torrent = Arc::new(Torrent::single(1040, 300_000, 32 << 10));
@@ -290,8 +291,8 @@ fn a_wrong_file_of_the_user() {
     torrent.assert_whole(&root);
 }
 
-/// A complete file of the user whose last piece is shared with a missing neighbor stays the user's, also where space is
-/// reserved.
+/// A complete file of the user that shares its last piece with a missing neighbor stays the user's, also with
+/// preallocation.
 #[test]
 fn a_neighbor_of_a_missing_file() {
     for preallocate in [false, true] {
@@ -317,7 +318,7 @@ fn a_neighbor_of_a_missing_file() {
         torrent.assert_whole(&root);
         assert_eq!(file.metadata().unwrap().modified().unwrap(), old, "it was written");
         bed.stop(id).unwrap();
-        // One that is stopped knows it as well.
+        // A stopped torrent knows the ownership too.
         let removed = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
         assert_eq!(paths(&removed), ["album/b", "album/none"]);
         let why = "it was there before the torrent";
@@ -329,8 +330,8 @@ fn a_neighbor_of_a_missing_file() {
     }
 }
 
-/// What a torrent creates is its own from the first byte on: a kill before anything else was saved does not make it the
-/// user's, and neither does damage to its session.
+/// A file belongs to the torrent that created it from the first byte on. A kill before any other save does not make it
+/// the user's, and neither does damage to the session.
 #[test]
 fn a_killed_torrent_keeps_its_files() {
     let torrent = Arc::new(Torrent::album(
@@ -367,7 +368,7 @@ fn a_killed_torrent_keeps_its_files() {
     }
 }
 
-/// Adding is answered when the next run would find the torrent.
+/// Adding returns only once the next run would find the torrent.
 #[test]
 fn an_answer_is_durable() {
     let folder = tempfile::tempdir().unwrap();
@@ -380,7 +381,7 @@ fn an_answer_is_durable() {
     }
 }
 
-/// A torrent that cannot be saved is not added, and says so.
+/// A torrent that cannot be saved is not added, and the caller gets the reason.
 #[test]
 fn an_add_that_cannot_be_saved() {
     if !can_mount("an_add_that_cannot_be_saved") {
@@ -404,7 +405,7 @@ fn an_add_that_cannot_be_saved() {
     bed.wait_seeding(id);
 }
 
-/// A torrent that is there gets the peers that it is added with again.
+/// Adding a torrent that is already present gives it the peers of the new options.
 #[test]
 fn peers_of_a_torrent_that_is_there() {
     let torrent = Arc::new(Torrent::single(1080, 300_000, 32 << 10));
@@ -417,7 +418,7 @@ fn peers_of_a_torrent_that_is_there() {
     bed.wait_seeding(id);
 }
 
-/// An add that meets a stop or a removal of the same torrent waits for its end, and then counts.
+/// An add that coincides with a stop or a removal of the same torrent waits for its end, then takes effect.
 #[test]
 fn an_add_that_meets_an_end() {
     let torrent = Arc::new(Torrent::single(1090, 300_000, 32 << 10));
@@ -446,7 +447,7 @@ fn an_add_that_meets_an_end() {
             }
         });
         ended.unwrap();
-        // It came after the end had been asked for.
+        // The add was requested after the stop or removal.
         assert_eq!(added.unwrap().0, id);
         assert_eq!(bed.list(), [id], "round {round}");
         assert!(torrent.session(&state).is_some(), "round {round}");
@@ -454,8 +455,8 @@ fn an_add_that_meets_an_end() {
     }
 }
 
-/// A file that the user puts where a torrent would have created one, while the torrent is stopped, is the user's: it is
-/// neither overwritten nor deleted. What the torrent did create is still the torrent's.
+/// If a torrent is stopped and the user creates a file at a path that the torrent has not created yet, the file is the
+/// user's: it is neither overwritten nor deleted. Files that the torrent created still belong to it.
 #[test]
 fn a_file_that_comes_while_it_is_stopped() {
     let files = [("a", 64 << 10), ("b", 64 << 10), ("c", 64 << 10)];
@@ -463,7 +464,7 @@ fn a_file_that_comes_while_it_is_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
     let mut bed = Bed::start(&state);
-    // Four blocks are a piece and a file; no further one comes.
+    // Four blocks are one piece and one file. The seed sends no more.
     let seed = Seed::limited(&torrent, 4);
     let id = bed.add(&torrent, &root, &[seed.address]);
     bed.wait_downloading(id);

@@ -1,4 +1,4 @@
-//! What goes with a torrent that is removed, and what stays.
+//! Removing a torrent: what is deleted and what stays.
 
 use std::fs;
 use std::path::Path;
@@ -13,12 +13,12 @@ use crate::seed::Seed;
 
 pub const DELETE: RemoveOptions = RemoveOptions { delete_data: true };
 
-/// The files that were deleted.
+/// Returns the paths of the deleted files.
 pub fn paths(removed: &Removed) -> Vec<&str> {
     removed.deleted.iter().map(|path| &**path).collect()
 }
 
-/// The files that were kept, and why.
+/// Returns the paths of the kept files, and the reasons.
 pub fn kept(removed: &Removed) -> Vec<(&str, &str)> {
     let kept = removed.kept.iter();
     kept.map(|file| (&*file.path, &*file.reason)).collect()
@@ -33,8 +33,8 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// With its data goes what a torrent has created and nothing else: not its siblings, not the files of another torrent in
-/// the same folder, not what was there before it. This holds for what an earlier run created, too.
+/// Removing a torrent with its data deletes what the torrent created and nothing else: no siblings, no files of another
+/// torrent in the same folder, no files that existed before. This includes files that an earlier run created.
 #[test]
 fn only_its_own() {
     let one = Arc::new(Torrent::album(
@@ -80,7 +80,7 @@ fn only_its_own() {
     assert!(matches!(missing, Err(Error::TorrentNotFound(_))), "{missing:?}");
     bed.block_on(bed.torrents().remove(other_id, DELETE)).unwrap();
     assert_eq!(names(&root.join("album")), ["notes"]);
-    // What was there before it was added is its user's.
+    // Files that existed before the torrent was added belong to the user.
     let removed = bed.block_on(bed.torrents().remove(there_id, DELETE)).unwrap();
     assert_eq!(kept(&removed), [("there/x", "it was there before the torrent")]);
     there.assert_whole(&root);
@@ -90,7 +90,7 @@ fn only_its_own() {
     assert_eq!(Bed::start(&state).resume_all(), 0);
 }
 
-/// Fault 78: folders that are empty by it go, and without the option everything stays.
+/// Fault 78: folders that become empty are deleted. Without the option, everything stays.
 #[test]
 fn empty_folders_go() {
     let torrent = Arc::new(Torrent::album(
@@ -117,8 +117,8 @@ fn empty_folders_go() {
     }
 }
 
-/// Fault 105: a torrent that is removed in full flow, with pieces being received, hashed and written, is gone, and
-/// nothing of it comes back.
+/// Fault 105: a torrent that is removed while pieces are received, hashed and written leaves nothing behind, and
+/// nothing of it reappears.
 #[test]
 fn in_full_flow() {
     let torrent = Arc::new(Torrent::album(
@@ -143,7 +143,7 @@ fn in_full_flow() {
         bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
         assert_eq!(names(&root), Vec::<String>::new(), "round {round}");
         assert_eq!(names(&state.join("state")), Vec::<String>::new());
-        // With the engine end the jobs that it had under way.
+        // Jobs in progress end with the engine.
         drop(bed);
         drop(Bed::start(&state));
         assert_eq!(names(&root), Vec::<String>::new());
@@ -151,7 +151,7 @@ fn in_full_flow() {
     }
 }
 
-/// Fault 105: one that is removed while it is being checked.
+/// Fault 105: a torrent can be removed while it is being checked.
 #[test]
 fn while_it_is_checked() {
     let torrent = Torrent::single(106, 30_000_000, 32 << 10);
@@ -165,12 +165,13 @@ fn while_it_is_checked() {
     });
     bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
     torrent.assert_whole(&root);
-    // What was under way for it is in nobody's way.
+    // Jobs left over from the removed torrent do not disturb the new one.
     let id = bed.add(&torrent, &root, &[]);
     bed.wait_seeding(id);
 }
 
-/// Fault 105: one that is removed while its session is being written is gone, too, and whoever asked is told so.
+/// Fault 105: a torrent that is removed while its session is being written leaves nothing behind, and both callers get
+/// an answer.
 #[test]
 fn while_it_is_saved() {
     let torrent = Torrent::single(107, 300_000, 32 << 10);
@@ -180,11 +181,11 @@ fn while_it_is_saved() {
     let mut settings = crate::bed::settings(Some(&state));
     settings.lifecycle.save_timeout_ms = 20_000;
     let mut bed = Bed::start_with(settings);
-    // Writing the session waits until somebody reads it.
+    // Writing the session blocks until the pipe is read.
     let pipe = torrent.session_path(&state).with_extension("tmp");
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-    // Its user is answered when it is saved; the torrent runs all the same.
+    // The add returns only after the save; the torrent runs regardless.
     let id = torrent.info_hash();
     let (torrents, metainfo, options) = (
         bed.torrents(),
@@ -209,10 +210,10 @@ fn while_it_is_saved() {
             .map_err(|error| error.to_string())
     });
     crate::bed::wait_until("the removal", || bed.stats(id).lifecycle == "stopping/write_session");
-    // The write ends, well or not; a pipe cannot be flushed.
+    // The write now ends, with or without an error: a pipe cannot be flushed.
     fs::read(&pipe).unwrap();
     assert!(removal.join().unwrap().is_ok());
-    // It may have been saved just before.
+    // The session may have been saved just before the removal.
     if let Err(error) = adding.join().unwrap() {
         assert!(
             error.contains("was removed meanwhile") || error.contains("not saved"),

@@ -1,4 +1,4 @@
-//! What one run has done, the next one knows.
+//! Resuming: a run knows the results of earlier runs.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -14,8 +14,7 @@ use crate::bed::{Bed, Torrent, settings, wait_until};
 use crate::peer::ScriptedPeer;
 use crate::seed::Seed;
 
-/// A torrent that is stopped half-way and goes on: nothing is hashed again, and no block is sent twice, as its seeds
-/// count.
+/// A torrent that is stopped half-way resumes without hashing again, and its seeds send no block twice.
 #[test]
 fn nothing_is_hashed_or_downloaded_again() {
     let files = [("a", 20 << 20), ("b", 37 << 20), ("c", (7 << 20) + (48 << 10))];
@@ -59,14 +58,14 @@ fn nothing_is_hashed_or_downloaded_again() {
     bed.stop_all().unwrap();
     drop(bed);
 
-    // A complete one is not hashed either.
+    // A complete torrent is not hashed either.
     let mut bed = Bed::start(&state);
     assert_eq!(bed.resume_all(), 1);
     bed.wait_seeding(id);
     assert!(!bed.has_checked(id));
 }
 
-/// The lock of a state folder is free when the engine that had it has been dropped.
+/// Dropping an engine frees the lock of its state folder.
 #[test]
 fn an_engine_that_was_dropped_has_let_go() {
     let state = tempfile::tempdir().unwrap();
@@ -75,7 +74,8 @@ fn an_engine_that_was_dropped_has_let_go() {
     }
 }
 
-/// A torrent that is stopped in full flow counts what was sent to it, and nothing twice.
+/// A torrent that is stopped during a download counts the received blocks, and downloads none twice except those in
+/// flight.
 #[test]
 fn a_stop_in_full_flow_loses_nothing() {
     let torrent = Arc::new(Torrent::single(3, 12 << 20, 256 << 10));
@@ -99,12 +99,12 @@ fn a_stop_in_full_flow_loses_nothing() {
     let stats = bed.stats(id);
     let size = torrent.data.len() as u64;
     assert_eq!(stats.corrupt, 0);
-    // What was on its way when it stopped is all that may come again.
+    // Only blocks that were in flight at a stop may be sent again.
     let again = stats.downloaded - size;
     assert!(again <= 4 * 16 * (16 << 10), "{again} bytes came again");
 }
 
-/// Uploaded, downloaded and the time running go on where they were, over more than one run.
+/// The counters of uploaded bytes, downloaded bytes and running time continue over more than one run.
 #[test]
 fn counters_survive() {
     let torrent = Arc::new(Torrent::single(4, 1 << 20, 64 << 10));
@@ -146,7 +146,7 @@ fn counters_survive() {
     }
 }
 
-/// What is stopped while it is being checked is not saved as worse than it is, and is checked by the next run.
+/// A torrent that is stopped during a check is not saved with fewer pieces than it has, and the next run checks it.
 #[test]
 fn stopped_while_it_is_checked() {
     let torrent = Torrent::single(5, 30_000_000, 32 << 10);
@@ -175,7 +175,8 @@ fn stopped_while_it_is_checked() {
     }
 }
 
-/// What is stopped before its session has been read keeps it, and that is no error; neither is it for a new one.
+/// A torrent that is stopped before its session has been read keeps its session, without an error. Stopping a new
+/// torrent at once is no error either.
 #[test]
 fn stopped_at_once() {
     let torrent = Torrent::single(7, 300_000, 32 << 10);
@@ -194,14 +195,14 @@ fn stopped_at_once() {
         assert_eq!(std::fs::read(torrent.session_path(&state)).unwrap(), before);
         bed.add(&new, &folder.path().join("new"), &[]);
         bed.stop(new.info_hash()).unwrap();
-        // One that is stopped can be removed all the same.
+        // A stopped torrent can still be removed.
         bed.block_on(bed.torrents().remove(new.info_hash(), RemoveOptions::default()))
             .unwrap();
         assert!(!new.session_path(&state).exists());
     }
 }
 
-/// Who has seeded a torrent may download it later, with the same state folder.
+/// A torrent that was added for seeding can be downloaded later, with the same state folder.
 #[test]
 fn seeded_then_downloaded() {
     let torrent = Arc::new(Torrent::single(6, 300_000, 32 << 10));
@@ -225,7 +226,7 @@ fn seeded_then_downloaded() {
     torrent.assert_whole(&root);
 }
 
-/// Fault 97: asked to end while it downloads, with a tracker that does not answer, the command saves and exits with 7
+/// Fault 97: on SIGTERM during a download, with a tracker that does not answer, the command saves and exits with 7
 /// (incomplete) within ten seconds.
 #[test]
 fn terminated() {

@@ -1,4 +1,4 @@
-//! A seed that serves as fast and as far as a test lets it, and counts what it served.
+//! A seed with a configurable speed and block limit, which counts the blocks that it sends.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use ecs_torrent::protocol::wire::{
 use crate::bed::{Torrent, wait_until};
 use crate::peer::{handshake, unique_id};
 
-/// A seed on a loopback address of its own port, for as long as the process runs.
+/// A seed on a loopback address with its own port. It runs as long as the process.
 #[derive(Clone)]
 pub struct Seed {
     pub address: SocketAddr,
@@ -25,7 +25,7 @@ pub struct Seed {
 
 struct Shared {
     torrent: Arc<Torrent>,
-    /// Time that each block takes.
+    /// Delay per block.
     pace: Duration,
     progress: Mutex<Progress>,
     changed: Condvar,
@@ -40,17 +40,17 @@ struct Progress {
 }
 
 impl Seed {
-    /// A seed that serves everything at once.
+    /// Creates a seed that sends everything at once.
     pub fn free(torrent: &Arc<Torrent>) -> Self {
         Self::new(torrent, Duration::ZERO, u64::MAX)
     }
 
-    /// A seed that takes `pace` for each block.
+    /// Creates a seed that waits `pace` for each block.
     pub fn slow(torrent: &Arc<Torrent>, pace: Duration) -> Self {
         Self::new(torrent, pace, u64::MAX)
     }
 
-    /// A seed that serves so many blocks until it is allowed more.
+    /// Creates a seed that sends `allowance` blocks until [`Seed::release`].
     pub fn limited(torrent: &Arc<Torrent>, allowance: u64) -> Self {
         Self::new(torrent, Duration::ZERO, allowance)
     }
@@ -73,14 +73,14 @@ impl Seed {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let seed = serving.clone();
-                // A downloader that is gone is no error: tests kill them.
+                // A downloader that disconnects is no error: tests kill downloaders.
                 thread::spawn(move || seed.serve(stream));
             }
         });
         seed
     }
 
-    /// Allows everything.
+    /// Removes the limit.
     pub fn release(&self) {
         self.shared.progress.lock().unwrap().allowance = u64::MAX;
         self.shared.changed.notify_all();
@@ -90,12 +90,12 @@ impl Seed {
         self.shared.progress.lock().unwrap().served.len()
     }
 
-    /// Waits until it has served so many different blocks.
+    /// Waits until the seed has sent `count` different blocks.
     pub fn wait_served(&self, count: usize) {
         wait_until("blocks to be served", || self.served_count() >= count);
     }
 
-    /// How often each block was sent.
+    /// Returns how often each block was sent.
     pub fn served(&self) -> BTreeMap<(u32, u32), u32> {
         self.shared.progress.lock().unwrap().served.clone()
     }
@@ -135,7 +135,7 @@ impl Seed {
         }
     }
 
-    /// Waits until a block may be sent, and counts it.
+    /// Waits until the seed may send a block, and counts the block.
     fn allow(&self, BlockRequest { piece, begin, .. }: BlockRequest) {
         thread::sleep(self.shared.pace);
         let progress = self.shared.progress.lock().unwrap();

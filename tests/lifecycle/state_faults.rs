@@ -1,4 +1,4 @@
-//! State folders that are damaged, foreign, from the future, taken, or full.
+//! State folders that are damaged, full or in use, or were written for another torrent or by a newer version.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::bed::{Bed, Torrent, settings, wait_until};
 use crate::seed::Seed;
 use crate::volumes::{Volume, can_mount};
 
-/// Complete torrents with saved sessions, and no engine.
+/// Creates complete torrents with saved sessions. No engine is running afterward.
 fn saved(count: u64, root: &Path, state: &Path) -> Vec<Torrent> {
     let names = ["t0", "t1", "t2", "t3", "t4"];
     let torrents: Vec<Torrent> = (0..count)
@@ -37,14 +37,14 @@ fn saved(count: u64, root: &Path, state: &Path) -> Vec<Torrent> {
     torrents
 }
 
-/// Files beside a session that was set aside.
+/// Returns the path of a session that was set aside.
 fn aside(torrent: &Torrent, state: &Path, word: &str) -> PathBuf {
     let path = torrent.session_path(state);
     path.with_file_name(format!("{}.{word}", path.file_name().unwrap().to_str().unwrap()))
 }
 
-/// Fault 80: sessions that are cut, empty or changed are set aside, under a name that says so, and those torrents are
-/// checked; the others are resumed as they were.
+/// Fault 80: truncated, empty or modified sessions are set aside under a name that says so, and their torrents are
+/// checked. The other torrents resume unchanged.
 #[test]
 fn damaged_sessions() {
     let folder = tempfile::tempdir().unwrap();
@@ -71,7 +71,7 @@ fn damaged_sessions() {
             })
             .collect();
         let mut settings = settings(Some(&state));
-        // Where an empty session was, nothing tells where the data is.
+        // An empty session does not record the download folder.
         settings.storage.download_dir.clone_from(&root);
         let mut bed = Bed::start_with(settings);
         assert_eq!(bed.resume_all(), torrents.len());
@@ -104,7 +104,7 @@ fn damaged_sessions() {
     }
 }
 
-/// Fault 80: a `.torrent` that is damaged costs that torrent, and no other.
+/// Fault 80: a damaged `.torrent` file in the state folder affects only its own torrent.
 #[test]
 fn damaged_metainfo() {
     let folder = tempfile::tempdir().unwrap();
@@ -114,7 +114,7 @@ fn damaged_metainfo() {
     let mut bed = Bed::start(&state);
     assert_eq!(bed.resume_all(), 1);
     bed.wait_seeding(torrents[1].info_hash());
-    // Added again by its user, it comes back.
+    // The torrent returns when the user adds it again.
     let id = bed.add(&torrents[0], &root, &[]);
     bed.wait_seeding(id);
     bed.stop_all().unwrap();
@@ -122,8 +122,8 @@ fn damaged_metainfo() {
     assert_eq!(Bed::start(&state).resume_all(), 2);
 }
 
-/// Fault 81: the session says complete, and the data is gone: it is looked for and not believed, and no blank file is
-/// made. Who must have everything fails, who may download does.
+/// Fault 81: a session that lists all pieces is not believed if the data is missing. The data is checked, and no empty
+/// file is created. A torrent that requires complete data fails; a torrent that may download does so.
 #[test]
 fn data_that_is_gone() {
     let folder = tempfile::tempdir().unwrap();
@@ -162,7 +162,7 @@ fn data_that_is_gone() {
     bed.stop_all().unwrap();
     drop(bed);
 
-    // One file less, and one that is blank.
+    // One file is missing, and one is zeroed.
     fs::remove_file(root.join("t0/a")).unwrap();
     fs::write(root.join("t0/b"), vec![0; 100_001]).unwrap();
     must.place(&root);
@@ -172,11 +172,11 @@ fn data_that_is_gone() {
     assert!(bed.has_checked(id));
     assert_eq!(bed.have(id), Vec::<u32>::new());
     assert!(!root.join("t0/a").exists());
-    // What came back is seen.
+    // Data that reappears is detected.
     bed.wait_seeding(must_id);
 }
 
-/// Fault 81: blocks of unfinished pieces that are gone are not called there, whatever an earlier session said.
+/// Fault 81: missing blocks of unfinished pieces are not listed as present, whatever an earlier session said.
 #[test]
 fn blocks_that_are_gone() {
     let torrent = Arc::new(Torrent::album(81, "album", &[("a", 1 << 20), ("b", 1 << 20)], 1 << 20));
@@ -219,8 +219,8 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// Fault 82: a session of another torrent, or of a later program, is refused with the reason and set aside; the
-/// torrent is checked.
+/// Fault 82: a session of another torrent, or of a newer version, is refused with the reason and set aside. The torrent
+/// is checked.
 #[test]
 fn foreign_and_newer_sessions() {
     let folder = tempfile::tempdir().unwrap();
@@ -242,12 +242,12 @@ fn foreign_and_newer_sessions() {
         assert_eq!(fs::read_to_string(aside(torrent, &state, word)).unwrap(), text);
         torrent.assert_true(&torrent.session(&state).unwrap(), &root);
     }
-    // And without a word where all is well.
+    // A valid session causes no message.
     let output = command(&torrents[2], &root, &state).output().unwrap();
     assert_eq!((output.status.success(), stderr(&output)), (true, String::new()));
 }
 
-/// Fault 82: a state folder that a later program has written keeps everything that program needs.
+/// Fault 82: a state folder written by a newer version keeps everything that the newer version needs.
 #[test]
 fn a_folder_from_the_future() {
     let folder = tempfile::tempdir().unwrap();
@@ -277,7 +277,7 @@ fn a_folder_from_the_future() {
     assert_eq!(fs::read_to_string(state.join("state/index.v2")).unwrap(), "unknown");
 }
 
-/// Times that have not come yet are times like others.
+/// File times in the future are handled like any others.
 #[test]
 fn times_in_the_future() {
     let folder = tempfile::tempdir().unwrap();
@@ -305,7 +305,7 @@ fn times_in_the_future() {
     }
 }
 
-/// Fault 83: a second engine on the same state folder ends with an error that names folder and process.
+/// Fault 83: a second engine on the same state folder fails with an error that names the folder and the process.
 #[test]
 fn a_folder_that_is_taken() {
     let folder = tempfile::tempdir().unwrap();
@@ -324,7 +324,7 @@ fn a_folder_that_is_taken() {
         "{error}"
     );
     assert_eq!(fs::read(torrents[0].session_path(&state)).unwrap(), before);
-    // The first one is none the worse.
+    // The first engine is unaffected.
     assert_eq!(bed.resume_all(), 1);
     bed.wait_seeding(torrents[0].info_hash());
     bed.stop_all().unwrap();
@@ -334,8 +334,8 @@ fn a_folder_that_is_taken() {
     });
 }
 
-/// Fault 84: a state folder that is full keeps the session that it has; who stops the torrent is told, the torrent
-/// stays, as failed, and is saved when there is room.
+/// Fault 84: a full state folder keeps the existing session. The caller of a stop gets the error. The torrent stays
+/// listed as failed, and can be saved once space is available.
 #[test]
 fn a_full_state_folder() {
     if !can_mount("state_faults::a_full_state_folder") {

@@ -1,4 +1,4 @@
-//! Small volumes of memory, mounted for one test.
+//! Small memory-backed volumes, mounted for one test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,12 @@ use std::process::Command;
 
 use crate::skipping::skip;
 
-/// Set in the process that runs a test in a mount namespace of its own.
+/// Environment variable that is set in the process that runs a test in a mount namespace of its own.
 const MARK: &str = "ECS_TORRENT_MOUNT_NAMESPACE";
 
-/// Whether volumes can be mounted here; a test ends where they cannot. Without root, the test of this name is run in a
-/// user and mount namespace of its own before this returns; where there are no such namespaces either, it is skipped, which
-/// is a failure under `REQUIRE_ALL=1`.
+/// Returns whether volumes can be mounted here; a test ends if not. Without root, first runs the test of this name in a
+/// user and mount namespace of its own. If there are no such namespaces either, the test is skipped, which is a failure
+/// under `REQUIRE_ALL=1`.
 pub fn can_mount(test: &str) -> bool {
     let is_possible = |arguments: &[&str]| {
         let probe = Command::new("unshare").args(arguments).arg("true").output();
@@ -37,13 +37,13 @@ pub fn can_mount(test: &str) -> bool {
     false
 }
 
-/// A mounted volume, taken away at the end.
+/// A mounted volume, which is unmounted on drop.
 pub struct Volume {
     place: PathBuf,
 }
 
 impl Volume {
-    /// A volume of `len` bytes at `place`, which is created.
+    /// Mounts a volume of `len` bytes at `place`, which is created.
     pub fn new(place: &Path, len: usize) -> Self {
         fs::create_dir_all(place).unwrap();
         mount(&["-t", "tmpfs", "-o", &format!("size={len}"), "tmpfs"], place);
@@ -52,7 +52,7 @@ impl Volume {
         }
     }
 
-    /// The same volume at another place, too.
+    /// Mounts the same volume at another place too.
     pub fn again(&self, place: &Path) -> Self {
         fs::create_dir_all(place).unwrap();
         mount(&["--bind", self.place.to_str().unwrap()], place);
@@ -61,13 +61,13 @@ impl Volume {
         }
     }
 
-    /// Allows no more writes.
+    /// Makes the mount read-only.
     pub fn make_read_only(&self) {
-        // Of the mount and not of the file system, which a user namespace may not change.
+        // The option applies to the mount, not to the file system, which a user namespace may not change.
         mount(&["-o", "remount,bind,ro"], &self.place);
     }
 
-    /// Fills it up with one file, which is returned.
+    /// Fills the volume with one file and returns its path.
     pub fn fill(&self) -> PathBuf {
         let ballast = self.place.join("ballast");
         let mut zeros = fs::File::open("/dev/zero").unwrap();
@@ -82,7 +82,7 @@ impl Volume {
 }
 
 impl Drop for Volume {
-    /// Takes it away, whoever still has files open on it.
+    /// Unmounts the volume, even if files on it are still open.
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.place).status();
     }

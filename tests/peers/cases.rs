@@ -1,4 +1,4 @@
-//! What is tried with whom.
+//! The test cases, each with the client programs that it needs.
 
 mod downloading;
 mod seeding;
@@ -16,7 +16,7 @@ use crate::clients::Peer;
 use crate::content::{compare, make_torrent, write_file};
 use crate::lab::Lab;
 
-/// Every case.
+/// Returns every case.
 pub fn all() -> Vec<Case> {
     [
         downloading::cases(),
@@ -30,29 +30,29 @@ pub fn all() -> Vec<Case> {
     .collect()
 }
 
-/// A torrent and where its data is complete.
+/// A torrent and the folder with its complete data.
 pub struct Share {
     /// The torrent file.
     torrent: PathBuf,
     info_hash: InfoHash,
-    /// The folder that holds its file or folder.
+    /// The folder that holds the torrent's file or folder.
     origin: PathBuf,
-    /// Name of its file or folder.
+    /// Name of the torrent's file or folder.
     name: &'static str,
 }
 
-/// Bytes of the file that most cases transfer: odd, and some pieces more than a request queue holds.
+/// Size in bytes of the file that most cases transfer: odd, and some pieces larger than a request queue holds.
 const FILE_BYTES: usize = (24 << 20) + 4321;
 
 impl Share {
-    /// A torrent of one file.
+    /// Creates a torrent of one file.
     fn file(lab: &Lab, trackers: &[String]) -> Self {
         let origin = lab.folder("origin");
         write_file(&origin, "file.bin", 1, FILE_BYTES);
         Self::of(lab, "file.bin", trackers, MakeOptions::default())
     }
 
-    /// A torrent of what lies under `name` in the case's origin folder.
+    /// Creates a torrent of the file or folder `name` in the case's origin folder.
     fn of(lab: &Lab, name: &'static str, trackers: &[String], options: MakeOptions) -> Self {
         let origin = lab.folder("origin");
         let options = MakeOptions {
@@ -71,7 +71,7 @@ impl Share {
         }
     }
 
-    /// Waits until a client has it all, and compares every byte.
+    /// Waits until a client has completed the torrent, and compares every byte.
     fn assert_arrives(&self, peer: &mut impl Peer) {
         peer.wait_complete();
         self.assert_same(peer);

@@ -1,4 +1,4 @@
-//! The programs, each behind the same few calls: seed this, download that.
+//! The client programs behind a small common interface: seed and download.
 
 pub mod aria2;
 pub mod libtorrent;
@@ -19,12 +19,12 @@ pub enum Program {
     Transmission,
     Aria2,
     Opentracker,
-    /// No program: a network of its own, for addresses that look like the Internet's.
+    /// Not a program: a separate network namespace, for addresses that look public.
     Namespace,
 }
 
 impl Program {
-    /// What is missing to run it, if anything is.
+    /// Returns what is missing to run the program, if anything.
     pub fn missing(self) -> Option<String> {
         let on_path = |name: &str| {
             let path = std::env::var_os("PATH").unwrap_or_default();
@@ -50,22 +50,22 @@ impl Program {
 
 /// A program that takes part in a swarm.
 pub trait Peer {
-    /// Where it accepts connections.
+    /// Returns the address on which the program accepts connections.
     fn address(&self) -> SocketAddr;
 
-    /// Waits until it has all of the torrent.
+    /// Waits until the program has completed the torrent.
     fn wait_complete(&mut self);
 
-    /// Where it puts its files.
+    /// Returns the folder in which the program stores its files.
     fn folder(&self) -> &Path;
 }
 
-/// The repository's root.
+/// Returns the repository's root.
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A command that finds what `tests/peers/install` put into the target folder.
+/// Creates a command that finds the Python modules that `tests/peers/install` put into the target folder.
 pub fn command(name: &str) -> Command {
     let mut command = Command::new(name);
     command.env("PYTHONPATH", root().join("target/peers/python"));

@@ -1,9 +1,9 @@
-//! Real clients: ecs-torrent downloads from and uploads to programs that others wrote, and the data is compared byte
-//! for byte.
+//! Interoperability with real clients: ecs-torrent downloads from and uploads to other programs, and the tests compare
+//! the data byte for byte.
 //!
-//! `tests/peers/install` brings the programs. A case whose programs are missing is skipped by name; with
-//! `REQUIRE_ALL=1` or `REQUIRE_PEERS=1` it fails. All runs in a network namespace of its own, where every node has an address: some
-//! clients take nothing from a loopback address.
+//! `tests/peers/install` installs the programs. A case whose programs are missing is skipped by name. With
+//! `REQUIRE_ALL=1` or `REQUIRE_PEERS=1`, such a case fails. All cases run in a separate network namespace, where every
+//! node has an address: some clients accept nothing from a loopback address.
 
 #![allow(
     unreachable_pub,

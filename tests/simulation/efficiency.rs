@@ -1,12 +1,12 @@
-//! How near a swarm comes to the least time that its lines allow.
+//! How close a swarm comes to the minimum time that its links allow.
 
 use std::time::Duration;
 
 use ecs_torrent::engine::sim::NewContent;
 use ecs_torrent::sim::{Line, Scenario};
 
-/// A flash crowd: one has everything, thirty begin at once. What it took where the seed's line carried pieces twice
-/// before all were out, or was shared by everybody who asked for something free, was three times as long.
+/// A flash crowd: one seed, and thirty leechers that start at once. It took three times as long when the seed's link
+/// carried pieces twice before each had been sent once, or was shared by all peers that requested unassigned pieces.
 #[test]
 fn a_flash_crowd_is_near_the_bound() {
     let line = Line::symmetric(1_000_000);

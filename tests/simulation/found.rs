@@ -1,4 +1,4 @@
-//! What the simulator found, each as the smallest scenario that shows it.
+//! Regressions found by the simulator, each as the smallest scenario that shows the fault.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn torrent(mib: usize) -> NewContent {
     }
 }
 
-/// Each of so many seeds has to go well.
+/// Asserts that the scenario succeeds with each of `seeds` seeds.
 #[track_caller]
 fn expect_good(seeds: u64, make: impl Fn() -> Scenario) {
     for seed in 1..=seeds {
@@ -28,7 +28,7 @@ fn expect_good(seeds: u64, make: impl Fn() -> Scenario) {
     }
 }
 
-/// What peers told while the disk was full was heard, but not acted upon: nobody was told that we want it.
+/// Pieces announced while the disk was full were recorded but not acted upon: the engine did not send `Interested`.
 #[test]
 fn interest_outlives_a_full_disk() {
     expect_good(2, || {
@@ -42,8 +42,8 @@ fn interest_outlives_a_full_disk() {
     });
 }
 
-/// The write of the last missing piece waited for room: when it succeeded, the torrent was blocked and not downloading, and so
-/// it was not completed, then or ever.
+/// The write of the last missing piece was blocked by a full disk. When it succeeded, the torrent was blocked rather
+/// than downloading, so it never completed.
 #[test]
 fn the_last_piece_meets_a_full_disk() {
     let who = Who::Leech(0);
@@ -57,8 +57,8 @@ fn the_last_piece_meets_a_full_disk() {
     });
 }
 
-/// A sync that failed once was followed by one that succeeded, after a check that read what only the system's memory
-/// had: the session called it saved, and a power failure took it.
+/// A failed sync was followed by a successful one, after a check that read bytes present only in the page cache. The
+/// session recorded the piece as saved, and a power failure lost it.
 #[test]
 fn what_a_failed_sync_has_lost_is_written_again() {
     let who = Who::Leech(0);
@@ -75,7 +75,7 @@ fn what_a_failed_sync_has_lost_is_written_again() {
             .at(Duration::from_secs(20), Act::Starts(who))
             .within(3.0, Duration::from_secs(90))
     };
-    // In the same process, and after a stop whose own sync fails.
+    // Within the same process, and after a stop whose own sync fails.
     expect_good(3, || make(Act::PowerFails(who)));
     expect_good(3, || {
         make(Act::Killed(who))
@@ -86,8 +86,8 @@ fn what_a_failed_sync_has_lost_is_written_again() {
     });
 }
 
-/// A piece that was given up for its memory was begun again while a peer still owed blocks of it: it was asked for them
-/// twice, and the engine turned in a circle when they were late again.
+/// A piece dropped to free memory was restarted while a peer still owed blocks of it. The same blocks were requested
+/// twice from that peer, and the engine looped when they timed out again.
 #[test]
 fn given_up_pieces_are_begun_again() {
     expect_good(2, || {
@@ -103,8 +103,8 @@ fn given_up_pieces_are_begun_again() {
     });
 }
 
-/// A peer that had a suspect piece to itself and let it down was noted as owing blocks that had been taken back: it
-/// was never asked for them again.
+/// A peer that had a suspect piece to itself and timed out was recorded as owing blocks whose requests had been
+/// withdrawn. They were never requested from it again.
 #[test]
 fn what_is_taken_back_is_not_owed() {
     expect_good(2, || {
@@ -122,7 +122,7 @@ fn what_is_taken_back_is_not_owed() {
     });
 }
 
-/// A seed took a slot back after 200 ms without a request: where a round trip takes longer, nobody ever got a block.
+/// A seed revoked a slot after 200 ms without a request. With a longer round trip, no peer ever received a block.
 #[test]
 fn a_long_round_trip_starves_nobody() {
     let (_, flash_crowd) = ALL.iter().find(|(name, _)| *name == "flash crowd").unwrap();
@@ -132,7 +132,7 @@ fn a_long_round_trip_starves_nobody() {
     }
 }
 
-/// A leecher that had moved, or had been named only one who had, announced again after half an hour.
+/// A leecher that had moved, or knew only a peer that had moved, announced again only after half an hour.
 #[test]
 fn who_has_lost_all_its_peers_announces_again() {
     for early in [186, 102] {
@@ -148,7 +148,8 @@ fn who_has_lost_all_its_peers_announces_again() {
     }
 }
 
-/// Many whose handshakes came in one tick were all let in, each before the others counted.
+/// All peers whose handshakes arrived in one tick were accepted, because each was checked before the others were
+/// counted.
 #[test]
 fn many_handshakes_at_once_keep_to_the_limit() {
     expect_good(2, || {

@@ -1,5 +1,5 @@
-//! Swarms at full size, once each; `SIM_SCENARIO` and `SIM_SEED` repeat one, as with the small ones. They take a while,
-//! and without optimisation too long.
+//! Swarms at full size, once each. `SIM_SCENARIO` and `SIM_SEED` repeat one, as with the small scenarios. They take a
+//! while, and too long without optimization.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
 use crate::scenarios::{Dice, MIB, Make};
 use crate::sweep;
 
-/// Every scenario at full size, the longest first.
+/// All scenarios at full size, longest first.
 pub const ALL: &[(&str, Make)] = &[
     ("a crowd of 500", flash_crowd),
     ("ten thousand idle torrents", idle_torrents),
@@ -39,7 +39,7 @@ fn full_size_scenarios_hold() {
     sweep::expect_good(&runs);
 }
 
-/// A torrent of so many MiB, and ticks that batch more: what happens in 20 ms is heard of together.
+/// A torrent of `mib` MiB with ticks that batch more: events of 20 ms are processed together.
 fn large(name: &str, mib: usize) -> Scenario {
     let settings = Settings {
         tick: TickSettings {
@@ -68,14 +68,14 @@ fn flash_crowd(_: &mut Dice) -> Scenario {
     crowd.within(6.0, seconds(30))
 }
 
-/// Torrents that nobody wants cost nothing while another one is moved.
+/// Idle torrents cost nothing while another torrent is transferred.
 fn idle_torrents(_: &mut Dice) -> Scenario {
     let crowd = crowd("ten thousand idle torrents", 5).idle_torrents(10_000);
     crowd.within(6.0, seconds(120))
 }
 
-/// Two of each kind among fifty: three tenths of the peers do harm. A piece that has failed is left to one peer at a
-/// time, and one that answers each request after 45 s takes minutes for it: hence the allowance.
+/// Two hostile peers of each kind among fifty peers: three tenths of the peers are hostile. A failed piece is assigned
+/// to one peer at a time, and a peer that answers each request after 45 s takes minutes for it; hence the allowance.
 fn hostile_crowd(_: &mut Dice) -> Scenario {
     let honest = 2 * Hostility::ALL.len() * 7 / 3;
     let mut crowd = crowd("a hostile crowd", honest);
@@ -96,7 +96,7 @@ fn churn(dice: &mut Dice) -> Scenario {
             _ => Act::PowerFails(leaver),
         };
         crowd = crowd.at(time, leaves).at(time, Act::Starts(late));
-        // A quarter stays away.
+        // A quarter of the leavers never return.
         if number % 4 > 0 {
             crowd = crowd.at(time + seconds(11), Act::Starts(leaver));
         }
@@ -104,7 +104,7 @@ fn churn(dice: &mut Dice) -> Scenario {
     crowd.within(6.0, seconds(120))
 }
 
-/// Half a copy is out when the only seed goes; nobody can have all until it is back.
+/// The only seed leaves after half a copy is sent. No peer can complete until it is back.
 fn seed_leaves(dice: &mut Dice) -> Scenario {
     let seed = Who::Seed(0);
     crowd("a crowd whose seed leaves at half a copy", 50)
@@ -131,7 +131,7 @@ fn partition(dice: &mut Dice) -> Scenario {
         .within(6.0, seconds(200))
 }
 
-/// Everybody, the seed too, each at its own moment.
+/// All peers, including the seed, lose power, each at its own time.
 fn power_failures(dice: &mut Dice) -> Scenario {
     let mut crowd = crowd("a crowd that loses its power", 40);
     for who in (0..40).map(Who::Leech).chain([Who::Seed(0)]) {
@@ -143,7 +143,7 @@ fn power_failures(dice: &mut Dice) -> Scenario {
     crowd.within(6.0, seconds(150))
 }
 
-/// The same in order: stop-and-serialize.
+/// All peers, including the seed, stop in order (stop-and-serialize) and restart.
 fn stops(dice: &mut Dice) -> Scenario {
     let mut crowd = crowd("a crowd that stops and starts", 40);
     for who in (0..40).map(Who::Leech).chain([Who::Seed(0)]) {
@@ -166,7 +166,7 @@ fn full_disks(dice: &mut Dice) -> Scenario {
     crowd.within(6.0, seconds(150))
 }
 
-/// Half the crowd comes while the tracker is down.
+/// Half the swarm joins while the tracker is down.
 fn tracker_goes(dice: &mut Dice) -> Scenario {
     let mut crowd = crowd("a crowd without its tracker", 20)
         .late_leeches(20, LINE)

@@ -1,4 +1,5 @@
-//! How much harm hostile peers do: honest ones take a stated multiple of the time that their lines allow.
+//! Limits on the harm of hostile peers: honest peers finish within a stated multiple of the time that their links
+//! allow.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::scenarios::MIB;
 
 const LINE: Line = Line::symmetric(2 << 20);
 
-/// One seed and eight leechers, and hostile peers that have lines as good as theirs.
+/// One seed, eight leechers, and hostile peers with links of the same speed.
 fn crowd(seed: u64, hostiles: &[Hostility]) -> Scenario {
     let crowd = Scenario::new(format!("eight and {hostiles:?}"))
         .seed(seed)
@@ -27,8 +28,8 @@ fn crowd(seed: u64, hostiles: &[Hostility]) -> Scenario {
     hostiles.iter().fold(crowd, add)
 }
 
-/// The last leecher is done within so many times the ideal time, on average over a few seeds. Without hostile peers it
-/// takes 2.2.
+/// Asserts that the last leecher finishes within `most` times the ideal time, averaged over a few seeds. Without
+/// hostile peers the factor is 2.2.
 #[track_caller]
 fn expect_within(hostiles: &[Hostility], most: f64) {
     expect_all_within(&format!("{hostiles:?}"), most, |seed| crowd(seed, hostiles));
@@ -36,7 +37,7 @@ fn expect_within(hostiles: &[Hostility], most: f64) {
 
 #[track_caller]
 fn expect_all_within(hostiles: &str, most: f64, crowd: impl Fn(u64) -> Scenario) {
-    // Without optimisation, one has to do.
+    // Without optimization there is time for one seed only.
     let seeds: u32 = if cfg!(debug_assertions) { 1 } else { 5 };
     let times = (1..=seeds).map(|seed| {
         let outcome = crowd(u64::from(seed)).run();
@@ -48,7 +49,7 @@ fn expect_all_within(hostiles: &str, most: f64, crowd: impl Fn(u64) -> Scenario)
     assert!(mean <= most, "{hostiles}: {mean:.2} x the ideal time, at most {most}");
 }
 
-/// What was asked of who sends nothing is soon asked of others.
+/// Blocks requested from a peer that sends nothing are soon requested from other peers.
 #[test]
 fn silent_peers_hold_nobody_up_for_long() {
     for hostility in [Hostility::EmptyPromises, Hostility::LateData, Hostility::Floods] {
@@ -56,8 +57,8 @@ fn silent_peers_hold_nobody_up_for_long() {
     }
 }
 
-/// Messages that are cheap to send cost the engine little: no tick takes more than its share of them, and who has no use
-/// for so many is closed.
+/// Messages that are cheap to send cost the engine little: no tick processes more than its share of them, and a peer
+/// that sends more than it can need is closed.
 #[test]
 fn floods_of_messages_hold_nobody_up() {
     for hostility in [Hostility::FlipFlops, Hostility::TinyFrames, Hostility::Repeats] {
@@ -65,7 +66,7 @@ fn floods_of_messages_hold_nobody_up() {
     }
 }
 
-/// A piece that failed is to have one author: who has been silent is not chosen.
+/// A failed piece is downloaded again from a single peer, which is never a peer that has been silent.
 #[test]
 fn liars_do_not_help_the_silent() {
     use Hostility::{BadData, EmptyPromises, SomeBadData};
@@ -77,7 +78,7 @@ fn one_of_each_does_not_hold_up_the_others() {
     expect_within(&Hostility::ALL, 6.6);
 }
 
-/// Three times as many as there are slots only hold them; the honest ones are few.
+/// Hostile peers that only hold slots are three times as many as the slots; honest peers are few.
 #[test]
 fn slots_are_not_held_by_who_does_nothing() {
     for hostility in [Hostility::Silent, Hostility::Sybil] {
@@ -89,7 +90,7 @@ fn slots_are_not_held_by_who_does_nothing() {
     }
 }
 
-/// Bad data under the seed's peer id bans the thief, and not the seed.
+/// Bad data sent under the seed's peer id bans the sender, not the seed.
 #[test]
 fn a_stolen_peer_id_harms_its_thief_only() {
     expect_within(&[Hostility::StealsId; 3], 5.0);

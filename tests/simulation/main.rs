@@ -1,4 +1,4 @@
-//! Whole swarms in one process, on a virtual clock.
+//! Simulated swarms in one process, on a virtual clock.
 
 #![allow(
     unreachable_pub,
@@ -90,7 +90,7 @@ fn stats(sim: &mut Simulation, node: NodeId, content: &Content) -> Option<Torren
     answer.and_then(Result::ok)
 }
 
-/// Lets a seeder and a leecher finish a torrent; returns the trace's hash and the time it took.
+/// Lets a seed and a leecher finish a torrent; returns the trace's hash and the time it took.
 fn run(seed: u64) -> (u64, Duration) {
     let content = torrent(1_000_001, 65536);
     let mut sim = Simulation::new(seed, Duration::from_millis(10));
@@ -116,7 +116,7 @@ fn run(seed: u64) -> (u64, Duration) {
     (trace, took)
 }
 
-/// The seams hold: the same plugins run over simulated backends, and a seed determines all that happens.
+/// The same plugins run over simulated backends, and the seed determines the whole run.
 #[test]
 fn two_engines_finish_a_torrent_the_same_way_twice() {
     let (trace, took) = run(1);
@@ -124,8 +124,8 @@ fn two_engines_finish_a_torrent_the_same_way_twice() {
     assert_ne!(run(2).0, trace, "another seed, another run");
 }
 
-/// What a backend tells at once, as that bytes have gone into a socket's buffer, is heard in the next tick, which does
-/// not come sooner after the one before than the settings say.
+/// An event that a backend reports at once, such as bytes accepted by a socket's buffer, is processed in the next tick.
+/// That tick comes no sooner than the minimum interval of the settings.
 #[test]
 fn an_engine_that_sends_does_not_tick_again_at_once() {
     let content = torrent(1_000_001, 65536);
@@ -151,7 +151,7 @@ fn an_engine_that_sends_does_not_tick_again_at_once() {
     assert!(sim.run_until(limit, |sim| sim.has(leecher, "downloads", &content)));
 }
 
-/// Fault 58: the connection to a UDP tracker is used for a minute, and then made anew.
+/// Fault 58: the connection id of a UDP tracker is used for a minute and then requested again.
 #[test]
 fn an_expired_connection_to_a_udp_tracker_is_renewed() {
     let mut sim = Simulation::new(1, Duration::from_millis(10));
@@ -196,7 +196,8 @@ fn an_expired_connection_to_a_udp_tracker_is_renewed() {
     assert_eq!(connects, [0, 75], "after a minute, and not before");
 }
 
-/// BEP 3: a download that knows nobody is announced before the interval is over, ever later as long as it is in vain.
+/// BEP 3: a download without known peers announces before the interval is over, with increasing delays while the
+/// announces yield no peers.
 #[test]
 fn who_has_no_peers_is_announced_early() {
     let mut sim = Simulation::new(1, Duration::from_millis(10));
@@ -205,7 +206,7 @@ fn who_has_no_peers_is_announced_early() {
     let content = torrent_with_trackers(1000, 16384, &[&tracker.http_url()]);
     add(&mut sim, alone, &content, vec![]);
     sim.run_for(Duration::from_secs(1000));
-    // As long as a peer is connected, the interval counts; it starts over when the last one is gone.
+    // While a peer is connected, the interval applies; the early announces start over when the last peer is gone.
     let address = sim.net().addresses(alone);
     add(&mut sim, visitor, &torrent(1000, 16384), address);
     sim.run_for(Duration::from_secs(500));
@@ -219,9 +220,9 @@ fn who_has_no_peers_is_announced_early() {
     assert_eq!(times, [0, 60, 180, 420, 900, 1500]);
 }
 
-/// Fault 100: a clock that jumps hours forward in the middle of a download, as after a long sleep, ends what has timed
-/// out meanwhile and nothing else: the torrent goes on by itself. (Jumps of the wall clock do not reach the engine at
-/// all: it reads a monotonic one, and time that it is given never goes back.)
+/// Fault 100: a clock that jumps hours forward during a download, as after a long sleep, ends only what has timed out
+/// meanwhile. The torrent continues by itself. (Jumps of the wall clock do not reach the engine: it reads a monotonic
+/// clock, and its time never goes back.)
 #[test]
 fn a_clock_that_jumps() {
     for who in ["leecher", "seeder", "both"] {
@@ -256,8 +257,8 @@ fn a_clock_that_jumps() {
     }
 }
 
-/// What a peer sends in small pieces takes its window by what reading costs, and that is granted again: a peer that
-/// says little at a time is heard for ever.
+/// Small messages are charged to the peer's receive window by their processing cost, and the window is granted again: a
+/// peer that sends little at a time is read indefinitely.
 #[test]
 fn small_messages_do_not_use_a_window_up() {
     let mut settings = Settings::default();

@@ -1,6 +1,6 @@
-//! The test of the tests: engines that are broken on purpose are found out.
+//! The test of the tests: the simulator detects engines that are broken on purpose.
 //!
-//! Each mutant is a plugin that makes one feature do what it must not.
+//! Each mutant is a plugin that breaks one feature.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -35,7 +35,7 @@ fn scenario(name: &str) -> Scenario {
         .leeches(2, Line::symmetric(1 << 20))
 }
 
-/// Whether an invariant was found not to hold.
+/// Whether the outcome reports a violation of the invariant.
 fn finds(outcome: &Outcome, invariant: Invariant) -> bool {
     outcome.troubles.iter().any(|trouble| match trouble {
         Trouble::Violation(_, violation) => violation.invariant == invariant,
@@ -49,7 +49,7 @@ fn whole_engines_are_not_suspected() {
     assert!(outcome.is_good(), "{outcome}");
 }
 
-/// A picker that forgets what it has asked for.
+/// A picker that forgets its requests and sends them again.
 #[derive(Clone)]
 struct AsksTwice;
 
@@ -73,7 +73,7 @@ fn a_picker_that_asks_twice_is_found_out() {
     assert!(finds(&outcome, Invariant::Wire), "{outcome}");
 }
 
-/// A picker that gives late peers their time again.
+/// A picker that resets the timeout of late requests.
 #[derive(Clone)]
 struct ForgivesDelay;
 
@@ -85,7 +85,7 @@ impl Plugin for ForgivesDelay {
 
 fn forgive_delay(mut has_seen: Local<bool>, mut peers: Query<&mut Requests, Changed<Requests>>) {
     for mut requests in &mut peers {
-        // In the tick after the one in which it was noted.
+        // Waits for the tick after the one that recorded the request as late.
         if requests.late_count() > 0 && std::mem::replace(&mut *has_seen, true) {
             requests.pending.iter_mut().for_each(|pending| pending.is_late = false);
         }
@@ -104,7 +104,7 @@ fn a_request_that_times_out_again_is_found_out() {
     assert!(finds(&outcome, Invariant::Requests), "{outcome}");
 }
 
-/// A picker that forgets a request, and tells nobody.
+/// A picker that forgets a request silently.
 #[derive(Clone)]
 struct LosesRequests;
 
@@ -126,7 +126,7 @@ fn a_picker_that_loses_requests_is_found_out() {
     assert!(finds(&outcome, Invariant::Requests), "{outcome}");
 }
 
-/// A decoder that takes more messages of a peer in a tick than its settings let it.
+/// A decoder that processes more messages of a peer in a tick than its settings allow.
 #[derive(Clone)]
 struct Swallows;
 
@@ -149,7 +149,7 @@ fn a_decoder_that_takes_too_much_is_found_out() {
     assert!(finds(&outcome, Invariant::Work), "{outcome}");
 }
 
-/// An engine that calls a file its own which it did not create.
+/// An engine that claims a file it did not create.
 #[derive(Clone)]
 struct ClaimsAll;
 
@@ -159,7 +159,7 @@ impl Plugin for ClaimsAll {
     }
 }
 
-/// Once it runs: a torrent that finds a file in its way is not even added.
+/// Claims the files after the start, because a torrent whose file already exists is not even added.
 fn claim_all(
     mut disk: ResMut<DiskPort>,
     mut started: MessageReader<TorrentStarted>,
@@ -199,7 +199,7 @@ fn an_engine_that_writes_files_of_the_user_is_found_out() {
     assert!(finds(&outcome, Invariant::Owners), "{outcome}");
 }
 
-/// A picker that counts a copy that there is not.
+/// A picker that counts a copy that does not exist.
 #[derive(Clone)]
 struct Miscounts;
 
@@ -221,7 +221,7 @@ fn a_picker_that_miscounts_copies_is_found_out() {
     assert!(finds(&outcome, Invariant::Picker), "{outcome}");
 }
 
-/// Counters that do not know of what came in vain.
+/// Counters that omit dropped blocks.
 #[derive(Clone)]
 struct LosesCount;
 
@@ -257,11 +257,11 @@ fn blocks_that_are_dropped_and_not_counted_are_found_out() {
             .plugins(LosesCount)
             .run()
     };
-    // It takes a piece that is given up when part of it is here, which not every seed has.
+    // Detection needs a piece that is dropped after part of it has arrived, which does not occur with every seed.
     assert!((1..=8).any(|seed| finds(&run(seed), Invariant::Counters)));
 }
 
-/// A storage that says that a piece is written as soon as its hash is right.
+/// A storage that reports a piece as written as soon as its hash is verified.
 #[derive(Clone)]
 struct StoresTooSoon;
 
@@ -290,7 +290,7 @@ fn a_storage_that_promises_too_soon_is_found_out() {
     assert!(finds(&outcome, Invariant::Truth), "{outcome}");
 }
 
-/// A stop that goes back to its first phase once.
+/// A stop that returns to its first phase once.
 #[derive(Clone)]
 struct StopsBackwards;
 
@@ -318,7 +318,7 @@ fn a_stop_that_goes_backwards_is_found_out() {
     assert!(finds(&outcome, Invariant::Phases), "{outcome}");
 }
 
-/// An engine that does not note that a torrent is complete.
+/// An engine that does not record that a torrent is complete.
 #[derive(Clone)]
 struct ForgetsCompletion;
 
@@ -342,7 +342,7 @@ fn a_complete_torrent_that_goes_on_downloading_is_found_out() {
     assert!(finds(&outcome, Invariant::Lifecycle), "{outcome}");
 }
 
-/// An engine that counts a connection that there is not.
+/// An engine that counts a connection that does not exist.
 #[derive(Clone)]
 struct CountsTooMany;
 
@@ -364,7 +364,7 @@ fn a_connection_that_is_not_there_is_found_out() {
     assert!(finds(&outcome, Invariant::Bounds), "{outcome}");
 }
 
-/// An engine that never rests.
+/// An engine that never sleeps.
 #[derive(Clone)]
 struct NeverRests;
 
@@ -381,7 +381,7 @@ fn wake_at_once(clock: Res<Clock>, wakeup: Res<Wakeup>) {
 #[test]
 fn an_engine_that_never_rests_is_found_out() {
     let mut settings = Settings::default();
-    // Not more ticks than it takes.
+    // Limits the number of ticks to what the detection needs.
     settings.tick.min_interval_us = 3_500;
     let outcome = scenario("never rests").settings(settings).plugins(NeverRests).run();
     assert!(finds(&outcome, Invariant::Cadence), "{outcome}");

@@ -1,4 +1,4 @@
-//! Small swarms, each with its own misfortune; the seed decides the details.
+//! Small swarms, each with its own disturbance; the seed determines the details.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use ecs_torrent::engine::sim::{DiskSpeed, NewContent, Path, TrackerMode};
 use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
 
-/// A scenario by its name, made for a seed.
+/// A function that makes a scenario for a seed.
 pub type Make = fn(&mut Dice) -> Scenario;
 
-/// Every scenario that is small enough to be run over many seeds.
+/// All scenarios small enough to run over many seeds.
 pub const ALL: &[(&str, Make)] = &[
     ("flash crowd", flash_crowd),
     ("churn", churn),
@@ -38,13 +38,13 @@ pub const ALL: &[(&str, Make)] = &[
     ("odd pieces and files", odd),
 ];
 
-/// Bytes in a MiB.
+/// Number of bytes in a MiB.
 pub const MIB: usize = 1 << 20;
 
 /// 1 MiB/s in both directions.
 const LINE: Line = Line::symmetric(1 << 20);
 
-/// Numbers out of a seed (splitmix64).
+/// Random numbers from a seed (splitmix64).
 pub struct Dice(u64);
 
 impl Dice {
@@ -60,7 +60,7 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// A number from `low`, below `high`.
+    /// Returns a number from `low` up to but excluding `high`.
     pub fn within(&mut self, low: usize, high: usize) -> usize {
         low + (self.roll() as usize) % (high - low)
     }
@@ -69,7 +69,7 @@ impl Dice {
         Duration::from_millis(self.within(low, high) as u64)
     }
 
-    /// Any moment between two, in milliseconds, and so any tick.
+    /// Returns a moment between two bounds in milliseconds. It can fall into any tick.
     fn moment(&mut self, low: usize, high: usize) -> Duration {
         Duration::from_micros(self.within(low * 1000, high * 1000) as u64)
     }
@@ -87,7 +87,7 @@ impl Dice {
         }
     }
 
-    /// The seed, or one of so many leechers.
+    /// Returns the seed or one of `count` leechers.
     fn anybody(&mut self, count: usize) -> Who {
         match self.within(0, count + 1) {
             0 => Who::Seed(0),
@@ -188,7 +188,7 @@ fn third_hostile(dice: &mut Dice) -> Scenario {
     scenario
 }
 
-/// Peers that only hold slots are several times as many as there are slots, and come before all others.
+/// Peers that only hold slots outnumber the slots several times and connect before all others.
 fn silent_majority(dice: &mut Dice) -> Scenario {
     crowded("a silent majority", dice, Hostility::Silent).within(4.0, seconds(60))
 }
@@ -280,7 +280,7 @@ fn stopped(dice: &mut Dice) -> Scenario {
     scenario
 }
 
-/// The last of so many leechers.
+/// Returns the last of `count` leechers.
 fn dice_leech(count: usize) -> Who {
     Who::Leech(count - 1)
 }
@@ -350,7 +350,7 @@ fn slow_disk(dice: &mut Dice) -> Scenario {
         .within(6.0, seconds(60))
 }
 
-/// Pieces of silent peers are given up, since others need their memory.
+/// Pieces of silent peers are dropped because other pieces need their memory.
 fn little_memory(dice: &mut Dice) -> Scenario {
     let torrent = dice.torrent();
     let mut settings = Settings::default();

@@ -1,7 +1,7 @@
-//! Every scenario over many seeds.
+//! Runs every scenario over many seeds.
 //!
-//! `SIM_SEEDS=200` says how many runs, spread over the scenarios; `SIM_SCENARIO='a name' SIM_SEED=7` repeats one;
-//! `SIM_VERBOSE=1` tells when each begins and ends.
+//! `SIM_SEEDS=200` sets the number of runs, spread over the scenarios. `SIM_SCENARIO='a name' SIM_SEED=7` repeats one
+//! run. `SIM_VERBOSE=1` reports the begin and end of each run.
 
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,12 +13,12 @@ use ecs_torrent::sim::Outcome;
 use crate::full;
 use crate::scenarios::{ALL, Dice, Make};
 
-/// One run of a scenario.
+/// Runs a scenario with a seed.
 pub fn run(make: Make, seed: u64) -> Outcome {
     make(&mut Dice::new(seed)).seed(seed).run()
 }
 
-/// Carries out `job` for each number below `count`, on all processors, and gathers what they return.
+/// Runs `job` for each number below `count` on all processors and collects the results.
 fn in_parallel<T: Send>(count: usize, job: impl Fn(usize) -> Option<T> + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let work = || {
@@ -36,7 +36,7 @@ fn in_parallel<T: Send>(count: usize, job: impl Fn(usize) -> Option<T> + Sync) -
     })
 }
 
-/// A number that is given as a variable of the environment.
+/// Reads a number from an environment variable.
 pub fn number_from(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(
@@ -45,7 +45,7 @@ pub fn number_from(variable: &str) -> Option<u64> {
     )
 }
 
-/// Those of some scenarios that `SIM_SCENARIO` names, or all.
+/// Returns the scenarios that `SIM_SCENARIO` selects, or all.
 pub fn chosen(scenarios: &'static [(&'static str, Make)]) -> Vec<&'static (&'static str, Make)> {
     let wanted = std::env::var("SIM_SCENARIO").ok();
     let is_wanted = |name: &str| wanted.as_ref().is_none_or(|wanted| wanted == name);
@@ -57,14 +57,14 @@ pub fn chosen(scenarios: &'static [(&'static str, Make)]) -> Vec<&'static (&'sta
     scenarios.iter().filter(|(name, _)| is_wanted(name)).collect()
 }
 
-/// The line that repeats a run.
+/// The command line that repeats a run.
 fn repeats(name: &str, seed: u64) -> String {
     format!(
         "  repeat it with: SIM_SCENARIO='{name}' SIM_SEED={seed} cargo test --release --workspace --test simulation"
     )
 }
 
-/// Runs scenarios, each with a seed, and fails with what went wrong in any of them.
+/// Runs scenarios, each with a seed, and fails with the troubles of all of them.
 pub fn expect_good(runs: &[(&str, Make, u64)]) {
     let is_only = number_from("SIM_SEED").is_some();
     let is_verbose = std::env::var_os("SIM_VERBOSE").is_some();
@@ -118,7 +118,7 @@ fn scenarios_hold_over_many_seeds() {
 
 #[test]
 fn a_seed_determines_a_run() {
-    // Without optimisation, a few have to do.
+    // Without optimization there is time for a few scenarios only.
     let step = if cfg!(debug_assertions) { 5 } else { 1 };
     let differing = in_parallel(ALL.len().div_ceil(step), |number| {
         let (name, make) = ALL[number * step];
@@ -129,7 +129,7 @@ fn a_seed_determines_a_run() {
     assert!(differing.is_empty(), "not determined: {differing:?}");
 }
 
-/// Ticking engines on several threads is faster, and nothing else.
+/// Ticking the engines on several threads does not change the outcome.
 #[test]
 fn threads_change_nothing() {
     let swarm = |beat, threads| {

@@ -1,4 +1,4 @@
-//! Content for torrents: bytes that no two blocks share, in files of any sizes.
+//! Content for torrents: files of any size whose bytes do not repeat, so that no two blocks are equal.
 
 #![allow(dead_code, reason = "shared by test binaries that each use a part")]
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ecs_torrent::making::{MakeOptions, Plan};
 
-/// Bytes that do not repeat, the same for the same seed.
+/// Creates bytes that do not repeat. The same seed gives the same bytes.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let words = std::iter::repeat_with(|| {
@@ -29,12 +29,12 @@ pub fn write_file(folder: &Path, name: &str, seed: u64, len: usize) -> PathBuf {
     path
 }
 
-/// Makes a torrent of a file or folder.
+/// Creates a torrent from a file or folder.
 pub fn make_torrent(path: &Path, options: MakeOptions) -> Vec<u8> {
     Plan::new(path, options).unwrap().make(&|_| {}).unwrap()
 }
 
-/// Whether two files or folders hold the same; says where they do not.
+/// Compares two files or folders, and returns an error that names the first difference.
 pub fn compare(a: &Path, b: &Path) -> Result<(), String> {
     if a.is_dir() {
         let mut names: Vec<_> = fs::read_dir(a)

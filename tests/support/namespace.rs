@@ -1,19 +1,19 @@
-//! A network namespace of one's own: addresses that nobody else has, and no way to anybody else.
+//! A private network namespace: its addresses are unused, and it has no route out.
 
 use std::net::IpAddr;
 use std::process::{Command, ExitCode};
 
 pub enum Namespace {
-    /// This process is in it.
+    /// This process runs in the namespace.
     Inside,
-    /// Another process was, with this result.
+    /// Another process ran in the namespace, with this result.
     Ran(ExitCode),
-    /// There is none.
+    /// No namespace can be created, for this reason.
     Unavailable(String),
 }
 
-/// Runs this program again in a network namespace of its own, if the system lets us. In there, `mark` stands in the
-/// environment, and the loopback device has `addresses`.
+/// Runs this program again in a network namespace of its own, if the system permits it. In the namespace, `mark` is set
+/// in the environment, and the loopback device has `addresses`.
 pub fn enter(mark: &str, addresses: &[IpAddr]) -> Namespace {
     if std::env::var_os(mark).is_some() {
         return match setup(addresses) {

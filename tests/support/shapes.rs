@@ -11,7 +11,7 @@ pub struct Shape {
     pub make: fn(usize) -> Vec<u8>,
 }
 
-/// All shapes. Some are valid torrents and some are refused; all have to be cheap.
+/// All shapes. Some are valid torrents and some are refused; reading any of them has to be cheap.
 pub const SHAPES: [Shape; 19] = [
     Shape {
         name: "names that differ past the cut",
@@ -198,7 +198,7 @@ fn path(components: &[&str]) -> String {
     list + "e"
 }
 
-/// A path through `depth` folders.
+/// Creates a path through `depth` folders.
 fn deep(first: &str, folder: &str, depth: usize) -> String {
     let mut components = vec![first];
     components.resize(depth, folder);

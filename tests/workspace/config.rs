@@ -1,4 +1,4 @@
-//! The configuration that `config default` prints: every setting, with the documentation that stands in the code.
+//! The output of `config default`: every setting with its documentation from the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,12 +16,12 @@ const SOURCES: [&str; 3] = [
 /// A field of a struct, or a variant of an enum.
 struct Member {
     name: String,
-    /// Of a field.
+    /// Type of a field.
     kind: String,
     documentation: Vec<String>,
 }
 
-/// The members of every type of the sources, by the type's name.
+/// Collects the members of every type in the sources, by type name.
 fn types() -> BTreeMap<String, Vec<Member>> {
     let mut types: BTreeMap<String, Vec<Member>> = BTreeMap::new();
     for source in SOURCES {
@@ -57,7 +57,7 @@ fn types() -> BTreeMap<String, Vec<Member>> {
     types
 }
 
-/// Comment lines of at most 100 columns.
+/// Formats comment lines of at most 100 columns.
 fn comment(indent: usize, words: &str) -> String {
     let mut text = String::new();
     let mut line = String::new();
@@ -72,7 +72,7 @@ fn comment(indent: usize, words: &str) -> String {
     text + &format!("{:indent$}//{line}\n", "")
 }
 
-/// Documentation without what only a program makes of it: the target of each link, and its brackets.
+/// Removes the link syntax from documentation: link targets and brackets.
 fn plain(documentation: &[String]) -> String {
     let mut text = documentation.join(" ");
     while let (Some(begin), Some(end)) = (text.find("](Self::"), text.find("[`")) {
@@ -82,7 +82,7 @@ fn plain(documentation: &[String]) -> String {
     text
 }
 
-/// The values that a field of this kind can have, where it is one of a few.
+/// Returns the possible values of a field whose type is an enum.
 fn choices(kind: &str, types: &BTreeMap<String, Vec<Member>>) -> Option<String> {
     let variants = types.get(kind)?;
     let told = variants
@@ -137,7 +137,7 @@ fn commented_default() -> String {
     text
 }
 
-/// A number without a range could be set to a value with which the engine hangs or panics.
+/// Every number has a range, because a value outside could make the engine hang or panic.
 #[test]
 fn every_number_has_a_range() {
     let config = Config::default();
@@ -157,7 +157,7 @@ fn every_number_has_a_range() {
     assert_eq!(numbers, with_range.collect(), "see components/src/settings/ranges.rs");
 }
 
-/// What the command prints is what the code says.
+/// The output of the command matches the code.
 #[test]
 fn the_default_configuration_is_true() {
     let expected = commented_default();

@@ -1,10 +1,10 @@
-//! Who may know whom: protocol <- components <- engine <- systems <- app.
+//! Allowed dependencies between crates: protocol <- components <- engine <- systems <- app.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
-/// For each crate, the crates of the workspace that it may depend on.
+/// For each crate, the workspace crates that it may depend on.
 const ARROWS: [(&str, &[&str]); 6] = [
     ("ecs-torrent-protocol", &[]),
     ("ecs-torrent-components", &["ecs-torrent-protocol"]),

@@ -1,5 +1,5 @@
-//! The house's own rules: which crate may know which, and that the tick is what ARCHITECTURE.md says, and the default
-//! configuration what the code says.
+//! Tests of the workspace's own rules: the dependencies between crates, the tick as shown in ARCHITECTURE.md, and the
+//! default configuration as documented in the code.
 
 #![allow(
     unreachable_pub,

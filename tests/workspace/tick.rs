@@ -1,4 +1,4 @@
-//! The schedule: no two systems in an order that nobody chose, and a diagram that tells the truth.
+//! The schedule of the tick: no ambiguous order between systems, and an up-to-date diagram in ARCHITECTURE.md.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn with_schedule<T>(look: impl FnOnce(&mut World, &mut Schedule) -> T) -> T {
     look(world, &mut schedule)
 }
 
-/// What the build of the schedule says of its ambiguities.
+/// Checks the schedule for ambiguous system orders.
 fn ambiguities(world: &mut World, schedule: &mut Schedule) -> Result<(), String> {
     schedule.set_build_settings(ScheduleBuildSettings {
         ambiguity_detection: LogLevel::Error,
@@ -36,7 +36,7 @@ fn no_two_systems_are_ambiguous() {
     with_schedule(|world, schedule| assert_eq!(ambiguities(world, schedule), Ok(())));
 }
 
-/// The test above would see one.
+/// The test above would detect an ambiguity.
 #[test]
 fn an_ambiguity_is_found() {
     fn one(_: ResMut<Settings>) {}
@@ -48,7 +48,7 @@ fn an_ambiguity_is_found() {
     });
 }
 
-/// The systems of each set of the tick by feature, in the order in which they run.
+/// Lists the systems of each set of the tick by feature, in execution order.
 fn diagram() -> String {
     with_schedule(|world, schedule| {
         schedule.initialize(world).unwrap();
@@ -72,7 +72,7 @@ fn diagram() -> String {
             }
         }
         rows.iter().fold(String::new(), |diagram, (set, feature, systems)| {
-            // The set's name stands before its first row only.
+            // The set's name appears only in its first row.
             let is_first = !diagram.lines().any(|line| line.starts_with(set.as_str()));
             let label = if is_first { set } else { "" };
             diagram + &wrap(&format!("{label:<9} {feature:<13} "), systems)
@@ -80,7 +80,7 @@ fn diagram() -> String {
     })
 }
 
-/// Joins names behind `head`, broken before 110 columns.
+/// Joins names after `head`, wrapped before 110 columns.
 fn wrap(head: &str, names: &[String]) -> String {
     let mut text = head.to_owned();
     let mut width = head.len();
@@ -103,7 +103,7 @@ fn wrap(head: &str, names: &[String]) -> String {
 const BEGIN: &str = "<!-- tick: written by `UPDATE=1 cargo test --test workspace` -->\n```text\n";
 const END: &str = "```\n<!-- end of tick -->";
 
-/// What ARCHITECTURE.md shows is the schedule that runs.
+/// The diagram in ARCHITECTURE.md matches the schedule that runs.
 #[test]
 fn the_diagram_in_the_architecture_is_true() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/ARCHITECTURE.md");

@@ -1,4 +1,4 @@
-//! The connection to the daemon: plain HTTP, through the Unix socket of the state folder, or by TCP to a program that
+//! The connection to the daemon: plain HTTP, over the Unix socket of the state folder, or over TCP to a program that
 //! has proven to be the daemon.
 
 use std::io;
@@ -20,18 +20,18 @@ use super::DaemonAddress;
 use crate::cli::CliError;
 use crate::cli::output::printable;
 
-/// Time for the daemon to accept a connection, and to prove itself.
+/// Time limit for the daemon to accept a connection, and to prove its identity.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time for the daemon to do what it is asked; to stop all torrents takes longest.
+/// Time limit for the daemon to answer a request. Stopping all torrents takes longest.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Longest answer of a program that is not known to be the daemon.
+/// Maximum answer size, in bytes, from a program that has not yet proven to be the daemon.
 const MAX_PROOF: usize = 4 << 10;
 
-/// The daemon of a state folder.
+/// The daemon that owns a state folder.
 pub(super) struct Daemon {
-    /// Where it is, if the user has said so.
+    /// The API's address, if the user named one.
     api: Option<SocketAddr>,
     token: Token,
     state_dir: PathBuf,
@@ -40,14 +40,14 @@ pub(super) struct Daemon {
 /// A connection to the daemon, over which the token may be sent.
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    /// The daemon's name in requests.
+    /// The value of the `Host` header in requests.
     host: String,
-    /// Its place, for errors.
+    /// The daemon's address or state folder, for error messages.
     place: String,
 }
 
 impl Daemon {
-    /// Finds it by the files that it leaves in its state folder.
+    /// Finds the daemon by the files that it leaves in its state folder.
     pub(super) fn find(place: &DaemonAddress) -> Result<Self, CliError> {
         let (state_dir, api) = (place.state_dir.clone(), place.api);
         let token = Token::read(&state_dir).map_err(|error| {
@@ -64,7 +64,7 @@ impl Daemon {
         self.ask(Method::GET, path, Bytes::new()).await
     }
 
-    /// Sends a torrent file, or nothing.
+    /// Sends a POST request whose body is a torrent file or empty.
     pub(super) async fn post(&self, path: &str, body: Bytes) -> Result<Value, CliError> {
         self.ask(Method::POST, path, body).await
     }
@@ -93,7 +93,7 @@ impl Daemon {
         }
     }
 
-    /// Connects to the address that the user has named, or else to the state folder's socket, or else to the address
+    /// Connects to the address that the user named, otherwise to the state folder's socket, otherwise to the address
     /// in the state folder.
     async fn connect(&self) -> Result<Connection, CliError> {
         if let Some(address) = self.api {
@@ -109,7 +109,7 @@ impl Daemon {
                 let host = "localhost".to_owned();
                 return Ok(Connection { sender, host, place });
             }
-            // There may be a file system without sockets.
+            // Some file systems do not support sockets.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
             Err(error) => {
                 return Err(CliError::io(format!(
@@ -133,7 +133,7 @@ impl Daemon {
         self.connect_tcp(found.address).await
     }
 
-    /// Connects to a program that proves to have the token before it is sent.
+    /// Connects over TCP, and requires a proof that the program has the token before the token is sent.
     async fn connect_tcp(&self, address: SocketAddr) -> Result<Connection, CliError> {
         let stream = in_time(TcpStream::connect(address)).await;
         let stream = stream.map_err(CliError::io(format!("no daemon running: {address}")))?;
@@ -159,7 +159,7 @@ impl Daemon {
         ))
     }
 
-    /// Asks for the proof, and tells whether it is right.
+    /// Requests the proof, and returns whether it is correct.
     async fn challenge(&self, sender: &mut SendRequest<Full<Bytes>>, host: &str) -> io::Result<bool> {
         let nonce = Token::nonce()?;
         let request = Request::builder()
@@ -172,7 +172,7 @@ impl Daemon {
         let bytes = body.await.map_err(io::Error::other)?.to_bytes();
         let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let is_proven = self.token.is_proof(super::text(&answer["proof"]), host, &nonce);
-        // The daemon keeps the connection for the request.
+        // The daemon keeps the connection open for the actual request.
         sender.ready().await.map_err(io::Error::other)?;
         Ok(is_proven)
     }
@@ -217,7 +217,7 @@ where
     Ok(sender)
 }
 
-/// One request, one answer.
+/// Sends one request and reads its whole answer.
 async fn exchange(
     mut sender: SendRequest<Full<Bytes>>,
     request: Request<Full<Bytes>>,

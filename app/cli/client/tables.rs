@@ -1,4 +1,4 @@
-//! The daemon's answers, for people.
+//! The daemon's answers in human-readable form.
 
 use console::{Alignment, Style, measure_text_width, pad_str};
 use ecs_torrent::Field;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::text;
 use crate::cli::output::{self, printable};
 
-/// What `stats` tells where nothing is selected.
+/// The fields that `stats` prints by default.
 pub(super) const GLANCE: [Field; 12] = [
     Field::Name,
     Field::InfoHash,
@@ -23,10 +23,10 @@ pub(super) const GLANCE: [Field; 12] = [
     Field::Trackers,
 ];
 
-/// Digits of a hash that are shown in a table; as many name the torrent, but for a rare chance.
+/// Number of info-hash digits in a table. A collision of this many digits is very unlikely.
 const SHOWN_DIGITS: usize = 12;
 
-/// A line for each torrent.
+/// Prints one line per torrent.
 pub(super) fn torrents(torrents: &Value) {
     let mut table = Table::new([
         ("HASH", Alignment::Left),
@@ -59,7 +59,7 @@ pub(super) fn torrents(torrents: &Value) {
     table.print("no torrents");
 }
 
-/// A line for each file.
+/// Prints one line per file.
 pub(super) fn files(files: &Value) {
     let mut table = Table::new([
         ("SIZE", Alignment::Right),
@@ -68,7 +68,7 @@ pub(super) fn files(files: &Value) {
     ]);
     for file in files.as_array().into_iter().flatten() {
         let (len, completed) = (number(&file["len"]), number(&file["completed"]));
-        // Nothing is missing of an empty file.
+        // An empty file is always complete.
         let share = if len == 0 { 1.0 } else { completed as f64 / len as f64 };
         table.row([
             bytes(&file["len"]),
@@ -79,7 +79,7 @@ pub(super) fn files(files: &Value) {
     table.print("no files");
 }
 
-/// What became of a removed torrent's files: a line for each, as far as they are named.
+/// Prints one line per file of a removed torrent: deleted or kept. Files that the answer only counts are summed up.
 pub(super) fn removed(removed: &Value) {
     let list = |key: &str| removed[key].as_array().into_iter().flatten();
     for path in list("deleted") {
@@ -97,7 +97,7 @@ pub(super) fn removed(removed: &Value) {
     }
 }
 
-/// A line for each field, in the order in which they were asked for; what is not there is left out.
+/// Prints one line per field, in the order requested. Omits fields without a value.
 pub(super) fn stats(stats: &Value, fields: &[&str]) {
     let label = Style::new().bold();
     for field in fields.iter().filter(|field| !stats[**field].is_null()) {
@@ -154,7 +154,7 @@ fn bytes(value: &Value) -> String {
     output::bytes(number(value))
 }
 
-/// Nothing where nothing moves.
+/// Formats a speed; zero is `-`.
 fn speed(value: &Value) -> String {
     match number(value) {
         0 => "-".to_owned(),
@@ -162,13 +162,13 @@ fn speed(value: &Value) -> String {
     }
 }
 
-/// Rounded down: 100 % is all of it.
+/// Formats a share as a percentage, rounded down, so that 100 % means complete.
 fn percent(share: &Value) -> String {
     let share = share.as_f64().unwrap_or_default();
     format!("{:.1} %", (share * 1000.0).floor() / 10.0)
 }
 
-/// Columns as wide as what is in them.
+/// A table whose columns are as wide as their contents.
 struct Table<const N: usize> {
     alignments: [Alignment; N],
     rows: Vec<[String; N]>,
@@ -186,7 +186,7 @@ impl<const N: usize> Table<N> {
         self.rows.push(cells);
     }
 
-    /// Prints all lines, or `nothing` where there are none.
+    /// Prints all rows, or `nothing` if there are none.
     fn print(&self, nothing: &str) {
         let lines = self.lines();
         match lines.as_slice() {

@@ -1,4 +1,4 @@
-//! A tracker for the demo: one swarm, on this machine.
+//! A tracker for the demo that serves one swarm on this machine.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,13 +10,13 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-/// A running tracker; ends with the process.
+/// A running tracker that ends with the process.
 pub(super) struct DemoTracker {
     address: SocketAddr,
     swarm: Arc<Swarm>,
 }
 
-/// Who has announced, by address and port.
+/// The peers that have announced, by address and port.
 #[derive(Default)]
 struct Swarm {
     peers: Mutex<BTreeSet<(IpAddr, u16)>>,
@@ -44,7 +44,7 @@ impl DemoTracker {
         format!("http://{}/announce", self.address)
     }
 
-    /// Waits until somebody has announced.
+    /// Waits until a peer has announced.
     pub(super) async fn wait_for_peer(&self) {
         self.swarm.joined.notified().await;
     }

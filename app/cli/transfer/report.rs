@@ -1,4 +1,4 @@
-//! How it goes: bars on a terminal, lines elsewhere, JSON for programs.
+//! Progress reports: bars on a terminal, lines elsewhere, JSON for programs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,10 +11,10 @@ use serde_json::json;
 use super::{INTERVALS, place};
 use crate::cli::output::{self, Screen};
 
-/// Least time between two plain lines of one torrent.
+/// Minimum time between two plain lines of one torrent.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What people are told of the torrents of one command.
+/// Reports the progress and the results of one command's torrents.
 pub(super) struct Reporter {
     screen: Screen,
     manner: Manner,
@@ -34,10 +34,10 @@ struct Reported {
     bar: Option<ProgressBar>,
     began: Instant,
     last_line: Instant,
-    /// Bytes that earlier runs have downloaded.
+    /// Bytes downloaded by earlier runs.
     downloaded_before: Option<u64>,
     size: u64,
-    /// Bytes that are missing; `None` until existing data is checked.
+    /// Missing bytes. `None` until existing data is verified.
     missing: Option<u64>,
     end: Option<End>,
 }
@@ -63,7 +63,7 @@ impl Reporter {
         }
     }
 
-    /// How often to update.
+    /// Returns the interval between updates.
     pub(super) fn interval(&self) -> Duration {
         if self.manner == Manner::Bars {
             INTERVALS.0
@@ -166,7 +166,7 @@ impl Reporter {
         }
     }
 
-    /// Something that passes; people read it in the log.
+    /// Reports a temporary condition, as JSON only. Users read it in the log.
     pub(super) fn noted(&self, id: InfoHash, event: &str, reason: &str) {
         if let (Some(torrent), Manner::Json) = (self.torrents.get(&id), self.manner) {
             let line = json!({"event": event, "info_hash": id.to_string(), "name": torrent.name, "reason": reason});
@@ -192,7 +192,7 @@ impl Reporter {
         }
     }
 
-    /// Reports an interrupted download: the bytes that are missing, and how to go on.
+    /// Reports an interrupted download: the missing bytes, and how to resume.
     pub(super) fn interrupted(&self) {
         let open = |torrent: &&Reported| torrent.end.is_none();
         if self.manner == Manner::Json {
@@ -221,21 +221,21 @@ impl Reporter {
         ));
     }
 
-    /// The stop has begun.
+    /// Shows on the bars that the torrents are stopping.
     pub(super) fn stopping(&self) {
         for bar in self.torrents.values().filter_map(|torrent| torrent.bar.as_ref()) {
             bar.set_message("stopping");
         }
     }
 
-    /// Takes the bars away.
+    /// Clears the bars.
     pub(super) fn end(&self) {
         for bar in self.torrents.values().filter_map(|torrent| torrent.bar.as_ref()) {
             bar.finish_and_clear();
         }
     }
 
-    /// Torrents that have not failed.
+    /// Returns the torrents that have not failed.
     pub(super) fn unfinished(&self) -> Vec<InfoHash> {
         let running = self
             .torrents
@@ -249,7 +249,7 @@ impl Reporter {
     }
 
     pub(super) fn all_complete(&self) -> bool {
-        // Before anything is added, nothing is.
+        // Without any torrent yet, nothing is complete.
         !self.torrents.is_empty() && self.torrents.values().all(|torrent| torrent.end == Some(End::Complete))
     }
 
@@ -281,7 +281,7 @@ impl Reporter {
     }
 }
 
-/// `12.3 MiB/s down, 8 peers, 452/1000 pieces, ETA 12 s`.
+/// Formats a torrent's progress: `12.3 MiB/s down, 8 peers, 452/1000 pieces, ETA 12 s`.
 fn describe(stats: &TorrentStats) -> String {
     let mut parts = Vec::new();
     match stats.lifecycle.as_str() {

@@ -34,7 +34,7 @@ pub(super) fn check(
         uploads.used_bytes(),
         settings.uploads.memory_bytes + read,
     );
-    // One piece is always let in, however large.
+    // One piece is always admitted, however large.
     if in_flight.iter().nth(1).is_some() {
         at_most(
             "piece memory",
@@ -47,7 +47,7 @@ pub(super) fn check(
     at_most("peers to serve", serve.len() as u64, total);
 }
 
-/// Looks at all peers and torrents.
+/// Checks all peers and torrents.
 pub(super) fn check_all(
     clock: Res<Clock>,
     settings: Res<Settings>,
@@ -82,7 +82,7 @@ pub(super) fn check_all(
             "peers have {charged} bytes of upload memory, and {used} are counted"
         ));
     }
-    // One that has given way is not counted, and ends with this tick.
+    // A peer that is being replaced is not counted; it disconnects in this tick.
     let stays = |peer: &Entity| connections.contains(*peer);
     let (count, staying) = (peers.iter().count(), peers.iter().filter(stays).count());
     let (counted, links) = (connections.total, links.len());

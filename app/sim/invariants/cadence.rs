@@ -1,4 +1,4 @@
-//! An engine that has nothing to do rests, and none ticks more often than its settings let it.
+//! An engine without work is idle, and no engine ticks more often than its settings allow.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::{Invariant, Violations};
 
-/// Most ticks in a second that neither bring nor send anything.
+/// Most ticks per second that neither receive nor send anything.
 const MAX_IDLE_TICKS: u32 = 200;
 
-/// Ticks of the second that is running.
+/// Ticks in the current second.
 #[derive(Resource, Default)]
 pub(super) struct Cadence {
     since: Timestamp,
@@ -21,7 +21,7 @@ pub(super) struct Cadence {
     idle_ticks: u32,
 }
 
-/// Ticks that somebody outside may cause beside the engine's own, in a second.
+/// Most ticks per second that external events may cause, in addition to the engine's own.
 const MAX_EXTRA_TICKS: u64 = 100;
 
 pub(super) fn check(

@@ -1,5 +1,4 @@
-//! What was downloaded is in pieces that are had or in flight, or counted as lost: no byte comes from nowhere, and none
-//! goes.
+//! Downloaded bytes are in held pieces or pieces in flight, or are counted as lost: no byte appears or disappears.
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
@@ -9,15 +8,15 @@ use ecs_torrent_components::torrent::{ActivePieces, Counters, Have, Layout, Life
 
 use super::{Invariant, Violations};
 
-/// Where each torrent stood when its download began, or began again.
+/// Counters of each torrent when its download started or resumed.
 #[derive(Resource, Default)]
 pub(super) struct Bases(EntityHashMap<Base>);
 
 struct Base {
     downloaded: u64,
-    /// What is had, in flight, corrupt or dropped.
+    /// Bytes that are held, in flight, corrupt or dropped.
     placed: u64,
-    /// Most that can come from the disk besides: blocks of pieces that an earlier run had begun.
+    /// Most bytes that can come from the disk in addition: blocks of pieces begun in an earlier run.
     restorable: u64,
 }
 
@@ -42,7 +41,7 @@ pub(super) fn check(
     mut gone: RemovedComponents<Have>,
 ) {
     for (entity, torrent, Layout(geometry), lifecycle, have, counters, active, partials) in &changed {
-        // Only between the start and the stop do both mean the same; a full disk changes nothing.
+        // The counters are comparable only between start and stop; a full disk changes nothing.
         if !lifecycle.may_serve() {
             bases.0.remove(&entity);
             continue;

@@ -1,4 +1,4 @@
-//! A torrent's states, and the phases of its stop, follow each other as they should.
+//! A torrent's states, and the phases of its stop, change only along legal edges.
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
@@ -7,14 +7,14 @@ use ecs_torrent_components::torrent::{Have, Lifecycle, StopPhase, Stopping, Torr
 
 use super::{Invariant, Violations};
 
-/// What was seen last of each torrent.
+/// The last seen state of each torrent.
 #[derive(Resource, Default)]
 pub(super) struct Seen {
     states: EntityHashMap<State>,
     phases: EntityHashMap<StopPhase>,
 }
 
-/// A lifecycle without what goes with it.
+/// A lifecycle state without its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Adding,
@@ -39,11 +39,11 @@ impl State {
         }
     }
 
-    /// Whether a torrent may go from here to there between two ticks, in one or more steps.
+    /// Returns whether a torrent may change from this state to `next` between two ticks, in one or more steps.
     fn may_become(self, next: Self) -> bool {
         use State::{Adding, Blocked, Checking, Downloading, Failed, Seeding, Stopping};
         match (self, next) {
-            // Stopping has one way out, beside the end: a session that cannot be written.
+            // Apart from its end, a stop has one way out: a session that cannot be written.
             (Stopping, next) => matches!(next, Failed),
             (_, Stopping | Failed) => true,
             (Adding, next) => matches!(next, Checking | Downloading | Seeding | Blocked),
@@ -51,13 +51,13 @@ impl State {
             (Downloading, next) => matches!(next, Seeding | Blocked),
             (Seeding, next) => matches!(next, Blocked),
             (Blocked, next) => matches!(next, Adding | Checking | Downloading | Seeding),
-            // A restart begins at the beginning, and may have got further by the end of its tick.
+            // A restart begins at `Adding`, and may be further along by the end of its tick.
             (Failed, next) => matches!(next, Adding | Checking | Downloading | Seeding),
         }
     }
 }
 
-/// A torrent that downloads misses something.
+/// Checks that a torrent that downloads lacks pieces.
 pub(super) fn check_completion(
     clock: Res<Clock>,
     mut violations: ResMut<Violations>,

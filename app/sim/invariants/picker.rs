@@ -1,4 +1,4 @@
-//! The picker counts the copies that there are, offers what is missing, and interest follows what peers have.
+//! The picker counts the peers' copies and offers missing pieces, and interest follows the peers' pieces.
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
@@ -9,7 +9,7 @@ use ecs_torrent_systems::picking::Picker;
 
 use super::{Invariant, Violations};
 
-/// Looks at all downloads and their peers.
+/// Checks all downloads and their peers.
 pub(super) fn check(
     clock: Res<Clock>,
     mut violations: ResMut<Violations>,

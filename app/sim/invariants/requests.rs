@@ -1,5 +1,5 @@
-//! What is asked of peers is the same in their queues, in the pieces in flight, and on the wire; each request times out
-//! once.
+//! Outstanding requests are the same in the peers' queues, in the pieces in flight and on the wire, and each request
+//! times out once.
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
@@ -11,7 +11,7 @@ use ecs_torrent_components::torrent::{ActivePieces, Lifecycle, PeerOf};
 use super::wire::Conversations;
 use super::{Invariant, Violations};
 
-/// A request whose time is over stays so until it is answered or taken back. They are the oldest, and stand in front.
+/// Checks that late requests stay late until they are answered or canceled. They are the oldest, and come first.
 pub(super) fn check_late(
     clock: Res<Clock>,
     mut conversations: ResMut<Conversations>,
@@ -33,14 +33,14 @@ pub(super) fn check_late(
     }
 }
 
-/// Requests of one piece.
+/// Number of requests for one piece.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Count {
     in_time: usize,
     late: usize,
 }
 
-/// Looks at all peers and all pieces in flight.
+/// Checks all peers and all pieces in flight.
 pub(super) fn check_all(
     clock: Res<Clock>,
     memory: Res<PieceMemory>,
@@ -53,7 +53,7 @@ pub(super) fn check_all(
     let mut note = |what: String| violations.note(&clock, Invariant::Requests, || what);
     let mut counts: EntityHashMap<Count> = EntityHashMap::default();
     for (peer, requests, of) in &peers {
-        // A torrent that fails or stops gives pieces up first, and lets its peers go after that.
+        // A torrent that fails or stops drops its pieces first and closes its peers afterwards.
         if torrents.get(of.0).is_ok_and(|(_, state)| !state.may_serve()) {
             continue;
         }
@@ -63,7 +63,7 @@ pub(super) fn check_all(
                 |piece: &'_ ActivePiece| piece.blocks.get(pending.block as usize).map(|slot| names(slot, peer));
             let (is_asked, is_late) = match pieces.get(pending.piece) {
                 Ok((_, piece)) => slot_of(piece).unwrap_or_default(),
-                // Given up meanwhile; what comes late all the same is recognized.
+                // Dropped meanwhile; late blocks are still recognized.
                 Err(_) => (false, pending.is_late),
             };
             match pending.is_late {
@@ -120,7 +120,7 @@ pub(super) fn check_all(
     }
 }
 
-/// Whether a peer is named by a block as one who is asked for it, and as one who is late.
+/// Returns whether a block lists a peer as requested, and as late.
 fn names(slot: &BlockSlot, peer: Entity) -> (bool, bool) {
     (slot.asked.contains(&peer), slot.late.contains(&peer))
 }

@@ -1,4 +1,4 @@
-//! A piece that is had lies verified on the disk.
+//! A held piece is stored on the disk as verified.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use ecs_torrent_protocol::wire::Block;
 
 use super::{Invariant, Violations};
 
-/// Who knows what is really on the disk: whether a piece of a torrent in a download folder is there as it should be.
+/// The actual state of the disk: whether a torrent's piece in a download folder is stored correctly.
 #[derive(Resource)]
 pub struct Truth {
     is_there: Box<dyn Fn(&Torrent, &Storage, u32) -> bool + Send + Sync>,
@@ -20,7 +20,7 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// Asks `is_there` about each piece that an engine says it has.
+    /// Creates a check that calls `is_there` for each piece that an engine claims to have.
     #[must_use]
     pub fn new(is_there: impl Fn(&Torrent, &Storage, u32) -> bool + Send + Sync + 'static) -> Self {
         Self {
@@ -30,7 +30,7 @@ impl Truth {
         }
     }
 
-    /// Asks `is_right` about each block that an engine serves.
+    /// Adds a check that calls `is_right` for each block that an engine serves.
     #[must_use]
     pub fn with_bytes(self, is_right: impl Fn(&Torrent, &Block) -> bool + Send + Sync + 'static) -> Self {
         Self {
@@ -39,7 +39,7 @@ impl Truth {
         }
     }
 
-    /// Asks `trespasses` now and then what the engine did to files that are not its own.
+    /// Adds a check that calls `trespasses` at intervals for changes that the engine made to foreign files.
     #[must_use]
     pub fn with_trespasses(self, trespasses: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl fmt::Debug for Truth {
     }
 }
 
-/// What each torrent was known to have.
+/// The pieces that each torrent was known to have.
 #[derive(Resource, Default)]
 pub(super) struct Known(EntityHashMap<Bitfield>);
 
@@ -91,7 +91,7 @@ pub(super) fn check(
     }
 }
 
-/// Files of the user stay as they are.
+/// Checks that the user's files are unchanged.
 pub(super) fn check_owners(clock: Res<Clock>, truth: Option<Res<Truth>>, mut violations: ResMut<Violations>) {
     let Some(truth) = truth else { return };
     for what in (truth.trespasses)() {

@@ -1,7 +1,6 @@
-//! What an engine tells its peers is true, and every request is made once and answered once.
+//! The messages of an engine to its peers are true, and every request is sent once and answered once.
 //!
-//! The bytes that are about to leave are decoded again, so that nothing the engine believes of itself is taken for
-//! granted.
+//! Outgoing bytes are decoded again, so that the check does not rely on the engine's own state.
 
 use std::collections::BTreeMap;
 
@@ -23,29 +22,29 @@ use ecs_torrent_protocol::wire::{Block, Frame, FrameLimits, Message, PeerCodec};
 
 use super::{Invariant, Truth, Violations};
 
-/// Every connection that has said something.
+/// Every connection on which a message was sent or received.
 #[derive(Resource, Default)]
 pub(super) struct Conversations {
     by_peer: EntityHashMap<Conversation>,
-    /// What was answered in this tick: a cancel may cross it.
+    /// Requests answered in this tick; a cancel may cross the answer.
     answered: Vec<(Entity, BlockRequest)>,
-    /// Closed by us.
+    /// Connections closed by us.
     closed: std::collections::BTreeSet<LinkId>,
 }
 
-/// One connection, as our side keeps it.
+/// One connection, from our side.
 struct Conversation {
-    /// Of what we send.
+    /// Decoder of the bytes that we send.
     codec: PeerCodec,
     has_shaken_hands: bool,
     asked: Asked,
-    /// What was asked of us and not answered, and how often.
+    /// Requests of the peer without an answer, with their counts.
     owed: BTreeMap<BlockRequest, u32>,
-    /// What need not be answered any more, and still may be.
+    /// Requests that need no answer anymore, but may still be answered.
     forgiven: BTreeMap<BlockRequest, u32>,
 }
 
-/// What we have asked for and not been answered, and whether its time is over.
+/// Our requests without an answer, and whether they have timed out.
 #[derive(Default)]
 pub(super) struct Asked {
     is_late: BTreeMap<BlockRequest, bool>,
@@ -65,7 +64,7 @@ impl Asked {
         self.is_late.contains_key(&request)
     }
 
-    /// Notes that the time of a request is over.
+    /// Records that a request has timed out.
     pub(super) fn expire(&mut self, request: BlockRequest) {
         if let Some(is_late) = self.is_late.get_mut(&request)
             && !std::mem::replace(is_late, true)
@@ -74,14 +73,14 @@ impl Asked {
         }
     }
 
-    /// False where it was asked for before.
+    /// Adds a request. Returns false if it was already outstanding.
     fn insert(&mut self, request: BlockRequest) -> bool {
         let before = self.is_late.insert(request, false);
         self.late_count -= usize::from(before == Some(true));
         before.is_none()
     }
 
-    /// False where it was not asked for.
+    /// Removes a request. Returns false if it was not outstanding.
     fn remove(&mut self, request: BlockRequest) -> bool {
         let before = self.is_late.remove(&request);
         self.late_count -= usize::from(before == Some(true));
@@ -90,7 +89,7 @@ impl Asked {
 }
 
 impl Conversations {
-    /// What we have asked of a peer, if it has been spoken to.
+    /// Returns our outstanding requests to a peer, if a message was exchanged with it.
     pub(super) fn asked_of(&mut self, peer: Entity) -> Option<&mut Asked> {
         self.by_peer.get_mut(&peer).map(|conversation| &mut conversation.asked)
     }
@@ -107,7 +106,7 @@ impl Conversation {
         }
     }
 
-    /// Takes an answer for what is owed; false where nothing is.
+    /// Matches an answer with a request. Returns false if there is none.
     fn answer(&mut self, request: BlockRequest) -> bool {
         take_one(&mut self.owed, request) || take_one(&mut self.forgiven, request)
     }
@@ -130,7 +129,7 @@ fn take_one(counts: &mut BTreeMap<BlockRequest, u32>, request: BlockRequest) -> 
     }
 }
 
-/// Notes what peers ask and answer.
+/// Records the requests and answers of peers.
 pub(super) fn hear(
     mut conversations: ResMut<Conversations>,
     mut requested: MessageReader<UploadRequested>,
@@ -152,7 +151,7 @@ pub(super) fn hear(
         let conversation = conversations.entry(peer).or_insert_with(Conversation::new);
         match is_cancel {
             false => *conversation.owed.entry(request).or_default() += 1,
-            // BEP 6: a cancelled request is answered all the same.
+            // BEP 6: a canceled request is answered nonetheless.
             true if wire.session.fast => {}
             true => conversation.forgive(request),
         }
@@ -180,7 +179,7 @@ pub(super) fn hear(
     }
 }
 
-/// What is known of the peer that something is sent to.
+/// The facts known about the recipient of a message.
 #[derive(SystemParam)]
 pub(super) struct Facts<'w, 's> {
     clock: Res<'w, Clock>,
@@ -199,7 +198,7 @@ pub(super) struct Facts<'w, 's> {
     truth: Option<Res<'w, Truth>>,
 }
 
-/// Decodes what is about to leave.
+/// Decodes and checks outgoing bytes.
 pub(super) fn listen(net: Res<NetPort>, links: Res<Links>, mut conversations: ResMut<Conversations>, mut facts: Facts) {
     let Conversations {
         by_peer,
@@ -300,7 +299,7 @@ impl Facts<'_, '_> {
         }
     }
 
-    /// A request is made once, to who serves us, and while there is a download.
+    /// Checks that a request is sent once, to a peer that serves us, and during a download.
     fn expect_welcome(&mut self, peer: Entity, conversation: &mut Conversation, request: BlockRequest) {
         if !conversation.asked.insert(request) {
             self.note(|| format!("{request:?} is asked twice of {peer}"));
@@ -323,7 +322,7 @@ impl Facts<'_, '_> {
         }
     }
 
-    /// What is served is what the torrent says.
+    /// Checks that a served block has the torrent's bytes.
     fn expect_right(&mut self, peer: Entity, block: &Block) {
         let is_right = self.truth.as_ref().is_none_or(|truth| {
             let torrent = self.torrent_of(peer).map(|(torrent, ..)| torrent);
@@ -344,7 +343,7 @@ impl Facts<'_, '_> {
     }
 }
 
-/// What is owed to peers that have gone is owed no more.
+/// Drops the requests of disconnected peers.
 pub(super) fn forget(mut conversations: ResMut<Conversations>, mut gone: MessageReader<PeerDisconnected>) {
     for PeerDisconnected { peer, .. } in gone.read() {
         conversations.by_peer.remove(peer);

@@ -1,4 +1,4 @@
-//! What a tick does for peers is bounded, for each of them and for all together.
+//! The work that a tick does for peers is bounded, per peer and in total.
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
@@ -12,7 +12,7 @@ use ecs_torrent_components::settings::Settings;
 
 use super::{Invariant, Violations};
 
-/// Counts the facts that came of peers' messages in this tick.
+/// Counts the events that resulted from peers' messages in this tick.
 pub(super) fn check(
     clock: Res<Clock>,
     settings: Res<Settings>,
@@ -29,7 +29,7 @@ pub(super) fn check(
     mut extensions: MessageReader<ExtensionReceived>,
     peers: Query<(), With<Peer>>,
 ) {
-    // What an extension has made of a message in the last tick is read in this one, and was counted then.
+    // Messages that an extension derived in the last tick are read in this one, but were counted then.
     let told = availability.read().filter(|message| !message.change.is_taken_back());
     let senders = told
         .map(|message| message.peer)
@@ -53,7 +53,7 @@ pub(super) fn check(
             });
         }
     }
-    // A peer is heard at least once, however many there are.
+    // At least one message per peer is processed, however many peers there are.
     let most = settings.tick.max_messages.max(peers.iter().count() as u32);
     if total > most {
         violations.note(&clock, Invariant::Work, || {

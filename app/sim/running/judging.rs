@@ -1,4 +1,4 @@
-//! What is found wrong with a run, and what came of it.
+//! The problems found in a run, and its outcome.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
@@ -13,14 +13,14 @@ use crate::sim::invariants::Violations;
 use crate::sim::outcome::{Outcome, Trouble};
 use crate::sim::scenario::{Act, Who};
 
-/// A stop takes at most that long (section "Stopping" of ARCHITECTURE.md), and a tick.
+/// Longest duration of a stop (section "Stopping" of ARCHITECTURE.md), plus a tick.
 const STOP_LIMIT: Duration = Duration::from_millis(9_500);
 
-/// Most announces of one node in a minute that are not started, completed or stopped.
+/// Most regular announces per node and minute, without started, completed and stopped.
 const MAX_ANNOUNCES_PER_MINUTE: usize = 6;
 
 impl Stage<'_> {
-    /// Takes what an engine has noted.
+    /// Collects an engine's violations and progress.
     pub(super) fn collect(&mut self, who: Who) {
         let actor = &self.actors[&who];
         if matches!(actor.state, State::Down) {
@@ -38,7 +38,7 @@ impl Stage<'_> {
         self.check_session(who, node);
     }
 
-    /// A session is believed at the next start: what it says must be on the platter.
+    /// Checks that the pieces of a session are on stable storage, because the next start trusts the session.
     fn check_session(&mut self, who: Who, node: NodeId) {
         let torrent = self.content.info_hash();
         let Some(text) = self.sim.state(node).session_text(torrent) else {
@@ -131,16 +131,16 @@ impl Stage<'_> {
         }
     }
 
-    /// Nobody storms the tracker.
+    /// Checks that no node announces too often.
     fn check_announces(&mut self) {
         let minutes = (self.now().as_secs_f64() / 60.0).ceil() as usize;
         for (address, counts) in self.tracker.counts(self.content.info_hash()) {
             let starts = self.actors.values().find(|actor| actor.address == address);
             let starts = starts.map_or(1, |actor| actor.starts);
-            // Each start announces once, and again where there was no answer.
+            // Each start announces once, and again after a missing answer.
             let most = (minutes + starts) * MAX_ANNOUNCES_PER_MINUTE;
             let count = counts.regular + counts.started;
-            // What was heard and not answered as it should be is said again.
+            // An announce that the tracker received but did not answer correctly is repeated.
             let once = match self.scenario.acts.iter().any(|(_, act)| matches!(act, Act::Tracker(_))) {
                 true => MAX_ANNOUNCES_PER_MINUTE * minutes,
                 false => starts,

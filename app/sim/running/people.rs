@@ -1,4 +1,4 @@
-//! Who takes part in a scenario, and what a person does who starts the program.
+//! The nodes of a scenario, and the actions of a user who starts the program.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,7 +17,7 @@ use crate::sim::invariants::{InvariantsPlugin, Truth};
 use crate::sim::scenario::{Line, Who, address_of};
 
 impl Stage<'_> {
-    /// Adds everybody.
+    /// Adds all nodes.
     pub(super) fn people(&mut self) {
         let scenario = self.scenario;
         let mut number = 0;
@@ -37,7 +37,7 @@ impl Stage<'_> {
         let victims: Vec<SocketAddr> = self.actors.values().map(|actor| actor.address).collect();
         for (number, (hostility, line)) in (1..).zip(&scenario.hostiles) {
             let ip = match hostility {
-                // Local addresses, as all others have, are no subnet to the engine.
+                // Local addresses, which all other nodes have, are no subnet to the engine.
                 Hostility::Sybil => Ipv4Addr::new(203, 0, 113, number as u8).into(),
                 _ => address_of(self.next_ip),
             };
@@ -98,7 +98,8 @@ impl Stage<'_> {
         }
     }
 
-    /// What a person does who starts the program: resumes what there is, and adds the torrent.
+    /// Performs the actions of a user who starts the program: resumes existing torrents and adds the scenario's
+    /// torrent.
     pub(super) fn begin(&mut self, who: Who) {
         let node = self.node(who);
         let actor = self.actor(who);
@@ -153,7 +154,7 @@ impl Stage<'_> {
     }
 }
 
-/// Whether the bytes of a block are those of the torrent; mostly they lie in the same memory.
+/// Returns whether a block has the torrent's bytes; mostly both are in the same memory.
 fn is_right(content: &Content, block: &Block) -> bool {
     let geometry = content.metainfo().info.geometry;
     if !geometry.contains(block.request) {

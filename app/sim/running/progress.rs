@@ -1,4 +1,4 @@
-//! How far an engine has got, told by itself.
+//! The progress of an engine, as the engine reports it.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -8,11 +8,11 @@ use ecs_torrent_engine::schedule::{Tick, TickSet};
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::time::Timestamp;
 
-/// Tells how far an engine has got with the scenario's torrent.
+/// Reports an engine's progress on the scenario's torrent.
 #[derive(Clone, Copy)]
 pub(super) struct ProgressPlugin(pub(super) InfoHash);
 
-/// How far it has got.
+/// Progress of an engine.
 #[derive(Resource, Debug, Clone)]
 pub(super) struct Progress {
     torrent: InfoHash,

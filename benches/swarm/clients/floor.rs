@@ -1,4 +1,4 @@
-//! The least that a program can do.
+//! The minimal client.
 
 use super::{Client, Job, itself};
 use crate::process::{Program, Sign};
@@ -43,7 +43,7 @@ impl Client for Floor {
         })
     }
 
-    /// The same work as a check.
+    /// Runs a check, which is the same work.
     fn create(&self, job: &Job) -> Option<Program> {
         self.check(job)
     }

@@ -1,4 +1,4 @@
-//! libtorrent-rasterbar, through its Python binding. What Python takes to start is not counted.
+//! libtorrent-rasterbar, through its Python binding. Figures exclude Python's startup.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -109,7 +109,7 @@ fn seeders(job: &Job) -> Vec<String> {
     job.seeders.iter().map(ToString::to_string).collect()
 }
 
-/// As many hashing threads as there are processors.
+/// Number of hashing threads: one per processor.
 fn threads() -> String {
     thread::available_parallelism().map_or(1, usize::from).to_string()
 }

@@ -1,4 +1,4 @@
-//! ecs-torrent: the program that its users run, and for what that does not tell, the library.
+//! ecs-torrent: the program that users run, and the library for figures that the program does not report.
 
 use std::process::Command;
 

@@ -16,7 +16,7 @@ impl Rqbit {
     }
 }
 
-/// Downloads to, or seeds from, a folder.
+/// Builds the command that downloads to or seeds from a folder.
 fn command(job: &Job, folder: &std::path::Path) -> Command {
     let mut command = Command::new("rqbit");
     command
@@ -24,7 +24,7 @@ fn command(job: &Job, folder: &std::path::Path) -> Command {
         .args(["--listen-ip", &address().ip().to_string()])
         .args(["--listen-port", &address().port().to_string()])
         .args(["download", "--disable-http-api", "--overwrite", "-o"]);
-    // The folder of a torrent with many files is not made, but given.
+    // rqbit does not append the folder name of a multi-file torrent to the output path.
     if job.content.folder.join(&job.content.name).is_dir() {
         command.arg(folder.join(&job.content.name));
     } else {

@@ -1,5 +1,5 @@
-//! Transmission's daemon, which finds its torrent in a watched folder, its peers through a tracker, and tells its end
-//! through a script.
+//! Transmission's daemon. It finds its torrent in a watch folder and its peers through a tracker, and reports
+//! completion through a script.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,8 @@ impl Transmission {
     }
 }
 
-/// The daemon with its files in `folder`; the file that tells its end is `done` in the scratch folder.
+/// Sets up the daemon with its data in `folder`. On completion, its script creates the file `done` in the scratch
+/// folder.
 fn program(job: &Job, folder: &Path) -> Option<Program> {
     let watched = job.scratch.join("watched");
     let script = job.scratch.join("on-done");
@@ -76,7 +77,7 @@ impl Client for Transmission {
         program(job, job.target)
     }
 
-    /// It checks the content first, and then tells that it is done.
+    /// Seeds after a check of the content, whose completion is the sign of readiness.
     fn seed(&self, job: &Job) -> Option<Program> {
         let program = program(job, &job.content.folder)?;
         Some(Program {
@@ -86,7 +87,7 @@ impl Client for Transmission {
         })
     }
 
-    /// What it does when it is given content that is there.
+    /// Runs the daemon on existing content, which it checks.
     fn check(&self, job: &Job) -> Option<Program> {
         program(job, &job.content.folder)
     }

@@ -1,5 +1,5 @@
-//! Downloads piece after piece: payload is read to where it belongs in its piece, which is hashed and written when the
-//! last block is there.
+//! Downloads piece after piece. Reads payloads directly into their piece, and hashes and writes each piece after its
+//! last block.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut, Read, Write};
@@ -16,7 +16,7 @@ use sha1::{Digest, Sha1};
 use super::{PIECE, UNCHOKE, shake_hands, word};
 use crate::content::Files;
 
-/// Bytes asked for and not yet received, of each connection.
+/// Bytes requested and not yet received, per connection.
 const WINDOW_BYTES: u32 = 2 << 20;
 
 pub fn run(metainfo: Metainfo, folder: Option<&Path>, peers: &[SocketAddr]) -> io::Result<()> {
@@ -41,7 +41,7 @@ pub fn run(metainfo: Metainfo, folder: Option<&Path>, peers: &[SocketAddr]) -> i
     Ok(())
 }
 
-/// A piece on its way.
+/// A piece in flight.
 struct Piece {
     index: u32,
     bytes: Vec<u8>,
@@ -52,13 +52,13 @@ struct Piece {
 struct Download<'a> {
     stream: TcpStream,
     files: &'a Files,
-    /// The next piece that nobody has asked for.
+    /// The next piece that no connection has requested.
     next: &'a AtomicU32,
     writes: bool,
     pieces: VecDeque<Piece>,
     spare: Vec<Vec<u8>>,
     outstanding: u32,
-    /// Received, not looked at yet.
+    /// Bytes received and not yet parsed.
     pending: Vec<u8>,
     out: Vec<u8>,
 }
@@ -108,7 +108,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Reads until so many bytes are pending, and no more than that.
+    /// Reads until `len` bytes are pending. Reads no more than that.
     fn need(&mut self, len: usize) -> io::Result<()> {
         let have = self.pending.len();
         if have < len {
@@ -118,7 +118,7 @@ impl<'a> Download<'a> {
         Ok(())
     }
 
-    /// Reads a payload to its place, and with it, as a rule, the head of the next message.
+    /// Reads a payload into its piece, and usually the header of the next message along with it.
     fn take_block(&mut self, len: usize) -> io::Result<()> {
         let (index, begin) = (word(&self.pending, 5), word(&self.pending, 9) as usize);
         let unasked = || io::Error::other("a block that was not asked for");
@@ -177,7 +177,7 @@ impl<'a> Download<'a> {
         Ok(())
     }
 
-    /// Asks for blocks until enough are on their way, once half of them have come.
+    /// Requests blocks until the window is full, once at least half of it is free.
     fn request(&mut self) -> io::Result<()> {
         if self.outstanding > WINDOW_BYTES / 2 {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Sends blocks as they are asked for: one read each, and one write for all that have been asked for at once.
+//! Sends requested blocks: one file read per block, and one write for all blocks requested at once.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use ecs_torrent::protocol::wire::{BLOCK_HEADER_LEN, Message, write_block_header}
 use super::{REQUEST, block_at, shake_hands, word};
 use crate::content::Files;
 
-/// Bytes that are gathered before they are sent.
+/// Bytes that are gathered before a write.
 const SEND_BYTES: usize = 256 << 10;
 
 pub fn run(files: Files, listen: SocketAddr) -> io::Result<()> {
@@ -68,7 +68,7 @@ fn serve(mut stream: TcpStream, files: &Files) -> io::Result<()> {
         received.copy_within(at..len, 0);
         len -= at;
         if len == received.len() {
-            // A message that does not fit, such as a bitfield.
+            // The message does not fit; it may be a bitfield.
             received.resize(2 * len, 0);
         }
     }

@@ -1,20 +1,20 @@
 //! Bencode, the format of metainfo, tracker replies and extension messages (BEP 3, "bencoding").
 //!
-//! Untrusted input is read by a borrowing tokenizer: one pass, no recursion, no copies, a limit on depth, tokens
-//! and size, and the byte range of every value, because an info-hash is a hash over bytes as they came. What we
-//! write ourselves goes through `bendy`, which only produces the canonical form.
+//! A borrowing tokenizer reads untrusted input in one pass, without recursion or copies, within limits on depth, tokens
+//! and size. It keeps the byte range of every value, because an info-hash covers the bytes as received. Our own output
+//! goes through `bendy`, which produces only the canonical form.
 
 use std::fmt;
 use std::ops::Range;
 
-/// What a document may cost before it is refused.
+/// Limits on the cost of a document, beyond which it is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Deepest nesting of lists and dictionaries. Default 32: metainfo needs 5.
     pub max_depth: usize,
-    /// Most values, keys counted, in one document. Default 4 million, 8 bytes of memory each while parsing.
+    /// Most values, including keys, in one document. Default 4 million, 8 bytes of memory each while parsing.
     pub max_tokens: usize,
-    /// Most bytes of one document. Default 64 MiB: a torrent of 2 million pieces needs 40.
+    /// Most bytes of one document. Default 64 MiB: a torrent of 2 million pieces needs 40 MiB.
     pub max_bytes: usize,
 }
 
@@ -29,7 +29,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Limits for what a single peer or tracker may send: `max_bytes` bytes, 64 Ki values, depth 16.
+    /// Limits for input from a single peer or tracker: `max_bytes` bytes, 64 Ki values, depth 16.
     #[must_use]
     pub const fn small(max_bytes: usize) -> Self {
         Self {
@@ -40,24 +40,24 @@ impl Limits {
     }
 }
 
-/// Why a document is not bencode, and where.
+/// The reason a document is not bencode, and its position.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem} at byte {offset}")]
 pub struct BencodeError {
-    /// Offset of the first byte that cannot be accepted.
+    /// Offset of the first unacceptable byte.
     pub offset: usize,
-    /// What is wrong there.
+    /// The problem at that offset.
     pub problem: Problem,
 }
 
-/// The ways in which bencode can be wrong.
+/// The kinds of bencode errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Problem {
     /// The document ends inside a value.
     #[error("unexpected end of data")]
     UnexpectedEnd,
-    /// A byte that starts no value.
+    /// The byte starts no value.
     #[error("unexpected byte 0x{0:02x}")]
     UnexpectedByte(u8),
     /// Leading zeros, minus zero, an empty or an overflowing integer.
@@ -66,29 +66,29 @@ pub enum Problem {
     /// A string length with leading zeros, or longer than the document.
     #[error("bad string length")]
     BadLength,
-    /// A dictionary key that is no string.
+    /// A dictionary key is not a string.
     #[error("dictionary key is not a string")]
     BadKey,
-    /// A key that stands twice in one dictionary.
+    /// A key occurs twice in one dictionary.
     #[error("duplicate dictionary key")]
     DuplicateKey,
     /// Bytes after the end of the document.
     #[error("trailing data")]
     TrailingData,
-    /// [`Limits::max_depth`] passed.
+    /// The document exceeds [`Limits::max_depth`].
     #[error("nested too deeply")]
     TooDeep,
-    /// [`Limits::max_tokens`] passed.
+    /// The document exceeds [`Limits::max_tokens`].
     #[error("too many values")]
     TooManyTokens,
-    /// [`Limits::max_bytes`] passed.
+    /// The document exceeds [`Limits::max_bytes`].
     #[error("document too large")]
     TooLarge,
 }
 
 /// One value; a container's children follow it, and `next` is the token after the last of them.
 ///
-/// The kind and content are read from the document again on access, which keeps a token at 8 bytes.
+/// The kind and content are read from the document again on access, so a token takes only 8 bytes.
 #[derive(Debug, Clone, Copy)]
 struct Token {
     start: u32,
@@ -111,7 +111,7 @@ impl<'a> Document<'a> {
     /// Parses `input`, which must be exactly one value.
     ///
     /// # Errors
-    /// The offset and nature of the first violation of the grammar or of `limits`.
+    /// Returns the offset and kind of the first violation of the grammar or of `limits`.
     pub fn parse(input: &'a [u8], limits: &Limits) -> Result<Self, BencodeError> {
         let (document, used) = Self::parse_prefix(input, limits)?;
         if used != input.len() {
@@ -120,11 +120,11 @@ impl<'a> Document<'a> {
         Ok(document)
     }
 
-    /// Parses the one value that `input` begins with, and tells how many bytes it took: an extension message may
-    /// carry raw data behind its dictionary (BEP 9).
+    /// Parses the value at the start of `input` and returns the number of bytes it took: an extension message may carry
+    /// raw data after its dictionary (BEP 9).
     ///
     /// # Errors
-    /// As [`Document::parse`], but data after the value is none.
+    /// Same as [`Document::parse`], except that data after the value is allowed.
     pub fn parse_prefix(input: &'a [u8], limits: &Limits) -> Result<(Self, usize), BencodeError> {
         if input.len() > limits.max_bytes.min(u32::MAX as usize) {
             return Err(error(0, Problem::TooLarge));
@@ -152,7 +152,7 @@ impl<'a> Document<'a> {
     }
 }
 
-/// A value inside a [`Document`]; copies freely.
+/// A value inside a [`Document`]; cheap to copy.
 #[derive(Clone, Copy)]
 pub struct Value<'d> {
     document: &'d Document<'d>,
@@ -185,7 +185,7 @@ impl<'d> Value<'d> {
             return None;
         }
         let text = &self.document.input[self.start() + 1..];
-        // The grammar and the range were checked when the document was read.
+        // The tokenizer has checked the grammar and the range.
         let (is_negative, digits) = match text.strip_prefix(b"-") {
             Some(digits) => (true, digits),
             None => (false, text),
@@ -224,25 +224,25 @@ impl<'d> Value<'d> {
         (self.first_byte() == b'l').then(|| self.children())
     }
 
-    /// The key-value pairs in their order in the document, if it is a dictionary.
+    /// The key-value pairs in document order, if it is a dictionary.
     #[must_use]
     pub fn as_dict(self) -> Option<Pairs<'d>> {
         self.is_dict().then(|| Pairs(self.children()))
     }
 
-    /// The value under `key`, if this is a dictionary that has it.
+    /// The value of `key`, if this is a dictionary with that key.
     #[must_use]
     pub fn get(self, key: &[u8]) -> Option<Value<'d>> {
         self.as_dict()?.find(|(k, _)| *k == key).map(|(_, value)| value)
     }
 
-    /// The value's bytes as they stand in the document: what an info-hash is taken over.
+    /// The value's bytes exactly as in the document, as info-hashes require.
     #[must_use]
     pub fn raw(self) -> &'d [u8] {
         &self.document.input[self.start()..self.end()]
     }
 
-    /// Offset of the first byte behind the value. Visits all children of the last container on each level.
+    /// Offset of the first byte after the value. Visits all children of the last container on each level.
     fn end(self) -> usize {
         let mut last = self;
         let mut closed = 0;
@@ -327,7 +327,7 @@ impl<'d> Iterator for Children<'d> {
     }
 }
 
-/// A container whose end has not been seen yet.
+/// A container whose end has not been reached.
 struct Open {
     index: u32,
     is_dict: bool,
@@ -343,7 +343,7 @@ struct Tokenizer<'a, 'l> {
 }
 
 impl Tokenizer<'_, '_> {
-    /// Reads one value. Depth lives in `open`, not on the stack, so that nesting cannot exhaust it.
+    /// Reads one value. Nesting is tracked in `open`, not on the stack, so deep nesting cannot exhaust the stack.
     fn run(&mut self) -> Result<(), BencodeError> {
         loop {
             match self.peek()? {
@@ -420,8 +420,8 @@ impl Tokenizer<'_, '_> {
         Ok(())
     }
 
-    /// BEP 3 wants keys sorted, the field does not always comply: any order is accepted, a key given twice is not,
-    /// since two readers could then see two different torrents.
+    /// Refuses duplicate keys, with which two readers could see two different torrents. BEP 3 requires sorted keys, but
+    /// torrents in use do not always comply, so any order is accepted.
     fn refuse_duplicate_keys(&self, dict: u32) -> Result<(), BencodeError> {
         let keys = DictKeys {
             tokens: &self.tokens,
@@ -451,7 +451,7 @@ impl Tokenizer<'_, '_> {
         Ok(())
     }
 
-    /// Reads digits up to `terminator` and steps over it.
+    /// Reads digits up to `terminator` and skips it.
     fn integer(&mut self, terminator: u8) -> Result<i64, BencodeError> {
         let start = self.offset;
         let bad = error(start, Problem::BadInteger);
@@ -508,7 +508,7 @@ impl<'t> Iterator for DictKeys<'t> {
     }
 }
 
-/// Range of the content of the byte string at `start`, whose length was checked by the tokenizer.
+/// Range of the content of the byte string at `start`; the tokenizer has checked its length.
 fn string_content(input: &[u8], start: usize) -> Range<usize> {
     let mut content = start;
     let mut len = 0usize;
@@ -570,7 +570,7 @@ mod tests {
         }
     }
 
-    /// Fault 2: a string longer than the document is refused before anything is allocated for it.
+    /// Fault 2: a string longer than the document is refused before any allocation for it.
     #[test]
     fn huge_string_length_is_refused() {
         assert_eq!(problem(b"9223372036854775808:a"), (Problem::BadLength, 0));
@@ -578,7 +578,7 @@ mod tests {
         assert_eq!(problem(b"l4294967296:ae"), (Problem::BadLength, 1));
     }
 
-    /// Fault 3: integers that overflow or begin with zeros are syntax errors with their offset.
+    /// Fault 3: integers that overflow or have leading zeros are syntax errors with their offset.
     #[test]
     fn malformed_integers_are_refused() {
         for bad in [
@@ -604,7 +604,7 @@ mod tests {
         }
     }
 
-    /// Fault 4: unsorted keys are accepted, duplicates are not, whatever the order.
+    /// Fault 4: unsorted keys are accepted, duplicates are refused in any order.
     #[test]
     fn keys_in_any_order_but_once() {
         let document = Document::parse(b"d1:bi1e1:ai2ee", &Limits::default()).unwrap();

@@ -1,10 +1,10 @@
-//! Sets of pieces, and their form on the wire (BEP 3, message `bitfield`).
+//! Sets of pieces, and their wire form (BEP 3, message `bitfield`).
 
 use std::fmt;
 
 /// A set of piece indexes below a fixed length.
 ///
-/// Bit 0 is the highest bit of the first word, as on the wire, and bits behind the length are always zero.
+/// Bit 0 is the highest bit of the first word, as on the wire. Bits beyond the length are always zero.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Bitfield {
     words: Box<[u64]>,
@@ -12,10 +12,10 @@ pub struct Bitfield {
     count: u32,
 }
 
-/// Why bytes are not the bitfield of a torrent.
+/// The reason bytes are not a bitfield of a torrent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BitfieldError {
-    /// Not one bit per piece, rounded up to bytes.
+    /// The length is not one bit per piece, rounded up to bytes.
     #[error("bitfield of {got} bytes for {pieces} pieces")]
     Length {
         /// Bytes received.
@@ -23,7 +23,7 @@ pub enum BitfieldError {
         /// Pieces of the torrent.
         pieces: u32,
     },
-    /// A bit behind the last piece is set.
+    /// A bit after the last piece is set.
     #[error("spare bits set in bitfield")]
     SpareBits,
 }
@@ -55,7 +55,7 @@ impl Bitfield {
     /// Reads the wire form for a torrent of `len` pieces.
     ///
     /// # Errors
-    /// A wrong number of bytes, or spare bits that are not zero: BEP 3 lets both end the connection.
+    /// Returns an error if the number of bytes is wrong or spare bits are set: BEP 3 lets both end the connection.
     pub fn from_wire(bytes: &[u8], len: u32) -> Result<Self, BitfieldError> {
         if bytes.len() != wire_len(len) {
             return Err(BitfieldError::Length {
@@ -83,7 +83,7 @@ impl Bitfield {
         out.extend(bytes.take(wire_len(self.len)));
     }
 
-    /// Number of pieces that the set is over.
+    /// Number of pieces of the torrent, in the set or not.
     #[must_use]
     pub fn len(&self) -> u32 {
         self.len
@@ -107,13 +107,13 @@ impl Bitfield {
         self.count == self.len
     }
 
-    /// Whether `index` is in the set; an index out of range is not.
+    /// Whether `index` is in the set; false if it is out of range.
     #[must_use]
     pub fn contains(&self, index: u32) -> bool {
         index < self.len && self.words[(index / 64) as usize] & bit(index) != 0
     }
 
-    /// Adds `index`; false if it was there or is out of range.
+    /// Adds `index`; returns false if it was present or is out of range.
     pub fn insert(&mut self, index: u32) -> bool {
         let new = index < self.len && !self.contains(index);
         if new {
@@ -123,7 +123,7 @@ impl Bitfield {
         new
     }
 
-    /// Removes `index`; false if it was not there.
+    /// Removes `index`; returns false if it was absent.
     pub fn remove(&mut self, index: u32) -> bool {
         let there = self.contains(index);
         if there {
@@ -144,17 +144,17 @@ impl Bitfield {
             .take_while(|&index| index < self.len)
     }
 
-    /// The indexes that are in this set and not in `other`, ascending: what a peer has that we lack.
+    /// The indexes in this set and not in `other`, ascending: the pieces of a peer that we lack.
     pub fn iter_without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
         self.combine(other, |mine, theirs| mine & !theirs)
     }
 
-    /// The indexes that are in both sets, ascending.
+    /// The indexes in both sets, ascending.
     pub fn iter_common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
         self.combine(other, |mine, theirs| mine & theirs)
     }
 
-    /// Adds all indexes of `other`, which is over as many pieces.
+    /// Adds all indexes of `other`, which must have the same length.
     pub fn insert_all(&mut self, other: &Self) {
         self.count = 0;
         for (mine, theirs) in self.words.iter_mut().zip(&other.words) {
@@ -199,7 +199,7 @@ impl Bitfield {
     }
 }
 
-/// Bytes that the wire form of a set over `len` pieces takes.
+/// Bytes of the wire form of a set over `len` pieces.
 #[must_use]
 pub fn wire_len(len: u32) -> usize {
     (len as usize).div_ceil(8)

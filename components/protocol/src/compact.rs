@@ -12,7 +12,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both, in the order in which they are tried.
+    /// Both families, in the order in which they are tried.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     /// The family of an address.
@@ -22,7 +22,7 @@ impl Family {
     }
 }
 
-/// A run of bytes that is not made of whole addresses.
+/// A length that is not a whole number of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{len} bytes is not a multiple of {unit}")]
 pub struct RaggedError {
@@ -35,7 +35,7 @@ pub struct RaggedError {
 /// Reads IPv4 addresses of 6 bytes each.
 ///
 /// # Errors
-/// Where the last one is cut.
+/// Returns an error if the last address is truncated.
 pub fn read_v4(bytes: &[u8]) -> Result<impl Iterator<Item = SocketAddr> + '_, RaggedError> {
     let (addresses, rest) = bytes.as_chunks::<6>();
     whole::<6>(bytes, rest)?;
@@ -47,7 +47,7 @@ pub fn read_v4(bytes: &[u8]) -> Result<impl Iterator<Item = SocketAddr> + '_, Ra
 /// Reads IPv6 addresses of 18 bytes each.
 ///
 /// # Errors
-/// Where the last one is cut.
+/// Returns an error if the last address is truncated.
 pub fn read_v6(bytes: &[u8]) -> Result<impl Iterator<Item = SocketAddr> + '_, RaggedError> {
     let (addresses, rest) = bytes.as_chunks::<18>();
     whole::<18>(bytes, rest)?;
@@ -72,7 +72,7 @@ fn whole<const UNIT: usize>(bytes: &[u8], rest: &[u8]) -> Result<(), RaggedError
     }
 }
 
-/// Reads a lone address without a port: 4 or 16 bytes (BEP 10 `yourip`, BEP 24 `external ip`).
+/// Reads a single address without a port: 4 or 16 bytes (BEP 10 `yourip`, BEP 24 `external ip`).
 #[must_use]
 pub fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
@@ -83,7 +83,7 @@ pub fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
         .map(|v6| IpAddr::from(v6).to_canonical())
 }
 
-/// Writes a lone address without a port.
+/// Writes a single address without a port.
 #[must_use]
 pub fn write_ip(ip: IpAddr) -> Vec<u8> {
     match ip {
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(v6, ["[::1]:6881".parse().unwrap()]);
     }
 
-    /// Fault 54: a cut list is an error.
+    /// Fault 54: a truncated list is an error.
     #[test]
     fn ragged_lists_are_refused() {
         assert_eq!(read_v4(&[0; 7]).err(), Some(RaggedError { len: 7, unit: 6 }));

@@ -1,17 +1,17 @@
-//! Making metainfo: the encoding side of [`metainfo`](crate::metainfo) (BEP 3, 12, 19, 27).
+//! Creation of metainfo: the encoding side of [`metainfo`](crate::metainfo) (BEP 3, 12, 19, 27).
 
 use bendy::encoding::{AsString, Error, SingleItemEncoder, ToBencode};
 
 use crate::hash::Sha1Digest;
 
-/// What a new `.torrent` file is to say. Encodes with [`NewTorrent::encode`].
+/// Content of a new `.torrent` file. Encoded with [`NewTorrent::encode`].
 #[derive(Debug, Clone, Default)]
 pub struct NewTorrent {
     /// Name of the file or of the folder.
     pub name: String,
     /// The files of a folder, or one file without path components for a single-file torrent.
     pub files: Vec<NewFile>,
-    /// Bytes of each piece but the last.
+    /// Length in bytes of each piece but the last.
     pub piece_length: u32,
     /// SHA-1 of each piece.
     pub pieces: Vec<Sha1Digest>,
@@ -23,9 +23,9 @@ pub struct NewTorrent {
     pub private: bool,
     /// Free text.
     pub comment: Option<String>,
-    /// The program that made it.
+    /// The program that created the file.
     pub created_by: Option<String>,
-    /// Seconds since 1970.
+    /// Creation time in seconds since 1970.
     pub creation_date: Option<i64>,
 }
 
@@ -38,7 +38,8 @@ pub struct NewFile {
     pub len: u64,
 }
 
-/// The piece length that keeps a torrent of `total` bytes near 1 500 pieces: a power of two from 16 KiB to 16 MiB.
+/// Returns the piece length that gives a torrent of `total` bytes about 1 500 pieces, a power of two from 16 KiB to
+/// 16 MiB.
 #[must_use]
 pub fn default_piece_length(total: u64) -> u32 {
     const MIN: u64 = 16 << 10;
@@ -47,10 +48,10 @@ pub fn default_piece_length(total: u64) -> u32 {
 }
 
 impl NewTorrent {
-    /// The `.torrent` file's bytes, in canonical bencode.
+    /// Encodes the `.torrent` file as canonical bencode.
     ///
     /// # Errors
-    /// Only where the encoder refuses its own input, which these types cannot cause.
+    /// Returns an error only if the encoder refuses its own input, which these types cannot cause.
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         self.to_bencode().map_err(|error| EncodeError(error.to_string()))
     }

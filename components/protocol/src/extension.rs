@@ -1,5 +1,5 @@
-//! The extension protocol (BEP 10): a handshake in which each side names the extensions it speaks and the message
-//! ids it wants to hear them under.
+//! The extension protocol (BEP 10): a handshake in which each side names its extensions and the message ids on which it
+//! receives them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,22 +13,22 @@ use crate::text::printable;
 /// The id of the extension handshake itself.
 pub const HANDSHAKE_ID: u8 = 0;
 
-/// Name of the extension that takes a piece back (BEP 54).
+/// Name of the extension that withdraws a piece (BEP 54).
 pub const DONT_HAVE: &str = "lt_donthave";
 
-/// Most extensions that are remembered of one peer.
+/// Maximum number of extensions remembered per peer.
 pub const MAX_EXTENSIONS: usize = 64;
 
-/// The extension handshake, as far as this engine reads and writes it. Every key is optional.
+/// The extension handshake, limited to the keys this engine reads and writes. Every key is optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExtensionHandshake {
-    /// `m`: names of extensions and the ids to send their messages under; id 0 takes an extension back.
+    /// `m`: extension names and the ids for messages to the sender; id 0 disables an extension.
     pub extensions: BTreeMap<String, u8>,
     /// `v`: the client's name and version.
     pub client: Option<String>,
-    /// `p`: the port that the peer listens on.
+    /// `p`: the peer's listen port.
     pub listen_port: Option<u16>,
-    /// `reqq`: how many outstanding requests the peer keeps before it drops them.
+    /// `reqq`: the number of outstanding requests the peer queues before it drops them.
     pub request_queue: Option<u32>,
     /// `yourip`: our address as the peer sees it.
     pub your_ip: Option<IpAddr>,
@@ -38,7 +38,7 @@ pub struct ExtensionHandshake {
     pub metadata_size: Option<u32>,
 }
 
-/// Why a payload is no extension handshake.
+/// The reason a payload is not an extension handshake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExtensionError {
     /// Not bencode.
@@ -50,10 +50,10 @@ pub enum ExtensionError {
 }
 
 impl ExtensionHandshake {
-    /// Reads a handshake's payload. Keys of wrong type or range are passed over, as are keys not known here.
+    /// Reads a handshake's payload. Unknown keys and values of the wrong type or range are ignored.
     ///
     /// # Errors
-    /// Where it is no dictionary.
+    /// Returns an error if the payload is not a dictionary.
     pub fn read(payload: &[u8]) -> Result<Self, ExtensionError> {
         let (document, _) = Document::parse_prefix(payload, &Limits::small(1 << 20))?;
         let root = document.root();
@@ -79,10 +79,10 @@ impl ExtensionHandshake {
         })
     }
 
-    /// The payload to send.
+    /// Returns the payload to send.
     ///
     /// # Panics
-    /// Never: the encoder refuses only unsorted keys, and these are written in order.
+    /// Never: the encoder refuses only unsorted keys, and the keys are written in order.
     #[must_use]
     pub fn write(&self) -> Vec<u8> {
         self.to_bencode().expect("keys are written in order")

@@ -1,19 +1,19 @@
-//! The allowed-fast set (BEP 6): pieces that a peer may request although it is choked, so that a newcomer gets
-//! something to trade.
+//! The allowed-fast set (BEP 6): pieces that a peer may request while choked, so that a new peer gets something to
+//! trade.
 
 use std::net::Ipv4Addr;
 
 use crate::hash::{InfoHash, sha1};
 
-/// The `count` pieces of a torrent of `piece_count` that a peer at `ip` may request while choked.
+/// Computes the `count` pieces, of `piece_count`, that a peer at `ip` may request while choked.
 ///
-/// Computed as BEP 6 lays down, so that every member of the swarm names the same pieces to one peer. The BEP
-/// defines it for IPv4 only.
+/// Follows BEP 6, so that every member of the swarm names the same pieces to a given peer. The BEP defines the set for
+/// IPv4 only.
 #[must_use]
 pub fn allowed_fast_set(ip: Ipv4Addr, info_hash: InfoHash, piece_count: u32, count: usize) -> Vec<u32> {
     let count = count.min(piece_count as usize);
     let mut set = Vec::with_capacity(count);
-    // BEP 6, canonical algorithm: the address with its last byte cleared, then the info-hash; rehash to go on.
+    // BEP 6, canonical algorithm: hash the address with its last byte cleared and the info-hash; rehash for more.
     let [a, b, c, _] = ip.octets();
     let mut digest = sha1([&[a, b, c, 0][..], &info_hash.0]);
     while set.len() < count {

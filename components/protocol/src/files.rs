@@ -1,4 +1,4 @@
-//! The files of a torrent and where their bytes lie: the map between the torrent's address space and the disk.
+//! The files of a torrent and their byte ranges: the map between the torrent's address space and the disk.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,18 +8,18 @@ use crate::geometry::Span;
 /// Attributes of a file (BEP 47, key `attr`); unknown letters are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FileAttributes {
-    /// `p`: zeros that only align the next file; never stored.
+    /// `p`: padding, zeros that only align the next file; never stored.
     pub pad: bool,
     /// `x`: executable.
     pub executable: bool,
     /// `h`: hidden.
     pub hidden: bool,
-    /// `l`: a symbolic link. Links are not created: a stranger does not choose where our paths lead.
+    /// `l`: a symbolic link. Links are not created: a torrent's author must not choose where our paths lead.
     pub symlink: bool,
 }
 
 impl FileAttributes {
-    /// Reads the letters of key `attr`.
+    /// Parses the letters of key `attr`.
     #[must_use]
     pub fn from_letters(letters: &[u8]) -> Self {
         Self {
@@ -34,8 +34,8 @@ impl FileAttributes {
 /// One file of a torrent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileEntry {
-    /// Path below the download folder, `/` between its components, safe on this machine
-    /// (see [`safe_path`](crate::safe_path)).
+    /// Path relative to the download folder, components separated by `/`, safe on this machine (see
+    /// [`safe_path`](crate::safe_path)).
     pub path: Box<str>,
     /// Length in bytes.
     pub len: u64,
@@ -46,13 +46,13 @@ pub struct FileEntry {
 }
 
 impl FileEntry {
-    /// Whether the file has bytes of its own on the disk.
+    /// Whether the file's bytes are stored on disk.
     #[must_use]
     pub fn is_stored(&self) -> bool {
         !self.attributes.pad && !self.attributes.symlink
     }
 
-    /// Offset of the first byte behind the file.
+    /// Offset of the first byte after the file.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.offset + self.len
@@ -68,14 +68,14 @@ pub struct FileSlice {
     pub offset: u64,
     /// Length in bytes.
     pub len: u32,
-    /// Whether the bytes are padding: zeros that are on no disk.
+    /// Whether the bytes are padding: zeros that are not stored.
     pub pad: bool,
 }
 
-/// All files of a torrent, in the order of their bytes. Clones share one table.
+/// All files of a torrent, in byte order. Clones share one table.
 ///
-/// Offsets are stored, not summed up, so that layouts with gaps (v2 file alignment, BEP 52) fit the same table; a
-/// gap reads as zeros.
+/// Offsets are stored rather than summed, so the same table fits layouts with gaps (v2 file alignment, BEP 52). A gap
+/// reads as zeros.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct FileTable {
     files: Arc<Vec<FileEntry>>,
@@ -83,10 +83,10 @@ pub struct FileTable {
 }
 
 impl FileTable {
-    /// A table of `files`, which stand in the order of their offsets and do not overlap.
+    /// A table of `files`, which must be sorted by offset and must not overlap.
     ///
     /// # Panics
-    /// In debug builds, where they do not.
+    /// In debug builds, if the files are unsorted or overlap.
     #[must_use]
     pub fn new(files: Vec<FileEntry>) -> Self {
         debug_assert!(files.is_sorted_by(|a, b| a.end() <= b.offset));
@@ -108,8 +108,8 @@ impl FileTable {
         self.total_size
     }
 
-    /// Cuts `span` at file borders. What lies behind the last file is left out, gaps between files are left out
-    /// too; the slices are in order, and zero-length files have none.
+    /// Cuts `span` at file boundaries. Bytes in gaps and after the last file are left out. The slices are in order, and
+    /// none is empty.
     pub fn slices(&self, span: Span) -> impl Iterator<Item = FileSlice> + '_ {
         let first = self.files.partition_point(|file| file.end() <= span.offset);
         let touched = self.files[first..].iter().enumerate();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     proptest! {
-        /// Fault 15's everyday side: every byte of a span is in exactly one slice, whatever the file sizes.
+        /// Every byte of a span is in exactly one slice, whatever the file sizes: the valid case of Fault 15.
         #[test]
         fn slices_cover_a_span_once(
             lengths in proptest::collection::vec(0u64..9, 1..40), offset in 0u64..200, len in 0u32..300,

@@ -1,11 +1,11 @@
-//! How a torrent's bytes divide into pieces and blocks.
+//! The division of a torrent's bytes into pieces and blocks.
 
 use std::ops::Range;
 
-/// Bytes of a block, the unit of requests: what every client of today asks for (BEP 3 note on request length).
+/// Bytes of a block, the unit of requests: the size that all current clients request (BEP 3 note on request length).
 pub const BLOCK_SIZE: u32 = 16 * 1024;
 
-/// A run of bytes in the torrent's own address space: all files, padding included, one behind the other.
+/// A run of bytes in the torrent's address space: all files concatenated, padding included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Span {
     /// Offset of the first byte.
@@ -15,14 +15,14 @@ pub struct Span {
 }
 
 impl Span {
-    /// Offset of the first byte behind the span.
+    /// Offset of the first byte after the span.
     #[must_use]
     pub fn end(self) -> u64 {
         self.offset + u64::from(self.len)
     }
 }
 
-/// One block of one piece, as requests name it.
+/// One block of one piece, as named in requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockRequest {
     /// Piece index.
@@ -42,8 +42,8 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// The geometry of `total_size` bytes in pieces of `piece_length`, or nothing where `piece_length` is zero or
-    /// there would be more pieces than an index can name.
+    /// The geometry of `total_size` bytes in pieces of `piece_length`. `None` if `piece_length` is zero or the piece
+    /// count exceeds the range of an index.
     #[must_use]
     pub fn new(total_size: u64, piece_length: u32) -> Option<Self> {
         if piece_length == 0 {
@@ -57,13 +57,13 @@ impl Geometry {
         })
     }
 
-    /// Bytes of all files together, padding included.
+    /// Total bytes of all files, padding included.
     #[must_use]
     pub fn total_size(&self) -> u64 {
         self.total_size
     }
 
-    /// Bytes of each piece but the last.
+    /// Bytes of each piece except the last.
     #[must_use]
     pub fn piece_length(&self) -> u32 {
         self.piece_length
@@ -75,7 +75,7 @@ impl Geometry {
         self.piece_count
     }
 
-    /// Bytes of piece `index`, which may be short if it is the last; 0 for an index out of range.
+    /// Bytes of piece `index`; the last piece may be shorter. 0 if the index is out of range.
     #[must_use]
     pub fn piece_size(&self, index: u32) -> u32 {
         if index >= self.piece_count {
@@ -91,7 +91,7 @@ impl Geometry {
         u64::from(index) * u64::from(self.piece_length)
     }
 
-    /// Where piece `index` lies in the torrent.
+    /// The span of piece `index` in the torrent.
     #[must_use]
     pub fn piece_span(&self, index: u32) -> Span {
         Span {
@@ -100,7 +100,7 @@ impl Geometry {
         }
     }
 
-    /// The pieces that `bytes`, offsets in the torrent, touch.
+    /// The pieces that overlap `bytes`, a range of offsets in the torrent.
     #[must_use]
     pub fn pieces_of(&self, bytes: Range<u64>) -> Range<u32> {
         let end = bytes.end.min(self.total_size);
@@ -117,7 +117,7 @@ impl Geometry {
         self.piece_size(index).div_ceil(BLOCK_SIZE)
     }
 
-    /// The request for block number `block` of piece `index`, its length cut at the piece's end.
+    /// The request for block number `block` of piece `index`, truncated at the end of the piece.
     #[must_use]
     pub fn block(&self, index: u32, block: u32) -> BlockRequest {
         let begin = block.saturating_mul(BLOCK_SIZE);
@@ -128,21 +128,21 @@ impl Geometry {
         }
     }
 
-    /// The number of the block that `request` names, if it is exactly a block of this geometry.
+    /// The number of the block that `request` names, if the request matches a block of this geometry exactly.
     #[must_use]
     pub fn block_index(&self, request: BlockRequest) -> Option<u32> {
         let block = request.begin / BLOCK_SIZE;
         (request.len > 0 && self.block(request.piece, block) == request).then_some(block)
     }
 
-    /// Whether `request` lies inside its piece and asks for something.
+    /// Whether `request` is nonempty and lies inside its piece.
     #[must_use]
     pub fn contains(&self, request: BlockRequest) -> bool {
         let end = u64::from(request.begin) + u64::from(request.len);
         request.len > 0 && end <= u64::from(self.piece_size(request.piece))
     }
 
-    /// Where the bytes of `request` lie in the torrent.
+    /// The span of `request` in the torrent.
     #[must_use]
     pub fn span(&self, request: BlockRequest) -> Span {
         Span {
@@ -196,7 +196,7 @@ mod tests {
     }
 
     proptest! {
-        /// Blocks tile pieces, pieces tile the torrent, each byte exactly once.
+        /// Blocks tile pieces and pieces tile the torrent, each byte exactly once.
         #[test]
         fn blocks_tile_the_torrent(total in 0u64..400_000, length in 1u32..70_000) {
             let geometry = Geometry::new(total, length).unwrap();

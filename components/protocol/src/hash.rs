@@ -1,4 +1,4 @@
-//! What names a torrent: its info-hashes (BEP 3, BEP 52), and the digests that check its content.
+//! Info-hashes, which identify a torrent (BEP 3, BEP 52), and the digests that verify its content.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use sha2::Sha256;
 /// A SHA-1 digest: of a piece, of a block, or of an info dictionary.
 pub type Sha1Digest = [u8; 20];
 
-/// The SHA-1 of `parts`, taken as one run of bytes.
+/// Computes the SHA-1 of `parts`, concatenated.
 pub fn sha1<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Sha1Digest {
     let mut hasher = Sha1::new();
     parts.into_iter().for_each(|part| hasher.update(part));
@@ -19,15 +19,15 @@ pub fn sha1<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Sha1Digest {
 /// A SHA-256 digest: of a block, or of two digests (BEP 52).
 pub type Sha256Digest = [u8; 32];
 
-/// The SHA-256 of `parts`, taken as one run of bytes.
+/// Computes the SHA-256 of `parts`, concatenated.
 pub fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Sha256Digest {
     let mut hasher = Sha256::new();
     parts.into_iter().for_each(|part| hasher.update(part));
     hasher.finalize().into()
 }
 
-/// A 20-byte info-hash as it stands in handshakes and announces (BEP 3): the SHA-1 of the info dictionary, or the
-/// first 20 bytes of its SHA-256 for a v2 torrent (BEP 52).
+/// A 20-byte info-hash as used in handshakes and announces (BEP 3): the SHA-1 of the info dictionary, or the first 20
+/// bytes of its SHA-256 for a v2 torrent (BEP 52).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InfoHash(pub [u8; 20]);
 
@@ -35,17 +35,17 @@ pub struct InfoHash(pub [u8; 20]);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InfoHashV2(pub [u8; 32]);
 
-/// All hashes of one torrent; a hybrid has both, every torrent at least one.
+/// All info-hashes of one torrent. A hybrid torrent has both; every torrent has at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InfoHashes {
-    /// SHA-1 of the info dictionary, where it describes a v1 torrent.
+    /// SHA-1 of the info dictionary, if it describes a v1 torrent.
     pub v1: Option<InfoHash>,
-    /// SHA-256 of the info dictionary, where it describes a v2 torrent.
+    /// SHA-256 of the info dictionary, if it describes a v2 torrent.
     pub v2: Option<InfoHashV2>,
 }
 
 impl InfoHashes {
-    /// Hashes the info dictionary's bytes, as they came, for the versions it describes.
+    /// Hashes the info dictionary's bytes, exactly as received, for the versions it describes.
     #[must_use]
     pub fn of(info: &[u8], is_v1: bool, is_v2: bool) -> Self {
         Self {
@@ -54,15 +54,15 @@ impl InfoHashes {
         }
     }
 
-    /// Every 20-byte hash under which peers and trackers may name this torrent, the preferred one first.
+    /// Every 20-byte hash by which peers and trackers may name this torrent, preferred hash first.
     pub fn wire_hashes(&self) -> impl Iterator<Item = InfoHash> {
         self.v1.into_iter().chain(self.v2.map(InfoHashV2::truncated))
     }
 
-    /// The one hash that names the torrent to users and in file names: v1 where there is one.
+    /// The hash that identifies the torrent to users and in file names: v1 if present.
     ///
     /// # Panics
-    /// Where both hashes are absent, which no parsed torrent is.
+    /// If both hashes are absent, which no parsed torrent allows.
     #[must_use]
     pub fn primary(&self) -> InfoHash {
         self.wire_hashes().next().expect("a torrent has at least one info-hash")
@@ -79,7 +79,7 @@ impl InfoHashV2 {
     }
 }
 
-/// Why a text is no info-hash.
+/// The text is not an info-hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an info-hash is 40 hexadecimal digits")]
 pub struct InfoHashError;

@@ -1,8 +1,7 @@
 //! BitTorrent formats and protocol state machines, sans-I/O.
 //!
-//! Nothing here owns a socket, a clock, a thread or a file: functions take bytes and `now` and return values and
-//! actions. That makes every line testable with plain data, fuzzable, and the same over real and simulated
-//! backends.
+//! Nothing here owns a socket, clock, thread or file: functions take bytes and `now`, and return values and actions. So
+//! all of the code can be tested with plain data, can be fuzzed, and behaves the same over real and simulated backends.
 
 pub mod bencode;
 pub mod bitfield;

@@ -12,20 +12,21 @@ pub use self::info::{Info, PieceHashes};
 use crate::bencode::{Document, Limits, Value};
 use crate::hash::InfoHashes;
 
-/// What a metainfo file may ask for before it is refused.
+/// Limits for metainfo files; a file beyond them is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MetainfoLimits {
     /// Limits of the encoding itself.
     pub bencode: Limits,
-    /// Most files. Default 500 000.
+    /// Maximum number of files. Default 500 000.
     pub max_files: usize,
-    /// Most folders. Default 500 000; each folder contains a file.
+    /// Maximum number of folders. Default 500 000; each folder contains a file.
     pub max_folders: usize,
-    /// Most pieces. Default 4 million, 80 MB of hashes; the default of [`Limits::max_bytes`] stops earlier.
+    /// Maximum number of pieces. Default 4 million, 80 MB of hashes; the default of [`Limits::max_bytes`] stops
+    /// earlier.
     pub max_pieces: u32,
-    /// Longest piece, in bytes. Default 256 MiB: a piece is held in memory until it is verified.
+    /// Maximum piece length in bytes. Default 256 MiB: a piece is held in memory until it is verified.
     pub max_piece_length: u32,
-    /// Most trackers, and most web seeds, that are kept; the rest is dropped. Default 256.
+    /// Maximum number of trackers, and of web seeds; the rest is dropped. Default 256.
     pub max_urls: usize,
 }
 
@@ -45,24 +46,24 @@ impl Default for MetainfoLimits {
 /// A parsed `.torrent` file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metainfo {
-    /// The torrent's names.
+    /// The torrent's info-hashes.
     pub hashes: InfoHashes,
-    /// The info dictionary: what the torrent is.
+    /// The info dictionary.
     pub info: Info,
-    /// The whole file as it came.
+    /// The original bytes of the whole file.
     pub bytes: Bytes,
-    /// The info dictionary's bytes as they came, over which the hashes are taken; a part of the same memory.
+    /// The original bytes of the info dictionary, which are hashed; a slice of the same memory.
     pub info_bytes: Bytes,
-    /// Announce URLs in tiers (BEP 12); a lone `announce` is one tier of one. Only schemes that can be announced
-    /// to (`http`, `https`, `udp`), each URL once.
+    /// Announce URLs in tiers (BEP 12); a lone `announce` is one tier of one. Only schemes that support announces
+    /// (`http`, `https`, `udp`), each URL once.
     pub trackers: Vec<Vec<String>>,
     /// Web seeds, key `url-list` (BEP 19).
     pub web_seeds: Vec<String>,
-    /// Free text by the author.
+    /// Comment of the author.
     pub comment: Option<String>,
     /// The program that made the file.
     pub created_by: Option<String>,
-    /// When it was made, in seconds since 1970.
+    /// Creation time in seconds since 1970.
     pub creation_date: Option<i64>,
 }
 
@@ -70,7 +71,7 @@ impl Metainfo {
     /// Parses a `.torrent` file.
     ///
     /// # Errors
-    /// The first field that is missing, malformed, inconsistent or beyond `limits`, by name.
+    /// Names the first field that is missing, malformed, inconsistent or beyond `limits`.
     pub fn parse(bytes: &Bytes, limits: &MetainfoLimits) -> Result<Self, MetainfoError> {
         let document = Document::parse(bytes, &limits.bencode)?;
         let root = Fields::new(document.root(), Place::Metainfo)?;
@@ -97,7 +98,7 @@ impl Metainfo {
     }
 }
 
-/// BEP 12: where there is an `announce-list`, `announce` is ignored.
+/// BEP 12: if there is an `announce-list`, `announce` is ignored.
 fn trackers(root: &Fields<'_>, max: usize) -> Vec<Vec<String>> {
     let mut urls = UrlSet::new(&["http", "https", "udp"], max);
     let list = root.get("announce-list").and_then(Value::as_list);
@@ -130,7 +131,7 @@ fn web_seeds(root: &Fields<'_>, max: usize) -> Vec<String> {
     }
 }
 
-/// Keeps each usable URL once, up to a number.
+/// A set of usable URLs, each one once, up to a limit.
 struct UrlSet {
     schemes: &'static [&'static str],
     seen: std::collections::BTreeSet<String>,

@@ -2,15 +2,15 @@
 
 use std::fmt;
 
-/// The 20 bytes by which a peer names itself for one session (BEP 3).
+/// The 20 bytes by which a peer identifies itself for one session (BEP 3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub [u8; 20]);
 
-/// Our client code and version, the first 8 bytes of every peer id of ours (BEP 20, Azureus style).
+/// Our client code and version, the first 8 bytes of all our peer ids (BEP 20, Azureus style).
 pub const CLIENT_PREFIX: &[u8; 8] = b"-EC0100-";
 
 impl PeerId {
-    /// Our peer id for the 12 random bytes given.
+    /// Builds our peer id from 12 random bytes.
     #[must_use]
     pub fn ours(random: [u8; 12]) -> Self {
         let mut id = [0; 20];
@@ -19,11 +19,11 @@ impl PeerId {
         Self(id)
     }
 
-    /// The client's name and version as far as the id tells it, for people: `Transmission 3.0.0`, `-XY1234-`.
+    /// The client's name and version as far as the id reveals them, human-readable: `Transmission 3.0.0`, `-XY1234-`.
     #[must_use]
     pub fn client(&self) -> String {
         if let Some(version) = self.0.strip_prefix(b"A2-") {
-            // aria2 has a style of its own: `A2-1-36-0-`.
+            // aria2 has its own style: `A2-1-36-0-`.
             let numbers = version.split(|b| *b == b'-').take(3).map(String::from_utf8_lossy);
             return format!("aria2 {}", numbers.collect::<Vec<_>>().join("."));
         }
@@ -43,14 +43,14 @@ impl PeerId {
         }
     }
 
-    /// `-` two characters, four characters `-`: the convention of nearly every client of today.
+    /// Splits `-`, two characters, four characters, `-`: the convention of nearly every current client.
     fn azureus_style(&self) -> Option<(&[u8], &[u8])> {
         let shape = self.0[0] == b'-' && self.0[7] == b'-' && self.0[1..7].iter().all(u8::is_ascii_graphic);
         shape.then(|| (&self.0[1..3], &self.0[3..7]))
     }
 }
 
-/// Client codes that are seen today; the rest are shown as they are.
+/// Codes of current clients; other codes are shown unchanged.
 const CLIENTS: &[(&[u8], &str)] = &[
     (b"7T", "aTorrent"),
     (b"AZ", "Vuze"),

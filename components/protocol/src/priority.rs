@@ -1,9 +1,9 @@
-//! Canonical peer priority (BEP 40): all clients rank a pair of addresses alike, so that a swarm's connections
-//! settle into a graph that nobody can crowd out.
+//! Canonical peer priority (BEP 40): all clients rank a pair of addresses alike, so the connections of a swarm settle
+//! into a graph from which nobody can crowd out other peers.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The priority of a connection between `ours`, as others see us, and `theirs`; higher is preferred. Addresses of
+/// The priority of a connection between `ours`, our external address, and `theirs`; higher is preferred. Addresses of
 /// different families rank lowest, since BEP 40 does not compare them.
 #[must_use]
 pub fn peer_priority(ours: SocketAddr, theirs: SocketAddr) -> u32 {
@@ -15,7 +15,8 @@ pub fn peer_priority(ours: SocketAddr, theirs: SocketAddr) -> u32 {
     }
 }
 
-/// BEP 40: the first bytes count whole, one more for each byte in which the networks agree; the rest by `0x55`.
+/// Computes the masked priority of BEP 40. The first bytes count in full, up to one byte past the common prefix if that
+/// is longer; the remaining bytes are masked with `0x55`.
 fn masked<const N: usize>(mut a: [u8; N], mut b: [u8; N], first: usize) -> u32 {
     let agreeing = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
     let whole = if agreeing < first { first } else { agreeing + 1 };

@@ -1,5 +1,5 @@
-//! Paths from strangers, made safe: what a torrent calls its files never leaves the download folder, never depends
-//! on the machine, and never makes two files one.
+//! Safe paths from untrusted names. The path of a torrent's file never leaves the download folder, never depends on the
+//! machine, and never merges two files.
 //!
 //! The same bytes always give the same path, so that a torrent that is added again finds its data.
 
@@ -10,19 +10,19 @@ use std::borrow::Cow;
 pub use self::unique::UniquePaths;
 use crate::text::is_deceptive;
 
-/// Most bytes of one path component, what common file systems allow.
+/// Maximum length in bytes of one path component, as common file systems allow.
 pub const MAX_COMPONENT_BYTES: usize = 255;
 
-/// Most components of one path.
+/// Maximum number of components of one path.
 pub const MAX_DEPTH: usize = 100;
 
-/// Longest extension that is kept when a name is cut, dot included.
+/// Maximum length in bytes of an extension that is kept when a name is cut, dot included.
 const MAX_EXTENSION_BYTES: usize = 32;
 
-/// Makes one component of a path safe, or nothing of it: `.`, `..` and the empty name have no safe form and are
+/// Makes one component of a path safe. Returns `None` for `.`, `..` and the empty name, which have no safe form and are
 /// left out of the path.
 ///
-/// Separators, control and bidirectional-override characters and invalid UTF-8 become `_`; so do joiners, but where
+/// Separators, control and bidirectional-override characters and invalid UTF-8 become `_`; so do joiners, except where
 /// the script needs them (see [`is_deceptive`]). A name longer than [`MAX_COMPONENT_BYTES`] is cut before its
 /// extension.
 #[must_use]
@@ -40,8 +40,8 @@ pub fn safe_component(raw: &[u8]) -> Option<Cow<'_, str>> {
 /// Makes a torrent's own name safe as the topmost component of its paths. Returns `None` for names without a safe form.
 /// The result has at most `max_bytes` bytes.
 ///
-/// Works like [`safe_component`], and replaces a leading dot with `_`: a torrent cannot replace hidden folders in which
-/// programs keep their configuration (`.ssh`, `.config`) or this engine its state.
+/// Works like [`safe_component`], and replaces a leading dot with `_`. A torrent therefore cannot replace hidden
+/// folders in which programs keep their configuration (`.ssh`, `.config`) or this engine its state.
 #[must_use]
 pub fn safe_name(raw: &[u8], max_bytes: usize) -> Option<Cow<'_, str>> {
     let name = cut_to(safe_component(raw)?, max_bytes.min(MAX_COMPONENT_BYTES));
@@ -51,7 +51,7 @@ pub fn safe_name(raw: &[u8], max_bytes: usize) -> Option<Cow<'_, str>> {
     })
 }
 
-/// What most names are made of.
+/// Whether a byte is harmless in any name; most names consist of such bytes only.
 fn is_plain(byte: &u8) -> bool {
     matches!(byte, b' '..=b'~') && !matches!(byte, b'/' | b'\\')
 }
@@ -118,7 +118,7 @@ mod tests {
         safe_component(raw).unwrap().into_owned()
     }
 
-    /// Fault 8: nothing climbs, nothing separates.
+    /// Fault 8: no name leaves its folder or contains a separator.
     #[test]
     fn traversal_is_confined() {
         assert_eq!(safe_component(b".."), None);

@@ -1,8 +1,8 @@
-//! The SHA-1 of two runs of bytes at once, in about the time that one takes and a quarter.
+//! SHA-1 of two messages at once, in about 1.25 times the time of one.
 //!
-//! A step of SHA-1 waits for the one before it, and the processor's SHA instructions take several cycles each: with
-//! one message they stand idle for half of the time. Two messages that have nothing to do with each other, like two
-//! pieces of a torrent, fill the gaps.
+//! Each step of SHA-1 depends on the previous one, and the processor's SHA instructions take several cycles each, so
+//! with one message they are idle half of the time. Two independent messages, such as two pieces of a torrent, fill the
+//! gaps.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -11,13 +11,13 @@ use sha1::{Digest as _, Sha1};
 
 use crate::hash::Sha1Digest;
 
-/// Two SHA-1 computations that go along with each other.
+/// Two SHA-1 computations that run together.
 pub struct Sha1Pair(Kind);
 
 enum Kind {
     #[cfg(target_arch = "x86_64")]
     Interleaved(Box<[x86::Lane; 2]>),
-    /// What the processor has no instructions for is computed one after the other.
+    /// Computes one after the other on processors without the instructions.
     Separate(Box<[Sha1; 2]>),
 }
 
@@ -32,7 +32,7 @@ impl Default for Sha1Pair {
 }
 
 impl Sha1Pair {
-    /// Goes on with the next bytes of each; what is equally long goes fast.
+    /// Appends the next bytes to each message; fast for parts of equal length.
     pub fn update(&mut self, parts: [&[u8]; 2]) {
         match &mut self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -44,7 +44,7 @@ impl Sha1Pair {
         }
     }
 
-    /// The two digests.
+    /// Returns the two digests.
     #[must_use]
     pub fn finish(self) -> [Sha1Digest; 2] {
         match self.0 {
@@ -55,7 +55,7 @@ impl Sha1Pair {
     }
 }
 
-/// The SHA-1 of each of two lists of parts, each list taken as one run of bytes.
+/// Computes the SHA-1 of each of two lists of parts, each list concatenated.
 pub fn sha1_pair<'a>(lists: [impl IntoIterator<Item = &'a [u8]>; 2]) -> [Sha1Digest; 2] {
     let mut pair = Sha1Pair::default();
     let mut lists = lists.map(IntoIterator::into_iter);
@@ -70,7 +70,7 @@ pub fn sha1_pair<'a>(lists: [impl IntoIterator<Item = &'a [u8]>; 2]) -> [Sha1Dig
                 }
             }
         }
-        // As much as both have; all that is left where one has ended.
+        // As many bytes as both have, or all that remain once one list has ended.
         let len = match has_ended {
             [true, true] => return pair.finish(),
             [true, false] => parts[1].len(),
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(hex(nothing), "da39a3ee5e6b4b0d3255bfef95601890afd80709");
     }
 
-    /// Lists of parts, which are cut out of noise wherever chance will have it.
+    /// Lists of parts, with random lengths and contents.
     fn parts() -> impl Strategy<Value = Vec<Vec<u8>>> {
         let len = prop_oneof![0..130usize, 0..2000usize, Just(64), Just(128)];
         let part = (len, any::<u8>()).prop_map(|(len, seed)| {

@@ -1,7 +1,7 @@
-//! Words of strangers, made fit to print.
+//! Sanitizing of untrusted text for display.
 
-/// The text of `bytes` for logs and terminals: at most `max` characters, nothing that a terminal would obey, and
-/// no direction overrides; what cannot be shown is `\u{fffd}`.
+/// Returns `bytes` as text safe for logs and terminals: at most `max` characters, without control characters or
+/// direction overrides. Each character that cannot be shown becomes `\u{fffd}`.
 #[must_use]
 pub fn printable(bytes: &[u8], max: usize) -> String {
     let text = String::from_utf8_lossy(bytes);
@@ -104,7 +104,7 @@ fn is_pictograph(c: char) -> bool {
 mod tests {
     use super::*;
 
-    /// Fault 55: nothing that a tracker says can drive a terminal.
+    /// Fault 55: text from a tracker cannot control a terminal.
     #[test]
     fn control_sequences_do_not_survive() {
         assert_eq!(

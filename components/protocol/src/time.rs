@@ -1,33 +1,33 @@
-//! Points in an engine's time.
+//! Points in engine time.
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
-/// A point in time: nanoseconds since the engine began. Real engines and simulated ones count alike, so nothing
-/// that takes a timestamp can tell which it runs in.
+/// A point in time: nanoseconds since the engine started. Real and simulated engines count alike, so code that takes a
+/// timestamp cannot tell in which it runs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The engine's beginning.
+    /// The start of the engine.
     pub const ZERO: Self = Self(0);
-    /// Later than anything that happens: 584 years.
+    /// Later than any event: 584 years.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// The point `nanos` nanoseconds after the beginning.
+    /// The point `nanos` nanoseconds after the start.
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the beginning.
+    /// Nanoseconds since the start.
     #[must_use]
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// Time passed since `earlier`; zero where `earlier` is later.
+    /// Time elapsed since `earlier`; zero if `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

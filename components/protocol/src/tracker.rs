@@ -1,5 +1,5 @@
-//! Tracker protocols: announce and scrape over HTTP (BEP 3, 7, 23, 24, 31, 48) and UDP (BEP 15), and the order in
-//! which trackers are asked (BEP 12).
+//! Tracker protocols: announce and scrape over HTTP (BEP 3, 7, 23, 24, 31, 48) and UDP (BEP 15), and the order in which
+//! trackers are used (BEP 12).
 
 pub mod http;
 pub mod tiers;
@@ -13,7 +13,7 @@ use crate::compact::RaggedError;
 use crate::hash::InfoHash;
 use crate::peer_id::PeerId;
 
-/// Why an announce is made.
+/// The reason for an announce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum AnnounceEvent {
     /// The interval has passed.
@@ -21,18 +21,18 @@ pub enum AnnounceEvent {
     None,
     /// The first announce of a session.
     Started,
-    /// The download has just completed.
+    /// The download has completed.
     Completed,
     /// The session ends.
     Stopped,
 }
 
-/// What a tracker is told.
+/// The contents of an announce.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnnounceRequest {
     /// The torrent.
     pub info_hash: InfoHash,
-    /// Who asks.
+    /// Our peer id.
     pub peer_id: PeerId,
     /// The port we accept connections on.
     pub port: u16,
@@ -40,85 +40,85 @@ pub struct AnnounceRequest {
     pub uploaded: u64,
     /// Payload bytes received since `started`.
     pub downloaded: u64,
-    /// Bytes still wanted.
+    /// Bytes left to download.
     pub left: u64,
-    /// Why now.
+    /// The reason for the announce.
     pub event: AnnounceEvent,
-    /// Names us across changes of address (BEP 7).
+    /// Identifies us across address changes (BEP 7).
     pub key: u32,
-    /// How many peers are wanted.
+    /// Number of peers requested.
     pub num_want: u32,
-    /// What the tracker's last reply asked to hear again (`trackerid`; HTTP only).
+    /// The tracker id from the tracker's last reply, sent back as `trackerid` (HTTP only).
     pub tracker_id: Option<Vec<u8>>,
 }
 
-/// What a tracker answered.
+/// A tracker's reply to an announce.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AnnounceResponse {
-    /// How long to wait before the next announce, as the tracker put it: not clamped.
+    /// The interval until the next announce, as the tracker sent it: not clamped.
     pub interval: Duration,
-    /// The least time between announces, where it named one.
+    /// The minimum time between announces, if the tracker sent one.
     pub min_interval: Option<Duration>,
-    /// Peers with all of it.
+    /// Peers with the complete torrent.
     pub seeders: Option<u32>,
-    /// Peers without all of it.
+    /// Peers without the complete torrent.
     pub leechers: Option<u32>,
-    /// Addresses, ports other than 0.
+    /// Peer addresses; none has port 0.
     pub peers: Vec<SocketAddr>,
-    /// Something a person should read; printable.
+    /// A warning for the user; printable.
     pub warning: Option<String>,
-    /// To be sent back at the next announce.
+    /// An opaque id to send back with the next announce.
     pub tracker_id: Option<Vec<u8>>,
     /// Our address as the tracker sees it (BEP 24).
     pub external_ip: Option<IpAddr>,
 }
 
-/// A torrent's swarm as a tracker counts it (BEP 48).
+/// A tracker's counts of a torrent's swarm (BEP 48).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ScrapeCounts {
-    /// Peers with all of it.
+    /// Peers with the complete torrent.
     pub seeders: u32,
-    /// Peers without all of it.
+    /// Peers without the complete torrent.
     pub leechers: u32,
-    /// Downloads ever completed.
+    /// Total number of completed downloads.
     pub completed: u32,
 }
 
-/// When a tracker that refused may be asked again (BEP 31).
+/// The time when a tracker that refused accepts the next announce (BEP 31).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// It did not say.
+    /// The tracker did not say.
     Unspecified,
     /// After this time.
     After(Duration),
-    /// It never wants to be asked again.
+    /// The tracker accepts no further announces.
     Never,
 }
 
-/// Why a reply is no use.
+/// The reason a reply is unusable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrackerError {
-    /// The tracker refused, in its own words, which are printable.
+    /// The tracker refused.
     #[error("the tracker refused: {reason}")]
     Refused {
-        /// The tracker's words.
+        /// The tracker's reason; printable.
         reason: String,
-        /// When to ask again.
+        /// When to announce again.
         retry: Retry,
     },
-    /// Not bencode.
+    /// The reply is not bencode.
     #[error("malformed reply: {0}")]
     Bencode(#[from] BencodeError),
-    /// Bencode without what belongs there.
+    /// The reply is bencode without the required contents.
     #[error("malformed reply: {0}")]
     Malformed(&'static str),
-    /// A list of peers that ends inside an address.
+    /// A list of peers is truncated inside an address.
     #[error("malformed reply: peers: {0}")]
     Ragged(#[from] RaggedError),
 }
 
-/// A tracker's URL for logs and people: scheme and host only, since paths and queries hold passkeys.
+/// A tracker's URL in a form for logs and users: scheme and host only, since paths and queries contain passkeys.
 #[must_use]
 pub fn redacted(url: &str) -> String {
     match url::Url::parse(url) {
@@ -130,7 +130,7 @@ pub fn redacted(url: &str) -> String {
     }
 }
 
-/// Fault 95: what a tracker says, without those parts of its own URL that could be a passkey, which some repeat.
+/// Removes from a tracker's text all parts of its URL that could be a passkey. Fault 95: some trackers repeat them.
 #[must_use]
 pub fn without_secrets(text: &str, url: &str) -> String {
     let Ok(url) = url::Url::parse(url) else {
@@ -149,10 +149,10 @@ pub fn without_secrets(text: &str, url: &str) -> String {
     secrets.fold(text.to_owned(), |text, secret| text.replace(&secret, "…"))
 }
 
-/// Shorter parts of a URL are words, and no passkeys.
+/// Minimum length of a passkey; shorter parts of a URL are words.
 const MIN_SECRET: usize = 9;
 
-/// Longest text of a tracker that is kept, in characters.
+/// Maximum length of text kept from a tracker, in characters.
 const MAX_TEXT: usize = 256;
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use url::Url;
 
-/// Why a URL cannot be used.
+/// The reason a URL cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UrlError {
-    /// A text that is not a URL.
+    /// The text is not a URL.
     #[error("not a URL: {0}")]
     Malformed(String),
     /// Spaces and control characters, which some parsers drop and others keep.
@@ -17,7 +17,7 @@ pub enum UrlError {
     Scheme {
         /// The scheme found.
         found: String,
-        /// Those that can be used.
+        /// The supported schemes.
         allowed: &'static [&'static str],
     },
     /// No host.
@@ -34,7 +34,7 @@ pub enum UrlError {
 /// Checks that an announce URL can be used (BEP 3, BEP 15).
 ///
 /// # Errors
-/// The first problem found.
+/// Returns the first problem found.
 pub fn check_tracker(text: &str) -> Result<(), UrlError> {
     let url = check(text, &["http", "https", "udp"])?;
     if url.scheme() == "udp" {
@@ -52,7 +52,7 @@ pub fn check_tracker(text: &str) -> Result<(), UrlError> {
 /// Checks that a web seed URL can be used (BEP 19).
 ///
 /// # Errors
-/// The first problem found.
+/// Returns the first problem found.
 pub fn check_web_seed(text: &str) -> Result<(), UrlError> {
     check(text, &["http", "https"]).map(drop)
 }

@@ -1,5 +1,5 @@
-//! The peer wire protocol (BEP 3, "peer protocol"): handshake, messages, and the codec that turns chunks from a
-//! socket into frames without copying what is in them.
+//! The peer wire protocol (BEP 3, "peer protocol"): the handshake, the messages, and a codec that turns chunks from a
+//! socket into frames without copying block payloads.
 
 mod byte_queue;
 mod codec;

@@ -1,4 +1,4 @@
-//! Inbound connections whose handshake has not arrived, in the order in which they give way.
+//! Inbound connections with incomplete handshakes, in the order of their eviction.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,17 +6,18 @@ use std::net::IpAddr;
 
 use bevy_ecs::prelude::*;
 
-/// Unfinished handshakes by subnet. An endpoint that is no IP address is a subnet of its own kind.
+/// Incomplete handshakes by subnet. Endpoints without an IP address form a subnet of their own.
 #[derive(Debug, Default)]
 pub(super) struct Handshakes {
     by_subnet: BTreeMap<Option<IpAddr>, BTreeSet<(u64, Entity)>>,
-    /// How many a subnet has, and the number of its oldest: the last is the most crowded, of equals the oldest.
+    /// Number of handshakes of each subnet, and the number of its oldest. The last entry is the most crowded subnet;
+    /// among equals, the one with the oldest handshake.
     by_crowd: BTreeSet<(usize, Reverse<u64>, Option<IpAddr>)>,
     last: u64,
 }
 
 impl Handshakes {
-    /// A number that is larger than all before.
+    /// Returns a number that is larger than all before.
     pub(super) fn next_number(&mut self) -> u64 {
         self.last += 1;
         self.last
@@ -30,7 +31,7 @@ impl Handshakes {
         self.change(subnet, |members| members.remove(&(number, entity)));
     }
 
-    /// The oldest of the most crowded subnet.
+    /// Returns the oldest handshake of the most crowded subnet.
     pub(super) fn most_crowded(&self) -> Option<Entity> {
         let (.., subnet) = self.by_crowd.last()?;
         self.by_subnet.get(subnet)?.first().map(|(_, entity)| *entity)

@@ -4,53 +4,53 @@ use std::sync::Arc;
 
 use ecs_torrent_protocol::wire::WireError;
 
-/// Why a connection ended; kept to the end, logged, and told to users.
+/// The reason why a connection ended; kept until the end, logged, and shown to users.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// It could not be made.
+    /// The connection could not be established.
     #[error("cannot connect: {0}")]
     ConnectFailed(Arc<str>),
-    /// The other side closed it, or the network did.
+    /// The peer or the network closed the connection.
     #[error("closed by the peer: {0}")]
     Remote(Arc<str>),
-    /// It broke the protocol.
+    /// The peer violated the protocol.
     #[error("protocol error: {0}")]
     Wire(#[from] WireError),
-    /// It took too long.
+    /// The peer took too long.
     #[error("timed out: {0}")]
     Timeout(TimeoutKind),
-    /// It asked for a torrent that is not here, or not running.
+    /// The peer requested a torrent that is not here or not running.
     #[error("unknown torrent")]
     UnknownTorrent,
-    /// It answered for another torrent than the one it was asked for.
+    /// The peer answered with another torrent than requested.
     #[error("answered for another torrent")]
     WrongTorrent,
-    /// It is this engine.
+    /// The peer is this engine.
     #[error("connected to ourselves")]
     Myself,
-    /// The same peer is connected already.
+    /// The same peer is already connected.
     #[error("already connected")]
     Duplicate,
-    /// Too many connections.
+    /// There are too many connections.
     #[error("too many connections")]
     TooMany,
-    /// Its place was wanted by a peer that may be of more use.
+    /// A potentially more useful peer needed the slot.
     #[error("made room for another peer")]
     Evicted,
-    /// It is banned.
+    /// The peer is banned.
     #[error("banned")]
     Banned,
-    /// It sent data that fails its hash.
+    /// The peer sent data that fails its hash check.
     #[error("sent corrupt data")]
     Corrupt,
-    /// It sent blocks that nobody asked for.
+    /// The peer sent unsolicited blocks.
     #[error("sent blocks that nobody asked for")]
     Unsolicited,
-    /// More was waiting to be sent to it than is allowed.
+    /// The peer's send queue exceeded its limit.
     #[error("does not read what is sent")]
     SendQueueFull,
-    /// Neither side has anything for the other.
+    /// Both sides are complete.
     #[error("both sides are complete")]
     Redundant,
     /// The torrent is being stopped.
@@ -59,32 +59,32 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Whether the address is to blame for a failed attempt, and should be tried later or less.
+    /// Whether the failed attempt counts against the address, so that it is tried later or less often.
     #[must_use]
     pub fn is_failure(&self) -> bool {
         !matches!(self, Self::Redundant | Self::Stopping | Self::Duplicate | Self::TooMany)
     }
 
-    /// Whether the peer has to be told everything that is in its outbox before the connection goes.
+    /// Whether the peer's outbox is flushed before the connection closes.
     #[must_use]
     pub fn is_orderly(&self) -> bool {
         matches!(self, Self::Redundant | Self::Stopping | Self::Myself)
     }
 }
 
-/// What did not happen in time.
+/// The event that did not happen in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TimeoutKind {
-    /// The handshake.
+    /// The handshake did not arrive.
     #[error("no handshake")]
     Handshake,
-    /// The rest of a message.
+    /// The rest of a message did not arrive.
     #[error("a message did not arrive whole")]
     Frame,
-    /// Any message.
+    /// No message arrived.
     #[error("no message")]
     Idle,
-    /// The peer's reading.
+    /// The peer did not read.
     #[error("does not read what is sent")]
     Send,
 }

@@ -1,4 +1,4 @@
-//! What is to be sent to a peer at the end of the tick.
+//! Messages to send to a peer at the end of the tick.
 
 use bevy_ecs::prelude::*;
 use bytes::{Bytes, BytesMut};
@@ -6,36 +6,37 @@ use ecs_torrent_protocol::geometry::BlockRequest;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::{BLOCK_HEADER_LEN, Handshake, Message, write_block_header};
 
-/// Messages of a tick beyond which the buffer is given up with them: a peer hears some hundred bytes in an ordinary tick.
+/// Size of a tick's messages above which the buffer is freed after the flush; an ordinary tick sends a peer some
+/// hundred bytes.
 const MAX_KEPT_BYTES: usize = 4096;
 
 /// The writing side of a connection. Filled through [`FlushQueue`], emptied once per tick.
 #[derive(Component, Debug, Default)]
 pub struct Outbox {
-    /// Small messages, one behind the other.
+    /// Small messages, concatenated.
     buffer: BytesMut,
-    /// What stands before the buffer: earlier messages and blocks.
+    /// Messages and blocks that precede the buffer.
     frames: Vec<Bytes>,
     /// Bytes in `frames`.
     framed_bytes: usize,
     /// Whether the peer is in the flush queue.
     is_listed: bool,
-    /// Bytes handed to the link that have not left.
+    /// Bytes handed to the connection and not yet sent.
     pub unsent_bytes: usize,
-    /// When bytes last left, or when there was last nothing to send.
+    /// When bytes were last sent, or when there was last nothing to send.
     pub last_progress: Timestamp,
-    /// When a message was last handed to the link.
+    /// When a message was last handed to the connection.
     pub last_sent: Timestamp,
 }
 
 impl Outbox {
-    /// Bytes that wait, here and at the link.
+    /// Number of bytes waiting, here and at the connection.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.framed_bytes + self.buffer.len() + self.unsent_bytes
     }
 
-    /// Takes everything out, in order, and off the list. For the flush.
+    /// Removes and returns everything, in order, and unlists the peer. Used by the flush.
     pub fn take(&mut self) -> Vec<Bytes> {
         self.is_listed = false;
         self.close_buffer();
@@ -48,7 +49,7 @@ impl Outbox {
         if !self.buffer.is_empty() {
             let messages = self.buffer.split().freeze();
             if messages.len() > MAX_KEPT_BYTES {
-                // Otherwise the buffer would hold on to the memory of the burst, and ask for as much again.
+                // Otherwise the buffer would keep the memory of the burst, and allocate as much again.
                 self.buffer = BytesMut::new();
             }
             self.push(messages);
@@ -61,31 +62,31 @@ impl Outbox {
     }
 }
 
-/// The peers whose outbox has something in it: the flush visits these and no others.
+/// The peers whose outbox is not empty; the flush visits only these.
 #[derive(Resource, Debug, Default)]
 pub struct FlushQueue {
     peers: Vec<Entity>,
-    /// Room for the heads of blocks, of all peers.
+    /// Buffer for the headers of blocks, of all peers.
     heads: BytesMut,
 }
 
-/// Heads of blocks that are written into one piece of memory.
+/// Number of block headers that share one allocation.
 const HEADS: usize = 512;
 
 impl FlushQueue {
-    /// Puts a message into `peer`'s outbox.
+    /// Queues a message in `peer`'s outbox.
     pub fn send(&mut self, peer: Entity, outbox: &mut Outbox, message: &Message) {
         message.write(&mut outbox.buffer);
         self.list(peer, outbox);
     }
 
-    /// Puts our handshake into `peer`'s outbox.
+    /// Queues our handshake in `peer`'s outbox.
     pub fn send_handshake(&mut self, peer: Entity, outbox: &mut Outbox, handshake: &Handshake) {
         handshake.write(&mut outbox.buffer);
         self.list(peer, outbox);
     }
 
-    /// Puts a `piece` message with `data` into `peer`'s outbox; the data is not copied.
+    /// Queues a `piece` message with `data` in `peer`'s outbox; the data is not copied.
     pub fn send_block(&mut self, peer: Entity, outbox: &mut Outbox, block: BlockRequest, data: Bytes) {
         outbox.close_buffer();
         if self.heads.capacity() < BLOCK_HEADER_LEN {
@@ -97,7 +98,7 @@ impl FlushQueue {
         self.list(peer, outbox);
     }
 
-    /// Takes all peers out.
+    /// Removes and returns all peers.
     pub fn drain(&mut self) -> std::vec::Drain<'_, Entity> {
         self.peers.drain(..)
     }

@@ -1,17 +1,17 @@
-//! What a peer has.
+//! A peer's set of pieces.
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::bitfield::Bitfield;
 
-/// The pieces that a peer has told it has. A peer that has everything costs no bitfield.
+/// The pieces that a peer has announced. A peer with every piece costs no bitfield.
 ///
-/// Every change of one piece is O(1), also between complete and not: a peer that told its pieces one by one stays
-/// [`PieceForm::Listed`] when the last one comes, and a peer that told all of them at once stays
+/// Every change of one piece is O(1), also between complete and incomplete. A peer that announced its pieces one by one
+/// stays [`PieceForm::Listed`] when the last one arrives. A peer that announced all of them at once stays
 /// [`PieceForm::AllBut`] when it takes some back.
 #[derive(Component, Debug, Clone)]
 pub struct PeerPieces {
     set: Set,
-    /// Number of its pieces that we want and do not have: our interest follows it.
+    /// Number of the peer's pieces that we want and do not have; it determines our interest.
     pub wanted_count: u32,
 }
 
@@ -20,28 +20,28 @@ enum Set {
     Listed(Bitfield),
     AllBut {
         piece_count: u32,
-        /// Made when the first piece is taken back.
+        /// Allocated when the first piece is taken back.
         lacking: Option<Bitfield>,
     },
 }
 
-/// How a peer's pieces are kept, and counted by the picker.
+/// The representation of a peer's pieces, in storage and in the picker's counts.
 #[derive(Debug, Clone, Copy)]
 pub enum PieceForm<'a> {
-    /// These, each by itself.
+    /// The pieces in the bitfield.
     Listed(&'a Bitfield),
-    /// All, but for these where there are some.
+    /// All pieces, except those in the bitfield.
     AllBut(Option<&'a Bitfield>),
 }
 
 impl PeerPieces {
-    /// No piece of `piece_count`.
+    /// Creates an empty set over `piece_count` pieces.
     #[must_use]
     pub fn none(piece_count: u32) -> Self {
         Self::from(Bitfield::new(piece_count))
     }
 
-    /// Every piece of `piece_count`.
+    /// Creates a full set over `piece_count` pieces.
     #[must_use]
     pub fn all(piece_count: u32) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl PeerPieces {
         }
     }
 
-    /// How the pieces are kept.
+    /// Returns the representation of the set.
     #[must_use]
     pub fn form(&self) -> PieceForm<'_> {
         match &self.set {
@@ -94,7 +94,7 @@ impl PeerPieces {
         self.count() == 0
     }
 
-    /// Number of pieces that the peer has.
+    /// Number of the peer's pieces.
     #[must_use]
     pub fn count(&self) -> u32 {
         match &self.set {
@@ -103,7 +103,7 @@ impl PeerPieces {
         }
     }
 
-    /// Adds a piece; false if the peer had it.
+    /// Adds a piece; false if the peer had it already.
     pub fn insert(&mut self, index: u32) -> bool {
         match &mut self.set {
             Set::Listed(bits) => bits.insert(index),
@@ -111,7 +111,7 @@ impl PeerPieces {
         }
     }
 
-    /// Takes a piece out (BEP 54); false if the peer did not have it.
+    /// Removes a piece (BEP 54); false if the peer did not have it.
     pub fn remove(&mut self, index: u32) -> bool {
         match &mut self.set {
             Set::Listed(bits) => bits.remove(index),
@@ -121,7 +121,7 @@ impl PeerPieces {
         }
     }
 
-    /// Number of its pieces that are not in `have`.
+    /// Number of the peer's pieces that are not in `have`.
     #[must_use]
     pub fn count_missing_in(&self, have: &Bitfield) -> u32 {
         match &self.set {
@@ -133,7 +133,7 @@ impl PeerPieces {
         }
     }
 
-    /// Its pieces that are in `others`, ascending.
+    /// Returns the peer's pieces that are in `others`, ascending.
     pub fn iter_in<'a>(&'a self, others: &'a Bitfield) -> Box<dyn Iterator<Item = u32> + 'a> {
         match &self.set {
             Set::Listed(bits) => Box::new(bits.iter_common(others)),

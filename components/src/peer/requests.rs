@@ -1,4 +1,4 @@
-//! Requests, ours to a peer and a peer's to us.
+//! Requests in both directions: ours to a peer and a peer's to us.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,78 +10,79 @@ use smallvec::SmallVec;
 
 use crate::settings::{RequestSettings, UploadSettings, millis, seconds};
 
-/// Most cancelled requests whose late answers are still recognized.
+/// Maximum number of cancelled requests whose late answers are still recognized.
 const MAX_CANCELLED: usize = 256;
 
-/// A request that a peer has not answered.
+/// A request that a peer has not answered yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pending {
     /// The piece in flight.
     pub piece: Entity,
-    /// Number of the block in the piece.
+    /// Index of the block in the piece.
     pub block: u32,
-    /// What was asked for.
+    /// The requested block.
     pub request: BlockRequest,
-    /// When.
+    /// When the request was sent.
     pub asked: Timestamp,
-    /// Its time is over; the block may be asked of others.
+    /// The request timed out; the block may be requested from other peers.
     pub is_late: bool,
 }
 
-/// How long after a suggestion, or the last block of what was suggested, more may come.
+/// How long a peer may take for the next suggestion, after a suggestion or the last suggested block.
 const GUIDED: Duration = Duration::from_secs(1);
 
 /// Our requests to a peer.
 #[derive(Component, Debug, Default)]
 pub struct Requests {
-    /// Not answered, the oldest first.
+    /// Unanswered requests, oldest first.
     pub pending: VecDeque<Pending>,
-    /// Taken back, and perhaps answered all the same: dropped without blame.
+    /// Cancelled requests that may still be answered; such a block is dropped without blame.
     cancelled: VecDeque<BlockRequest>,
-    /// How many to keep outstanding.
+    /// Number of requests to keep outstanding.
     pub depth: QueueDepth,
-    /// The piece that was last begun or continued for this peer, to go on with.
+    /// The piece that was last started or continued for this peer, to continue with.
     pub current: Option<Entity>,
-    /// Index of the piece that was last begun for this peer.
+    /// Index of the piece that was last started for this peer.
     pub last_begun: Option<u32>,
     /// Pieces that may be requested while choked (BEP 6).
     pub allowed_fast: Vec<u32>,
-    /// Pieces that this peer would have us take (BEP 6), and that we have not begun, the oldest first.
+    /// Pieces that this peer suggested (BEP 6) and that we have not started, oldest first.
     pub suggested: VecDeque<u32>,
-    /// It spreads a first copy by suggestions, and is asked for nothing else until then, and as long as it owes blocks.
+    /// The peer super-seeds by suggestions. Until this time, and as long as it owes blocks, only suggested pieces are
+    /// requested from it.
     pub guided_until: Option<Timestamp>,
-    /// When it may be asked for something that it may not be asked for now, if there is a deadline for that.
+    /// Deadline at which the peer may become eligible for further requests, if there is one.
     pub look_at: Option<Timestamp>,
-    /// Pieces that this peer sent corrupt and is not asked for again.
+    /// Pieces that this peer sent corrupt; they are not requested from it again.
     pub refused_pieces: Vec<u32>,
-    /// Whether the peer waits for something to become free.
+    /// Whether the peer waits for a block or memory to become free.
     pub is_starved: bool,
     /// Whether the peer is in the refill queue.
     is_listed: bool,
-    /// Whether a deadline is set for its oldest request.
+    /// Whether a deadline is set for the oldest request.
     pub has_deadline: bool,
-    /// Until then nothing is requested, since the peer rejected what was.
+    /// Nothing is requested until this time, because the peer rejected our requests.
     pub paused_until: Timestamp,
-    /// Blocks that came without having been asked for.
+    /// Number of unsolicited blocks from the peer.
     pub unsolicited_count: u32,
-    /// When the last block came that was asked for.
+    /// When the last requested block arrived.
     pub last_block: Timestamp,
     /// Time between two blocks, smoothed.
     block_gap: Duration,
-    /// It has let its time pass, and sent nothing since.
+    /// The peer timed out and has sent nothing since.
     pub is_silent: bool,
-    /// Until then it is given no piece to itself, since it was silent.
+    /// Until this time the peer gets no piece exclusively, because it was silent.
     pub distrusted_until: Timestamp,
 }
 
 impl Requests {
-    /// Takes out the request that a block answers. The oldest is looked at first, which it nearly always is.
+    /// Removes the request that a block answers. Searches from the oldest, which is nearly always the match.
     pub fn answer(&mut self, request: BlockRequest) -> Option<Pending> {
         let position = self.pending.iter().position(|pending| pending.request == request)?;
         self.pending.remove(position)
     }
 
-    /// Notes that the block of a request has come.
+    /// Records that the block of a request has arrived.
     pub fn note_block(&mut self, now: Timestamp, pending: &Pending) {
         let gap = now.since(self.last_block.max(pending.asked));
         self.block_gap = (self.block_gap * 3 + gap) / 4;
@@ -93,12 +94,12 @@ impl Requests {
         self.distrusted_until = Timestamp::ZERO;
     }
 
-    /// Notes that what is asked for is what the peer suggested.
+    /// Records that we request a piece that the peer suggested.
     pub fn note_guide(&mut self, now: Timestamp) {
         self.guided_until = Some(now + GUIDED);
     }
 
-    /// Whether the peer is asked for nothing but what it suggests.
+    /// Whether only suggested pieces are requested from the peer.
     pub fn is_guided(&mut self, now: Timestamp) -> bool {
         if self.guided_until.is_some_and(|until| until <= now) && self.pending.len() == self.late_count() {
             self.guided_until = None;
@@ -106,40 +107,40 @@ impl Requests {
         self.guided_until.is_some()
     }
 
-    /// Since when a peer that owes a block in time has sent none.
+    /// Returns the start of the silence of a peer that owes a block; requests that timed out do not count.
     #[must_use]
     pub fn silent_since(&self) -> Option<Timestamp> {
         let oldest = self.pending.iter().find(|pending| !pending.is_late)?;
         Some(oldest.asked.max(self.last_block))
     }
 
-    /// How long the peer may be silent: longer than it has been between the blocks so far.
+    /// Returns how long the peer may be silent: longer than its previous gaps between blocks.
     #[must_use]
     pub fn silence_limit(&self, settings: &RequestSettings) -> Duration {
         let (least, most) = (seconds(settings.silence_s), seconds(settings.block_timeout_s));
         (self.block_gap * 4).min(most).max(least)
     }
 
-    /// Requests whose time is over.
+    /// Number of requests that timed out.
     #[must_use]
     pub fn late_count(&self) -> usize {
         self.pending.iter().filter(|pending| pending.is_late).count()
     }
 
-    /// Takes back a request that is pending, if it is; its answer may still come.
+    /// Cancels a pending request, if there is one; its answer may still arrive.
     pub fn cancel(&mut self, request: BlockRequest) -> Option<Pending> {
         let pending = self.answer(request)?;
         self.remember_cancelled(request);
         Some(pending)
     }
 
-    /// Whether `request` was cancelled and not answered since; answered by this call.
+    /// Whether `request` was cancelled and not answered since. This call marks it as answered.
     pub fn answer_cancelled(&mut self, request: BlockRequest) -> bool {
         let position = self.cancelled.iter().position(|cancelled| *cancelled == request);
         position.and_then(|position| self.cancelled.remove(position)).is_some()
     }
 
-    /// Takes out all requests; their answers may still come.
+    /// Cancels all requests; their answers may still arrive.
     pub fn cancel_all(&mut self) -> Vec<Pending> {
         let pending: Vec<Pending> = self.pending.drain(..).collect();
         pending
@@ -156,16 +157,16 @@ impl Requests {
     }
 }
 
-/// The peers from which more may be requested: the picker visits these and no others.
+/// The peers from which more may be requested; the picker visits only these.
 #[derive(Resource, Debug, Default)]
 pub struct RefillQueue {
     peers: Vec<Entity>,
-    /// Those that have been silent come after all others, so that they don't take the memory that others wait for.
+    /// Silent peers come last, so that they don't take the memory that others wait for.
     silent: Vec<Entity>,
 }
 
 impl RefillQueue {
-    /// Lists a peer, once.
+    /// Lists a peer, at most once.
     pub fn add(&mut self, peer: Entity, requests: &mut Requests) {
         if !requests.is_listed {
             requests.is_listed = true;
@@ -176,7 +177,7 @@ impl RefillQueue {
         }
     }
 
-    /// Takes all peers out; call [`Requests::unlist`] on each.
+    /// Removes and returns all peers; call [`Requests::unlist`] on each.
     pub fn take(&mut self) -> Vec<Entity> {
         self.peers.append(&mut self.silent);
         std::mem::take(&mut self.peers)
@@ -184,16 +185,16 @@ impl RefillQueue {
 }
 
 impl Requests {
-    /// Notes that the peer is no longer in the refill queue.
+    /// Records that the peer is no longer in the refill queue.
     pub fn unlist(&mut self) {
         self.is_listed = false;
     }
 }
 
-/// How many requests to keep outstanding: enough to cover bandwidth times delay, and no more.
+/// Number of requests to keep outstanding: enough to cover the bandwidth-delay product, and no more.
 ///
-/// Grows by one for each block, so that it doubles every round trip, until the speed stops growing; after that it
-/// follows the speed.
+/// The depth grows by one for each block, so that it doubles every round trip, until the rate stops growing. After that
+/// it follows the rate.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct QueueDepth {
     target: u32,
@@ -202,11 +203,11 @@ pub struct QueueDepth {
     measured_bytes_per_s: u64,
 }
 
-/// How often the depth is compared with the speed.
+/// Interval at which the depth is compared with the rate.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl QueueDepth {
-    /// Requests to keep outstanding.
+    /// Returns the number of requests to keep outstanding.
     #[must_use]
     pub fn target(&self, settings: &RequestSettings) -> u32 {
         let target = if self.target == 0 {
@@ -217,7 +218,7 @@ impl QueueDepth {
         target.clamp(1, settings.max_depth)
     }
 
-    /// Counts a block that came at `now`, when the peer's speed was `bytes_per_s`.
+    /// Records a block that arrived at `now`, at a download rate of `bytes_per_s`.
     pub fn on_block(&mut self, now: Timestamp, bytes_per_s: u64, settings: &RequestSettings) {
         if !self.is_steady {
             self.target = self.target(settings).saturating_add(1).min(settings.max_depth);
@@ -236,7 +237,7 @@ impl QueueDepth {
         }
     }
 
-    /// Starts over small, for a peer that did not deliver.
+    /// Resets to the minimum depth, for a peer that did not deliver.
     pub fn shrink(&mut self, settings: &RequestSettings) {
         *self = Self {
             target: settings.min_depth,
@@ -248,24 +249,24 @@ impl QueueDepth {
 /// A peer's requests to us.
 #[derive(Component, Debug, Default)]
 pub struct UploadQueue {
-    /// Admitted, not read from the disk yet.
+    /// Admitted requests that are not read from the disk yet.
     pub waiting: VecDeque<BlockRequest>,
-    /// Being read: what is left of it when the read has ended is sent.
+    /// Requests that are being read. When the read ends, the requests that are left here are answered.
     pub reading: Vec<BlockRequest>,
-    /// Pieces that it may request while we choke it.
+    /// Pieces that the peer may request while we choke it.
     pub allowed_fast: AllowedFast,
-    /// Bytes read for it, or being read, that have not left; counted in [`UploadMemory`].
+    /// Bytes read or being read for the peer and not yet sent; counted in [`UploadMemory`].
     pub charged_bytes: u64,
-    /// When all that it had asked for had been sent.
+    /// When the last outstanding request was answered.
     pub emptied: Timestamp,
     /// Whether the peer is in the serve queue.
     is_listed: bool,
 }
 
-/// Pieces that a peer may request while we choke it (BEP 6), and how often it has had each of their blocks.
+/// Pieces that a choked peer may request (BEP 6), and how often each of their blocks was served.
 ///
-/// BEP 6 lets us reject what has been sent already. Without that, one block could be asked for again and again, by a peer
-/// that nobody chose to serve.
+/// BEP 6 lets us reject blocks that were sent already. Otherwise a peer could request one block again and again without
+/// being unchoked.
 #[derive(Debug, Default)]
 pub struct AllowedFast {
     pieces: SmallVec<[AllowedPiece; 2]>,
@@ -274,12 +275,12 @@ pub struct AllowedFast {
 #[derive(Debug)]
 struct AllowedPiece {
     index: u32,
-    /// By block; none where nothing has been asked for.
+    /// Count by block; empty if nothing has been requested.
     served: Vec<u8>,
 }
 
 impl AllowedFast {
-    /// These pieces, of which nothing has been served.
+    /// Creates the set of these pieces, with nothing served.
     #[must_use]
     pub fn new(pieces: &[u32]) -> Self {
         let fresh = |index: &u32| AllowedPiece {
@@ -291,8 +292,8 @@ impl AllowedFast {
         }
     }
 
-    /// Counts a request of a choked peer; false, and nothing counted, where its piece is none of these, or a block that
-    /// it touches has been served `copies` times. The request lies within its piece.
+    /// Counts a request of a choked peer. Returns false, and counts nothing, if the piece is not in the set, or a block
+    /// that the request touches has been served `copies` times. The request lies within its piece.
     pub fn take(&mut self, request: BlockRequest, copies: u8) -> bool {
         let Some(piece) = self.pieces.iter_mut().find(|piece| piece.index == request.piece) else {
             return false;
@@ -311,14 +312,14 @@ impl AllowedFast {
     }
 }
 
-/// The peers whose requests may be served: uploading visits these and no others.
+/// The peers whose requests may be served; uploading visits only these.
 #[derive(Resource, Debug, Default)]
 pub struct ServeQueue {
     peers: VecDeque<Entity>,
 }
 
 impl ServeQueue {
-    /// Lists a peer, once.
+    /// Lists a peer, at most once.
     pub fn add(&mut self, peer: Entity, uploads: &mut UploadQueue) {
         if !uploads.is_listed {
             uploads.is_listed = true;
@@ -326,7 +327,7 @@ impl ServeQueue {
         }
     }
 
-    /// Takes the peer that has waited longest; call [`UploadQueue::unlist`] on it.
+    /// Removes and returns the peer that has waited longest; call [`UploadQueue::unlist`] on it.
     pub fn pop(&mut self) -> Option<Entity> {
         self.peers.pop_front()
     }
@@ -344,12 +345,12 @@ impl ServeQueue {
     }
 }
 
-/// The peers that have all that they asked for, or all that a seed meant for them: choking looks whether somebody else
-/// could use their slots.
+/// Peers that have received all the blocks they requested, or all the pieces that super-seeding assigned to them.
+/// Choking checks whether other peers can use their slots.
 #[derive(Resource, Debug, Default)]
 pub struct EmptiedUploads(pub Vec<Entity>);
 
-/// Bytes read for peers, or being read, that have not left, against
+/// Bytes read or being read for peers and not yet sent, limited by
 /// [`memory_bytes`](crate::settings::UploadSettings::memory_bytes).
 #[derive(Resource, Debug, Default)]
 pub struct UploadMemory {
@@ -357,7 +358,7 @@ pub struct UploadMemory {
 }
 
 impl UploadMemory {
-    /// Bytes counted in now.
+    /// Number of bytes in use.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes
@@ -369,9 +370,9 @@ impl UploadMemory {
         self.used_bytes < settings.memory_bytes
     }
 
-    /// Bytes that may be read for this peer next, none for now: its share is a quarter of what is left, so that peers
-    /// that take nothing, each come after the other, can't hold all of it. Who holds something reads in whole steps;
-    /// who holds nothing gets at least a little as long as there is room.
+    /// Returns the number of bytes that may be read for this peer next; `None` if it has to wait. The peer's share is a
+    /// quarter of what is left, so that a succession of peers that read nothing can't hold all of it. A peer that holds
+    /// some memory reads in whole steps; a peer that holds none gets at least a little while there is room.
     #[must_use]
     pub fn room_for(&self, uploads: &UploadQueue, settings: &UploadSettings) -> Option<u32> {
         let left = settings.memory_bytes.saturating_sub(self.used_bytes);
@@ -385,13 +386,13 @@ impl UploadMemory {
         }
     }
 
-    /// Counts bytes in that are read for a peer.
+    /// Reserves bytes that are read for a peer.
     pub fn charge(&mut self, uploads: &mut UploadQueue, bytes: u64) {
         uploads.charged_bytes += bytes;
         self.used_bytes += bytes;
     }
 
-    /// Counts bytes out that have left for a peer, or will not.
+    /// Releases bytes that were sent to a peer or are no longer needed.
     pub fn release(&mut self, uploads: &mut UploadQueue, bytes: u64) {
         let bytes = bytes.min(uploads.charged_bytes);
         uploads.charged_bytes -= bytes;
@@ -400,13 +401,13 @@ impl UploadMemory {
 }
 
 impl UploadQueue {
-    /// Whether it wants nothing at the moment.
+    /// Whether the peer has no request and no unsent block.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.charged_bytes == 0 && self.waiting.is_empty()
     }
 
-    /// Takes a request back; true if it was there.
+    /// Cancels a request; true if it was waiting.
     pub fn cancel(&mut self, request: BlockRequest) -> bool {
         if let Some(position) = self.waiting.iter().position(|waiting| *waiting == request) {
             self.waiting.remove(position);
@@ -416,7 +417,7 @@ impl UploadQueue {
         position.map(|position| self.reading.swap_remove(position)).is_some()
     }
 
-    /// Notes that the peer is no longer in the serve queue.
+    /// Records that the peer is no longer in the serve queue.
     pub fn unlist(&mut self) {
         self.is_listed = false;
     }
@@ -444,7 +445,7 @@ mod tests {
         }
     }
 
-    /// Fault 25: they read nothing of what was read for them.
+    /// Fault 25: the peers read nothing of what was read for them.
     #[test]
     fn peers_that_come_one_after_the_other_leave_memory_to_others() {
         let settings = UploadSettings::default();

@@ -10,7 +10,7 @@ use super::{
     TickSettings, TrackerSettings, UploadSettings,
 };
 
-/// A setting that is a number, with its value and its range.
+/// A numeric setting, with its value and its range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Number {
     /// The name of the section, such as `net`.
@@ -24,13 +24,13 @@ pub struct Number {
 }
 
 impl Number {
-    /// The least value of the range.
+    /// Returns the lower end of the range.
     #[must_use]
     pub fn least(&self) -> u64 {
         *self.range.start()
     }
 
-    /// The greatest value of the range.
+    /// Returns the upper end of the range.
     #[must_use]
     pub fn most(&self) -> u64 {
         *self.range.end()
@@ -39,7 +39,7 @@ impl Number {
     /// Checks a value against this setting's range.
     ///
     /// # Errors
-    /// Where it is outside.
+    /// Returns an error if the value is outside the range.
     pub fn check(&self, value: i128) -> Result<(), SettingError> {
         if u64::try_from(value).is_ok_and(|value| self.range.contains(&value)) {
             return Ok(());
@@ -54,7 +54,7 @@ impl Number {
     }
 }
 
-/// Why settings cannot be used.
+/// Reasons why settings cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingError {
     /// A number is outside its range.
@@ -64,31 +64,31 @@ pub enum SettingError {
         section: &'static str,
         /// The name in the section.
         name: &'static str,
-        /// The value, which may be one that cannot be stored.
+        /// The value, which may be too large or too small to store.
         value: i128,
-        /// The least value allowed.
+        /// The minimum value.
         least: u64,
-        /// The greatest value allowed.
+        /// The maximum value.
         most: u64,
     },
-    /// A number is greater than another number that bounds it.
+    /// A number is greater than the number that limits it.
     #[error("{section}.{small}: {value} is more than {section}.{large}, which is {bound}")]
     Order {
-        /// The section of both.
+        /// The section of both numbers.
         section: &'static str,
-        /// The name of the smaller one.
+        /// The name of the smaller number.
         small: &'static str,
-        /// The value of the smaller one.
+        /// The value of the smaller number.
         value: u64,
-        /// The name of the greater one.
+        /// The name of the greater number.
         large: &'static str,
-        /// The value of the greater one.
+        /// The value of the greater number.
         bound: u64,
     },
 }
 
 impl SettingError {
-    /// The section and the name of the setting in question.
+    /// Returns the section and the name of the setting.
     #[must_use]
     pub fn key(&self) -> (&'static str, &'static str) {
         match *self {
@@ -98,13 +98,13 @@ impl SettingError {
     }
 }
 
-/// Settings with numbers.
+/// Settings with numeric fields.
 pub trait Numbers {
-    /// Every number with its range, in the order of the tables.
+    /// Returns every number with its range, in the order of the tables.
     fn numbers(&self) -> Vec<Number>;
 }
 
-/// Gives a section its table of ranges: `section.name` is a setting, and its range includes both ends.
+/// Defines the ranges of a section: `section.name` is a setting, and its range includes both ends.
 #[macro_export]
 macro_rules! setting_ranges {
     ($type:ty, $section:literal { $($name:ident: $range:expr,)* }) => {
@@ -132,7 +132,7 @@ const HOUR_S: u64 = 3600;
 const DAY_S: u64 = 24 * HOUR_S;
 const YEAR_S: u64 = 365 * DAY_S;
 
-/// More than any machine has, so that counts can be added without overflow.
+/// Limit above any real machine's need, low enough to add counts without overflow.
 const MANY: u64 = 1_000_000;
 
 // An engine that sleeps longer between ticks stalls its peers and its API.
@@ -144,11 +144,11 @@ setting_ranges!(TickSettings, "tick" {
     max_messages: 1..=MANY,
 });
 
-// A process that cannot start a thread of the network runtime panics, so there are no more than are of use.
+// A process that cannot start a network thread panics, so the limit is the number of useful threads.
 setting_ranges!(NetSettings, "net" {
     threads: 1..=64,
     receive_window_bytes: 32 * KIB..=GIB,
-    // The least read of a socket.
+    // The smallest read of a socket.
     idle_window_bytes: 4 * KIB..=GIB,
     max_datagrams: 1..=65_536,
     read_chunk_bytes: 16 * KIB..=16 * MIB,
@@ -232,7 +232,7 @@ setting_ranges!(TrackerSettings, "trackers" {
     max_backoff_s: 1..=7 * DAY_S,
     http_timeout_s: 1..=HOUR_S,
     max_reply_bytes: KIB..=GIB,
-    // BEP 15: the wait doubles up to the ninth packet, which is more than two hours after the first.
+    // BEP 15: the wait doubles up to the ninth packet, which is sent more than two hours after the first.
     udp_sends: 1..=9,
     num_want: 0..=10_000,
     max_peers: 0..=MANY,
@@ -250,16 +250,16 @@ setting_ranges!(LifecycleSettings, "lifecycle" {
     halt_timeout_ms: 0..=HOUR_MS,
     disconnect_timeout_ms: 0..=HOUR_MS,
     announce_timeout_ms: 0..=HOUR_MS,
-    // Storage that is in use by others takes a while to sync.
+    // Storage shared with other programs takes a while to sync.
     save_timeout_ms: 500..=HOUR_MS,
     max_restarts: 0..=1000,
     restart_window_s: 1..=DAY_S,
-    // Shorter ones would try the same fault again without pause.
+    // A shorter delay would repeat the same fault without a pause.
     restart_delay_ms: 10..=HOUR_MS,
     blocked_retry_ms: 10..=HOUR_MS,
 });
 
-/// Settings of one section of which the first cannot be more than the second.
+/// Pairs of settings of one section, of which the first cannot be more than the second.
 const ORDERED: [(&str, &str, &str); 5] = [
     ("peers", "reconnect_backoff_s", "max_reconnect_backoff_s"),
     ("requests", "min_depth", "initial_depth"),
@@ -286,10 +286,10 @@ impl Numbers for Settings {
 }
 
 impl Settings {
-    /// Looks for values with which an engine would not work.
+    /// Checks all settings for values with which an engine would not work.
     ///
     /// # Errors
-    /// The first such setting.
+    /// Returns the first invalid setting.
     pub fn check(&self) -> Result<(), SettingError> {
         check_numbers(&self.numbers())
     }
@@ -298,7 +298,7 @@ impl Settings {
 /// Checks numbers against their ranges and against each other.
 ///
 /// # Errors
-/// The first number that is outside its range, or else the first that is greater than its bound.
+/// Returns the first number that is outside its range, or else the first that is greater than its limit.
 pub fn check_numbers(numbers: &[Number]) -> Result<(), SettingError> {
     numbers
         .iter()

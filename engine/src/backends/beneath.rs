@@ -1,4 +1,4 @@
-//! Opening files below a folder without ever following a link out of it.
+//! Opening files below a folder without following a link out of it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,13 +12,13 @@ const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
 const FILE_MODE: Mode = Mode::from_raw_mode(0o666);
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o777);
 
-/// How folders are opened that are only walked through: no right to list them is needed.
+/// Flags for folders that are only passed through, which needs no right to list them.
 #[cfg(target_os = "linux")]
 const WALK: OFlags = FOLDER.union(OFlags::PATH);
 #[cfg(not(target_os = "linux"))]
 const WALK: OFlags = FOLDER;
 
-/// Opens a folder by its whole path, in which nothing may be a link.
+/// Opens a folder by its full path. No component may be a link.
 pub(crate) fn open_folder_at(path: &Path) -> io::Result<OwnedFd> {
     #[cfg(target_os = "linux")]
     {
@@ -32,7 +32,7 @@ pub(crate) fn open_folder_at(path: &Path) -> io::Result<OwnedFd> {
     walk_to(path)
 }
 
-/// What `openat2` does for a whole path, one component at a time.
+/// Replaces `openat2` for a full path: opens one component at a time.
 fn walk_to(path: &Path) -> io::Result<OwnedFd> {
     let start = if path.is_absolute() { "/" } else { "." };
     let mut folder = openat(CWD, start, WALK, Mode::empty())?;
@@ -44,7 +44,7 @@ fn walk_to(path: &Path) -> io::Result<OwnedFd> {
     Ok(folder)
 }
 
-/// As [`open_folder_at`], creating the folder and those above it where they are missing.
+/// Like [`open_folder_at`], but creates the folder and its ancestors if they are missing.
 pub(crate) fn create_folder_at(path: &Path) -> io::Result<OwnedFd> {
     match open_folder_at(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -61,12 +61,12 @@ pub(crate) fn create_folder_at(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(&parent, name, WALK | OFlags::NOFOLLOW, Mode::empty())?)
 }
 
-/// How the thing itself is that has a path, be it a link.
+/// Returns the metadata of a path. If the path is a link, that of the link itself.
 pub(crate) fn stat_of(folder: BorrowedFd<'_>, path: impl rustix::path::Arg) -> io::Result<Stat> {
     Ok(statat(folder, path, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// Which file it is.
+/// Returns the identity of a file.
 pub(crate) fn id_of(stat: &Stat) -> FileId {
     FileId {
         device: stat.st_dev,
@@ -74,25 +74,25 @@ pub(crate) fn id_of(stat: &Stat) -> FileId {
     }
 }
 
-/// Whether it is a folder, and no link to one.
+/// Whether the entry is a folder, and not a link to one.
 pub(crate) fn is_folder(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode).is_dir()
 }
 
-/// Opens `path`, relative and `/`-separated, below `root`, and tells how it is. No component may be a link: a torrent
-/// that puts one in the way, or a stranger on this machine who does, gets an error and not a file elsewhere.
+/// Opens `path`, relative and `/`-separated, below `root`, and returns the file with its metadata. No component may be
+/// a link: if a torrent or another user of the machine puts one there, this fails instead of opening a file elsewhere.
 pub(crate) fn open(root: BorrowedFd<'_>, path: &str, is_writable: bool) -> io::Result<(OwnedFd, Stat)> {
     let flags = if is_writable { OFlags::RDWR } else { OFlags::RDONLY };
     regular(open_with(root, path, flags, Mode::empty())?)
 }
 
-/// Whether anything may be found in a folder below `root`: false where there is no such folder.
+/// Whether a folder below `root` may contain files. False if there is no such folder.
 pub(crate) fn may_hold(root: BorrowedFd<'_>, folder: &str) -> bool {
     let found = open_with(root, folder, FOLDER | OFlags::RDONLY, Mode::empty());
     !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Creates the folders above a file where they are missing.
+/// Creates the folders above a file if they are missing.
 pub(crate) fn create_folders(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
     let Some((folders, _)) = path.rsplit_once('/') else {
         return Ok(());
@@ -109,17 +109,17 @@ pub(crate) fn create_folders(root: BorrowedFd<'_>, path: &str) -> io::Result<()>
     Ok(())
 }
 
-/// Creates a file in a folder that is there; an error where something has its name. It is empty.
+/// Creates an empty file in an existing folder. Fails if the name is taken.
 pub(crate) fn create_new(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
     open_with(root, path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, FILE_MODE)
 }
 
-/// Deletes a file below `root`, following no link on the way; what is deleted is a name, and no folder's.
+/// Deletes a file below `root`, following no links. Only removes a name, and not that of a folder.
 pub(crate) fn unlink(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
     remove(root, path, AtFlags::empty())
 }
 
-/// Deletes an empty folder below `root`, following no link on the way.
+/// Deletes an empty folder below `root`, following no links.
 pub(crate) fn remove_folder(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
     remove(root, path, AtFlags::REMOVEDIR)
 }
@@ -134,14 +134,14 @@ fn remove(root: BorrowedFd<'_>, path: &str, flags: AtFlags) -> io::Result<()> {
 }
 
 fn open_with(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-    // Never blocks on a fifo that somebody put there, and never makes a terminal ours.
+    // Never blocks on a FIFO that somebody put there, and never acquires a controlling terminal.
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     #[cfg(target_os = "linux")]
     {
         use rustix::fs::{ResolveFlags, openat2};
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         match openat2(root, path, flags, mode, resolve) {
-            // Kernels before 5.6, and sandboxes that do not know the call.
+            // Kernels before 5.6, and sandboxes that do not know the system call.
             Err(Errno::NOSYS | Errno::PERM) => {}
             result => return Ok(result?),
         }
@@ -149,7 +149,7 @@ fn open_with(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> io:
     walk(root, path, flags, mode)
 }
 
-/// What `openat2` does, one component at a time.
+/// Replaces `openat2`: opens one component at a time.
 fn walk(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
     let Some((folders, name)) = path.rsplit_once('/') else {
         return Ok(openat(root, path, flags, mode)?);
@@ -158,7 +158,7 @@ fn walk(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> io::Resu
     Ok(openat(folder, name, flags, mode)?)
 }
 
-/// Opens a folder below `root`, a component at a time.
+/// Opens a folder below `root`, one component at a time.
 fn walk_folders(root: BorrowedFd<'_>, folders: &str) -> io::Result<OwnedFd> {
     let mut components = folders.split('/');
     let mut folder = open_folder(root, components.next().unwrap_or_default())?;
@@ -180,7 +180,7 @@ fn open_folder(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Only regular files are read and written, whatever stands under the name.
+/// Checks that a file is a regular file. No others are read or written.
 fn regular(file: OwnedFd) -> io::Result<(OwnedFd, Stat)> {
     let stat = rustix::fs::fstat(&file)?;
     if FileType::from_raw_mode(stat.st_mode).is_file() {
@@ -197,7 +197,7 @@ mod tests {
 
     use super::*;
 
-    /// Every way in: the one call of newer Linux and the walk that stands in for it.
+    /// Opens a path in both ways: with the system call of newer Linux kernels, and with its replacement.
     fn open_both(root: &OwnedFd, path: &str) -> [io::Result<OwnedFd>; 2] {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         [
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
     }
 
-    /// A folder above in the place of which somebody puts a link is not gone through.
+    /// A link in place of a folder above is not followed.
     #[test]
     fn whole_paths_lead_through_no_link() {
         let folder = tempfile::tempdir().unwrap();

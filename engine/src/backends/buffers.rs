@@ -1,4 +1,4 @@
-//! Memory that is read into, over and over: never zeroed, never freshly faulted in per read.
+//! Reusable read buffers: never zeroed again, and not freshly faulted in for each read.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,51 +6,50 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
-/// Least room in a chunk that is worth a read from a socket.
+/// Minimum room in a chunk that is worth a read from a socket.
 const MIN_ROOM: usize = 16 << 10;
 
-/// Used-up chunks looked at for reuse before a new one is made: they come free roughly in the order of their use.
+/// Full chunks checked for reuse before a new one is allocated. They become free roughly in the order of their use.
 const LOOK_AT: usize = 32;
 
-/// Used-up chunks that are remembered; beyond it, memory goes back to the allocator.
+/// Maximum number of full chunks remembered. Memory beyond that goes back to the allocator.
 const MAX_USED_UP: usize = 1024;
 
-/// Chunks that nobody reads from and that are kept all the same, for what comes next; the others go back to the allocator
-/// a second after a burst.
+/// Unused chunks kept for future reads. The others go back to the allocator one second after a burst.
 const KEPT_CHUNKS: usize = 16;
 
-/// Chunks given back to the allocator, all in all, after which it is asked to give them to the system: it has to look
-/// through all of its memory for that.
+/// Number of chunks freed to the allocator after which it is told to return free memory to the system. The allocator
+/// has to search all of its memory for that.
 const RETURNED_TOGETHER: usize = 32;
 
 /// Chunks for sockets to read into.
 ///
-/// A chunk is filled from front to back by whichever socket has something: many small reads share it densely, and
-/// a socket holds none while it has nothing to read. What was read is split off without copying; when all of it
-/// has been dropped, the chunk is reused.
+/// A chunk is filled from front to back by any socket that has data: many small reads share it densely, and a socket
+/// holds no chunk while it has nothing to read. The bytes read are split off without copying. When all of them have
+/// been dropped, the chunk is reused.
 pub(crate) struct ReadChunks {
     chunk_bytes: usize,
     state: Mutex<ChunkState>,
-    /// A chunk has been used up since it was last trimmed.
+    /// Notified when a chunk has become full since the last trim.
     used: Notify,
 }
 
 #[derive(Default)]
 struct ChunkState {
-    /// Chunks with room, the one used last on top: it is in the cache.
+    /// Chunks with room, the most recently used on top because it is in the CPU cache.
     open: Vec<BytesMut>,
-    /// Chunks without room; what was read into them may still be in use.
+    /// Chunks without room. The bytes read into them may still be in use.
     used_up: VecDeque<BytesMut>,
-    /// Given back to the allocator, and perhaps not by it to the system.
+    /// Chunks freed to the allocator that it may not have returned to the system.
     freed_count: usize,
 }
 
-/// Has the allocator give memory back to the system that is free in it. By itself, glibc gives back only what lies at the
-/// end of an arena: a single small allocation behind a burst would hold all of it.
+/// Tells the allocator to return its free memory to the system. On its own, glibc returns only the memory at the end of
+/// an arena: a single small allocation behind a burst would hold all of it.
 fn return_free_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     #[allow(unsafe_code, reason = "there is no safe way to ask for it")]
-    // SAFETY: it takes no pointer, and touches nothing that is allocated.
+    // SAFETY: `malloc_trim` takes no pointer and does not touch allocated memory.
     unsafe {
         libc::malloc_trim(0);
     }
@@ -65,7 +64,7 @@ impl ReadChunks {
         }
     }
 
-    /// An empty chunk with room for a read.
+    /// Returns an empty chunk with room for a read.
     pub(crate) fn take(&self) -> BytesMut {
         let mut state = self.lock();
         if let Some(chunk) = state.open.pop() {
@@ -82,7 +81,7 @@ impl ReadChunks {
         BytesMut::with_capacity(self.chunk_bytes)
     }
 
-    /// Gives a chunk back after a read, with what was read split off.
+    /// Returns a chunk to the pool after a read, with the bytes read split off.
     pub(crate) fn give_back(&self, chunk: BytesMut) {
         debug_assert!(chunk.is_empty());
         let mut state = self.lock();
@@ -95,13 +94,12 @@ impl ReadChunks {
         }
     }
 
-    /// Waits until there may be something to trim.
+    /// Waits until there may be chunks to trim.
     pub(crate) async fn used(&self) {
         self.used.notified().await;
     }
 
-    /// Gives chunks that nobody reads from any more back to the allocator, but for a few; true while there are more that
-    /// somebody still reads from.
+    /// Frees unused chunks to the allocator, except for a few. Returns true while further chunks are still in use.
     pub(crate) fn trim(&self) -> bool {
         let mut state = self.lock();
         let (mut free_count, mut in_use_count) = (0, 0);
@@ -130,20 +128,20 @@ impl ReadChunks {
     }
 }
 
-/// Buffers for files to be read into; each returns when the last slice of it is dropped.
+/// Buffers for reading files. Each returns to the pool when its last slice is dropped.
 #[derive(Clone, Default)]
 pub struct FileBuffers {
     free: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
-/// Free buffers that are kept.
+/// Maximum number of free buffers kept.
 const MAX_FREE: usize = 64;
 
-/// Larger buffers are not kept: a few of them would hold more than all the rest.
+/// Maximum size of a kept buffer. A few larger ones would hold more memory than all the others.
 const MAX_KEPT_BYTES: usize = 4 << 20;
 
 impl FileBuffers {
-    /// A buffer of `len` bytes, whose content is whatever was last read into it.
+    /// Returns a buffer of `len` bytes. It contains the bytes of an earlier read.
     pub(crate) fn take(&self, len: usize) -> FileBuffer {
         let mut memory = self.lock().pop().unwrap_or_default();
         if memory.len() < len {
@@ -158,9 +156,9 @@ impl FileBuffers {
     }
 }
 
-/// A buffer out of [`FileBuffers`], and on its way back there when dropped.
+/// A buffer from [`FileBuffers`] that returns there when dropped.
 pub(crate) struct FileBuffer {
-    /// At least `len` bytes, all of them initialized, so that a reuse has nothing to clear.
+    /// At least `len` bytes, all initialized, so that reuse needs no clearing.
     memory: Vec<u8>,
     len: usize,
     home: FileBuffers,

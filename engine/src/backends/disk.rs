@@ -1,4 +1,4 @@
-//! Files, read and written by a pool of threads.
+//! The Disk port's backend: a thread pool that reads and writes torrents' files.
 
 mod cache;
 mod deleting;
@@ -34,7 +34,7 @@ use crate::wake::Waker;
 pub struct DiskPool {
     storages: HashMap<StorageId, Arc<Storage>>,
     shared: Arc<SharedFiles>,
-    /// Those closed in this turn. A torrent that is closed and opened again keeps its download folder.
+    /// Storages closed in this turn. A torrent that is closed and opened again in one turn keeps its download folder.
     closed: Vec<Arc<Storage>>,
     jobs: Arc<Jobs<Job>>,
     sink: Sink<DiskEvent>,
@@ -46,7 +46,7 @@ enum Job {
         storage: Arc<Storage>,
         work: Work,
     },
-    /// What waits to be written.
+    /// The waiting writes of a storage.
     Writes(Arc<Storage>),
 }
 
@@ -59,10 +59,10 @@ enum Work {
 }
 
 impl DiskPool {
-    /// Starts the threads. `protected` are the engine's own folders.
+    /// Starts the threads. `protected` lists the engine's own folders.
     ///
     /// # Errors
-    /// Where a thread cannot be started, or a protected folder cannot be opened.
+    /// If a thread cannot be started, or a protected folder cannot be opened.
     pub fn start(settings: &StorageSettings, protected: &[&Path], waker: &Waker) -> Result<Self, StartError> {
         let shared = SharedFiles::new(settings.max_open_files).protecting(protected);
         let shared = shared.map_err(|error| StartError::StateDir {
@@ -88,7 +88,7 @@ impl DiskPool {
                             Job::One { tag, storage, work } => sink.push(work.run(tag, &storage.files, &buffers)),
                             Job::Writes(storage) => {
                                 if storage.write_waiting(|events| sink.push_all(events)) {
-                                    // Behind what else there is to do.
+                                    // Queued behind the other jobs.
                                     jobs.add([Job::Writes(storage)]);
                                 }
                             }
@@ -100,7 +100,7 @@ impl DiskPool {
         Ok(pool)
     }
 
-    /// What a thread has to do for a request, if anything.
+    /// Returns the job for a request, if a thread has to do anything.
     fn job(&mut self, request: DiskRequest) -> Option<Job> {
         let (tag, storage, work) = match request {
             DiskRequest::Open {

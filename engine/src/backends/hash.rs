@@ -1,4 +1,4 @@
-//! Hashing on a rayon pool of the engine's own.
+//! Hashing on the engine's own rayon pool.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::port::Backend;
 use crate::ports::hash::{HashEvent, HashRequest, compute_all};
 use crate::wake::Waker;
 
-/// Requests that a thread takes at a time: it computes them together.
+/// Requests that a thread takes at a time and computes together.
 const BATCH: usize = 2;
 
 /// The Hash port's real backend.
 pub struct RayonHash {
     jobs: Arc<Jobs<HashRequest>>,
-    /// Its threads live as long as it does.
+    /// Keeps the pool's threads alive.
     _pool: ThreadPool,
     sink: Sink<HashEvent>,
 }
@@ -28,7 +28,7 @@ impl RayonHash {
     /// Starts the pool.
     ///
     /// # Errors
-    /// Where its threads cannot be started.
+    /// If its threads cannot be started.
     pub fn start(settings: &StorageSettings, waker: &Waker) -> Result<Self, StartError> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(settings.hash_threads)
@@ -36,8 +36,9 @@ impl RayonHash {
             .build()
             .map_err(|error| StartError::HashPool(error.to_string()))?;
         let (jobs, sink) = (Arc::new(Jobs::in_batches(BATCH)), Sink::new(waker));
-        // One job a thread, which waits for pieces: rayon's own waiting looks for work by yielding some thirty times
-        // before it sleeps, after every piece. With a piece each 2 ms, that was a twentieth of all CPU time.
+        // One long-running job per thread, which waits for pieces. After every piece, rayon's own waiting looks for
+        // work by yielding about thirty times before it sleeps. With one piece every 2 ms, that took a twentieth of all
+        // CPU time.
         let (queue, done) = (jobs.clone(), sink.clone());
         pool.spawn_broadcast(move |_| {
             queue.serve(|requests| {

@@ -1,4 +1,4 @@
-//! HTTP through reqwest, with bounds on what strangers' servers may do to us.
+//! HTTP through reqwest, with limits on what untrusted servers can do to the engine.
 
 mod scope;
 
@@ -20,10 +20,10 @@ use crate::ports::http::{HttpError, HttpEvent, HttpPart, HttpRequest};
 use crate::ports::net::LocalAddresses;
 use crate::wake::Waker;
 
-/// Redirects that are followed.
+/// Maximum number of redirects followed.
 const MAX_REDIRECTS: usize = 5;
 
-/// Our name to servers.
+/// The `User-Agent` header.
 const USER_AGENT: &str = concat!("ecs-torrent/", env!("CARGO_PKG_VERSION"));
 
 /// The Http port's real backend.
@@ -93,7 +93,7 @@ async fn get(clients: &Clients, request: HttpRequest, sink: &Sink<HttpEvent>) ->
     .await
 }
 
-/// Fault 50: counts what comes out of decompression, so that a small answer cannot become a large one.
+/// Reads the body. Fault 50: counts the bytes after decompression, so that a small response cannot become a large one.
 async fn read_body(mut response: Response, max: usize, mut each: impl FnMut(bytes::Bytes)) -> Result<(), HttpError> {
     let mut total = 0usize;
     while let Some(chunk) = response.chunk().await.map_err(|error| explain(&error))? {
@@ -106,7 +106,7 @@ async fn read_body(mut response: Response, max: usize, mut each: impl FnMut(byte
     Ok(())
 }
 
-/// How private the network is that a URL names: no redirect may lead into a more private one.
+/// Returns how private a URL's network is. No redirect may lead into a more private one.
 async fn scope_of_url(url: &Url, family: Option<Family>) -> Result<Scope, HttpError> {
     let addresses: Vec<IpAddr> = match url.host().ok_or(HttpError::BadUrl)? {
         url::Host::Ipv4(ip) => vec![ip.into()],
@@ -120,7 +120,7 @@ async fn scope_of_url(url: &Url, family: Option<Family>) -> Result<Scope, HttpEr
         }
     };
     let usable = addresses.into_iter().filter(|ip| is_of(family, *ip)).map(Scope::of);
-    // The most public of its addresses, to which the connection is then held.
+    // The most public of the addresses. The connection is then limited to its scope.
     usable.max().ok_or(HttpError::NoAddress)
 }
 
@@ -128,7 +128,7 @@ fn is_of(family: Option<Family>, ip: IpAddr) -> bool {
     family.is_none_or(|family| family == Family::of(ip))
 }
 
-/// Clients by what they may reach, built when first needed.
+/// HTTP clients by the networks they may reach, built when first needed.
 struct Clients {
     sources: Vec<IpAddr>,
     built: Mutex<HashMap<(Option<Family>, Scope), Client>>,
@@ -149,7 +149,7 @@ impl Clients {
         let source = family.and_then(|family| self.sources.iter().find(|ip| is_of(Some(family), **ip)).copied());
         Client::builder()
             .user_agent(USER_AGENT)
-            // A proxy from the environment would be asked to reach what we must not.
+            // A proxy from the environment could reach networks that we must not.
             .no_proxy()
             .local_address(source)
             .dns_resolver(Arc::new(ScopedResolver { family, scope }))
@@ -159,7 +159,7 @@ impl Clients {
     }
 }
 
-/// The system's certificates and Mozilla's: some machines have none of their own.
+/// Trusts the system's and Mozilla's root certificates: some machines have none of their own.
 fn tls() -> ClientConfig {
     let mut roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
@@ -173,7 +173,7 @@ fn tls() -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// Fault 51: an address in the URL itself never reaches the resolver, so it is checked here.
+/// Follows or refuses a redirect. Fault 51: an IP address in the URL never reaches the resolver, so it is checked here.
 fn follow(attempt: redirect::Attempt<'_>, scope: Scope) -> redirect::Action {
     let literal = match attempt.url().host() {
         Some(url::Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
@@ -189,7 +189,7 @@ fn follow(attempt: redirect::Attempt<'_>, scope: Scope) -> redirect::Action {
     }
 }
 
-/// Resolves names to the addresses that are of the right family and not too private.
+/// Resolves names to the addresses of the right family that are not too private.
 struct ScopedResolver {
     family: Option<Family>,
     scope: Scope,
@@ -214,7 +214,7 @@ impl Resolve for ScopedResolver {
     }
 }
 
-/// The cause at the bottom of an error, which is the one that says something, without the URL.
+/// Extracts the innermost cause of an error, which is the specific one, without the URL.
 fn explain(error: &reqwest::Error) -> HttpError {
     let mut cause = error.source();
     let mut text = None;

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Jobs that no thread has taken. Who submits them bounds them.
+/// Jobs that no thread has taken yet. The submitter bounds their number.
 pub(crate) struct Jobs<J> {
-    /// Most that a thread takes at a time.
+    /// Maximum number of jobs that a thread takes at a time.
     batch: usize,
     state: Mutex<State<J>>,
     changed: Condvar,
@@ -13,13 +13,13 @@ pub(crate) struct Jobs<J> {
 
 struct State<J> {
     jobs: VecDeque<J>,
-    /// Threads that carry out what they have taken. They come back for more.
+    /// Number of threads carrying out jobs. They return for more.
     busy: usize,
     is_closed: bool,
 }
 
 impl<J> Jobs<J> {
-    /// A queue whose threads take up to `batch` jobs at a time.
+    /// Creates a queue whose threads take up to `batch` jobs at a time.
     pub(crate) fn in_batches(batch: usize) -> Self {
         let state = State {
             jobs: VecDeque::new(),
@@ -33,7 +33,7 @@ impl<J> Jobs<J> {
         }
     }
 
-    /// Adds jobs, and wakes as many threads as they can use: where some are busy, only for whole batches.
+    /// Adds jobs, and wakes as many threads as are useful. While some are busy, wakes others only for full batches.
     pub(crate) fn add(&self, jobs: impl IntoIterator<Item = J>) {
         let mut state = self.lock();
         let before = state.jobs.len();
@@ -51,8 +51,8 @@ impl<J> Jobs<J> {
         }
     }
 
-    /// Has `work` carry out jobs, at least one and at most `self.batch` of them at a time, and waits for more, until the
-    /// queue is closed and all that was submitted has been done. `work` does not panic.
+    /// Carries out jobs with `work`, between one and `self.batch` at a time, and waits for more, until the queue is
+    /// closed and all submitted jobs are done. `work` must not panic.
     pub(crate) fn serve(&self, mut work: impl FnMut(&mut VecDeque<J>)) {
         let mut batch = VecDeque::new();
         let mut state = self.lock();
@@ -74,14 +74,14 @@ impl<J> Jobs<J> {
         }
     }
 
-    /// Ends every thread that waits for a job.
+    /// Closes the queue. Threads that wait for a job end.
     pub(crate) fn close(&self) {
         self.lock().is_closed = true;
         self.changed.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J>> {
-        // Nothing inside can panic half-way, so a poisoned queue is still whole.
+        // Nothing panics half-way while the lock is held, so a poisoned queue is still intact.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

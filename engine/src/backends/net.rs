@@ -1,4 +1,4 @@
-//! Sockets, on tokio: a task per connection, one per listening socket, one per UDP socket.
+//! Sockets on tokio: one task per connection, per listening socket and per UDP socket.
 
 mod link;
 mod listen;
@@ -23,7 +23,7 @@ use crate::port::{Backend, JobTag};
 use crate::ports::net::{DatagramRings, LocalAddresses, NetEvent, NetRequest};
 use crate::wake::Waker;
 
-/// Time for a host name to be looked up.
+/// Timeout for looking up a host name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The Net port's real backend.
@@ -33,16 +33,16 @@ pub struct TokioNet {
     runtime: Arc<SharedRuntime>,
 }
 
-/// What the tasks need.
+/// State shared by the tasks.
 struct Shared {
     sink: Sink<NetEvent>,
     links: Mutex<HashMap<LinkId, Arc<Link>>>,
     chunks: ReadChunks,
     settings: NetSettings,
-    /// Where connections are made from, where a specific address was asked for.
+    /// Source addresses for outgoing connections, if specific addresses were configured.
     sources: Vec<IpAddr>,
     last_accepted: AtomicU64,
-    /// Connections that were accepted and that the world has not seen.
+    /// Accepted connections that the world has not seen yet.
     unseen: AtomicUsize,
     lookups: Semaphore,
     datagrams: Mutex<DatagramRings>,
@@ -59,7 +59,7 @@ impl Shared {
 }
 
 impl TokioNet {
-    /// Binds all listen addresses and starts to accept.
+    /// Binds all listen addresses and starts accepting connections.
     ///
     /// # Errors
     /// The first address that cannot be bound.
@@ -120,7 +120,7 @@ impl TokioNet {
         });
     }
 
-    /// UDP may lose what it likes, so what cannot be sent at once is lost here.
+    /// Sends a datagram, or drops it if it cannot be sent at once: UDP may lose it anyway.
     fn send_datagram(&self, to: SocketAddr, data: &[u8]) {
         let ours = |socket: &&Arc<UdpSocket>| socket.local_addr().is_ok_and(|local| local.is_ipv4() == to.is_ipv4());
         if let Some(socket) = self.udp.iter().find(ours)
@@ -145,11 +145,10 @@ impl TokioNet {
     }
 }
 
-/// Time after a burst until the memory that it took goes back to the system.
+/// Delay after a burst until its memory is returned to the system.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
 
-/// Gives read memory back that nobody needs any more, for as long as the engine lives; does nothing in an engine that is
-/// idle.
+/// Frees unused read memory, for as long as the engine lives. Does nothing while the engine is idle.
 async fn trim_chunks(shared: Arc<Shared>) {
     loop {
         shared.chunks.used().await;
@@ -203,7 +202,7 @@ impl Backend<NetRequest, NetEvent> for TokioNet {
 
     fn poll(&mut self, max: usize, events: &mut Vec<NetEvent>) -> bool {
         let has_more = self.shared.sink.poll(max, events);
-        // Beside the budget: a ring holds few, and a flood of bytes must not keep trackers from being heard.
+        // Not counted against `max`: a ring holds few datagrams, and a flood of bytes must not delay trackers' answers.
         self.shared.datagrams().take(events);
         let seen = events
             .iter()
@@ -214,7 +213,7 @@ impl Backend<NetRequest, NetEvent> for TokioNet {
     }
 }
 
-/// Opens a connection, from our own address of that family where a specific one was asked for.
+/// Opens a connection, from our own address of that family if a specific one was configured.
 async fn open(to: SocketAddr, sources: &[IpAddr]) -> std::io::Result<TcpStream> {
     let socket = if to.is_ipv4() {
         TcpSocket::new_v4()?

@@ -1,11 +1,11 @@
-//! Where backends' threads leave events for the world.
+//! Queues in which backends' threads leave events for the world.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::wake::Waker;
 
-/// A queue of events that wakes the engine; clones are the same queue. What fills it is bounded elsewhere: bytes
-/// by grants, jobs by who asks for them.
+/// A queue of events that wakes the engine. Clones share one queue. Its length is bounded elsewhere: bytes by grants,
+/// jobs by the requester.
 pub(crate) struct Sink<E> {
     events: Arc<Mutex<Vec<E>>>,
     waker: Waker,
@@ -33,7 +33,7 @@ impl<E> Sink<E> {
         self.waker.wake();
     }
 
-    /// Wakes the engine for something that is not in the queue.
+    /// Wakes the engine for an event that is not in the queue.
     pub(crate) fn wake(&self) {
         self.waker.wake();
     }
@@ -43,11 +43,11 @@ impl<E> Sink<E> {
         self.waker.wake();
     }
 
-    /// Moves at most `max` events out; true if there are more.
+    /// Moves at most `max` events out. Returns true if there are more.
     pub(crate) fn poll(&self, max: usize, events: &mut Vec<E>) -> bool {
         let mut queue = self.lock();
         if events.is_empty() && queue.len() <= max {
-            // The vectors change places, so that both keep their memory.
+            // The vectors are swapped, so that both keep their memory.
             std::mem::swap(&mut *queue, events);
             return false;
         }
@@ -57,7 +57,7 @@ impl<E> Sink<E> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<E>> {
-        // Nothing inside can panic half-way, so a poisoned queue is still whole.
+        // Nothing panics half-way while the lock is held, so a poisoned queue is still intact.
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

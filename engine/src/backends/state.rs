@@ -1,4 +1,4 @@
-//! The state folder: a session and a `.torrent` for each torrent, and a lock against a second engine.
+//! The state folder: a session and a `.torrent` file for each torrent, and a lock against a second engine.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -25,43 +25,43 @@ use crate::port::{Backend, JobTag};
 use crate::ports::state::{Loaded, StateDone, StateError, StateEvent, StateRequest};
 use crate::wake::Waker;
 
-/// The folder for sessions in the state folder.
+/// The subfolder for sessions.
 pub(super) const SESSIONS: &str = "state";
 
 const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
 const FILE_MODE: Mode = Mode::from_raw_mode(0o666);
 
-/// Larger files are no sessions: that of a torrent with half a million files has a tenth of it.
+/// Maximum size of a session file. The session of a torrent with half a million files takes a tenth of it.
 const MAX_SESSION_BYTES: u64 = 512 << 20;
 
-/// Loads for which a thread more is worth its start.
+/// Number of loads that make starting another thread worthwhile.
 const LOADS_PER_THREAD: usize = 64;
 
-/// The State port's real backend: one thread over one folder, and for the time of a start with many torrents, one on
-/// each processor.
+/// The State port's real backend: one thread over one folder. During a start with many torrents, one thread per
+/// processor.
 pub struct StateFolder {
     jobs: Arc<Jobs<StateRequest>>,
     sink: Sink<StateEvent>,
     thread: Option<JoinHandle<()>>,
-    /// Number of requests carried out; tells a slow folder from one that hangs.
+    /// Number of requests carried out. Distinguishes a slow folder from one that hangs.
     done_count: Arc<AtomicU64>,
 }
 
-/// Longest time without progress that a dropped engine waits for its state folder. After it, the folder counts as hanging and
-/// its thread is left behind.
+/// Maximum time without progress that a dropped engine waits for its state folder. After that, the folder counts as
+/// hanging and its thread is left behind.
 const HANG_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A folder whose lock is held. It is opened once; whatever its name leads to later, its files are reached below the
-/// handle, through no link.
+/// A state folder with its lock held. The folder is opened once: its files are accessed through the handle, never a
+/// link, even if the path leads elsewhere later.
 struct Folder {
     path: PathBuf,
     handle: OwnedFd,
-    /// Held until the engine is gone; the system lets go of it when the process dies.
+    /// Held until the engine is gone. The system releases the lock when the process dies.
     lock: OwnedFd,
 }
 
 impl Drop for Folder {
-    /// Not by closing alone: a process that is just being started by this one may have the file for a moment too.
+    /// Unlocks explicitly: a child process being started by this one may briefly hold the file open too.
     fn drop(&mut self) {
         let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
     }
@@ -70,10 +70,10 @@ impl Drop for Folder {
 type Outcome = Result<StateDone, StateError>;
 
 impl StateFolder {
-    /// Takes the folder, creating it where it is missing.
+    /// Locks the folder, creating it if it is missing.
     ///
     /// # Errors
-    /// Where it cannot be created, or another engine has it.
+    /// If the folder cannot be created, or another engine uses it.
     pub fn start(state_dir: &Path, waker: &Waker) -> Result<Self, StartError> {
         let folder = Folder::take(state_dir)?;
         let (jobs, sink) = (Arc::new(Jobs::in_batches(usize::MAX)), Sink::new(waker));
@@ -106,7 +106,7 @@ impl Backend<StateRequest, StateEvent> for StateFolder {
 impl Drop for StateFolder {
     fn drop(&mut self) {
         self.jobs.close();
-        // Submitted sessions are saved and the folder is free for the next engine, unless its storage hangs.
+        // Saves submitted sessions and frees the folder for the next engine, unless its storage hangs.
         let Some(thread) = self.thread.take() else { return };
         let done_count = || self.done_count.load(Ordering::Acquire);
         let (mut done, mut since) = (done_count(), Instant::now());
@@ -128,10 +128,10 @@ impl Folder {
             path: state_dir.to_owned(),
             error,
         };
-        // Trackers' passkeys are in what is kept.
+        // The stored files contain trackers' passkeys.
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(state_dir).map_err(failed)?;
-        // The user named it: links in its path are the user's. Below it there are none.
+        // The user chose the path, so it may contain links. Below the folder, links are not followed.
         let outer = rustix::fs::open(state_dir, FOLDER, Mode::empty()).map_err(|error| failed(error.into()))?;
         let inner = || {
             match rustix::fs::mkdirat(&outer, SESSIONS, Mode::RWXU) {
@@ -156,7 +156,7 @@ impl Folder {
                 holder: holder.trim().to_owned(),
             });
         }
-        // For the message above; the lock holds without it.
+        // For the error message above. The lock holds even if this fails.
         let _ = file.set_len(0);
         let _ = writeln!(file, "{}", std::process::id());
         Ok(Self {
@@ -166,7 +166,7 @@ impl Folder {
         })
     }
 
-    /// Carries out requests until there will be none. Those that wait together share one flush of the folder.
+    /// Carries out requests until the queue is closed. Requests that wait together share one flush of the folder.
     fn serve(&self, jobs: &Jobs<StateRequest>, sink: &Sink<StateEvent>, done_count: &AtomicU64) {
         jobs.serve(|waiting| {
             let mut unsafe_yet: Vec<JobTag> = Vec::new();
@@ -195,7 +195,7 @@ impl Folder {
         });
     }
 
-    /// Carries out the loads at the front, in any order: none depends on another.
+    /// Carries out the loads at the front of the queue in parallel. They do not depend on each other.
     fn load_side_by_side(&self, waiting: &mut VecDeque<StateRequest>, sink: &Sink<StateEvent>, done_count: &AtomicU64) {
         let is_load = |request: &StateRequest| matches!(request, StateRequest::Load { .. });
         let count = waiting.iter().take_while(|request| is_load(request)).count();
@@ -212,7 +212,7 @@ impl Folder {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         thread::scope(|scope| {
             for _ in 1..processors.min(count.div_ceil(LOADS_PER_THREAD)) {
-                // Without another thread, this one does it all.
+                // If no other thread can be started, this one carries out all loads.
                 let _ = thread::Builder::new().spawn_scoped(scope, load);
             }
             load();
@@ -233,7 +233,7 @@ impl Folder {
         }
     }
 
-    /// Every torrent of which there is a session or a `.torrent`: one whose session was lost is checked, not lost.
+    /// Lists every torrent with a `.torrent` file. A torrent whose session was lost is checked again, not lost.
     fn list(&self) -> Outcome {
         let failed = |error: Errno| self.failure("read", "", &error.into());
         let mut torrents = Vec::new();
@@ -306,7 +306,7 @@ impl Folder {
         Ok(StateDone::Saved)
     }
 
-    /// Puts a file in the place of another so that at every moment one of them is there whole.
+    /// Replaces a file atomically: at every moment, either the old or the new file is there, complete.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let temporary = Path::new(name).with_extension("tmp");
         let write = || {
@@ -345,7 +345,7 @@ impl Folder {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = File::from(rustix::fs::openat(&self.handle, name, flags, Mode::empty())?);
         let len = file.metadata()?.len().min(max);
-        // One more than it has, to find its end without growing.
+        // One byte more than the length, to find the end of the file without growing.
         let mut bytes = Vec::with_capacity(len as usize + 1);
         file.take(max + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > max {
@@ -358,7 +358,7 @@ impl Folder {
         beneath::stat_of(self.handle.as_fd(), name).is_ok()
     }
 
-    /// Gives a file that cannot be used a name that says why; an earlier one keeps its own.
+    /// Renames an unusable file to a name that contains the reason. Earlier renamed files keep their names.
     fn set_aside(&self, name: &str, word: &str) -> io::Result<PathBuf> {
         let free = (0..).map(|number| match number {
             0 => format!("{name}.{word}"),
@@ -381,13 +381,13 @@ fn torrent_name(torrent: InfoHash) -> String {
     format!("{torrent}.torrent")
 }
 
-/// The State port of an engine that keeps nothing.
+/// The State port of an engine that stores nothing.
 pub struct NoState {
     sink: Sink<StateEvent>,
 }
 
 impl NoState {
-    /// Answers through `waker`'s engine.
+    /// Creates the backend. `waker` wakes the engine for answers.
     #[must_use]
     pub fn new(waker: &Waker) -> Self {
         Self { sink: Sink::new(waker) }
@@ -430,7 +430,7 @@ mod tests {
         }
     }
 
-    /// A folder in whose place somebody puts a link after the start is not followed, nor are links in it.
+    /// Links are not followed if somebody puts one in place of the folder after the start, or in the folder.
     #[test]
     fn a_swapped_folder_is_not_followed() {
         use std::os::unix::fs::symlink;
@@ -450,7 +450,7 @@ mod tests {
         assert!(folder.read("y.ron", 10).is_err() && folder.replace("x.ron", b"other").is_err());
         assert_eq!(fs::read(outside.join("victim")).unwrap(), b"mine");
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
-        // One that is a link from the start is no folder of ours.
+        // A link that was there from the start is not accepted as our folder.
         fs::create_dir(base.join("other")).unwrap();
         symlink(&outside, base.join("other/state")).unwrap();
         assert!(matches!(

@@ -16,195 +16,194 @@ use crate::port::{JobTag, Port, PortEvent, Purpose};
 /// The Disk port.
 pub type DiskPort = Port<DiskRequest, DiskEvent>;
 
-/// What a world asks of the disk.
+/// A request from a world to the disk.
 #[derive(Debug)]
 pub enum DiskRequest {
-    /// Makes a torrent's files known, and tells which are there. Nothing is created.
+    /// Opens a torrent's storage and reports which files exist. Creates nothing.
     Open {
-        /// Comes back with the answer.
+        /// Returned with the answer.
         tag: JobTag,
-        /// Their name from now on.
+        /// The name of the storage from now on.
         storage: StorageId,
         /// The download folder.
         root: PathBuf,
-        /// Where the folder's volume was mounted when it was last used; another one in its place is an error.
+        /// The last known mount point of the folder's volume. Another volume in its place is an error.
         volume: Option<PathBuf>,
         /// The files.
         files: FileTable,
-        /// What the torrent's session says of them.
+        /// What the torrent's session says about the files.
         claims: FileClaims,
     },
-    /// Creates the files that have no bytes, and reserves space where asked to. Files that this torrent did not create
-    /// stay as they are.
+    /// Creates missing files and reserves space on request. Files that this torrent did not create are left unchanged.
     Prepare {
-        /// Comes back with the answer.
+        /// Returned with the answer.
         tag: JobTag,
-        /// Whose.
+        /// The torrent's storage.
         storage: StorageId,
-        /// Reserve each file's space.
+        /// Whether to reserve each file's space.
         is_preallocated: bool,
     },
-    /// Reads a run of bytes, from as many files as it spans; padding reads as zeros.
+    /// Reads a run of bytes, across as many files as it spans. Padding reads as zeros.
     Read {
-        /// Comes back with the bytes.
+        /// Returned with the bytes.
         tag: JobTag,
-        /// Whose.
+        /// The torrent's storage.
         storage: StorageId,
-        /// Which.
+        /// The run of bytes.
         span: Span,
     },
-    /// Writes a run of bytes, into as many files as it spans; files and folders are created, padding is left out. Bytes
-    /// of a file that this torrent did not create are compared instead, unless it may overwrite: where they differ, the
-    /// write fails ([`DiskError::is_foreign`]) and the file stays as it is.
+    /// Writes a run of bytes, across as many files as it spans. Creates files and folders, and skips padding. In a file
+    /// that this torrent did not create, the disk compares the bytes instead, unless the torrent may overwrite: if they
+    /// differ, the write fails ([`DiskError::is_foreign`]) and the file is left unchanged.
     Write {
-        /// Comes back when it is done.
+        /// Returned when the write is done.
         tag: JobTag,
-        /// Whose.
+        /// The torrent's storage.
         storage: StorageId,
-        /// Which.
+        /// The run of bytes.
         span: Span,
-        /// The bytes, in pieces as they came, `span.len` in all.
+        /// The bytes, in the slices in which they arrived, `span.len` in total.
         blocks: Vec<Bytes>,
     },
-    /// Brings everything written so far to the platter, and tells how the files that were written look then.
+    /// Syncs everything written so far to stable storage, then reports the state of the files that were written.
     Sync {
-        /// Comes back when it is done.
+        /// Returned when the sync is done.
         tag: JobTag,
-        /// Whose.
+        /// The torrent's storage.
         storage: StorageId,
-        /// Also the files that were not written since `Open`, of which nothing is told: what was found in them may be
-        /// in the system's hands only.
+        /// Also sync the files that were not written since `Open`, without reporting them: their bytes may only be in
+        /// the system's page cache.
         is_for_all: bool,
     },
-    /// Deletes the files that this torrent created, then the folders that are empty by that, and closes the rest.
-    /// Nothing is written from then on: what a late write would have brought back stays gone.
+    /// Deletes the files that this torrent created, then the folders that this leaves empty, and closes the other
+    /// files. Later writes to this storage are refused, so that they cannot bring deleted files back.
     Delete {
-        /// Comes back when it is done.
+        /// Returned when the deletion is done.
         tag: JobTag,
-        /// Whose.
+        /// The torrent's storage.
         storage: StorageId,
-        /// Files that another torrent has too, and keeps.
+        /// Files that another torrent also uses, which are kept.
         keep: Vec<usize>,
     },
-    /// Closes a torrent's files. Requests already made are carried out, as far as they create no file.
+    /// Closes a torrent's files. Requests already submitted are still carried out, unless they would create a file.
     Close {
-        /// Whose.
+        /// The torrent's storage.
         storage: StorageId,
     },
 }
 
-/// What a torrent's session says of its files.
+/// A session's claims about a torrent's files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileClaims {
-    /// The files, by index, that this torrent created, or was about to create because they were not there; each with its
-    /// identity, where that is known.
+    /// The files, by index, that this torrent created, or was about to create because they were missing. Each comes
+    /// with its identity, if known.
     pub created: BTreeMap<usize, Option<FileId>>,
-    /// The files as they were when the session was saved, or nothing at all. A claimed file that is as it was then is the
-    /// same one, even on a volume where identities change.
+    /// The state of each file when the session was saved, or empty. A claimed file whose state has not changed is the
+    /// same file, even on a volume where identities change.
     pub stamps: Vec<Option<FileStamp>>,
-    /// Whether the user allowed that files which were already there are changed.
+    /// Whether the user allowed the torrent to change files that already existed.
     pub may_overwrite: bool,
 }
 
-/// Whose a file is.
+/// The owner of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provenance {
-    /// The torrent's: it created the file.
+    /// The torrent owns the file: it created it.
     Created,
-    /// The user's: it was already there, or somebody else has written, linked or replaced it.
+    /// The user owns the file: it already existed, or somebody else has written, linked or replaced it.
     Found,
 }
 
-/// What the disk tells a world.
+/// An event from the disk to a world.
 #[derive(Debug)]
 pub struct DiskEvent {
     /// From the request.
     pub tag: JobTag,
-    /// How it went.
+    /// The result.
     pub outcome: Result<DiskDone, DiskError>,
-    /// The bytes of a write that failed, given back.
+    /// The bytes of a failed write, given back.
     pub blocks: Vec<Bytes>,
 }
 
-/// How a torrent's files were found.
+/// A torrent's files as found by `Open`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundFiles {
-    /// The download folder, with no link in its path.
+    /// The download folder's path, without symbolic links.
     pub root: PathBuf,
     /// Where the folder's volume is mounted.
     pub volume: PathBuf,
-    /// Each file that is there, in the order of the file table.
+    /// The files that exist, in the order of the file table.
     pub files: Vec<Option<FoundFile>>,
 }
 
-/// A file that is there.
+/// An existing file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoundFile {
-    /// Length and time of change.
+    /// Length and modification time.
     pub stamp: FileStamp,
-    /// Which file it is.
+    /// The file's identity.
     pub id: FileId,
-    /// Whose it is.
+    /// The file's owner.
     pub provenance: Provenance,
 }
 
-/// A file that was written, or compared with what was to be written, and synced.
+/// A file that was written, or compared with the bytes to write, and then synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncedFile {
     /// Index in the file table.
     pub index: usize,
-    /// Length and time of change, as this storage left the file; nothing where somebody else has deleted, cut or changed
-    /// it meanwhile, so that its bytes are in doubt.
+    /// Length and modification time as this storage left the file. `None` if somebody else has deleted, truncated or
+    /// changed it since, so that its bytes are in doubt.
     pub stamp: Option<FileStamp>,
-    /// Which file it is; nothing where it is gone.
+    /// The file's identity. `None` if the file is gone.
     pub id: Option<FileId>,
-    /// Whose it is.
+    /// The file's owner.
     pub provenance: Provenance,
 }
 
-/// What a deletion did to the files that were there.
+/// The result of a deletion.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeletedFiles {
-    /// Files that are gone, by index.
+    /// Deleted files, by index.
     pub deleted: Vec<usize>,
-    /// Files that were left, by index, and why.
+    /// Kept files, by index, and the reason for each.
     pub kept: Vec<(usize, KeptReason)>,
 }
 
-/// Why a file was not deleted.
+/// The reason why a file was not deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeptReason {
-    /// The torrent did not create it.
+    /// The torrent did not create the file.
     #[error("it was there before the torrent")]
     Found,
-    /// Another torrent has it too.
+    /// Another torrent also uses the file.
     #[error("another torrent has it too")]
     SharedWithAnother,
     /// Somebody put another file in its place.
     #[error("it is another file than the torrent created")]
     Replaced,
-    /// It has further names.
+    /// The file has other names.
     #[error("it has another name too (a hard link)")]
     HardLinked,
-    /// It lies in a folder of the engine's own.
+    /// The file lies in one of the engine's own folders.
     #[error("it lies in a folder of the engine's own")]
     EnginesOwn,
 }
 
-/// What was done.
+/// The result of a successful request.
 #[derive(Debug)]
 pub enum DiskDone {
-    /// Files are known.
+    /// The files that exist.
     Opened(FoundFiles),
-    /// Files are ready to be written.
+    /// The files are ready to be written.
     Prepared,
-    /// Bytes, as many as asked for.
+    /// The bytes, as many as requested.
     Read(Bytes),
-    /// Written; a write is in the system's hands, and on the platter after the next `Synced`.
+    /// Written. The bytes are in the system's page cache, and durable after the next `Synced`.
     Written,
-    /// On stable storage: the files that were written.
+    /// The files that were written, now on stable storage.
     Synced(Vec<SyncedFile>),
-    /// Deleted, but for what is to stay.
+    /// The deleted and kept files.
     Deleted(DeletedFiles),
 }
 
@@ -214,10 +213,10 @@ impl PortEvent for DiskEvent {
     }
 }
 
-/// What the disk was doing when it failed.
+/// The operation in which the disk failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DiskAction {
-    /// Opening or creating.
+    /// Opening or creating a file.
     #[error("open")]
     Open,
     /// Reading.
@@ -229,34 +228,34 @@ pub enum DiskAction {
     /// Reserving space.
     #[error("reserve space for")]
     Allocate,
-    /// Flushing to the platter.
+    /// Syncing to stable storage.
     #[error("sync")]
     Sync,
-    /// Looking whether the right volume is mounted.
+    /// Checking that the right volume is mounted.
     #[error("find the volume of")]
     FindVolume,
     /// Deleting.
     #[error("delete")]
     Delete,
-    /// A job that did not end as it should.
+    /// A job that did not complete normally.
     #[error("use")]
     Use,
 }
 
-/// A failed request: doing what, to which file, and why.
+/// A failed disk request: the operation, the path and the cause.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("cannot {action} {}: {error}", path.display())]
 pub struct DiskError {
-    /// Doing what.
+    /// The operation.
     pub action: DiskAction,
-    /// To which file or folder.
+    /// The file or folder.
     pub path: PathBuf,
-    /// Why.
+    /// The cause.
     pub error: Arc<io::Error>,
 }
 
 impl DiskError {
-    /// Whether the bytes are simply not there: no file, or a shorter one.
+    /// Whether the bytes do not exist: the file is missing or too short.
     #[must_use]
     pub fn is_absence(&self) -> bool {
         matches!(
@@ -265,7 +264,7 @@ impl DiskError {
         ) && !self.is_volume_gone()
     }
 
-    /// Whether a write met bytes of a file that is not this torrent's, and left them as they are.
+    /// Whether a write met different bytes in a file that is not this torrent's, and left them unchanged.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         self.refusal() == Some(Refusal::Foreign)
@@ -281,7 +280,7 @@ impl DiskError {
         self.error.get_ref()?.downcast_ref().copied()
     }
 
-    /// Whether there is no room: nothing is broken, and it may pass.
+    /// Whether the volume or quota is full. Nothing is broken, and the condition may pass.
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(
@@ -290,20 +289,20 @@ impl DiskError {
         )
     }
 
-    /// Whether the system lets us open no more files: nothing is broken, and it may pass.
+    /// Whether the system's limit on open files was reached. Nothing is broken, and the condition may pass.
     #[must_use]
     pub fn is_out_of_files(&self) -> bool {
         is_out_of_files(&self.error)
     }
 
-    /// Whether the volume is not there: nothing is broken, and it may come back.
+    /// Whether the volume is not mounted. Nothing is broken, and the volume may come back.
     #[must_use]
     pub fn is_volume_gone(&self) -> bool {
         self.action == DiskAction::FindVolume || self.error.kind() == io::ErrorKind::StaleNetworkFileHandle
     }
 }
 
-/// Why the disk leaves something alone that the system would let it do.
+/// The reason why the disk refuses an operation that the system would permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     /// The file is not this torrent's.
@@ -320,7 +319,7 @@ impl From<Refusal> for io::Error {
     }
 }
 
-/// EMFILE and ENFILE, for which the standard library has no kind.
+/// Whether an error is EMFILE or ENFILE. The standard library has no kind for them.
 pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let code = error.raw_os_error();

@@ -1,4 +1,4 @@
-//! The Hash port: digests over memory, computed aside.
+//! The Hash port: digests over memory, computed off the world's thread.
 
 use bytes::Bytes;
 use ecs_torrent_protocol::hash::Sha1Digest;
@@ -9,43 +9,43 @@ use crate::port::{JobTag, Port, PortEvent, Purpose};
 /// The Hash port.
 pub type HashPort = Port<HashRequest, HashEvent>;
 
-/// What to compute.
+/// The digests to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HashKind {
-    /// One SHA-1 over everything: a piece.
+    /// One SHA-1 over all bytes, for a piece.
     Sha1Piece,
-    /// A SHA-1 for each run of so many bytes, the last one shorter: the blocks of a piece.
+    /// One SHA-1 for each run of this many bytes, for the blocks of a piece. The last run may be shorter.
     Sha1Blocks(u32),
 }
 
-/// What a world asks to be hashed.
+/// A request from a world to hash bytes.
 #[derive(Debug)]
 pub struct HashRequest {
-    /// Comes back with the digests.
+    /// Returned with the digests.
     pub tag: JobTag,
-    /// What to compute.
+    /// The digests to compute.
     pub kind: HashKind,
-    /// The bytes, in as many slices as they happen to be in.
+    /// The bytes, in any number of slices.
     pub spans: Vec<Bytes>,
 }
 
-/// A request that has been computed.
+/// A completed hash request.
 #[derive(Debug)]
 pub struct HashEvent {
     /// From the request.
     pub tag: JobTag,
-    /// The digests, or nothing where the job died.
+    /// The digests. `None` if the job panicked.
     pub digests: Option<Digests>,
     /// The bytes, given back.
     pub spans: Vec<Bytes>,
 }
 
-/// Digests, one or many.
+/// The digests of a piece or of its blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Digests {
-    /// Of a piece.
+    /// The digest of a piece.
     Piece(Sha1Digest),
-    /// Of blocks, in order.
+    /// The digests of blocks, in order.
     Blocks(Vec<Sha1Digest>),
 }
 
@@ -55,7 +55,7 @@ impl PortEvent for HashEvent {
     }
 }
 
-/// Computes a request; for backends.
+/// Computes a request. For backends.
 #[must_use]
 pub fn compute(kind: HashKind, spans: &[Bytes]) -> Digests {
     use sha1::{Digest as _, Sha1};
@@ -89,7 +89,7 @@ pub fn compute(kind: HashKind, spans: &[Bytes]) -> Digests {
     }
 }
 
-/// Computes requests, whole pieces two at a time, which is faster than one after the other; for backends.
+/// Computes requests, pieces in pairs, which is faster than one after the other. For backends.
 #[must_use]
 pub fn compute_all(requests: &[HashRequest]) -> Vec<Digests> {
     let mut digests = Vec::with_capacity(requests.len());

@@ -1,4 +1,4 @@
-//! The Http port: GET requests to strangers' servers, streamed and bounded.
+//! The Http port: GET requests to untrusted servers, streamed and bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,64 +14,64 @@ pub type HttpPort = Port<HttpRequest, HttpEvent>;
 /// A GET request.
 #[derive(Debug, Clone)]
 pub struct HttpRequest {
-    /// Comes back with every part of the answer.
+    /// Returned with every part of the response.
     pub tag: JobTag,
-    /// What to get: `http` or `https`.
+    /// The `http` or `https` URL.
     pub url: String,
-    /// Over which family; either where none is named.
+    /// The address family to connect over. `None` allows either.
     pub family: Option<Family>,
-    /// Time for the whole answer.
+    /// Timeout for the whole response.
     pub timeout: Duration,
-    /// Most bytes of the body, decompressed; a longer one is an error.
+    /// Maximum size of the body in bytes, after decompression. A longer body is an error.
     pub max_body_bytes: usize,
 }
 
-/// A part of an answer.
+/// A part of a response.
 #[derive(Debug)]
 pub struct HttpEvent {
     /// From the request.
     pub tag: JobTag,
-    /// Which part.
+    /// The part.
     pub part: HttpPart,
 }
 
-/// The parts of an answer: a head, chunks, and an end; or an end alone, where it failed.
+/// The parts of a response: a head, chunks and an end, or only an end if the request failed.
 #[derive(Debug, Clone)]
 pub enum HttpPart {
-    /// The answer begins.
+    /// The start of the response.
     Head {
         /// HTTP status.
         status: u16,
     },
-    /// Bytes of the body, decompressed.
+    /// Bytes of the body, after decompression.
     Chunk(Bytes),
-    /// Nothing more comes; with why, where something should have.
+    /// The end of the response, or the error that ended it early.
     End(Result<(), HttpError>),
 }
 
-/// Why a request failed. Never shows the URL, which may hold a passkey.
+/// The reason why a request failed. Never contains the URL, which may hold a passkey.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HttpError {
-    /// Not a URL that can be requested.
+    /// The URL cannot be requested.
     #[error("not an http or https URL")]
     BadUrl,
-    /// The host name has addresses, and none of the family asked for.
+    /// The host name has addresses, but none of the requested family.
     #[error("no address of this family")]
     NoAddress,
-    /// The connection failed: refused, broken, or a certificate that is not valid.
+    /// The connection failed: refused, broken, or with an invalid certificate.
     #[error("{0}")]
     Transport(Arc<str>),
-    /// No answer in time.
+    /// The response did not complete in time.
     #[error("timed out")]
     Timeout,
     /// The body is longer than allowed.
     #[error("answer exceeds {0} bytes")]
     TooLarge(usize),
-    /// A redirect led to a more private network than the URL that was asked for.
+    /// A redirect led to a more private network than the network of the requested URL.
     #[error("redirected into a private network")]
     PrivateRedirect,
-    /// Redirected too often.
+    /// The request was redirected too often.
     #[error("too many redirects")]
     TooManyRedirects,
 }

@@ -1,4 +1,4 @@
-//! The Net port: connections that carry bytes, and datagrams. It knows nothing of what the bytes mean.
+//! The Net port: connections that carry bytes, and datagrams. It does not interpret the bytes.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,12 +14,12 @@ use crate::port::{JobTag, Port, PortEvent, Purpose};
 /// The Net port.
 pub type NetPort = Port<NetRequest, NetEvent>;
 
-/// The inbox of everything that happens to connections.
+/// The inbox of all connection events.
 pub const LINKS: Purpose = Purpose("links");
 
-/// Credit that receiving so many bytes at once takes of a connection's window: a few bytes take as much as 2 KiB, so that
-/// single bytes do not become single events without end (32 of them fill a window of 64 KiB). What is granted again for
-/// received bytes is this.
+/// The part of a connection's window that one read uses up. A read of a few bytes costs as much as 2 KiB, so that
+/// single bytes do not turn into an endless number of events: 32 of them fill a window of 64 KiB. The world grants this
+/// cost again, not the number of bytes received.
 #[must_use]
 pub fn read_cost(bytes: usize) -> u32 {
     const LEAST: usize = 2048;
@@ -29,11 +29,11 @@ pub fn read_cost(bytes: usize) -> u32 {
 /// The inbox of datagrams.
 pub const DATAGRAMS: Purpose = Purpose("datagrams");
 
-/// What a datagram is for, as its first bytes tell. Each kind has a ring of its own on the way into the world, so that a
-/// flood of one does not take the room of another.
+/// The purpose of a datagram, judged by its first bytes. Each kind has its own ring on the way into the world, so that
+/// a flood of one kind does not crowd out another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DatagramKind {
-    /// The answer of a tracker: all that there is so far.
+    /// A tracker's answer. The only kind so far.
     Tracker,
 }
 
@@ -41,15 +41,15 @@ impl DatagramKind {
     /// The number of kinds.
     pub const COUNT: usize = 1;
 
-    /// The kind of a datagram.
+    /// Returns the kind of a datagram.
     #[must_use]
     pub fn of(_data: &[u8]) -> Self {
         Self::Tracker
     }
 }
 
-/// Datagrams on their way into the world: a ring for each kind, of a fixed length. A ring that is full drops what comes,
-/// and counts it: UDP may lose what it likes, and memory has a bound.
+/// Datagrams on their way into the world, in one ring of fixed length for each kind. A full ring drops and counts new
+/// datagrams: UDP may lose them anyway, and memory stays bounded.
 #[derive(Debug)]
 pub struct DatagramRings {
     rings: [Ring; DatagramKind::COUNT],
@@ -63,7 +63,7 @@ struct Ring {
 }
 
 impl DatagramRings {
-    /// Empty rings of at most `most` datagrams each.
+    /// Creates empty rings of at most `most` datagrams each.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl DatagramRings {
         }
     }
 
-    /// Appends a datagram that `copy` makes, if there is room; whether there was.
+    /// Appends the datagram that `copy` returns if there is room. Returns whether there was.
     pub fn push(&mut self, kind: DatagramKind, from: SocketAddr, copy: impl FnOnce() -> Bytes) -> bool {
         let ring = &mut self.rings[kind as usize];
         let has_room = ring.waiting.len() < self.most;
@@ -84,7 +84,7 @@ impl DatagramRings {
         has_room
     }
 
-    /// Moves all datagrams into `events`, and tells of those that were dropped.
+    /// Moves all datagrams into `events`, and reports how many were dropped.
     pub fn take(&mut self, events: &mut Vec<NetEvent>) {
         for (ring, kind) in self.rings.iter_mut().zip([DatagramKind::Tracker]) {
             let datagrams = ring.waiting.drain(..);
@@ -97,102 +97,105 @@ impl DatagramRings {
     }
 }
 
-/// Numbers of datagrams, for those who watch an engine.
+/// Datagram counters, for monitoring.
 #[derive(Resource, Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DatagramCounts {
-    /// Dropped, since a ring was full.
+    /// Datagrams dropped because a ring was full.
     pub dropped: u64,
 }
 
-/// What a world asks of the network.
+/// A request from a world to the network.
 #[derive(Debug)]
 pub enum NetRequest {
-    /// Opens a connection; answered by `Connected` or `Closed`.
+    /// Opens a connection. Answered by `Connected` or `Closed`.
     Connect {
-        /// Its name from now on; from [`Links::next_id`].
+        /// The name of the connection from now on, from [`Links::next_id`].
         link: LinkId,
-        /// Where to.
+        /// The remote address.
         to: SocketAddr,
-        /// Time for it.
+        /// Timeout for the attempt.
         timeout: Duration,
     },
-    /// Sends bytes, in order, behind what was sent before.
+    /// Sends bytes, in order, after the bytes sent before.
     Send {
         /// The connection.
         link: LinkId,
         /// The bytes.
         frames: Vec<Bytes>,
     },
-    /// Lets the peer send so many more bytes. A connection begins with
-    /// [`first_window`](ecs_torrent_components::settings::NetSettings::first_window); what was received counts against
-    /// it, by its [`read_cost`], until it is granted again.
+    /// Lets the peer send this many more bytes. A connection begins with
+    /// [`first_window`](ecs_torrent_components::settings::NetSettings::first_window). Received bytes count against the
+    /// window, by their [`read_cost`], until the world grants them again.
     Grant {
         /// The connection.
         link: LinkId,
-        /// Bytes.
+        /// The number of bytes.
         bytes: u32,
     },
-    /// Ends a connection; nothing comes from it after this. Once for every connection, also where the peer ended it.
+    /// Ends a connection; it delivers no more events. The world sends this once for every connection, even if the peer
+    /// ended it.
     Close {
         /// The connection.
         link: LinkId,
-        /// Send what is queued and wait for the peer to close, for a bounded time; otherwise drop it at once.
+        /// Whether to send the queued bytes and wait for the peer to close, for a bounded time. Otherwise the
+        /// connection is dropped at once.
         is_orderly: bool,
-        /// Comes back in `Gone` when an orderly close has ended, where wanted.
+        /// Returned in `Gone` when an orderly close has ended, if set.
         tag: Option<JobTag>,
     },
-    /// Sends a datagram from our socket of the address's family; lost without notice where that cannot be.
+    /// Sends a datagram from our socket of the address's family. If that is not possible, the datagram is lost without
+    /// notice.
     Datagram {
-        /// Where to.
+        /// The destination.
         to: SocketAddr,
-        /// What.
+        /// The payload.
         data: Bytes,
     },
-    /// Looks a host name up; answered by `Resolved`.
+    /// Looks up a host name. Answered by `Resolved`.
     Resolve {
-        /// Comes back with the answer.
+        /// Returned with the answer.
         tag: JobTag,
         /// The name, or an address.
         host: String,
-        /// Put into the addresses found.
+        /// The port of the resulting addresses.
         port: u16,
     },
 }
 
-/// What the network tells a world.
+/// An event from the network to a world.
 #[derive(Debug)]
 pub enum NetEvent {
-    /// A peer has connected to us.
+    /// A peer connected to us.
     Accepted {
         /// The connection's name.
         link: LinkId,
-        /// Where from.
+        /// The peer's address.
         remote: SocketAddr,
     },
-    /// A connection that was asked for is open.
+    /// A requested connection is open.
     Connected {
         /// The connection.
         link: LinkId,
     },
-    /// Bytes have arrived, in order.
+    /// Bytes arrived, in order.
     Received {
         /// The connection.
         link: LinkId,
-        /// The bytes, in the memory they were read into.
+        /// The bytes, in the buffer they were read into.
         chunk: Bytes,
     },
-    /// Bytes have left for the peer.
+    /// Bytes were sent to the peer.
     Sent {
         /// The connection.
         link: LinkId,
-        /// How many since the last such event.
+        /// The number of bytes since the last such event.
         bytes: usize,
     },
-    /// A connection has ended, or could not be made, without our asking.
+    /// A connection ended, or could not be opened, for a reason other than our `Close`.
     Closed {
         /// The connection.
         link: LinkId,
-        /// Why, for people.
+        /// A human-readable reason.
         reason: Arc<str>,
     },
     /// An orderly close has ended.
@@ -200,25 +203,25 @@ pub enum NetEvent {
         /// From the request.
         tag: JobTag,
     },
-    /// A datagram has arrived.
+    /// A datagram arrived.
     Datagram {
-        /// Where from.
+        /// The sender.
         from: SocketAddr,
-        /// What.
+        /// The payload.
         data: Bytes,
     },
-    /// Datagrams have been dropped, since too many were waiting.
+    /// Datagrams were dropped because too many were waiting.
     DatagramsDropped {
         /// Their kind.
         kind: DatagramKind,
-        /// How many since the last such event.
+        /// The number of datagrams since the last such event.
         count: u64,
     },
     /// A host name was looked up.
     Resolved {
         /// From the request.
         tag: JobTag,
-        /// Its addresses, or why there are none.
+        /// The addresses, or the reason why there are none.
         result: Result<Vec<SocketAddr>, Arc<str>>,
     },
 }
@@ -233,7 +236,7 @@ impl PortEvent for NetEvent {
     }
 }
 
-/// Names for connections, and the entities that hold them.
+/// Connection names, and the entity that holds each connection.
 #[derive(Resource, Debug, Default)]
 pub struct Links {
     last: u64,
@@ -241,18 +244,18 @@ pub struct Links {
 }
 
 impl Links {
-    /// A new name for a connection that the world opens. The backend names those it accepts.
+    /// Returns a new name for a connection that the world opens. The backend names the connections it accepts.
     pub fn next_id(&mut self) -> LinkId {
         self.last += 1;
         LinkId(self.last * 2)
     }
 
-    /// Notes who holds a connection.
+    /// Records the entity that holds a connection.
     pub fn insert(&mut self, link: LinkId, peer: Entity) {
         self.entities.insert(link, peer);
     }
 
-    /// Who holds a connection.
+    /// Returns the entity that holds a connection.
     #[must_use]
     pub fn get(&self, link: LinkId) -> Option<Entity> {
         self.entities.get(&link).copied()
@@ -263,25 +266,25 @@ impl Links {
         self.entities.remove(&link);
     }
 
-    /// Number of connections, those being made included.
+    /// Returns the number of connections, including those being opened.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entities.len()
     }
 
-    /// Whether there is no connection.
+    /// Whether there are no connections.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entities.is_empty()
     }
 }
 
-/// The addresses that the engine listens on, ports as they really are.
+/// The addresses that the engine listens on, with the actual ports.
 #[derive(Resource, Debug, Clone, Default)]
 pub struct LocalAddresses(pub Vec<SocketAddr>);
 
 impl LocalAddresses {
-    /// The listening address of the family of `remote`.
+    /// Returns the listening address of the family of `remote`.
     #[must_use]
     pub fn for_family_of(&self, remote: SocketAddr) -> Option<SocketAddr> {
         self.0.iter().copied().find(|local| local.is_ipv4() == remote.is_ipv4())

@@ -12,81 +12,81 @@ use crate::port::{JobTag, Port, PortEvent, Purpose};
 /// The State port.
 pub type StatePort = Port<StateRequest, StateEvent>;
 
-/// What a world asks of the state folder.
+/// A request from a world to the state folder.
 #[derive(Debug)]
 pub enum StateRequest {
-    /// Which torrents have a session.
+    /// Lists the stored torrents.
     List {
-        /// Comes back with the answer.
+        /// Returned with the answer.
         tag: JobTag,
     },
     /// Reads a torrent's session.
     Load {
-        /// Comes back with the answer.
+        /// Returned with the answer.
         tag: JobTag,
-        /// Whose.
+        /// The torrent's info-hash.
         torrent: InfoHash,
-        /// Read the `.torrent` beside it too.
+        /// Also read the `.torrent` file next to the session.
         with_metainfo: bool,
-        /// Only look: what cannot be used stays in its place. Otherwise it is set aside under a name that says why.
+        /// Leave unusable files in place. Otherwise they are renamed, with the reason in the name.
         is_peek: bool,
     },
-    /// Writes a torrent's session so that the old one stays whole until the new one is.
+    /// Writes a torrent's session atomically: the old session stays intact until the new one is complete.
     Save {
-        /// Comes back when it is safe.
+        /// Returned when the session is durable.
         tag: JobTag,
-        /// Whose; boxed, as it is much larger than the rest.
+        /// The session. Boxed because it is much larger than the other fields.
         session: Box<Session>,
-        /// The `.torrent`, where it is not known to be there.
+        /// The `.torrent` file, unless it is known to be stored.
         metainfo: Option<Bytes>,
     },
-    /// Deletes a torrent's session and `.torrent`.
+    /// Deletes a torrent's session and `.torrent` file.
     Remove {
-        /// Comes back when it is done.
+        /// Returned when the deletion is done.
         tag: JobTag,
-        /// Whose.
+        /// The torrent's info-hash.
         torrent: InfoHash,
     },
 }
 
-/// What the state folder tells a world.
+/// An event from the state folder to a world.
 #[derive(Debug)]
 pub struct StateEvent {
     /// From the request.
     pub tag: JobTag,
-    /// How it went.
+    /// The result.
     pub outcome: Result<StateDone, StateError>,
 }
 
-/// What was done.
+/// The result of a successful request.
 #[derive(Debug)]
 pub enum StateDone {
-    /// The torrents that have a session, in order of their hashes.
+    /// The stored torrents, in the order of their info-hashes.
     Listed(Vec<InfoHash>),
-    /// What there was of a torrent.
+    /// The stored data of a torrent.
     Loaded(Box<Loaded>),
-    /// On the platter.
+    /// The session is on stable storage.
     Saved,
-    /// Gone.
+    /// The session and the `.torrent` file are deleted.
     Removed,
 }
 
-/// What there was of a torrent.
+/// The stored data of a torrent.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// Its session, if there was one that can be used.
+    /// The session, if a usable one exists.
     pub session: Option<Session>,
-    /// Whether there is a `.torrent` beside it.
+    /// Whether a `.torrent` file exists next to the session.
     pub has_metainfo: bool,
-    /// Where there was one that cannot be used: why, for people.
+    /// The human-readable reason why an existing session is unusable.
     pub set_aside: Option<String>,
-    /// What such a one still tells.
+    /// The data recovered from an unusable session.
     pub salvage: Salvage,
-    /// Its metainfo, where it was asked for: or why it cannot be used.
+    /// The metainfo, if requested, or the reason why it is unusable.
     pub metainfo: Option<Result<Arc<Metainfo>, String>>,
 }
 
-/// A failed request: doing what, and why.
+/// A failed request: the operation and the cause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct StateError(pub Arc<str>);

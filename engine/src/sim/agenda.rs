@@ -1,4 +1,4 @@
-//! Which node ticks when.
+//! The schedule of the nodes' ticks.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::NodeId;
 
-/// The next tick of every node, as the runner of a real engine would have it: at once when something has come, but
-/// not sooner after the one before than the least interval; otherwise at its next deadline.
+/// The next tick of every node, as a real engine's runner schedules it: at once when an event has arrived, but not
+/// before the least interval since the last tick has passed; otherwise at the node's next deadline.
 #[derive(Default)]
 pub(super) struct Agenda {
-    /// Ticks come at its multiples, if it is not zero.
+    /// The tick quantum: ticks happen at its multiples, if it is not zero.
     pub(super) beat: Duration,
     due: BTreeSet<(Timestamp, NodeId)>,
     nodes: Vec<Entry>,
@@ -31,7 +31,7 @@ impl Agenda {
         });
     }
 
-    /// Something has come for a node.
+    /// Schedules a tick because an event has arrived for a node.
     pub(super) fn wake(&mut self, node: NodeId, now: Timestamp) {
         let entry = self.nodes[node.0];
         let at = self.on_beat(now.max(entry.not_before));
@@ -40,13 +40,13 @@ impl Agenda {
         }
     }
 
-    /// A node has ticked.
+    /// Records that a node has ticked, and schedules its next tick.
     pub(super) fn ticked(&mut self, node: NodeId, now: Timestamp, least: Duration, deadline: Timestamp) {
         let entry = &mut self.nodes[node.0];
         entry.not_before = entry.not_before.max(now + least);
         let (at, before) = (deadline.max(entry.not_before), entry.at);
         let at = self.on_beat(at);
-        // What came during the tick has asked for one already.
+        // An event that arrived during the tick may have scheduled an earlier tick.
         if at < before {
             self.set(node, at);
         }
@@ -60,7 +60,7 @@ impl Agenda {
         }
     }
 
-    /// No tick of a node before `until`.
+    /// Suspends a node's ticks until `until`.
     pub(super) fn suspend(&mut self, node: NodeId, until: Timestamp) {
         let entry = &mut self.nodes[node.0];
         entry.not_before = entry.not_before.max(until);
@@ -68,7 +68,7 @@ impl Agenda {
         self.set(node, at);
     }
 
-    /// No tick of a node, until it is revived.
+    /// Stops a node's ticks until it is revived.
     pub(super) fn retire(&mut self, node: NodeId) {
         self.nodes[node.0].not_before = Timestamp::NEVER;
         self.set(node, Timestamp::NEVER);
@@ -79,12 +79,12 @@ impl Agenda {
         self.set(node, now);
     }
 
-    /// Who ticks next, and when.
+    /// The time and node of the next tick.
     pub(super) fn next(&self) -> Option<(Timestamp, NodeId)> {
         self.due.first().copied()
     }
 
-    /// Takes the next tick out, if it is due.
+    /// Removes and returns the next tick, if it is due.
     pub(super) fn pop(&mut self, now: Timestamp) -> Option<NodeId> {
         let (_, node) = self.next().filter(|(at, _)| *at <= now)?;
         self.set(node, Timestamp::NEVER);

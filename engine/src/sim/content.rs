@@ -1,4 +1,4 @@
-//! Torrents for simulations: bytes without a pattern, which all nodes share.
+//! Torrents for simulations: pseudo-random bytes in memory that all nodes share.
 
 use std::sync::Arc;
 
@@ -9,29 +9,29 @@ use ecs_torrent_protocol::geometry::Span;
 use ecs_torrent_protocol::hash::{InfoHash, sha1};
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
 
-/// A torrent and its right bytes. Clones share both.
+/// A torrent and its correct bytes. Clones share both.
 #[derive(Debug, Clone)]
 pub struct Content {
     metainfo: Arc<Metainfo>,
     bytes: Bytes,
 }
 
-/// A torrent to be made. [`NewContent::make`] makes it, the same one from the same values.
+/// Parameters of a torrent. [`NewContent::make`] is deterministic: equal parameters make equal torrents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewContent {
     /// Name of the file or of the folder. Default `content`.
     pub name: String,
-    /// Decides the bytes. Default 0.
+    /// Seed of the bytes. Default 0.
     pub seed: u64,
-    /// Bytes in all. Default 1 MiB.
+    /// Total bytes. Default 1 MiB.
     pub len: usize,
-    /// Bytes of a piece. Default 64 KiB.
+    /// Bytes per piece. Default 64 KiB.
     pub piece_length: u32,
-    /// Files, of about equal lengths; one is a torrent without a folder. Default 1.
+    /// Number of files, of about equal lengths; 1 makes a single-file torrent. Default 1.
     pub file_count: usize,
     /// Announce URLs in tiers. Default none.
     pub trackers: Vec<Vec<String>>,
-    /// Whether peers may come from the trackers only. Default false.
+    /// Whether the torrent is private: peers come from its trackers only. Default false.
     pub is_private: bool,
 }
 
@@ -50,11 +50,10 @@ impl Default for NewContent {
 }
 
 impl NewContent {
-    /// Makes the bytes, hashes them, and makes the metainfo.
+    /// Generates the bytes, hashes them, and builds the metainfo.
     ///
     /// # Panics
-    /// Where these values make no torrent: no bytes, a piece length of 0 or that is none, or a
-    /// name that is none.
+    /// If these values do not make a valid torrent: no bytes, a piece length that is 0 or invalid, or an invalid name.
     #[must_use]
     pub fn make(&self) -> Content {
         let bytes = Bytes::from(noise(self.seed, self.len));
@@ -82,7 +81,7 @@ impl NewContent {
         Content::new(Arc::new(parsed.expect("these values make a torrent")), bytes)
     }
 
-    /// Files whose lengths are not multiples of anything, with an empty one among them where there are many.
+    /// Files with unaligned lengths, with an empty one among them if there are many.
     fn files(&self, count: usize) -> Vec<NewFile> {
         let mut left = self.len;
         let file = |number: usize| {
@@ -103,7 +102,7 @@ impl NewContent {
 }
 
 impl Content {
-    /// A torrent that exists already.
+    /// Wraps an existing torrent and its bytes.
     #[must_use]
     pub fn new(metainfo: Arc<Metainfo>, bytes: Bytes) -> Self {
         Self { metainfo, bytes }
@@ -115,7 +114,7 @@ impl Content {
         &self.metainfo
     }
 
-    /// The hash that names it.
+    /// The torrent's primary info-hash.
     #[must_use]
     pub fn info_hash(&self) -> InfoHash {
         self.metainfo.hashes.primary()
@@ -127,7 +126,7 @@ impl Content {
         &self.metainfo.info.files
     }
 
-    /// All bytes.
+    /// All bytes of the torrent.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
@@ -139,23 +138,23 @@ impl Content {
         self.metainfo.info.geometry.piece_count()
     }
 
-    /// Where a piece lies.
+    /// The span of a piece.
     #[must_use]
     pub fn piece_span(&self, piece: u32) -> Span {
         self.metainfo.info.geometry.piece_span(piece)
     }
 
-    /// The bytes of a span, in the shared memory.
+    /// The bytes of a span; shares memory.
     ///
     /// # Panics
-    /// Where the span is not inside the torrent.
+    /// If the span is not inside the torrent.
     #[must_use]
     pub fn slice(&self, span: Span) -> Bytes {
         self.bytes.slice(span.offset as usize..span.end() as usize)
     }
 }
 
-/// Bytes that do not repeat.
+/// Pseudo-random bytes that do not repeat.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = (seed ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9) | 1;
     let words = std::iter::repeat_with(|| {

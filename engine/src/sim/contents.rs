@@ -1,5 +1,5 @@
-//! Torrents' right bytes, which all of a simulation share: known by where they lie, they are neither copied nor
-//! hashed twice.
+//! The correct bytes of torrents, shared by a whole simulation. They are identified by their memory address, so they
+//! are neither copied nor hashed twice.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,16 +10,16 @@ use ecs_torrent_protocol::hash::Sha1Digest;
 
 use crate::ports::hash::{Digests, HashKind, compute};
 
-/// The contents of a simulation.
+/// The known contents of a simulation.
 #[derive(Default)]
 pub(super) struct Contents {
-    /// By the address of the first byte. The bytes are held here, so no other memory ever gets such an address.
+    /// Contents by the address of their first byte. They stay allocated, so no other memory ever gets the same address.
     by_address: BTreeMap<usize, u32>,
     all: Vec<Bytes>,
     digests: HashMap<(Place, u64), Sha1Digest>,
 }
 
-/// Where bytes lie in a content.
+/// A position in a known content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     pub(super) content: u32,
@@ -27,7 +27,7 @@ pub(super) struct Place {
 }
 
 impl Contents {
-    /// Makes bytes known; the same ones again change nothing.
+    /// Registers bytes; registering the same bytes again has no effect.
     pub(super) fn add(&mut self, bytes: &Bytes) {
         if bytes.is_empty() || self.locate(bytes).is_some() {
             return;
@@ -36,7 +36,7 @@ impl Contents {
         self.all.push(bytes.clone());
     }
 
-    /// Where `bytes` lie, if they are a part of something known: by their place in memory, whatever they are.
+    /// Locates `bytes` in a known content by their memory address, without comparing them.
     pub(super) fn locate(&self, bytes: &Bytes) -> Option<Place> {
         let begin = address(bytes);
         let (&base, &content) = self.by_address.range(..=begin).next_back()?;
@@ -48,13 +48,13 @@ impl Contents {
         })
     }
 
-    /// The bytes of a place, in the shared memory.
+    /// The bytes at a place; shares memory.
     pub(super) fn slice(&self, place: Place, len: usize) -> Bytes {
         let begin = place.offset as usize;
         self.all[place.content as usize].slice(begin..begin + len)
     }
 
-    /// The digests of a request; those of contents are computed once.
+    /// Digests of a hash request; those of known contents are computed once.
     pub(super) fn digest(&mut self, kind: HashKind, spans: &[Bytes]) -> Digests {
         let Some((place, len)) = self.run(spans) else {
             return compute(kind, spans);
@@ -69,7 +69,7 @@ impl Contents {
         }
     }
 
-    /// The place and length of spans that lie behind each other in one content.
+    /// Place and length of spans that are contiguous in one content.
     fn run(&self, spans: &[Bytes]) -> Option<(Place, usize)> {
         let (first, rest) = spans.split_first()?;
         let place = self.locate(first)?;
@@ -102,7 +102,7 @@ fn address(bytes: &Bytes) -> usize {
     bytes.as_ptr() as usize
 }
 
-/// Puts runs of bytes together without copying them, as long as they lie behind each other in one content.
+/// Concatenates runs of bytes, without copying them as long as they are contiguous in one content.
 #[derive(Default)]
 pub(super) struct Gathering {
     known: Option<(Place, usize)>,
@@ -110,7 +110,7 @@ pub(super) struct Gathering {
 }
 
 impl Gathering {
-    /// Appends bytes of a content.
+    /// Appends bytes of a known content.
     pub(super) fn known(&mut self, contents: &Contents, place: Place, len: usize) {
         match &mut self.known {
             Some((begin, known)) if begin.content == place.content && begin.offset + *known as u64 == place.offset => {
@@ -139,7 +139,7 @@ impl Gathering {
         }
     }
 
-    /// All of it.
+    /// Returns the concatenated bytes.
     pub(super) fn finish(self, contents: &Contents) -> Bytes {
         match self.known {
             Some((place, len)) => contents.slice(place, len),

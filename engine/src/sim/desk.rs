@@ -1,6 +1,6 @@
-//! Between an engine's ports and its simulated backends: what is asked of those in a tick is carried out behind it.
+//! Queues between an engine's ports and its simulated backends: requests of a tick are carried out after the tick.
 //!
-//! So a tick changes nothing but its own world, and engines that tick at the same moment may do so at the same time.
+//! So a tick changes nothing but its own world, and engines that tick at the same moment may do so in parallel.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,13 +15,13 @@ pub(super) struct Desk<B, R> {
 
 struct Shared<B, R> {
     backend: B,
-    /// What was asked and is not carried out.
+    /// Requests that are not carried out yet.
     waiting: Vec<R>,
 }
 
 /// The simulation's side of a [`Desk`].
 pub(super) trait CarryOut {
-    /// Hands everything that waits to the backend.
+    /// Hands all waiting requests to the backend.
     fn carry_out(&self);
 }
 
@@ -34,7 +34,7 @@ impl<B, R> Desk<B, R> {
         }
     }
 
-    /// The other side of it.
+    /// The simulation's side of this desk.
     pub(super) fn far_side<E>(&self) -> Box<dyn CarryOut>
     where
         R: Send + 'static,

@@ -1,8 +1,8 @@
-//! The simulated disk: files that are seen at once and lie on the platter when they are synced, space that ends, and
-//! faults.
+//! The simulated disk: writes are visible at once and durable when they are synced; space is limited, and faults can be
+//! injected.
 //!
-//! Jobs are carried out one after the other, each when its time has come. Bytes of known contents are kept as places
-//! in them, so that many nodes can have the same torrent in one memory.
+//! Jobs run one after the other. Bytes of known contents are stored as places in them, so many nodes can hold the same
+//! torrent in one memory.
 
 mod control;
 mod extents;
@@ -38,12 +38,12 @@ use super::random::{happens, stream};
 use crate::port::{Backend, JobTag};
 use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest};
 
-/// How fast a disk is.
+/// Speed of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskSpeed {
-    /// Time that each job takes beside that for its bytes. Default 1 ms.
+    /// Time of each job in addition to its transfer time. Default 1 ms.
     pub latency: Duration,
-    /// Bytes per second over all jobs; nothing is no limit, the default.
+    /// Bytes per second over all jobs; `None`, the default, is unlimited.
     pub bytes_per_s: Option<u64>,
 }
 
@@ -56,11 +56,11 @@ impl Default for DiskSpeed {
     }
 }
 
-/// A machine's disk: it stays when its engine goes.
+/// A machine's disk, which survives its engine.
 pub(super) struct Disk {
     pub(super) volume: Volume,
     pub(super) speed: DiskSpeed,
-    /// How many times slower it is.
+    /// Factor by which the disk is slowed down.
     pub(super) slowness: f64,
     pub(super) faults: Faults<DiskOperation>,
     free_at: Timestamp,
@@ -95,18 +95,18 @@ impl Disk {
         }
     }
 
-    /// The power fails.
+    /// Applies a power failure.
     pub(super) fn crash(&mut self, now: Timestamp) {
         self.volume.crash(&mut self.luck);
         self.free_at = now;
     }
 
-    /// Whether a job that was not done was done all the same.
+    /// Decides at random whether an unfinished job took effect all the same.
     pub(super) fn may_finish(&mut self) -> bool {
         happens(&mut self.luck, 0.5)
     }
 
-    /// How long it takes until a job of so many bytes is done, behind those before it.
+    /// Time until a job of `bytes` bytes is done, after the jobs queued before it.
     fn time_for(&mut self, now: Timestamp, bytes: u32) -> Duration {
         let rate = self.speed.bytes_per_s.map_or(f64::INFINITY, |rate| rate.max(1) as f64);
         let transfer = Duration::from_secs_f64(f64::from(bytes) / rate * self.slowness);
@@ -139,7 +139,7 @@ impl DiskWork {
         }
     }
 
-    /// Bytes that it moves.
+    /// Number of bytes that the job moves.
     fn bytes(&self) -> u32 {
         match self {
             Self::Read(span) | Self::Write { span, .. } => span.len,
@@ -165,7 +165,7 @@ impl DiskWork {
             Self::Read(span) => failed(DiskAction::Read).and_then(|()| storage.read(ground, span).map(DiskDone::Read)),
             Self::Write { span, blocks } => match storage.write(ground, span, &blocks, fault) {
                 Ok(()) => Ok(DiskDone::Written),
-                // The world gets the bytes back.
+                // The world gets its blocks back.
                 Err(error) => return (Err(error), blocks),
             },
             Self::Sync { is_for_all } => storage.sync(ground, fault, is_for_all).map(DiskDone::Synced),
@@ -198,7 +198,7 @@ impl SimDisk {
         }
     }
 
-    /// What there is to do for a request, if anything.
+    /// Turns a request into a job, if there is anything to do.
     fn job(&mut self, hub: &mut Hub, request: DiskRequest) -> Option<DiskJob> {
         let (tag, storage, work) = match request {
             DiskRequest::Open {
@@ -270,7 +270,7 @@ impl Backend<DiskRequest, DiskEvent> for SimDisk {
     }
 }
 
-/// What a whole torrent is laid out as.
+/// Stored data of a part of a whole torrent.
 fn place(contents: &Contents, bytes: &Bytes, offset: u64, len: u64) -> extents::Data {
     extents::Data::of(contents, bytes.slice(offset as usize..(offset + len) as usize))
 }

@@ -1,4 +1,4 @@
-//! Everything that outlives the engines of a simulation: what happens, the machines, the network between them.
+//! Everything that outlives the engines of a simulation: the events, the machines, and the network between them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,9 +26,9 @@ pub(super) struct Fabric {
     pub(super) http_hosts: BTreeMap<SocketAddr, HttpHost>,
 }
 
-/// What a node has beside its host.
+/// The disk and state folder of a node, in addition to its network host.
 pub(super) struct Machine {
-    /// Counts the engines that it had.
+    /// Number of engines that the node has had.
     pub(super) life: u32,
     pub(super) disk: Disk,
     pub(super) state: StateFolder,
@@ -56,8 +56,8 @@ impl Fabric {
         id
     }
 
-    /// Lets everything happen that comes before the next tick, up to `limit`; tells when that tick is. Nothing where
-    /// nothing is to come until then.
+    /// Runs all events before the next tick, up to `limit`. Returns the time of that tick, or `None` if none is due
+    /// until then.
     pub(super) fn advance(&mut self, limit: Timestamp) -> Option<Timestamp> {
         loop {
             let tick = self.hub.agenda.next().map(|(at, _)| at);
@@ -90,7 +90,7 @@ pub(super) fn lock(fabric: &Mutex<Fabric>) -> MutexGuard<'_, Fabric> {
 }
 
 impl Fabric {
-    /// Ends what a node's engine was doing.
+    /// Ends the work of a node's engine.
     pub(super) fn crash(&mut self, node: NodeId, crash: Crash) {
         let unfinished = self.take_jobs(node);
         self.machines[node.0].life += 1;
@@ -111,7 +111,7 @@ impl Fabric {
         let mut saves = Vec::new();
         for work in unfinished {
             match work {
-                // What was on its way to the disk may have come there.
+                // A job in progress may have reached the disk.
                 Work::Disk(job) if machine.disk.may_finish() => drop(machine.disk.carry_out(&self.hub, job)),
                 Work::State(request) => saves.push(request),
                 _ => {}
@@ -123,7 +123,7 @@ impl Fabric {
         }
     }
 
-    /// Lets a node answer and tick again.
+    /// Makes a node answer and tick again.
     pub(super) fn revive(&mut self, node: NodeId) {
         let now = self.hub.now;
         self.hub.note(node, 101);

@@ -10,14 +10,14 @@ use super::jobs::Work;
 use crate::port::Backend;
 use crate::ports::hash::{HashEvent, HashRequest};
 
-/// The Hash port of a simulated engine: everything takes half a millisecond, and any number at a time.
+/// The Hash port of a simulated engine: every request takes half a millisecond, with unlimited parallelism.
 pub(super) struct SimHash {
     node: NodeId,
     fabric: Arc<Mutex<Fabric>>,
     mail: Mail,
 }
 
-/// Time that a hash takes in a simulation.
+/// Simulated time of a hash request.
 const HASH_TIME: Duration = Duration::from_micros(500);
 
 impl SimHash {

@@ -1,7 +1,7 @@
-//! The simulated Http port, and servers behind it.
+//! The simulated Http port, and the servers behind it.
 //!
 //! A request takes the time of a connection and of its answer, and no bandwidth. There is no TLS: `https` works like
-//! `http`, on its own port. Nothing is redirected.
+//! `http`, on its own port. Redirects are not followed.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -19,28 +19,28 @@ use super::jobs::Work;
 use crate::port::{Backend, JobTag};
 use crate::ports::http::{HttpError, HttpEvent, HttpPart, HttpRequest};
 
-/// What a simulated HTTP server does with a request.
+/// Response of a simulated HTTP server to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HttpReply {
-    /// Answers.
+    /// Answers the request.
     Answer {
         /// HTTP status.
         status: u16,
-        /// The body; comes in chunks of 1000 bytes.
+        /// The body, delivered in chunks of 1000 bytes.
         body: Bytes,
-        /// Time that the server takes.
+        /// Time until the server answers.
         wait: Duration,
-        /// Where it breaks off: the connection is lost after so many bytes of the body.
+        /// Number of body bytes after which the connection is lost.
         cut_at: Option<usize>,
     },
     /// Refuses the connection.
     Refuse,
-    /// Accepts the connection, and never says anything.
+    /// Accepts the connection and never answers.
     Silence,
 }
 
 impl HttpReply {
-    /// An answer at once, all of it.
+    /// A complete answer without delay.
     #[must_use]
     pub fn new(status: u16, body: impl Into<Bytes>) -> Self {
         Self::Answer {
@@ -52,10 +52,10 @@ impl HttpReply {
     }
 }
 
-/// A server: hears the time, who asks, and for which path and query.
+/// A server: a function of the time, the client's address, and the path and query.
 pub(super) type HttpHost = Box<dyn FnMut(Timestamp, IpAddr, &str) -> HttpReply + Send>;
 
-/// Bytes of a body that come at once.
+/// Bytes of a body that arrive at once.
 const CHUNK: usize = 1000;
 
 /// The Http port of a simulated engine.
@@ -86,7 +86,7 @@ impl Backend<HttpRequest, HttpEvent> for SimHttp {
 }
 
 impl Fabric {
-    /// A request leaves: its server's name is looked up, and the connection is made.
+    /// Sends a request: resolves the server's name and makes the connection.
     fn ask(&mut self, node: NodeId, request: HttpRequest) {
         let Some((url, host)) = parse(&request.url) else {
             return self.end_http(node, request.tag, Duration::ZERO, Err(HttpError::BadUrl));
@@ -105,7 +105,7 @@ impl Fabric {
             .net
             .host_of(to)
             .map_or(Duration::ZERO, |there| self.net.time_between(node, there));
-        // The connection, and then the request.
+        // The connection's round trip, then the request's way to the server.
         let time = time + latency * 3;
         if time >= request.timeout {
             return self.end_http(node, request.tag, request.timeout, Err(HttpError::Timeout));
@@ -114,7 +114,7 @@ impl Fabric {
         self.begin(node, time, Work::Http(HttpRequest { timeout, ..request }));
     }
 
-    /// A request reaches its server, if there is one and the way is open.
+    /// Delivers a request to its server, if there is one and the path is open.
     pub(super) fn ask_server(&mut self, node: NodeId, request: &HttpRequest) {
         let late = |fabric: &mut Self| fabric.end_http(node, request.tag, request.timeout, Err(HttpError::Timeout));
         let Some((url, host)) = parse(&request.url) else { return };
@@ -192,7 +192,7 @@ impl Fabric {
     }
 }
 
-/// A URL that can be asked for, and its host.
+/// Parses a supported URL and its host.
 fn parse(url: &str) -> Option<(Url, String)> {
     let url = Url::parse(url)
         .ok()

@@ -1,4 +1,4 @@
-//! What every part of a simulation uses: the time, the queue, the nodes' inboxes, the trace.
+//! State that every part of a simulation uses: the time, the event queue, the nodes' inboxes, the trace.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,16 +24,16 @@ pub(super) struct Hub {
     pub(super) queue: EventQueue,
     pub(super) agenda: Agenda,
     pub(super) contents: Contents,
-    /// Nothing, where nobody asks for it.
+    /// `None` if the simulation is untraced.
     pub(super) trace: Option<Trace>,
-    /// Each behind a lock of its own, so that engines that tick at the same time do not wait for each other.
+    /// Each inbox has a lock of its own, so that engines that tick in parallel do not wait for each other.
     inboxes: Vec<Mail>,
 }
 
 /// A node's inbox, shared with its backends.
 pub(super) type Mail = Arc<Mutex<Inbox>>;
 
-/// What has happened to a node and has not been polled.
+/// Events of a node that it has not polled yet.
 pub(super) struct Inbox {
     pub(super) net: VecDeque<NetEvent>,
     pub(super) datagrams: DatagramRings,
@@ -87,7 +87,7 @@ impl Hub {
         open(&self.inboxes[node.0])
     }
 
-    /// Forgets what a node has not polled.
+    /// Drops the events that a node has not polled.
     pub(super) fn clear_inbox(&mut self, node: NodeId) {
         *self.inbox(node) = Inbox::default();
     }
@@ -103,7 +103,7 @@ impl Hub {
         }
         let inbox = &mut inbox.net;
         match (&event, inbox.back_mut()) {
-            // As one that tells more.
+            // Merges consecutive `Sent` events of a link.
             (NetEvent::Sent { link, bytes }, Some(NetEvent::Sent { link: last, bytes: sum })) if link == last => {
                 *sum += bytes;
             }
@@ -144,7 +144,7 @@ impl Hub {
         self.agenda.wake(node, self.now);
     }
 
-    /// Notes something else that happens, by a number for its kind.
+    /// Adds another event to the trace, by a number for its kind.
     pub(super) fn note(&mut self, node: NodeId, kind: u64) {
         if let Some(trace) = &mut self.trace {
             trace.head(self.now, node, kind);

@@ -1,4 +1,4 @@
-//! Work of backends that takes its time, and is lost with the engine that asked for it.
+//! Backend work that takes time, and is lost with the engine that requested it.
 
 use std::time::Duration;
 
@@ -15,27 +15,27 @@ use crate::ports::state::StateRequest;
 /// A job of a node.
 pub(super) struct Job {
     pub(super) node: NodeId,
-    /// Which life of the node asked for it.
+    /// The life of the node in which the job was requested.
     life: u32,
     pub(super) work: Work,
 }
 
-/// What there is to do.
+/// The work of a job.
 pub(super) enum Work {
     Disk(DiskJob),
     State(StateRequest),
-    /// Computed already.
+    /// A digest that is already computed.
     Hash(HashEvent),
-    /// A request reaches its server.
+    /// A request that reaches its server.
     Http(HttpRequest),
-    /// A part of its answer is back.
+    /// A part of the answer that arrives.
     HttpPart(HttpEvent),
-    /// A name was looked up.
+    /// The result of a name lookup.
     Name(NetEvent),
 }
 
 impl Fabric {
-    /// Begins work that is done after `time`.
+    /// Starts work that is done after `time`.
     pub(super) fn begin(&mut self, node: NodeId, time: Duration, work: Work) {
         let life = self.machines[node.0].life;
         let key = self.jobs.insert(Job { node, life, work });
@@ -66,7 +66,7 @@ impl Fabric {
         }
     }
 
-    /// Takes the jobs of a node that are not done.
+    /// Removes and returns the unfinished jobs of a node.
     pub(super) fn take_jobs(&mut self, node: NodeId) -> Vec<Work> {
         let theirs: Vec<Key> = self
             .jobs

@@ -1,4 +1,4 @@
-//! Names of hosts, and what becomes of looking them up.
+//! Host names and the outcome of looking them up.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,33 +11,33 @@ use super::jobs::Work;
 use crate::port::JobTag;
 use crate::ports::net::NetEvent;
 
-/// How names are looked up, over all nodes.
+/// State of name resolution, for all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NameService {
-    /// As the table says.
+    /// Names resolve according to the table.
     #[default]
     Up,
-    /// Every name is unknown; addresses are still their own names.
+    /// Every name is unknown; literal addresses still resolve to themselves.
     Failing,
-    /// No name is answered for, until the looking up ends after 20 s.
+    /// Lookups get no answer and fail after 20 s.
     Silent,
 }
 
-/// The table.
+/// The table of names.
 #[derive(Default)]
 pub(super) struct Names {
     table: BTreeMap<String, Vec<IpAddr>>,
     service: NameService,
 }
 
-/// Time that looking up a name takes.
+/// Time that a name lookup takes.
 const LOOKUP_TIME: Duration = Duration::from_millis(20);
 
-/// Time after which looking up a name ends without an answer, as with the real backend.
+/// Time after which a lookup without an answer ends, as with the real backend.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Names {
-    /// What a name is looked up as, and how long that takes.
+    /// Result of looking a name up, and the time that it takes.
     pub(super) fn look_up(&self, name: &str) -> (Duration, Result<Vec<IpAddr>, Arc<str>>) {
         let name = name.trim_matches(['[', ']']);
         if let Ok(ip) = name.parse::<IpAddr>() {
@@ -51,24 +51,24 @@ impl Names {
     }
 }
 
-/// A hand on the table of names.
+/// Controls the table of names.
 pub struct NameControl<'s> {
     pub(super) fabric: &'s Mutex<Fabric>,
 }
 
 impl NameControl<'_> {
-    /// Gives a name addresses, in the place of those that it has.
+    /// Sets the addresses of a name, replacing earlier ones.
     pub fn set(&self, name: &str, ips: impl IntoIterator<Item = IpAddr>) {
         let ips = ips.into_iter().collect();
         lock(self.fabric).names.table.insert(name.to_ascii_lowercase(), ips);
     }
 
-    /// Takes a name out of the table.
+    /// Removes a name from the table.
     pub fn remove(&self, name: &str) {
         lock(self.fabric).names.table.remove(&name.to_ascii_lowercase());
     }
 
-    /// Sets what becomes of looking names up, from now on.
+    /// Sets the state of name resolution from now on.
     pub fn set_service(&self, service: NameService) {
         lock(self.fabric).names.service = service;
     }

@@ -1,8 +1,8 @@
-//! The simulated network: hosts with access links, connections between them, datagrams, and what can go wrong.
+//! The simulated network: hosts with access links, connections between them, datagrams, and network faults.
 //!
-//! A connection behaves as TCP does as far as a world can tell: bytes arrive in order, a receiver that does not read
-//! stops the sender, closing delivers what was sent, a reset may not. There are no packets: a connection moves
-//! segments of about 16 KiB, whose bytes are passed on by reference.
+//! A connection behaves like TCP as far as a world can observe: bytes arrive in order, a receiver that does not read
+//! stops the sender, an orderly close delivers all sent data, a reset may not. There are no packets: a connection moves
+//! segments of about 16 KiB, whose bytes are passed by reference.
 
 mod carrying;
 mod closing;
@@ -47,7 +47,7 @@ impl SimNet {
         Self { node, fabric, mail }
     }
 
-    /// The host's name in the simulation.
+    /// The host's id in the simulation.
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.node
@@ -89,7 +89,7 @@ impl Network {
         *unseen = unseen.saturating_sub(count);
     }
 
-    /// Lets something happen that was planned.
+    /// Runs a scheduled network event.
     pub(super) fn happen(&mut self, hub: &mut Hub, what: Happening) {
         match what {
             Happening::Arrival(flow) => self.arrive(hub, flow),
@@ -107,7 +107,7 @@ impl Network {
     }
 }
 
-/// What others see of the network.
+/// Accessors for the other parts of the simulation.
 impl Network {
     pub(super) fn addresses_of(&self, node: NodeId) -> Vec<SocketAddr> {
         self.hosts[node.0].addresses.clone()
@@ -137,7 +137,7 @@ impl Network {
         self.hosts[node.0].address_for(to).map(|address| address.ip())
     }
 
-    /// Lets a host answer datagrams.
+    /// Makes an address answer datagrams.
     pub(super) fn set_udp_host(&mut self, address: SocketAddr, host: UdpHost) {
         self.udp_hosts.insert(address, host);
     }

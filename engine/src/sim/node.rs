@@ -22,7 +22,7 @@ use crate::core::{Backends, Core};
 use crate::ports::net::LocalAddresses;
 use crate::wake::Waker;
 
-/// A node to be added.
+/// Parameters of a new node.
 #[derive(Clone)]
 pub struct NewNode {
     pub(super) ips: Vec<IpAddr>,
@@ -34,8 +34,8 @@ pub struct NewNode {
 }
 
 impl NewNode {
-    /// An engine with these plugins, at `ip`, on the port of its first listen address. Its access link has no limits,
-    /// its disk is that of [`DiskSpeed::default`].
+    /// An engine with these plugins at `ip`, on the port of its first listen address. Its access link is unlimited, its
+    /// disk is [`DiskSpeed::default`].
     #[must_use]
     pub fn new<M>(ip: IpAddr, settings: Settings, plugins: impl Plugins<M> + Clone + 'static) -> Self {
         Self {
@@ -50,14 +50,14 @@ impl NewNode {
         }
     }
 
-    /// The same at another address too: one of each family can be used.
+    /// Adds another address; a node can have one of each family.
     #[must_use]
     pub fn also_at(mut self, ip: IpAddr) -> Self {
         self.ips.push(ip);
         self
     }
 
-    /// The same with these plugins too, behind the others.
+    /// Adds plugins after the others.
     #[must_use]
     pub fn plugins<M>(mut self, plugins: impl Plugins<M> + Clone + 'static) -> Self {
         let earlier = self.add_plugins;
@@ -68,19 +68,19 @@ impl NewNode {
         self
     }
 
-    /// The same behind this access link.
+    /// Sets the node's access link.
     #[must_use]
     pub fn access(self, access: Access) -> Self {
         Self { access, ..self }
     }
 
-    /// The same with this disk.
+    /// Sets the speed of the node's disk.
     #[must_use]
     pub fn disk(self, disk: DiskSpeed) -> Self {
         Self { disk, ..self }
     }
 
-    /// The same with `probe` around the engine's ticks and backends.
+    /// Puts `probe` around the engine's ticks and backends.
     #[must_use]
     pub fn probe(self, probe: Arc<dyn Probe>) -> Self {
         Self { probe, ..self }
@@ -92,24 +92,24 @@ impl NewNode {
     }
 }
 
-/// How an engine ends that is not asked.
+/// An abrupt end of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
-    /// Its process is killed. The system closes its connections, refuses new ones, and keeps what was written.
+    /// The process is killed. The system closes its connections, refuses new ones, and keeps written data.
     Process,
-    /// The machine loses its power. Its peers are told nothing and get no answers, and of what was written and not
-    /// synced, chance decides what is left.
+    /// The machine loses power. Its peers are not notified and get no answers. Data that was written and not synced
+    /// survives at random.
     Power,
 }
 
 /// A node, up or down.
 pub(super) struct Node {
     pub(super) new: NewNode,
-    /// Nothing while it is down.
+    /// `None` while the node is down.
     pub(super) core: Option<Box<Core>>,
-    /// What its ticks have asked for goes through here.
+    /// Desks that hold the requests of the engine's ticks.
     desks: Vec<Box<dyn CarryOut>>,
-    /// How far its clock goes before the simulation's.
+    /// Time by which the engine's clock is ahead of the simulation's.
     pub(super) ahead: Duration,
     pub(super) ticks: u64,
     least_interval: Duration,
@@ -128,7 +128,7 @@ impl Node {
         }
     }
 
-    /// Builds an engine.
+    /// Builds the engine.
     pub(super) fn start(&mut self, id: NodeId, shared: &Arc<Mutex<Fabric>>) {
         let probe = &self.new.probe;
         let mut seed = [0; 32];
@@ -164,7 +164,7 @@ impl Node {
         self.core = Some(Box::new(core));
     }
 
-    /// Takes the engine out for a tick, if it is up.
+    /// Takes the engine out of the node for a tick, if it is up.
     pub(super) fn begin_tick(&mut self, id: NodeId, now: Timestamp) -> Option<Ticking> {
         let core = self.core.take()?;
         Some(Ticking {
@@ -176,7 +176,8 @@ impl Node {
         })
     }
 
-    /// Takes it back; tells the least time to the next tick, and when that is due by the simulation's clock.
+    /// Puts the engine back. Returns the least time to the next tick, and the due time of that tick by the simulation's
+    /// clock.
     pub(super) fn end_tick(&mut self, ticking: Ticking) -> (Duration, Timestamp) {
         self.core = Some(ticking.core);
         self.ticks += 1;
@@ -184,22 +185,22 @@ impl Node {
         (self.least_interval, next)
     }
 
-    /// Lets what the engine has asked for begin.
+    /// Carries out the engine's requests.
     pub(super) fn carry_out(&self) {
         self.desks.iter().for_each(|desk| desk.carry_out());
     }
 
-    /// How long the real backend gives an orderly close.
+    /// Timeout of an orderly close in the real backend.
     pub(super) fn close_timeout(&self) -> Duration {
         millis(self.new.settings.net.close_timeout_ms)
     }
 }
 
-/// An engine that ticks; on any thread.
+/// An engine during its tick, on any thread.
 pub(super) struct Ticking {
     pub(super) id: NodeId,
     now: Timestamp,
-    /// By the engine's own clock.
+    /// The next deadline, by the engine's own clock.
     next: Timestamp,
     probe: Arc<dyn Probe>,
     core: Box<Core>,

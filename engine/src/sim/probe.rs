@@ -1,12 +1,13 @@
-//! What stands around a simulated engine's ticks, for who measures them.
+//! Hooks around a simulated engine's ticks, for measuring them.
 
-/// Stands around an engine's ticks, and within them around what its simulated backends do: for who wants to know what a
-/// world costs by itself. What a tick asks for is carried out behind it, and not seen here. Each function has to call what it is given, once.
+/// Wraps an engine's ticks, and within them the calls to its simulated backends, to measure the cost of the world
+/// alone. Requests of a tick are carried out after it and are not wrapped. Each function must call its argument exactly
+/// once.
 pub trait Probe: Send + Sync + 'static {
     /// Runs one tick.
     fn tick(&self, tick: &mut dyn FnMut());
 
-    /// Runs what a backend does, within a tick.
+    /// Runs a backend call within a tick.
     fn backend(&self, call: &mut dyn FnMut());
 }
 

@@ -1,4 +1,4 @@
-//! What will happen, in the order in which it will.
+//! The queue of future events.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
@@ -9,50 +9,50 @@ use super::NodeId;
 use super::net::Flow;
 use super::slab::Key;
 
-/// Something that will happen. What it needs lies where it is handled; what is gone by then does not happen.
+/// A future event. Its data lives in the module that handles it; an event whose data is gone has no effect.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Happening {
-    /// A machine has slept long enough.
+    /// A machine's sleep ends.
     Awake(NodeId),
-    /// A job of a backend is done.
+    /// A backend's job is done.
     Job(Key),
-    /// A connection's request reaches the other host.
+    /// A connection request reaches the other host.
     Syn(Key),
-    /// Its answer is back.
+    /// The answer to a connection request is back.
     Connected(Key),
-    /// The answer's acknowledgement has arrived.
+    /// The acknowledgement of the answer has arrived.
     Accepted(Key),
-    /// A connection could not be made in time.
+    /// A connection attempt times out.
     ConnectTimeout(Key),
-    /// What is first on the way arrives at the receiver's access link.
+    /// The first segment in transit arrives at the receiver's access link.
     Arrival(Flow),
-    /// Nothing sent arrives; the sender stops trying.
+    /// Sent data does not arrive; the sender stops retrying.
     GiveUp(Flow),
-    /// An orderly close has lasted long enough.
+    /// An orderly close times out.
     CloseTimeout(Flow),
-    /// The uplink has sent something, and takes the next.
+    /// The uplink has sent a segment and takes the next.
     UplinkFree(NodeId),
-    /// The downlink has received something, and takes the next.
+    /// The downlink has received a segment and takes the next.
     DownlinkFree(NodeId),
     /// A datagram arrives at the receiver's access link.
     Datagram(Key),
 }
 
-/// All that will happen: by time, and at the same time in the order in which it was planned.
+/// All future events, ordered by time, and at the same time by the order of scheduling.
 ///
-/// What comes soon lies in a heap so small that it stays in the processor's caches, the rest in a list for each
-/// stretch of time.
+/// Events that are due soon are in a heap small enough for the processor's caches, the others in one list per stretch
+/// of time.
 #[derive(Default)]
 pub(super) struct EventQueue {
-    /// Empty only when the whole queue is.
+    /// Empty only if the whole queue is empty.
     soon: BinaryHeap<Reverse<Entry>>,
-    /// The stretch up to whose end all lies in `soon`.
+    /// The current stretch; all events before its end are in `soon`.
     stretch: u64,
     later: BTreeMap<u64, Vec<Reverse<Entry>>>,
     planned: u64,
 }
 
-/// A stretch is 2 to the power of this many nanoseconds long: about a millisecond.
+/// Length of a stretch: 2 to the power of this many nanoseconds, about a millisecond.
 const STRETCH_BITS: u32 = 20;
 
 struct Entry {
@@ -90,7 +90,7 @@ impl EventQueue {
         Some((at, what))
     }
 
-    /// How much was planned so far.
+    /// Number of events scheduled so far.
     pub(super) fn planned(&self) -> u64 {
         self.planned
     }
@@ -131,7 +131,7 @@ mod tests {
         const MS: u64 = 1_000_000;
         let order = order_of(&[900 * MS, 2 * MS, 0, 900 * MS, 2 * MS + 1, 40 * MS, 1]);
         assert_eq!(order, [2, 6, 1, 4, 5, 0, 3]);
-        // What is planned behind the stretch that has begun, and before the one that comes.
+        // Events after the current stretch and before the next one.
         let mut queue = EventQueue::default();
         let at = |ms| Timestamp::from_nanos(ms * MS);
         queue.plan(at(10), Happening::UplinkFree(NodeId(0)));

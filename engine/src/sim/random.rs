@@ -1,10 +1,10 @@
-//! Randomness of a simulation: a stream for each purpose, so that what one fault draws shifts no other.
+//! Random numbers of a simulation: one stream per purpose, so that the draws of one fault do not shift another.
 
 use ecs_torrent_components::random::Random;
 
 use super::NodeId;
 
-/// The stream of random numbers for `purpose` at `node`, in the simulation of `seed`.
+/// The stream of random numbers for `purpose` at `node`, in the simulation with this seed.
 pub(super) fn stream(seed: u64, purpose: &[u8; 8], node: NodeId) -> Random {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -13,16 +13,16 @@ pub(super) fn stream(seed: u64, purpose: &[u8; 8], node: NodeId) -> Random {
     Random::from_seed(key)
 }
 
-/// Whether something of this probability happens now.
+/// Whether an event of this probability happens now.
 pub(super) fn happens(random: &mut Random, probability: f64) -> bool {
-    // Nothing is drawn for what cannot be otherwise, so that a fault that is off shifts nothing.
+    // An impossible event draws nothing, so that a fault that is off shifts nothing.
     if probability <= 0.0 {
         return false;
     }
     f64::from(random.number()) < probability * f64::from(u32::MAX)
 }
 
-/// A number from 0 to `most`.
+/// A random number from 0 to `most`.
 pub(super) fn up_to(random: &mut Random, most: u64) -> u64 {
     if most == 0 {
         return 0;

@@ -1,4 +1,4 @@
-//! Hosts that answer by themselves.
+//! Simulated servers: hosts that answer on their own.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,8 +12,8 @@ use super::tracker::{SimTracker, TrackerOptions};
 use super::{NodeId, Simulation};
 
 impl Simulation {
-    /// Adds a host that answers datagrams, like a UDP tracker: it hears the time, who asks and what, and returns the
-    /// datagrams to send back.
+    /// Adds a host that answers datagrams, like a UDP tracker. Its function gets the time, the sender's address and the
+    /// datagram, and returns the datagrams to send back.
     pub fn add_udp_host(
         &mut self,
         address: SocketAddr,
@@ -28,7 +28,8 @@ impl Simulation {
         fabric.add_server(address)
     }
 
-    /// Adds a host that answers HTTP requests: it hears the time, who asks, and for which path and query.
+    /// Adds a host that answers HTTP requests. Its function gets the time, the client's address, and the path and
+    /// query.
     pub fn add_http_host(
         &mut self,
         address: SocketAddr,
@@ -54,7 +55,7 @@ impl Simulation {
 }
 
 impl Fabric {
-    /// The host at an address that refuses peers' connections, added where there is none.
+    /// The host at an address, added if there is none; it refuses peer connections.
     fn add_server(&mut self, address: SocketAddr) -> NodeId {
         if let Some(node) = self.net.listener(address) {
             return node;

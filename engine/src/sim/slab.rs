@@ -1,6 +1,6 @@
-//! Values by number, with numbers that are used again and keys that are not.
+//! A slab: values by index. Indices are reused, keys are not.
 
-/// Names a value; one that is gone is found by none.
+/// Names a value; the key of a removed value finds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     index: u32,
@@ -62,7 +62,7 @@ impl<T> Slab<T> {
         entry.value.take()
     }
 
-    /// All values, in the order of their numbers.
+    /// All values, in the order of their indices.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         (0u32..).zip(&self.entries).filter_map(|(index, entry)| {
             let generation = entry.generation;

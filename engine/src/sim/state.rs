@@ -1,4 +1,4 @@
-//! The simulated state folder: sessions in their form on the disk, each the old one or the new one, never half.
+//! The simulated state folder: sessions in their stored form, each either the old or the new version, never a mix.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -20,31 +20,31 @@ use super::{Crash, NodeId};
 use crate::port::Backend;
 use crate::ports::state::{Loaded, StateDone, StateError, StateEvent, StateRequest};
 
-/// What a state folder does, as far as it can fail.
+/// Operations of a state folder that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateOperation {
-    /// Listing what there is.
+    /// Listing the saved torrents.
     List,
     /// Loading a session.
     Load,
-    /// Saving one; the old one stays where it fails.
+    /// Saving a session; the old one stays if that fails.
     Save,
-    /// Removing one.
+    /// Removing a session.
     Remove,
 }
 
-/// What one machine keeps: it stays when the engine goes.
+/// The saved state of one machine, which survives its engine.
 pub(super) struct StateFolder {
     sessions: BTreeMap<InfoHash, Kept>,
     torrents: BTreeMap<InfoHash, Kept>,
-    /// What was removed, and may come back in a crash.
+    /// Removed torrents, which may come back in a crash.
     unflushed: BTreeSet<InfoHash>,
     latency: Duration,
     faults: Faults<StateOperation>,
     luck: Random,
 }
 
-/// A file: as it is seen, and as it is on the platter.
+/// A file: its visible version and its durable version.
 #[derive(Default)]
 struct Kept {
     seen: Option<Bytes>,
@@ -130,7 +130,7 @@ impl StateFolder {
         self.unflushed.insert(session.info_hash);
     }
 
-    /// Brings the folder to the platter.
+    /// Makes the folder's contents durable.
     fn flush(&mut self) {
         for torrent in std::mem::take(&mut self.unflushed) {
             for files in [&mut self.sessions, &mut self.torrents] {
@@ -144,11 +144,11 @@ impl StateFolder {
         }
     }
 
-    /// The engine ends while `unfinished` was being done.
+    /// Applies a crash while `unfinished` requests were in progress.
     pub(super) fn crash(&mut self, unfinished: Vec<StateRequest>, crash: Crash) {
         for request in unfinished {
             if let StateRequest::Save { session, metainfo, .. } = request {
-                // One after the other: the second only where the first was replaced.
+                // In order: the second file is replaced only if the first was.
                 if happens(&mut self.luck, 0.6) {
                     self.replace_metainfo(session.info_hash, metainfo);
                     if happens(&mut self.luck, 0.6) {
@@ -224,7 +224,7 @@ impl Backend<StateRequest, StateEvent> for SimState {
     }
 }
 
-/// A hand on a node's state folder; what it does, it does now.
+/// Controls a node's state folder; all changes take effect at once.
 pub struct StateControl<'s> {
     pub(super) fabric: &'s Mutex<Fabric>,
     pub(super) node: NodeId,
@@ -235,12 +235,12 @@ impl StateControl<'_> {
         work(&mut lock(self.fabric).machines[self.node.0].state)
     }
 
-    /// Sets how long everything takes, from now on. Default 1 ms.
+    /// Sets the time that every operation takes, from now on. Default 1 ms.
     pub fn set_latency(&self, latency: Duration) {
         self.with(|folder| folder.latency = latency);
     }
 
-    /// Lets an operation fail, for as long as is told.
+    /// Makes an operation fail, for as long as `lasting` says.
     pub fn fail(&self, operation: StateOperation, fault: DiskFault, lasting: Lasting) {
         self.with(|folder| folder.faults.add(operation, fault, lasting));
     }
@@ -250,20 +250,20 @@ impl StateControl<'_> {
         self.with(|folder| folder.faults.clear());
     }
 
-    /// The session of a torrent as it is saved, if there is one that can be read.
+    /// The saved session of a torrent, if there is one that can be read.
     #[must_use]
     pub fn session(&self, torrent: InfoHash) -> Option<Session> {
         let text = self.with(|folder| folder.sessions.get(&torrent)?.seen.clone())?;
         Session::parse(&text, torrent).ok()
     }
 
-    /// A session as it is kept: the same memory as long as it is not written anew.
+    /// The stored bytes of a session: the same memory until the session is written again.
     #[must_use]
     pub fn session_text(&self, torrent: InfoHash) -> Option<Bytes> {
         self.with(|folder| folder.sessions.get(&torrent)?.seen.clone())
     }
 
-    /// The torrents of which something is kept, in the order of their hashes.
+    /// The torrents with saved state, in the order of their hashes.
     #[must_use]
     pub fn torrents(&self) -> Vec<InfoHash> {
         self.with(|folder| {
@@ -272,7 +272,7 @@ impl StateControl<'_> {
         })
     }
 
-    /// Puts other bytes in the place of a saved session, as a bad disk does.
+    /// Replaces a saved session with other bytes, as a bad disk does.
     pub fn damage(&self, torrent: InfoHash, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
         self.with(|folder| {

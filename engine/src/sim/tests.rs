@@ -1,4 +1,4 @@
-//! Engines and machines: their ticks, and their ends.
+//! Tests of engines and machines: their ticks and how they end.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -27,11 +27,11 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// When this world has ticked.
+/// The times at which this world ticked.
 #[derive(Resource, Default)]
 struct Ticks(Vec<Timestamp>);
 
-/// A world that notes its ticks, and wants one 300 ms after each.
+/// A world that records its ticks and requests one 300 ms after each.
 fn noting(app: &mut App) {
     let note = |mut ticks: ResMut<Ticks>, clock: Res<Clock>, wakeup: Res<Wakeup>| {
         ticks.0.push(clock.now());

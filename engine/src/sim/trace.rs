@@ -1,4 +1,4 @@
-//! The digest of everything that happens.
+//! The digest of all events.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,12 +14,12 @@ use crate::ports::http::{HttpEvent, HttpPart};
 use crate::ports::net::NetEvent;
 use crate::ports::state::{StateDone, StateEvent};
 
-/// A running digest over what is noted, in its order. It is the same on every machine and in every process, and no
-/// protection against anybody who wants two runs to look alike.
+/// A running digest over all recorded events, in their order. It is the same on every machine and in every process. It
+/// is not cryptographic and does not resist deliberate collisions.
 #[derive(Default)]
 pub(super) struct Trace(u64);
 
-/// An odd number without a pattern.
+/// An odd constant without a pattern.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Trace {
@@ -27,7 +27,7 @@ impl Trace {
         self.0
     }
 
-    /// Both halves of a product, folded: every bit of what is noted changes about half of the digest's.
+    /// Folds both halves of a product: every bit of the input changes about half of the digest's bits.
     pub(super) fn word(&mut self, word: u64) {
         let product = u128::from(self.0 ^ word ^ FACTOR) * u128::from(FACTOR | (1 << 63));
         self.0 = (product as u64) ^ ((product >> 64) as u64) ^ word.rotate_left(32);
@@ -42,7 +42,7 @@ impl Trace {
         self.word(bytes.len() as u64);
     }
 
-    /// Bytes of a known content by where they lie in it, others by themselves.
+    /// Records bytes of a known content by their place in it, other bytes by value.
     fn payload(&mut self, contents: &Contents, bytes: &Bytes) {
         match contents.locate(bytes) {
             Some(place) => {
@@ -67,7 +67,7 @@ impl Trace {
         self.word(u64::from(address.port()));
     }
 
-    /// Begins an entry: when, to whom, and what kind of thing.
+    /// Begins an entry with its time, node and kind.
     pub(super) fn head(&mut self, now: Timestamp, node: NodeId, kind: u64) {
         self.word(now.as_nanos());
         self.word((node.0 as u64) << 8 | kind);
@@ -149,7 +149,7 @@ impl Trace {
                     self.word(*reason as u64);
                 });
             }
-            // The kind and not the text: that of the system's errors is the system's.
+            // The kind and not the text: error texts depend on the operating system.
             Err(error) => self.word(0x100 | error.error.kind() as u64),
             #[allow(unreachable_patterns, reason = "kinds of answers that no simulated disk gives")]
             Ok(_) => self.word(4),
@@ -219,7 +219,7 @@ mod tests {
         }
     }
 
-    /// A reproduction of yesterday has to be one tomorrow.
+    /// A run must be reproducible across versions.
     #[test]
     fn the_digest_is_stable() {
         let run = || digest(|trace| trace.bytes(b"the same everywhere"));

@@ -1,4 +1,4 @@
-//! A simulated tracker, over HTTP (BEP 3, 7, 23, 48) and UDP (BEP 15) on one address, that can fail in many ways.
+//! A simulated tracker, over HTTP (BEP 3, 7, 23, 48) and UDP (BEP 15) on one address, with many failure modes.
 
 mod http;
 mod swarms;
@@ -18,42 +18,42 @@ use ecs_torrent_protocol::tracker::AnnounceEvent;
 
 use self::swarms::Swarms;
 
-/// What a tracker does with requests.
+/// How a tracker reacts to requests.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum TrackerMode {
-    /// Answers.
+    /// Answers normally.
     #[default]
     Up,
-    /// Refuses connections; datagrams are lost.
+    /// Refuses connections and drops datagrams.
     Down,
-    /// Takes requests and says nothing.
+    /// Accepts requests and never answers.
     Silent,
-    /// Answers after a while, in which it has counted the announce.
+    /// Answers after a delay; the announce counts at once.
     Slow(Duration),
-    /// Answers with an HTTP status and no bencode; over UDP with an error.
+    /// Answers with an HTTP status and a body that is not bencoded; over UDP with an error.
     Status(u16),
-    /// Answers with bytes that are nothing.
+    /// Answers with meaningless bytes.
     Garbage,
-    /// Refuses with a reason (BEP 3 `failure reason`, BEP 15 error).
+    /// Rejects requests with a reason (BEP 3 `failure reason`, BEP 15 error).
     Failure(String),
-    /// Breaks off in the middle of its answer.
+    /// Cuts its answers off in the middle.
     Truncated,
-    /// Answers over UDP with another transaction's number; over HTTP as if it were up.
+    /// Answers over UDP with a wrong transaction id; over HTTP normally.
     WrongTransaction,
-    /// Answers, with these addresses in the place of the peers.
+    /// Answers with these addresses in place of the peers.
     Peers(Vec<SocketAddr>),
 }
 
-/// How a tracker is set up.
+/// Options of a tracker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrackerOptions {
-    /// Time that it wants between announces. Default 30 min.
+    /// Announce interval. Default 30 min.
     pub interval: Duration,
-    /// Least time that it allows, told over HTTP. Default none.
+    /// Minimum announce interval, sent over HTTP only. Default none.
     pub min_interval: Option<Duration>,
-    /// Most peers in an answer. Default 50, as in most trackers.
+    /// Maximum number of peers in an answer. Default 50, as in most trackers.
     pub max_peers: usize,
-    /// Time after which a peer that does not announce is forgotten. Default 45 min.
+    /// Time after which a peer that does not announce is dropped. Default 45 min.
     pub expiry: Duration,
 }
 
@@ -68,26 +68,26 @@ impl Default for TrackerOptions {
     }
 }
 
-/// An announce that a tracker has heard, whatever it answered.
+/// An announce that a tracker received, whatever it answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announced {
-    /// When.
+    /// Time of the announce.
     pub at: Timestamp,
-    /// For which torrent.
+    /// Info-hash of the torrent.
     pub info_hash: InfoHash,
-    /// By whom: where it accepts connections.
+    /// Address at which the peer accepts connections.
     pub peer: SocketAddr,
-    /// Why.
+    /// Event of the announce.
     pub event: AnnounceEvent,
-    /// Bytes that it still wants.
+    /// Bytes that the peer still wants.
     pub left: u64,
-    /// Payload bytes that it has received.
+    /// Payload bytes that the peer has downloaded.
     pub downloaded: u64,
-    /// Payload bytes that it has sent.
+    /// Payload bytes that the peer has uploaded.
     pub uploaded: u64,
 }
 
-/// Announces by their event.
+/// Number of announces by event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AnnounceCounts {
     /// With `started`.
@@ -96,21 +96,21 @@ pub struct AnnounceCounts {
     pub completed: usize,
     /// With `stopped`.
     pub stopped: usize,
-    /// Because the interval had passed.
+    /// Regular announces, without an event.
     pub regular: usize,
 }
 
-/// A tracker of a simulation; clones are the same one.
+/// A tracker of a simulation; clones share it.
 #[derive(Clone)]
 pub struct SimTracker {
     address: SocketAddr,
     shared: Arc<Mutex<Tracker>>,
 }
 
-/// What it knows.
+/// State of a tracker.
 struct Tracker {
     options: TrackerOptions,
-    /// What it does, from when on; in order of time.
+    /// Modes with their start times, in order of time.
     modes: Vec<(Timestamp, TrackerMode)>,
     swarms: Swarms,
     random: Random,
@@ -134,38 +134,38 @@ impl SimTracker {
         }
     }
 
-    /// Where it listens, for HTTP and for UDP.
+    /// Address of the tracker, for HTTP and UDP.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its announce URL over HTTP.
+    /// Announce URL over HTTP.
     #[must_use]
     pub fn http_url(&self) -> String {
         format!("http://{}/announce", self.address)
     }
 
-    /// Its announce URL over UDP.
+    /// Announce URL over UDP.
     #[must_use]
     pub fn udp_url(&self) -> String {
         format!("udp://{}/announce", self.address)
     }
 
-    /// Sets what it does from `at` on; what was set for later stays. The beginning of time is a way to say now.
+    /// Sets the mode from `at` on; modes set for later times stay. To set it at once, pass the beginning of time.
     pub fn set_mode(&self, at: Timestamp, mode: TrackerMode) {
         let modes = &mut self.lock().modes;
         let position = modes.partition_point(|(time, _)| *time <= at);
         modes.insert(position, (at, mode));
     }
 
-    /// All announces that it has heard, in their order.
+    /// All announces that the tracker received, in order.
     #[must_use]
     pub fn announces(&self) -> Vec<Announced> {
         self.lock().heard.clone()
     }
 
-    /// The announces of a torrent, by peer.
+    /// Announces of a torrent, counted by peer.
     #[must_use]
     pub fn counts(&self, info_hash: InfoHash) -> BTreeMap<SocketAddr, AnnounceCounts> {
         let mut counts = BTreeMap::<_, AnnounceCounts>::new();
@@ -186,7 +186,7 @@ impl SimTracker {
         counts
     }
 
-    /// The peers of a torrent that it knows, each with the bytes that it still wants.
+    /// The peers of a torrent that the tracker knows, each with the bytes that it still wants.
     #[must_use]
     pub fn peers(&self, info_hash: InfoHash) -> Vec<(SocketAddr, u64)> {
         self.lock().swarms.peers(info_hash)
@@ -203,7 +203,7 @@ impl Tracker {
         begun.map_or(TrackerMode::Up, |(_, mode)| mode.clone())
     }
 
-    /// Hears an announce, and chooses peers for its answer.
+    /// Records an announce and selects peers for its answer.
     fn announce(&mut self, announced: Announced, num_want: Option<usize>) -> Vec<SocketAddr> {
         self.heard.push(announced);
         self.swarms

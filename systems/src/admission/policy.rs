@@ -1,4 +1,4 @@
-//! Which connection gives way when its place is wanted: plain functions over what peers have shown.
+//! Eviction policy: pure functions that choose the connection that gives way to a newcomer.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -8,72 +8,72 @@ use ecs_torrent_components::connections::TorrentCounts;
 use ecs_torrent_components::peer::Direction;
 use ecs_torrent_components::settings::{PeerSettings, seconds};
 
-/// How much of use a connection is; the least first.
+/// Usefulness of a connection, the least useful class first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
-    /// Both sides have everything.
+    /// Neither side needs a piece: we seed, and the peer is a seed or upload-only.
     Redundant,
-    /// Neither side wants anything of the other, or the peer owes blocks and sends none.
+    /// Neither side is interested, or the peer owes blocks and sends none.
     Silent,
-    /// One side wants something, and nothing has been sent for long.
+    /// One side is interested, but no block has been sent for a long time.
     Waiting,
     /// The connection is being opened.
     Opening,
-    /// Blocks went either way not long ago.
+    /// Blocks were sent in either direction recently.
     Useful,
 }
 
-/// What is known of a connection that may have to give way.
+/// Properties of a connection that decide whether it gives way.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Standing {
     pub(crate) class: Class,
     pub(crate) direction: Direction,
     pub(crate) is_user_named: bool,
-    /// Time since the handshake, or since the last block where one has come.
+    /// Time since the last block, or since the handshake if there was no block.
     pub(crate) idle: Duration,
-    /// Connections of the same torrent that are to the same subnet or under the same peer id, itself included. A party
-    /// with many connections has little time on each, and loses them first.
+    /// Number of connections of the same torrent to the same subnet or under the same peer id, including this one. A
+    /// party with many connections gets little time for each, and loses them first.
     pub(crate) crowd: usize,
 }
 
-/// What the newcomer may take.
+/// Kind of newcomer, which determines the connections that it may replace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// A peer has connected to us: it takes the place of a connection whose grace is over.
+    /// A peer connected to us. It replaces a connection whose grace period is over.
     Inbound,
-    /// The same, where our own connections are within their share.
+    /// Like `Inbound`, while outbound connections are within their share: it replaces only inbound connections.
     InboundOfInbound,
-    /// We want to open a connection: it takes the place of one that nobody wants anything of.
+    /// We want to open a connection. It replaces a redundant or silent connection whose grace period is over.
     Outbound,
-    /// The same, within the share of our own connections: inbound ones have no grace.
+    /// Like `Outbound`, within the share of outbound connections: it replaces inbound ones, without a grace period.
     OutboundShare,
-    /// A user named the peer: it takes the place of any connection to a peer that no user named.
+    /// A user named the peer. It replaces any connection to a peer that no user named.
     UserNamed,
 }
 
-/// Time after the last block for which a connection counts as useful.
+/// Time after the last block during which a connection counts as useful.
 pub(crate) const USEFUL_FOR: Duration = Duration::from_secs(120);
 
-/// Shortest grace: a handshake, a bitfield and the first block of an honest peer take a few round trips.
+/// Shortest grace period. A handshake, a bitfield and the first block of an honest peer take a few round trips.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
 
-/// What connections are compared by, beside what each has shown.
+/// Parameters of one eviction, the same for all compared connections.
 #[derive(Debug, Clone, Copy)]
 struct Contest {
     claim: Claim,
-    /// Connections that the newcomer's subnet or peer id has here already, where that is known.
+    /// Number of connections that the newcomer's subnet or peer id already has here, if known.
     newcomer_crowd: Option<usize>,
-    /// All connections, and those that show nothing.
+    /// Number of all connections; `silent` of them are redundant or silent.
     total: usize,
     silent: usize,
 }
 
 impl Standing {
-    /// Time that the connection has before its place can be taken.
+    /// Returns the grace period: how long the connection is safe from losing its slot.
     ///
-    /// It is shorter the more connections the same party has, and ends early where the newcomer's party has fewer. That
-    /// of silent ones is shorter the more of all connections are silent: so an honest newcomer wins a place in a few
-    /// seconds, whoever has filled the others.
+    /// The period is shorter the more connections the same party has, and drops to the minimum if the newcomer's party
+    /// has fewer. For silent connections it is also shorter the larger their part of all connections, so that an honest
+    /// newcomer gets a slot within a few seconds, whoever holds the others.
     fn grace(&self, contest: &Contest, settings: &PeerSettings) -> Option<Duration> {
         let crowd = u32::try_from(self.crowd.max(1)).unwrap_or(u32::MAX);
         let whole = match self.class {
@@ -106,8 +106,8 @@ impl Standing {
     }
 }
 
-/// The connection that has earned its place least, out of those that give way: by its class, then of the largest crowd,
-/// then the one that has been idle longest.
+/// Returns the connection to evict, out of those that give way: of the lowest class, then of the largest party, then
+/// the one that has been idle longest.
 pub(crate) fn least_useful(
     standings: &[(Entity, Standing)],
     newcomer_crowd: Option<usize>,
@@ -129,35 +129,35 @@ pub(crate) fn least_useful(
     worst.map(|(entity, _)| *entity)
 }
 
-/// Connections kept for peers that a user named, out of `limit` in all.
+/// Number of connections reserved for peers that a user named, out of `limit` in all.
 pub(crate) fn user_reserve(limit: usize, settings: &PeerSettings) -> usize {
     settings.user_reserve.min(limit / 4)
 }
 
-/// The share of our own connections, out of `limit` in all.
+/// Share of outbound connections, out of `limit` connections in all.
 pub(crate) fn outbound_share(limit: usize, settings: &PeerSettings) -> usize {
     limit.saturating_mul(settings.outgoing_percent.min(100)) / 100
 }
 
-/// Connections that only finished handshakes leave free, so that newcomers can be heard at all.
+/// Number of slots that connections with a finished handshake leave free, so that newcomers can send theirs.
 pub(crate) fn handshake_reserve(settings: &PeerSettings) -> usize {
     settings.max_unidentified.min(settings.max_connections / 16)
 }
 
-/// How many connections a torrent may have before a newcomer has to take another one's place.
+/// Number of connections that a torrent may have before a newcomer has to replace one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TorrentRoom {
     /// For a peer that a user named.
     pub(crate) for_user_named: usize,
-    /// For an address that we know otherwise.
+    /// For an address from another source.
     pub(crate) for_outbound: usize,
-    /// For a peer that has connected to us.
+    /// For a peer that connected to us.
     pub(crate) for_inbound: usize,
 }
 
 impl TorrentRoom {
-    /// `idle_count` addresses could be dialed, of which a user named `idle_user_count`. What is reserved for addresses
-    /// that there are not is free for all.
+    /// Computes the limits. `idle_count` addresses are available to dial; users named `idle_user_count` of them. Slots
+    /// reserved for addresses that do not exist are free for all.
     pub(crate) fn new(
         settings: &PeerSettings,
         counts: TorrentCounts,
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(choose(&all[..2], Claim::Inbound), Some(1));
     }
 
-    /// Beside it, so many that send blocks.
+    /// Returns `standing` among `useful_count` connections that send blocks.
     fn among(standing: Standing, useful_count: usize) -> Vec<Standing> {
         let useful = Standing {
             class: Class::Useful,
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(choose_for(Some(1), &[pair], Claim::Inbound), None);
     }
 
-    /// Fresh connections from outside do not hold the share of our own.
+    /// Fresh inbound connections do not occupy the share of outbound connections.
     #[test]
     fn our_own_share_is_ours() {
         let fresh = Standing {

@@ -1,4 +1,4 @@
-//! One round of choking, as a plain function.
+//! One choking round, as a plain function.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -10,56 +10,56 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use crate::suggesting::TURN_BYTES;
 
-/// A peer, as far as the choice goes.
+/// A peer, as the choice of served peers sees it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Contender {
     pub(super) peer: Entity,
-    /// It wants something.
+    /// The peer is interested.
     pub(super) is_interested: bool,
-    /// It owes us blocks and sends none.
+    /// The peer owes us blocks and sends none.
     pub(super) is_snubbing: bool,
-    /// It is served now.
+    /// The peer is unchoked now.
     pub(super) is_unchoked: bool,
-    /// It is served, and asks for nothing since then.
+    /// Since when the peer has requested nothing, if it is unchoked.
     pub(super) idle_since: Option<Timestamp>,
-    /// Its first request may be on its way.
+    /// The peer's first request may still be in transit.
     pub(super) may_begin: bool,
-    /// A seed spreads a first copy, and this peer has got its part for now.
+    /// The peer has had its share of a super-seeded copy for now.
     pub(super) has_had_turn: bool,
-    /// Since when it is served, or waits.
+    /// Since when the peer has been unchoked, or waiting.
     pub(super) since: Timestamp,
-    /// Bytes per second from it.
+    /// Download rate from the peer in bytes per second.
     pub(super) gives: u64,
-    /// Bytes per second to it.
+    /// Upload rate to the peer in bytes per second.
     pub(super) takes: u64,
 }
 
-/// What serving others is for.
+/// The purpose of serving peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Goal {
-    /// To be served: those who give most are.
+    /// To be served in return: the peers that upload most to us are served.
     Download,
-    /// To spread: everyone gets a turn, and the fastest use theirs best.
+    /// To distribute pieces: every peer gets a turn, and the fastest make best use of theirs.
     Seed {
-        /// Length of a turn that others wait for.
+        /// Length of a turn while other peers wait.
         turn: Duration,
     },
 }
 
-/// Turns that a seed which spreads a first copy gives at once, however slow its line is.
+/// Least number of concurrent turns while super-seeding, however slow the uplink is.
 const LEAST_TURNS: usize = 4;
 
-/// Whom [`fill`] may add.
+/// Slots that [`fill`] may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Room {
-    /// So many may be busy.
+    /// Most busy peers.
     pub(super) slots: usize,
-    /// So many may be unchoked, with those that ask for nothing.
+    /// Most unchoked peers, including idle ones.
     pub(super) places: usize,
 }
 
 impl Room {
-    /// For a goal, all of it.
+    /// Returns all slots for a goal.
     pub(super) fn all(goal: Goal, limits: &UploadSettings) -> Self {
         Self {
             slots: limits.slots + limits.optimistic_slots,
@@ -67,8 +67,8 @@ impl Room {
         }
     }
 
-    /// While a first copy is spread: as many turns as the line ends in a second or so, beside those that are about to
-    /// begin.
+    /// Returns the slots while super-seeding: as many turns as the uplink completes in about a second, plus peers whose
+    /// first request is about to arrive.
     pub(super) fn for_turns(self, contenders: &[Contender]) -> Self {
         let rate: u64 = contenders.iter().map(|c| c.takes).sum();
         let turns = ((rate / TURN_BYTES) as usize).max(LEAST_TURNS);
@@ -80,8 +80,8 @@ impl Room {
     }
 }
 
-/// The peers to serve. `optimistic` is the one chosen at random; where it is none, or has lost its interest, or is
-/// served for its merits by now, another is chosen.
+/// Chooses the peers to serve. `optimistic` is the optimistic unchoke; another one is chosen if there is none, if it is
+/// no longer interested, or if it is now served for its rate.
 pub(super) fn choose(
     contenders: &[Contender],
     goal: Goal,
@@ -91,10 +91,10 @@ pub(super) fn choose(
     random: &mut Random,
 ) -> Vec<Entity> {
     let mut wanting: Vec<Contender> = contenders.iter().filter(|c| c.is_interested).copied().collect();
-    // Equals in random order: nobody is served for the number of its entity.
+    // Equal peers come in random order, not in the order of their entity numbers.
     random.shuffle(&mut wanting);
     rank(&mut wanting, goal, now);
-    // Who asks for nothing takes no slot.
+    // Idle peers take no slot.
     let (mut served, mut rest): (Vec<Contender>, Vec<Contender>) = (Vec::new(), Vec::new());
     for contender in wanting {
         match contender.idle_since.is_none() && served.len() < limits.slots {
@@ -102,7 +102,7 @@ pub(super) fn choose(
             false => rest.push(contender),
         }
     }
-    // Places that are left go to those who give nearly as much, by chance: where all are equal, nobody stays behind.
+    // Remaining places go at random to peers that upload nearly as much: where all are equal, no peer is left out.
     let least = served.last().map_or(0, |last| last.gives / NEAR).max(1);
     let is_near = |c: &Contender| goal == Goal::Download && !c.is_snubbing && c.gives >= least;
     if goal == Goal::Download {
@@ -128,8 +128,8 @@ pub(super) fn choose(
     served
 }
 
-/// Between two rounds: those who are served stay, and what they leave goes round among those who wait, as long as not
-/// all slots are busy. Where no more may be unchoked, who has asked for nothing for longest gives way.
+/// Fills free slots between two rankings: served peers stay, and free slots rotate among waiting peers until all slots
+/// are busy. If no more peers may be unchoked, the peer that has been idle longest is choked.
 pub(super) fn fill(contenders: &[Contender], room: Room, random: &mut Random) -> Vec<Entity> {
     let (mut served, mut waiting): (Vec<Contender>, Vec<Contender>) = contenders
         .iter()
@@ -151,29 +151,30 @@ pub(super) fn fill(contenders: &[Contender], room: Room, random: &mut Random) ->
     staying.chain(waiting.iter().take(places)).map(|c| c.peer).collect()
 }
 
-/// How many may be unchoked, with those that ask for nothing.
+/// Returns how many peers may be unchoked, including idle ones.
 fn places(goal: Goal, limits: &UploadSettings) -> usize {
     let slots = limits.slots + limits.optimistic_slots;
     match goal {
         Goal::Download => limits.max_unchoked.max(slots),
-        // While some ask, as many others hear that they may.
+        // In addition to busy peers, as many idle peers may be unchoked as there are slots.
         Goal::Seed { .. } => 2 * slots,
     }
 }
 
-/// Who gives at least this part of what the last of those gives who have a slot for it, is served too.
+/// Peers that upload at least this fraction (1/4) of the slowest peer with a slot are served too.
 const NEAR: u64 = 4;
 
-/// Who comes first.
+/// Sorts interested peers, the first to be served first.
 fn rank(wanting: &mut [Contender], goal: Goal, now: Timestamp) {
     match goal {
-        // BEP 3, anti-snubbing: who snubs us is served by chance only, or if nobody else wants.
+        // BEP 3, anti-snubbing: snubbing peers are served only at random, or if no other peer is interested.
         Goal::Download => wanting.sort_by_key(|c| (c.is_snubbing, Reverse(c.gives))),
         Goal::Seed { turn } => wanting.sort_by_key(|c| seed_rank(c, turn, now)),
     }
 }
 
-/// Whose turn is running stays, the fastest first; then who has waited longest; then whose turn is over.
+/// Sort key while seeding: peers in their turn first, the fastest first; then the longest waiting; then those whose
+/// turn is over.
 fn seed_rank(contender: &Contender, turn: Duration, now: Timestamp) -> (u8, Reverse<u64>, Timestamp) {
     match contender.is_unchoked {
         true if now.since(contender.since) < turn => (0, Reverse(contender.takes), contender.since),
@@ -250,7 +251,7 @@ mod tests {
             since: at(since),
             ..contender(id, 0)
         };
-        // 1 has had its turn, 2 and 3 are in theirs, 4 waits longer than 5.
+        // 1 has had its turn, 2 and 3 are in theirs, 4 has waited longer than 5.
         let list = [
             unchoked(1, 10, 999),
             unchoked(2, 50, 5),
@@ -329,21 +330,21 @@ mod tests {
         assert_eq!(more(&list, Goal::Download, 1), [peer(1)]);
         assert_eq!(more(&list, Goal::Download, 2), [peer(1), peer(3)]);
         assert_eq!(more(&list, Goal::Download, 9), [peer(1), peer(3), peer(2)]);
-        // 2 and 3 ask for nothing: the one that has done so for longer gives its place, where there is no other.
+        // 2 and 3 are idle: the one idle for longer gives up its place if there is no other place.
         let list = [served(1, None), served(2, Some(60)), served(3, Some(50)), waiting(4, 7)];
         let seed = Goal::Seed {
             turn: Duration::from_secs(60),
         };
         assert_eq!(more(&list, Goal::Download, 2), [peer(3), peer(2), peer(1), peer(4)]);
         assert_eq!(more(&list[1..], seed, 1), [peer(2), peer(4)]);
-        // Who has just been told that it may ask stays.
+        // A peer that has just been unchoked stays.
         let told = Contender {
             may_begin: true,
             ..list[2]
         };
         assert_eq!(more(&[list[1], told, list[3]], seed, 1), [peer(3), peer(4)]);
         assert_eq!(more(&[told, told, list[3]], seed, 1), [peer(3), peer(3)]);
-        // A turn is over only for others.
+        // A turn ends only if other peers wait.
         let done = Contender {
             has_had_turn: true,
             ..list[0]
@@ -353,8 +354,8 @@ mod tests {
     }
 
     proptest! {
-        /// Never more than the places, never a peer twice, never one that wants nothing; and no slot free while
-        /// somebody wants one.
+        /// The number of places is never exceeded, no peer is served twice, no uninterested peer is served, and no slot
+        /// stays free while an interested peer waits.
         #[test]
         fn slots_are_used_and_not_exceeded(
             peers in proptest::collection::vec((any::<bool>(), any::<bool>(), any::<bool>(), 0u64..200, any::<u32>()), 0..30),

@@ -1,4 +1,4 @@
-//! From a command to a listed torrent.
+//! Adding torrents: from the command to a listed torrent.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ use crate::trackers::{Announcer, spawn_trackers};
 const LIST: Purpose = Purpose("list sessions");
 const RESUME: Purpose = Purpose("resume torrents");
 
-/// Names for storages.
+/// Allocates names for storages.
 #[derive(Resource, Debug, Default)]
 pub(super) struct StorageIds {
     last: u64,
@@ -52,44 +52,47 @@ impl StorageIds {
     }
 }
 
-/// Commands that wait, and who waits for what came of others.
+/// Pending add commands, and the callers that wait for the results of others.
 #[derive(Resource, Debug, Default)]
 pub(super) struct Adds {
-    /// Commands that cannot be decided yet: the same torrent is being stopped, or stopped torrents are still being read.
+    /// Commands that cannot be decided yet: the same torrent is being stopped, or stopped torrents are still being
+    /// read.
     waiting: Vec<AddTorrent>,
     /// Failed torrents that were added again, with the new options.
     renewals: Vec<(Entity, AddOptions)>,
-    /// Callers that are answered when the torrent's session is durable.
+    /// Callers that get their answer when the torrent's session is durable.
     callers: EntityHashMap<Vec<AddReply>>,
-    /// Torrents that are not added after all, taken by the stop.
+    /// Refused torrents, taken by the stop.
     pub(super) refused: Vec<Entity>,
-    /// Why they are not, until they have gone: whoever is refused finds nothing of the torrent listed.
+    /// The reason of each refusal, until the torrent is gone: a caller gets the refusal only once nothing of the
+    /// torrent is listed.
     refusals: EntityHashMap<AddError>,
 }
 
 type AddReply = Reply<Result<InfoHash, AddError>>;
 
 impl Adds {
-    /// Whether somebody waits for the torrent to be added.
+    /// Whether a caller waits for the torrent to be added.
     pub(super) fn is_pending(&self, torrent: Entity) -> bool {
         self.callers.contains_key(&torrent)
     }
 
-    /// Answers everybody who waits for a torrent.
+    /// Answers every caller that waits for a torrent.
     pub(super) fn answer(&mut self, torrent: Entity, result: &Result<InfoHash, AddError>) {
         for reply in self.callers.remove(&torrent).into_iter().flatten() {
             reply.send(result.clone());
         }
     }
 
-    /// Refuses a torrent: it goes, nothing of it is kept, and then everybody who waits for it is answered.
+    /// Refuses a torrent: removes it, keeps nothing of it, and then answers every caller that waits for it.
     pub(super) fn refuse(&mut self, torrent: Entity, error: AddError) {
         tracing::info!("not added: {error}");
         self.refusals.insert(torrent, error);
         self.refused.push(torrent);
     }
 
-    /// Answers everybody who waits for a torrent that has ended: why it was refused, or else `result`.
+    /// Answers every caller that waits for a torrent that has ended: with the reason of its refusal, or else with
+    /// `result`.
     pub(super) fn end(&mut self, torrent: Entity, result: Result<InfoHash, AddError>) {
         let refusal = self.refusals.remove(&torrent).map(Err);
         self.answer(torrent, &refusal.unwrap_or(result));
@@ -139,7 +142,7 @@ impl TorrentAdder<'_, '_> {
             adds.callers.entry(entity).or_default().push(command.reply);
             return;
         };
-        // One that was added in this very tick is not in the world yet.
+        // A torrent that was added in this very tick is not in the world yet.
         let known = self.torrents.get(entity).ok();
         let is_ending = known.is_some_and(|(torrent, lifecycle, _)| {
             *lifecycle == Lifecycle::Stopping || self.is_stopped(torrent.id()) || is_removed(torrent.id())
@@ -163,17 +166,17 @@ impl TorrentAdder<'_, '_> {
         }
     }
 
-    /// Whether somebody has asked in this tick for a torrent to be stopped: it has not begun to, and will.
+    /// Whether a caller requested a stop of the torrent in this tick: the stop has not begun yet, and will.
     fn is_stopped(&self, torrent: InfoHash) -> bool {
         !self.stops_of_all.0.is_empty() || self.stops.0.iter().any(|stop| stop.torrent == torrent)
     }
 
-    /// The torrent that one of the hashes names.
+    /// Finds the torrent that one of the hashes names.
     pub(super) fn find(&self, metainfo: &Metainfo) -> Option<Entity> {
         metainfo.hashes.wire_hashes().find_map(|hash| self.index.get(hash))
     }
 
-    /// `loaded` is what its session was found to say, where that is known already.
+    /// Adds a torrent. `loaded` is its loaded session, if that is known already.
     pub(super) fn add(
         &mut self,
         metainfo: &Arc<Metainfo>,
@@ -238,7 +241,7 @@ impl TorrentAdder<'_, '_> {
     }
 }
 
-/// Tries failed torrents again that were added again, with the options that they were added with now.
+/// Retries failed torrents that were added again, with the options of the latest add.
 pub(super) fn renew_failed(
     mut commands: Commands,
     settings: Res<Settings>,
@@ -273,7 +276,7 @@ pub(super) fn renew_failed(
     }
 }
 
-/// Answers who has added a torrent when its session is durable, and lets torrents go on that wait for that.
+/// Answers the callers of an add when the torrent's session is durable, and continues torrents that wait for that.
 pub(super) fn settle_adds(
     mut written: MessageReader<SessionWritten>,
     mut adds: ResMut<Adds>,
@@ -315,12 +318,12 @@ pub(super) fn settle_adds(
     }
 }
 
-/// Torrents that are being read from the state folder.
+/// Torrents that are being loaded from the state folder.
 #[derive(Resource, Debug, Default)]
 pub(super) struct Resuming {
-    /// Who asked for the list.
+    /// Callers that requested the list.
     asked: Vec<Reply<Result<usize, ResumeError>>>,
-    /// Who waits for what the list named, and how many that are.
+    /// Callers that wait for the listed torrents, and the number of these torrents.
     waiting: Vec<Reply<Result<usize, ResumeError>>>,
     expected_count: usize,
     added_count: usize,
@@ -396,7 +399,7 @@ pub(super) fn add_resumed(
 }
 
 impl Resuming {
-    /// Answers when all that was listed is here.
+    /// Answers when all listed torrents have been added.
     fn answer(&mut self, survey: &mut Survey) {
         if self.expected_count == 0 {
             survey.end_resuming(true);

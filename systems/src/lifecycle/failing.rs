@@ -1,7 +1,7 @@
-//! A fault that belongs to a torrent stops that torrent, visibly, and no other; then it is tried again.
+//! Torrent faults: a fault that belongs to a torrent stops that torrent only, visibly; then the torrent is retried.
 //!
-//! What is not there now, like an unmounted volume, is waited for. Anything else is started again from what is saved,
-//! a few times in a short while; after that the torrent stays failed, until somebody does something.
+//! A torrent waits for something that is absent now, like an unmounted volume. After any other fault it restarts from
+//! the saved session, a few times in a short period; after that it stays failed until the user acts.
 
 use std::sync::Arc;
 
@@ -25,11 +25,11 @@ use crate::checking::Check;
 use crate::picking::{Picker, Supply, release};
 use crate::storage::BlockedWrites;
 
-/// When a torrent is tried again.
+/// A scheduled retry of a torrent.
 #[derive(Debug)]
 pub(super) struct Retry(Entity);
 
-/// On a torrent that has been restarted: how often in a row.
+/// On a torrent that has been restarted: the number of restarts in a row.
 #[derive(Component, Debug, Default)]
 pub(super) struct Restarts {
     count: usize,
@@ -37,8 +37,8 @@ pub(super) struct Restarts {
 }
 
 impl Restarts {
-    /// Notes a restart at `at`, unless there were too many in a row: one after which it ran well for a window begins a
-    /// new row, so that a fault that takes its time to show does not come back for ever.
+    /// Records a restart at `at`; returns false after too many in a row. A row ends only after a full window without
+    /// faults, so that a fault that takes long to show does not recur forever.
     fn allow(&mut self, at: Timestamp, settings: &LifecycleSettings) -> bool {
         let window = seconds(settings.restart_window_s) + millis(settings.restart_delay_ms);
         if self.last.is_some_and(|last| at.since(last) > window) {
@@ -50,7 +50,7 @@ impl Restarts {
     }
 }
 
-/// What people and plugins are told.
+/// Messages to users and plugins.
 #[derive(SystemParam)]
 pub(super) struct Telling<'w> {
     failed: MessageWriter<'w, TorrentFailed>,
@@ -145,7 +145,7 @@ pub(super) fn fail_torrents(
     }
 }
 
-/// Fault 71: a torrent that finds the disk full keeps what it has and its peers, and asks for nothing more.
+/// Blocks a torrent on a full disk. Fault 71: the torrent keeps its pieces and its peers, and requests nothing more.
 pub(super) fn block_writers(
     clock: Res<Clock>,
     settings: Res<Settings>,
@@ -179,7 +179,7 @@ pub(super) fn block_writers(
                 retries.set(retry_at, Retry(torrent));
                 blocked.recalled.push(torrent);
             }
-            // The one that was tried again: there is still no room.
+            // This write was retried: there is still no space.
             Lifecycle::Blocked { .. } if blocked.is_retrying(torrent) => retries.set(retry_at, Retry(torrent)),
             Lifecycle::Blocked { .. } => {}
             _ => drop(blocked.forget(torrent)),
@@ -187,8 +187,8 @@ pub(super) fn block_writers(
     }
 }
 
-/// Takes back what a blocked torrent has asked for: its unfinished pieces are idle by that, and other torrents that need
-/// their memory get it.
+/// Cancels the requests of a blocked torrent: its unfinished pieces become idle, and other torrents that need their
+/// memory get it.
 pub(super) fn recall_requests(
     mut blocked: ResMut<BlockedWrites>,
     mut flush: ResMut<FlushQueue>,
@@ -214,7 +214,7 @@ pub(super) fn recall_requests(
     }
 }
 
-/// Tries again what waits, and goes on where trying has helped.
+/// Retries blocked and failed torrents, and continues those for which the retry succeeded.
 pub(super) fn retry_torrents(
     mut commands: Commands,
     clock: Res<Clock>,
@@ -262,7 +262,7 @@ pub(super) fn retry_torrents(
     wakeup.at_next(retries.next());
 }
 
-/// Takes pieces out of flight.
+/// Drops pieces in flight.
 #[derive(SystemParam)]
 pub(super) struct Flight<'w, 's> {
     commands: Commands<'w, 's>,
@@ -276,7 +276,7 @@ impl Flight<'_, '_> {
         self.pieces.get(piece).ok().map(|piece| piece.torrent)
     }
 
-    /// Gives a piece up, to be begun again some time.
+    /// Drops a piece; the picker may begin it again later.
     fn put_back(&mut self, entity: Entity, active: &mut ActivePieces, picker: &mut Picker, random: &mut Random) {
         let Ok(piece) = self.pieces.get(entity) else { return };
         active.all.remove(&piece.index);
@@ -288,7 +288,7 @@ impl Flight<'_, '_> {
         self.commands.entity(entity).despawn();
     }
 
-    /// Counts what has come of pieces that are about to be given up, unless it lies on the disk, or may.
+    /// Counts the bytes of pieces that are about to be dropped, unless these bytes are on the disk, or may be.
     fn count_dropped(&mut self, torrent: Entity, active: &ActivePieces, partials: &Partials) {
         for piece in self.pieces.iter_many(active.all.values()).flatten() {
             if piece.phase != PiecePhase::Writing && !partials.0.contains_key(&piece.index) {
@@ -297,7 +297,7 @@ impl Flight<'_, '_> {
         }
     }
 
-    /// Gives up those pieces for which `gives_up` holds; true if none is left.
+    /// Drops the pieces for which `gives_up` holds; returns true if none is left.
     pub(super) fn ground(&mut self, active: &mut ActivePieces, gives_up: impl Fn(&ActivePiece) -> bool) -> bool {
         active.all.retain(|_, entity| {
             let Ok(piece) = self.pieces.get(*entity) else {

@@ -1,4 +1,4 @@
-//! Where a torrent's files are to lie: the folder and the name that its user chose.
+//! Location of a torrent's files: the folder and the name that the user chose.
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use ecs_torrent_protocol::files::{FileEntry, FileTable};
 use ecs_torrent_protocol::metainfo::Metainfo;
 use ecs_torrent_protocol::safe_path::safe_component;
 
-/// The download folder that the options name, if they name one.
+/// Returns the download folder that the options name, if any.
 pub(super) fn root_of(options: &AddOptions, download_dir: &Path) -> Option<PathBuf> {
     let root = options.root.clone();
     match &options.into {
@@ -17,7 +17,7 @@ pub(super) fn root_of(options: &AddOptions, download_dir: &Path) -> Option<PathB
     }
 }
 
-/// Refuses folders and names that lead somewhere else than they seem to.
+/// Refuses folders and names that lead elsewhere than they seem to.
 pub(super) fn check(options: &AddOptions) -> Result<(), AddError> {
     if let Some(name) = &options.name {
         check_name(name).map_err(|reason| AddError::BadName {
@@ -46,7 +46,7 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     }
 }
 
-/// The torrent with another name for its file or folder; its bytes and hashes stay.
+/// Returns the torrent with another name for its file or folder; its bytes and hashes stay.
 pub(crate) fn renamed(metainfo: &Arc<Metainfo>, name: &str) -> Arc<Metainfo> {
     let mut metainfo = Metainfo::clone(metainfo);
     let rename = |file: &FileEntry| {

@@ -1,7 +1,7 @@
-//! From what is saved and what is on the disk to what a torrent has.
+//! Opening torrents: the session and the files on the disk determine the held pieces.
 //!
-//! The session is loaded first: it says where the data is. Then the files are looked at. Where they are as the session
-//! says, it is believed; where they differ, the pieces in them are hashed; without a session, all that is there is.
+//! The session is loaded first: it says where the data is. Then the files are inspected. Files that match the session
+//! are trusted; for files that differ, their pieces are hashed; without a session, everything on the disk is hashed.
 
 use bevy_ecs::entity::EntityHashSet;
 use bevy_ecs::prelude::*;
@@ -41,7 +41,7 @@ const LOAD: Purpose = Purpose("load session");
 const OPEN: Purpose = Purpose("open files");
 const PREPARE: Purpose = Purpose("prepare files");
 
-/// What is known of a torrent's data is complete: it can begin to download, or to seed.
+/// The data of a torrent is fully known: the torrent can begin to download, or to seed.
 #[derive(Message, Debug, Clone)]
 pub struct StartTorrent {
     /// The torrent.
@@ -55,22 +55,22 @@ pub(crate) struct RequiresComplete;
 /// On a torrent that is being opened.
 #[derive(Component, Debug, Default)]
 pub(super) struct Opening {
-    /// The download folder stands, whatever the session says.
+    /// The download folder is fixed, whatever the session says.
     pub(super) has_root: bool,
-    /// Nobody has asked for it in this run.
+    /// The torrent was resumed: no user added it in this run.
     pub(super) is_resumed: bool,
-    /// It was opened before in this run: what it has counted since is newer than the session.
+    /// The torrent was opened before in this run: its counters are newer than the session.
     pub(super) is_again: bool,
-    /// Something of it that holds for its files was saved before.
+    /// An earlier save holds something about the torrent that applies to its files.
     pub(super) is_known: bool,
-    /// Its user has added it again, with other options.
+    /// The user has added the torrent again, with other options.
     pub(super) is_renewed: bool,
-    /// The session, once it is here.
+    /// The session, once it is loaded.
     pub(super) session: Option<Session>,
 }
 
 impl Opening {
-    /// Of a torrent that has been open.
+    /// State of a torrent that has been open before.
     pub(super) fn again() -> Self {
         Self {
             has_root: true,
@@ -80,7 +80,7 @@ impl Opening {
         }
     }
 
-    /// Of a torrent that has failed and is added again.
+    /// State of a failed torrent that is added again.
     pub(super) fn renewed() -> Self {
         Self {
             is_renewed: true,
@@ -88,13 +88,13 @@ impl Opening {
         }
     }
 
-    /// Whether its files are somebody else's as long as nothing is said against it.
+    /// Whether existing files belong to the user unless the session or the options say otherwise.
     fn is_new(&self) -> bool {
         self.is_renewed || !(self.is_resumed || self.is_again || self.is_known)
     }
 }
 
-/// What the state folder has told of torrents that were added because of it.
+/// Sessions and metainfo loaded for torrents that were added from the state folder.
 #[derive(Resource, Debug, Default)]
 pub(super) struct Arrived(Vec<(Entity, Loaded)>);
 
@@ -112,12 +112,12 @@ impl Opener<'_> {
         self.storages.next()
     }
 
-    /// What has come from the state folder.
+    /// Takes the events of the state folder for one purpose.
     pub(super) fn take(&mut self, purpose: Purpose) -> Vec<StateEvent> {
         self.state.take(purpose).collect()
     }
 
-    /// Asks for a torrent's session.
+    /// Requests a torrent's session.
     pub(super) fn load(&mut self, entity: Entity, torrent: &Torrent) {
         self.state.push(StateRequest::Load {
             tag: JobTag::new(LOAD, entity),
@@ -127,7 +127,7 @@ impl Opener<'_> {
         });
     }
 
-    /// Deletes what the state folder has of a torrent.
+    /// Deletes everything that the state folder has of a torrent.
     pub(super) fn forget(&mut self, tag: JobTag, torrent: InfoHash) {
         self.state.push(StateRequest::Remove { tag, torrent });
     }
@@ -137,7 +137,7 @@ impl Opener<'_> {
         self.arrived.0.push((entity, loaded));
     }
 
-    /// Looks at the files, under a new name: what is still being done to them under an old one is no longer heard of.
+    /// Inspects the files, under a new storage name: results of jobs that still run under an old name are ignored.
     fn open(
         &mut self,
         entity: Entity,
@@ -159,7 +159,7 @@ impl Opener<'_> {
     }
 }
 
-/// What of a torrent its session tells.
+/// The parts of a torrent that its session determines.
 #[derive(bevy_ecs::query::QueryData)]
 #[query_data(mutable)]
 pub(super) struct Resumed {
@@ -190,7 +190,7 @@ pub(super) fn collect_loaded(
         match event.outcome {
             Ok(StateDone::Loaded(loaded)) => arrived.push((event.tag.owner, *loaded)),
             Ok(_) => {}
-            // What it says is not known, and must not be written over.
+            // The contents of the session are unknown, and must not be overwritten.
             Err(error) => {
                 let torrent = event.tag.owner;
                 let answer = torrents.get(torrent).map(|resumed| AddError::Unsaved {
@@ -212,7 +212,7 @@ pub(super) fn collect_loaded(
     for (torrent, loaded) in arrived {
         if let Ok(mut resumed) = torrents.get_mut(torrent) {
             resumed.take_in(loaded, torrent, &mut commands, &mut opener, &settings, &mut trackers);
-            // A new torrent gets no file before it is known that it may.
+            // A new torrent claims no file before it is known to be allowed to.
             if !resumed.opening.is_new() {
                 resumed.register(&mut registry);
             }
@@ -221,7 +221,7 @@ pub(super) fn collect_loaded(
 }
 
 impl ResumedItem<'_, '_> {
-    /// Takes a session in, and goes on to the files.
+    /// Applies a session, and continues with the files.
     pub(super) fn take_in(
         &mut self,
         loaded: Loaded,
@@ -259,7 +259,7 @@ impl ResumedItem<'_, '_> {
         if let Some(root) = known_root.or(loaded.salvage.root).filter(|_| !self.opening.has_root) {
             self.storage.root = root;
         }
-        // What it says of files elsewhere is of no use here.
+        // A session about files in another folder is of no use here.
         let session = session.filter(|session| {
             session.root == self.storage.root || session.resolved.as_ref() == Some(&self.storage.root)
         });
@@ -284,7 +284,7 @@ impl ResumedItem<'_, '_> {
         self.opening.session = session;
     }
 
-    /// Says which files the torrent uses, as far as its session tells.
+    /// Registers the files that the torrent uses, as far as its session tells.
     fn register(&self, registry: &mut FileRegistry) {
         let session = self.opening.session.as_ref();
         let resolved = session.and_then(|session| session.resolved.as_deref());
@@ -294,7 +294,7 @@ impl ResumedItem<'_, '_> {
         registry.set(self.torrent.id(), &self.torrent.name, keys);
     }
 
-    /// What does not depend on the files.
+    /// Restores the state that does not depend on the files.
     fn recall(&mut self, session: &Session, settings: &Settings, trackers: &mut Query<&mut Tracker>) {
         *self.counters = Counters {
             uploaded: session.uploaded,
@@ -323,16 +323,16 @@ impl ResumedItem<'_, '_> {
     }
 }
 
-/// What a session and the files together tell.
+/// The combined result of a session and the files.
 #[derive(Debug, PartialEq, Eq)]
 struct Findings {
-    /// Pieces that are believed to be here.
+    /// Pieces that are trusted.
     have: Bitfield,
     /// Pieces that have to be hashed.
     doubtful: Vec<u32>,
 }
 
-/// Believes a session where each file is as it says; pieces in other files are in doubt.
+/// Trusts a session where each file matches it; pieces in other files are in doubt.
 fn judge(session: Option<&Session>, stamps: &[Option<FileStamp>], geometry: &Geometry, files: &FileTable) -> Findings {
     let count = geometry.piece_count();
     let known = session.and_then(|session| Some((session, session.have.to_set(count)?)));
@@ -349,7 +349,8 @@ fn judge(session: Option<&Session>, stamps: &[Option<FileStamp>], geometry: &Geo
             continue;
         }
         for piece in geometry.pieces_of(file.offset..file.end()) {
-            // Where there is no file, and was none, only what is had all the same is in doubt.
+            // Where a file is absent, as the session says, only pieces that the session nevertheless calls held are in
+            // doubt.
             if have.remove(piece) || saved != found {
                 in_doubt.insert(piece);
             }
@@ -361,7 +362,7 @@ fn judge(session: Option<&Session>, stamps: &[Option<FileStamp>], geometry: &Geo
     }
 }
 
-/// What is decided of a torrent when its files have been found.
+/// The parts of a torrent that are decided when its files have been found.
 #[derive(bevy_ecs::query::QueryData)]
 #[query_data(mutable)]
 pub(super) struct Opened {
@@ -426,7 +427,7 @@ pub(super) fn collect_opened(
             registry.set(opened.torrent.id(), &opened.torrent.name, keys);
             let is_shared = !registry.shared_files(opened.torrent.id()).is_empty();
             if is_shared && opened.state.stop_overwriting() {
-                // Another torrent uses some of the files, if only to read them: nothing that is there is changed.
+                // Another torrent uses some of the files, if only to read them: no existing file is changed.
                 let session = opened.opening.as_ref().and_then(|opening| opening.session.as_ref());
                 let claims = opened.state.claims(session);
                 opener.open(entity, &mut opened.storage, session, files, claims);
@@ -475,7 +476,7 @@ pub(super) fn collect_opened(
 }
 
 impl OpenedItem<'_, '_> {
-    /// The files cannot be looked at: a new torrent that may not have them is refused, another one fails.
+    /// Handles files that cannot be inspected: refuses a new torrent that may not have them, fails any other.
     fn fail(&mut self, entity: Entity, error: &DiskError, adds: &mut Adds, failed: &mut MessageWriter<FailTorrent>) {
         self.state.note_unopened();
         let Some(opening) = self.opening.as_ref().filter(|_| *self.lifecycle == Lifecycle::Adding) else {
@@ -491,8 +492,8 @@ impl OpenedItem<'_, '_> {
     }
 }
 
-/// Why a new torrent cannot have the files that it would write: another torrent uses one of them, or one that was there
-/// before is too short to be right.
+/// Returns the reason why a new torrent cannot have the files that it would write: another torrent uses one of them, or
+/// an existing file is too short to be right.
 fn find_obstacle(
     entity: Entity,
     found: &FoundFiles,
@@ -534,7 +535,7 @@ fn find_obstacle(
     })
 }
 
-/// The blocks that a session names outside the pieces that it has.
+/// Returns the blocks that a session lists outside its held pieces.
 fn partial_blocks(session: &Session, geometry: &Geometry) -> std::collections::BTreeMap<u32, Bitfield> {
     let is_piece = |partial: &&ecs_torrent_components::session::PartialPiece| partial.piece < geometry.piece_count();
     let blocks = session.partial.iter().filter(is_piece).filter_map(|partial| {
@@ -544,12 +545,12 @@ fn partial_blocks(session: &Session, geometry: &Geometry) -> std::collections::B
     blocks.collect()
 }
 
-/// Torrents whose files are to be created when a session that says so is durable: a kill right after does not make
-/// them the user's.
+/// Torrents whose files are created once a session that says so is durable. Otherwise a kill right after the creation
+/// would make these files the user's.
 #[derive(Resource, Debug, Default)]
 pub(super) struct AwaitingClaims(EntityHashSet);
 
-/// Makes the files of torrents ready, when that is allowed.
+/// Prepares the files of torrents, when that is allowed.
 #[derive(SystemParam)]
 pub(super) struct Preparing<'w> {
     disk: ResMut<'w, DiskPort>,
@@ -568,7 +569,7 @@ impl Preparing<'_> {
         }
     }
 
-    /// A session of the torrent is durable.
+    /// Continues the preparation of a torrent whose session is durable.
     pub(super) fn go_on(&mut self, torrent: Entity, storage: &Storage, state: &SessionState) {
         if state.may_create() && self.awaiting.0.remove(&torrent) {
             self.disk.push(DiskRequest::Prepare {
@@ -579,13 +580,13 @@ impl Preparing<'_> {
         }
     }
 
-    /// The session cannot be written: true where the torrent waits for it.
+    /// Handles a session that cannot be written; returns true if the torrent waits for it.
     pub(super) fn gives_up(&mut self, torrent: Entity) -> bool {
         self.awaiting.0.remove(&torrent)
     }
 }
 
-/// A complete torrent seeds; for another, its files are made ready first.
+/// Starts torrents: a complete torrent seeds; for any other, its files are prepared first.
 pub(super) fn start_torrents(
     mut start: MessageReader<StartTorrent>,
     clock: Res<Clock>,
@@ -750,18 +751,18 @@ mod tests {
             judged(Some(&saved), [Some(SEEN), Some(SEEN), Some(touched)]),
             (vec![0, 1, 2], vec![3, 4])
         );
-        // Fault 81: what is gone is looked for and not believed.
+        // Fault 81: pieces of a missing file are hashed and not trusted.
         assert_eq!(
             judged(Some(&saved), [None, Some(SEEN), Some(SEEN)]),
             (vec![2, 3, 4], vec![0, 1])
         );
-        // A file for which the session did not vouch.
+        // A file for which the session does not vouch.
         let lost = session(&[0, 1, 2, 3, 4], [Some(SEEN), Some(SEEN), None]);
         assert_eq!(
             judged(Some(&lost), [Some(SEEN), Some(SEEN), None]),
             (vec![0, 1, 2], vec![3, 4])
         );
-        // Written after the session was: whether it is any good is to be seen.
+        // A file written after the session: its contents are unverified.
         let fresh = session(&[], [None; 3]);
         assert_eq!(judged(Some(&fresh), [None, None, Some(SEEN)]), (vec![], vec![3, 4]));
     }

@@ -1,5 +1,5 @@
-//! Torrents that are removed while they are stopped: what the state folder has of them is read, they are listed as
-//! stopping, and go the way of those that run.
+//! Removal of stopped torrents: reads their data from the state folder, lists them as stopping, and removes them like
+//! running torrents.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::ownership::FileRegistry;
 const LOAD: Purpose = Purpose("load stopped torrents to remove");
 const FORGET: Purpose = Purpose("forget torrents that cannot be read");
 
-/// Removals of torrents that do not run, by number.
+/// Removals of stopped torrents, by number.
 #[derive(Resource, Debug, Default)]
 pub(super) struct StoppedRemovals {
     waiting: Vec<(u64, RemoveTorrent)>,
@@ -48,7 +48,7 @@ impl StoppedRemovals {
     }
 }
 
-/// Looks in the state folder for torrents that are to be removed and do not run.
+/// Looks in the state folder for stopped torrents that are to be removed.
 pub(super) fn find_stopped(
     mut queue: ResMut<CommandQueue<RemoveTorrent>>,
     mut removals: ResMut<StoppedRemovals>,
@@ -72,7 +72,7 @@ pub(super) fn find_stopped(
     }
 }
 
-/// Lists the torrents that were found, for the stop to remove them.
+/// Lists the found torrents, so that the stop removes them.
 pub(super) fn add_removed(
     mut queue: ResMut<CommandQueue<RemoveTorrent>>,
     mut removals: ResMut<StoppedRemovals>,
@@ -94,14 +94,14 @@ pub(super) fn add_removed(
             }
         };
         match loaded.metainfo.take() {
-            // It was added meanwhile.
+            // The torrent was added meanwhile.
             _ if adder.index.get(torrent).is_some() => queue.0.push_back(command),
             Some(Ok(metainfo)) => {
                 adder.add(&metainfo, &AddOptions::default(), true, Some(loaded));
                 queue.0.push_back(command);
             }
             _ if loaded.session.is_some() || loaded.set_aside.is_some() || loaded.has_metainfo => {
-                // Nothing tells what its files are called: they stay.
+                // The names of its files are unknown: the files stay.
                 registry.remove(torrent);
                 let number = removals.add(command);
                 let tag = StoppedRemovals::tag(FORGET, number);

@@ -1,8 +1,8 @@
 //! The stop: phases that progress across ticks, one at a time, each with its deadline.
 //!
-//! On the wire, in this order: no more requests; cancel, not-interested and choke to every peer, then the close;
-//! only then `stopped` to the trackers; only then the session; only then the torrent is gone and whoever asked is
-//! answered. Removing is the same way, with the session deleted instead of saved.
+//! Order on the wire: no more requests; cancel, not-interested and choke to every peer, then the close; then `stopped`
+//! to the trackers; then the session; then the torrent is gone and the callers get their answers. Removing works the
+//! same way, with the session deleted instead of saved.
 
 use std::sync::Arc;
 
@@ -42,23 +42,23 @@ const CLOSING: Purpose = Purpose("close links");
 type StopReply = Reply<Result<(), StopError>>;
 type RemoveReply = Reply<Result<Removed, RemoveError>>;
 
-/// Torrents that are stopping, in the order in which they began to, and who waits for them.
+/// Stopping torrents, in the order in which their stops began, and the callers that wait for them.
 #[derive(Resource, Debug, Default)]
 pub(super) struct StopsInOrder {
     torrents: Vec<Entity>,
     waiters: EntityHashMap<Waiters>,
     all: Vec<StopReply>,
-    /// The first session that could not be saved since somebody asked for all.
+    /// The first session that could not be saved since a caller requested a stop of all torrents.
     first_error: Option<StopError>,
 }
 
-/// Who waits for one torrent, and what is to become of it.
+/// Callers that wait for one torrent, and how the torrent is to end.
 #[derive(Debug, Default)]
 struct Waiters {
     stops: Vec<StopReply>,
     removals: Vec<RemoveReply>,
     removal: Option<RemoveOptions>,
-    /// It is refused, after it was listed: what the state folder had of it before stays, and nothing else.
+    /// The torrent was listed and then refused: its earlier data in the state folder stays, and nothing else.
     is_refused: bool,
 }
 
@@ -79,7 +79,7 @@ impl Waiters {
                 reason,
             }));
         }
-        // Who wanted it stopped has that, whatever was left of a removal.
+        // A caller that requested only a stop gets a success, even if a removal is incomplete.
         let stopped = match self.removal {
             Some(_) => Ok(()),
             None => result.as_ref().map(drop).map_err(Arc::clone),
@@ -103,7 +103,7 @@ fn stop_error(torrent: &Torrent, reason: Arc<str>) -> StopError {
 pub(crate) struct ClosingLinks(EntityHashMap<usize>);
 
 impl ClosingLinks {
-    /// Counts a close whose end is waited for, and names it.
+    /// Counts a close whose end is awaited, and returns its tag.
     pub(crate) fn expect(&mut self, torrent: Option<Entity>, reason: &CloseReason) -> Option<JobTag> {
         let owner = torrent.filter(|_| *reason == CloseReason::Stopping)?;
         *self.0.entry(owner).or_default() += 1;
@@ -111,12 +111,12 @@ impl ClosingLinks {
     }
 }
 
-/// Torrents whose trackers have to hear `stopped`, and those whose trackers have.
+/// Torrents that must send `stopped` to their trackers, and the number of missing answers.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct AnnounceStops {
     /// Written by the stop, taken by the announces.
     pub(crate) wanted: Vec<Entity>,
-    /// Written by the announces: how many trackers have not answered.
+    /// Written by the announces: the number of trackers that have not answered.
     pub(crate) pending: EntityHashMap<usize>,
 }
 
@@ -187,7 +187,7 @@ pub(super) fn hear_stops(
     }
 }
 
-/// Time for a phase.
+/// Returns the time limit of a phase.
 fn limit(phase: StopPhase, settings: &LifecycleSettings) -> std::time::Duration {
     millis(match phase {
         StopPhase::HaltDownloads => settings.halt_timeout_ms,
@@ -197,7 +197,7 @@ fn limit(phase: StopPhase, settings: &LifecycleSettings) -> std::time::Duration 
     })
 }
 
-/// Everything that a phase needs to begin and to end.
+/// Parameters that the phases need to begin and to end.
 #[derive(bevy_ecs::system::SystemParam)]
 pub(super) struct Stops<'w, 's> {
     commands: Commands<'w, 's>,
@@ -253,7 +253,7 @@ pub(super) fn advance_stops(
         first_error,
     } = &mut *stops;
     order.retain(|&entity| {
-        // A torrent whose stop was heard in this tick gets its component at the end of it.
+        // A torrent whose stop was requested in this tick gets its component at the end of the tick.
         let Ok(mut stopped) = torrents.get_mut(entity) else {
             wakeup.at(now);
             return true;
@@ -278,7 +278,7 @@ pub(super) fn advance_stops(
                 Some(result) => result,
             };
             if phase == StopPhase::WriteSession && stage.endings.began.remove(&entity) != Some(ending) {
-                // Somebody wants it removed since: what was saved, or not, is deleted.
+                // A removal was requested meanwhile: the session is deleted, whether it was saved or not.
                 stopped.stopping.has_begun = false;
                 stopped.stopping.deadline = now + limit(phase, &settings.lifecycle);
                 continue;
@@ -363,12 +363,12 @@ impl Stops<'_, '_> {
             StopPhase::AnnounceStopped => {
                 self.closing.0.remove(&entity);
                 self.announces.wanted.push(entity);
-                // Taken over by the announces in this tick; one until they have counted.
+                // The announces take this over in this tick; the number is one until they have counted.
                 self.announces.pending.insert(entity, 1);
             }
             StopPhase::WriteSession => {
                 self.announces.pending.remove(&entity);
-                // What an earlier stop did not wait for.
+                // Clears the result of an earlier stop that did not wait for it.
                 self.endings.ended.remove(&entity);
                 self.endings.wanted.push((entity, ending));
                 self.endings.began.insert(entity, ending);
@@ -376,7 +376,7 @@ impl Stops<'_, '_> {
         }
     }
 
-    /// How the phase went, once it is over.
+    /// Returns the result of the phase, once it is over.
     fn outcome(&mut self, stopped: &mut StoppedItem<'_, '_>) -> Option<Result<Removed, Arc<str>>> {
         let entity = stopped.entity;
         let is_done = match stopped.stopping.phase {
@@ -391,7 +391,7 @@ impl Stops<'_, '_> {
         is_done.then(|| Ok(Removed::default()))
     }
 
-    /// Pieces that are hashed or written finish; the others are given up. True when none is left.
+    /// Lets pieces that are hashed or written finish, and drops the others. Returns true when none is left.
     fn halt(&mut self, active: &mut ActivePieces) -> bool {
         self.flight.ground(active, |piece| match piece.phase {
             PiecePhase::Filling => !piece.is_full(),
@@ -400,7 +400,7 @@ impl Stops<'_, '_> {
         })
     }
 
-    /// Cancel for each outstanding request, not-interested, choke; the close follows when these have left.
+    /// Queues a cancel for each outstanding request, not-interested and choke; the close follows when these are sent.
     fn part_from(&mut self, entity: Entity) {
         let Ok((peer, requests, mut outbox)) = self.peers.get_mut(entity) else {
             return;
@@ -417,7 +417,7 @@ impl Stops<'_, '_> {
         self.reaper.close(entity, CloseReason::Stopping);
     }
 
-    /// Answers who waits for a torrent to be added that has ended before it was.
+    /// Answers callers that wait for an add of a torrent that has ended first.
     fn answer_adds(&mut self, stopped: &StoppedItem<'_, '_>, ending: Ending, result: &Result<Removed, Arc<str>>) {
         let torrent = stopped.torrent.name.clone();
         let answer = match (ending, result) {
@@ -446,7 +446,7 @@ impl Stops<'_, '_> {
         self.commands.entity(stopped.entity).despawn();
     }
 
-    /// A torrent whose session could not be saved stays, so that somebody sees it and can try again.
+    /// Keeps a torrent whose session could not be saved, so that the user sees it and can retry.
     fn keep_failed(&mut self, stopped: &mut StoppedItem<'_, '_>, reason: &Arc<str>) {
         *stopped.lifecycle = Lifecycle::Failed {
             reason: format!("stopped, but its state is not saved: {reason}").into(),

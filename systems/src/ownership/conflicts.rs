@@ -1,4 +1,4 @@
-//! Whether a new torrent may use files that another one uses.
+//! Conflicts: whether a new torrent may use files that another torrent uses.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use ecs_torrent_protocol::metainfo::Info;
 
 use super::{FileKey, FileRegistry, FolderKeys, Owner, is_whole};
 
-/// A torrent that is to be added, and its files as they were found.
+/// A torrent that is to be added, with its files as they were found.
 pub(crate) struct Candidate<'a> {
     pub(crate) torrent: InfoHash,
     pub(crate) name: &'a Arc<str>,
@@ -21,17 +21,18 @@ pub(crate) struct Candidate<'a> {
     pub(crate) found: &'a [Option<FoundFile>],
 }
 
-/// What a running torrent has.
+/// The content and the held pieces of a running torrent.
 #[derive(Clone, Copy)]
 pub(crate) struct Holder<'a> {
     pub(crate) info: &'a Info,
     pub(crate) have: &'a Bitfield,
 }
 
-/// A file of the new torrent that another one uses, unless the other holds all of it with the same content, as far as
-/// that can be told without reading: then both may read it, and neither writes it.
+/// Finds a file of the new torrent that conflicts with another torrent. There is no conflict where the other torrent
+/// holds all of the file with the same content, as far as that can be told without reading: then both may read it, and
+/// neither writes it.
 ///
-/// `holder` gives what a torrent has, if it runs.
+/// `holder` returns the content and the held pieces of a torrent, if it runs.
 pub(crate) fn find_conflict<'a>(
     registry: &FileRegistry,
     candidate: &Candidate<'_>,
@@ -73,8 +74,8 @@ fn holds(owner: &Owner, key: FileKey, holder: &Holder<'_>, info: &Info, file: &F
     })
 }
 
-/// Compares the hashes of pieces that lie wholly in the file and begin at the same places of it in both torrents. Where
-/// there are none, only reading can tell.
+/// Compares the hashes of pieces that lie entirely in the file and begin at the same offset of it in both torrents.
+/// Without such pieces, only reading can tell.
 fn is_known_to_differ((a, a_file): (&Info, &FileEntry), (b, b_file): (&Info, &FileEntry)) -> bool {
     let length = u64::from(a.geometry.piece_length());
     if length != u64::from(b.geometry.piece_length()) || a_file.offset % length != b_file.offset % length {
@@ -86,7 +87,7 @@ fn is_known_to_differ((a, a_file): (&Info, &FileEntry), (b, b_file): (&Info, &Fi
         .any(|(a_piece, b_piece)| a.pieces.get(a_piece) != b.pieces.get(b_piece))
 }
 
-/// The pieces that lie wholly in a file.
+/// Returns the pieces that lie entirely in a file.
 fn inner(file: &FileEntry, geometry: &Geometry) -> impl Iterator<Item = u32> {
     let (start, end) = (file.offset, file.end());
     let geometry = *geometry;

@@ -1,4 +1,4 @@
-//! The files of torrents that are stopped, read from the state folder before the first new torrent is decided on.
+//! Survey of stopped torrents: reads their files from the state folder before the first new torrent is decided on.
 
 use std::path::{Path, PathBuf};
 
@@ -19,15 +19,15 @@ use crate::lifecycle::renamed;
 const LIST: Purpose = Purpose("list sessions for their files");
 const LOOK: Purpose = Purpose("look at sessions for their files");
 
-/// Most sessions that are read at a time: each comes with its metainfo, which may be of megabytes.
+/// Maximum number of sessions that are read at a time: each comes with its metainfo, which may take megabytes.
 const MAX_LOOKS: usize = 64;
 
-/// How far the reading of stopped torrents is.
+/// Progress of reading stopped torrents.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct Survey {
     stage: Stage,
     is_wanted: bool,
-    /// Saved torrents are being added; what they leave is little or nothing.
+    /// Saved torrents are being added; they leave little or nothing for the survey.
     is_resuming: bool,
 }
 
@@ -44,8 +44,8 @@ enum Stage {
 }
 
 impl Survey {
-    /// Whether the files of all torrents are known. Otherwise they will be, and this is to be asked again; the survey begins
-    /// with the next tick, which `wakeup` brings.
+    /// Whether the files of all torrents are known. If not, the survey begins with the next tick, which `wakeup`
+    /// triggers, and the caller asks again later.
     pub(crate) fn is_done(&mut self, wakeup: &Wakeup, now: Timestamp) -> bool {
         if !std::mem::replace(&mut self.is_wanted, true) {
             wakeup.at(now);
@@ -53,14 +53,14 @@ impl Survey {
         matches!(self.stage, Stage::Done)
     }
 
-    /// Saved torrents are being added: all of them are read by that.
+    /// Records that saved torrents are being added, which reads all of them.
     pub(crate) fn begin_resuming(&mut self) {
         self.is_resuming = true;
     }
 
-    /// All saved torrents were read, or could not be.
+    /// Records that all saved torrents were read, or could not be.
     pub(crate) fn end_resuming(&mut self, is_complete: bool) {
-        // Where it could not, the survey tries.
+        // If they could not, the survey tries.
         self.is_resuming = false;
         if is_complete {
             self.stage = Stage::Done;

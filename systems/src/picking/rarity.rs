@@ -1,4 +1,4 @@
-//! The order in which pieces are begun: by priority, then the rarest first, ties at random.
+//! The order in which pieces are begun: by priority, then rarest first, with ties broken at random.
 
 use std::collections::BTreeMap;
 
@@ -6,46 +6,46 @@ use ecs_torrent_components::peer::{PeerPieces, PieceForm};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_protocol::bitfield::Bitfield;
 
-/// Urgency of a piece; higher is earlier, 0 is not wanted.
+/// Priority of a piece: higher is earlier, 0 is not wanted.
 pub type Priority = u8;
 
-/// What pieces have that nobody asked for anything else.
+/// Priority of a piece unless another one is set.
 pub const NORMAL_PRIORITY: Priority = 4;
 
-/// Not in any bucket.
+/// Place of a piece that is in no bucket.
 const OUT: u32 = u32::MAX;
 
 /// The pieces that can be begun, in buckets of equal priority and availability.
 ///
-/// A change of one piece touches at most two buckets; a change of many goes through the buckets once, in a few
-/// nanoseconds a piece. A pick looks at buckets from the front, each from a random place on, so that equal peers do not
-/// all begin with the same piece.
+/// A change of one piece touches at most two buckets. A change of many pieces passes over the buckets once, at a few
+/// nanoseconds per piece. A pick scans the buckets from the front, each from a random position, so that equal peers do
+/// not all begin with the same piece.
 #[derive(Debug, Clone)]
 pub struct RarityOrder {
     pieces: Box<[PieceRank]>,
-    /// Peers that told all pieces at once ([`PieceForm::AllBut`]): they make none rarer than another, but for the few
-    /// that one of them has taken back.
+    /// Peers that announced all pieces at once ([`PieceForm::AllBut`]). They do not affect the order, except for the
+    /// few pieces that one of them no longer has.
     complete_peer_count: u32,
     buckets: BTreeMap<Key, Vec<u32>>,
     /// The pieces that are in buckets.
     pickable: Bitfield,
 }
 
-/// Lower keys are picked first.
+/// Sort key of a bucket; lower keys are picked first.
 type Key = (std::cmp::Reverse<Priority>, i16);
 
 #[derive(Debug, Clone, Copy)]
 struct PieceRank {
-    /// Peers that told this piece by itself, less those that told all pieces and took this one back. Beyond 32 767 peers
-    /// of one torrent, pieces are no longer told apart.
+    /// Peers that announced this piece individually, minus peers that announced all pieces and no longer have this one.
+    /// Saturates at 32 767 peers of one torrent; beyond that, pieces are no longer distinguished.
     availability: i16,
     priority: Priority,
-    /// Place in its bucket, or [`OUT`].
+    /// Index in its bucket, or [`OUT`].
     place: u32,
 }
 
 impl RarityOrder {
-    /// All pieces for which `is_missing` holds can be picked; no peer has any yet.
+    /// Makes all pieces pickable for which `is_missing` holds, with no copies counted yet.
     pub fn new(piece_count: u32, is_missing: impl Fn(u32) -> bool, random: &mut Random) -> Self {
         let rank = PieceRank {
             availability: 0,
@@ -64,13 +64,13 @@ impl RarityOrder {
         order
     }
 
-    /// Number of pieces that can be picked.
+    /// Returns the number of pieces that can be picked.
     #[must_use]
     pub fn pickable_count(&self) -> u32 {
         self.pickable.count()
     }
 
-    /// Number of peers that have `piece`.
+    /// Returns the number of peers that have `piece`.
     #[must_use]
     pub fn availability(&self, piece: u32) -> u32 {
         let single = self
@@ -80,7 +80,7 @@ impl RarityOrder {
         self.complete_peer_count.saturating_add_signed(single)
     }
 
-    /// Makes a piece pickable, if it was not: it is missing, and not in flight.
+    /// Makes a piece pickable, if it was not. The piece must be missing and not in flight.
     pub fn insert(&mut self, piece: u32, random: &mut Random) {
         let Some(rank) = self.pieces.get(piece as usize) else {
             return;
@@ -91,14 +91,14 @@ impl RarityOrder {
         }
     }
 
-    /// Makes a piece not pickable, if it was: it is in flight or here.
+    /// Makes a piece unpickable, if it was pickable: it is in flight or held.
     pub fn remove(&mut self, piece: u32) {
         if self.leave(piece) {
             self.pickable.remove(piece);
         }
     }
 
-    /// Sets a piece's priority; at 0 it is not picked.
+    /// Sets a piece's priority. A piece of priority 0 is not picked.
     pub fn set_priority(&mut self, piece: u32, priority: Priority, is_missing: bool, random: &mut Random) {
         if (piece as usize) < self.pieces.len() {
             self.remove(piece);
@@ -109,7 +109,7 @@ impl RarityOrder {
         }
     }
 
-    /// Counts a peer that has these pieces in.
+    /// Adds a peer's pieces to the availability counts.
     pub fn add_peer(&mut self, pieces: &PeerPieces, random: &mut Random) {
         match pieces.form() {
             PieceForm::Listed(bits) => self.add_copies(bits, random),
@@ -122,7 +122,7 @@ impl RarityOrder {
         }
     }
 
-    /// Counts a peer that has these pieces out.
+    /// Removes a peer's pieces from the availability counts.
     pub fn remove_peer(&mut self, pieces: &PeerPieces, random: &mut Random) {
         match pieces.form() {
             PieceForm::Listed(bits) => self.remove_copies(bits, random),
@@ -133,12 +133,12 @@ impl RarityOrder {
         }
     }
 
-    /// Counts one more peer that has each of `pieces`.
+    /// Counts one more peer for each of `pieces`.
     pub fn add_copies(&mut self, pieces: &Bitfield, random: &mut Random) {
         self.recount_all(pieces, 1, random);
     }
 
-    /// Counts one peer less that has each of `pieces`.
+    /// Counts one peer less for each of `pieces`.
     pub fn remove_copies(&mut self, pieces: &Bitfield, random: &mut Random) {
         self.recount_all(pieces, -1, random);
     }
@@ -153,8 +153,8 @@ impl RarityOrder {
         self.recount(piece, -1, random);
     }
 
-    /// The piece to begin next with a peer that has `pieces`, among those that `accepts` takes. Of the best ones it is
-    /// the first of `preferred` that is one of them, otherwise any.
+    /// Picks the next piece for a peer that has `pieces`, among the pieces that `accepts` allows. Among equally good
+    /// pieces, the first one in `preferred` wins; otherwise the choice is arbitrary.
     pub fn pick(
         &self,
         pieces: &PeerPieces,
@@ -168,7 +168,7 @@ impl RarityOrder {
             .filter(|piece| self.is_pickable(*piece) && is_candidate(*piece))
             .min_by_key(|piece| self.key(*piece));
         let preferred_key = preferred.map(|piece| self.key(piece));
-        // Where the peer has little, its own pieces are the shorter list.
+        // If the peer has few pieces, its own pieces are the shorter list.
         if pieces.count() < self.pickable_count() / 8 {
             let mut best: Option<(Key, u32)> = None;
             let mut ties = 0;
@@ -179,7 +179,7 @@ impl RarityOrder {
                     Some((other, _)) if key == other => ties + 1,
                     _ => 1,
                 };
-                // Each of n equal pieces stays with the chance of one in n.
+                // Reservoir sampling: each of n equal pieces is kept with probability 1/n.
                 if random.below(ties) == 0 || ties == 1 {
                     best = Some((key, piece));
                 }
@@ -189,7 +189,7 @@ impl RarityOrder {
                 best => best.map(|(_, piece)| piece),
             };
         }
-        // Peers that have nothing of use are told by whole words, not piece by piece.
+        // Whole-word comparison finds peers without useful pieces faster than a scan of single pieces.
         if !pieces.is_complete() && pieces.iter_in(&self.pickable).next().is_none() {
             return None;
         }
@@ -202,7 +202,7 @@ impl RarityOrder {
         })
     }
 
-    /// Whether a piece can be picked.
+    /// Returns whether a piece can be picked.
     #[must_use]
     pub fn is_pickable(&self, piece: u32) -> bool {
         self.pieces.get(piece as usize).is_some_and(|rank| rank.place != OUT)
@@ -219,7 +219,8 @@ impl RarityOrder {
         }
     }
 
-    /// Changes the count of many pieces. One by one costs about as much as going through eight pieces in their buckets.
+    /// Changes the counts of many pieces. A single change costs about as much as a pass over eight pieces in their
+    /// buckets.
     fn recount_all(&mut self, pieces: &Bitfield, change: i16, random: &mut Random) {
         if pieces.count() < self.pickable_count() / 8 {
             pieces.iter().for_each(|piece| self.recount(piece, change, random));
@@ -233,7 +234,7 @@ impl RarityOrder {
         let mut shuffle = CheapRandom::new(random);
         for (key, bucket) in std::mem::take(&mut self.buckets) {
             let (moved, stayed): (Vec<u32>, Vec<u32>) = bucket.into_iter().partition(|piece| pieces.contains(*piece));
-            // Pieces of one bucket had the same count, and have after the same change.
+            // Pieces of one bucket have equal counts before and after the same change.
             if let Some(first) = moved.first() {
                 let key = self.key(*first);
                 shuffle.merge(self.buckets.entry(key).or_default(), moved);
@@ -254,7 +255,7 @@ impl RarityOrder {
         (std::cmp::Reverse(rank.priority), rank.availability)
     }
 
-    /// Puts a piece at a random place of its bucket.
+    /// Puts a piece at a random position in its bucket.
     fn enter(&mut self, piece: u32, random: &mut Random) {
         let bucket = self.buckets.entry(self.key(piece)).or_default();
         let place = random.below(bucket.len() + 1);
@@ -289,7 +290,7 @@ impl RarityOrder {
     }
 }
 
-/// Random numbers that are good enough to mix buckets, and cost a nanosecond (xorshift64).
+/// A random number generator (xorshift64), good enough to shuffle buckets, at a nanosecond per number.
 struct CheapRandom(u64);
 
 impl CheapRandom {
@@ -304,7 +305,7 @@ impl CheapRandom {
         (((self.0 >> 32) * bound as u64) >> 32) as usize
     }
 
-    /// Mixes `others` into `bucket`, both in random order, so that the whole is.
+    /// Merges `others` into `bucket`. Both are in random order, and so is the result.
     fn merge(&mut self, bucket: &mut Vec<u32>, others: Vec<u32>) {
         if bucket.is_empty() {
             *bucket = others;
@@ -374,7 +375,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a model that scans everything: a pick is always one of the pieces that are best.
+        /// Compares picks with a model that scans all pieces: a pick is always one of the best pieces.
         #[test]
         fn picks_are_minimal(
             count in 1u32..60,

@@ -1,4 +1,4 @@
-//! Filling a peer's request queue.
+//! Fills the request pipelines of peers.
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
@@ -22,23 +22,23 @@ use smallvec::SmallVec;
 use super::{LateCheck, Picker, Resume, Supply, patience, watch};
 use crate::verification::FullPieces;
 
-/// Requests without an answer, and past their time, beyond which a peer gets no more.
+/// Most late requests that a peer may have outstanding before it gets no more requests.
 const MAX_LATE: usize = 32;
 
-/// A piece that would take a peer longer than this is better shared with others.
+/// Pieces that would take a peer longer than this, in seconds, are shared with other peers.
 const ALONE_SECONDS: u64 = 20;
 
-/// Most requests outstanding to a peer while it is asked for what others owe us too.
+/// Most requests outstanding to a peer that is also asked for blocks requested from other peers.
 const ENDGAME_DEPTH: usize = 64;
 
-/// Least requests outstanding to a peer that suggests what it is to be asked for: it waits for us to take just that.
+/// Least pipeline depth for a peer that suggests pieces: it waits for us to request exactly those.
 const GUIDED_DEPTH: u32 = 16;
 
 /// The content of padding (BEP 47).
 static ZEROS: [u8; BLOCK_SIZE as usize] = [0; BLOCK_SIZE as usize];
 
-/// Gives up pieces that nobody sends blocks of, where others wait for their memory. Who is late with a block of one is
-/// told: the piece may be begun again, and nobody is asked twice for what he owes.
+/// Drops idle pieces when peers wait for memory. Late requests for their blocks are canceled: the piece may be begun
+/// again, and no peer is asked twice for a block that it owes.
 pub(super) fn evict_idle(
     mut commands: Commands,
     mut supply: ResMut<Supply>,
@@ -85,7 +85,7 @@ pub(super) fn evict_idle(
     }
 }
 
-/// Lists the starved peers for which something has become free.
+/// Queues the starved peers for which blocks or memory have become free.
 pub(super) fn recall_starved(
     mut supply: ResMut<Supply>,
     mut refill: ResMut<RefillQueue>,
@@ -146,7 +146,7 @@ pub(super) fn refill_requests(
         let rate = rates.download.at(now);
         let most = extensions.handshake.request_queue.unwrap_or(u32::MAX).max(1);
         let depth = match state.snubbed || requests.is_silent {
-            // One request tells whether it is back.
+            // One request shows whether the peer sends again.
             true => 1,
             false => {
                 let least = if requests.is_guided(now) { GUIDED_DEPTH } else { 1 };
@@ -191,7 +191,7 @@ pub(super) fn refill_requests(
     bench.spawn_fresh();
 }
 
-/// One peer's choice in one torrent.
+/// The context in which a block is chosen for one peer of one torrent.
 struct Choice<'a> {
     torrent: Entity,
     geometry: &'a Geometry,
@@ -201,24 +201,24 @@ struct Choice<'a> {
     peer: Entity,
     has: &'a PeerPieces,
     is_choked: bool,
-    /// It owes us no blocks whose time is over, and has not been silent lately.
+    /// The peer has no late requests and has not recently been silent.
     is_trusted: bool,
     prefers_sharing: bool,
     now: Timestamp,
-    /// When there is something for it, where there is nothing now.
+    /// When a block may become available for the peer, if there is none now.
     again: Option<Timestamp>,
 }
 
-/// Which open pieces to look at.
+/// Which open pieces are considered.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Open {
-    /// Those that nobody is at.
+    /// Pieces that no peer is downloading.
     Abandoned,
-    /// All.
+    /// All open pieces.
     Any,
 }
 
-/// Where pieces are begun and continued.
+/// The parameters with which pieces are begun and continued.
 #[derive(SystemParam)]
 pub(super) struct Bench<'w, 's> {
     commands: Commands<'w, 's>,
@@ -230,12 +230,12 @@ pub(super) struct Bench<'w, 's> {
     random: ResMut<'w, Random>,
     full: ResMut<'w, FullPieces>,
     pieces: Query<'w, 's, &'static mut ActivePiece>,
-    /// Begun in this run, and so not in the world yet.
+    /// Pieces begun in this run, which are not in the world yet.
     fresh: Local<'s, EntityHashMap<ActivePiece>>,
 }
 
 impl Bench<'_, '_> {
-    /// Chooses the next block and asks for it.
+    /// Chooses the next block and marks it as requested from the peer.
     fn choose(&mut self, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<Pending> {
         let (entity, block) = match choice.is_choked {
             true => self.allowed_fast(choice, requests),
@@ -292,14 +292,14 @@ impl Bench<'_, '_> {
         found
     }
 
-    /// The next free block of a piece, if this peer may send it.
+    /// Returns the next free block of a piece, if this peer may send it.
     fn continue_piece(&mut self, entity: Entity, choice: &Choice<'_>, requests: &Requests) -> Option<u32> {
         let piece = self.piece(entity)?;
         let is_open = piece.phase == PiecePhase::Filling && may_send(piece, choice, requests);
         if is_open { piece.next_free(choice.peer) } else { None }
     }
 
-    /// A block of a piece that has been begun.
+    /// Finds a free block of a piece that has already been begun.
     fn open_piece(&mut self, which: Open, choice: &mut Choice<'_>, requests: &Requests) -> Option<(Entity, u32)> {
         let mut full: SmallVec<[u32; 8]> = SmallVec::new();
         let mut found = None;
@@ -327,7 +327,7 @@ impl Bench<'_, '_> {
         found
     }
 
-    /// The first block of a piece that the peer suggested, if none is rarer.
+    /// Begins a piece that the peer suggested, unless a rarer one exists.
     fn suggested_piece(&mut self, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<(Entity, u32)> {
         let order = &choice.picker.order;
         requests.suggested.retain(|piece| order.is_pickable(*piece));
@@ -342,13 +342,14 @@ impl Bench<'_, '_> {
         }
     }
 
-    /// The first block of the rarest piece that can be begun.
+    /// Begins the rarest pickable piece.
     fn new_piece(&mut self, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<(Entity, u32)> {
         let index = self.rarest_piece(choice, requests)?;
         self.begin_piece(index, choice, requests)
     }
 
-    /// The rarest piece that can be begun; of equal ones one that the peer suggested, or the one behind its last.
+    /// Returns the rarest pickable piece. Among equals it prefers suggested pieces, then the one after the last one
+    /// begun.
     fn rarest_piece(&mut self, choice: &Choice<'_>, requests: &Requests) -> Option<u32> {
         let accepts = |piece: u32| !requests.refused_pieces.contains(&piece);
         let extent = self.settings.requests.extent_bytes;
@@ -377,7 +378,7 @@ impl Bench<'_, '_> {
         requests.last_begun = Some(index);
         choice.picker.order.remove(index);
         if choice.picker.order.pickable_count() == 0 {
-            // The endgame begins: whoever found nothing may find what others are asked for.
+            // The endgame begins: starved peers may now request blocks that other peers owe us.
             self.supply.offer(choice.torrent);
             self.wakeup.at(self.clock.now());
         }
@@ -396,7 +397,7 @@ impl Bench<'_, '_> {
         }
     }
 
-    /// BEP 6: what this peer lets us have while it chokes us.
+    /// Finds a block of an allowed-fast piece, which the peer sends even while it chokes us (BEP 6).
     fn allowed_fast(&mut self, choice: &mut Choice<'_>, requests: &mut Requests) -> Option<(Entity, u32)> {
         for position in 0..requests.allowed_fast.len() {
             let index = requests.allowed_fast[position];
@@ -417,8 +418,8 @@ impl Bench<'_, '_> {
         None
     }
 
-    /// When nothing is left to begin: a block that has been asked of fewer peers than may be, and that has taken
-    /// longer than blocks do now, since what two peers send is in vain once.
+    /// Finds a block to request from one more peer, once no piece is left to begin. The block is requested from fewer
+    /// peers than allowed, and takes longer than blocks currently do, because a second copy is received in vain.
     fn endgame(&mut self, choice: &mut Choice<'_>, requests: &Requests) -> Option<(Entity, u32)> {
         if choice.picker.order.pickable_count() > 0 || requests.pending.len() >= ENDGAME_DEPTH {
             return None;
@@ -467,7 +468,7 @@ impl Bench<'_, '_> {
     }
 }
 
-/// The piece behind `piece`, if it does not begin another extent.
+/// Returns the piece after `piece`, unless it begins another extent.
 fn next_in_extent(piece: u32, geometry: &Geometry, extent_bytes: u32) -> Option<u32> {
     let next = piece + 1;
     let is_inside = extent_bytes > 0
@@ -476,16 +477,16 @@ fn next_in_extent(piece: u32, geometry: &Geometry, extent_bytes: u32) -> Option<
     is_inside.then_some(next)
 }
 
-/// Whether the peer has the piece and may be asked for it.
+/// Returns whether the peer has the piece and may be asked for it.
 fn may_send(piece: &ActivePiece, choice: &Choice<'_>, requests: &Requests) -> bool {
-    // A piece that is to have one author is not for who keeps us waiting.
+    // An exclusive piece is not given to a peer that keeps us waiting.
     let is_trusted = || choice.is_trusted && piece.may_have_exclusively(choice.peer, choice.now);
     (!piece.is_suspect || is_trusted())
         && choice.has.has(piece.index)
         && !requests.refused_pieces.contains(&piece.index)
 }
 
-/// BEP 47: blocks that are nothing but padding are known and not asked for.
+/// Fills blocks that consist only of padding (BEP 47); they are not requested.
 fn fill_padding(piece: &mut ActivePiece, choice: &Choice<'_>) {
     if !choice.files.slices(piece.span).any(|slice| slice.pad) {
         return;

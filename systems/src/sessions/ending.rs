@@ -1,4 +1,4 @@
-//! The end of a session: saved or deleted, when its torrent stops.
+//! Ends a session when its torrent stops: saves it or deletes it.
 
 use std::sync::Arc;
 
@@ -17,41 +17,41 @@ use super::spilling::Spiller;
 const FORGET: Purpose = Purpose("forget session");
 const DELETE: Purpose = Purpose("delete data");
 
-/// How a stopped torrent's session ends.
+/// The way in which a stopped torrent's session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// Saved.
+    /// The session is saved.
     Save,
-    /// Deleted, and maybe the data with it.
+    /// The session is deleted, and possibly the data with it.
     Forget { delete_data: bool },
-    /// As it was before the torrent was added, which is refused.
+    /// The session stays as it was before the torrent was added, because the torrent is refused.
     Refuse,
 }
 
-/// Sessions that are to end, and those that have.
+/// Sessions that are to end, and sessions that have ended.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct Endings {
     /// Written by the stop, taken by the sessions.
     pub(crate) wanted: Vec<(Entity, Ending)>,
-    /// As which the stop began each of them.
+    /// The ending with which the stop began, by torrent.
     pub(crate) began: EntityHashMap<Ending>,
-    /// Written by the sessions: how it went.
+    /// Written by the sessions: the results.
     pub(crate) ended: EntityHashMap<Result<Removed, Arc<str>>>,
 }
 
-/// What stopped torrents' sessions come to.
+/// Ends the sessions of stopped torrents.
 pub(super) fn end_sessions(mut clerk: Clerk, spiller: Spiller, mut torrents: Query<Saved>) {
     for (entity, ending) in std::mem::take(&mut clerk.endings.wanted) {
         let Ok(mut saved) = torrents.get_mut(entity) else {
             continue;
         };
         if !saved.state.is_loaded {
-            // It was stopped while it was being added; the folder will have answered soon.
+            // The torrent was stopped while it was being added; the state folder will answer soon.
             clerk.endings.wanted.push((entity, ending));
             clerk.wakeup.at(clerk.clock.now());
             continue;
         }
-        // Which files may be deleted is known when the disk has told whose they are.
+        // The deletable files are known once the disk has reported who owns them.
         if ending == (Ending::Forget { delete_data: true }) && !saved.state.is_opened {
             clerk.endings.wanted.push((entity, ending));
             clerk.wakeup.at(clerk.clock.now());
@@ -123,7 +123,7 @@ pub(super) fn end_sessions(mut clerk: Clerk, spiller: Spiller, mut torrents: Que
 }
 
 impl Clerk<'_, '_> {
-    /// Deletes the session, and lets other torrents have the files.
+    /// Deletes the session, and frees the files for other torrents.
     fn forget(&mut self, saved: &mut SavedItem<'_, '_>) {
         let torrent = saved.torrent.id();
         self.registry.remove(torrent);
@@ -134,7 +134,7 @@ impl Clerk<'_, '_> {
     }
 }
 
-/// The names of the files that were deleted and kept, as many as anybody will read.
+/// Returns the names of the deleted and the kept files, up to a readable number.
 fn report(files: &DeletedFiles, content: &Content) -> Removed {
     let entries = content.0.info.files.files();
     let path = |index: usize| entries.get(index).map(|entry| entry.path.clone()).unwrap_or_default();

@@ -1,23 +1,23 @@
-//! What of a torrent is known to be on the platter, and what is known not to be.
+//! Durability of pieces: which pieces are known to be in stable storage, and which are known not to be.
 //!
-//! A system that fails to bring a file to the platter tells it once. After that it takes what was written for saved: it
-//! can still be read, a later sync succeeds, and with the next power failure it is gone. So what was not on the platter
-//! before such a failure is written again before it counts.
+//! An operating system that fails to sync a file reports it once. After that it treats the written data as saved: the
+//! data can still be read, a later sync succeeds, and the next power failure destroys it. So pieces that were not
+//! durable before such a failure are written again before they count.
 
 use ecs_torrent_components::session::{Runs, Session};
 use ecs_torrent_protocol::bitfield::Bitfield;
 
-/// Pieces by where they are, besides in the system's memory.
+/// Pieces by durability.
 #[derive(Debug, Default)]
 pub(super) struct Platter {
-    /// Brought there since they were written last.
+    /// Pieces synced since they were last written.
     durable: Bitfield,
-    /// Written, and lost on the way there.
+    /// Pieces written, whose sync failed.
     lost: Bitfield,
 }
 
 impl Platter {
-    /// As a session tells; what was lost in this run is not forgotten by that.
+    /// Loads a session; pieces lost in this run stay lost.
     pub(super) fn load(&mut self, session: Option<&Session>) {
         let set = |runs: &Runs, session: &Session| runs.to_set(session.pieces).unwrap_or_default();
         self.durable = session.map(|session| set(&session.have, session)).unwrap_or_default();
@@ -25,12 +25,12 @@ impl Platter {
         insert_all(&mut self.lost, lost.iter(), lost.len());
     }
 
-    /// Pieces that have to be written again, though they can be read.
+    /// Returns the pieces that must be written again, though they can be read.
     pub(super) fn lost(&self) -> &Bitfield {
         &self.lost
     }
 
-    /// What is not had is downloaded, and written, anew.
+    /// Drops pieces that are no longer held: they are downloaded and written again.
     pub(super) fn keep(&mut self, have: &Bitfield) {
         let gone: Vec<u32> = self.durable.iter_without(have).collect();
         for piece in gone {
@@ -38,29 +38,29 @@ impl Platter {
         }
     }
 
-    /// A piece has been written again: the next sync brings it there.
+    /// Records that a piece was written again: the next sync makes it durable.
     pub(super) fn note_written(&mut self, piece: u32) {
         self.lost.remove(piece);
     }
 
-    /// A sync has brought these pieces there.
+    /// Records that a sync made these pieces durable.
     pub(super) fn note_synced(&mut self, had: &Bitfield) {
         insert_all(&mut self.durable, had.iter(), had.len());
     }
 
-    /// A sync has failed; `written` may have been on the way.
+    /// Records a failed sync; pieces in `written` that are not durable count as lost.
     pub(super) fn note_failed(&mut self, written: impl Iterator<Item = u32>, count: u32) {
         let lost = written.filter(|piece| !self.durable.contains(*piece));
         insert_all(&mut self.lost, lost, count);
     }
 
-    /// Makes a session say what was there before the last sync.
+    /// Reduces a session to the pieces that were durable before the last sync, and lists the lost ones.
     pub(super) fn confess(&self, session: &mut Session) {
         session.have = Runs::of(self.durable.iter());
         session.lost = Runs::of(self.lost.iter());
     }
 
-    /// What a session may call had after the next sync.
+    /// Returns the pieces that a session may call held after the next sync.
     pub(super) fn runs_of(&self, have: &Bitfield) -> Runs {
         Runs::of(have.iter().filter(|piece| !self.lost.contains(*piece)))
     }

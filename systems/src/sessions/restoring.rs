@@ -1,4 +1,4 @@
-//! Blocks of unfinished pieces that an earlier run left on the disk are read back.
+//! Restores blocks of unfinished pieces that an earlier run left on the disk.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ pub(super) struct Restores {
     waiting: VecDeque<(Entity, u32)>,
 }
 
-/// On a piece of which blocks are being read: how many reads are left.
+/// On a piece whose blocks are being read: the number of reads left.
 #[derive(Component, Debug)]
 pub(super) struct Restoring(usize);
 
@@ -50,7 +50,7 @@ pub(super) fn restore_pieces(
             continue;
         };
         let Some((mut picker, mut active)) = flight else {
-            // It has just been started; its picker comes with the end of this tick.
+            // The torrent has just been started; its picker is added at the end of this tick.
             wakeup.at(clock.now());
             break;
         };
@@ -110,7 +110,7 @@ pub(super) fn collect_restored(
         } else if let Ok((_, mut partials)) = torrents.get_mut(piece.torrent)
             && let Some(blocks) = partials.0.get_mut(&piece.index)
         {
-            // What cannot be read is simply missing: it was never called had.
+            // Unreadable blocks are simply missing: the session never called them held.
             for block in run.first..run.first + run.count {
                 blocks.remove(block);
             }

@@ -1,4 +1,4 @@
-//! Saving a torrent, a step at a time.
+//! Saving a torrent, step by step.
 
 use std::sync::Arc;
 
@@ -37,11 +37,11 @@ use crate::storage::fault;
 const SYNC: Purpose = Purpose("sync for session");
 const SAVE: Purpose = Purpose("save session");
 
-/// When a torrent that has changed is saved.
+/// A scheduled save of a changed torrent.
 #[derive(Debug)]
 pub(super) struct SaveCheck(Entity);
 
-/// Everything of a torrent that its session tells.
+/// The parts of a torrent that its session contains.
 #[derive(bevy_ecs::query::QueryData)]
 #[query_data(mutable)]
 pub(super) struct Saved {
@@ -62,7 +62,7 @@ pub(super) struct Saved {
     pub(super) state: &'static mut SessionState,
 }
 
-/// What saving needs beside the torrent.
+/// Parameters for saving, apart from the torrent.
 #[derive(SystemParam)]
 pub(super) struct Clerk<'w, 's> {
     pub(super) clock: Res<'w, Clock>,
@@ -76,7 +76,7 @@ pub(super) struct Clerk<'w, 's> {
     trackers: Query<'w, 's, &'static Tracker>,
 }
 
-/// What changed is saved a while after the first change; what is complete, or has been looked at, at once.
+/// Schedules a save a while after the first change; requests a save at once for complete or checked torrents.
 pub(super) fn note_changes(
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
@@ -145,13 +145,13 @@ pub(super) fn begin_saves(
 }
 
 impl Clerk<'_, '_> {
-    /// Begins to save a torrent, where there is anything to be saved.
+    /// Begins to save a torrent, if there is anything to save.
     pub(super) fn begin(&mut self, saved: &mut SavedItem<'_, '_>, spiller: &Spiller) {
         if !matches!(saved.state.job, Job::None) {
             saved.state.is_wanted_again = true;
             return;
         }
-        // While it is not known what is here, the session that there is knows best.
+        // While the held pieces are unknown, the existing session is the best information.
         let is_uncertain = !saved.state.is_loaded || (!saved.is_certain() && saved.state.saved.is_some());
         let summary = saved.summary(self.clock.now());
         let is_changed = saved
@@ -174,7 +174,7 @@ impl Clerk<'_, '_> {
         self.sync_when_spilled(saved);
     }
 
-    /// The second step, once the first is over.
+    /// Begins the second step, the sync, once the first is over.
     fn sync_when_spilled(&mut self, saved: &mut SavedItem<'_, '_>) {
         if !matches!(saved.state.job, Job::Spilling) || saved.state.spill_count > 0 {
             return;
@@ -194,8 +194,8 @@ impl Clerk<'_, '_> {
         });
     }
 
-    /// Says what a failed sync has left, before anything is hashed again that only the system's memory has. Pieces in
-    /// flight may have been written too.
+    /// Records the pieces lost by a failed sync, before pieces that exist only in the system's memory are hashed again.
+    /// Pieces in flight may have been written too.
     fn confess(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>, reason: Arc<str>) {
         let in_flight = saved.active.into_iter().flat_map(|active| active.all.keys().copied());
         let written = saved.have.0.iter().chain(in_flight);
@@ -206,13 +206,13 @@ impl Clerk<'_, '_> {
         self.submit(saved, session);
     }
 
-    /// The last step.
+    /// Begins the last step.
     fn write(&mut self, saved: &mut SavedItem<'_, '_>, session: Box<Session>, summary: Summary) {
         saved.state.job = Job::Writing(summary);
         self.submit(saved, session);
     }
 
-    /// What is said of the files is as of now: what was created since the saving began is the torrent's.
+    /// Submits a session with the current state of the files: files created since the save began belong to the torrent.
     fn submit(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>) {
         session.created = Runs::of(saved.state.created.keys().copied());
         session.ids.clone_from(&saved.state.ids);
@@ -272,12 +272,12 @@ impl Clerk<'_, '_> {
         }
     }
 
-    /// The end of a saving, good or bad.
+    /// Ends a save, successful or not.
     pub(super) fn end(&mut self, saved: &mut SavedItem<'_, '_>, result: Result<(), Arc<str>>) {
         self.end_with(saved, result, Removed::default());
     }
 
-    /// The end of a saving or of a removal, good or bad.
+    /// Ends a save or a removal, successful or not.
     pub(super) fn end_with(&mut self, saved: &mut SavedItem<'_, '_>, result: Result<(), Arc<str>>, removed: Removed) {
         saved.state.job = Job::None;
         if let Err(reason) = &result {
@@ -286,14 +286,14 @@ impl Clerk<'_, '_> {
         }
         if std::mem::take(&mut saved.state.is_last) {
             self.endings.ended.insert(saved.entity, result.map(|()| removed));
-            // The stop has had its turn in this tick.
+            // The stop has already run in this tick.
             self.wakeup.at(self.clock.now());
         }
     }
 }
 
 impl Clerk<'_, '_> {
-    /// Says how a saving ended, to features that wait for it.
+    /// Publishes the result of a save to features that wait for it.
     fn publish(&mut self, saved: &SavedItem<'_, '_>, result: Result<(), Arc<str>>) {
         let torrent = saved.entity;
         self.written.write(SessionWritten { torrent, result });
@@ -309,7 +309,7 @@ impl SavedItem<'_, '_> {
         }
     }
 
-    /// Whether it is known which pieces are here; one that has failed may have been wrong about that.
+    /// Whether the held pieces are known for certain; a failed torrent may have been wrong about them.
     fn is_certain(&self) -> bool {
         self.state.has_result && !matches!(self.lifecycle, Lifecycle::Failed { .. })
     }
@@ -334,7 +334,7 @@ pub(super) fn collect_spilled(mut clerk: Clerk, mut torrents: Query<Saved>) {
         saved.state.spill_count = saved.state.spill_count.saturating_sub(1);
         match event.outcome {
             Ok(_) => spilling::note(&mut saved.partials, saved.have, &saved.layout.0, event.tag.number),
-            // The blocks are still in memory, and a full disk will be met by their piece.
+            // The blocks are still in memory; the write of their piece will report a full disk.
             Err(error) => tracing::debug!(%error, "unfinished pieces are not saved"),
         }
         clerk.sync_when_spilled(&mut saved);
@@ -353,7 +353,7 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
         let (mut session, summary) = match std::mem::take(&mut saved.state.job) {
             Job::Syncing(session, summary) => (session, summary),
             other => {
-                // The torrent was stopped or opened anew meanwhile.
+                // The torrent was stopped or opened again meanwhile.
                 saved.state.job = other;
                 continue;
             }
@@ -368,7 +368,7 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
             }
         };
         let files = saved.content.0.info.files.files();
-        // What was had when the sync was asked for; pieces that came since may have made a file longer than its stamp.
+        // Pieces held when the sync was requested; later pieces may have made a file longer than its stamp.
         let had = Have(session.have.to_set(session.pieces).unwrap_or_default());
         let mut lost = Vec::new();
         let mut has_new_files = false;
@@ -382,7 +382,7 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
         if has_new_files {
             clerk.register(&saved);
         }
-        // Fault 73: the session calls nothing of it had, and a torrent that goes on looks what is left.
+        // Fault 73: the session calls no piece of the file held, and a torrent that continues checks what is left.
         for &index in &lost {
             forget_file(&mut session, &files[index], &saved.layout.0);
         }
@@ -408,7 +408,7 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
 }
 
 impl Clerk<'_, '_> {
-    /// Says by which identities the torrent's files are known now.
+    /// Registers the current identities of the torrent's files.
     fn register(&mut self, saved: &SavedItem<'_, '_>) {
         let root = saved.state.resolved().unwrap_or(&saved.storage.root);
         let files = &saved.content.0.info.files;
@@ -417,7 +417,7 @@ impl Clerk<'_, '_> {
     }
 }
 
-/// Takes the pieces that lie in a file out of a session.
+/// Removes the pieces that lie in a file from a session.
 fn forget_file(session: &mut Session, file: &FileEntry, geometry: &Geometry) {
     let pieces = geometry.pieces_of(file.offset..file.end());
     let mut have = session.have.to_set(session.pieces).unwrap_or_default();
@@ -428,7 +428,7 @@ fn forget_file(session: &mut Session, file: &FileEntry, geometry: &Geometry) {
     session.partial.retain(|partial| !pieces.contains(&partial.piece));
 }
 
-/// How long a file has to be for the pieces that are here: one that somebody has cut is not vouched for.
+/// Returns the length that a file must have for the held pieces: a truncated file is not vouched for.
 fn least_len(file: &FileEntry, geometry: &Geometry, Have(have): &Have) -> u64 {
     let last = geometry
         .pieces_of(file.offset..file.end())

@@ -1,4 +1,4 @@
-//! Blocks of unfinished pieces are written where they belong, so that they survive the run.
+//! Spilling: writes blocks of unfinished pieces to their places in the files, so that they survive the run.
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
@@ -14,7 +14,7 @@ use ecs_torrent_protocol::geometry::{BLOCK_SIZE, Geometry, Span};
 
 pub(super) const SPILL: Purpose = Purpose("write unfinished pieces");
 
-/// A run of blocks of one piece, in a job's number.
+/// A run of blocks of one piece, encoded in a job's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) piece: u32,
@@ -23,7 +23,8 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// A piece has at most 2^14 blocks ([`MetainfoLimits`](ecs_torrent_protocol::metainfo::MetainfoLimits)).
+    /// Encodes the run. A piece has at most 2^14 blocks
+    /// ([`MetainfoLimits`](ecs_torrent_protocol::metainfo::MetainfoLimits)).
     pub(super) fn number(self) -> u64 {
         u64::from(self.piece) << 32 | u64::from(self.first) << 16 | u64::from(self.count)
     }
@@ -36,7 +37,7 @@ impl Run {
         }
     }
 
-    /// The blocks for which `holds`, in runs.
+    /// Returns the blocks for which `holds` is true, in runs.
     pub(super) fn all(piece: u32, block_count: u32, holds: impl Fn(u32) -> bool) -> Vec<Self> {
         let mut runs: Vec<Self> = Vec::new();
         for block in (0..block_count).filter(|block| holds(*block)) {
@@ -52,7 +53,7 @@ impl Run {
         runs
     }
 
-    /// Where its bytes lie in the torrent, given where the piece does.
+    /// Returns the span of the run's bytes in the torrent, given the span of the piece.
     pub(super) fn span(self, piece: Span) -> Span {
         let begin = self.first * BLOCK_SIZE;
         Span {
@@ -107,7 +108,7 @@ impl Spiller<'_, '_> {
     }
 }
 
-/// Notes that a run of blocks is on the disk.
+/// Records that a run of blocks is on the disk.
 pub(super) fn note(partials: &mut Partials, Have(have): &Have, geometry: &Geometry, number: u64) {
     let Run { piece, first, count } = Run::of_number(number);
     if have.contains(piece) {
@@ -120,7 +121,7 @@ pub(super) fn note(partials: &mut Partials, Have(have): &Have, geometry: &Geomet
     }
 }
 
-/// What is whole is no longer partial, and what was wrong is no longer wanted.
+/// Forgets the partial blocks of pieces that are stored or failed their hash.
 pub(super) fn forget_partials(
     mut stored: MessageReader<PieceStored>,
     mut rejected: MessageReader<PieceRejected>,

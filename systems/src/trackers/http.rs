@@ -1,4 +1,4 @@
-//! Questions to HTTP trackers.
+//! Requests to HTTP trackers.
 
 use bevy_ecs::prelude::*;
 use bevy_platform::collections::HashMap;
@@ -12,7 +12,7 @@ use super::{Answers, Ask, Failure, Question, Questions, Reply};
 
 const TRACKERS: Purpose = Purpose("http trackers");
 
-/// Answers that are arriving, by number.
+/// Responses that are being received, by number.
 #[derive(Resource, Debug, Default)]
 pub(super) struct HttpReplies {
     last: u64,
@@ -95,7 +95,7 @@ pub(super) fn collect_http(
 impl Arriving {
     fn read(&self, max_peers: usize) -> Result<Reply, Failure> {
         if !(200..300).contains(&self.status) {
-            // Some trackers put their refusal beside an error code; it says more than the code.
+            // Some trackers send a failure reason with an HTTP error status; the reason says more than the status.
             read_refusal(&self.body)?;
             return Err(Failure::new(format!("HTTP status {}", self.status)));
         }

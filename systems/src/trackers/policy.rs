@@ -1,4 +1,4 @@
-//! Which tracker is announced to next.
+//! The announce policy: which tracker gets the next announce.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -26,35 +26,35 @@ use super::{Answer, Answers, Ask, Failure, Question, Questions, Reply};
 use crate::dialing::{CandidatesFound, ExternalAddresses};
 use crate::lifecycle::AnnounceStops;
 
-/// Wait before a tracker without an address of one family is looked up again.
+/// Time until a tracker without an address of one family is looked up again.
 const UNREACHABLE_WAIT: Duration = Duration::from_secs(3600);
 
-/// Wait before a tracker is asked again for want of peers, however short its intervals are.
+/// Least time between announces to a tracker when peers are needed, however short the tracker's intervals are.
 const LEAST_WAIT: Duration = Duration::from_secs(1);
 
-/// On every torrent: its chains of trackers.
+/// The tracker chains of a torrent.
 #[derive(Component, Debug, Default)]
 pub struct Announcer {
     chains: Vec<Chain>,
-    /// Announces made early, for want of peers, since one was connected.
+    /// Early announces for lack of peers since the last peer connected.
     early: u32,
 }
 
-/// Trackers that stand in for each other, over one address family.
+/// Trackers that substitute for each other, over one address family.
 #[derive(Debug)]
 struct Chain {
     family: Family,
-    /// Which of the chains that the tiers make.
+    /// Index among the chains that the tiers form.
     number: usize,
-    /// The tracker that is being asked.
+    /// The tracker with an outstanding announce.
     asking: Option<Entity>,
     /// Trackers that failed in this round.
     tried: Vec<Entity>,
-    /// When the chain is due; an earlier deadline that fires meanwhile is an old one.
+    /// When the chain is due. An earlier deadline that fires is obsolete.
     due: Timestamp,
 }
 
-/// When a chain of a torrent is due.
+/// Deadline of a torrent's chain.
 #[derive(Debug)]
 pub(super) struct AnnounceDue {
     torrent: Entity,
@@ -68,7 +68,7 @@ pub(super) struct Turns {
     waiting: VecDeque<(Entity, usize)>,
 }
 
-/// What an announce tells of a torrent.
+/// The torrent's data that an announce contains.
 type TorrentData = (
     &'static Torrent,
     &'static Lifecycle,
@@ -76,7 +76,7 @@ type TorrentData = (
     Option<(&'static Have, &'static Layout)>,
 );
 
-/// Asking trackers.
+/// The parameters for sending announces.
 #[derive(SystemParam)]
 pub(super) struct Desk<'w, 's> {
     clock: Res<'w, Clock>,
@@ -87,7 +87,7 @@ pub(super) struct Desk<'w, 's> {
     torrents: Query<'w, 's, TorrentData>,
 }
 
-/// Every session of a torrent begins with `started`, at once.
+/// Announces `started` at once whenever a torrent starts.
 pub(super) fn begin_announcing(
     mut started: MessageReader<TorrentStarted>,
     clock: Res<Clock>,
@@ -122,7 +122,7 @@ pub(super) fn begin_announcing(
             let Ok(mut tracker) = trackers.get_mut(tracker) else {
                 continue;
             };
-            // BEP 3: `completed` is not for who had everything from the start.
+            // BEP 3: no `completed` is sent if the torrent was complete from the start.
             Family::ALL
                 .iter()
                 .for_each(|family| tracker.route_mut(*family).was_completed = have.0.is_full());
@@ -130,7 +130,7 @@ pub(super) fn begin_announcing(
     }
 }
 
-/// BEP 3: a download that completes is announced then, not at the next interval.
+/// Announces `completed` when a download completes, not at the next interval (BEP 3).
 pub(super) fn announce_completed(mut completed: MessageReader<TorrentCompleted>, mut advance: Advance) {
     let now = advance.clock.now();
     for &TorrentCompleted { torrent } in completed.read() {
@@ -140,8 +140,8 @@ pub(super) fn announce_completed(mut completed: MessageReader<TorrentCompleted>,
     }
 }
 
-/// BEP 3: who needs more peers need not wait for the interval. A download that knows nobody may have another address
-/// since it was announced, or they may.
+/// Announces before the interval is over if a torrent needs peers (BEP 3). A download without peers may have changed
+/// its address since the last announce, or its peers may have.
 pub(super) fn announce_wanting(
     mut connected: MessageReader<PeerConnected>,
     mut wanted: MessageReader<PeersWanted>,
@@ -167,7 +167,7 @@ pub(super) fn announce_wanting(
     }
 }
 
-/// Announces earlier than trackers ask for.
+/// The parameters for announcing earlier than the trackers' intervals.
 #[derive(SystemParam)]
 pub(super) struct Advance<'w, 's> {
     clock: Res<'w, Clock>,
@@ -177,7 +177,8 @@ pub(super) struct Advance<'w, 's> {
 }
 
 impl Advance<'_, '_> {
-    /// A torrent's trackers are asked when `when` says, where that is earlier; whether it was for any.
+    /// Moves the announces of a torrent's trackers to the time that `when` returns, where that is earlier. Returns
+    /// whether any was moved.
     fn announces_of(&mut self, torrent: Entity, when: impl Fn(&Route) -> Option<Timestamp>) -> bool {
         let Ok((mut announcer, all)) = self.torrents.get_mut(torrent) else {
             return false;
@@ -198,7 +199,7 @@ impl Advance<'_, '_> {
         }
         let Some(due) = earliest else { return false };
         for (number, chain) in announcer.chains.iter_mut().enumerate() {
-            // One that is asking sees it when the answer is there.
+            // A chain with an outstanding announce reads the new time when the answer arrives.
             if chain.asking.is_none() && due < chain.due {
                 chain.due = due;
                 self.due.set(due, AnnounceDue { torrent, chain: number });
@@ -208,7 +209,7 @@ impl Advance<'_, '_> {
     }
 }
 
-/// `stopped` goes to every tracker that was told `started`, at once and to all of them.
+/// Announces `stopped` to every tracker that got `started`, to all of them at once.
 pub(super) fn announce_stops(
     mut stops: ResMut<AnnounceStops>,
     mut desk: Desk,
@@ -280,7 +281,7 @@ pub(super) fn announce_due(
 }
 
 impl Desk<'_, '_> {
-    /// The first tracker of a chain that may be asked now and has not failed in this round.
+    /// Returns the first tracker of a chain that is due and has not failed in this round.
     fn next_tracker(&self, order: &[Entity], chain: &Chain) -> Option<Entity> {
         let now = self.clock.now();
         order.iter().copied().find(|entity| {
@@ -293,7 +294,7 @@ impl Desk<'_, '_> {
         })
     }
 
-    /// When the first of a chain's trackers may be asked again.
+    /// Returns the earliest time at which one of a chain's trackers is due.
     fn earliest(&self, order: &[Entity], family: Family) -> Option<Timestamp> {
         let routes = order.iter().filter_map(|tracker| self.trackers.get(*tracker).ok());
         let routes = routes.map(|tracker| tracker.route(family));
@@ -317,7 +318,7 @@ impl Desk<'_, '_> {
         }
     }
 
-    /// Announces to a tracker; false where that makes no sense.
+    /// Sends an announce to a tracker. Returns false if that is impossible.
     fn ask(&mut self, torrent: Entity, entity: Entity, family: Family, event: AnnounceEvent) -> bool {
         let Ok((data, _, counters, sizes)) = self.torrents.get(torrent) else {
             return false;
@@ -332,7 +333,7 @@ impl Desk<'_, '_> {
             geometry.total_size() - have.bytes(geometry)
         });
         let route = tracker.route_mut(family);
-        // Who was asked may have heard it even where no answer comes.
+        // The tracker may have received the announce even if no answer arrives.
         route.was_started |= event == AnnounceEvent::Started;
         route.status = TrackerStatus::Announcing;
         let request = AnnounceRequest {
@@ -361,7 +362,7 @@ impl Desk<'_, '_> {
     }
 }
 
-/// What follows from an answer.
+/// The parameters for handling an answer.
 #[derive(SystemParam)]
 pub(super) struct Consequences<'w> {
     clock: Res<'w, Clock>,
@@ -425,7 +426,7 @@ pub(super) fn take_answers(
         let now = consequences.clock.now();
         if route.status == TrackerStatus::Working {
             chain.tried.clear();
-            // Completed while this announce was under way.
+            // The download completed while this announce was outstanding.
             if *lifecycle == Lifecycle::Seeding && !route.was_completed {
                 route.next_announce = now;
             }
@@ -499,7 +500,7 @@ impl Consequences<'_> {
         let url = redacted(&tracker.url);
         let reason: &std::sync::Arc<str> = &without_secrets(reason, &tracker.url).into();
         let route = tracker.route_mut(family);
-        // It has not counted us in, so it has to be told once more.
+        // The tracker has not registered us, so `started` is sent again.
         route.was_started &= event != Some(AnnounceEvent::Started);
         route.failures += 1;
         let limits = &self.settings.trackers;
@@ -510,7 +511,7 @@ impl Consequences<'_> {
         };
         route.next_announce = self.clock.now() + wait;
         route.status = match retry {
-            // BEP 31.
+            // BEP 31: the tracker asks not to be contacted again.
             Retry::Never => TrackerStatus::Disabled(reason.clone()),
             _ => TrackerStatus::Failed(reason.clone()),
         };
@@ -531,14 +532,14 @@ impl Consequences<'_> {
 /// Times between announces to a tracker.
 #[derive(Debug, PartialEq, Eq)]
 struct Intervals {
-    /// As long as all is well.
+    /// Interval of regular announces.
     regular: Duration,
-    /// Where peers are needed.
+    /// Interval while peers are needed.
     least: Duration,
 }
 
 impl Intervals {
-    /// Fault 53: whatever a tracker asks for, it is announced to neither without pause nor never.
+    /// Limits a tracker's intervals at both ends, so that announces are neither continuous nor absent (Fault 53).
     fn of(reply: &AnnounceResponse, limits: &TrackerSettings) -> Self {
         let least = seconds(limits.min_interval_s);
         let most = seconds(limits.max_interval_s).max(least);
@@ -550,7 +551,7 @@ impl Intervals {
     }
 }
 
-/// Doubles with each failure in a row.
+/// Wait after a failure, doubled with each failure in a row.
 fn backoff(failures: u32, limits: &TrackerSettings) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     (seconds(limits.backoff_s) * 2u32.pow(doublings)).min(seconds(limits.max_backoff_s))

@@ -1,4 +1,4 @@
-//! Scrapes (BEP 48, BEP 15), on demand: one tracker after the other until one knows.
+//! Scrapes on demand (BEP 48, BEP 15): trackers are tried in turn until one answers.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! Questions to UDP trackers: names are looked up, then packets go and come until there is an answer.
+//! Requests to UDP trackers: the host name is resolved, then packets are exchanged until an answer arrives.
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
@@ -18,24 +18,24 @@ use super::{Answers, Ask, Failure, Question, Questions, Reply};
 
 const LOOKUPS: Purpose = Purpose("udp tracker lookups");
 
-/// Connections remembered: more trackers than that are connected to anew each time.
+/// Most stored connections. Further trackers need a new connection for each request.
 const MAX_CONNECTIONS: usize = 1024;
 
-/// Everything under way with UDP trackers.
+/// All outstanding exchanges with UDP trackers.
 #[derive(Resource, Debug, Default)]
 pub(super) struct UdpTrackers {
     last: u64,
     looking_up: HashMap<u64, Question>,
-    /// By transaction id: what an answer must carry (BEP 15).
+    /// Exchanges by transaction id, which an answer must carry (BEP 15).
     exchanges: HashMap<u32, (Question, UdpExchange)>,
     connections: HashMap<std::net::SocketAddr, Connection>,
 }
 
-/// When the packet of a transaction is to be repeated.
+/// Deadline at which a transaction's packet is repeated.
 #[derive(Debug)]
 pub(super) struct Repeat(u32);
 
-/// The host and port of a `udp://` URL.
+/// Returns the host and port of a `udp://` URL.
 fn host_and_port(url: &str) -> Option<(&str, u16)> {
     let rest = url.strip_prefix("udp://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
@@ -131,7 +131,7 @@ impl Exchange<'_> {
         let transaction = data
             .get(4..8)
             .map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
-        // Fault 57: what no question of ours or another address than the tracker's has sent is ignored.
+        // Fault 57: a packet is ignored if its transaction is unknown or its source is not the tracker's address.
         let is_ours = self
             .udp
             .exchanges

@@ -79,7 +79,7 @@ pub fn cases() -> Vec<Case> {
                 let ip = lab.address();
                 let share = Share::file(lab, &[opentracker::udp_url(ip)]);
                 let tracker = opentracker::Opentracker::start(lab, ip, share.info_hash);
-                // aria2 speaks UDP to trackers only with its DHT on, which has nobody to talk to here.
+                // aria2 speaks UDP to trackers only with its DHT on. The DHT finds no nodes here.
                 let _seeder = aria2::Aria2::seed_with_dht(&share.torrent, &share.origin, lab.address());
                 download_through_tracker(lab, &share, &tracker);
             },
@@ -93,7 +93,7 @@ fn download_by_peer(lab: &Lab, share: &Share, seeder: &impl Peer) {
     share.assert_arrives(&mut leecher);
 }
 
-/// The tracker names the seeder, counts us in while we are there, and out when we have gone.
+/// Downloads from a seeder that the tracker names. The tracker counts us while we run, and no longer after we stop.
 fn download_through_tracker(lab: &Lab, share: &Share, tracker: &opentracker::Opentracker) {
     tracker.wait_for_counts(share.info_hash, (1, 0));
     let folder = lab.folder("downloads");

@@ -56,7 +56,7 @@ pub fn cases() -> Vec<Case> {
                 let honest = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
                 let bad = lab.folder("corrupt");
                 let mut bytes = std::fs::read(share.origin.join(share.name)).unwrap();
-                // One byte in every block of every second piece.
+                // Corrupts one byte in every block of every second piece.
                 for (number, block) in bytes.chunks_mut(16384).enumerate() {
                     if number / 2 % 2 == 0 {
                         block[number % block.len()] ^= 0xff;

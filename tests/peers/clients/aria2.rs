@@ -1,4 +1,4 @@
-//! aria2, which seeds until it is ended and, where asked to, ends when its download does.
+//! aria2, which seeds until the test ends it, or ends after its download.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub struct Aria2 {
 }
 
 impl Aria2 {
-    /// Seeds what is in `folder` without looking whether it is right; ready when this returns.
+    /// Seeds the data in `folder` without verifying it. Returns when aria2 is ready.
     pub fn seed(torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
         let options = [
             "--bt-seed-unverified=true",
@@ -25,7 +25,7 @@ impl Aria2 {
         Self::start(torrent, folder, ip, &options).ready()
     }
 
-    /// As [`Aria2::seed`], with its DHT on, without which it does not speak UDP to trackers.
+    /// Like [`Aria2::seed`], but with the DHT on, without which aria2 does not speak UDP to trackers.
     pub fn seed_with_dht(torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
         let options = [
             "--bt-seed-unverified=true",
@@ -38,7 +38,7 @@ impl Aria2 {
         Self::start(torrent, folder, ip, &options).ready()
     }
 
-    /// Downloads into `folder`, and ends when it is done.
+    /// Downloads into `folder`. aria2 ends when the download is complete.
     pub fn download(torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
         Self::start(torrent, folder, ip, &["--seed-time=0"]).ready()
     }

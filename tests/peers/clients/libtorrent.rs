@@ -1,4 +1,4 @@
-//! libtorrent-rasterbar, through its Python binding.
+//! libtorrent-rasterbar, through its Python bindings.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,32 +13,32 @@ pub struct Libtorrent {
     folder: PathBuf,
 }
 
-/// The Python that can import it.
+/// Returns a command for the Python interpreter that can import libtorrent.
 pub fn python() -> Command {
     command("python3")
 }
 
 impl Libtorrent {
-    /// Seeds what is in `folder`; ready when this returns.
+    /// Seeds the data in `folder`. Returns when libtorrent is ready.
     pub fn seed(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
         let mut this = Self::start("seed", torrent, folder, ip, peers, 0);
         this.process.wait_for_line("seeding", |line| line == "seeding");
         this
     }
 
-    /// As [`Libtorrent::seed`], at so many bytes a second, and tells every message that it hears.
+    /// Like [`Libtorrent::seed`], but limits the upload rate, in bytes per second, and logs every peer message.
     pub fn seed_slowly(torrent: &Path, folder: &Path, ip: IpAddr, rate_bytes_per_s: u32) -> Self {
         let mut this = Self::start("seed", torrent, folder, ip, &[], rate_bytes_per_s);
         this.process.wait_for_line("seeding", |line| line == "seeding");
         this
     }
 
-    /// Waits until it says something, and returns the line.
+    /// Waits for an output line that contains `what`, and returns the line.
     pub fn wait_to_hear(&mut self, what: &str) -> String {
         self.process.wait_for_line(what, |line| line.contains(what))
     }
 
-    /// What it has said.
+    /// Returns the output so far.
     pub fn output(&mut self) -> String {
         self.process.output()
     }

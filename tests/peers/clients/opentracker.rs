@@ -13,25 +13,25 @@ pub struct Opentracker {
     address: SocketAddr,
 }
 
-/// The port that it serves on.
+/// The port on which opentracker serves.
 const PORT: u16 = 6969;
 
-/// The announce URL of a tracker at `ip`, over HTTP.
+/// Returns the HTTP announce URL of a tracker at `ip`.
 pub fn http_url(ip: IpAddr) -> String {
     format!("http://{}/announce", SocketAddr::new(ip, PORT))
 }
 
-/// The announce URL of a tracker at `ip`, over UDP.
+/// Returns the UDP announce URL of a tracker at `ip`.
 pub fn udp_url(ip: IpAddr) -> String {
     format!("udp://{}/announce", SocketAddr::new(ip, PORT))
 }
 
 impl Opentracker {
-    /// Starts a tracker for one torrent; ready when this returns.
+    /// Starts a tracker for one torrent. Returns when the tracker is ready.
     pub fn start(lab: &Lab, ip: IpAddr, info_hash: InfoHash) -> Self {
         let address = SocketAddr::new(ip, PORT);
         let folder = lab.folder("opentracker");
-        // Debian builds it to serve listed torrents only.
+        // Debian's build serves only torrents on its whitelist.
         std::fs::write(folder.join("whitelist"), format!("{info_hash}\n")).unwrap();
         let mut command = command("opentracker");
         let port = PORT.to_string();
@@ -62,7 +62,7 @@ impl Opentracker {
         this
     }
 
-    /// How many have all, and how many not, as it counts them.
+    /// Returns the tracker's counts of seeds and leechers.
     pub fn counts(&self, info_hash: InfoHash) -> (u32, u32) {
         use std::io::{Read, Write};
         let escaped: String = info_hash.0.iter().map(|byte| format!("%{byte:02X}")).collect();
@@ -80,7 +80,7 @@ impl Opentracker {
             .map_or((0, 0), |(_, counts)| (counts.seeders, counts.leechers))
     }
 
-    /// Waits until it counts so many.
+    /// Waits until the tracker's counts equal `expected`.
     pub fn wait_for_counts(&self, info_hash: InfoHash, expected: (u32, u32)) {
         let deadline = Instant::now() + DEADLINE;
         loop {

@@ -1,4 +1,4 @@
-//! Transmission's daemon, which finds its torrent in a watched folder and tells its end through a script.
+//! Transmission's daemon, which finds its torrent in a watched folder and signals completion through a script.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -16,7 +16,7 @@ pub struct Transmission {
 }
 
 impl Transmission {
-    /// Takes part with what is in `folder`: seeds it where it is complete, downloads what is missing.
+    /// Joins the swarm with the data in `folder`: downloads the missing data, and seeds if the data is complete.
     pub fn start(lab: &Lab, torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
         let config = lab.folder(&format!("transmission-{ip}"));
         let watch = lab.folder(&format!("transmission-{ip}/watch"));
@@ -60,7 +60,7 @@ impl Transmission {
         }
     }
 
-    /// Waits until it accepts connections.
+    /// Waits until Transmission accepts connections.
     pub fn ready(self) -> Self {
         let deadline = Instant::now() + DEADLINE;
         while std::net::TcpStream::connect(self.address).is_err() {
@@ -70,7 +70,7 @@ impl Transmission {
         self
     }
 
-    /// Waits until it has checked its files and found them complete.
+    /// Waits until Transmission has verified its files and found them complete.
     pub fn seeding(mut self) -> Self {
         self.wait_complete();
         self

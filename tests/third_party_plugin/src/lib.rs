@@ -1,6 +1,6 @@
-//! A plugin that keeps a diary of each torrent, and stops a torrent that has given enough.
+//! A plugin that keeps a diary of each torrent and stops a torrent at a share ratio.
 //!
-//! Written against ecs-torrent's public surface alone: its components, messages and sets.
+//! Uses only the public interface of ecs-torrent: its components, messages and sets.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -11,18 +11,18 @@ use ecs_torrent::{Tick, TickSet};
 /// Keeps a [`Diary`] on every torrent, and stops it at a share ratio.
 #[derive(Debug, Clone, Copy)]
 pub struct DiaryPlugin {
-    /// Uploads in sizes of the torrent, at which it is stopped.
+    /// Share ratio at which a torrent is stopped: uploaded bytes divided by the torrent's size.
     pub stop_at_ratio: f64,
 }
 
-/// On every torrent: the pieces that were completed, in their order.
+/// The completed pieces of a torrent, in order of completion.
 #[derive(Component, Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diary {
-    /// Indexes of pieces.
+    /// Piece indexes.
     pub pieces: Vec<u32>,
 }
 
-/// What a diary's torrent has to give before it may stop.
+/// Share ratio that a torrent must reach before it is stopped.
 #[derive(Resource, Debug)]
 struct StopAtRatio(f64);
 

@@ -1,4 +1,4 @@
-//! The plugin in a running engine: its component is written, and its wish is followed.
+//! The plugin in a running engine: its component is updated, and its stop request is carried out.
 
 use std::net::Ipv4Addr;
 use std::sync::mpsc::channel;
@@ -11,7 +11,7 @@ use ecs_torrent::making::{MakeOptions, Plan};
 use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentPlugins};
 use third_party_plugin::{Diary, DiaryPlugin};
 
-/// Any runtime will do, even none.
+/// Runs a future to completion. Any executor works; no runtime is needed.
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     struct Unpark(Thread);
     impl Wake for Unpark {
@@ -56,7 +56,7 @@ fn a_plugin_from_outside_sees_pieces_and_stops_torrents() {
     std::fs::write(base.join("it.torrent"), &torrent).unwrap();
     let metainfo = Source::from(base.join("it.torrent")).load().unwrap();
 
-    // The seeder stops when it has given the torrent once; the leecher never does.
+    // The seeder stops when it has uploaded the torrent once; the leecher never does.
     let (seeder, leecher) = (
         engine(DiaryPlugin { stop_at_ratio: 1.0 }),
         engine(DiaryPlugin { stop_at_ratio: 9.0 }),

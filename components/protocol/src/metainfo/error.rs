@@ -1,12 +1,12 @@
-//! Why a metainfo file is refused.
+//! Reasons to refuse a metainfo file.
 
 use crate::bencode::BencodeError;
 
-/// Why a metainfo file is refused: which field, and what is wrong with it.
+/// The reason to refuse a metainfo file: the field, and the problem with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MetainfoError {
-    /// Not bencode.
+    /// The file is not bencode.
     #[error("not a torrent file: {0}")]
     Bencode(#[from] BencodeError),
     /// A field is missing or unacceptable.
@@ -14,30 +14,30 @@ pub enum MetainfoError {
     Field {
         /// Path of the field, as in `info.files[3].length`.
         field: String,
-        /// What is wrong with it.
+        /// The problem with the field.
         problem: Problem,
     },
-    /// A torrent of BEP 52 without its v1 side.
+    /// A BEP 52 torrent has no v1 half.
     #[error("info.meta version: v2-only torrents are not supported")]
     V2Only,
 }
 
-/// What can be wrong with a field.
+/// Problems with a field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Problem {
-    /// Not there.
+    /// The field is missing.
     #[error("missing")]
     Missing,
-    /// Of another type.
+    /// The field has another type.
     #[error("expected {expected}, found {found}")]
     Type {
-        /// The type that belongs there.
+        /// The expected type.
         expected: &'static str,
         /// The type that was found.
         found: &'static str,
     },
-    /// A number outside what makes sense.
+    /// The number is out of range.
     #[error("{value} is out of range ({min} to {max})")]
     Range {
         /// The value found.
@@ -50,32 +50,32 @@ pub enum Problem {
     /// The files' sizes do not fit 63 bits.
     #[error("total size overflows")]
     TotalSize,
-    /// No bytes in any file.
+    /// No file has any bytes.
     #[error("the torrent has no content")]
     Empty,
-    /// The hash string is not made of whole hashes.
+    /// The length of the hash string is not a multiple of a hash.
     #[error("{0} bytes is not a multiple of 20")]
     RaggedHashes(usize),
-    /// Sizes and hashes disagree on the number of pieces.
+    /// The sizes and the hashes disagree on the number of pieces.
     #[error("{found} piece hashes where the sizes make {expected} pieces")]
     PieceCount {
-        /// Hashes found.
+        /// Number of hashes found.
         found: usize,
-        /// Pieces that sizes and piece length make.
+        /// Number of pieces computed from sizes and piece length.
         expected: u64,
     },
-    /// A piece length that v2 does not allow.
+    /// v2 does not allow the piece length.
     #[error("v2 requires a power of two of at least 16384")]
     NotForV2,
-    /// A node of a file tree that is neither a folder nor a file.
+    /// A node of a file tree is neither a folder nor a file.
     #[error("neither a folder nor a file")]
     BadTree,
     /// The halves of a hybrid list different files.
     #[error("v1 has {v1} where v2 has {v2}")]
     HybridFiles {
-        /// The file of v1, or that there are no more.
+        /// The file of v1, or that v1 has no more.
         v1: String,
-        /// The file of v2, or that there are no more.
+        /// The file of v2, or that v2 has no more.
         v2: String,
     },
     /// A file has different offsets in the halves of a hybrid, because padding is missing or wrong.
@@ -88,19 +88,19 @@ pub enum Problem {
         /// Its offset in v2.
         v2: u64,
     },
-    /// A non-empty file without a root.
+    /// A non-empty file has no root.
     #[error("no pieces root")]
     NoRoot,
-    /// A root of the wrong length.
+    /// A root has the wrong length.
     #[error("pieces root has {0} bytes instead of 32")]
     RootLength(usize),
-    /// A root of zeros.
+    /// A root is all zeros.
     #[error("pieces root is all zeros")]
     ZeroRoot,
-    /// Piece hashes that do not match their root.
+    /// Piece hashes do not match their root.
     #[error("the hashes of {0} do not match that root")]
     WrongLayer(String),
-    /// A layer whose number of hashes differs from the number of pieces of the file.
+    /// The number of hashes in a layer differs from the number of pieces of the file.
     #[error("{path} has {expected} pieces and {found} hashes")]
     LayerLength {
         /// The file.
@@ -110,13 +110,13 @@ pub enum Problem {
         /// Number of pieces of the file.
         expected: u64,
     },
-    /// More folders than a limit allows.
+    /// The torrent has more folders than the limit.
     #[error("more than {max} folders")]
     TooManyFolders {
         /// The limit.
         max: usize,
     },
-    /// More than a limit allows.
+    /// A number exceeds its limit.
     #[error("{found} exceeds the limit of {max}")]
     TooMany {
         /// Number found.

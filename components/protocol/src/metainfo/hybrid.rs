@@ -1,6 +1,6 @@
 //! Consistency of hybrid torrents, which describe the same files for v1 and for v2 (BEP 52, "upgrade path").
 //!
-//! This engine uses only the v1 half. v2 clients use the other half, so a torrent whose halves differ would be two
+//! This engine uses only the v1 half, while v2 clients use the other one. A torrent whose halves differ would be two
 //! torrents under one name, and is refused.
 
 use std::collections::BTreeMap;

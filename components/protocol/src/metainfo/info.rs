@@ -12,16 +12,16 @@ use crate::geometry::Geometry;
 use crate::hash::{InfoHashes, Sha1Digest};
 use crate::safe_path::{MAX_COMPONENT_BYTES, MAX_DEPTH, UniquePaths, safe_component, safe_name};
 
-/// What an info dictionary says.
+/// Content of an info dictionary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Info {
     /// Name of the file or of the folder, safe as a path component.
     pub name: String,
-    /// Sizes of pieces and blocks.
+    /// Lengths of pieces and blocks.
     pub geometry: Geometry,
     /// SHA-1 of each piece.
     pub pieces: PieceHashes,
-    /// The files; those of a multi-file torrent lie in a folder called `name`.
+    /// The files; the files of a multi-file torrent lie in a folder called `name`.
     pub files: FileTable,
     /// Whether peers may come from the torrent's trackers only (BEP 27).
     pub private: bool,
@@ -32,7 +32,7 @@ pub struct Info {
 pub struct PieceHashes(Bytes);
 
 impl PieceHashes {
-    /// The digest of piece `index`, if there is such a piece.
+    /// Returns the digest of piece `index`, if there is such a piece.
     #[must_use]
     pub fn get(&self, index: u32) -> Option<&Sha1Digest> {
         let start = (index as usize).checked_mul(20)?;
@@ -45,7 +45,7 @@ impl PieceHashes {
         self.0.len() / 20
     }
 
-    /// Whether there are none.
+    /// Whether there are no digests.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -58,7 +58,7 @@ impl fmt::Debug for PieceHashes {
     }
 }
 
-/// Whether the dictionary describes a v1 and a v2 torrent; v2 alone is refused by name.
+/// Returns whether the dictionary describes a v1 and a v2 torrent; v2 alone is refused with its own error.
 pub(super) fn versions(info: &Fields<'_>) -> Result<(bool, bool), MetainfoError> {
     let is_v2 = info.get("meta version").and_then(Value::as_int) == Some(2);
     let is_v1 = info.get("pieces").is_some() || !is_v2;
@@ -113,9 +113,9 @@ impl Info {
     }
 }
 
-/// Most bytes of the torrent's own name, which is repeated in the path of each file. The copies together are limited to
-/// the size of the info dictionary or 4 MiB, so only torrents with more than 16 000 files and short entries get a limit
-/// below [`MAX_COMPONENT_BYTES`].
+/// Maximum length in bytes of the torrent's own name, which is repeated in the path of each file. The copies together
+/// are limited to the size of the info dictionary or 4 MiB, so only torrents with more than 16 000 files and short
+/// entries get a limit below [`MAX_COMPONENT_BYTES`].
 fn max_name_bytes(info: &Fields<'_>) -> usize {
     const MAX_BYTES_OF_ALL: usize = 4 << 20;
     const ALWAYS: usize = 48;
@@ -162,7 +162,7 @@ fn multiple_files(
         let [attr, length, path, modern_path] = file.get_each(["attr", "length", "path", "path.utf-8"]);
         let mut attributes = attributes_of(attr);
         let len = match length {
-            // BEP 47: a link's length is zero and need not be there.
+            // BEP 47: a link's length is zero and may be missing.
             None if attributes.symlink => 0,
             _ => file.int_of("length", length, 0, i64::MAX)? as u64,
         };
@@ -170,7 +170,7 @@ fn multiple_files(
         let end = offset.checked_add(len).filter(|&end| end <= i64::MAX as u64);
         files.push(FileEntry {
             path: match attributes.pad {
-                // BEP 47: a path is not required of padding, and many pads may share one; none is ever written.
+                // BEP 47: padding needs no path, and many pads may share one; none is ever written.
                 true => [name, "/.pad/", &len.to_string()].concat().into(),
                 false => match modern_path {
                     Some(_) => paths.next(&file, "path.utf-8", modern_path)?,
@@ -190,16 +190,16 @@ fn multiple_files(
     Ok(FileTable::new(files))
 }
 
-/// The paths of files below the folder `name`, safe and each unlike all before.
+/// Paths of files below the folder `name`, safe and unique.
 struct Paths<'a> {
     name: &'a str,
-    /// Of the last path; kept for its memory.
+    /// Components of the last path; kept to reuse the memory.
     components: Vec<Cow<'a, str>>,
     unique: UniquePaths,
 }
 
 impl<'a> Paths<'a> {
-    /// The path that stands under `key`.
+    /// Returns the path under `key`.
     fn next(&mut self, file: &Fields<'a>, key: &str, value: Option<Value<'a>>) -> Result<Box<str>, MetainfoError> {
         let value = file.required(key, value)?;
         let list = value.as_list().ok_or_else(|| file.wrong_type(key, "list", value))?;
@@ -225,7 +225,7 @@ fn attributes_of(letters: Option<Value<'_>>) -> FileAttributes {
     FileAttributes::from_letters(letters.and_then(Value::as_bytes).unwrap_or_default())
 }
 
-/// Where a dictionary stands.
+/// Location of a dictionary in the metainfo.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place {
     Metainfo,
@@ -250,7 +250,7 @@ impl Place {
     }
 }
 
-/// A dictionary whose place is known, so that every complaint about it can name the field.
+/// A dictionary with its location, so that every error about it can name the field.
 pub(super) struct Fields<'d> {
     value: Value<'d>,
     place: Place,
@@ -269,7 +269,7 @@ impl<'d> Fields<'d> {
         self.value.get(key.as_bytes())
     }
 
-    /// The values under several keys, found in one pass.
+    /// Returns the values of several keys, found in one pass.
     fn get_each<const N: usize>(&self, keys: [&str; N]) -> [Option<Value<'d>>; N] {
         let mut values = [None; N];
         for (key, value) in self.value.as_dict().into_iter().flatten() {
@@ -297,7 +297,7 @@ impl<'d> Fields<'d> {
         value.as_bytes().ok_or_else(|| self.wrong_type(key, "string", value))
     }
 
-    /// A text, by its `.utf-8` variant where an old encoder wrote both.
+    /// Returns a text; the `.utf-8` variant if an old encoder wrote both.
     pub(super) fn text(&self, key: &str) -> Result<Option<&'d [u8]>, MetainfoError> {
         let modern = self.get(&format!("{key}.utf-8")).and_then(Value::as_bytes);
         match (modern, self.get(key)) {

@@ -1,4 +1,4 @@
-//! Tests of metainfo parsing, with the faults it survives.
+//! Tests of metainfo parsing, including malformed files.
 
 mod hybrid;
 
@@ -16,7 +16,7 @@ fn info(middle: &str) -> Result<Metainfo, MetainfoError> {
     parse(&format!("d4:infod{middle}ee"))
 }
 
-/// The text of the error, as a person sees it.
+/// Returns the text of the error, as a user sees it.
 fn refusal(middle: &str) -> String {
     info(middle).unwrap_err().to_string()
 }
@@ -53,7 +53,7 @@ fn reads_a_single_file_torrent() {
     assert_eq!(torrent.hashes, InfoHashes::of(info_bytes.as_bytes(), true, false));
 }
 
-/// BEP 12: the list wins over the single URL; what cannot be announced to is dropped, and so are repetitions.
+/// BEP 12: the list overrides the single URL; unsupported and repeated URLs are dropped.
 #[test]
 fn trackers_come_from_the_list_once_each() {
     let middle = single("i1e", "i16384e", 1);
@@ -71,7 +71,7 @@ fn web_seeds_may_be_one_or_many() {
     assert_eq!(many.web_seeds, ["http://s", "https://t"]);
 }
 
-/// Fault 4: keys out of order are accepted, and the hash is over the bytes as they came.
+/// Fault 4: keys out of order are accepted, and the hash covers the original bytes.
 #[test]
 fn unsorted_info_keeps_its_bytes() {
     let middle = format!("4:name1:x6:lengthi1e{}12:piece lengthi16384e", hashes(1));
@@ -83,7 +83,7 @@ fn unsorted_info_keeps_its_bytes() {
     );
 }
 
-/// Fault 5: zero and negative sizes are refused by the field's name.
+/// Fault 5: the refusal of zero and negative sizes names the field.
 #[test]
 fn bad_sizes_name_their_field() {
     let max = 256 << 20;
@@ -110,7 +110,7 @@ fn bad_sizes_name_their_field() {
     );
 }
 
-/// Fault 6: both counts are given.
+/// Fault 6: the error names both counts.
 #[test]
 fn piece_count_mismatch_gives_both_counts() {
     assert_eq!(
@@ -158,7 +158,7 @@ fn deep_paths_are_refused() {
     assert_eq!(refusal(&middle), "info.files[0].path: 101 exceeds the limit of 100");
 }
 
-/// Fault 15: numbers of files and pieces are limited, and many equal names cost no more than many names.
+/// Fault 15: the numbers of files and pieces are limited, and many equal names cost no more than many different ones.
 #[test]
 fn counts_are_limited() {
     let limits = MetainfoLimits {
@@ -203,7 +203,7 @@ fn hidden_names_at_the_top_become_visible() {
     assert_eq!(&*torrent.info.files.files()[0].path, "_ecs_torrent/.git");
 }
 
-/// BEP 47: pads are known as such and need no path; links need no length and are not stored.
+/// BEP 47: pads are recognized and need no path; links need no length and are not stored.
 #[test]
 fn pads_and_links() {
     let files = "d6:lengthi1e4:pathl1:aee\

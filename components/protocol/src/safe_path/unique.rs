@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher13;
 
 use super::{MAX_COMPONENT_BYTES, cut_stem, split_extension};
 
-/// Most bytes of an inserted number: a dot and the digits of a `u32`.
+/// Maximum length in bytes of an inserted number: a dot and the digits of a `u32`.
 const MAX_NUMBER_BYTES: usize = 11;
 
 /// Assigns each file of a torrent a path. No two paths are equal, even if case is ignored, and no path lies below a
@@ -27,7 +27,7 @@ pub struct UniquePaths {
 }
 
 impl UniquePaths {
-    /// Claims the path of `components`, which are safe already and at least one; where it collides, the colliding
+    /// Claims the path of `components`, which are already safe, and at least one. If the path collides, the colliding
     /// component gets a number before its extension: `a.txt` becomes `a.1.txt`.
     pub fn claim<S: AsRef<str>>(&mut self, components: &[S]) -> Box<str> {
         let Some((file, folders)) = components.split_last() else {
@@ -85,9 +85,9 @@ struct Folder {
 
 /// Hash of a path as a case-insensitive file system compares it.
 ///
-/// Equal paths have equal keys, so no path is assigned twice. Different paths with equal keys take 2^32 attempts to find
-/// and only add an unnecessary number to one of them. The hash function is fixed: the same torrent always gets the same
-/// paths.
+/// Equal paths have equal keys, so no path is assigned twice. Different paths with equal keys take 2^32 attempts to
+/// find and only add an unnecessary number to one of them. The hash function is fixed: the same torrent always gets the
+/// same paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key(u64);
 
@@ -130,8 +130,8 @@ struct Names {
     /// Next number to try for each stem and extension that collided.
     ///
     /// Names that become equal when they are cut share an entry, and so do files and folders. No number is tried twice,
-    /// and a taken path fails at most two stems (`a.1.2` is `a.1` with number 2, and `a.2` with number 1), so the number
-    /// of attempts is linear in the number of names.
+    /// and a taken path fails at most two stems (`a.1.2` is `a.1` with number 2, and `a.2` with number 1), so the
+    /// number of attempts is linear in the number of names.
     next_number: BTreeMap<Key, u32>,
     /// Number of the renamed folder for each path at which a file is in the way of a folder.
     instead: BTreeMap<Key, u32>,
@@ -220,7 +220,7 @@ mod tests {
         paths.iter().map(|path| unique.claim(&split(path)).into()).collect()
     }
 
-    /// Fault 11: names that differ in case only stay two files.
+    /// Fault 11: names that differ only in case stay two files.
     #[test]
     fn collisions_are_numbered() {
         assert_eq!(

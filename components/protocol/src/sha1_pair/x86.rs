@@ -1,4 +1,4 @@
-//! SHA-1 (FIPS 180-4, section 6.1) with the SHA instructions of x86, over one or two messages.
+//! SHA-1 (FIPS 180-4, section 6.1) with the x86 SHA instructions, over one or two messages.
 
 use std::arch::x86_64::{
     __m128i, _mm_add_epi32, _mm_extract_epi32, _mm_set_epi32, _mm_sha1msg1_epu32, _mm_sha1msg2_epu32,
@@ -8,16 +8,16 @@ use std::array;
 
 use crate::hash::Sha1Digest;
 
-/// Bytes of a block, which is what the state advances by.
+/// Bytes of a block, the unit by which the state advances.
 const BLOCK: usize = 64;
 
-/// One message under way.
+/// One message in progress.
 #[derive(Clone, Copy)]
 pub(super) struct Lane {
     state: [u32; 5],
-    /// Bytes so far.
+    /// Bytes received so far.
     len: u64,
-    /// The beginning of a block whose rest has not come yet: `len % BLOCK` bytes.
+    /// The start of an incomplete block: `len % BLOCK` bytes.
     begun: [u8; BLOCK],
 }
 
@@ -36,7 +36,7 @@ pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("sha") && is_x86_feature_detected!("ssse3") && is_x86_feature_detected!("sse4.1")
 }
 
-/// Goes on with the next bytes of each.
+/// Appends the next bytes to each message.
 pub(super) fn update(lanes: &mut [Lane; 2], parts: [&[u8]; 2]) {
     let [a, b] = lanes;
     let blocks = [a.begin(parts[0]), b.begin(parts[1])];
@@ -48,13 +48,13 @@ pub(super) fn update(lanes: &mut [Lane; 2], parts: [&[u8]; 2]) {
     b.compress(&blocks[1][count..]);
 }
 
-/// The digests.
+/// Returns the digests.
 pub(super) fn finish(mut lanes: [Lane; 2]) -> [Sha1Digest; 2] {
     lanes.each_mut().map(Lane::finish)
 }
 
 impl Lane {
-    /// Takes in what does not make whole blocks at both ends of `part`, and returns the blocks between.
+    /// Buffers the bytes of `part` outside whole blocks, at both ends, and returns the blocks in between.
     fn begin<'p>(&mut self, part: &'p [u8]) -> &'p [[u8; BLOCK]] {
         let filled = (self.len % BLOCK as u64) as usize;
         self.len += part.len() as u64;
@@ -80,7 +80,7 @@ impl Lane {
         [self.state] = state;
     }
 
-    /// Pads: a one, zeros, and the number of bits at the end of a block.
+    /// Pads the message: a one bit, zeros, and the bit count at the end of a block. Returns the digest.
     fn finish(&mut self) -> Sha1Digest {
         let filled = (self.len % BLOCK as u64) as usize;
         let mut end = [[0; BLOCK]; 2];
@@ -99,10 +99,10 @@ impl Lane {
     }
 }
 
-/// Advances each state by its blocks, of which there are as many for each.
+/// Advances each state by its blocks; all states have the same number of blocks.
 fn compress<const N: usize>(states: &mut [[u32; 5]; N], blocks: [&[[u8; BLOCK]]; N]) {
     debug_assert!(is_available());
-    // SAFETY: lanes are only made, by `Sha1Pair`, where the processor has these instructions.
+    // SAFETY: `Sha1Pair` creates lanes only on processors with these instructions.
     #[allow(unsafe_code, reason = "what the processor has is known at run time only")]
     unsafe {
         compress_with_instructions(states, blocks);
@@ -120,7 +120,7 @@ fn compress_with_instructions<const N: usize>(states: &mut [[u32; 5]; N], blocks
     for position in 0..blocks[0].len() {
         let (abcd_before, e_before) = (abcd, e);
         let mut schedule: [[__m128i; 4]; N] = array::from_fn(|n| load(&blocks[n][position]));
-        // Four rounds for every message, then the next four: neighbours in time do not wait for each other.
+        // Four rounds for every message, then the next four: consecutive instructions do not wait for each other.
         macro_rules! rounds {
             ($function:literal: $($i:literal)*) => {$(
                 for n in 0..N {
@@ -160,7 +160,7 @@ fn compress_with_instructions<const N: usize>(states: &mut [[u32; 5]; N], blocks
     }
 }
 
-/// The words of a block, four in each register.
+/// Loads the words of a block, four per register.
 #[inline]
 #[target_feature(enable = "sse2")]
 fn load(block: &[u8; BLOCK]) -> [__m128i; 4] {
@@ -168,7 +168,7 @@ fn load(block: &[u8; BLOCK]) -> [__m128i; 4] {
     array::from_fn(|i| words(array::from_fn(|k| u32::from_be_bytes(all[4 * i + k]))))
 }
 
-/// Four words, the first one on top, as the instructions have it.
+/// Packs four words, the first in the highest position, as the instructions expect.
 #[inline]
 #[target_feature(enable = "sse2")]
 fn words(words: [u32; 4]) -> __m128i {

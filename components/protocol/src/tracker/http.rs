@@ -1,4 +1,4 @@
-//! Announce and scrape over HTTP (BEP 3, 7, 23, 24, 31, 48). What is sent is a URL, what comes back a body.
+//! Announce and scrape over HTTP (BEP 3, 7, 23, 24, 31, 48): request URLs and response bodies.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::compact;
 use crate::hash::InfoHash;
 use crate::text::printable;
 
-/// The URL of an announce.
+/// Builds the URL of an announce.
 #[must_use]
 pub fn announce_url(announce: &str, request: &AnnounceRequest) -> String {
     let mut url = with_query(announce);
@@ -47,7 +47,7 @@ pub fn announce_url(announce: &str, request: &AnnounceRequest) -> String {
     url
 }
 
-/// The URL of a scrape, where the announce URL has the shape that tells it (BEP 48): the last path component
+/// Builds the URL of a scrape. `None` unless the announce URL follows the convention of BEP 48: its last path component
 /// begins with `announce`.
 #[must_use]
 pub fn scrape_url(announce: &str, info_hashes: &[InfoHash]) -> Option<String> {
@@ -68,7 +68,7 @@ pub fn scrape_url(announce: &str, info_hashes: &[InfoHash]) -> Option<String> {
     Some(with_query(&scrape) + &hashes.join("&"))
 }
 
-/// `url` without fragment, ready for the first of our parameters.
+/// Returns `url` without its fragment, ready for our first parameter.
 fn with_query(url: &str) -> String {
     let url = url.split('#').next().unwrap_or_default();
     let joint = match url.split_once('?') {
@@ -84,10 +84,10 @@ fn escape(bytes: &[u8]) -> String {
     percent_encode(bytes, NON_ALPHANUMERIC).to_string()
 }
 
-/// Reads the body of an announce's reply, keeping at most `max_peers` peers.
+/// Reads the body of an announce reply, keeping at most `max_peers` peers.
 ///
 /// # Errors
-/// The tracker's own refusal, or what is malformed.
+/// Returns the tracker's refusal, or the malformed part.
 pub fn read_announce(body: &[u8], max_peers: usize) -> Result<AnnounceResponse, TrackerError> {
     let document = Document::parse(body, &Limits::small(body.len()))?;
     let root = document.root();
@@ -119,10 +119,10 @@ pub fn read_announce(body: &[u8], max_peers: usize) -> Result<AnnounceResponse, 
     })
 }
 
-/// The refusal in a body, if it is one: what a tracker says beside an HTTP error code.
+/// Checks a body for a refusal: trackers also send refusals with an HTTP error code.
 ///
 /// # Errors
-/// The refusal.
+/// Returns the refusal.
 pub fn read_refusal(body: &[u8]) -> Result<(), TrackerError> {
     match Document::parse(body, &Limits::small(body.len())) {
         Ok(document) => refusal(document.root()),
@@ -130,10 +130,10 @@ pub fn read_refusal(body: &[u8]) -> Result<(), TrackerError> {
     }
 }
 
-/// Reads the body of a scrape's reply, for those of `info_hashes` that it has.
+/// Reads the body of a scrape reply, for those of `info_hashes` that it contains.
 ///
 /// # Errors
-/// The tracker's own refusal, or what is malformed.
+/// Returns the tracker's refusal, or the malformed part.
 pub fn read_scrape(body: &[u8], info_hashes: &[InfoHash]) -> Result<Vec<(InfoHash, ScrapeCounts)>, TrackerError> {
     let document = Document::parse(body, &Limits::small(body.len()))?;
     let root = document.root();
@@ -153,7 +153,7 @@ pub fn read_scrape(body: &[u8], info_hashes: &[InfoHash]) -> Result<Vec<(InfoHas
     Ok(found.collect())
 }
 
-/// BEP 3 `failure reason`, with BEP 31 `retry in`: minutes as a number or its text, or `never`.
+/// Checks for a BEP 3 `failure reason`, with BEP 31 `retry in`: minutes as a number or text, or `never`.
 fn refusal(root: Value<'_>) -> Result<(), TrackerError> {
     if !root.is_dict() {
         return Err(TrackerError::Malformed("not a dictionary"));
@@ -175,8 +175,8 @@ fn refusal(root: Value<'_>) -> Result<(), TrackerError> {
     Err(TrackerError::Refused { reason, retry })
 }
 
-/// BEP 23: a string of compact addresses; BEP 3: a list of dictionaries, in which a name for an address cannot be
-/// used and is passed over.
+/// Reads a list of peers: a string of compact addresses (BEP 23) or a list of dictionaries (BEP 3). Dictionaries with a
+/// host name in place of an address cannot be used and are skipped.
 fn read_peers(list: Value<'_>, max: usize, peers: &mut Vec<SocketAddr>) -> Result<(), TrackerError> {
     if let Some(bytes) = list.as_bytes() {
         extend(peers, compact::read_v4(bytes)?, max);
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(reply.peers, ["1.2.3.4:5".parse().unwrap(), "[::1]:6".parse().unwrap()]);
     }
 
-    /// Fault 53: intervals are taken as they come, zero where they are negative; the engine clamps them.
+    /// Fault 53: intervals are kept as received, except that negative ones become zero; the engine clamps them.
     #[test]
     fn odd_intervals_do_not_overflow() {
         let interval = |text: &str| {

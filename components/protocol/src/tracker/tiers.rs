@@ -1,6 +1,6 @@
-//! The order in which a torrent's trackers are asked (BEP 12).
+//! The order in which a torrent's trackers are used (BEP 12).
 
-/// Trackers in tiers, each named by a `T`.
+/// Trackers in tiers, each tracker identified by a `T`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tiers<T> {
     tiers: Vec<Vec<T>>,
@@ -12,21 +12,21 @@ impl<T> Default for Tiers<T> {
     }
 }
 
-/// How far an announce goes beyond the first tracker that answers.
+/// The set of trackers that receive each announce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AnnounceReach {
-    /// One tracker for all tiers: the next is asked only where those before it failed (BEP 12).
+    /// One tracker of all tiers: the next is tried only if all previous trackers failed (BEP 12).
     #[default]
     FirstWorking,
-    /// One tracker for each tier.
+    /// One tracker of each tier.
     EachTier,
     /// Every tracker.
     EachTracker,
 }
 
 impl<T: Copy + PartialEq> Tiers<T> {
-    /// Takes tiers in their order. `below(n)` gives a random number below `n`, for the shuffle within each tier
-    /// that BEP 12 asks for when a list is first read.
+    /// Builds the list from tiers in order, each shuffled, as BEP 12 requires when a list is first read. `below(n)`
+    /// returns a random number below `n`.
     pub fn shuffled(mut tiers: Vec<Vec<T>>, mut below: impl FnMut(usize) -> usize) -> Self {
         for tier in &mut tiers {
             for end in (1..tier.len()).rev() {
@@ -45,7 +45,8 @@ impl<T: Copy + PartialEq> Tiers<T> {
         }
     }
 
-    /// The chains of trackers that are announced to independently: in each, the first that answers is enough.
+    /// The chains of trackers that receive announces independently: in each chain, the first successful tracker is
+    /// enough.
     #[must_use]
     pub fn chains(&self, reach: AnnounceReach) -> Vec<Vec<T>> {
         match reach {
@@ -55,7 +56,7 @@ impl<T: Copy + PartialEq> Tiers<T> {
         }
     }
 
-    /// All trackers in the order in which they are asked.
+    /// All trackers in the order in which they are tried.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
         self.tiers.iter().flatten().copied()
     }

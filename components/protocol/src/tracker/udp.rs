@@ -1,4 +1,4 @@
-//! Announce and scrape over UDP (BEP 15): packets, and the exchange that repeats them until an answer comes.
+//! Announce and scrape over UDP (BEP 15): the packets, and the exchange that repeats them until a reply arrives.
 
 mod exchange;
 
@@ -11,10 +11,10 @@ use crate::compact;
 use crate::hash::InfoHash;
 use crate::text::printable;
 
-/// Most torrents in one scrape (BEP 15: "up to about 74").
+/// Maximum number of torrents in one scrape (BEP 15: "up to about 74").
 pub const MAX_SCRAPE: usize = 74;
 
-/// The constant that a connect request begins with.
+/// The constant at the start of a connect request.
 const PROTOCOL_ID: u64 = 0x0417_2710_1980;
 
 mod action {
@@ -24,21 +24,21 @@ mod action {
     pub(super) const ERROR: u32 = 3;
 }
 
-/// What is asked of a tracker.
+/// A request to a UDP tracker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UdpRequest {
-    /// Tell it about us, and get peers.
+    /// Announces us and requests peers.
     Announce(AnnounceRequest),
-    /// Count these swarms; at most [`MAX_SCRAPE`].
+    /// Requests the counts of these swarms, at most [`MAX_SCRAPE`].
     Scrape(Vec<InfoHash>),
 }
 
-/// A tracker's answer.
+/// A tracker's reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UdpReply {
-    /// To an announce.
+    /// The reply to an announce.
     Announce(AnnounceResponse),
-    /// To a scrape: counts in the order of the request.
+    /// The reply to a scrape: counts in the order of the request.
     Scrape(Vec<ScrapeCounts>),
 }
 
@@ -83,14 +83,14 @@ fn request_packet(connection: u64, transaction: u32, request: &UdpRequest) -> Ve
     packet
 }
 
-/// A packet's action and transaction, and what follows them.
+/// Splits a packet into action, transaction and body.
 fn read_head(packet: &[u8]) -> Option<(u32, u32, &[u8])> {
     let (action, rest) = packet.split_first_chunk()?;
     let (transaction, body) = rest.split_first_chunk()?;
     Some((u32::from_be_bytes(*action), u32::from_be_bytes(*transaction), body))
 }
 
-/// Reads the body of the answer to `request`; the tracker's address family decides how long addresses are.
+/// Reads the body of the reply to `request`; the tracker's address family determines the length of addresses.
 fn read_reply(
     request: &UdpRequest,
     action: u32,
@@ -139,7 +139,7 @@ fn read_announce(body: &[u8], tracker: SocketAddr, max_peers: usize) -> Result<A
     })
 }
 
-/// The big-endian number at `at`, which the caller knows to be inside `bytes`.
+/// Reads the big-endian number at `at`, which must be inside `bytes`.
 fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

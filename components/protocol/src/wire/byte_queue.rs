@@ -1,27 +1,27 @@
-//! Bytes that have arrived and not been read yet, in the chunks in which they came.
+//! A queue of received bytes not yet read, kept in the chunks in which they arrived.
 
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
-/// The bytes of one block, in the slices of the chunks it arrived in: nearly always one, two where it straddles.
+/// The bytes of one block, as slices of the chunks it arrived in: nearly always one slice, two if it straddles chunks.
 pub type Payload = SmallVec<[Bytes; 2]>;
 
-/// Bytes that are not worth holding a whole chunk for.
+/// Remainders up to this many bytes are copied rather than keep a whole chunk alive.
 const FEW_BYTES: usize = 1024;
 
-/// Chunks that one queue may hold at rest: each may be a slice of memory that is much larger.
+/// Maximum number of chunks in a resting queue: each may be a slice of a much larger allocation.
 const MAX_CHUNKS: usize = 16;
 
-/// Places for chunks that an empty queue keeps.
+/// Capacity, in chunks, that an empty queue keeps.
 const KEPT_PLACES: usize = 32;
 
-/// A queue of chunks read as one stream. Chunks are released as soon as their last byte is consumed, so that their
-/// memory can be read into again.
+/// A queue of chunks, read as one stream. A chunk is released as soon as its last byte is consumed, so its memory can
+/// be reused for reading.
 #[derive(Debug, Default)]
 pub struct ByteQueue {
-    /// Empty only when the whole queue is.
+    /// Empty only if the whole queue is empty.
     front: Bytes,
     rest: VecDeque<Bytes>,
     len: usize,
@@ -38,19 +38,19 @@ impl ByteQueue {
         }
     }
 
-    /// Bytes in the queue.
+    /// Number of bytes in the queue.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing is in the queue.
+    /// Whether the queue is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The first `N` bytes, left where they are, if there are as many.
+    /// Returns the first `N` bytes without consuming them, or `None` if there are fewer.
     #[must_use]
     pub fn peek<const N: usize>(&self) -> Option<[u8; N]> {
         if let Some(bytes) = self.front.first_chunk() {
@@ -69,7 +69,7 @@ impl ByteQueue {
         Some(out)
     }
 
-    /// Drops up to `count` bytes, and tells how many it dropped.
+    /// Drops up to `count` bytes and returns the number dropped.
     pub fn skip(&mut self, count: usize) -> usize {
         let skipped = count.min(self.len);
         let mut left = skipped;
@@ -83,7 +83,7 @@ impl ByteQueue {
         skipped
     }
 
-    /// Moves up to `count` bytes into `payload`, as slices of their chunks, and tells how many it moved.
+    /// Moves up to `count` bytes into `payload`, as slices of their chunks, and returns the number moved.
     pub fn take_into(&mut self, count: usize, payload: &mut Payload) -> usize {
         let taken = count.min(self.len);
         let mut left = taken;
@@ -97,7 +97,7 @@ impl ByteQueue {
         taken
     }
 
-    /// Fills `out` with the first bytes; false, and nothing taken, where there are not as many.
+    /// Fills `out` with the first bytes; returns false and consumes nothing if there are too few.
     pub fn take_to(&mut self, mut out: &mut [u8]) -> bool {
         let count = out.len();
         if self.len < count {
@@ -114,8 +114,8 @@ impl ByteQueue {
         true
     }
 
-    /// Copies `count` bytes out into memory of their own, if there are as many: for what is kept longer than a
-    /// tick and must not hold a whole chunk.
+    /// Copies `count` bytes into their own allocation, or returns `None` if there are fewer. For bytes kept longer than
+    /// a tick, which must not hold a whole chunk.
     pub fn take_copy(&mut self, count: usize) -> Option<Bytes> {
         if self.len < count {
             return None;
@@ -131,8 +131,8 @@ impl ByteQueue {
         Some(out.into())
     }
 
-    /// Prepares for a time of waiting: few bytes, or bytes of many chunks, are copied into memory of their own, so that a
-    /// peer that pauses inside a message does not hold the chunks that others are read into.
+    /// Prepares for idle time: copies a few bytes, or the bytes of many chunks, into their own allocation. A peer that
+    /// pauses inside a message then does not hold chunks needed for reading from other peers.
     pub fn rest(&mut self) {
         if self.is_empty() {
             self.rest.shrink_to(KEPT_PLACES);
@@ -145,7 +145,7 @@ impl ByteQueue {
         }
     }
 
-    /// Brings the next chunk to the front where the first is used up.
+    /// Moves the next chunk to the front once the front is used up.
     fn settle(&mut self) {
         if self.front.is_empty() {
             self.front = self.rest.pop_front().unwrap_or_default();
@@ -170,7 +170,7 @@ mod tests {
         assert!(memory.try_reclaim(8), "the queue let go of the chunk");
     }
 
-    /// A few bytes of an unfinished message do not hold a chunk, and neither do many chunks of a byte each.
+    /// A few bytes of an unfinished message hold no chunk, and one-byte chunks do not accumulate.
     #[test]
     fn resting_bytes_hold_no_chunks() {
         let mut memory = bytes::BytesMut::with_capacity(100_000);

@@ -1,4 +1,4 @@
-//! From chunks to frames: length prefixes, limits, and the rules that a message can break by itself.
+//! Decoding of chunks into frames: length prefixes, limits, and the rules each message must satisfy on its own.
 
 use bytes::Bytes;
 
@@ -8,10 +8,10 @@ use super::message::{Message, id};
 use crate::bitfield::{self, Bitfield, BitfieldError};
 use crate::geometry::{BlockRequest, Geometry};
 
-/// Longest frames that are accepted; a longer length prefix ends the connection before anything is buffered.
+/// Maximum accepted frame lengths. A larger length prefix ends the connection before anything is buffered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameLimits {
-    /// Longest block in a `piece` message, in bytes. Default 16 KiB, which is all that we ask for.
+    /// Longest block in a `piece` message, in bytes. Default 16 KiB, the only size we request.
     pub max_block: u32,
     /// Longest extension or unknown message, in bytes. Default 256 KiB.
     pub max_other: u32,
@@ -26,10 +26,10 @@ impl Default for FrameLimits {
     }
 }
 
-/// What is known of the connection that decides which messages are valid on it.
+/// The connection state that decides which messages are valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Session {
-    /// Sizes of the torrent; until metadata is known, indexes cannot be checked.
+    /// Sizes of the torrent; indexes cannot be checked until the metadata is known.
     pub geometry: Option<Geometry>,
     /// Both sides announced the fast extension (BEP 6).
     pub fast: bool,
@@ -37,21 +37,21 @@ pub struct Session {
     pub extended: bool,
 }
 
-/// Why a peer's bytes end the connection.
+/// The reason a peer's bytes end the connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// Not our protocol.
+    /// The bytes are not the BitTorrent protocol.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
-    /// A length prefix beyond the limit for its message.
+    /// A length prefix above the limit for its message.
     #[error("message {id} of {len} bytes exceeds {max}")]
     TooLong {
         /// Message id.
         id: u8,
         /// Length prefix received.
         len: u32,
-        /// Longest that is accepted.
+        /// Longest accepted length.
         max: u32,
     },
     /// A length that the message cannot have.
@@ -62,13 +62,13 @@ pub enum WireError {
         /// Length prefix received.
         len: u32,
     },
-    /// A bitfield of another torrent.
+    /// A bitfield that does not fit this torrent.
     #[error(transparent)]
     Bitfield(#[from] BitfieldError),
-    /// All pieces told anew, again and again: cheap to send and dear to take in.
+    /// The peer sent its full piece set too often: such messages are cheap to send and expensive to process.
     #[error("too many bitfields")]
     TooManyBitfields,
-    /// Pieces taken back, chokes and extension handshakes, again and again: more than any use of them needs.
+    /// Too many withdrawn pieces, chokes or extension handshakes: more than any legitimate use needs.
     #[error("changed its mind too often")]
     TooManyChanges,
     /// A piece index, or an offset in a piece, that does not exist.
@@ -81,43 +81,43 @@ pub enum WireError {
         /// Offset received; 0 for messages without one.
         begin: u32,
     },
-    /// A message of an extension that was not agreed on.
+    /// A message of an extension that was not negotiated.
     #[error("message {0} belongs to an extension that was not negotiated")]
     NotNegotiated(u8),
 }
 
-/// A block, as a `piece` message brought it.
+/// A block received in a `piece` message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
-    /// Which block it claims to be.
+    /// The block that the message claims to carry.
     pub request: BlockRequest,
-    /// Its bytes, in the memory they were read into.
+    /// The payload, in the memory it was read into.
     pub data: Payload,
 }
 
-/// What a peer said.
+/// A decoded frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// A message without bulk.
+    /// A message without a block payload.
     Message(Message),
     /// A `piece` message.
     Block(Block),
 }
 
-/// Where the codec stands in the stream.
+/// The codec's position in the stream.
 #[derive(Debug)]
 enum State {
     /// Before a length prefix.
     Between,
-    /// Inside a `piece` message, whose payload is taken as it arrives.
+    /// Inside a `piece` message; its payload is taken as it arrives.
     InBlock { block: Block, missing: u32 },
-    /// Inside a message that is not for us.
+    /// Inside a message of unknown type, which is skipped.
     Skipping { missing: usize },
 }
 
 /// Decodes one direction of one connection.
 ///
-/// Push chunks as they are read, then pull the handshake and after it frames until there are none.
+/// Push chunks as they are read. Then pull the handshake, followed by frames until none are left.
 #[derive(Debug)]
 pub struct PeerCodec {
     queue: ByteQueue,
@@ -136,21 +136,21 @@ impl PeerCodec {
         }
     }
 
-    /// Appends bytes that were read.
+    /// Appends received bytes.
     pub fn push(&mut self, chunk: Bytes) {
         self.queue.push(chunk);
     }
 
-    /// Whether the stream stands inside a frame: it has to go on, or the peer holds us up.
+    /// Whether the stream is inside a frame. If it does not continue, the peer is stalling us.
     #[must_use]
     pub fn is_mid_frame(&self) -> bool {
         !self.queue.is_empty() || !matches!(self.state, State::Between)
     }
 
-    /// The handshake, once it is complete.
+    /// Returns the handshake once it is complete.
     ///
     /// # Errors
-    /// As soon as the bytes can no longer become one.
+    /// Returns an error as soon as the bytes can no longer become a handshake.
     pub fn handshake(&mut self) -> Result<Option<Handshake>, WireError> {
         match self.queue.peek::<HANDSHAKE_LEN>() {
             Some(bytes) => {
@@ -164,30 +164,30 @@ impl PeerCodec {
         }
     }
 
-    /// Number of bytes that have been pushed and not read.
+    /// Number of bytes pushed and not yet read.
     #[must_use]
     pub fn buffered_len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Prepares for a time of waiting: what is buffered holds little more memory than its own.
+    /// Prepares for idle time: the buffered bytes then hold little more memory than their own length.
     pub fn rest(&mut self) {
         self.queue.rest();
     }
 
-    /// The next frame, if a whole one has arrived.
+    /// Returns the next frame if it has arrived completely.
     ///
     /// # Errors
-    /// The first violation; the stream cannot be read on after it.
+    /// Returns the first violation; the stream cannot be read further after it.
     pub fn next_frame(&mut self, session: &Session) -> Result<Option<Frame>, WireError> {
         self.next_frame_within(session, &mut u32::MAX.clone())
     }
 
-    /// As [`next_frame`](Self::next_frame), as long as `budget` is left: it counts each message down, also those that
-    /// are skipped. Where nothing comes and nothing is left of it, there may be more.
+    /// Like [`next_frame`](Self::next_frame), while `budget` lasts. Each message costs 1, skipped messages included. If
+    /// this returns no frame and the budget is 0, there may be more frames.
     ///
     /// # Errors
-    /// As [`next_frame`](Self::next_frame).
+    /// Same as [`next_frame`](Self::next_frame).
     pub fn next_frame_within(&mut self, session: &Session, budget: &mut u32) -> Result<Option<Frame>, WireError> {
         loop {
             match &mut self.state {
@@ -224,7 +224,7 @@ impl PeerCodec {
         }
     }
 
-    /// Reads a length prefix and what follows it, as far as it is not bulk.
+    /// Reads a length prefix and the message after it, except for block payloads.
     fn begin_frame(&mut self, session: &Session) -> Result<Begun, WireError> {
         let Some(prefix) = self.queue.peek::<4>() else {
             return Ok(Begun::Incomplete);
@@ -258,7 +258,7 @@ impl PeerCodec {
                 None => return Ok(Begun::Incomplete),
             },
             _ => {
-                // As long as `check_length` has found right, and no longer.
+                // `check_length` has verified the length, so the body fits.
                 let mut body = [0; SHORT_LEN];
                 self.queue.take_to(&mut body[..len]);
                 read_short(id, body, session)?
@@ -334,8 +334,9 @@ fn check_negotiated(id: u8, session: &Session) -> Result<(), WireError> {
     Ok(())
 }
 
-/// Reads a message that has bytes of its own. BEP 3 wants a bitfield as the first; clients in use put their extension
-/// handshake before it, and some send one in place of many haves, so it is taken at any time.
+/// Reads a message with a variable-length body. BEP 3 requires the bitfield to be the first message. Clients in use
+/// send their extension handshake before it, and some send a bitfield in place of many haves, so it is accepted at any
+/// time.
 fn read_long(id: u8, body: Bytes, session: &Session) -> Result<Message, WireError> {
     if id == id::BITFIELD {
         if let Some(geometry) = session.geometry {
@@ -349,10 +350,10 @@ fn read_long(id: u8, body: Bytes, session: &Session) -> Result<Message, WireErro
     })
 }
 
-/// Longest body of the messages that are a few numbers.
+/// Longest body of the fixed-length messages.
 const SHORT_LEN: usize = 12;
 
-/// Reads a message that is a few numbers.
+/// Reads a fixed-length message.
 fn read_short(id: u8, body: [u8; SHORT_LEN], session: &Session) -> Result<Message, WireError> {
     let word = |at: usize| u32::from_be_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
     let piece = |message: fn(u32) -> Message| check_piece(id, word(0), session).map(message);
@@ -377,7 +378,7 @@ fn read_short(id: u8, body: [u8; SHORT_LEN], session: &Session) -> Result<Messag
         id::HAVE_ALL => Ok(Message::HaveAll),
         id::HAVE_NONE => Ok(Message::HaveNone),
         id::REJECT_REQUEST => request(Message::RejectRequest),
-        // All that is left of those that are known.
+        // The only known id left.
         _ => piece(Message::AllowedFast),
     }
 }

@@ -1,4 +1,4 @@
-//! Tests of the codec: what is written is read back in any chunks, and what breaks the rules ends the stream.
+//! Tests of the codec: encoded frames decode in any chunking, and violations end the stream.
 
 use proptest::prelude::*;
 
@@ -52,7 +52,7 @@ fn huge_length_prefixes_are_refused_at_once() {
     ));
 }
 
-/// A budget counts what is skipped too, and the rest stays where it is.
+/// The budget counts skipped messages too, and the remaining bytes stay buffered.
 #[test]
 fn messages_are_decoded_within_a_budget() {
     let mut codec = PeerCodec::new(FrameLimits::default());
@@ -96,7 +96,7 @@ fn bitfields_are_checked() {
     assert!(matches!(refusal(&later), WireError::Bitfield(_)), "checked at any time");
 }
 
-/// Fault 23: indexes and offsets that do not exist end the stream.
+/// Fault 23: nonexistent indexes and offsets end the stream.
 #[test]
 fn out_of_range_indexes_are_refused() {
     let request = BlockRequest {
@@ -217,7 +217,7 @@ fn frames() -> impl Strategy<Value = Frame> {
 }
 
 proptest! {
-    /// A stream gives the same frames in whatever chunks it arrives.
+    /// A stream decodes to the same frames in any chunking.
     #[test]
     fn frames_survive_any_chunking(
         frames in proptest::collection::vec(frames(), 1..12),

@@ -12,7 +12,7 @@ pub const HANDSHAKE_LEN: usize = 68;
 
 const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
 
-/// The eight reserved bytes, in which extensions are announced.
+/// The eight reserved bytes, which announce extensions.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reserved(pub [u8; 8]);
 
@@ -22,7 +22,7 @@ impl Reserved {
     /// Byte and bit of the fast extension (BEP 6).
     const FAST: (usize, u8) = (7, 0x04);
 
-    /// What this engine announces: the fast extension and the extension protocol.
+    /// The bits this engine announces: the fast extension and the extension protocol.
     #[must_use]
     pub fn ours() -> Self {
         let mut bits = [0; 8];
@@ -58,15 +58,15 @@ impl fmt::Debug for Reserved {
 /// One side's handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Handshake {
-    /// Extensions.
+    /// The announced extensions.
     pub reserved: Reserved,
-    /// The torrent this connection is about.
+    /// The torrent of this connection.
     pub info_hash: InfoHash,
-    /// Who speaks.
+    /// The sender's peer id.
     pub peer_id: PeerId,
 }
 
-/// Why bytes are no handshake.
+/// The bytes are not a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a BitTorrent handshake")]
 pub struct HandshakeError;
@@ -83,7 +83,7 @@ impl Handshake {
     /// Reads the wire form.
     ///
     /// # Errors
-    /// Where the protocol's name is another one.
+    /// Returns an error if the protocol name is different.
     pub fn read(bytes: &[u8; HANDSHAKE_LEN]) -> Result<Self, HandshakeError> {
         let (name, rest) = bytes.split_first_chunk::<20>().ok_or(HandshakeError)?;
         let (reserved, rest) = rest.split_first_chunk::<8>().ok_or(HandshakeError)?;
@@ -99,7 +99,7 @@ impl Handshake {
         })
     }
 
-    /// Whether `first`, the first bytes of a connection, can still become a handshake.
+    /// Returns whether `first`, the first bytes of a connection, can still become a handshake.
     #[must_use]
     pub fn may_begin_with(first: &[u8]) -> bool {
         let known = first.len().min(PROTOCOL.len());

@@ -1,4 +1,4 @@
-//! The messages of BEP 3, BEP 6 and BEP 10 and how they are written.
+//! The messages of BEP 3, BEP 6 and BEP 10, and their encoding.
 
 use bytes::{BufMut, Bytes};
 
@@ -27,36 +27,36 @@ pub(super) mod id {
     pub(crate) const EXTENDED: u8 = 20;
 }
 
-/// A message other than `piece`, whose payload travels apart (see [`write_block_header`]).
+/// A message other than `piece`, whose payload is sent separately (see [`write_block_header`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// Nothing, to keep the connection open.
+    /// An empty message that keeps the connection open.
     KeepAlive,
-    /// Requests will not be answered.
+    /// The sender will not answer requests.
     Choke,
-    /// Requests will be answered.
+    /// The sender will answer requests.
     Unchoke,
-    /// The peer has something we want.
+    /// The sender wants pieces the receiver has.
     Interested,
-    /// It has not.
+    /// The sender wants no pieces the receiver has.
     NotInterested,
-    /// A piece is complete, verified and stored.
+    /// The sender has completed, verified and stored a piece.
     Have(u32),
-    /// All pieces at once, in wire form; the first message or none.
+    /// All of the sender's pieces in wire form; the first message, if sent at all.
     Bitfield(Bytes),
-    /// Asks for a block.
+    /// Requests a block.
     Request(BlockRequest),
-    /// Takes a request back.
+    /// Cancels a request.
     Cancel(BlockRequest),
     /// The port of the DHT node (BEP 5).
     Port(u16),
-    /// A hint what to download (BEP 6).
+    /// Suggests a piece to download (BEP 6).
     SuggestPiece(u32),
-    /// In place of a full bitfield (BEP 6).
+    /// Replaces a full bitfield (BEP 6).
     HaveAll,
-    /// In place of an empty bitfield (BEP 6).
+    /// Replaces an empty bitfield (BEP 6).
     HaveNone,
-    /// A request will not be answered (BEP 6).
+    /// The sender will not answer a request (BEP 6).
     RejectRequest(BlockRequest),
     /// A piece that may be requested while choked (BEP 6).
     AllowedFast(u32),
@@ -64,7 +64,7 @@ pub enum Message {
     Extended {
         /// The id that the receiver chose for the extension.
         id: u8,
-        /// What the extension says.
+        /// The extension's payload.
         payload: Bytes,
     },
 }
@@ -109,7 +109,7 @@ impl Message {
 /// Bytes of a `piece` message before its payload: length, id, index, begin.
 pub const BLOCK_HEADER_LEN: usize = 13;
 
-/// Appends the head of a `piece` message for the block at `begin` of `piece`; its `len` bytes follow it.
+/// Appends the header of a `piece` message for the block at `begin` of `piece`; its `len` bytes follow it.
 pub fn write_block_header(out: &mut impl BufMut, block: BlockRequest) {
     out.put_u32(9 + block.len);
     out.put_u8(id::PIECE);

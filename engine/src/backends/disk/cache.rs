@@ -1,4 +1,4 @@
-//! Open files.
+//! A cache of open files.
 
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ecs_torrent_components::ids::StorageId;
 use lru::LruCache;
 
-/// A torrent's file, by its index.
+/// A key for a torrent's file: the storage and the file's index.
 pub(super) type FileKey = (StorageId, usize);
 
-/// Open files, the ones not used for longest closed first; shared by all torrents.
+/// A cache of open files, shared by all torrents. It closes the least recently used files first.
 pub(super) struct FileCache {
     open: Mutex<LruCache<FileKey, OpenFile>>,
 }
@@ -21,7 +21,7 @@ struct OpenFile {
 }
 
 impl FileCache {
-    /// A cache of at most `max_open` files.
+    /// Creates a cache of at most `max_open` files.
     pub(super) fn new(max_open: usize) -> Self {
         let max_open = NonZeroUsize::new(max_open).unwrap_or(NonZeroUsize::MIN);
         Self {
@@ -29,21 +29,21 @@ impl FileCache {
         }
     }
 
-    /// The file, where it is open and may be used so.
+    /// Returns the file if it is open with sufficient access.
     pub(super) fn get(&self, key: FileKey, is_writable: bool) -> Option<Arc<OwnedFd>> {
         let mut open = self.lock();
         let file = open.get(&key)?;
         (file.is_writable || !is_writable).then(|| file.fd.clone())
     }
 
-    /// Keeps a file open, and closes another one where there are too many.
+    /// Keeps a file open, and closes the least recently used one if there are too many.
     pub(super) fn put(&self, key: FileKey, fd: Arc<OwnedFd>, is_writable: bool) {
         let displaced = self.lock().push(key, OpenFile { fd, is_writable });
-        // Closing may take long; nobody waits for it with the lock.
+        // Closing may take long, so it happens without the lock.
         drop(displaced);
     }
 
-    /// Closes the half of the files that were not used for longest; false if there is nothing to close.
+    /// Closes the least recently used half of the files. Returns false if there is nothing to close.
     pub(super) fn shrink(&self) -> bool {
         let mut open = self.lock();
         let count = open.len().div_ceil(2);

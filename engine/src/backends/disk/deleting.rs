@@ -1,4 +1,4 @@
-//! Deleting what a torrent created.
+//! Deleting the files and folders that a torrent created.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,21 +13,22 @@ use crate::backends::beneath::{self, id_of};
 use crate::ports::disk::{DeletedFiles, DiskAction, KeptReason, Provenance};
 
 impl Files {
-    /// Deletes the files that this torrent created and whose names still lead to them, but for those in `keep`; then the
-    /// folders above them that are empty by that.
+    /// Deletes the files that this torrent created and that still have their names, except those in `keep`. Then
+    /// deletes the folders above them that this leaves empty.
     ///
     /// # Errors
-    /// The first file that could not be deleted; the others are.
+    /// The first file that could not be deleted. The other files are still deleted.
     pub fn delete(&self, keep: &[usize]) -> Result<DeletedFiles> {
         let mut is_deleted = self.is_deleted.write().unwrap_or_else(PoisonError::into_inner);
         *is_deleted = true;
         self.shared.cache.forget(self.storage);
         let mut report = DeletedFiles::default();
-        // On a volume that is not there is nothing of ours; what lies there now is somebody else's.
+        // If the volume is not mounted, none of our files are there: whatever lies at the path belongs to somebody
+        // else.
         self.find_volume()?;
         let root = match self.folder() {
             Ok(root) => root,
-            // Nothing of a torrent's is in a folder of the engine's own.
+            // A torrent has no files in one of the engine's own folders.
             Err(error) if error.is_absence() || error.is_forbidden() => return Ok(report),
             Err(error) => return Err(error),
         };
@@ -62,15 +63,15 @@ impl Files {
             let parents = std::iter::successors(entry.path.rsplit_once('/'), |(folder, _)| folder.rsplit_once('/'));
             folders.extend(parents.map(|(folder, _)| folder));
         }
-        // The deepest first: behind a folder in the order of names come those inside it.
+        // Deepest first: subfolders sort after their parent folder.
         for folder in folders.into_iter().rev() {
-            // One that is not empty stays, and that is no failure.
+            // A folder that is not empty stays. That is not an error.
             let _ = beneath::remove_folder(root.as_fd(), folder);
         }
         result.map(|()| report)
     }
 
-    /// Why a file that is there is not deleted, if it is not.
+    /// Returns the reason to keep an existing file, or `None` if it is to be deleted.
     fn reason_to_keep(&self, index: usize, stat: &rustix::fs::Stat, is_shared: bool) -> Option<KeptReason> {
         let known = self.classify(index, stat);
         let is_claimed = self.claims.created.contains_key(&index);
@@ -86,7 +87,7 @@ impl Files {
     }
 }
 
-/// Whether a link, a folder or a device has the name, or a link that of a folder above: nothing that a torrent makes.
+/// Whether the path leads to a link, a folder or a device, or passes through a link. A torrent creates none of these.
 fn is_something_else(error: &io::Error) -> bool {
     let is_link = [Errno::LOOP, Errno::NOTDIR]
         .iter()

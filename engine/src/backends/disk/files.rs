@@ -27,7 +27,7 @@ use crate::ports::disk::{
 
 pub(super) type Result<T> = std::result::Result<T, DiskError>;
 
-/// What all torrents' files share: open files, download folders, and who may write which file.
+/// State shared by all torrents' files: open files, download folders, and the storage that may write each file.
 pub struct SharedFiles {
     pub(super) cache: FileCache,
     pub(super) owners: Owners,
@@ -35,7 +35,7 @@ pub struct SharedFiles {
 }
 
 impl SharedFiles {
-    /// At most `max_open` files are open at a time.
+    /// Creates the state. At most `max_open` files are open at a time.
     #[must_use]
     pub fn new(max_open: usize) -> Self {
         Self {
@@ -45,10 +45,10 @@ impl SharedFiles {
         }
     }
 
-    /// The same where no torrent's path may lead into the folders `protected`.
+    /// Adds the engine's own folders, into which no torrent's path may lead.
     ///
     /// # Errors
-    /// Where one of these folders cannot be opened.
+    /// If one of these folders cannot be opened.
     pub fn protecting(self, protected: &[&Path]) -> io::Result<Self> {
         Ok(Self {
             roots: Roots::new(Protected::open(protected)?),
@@ -64,22 +64,22 @@ pub struct Files {
     pub(super) table: FileTable,
     pub(super) shared: Arc<SharedFiles>,
     pub(super) claims: FileClaims,
-    /// Where the volume is expected to be mounted.
+    /// The expected mount point of the volume.
     mounted_at: Mutex<Option<PathBuf>>,
     ledger: Mutex<Ledger>,
-    /// Folders of which it is known that they are none of the engine's own.
+    /// Folders known not to be the engine's own.
     permitted: Mutex<HashSet<Box<str>>>,
-    /// Held while files are created and written, so that what others do in between is told from what this storage does.
+    /// Held while files are created and written, so that changes by others are distinguished from this storage's own.
     pub(super) writing: Mutex<()>,
-    /// No file is created any more.
+    /// Set once no more files may be created.
     pub(super) is_closed: AtomicBool,
-    /// Held to write, and exclusively to delete: what is deleted stays deleted.
+    /// Held shared to write and exclusively to delete, so that no write brings a deleted file back.
     pub(super) is_deleted: RwLock<bool>,
 }
 
 impl Files {
-    /// Files by their table, below `root`; `storage` names them among those that `shared` knows. `volume` is where the
-    /// folder's volume is to be mounted, where that is known. Nothing is opened yet.
+    /// Creates a storage for the files of `table`, below `root`. `storage` is its name in `shared`. `volume` is the
+    /// expected mount point of the folder's volume, if known. Opens nothing yet.
     #[must_use]
     pub fn new(
         storage: StorageId,
@@ -103,7 +103,7 @@ impl Files {
         }
     }
 
-    /// The same with what the session says of the files.
+    /// Adds the session's claims about the files.
     #[must_use]
     pub fn with_claims(self, claims: FileClaims) -> Self {
         Self { claims, ..self }
@@ -115,8 +115,8 @@ impl Files {
         self.root.path()
     }
 
-    /// Closes the files, and lets other storages write them. What is under way is carried out, but creates no file: whoever
-    /// looks at the files next would take it for the user's.
+    /// Closes the files, and lets other storages write them. Requests in progress are carried out but create no file,
+    /// because the next storage to open the files would take such a file for the user's.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
         self.shared.cache.forget(self.storage);
@@ -124,11 +124,11 @@ impl Files {
         self.shared.owners.let_go(ids, self.storage);
     }
 
-    /// Each file that is there, and where the volume is mounted.
+    /// Finds the existing files and the mount point of the volume.
     ///
     /// # Errors
-    /// Where one is there and is no plain file, or cannot be looked at; where the volume is not the one expected; where a
-    /// path leads into a folder of the engine's own.
+    /// If an existing entry is not a regular file or cannot be inspected, if the volume is not the expected one, or if
+    /// a path leads into one of the engine's own folders.
     pub fn look(&self) -> Result<FoundFiles> {
         let volume = self.find_volume()?;
         let files = match self.folder() {
@@ -146,7 +146,7 @@ impl Files {
 
     fn found(&self, root: BorrowedFd<'_>) -> Result<Vec<Option<FoundFile>>> {
         let mut files = vec![None; self.entries().len()];
-        // The folder of the last file that was not there: where it is not there either, none of its files is.
+        // The folder of the last missing file. If the folder is missing too, so are all its files.
         let mut looked_at = "";
         let mut is_there = true;
         for (index, (file, entry)) in files.iter_mut().zip(self.entries()).enumerate() {
@@ -177,8 +177,8 @@ impl Files {
         }))
     }
 
-    /// What is known of a file that is there. At the first look, it is this torrent's where the session claims it; what a
-    /// torrent found and may not change is not remembered.
+    /// Returns what is known about an existing file. At the first look, the file belongs to this torrent if the session
+    /// claims it. A file that the torrent found and may not change is not remembered.
     pub(super) fn classify(&self, index: usize, stat: &Stat) -> Known {
         let mut ledger = self.ledger();
         if let Some(known) = ledger.known.get(&index) {
@@ -198,8 +198,8 @@ impl Files {
         known
     }
 
-    /// No file may lie in a folder of the engine's own, whatever the folder is called: which folder it is counts. Each
-    /// folder is looked at once.
+    /// Checks that a file does not lie in one of the engine's own folders. Compares folders by identity, not by name.
+    /// Each folder is checked once.
     pub(super) fn check_folder(&self, root: BorrowedFd<'_>, entry: &FileEntry) -> Result<()> {
         let protected = self.shared.roots.protected();
         if protected.is_empty() {
@@ -218,25 +218,26 @@ impl Files {
                     return Err(failure(DiskAction::Open, self.path(entry), Refusal::Forbidden.into()));
                 }
                 Ok(stat) if is_folder(&stat) => drop(permitted.insert(folder.into())),
-                // What is not there will be created, and looked at then; what is no folder is met by whoever opens it.
+                // A missing folder is checked when it is created. An entry that is not a folder fails when the file is
+                // opened.
                 _ => return Ok(()),
             }
         }
         Ok(())
     }
 
-    /// Where the volume of the download folder is mounted.
+    /// Finds the mount point of the download folder's volume.
     pub(super) fn find_volume(&self) -> Result<PathBuf> {
         let path = self.root();
         let failed = |error| {
-            // Whatever is still open keeps a volume from being mounted again.
+            // An open handle would keep the volume from being mounted again.
             self.root.let_go();
             failure(DiskAction::FindVolume, path.to_path_buf(), error)
         };
         let (found, _) = volume::of(&path).map_err(failed)?;
         let mut mounted_at = self.mounted_at.lock().unwrap_or_else(PoisonError::into_inner);
         match &*mounted_at {
-            // Another volume mounted further down is somebody's decision; none at all is what is looked for.
+            // A volume mounted further down is somebody's choice. Only the absence of the expected mount is an error.
             Some(expected) if *expected != found && expected.starts_with(&found) => {
                 let reason = format!("nothing is mounted at {}", expected.display());
                 return Err(failed(io::Error::other(reason)));
@@ -246,12 +247,12 @@ impl Files {
         Ok(found)
     }
 
-    /// The download folder: the one that was there when it was first opened, on the volume that was there then.
+    /// Returns the download folder: the same folder, on the same volume, as when it was first opened.
     pub(super) fn folder(&self) -> Result<Arc<OwnedFd>> {
         self.folder_with(Root::reopen)
     }
 
-    /// As [`Files::folder`], created where it is missing.
+    /// Like [`Files::folder`], but creates the folder if it is missing.
     pub(super) fn created_folder(&self) -> Result<Arc<OwnedFd>> {
         self.folder_with(Root::create)
     }
@@ -261,15 +262,15 @@ impl Files {
         if let Found::Same(folder) = self.root.look().map_err(failed)? {
             return Ok(folder);
         }
-        // Before anything is opened or created, the volume has to be the one that was there at the start.
+        // Before anything is opened or created, the volume must be the original one.
         self.find_volume()?;
         open(&self.root, &self.shared.roots).map_err(failed)
     }
 
-    /// Reads a run of bytes, over as many files as it spans; padding reads as zeros.
+    /// Reads a run of bytes, across as many files as it spans. Padding reads as zeros.
     ///
     /// # Errors
-    /// Where a file is not there ([`DiskError::is_absence`]), is too short, or cannot be read.
+    /// If a file is missing ([`DiskError::is_absence`]), too short or unreadable.
     pub fn read(&self, span: Span, buffers: &FileBuffers) -> Result<Bytes> {
         let mut buffer = buffers.take(span.len as usize);
         let mut unfilled = buffer.as_mut_slice();
@@ -287,7 +288,7 @@ impl Files {
         Ok(buffer.freeze())
     }
 
-    /// A file to be read, out of the cache or opened now.
+    /// Returns a file for reading, from the cache or newly opened.
     pub(super) fn readable(&self, index: usize) -> Result<Arc<OwnedFd>> {
         if let Some(file) = self.shared.cache.get(self.key(index), false) {
             return Ok(file);
@@ -298,7 +299,7 @@ impl Files {
         Ok(file)
     }
 
-    /// Opens a file that is there, and tells how it is.
+    /// Opens an existing file, and returns its metadata.
     pub(super) fn open(&self, index: usize, is_writable: bool) -> Result<(OwnedFd, Stat)> {
         let root = self.folder()?;
         let entry = &self.entries()[index];
@@ -307,7 +308,7 @@ impl Files {
             .map_err(|error| failure(DiskAction::Open, self.path(entry), error))
     }
 
-    /// There may be more files open than the system lets us; some that are not in use are closed then.
+    /// Opens a file, closing unused files when the system's limit on open files is reached.
     pub(super) fn whatever_it_takes<T>(&self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
         let mut opened = open();
         while let Err(error) = &opened

@@ -1,4 +1,4 @@
-//! Folders of the engine's own, into which no torrent's path may lead.
+//! The engine's own folders, into which no torrent's path may lead.
 
 use std::fs::File;
 use std::io;
@@ -9,15 +9,15 @@ use ecs_torrent_components::session::FileId;
 
 use crate::backends::beneath::{self, id_of};
 
-/// The engine's own folders, known by what they are and not by their names: another case, a link or a mount changes
-/// nothing. They are held open, so that no other folder gets one of their numbers.
+/// The engine's own folders, identified by device and inode, not by name: a different case, a link or a mount makes no
+/// difference. The folders are held open, so that no other folder can reuse their inode numbers.
 #[derive(Default)]
 pub(super) struct Protected {
     folders: Vec<(FileId, File)>,
 }
 
 impl Protected {
-    /// The folders at `paths`, which are there.
+    /// Opens the folders at `paths`, which must exist.
     pub(super) fn open(paths: &[&Path]) -> io::Result<Self> {
         let open = |path: &&Path| {
             let folder = File::open(path)?;
@@ -35,7 +35,7 @@ impl Protected {
         self.folders.iter().any(|(protected, _)| *protected == id)
     }
 
-    /// Whether a folder is one of them, or lies in one; `path` is whole and without links.
+    /// Whether a folder is one of the protected folders or lies inside one. `path` is absolute and without links.
     pub(super) fn holds(&self, path: &Path) -> bool {
         let is_protected = |folder: &Path| {
             let stat = beneath::stat_of(rustix::fs::CWD.as_fd(), folder);

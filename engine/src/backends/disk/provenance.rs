@@ -1,4 +1,4 @@
-//! Whose a file is: what each storage knows of its files, and which storage may write which file.
+//! File ownership: each storage's knowledge of its files, and the storage that may write each file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,12 +12,13 @@ use rustix::fs::Stat;
 use crate::backends::beneath::id_of;
 use crate::ports::disk::{FileClaims, Provenance};
 
-/// Which storage may write a file. Every other storage that comes to the same file, by whatever name, may only read it.
+/// The storage that may write each file. Any other storage that reaches the same file, by whatever name, may only read
+/// it.
 #[derive(Default)]
 pub(super) struct Owners(Mutex<HashMap<FileId, StorageId>>);
 
 impl Owners {
-    /// Makes a storage the one that may write a file; false where another one is.
+    /// Makes a storage the writer of a file. Returns false if another storage already is.
     pub(super) fn take(&self, id: FileId, storage: StorageId) -> bool {
         match self.lock().entry(id) {
             Entry::Occupied(owner) => *owner.get() == storage,
@@ -28,12 +29,13 @@ impl Owners {
         }
     }
 
-    /// The same for a file that the storage has just created: whoever had its number before has lost that file.
+    /// Makes a storage the writer of a file it has just created. The previous file with this inode number no longer
+    /// exists.
     pub(super) fn take_new(&self, id: FileId, storage: StorageId) {
         self.lock().insert(id, storage);
     }
 
-    /// Ends a storage's claim to files.
+    /// Ends a storage's right to write files.
     pub(super) fn let_go(&self, ids: impl IntoIterator<Item = FileId>, storage: StorageId) {
         let mut owners = self.lock();
         for id in ids {
@@ -50,16 +52,16 @@ impl Owners {
     }
 }
 
-/// What a storage knows of a file that it created or may write.
+/// A storage's knowledge of a file that it created or may write.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
     pub(super) id: FileId,
     pub(super) provenance: Provenance,
-    /// How long it has to be by what was written to it.
+    /// The minimum length of the file, given the writes to it so far.
     pub(super) least: u64,
-    /// As this storage left it.
+    /// The stamp as this storage left the file.
     pub(super) stamp: FileStamp,
-    /// Somebody else has changed it since the last sync.
+    /// Whether somebody else has changed the file since the last sync.
     pub(super) is_in_doubt: bool,
 }
 
@@ -75,19 +77,20 @@ impl Known {
     }
 }
 
-/// What a storage knows of its files.
+/// A storage's knowledge of its files.
 #[derive(Default)]
 pub(super) struct Ledger {
-    /// Files written, or compared with what was to be written, since the last sync.
+    /// Files that were written, or compared with the bytes to write, since the last sync.
     pub(super) unsynced: BTreeSet<usize>,
     pub(super) known: BTreeMap<usize, Known>,
-    /// The files have been looked at: what appears since then is somebody else's, whatever the session claims.
+    /// Whether the files have been looked at. A file that appears later belongs to somebody else, whatever the session
+    /// claims.
     pub(super) is_looked_at: bool,
 }
 
 impl Ledger {
-    /// Whether a file that is there is the one that the session claims: the same inode, or as the session left it. One
-    /// with a second name may be used by somebody under that name.
+    /// Whether an existing file is the one that the session claims: it has the same inode, or is as the session left
+    /// it. A file with a second name is not, because somebody may use it under that name.
     pub(super) fn is_claimed(&self, claims: &FileClaims, index: usize, stat: &Stat) -> bool {
         let claim = claims.created.get(&index).filter(|_| !self.is_looked_at);
         let saved = claims.stamps.get(index).copied().flatten();
@@ -95,7 +98,7 @@ impl Ledger {
             && claim.is_some_and(|claim| claim.is_none_or(|id| id == id_of(stat)) || saved == Some(stamp_of(stat)))
     }
 
-    /// Records that a file was written, or compared, up to `end`, and how it was left.
+    /// Records that a file was written or compared up to `end`, and its state afterwards.
     pub(super) fn record(&mut self, index: usize, end: u64, stat: Option<&Stat>) {
         self.unsynced.insert(index);
         if let Some(known) = self.known.get_mut(&index) {
@@ -104,8 +107,8 @@ impl Ledger {
         }
     }
 
-    /// Compares a file with how it was left: what differs was changed by somebody else. On a remote volume only the length
-    /// tells.
+    /// Compares a file with the state in which it was left. If the states differ, somebody else has changed the file.
+    /// On a remote volume only the length is compared.
     pub(super) fn compare(&mut self, index: usize, stat: &Stat, is_remote: bool) {
         if let Some(known) = self.known.get_mut(&index) {
             let now = stamp_of(stat);

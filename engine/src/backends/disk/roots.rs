@@ -1,4 +1,4 @@
-//! Download folders: each is resolved once, held open, and told from another one in its place.
+//! Download folders: each is resolved once, held open, and distinguished from another folder in its place.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,8 +16,8 @@ use super::volume;
 use crate::backends::beneath::{self, id_of, is_folder};
 use crate::ports::disk::Refusal;
 
-/// Download folders that are held open at a time: each costs a descriptor. Others are opened when they are needed, and
-/// compared with what they were.
+/// Maximum number of download folders held open at a time: each costs a descriptor. The others are opened when needed,
+/// and their identity is checked.
 const MAX_HELD: usize = 8;
 
 /// The download folders of all torrents.
@@ -26,34 +26,34 @@ pub(super) struct Roots {
     protected: Protected,
     /// The folders in use, by the paths that users gave.
     known: Mutex<HashMap<PathBuf, Weak<Root>>>,
-    /// The folders that are held open, the one opened first at the front.
+    /// The folders held open, the one opened first at the front.
     held: Mutex<VecDeque<Weak<Root>>>,
     /// Folders that stay known while no torrent uses them.
     pinned: Mutex<Vec<Arc<Root>>>,
 }
 
-/// A download folder. It is the same one for all torrents that use it at a time, and as long as one does.
+/// A download folder, shared by all torrents that use it, for as long as at least one does.
 pub(super) struct Root {
     given: PathBuf,
     state: Mutex<State>,
-    /// Times of change are somebody else's: they may change with no write.
+    /// Whether modification times come from elsewhere and may change without a write.
     is_remote: AtomicBool,
 }
 
 #[derive(Default, Clone)]
 struct State {
-    /// The path without links, as it was first found.
+    /// The path without links, as first resolved.
     path: Option<Arc<Path>>,
-    /// Which folder is there, once one is.
+    /// The folder's identity, once it exists.
     id: Option<FileId>,
     handle: Option<Arc<OwnedFd>>,
 }
 
-/// How a download folder is found.
+/// The result of looking at a download folder.
 pub(super) enum Found {
-    /// The same as before.
+    /// The same folder as before.
     Same(Arc<OwnedFd>),
-    /// Opened for the first time, gone, or maybe on another volume.
+    /// Not opened before, gone, or possibly on another volume.
     New,
 }
 
@@ -69,14 +69,14 @@ impl Roots {
         &self.protected
     }
 
-    /// The folder that a user names so. Nothing is opened yet.
+    /// Returns the folder for a path that a user gave. Opens nothing yet.
     pub(super) fn get(&self, given: &Path) -> Arc<Root> {
         let given = std::path::absolute(given).unwrap_or_else(|_| given.to_owned());
         let mut known = lock(&self.known);
         if let Some(root) = known.get(&given).and_then(Weak::upgrade) {
             return root;
         }
-        // As many as there are in use, at most twice.
+        // The map stays below twice the number of folders in use.
         if known.len() == known.capacity() {
             known.retain(|_, root| root.strong_count() > 0);
         }
@@ -89,17 +89,17 @@ impl Roots {
         root
     }
 
-    /// Remembers which folder a path leads to from now on, where it leads to one; without holding it open.
+    /// Remembers which folder a path leads to, if any, without holding it open.
     pub(super) fn pin(&self, given: &Path) {
         let root = self.get(given);
-        // A folder that is not there, or of no use, is met by the first torrent that wants it.
+        // A missing or unusable folder fails for the first torrent that uses it.
         if root.reopen(self).is_ok() {
             root.let_go();
         }
         lock(&self.pinned).push(root);
     }
 
-    /// A folder whose path begins with that of a pinned one leads through that one.
+    /// Checks that a path below a pinned folder still leads through that folder.
     fn check_pinned(&self, given: &Path) -> io::Result<()> {
         let pinned = lock(&self.pinned).clone();
         let above = pinned
@@ -124,14 +124,14 @@ impl Roots {
 }
 
 impl Root {
-    /// The path: without links where the folder has been found.
+    /// Returns the path, without links once the folder has been resolved.
     pub(super) fn path(&self) -> Arc<Path> {
         let resolved = lock(&self.state).path.clone();
         resolved.unwrap_or_else(|| self.given.as_path().into())
     }
 
-    /// Looks by name whether the folder is the one that it was; an error where a link or another folder of the same volume
-    /// has taken its place.
+    /// Checks by name that the folder is still the same. Fails if a link or another folder of the same volume has taken
+    /// its place.
     pub(super) fn look(&self) -> io::Result<Found> {
         let state = lock(&self.state).clone();
         let (Some(path), Some(id)) = (state.path, state.id) else {
@@ -151,7 +151,7 @@ impl Root {
         }
     }
 
-    /// Opens the folder, and remembers which one it is. Whether its volume is the right one has been looked at.
+    /// Opens the folder and remembers its identity. The caller has checked that its volume is the right one.
     pub(super) fn reopen(self: &Arc<Self>, roots: &Roots) -> io::Result<Arc<OwnedFd>> {
         let path = self.resolve(roots)?;
         let folder = beneath::open_folder_at(&path)?;
@@ -163,7 +163,7 @@ impl Root {
         self.remember(roots, &path, folder, id)
     }
 
-    /// As [`Root::reopen`], creating the folder where it is missing.
+    /// Like [`Root::reopen`], but creates the folder if it is missing.
     pub(super) fn create(self: &Arc<Self>, roots: &Roots) -> io::Result<Arc<OwnedFd>> {
         match self.reopen(roots) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -178,7 +178,7 @@ impl Root {
         self.remember(roots, &path, folder, id)
     }
 
-    /// The path without links, looked for once.
+    /// Returns the path without links, resolved once.
     fn resolve(&self, roots: &Roots) -> io::Result<Arc<Path>> {
         if let Some(path) = lock(&self.state).path.clone() {
             return Ok(path);
@@ -202,12 +202,12 @@ impl Root {
         Ok(folder)
     }
 
-    /// Whether the folder lies on another machine, or with another program.
+    /// Whether the folder lies on another machine, or is served by another program.
     pub(super) fn is_remote(&self) -> bool {
         self.is_remote.load(Ordering::Relaxed)
     }
 
-    /// Lets go of the folder, so that its volume can be unmounted.
+    /// Closes the folder's handle, so that its volume can be unmounted.
     pub(super) fn let_go(&self) {
         lock(&self.state).handle = None;
     }
@@ -218,7 +218,7 @@ impl Root {
     }
 }
 
-/// A path without links; what is not there yet is added by name.
+/// Resolves the links of a path. Components that do not exist yet are appended by name.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     let existing = nearest(path);
     let mut resolved = existing.canonicalize()?;
@@ -232,7 +232,7 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     Ok(resolved)
 }
 
-/// The nearest folder on the way to a path that is there.
+/// Returns the nearest existing ancestor of a path, or the path itself.
 fn nearest(path: &Path) -> &Path {
     let is_there =
         |folder: &&Path| !matches!(std::fs::metadata(folder), Err(error) if error.kind() == io::ErrorKind::NotFound);

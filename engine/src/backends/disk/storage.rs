@@ -1,4 +1,4 @@
-//! One torrent's files, and the writes to them that wait.
+//! One torrent's files, and the writes waiting for them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,10 +10,10 @@ use super::{Files, failure};
 use crate::port::JobTag;
 use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent};
 
-/// A torrent's files with the writes that wait for them.
+/// A torrent's files, with the writes waiting for them.
 ///
-/// The system lets one write into a file at a time and makes others spin for their turn. So one thread at a time carries
-/// a torrent's writes out, in the order of their places, and those that lie behind each other as one.
+/// The system allows one write into a file at a time and makes other threads spin for their turn. So one thread at a
+/// time carries out a torrent's writes, in the order of their offsets, and merges adjacent writes into one.
 pub(super) struct Storage {
     pub(super) files: Files,
     waiting: Mutex<Waiting>,
@@ -22,7 +22,7 @@ pub(super) struct Storage {
 #[derive(Default)]
 struct Waiting {
     writes: Vec<Write>,
-    /// A thread has them, or is called for.
+    /// Whether a thread is carrying out the writes or has been requested.
     is_claimed: bool,
 }
 
@@ -41,14 +41,14 @@ impl Storage {
         }
     }
 
-    /// Lets a write wait; true where a thread has to be called for, to [`Storage::write_waiting`].
+    /// Queues a write. Returns true if a thread must call [`Storage::write_waiting`].
     pub(super) fn add(&self, write: Write) -> bool {
         let mut waiting = self.lock();
         waiting.writes.push(write);
         !std::mem::replace(&mut waiting.is_claimed, true)
     }
 
-    /// Carries out what waits now; true where more has come meanwhile, and this has to be called again.
+    /// Carries out the waiting writes. Returns true if more arrived in the meantime and this must be called again.
     pub(super) fn write_waiting(&self, mut report: impl FnMut(Vec<DiskEvent>)) -> bool {
         let mut writes = std::mem::take(&mut self.lock().writes);
         writes.sort_unstable_by_key(|write| write.span.offset);
@@ -65,7 +65,7 @@ impl Storage {
         waiting.is_claimed
     }
 
-    /// Writes what lies behind each other at once, and where that fails, one by one: each has its own outcome.
+    /// Merges adjacent writes into one. If that fails, carries them out one by one, each with its own outcome.
     fn write_run(&self, mut run: Vec<Write>) -> Vec<DiskEvent> {
         if run.len() > 1 {
             let span = Span {
@@ -97,13 +97,13 @@ impl Storage {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing inside can panic half-way.
+        // Nothing panics half-way while the lock is held.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Write {
-    /// What the world is told; where it failed, it gets the bytes back.
+    /// Makes the event for the world. A failed write gives its bytes back.
     fn end(self, outcome: Result<(), DiskError>) -> DiskEvent {
         DiskEvent {
             tag: self.tag,

@@ -1,14 +1,14 @@
-//! Which volume a folder lies on.
+//! The volume of a folder.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Where the volume of `path` is mounted, and its device. Of a path that is not there, the nearest folder above it
-/// that is counts: that is where it would be created.
+/// Returns the mount point of the volume of `path`, and its device. If the path does not exist, uses the nearest
+/// existing folder above it, since that is where the path would be created.
 ///
-/// A volume is known by where it is mounted, since many have another device number each time.
+/// Volumes are identified by mount point, since many have a different device number each time.
 pub(super) fn of(path: &Path) -> io::Result<(PathBuf, u64)> {
     let folder = fs::canonicalize(existing(path)?)?;
     let device = fs::metadata(&folder)?.dev();
@@ -32,11 +32,11 @@ fn existing(path: &Path) -> io::Result<&Path> {
     }
 }
 
-/// Whether a folder lies on another machine, or with another program. There a file's time of change may change with no
-/// write: a Windows server, for one, sets it when the file is closed.
+/// Whether a folder lies on another machine, or is served by another program. A file's modification time may then
+/// change without a write: a Windows server, for example, sets it when the file is closed.
 #[cfg(target_os = "linux")]
 pub(super) fn is_remote(folder: &std::os::fd::OwnedFd) -> bool {
-    /// From linux/magic.h and the systems' own sources.
+    /// Magic numbers from linux/magic.h and the file systems' own sources.
     const REMOTE: [u32; 10] = [
         0x6969,      // NFS
         0x517b,      // SMB
@@ -52,7 +52,7 @@ pub(super) fn is_remote(folder: &std::os::fd::OwnedFd) -> bool {
     rustix::fs::fstatfs(folder).is_ok_and(|found| REMOTE.contains(&(found.f_type as u32)))
 }
 
-/// Not told elsewhere: times are not relied on.
+/// Always true: other systems do not report this, so times are not relied on.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn is_remote(_: &std::os::fd::OwnedFd) -> bool {
     true

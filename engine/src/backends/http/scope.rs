@@ -1,4 +1,4 @@
-//! How private a network is.
+//! The privacy of networks.
 
 use std::net::IpAddr;
 
@@ -7,9 +7,9 @@ use std::net::IpAddr;
 pub(super) enum Scope {
     /// This machine.
     Loopback,
-    /// This cable; where clouds keep their secrets.
+    /// The local link, where clouds keep their secrets.
     LinkLocal,
-    /// This house.
+    /// The local site.
     Private,
     /// The Internet.
     Global,
@@ -20,7 +20,7 @@ impl Scope {
         match ip.to_canonical() {
             IpAddr::V4(ip) if ip.is_loopback() || ip.octets()[0] == 0 => Self::Loopback,
             IpAddr::V4(ip) if ip.is_link_local() => Self::LinkLocal,
-            // RFC 1918, and RFC 6598: what carriers use inside.
+            // RFC 1918, and RFC 6598: carriers' internal addresses.
             IpAddr::V4(ip) if ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64) => {
                 Self::Private
             }
@@ -31,8 +31,8 @@ impl Scope {
         }
     }
 
-    /// Whether a request that began in this scope may go on to `ip`: nowhere more private, and to this cable only
-    /// from this cable.
+    /// Whether a request that began in this scope may go on to `ip`. It may not enter a more private scope, and may
+    /// reach the local link only from the local link.
     pub(super) fn may_reach(self, ip: IpAddr) -> bool {
         let target = Self::of(ip);
         target >= self && (target != Self::LinkLocal || self == Self::LinkLocal)

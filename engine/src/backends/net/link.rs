@@ -1,4 +1,4 @@
-//! One TCP connection: a task that reads while it has credit and writes while there is something.
+//! One TCP connection: a task that reads while it has credit and writes while frames are queued.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -18,19 +18,19 @@ use super::Shared;
 use crate::port::JobTag;
 use crate::ports::net::{NetEvent, read_cost};
 
-/// Most slices in one vectored write.
+/// Maximum number of slices in one vectored write.
 const MAX_SLICES: usize = 64;
 
-/// Bytes written before the world is told, while more is waiting: one event for many blocks.
+/// Bytes written before a `Sent` event while more are waiting, so that one event covers many blocks.
 const REPORT_BYTES: usize = 128 << 10;
 
-/// Bytes that are read at once while there is any credit: less is not worth the call.
+/// Minimum number of bytes per read while there is any credit. Fewer are not worth the system call.
 const LEAST_READ: usize = 4 << 10;
 
-/// A connection, as the world's side and the task share it.
+/// A connection, shared by the world's side and the task.
 pub(super) struct Link {
     outgoing: Mutex<Outgoing>,
-    /// Bytes that may still be read. Goes below zero by less than [`LEAST_READ`], or the cost of a small read.
+    /// Bytes that may still be read. Falls below zero by less than [`LEAST_READ`] or the cost of a small read.
     credit: AtomicI64,
     changed: Notify,
 }
@@ -39,7 +39,7 @@ pub(super) struct Link {
 struct Outgoing {
     frames: VecDeque<Bytes>,
     closing: Option<Closing>,
-    /// The task is over: nobody looks at what is put here.
+    /// Whether the task has ended, so that nothing processes new entries.
     has_ended: bool,
 }
 
@@ -49,11 +49,11 @@ struct Closing {
     tag: Option<JobTag>,
 }
 
-/// Why the task ends.
+/// The reason why the task ends.
 enum End {
-    /// The world wants it.
+    /// The world closed the connection.
     Asked { is_orderly: bool },
-    /// The peer or the network.
+    /// The peer or the network ended the connection.
     Remote(String),
 }
 
@@ -77,7 +77,7 @@ impl Link {
         }
     }
 
-    /// Ends the connection. Gives the tag back where it has ended already.
+    /// Ends the connection. Returns the tag if the task has already ended.
     pub(super) fn close(&self, is_orderly: bool, tag: Option<JobTag>) -> Option<JobTag> {
         let mut outgoing = self.lock();
         if outgoing.has_ended {
@@ -88,14 +88,14 @@ impl Link {
         None
     }
 
-    /// Waits until the world wants it closed. For a connection that is still being made.
+    /// Waits until the world closes the link. For a connection that is still being opened.
     pub(super) async fn closed(&self) {
         while self.lock().closing.is_none() {
             self.changed.notified().await;
         }
     }
 
-    /// Notes that the task is over, and tells the world if it waits for that.
+    /// Records that the task has ended, and notifies the world if it waits for that.
     pub(super) fn end(&self, shared: &Shared) {
         let mut outgoing = self.lock();
         outgoing.has_ended = true;
@@ -104,10 +104,10 @@ impl Link {
         }
     }
 
-    /// Moves bytes both ways until one side has had enough.
+    /// Moves bytes in both directions until either side ends the connection.
     pub(super) async fn run(&self, id: LinkId, mut stream: TcpStream, shared: &Shared) {
         let fuse = Fuse { link: self, id, shared };
-        // Requests are small and wanted soon.
+        // Requests are small and urgent.
         let _ = stream.set_nodelay(true);
         let mut writing = VecDeque::new();
         match self.pump(id, &stream, &mut writing, shared).await {
@@ -168,7 +168,7 @@ impl Link {
         }
     }
 
-    /// Reads once, as much as is there and allowed; false at the end of the stream.
+    /// Reads once, as much as is available and allowed. Returns false at the end of the stream.
     fn read(&self, id: LinkId, stream: &TcpStream, shared: &Shared) -> io::Result<bool> {
         let mut chunk = shared.chunks.take();
         let credit = usize::try_from(self.credit.load(Ordering::Acquire)).unwrap_or(0);
@@ -188,9 +188,8 @@ impl Link {
         }
     }
 
-    /// The end of a connection that loses nothing: what is queued leaves, our side is shut down, and what the peer
-    /// still sends is read away until it closes too. Closing with unread input would reset the connection and take
-    /// our last messages with it.
+    /// Ends a connection without losing data: sends the queued bytes, shuts down our side, and discards the peer's
+    /// bytes until it closes too. Closing with unread input would reset the connection and lose our last messages.
     async fn part(&self, stream: &mut TcpStream, writing: VecDeque<Bytes>) -> io::Result<()> {
         let frames = std::mem::take(&mut self.lock().frames);
         for mut frame in writing.into_iter().chain(frames) {
@@ -214,7 +213,7 @@ impl Link {
     }
 }
 
-/// Fault 104: where the task ends by a panic, the world hears that the connection has.
+/// Fault 104: reports the connection as closed if its task panics.
 struct Fuse<'a> {
     link: &'a Link,
     id: LinkId,
@@ -228,7 +227,7 @@ impl Drop for Fuse<'_> {
     }
 }
 
-/// Writes as much as the socket takes.
+/// Writes as much as the socket accepts.
 fn write(id: LinkId, stream: &TcpStream, writing: &mut VecDeque<Bytes>, shared: &Shared) -> io::Result<()> {
     let mut unreported = 0;
     let report = |bytes| shared.sink.push(NetEvent::Sent { link: id, bytes });
@@ -257,7 +256,7 @@ fn write(id: LinkId, stream: &TcpStream, writing: &mut VecDeque<Bytes>, shared: 
     Ok(())
 }
 
-/// Drops what was written from the front of the queue.
+/// Removes the written bytes from the front of the queue.
 fn advance(writing: &mut VecDeque<Bytes>, mut written: usize) {
     while let Some(frame) = writing.front_mut().filter(|_| written > 0) {
         let part = written.min(frame.len());

@@ -18,19 +18,19 @@ use super::link::Link;
 use crate::backends::StartError;
 use crate::ports::net::{DatagramKind, NetEvent};
 
-/// Connections waiting in the kernel to be accepted.
+/// Maximum number of connections waiting in the kernel to be accepted.
 const BACKLOG: i32 = 256;
 
-/// Accepted connections that the world may be behind with; beyond it, they wait in the kernel.
+/// Maximum number of accepted connections that the world has not seen yet. Further ones wait in the kernel.
 const MAX_UNSEEN: usize = 256;
 
-/// Wait after an accept failed for want of descriptors or memory: others may free some.
+/// Pause after an accept failed for lack of descriptors or memory. Others may free some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Attempts to find a port that is free for TCP and UDP alike.
+/// Attempts to find a port that is free for both TCP and UDP.
 const PORT_ATTEMPTS: usize = 16;
 
-/// Longest datagram that is read whole; trackers and DHT nodes send less than an Ethernet frame.
+/// Maximum length of a datagram that is read in full. Trackers and DHT nodes send less than an Ethernet frame.
 const MAX_DATAGRAM: usize = 4096;
 
 pub(super) struct Sockets {
@@ -41,7 +41,7 @@ pub(super) struct Sockets {
 
 /// Binds every listen address.
 ///
-/// A default address whose family this machine lacks is passed over, as long as one can be bound.
+/// Skips a wildcard address if this machine lacks its family, as long as another address can be bound.
 pub(super) fn bind_all(settings: &NetSettings) -> Result<Vec<Sockets>, StartError> {
     let mut bound = Vec::new();
     let mut failed = None;
@@ -87,7 +87,7 @@ fn bind_pair(address: SocketAddr) -> io::Result<Sockets> {
         let tcp = TcpListener::from_std(tcp.into())?;
         let address_bound = tcp.local_addr()?;
         match bind_socket(address_bound, Type::DGRAM, Protocol::UDP) {
-            // A free TCP port may be taken for UDP; the next one is another.
+            // A free TCP port may be in use for UDP. The next attempt gets another port.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && attempts > 0 => {
                 attempts -= 1;
             }
@@ -105,11 +105,11 @@ fn bind_pair(address: SocketAddr) -> io::Result<Sockets> {
 fn bind_socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     if address.is_ipv6() {
-        // Both families have sockets of their own.
+        // Each family has its own socket.
         socket.set_only_v6(true)?;
     }
     if kind == Type::STREAM {
-        // A restarted engine gets its port although old connections linger on it.
+        // A restarted engine gets its port even if old connections linger on it.
         socket.set_reuse_address(true)?;
     }
     socket.set_nonblocking(true)?;
@@ -126,7 +126,7 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         }
         match listener.accept().await {
             Ok((stream, remote)) => {
-                // Odd names for the connections we accept, even ones for those that the world opens.
+                // Accepted connections have odd names, those that the world opens have even ones.
                 let id = LinkId(shared.last_accepted.fetch_add(2, Ordering::Relaxed) + 1);
                 let link = Arc::new(Link::new(&shared.settings));
                 shared.links().insert(id, link.clone());
@@ -136,7 +136,8 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 tokio::spawn(async move { link.run(id, stream, &shared).await });
             }
             Err(error) => {
-                // Fault 99: without descriptors, accepting pauses; a connection that broke meanwhile is nothing.
+                // Fault 99: without descriptors, accepting pauses. A connection that broke before it was accepted is
+                // harmless.
                 tracing::debug!("accept: {error}");
                 sleep(ACCEPT_PAUSE).await;
             }
@@ -156,7 +157,7 @@ pub(super) async fn receive(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
                     shared.sink.wake();
                 }
             }
-            // Linux reports on this socket that an earlier datagram found nobody.
+            // Linux reports on this socket that an earlier datagram was undeliverable.
             Err(error) => tracing::debug!("receive: {error}"),
         }
     }

@@ -1,4 +1,4 @@
-//! What a scenario does to a disk, and sees of it.
+//! A scenario's access to a disk: faults, changes and inspection.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,7 +16,7 @@ use super::faults::{DiskFault, DiskOperation, Lasting};
 use super::file::{File, Stamp};
 use super::{Disk, DiskSpeed, Volume, place};
 
-/// An eye on a node's disk, which may look from inside of an engine's systems too.
+/// A view of a node's disk, which an engine's systems may use too.
 #[derive(Clone)]
 pub struct DiskView {
     pub(in super::super) fabric: Arc<Mutex<Fabric>>,
@@ -24,7 +24,7 @@ pub struct DiskView {
 }
 
 impl DiskView {
-    /// Whether a piece is there as it should be.
+    /// Whether the disk holds a piece with the right bytes.
     #[must_use]
     pub fn holds(&self, root: impl AsRef<Path>, content: &Content, piece: u32) -> bool {
         let control = DiskControl {
@@ -34,14 +34,14 @@ impl DiskView {
         control.holds(root, content.files(), content.bytes(), content.piece_span(piece))
     }
 
-    /// What engines did to files that a user has put there, without leave, since this was last asked.
+    /// Returns and clears the unauthorized changes that engines made to a user's files since the last call.
     #[must_use]
     pub fn take_trespasses(&self) -> Vec<String> {
         lock(&self.fabric).machines[self.node.0].disk.volume.take_trespasses()
     }
 }
 
-/// A hand on a node's disk; what it does, it does now.
+/// Controls a node's disk; all changes take effect at once.
 pub struct DiskControl<'s> {
     pub(in super::super) fabric: &'s Mutex<Fabric>,
     pub(in super::super) node: NodeId,
@@ -56,44 +56,43 @@ impl DiskControl<'_> {
         work(&mut self.lock().machines[self.node.0].disk)
     }
 
-    /// Sets how fast it is, for jobs from now on.
+    /// Sets the disk's speed, for later jobs.
     pub fn set_speed(&self, speed: DiskSpeed) {
         self.with(|disk| disk.speed = speed);
     }
 
-    /// Makes it so many times slower than its speed; 1 is as fast as that.
+    /// Slows the disk down by a factor of its speed; 1 is full speed.
     pub fn set_slowness(&self, factor: f64) {
         self.with(|disk| disk.slowness = factor.clamp(0.0, 1e9));
     }
 
-    /// Sets how many bytes of files fit, or that all do. What is there stays, even where it is more.
+    /// Sets the capacity for files in bytes; `None` is unlimited. Existing files stay, even above the capacity.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.with(|disk| disk.volume.capacity = bytes);
     }
 
-    /// Bytes that still fit.
+    /// Free space in bytes.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
         self.with(|disk| disk.volume.free())
     }
 
-    /// Lets an operation fail, for as long as is told.
+    /// Makes an operation fail, for as long as `lasting` says.
     pub fn fail(&self, operation: DiskOperation, fault: DiskFault, lasting: Lasting) {
         self.with(|disk| disk.faults.add(operation, fault, lasting));
     }
 
-    /// Ends all faults. The capacity, the slowness and what is mounted stay as they are.
+    /// Ends all faults. The capacity, the slowness and the mount state stay as they are.
     pub fn mend(&self) {
         self.with(|disk| disk.faults.clear());
     }
 
-    /// Whether the volume is mounted; one that is not has no files, and nothing can be created.
+    /// Sets whether the volume is mounted. An unmounted volume has no files, and no file can be created.
     pub fn set_mounted(&self, is_mounted: bool) {
         self.with(|disk| disk.volume.is_mounted = is_mounted);
     }
 
-    /// Puts a torrent's whole data into a download folder, on the platter. The bytes are shared with all who have them
-    /// from here.
+    /// Puts a torrent's whole data into a download folder, durably. All disks filled this way share the bytes.
     pub fn put(&self, root: impl AsRef<Path>, files: &FileTable, bytes: &Bytes) {
         let fabric = &mut *self.lock();
         fabric.hub.contents.add(bytes);
@@ -119,7 +118,7 @@ impl DiskControl<'_> {
         }
     }
 
-    /// A torrent's data in a download folder, if all files are there whole, no part of them a hole. Padding is zeros.
+    /// Returns a torrent's data from a download folder, if all files are complete and without holes. Padding is zeros.
     #[must_use]
     pub fn data(&self, root: impl AsRef<Path>, files: &FileTable) -> Option<Bytes> {
         let fabric = self.lock();
@@ -140,13 +139,13 @@ impl DiskControl<'_> {
         Some(gathering.finish(contents))
     }
 
-    /// Whether a span of a torrent's data is there as it should be: `bytes` are the torrent's.
+    /// Whether the disk holds a span of a torrent's data correctly; `bytes` is the torrent's data.
     #[must_use]
     pub fn holds(&self, root: impl AsRef<Path>, files: &FileTable, bytes: &Bytes, span: Span) -> bool {
         self.compare(root.as_ref(), files, bytes, span, Volume::file)
     }
 
-    /// As [`DiskControl::holds`], of what is on the platter, and there after any crash.
+    /// As [`DiskControl::holds`], for durable data, which survives any crash.
     #[must_use]
     pub fn holds_durably(&self, root: impl AsRef<Path>, files: &FileTable, bytes: &Bytes, span: Span) -> bool {
         self.compare(root.as_ref(), files, bytes, span, Volume::file_on_platter)
@@ -181,7 +180,7 @@ impl DiskControl<'_> {
         })
     }
 
-    /// Changes bytes of a torrent where they lie, as a bad sector does: neither length nor time tell.
+    /// Corrupts bytes of a torrent in place, as a bad sector does: file lengths and times do not change.
     pub fn rot(&self, root: impl AsRef<Path>, files: &FileTable, span: Span) {
         let fabric = &mut *self.lock();
         let volume = &mut fabric.machines[self.node.0].disk.volume;
@@ -206,18 +205,18 @@ impl DiskControl<'_> {
         }
     }
 
-    /// Deletes a file, as somebody else does; false where there is none.
+    /// Deletes a file, as another program does; returns false if there is none.
     pub fn delete(&self, path: impl AsRef<Path>) -> bool {
         self.with(|disk| disk.volume.delete(path.as_ref()))
     }
 
-    /// Cuts a file to a length, as somebody else does.
+    /// Truncates a file, as another program does.
     pub fn truncate(&self, path: impl AsRef<Path>, len: u64) {
         let now_ns = self.lock().hub.now.as_nanos();
         self.with(|disk| disk.volume.truncate(path.as_ref(), len, now_ns));
     }
 
-    /// The length of a file, if it is there.
+    /// The length of a file, if it exists.
     #[must_use]
     pub fn file_len(&self, path: impl AsRef<Path>) -> Option<u64> {
         let fabric = self.lock();

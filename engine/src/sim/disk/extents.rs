@@ -1,4 +1,4 @@
-//! A file's bytes, as runs that lie elsewhere.
+//! A file's bytes, as runs of shared data.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::super::contents::{Contents, Gathering, Place};
 
-/// Runs of bytes by their offset; between them are holes, which read as zeros.
+/// Runs of bytes by their offset; gaps between them are holes, which read as zeros.
 #[derive(Clone, Default)]
 pub(super) struct Extents {
     runs: BTreeMap<u64, Run>,
@@ -19,22 +19,22 @@ struct Run {
     data: Data,
 }
 
-/// Where the bytes of a run are.
+/// Location of a run's bytes.
 #[derive(Clone)]
 pub(super) enum Data {
-    /// In a content that all share.
+    /// In a shared content.
     Known(Place),
     Bytes(Bytes),
     Zeros,
 }
 
 impl Data {
-    /// Bytes, in the cheapest form.
+    /// Bytes in their cheapest form.
     pub(super) fn of(contents: &Contents, bytes: Bytes) -> Self {
         contents.locate(&bytes).map_or(Self::Bytes(bytes), Self::Known)
     }
 
-    /// The same without its first bytes, or without all but so many.
+    /// A part of the data: `len` bytes from `begin` on.
     pub(super) fn part(&self, begin: u64, len: u64) -> Self {
         match self {
             Self::Known(place) => Self::Known(Place {
@@ -46,7 +46,7 @@ impl Data {
         }
     }
 
-    /// Whether `next` goes on where this ends, so that both are one.
+    /// Whether `next` continues this data, so that both can be one run.
     fn leads_to(&self, len: u64, next: &Self) -> bool {
         match (self, next) {
             (Self::Known(a), Self::Known(b)) => a.content == b.content && a.offset + len == b.offset,
@@ -57,17 +57,17 @@ impl Data {
 }
 
 impl Extents {
-    /// Bytes that take space.
+    /// Allocated bytes.
     pub(super) fn allocated(&self) -> u64 {
         self.allocated
     }
 
-    /// The offset behind the last run.
+    /// The end offset of the last run.
     pub(super) fn end(&self) -> u64 {
         self.runs.last_key_value().map_or(0, |(offset, run)| offset + run.len)
     }
 
-    /// Bytes of `offset..offset + len` that take no space yet.
+    /// Number of unallocated bytes in `offset..offset + len`.
     pub(super) fn unallocated(&self, offset: u64, len: u64) -> u64 {
         let end = offset + len;
         let taken = self
@@ -76,7 +76,7 @@ impl Extents {
         len - taken.sum::<u64>()
     }
 
-    /// The runs that overlap a range, as begin and end.
+    /// The runs that overlap a range, as begin and end offsets.
     fn touched(&self, offset: u64, end: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
         let first = self
             .runs
@@ -90,7 +90,7 @@ impl Extents {
         runs.filter(move |(_, run_end)| *run_end > offset)
     }
 
-    /// Puts bytes in the place of what was there.
+    /// Writes bytes, replacing earlier ones.
     pub(super) fn write(&mut self, offset: u64, len: u64, data: Data) {
         if len == 0 {
             return;
@@ -118,7 +118,7 @@ impl Extents {
         self.runs.insert(begin, run);
     }
 
-    /// Gives space to the holes of a range.
+    /// Allocates the holes before `len`.
     pub(super) fn reserve(&mut self, len: u64) {
         let mut holes = Vec::new();
         let mut at = 0;
@@ -136,7 +136,7 @@ impl Extents {
         }
     }
 
-    /// Forgets everything from `len` on.
+    /// Removes everything from `len` on.
     pub(super) fn truncate(&mut self, len: u64) {
         let end = self.end();
         if end > len {
@@ -184,7 +184,7 @@ impl Extents {
         }
     }
 
-    /// Whether every byte of a range was written.
+    /// Whether a range has no holes.
     pub(super) fn covers(&self, offset: u64, len: u64) -> bool {
         self.unallocated(offset, len) == 0
     }
@@ -201,7 +201,8 @@ mod tests {
 
     use super::*;
 
-    /// Against a plain file: whatever is written, cut and reserved, the same comes back, and space is counted right.
+    /// Compares extents with a plain file: after any writes, truncations and reservations, reads return the same bytes,
+    /// and the allocated space is right.
     #[test]
     fn extents_are_a_file() {
         let mut random = Random::from_seed([1; 32]);

@@ -1,49 +1,49 @@
-//! What goes wrong with a disk, when it is told to.
+//! Injected disk faults.
 
 use std::io;
 
 use ecs_torrent_protocol::time::Timestamp;
 use rustix::io::Errno;
 
-/// What a disk does, as far as it can fail.
+/// Operations of a disk that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskOperation {
-    /// Looking which files are there.
+    /// Checking which files exist.
     Look,
     /// Creating files and reserving space.
     Prepare,
-    /// Reading.
+    /// Reading blocks.
     Read,
-    /// Writing.
+    /// Writing blocks.
     Write,
-    /// Bringing to the platter. What was written and not synced is lost to the platter by such a failure, even where a
-    /// later sync succeeds: systems forget it.
+    /// Syncing to stable storage. After a failure, the unsynced data never becomes durable, even if a later sync
+    /// succeeds: operating systems drop it.
     Sync,
-    /// Deleting.
+    /// Deleting files.
     Delete,
 }
 
-/// How it fails.
+/// The kind of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskFault {
     /// EIO: the device is broken.
     Io,
-    /// ENOSPC: no space, whatever the capacity.
+    /// ENOSPC: no space, regardless of the capacity.
     Full,
-    /// EROFS: the system has made it read-only.
+    /// EROFS: the system has remounted the volume read-only.
     ReadOnly,
-    /// A write of which a part is written, and then EIO. The same as [`DiskFault::Io`] for what is no write.
+    /// A partial write, followed by EIO. Equal to [`DiskFault::Io`] for other operations.
     Short,
 }
 
-/// How long something fails.
+/// Duration of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lasting {
-    /// The next so many times.
+    /// The next operations, this many.
     Next(u32),
-    /// Until a point in the simulation's time.
+    /// Until a simulated time.
     Until(Timestamp),
-    /// Until it is mended.
+    /// Until it is cleared.
     Always,
 }
 
@@ -58,7 +58,7 @@ impl DiskFault {
     }
 }
 
-/// Faults that are in force, by what they are faults of.
+/// Active faults, by operation.
 pub(in super::super) struct Faults<O>(Vec<(O, DiskFault, Lasting)>);
 
 impl<O> Default for Faults<O> {
@@ -76,7 +76,7 @@ impl<O: Copy + PartialEq> Faults<O> {
         self.0.clear();
     }
 
-    /// How an operation fails now, if it does.
+    /// The fault that an operation gets now, if any.
     pub(in super::super) fn strike(&mut self, operation: O, now: Timestamp) -> Option<DiskFault> {
         self.0.retain(|(.., lasting)| match lasting {
             Lasting::Next(left) => *left > 0,

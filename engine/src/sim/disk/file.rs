@@ -1,4 +1,4 @@
-//! A file: as everybody sees it, and as it lies on the platter.
+//! A file: its visible version and its durable version.
 
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::session::{FileId, FileStamp};
@@ -6,33 +6,33 @@ use ecs_torrent_components::session::{FileId, FileStamp};
 use super::super::random::happens;
 use super::extents::{Data, Extents};
 
-/// A file's bytes, length and time, and which file it is.
+/// A file's bytes, length, modification time and identity.
 #[derive(Clone, Default)]
 pub(super) struct File {
     pub(super) extents: Extents,
     pub(super) stamp: Stamp,
     pub(super) inode: u64,
-    /// Somebody else than an engine has put it there.
+    /// The file was put there by the user, not by an engine.
     pub(super) is_users: bool,
 }
 
-/// A length, and a time of change in nanoseconds.
+/// A length, and a modification time in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Stamp {
     pub(super) len: u64,
     pub(super) modified_ns: u64,
 }
 
-/// What is at a path, with what is not known to be on the platter.
+/// The file at a path, with the changes that may not be durable yet.
 #[derive(Default)]
 pub(super) struct Entry {
-    /// As it is seen; nothing where it was deleted.
+    /// The visible file; `None` if it was deleted.
     pub(super) seen: Option<File>,
-    /// As it is on the platter.
+    /// The durable file.
     durable: Option<File>,
-    /// What was written since.
+    /// Writes since the last sync.
     log: Vec<Logged>,
-    /// What is seen is another file than the one on the platter, which was deleted.
+    /// The visible file is a new one; the durable one was deleted.
     is_another: bool,
 }
 
@@ -42,13 +42,13 @@ struct Logged {
     data: Data,
 }
 
-/// Seconds since 1970 at which simulations begin.
+/// Unix time in seconds at which simulations begin.
 const EPOCH_S: u64 = 1_700_000_000;
 
-/// The number of every simulated device.
+/// Number of every simulated device.
 const DEVICE: u64 = 1;
 
-/// Times of change are as coarse as in Linux.
+/// Granularity of modification times, as in Linux.
 const GRAIN_NS: u64 = 4_000_000;
 
 impl Stamp {
@@ -82,7 +82,7 @@ impl File {
 }
 
 impl Entry {
-    /// A file that lies on the platter.
+    /// An entry for a durable file.
     pub(super) fn durable(file: File) -> Self {
         Self {
             seen: Some(file.clone()),
@@ -91,7 +91,7 @@ impl Entry {
         }
     }
 
-    /// The file, or a new one where there is none.
+    /// Returns the file; creates it if there is none.
     pub(super) fn create(&mut self, now_ns: u64, inode: u64) -> &mut File {
         if self.seen.is_none() {
             self.is_another = self.durable.is_some();
@@ -122,7 +122,7 @@ impl Entry {
         }
     }
 
-    /// Reserves space for a length, which the file has from then on.
+    /// Reserves space for `len` bytes and extends the file to that length.
     pub(super) fn reserve(&mut self, len: u64) {
         if let Some(file) = &mut self.seen {
             file.extents.reserve(len);
@@ -130,7 +130,7 @@ impl Entry {
         }
     }
 
-    /// Cuts the file, as somebody else does.
+    /// Truncates the file, as another program does.
     pub(super) fn truncate(&mut self, now_ns: u64, len: u64) {
         if let Some(file) = &mut self.seen {
             file.truncate(len);
@@ -145,7 +145,7 @@ impl Entry {
         self.log.clear();
     }
 
-    /// Brings to the platter what is seen.
+    /// Makes the visible version durable.
     pub(super) fn sync(&mut self) {
         let Some(seen) = &self.seen else {
             self.durable = None;
@@ -164,7 +164,7 @@ impl Entry {
         durable.is_users = seen.is_users;
     }
 
-    /// What a system does whose disk does not take what was written: it tells once, and forgets that it was not taken.
+    /// Drops unsynced writes after a failed sync: operating systems report the failure once and forget the data.
     pub(super) fn forget_unsynced(&mut self) {
         self.log.clear();
     }
@@ -177,14 +177,13 @@ impl Entry {
         self.seen.is_none() && self.durable.is_none()
     }
 
-    /// What is left of it after the power has failed: what is on the platter, and of everything since then, what
-    /// chance has let through.
+    /// Applies a power failure: durable data stays, and later changes survive at random.
     pub(super) fn crash(&mut self, luck: &mut Random) {
         let was_there = self.durable.take();
         let log = std::mem::take(&mut self.log);
         let has_new_name = happens(luck, 0.5);
         let left = match (was_there, &self.seen) {
-            // Its deletion, or its replacement, was lost.
+            // The deletion or replacement was lost.
             (Some(old), None) if !has_new_name => Some(old),
             (Some(old), Some(_)) if self.is_another && !has_new_name => Some(old),
             (None, Some(_)) if !has_new_name => None,
@@ -204,7 +203,7 @@ impl Entry {
     }
 }
 
-/// A file, with what came through of the writes to it.
+/// A file after a crash: the durable version with the writes that survived.
 fn remains(mut file: File, log: Vec<Logged>, newest: Stamp, luck: &mut Random) -> File {
     let old = file.stamp;
     for write in log {
@@ -214,7 +213,7 @@ fn remains(mut file: File, log: Vec<Logged>, newest: Stamp, luck: &mut Random) -
             _ => tear(&mut file, &write, luck),
         }
     }
-    // Length and time are one place on the disk, and the bytes are others.
+    // Length and time are stored together, apart from the bytes.
     if happens(luck, 0.5) {
         file.stamp = newest;
     } else {
@@ -224,7 +223,7 @@ fn remains(mut file: File, log: Vec<Logged>, newest: Stamp, luck: &mut Random) -
     file
 }
 
-/// Writes some sectors of what was written.
+/// Writes some of a write's sectors.
 fn tear(file: &mut File, write: &Logged, luck: &mut Random) {
     let unit = [512, 4096][luck.below(2)];
     let is_prefix = happens(luck, 0.5);

@@ -1,4 +1,4 @@
-//! A torrent's files on a simulated disk: what the real backend does with the system, done to a volume.
+//! A torrent's files on a simulated disk: the real backend's behavior, applied to a simulated volume.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -23,14 +23,14 @@ use crate::ports::disk::{
 
 type Result<T> = std::result::Result<T, DiskError>;
 
-/// Which storage of an engine may write a file, by the file's inode.
+/// The storage of an engine that may write a file, by the file's inode.
 pub(super) type Owners = Arc<Mutex<BTreeMap<u64, StorageId>>>;
 
-/// One torrent's files below its download folder, as one engine has opened them.
+/// One torrent's files below its download folder, opened by one engine.
 pub(super) struct Storage {
     id: StorageId,
     pub(super) root: PathBuf,
-    /// Where the volume is expected to be mounted.
+    /// Expected mount point of the volume.
     volume: Option<PathBuf>,
     table: FileTable,
     claims: FileClaims,
@@ -44,39 +44,39 @@ struct State {
     unsynced: BTreeSet<usize>,
     /// Files that this storage has created, claimed or written.
     known: BTreeMap<usize, Known>,
-    /// The files have been looked at: what appears since then is somebody else's, whatever the session claims.
+    /// The files have been checked: files that appear later are foreign, whatever the session claims.
     is_looked_at: bool,
     is_deleted: bool,
 }
 
-/// A file that a storage has to do with.
+/// A file that a storage has opened, created or checked.
 #[derive(Clone, Copy)]
 struct Known {
     id: FileId,
     provenance: Provenance,
-    /// How long it has to be by what was written to it.
+    /// Minimum length, by the writes so far.
     least: u64,
-    /// As this storage left it.
+    /// Stamp after this storage's last change.
     stamp: Stamp,
-    /// Somebody else has changed it since the last sync.
+    /// Another program has changed the file since the last sync.
     is_in_doubt: bool,
 }
 
-/// What a write may do to a file.
+/// The way in which a write may use a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
     Write,
     Compare,
 }
 
-/// The disk, while an operation is carried out.
+/// The disk, while an operation is carried out on it.
 pub(super) struct Ground<'d> {
     pub(super) volume: &'d mut Volume,
     pub(super) contents: &'d Contents,
     pub(super) now_ns: u64,
 }
 
-/// Where every simulated disk is mounted.
+/// Mount point of every simulated disk.
 const MOUNTED_AT: &str = "/";
 
 impl Storage {
@@ -119,8 +119,8 @@ impl Storage {
         })
     }
 
-    /// What is known of a file that is there; looked at for the first time, it is this torrent's where the session
-    /// claims it and it is the same one as then.
+    /// State of an existing file. At the first check, the file is this torrent's if the session claims it and it is
+    /// still the same file.
     fn known(&self, index: usize, file: &File) -> Known {
         let mut state = self.lock();
         if let Some(known) = state.known.get(&index) {
@@ -146,13 +146,13 @@ impl Storage {
         known
     }
 
-    /// Makes this storage the one that may write a file; false where another one is.
+    /// Makes this storage the only writer of a file; returns false if another storage is.
     fn take_ownership(&self, id: FileId) -> bool {
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         *owners.entry(id.inode).or_insert(self.id) == self.id
     }
 
-    /// Lets other storages write what this one might.
+    /// Releases the ownership of all files, so that other storages may write them.
     pub(super) fn let_go(&self) {
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         owners.retain(|_, owner| *owner != self.id);
@@ -179,7 +179,7 @@ impl Storage {
             }
             self.find_volume(ground)?;
             let path = self.path(entry);
-            // What this storage did not create stays as it is.
+            // Files that this storage did not create stay as they are.
             let (known, _) = self.open_or_create(ground, index, &path)?;
             if known.provenance == Provenance::Found {
                 continue;
@@ -198,8 +198,8 @@ impl Storage {
         Ok(())
     }
 
-    /// A file to be written, created where it is not there, and what may be done to it. It is the one that was written
-    /// before, and whole.
+    /// Opens a file for writing, creating it if it is missing, and returns how it may be used. Fails if a known file
+    /// was deleted, replaced or shortened meanwhile.
     fn open_or_create(&self, ground: &mut Ground<'_>, index: usize, path: &Path) -> Result<(Known, Access)> {
         let before = self.lock().known.get(&index).copied();
         let gone = |reason| {
@@ -267,7 +267,7 @@ impl Storage {
         Ok(gathering.finish(ground.contents))
     }
 
-    /// Writes as many bytes as fit; all of them, half of them with [`DiskFault::Short`], or none with another fault.
+    /// Writes as many bytes as fit: all of them, half of them with [`DiskFault::Short`], or none with another fault.
     pub(super) fn write(
         &self,
         ground: &mut Ground<'_>,
@@ -343,7 +343,7 @@ impl Storage {
         Ok(synced)
     }
 
-    /// How a file has been synced.
+    /// Result of syncing a file.
     fn synced(&self, ground: &Ground<'_>, index: usize, path: &Path) -> Option<SyncedFile> {
         let mut state = self.lock();
         let known = state.known.get_mut(&index)?;
@@ -403,7 +403,7 @@ impl Storage {
     }
 }
 
-/// Compares a file that is the user's with what was to be written to it.
+/// Compares a user's file with the data that was to be written to it.
 fn compare(ground: &Ground<'_>, path: &Path, offset: u64, blocks: &[Bytes]) -> Result<()> {
     let len: usize = blocks.iter().map(Bytes::len).sum();
     let mut gathering = Gathering::default();
@@ -424,7 +424,7 @@ fn compare(ground: &Ground<'_>, path: &Path, offset: u64, blocks: &[Bytes]) -> R
     Err(failure(DiskAction::Write, path.to_owned(), Refusal::Foreign.into()))
 }
 
-/// Writes blocks behind each other, at most `left` bytes and as many as there is space for; tells how many.
+/// Writes contiguous blocks, at most `left` bytes and as many as there is space for; returns the number of bytes.
 fn write_run(ground: &mut Ground<'_>, path: &Path, offset: u64, blocks: Vec<Bytes>, left: u64) -> u64 {
     let now_ns = ground.now_ns;
     let mut written = 0;
@@ -438,7 +438,7 @@ fn write_run(ground: &mut Ground<'_>, path: &Path, offset: u64, blocks: Vec<Byte
         };
         let is_too_long = taken_by(ground, block.len() as u64) > free;
         if is_too_long {
-            // As if what was there already came last.
+            // As if the allocated part came last.
             block.truncate(free.min(block.len() as u64) as usize);
         }
         let len = block.len() as u64;
@@ -456,7 +456,7 @@ fn write_run(ground: &mut Ground<'_>, path: &Path, offset: u64, blocks: Vec<Byte
     written
 }
 
-/// Blocks that lie behind each other in one content, as one.
+/// Merges blocks that are contiguous in one content.
 fn joined(contents: &Contents, blocks: Vec<Bytes>) -> Vec<Bytes> {
     let is_run = |pair: &[Bytes]| match (contents.locate(&pair[0]), contents.locate(&pair[1])) {
         (Some(a), Some(b)) => a.content == b.content && a.offset + pair[0].len() as u64 == b.offset,
@@ -470,7 +470,7 @@ fn joined(contents: &Contents, blocks: Vec<Bytes>) -> Vec<Bytes> {
     place.map_or(blocks, |place| vec![contents.slice(place, len)])
 }
 
-/// Takes `len` bytes off the front of blocks.
+/// Removes the first `len` bytes from the blocks.
 fn take(blocks: &mut std::collections::VecDeque<Bytes>, len: usize) -> Vec<Bytes> {
     let mut left = len;
     let mut taken = Vec::new();

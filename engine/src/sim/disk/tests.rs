@@ -1,4 +1,4 @@
-//! The disk, as a world sees it.
+//! Tests of the disk, as a world observes it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ const TAG: JobTag = JobTag {
     number: 0,
 };
 
-/// A machine's disk with a torrent's files, none of which is there.
+/// A machine's disk with a torrent's files, none of which exists.
 struct Bed {
     sim: Simulation,
     node: NodeId,
@@ -281,7 +281,7 @@ fn jobs_take_their_time_one_after_the_other() {
     assert_eq!([time(1.0), time(3.0)], [205, 615]);
 }
 
-/// A crash with some synced, and some not; tells how much of what was not is there.
+/// Crashes with synced and unsynced data; returns how many of the unsynced sectors survived.
 fn crash(seed: u64) -> usize {
     let mut bed = Bed::new(seed, 1);
     bed.write(0, 50_000).unwrap();
@@ -292,7 +292,7 @@ fn crash(seed: u64) -> usize {
     assert!(!bed.holds_durably(50_000, 50_000) && bed.holds(50_000, 50_000));
     bed.crash(Crash::Power);
     assert!(bed.holds(0, 50_000), "what was synced is there");
-    // In order to see each sector by itself.
+    // One check per sector.
     let sectors = (50_000..100_000u64)
         .step_by(512)
         .map(|begin| (begin - begin % 512).max(50_000));
@@ -354,7 +354,7 @@ fn files_come_and_go_for_certain_only_when_they_are_synced() {
     assert_eq!((created.len(), deleted.len()), (2, 2));
 }
 
-/// What is lost by a failed sync is lost, and a later one does not tell.
+/// Data lost in a failed sync stays lost, and a later sync does not report it.
 #[test]
 fn a_failed_sync_is_not_made_good() {
     let mut bed = Bed::new(1, 1);
@@ -396,7 +396,7 @@ fn a_bad_sector_is_seen_by_nobody_but_readers() {
     assert!(!bed.holds(0, 1000) && bed.holds(11, 900) && bed.holds(0, 10));
 }
 
-/// A claim that a file of a user does not meet, by identity or stamp, is none.
+/// A user's file that does not match a claim, by identity or stamp, is not claimed.
 #[test]
 fn found_files_are_compared_and_left() {
     let mut bed = Bed::new(1, 1);
@@ -430,7 +430,7 @@ fn found_files_are_compared_and_left() {
     }
 }
 
-/// A file that one torrent writes is never written by another one, whatever that one may overwrite.
+/// A file that one torrent writes is never written by another torrent, even with `may_overwrite`.
 #[test]
 fn a_file_has_one_writer() {
     let mut bed = Bed::new(1, 1);

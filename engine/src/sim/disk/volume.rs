@@ -1,4 +1,4 @@
-//! A disk's files, its space, and what is left of it after the power has failed.
+//! A disk's files, its space, and its state after a power failure.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,19 +10,19 @@ use super::file::{Entry, File};
 /// The files of one machine.
 pub(in super::super) struct Volume {
     files: BTreeMap<PathBuf, Entry>,
-    /// Bytes that fit; nothing is no limit.
+    /// Capacity in bytes; `None` is unlimited.
     pub(super) capacity: Option<u64>,
     used: u64,
-    /// The number of the newest file.
+    /// Inode number of the newest file.
     last_inode: u64,
-    /// Files whose deletion is not on the platter.
+    /// Files whose deletion is not durable.
     deleted: Vec<PathBuf>,
     pub(super) is_mounted: bool,
-    /// What engines did to files that are not theirs.
+    /// Changes that engines made to files they do not own.
     trespasses: Vec<String>,
 }
 
-/// Most trespasses that are kept: the first ones tell.
+/// Maximum number of recorded trespasses; the first ones are enough to find the cause.
 const MAX_TRESPASSES: usize = 10;
 
 impl Default for Volume {
@@ -48,12 +48,12 @@ impl Volume {
         self.files.get(path)?.on_platter()
     }
 
-    /// What is at a path, where there is anything, or was.
+    /// The entry at a path, including one of a deleted file.
     pub(super) fn entry(&mut self, path: &Path) -> Option<&mut Entry> {
         self.files.get_mut(path)
     }
 
-    /// The file at a path; a new one where there is none.
+    /// The entry of a path, with a new file if there is none.
     pub(super) fn create(&mut self, path: &Path, now_ns: u64) -> &mut Entry {
         let inode = self.next_inode();
         let entry = self.files.entry(path.to_owned()).or_default();
@@ -61,20 +61,20 @@ impl Volume {
         entry
     }
 
-    /// A number that no file has had.
+    /// An inode number that no file has had.
     pub(super) fn next_inode(&mut self) -> u64 {
         self.last_inode += 1;
         self.last_inode
     }
 
-    /// Puts a file there, on the platter.
+    /// Puts a durable file at a path.
     pub(super) fn put(&mut self, path: PathBuf, file: File) {
         let old = self.file(&path).map_or(0, |file| file.extents.allocated());
         self.used = self.used - old + file.extents.allocated();
         self.files.insert(path, Entry::durable(file));
     }
 
-    /// Bytes that still fit.
+    /// Free space in bytes.
     pub(super) fn free(&self) -> u64 {
         self.capacity
             .map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used))
@@ -84,7 +84,7 @@ impl Volume {
         self.used += bytes;
     }
 
-    /// Records what an engine is about to do to a file, where the file is the user's.
+    /// Records an engine's change to a file, if the file is the user's.
     pub(super) fn suspect(&mut self, path: &Path, deed: &str) {
         let is_users = self.file(path).is_some_and(|file| file.is_users);
         if is_users && self.trespasses.len() < MAX_TRESPASSES {
@@ -97,7 +97,7 @@ impl Volume {
         std::mem::take(&mut self.trespasses)
     }
 
-    /// Deletes a file; false where there is none.
+    /// Deletes a file; returns false if there is none.
     pub(super) fn delete(&mut self, path: &Path) -> bool {
         let Some(entry) = self.files.get_mut(path) else {
             return false;
@@ -113,7 +113,7 @@ impl Volume {
         true
     }
 
-    /// Cuts a file, as somebody else does.
+    /// Truncates a file, as another program does.
     pub(super) fn truncate(&mut self, path: &Path, len: u64, now_ns: u64) {
         if let Some(entry) = self.files.get_mut(path) {
             let allocated = |entry: &Entry| entry.seen.as_ref().map_or(0, |file| file.extents.allocated());
@@ -123,7 +123,7 @@ impl Volume {
         }
     }
 
-    /// Brings a file to the platter, and with it what was deleted before: a journal keeps its order.
+    /// Makes a file durable, and with it all earlier deletions: a journal keeps its order.
     pub(super) fn sync(&mut self, path: &Path) {
         if let Some(entry) = self.files.get_mut(path) {
             entry.sync();
@@ -136,7 +136,7 @@ impl Volume {
         }
     }
 
-    /// The power fails.
+    /// Applies a power failure.
     pub(super) fn crash(&mut self, luck: &mut Random) {
         for entry in self.files.values_mut() {
             entry.crash(luck);

@@ -1,8 +1,8 @@
-//! What is sent, on its way: the sender's uplink, the way between, the receiver's downlink, the receive buffer.
+//! Data in transit: the sender's uplink, the path, the receiver's downlink, the receive buffer.
 //!
-//! An access link carries one segment after the other, the connections and the datagrams in turns, so that none waits
-//! for all that another has queued. What may be on the way of one connection is bounded as TCP bounds it: by the
-//! receive buffer, and where the receiver's downlink is narrow, by what keeps that busy.
+//! An access link carries one segment at a time and serves connections and datagrams in turn, so that none waits for
+//! another one's whole queue. The data in flight of a connection is bounded as in TCP: by the receive buffer, and on a
+//! narrow downlink by the amount that keeps the downlink busy.
 
 use std::time::Duration;
 
@@ -18,17 +18,18 @@ use super::host::{Lane, Parcel, Pipe, Power};
 use super::network::Network;
 use crate::ports::net::{NetEvent, read_cost};
 
-/// Least that may be on the way: two segments, so that a connection never stops for an acknowledgement alone.
+/// Minimum window: two segments, so that a connection never stops just to wait for an acknowledgement.
 const MIN_WINDOW: usize = 2 * (17 << 10);
 
-/// What is so small arrives when it begins to, and takes its time after that: most messages need no event of their own.
+/// Size up to which a segment arrives when its transmission begins and occupies the link afterwards. Most messages need
+/// no event of their own this way.
 const SMALL: usize = 256;
 
-/// What may wait at a narrow downlink, over all connections, above what is on the way to it.
+/// Queue at a narrow downlink, over all connections, in addition to the data in flight to it.
 const DOWNLINK_QUEUE: u128 = 64 << 10;
 
 impl Network {
-    /// Lets a flow take turns at its uplink, if it has something that may leave.
+    /// Queues a flow at its uplink, if it has data that may leave.
     pub(super) fn offer(&mut self, hub: &mut Hub, flow: Flow) {
         let Some(connection) = self.connections.get(flow.connection) else {
             return;
@@ -46,7 +47,7 @@ impl Network {
         self.pump_up(hub, node);
     }
 
-    /// Bytes of a flow that may be sent and not read.
+    /// Maximum number of a flow's bytes that are sent and not read.
     fn window(&self, flow: Flow) -> usize {
         let Some(connection) = self.connections.get(flow.connection) else {
             return 0;
@@ -62,7 +63,7 @@ impl Network {
         (share as usize).clamp(MIN_WINDOW.min(most), most)
     }
 
-    /// Sends as long as the uplink is free.
+    /// Sends while the uplink is free.
     pub(super) fn pump_up(&mut self, hub: &mut Hub, node: NodeId) {
         while self.hosts[node.0].up.free_at <= hub.now && self.hosts[node.0].power != Power::Off {
             let Some(lane) = self.hosts[node.0].up.turns.pop_front() else {
@@ -99,11 +100,11 @@ impl Network {
         let segment = half.cut();
         let leaves = self.occupy_uplink(hub.now, node, segment.bytes);
         self.put_on_the_way(hub, flow, node, there, leaves, segment);
-        // It may have room for more, and goes behind the others.
+        // The flow may have room for more data, and goes to the end of the turns.
         self.refill(hub, flow);
     }
 
-    /// Takes the uplink for so many bytes; tells when they have left.
+    /// Occupies the uplink for this many bytes; returns the time at which they have left.
     pub(super) fn occupy_uplink(&mut self, now: Timestamp, node: NodeId, bytes: usize) -> Timestamp {
         let host = &mut self.hosts[node.0];
         host.traffic.sent_bytes += bytes as u64;
@@ -112,7 +113,7 @@ impl Network {
         leaves
     }
 
-    /// As [`Network::fill`], within the pump.
+    /// As [`Network::fill`], but within the pump.
     fn refill(&mut self, hub: &mut Hub, flow: Flow) {
         let window = self.window(flow);
         let room = self.limits.send_buffer_bytes.max(1);
@@ -151,7 +152,7 @@ impl Network {
         hub.queue.plan(at, Happening::Arrival(flow));
     }
 
-    /// The first of what is on the way arrives, if the way is open.
+    /// Delivers the first segment in flight, if the path is open.
     pub(super) fn arrive(&mut self, hub: &mut Hub, flow: Flow) {
         let Some(connection) = self.connections.get(flow.connection) else {
             return;
@@ -184,7 +185,7 @@ impl Network {
         self.pump_down(hub, to);
     }
 
-    /// Lets everything that has stalled and could arrive now be sent again.
+    /// Schedules retransmission of all stalled flows that can reach their receiver now.
     pub(super) fn resume_stalled(&mut self, hub: &mut Hub) {
         let stalled: Vec<Flow> = self
             .connections
@@ -228,7 +229,7 @@ impl Network {
         }
     }
 
-    /// Receives as long as the downlink is free.
+    /// Receives while the downlink is free.
     pub(super) fn pump_down(&mut self, hub: &mut Hub, node: NodeId) {
         while self.hosts[node.0].down.carried.is_none() {
             let down = &mut self.hosts[node.0].down;
@@ -313,7 +314,7 @@ impl Network {
         }
     }
 
-    /// Hands what was received to the world, as far as it lets it in.
+    /// Delivers received data to the world, as far as the world's credit allows.
     pub(super) fn read(&mut self, hub: &mut Hub, flow: Flow) {
         let Some(connection) = self.connections.get_mut(flow.connection) else {
             return;
@@ -355,7 +356,7 @@ impl Network {
     }
 }
 
-/// Goes on when the downlink is free, if there is something to go on with.
+/// Schedules the next turn of a downlink for when it is free, if there is anything to carry.
 fn plan_downlink(hub: &mut Hub, node: NodeId, down: &mut Pipe) {
     let has_work = down.carried.is_some() || !down.turns.is_empty();
     if has_work && !down.is_planned {

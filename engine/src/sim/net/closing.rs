@@ -1,4 +1,4 @@
-//! How connections end.
+//! The end of connections.
 
 use ecs_torrent_components::ids::LinkId;
 
@@ -19,7 +19,7 @@ pub(super) const TIMED_OUT: &str = "Connection timed out";
 impl Network {
     pub(super) fn close(&mut self, hub: &mut Hub, node: NodeId, link: LinkId, is_orderly: bool, tag: Option<JobTag>) {
         let Some(flow) = self.flow(node, link) else {
-            // It has ended already.
+            // The connection has already ended.
             return Self::tell_gone(hub, node, tag);
         };
         let Some(connection) = self.connections.get_mut(flow.connection) else {
@@ -35,7 +35,7 @@ impl Network {
         let timeout = self.hosts[node.0].close_timeout;
         hub.plan(timeout, Happening::CloseTimeout(flow));
         self.fill(hub, flow);
-        // What the peer has sent is read away, and its end may be among it.
+        // Unread data of the peer is discarded; the end of its stream may be among it.
         self.discard_unread(hub, flow);
     }
 
@@ -56,7 +56,7 @@ impl Network {
         }
     }
 
-    /// Both sides have closed in order: nothing is owed any more.
+    /// Completes an orderly close after both sides have closed.
     pub(super) fn finish_closing(&mut self, hub: &mut Hub, flow: Flow) {
         let Some(connection) = self.connections.get(flow.connection) else {
             return;
@@ -75,15 +75,14 @@ impl Network {
         let end = &connection.ends[flow.sender as usize];
         let EndState::Closing(tag) = end.state else { return };
         Self::tell_gone(hub, end.host, tag);
-        // What has left arrives, and the end of the stream behind it.
+        // Data that has left arrives, followed by the end of the stream.
         match connection.halves[flow.sender as usize].queue.is_empty() {
             true => self.end(flow),
             false => self.abort(hub, flow),
         }
     }
 
-    /// Ends one side at once: what was not sent is dropped, what is on the way may get lost, and the other side is
-    /// told with a reset.
+    /// Ends one side at once. Unsent data is dropped, data in flight may be lost, and the other side gets a reset.
     pub(super) fn abort(&mut self, hub: &mut Hub, flow: Flow) {
         self.send_reset(hub, flow);
         self.end(flow);
@@ -108,14 +107,14 @@ impl Network {
         self.put_on_the_way(hub, flow, from, to, hub.now, segment);
     }
 
-    /// Something arrives at an end that its system has forgotten.
+    /// Answers data that arrives at an ended connection.
     pub(super) fn answer_with_reset(&mut self, hub: &mut Hub, flow: Flow, end: Option<StreamEnd>) {
         if end != Some(StreamEnd::Reset) {
             self.send_reset(hub, flow.reversed());
         }
     }
 
-    /// The peer has ended its stream, and everything before it was read.
+    /// Ends a connection after the peer's stream ended and was read completely.
     pub(super) fn end_by_peer(&mut self, hub: &mut Hub, flow: Flow) {
         self.tell_closed(hub, flow, END_OF_STREAM);
         let Some(connection) = self.connections.get_mut(flow.connection) else {
@@ -138,7 +137,7 @@ impl Network {
         self.end(flow);
     }
 
-    /// A sender that has heard nothing for too long.
+    /// Ends a connection whose sender got no acknowledgement for too long.
     pub(super) fn give_up(&mut self, hub: &mut Hub, flow: Flow) {
         let Some(connection) = self.connections.get(flow.connection) else {
             return;
@@ -150,7 +149,7 @@ impl Network {
         }
     }
 
-    /// Ends one side without a word: what has stalled is not sent again.
+    /// Ends one side silently: stalled data is not sent again.
     pub(super) fn vanish(&mut self, flow: Flow) {
         let Some(connection) = self.connections.get_mut(flow.connection) else {
             return;
@@ -162,7 +161,7 @@ impl Network {
         self.end(flow);
     }
 
-    /// Tells a world that a connection has ended without its asking, or one that asked that it has.
+    /// Notifies a world that a connection ended, or that its requested close is complete.
     fn tell_closed(&mut self, hub: &mut Hub, flow: Flow, reason: &str) {
         let Some(connection) = self.connections.get(flow.connection) else {
             return;
@@ -170,7 +169,7 @@ impl Network {
         let end = &connection.ends[flow.sender as usize];
         match end.state {
             EndState::Ended => {}
-            // Its world has not heard of it.
+            // The world has not seen this connection.
             EndState::Opening if flow.sender == 1 => {}
             EndState::Closing(tag) => Self::tell_gone(hub, end.host, tag),
             EndState::Opening | EndState::Open => {
@@ -180,7 +179,7 @@ impl Network {
         }
     }
 
-    /// Resets a connection from outside: both ends hear of it.
+    /// Resets a connection from outside; both ends are notified.
     pub(super) fn reset(&mut self, hub: &mut Hub, connection: Key) {
         for sender in [0, 1] {
             let flow = Flow { connection, sender };
@@ -198,7 +197,7 @@ impl Network {
         found.map(|(key, _)| key).collect()
     }
 
-    /// The flows of a host: what it sends on each of its connections.
+    /// The flows that a host sends, one per connection.
     pub(super) fn flows_of(&self, node: NodeId) -> Vec<Flow> {
         let ends = self.connections.iter().flat_map(|(key, connection)| {
             let sides = [0, 1].map(|sender| (sender, connection.ends[sender as usize].host));

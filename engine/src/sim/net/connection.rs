@@ -1,4 +1,4 @@
-//! A connection, as both hosts' systems and the network know it.
+//! A connection, as seen by both hosts' systems and by the network.
 
 use std::collections::VecDeque;
 
@@ -12,11 +12,11 @@ use super::super::NodeId;
 use super::super::slab::Key;
 use crate::port::JobTag;
 
-/// One direction of a connection: what one of its ends sends.
+/// One direction of a connection, named by the sending end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Flow {
     pub(super) connection: Key,
-    /// Which end sends: 0 for the one that connected.
+    /// Index of the sending end: 0 for the end that connected.
     pub(super) sender: u8,
 }
 
@@ -30,14 +30,14 @@ impl Flow {
 /// A connection: the end that connected, then the one that accepted.
 pub(super) struct Connection {
     pub(super) ends: [End; 2],
-    /// What each end sends.
+    /// The outgoing data of each end.
     pub(super) halves: [Half; 2],
     pub(super) to: SocketAddr,
-    /// When the connecting side loses patience.
+    /// Deadline of the connection attempt.
     pub(super) deadline: Timestamp,
-    /// Times that the request was sent.
+    /// Number of times that the connection request was sent.
     pub(super) tries: u32,
-    /// Nothing passes any more, and nobody is told.
+    /// Nothing passes any more, and neither end is notified.
     pub(super) is_severed: bool,
 }
 
@@ -45,82 +45,82 @@ pub(super) struct Connection {
 pub(super) struct End {
     pub(super) host: NodeId,
     pub(super) link: LinkId,
-    /// As the other end sees it.
+    /// The end's address, as the other end sees it.
     pub(super) address: SocketAddr,
     pub(super) state: EndState,
-    /// Bytes that the world lets in.
+    /// Bytes that the world still accepts.
     pub(super) credit: i64,
 }
 
-/// How an end is.
+/// State of an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EndState {
-    /// Being made.
+    /// The handshake is in progress.
     Opening,
     Open,
-    /// Closed in order by the world: what waits leaves, then it waits for the other end.
+    /// Closed in order by the world: queued data leaves, then this end waits for the other one.
     Closing(Option<JobTag>),
-    /// The system has forgotten it.
+    /// The system has forgotten the end.
     Ended,
 }
 
-/// What one end sends, from the world's queue to the other end's receive buffer.
+/// One end's outgoing data, from the world's queue to the other end's receive buffer.
 #[derive(Default)]
 pub(super) struct Half {
-    /// Not sent; the first `buffered` frames are in the socket's buffer and were reported as sent.
+    /// Unsent frames; the first `buffered` ones are in the socket's buffer and were reported as sent.
     pub(super) queue: VecDeque<Bytes>,
     pub(super) buffered: usize,
     pub(super) buffered_bytes: usize,
-    /// Behind the queue comes the end of the stream.
+    /// The end of the stream follows the queue.
     pub(super) is_finishing: bool,
-    /// Sent, and not at the receiver's access link.
+    /// Sent segments that have not reached the receiver's access link.
     pub(super) in_flight: VecDeque<(Timestamp, Segment)>,
-    /// At the receiver's access link.
+    /// Segments at the receiver's access link.
     pub(super) arrived: VecDeque<Segment>,
-    /// Received, and not read.
+    /// Received data that is not read.
     pub(super) unread: VecDeque<Received>,
-    /// Bytes that were sent and not read.
+    /// Bytes that are sent and not read.
     pub(super) outstanding: usize,
-    /// It waits for its turn at the sender's uplink.
+    /// The half waits for its turn at the sender's uplink.
     pub(super) is_listed: bool,
-    /// It waits for its turn at the receiver's downlink.
+    /// The half waits for its turn at the receiver's downlink.
     pub(super) is_listed_there: bool,
     pub(super) last_arrival: Timestamp,
-    /// Since when nothing arrives that should have.
+    /// Time since which segments that are due do not arrive.
     pub(super) stalled_since: Option<Timestamp>,
 }
 
-/// What travels at once.
+/// A unit of transmission.
 pub(super) struct Segment {
     pub(super) frames: SmallVec<[Bytes; 2]>,
     pub(super) bytes: usize,
     pub(super) end: Option<StreamEnd>,
 }
 
-/// How a stream ends.
+/// The way in which a stream ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StreamEnd {
     Finished,
     Reset,
 }
 
-/// What lies in a receive buffer.
+/// An item of a receive buffer.
 pub(super) enum Received {
     Chunk(Bytes),
     End,
 }
 
-/// Bytes of a segment: as many small frames, or one block with what stands around it.
+/// Bytes of a segment: several small frames, or one block with its framing.
 const SEGMENT_BYTES: usize = 16 << 10;
 
-/// What else may stand in the segment of a block.
+/// Additional room in a segment for the framing of a block.
 const SEGMENT_ROOM: usize = 1 << 10;
 
-/// Longest frame that travels in one; longer ones are cut.
+/// Longest frame in a segment; longer ones are split.
 pub(super) const MAX_FRAME: usize = 64 << 10;
 
 impl Half {
-    /// Moves frames into the socket's buffer of `room` bytes; tells how many bytes that are.
+    /// Moves frames into the socket's buffer of `room` bytes; returns the number of bytes moved.
     pub(super) fn fill(&mut self, room: usize) -> usize {
         let before = self.buffered_bytes;
         while self.buffered_bytes < room
@@ -132,7 +132,7 @@ impl Half {
         self.buffered_bytes - before
     }
 
-    /// Whether there is something to send, where so many bytes may be outstanding.
+    /// Whether there is something to send, if `window` bytes may be outstanding.
     pub(super) fn is_ready(&self, window: usize) -> bool {
         match self.queue.is_empty() {
             true => self.is_finishing,
@@ -140,7 +140,7 @@ impl Half {
         }
     }
 
-    /// Cuts off what travels next.
+    /// Removes the next segment from the queue.
     pub(super) fn cut(&mut self) -> Segment {
         let mut segment = Segment {
             frames: SmallVec::new(),
@@ -166,7 +166,7 @@ impl Half {
         segment
     }
 
-    /// Forgets what was not sent.
+    /// Drops unsent data.
     pub(super) fn drop_unsent(&mut self) {
         self.queue.clear();
         (self.buffered, self.buffered_bytes) = (0, 0);

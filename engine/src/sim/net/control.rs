@@ -1,4 +1,4 @@
-//! What a scenario does to the network.
+//! A scenario's control of the network.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard};
@@ -12,10 +12,10 @@ use super::host::{Access, Power, Traffic};
 use super::network::{Network, SocketLimits};
 use super::path::Path;
 
-/// A hand on the network of a simulation; what it does, it does now. Nodes are engines and other hosts alike.
+/// Controls the network of a simulation; all changes take effect at once. Nodes are engines and other hosts alike.
 ///
 /// # Panics
-/// Every function, where a node is not of this simulation.
+/// Every function, if a node is not part of this simulation.
 pub struct NetControl<'s> {
     pub(in super::super) fabric: &'s Mutex<Fabric>,
 }
@@ -25,49 +25,49 @@ impl NetControl<'_> {
         lock(self.fabric)
     }
 
-    /// Gives a host another access link. What is being sent takes as long as it would have.
+    /// Sets a host's access link. A transmission in progress keeps its duration.
     pub fn set_access(&self, node: NodeId, access: Access) {
         let host = &mut self.lock().net.hosts[node.0];
         host.up.bytes_per_s = access.up_bytes_per_s;
         host.down.bytes_per_s = access.down_bytes_per_s;
     }
 
-    /// Sets the way between all hosts that have none of their own.
+    /// Sets the path between all pairs of hosts without a path of their own.
     pub fn set_default_path(&self, path: Path) {
         self.lock().net.paths.default = path;
     }
 
-    /// Sets the way between two hosts.
+    /// Sets the path between two hosts.
     pub fn set_path(&self, a: NodeId, b: NodeId, path: Path) {
         self.lock().net.paths.set(a, b, path);
     }
 
-    /// The way between two hosts.
+    /// The path between two hosts.
     #[must_use]
     pub fn path(&self, a: NodeId, b: NodeId) -> Path {
         *self.lock().net.paths.between(a, b)
     }
 
-    /// Sets what systems do with sockets, for what is done from now on.
+    /// Sets the systems' socket limits, for later operations.
     pub fn set_limits(&self, limits: SocketLimits) {
         self.lock().net.limits = limits;
     }
 
-    /// Cuts all ways between `some` and `others`, beside what is cut already. What connections carry waits, and is sent
-    /// again when the way is open; datagrams are lost; connections cannot be made.
+    /// Cuts all paths between `some` and `others`, in addition to earlier cuts. Data on connections waits and is sent
+    /// again when the path is open; datagrams are lost; connections cannot be made.
     pub fn partition(&self, some: &[NodeId], others: &[NodeId]) {
         self.lock().net.paths.cut(some, others);
     }
 
-    /// Opens all ways that were cut.
+    /// Restores all paths that were cut.
     pub fn heal(&self) {
         let fabric = &mut *self.lock();
         fabric.net.paths.heal();
         fabric.net.resume_stalled(&mut fabric.hub);
     }
 
-    /// Resets all connections between two hosts: both hear of it at once, and lose what was not read. Tells how many
-    /// there were.
+    /// Resets all connections between two hosts: both are notified at once and lose unread data. Returns the number of
+    /// connections.
     pub fn reset(&self, a: NodeId, b: NodeId) -> usize {
         let fabric = &mut *self.lock();
         let connections = fabric.net.between(a, b);
@@ -77,9 +77,9 @@ impl NetControl<'_> {
         connections.len()
     }
 
-    /// Lets nothing pass any more on the connections between two hosts, for ever, without telling either: each end
-    /// finds out when what it sends is not acknowledged, after [`SocketLimits::give_up`]. New connections can be made.
-    /// Tells how many there were.
+    /// Blocks the connections between two hosts permanently, without notifying either: each end detects it when its
+    /// data is not acknowledged, after [`SocketLimits::give_up`]. New connections can be made. Returns the number of
+    /// connections.
     pub fn sever(&self, a: NodeId, b: NodeId) -> usize {
         let connections = self.lock().net.between(a, b);
         for key in &connections {
@@ -90,19 +90,19 @@ impl NetControl<'_> {
         connections.len()
     }
 
-    /// Whether a host refuses new connections.
+    /// Sets whether a host refuses new connections.
     pub fn set_refusing(&self, node: NodeId, is_refusing: bool) {
         self.lock().net.hosts[node.0].is_refusing = is_refusing;
     }
 
-    /// Whether a host reads its connections; one that does not fills its receive buffers, and stops its peers then.
+    /// Sets whether a host reads its connections. Otherwise its receive buffers fill up, and its peers have to stop.
     pub fn set_reading(&self, node: NodeId, is_reading: bool) {
         let fabric = &mut *self.lock();
         fabric.net.hosts[node.0].is_reading = is_reading;
         fabric.net.read_all(&mut fabric.hub, node);
     }
 
-    /// Moves a host to another address of the family of `ip`, its ports as they were. Its connections are severed; see
+    /// Moves a host to another address of the family of `ip`, with the same ports. Its connections are severed; see
     /// [`NetControl::sever`].
     pub fn move_node(&self, node: NodeId, ip: IpAddr) {
         let net = &mut self.lock().net;
@@ -120,19 +120,19 @@ impl NetControl<'_> {
         }
     }
 
-    /// Where a host listens.
+    /// Listening addresses of a host.
     #[must_use]
     pub fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
         self.lock().net.hosts[node.0].addresses.clone()
     }
 
-    /// Connections of a host that are open, being made or being closed.
+    /// Number of a host's connections that are open, being made or being closed.
     #[must_use]
     pub fn connection_count(&self, node: NodeId) -> usize {
         self.lock().net.hosts[node.0].links.len()
     }
 
-    /// What a host has moved so far.
+    /// Bytes that a host has sent and received so far.
     #[must_use]
     pub fn traffic(&self, node: NodeId) -> Traffic {
         self.lock().net.hosts[node.0].traffic
@@ -140,7 +140,7 @@ impl NetControl<'_> {
 }
 
 impl Network {
-    /// Sets what answers at a host; what has stalled on the way to it may arrive when it is back.
+    /// Sets the power state of a host; stalled data may arrive when the host is back.
     pub(in super::super) fn set_power(&mut self, hub: &mut Hub, node: NodeId, power: Power) {
         self.hosts[node.0].power = power;
         if power != Power::Off {
@@ -149,7 +149,7 @@ impl Network {
         }
     }
 
-    /// Ends all connections of a host, whose engine is gone: with resets, or without a word.
+    /// Ends all connections of a host without an engine, with resets or silently.
     pub(in super::super) fn drop_connections(&mut self, hub: &mut Hub, node: NodeId, is_silent: bool) {
         for flow in self.flows_of(node) {
             let connection = self.connections.get(flow.connection);

@@ -15,23 +15,23 @@ use super::super::random::stream;
 use super::super::slab::Key;
 use super::connection::{Flow, Segment};
 
-/// A host's line to the rest of the world.
+/// A host's access link to the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Access {
-    /// What it sends at most, in bytes per second; nothing is no limit.
+    /// Maximum upload rate, in bytes per second; `None` is unlimited.
     pub up_bytes_per_s: Option<u64>,
-    /// What it receives at most, in bytes per second; nothing is no limit.
+    /// Maximum download rate, in bytes per second; `None` is unlimited.
     pub down_bytes_per_s: Option<u64>,
 }
 
 impl Access {
-    /// Both directions alike.
+    /// An access link with the same rate in both directions.
     #[must_use]
     pub fn symmetric(bytes_per_s: u64) -> Self {
         Self::asymmetric(bytes_per_s, bytes_per_s)
     }
 
-    /// Each direction its own.
+    /// An access link with a rate for each direction.
     #[must_use]
     pub fn asymmetric(up_bytes_per_s: u64, down_bytes_per_s: u64) -> Self {
         Self {
@@ -41,53 +41,53 @@ impl Access {
     }
 }
 
-/// What a host has moved over its access link since it was added, in bytes, connections and datagrams alike.
+/// Bytes that a host has moved over its access link since it was added, on connections and in datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
-    /// Sent.
+    /// Bytes sent.
     pub sent_bytes: u64,
-    /// Received.
+    /// Bytes received.
     pub received_bytes: u64,
 }
 
-/// What answers behind an address.
+/// The part of a machine that answers network traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Power {
-    /// Everything.
+    /// The machine and its engine.
     On,
-    /// The machine, for which no process listens: it refuses.
+    /// The machine only: no process listens, and connections are refused.
     Idle,
-    /// Nothing: the machine is off, or asleep.
+    /// Nothing: the machine is off or asleep.
     Off,
 }
 
-/// One direction of an access link: carries one thing after the other, in turns.
+/// One direction of an access link, which serves its lanes in turn, one parcel at a time.
 #[derive(Default)]
 pub(super) struct Pipe {
     pub(super) bytes_per_s: Option<u64>,
     pub(super) free_at: Timestamp,
-    /// Who has something to carry, in the order of their turns.
+    /// Lanes with data to carry, in the order of their turns.
     pub(super) turns: VecDeque<Lane>,
-    /// It is known when the next turn begins.
+    /// The start of the next turn is scheduled.
     pub(super) is_planned: bool,
-    /// What is on the way through it; for downlinks.
+    /// The parcel in transmission; downlinks only.
     pub(super) carried: Option<Parcel>,
 }
 
-/// Who takes turns at a pipe.
+/// A source of data for a pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
     Flow(Flow),
     Datagrams,
 }
 
-/// What a downlink carries.
+/// The unit that a downlink carries.
 pub(super) enum Parcel {
     Segment(Flow, Segment),
     Datagram(Datagram),
 }
 
-/// A datagram on its way.
+/// A datagram in transit.
 #[derive(Clone)]
 pub(in super::super) struct Datagram {
     pub(super) from: SocketAddr,
@@ -97,7 +97,7 @@ pub(in super::super) struct Datagram {
 }
 
 impl Pipe {
-    /// How long it takes for so many bytes.
+    /// Transmission time of this many bytes.
     pub(super) fn time_for(&self, bytes: usize) -> Duration {
         match self.bytes_per_s {
             None => Duration::ZERO,
@@ -107,7 +107,7 @@ impl Pipe {
     }
 }
 
-/// Datagrams, in one direction.
+/// Queue of datagrams in one direction.
 #[derive(Default)]
 pub(super) struct Datagrams {
     pub(super) waiting: VecDeque<Datagram>,
@@ -115,7 +115,7 @@ pub(super) struct Datagrams {
     pub(super) is_listed: bool,
 }
 
-/// Bytes of datagrams that wait at an access link; more are lost, as in any router.
+/// Bytes of datagrams that may wait at an access link; further ones are lost, as in any router.
 const MAX_DATAGRAM_BYTES: usize = 256 << 10;
 
 impl Datagrams {
@@ -133,7 +133,7 @@ impl Datagrams {
     }
 }
 
-/// A host, and what its system knows of its sockets.
+/// A host and its system's socket state.
 pub(super) struct Host {
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) power: Power,
@@ -142,12 +142,12 @@ pub(super) struct Host {
     pub(super) datagrams_out: Datagrams,
     pub(super) datagrams_in: Datagrams,
     pub(super) links: HashMap<LinkId, (Key, u8)>,
-    /// What a connection may bring before it is granted more; a host without an engine grants by itself.
+    /// Bytes that a connection may deliver before more are granted; a host without an engine grants automatically.
     pub(super) window: Option<u32>,
     pub(super) close_timeout: Duration,
     pub(super) is_refusing: bool,
     pub(super) is_reading: bool,
-    /// Connections accepted that the world has not seen.
+    /// Accepted connections that the world has not seen.
     pub(super) unseen: usize,
     pub(super) traffic: Traffic,
     pub(super) jitter: Random,
@@ -157,7 +157,7 @@ pub(super) struct Host {
     last_port: u16,
 }
 
-/// Source ports of connections, from here on.
+/// First source port of connections.
 const FIRST_PORT: u16 = 32_768;
 
 impl Host {
@@ -184,20 +184,20 @@ impl Host {
         }
     }
 
-    /// An odd name for a connection that is accepted; the world gives even ones.
+    /// A new link id for an accepted connection; these are odd, and the world uses even ones.
     pub(super) fn next_accepted(&mut self) -> LinkId {
         self.last_accepted += 1;
         LinkId(self.last_accepted * 2 - 1)
     }
 
-    /// Where the next connection to `to` comes from, if this host has an address of that family.
+    /// Source address of the next connection to `to`, if this host has an address of that family.
     pub(super) fn source_for(&mut self, to: IpAddr) -> Option<SocketAddr> {
         let ip = self.address_for(to)?.ip();
         self.last_port = self.last_port.checked_add(1).unwrap_or(FIRST_PORT);
         Some(SocketAddr::new(ip, self.last_port))
     }
 
-    /// The listening address of the family of `to`.
+    /// The listening address of `to`'s family.
     pub(super) fn address_for(&self, to: IpAddr) -> Option<SocketAddr> {
         let same = |address: &&SocketAddr| address.is_ipv4() == to.is_ipv4();
         self.addresses.iter().find(same).copied()

@@ -1,4 +1,4 @@
-//! All hosts and connections, and how connections are made.
+//! All hosts and connections, and the connection handshake.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,19 +20,19 @@ use super::udp::UdpHost;
 use crate::port::JobTag;
 use crate::ports::net::{NetEvent, NetRequest};
 
-/// What hosts' systems do with sockets; the same on all hosts.
+/// Socket limits of the hosts' systems; the same on all hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SocketLimits {
-    /// Bytes of a connection that its system takes before they are sent. What it took counts as sent. Default 256 KiB.
+    /// Send buffer of a connection in bytes. Buffered data counts as sent. Default 256 KiB.
     pub send_buffer_bytes: usize,
-    /// Bytes of a connection that may be on the way or wait to be read. Default 4 MiB.
+    /// Maximum bytes of a connection in flight or waiting to be read. Default 4 MiB.
     pub receive_buffer_bytes: usize,
-    /// Connections that wait to be seen by the one who listens; others get no answer. Default 512.
+    /// Accepted connections that the listener has not seen; further ones get no answer. Default 512.
     pub backlog: usize,
     /// Time without an acknowledgement after which a connection counts as broken. Default 15 min, as in Linux.
     pub give_up: Duration,
-    /// Most time after which what was lost is sent again, once it can arrive: evenly distributed from 0 to this, or to
-    /// the time that nothing arrived, where that is less. Default 5 s.
+    /// Maximum wait before lost data is sent again, once it can arrive: evenly distributed from 0 to this, or to the
+    /// time for which nothing arrived, if that is less. Default 5 s.
     pub max_resend_wait: Duration,
 }
 
@@ -48,7 +48,7 @@ impl Default for SocketLimits {
     }
 }
 
-/// The network.
+/// The network: hosts, connections and paths.
 pub(in super::super) struct Network {
     pub(super) hosts: Vec<Host>,
     pub(super) connections: Slab<Connection>,
@@ -59,7 +59,7 @@ pub(in super::super) struct Network {
     pub(super) udp_hosts: BTreeMap<SocketAddr, UdpHost>,
 }
 
-/// Wait before a connection's request is sent again for the first time; it doubles each time.
+/// Wait before a connection request is sent again for the first time; it doubles each time.
 const FIRST_SYN_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) const REFUSED: &str = "Connection refused";
@@ -101,7 +101,7 @@ impl Network {
             NetRequest::Grant { link, bytes } => self.grant(hub, node, link, bytes),
             NetRequest::Close { link, is_orderly, tag } => self.close(hub, node, link, is_orderly, tag),
             NetRequest::Datagram { to, data } => self.send_datagram(hub, node, to, data),
-            // Names are not the network's.
+            // Name resolution is not part of the network.
             NetRequest::Resolve { .. } => {}
         }
     }
@@ -119,7 +119,7 @@ impl Network {
             state: EndState::Opening,
             credit: host.window.map_or(i64::MAX / 2, i64::from),
         };
-        // Who accepts is known when the request arrives.
+        // The accepting host is known when the request arrives.
         let nobody = End {
             host: node,
             link: LinkId(0),
@@ -142,7 +142,7 @@ impl Network {
         hub.plan(timeout, Happening::ConnectTimeout(key));
     }
 
-    /// A connection's request arrives, or does not.
+    /// Handles the arrival of a connection request, if it arrives.
     pub(super) fn hear_syn(&mut self, hub: &mut Hub, key: Key) {
         let Some(connection) = self.connections.get(key) else {
             return;
@@ -159,7 +159,7 @@ impl Network {
         let listener = &self.hosts[there.0];
         if listener.power == Power::Idle || listener.is_refusing || !self.listeners.contains_key(&to) {
             if let Some(connection) = self.connections.get_mut(key) {
-                // Told when the answer is back.
+                // The refusal is reported when the answer is back.
                 connection.is_severed = true;
             }
             return hub.plan(latency, Happening::Connected(key));
@@ -196,14 +196,14 @@ impl Network {
             state: EndState::Opening,
             credit,
         };
-        // Nothing overtakes the handshake.
+        // No data overtakes the handshake.
         connection.halves[0].last_arrival = hub.now + latency * 2;
         connection.halves[1].last_arrival = hub.now + latency;
         hub.plan(latency, Happening::Connected(key));
         hub.plan(latency * 2, Happening::Accepted(key));
     }
 
-    /// The answer to a connection's request is back.
+    /// Handles the answer to a connection request.
     pub(super) fn hear_answer(&mut self, hub: &mut Hub, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -298,7 +298,7 @@ impl Network {
         self.fill(hub, flow);
     }
 
-    /// Moves what the world has queued into the socket, and lets it be sent.
+    /// Moves queued frames of the world into the socket, and starts sending.
     pub(super) fn fill(&mut self, hub: &mut Hub, flow: Flow) {
         let room = self.limits.send_buffer_bytes.max(1);
         let Some(connection) = self.connections.get_mut(flow.connection) else {
@@ -324,7 +324,7 @@ impl Network {
         }
     }
 
-    /// What a node sends on one of its connections.
+    /// The outgoing flow of a node's connection.
     pub(super) fn flow(&self, node: NodeId, link: LinkId) -> Option<Flow> {
         let &(connection, sender) = self.hosts[node.0].links.get(&link)?;
         Some(Flow { connection, sender })
@@ -334,14 +334,14 @@ impl Network {
         self.paths.between(from, to).latency
     }
 
-    /// The latency of what is sent now, jitter included.
+    /// Latency of the next transmission, including jitter.
     pub(super) fn draw_latency(&mut self, from: NodeId, to: NodeId) -> Duration {
         let path = self.paths.between(from, to);
         let most = path.jitter.as_nanos() as u64;
         path.latency + Duration::from_nanos(up_to(&mut self.hosts[from.0].jitter, most))
     }
 
-    /// The host that has an address, whatever listens there.
+    /// The host at an address, even if nothing listens on its port.
     pub(super) fn host_at(&self, address: SocketAddr) -> Option<NodeId> {
         if let Some(node) = self.listeners.get(&address) {
             return Some(*node);
@@ -350,12 +350,12 @@ impl Network {
         self.hosts.iter().position(has_it).map(NodeId)
     }
 
-    /// Whether what one host sends reaches the other one's system.
+    /// Whether one host's traffic reaches the other host's system.
     pub(super) fn may_pass(&self, from: NodeId, to: NodeId) -> bool {
         self.hosts[to.0].power != Power::Off && !self.paths.is_cut(from, to)
     }
 
-    /// Forgets an end, and the connection where it was the last.
+    /// Removes an end, and the connection with its last end.
     pub(super) fn end(&mut self, flow: Flow) {
         let Some(connection) = self.connections.get_mut(flow.connection) else {
             return;
@@ -381,14 +381,14 @@ impl Network {
         }
     }
 
-    /// Tells a world that waits for it that an orderly close has ended.
+    /// Notifies a world of the end of an orderly close, if it asked for that.
     pub(super) fn tell_gone(hub: &mut Hub, node: NodeId, tag: Option<JobTag>) {
         if let Some(tag) = tag {
             hub.tell_net(node, NetEvent::Gone { tag });
         }
     }
 
-    /// The time of an arrival in order, for what leaves at `leaves`.
+    /// In-order arrival time of a segment that leaves at `leaves`.
     pub(super) fn arrival(last: &mut Timestamp, leaves: Timestamp, latency: Duration) -> Timestamp {
         *last = (*last).max(leaves + latency);
         *last

@@ -1,4 +1,4 @@
-//! What lies between hosts.
+//! Network paths between hosts.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,23 +7,23 @@ use bevy_platform::collections::HashMap;
 
 use super::super::NodeId;
 
-/// The way from one host to another, in each direction alike.
+/// The path between two hosts, the same in both directions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Path {
-    /// Time from one access link to the other, one way.
+    /// One-way time between the access links.
     pub latency: Duration,
-    /// Most time that is added to it, evenly distributed. What a connection carries stays in order; datagrams do not.
+    /// Maximum additional latency, evenly distributed. Connections keep their order; datagrams do not.
     pub jitter: Duration,
-    /// Part of the datagrams that get lost, from 0 to 1.
+    /// Fraction of the datagrams that are lost, from 0 to 1.
     pub loss: f64,
-    /// Part of the datagrams that arrive twice, from 0 to 1.
+    /// Fraction of the datagrams that arrive twice, from 0 to 1.
     pub duplication: f64,
-    /// Part of the datagrams that take up to four times as long, from 0 to 1.
+    /// Fraction of the datagrams that take up to four times as long, from 0 to 1.
     pub reordering: f64,
 }
 
 impl Path {
-    /// A way that takes `latency` and does nothing else.
+    /// A path with `latency` and no impairments.
     #[must_use]
     pub fn new(latency: Duration) -> Self {
         Self {
@@ -35,32 +35,32 @@ impl Path {
         }
     }
 
-    /// The same with jitter.
+    /// Sets the jitter.
     #[must_use]
     pub fn with_jitter(self, jitter: Duration) -> Self {
         Self { jitter, ..self }
     }
 
-    /// The same with this part of the datagrams lost.
+    /// Sets the fraction of lost datagrams.
     #[must_use]
     pub fn with_loss(self, loss: f64) -> Self {
         Self { loss, ..self }
     }
 
-    /// The same with this part of the datagrams arriving twice.
+    /// Sets the fraction of duplicated datagrams.
     #[must_use]
     pub fn with_duplication(self, duplication: f64) -> Self {
         Self { duplication, ..self }
     }
 
-    /// The same with this part of the datagrams arriving late.
+    /// Sets the fraction of delayed datagrams.
     #[must_use]
     pub fn with_reordering(self, reordering: f64) -> Self {
         Self { reordering, ..self }
     }
 }
 
-/// All ways, and which of them are cut.
+/// All paths, and which of them are cut.
 pub(super) struct Paths {
     pub(super) default: Path,
     overrides: HashMap<(NodeId, NodeId), Path>,

@@ -1,4 +1,4 @@
-//! The network, as hosts see it.
+//! Tests of the network, as hosts observe it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// A host, and what has happened to it so far, with the times.
+/// A host and its events so far, with their times.
 struct Peer {
     net: SimNet,
     seen: Vec<(Timestamp, NetEvent)>,
@@ -105,7 +105,7 @@ impl Peer {
         data.collect()
     }
 
-    /// How the last connection ended, and when.
+    /// Time and reason of the last connection's end.
     fn end(&self) -> Option<(Duration, String)> {
         self.seen.iter().rev().find_map(|(at, event)| match event {
             NetEvent::Closed { reason, .. } => Some((at.since(Timestamp::ZERO), reason.to_string())),
@@ -208,7 +208,7 @@ fn connections_share_a_narrow_downlink_evenly() {
     assert!(most - least <= 2 * 16384, "{shares:?}");
     let total: usize = shares.iter().sum();
     assert!((3_800_000..4_000_000).contains(&total), "{total}");
-    // What waits at the downlink is bounded, and small beside what the senders have.
+    // The queue at the downlink is bounded, and small compared to the senders' queues.
     let unread: usize = senders
         .iter_mut()
         .map(|sender| {
@@ -449,7 +449,7 @@ fn datagrams_get_lost_doubled_and_late_as_often_as_told() {
     known.dedup();
     let (lost, doubled) = (2000 - known.len(), numbers.len() - known.len());
     let late = numbers.windows(2).filter(|pair| pair[0] > pair[1]).count();
-    // One that is doubled and lost arrives once.
+    // A datagram that is both duplicated and lost arrives once.
     assert!((300..420).contains(&lost), "{lost}");
     assert!((110..210).contains(&doubled), "{doubled}");
     assert!((200..900).contains(&late), "{late}");
@@ -493,7 +493,7 @@ fn a_seed_decides_everything() {
     assert_ne!(trace(1), trace(2));
 }
 
-/// A host that does not look loses what finds no room, and is told how much.
+/// A host that does not poll loses datagrams beyond the ring's capacity, and gets their number.
 #[test]
 fn datagrams_beyond_the_ring_are_dropped_and_counted() {
     let mut sim = Simulation::new(1, LATENCY);

@@ -1,4 +1,4 @@
-//! Datagrams: may get lost, arrive twice, or late.
+//! Datagrams, which may be lost, duplicated or delayed.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use super::host::{Datagram, Lane};
 use super::network::Network;
 use crate::ports::net::NetEvent;
 
-/// A host that answers datagrams: at a time, from an address, with these bytes, it sends back these, each after a
-/// while.
+/// A host that answers datagrams: a function from the time, the sender's address and the datagram's bytes to the
+/// answers, each with a delay.
 pub(in super::super) type UdpHost = Box<dyn FnMut(Timestamp, SocketAddr, &[u8]) -> Vec<(Duration, Vec<u8>)> + Send>;
 
 impl Network {
@@ -67,7 +67,7 @@ impl Network {
         hub.queue.plan(leaves + latency, Happening::Datagram(key));
     }
 
-    /// A datagram reaches the receiver's access link, if the way is open.
+    /// Delivers a datagram to the receiver's access link, if the path is open.
     pub(super) fn datagram_arrives(&mut self, hub: &mut Hub, key: Key) {
         let Some(datagram) = self.datagrams.remove(key) else {
             return;
@@ -120,7 +120,7 @@ impl Network {
         }
     }
 
-    /// Answers do not go through an uplink of their host: who counts peers is not who moves data.
+    /// Sends an answer without using the host's uplink: servers such as trackers do not move payload.
     fn answer_datagram(&mut self, hub: &mut Hub, wait: Duration, there: NodeId, answer: Datagram) {
         let path = *self.paths.between(answer.sender, there);
         let luck = &mut self.hosts[answer.sender.0].datagram_luck;

@@ -33,7 +33,7 @@ impl SimTracker {
     }
 }
 
-/// An answer, or what becomes of it.
+/// The HTTP reply of a tracker in this mode.
 fn reply(mode: TrackerMode, body: Vec<u8>) -> HttpReply {
     let answer = |body: Vec<u8>, wait, cut_at| HttpReply::Answer {
         status: 200,
@@ -123,7 +123,7 @@ fn info_hash(text: &str) -> Option<InfoHash> {
     bytes.try_into().ok().map(InfoHash)
 }
 
-/// Addresses as BEP 23 and BEP 7 write them.
+/// Addresses in the compact forms of BEP 23 and BEP 7.
 pub(super) fn compact(peers: &[SocketAddr]) -> (Vec<u8>, Vec<u8>) {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for peer in peers {

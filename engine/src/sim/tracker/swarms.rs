@@ -1,4 +1,4 @@
-//! Who shares what.
+//! The swarms of a tracker.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -41,7 +41,7 @@ impl Swarms {
         swarm.peers.insert(announced.peer, listed);
     }
 
-    /// Forgets who has not been heard for so long.
+    /// Removes peers whose last announce is older than `expiry`.
     pub(super) fn expire(&mut self, torrent: InfoHash, now: Timestamp, expiry: Duration) {
         if let Some(swarm) = self.0.get_mut(&torrent) {
             swarm.peers.retain(|_, listed| now.since(listed.heard_at) <= expiry);
@@ -65,7 +65,7 @@ impl Swarms {
         peers.map(|(address, listed)| (*address, listed.left)).collect()
     }
 
-    /// At most `most` peers of the family of `asking`, at random and without itself.
+    /// At most `most` random peers of the address family of `asking`, except itself.
     pub(super) fn choose(
         &self,
         torrent: InfoHash,

@@ -1,4 +1,4 @@
-//! The tracker, as engines' protocols see it.
+//! Tests of the tracker, as engines' protocols observe it.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -51,7 +51,7 @@ impl Bed {
         }
     }
 
-    /// A GET request of a host: the status and body, or why there is none.
+    /// Sends a GET request from a host; returns the status and body, or the error.
     fn get(&mut self, host: &SimNet, url: &str) -> Result<(u16, Vec<u8>), HttpError> {
         let mut http = SimHttp::new(host.id(), self.sim.fabric.clone());
         http.submit(&mut vec![HttpRequest {
@@ -210,7 +210,7 @@ fn bodies_are_bounded() {
     assert_eq!(bed.get(&host, "http://10.0.0.98/"), Err(HttpError::TooLarge(4000)));
 }
 
-/// Packets of BEP 15.
+/// A packet of BEP 15.
 fn packet(connection: u64, action: u32, rest: &[u8]) -> Vec<u8> {
     let transaction = 0xabcd_u32;
     [

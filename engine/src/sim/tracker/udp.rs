@@ -10,10 +10,10 @@ use ecs_torrent_protocol::tracker::AnnounceEvent;
 use super::http::compact;
 use super::{Announced, SimTracker, Tracker, TrackerMode};
 
-/// The number that a connect request begins with.
+/// Protocol id at the start of a connect request.
 const PROTOCOL_ID: u64 = 0x0417_2710_1980;
 
-/// How long a connection's number is good: BEP 15 lets clients use it for one minute, and trackers for two.
+/// Lifetime of a connection id: BEP 15 lets clients use it for one minute, and trackers accept it for two.
 const CONNECTION_TIME: Duration = Duration::from_secs(120);
 
 /// Actions of packets.
@@ -25,7 +25,7 @@ mod action {
 }
 
 impl SimTracker {
-    /// Answers a packet, each answer after a while.
+    /// Answers a packet; each answer has a delay.
     pub(in super::super) fn hear(&self, now: Timestamp, from: SocketAddr, packet: &[u8]) -> Vec<(Duration, Vec<u8>)> {
         let mut tracker = self.lock();
         let mode = tracker.mode(now);
@@ -51,7 +51,7 @@ impl SimTracker {
 }
 
 impl Tracker {
-    /// The answer to a packet, and the transaction that it is for; nothing to what is no request.
+    /// The answer to a packet and its transaction id; `None` if the packet is not a valid request.
     fn answer(&mut self, now: Timestamp, from: SocketAddr, packet: &[u8]) -> Option<(u32, Vec<u8>)> {
         let mut fields = Fields(packet);
         let connection = u64::from_be_bytes(fields.next()?);
@@ -136,7 +136,7 @@ impl Tracker {
     }
 }
 
-/// The fields of a packet, from the front.
+/// Reader for the fields of a packet, from the front.
 struct Fields<'p>(&'p [u8]);
 
 impl Fields<'_> {

@@ -1,4 +1,4 @@
-//! Tests of hybrids whose halves disagree.
+//! Tests of hybrids, most of them with halves that disagree.
 
 use super::*;
 use crate::hash::sha256;
@@ -80,7 +80,7 @@ impl Hybrid {
 fn halves_that_agree_are_accepted() {
     let torrent = Hybrid::default().parse().unwrap();
     assert!(torrent.hashes.v1.is_some() && torrent.hashes.v2.is_some());
-    // Made by libtorrent 2.1: folders, padding, an empty file, a symbolic link, two files with equal content.
+    // Created by libtorrent 2.1: folders, padding, an empty file, a symbolic link, two files with equal content.
     let made = Bytes::from_static(include_bytes!("../../../testdata/hybrid.torrent"));
     let torrent = Metainfo::parse(&made, &MetainfoLimits::default()).unwrap();
     let stored = torrent.info.files.files().iter().filter(|file| file.is_stored());

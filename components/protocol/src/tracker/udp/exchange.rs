@@ -1,4 +1,4 @@
-//! One request to one UDP tracker, from the first packet to the answer or to giving up.
+//! One request to one UDP tracker, from the first packet until a reply or the last timeout.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,16 +7,16 @@ use super::{UdpReply, UdpRequest, action, connect_packet, read_head, read_reply,
 use crate::time::Timestamp;
 use crate::tracker::TrackerError;
 
-/// BEP 15: a connection id may be used for one minute after it was received.
+/// BEP 15: a connection id is valid for one minute after it was received.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
 
-/// BEP 15: the first wait for an answer; it doubles with every repetition.
+/// BEP 15: the first timeout; it doubles with every repetition.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// BEP 15: the wait doubles up to this exponent.
+/// BEP 15: the timeout doubles up to this exponent.
 const MAX_EXPONENT: u32 = 8;
 
-/// What a tracker gave us to prove that we are where we say; good for all requests to that address.
+/// A connection id, with which a tracker verifies our address; valid for all requests to that tracker address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connection {
     id: u64,
@@ -24,30 +24,30 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Whether requests may still be made with it.
+    /// Whether the connection is still valid for requests.
     #[must_use]
     pub fn is_valid(&self, now: Timestamp) -> bool {
         now < self.expires
     }
 }
 
-/// What to do next.
+/// The next action of an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Send this packet, and come back with [`UdpExchange::on_timeout`] at [`UdpExchange::deadline`].
+    /// Send this packet, then call [`UdpExchange::on_timeout`] at [`UdpExchange::deadline`].
     Send(Vec<u8>),
-    /// No answer came to the last repetition.
+    /// The last repetition got no reply.
     GiveUp,
 }
 
-/// What a packet meant.
+/// The meaning of a received packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Not an answer to this exchange: drop it.
+    /// The packet is not a reply to this exchange: drop it.
     Ignored,
-    /// Connected: keep the connection for others, and send the packet.
+    /// Connected: keep the connection for other exchanges, and send the packet.
     Connected(Connection, Vec<u8>),
-    /// The answer.
+    /// The reply.
     Done(Result<UdpReply, TrackerError>),
 }
 
@@ -65,8 +65,8 @@ pub struct UdpExchange {
 }
 
 impl UdpExchange {
-    /// A request to `tracker` that is sent at most `max_sends` times, connect requests counted, and keeps at most
-    /// `max_peers` of the peers it gets.
+    /// Creates an exchange for `request` with `tracker`. Sends at most `max_sends` packets, connect requests included,
+    /// and keeps at most `max_peers` of the received peers.
     #[must_use]
     pub fn new(request: UdpRequest, tracker: SocketAddr, max_sends: u32, max_peers: usize) -> Self {
         Self {
@@ -87,32 +87,32 @@ impl UdpExchange {
         self.tracker
     }
 
-    /// The transaction id that an answer must carry.
+    /// The transaction id that a reply must carry.
     #[must_use]
     pub fn transaction(&self) -> u32 {
         self.transaction
     }
 
-    /// When to call [`UdpExchange::on_timeout`].
+    /// The time to call [`UdpExchange::on_timeout`].
     #[must_use]
     pub fn deadline(&self) -> Timestamp {
         self.deadline
     }
 
-    /// Begins, with the connection that another exchange with this tracker has got, if any. `transaction` is a
+    /// Starts the exchange, using `connection` if another exchange with this tracker has one. `transaction` must be a
     /// fresh random number, as in every call.
     pub fn start(&mut self, now: Timestamp, connection: Option<Connection>, transaction: u32) -> Step {
         self.connection = connection;
         self.send(now, transaction)
     }
 
-    /// Repeats the request, or the connect where the connection has expired, after twice the time.
+    /// Repeats the request, or the connect if the connection has expired, and doubles the timeout.
     pub fn on_timeout(&mut self, now: Timestamp, transaction: u32) -> Step {
         self.exponent = (self.exponent + 1).min(MAX_EXPONENT);
         self.send(now, transaction)
     }
 
-    /// Takes a packet that came from the tracker's address.
+    /// Processes a packet received from the tracker's address.
     pub fn on_packet(&mut self, now: Timestamp, packet: &[u8], transaction: u32) -> Outcome {
         let Some((kind, answered, body)) = read_head(packet) else {
             return Outcome::Ignored;
@@ -260,7 +260,7 @@ mod tests {
             };
             sent.push((now.since(at(0)).as_secs(), packet.len()));
         }
-        // The BEP counts from t = 2; here the answer came and the announce left at t = 1.
+        // The BEP counts from t = 2; here the reply arrived and the announce left at t = 1.
         assert_eq!(sent, [(2, 98), (16, 98), (46, 98), (106, 16), (226, 16)]);
     }
 
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(packet.len(), 16, "expired: connects anew");
     }
 
-    /// Fault 57: what is short or of another transaction is ignored.
+    /// Fault 57: packets that are too short or of another transaction are ignored.
     #[test]
     fn foreign_packets_are_ignored() {
         let mut exchange = announce();

@@ -87,7 +87,7 @@ fn files_are_found_beside_folders_that_are_not_there() {
     );
 }
 
-/// Fault 73: files that somebody deletes or cuts are found out, whether they are still open or were closed.
+/// Fault 73: files that somebody deletes or truncates are detected, whether they are still open or were closed.
 #[test]
 fn files_are_missed_when_they_are_written_again() {
     for open_count in [1, 3] {
@@ -154,7 +154,7 @@ fn vectored_writes_go_beyond_the_slice_limit() {
     assert_eq!(fs::read(folder.path().join("t/d/0")).unwrap(), data);
 }
 
-/// Fault 78: what others wrote stays, links stay where they lead, and nothing comes back.
+/// Fault 78: files written by others stay, links stay as they are, and deleted files do not come back.
 #[test]
 fn only_what_was_written_is_deleted() {
     let folder = tempfile::tempdir().unwrap();
@@ -218,7 +218,7 @@ fn nothing_is_written_where_another_volume_was() {
     assert!(files.look().unwrap_err().is_volume_gone());
 }
 
-/// Claims to files of earlier runs.
+/// A session's claims to files of earlier runs.
 fn claims(created: &[(usize, Option<FileId>)], may_overwrite: bool) -> FileClaims {
     FileClaims {
         created: created.iter().copied().collect(),
@@ -249,7 +249,7 @@ fn write(files: &Files, offset: u64, data: &[u8]) -> Result<()> {
     files.write(span(offset, data.len()), &blocks(data, 3))
 }
 
-/// A file of 8 bytes, `1` to `8`, as it is found by its torrent, and as it is after the torrent has written all of it.
+/// Writes `1` to `8` to an existing file of 8 bytes. Returns the result and the file's content afterwards.
 fn found_and_written(found: &[u8], may_overwrite: bool) -> (Result<()>, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t/d/0");
@@ -291,7 +291,7 @@ fn found_files_are_compared_and_not_written() {
     }
 }
 
-/// Part of a run lies in a file that is the user's.
+/// Part of the run lies in a file that belongs to the user.
 #[test]
 fn a_piece_shared_with_a_found_file_is_written_beside_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -325,7 +325,7 @@ fn claims_hold_for_the_same_file_only() {
     let ids: Vec<_> = synced.iter().map(|file| (file.index, file.id)).collect();
     let path = |number: usize| root.join(format!("t/d/{number}"));
     assert!(ids.iter().all(|(index, known)| *known == Some(id(&path(*index)))));
-    // Another file in its place, which is as long; one that has another name, too; one with another inode and the
+    // Another file of the same length in its place, a file with a second name, and a file with another inode and the
     // same stamp.
     fs::write(root.join("other"), [2; 4]).unwrap();
     fs::rename(root.join("other"), path(1)).unwrap();
@@ -353,7 +353,7 @@ fn claims_hold_for_the_same_file_only() {
     assert_eq!(fs::read(path(1)).unwrap(), [2; 4]);
 }
 
-/// What was not there at the look is somebody else's when it is there at the first write, whatever the session claims.
+/// A file that appears between the look and the first write belongs to somebody else, whatever the session claims.
 #[test]
 fn a_file_that_appears_is_found() {
     let folder = tempfile::tempdir().unwrap();
@@ -368,7 +368,7 @@ fn a_file_that_appears_is_found() {
     assert_eq!((report.deleted, report.kept.len()), (vec![1], 1));
 }
 
-/// A file that another one replaced while it was open is neither written nor deleted.
+/// A file that was replaced by another one while it was open is neither written nor deleted.
 #[test]
 fn a_replaced_file_is_left() {
     for open_count in [1, 3] {
@@ -391,7 +391,7 @@ fn a_replaced_file_is_left() {
     }
 }
 
-/// By a hard link, another root, or another mount of the same folder: a file has one writer.
+/// A file has one writer, even if reached by a hard link, another root, or another mount of the same folder.
 #[test]
 fn a_file_has_one_writer() {
     let folder = tempfile::tempdir().unwrap();
@@ -401,7 +401,7 @@ fn a_file_has_one_writer() {
     owner.look().unwrap();
     write(&owner, 0, &[1; 8]).unwrap();
     let path = base.join("t/d/0");
-    // `sub` and `x.bin`, against `sub/x.bin`.
+    // `sub` and `x.bin`, compared with `sub/x.bin`.
     let entries = [("0".to_owned(), 8)];
     let by_root = Files::new(StorageId(2), &base.join("t/d"), None, table_of(entries), shared.clone());
     let by_root = by_root.with_claims(claims(&[(0, None)], true));
@@ -423,15 +423,14 @@ fn a_file_has_one_writer() {
     unbind(&mounted);
     write(&owner, 0, &[3; 8]).unwrap();
     owner.close();
-    // Now somebody else may, who was told to.
+    // Now another storage may write the file, if the user allowed it to.
     let heir = storage(5, base, &[8], &shared).with_claims(claims(&[], true));
     heir.look().unwrap();
     write(&heir, 0, &[4; 8]).unwrap();
     assert_eq!(fs::read(path).unwrap(), [4; 8]);
 }
 
-/// Mounts a folder at another place, too; false, and a line that says so, where that takes rights that this process has
-/// not.
+/// Mounts a folder at a second place. If this process lacks the rights, prints a line and returns false.
 fn bind(folder: &Path, place: &Path) -> bool {
     fs::create_dir(place).unwrap();
     let mut mount = std::process::Command::new("mount");
@@ -450,7 +449,7 @@ fn unbind(place: &Path) {
     let _ = std::process::Command::new("umount").arg("-l").arg(place).status();
 }
 
-/// Stamps are of what this storage wrote: what somebody else writes in between puts the file in doubt, once.
+/// Stamps describe this storage's own writes. A write by somebody else in between puts the file in doubt, once.
 #[test]
 fn what_others_write_is_in_doubt() {
     let folder = tempfile::tempdir().unwrap();
@@ -459,7 +458,7 @@ fn what_others_write_is_in_doubt() {
     files.look().unwrap();
     let stamp = |synced: Vec<SyncedFile>| synced[0].stamp;
     let touch = |seconds| {
-        // Times are coarse; a second is not waited for.
+        // Times are coarse, so the test sets a later time instead of waiting a second.
         let file = fs::File::options().write(true).open(&path).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, &[9; 4], 0).unwrap();
         let time = std::time::SystemTime::now() + std::time::Duration::from_secs(seconds);
@@ -478,7 +477,8 @@ fn what_others_write_is_in_doubt() {
     assert!(last.len == 32 && known.len == 16);
 }
 
-/// Every way into a folder of the engine's own: from a root above it, at it, and below it, and through links and mounts.
+/// No path leads into a folder of the engine's own: from a root above it, at it or below it, or through links and
+/// mounts.
 #[test]
 fn no_path_leads_into_protected_folders() {
     let folder = tempfile::tempdir().unwrap();
@@ -513,7 +513,7 @@ fn no_path_leads_into_protected_folders() {
             let files = Files::new(StorageId(1), root, None, table.clone(), shared.clone());
             let files = files.with_claims(claims(&[(0, None)], true));
             let what = format!("{} {}", root.display(), table.files()[0].path);
-            // A file that is not there is met at the latest when it would be created.
+            // A path to a missing file is refused at the latest when the file would be created.
             let looked = files.look().map(drop);
             let written = write(&files, 0, &[7; 8]);
             for result in [&looked, &written] {
@@ -536,7 +536,7 @@ fn no_path_leads_into_protected_folders() {
     assert_eq!(fs::read_dir(own.join("d")).unwrap().count(), 1);
 }
 
-/// A download folder in whose place somebody puts a link, or another folder, is not followed.
+/// A link or another folder that replaces a download folder is not followed.
 #[test]
 fn a_swapped_root_is_not_followed() {
     for is_link in [true, false] {
@@ -565,7 +565,7 @@ fn a_swapped_root_is_not_followed() {
         }
         let place = if is_link { &outside } else { &root };
         assert_eq!(fs::read_dir(place.join("t/d")).unwrap().count(), 0);
-        // Whoever has closed it may choose anew.
+        // Once no storage uses the root, its path may be resolved again.
         files.close();
         drop((files, other));
         let files = storage(3, &root, &[8], &shared);
@@ -574,7 +574,7 @@ fn a_swapped_root_is_not_followed() {
     }
 }
 
-/// The same for the folders below it, and while no torrent has it open.
+/// A swapped pinned root is not followed, nor are folders below it, even while no torrent has it open.
 #[test]
 fn a_pinned_root_is_not_followed_either() {
     let folder = tempfile::tempdir().unwrap();
@@ -599,7 +599,7 @@ fn a_pinned_root_is_not_followed_either() {
     assert_eq!(fs::read_dir(outside).unwrap().count(), 0);
 }
 
-/// More download folders than are held open work like few.
+/// More download folders than are held open work the same as a few.
 #[test]
 fn many_roots_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
@@ -617,7 +617,7 @@ fn many_roots_are_told_apart() {
     fs::create_dir(root(0)).unwrap();
     assert!(write(&all[0], 0, &[1; 8]).is_err());
     assert_eq!(fs::read_dir(root(0)).unwrap().count(), 0);
-    // One that is deleted is made again, and its files are missed.
+    // A deleted folder is created again, and its files are reported missing.
     fs::remove_dir_all(root(1)).unwrap();
     assert!(write(&all[1], 0, &[1; 8]).unwrap_err().is_absence());
 }
