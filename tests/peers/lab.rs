@@ -1,4 +1,4 @@
-//! Where clients run: addresses, folders, processes.
+//! The environment in which clients run: addresses, folders, processes.
 
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,19 +12,19 @@ use std::time::{Duration, Instant};
 use crate::namespace;
 pub use crate::namespace::Namespace;
 
-/// Time for anything that is waited for. Generous: what is measured here is whether, not when.
+/// Time limit for every wait. It is generous because the tests check whether something happens, not when.
 pub const DEADLINE: Duration = Duration::from_secs(180);
 
-/// An address of the Internet (of its part for documentation, RFC 5737), in the namespace.
+/// A public address in the namespace, from the block for documentation (RFC 5737).
 pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
-/// Set in the process that runs in the namespace.
+/// Environment variable that is set in the process that runs in the namespace.
 const MARK: &str = "ECS_TORRENT_PEERS_NAMESPACE";
 
-/// Addresses of the namespace: enough for every node of every case.
+/// Number of addresses in the namespace: enough for every node of every case.
 const ADDRESSES: u16 = 250;
 
-/// Runs this program again in a network namespace with an address for each node, if the system lets us.
+/// Runs this program again in a network namespace with an address for each node, if the system allows it.
 pub fn enter_namespace() -> Namespace {
     let nodes = (1..=ADDRESSES).flat_map(|number| [v4(number).into(), v6(number).into()]);
     let addresses: Vec<IpAddr> = std::iter::once(PUBLIC.into()).chain(nodes).collect();
@@ -39,18 +39,18 @@ fn v6(number: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number)
 }
 
-/// Whether nodes have addresses of their own.
+/// Returns whether each node has its own address in a namespace.
 pub fn has_namespace() -> bool {
     std::env::var_os(MARK).is_some()
 }
 
-/// One case's place: a folder that goes with it, and addresses.
+/// The environment of one case: a temporary folder and addresses.
 pub struct Lab {
     folder: tempfile::TempDir,
     nodes: &'static AtomicU16,
 }
 
-/// The last address given away, over all cases.
+/// The number of the last assigned address, over all cases.
 static LAST_NODE: AtomicU16 = AtomicU16::new(0);
 
 impl Lab {
@@ -60,7 +60,7 @@ impl Lab {
             .prefix(&format!("{name}-"))
             .tempdir_in(base)
             .unwrap();
-        // Programs that give up their rights still have to reach their files.
+        // Programs that drop their privileges still have to reach their files.
         open_to_all(folder.path());
         Self {
             folder,
@@ -68,7 +68,7 @@ impl Lab {
         }
     }
 
-    /// A folder below the case's own, made if it is not there.
+    /// Returns a subfolder of the case's folder. Creates it if it does not exist.
     pub fn folder(&self, name: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         std::fs::create_dir_all(&path).unwrap();
@@ -76,7 +76,7 @@ impl Lab {
         path
     }
 
-    /// An address that no other node has.
+    /// Returns an address that no other node has.
     pub fn address(&self) -> IpAddr {
         let number = self.next_node();
         if has_namespace() {
@@ -86,7 +86,7 @@ impl Lab {
         }
     }
 
-    /// An IPv6 address that no other node has.
+    /// Returns an IPv6 address that no other node has.
     pub fn address_v6(&self) -> IpAddr {
         v6(self.next_node()).into()
     }
@@ -103,7 +103,7 @@ fn open_to_all(path: &Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
 }
 
-/// A program that was started here; ends with this value.
+/// A child program that ends when this value is dropped.
 pub struct Process {
     child: Child,
     lines: Receiver<String>,
@@ -114,7 +114,7 @@ pub struct Process {
 impl Process {
     pub fn start(mut command: Command) -> Self {
         let name = format!("{command:?}");
-        // Its own group, so that its helpers end with it.
+        // A separate process group, so that the program's helpers end with it.
         command
             .process_group(0)
             .stdin(Stdio::null())
@@ -165,12 +165,17 @@ impl Process {
         }
     }
 
-    /// Waits until the program has ended by itself, and tells whether it ended well.
+    /// Waits until the program has ended by itself, and returns whether it succeeded.
     pub fn wait_for_end(&mut self) -> bool {
+        self.wait_for_code() == Some(0)
+    }
+
+    /// Waits until the program has ended by itself, and returns its exit code.
+    pub fn wait_for_code(&mut self) -> Option<i32> {
         let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return status.success();
+                return status.code();
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -178,13 +183,13 @@ impl Process {
         panic!("{}: did not end, said:\n{output}", self.name);
     }
 
-    /// Asks the program to end.
+    /// Sends SIGINT to the program.
     pub fn interrupt(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     }
 
-    /// What it has said so far.
+    /// Returns the program's output so far.
     pub fn output(&mut self) -> String {
         self.seen.extend(self.lines.try_iter());
         self.seen.join("\n")

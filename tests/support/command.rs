@@ -1,4 +1,4 @@
-//! The program, run as its users run it.
+//! Runs the `ecs-torrent` program as users run it.
 
 #![allow(dead_code, reason = "shared by test binaries that each use a part")]
 
@@ -8,12 +8,20 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Longer than the program takes to end, unless something is broken.
+/// Time limit for the program to end. It takes less unless something is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The program with these arguments, in a folder.
+/// Creates a command that runs the program with these arguments, in a folder.
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-torrent"));
+    let program = env!("CARGO_BIN_EXE_ecs-torrent");
+    // The program leaves a signal ignored that it finds ignored, and tests may run under `nohup`.
+    let mut command = if is_hangup_ignored() {
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP", program]);
+        command
+    } else {
+        Command::new(program)
+    };
     command
         .current_dir(folder)
         .args(arguments)
@@ -22,7 +30,14 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// A process that is killed with the test.
+/// Whether this process, and so its children, ignore SIGHUP.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
+}
+
+/// A process that is killed on drop.
 pub struct Running(pub Child);
 
 impl Drop for Running {

@@ -1,4 +1,4 @@
-//! Torrents that are special by their files or flags.
+//! Torrents with special files or flags.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -31,7 +31,7 @@ pub fn cases() -> Vec<Case> {
             name: "many_files_of_odd_sizes_to_transmission",
             needs: &[Transmission],
             run: |lab| {
-                // Transmission 3.00 does not create files without bytes.
+                // Transmission 3.00 does not create empty files.
                 let share = odd_files(lab, &[1, 16384, 5, 40_000]);
                 let folder = lab.folder("downloads");
                 let mut leecher =
@@ -96,13 +96,14 @@ pub fn cases() -> Vec<Case> {
             name: "beyond_an_offset_of_four_gibibytes",
             needs: &[Libtorrent],
             run: |lab| {
-                // The first four gibibytes are a hole that is there already; what lies behind them is transferred.
+                // The first 4 GiB are a hole that exists already; only the data after them is transferred.
                 let len = (4 << 30) + (9 << 20) + 77;
                 let share = sparse_file(lab, "four.bin", len);
                 let folder = lab.folder("downloads");
                 File::create(folder.join("four.bin")).unwrap().set_len(len).unwrap();
                 let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
-                let mut leecher = ours::Ours::download(&share.torrent, &folder, lab.address(), &[seeder.address()]);
+                let peers = [seeder.address()];
+                let mut leecher = ours::Ours::download_over(&share.torrent, &folder, lab.address(), &peers);
                 share.assert_arrives(&mut leecher);
                 let output = leecher.output();
                 let complete = output
@@ -138,7 +139,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// A tracker with an address of the Internet that sends everyone elsewhere.
+/// Starts a tracker on a public address that redirects every request.
 fn redirecting_tracker(target: String) -> std::net::SocketAddr {
     let listener = TcpListener::bind((PUBLIC, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -154,7 +155,7 @@ fn redirecting_tracker(target: String) -> std::net::SocketAddr {
     address
 }
 
-/// Files inside one block, over many pieces, of one byte, and deep in folders.
+/// Creates a torrent of odd files: within one block, across many pieces, of one byte, and in nested folders.
 fn odd_files(lab: &Lab, first: &[usize]) -> Share {
     let folder = lab.folder("origin/odd");
     let rest = [2, 16383, 16385, 5, 5, 1_000_003, 3_000_001, 7];
@@ -173,14 +174,14 @@ fn odd_files(lab: &Lab, first: &[usize]) -> Share {
     Share::of(lab, "odd", &[], options)
 }
 
-/// A hole with some bytes at its end and across every gibibyte.
+/// Creates a torrent of a sparse file with data at its end and across every GiB boundary.
 fn sparse_file(lab: &Lab, name: &'static str, len: u64) -> Share {
     let file = File::create(lab.folder("origin").join(name)).unwrap();
     file.set_len(len).unwrap();
     let patch = noise(len, 1 << 20);
     for gibibyte in 1..=(len >> 30) {
         let offset = ((gibibyte << 30) - (1 << 19)).min(len - patch.len() as u64);
-        // Where the first four gibibytes are to stay a hole, only what lies behind them is written.
+        // A file longer than 4 GiB keeps its first 4 GiB as a hole.
         if len <= 4 << 30 || offset >= 4 << 30 {
             file.write_all_at(&patch, offset).unwrap();
         }

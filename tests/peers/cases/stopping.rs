@@ -1,4 +1,4 @@
-//! How a stop looks to others' programs.
+//! Stops as other programs observe them.
 
 use std::path::{Path, PathBuf};
 
@@ -18,8 +18,8 @@ pub fn cases() -> Vec<Case> {
     }]
 }
 
-/// In the middle of a download from a libtorrent that gives little at a time: what that hears, what the tracker counts
-/// when the program has ended, and that a second run goes on where this one was.
+/// Stops in the middle of a download from a slow libtorrent seeder. Checks the messages that libtorrent receives, the
+/// tracker's counts after the program has ended, and that a second run resumes.
 fn stop_a_download(lab: &Lab) {
     let ip = lab.address();
     let share = Share::file(lab, &[opentracker::http_url(ip)]);
@@ -38,7 +38,7 @@ fn stop_a_download(lab: &Lab) {
         .split(' ')
         .find(|word| word.starts_with(&format!("{ours_ip}:")))
         .unwrap();
-    leecher.stop();
+    leecher.interrupt();
     assert_eq!(
         tracker.counts(share.info_hash),
         (1, 0),
@@ -74,7 +74,7 @@ fn stop_a_download(lab: &Lab) {
     tracker.wait_for_counts(share.info_hash, (1, 0));
 }
 
-/// What libtorrent's log tells of what a peer did: the name of a message, or how the connection ended.
+/// Reads a peer's action from a line of libtorrent's log: the name of a message, or how the connection ended.
 fn heard<'a>(line: &'a str, peer: &str) -> Option<&'a str> {
     let (_, rest) = line.split_once(&format!("peer {peer} "))?;
     if rest.starts_with("disconnecting") {
@@ -83,7 +83,7 @@ fn heard<'a>(line: &'a str, peer: &str) -> Option<&'a str> {
     rest.strip_prefix("<== ")?.split(' ').next()
 }
 
-/// Where a run in `folder` leaves its session.
+/// Returns the path of the session file that a run in `folder` leaves.
 fn session_path(folder: &Path, share: &Share) -> PathBuf {
     folder.join(format!(".ecs_torrent/state/{}.ron", share.info_hash))
 }

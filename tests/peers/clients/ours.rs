@@ -1,4 +1,4 @@
-//! ecs-torrent itself: the binary, as its users run it.
+//! ecs-torrent itself: the binary as users run it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,22 +13,32 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// Downloads into `folder`, and ends when it is done.
+    /// Downloads into `folder`. The program ends when the download is complete.
     pub fn download(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
+        Self::download_with(torrent, folder, ip, peers, &[])
+    }
+
+    /// Downloads over files that exist already.
+    pub fn download_over(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
+        Self::download_with(torrent, folder, ip, peers, &["--overwrite"])
+    }
+
+    fn download_with(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr], more: &[&str]) -> Self {
         let mut arguments = vec![
             "download".into(),
             torrent.as_os_str().to_owned(),
             "-o".into(),
             folder.into(),
+            "--exit-on-complete".into(),
         ];
-        arguments.push("--exit-on-complete".into());
+        arguments.extend(more.iter().map(Into::into));
         let mut this = Self::start(arguments, folder, ip, peers);
         this.process
             .wait_for_line("the torrent to be added", |line| line.contains("\"event\":\"added\""));
         this
     }
 
-    /// Seeds what is in `folder`; ready when this returns.
+    /// Seeds the data in `folder`. Returns when the program is ready.
     pub fn seed(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
         let arguments = vec![
             "seed".into(),
@@ -60,7 +70,7 @@ impl Ours {
         }
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Stops the program with SIGINT, and waits for its end.
     pub fn stop(mut self) {
         self.process.interrupt();
         assert!(
@@ -70,12 +80,23 @@ impl Ours {
         );
     }
 
-    /// Waits until it says something.
+    /// Interrupts a download with SIGINT before it is complete, and waits for its end.
+    pub fn interrupt(mut self) {
+        self.process.interrupt();
+        assert_eq!(
+            self.process.wait_for_code(),
+            Some(7),
+            "did not stop as incomplete:\n{}",
+            self.process.output()
+        );
+    }
+
+    /// Waits for an output line that contains `what`.
     pub fn wait_to_hear(&mut self, what: &str) {
         self.process.wait_for_line(what, |line| line.contains(what));
     }
 
-    /// What it has said.
+    /// Returns the output so far.
     pub fn output(&mut self) -> String {
         self.process.output()
     }

@@ -1,4 +1,4 @@
-//! Writing a torrent's files, and bringing what was written to stable storage.
+//! Writing a torrent's files, and syncing written bytes to stable storage.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,27 +17,27 @@ use super::provenance::{Known, stamp_of};
 use crate::backends::beneath::{self, id_of};
 use crate::ports::disk::{DiskAction, DiskError, Provenance, Refusal, SyncedFile};
 
-/// Most slices in one vectored write; what POSIX guarantees is 16, what every system of today allows is 1024.
+/// Maximum number of slices in one vectored write. POSIX guarantees 16; all current systems allow 1024.
 const MAX_SLICES: usize = 1024;
 
-/// Bytes that are read at a time to be compared with what was to be written.
+/// Bytes read at a time to be compared with the bytes to write.
 const COMPARE_BYTES: usize = 64 << 10;
 
-/// A file, and what a write may do to it.
+/// A file, and the way in which a write may use it.
 enum Target {
     Write(Arc<OwnedFd>),
-    /// It is the user's, who allowed to change it; where it is right already, it stays as it is.
+    /// The user's file, which the user allowed the torrent to change. Bytes that are already correct are not written.
     Overwrite(Arc<OwnedFd>),
-    /// It is not this torrent's: what is to be written has to be there already.
+    /// Not this torrent's file: the bytes to write must already be there.
     Compare(Arc<OwnedFd>),
 }
 
 impl Files {
-    /// Creates the files without bytes, which no write will, and reserves the others' space where asked to. Files that
-    /// this torrent did not create stay as they are.
+    /// Creates files of length zero, which no write creates, and reserves space for the others on request. Files that
+    /// this torrent did not create are left unchanged.
     ///
     /// # Errors
-    /// Where a file cannot be created, or there is no space to reserve.
+    /// If a file cannot be created, or there is no space to reserve.
     pub fn prepare(&self, is_preallocated: bool) -> Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, entry) in self.entries().iter().enumerate() {
@@ -56,11 +56,11 @@ impl Files {
         Ok(())
     }
 
-    /// Writes a run of bytes, given in slices, over as many files as it spans; padding is left out. Bytes of files that
-    /// are not this torrent's are compared with what is there.
+    /// Writes a run of bytes, given in slices, across as many files as it spans, and skips padding. In files that are
+    /// not this torrent's, compares the bytes with the existing ones.
     ///
     /// # Errors
-    /// Where a file cannot be created or written, or is not this torrent's and differs ([`DiskError::is_foreign`]). Part
+    /// If a file cannot be created or written, or is not this torrent's and differs ([`DiskError::is_foreign`]). Some
     /// of the bytes may have been written.
     pub fn write(&self, span: Span, blocks: &[Bytes]) -> Result<()> {
         let is_deleted = self.is_deleted.read().unwrap_or_else(PoisonError::into_inner);
@@ -98,14 +98,14 @@ impl Files {
                 }
             };
             let written = write_all(&file, slice.offset, part);
-            // Also where it failed: a part may be there.
+            // Also after a failure: some of the bytes may have been written.
             self.record(slice.file, if written.is_ok() { end } else { 0 }, &file)?;
             written.map_err(failed)?;
         }
         Ok(())
     }
 
-    /// Records that a file was written, and how it looks by that.
+    /// Records that a file was written, and its state afterwards.
     fn record(&self, index: usize, end: u64, file: &OwnedFd) -> Result<()> {
         let stat =
             fstat(file).map_err(|error| failure(DiskAction::Write, self.path(&self.entries()[index]), error.into()))?;
@@ -113,7 +113,8 @@ impl Files {
         Ok(())
     }
 
-    /// A file to be written, out of the cache, opened or created now. It is the one that was written before, and whole.
+    /// Returns a file for writing, from the cache, opened or created. Checks that it is the same file as before, and
+    /// intact.
     fn target(&self, index: usize) -> Result<Target> {
         let known = self.ledger().known.get(&index).copied();
         if let (Some(known), Some(file)) = (known, self.shared.cache.get(self.key(index), true)) {
@@ -128,7 +129,7 @@ impl Files {
         }
     }
 
-    /// A file that this storage has created, or may write.
+    /// Opens a file that this storage created or may write.
     fn open_known(&self, index: usize, known: Known) -> Result<Target> {
         let may_write = known.provenance == Provenance::Created || self.shared.owners.take(known.id, self.storage);
         if !may_write {
@@ -139,7 +140,7 @@ impl Files {
         Ok(writable(&known, self.keep_open(index, file, true)))
     }
 
-    /// A file that was not there, or is not this torrent's. It is created only where there is nothing.
+    /// Creates a file, or opens the existing one, which may not be this torrent's.
     fn open_unknown(&self, index: usize) -> Result<Target> {
         let entry = &self.entries()[index];
         let failed = |error| failure(DiskAction::Open, self.path(entry), error);
@@ -180,7 +181,7 @@ impl Files {
             result => result,
         });
         match created {
-            // The folders are there now, but may have been there all the time, or have been put there.
+            // The folders exist now, but somebody may have put them there.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.check_folder(root.as_fd(), entry)?;
                 self.whatever_it_takes(|| beneath::create_new(root.as_fd(), &entry.path))
@@ -196,8 +197,9 @@ impl Files {
         file
     }
 
-    /// What is written to an open file that somebody has deleted is nowhere, and in one that somebody has cut, what was
-    /// there before is not. What somebody else has written to it since it was last written here is in doubt.
+    /// Checks that an open file was not deleted, replaced or truncated: bytes written to a deleted file are lost, and
+    /// so are the bytes beyond the end of a truncated one. If somebody else has written to the file since our last
+    /// write, marks its bytes as in doubt.
     fn check_file(&self, index: usize, known: &Known, stat: &Stat) -> Result<()> {
         let reason = match stat.st_nlink {
             0 => "it was deleted meanwhile",
@@ -209,16 +211,17 @@ impl Files {
             }
         };
         self.shared.cache.forget(self.storage);
-        // An absence: bytes that were there are not.
+        // Reported as an absence: bytes that existed are gone.
         let error = io::Error::new(io::ErrorKind::UnexpectedEof, reason);
         Err(failure(DiskAction::Write, self.path(&self.entries()[index]), error))
     }
 
-    /// Brings to stable storage what was written before the call, and tells which files that were; without a stamp where
-    /// somebody has deleted, cut or changed one meanwhile. With `is_for_all` the other files that are there too, untold.
+    /// Syncs all bytes written before the call to stable storage, and returns the files that were written. A file that
+    /// somebody else has deleted, truncated or changed in the meantime has no stamp. With `is_for_all`, also syncs the
+    /// other existing files, without returning them.
     ///
     /// # Errors
-    /// Where the system could not.
+    /// If the system fails to sync a file.
     pub fn sync(&self, is_for_all: bool) -> Result<Vec<SyncedFile>> {
         let unsynced = std::mem::take(&mut self.ledger().unsynced);
         let mut synced = Vec::with_capacity(unsynced.len());
@@ -227,10 +230,13 @@ impl Files {
                 Ok(file) => synced.push(file),
                 Err(error) if error.is_absence() => {
                     let known = self.ledger().known.get(&index).copied();
+                    // A truncated file is still the same one.
+                    let is_there =
+                        |known: &Known| self.open(index, false).is_ok_and(|(_, stat)| id_of(&stat) == known.id);
                     synced.push(SyncedFile {
                         index,
                         stamp: None,
-                        id: None,
+                        id: known.filter(is_there).map(|known| known.id),
                         provenance: known.map_or(Provenance::Found, |known| known.provenance),
                     });
                 }
@@ -250,8 +256,8 @@ impl Files {
         Ok(synced)
     }
 
-    /// Where the file has been closed since, the system still has what was written to it. It is opened for a moment
-    /// then, and displaces none that is in use.
+    /// Syncs a file. If it has been closed since the write, the system still holds the written bytes: the file is
+    /// opened briefly, without displacing another file from the cache.
     fn sync_file(&self, index: usize) -> Result<SyncedFile> {
         let file = match self.shared.cache.get(self.key(index), false) {
             Some(file) => file,
@@ -259,7 +265,7 @@ impl Files {
         };
         let failed = |error: Errno| failure(DiskAction::Sync, self.path(&self.entries()[index]), error.into());
         fdatasync(&file).map_err(failed)?;
-        // Not while a write has changed the file and has not told yet.
+        // Not while a write has changed the file but not recorded it yet.
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let stat = fstat(&file).map_err(failed)?;
         let known = self.ledger().known.get(&index).copied();
@@ -286,19 +292,19 @@ fn writable(known: &Known, file: Arc<OwnedFd>) -> Target {
     }
 }
 
-/// Whether something has the name of a file that was to be created.
+/// Whether an entry with the name of the new file already exists.
 fn is_in_the_way(error: &DiskError) -> bool {
     error.error.kind() == io::ErrorKind::AlreadyExists
 }
 
-/// Looks whether what was to be written is there.
+/// Checks that the file already contains the bytes.
 fn compare_all<'b>(file: &OwnedFd, mut offset: u64, parts: impl Iterator<Item = &'b [u8]>) -> io::Result<()> {
     let mut buffer = vec![0; COMPARE_BYTES];
     for part in parts.flat_map(|part| part.chunks(COMPARE_BYTES)) {
         let found = &mut buffer[..part.len()];
         match read_exactly(file, offset, found) {
             Ok(()) if found == part => offset += part.len() as u64,
-            // Where it ends before, it would have to grow.
+            // A file that ends earlier would have to grow.
             Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
             _ => return Err(Refusal::Foreign.into()),
         }
@@ -324,14 +330,14 @@ fn write_all<'b>(file: &OwnedFd, mut offset: u64, parts: impl Iterator<Item = &'
     Ok(())
 }
 
-/// Walks along blocks as if they were one run of bytes.
+/// A cursor over blocks as if they were one run of bytes.
 struct Cursor<'b> {
     blocks: &'b [Bytes],
     offset: usize,
 }
 
 impl<'b> Cursor<'b> {
-    /// The next `len` bytes, as slices.
+    /// Takes the next `len` bytes, as slices.
     fn take(&mut self, len: usize) -> impl Iterator<Item = &'b [u8]> + Clone + use<'b> {
         let (mut blocks, mut offset) = (self.blocks, self.offset);
         let mut skip = len;
