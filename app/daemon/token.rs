@@ -101,7 +101,7 @@ impl Token {
     }
 
     /// Computes the answer to a challenge, which requires the token: the HMAC-SHA256, in hexadecimal digits, of
-    /// [`PROOF_CONTEXT`], the host as the client addresses it, and the client's nonce, each followed by a line feed.
+    /// `PROOF_CONTEXT`, the host as the client addresses it, and the client's nonce, each followed by a line feed.
     /// Since the host is included, a program at another address cannot pass on the daemon's proof as its own.
     #[must_use]
     pub fn prove(&self, host: &str, nonce: &str) -> String {

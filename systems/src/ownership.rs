@@ -1,6 +1,6 @@
 //! Ownership of files: which torrents use which file, so that no two of them write the same one.
 //!
-//! [`FileRegistry`] knows the files of every torrent that runs, has failed or is stopped: by path, and, for existing
+//! `FileRegistry` knows the files of every torrent that runs, has failed or is stopped: by path, and, for existing
 //! files, by identity. Stopped torrents are read from the state folder once, before the first new torrent is decided
 //! on.
 
