@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let hash = InfoHash([0xab; 20]);
-    let _ = Session::salvage_root(data);
+    let _ = Session::salvage(data, hash);
     match Session::parse(data, hash) {
         Ok(session) => {
             let again = Session::parse(session.to_text().as_bytes(), hash).expect("what is written can be read");

@@ -413,6 +413,8 @@ fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSett
     let is_refused = stage == Stage::Handshaking && matches!(reason, CloseReason::Remote(_));
     let backoff = match reason {
         CloseReason::Evicted => seconds(limits.reconnect_backoff_s).max(EVICTED_BACKOFF),
+        // We closed it, for a fault of the torrent: the peer is as good as before.
+        CloseReason::Stopping => Duration::ZERO,
         _ => seconds(limits.reconnect_backoff_s),
     };
     Retry {
