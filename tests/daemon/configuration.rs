@@ -9,7 +9,10 @@ fn the_default_is_a_configuration() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     let default = succeed(folder, &["config", "default"]);
-    assert!(default.contains("\n        // Range 1 to 1000000.\n        max_connections: 500,\n"), "{default}");
+    assert!(
+        default.contains("\n        // Range 1 to 1000000.\n        max_connections: 500,\n"),
+        "{default}"
+    );
     fs::write(folder.join("c.ron"), default).unwrap();
     assert_eq!(succeed(folder, &["config", "check", "c.ron"]), "c.ron: good\n");
 }

@@ -304,7 +304,9 @@ impl Storage {
             }
             let written = write_run(ground, &path, slice.offset, part, left);
             left -= written.min(left);
-            self.note_written(ground, slice.file, &path, slice.offset + written);
+            // A write that brought nothing does not make the file longer.
+            let end = if written > 0 { slice.offset + written } else { 0 };
+            self.note_written(ground, slice.file, &path, end);
             if written < u64::from(slice.len) {
                 let error = fault.unwrap_or(DiskFault::Full).error();
                 return Err(failure(DiskAction::Write, path, error));
