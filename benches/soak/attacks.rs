@@ -14,9 +14,10 @@ use ecs_torrent::protocol::extension::{ExtensionHandshake, HANDSHAKE_ID};
 use ecs_torrent::protocol::geometry::BlockRequest;
 use ecs_torrent::protocol::wire::{BLOCK_HEADER_LEN, Message, write_block_header};
 
+use crate::content::noise;
 use crate::daemon::Daemon;
 use crate::honest::Target;
-use crate::wire::{Random, bytes_of, connect, flood, noise, shake_hands};
+use crate::wire::{Random, bytes_of, connect, flood, shake_hands};
 
 /// The id under which the daemon receives `lt_donthave`, the only extension that it registers.
 const DONT_HAVE_ID: u8 = 1;

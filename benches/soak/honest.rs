@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ecs_torrent::components::settings::Settings;
-use ecs_torrent::making::{MakeOptions, Plan};
+use ecs_torrent::making::MakeOptions;
 use ecs_torrent::protocol::geometry::Geometry;
 use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
 use ecs_torrent::{AddOptions, Engine, InfoHash, TorrentPlugins};
 
+use crate::content::{make_torrent, noise};
 use crate::daemon::Daemon;
-use crate::wire::noise;
 
 /// Time between two polls of the download.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -45,8 +45,7 @@ impl Honest {
             piece_length: Some(256 << 10),
             ..MakeOptions::default()
         };
-        let plan = Plan::new(&content.join("honest"), options).expect("content");
-        let torrent = plan.make(&|_| {}).expect("a torrent");
+        let torrent = make_torrent(&content.join("honest"), options);
         let metainfo = Metainfo::parse(&Bytes::from(torrent.clone()), &MetainfoLimits::default()).expect("valid");
         let target = Target {
             info_hash: metainfo.hashes.primary(),

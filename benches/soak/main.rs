@@ -20,6 +20,8 @@
 )]
 
 mod attacks;
+#[path = "../../tests/support/content.rs"]
+mod content;
 mod curve;
 mod daemon;
 mod honest;

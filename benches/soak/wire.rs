@@ -14,17 +14,6 @@ use crate::honest::Target;
 /// Time limit of one read or write of an attacker.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Creates bytes that do not repeat. The same seed gives the same bytes.
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let mut bytes: Vec<u8> = std::iter::repeat_with(|| random.next().to_le_bytes())
-        .take(len.div_ceil(8))
-        .flatten()
-        .collect();
-    bytes.truncate(len);
-    bytes
-}
-
 /// A small generator of pseudorandom numbers.
 pub struct Random(pub u64);
 
