@@ -34,6 +34,7 @@ struct Readme;
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+mod error;
 pub mod events;
 mod hashing;
 pub mod making;
@@ -58,7 +59,8 @@ pub use ecs_torrent_protocol::hash::InfoHash;
 pub use ecs_torrent_systems as systems;
 pub use ecs_torrent_systems::TorrentPlugins;
 
+pub use self::error::Error;
 pub use self::running::{Engine, EngineBuilder};
 pub use self::selection::{Field, Selection};
 pub use self::source::Source;
-pub use self::torrents::{Error, TorrentId, Torrents};
+pub use self::torrents::{TorrentId, Torrents};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
 
-use crate::torrents::Error;
+use crate::error::Error;
 
 /// Something that can be added to an engine as a torrent.
 #[derive(Debug, Clone)]

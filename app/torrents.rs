@@ -7,75 +7,19 @@ use std::str::FromStr;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
-    AddError, AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListTorrents, RemoveError, RemoveOptions,
-    RemoveTorrent, Removed, Reply, ResumeAll, ResumeError, ScrapeError, ScrapeTorrent, StopAll, StopError, StopTorrent,
-    TorrentNotFound,
+    AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListTorrents, RemoveError, RemoveOptions, RemoveTorrent,
+    Removed, Reply, ResumeAll, ScrapeTorrent, StopAll, StopTorrent,
 };
 use ecs_torrent_components::stats::{FileStats, TorrentStats};
-use ecs_torrent_engine::backends::StartError;
 use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle};
 use ecs_torrent_protocol::hash::{InfoHash, InfoHashError};
-use ecs_torrent_protocol::metainfo::MetainfoError;
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use futures_channel::oneshot;
 
+use crate::error::Error;
 use crate::events::{Events, Subscription};
 use crate::selection::{Field, Selection};
 use crate::source::Source;
-
-/// Error of an operation on torrents: what failed, on which object, and why.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// No torrent has this hash.
-    #[error(transparent)]
-    TorrentNotFound(#[from] TorrentNotFound),
-    /// The data is not a torrent, or the torrent is unusable.
-    #[error("{name}: {error}")]
-    Metainfo {
-        /// The file that holds the torrent.
-        name: String,
-        /// What is wrong with it.
-        error: MetainfoError,
-    },
-    /// A file cannot be read.
-    #[error("cannot read {}: {error}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        error: std::io::Error,
-    },
-    /// A source of a kind that is not supported yet, such as a magnet link.
-    #[error("{name}: {what} are not supported yet; give a .torrent file")]
-    Unsupported {
-        /// The source.
-        name: String,
-        /// The kind of source.
-        what: &'static str,
-    },
-    /// A torrent is refused. Nothing of it is kept, and no file has been touched.
-    #[error(transparent)]
-    Add(#[from] AddError),
-    /// The engine cannot start.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// The engine has stopped.
-    #[error(transparent)]
-    EngineGone(#[from] EngineGone),
-    /// No tracker returned scrape data.
-    #[error(transparent)]
-    Scrape(#[from] ScrapeError),
-    /// A session could not be saved.
-    #[error(transparent)]
-    Stop(#[from] StopError),
-    /// Some part of a removed torrent could not be deleted.
-    #[error(transparent)]
-    Remove(RemoveError),
-    /// The saved sessions cannot be read.
-    #[error(transparent)]
-    Resume(#[from] ResumeError),
-}
 
 /// Identifies a torrent by its info-hash, which [`Torrents::download`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -7,8 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::AddError;
-use crate::torrents::Error;
+use crate::{AddError, Error};
 
 /// A refused request, and the reason.
 #[derive(Debug, PartialEq, Eq, Serialize)]

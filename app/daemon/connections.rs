@@ -24,6 +24,15 @@ impl From<IpAddr> for Caller {
     }
 }
 
+/// The client of a request.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    pub(super) caller: Caller,
+    /// The local address that the client connected to; `None` for the Unix socket.
+    pub(super) local: Option<IpAddr>,
+    pub(super) ticket: Arc<Ticket>,
+}
+
 /// The requests that a connection has carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {

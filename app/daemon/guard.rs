@@ -11,8 +11,7 @@ use axum::response::Response;
 
 use super::Shared;
 use super::answers::Refusal;
-use super::connections::Caller;
-use super::server::Client;
+use super::connections::{Caller, Client};
 
 /// The names by which clients may address the API. A web page that points its own name at this machine uses that name.
 #[derive(Debug)]

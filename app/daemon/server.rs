@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 
-use super::connections::{Caller, Connections, Ticket};
+use super::connections::{Caller, Client, Connections};
 use super::settings::ApiSettings;
 use super::{routes, socket};
 
@@ -83,15 +83,6 @@ impl Listener for UnixListener {
             tracing::warn!("a process of another user has connected to the API's socket");
         }
     }
-}
-
-/// The client of a request.
-#[derive(Debug, Clone)]
-pub(super) struct Client {
-    pub(super) caller: Caller,
-    /// The local address that the client connected to; `None` for the Unix socket.
-    pub(super) local: Option<IpAddr>,
-    pub(super) ticket: Arc<Ticket>,
 }
 
 /// Serves the API to the clients of any listener.

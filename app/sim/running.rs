@@ -32,10 +32,14 @@ const LEAST_LOOK: Duration = Duration::from_millis(20);
 /// Time simulated after every leecher has finished, to check that idle engines are idle.
 const EPILOGUE: Duration = Duration::from_secs(5);
 
-pub(super) fn run(scenario: &Scenario) -> Outcome {
-    let mut stage = Stage::new(scenario);
-    stage.play();
-    stage.outcome()
+impl Scenario {
+    /// Runs the scenario.
+    #[must_use]
+    pub fn run(&self) -> Outcome {
+        let mut stage = Stage::new(self);
+        stage.play();
+        stage.outcome()
+    }
 }
 
 /// State of a node.

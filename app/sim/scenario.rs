@@ -11,8 +11,6 @@ use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::sim::{Access, DiskSpeed, NewContent, NewNode, Path, TrackerMode, TrackerOptions};
 
 use super::hostile::Hostility;
-use super::outcome::Outcome;
-use super::running;
 
 /// A node of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -365,12 +363,6 @@ impl Scenario {
         ];
         let longest = seconds.into_iter().filter(|s| s.is_finite()).fold(0.0, f64::max);
         Duration::from_secs_f64(longest)
-    }
-
-    /// Runs the scenario.
-    #[must_use]
-    pub fn run(&self) -> Outcome {
-        running::run(self)
     }
 
     pub(super) fn limit(&self) -> Duration {

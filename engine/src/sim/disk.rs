@@ -8,18 +8,16 @@ mod control;
 mod extents;
 mod faults;
 mod file;
+mod port;
 mod storage;
 #[cfg(test)]
 mod tests;
 mod volume;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::random::Random;
 use ecs_torrent_protocol::geometry::Span;
 use ecs_torrent_protocol::time::Timestamp;
@@ -27,16 +25,15 @@ use ecs_torrent_protocol::time::Timestamp;
 pub use self::control::{DiskControl, DiskView};
 pub(super) use self::faults::Faults;
 pub use self::faults::{DiskFault, DiskOperation, Lasting};
-use self::storage::{Ground, Owners, Storage, failure};
+pub use self::port::SimDisk;
+use self::storage::{Ground, Storage, failure};
 pub(super) use self::volume::Volume;
 use super::NodeId;
 use super::contents::Contents;
-use super::fabric::{Fabric, lock};
-use super::hub::{Hub, Mail, open, take};
-use super::jobs::Work;
+use super::hub::Hub;
 use super::random::{happens, stream};
-use crate::port::{Backend, JobTag};
-use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest};
+use crate::port::JobTag;
+use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent};
 
 /// Speed of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,99 +171,6 @@ impl DiskWork {
                 .map(DiskDone::Deleted),
         };
         (outcome, Vec::new())
-    }
-}
-
-/// The Disk port of a simulated engine.
-pub struct SimDisk {
-    node: NodeId,
-    fabric: Arc<Mutex<Fabric>>,
-    mail: Mail,
-    storages: BTreeMap<StorageId, Arc<Storage>>,
-    owners: Owners,
-}
-
-impl SimDisk {
-    pub(super) fn new(node: NodeId, fabric: Arc<Mutex<Fabric>>) -> Self {
-        let mail = lock(&fabric).hub.mail(node);
-        Self {
-            node,
-            fabric,
-            mail,
-            storages: BTreeMap::new(),
-            owners: Owners::default(),
-        }
-    }
-
-    /// Turns a request into a job, if there is anything to do.
-    fn job(&mut self, hub: &mut Hub, request: DiskRequest) -> Option<DiskJob> {
-        let (tag, storage, work) = match request {
-            DiskRequest::Open {
-                tag,
-                storage,
-                root,
-                volume,
-                files,
-                claims,
-            } => {
-                let owners = self.owners.clone();
-                let opened = Arc::new(Storage::new(storage, root, volume, files, claims, owners));
-                self.storages.insert(storage, opened);
-                (tag, storage, DiskWork::Look)
-            }
-            DiskRequest::Close { storage } => {
-                if let Some(closed) = self.storages.remove(&storage) {
-                    closed.let_go();
-                }
-                return None;
-            }
-            DiskRequest::Prepare {
-                tag,
-                storage,
-                is_preallocated,
-            } => (tag, storage, DiskWork::Prepare { is_preallocated }),
-            DiskRequest::Read { tag, storage, span } => (tag, storage, DiskWork::Read(span)),
-            DiskRequest::Write {
-                tag,
-                storage,
-                span,
-                blocks,
-            } => (tag, storage, DiskWork::Write { span, blocks }),
-            DiskRequest::Sync {
-                tag,
-                storage,
-                is_for_all,
-            } => (tag, storage, DiskWork::Sync { is_for_all }),
-            DiskRequest::Delete { tag, storage, keep } => (tag, storage, DiskWork::Delete { keep }),
-        };
-        let Some(storage) = self.storages.get(&storage).cloned() else {
-            let error = std::io::Error::other("these files are closed");
-            let outcome = Err(failure(DiskAction::Use, PathBuf::new(), error));
-            let blocks = Vec::new();
-            hub.tell_disk(self.node, DiskEvent { tag, outcome, blocks });
-            return None;
-        };
-        Some(DiskJob { tag, storage, work })
-    }
-}
-
-impl Backend<DiskRequest, DiskEvent> for SimDisk {
-    fn submit(&mut self, requests: &mut Vec<DiskRequest>) {
-        let shared = self.fabric.clone();
-        let mut fabric = lock(&shared);
-        let fabric = &mut *fabric;
-        for request in requests.drain(..) {
-            if let Some(job) = self.job(&mut fabric.hub, request) {
-                let time = fabric.machines[self.node.0]
-                    .disk
-                    .time_for(fabric.hub.now, job.work.bytes());
-                fabric.begin(self.node, time, Work::Disk(job));
-            }
-        }
-    }
-
-    fn poll(&mut self, max: usize, events: &mut Vec<DiskEvent>) -> bool {
-        take(&mut open(&self.mail).disk, max, events)
     }
 }
 

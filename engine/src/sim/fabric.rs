@@ -1,29 +1,45 @@
 //! Everything that outlives the engines of a simulation: the events, the machines, and the network between them.
 
+mod http;
+mod jobs;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ecs_torrent_protocol::time::Timestamp;
 
+use self::jobs::Job;
+pub(super) use self::jobs::Work;
+use super::NodeId;
 use super::disk::Disk;
 use super::http::HttpHost;
 use super::hub::Hub;
-use super::jobs::{Job, Work};
 use super::names::Names;
 use super::net::{Network, Path, Power};
 use super::queue::Happening;
 use super::slab::Slab;
 use super::state::StateFolder;
-use super::{Crash, NodeId};
+use crate::port::JobTag;
+use crate::ports::net::NetEvent;
 
 pub(super) struct Fabric {
     pub(super) hub: Hub,
     pub(super) net: Network,
     pub(super) names: Names,
     pub(super) machines: Vec<Machine>,
-    pub(super) jobs: Slab<Job>,
+    jobs: Slab<Job>,
     pub(super) http_hosts: BTreeMap<SocketAddr, HttpHost>,
+}
+
+/// An abrupt end of an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// The process is killed. The system closes its connections, refuses new ones, and keeps written data.
+    Process,
+    /// The machine loses power. Its peers are not notified and get no answers. Data that was written and not synced
+    /// survives at random.
+    Power,
 }
 
 /// The disk and state folder of a node, in addition to its network host.
@@ -76,6 +92,13 @@ impl Fabric {
         }
     }
 
+    /// Looks a name up for a node.
+    pub(super) fn resolve(&mut self, node: NodeId, tag: JobTag, host: &str, port: u16) {
+        let (time, found) = self.names.look_up(host);
+        let result = found.map(|ips| ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect());
+        self.begin(node, time, Work::Name(NetEvent::Resolved { tag, result }));
+    }
+
     fn happen(&mut self, what: Happening) {
         match what {
             Happening::Job(key) => self.finish(key),
@@ -117,8 +140,9 @@ impl Fabric {
                 _ => {}
             }
         }
-        machine.state.crash(saves, crash);
+        machine.state.interrupt(saves);
         if crash == Crash::Power {
+            machine.state.crash();
             machine.disk.crash(self.hub.now);
         }
     }

@@ -4,9 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::NodeId;
-use super::fabric::{Fabric, lock};
+use super::fabric::{Fabric, Work, lock};
 use super::hub::{Mail, open, take};
-use super::jobs::Work;
 use crate::port::Backend;
 use crate::ports::hash::{HashEvent, HashRequest};
 

@@ -1,15 +1,13 @@
 //! Host names and the outcome of looking them up.
 
+mod control;
+
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::NodeId;
-use super::fabric::{Fabric, lock};
-use super::jobs::Work;
-use crate::port::JobTag;
-use crate::ports::net::NetEvent;
+pub use self::control::NameControl;
 
 /// State of name resolution, for all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,37 +46,6 @@ impl Names {
             (NameService::Up, Some(ips)) => (LOOKUP_TIME, Ok(ips.clone())),
             _ => (LOOKUP_TIME, Err("Name or service not known".into())),
         }
-    }
-}
-
-/// Controls the table of names.
-pub struct NameControl<'s> {
-    pub(super) fabric: &'s Mutex<Fabric>,
-}
-
-impl NameControl<'_> {
-    /// Sets the addresses of a name, replacing earlier ones.
-    pub fn set(&self, name: &str, ips: impl IntoIterator<Item = IpAddr>) {
-        let ips = ips.into_iter().collect();
-        lock(self.fabric).names.table.insert(name.to_ascii_lowercase(), ips);
-    }
-
-    /// Removes a name from the table.
-    pub fn remove(&self, name: &str) {
-        lock(self.fabric).names.table.remove(&name.to_ascii_lowercase());
-    }
-
-    /// Sets the state of name resolution from now on.
-    pub fn set_service(&self, service: NameService) {
-        lock(self.fabric).names.service = service;
-    }
-}
-
-impl Fabric {
-    pub(super) fn resolve(&mut self, node: NodeId, tag: JobTag, host: &str, port: u16) {
-        let (time, found) = self.names.look_up(host);
-        let result = found.map(|ips| ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect());
-        self.begin(node, time, Work::Name(NetEvent::Resolved { tag, result }));
     }
 }
 

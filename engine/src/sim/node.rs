@@ -92,16 +92,6 @@ impl NewNode {
     }
 }
 
-/// An abrupt end of an engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Crash {
-    /// The process is killed. The system closes its connections, refuses new ones, and keeps written data.
-    Process,
-    /// The machine loses power. Its peers are not notified and get no answers. Data that was written and not synced
-    /// survives at random.
-    Power,
-}
-
 /// A node, up or down.
 pub(super) struct Node {
     pub(super) new: NewNode,

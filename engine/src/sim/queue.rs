@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::NodeId;
-use super::net::Flow;
+use super::flow::Flow;
 use super::slab::Key;
 
 /// A future event. Its data lives in the module that handles it; an event whose data is gone has no effect.

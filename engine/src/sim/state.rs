@@ -1,7 +1,10 @@
 //! The simulated state folder: sessions in their stored form, each either the old or the new version, never a mix.
 
+mod control;
+mod port;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,13 +14,11 @@ use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
 use ecs_torrent_protocol::time::Timestamp;
 
-use super::disk::{DiskFault, Faults, Lasting};
-use super::fabric::{Fabric, lock};
-use super::hub::{Mail, open, take};
-use super::jobs::Work;
+pub use self::control::StateControl;
+pub(super) use self::port::SimState;
+use super::NodeId;
+use super::disk::Faults;
 use super::random::{happens, stream};
-use super::{Crash, NodeId};
-use crate::port::Backend;
 use crate::ports::state::{Loaded, StateDone, StateError, StateEvent, StateRequest};
 
 /// Operations of a state folder that can fail.
@@ -144,8 +145,8 @@ impl StateFolder {
         }
     }
 
-    /// Applies a crash while `unfinished` requests were in progress.
-    pub(super) fn crash(&mut self, unfinished: Vec<StateRequest>, crash: Crash) {
+    /// Carries out a random part of requests that were in progress when the engine ended.
+    pub(super) fn interrupt(&mut self, unfinished: Vec<StateRequest>) {
         for request in unfinished {
             if let StateRequest::Save { session, metainfo, .. } = request {
                 // In order: the second file is replaced only if the first was.
@@ -157,9 +158,10 @@ impl StateFolder {
                 }
             }
         }
-        if crash == Crash::Process {
-            return;
-        }
+    }
+
+    /// Applies a power failure.
+    pub(super) fn crash(&mut self) {
         for torrent in std::mem::take(&mut self.unflushed) {
             for files in [&mut self.sessions, &mut self.torrents] {
                 if let Some(kept) = files.get_mut(&torrent) {
@@ -196,98 +198,12 @@ impl StateFolder {
     }
 }
 
-/// The State port of a simulated engine.
-pub(super) struct SimState {
-    node: NodeId,
-    fabric: Arc<Mutex<Fabric>>,
-    mail: Mail,
-}
-
-impl SimState {
-    pub(super) fn new(node: NodeId, fabric: Arc<Mutex<Fabric>>) -> Self {
-        let mail = lock(&fabric).hub.mail(node);
-        Self { node, fabric, mail }
-    }
-}
-
-impl Backend<StateRequest, StateEvent> for SimState {
-    fn submit(&mut self, requests: &mut Vec<StateRequest>) {
-        let mut fabric = lock(&self.fabric);
-        for request in requests.drain(..) {
-            let latency = fabric.machines[self.node.0].state.latency;
-            fabric.begin(self.node, latency, Work::State(request));
-        }
-    }
-
-    fn poll(&mut self, max: usize, events: &mut Vec<StateEvent>) -> bool {
-        take(&mut open(&self.mail).state, max, events)
-    }
-}
-
-/// Controls a node's state folder; all changes take effect at once.
-pub struct StateControl<'s> {
-    pub(super) fabric: &'s Mutex<Fabric>,
-    pub(super) node: NodeId,
-}
-
-impl StateControl<'_> {
-    fn with<T>(&self, work: impl FnOnce(&mut StateFolder) -> T) -> T {
-        work(&mut lock(self.fabric).machines[self.node.0].state)
-    }
-
-    /// Sets the time that every operation takes, from now on. Default 1 ms.
-    pub fn set_latency(&self, latency: Duration) {
-        self.with(|folder| folder.latency = latency);
-    }
-
-    /// Makes an operation fail, for as long as `lasting` says.
-    pub fn fail(&self, operation: StateOperation, fault: DiskFault, lasting: Lasting) {
-        self.with(|folder| folder.faults.add(operation, fault, lasting));
-    }
-
-    /// Ends all faults.
-    pub fn mend(&self) {
-        self.with(|folder| folder.faults.clear());
-    }
-
-    /// The saved session of a torrent, if there is one that can be read.
-    #[must_use]
-    pub fn session(&self, torrent: InfoHash) -> Option<Session> {
-        let text = self.with(|folder| folder.sessions.get(&torrent)?.seen.clone())?;
-        Session::parse(&text, torrent).ok()
-    }
-
-    /// The stored bytes of a session: the same memory until the session is written again.
-    #[must_use]
-    pub fn session_text(&self, torrent: InfoHash) -> Option<Bytes> {
-        self.with(|folder| folder.sessions.get(&torrent)?.seen.clone())
-    }
-
-    /// The torrents with saved state, in the order of their hashes.
-    #[must_use]
-    pub fn torrents(&self) -> Vec<InfoHash> {
-        self.with(|folder| {
-            let kept = folder.torrents.iter().filter(|(_, kept)| kept.seen.is_some());
-            kept.map(|(torrent, _)| *torrent).collect()
-        })
-    }
-
-    /// Replaces a saved session with other bytes, as a bad disk does.
-    pub fn damage(&self, torrent: InfoHash, bytes: impl Into<Bytes>) {
-        let bytes = bytes.into();
-        self.with(|folder| {
-            let kept = folder.sessions.entry(torrent).or_default();
-            kept.seen = Some(bytes);
-            kept.durable.clone_from(&kept.seen);
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bevy_ecs::entity::Entity;
     use ecs_torrent_components::session::{Runs, VERSION};
 
+    use super::super::disk::{DiskFault, Lasting};
     use super::*;
     use crate::port::{JobTag, Purpose};
 
@@ -343,7 +259,8 @@ mod tests {
         for seed in 0..64 {
             let mut folder = StateFolder::new(seed, NodeId(0));
             folder.carry_out(Timestamp::ZERO, save(1));
-            folder.crash(vec![save(2)], Crash::Power);
+            folder.interrupt(vec![save(2)]);
+            folder.crash();
             seen.extend(uploaded(&mut folder));
         }
         assert_eq!(seen, BTreeSet::from([1, 2]), "the old one or the new one");
@@ -359,7 +276,7 @@ mod tests {
             let tag = JobTag::new(Purpose("test"), Entity::PLACEHOLDER);
             folder.carry_out(Timestamp::ZERO, StateRequest::Remove { tag, torrent });
             assert_eq!(uploaded(&mut folder), None);
-            folder.crash(vec![], Crash::Power);
+            folder.crash();
             seen.insert(uploaded(&mut folder));
         }
         assert_eq!(seen, BTreeSet::from([None, Some(1)]));

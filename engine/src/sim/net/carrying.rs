@@ -9,11 +9,12 @@ use std::time::Duration;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::super::NodeId;
+use super::super::flow::Flow;
 use super::super::hub::Hub;
 use super::super::queue::Happening;
 use super::super::random::up_to;
 use super::super::slab::Key;
-use super::connection::{EndState, Flow, Received, Segment, StreamEnd};
+use super::connection::{EndState, Received, Segment, StreamEnd};
 use super::host::{Lane, Parcel, Pipe, Power};
 use super::network::Network;
 use crate::ports::net::{NetEvent, read_cost};

@@ -3,11 +3,12 @@
 use ecs_torrent_components::ids::LinkId;
 
 use super::super::NodeId;
+use super::super::flow::Flow;
 use super::super::hub::Hub;
 use super::super::queue::Happening;
 use super::super::random::happens;
 use super::super::slab::Key;
-use super::connection::{EndState, Flow, Received, Segment, StreamEnd};
+use super::connection::{EndState, Received, Segment, StreamEnd};
 use super::network::Network;
 use crate::port::JobTag;
 use crate::ports::net::NetEvent;

@@ -9,23 +9,7 @@ use smallvec::SmallVec;
 use std::net::SocketAddr;
 
 use super::super::NodeId;
-use super::super::slab::Key;
 use crate::port::JobTag;
-
-/// One direction of a connection, named by the sending end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) struct Flow {
-    pub(super) connection: Key,
-    /// Index of the sending end: 0 for the end that connected.
-    pub(super) sender: u8,
-}
-
-impl Flow {
-    pub(super) fn reversed(self) -> Self {
-        let sender = 1 - self.sender;
-        Self { sender, ..self }
-    }
-}
 
 /// A connection: the end that connected, then the one that accepted.
 pub(super) struct Connection {

@@ -11,9 +11,10 @@ use ecs_torrent_components::random::Random;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::super::NodeId;
+use super::super::flow::Flow;
 use super::super::random::stream;
 use super::super::slab::Key;
-use super::connection::{Flow, Segment};
+use super::connection::Segment;
 
 /// A host's access link to the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,6 +50,10 @@ pub struct Traffic {
     /// Bytes received.
     pub received_bytes: u64,
 }
+
+/// A host that answers datagrams: a function from the time, the sender's address and the datagram's bytes to the
+/// answers, each with a delay.
+pub(in super::super) type UdpHost = Box<dyn FnMut(Timestamp, SocketAddr, &[u8]) -> Vec<(Duration, Vec<u8>)> + Send>;
 
 /// The part of a machine that answers network traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

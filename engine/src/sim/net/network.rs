@@ -9,14 +9,14 @@ use ecs_torrent_components::ids::LinkId;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::super::NodeId;
+use super::super::flow::Flow;
 use super::super::hub::Hub;
 use super::super::queue::Happening;
 use super::super::random::up_to;
 use super::super::slab::{Key, Slab};
-use super::connection::{Connection, End, EndState, Flow, Half, MAX_FRAME};
-use super::host::{Datagram, Host, Power};
+use super::connection::{Connection, End, EndState, Half, MAX_FRAME};
+use super::host::{Datagram, Host, Power, UdpHost};
 use super::path::{Path, Paths};
-use super::udp::UdpHost;
 use crate::port::JobTag;
 use crate::ports::net::{NetEvent, NetRequest};
 

@@ -15,10 +15,6 @@ use super::host::{Datagram, Lane};
 use super::network::Network;
 use crate::ports::net::NetEvent;
 
-/// A host that answers datagrams: a function from the time, the sender's address and the datagram's bytes to the
-/// answers, each with a delay.
-pub(in super::super) type UdpHost = Box<dyn FnMut(Timestamp, SocketAddr, &[u8]) -> Vec<(Duration, Vec<u8>)> + Send>;
-
 impl Network {
     pub(super) fn send_datagram(&mut self, hub: &mut Hub, node: NodeId, to: SocketAddr, data: Bytes) {
         let host = &mut self.hosts[node.0];

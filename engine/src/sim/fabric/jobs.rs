@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::NodeId;
-use super::disk::DiskJob;
-use super::fabric::Fabric;
-use super::queue::Happening;
-use super::slab::Key;
+use super::super::NodeId;
+use super::super::disk::DiskJob;
+use super::super::queue::Happening;
+use super::super::slab::Key;
+use super::Fabric;
 use crate::ports::hash::HashEvent;
 use crate::ports::http::{HttpEvent, HttpRequest};
 use crate::ports::net::NetEvent;
@@ -21,7 +21,7 @@ pub(super) struct Job {
 }
 
 /// The work of a job.
-pub(super) enum Work {
+pub(in super::super) enum Work {
     Disk(DiskJob),
     State(StateRequest),
     /// A digest that is already computed.
@@ -36,7 +36,7 @@ pub(super) enum Work {
 
 impl Fabric {
     /// Starts work that is done after `time`.
-    pub(super) fn begin(&mut self, node: NodeId, time: Duration, work: Work) {
+    pub(in super::super) fn begin(&mut self, node: NodeId, time: Duration, work: Work) {
         let life = self.machines[node.0].life;
         let key = self.jobs.insert(Job { node, life, work });
         self.hub.plan(time, Happening::Job(key));

@@ -1,0 +1,62 @@
+//! Errors of operations on torrents.
+
+use std::path::PathBuf;
+
+use ecs_torrent_components::commands::{AddError, RemoveError, ResumeError, ScrapeError, StopError, TorrentNotFound};
+use ecs_torrent_engine::backends::StartError;
+use ecs_torrent_engine::mailbox::EngineGone;
+use ecs_torrent_protocol::metainfo::MetainfoError;
+
+/// Error of an operation on torrents: what failed, on which object, and why.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No torrent has this hash.
+    #[error(transparent)]
+    TorrentNotFound(#[from] TorrentNotFound),
+    /// The data is not a torrent, or the torrent is unusable.
+    #[error("{name}: {error}")]
+    Metainfo {
+        /// The file that holds the torrent.
+        name: String,
+        /// What is wrong with it.
+        error: MetainfoError,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        error: std::io::Error,
+    },
+    /// A source of a kind that is not supported yet, such as a magnet link.
+    #[error("{name}: {what} are not supported yet; give a .torrent file")]
+    Unsupported {
+        /// The source.
+        name: String,
+        /// The kind of source.
+        what: &'static str,
+    },
+    /// A torrent is refused. Nothing of it is kept, and no file has been touched.
+    #[error(transparent)]
+    Add(#[from] AddError),
+    /// The engine cannot start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The engine has stopped.
+    #[error(transparent)]
+    EngineGone(#[from] EngineGone),
+    /// No tracker returned scrape data.
+    #[error(transparent)]
+    Scrape(#[from] ScrapeError),
+    /// A session could not be saved.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// Some part of a removed torrent could not be deleted.
+    #[error(transparent)]
+    Remove(RemoveError),
+    /// The saved sessions cannot be read.
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
+}

@@ -1,0 +1,133 @@
+//! HTTP requests on their way to the simulated servers and back.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ecs_torrent_protocol::compact::Family;
+use url::Url;
+
+use super::super::NodeId;
+use super::super::http::HttpReply;
+use super::{Fabric, Work};
+use crate::port::JobTag;
+use crate::ports::http::{HttpError, HttpEvent, HttpPart, HttpRequest};
+
+/// Bytes of a body that arrive at once.
+const CHUNK: usize = 1000;
+
+impl Fabric {
+    /// Sends a request: resolves the server's name and makes the connection.
+    pub(in super::super) fn ask(&mut self, node: NodeId, request: HttpRequest) {
+        let Some((url, host)) = parse(&request.url) else {
+            return self.end_http(node, request.tag, Duration::ZERO, Err(HttpError::BadUrl));
+        };
+        let (time, found) = self.names.look_up(&host);
+        let ips = match found {
+            Ok(ips) => ips,
+            Err(reason) => return self.end_http(node, request.tag, time, Err(HttpError::Transport(reason))),
+        };
+        let is_of = |ip: &&IpAddr| request.family.is_none_or(|family| family == Family::of(**ip));
+        let Some(&ip) = ips.iter().find(is_of) else {
+            return self.end_http(node, request.tag, time, Err(HttpError::NoAddress));
+        };
+        let to = SocketAddr::new(ip, url.port_or_known_default().unwrap_or(80));
+        let latency = self
+            .net
+            .host_of(to)
+            .map_or(Duration::ZERO, |there| self.net.time_between(node, there));
+        // The connection's round trip, then the request's way to the server.
+        let time = time + latency * 3;
+        if time >= request.timeout {
+            return self.end_http(node, request.tag, request.timeout, Err(HttpError::Timeout));
+        }
+        let timeout = request.timeout - time;
+        self.begin(node, time, Work::Http(HttpRequest { timeout, ..request }));
+    }
+
+    /// Delivers a request to its server, if there is one and the path is open.
+    pub(super) fn ask_server(&mut self, node: NodeId, request: &HttpRequest) {
+        let late = |fabric: &mut Self| fabric.end_http(node, request.tag, request.timeout, Err(HttpError::Timeout));
+        let Some((url, host)) = parse(&request.url) else { return };
+        let ips = self.names.look_up(&host).1.unwrap_or_default();
+        let is_of = |ip: &&IpAddr| request.family.is_none_or(|family| family == Family::of(**ip));
+        let Some(&ip) = ips.iter().find(is_of) else {
+            return late(self);
+        };
+        let to = SocketAddr::new(ip, url.port_or_known_default().unwrap_or(80));
+        let Some(there) = self.net.host_of(to).filter(|there| self.net.is_open(node, *there)) else {
+            return late(self);
+        };
+        let latency = self.net.time_between(node, there);
+        let from = self.net.source_ip(node, ip).unwrap_or(ip);
+        let now = self.hub.now;
+        let target = &url[url::Position::BeforePath..url::Position::AfterQuery];
+        let reply = match self.http_hosts.get_mut(&to) {
+            Some(server) => server(now, from, target),
+            None => HttpReply::Refuse,
+        };
+        match reply {
+            HttpReply::Silence => late(self),
+            HttpReply::Refuse => {
+                let error = HttpError::Transport("Connection refused".into());
+                self.end_http(node, request.tag, latency, Err(error));
+            }
+            HttpReply::Answer {
+                status,
+                body,
+                wait,
+                cut_at,
+            } => {
+                let time = wait + latency;
+                if time >= request.timeout {
+                    return late(self);
+                }
+                self.answer(node, request, time, status, body, cut_at);
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        node: NodeId,
+        request: &HttpRequest,
+        time: Duration,
+        status: u16,
+        mut body: Bytes,
+        cut_at: Option<usize>,
+    ) {
+        let tag = request.tag;
+        let mut end = Ok(());
+        if let Some(len) = cut_at.filter(|len| *len < body.len()) {
+            body.truncate(len);
+            end = Err(HttpError::Transport(
+                "connection closed before message completed".into(),
+            ));
+        }
+        if body.len() > request.max_body_bytes {
+            body.truncate(request.max_body_bytes);
+            end = Err(HttpError::TooLarge(request.max_body_bytes));
+        }
+        let head = HttpPart::Head { status };
+        self.begin(node, time, Work::HttpPart(HttpEvent { tag, part: head }));
+        while !body.is_empty() {
+            let part = HttpPart::Chunk(body.split_to(body.len().min(CHUNK)));
+            self.begin(node, time, Work::HttpPart(HttpEvent { tag, part }));
+        }
+        self.end_http(node, tag, time, end);
+    }
+
+    fn end_http(&mut self, node: NodeId, tag: JobTag, time: Duration, end: Result<(), HttpError>) {
+        let part = HttpPart::End(end);
+        self.begin(node, time, Work::HttpPart(HttpEvent { tag, part }));
+    }
+}
+
+/// Parses a supported URL and its host.
+fn parse(url: &str) -> Option<(Url, String)> {
+    let url = Url::parse(url)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    let host = url.host_str()?.to_owned();
+    Some((url, host))
+}
