@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_engine::port::Backend;
 use ecs_torrent_engine::ports::net::{NetEvent, NetRequest};
 use ecs_torrent_engine::sim::{Content, NodeId, SimNet};
@@ -101,11 +101,11 @@ pub(super) struct HostilePeer {
     net: SimNet,
     hostility: Hostility,
     content: Content,
-    links: BTreeMap<LinkId, Conversation>,
+    streams: BTreeMap<StreamId, Conversation>,
     /// Planned actions by time; actions of equal time are in the order of planning.
     due: BTreeMap<(Timestamp, u64), Due>,
     planned: u64,
-    last_link: u64,
+    last_stream: u64,
     dials: usize,
     /// State of the noise generator.
     state: u64,
@@ -119,10 +119,10 @@ pub(super) struct HostilePeer {
 
 enum Due {
     Dial(SocketAddr),
-    Send(LinkId, Bytes),
+    Send(StreamId, Bytes),
     /// Sends the next of the remaining bytes, and schedules the one after it, until the given time.
-    Trickle(LinkId, Bytes, Timestamp),
-    Burst(LinkId),
+    Trickle(StreamId, Bytes, Timestamp),
+    Burst(StreamId),
 }
 
 struct Conversation {
@@ -156,10 +156,10 @@ impl HostilePeer {
             net,
             hostility,
             content: content.clone(),
-            links: BTreeMap::new(),
+            streams: BTreeMap::new(),
             planned: due.len() as u64,
             due,
-            last_link: 0,
+            last_stream: 0,
             dials: 0,
             state,
             blocks: 0,
@@ -197,54 +197,54 @@ impl HostilePeer {
         self.net.submit(&mut vec![request]);
     }
 
-    fn say(&mut self, link: LinkId, messages: &[Message]) {
+    fn say(&mut self, stream: StreamId, messages: &[Message]) {
         let mut bytes = BytesMut::new();
         messages.iter().for_each(|message| message.write(&mut bytes));
         let frames = vec![bytes.freeze()];
-        self.submit(NetRequest::Send { link, frames });
+        self.submit(NetRequest::Send { stream, frames });
     }
 
     fn carry_out(&mut self, now: Timestamp, due: Due) {
         match due {
             Due::Dial(victim) if self.dials < MAX_DIALS => {
                 self.dials += 1;
-                self.last_link += 2;
-                let (link, to, timeout) = (LinkId(self.last_link), victim, Duration::from_secs(10));
-                self.submit(NetRequest::Connect { link, to, timeout });
-                self.begin(link, Some(victim));
+                self.last_stream += 2;
+                let (stream, to, timeout) = (StreamId(self.last_stream), victim, Duration::from_secs(10));
+                self.submit(NetRequest::Connect { stream, to, timeout });
+                self.begin(stream, Some(victim));
             }
             Due::Dial(_) => {}
-            Due::Send(link, bytes) => {
-                if self.links.contains_key(&link) {
+            Due::Send(stream, bytes) => {
+                if self.streams.contains_key(&stream) {
                     let frames = vec![bytes];
-                    self.submit(NetRequest::Send { link, frames });
+                    self.submit(NetRequest::Send { stream, frames });
                 }
             }
-            Due::Trickle(link, mut rest, until) => {
-                if self.links.contains_key(&link) && !rest.is_empty() && now <= until {
+            Due::Trickle(stream, mut rest, until) => {
+                if self.streams.contains_key(&stream) && !rest.is_empty() && now <= until {
                     let frames = vec![rest.split_to(1)];
-                    self.submit(NetRequest::Send { link, frames });
-                    self.plan(now + BEAT, Due::Trickle(link, rest, until));
+                    self.submit(NetRequest::Send { stream, frames });
+                    self.plan(now + BEAT, Due::Trickle(stream, rest, until));
                 }
             }
-            Due::Burst(link) if self.links.contains_key(&link) => {
-                let bytes = self.burst(link);
+            Due::Burst(stream) if self.streams.contains_key(&stream) => {
+                let bytes = self.burst(stream);
                 let frames = vec![bytes];
-                self.submit(NetRequest::Send { link, frames });
-                self.plan(now + BEAT, Due::Burst(link));
+                self.submit(NetRequest::Send { stream, frames });
+                self.plan(now + BEAT, Due::Burst(stream));
             }
             Due::Burst(_) => {}
         }
     }
 
     /// Returns the messages of one burst.
-    fn burst(&mut self, link: LinkId) -> Bytes {
+    fn burst(&mut self, stream: StreamId) -> Bytes {
         if self.hostility == Hostility::TinyFrames {
             // An unknown message, a message of an unknown extension, and a redundant "not interested".
             let frames = [&[0, 0, 0, 2, 99, 7][..], &[0, 0, 0, 2, 20, 99], &[0, 0, 0, 1, 3]].concat();
             return Bytes::from(frames.repeat(TINY_BURST_BYTES / frames.len()));
         }
-        let conversation = self.links.get(&link);
+        let conversation = self.streams.get(&stream);
         let dont_have = conversation.map_or(0, |conversation| conversation.dont_have);
         let allowed_fast = conversation.and_then(|conversation| conversation.allowed_fast);
         let mut bytes = BytesMut::new();
@@ -277,7 +277,7 @@ impl HostilePeer {
     }
 
     /// Sends the handshake on a new connection, and announces all pieces.
-    fn begin(&mut self, link: LinkId, victim: Option<SocketAddr>) {
+    fn begin(&mut self, stream: StreamId, victim: Option<SocketAddr>) {
         let conversation = Conversation {
             victim,
             codec: PeerCodec::new(FrameLimits::default()),
@@ -285,10 +285,10 @@ impl HostilePeer {
             dont_have: 0,
             allowed_fast: None,
         };
-        self.links.insert(link, conversation);
+        self.streams.insert(stream, conversation);
         let mut peer_id = *b"-XX0000-000000000000";
         peer_id[8..16].copy_from_slice(&self.noise().to_be_bytes());
-        peer_id[16..].copy_from_slice(&(link.0 as u32).to_be_bytes());
+        peer_id[16..].copy_from_slice(&(stream.0 as u32).to_be_bytes());
         let handshake = Handshake {
             // BEP 6, so that the peer can send `HaveAll`; BEP 10 only if the harm needs it.
             reserved: Reserved([0, 0, 0, 0, 0, if self.is_extended() { 0x10 } else { 0 }, 0, 4]),
@@ -308,7 +308,7 @@ impl HostilePeer {
             }
         }
         let frames = vec![bytes.freeze()];
-        self.submit(NetRequest::Send { link, frames });
+        self.submit(NetRequest::Send { stream, frames });
     }
 
     fn is_extended(&self) -> bool {
@@ -317,37 +317,37 @@ impl HostilePeer {
 
     fn hear(&mut self, now: Timestamp, event: NetEvent) {
         match event {
-            NetEvent::Accepted { link, .. } => self.begin(link, None),
-            NetEvent::Received { link, chunk } => self.listen(now, link, chunk),
-            NetEvent::Closed { link, .. } => {
+            NetEvent::Accepted { stream, .. } => self.begin(stream, None),
+            NetEvent::Received { stream, chunk } => self.listen(now, stream, chunk),
+            NetEvent::Closed { stream, .. } => {
                 self.submit(NetRequest::Close {
-                    link,
+                    stream,
                     is_orderly: false,
                     tag: None,
                 });
-                self.lose(now, link);
+                self.lose(now, stream);
             }
             _ => {}
         }
     }
 
-    fn lose(&mut self, now: Timestamp, link: LinkId) {
+    fn lose(&mut self, now: Timestamp, stream: StreamId) {
         if let Some(Conversation {
             victim: Some(victim), ..
-        }) = self.links.remove(&link)
+        }) = self.streams.remove(&stream)
         {
             self.plan(now + REDIAL, Due::Dial(victim));
         }
     }
 
-    fn listen(&mut self, now: Timestamp, link: LinkId, chunk: Bytes) {
+    fn listen(&mut self, now: Timestamp, stream: StreamId, chunk: Bytes) {
         // A flooding peer does not read.
         if self.hostility != Hostility::Floods {
             let bytes = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-            self.submit(NetRequest::Grant { link, bytes });
+            self.submit(NetRequest::Grant { stream, bytes });
         }
         let extended = self.is_extended();
-        let Some(conversation) = self.links.get_mut(&link) else {
+        let Some(conversation) = self.streams.get_mut(&stream) else {
             return;
         };
         conversation.codec.push(chunk);
@@ -379,10 +379,10 @@ impl HostilePeer {
         }
         if let Some(peer_id) = peer_id {
             self.steal(now, peer_id);
-            self.greet(now, link);
+            self.greet(now, stream);
         }
         for request in requests {
-            self.answer(now, link, request);
+            self.answer(now, stream, request);
         }
     }
 
@@ -397,21 +397,21 @@ impl HostilePeer {
     }
 
     /// Sends the messages that follow the first handshake.
-    fn greet(&mut self, now: Timestamp, link: LinkId) {
+    fn greet(&mut self, now: Timestamp, stream: StreamId) {
         match self.hostility {
             Hostility::Floods | Hostility::FlipFlops | Hostility::TinyFrames | Hostility::Repeats => {
-                self.plan(now, Due::Burst(link));
+                self.plan(now, Due::Burst(stream));
             }
             Hostility::Babbles => {
                 let noise: BytesMut = (0..256).map(|_| self.noise() as u8).collect();
-                self.plan(now, Due::Send(link, noise.freeze()));
+                self.plan(now, Due::Send(stream, noise.freeze()));
             }
             Hostility::Silent => {}
-            _ => self.say(link, &[Message::Interested]),
+            _ => self.say(stream, &[Message::Interested]),
         }
     }
 
-    fn answer(&mut self, now: Timestamp, link: LinkId, request: BlockRequest) {
+    fn answer(&mut self, now: Timestamp, stream: StreamId, request: BlockRequest) {
         match self.hostility {
             Hostility::EmptyPromises
             | Hostility::Floods
@@ -421,30 +421,30 @@ impl HostilePeer {
             | Hostility::Repeats
             | Hostility::Silent
             | Hostility::Sybil => {}
-            Hostility::BadData | Hostility::StealsId => self.send_block(now, link, request, true),
+            Hostility::BadData | Hostility::StealsId => self.send_block(now, stream, request, true),
             Hostility::SomeBadData => {
                 self.blocks += 1;
-                self.send_block(now, link, request, self.blocks.is_multiple_of(4));
+                self.send_block(now, stream, request, self.blocks.is_multiple_of(4));
             }
-            Hostility::LateData => self.send_block(now + LATE, link, request, false),
+            Hostility::LateData => self.send_block(now + LATE, stream, request, false),
             Hostility::Trickles => {
                 let block = self.block(request, false);
-                self.plan(now, Due::Trickle(link, block, now + TRICKLE));
+                self.plan(now, Due::Trickle(stream, block, now + TRICKLE));
             }
             Hostility::HangsUp => {
                 self.submit(NetRequest::Close {
-                    link,
+                    stream,
                     is_orderly: false,
                     tag: None,
                 });
-                self.lose(now, link);
+                self.lose(now, stream);
             }
         }
     }
 
-    fn send_block(&mut self, at: Timestamp, link: LinkId, request: BlockRequest, is_wrong: bool) {
+    fn send_block(&mut self, at: Timestamp, stream: StreamId, request: BlockRequest, is_wrong: bool) {
         let block = self.block(request, is_wrong);
-        self.plan(at, Due::Send(link, block));
+        self.plan(at, Due::Send(stream, block));
     }
 
     /// Returns a `piece` message.

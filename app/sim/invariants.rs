@@ -63,7 +63,7 @@ impl Plugin for InvariantsPlugin {
                 Tick,
                 (truth::check, wire::listen, cadence::check)
                     .chain()
-                    .after(FlushSet::Links)
+                    .after(FlushSet::Streams)
                     .before(FlushToPorts),
             )
             .add_systems(

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use ecs_torrent::components::ids::LinkId;
+use ecs_torrent::components::ids::StreamId;
 use ecs_torrent::engine::port::Backend;
 use ecs_torrent::engine::ports::net::{NetEvent, NetRequest};
 use ecs_torrent::engine::sim::{SimNet, Simulation};
@@ -21,9 +21,9 @@ pub struct Strangers {
     to: SocketAddr,
     info_hash: InfoHash,
     /// Open connections.
-    links: BTreeSet<LinkId>,
+    streams: BTreeSet<StreamId>,
     wanted: usize,
-    last_link: u64,
+    last_stream: u64,
     /// Bytes sent to the engine.
     pub sent: usize,
     /// Connections that the engine closed.
@@ -36,9 +36,9 @@ impl Strangers {
             net: sim.add_host(engines::listening(200)),
             to: engines::listening(1),
             info_hash,
-            links: BTreeSet::new(),
+            streams: BTreeSet::new(),
             wanted,
-            last_link: 0,
+            last_stream: 0,
             sent: 0,
             closed: 0,
         }
@@ -48,22 +48,22 @@ impl Strangers {
     /// `opening`.
     pub fn connect(&mut self, opening: &[u8]) {
         self.handle_events();
-        while self.links.len() < self.wanted {
-            self.last_link += 2;
-            let link = LinkId(self.last_link);
+        while self.streams.len() < self.wanted {
+            self.last_stream += 2;
+            let stream = StreamId(self.last_stream);
             let (to, timeout) = (self.to, Duration::from_secs(10));
-            self.net.submit(&mut vec![NetRequest::Connect { link, to, timeout }]);
-            self.links.insert(link);
+            self.net.submit(&mut vec![NetRequest::Connect { stream, to, timeout }]);
+            self.streams.insert(stream);
             let mut bytes = BytesMut::new();
             self.handshake().write(&mut bytes);
             bytes.extend_from_slice(opening);
-            self.send(link, bytes.freeze());
+            self.send(stream, bytes.freeze());
         }
     }
 
     fn handshake(&self) -> Handshake {
         let mut peer_id = [b'-'; 20];
-        peer_id[12..].copy_from_slice(&self.last_link.to_be_bytes());
+        peer_id[12..].copy_from_slice(&self.last_stream.to_be_bytes());
         // Extension protocol (BEP 10) and fast extension (BEP 6).
         let reserved = Reserved([0, 0, 0, 0, 0, 0x10, 0, 4]);
         Handshake {
@@ -75,8 +75,8 @@ impl Strangers {
 
     /// Sends `bytes` on every open connection.
     pub fn send_to_all(&mut self, bytes: &Bytes) {
-        let links: Vec<LinkId> = self.links.iter().copied().collect();
-        links.into_iter().for_each(|link| self.send(link, bytes.clone()));
+        let streams: Vec<StreamId> = self.streams.iter().copied().collect();
+        streams.into_iter().for_each(|stream| self.send(stream, bytes.clone()));
     }
 
     /// Sends a datagram to the engine's listen address.
@@ -86,10 +86,10 @@ impl Strangers {
         self.net.submit(&mut vec![NetRequest::Datagram { to, data }]);
     }
 
-    fn send(&mut self, link: LinkId, bytes: Bytes) {
+    fn send(&mut self, stream: StreamId, bytes: Bytes) {
         self.sent += bytes.len();
         let frames = vec![bytes];
-        self.net.submit(&mut vec![NetRequest::Send { link, frames }]);
+        self.net.submit(&mut vec![NetRequest::Send { stream, frames }]);
     }
 
     /// Discards received bytes and closes the connections that the engine has closed.
@@ -99,15 +99,15 @@ impl Strangers {
         let mut requests = Vec::new();
         for event in events {
             match event {
-                NetEvent::Received { link, chunk } => {
+                NetEvent::Received { stream, chunk } => {
                     let bytes = chunk.len() as u32;
-                    requests.push(NetRequest::Grant { link, bytes });
+                    requests.push(NetRequest::Grant { stream, bytes });
                 }
-                NetEvent::Closed { link, .. } => {
+                NetEvent::Closed { stream, .. } => {
                     self.closed += 1;
-                    self.links.remove(&link);
+                    self.streams.remove(&stream);
                     requests.push(NetRequest::Close {
-                        link,
+                        stream,
                         is_orderly: false,
                         tag: None,
                     });

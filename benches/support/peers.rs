@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use ecs_torrent::components::ids::LinkId;
+use ecs_torrent::components::ids::StreamId;
 use ecs_torrent::engine::port::Backend;
 use ecs_torrent::engine::ports::net::{NetEvent, NetRequest};
 use ecs_torrent::engine::sim::{SimNet, Simulation};
@@ -22,18 +22,18 @@ const AT_ONCE: usize = 400;
 /// Connections to one engine, each with its own handshake.
 pub struct Peers {
     net: SimNet,
-    links: Vec<LinkId>,
+    streams: Vec<StreamId>,
 }
 
 impl Peers {
     /// Connects `count` peers to the engine at `to`.
     pub fn connect(sim: &mut Simulation, count: usize, to: SocketAddr, info_hash: InfoHash) -> Self {
         let mut net = sim.add_host(engines::listening(200));
-        let links: Vec<LinkId> = (1..=count as u64).map(|number| LinkId(number * 2)).collect();
+        let streams: Vec<StreamId> = (1..=count as u64).map(|number| StreamId(number * 2)).collect();
         let timeout = Duration::from_secs(10);
-        for (number, &link) in (1..).zip(&links) {
+        for (number, &stream) in (1..).zip(&streams) {
             let mut peer_id = [b'-'; 20];
-            peer_id[12..].copy_from_slice(&link.0.to_be_bytes());
+            peer_id[12..].copy_from_slice(&stream.0.to_be_bytes());
             let handshake = Handshake {
                 reserved: Reserved([0, 0, 0, 0, 0, 0, 0, 4]),
                 info_hash,
@@ -43,23 +43,23 @@ impl Peers {
             handshake.write(&mut bytes);
             let frames = vec![bytes.freeze()];
             net.submit(&mut vec![
-                NetRequest::Connect { link, to, timeout },
-                NetRequest::Send { link, frames },
+                NetRequest::Connect { stream, to, timeout },
+                NetRequest::Send { stream, frames },
             ]);
             if number % AT_ONCE == 0 {
                 engines::pass(sim, 5 * engines::LATENCY);
             }
         }
-        Self { net, links }
+        Self { net, streams }
     }
 
     /// Sends a message from each peer. `say` returns the message of the peer with the given number.
     pub fn say(&mut self, say: impl Fn(usize) -> Message) {
-        let sends = self.links.iter().enumerate().map(|(number, &link)| {
+        let sends = self.streams.iter().enumerate().map(|(number, &stream)| {
             let mut bytes = BytesMut::new();
             say(number).write(&mut bytes);
             let frames = vec![bytes.freeze()];
-            NetRequest::Send { link, frames }
+            NetRequest::Send { stream, frames }
         });
         self.net.submit(&mut sends.collect());
     }

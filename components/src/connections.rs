@@ -240,13 +240,13 @@ fn take_out(map: &mut BTreeMap<IpAddr, BTreeSet<Entity>>, key: IpAddr, entity: E
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::LinkId;
+    use crate::ids::StreamId;
     use crate::peer::Endpoint;
 
     fn peer(direction: Direction, ip: [u8; 4]) -> Peer {
         Peer {
             endpoint: Endpoint::Ip((ip, 5).into()),
-            link: LinkId(1),
+            stream: StreamId(1),
             direction,
             stage: match direction {
                 Direction::Inbound => Stage::Handshaking,

@@ -2,7 +2,7 @@
 
 /// Id of a connection at the Net port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LinkId(pub u64);
+pub struct StreamId(pub u64);
 
 /// Id of a torrent's files at the Disk port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

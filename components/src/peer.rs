@@ -22,7 +22,7 @@ pub use self::pieces::{PeerPieces, PieceForm};
 pub use self::requests::{
     AllowedFast, EmptiedUploads, Pending, QueueDepth, RefillQueue, Requests, ServeQueue, UploadMemory, UploadQueue,
 };
-use crate::ids::LinkId;
+use crate::ids::StreamId;
 use crate::rate::Rate;
 
 /// The location of a peer.
@@ -77,7 +77,7 @@ pub struct Peer {
     /// The peer's location.
     pub endpoint: Endpoint,
     /// The connection's id at the Net port.
-    pub link: LinkId,
+    pub stream: StreamId,
     /// The side that opened the connection.
     pub direction: Direction,
     /// The connection's stage.

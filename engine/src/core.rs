@@ -17,7 +17,7 @@ use crate::port::Port;
 use crate::ports::disk::{DiskEvent, DiskRequest};
 use crate::ports::hash::{HashEvent, HashRequest};
 use crate::ports::http::{HttpEvent, HttpRequest};
-use crate::ports::net::{Links, LocalAddresses, NetEvent, NetRequest};
+use crate::ports::net::{LocalAddresses, NetEvent, NetRequest, Streams};
 use crate::ports::state::{StateEvent, StateRequest};
 use crate::ports::{DiskPort, HashPort, HttpPort, NetPort, StatePort};
 use crate::schedule::{self, Tick, TickSet};
@@ -82,7 +82,7 @@ impl Core {
             .init_resource::<Clock>()
             .init_resource::<Wakeup>()
             .init_resource::<TickTimes>()
-            .init_resource::<Links>();
+            .init_resource::<Streams>();
         app.add_systems(Tick, (drain_ports, deliver_mail).chain().in_set(IntakeFromPorts))
             .configure_sets(Tick, IntakeFromPorts.in_set(TickSet::Intake))
             .add_systems(Tick, flush_ports.in_set(FlushToPorts))

@@ -6,12 +6,12 @@ use ecs_torrent_components::bans::Bans;
 use ecs_torrent_components::connections::ConnectionCounts;
 use ecs_torrent_components::peer::{Direction, Endpoint, Outbox, Peer, Stage, Wire};
 use ecs_torrent_engine::ports::NetPort;
-use ecs_torrent_engine::ports::net::{Links, NetRequest};
+use ecs_torrent_engine::ports::net::{NetRequest, Streams};
 use ecs_torrent_engine::schedule::Tick;
 
 use crate::IntakeSet;
 use crate::admission::Admission;
-use crate::links::LinkAccepted;
+use crate::streams::StreamAccepted;
 
 /// Accepts inbound connections.
 pub struct AcceptingPlugin;
@@ -20,32 +20,36 @@ impl Plugin for AcceptingPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<ConnectionCounts>()
             .init_resource::<Bans>()
-            .add_systems(Tick, accept_links.in_set(IntakeSet::Accept));
+            .add_systems(Tick, accept_streams.in_set(IntakeSet::Accept));
     }
 }
 
-fn accept_links(
-    mut accepted: MessageReader<LinkAccepted>,
+fn accept_streams(
+    mut accepted: MessageReader<StreamAccepted>,
     mut commands: Commands,
     mut net: ResMut<NetPort>,
-    mut links: ResMut<Links>,
+    mut streams: ResMut<Streams>,
     mut bans: ResMut<Bans>,
     mut admission: Admission,
 ) {
     let now = admission.clock.now();
-    for &LinkAccepted { link, remote } in accepted.read() {
+    for &StreamAccepted { stream, remote } in accepted.read() {
         bans.expire(now);
         // Fault 31: neither one address nor one subnet can take all slots.
         let is_banned = bans.refuses(now, remote, (&admission.settings.peers).into());
         if is_banned || !admission.make_room_for_handshake(remote) {
             tracing::debug!(%remote, is_banned, "connection refused");
             let (is_orderly, tag) = (false, None);
-            net.push(NetRequest::Close { link, is_orderly, tag });
+            net.push(NetRequest::Close {
+                stream,
+                is_orderly,
+                tag,
+            });
             continue;
         }
         let peer = Peer {
             endpoint: Endpoint::Ip(remote),
-            link,
+            stream,
             direction: Direction::Inbound,
             stage: Stage::Handshaking,
             since: now,
@@ -58,6 +62,6 @@ fn accept_links(
         commands
             .entity(entity)
             .insert((peer, Wire::new(now), Outbox::default()));
-        links.insert(link, entity);
+        streams.insert(stream, entity);
     }
 }

@@ -17,7 +17,7 @@ use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Outbox, Pee
 use ecs_torrent_components::settings::{PeerSettings, Settings, seconds};
 use ecs_torrent_components::torrent::{Lifecycle, PeerOf, TorrentIndex};
 use ecs_torrent_engine::ports::NetPort;
-use ecs_torrent_engine::ports::net::{Links, LocalAddresses, NetRequest};
+use ecs_torrent_engine::ports::net::{LocalAddresses, NetRequest, Streams};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::priority::peer_priority;
 use ecs_torrent_protocol::time::Timestamp;
@@ -228,7 +228,7 @@ struct DialParams<'w, 's> {
     bans: Res<'w, Bans>,
     wakeup: Res<'w, Wakeup>,
     net: ResMut<'w, NetPort>,
-    links: ResMut<'w, Links>,
+    streams: ResMut<'w, Streams>,
     redials: ResMut<'w, Deadlines<Redial>>,
     wanted: MessageWriter<'w, PeersWanted>,
     admission: Admission<'w, 's>,
@@ -324,10 +324,10 @@ impl DialParams<'_, '_> {
 
     fn connect(&mut self, torrent: Entity, address: SocketAddr, is_user_named: bool) {
         let now = self.admission.clock.now();
-        let link = self.links.next_id();
+        let stream = self.streams.next_id();
         let peer = Peer {
             endpoint: Endpoint::Ip(address),
-            link,
+            stream,
             direction: Direction::Outbound,
             stage: Stage::Connecting,
             since: now,
@@ -339,10 +339,10 @@ impl DialParams<'_, '_> {
         self.admission.counts.add(entity, &peer, Some(torrent), is_user_named);
         let parts = (peer, PeerOf(torrent), Wire::new(now), Outbox::default());
         self.commands.entity(entity).insert(parts);
-        self.links.insert(link, entity);
+        self.streams.insert(stream, entity);
         let timeout = seconds(self.admission.settings.net.connect_timeout_s);
         self.net.push(NetRequest::Connect {
-            link,
+            stream,
             to: address,
             timeout,
         });

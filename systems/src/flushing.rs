@@ -1,4 +1,4 @@
-//! Flushing of outgoing messages at the end of a tick: each outbox goes to its link once.
+//! Flushing of outgoing messages at the end of a tick: each outbox goes to its stream once.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -12,7 +12,7 @@ use ecs_torrent_engine::schedule::Tick;
 
 use crate::FlushSet;
 
-/// Hands outboxes over to the links.
+/// Hands outboxes over to the streams.
 pub struct FlushingPlugin;
 
 impl Plugin for FlushingPlugin {
@@ -44,7 +44,7 @@ fn flush_outboxes(
             reaper.close(entity, CloseReason::SendQueueFull);
         }
         outbox.last_sent = now;
-        let (link, frames) = (peer.link, outbox.take());
-        net.push(NetRequest::Send { link, frames });
+        let (stream, frames) = (peer.stream, outbox.take());
+        net.push(NetRequest::Send { stream, frames });
     }
 }

@@ -22,7 +22,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::{Frame, Message, WireError};
 
 use crate::IntakeSet;
-use crate::links::ReadyPeers;
+use crate::streams::ReadyPeers;
 
 /// Decodes the messages of peers.
 pub struct FramesPlugin;

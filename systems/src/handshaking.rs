@@ -21,7 +21,7 @@ use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::wire::{Handshake, Reserved, Session};
 
 use crate::admission::{Admission, Twin};
-use crate::links::{LinkConnected, ReadyPeers};
+use crate::streams::{ReadyPeers, StreamConnected};
 use crate::{IntakeSet, ReapSet};
 
 /// Exchanges handshakes.
@@ -67,14 +67,14 @@ struct AdmittedPeer {
 
 /// Sends our handshake on outbound connections that are established.
 fn send_handshakes(
-    mut connected: MessageReader<LinkConnected>,
+    mut connected: MessageReader<StreamConnected>,
     clock: Res<Clock>,
     mut counts: ResMut<ConnectionCounts>,
     mut flush: ResMut<FlushQueue>,
     mut peers: Query<(&mut Peer, &mut Outbox, &PeerOf)>,
     torrents: Query<&Torrent>,
 ) {
-    for &LinkConnected { peer: entity } in connected.read() {
+    for &StreamConnected { peer: entity } in connected.read() {
         let Ok((mut peer, mut outbox, of)) = peers.get_mut(entity) else {
             continue;
         };

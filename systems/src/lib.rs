@@ -4,7 +4,7 @@
 //!
 //! | stage | feature | does |
 //! |---|---|---|
-//! | Intake | [`links`], [`accepting`], [`handshaking`], [`greeting`], [`frames`] | bytes become facts |
+//! | Intake | [`streams`], [`accepting`], [`handshaking`], [`greeting`], [`frames`] | bytes become facts |
 //! | Assemble | [`assembly`] | blocks find their piece |
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
@@ -37,7 +37,6 @@ pub mod greeting;
 pub mod handshaking;
 pub mod having;
 pub mod lifecycle;
-pub mod links;
 pub mod ownership;
 pub mod picking;
 pub mod reaping;
@@ -45,6 +44,7 @@ pub mod sessions;
 pub mod smart_ban;
 pub mod stats;
 pub mod storage;
+pub mod streams;
 pub mod suggesting;
 pub mod timeouts;
 pub mod trackers;
@@ -59,7 +59,7 @@ impl PluginGroup for TorrentPlugins {
     fn build(self) -> PluginGroupBuilder {
         PluginGroupBuilder::start::<Self>()
             .add(OrderPlugin)
-            .add(links::LinksPlugin)
+            .add(streams::StreamsPlugin)
             .add(accepting::AcceptingPlugin)
             .add(handshaking::HandshakingPlugin)
             .add(greeting::GreetingPlugin)
@@ -93,7 +93,7 @@ impl PluginGroup for TorrentPlugins {
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IntakeSet {
     /// Sorts connection events by kind.
-    Links,
+    Streams,
     /// Turns new connections into peers.
     Accept,
     /// Passes received bytes to their peers.
@@ -178,7 +178,7 @@ pub enum FlushSet {
     /// Hands outboxes over.
     Outboxes,
     /// Returns credit to connections.
-    Links,
+    Streams,
 }
 
 /// The order of [`TickSet::Reap`].
@@ -197,14 +197,24 @@ struct OrderPlugin;
 
 impl Plugin for OrderPlugin {
     fn build(&self, app: &mut App) {
-        use IntakeSet::{Accept, Bytes, Closed, Frames, Greet, Handshakes, Links};
+        use IntakeSet::{Accept, Bytes, Closed, Frames, Greet, Handshakes, Streams};
         app.configure_sets(
             Tick,
-            (IntakeFromPorts, Links, Accept, Bytes, Handshakes, Greet, Frames, Closed).chain(),
+            (
+                IntakeFromPorts,
+                Streams,
+                Accept,
+                Bytes,
+                Handshakes,
+                Greet,
+                Frames,
+                Closed,
+            )
+                .chain(),
         )
         .configure_sets(
             Tick,
-            (Links, Accept, Bytes, Handshakes, Greet, Frames, Closed).in_set(TickSet::Intake),
+            (Streams, Accept, Bytes, Handshakes, Greet, Frames, Closed).in_set(TickSet::Intake),
         );
         use AssembleSet::{Received, Restored};
         app.configure_sets(Tick, (Received, Restored).chain().in_set(TickSet::Assemble));
@@ -235,8 +245,8 @@ impl Plugin for OrderPlugin {
             Stats,
         );
         app.configure_sets(Tick, decide.chain().in_set(TickSet::Decide));
-        app.configure_sets(Tick, (FlushSet::Outboxes, FlushSet::Links, FlushToPorts).chain())
-            .configure_sets(Tick, (FlushSet::Outboxes, FlushSet::Links).in_set(TickSet::Flush));
+        app.configure_sets(Tick, (FlushSet::Outboxes, FlushSet::Streams, FlushToPorts).chain())
+            .configure_sets(Tick, (FlushSet::Outboxes, FlushSet::Streams).in_set(TickSet::Flush));
         app.configure_sets(
             Tick,
             (ReapSet::Tell, ReapSet::Release, ReapSet::Despawn)

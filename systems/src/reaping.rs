@@ -9,7 +9,7 @@ use ecs_torrent_components::peer::Peer;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::torrent::PeerOf;
 use ecs_torrent_engine::ports::NetPort;
-use ecs_torrent_engine::ports::net::{Links, NetRequest};
+use ecs_torrent_engine::ports::net::{NetRequest, Streams};
 use ecs_torrent_engine::schedule::Tick;
 
 use crate::ReapSet;
@@ -52,7 +52,7 @@ fn despawn_peers(
     mut commands: Commands,
     mut reaper: ResMut<Reaper>,
     mut net: ResMut<NetPort>,
-    mut links: ResMut<Links>,
+    mut streams: ResMut<Streams>,
     mut counts: ResMut<ConnectionCounts>,
     mut closing: ResMut<ClosingLinks>,
     clock: Res<Clock>,
@@ -68,11 +68,11 @@ fn despawn_peers(
         let is_orderly = reason.is_orderly();
         let tag = closing.expect(of.map(|of| of.0), &reason);
         net.push(NetRequest::Close {
-            link: peer.link,
+            stream: peer.stream,
             is_orderly,
             tag,
         });
-        links.remove(peer.link);
+        streams.remove(peer.stream);
         counts.remove(entity);
         commands.entity(entity).despawn();
     }

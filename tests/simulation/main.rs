@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use ecs_torrent::components::commands::{AddOptions, AddTorrent, CommandQueue, GetStats, Reply};
-use ecs_torrent::components::ids::LinkId;
+use ecs_torrent::components::ids::StreamId;
 use ecs_torrent::components::peer::PeerState;
 use ecs_torrent::components::settings::{Settings, TrackerSettings};
 use ecs_torrent::components::stats::TorrentStats;
@@ -268,7 +268,7 @@ fn small_messages_do_not_use_a_window_up() {
     let node = sim.add_node(ip(1), settings, TorrentPlugins);
     add(&mut sim, node, &content, vec![]);
     let mut peer = sim.add_host((ip(2), 6881).into());
-    let link = LinkId(2);
+    let stream = StreamId(2);
     let (to, timeout) = ((ip(1), 6881).into(), Duration::from_secs(10));
     let handshake = Handshake {
         reserved: Reserved::default(),
@@ -278,10 +278,10 @@ fn small_messages_do_not_use_a_window_up() {
     let mut hello = BytesMut::new();
     handshake.write(&mut hello);
     sim.run_for(Duration::from_secs(1));
-    peer.submit(&mut vec![NetRequest::Connect { link, to, timeout }]);
+    peer.submit(&mut vec![NetRequest::Connect { stream, to, timeout }]);
     let mut say = |sim: &mut Simulation, bytes: Bytes| {
         let frames = vec![bytes];
-        peer.submit(&mut vec![NetRequest::Send { link, frames }]);
+        peer.submit(&mut vec![NetRequest::Send { stream, frames }]);
         sim.run_for(Duration::from_millis(2));
     };
     say(&mut sim, hello.freeze());

@@ -9,7 +9,7 @@ use ecs_torrent_components::peer::{Outbox, Peer, Requests, ServeQueue, UploadMem
 use ecs_torrent_components::piece::{ActivePiece, PieceMemory};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Torrent, TorrentPeers};
-use ecs_torrent_engine::ports::net::Links;
+use ecs_torrent_engine::ports::net::Streams;
 
 use super::{Invariant, Violations};
 
@@ -53,7 +53,7 @@ pub(super) fn check_all(
     settings: Res<Settings>,
     uploads: Res<UploadMemory>,
     connections: Res<ConnectionCounts>,
-    links: Res<Links>,
+    streams: Res<Streams>,
     mut violations: ResMut<Violations>,
     peers: Query<Entity, With<Peer>>,
     talking: Query<(&Peer, &Requests, &UploadQueue, &Outbox)>,
@@ -85,10 +85,10 @@ pub(super) fn check_all(
     // A peer that is being replaced is not counted; it disconnects in this tick.
     let stays = |peer: &Entity| connections.contains(*peer);
     let (count, staying) = (peers.iter().count(), peers.iter().filter(stays).count());
-    let (counted, links) = (connections.total, links.len());
-    if staying != counted || links != count {
+    let (counted, streams) = (connections.total, streams.len());
+    if staying != counted || streams != count {
         note(format!(
-            "{count} peers, of which {staying} stay, {counted} connections counted, {links} links"
+            "{count} peers, of which {staying} stay, {counted} connections counted, {streams} streams"
         ));
     }
     for (torrent, candidates, connected) in &torrents {

@@ -8,14 +8,14 @@ use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::Clock;
-use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::messages::{
     ChokeReceived, PeerDisconnected, ReceivedBlocks, RejectReceived, UploadRequested,
 };
 use ecs_torrent_components::peer::{PeerState, Requests, Wire};
 use ecs_torrent_components::torrent::{Have, Lifecycle, PeerOf, Torrent};
 use ecs_torrent_engine::ports::NetPort;
-use ecs_torrent_engine::ports::net::{Links, NetRequest};
+use ecs_torrent_engine::ports::net::{NetRequest, Streams};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::BlockRequest;
 use ecs_torrent_protocol::wire::{Block, Frame, FrameLimits, Message, PeerCodec};
@@ -29,7 +29,7 @@ pub(super) struct Conversations {
     /// Requests answered in this tick; a cancel may cross the answer.
     answered: Vec<(Entity, BlockRequest)>,
     /// Connections closed by us.
-    closed: std::collections::BTreeSet<LinkId>,
+    closed: std::collections::BTreeSet<StreamId>,
 }
 
 /// One connection, from our side.
@@ -199,7 +199,12 @@ pub(super) struct Facts<'w, 's> {
 }
 
 /// Decodes and checks outgoing bytes.
-pub(super) fn listen(net: Res<NetPort>, links: Res<Links>, mut conversations: ResMut<Conversations>, mut facts: Facts) {
+pub(super) fn listen(
+    net: Res<NetPort>,
+    streams: Res<Streams>,
+    mut conversations: ResMut<Conversations>,
+    mut facts: Facts,
+) {
     let Conversations {
         by_peer,
         answered,
@@ -207,13 +212,13 @@ pub(super) fn listen(net: Res<NetPort>, links: Res<Links>, mut conversations: Re
     } = &mut *conversations;
     for request in net.outgoing() {
         match request {
-            NetRequest::Close { link, .. } if closed.insert(*link) => {}
-            NetRequest::Close { link, .. } => facts.note(|| format!("{link:?} is closed twice")),
-            NetRequest::Send { link, .. } if closed.contains(link) => {
-                facts.note(|| format!("something is sent to {link:?}, which is closed"));
+            NetRequest::Close { stream, .. } if closed.insert(*stream) => {}
+            NetRequest::Close { stream, .. } => facts.note(|| format!("{stream:?} is closed twice")),
+            NetRequest::Send { stream, .. } if closed.contains(stream) => {
+                facts.note(|| format!("something is sent to {stream:?}, which is closed"));
             }
-            NetRequest::Send { link, frames } => {
-                let Some(peer) = links.get(*link) else { continue };
+            NetRequest::Send { stream, frames } => {
+                let Some(peer) = streams.get(*stream) else { continue };
                 let conversation = by_peer.entry(peer).or_insert_with(Conversation::new);
                 for frame in frames {
                     conversation.codec.push(frame.clone());

@@ -1,7 +1,7 @@
 //! Sockets on tokio: one task per connection, per listening socket and per UDP socket.
 
-mod link;
 mod listen;
+mod stream;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bevy_platform::collections::HashMap;
-use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::settings::NetSettings;
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use self::link::Link;
+use self::stream::Stream;
 use super::buffers::ReadChunks;
 use super::sink::Sink;
 use super::{SharedRuntime, StartError};
@@ -36,7 +36,7 @@ pub struct TokioNet {
 /// State shared by the tasks.
 struct Shared {
     sink: Sink<NetEvent>,
-    links: Mutex<HashMap<LinkId, Arc<Link>>>,
+    streams: Mutex<HashMap<StreamId, Arc<Stream>>>,
     chunks: ReadChunks,
     settings: NetSettings,
     /// Source addresses for outgoing connections, if specific addresses were configured.
@@ -49,8 +49,8 @@ struct Shared {
 }
 
 impl Shared {
-    fn links(&self) -> MutexGuard<'_, HashMap<LinkId, Arc<Link>>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    fn streams(&self) -> MutexGuard<'_, HashMap<StreamId, Arc<Stream>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn datagrams(&self) -> MutexGuard<'_, DatagramRings> {
@@ -79,7 +79,7 @@ impl TokioNet {
             .collect();
         let shared = Arc::new(Shared {
             sink: Sink::new(waker),
-            links: Mutex::default(),
+            streams: Mutex::default(),
             chunks: ReadChunks::new(settings.read_chunk_bytes),
             settings: settings.clone(),
             sources,
@@ -99,24 +99,24 @@ impl TokioNet {
         Ok((Self { shared, udp, runtime }, LocalAddresses(local)))
     }
 
-    fn connect(&self, id: LinkId, to: SocketAddr, time: Duration) {
-        let link = Arc::new(Link::new(&self.shared.settings));
-        self.shared.links().insert(id, link.clone());
+    fn connect(&self, id: StreamId, to: SocketAddr, time: Duration) {
+        let stream = Arc::new(Stream::new(&self.shared.settings));
+        self.shared.streams().insert(id, stream.clone());
         let shared = self.shared.clone();
         self.runtime.handle().spawn(async move {
             let connecting = open(to, &shared.sources);
             tokio::select! {
                 result = timeout(time, connecting) => match result {
-                    Ok(Ok(stream)) => {
-                        shared.sink.push(NetEvent::Connected { link: id });
-                        return link.run(id, stream, &shared).await;
+                    Ok(Ok(tcp)) => {
+                        shared.sink.push(NetEvent::Connected { stream: id });
+                        return stream.run(id, tcp, &shared).await;
                     }
                     Ok(Err(error)) => shared.closed(id, &error.to_string()),
                     Err(_) => shared.closed(id, "no answer"),
                 },
-                () = link.closed() => {}
+                () = stream.closed() => {}
             }
-            link.end(&shared);
+            stream.end(&shared);
         });
     }
 
@@ -162,13 +162,13 @@ async fn trim_chunks(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    fn closed(&self, link: LinkId, reason: &str) {
+    fn closed(&self, stream: StreamId, reason: &str) {
         let reason = reason.into();
-        self.sink.push(NetEvent::Closed { link, reason });
+        self.sink.push(NetEvent::Closed { stream, reason });
     }
 
-    fn link(&self, id: LinkId) -> Option<Arc<Link>> {
-        self.links().get(&id).cloned()
+    fn stream(&self, id: StreamId) -> Option<Arc<Stream>> {
+        self.streams().get(&id).cloned()
     }
 }
 
@@ -176,20 +176,24 @@ impl Backend<NetRequest, NetEvent> for TokioNet {
     fn submit(&mut self, requests: &mut Vec<NetRequest>) {
         for request in requests.drain(..) {
             match request {
-                NetRequest::Connect { link, to, timeout } => self.connect(link, to, timeout),
-                NetRequest::Send { link, frames } => {
-                    if let Some(link) = self.shared.link(link) {
-                        link.send(frames);
+                NetRequest::Connect { stream, to, timeout } => self.connect(stream, to, timeout),
+                NetRequest::Send { stream, frames } => {
+                    if let Some(stream) = self.shared.stream(stream) {
+                        stream.send(frames);
                     }
                 }
-                NetRequest::Grant { link, bytes } => {
-                    if let Some(link) = self.shared.link(link) {
-                        link.grant(bytes);
+                NetRequest::Grant { stream, bytes } => {
+                    if let Some(stream) = self.shared.stream(stream) {
+                        stream.grant(bytes);
                     }
                 }
-                NetRequest::Close { link, is_orderly, tag } => {
-                    let closed = self.shared.links().remove(&link);
-                    let ended = closed.map_or(tag, |link| link.close(is_orderly, tag));
+                NetRequest::Close {
+                    stream,
+                    is_orderly,
+                    tag,
+                } => {
+                    let closed = self.shared.streams().remove(&stream);
+                    let ended = closed.map_or(tag, |stream| stream.close(is_orderly, tag));
                     if let Some(tag) = ended {
                         self.shared.sink.push(NetEvent::Gone { tag });
                     }

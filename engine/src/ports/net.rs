@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use bytes::Bytes;
-use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::ids::StreamId;
 
 use crate::port::{JobTag, Port, PortEvent, Purpose};
 
@@ -15,7 +15,7 @@ use crate::port::{JobTag, Port, PortEvent, Purpose};
 pub type NetPort = Port<NetRequest, NetEvent>;
 
 /// The inbox of all connection events.
-pub const LINKS: Purpose = Purpose("links");
+pub const STREAMS: Purpose = Purpose("streams");
 
 /// The part of a connection's window that one read uses up. A read of a few bytes costs as much as 2 KiB, so that
 /// single bytes do not turn into an endless number of events: 32 of them fill a window of 64 KiB. The world grants this
@@ -109,8 +109,8 @@ pub struct DatagramCounts {
 pub enum NetRequest {
     /// Opens a connection. Answered by `Connected` or `Closed`.
     Connect {
-        /// The name of the connection from now on, from [`Links::next_id`].
-        link: LinkId,
+        /// The name of the connection from now on, from [`Streams::next_id`].
+        stream: StreamId,
         /// The remote address.
         to: SocketAddr,
         /// Timeout for the attempt.
@@ -119,7 +119,7 @@ pub enum NetRequest {
     /// Sends bytes, in order, after the bytes sent before.
     Send {
         /// The connection.
-        link: LinkId,
+        stream: StreamId,
         /// The bytes.
         frames: Vec<Bytes>,
     },
@@ -128,7 +128,7 @@ pub enum NetRequest {
     /// window, by their [`read_cost`], until the world grants them again.
     Grant {
         /// The connection.
-        link: LinkId,
+        stream: StreamId,
         /// The number of bytes.
         bytes: u32,
     },
@@ -136,7 +136,7 @@ pub enum NetRequest {
     /// ended it.
     Close {
         /// The connection.
-        link: LinkId,
+        stream: StreamId,
         /// Whether to send the queued bytes and wait for the peer to close, for a bounded time. Otherwise the
         /// connection is dropped at once.
         is_orderly: bool,
@@ -168,33 +168,33 @@ pub enum NetEvent {
     /// A peer connected to us.
     Accepted {
         /// The connection's name.
-        link: LinkId,
+        stream: StreamId,
         /// The peer's address.
         remote: SocketAddr,
     },
     /// A requested connection is open.
     Connected {
         /// The connection.
-        link: LinkId,
+        stream: StreamId,
     },
     /// Bytes arrived, in order.
     Received {
         /// The connection.
-        link: LinkId,
+        stream: StreamId,
         /// The bytes, in the buffer they were read into.
         chunk: Bytes,
     },
     /// Bytes were sent to the peer.
     Sent {
         /// The connection.
-        link: LinkId,
+        stream: StreamId,
         /// The number of bytes since the last such event.
         bytes: usize,
     },
     /// A connection ended, or could not be opened, for a reason other than our `Close`.
     Closed {
         /// The connection.
-        link: LinkId,
+        stream: StreamId,
         /// A human-readable reason.
         reason: Arc<str>,
     },
@@ -231,39 +231,39 @@ impl PortEvent for NetEvent {
         match self {
             Self::Datagram { .. } => DATAGRAMS,
             Self::Resolved { tag, .. } | Self::Gone { tag } => tag.purpose,
-            _ => LINKS,
+            _ => STREAMS,
         }
     }
 }
 
 /// Connection names, and the entity that holds each connection.
 #[derive(Resource, Debug, Default)]
-pub struct Links {
+pub struct Streams {
     last: u64,
-    entities: bevy_platform::collections::HashMap<LinkId, Entity>,
+    entities: bevy_platform::collections::HashMap<StreamId, Entity>,
 }
 
-impl Links {
+impl Streams {
     /// Returns a new name for a connection that the world opens. The backend names the connections it accepts.
-    pub fn next_id(&mut self) -> LinkId {
+    pub fn next_id(&mut self) -> StreamId {
         self.last += 1;
-        LinkId(self.last * 2)
+        StreamId(self.last * 2)
     }
 
     /// Records the entity that holds a connection.
-    pub fn insert(&mut self, link: LinkId, peer: Entity) {
-        self.entities.insert(link, peer);
+    pub fn insert(&mut self, stream: StreamId, peer: Entity) {
+        self.entities.insert(stream, peer);
     }
 
     /// Returns the entity that holds a connection.
     #[must_use]
-    pub fn get(&self, link: LinkId) -> Option<Entity> {
-        self.entities.get(&link).copied()
+    pub fn get(&self, stream: StreamId) -> Option<Entity> {
+        self.entities.get(&stream).copied()
     }
 
     /// Forgets a connection.
-    pub fn remove(&mut self, link: LinkId) {
-        self.entities.remove(&link);
+    pub fn remove(&mut self, stream: StreamId) {
+        self.entities.remove(&stream);
     }
 
     /// Returns the number of connections, including those being opened.

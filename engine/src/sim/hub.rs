@@ -103,8 +103,14 @@ impl Hub {
         }
         let inbox = &mut inbox.net;
         match (&event, inbox.back_mut()) {
-            // Merges consecutive `Sent` events of a link.
-            (NetEvent::Sent { link, bytes }, Some(NetEvent::Sent { link: last, bytes: sum })) if link == last => {
+            // Merges consecutive `Sent` events of a stream.
+            (
+                NetEvent::Sent { stream, bytes },
+                Some(NetEvent::Sent {
+                    stream: last,
+                    bytes: sum,
+                }),
+            ) if stream == last => {
                 *sum += bytes;
             }
             _ => inbox.push_back(event),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bevy_app::App;
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::{Clock, Wakeup};
-use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_protocol::time::Timestamp;
 
@@ -53,8 +53,8 @@ fn ticks(sim: &mut Simulation, node: NodeId) -> Vec<u64> {
 /// A host with a connection to a node.
 fn connected(sim: &mut Simulation, last: u8) -> SimNet {
     let mut host = sim.add_host(address(last));
-    let (link, to, timeout) = (LinkId(2), address(1), Duration::from_secs(10));
-    host.submit(&mut vec![NetRequest::Connect { link, to, timeout }]);
+    let (stream, to, timeout) = (StreamId(2), address(1), Duration::from_secs(10));
+    host.submit(&mut vec![NetRequest::Connect { stream, to, timeout }]);
     sim.run_for(ms(50));
     assert!(matches!(poll(&mut host)[..], [NetEvent::Connected { .. }]));
     host
@@ -116,8 +116,8 @@ fn a_killed_process_resets_its_connections_and_can_begin_again() {
         matches!(&events[..], [NetEvent::Closed { reason, .. }] if reason.contains("reset")),
         "{events:?}"
     );
-    let (link, to, timeout) = (LinkId(4), address(1), Duration::from_secs(10));
-    host.submit(&mut vec![NetRequest::Connect { link, to, timeout }]);
+    let (stream, to, timeout) = (StreamId(4), address(1), Duration::from_secs(10));
+    host.submit(&mut vec![NetRequest::Connect { stream, to, timeout }]);
     sim.run_for(ms(100));
     let events = poll(&mut host);
     assert!(
@@ -139,9 +139,9 @@ fn a_machine_without_power_says_nothing_until_it_is_back() {
     let node = add(&mut sim, 1);
     let mut host = connected(&mut sim, 2);
     sim.crash(node, Crash::Power);
-    let link = LinkId(2);
+    let stream = StreamId(2);
     let frames = vec![bytes::Bytes::from_static(b"anybody?")];
-    host.submit(&mut vec![NetRequest::Send { link, frames }]);
+    host.submit(&mut vec![NetRequest::Send { stream, frames }]);
     sim.run_for(Duration::from_secs(60));
     assert!(matches!(poll(&mut host)[..], [NetEvent::Sent { .. }]));
     sim.restart(node);
@@ -160,15 +160,15 @@ fn a_machine_that_sleeps_hears_everything_when_it_wakes() {
     let mut host = connected(&mut sim, 2);
     let before = ticks(&mut sim, node).len();
     sim.suspend(node, Duration::from_secs(100));
-    let (link, frames) = (LinkId(2), vec![bytes::Bytes::from_static(b"hello")]);
-    host.submit(&mut vec![NetRequest::Send { link, frames }]);
+    let (stream, frames) = (StreamId(2), vec![bytes::Bytes::from_static(b"hello")]);
+    host.submit(&mut vec![NetRequest::Send { stream, frames }]);
     sim.run_for(Duration::from_secs(99));
     assert_eq!(ticks(&mut sim, node).len(), before);
     sim.run_for(Duration::from_secs(10));
     assert_eq!(ticks(&mut sim, node)[before], 100_050);
     let core = sim.node(node);
     let mut net = core.world_mut().resource_mut::<crate::ports::NetPort>();
-    let heard = net.take(crate::ports::net::LINKS);
+    let heard = net.take(crate::ports::net::STREAMS);
     assert!(
         heard
             .into_iter()

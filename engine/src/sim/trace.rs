@@ -75,28 +75,28 @@ impl Trace {
 
     pub(super) fn net(&mut self, now: Timestamp, node: NodeId, contents: &Contents, event: &NetEvent) {
         match event {
-            NetEvent::Accepted { link, remote } => {
+            NetEvent::Accepted { stream, remote } => {
                 self.head(now, node, 1);
-                self.word(link.0);
+                self.word(stream.0);
                 self.address(*remote);
             }
-            NetEvent::Connected { link } => {
+            NetEvent::Connected { stream } => {
                 self.head(now, node, 2);
-                self.word(link.0);
+                self.word(stream.0);
             }
-            NetEvent::Received { link, chunk } => {
+            NetEvent::Received { stream, chunk } => {
                 self.head(now, node, 3);
-                self.word(link.0);
+                self.word(stream.0);
                 self.payload(contents, chunk);
             }
-            NetEvent::Sent { link, bytes } => {
+            NetEvent::Sent { stream, bytes } => {
                 self.head(now, node, 4);
-                self.word(link.0);
+                self.word(stream.0);
                 self.word(*bytes as u64);
             }
-            NetEvent::Closed { link, reason } => {
+            NetEvent::Closed { stream, reason } => {
                 self.head(now, node, 5);
-                self.word(link.0);
+                self.word(stream.0);
                 self.bytes(reason.as_bytes());
             }
             NetEvent::Gone { tag } => {

@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::settings::NetSettings;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::sleep;
 
 use super::Shared;
-use super::link::Link;
+use super::stream::Stream;
 use crate::backends::StartError;
 use crate::ports::net::{DatagramKind, NetEvent};
 
@@ -125,15 +125,15 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             continue;
         }
         match listener.accept().await {
-            Ok((stream, remote)) => {
+            Ok((tcp, remote)) => {
                 // Accepted connections have odd names, those that the world opens have even ones.
-                let id = LinkId(shared.last_accepted.fetch_add(2, Ordering::Relaxed) + 1);
-                let link = Arc::new(Link::new(&shared.settings));
-                shared.links().insert(id, link.clone());
+                let id = StreamId(shared.last_accepted.fetch_add(2, Ordering::Relaxed) + 1);
+                let stream = Arc::new(Stream::new(&shared.settings));
+                shared.streams().insert(id, stream.clone());
                 shared.unseen.fetch_add(1, Ordering::Relaxed);
-                shared.sink.push(NetEvent::Accepted { link: id, remote });
+                shared.sink.push(NetEvent::Accepted { stream: id, remote });
                 let shared = shared.clone();
-                tokio::spawn(async move { link.run(id, stream, &shared).await });
+                tokio::spawn(async move { stream.run(id, tcp, &shared).await });
             }
             Err(error) => {
                 // Fault 99: without descriptors, accepting pauses. A connection that broke before it was accepted is

@@ -124,9 +124,9 @@ impl Network {
         let end = &connection.ends[flow.sender as usize];
         let half = &mut connection.halves[flow.sender as usize];
         let bytes = half.fill(room);
-        let (host, link) = (end.host, end.link);
+        let (host, stream) = (end.host, end.stream);
         if bytes > 0 && end.state == EndState::Open {
-            hub.tell_net(host, NetEvent::Sent { link, bytes });
+            hub.tell_net(host, NetEvent::Sent { stream, bytes });
         }
         if half.is_ready(window) {
             half.is_listed = true;
@@ -322,7 +322,7 @@ impl Network {
         };
         let half = &mut connection.halves[flow.sender as usize];
         let end = &mut connection.ends[1 - flow.sender as usize];
-        let (node, link) = (end.host, end.link);
+        let (node, stream) = (end.host, end.stream);
         if end.state != EndState::Open || half.unread.is_empty() || !self.hosts[node.0].is_reading {
             return;
         }
@@ -337,7 +337,7 @@ impl Network {
                     if has_window {
                         end.credit -= i64::from(read_cost(chunk.len()));
                     }
-                    hub.tell_net(node, NetEvent::Received { link, chunk });
+                    hub.tell_net(node, NetEvent::Received { stream, chunk });
                 }
                 Received::End => return self.end_by_peer(hub, flow.reversed()),
             }
@@ -348,9 +348,9 @@ impl Network {
     }
 
     pub(super) fn read_all(&mut self, hub: &mut Hub, node: NodeId) {
-        let mut links: Vec<(Key, u8)> = self.hosts[node.0].links.values().copied().collect();
-        links.sort_unstable();
-        for (connection, reader) in links {
+        let mut streams: Vec<(Key, u8)> = self.hosts[node.0].streams.values().copied().collect();
+        streams.sort_unstable();
+        for (connection, reader) in streams {
             let sender = 1 - reader;
             self.read(hub, Flow { connection, sender });
         }

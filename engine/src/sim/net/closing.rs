@@ -1,6 +1,6 @@
 //! The end of connections.
 
-use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::ids::StreamId;
 
 use super::super::NodeId;
 use super::super::flow::Flow;
@@ -18,8 +18,15 @@ pub(super) const RESET: &str = "Connection reset by peer";
 pub(super) const TIMED_OUT: &str = "Connection timed out";
 
 impl Network {
-    pub(super) fn close(&mut self, hub: &mut Hub, node: NodeId, link: LinkId, is_orderly: bool, tag: Option<JobTag>) {
-        let Some(flow) = self.flow(node, link) else {
+    pub(super) fn close(
+        &mut self,
+        hub: &mut Hub,
+        node: NodeId,
+        stream: StreamId,
+        is_orderly: bool,
+        tag: Option<JobTag>,
+    ) {
+        let Some(flow) = self.flow(node, stream) else {
             // The connection has already ended.
             return Self::tell_gone(hub, node, tag);
         };
@@ -174,8 +181,8 @@ impl Network {
             EndState::Opening if flow.sender == 1 => {}
             EndState::Closing(tag) => Self::tell_gone(hub, end.host, tag),
             EndState::Opening | EndState::Open => {
-                let (link, reason) = (end.link, reason.into());
-                hub.tell_net(end.host, NetEvent::Closed { link, reason });
+                let (stream, reason) = (end.stream, reason.into());
+                hub.tell_net(end.host, NetEvent::Closed { stream, reason });
             }
         }
     }

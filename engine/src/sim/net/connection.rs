@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_protocol::time::Timestamp;
 use smallvec::SmallVec;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ pub(super) struct Connection {
 /// One end of a connection.
 pub(super) struct End {
     pub(super) host: NodeId,
-    pub(super) link: LinkId,
+    pub(super) stream: StreamId,
     /// The end's address, as the other end sees it.
     pub(super) address: SocketAddr,
     pub(super) state: EndState,

@@ -129,7 +129,7 @@ impl NetControl<'_> {
     /// Number of a host's connections that are open, being made or being closed.
     #[must_use]
     pub fn connection_count(&self, node: NodeId) -> usize {
-        self.lock().net.hosts[node.0].links.len()
+        self.lock().net.hosts[node.0].streams.len()
     }
 
     /// Bytes that a host has sent and received so far.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bevy_platform::collections::HashMap;
 use bytes::Bytes;
-use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::random::Random;
 use ecs_torrent_protocol::time::Timestamp;
 
@@ -146,7 +146,7 @@ pub(super) struct Host {
     pub(super) down: Pipe,
     pub(super) datagrams_out: Datagrams,
     pub(super) datagrams_in: Datagrams,
-    pub(super) links: HashMap<LinkId, (Key, u8)>,
+    pub(super) streams: HashMap<StreamId, (Key, u8)>,
     /// Bytes that a connection may deliver before more are granted; a host without an engine grants automatically.
     pub(super) window: Option<u32>,
     pub(super) close_timeout: Duration,
@@ -174,7 +174,7 @@ impl Host {
             down: Pipe::default(),
             datagrams_out: Datagrams::default(),
             datagrams_in: Datagrams::default(),
-            links: HashMap::default(),
+            streams: HashMap::default(),
             window,
             close_timeout: Duration::from_secs(1),
             is_refusing: false,
@@ -189,10 +189,10 @@ impl Host {
         }
     }
 
-    /// A new link id for an accepted connection; these are odd, and the world uses even ones.
-    pub(super) fn next_accepted(&mut self) -> LinkId {
+    /// A new stream id for an accepted connection; these are odd, and the world uses even ones.
+    pub(super) fn next_accepted(&mut self) -> StreamId {
         self.last_accepted += 1;
-        LinkId(self.last_accepted * 2 - 1)
+        StreamId(self.last_accepted * 2 - 1)
     }
 
     /// Source address of the next connection to `to`, if this host has an address of that family.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::super::NodeId;
@@ -96,25 +96,29 @@ impl Network {
 
     pub(super) fn carry_out(&mut self, hub: &mut Hub, node: NodeId, request: NetRequest) {
         match request {
-            NetRequest::Connect { link, to, timeout } => self.connect(hub, node, link, to, timeout),
-            NetRequest::Send { link, frames } => self.send(hub, node, link, frames),
-            NetRequest::Grant { link, bytes } => self.grant(hub, node, link, bytes),
-            NetRequest::Close { link, is_orderly, tag } => self.close(hub, node, link, is_orderly, tag),
+            NetRequest::Connect { stream, to, timeout } => self.connect(hub, node, stream, to, timeout),
+            NetRequest::Send { stream, frames } => self.send(hub, node, stream, frames),
+            NetRequest::Grant { stream, bytes } => self.grant(hub, node, stream, bytes),
+            NetRequest::Close {
+                stream,
+                is_orderly,
+                tag,
+            } => self.close(hub, node, stream, is_orderly, tag),
             NetRequest::Datagram { to, data } => self.send_datagram(hub, node, to, data),
             // Name resolution is not part of the network.
             NetRequest::Resolve { .. } => {}
         }
     }
 
-    fn connect(&mut self, hub: &mut Hub, node: NodeId, link: LinkId, to: SocketAddr, timeout: Duration) {
+    fn connect(&mut self, hub: &mut Hub, node: NodeId, stream: StreamId, to: SocketAddr, timeout: Duration) {
         let host = &mut self.hosts[node.0];
         let Some(address) = host.source_for(to.ip()) else {
             let reason = NO_ROUTE.into();
-            return hub.tell_net(node, NetEvent::Closed { link, reason });
+            return hub.tell_net(node, NetEvent::Closed { stream, reason });
         };
         let end = End {
             host: node,
-            link,
+            stream,
             address,
             state: EndState::Opening,
             credit: host.window.map_or(i64::MAX / 2, i64::from),
@@ -122,7 +126,7 @@ impl Network {
         // The accepting host is known when the request arrives.
         let nobody = End {
             host: node,
-            link: LinkId(0),
+            stream: StreamId(0),
             address: to,
             state: EndState::Ended,
             credit: 0,
@@ -135,7 +139,7 @@ impl Network {
             tries: 0,
             is_severed: false,
         });
-        self.hosts[node.0].links.insert(link, (key, 0));
+        self.hosts[node.0].streams.insert(stream, (key, 0));
         let there = self.listeners.get(&to).copied();
         let latency = self.latency(node, there.unwrap_or(node));
         hub.plan(latency, Happening::Syn(key));
@@ -182,16 +186,16 @@ impl Network {
 
     fn establish(&mut self, hub: &mut Hub, key: Key, there: NodeId, latency: Duration) {
         let host = &mut self.hosts[there.0];
-        let link = host.next_accepted();
+        let stream = host.next_accepted();
         host.unseen += 1;
-        host.links.insert(link, (key, 1));
+        host.streams.insert(stream, (key, 1));
         let credit = host.window.map_or(i64::MAX / 2, i64::from);
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         connection.ends[1] = End {
             host: there,
-            link,
+            stream,
             address: connection.to,
             state: EndState::Opening,
             credit,
@@ -216,8 +220,8 @@ impl Network {
             return self.fail_opening(hub, key, REFUSED);
         }
         end.state = EndState::Open;
-        let (host, link) = (end.host, end.link);
-        hub.tell_net(host, NetEvent::Connected { link });
+        let (host, stream) = (end.host, end.stream);
+        hub.tell_net(host, NetEvent::Connected { stream });
         let sender = 0;
         self.fill(
             hub,
@@ -234,10 +238,10 @@ impl Network {
         };
         let remote = connection.ends[0].address;
         let end = &mut connection.ends[1];
-        let (host, link) = (end.host, end.link);
+        let (host, stream) = (end.host, end.stream);
         if end.state == EndState::Opening {
             end.state = EndState::Open;
-            hub.tell_net(host, NetEvent::Accepted { link, remote });
+            hub.tell_net(host, NetEvent::Accepted { stream, remote });
             let sender = 1;
             self.fill(
                 hub,
@@ -260,11 +264,11 @@ impl Network {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
-        let (host, link) = (connection.ends[0].host, connection.ends[0].link);
+        let (host, stream) = (connection.ends[0].host, connection.ends[0].stream);
         hub.tell_net(
             host,
             NetEvent::Closed {
-                link,
+                stream,
                 reason: reason.into(),
             },
         );
@@ -278,8 +282,8 @@ impl Network {
         );
     }
 
-    fn send(&mut self, hub: &mut Hub, node: NodeId, link: LinkId, frames: Vec<Bytes>) {
-        let Some(flow) = self.flow(node, link) else { return };
+    fn send(&mut self, hub: &mut Hub, node: NodeId, stream: StreamId, frames: Vec<Bytes>) {
+        let Some(flow) = self.flow(node, stream) else { return };
         let Some(connection) = self.connections.get_mut(flow.connection) else {
             return;
         };
@@ -310,14 +314,14 @@ impl Network {
         }
         let bytes = connection.halves[flow.sender as usize].fill(room);
         if bytes > 0 && end.state == EndState::Open {
-            let link = end.link;
-            hub.tell_net(end.host, NetEvent::Sent { link, bytes });
+            let stream = end.stream;
+            hub.tell_net(end.host, NetEvent::Sent { stream, bytes });
         }
         self.offer(hub, flow);
     }
 
-    fn grant(&mut self, hub: &mut Hub, node: NodeId, link: LinkId, bytes: u32) {
-        let Some(flow) = self.flow(node, link) else { return };
+    fn grant(&mut self, hub: &mut Hub, node: NodeId, stream: StreamId, bytes: u32) {
+        let Some(flow) = self.flow(node, stream) else { return };
         if let Some(connection) = self.connections.get_mut(flow.connection) {
             connection.ends[flow.sender as usize].credit += i64::from(bytes);
             self.read(hub, flow.reversed());
@@ -325,8 +329,8 @@ impl Network {
     }
 
     /// The outgoing flow of a node's connection.
-    pub(super) fn flow(&self, node: NodeId, link: LinkId) -> Option<Flow> {
-        let &(connection, sender) = self.hosts[node.0].links.get(&link)?;
+    pub(super) fn flow(&self, node: NodeId, stream: StreamId) -> Option<Flow> {
+        let &(connection, sender) = self.hosts[node.0].streams.get(&stream)?;
         Some(Flow { connection, sender })
     }
 
@@ -366,15 +370,15 @@ impl Network {
             *unseen = unseen.saturating_sub(1);
         }
         end.state = EndState::Ended;
-        let (host, link) = (end.host, end.link);
+        let (host, stream) = (end.host, end.stream);
         connection.halves[flow.sender as usize].drop_unsent();
         let both_ended = connection.ends.iter().all(|end| end.state == EndState::Ended);
         if self.hosts[host.0]
-            .links
-            .get(&link)
+            .streams
+            .get(&stream)
             .is_some_and(|(key, _)| *key == flow.connection)
         {
-            self.hosts[host.0].links.remove(&link);
+            self.hosts[host.0].streams.remove(&stream);
         }
         if both_ended {
             self.connections.remove(flow.connection);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bevy_ecs::entity::Entity;
 use bytes::Bytes;
-use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::super::{Access, NodeId, Path, SimNet, Simulation, SocketLimits};
@@ -13,7 +13,7 @@ use crate::port::{Backend, JobTag, Purpose};
 use crate::ports::net::{NetEvent, NetRequest};
 
 const LATENCY: Duration = Duration::from_millis(10);
-const LINK: LinkId = LinkId(2);
+const STREAM: StreamId = StreamId(2);
 
 fn address(last: u8) -> SocketAddr {
     ([10, 0, 0, last], 6881).into()
@@ -44,19 +44,23 @@ impl Peer {
         self.net.submit(&mut vec![request]);
     }
 
-    fn connect(&mut self, link: LinkId, to: u8) {
+    fn connect(&mut self, stream: StreamId, to: u8) {
         let (to, timeout) = (address(to), Duration::from_secs(10));
-        self.ask(NetRequest::Connect { link, to, timeout });
+        self.ask(NetRequest::Connect { stream, to, timeout });
     }
 
-    fn send(&mut self, link: LinkId, count: usize, len: usize) {
+    fn send(&mut self, stream: StreamId, count: usize, len: usize) {
         let frames = (0..count).map(|number| vec![number as u8; len].into()).collect();
-        self.ask(NetRequest::Send { link, frames });
+        self.ask(NetRequest::Send { stream, frames });
     }
 
-    fn close(&mut self, link: LinkId, is_orderly: bool) {
+    fn close(&mut self, stream: StreamId, is_orderly: bool) {
         let tag = Some(JobTag::new(Purpose("test"), Entity::PLACEHOLDER));
-        self.ask(NetRequest::Close { link, is_orderly, tag });
+        self.ask(NetRequest::Close {
+            stream,
+            is_orderly,
+            tag,
+        });
     }
 
     fn look(&mut self, now: Timestamp) {
@@ -73,9 +77,9 @@ impl Peer {
         self.seen.iter().flat_map(chunk).collect()
     }
 
-    fn received(&self, link: LinkId) -> usize {
+    fn received(&self, stream: StreamId) -> usize {
         let len = |(_, event): &(_, NetEvent)| match event {
-            NetEvent::Received { link: found, chunk } if *found == link => chunk.len(),
+            NetEvent::Received { stream: found, chunk } if *found == stream => chunk.len(),
             _ => 0,
         };
         self.seen.iter().map(len).sum()
@@ -89,12 +93,12 @@ impl Peer {
         self.seen.iter().map(bytes).sum()
     }
 
-    fn accepted(&self) -> LinkId {
-        let links = self.seen.iter().filter_map(|(_, event)| match event {
-            NetEvent::Accepted { link, .. } => Some(*link),
+    fn accepted(&self) -> StreamId {
+        let streams = self.seen.iter().filter_map(|(_, event)| match event {
+            NetEvent::Accepted { stream, .. } => Some(*stream),
             _ => None,
         });
-        links.last().expect("a connection was accepted")
+        streams.last().expect("a connection was accepted")
     }
 
     fn datagrams(&self) -> Vec<Bytes> {
@@ -133,7 +137,7 @@ fn run(sim: &mut Simulation, time: Duration, peers: &mut [&mut Peer]) {
 /// Two hosts with a connection, from the first to the second.
 fn pair(sim: &mut Simulation) -> (Peer, Peer) {
     let (mut one, mut other) = (Peer::new(sim, 1), Peer::new(sim, 2));
-    one.connect(LINK, 2);
+    one.connect(STREAM, 2);
     run(sim, ms(100), &mut [&mut one, &mut other]);
     assert_eq!(one.last_at(), LATENCY * 2, "one round trip");
     assert_eq!(other.last_at(), LATENCY * 3);
@@ -157,7 +161,7 @@ fn a_connection_is_as_fast_as_the_slower_access_link() {
         let (mut one, mut other) = pair(&mut sim);
         sim.net().set_access(one.id(), Access::asymmetric(up, 1));
         sim.net().set_access(other.id(), Access::asymmetric(1, down));
-        one.send(LINK, 400, 10_000);
+        one.send(STREAM, 400, 10_000);
         run(&mut sim, Duration::from_secs(20), &mut [&mut one, &mut other]);
         assert_eq!((one.sent(), other.bytes().len()), (4_000_000, 4_000_000));
         near(other.last_at(), Duration::from_secs(seconds) + ms(110));
@@ -169,7 +173,7 @@ fn a_connection_is_as_fast_as_the_slower_access_link() {
 fn without_limits_only_the_way_takes_time() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = pair(&mut sim);
-    one.send(LINK, 100, 16384);
+    one.send(STREAM, 100, 16384);
     run(&mut sim, ms(100), &mut [&mut one, &mut other]);
     assert_eq!(other.bytes().len(), 1_638_400);
     assert_eq!(other.last_at(), ms(110));
@@ -180,13 +184,13 @@ fn a_long_queue_does_not_block_other_connections() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = pair(&mut sim);
     let mut third = Peer::new(&mut sim, 3);
-    one.connect(LinkId(4), 3);
+    one.connect(StreamId(4), 3);
     run(&mut sim, ms(100), &mut [&mut one, &mut other, &mut third]);
     sim.net().set_access(one.id(), Access::symmetric(1_000_000));
-    one.send(LINK, 128, 16384);
+    one.send(STREAM, 128, 16384);
     run(&mut sim, ms(500), &mut [&mut one, &mut other, &mut third]);
     let begun = sim.now();
-    one.send(LinkId(4), 1, 16384);
+    one.send(StreamId(4), 1, 16384);
     run(&mut sim, ms(100), &mut [&mut one, &mut other, &mut third]);
     let took = third.last_at() - begun.since(Timestamp::ZERO);
     assert!(took < ms(60), "its turn comes behind two segments: {took:?}");
@@ -199,11 +203,13 @@ fn connections_share_a_narrow_downlink_evenly() {
     sim.net().set_access(receiver.id(), Access::symmetric(1_000_000));
     let mut senders: Vec<Peer> = (2..6).map(|last| Peer::new(&mut sim, last)).collect();
     for sender in &mut senders {
-        sender.connect(LINK, 1);
-        sender.send(LINK, 1000, 16384);
+        sender.connect(STREAM, 1);
+        sender.send(STREAM, 1000, 16384);
     }
     run(&mut sim, Duration::from_secs(4), &mut [&mut receiver]);
-    let shares: Vec<usize> = (0..4).map(|number| receiver.received(LinkId(number * 2 + 1))).collect();
+    let shares: Vec<usize> = (0..4)
+        .map(|number| receiver.received(StreamId(number * 2 + 1)))
+        .collect();
     let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
     assert!(most - least <= 2 * 16384, "{shares:?}");
     let total: usize = shares.iter().sum();
@@ -225,7 +231,7 @@ fn bytes_stay_in_order_whatever_the_jitter() {
     let (mut one, mut other) = pair(&mut sim);
     sim.net().set_default_path(Path::new(LATENCY).with_jitter(ms(100)));
     for _ in 0..200 {
-        one.send(LINK, 3, 5);
+        one.send(STREAM, 3, 5);
         run(&mut sim, ms(3), &mut [&mut one, &mut other]);
     }
     run(&mut sim, ms(500), &mut [&mut one, &mut other]);
@@ -244,7 +250,7 @@ fn who_does_not_read_stops_the_sender() {
     };
     sim.net().set_limits(limits);
     sim.net().set_reading(other.id(), false);
-    one.send(LINK, 1000, 1024);
+    one.send(STREAM, 1000, 1024);
     run(&mut sim, Duration::from_secs(10), &mut [&mut one, &mut other]);
     assert_eq!(other.bytes().len(), 0);
     let most = (64 << 10) + (128 << 10);
@@ -263,13 +269,13 @@ fn a_partition_delays_what_connections_carry_and_loses_datagrams() {
         let data = Bytes::from(vec![byte]);
         peer.ask(NetRequest::Datagram { to: address(2), data });
     };
-    one.send(LINK, 1, 10);
+    one.send(STREAM, 1, 10);
     datagram(&mut one, 1);
     sim.net().partition(&[a], &[b]);
-    one.send(LINK, 1, 20);
+    one.send(STREAM, 1, 20);
     run(&mut sim, Duration::from_secs(60), &mut [&mut one, &mut other]);
     datagram(&mut one, 2);
-    one.connect(LinkId(4), 2);
+    one.connect(StreamId(4), 2);
     run(&mut sim, Duration::from_secs(20), &mut [&mut one, &mut other]);
     assert_eq!(one.end().unwrap().1, "no answer");
     assert_eq!(
@@ -289,12 +295,12 @@ fn a_connection_that_lasts_through_a_short_partition_is_made_by_repeating() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = (Peer::new(&mut sim, 1), Peer::new(&mut sim, 2));
     sim.net().partition(&[one.id()], &[other.id()]);
-    one.connect(LINK, 2);
+    one.connect(STREAM, 2);
     run(&mut sim, ms(2500), &mut [&mut one, &mut other]);
     sim.net().heal();
     run(&mut sim, ms(1000), &mut [&mut one, &mut other]);
     assert!(
-        matches!(one.seen[..], [(_, NetEvent::Connected { link: LINK })]),
+        matches!(one.seen[..], [(_, NetEvent::Connected { stream: STREAM })]),
         "{:?}",
         one.seen
     );
@@ -313,7 +319,7 @@ fn the_end_that_sends_finds_out_that_nobody_is_there() {
     assert_eq!(sim.net().sever(one.id(), other.id()), 1);
     run(&mut sim, Duration::from_secs(600), &mut [&mut one, &mut other]);
     assert_eq!((one.end(), other.end()), (None, None), "half open, and nobody knows");
-    one.send(LINK, 1, 1);
+    one.send(STREAM, 1, 1);
     run(&mut sim, Duration::from_secs(61), &mut [&mut one, &mut other]);
     assert_eq!(one.end().unwrap().1, "Connection timed out");
     assert_eq!((other.end(), other.bytes().len()), (None, 0));
@@ -324,8 +330,8 @@ fn an_orderly_close_delivers_everything_first() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = pair(&mut sim);
     sim.net().set_access(one.id(), Access::symmetric(1_000_000));
-    one.send(LINK, 50, 10_000);
-    one.close(LINK, true);
+    one.send(STREAM, 50, 10_000);
+    one.close(STREAM, true);
     run(&mut sim, Duration::from_secs(5), &mut [&mut one, &mut other]);
     assert_eq!(other.bytes().len(), 500_000);
     let (at, reason) = other.end().unwrap();
@@ -348,8 +354,8 @@ fn a_close_at_once_resets_and_may_lose_what_is_on_the_way() {
     for seed in 0..20 {
         let mut sim = Simulation::new(seed, LATENCY);
         let (mut one, mut other) = pair(&mut sim);
-        one.send(LINK, 1, 100);
-        one.close(LINK, false);
+        one.send(STREAM, 1, 100);
+        one.close(STREAM, false);
         run(&mut sim, Duration::from_secs(1), &mut [&mut one, &mut other]);
         assert_eq!(other.end().unwrap().1, "Connection reset by peer");
         assert!(matches!(one.seen.last(), Some((_, NetEvent::Gone { .. }))));
@@ -363,9 +369,9 @@ fn a_close_at_once_resets_and_may_lose_what_is_on_the_way() {
 fn what_is_sent_to_a_closed_end_is_answered_with_a_reset() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = pair(&mut sim);
-    let link = other.accepted();
-    one.close(LINK, true);
-    other.send(link, 1, 10);
+    let stream = other.accepted();
+    one.close(STREAM, true);
+    other.send(stream, 1, 10);
     run(&mut sim, Duration::from_secs(3), &mut [&mut one, &mut other]);
     assert_eq!(one.bytes().len(), 0, "it has closed, and reads away what comes");
     assert_eq!(other.end().unwrap().1, "end of stream");
@@ -380,8 +386,8 @@ fn a_reset_from_outside_is_heard_by_both() {
     for peer in [&one, &other] {
         assert_eq!(peer.end().unwrap().1, "Connection reset by peer");
     }
-    one.send(LINK, 1, 1);
-    one.close(LINK, true);
+    one.send(STREAM, 1, 1);
+    one.close(STREAM, true);
     run(&mut sim, ms(100), &mut [&mut one, &mut other]);
     assert!(
         matches!(one.seen.last(), Some((_, NetEvent::Gone { .. }))),
@@ -394,15 +400,15 @@ fn connections_fail_as_they_do_in_the_world() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = (Peer::new(&mut sim, 1), Peer::new(&mut sim, 2));
     sim.net().set_refusing(other.id(), true);
-    one.connect(LINK, 2);
+    one.connect(STREAM, 2);
     run(&mut sim, ms(100), &mut [&mut one, &mut other]);
     assert_eq!(one.end().unwrap(), (LATENCY * 2, "Connection refused".into()));
-    one.connect(LinkId(4), 77);
+    one.connect(StreamId(4), 77);
     run(&mut sim, Duration::from_secs(20), &mut [&mut one, &mut other]);
     assert_eq!(one.end().unwrap(), (ms(10_100), "no answer".into()));
     let (to, timeout) = ("[::1]:6881".parse().unwrap(), Duration::from_secs(1));
-    let link = LinkId(6);
-    one.ask(NetRequest::Connect { link, to, timeout });
+    let stream = StreamId(6);
+    one.ask(NetRequest::Connect { stream, to, timeout });
     run(&mut sim, ms(1), &mut [&mut one, &mut other]);
     assert_eq!(one.end().unwrap().1, "Network is unreachable");
     assert_eq!(other.seen.len(), 0);
@@ -417,7 +423,7 @@ fn a_full_backlog_answers_when_there_is_room() {
     };
     sim.net().set_limits(limits);
     let (mut one, mut other) = (Peer::new(&mut sim, 1), Peer::new(&mut sim, 2));
-    (1..=5).for_each(|number| one.connect(LinkId(number * 2), 2));
+    (1..=5).for_each(|number| one.connect(StreamId(number * 2), 2));
     run(&mut sim, ms(500), &mut [&mut one]);
     assert_eq!(one.seen.len(), 3);
     run(&mut sim, ms(1500), &mut [&mut one, &mut other]);
@@ -460,15 +466,15 @@ fn a_host_that_moves_is_found_at_its_new_address_only() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = pair(&mut sim);
     sim.net().move_node(other.id(), [10, 0, 0, 9].into());
-    one.send(LINK, 1, 10);
-    one.connect(LinkId(4), 9);
-    one.connect(LinkId(6), 2);
+    one.send(STREAM, 1, 10);
+    one.connect(StreamId(4), 9);
+    one.connect(StreamId(6), 2);
     run(&mut sim, Duration::from_secs(20), &mut [&mut one, &mut other]);
     assert_eq!(other.bytes().len(), 0, "the old connection leads nowhere");
     assert!(
         one.seen
             .iter()
-            .any(|(_, event)| matches!(event, NetEvent::Connected { link: LinkId(4) }))
+            .any(|(_, event)| matches!(event, NetEvent::Connected { stream: StreamId(4) }))
     );
     assert_eq!(one.end().unwrap().1, "no answer");
 }
@@ -481,7 +487,7 @@ fn a_seed_decides_everything() {
         sim.net()
             .set_default_path(Path::new(LATENCY).with_jitter(ms(5)).with_loss(0.5));
         for number in 0..50 {
-            one.send(LINK, 2, 1000);
+            one.send(STREAM, 2, 1000);
             let data = Bytes::from(vec![number; 10]);
             one.ask(NetRequest::Datagram { to: address(2), data });
             run(&mut sim, ms(1), &mut [&mut one, &mut other]);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, BufMut, Bytes};
-use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::settings::{NetSettings, millis};
 use smallvec::SmallVec;
 use tokio::io::{AsyncWriteExt, Interest};
@@ -28,7 +28,7 @@ const REPORT_BYTES: usize = 128 << 10;
 const LEAST_READ: usize = 4 << 10;
 
 /// A connection, shared by the world's side and the task.
-pub(super) struct Link {
+pub(super) struct Stream {
     outgoing: Mutex<Outgoing>,
     /// Bytes that may still be read. Falls below zero by less than [`LEAST_READ`] or the cost of a small read.
     credit: AtomicI64,
@@ -57,7 +57,7 @@ enum End {
     Remote(String),
 }
 
-impl Link {
+impl Stream {
     pub(super) fn new(settings: &NetSettings) -> Self {
         Self {
             outgoing: Mutex::default(),
@@ -88,7 +88,7 @@ impl Link {
         None
     }
 
-    /// Waits until the world closes the link. For a connection that is still being opened.
+    /// Waits until the world closes the stream. For a connection that is still being opened.
     pub(super) async fn closed(&self) {
         while self.lock().closing.is_none() {
             self.changed.notified().await;
@@ -105,8 +105,12 @@ impl Link {
     }
 
     /// Moves bytes in both directions until either side ends the connection.
-    pub(super) async fn run(&self, id: LinkId, mut stream: TcpStream, shared: &Shared) {
-        let fuse = Fuse { link: self, id, shared };
+    pub(super) async fn run(&self, id: StreamId, mut stream: TcpStream, shared: &Shared) {
+        let fuse = Fuse {
+            stream: self,
+            id,
+            shared,
+        };
         // Requests are small and urgent.
         let _ = stream.set_nodelay(true);
         let mut writing = VecDeque::new();
@@ -126,7 +130,7 @@ impl Link {
 
     async fn pump(
         &self,
-        id: LinkId,
+        id: StreamId,
         stream: &TcpStream,
         writing: &mut VecDeque<Bytes>,
         shared: &Shared,
@@ -169,7 +173,7 @@ impl Link {
     }
 
     /// Reads once, as much as is available and allowed. Returns false at the end of the stream.
-    fn read(&self, id: LinkId, stream: &TcpStream, shared: &Shared) -> io::Result<bool> {
+    fn read(&self, id: StreamId, stream: &TcpStream, shared: &Shared) -> io::Result<bool> {
         let mut chunk = shared.chunks.take();
         let credit = usize::try_from(self.credit.load(Ordering::Acquire)).unwrap_or(0);
         let most = shared.settings.read_chunk_bytes.min(credit.max(LEAST_READ));
@@ -180,7 +184,10 @@ impl Link {
             Ok(0) => Ok(false),
             Ok(len) => {
                 self.credit.fetch_sub(i64::from(read_cost(len)), Ordering::AcqRel);
-                shared.sink.push(NetEvent::Received { link: id, chunk: read });
+                shared.sink.push(NetEvent::Received {
+                    stream: id,
+                    chunk: read,
+                });
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
@@ -215,22 +222,22 @@ impl Link {
 
 /// Fault 104: reports the connection as closed if its task panics.
 struct Fuse<'a> {
-    link: &'a Link,
-    id: LinkId,
+    stream: &'a Stream,
+    id: StreamId,
     shared: &'a Shared,
 }
 
 impl Drop for Fuse<'_> {
     fn drop(&mut self) {
         self.shared.closed(self.id, "its task has panicked");
-        self.link.end(self.shared);
+        self.stream.end(self.shared);
     }
 }
 
 /// Writes as much as the socket accepts.
-fn write(id: LinkId, stream: &TcpStream, writing: &mut VecDeque<Bytes>, shared: &Shared) -> io::Result<()> {
+fn write(id: StreamId, stream: &TcpStream, writing: &mut VecDeque<Bytes>, shared: &Shared) -> io::Result<()> {
     let mut unreported = 0;
-    let report = |bytes| shared.sink.push(NetEvent::Sent { link: id, bytes });
+    let report = |bytes| shared.sink.push(NetEvent::Sent { stream: id, bytes });
     while !writing.is_empty() {
         let slices: SmallVec<[IoSlice<'_>; MAX_SLICES]> = writing
             .iter()

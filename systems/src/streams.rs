@@ -1,4 +1,4 @@
-//! Link events: bytes go to the decoders of their peers, credit goes back to the links.
+//! Stream events: bytes go to the decoders of their peers, credit goes back to the streams.
 
 use std::sync::Arc;
 
@@ -6,27 +6,27 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bytes::Bytes;
 use ecs_torrent_components::clock::Clock;
-use ecs_torrent_components::ids::LinkId;
+use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::peer::{
     CloseReason, EmptiedUploads, Outbox, Peer, Requests, ServeQueue, Stage, UploadMemory, UploadQueue, Wire,
 };
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::ports::NetPort;
-use ecs_torrent_engine::ports::net::{DatagramCounts, LINKS, Links, NetEvent, NetRequest, read_cost};
+use ecs_torrent_engine::ports::net::{DatagramCounts, NetEvent, NetRequest, STREAMS, Streams, read_cost};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 use ecs_torrent_protocol::geometry::BLOCK_SIZE;
 
 use crate::IntakeSet;
 
 /// Moves bytes between the Net port and peers.
-pub struct LinksPlugin;
+pub struct StreamsPlugin;
 
-impl Plugin for LinksPlugin {
+impl Plugin for StreamsPlugin {
     fn build(&self, app: &mut App) {
-        app.add_message::<LinkAccepted>()
-            .add_message::<LinkConnected>()
-            .add_message::<LinkClosed>()
+        app.add_message::<StreamAccepted>()
+            .add_message::<StreamConnected>()
+            .add_message::<StreamClosed>()
             .init_resource::<ReceivedChunks>()
             .init_resource::<ReadyPeers>()
             .init_resource::<ServeQueue>()
@@ -37,10 +37,10 @@ impl Plugin for LinksPlugin {
             .add_systems(
                 Tick,
                 (
-                    sort_link_events.in_set(IntakeSet::Links),
+                    sort_stream_events.in_set(IntakeSet::Streams),
                     push_chunks.in_set(IntakeSet::Bytes),
-                    note_closed_links.in_set(IntakeSet::Closed),
-                    grant_credit.in_set(TickSet::Flush).in_set(crate::FlushSet::Links),
+                    note_closed_streams.in_set(IntakeSet::Closed),
+                    grant_credit.in_set(TickSet::Flush).in_set(crate::FlushSet::Streams),
                 ),
             );
     }
@@ -48,42 +48,42 @@ impl Plugin for LinksPlugin {
 
 /// A peer connected to us.
 #[derive(Message, Debug, Clone)]
-pub struct LinkAccepted {
+pub struct StreamAccepted {
     /// The peer's connection.
-    pub link: LinkId,
+    pub stream: StreamId,
     /// The peer's address.
     pub remote: std::net::SocketAddr,
 }
 
 /// A connection that we opened is established.
 #[derive(Message, Debug, Clone)]
-pub struct LinkConnected {
+pub struct StreamConnected {
     /// The peer.
     pub peer: Entity,
 }
 
 /// A connection ended without being closed by us.
 #[derive(Message, Debug, Clone)]
-struct LinkClosed {
-    link: LinkId,
+struct StreamClosed {
+    stream: StreamId,
     reason: Arc<str>,
 }
 
 /// Bytes received in this tick, kept until their peers exist.
 #[derive(Resource, Debug, Default)]
-struct ReceivedChunks(Vec<(LinkId, Bytes)>);
+struct ReceivedChunks(Vec<(StreamId, Bytes)>);
 
 /// Peers with undecoded bytes.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct ReadyPeers(pub(crate) Vec<Entity>);
 
-fn sort_link_events(
+fn sort_stream_events(
     mut net: ResMut<NetPort>,
-    links: Res<Links>,
+    streams: Res<Streams>,
     clock: Res<Clock>,
-    mut accepted: MessageWriter<LinkAccepted>,
-    mut connected: MessageWriter<LinkConnected>,
-    mut closed: MessageWriter<LinkClosed>,
+    mut accepted: MessageWriter<StreamAccepted>,
+    mut connected: MessageWriter<StreamConnected>,
+    mut closed: MessageWriter<StreamClosed>,
     mut chunks: ResMut<ReceivedChunks>,
     mut serve: ResMut<ServeQueue>,
     mut memory: ResMut<UploadMemory>,
@@ -91,17 +91,17 @@ fn sort_link_events(
     mut datagrams: ResMut<DatagramCounts>,
     mut peers: Query<(&mut Outbox, Option<&mut UploadQueue>)>,
 ) {
-    for event in net.take(LINKS) {
+    for event in net.take(STREAMS) {
         match event {
-            NetEvent::Accepted { link, remote } => drop(accepted.write(LinkAccepted { link, remote })),
-            NetEvent::Connected { link } => {
-                if let Some(peer) = links.get(link) {
-                    connected.write(LinkConnected { peer });
+            NetEvent::Accepted { stream, remote } => drop(accepted.write(StreamAccepted { stream, remote })),
+            NetEvent::Connected { stream } => {
+                if let Some(peer) = streams.get(stream) {
+                    connected.write(StreamConnected { peer });
                 }
             }
-            NetEvent::Received { link, chunk } => chunks.0.push((link, chunk)),
-            NetEvent::Sent { link, bytes } => {
-                let Some(peer) = links.get(link) else { continue };
+            NetEvent::Received { stream, chunk } => chunks.0.push((stream, chunk)),
+            NetEvent::Sent { stream, bytes } => {
+                let Some(peer) = streams.get(stream) else { continue };
                 let Ok((mut outbox, uploads)) = peers.get_mut(peer) else {
                     continue;
                 };
@@ -117,7 +117,7 @@ fn sort_link_events(
                     emptied.0.push(peer);
                 }
             }
-            NetEvent::Closed { link, reason } => drop(closed.write(LinkClosed { link, reason })),
+            NetEvent::Closed { stream, reason } => drop(closed.write(StreamClosed { stream, reason })),
             NetEvent::DatagramsDropped { count, .. } => datagrams.dropped += count,
             NetEvent::Gone { .. } | NetEvent::Datagram { .. } | NetEvent::Resolved { .. } => {}
         }
@@ -125,13 +125,13 @@ fn sort_link_events(
 }
 
 fn push_chunks(
-    links: Res<Links>,
+    streams: Res<Streams>,
     mut chunks: ResMut<ReceivedChunks>,
     mut ready: ResMut<ReadyPeers>,
     mut peers: Query<&mut Wire>,
 ) {
-    for (link, chunk) in chunks.0.drain(..) {
-        let Some(peer) = links.get(link) else { continue };
+    for (stream, chunk) in chunks.0.drain(..) {
+        let Some(peer) = streams.get(stream) else { continue };
         let Ok(mut wire) = peers.get_mut(peer) else { continue };
         wire.ungranted_bytes += i64::from(read_cost(chunk.len()));
         wire.codec.push(chunk);
@@ -142,16 +142,16 @@ fn push_chunks(
     }
 }
 
-/// Closes the peers whose links are closed. Runs after the frames, so that the last messages of a peer are still
+/// Closes the peers whose streams are closed. Runs after the frames, so that the last messages of a peer are still
 /// handled.
-fn note_closed_links(
-    mut closed: MessageReader<LinkClosed>,
-    links: Res<Links>,
+fn note_closed_streams(
+    mut closed: MessageReader<StreamClosed>,
+    streams: Res<Streams>,
     peers: Query<&Peer>,
     mut reaper: ResMut<Reaper>,
 ) {
-    for LinkClosed { link, reason } in closed.read() {
-        let Some(peer) = links.get(*link) else { continue };
+    for StreamClosed { stream, reason } in closed.read() {
+        let Some(peer) = streams.get(*stream) else { continue };
         let is_connecting = peers.get(peer).is_ok_and(|peer| peer.stage == Stage::Connecting);
         reaper.close(
             peer,
@@ -163,7 +163,7 @@ fn note_closed_links(
     }
 }
 
-/// Returns credit to the links in portions: decoded bytes use up at most a quarter of a peer's window. The window is as
+/// Returns credit to the streams in portions: decoded bytes use up at most a quarter of a peer's window. The window is as
 /// wide as the blocks that the peer owes us, and a little more for its other messages, so that strangers cannot make us
 /// hold more for them than we requested. Peers that have more to decode stay listed.
 fn grant_credit(
@@ -187,7 +187,10 @@ fn grant_credit(
             && bytes >= portion
         {
             wire.ungranted_bytes -= i64::from(bytes);
-            net.push(NetRequest::Grant { link: peer.link, bytes });
+            net.push(NetRequest::Grant {
+                stream: peer.stream,
+                bytes,
+            });
         }
         wire.is_listed = held > 0;
         wire.is_listed
