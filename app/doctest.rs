@@ -6,7 +6,15 @@ use std::path::PathBuf;
 use ecs_torrent::making::{MakeOptions, Plan};
 use ecs_torrent::{Engine, Error, Settings, TorrentPlugins, Torrents};
 
+#[allow(dead_code)]
 pub fn run<F: Future<Output = Result<(), Error>>>(example: impl FnOnce(Torrents, PathBuf) -> F) {
+    run_blocking(|torrents, folder| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(example(torrents, folder))
+    });
+}
+
+pub fn run_blocking(example: impl FnOnce(Torrents, PathBuf) -> Result<(), Error>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
     std::fs::create_dir_all(path.join("music/album")).unwrap();
@@ -18,6 +26,5 @@ pub fn run<F: Future<Output = Result<(), Error>>>(example: impl FnOnce(Torrents,
     settings.session.state_dir = Some(path.join("state"));
     settings.storage.download_dir = path.join("downloads");
     let engine = Engine::builder().plugins(TorrentPlugins).settings(settings).start().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(example(engine.torrents(), path)).unwrap();
+    example(engine.torrents(), path).unwrap();
 }

@@ -11,9 +11,11 @@ use ecs_torrent_components::messages::{
 use ecs_torrent_components::torrent::Torrent;
 use ecs_torrent_components::tracker::Tracker;
 use ecs_torrent_engine::schedule::{Tick, TickSet};
-use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::tracker::redacted;
 use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+
+use crate::id::TorrentId;
 
 /// Most events that a slow subscriber may be behind. Beyond that, it loses the oldest ones.
 const CAPACITY: usize = 1024;
@@ -23,23 +25,23 @@ const CAPACITY: usize = 1024;
 #[non_exhaustive]
 pub enum Event {
     /// The torrent is listed.
-    Added(InfoHash),
+    Added(TorrentId),
     /// The torrent's existing data has been checked; it now downloads or seeds.
-    Started(InfoHash),
+    Started(TorrentId),
     /// All data of the torrent is on the disk.
-    Completed(InfoHash),
+    Completed(TorrentId),
     /// The torrent is blocked on this resource, such as disk space. It resumes by itself.
-    Blocked(InfoHash, Arc<str>),
+    Blocked(TorrentId, Arc<str>),
     /// The torrent failed for this reason and will be restarted.
-    Restarting(InfoHash, Arc<str>),
+    Restarting(TorrentId, Arc<str>),
     /// The torrent failed for this reason and is not restarted automatically.
-    Failed(InfoHash, Arc<str>),
+    Failed(TorrentId, Arc<str>),
     /// The torrent has stopped and is no longer listed.
-    Stopped(InfoHash),
+    Stopped(TorrentId),
     /// A tracker did not answer, or refused the request.
     TrackerFailed {
         /// The torrent that the tracker belongs to.
-        torrent: InfoHash,
+        torrent: TorrentId,
         /// The tracker's URL, without anything that could be a passkey.
         tracker: String,
         /// The reason.
@@ -75,11 +77,73 @@ impl Subscription {
         loop {
             match self.0.recv().await {
                 Ok(event) => return Some(event),
-                Err(broadcast::error::RecvError::Lagged(missed)) => tracing::warn!(missed, "too slow for the events"),
-                Err(broadcast::error::RecvError::Closed) => return None,
+                Err(RecvError::Lagged(missed)) => warn_of_loss(missed),
+                Err(RecvError::Closed) => return None,
             }
         }
     }
+
+    /// Blocks the thread until the next event, or returns `None` once the engine has stopped. For programs without an
+    /// async runtime.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::events::Event;
+    /// # setup::run_blocking(|torrents, folder| {
+    /// let mut events = torrents.subscribe();
+    /// let id = torrents.blocking().download(folder.join("album.torrent"))?;
+    /// assert_eq!(events.next_blocking(), Some(Event::Added(id)));
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub fn next_blocking(&mut self) -> Option<Event> {
+        pollster::block_on(self.next())
+    }
+
+    /// Returns the next event without waiting. For programs with a loop of their own, such as a game's frames.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::events::{Event, TryNextError};
+    /// # setup::run_blocking(|torrents, folder| {
+    /// let mut events = torrents.subscribe();
+    /// assert_eq!(events.try_next(), Err(TryNextError::Empty));
+    /// let id = torrents.blocking().download(folder.join("album.torrent"))?;
+    /// while let Ok(event) = events.try_next() {
+    ///     println!("{event:?}");
+    /// }
+    /// # let _ = id;
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`TryNextError::Empty`] if no event is waiting, [`TryNextError::Ended`] once the engine has stopped.
+    pub fn try_next(&mut self) -> Result<Event, TryNextError> {
+        loop {
+            match self.0.try_recv() {
+                Ok(event) => return Ok(event),
+                Err(TryRecvError::Lagged(missed)) => warn_of_loss(missed),
+                Err(TryRecvError::Empty) => return Err(TryNextError::Empty),
+                Err(TryRecvError::Closed) => return Err(TryNextError::Ended),
+            }
+        }
+    }
+}
+
+/// Why [`Subscription::try_next`] returns no event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TryNextError {
+    /// No event is waiting.
+    #[error("no event is waiting")]
+    Empty,
+    /// The engine has stopped, and all its events have been returned.
+    #[error("the engine has stopped")]
+    Ended,
+}
+
+fn warn_of_loss(missed: u64) {
+    tracing::warn!(missed, "a subscriber was too slow and lost events");
 }
 
 /// Publishes messages of the world as events.
@@ -124,7 +188,7 @@ fn tell_events(
     mut stopped: MessageReader<TorrentStopped>,
     mut tracker_failed: MessageReader<TrackerFailed>,
 ) {
-    let id = |torrent| torrents.get(torrent).map(Torrent::id).ok();
+    let id = |torrent| Some(TorrentId(torrents.get(torrent).ok()?.id()));
     let added = added
         .read()
         .filter_map(|message| Some(Event::Added(id(message.torrent)?)));
@@ -150,7 +214,7 @@ fn tell_events(
             reason: message.reason.clone(),
         })
     });
-    let stopped = stopped.read().map(|message| Event::Stopped(message.info_hash));
+    let stopped = stopped.read().map(|message| Event::Stopped(message.info_hash.into()));
     let all = added
         .chain(started)
         .chain(completed)

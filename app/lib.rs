@@ -16,20 +16,24 @@
 //! | module | holds |
 //! |---|---|
 //! | [`Engine`], [`Torrents`] | starting an engine and managing its torrents |
+//! | [`BlockingTorrents`] | the same operations for programs without async code |
 //! | [`events`] | engine events, as they occur |
+//! | [`prelude`] | what most plugins need, derive macros included |
 //! | [`making`], [`verifying`] | creating a torrent from files, and verifying files, without an engine |
 //! | `sim` (with the feature of that name) | simulating whole swarms in one process |
 //! | [`components`], [`systems`] | the building blocks of plugins: data, messages, sets, features |
 //! | [`mod@engine`] | the runtime: the tick, the ports |
 //! | [`protocol`] | BitTorrent's formats and state machines |
 //!
-//! A plugin is a Bevy `Plugin` whose systems join the sets of [`TickSet`]; `app/examples/ratio_limit.rs` is one.
+//! A plugin is a Bevy `Plugin` whose systems join the sets of [`TickSet`]; [`prelude`] contains what it needs, and
+//! `app/examples/ratio_limit.rs` is one.
 
 /// Compiles the README's code with the documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod blocking;
 #[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
@@ -37,7 +41,9 @@ pub mod daemon;
 mod error;
 pub mod events;
 mod hashing;
+mod id;
 pub mod making;
+pub mod prelude;
 mod running;
 mod selection;
 #[cfg(feature = "sim")]
@@ -59,8 +65,10 @@ pub use ecs_torrent_protocol::hash::InfoHash;
 pub use ecs_torrent_systems as systems;
 pub use ecs_torrent_systems::TorrentPlugins;
 
+pub use self::blocking::BlockingTorrents;
 pub use self::error::Error;
+pub use self::id::TorrentId;
 pub use self::running::{Engine, EngineBuilder};
 pub use self::selection::{Field, Selection};
 pub use self::source::Source;
-pub use self::torrents::{TorrentId, Torrents};
+pub use self::torrents::Torrents;

@@ -1,9 +1,7 @@
 //! Operations on an engine's torrents.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
@@ -12,38 +10,14 @@ use ecs_torrent_components::commands::{
 };
 use ecs_torrent_components::stats::{FileStats, TorrentStats};
 use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle};
-use ecs_torrent_protocol::hash::{InfoHash, InfoHashError};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use futures_channel::oneshot;
 
 use crate::error::Error;
 use crate::events::{Events, Subscription};
+use crate::id::TorrentId;
 use crate::selection::{Field, Selection};
 use crate::source::Source;
-
-/// Identifies a torrent by its info-hash, which [`Torrents::download`] returns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TorrentId(pub InfoHash);
-
-impl From<InfoHash> for TorrentId {
-    fn from(hash: InfoHash) -> Self {
-        Self(hash)
-    }
-}
-
-impl FromStr for TorrentId {
-    type Err = InfoHashError;
-
-    fn from_str(text: &str) -> Result<Self, InfoHashError> {
-        text.parse().map(Self)
-    }
-}
-
-impl fmt::Display for TorrentId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// Handle to an engine's torrents. It is cheap to clone and works from any thread and any async runtime.
 #[derive(Debug, Clone)]
@@ -66,7 +40,7 @@ impl Torrents {
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
     /// # setup::run(async |torrents, folder| {
     /// let id = torrents.download(folder.join("album.torrent")).await?;
-    /// assert_eq!(torrents.list().await?, [id.0]);
+    /// assert_eq!(torrents.list().await?, [id]);
     /// # Ok(())
     /// # });
     /// ```
@@ -115,7 +89,7 @@ impl Torrents {
         Ok(TorrentId(self.ask(add).await??))
     }
 
-    /// Returns the hashes of all torrents, in the order in which they were added.
+    /// Returns the ids of all torrents, in the order in which they were added.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -124,15 +98,16 @@ impl Torrents {
     /// for torrent in torrents.list().await? {
     ///     println!("{torrent} {}", torrents.stats(torrent).await?.name);
     /// }
-    /// # assert_eq!(torrents.list().await?, [id.0]);
+    /// # assert_eq!(torrents.list().await?, [id]);
     /// # Ok(())
     /// # });
     /// ```
     ///
     /// # Errors
     /// If the engine has stopped.
-    pub async fn list(&self) -> Result<Vec<InfoHash>, Error> {
-        Ok(self.ask(|reply| ListTorrents { reply }).await?)
+    pub async fn list(&self) -> Result<Vec<TorrentId>, Error> {
+        let listed = self.ask(|reply| ListTorrents { reply }).await?;
+        Ok(listed.into_iter().map(TorrentId).collect())
     }
 
     /// Returns a torrent's state.
@@ -333,7 +308,7 @@ impl Torrents {
     /// # setup::run(async |torrents, folder| {
     /// let mut events = torrents.subscribe();
     /// let id = torrents.download(folder.join("album.torrent")).await?;
-    /// assert_eq!(events.next().await, Some(Event::Added(id.0)));
+    /// assert_eq!(events.next().await, Some(Event::Added(id)));
     /// # Ok(())
     /// # });
     /// ```

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ecs_torrent::events::{Event, Subscription};
-use ecs_torrent::{AddOptions, Engine, InfoHash, Settings, Source, TorrentPlugins, Torrents};
+use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentId, TorrentPlugins, Torrents};
 
 use self::report::Reporter;
 use super::output::Screen;
@@ -211,7 +211,7 @@ async fn follow(
 }
 
 async fn update(torrents: &Torrents, reporter: &mut Reporter) -> Result<(), CliError> {
-    let ids: Vec<InfoHash> = reporter.unfinished();
+    let ids: Vec<TorrentId> = reporter.unfinished();
     for id in ids {
         let stats = torrents.stats(id).await?;
         reporter.update(&stats);

@@ -8,7 +8,7 @@ use futures_util::stream::{self, Stream};
 use serde_json::{Value, json};
 
 use super::Shared;
-use crate::InfoHash;
+use crate::TorrentId;
 use crate::events::Event;
 
 /// Streams server-sent events from now until the client disconnects or the API closes.
@@ -34,8 +34,8 @@ pub(super) async fn stream(
 
 /// Returns the event's name and its data.
 fn describe(event: &Event) -> (&'static str, Value) {
-    let of = |torrent: &InfoHash| json!({"info_hash": torrent.to_string()});
-    let why = |torrent: &InfoHash, reason: &str| json!({"info_hash": torrent.to_string(), "error": reason});
+    let of = |torrent: &TorrentId| json!({"info_hash": torrent.to_string()});
+    let why = |torrent: &TorrentId, reason: &str| json!({"info_hash": torrent.to_string(), "error": reason});
     match event {
         Event::Added(torrent) => ("added", of(torrent)),
         Event::Started(torrent) => ("started", of(torrent)),

@@ -179,7 +179,11 @@ async fn add(
     if shared.phase() == Phase::Stopping {
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"));
     }
-    let is_new = !shared.torrents.list().await?.contains(&metainfo.hashes.primary());
+    let is_new = !shared
+        .torrents
+        .list()
+        .await?
+        .contains(&metainfo.hashes.primary().into());
     let id = shared.torrents.download_with(metainfo, options).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(json!({"info_hash": id.to_string()}))).into_response())

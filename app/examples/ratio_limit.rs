@@ -11,12 +11,8 @@
 
 use std::process::ExitCode;
 
-use ecs_torrent::bevy_app::{App, Plugin};
-use ecs_torrent::bevy_ecs::prelude::*;
-use ecs_torrent::components::messages::{BlockSent, RequestStop, TorrentAdded};
-use ecs_torrent::components::torrent::{Counters, Layout};
-use ecs_torrent::events::Event;
-use ecs_torrent::{Engine, Tick, TickSet, TorrentPlugins};
+use ecs_torrent::events;
+use ecs_torrent::prelude::*;
 
 /// Stops each torrent when its uploads reach `ratio` times its size.
 #[derive(Debug, Clone)]
@@ -102,7 +98,7 @@ async fn run(torrent: String, ratio: f64) -> Result<(), ecs_torrent::Error> {
     engine.torrents().download(torrent).await?;
     while let Some(event) = events.next().await {
         println!("{event:?}");
-        if matches!(event, Event::Stopped(_)) {
+        if matches!(event, events::Event::Stopped(_)) {
             break;
         }
     }

@@ -193,10 +193,10 @@ fn a_download_is_stopped_in_order() {
     let old = bed.session(id).unwrap();
     assert_eq!((old.downloaded, old.uploaded), (0, 0), "the session of before");
     assert!(!stop.is_finished());
-    assert_eq!(bed.block_on(bed.torrents().list()).unwrap(), [id]);
+    assert_eq!(bed.block_on(bed.torrents().list()).unwrap(), [id.into()]);
     tracker.release.send(()).unwrap();
 
-    while bed.block_on(events.next()).unwrap() != Event::Stopped(id) {}
+    while bed.block_on(events.next()).unwrap() != Event::Stopped(id.into()) {}
     let new = bed.session(id).unwrap();
     assert_eq!((new.downloaded, new.uploaded), (downloaded, BLOCK));
     let offsets: BTreeSet<u64> = given
@@ -419,7 +419,7 @@ fn the_same_torrent_twice() {
     let mut bed = Bed::keeping(|_| {});
     let id = bed.seed(&torrent);
     assert_eq!(bed.add(&torrent, "elsewhere", &[]), id);
-    assert_eq!(bed.block_on(bed.torrents().list()).unwrap(), [id]);
+    assert_eq!(bed.block_on(bed.torrents().list()).unwrap(), [id.into()]);
     let stats = bed.stats(id);
     assert_eq!(
         (stats.lifecycle.as_str(), stats.root.as_path()),

@@ -191,7 +191,8 @@ impl Bed {
     }
 
     pub fn list(&self) -> Vec<InfoHash> {
-        self.block_on(self.torrents().list()).unwrap()
+        let listed = self.block_on(self.torrents().list()).unwrap();
+        listed.into_iter().map(InfoHash::from).collect()
     }
 
     pub fn resume_all(&self) -> usize {

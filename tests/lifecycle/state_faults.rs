@@ -359,7 +359,7 @@ fn a_full_state_folder() {
         assert!(matches!(error, Error::Stop(_)), "{error}");
         assert!(error.to_string().contains("No space left"), "{error}");
         assert_eq!(fs::read(torrent.session_path(state)).unwrap(), before, "as it was");
-        assert_eq!(bed.block_on(bed.torrents().list()).unwrap(), [id]);
+        assert_eq!(bed.block_on(bed.torrents().list()).unwrap(), [id.into()]);
         let stats = bed.stats(id);
         assert_eq!(stats.lifecycle, "failed");
         assert!(

@@ -1,5 +1,5 @@
-//! Tests of the workspace's own rules: the dependencies between crates, the tick as shown in ARCHITECTURE.md, and the
-//! default configuration as documented in the code.
+//! Tests of the workspace's own rules: the dependencies between crates, the tick as shown in ARCHITECTURE.md, the
+//! default configuration as documented in the code, and the README's program in a package of its own.
 
 #![allow(
     unreachable_pub,
@@ -12,4 +12,5 @@
 #[cfg(feature = "daemon")]
 mod config;
 mod crates;
+mod fresh;
 mod tick;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ecs_torrent::{InfoHash, TorrentStats};
+use ecs_torrent::{TorrentId, TorrentStats};
 use indicatif::ProgressBar;
 use serde_json::json;
 
@@ -18,7 +18,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Reporter {
     screen: Screen,
     manner: Manner,
-    torrents: BTreeMap<InfoHash, Reported>,
+    torrents: BTreeMap<TorrentId, Reported>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Reporter {
     }
 
     pub(super) fn added(&mut self, stats: &TorrentStats, root: &Path) {
-        if self.torrents.contains_key(&stats.info_hash) {
+        if self.torrents.contains_key(&stats.info_hash.into()) {
             return;
         }
         let now = Instant::now();
@@ -92,7 +92,7 @@ impl Reporter {
             Manner::Quiet | Manner::Bars => {}
         }
         self.torrents.insert(
-            stats.info_hash,
+            stats.info_hash.into(),
             Reported {
                 name: stats.name.clone(),
                 bar,
@@ -107,7 +107,7 @@ impl Reporter {
     }
 
     pub(super) fn update(&mut self, stats: &TorrentStats) {
-        let Some(torrent) = self.torrents.get_mut(&stats.info_hash) else {
+        let Some(torrent) = self.torrents.get_mut(&stats.info_hash.into()) else {
             return;
         };
         if stats.lifecycle != "adding" {
@@ -138,7 +138,7 @@ impl Reporter {
     }
 
     fn complete(&self, stats: &TorrentStats) {
-        let Some(torrent) = self.torrents.get(&stats.info_hash) else {
+        let Some(torrent) = self.torrents.get(&stats.info_hash.into()) else {
             return;
         };
         let time = torrent.began.elapsed();
@@ -167,14 +167,14 @@ impl Reporter {
     }
 
     /// Reports a temporary condition, as JSON only. Users read it in the log.
-    pub(super) fn noted(&self, id: InfoHash, event: &str, reason: &str) {
+    pub(super) fn noted(&self, id: TorrentId, event: &str, reason: &str) {
         if let (Some(torrent), Manner::Json) = (self.torrents.get(&id), self.manner) {
             let line = json!({"event": event, "info_hash": id.to_string(), "name": torrent.name, "reason": reason});
             self.screen.line(line);
         }
     }
 
-    pub(super) fn failed(&mut self, id: InfoHash, reason: &str) {
+    pub(super) fn failed(&mut self, id: TorrentId, reason: &str) {
         let Some(torrent) = self.torrents.get_mut(&id) else {
             return;
         };
@@ -236,7 +236,7 @@ impl Reporter {
     }
 
     /// Returns the torrents that have not failed.
-    pub(super) fn unfinished(&self) -> Vec<InfoHash> {
+    pub(super) fn unfinished(&self) -> Vec<TorrentId> {
         let running = self
             .torrents
             .iter()

@@ -1,12 +1,13 @@
 //! A plugin that keeps a diary of each torrent and stops a torrent at a share ratio.
 //!
-//! Uses only the public interface of ecs-torrent: its components, messages and sets.
+//! Uses only the public interface of ecs-torrent. The package depends on nothing else.
 
-use bevy_app::{App, Plugin};
-use bevy_ecs::prelude::*;
-use ecs_torrent::components::messages::{BlockSent, PieceStored, RequestStop, TorrentAdded};
-use ecs_torrent::components::torrent::{Counters, Layout};
-use ecs_torrent::{Tick, TickSet};
+use ecs_torrent::prelude::*;
+
+/// Compiles the README's code as a package that depends on ecs-torrent only.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
 
 /// Keeps a [`Diary`] on every torrent, and stops it at a share ratio.
 #[derive(Debug, Clone, Copy)]

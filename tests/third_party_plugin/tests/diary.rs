@@ -2,32 +2,12 @@
 
 use std::net::Ipv4Addr;
 use std::sync::mpsc::channel;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 
-use bevy_ecs::prelude::World;
-use ecs_torrent::events::Event;
+use ecs_torrent::Source;
+use ecs_torrent::events;
 use ecs_torrent::making::{MakeOptions, Plan};
-use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentPlugins};
+use ecs_torrent::prelude::*;
 use third_party_plugin::{Diary, DiaryPlugin};
-
-/// Runs a future to completion. Any executor works; no runtime is needed.
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: std::sync::Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(std::sync::Arc::new(Unpark(std::thread::current())));
-    let mut work = std::pin::pin!(work);
-    loop {
-        match work.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => std::thread::park(),
-        }
-    }
-}
 
 fn engine(plugin: DiaryPlugin) -> Engine {
     let mut settings = Settings::default();
@@ -66,27 +46,21 @@ fn a_plugin_from_outside_sees_pieces_and_stops_torrents() {
         root: Some(there),
         ..AddOptions::default()
     };
-    block_on(async {
-        seeder
-            .torrents()
-            .download_with(metainfo.clone(), options)
-            .await
-            .unwrap();
-        while !matches!(seeding.next().await, Some(Event::Started(_)) | None) {}
-    });
+    let torrents = seeder.torrents().blocking();
+    torrents.download_with(metainfo.clone(), options).unwrap();
+    while !matches!(seeding.next_blocking(), Some(events::Event::Started(_)) | None) {}
     let options = AddOptions {
         root: Some(here.clone()),
         peers: vec![seeder.local_addresses()[0]],
         ..AddOptions::default()
     };
     let mut leeching = leecher.torrents().subscribe();
-    block_on(leecher.torrents().download_with(metainfo, options)).unwrap();
+    let downloads = leecher.torrents().blocking();
+    downloads.download_with(metainfo, options).unwrap();
     let (done, waiter) = channel();
     std::thread::spawn(move || {
-        block_on(async {
-            while !matches!(leeching.next().await, Some(Event::Completed(_)) | None) {}
-            while !matches!(seeding.next().await, Some(Event::Stopped(_)) | None) {}
-        });
+        while !matches!(leeching.next_blocking(), Some(events::Event::Completed(_)) | None) {}
+        while !matches!(seeding.next_blocking(), Some(events::Event::Stopped(_)) | None) {}
         let _ = done.send(());
     });
     waiter
@@ -94,12 +68,9 @@ fn a_plugin_from_outside_sees_pieces_and_stops_torrents() {
         .expect("completed there, stopped here");
 
     assert!(std::fs::read(here.join("data")).unwrap() == data);
-    assert!(
-        block_on(seeder.torrents().list()).unwrap().is_empty(),
-        "the plugin stopped it"
-    );
+    assert!(torrents.list().unwrap().is_empty(), "the plugin stopped it");
     let diaries = |world: &mut World| world.query::<&Diary>().iter(world).cloned().collect::<Vec<_>>();
-    let diaries = block_on(leecher.torrents().with_world(diaries)).unwrap();
+    let diaries = downloads.with_world(diaries).unwrap();
     let [Diary { pieces }] = &diaries[..] else {
         panic!("{diaries:?}")
     };

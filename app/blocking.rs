@@ -1,0 +1,162 @@
+//! Operations on an engine's torrents for programs without async code.
+
+use std::net::SocketAddr;
+
+use bevy_ecs::world::World;
+use ecs_torrent_components::commands::{AddOptions, RemoveOptions, Removed};
+use ecs_torrent_components::stats::{FileStats, TorrentStats};
+use ecs_torrent_protocol::tracker::ScrapeCounts;
+use pollster::block_on;
+
+use crate::error::Error;
+use crate::events::Subscription;
+use crate::id::TorrentId;
+use crate::selection::{Field, Selection};
+use crate::source::Source;
+use crate::torrents::Torrents;
+
+/// The operations of [`Torrents`], each of which blocks the calling thread until the engine has answered. It comes from
+/// [`Torrents::blocking`] and is cheap to clone.
+///
+/// ```
+/// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+/// use ecs_torrent::events::Event;
+/// # setup::run_blocking(|torrents, folder| {
+/// # let options = ecs_torrent::AddOptions { root: Some(folder.join("music")), ..Default::default() };
+/// let torrents = torrents.blocking();
+/// let mut events = torrents.subscribe();
+/// let id = torrents.download_with(folder.join("album.torrent"), options)?;
+/// while events.next_blocking() != Some(Event::Started(id)) {}
+/// assert_eq!(torrents.stats(id)?.progress(), 1.0);
+/// torrents.stop_and_serialize(id)?;
+/// assert!(torrents.list()?.is_empty());
+/// # Ok(())
+/// # });
+/// ```
+///
+/// Do not call these methods from async code: they block the executor's thread.
+#[derive(Debug, Clone)]
+pub struct BlockingTorrents(Torrents);
+
+impl Torrents {
+    /// Returns the same operations as blocking functions, for programs without async code.
+    #[must_use]
+    pub fn blocking(&self) -> BlockingTorrents {
+        BlockingTorrents(self.clone())
+    }
+}
+
+impl BlockingTorrents {
+    /// Blocking form of [`Torrents::download`].
+    ///
+    /// # Errors
+    /// As [`Torrents::download`].
+    pub fn download(&self, source: impl Into<Source>) -> Result<TorrentId, Error> {
+        block_on(self.0.download(source))
+    }
+
+    /// Blocking form of [`Torrents::download_with`].
+    ///
+    /// # Errors
+    /// As [`Torrents::download_with`].
+    pub fn download_with(&self, source: impl Into<Source>, options: AddOptions) -> Result<TorrentId, Error> {
+        block_on(self.0.download_with(source, options))
+    }
+
+    /// Blocking form of [`Torrents::list`].
+    ///
+    /// # Errors
+    /// As [`Torrents::list`].
+    pub fn list(&self) -> Result<Vec<TorrentId>, Error> {
+        block_on(self.0.list())
+    }
+
+    /// Blocking form of [`Torrents::stats`].
+    ///
+    /// # Errors
+    /// As [`Torrents::stats`].
+    pub fn stats(&self, id: impl Into<TorrentId>) -> Result<TorrentStats, Error> {
+        block_on(self.0.stats(id))
+    }
+
+    /// Blocking form of [`Torrents::stats_of`].
+    ///
+    /// # Errors
+    /// As [`Torrents::stats_of`].
+    pub fn stats_of(&self, id: impl Into<TorrentId>, fields: &[Field]) -> Result<Selection, Error> {
+        block_on(self.0.stats_of(id, fields))
+    }
+
+    /// Blocking form of [`Torrents::list_files`].
+    ///
+    /// # Errors
+    /// As [`Torrents::list_files`].
+    pub fn list_files(&self, id: impl Into<TorrentId>) -> Result<Vec<FileStats>, Error> {
+        block_on(self.0.list_files(id))
+    }
+
+    /// Blocking form of [`Torrents::scrape`].
+    ///
+    /// # Errors
+    /// As [`Torrents::scrape`].
+    pub fn scrape(&self, id: impl Into<TorrentId>) -> Result<ScrapeCounts, Error> {
+        block_on(self.0.scrape(id))
+    }
+
+    /// Blocking form of [`Torrents::add_peers`].
+    ///
+    /// # Errors
+    /// As [`Torrents::add_peers`].
+    pub fn add_peers(&self, id: impl Into<TorrentId>, peers: Vec<SocketAddr>) -> Result<(), Error> {
+        block_on(self.0.add_peers(id, peers))
+    }
+
+    /// Blocking form of [`Torrents::stop_and_serialize`].
+    ///
+    /// # Errors
+    /// As [`Torrents::stop_and_serialize`].
+    pub fn stop_and_serialize(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
+        block_on(self.0.stop_and_serialize(id))
+    }
+
+    /// Blocking form of [`Torrents::stop_all_and_serialize`].
+    ///
+    /// # Errors
+    /// As [`Torrents::stop_all_and_serialize`].
+    pub fn stop_all_and_serialize(&self) -> Result<(), Error> {
+        block_on(self.0.stop_all_and_serialize())
+    }
+
+    /// Blocking form of [`Torrents::remove`].
+    ///
+    /// # Errors
+    /// As [`Torrents::remove`].
+    pub fn remove(&self, id: impl Into<TorrentId>, options: RemoveOptions) -> Result<Removed, Error> {
+        block_on(self.0.remove(id, options))
+    }
+
+    /// Blocking form of [`Torrents::resume_all`].
+    ///
+    /// # Errors
+    /// As [`Torrents::resume_all`].
+    pub fn resume_all(&self) -> Result<usize, Error> {
+        block_on(self.0.resume_all())
+    }
+
+    /// As [`Torrents::subscribe`]; [`Subscription::next_blocking`] waits for an event.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription {
+        self.0.subscribe()
+    }
+
+    /// Blocking form of [`Torrents::with_world`].
+    ///
+    /// # Errors
+    /// As [`Torrents::with_world`].
+    pub fn with_world<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&mut World) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        block_on(self.0.with_world(look))
+    }
+}
