@@ -2,6 +2,7 @@
 
 mod connection;
 mod tables;
+mod values;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use serde_json::Value;
 use url::form_urlencoded;
 
 use self::connection::Daemon;
+use self::values::text;
 use super::output::printable;
 use super::placement::PlacementArgs;
 use super::{CliError, Outcome};
@@ -264,10 +266,6 @@ impl Daemon {
             ))),
         }
     }
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
 
 fn print_json(value: &Value) {

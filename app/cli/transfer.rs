@@ -3,7 +3,7 @@
 mod report;
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -230,8 +230,3 @@ fn resolve(peers: &[String]) -> Result<Vec<SocketAddr>, CliError> {
 
 /// Intervals between progress updates, on a terminal and elsewhere.
 const INTERVALS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
-
-/// Formats a torrent's download folder for display.
-fn place(root: &Path) -> String {
-    root.display().to_string()
-}

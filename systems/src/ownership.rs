@@ -6,6 +6,7 @@
 
 mod conflicts;
 mod survey;
+mod whole;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,12 +18,12 @@ use bevy_platform::collections::HashMap;
 use ecs_torrent_components::session::FileId;
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
-use ecs_torrent_protocol::files::{FileEntry, FileTable};
-use ecs_torrent_protocol::geometry::Geometry;
+use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::hash::{InfoHash, sha1};
 
 pub(crate) use self::conflicts::{Candidate, Holder, find_conflict};
 pub(crate) use self::survey::Survey;
+pub(crate) use self::whole::whole_files;
 use crate::AnnounceSet;
 
 /// Keeps the registry of files.
@@ -218,26 +219,12 @@ impl FileRegistry {
     }
 }
 
-/// Returns the files of which every byte is verified.
-pub(crate) fn whole_files(files: &FileTable, geometry: &Geometry, have: &Bitfield) -> Bitfield {
-    let mut whole = Bitfield::new(files.files().len() as u32);
-    for (index, file) in (0..).zip(files.files()) {
-        if is_whole(file, geometry, have) {
-            whole.insert(index);
-        }
-    }
-    whole
-}
-
-/// Whether every byte of a file is verified.
-pub(crate) fn is_whole(file: &FileEntry, geometry: &Geometry, have: &Bitfield) -> bool {
-    geometry
-        .pieces_of(file.offset..file.end())
-        .all(|piece| have.contains(piece))
-}
-
 #[cfg(test)]
 mod tests {
+    use ecs_torrent_protocol::bitfield::Bitfield;
+    use ecs_torrent_protocol::files::FileEntry;
+    use ecs_torrent_protocol::geometry::Geometry;
+
     use super::*;
 
     const A: InfoHash = InfoHash([1; 20]);

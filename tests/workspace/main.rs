@@ -1,5 +1,6 @@
-//! Tests of the workspace's own rules: the dependencies between crates, the tick as shown in ARCHITECTURE.md, the
-//! default configuration as documented in the code, and the README's program in a package of its own.
+//! Tests of the workspace's own rules: the dependencies between crates and between modules, the tick as shown in
+//! ARCHITECTURE.md, the default configuration as documented in the code, and the README's program in a package of its
+//! own.
 
 #![allow(
     unreachable_pub,
@@ -13,4 +14,5 @@
 mod config;
 mod crates;
 mod fresh;
+mod modules;
 mod tick;

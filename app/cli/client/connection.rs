@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::DaemonAddress;
+use super::values::text;
 use crate::cli::CliError;
 use crate::cli::output::printable;
 
@@ -171,7 +172,7 @@ impl Daemon {
         let body = Limited::new(answer.into_body(), MAX_PROOF).collect();
         let bytes = body.await.map_err(io::Error::other)?.to_bytes();
         let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        let is_proven = self.token.is_proof(super::text(&answer["proof"]), host, &nonce);
+        let is_proven = self.token.is_proof(text(&answer["proof"]), host, &nonce);
         // The daemon keeps the connection open for the actual request.
         sender.ready().await.map_err(io::Error::other)?;
         Ok(is_proven)
@@ -189,7 +190,7 @@ impl Daemon {
                 self.state_dir.display()
             ))),
             Some(answer) => {
-                let why = super::text(&answer["error"]);
+                let why = text(&answer["error"]);
                 Err(CliError::Other(printable(why)))
             }
             None => Err(CliError::Other(format!("{place}: not a daemon's answer: {status}"))),

@@ -4,7 +4,7 @@ use console::{Alignment, Style, measure_text_width, pad_str};
 use ecs_torrent::Field;
 use serde_json::Value;
 
-use super::text;
+use super::values::text;
 use crate::cli::output::{self, printable};
 
 /// The fields that `stats` prints by default.

@@ -8,7 +8,7 @@ use ecs_torrent::{TorrentId, TorrentStats};
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::{INTERVALS, place};
+use super::INTERVALS;
 use crate::cli::output::{self, Screen};
 
 /// Minimum time between two plain lines of one torrent.
@@ -85,7 +85,7 @@ impl Reporter {
         match self.manner {
             Manner::Json => self.json("added", stats),
             Manner::Lines => {
-                let (size, to) = (output::bytes(stats.bytes_size), place(root));
+                let (size, to) = (output::bytes(stats.bytes_size), root.display());
                 self.screen
                     .line(format!("{}: {size} in {} pieces, in {to}", stats.name, stats.pieces));
             }

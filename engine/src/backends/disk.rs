@@ -161,7 +161,7 @@ impl DiskPool {
         let error = std::io::Error::other("these files are closed");
         self.sink.push(DiskEvent {
             tag,
-            outcome: Err(failure(DiskAction::Use, PathBuf::new(), error)),
+            outcome: Err(DiskError::new(DiskAction::Use, PathBuf::new(), error)),
             blocks: Vec::new(),
         });
     }
@@ -196,20 +196,12 @@ impl Work {
         }));
         let outcome = done.unwrap_or_else(|_| {
             let error = std::io::Error::other("the disk job panicked");
-            Err(failure(DiskAction::Use, files.root().to_path_buf(), error))
+            Err(DiskError::new(DiskAction::Use, files.root().to_path_buf(), error))
         });
         DiskEvent {
             tag,
             outcome,
             blocks: Vec::new(),
         }
-    }
-}
-
-fn failure(action: DiskAction, path: PathBuf, error: std::io::Error) -> DiskError {
-    DiskError {
-        action,
-        path,
-        error: Arc::new(error),
     }
 }

@@ -255,6 +255,13 @@ pub struct DiskError {
 }
 
 impl DiskError {
+    /// An operation on a file or folder that failed.
+    #[must_use]
+    pub fn new(action: DiskAction, path: PathBuf, error: io::Error) -> Self {
+        let error = Arc::new(error);
+        Self { action, path, error }
+    }
+
     /// Whether the bytes do not exist: the file is missing or too short.
     #[must_use]
     pub fn is_absence(&self) -> bool {

@@ -26,7 +26,7 @@ pub use self::control::{DiskControl, DiskView};
 pub(super) use self::faults::Faults;
 pub use self::faults::{DiskFault, DiskOperation, Lasting};
 pub use self::port::SimDisk;
-use self::storage::{Ground, Storage, failure};
+use self::storage::{Ground, Storage};
 pub(super) use self::volume::Volume;
 use super::NodeId;
 use super::contents::Contents;
@@ -151,7 +151,7 @@ impl DiskWork {
         fault: Option<DiskFault>,
     ) -> (Result<DiskDone, DiskError>, Vec<Bytes>) {
         let failed = |action| match fault {
-            Some(fault) => Err(failure(action, storage.root.clone(), fault.error())),
+            Some(fault) => Err(DiskError::new(action, storage.root.clone(), fault.error())),
             None => Ok(()),
         };
         let outcome = match self {

@@ -10,7 +10,8 @@ use ecs_torrent_protocol::geometry::Geometry;
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::Info;
 
-use super::{FileKey, FileRegistry, FolderKeys, Owner, is_whole};
+use super::whole::is_whole;
+use super::{FileKey, FileRegistry, FolderKeys, Owner};
 
 /// A torrent that is to be added, with its files as they were found.
 pub(crate) struct Candidate<'a> {

@@ -13,7 +13,8 @@ use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::time::Timestamp;
 
-use super::{FileRegistry, FolderKeys, whole_files};
+use super::whole::whole_files;
+use super::{FileRegistry, FolderKeys};
 use crate::lifecycle::renamed;
 
 const LIST: Purpose = Purpose("list sessions for their files");

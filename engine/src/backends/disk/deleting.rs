@@ -7,10 +7,9 @@ use std::sync::PoisonError;
 
 use rustix::io::Errno;
 
-use super::failure;
 use super::files::{Files, Result};
 use crate::backends::beneath::{self, id_of};
-use crate::ports::disk::{DeletedFiles, DiskAction, KeptReason, Provenance};
+use crate::ports::disk::{DeletedFiles, DiskAction, DiskError, KeptReason, Provenance};
 
 impl Files {
     /// Deletes the files that this torrent created and that still have their names, except those in `keep`. Then
@@ -36,7 +35,7 @@ impl Files {
         let mut result = Ok(());
         let mut folders = BTreeSet::new();
         for (index, entry) in self.entries().iter().enumerate().filter(|(_, entry)| entry.is_stored()) {
-            let failed = |error| failure(DiskAction::Delete, self.path(entry), error);
+            let failed = |error| DiskError::new(DiskAction::Delete, self.path(entry), error);
             if let Err(error) = self.check_folder(root.as_fd(), entry) {
                 debug_assert!(error.is_forbidden());
                 report.kept.push((index, KeptReason::EnginesOwn));

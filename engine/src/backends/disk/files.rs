@@ -18,7 +18,7 @@ use super::cache::{FileCache, FileKey};
 use super::protected::Protected;
 use super::provenance::{Known, Ledger, Owners, stamp_of};
 use super::roots::{Found, Root, Roots};
-use super::{failure, volume};
+use super::volume;
 use crate::backends::beneath::{self, id_of, is_folder};
 use crate::backends::buffers::FileBuffers;
 use crate::ports::disk::{
@@ -168,7 +168,7 @@ impl Files {
         let stat = match beneath::open(root, &entry.path, false) {
             Ok((_, stat)) => stat,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failure(DiskAction::Open, self.path(entry), error)),
+            Err(error) => return Err(DiskError::new(DiskAction::Open, self.path(entry), error)),
         };
         Ok(Some(FoundFile {
             stamp: stamp_of(&stat),
@@ -215,7 +215,11 @@ impl Files {
         for folder in folders {
             match beneath::stat_of(root, folder) {
                 Ok(stat) if protected.contains(id_of(&stat)) => {
-                    return Err(failure(DiskAction::Open, self.path(entry), Refusal::Forbidden.into()));
+                    return Err(DiskError::new(
+                        DiskAction::Open,
+                        self.path(entry),
+                        Refusal::Forbidden.into(),
+                    ));
                 }
                 Ok(stat) if is_folder(&stat) => drop(permitted.insert(folder.into())),
                 // A missing folder is checked when it is created. An entry that is not a folder fails when the file is
@@ -232,7 +236,7 @@ impl Files {
         let failed = |error| {
             // An open handle would keep the volume from being mounted again.
             self.root.let_go();
-            failure(DiskAction::FindVolume, path.to_path_buf(), error)
+            DiskError::new(DiskAction::FindVolume, path.to_path_buf(), error)
         };
         let (found, _) = volume::of(&path).map_err(failed)?;
         let mut mounted_at = self.mounted_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -258,7 +262,7 @@ impl Files {
     }
 
     fn folder_with(&self, open: fn(&Arc<Root>, &Roots) -> io::Result<Arc<OwnedFd>>) -> Result<Arc<OwnedFd>> {
-        let failed = |error| failure(DiskAction::Open, self.root().to_path_buf(), error);
+        let failed = |error| DiskError::new(DiskAction::Open, self.root().to_path_buf(), error);
         if let Found::Same(folder) = self.root.look().map_err(failed)? {
             return Ok(folder);
         }
@@ -283,7 +287,7 @@ impl Files {
             }
             let file = self.readable(slice.file)?;
             read_exactly(&file, slice.offset, part)
-                .map_err(|error| failure(DiskAction::Read, self.path(&self.entries()[slice.file]), error))?;
+                .map_err(|error| DiskError::new(DiskAction::Read, self.path(&self.entries()[slice.file]), error))?;
         }
         Ok(buffer.freeze())
     }
@@ -305,7 +309,7 @@ impl Files {
         let entry = &self.entries()[index];
         self.check_folder(root.as_fd(), entry)?;
         self.whatever_it_takes(|| beneath::open(root.as_fd(), &entry.path, is_writable))
-            .map_err(|error| failure(DiskAction::Open, self.path(entry), error))
+            .map_err(|error| DiskError::new(DiskAction::Open, self.path(entry), error))
     }
 
     /// Opens a file, closing unused files when the system's limit on open files is reached.

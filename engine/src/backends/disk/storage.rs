@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use ecs_torrent_protocol::geometry::Span;
 
-use super::{Files, failure};
+use super::Files;
 use crate::port::JobTag;
 use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent};
 
@@ -92,7 +92,7 @@ impl Storage {
         let written = catch_unwind(AssertUnwindSafe(|| self.files.write(span, blocks)));
         written.unwrap_or_else(|_| {
             let error = std::io::Error::other("the disk job panicked");
-            Err(failure(DiskAction::Use, self.files.root().to_path_buf(), error))
+            Err(DiskError::new(DiskAction::Use, self.files.root().to_path_buf(), error))
         })
     }
 

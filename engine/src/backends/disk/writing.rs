@@ -11,7 +11,6 @@ use ecs_torrent_protocol::geometry::Span;
 use rustix::fs::{FallocateFlags, Stat, fallocate, fdatasync, fstat};
 use rustix::io::Errno;
 
-use super::failure;
 use super::files::{Files, Result, read_exactly};
 use super::provenance::{Known, stamp_of};
 use crate::backends::beneath::{self, id_of};
@@ -49,7 +48,7 @@ impl Files {
             };
             if entry.len > 0 {
                 fallocate(&file, FallocateFlags::empty(), 0, entry.len)
-                    .map_err(|error| failure(DiskAction::Allocate, self.path(entry), error.into()))?;
+                    .map_err(|error| DiskError::new(DiskAction::Allocate, self.path(entry), error.into()))?;
             }
             self.record(index, 0, &file)?;
         }
@@ -65,7 +64,7 @@ impl Files {
     pub fn write(&self, span: Span, blocks: &[Bytes]) -> Result<()> {
         let is_deleted = self.is_deleted.read().unwrap_or_else(PoisonError::into_inner);
         if *is_deleted {
-            return Err(failure(
+            return Err(DiskError::new(
                 DiskAction::Write,
                 self.root().to_path_buf(),
                 io::Error::other("it is being deleted"),
@@ -81,7 +80,7 @@ impl Files {
                 continue;
             }
             let end = slice.offset + u64::from(slice.len);
-            let failed = |error| failure(DiskAction::Write, self.path(&self.entries()[slice.file]), error);
+            let failed = |error| DiskError::new(DiskAction::Write, self.path(&self.entries()[slice.file]), error);
             let file = match self.target(slice.file)? {
                 Target::Write(file) => file,
                 Target::Overwrite(file) => match compare_all(&file, slice.offset, part.clone()) {
@@ -107,8 +106,8 @@ impl Files {
 
     /// Records that a file was written, and its state afterwards.
     fn record(&self, index: usize, end: u64, file: &OwnedFd) -> Result<()> {
-        let stat =
-            fstat(file).map_err(|error| failure(DiskAction::Write, self.path(&self.entries()[index]), error.into()))?;
+        let stat = fstat(file)
+            .map_err(|error| DiskError::new(DiskAction::Write, self.path(&self.entries()[index]), error.into()))?;
         self.ledger().record(index, end, Some(&stat));
         Ok(())
     }
@@ -119,7 +118,8 @@ impl Files {
         let known = self.ledger().known.get(&index).copied();
         if let (Some(known), Some(file)) = (known, self.shared.cache.get(self.key(index), true)) {
             let entry = &self.entries()[index];
-            let stat = fstat(&file).map_err(|error| failure(DiskAction::Write, self.path(entry), error.into()))?;
+            let stat =
+                fstat(&file).map_err(|error| DiskError::new(DiskAction::Write, self.path(entry), error.into()))?;
             self.check_file(index, &known, &stat)?;
             return Ok(writable(&known, file));
         }
@@ -143,7 +143,7 @@ impl Files {
     /// Creates a file, or opens the existing one, which may not be this torrent's.
     fn open_unknown(&self, index: usize) -> Result<Target> {
         let entry = &self.entries()[index];
-        let failed = |error| failure(DiskAction::Open, self.path(entry), error);
+        let failed = |error| DiskError::new(DiskAction::Open, self.path(entry), error);
         match self.create(entry) {
             Ok(file) => {
                 let stat = fstat(&file).map_err(|error| failed(error.into()))?;
@@ -169,7 +169,7 @@ impl Files {
     fn create(&self, entry: &FileEntry) -> Result<OwnedFd> {
         if self.is_closed.load(Ordering::Relaxed) {
             let error = io::Error::other("these files are closed");
-            return Err(failure(DiskAction::Use, self.path(entry), error));
+            return Err(DiskError::new(DiskAction::Use, self.path(entry), error));
         }
         let root = self.created_folder()?;
         self.check_folder(root.as_fd(), entry)?;
@@ -188,7 +188,7 @@ impl Files {
             }
             result => result,
         }
-        .map_err(|error| failure(DiskAction::Open, self.path(entry), error))
+        .map_err(|error| DiskError::new(DiskAction::Open, self.path(entry), error))
     }
 
     fn keep_open(&self, index: usize, file: OwnedFd, is_writable: bool) -> Arc<OwnedFd> {
@@ -213,7 +213,11 @@ impl Files {
         self.shared.cache.forget(self.storage);
         // Reported as an absence: bytes that existed are gone.
         let error = io::Error::new(io::ErrorKind::UnexpectedEof, reason);
-        Err(failure(DiskAction::Write, self.path(&self.entries()[index]), error))
+        Err(DiskError::new(
+            DiskAction::Write,
+            self.path(&self.entries()[index]),
+            error,
+        ))
     }
 
     /// Syncs all bytes written before the call to stable storage, and returns the files that were written. A file that
@@ -263,7 +267,7 @@ impl Files {
             Some(file) => file,
             None => Arc::new(self.open(index, false)?.0),
         };
-        let failed = |error: Errno| failure(DiskAction::Sync, self.path(&self.entries()[index]), error.into());
+        let failed = |error: Errno| DiskError::new(DiskAction::Sync, self.path(&self.entries()[index]), error.into());
         fdatasync(&file).map_err(failed)?;
         // Not while a write has changed the file but not recorded it yet.
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,10 +9,10 @@ use ecs_torrent_components::ids::StorageId;
 use super::super::NodeId;
 use super::super::fabric::{Fabric, Work, lock};
 use super::super::hub::{Hub, Mail, open, take};
-use super::storage::{Owners, Storage, failure};
+use super::storage::{Owners, Storage};
 use super::{DiskJob, DiskWork};
 use crate::port::Backend;
-use crate::ports::disk::{DiskAction, DiskEvent, DiskRequest};
+use crate::ports::disk::{DiskAction, DiskError, DiskEvent, DiskRequest};
 
 /// The Disk port of a simulated engine.
 pub struct SimDisk {
@@ -78,7 +78,7 @@ impl SimDisk {
         };
         let Some(storage) = self.storages.get(&storage).cloned() else {
             let error = std::io::Error::other("these files are closed");
-            let outcome = Err(failure(DiskAction::Use, PathBuf::new(), error));
+            let outcome = Err(DiskError::new(DiskAction::Use, PathBuf::new(), error));
             let blocks = Vec::new();
             hub.tell_disk(self.node, DiskEvent { tag, outcome, blocks });
             return None;

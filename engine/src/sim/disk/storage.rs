@@ -165,7 +165,7 @@ impl Storage {
         }
         let expected = self.volume.as_deref().unwrap_or(Path::new(MOUNTED_AT));
         let reason = format!("nothing is mounted at {}", expected.display());
-        Err(failure(
+        Err(DiskError::new(
             DiskAction::FindVolume,
             self.root.clone(),
             io::Error::other(reason),
@@ -187,7 +187,7 @@ impl Storage {
             let found = ground.volume.file(&path);
             let missing = found.map_or(0, |found| found.extents.unallocated(0, entry.len));
             if missing > ground.volume.free() {
-                return Err(failure(DiskAction::Allocate, path, Errno::NOSPC.into()));
+                return Err(DiskError::new(DiskAction::Allocate, path, Errno::NOSPC.into()));
             }
             let now_ns = ground.now_ns;
             let found = ground.volume.create(&path, now_ns);
@@ -204,7 +204,7 @@ impl Storage {
         let before = self.lock().known.get(&index).copied();
         let gone = |reason| {
             let error = io::Error::new(io::ErrorKind::UnexpectedEof, reason);
-            Err(failure(DiskAction::Write, path.to_owned(), error))
+            Err(DiskError::new(DiskAction::Write, path.to_owned(), error))
         };
         let Some(file) = ground.volume.file(path) else {
             if before.is_some() {
@@ -256,10 +256,14 @@ impl Storage {
             }
             let path = self.path(&self.table.files()[slice.file]);
             let Some(file) = ground.volume.file(&path) else {
-                return Err(failure(DiskAction::Open, path, Errno::NOENT.into()));
+                return Err(DiskError::new(DiskAction::Open, path, Errno::NOENT.into()));
             };
             if file.stamp.len < slice.offset + u64::from(slice.len) {
-                return Err(failure(DiskAction::Read, path, io::ErrorKind::UnexpectedEof.into()));
+                return Err(DiskError::new(
+                    DiskAction::Read,
+                    path,
+                    io::ErrorKind::UnexpectedEof.into(),
+                ));
             }
             let len = u64::from(slice.len);
             file.extents.read(ground.contents, slice.offset, len, &mut gathering);
@@ -277,7 +281,7 @@ impl Storage {
     ) -> Result<()> {
         if self.lock().is_deleted {
             let error = io::Error::other("it is being deleted");
-            return Err(failure(DiskAction::Write, self.root.clone(), error));
+            return Err(DiskError::new(DiskAction::Write, self.root.clone(), error));
         }
         self.find_volume(ground)?;
         let mut left = match fault {
@@ -309,7 +313,7 @@ impl Storage {
             self.note_written(ground, slice.file, &path, end);
             if written < u64::from(slice.len) {
                 let error = fault.unwrap_or(DiskFault::Full).error();
-                return Err(failure(DiskAction::Write, path, error));
+                return Err(DiskError::new(DiskAction::Write, path, error));
             }
         }
         Ok(())
@@ -329,7 +333,7 @@ impl Storage {
                 if let Some(entry) = ground.volume.entry(&path) {
                     entry.forget_unsynced();
                 }
-                return Err(failure(DiskAction::Sync, path, fault.error()));
+                return Err(DiskError::new(DiskAction::Sync, path, fault.error()));
             }
             ground.volume.sync(&path);
             synced.extend(self.synced(ground, index, &path));
@@ -423,7 +427,11 @@ fn compare(ground: &Ground<'_>, path: &Path, offset: u64, blocks: &[Bytes]) -> R
     if is_equal {
         return Ok(());
     }
-    Err(failure(DiskAction::Write, path.to_owned(), Refusal::Foreign.into()))
+    Err(DiskError::new(
+        DiskAction::Write,
+        path.to_owned(),
+        Refusal::Foreign.into(),
+    ))
 }
 
 /// Writes contiguous blocks, at most `left` bytes and as many as there is space for; returns the number of bytes.
@@ -486,12 +494,4 @@ fn take(blocks: &mut std::collections::VecDeque<Bytes>, len: usize) -> Vec<Bytes
         taken.push(block);
     }
     taken
-}
-
-pub(super) fn failure(action: DiskAction, path: PathBuf, error: io::Error) -> DiskError {
-    DiskError {
-        action,
-        path,
-        error: Arc::new(error),
-    }
 }
