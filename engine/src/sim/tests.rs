@@ -90,6 +90,28 @@ fn a_node_ticks_at_its_deadlines_and_when_something_comes() {
 }
 
 #[test]
+fn removed_components_are_forgotten_after_two_ticks() {
+    #[derive(Component)]
+    struct Brief;
+    let brief = |app: &mut App| {
+        let respawn =
+            |mut commands: Commands, old: Query<Entity, With<Brief>>, wakeup: Res<Wakeup>, clock: Res<Clock>| {
+                old.iter().for_each(|entity| commands.entity(entity).despawn());
+                commands.spawn(Brief);
+                wakeup.at(clock.now() + ms(10));
+            };
+        app.add_systems(Tick, respawn.in_set(TickSet::Decide));
+    };
+    let mut sim = Simulation::new(1, LATENCY);
+    let node = sim.add(NewNode::new([10, 0, 0, 1].into(), Settings::default(), brief));
+    sim.run_for(ms(1000));
+    let world = sim.node(node).world();
+    let removed = world.removed_components().iter();
+    let kept: usize = removed.map(|(_, entities)| entities.len()).sum();
+    assert!((1..=2).contains(&kept), "one a tick, for two ticks: {kept}");
+}
+
+#[test]
 fn a_hook_sees_every_tick() {
     let mut sim = Simulation::new(1, LATENCY);
     let nodes = [add(&mut sim, 1), add(&mut sim, 2)];
