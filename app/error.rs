@@ -44,6 +44,9 @@ pub enum Error {
     /// The engine cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Too many commands of a [host](crate::host) wait for their answers.
+    #[error("too many commands wait for their answers")]
+    Busy,
     /// The engine has stopped.
     #[error(transparent)]
     EngineGone(#[from] EngineGone),

@@ -18,7 +18,7 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use crate::id::TorrentId;
 
 /// Most events that a slow subscriber may be behind. Beyond that, it loses the oldest ones.
-const CAPACITY: usize = 1024;
+pub(crate) const CAPACITY: usize = 1024;
 
 /// Something that happened in the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,6 +17,7 @@
 //! |---|---|
 //! | [`Engine`], [`Torrents`] | starting an engine and managing its torrents |
 //! | [`BlockingTorrents`] | the same operations for programs without async code |
+//! | [`host`] | an engine inside a Bevy program |
 //! | [`events`] | engine events, as they occur |
 //! | [`prelude`] | what most plugins need, derive macros included |
 //! | [`making`], [`verifying`] | creating a torrent from files, and verifying files, without an engine |
@@ -25,8 +26,8 @@
 //! | [`mod@engine`] | the runtime: the tick, the ports |
 //! | [`protocol`] | BitTorrent's formats and state machines |
 //!
-//! A plugin is a Bevy `Plugin` whose systems join the sets of [`TickSet`]; [`prelude`] contains what it needs, and
-//! `app/examples/ratio_limit.rs` is one.
+//! A plugin is a Bevy `Plugin` whose systems join the sets of [`TickSet`]; [`guide`] shows how to write one,
+//! and [`prelude`] contains what it needs.
 
 /// Compiles the README's code with the documentation tests.
 #[cfg(doctest)]
@@ -40,7 +41,9 @@ pub mod config;
 pub mod daemon;
 mod error;
 pub mod events;
+pub mod guide;
 mod hashing;
+pub mod host;
 mod id;
 pub mod making;
 pub mod prelude;

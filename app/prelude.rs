@@ -33,7 +33,7 @@ pub use ecs_torrent_components::clock::{Clock, Wakeup};
 pub use ecs_torrent_components::commands::{AddOptions, CommandQueue, RemoveOptions, Reply};
 pub use ecs_torrent_components::deadlines::Deadlines;
 pub use ecs_torrent_components::messages::*;
-pub use ecs_torrent_components::peer::{CloseReason, Peer, PeerRates, PeerState};
+pub use ecs_torrent_components::peer::{CloseReason, Peer, PeerRates, PeerState, PluginReason};
 pub use ecs_torrent_components::reaper::Reaper;
 pub use ecs_torrent_components::settings::Settings;
 pub use ecs_torrent_components::torrent::{
@@ -42,6 +42,7 @@ pub use ecs_torrent_components::torrent::{
 };
 pub use ecs_torrent_components::tracker::Tracker;
 pub use ecs_torrent_engine::schedule::{Tick, TickSet};
+pub use ecs_torrent_protocol::time::Timestamp;
 pub use ecs_torrent_systems::TorrentPlugins;
 
 pub use crate::id::TorrentId;

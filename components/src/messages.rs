@@ -300,6 +300,17 @@ pub struct ChokeSent {
     pub is_choking: bool,
 }
 
+/// An extension handshake has arrived (BEP 10). A peer may send more than one. After
+/// `DecideSet::Extensions`, its content is part of [`Peer`](crate::peer::Peer) and
+/// [`PeerExtensions`](crate::peer::PeerExtensions).
+#[derive(Message, Debug, Clone)]
+pub struct ExtensionHandshakeReceived {
+    /// The peer.
+    pub peer: Entity,
+    /// The handshake as it was received.
+    pub payload: Bytes,
+}
+
 /// A message of a registered extension has arrived (BEP 10).
 #[derive(Message, Debug, Clone)]
 pub struct ExtensionReceived {

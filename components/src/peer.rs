@@ -16,7 +16,7 @@ use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::{FrameLimits, PeerCodec, Session};
 
-pub use self::close_reason::{CloseReason, TimeoutKind};
+pub use self::close_reason::{CloseReason, PluginReason, TimeoutKind};
 pub use self::outbox::{FlushQueue, Outbox};
 pub use self::pieces::{PeerPieces, PieceForm};
 pub use self::requests::{

@@ -379,7 +379,7 @@ fn release_candidates(
             let direction = peer.direction;
             // An address that an inbound peer claims for itself is forgotten with the connection. The peer cannot make
             // us forget an address that others report.
-            let is_forgotten = is_final(reason)
+            let is_forgotten = reason.is_final()
                 && match direction {
                     Direction::Outbound => {
                         candidates.remove(address);
@@ -427,12 +427,4 @@ fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSett
         max_user_backoff: seconds(limits.max_user_backoff_s),
         max_failures: limits.max_failures,
     }
-}
-
-/// Returns whether it is useless to try the address again, unless a source reports it again.
-fn is_final(reason: &CloseReason) -> bool {
-    matches!(
-        reason,
-        CloseReason::Myself | CloseReason::Corrupt | CloseReason::Banned | CloseReason::Redundant
-    )
 }

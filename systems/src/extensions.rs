@@ -6,7 +6,9 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::Clock;
-use ecs_torrent_components::messages::{Availability, AvailabilityReceived, ExtensionReceived};
+use ecs_torrent_components::messages::{
+    Availability, AvailabilityReceived, ExtensionHandshakeReceived, ExtensionReceived,
+};
 use ecs_torrent_components::peer::{Direction, ExtensionRegistry, Peer, PeerExtensions, PeerState, Wire};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
@@ -16,7 +18,6 @@ use ecs_torrent_protocol::extension::{DONT_HAVE, ExtensionHandshake};
 use ecs_torrent_protocol::wire::WireError;
 
 use crate::DecideSet;
-use crate::frames::ExtensionHandshakeReceived;
 
 /// Reads extension handshakes, and handles the extension `lt_donthave`.
 pub struct ExtensionsPlugin;

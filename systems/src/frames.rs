@@ -8,8 +8,8 @@ use bevy_ecs::system::SystemParam;
 use bevy_platform::collections::HashMap;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::messages::{
-    AllowedFastReceived, Availability, AvailabilityReceived, ChokeReceived, ExtensionReceived, InterestReceived,
-    ReceivedBlocks, RejectReceived, SuggestReceived, UploadRequested,
+    AllowedFastReceived, Availability, AvailabilityReceived, ChokeReceived, ExtensionHandshakeReceived,
+    ExtensionReceived, InterestReceived, ReceivedBlocks, RejectReceived, SuggestReceived, UploadRequested,
 };
 use ecs_torrent_components::peer::{ExtensionRegistry, Peer, Stage, Wire};
 use ecs_torrent_components::prefix::site;
@@ -42,13 +42,6 @@ impl Plugin for FramesPlugin {
             .init_resource::<ExtensionRegistry>()
             .add_systems(Tick, decode_frames.in_set(IntakeSet::Frames));
     }
-}
-
-/// An extension handshake. A peer may send more than one (BEP 10).
-#[derive(bevy_ecs::message::Message, Debug, Clone)]
-pub(crate) struct ExtensionHandshakeReceived {
-    pub(crate) peer: Entity,
-    pub(crate) payload: bytes::Bytes,
 }
 
 /// The inboxes of all features that handle peer messages.

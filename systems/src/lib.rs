@@ -51,7 +51,13 @@ pub mod trackers;
 pub mod uploading;
 pub mod verification;
 
-/// All features of a BitTorrent engine.
+/// All features of a BitTorrent engine, for `Engine::builder().plugins(TorrentPlugins)`.
+///
+/// A Bevy program does not add them to its own `App`: it adds the host plugin `EcsTorrentPlugin`, which starts an engine
+/// beside it.
+///
+/// # Panics
+/// In an `App` that is not an engine's, when it is built.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TorrentPlugins;
 
@@ -197,6 +203,11 @@ struct OrderPlugin;
 
 impl Plugin for OrderPlugin {
     fn build(&self, app: &mut App) {
+        assert!(
+            app.get_schedule(Tick).is_some(),
+            "TorrentPlugins belong to an engine, which has a world of its own: add ecs_torrent::host::EcsTorrentPlugin \
+             to a Bevy App instead, or give them to ecs_torrent::Engine::builder()"
+        );
         use IntakeSet::{Accept, Bytes, Closed, Frames, Greet, Handshakes, Streams};
         app.configure_sets(
             Tick,

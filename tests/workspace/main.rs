@@ -1,6 +1,6 @@
 //! Tests of the workspace's own rules: the dependencies between crates and between modules, the tick as shown in
-//! ARCHITECTURE.md, the default configuration as documented in the code, and the README's program in a package of its
-//! own.
+//! ARCHITECTURE.md, the components of each kind of entity as shown in the plugin guide, the default configuration as
+//! documented in the code, and the README's program in a package of its own.
 
 #![allow(
     unreachable_pub,
@@ -10,6 +10,7 @@
     reason = "a test may fail as it likes, and its modules are seen by nobody else"
 )]
 
+mod components;
 #[cfg(feature = "daemon")]
 mod config;
 mod crates;

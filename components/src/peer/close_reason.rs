@@ -56,6 +56,51 @@ pub enum CloseReason {
     /// The torrent is being stopped.
     #[error("the torrent stops")]
     Stopping,
+    /// A plugin closed the connection for a reason of its own.
+    #[error(transparent)]
+    Plugin(#[from] PluginReason),
+}
+
+/// The reason of a plugin to close a connection.
+///
+/// ```
+/// use ecs_torrent_components::peer::{CloseReason, PluginReason};
+///
+/// let reason = CloseReason::from(PluginReason::new("office hours", "it is past five"));
+/// assert_eq!(reason.to_string(), "office hours: it is past five");
+/// assert!(!reason.is_final());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{plugin}: {reason}")]
+pub struct PluginReason {
+    plugin: &'static str,
+    reason: Arc<str>,
+    is_final: bool,
+}
+
+impl PluginReason {
+    /// Creates the reason of the plugin named `plugin`. The peer's address may be dialed again later, as after any
+    /// failure.
+    #[must_use]
+    pub fn new(plugin: &'static str, reason: impl Into<Arc<str>>) -> Self {
+        Self {
+            plugin,
+            reason: reason.into(),
+            is_final: false,
+        }
+    }
+
+    /// Makes the reason final: the address is not dialed again unless a source reports it again.
+    #[must_use]
+    pub fn never_again(self) -> Self {
+        Self { is_final: true, ..self }
+    }
+
+    /// Returns the plugin's name.
+    #[must_use]
+    pub fn plugin(&self) -> &'static str {
+        self.plugin
+    }
 }
 
 impl CloseReason {
@@ -63,6 +108,15 @@ impl CloseReason {
     #[must_use]
     pub fn is_failure(&self) -> bool {
         !matches!(self, Self::Redundant | Self::Stopping | Self::Duplicate | Self::TooMany)
+    }
+
+    /// Whether it is useless to try the address again, unless a source reports it again.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Plugin(reason) => reason.is_final,
+            _ => matches!(self, Self::Myself | Self::Corrupt | Self::Banned | Self::Redundant),
+        }
     }
 
     /// Whether the peer's outbox is flushed before the connection closes.

@@ -1,8 +1,22 @@
 //! A plugin that keeps a diary of each torrent and stops a torrent at a share ratio.
 //!
-//! Uses only the public interface of ecs-torrent. The package depends on nothing else.
+//! Uses only the public interface of ecs-torrent. The package depends on nothing else. The other modules are the examples
+//! of the plugin guide, `ecs_torrent::guide`.
 
 use ecs_torrent::prelude::*;
+
+/// The guide's example of a policy.
+#[path = "../../../app/guide/client_block.rs"]
+pub mod client_block;
+/// The guide's example of statistics.
+#[path = "../../../app/guide/client_stats.rs"]
+pub mod client_stats;
+/// The guide's example of picking.
+#[path = "../../../app/guide/ends_first.rs"]
+pub mod ends_first;
+/// The guide's example of rates.
+#[path = "../../../app/guide/upload_limit.rs"]
+pub mod upload_limit;
 
 /// Compiles the README's code as a package that depends on ecs-torrent only.
 #[cfg(doctest)]

@@ -1,0 +1,61 @@
+//! How to write a plugin.
+//!
+//! A plugin is a Bevy `Plugin` that is added behind the engine's own:
+//! `Engine::builder().plugins(TorrentPlugins).plugins(YourPlugin)`. Its package depends on `ecs-torrent` only, and
+//! imports [`prelude`](crate::prelude).
+//!
+//! | a plugin | by |
+//! |---|---|
+//! | observes | reading [`messages`](crate::components::messages): past facts, which live for two ticks |
+//! | keeps state | components of its own on torrents, peers, pieces and trackers; resources for the rest |
+//! | runs at the right time | joining a set of the [`Tick`](crate::Tick), or standing between two: see [`TickSet`](crate::TickSet) |
+//! | acts | writing messages and work lists that a feature reads, such as `RequestStop`, `FailTorrent`, `Reaper` |
+//! | waits | [`Deadlines`](crate::components::deadlines::Deadlines) of its own, and `Wakeup` for the next of them; never `std::time` |
+//! | takes commands from outside | a [`CommandQueue`](crate::components::commands::CommandQueue) of its own, filled by the mailbox |
+//! | is asked from outside | [`Torrents::with_world`](crate::Torrents::with_world) |
+//!
+//! Four rules keep an engine fast and correct:
+//!
+//! - Work is in proportion to what changed. Read messages and lists; do not visit all torrents or all peers in a tick.
+//! - A plugin adds and removes only components of its own. Required components
+//!   (`app.register_required_components::<Torrent, Yours>()`) put them on every entity of a kind.
+//! - A tick never blocks. Slow work goes to a thread of the plugin's own, and its result comes back as a command.
+//! - Everything that a stranger can make grow has a limit.
+//!
+//! Each of the following examples is a whole file. They compile as documentation tests, and
+//! `tests/third_party_plugin` runs them in engines that transfer a torrent.
+//!
+//! # Statistics
+//!
+//! A system reads messages and counts. [`Torrents::with_world`](crate::Torrents::with_world) reads the resource from
+//! outside.
+//!
+#![doc = concat!("```\n", include_str!("guide/client_stats.rs"), "```")]
+//!
+//! # Policy
+//!
+//! A system decides about connections, with a reason of its own.
+//!
+#![doc = concat!("```\n", include_str!("guide/client_block.rs"), "```")]
+//!
+//! # Picking
+//!
+//! The picker of a torrent orders pieces by priority, then by rarity. An observer changes priorities as soon as there is
+//! a picker.
+//!
+#![doc = concat!("```\n", include_str!("guide/ends_first.rs"), "```")]
+//!
+//! # Rates
+//!
+//! Uploading serves the peers in a work list. A system that stands before it decides which of them have a turn.
+//!
+#![doc = concat!("```\n", include_str!("guide/upload_limit.rs"), "```")]
+//!
+//! # Components
+//!
+//! Not every component is on an entity in every state: only a torrent that downloads has a picker, and only a peer whose
+//! handshake is complete has requests. A query for a component that is not there passes over the entity in silence. This
+//! table is written by a test from running engines, as a system sees them in Decide and at the end of a tick; a state may
+//! have changed a moment before its components follow.
+//!
+#![doc = include_str!("guide/components.md")]

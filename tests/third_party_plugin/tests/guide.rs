@@ -1,0 +1,122 @@
+//! The examples of the plugin guide, in engines that transfer a torrent.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use ecs_torrent::prelude::*;
+use third_party_plugin::client_block::ClientBlockPlugin;
+use third_party_plugin::client_stats::{ClientBytes, ClientStatsPlugin};
+use third_party_plugin::ends_first::EndsFirstPlugin;
+use third_party_plugin::upload_limit::UploadLimitPlugin;
+
+use crate::swarm::{PIECE_LENGTH, Swarm, engine, settings};
+
+fn nothing(_: &mut App) {}
+
+#[derive(Resource, Clone)]
+struct Outlet<T: Send + 'static>(Sender<T>);
+
+/// Returns a plugin that sends each reason for which a connection ends, and the receiving end.
+fn close_reasons() -> (impl Fn(&mut App) + Clone + Send + Sync + 'static, Receiver<CloseReason>) {
+    fn send(mut gone: MessageReader<PeerDisconnected>, outlet: Res<Outlet<CloseReason>>) {
+        for message in gone.read() {
+            let _ = outlet.0.send(message.reason.clone());
+        }
+    }
+    let (sender, receiver) = channel();
+    let plugin = move |app: &mut App| {
+        app.insert_resource(Outlet(sender.clone()))
+            .add_systems(Tick, send.after(TickSet::Reap));
+    };
+    (plugin, receiver)
+}
+
+#[test]
+fn statistics_count_every_byte_by_client() {
+    let swarm = Swarm::new(200_000);
+    let (seed, leecher) = (engine(nothing, settings()), engine(ClientStatsPlugin, settings()));
+    let address = swarm.seed(&seed);
+    swarm.complete(&leecher, address);
+    let look = |world: &mut World| world.resource::<ClientBytes>().clone();
+    let ClientBytes(clients) = leecher.torrents().blocking().with_world(look).unwrap();
+    assert_eq!(clients.values().sum::<u64>(), 200_000, "{clients:?}");
+    assert!(
+        clients.keys().all(|client| client.contains("ecs-torrent")),
+        "{clients:?}"
+    );
+}
+
+/// The blocked client gets nothing, and the reason is the plugin's own. Another client is not blocked.
+#[test]
+fn a_policy_blocks_a_client_by_name() {
+    let swarm = Swarm::new(200_000);
+    let (reasons, closed) = close_reasons();
+    let block = ClientBlockPlugin(vec!["ecs-torrent".into()]);
+    let seed = engine(
+        move |app: &mut App| {
+            app.add_plugins((block.clone(), reasons.clone()));
+        },
+        settings(),
+    );
+    let leecher = engine(nothing, settings());
+    let address = swarm.seed(&seed);
+    let (id, _) = swarm.download(&leecher, address);
+    let reason = closed.recv_timeout(Duration::from_secs(60)).unwrap();
+    let CloseReason::Plugin(plugin_reason) = &reason else {
+        panic!("{reason}")
+    };
+    assert_eq!(plugin_reason.plugin(), "client block");
+    assert!(
+        reason.is_final() && reason.to_string().contains("is blocked"),
+        "{reason}"
+    );
+    let stats = leecher.torrents().blocking().stats(id).unwrap();
+    assert_eq!(stats.bytes_completed, 0);
+
+    let swarm = Swarm::new(200_000);
+    let seed = engine(ClientBlockPlugin(vec!["another client".into()]), settings());
+    let address = swarm.seed(&seed);
+    swarm.complete(&engine(nothing, settings()), address);
+}
+
+/// The seed receives the requests for these pieces before all others.
+#[test]
+fn the_picker_begins_with_both_ends() {
+    fn send(mut requested: MessageReader<UploadRequested>, outlet: Res<Outlet<u32>>) {
+        for message in requested.read() {
+            let _ = outlet.0.send(message.request.piece);
+        }
+    }
+    let swarm = Swarm::new(64 * PIECE_LENGTH);
+    let (sender, requested) = channel();
+    let seed = engine(
+        move |app: &mut App| {
+            app.insert_resource(Outlet(sender.clone()))
+                .add_systems(Tick, send.in_set(TickSet::Decide));
+        },
+        settings(),
+    );
+    let leecher = engine(EndsFirstPlugin { count: 2 }, settings());
+    let address = swarm.seed(&seed);
+    swarm.complete(&leecher, address);
+    let mut first: Vec<u32> = requested.try_iter().take(4).collect();
+    first.sort_unstable();
+    assert_eq!(first, [0, 1, 62, 63]);
+}
+
+/// The time can only be longer on a slow machine, so that the comparison is safe.
+#[test]
+fn a_peer_gets_no_more_than_its_upload_limit() {
+    let swarm = Swarm::new(1 << 20);
+    let mut limited = settings();
+    // What leaves at once, beyond the budget.
+    limited.uploads.peer_memory_bytes = 1 << 16;
+    let seed = engine(UploadLimitPlugin { bytes_per_s: 1 << 20 }, limited);
+    let address = swarm.seed(&seed);
+    let leecher = engine(nothing, settings());
+    let begin = Instant::now();
+    swarm.complete(&leecher, address);
+    // All but the first tenth of a second's budget and the last burst has to be earned.
+    let least = Duration::from_millis(800);
+    assert!(begin.elapsed() >= least, "{:?}", begin.elapsed());
+}

@@ -1,0 +1,13 @@
+//! Plugins and a Bevy host from outside: everything that a package can do that depends on ecs-torrent only.
+
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a test may fail as it likes, and its modules are seen by nobody else"
+)]
+
+mod diary;
+mod guide;
+mod host;
+mod swarm;

@@ -1,0 +1,199 @@
+//! The table of components in the plugin guide: which component is on which entity in which state, as simulated engines
+//! have it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bevy_app::App;
+use bevy_ecs::prelude::*;
+use bevy_ecs::world::EntityRef;
+use ecs_torrent::components::peer::Peer;
+use ecs_torrent::components::piece::ActivePiece;
+use ecs_torrent::components::torrent::{Lifecycle, Torrent};
+use ecs_torrent::components::tracker::Tracker;
+use ecs_torrent::engine::schedule::{Tick, TickSet};
+use ecs_torrent::engine::sim::TrackerMode;
+use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
+
+/// The components that were on every entity of a kind in a state, and those that were on some.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    always: Option<BTreeSet<String>>,
+    ever: BTreeSet<String>,
+}
+
+impl Seen {
+    fn add(&mut self, components: &BTreeSet<String>) {
+        self.ever.extend(components.iter().cloned());
+        self.always = Some(match self.always.take() {
+            Some(always) => &always & components,
+            None => components.clone(),
+        });
+    }
+}
+
+/// What was seen, by kind of entity and state.
+#[derive(Resource, Debug, Clone, Default)]
+struct Census(Arc<Mutex<BTreeMap<(&'static str, String), Seen>>>);
+
+impl Census {
+    /// Looks at every entity where plugins do: before Decide, and at the end of the tick.
+    fn plugin(self) -> impl Fn(&mut App) + Clone + 'static {
+        move |app: &mut App| {
+            let before_decide = look.after(TickSet::Announce).before(TickSet::Decide);
+            app.insert_resource(self.clone())
+                .add_systems(Tick, (before_decide, look.after(TickSet::Reap)));
+        }
+    }
+}
+
+fn look(world: &mut World) {
+    let census = world.resource::<Census>().clone();
+    let mut census = census.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut entities = world.query::<EntityRef>();
+    for entity in entities.iter(world) {
+        let Some((kind, state)) = kind_and_state(entity) else {
+            continue;
+        };
+        let components = entity.archetype().components().iter();
+        let names = components
+            .filter_map(|id| world.components().get_name(*id))
+            .map(|name| name.to_string());
+        let ours = names.filter(|name| name.starts_with("ecs_torrent"));
+        let short = ours.map(|name| name.rsplit("::").next().unwrap_or_default().to_owned());
+        census.entry((kind, state)).or_default().add(&short.collect());
+    }
+}
+
+fn kind_and_state(entity: EntityRef) -> Option<(&'static str, String)> {
+    if entity.contains::<Torrent>() {
+        // A torrent's first tick ends before it has a state.
+        return Some(("torrent", variant(entity.get::<Lifecycle>()?)));
+    }
+    if let Some(peer) = entity.get::<Peer>() {
+        return Some(("peer", variant(&peer.stage)));
+    }
+    if let Some(piece) = entity.get::<ActivePiece>() {
+        return Some(("piece", variant(&piece.phase)));
+    }
+    entity.contains::<Tracker>().then(|| ("tracker", "any state".into()))
+}
+
+/// Returns the name of an enum's variant.
+fn variant(value: &impl Debug) -> String {
+    let text = format!("{value:?}");
+    let end = text.find(|c: char| !c.is_alphanumeric()).unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
+/// Swarms in which torrents, peers and pieces come into every state that they have.
+fn census() -> BTreeMap<(&'static str, String), Seen> {
+    let census = Census::default();
+    let line = Line::symmetric(256 << 10);
+    let (who, second) = (Who::Leech(0), Duration::from_secs(1));
+    let base = |name| {
+        Scenario::new(name)
+            .seeds(1, line)
+            .leeches(2, line)
+            .plugins(census.clone().plugin())
+            .may_fail()
+    };
+    let scenarios = [
+        base("stopped and resumed")
+            .when(When::Has(who, 0.3), Act::Stops(who))
+            .at(second * 10, Act::Starts(who)),
+        base("killed")
+            .when(When::Has(who, 0.3), Act::Killed(who))
+            .at(second * 10, Act::Starts(who)),
+        base("a full disk")
+            .when(When::Has(who, 0.3), Act::DiskFills(who))
+            .at(second * 10, Act::DiskHasRoom(who)),
+        base("a broken disk").when(When::Has(who, 0.3), Act::DiskFails(who, second * 30)),
+        base("a tracker that is gone").at(Duration::ZERO, Act::Tracker(TrackerMode::Down)),
+    ];
+    for scenario in scenarios {
+        let _ = scenario.run();
+    }
+    let seen = census.0.lock().unwrap_or_else(PoisonError::into_inner);
+    seen.clone()
+}
+
+fn list(names: impl IntoIterator<Item = String>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    names.join(" ")
+}
+
+/// Writes a row for what is on every entity of a kind, and a row for each state with what is there in addition.
+fn table() -> String {
+    let seen = census();
+    let mut text = "\
+<!-- Written by `UPDATE=1 cargo test --test workspace` from simulated engines. -->
+
+| entity | state | always has | may have |
+|---|---|---|---|
+"
+    .to_owned();
+    for kind in ["torrent", "peer", "piece", "tracker"] {
+        let states: Vec<(&String, &Seen)> = seen
+            .iter()
+            .filter(|((of, _), _)| *of == kind)
+            .map(|((_, state), seen)| (state, seen))
+            .collect();
+        let always = |seen: &Seen| seen.always.clone().unwrap_or_default();
+        let common = states.iter().map(|(_, seen)| always(seen)).reduce(|a, b| &a & &b);
+        let common = common.unwrap_or_default();
+        if states.len() > 1 {
+            text += &format!("| {kind} | every state | {} | |\n", list(common.clone()));
+        }
+        let mut states: Vec<_> = states.into_iter().collect();
+        states.sort_by_key(|(state, _)| ORDER.iter().position(|name| name == state));
+        let is_single = states.len() == 1;
+        for (state, seen) in states {
+            let always = always(seen);
+            let in_addition = if is_single { always.clone() } else { &always - &common };
+            let sometimes = &seen.ever - &always;
+            text += &format!("| {kind} | {state} | {} | {} |\n", list(in_addition), list(sometimes));
+        }
+    }
+    text
+}
+
+/// The states in the order in which entities pass through them.
+const ORDER: [&str; 19] = [
+    "Adding",
+    "FetchingMetadata",
+    "Checking",
+    "Downloading",
+    "Finished",
+    "Seeding",
+    "Paused",
+    "Queued",
+    "Blocked",
+    "Failed",
+    "Stopping",
+    "Connecting",
+    "Handshaking",
+    "Connected",
+    "Restoring",
+    "Filling",
+    "Hashing",
+    "Writing",
+    "any state",
+];
+
+#[test]
+fn the_table_of_components_is_true() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/app/guide/components.md");
+    let table = table();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, table).unwrap();
+    } else {
+        let written = std::fs::read_to_string(path).unwrap();
+        assert!(
+            written == table,
+            "run it with UPDATE=1, and read what has changed\nwritten:\n{written}\ntrue:\n{table}"
+        );
+    }
+}
