@@ -56,6 +56,6 @@
 //! Not every component is on an entity in every state: only a torrent that downloads has a picker, and only a peer whose
 //! handshake is complete has requests. A query for a component that is not there passes over the entity in silence. This
 //! table is written by a test from running engines, as a system sees them in Decide and at the end of a tick; a state may
-//! have changed a moment before its components follow.
+//! have changed a moment before its components follow, and "always" means in every swarm that the test simulates.
 //!
 #![doc = include_str!("guide/components.md")]
