@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bevy_app::{App, Plugins};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::backends::StartError;
+use ecs_torrent_engine::backends::net::Carrier;
 use ecs_torrent_engine::runner::Runner;
 
 use crate::events::{Events, EventsPlugin};
@@ -47,6 +49,7 @@ type AddPlugins = Box<dyn Fn(&mut App) + Send>;
 pub struct EngineBuilder {
     settings: Settings,
     plugins: Vec<AddPlugins>,
+    carriers: Vec<Arc<dyn Carrier>>,
 }
 
 impl fmt::Debug for EngineBuilder {
@@ -76,6 +79,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Adds a carrier of streams. Peers are dialed over the carriers in the order in which they were added, and then over
+    /// TCP, until one connects.
+    #[must_use]
+    pub fn carrier(mut self, carrier: Arc<dyn Carrier>) -> Self {
+        self.carriers.push(carrier);
+        self
+    }
+
     /// Starts the engine in a thread of its own.
     ///
     /// # Errors
@@ -94,7 +105,7 @@ impl EngineBuilder {
             }
         }
         let plugins = self.plugins;
-        let runner = Runner::start(self.settings, move |app| {
+        let runner = Runner::start_with(self.settings, self.carriers.into(), move |app| {
             plugins.iter().for_each(|add| add(app));
             app.add_plugins(outlet.clone());
         })?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_engine::port::Backend;
-use ecs_torrent_engine::ports::net::{NetEvent, NetRequest};
+use ecs_torrent_engine::ports::net::{NetEvent, NetRequest, TransportChoice};
 use ecs_torrent_engine::sim::{Content, NodeId, SimNet};
 use ecs_torrent_protocol::extension::{DONT_HAVE, ExtensionHandshake};
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest};
@@ -210,7 +210,12 @@ impl HostilePeer {
                 self.dials += 1;
                 self.last_stream += 2;
                 let (stream, to, timeout) = (StreamId(self.last_stream), victim, Duration::from_secs(10));
-                self.submit(NetRequest::Connect { stream, to, timeout });
+                self.submit(NetRequest::Connect {
+                    stream,
+                    to,
+                    transport: TransportChoice::Either,
+                    timeout,
+                });
                 self.begin(stream, Some(victim));
             }
             Due::Dial(_) => {}

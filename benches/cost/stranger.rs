@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use ecs_torrent::components::ids::StreamId;
 use ecs_torrent::engine::port::Backend;
-use ecs_torrent::engine::ports::net::{NetEvent, NetRequest};
+use ecs_torrent::engine::ports::net::{NetEvent, NetRequest, TransportChoice};
 use ecs_torrent::engine::sim::{SimNet, Simulation};
 use ecs_torrent::protocol::hash::InfoHash;
 use ecs_torrent::protocol::peer_id::PeerId;
@@ -52,7 +52,12 @@ impl Strangers {
             self.last_stream += 2;
             let stream = StreamId(self.last_stream);
             let (to, timeout) = (self.to, Duration::from_secs(10));
-            self.net.submit(&mut vec![NetRequest::Connect { stream, to, timeout }]);
+            self.net.submit(&mut vec![NetRequest::Connect {
+                stream,
+                to,
+                transport: TransportChoice::Either,
+                timeout,
+            }]);
             self.streams.insert(stream);
             let mut bytes = BytesMut::new();
             self.handshake().write(&mut bytes);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use ecs_torrent::components::ids::StreamId;
 use ecs_torrent::engine::port::Backend;
-use ecs_torrent::engine::ports::net::{NetEvent, NetRequest};
+use ecs_torrent::engine::ports::net::{NetEvent, NetRequest, TransportChoice};
 use ecs_torrent::engine::sim::{SimNet, Simulation};
 use ecs_torrent::protocol::geometry::BLOCK_SIZE;
 use ecs_torrent::protocol::hash::InfoHash;
@@ -43,7 +43,12 @@ impl Peers {
             handshake.write(&mut bytes);
             let frames = vec![bytes.freeze()];
             net.submit(&mut vec![
-                NetRequest::Connect { stream, to, timeout },
+                NetRequest::Connect {
+                    stream,
+                    to,
+                    transport: TransportChoice::Either,
+                    timeout,
+                },
                 NetRequest::Send { stream, frames },
             ]);
             if number % AT_ONCE == 0 {

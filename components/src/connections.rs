@@ -247,6 +247,7 @@ mod tests {
         Peer {
             endpoint: Endpoint::Ip((ip, 5).into()),
             stream: StreamId(1),
+            transport: None,
             direction,
             stage: match direction {
                 Direction::Inbound => Stage::Handshaking,

@@ -1,6 +1,6 @@
 //! Identifiers of objects outside the world.
 
-/// Id of a connection at the Net port.
+/// Id of a stream at the Net port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(pub u64);
 

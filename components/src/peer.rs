@@ -4,6 +4,7 @@ mod close_reason;
 mod outbox;
 mod pieces;
 mod requests;
+mod transport;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ pub use self::pieces::{PeerPieces, PieceForm};
 pub use self::requests::{
     AllowedFast, EmptiedUploads, Pending, QueueDepth, RefillQueue, Requests, ServeQueue, UploadMemory, UploadQueue,
 };
+pub use self::transport::Transport;
 use crate::ids::StreamId;
 use crate::rate::Rate;
 
@@ -29,7 +31,7 @@ use crate::rate::Rate;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Endpoint {
-    /// An IP address and port, over TCP.
+    /// An IP address and port.
     Ip(SocketAddr),
 }
 
@@ -76,8 +78,10 @@ pub enum Stage {
 pub struct Peer {
     /// The peer's location.
     pub endpoint: Endpoint,
-    /// The connection's id at the Net port.
+    /// The connection's stream at the Net port.
     pub stream: StreamId,
+    /// The protocol that carries the connection, once it is established.
+    pub transport: Option<Transport>,
     /// The side that opened the connection.
     pub direction: Direction,
     /// The connection's stage.
@@ -100,7 +104,8 @@ pub struct Wire {
     pub codec: PeerCodec,
     /// Session state that decides which messages are valid.
     pub session: Session,
-    /// Window credit used by received bytes, minus the credit granted since; negative if the window has been enlarged.
+    /// The window, minus the credit that the stream has left; negative if the window has been enlarged. The port starts
+    /// a stream without credit.
     pub ungranted_bytes: i64,
     /// Bytes left for the next tick, because the peer sent more messages than one tick decodes.
     pub held_bytes: u32,

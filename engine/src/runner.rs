@@ -12,6 +12,7 @@ use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_components::tick_times::TickTimes;
 use ecs_torrent_protocol::time::Timestamp;
 
+use crate::backends::net::Carriers;
 use crate::backends::{self, StartError};
 use crate::core::Core;
 use crate::mailbox::{EngineHandle, Mailbox};
@@ -43,7 +44,19 @@ impl Runner {
     /// # Errors
     /// Returns an error if a setting is out of range, a listen address cannot be bound, or a thread or runtime cannot
     /// be started.
-    pub fn start(mut settings: Settings, add_plugins: impl Fn(&mut App) + Send + 'static) -> Result<Self, StartError> {
+    pub fn start(settings: Settings, add_plugins: impl Fn(&mut App) + Send + 'static) -> Result<Self, StartError> {
+        Self::start_with(settings, Carriers::default(), add_plugins)
+    }
+
+    /// Like [`Runner::start`], with carriers of streams besides TCP. They are tried first, in this order.
+    ///
+    /// # Errors
+    /// Like [`Runner::start`].
+    pub fn start_with(
+        mut settings: Settings,
+        carriers: Carriers,
+        add_plugins: impl Fn(&mut App) + Send + 'static,
+    ) -> Result<Self, StartError> {
         settings.check()?;
         backends::fit_descriptors(&mut settings);
         let stop = Arc::new(AtomicBool::new(false));
@@ -54,6 +67,7 @@ impl Runner {
             let (mailbox, handle) = Mailbox::new(waker.clone());
             let mut engine = Supervised {
                 settings,
+                carriers,
                 add_plugins,
                 handle,
                 waker: waker.clone(),
@@ -110,6 +124,7 @@ impl Drop for Runner {
 /// An engine that is rebuilt after a panic.
 struct Supervised<F> {
     settings: Settings,
+    carriers: Carriers,
     add_plugins: F,
     handle: EngineHandle,
     waker: Waker,
@@ -127,7 +142,7 @@ impl<F: Fn(&mut App)> Supervised<F> {
     fn build(&self) -> Result<(Core, LocalAddresses), StartError> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
-        let backends = backends::real(&self.settings, &self.waker)?;
+        let backends = backends::real(&self.settings, &self.carriers, &self.waker)?;
         let local = backends.local.clone();
         let handle = self.handle.clone();
         let core = Core::with_handle(self.settings.clone(), backends, seed, handle, &self.add_plugins);

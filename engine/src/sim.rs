@@ -63,7 +63,7 @@ use self::fabric::{Fabric, lock};
 pub use self::http::HttpReply;
 pub use self::names::{NameControl, NameService};
 use self::net::Power;
-pub use self::net::{Access, NetControl, Path, SimNet, SocketLimits, Traffic};
+pub use self::net::{Access, Carrier, NetControl, Path, SimNet, SocketLimits, Traffic};
 pub use self::node::NewNode;
 use self::node::{Node, Ticking};
 pub use self::probe::Probe;
@@ -125,7 +125,7 @@ impl Simulation {
         let mut node = Node::new(new);
         let id = {
             let mut fabric = self.fabric();
-            let id = fabric.add_node(node.new.addresses(), Some(node.new.settings.net.first_window()));
+            let id = fabric.add_node(node.new.addresses(), true);
             fabric.net.set_close_timeout(id, node.close_timeout());
             fabric.machines[id.0].disk.speed = node.new.disk;
             id
@@ -169,7 +169,7 @@ impl Simulation {
     /// Adds a host without an engine, whose connections the caller handles: it opens them with requests and polls their
     /// events, without a limit on bytes. One host can play any number of peers.
     pub fn add_host(&mut self, address: SocketAddr) -> SimNet {
-        let id = self.fabric().add_node(vec![address], None);
+        let id = self.fabric().add_node(vec![address], false);
         SimNet::new(id, self.fabric.clone())
     }
 

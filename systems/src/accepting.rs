@@ -4,14 +4,14 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::bans::Bans;
 use ecs_torrent_components::connections::ConnectionCounts;
-use ecs_torrent_components::peer::{Direction, Endpoint, Outbox, Peer, Stage, Wire};
+use ecs_torrent_components::peer::{Direction, Endpoint, Outbox, Peer, Stage};
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{NetRequest, Streams};
 use ecs_torrent_engine::schedule::Tick;
 
 use crate::IntakeSet;
 use crate::admission::Admission;
-use crate::streams::StreamAccepted;
+use crate::streams::{ReadyPeers, StreamAccepted};
 
 /// Accepts inbound connections.
 pub struct AcceptingPlugin;
@@ -29,11 +29,17 @@ fn accept_streams(
     mut commands: Commands,
     mut net: ResMut<NetPort>,
     mut streams: ResMut<Streams>,
+    mut ready: ResMut<ReadyPeers>,
     mut bans: ResMut<Bans>,
     mut admission: Admission,
 ) {
     let now = admission.clock.now();
-    for &StreamAccepted { stream, remote } in accepted.read() {
+    for &StreamAccepted {
+        stream,
+        remote,
+        transport,
+    } in accepted.read()
+    {
         bans.expire(now);
         // Fault 31: neither one address nor one subnet can take all slots.
         let is_banned = bans.refuses(now, remote, (&admission.settings.peers).into());
@@ -50,6 +56,7 @@ fn accept_streams(
         let peer = Peer {
             endpoint: Endpoint::Ip(remote),
             stream,
+            transport: Some(transport),
             direction: Direction::Inbound,
             stage: Stage::Handshaking,
             since: now,
@@ -59,9 +66,8 @@ fn accept_streams(
         };
         let entity = commands.spawn_empty().id();
         admission.counts.add(entity, &peer, None, false);
-        commands
-            .entity(entity)
-            .insert((peer, Wire::new(now), Outbox::default()));
+        let wire = ready.open(entity, now, &admission.settings.net);
+        commands.entity(entity).insert((peer, wire, Outbox::default()));
         streams.insert(stream, entity);
     }
 }

@@ -13,16 +13,17 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddPeers, CommandQueue};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{PeerDisconnected, PeersWanted, TorrentStarted};
-use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Outbox, Peer, Stage, Wire};
+use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Outbox, Peer, Stage};
 use ecs_torrent_components::settings::{PeerSettings, Settings, seconds};
 use ecs_torrent_components::torrent::{Lifecycle, PeerOf, TorrentIndex};
 use ecs_torrent_engine::ports::NetPort;
-use ecs_torrent_engine::ports::net::{LocalAddresses, NetRequest, Streams};
+use ecs_torrent_engine::ports::net::{LocalAddresses, NetRequest, Streams, TransportChoice};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::priority::peer_priority;
 use ecs_torrent_protocol::time::Timestamp;
 
 use crate::admission::{Admission, DialFor};
+use crate::streams::ReadyPeers;
 use crate::{DecideSet, ReapSet};
 
 /// Connects to peers.
@@ -229,6 +230,7 @@ struct DialParams<'w, 's> {
     wakeup: Res<'w, Wakeup>,
     net: ResMut<'w, NetPort>,
     streams: ResMut<'w, Streams>,
+    ready: ResMut<'w, ReadyPeers>,
     redials: ResMut<'w, Deadlines<Redial>>,
     wanted: MessageWriter<'w, PeersWanted>,
     admission: Admission<'w, 's>,
@@ -328,6 +330,7 @@ impl DialParams<'_, '_> {
         let peer = Peer {
             endpoint: Endpoint::Ip(address),
             stream,
+            transport: None,
             direction: Direction::Outbound,
             stage: Stage::Connecting,
             since: now,
@@ -337,13 +340,15 @@ impl DialParams<'_, '_> {
         };
         let entity = self.commands.spawn_empty().id();
         self.admission.counts.add(entity, &peer, Some(torrent), is_user_named);
-        let parts = (peer, PeerOf(torrent), Wire::new(now), Outbox::default());
+        let wire = self.ready.open(entity, now, &self.admission.settings.net);
+        let parts = (peer, PeerOf(torrent), wire, Outbox::default());
         self.commands.entity(entity).insert(parts);
         self.streams.insert(stream, entity);
         let timeout = seconds(self.admission.settings.net.connect_timeout_s);
         self.net.push(NetRequest::Connect {
             stream,
             to: address,
+            transport: TransportChoice::Either,
             timeout,
         });
     }

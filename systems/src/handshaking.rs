@@ -74,13 +74,18 @@ fn send_handshakes(
     mut peers: Query<(&mut Peer, &mut Outbox, &PeerOf)>,
     torrents: Query<&Torrent>,
 ) {
-    for &StreamConnected { peer: entity } in connected.read() {
+    for &StreamConnected {
+        peer: entity,
+        transport,
+    } in connected.read()
+    {
         let Ok((mut peer, mut outbox, of)) = peers.get_mut(entity) else {
             continue;
         };
         let Ok(torrent) = torrents.get(of.0) else { continue };
         counts.advance(entity, Stage::Handshaking);
         peer.stage = Stage::Handshaking;
+        peer.transport = Some(transport);
         peer.since = clock.now();
         flush.send_handshake(entity, &mut outbox, &our_handshake(torrent, torrent.id()));
     }

@@ -8,7 +8,7 @@ use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTorrents, TorrentNotFound};
-use ecs_torrent_components::peer::{Peer, PeerPieces, PeerRates, PeerState};
+use ecs_torrent_components::peer::{Peer, PeerPieces, PeerRates, PeerState, Transport};
 use ecs_torrent_components::stats::{FileStats, PeerStats, Speed, TorrentStats, TrackerStats};
 use ecs_torrent_components::torrent::{
     Activity, Content, Counters, Have, Layout, Lifecycle, Stopping, Storage, Torrent, TorrentIndex, TorrentPeers,
@@ -130,6 +130,7 @@ impl Archive<'_, '_> {
         let (peer, state, rates, pieces) = self.peers.get(entity).ok()?;
         Some(PeerStats {
             address: peer.endpoint.address(),
+            transport: peer.transport.map(Transport::name),
             client: peer.client.to_string(),
             pieces: pieces.count(),
             speed: Speed {

@@ -1,5 +1,6 @@
 //! Stream events: bytes go to the decoders of their peers, credit goes back to the streams.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bevy_app::{App, Plugin};
@@ -8,14 +9,15 @@ use bytes::Bytes;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::peer::{
-    CloseReason, EmptiedUploads, Outbox, Peer, Requests, ServeQueue, Stage, UploadMemory, UploadQueue, Wire,
+    CloseReason, EmptiedUploads, Outbox, Peer, Requests, ServeQueue, Stage, Transport, UploadMemory, UploadQueue, Wire,
 };
 use ecs_torrent_components::reaper::Reaper;
-use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::settings::{NetSettings, Settings};
 use ecs_torrent_engine::ports::NetPort;
-use ecs_torrent_engine::ports::net::{DatagramCounts, NetEvent, NetRequest, STREAMS, Streams, read_cost};
+use ecs_torrent_engine::ports::net::{DatagramCounts, NetEvent, NetRequest, STREAMS, StreamError, Streams, read_cost};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 use ecs_torrent_protocol::geometry::BLOCK_SIZE;
+use ecs_torrent_protocol::time::Timestamp;
 
 use crate::IntakeSet;
 
@@ -52,7 +54,9 @@ pub struct StreamAccepted {
     /// The peer's connection.
     pub stream: StreamId,
     /// The peer's address.
-    pub remote: std::net::SocketAddr,
+    pub remote: SocketAddr,
+    /// What carries the stream.
+    pub transport: Transport,
 }
 
 /// A connection that we opened is established.
@@ -60,13 +64,15 @@ pub struct StreamAccepted {
 pub struct StreamConnected {
     /// The peer.
     pub peer: Entity,
+    /// What carries the stream.
+    pub transport: Transport,
 }
 
 /// A connection ended without being closed by us.
 #[derive(Message, Debug, Clone)]
 struct StreamClosed {
     stream: StreamId,
-    reason: Arc<str>,
+    reason: StreamError,
 }
 
 /// Bytes received in this tick, kept until their peers exist.
@@ -76,6 +82,19 @@ struct ReceivedChunks(Vec<(StreamId, Bytes)>);
 /// Peers with undecoded bytes.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct ReadyPeers(pub(crate) Vec<Entity>);
+
+impl ReadyPeers {
+    /// Creates the reading side of a new stream. Its peer is listed, so that the stream gets its first credit at the end
+    /// of this tick: the port reads nothing before.
+    pub(crate) fn open(&mut self, peer: Entity, now: Timestamp, settings: &NetSettings) -> Wire {
+        self.0.push(peer);
+        Wire {
+            ungranted_bytes: settings.first_window().into(),
+            is_listed: true,
+            ..Wire::new(now)
+        }
+    }
+}
 
 fn sort_stream_events(
     mut net: ResMut<NetPort>,
@@ -93,10 +112,18 @@ fn sort_stream_events(
 ) {
     for event in net.take(STREAMS) {
         match event {
-            NetEvent::Accepted { stream, remote } => drop(accepted.write(StreamAccepted { stream, remote })),
-            NetEvent::Connected { stream } => {
+            NetEvent::Accepted {
+                stream,
+                remote,
+                transport,
+            } => drop(accepted.write(StreamAccepted {
+                stream,
+                remote,
+                transport,
+            })),
+            NetEvent::Connected { stream, transport } => {
                 if let Some(peer) = streams.get(stream) {
-                    connected.write(StreamConnected { peer });
+                    connected.write(StreamConnected { peer, transport });
                 }
             }
             NetEvent::Received { stream, chunk } => chunks.0.push((stream, chunk)),
@@ -153,17 +180,18 @@ fn note_closed_streams(
     for StreamClosed { stream, reason } in closed.read() {
         let Some(peer) = streams.get(*stream) else { continue };
         let is_connecting = peers.get(peer).is_ok_and(|peer| peer.stage == Stage::Connecting);
+        let reason: Arc<str> = reason.to_string().into();
         reaper.close(
             peer,
             match is_connecting {
-                true => CloseReason::ConnectFailed(reason.clone()),
-                false => CloseReason::Remote(reason.clone()),
+                true => CloseReason::ConnectFailed(reason),
+                false => CloseReason::Remote(reason),
             },
         );
     }
 }
 
-/// Returns credit to the streams in portions: decoded bytes use up at most a quarter of a peer's window. The window is as
+/// Grants credit to the streams: a new one its first window, then portions. Decoded bytes use up at most a quarter of a peer's window. The window is as
 /// wide as the blocks that the peer owes us, and a little more for its other messages, so that strangers cannot make us
 /// hold more for them than we requested. Peers that have more to decode stay listed.
 fn grant_credit(

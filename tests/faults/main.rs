@@ -10,6 +10,7 @@
 )]
 
 mod bed;
+mod carriers;
 mod child;
 #[path = "../support/content.rs"]
 mod content;
@@ -17,6 +18,8 @@ mod disk;
 mod floods;
 mod http_tracker;
 mod limits;
+#[path = "../support/masking.rs"]
+mod masking;
 mod memory;
 mod network;
 mod passkeys;

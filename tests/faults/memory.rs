@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ecs_torrent::components::commands::{AddTorrent, CommandQueue, Reply};
 use ecs_torrent::components::peer::UploadMemory;
 use ecs_torrent::components::torrent::{Counters, Have};
-use ecs_torrent::engine::backends;
+use ecs_torrent::engine::backends::{self, net::Carriers};
 use ecs_torrent::engine::core::{Backends, Core};
 use ecs_torrent::engine::port::Backend;
 use ecs_torrent::engine::ports::disk::{DiskEvent, DiskRequest};
@@ -122,7 +122,7 @@ fn download_to_a_slow_disk() {
     let piece_memory = settings.requests.piece_memory_bytes;
 
     let waker = Waker::for_this_thread();
-    let real = backends::real(&settings, &waker).unwrap();
+    let real = backends::real(&settings, &Carriers::default(), &waker).unwrap();
     let slow = Backends {
         disk: Box::new(SlowDisk {
             disk: real.disk,

@@ -8,10 +8,13 @@
     reason = "a test may fail as it likes, and its modules are seen by nobody else"
 )]
 
+mod carriers;
 mod efficiency;
 mod found;
 mod full;
 mod hostile;
+#[path = "../support/masking.rs"]
+mod masking;
 mod mutants;
 mod scenarios;
 mod sweep;
@@ -28,7 +31,7 @@ use ecs_torrent::components::settings::{Settings, TrackerSettings};
 use ecs_torrent::components::stats::TorrentStats;
 use ecs_torrent::components::torrent::Have;
 use ecs_torrent::engine::port::Backend;
-use ecs_torrent::engine::ports::net::NetRequest;
+use ecs_torrent::engine::ports::net::{NetRequest, TransportChoice};
 use ecs_torrent::engine::sim::{Content, NewContent, NodeId, Simulation, TrackerOptions};
 use ecs_torrent::protocol::peer_id::PeerId;
 use ecs_torrent::protocol::time::Timestamp;
@@ -278,7 +281,12 @@ fn small_messages_do_not_use_a_window_up() {
     let mut hello = BytesMut::new();
     handshake.write(&mut hello);
     sim.run_for(Duration::from_secs(1));
-    peer.submit(&mut vec![NetRequest::Connect { stream, to, timeout }]);
+    peer.submit(&mut vec![NetRequest::Connect {
+        stream,
+        to,
+        transport: TransportChoice::Either,
+        timeout,
+    }]);
     let mut say = |sim: &mut Simulation, bytes: Bytes| {
         let frames = vec![bytes];
         peer.submit(&mut vec![NetRequest::Send { stream, frames }]);

@@ -1,9 +1,14 @@
-//! Sockets on tokio: one task per connection, per listening socket and per UDP socket.
+//! Streams and datagrams on tokio: one task per stream, per carrier and per UDP socket.
 
+mod carrier;
 mod listen;
+mod outbound;
 mod stream;
+mod tcp;
+#[cfg(test)]
+mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,16 +16,18 @@ use std::time::Duration;
 use bevy_platform::collections::HashMap;
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::settings::NetSettings;
-use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+pub use self::carrier::{ByteStream, Carrier, Carriers, Pending};
 use self::stream::Stream;
+use self::tcp::Tcp;
 use super::buffers::ReadChunks;
 use super::sink::Sink;
 use super::{SharedRuntime, StartError};
 use crate::port::{Backend, JobTag};
-use crate::ports::net::{DatagramRings, LocalAddresses, NetEvent, NetRequest};
+use crate::ports::net::{DatagramRings, LocalAddresses, NetEvent, NetRequest, StreamError, TransportChoice};
 use crate::wake::Waker;
 
 /// Timeout for looking up a host name.
@@ -39,10 +46,9 @@ struct Shared {
     streams: Mutex<HashMap<StreamId, Arc<Stream>>>,
     chunks: ReadChunks,
     settings: NetSettings,
-    /// Source addresses for outgoing connections, if specific addresses were configured.
-    sources: Vec<IpAddr>,
+    carriers: Vec<Arc<dyn Carrier>>,
     last_accepted: AtomicU64,
-    /// Accepted connections that the world has not seen yet.
+    /// Accepted streams that the world has not seen yet.
     unseen: AtomicUsize,
     lookups: Semaphore,
     datagrams: Mutex<DatagramRings>,
@@ -59,12 +65,14 @@ impl Shared {
 }
 
 impl TokioNet {
-    /// Binds all listen addresses and starts accepting connections.
+    /// Binds all listen addresses and starts accepting streams. Streams are opened over one of `carriers`, or else over
+    /// TCP.
     ///
     /// # Errors
     /// The first address that cannot be bound.
     pub(crate) fn start(
         settings: &NetSettings,
+        carriers: &Carriers,
         runtime: Arc<SharedRuntime>,
         waker: &Waker,
     ) -> Result<(Self, LocalAddresses), StartError> {
@@ -72,47 +80,42 @@ impl TokioNet {
         let _context = handle.enter();
         let sockets = listen::bind_all(settings)?;
         let local: Vec<SocketAddr> = sockets.iter().map(|sockets| sockets.address).collect();
-        let sources = local
-            .iter()
-            .map(SocketAddr::ip)
-            .filter(|ip| !ip.is_unspecified())
-            .collect();
+        let (tcp, udp): (Vec<_>, Vec<_>) = sockets.into_iter().map(|both| (both.tcp, Arc::new(both.udp))).unzip();
+        let mut carriers = carriers.to_vec();
+        carriers.push(Arc::new(Tcp::new(tcp, &local)));
         let shared = Arc::new(Shared {
             sink: Sink::new(waker),
             streams: Mutex::default(),
             chunks: ReadChunks::new(settings.read_chunk_bytes),
             settings: settings.clone(),
-            sources,
+            carriers,
             last_accepted: AtomicU64::new(0),
             unseen: AtomicUsize::new(0),
             lookups: Semaphore::new(settings.max_lookups),
             datagrams: Mutex::new(DatagramRings::new(settings.max_datagrams)),
         });
         handle.spawn(trim_chunks(shared.clone()));
-        let mut udp = Vec::new();
-        for sockets in sockets {
-            let socket = Arc::new(sockets.udp);
-            handle.spawn(listen::accept(sockets.tcp, shared.clone()));
-            handle.spawn(listen::receive(socket.clone(), shared.clone()));
-            udp.push(socket);
+        for carrier in shared.carriers.iter().cloned() {
+            handle.spawn(listen::accept(carrier, shared.clone()));
+        }
+        for socket in udp.iter().cloned() {
+            handle.spawn(listen::receive(socket, shared.clone()));
         }
         Ok((Self { shared, udp, runtime }, LocalAddresses(local)))
     }
 
-    fn connect(&self, id: StreamId, to: SocketAddr, time: Duration) {
-        let stream = Arc::new(Stream::new(&self.shared.settings));
+    fn connect(&self, id: StreamId, to: SocketAddr, choice: TransportChoice, time: Duration) {
+        let stream = Arc::new(Stream::default());
         self.shared.streams().insert(id, stream.clone());
         let shared = self.shared.clone();
         self.runtime.handle().spawn(async move {
-            let connecting = open(to, &shared.sources);
             tokio::select! {
-                result = timeout(time, connecting) => match result {
-                    Ok(Ok(tcp)) => {
-                        shared.sink.push(NetEvent::Connected { stream: id });
-                        return stream.run(id, tcp, &shared).await;
+                result = carrier::open(&shared.carriers, choice, to, time) => match result {
+                    Ok((transport, carried)) => {
+                        shared.sink.push(NetEvent::Connected { stream: id, transport });
+                        return stream.run(id, carried, &shared).await;
                     }
-                    Ok(Err(error)) => shared.closed(id, &error.to_string()),
-                    Err(_) => shared.closed(id, "no answer"),
+                    Err(error) => shared.closed(id, error),
                 },
                 () = stream.closed() => {}
             }
@@ -162,8 +165,7 @@ async fn trim_chunks(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    fn closed(&self, stream: StreamId, reason: &str) {
-        let reason = reason.into();
+    fn closed(&self, stream: StreamId, reason: StreamError) {
         self.sink.push(NetEvent::Closed { stream, reason });
     }
 
@@ -176,10 +178,24 @@ impl Backend<NetRequest, NetEvent> for TokioNet {
     fn submit(&mut self, requests: &mut Vec<NetRequest>) {
         for request in requests.drain(..) {
             match request {
-                NetRequest::Connect { stream, to, timeout } => self.connect(stream, to, timeout),
+                NetRequest::Connect {
+                    stream,
+                    to,
+                    transport,
+                    timeout,
+                } => self.connect(stream, to, transport, timeout),
                 NetRequest::Send { stream, frames } => {
                     if let Some(stream) = self.shared.stream(stream) {
                         stream.send(frames);
+                    }
+                }
+                NetRequest::Filter {
+                    stream: id,
+                    incoming,
+                    outgoing,
+                } => {
+                    if let Some(stream) = self.shared.stream(id) {
+                        stream.filter(id, incoming, outgoing, &self.shared);
                     }
                 }
                 NetRequest::Grant { stream, bytes } => {
@@ -215,17 +231,4 @@ impl Backend<NetRequest, NetEvent> for TokioNet {
         self.shared.unseen.fetch_sub(seen, Ordering::Relaxed);
         has_more
     }
-}
-
-/// Opens a connection, from our own address of that family if a specific one was configured.
-async fn open(to: SocketAddr, sources: &[IpAddr]) -> std::io::Result<TcpStream> {
-    let socket = if to.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
-    if let Some(source) = sources.iter().find(|source| source.is_ipv4() == to.is_ipv4()) {
-        socket.bind(SocketAddr::new(*source, 0))?;
-    }
-    socket.connect(to).await
 }

@@ -33,6 +33,13 @@ impl<E> Sink<E> {
         self.waker.wake();
     }
 
+    /// Lets `change` look at and change the queue, which the world cannot poll meanwhile, and wakes the engine.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Vec<E>) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.waker.wake();
+        result
+    }
+
     /// Wakes the engine for an event that is not in the queue.
     pub(crate) fn wake(&self) {
         self.waker.wake();

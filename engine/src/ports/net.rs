@@ -1,6 +1,9 @@
-//! The Net port: connections that carry bytes, and datagrams. It does not interpret the bytes.
+//! The Net port: streams of bytes, whatever carries them, and datagrams. It does not interpret the bytes.
+
+mod filter;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,16 +11,18 @@ use std::time::Duration;
 use bevy_ecs::prelude::*;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StreamId;
+use ecs_torrent_components::peer::Transport;
 
+pub use self::filter::{Cipher, Filter};
 use crate::port::{JobTag, Port, PortEvent, Purpose};
 
 /// The Net port.
 pub type NetPort = Port<NetRequest, NetEvent>;
 
-/// The inbox of all connection events.
+/// The inbox of all events of streams.
 pub const STREAMS: Purpose = Purpose("streams");
 
-/// The part of a connection's window that one read uses up. A read of a few bytes costs as much as 2 KiB, so that
+/// The part of a stream's window that one read uses up. A read of a few bytes costs as much as 2 KiB, so that
 /// single bytes do not turn into an endless number of events: 32 of them fill a window of 64 KiB. The world grants this
 /// cost again, not the number of bytes received.
 #[must_use]
@@ -104,41 +109,112 @@ pub struct DatagramCounts {
     pub dropped: u64,
 }
 
+/// The transports that may carry a new stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransportChoice {
+    /// This one. If the port has no carrier for it, the answer is [`StreamError::NoCarrier`].
+    Only(Transport),
+    /// Any that the port has a carrier for: one after the other, in the port's order, until one connects.
+    Either,
+}
+
+impl TransportChoice {
+    /// Whether this transport is among them.
+    #[must_use]
+    pub fn allows(self, transport: Transport) -> bool {
+        match self {
+            Self::Only(only) => only == transport,
+            Self::Either => true,
+        }
+    }
+}
+
+impl fmt::Display for TransportChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Only(transport) => transport.fmt(f),
+            Self::Either => f.write_str("any transport"),
+        }
+    }
+}
+
+/// The reason why a stream ended or could not be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The port has no carrier for the requested transport.
+    #[error("no carrier for {0}")]
+    NoCarrier(TransportChoice),
+    /// The attempt to connect timed out.
+    #[error("no answer")]
+    NoAnswer,
+    /// The peer closed the stream.
+    #[error("end of stream")]
+    EndOfStream,
+    /// The stream's task panicked, which is a defect.
+    #[error("its task has panicked")]
+    Panicked,
+    /// The carrier failed: refused, reset, unreachable.
+    #[error("{0}")]
+    Carrier(Arc<str>),
+}
+
+impl From<std::io::Error> for StreamError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Carrier(error.to_string().into())
+    }
+}
+
 /// A request from a world to the network.
 #[derive(Debug)]
 pub enum NetRequest {
-    /// Opens a connection. Answered by `Connected` or `Closed`.
+    /// Opens a stream. Answered by `Connected` or `Closed`.
     Connect {
-        /// The name of the connection from now on, from [`Streams::next_id`].
+        /// The name of the stream from now on, from [`Streams::next_id`].
         stream: StreamId,
         /// The remote address.
         to: SocketAddr,
+        /// What may carry the stream.
+        transport: TransportChoice,
         /// Timeout for the attempt.
         timeout: Duration,
     },
     /// Sends bytes, in order, after the bytes sent before.
     Send {
-        /// The connection.
+        /// The stream.
         stream: StreamId,
         /// The bytes.
         frames: Vec<Bytes>,
     },
-    /// Lets the peer send this many more bytes. A connection begins with
-    /// [`first_window`](ecs_torrent_components::settings::NetSettings::first_window). Received bytes count against the
-    /// window, by their [`read_cost`], until the world grants them again.
+    /// Transforms the stream's bytes from a position on, in the stream's task. Each direction can get one filter; a
+    /// second one is ignored.
+    ///
+    /// Bytes that the world has taken are not delivered again: where it took some beyond the position of the incoming
+    /// filter, it has to transform them itself and to set the position behind them. The outgoing filter begins at or
+    /// after the end of all bytes sent before this request.
+    Filter {
+        /// The stream.
+        stream: StreamId,
+        /// Transforms received bytes.
+        incoming: Option<Filter>,
+        /// Transforms sent bytes.
+        outgoing: Option<Filter>,
+    },
+    /// Lets the peer send this many more bytes. A stream begins with none. Received bytes use up what was granted, by
+    /// their [`read_cost`].
     Grant {
-        /// The connection.
+        /// The stream.
         stream: StreamId,
         /// The number of bytes.
         bytes: u32,
     },
-    /// Ends a connection; it delivers no more events. The world sends this once for every connection, even if the peer
-    /// ended it.
+    /// Ends a stream; it delivers no more events. The world sends this once for every stream, even if the peer ended
+    /// it.
     Close {
-        /// The connection.
+        /// The stream.
         stream: StreamId,
-        /// Whether to send the queued bytes and wait for the peer to close, for a bounded time. Otherwise the
-        /// connection is dropped at once.
+        /// Whether to send the queued bytes and wait for the peer to close, for a bounded time. Otherwise the stream
+        /// is dropped at once.
         is_orderly: bool,
         /// Returned in `Gone` when an orderly close has ended, if set.
         tag: Option<JobTag>,
@@ -167,36 +243,40 @@ pub enum NetRequest {
 pub enum NetEvent {
     /// A peer connected to us.
     Accepted {
-        /// The connection's name.
+        /// The stream's name.
         stream: StreamId,
         /// The peer's address.
         remote: SocketAddr,
+        /// What carries the stream.
+        transport: Transport,
     },
-    /// A requested connection is open.
+    /// A requested stream is open.
     Connected {
-        /// The connection.
+        /// The stream.
         stream: StreamId,
+        /// What carries the stream.
+        transport: Transport,
     },
     /// Bytes arrived, in order.
     Received {
-        /// The connection.
+        /// The stream.
         stream: StreamId,
         /// The bytes, in the buffer they were read into.
         chunk: Bytes,
     },
     /// Bytes were sent to the peer.
     Sent {
-        /// The connection.
+        /// The stream.
         stream: StreamId,
         /// The number of bytes since the last such event.
         bytes: usize,
     },
-    /// A connection ended, or could not be opened, for a reason other than our `Close`.
+    /// A stream ended, or could not be opened, for a reason other than our `Close`.
     Closed {
-        /// The connection.
+        /// The stream.
         stream: StreamId,
-        /// A human-readable reason.
-        reason: Arc<str>,
+        /// The reason.
+        reason: StreamError,
     },
     /// An orderly close has ended.
     Gone {
@@ -236,7 +316,7 @@ impl PortEvent for NetEvent {
     }
 }
 
-/// Connection names, and the entity that holds each connection.
+/// Stream names, and the entity that holds each stream.
 #[derive(Resource, Debug, Default)]
 pub struct Streams {
     last: u64,
@@ -244,35 +324,35 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Returns a new name for a connection that the world opens. The backend names the connections it accepts.
+    /// Returns a new name for a stream that the world opens. The backend names the streams that it accepts.
     pub fn next_id(&mut self) -> StreamId {
         self.last += 1;
         StreamId(self.last * 2)
     }
 
-    /// Records the entity that holds a connection.
+    /// Records the entity that holds a stream.
     pub fn insert(&mut self, stream: StreamId, peer: Entity) {
         self.entities.insert(stream, peer);
     }
 
-    /// Returns the entity that holds a connection.
+    /// Returns the entity that holds a stream.
     #[must_use]
     pub fn get(&self, stream: StreamId) -> Option<Entity> {
         self.entities.get(&stream).copied()
     }
 
-    /// Forgets a connection.
+    /// Forgets a stream.
     pub fn remove(&mut self, stream: StreamId) {
         self.entities.remove(&stream);
     }
 
-    /// Returns the number of connections, including those being opened.
+    /// Returns the number of streams, including those being opened.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entities.len()
     }
 
-    /// Whether there are no connections.
+    /// Whether there are no streams.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entities.is_empty()

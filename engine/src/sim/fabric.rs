@@ -62,8 +62,8 @@ impl Fabric {
         }
     }
 
-    pub(super) fn add_node(&mut self, addresses: Vec<SocketAddr>, window: Option<u32>) -> NodeId {
-        let id = self.net.add_host(&mut self.hub, addresses, window);
+    pub(super) fn add_node(&mut self, addresses: Vec<SocketAddr>, has_credit: bool) -> NodeId {
+        let id = self.net.add_host(&mut self.hub, addresses, has_credit);
         self.machines.push(Machine {
             life: 0,
             disk: Disk::new(self.hub.seed, id),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::settings::NetSettings;
 use ecs_torrent_protocol::time::Timestamp;
 
@@ -15,7 +16,7 @@ use super::trace::Trace;
 use crate::ports::disk::DiskEvent;
 use crate::ports::hash::HashEvent;
 use crate::ports::http::HttpEvent;
-use crate::ports::net::{DatagramKind, DatagramRings, NetEvent};
+use crate::ports::net::{DatagramKind, DatagramRings, Filter, NetEvent};
 use crate::ports::state::StateEvent;
 
 pub(super) struct Hub {
@@ -116,6 +117,11 @@ impl Hub {
             _ => inbox.push_back(event),
         }
         self.agenda.wake(node, self.now);
+    }
+
+    /// Lets a filter transform the bytes of a stream that a node has not polled. They end at `end`.
+    pub(super) fn filter_waiting(&self, node: NodeId, stream: StreamId, end: u64, filter: &mut Filter) {
+        filter.apply_to_waiting(stream, end, self.inbox(node).net.iter_mut());
     }
 
     pub(super) fn tell_disk(&mut self, node: NodeId, event: DiskEvent) {

@@ -4,6 +4,7 @@
 //! stops the sender, an orderly close delivers all sent data, a reset may not. There are no packets: a connection moves
 //! segments of about 16 KiB, whose bytes are passed by reference.
 
+mod carrier;
 mod carrying;
 mod closing;
 mod connection;
@@ -19,6 +20,7 @@ mod udp;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+pub use self::carrier::Carrier;
 pub use self::control::NetControl;
 pub use self::host::{Access, Traffic};
 pub(super) use self::host::{Power, UdpHost};

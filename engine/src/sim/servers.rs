@@ -60,7 +60,7 @@ impl Fabric {
         if let Some(node) = self.net.listener(address) {
             return node;
         }
-        let node = self.add_node(vec![address], None);
+        let node = self.add_node(vec![address], false);
         self.net.refuse(node);
         node
     }

@@ -14,7 +14,8 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::{Crash, NewNode, NodeId, SimNet, Simulation};
 use crate::port::Backend;
-use crate::ports::net::{NetEvent, NetRequest};
+use crate::ports::NetPort;
+use crate::ports::net::{NetEvent, NetRequest, STREAMS, TransportChoice};
 use crate::schedule::{Tick, TickSet};
 
 const LATENCY: Duration = Duration::from_millis(10);
@@ -54,7 +55,12 @@ fn ticks(sim: &mut Simulation, node: NodeId) -> Vec<u64> {
 fn connected(sim: &mut Simulation, last: u8) -> SimNet {
     let mut host = sim.add_host(address(last));
     let (stream, to, timeout) = (StreamId(2), address(1), Duration::from_secs(10));
-    host.submit(&mut vec![NetRequest::Connect { stream, to, timeout }]);
+    host.submit(&mut vec![NetRequest::Connect {
+        stream,
+        to,
+        transport: TransportChoice::Either,
+        timeout,
+    }]);
     sim.run_for(ms(50));
     assert!(matches!(poll(&mut host)[..], [NetEvent::Connected { .. }]));
     host
@@ -135,15 +141,20 @@ fn a_killed_process_resets_its_connections_and_can_begin_again() {
     sim.run_for(ms(100));
     let events = poll(&mut host);
     assert!(
-        matches!(&events[..], [NetEvent::Closed { reason, .. }] if reason.contains("reset")),
+        matches!(&events[..], [NetEvent::Closed { reason, .. }] if reason.to_string().contains("reset")),
         "{events:?}"
     );
     let (stream, to, timeout) = (StreamId(4), address(1), Duration::from_secs(10));
-    host.submit(&mut vec![NetRequest::Connect { stream, to, timeout }]);
+    host.submit(&mut vec![NetRequest::Connect {
+        stream,
+        to,
+        transport: TransportChoice::Either,
+        timeout,
+    }]);
     sim.run_for(ms(100));
     let events = poll(&mut host);
     assert!(
-        matches!(&events[..], [NetEvent::Closed { reason, .. }] if reason.contains("refused")),
+        matches!(&events[..], [NetEvent::Closed { reason, .. }] if reason.to_string().contains("refused")),
         "{events:?}"
     );
     let count = sim.tick_count(node);
@@ -170,7 +181,7 @@ fn a_machine_without_power_says_nothing_until_it_is_back() {
     sim.run_for(Duration::from_secs(6));
     let events = poll(&mut host);
     assert!(
-        matches!(&events[..], [NetEvent::Closed { reason, .. }] if reason.contains("reset")),
+        matches!(&events[..], [NetEvent::Closed { reason, .. }] if reason.to_string().contains("reset")),
         "{events:?}"
     );
 }
@@ -180,6 +191,8 @@ fn a_machine_that_sleeps_hears_everything_when_it_wakes() {
     let mut sim = Simulation::new(1, LATENCY);
     let node = add(&mut sim, 1);
     let mut host = connected(&mut sim, 2);
+    grant(&mut sim, node);
+    sim.run_for(ms(300));
     let before = ticks(&mut sim, node).len();
     sim.suspend(node, Duration::from_secs(100));
     let (stream, frames) = (StreamId(2), vec![bytes::Bytes::from_static(b"hello")]);
@@ -187,15 +200,37 @@ fn a_machine_that_sleeps_hears_everything_when_it_wakes() {
     sim.run_for(Duration::from_secs(99));
     assert_eq!(ticks(&mut sim, node).len(), before);
     sim.run_for(Duration::from_secs(10));
-    assert_eq!(ticks(&mut sim, node)[before], 100_050);
-    let core = sim.node(node);
-    let mut net = core.world_mut().resource_mut::<crate::ports::NetPort>();
-    let heard = net.take(crate::ports::net::STREAMS);
-    assert!(
-        heard
-            .into_iter()
-            .any(|event| matches!(event, NetEvent::Received { .. }))
-    );
+    assert_eq!(ticks(&mut sim, node)[before], 100_350);
+    assert!(has_received(&mut sim, node));
+}
+
+/// Lets the first stream that a node accepted deliver bytes.
+fn grant(sim: &mut Simulation, node: NodeId) {
+    let (stream, bytes) = (StreamId(1), 1 << 20);
+    let world = sim.node(node).world_mut();
+    world
+        .resource_mut::<NetPort>()
+        .push(NetRequest::Grant { stream, bytes });
+}
+
+fn has_received(sim: &mut Simulation, node: NodeId) -> bool {
+    let mut net = sim.node(node).world_mut().resource_mut::<NetPort>();
+    net.take(STREAMS)
+        .any(|event| matches!(event, NetEvent::Received { .. }))
+}
+
+#[test]
+fn a_stream_begins_without_credit() {
+    let mut sim = Simulation::new(1, LATENCY);
+    let node = add(&mut sim, 1);
+    let mut host = connected(&mut sim, 2);
+    let (stream, frames) = (StreamId(2), vec![bytes::Bytes::from_static(b"hello")]);
+    host.submit(&mut vec![NetRequest::Send { stream, frames }]);
+    sim.run_for(Duration::from_secs(10));
+    assert!(!has_received(&mut sim, node));
+    grant(&mut sim, node);
+    sim.run_for(Duration::from_secs(1));
+    assert!(has_received(&mut sim, node));
 }
 
 #[test]

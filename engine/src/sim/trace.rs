@@ -75,14 +75,20 @@ impl Trace {
 
     pub(super) fn net(&mut self, now: Timestamp, node: NodeId, contents: &Contents, event: &NetEvent) {
         match event {
-            NetEvent::Accepted { stream, remote } => {
+            NetEvent::Accepted {
+                stream,
+                remote,
+                transport,
+            } => {
                 self.head(now, node, 1);
                 self.word(stream.0);
                 self.address(*remote);
+                self.bytes(transport.name().as_bytes());
             }
-            NetEvent::Connected { stream } => {
+            NetEvent::Connected { stream, transport } => {
                 self.head(now, node, 2);
                 self.word(stream.0);
+                self.bytes(transport.name().as_bytes());
             }
             NetEvent::Received { stream, chunk } => {
                 self.head(now, node, 3);
@@ -97,7 +103,7 @@ impl Trace {
             NetEvent::Closed { stream, reason } => {
                 self.head(now, node, 5);
                 self.word(stream.0);
-                self.bytes(reason.as_bytes());
+                self.bytes(reason.to_string().as_bytes());
             }
             NetEvent::Gone { tag } => {
                 self.head(now, node, 6);

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::sleep;
 
 use super::Shared;
+use super::carrier::Carrier;
 use super::stream::Stream;
 use crate::backends::StartError;
 use crate::ports::net::{DatagramKind, NetEvent};
@@ -21,7 +22,7 @@ use crate::ports::net::{DatagramKind, NetEvent};
 /// Maximum number of connections waiting in the kernel to be accepted.
 const BACKLOG: i32 = 256;
 
-/// Maximum number of accepted connections that the world has not seen yet. Further ones wait in the kernel.
+/// Maximum number of accepted streams that the world has not seen yet. Further ones wait with their carrier.
 const MAX_UNSEEN: usize = 256;
 
 /// Pause after an accept failed for lack of descriptors or memory. Others may free some.
@@ -117,28 +118,33 @@ fn bind_socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Resul
     Ok(socket)
 }
 
-/// Accepts connections for as long as the engine lives.
-pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+/// Accepts a carrier's streams for as long as the engine lives.
+pub(super) async fn accept(carrier: Arc<dyn Carrier>, shared: Arc<Shared>) {
+    let transport = carrier.transport();
     loop {
         if shared.unseen.load(Ordering::Relaxed) >= MAX_UNSEEN {
             sleep(ACCEPT_PAUSE / 10).await;
             continue;
         }
-        match listener.accept().await {
-            Ok((tcp, remote)) => {
-                // Accepted connections have odd names, those that the world opens have even ones.
+        match carrier.accept().await {
+            Ok((carried, remote)) => {
+                // Accepted streams have odd names, those that the world opens have even ones.
                 let id = StreamId(shared.last_accepted.fetch_add(2, Ordering::Relaxed) + 1);
-                let stream = Arc::new(Stream::new(&shared.settings));
+                let stream = Arc::new(Stream::default());
                 shared.streams().insert(id, stream.clone());
                 shared.unseen.fetch_add(1, Ordering::Relaxed);
-                shared.sink.push(NetEvent::Accepted { stream: id, remote });
+                shared.sink.push(NetEvent::Accepted {
+                    stream: id,
+                    remote,
+                    transport,
+                });
                 let shared = shared.clone();
-                tokio::spawn(async move { stream.run(id, tcp, &shared).await });
+                tokio::spawn(async move { stream.run(id, carried, &shared).await });
             }
             Err(error) => {
                 // Fault 99: without descriptors, accepting pauses. A connection that broke before it was accepted is
                 // harmless.
-                tracing::debug!("accept: {error}");
+                tracing::debug!("accept over {transport}: {error}");
                 sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -1,36 +1,36 @@
-//! One TCP connection: a task that reads while it has credit and writes while frames are queued.
+//! One stream: a task that reads while it has credit and writes while frames are queued, whatever carries the bytes.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 use ecs_torrent_components::ids::StreamId;
-use ecs_torrent_components::settings::{NetSettings, millis};
-use smallvec::SmallVec;
-use tokio::io::{AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
+use ecs_torrent_components::settings::millis;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::Shared;
+use super::carrier::ByteStream;
+use super::outbound::Outbound;
 use crate::port::JobTag;
-use crate::ports::net::{NetEvent, read_cost};
-
-/// Maximum number of slices in one vectored write.
-const MAX_SLICES: usize = 64;
-
-/// Bytes written before a `Sent` event while more are waiting, so that one event covers many blocks.
-const REPORT_BYTES: usize = 128 << 10;
+use crate::ports::net::{Filter, NetEvent, StreamError, read_cost};
 
 /// Minimum number of bytes per read while there is any credit. Fewer are not worth the system call.
 const LEAST_READ: usize = 4 << 10;
 
-/// A connection, shared by the world's side and the task.
+/// A stream, shared by the world's side and the task.
+#[derive(Default)]
 pub(super) struct Stream {
     outgoing: Mutex<Outgoing>,
-    /// Bytes that may still be read. Falls below zero by less than [`LEAST_READ`] or the cost of a small read.
+    incoming: Incoming,
+    /// Bytes that may still be read; none at first. Falls below zero by less than [`LEAST_READ`] or the cost of a small
+    /// read.
     credit: AtomicI64,
     changed: Notify,
 }
@@ -38,9 +38,20 @@ pub(super) struct Stream {
 #[derive(Default)]
 struct Outgoing {
     frames: VecDeque<Bytes>,
+    filter: Option<Filter>,
     closing: Option<Closing>,
     /// Whether the task has ended, so that nothing processes new entries.
     has_ended: bool,
+}
+
+/// The receiving side. A stream without a filter takes no lock of its own: its bytes and the arrival of a filter meet
+/// under the lock of the event queue.
+#[derive(Default)]
+struct Incoming {
+    /// Position in the stream of the next byte.
+    position: AtomicU64,
+    is_filtered: AtomicBool,
+    filter: Mutex<Option<Filter>>,
 }
 
 #[derive(Clone, Copy)]
@@ -51,22 +62,15 @@ struct Closing {
 
 /// The reason why the task ends.
 enum End {
-    /// The world closed the connection.
+    /// The world closed the stream.
     Asked { is_orderly: bool },
-    /// The peer or the network ended the connection.
-    Remote(String),
+    /// The peer closed the stream.
+    Remote,
 }
 
 impl Stream {
-    pub(super) fn new(settings: &NetSettings) -> Self {
-        Self {
-            outgoing: Mutex::default(),
-            credit: AtomicI64::new(i64::from(settings.first_window())),
-            changed: Notify::new(),
-        }
-    }
-
     pub(super) fn send(&self, frames: Vec<Bytes>) {
+        let frames = frames.into_iter().filter(|frame| !frame.is_empty());
         self.lock().frames.extend(frames);
         self.changed.notify_one();
     }
@@ -77,7 +81,27 @@ impl Stream {
         }
     }
 
-    /// Ends the connection. Returns the tag if the task has already ended.
+    /// Sets a filter for each direction, unless that direction has one.
+    pub(super) fn filter(&self, id: StreamId, incoming: Option<Filter>, outgoing: Option<Filter>, shared: &Shared) {
+        if let Some(filter) = outgoing {
+            self.lock().filter.get_or_insert(filter);
+        }
+        if let Some(mut filter) = incoming {
+            let mut slot = self.incoming.lock();
+            if slot.is_some() {
+                return;
+            }
+            // No bytes arrive and the world takes none while the queue is locked.
+            shared.sink.change(|events| {
+                let end = self.incoming.position.load(Ordering::Relaxed);
+                filter.apply_to_waiting(id, end, events.iter_mut());
+                self.incoming.is_filtered.store(true, Ordering::Relaxed);
+            });
+            *slot = Some(filter);
+        }
+    }
+
+    /// Ends the stream. Returns the tag if the task has already ended.
     pub(super) fn close(&self, is_orderly: bool, tag: Option<JobTag>) -> Option<JobTag> {
         let mut outgoing = self.lock();
         if outgoing.has_ended {
@@ -88,7 +112,7 @@ impl Stream {
         None
     }
 
-    /// Waits until the world closes the stream. For a connection that is still being opened.
+    /// Waits until the world closes the stream. For a stream that is still being opened.
     pub(super) async fn closed(&self) {
         while self.lock().closing.is_none() {
             self.changed.notified().await;
@@ -104,26 +128,24 @@ impl Stream {
         }
     }
 
-    /// Moves bytes in both directions until either side ends the connection.
-    pub(super) async fn run(&self, id: StreamId, mut stream: TcpStream, shared: &Shared) {
+    /// Moves bytes in both directions until either side ends the stream.
+    pub(super) async fn run(&self, id: StreamId, mut carried: Box<dyn ByteStream>, shared: &Shared) {
         let fuse = Fuse {
             stream: self,
             id,
             shared,
         };
-        // Requests are small and urgent.
-        let _ = stream.set_nodelay(true);
-        let mut writing = VecDeque::new();
-        match self.pump(id, &stream, &mut writing, shared).await {
+        let mut outbound = Outbound::default();
+        match self.pump(id, &mut *carried, &mut outbound, shared).await {
             Ok(End::Asked { is_orderly: true }) => {
                 let time = millis(shared.settings.close_timeout_ms);
-                let _ = timeout(time, self.part(&mut stream, writing)).await;
+                let _ = timeout(time, self.part(&mut *carried, outbound)).await;
             }
             Ok(End::Asked { is_orderly: false }) => {}
-            Ok(End::Remote(reason)) => shared.closed(id, &reason),
-            Err(error) => shared.closed(id, &error.to_string()),
+            Ok(End::Remote) => shared.closed(id, StreamError::EndOfStream),
+            Err(error) => shared.closed(id, error.into()),
         }
-        drop(stream);
+        drop(carried);
         std::mem::forget(fuse);
         self.end(shared);
     }
@@ -131,88 +153,122 @@ impl Stream {
     async fn pump(
         &self,
         id: StreamId,
-        stream: &TcpStream,
-        writing: &mut VecDeque<Bytes>,
+        carried: &mut dyn ByteStream,
+        outbound: &mut Outbound,
         shared: &Shared,
     ) -> io::Result<End> {
-        loop {
-            {
-                let mut outgoing = self.lock();
-                if let Some(closing) = outgoing.closing {
-                    let is_orderly = closing.is_orderly;
-                    return Ok(End::Asked { is_orderly });
+        let mut changed = pin!(self.changed.notified());
+        let report = |bytes| shared.sink.push(NetEvent::Sent { stream: id, bytes });
+        poll_fn(|cx| {
+            loop {
+                // A change that comes after this wakes the task again.
+                while changed.as_mut().poll(cx).is_ready() {
+                    changed.set(self.changed.notified());
                 }
-                if writing.is_empty() {
-                    std::mem::swap(writing, &mut outgoing.frames);
+                if let Some(Closing { is_orderly, .. }) = self.take_frames(outbound) {
+                    return Poll::Ready(Ok(End::Asked { is_orderly }));
+                }
+                let mut has_moved = false;
+                if !outbound.is_done()
+                    && let Poll::Ready(written) = outbound.poll_write(cx, carried, report)
+                {
+                    written?;
+                    has_moved = true;
+                }
+                if self.credit.load(Ordering::Acquire) > 0
+                    && let Poll::Ready(read) = self.poll_read(cx, id, carried, shared)
+                {
+                    if !read? {
+                        return Poll::Ready(Ok(End::Remote));
+                    }
+                    has_moved = true;
+                }
+                if !has_moved {
+                    return Poll::Pending;
                 }
             }
-            let has_frames = !writing.is_empty();
-            let may_read = self.credit.load(Ordering::Acquire) > 0;
-            let interest = match (may_read, has_frames) {
-                (true, true) => Interest::READABLE | Interest::WRITABLE,
-                (true, false) => Interest::READABLE,
-                (false, true) => Interest::WRITABLE,
-                (false, false) => {
-                    self.changed.notified().await;
-                    continue;
-                }
-            };
-            tokio::select! {
-                ready = stream.ready(interest) => {
-                    let ready = ready?;
-                    if ready.is_writable() && has_frames {
-                        write(id, stream, writing, shared)?;
-                    }
-                    if ready.is_readable() && may_read && !self.read(id, stream, shared)? {
-                        return Ok(End::Remote("end of stream".into()));
-                    }
-                }
-                () = self.changed.notified() => {}
-            }
+        })
+        .await
+    }
+
+    /// Takes the queued frames when the earlier ones are written, or learns that the world closes the stream.
+    fn take_frames(&self, outbound: &mut Outbound) -> Option<Closing> {
+        let mut outgoing = self.lock();
+        if outgoing.closing.is_some() {
+            return outgoing.closing;
         }
+        if outbound.frames.is_empty() {
+            std::mem::swap(&mut outbound.frames, &mut outgoing.frames);
+        }
+        if outgoing.filter.is_some() {
+            outbound.set_filter_once(&mut outgoing.filter);
+        }
+        None
     }
 
     /// Reads once, as much as is available and allowed. Returns false at the end of the stream.
-    fn read(&self, id: StreamId, stream: &TcpStream, shared: &Shared) -> io::Result<bool> {
+    fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        id: StreamId,
+        carried: &mut dyn ByteStream,
+        shared: &Shared,
+    ) -> Poll<io::Result<bool>> {
+        ready!(carried.poll_readable(cx))?;
         let mut chunk = shared.chunks.take();
         let credit = usize::try_from(self.credit.load(Ordering::Acquire)).unwrap_or(0);
         let most = shared.settings.read_chunk_bytes.min(credit.max(LEAST_READ));
-        let result = stream.try_read_buf(&mut (&mut chunk).limit(most));
-        let read = chunk.split().freeze();
+        let result = pin!(carried.read_buf(&mut (&mut chunk).limit(most))).poll(cx);
+        let read = chunk.split();
         shared.chunks.give_back(chunk);
-        match result {
-            Ok(0) => Ok(false),
-            Ok(len) => {
-                self.credit.fetch_sub(i64::from(read_cost(len)), Ordering::AcqRel);
-                shared.sink.push(NetEvent::Received {
-                    stream: id,
-                    chunk: read,
-                });
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-            Err(error) => Err(error),
+        let len = ready!(result)?;
+        if len > 0 {
+            self.credit.fetch_sub(i64::from(read_cost(len)), Ordering::AcqRel);
+            self.deliver(id, read, shared);
         }
+        Poll::Ready(Ok(len > 0))
     }
 
-    /// Ends a connection without losing data: sends the queued bytes, shuts down our side, and discards the peer's
-    /// bytes until it closes too. Closing with unread input would reset the connection and lose our last messages.
-    async fn part(&self, stream: &mut TcpStream, writing: VecDeque<Bytes>) -> io::Result<()> {
-        let frames = std::mem::take(&mut self.lock().frames);
-        for mut frame in writing.into_iter().chain(frames) {
-            stream.write_all_buf(&mut frame).await?;
-        }
-        stream.shutdown().await?;
-        let mut rest = [0; 4096];
-        loop {
-            stream.readable().await?;
-            match stream.try_read(&mut rest) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+    /// Hands received bytes to the world, through the filter if there is one.
+    fn deliver(&self, id: StreamId, read: BytesMut, shared: &Shared) {
+        let Incoming {
+            position, is_filtered, ..
+        } = &self.incoming;
+        let len = read.len() as u64;
+        let filtered = shared.sink.change(|events| {
+            if is_filtered.load(Ordering::Relaxed) {
+                return Some(read);
             }
+            // Only this task changes the position.
+            position.store(position.load(Ordering::Relaxed) + len, Ordering::Relaxed);
+            let (stream, chunk) = (id, read.freeze());
+            events.push(NetEvent::Received { stream, chunk });
+            None
+        });
+        let Some(mut read) = filtered else { return };
+        let mut filter = self.incoming.lock();
+        let start = position.load(Ordering::Relaxed);
+        if let Some(filter) = &mut *filter {
+            filter.apply(start, &mut read);
         }
+        position.store(start + len, Ordering::Relaxed);
+        let (stream, chunk) = (id, read.freeze());
+        shared.sink.push(NetEvent::Received { stream, chunk });
+    }
+
+    /// Ends a stream without losing data: sends the queued bytes, shuts down our side, and discards the peer's bytes
+    /// until it closes too. Closing with unread input would reset a TCP connection and lose our last messages.
+    async fn part(&self, carried: &mut dyn ByteStream, mut outbound: Outbound) -> io::Result<()> {
+        {
+            let mut outgoing = self.lock();
+            outbound.frames.append(&mut outgoing.frames);
+            outbound.set_filter_once(&mut outgoing.filter);
+        }
+        poll_fn(|cx| outbound.poll_write(cx, carried, |_| {})).await?;
+        carried.shutdown().await?;
+        let mut rest = [0; 4096];
+        while carried.read(&mut rest).await? > 0 {}
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Outgoing> {
@@ -220,7 +276,13 @@ impl Stream {
     }
 }
 
-/// Fault 104: reports the connection as closed if its task panics.
+impl Incoming {
+    fn lock(&self) -> MutexGuard<'_, Option<Filter>> {
+        self.filter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Fault 104: reports the stream as closed if its task panics.
 struct Fuse<'a> {
     stream: &'a Stream,
     id: StreamId,
@@ -229,48 +291,7 @@ struct Fuse<'a> {
 
 impl Drop for Fuse<'_> {
     fn drop(&mut self) {
-        self.shared.closed(self.id, "its task has panicked");
+        self.shared.closed(self.id, StreamError::Panicked);
         self.stream.end(self.shared);
-    }
-}
-
-/// Writes as much as the socket accepts.
-fn write(id: StreamId, stream: &TcpStream, writing: &mut VecDeque<Bytes>, shared: &Shared) -> io::Result<()> {
-    let mut unreported = 0;
-    let report = |bytes| shared.sink.push(NetEvent::Sent { stream: id, bytes });
-    while !writing.is_empty() {
-        let slices: SmallVec<[IoSlice<'_>; MAX_SLICES]> = writing
-            .iter()
-            .take(MAX_SLICES)
-            .map(|frame| IoSlice::new(frame))
-            .collect();
-        match stream.try_write_vectored(&slices) {
-            Ok(written) => {
-                drop(slices);
-                advance(writing, written);
-                unreported += written;
-                if unreported >= REPORT_BYTES {
-                    report(std::mem::take(&mut unreported));
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
-    }
-    if unreported > 0 {
-        report(unreported);
-    }
-    Ok(())
-}
-
-/// Removes the written bytes from the front of the queue.
-fn advance(writing: &mut VecDeque<Bytes>, mut written: usize) {
-    while let Some(frame) = writing.front_mut().filter(|_| written > 0) {
-        let part = written.min(frame.len());
-        frame.advance(part);
-        written -= part;
-        if frame.is_empty() {
-            writing.pop_front();
-        }
     }
 }

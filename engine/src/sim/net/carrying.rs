@@ -14,6 +14,7 @@ use super::super::hub::Hub;
 use super::super::queue::Happening;
 use super::super::random::up_to;
 use super::super::slab::Key;
+use super::carrier::Carrier;
 use super::connection::{EndState, Received, Segment, StreamEnd};
 use super::host::{Lane, Parcel, Pipe, Power};
 use super::network::Network;
@@ -43,9 +44,57 @@ impl Network {
             return;
         };
         connection.halves[flow.sender as usize].is_listed = true;
-        let node = connection.ends[flow.sender as usize].host;
-        self.hosts[node.0].up.turns.push_back(Lane::Flow(flow));
-        self.pump_up(hub, node);
+        let (node, carrier) = (connection.ends[flow.sender as usize].host, connection.carrier);
+        self.list(hub, node, carrier, flow);
+    }
+
+    /// Lets a flow that has data send it, over its carrier.
+    pub(super) fn list(&mut self, hub: &mut Hub, node: NodeId, carrier: Carrier, flow: Flow) {
+        match carrier {
+            Carrier::AccessLink => {
+                self.hosts[node.0].up.turns.push_back(Lane::Flow(flow));
+                self.pump_up(hub, node);
+            }
+            Carrier::Pipe => self.send_through_pipe(hub, node, flow),
+        }
+    }
+
+    fn send_through_pipe(&mut self, hub: &mut Hub, node: NodeId, flow: Flow) {
+        let most = self.limits.receive_buffer_bytes;
+        while let Some(connection) = self.connections.get_mut(flow.connection) {
+            let there = connection.ends[1 - flow.sender as usize].host;
+            let half = &mut connection.halves[flow.sender as usize];
+            half.is_listed = false;
+            if !half.is_ready(most) {
+                return;
+            }
+            let segment = half.cut();
+            self.hosts[node.0].traffic.sent_bytes += segment.bytes as u64;
+            self.put_on_the_way(hub, flow, node, there, hub.now, segment);
+            self.fill_quietly(hub, flow);
+        }
+    }
+
+    /// Hands a segment that has passed the path to the receiving end, over its carrier.
+    pub(super) fn hand_over(&mut self, hub: &mut Hub, node: NodeId, carrier: Carrier, flow: Flow, segment: Segment) {
+        match carrier {
+            Carrier::AccessLink => {
+                let Some(connection) = self.connections.get_mut(flow.connection) else {
+                    return;
+                };
+                let half = &mut connection.halves[flow.sender as usize];
+                half.arrived.push_back(segment);
+                if !half.is_listed_there {
+                    half.is_listed_there = true;
+                    self.hosts[node.0].down.turns.push_back(Lane::Flow(flow));
+                }
+                self.pump_down(hub, node);
+            }
+            Carrier::Pipe => {
+                self.hosts[node.0].traffic.received_bytes += segment.bytes as u64;
+                self.receive_segment(hub, flow, segment);
+            }
+        }
     }
 
     /// Maximum number of a flow's bytes that are sent and not read.
@@ -117,20 +166,29 @@ impl Network {
     /// As [`Network::fill`], but within the pump.
     fn refill(&mut self, hub: &mut Hub, flow: Flow) {
         let window = self.window(flow);
+        self.fill_quietly(hub, flow);
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let host = connection.ends[flow.sender as usize].host;
+        let half = &mut connection.halves[flow.sender as usize];
+        if half.is_ready(window) {
+            half.is_listed = true;
+            self.hosts[host.0].up.turns.push_back(Lane::Flow(flow));
+        }
+    }
+
+    /// Moves queued frames of the world into the socket, without offering the flow to its carrier.
+    pub(super) fn fill_quietly(&mut self, hub: &mut Hub, flow: Flow) {
         let room = self.limits.send_buffer_bytes.max(1);
         let Some(connection) = self.connections.get_mut(flow.connection) else {
             return;
         };
         let end = &connection.ends[flow.sender as usize];
-        let half = &mut connection.halves[flow.sender as usize];
-        let bytes = half.fill(room);
         let (host, stream) = (end.host, end.stream);
+        let bytes = connection.halves[flow.sender as usize].fill(room);
         if bytes > 0 && end.state == EndState::Open {
             hub.tell_net(host, NetEvent::Sent { stream, bytes });
-        }
-        if half.is_ready(window) {
-            half.is_listed = true;
-            self.hosts[host.0].up.turns.push_back(Lane::Flow(flow));
         }
     }
 
@@ -178,12 +236,8 @@ impl Network {
         let Some((_, segment)) = half.in_flight.pop_front() else {
             return;
         };
-        half.arrived.push_back(segment);
-        if !half.is_listed_there {
-            half.is_listed_there = true;
-            self.hosts[to.0].down.turns.push_back(Lane::Flow(flow));
-        }
-        self.pump_down(hub, to);
+        let carrier = connection.carrier;
+        self.hand_over(hub, to, carrier, flow, segment);
     }
 
     /// Schedules retransmission of all stalled flows that can reach their receiver now.
@@ -289,7 +343,7 @@ impl Network {
         }
     }
 
-    fn receive_segment(&mut self, hub: &mut Hub, flow: Flow, segment: Segment) {
+    pub(super) fn receive_segment(&mut self, hub: &mut Hub, flow: Flow, segment: Segment) {
         let Some(connection) = self.connections.get_mut(flow.connection) else {
             return;
         };
@@ -327,16 +381,22 @@ impl Network {
             return;
         }
         let before = half.outstanding;
-        let has_window = self.hosts[node.0].window.is_some();
+        let has_credit = self.hosts[node.0].has_credit;
         while end.credit > 0
             && let Some(received) = half.unread.pop_front()
         {
             match received {
                 Received::Chunk(chunk) => {
                     half.outstanding -= chunk.len();
-                    if has_window {
+                    if has_credit {
                         end.credit -= i64::from(read_cost(chunk.len()));
                     }
+                    let position = end.received;
+                    end.received += chunk.len() as u64;
+                    let chunk = match &mut end.incoming {
+                        Some(filter) => filter.apply_to(position, chunk),
+                        None => chunk,
+                    };
                     hub.tell_net(node, NetEvent::Received { stream, chunk });
                 }
                 Received::End => return self.end_by_peer(hub, flow.reversed()),

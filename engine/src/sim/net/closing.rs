@@ -11,9 +11,8 @@ use super::super::slab::Key;
 use super::connection::{EndState, Received, Segment, StreamEnd};
 use super::network::Network;
 use crate::port::JobTag;
-use crate::ports::net::NetEvent;
+use crate::ports::net::{NetEvent, StreamError};
 
-pub(super) const END_OF_STREAM: &str = "end of stream";
 pub(super) const RESET: &str = "Connection reset by peer";
 pub(super) const TIMED_OUT: &str = "Connection timed out";
 
@@ -124,7 +123,7 @@ impl Network {
 
     /// Ends a connection after the peer's stream ended and was read completely.
     pub(super) fn end_by_peer(&mut self, hub: &mut Hub, flow: Flow) {
-        self.tell_closed(hub, flow, END_OF_STREAM);
+        self.tell_closed(hub, flow, StreamError::EndOfStream);
         let Some(connection) = self.connections.get_mut(flow.connection) else {
             return;
         };
@@ -141,7 +140,7 @@ impl Network {
     }
 
     pub(super) fn end_by_reset(&mut self, hub: &mut Hub, flow: Flow) {
-        self.tell_closed(hub, flow, RESET);
+        self.tell_closed(hub, flow, StreamError::Carrier(RESET.into()));
         self.end(flow);
     }
 
@@ -152,7 +151,7 @@ impl Network {
         };
         let since = connection.halves[flow.sender as usize].stalled_since;
         if since.is_some_and(|since| since + self.limits.give_up <= hub.now) {
-            self.tell_closed(hub, flow, TIMED_OUT);
+            self.tell_closed(hub, flow, StreamError::Carrier(TIMED_OUT.into()));
             self.vanish(flow);
         }
     }
@@ -170,7 +169,7 @@ impl Network {
     }
 
     /// Notifies a world that a connection ended, or that its requested close is complete.
-    fn tell_closed(&mut self, hub: &mut Hub, flow: Flow, reason: &str) {
+    fn tell_closed(&mut self, hub: &mut Hub, flow: Flow, reason: StreamError) {
         let Some(connection) = self.connections.get(flow.connection) else {
             return;
         };
@@ -181,7 +180,7 @@ impl Network {
             EndState::Opening if flow.sender == 1 => {}
             EndState::Closing(tag) => Self::tell_gone(hub, end.host, tag),
             EndState::Opening | EndState::Open => {
-                let (stream, reason) = (end.stream, reason.into());
+                let stream = end.stream;
                 hub.tell_net(end.host, NetEvent::Closed { stream, reason });
             }
         }

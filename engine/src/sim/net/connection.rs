@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use ecs_torrent_components::ids::StreamId;
+use ecs_torrent_components::peer::Transport;
 use ecs_torrent_protocol::time::Timestamp;
 use smallvec::SmallVec;
 use std::net::SocketAddr;
 
 use super::super::NodeId;
+use super::carrier::Carrier;
 use crate::port::JobTag;
+use crate::ports::net::Filter;
 
 /// A connection: the end that connected, then the one that accepted.
 pub(super) struct Connection {
@@ -17,6 +20,10 @@ pub(super) struct Connection {
     /// The outgoing data of each end.
     pub(super) halves: [Half; 2],
     pub(super) to: SocketAddr,
+    pub(super) transport: Transport,
+    pub(super) carrier: Carrier,
+    /// What to try next if this transport is refused, the last one first.
+    pub(super) alternatives: Vec<(Transport, Carrier)>,
     /// Deadline of the connection attempt.
     pub(super) deadline: Timestamp,
     /// Number of times that the connection request was sent.
@@ -34,6 +41,28 @@ pub(super) struct End {
     pub(super) state: EndState,
     /// Bytes that the world still accepts.
     pub(super) credit: i64,
+    /// Number of bytes delivered to the world.
+    pub(super) received: u64,
+    /// Number of bytes that the world has sent.
+    pub(super) sent: u64,
+    pub(super) incoming: Option<Filter>,
+    pub(super) outgoing: Option<Filter>,
+}
+
+impl End {
+    pub(super) fn new(host: NodeId, stream: StreamId, address: SocketAddr, state: EndState, credit: i64) -> Self {
+        Self {
+            host,
+            stream,
+            address,
+            state,
+            credit,
+            received: 0,
+            sent: 0,
+            incoming: None,
+            outgoing: None,
+        }
+    }
 }
 
 /// State of an end.

@@ -4,9 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use ecs_torrent_components::peer::Transport;
+
 use super::super::NodeId;
 use super::super::fabric::{Fabric, lock};
 use super::super::hub::Hub;
+use super::carrier::Carrier;
 use super::connection::EndState;
 use super::host::{Access, Power, Traffic};
 use super::network::{Network, SocketLimits};
@@ -93,6 +96,12 @@ impl NetControl<'_> {
     /// Sets whether a host refuses new connections.
     pub fn set_refusing(&self, node: NodeId, is_refusing: bool) {
         self.lock().net.hosts[node.0].is_refusing = is_refusing;
+    }
+
+    /// Sets what carries a host's new streams, in the order in which it is tried. Hosts have only TCP at first, over
+    /// their access links. Both hosts of a stream need its transport; the connecting one decides how it travels.
+    pub fn set_carriers(&self, node: NodeId, carriers: Vec<(Transport, Carrier)>) {
+        self.lock().net.hosts[node.0].carriers = carriers;
     }
 
     /// Sets whether a host reads its connections. Otherwise its receive buffers fill up, and its peers have to stop.

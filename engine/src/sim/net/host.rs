@@ -14,6 +14,7 @@ use super::super::NodeId;
 use super::super::flow::Flow;
 use super::super::random::stream;
 use super::super::slab::Key;
+use super::carrier::{Carriers, only_tcp};
 use super::connection::Segment;
 
 /// A host's access link to the network.
@@ -147,11 +148,12 @@ pub(super) struct Host {
     pub(super) datagrams_out: Datagrams,
     pub(super) datagrams_in: Datagrams,
     pub(super) streams: HashMap<StreamId, (Key, u8)>,
-    /// Bytes that a connection may deliver before more are granted; a host without an engine grants automatically.
-    pub(super) window: Option<u32>,
+    /// Whether the world grants credit to each stream; a host without an engine reads everything.
+    pub(super) has_credit: bool,
     pub(super) close_timeout: Duration,
     pub(super) is_refusing: bool,
     pub(super) is_reading: bool,
+    pub(super) carriers: Carriers,
     /// Accepted connections that the world has not seen.
     pub(super) unseen: usize,
     pub(super) traffic: Traffic,
@@ -166,7 +168,7 @@ pub(super) struct Host {
 const FIRST_PORT: u16 = 32_768;
 
 impl Host {
-    pub(super) fn new(seed: u64, id: NodeId, addresses: Vec<SocketAddr>, window: Option<u32>) -> Self {
+    pub(super) fn new(seed: u64, id: NodeId, addresses: Vec<SocketAddr>, has_credit: bool) -> Self {
         Self {
             addresses,
             power: Power::On,
@@ -175,10 +177,11 @@ impl Host {
             datagrams_out: Datagrams::default(),
             datagrams_in: Datagrams::default(),
             streams: HashMap::default(),
-            window,
+            has_credit,
             close_timeout: Duration::from_secs(1),
             is_refusing: false,
             is_reading: true,
+            carriers: only_tcp(),
             unseen: 0,
             traffic: Traffic::default(),
             jitter: stream(seed, b"jitter  ", id),
@@ -193,6 +196,14 @@ impl Host {
     pub(super) fn next_accepted(&mut self) -> StreamId {
         self.last_accepted += 1;
         StreamId(self.last_accepted * 2 - 1)
+    }
+
+    /// Credit of a new stream.
+    pub(super) fn first_credit(&self) -> i64 {
+        match self.has_credit {
+            true => 0,
+            false => i64::MAX / 2,
+        }
     }
 
     /// Source address of the next connection to `to`, if this host has an address of that family.

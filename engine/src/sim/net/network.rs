@@ -18,7 +18,7 @@ use super::connection::{Connection, End, EndState, Half, MAX_FRAME};
 use super::host::{Datagram, Host, Power, UdpHost};
 use super::path::{Path, Paths};
 use crate::port::JobTag;
-use crate::ports::net::{NetEvent, NetRequest};
+use crate::ports::net::{Filter, NetEvent, NetRequest, StreamError, TransportChoice};
 
 /// Socket limits of the hosts' systems; the same on all hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,6 @@ pub(in super::super) struct Network {
 const FIRST_SYN_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) const REFUSED: &str = "Connection refused";
-pub(super) const NO_ANSWER: &str = "no answer";
 const NO_ROUTE: &str = "Network is unreachable";
 
 impl Network {
@@ -80,23 +79,28 @@ impl Network {
     }
 
     /// Adds the host of the next node.
-    pub(in super::super) fn add_host(
-        &mut self,
-        hub: &mut Hub,
-        addresses: Vec<SocketAddr>,
-        window: Option<u32>,
-    ) -> NodeId {
+    pub(in super::super) fn add_host(&mut self, hub: &mut Hub, addresses: Vec<SocketAddr>, has_credit: bool) -> NodeId {
         let id = hub.add_node();
         for address in &addresses {
             self.listeners.insert(*address, id);
         }
-        self.hosts.push(Host::new(hub.seed, id, addresses, window));
+        self.hosts.push(Host::new(hub.seed, id, addresses, has_credit));
         id
     }
 
     pub(super) fn carry_out(&mut self, hub: &mut Hub, node: NodeId, request: NetRequest) {
         match request {
-            NetRequest::Connect { stream, to, timeout } => self.connect(hub, node, stream, to, timeout),
+            NetRequest::Connect {
+                stream,
+                to,
+                transport,
+                timeout,
+            } => self.connect(hub, node, stream, to, transport, timeout),
+            NetRequest::Filter {
+                stream,
+                incoming,
+                outgoing,
+            } => self.filter(hub, node, stream, incoming, outgoing),
             NetRequest::Send { stream, frames } => self.send(hub, node, stream, frames),
             NetRequest::Grant { stream, bytes } => self.grant(hub, node, stream, bytes),
             NetRequest::Close {
@@ -110,39 +114,45 @@ impl Network {
         }
     }
 
-    fn connect(&mut self, hub: &mut Hub, node: NodeId, stream: StreamId, to: SocketAddr, timeout: Duration) {
+    fn connect(
+        &mut self,
+        hub: &mut Hub,
+        node: NodeId,
+        stream: StreamId,
+        to: SocketAddr,
+        choice: TransportChoice,
+        timeout: Duration,
+    ) {
         let host = &mut self.hosts[node.0];
-        let Some(address) = host.source_for(to.ip()) else {
-            let reason = NO_ROUTE.into();
+        let allowed = host.carriers.iter().rev();
+        let mut alternatives: Vec<_> = allowed
+            .filter(|(transport, _)| choice.allows(*transport))
+            .copied()
+            .collect();
+        let Some((transport, carrier)) = alternatives.pop() else {
+            let reason = StreamError::NoCarrier(choice);
             return hub.tell_net(node, NetEvent::Closed { stream, reason });
         };
-        let end = End {
-            host: node,
-            stream,
-            address,
-            state: EndState::Opening,
-            credit: host.window.map_or(i64::MAX / 2, i64::from),
+        let Some(address) = host.source_for(to.ip()) else {
+            let reason = StreamError::Carrier(NO_ROUTE.into());
+            return hub.tell_net(node, NetEvent::Closed { stream, reason });
         };
+        let end = End::new(node, stream, address, EndState::Opening, host.first_credit());
         // The accepting host is known when the request arrives.
-        let nobody = End {
-            host: node,
-            stream: StreamId(0),
-            address: to,
-            state: EndState::Ended,
-            credit: 0,
-        };
+        let nobody = End::new(node, StreamId(0), to, EndState::Ended, 0);
         let key = self.connections.insert(Connection {
             ends: [end, nobody],
             halves: [Half::default(), Half::default()],
             to,
+            transport,
+            carrier,
+            alternatives,
             deadline: hub.now + timeout,
             tries: 0,
             is_severed: false,
         });
         self.hosts[node.0].streams.insert(stream, (key, 0));
-        let there = self.listeners.get(&to).copied();
-        let latency = self.latency(node, there.unwrap_or(node));
-        hub.plan(latency, Happening::Syn(key));
+        self.send_syn(hub, key);
         hub.plan(timeout, Happening::ConnectTimeout(key));
     }
 
@@ -155,13 +165,15 @@ impl Network {
             return;
         }
         let (from, to) = (connection.ends[0].host, connection.to);
+        let transport = connection.transport;
         let host = self.host_at(to).filter(|there| self.may_pass(from, *there));
         let Some(there) = host else {
             return self.repeat_syn(hub, key);
         };
         let latency = self.latency(from, there);
         let listener = &self.hosts[there.0];
-        if listener.power == Power::Idle || listener.is_refusing || !self.listeners.contains_key(&to) {
+        let has_carrier = listener.carriers.iter().any(|(other, _)| *other == transport);
+        if listener.power == Power::Idle || listener.is_refusing || !has_carrier || !self.listeners.contains_key(&to) {
             if let Some(connection) = self.connections.get_mut(key) {
                 // The refusal is reported when the answer is back.
                 connection.is_severed = true;
@@ -172,6 +184,15 @@ impl Network {
             return self.repeat_syn(hub, key);
         }
         self.establish(hub, key, there, latency);
+    }
+
+    /// Sends a connection request.
+    fn send_syn(&mut self, hub: &mut Hub, key: Key) {
+        if let Some(connection) = self.connections.get(key) {
+            let (from, to) = (connection.ends[0].host, connection.to);
+            let there = self.listeners.get(&to).copied();
+            hub.plan(self.latency(from, there.unwrap_or(from)), Happening::Syn(key));
+        }
     }
 
     fn repeat_syn(&mut self, hub: &mut Hub, key: Key) {
@@ -189,17 +210,11 @@ impl Network {
         let stream = host.next_accepted();
         host.unseen += 1;
         host.streams.insert(stream, (key, 1));
-        let credit = host.window.map_or(i64::MAX / 2, i64::from);
+        let credit = host.first_credit();
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        connection.ends[1] = End {
-            host: there,
-            stream,
-            address: connection.to,
-            state: EndState::Opening,
-            credit,
-        };
+        connection.ends[1] = End::new(there, stream, connection.to, EndState::Opening, credit);
         // No data overtakes the handshake.
         connection.halves[0].last_arrival = hub.now + latency * 2;
         connection.halves[1].last_arrival = hub.now + latency;
@@ -217,11 +232,17 @@ impl Network {
             return;
         }
         if connection.is_severed {
-            return self.fail_opening(hub, key, REFUSED);
+            let Some((transport, carrier)) = connection.alternatives.pop() else {
+                return self.fail_opening(hub, key, StreamError::Carrier(REFUSED.into()));
+            };
+            (connection.transport, connection.carrier) = (transport, carrier);
+            connection.is_severed = false;
+            return self.send_syn(hub, key);
         }
         end.state = EndState::Open;
         let (host, stream) = (end.host, end.stream);
-        hub.tell_net(host, NetEvent::Connected { stream });
+        let transport = connection.transport;
+        hub.tell_net(host, NetEvent::Connected { stream, transport });
         let sender = 0;
         self.fill(
             hub,
@@ -236,12 +257,19 @@ impl Network {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let remote = connection.ends[0].address;
+        let (remote, transport) = (connection.ends[0].address, connection.transport);
         let end = &mut connection.ends[1];
         let (host, stream) = (end.host, end.stream);
         if end.state == EndState::Opening {
             end.state = EndState::Open;
-            hub.tell_net(host, NetEvent::Accepted { stream, remote });
+            hub.tell_net(
+                host,
+                NetEvent::Accepted {
+                    stream,
+                    remote,
+                    transport,
+                },
+            );
             let sender = 1;
             self.fill(
                 hub,
@@ -256,22 +284,16 @@ impl Network {
     pub(super) fn time_connect(&mut self, hub: &mut Hub, key: Key) {
         let is_opening = |connection: &Connection| connection.ends[0].state == EndState::Opening;
         if self.connections.get(key).is_some_and(is_opening) {
-            self.fail_opening(hub, key, NO_ANSWER);
+            self.fail_opening(hub, key, StreamError::NoAnswer);
         }
     }
 
-    fn fail_opening(&mut self, hub: &mut Hub, key: Key, reason: &str) {
+    fn fail_opening(&mut self, hub: &mut Hub, key: Key, reason: StreamError) {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
         let (host, stream) = (connection.ends[0].host, connection.ends[0].stream);
-        hub.tell_net(
-            host,
-            NetEvent::Closed {
-                stream,
-                reason: reason.into(),
-            },
-        );
+        hub.tell_net(host, NetEvent::Closed { stream, reason });
         let sender = 0;
         self.abort(
             hub,
@@ -290,8 +312,14 @@ impl Network {
         if matches!(connection.ends[flow.sender as usize].state, EndState::Closing(_)) {
             return;
         }
+        let end = &mut connection.ends[flow.sender as usize];
         let queue = &mut connection.halves[flow.sender as usize].queue;
         for mut frame in frames {
+            let position = end.sent;
+            end.sent += frame.len() as u64;
+            if let Some(filter) = &mut end.outgoing {
+                frame = filter.apply_to(position, frame);
+            }
             while frame.len() > MAX_FRAME {
                 queue.push_back(frame.split_to(MAX_FRAME));
             }
@@ -318,6 +346,29 @@ impl Network {
             hub.tell_net(end.host, NetEvent::Sent { stream, bytes });
         }
         self.offer(hub, flow);
+    }
+
+    /// Sets a filter for each direction of an end, unless that direction has one.
+    fn filter(
+        &mut self,
+        hub: &mut Hub,
+        node: NodeId,
+        stream: StreamId,
+        incoming: Option<Filter>,
+        outgoing: Option<Filter>,
+    ) {
+        let Some(flow) = self.flow(node, stream) else { return };
+        let Some(connection) = self.connections.get_mut(flow.connection) else {
+            return;
+        };
+        let end = &mut connection.ends[flow.sender as usize];
+        if let Some(filter) = outgoing {
+            end.outgoing.get_or_insert(filter);
+        }
+        if let Some(mut filter) = incoming.filter(|_| end.incoming.is_none()) {
+            hub.filter_waiting(node, stream, end.received, &mut filter);
+            end.incoming = Some(filter);
+        }
     }
 
     fn grant(&mut self, hub: &mut Hub, node: NodeId, stream: StreamId, bytes: u32) {

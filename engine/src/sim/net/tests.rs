@@ -6,11 +6,12 @@ use std::time::Duration;
 use bevy_ecs::entity::Entity;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StreamId;
+use ecs_torrent_components::peer::Transport;
 use ecs_torrent_protocol::time::Timestamp;
 
-use super::super::{Access, NodeId, Path, SimNet, Simulation, SocketLimits};
+use super::super::{Access, Carrier, NodeId, Path, SimNet, Simulation, SocketLimits};
 use crate::port::{Backend, JobTag, Purpose};
-use crate::ports::net::{NetEvent, NetRequest};
+use crate::ports::net::{Cipher, Filter, NetEvent, NetRequest, StreamError, TransportChoice};
 
 const LATENCY: Duration = Duration::from_millis(10);
 const STREAM: StreamId = StreamId(2);
@@ -46,7 +47,12 @@ impl Peer {
 
     fn connect(&mut self, stream: StreamId, to: u8) {
         let (to, timeout) = (address(to), Duration::from_secs(10));
-        self.ask(NetRequest::Connect { stream, to, timeout });
+        self.ask(NetRequest::Connect {
+            stream,
+            to,
+            transport: TransportChoice::Either,
+            timeout,
+        });
     }
 
     fn send(&mut self, stream: StreamId, count: usize, len: usize) {
@@ -300,7 +306,7 @@ fn a_connection_that_lasts_through_a_short_partition_is_made_by_repeating() {
     sim.net().heal();
     run(&mut sim, ms(1000), &mut [&mut one, &mut other]);
     assert!(
-        matches!(one.seen[..], [(_, NetEvent::Connected { stream: STREAM })]),
+        matches!(one.seen[..], [(_, NetEvent::Connected { stream: STREAM, .. })]),
         "{:?}",
         one.seen
     );
@@ -408,7 +414,12 @@ fn connections_fail_as_they_do_in_the_world() {
     assert_eq!(one.end().unwrap(), (ms(10_100), "no answer".into()));
     let (to, timeout) = ("[::1]:6881".parse().unwrap(), Duration::from_secs(1));
     let stream = StreamId(6);
-    one.ask(NetRequest::Connect { stream, to, timeout });
+    one.ask(NetRequest::Connect {
+        stream,
+        to,
+        transport: TransportChoice::Either,
+        timeout,
+    });
     run(&mut sim, ms(1), &mut [&mut one, &mut other]);
     assert_eq!(one.end().unwrap().1, "Network is unreachable");
     assert_eq!(other.seen.len(), 0);
@@ -471,11 +482,13 @@ fn a_host_that_moves_is_found_at_its_new_address_only() {
     one.connect(StreamId(6), 2);
     run(&mut sim, Duration::from_secs(20), &mut [&mut one, &mut other]);
     assert_eq!(other.bytes().len(), 0, "the old connection leads nowhere");
-    assert!(
-        one.seen
-            .iter()
-            .any(|(_, event)| matches!(event, NetEvent::Connected { stream: StreamId(4) }))
-    );
+    assert!(one.seen.iter().any(|(_, event)| matches!(
+        event,
+        NetEvent::Connected {
+            stream: StreamId(4),
+            ..
+        }
+    )));
     assert_eq!(one.end().unwrap().1, "no answer");
 }
 
@@ -516,4 +529,99 @@ fn datagrams_beyond_the_ring_are_dropped_and_counted() {
     });
     let most = ecs_torrent_components::settings::NetSettings::default().max_datagrams;
     assert_eq!((other.datagrams().len(), dropped), (most, Some(1000 - most)));
+}
+
+const PIPE: Transport = Transport::Other("pipe");
+
+/// Two hosts with a second carrier, of which the first one prefers it.
+fn hosts_with_pipes(sim: &mut Simulation) -> (Peer, Peer) {
+    let (one, other) = (Peer::new(sim, 1), Peer::new(sim, 2));
+    for peer in [&one, &other] {
+        let carriers = vec![(PIPE, Carrier::Pipe), (Transport::Tcp, Carrier::AccessLink)];
+        sim.net().set_carriers(peer.id(), carriers);
+    }
+    (one, other)
+}
+
+fn transports(peer: &Peer) -> Vec<Transport> {
+    let transport = |(_, event): &(_, NetEvent)| match event {
+        NetEvent::Connected { transport, .. } | NetEvent::Accepted { transport, .. } => Some(*transport),
+        _ => None,
+    };
+    peer.seen.iter().filter_map(transport).collect()
+}
+
+#[test]
+fn a_pipe_carries_a_stream_past_the_access_links() {
+    let mut sim = Simulation::new(1, LATENCY);
+    let (mut one, mut other) = hosts_with_pipes(&mut sim);
+    sim.net().set_access(one.id(), Access::symmetric(1000));
+    one.connect(STREAM, 2);
+    run(&mut sim, ms(100), &mut [&mut one, &mut other]);
+    assert_eq!((transports(&one), transports(&other)), (vec![PIPE], vec![PIPE]));
+    one.send(STREAM, 400, 10_000);
+    run(&mut sim, Duration::from_secs(10), &mut [&mut one, &mut other]);
+    assert_eq!(other.received(other.accepted()), 4_000_000);
+    near(other.last_at(), ms(100) + LATENCY);
+    let stream = other.accepted();
+    other.send(stream, 1, 10);
+    one.close(STREAM, true);
+    run(&mut sim, Duration::from_secs(10), &mut [&mut one, &mut other]);
+    assert_eq!(sim.net().connection_count(other.id()), 0);
+}
+
+#[test]
+fn a_refused_transport_gives_way_to_the_next() {
+    let mut sim = Simulation::new(1, LATENCY);
+    let (mut one, mut other) = hosts_with_pipes(&mut sim);
+    sim.net()
+        .set_carriers(other.id(), vec![(Transport::Tcp, Carrier::AccessLink)]);
+    one.connect(STREAM, 2);
+    run(&mut sim, ms(100), &mut [&mut one, &mut other]);
+    assert_eq!(transports(&one), [Transport::Tcp]);
+    let choice = TransportChoice::Only(Transport::Utp);
+    let (stream, to, timeout) = (StreamId(4), address(2), Duration::from_secs(10));
+    one.ask(NetRequest::Connect {
+        stream,
+        to,
+        transport: choice,
+        timeout,
+    });
+    run(&mut sim, ms(100), &mut [&mut one, &mut other]);
+    let expected = StreamError::NoCarrier(choice);
+    let is_it = |(_, event): &(_, NetEvent)| matches!(event, NetEvent::Closed { reason, .. } if *reason == expected);
+    assert!(one.seen.iter().any(is_it));
+}
+
+struct Flip;
+
+impl Cipher for Flip {
+    fn apply(&mut self, bytes: &mut [u8]) {
+        bytes.iter_mut().for_each(|byte| *byte = !*byte);
+    }
+}
+
+#[test]
+fn a_filter_begins_at_its_position() {
+    let mut sim = Simulation::new(1, LATENCY);
+    let (mut one, mut other) = pair(&mut sim);
+    let filter = || Some(Filter::new(25, Flip));
+    one.ask(NetRequest::Filter {
+        stream: STREAM,
+        incoming: None,
+        outgoing: filter(),
+    });
+    one.send(STREAM, 3, 10);
+    // Bytes have arrived that the receiving world has not taken.
+    run(&mut sim, ms(100), &mut [&mut one]);
+    let stream = other.accepted();
+    other.ask(NetRequest::Filter {
+        stream,
+        incoming: filter(),
+        outgoing: None,
+    });
+    one.send(STREAM, 3, 10);
+    run(&mut sim, ms(100), &mut [&mut one, &mut other]);
+    let message = [[0; 10], [1; 10], [2; 10]].concat();
+    assert_eq!(other.bytes(), message.repeat(2));
 }
