@@ -224,6 +224,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_out_of_range_is_never_in_the_set() {
+        for len in [0, 63, 64, 65, 128] {
+            let mut set = Bitfield::full(len);
+            assert!(!set.contains(len) && !set.insert(len) && !set.remove(len), "of {len}");
+            assert_eq!(set.count(), len);
+        }
+    }
+
+    #[test]
     fn wire_form_puts_piece_0_in_the_high_bit() {
         let mut set = Bitfield::new(10);
         set.insert(0);
@@ -261,6 +270,11 @@ mod tests {
                 }
             }
             prop_assert_eq!(set.count() as usize, model.len());
+            prop_assert_eq!((set.len(), set.is_empty()), (len, model.is_empty()));
+            prop_assert_eq!(set.is_full(), model.len() == len as usize);
+            for index in 0..310 {
+                prop_assert_eq!(set.contains(index), model.contains(&index));
+            }
             prop_assert_eq!(set.iter().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
             let missing: Vec<u32> = (0..len).filter(|i| !model.contains(i)).collect();
             prop_assert_eq!(set.iter_missing().collect::<Vec<_>>(), missing);

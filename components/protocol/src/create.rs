@@ -187,6 +187,21 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_of_one_file_stays_a_folder() {
+        let torrent = NewTorrent {
+            name: "folder".into(),
+            files: vec![NewFile {
+                path: vec!["only.bin".into()],
+                len: 1,
+            }],
+            piece_length: 16384,
+            pieces: vec![[9; 20]],
+            ..NewTorrent::default()
+        };
+        assert_eq!(&*parse(&torrent).info.files.files()[0].path, "folder/only.bin");
+    }
+
+    #[test]
     fn default_piece_lengths_are_powers_of_two_in_range() {
         assert_eq!(default_piece_length(0), 16 << 10);
         assert_eq!(default_piece_length(1 << 30), 1 << 20);

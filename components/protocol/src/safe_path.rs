@@ -129,6 +129,21 @@ mod tests {
         assert_eq!(component(b"..."), "...");
     }
 
+    #[test]
+    fn nothing_but_separators_is_replaced() {
+        assert_eq!(component(b"/"), "_");
+        assert_eq!(component(b"\\//"), "___");
+    }
+
+    /// Torrents have up to a million names: those that are safe already are not copied.
+    #[test]
+    fn safe_names_are_borrowed() {
+        for name in ["plain name.txt", "na\u{ef}ve", "\u{645}\u{6cc}\u{200c}\u{62e}"] {
+            assert!(matches!(safe_component(name.as_bytes()), Some(Cow::Borrowed(safe)) if safe == name));
+        }
+        assert!(matches!(safe_component(b"a/b"), Some(Cow::Owned(_))));
+    }
+
     /// Fault 9: NUL, control, bidirectional and invalid bytes give a fixed, visible name.
     #[test]
     fn unprintable_names_are_replaced() {
@@ -150,6 +165,13 @@ mod tests {
         let wide = component(format!("{}.mkv", "\u{e9}".repeat(200)).as_bytes());
         assert!(wide.len() <= 255 && wide.ends_with("\u{e9}.mkv"));
         assert_eq!(component(&[b'.'; 300]).len(), 255);
+        // A leading dot begins no extension, nor does one too far from the end.
+        let hidden = format!(".{}", "x".repeat(20));
+        assert_eq!(safe_name(hidden.as_bytes(), 10).unwrap(), "_xxxxxxxxx");
+        for (kept, len) in [(true, 31), (false, 32)] {
+            let name = component(format!("{}.{}", "x".repeat(300), "y".repeat(len)).as_bytes());
+            assert_eq!((name.len(), name.ends_with('y')), (255, kept));
+        }
     }
 
     /// A torrent's own name is never hidden. Names below it may be.

@@ -121,5 +121,18 @@ mod tests {
         let persian = "\u{645}\u{6cc}\u{200c}\u{62e}";
         assert_eq!(printable(persian.as_bytes(), 99), persian);
         assert_eq!(printable("a\u{200d}b\u{feff}".as_bytes(), 99), "a\u{fffd}b\u{fffd}");
+        // Between Bengali letters, without a virama.
+        let bengali = "\u{995}\u{200c}\u{996}";
+        assert_eq!(printable(bengali.as_bytes(), 99), bengali);
+    }
+
+    #[test]
+    fn invisible_characters_are_shown_as_replaced() {
+        for c in "\u{61c}\u{200b}\u{200e}\u{200f}\u{2028}\u{202a}\u{202e}\u{2060}\u{206f}\u{feff}".chars() {
+            assert_eq!(printable(format!("a{c}b").as_bytes(), 99), "a\u{fffd}b", "{c:?}");
+        }
+        for c in "\u{61b}\u{2010}\u{2027}\u{202f}\u{2070}".chars() {
+            assert_eq!(printable(c.to_string().as_bytes(), 99), c.to_string());
+        }
     }
 }

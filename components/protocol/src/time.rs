@@ -62,3 +62,20 @@ impl fmt::Debug for Timestamp {
         fmt::Debug::fmt(&Duration::from_nanos(self.0), f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_ends_at_the_bounds() {
+        let second = Duration::from_secs(1);
+        let mut at = Timestamp::from_nanos(5) + second;
+        assert_eq!(at.as_nanos(), 1_000_000_005);
+        assert_eq!((at - Timestamp::from_nanos(5), Timestamp::ZERO - at), (second, Duration::ZERO));
+        at += second;
+        assert_eq!(at.since(Timestamp::ZERO), Duration::from_nanos(2_000_000_005));
+        assert_eq!(Timestamp::NEVER + second, Timestamp::NEVER);
+        assert_eq!(Timestamp::ZERO + Duration::MAX, Timestamp::NEVER);
+    }
+}

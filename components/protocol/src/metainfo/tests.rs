@@ -60,6 +60,13 @@ fn trackers_come_from_the_list_once_each() {
     let list = "ll8:http://a7:bad-urlel8:http://a9:udp://b:18:ftp://zzel8:file:///ee";
     let torrent = parse(&format!("d8:announce8:http://z13:announce-list{list}4:infod{middle}ee")).unwrap();
     assert_eq!(torrent.trackers, [["http://a"], ["udp://b:1"]]);
+    let text = format!("d13:announce-list{list}4:infod{middle}ee");
+    let limits = MetainfoLimits {
+        max_urls: 1,
+        ..MetainfoLimits::default()
+    };
+    let torrent = Metainfo::parse(&Bytes::from(text), &limits).unwrap();
+    assert_eq!(torrent.trackers, [["http://a"]]);
 }
 
 #[test]

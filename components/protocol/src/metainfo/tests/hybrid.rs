@@ -146,14 +146,27 @@ fn padding_that_is_wrong_is_refused() {
         .refusal()
         .contains("starts at byte 20000")
     );
-    let odd = Hybrid {
-        piece_length: 20_000,
+}
+
+/// BEP 52: the piece length is a power of two of at least 16 KiB.
+#[test]
+fn piece_lengths_that_cannot_be_are_refused() {
+    for piece_length in [8192, 20_000] {
+        let odd = Hybrid {
+            piece_length,
+            ..Hybrid::default()
+        };
+        assert_eq!(
+            odd.refusal(),
+            "info.piece length: v2 requires a power of two of at least 16384"
+        );
+    }
+    let larger = Hybrid {
+        piece_length: 32_768,
+        layers: None,
         ..Hybrid::default()
     };
-    assert_eq!(
-        odd.refusal(),
-        "info.piece length: v2 requires a power of two of at least 16384"
-    );
+    assert!(larger.parse().is_ok());
 }
 
 /// Fault 13: missing, short and zero roots.
