@@ -165,7 +165,10 @@ mod tests {
         assert_eq!(one.block(0, 0).len, 1);
 
         let odd = Geometry::new(100_001, 40_000).unwrap();
-        assert_eq!((odd.total_size(), odd.piece_length(), odd.piece_count()), (100_001, 40_000, 3));
+        assert_eq!(
+            (odd.total_size(), odd.piece_length(), odd.piece_count()),
+            (100_001, 40_000, 3)
+        );
         assert_eq!(
             (odd.piece_size(1), odd.piece_size(2), odd.piece_size(3)),
             (40_000, 20_001, 0)
@@ -189,7 +192,11 @@ mod tests {
         assert_eq!(geometry.block_index(request(0, 1, 16384)), None);
         assert_eq!(geometry.block_index(request(3, 0, 16384)), None);
         assert_eq!(geometry.block_index(request(0, u32::MAX, 16384)), None);
-        assert_eq!(geometry.block_index(request(0, 3 * BLOCK_SIZE, 0)), None, "past the end");
+        assert_eq!(
+            geometry.block_index(request(0, 3 * BLOCK_SIZE, 0)),
+            None,
+            "past the end"
+        );
         assert!(geometry.contains(request(2, 19_999, 1)));
         assert!(!geometry.contains(request(2, 20_000, 1)));
         assert!(!geometry.contains(request(2, u32::MAX, u32::MAX)));

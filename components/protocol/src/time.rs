@@ -72,7 +72,10 @@ mod tests {
         let second = Duration::from_secs(1);
         let mut at = Timestamp::from_nanos(5) + second;
         assert_eq!(at.as_nanos(), 1_000_000_005);
-        assert_eq!((at - Timestamp::from_nanos(5), Timestamp::ZERO - at), (second, Duration::ZERO));
+        assert_eq!(
+            (at - Timestamp::from_nanos(5), Timestamp::ZERO - at),
+            (second, Duration::ZERO)
+        );
         at += second;
         assert_eq!(at.since(Timestamp::ZERO), Duration::from_nanos(2_000_000_005));
         assert_eq!(Timestamp::NEVER + second, Timestamp::NEVER);

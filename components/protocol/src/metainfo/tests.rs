@@ -47,6 +47,7 @@ fn reads_a_single_file_torrent() {
     assert_eq!(torrent.info.geometry.piece_count(), 2);
     assert_eq!(torrent.info.pieces.get(1), Some(&[b'h'; 20]));
     assert_eq!(torrent.info.pieces.get(2), None);
+    assert_eq!((torrent.info.pieces.len(), torrent.info.pieces.is_empty()), (2, false));
     assert_eq!(torrent.trackers, [["http://t.org/a"]]);
     assert!(torrent.info.private);
     let info_bytes = format!("d{middle}7:privatei1ee");
@@ -163,6 +164,8 @@ fn deep_paths_are_refused() {
     let file = format!("d6:lengthi1e4:pathl{}ee", "1:d".repeat(101));
     let middle = format!("5:filesl{file}e4:name1:x12:piece lengthi1e{}", hashes(1));
     assert_eq!(refusal(&middle), "info.files[0].path: 101 exceeds the limit of 100");
+    let file = format!("d6:lengthi1e4:pathl{}ee", "1:d".repeat(100));
+    assert_eq!(paths(&file, 1), [format!("root{}", "/d".repeat(100))]);
 }
 
 /// Fault 15: the numbers of files and pieces are limited, and many equal names cost no more than many different ones.
@@ -184,9 +187,57 @@ fn counts_are_limited() {
     let text = format!("d4:infod{}ee", single("i3e", "i1e", 3));
     let error = Metainfo::parse(&Bytes::from(text), &limits).unwrap_err();
     assert_eq!(error.to_string(), "info.pieces: 3 exceeds the limit of 2");
+    let text = format!(
+        "d4:infod5:filesl{}e4:name1:x12:piece lengthi1e{}ee",
+        file.repeat(2),
+        hashes(2)
+    );
+    assert!(
+        Metainfo::parse(&Bytes::from(text), &limits).is_ok(),
+        "exactly at both limits"
+    );
 
     let many = paths(&file.repeat(20_000), 2);
     assert_eq!(many.last().unwrap(), "root/a.19999");
+}
+
+#[test]
+fn folders_are_limited() {
+    let parse = |max_folders| {
+        let files = "d6:lengthi1e4:pathl1:a1:xeed6:lengthi1e4:pathl1:b1:xeed6:lengthi1e4:pathl1:c1:xee";
+        let text = format!("d4:infod5:filesl{files}e4:name4:root12:piece lengthi1e{}ee", hashes(3));
+        let limits = MetainfoLimits {
+            max_folders,
+            ..MetainfoLimits::default()
+        };
+        Metainfo::parse(&Bytes::from(text), &limits)
+    };
+    assert!(parse(4).is_ok(), "the torrent's own folder and three in it");
+    assert_eq!(
+        parse(3).unwrap_err().to_string(),
+        "info.files[2].path: more than 3 folders"
+    );
+    assert_eq!(
+        parse(2).unwrap_err().to_string(),
+        "info.files[1].path: more than 2 folders"
+    );
+}
+
+/// A long name is repeated in the path of each file: together the copies are limited to 4 MiB.
+#[test]
+fn the_name_of_a_torrent_with_many_files_is_cut() {
+    let name_len = |file_count: usize| {
+        let files = "d6:lengthi1e4:pathl1:aee".repeat(file_count);
+        let middle = format!(
+            "5:filesl{files}e4:name300:{}12:piece lengthi1048576e{}",
+            "n".repeat(300),
+            hashes(1)
+        );
+        info(&middle).unwrap().info.name.len()
+    };
+    assert_eq!(name_len(1), 255);
+    assert_eq!(name_len(20_000), (4 << 20) / 20_000);
+    assert_eq!(name_len(90_000), 48);
 }
 
 #[test]
@@ -228,6 +279,12 @@ fn pads_and_links() {
     assert_eq!(stored, [true, false, false, true]);
     assert_eq!(files[3].offset, 16384);
     assert!(files[3].attributes.executable && files[3].attributes.hidden);
+    // The only file of a torrent is neither.
+    let middle = single("i1e", "i16384e", 1);
+    let torrent = info(&format!("4:attr3:lpx{middle}")).unwrap();
+    let only = &torrent.info.files.files()[0];
+    assert!(only.is_stored() && only.attributes.executable);
+    assert_eq!((only.attributes.pad, only.attributes.symlink), (false, false));
 }
 
 #[test]
@@ -252,4 +309,9 @@ fn missing_fields_are_named() {
     );
     let empty = format!("5:filesld6:lengthi1eee4:name1:x12:piece lengthi1e{}", hashes(1));
     assert_eq!(refusal(&empty), "info.files[0].path: missing");
+    let file = "5:filesld4:pathl1:aeee4:name1:x12:piece lengthi1e";
+    assert_eq!(
+        refusal(&format!("{file}{}", hashes(1))),
+        "info.files[0].length: missing"
+    );
 }

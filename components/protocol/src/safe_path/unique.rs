@@ -227,6 +227,7 @@ mod tests {
             claim_all(&["a/Read.me", "a/README", "A/read.ME"]),
             ["a/Read.me", "a/README", "A/read.1.ME"]
         );
+        assert_eq!(claim_all(&["\u{c9}", "\u{e9}"]), ["\u{c9}", "\u{e9}.1"]);
         assert_eq!(claim_all(&["x", "x", "X", "x.1"]), ["x", "x.1", "X.2", "x.1.1"]);
     }
 

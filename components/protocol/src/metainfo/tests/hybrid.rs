@@ -236,6 +236,7 @@ fn trees_that_are_no_trees_are_refused() {
         (b"4:longd0:d6:lengthi5ee1:xdee", "info.file tree.long"),
         (b"4:longd0:d6:lengthi-5eee", "info.file tree.long"),
         (b"4:longd0:i5ee", "info.file tree.long"),
+        (b"4:longd0:dee", "info.file tree.long"),
     ] {
         let refusal = Hybrid {
             tree: tree.to_vec(),
