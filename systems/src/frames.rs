@@ -240,7 +240,112 @@ impl Inboxes<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use bevy_ecs::message::Messages;
+    use bevy_ecs::system::RunSystemOnce;
+    use bytes::Bytes;
+    use ecs_torrent_components::ids::LinkId;
+    use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint};
+
     use super::*;
+
+    const NOW: Timestamp = Timestamp::from_nanos(5_000_000_000);
+    const LATER: Timestamp = Timestamp::from_nanos(60_000_000_000);
+    const INTERESTED: &[u8] = &[0, 0, 0, 1, 2];
+
+    /// A world in which two messages of each peer are decoded in a tick.
+    fn world() -> World {
+        let mut app = App::new();
+        app.add_plugins(FramesPlugin)
+            .init_resource::<ReadyPeers>()
+            .init_resource::<Clock>()
+            .init_resource::<Wakeup>()
+            .init_resource::<Reaper>();
+        let mut settings = Settings::default();
+        settings.peers.max_messages_per_tick = 2;
+        app.insert_resource(settings);
+        app.world_mut().resource_mut::<Clock>().advance_to(NOW);
+        app.world_mut().resource_mut::<Wakeup>().reset(LATER);
+        std::mem::take(app.world_mut())
+    }
+
+    fn add_peer(world: &mut World, stage: Stage, received: &[u8]) -> Entity {
+        let mut wire = Wire::new(Timestamp::ZERO);
+        wire.codec.push(Bytes::copy_from_slice(received));
+        let peer = Peer {
+            endpoint: Endpoint::Ip(([192, 0, 2, 1], 1).into()),
+            link: LinkId(1),
+            direction: Direction::Inbound,
+            stage,
+            since: Timestamp::ZERO,
+            peer_id: None,
+            client: "".into(),
+            listens_at: None,
+        };
+        let entity = world.spawn((peer, wire)).id();
+        world.resource_mut::<ReadyPeers>().0.push(entity);
+        entity
+    }
+
+    /// Decodes once. Returns the number of messages, the state of `peer`, and whether another tick follows at once.
+    fn decode(world: &mut World, peer: Entity) -> (usize, usize, u32, Option<Timestamp>, bool) {
+        world.run_system_once(decode_frames).unwrap();
+        let count = world.resource_mut::<Messages<InterestReceived>>().drain().count();
+        let is_awake = world.resource::<Wakeup>().earliest() == NOW;
+        let wire = world.get::<Wire>(peer).unwrap();
+        (
+            count,
+            wire.codec.buffered_len(),
+            wire.held_bytes,
+            wire.frame_since,
+            is_awake,
+        )
+    }
+
+    #[test]
+    fn what_is_beyond_a_peers_share_is_decoded_in_the_next_tick() {
+        let mut world = world();
+        let peer = add_peer(&mut world, Stage::Connected, &INTERESTED.repeat(3));
+        assert_eq!(decode(&mut world, peer), (2, 5, 5, None, true));
+        world.resource_mut::<Wakeup>().reset(LATER);
+        let (count, left, _, frame_since, is_awake) = decode(&mut world, peer);
+        assert_eq!((count, left, frame_since, is_awake), (1, 0, None, false));
+        assert_eq!(world.get::<Wire>(peer).unwrap().last_message, NOW);
+    }
+
+    #[test]
+    fn a_share_that_is_just_enough_needs_no_other_tick() {
+        let mut world = world();
+        let peer = add_peer(&mut world, Stage::Connected, &INTERESTED.repeat(2));
+        assert_eq!(decode(&mut world, peer), (2, 0, 0, None, false));
+    }
+
+    /// Fault 21: the time of a frame runs from its first byte, and waiting for the rest of it takes no ticks.
+    #[test]
+    fn a_frame_that_has_begun_is_timed_from_its_first_byte() {
+        let mut world = world();
+        let peer = add_peer(&mut world, Stage::Connected, &INTERESTED[..3]);
+        assert_eq!(decode(&mut world, peer), (0, 3, 0, Some(NOW), false));
+        let mut clock = world.resource_mut::<Clock>();
+        clock.advance_to(NOW + Duration::from_secs(1));
+        assert_eq!(decode(&mut world, peer).3, Some(NOW));
+        let mut wire = world.get_mut::<Wire>(peer).unwrap();
+        wire.codec.push(Bytes::from_static(&INTERESTED[3..]));
+        assert_eq!(decode(&mut world, peer), (1, 0, 0, None, false));
+    }
+
+    #[test]
+    fn nothing_is_decoded_before_the_handshake_or_after_the_end() {
+        let mut world = world();
+        let handshaking = add_peer(&mut world, Stage::Handshaking, INTERESTED);
+        assert_eq!(decode(&mut world, handshaking).0, 0);
+        let doomed = add_peer(&mut world, Stage::Connected, INTERESTED);
+        world.resource_mut::<Reaper>().close(doomed, CloseReason::Corrupt);
+        assert_eq!(decode(&mut world, doomed).0, 0);
+        let connected = add_peer(&mut world, Stage::Connected, INTERESTED);
+        assert_eq!(decode(&mut world, connected).0, 1);
+    }
 
     fn shares(peers: &[&str]) -> Vec<u32> {
         let addresses: Vec<_> = peers.iter().map(|peer| peer.parse().ok()).collect();

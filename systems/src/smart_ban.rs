@@ -77,6 +77,27 @@ struct Suspects {
     last: u64,
 }
 
+impl Suspects {
+    /// Records a failed attempt at a piece and returns its number. At a limit, another record gives way: of other
+    /// pieces the first, of the same piece the oldest.
+    fn add(&mut self, piece: (Entity, u32), senders: Vec<Option<Culprit>>) -> u64 {
+        if self.attempts.len() >= MAX_PIECES && !self.attempts.contains_key(&piece) {
+            self.attempts.pop_first();
+        }
+        let attempts = self.attempts.entry(piece).or_default();
+        if attempts.len() == MAX_ATTEMPTS {
+            attempts.remove(0);
+        }
+        self.last += 1;
+        attempts.push(Attempt {
+            number: self.last,
+            senders,
+            digests: Vec::new(),
+        });
+        self.last
+    }
+}
+
 #[derive(SystemParam)]
 struct Court<'w, 's> {
     clock: Res<'w, Clock>,
@@ -124,21 +145,9 @@ fn judge_rejected(
             }
             continue;
         }
-        let suspects = &mut *suspects;
-        if suspects.attempts.len() >= MAX_PIECES {
-            suspects.attempts.pop_first();
-        }
-        let attempts = suspects.attempts.entry((*torrent, *index)).or_default();
-        if attempts.len() == MAX_ATTEMPTS {
-            attempts.remove(0);
-        }
-        suspects.last += 1;
-        attempts.push(Attempt {
-            number: suspects.last,
-            senders: senders.iter().map(|sender| court.identify((*sender)?)).collect(),
-            digests: Vec::new(),
-        });
-        submit(&mut hash, BAD_BLOCKS, *torrent, suspects.last, data.clone());
+        let senders = senders.iter().map(|sender| court.identify((*sender)?)).collect();
+        let number = suspects.add((*torrent, *index), senders);
+        submit(&mut hash, BAD_BLOCKS, *torrent, number, data.clone());
     }
 }
 
@@ -215,6 +224,35 @@ fn culprits<'a>(attempt: &'a Attempt, good: &[Sha1Digest]) -> Vec<&'a Culprit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failed_attempts_are_remembered_up_to_their_limits() {
+        let mut suspects = Suspects::default();
+        let torrent = Entity::from_raw_u32(1).unwrap();
+        let pieces = |suspects: &Suspects| suspects.attempts.keys().map(|(_, index)| *index).collect::<Vec<_>>();
+        let most = MAX_PIECES as u32;
+        for index in 0..most {
+            assert_eq!(suspects.add((torrent, index), Vec::new()), u64::from(index) + 1);
+        }
+        let again = suspects.add((torrent, 0), Vec::new());
+        assert_eq!(
+            pieces(&suspects),
+            (0..most).collect::<Vec<_>>(),
+            "a known piece needs no place"
+        );
+        assert_eq!(suspects.attempts[&(torrent, 0)].len(), 2);
+        suspects.add((torrent, most), Vec::new());
+        assert_eq!(pieces(&suspects), (1..=most).collect::<Vec<_>>());
+        let numbers: Vec<u64> = (0..MAX_ATTEMPTS)
+            .map(|_| suspects.add((torrent, 1), Vec::new()))
+            .collect();
+        let kept: Vec<u64> = suspects.attempts[&(torrent, 1)]
+            .iter()
+            .map(|attempt| attempt.number)
+            .collect();
+        assert_eq!(kept, numbers, "the oldest attempt is forgotten");
+        assert!(numbers[0] > again);
+    }
 
     #[test]
     fn only_senders_of_differing_blocks_are_named() {

@@ -300,6 +300,16 @@ mod tests {
         assert_eq!(verdict(2, 0, 0), Verdict::Reject);
         assert_eq!(verdict(2, 0, 128 * 1024 + 1), Verdict::Reject);
         assert_eq!(verdict(2, 0, u32::MAX), Verdict::Reject);
+        let exact = UploadSettings {
+            max_block_bytes: 20_000,
+            ..UploadSettings::default()
+        };
+        let whole = BlockRequest {
+            piece: 2,
+            begin: 0,
+            len: 20_000,
+        };
+        assert_eq!(judge(whole, &geometry, &have, &exact), Verdict::Admit);
         // Fault 23.
         assert!(matches!(verdict(2, 20_000, 1), Verdict::Close(_)));
         assert!(matches!(verdict(2, u32::MAX, 16384), Verdict::Close(_)));

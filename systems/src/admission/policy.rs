@@ -326,4 +326,12 @@ mod tests {
         assert_eq!(room(0, 1, 1), (100, 99, 99));
         assert_eq!(room(30, 50, 50), (100, 92, 92));
     }
+
+    /// At a small limit, at most a quarter of the connections is reserved.
+    #[test]
+    fn a_small_limit_is_not_all_reserved() {
+        let settings = PeerSettings::default();
+        assert_eq!(user_reserve(1000, &settings), settings.user_reserve);
+        assert_eq!((user_reserve(8, &settings), user_reserve(3, &settings)), (2, 0));
+    }
 }

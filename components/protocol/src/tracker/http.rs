@@ -228,6 +228,12 @@ mod tests {
             tracker_id: Some(b"a&b".to_vec()),
             ..request()
         };
+        for complete in ["http://t.org/x?", "http://t.org/x?k=1&"] {
+            assert!(announce_url(complete, &later).starts_with(&format!("{complete}info_hash=")));
+        }
+        for complete in ["http://t.org/x?", "http://t.org/x?k=1&"] {
+            assert!(announce_url(complete, &later).starts_with(&format!("{complete}info_hash=")));
+        }
         let url = announce_url("http://t.org/x?passkey=1#top", &later);
         assert!(url.starts_with("http://t.org/x?passkey=1&info_hash=") && url.ends_with("&trackerid=a%26b"));
         assert!(!url.contains("event="));

@@ -277,7 +277,7 @@ mod tests {
             panic!()
         };
         assert_eq!((packet.len(), packet[11]), (56, 2));
-        let reply = [2u32, 3, 1, 2, 3, 4, 5, 6].map(u32::to_be_bytes);
+        let reply = [2u32, 3, 0x0123_4567, 2, 3, 4, 5, 6].map(u32::to_be_bytes);
         let Outcome::Done(Ok(UdpReply::Scrape(counts))) = scrape.on_packet(at(59), reply.as_flattened(), 4) else {
             panic!()
         };
@@ -286,7 +286,7 @@ mod tests {
             leechers,
             completed,
         };
-        assert_eq!(counts, [expected(1, 2, 3), expected(4, 5, 6)]);
+        assert_eq!(counts, [expected(0x0123_4567, 2, 3), expected(4, 5, 6)]);
         let Step::Send(packet) = scrape.start(at(60), Some(connection), 3) else {
             panic!()
         };
