@@ -245,7 +245,7 @@ mod tests {
     use bevy_ecs::message::Messages;
     use bevy_ecs::system::RunSystemOnce;
     use bytes::Bytes;
-    use ecs_torrent_components::ids::LinkId;
+    use ecs_torrent_components::ids::StreamId;
     use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint};
 
     use super::*;
@@ -275,7 +275,7 @@ mod tests {
         wire.codec.push(Bytes::copy_from_slice(received));
         let peer = Peer {
             endpoint: Endpoint::Ip(([192, 0, 2, 1], 1).into()),
-            link: LinkId(1),
+            stream: StreamId(1),
             direction: Direction::Inbound,
             stage,
             since: Timestamp::ZERO,

@@ -193,6 +193,25 @@ mod tests {
         assert!(queue.rest.capacity() <= 2 * KEPT_PLACES);
     }
 
+    /// Many bytes in few chunks are not copied.
+    #[test]
+    fn resting_copies_only_what_is_cheap_or_scattered() {
+        let rested = |chunk_count: usize, chunk_len: usize| {
+            let mut queue = ByteQueue::default();
+            (0..chunk_count).for_each(|_| queue.push(Bytes::from(vec![7; chunk_len])));
+            let before = queue.front.as_ptr();
+            queue.rest();
+            assert_eq!(queue.len(), chunk_count * chunk_len);
+            let is_copied = queue.front.as_ptr() != before;
+            assert_eq!(queue.rest.len(), if is_copied { 0 } else { chunk_count - 1 });
+            is_copied
+        };
+        assert!(rested(1, FEW_BYTES) && rested(2, FEW_BYTES / 2));
+        assert!(!rested(1, FEW_BYTES + 1) && !rested(2, FEW_BYTES));
+        assert!(!rested(MAX_CHUNKS + 1, FEW_BYTES) && rested(MAX_CHUNKS + 2, FEW_BYTES));
+        assert!(rested(10 * MAX_CHUNKS, FEW_BYTES));
+    }
+
     proptest! {
         #[test]
         fn reads_one_stream_whatever_the_chunks(

@@ -138,6 +138,72 @@ fn out_of_range_indexes_are_refused() {
     );
 }
 
+/// A message of fixed length has exactly that length; a block has at most 16 KiB.
+#[test]
+fn lengths_that_cannot_be_are_refused() {
+    let framed = |id: u8, len: u32| {
+        let body = vec![0; len as usize - 1];
+        [&len.to_be_bytes()[..], &[id], &body].concat()
+    };
+    for (ids, exact) in [
+        (
+            &[
+                id::CHOKE,
+                id::UNCHOKE,
+                id::INTERESTED,
+                id::NOT_INTERESTED,
+                id::HAVE_ALL,
+                id::HAVE_NONE,
+            ][..],
+            1,
+        ),
+        (&[id::PORT], 3),
+        (&[id::HAVE, id::SUGGEST_PIECE, id::ALLOWED_FAST], 5),
+        (&[id::REQUEST, id::CANCEL, id::REJECT_REQUEST], 13),
+    ] {
+        for &id in ids {
+            assert!(read_all(&framed(id, exact), &session()).is_ok(), "{id}");
+            for len in [exact - 1, exact + 1, 100] {
+                if len > 0 {
+                    assert_eq!(refusal(&framed(id, len)), WireError::BadLength { id, len });
+                }
+            }
+        }
+    }
+    let len = 1;
+    assert_eq!(
+        refusal(&framed(id::EXTENDED, len)),
+        WireError::BadLength { id: id::EXTENDED, len }
+    );
+    let max = 9 + 16384;
+    assert!(read_all(&framed(id::PIECE, max), &session()).is_ok());
+    let (id, len) = (id::PIECE, max + 1);
+    assert_eq!(refusal(&framed(id, len)), WireError::TooLong { id, len, max });
+}
+
+/// The stream is inside a frame from its first byte to its last, also while the buffer is empty.
+#[test]
+fn a_frame_that_has_begun_is_known() {
+    let mut codec = PeerCodec::new(FrameLimits::default());
+    let request = BlockRequest {
+        piece: 1,
+        begin: 0,
+        len: 4,
+    };
+    let mut head = Vec::new();
+    write_block_header(&mut head, request);
+    for part in [&head[..3], &head[3..], b"abc"] {
+        codec.push(Bytes::copy_from_slice(part));
+        assert_eq!(codec.next_frame(&session()), Ok(None));
+        codec.rest();
+        assert!(codec.is_mid_frame());
+    }
+    assert_eq!(codec.buffered_len(), 0, "the payload is taken as it arrives");
+    codec.push(Bytes::from_static(b"d"));
+    assert!(matches!(codec.next_frame(&session()), Ok(Some(Frame::Block(block))) if block.data.concat() == b"abcd"));
+    assert!(!codec.is_mid_frame());
+}
+
 #[test]
 fn extensions_must_be_negotiated() {
     let plain = Session {
@@ -166,6 +232,32 @@ fn unknown_messages_are_skipped() {
         read_all(&bytes, &session()).unwrap(),
         [Frame::Message(Message::Have(3))]
     );
+    let mut codec = PeerCodec::new(FrameLimits::default());
+    codec.push(Bytes::copy_from_slice(&bytes[..7]));
+    assert_eq!(codec.next_frame(&session()), Ok(None));
+    assert!(codec.is_mid_frame());
+    codec.push(Bytes::copy_from_slice(&bytes[7..]));
+    let frame = codec.next_frame(&session());
+    assert_eq!(frame, Ok(Some(Frame::Message(Message::Have(3)))));
+}
+
+#[test]
+fn a_handshake_may_arrive_in_parts() {
+    let handshake = Handshake {
+        reserved: crate::wire::Reserved::ours(),
+        info_hash: crate::hash::InfoHash([1; 20]),
+        peer_id: crate::peer_id::PeerId([2; 20]),
+    };
+    let mut bytes = Vec::new();
+    handshake.write(&mut bytes);
+    let mut codec = PeerCodec::new(FrameLimits::default());
+    for part in [&bytes[..1], &bytes[1..30], &bytes[30..67]] {
+        codec.push(Bytes::copy_from_slice(part));
+        assert_eq!(codec.handshake(), Ok(None));
+    }
+    codec.push(Bytes::copy_from_slice(&bytes[67..]));
+    assert_eq!(codec.handshake(), Ok(Some(handshake)));
+    assert!(!codec.is_mid_frame());
 }
 
 #[test]
@@ -187,6 +279,9 @@ fn messages() -> impl Strategy<Value = Message> {
         Just(Message::Unchoke),
         Just(Message::Interested),
         Just(Message::NotInterested),
+        Just(Message::HaveAll),
+        Just(Message::HaveNone),
+        Just(Message::Bitfield(Bytes::from_static(&[0x12, 0x34, 0x50]))),
         piece.clone().prop_map(Message::Have),
         request.clone().prop_map(Message::Request),
         request.clone().prop_map(Message::Cancel),

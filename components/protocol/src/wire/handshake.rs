@@ -127,6 +127,11 @@ mod tests {
         assert_eq!(Handshake::read(&bytes), Ok(handshake));
         assert!(handshake.reserved.has_fast() && handshake.reserved.has_extension_protocol());
 
+        let none = Reserved::default();
+        assert!(!none.has_fast() && !none.has_extension_protocol());
+        let others = Reserved([0xff, 0xff, 0xff, 0xff, 0xff, !0x10, 0xff, !0x04]);
+        assert!(!others.has_fast() && !others.has_extension_protocol());
+
         let mut other = bytes;
         other[3] ^= 1;
         assert_eq!(Handshake::read(&other), Err(HandshakeError));

@@ -196,6 +196,7 @@ mod tests {
         let Step::Send(packet) = exchange.start(at(0), None, 5) else {
             panic!()
         };
+        assert_eq!(exchange.transaction(), 5);
         assert_eq!(
             packet,
             [&0x417_2710_1980u64.to_be_bytes()[..], &[0, 0, 0, 0, 0, 0, 0, 5]].concat()
