@@ -173,3 +173,84 @@ fn part_from_seeds(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use ecs_torrent_protocol::bitfield::Bitfield;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const COUNT: u32 = 9;
+
+    #[derive(Component)]
+    struct Order(RarityOrder);
+
+    fn bits(pieces: &BTreeSet<u32>) -> Bitfield {
+        let mut bits = Bitfield::new(COUNT);
+        for piece in pieces {
+            bits.insert(*piece);
+        }
+        bits
+    }
+
+    /// A change, what the peer has after it if it had `before`, and what is said of it.
+    fn expected(change: &Availability, before: &BTreeSet<u32>) -> (BTreeSet<u32>, Change) {
+        let mut after = before.clone();
+        let kind = match change {
+            Availability::Have(index) if after.insert(*index) => Change::Came(*index),
+            Availability::DontHave(index) if after.remove(index) => Change::Went(*index),
+            Availability::Have(_) | Availability::DontHave(_) => Change::Nothing,
+            Availability::Bitfield(bits) => {
+                after = bits.iter().collect();
+                Change::Many
+            }
+            Availability::All => {
+                after = (0..COUNT).collect();
+                Change::Many
+            }
+            Availability::None => {
+                after.clear();
+                Change::Many
+            }
+        };
+        (after, kind)
+    }
+
+    fn changes() -> impl Strategy<Value = Availability> {
+        prop_oneof![
+            4 => (0..COUNT).prop_map(Availability::Have),
+            4 => (0..COUNT).prop_map(Availability::DontHave),
+            2 => proptest::collection::btree_set(0..COUNT, 0..COUNT as usize)
+                .prop_map(|pieces| Availability::Bitfield(bits(&pieces))),
+            1 => Just(Availability::All),
+            1 => Just(Availability::None),
+        ]
+    }
+
+    proptest! {
+        /// The picker's counts are always those of the pieces that the peers have.
+        #[test]
+        fn counts_follow_every_change(changes in proptest::collection::vec((0usize..2, changes()), 0..30)) {
+            let mut random = Random::from_seed([3; 32]);
+            let order = RarityOrder::new(COUNT, |_| true, &mut random);
+            let mut world = World::new();
+            let mut order = world.spawn(Order(order));
+            let mut peers = [PeerPieces::none(COUNT), PeerPieces::none(COUNT)];
+            let mut models = [BTreeSet::new(), BTreeSet::new()];
+            for (peer, change) in changes {
+                let (after, kind) = expected(&change, &models[peer]);
+                let counts = order.get_mut::<Order>().unwrap().map_unchanged(|order| &mut order.0);
+                prop_assert_eq!(apply(&change, &mut peers[peer], Some(counts), &mut random), kind);
+                models[peer] = after;
+                for piece in 0..COUNT {
+                    let count = models.iter().filter(|model| model.contains(&piece)).count();
+                    prop_assert_eq!(order.get::<Order>().unwrap().0.availability(piece), count as u32);
+                    prop_assert_eq!(peers[peer].has(piece), models[peer].contains(&piece));
+                }
+            }
+        }
+    }
+}

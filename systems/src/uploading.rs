@@ -1,5 +1,7 @@
 //! Serving of peers: admits requests, reads the blocks from disk (adjacent ones together), and sends them.
 
+use std::collections::VecDeque;
+
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
@@ -50,8 +52,11 @@ struct Reads {
 struct Group {
     peer: Entity,
     span: Span,
-    requests: SmallVec<[BlockRequest; 16]>,
+    requests: Adjacent,
 }
+
+/// Adjacent requests.
+type Adjacent = SmallVec<[BlockRequest; 16]>;
 
 /// Decision on a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -174,28 +179,11 @@ impl Counter<'_, '_> {
             uploads.waiting.clear();
             return;
         };
-        let mut group: Option<Group> = None;
-        while let Some(&request) = uploads.waiting.front() {
-            let span = geometry.span(request);
-            match &mut group {
-                None => {
-                    let requests = std::iter::once(request).collect();
-                    group = Some(Group { peer, span, requests });
-                }
-                Some(group) => {
-                    let fits = group.span.len + span.len <= most;
-                    if group.span.end() != span.offset || !fits {
-                        break;
-                    }
-                    group.span.len += span.len;
-                    group.requests.push(request);
-                }
-            }
-            uploads.waiting.pop_front();
-            uploads.reading.push(request);
-        }
-        let Some(group) = group else { return };
-        self.memory.charge(uploads, u64::from(group.span.len));
+        let Some((span, requests)) = take_adjacent(&mut uploads.waiting, geometry, most) else {
+            return;
+        };
+        uploads.reading.extend_from_slice(&requests);
+        self.memory.charge(uploads, u64::from(span.len));
         self.reads.last += 1;
         let number = self.reads.last;
         let tag = JobTag {
@@ -203,10 +191,29 @@ impl Counter<'_, '_> {
             owner: peer,
             number,
         };
-        let (storage, span) = (storage.id, group.span);
+        let storage = storage.id;
         self.disk.push(DiskRequest::Read { tag, storage, span });
-        self.reads.under_way.insert(number, group);
+        self.reads.under_way.insert(number, Group { peer, span, requests });
     }
+}
+
+/// Removes the first request, and as many adjacent ones after it as fit in `most` bytes with it. Returns them with
+/// their span.
+fn take_adjacent(waiting: &mut VecDeque<BlockRequest>, geometry: &Geometry, most: u32) -> Option<(Span, Adjacent)> {
+    let first = waiting.pop_front()?;
+    let mut span = geometry.span(first);
+    let mut requests = Adjacent::from_iter([first]);
+    while let Some(&request) = waiting.front() {
+        let next = geometry.span(request);
+        let fits = span.len + next.len <= most;
+        if span.end() != next.offset || !fits {
+            break;
+        }
+        span.len += next.len;
+        requests.push(request);
+        waiting.pop_front();
+    }
+    Some((span, requests))
 }
 
 fn send_blocks(
@@ -314,5 +321,32 @@ mod tests {
         assert!(matches!(verdict(2, 20_000, 1), Verdict::Close(_)));
         assert!(matches!(verdict(2, u32::MAX, 16384), Verdict::Close(_)));
         assert_eq!(verdict(1, 0, 16384), Verdict::Reject, "not here");
+    }
+
+    /// One read covers adjacent requests, within the peer's share of memory; the first is read even if it is larger.
+    #[test]
+    fn adjacent_requests_are_read_together() {
+        let geometry = Geometry::new(200_000, 65_536).unwrap();
+        let (first, second, third) = (geometry.block(0, 2), geometry.block(0, 3), geometry.block(1, 0));
+        let far = geometry.block(2, 1);
+        let take = |waiting: &[BlockRequest], most| {
+            let mut waiting = VecDeque::from(waiting.to_vec());
+            let (span, requests) = take_adjacent(&mut waiting, &geometry, most)?;
+            assert_eq!(span.offset, geometry.span(requests[0]).offset);
+            assert_eq!(span.len, requests.iter().map(|request| request.len).sum::<u32>());
+            Some((requests.into_vec(), Vec::from(waiting)))
+        };
+        let all = [first, second, third, far];
+        assert_eq!(
+            take(&all, u32::MAX),
+            Some((all[..3].to_vec(), vec![far])),
+            "across pieces"
+        );
+        assert_eq!(take(&all, 3 * 16384), Some((all[..3].to_vec(), vec![far])));
+        assert_eq!(take(&all, 3 * 16384 - 1), Some((all[..2].to_vec(), all[2..].to_vec())));
+        assert_eq!(take(&all, 1), Some((vec![first], all[1..].to_vec())));
+        let backwards = [second, first];
+        assert_eq!(take(&backwards, u32::MAX), Some((vec![second], vec![first])));
+        assert_eq!(take(&[], u32::MAX), None);
     }
 }
