@@ -280,6 +280,7 @@ mod tests {
             stage,
             since: Timestamp::ZERO,
             peer_id: None,
+            transport: None,
             client: "".into(),
             listens_at: None,
         };
