@@ -135,6 +135,14 @@ impl BlockingTorrents {
         block_on(self.0.remove(id, options))
     }
 
+    /// Blocking form of [`Torrents::resume`].
+    ///
+    /// # Errors
+    /// As [`Torrents::resume`].
+    pub fn resume(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
+        block_on(self.0.resume(id))
+    }
+
     /// Blocking form of [`Torrents::resume_all`].
     ///
     /// # Errors

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use ecs_torrent_components::commands::{AddError, RemoveError, ResumeError, ScrapeError, StopError, TorrentNotFound};
+use ecs_torrent_components::commands::{
+    AddError, RemoveError, ResumeError, ResumeTorrentError, ScrapeError, StopError, TorrentNotFound,
+};
 use ecs_torrent_engine::backends::StartError;
 use ecs_torrent_engine::mailbox::EngineGone;
 use ecs_torrent_protocol::metainfo::MetainfoError;
@@ -59,6 +61,9 @@ pub enum Error {
     /// Some part of a removed torrent could not be deleted.
     #[error(transparent)]
     Remove(RemoveError),
+    /// A stopped torrent cannot be resumed.
+    #[error(transparent)]
+    ResumeTorrent(ResumeTorrentError),
     /// The saved sessions cannot be read.
     #[error(transparent)]
     Resume(#[from] ResumeError),

@@ -116,6 +116,8 @@ pub enum TorrentCommand {
     Stop(TorrentId),
     /// Stops all torrents, as [`Torrents::stop_all_and_serialize`].
     StopAll,
+    /// Adds a stopped torrent again, as [`Torrents::resume`].
+    Resume(TorrentId),
     /// Adds every torrent that has a saved session, as [`Torrents::resume_all`].
     ResumeAll,
     /// Stops and forgets a torrent, as [`Torrents::remove`].
@@ -153,6 +155,10 @@ impl TorrentCommand {
             }
             Self::StopAll => {
                 torrents.stop_all_and_serialize().await?;
+                Answer::Done
+            }
+            Self::Resume(torrent) => {
+                torrents.resume(torrent).await?;
                 Answer::Done
             }
             Self::ResumeAll => Answer::Resumed(torrents.resume_all().await?),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
     AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListTorrents, RemoveError, RemoveOptions, RemoveTorrent,
-    Removed, Reply, ResumeAll, ScrapeTorrent, StopAll, StopTorrent,
+    Removed, Reply, ResumeAll, ResumeTorrent, ResumeTorrentError, ScrapeTorrent, StopAll, StopTorrent,
 };
 use ecs_torrent_components::stats::{FileStats, TorrentStats};
 use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle};
@@ -280,6 +280,34 @@ impl Torrents {
         match self.ask(remove).await? {
             Err(RemoveError::NotFound(error)) => Err(error.into()),
             result => result.map_err(Error::Remove),
+        }
+    }
+
+    /// Adds a stopped torrent again, from its session in the state folder. A torrent that is listed stays as it is; one
+    /// that is being stopped is added when that is over.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::{Error, RemoveOptions};
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.stop_and_serialize(id).await?;
+    /// torrents.resume(id).await?;
+    /// assert_eq!(torrents.list().await?, [id]);
+    ///
+    /// torrents.remove(id, RemoveOptions::default()).await?;
+    /// assert!(matches!(torrents.resume(id).await, Err(Error::TorrentNotFound(_))));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`] if there is no session of the torrent; [`Error::ResumeTorrent`] if it cannot be read.
+    pub async fn resume(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
+        let TorrentId(torrent) = id.into();
+        match self.ask(|reply| ResumeTorrent { torrent, reply }).await? {
+            Err(ResumeTorrentError::NotFound(error)) => Err(error.into()),
+            result => result.map_err(Error::ResumeTorrent),
         }
     }
 

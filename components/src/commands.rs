@@ -281,6 +281,31 @@ pub struct ResumeAll {
 #[error("cannot resume: {0}")]
 pub struct ResumeError(pub Arc<str>);
 
+/// Adds a stopped torrent again, from its saved session. A torrent that is listed stays as it is.
+#[derive(Debug)]
+pub struct ResumeTorrent {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// Answered when the torrent is listed.
+    pub reply: Reply<Result<(), ResumeTorrentError>>,
+}
+
+/// Why a stopped torrent cannot be resumed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResumeTorrentError {
+    /// There is no saved session of the torrent.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// The saved session cannot be read.
+    #[error("cannot resume {torrent}: {reason}")]
+    Unreadable {
+        /// The torrent.
+        torrent: InfoHash,
+        /// The reason.
+        reason: Arc<str>,
+    },
+}
+
 /// The torrent does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no torrent {0}")]

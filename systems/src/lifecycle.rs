@@ -5,11 +5,14 @@ mod failing;
 mod naming;
 mod opening;
 mod removing;
+mod resuming;
 mod stopping;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use ecs_torrent_components::commands::{AddTorrent, CommandQueue, RemoveTorrent, ResumeAll, StopAll, StopTorrent};
+use ecs_torrent_components::commands::{
+    AddTorrent, CommandQueue, RemoveTorrent, ResumeAll, ResumeTorrent, StopAll, StopTorrent,
+};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
     FailTorrent, RequestStop, TorrentAdded, TorrentBlocked, TorrentFailed, TorrentRestarting, TorrentStarted,
@@ -51,6 +54,8 @@ impl Plugin for LifecyclePlugin {
             .init_resource::<AnnounceStops>()
             .init_resource::<CommandQueue<AddTorrent>>()
             .init_resource::<CommandQueue<ResumeAll>>()
+            .init_resource::<CommandQueue<ResumeTorrent>>()
+            .init_resource::<resuming::Resumes>()
             .init_resource::<CommandQueue<RemoveTorrent>>()
             .init_resource::<CommandQueue<StopTorrent>>()
             .init_resource::<CommandQueue<StopAll>>()
@@ -63,6 +68,7 @@ impl Plugin for LifecyclePlugin {
                         adding::renew_failed,
                         adding::resume_torrents,
                         adding::add_resumed,
+                        resuming::resume_stopped,
                         opening::collect_loaded,
                         opening::collect_opened,
                         opening::start_torrents,

@@ -398,6 +398,28 @@ fn a_second_stop_joins_the_first() {
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
 }
 
+/// One stopped torrent comes back where it was, and no other. A resume that follows a stop waits for its end.
+#[test]
+fn one_stopped_torrent_is_resumed() {
+    let bed = Bed::keeping(|_| {});
+    let one = bed.add(&Torrent::new(100_000, 16384), "one", &[]);
+    let other = bed.add(&Torrent::new(100_001, 16384), "other", &[]);
+    let torrents = bed.torrents();
+    bed.block_on(torrents.stop_all_and_serialize()).unwrap();
+    for _ in 0..2 {
+        bed.block_on(torrents.resume(one)).unwrap();
+        assert_eq!(bed.block_on(torrents.list()).unwrap(), [one.into()]);
+    }
+    assert_eq!(bed.stats(one).root, bed.folder().join("one"));
+    let (stopped, resumed) =
+        bed.block_on(async { tokio::join!(torrents.stop_and_serialize(one), torrents.resume(one)) });
+    stopped.unwrap();
+    resumed.unwrap();
+    assert_eq!(bed.block_on(torrents.list()).unwrap(), [one.into()]);
+    bed.block_on(torrents.resume(other)).unwrap();
+    assert_eq!(bed.block_on(torrents.list()).unwrap(), [one.into(), other.into()]);
+}
+
 /// Calls for a torrent that does not exist.
 #[test]
 fn an_unknown_torrent() {
@@ -410,6 +432,7 @@ fn an_unknown_torrent() {
     assert!(is_unknown(bed.block_on(torrents.stats(id)).unwrap_err()));
     assert!(is_unknown(bed.block_on(torrents.list_files(id)).unwrap_err()));
     assert!(is_unknown(bed.block_on(torrents.remove(id, KEEP_DATA)).unwrap_err()));
+    assert!(is_unknown(bed.block_on(torrents.resume(id)).unwrap_err()));
 }
 
 /// Adding a torrent again changes nothing.

@@ -171,6 +171,12 @@ impl TorrentAdder<'_, '_> {
         !self.stops_of_all.0.is_empty() || self.stops.0.iter().any(|stop| stop.torrent == torrent)
     }
 
+    /// Whether a listed torrent is being stopped, or will be in this tick.
+    pub(super) fn is_ending(&self, torrent: Entity) -> bool {
+        let known = self.torrents.get(torrent);
+        known.is_ok_and(|(torrent, lifecycle, _)| *lifecycle == Lifecycle::Stopping || self.is_stopped(torrent.id()))
+    }
+
     /// Finds the torrent that one of the hashes names.
     pub(super) fn find(&self, metainfo: &Metainfo) -> Option<Entity> {
         metainfo.hashes.wire_hashes().find_map(|hash| self.index.get(hash))

@@ -127,6 +127,16 @@ impl Opener<'_> {
         });
     }
 
+    /// Requests the session and metainfo of a torrent that is not listed.
+    pub(super) fn load_stopped(&mut self, tag: JobTag, torrent: InfoHash) {
+        self.state.push(StateRequest::Load {
+            tag,
+            torrent,
+            with_metainfo: true,
+            is_peek: false,
+        });
+    }
+
     /// Deletes everything that the state folder has of a torrent.
     pub(super) fn forget(&mut self, tag: JobTag, torrent: InfoHash) {
         self.state.push(StateRequest::Remove { tag, torrent });

@@ -1,0 +1,80 @@
+//! Resuming of single torrents: a stopped torrent is loaded from the state folder and listed again.
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::commands::{AddOptions, CommandQueue, ResumeTorrent, ResumeTorrentError, TorrentNotFound};
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::state::{StateDone, StateEvent};
+use ecs_torrent_protocol::hash::InfoHash;
+
+use super::adding::TorrentAdder;
+
+const LOAD: Purpose = Purpose("load stopped torrents to resume");
+
+/// Commands whose torrents are being loaded, by number.
+#[derive(Resource, Debug, Default)]
+pub(super) struct Resumes {
+    waiting: Vec<(u64, ResumeTorrent)>,
+    last: u64,
+}
+
+impl Resumes {
+    fn add(&mut self, command: ResumeTorrent) -> JobTag {
+        self.last += 1;
+        self.waiting.push((self.last, command));
+        JobTag {
+            number: self.last,
+            ..JobTag::new(LOAD, Entity::PLACEHOLDER)
+        }
+    }
+
+    fn take(&mut self, event: &StateEvent) -> Option<ResumeTorrent> {
+        let is_it = |(number, _): &(u64, _)| *number == event.tag.number;
+        let position = self.waiting.iter().position(is_it)?;
+        Some(self.waiting.swap_remove(position).1)
+    }
+}
+
+/// Lists the torrents whose sessions have arrived, and requests the sessions of others. A command for a torrent that is
+/// being stopped waits until that is over.
+pub(super) fn resume_stopped(
+    mut queue: ResMut<CommandQueue<ResumeTorrent>>,
+    mut resumes: ResMut<Resumes>,
+    mut adder: TorrentAdder,
+) {
+    for event in adder.opener.take(LOAD) {
+        if let Some(ResumeTorrent { torrent, reply }) = resumes.take(&event) {
+            reply.send(list_loaded(torrent, event, &mut adder));
+        }
+    }
+    for command in std::mem::take(&mut queue.0) {
+        match adder.index.get(command.torrent) {
+            Some(torrent) if adder.is_ending(torrent) => queue.0.push_back(command),
+            Some(_) => command.reply.send(Ok(())),
+            None => {
+                let torrent = command.torrent;
+                adder.opener.load_stopped(resumes.add(command), torrent);
+            }
+        }
+    }
+}
+
+/// Lists a torrent that was loaded from the state folder.
+fn list_loaded(torrent: InfoHash, event: StateEvent, adder: &mut TorrentAdder) -> Result<(), ResumeTorrentError> {
+    let unreadable = |reason| ResumeTorrentError::Unreadable { torrent, reason };
+    let loaded = match event.outcome {
+        Ok(StateDone::Loaded(loaded)) => Some(*loaded),
+        Ok(_) => None,
+        Err(error) => return Err(unreadable(error.0)),
+    };
+    let mut loaded = loaded.unwrap_or_default();
+    match loaded.metainfo.take() {
+        // The torrent was added meanwhile.
+        _ if adder.index.get(torrent).is_some() => Ok(()),
+        Some(Ok(metainfo)) => {
+            adder.add(&metainfo, &AddOptions::default(), true, Some(loaded));
+            Ok(())
+        }
+        Some(Err(reason)) if loaded.has_metainfo || loaded.session.is_some() => Err(unreadable(reason.into())),
+        _ => Err(TorrentNotFound(torrent).into()),
+    }
+}
