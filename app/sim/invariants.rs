@@ -11,7 +11,7 @@
 //! | `Wire` | advertised and served data is held and right; requests are sent and answered once; silence after close |
 //! | `Requests` | peers' queues, pieces in flight and the wire agree on open requests; a request times out once |
 //! | `Picker` | availability matches the peers' pieces; missing pieces can be picked; interest follows |
-//! | `Lifecycle` | a torrent's states change only along legal edges; a torrent that downloads lacks pieces |
+//! | `Lifecycle` | a torrent's state follows from its intent and facts, and changes along the edges of the table; a torrent that downloads lacks pieces, a finished one none |
 //! | `Phases` | the phases of a stop change only along legal edges |
 //! | `Counters` | downloaded bytes are held, in flight, corrupt or dropped |
 //! | `Bounds` | memory and queues stay within their settings |
@@ -49,7 +49,6 @@ impl Plugin for InvariantsPlugin {
         app.init_resource::<Violations>()
             .init_resource::<wire::Conversations>()
             .init_resource::<truth::Known>()
-            .init_resource::<lifecycle::Seen>()
             .init_resource::<counters::Bases>()
             .init_resource::<cadence::Cadence>()
             .add_systems(
@@ -70,7 +69,7 @@ impl Plugin for InvariantsPlugin {
                 Tick,
                 (
                     requests::check_late,
-                    (lifecycle::check, lifecycle::check_completion),
+                    (lifecycle::check, lifecycle::check_completion, lifecycle::check_derived),
                     counters::check,
                     bounds::check,
                     (

@@ -7,6 +7,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`torrent`], [`peer`], [`piece`], [`tracker`] | the components of the four kinds of entities |
+//!  [`lifecycle`], [`intent_and_facts`] | a torrent's intent, facts and state |
 //!  [`messages`] | messages that features exchange |
 //!  [`commands`], [`stats`] | commands to the engine from outside, and their answers |
 //!  [`session`] | the saved state of a torrent between runs, and its file format |
@@ -23,6 +24,8 @@ pub mod commands;
 pub mod connections;
 pub mod deadlines;
 pub mod ids;
+pub mod intent_and_facts;
+pub mod lifecycle;
 pub mod messages;
 pub mod peer;
 pub mod piece;

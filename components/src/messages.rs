@@ -12,6 +12,7 @@ use ecs_torrent_protocol::geometry::BlockRequest;
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::wire::Block;
 
+use crate::lifecycle::Lifecycle;
 use crate::peer::CloseReason;
 
 // ---- Torrents ----
@@ -21,6 +22,17 @@ use crate::peer::CloseReason;
 pub struct TorrentAdded {
     /// The torrent.
     pub torrent: Entity,
+}
+
+/// The state of a torrent has changed.
+#[derive(Message, Debug, Clone)]
+pub struct LifecycleChanged {
+    /// The torrent.
+    pub torrent: Entity,
+    /// The state before.
+    pub from: Lifecycle,
+    /// The state now.
+    pub to: Lifecycle,
 }
 
 /// A torrent has begun to download or to seed; its existing data has been examined.
@@ -148,6 +160,17 @@ pub struct PieceRejected {
     pub senders: Vec<Option<Entity>>,
     /// The bytes that failed the check.
     pub data: Vec<Bytes>,
+}
+
+/// The held pieces of a torrent have been determined from its session and its files.
+#[derive(Message, Debug, Clone)]
+pub struct PiecesKnown {
+    /// The torrent.
+    pub torrent: Entity,
+    /// The held pieces.
+    pub have: Bitfield,
+    /// Whether no other piece is in doubt.
+    pub is_final: bool,
 }
 
 /// A verified piece is on the disk; it may be announced and served now.

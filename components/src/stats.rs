@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use ecs_torrent_protocol::hash::InfoHash;
 use serde::{Serialize, Serializer};
 
+use crate::lifecycle::TorrentState;
+
 /// A snapshot of a torrent's state.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TorrentStats {
@@ -14,8 +16,8 @@ pub struct TorrentStats {
     pub info_hash: InfoHash,
     /// The torrent's name.
     pub name: String,
-    /// The torrent's state: `adding`, `checking`, `downloading`, `seeding`, `blocked`, `stopping/…`, `failed`.
-    pub lifecycle: String,
+    /// The torrent's state.
+    pub lifecycle: TorrentState,
     /// Why the torrent failed or is blocked, if it is.
     pub error: Option<String>,
     /// Payload rates.

@@ -15,10 +15,23 @@ use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::time::Timestamp;
 
 use crate::ids::StorageId;
+use crate::lifecycle::{Blocked, Desired, Fault, Readiness};
+pub use crate::lifecycle::{Lifecycle, StopPhase, Stopping};
 use crate::rate::Rate;
 
 /// The identity of a torrent: its hashes, name and peer id. Every torrent has one, from start to end.
 #[derive(Component, Debug, Clone)]
+#[require(
+    Desired,
+    Readiness,
+    Fault,
+    Blocked,
+    Lifecycle,
+    Counters,
+    Activity,
+    TorrentRates,
+    Partials
+)]
 pub struct Torrent {
     /// The torrent's hashes.
     pub hashes: InfoHashes,
@@ -76,6 +89,10 @@ pub struct Storage {
     pub root: PathBuf,
 }
 
+/// On a torrent that must not download: its user said that all of its data is there.
+#[derive(Component, Debug)]
+pub struct RequiresComplete;
+
 /// Payload bytes transferred since the torrent was added.
 ///
 /// The counters add up: every downloaded byte is in a held piece, in a piece in flight, corrupt, or dropped. The only
@@ -131,48 +148,6 @@ pub struct TorrentRates {
     pub download: Rate,
     /// Payload sent to peers.
     pub upload: Rate,
-}
-
-/// The state of a torrent.
-#[derive(Component, Debug, Clone, PartialEq, Eq)]
-pub enum Lifecycle {
-    /// The torrent's files are being examined.
-    Adding,
-    /// The content of the torrent's files is being hashed.
-    Checking,
-    /// At least one wanted piece is missing.
-    Downloading,
-    /// All wanted pieces are here.
-    Seeding,
-    /// A required resource is unavailable: the disk is full, or a volume is not mounted. The torrent continues by
-    /// itself.
-    Blocked {
-        /// The missing resource, human-readable.
-        resource: Arc<str>,
-    },
-    /// The torrent failed and cannot continue.
-    Failed {
-        /// The reason, human-readable.
-        reason: Arc<str>,
-        /// When the torrent is tried again. `None` if it was tried too often or another try cannot help.
-        retry_at: Option<Timestamp>,
-    },
-    /// The torrent is being stopped; see [`Stopping`].
-    Stopping,
-}
-
-impl Lifecycle {
-    /// Whether the torrent connects to peers.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        matches!(self, Self::Downloading | Self::Seeding)
-    }
-
-    /// Whether verified pieces may be served. A blocked torrent serves too: a full disk can still be read.
-    #[must_use]
-    pub fn may_serve(&self) -> bool {
-        self.is_running() || matches!(self, Self::Blocked { .. })
-    }
 }
 
 /// The connections of a torrent.
@@ -264,29 +239,4 @@ impl TorrentIndex {
     pub fn is_empty(&self) -> bool {
         self.by_hash.is_empty()
     }
-}
-
-/// The phases of a stop, in their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum StopPhase {
-    /// No new requests are sent; pieces that are being hashed or written finish.
-    HaltDownloads,
-    /// Peers get their last messages, and connections close.
-    DisconnectPeers,
-    /// Trackers receive `stopped`.
-    AnnounceStopped,
-    /// The session is written. If the torrent is removed, the session is deleted, and the data too if requested. Then
-    /// the torrent is gone, and the caller gets its answer.
-    WriteSession,
-}
-
-/// Progress of a torrent that is being stopped.
-#[derive(Component, Debug)]
-pub struct Stopping {
-    /// The phase that is running.
-    pub phase: StopPhase,
-    /// When the phase ends, finished or not.
-    pub deadline: Timestamp,
-    /// Whether the work of the phase has begun.
-    pub has_begun: bool,
 }

@@ -119,7 +119,7 @@ impl Core {
         let mut query = world.query::<(&Torrent, &Content, &Storage, &Candidates, &Lifecycle)>();
         let mut listed: Vec<_> = query
             .iter(world)
-            .filter(|(.., lifecycle)| **lifecycle != Lifecycle::Stopping)
+            .filter(|(.., lifecycle)| !lifecycle.is_stopping())
             .map(|(torrent, content, storage, candidates, _)| {
                 let options = AddOptions {
                     root: Some(storage.root.clone()),

@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use ecs_torrent_components::messages::FailTorrent;
+use ecs_torrent_components::messages::{FailTorrent, LifecycleChanged, PiecesKnown};
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{Content, Have, Layout, Storage};
+use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest};
 use ecs_torrent_engine::ports::hash::{Digests, HashKind, HashRequest};
@@ -18,7 +18,6 @@ use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
 
 use crate::VerifySet;
-use crate::lifecycle::StartTorrent;
 use crate::sessions::SessionState;
 use crate::storage::fault;
 
@@ -27,18 +26,40 @@ pub struct CheckingPlugin;
 
 impl Plugin for CheckingPlugin {
     fn build(&self, app: &mut App) {
-        app.init_resource::<CheckQueue>().add_systems(
-            Tick,
-            (collect_reads, collect_checked, collect_rewritten, read_pieces)
-                .chain()
-                .in_set(VerifySet::Check),
-        );
+        app.add_message::<CheckPieces>()
+            .init_resource::<CheckQueue>()
+            .add_systems(
+                Tick,
+                (
+                    begin_checks,
+                    collect_reads,
+                    collect_checked,
+                    collect_rewritten,
+                    read_pieces,
+                )
+                    .chain()
+                    .in_set(VerifySet::Check),
+            );
     }
 }
 
 const READ: Purpose = Purpose("read to check");
 const HASH: Purpose = Purpose("hash to check");
 const REWRITE: Purpose = Purpose("write again");
+
+/// Requests a check of a torrent's existing data.
+#[derive(Message, Debug, Clone)]
+pub struct CheckPieces {
+    /// The torrent.
+    pub torrent: Entity,
+    /// The pieces to check.
+    pub doubtful: Vec<u32>,
+    /// The pieces that are known to be good.
+    pub good: Bitfield,
+    /// Pieces that are written again if they are good: they can be read, but a failed sync may have kept them from
+    /// stable storage permanently.
+    pub rewrite: Bitfield,
+}
 
 /// State of a check, on a torrent whose data is being checked.
 #[derive(Component, Debug)]
@@ -55,23 +76,14 @@ pub struct Check {
 }
 
 impl Check {
-    /// Creates a check of the pieces in `todo`. The pieces in `good` are already known to be good.
-    #[must_use]
-    pub fn new(todo: impl IntoIterator<Item = u32>, good: Bitfield) -> Self {
+    fn new(request: &CheckPieces) -> Self {
         Self {
-            todo: todo.into_iter().collect(),
+            todo: request.doubtful.clone(),
             next: 0,
             checked_count: 0,
-            good,
-            rewrite: Bitfield::default(),
+            good: request.good.clone(),
+            rewrite: request.rewrite.clone(),
         }
-    }
-
-    /// Writes the pieces in `rewrite` again if they are found good: they can be read, but a failed sync may have kept
-    /// them from stable storage permanently.
-    #[must_use]
-    pub(crate) fn rewriting(self, rewrite: Bitfield) -> Self {
-        Self { rewrite, ..self }
     }
 
     /// Returns the number of pieces that were checked or did not need a check.
@@ -94,13 +106,6 @@ pub struct CheckQueue {
     used_bytes: u64,
 }
 
-impl CheckQueue {
-    /// Appends a torrent, which gets its [`Check`] in this tick.
-    pub(crate) fn add(&mut self, torrent: Entity) {
-        self.torrents.push_back(torrent);
-    }
-}
-
 /// Encodes a piece's index and length as a job's number, so that the job's memory is known even after its torrent is
 /// gone.
 fn number(index: u32, len: u32) -> u64 {
@@ -112,6 +117,32 @@ fn index_and_len(tag: JobTag) -> (u32, u64) {
     (tag.number as u32, tag.number >> 32)
 }
 
+/// Begins requested checks, and ends those of torrents that are no longer to be checked.
+fn begin_checks(
+    mut commands: Commands,
+    mut changed: MessageReader<LifecycleChanged>,
+    mut requested: MessageReader<CheckPieces>,
+    mut queue: ResMut<CheckQueue>,
+    torrents: Query<&Lifecycle>,
+) {
+    for LifecycleChanged { torrent, from, .. } in changed.read() {
+        if *from == Lifecycle::Checking
+            && let Ok(mut torrent) = commands.get_entity(*torrent)
+        {
+            torrent.remove::<Check>();
+        }
+    }
+    for request in requested.read() {
+        if torrents
+            .get(request.torrent)
+            .is_ok_and(|lifecycle| *lifecycle == Lifecycle::Checking)
+        {
+            commands.entity(request.torrent).insert(Check::new(request));
+            queue.torrents.push_back(request.torrent);
+        }
+    }
+}
+
 /// Collects the read pieces and submits them for hashing. Data that does not exist is a missing piece; any other read
 /// error is a fault.
 fn collect_reads(
@@ -119,9 +150,9 @@ fn collect_reads(
     mut disk: ResMut<DiskPort>,
     mut hash: ResMut<HashPort>,
     mut queue: ResMut<CheckQueue>,
-    mut start: MessageWriter<StartTorrent>,
+    mut known: MessageWriter<PiecesKnown>,
     mut failed: MessageWriter<FailTorrent>,
-    mut torrents: Query<(&mut Check, &mut Have)>,
+    mut torrents: Query<&mut Check>,
 ) {
     for event in disk.take(READ) {
         let torrent = event.tag.owner;
@@ -137,12 +168,12 @@ fn collect_reads(
             }
             outcome => {
                 queue.used_bytes -= len;
-                let Ok((mut check, mut have)) = torrents.get_mut(torrent) else {
+                let Ok(mut check) = torrents.get_mut(torrent) else {
                     continue;
                 };
                 match outcome {
                     Err(error) if !error.is_absence() => drop(failed.write(fault(torrent, &error))),
-                    _ => check.note(torrent, index, false, &mut have, &mut commands, &mut start),
+                    _ => check.note(torrent, index, false, &mut commands, &mut known),
                 }
             }
         }
@@ -154,13 +185,13 @@ fn collect_checked(
     mut hash: ResMut<HashPort>,
     mut disk: ResMut<DiskPort>,
     mut queue: ResMut<CheckQueue>,
-    mut start: MessageWriter<StartTorrent>,
-    mut torrents: Query<(&mut Check, &mut Have, &Content, &Layout, &Storage)>,
+    mut known: MessageWriter<PiecesKnown>,
+    mut torrents: Query<(&mut Check, &Content, &Layout, &Storage)>,
 ) {
     for event in hash.take(HASH) {
         let (index, len) = index_and_len(event.tag);
         queue.used_bytes -= len;
-        let Ok((mut check, mut have, content, Layout(geometry), storage)) = torrents.get_mut(event.tag.owner) else {
+        let Ok((mut check, content, Layout(geometry), storage)) = torrents.get_mut(event.tag.owner) else {
             continue;
         };
         let expected = content.0.info.pieces.get(index);
@@ -179,7 +210,7 @@ fn collect_checked(
             });
             continue;
         }
-        check.note(event.tag.owner, index, is_good, &mut have, &mut commands, &mut start);
+        check.note(event.tag.owner, index, is_good, &mut commands, &mut known);
     }
 }
 
@@ -187,20 +218,20 @@ fn collect_rewritten(
     mut commands: Commands,
     mut disk: ResMut<DiskPort>,
     mut queue: ResMut<CheckQueue>,
-    mut start: MessageWriter<StartTorrent>,
+    mut known: MessageWriter<PiecesKnown>,
     mut failed: MessageWriter<FailTorrent>,
-    mut torrents: Query<(&mut Check, &mut Have, &mut SessionState)>,
+    mut torrents: Query<(&mut Check, &mut SessionState)>,
 ) {
     for event in disk.take(REWRITE) {
         let (torrent, (index, len)) = (event.tag.owner, index_and_len(event.tag));
         queue.used_bytes -= len;
-        let Ok((mut check, mut have, mut state)) = torrents.get_mut(torrent) else {
+        let Ok((mut check, mut state)) = torrents.get_mut(torrent) else {
             continue;
         };
         match event.outcome {
             Ok(_) => {
                 state.note_rewritten(index);
-                check.note(torrent, index, true, &mut have, &mut commands, &mut start);
+                check.note(torrent, index, true, &mut commands, &mut known);
             }
             Err(error) => drop(failed.write(fault(torrent, &error))),
         }
@@ -208,23 +239,25 @@ fn collect_rewritten(
 }
 
 impl Check {
-    /// Records a piece's result. The last result sets the bits, starts the torrent, and ends the check.
+    /// Records a piece's result. The last result publishes the held pieces and ends the check.
     fn note(
         &mut self,
         torrent: Entity,
         index: u32,
         is_good: bool,
-        have: &mut Have,
         commands: &mut Commands,
-        start: &mut MessageWriter<StartTorrent>,
+        known: &mut MessageWriter<PiecesKnown>,
     ) {
         self.checked_count += 1;
         if is_good {
             self.good.insert(index);
         }
         if self.checked_count as usize == self.todo.len() {
-            have.0 = self.good.clone();
-            start.write(StartTorrent { torrent });
+            known.write(PiecesKnown {
+                torrent,
+                have: self.good.clone(),
+                is_final: true,
+            });
             commands.entity(torrent).remove::<Check>();
         }
     }

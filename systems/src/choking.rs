@@ -15,7 +15,7 @@ use ecs_torrent_components::peer::{EmptiedUploads, FlushQueue, Outbox, PeerRates
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{Settings, seconds};
-use ecs_torrent_components::torrent::{Lifecycle, PeerOf, TorrentPeers};
+use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent, TorrentPeers};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
@@ -29,6 +29,7 @@ pub struct ChokingPlugin;
 
 impl Plugin for ChokingPlugin {
     fn build(&self, app: &mut App) {
+        app.register_required_components::<Torrent, Choker>();
         app.init_resource::<Deadlines<ChokeRound>>()
             .add_message::<ChokeSent>()
             .add_systems(

@@ -15,7 +15,7 @@ use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{PeerDisconnected, PeersWanted, TorrentStarted};
 use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Outbox, Peer, Stage};
 use ecs_torrent_components::settings::{PeerSettings, Settings, seconds};
-use ecs_torrent_components::torrent::{Lifecycle, PeerOf, TorrentIndex};
+use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent, TorrentIndex};
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{LocalAddresses, NetRequest, Streams, TransportChoice};
 use ecs_torrent_engine::schedule::Tick;
@@ -31,6 +31,8 @@ pub struct DialingPlugin;
 
 impl Plugin for DialingPlugin {
     fn build(&self, app: &mut App) {
+        app.register_required_components::<Torrent, Candidates>();
+        app.register_required_components::<Torrent, Dialer>();
         app.add_message::<CandidatesFound>()
             .add_message::<PeersWanted>()
             .init_resource::<DialQueue>()

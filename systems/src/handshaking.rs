@@ -29,9 +29,9 @@ pub struct HandshakingPlugin;
 
 impl Plugin for HandshakingPlugin {
     fn build(&self, app: &mut App) {
+        app.register_required_components::<Torrent, ConnectedIds>();
         app.add_message::<PeerConnected>()
             .init_resource::<FlushQueue>()
-            .init_resource::<TorrentIndex>()
             .init_resource::<ReceivedHandshakes>()
             .init_resource::<AdmittedPeers>()
             .add_systems(

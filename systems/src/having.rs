@@ -1,43 +1,48 @@
-//! Held pieces: sets the bit of each stored piece, broadcasts `Have`, and completes the torrent with the last piece.
+//! Held pieces: sets the bit of each stored piece, and broadcasts `Have`.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
-use ecs_torrent_components::messages::{PieceStored, TorrentCompleted};
+use ecs_torrent_components::lifecycle::ChangedFacts;
+use ecs_torrent_components::messages::{PieceStored, PiecesKnown};
 use ecs_torrent_components::peer::{FlushQueue, Outbox, PeerPieces, PeerState};
-use ecs_torrent_components::torrent::{Have, Lifecycle, TorrentPeers};
+use ecs_torrent_components::torrent::{Have, TorrentPeers};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::wire::Message;
 
 use crate::AnnounceSet;
-use crate::picking::Picker;
 
 /// Keeps the have bitfield and broadcasts it.
 pub struct HavingPlugin;
 
 impl Plugin for HavingPlugin {
     fn build(&self, app: &mut App) {
-        app.add_message::<TorrentCompleted>()
+        app.add_message::<PiecesKnown>()
             .add_systems(Tick, (set_bits, broadcast_have).chain().in_set(AnnounceSet::Have));
     }
 }
 
 fn set_bits(
-    mut commands: Commands,
+    mut known: MessageReader<PiecesKnown>,
     mut stored: MessageReader<PieceStored>,
-    mut completed: MessageWriter<TorrentCompleted>,
-    mut torrents: Query<(&mut Have, &mut Lifecycle)>,
+    mut changed: ResMut<ChangedFacts>,
+    mut torrents: Query<&mut Have>,
 ) {
+    for PiecesKnown {
+        torrent, have: pieces, ..
+    } in known.read()
+    {
+        if let Ok(mut have) = torrents.get_mut(*torrent) {
+            have.0.clone_from(pieces);
+            changed.add(*torrent);
+        }
+    }
     for &PieceStored { torrent, index, .. } in stored.read() {
-        let Ok((mut have, mut lifecycle)) = torrents.get_mut(torrent) else {
+        let Ok(mut have) = torrents.get_mut(torrent) else {
             continue;
         };
-        // A torrent whose last pieces waited for disk space is still blocked when the last one is written.
-        let is_missing_pieces = matches!(*lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. });
-        if have.0.insert(index) && have.0.is_full() && is_missing_pieces {
-            *lifecycle = Lifecycle::Seeding;
-            commands.entity(torrent).remove::<Picker>();
-            completed.write(TorrentCompleted { torrent });
+        if have.0.insert(index) && have.0.is_full() {
+            changed.add(torrent);
         }
     }
 }

@@ -8,8 +8,8 @@
 //! | Assemble | [`assembly`] | blocks find their piece |
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
-//! | Announce | [`having`], [`ownership`], [`lifecycle`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
-//! | Decide | [`lifecycle`], [`sessions`], [`extensions`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`dialing`], [`picking`], [`stats`] | what to do next |
+//! | Announce | [`ownership`], [`lifecycle`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
+//! | Decide | [`lifecycle`], `disconnecting`, [`sessions`], [`extensions`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | queued messages are sent |
 //! | Reap | [`reaping`] | closed peers are removed |
@@ -30,6 +30,7 @@ pub mod checking;
 pub mod choking;
 pub mod counters;
 pub mod dialing;
+mod disconnecting;
 pub mod extensions;
 pub mod flushing;
 pub mod frames;
@@ -78,6 +79,7 @@ impl PluginGroup for TorrentPlugins {
             .add(having::HavingPlugin)
             .add(ownership::OwnershipPlugin)
             .add(lifecycle::LifecyclePlugin)
+            .add(disconnecting::DisconnectingPlugin)
             .add(sessions::SessionsPlugin)
             .add(trackers::TrackersPlugin)
             .add(extensions::ExtensionsPlugin)
@@ -139,14 +141,16 @@ pub enum VerifySet {
 /// The order of [`TickSet::Announce`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AnnounceSet {
-    /// Sets bits in the have bitfield and broadcasts `Have`.
-    Have,
-    /// Completes torrents whose last bit is set.
-    Completion,
     /// Records which files other torrents use.
     Ownership,
     /// Adds and starts torrents.
     Begin,
+    /// Sets bits in the have bitfield and broadcasts `Have`.
+    Have,
+    /// Derives the states of torrents.
+    Lifecycle,
+    /// Sends what the peers of a newly complete torrent must know.
+    Completion,
     /// Queues announces to trackers.
     Trackers,
 }
@@ -154,8 +158,10 @@ pub enum AnnounceSet {
 /// The order of [`TickSet::Decide`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DecideSet {
-    /// Fails and stops torrents.
+    /// Fails and stops torrents, and derives their states.
     Lifecycle,
+    /// Closes the connections of torrents that no longer run.
+    Disconnect,
     /// Saves sessions.
     Sessions,
     /// Handles extension messages.
@@ -231,19 +237,20 @@ impl Plugin for OrderPlugin {
         app.configure_sets(Tick, (Received, Restored).chain().in_set(TickSet::Assemble));
         use VerifySet::{Blame, Check, Collect, Submit};
         app.configure_sets(Tick, (Collect, Blame, Check, Submit).chain().in_set(TickSet::Verify));
-        use AnnounceSet::{Begin, Completion, Have, Ownership, Trackers};
+        use AnnounceSet::{Begin, Completion, Have, Lifecycle as States, Ownership, Trackers};
         app.configure_sets(
             Tick,
-            (Have, Completion, Ownership, Begin, Trackers)
+            (Ownership, Begin, Have, States, Completion, Trackers)
                 .chain()
                 .in_set(TickSet::Announce),
         );
         use DecideSet::{
-            Availability, Choking, Dialing, Extensions, Lifecycle, Picking, Sessions, Stats, Suggestions, Timeouts,
-            Uploads,
+            Availability, Choking, Dialing, Disconnect, Extensions, Lifecycle, Picking, Sessions, Stats, Suggestions,
+            Timeouts, Uploads,
         };
         let decide = (
             Lifecycle,
+            Disconnect,
             Sessions,
             Extensions,
             Availability,

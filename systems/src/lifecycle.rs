@@ -1,6 +1,8 @@
 //! The lifecycle of a torrent: adding, opening, starting, failing, stopping and removing.
 
 mod adding;
+mod adds;
+mod deriving;
 mod failing;
 mod naming;
 mod opening;
@@ -14,16 +16,15 @@ use ecs_torrent_components::commands::{
     AddTorrent, CommandQueue, RemoveTorrent, ResumeAll, ResumeTorrent, StopAll, StopTorrent,
 };
 use ecs_torrent_components::deadlines::Deadlines;
+use ecs_torrent_components::lifecycle::ChangedFacts;
 use ecs_torrent_components::messages::{
-    FailTorrent, RequestStop, TorrentAdded, TorrentBlocked, TorrentFailed, TorrentRestarting, TorrentStarted,
-    TorrentStopped,
+    FailTorrent, LifecycleChanged, RequestStop, TorrentAdded, TorrentBlocked, TorrentCompleted, TorrentFailed,
+    TorrentRestarting, TorrentStarted, TorrentStopped,
 };
 use ecs_torrent_components::torrent::TorrentIndex;
 use ecs_torrent_engine::schedule::Tick;
 
 pub(crate) use self::naming::renamed;
-pub(crate) use self::opening::RequiresComplete;
-pub use self::opening::StartTorrent;
 pub(crate) use self::stopping::{AnnounceStops, ClosingLinks};
 use crate::{AnnounceSet, DecideSet};
 
@@ -33,19 +34,21 @@ pub struct LifecyclePlugin;
 impl Plugin for LifecyclePlugin {
     fn build(&self, app: &mut App) {
         app.add_message::<TorrentAdded>()
+            .add_message::<LifecycleChanged>()
             .add_message::<TorrentStarted>()
+            .add_message::<TorrentCompleted>()
             .add_message::<TorrentBlocked>()
             .add_message::<TorrentRestarting>()
             .add_message::<TorrentFailed>()
             .add_message::<TorrentStopped>()
             .add_message::<FailTorrent>()
             .add_message::<RequestStop>()
-            .add_message::<StartTorrent>()
             .init_resource::<TorrentIndex>()
-            .init_resource::<adding::StorageIds>()
+            .init_resource::<ChangedFacts>()
+            .init_resource::<opening::StorageIds>()
             .init_resource::<adding::Resuming>()
-            .init_resource::<adding::Adds>()
-            .init_resource::<opening::AwaitingClaims>()
+            .init_resource::<adds::Adds>()
+            .init_resource::<opening::preparing::AwaitingClaims>()
             .init_resource::<removing::StoppedRemovals>()
             .init_resource::<opening::Arrived>()
             .init_resource::<Deadlines<failing::Retry>>()
@@ -69,14 +72,15 @@ impl Plugin for LifecyclePlugin {
                         adding::resume_torrents,
                         adding::add_resumed,
                         resuming::resume_stopped,
-                        opening::collect_loaded,
-                        opening::collect_opened,
-                        opening::start_torrents,
+                        opening::loading::collect_loaded,
+                        opening::finding::collect_opened,
+                        opening::preparing::start_torrents,
                         adding::settle_adds,
-                        opening::collect_prepared,
+                        opening::preparing::collect_prepared,
                     )
                         .chain()
                         .in_set(AnnounceSet::Begin),
+                    deriving::derive_lifecycle.in_set(AnnounceSet::Lifecycle),
                     (
                         failing::fail_torrents,
                         failing::block_writers,
@@ -85,6 +89,7 @@ impl Plugin for LifecyclePlugin {
                         removing::find_stopped,
                         stopping::hear_stops,
                         stopping::advance_stops,
+                        deriving::derive_lifecycle,
                     )
                         .chain()
                         .in_set(DecideSet::Lifecycle),

@@ -5,6 +5,7 @@
 //! other peers. Only peers in the refill queue are visited; a peer for which nothing is found waits until blocks become
 //! free.
 
+mod flight;
 pub mod rarity;
 mod refill;
 
@@ -13,11 +14,10 @@ use std::time::Duration;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
-    AllowedFastReceived, ChokeReceived, PeerDisconnected, RejectReceived, SuggestReceived, TorrentStarted,
+    AllowedFastReceived, ChokeReceived, PeerDisconnected, RejectReceived, SuggestReceived,
 };
 use ecs_torrent_components::peer::{
     FlushQueue, Outbox, PeerPieces, PeerRates, PeerState, Pending, RefillQueue, Requests, Wire,
@@ -25,12 +25,13 @@ use ecs_torrent_components::peer::{
 use ecs_torrent_components::piece::{ActivePiece, FAILED_PAUSE, PieceMemory};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{RequestSettings, Settings, seconds};
-use ecs_torrent_components::torrent::{ActivePieces, Have, Lifecycle, PeerOf, TorrentPeers};
+use ecs_torrent_components::torrent::{ActivePieces, PeerOf};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::geometry::BlockRequest;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
 
+pub(crate) use self::flight::Flight;
 use self::rarity::RarityOrder;
 use crate::{DecideSet, ReapSet};
 
@@ -49,7 +50,7 @@ impl Plugin for PickingPlugin {
                 Tick,
                 (
                     (
-                        begin_picking,
+                        flight::follow_lifecycle,
                         hear_chokes,
                         hear_rejects,
                         hear_allowed_fast,
@@ -144,30 +145,6 @@ const MAX_ALLOWED_FAST: usize = 64;
 
 /// Most suggested pieces stored per peer. Beyond that, the oldest are dropped.
 const MAX_SUGGESTED: usize = 64;
-
-/// Gives a torrent that begins to download its picker.
-fn begin_picking(
-    mut started: MessageReader<TorrentStarted>,
-    mut commands: Commands,
-    mut random: ResMut<Random>,
-    torrents: Query<(&Lifecycle, &Have, Option<&TorrentPeers>)>,
-    peers: Query<&PeerPieces>,
-) {
-    for TorrentStarted { torrent } in started.read() {
-        let Ok((Lifecycle::Downloading, Have(have), connected)) = torrents.get(*torrent) else {
-            continue;
-        };
-        let mut order = RarityOrder::new(have.len(), |piece| !have.contains(piece), &mut random);
-        let connected = connected.into_iter().flat_map(RelationshipTarget::iter);
-        for pieces in peers.iter_many(connected).flatten() {
-            order.add_peer(pieces, &mut random);
-        }
-        let starved = Vec::new();
-        commands
-            .entity(*torrent)
-            .insert((Picker { order, starved }, ActivePieces::default()));
-    }
-}
 
 fn hear_chokes(
     mut received: MessageReader<ChokeReceived>,

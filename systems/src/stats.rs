@@ -11,8 +11,8 @@ use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTor
 use ecs_torrent_components::peer::{Peer, PeerPieces, PeerRates, PeerState, Transport};
 use ecs_torrent_components::stats::{FileStats, PeerStats, Speed, TorrentStats, TrackerStats};
 use ecs_torrent_components::torrent::{
-    Activity, Content, Counters, Have, Layout, Lifecycle, Stopping, Storage, Torrent, TorrentIndex, TorrentPeers,
-    TorrentRates, TorrentTrackers,
+    Activity, Content, Counters, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex, TorrentPeers, TorrentRates,
+    TorrentTrackers,
 };
 use ecs_torrent_components::tracker::{Tracker, TrackerStatus};
 use ecs_torrent_engine::schedule::Tick;
@@ -56,7 +56,6 @@ type TorrentData = (
     &'static Storage,
     Option<(&'static Layout, &'static Have)>,
     Option<&'static Check>,
-    Option<&'static Stopping>,
     Option<&'static TorrentPeers>,
     Option<&'static TorrentTrackers>,
 );
@@ -89,7 +88,7 @@ impl Archive<'_, '_> {
     fn stats(&self, info_hash: InfoHash) -> Option<TorrentStats> {
         let now = self.clock.now();
         let entity = self.index.get(info_hash)?;
-        let (torrent, lifecycle, (counters, activity, rates), storage, sizes, check, stopping, peers, trackers) =
+        let (torrent, lifecycle, (counters, activity, rates), storage, sizes, check, peers, trackers) =
             self.torrents.get(entity).ok()?;
         let peers = peers.into_iter().flat_map(RelationshipTarget::iter);
         let trackers = trackers.into_iter().flat_map(RelationshipTarget::iter);
@@ -97,7 +96,7 @@ impl Archive<'_, '_> {
         Some(TorrentStats {
             info_hash: torrent.id(),
             name: torrent.name.to_string(),
-            lifecycle: describe(lifecycle, stopping),
+            lifecycle: lifecycle.state(),
             error: match lifecycle {
                 Lifecycle::Failed { reason, .. } | Lifecycle::Blocked { resource: reason } => Some(reason.to_string()),
                 _ => None,
@@ -162,23 +161,6 @@ impl Archive<'_, '_> {
             leechers: tracker.leechers,
         })
     }
-}
-
-fn describe(lifecycle: &Lifecycle, stopping: Option<&Stopping>) -> String {
-    use ecs_torrent_components::torrent::StopPhase;
-    match (lifecycle, stopping.map(|stopping| stopping.phase)) {
-        (Lifecycle::Adding, _) => "adding",
-        (Lifecycle::Checking, _) => "checking",
-        (Lifecycle::Downloading, _) => "downloading",
-        (Lifecycle::Seeding, _) => "seeding",
-        (Lifecycle::Blocked { .. }, _) => "blocked",
-        (Lifecycle::Failed { .. }, _) => "failed",
-        (Lifecycle::Stopping, None | Some(StopPhase::HaltDownloads)) => "stopping/halt_downloads",
-        (Lifecycle::Stopping, Some(StopPhase::DisconnectPeers)) => "stopping/disconnect_peers",
-        (Lifecycle::Stopping, Some(StopPhase::AnnounceStopped)) => "stopping/announce_stopped",
-        (Lifecycle::Stopping, Some(StopPhase::WriteSession)) => "stopping/write_session",
-    }
-    .to_owned()
 }
 
 fn tell_files(

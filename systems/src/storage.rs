@@ -7,10 +7,11 @@ use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bytes::Bytes;
 use ecs_torrent_components::commands::CHOICE;
-use ecs_torrent_components::messages::{FailTorrent, PieceStored, Remedy};
+use ecs_torrent_components::lifecycle::Readiness;
+use ecs_torrent_components::messages::{FailTorrent, LifecycleChanged, PieceStored, Remedy};
 use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{ActivePieces, Storage};
+use ecs_torrent_components::torrent::{ActivePieces, Lifecycle, StopPhase, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::{DiskError, DiskRequest};
@@ -26,10 +27,11 @@ impl Plugin for StoragePlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<BlockedWrites>()
             .add_message::<PieceStored>()
-            .add_message::<FailTorrent>()
             .add_systems(
                 Tick,
-                (collect_writes, submit_verified_pieces).chain().in_set(TickSet::Store),
+                (forget_held, collect_writes, submit_verified_pieces)
+                    .chain()
+                    .in_set(TickSet::Store),
             );
     }
 }
@@ -140,6 +142,27 @@ pub(crate) fn fault(torrent: Entity, error: &DiskError) -> FailTorrent {
             (_, true) => Remedy::None,
             _ => Remedy::Restart,
         },
+    }
+}
+
+/// Drops the held writes of torrents whose pieces are dropped.
+fn forget_held(
+    mut changed: MessageReader<LifecycleChanged>,
+    mut blocked: ResMut<BlockedWrites>,
+    torrents: Query<&Readiness>,
+) {
+    for LifecycleChanged { torrent, to, .. } in changed.read() {
+        let is_open = torrents
+            .get(*torrent)
+            .is_ok_and(|readiness| *readiness == Readiness::Ready);
+        let keeps = match to {
+            Lifecycle::Blocked { .. } => is_open,
+            Lifecycle::Stopping { phase } => *phase == StopPhase::HaltDownloads,
+            to => to.is_running(),
+        };
+        if !keeps {
+            blocked.forget(*torrent);
+        }
     }
 }
 

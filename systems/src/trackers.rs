@@ -17,7 +17,7 @@ use ecs_torrent_components::commands::{CommandQueue, ScrapeTorrent};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{TrackerAnswered, TrackerFailed};
 use ecs_torrent_components::random::Random;
-use ecs_torrent_components::torrent::TrackerOf;
+use ecs_torrent_components::torrent::{Torrent, TrackerOf};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::compact::Family;
@@ -35,6 +35,8 @@ pub struct TrackersPlugin;
 
 impl Plugin for TrackersPlugin {
     fn build(&self, app: &mut App) {
+        app.register_required_components::<Torrent, Announcer>();
+        app.register_required_components::<Torrent, TrackerTiers>();
         app.add_message::<TrackerAnswered>()
             .add_message::<TrackerFailed>()
             .init_resource::<Questions>()

@@ -17,7 +17,7 @@ use ecs_torrent::components::peer::{CloseReason, Peer};
 use ecs_torrent::components::session::Session;
 use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
 use ecs_torrent::systems::ReapSet;
-use ecs_torrent::{AddOptions, Engine, InfoHash, Settings, Tick, TorrentPlugins, TorrentStats, Torrents};
+use ecs_torrent::{AddOptions, Engine, InfoHash, Settings, Tick, TorrentPlugins, TorrentState, TorrentStats, Torrents};
 
 use crate::content::{make_torrent, noise};
 
@@ -207,7 +207,7 @@ impl Bed {
     pub fn seed(&mut self, torrent: &Torrent) -> InfoHash {
         std::fs::write(self.folder.path().join("data"), &torrent.data).unwrap();
         let id = self.download(torrent, &[]);
-        assert_eq!(self.stats(id).lifecycle, "seeding");
+        assert_eq!(self.stats(id).lifecycle, TorrentState::Seeding);
         id
     }
 

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 
+use ecs_torrent::TorrentState;
 use ecs_torrent::protocol::wire::Message;
 
 use crate::bed::{Bed, Seen, Torrent, loopback};
@@ -22,7 +23,7 @@ fn a_name_that_nobody_knows() {
     bed.wait_complete(&torrent);
     bed.wait_until("the failure", || bed.stats(id).trackers[0].status == "failed");
     let stats = bed.stats(id);
-    assert_eq!(stats.lifecycle, "seeding");
+    assert_eq!(stats.lifecycle, TorrentState::Seeding);
     assert!(
         stats.trackers[0]
             .message

@@ -22,7 +22,7 @@ use ecs_torrent::protocol::geometry::BlockRequest;
 use ecs_torrent::protocol::hash::sha1;
 use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
 use ecs_torrent::protocol::wire::{Frame, Message, Reserved};
-use ecs_torrent::{AddOptions, Error, InfoHash, RemoveOptions, Tick, TickSet, TorrentId};
+use ecs_torrent::{AddOptions, Error, InfoHash, RemoveOptions, Tick, TickSet, TorrentId, TorrentState};
 
 use crate::bed::{Bed, DEADLINE, Torrent, loopback};
 use crate::http_tracker::{announce, ok, parameter, serve};
@@ -179,12 +179,18 @@ fn a_download_is_stopped_in_order() {
     owed.extend(requests(&said));
     owed.iter().for_each(|request| seed.answer(&torrent, *request));
     drop(leecher);
-    assert_eq!(bed.stats(id).lifecycle, "stopping/disconnect_peers");
+    assert_eq!(
+        bed.stats(id).lifecycle,
+        TorrentState::Stopping(StopPhase::DisconnectPeers)
+    );
     assert!(tracker.stops.try_recv().is_err(), "told before the peers were gone");
     drop(seed);
 
     let told = tracker.stops.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(bed.stats(id).lifecycle, "stopping/announce_stopped");
+    assert_eq!(
+        bed.stats(id).lifecycle,
+        TorrentState::Stopping(StopPhase::AnnounceStopped)
+    );
     let left = torrent.data.len() as u64 - bed.stats(id).bytes_completed;
     assert!(left < torrent.data.len() as u64);
     for (name, value) in [("downloaded", downloaded), ("uploaded", BLOCK), ("left", left)] {
@@ -270,13 +276,19 @@ fn a_seed_is_stopped_in_order() {
     bed.wait_until("the block to be counted", || bed.stats(id).uploaded == BLOCK);
     let stop = begin_stop(&bed, id);
     assert_farewell(&leecher.rest(), &BTreeSet::new());
-    assert_eq!(bed.stats(id).lifecycle, "stopping/disconnect_peers");
+    assert_eq!(
+        bed.stats(id).lifecycle,
+        TorrentState::Stopping(StopPhase::DisconnectPeers)
+    );
     assert!(tracker.stops.try_recv().is_err(), "told before the peer was gone");
     drop(leecher);
     let told = tracker.stops.recv_timeout(DEADLINE).unwrap();
     let counts = ["downloaded", "uploaded", "left"].map(|name| parameter(&told, name).unwrap());
     assert_eq!(counts, ["0", "16384", "0"]);
-    assert_eq!(bed.stats(id).lifecycle, "stopping/announce_stopped");
+    assert_eq!(
+        bed.stats(id).lifecycle,
+        TorrentState::Stopping(StopPhase::AnnounceStopped)
+    );
     assert_eq!(bed.session(id).unwrap().uploaded, 0, "the session of before");
     tracker.release.send(()).unwrap();
     stop.join().unwrap().unwrap();
@@ -354,7 +366,7 @@ fn a_stop_during_a_check() {
     let torrent = hollow_torrent(&bed, 64 << 30);
     let id = bed.add(&torrent, "", &[]);
     bed.wait_until("the check", || bed.stats(id).bytes_checked > 0);
-    assert_eq!(bed.stats(id).lifecycle, "checking");
+    assert_eq!(bed.stats(id).lifecycle, TorrentState::Checking);
     let begin = Instant::now();
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
     assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
@@ -380,7 +392,7 @@ fn a_second_stop_joins_the_first() {
     // received.
     let release = async {
         let stats = torrents.stats(id).await.unwrap();
-        assert_eq!(stats.lifecycle, "stopping/announce_stopped");
+        assert_eq!(stats.lifecycle, TorrentState::Stopping(StopPhase::AnnounceStopped));
         tracker.release.send(()).unwrap();
     };
     let joined = async {
@@ -445,8 +457,8 @@ fn the_same_torrent_twice() {
     assert_eq!(bed.block_on(bed.torrents().list()).unwrap(), [id.into()]);
     let stats = bed.stats(id);
     assert_eq!(
-        (stats.lifecycle.as_str(), stats.root.as_path()),
-        ("seeding", bed.folder())
+        (stats.lifecycle, stats.root.as_path()),
+        (TorrentState::Seeding, bed.folder())
     );
     assert!(!bed.folder().join("elsewhere").exists());
 }
@@ -673,7 +685,7 @@ fn a_session_that_cannot_be_saved() {
     let error = bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap_err();
     assert!(matches!(error, Error::Stop(_)), "{error}");
     let stats = bed.stats(id);
-    assert_eq!(stats.lifecycle, "failed");
+    assert_eq!(stats.lifecycle, TorrentState::Failed);
     assert!(stats.error.unwrap().contains("not saved"));
     std::fs::remove_dir(&in_the_way).unwrap();
     assert_eq!(bed.session(id).unwrap().uploaded, 0, "the old one is as it was");
@@ -716,7 +728,7 @@ fn a_stop_before_the_session_is_read() {
         assert_eq!(bed.session(id).unwrap().uploaded, BLOCK);
     }
     bed.block_on(torrents.resume_all()).unwrap();
-    bed.wait_until("seeding", || bed.stats(id).lifecycle == "seeding");
+    bed.wait_until("seeding", || bed.stats(id).lifecycle == TorrentState::Seeding);
 }
 
 /// A peer that connects while a torrent stops is rejected and leaves no open connection.

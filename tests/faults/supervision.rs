@@ -10,7 +10,7 @@ use ecs_torrent::bevy_ecs::prelude::*;
 use ecs_torrent::components::messages::{FailTorrent, Remedy};
 use ecs_torrent::components::torrent::{Lifecycle, TorrentIndex};
 use ecs_torrent::events::{Event, Subscription};
-use ecs_torrent::{Error, InfoHash, Tick, TickSet};
+use ecs_torrent::{Error, InfoHash, Tick, TickSet, TorrentState};
 
 use crate::bed::{Bed, DEADLINE, Torrent, loopback};
 use crate::peer::listen_as_seed;
@@ -126,7 +126,7 @@ fn a_torrent_that_fails_again_and_again_stays_failed() {
         let past = events_until(&bed, &mut events, is_restart);
         assert!(matches!(past.last(), Some(Event::Restarting(..))), "{past:?}");
         events_until(&bed, &mut events, |event| *event == Event::Started(id.into()));
-        assert_eq!(bed.stats(id).lifecycle, "downloading");
+        assert_eq!(bed.stats(id).lifecycle, TorrentState::Downloading);
     }
     fail(&bed, id);
     let past = events_until(&bed, &mut events, is_restart);
@@ -135,7 +135,7 @@ fn a_torrent_that_fails_again_and_again_stays_failed() {
         Some(&Event::Failed(id.into(), "a fault of the test".into()))
     );
     let stats = bed.stats(id);
-    assert_eq!(stats.lifecycle, "failed");
+    assert_eq!(stats.lifecycle, TorrentState::Failed);
     assert_eq!(stats.error.as_deref(), Some("a fault of the test"));
     assert_eq!(bed.block_on(bed.torrents().list()).unwrap(), [id.into()]);
     let look = |world: &mut World| world.query::<&Lifecycle>().single(world).cloned();
@@ -147,7 +147,7 @@ fn a_torrent_that_fails_again_and_again_stays_failed() {
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
     bed.add(&torrent, "", &[]);
     events_until(&bed, &mut events, |event| *event == Event::Started(id.into()));
-    assert_eq!(bed.stats(id).lifecycle, "downloading");
+    assert_eq!(bed.stats(id).lifecycle, TorrentState::Downloading);
 }
 
 /// A system that panics once when triggered.
@@ -218,7 +218,7 @@ fn a_panic_in_a_system() {
             .is_ok_and(|stats| stats.is_complete())
     });
     assert!(std::fs::read(bed.folder().join("loading/data")).unwrap() == loading.data);
-    bed.wait_until("seeding", || bed.stats(seeding_id).lifecycle == "seeding");
+    bed.wait_until("seeding", || bed.stats(seeding_id).lifecycle == TorrentState::Seeding);
     bed.block_on(torrents.stop_all_and_serialize()).unwrap();
     assert!(bed.session(loading_id).unwrap().downloaded >= 4 << 20);
 }

@@ -56,7 +56,8 @@ pub fn word(life: &Lifecycle) -> &'static str {
         Lifecycle::Blocked { .. } => "blocked",
         Lifecycle::Failed { retry_at: Some(_), .. } => "restarting",
         Lifecycle::Failed { .. } => "failed",
-        Lifecycle::Stopping => "stopping",
+        Lifecycle::Stopping { .. } => "stopping",
+        other => other.state().name(),
     }
 }
 

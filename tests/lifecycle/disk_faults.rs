@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ecs_torrent::TorrentState;
 use ecs_torrent::components::torrent::Lifecycle;
 use ecs_torrent::protocol::wire::{Frame, Message};
 
@@ -56,7 +57,7 @@ fn a_full_disk() {
     assert!(!had.is_empty() && had.len() < 92, "{} pieces", had.len());
     assert_eq!(torrent.false_pieces(root, had), Vec::<u32>::new());
     let stats = bed.stats(id);
-    assert_eq!(stats.lifecycle, "blocked");
+    assert_eq!(stats.lifecycle, TorrentState::Blocked);
     assert!(stats.error.is_some_and(|error| error.contains("No space left")));
     // A session saved at this point lists no data that is missing.
     wait_until("a session with pieces", || {
@@ -373,8 +374,8 @@ fn a_read_only_disk() {
     bed.wait_seeding(other_id);
     other.assert_whole(&root);
     assert_eq!(
-        (bed.restart_count(other_id), bed.stats(id).lifecycle.as_str()),
-        (0, "failed")
+        (bed.restart_count(other_id), bed.stats(id).lifecycle),
+        (0, TorrentState::Failed)
     );
     bed.stop_all().unwrap();
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ecs_torrent::components::torrent::Lifecycle;
-use ecs_torrent::{AddError, AddOptions, Error};
+use ecs_torrent::{AddError, AddOptions, Error, TorrentState};
 
 use crate::bed::{Bed, Torrent, settings, wait_until};
 use crate::child::{NO_LIMITS, Process};
@@ -78,7 +78,7 @@ fn a_file_has_one_writer() {
     };
     assert_taken(&refused(&bed, &second, overwrite.clone()), &first, "data");
     first.wait_saved_complete(&state);
-    assert_eq!(bed.stats(id).lifecycle, "seeding");
+    assert_eq!(bed.stats(id).lifecycle, TorrentState::Seeding);
 
     bed.stop(id).unwrap();
     assert_taken(&refused(&bed, &longer, from(&root, &longer)), &first, "data");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ecs_torrent::{AddOptions, Error, RemoveOptions, Removed};
+use ecs_torrent::{AddOptions, Error, RemoveOptions, Removed, StopPhase, TorrentState};
 
 use crate::bed::{Bed, Torrent};
 use crate::content::noise;
@@ -209,7 +209,9 @@ fn while_it_is_saved() {
             .block_on(torrents.remove(id, DELETE))
             .map_err(|error| error.to_string())
     });
-    crate::bed::wait_until("the removal", || bed.stats(id).lifecycle == "stopping/write_session");
+    crate::bed::wait_until("the removal", || {
+        bed.stats(id).lifecycle == TorrentState::Stopping(StopPhase::WriteSession)
+    });
     // The write now ends, with or without an error: a pipe cannot be flushed.
     fs::read(&pipe).unwrap();
     assert!(removal.join().unwrap().is_ok());

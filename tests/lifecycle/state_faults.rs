@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use ecs_torrent::components::session::VERSION;
 use ecs_torrent::components::torrent::Lifecycle;
-use ecs_torrent::{AddOptions, Error};
+use ecs_torrent::{AddOptions, Error, TorrentState};
 
 use crate::bed::{Bed, Torrent, settings, wait_until};
 use crate::seed::Seed;
@@ -361,7 +361,7 @@ fn a_full_state_folder() {
         assert_eq!(fs::read(torrent.session_path(state)).unwrap(), before, "as it was");
         assert_eq!(bed.block_on(bed.torrents().list()).unwrap(), [id.into()]);
         let stats = bed.stats(id);
-        assert_eq!(stats.lifecycle, "failed");
+        assert_eq!(stats.lifecycle, TorrentState::Failed);
         assert!(
             stats.error.as_ref().is_some_and(|error| error.contains("not saved")),
             "{stats:?}"

@@ -113,8 +113,8 @@ fn run(seed: u64) -> (u64, Duration) {
     }));
     let stats = stats(&mut sim, leecher, &content).unwrap();
     assert_eq!(
-        (stats.lifecycle.as_str(), stats.downloaded, stats.wasted),
-        ("seeding", 1_000_001, 0)
+        (stats.lifecycle, stats.downloaded, stats.wasted),
+        (ecs_torrent::TorrentState::Seeding, 1_000_001, 0)
     );
     (trace, took)
 }

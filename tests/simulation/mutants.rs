@@ -8,6 +8,7 @@ use bytes::Bytes;
 use ecs_torrent::components::clock::{Clock, Wakeup};
 use ecs_torrent::components::connections::ConnectionCounts;
 use ecs_torrent::components::ids::StorageId;
+use ecs_torrent::components::lifecycle::ChangedFacts;
 use ecs_torrent::components::messages::{
     InterestReceived, PieceStored, PieceVerified, TorrentCompleted, TorrentStarted,
 };
@@ -300,10 +301,11 @@ impl Plugin for StopsBackwards {
     }
 }
 
-fn go_back(mut has_gone: Local<bool>, mut stopping: Query<&mut Stopping>) {
-    for mut stop in &mut stopping {
+fn go_back(mut has_gone: Local<bool>, mut changed: ResMut<ChangedFacts>, mut stopping: Query<(Entity, &mut Stopping)>) {
+    for (torrent, mut stop) in &mut stopping {
         if !*has_gone && stop.phase >= StopPhase::AnnounceStopped {
             stop.phase = StopPhase::HaltDownloads;
+            changed.add(torrent);
             *has_gone = true;
         }
     }
@@ -324,7 +326,10 @@ struct ForgetsCompletion;
 
 impl Plugin for ForgetsCompletion {
     fn build(&self, app: &mut App) {
-        app.add_systems(Tick, forget_completion.after(AnnounceSet::Have).before(TickSet::Decide));
+        app.add_systems(
+            Tick,
+            forget_completion.after(AnnounceSet::Lifecycle).before(TickSet::Decide),
+        );
     }
 }
 

@@ -15,5 +15,6 @@ mod components;
 mod config;
 mod crates;
 mod fresh;
+mod lifecycle;
 mod modules;
 mod tick;

@@ -25,19 +25,7 @@ const ROOTS: [&str; 6] = [
 ];
 
 /// Circles that are being removed. A file that is in no circle any more has to leave this list.
-const KNOWN: [&[&str]; 3] = [
-    &[
-        "systems/src/checking.rs",
-        "systems/src/lifecycle/adding.rs",
-        "systems/src/lifecycle/failing.rs",
-        "systems/src/lifecycle/opening.rs",
-        "systems/src/lifecycle/stopping.rs",
-        "systems/src/sessions.rs",
-        "systems/src/sessions/ending.rs",
-        "systems/src/sessions/saving.rs",
-        "systems/src/trackers.rs",
-        "systems/src/trackers/policy.rs",
-    ],
+const KNOWN: [&[&str]; 2] = [
     &[
         "systems/src/picking.rs",
         "systems/src/picking/refill.rs",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ecs_torrent::{TorrentId, TorrentStats};
+use ecs_torrent::{TorrentId, TorrentState, TorrentStats};
 use indicatif::ProgressBar;
 use serde_json::json;
 
@@ -110,21 +110,21 @@ impl Reporter {
         let Some(torrent) = self.torrents.get_mut(&stats.info_hash.into()) else {
             return;
         };
-        if stats.lifecycle != "adding" {
+        if stats.lifecycle != TorrentState::Adding {
             torrent.downloaded_before.get_or_insert(stats.downloaded);
         }
         if let Some(bar) = &torrent.bar {
-            bar.set_position(if stats.lifecycle == "checking" {
+            bar.set_position(if stats.lifecycle == TorrentState::Checking {
                 stats.bytes_checked
             } else {
                 stats.bytes_completed
             });
             bar.set_message(describe(stats));
         }
-        let is_looked_at = !matches!(stats.lifecycle.as_str(), "adding" | "checking");
+        let is_looked_at = !matches!(stats.lifecycle, TorrentState::Adding | TorrentState::Checking);
         torrent.missing = is_looked_at.then(|| stats.bytes_size.saturating_sub(stats.bytes_completed));
         let is_due = torrent.last_line.elapsed() >= LINE_INTERVAL;
-        if torrent.end.is_none() && stats.is_complete() && stats.lifecycle == "seeding" {
+        if torrent.end.is_none() && stats.is_complete() && stats.lifecycle == TorrentState::Seeding {
             torrent.end = Some(End::Complete);
             self.complete(stats);
         } else if self.manner == Manner::Json {
@@ -284,8 +284,8 @@ impl Reporter {
 /// Formats a torrent's progress: `12.3 MiB/s down, 8 peers, 452/1000 pieces, ETA 12 s`.
 fn describe(stats: &TorrentStats) -> String {
     let mut parts = Vec::new();
-    match stats.lifecycle.as_str() {
-        "downloading" => {
+    match stats.lifecycle {
+        TorrentState::Downloading => {
             parts.push(format!("{} down", output::speed(stats.speed.download)));
             if stats.speed.upload > 0 {
                 parts.push(format!("{} up", output::speed(stats.speed.upload)));
@@ -297,16 +297,16 @@ fn describe(stats: &TorrentStats) -> String {
                 parts.push(format!("ETA {}", output::duration(eta)));
             }
         }
-        "seeding" => {
+        TorrentState::Finished | TorrentState::Seeding => {
             parts.push(format!("seeding, {} up", output::speed(stats.speed.upload)));
             parts.push(output::count(stats.peers.len(), "peer"));
         }
-        "checking" => parts.push(format!(
+        TorrentState::Checking => parts.push(format!(
             "checking, {} of {}",
             output::bytes(stats.bytes_checked),
             output::bytes(stats.bytes_size)
         )),
-        other => parts.push(other.replace(['/', '_'], " ")),
+        other => parts.push(other.name().replace(['/', '_'], " ")),
     }
     if let Some(problem) = stats.trackers.iter().find_map(|tracker| tracker.message.as_ref())
         && stats.peers.is_empty()

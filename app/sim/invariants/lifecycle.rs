@@ -1,63 +1,15 @@
-//! A torrent's states, and the phases of its stop, change only along legal edges.
+//! Every change of a torrent's state is an edge of the table in ARCHITECTURE.md, and states follow from intent and facts.
 
-use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::Clock;
-use ecs_torrent_components::torrent::{Have, Lifecycle, StopPhase, Stopping, Torrent};
+use ecs_torrent_components::intent_and_facts::IntentAndFacts;
+use ecs_torrent_components::lifecycle::TorrentState;
+use ecs_torrent_components::messages::LifecycleChanged;
+use ecs_torrent_components::torrent::{Have, Lifecycle, Torrent};
 
 use super::{Invariant, Violations};
 
-/// The last seen state of each torrent.
-#[derive(Resource, Default)]
-pub(super) struct Seen {
-    states: EntityHashMap<State>,
-    phases: EntityHashMap<StopPhase>,
-}
-
-/// A lifecycle state without its data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Adding,
-    Checking,
-    Downloading,
-    Seeding,
-    Blocked,
-    Failed,
-    Stopping,
-}
-
-impl State {
-    fn of(lifecycle: &Lifecycle) -> Self {
-        match lifecycle {
-            Lifecycle::Adding => Self::Adding,
-            Lifecycle::Checking => Self::Checking,
-            Lifecycle::Downloading => Self::Downloading,
-            Lifecycle::Seeding => Self::Seeding,
-            Lifecycle::Blocked { .. } => Self::Blocked,
-            Lifecycle::Failed { .. } => Self::Failed,
-            Lifecycle::Stopping => Self::Stopping,
-        }
-    }
-
-    /// Returns whether a torrent may change from this state to `next` between two ticks, in one or more steps.
-    fn may_become(self, next: Self) -> bool {
-        use State::{Adding, Blocked, Checking, Downloading, Failed, Seeding, Stopping};
-        match (self, next) {
-            // Apart from its end, a stop has one way out: a session that cannot be written.
-            (Stopping, next) => matches!(next, Failed),
-            (_, Stopping | Failed) => true,
-            (Adding, next) => matches!(next, Checking | Downloading | Seeding | Blocked),
-            (Checking, next) => matches!(next, Downloading | Seeding | Blocked),
-            (Downloading, next) => matches!(next, Seeding | Blocked),
-            (Seeding, next) => matches!(next, Blocked),
-            (Blocked, next) => matches!(next, Adding | Checking | Downloading | Seeding),
-            // A restart begins at `Adding`, and may be further along by the end of its tick.
-            (Failed, next) => matches!(next, Adding | Checking | Downloading | Seeding),
-        }
-    }
-}
-
-/// Checks that a torrent that downloads lacks pieces.
+/// Checks that a torrent that downloads lacks pieces, and that a finished one lacks none that is wanted.
 pub(super) fn check_completion(
     clock: Res<Clock>,
     mut violations: ResMut<Violations>,
@@ -69,40 +21,52 @@ pub(super) fn check_completion(
                 format!("{} has every piece and is still downloading", torrent.name)
             });
         }
+        if lifecycle.is_finished() && !have.0.is_full() {
+            violations.note(&clock, Invariant::Lifecycle, || {
+                format!("{} lacks a piece and is called finished", torrent.name)
+            });
+        }
     }
 }
 
+/// Checks that each state is the one that follows from the torrent's intent and facts.
+pub(super) fn check_derived(
+    clock: Res<Clock>,
+    mut violations: ResMut<Violations>,
+    torrents: Query<(&Torrent, &Lifecycle, IntentAndFacts)>,
+) {
+    for (torrent, lifecycle, facts) in &torrents {
+        let derived = facts.derive();
+        if *lifecycle != derived {
+            violations.note(&clock, Invariant::Lifecycle, || {
+                let name = &torrent.name;
+                format!("{name} is {lifecycle:?}, and {derived:?} follows from its intent and facts")
+            });
+        }
+    }
+}
+
+/// Checks that every change is an edge of the table.
 pub(super) fn check(
     clock: Res<Clock>,
-    mut seen: ResMut<Seen>,
     mut violations: ResMut<Violations>,
-    states: Query<(Entity, &Torrent, &Lifecycle), Changed<Lifecycle>>,
-    phases: Query<(Entity, &Torrent, &Stopping), Changed<Stopping>>,
-    mut gone: RemovedComponents<Lifecycle>,
-    mut stopped: RemovedComponents<Stopping>,
+    mut changed: MessageReader<LifecycleChanged>,
+    torrents: Query<&Torrent>,
 ) {
-    for (entity, torrent, lifecycle) in &states {
-        let next = State::of(lifecycle);
-        let before = seen.states.insert(entity, next);
-        if let Some(before) = before.filter(|before| *before != next && !before.may_become(next)) {
-            violations.note(&clock, Invariant::Lifecycle, || {
-                format!("{} went from {before:?} to {next:?}", torrent.name)
-            });
+    for LifecycleChanged { torrent, from, to } in changed.read() {
+        let (before, next) = (from.state(), to.state());
+        if before == next || before.may_become(next) {
+            continue;
         }
-    }
-    for (entity, torrent, stopping) in &phases {
-        let next = stopping.phase;
-        let before = seen.phases.insert(entity, next);
-        if before.unwrap_or(StopPhase::HaltDownloads) > next {
-            violations.note(&clock, Invariant::Phases, || {
-                format!("the stop of {} went from {before:?} back to {next:?}", torrent.name)
-            });
-        }
-    }
-    for entity in stopped.read() {
-        seen.phases.remove(&entity);
-    }
-    for entity in gone.read() {
-        seen.states.remove(&entity);
+        let invariant = match (before, next) {
+            (TorrentState::Stopping(_), TorrentState::Stopping(_)) => Invariant::Phases,
+            _ => Invariant::Lifecycle,
+        };
+        violations.note(&clock, invariant, || {
+            let name = torrents
+                .get(*torrent)
+                .map_or("a torrent that is gone", |torrent| &torrent.name);
+            format!("{name} went from {before} to {next}")
+        });
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::{CandidateSource, Candidates};
@@ -11,12 +10,12 @@ use ecs_torrent_components::commands::{
     AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, Reply, ResumeAll, ResumeError, StopAll,
     StopTorrent,
 };
-use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_components::lifecycle::{ChangedFacts, Fault};
 use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentAdded};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{
-    Activity, Content, Counters, Have, Layout, Lifecycle, Partials, Storage, Torrent, TorrentIndex, TorrentRates,
+    Content, Have, Layout, Lifecycle, RequiresComplete, Storage, Torrent, TorrentIndex,
 };
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::StatePort;
@@ -26,78 +25,17 @@ use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::Metainfo;
 use ecs_torrent_protocol::peer_id::PeerId;
 
+use super::adds::Adds;
 use super::failing::Restarts;
 use super::naming::{self, renamed};
-use super::opening::{Opener, Opening, Preparing, RequiresComplete};
-use crate::choking::Choker;
-use crate::dialing::Dialer;
-use crate::handshaking::ConnectedIds;
+use super::opening::preparing::Preparing;
+use super::opening::{Opener, Opening};
 use crate::ownership::Survey;
 use crate::sessions::{SessionState, SessionWritten};
-use crate::trackers::{Announcer, spawn_trackers};
+use crate::trackers::spawn_trackers;
 
 const LIST: Purpose = Purpose("list sessions");
 const RESUME: Purpose = Purpose("resume torrents");
-
-/// Allocates names for storages.
-#[derive(Resource, Debug, Default)]
-pub(super) struct StorageIds {
-    last: u64,
-}
-
-impl StorageIds {
-    pub(super) fn next(&mut self) -> StorageId {
-        self.last += 1;
-        StorageId(self.last)
-    }
-}
-
-/// Pending add commands, and the callers that wait for the results of others.
-#[derive(Resource, Debug, Default)]
-pub(super) struct Adds {
-    /// Commands that cannot be decided yet: the same torrent is being stopped, or stopped torrents are still being
-    /// read.
-    waiting: Vec<AddTorrent>,
-    /// Failed torrents that were added again, with the new options.
-    renewals: Vec<(Entity, AddOptions)>,
-    /// Callers that get their answer when the torrent's session is durable.
-    callers: EntityHashMap<Vec<AddReply>>,
-    /// Refused torrents, taken by the stop.
-    pub(super) refused: Vec<Entity>,
-    /// The reason of each refusal, until the torrent is gone: a caller gets the refusal only once nothing of the
-    /// torrent is listed.
-    refusals: EntityHashMap<AddError>,
-}
-
-type AddReply = Reply<Result<InfoHash, AddError>>;
-
-impl Adds {
-    /// Whether a caller waits for the torrent to be added.
-    pub(super) fn is_pending(&self, torrent: Entity) -> bool {
-        self.callers.contains_key(&torrent)
-    }
-
-    /// Answers every caller that waits for a torrent.
-    pub(super) fn answer(&mut self, torrent: Entity, result: &Result<InfoHash, AddError>) {
-        for reply in self.callers.remove(&torrent).into_iter().flatten() {
-            reply.send(result.clone());
-        }
-    }
-
-    /// Refuses a torrent: removes it, keeps nothing of it, and then answers every caller that waits for it.
-    pub(super) fn refuse(&mut self, torrent: Entity, error: AddError) {
-        tracing::info!("not added: {error}");
-        self.refusals.insert(torrent, error);
-        self.refused.push(torrent);
-    }
-
-    /// Answers every caller that waits for a torrent that has ended: with the reason of its refusal, or else with
-    /// `result`.
-    pub(super) fn end(&mut self, torrent: Entity, result: Result<InfoHash, AddError>) {
-        let refusal = self.refusals.remove(&torrent).map(Err);
-        self.answer(torrent, &refusal.unwrap_or(result));
-    }
-}
 
 #[derive(SystemParam)]
 pub(super) struct TorrentAdder<'w, 's> {
@@ -145,7 +83,7 @@ impl TorrentAdder<'_, '_> {
         // A torrent that was added in this very tick is not in the world yet.
         let known = self.torrents.get(entity).ok();
         let is_ending = known.is_some_and(|(torrent, lifecycle, _)| {
-            *lifecycle == Lifecycle::Stopping || self.is_stopped(torrent.id()) || is_removed(torrent.id())
+            lifecycle.is_stopping() || self.is_stopped(torrent.id()) || is_removed(torrent.id())
         });
         if is_ending {
             adds.waiting.push(command);
@@ -174,7 +112,7 @@ impl TorrentAdder<'_, '_> {
     /// Whether a listed torrent is being stopped, or will be in this tick.
     pub(super) fn is_ending(&self, torrent: Entity) -> bool {
         let known = self.torrents.get(torrent);
-        known.is_ok_and(|(torrent, lifecycle, _)| *lifecycle == Lifecycle::Stopping || self.is_stopped(torrent.id()))
+        known.is_ok_and(|(torrent, lifecycle, _)| lifecycle.is_stopping() || self.is_stopped(torrent.id()))
     }
 
     /// Finds the torrent that one of the hashes names.
@@ -227,16 +165,12 @@ impl TorrentAdder<'_, '_> {
         self.commands.entity(entity).insert((
             torrent,
             Layout(info.geometry),
-            (
-                Have(Bitfield::new(info.geometry.piece_count())),
-                Partials::default(),
-                SessionState::new(options.name.clone(), options.overwrite),
-            ),
+            Have(Bitfield::new(info.geometry.piece_count())),
+            SessionState::new(options.name.clone(), options.overwrite),
             storage,
-            (Lifecycle::Adding, opening),
-            (Counters::default(), Activity::default(), TorrentRates::default()),
-            (candidates, ConnectedIds::default(), Dialer::default()),
-            (Choker::default(), tiers, Announcer::default()),
+            opening,
+            candidates,
+            tiers,
             Content(metainfo),
         ));
         if options.require_complete {
@@ -252,17 +186,12 @@ pub(super) fn renew_failed(
     mut commands: Commands,
     settings: Res<Settings>,
     mut adds: ResMut<Adds>,
+    mut changed: ResMut<ChangedFacts>,
     mut opener: Opener,
-    mut torrents: Query<(
-        &mut Torrent,
-        &mut Lifecycle,
-        &mut Storage,
-        &mut Content,
-        &mut SessionState,
-    )>,
+    mut torrents: Query<(&mut Torrent, &mut Fault, &mut Storage, &mut Content, &mut SessionState)>,
 ) {
     for (entity, options) in std::mem::take(&mut adds.renewals) {
-        let Ok((mut torrent, mut lifecycle, mut storage, mut content, mut state)) = torrents.get_mut(entity) else {
+        let Ok((mut torrent, mut fault, mut storage, mut content, mut state)) = torrents.get_mut(entity) else {
             continue;
         };
         let root = naming::root_of(&options, &settings.storage.download_dir);
@@ -273,8 +202,10 @@ pub(super) fn renew_failed(
             torrent.name = name.as_str().into();
         }
         state.renew(options.name, options.overwrite, has_moved);
-        *lifecycle = Lifecycle::Adding;
-        opener.load(entity, &torrent);
+        if fault.0.take().is_some() {
+            changed.add(entity);
+            opener.load(entity, &torrent);
+        }
         commands.entity(entity).insert(Opening::renewed()).remove::<Restarts>();
         if !options.require_complete {
             commands.entity(entity).remove::<RequiresComplete>();
@@ -294,7 +225,7 @@ pub(super) fn settle_adds(
         let Ok((data, lifecycle, storage, state)) = torrents.get(*torrent) else {
             continue;
         };
-        if *lifecycle == Lifecycle::Stopping {
+        if lifecycle.is_stopping() {
             continue;
         }
         match result {

@@ -3,26 +3,23 @@
 //! A torrent waits for something that is absent now, like an unmounted volume. After any other fault it restarts from
 //! the saved session, a few times in a short period; after that it stays failed until the user acts.
 
-use std::sync::Arc;
-
 use bevy_ecs::prelude::*;
+use bevy_ecs::query::QueryData;
 use bevy_ecs::relationship::RelationshipTarget;
-use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentBlocked, TorrentFailed, TorrentRestarting};
-use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, RefillQueue, Requests};
-use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
+use ecs_torrent_components::lifecycle::{Blocked, ChangedFacts, Failure, Fault, Readiness};
+use ecs_torrent_components::messages::{FailTorrent, Remedy};
+use ecs_torrent_components::peer::{FlushQueue, Outbox, RefillQueue, Requests};
+use ecs_torrent_components::piece::ActivePiece;
 use ecs_torrent_components::random::Random;
-use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis, seconds};
-use ecs_torrent_components::torrent::{ActivePieces, Activity, Lifecycle, Partials, Torrent, TorrentPeers};
+use ecs_torrent_components::torrent::{ActivePieces, Lifecycle, Torrent, TorrentPeers};
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
 
 use super::opening::{Opener, Opening};
-use crate::checking::Check;
-use crate::picking::{Picker, Supply, release};
+use crate::picking::{Flight, Picker, Supply, release};
 use crate::storage::BlockedWrites;
 
 /// A scheduled retry of a torrent.
@@ -50,12 +47,16 @@ impl Restarts {
     }
 }
 
-/// Messages to users and plugins.
-#[derive(SystemParam)]
-pub(super) struct Telling<'w> {
-    failed: MessageWriter<'w, TorrentFailed>,
-    blocked: MessageWriter<'w, TorrentBlocked>,
-    restarting: MessageWriter<'w, TorrentRestarting>,
+/// The parts of a torrent that a fault changes.
+#[derive(QueryData)]
+#[query_data(mutable)]
+pub(super) struct Failing {
+    torrent: &'static Torrent,
+    lifecycle: &'static Lifecycle,
+    fault: &'static mut Fault,
+    blocked: &'static mut Blocked,
+    readiness: &'static mut Readiness,
+    restarts: Option<&'static mut Restarts>,
 }
 
 pub(super) fn fail_torrents(
@@ -63,40 +64,31 @@ pub(super) fn fail_torrents(
     clock: Res<Clock>,
     settings: Res<Settings>,
     mut failed: MessageReader<FailTorrent>,
-    mut telling: Telling,
+    mut changed: ResMut<ChangedFacts>,
     mut retries: ResMut<Deadlines<Retry>>,
-    mut blocked: ResMut<BlockedWrites>,
-    mut reaper: ResMut<Reaper>,
-    mut flight: Flight,
-    mut torrents: Query<(
-        &Torrent,
-        &mut Lifecycle,
-        &mut Activity,
-        Option<&mut Restarts>,
-        Option<&TorrentPeers>,
-        Option<&mut ActivePieces>,
-        &Partials,
-    )>,
+    mut torrents: Query<Failing>,
 ) {
     let now = clock.now();
+    let limits = &settings.lifecycle;
     for fault in failed.read() {
         let torrent = fault.torrent;
-        let Ok((data, mut lifecycle, mut activity, restarts, peers, active, partials)) = torrents.get_mut(torrent)
-        else {
+        let Ok(mut failing) = torrents.get_mut(torrent) else {
             continue;
         };
-        if matches!(*lifecycle, Lifecycle::Failed { .. } | Lifecycle::Stopping) {
+        let waits_for_volume = failing.blocked.0.is_some() && *failing.readiness == Readiness::Unopened;
+        let is_known = failing.fault.0.is_some() || (waits_for_volume && fault.remedy == Remedy::Wait);
+        if is_known || failing.lifecycle.is_stopping() {
             continue;
         }
-        let (name, reason) = (&data.name, fault.reason.clone());
+        let (name, reason) = (&failing.torrent.name, fault.reason.clone());
         let mut remedy = fault.remedy;
         if remedy == Remedy::Restart {
-            let at = now + millis(settings.lifecycle.restart_delay_ms);
-            let is_allowed = match restarts {
-                Some(mut restarts) => restarts.allow(at, &settings.lifecycle),
+            let at = now + millis(limits.restart_delay_ms);
+            let is_allowed = match &mut failing.restarts {
+                Some(restarts) => restarts.allow(at, limits),
                 None => {
                     let mut restarts = Restarts::default();
-                    let is_allowed = restarts.allow(at, &settings.lifecycle);
+                    let is_allowed = restarts.allow(at, limits);
                     commands.entity(torrent).insert(restarts);
                     is_allowed
                 }
@@ -104,44 +96,28 @@ pub(super) fn fail_torrents(
             remedy = if is_allowed { remedy } else { Remedy::None };
         }
         let wait = match remedy {
-            Remedy::Restart => Some(settings.lifecycle.restart_delay_ms),
-            Remedy::Wait => Some(settings.lifecycle.blocked_retry_ms),
+            Remedy::Restart => Some(limits.restart_delay_ms),
+            Remedy::Wait => Some(limits.blocked_retry_ms),
             Remedy::None => None,
         };
         let retry_at = wait.map(|wait| now + millis(wait));
         if let Some(at) = retry_at {
             retries.set(at, Retry(torrent));
         }
-        *lifecycle = match remedy {
-            Remedy::Wait => {
-                tracing::warn!(torrent = %name, %reason, "waits");
-                let resource = reason.clone();
-                telling.blocked.write(TorrentBlocked { torrent, resource });
-                Lifecycle::Blocked { resource: reason }
-            }
-            Remedy::Restart => {
-                tracing::warn!(torrent = %name, %reason, "failed, and is tried again");
-                let told = reason.clone();
-                telling.restarting.write(TorrentRestarting { torrent, reason: told });
-                Lifecycle::Failed { reason, retry_at }
-            }
-            Remedy::None => {
-                tracing::info!(torrent = %name, %reason, "failed");
-                let told = reason.clone();
-                telling.failed.write(TorrentFailed { torrent, reason: told });
-                Lifecycle::Failed { reason, retry_at }
-            }
-        };
-        activity.stop(now);
-        for peer in peers.into_iter().flat_map(RelationshipTarget::iter) {
-            reaper.close(peer, CloseReason::Stopping);
+        match remedy {
+            Remedy::Wait => tracing::warn!(torrent = %name, "blocked: {reason}"),
+            Remedy::Restart => tracing::warn!(torrent = %name, %reason, "failed, and is tried again"),
+            Remedy::None => tracing::info!(torrent = %name, %reason, "failed"),
         }
-        if let Some(mut active) = active {
-            flight.count_dropped(torrent, &active, partials);
-            flight.ground(&mut active, |_| true);
+        match remedy {
+            Remedy::Wait => failing.blocked.0 = Some(reason),
+            Remedy::Restart | Remedy::None => {
+                failing.fault.0 = Some(Failure { reason, retry_at });
+                failing.blocked.0 = None;
+            }
         }
-        blocked.forget(torrent);
-        commands.entity(torrent).remove::<(Picker, Check)>();
+        *failing.readiness = Readiness::Unopened;
+        changed.add(torrent);
     }
 }
 
@@ -150,39 +126,37 @@ pub(super) fn block_writers(
     clock: Res<Clock>,
     settings: Res<Settings>,
     mut random: ResMut<Random>,
-    mut blocked: ResMut<BlockedWrites>,
+    mut writes: ResMut<BlockedWrites>,
     mut retries: ResMut<Deadlines<Retry>>,
-    mut told: MessageWriter<TorrentBlocked>,
+    mut changed: ResMut<ChangedFacts>,
     mut flight: Flight,
-    mut torrents: Query<(&Torrent, &mut Lifecycle)>,
+    mut torrents: Query<(&Torrent, &Lifecycle, &mut Blocked)>,
     mut flights: Query<(&mut ActivePieces, &mut Picker)>,
 ) {
     let retry_at = clock.now() + millis(settings.lifecycle.blocked_retry_ms);
-    for piece in std::mem::take(&mut blocked.surplus) {
+    for piece in std::mem::take(&mut writes.surplus) {
         if let Some(torrent) = flight.torrent_of(piece)
             && let Ok((mut active, mut picker)) = flights.get_mut(torrent)
         {
             flight.put_back(piece, &mut active, &mut picker, &mut random);
         }
     }
-    for (torrent, reason) in std::mem::take(&mut blocked.full) {
-        let Ok((data, mut lifecycle)) = torrents.get_mut(torrent) else {
-            blocked.forget(torrent);
+    for (torrent, reason) in std::mem::take(&mut writes.full) {
+        let Ok((data, lifecycle, mut blocked)) = torrents.get_mut(torrent) else {
+            writes.forget(torrent);
             continue;
         };
-        match *lifecycle {
-            Lifecycle::Downloading => {
-                tracing::warn!(torrent = %data.name, %reason, "waits");
-                let resource: Arc<str> = reason.clone();
-                *lifecycle = Lifecycle::Blocked { resource: reason };
-                told.write(TorrentBlocked { torrent, resource });
-                retries.set(retry_at, Retry(torrent));
-                blocked.recalled.push(torrent);
-            }
+        if !matches!(lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. }) {
+            writes.forget(torrent);
+        } else if blocked.0.is_none() {
+            tracing::warn!(torrent = %data.name, "blocked: {reason}");
+            blocked.0 = Some(reason);
+            changed.add(torrent);
+            retries.set(retry_at, Retry(torrent));
+            writes.recalled.push(torrent);
+        } else if writes.is_retrying(torrent) {
             // This write was retried: there is still no space.
-            Lifecycle::Blocked { .. } if blocked.is_retrying(torrent) => retries.set(retry_at, Retry(torrent)),
-            Lifecycle::Blocked { .. } => {}
-            _ => drop(blocked.forget(torrent)),
+            retries.set(retry_at, Retry(torrent));
         }
     }
 }
@@ -220,38 +194,43 @@ pub(super) fn retry_torrents(
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
     mut retries: ResMut<Deadlines<Retry>>,
-    mut blocked: ResMut<BlockedWrites>,
+    mut writes: ResMut<BlockedWrites>,
+    mut changed: ResMut<ChangedFacts>,
     mut refill: ResMut<RefillQueue>,
     mut opener: Opener,
-    mut torrents: Query<(&Torrent, &mut Lifecycle, Option<&TorrentPeers>)>,
+    mut torrents: Query<(&Torrent, &Lifecycle, &mut Fault, &mut Blocked, Option<&TorrentPeers>)>,
     mut requests: Query<&mut Requests>,
 ) {
     while let Some(Retry(entity)) = retries.pop_due(clock.now()) {
-        let Ok((torrent, mut lifecycle, _)) = torrents.get_mut(entity) else {
+        let Ok((torrent, lifecycle, mut fault, mut blocked, _)) = torrents.get_mut(entity) else {
             continue;
         };
-        match *lifecycle {
-            Lifecycle::Blocked { .. } if blocked.holds(entity) => {
-                blocked.retry_one(entity);
+        match lifecycle {
+            Lifecycle::Blocked { .. } if writes.holds(entity) => {
+                writes.retry_one(entity);
                 wakeup.at(clock.now());
             }
-            Lifecycle::Blocked { .. } | Lifecycle::Failed { retry_at: Some(_), .. } => {
-                *lifecycle = Lifecycle::Adding;
+            // Another retry of this tick may have begun already.
+            Lifecycle::Blocked { .. } | Lifecycle::Failed { retry_at: Some(_), .. }
+                if fault.0.is_some() || blocked.0.is_some() =>
+            {
+                (fault.0, blocked.0) = (None, None);
+                changed.add(entity);
                 opener.load(entity, torrent);
                 commands.entity(entity).insert(Opening::again());
             }
             _ => {}
         }
     }
-    for entity in std::mem::take(&mut blocked.freed) {
-        let Ok((torrent, mut lifecycle, peers)) = torrents.get_mut(entity) else {
+    for entity in std::mem::take(&mut writes.freed) {
+        let Ok((torrent, _, _, mut blocked, peers)) = torrents.get_mut(entity) else {
             continue;
         };
-        if matches!(*lifecycle, Lifecycle::Blocked { .. }) {
-            tracing::info!(torrent = %torrent.name, "goes on");
-            *lifecycle = Lifecycle::Downloading;
+        if blocked.0.take().is_some() {
+            tracing::info!(torrent = %torrent.name, "no longer blocked");
+            changed.add(entity);
         }
-        blocked.retry_all(entity);
+        writes.retry_all(entity);
         wakeup.at(clock.now());
         for peer in peers.into_iter().flat_map(RelationshipTarget::iter) {
             if let Ok(mut requests) = requests.get_mut(peer) {
@@ -260,60 +239,6 @@ pub(super) fn retry_torrents(
         }
     }
     wakeup.at_next(retries.next());
-}
-
-/// Drops pieces in flight.
-#[derive(SystemParam)]
-pub(super) struct Flight<'w, 's> {
-    commands: Commands<'w, 's>,
-    memory: ResMut<'w, PieceMemory>,
-    supply: ResMut<'w, Supply>,
-    pieces: Query<'w, 's, &'static ActivePiece>,
-}
-
-impl Flight<'_, '_> {
-    fn torrent_of(&self, piece: Entity) -> Option<Entity> {
-        self.pieces.get(piece).ok().map(|piece| piece.torrent)
-    }
-
-    /// Drops a piece; the picker may begin it again later.
-    fn put_back(&mut self, entity: Entity, active: &mut ActivePieces, picker: &mut Picker, random: &mut Random) {
-        let Ok(piece) = self.pieces.get(entity) else { return };
-        active.all.remove(&piece.index);
-        active.open.remove(&piece.index);
-        picker.order.insert(piece.index, random);
-        self.memory.release(piece.span.len);
-        self.supply.offer_memory();
-        self.supply.note_dropped(piece.torrent, piece.received_bytes());
-        self.commands.entity(entity).despawn();
-    }
-
-    /// Counts the bytes of pieces that are about to be dropped, unless these bytes are on the disk, or may be.
-    fn count_dropped(&mut self, torrent: Entity, active: &ActivePieces, partials: &Partials) {
-        for piece in self.pieces.iter_many(active.all.values()).flatten() {
-            if piece.phase != PiecePhase::Writing && !partials.0.contains_key(&piece.index) {
-                self.supply.note_dropped(torrent, piece.received_bytes());
-            }
-        }
-    }
-
-    /// Drops the pieces for which `gives_up` holds; returns true if none is left.
-    pub(super) fn ground(&mut self, active: &mut ActivePieces, gives_up: impl Fn(&ActivePiece) -> bool) -> bool {
-        active.all.retain(|_, entity| {
-            let Ok(piece) = self.pieces.get(*entity) else {
-                return false;
-            };
-            let stays = !gives_up(piece);
-            if !stays {
-                self.memory.release(piece.span.len);
-                self.supply.offer_memory();
-                self.commands.entity(*entity).despawn();
-            }
-            stays
-        });
-        active.open.clear();
-        active.all.is_empty()
-    }
 }
 
 #[cfg(test)]

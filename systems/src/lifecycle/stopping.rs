@@ -14,14 +14,14 @@ use ecs_torrent_components::commands::{
     AddError, CommandQueue, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, StopAll, StopError, StopTorrent,
     TorrentNotFound,
 };
-use ecs_torrent_components::messages::{RequestStop, TorrentFailed, TorrentStopped};
+use ecs_torrent_components::lifecycle::{ChangedFacts, Desired, Failure, Fault, Readiness};
+use ecs_torrent_components::messages::{RequestStop, TorrentStopped};
 use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, Peer, Requests, Stage};
 use ecs_torrent_components::piece::PiecePhase;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis};
 use ecs_torrent_components::torrent::{
-    ActivePieces, Activity, Content, Have, Lifecycle, Partials, StopPhase, Stopping, Storage, Torrent, TorrentIndex,
-    TorrentPeers,
+    ActivePieces, Content, Have, Partials, StopPhase, Stopping, Storage, Torrent, TorrentIndex, TorrentPeers,
 };
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::DiskRequest;
@@ -29,13 +29,10 @@ use ecs_torrent_engine::ports::net::NetEvent;
 use ecs_torrent_engine::ports::{DiskPort, NetPort};
 use ecs_torrent_protocol::wire::Message;
 
-use super::adding::Adds;
-use super::failing::Flight;
-use crate::checking::Check;
+use super::adds::Adds;
 use crate::ownership::{FileRegistry, whole_files};
-use crate::picking::Picker;
+use crate::picking::Flight;
 use crate::sessions::{Ending, Endings, SessionState, Spiller};
-use crate::storage::BlockedWrites;
 
 const CLOSING: Purpose = Purpose("close links");
 
@@ -60,6 +57,17 @@ struct Waiters {
     removal: Option<RemoveOptions>,
     /// The torrent was listed and then refused: its earlier data in the state folder stays, and nothing else.
     is_refused: bool,
+}
+
+impl StopsInOrder {
+    /// Returns how a torrent is to end.
+    fn ending(&self, torrent: Entity) -> Ending {
+        ending_of(&self.waiters, torrent)
+    }
+}
+
+fn ending_of(waiters: &EntityHashMap<Waiters>, torrent: Entity) -> Ending {
+    waiters.get(&torrent).map_or(Ending::Save, Waiters::ending)
 }
 
 impl Waiters {
@@ -131,7 +139,8 @@ pub(super) fn hear_stops(
     settings: Res<Settings>,
     mut stops: ResMut<StopsInOrder>,
     mut adds: ResMut<Adds>,
-    mut torrents: Query<(Entity, &mut Lifecycle, &mut Activity)>,
+    mut changed: ResMut<ChangedFacts>,
+    mut torrents: Query<(Entity, &mut Desired)>,
 ) {
     let mut wanted: Vec<Entity> = requested.read().map(|request| request.torrent).collect();
     for StopTorrent { torrent, reply } in singles.0.drain(..) {
@@ -163,19 +172,23 @@ pub(super) fn hear_stops(
         stops.waiters.entry(entity).or_default().is_refused = true;
     }
     for StopAll { reply } in alls.0.drain(..) {
-        wanted.extend(torrents.iter().map(|(entity, ..)| entity));
+        wanted.extend(torrents.iter().map(|(entity, _)| entity));
         stops.all.push(reply);
     }
     for entity in wanted {
-        let Ok((_, mut lifecycle, mut activity)) = torrents.get_mut(entity) else {
+        let Ok((_, mut desired)) = torrents.get_mut(entity) else {
             continue;
         };
         // A second stop joins the first.
-        if *lifecycle == Lifecycle::Stopping {
+        let is_joining = desired.is_leaving();
+        *desired = match stops.ending(entity) {
+            Ending::Save => Desired::Stop,
+            Ending::Forget { .. } | Ending::Refuse => Desired::Remove,
+        };
+        if is_joining {
             continue;
         }
-        *lifecycle = Lifecycle::Stopping;
-        activity.stop(clock.now());
+        changed.add(entity);
         stops.torrents.push(entity);
         let phase = StopPhase::HaltDownloads;
         let stopping = Stopping {
@@ -183,7 +196,7 @@ pub(super) fn hear_stops(
             deadline: clock.now() + limit(phase, &settings.lifecycle),
             has_begun: false,
         };
-        commands.entity(entity).insert(stopping).remove::<(Picker, Check)>();
+        commands.entity(entity).insert(stopping);
     }
 }
 
@@ -207,11 +220,10 @@ pub(super) struct Stops<'w, 's> {
     closing: ResMut<'w, ClosingLinks>,
     announces: ResMut<'w, AnnounceStops>,
     endings: ResMut<'w, Endings>,
-    blocked: ResMut<'w, BlockedWrites>,
     reaper: ResMut<'w, Reaper>,
     flush: ResMut<'w, FlushQueue>,
     stopped: MessageWriter<'w, TorrentStopped>,
-    failed: MessageWriter<'w, TorrentFailed>,
+    changed: ResMut<'w, ChangedFacts>,
     adds: ResMut<'w, Adds>,
     registry: ResMut<'w, FileRegistry>,
     spiller: Spiller<'w, 's>,
@@ -229,7 +241,9 @@ pub(super) struct Stopped {
     content: &'static Content,
     have: &'static Have,
     partials: &'static Partials,
-    lifecycle: &'static mut Lifecycle,
+    desired: &'static mut Desired,
+    readiness: &'static mut Readiness,
+    fault: &'static mut Fault,
     stopping: &'static mut Stopping,
     state: &'static mut SessionState,
     active: Option<&'static mut ActivePieces>,
@@ -258,10 +272,13 @@ pub(super) fn advance_stops(
             wakeup.at(now);
             return true;
         };
-        let ending = waiters.get(&entity).map_or(Ending::Save, Waiters::ending);
+        let ending = ending_of(waiters, entity);
         loop {
             if !std::mem::replace(&mut stopped.stopping.has_begun, true) {
                 stage.begin(&mut stopped, ending);
+                // Each phase is visible for a tick at least.
+                wakeup.at(now);
+                return true;
             }
             let phase = stopped.stopping.phase;
             let outcome = stage.outcome(&mut stopped);
@@ -306,6 +323,7 @@ pub(super) fn advance_stops(
                 deadline: now + limit(next, &settings.lifecycle),
                 has_begun: false,
             };
+            stage.changed.add(entity);
         }
     });
     if order.is_empty() {
@@ -350,10 +368,6 @@ impl Stops<'_, '_> {
                 }
             }
             StopPhase::DisconnectPeers => {
-                self.blocked.forget(entity);
-                if let Some(active) = &mut stopped.active {
-                    self.flight.ground(active, |_| true);
-                }
                 stopped
                     .peers
                     .into_iter()
@@ -393,7 +407,7 @@ impl Stops<'_, '_> {
 
     /// Lets pieces that are hashed or written finish, and drops the others. Returns true when none is left.
     fn halt(&mut self, active: &mut ActivePieces) -> bool {
-        self.flight.ground(active, |piece| match piece.phase {
+        self.flight.drop_pieces(active, |piece| match piece.phase {
             PiecePhase::Filling => !piece.is_full(),
             PiecePhase::Restoring => true,
             PiecePhase::Hashing | PiecePhase::Writing => false,
@@ -448,14 +462,13 @@ impl Stops<'_, '_> {
 
     /// Keeps a torrent whose session could not be saved, so that the user sees it and can retry.
     fn keep_failed(&mut self, stopped: &mut StoppedItem<'_, '_>, reason: &Arc<str>) {
-        *stopped.lifecycle = Lifecycle::Failed {
+        stopped.fault.0 = Some(Failure {
             reason: format!("stopped, but its state is not saved: {reason}").into(),
             retry_at: None,
-        };
-        self.commands.entity(stopped.entity).remove::<Stopping>();
-        self.failed.write(TorrentFailed {
-            torrent: stopped.entity,
-            reason: reason.clone(),
         });
+        *stopped.desired = Desired::Run;
+        *stopped.readiness = Readiness::Unopened;
+        self.commands.entity(stopped.entity).remove::<Stopping>();
+        self.changed.add(stopped.entity);
     }
 }

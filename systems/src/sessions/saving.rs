@@ -14,7 +14,7 @@ use ecs_torrent_components::messages::{
 use ecs_torrent_components::session::{PartialPiece, Runs, Session, SessionTracker, VERSION};
 use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_components::torrent::{
-    ActivePieces, Activity, Content, Counters, Have, Layout, Lifecycle, Partials, Storage, Torrent,
+    ActivePieces, Activity, Content, Counters, Have, Layout, Lifecycle, Partials, RequiresComplete, Storage, Torrent,
 };
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_engine::port::{JobTag, Purpose};
@@ -30,7 +30,6 @@ use ecs_torrent_protocol::time::Timestamp;
 use super::ending::Endings;
 use super::spilling::{self, Spiller};
 use super::{Job, SaveTorrent, SessionState, SessionWritten, Summary};
-use crate::lifecycle::RequiresComplete;
 use crate::ownership::{FileRegistry, FolderKeys};
 use crate::storage::fault;
 

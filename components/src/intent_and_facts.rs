@@ -1,0 +1,40 @@
+//! The query for everything that decides a torrent's state.
+
+use bevy_ecs::prelude::*;
+use bevy_ecs::query::QueryData;
+
+use crate::lifecycle::{Blocked, Desired, Facts, Fault, Lifecycle, Readiness, Stopping, Waiting, derive};
+use crate::torrent::{Have, Layout};
+
+/// The components from which a torrent's state is derived.
+#[derive(QueryData)]
+pub struct IntentAndFacts {
+    desired: &'static Desired,
+    readiness: &'static Readiness,
+    fault: &'static Fault,
+    blocked: &'static Blocked,
+    is_waiting: Has<Waiting>,
+    have: Option<&'static Have>,
+    has_layout: Has<Layout>,
+    stopping: Option<&'static Stopping>,
+}
+
+impl IntentAndFactsItem<'_, '_> {
+    /// Returns the state that follows from the torrent's intent and facts.
+    #[must_use]
+    pub fn derive(&self) -> Lifecycle {
+        // Every piece is wanted.
+        let holds_all = self.have.is_some_and(|have| have.0.is_full());
+        let facts = Facts {
+            has_metadata: self.has_layout,
+            readiness: *self.readiness,
+            fault: self.fault.0.clone(),
+            blocked: self.blocked.0.clone(),
+            is_waiting: self.is_waiting,
+            holds_wanted: holds_all,
+            holds_all,
+            phase: self.stopping.map(|stopping| stopping.phase),
+        };
+        derive(*self.desired, &facts)
+    }
+}

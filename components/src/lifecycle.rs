@@ -1,0 +1,501 @@
+//! The life of a torrent: the user's intent, facts about the torrent, and the one state that follows from them.
+//!
+//! | kind | components | written by |
+//! |---|---|---|
+//! | intent | [`Desired`] | commands of users |
+//! | facts | [`Readiness`], [`Fault`], [`Blocked`], [`Stopping`], [`Have`](crate::torrent::Have), [`Waiting`] | one plugin each |
+//! | state | [`Lifecycle`] | one system, `derive_lifecycle` |
+//!
+//! A feature that writes an intent or a fact puts the torrent on [`ChangedFacts`]. The state is derived from them twice
+//! per tick, and each change of it is a [`LifecycleChanged`](crate::messages::LifecycleChanged).
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_protocol::time::Timestamp;
+use serde::{Serialize, Serializer};
+
+/// The user's intent for a torrent.
+#[derive(Component, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Desired {
+    /// The torrent downloads what is missing, and seeds.
+    #[default]
+    Run,
+    /// The torrent stays listed and does nothing.
+    Pause,
+    /// The torrent is saved and leaves the list.
+    Stop,
+    /// The torrent leaves the list, and its session is deleted.
+    Remove,
+}
+
+impl Desired {
+    /// Whether the torrent is to leave the list.
+    #[must_use]
+    pub fn is_leaving(self) -> bool {
+        matches!(self, Self::Stop | Self::Remove)
+    }
+}
+
+/// How far a torrent's files are examined.
+#[derive(Component, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Readiness {
+    /// The session and the files are not examined yet.
+    #[default]
+    Unopened,
+    /// The files are examined, and some pieces are in doubt until they are hashed.
+    Unchecked,
+    /// The held pieces are known, and missing pieces can be written.
+    Ready,
+}
+
+/// The fault of a torrent that failed; `None` while there is none.
+#[derive(Component, Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fault(pub Option<Failure>);
+
+/// The reason why a torrent failed, and when it is tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The reason, human-readable.
+    pub reason: Arc<str>,
+    /// When the torrent is tried again. `None` if it was tried too often or another try cannot help.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// The resource that a torrent waits for, human-readable; `None` while it waits for none.
+#[derive(Component, Debug, Clone, PartialEq, Eq, Default)]
+pub struct Blocked(pub Option<Arc<str>>);
+
+/// On a torrent that waits for its turn among others.
+#[derive(Component, Debug, Clone, Copy, Default)]
+#[component(storage = "SparseSet")]
+pub struct Waiting;
+
+/// The phases of a stop, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StopPhase {
+    /// No new requests are sent; pieces that are being hashed or written finish.
+    HaltDownloads,
+    /// Peers get their last messages, and connections close.
+    DisconnectPeers,
+    /// Trackers receive `stopped`.
+    AnnounceStopped,
+    /// The session is written. If the torrent is removed, the session is deleted, and the data too if requested. Then
+    /// the torrent is gone, and the caller gets its answer.
+    WriteSession,
+}
+
+/// Progress of a torrent that is being stopped.
+#[derive(Component, Debug)]
+pub struct Stopping {
+    /// The phase that is running.
+    pub phase: StopPhase,
+    /// When the phase ends, finished or not.
+    pub deadline: Timestamp,
+    /// Whether the work of the phase has begun.
+    pub has_begun: bool,
+}
+
+/// The state of a torrent, derived from its intent and facts.
+#[derive(Component, Debug, Clone, PartialEq, Eq, Default)]
+pub enum Lifecycle {
+    /// The torrent's session and files are being examined.
+    #[default]
+    Adding,
+    /// The torrent's metadata is being fetched from peers.
+    FetchingMetadata,
+    /// The content of the torrent's files is being hashed.
+    Checking,
+    /// At least one wanted piece is missing.
+    Downloading,
+    /// All wanted pieces are held, and at least one piece that is not wanted is missing.
+    Finished,
+    /// Every piece is held.
+    Seeding,
+    /// The user paused the torrent.
+    Paused,
+    /// The torrent waits for its turn.
+    Queued,
+    /// A required resource is unavailable: the disk is full, or a volume is not mounted. The torrent continues by
+    /// itself.
+    Blocked {
+        /// The missing resource, human-readable.
+        resource: Arc<str>,
+    },
+    /// The torrent failed and cannot continue.
+    Failed {
+        /// The reason, human-readable.
+        reason: Arc<str>,
+        /// When the torrent is tried again. `None` if it was tried too often or another try cannot help.
+        retry_at: Option<Timestamp>,
+    },
+    /// The torrent is being stopped.
+    Stopping {
+        /// The phase that is running.
+        phase: StopPhase,
+    },
+}
+
+impl Lifecycle {
+    /// Whether the torrent connects to peers.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Downloading | Self::Finished | Self::Seeding)
+    }
+
+    /// Whether verified pieces may be served. A blocked torrent serves too: a full disk can still be read.
+    #[must_use]
+    pub fn may_serve(&self) -> bool {
+        self.is_running() || matches!(self, Self::Blocked { .. })
+    }
+
+    /// Whether every wanted piece is held.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        matches!(self, Self::Finished | Self::Seeding)
+    }
+
+    /// Whether the torrent is being stopped.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        matches!(self, Self::Stopping { .. })
+    }
+
+    /// The state without its details.
+    #[must_use]
+    pub fn state(&self) -> TorrentState {
+        match self {
+            Self::Adding => TorrentState::Adding,
+            Self::FetchingMetadata => TorrentState::FetchingMetadata,
+            Self::Checking => TorrentState::Checking,
+            Self::Downloading => TorrentState::Downloading,
+            Self::Finished => TorrentState::Finished,
+            Self::Seeding => TorrentState::Seeding,
+            Self::Paused => TorrentState::Paused,
+            Self::Queued => TorrentState::Queued,
+            Self::Blocked { .. } => TorrentState::Blocked,
+            Self::Failed { .. } => TorrentState::Failed,
+            Self::Stopping { phase } => TorrentState::Stopping(*phase),
+        }
+    }
+}
+
+/// Facts about a torrent that decide its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The torrent's metadata is known.
+    pub has_metadata: bool,
+    /// How far the files are examined.
+    pub readiness: Readiness,
+    /// The torrent's fault.
+    pub fault: Option<Failure>,
+    /// The resource that the torrent waits for.
+    pub blocked: Option<Arc<str>>,
+    /// The torrent waits for its turn.
+    pub is_waiting: bool,
+    /// Every wanted piece is held.
+    pub holds_wanted: bool,
+    /// Every piece is held.
+    pub holds_all: bool,
+    /// The running phase of a stop.
+    pub phase: Option<StopPhase>,
+}
+
+/// Returns the state of a torrent. The first row that applies decides; the table is in ARCHITECTURE.md.
+#[must_use]
+pub fn derive(desired: Desired, facts: &Facts) -> Lifecycle {
+    if let Some(phase) = facts.phase {
+        return Lifecycle::Stopping { phase };
+    }
+    if desired.is_leaving() {
+        let phase = StopPhase::HaltDownloads;
+        return Lifecycle::Stopping { phase };
+    }
+    if let Some(Failure { reason, retry_at }) = facts.fault.clone() {
+        return Lifecycle::Failed { reason, retry_at };
+    }
+    if desired == Desired::Pause {
+        return Lifecycle::Paused;
+    }
+    if let Some(resource) = facts.blocked.clone() {
+        return Lifecycle::Blocked { resource };
+    }
+    match facts.readiness {
+        _ if !facts.has_metadata => Lifecycle::FetchingMetadata,
+        Readiness::Unopened => Lifecycle::Adding,
+        Readiness::Unchecked => Lifecycle::Checking,
+        Readiness::Ready if facts.is_waiting => Lifecycle::Queued,
+        Readiness::Ready if facts.holds_all => Lifecycle::Seeding,
+        Readiness::Ready if facts.holds_wanted => Lifecycle::Finished,
+        Readiness::Ready => Lifecycle::Downloading,
+    }
+}
+
+/// Torrents whose intent or facts have changed since their state was derived.
+#[derive(Resource, Debug, Default)]
+pub struct ChangedFacts(Vec<Entity>);
+
+impl ChangedFacts {
+    /// Lists a torrent, so that its state is derived in this tick or at the beginning of the next one.
+    pub fn add(&mut self, torrent: Entity) {
+        if self.0.last() != Some(&torrent) {
+            self.0.push(torrent);
+        }
+    }
+
+    /// Whether no torrent is listed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the listed torrents, in order, and empties the list.
+    pub fn drain(&mut self) -> impl Iterator<Item = Entity> {
+        self.0.drain(..)
+    }
+}
+
+/// A torrent's state without its details, as users see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TorrentState {
+    /// See [`Lifecycle::Adding`].
+    Adding,
+    /// See [`Lifecycle::FetchingMetadata`].
+    FetchingMetadata,
+    /// See [`Lifecycle::Checking`].
+    Checking,
+    /// See [`Lifecycle::Downloading`].
+    Downloading,
+    /// See [`Lifecycle::Finished`].
+    Finished,
+    /// See [`Lifecycle::Seeding`].
+    Seeding,
+    /// See [`Lifecycle::Paused`].
+    Paused,
+    /// See [`Lifecycle::Queued`].
+    Queued,
+    /// See [`Lifecycle::Blocked`].
+    Blocked,
+    /// See [`Lifecycle::Failed`].
+    Failed,
+    /// See [`Lifecycle::Stopping`].
+    Stopping(StopPhase),
+}
+
+impl TorrentState {
+    /// All states.
+    pub const ALL: [Self; 14] = [
+        Self::Adding,
+        Self::FetchingMetadata,
+        Self::Checking,
+        Self::Downloading,
+        Self::Finished,
+        Self::Seeding,
+        Self::Paused,
+        Self::Queued,
+        Self::Blocked,
+        Self::Failed,
+        Self::Stopping(StopPhase::HaltDownloads),
+        Self::Stopping(StopPhase::DisconnectPeers),
+        Self::Stopping(StopPhase::AnnounceStopped),
+        Self::Stopping(StopPhase::WriteSession),
+    ];
+
+    /// Returns the state's name, as the JSON and the command line show it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Adding => "adding",
+            Self::FetchingMetadata => "fetching_metadata",
+            Self::Checking => "checking",
+            Self::Downloading => "downloading",
+            Self::Finished => "finished",
+            Self::Seeding => "seeding",
+            Self::Paused => "paused",
+            Self::Queued => "queued",
+            Self::Blocked => "blocked",
+            Self::Failed => "failed",
+            Self::Stopping(StopPhase::HaltDownloads) => "stopping/halt_downloads",
+            Self::Stopping(StopPhase::DisconnectPeers) => "stopping/disconnect_peers",
+            Self::Stopping(StopPhase::AnnounceStopped) => "stopping/announce_stopped",
+            Self::Stopping(StopPhase::WriteSession) => "stopping/write_session",
+        }
+    }
+
+    /// Whether a torrent may change from this state to `next` in one step; the table is in ARCHITECTURE.md.
+    #[must_use]
+    pub fn may_become(self, next: Self) -> bool {
+        use StopPhase::{AnnounceStopped, DisconnectPeers, HaltDownloads, WriteSession};
+        use TorrentState::{
+            Adding, Blocked, Checking, Downloading, Failed, FetchingMetadata, Finished, Paused, Queued, Seeding,
+            Stopping,
+        };
+        match (self, next) {
+            (Stopping(HaltDownloads), Stopping(phase)) => phase == DisconnectPeers,
+            (Stopping(DisconnectPeers), Stopping(phase)) => phase == AnnounceStopped,
+            (Stopping(AnnounceStopped), Stopping(phase)) => phase == WriteSession,
+            // A session that cannot be written keeps its torrent in the list.
+            (Stopping(phase), next) => phase == WriteSession && matches!(next, Failed),
+            (_, Stopping(phase)) => phase == HaltDownloads,
+            (_, Failed) => true,
+            (Failed, next) => next == Adding,
+            (_, Blocked) => true,
+            (Blocked, next) => matches!(next, Adding | Downloading | Finished | Seeding),
+            (Paused | FetchingMetadata, next) => next == Adding,
+            (_, Paused) => true,
+            (Adding, next) => matches!(
+                next,
+                FetchingMetadata | Checking | Queued | Downloading | Finished | Seeding
+            ),
+            (Checking, next) => matches!(next, Queued | Downloading | Finished | Seeding),
+            (Queued, next) => matches!(next, Downloading | Finished | Seeding),
+            (Downloading, next) => matches!(next, Queued | Finished | Seeding),
+            (Finished, next) => matches!(next, Queued | Downloading | Seeding),
+            (Seeding, next) => matches!(next, Queued),
+        }
+    }
+}
+
+impl fmt::Display for TorrentState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl Serialize for TorrentState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// A text that names no state of a torrent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no state of a torrent")]
+pub struct UnknownState(pub String);
+
+impl FromStr for TorrentState {
+    type Err = UnknownState;
+
+    fn from_str(text: &str) -> Result<Self, UnknownState> {
+        let found = Self::ALL.into_iter().find(|state| state.name() == text);
+        found.ok_or_else(|| UnknownState(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            has_metadata: true,
+            readiness: Readiness::Ready,
+            fault: None,
+            blocked: None,
+            is_waiting: false,
+            holds_wanted: false,
+            holds_all: false,
+            phase: None,
+        }
+    }
+
+    fn full_disk() -> Facts {
+        Facts {
+            blocked: Some("no space left".into()),
+            ..facts()
+        }
+    }
+
+    fn broken() -> Facts {
+        Facts {
+            fault: Some(Failure {
+                reason: "bad disk".into(),
+                retry_at: None,
+            }),
+            ..full_disk()
+        }
+    }
+
+    fn state(desired: Desired, facts: &Facts) -> TorrentState {
+        derive(desired, facts).state()
+    }
+
+    #[test]
+    fn a_torrent_that_runs_is_in_the_state_of_its_facts() {
+        let of = |facts: Facts| state(Desired::Run, &facts);
+        let at = |readiness| Facts { readiness, ..facts() };
+        assert_eq!(of(at(Readiness::Unopened)), TorrentState::Adding);
+        assert_eq!(of(at(Readiness::Unchecked)), TorrentState::Checking);
+        assert_eq!(of(at(Readiness::Ready)), TorrentState::Downloading);
+        let without_metadata = Facts {
+            has_metadata: false,
+            ..at(Readiness::Unopened)
+        };
+        assert_eq!(of(without_metadata), TorrentState::FetchingMetadata);
+        let finished = Facts {
+            holds_wanted: true,
+            ..facts()
+        };
+        assert_eq!(of(finished.clone()), TorrentState::Finished);
+        let complete = Facts {
+            holds_all: true,
+            ..finished
+        };
+        assert_eq!(of(complete.clone()), TorrentState::Seeding);
+        for facts in [facts(), complete] {
+            let waiting = Facts {
+                is_waiting: true,
+                ..facts
+            };
+            assert_eq!(of(waiting), TorrentState::Queued);
+        }
+    }
+
+    #[test]
+    fn faults_come_before_blocks_and_blocks_before_progress() {
+        let resource: Arc<str> = "no space left".into();
+        assert_eq!(derive(Desired::Run, &full_disk()), Lifecycle::Blocked { resource });
+        let unopened = Facts {
+            readiness: Readiness::Unopened,
+            ..full_disk()
+        };
+        assert_eq!(state(Desired::Run, &unopened), TorrentState::Blocked);
+        let failed = Lifecycle::Failed {
+            reason: "bad disk".into(),
+            retry_at: None,
+        };
+        assert_eq!(derive(Desired::Run, &broken()), failed);
+    }
+
+    #[test]
+    fn intent_decides_unless_a_stop_runs_or_a_fault_must_be_seen() {
+        for facts in [facts(), full_disk()] {
+            assert_eq!(state(Desired::Pause, &facts), TorrentState::Paused);
+        }
+        assert_eq!(state(Desired::Pause, &broken()), TorrentState::Failed);
+        for desired in [Desired::Stop, Desired::Remove] {
+            for facts in [facts(), full_disk(), broken()] {
+                let begins = TorrentState::Stopping(StopPhase::HaltDownloads);
+                assert_eq!(state(desired, &facts), begins);
+            }
+        }
+        let phase = StopPhase::WriteSession;
+        let saving = Facts {
+            phase: Some(phase),
+            ..broken()
+        };
+        for desired in [Desired::Pause, Desired::Stop, Desired::Remove] {
+            assert_eq!(derive(desired, &saving), Lifecycle::Stopping { phase });
+        }
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for state in TorrentState::ALL {
+            assert_eq!(state.to_string().parse(), Ok(state));
+        }
+        assert!("stopping".parse::<TorrentState>().is_err());
+    }
+}

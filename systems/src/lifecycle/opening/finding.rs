@@ -1,0 +1,225 @@
+//! The second step of opening: the files, which show what is held and whether the torrent may use them.
+
+use bevy_ecs::prelude::*;
+use bevy_ecs::query::QueryData;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::commands::AddError;
+use ecs_torrent_components::lifecycle::{ChangedFacts, Readiness};
+use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy};
+use ecs_torrent_components::torrent::{
+    Content, Have, Layout, Lifecycle, Partials, RequiresComplete, Storage, Torrent, TorrentIndex,
+};
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, FoundFile, FoundFiles, Provenance};
+
+use super::judging::{Findings, judge, partial_blocks};
+use super::{OPEN, Opener, Opening};
+use crate::checking::CheckPieces;
+use crate::lifecycle::adds::Adds;
+use crate::ownership::{Candidate, FileRegistry, FolderKeys, Holder, find_conflict};
+use crate::sessions::{SaveTorrent, SessionState};
+use crate::storage::fault;
+
+/// The parts of a torrent that are decided when its files have been found.
+#[derive(QueryData)]
+#[query_data(mutable)]
+pub(in crate::lifecycle) struct Opened {
+    entity: Entity,
+    torrent: &'static Torrent,
+    lifecycle: &'static Lifecycle,
+    readiness: &'static mut Readiness,
+    have: &'static Have,
+    partials: &'static mut Partials,
+    state: &'static mut SessionState,
+    opening: Option<&'static mut Opening>,
+    storage: &'static mut Storage,
+    layout: &'static Layout,
+    content: &'static Content,
+    requires_complete: Has<RequiresComplete>,
+}
+
+/// Parameters for the decision on files that were found, apart from the torrent.
+#[derive(SystemParam)]
+pub(in crate::lifecycle) struct Finder<'w, 's> {
+    commands: Commands<'w, 's>,
+    opener: Opener<'w>,
+    index: Res<'w, TorrentIndex>,
+    adds: ResMut<'w, Adds>,
+    registry: ResMut<'w, FileRegistry>,
+    changed: ResMut<'w, ChangedFacts>,
+    known: MessageWriter<'w, PiecesKnown>,
+    checks: MessageWriter<'w, CheckPieces>,
+    failed: MessageWriter<'w, FailTorrent>,
+    save: MessageWriter<'w, SaveTorrent>,
+}
+
+pub(in crate::lifecycle) fn collect_opened(mut finder: Finder, mut torrents: Query<Opened>) {
+    let events: Vec<_> = finder.opener.disk.take(OPEN).collect();
+    for event in events {
+        let torrent = event.tag.owner;
+        match event.outcome {
+            Ok(DiskDone::Opened(found)) => {
+                let obstacle = finder.find_obstacle(torrent, &found, &torrents.as_readonly());
+                if let Ok(mut opened) = torrents.get_mut(torrent) {
+                    finder.take_in(&mut opened, found, obstacle);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                if let Ok(mut opened) = torrents.get_mut(torrent) {
+                    finder.fail(&mut opened, &error);
+                    finder.save.write(SaveTorrent { torrent });
+                }
+            }
+        }
+    }
+}
+
+/// Whether the files of a torrent in this state may be examined.
+fn is_opening(lifecycle: &Lifecycle, readiness: Readiness) -> bool {
+    readiness == Readiness::Unopened && matches!(lifecycle, Lifecycle::Adding | Lifecycle::Paused)
+}
+
+impl Finder<'_, '_> {
+    /// Handles files that cannot be inspected: refuses a new torrent that may not have them, fails any other.
+    fn fail(&mut self, opened: &mut OpenedItem<'_, '_>, error: &DiskError) {
+        opened.state.note_unopened();
+        if !is_opening(opened.lifecycle, *opened.readiness) {
+            return;
+        }
+        let Some(opening) = &opened.opening else { return };
+        if error.is_forbidden() && opening.is_new() && !opening.is_again {
+            let torrent = opened.torrent.name.clone();
+            let reason = error.to_string().into();
+            self.adds.refuse(opened.entity, AddError::Forbidden { torrent, reason });
+        } else {
+            self.failed.write(fault(opened.entity, error));
+        }
+    }
+
+    /// Returns the reason why a new torrent cannot have the files that it would write: another torrent uses one of
+    /// them, or an existing file is too short to be right.
+    fn find_obstacle(&self, entity: Entity, found: &FoundFiles, torrents: &Query<OpenedReadOnly>) -> Option<AddError> {
+        let opened = torrents.get(entity).ok()?;
+        if !is_opening(opened.lifecycle, *opened.readiness) || !opened.opening?.is_new() {
+            return None;
+        }
+        let info = &opened.content.0.info;
+        let candidate = Candidate {
+            torrent: opened.torrent.id(),
+            name: &opened.torrent.name,
+            info,
+            keys: &FolderKeys::new(&found.root),
+            found: &found.files,
+        };
+        let holder = |torrent| {
+            let other = torrents.get(self.index.get(torrent)?).ok()?;
+            Some(Holder {
+                info: &other.content.0.info,
+                have: &other.have.0,
+            })
+        };
+        let conflict = find_conflict(&self.registry, &candidate, holder);
+        if conflict.is_some() || opened.requires_complete || opened.state.may_overwrite() {
+            return conflict;
+        }
+        let mut files = info.files.files().iter().zip(&found.files);
+        let short = files.find(|(entry, file)| {
+            let is_short = |file: FoundFile| file.provenance == Provenance::Found && file.stamp.len < entry.len;
+            entry.is_stored() && file.is_some_and(is_short)
+        });
+        short.map(|(entry, _)| AddError::WouldChange {
+            torrent: opened.torrent.name.clone(),
+            path: entry.path.clone(),
+        })
+    }
+
+    /// Records how the files were found, and continues with their content.
+    fn take_in(&mut self, opened: &mut OpenedItem<'_, '_>, found: FoundFiles, obstacle: Option<AddError>) {
+        let may_create = obstacle.is_none() && !opened.requires_complete;
+        let stamps: Vec<_> = found.files.iter().map(|file| file.map(|file| file.stamp)).collect();
+        let files = &opened.content.0.info.files;
+        opened.state.note_found(found, files, may_create);
+        if !is_opening(opened.lifecycle, *opened.readiness) {
+            return;
+        }
+        if obstacle.is_none() && self.must_open_again(opened) {
+            return;
+        }
+        let Some(mut opening) = opened.opening.take() else {
+            return;
+        };
+        self.commands.entity(opened.entity).remove::<Opening>();
+        if let Some(error) = obstacle {
+            self.refuse(opened.entity, &opening, error);
+            return;
+        }
+        if opened.state.is_durable() {
+            self.adds.answer(opened.entity, &Ok(opened.torrent.id()));
+        }
+        let session = opening.session.take();
+        opened.partials.0 = session
+            .as_ref()
+            .map(|session| partial_blocks(session, &opened.layout.0))
+            .unwrap_or_default();
+        let findings = judge(session.as_ref(), &stamps, &opened.layout.0, files);
+        self.conclude(opened, findings);
+    }
+
+    /// Registers the files of a torrent. If another torrent uses some of them, if only to read them, no existing file
+    /// may change: then opens the files again without the right to change them, and returns true.
+    fn must_open_again(&mut self, opened: &mut OpenedItem<'_, '_>) -> bool {
+        let files = &opened.content.0.info.files;
+        let root = opened.state.resolved().unwrap_or(&opened.storage.root);
+        let keys = FolderKeys::new(root).of_table(files, |index| opened.state.id(index));
+        self.registry.set(opened.torrent.id(), &opened.torrent.name, keys);
+        let is_shared = !self.registry.shared_files(opened.torrent.id()).is_empty();
+        let must = is_shared && opened.state.stop_overwriting();
+        if must {
+            let session = opened.opening.as_ref().and_then(|opening| opening.session.as_ref());
+            let claims = opened.state.claims(session);
+            self.opener
+                .open(opened.entity, &mut opened.storage, session, files, claims);
+        }
+        must
+    }
+
+    /// Handles files that the torrent may not use: refuses a torrent that was just added, and fails any other.
+    fn refuse(&mut self, torrent: Entity, opening: &Opening, error: AddError) {
+        if !opening.is_again {
+            self.adds.refuse(torrent, error);
+            return;
+        }
+        let (reason, remedy) = (error.reason().into(), Remedy::None);
+        self.adds.answer(torrent, &Err(error));
+        self.failed.write(FailTorrent {
+            torrent,
+            reason,
+            remedy,
+        });
+    }
+
+    /// Starts a torrent whose pieces are known, or the check of those that are in doubt.
+    fn conclude(&mut self, opened: &mut OpenedItem<'_, '_>, findings: Findings) {
+        let torrent = opened.entity;
+        let Findings { have, doubtful } = findings;
+        self.known.write(PiecesKnown {
+            torrent,
+            have: have.clone(),
+            is_final: doubtful.is_empty(),
+        });
+        if doubtful.is_empty() {
+            return;
+        }
+        *opened.readiness = Readiness::Unchecked;
+        self.changed.add(torrent);
+        opened.state.note_check();
+        self.checks.write(CheckPieces {
+            torrent,
+            doubtful,
+            good: have,
+            rewrite: opened.state.lost().clone(),
+        });
+        self.save.write(SaveTorrent { torrent });
+        self.opener.wakeup.at(self.opener.clock.now());
+    }
+}

@@ -1,0 +1,170 @@
+//! The judgment on existing data: which pieces a session and the files vouch for, and which have to be hashed.
+
+use std::collections::BTreeMap;
+
+use ecs_torrent_components::session::{FileStamp, PartialPiece, Session};
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::files::FileTable;
+use ecs_torrent_protocol::geometry::Geometry;
+
+/// The combined result of a session and the files.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Findings {
+    /// Pieces that are trusted.
+    pub(super) have: Bitfield,
+    /// Pieces that have to be hashed.
+    pub(super) doubtful: Vec<u32>,
+}
+
+/// Trusts a session where each file matches it; pieces in other files are in doubt.
+pub(super) fn judge(
+    session: Option<&Session>,
+    stamps: &[Option<FileStamp>],
+    geometry: &Geometry,
+    files: &FileTable,
+) -> Findings {
+    let count = geometry.piece_count();
+    let known = session.and_then(|session| Some((session, session.have.to_set(count)?)));
+    let Some((session, mut have)) = known.filter(|(session, _)| session.files.len() == stamps.len()) else {
+        let is_any_there = stamps.iter().flatten().any(|stamp| stamp.len > 0);
+        return Findings {
+            have: Bitfield::new(count),
+            doubtful: if is_any_there { (0..count).collect() } else { Vec::new() },
+        };
+    };
+    let mut in_doubt = Bitfield::new(count);
+    for ((file, saved), found) in files.files().iter().zip(&session.files).zip(stamps) {
+        if file.len == 0 || (saved == found && found.is_some()) {
+            continue;
+        }
+        for piece in geometry.pieces_of(file.offset..file.end()) {
+            // Where a file is absent, as the session says, only pieces that the session nevertheless calls held are in
+            // doubt.
+            if have.remove(piece) || saved != found {
+                in_doubt.insert(piece);
+            }
+        }
+    }
+    Findings {
+        have,
+        doubtful: in_doubt.iter().collect(),
+    }
+}
+
+/// Returns the blocks that a session lists outside its held pieces.
+pub(super) fn partial_blocks(session: &Session, geometry: &Geometry) -> BTreeMap<u32, Bitfield> {
+    let is_piece = |partial: &&PartialPiece| partial.piece < geometry.piece_count();
+    let blocks = session.partial.iter().filter(is_piece).filter_map(|partial| {
+        let blocks = partial.blocks.to_set(geometry.block_count(partial.piece))?;
+        Some((partial.piece, blocks))
+    });
+    blocks.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_components::session::{Runs, VERSION};
+    use ecs_torrent_protocol::files::FileEntry;
+    use ecs_torrent_protocol::hash::InfoHash;
+
+    use super::*;
+
+    const SEEN: FileStamp = FileStamp {
+        len: 15,
+        seconds: 7,
+        nanos: 1,
+    };
+
+    /// Three files of 15 bytes over pieces of 10: the second piece is shared by the first two files.
+    fn files() -> FileTable {
+        let entry = |number: u64| FileEntry {
+            path: number.to_string().into(),
+            len: 15,
+            offset: number * 15,
+            attributes: Default::default(),
+        };
+        FileTable::new((0..3).map(entry).collect())
+    }
+
+    fn session(have: &[u32], files: [Option<FileStamp>; 3]) -> Session {
+        Session {
+            version: VERSION,
+            info_hash: InfoHash([0; 20]),
+            name: String::new(),
+            renamed: None,
+            root: "/".into(),
+            resolved: None,
+            volume: None,
+            total_size: 45,
+            piece_length: 10,
+            pieces: 5,
+            have: Runs::of(have.iter().copied()),
+            partial: Vec::new(),
+            uploaded: 0,
+            downloaded: 0,
+            corrupt: 0,
+            dropped: 0,
+            wasted: 0,
+            seconds_active: 0,
+            require_complete: false,
+            files: files.to_vec(),
+            created: Runs::default(),
+            ids: Vec::new(),
+            overwrite: false,
+            lost: Runs::default(),
+            peers: Vec::new(),
+            trackers: Vec::new(),
+        }
+    }
+
+    fn judged(session: Option<&Session>, stamps: [Option<FileStamp>; 3]) -> (Vec<u32>, Vec<u32>) {
+        let geometry = Geometry::new(45, 10).unwrap();
+        let Findings { have, doubtful } = judge(session, &stamps, &geometry, &files());
+        (have.iter().collect(), doubtful)
+    }
+
+    #[test]
+    fn a_session_is_believed_where_the_files_are_as_it_says() {
+        let saved = session(&[0, 1, 2], [Some(SEEN), Some(SEEN), None]);
+        assert_eq!(
+            judged(Some(&saved), [Some(SEEN), Some(SEEN), None]),
+            (vec![0, 1, 2], vec![])
+        );
+    }
+
+    #[test]
+    fn only_what_is_in_doubt_is_hashed() {
+        let saved = session(&[0, 1, 2, 3, 4], [Some(SEEN); 3]);
+        let touched = FileStamp { nanos: 2, ..SEEN };
+        assert_eq!(
+            judged(Some(&saved), [Some(SEEN), Some(SEEN), Some(touched)]),
+            (vec![0, 1, 2], vec![3, 4])
+        );
+        // Fault 81: pieces of a missing file are hashed and not trusted.
+        assert_eq!(
+            judged(Some(&saved), [None, Some(SEEN), Some(SEEN)]),
+            (vec![2, 3, 4], vec![0, 1])
+        );
+        // A file for which the session does not vouch.
+        let lost = session(&[0, 1, 2, 3, 4], [Some(SEEN), Some(SEEN), None]);
+        assert_eq!(
+            judged(Some(&lost), [Some(SEEN), Some(SEEN), None]),
+            (vec![0, 1, 2], vec![3, 4])
+        );
+        // A file written after the session: its contents are unverified.
+        let fresh = session(&[], [None; 3]);
+        assert_eq!(judged(Some(&fresh), [None, None, Some(SEEN)]), (vec![], vec![3, 4]));
+    }
+
+    #[test]
+    fn without_a_session_all_that_is_there_is_hashed() {
+        assert_eq!(judged(None, [None; 3]), (vec![], vec![]));
+        assert_eq!(judged(None, [None, Some(SEEN), None]), (vec![], vec![0, 1, 2, 3, 4]));
+        let mut cut = session(&[0, 1], [Some(SEEN); 3]);
+        cut.files.clear();
+        assert_eq!(judged(Some(&cut), [Some(SEEN); 3]), (vec![], vec![0, 1, 2, 3, 4]));
+        let mut wrong = session(&[0, 1], [Some(SEEN); 3]);
+        wrong.have = Runs::of([7]);
+        assert_eq!(judged(Some(&wrong), [Some(SEEN); 3]).0, Vec::<u32>::new());
+    }
+}

@@ -1,0 +1,187 @@
+//! The first step of opening: the session, which says where the data is.
+
+use std::time::Duration;
+
+use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
+use ecs_torrent_components::candidates::{CandidateSource, Candidates};
+use ecs_torrent_components::commands::AddError;
+use ecs_torrent_components::messages::{FailTorrent, Remedy};
+use ecs_torrent_components::session::Session;
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::{
+    Activity, Content, Counters, Layout, RequiresComplete, Storage, Torrent, TorrentTrackers,
+};
+use ecs_torrent_components::tracker::Tracker;
+use ecs_torrent_engine::ports::state::{Loaded, StateDone};
+use ecs_torrent_protocol::compact::Family;
+
+use super::{LOAD, Opener, Opening};
+use crate::lifecycle::adds::Adds;
+use crate::lifecycle::naming::renamed;
+use crate::ownership::{FileRegistry, FolderKeys};
+use crate::sessions::SessionState;
+
+/// The parts of a torrent that its session determines.
+#[derive(bevy_ecs::query::QueryData)]
+#[query_data(mutable)]
+pub(in crate::lifecycle) struct Resumed {
+    torrent: &'static mut Torrent,
+    layout: &'static Layout,
+    content: &'static mut Content,
+    opening: &'static mut Opening,
+    storage: &'static mut Storage,
+    counters: &'static mut Counters,
+    activity: &'static mut Activity,
+    candidates: &'static mut Candidates,
+    state: &'static mut SessionState,
+    trackers: Option<&'static TorrentTrackers>,
+}
+
+pub(in crate::lifecycle) fn collect_loaded(
+    mut commands: Commands,
+    mut opener: Opener,
+    settings: Res<Settings>,
+    mut failed: MessageWriter<FailTorrent>,
+    mut adds: ResMut<Adds>,
+    mut registry: ResMut<FileRegistry>,
+    mut torrents: Query<Resumed>,
+    mut trackers: Query<&mut Tracker>,
+) {
+    let mut arrived = std::mem::take(&mut opener.arrived.0);
+    for event in opener.take(LOAD) {
+        match event.outcome {
+            Ok(StateDone::Loaded(loaded)) => arrived.push((event.tag.owner, *loaded)),
+            Ok(_) => {}
+            // The contents of the session are unknown, and must not be overwritten.
+            Err(error) => {
+                let torrent = event.tag.owner;
+                let answer = torrents.get(torrent).map(|resumed| AddError::Unsaved {
+                    torrent: resumed.torrent.name.clone(),
+                    reason: error.0.clone(),
+                });
+                if let Ok(answer) = answer {
+                    adds.answer(torrent, &Err(answer));
+                }
+                let (reason, remedy) = (error.0, Remedy::Wait);
+                failed.write(FailTorrent {
+                    torrent,
+                    reason,
+                    remedy,
+                });
+            }
+        }
+    }
+    for (torrent, loaded) in arrived {
+        if let Ok(mut resumed) = torrents.get_mut(torrent) {
+            resumed.take_in(loaded, torrent, &mut commands, &mut opener, &settings, &mut trackers);
+            // A new torrent claims no file before it is known to be allowed to.
+            if !resumed.opening.is_new() {
+                resumed.register(&mut registry);
+            }
+        }
+    }
+}
+
+impl ResumedItem<'_, '_> {
+    /// Applies a session, and continues with the files.
+    fn take_in(
+        &mut self,
+        loaded: Loaded,
+        entity: Entity,
+        commands: &mut Commands,
+        opener: &mut Opener,
+        settings: &Settings,
+        trackers: &mut Query<&mut Tracker>,
+    ) {
+        let name = self.torrent.name.clone();
+        if let Some(reason) = loaded.set_aside {
+            tracing::warn!(torrent = %name, "its saved state was set aside and its data is checked: {reason}");
+        }
+        let Layout(geometry) = *self.layout;
+        let fits = |session: &Session| {
+            (session.total_size, session.piece_length, session.pieces)
+                == (geometry.total_size(), geometry.piece_length(), geometry.piece_count())
+        };
+        let session = loaded.session.filter(|session| {
+            let fits = fits(session);
+            if !fits {
+                tracing::warn!(torrent = %name, "its saved state has other sizes, and is not used");
+            }
+            fits
+        });
+        if let Some(session) = &session {
+            if !self.opening.is_again {
+                self.recall(session, settings, trackers);
+            }
+            if session.require_complete && self.opening.is_resumed {
+                commands.entity(entity).insert(RequiresComplete);
+            }
+        }
+        let known_root = session.as_ref().map(|session| session.root.clone());
+        if let Some(root) = known_root.or(loaded.salvage.root).filter(|_| !self.opening.has_root) {
+            self.storage.root = root;
+        }
+        // A session about files in another folder is of no use here.
+        let session = session.filter(|session| {
+            session.root == self.storage.root || session.resolved.as_ref() == Some(&self.storage.root)
+        });
+        let session = session.filter(|session| self.state.has_name_of(session));
+        if let Some(name) = session.as_ref().and_then(|session| session.renamed.as_deref())
+            && *self.torrent.name != *name
+        {
+            self.content.0 = renamed(&self.content.0, name);
+            self.torrent.name = name.into();
+        }
+        let salvaged = loaded
+            .salvage
+            .created
+            .to_set(self.content.0.info.files.files().len() as u32);
+        let salvaged = salvaged.filter(|_| session.is_none() && !self.opening.has_root);
+        self.opening.is_known = session.is_some() || salvaged.as_ref().is_some_and(|created| created.count() > 0);
+        self.state
+            .note_loaded(session.as_ref(), salvaged.as_ref(), loaded.has_metainfo);
+        let claims = self.state.claims(session.as_ref());
+        let files = &self.content.0.info.files;
+        opener.open(entity, &mut self.storage, session.as_ref(), files, claims);
+        self.opening.session = session;
+    }
+
+    /// Registers the files that the torrent uses, as far as its session tells.
+    fn register(&self, registry: &mut FileRegistry) {
+        let session = self.opening.session.as_ref();
+        let resolved = session.and_then(|session| session.resolved.as_deref());
+        let ids = session.map(|session| session.ids.as_slice()).unwrap_or_default();
+        let keys = FolderKeys::new(resolved.unwrap_or(&self.storage.root));
+        let keys = keys.of_table(&self.content.0.info.files, |index| ids.get(index).copied().flatten());
+        registry.set(self.torrent.id(), &self.torrent.name, keys);
+    }
+
+    /// Restores the state that does not depend on the files.
+    fn recall(&mut self, session: &Session, settings: &Settings, trackers: &mut Query<&mut Tracker>) {
+        *self.counters = Counters {
+            uploaded: session.uploaded,
+            downloaded: session.downloaded,
+            corrupt: session.corrupt,
+            dropped: session.dropped,
+            wasted: session.wasted,
+        };
+        self.activity.before = Duration::from_secs(session.seconds_active);
+        for peer in session.peers.iter().take(settings.session.max_peers) {
+            let max = settings.peers.max_candidates;
+            self.candidates.add(*peer, CandidateSource::Session, 0, max);
+        }
+        let entities = self.trackers.into_iter().flat_map(RelationshipTarget::iter);
+        let mut known = trackers.iter_many_mut(entities);
+        while let Some(Ok(mut tracker)) = known.fetch_next() {
+            let Some(saved) = session.trackers.iter().find(|saved| *saved.url == *tracker.url) else {
+                continue;
+            };
+            tracker.seeders = saved.seeders;
+            tracker.leechers = saved.leechers;
+            for family in Family::ALL {
+                tracker.route_mut(family).was_completed = saved.was_completed;
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The last step of opening: a complete torrent is ready; for any other, the files that it will write are created.
+
+use bevy_ecs::entity::EntityHashSet;
+use bevy_ecs::prelude::*;
+use bevy_ecs::query::QueryData;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::commands::AddError;
+use ecs_torrent_components::lifecycle::{ChangedFacts, Readiness};
+use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy};
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, Partials, RequiresComplete, Storage, Torrent};
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::DiskPort;
+use ecs_torrent_engine::ports::disk::DiskRequest;
+use ecs_torrent_protocol::bitfield::Bitfield;
+
+use crate::ownership::FileRegistry;
+use crate::sessions::{SaveTorrent, SessionState};
+use crate::storage::fault;
+
+const PREPARE: Purpose = Purpose("prepare files");
+
+/// Torrents whose files are created once a session that says so is durable. Otherwise a kill right after the creation
+/// would make these files the user's.
+#[derive(Resource, Debug, Default)]
+pub(in crate::lifecycle) struct AwaitingClaims(EntityHashSet);
+
+/// Prepares the files of torrents, when that is allowed.
+#[derive(SystemParam)]
+pub(in crate::lifecycle) struct Preparing<'w> {
+    disk: ResMut<'w, DiskPort>,
+    awaiting: ResMut<'w, AwaitingClaims>,
+    save: MessageWriter<'w, SaveTorrent>,
+    settings: Res<'w, Settings>,
+}
+
+impl Preparing<'_> {
+    fn begin(&mut self, torrent: Entity, storage: &Storage, state: &SessionState) {
+        self.awaiting.0.insert(torrent);
+        if state.may_create() {
+            self.go_on(torrent, storage, state);
+        } else {
+            self.save.write(SaveTorrent { torrent });
+        }
+    }
+
+    /// Continues the preparation of a torrent whose session is durable.
+    pub(in crate::lifecycle) fn go_on(&mut self, torrent: Entity, storage: &Storage, state: &SessionState) {
+        if state.may_create() && self.awaiting.0.remove(&torrent) {
+            self.disk.push(DiskRequest::Prepare {
+                tag: JobTag::new(PREPARE, torrent),
+                storage: storage.id,
+                is_preallocated: self.settings.storage.preallocate,
+            });
+        }
+    }
+
+    /// Handles a session that cannot be written; returns true if the torrent waits for it.
+    pub(in crate::lifecycle) fn gives_up(&mut self, torrent: Entity) -> bool {
+        self.awaiting.0.remove(&torrent)
+    }
+}
+
+/// The parts of a torrent that decide whether it can start.
+#[derive(QueryData)]
+#[query_data(mutable)]
+pub(in crate::lifecycle) struct Startable {
+    torrent: &'static Torrent,
+    storage: &'static Storage,
+    content: &'static Content,
+    layout: &'static Layout,
+    readiness: &'static mut Readiness,
+    partials: &'static mut Partials,
+    state: &'static mut SessionState,
+    requires_complete: Has<RequiresComplete>,
+}
+
+/// Starts torrents whose held pieces are known: a complete torrent seeds; for any other, its files are prepared first.
+pub(in crate::lifecycle) fn start_torrents(
+    mut known: MessageReader<PiecesKnown>,
+    mut preparing: Preparing,
+    registry: Res<FileRegistry>,
+    mut changed: ResMut<ChangedFacts>,
+    mut failed: MessageWriter<FailTorrent>,
+    mut torrents: Query<Startable>,
+) {
+    for PiecesKnown { torrent, have, .. } in known.read().filter(|known| known.is_final) {
+        let Ok(mut startable) = torrents.get_mut(*torrent) else {
+            continue;
+        };
+        startable.partials.0.retain(|piece, _| !have.contains(*piece));
+        startable.state.note_result(have);
+        preparing.gives_up(*torrent);
+        if have.is_full() {
+            *startable.readiness = Readiness::Ready;
+            changed.add(*torrent);
+        } else if let Some(reason) = startable.obstacle(have, &registry) {
+            failed.write(FailTorrent {
+                torrent: *torrent,
+                reason: reason.into(),
+                remedy: Remedy::None,
+            });
+        } else {
+            preparing.begin(*torrent, startable.storage, &startable.state);
+        }
+    }
+}
+
+impl StartableItem<'_, '_> {
+    /// Returns the reason why the missing pieces cannot be downloaded.
+    fn obstacle(&self, have: &Bitfield, registry: &FileRegistry) -> Option<String> {
+        if self.requires_complete {
+            let (missing, all) = (have.len() - have.count(), have.len());
+            let root = self.storage.root.display();
+            return Some(format!("{missing} of {all} pieces are missing or bad in {root}"));
+        }
+        let files = &self.content.0.info.files;
+        let index = self.state.obstacle(have, files, &self.layout.0)?;
+        let (torrent, path) = (self.torrent.name.clone(), files.files()[index].path.clone());
+        let other = registry.other_user(self.torrent.id(), index);
+        let error = match other.map(|other| other.name.clone()) {
+            Some(other) => AddError::FilesTaken { torrent, other, path },
+            None => AddError::WouldChange { torrent, path },
+        };
+        Some(error.reason())
+    }
+}
+
+pub(in crate::lifecycle) fn collect_prepared(
+    mut disk: ResMut<DiskPort>,
+    mut changed: ResMut<ChangedFacts>,
+    mut failed: MessageWriter<FailTorrent>,
+    mut torrents: Query<(&Lifecycle, &mut Readiness)>,
+) {
+    for event in disk.take(PREPARE) {
+        let torrent = event.tag.owner;
+        let Ok((lifecycle, mut readiness)) = torrents.get_mut(torrent) else {
+            continue;
+        };
+        if !matches!(lifecycle, Lifecycle::Adding | Lifecycle::Checking | Lifecycle::Paused) {
+            continue;
+        }
+        match event.outcome {
+            Ok(_) => {
+                *readiness = Readiness::Ready;
+                changed.add(torrent);
+            }
+            Err(error) => drop(failed.write(fault(torrent, &error))),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Pieces in flight: how a torrent's downloads begin and end with its state.
+
+use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::lifecycle::Readiness;
+use ecs_torrent_components::messages::LifecycleChanged;
+use ecs_torrent_components::peer::PeerPieces;
+use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
+use ecs_torrent_components::random::Random;
+use ecs_torrent_components::torrent::{ActivePieces, Have, Lifecycle, Partials, StopPhase, TorrentPeers};
+
+use super::rarity::RarityOrder;
+use super::{Picker, Supply};
+
+/// Gives a torrent that begins to download its picker, and drops the picker and the pieces of one that no longer does.
+pub(super) fn follow_lifecycle(
+    mut changed: MessageReader<LifecycleChanged>,
+    mut commands: Commands,
+    mut random: ResMut<Random>,
+    mut flight: Flight,
+    mut torrents: Query<(&Readiness, &Have, &Partials, Option<&TorrentPeers>, Has<Picker>)>,
+    mut flights: Query<&mut ActivePieces>,
+    peers: Query<&PeerPieces>,
+) {
+    for LifecycleChanged { torrent, to, .. } in changed.read() {
+        let Ok((readiness, Have(have), partials, connected, has_picker)) = torrents.get_mut(*torrent) else {
+            continue;
+        };
+        let is_open = *readiness == Readiness::Ready;
+        match to {
+            Lifecycle::Downloading if !has_picker => {
+                let mut order = RarityOrder::new(have.len(), |piece| !have.contains(piece), &mut random);
+                let connected = connected.into_iter().flat_map(RelationshipTarget::iter);
+                for pieces in peers.iter_many(connected).flatten() {
+                    order.add_peer(pieces, &mut random);
+                }
+                let starved = Vec::new();
+                commands
+                    .entity(*torrent)
+                    .insert((Picker { order, starved }, ActivePieces::default()));
+                continue;
+            }
+            Lifecycle::Downloading => continue,
+            // A torrent on a full disk keeps its pieces.
+            Lifecycle::Blocked { .. } if is_open => continue,
+            _ => drop(commands.entity(*torrent).remove::<Picker>()),
+        }
+        let Ok(mut active) = flights.get_mut(*torrent) else {
+            continue;
+        };
+        match to {
+            Lifecycle::Failed { .. } | Lifecycle::Blocked { .. } => {
+                flight.count_dropped(*torrent, &active, partials);
+                flight.drop_pieces(&mut active, |_| true);
+            }
+            Lifecycle::Stopping { phase } if *phase > StopPhase::HaltDownloads => {
+                flight.drop_pieces(&mut active, |_| true);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Drops pieces in flight.
+#[derive(SystemParam)]
+pub(crate) struct Flight<'w, 's> {
+    commands: Commands<'w, 's>,
+    memory: ResMut<'w, PieceMemory>,
+    supply: ResMut<'w, Supply>,
+    pieces: Query<'w, 's, &'static ActivePiece>,
+}
+
+impl Flight<'_, '_> {
+    /// Returns the torrent of a piece.
+    pub(crate) fn torrent_of(&self, piece: Entity) -> Option<Entity> {
+        self.pieces.get(piece).ok().map(|piece| piece.torrent)
+    }
+
+    /// Drops a piece; the picker may begin it again later.
+    pub(crate) fn put_back(
+        &mut self,
+        entity: Entity,
+        active: &mut ActivePieces,
+        picker: &mut Picker,
+        random: &mut Random,
+    ) {
+        let Ok(piece) = self.pieces.get(entity) else { return };
+        active.all.remove(&piece.index);
+        active.open.remove(&piece.index);
+        picker.order.insert(piece.index, random);
+        self.memory.release(piece.span.len);
+        self.supply.offer_memory();
+        self.supply.note_dropped(piece.torrent, piece.received_bytes());
+        self.commands.entity(entity).despawn();
+    }
+
+    /// Counts the bytes of pieces that are about to be dropped, unless these bytes are on the disk, or may be.
+    fn count_dropped(&mut self, torrent: Entity, active: &ActivePieces, partials: &Partials) {
+        for piece in self.pieces.iter_many(active.all.values()).flatten() {
+            if piece.phase != PiecePhase::Writing && !partials.0.contains_key(&piece.index) {
+                self.supply.note_dropped(torrent, piece.received_bytes());
+            }
+        }
+    }
+
+    /// Drops the pieces for which `is_dropped` holds; returns true if none is left.
+    pub(crate) fn drop_pieces(&mut self, active: &mut ActivePieces, is_dropped: impl Fn(&ActivePiece) -> bool) -> bool {
+        active.all.retain(|_, entity| {
+            let Ok(piece) = self.pieces.get(*entity) else {
+                return false;
+            };
+            let stays = !is_dropped(piece);
+            if !stays {
+                self.memory.release(piece.span.len);
+                self.supply.offer_memory();
+                self.commands.entity(*entity).despawn();
+            }
+            stays
+        });
+        active.open.clear();
+        active.all.is_empty()
+    }
+}
