@@ -25,7 +25,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 use ecs_torrent::Error;
 use ecs_torrent::engine::backends::StartError;
 use ecs_torrent::making::MakeError;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 /// A BitTorrent client.
 #[derive(Debug, Parser)]
@@ -240,13 +242,18 @@ fn raise_descriptor_limit() {
 fn start_log(screen: &output::Screen) -> std::io::Result<log::Log> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let screen = screen.clone();
-    let log = log::Log::start(move |line| screen.log(line))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let is_terminal = std::io::stderr().is_terminal();
+    let time = log::LineTime { is_shown: !is_terminal };
+    let repeats = log::Repeats::default();
+    let log = log::Log::start(time, repeats.clone(), move |line| screen.log(line))?;
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(log.clone())
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(is_terminal)
         .with_target(false)
-        .without_time()
+        .with_timer(time);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines.with_filter(repeats))
         .init();
     Ok(log)
 }

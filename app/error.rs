@@ -6,7 +6,7 @@ use ecs_torrent_components::commands::{
     AddError, RemoveError, ResumeError, ResumeTorrentError, ScrapeError, StopError, TorrentNotFound,
 };
 use ecs_torrent_engine::backends::StartError;
-use ecs_torrent_engine::mailbox::EngineGone;
+use ecs_torrent_engine::mailbox::{EngineGone, SendError, UnsupportedCommand};
 use ecs_torrent_protocol::metainfo::MetainfoError;
 
 /// Error of an operation on torrents: what failed, on which object, and why.
@@ -52,6 +52,9 @@ pub enum Error {
     /// The engine has stopped.
     #[error(transparent)]
     EngineGone(#[from] EngineGone),
+    /// The engine lacks the plugin for this operation.
+    #[error(transparent)]
+    UnsupportedCommand(#[from] UnsupportedCommand),
     /// No tracker returned scrape data.
     #[error(transparent)]
     Scrape(#[from] ScrapeError),
@@ -67,4 +70,13 @@ pub enum Error {
     /// The saved sessions cannot be read.
     #[error(transparent)]
     Resume(#[from] ResumeError),
+}
+
+impl From<SendError> for Error {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Gone(gone) => Self::EngineGone(gone),
+            SendError::Unsupported(command) => Self::UnsupportedCommand(command),
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ecs_torrent_engine::backends::whole_file::read_bounded;
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
 
 use crate::error::Error;
@@ -41,7 +42,7 @@ impl Source {
 }
 
 fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
-    use std::io::{Error as IoError, ErrorKind, Read};
+    use std::io::{Error as IoError, ErrorKind};
     let failed = |error| Error::Read {
         path: path.to_owned(),
         error,
@@ -57,13 +58,7 @@ fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
     if metadata.is_dir() {
         return Err(failed(IoError::from(ErrorKind::IsADirectory)));
     }
-    // Reading one byte more than allowed detects a file that is too large and bounds the read from a device or pipe.
-    let mut bytes = Vec::with_capacity(metadata.len().min(max) as usize + 1);
-    file.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > max {
-        return Err(failed(IoError::other(format!("larger than {max} bytes"))));
-    }
-    Ok(bytes.into())
+    read_bounded(file, max).map(Bytes::from).map_err(failed)
 }
 
 /// Returns the kind of a source that is not supported yet, for error messages.

@@ -370,7 +370,7 @@ impl Torrents {
         Ok(receiver.await.map_err(|_| EngineGone)?)
     }
 
-    async fn ask<C, T>(&self, command: impl FnOnce(Reply<T>) -> C) -> Result<T, EngineGone>
+    async fn ask<C, T>(&self, command: impl FnOnce(Reply<T>) -> C) -> Result<T, Error>
     where
         C: Send + Sync + 'static,
         T: Send + 'static,
@@ -379,7 +379,7 @@ impl Torrents {
         // The caller may have stopped waiting.
         let reply = Reply::new(move |answer| drop(sender.send(answer)));
         self.handle.send(command(reply)).await?;
-        receiver.await.map_err(|_| EngineGone)
+        Ok(receiver.await.map_err(|_| EngineGone)?)
     }
 }
 

@@ -1,9 +1,10 @@
 //! `create`: makes a torrent from a file or folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use ecs_torrent::engine::backends::whole_file;
 use ecs_torrent::making::{MakeOptions, Plan, Renamed};
 
 use super::output::{Screen, printable};
@@ -80,14 +81,11 @@ fn warn(renamed: &[Renamed], screen: &Screen) {
 }
 
 /// Writes a torrent file atomically: an existing file stays until the new one is complete.
-fn write(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::PermissionsExt;
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(std::path::Path::new(".")))?;
-    file.write_all(bytes)?;
-    // A temporary file is private; a torrent file gets the usual permissions.
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    file.persist(path)?;
-    Ok(())
+    let folder = std::fs::File::open(folder.unwrap_or(Path::new(".")))?;
+    let name = path.file_name().ok_or(std::io::ErrorKind::IsADirectory)?;
+    // No file of the user has this name.
+    let temporary = format!(".ecs-torrent-{}.tmp", std::process::id());
+    whole_file::replace(folder, Path::new(name), Path::new(&temporary), 0o644, bytes)
 }

@@ -2,22 +2,60 @@
 //!
 //! Logging only queues a line. A stalled reader of the log (a terminal on Ctrl-S, a full pipe) stalls neither the
 //! engine nor the API. If the queue is full, new lines are dropped and counted. The count is written as soon as the
-//! reader reads again.
+//! reader reads again. Repeated lines of one kind are summed up ([`Repeats`]).
 
+mod repeats;
+
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+pub(super) use self::repeats::Repeats;
 
 /// Maximum number of queued lines: less than 1 MiB at the usual line length. Further lines are dropped.
 const MAX_LINES: usize = 4096;
 
 /// Time limit for writing the last lines when the command ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time between two looks for repeated lines to sum up, while nothing else is logged.
+const SUM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The time at the head of a line: none on a terminal, where a user sees a line when it is written.
+#[derive(Clone, Copy)]
+pub(super) struct LineTime {
+    pub(super) is_shown: bool,
+}
+
+impl FormatTime for LineTime {
+    fn format_time(&self, line: &mut Writer<'_>) -> fmt::Result {
+        match self.is_shown {
+            true => SystemTime.format_time(line),
+            false => Ok(()),
+        }
+    }
+}
+
+impl LineTime {
+    /// Formats a line of the log's own.
+    fn line(self, text: &str) -> String {
+        let mut line = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.format_time(&mut Writer::new(&mut line));
+        if self.is_shown {
+            line.push(' ');
+        }
+        line + text + "\n"
+    }
+}
 
 /// A handle that queues lines for the log's thread. Clones share the thread.
 #[derive(Clone)]
@@ -35,7 +73,11 @@ struct Counts {
 
 impl Log {
     /// Starts the log's thread, which passes each line to `write`. `write` may block indefinitely.
-    pub(super) fn start(write: impl FnMut(&[u8]) + Send + 'static) -> io::Result<Self> {
+    pub(super) fn start(
+        time: LineTime,
+        repeats: Repeats,
+        write: impl FnMut(&[u8]) + Send + 'static,
+    ) -> io::Result<Self> {
         let (lines, queue) = sync_channel(MAX_LINES);
         let counts = Arc::new(Counts::default());
         let log = Self {
@@ -44,7 +86,7 @@ impl Log {
         };
         thread::Builder::new()
             .name("ecs-torrent-log".into())
-            .spawn(move || write_lines(&queue, &counts, write))?;
+            .spawn(move || write_lines(&queue, &counts, time, &repeats, write))?;
         Ok(log)
     }
 
@@ -61,22 +103,30 @@ impl Log {
     }
 }
 
-fn write_lines(queue: &Receiver<Vec<u8>>, counts: &Counts, mut write: impl FnMut(&[u8])) {
+fn write_lines(
+    queue: &Receiver<Vec<u8>>,
+    counts: &Counts,
+    time: LineTime,
+    repeats: &Repeats,
+    mut write: impl FnMut(&[u8]),
+) {
     let mut reported = 0;
     loop {
-        let line = match queue.try_recv() {
-            Ok(line) => line,
-            Err(TryRecvError::Disconnected) => return,
-            Err(TryRecvError::Empty) => {
-                let Ok(line) = queue.recv() else { return };
-                line
-            }
+        let line = match queue.recv_timeout(SUM_INTERVAL) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
         };
+        for sum in repeats.sums(Instant::now()) {
+            write(time.line(&sum).as_bytes());
+        }
+        let Some(line) = line else { continue };
         write(&line);
         let dropped = counts.dropped.load(Ordering::Acquire);
         if dropped > reported {
             let lines = dropped - std::mem::replace(&mut reported, dropped);
-            write(format!(" WARN {lines} log lines were dropped: the log is read too slowly\n").as_bytes());
+            let text = format!(" WARN {lines} log lines were dropped: the log is read too slowly");
+            write(time.line(&text).as_bytes());
         }
         counts.written.fetch_add(1, Ordering::Release);
     }
@@ -121,10 +171,14 @@ mod tests {
     fn a_stalled_reader_costs_lines() {
         let (resume, is_resumed) = channel::<()>();
         let (sender, written) = channel();
-        let log = Log::start(move |line: &[u8]| {
-            let _ = is_resumed.recv();
-            sender.send(String::from_utf8(line.to_vec()).unwrap()).unwrap();
-        });
+        let log = Log::start(
+            LineTime { is_shown: false },
+            Repeats::default(),
+            move |line: &[u8]| {
+                let _ = is_resumed.recv();
+                sender.send(String::from_utf8(line.to_vec()).unwrap()).unwrap();
+            },
+        );
         let log = log.unwrap();
         let count = 3 * MAX_LINES;
         for number in 0..count {
@@ -138,5 +192,17 @@ mod tests {
         assert_eq!(reports.len(), 1, "{reports:?}");
         let dropped: usize = reports[0].split_whitespace().nth(1).unwrap().parse().unwrap();
         assert!(dropped >= count - MAX_LINES - 1, "{dropped} of {count}");
+    }
+
+    /// A line in a file or a pipe begins with its time.
+    #[test]
+    fn a_line_has_its_time_unless_a_user_watches() {
+        let line = |is_shown| LineTime { is_shown }.line(" WARN dropped");
+        assert_eq!(line(false), " WARN dropped\n");
+        let shown = line(true);
+        let (time, text) = shown.split_once("  ").unwrap();
+        assert_eq!(text, "WARN dropped\n");
+        let is_time = time.len() > 20 && time.starts_with("20") && time.ends_with('Z');
+        assert!(is_time && time.as_bytes()[10] == b'T', "{shown}");
     }
 }

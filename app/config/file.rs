@@ -1,11 +1,12 @@
 //! Reading a configuration file with a size limit, and locating mistakes in it.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use ecs_torrent_components::settings::Numbers;
+use ecs_torrent_engine::backends::whole_file::read_bounded;
 use ron::extensions::Extensions;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
@@ -104,11 +105,7 @@ fn read(path: &Path) -> io::Result<String> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    let mut text = String::new();
-    if file.take(MAX_BYTES + 1).read_to_string(&mut text)? as u64 > MAX_BYTES {
-        return Err(io::Error::other(format!("longer than {MAX_BYTES} bytes")));
-    }
-    Ok(text)
+    String::from_utf8(read_bounded(file, MAX_BYTES)?).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// Fails deserialization at the value that this path of names leads to.

@@ -1,9 +1,11 @@
 //! The file in the state folder that tells clients where the API is and which process serves it.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+
+use ecs_torrent_engine::backends::whole_file;
 
 /// The file's name in the state folder.
 const FILE: &str = "api_address";
@@ -37,11 +39,16 @@ impl ApiAddress {
 
     /// Writes the file atomically: a reader sees all of it or nothing.
     pub(super) fn write(&self, state_dir: &Path) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(state_dir)?;
         let started = self.started.map_or_else(String::new, |ticks| format!(" {ticks}"));
-        write!(file, "{}\n{}{started}\n", self.address, self.process)?;
-        file.persist(Self::path(state_dir))?;
-        Ok(())
+        let text = format!("{}\n{}{started}\n", self.address, self.process);
+        let temporary = Path::new(FILE).with_extension("tmp");
+        whole_file::replace(
+            fs::File::open(state_dir)?,
+            Path::new(FILE),
+            &temporary,
+            0o600,
+            text.as_bytes(),
+        )
     }
 
     /// Reads the file that a daemon has left in its state folder.

@@ -33,7 +33,7 @@ struct Allowance {
 impl Plugin for RatioLimitPlugin {
     fn build(&self, app: &mut App) {
         app.insert_resource(RatioLimit(self.ratio))
-            // The upload counters are final after a tick's Flush; the next Decide acts on them.
+            // Intake counts the blocks that have left; Decide acts on them.
             .add_systems(Tick, (set_allowance, stop_at_limit).chain().in_set(TickSet::Decide));
     }
 }

@@ -184,7 +184,7 @@ pub struct PieceStored {
     pub len: u32,
 }
 
-/// A block was sent to a peer.
+/// All bytes of a block have left for a peer: the system has taken them.
 #[derive(Message, Debug, Clone)]
 pub struct BlockSent {
     /// The torrent.

@@ -40,6 +40,10 @@ pub struct Route {
     pub failures: u32,
     /// Whether the tracker has received `started` in this session, and so must receive `stopped`.
     pub was_started: bool,
+    /// The torrent's counter of uploaded bytes when `started` was sent: an announce reports what came later (BEP 3).
+    pub uploaded_before: u64,
+    /// The torrent's counter of downloaded bytes when `started` was sent.
+    pub downloaded_before: u64,
     /// Whether the tracker has received `completed`, or does not need it.
     pub was_completed: bool,
     /// The `trackerid` that the tracker expects back.

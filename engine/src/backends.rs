@@ -10,6 +10,7 @@ mod jobs;
 pub mod net;
 mod sink;
 pub mod state;
+pub mod whole_file;
 
 use std::io;
 use std::net::SocketAddr;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::CommandQueue;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::wake::Waker;
 
@@ -17,6 +17,25 @@ const CAPACITY: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the engine has stopped")]
 pub struct EngineGone;
+
+/// No plugin of the engine takes commands of this kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this engine has no plugin that takes the command {command}")]
+pub struct UnsupportedCommand {
+    /// The command's type.
+    pub command: &'static str,
+}
+
+/// Reason why a command was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The engine has stopped.
+    #[error(transparent)]
+    Gone(#[from] EngineGone),
+    /// The engine lacks the plugin.
+    #[error(transparent)]
+    Unsupported(#[from] UnsupportedCommand),
+}
 
 /// The sending end of the mailbox; clones reach the same engine.
 #[derive(Clone)]
@@ -32,18 +51,28 @@ impl fmt::Debug for EngineHandle {
 }
 
 impl EngineHandle {
-    /// Sends a command to the feature that initialized its [`CommandQueue`]. Without such a feature, the command and
-    /// its reply are dropped.
+    /// Sends a command to the feature that initialized its [`CommandQueue`], and waits until that has it.
     ///
     /// # Errors
-    /// Returns [`EngineGone`] if the engine has stopped.
-    pub async fn send<C: Send + Sync + 'static>(&self, command: C) -> Result<(), EngineGone> {
+    /// If the engine has stopped, or has no such feature.
+    pub async fn send<C: Send + Sync + 'static>(&self, command: C) -> Result<(), SendError> {
+        let (sender, receiver) = oneshot::channel();
         self.with_world(move |world| {
-            if let Some(mut queue) = world.get_resource_mut::<CommandQueue<C>>() {
-                queue.0.push_back(command);
-            }
+            let queue = world.get_resource_mut::<CommandQueue<C>>();
+            let is_taken = queue.map(|mut queue| queue.0.push_back(command)).is_some();
+            // The caller may have stopped waiting.
+            let _ = sender.send(is_taken);
         })
-        .await
+        .await?;
+        match receiver.await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let name = std::any::type_name::<C>();
+                let command = name.rsplit("::").next().unwrap_or(name);
+                Err(UnsupportedCommand { command }.into())
+            }
+            Err(_) => Err(EngineGone.into()),
+        }
     }
 
     /// Runs `look` on the engine's world, in the engine's thread, right after the ports are drained. Gives tests and
@@ -85,5 +114,50 @@ impl Mailbox {
         let has_more = letters.len() == max;
         letters.into_iter().for_each(|letter| letter(world));
         has_more
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker as TaskWaker};
+
+    use super::*;
+
+    struct Known;
+    struct Strange;
+
+    fn send<C: Send + Sync + 'static>(world: &mut World, handle: &EngineHandle, command: C) -> Result<(), SendError> {
+        let mut context = Context::from_waker(TaskWaker::noop());
+        let mut sending = pin!(handle.send(command));
+        assert_eq!(sending.as_mut().poll(&mut context), Poll::Pending);
+        Mailbox::deliver(world, 10);
+        match sending.poll(&mut context) {
+            Poll::Ready(result) => result,
+            Poll::Pending => panic!("the command was delivered"),
+        }
+    }
+
+    #[test]
+    fn a_command_that_no_plugin_takes_is_unsupported() {
+        let (mailbox, handle) = Mailbox::new(Waker::none());
+        let mut world = World::new();
+        world.insert_resource(mailbox);
+        world.init_resource::<CommandQueue<Known>>();
+        assert_eq!(send(&mut world, &handle, Known), Ok(()));
+        assert_eq!(world.resource::<CommandQueue<Known>>().0.len(), 1);
+        let error = send(&mut world, &handle, Strange).unwrap_err();
+        assert_eq!(error, UnsupportedCommand { command: "Strange" }.into());
+        assert!(error.to_string().contains("Strange"), "{error}");
+    }
+
+    #[test]
+    fn an_engine_that_ends_with_the_command_is_gone() {
+        let (mailbox, handle) = Mailbox::new(Waker::none());
+        let mut context = Context::from_waker(TaskWaker::noop());
+        let mut sending = pin!(handle.send(Known));
+        assert_eq!(sending.as_mut().poll(&mut context), Poll::Pending);
+        drop(mailbox);
+        assert_eq!(sending.poll(&mut context), Poll::Ready(Err(EngineGone.into())));
     }
 }

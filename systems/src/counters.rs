@@ -6,9 +6,10 @@ use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::messages::{BlockAccepted, BlockSent, BlockWasted, PieceRejected};
 use ecs_torrent_components::peer::PeerRates;
 use ecs_torrent_components::torrent::{Counters, TorrentRates};
-use ecs_torrent_engine::schedule::{Tick, TickSet};
+use ecs_torrent_engine::schedule::Tick;
 
 use crate::picking::Supply;
+use crate::{IntakeSet, ReapSet};
 
 /// Counts transferred bytes.
 pub struct CountersPlugin;
@@ -17,10 +18,10 @@ impl Plugin for CountersPlugin {
     fn build(&self, app: &mut App) {
         app.add_systems(
             Tick,
-            (count_received, count_sent)
-                .chain()
-                .after(TickSet::Flush)
-                .before(TickSet::Reap),
+            (
+                count_sent.in_set(IntakeSet::Count),
+                count_received.in_set(ReapSet::Count),
+            ),
         );
     }
 }

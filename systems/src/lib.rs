@@ -102,6 +102,8 @@ impl PluginGroup for TorrentPlugins {
 pub enum IntakeSet {
     /// Sorts connection events by kind.
     Streams,
+    /// Counts the blocks that have left, before anything of this tick is decided.
+    Count,
     /// Turns new connections into peers.
     Accept,
     /// Passes received bytes to their peers.
@@ -196,6 +198,8 @@ pub enum FlushSet {
 /// The order of [`TickSet::Reap`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReapSet {
+    /// Counts the blocks that were received, with what the tick did with them.
+    Count,
     /// Announces the peers that are about to be removed.
     Tell,
     /// Releases whatever the features hold for these peers.
@@ -214,12 +218,13 @@ impl Plugin for OrderPlugin {
             "TorrentPlugins belong to an engine, which has a world of its own: add ecs_torrent::host::EcsTorrentPlugin \
              to a Bevy App instead, or give them to ecs_torrent::Engine::builder()"
         );
-        use IntakeSet::{Accept, Bytes, Closed, Frames, Greet, Handshakes, Streams};
+        use IntakeSet::{Accept, Bytes, Closed, Count, Frames, Greet, Handshakes, Streams};
         app.configure_sets(
             Tick,
             (
                 IntakeFromPorts,
                 Streams,
+                Count,
                 Accept,
                 Bytes,
                 Handshakes,
@@ -231,7 +236,7 @@ impl Plugin for OrderPlugin {
         )
         .configure_sets(
             Tick,
-            (Streams, Accept, Bytes, Handshakes, Greet, Frames, Closed).in_set(TickSet::Intake),
+            (Streams, Count, Accept, Bytes, Handshakes, Greet, Frames, Closed).in_set(TickSet::Intake),
         );
         use AssembleSet::{Received, Restored};
         app.configure_sets(Tick, (Received, Restored).chain().in_set(TickSet::Assemble));
@@ -267,7 +272,7 @@ impl Plugin for OrderPlugin {
             .configure_sets(Tick, (FlushSet::Outboxes, FlushSet::Streams).in_set(TickSet::Flush));
         app.configure_sets(
             Tick,
-            (ReapSet::Tell, ReapSet::Release, ReapSet::Despawn)
+            (ReapSet::Count, ReapSet::Tell, ReapSet::Release, ReapSet::Despawn)
                 .chain()
                 .in_set(TickSet::Reap),
         );

@@ -8,11 +8,13 @@ use bevy_ecs::prelude::*;
 use bytes::Bytes;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::ids::StreamId;
+use ecs_torrent_components::messages::BlockSent;
 use ecs_torrent_components::peer::{
     CloseReason, EmptiedUploads, Outbox, Peer, Requests, ServeQueue, Stage, Transport, UploadMemory, UploadQueue, Wire,
 };
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{NetSettings, Settings};
+use ecs_torrent_components::torrent::PeerOf;
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{DatagramCounts, NetEvent, NetRequest, STREAMS, StreamError, Streams, read_cost};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
@@ -29,6 +31,7 @@ impl Plugin for StreamsPlugin {
         app.add_message::<StreamAccepted>()
             .add_message::<StreamConnected>()
             .add_message::<StreamClosed>()
+            .add_message::<BlockSent>()
             .init_resource::<ReceivedChunks>()
             .init_resource::<ReadyPeers>()
             .init_resource::<ServeQueue>()
@@ -108,7 +111,8 @@ fn sort_stream_events(
     mut memory: ResMut<UploadMemory>,
     mut emptied: ResMut<EmptiedUploads>,
     mut datagrams: ResMut<DatagramCounts>,
-    mut peers: Query<(&mut Outbox, Option<&mut UploadQueue>)>,
+    mut sent: MessageWriter<BlockSent>,
+    mut peers: Query<(&mut Outbox, Option<&mut UploadQueue>, Option<&PeerOf>)>,
 ) {
     for event in net.take(STREAMS) {
         match event {
@@ -129,11 +133,14 @@ fn sort_stream_events(
             NetEvent::Received { stream, chunk } => chunks.0.push((stream, chunk)),
             NetEvent::Sent { stream, bytes } => {
                 let Some(peer) = streams.get(stream) else { continue };
-                let Ok((mut outbox, uploads)) = peers.get_mut(peer) else {
+                let Ok((mut outbox, uploads, of)) = peers.get_mut(peer) else {
                     continue;
                 };
-                outbox.unsent_bytes = outbox.unsent_bytes.saturating_sub(bytes);
-                outbox.last_progress = clock.now();
+                outbox.record_sent(bytes, clock.now());
+                while let (Some(of), Some(len)) = (of, outbox.take_sent_block()) {
+                    let torrent = of.0;
+                    sent.write(BlockSent { torrent, peer, len });
+                }
                 let Some(mut uploads) = uploads else { continue };
                 let had_some = uploads.charged_bytes > 0;
                 memory.release(&mut uploads, bytes as u64);

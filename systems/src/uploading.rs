@@ -6,7 +6,7 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use bevy_platform::collections::HashMap;
-use ecs_torrent_components::messages::{BlockSent, FailTorrent, PeerDisconnected, UploadRequested};
+use ecs_torrent_components::messages::{FailTorrent, PeerDisconnected, UploadRequested};
 use ecs_torrent_components::peer::{FlushQueue, Outbox, PeerState, ServeQueue, UploadMemory, UploadQueue, Wire};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{Settings, UploadSettings};
@@ -27,7 +27,7 @@ pub struct UploadingPlugin;
 
 impl Plugin for UploadingPlugin {
     fn build(&self, app: &mut App) {
-        app.add_message::<BlockSent>().init_resource::<Reads>().add_systems(
+        app.init_resource::<Reads>().add_systems(
             Tick,
             (
                 hear_requests.in_set(DecideSet::Uploads),
@@ -221,7 +221,6 @@ fn send_blocks(
     mut reads: ResMut<Reads>,
     mut memory: ResMut<UploadMemory>,
     mut flush: ResMut<FlushQueue>,
-    mut sent: MessageWriter<BlockSent>,
     mut failed: MessageWriter<FailTorrent>,
     mut peers: Query<(&PeerOf, &Wire, &mut UploadQueue, &mut Outbox)>,
 ) {
@@ -250,8 +249,6 @@ fn send_blocks(
             match &data {
                 Ok(data) => {
                     flush.send_block(peer, &mut outbox, request, data.slice(range));
-                    let (torrent, len) = (of.0, request.len);
-                    sent.write(BlockSent { torrent, peer, len });
                 }
                 Err(_) => {
                     memory.release(&mut uploads, u64::from(request.len));

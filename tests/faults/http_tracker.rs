@@ -309,6 +309,29 @@ fn a_session_as_its_tracker_sees_it() {
     assert!(counts("peer_id")[0].starts_with("%2DEC0100%2D"));
 }
 
+/// BEP 3: announces count from `started`, not over the life of a torrent.
+#[test]
+fn a_resumed_torrent_announces_what_it_moved_since() {
+    let data = Arc::new(Torrent::new(100_000, 16384));
+    let seed = listen_as_seed(loopback(80), &data, |_, _| true);
+    let (url, targets) = recording_tracker(b"d8:intervali900e5:peers0:e".to_vec());
+    let torrent = torrent_at(&[url]);
+    let mut bed = Bed::keeping(|_| {});
+    let id = bed.download(&torrent, &[seed]);
+    bed.wait_complete(&torrent);
+    bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
+    let counts = |target: &str| {
+        let event = parameter(target, "event").unwrap_or("").to_owned();
+        (event, parameter(target, "downloaded").unwrap().to_owned())
+    };
+    let last = targets.try_iter().last().unwrap();
+    assert_eq!(counts(&last), ("stopped".to_owned(), "100000".to_owned()));
+    assert_eq!(bed.download(&torrent, &[]), id, "goes on from its session");
+    let first = targets.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert_eq!(counts(&first), ("started".to_owned(), "0".to_owned()));
+    assert_eq!(bed.stats(id).downloaded, 100_000, "users see the whole");
+}
+
 /// BEP 3: a download without peers announces before the interval is over, but respects the tracker's minimum interval.
 #[test]
 fn a_download_without_peers() {

@@ -32,10 +32,11 @@ use ecs_torrent::components::stats::TorrentStats;
 use ecs_torrent::components::torrent::Have;
 use ecs_torrent::engine::port::Backend;
 use ecs_torrent::engine::ports::net::{NetRequest, TransportChoice};
-use ecs_torrent::engine::sim::{Content, NewContent, NodeId, Simulation, TrackerOptions};
+use ecs_torrent::engine::sim::{Content, NewContent, NodeId, Simulation, SocketLimits, TrackerOptions};
+use ecs_torrent::protocol::geometry::BlockRequest;
 use ecs_torrent::protocol::peer_id::PeerId;
 use ecs_torrent::protocol::time::Timestamp;
-use ecs_torrent::protocol::wire::{Handshake, Reserved};
+use ecs_torrent::protocol::wire::{Handshake, Message, Reserved};
 use ecs_torrent::systems::TorrentPlugins;
 
 fn torrent(size: usize, piece_length: u32) -> Content {
@@ -302,4 +303,62 @@ fn small_messages_do_not_use_a_window_up() {
     let world = sim.node(node).world_mut();
     let state = world.query::<&PeerState>().single(world).unwrap();
     assert!(state.peer_interested, "the last message was heard");
+}
+
+/// Blocks that wait for a peer that does not read are not uploaded yet.
+#[test]
+fn a_block_counts_as_uploaded_when_it_has_left() {
+    const BLOCKS: u32 = 20;
+    let content = torrent(1 << 20, 1 << 20);
+    let mut sim = Simulation::new(1, Duration::from_millis(10));
+    sim.net().set_limits(SocketLimits {
+        send_buffer_bytes: 64 << 10,
+        receive_buffer_bytes: 64 << 10,
+        ..SocketLimits::default()
+    });
+    let node = sim.add_node(ip(1), Settings::default(), TorrentPlugins);
+    sim.put(node, "downloads", &content);
+    add(&mut sim, node, &content, vec![]);
+    sim.run_for(Duration::from_secs(1));
+    let mut peer = sim.add_host((ip(2), 6881).into());
+    let stream = StreamId(2);
+    let (to, timeout) = ((ip(1), 6881).into(), Duration::from_secs(10));
+    let mut bytes = BytesMut::new();
+    let handshake = Handshake {
+        reserved: Reserved::default(),
+        info_hash: content.info_hash(),
+        peer_id: PeerId(*b"-EC0100-aaaaaaaaaaaa"),
+    };
+    handshake.write(&mut bytes);
+    Message::Interested.write(&mut bytes);
+    let frames = vec![bytes.split().freeze()];
+    peer.submit(&mut vec![
+        NetRequest::Connect {
+            stream,
+            to,
+            transport: TransportChoice::Either,
+            timeout,
+        },
+        NetRequest::Send { stream, frames },
+    ]);
+    // Until the peer is unchoked.
+    sim.run_for(Duration::from_secs(20));
+    sim.net().set_reading(peer.id(), false);
+    for number in 0..BLOCKS {
+        let (piece, begin, len) = (0, number * 16384, 16384);
+        Message::Request(BlockRequest { piece, begin, len }).write(&mut bytes);
+    }
+    let frames = vec![bytes.freeze()];
+    peer.submit(&mut vec![NetRequest::Send { stream, frames }]);
+    sim.run_for(Duration::from_secs(2));
+    let uploaded = |sim: &mut Simulation| stats(sim, node, &content).unwrap().uploaded;
+    let early = uploaded(&mut sim);
+    assert!(early > 0, "the peer is served");
+    assert!(
+        early <= (64 + 64 + 16) << 10,
+        "{early} bytes: more than the sockets hold"
+    );
+    sim.net().set_reading(peer.id(), true);
+    sim.run_for(Duration::from_secs(2));
+    assert_eq!(uploaded(&mut sim), u64::from(BLOCKS) * 16384);
 }

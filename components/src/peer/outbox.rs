@@ -1,5 +1,7 @@
 //! Messages to send to a peer at the end of the tick.
 
+use std::collections::VecDeque;
+
 use bevy_ecs::prelude::*;
 use bytes::{Bytes, BytesMut};
 use ecs_torrent_protocol::geometry::BlockRequest;
@@ -27,6 +29,10 @@ pub struct Outbox {
     pub last_progress: Timestamp,
     /// When a message was last handed to the connection.
     pub last_sent: Timestamp,
+    /// Bytes that the connection has sent.
+    gone_bytes: u64,
+    /// Blocks that have not left: the length of each, and the bytes sent once its last byte has left.
+    blocks: VecDeque<(u64, u32)>,
 }
 
 impl Outbox {
@@ -43,6 +49,19 @@ impl Outbox {
         self.unsent_bytes += self.framed_bytes;
         self.framed_bytes = 0;
         std::mem::take(&mut self.frames)
+    }
+
+    /// Records that the connection has sent bytes.
+    pub fn record_sent(&mut self, bytes: usize, now: Timestamp) {
+        self.unsent_bytes = self.unsent_bytes.saturating_sub(bytes);
+        self.gone_bytes += bytes as u64;
+        self.last_progress = now;
+    }
+
+    /// Removes the oldest block all of whose bytes have left, and returns its length.
+    pub fn take_sent_block(&mut self) -> Option<u32> {
+        let (_, len) = self.blocks.pop_front_if(|(end, _)| *end <= self.gone_bytes)?;
+        Some(len)
     }
 
     fn close_buffer(&mut self) {
@@ -95,6 +114,8 @@ impl FlushQueue {
         write_block_header(&mut self.heads, block);
         outbox.push(self.heads.split().freeze());
         outbox.push(data);
+        let end = outbox.gone_bytes + outbox.waiting_bytes() as u64;
+        outbox.blocks.push_back((end, block.len));
         self.list(peer, outbox);
     }
 
@@ -124,6 +145,32 @@ mod tests {
             assert_eq!(outbox.take().concat().len(), 9 * burst as usize);
             assert!(outbox.buffer.capacity() <= MAX_KEPT_BYTES, "after {burst}");
         }
+    }
+
+    /// A block counts as sent when its last byte has left, not when it is queued or handed over.
+    #[test]
+    fn a_block_is_sent_when_it_has_left() {
+        let peer = Entity::from_raw_u32(1).unwrap();
+        let (mut flush, mut outbox) = (FlushQueue::default(), Outbox::default());
+        let block = |len| BlockRequest {
+            piece: 1,
+            begin: 0,
+            len,
+        };
+        flush.send(peer, &mut outbox, &Message::Unchoke);
+        for len in [5, 7] {
+            flush.send_block(peer, &mut outbox, block(len), vec![7; len as usize].into());
+        }
+        assert_eq!(outbox.take_sent_block(), None);
+        assert_eq!(outbox.take().concat().len(), 5 + (13 + 5) + (13 + 7));
+        assert_eq!(outbox.take_sent_block(), None);
+        outbox.record_sent(5 + 13 + 4, Timestamp::ZERO);
+        assert_eq!(outbox.take_sent_block(), None, "a byte is missing");
+        outbox.record_sent(1, Timestamp::ZERO);
+        assert_eq!((outbox.take_sent_block(), outbox.take_sent_block()), (Some(5), None));
+        outbox.record_sent(13 + 7, Timestamp::ZERO);
+        assert_eq!((outbox.take_sent_block(), outbox.take_sent_block()), (Some(7), None));
+        assert_eq!(outbox.waiting_bytes(), 0);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 
 use super::jobs::Jobs;
 use super::sink::Sink;
-use super::{StartError, beneath};
+use super::{StartError, beneath, whole_file};
 use crate::port::{Backend, JobTag};
 use crate::ports::state::{Loaded, StateDone, StateError, StateEvent, StateRequest};
 use crate::wake::Waker;
@@ -29,7 +29,7 @@ use crate::wake::Waker;
 pub(super) const SESSIONS: &str = "state";
 
 const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
-const FILE_MODE: Mode = Mode::from_raw_mode(0o666);
+const FILE_MODE: u32 = 0o666;
 
 /// Maximum size of a session file. The session of a torrent with half a million files takes a tenth of it.
 const MAX_SESSION_BYTES: u64 = 512 << 20;
@@ -142,7 +142,8 @@ impl Folder {
         };
         let handle = inner().map_err(|error| failed(error.into()))?;
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(&outer, "lock", flags, FILE_MODE).map_err(|error| failed(error.into()))?;
+        let file = rustix::fs::openat(&outer, "lock", flags, Mode::from_raw_mode(FILE_MODE))
+            .map_err(|error| failed(error.into()))?;
         let mut file = File::from(file);
         let lock = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
         if let Err(error) = lock {
@@ -309,17 +310,8 @@ impl Folder {
     /// Replaces a file atomically: at every moment, either the old or the new file is there, complete.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let temporary = Path::new(name).with_extension("tmp");
-        let write = || {
-            let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let mut file = File::from(rustix::fs::openat(&self.handle, &temporary, flags, FILE_MODE)?);
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            Ok(rustix::fs::renameat(&self.handle, &temporary, &self.handle, name)?)
-        };
-        write().map_err(|error| {
-            let _ = rustix::fs::unlinkat(&self.handle, &temporary, AtFlags::empty());
-            self.failure("write", name, &error)
-        })
+        whole_file::replace(&self.handle, Path::new(name), &temporary, FILE_MODE, bytes)
+            .map_err(|error| self.failure("write", name, &error))
     }
 
     fn remove(&self, torrent: InfoHash) -> Outcome {
@@ -344,14 +336,7 @@ impl Folder {
     fn read(&self, name: &str, max: u64) -> io::Result<Vec<u8>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = File::from(rustix::fs::openat(&self.handle, name, flags, Mode::empty())?);
-        let len = file.metadata()?.len().min(max);
-        // One byte more than the length, to find the end of the file without growing.
-        let mut bytes = Vec::with_capacity(len as usize + 1);
-        file.take(max + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > max {
-            return Err(io::Error::other(format!("larger than {max} bytes")));
-        }
-        Ok(bytes)
+        whole_file::read_bounded(file, max)
     }
 
     fn exists(&self, name: &str) -> bool {

@@ -334,14 +334,17 @@ impl Desk<'_, '_> {
         });
         let route = tracker.route_mut(family);
         // The tracker may have received the announce even if no answer arrives.
-        route.was_started |= event == AnnounceEvent::Started;
+        if event == AnnounceEvent::Started {
+            route.was_started = true;
+            (route.uploaded_before, route.downloaded_before) = (counters.uploaded, counters.downloaded);
+        }
         route.status = TrackerStatus::Announcing;
         let request = AnnounceRequest {
             info_hash: data.id(),
             peer_id: data.peer_id,
             port: local.port(),
-            uploaded: counters.uploaded,
-            downloaded: counters.downloaded,
+            uploaded: counters.uploaded.saturating_sub(route.uploaded_before),
+            downloaded: counters.downloaded.saturating_sub(route.downloaded_before),
             left,
             event,
             key: data.tracker_key,
