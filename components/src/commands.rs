@@ -15,6 +15,32 @@ use crate::stats::{FileStats, TorrentStats};
 
 /// Queue of received commands of one type. A feature that takes commands initializes its queue; the mailbox fills it in
 /// Intake.
+///
+/// ```
+/// use bevy_ecs::prelude::*;
+/// use ecs_torrent_components::commands::{CommandQueue, Reply};
+/// use ecs_torrent_components::torrent::TorrentIndex;
+///
+/// /// A plugin's own command.
+/// struct CountTorrents {
+///     reply: Reply<usize>,
+/// }
+///
+/// fn answer(mut queue: ResMut<CommandQueue<CountTorrents>>, index: Res<TorrentIndex>) {
+///     for command in queue.0.drain(..) {
+///         command.reply.send(index.len());
+///     }
+/// }
+///
+/// let mut world = World::new();
+/// world.init_resource::<TorrentIndex>();
+/// world.init_resource::<CommandQueue<CountTorrents>>();
+/// let (sender, receiver) = std::sync::mpsc::channel();
+/// let reply = Reply::new(move |count| sender.send(count).unwrap());
+/// world.resource_mut::<CommandQueue<CountTorrents>>().0.push_back(CountTorrents { reply });
+/// world.run_system_cached(answer).unwrap();
+/// assert_eq!(receiver.recv(), Ok(0));
+/// ```
 #[derive(Resource, Debug)]
 pub struct CommandQueue<C: Send + Sync + 'static>(pub VecDeque<C>);
 

@@ -10,6 +10,25 @@ use ecs_torrent_protocol::time::Timestamp;
 ///
 /// No entry is ever removed early. A feature that is woken too early, or for something that is gone, checks its own
 /// state, and sets a new deadline or does nothing. Use one deadline per key and purpose, or timers multiply.
+///
+/// ```
+/// use std::time::Duration;
+/// use bevy_ecs::prelude::*;
+/// use ecs_torrent_components::clock::{Clock, Wakeup};
+/// use ecs_torrent_components::deadlines::Deadlines;
+///
+/// struct Refresh(Entity);
+///
+/// /// Refreshes what is due, each entity every ten seconds.
+/// fn refresh(mut due: ResMut<Deadlines<Refresh>>, clock: Res<Clock>, wakeup: Res<Wakeup>) {
+///     while let Some(Refresh(entity)) = due.pop_due(clock.now()) {
+///         due.set(clock.now() + Duration::from_secs(10), Refresh(entity));
+///     }
+///     // Without this, the next tick may come later.
+///     wakeup.at_next(due.next());
+/// }
+/// # bevy_ecs::system::assert_is_system(refresh);
+/// ```
 #[derive(Resource, Debug)]
 pub struct Deadlines<K: Send + Sync + 'static> {
     heap: BinaryHeap<Reverse<Due<K>>>,

@@ -20,6 +20,18 @@ const SILENCE: Duration = Duration::from_secs(10);
 ///
 /// A rate decays with the time that has passed when it is read, so no system has to visit idle peers to age their
 /// rates. Ten seconds after the last byte it is exactly zero, whenever that byte arrived.
+///
+/// ```
+/// use std::time::Duration;
+/// use ecs_torrent_components::rate::Rate;
+/// use ecs_torrent_protocol::time::Timestamp;
+///
+/// let mut rate = Rate::default();
+/// let second = |number| Timestamp::ZERO + Duration::from_secs(number);
+/// (1..60).for_each(|number| rate.add(second(number), 1000));
+/// assert!((500..1500).contains(&rate.at(second(60))));
+/// assert_eq!(rate.at(second(70)), 0);
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rate {
     bytes_per_s: f64,

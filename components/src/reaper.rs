@@ -7,6 +7,23 @@ use crate::peer::CloseReason;
 
 /// Connections marked for closing, each with its reason. Any feature may mark one. At the end of the tick, every
 /// feature releases what the peer held, and then the entity is despawned.
+///
+/// ```
+/// use bevy_ecs::prelude::*;
+/// use ecs_torrent_components::messages::PeerConnected;
+/// use ecs_torrent_components::peer::{Peer, PluginReason};
+/// use ecs_torrent_components::reaper::Reaper;
+///
+/// fn close_ipv6(mut connected: MessageReader<PeerConnected>, peers: Query<&Peer>, mut reaper: ResMut<Reaper>) {
+///     for message in connected.read() {
+///         let address = peers.get(message.peer).ok().and_then(|peer| peer.endpoint.address());
+///         if address.is_some_and(|address| address.is_ipv6()) {
+///             reaper.close(message.peer, PluginReason::new("IPv4 only", "the peer uses IPv6"));
+///         }
+///     }
+/// }
+/// # bevy_ecs::system::assert_is_system(close_ipv6);
+/// ```
 #[derive(Resource, Debug, Default)]
 pub struct Reaper {
     doomed: Vec<(Entity, CloseReason)>,

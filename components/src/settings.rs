@@ -17,6 +17,16 @@ use serde::{Deserialize, Serialize};
 pub use self::ranges::{Number, Numbers, SettingError, check_numbers};
 
 /// All settings.
+///
+/// ```
+/// use ecs_torrent_components::settings::Settings;
+///
+/// let mut settings = Settings::default();
+/// settings.peers.max_connections = 2000;
+/// assert!(settings.check().is_ok());
+/// settings.tick.max_events = 0;
+/// assert!(settings.check().unwrap_err().to_string().contains("max_events"));
+/// ```
 #[derive(Resource, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {

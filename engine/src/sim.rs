@@ -16,6 +16,35 @@
 //! | stop and restart engines | [`Simulation::crash`], [`Simulation::restart`], [`Simulation::suspend`] |
 //! | advance the time | [`Simulation::run_until`], [`Simulation::step`], [`Simulation::on_tick`] |
 //!
+//! ```
+//! use std::time::Duration;
+//! use bevy_app::App;
+//! use bevy_ecs::prelude::*;
+//! use ecs_torrent_components::settings::Settings;
+//! use ecs_torrent_engine::schedule::Tick;
+//! use ecs_torrent_engine::sim::Simulation;
+//!
+//! /// The number of ticks, one per minute.
+//! #[derive(Resource, Default)]
+//! struct Minutes(u32);
+//!
+//! fn count(mut minutes: ResMut<Minutes>) {
+//!     minutes.0 += 1;
+//! }
+//!
+//! let plugin = |app: &mut App| {
+//!     app.init_resource::<Minutes>().add_systems(Tick, count);
+//! };
+//! let mut settings = Settings::default();
+//! settings.tick.max_interval_ms = 60_000;
+//! let mut sim = Simulation::new(7, Duration::from_millis(20));
+//! let node = sim.add_node([10, 0, 0, 1].into(), settings, plugin);
+//! // An hour passes in a moment.
+//! sim.run_for(Duration::from_secs(3600));
+//! let minutes = sim.node(node).world().resource::<Minutes>().0;
+//! assert!((60..=62).contains(&minutes), "{minutes}");
+//! ```
+//!
 //! Simulated: access links whose bandwidth is shared by their connections in round-robin order, latency and jitter,
 //! sockets with bounded buffers, datagrams, name resolution, disks with limited space, faults and durable state, state
 //! folders, HTTP servers and trackers. Not simulated: packets, congestion beyond a fair share of the narrowest access

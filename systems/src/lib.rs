@@ -54,6 +54,20 @@ pub mod verification;
 
 /// All features of a BitTorrent engine, for `Engine::builder().plugins(TorrentPlugins)`.
 ///
+/// A single feature is left out by name:
+///
+/// ```
+/// use bevy_app::{App, PluginGroup};
+/// use ecs_torrent_systems::TorrentPlugins;
+/// use ecs_torrent_systems::suggesting::SuggestingPlugin;
+///
+/// /// A plugin for `Engine::builder()`.
+/// fn without_super_seeding(app: &mut App) {
+///     app.add_plugins(TorrentPlugins.build().disable::<SuggestingPlugin>());
+/// }
+/// # let _ = without_super_seeding;
+/// ```
+///
 /// A Bevy program does not add them to its own `App`: it adds the host plugin `EcsTorrentPlugin`, which starts an engine
 /// beside it.
 ///
