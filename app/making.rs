@@ -52,6 +52,9 @@ pub enum MakeError {
     /// A name is not UTF-8, so a torrent cannot represent it.
     #[error("{}: the name is not UTF-8", .0.display())]
     Name(PathBuf),
+    /// The path, such as `/`, has no name for the torrent.
+    #[error("{}: has no name to give to a torrent", .0.display())]
+    NoName(PathBuf),
     /// The file or folder holds no data.
     #[error("{}: there is no content to make a torrent of", .0.display())]
     Empty(PathBuf),
@@ -128,7 +131,7 @@ impl Plan {
         let not_text = || MakeError::Name(path.clone());
         let name = path
             .file_name()
-            .ok_or_else(not_text)?
+            .ok_or_else(|| MakeError::NoName(path.clone()))?
             .to_str()
             .ok_or_else(not_text)?
             .to_owned();
@@ -167,6 +170,14 @@ impl Plan {
     #[must_use]
     pub fn total_size(&self) -> u64 {
         self.files.total_size()
+    }
+
+    /// Returns whether the file at `path`, or the target of a link there, is one of the content's files, also under
+    /// another name.
+    #[must_use]
+    pub fn contains(&self, path: &Path) -> bool {
+        let target = path.canonicalize().and_then(|path| Identity::of(&path));
+        target.is_ok_and(|target| self.identities.iter().any(|file| file.is_same_file(&target)))
     }
 
     /// Returns the files whose paths change when the torrent is read.

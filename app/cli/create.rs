@@ -1,12 +1,14 @@
 //! `create`: makes a torrent from a file or folder.
 
-use std::path::{Path, PathBuf};
+mod output;
+
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use ecs_torrent::engine::backends::whole_file;
 use ecs_torrent::making::{MakeOptions, Plan, Renamed};
 
+use self::output::Output;
 use super::output::{Screen, printable};
 use super::{CliError, Outcome};
 
@@ -21,9 +23,12 @@ characters, names that differ only in case). Fails if a file changes while it is
 pub(super) struct CreateArgs {
     /// The file or folder.
     path: PathBuf,
-    /// The torrent file to write.
+    /// Torrent file to write; `-` for standard output.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Replace an existing torrent file.
+    #[arg(long)]
+    overwrite: bool,
     /// A tracker's announce URL; more than one is tried in order.
     #[arg(long = "tracker", value_name = "URL")]
     trackers: Vec<String>,
@@ -43,6 +48,8 @@ pub(super) struct CreateArgs {
 
 pub(super) fn run(args: CreateArgs, screen: &Screen) -> Result<Outcome, CliError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
+    // Reports an unusable output before reading any content.
+    let output = Output::find(&args.output, args.overwrite, &args.path)?;
     let plan = Plan::new(
         &args.path,
         MakeOptions {
@@ -55,14 +62,22 @@ pub(super) fn run(args: CreateArgs, screen: &Screen) -> Result<Outcome, CliError
             creation_date: now.and_then(|now| i64::try_from(now.as_secs()).ok()),
         },
     )?;
+    if plan.contains(&args.output) {
+        return Err(output::in_content(&args.output));
+    }
     warn(plan.renamed(), screen);
     let bar = screen.hashing_bar(plan.total_size(), "hashing");
     let bytes = plan.make(&|done| bar.set_position(done));
     bar.finish_and_clear();
     let bytes = bytes?;
-    write(&args.output, &bytes).map_err(CliError::io(format!("cannot write {}", args.output.display())))?;
+    output.write(&bytes)?;
     let metainfo = ecs_torrent::Source::from(bytes::Bytes::from(bytes)).load()?;
-    say!("{} {}", metainfo.hashes.primary(), args.output.display());
+    let hash = metainfo.hashes.primary();
+    if output.is_stdout() {
+        screen.note(hash);
+    } else {
+        say!("{hash} {}", args.output.display());
+    }
     Ok(Outcome::Done)
 }
 
@@ -78,14 +93,4 @@ fn warn(renamed: &[Renamed], screen: &Screen) {
     if renamed.len() > SHOWN {
         screen.warning(format_args!("and {} more names", renamed.len() - SHOWN));
     }
-}
-
-/// Writes a torrent file atomically: an existing file stays until the new one is complete.
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let folder = std::fs::File::open(folder.unwrap_or(Path::new(".")))?;
-    let name = path.file_name().ok_or(std::io::ErrorKind::IsADirectory)?;
-    // No file of the user has this name.
-    let temporary = format!(".ecs-torrent-{}.tmp", std::process::id());
-    whole_file::replace(folder, Path::new(name), Path::new(&temporary), 0o644, bytes)
 }

@@ -65,6 +65,11 @@ impl Screen {
         self.bars.suspend(|| print(format_args!("{line}\n")));
     }
 
+    /// Prints a line to the standard error stream, above the bars.
+    pub(super) fn note(&self, line: impl Display) {
+        self.bars.suspend(|| eprintln!("{line}"));
+    }
+
     /// Prints a warning above the bars.
     pub(super) fn warning(&self, warning: impl Display) {
         self.bars

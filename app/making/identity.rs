@@ -29,6 +29,11 @@ impl Identity {
         })
     }
 
+    /// Returns whether both are the same file, perhaps at different moments.
+    pub(super) fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.len
     }

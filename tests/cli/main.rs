@@ -13,6 +13,7 @@ mod command;
 #[path = "../support/content.rs"]
 mod content;
 mod costs;
+mod creating;
 mod formats;
 mod interrupting;
 #[path = "../support/shapes.rs"]

@@ -1,0 +1,132 @@
+//! Where `create` writes the torrent file. An existing file is replaced only with `--overwrite`, and content never.
+
+use std::fs::{File, Metadata, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+
+use crate::cli::CliError;
+use crate::cli::output::check_output;
+
+/// A checked destination of the torrent file.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// The standard output.
+    Stdout,
+    /// A named pipe or character device, which is written to and never replaced.
+    Stream(PathBuf),
+    /// A path without a file, or one whose regular file may be replaced.
+    File { path: PathBuf, overwrite: bool },
+}
+
+impl Output {
+    /// Checks an output path before any content is read.
+    pub(super) fn find(path: &Path, overwrite: bool, content: &Path) -> Result<Self, CliError> {
+        if path.as_os_str() == "-" {
+            return Ok(Self::Stdout);
+        }
+        let failed = || CliError::io(cannot_write(path));
+        let refused = |why: &str| Err(CliError::Other(format!("{}: {why}", cannot_write(path))));
+        let itself = match path.symlink_metadata() {
+            Ok(metadata) => Some(metadata),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(failed()(error)),
+        };
+        // Links such as /dev/stdout may lead to a pipe.
+        let kind = path.metadata().ok().map(|target| target.file_type());
+        if kind.is_some_and(|kind| kind.is_fifo() || kind.is_char_device()) {
+            return Ok(Self::Stream(path.to_owned()));
+        }
+        match itself {
+            Some(metadata) if metadata.is_dir() => return refused("it is a folder"),
+            Some(metadata) if metadata.is_symlink() => {
+                return refused("it is a symbolic link; name another file, or `-` for standard output");
+            }
+            Some(metadata) if !metadata.is_file() => return refused("it is not a regular file"),
+            Some(metadata) => {
+                if is_content(&metadata, content) {
+                    return Err(in_content(path));
+                }
+                if !overwrite {
+                    return refused("it exists already; --overwrite replaces it");
+                }
+            }
+            None => {}
+        }
+        let folder = folder_of(path);
+        let real = folder.canonicalize().map_err(failed())?;
+        if !real.is_dir() {
+            return refused(&format!("{} is not a folder", folder.display()));
+        }
+        let is_inside = |above: &Path| above.metadata().is_ok_and(|above| is_content(&above, content));
+        if real.ancestors().any(is_inside) {
+            return Err(in_content(path));
+        }
+        access(&real, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| failed()(error.into()))?;
+        Ok(Self::File {
+            path: path.to_owned(),
+            overwrite,
+        })
+    }
+
+    /// Whether the torrent goes to the standard output, which then has no room for anything else.
+    pub(super) fn is_stdout(&self) -> bool {
+        matches!(self, Self::Stdout)
+    }
+
+    /// Writes the torrent file. A regular file appears complete or not at all.
+    pub(super) fn write(&self, bytes: &[u8]) -> Result<(), CliError> {
+        let (path, result) = match self {
+            Self::Stdout => {
+                let mut out = io::stdout().lock();
+                check_output(out.write_all(bytes).and_then(|()| out.flush()));
+                return Ok(());
+            }
+            Self::Stream(path) => {
+                let file = File::options().write(true).open(path);
+                (path, file.and_then(|mut file| file.write_all(bytes)))
+            }
+            Self::File { path, overwrite } => (path, write_file(path, *overwrite, bytes)),
+        };
+        result.map_err(CliError::io(cannot_write(path)))
+    }
+}
+
+fn write_file(path: &Path, overwrite: bool, bytes: &[u8]) -> io::Result<()> {
+    // The error of the temporary file names the file, which the user does not know.
+    let temporary = tempfile::NamedTempFile::new_in(folder_of(path));
+    let mut temporary = temporary.map_err(|error| io::Error::from(error.kind()))?;
+    temporary.as_file_mut().write_all(bytes)?;
+    // A temporary file is private; a torrent file gets the usual permissions.
+    temporary.as_file().set_permissions(Permissions::from_mode(0o644))?;
+    let persisted = if overwrite {
+        temporary.persist(path)
+    } else {
+        temporary.persist_noclobber(path)
+    };
+    persisted.map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// Returns the error for an output that would change the content.
+pub(super) fn in_content(path: &Path) -> CliError {
+    let why = "it is part of the content; name a file outside of it";
+    CliError::Other(format!("{}: {why}", cannot_write(path)))
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write {}", path.display())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
+/// Whether a file or folder is the content's own, whatever it is called.
+fn is_content(metadata: &Metadata, content: &Path) -> bool {
+    let content = content.metadata();
+    content.is_ok_and(|content| (content.dev(), content.ino()) == (metadata.dev(), metadata.ino()))
+}
