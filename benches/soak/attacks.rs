@@ -280,7 +280,9 @@ fn datagrams(attacker: &Attacker) {
     let Ok(socket) = UdpSocket::bind("127.0.0.1:0") else {
         return;
     };
-    let rubbish = noise(attacker.number, 400);
+    // Of a tracker, by its first bytes.
+    let mut rubbish = noise(attacker.number, 400);
+    rubbish[..4].copy_from_slice(&[0, 0, 0, 1]);
     for _ in 0..2000 {
         let _ = socket.send_to(&rubbish, attacker.daemon.peers);
     }

@@ -103,6 +103,8 @@ pub struct NetSettings {
     /// Maximum number of received datagrams of one kind that wait to be processed; more are dropped and counted.
     /// Default 256, of at most 4 KiB each.
     pub max_datagrams: usize,
+    /// Datagrams of each kind that one tick takes; the others wait for the next. Default 128.
+    pub max_datagrams_per_tick: usize,
     /// Size of the shared chunks that sockets are read into. Default 256 KiB.
     pub read_chunk_bytes: usize,
     /// Timeout for establishing a TCP connection. Default 10 s.
@@ -125,6 +127,7 @@ impl Default for NetSettings {
             receive_window_bytes: 2 << 20,
             idle_window_bytes: 64 << 10,
             max_datagrams: 256,
+            max_datagrams_per_tick: 128,
             read_chunk_bytes: 256 << 10,
             connect_timeout_s: 10,
             close_timeout_ms: 1000,

@@ -16,6 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use ecs_torrent_components::settings::{SettingError, Settings};
 use tokio::runtime::{Builder, Runtime};
@@ -121,10 +122,16 @@ pub fn fit_descriptors(settings: &mut Settings) {
 }
 
 /// Starts all real backends for one engine. `carriers` carry its streams, in this order; TCP comes last.
+/// `epoch` is the zero of the engine's clock.
 ///
 /// # Errors
 /// Returns the first resource that cannot be bound or started.
-pub fn real(settings: &Settings, carriers: &net::Carriers, waker: &Waker) -> Result<Backends, StartError> {
+pub fn real(
+    settings: &Settings,
+    carriers: &net::Carriers,
+    epoch: Instant,
+    waker: &Waker,
+) -> Result<Backends, StartError> {
     // The state folder comes first: two engines that share a state folder also share ports, and the error should name
     // the folder.
     let state: Box<dyn Backend<StateRequest, StateEvent>> = match &settings.session.state_dir {
@@ -135,7 +142,7 @@ pub fn real(settings: &Settings, carriers: &net::Carriers, waker: &Waker) -> Res
     let state_dir = settings.session.state_dir.as_deref();
     let sessions = state_dir.map(|folder| folder.join(state::SESSIONS));
     let protected: Vec<&Path> = state_dir.into_iter().chain(sessions.as_deref()).collect();
-    let (net, local) = net::TokioNet::start(&settings.net, carriers, runtime.clone(), waker)?;
+    let (net, local) = net::TokioNet::start(&settings.net, carriers, epoch, runtime.clone(), waker)?;
     Ok(Backends {
         http: Box::new(http::ReqwestHttp::new(&local, runtime, waker)),
         net: Box::new(net),

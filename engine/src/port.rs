@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use bevy_app::App;
 use bevy_ecs::prelude::*;
 
 /// The implementation behind a port, real or simulated. Neither method may block.
@@ -14,6 +15,10 @@ pub trait Backend<R, E>: Send + Sync + 'static {
 
     /// Appends at most `max` events to `events`, oldest first; returns true if there are more.
     fn poll(&mut self, max: usize, events: &mut Vec<E>) -> bool;
+
+    /// Learns that somebody takes the events of an inbox. A backend may drop unrequested events of other inboxes. A
+    /// backend around another one passes this on.
+    fn open_inbox(&mut self, _purpose: Purpose) {}
 }
 
 /// Names the kind of work a request belongs to, and with it the inbox for the result. Chosen by the feature.
@@ -58,6 +63,8 @@ pub struct Port<R: Send + Sync + 'static, E: PortEvent> {
     backend: Box<dyn Backend<R, E>>,
     /// Events that arrived at the start of this tick.
     arrived: usize,
+    /// Events for inboxes that nobody opened.
+    unclaimed: u64,
 }
 
 impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
@@ -70,6 +77,7 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
             inboxes: Vec::new(),
             backend,
             arrived: 0,
+            unclaimed: 0,
         }
     }
 
@@ -78,14 +86,31 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
         self.outgoing.push(request);
     }
 
+    /// Opens the inbox of a purpose. Plugins do so when they are built, for events that come unrequested. An inbox that
+    /// is not open drops its events; the first [`Port::take`] opens it too.
+    pub fn open_inbox(&mut self, purpose: Purpose) {
+        self.position(purpose);
+    }
+
+    /// Returns the number of events that were dropped because nobody had opened their inbox.
+    #[must_use]
+    pub fn unclaimed_count(&self) -> u64 {
+        self.unclaimed
+    }
+
     /// Takes all events for `purpose`, oldest first.
     pub fn take(&mut self, purpose: Purpose) -> std::vec::Drain<'_, E> {
+        let position = self.position(purpose);
+        self.inboxes[position].1.drain(..)
+    }
+
+    fn position(&mut self, purpose: Purpose) -> usize {
         let position = self.inboxes.iter().position(|(other, _)| *other == purpose);
-        let position = position.unwrap_or_else(|| {
+        position.unwrap_or_else(|| {
+            self.backend.open_inbox(purpose);
             self.inboxes.push((purpose, Vec::new()));
             self.inboxes.len() - 1
-        });
-        self.inboxes[position].1.drain(..)
+        })
     }
 
     /// Returns the requests queued in this tick so far, in order, for inspection.
@@ -100,7 +125,8 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
         self.arrived == 0 && self.outgoing.is_empty()
     }
 
-    /// Sorts at most `max` results into inboxes; returns true if there are more.
+    /// Sorts at most `max` results into inboxes; returns true if there are more. Counts and drops events for inboxes
+    /// that nobody opened.
     pub(crate) fn drain(&mut self, max: usize) -> bool {
         let has_more = self.backend.poll(max, &mut self.drained);
         self.arrived = self.drained.len();
@@ -108,7 +134,7 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
             let purpose = event.purpose();
             match self.inboxes.iter_mut().find(|(other, _)| *other == purpose) {
                 Some((_, inbox)) => inbox.push(event),
-                None => self.inboxes.push((purpose, vec![event])),
+                None => self.unclaimed += 1,
             }
         }
         has_more
@@ -125,5 +151,61 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
 impl<R: Send + Sync + 'static, E: PortEvent> fmt::Debug for Port<R, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Port({} requests waiting)", self.outgoing.len())
+    }
+}
+
+/// Opens inboxes while plugins are built.
+pub trait OpenInbox {
+    /// Opens an inbox of the port with requests `R` and events `E`, for events that come unrequested. See [`Port::open_inbox`].
+    fn open_inbox<R: Send + Sync + 'static, E: PortEvent>(&mut self, purpose: Purpose) -> &mut Self;
+}
+
+impl OpenInbox for App {
+    fn open_inbox<R: Send + Sync + 'static, E: PortEvent>(&mut self, purpose: Purpose) -> &mut Self {
+        if let Some(mut port) = self.world_mut().get_resource_mut::<Port<R, E>>() {
+            port.open_inbox(purpose);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Event(Purpose);
+
+    impl PortEvent for Event {
+        fn purpose(&self) -> Purpose {
+            self.0
+        }
+    }
+
+    /// Delivers two events of each purpose in each tick.
+    struct Chatter;
+
+    const PURPOSES: [Purpose; 3] = [Purpose("one"), Purpose("two"), Purpose("three")];
+
+    impl Backend<(), Event> for Chatter {
+        fn submit(&mut self, _: &mut Vec<()>) {}
+
+        fn poll(&mut self, _: usize, events: &mut Vec<Event>) -> bool {
+            events.extend(PURPOSES.into_iter().chain(PURPOSES).map(Event));
+            false
+        }
+    }
+
+    #[test]
+    fn events_that_nobody_takes_are_counted_and_dropped() {
+        let mut port = Port::new(Box::new(Chatter));
+        port.open_inbox(PURPOSES[0]);
+        port.drain(10);
+        assert_eq!(port.unclaimed_count(), 4);
+        assert_eq!(port.take(PURPOSES[0]).count(), 2);
+        assert_eq!(port.take(PURPOSES[1]).count(), 0, "they were dropped");
+        port.drain(10);
+        assert_eq!(port.unclaimed_count(), 6);
+        assert_eq!(port.take(PURPOSES[1]).count(), 2, "taking opens the inbox");
     }
 }

@@ -68,6 +68,7 @@ impl Runner {
             let mut engine = Supervised {
                 settings,
                 carriers,
+                epoch: Instant::now(),
                 add_plugins,
                 handle,
                 waker: waker.clone(),
@@ -125,6 +126,8 @@ impl Drop for Runner {
 struct Supervised<F> {
     settings: Settings,
     carriers: Carriers,
+    /// Zero of the clock of every engine that is built.
+    epoch: Instant,
     add_plugins: F,
     handle: EngineHandle,
     waker: Waker,
@@ -142,7 +145,7 @@ impl<F: Fn(&mut App)> Supervised<F> {
     fn build(&self) -> Result<(Core, LocalAddresses), StartError> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
-        let backends = backends::real(&self.settings, &self.carriers, &self.waker)?;
+        let backends = backends::real(&self.settings, &self.carriers, self.epoch, &self.waker)?;
         let local = backends.local.clone();
         let handle = self.handle.clone();
         let core = Core::with_handle(self.settings.clone(), backends, seed, handle, &self.add_plugins);
@@ -157,7 +160,9 @@ impl<F: Fn(&mut App)> Supervised<F> {
         let mut restarts: Vec<Instant> = Vec::new();
         loop {
             // The broken world is discarded below, so unwind safety does not matter.
-            let ended = catch_unwind(AssertUnwindSafe(|| run(&mut core, &self.waker, &self.is_stopped)));
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                run(&mut core, self.epoch, &self.waker, &self.is_stopped)
+            }));
             if ended.is_ok() {
                 return;
             }
@@ -205,9 +210,8 @@ impl<F: Fn(&mut App)> Supervised<F> {
 
 /// Ticks until stopped: at once when woken, but no more often than the minimum interval; otherwise when the next
 /// deadline is due.
-fn run(core: &mut Core, waker: &Waker, stop: &AtomicBool) {
+fn run(core: &mut Core, epoch: Instant, waker: &Waker, stop: &AtomicBool) {
     let least = Duration::from_micros(core.world().resource::<Settings>().tick.min_interval_us);
-    let epoch = Instant::now();
     while !stop.load(Ordering::Acquire) {
         let head = epoch.elapsed();
         waker.begin_tick();

@@ -100,6 +100,8 @@ use self::queue::Happening;
 pub use self::state::{StateControl, StateOperation};
 pub use self::tracker::{AnnounceCounts, Announced, SimTracker, TrackerMode, TrackerOptions};
 use crate::core::Core;
+use crate::port::Backend as _;
+use crate::ports::net::DatagramKind;
 
 /// A host in a simulation, with or without an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -199,7 +201,11 @@ impl Simulation {
     /// events, without a limit on bytes. One host can play any number of peers.
     pub fn add_host(&mut self, address: SocketAddr) -> SimNet {
         let id = self.fabric().add_node(vec![address], false);
-        SimNet::new(id, self.fabric.clone())
+        let mut net = SimNet::new(id, self.fabric.clone());
+        for kind in DatagramKind::ALL {
+            net.open_inbox(kind.purpose());
+        }
+        net
     }
 
     /// Controls the network.

@@ -15,6 +15,7 @@ use ecs_torrent_components::peer::{
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{NetSettings, Settings};
 use ecs_torrent_components::torrent::PeerOf;
+use ecs_torrent_engine::port::OpenInbox;
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{DatagramCounts, NetEvent, NetRequest, STREAMS, StreamError, Streams, read_cost};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
@@ -28,7 +29,8 @@ pub struct StreamsPlugin;
 
 impl Plugin for StreamsPlugin {
     fn build(&self, app: &mut App) {
-        app.add_message::<StreamAccepted>()
+        app.open_inbox::<NetRequest, NetEvent>(STREAMS)
+            .add_message::<StreamAccepted>()
             .add_message::<StreamConnected>()
             .add_message::<StreamClosed>()
             .add_message::<BlockSent>()
@@ -152,7 +154,7 @@ fn sort_stream_events(
                 }
             }
             NetEvent::Closed { stream, reason } => drop(closed.write(StreamClosed { stream, reason })),
-            NetEvent::DatagramsDropped { count, .. } => datagrams.dropped += count,
+            NetEvent::DatagramsDropped { kind, count } => datagrams.add(kind, count),
             NetEvent::Gone { .. } | NetEvent::Datagram { .. } | NetEvent::Resolved { .. } => {}
         }
     }

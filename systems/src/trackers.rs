@@ -19,6 +19,8 @@ use ecs_torrent_components::messages::{TrackerAnswered, TrackerFailed};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::torrent::{Torrent, TrackerOf};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
+use ecs_torrent_engine::port::OpenInbox;
+use ecs_torrent_engine::ports::net::{NetEvent, NetRequest, TRACKER_DATAGRAMS};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::hash::InfoHash;
@@ -37,7 +39,8 @@ impl Plugin for TrackersPlugin {
     fn build(&self, app: &mut App) {
         app.register_required_components::<Torrent, Announcer>();
         app.register_required_components::<Torrent, TrackerTiers>();
-        app.add_message::<TrackerAnswered>()
+        app.open_inbox::<NetRequest, NetEvent>(TRACKER_DATAGRAMS)
+            .add_message::<TrackerAnswered>()
             .add_message::<TrackerFailed>()
             .init_resource::<Questions>()
             .init_resource::<Answers>()

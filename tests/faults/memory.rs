@@ -122,7 +122,7 @@ fn download_to_a_slow_disk() {
     let piece_memory = settings.requests.piece_memory_bytes;
 
     let waker = Waker::for_this_thread();
-    let real = backends::real(&settings, &Carriers::default(), &waker).unwrap();
+    let real = backends::real(&settings, &Carriers::default(), Instant::now(), &waker).unwrap();
     let slow = Backends {
         disk: Box::new(SlowDisk {
             disk: real.disk,

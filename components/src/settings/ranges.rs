@@ -151,6 +151,7 @@ setting_ranges!(NetSettings, "net" {
     // The smallest read of a socket.
     idle_window_bytes: 4 * KIB..=GIB,
     max_datagrams: 1..=65_536,
+    max_datagrams_per_tick: 1..=65_536,
     read_chunk_bytes: 16 * KIB..=16 * MIB,
     connect_timeout_s: 1..=HOUR_S,
     close_timeout_ms: 0..=HOUR_MS,

@@ -7,26 +7,27 @@ mod stream;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bevy_platform::collections::HashMap;
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::settings::NetSettings;
-use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 pub use self::carrier::{ByteStream, Carrier, Carriers, Pending};
 use self::stream::Stream;
 use self::tcp::Tcp;
+use self::udp::Udp;
 use super::buffers::ReadChunks;
 use super::sink::Sink;
 use super::{SharedRuntime, StartError};
-use crate::port::{Backend, JobTag};
+use crate::port::{Backend, JobTag, Purpose};
 use crate::ports::net::{DatagramRings, LocalAddresses, NetEvent, NetRequest, StreamError, TransportChoice};
 use crate::wake::Waker;
 
@@ -36,7 +37,8 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// The Net port's real backend.
 pub struct TokioNet {
     shared: Arc<Shared>,
-    udp: Vec<Arc<UdpSocket>>,
+    udp: Vec<Arc<Udp>>,
+    outbox: udp::Outbox,
     runtime: Arc<SharedRuntime>,
 }
 
@@ -52,6 +54,8 @@ struct Shared {
     unseen: AtomicUsize,
     lookups: Semaphore,
     datagrams: Mutex<DatagramRings>,
+    /// Zero of the engine's clock.
+    epoch: Instant,
 }
 
 impl Shared {
@@ -73,6 +77,7 @@ impl TokioNet {
     pub(crate) fn start(
         settings: &NetSettings,
         carriers: &Carriers,
+        epoch: Instant,
         runtime: Arc<SharedRuntime>,
         waker: &Waker,
     ) -> Result<(Self, LocalAddresses), StartError> {
@@ -92,16 +97,26 @@ impl TokioNet {
             last_accepted: AtomicU64::new(0),
             unseen: AtomicUsize::new(0),
             lookups: Semaphore::new(settings.max_lookups),
-            datagrams: Mutex::new(DatagramRings::new(settings.max_datagrams)),
+            datagrams: Mutex::new(DatagramRings::new(
+                settings.max_datagrams,
+                settings.max_datagrams_per_tick,
+            )),
+            epoch,
         });
         handle.spawn(trim_chunks(shared.clone()));
         for carrier in shared.carriers.iter().cloned() {
             handle.spawn(listen::accept(carrier, shared.clone()));
         }
         for socket in udp.iter().cloned() {
-            handle.spawn(listen::receive(socket, shared.clone()));
+            handle.spawn(udp::receive(socket, shared.clone()));
         }
-        Ok((Self { shared, udp, runtime }, LocalAddresses(local)))
+        let net = Self {
+            shared,
+            udp,
+            outbox: udp::Outbox::default(),
+            runtime,
+        };
+        Ok((net, LocalAddresses(local)))
     }
 
     fn connect(&self, id: StreamId, to: SocketAddr, choice: TransportChoice, time: Duration) {
@@ -121,16 +136,6 @@ impl TokioNet {
             }
             stream.end(&shared);
         });
-    }
-
-    /// Sends a datagram, or drops it if it cannot be sent at once: UDP may lose it anyway.
-    fn send_datagram(&self, to: SocketAddr, data: &[u8]) {
-        let ours = |socket: &&Arc<UdpSocket>| socket.local_addr().is_ok_and(|local| local.is_ipv4() == to.is_ipv4());
-        if let Some(socket) = self.udp.iter().find(ours)
-            && let Err(error) = socket.try_send_to(data, to)
-        {
-            tracing::debug!("datagram to {to} was not sent: {error}");
-        }
     }
 
     fn resolve(&self, tag: JobTag, host: String, port: u16) {
@@ -214,21 +219,26 @@ impl Backend<NetRequest, NetEvent> for TokioNet {
                         self.shared.sink.push(NetEvent::Gone { tag });
                     }
                 }
-                NetRequest::Datagram { to, data } => self.send_datagram(to, &data),
+                NetRequest::Datagram { to, data } => self.outbox.push(&self.udp, to, data),
                 NetRequest::Resolve { tag, host, port } => self.resolve(tag, host, port),
             }
         }
+        self.outbox.flush(&self.udp);
     }
 
     fn poll(&mut self, max: usize, events: &mut Vec<NetEvent>) -> bool {
         let has_more = self.shared.sink.poll(max, events);
-        // Not counted against `max`: a ring holds few datagrams, and a flood of bytes must not delay trackers' answers.
-        self.shared.datagrams().take(events);
+        // Not counted against `max`: datagrams have a budget of their own, so that neither floods out the other.
+        let has_more = self.shared.datagrams().take(events) | has_more;
         let seen = events
             .iter()
             .filter(|event| matches!(event, NetEvent::Accepted { .. }))
             .count();
         self.shared.unseen.fetch_sub(seen, Ordering::Relaxed);
         has_more
+    }
+
+    fn open_inbox(&mut self, purpose: Purpose) {
+        self.shared.datagrams().open(purpose);
     }
 }

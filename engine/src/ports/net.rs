@@ -1,8 +1,8 @@
 //! The Net port: streams of bytes, whatever carries them, and datagrams. It does not interpret the bytes.
 
+mod datagrams;
 mod filter;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +13,9 @@ use bytes::Bytes;
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::peer::Transport;
 
+pub use self::datagrams::{
+    DHT_DATAGRAMS, Datagram, DatagramCounts, DatagramKind, DatagramRings, TRACKER_DATAGRAMS, UTP_DATAGRAMS,
+};
 pub use self::filter::{Cipher, Filter};
 use crate::port::{JobTag, Port, PortEvent, Purpose};
 
@@ -29,84 +32,6 @@ pub const STREAMS: Purpose = Purpose("streams");
 pub fn read_cost(bytes: usize) -> u32 {
     const LEAST: usize = 2048;
     bytes.max(LEAST) as u32
-}
-
-/// The inbox of datagrams.
-pub const DATAGRAMS: Purpose = Purpose("datagrams");
-
-/// The purpose of a datagram, judged by its first bytes. Each kind has its own ring on the way into the world, so that
-/// a flood of one kind does not crowd out another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum DatagramKind {
-    /// A tracker's answer. The only kind so far.
-    Tracker,
-}
-
-impl DatagramKind {
-    /// The number of kinds.
-    pub const COUNT: usize = 1;
-
-    /// Returns the kind of a datagram.
-    #[must_use]
-    pub fn of(_data: &[u8]) -> Self {
-        Self::Tracker
-    }
-}
-
-/// Datagrams on their way into the world, in one ring of fixed length for each kind. A full ring drops and counts new
-/// datagrams: UDP may lose them anyway, and memory stays bounded.
-#[derive(Debug)]
-pub struct DatagramRings {
-    rings: [Ring; DatagramKind::COUNT],
-    most: usize,
-}
-
-#[derive(Debug, Default)]
-struct Ring {
-    waiting: VecDeque<(SocketAddr, Bytes)>,
-    dropped_count: u64,
-}
-
-impl DatagramRings {
-    /// Creates empty rings of at most `most` datagrams each.
-    #[must_use]
-    pub fn new(most: usize) -> Self {
-        Self {
-            rings: Default::default(),
-            most,
-        }
-    }
-
-    /// Appends the datagram that `copy` returns if there is room. Returns whether there was.
-    pub fn push(&mut self, kind: DatagramKind, from: SocketAddr, copy: impl FnOnce() -> Bytes) -> bool {
-        let ring = &mut self.rings[kind as usize];
-        let has_room = ring.waiting.len() < self.most;
-        if has_room {
-            ring.waiting.push_back((from, copy()));
-        } else {
-            ring.dropped_count += 1;
-        }
-        has_room
-    }
-
-    /// Moves all datagrams into `events`, and reports how many were dropped.
-    pub fn take(&mut self, events: &mut Vec<NetEvent>) {
-        for (ring, kind) in self.rings.iter_mut().zip([DatagramKind::Tracker]) {
-            let datagrams = ring.waiting.drain(..);
-            events.extend(datagrams.map(|(from, data)| NetEvent::Datagram { from, data }));
-            let count = std::mem::take(&mut ring.dropped_count);
-            if count > 0 {
-                events.push(NetEvent::DatagramsDropped { kind, count });
-            }
-        }
-    }
-}
-
-/// Datagram counters, for monitoring.
-#[derive(Resource, Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DatagramCounts {
-    /// Datagrams dropped because a ring was full.
-    pub dropped: u64,
 }
 
 /// The transports that may carry a new stream.
@@ -285,15 +210,15 @@ pub enum NetEvent {
     },
     /// A datagram arrived.
     Datagram {
-        /// The sender.
-        from: SocketAddr,
-        /// The payload.
-        data: Bytes,
-    },
-    /// Datagrams were dropped because too many were waiting.
-    DatagramsDropped {
-        /// Their kind.
+        /// Its kind, which decides about the inbox.
         kind: DatagramKind,
+        /// The datagram.
+        datagram: Datagram,
+    },
+    /// Datagrams were dropped because too many were waiting or nobody takes them.
+    DatagramsDropped {
+        /// Their kind; `None` if they belong to no protocol known here.
+        kind: Option<DatagramKind>,
         /// The number of datagrams since the last such event.
         count: u64,
     },
@@ -309,7 +234,7 @@ pub enum NetEvent {
 impl PortEvent for NetEvent {
     fn purpose(&self) -> Purpose {
         match self {
-            Self::Datagram { .. } => DATAGRAMS,
+            Self::Datagram { kind, .. } => kind.purpose(),
             Self::Resolved { tag, .. } | Self::Gone { tag } => tag.purpose,
             _ => STREAMS,
         }
@@ -368,33 +293,5 @@ impl LocalAddresses {
     #[must_use]
     pub fn for_family_of(&self, remote: SocketAddr) -> Option<SocketAddr> {
         self.0.iter().copied().find(|local| local.is_ipv4() == remote.is_ipv4())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_ring_drops_and_counts() {
-        let mut rings = DatagramRings::new(3);
-        let from = SocketAddr::from(([192, 0, 2, 1], 1));
-        let mut events = Vec::new();
-        for round in 0..2 {
-            let taken = (0..10)
-                .filter(|number| rings.push(DatagramKind::Tracker, from, || Bytes::from(vec![*number])))
-                .count();
-            assert_eq!(taken, 3, "round {round}");
-            rings.take(&mut events);
-        }
-        let first: Vec<&NetEvent> = events.iter().take(4).collect();
-        assert!(
-            matches!(first[..], [
-                NetEvent::Datagram { data, .. }, NetEvent::Datagram { .. }, NetEvent::Datagram { .. },
-                NetEvent::DatagramsDropped { kind: DatagramKind::Tracker, count: 7 },
-            ] if data[..] == [0]),
-            "{first:?}"
-        );
-        assert_eq!(events.len(), 8);
     }
 }

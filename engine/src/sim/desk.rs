@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::probe::Probe;
-use crate::port::{Backend, PortEvent};
+use crate::port::{Backend, PortEvent, Purpose};
 
 /// A port's backend, shared with the simulation.
 pub(super) struct Desk<B, R> {
@@ -63,6 +63,10 @@ where
         let mut shared = lock(&self.shared);
         self.probe.backend(&mut || has_more = shared.backend.poll(max, events));
         has_more
+    }
+
+    fn open_inbox(&mut self, purpose: Purpose) {
+        lock(&self.shared).backend.open_inbox(purpose);
     }
 }
 

@@ -1,9 +1,11 @@
 //! State that every part of a simulation uses: the time, the event queue, the nodes' inboxes, the trace.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::settings::NetSettings;
 use ecs_torrent_protocol::time::Timestamp;
@@ -16,7 +18,7 @@ use super::trace::Trace;
 use crate::ports::disk::DiskEvent;
 use crate::ports::hash::HashEvent;
 use crate::ports::http::HttpEvent;
-use crate::ports::net::{DatagramKind, DatagramRings, Filter, NetEvent};
+use crate::ports::net::{DatagramRings, Filter, NetEvent};
 use crate::ports::state::StateEvent;
 
 pub(super) struct Hub {
@@ -48,13 +50,18 @@ impl Default for Inbox {
     fn default() -> Self {
         Self {
             net: VecDeque::new(),
-            datagrams: DatagramRings::new(NetSettings::default().max_datagrams),
+            datagrams: rings(),
             disk: VecDeque::new(),
             hash: VecDeque::new(),
             http: VecDeque::new(),
             state: VecDeque::new(),
         }
     }
+}
+
+fn rings() -> DatagramRings {
+    let settings = NetSettings::default();
+    DatagramRings::new(settings.max_datagrams, settings.max_datagrams_per_tick)
 }
 
 impl Hub {
@@ -98,10 +105,6 @@ impl Hub {
             trace.net(self.now, node, &self.contents, &event);
         }
         let inbox = &mut *open(&self.inboxes[node.0]);
-        if let NetEvent::Datagram { from, data } = event {
-            inbox.datagrams.push(DatagramKind::of(&data), from, || data.clone());
-            return self.agenda.wake(node, self.now);
-        }
         let inbox = &mut inbox.net;
         match (&event, inbox.back_mut()) {
             // Merges consecutive `Sent` events of a stream.
@@ -117,6 +120,17 @@ impl Hub {
             _ => inbox.push_back(event),
         }
         self.agenda.wake(node, self.now);
+    }
+
+    /// Puts a datagram into a node's ring, if somebody takes its kind.
+    pub(super) fn tell_datagram(&mut self, node: NodeId, from: SocketAddr, data: &Bytes) {
+        if let Some(trace) = &mut self.trace {
+            trace.datagram(self.now, node, from, data);
+        }
+        let is_taken = self.inbox(node).datagrams.push(from, self.now, data, || data.clone());
+        if is_taken {
+            self.agenda.wake(node, self.now);
+        }
     }
 
     /// Lets a filter transform the bytes of a stream that a node has not polled. They end at `end`.

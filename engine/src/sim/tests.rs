@@ -13,9 +13,9 @@ use ecs_torrent_components::settings::Settings;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::{Crash, NewNode, NodeId, SimNet, Simulation};
-use crate::port::Backend;
+use crate::port::{Backend, OpenInbox};
 use crate::ports::NetPort;
-use crate::ports::net::{NetEvent, NetRequest, STREAMS, TransportChoice};
+use crate::ports::net::{NetEvent, NetRequest, STREAMS, TRACKER_DATAGRAMS, TransportChoice};
 use crate::schedule::{Tick, TickSet};
 
 const LATENCY: Duration = Duration::from_millis(10);
@@ -38,7 +38,9 @@ fn noting(app: &mut App) {
         ticks.0.push(clock.now());
         wakeup.at(clock.now() + ms(300));
     };
-    app.init_resource::<Ticks>()
+    app.open_inbox::<NetRequest, NetEvent>(TRACKER_DATAGRAMS)
+        .open_inbox::<NetRequest, NetEvent>(STREAMS)
+        .init_resource::<Ticks>()
         .add_systems(Tick, note.in_set(TickSet::Decide));
 }
 
@@ -73,7 +75,7 @@ fn poll(host: &mut SimNet) -> Vec<NetEvent> {
 }
 
 fn datagram(host: &mut SimNet) {
-    let (to, data) = (address(1), bytes::Bytes::from_static(b"x"));
+    let (to, data) = (address(1), bytes::Bytes::from_static(&[0; 8]));
     host.submit(&mut vec![NetRequest::Datagram { to, data }]);
 }
 

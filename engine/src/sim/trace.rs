@@ -109,11 +109,7 @@ impl Trace {
                 self.head(now, node, 6);
                 self.tag(*tag);
             }
-            NetEvent::Datagram { from, data } => {
-                self.head(now, node, 7);
-                self.address(*from);
-                self.bytes(data);
-            }
+            NetEvent::Datagram { datagram, .. } => self.datagram(now, node, datagram.from, &datagram.data),
             NetEvent::DatagramsDropped { count, .. } => {
                 self.head(now, node, 9);
                 self.word(*count);
@@ -127,6 +123,12 @@ impl Trace {
                 }
             }
         }
+    }
+
+    pub(super) fn datagram(&mut self, now: Timestamp, node: NodeId, from: SocketAddr, data: &[u8]) {
+        self.head(now, node, 7);
+        self.address(from);
+        self.bytes(data);
     }
 
     pub(super) fn disk(&mut self, now: Timestamp, node: NodeId, contents: &Contents, event: &DiskEvent) {

@@ -10,7 +10,7 @@ use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::NetPort;
-use ecs_torrent_engine::ports::net::{DATAGRAMS, NetEvent, NetRequest};
+use ecs_torrent_engine::ports::net::{NetEvent, NetRequest, TRACKER_DATAGRAMS};
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::tracker::udp::{Connection, Outcome, Step, UdpExchange, UdpReply, UdpRequest};
 
@@ -88,12 +88,12 @@ pub(super) fn collect_udp(mut exchange: Exchange, wakeup: Res<Wakeup>) {
         };
         exchange.begin(question, result.map_err(Failure::new));
     }
-    let datagrams: Vec<NetEvent> = exchange.net.take(DATAGRAMS).collect();
+    let datagrams: Vec<NetEvent> = exchange.net.take(TRACKER_DATAGRAMS).collect();
     for event in datagrams {
-        let NetEvent::Datagram { from, data } = event else {
+        let NetEvent::Datagram { datagram, .. } = event else {
             continue;
         };
-        exchange.receive(from, &data);
+        exchange.receive(datagram.from, &datagram.data);
     }
     let now = exchange.clock.now();
     while let Some(Repeat(transaction)) = exchange.repeats.pop_due(now) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::settings::NetSettings;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -16,8 +15,9 @@ use tokio::time::sleep;
 use super::Shared;
 use super::carrier::Carrier;
 use super::stream::Stream;
+use super::udp::Udp;
 use crate::backends::StartError;
-use crate::ports::net::{DatagramKind, NetEvent};
+use crate::ports::net::NetEvent;
 
 /// Maximum number of connections waiting in the kernel to be accepted.
 const BACKLOG: i32 = 256;
@@ -31,13 +31,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Attempts to find a port that is free for both TCP and UDP.
 const PORT_ATTEMPTS: usize = 16;
 
-/// Maximum length of a datagram that is read in full. Trackers and DHT nodes send less than an Ethernet frame.
-const MAX_DATAGRAM: usize = 4096;
-
 pub(super) struct Sockets {
     pub(super) address: SocketAddr,
     pub(super) tcp: TcpListener,
-    pub(super) udp: UdpSocket,
+    pub(super) udp: Udp,
 }
 
 /// Binds every listen address.
@@ -96,7 +93,7 @@ fn bind_pair(address: SocketAddr) -> io::Result<Sockets> {
                 return Ok(Sockets {
                     address: address_bound,
                     tcp,
-                    udp: UdpSocket::from_std(udp?.into())?,
+                    udp: Udp::new(UdpSocket::from_std(udp?.into())?)?,
                 });
             }
         }
@@ -147,24 +144,6 @@ pub(super) async fn accept(carrier: Arc<dyn Carrier>, shared: Arc<Shared>) {
                 tracing::debug!("accept over {transport}: {error}");
                 sleep(ACCEPT_PAUSE).await;
             }
-        }
-    }
-}
-
-/// Receives datagrams for as long as the engine lives.
-pub(super) async fn receive(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
-    let mut buffer = vec![0; MAX_DATAGRAM];
-    loop {
-        match socket.recv_from(&mut buffer).await {
-            Ok((len, from)) => {
-                let data = &buffer[..len];
-                let copy = || Bytes::copy_from_slice(data);
-                if shared.datagrams().push(DatagramKind::of(data), from, copy) {
-                    shared.sink.wake();
-                }
-            }
-            // Linux reports on this socket that an earlier datagram was undeliverable.
-            Err(error) => tracing::debug!("receive: {error}"),
         }
     }
 }

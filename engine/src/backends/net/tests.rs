@@ -9,12 +9,15 @@ use bytes::Bytes;
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::peer::Transport;
 use ecs_torrent_components::settings::NetSettings;
+use ecs_torrent_protocol::time::Timestamp;
 use tokio::io::duplex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{ByteStream, Carrier, Carriers, Pending, SharedRuntime, TokioNet};
 use crate::port::Backend;
-use crate::ports::net::{Cipher, Filter, NetEvent, NetRequest, StreamError, TransportChoice};
+use crate::ports::net::{
+    Cipher, Datagram, DatagramKind, Filter, NetEvent, NetRequest, StreamError, TRACKER_DATAGRAMS, TransportChoice,
+};
 use crate::wake::Waker;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -29,13 +32,17 @@ struct Host {
 
 impl Host {
     fn new(carriers: Vec<Arc<dyn Carrier>>) -> Self {
+        Self::with_epoch(carriers, Instant::now())
+    }
+
+    fn with_epoch(carriers: Vec<Arc<dyn Carrier>>, epoch: Instant) -> Self {
         let settings = NetSettings {
             listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
             ..NetSettings::default()
         };
         let runtime = SharedRuntime::start(1).unwrap();
         let waker = Waker::for_this_thread();
-        let (net, local) = TokioNet::start(&settings, &Carriers::from(carriers), runtime, &waker).unwrap();
+        let (net, local) = TokioNet::start(&settings, &Carriers::from(carriers), epoch, runtime, &waker).unwrap();
         let address = local.0[0];
         Self { net, waker, address }
     }
@@ -269,4 +276,66 @@ fn a_filter_begins_at_its_position() {
         tag: None,
     });
     assert_eq!(other.bytes(message.len()), message);
+}
+
+impl Host {
+    /// Waits for this many datagrams of a kind. Returns their payloads and arrival times.
+    fn datagrams(&mut self, wanted: DatagramKind, count: usize) -> Vec<Datagram> {
+        let mut found = Vec::new();
+        self.wait_for(|event| {
+            if let NetEvent::Datagram { kind, datagram } = event {
+                assert_eq!(kind, wanted);
+                found.push(datagram);
+            }
+            (found.len() == count).then(|| std::mem::take(&mut found))
+        })
+    }
+}
+
+/// A datagram of a tracker with a number in it.
+fn numbered(number: u32, len: usize) -> Bytes {
+    let mut data = vec![0; len.max(12)];
+    data[3] = 1;
+    data[8..12].copy_from_slice(&number.to_be_bytes());
+    data.into()
+}
+
+/// Datagrams of different lengths and to different hosts leave in one submission. Each arrives whole and in order, with
+/// the time of its arrival.
+#[test]
+fn datagrams_travel_in_batches() {
+    let epoch = Instant::now();
+    let mut hosts = [(); 3].map(|()| Host::with_epoch(Vec::new(), epoch));
+    let addresses = [hosts[1].address, hosts[2].address];
+    let lens = [100, 100, 60, 100, 100, 100, 2000, 2000, 12, 1300];
+    hosts[1].net.open_inbox(TRACKER_DATAGRAMS);
+    hosts[2].net.open_inbox(TRACKER_DATAGRAMS);
+    let sent: Vec<Bytes> = (0..100)
+        .map(|number| numbered(number, lens[number as usize % lens.len()]))
+        .collect();
+    let mut requests = Vec::new();
+    for (number, data) in sent.iter().enumerate() {
+        let (to, data) = (addresses[number / 7 % 2], data.clone());
+        requests.push(NetRequest::Datagram { to, data });
+    }
+    let sender = &mut hosts[0].net;
+    let is_writable = sender.runtime.handle().block_on(sender.udp[0].socket.writable());
+    is_writable.unwrap();
+    let earliest = epoch.elapsed();
+    sender.submit(&mut requests);
+    for (position, host) in hosts[1..].iter_mut().enumerate() {
+        let expected: Vec<&Bytes> = (0..100)
+            .filter(|number| number / 7 % 2 == position)
+            .map(|number| &sent[number])
+            .collect();
+        let found = host.datagrams(DatagramKind::Tracker, expected.len());
+        assert!(found.iter().map(|datagram| &datagram.data).eq(expected));
+        let times = Timestamp::ZERO + earliest..=Timestamp::ZERO + epoch.elapsed();
+        for datagram in found {
+            // The kernel's clock is read apart from ours.
+            assert!(
+                times.contains(&(datagram.arrived + Duration::from_millis(1))) || times.contains(&datagram.arrived)
+            );
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::super::NodeId;
 use super::super::fabric::{Fabric, lock};
 use super::super::hub::{Mail, open, take};
-use crate::port::Backend;
+use crate::port::{Backend, Purpose};
 use crate::ports::net::{NetEvent, NetRequest};
 
 /// The Net port of a simulated engine, or of a host that the caller plays.
@@ -45,8 +45,7 @@ impl Backend<NetRequest, NetEvent> for SimNet {
         let has_more = {
             let inbox = &mut *open(&self.mail);
             let has_more = take(&mut inbox.net, max, events);
-            inbox.datagrams.take(events);
-            has_more
+            inbox.datagrams.take(events) | has_more
         };
         let is_accepted = |event: &&NetEvent| matches!(event, NetEvent::Accepted { .. });
         let seen = events[first..].iter().filter(is_accepted).count();
@@ -54,5 +53,9 @@ impl Backend<NetRequest, NetEvent> for SimNet {
             lock(&self.fabric).net.note_seen(self.node, seen);
         }
         has_more
+    }
+
+    fn open_inbox(&mut self, purpose: Purpose) {
+        open(&self.mail).datagrams.open(purpose);
     }
 }

@@ -7,6 +7,7 @@ use bevy_ecs::entity::Entity;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::peer::Transport;
+use ecs_torrent_components::settings::NetSettings;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::super::{Access, Carrier, NodeId, Path, SimNet, Simulation, SocketLimits};
@@ -18,6 +19,12 @@ const STREAM: StreamId = StreamId(2);
 
 fn address(last: u8) -> SocketAddr {
     ([10, 0, 0, last], 6881).into()
+}
+
+/// A tracker's answer with a number in it.
+fn numbered(number: u32) -> Bytes {
+    let number = number.to_be_bytes();
+    [&[0, 0, 0, 1, 0, 0, 0, 0][..], &number].concat().into()
 }
 
 fn ms(ms: u64) -> Duration {
@@ -109,7 +116,7 @@ impl Peer {
 
     fn datagrams(&self) -> Vec<Bytes> {
         let data = self.seen.iter().filter_map(|(_, event)| match event {
-            NetEvent::Datagram { data, .. } => Some(data.clone()),
+            NetEvent::Datagram { datagram, .. } => Some(datagram.data.clone()),
             _ => None,
         });
         data.collect()
@@ -271,8 +278,8 @@ fn a_partition_delays_what_connections_carry_and_loses_datagrams() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = pair(&mut sim);
     let (a, b) = (one.id(), other.id());
-    let datagram = |peer: &mut Peer, byte| {
-        let data = Bytes::from(vec![byte]);
+    let datagram = |peer: &mut Peer, byte: u32| {
+        let data = numbered(byte);
         peer.ask(NetRequest::Datagram { to: address(2), data });
     };
     one.send(STREAM, 1, 10);
@@ -293,7 +300,7 @@ fn a_partition_delays_what_connections_carry_and_loses_datagrams() {
     datagram(&mut one, 3);
     run(&mut sim, Duration::from_secs(1), &mut [&mut one, &mut other]);
     assert_eq!(other.bytes().len(), 30, "sent again");
-    assert_eq!(other.datagrams(), [Bytes::from_static(&[3])]);
+    assert_eq!(other.datagrams(), [numbered(3)]);
 }
 
 #[test]
@@ -451,7 +458,7 @@ fn datagrams_get_lost_doubled_and_late_as_often_as_told() {
         .with_reordering(0.3);
     sim.net().set_path(one.id(), other.id(), path);
     for number in 0..2000u32 {
-        let data = Bytes::copy_from_slice(&number.to_be_bytes());
+        let data = numbered(number);
         one.ask(NetRequest::Datagram { to: address(2), data });
         run(&mut sim, ms(1), &mut [&mut one, &mut other]);
     }
@@ -459,7 +466,7 @@ fn datagrams_get_lost_doubled_and_late_as_often_as_told() {
     let numbers: Vec<u32> = other
         .datagrams()
         .iter()
-        .map(|data| u32::from_be_bytes(data[..].try_into().unwrap()))
+        .map(|data| u32::from_be_bytes(data[8..].try_into().unwrap()))
         .collect();
     let mut known = numbers.clone();
     known.sort_unstable();
@@ -501,7 +508,7 @@ fn a_seed_decides_everything() {
             .set_default_path(Path::new(LATENCY).with_jitter(ms(5)).with_loss(0.5));
         for number in 0..50 {
             one.send(STREAM, 2, 1000);
-            let data = Bytes::from(vec![number; 10]);
+            let data = numbered(number);
             one.ask(NetRequest::Datagram { to: address(2), data });
             run(&mut sim, ms(1), &mut [&mut one, &mut other]);
         }
@@ -518,16 +525,20 @@ fn datagrams_beyond_the_ring_are_dropped_and_counted() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = (Peer::new(&mut sim, 1), Peer::new(&mut sim, 2));
     for _ in 0..1000 {
-        let data = Bytes::from_static(&[7]);
+        let data = numbered(7);
         one.ask(NetRequest::Datagram { to: address(2), data });
     }
     run(&mut sim, ms(100), &mut [&mut one]);
+    let settings = NetSettings::default();
+    let (most, per_tick) = (settings.max_datagrams, settings.max_datagrams_per_tick);
+    other.look(sim.now());
+    assert_eq!(other.datagrams().len(), per_tick, "the budget of a tick");
     run(&mut sim, ms(100), &mut [&mut one, &mut other]);
+    other.look(sim.now());
     let dropped = other.seen.iter().find_map(|(_, event)| match event {
         NetEvent::DatagramsDropped { count, .. } => Some(*count as usize),
         _ => None,
     });
-    let most = ecs_torrent_components::settings::NetSettings::default().max_datagrams;
     assert_eq!((other.datagrams().len(), dropped), (most, Some(1000 - most)));
 }
 

@@ -13,7 +13,6 @@ use super::super::random::{happens, up_to};
 use super::super::slab::Key;
 use super::host::{Datagram, Lane};
 use super::network::Network;
-use crate::ports::net::NetEvent;
 
 impl Network {
     pub(super) fn send_datagram(&mut self, hub: &mut Hub, node: NodeId, to: SocketAddr, data: Bytes) {
@@ -99,7 +98,7 @@ impl Network {
             return;
         }
         let Some(host) = self.udp_hosts.get_mut(&to) else {
-            return hub.tell_net(node, NetEvent::Datagram { from, data });
+            return hub.tell_datagram(node, from, &data);
         };
         if let Some(trace) = &mut hub.trace {
             trace.head(hub.now, node, 7);

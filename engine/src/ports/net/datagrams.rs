@@ -1,0 +1,234 @@
+//! Datagrams: their kinds, and the rings in which they wait for the world.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use bevy_ecs::prelude::*;
+use bytes::Bytes;
+use ecs_torrent_protocol::time::Timestamp;
+
+use super::NetEvent;
+use crate::port::Purpose;
+
+/// The inbox of trackers' answers.
+pub const TRACKER_DATAGRAMS: Purpose = Purpose("datagrams of trackers");
+
+/// The inbox of messages of DHT nodes.
+pub const DHT_DATAGRAMS: Purpose = Purpose("datagrams of the DHT");
+
+/// The inbox of uTP packets that belong to no stream of the port.
+pub const UTP_DATAGRAMS: Purpose = Purpose("datagrams of uTP");
+
+/// The protocol of a datagram, judged by its first bytes. Each kind has its own ring on the way into the world, and its
+/// own share of a tick, so that a flood of one kind does not crowd out another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DatagramKind {
+    /// An answer of a tracker (BEP 15).
+    Tracker,
+    /// A message of a DHT node (BEP 5).
+    Dht,
+    /// A uTP packet (BEP 29).
+    Utp,
+}
+
+impl DatagramKind {
+    /// All kinds, in the order in which they are delivered.
+    pub const ALL: [Self; 3] = [Self::Tracker, Self::Dht, Self::Utp];
+
+    /// Returns the kind of a datagram, or `None` if it belongs to no protocol known here.
+    #[must_use]
+    pub fn of(data: &[u8]) -> Option<Self> {
+        match data {
+            // BEP 15: an action from 0 to 3 and a transaction id.
+            [0, 0, 0, 0..=3, _, _, _, _, ..] => Some(Self::Tracker),
+            // BEP 5: a bencoded dictionary.
+            [b'd', .., b'e'] => Some(Self::Dht),
+            // BEP 29: a type from 0 to 4, version 1, and a header of 20 bytes.
+            [first, ..] if data.len() >= 20 && first & 0x0f == 1 && first >> 4 <= 4 => Some(Self::Utp),
+            _ => None,
+        }
+    }
+
+    /// Returns the inbox of datagrams of this kind.
+    #[must_use]
+    pub fn purpose(self) -> Purpose {
+        match self {
+            Self::Tracker => TRACKER_DATAGRAMS,
+            Self::Dht => DHT_DATAGRAMS,
+            Self::Utp => UTP_DATAGRAMS,
+        }
+    }
+}
+
+/// A datagram that arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datagram {
+    /// The sender.
+    pub from: SocketAddr,
+    /// When it arrived, by the engine's clock. It may be a little later than the start of the tick that takes it.
+    pub arrived: Timestamp,
+    /// The payload.
+    pub data: Bytes,
+}
+
+/// Datagrams on their way into the world, in one ring of fixed length for each kind. A full ring drops and counts new
+/// datagrams: UDP may lose them anyway, and memory stays bounded. Datagrams that nobody takes are dropped and counted
+/// too, without waking the engine.
+#[derive(Debug)]
+pub struct DatagramRings {
+    rings: [Ring; DatagramKind::ALL.len()],
+    /// Number of datagrams that belong to no protocol known here.
+    unknown_count: u64,
+    most: usize,
+    most_per_tick: usize,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    is_open: bool,
+    waiting: VecDeque<Datagram>,
+    dropped_count: u64,
+}
+
+impl DatagramRings {
+    /// Creates closed rings of at most `most` datagrams each, of which a tick takes at most `most_per_tick`.
+    #[must_use]
+    pub fn new(most: usize, most_per_tick: usize) -> Self {
+        Self {
+            rings: Default::default(),
+            unknown_count: 0,
+            most,
+            most_per_tick,
+        }
+    }
+
+    /// Opens the ring whose datagrams go into the inbox `purpose`, if there is one.
+    pub fn open(&mut self, purpose: Purpose) {
+        for (ring, kind) in self.rings.iter_mut().zip(DatagramKind::ALL) {
+            ring.is_open |= kind.purpose() == purpose;
+        }
+    }
+
+    /// Appends a datagram if there is room and somebody takes its kind. Returns whether it was.
+    pub fn push(&mut self, from: SocketAddr, arrived: Timestamp, data: &[u8], copy: impl FnOnce() -> Bytes) -> bool {
+        let Some(kind) = DatagramKind::of(data) else {
+            self.unknown_count += 1;
+            return false;
+        };
+        let ring = &mut self.rings[kind as usize];
+        let has_room = ring.is_open && ring.waiting.len() < self.most;
+        if has_room {
+            let data = copy();
+            ring.waiting.push_back(Datagram { from, arrived, data });
+        } else {
+            ring.dropped_count += 1;
+        }
+        has_room
+    }
+
+    /// Moves the datagrams of one tick into `events`, and reports how many were dropped. Returns whether more are
+    /// waiting.
+    pub fn take(&mut self, events: &mut Vec<NetEvent>) -> bool {
+        let mut has_more = false;
+        for (ring, kind) in self.rings.iter_mut().zip(DatagramKind::ALL) {
+            let count = ring.waiting.len().min(self.most_per_tick);
+            let datagrams = ring.waiting.drain(..count);
+            events.extend(datagrams.map(|datagram| NetEvent::Datagram { kind, datagram }));
+            has_more |= !ring.waiting.is_empty();
+            report(Some(kind), &mut ring.dropped_count, events);
+        }
+        report(None, &mut self.unknown_count, events);
+        has_more
+    }
+}
+
+fn report(kind: Option<DatagramKind>, count: &mut u64, events: &mut Vec<NetEvent>) {
+    let count = std::mem::take(count);
+    if count > 0 {
+        events.push(NetEvent::DatagramsDropped { kind, count });
+    }
+}
+
+/// Counters of dropped datagrams, for monitoring.
+#[derive(Resource, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DatagramCounts {
+    /// Datagrams of each kind that were dropped because too many were waiting or nobody takes them, in the order of
+    /// [`DatagramKind::ALL`].
+    pub dropped: [u64; DatagramKind::ALL.len()],
+    /// Datagrams that belong to no protocol known here.
+    pub unknown: u64,
+}
+
+impl DatagramCounts {
+    /// Adds dropped datagrams.
+    pub fn add(&mut self, kind: Option<DatagramKind>, count: u64) {
+        match kind {
+            Some(kind) => self.dropped[kind as usize] += count,
+            None => self.unknown += count,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACKER: &[u8] = &[0, 0, 0, 1, 9, 9, 9, 9, 5];
+    const DHT: &[u8] = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe";
+    const UTP: [u8; 20] = [0x41; 20];
+
+    fn push(rings: &mut DatagramRings, data: &[u8]) -> bool {
+        let from = SocketAddr::from(([192, 0, 2, 1], 1));
+        rings.push(from, Timestamp::ZERO, data, || Bytes::copy_from_slice(data))
+    }
+
+    #[test]
+    fn the_first_bytes_name_the_kind() {
+        for (data, kind) in [
+            (TRACKER, Some(DatagramKind::Tracker)),
+            (DHT, Some(DatagramKind::Dht)),
+            (&UTP, Some(DatagramKind::Utp)),
+            (&[0x01; 20], Some(DatagramKind::Utp)),
+            (&[], None),
+            (&[0, 0, 0, 1], None),
+            (&[0, 0, 0, 4, 1, 1, 1, 1], None),
+            (&[0x51; 20], None),
+            (&[0x42; 20], None),
+            (&[0x41; 19], None),
+            (b"d1:ad2:id", None),
+            (b"GET / HTTP/1.1", None),
+        ] {
+            assert_eq!(DatagramKind::of(data), kind, "{data:?}");
+        }
+    }
+
+    #[test]
+    fn each_kind_has_a_ring_and_a_share_of_the_tick() {
+        let mut rings = DatagramRings::new(3, 2);
+        rings.open(TRACKER_DATAGRAMS);
+        rings.open(UTP_DATAGRAMS);
+        rings.open(Purpose("something else"));
+        let pushed = |rings: &mut DatagramRings, data: &[u8]| (0..10).filter(|_| push(rings, data)).count();
+        // A full ring leaves the room of the other one alone, and nobody takes the DHT's datagrams.
+        assert_eq!(pushed(&mut rings, TRACKER), 3);
+        assert_eq!(pushed(&mut rings, &UTP), 3);
+        assert_eq!(pushed(&mut rings, DHT), 0);
+        assert_eq!(pushed(&mut rings, b"noise"), 0);
+        let (mut events, mut counts) = (Vec::new(), DatagramCounts::default());
+        let mut taken = Vec::new();
+        for has_more in [true, false, false] {
+            assert_eq!(rings.take(&mut events), has_more);
+            let mut of_tick = [0; 3];
+            for event in events.drain(..) {
+                match event {
+                    NetEvent::Datagram { kind, .. } => of_tick[kind as usize] += 1,
+                    NetEvent::DatagramsDropped { kind, count } => counts.add(kind, count),
+                    _ => {}
+                }
+            }
+            taken.push(of_tick);
+        }
+        assert_eq!(taken, [[2, 0, 2], [1, 0, 1], [0, 0, 0]]);
+        assert_eq!((counts.dropped, counts.unknown), ([7, 10, 7], 10));
+    }
+}
