@@ -1,22 +1,29 @@
 //! HTTP through reqwest, with limits on what untrusted servers can do to the engine.
 
 mod scope;
+#[cfg(test)]
+mod tests;
 
 use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bevy_platform::collections::HashMap;
 use ecs_torrent_protocol::compact::Family;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
 use reqwest::{Client, Response, Url, redirect};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use self::scope::Scope;
 use super::SharedRuntime;
 use super::sink::Sink;
-use crate::port::Backend;
-use crate::ports::http::{HttpError, HttpEvent, HttpPart, HttpRequest};
+use crate::port::{Backend, JobTag};
+use crate::ports::http::{ContentRange, HttpError, HttpEvent, HttpGet, HttpPart, HttpRequest};
 use crate::ports::net::LocalAddresses;
 use crate::wake::Waker;
 
@@ -31,6 +38,7 @@ pub struct ReqwestHttp {
     clients: Arc<Clients>,
     runtime: Arc<SharedRuntime>,
     sink: Sink<HttpEvent>,
+    flows: Arc<Mutex<HashMap<JobTag, Arc<Flow>>>>,
 }
 
 impl ReqwestHttp {
@@ -49,23 +57,122 @@ impl ReqwestHttp {
             clients: Arc::new(clients),
             runtime,
             sink: Sink::new(waker),
+            flows: Arc::default(),
         }
+    }
+
+    fn flows(&self) -> MutexGuard<'_, HashMap<JobTag, Arc<Flow>>> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, request: HttpGet) {
+        let tag = request.tag;
+        let flow = Arc::new(Flow {
+            sink: self.sink.clone(),
+            tag,
+            credit: AtomicI64::new(i64::try_from(request.credit).unwrap_or(i64::MAX)),
+            changed: Notify::new(),
+            is_cancelled: AtomicBool::new(false),
+        });
+        self.flows().insert(tag, flow.clone());
+        let (clients, flows) = (self.clients.clone(), self.flows.clone());
+        self.runtime.handle().spawn(async move {
+            tokio::select! {
+                result = get(&clients, request, &flow) => flow.push(HttpPart::End(result)),
+                () = flow.cancelled() => {}
+            }
+            let mut flows = flows.lock().unwrap_or_else(PoisonError::into_inner);
+            if flows.get(&tag).is_some_and(|known| Arc::ptr_eq(known, &flow)) {
+                flows.remove(&tag);
+            }
+        });
+    }
+}
+
+/// A request that is carried out: the world's credit for its response.
+struct Flow {
+    sink: Sink<HttpEvent>,
+    tag: JobTag,
+    credit: AtomicI64,
+    changed: Notify,
+    is_cancelled: AtomicBool,
+}
+
+impl Flow {
+    /// Delivers a part, unless the request is cancelled.
+    fn push(&self, part: HttpPart) {
+        let tag = self.tag;
+        self.sink.change(|events| {
+            if !self.is_cancelled.load(Ordering::Relaxed) {
+                events.push(HttpEvent { tag, part });
+            }
+        });
+    }
+
+    fn grant(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let add = |credit: i64| Some(credit.saturating_add(bytes));
+        let _ = self.credit.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+        self.changed.notify_waiters();
+    }
+
+    /// Cancels the request and takes back the parts that the world has not taken.
+    fn cancel(&self) {
+        self.sink.change(|events| {
+            self.is_cancelled.store(true, Ordering::Relaxed);
+            events.retain(|event| event.tag != self.tag);
+        });
+        self.changed.notify_waiters();
+    }
+
+    async fn until(&self, holds: impl Fn() -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if holds() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    async fn cancelled(&self) {
+        self.until(|| self.is_cancelled.load(Ordering::Relaxed)).await;
+    }
+
+    async fn has_credit(&self) {
+        self.until(|| self.credit.load(Ordering::Acquire) > 0).await;
+    }
+}
+
+/// The time that is left for a response.
+struct Patience(Duration);
+
+impl Patience {
+    /// Waits for the server, at most for the time that is left.
+    async fn wait<T>(&mut self, work: impl Future<Output = Result<T, HttpError>>) -> Result<T, HttpError> {
+        let begin = Instant::now();
+        let result = timeout(self.0, work).await;
+        self.0 = self.0.saturating_sub(begin.elapsed());
+        result.unwrap_or(Err(HttpError::Timeout))
     }
 }
 
 impl Backend<HttpRequest, HttpEvent> for ReqwestHttp {
     fn submit(&mut self, requests: &mut Vec<HttpRequest>) {
         for request in requests.drain(..) {
-            let (clients, sink) = (self.clients.clone(), self.sink.clone());
-            self.runtime.handle().spawn(async move {
-                let tag = request.tag;
-                let timeout = request.timeout;
-                let getting = get(&clients, request, &sink);
-                let result = tokio::time::timeout(timeout, getting).await;
-                let result = result.unwrap_or(Err(HttpError::Timeout));
-                let part = HttpPart::End(result);
-                sink.push(HttpEvent { tag, part });
-            });
+            match request {
+                HttpRequest::Get(request) => self.get(request),
+                HttpRequest::Grant { tag, bytes } => {
+                    if let Some(flow) = self.flows().get(&tag) {
+                        flow.grant(bytes);
+                    }
+                }
+                HttpRequest::Cancel { tag } => {
+                    if let Some(flow) = self.flows().remove(&tag) {
+                        flow.cancel();
+                    }
+                }
+            }
         }
     }
 
@@ -74,36 +181,51 @@ impl Backend<HttpRequest, HttpEvent> for ReqwestHttp {
     }
 }
 
-async fn get(clients: &Clients, request: HttpRequest, sink: &Sink<HttpEvent>) -> Result<(), HttpError> {
-    let tag = request.tag;
+async fn get(clients: &Clients, request: HttpGet, flow: &Flow) -> Result<(), HttpError> {
+    let mut patience = Patience(request.timeout);
+    let response = patience.wait(send(clients, &request)).await?;
+    let content = response.headers().get(CONTENT_RANGE);
+    flow.push(HttpPart::Head {
+        status: response.status().as_u16(),
+        content: content.and_then(|value| ContentRange::parse(value.to_str().ok()?)),
+    });
+    read_body(response, request.max_body_bytes, patience, flow).await
+}
+
+async fn send(clients: &Clients, request: &HttpGet) -> Result<Response, HttpError> {
     let url = Url::parse(&request.url).map_err(|_| HttpError::BadUrl)?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(HttpError::BadUrl);
     }
     let scope = scope_of_url(&url, request.family).await?;
     let client = clients.get(request.family, scope)?;
-    let response = client.get(url).send().await.map_err(|error| explain(&error))?;
-    let status = response.status().as_u16();
-    let part = HttpPart::Head { status };
-    sink.push(HttpEvent { tag, part });
-    read_body(response, request.max_body_bytes, |chunk| {
-        let part = HttpPart::Chunk(chunk);
-        sink.push(HttpEvent { tag, part });
-    })
-    .await
+    let mut getting = client.get(url);
+    if let Some(range) = request.range.as_ref().filter(|range| !range.is_empty()) {
+        // The range is of the resource as it is, so the answer must not be compressed.
+        getting = getting
+            .header(RANGE, format!("bytes={}-{}", range.start, range.end - 1))
+            .header(ACCEPT_ENCODING, "identity");
+    }
+    getting.send().await.map_err(|error| explain(&error))
 }
 
-/// Reads the body. Fault 50: counts the bytes after decompression, so that a small response cannot become a large one.
-async fn read_body(mut response: Response, max: usize, mut each: impl FnMut(bytes::Bytes)) -> Result<(), HttpError> {
+/// Reads the body while there is credit. Fault 50: counts the bytes after decompression, so that a small response cannot
+/// become a large one.
+async fn read_body(mut response: Response, max: usize, mut patience: Patience, flow: &Flow) -> Result<(), HttpError> {
     let mut total = 0usize;
-    while let Some(chunk) = response.chunk().await.map_err(|error| explain(&error))? {
+    loop {
+        flow.has_credit().await;
+        let chunk = async { response.chunk().await.map_err(|error| explain(&error)) };
+        let Some(chunk) = patience.wait(chunk).await? else {
+            return Ok(());
+        };
         total = total.saturating_add(chunk.len());
         if total > max {
             return Err(HttpError::TooLarge(max));
         }
-        each(chunk);
+        flow.credit.fetch_sub(chunk.len() as i64, Ordering::AcqRel);
+        flow.push(HttpPart::Chunk(chunk));
     }
-    Ok(())
 }
 
 /// Returns how private a URL's network is. No redirect may lead into a more private one.

@@ -1,5 +1,6 @@
 //! The Http port: GET requests to untrusted servers, streamed and bounded.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,19 +12,43 @@ use crate::port::{JobTag, Port, PortEvent, Purpose};
 /// The Http port.
 pub type HttpPort = Port<HttpRequest, HttpEvent>;
 
+/// A request from a world to the Http port.
+#[derive(Debug, Clone)]
+pub enum HttpRequest {
+    /// Gets a resource. Answered by parts.
+    Get(HttpGet),
+    /// Lets the response deliver this many more bytes of its body. See [`HttpGet::credit`].
+    Grant {
+        /// From the request.
+        tag: JobTag,
+        /// The number of bytes.
+        bytes: u64,
+    },
+    /// Ends a request. No further part is delivered.
+    Cancel {
+        /// From the request.
+        tag: JobTag,
+    },
+}
+
 /// A GET request.
 #[derive(Debug, Clone)]
-pub struct HttpRequest {
-    /// Returned with every part of the response.
+pub struct HttpGet {
+    /// Returned with every part of the response. Requests that run at the same time have different tags.
     pub tag: JobTag,
     /// The `http` or `https` URL.
     pub url: String,
     /// The address family to connect over. `None` allows either.
     pub family: Option<Family>,
-    /// Timeout for the whole response.
+    /// The bytes of the resource to get; `None` for all. A server may ignore it: see [`HttpPart::Head`].
+    pub range: Option<Range<u64>>,
+    /// Timeout for the whole response, without the time in which it waits for credit.
     pub timeout: Duration,
     /// Maximum size of the body in bytes, after decompression. A longer body is an error.
     pub max_body_bytes: usize,
+    /// Bytes of the body that may be delivered before more are granted. The connection is not read while there is no
+    /// credit, not even for the end of the response; the last chunk may exceed it.
+    pub credit: u64,
 }
 
 /// A part of a response.
@@ -40,13 +65,40 @@ pub struct HttpEvent {
 pub enum HttpPart {
     /// The start of the response.
     Head {
-        /// HTTP status.
+        /// HTTP status; 206 if the server sends a part of the resource.
         status: u16,
+        /// The part that the server sends, if it says so.
+        content: Option<ContentRange>,
     },
     /// Bytes of the body, after decompression.
     Chunk(Bytes),
     /// The end of the response, or the error that ended it early.
     End(Result<(), HttpError>),
+}
+
+/// The position of a body in the resource, from the header `Content-Range`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentRange {
+    /// Offset of the body's first byte.
+    pub start: u64,
+    /// Length of the whole resource, if the server knows it.
+    pub total: Option<u64>,
+}
+
+impl ContentRange {
+    /// Reads the value of a `Content-Range` header: `bytes 5-9/100`, or `*` for an unknown total.
+    #[must_use]
+    pub fn parse(value: &str) -> Option<Self> {
+        let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
+        let (start, end) = range.trim().split_once('-')?;
+        let (start, end): (u64, u64) = (start.parse().ok()?, end.parse().ok()?);
+        let total = match total.trim() {
+            "*" => None,
+            total => Some(total.parse().ok()?),
+        };
+        let is_sound = start <= end && total.is_none_or(|total| end < total);
+        is_sound.then_some(Self { start, total })
+    }
 }
 
 /// The reason why a request failed. Never contains the URL, which may hold a passkey.
@@ -79,5 +131,27 @@ pub enum HttpError {
 impl PortEvent for HttpEvent {
     fn purpose(&self) -> Purpose {
         self.tag.purpose
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read_strictly() {
+        let range = |start, total| Some(ContentRange { start, total });
+        for (value, expected) in [
+            ("bytes 5-9/100", range(5, Some(100))),
+            ("bytes 0-0/*", range(0, None)),
+            ("bytes 9-5/100", None),
+            ("bytes 5-100/100", None),
+            ("bytes */100", None),
+            ("5-9/100", None),
+            ("bytes 5-9", None),
+            ("bytes -1-9/100", None),
+        ] {
+            assert_eq!(ContentRange::parse(value), expected, "{value}");
+        }
     }
 }

@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bevy_platform::collections::HashMap;
 use ecs_torrent_protocol::time::Timestamp;
 
+use self::http::HttpFlow;
 use self::jobs::Job;
 pub(super) use self::jobs::Work;
 use super::NodeId;
@@ -30,6 +32,8 @@ pub(super) struct Fabric {
     pub(super) machines: Vec<Machine>,
     jobs: Slab<Job>,
     pub(super) http_hosts: BTreeMap<SocketAddr, HttpHost>,
+    /// Requests that are answered or will be, by their tags.
+    http_flows: HashMap<(NodeId, JobTag), HttpFlow>,
 }
 
 /// An abrupt end of an engine.
@@ -59,6 +63,7 @@ impl Fabric {
             machines: Vec::new(),
             jobs: Slab::default(),
             http_hosts: BTreeMap::new(),
+            http_flows: HashMap::default(),
         }
     }
 

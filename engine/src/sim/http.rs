@@ -4,6 +4,8 @@
 //! `http`, on its own port. Redirects are not followed.
 
 mod port;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::time::Duration;

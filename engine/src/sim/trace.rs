@@ -178,7 +178,7 @@ impl Trace {
         self.head(now, node, 48);
         self.tag(event.tag);
         match &event.part {
-            HttpPart::Head { status } => self.word(u64::from(*status)),
+            HttpPart::Head { status, .. } => self.word(u64::from(*status)),
             HttpPart::Chunk(bytes) => self.bytes(bytes),
             HttpPart::End(Ok(())) => self.word(0),
             HttpPart::End(Err(error)) => self.bytes(error.to_string().as_bytes()),

@@ -5,7 +5,7 @@ use bevy_platform::collections::HashMap;
 use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::HttpPort;
-use ecs_torrent_engine::ports::http::{HttpError, HttpPart, HttpRequest};
+use ecs_torrent_engine::ports::http::{HttpError, HttpGet, HttpPart, HttpRequest};
 use ecs_torrent_protocol::tracker::http::{announce_url, read_announce, read_refusal, read_scrape, scrape_url};
 
 use super::{Answers, Ask, Failure, Question, Questions, Reply};
@@ -48,13 +48,16 @@ pub(super) fn ask_http(
             owner: question.tracker,
             number: replies.last,
         };
-        http.push(HttpRequest {
+        http.push(HttpRequest::Get(HttpGet {
             tag,
             url,
             family: Some(question.family),
+            range: None,
             timeout: seconds(settings.trackers.http_timeout_s),
             max_body_bytes: settings.trackers.max_reply_bytes,
-        });
+            // The limit of the body is enough.
+            credit: u64::MAX,
+        }));
         let arriving = Arriving {
             question,
             status: 0,
@@ -76,7 +79,7 @@ pub(super) fn collect_http(
             continue;
         };
         match event.part {
-            HttpPart::Head { status } => arriving.status = status,
+            HttpPart::Head { status, .. } => arriving.status = status,
             HttpPart::Chunk(chunk) => arriving.body.extend_from_slice(&chunk),
             HttpPart::End(result) => {
                 let Some(arriving) = replies.arriving.remove(&number) else {

@@ -1,6 +1,8 @@
 //! HTTP requests on their way to the simulated servers and back.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,14 +13,66 @@ use super::super::NodeId;
 use super::super::http::HttpReply;
 use super::{Fabric, Work};
 use crate::port::JobTag;
-use crate::ports::http::{HttpError, HttpEvent, HttpPart, HttpRequest};
+use crate::ports::http::{ContentRange, HttpError, HttpEvent, HttpGet, HttpPart};
 
 /// Bytes of a body that arrive at once.
 const CHUNK: usize = 1000;
 
+/// A request's parts on their way into the world.
+pub(super) struct HttpFlow {
+    credit: i64,
+    /// Parts that have arrived and wait for credit.
+    waiting: VecDeque<HttpPart>,
+}
+
 impl Fabric {
+    pub(in super::super) fn grant_http(&mut self, node: NodeId, tag: JobTag, bytes: u64) {
+        if let Some(flow) = self.http_flows.get_mut(&(node, tag)) {
+            flow.credit = flow.credit.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+            self.deliver_http(node, tag);
+        }
+    }
+
+    pub(in super::super) fn cancel_http(&mut self, node: NodeId, tag: JobTag) {
+        self.http_flows.remove(&(node, tag));
+    }
+
+    /// Takes in a part that has arrived, unless its request is cancelled.
+    pub(super) fn receive_http(&mut self, node: NodeId, event: HttpEvent) {
+        if let Some(flow) = self.http_flows.get_mut(&(node, event.tag)) {
+            flow.waiting.push_back(event.part);
+            self.deliver_http(node, event.tag);
+        }
+    }
+
+    fn deliver_http(&mut self, node: NodeId, tag: JobTag) {
+        let Some(flow) = self.http_flows.get_mut(&(node, tag)) else {
+            return;
+        };
+        let mut has_ended = false;
+        while let Some(part) = flow.waiting.front() {
+            match part {
+                HttpPart::Chunk(_) | HttpPart::End(_) if flow.credit <= 0 => break,
+                HttpPart::Chunk(chunk) => flow.credit -= chunk.len() as i64,
+                HttpPart::Head { .. } => {}
+                HttpPart::End(_) => has_ended = true,
+            }
+            if let Some(part) = flow.waiting.pop_front() {
+                self.hub.tell_http(node, HttpEvent { tag, part });
+            }
+        }
+        if has_ended {
+            self.http_flows.remove(&(node, tag));
+        }
+    }
+
     /// Sends a request: resolves the server's name and makes the connection.
-    pub(in super::super) fn ask(&mut self, node: NodeId, request: HttpRequest) {
+    pub(in super::super) fn ask(&mut self, node: NodeId, request: HttpGet) {
+        let flow = HttpFlow {
+            credit: i64::try_from(request.credit).unwrap_or(i64::MAX),
+            waiting: VecDeque::new(),
+        };
+        self.http_flows.insert((node, request.tag), flow);
         let Some((url, host)) = parse(&request.url) else {
             return self.end_http(node, request.tag, Duration::ZERO, Err(HttpError::BadUrl));
         };
@@ -42,11 +96,11 @@ impl Fabric {
             return self.end_http(node, request.tag, request.timeout, Err(HttpError::Timeout));
         }
         let timeout = request.timeout - time;
-        self.begin(node, time, Work::Http(HttpRequest { timeout, ..request }));
+        self.begin(node, time, Work::Http(HttpGet { timeout, ..request }));
     }
 
     /// Delivers a request to its server, if there is one and the path is open.
-    pub(super) fn ask_server(&mut self, node: NodeId, request: &HttpRequest) {
+    pub(super) fn ask_server(&mut self, node: NodeId, request: &HttpGet) {
         let late = |fabric: &mut Self| fabric.end_http(node, request.tag, request.timeout, Err(HttpError::Timeout));
         let Some((url, host)) = parse(&request.url) else { return };
         let ips = self.names.look_up(&host).1.unwrap_or_default();
@@ -90,7 +144,7 @@ impl Fabric {
     fn answer(
         &mut self,
         node: NodeId,
-        request: &HttpRequest,
+        request: &HttpGet,
         time: Duration,
         status: u16,
         mut body: Bytes,
@@ -98,6 +152,10 @@ impl Fabric {
     ) {
         let tag = request.tag;
         let mut end = Ok(());
+        let (status, content) = match &request.range {
+            Some(range) if status == 200 => cut(range, &mut body),
+            _ => (status, None),
+        };
         if let Some(len) = cut_at.filter(|len| *len < body.len()) {
             body.truncate(len);
             end = Err(HttpError::Transport(
@@ -108,7 +166,7 @@ impl Fabric {
             body.truncate(request.max_body_bytes);
             end = Err(HttpError::TooLarge(request.max_body_bytes));
         }
-        let head = HttpPart::Head { status };
+        let head = HttpPart::Head { status, content };
         self.begin(node, time, Work::HttpPart(HttpEvent { tag, part: head }));
         while !body.is_empty() {
             let part = HttpPart::Chunk(body.split_to(body.len().min(CHUNK)));
@@ -121,6 +179,24 @@ impl Fabric {
         let part = HttpPart::End(end);
         self.begin(node, time, Work::HttpPart(HttpEvent { tag, part }));
     }
+}
+
+/// Cuts a range out of a resource, as servers do that support ranges. Returns the status, and the position of what is
+/// left.
+fn cut(range: &Range<u64>, body: &mut Bytes) -> (u16, Option<ContentRange>) {
+    let total = body.len();
+    let end = usize::try_from(range.end).unwrap_or(usize::MAX).min(total);
+    let start = usize::try_from(range.start).unwrap_or(usize::MAX);
+    if start >= end {
+        *body = Bytes::new();
+        return (416, None);
+    }
+    *body = body.slice(start..end);
+    let content = ContentRange {
+        start: start as u64,
+        total: Some(total as u64),
+    };
+    (206, Some(content))
 }
 
 /// Parses a supported URL and its host.

@@ -8,7 +8,7 @@ use super::super::queue::Happening;
 use super::super::slab::Key;
 use super::Fabric;
 use crate::ports::hash::HashEvent;
-use crate::ports::http::{HttpEvent, HttpRequest};
+use crate::ports::http::{HttpEvent, HttpGet};
 use crate::ports::net::NetEvent;
 use crate::ports::state::StateRequest;
 
@@ -27,7 +27,7 @@ pub(in super::super) enum Work {
     /// A digest that is already computed.
     Hash(HashEvent),
     /// A request that reaches its server.
-    Http(HttpRequest),
+    Http(HttpGet),
     /// A part of the answer that arrives.
     HttpPart(HttpEvent),
     /// The result of a name lookup.
@@ -61,13 +61,14 @@ impl Fabric {
             }
             Work::Hash(event) => self.hub.tell_hash(node, event),
             Work::Http(request) => self.ask_server(node, &request),
-            Work::HttpPart(event) => self.hub.tell_http(node, event),
+            Work::HttpPart(event) => self.receive_http(node, event),
             Work::Name(event) => self.hub.tell_net(node, event),
         }
     }
 
     /// Removes and returns the unfinished jobs of a node.
     pub(super) fn take_jobs(&mut self, node: NodeId) -> Vec<Work> {
+        self.http_flows.retain(|(other, _), _| *other != node);
         let theirs: Vec<Key> = self
             .jobs
             .iter()

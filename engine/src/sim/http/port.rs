@@ -26,7 +26,14 @@ impl Backend<HttpRequest, HttpEvent> for SimHttp {
     fn submit(&mut self, requests: &mut Vec<HttpRequest>) {
         let mut fabric = lock(&self.fabric);
         for request in requests.drain(..) {
-            fabric.ask(self.node, request);
+            match request {
+                HttpRequest::Get(request) => fabric.ask(self.node, request),
+                HttpRequest::Grant { tag, bytes } => fabric.grant_http(self.node, tag, bytes),
+                HttpRequest::Cancel { tag } => {
+                    fabric.cancel_http(self.node, tag);
+                    open(&self.mail).http.retain(|event| event.tag != tag);
+                }
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use ecs_torrent_protocol::tracker::{AnnounceEvent, AnnounceRequest, AnnounceResp
 use super::super::http::SimHttp;
 use super::super::{AnnounceCounts, SimNet, SimTracker, Simulation, TrackerMode, TrackerOptions};
 use crate::port::{Backend, JobTag, Purpose};
-use crate::ports::http::{HttpError, HttpPart, HttpRequest};
+use crate::ports::http::{HttpError, HttpGet, HttpPart, HttpRequest};
 use crate::ports::net::{NetEvent, NetRequest};
 
 const LATENCY: Duration = Duration::from_millis(10);
@@ -54,13 +54,15 @@ impl Bed {
     /// Sends a GET request from a host; returns the status and body, or the error.
     fn get(&mut self, host: &SimNet, url: &str) -> Result<(u16, Vec<u8>), HttpError> {
         let mut http = SimHttp::new(host.id(), self.sim.fabric.clone());
-        http.submit(&mut vec![HttpRequest {
+        http.submit(&mut vec![HttpRequest::Get(HttpGet {
             tag: JobTag::new(Purpose("test"), Entity::PLACEHOLDER),
             url: url.into(),
             family: None,
             timeout: Duration::from_secs(20),
             max_body_bytes: 4000,
-        }]);
+            range: None,
+            credit: u64::MAX,
+        })]);
         let (mut found, mut body) = (0, Vec::new());
         loop {
             assert!(self.sim.step(self.sim.now() + Duration::from_secs(30)), "an end comes");
@@ -68,7 +70,7 @@ impl Bed {
             http.poll(usize::MAX, &mut events);
             for event in events {
                 match event.part {
-                    HttpPart::Head { status } => found = status,
+                    HttpPart::Head { status, .. } => found = status,
                     HttpPart::Chunk(chunk) => body.extend(chunk),
                     HttpPart::End(end) => return end.map(|()| (found, body)),
                 }
