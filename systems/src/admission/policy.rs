@@ -333,5 +333,17 @@ mod tests {
         let settings = PeerSettings::default();
         assert_eq!(user_reserve(1000, &settings), settings.user_reserve);
         assert_eq!((user_reserve(8, &settings), user_reserve(3, &settings)), (2, 0));
+        let handshakes = |max_unidentified, max_connections| {
+            handshake_reserve(&PeerSettings {
+                max_unidentified,
+                max_connections,
+                ..PeerSettings::default()
+            })
+        };
+        assert_eq!(
+            (handshakes(100, 3200), handshakes(100, 1600), handshakes(100, 320)),
+            (100, 100, 20)
+        );
+        assert_eq!(handshakes(100, 15), 0);
     }
 }
