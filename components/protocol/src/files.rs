@@ -168,6 +168,19 @@ mod tests {
     }
 
     #[test]
+    fn slices_of_padding_and_links_are_not_stored() {
+        let mut files = table(&[1, 1, 1]).files().to_vec();
+        files[1].attributes.pad = true;
+        files[2].attributes.symlink = true;
+        let table = FileTable::new(files);
+        let pads: Vec<bool> = table
+            .slices(Span { offset: 0, len: 3 })
+            .map(|slice| slice.pad)
+            .collect();
+        assert_eq!(pads, [false, true, true]);
+    }
+
+    #[test]
     fn attributes_are_letters_in_any_order() {
         let all = FileAttributes::from_letters(b"xzph");
         assert!(all.pad && all.executable && all.hidden && !all.symlink);

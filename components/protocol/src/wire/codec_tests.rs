@@ -204,6 +204,19 @@ fn a_frame_that_has_begun_is_known() {
     assert!(!codec.is_mid_frame());
 }
 
+/// A peer that pauses inside a message holds no chunk of the memory that bytes are read into.
+#[test]
+fn a_resting_codec_holds_no_chunk() {
+    let mut memory = bytes::BytesMut::with_capacity(100_000);
+    memory.extend_from_slice(&[0, 0, 0]);
+    let mut codec = PeerCodec::new(FrameLimits::default());
+    codec.push(memory.split().freeze());
+    assert!(!memory.try_reclaim(100_000));
+    codec.rest();
+    assert!(memory.try_reclaim(100_000), "the codec let go of the chunk");
+    assert_eq!(codec.buffered_len(), 3);
+}
+
 #[test]
 fn extensions_must_be_negotiated() {
     let plain = Session {
