@@ -105,7 +105,9 @@ fn read(path: &Path) -> io::Result<String> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    String::from_utf8(read_bounded(file, MAX_BYTES)?).map_err(|_| io::ErrorKind::InvalidData.into())
+    let bytes = read_bounded(file, MAX_BYTES)?;
+    String::from_utf8(bytes)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8"))
 }
 
 /// Fails deserialization at the value that this path of names leads to.
