@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn files_that_differ_have_keys_that_differ() {
         let keys = (0..1000).map(|inode| FileKey::of_id(FileId { device: 1, inode }));
-        let keys: std::collections::BTreeSet<FileKey> = keys.collect();
+        let keys: BTreeSet<FileKey> = keys.collect();
         assert_eq!(keys.len(), 1000);
         assert!(!keys.contains(&FileKey::of_id(FileId { device: 2, inode: 0 })));
     }
