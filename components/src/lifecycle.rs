@@ -82,20 +82,31 @@ pub enum StopPhase {
     DisconnectPeers,
     /// Trackers receive `stopped`.
     AnnounceStopped,
-    /// The session is written. If the torrent is removed, the session is deleted, and the data too if requested. Then
-    /// the torrent is gone, and the caller gets its answer.
+    /// The session is written. If the torrent is removed, the session is deleted, and the data too if requested.
     WriteSession,
+    /// The files are closed. Then the torrent is gone, and the caller gets its answer.
+    Release,
 }
 
-/// Progress of a torrent that is being stopped.
+impl StopPhase {
+    /// Returns the phase after this one.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        match self {
+            Self::HaltDownloads => Some(Self::DisconnectPeers),
+            Self::DisconnectPeers => Some(Self::AnnounceStopped),
+            Self::AnnounceStopped => Some(Self::WriteSession),
+            Self::WriteSession => Some(Self::Release),
+            Self::Release => None,
+        }
+    }
+}
+
+/// On a torrent that is being stopped: the phase that is running.
 #[derive(Component, Debug)]
 pub struct Stopping {
     /// The phase that is running.
     pub phase: StopPhase,
-    /// When the phase ends, finished or not.
-    pub deadline: Timestamp,
-    /// Whether the work of the phase has begun.
-    pub has_begun: bool,
 }
 
 /// The state of a torrent, derived from its intent and facts.
@@ -286,7 +297,7 @@ pub enum TorrentState {
 
 impl TorrentState {
     /// All states.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Adding,
         Self::FetchingMetadata,
         Self::Checking,
@@ -301,6 +312,7 @@ impl TorrentState {
         Self::Stopping(StopPhase::DisconnectPeers),
         Self::Stopping(StopPhase::AnnounceStopped),
         Self::Stopping(StopPhase::WriteSession),
+        Self::Stopping(StopPhase::Release),
     ];
 
     /// Returns the state's name, as the JSON and the command line show it.
@@ -321,21 +333,20 @@ impl TorrentState {
             Self::Stopping(StopPhase::DisconnectPeers) => "stopping/disconnect_peers",
             Self::Stopping(StopPhase::AnnounceStopped) => "stopping/announce_stopped",
             Self::Stopping(StopPhase::WriteSession) => "stopping/write_session",
+            Self::Stopping(StopPhase::Release) => "stopping/release",
         }
     }
 
     /// Whether a torrent may change from this state to `next` in one step; the table is in ARCHITECTURE.md.
     #[must_use]
     pub fn may_become(self, next: Self) -> bool {
-        use StopPhase::{AnnounceStopped, DisconnectPeers, HaltDownloads, WriteSession};
+        use StopPhase::{HaltDownloads, WriteSession};
         use TorrentState::{
             Adding, Blocked, Checking, Downloading, Failed, FetchingMetadata, Finished, Paused, Queued, Seeding,
             Stopping,
         };
         match (self, next) {
-            (Stopping(HaltDownloads), Stopping(phase)) => phase == DisconnectPeers,
-            (Stopping(DisconnectPeers), Stopping(phase)) => phase == AnnounceStopped,
-            (Stopping(AnnounceStopped), Stopping(phase)) => phase == WriteSession,
+            (Stopping(phase), Stopping(next)) => phase.next() == Some(next),
             // A session that cannot be written keeps its torrent in the list.
             (Stopping(phase), next) => phase == WriteSession && matches!(next, Failed),
             (_, Stopping(phase)) => phase == HaltDownloads,

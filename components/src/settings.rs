@@ -498,10 +498,12 @@ pub struct LifecycleSettings {
     pub halt_timeout_ms: u64,
     /// Time for the last messages to be sent and connections to close. Default 1500 ms.
     pub disconnect_timeout_ms: u64,
-    /// Time for `stopped` to reach the trackers. Default 5 s.
+    /// Time for `stopped` to reach the trackers. Default 4.5 s.
     pub announce_timeout_ms: u64,
-    /// Time for a session to be written. With the three above 9 s: containers are killed at 10. Default 1500 ms.
+    /// Time for a session to be written. Default 1500 ms.
     pub save_timeout_ms: u64,
+    /// Time for the files to be closed. With the four above 9 s: containers are killed at 10. Default 500 ms.
+    pub release_timeout_ms: u64,
     /// Maximum number of consecutive restarts of a torrent or of the engine, each within
     /// [`restart_window_s`](Self::restart_window_s) of the previous one; the next failure is final. Default 3.
     pub max_restarts: usize,
@@ -518,8 +520,9 @@ impl Default for LifecycleSettings {
         Self {
             halt_timeout_ms: 1000,
             disconnect_timeout_ms: 1500,
-            announce_timeout_ms: 5000,
+            announce_timeout_ms: 4500,
             save_timeout_ms: 1500,
+            release_timeout_ms: 500,
             max_restarts: 3,
             restart_window_s: 5,
             restart_delay_ms: 1000,

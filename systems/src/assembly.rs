@@ -26,7 +26,6 @@ impl Plugin for AssemblyPlugin {
     fn build(&self, app: &mut App) {
         app.add_message::<BlockAccepted>()
             .add_message::<BlockWasted>()
-            .init_resource::<FullPieces>()
             .add_systems(Tick, accept_blocks.in_set(AssembleSet::Received));
     }
 }

@@ -1,23 +1,64 @@
 //! Disconnecting: closes the connections of torrents that no longer run.
+//!
+//! A torrent that is stopped parts from its peers in order: cancel for each outstanding request, not interested, choke;
+//! then the close, which ends when the peer has these messages. A torrent that failed closes its connections at once.
 
 use bevy_app::{App, Plugin};
+use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::messages::LifecycleChanged;
-use ecs_torrent_components::peer::CloseReason;
+use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, Peer, Requests, Stage};
 use ecs_torrent_components::reaper::Reaper;
-use ecs_torrent_components::torrent::{Lifecycle, TorrentPeers};
+use ecs_torrent_components::torrent::{Lifecycle, StopPhase, TorrentPeers};
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::NetPort;
+use ecs_torrent_engine::ports::net::NetEvent;
 use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::wire::Message;
 
 use crate::DecideSet;
+use crate::stop_participants::{AddStopParticipant, StopDuty};
 
 /// Closes the connections of torrents that no longer run.
-pub(crate) struct DisconnectingPlugin;
+pub struct DisconnectingPlugin;
 
 impl Plugin for DisconnectingPlugin {
     fn build(&self, app: &mut App) {
-        app.add_systems(Tick, close_failed.in_set(DecideSet::Disconnect));
+        app.init_resource::<ClosingLinks>()
+            .add_stop_participant::<Disconnecting>(StopPhase::DisconnectPeers, None)
+            .add_systems(
+                Tick,
+                (close_failed, disconnect_stopped).chain().in_set(DecideSet::Disconnect),
+            );
+    }
+}
+
+const CLOSING: Purpose = Purpose("close links");
+
+/// The stop participant that disconnects peers.
+pub(crate) struct Disconnecting;
+
+/// Connections of stopping torrents whose orderly close has not ended, by torrent.
+#[derive(Resource, Debug, Default)]
+pub(crate) struct ClosingLinks(EntityHashMap<usize>);
+
+impl ClosingLinks {
+    /// Counts a close whose end is awaited, and returns its tag.
+    pub(crate) fn expect(&mut self, torrent: Option<Entity>, reason: &CloseReason) -> Option<JobTag> {
+        let owner = torrent.filter(|_| *reason == CloseReason::Stopping)?;
+        *self.0.entry(owner).or_default() += 1;
+        Some(JobTag::new(CLOSING, owner))
+    }
+
+    fn record_end(&mut self, torrent: Entity) {
+        if let Some(count) = self.0.get_mut(&torrent) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&torrent);
+            }
+        }
     }
 }
 
@@ -40,4 +81,53 @@ fn close_failed(
             peers.iter().for_each(|peer| reaper.close(peer, CloseReason::Stopping));
         }
     }
+}
+
+/// Disconnects the peers of stopping torrents, and waits until every connection has ended.
+fn disconnect_stopped(
+    mut duty: StopDuty<Disconnecting>,
+    mut disconnecting: Local<Vec<Entity>>,
+    mut net: ResMut<NetPort>,
+    mut closing: ResMut<ClosingLinks>,
+    mut flush: ResMut<FlushQueue>,
+    mut reaper: ResMut<Reaper>,
+    torrents: Query<&TorrentPeers>,
+    mut peers: Query<(&Peer, Option<&mut Requests>, &mut Outbox)>,
+) {
+    for event in net.take(CLOSING) {
+        if let NetEvent::Gone { tag } = event {
+            closing.record_end(tag.owner);
+        }
+    }
+    for turn in duty.take() {
+        for peer in torrents
+            .get(turn.torrent)
+            .into_iter()
+            .flat_map(RelationshipTarget::iter)
+        {
+            if let Ok((stage, requests, mut outbox)) = peers.get_mut(peer)
+                && let (Stage::Connected, Some(mut requests)) = (stage.stage, requests)
+            {
+                take_leave(peer, &mut requests, &mut outbox, &mut flush);
+            }
+            reaper.close(peer, CloseReason::Stopping);
+        }
+        disconnecting.push(turn.torrent);
+    }
+    disconnecting.retain(|torrent| {
+        let is_waiting = torrents.contains(*torrent) || closing.0.contains_key(torrent);
+        if !is_waiting {
+            duty.finish(*torrent);
+        }
+        is_waiting
+    });
+}
+
+/// Queues a cancel for each outstanding request, not interested and choke; the close follows when these are sent.
+fn take_leave(peer: Entity, requests: &mut Requests, outbox: &mut Outbox, flush: &mut FlushQueue) {
+    for pending in requests.cancel_all() {
+        flush.send(peer, outbox, &Message::Cancel(pending.request));
+    }
+    flush.send(peer, outbox, &Message::NotInterested);
+    flush.send(peer, outbox, &Message::Choke);
 }

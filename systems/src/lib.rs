@@ -9,7 +9,7 @@
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
 //! | Announce | [`ownership`], [`lifecycle`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
-//! | Decide | [`lifecycle`], `disconnecting`, [`sessions`], [`extensions`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`dialing`], [`picking`], [`stats`] | what to do next |
+//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | queued messages are sent |
 //! | Reap | [`reaping`] | closed peers are removed |
@@ -30,7 +30,7 @@ pub mod checking;
 pub mod choking;
 pub mod counters;
 pub mod dialing;
-mod disconnecting;
+pub mod disconnecting;
 pub mod extensions;
 pub mod flushing;
 pub mod frames;
@@ -44,6 +44,7 @@ pub mod reaping;
 pub mod sessions;
 pub mod smart_ban;
 pub mod stats;
+pub mod stop_participants;
 pub mod storage;
 pub mod streams;
 pub mod suggesting;
@@ -71,6 +72,10 @@ pub mod verification;
 /// A Bevy program does not add them to its own `App`: it adds the host plugin `EcsTorrentPlugin`, which starts an engine
 /// beside it.
 ///
+/// An engine works without some of them: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes),
+/// [`extensions`] and [`stats`] can be left out with
+/// [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
+///
 /// # Panics
 /// In an `App` that is not an engine's, when it is built.
 #[derive(Debug, Clone, Copy, Default)]
@@ -96,6 +101,7 @@ impl PluginGroup for TorrentPlugins {
             .add(disconnecting::DisconnectingPlugin)
             .add(sessions::SessionsPlugin)
             .add(trackers::TrackersPlugin)
+            .add(trackers::ScrapePlugin)
             .add(extensions::ExtensionsPlugin)
             .add(availability::AvailabilityPlugin)
             .add(choking::ChokingPlugin)

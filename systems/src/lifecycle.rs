@@ -21,11 +21,11 @@ use ecs_torrent_components::messages::{
     FailTorrent, LifecycleChanged, RequestStop, TorrentAdded, TorrentBlocked, TorrentCompleted, TorrentFailed,
     TorrentRestarting, TorrentStarted, TorrentStopped,
 };
-use ecs_torrent_components::torrent::TorrentIndex;
+use ecs_torrent_components::torrent::{StopPhase, TorrentIndex};
 use ecs_torrent_engine::schedule::Tick;
 
 pub(crate) use self::naming::renamed;
-pub(crate) use self::stopping::{AnnounceStops, ClosingLinks};
+use crate::stop_participants::AddStopParticipant;
 use crate::{AnnounceSet, DecideSet};
 
 /// Starts, fails and stops torrents.
@@ -53,8 +53,7 @@ impl Plugin for LifecyclePlugin {
             .init_resource::<opening::Arrived>()
             .init_resource::<Deadlines<failing::Retry>>()
             .init_resource::<stopping::StopsInOrder>()
-            .init_resource::<ClosingLinks>()
-            .init_resource::<AnnounceStops>()
+            .add_stop_participant::<stopping::Releasing>(StopPhase::Release, None)
             .init_resource::<CommandQueue<AddTorrent>>()
             .init_resource::<CommandQueue<ResumeAll>>()
             .init_resource::<CommandQueue<ResumeTorrent>>()
@@ -87,8 +86,9 @@ impl Plugin for LifecyclePlugin {
                         failing::recall_requests,
                         failing::retry_torrents,
                         removing::find_stopped,
-                        stopping::hear_stops,
+                        stopping::release_files,
                         stopping::advance_stops,
+                        stopping::begin_stops,
                         deriving::derive_lifecycle,
                     )
                         .chain()

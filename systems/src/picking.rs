@@ -25,7 +25,7 @@ use ecs_torrent_components::peer::{
 use ecs_torrent_components::piece::{ActivePiece, FAILED_PAUSE, PieceMemory};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{RequestSettings, Settings, seconds};
-use ecs_torrent_components::torrent::{ActivePieces, PeerOf};
+use ecs_torrent_components::torrent::{ActivePieces, PeerOf, StopPhase};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::geometry::BlockRequest;
 use ecs_torrent_protocol::time::Timestamp;
@@ -33,6 +33,7 @@ use ecs_torrent_protocol::wire::Message;
 
 pub(crate) use self::flight::Flight;
 use self::rarity::RarityOrder;
+use crate::stop_participants::AddStopParticipant;
 use crate::{DecideSet, ReapSet};
 
 /// Chooses pieces and requests blocks.
@@ -44,6 +45,7 @@ impl Plugin for PickingPlugin {
             .init_resource::<PieceMemory>()
             .init_resource::<Supply>()
             .init_resource::<DroppedRequests>()
+            .add_stop_participant::<flight::Halting>(StopPhase::HaltDownloads, None)
             .init_resource::<Deadlines<LateCheck>>()
             .init_resource::<Deadlines<Resume>>()
             .add_systems(
@@ -51,6 +53,7 @@ impl Plugin for PickingPlugin {
                 (
                     (
                         flight::follow_lifecycle,
+                        flight::halt_stopped,
                         hear_chokes,
                         hear_rejects,
                         hear_allowed_fast,

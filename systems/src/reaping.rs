@@ -13,7 +13,7 @@ use ecs_torrent_engine::ports::net::{NetRequest, Streams};
 use ecs_torrent_engine::schedule::Tick;
 
 use crate::ReapSet;
-use crate::lifecycle::ClosingLinks;
+use crate::disconnecting::ClosingLinks;
 
 /// Closes the connections that are marked for closing.
 pub struct ReapingPlugin;

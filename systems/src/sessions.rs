@@ -19,16 +19,15 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::Removed;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::session::{FileId, FileStamp, Runs, Session};
-use ecs_torrent_components::torrent::Counters;
+use ecs_torrent_components::torrent::{Counters, StopPhase};
 use ecs_torrent_engine::ports::disk::{FileClaims, FoundFiles, Provenance, SyncedFile};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Geometry;
 
-pub(crate) use self::ending::{Ending, Endings};
 use self::platter::Platter;
-pub(crate) use self::spilling::Spiller;
+use crate::stop_participants::AddStopParticipant;
 use crate::{AssembleSet, DecideSet};
 
 /// Saves torrents, and restores blocks of unfinished pieces.
@@ -39,7 +38,8 @@ impl Plugin for SessionsPlugin {
         app.add_message::<SaveTorrent>()
             .add_message::<SessionWritten>()
             .init_resource::<Deadlines<saving::SaveCheck>>()
-            .init_resource::<Endings>()
+            .add_stop_participant::<ending::Spilling>(StopPhase::HaltDownloads, None)
+            .add_stop_participant::<WritingLast>(StopPhase::WriteSession, None)
             .init_resource::<restoring::Restores>()
             .add_systems(
                 Tick,
@@ -49,9 +49,11 @@ impl Plugin for SessionsPlugin {
                         spilling::forget_partials,
                         saving::note_changes,
                         saving::collect_spilled,
+                        ending::spill_stopped,
                         saving::collect_synced,
                         saving::collect_saved,
                         ending::end_sessions,
+                        ending::collect_forgotten,
                         saving::begin_saves,
                         restoring::restore_pieces,
                     )
@@ -61,6 +63,9 @@ impl Plugin for SessionsPlugin {
             );
     }
 }
+
+/// The stop participant that writes or deletes the session.
+struct WritingLast;
 
 /// Requests a save of a torrent soon, whether the usual interval has passed or not.
 #[derive(Message, Debug, Clone)]
@@ -380,12 +385,12 @@ impl SessionState {
     }
 
     /// Counts new writes of blocks of unfinished pieces.
-    pub(crate) fn add_spills(&mut self, count: usize) {
+    fn add_spills(&mut self, count: usize) {
         self.spill_count += count;
     }
 
     /// Whether blocks of unfinished pieces are still being written.
-    pub(crate) fn is_spilling(&self) -> bool {
+    fn is_spilling(&self) -> bool {
         self.spill_count > 0
     }
 }

@@ -33,7 +33,7 @@ pub struct SmartBanPlugin;
 
 impl Plugin for SmartBanPlugin {
     fn build(&self, app: &mut App) {
-        app.init_resource::<Suspects>().init_resource::<Bans>().add_systems(
+        app.init_resource::<Suspects>().add_systems(
             Tick,
             (collect_digests, judge_rejected, examine_verified)
                 .chain()

@@ -39,7 +39,6 @@ impl Plugin for StreamsPlugin {
             .init_resource::<ServeQueue>()
             .init_resource::<UploadMemory>()
             .init_resource::<EmptiedUploads>()
-            .init_resource::<Reaper>()
             .init_resource::<DatagramCounts>()
             .add_systems(
                 Tick,

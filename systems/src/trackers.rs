@@ -13,11 +13,10 @@ use std::sync::Arc;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use ecs_torrent_components::commands::{CommandQueue, ScrapeTorrent};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{TrackerAnswered, TrackerFailed};
 use ecs_torrent_components::random::Random;
-use ecs_torrent_components::torrent::{Torrent, TrackerOf};
+use ecs_torrent_components::torrent::{StopPhase, Torrent, TrackerOf};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_engine::port::OpenInbox;
 use ecs_torrent_engine::ports::net::{NetEvent, NetRequest, TRACKER_DATAGRAMS};
@@ -30,7 +29,9 @@ use ecs_torrent_protocol::tracker::{
 };
 
 pub use self::policy::Announcer;
+pub use self::scrape::ScrapePlugin;
 use crate::AnnounceSet;
+use crate::stop_participants::AddStopParticipant;
 
 /// Announces to trackers, and scrapes them.
 pub struct TrackersPlugin;
@@ -42,6 +43,7 @@ impl Plugin for TrackersPlugin {
         app.open_inbox::<NetRequest, NetEvent>(TRACKER_DATAGRAMS)
             .add_message::<TrackerAnswered>()
             .add_message::<TrackerFailed>()
+            .add_stop_participant::<policy::AnnounceStopped>(StopPhase::AnnounceStopped, None)
             .init_resource::<Questions>()
             .init_resource::<Answers>()
             .init_resource::<policy::Turns>()
@@ -49,20 +51,17 @@ impl Plugin for TrackersPlugin {
             .init_resource::<http::HttpReplies>()
             .init_resource::<udp::UdpTrackers>()
             .init_resource::<Deadlines<udp::Repeat>>()
-            .init_resource::<scrape::Scrapes>()
-            .init_resource::<CommandQueue<ScrapeTorrent>>()
             .add_systems(
                 Tick,
                 (
                     (http::collect_http, udp::collect_udp).chain(),
-                    (policy::take_answers, scrape::take_answers).chain(),
+                    policy::take_answers,
                     (
                         policy::begin_announcing,
                         policy::announce_completed,
                         policy::announce_wanting,
                         policy::announce_stops,
                         policy::announce_due,
-                        scrape::begin_scrapes,
                     )
                         .chain(),
                     (http::ask_http, udp::ask_udp).chain(),

@@ -16,6 +16,7 @@ mod hostile;
 #[path = "../support/masking.rs"]
 mod masking;
 mod mutants;
+mod optional;
 mod scenarios;
 mod sweep;
 

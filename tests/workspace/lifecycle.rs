@@ -1,5 +1,6 @@
 //! A torrent's state: where it is assigned, and the edges between states as ARCHITECTURE.md shows them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -38,6 +39,30 @@ fn the_state_is_assigned_in_one_place() {
     let writers: Vec<_> = files.iter().filter(is_writing).collect();
     let only = Path::new(ROOT).join("systems/src/lifecycle/deriving.rs");
     assert_eq!(writers, [&only]);
+}
+
+/// Each resource, message and required component is registered by one plugin.
+#[test]
+fn each_thing_is_registered_once() {
+    let mut files = Vec::new();
+    sources(&Path::new(ROOT).join("systems/src"), &mut files);
+    let mut seen = BTreeSet::new();
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text.split_once("#[cfg(test)]").map_or(&*text, |(code, _)| code);
+        for call in [
+            "init_resource::<",
+            "add_message::<",
+            "register_required_components::<Torrent, ",
+        ] {
+            for rest in text.split(call).skip(1) {
+                let name = rest.split_once(">()").map_or(rest, |(name, _)| name);
+                let name = name.rsplit_once("::").map_or(name, |(_, name)| name);
+                assert!(seen.insert(name.to_owned()), "{name}, again in {}", path.display());
+            }
+        }
+    }
+    assert!(seen.len() > 50, "the registrations were found: {}", seen.len());
 }
 
 /// The edges of the code, as rows of a table.

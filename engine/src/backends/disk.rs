@@ -21,7 +21,7 @@ use ecs_torrent_components::settings::StorageSettings;
 use ecs_torrent_protocol::geometry::Span;
 
 pub use self::files::{Files, SharedFiles};
-use self::storage::{Storage, Write};
+use self::storage::{Farewell, Storage, Write};
 use super::StartError;
 pub use super::buffers::FileBuffers;
 use super::jobs::Jobs;
@@ -115,9 +115,10 @@ impl DiskPool {
                 self.storages.insert(storage, Arc::new(Storage::new(files)));
                 (tag, storage, Work::Look)
             }
-            DiskRequest::Close { storage } => {
+            DiskRequest::Close { tag, storage } => {
+                let farewell = tag.map(|tag| Farewell::new(tag, self.sink.clone()));
                 if let Some(closed) = self.storages.remove(&storage) {
-                    closed.files.close();
+                    closed.close(farewell);
                     self.closed.push(closed);
                 }
                 return None;

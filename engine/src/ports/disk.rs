@@ -87,6 +87,9 @@ pub enum DiskRequest {
     },
     /// Closes a torrent's files. Requests already submitted are still carried out, unless they would create a file.
     Close {
+        /// If present, returned when the last job on these files is done and every handle to them is closed, so that
+        /// their volume can be unmounted.
+        tag: Option<JobTag>,
         /// The torrent's storage.
         storage: StorageId,
     },
@@ -205,6 +208,8 @@ pub enum DiskDone {
     Synced(Vec<SyncedFile>),
     /// The deleted and kept files.
     Deleted(DeletedFiles),
+    /// No handle to the files is open.
+    Closed,
 }
 
 impl PortEvent for DiskEvent {

@@ -73,11 +73,22 @@ pub(super) struct DiskJob {
 
 enum DiskWork {
     Look,
-    Prepare { is_preallocated: bool },
+    Prepare {
+        is_preallocated: bool,
+    },
     Read(Span),
-    Write { span: Span, blocks: Vec<Bytes> },
-    Sync { is_for_all: bool },
-    Delete { keep: Vec<usize> },
+    Write {
+        span: Span,
+        blocks: Vec<Bytes>,
+    },
+    Sync {
+        is_for_all: bool,
+    },
+    Delete {
+        keep: Vec<usize>,
+    },
+    /// Carried out after the jobs before it, and reported.
+    Close,
 }
 
 impl Disk {
@@ -113,7 +124,9 @@ impl Disk {
 
     pub(super) fn carry_out(&mut self, hub: &Hub, job: DiskJob) -> DiskEvent {
         let DiskJob { tag, storage, work } = job;
-        let fault = self.faults.strike(work.operation(), hub.now);
+        let fault = work
+            .operation()
+            .and_then(|operation| self.faults.strike(operation, hub.now));
         let mut ground = Ground {
             volume: &mut self.volume,
             contents: &hub.contents,
@@ -125,15 +138,16 @@ impl Disk {
 }
 
 impl DiskWork {
-    fn operation(&self) -> DiskOperation {
-        match self {
+    fn operation(&self) -> Option<DiskOperation> {
+        Some(match self {
             Self::Look => DiskOperation::Look,
             Self::Prepare { .. } => DiskOperation::Prepare,
             Self::Read(_) => DiskOperation::Read,
             Self::Write { .. } => DiskOperation::Write,
             Self::Sync { .. } => DiskOperation::Sync,
             Self::Delete { .. } => DiskOperation::Delete,
-        }
+            Self::Close => return None,
+        })
     }
 
     /// Number of bytes that the job moves.
@@ -169,6 +183,7 @@ impl DiskWork {
             Self::Delete { keep } => failed(DiskAction::Delete)
                 .and_then(|()| storage.delete(ground, &keep))
                 .map(DiskDone::Deleted),
+            Self::Close => Ok(DiskDone::Closed),
         };
         (outcome, Vec::new())
     }

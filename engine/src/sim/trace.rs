@@ -149,6 +149,7 @@ impl Trace {
             }),
             Ok(DiskDone::Prepared) => self.word(1),
             Ok(DiskDone::Written) => self.word(2),
+            Ok(DiskDone::Closed) => self.word(5),
             Ok(DiskDone::Deleted(report)) => {
                 self.word(3);
                 report.deleted.iter().for_each(|index| self.word(*index as u64));

@@ -144,7 +144,10 @@ impl Opener<'_> {
         files: &FileTable,
         claims: FileClaims,
     ) {
-        self.disk.push(DiskRequest::Close { storage: storage.id });
+        self.disk.push(DiskRequest::Close {
+            tag: None,
+            storage: storage.id,
+        });
         storage.id = self.storages.next();
         self.disk.push(DiskRequest::Open {
             tag: JobTag::new(OPEN, entity),

@@ -1,40 +1,34 @@
 //! The stop: phases that progress across ticks, one at a time, each with its deadline.
 //!
 //! Order on the wire: no more requests; cancel, not-interested and choke to every peer, then the close; then `stopped`
-//! to the trackers; then the session; then the torrent is gone and the callers get their answers. Removing works the
-//! same way, with the session deleted instead of saved.
+//! to the trackers; then the session; then the files are closed, the torrent is gone, and the callers get their answers.
+//! Removing works the same way, with the session deleted instead of saved. The work of each phase is done by its
+//! participants (`stop_participants`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
-use bevy_ecs::relationship::RelationshipTarget;
+use bevy_ecs::query::QueryData;
+use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{
     AddError, CommandQueue, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, StopAll, StopError, StopTorrent,
-    TorrentNotFound,
 };
 use ecs_torrent_components::lifecycle::{ChangedFacts, Desired, Failure, Fault, Readiness};
 use ecs_torrent_components::messages::{RequestStop, TorrentStopped};
-use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, Peer, Requests, Stage};
-use ecs_torrent_components::piece::PiecePhase;
-use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis};
-use ecs_torrent_components::torrent::{
-    ActivePieces, Content, Have, Partials, StopPhase, Stopping, Storage, Torrent, TorrentIndex, TorrentPeers,
-};
+use ecs_torrent_components::torrent::{Content, Have, StopPhase, Stopping, Storage, Torrent, TorrentIndex};
 use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::DiskRequest;
-use ecs_torrent_engine::ports::net::NetEvent;
-use ecs_torrent_engine::ports::{DiskPort, NetPort};
-use ecs_torrent_protocol::wire::Message;
 
 use super::adds::Adds;
 use crate::ownership::{FileRegistry, whole_files};
-use crate::picking::Flight;
-use crate::sessions::{Ending, Endings, SessionState, Spiller};
+use crate::stop_participants::{Ending, StopDuty, StopParticipants, StopTurn};
 
-const CLOSING: Purpose = Purpose("close links");
+const RELEASE: Purpose = Purpose("release files");
 
 type StopReply = Reply<Result<(), StopError>>;
 type RemoveReply = Reply<Result<Removed, RemoveError>>;
@@ -57,17 +51,33 @@ struct Waiters {
     removal: Option<RemoveOptions>,
     /// The torrent was listed and then refused: its earlier data in the state folder stays, and nothing else.
     is_refused: bool,
+    /// The ending with which the session was written or deleted.
+    written_as: Option<Ending>,
+    /// The result of that.
+    result: Option<Result<Removed, Arc<str>>>,
 }
 
 impl StopsInOrder {
+    /// Whether the session of a torrent is written or deleted already, so that no removal can join.
+    fn is_released(&self, torrent: Entity) -> bool {
+        self.waiters
+            .get(&torrent)
+            .is_some_and(|waiters| waiters.result.is_some())
+    }
+
     /// Returns how a torrent is to end.
     fn ending(&self, torrent: Entity) -> Ending {
-        ending_of(&self.waiters, torrent)
+        self.waiters.get(&torrent).map_or(Ending::Save, Waiters::ending)
     }
-}
 
-fn ending_of(waiters: &EntityHashMap<Waiters>, torrent: Entity) -> Ending {
-    waiters.get(&torrent).map_or(Ending::Save, Waiters::ending)
+    /// Returns the turn of a phase's participants.
+    fn turn(&mut self, torrent: Entity, phase: StopPhase) -> StopTurn {
+        let ending = self.ending(torrent);
+        if phase == StopPhase::WriteSession {
+            self.waiters.entry(torrent).or_default().written_as = Some(ending);
+        }
+        StopTurn { torrent, ending }
+    }
 }
 
 impl Waiters {
@@ -106,74 +116,65 @@ fn stop_error(torrent: &Torrent, reason: Arc<str>) -> StopError {
     }
 }
 
-/// Connections of stopping torrents whose orderly close has not ended, by torrent.
-#[derive(Resource, Debug, Default)]
-pub(crate) struct ClosingLinks(EntityHashMap<usize>);
+/// Requests to stop and to remove torrents.
+#[derive(SystemParam)]
+pub(super) struct StopRequests<'w, 's> {
+    singles: ResMut<'w, CommandQueue<StopTorrent>>,
+    removals: ResMut<'w, CommandQueue<RemoveTorrent>>,
+    alls: ResMut<'w, CommandQueue<StopAll>>,
+    requested: MessageReader<'w, 's, RequestStop>,
+    index: Res<'w, TorrentIndex>,
+    adds: ResMut<'w, Adds>,
+}
 
-impl ClosingLinks {
-    /// Counts a close whose end is awaited, and returns its tag.
-    pub(crate) fn expect(&mut self, torrent: Option<Entity>, reason: &CloseReason) -> Option<JobTag> {
-        let owner = torrent.filter(|_| *reason == CloseReason::Stopping)?;
-        *self.0.entry(owner).or_default() += 1;
-        Some(JobTag::new(CLOSING, owner))
+impl StopRequests<'_, '_> {
+    /// Takes the requests: returns the torrents to stop, with repetitions, and records the callers.
+    fn take(&mut self, stops: &mut StopsInOrder) -> Vec<Entity> {
+        let mut wanted: Vec<Entity> = self.requested.read().map(|request| request.torrent).collect();
+        for StopTorrent { torrent, reply } in self.singles.0.drain(..) {
+            match self.index.get(torrent) {
+                Some(entity) => {
+                    wanted.push(entity);
+                    stops.waiters.entry(entity).or_default().stops.push(reply);
+                }
+                None => reply.send(Ok(())),
+            }
+        }
+        for removal in std::mem::take(&mut self.removals.0) {
+            let listed = self.index.get(removal.torrent);
+            // If the torrent is gone, or about to be, its session is removed in a later tick.
+            let Some(entity) = listed.filter(|entity| !stops.is_released(*entity)) else {
+                self.removals.0.push_back(removal);
+                continue;
+            };
+            wanted.push(entity);
+            let waiters = stops.waiters.entry(entity).or_default();
+            waiters.removals.push(removal.reply);
+            waiters.removal.get_or_insert_default().delete_data |= removal.options.delete_data;
+        }
+        for entity in self.adds.refused.drain(..) {
+            wanted.push(entity);
+            stops.waiters.entry(entity).or_default().is_refused = true;
+        }
+        wanted
     }
 }
 
-/// Torrents that must send `stopped` to their trackers, and the number of missing answers.
-#[derive(Resource, Debug, Default)]
-pub(crate) struct AnnounceStops {
-    /// Written by the stop, taken by the announces.
-    pub(crate) wanted: Vec<Entity>,
-    /// Written by the announces: the number of trackers that have not answered.
-    pub(crate) pending: EntityHashMap<usize>,
-}
-
-pub(super) fn hear_stops(
+pub(super) fn begin_stops(
     mut commands: Commands,
-    mut singles: ResMut<CommandQueue<StopTorrent>>,
-    mut removals: ResMut<CommandQueue<RemoveTorrent>>,
-    mut alls: ResMut<CommandQueue<StopAll>>,
-    mut requested: MessageReader<RequestStop>,
-    index: Res<TorrentIndex>,
-    clock: Res<Clock>,
+    mut requests: StopRequests,
+    (clock, wakeup): (Res<Clock>, Res<Wakeup>),
     settings: Res<Settings>,
     mut stops: ResMut<StopsInOrder>,
-    mut adds: ResMut<Adds>,
     mut changed: ResMut<ChangedFacts>,
+    mut participants: ResMut<StopParticipants>,
     mut torrents: Query<(Entity, &mut Desired)>,
 ) {
-    let mut wanted: Vec<Entity> = requested.read().map(|request| request.torrent).collect();
-    for StopTorrent { torrent, reply } in singles.0.drain(..) {
-        match index.get(torrent) {
-            Some(entity) => {
-                wanted.push(entity);
-                stops.waiters.entry(entity).or_default().stops.push(reply);
-            }
-            None => reply.send(Ok(())),
-        }
-    }
-    for RemoveTorrent {
-        torrent,
-        options,
-        reply,
-    } in removals.0.drain(..)
-    {
-        let Some(entity) = index.get(torrent) else {
-            reply.send(Err(TorrentNotFound(torrent).into()));
-            continue;
-        };
-        wanted.push(entity);
-        let waiters = stops.waiters.entry(entity).or_default();
-        waiters.removals.push(reply);
-        waiters.removal.get_or_insert_default().delete_data |= options.delete_data;
-    }
-    for entity in adds.refused.drain(..) {
-        wanted.push(entity);
-        stops.waiters.entry(entity).or_default().is_refused = true;
-    }
-    for StopAll { reply } in alls.0.drain(..) {
+    let mut wanted = requests.take(&mut stops);
+    for StopAll { reply } in requests.alls.0.drain(..) {
         wanted.extend(torrents.iter().map(|(entity, _)| entity));
         stops.all.push(reply);
+        wakeup.at(clock.now());
     }
     for entity in wanted {
         let Ok((_, mut desired)) = torrents.get_mut(entity) else {
@@ -189,250 +190,141 @@ pub(super) fn hear_stops(
             continue;
         }
         changed.add(entity);
+        wakeup.at(clock.now());
         stops.torrents.push(entity);
         let phase = StopPhase::HaltDownloads;
-        let stopping = Stopping {
-            phase,
-            deadline: clock.now() + limit(phase, &settings.lifecycle),
-            has_begun: false,
-        };
-        commands.entity(entity).insert(stopping);
+        let turn = stops.turn(entity, phase);
+        participants.begin(turn, phase, clock.now(), limit(phase, &settings.lifecycle));
+        commands.entity(entity).insert(Stopping { phase });
     }
 }
 
 /// Returns the time limit of a phase.
-fn limit(phase: StopPhase, settings: &LifecycleSettings) -> std::time::Duration {
+fn limit(phase: StopPhase, settings: &LifecycleSettings) -> Duration {
     millis(match phase {
         StopPhase::HaltDownloads => settings.halt_timeout_ms,
         StopPhase::DisconnectPeers => settings.disconnect_timeout_ms,
         StopPhase::AnnounceStopped => settings.announce_timeout_ms,
         StopPhase::WriteSession => settings.save_timeout_ms,
+        StopPhase::Release => settings.release_timeout_ms,
     })
 }
 
-/// Parameters that the phases need to begin and to end.
-#[derive(bevy_ecs::system::SystemParam)]
-pub(super) struct Stops<'w, 's> {
+/// Parameters that the end of a stop needs.
+#[derive(SystemParam)]
+pub(super) struct StopParams<'w, 's> {
     commands: Commands<'w, 's>,
-    net: ResMut<'w, NetPort>,
-    disk: ResMut<'w, DiskPort>,
     index: ResMut<'w, TorrentIndex>,
-    closing: ResMut<'w, ClosingLinks>,
-    announces: ResMut<'w, AnnounceStops>,
-    endings: ResMut<'w, Endings>,
-    reaper: ResMut<'w, Reaper>,
-    flush: ResMut<'w, FlushQueue>,
     stopped: MessageWriter<'w, TorrentStopped>,
     changed: ResMut<'w, ChangedFacts>,
     adds: ResMut<'w, Adds>,
     registry: ResMut<'w, FileRegistry>,
-    spiller: Spiller<'w, 's>,
-    flight: Flight<'w, 's>,
-    peers: Query<'w, 's, (&'static Peer, Option<&'static mut Requests>, &'static mut Outbox)>,
 }
 
 /// A torrent that is being stopped.
-#[derive(bevy_ecs::query::QueryData)]
+#[derive(QueryData)]
 #[query_data(mutable)]
 pub(super) struct Stopped {
     entity: Entity,
     torrent: &'static Torrent,
-    storage: &'static Storage,
     content: &'static Content,
     have: &'static Have,
-    partials: &'static Partials,
     desired: &'static mut Desired,
     readiness: &'static mut Readiness,
     fault: &'static mut Fault,
     stopping: &'static mut Stopping,
-    state: &'static mut SessionState,
-    active: Option<&'static mut ActivePieces>,
-    peers: Option<&'static TorrentPeers>,
 }
 
 pub(super) fn advance_stops(
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
     settings: Res<Settings>,
+    mut participants: ResMut<StopParticipants>,
     mut stops: ResMut<StopsInOrder>,
-    mut stage: Stops,
+    mut params: StopParams,
     mut torrents: Query<Stopped>,
 ) {
-    stage.count_closed();
+    if stops.torrents.is_empty() && stops.all.is_empty() {
+        return;
+    }
     let now = clock.now();
-    let StopsInOrder {
-        torrents: order,
-        waiters,
-        all,
-        first_error,
-    } = &mut *stops;
-    order.retain(|&entity| {
+    let mut order = std::mem::take(&mut stops.torrents);
+    order.retain(|&torrent| {
         // A torrent whose stop was requested in this tick gets its component at the end of the tick.
-        let Ok(mut stopped) = torrents.get_mut(entity) else {
+        let Ok(mut stopped) = torrents.get_mut(torrent) else {
             wakeup.at(now);
             return true;
         };
-        let ending = ending_of(waiters, entity);
-        loop {
-            if !std::mem::replace(&mut stopped.stopping.has_begun, true) {
-                stage.begin(&mut stopped, ending);
-                // Each phase is visible for a tick at least.
-                wakeup.at(now);
+        let result = match participants.poll(torrent, &stopped.torrent.name, now) {
+            Err(next) => {
+                wakeup.at(next);
                 return true;
             }
-            let phase = stopped.stopping.phase;
-            let outcome = stage.outcome(&mut stopped);
-            let is_late = now >= stopped.stopping.deadline;
-            let result = match outcome {
-                None if !is_late => {
-                    wakeup.at(stopped.stopping.deadline);
-                    return true;
-                }
-                None => {
-                    tracing::warn!(torrent = %stopped.torrent.name, ?phase, "stopping: went on after its time");
-                    Err("it took too long".into())
-                }
-                Some(result) => result,
-            };
-            if phase == StopPhase::WriteSession && stage.endings.began.remove(&entity) != Some(ending) {
-                // A removal was requested meanwhile: the session is deleted, whether it was saved or not.
-                stopped.stopping.has_begun = false;
-                stopped.stopping.deadline = now + limit(phase, &settings.lifecycle);
-                continue;
-            }
-            if phase == StopPhase::WriteSession {
-                let waiters = waiters.remove(&entity).unwrap_or_default();
-                if let (Err(reason), Ending::Save) = (&result, ending) {
-                    first_error.get_or_insert_with(|| stop_error(stopped.torrent, reason.clone()));
-                    stage.keep_failed(&mut stopped, reason);
-                } else {
-                    stage.despawn(&stopped, ending);
-                }
-                // An add of the same torrent may wait for this.
-                wakeup.at(now);
-                stage.answer_adds(&stopped, ending, &result);
-                waiters.answer(stopped.torrent, &result);
-                return false;
-            }
-            let Some(next) = following(phase) else {
-                return false;
-            };
-            tracing::debug!(torrent = %stopped.torrent.name, phase = ?next, "stopping");
-            *stopped.stopping = Stopping {
-                phase: next,
-                deadline: now + limit(next, &settings.lifecycle),
-                has_begun: false,
-            };
-            stage.changed.add(entity);
+            Ok(result) => result,
+        };
+        // The participants of the next phase, or an add of the same torrent, wait for this.
+        wakeup.at(now);
+        let next = params.follow(&mut stopped, &mut stops, result);
+        if let Some(phase) = next {
+            let turn = stops.turn(torrent, phase);
+            participants.begin(turn, phase, now, limit(phase, &settings.lifecycle));
         }
+        next.is_some()
     });
-    if order.is_empty() {
-        let result = first_error.take().map_or(Ok(()), Err);
-        all.drain(..).for_each(|reply| reply.send(result.clone()));
+    stops.torrents = order;
+    if stops.torrents.is_empty() {
+        let result = stops.first_error.take().map_or(Ok(()), Err);
+        stops.all.drain(..).for_each(|reply| reply.send(result.clone()));
     }
 }
 
-fn following(phase: StopPhase) -> Option<StopPhase> {
-    match phase {
-        StopPhase::HaltDownloads => Some(StopPhase::DisconnectPeers),
-        StopPhase::DisconnectPeers => Some(StopPhase::AnnounceStopped),
-        StopPhase::AnnounceStopped => Some(StopPhase::WriteSession),
-        StopPhase::WriteSession => None,
-    }
-}
-
-impl Stops<'_, '_> {
-    fn count_closed(&mut self) {
-        for event in self.net.take(CLOSING) {
-            let NetEvent::Gone { tag } = event else {
-                continue;
-            };
-            if let Some(count) = self.closing.0.get_mut(&tag.owner) {
-                *count -= 1;
-                if *count == 0 {
-                    self.closing.0.remove(&tag.owner);
-                }
+impl StopParams<'_, '_> {
+    /// Handles the end of a phase. Returns the phase that begins, or `None` at the end of the stop.
+    fn follow(
+        &mut self,
+        stopped: &mut StoppedItem<'_, '_>,
+        stops: &mut StopsInOrder,
+        result: Result<Removed, Arc<str>>,
+    ) -> Option<StopPhase> {
+        let torrent = stopped.entity;
+        let waiters = stops.waiters.entry(torrent).or_default();
+        let ending = waiters.ending();
+        if stopped.stopping.phase == StopPhase::WriteSession {
+            if waiters.written_as != Some(ending) {
+                // A removal was requested meanwhile: the session is deleted, whether it was saved or not.
+                return Some(StopPhase::WriteSession);
             }
+            if let (Err(reason), Ending::Save) = (&result, ending) {
+                let error = stop_error(stopped.torrent, reason.clone());
+                let waiters = stops.waiters.remove(&torrent).unwrap_or_default();
+                stops.first_error.get_or_insert(error);
+                self.keep_failed(stopped, reason);
+                self.answer(stopped, waiters, ending, &result);
+                return None;
+            }
+            waiters.result = Some(result);
         }
-    }
-
-    fn begin(&mut self, stopped: &mut StoppedItem<'_, '_>, ending: Ending) {
-        let entity = stopped.entity;
-        match stopped.stopping.phase {
-            StopPhase::HaltDownloads => {
-                if let (Some(active), Ending::Save) = (&stopped.active, ending) {
-                    let count = self
-                        .spiller
-                        .spill(&mut self.disk, entity, stopped.storage, active, stopped.partials);
-                    stopped.state.add_spills(count);
-                }
-            }
-            StopPhase::DisconnectPeers => {
-                stopped
-                    .peers
-                    .into_iter()
-                    .flat_map(RelationshipTarget::iter)
-                    .for_each(|peer| self.part_from(peer));
-            }
-            StopPhase::AnnounceStopped => {
-                self.closing.0.remove(&entity);
-                self.announces.wanted.push(entity);
-                // The announces take this over in this tick; the number is one until they have counted.
-                self.announces.pending.insert(entity, 1);
-            }
-            StopPhase::WriteSession => {
-                self.announces.pending.remove(&entity);
-                // Clears the result of an earlier stop that did not wait for it.
-                self.endings.ended.remove(&entity);
-                self.endings.wanted.push((entity, ending));
-                self.endings.began.insert(entity, ending);
-            }
+        if let Some(phase) = stopped.stopping.phase.next() {
+            tracing::debug!(torrent = %stopped.torrent.name, ?phase, "stopping");
+            stopped.stopping.phase = phase;
+            self.changed.add(torrent);
+            return Some(phase);
         }
+        let mut waiters = stops.waiters.remove(&torrent).unwrap_or_default();
+        let result = waiters.result.take().unwrap_or_else(|| Ok(Removed::default()));
+        self.despawn(stopped, ending);
+        self.answer(stopped, waiters, ending, &result);
+        None
     }
 
-    /// Returns the result of the phase, once it is over.
-    fn outcome(&mut self, stopped: &mut StoppedItem<'_, '_>) -> Option<Result<Removed, Arc<str>>> {
-        let entity = stopped.entity;
-        let is_done = match stopped.stopping.phase {
-            StopPhase::HaltDownloads => {
-                let is_empty = stopped.active.as_mut().is_none_or(|active| self.halt(active));
-                is_empty && !stopped.state.is_spilling()
-            }
-            StopPhase::DisconnectPeers => stopped.peers.is_none() && !self.closing.0.contains_key(&entity),
-            StopPhase::AnnounceStopped => !self.announces.pending.contains_key(&entity),
-            StopPhase::WriteSession => return self.endings.ended.remove(&entity),
-        };
-        is_done.then(|| Ok(Removed::default()))
-    }
-
-    /// Lets pieces that are hashed or written finish, and drops the others. Returns true when none is left.
-    fn halt(&mut self, active: &mut ActivePieces) -> bool {
-        self.flight.drop_pieces(active, |piece| match piece.phase {
-            PiecePhase::Filling => !piece.is_full(),
-            PiecePhase::Restoring => true,
-            PiecePhase::Hashing | PiecePhase::Writing => false,
-        })
-    }
-
-    /// Queues a cancel for each outstanding request, not-interested and choke; the close follows when these are sent.
-    fn part_from(&mut self, entity: Entity) {
-        let Ok((peer, requests, mut outbox)) = self.peers.get_mut(entity) else {
-            return;
-        };
-        if let (Stage::Connected, Some(mut requests)) = (peer.stage, requests) {
-            let mut send = |message| self.flush.send(entity, &mut outbox, &message);
-            requests
-                .cancel_all()
-                .iter()
-                .for_each(|pending| send(Message::Cancel(pending.request)));
-            send(Message::NotInterested);
-            send(Message::Choke);
-        }
-        self.reaper.close(entity, CloseReason::Stopping);
-    }
-
-    /// Answers callers that wait for an add of a torrent that has ended first.
-    fn answer_adds(&mut self, stopped: &StoppedItem<'_, '_>, ending: Ending, result: &Result<Removed, Arc<str>>) {
+    /// Answers the callers that wait for the end of a torrent, and those that wait for it to be added.
+    fn answer(
+        &mut self,
+        stopped: &StoppedItem<'_, '_>,
+        waiters: Waiters,
+        ending: Ending,
+        result: &Result<Removed, Arc<str>>,
+    ) {
         let torrent = stopped.torrent.name.clone();
         let answer = match (ending, result) {
             (Ending::Save, Ok(_)) => Ok(stopped.torrent.id()),
@@ -443,6 +335,7 @@ impl Stops<'_, '_> {
             (Ending::Forget { .. } | Ending::Refuse, _) => Err(AddError::Removed { torrent }),
         };
         self.adds.end(stopped.entity, answer);
+        waiters.answer(stopped.torrent, result);
     }
 
     fn despawn(&mut self, stopped: &StoppedItem<'_, '_>, ending: Ending) {
@@ -451,9 +344,6 @@ impl Stops<'_, '_> {
             let whole = whole_files(&info.files, &info.geometry, &stopped.have.0);
             self.registry.stop(stopped.torrent.id(), whole);
         }
-        self.disk.push(DiskRequest::Close {
-            storage: stopped.storage.id,
-        });
         self.index.remove(&stopped.torrent.hashes);
         let info_hash = stopped.torrent.id();
         self.stopped.write(TorrentStopped { info_hash });
@@ -470,5 +360,23 @@ impl Stops<'_, '_> {
         *stopped.readiness = Readiness::Unopened;
         self.commands.entity(stopped.entity).remove::<Stopping>();
         self.changed.add(stopped.entity);
+    }
+}
+
+/// The stop participant that closes a torrent's files.
+pub(super) struct Releasing;
+
+/// Closes the files of stopping torrents, and waits until every handle to them is closed.
+pub(super) fn release_files(mut duty: StopDuty<Releasing>, mut disk: ResMut<DiskPort>, torrents: Query<&Storage>) {
+    for turn in duty.take() {
+        if let Ok(storage) = torrents.get(turn.torrent) {
+            disk.push(DiskRequest::Close {
+                tag: Some(JobTag::new(RELEASE, turn.torrent)),
+                storage: storage.id,
+            });
+        }
+    }
+    for event in disk.take(RELEASE) {
+        duty.finish(event.tag.owner);
     }
 }

@@ -12,6 +12,7 @@ use ecs_torrent_components::torrent::{ActivePieces, Have, Lifecycle, Partials, S
 
 use super::rarity::RarityOrder;
 use super::{Picker, Supply};
+use crate::stop_participants::StopDuty;
 
 /// Gives a torrent that begins to download its picker, and drops the picker and the pieces of one that no longer does.
 pub(super) fn follow_lifecycle(
@@ -60,6 +61,32 @@ pub(super) fn follow_lifecycle(
             _ => {}
         }
     }
+}
+
+/// The stop participant that lets pieces in flight finish.
+pub(crate) struct Halting;
+
+/// Lets pieces of stopping torrents that are hashed or written finish, and drops the others.
+pub(super) fn halt_stopped(
+    mut duty: StopDuty<Halting>,
+    mut halting: Local<Vec<Entity>>,
+    mut flight: Flight,
+    mut flights: Query<&mut ActivePieces>,
+) {
+    halting.extend(duty.take().into_iter().map(|turn| turn.torrent));
+    halting.retain(|torrent| {
+        let is_empty = flights.get_mut(*torrent).map_or(true, |mut active| {
+            flight.drop_pieces(&mut active, |piece| match piece.phase {
+                PiecePhase::Filling => !piece.is_full(),
+                PiecePhase::Restoring => true,
+                PiecePhase::Hashing | PiecePhase::Writing => false,
+            })
+        });
+        if is_empty {
+            duty.finish(*torrent);
+        }
+        !is_empty
+    });
 }
 
 /// Drops pieces in flight.

@@ -2,58 +2,71 @@
 
 use std::sync::Arc;
 
-use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{KeptFile, MAX_REMOVED_NAMES, Removed};
-use ecs_torrent_components::torrent::Content;
+use ecs_torrent_components::torrent::{ActivePieces, Content, Partials, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::{DeletedFiles, DiskDone, DiskRequest};
 use ecs_torrent_engine::ports::state::StateRequest;
 
-use super::Job;
 use super::saving::{Clerk, Saved, SavedItem};
 use super::spilling::Spiller;
+use super::{Job, SessionState};
+use crate::stop_participants::{Ending, StopDuty, StopTurn};
 
 const FORGET: Purpose = Purpose("forget session");
 const DELETE: Purpose = Purpose("delete data");
 
-/// The way in which a stopped torrent's session ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// The session is saved.
-    Save,
-    /// The session is deleted, and possibly the data with it.
-    Forget { delete_data: bool },
-    /// The session stays as it was before the torrent was added, because the torrent is refused.
-    Refuse,
+/// The stop participant that writes the blocks of unfinished pieces.
+pub(super) struct Spilling;
+
+/// Writes the blocks of a stopping torrent's unfinished pieces, before these pieces are dropped.
+pub(super) fn spill_stopped(
+    mut duty: StopDuty<Spilling>,
+    mut spilling: Local<Vec<Entity>>,
+    mut disk: ResMut<DiskPort>,
+    spiller: Spiller,
+    mut torrents: Query<(&Storage, &Partials, Option<&ActivePieces>, &mut SessionState)>,
+) {
+    for StopTurn { torrent, ending } in duty.take() {
+        if let (Ending::Save, Ok((storage, partials, Some(active), mut state))) = (ending, torrents.get_mut(torrent)) {
+            let count = spiller.spill(&mut disk, torrent, storage, active, partials);
+            state.add_spills(count);
+        }
+        spilling.push(torrent);
+    }
+    spilling.retain(|torrent| {
+        let is_spilling = torrents.get(*torrent).is_ok_and(|(.., state)| state.is_spilling());
+        if !is_spilling {
+            duty.finish(*torrent);
+        }
+        is_spilling
+    });
 }
 
-/// Sessions that are to end, and sessions that have ended.
-#[derive(Resource, Debug, Default)]
-pub(crate) struct Endings {
-    /// Written by the stop, taken by the sessions.
-    pub(crate) wanted: Vec<(Entity, Ending)>,
-    /// The ending with which the stop began, by torrent.
-    pub(crate) began: EntityHashMap<Ending>,
-    /// Written by the sessions: the results.
-    pub(crate) ended: EntityHashMap<Result<Removed, Arc<str>>>,
-}
-
-/// Ends the sessions of stopped torrents.
-pub(super) fn end_sessions(mut clerk: Clerk, spiller: Spiller, mut torrents: Query<Saved>) {
-    for (entity, ending) in std::mem::take(&mut clerk.endings.wanted) {
+/// Ends the sessions of stopping torrents.
+pub(super) fn end_sessions(
+    mut clerk: Clerk,
+    spiller: Spiller,
+    mut waiting: Local<Vec<StopTurn>>,
+    mut torrents: Query<Saved>,
+) {
+    waiting.extend(clerk.duty.take());
+    for turn in std::mem::take(&mut *waiting) {
+        let StopTurn {
+            torrent: entity,
+            ending,
+        } = turn;
         let Ok(mut saved) = torrents.get_mut(entity) else {
             continue;
         };
-        if !saved.state.is_loaded {
-            // The torrent was stopped while it was being added; the state folder will answer soon.
-            clerk.endings.wanted.push((entity, ending));
-            clerk.wakeup.at(clerk.clock.now());
-            continue;
-        }
-        // The deletable files are known once the disk has reported who owns them.
-        if ending == (Ending::Forget { delete_data: true }) && !saved.state.is_opened {
-            clerk.endings.wanted.push((entity, ending));
+        // A torrent that is stopped while it is being added: the state folder will answer soon. The deletable files are
+        // known once the disk has reported who owns them.
+        let is_unopened = ending == (Ending::Forget { delete_data: true }) && !saved.state.is_opened;
+        if !saved.state.is_loaded || is_unopened {
+            waiting.retain(|other| other.torrent != entity);
+            waiting.push(turn);
             clerk.wakeup.at(clerk.clock.now());
             continue;
         }
@@ -89,6 +102,10 @@ pub(super) fn end_sessions(mut clerk: Clerk, spiller: Spiller, mut torrents: Que
             }
         }
     }
+}
+
+/// Collects the results of deleted sessions and data.
+pub(super) fn collect_forgotten(mut clerk: Clerk, mut torrents: Query<Saved>) {
     let forgotten = clerk.port.take(FORGET).map(|event| {
         let outcome = event.outcome.map(|_| None).map_err(|error| error.0);
         (event.tag.owner, outcome)

@@ -27,10 +27,10 @@ use ecs_torrent_protocol::files::FileEntry;
 use ecs_torrent_protocol::geometry::Geometry;
 use ecs_torrent_protocol::time::Timestamp;
 
-use super::ending::Endings;
 use super::spilling::{self, Spiller};
-use super::{Job, SaveTorrent, SessionState, SessionWritten, Summary};
+use super::{Job, SaveTorrent, SessionState, SessionWritten, Summary, WritingLast};
 use crate::ownership::{FileRegistry, FolderKeys};
+use crate::stop_participants::StopDuty;
 use crate::storage::fault;
 
 const SYNC: Purpose = Purpose("sync for session");
@@ -69,7 +69,7 @@ pub(super) struct Clerk<'w, 's> {
     settings: Res<'w, Settings>,
     pub(super) disk: ResMut<'w, DiskPort>,
     pub(super) port: ResMut<'w, StatePort>,
-    pub(super) endings: ResMut<'w, Endings>,
+    pub(super) duty: StopDuty<'w, WritingLast>,
     pub(super) registry: ResMut<'w, FileRegistry>,
     written: MessageWriter<'w, SessionWritten>,
     trackers: Query<'w, 's, &'static Tracker>,
@@ -284,9 +284,7 @@ impl Clerk<'_, '_> {
             self.publish(saved, result.clone());
         }
         if std::mem::take(&mut saved.state.is_last) {
-            self.endings.ended.insert(saved.entity, result.map(|()| removed));
-            // The stop has already run in this tick.
-            self.wakeup.at(self.clock.now());
+            self.duty.finish_with(saved.entity, result.map(|()| removed));
         }
     }
 }

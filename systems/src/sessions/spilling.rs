@@ -64,13 +64,13 @@ impl Run {
 }
 
 #[derive(SystemParam)]
-pub(crate) struct Spiller<'w, 's> {
+pub(super) struct Spiller<'w, 's> {
     pieces: Query<'w, 's, &'static ActivePiece>,
 }
 
 impl Spiller<'_, '_> {
     /// Writes the blocks of a torrent's unfinished pieces that are not on the disk; returns the number of writes.
-    pub(crate) fn spill(
+    pub(super) fn spill(
         &self,
         disk: &mut DiskPort,
         torrent: Entity,

@@ -24,7 +24,7 @@ use ecs_torrent_protocol::tracker::{
 
 use super::{Answer, Answers, Ask, Failure, Question, Questions, Reply};
 use crate::dialing::{CandidatesFound, ExternalAddresses};
-use crate::lifecycle::AnnounceStops;
+use crate::stop_participants::{StopDuty, StopTurn};
 
 /// Time until a tracker without an address of one family is looked up again.
 const UNREACHABLE_WAIT: Duration = Duration::from_secs(3600);
@@ -38,7 +38,12 @@ pub struct Announcer {
     chains: Vec<Chain>,
     /// Early announces for lack of peers since the last peer connected.
     early: u32,
+    /// Announces of `stopped` that have not been answered.
+    stopped_count: usize,
 }
+
+/// The stop participant that announces `stopped`.
+pub(super) struct AnnounceStopped;
 
 /// Trackers that substitute for each other, over one address family.
 #[derive(Debug)]
@@ -211,25 +216,25 @@ impl Advance<'_, '_> {
 
 /// Announces `stopped` to every tracker that got `started`, to all of them at once.
 pub(super) fn announce_stops(
-    mut stops: ResMut<AnnounceStops>,
+    mut duty: StopDuty<AnnounceStopped>,
     mut desk: Desk,
     mut torrents: Query<(&mut Announcer, Option<&TorrentTrackers>)>,
 ) {
-    let stops = &mut *stops;
-    for torrent in stops.wanted.drain(..) {
-        let mut count = 0;
-        if let Ok((mut announcer, trackers)) = torrents.get_mut(torrent) {
-            announcer.chains.clear();
-            for tracker in trackers.into_iter().flat_map(RelationshipTarget::iter) {
-                for family in Family::ALL {
-                    let is_told = desk.trackers.get(tracker).is_ok_and(|t| t.route(family).was_started);
-                    count += usize::from(is_told && desk.ask(torrent, tracker, family, AnnounceEvent::Stopped));
-                }
+    for StopTurn { torrent, .. } in duty.take() {
+        let Ok((mut announcer, trackers)) = torrents.get_mut(torrent) else {
+            continue;
+        };
+        announcer.chains.clear();
+        announcer.stopped_count = 0;
+        for tracker in trackers.into_iter().flat_map(RelationshipTarget::iter) {
+            for family in Family::ALL {
+                let is_told = desk.trackers.get(tracker).is_ok_and(|t| t.route(family).was_started);
+                let is_sent = is_told && desk.ask(torrent, tracker, family, AnnounceEvent::Stopped);
+                announcer.stopped_count += usize::from(is_sent);
             }
         }
-        match count {
-            0 => drop(stops.pending.remove(&torrent)),
-            _ => drop(stops.pending.insert(torrent, count)),
+        if announcer.stopped_count == 0 {
+            duty.finish(torrent);
         }
     }
 }
@@ -334,9 +339,13 @@ impl Desk<'_, '_> {
         });
         let route = tracker.route_mut(family);
         // The tracker may have received the announce even if no answer arrives.
-        if event == AnnounceEvent::Started {
-            route.was_started = true;
-            (route.uploaded_before, route.downloaded_before) = (counters.uploaded, counters.downloaded);
+        match event {
+            AnnounceEvent::Started => {
+                route.was_started = true;
+                (route.uploaded_before, route.downloaded_before) = (counters.uploaded, counters.downloaded);
+            }
+            AnnounceEvent::Stopped => route.was_started = false,
+            AnnounceEvent::Completed | AnnounceEvent::None => {}
         }
         route.status = TrackerStatus::Announcing;
         let request = AnnounceRequest {
@@ -380,7 +389,7 @@ pub(super) struct Consequences<'w> {
 pub(super) fn take_answers(
     mut answers: ResMut<Answers>,
     mut turns: ResMut<Turns>,
-    mut stops: ResMut<AnnounceStops>,
+    mut duty: StopDuty<AnnounceStopped>,
     mut consequences: Consequences,
     mut torrents: Query<(&mut Announcer, &mut TrackerTiers, &Lifecycle)>,
     mut trackers: Query<(&mut Tracker, &TrackerOf)>,
@@ -393,14 +402,13 @@ pub(super) fn take_answers(
     } in answers.announces.drain(..)
     {
         if event == Some(AnnounceEvent::Stopped) {
-            let of = trackers.get(entity).map(|(_, of)| of.0);
-            let pending = of
-                .ok()
-                .and_then(|torrent| Some((torrent, stops.pending.get_mut(&torrent)?)));
-            if let Some((torrent, count)) = pending {
-                *count -= 1;
-                if *count == 0 {
-                    stops.pending.remove(&torrent);
+            if let Ok((_, &TrackerOf(torrent))) = trackers.get(entity)
+                && let Ok((mut announcer, ..)) = torrents.get_mut(torrent)
+                && announcer.stopped_count > 0
+            {
+                announcer.stopped_count -= 1;
+                if announcer.stopped_count == 0 {
+                    duty.finish(torrent);
                 }
             }
             continue;

@@ -2,16 +2,39 @@
 
 use std::collections::VecDeque;
 
+use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{CommandQueue, Reply as Answered, ScrapeError, ScrapeTorrent, TorrentNotFound};
 use ecs_torrent_components::torrent::{Torrent, TorrentIndex};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_engine::ports::net::LocalAddresses;
+use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 
-use super::{Answers, Ask, Question, Questions, Reply};
+use super::{Answers, Ask, Question, Questions, Reply, http, policy};
+use crate::AnnounceSet;
+
+/// Scrapes trackers on demand.
+pub struct ScrapePlugin;
+
+impl Plugin for ScrapePlugin {
+    fn build(&self, app: &mut App) {
+        app.init_resource::<Scrapes>()
+            .init_resource::<CommandQueue<ScrapeTorrent>>()
+            .add_systems(
+                Tick,
+                (
+                    take_answers
+                        .after(policy::take_answers)
+                        .before(policy::begin_announcing),
+                    begin_scrapes.after(policy::announce_due).before(http::ask_http),
+                )
+                    .in_set(AnnounceSet::Trackers),
+            );
+    }
+}
 
 /// Scrapes that wait for a tracker.
 #[derive(Resource, Debug, Default)]

@@ -3,7 +3,9 @@
 //! Uses only the public interface of ecs-torrent. The package depends on nothing else. The other modules are the examples
 //! of the plugin guide, `ecs_torrent::guide`.
 
+use ecs_torrent::StopPhase;
 use ecs_torrent::prelude::*;
+use ecs_torrent::systems::stop_participants::{AddStopParticipant, StopDuty};
 
 /// The guide's example of a policy.
 #[path = "../../../app/guide/client_block.rs"]
@@ -82,4 +84,45 @@ fn stop_at_ratio(
             stops.write(RequestStop { torrent });
         }
     }
+}
+
+/// Writes each diary to the log before its torrent's session is written: the stop waits for it.
+#[derive(Debug, Clone, Copy)]
+pub struct CloseDiaryPlugin;
+
+/// The stop participant that closes diaries.
+struct ClosingDiary;
+
+/// Diaries that were closed: the number of pieces in each.
+#[derive(Resource, Debug, Default)]
+pub struct ClosedDiaries(pub Vec<usize>);
+
+impl Plugin for CloseDiaryPlugin {
+    fn build(&self, app: &mut App) {
+        app.init_resource::<ClosedDiaries>()
+            .add_stop_participant::<ClosingDiary>(StopPhase::WriteSession, None)
+            .add_systems(Tick, close_diaries.in_set(TickSet::Respond));
+    }
+}
+
+fn close_diaries(
+    mut duty: StopDuty<ClosingDiary>,
+    mut waiting: Local<Vec<(Entity, u32)>>,
+    mut closed: ResMut<ClosedDiaries>,
+    diaries: Query<&Diary>,
+) {
+    // Work that takes three ticks.
+    waiting.extend(duty.take().into_iter().map(|turn| (turn.torrent, 3)));
+    waiting.retain_mut(|(torrent, left)| {
+        *left -= 1;
+        if *left > 0 {
+            duty.wake();
+            return true;
+        }
+        closed
+            .0
+            .push(diaries.get(*torrent).map_or(0, |diary| diary.pieces.len()));
+        duty.finish(*torrent);
+        false
+    });
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use ecs_torrent_protocol::geometry::Span;
 
 use super::Files;
+use crate::backends::sink::Sink;
 use crate::port::JobTag;
 use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent};
 
@@ -17,6 +18,30 @@ use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent};
 pub(super) struct Storage {
     pub(super) files: Files,
     waiting: Mutex<Waiting>,
+    /// Dropped last, after every handle to the files.
+    farewell: Mutex<Option<Farewell>>,
+}
+
+/// Reports that a storage is closed when it is dropped: when the last job on its files is done.
+pub(super) struct Farewell {
+    tag: JobTag,
+    sink: Sink<DiskEvent>,
+}
+
+impl Farewell {
+    pub(super) fn new(tag: JobTag, sink: Sink<DiskEvent>) -> Self {
+        Self { tag, sink }
+    }
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.sink.push(DiskEvent {
+            tag: self.tag,
+            outcome: Ok(DiskDone::Closed),
+            blocks: Vec::new(),
+        });
+    }
 }
 
 #[derive(Default)]
@@ -38,7 +63,14 @@ impl Storage {
         Self {
             files,
             waiting: Mutex::default(),
+            farewell: Mutex::default(),
         }
+    }
+
+    /// Closes the files, and keeps what reports that every handle is closed.
+    pub(super) fn close(&self, farewell: Option<Farewell>) {
+        self.files.close();
+        *self.farewell.lock().unwrap_or_else(PoisonError::into_inner) = farewell;
     }
 
     /// Queues a write. Returns true if a thread must call [`Storage::write_waiting`].

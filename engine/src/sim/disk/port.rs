@@ -12,7 +12,7 @@ use super::super::hub::{Hub, Mail, open, take};
 use super::storage::{Owners, Storage};
 use super::{DiskJob, DiskWork};
 use crate::port::Backend;
-use crate::ports::disk::{DiskAction, DiskError, DiskEvent, DiskRequest};
+use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest};
 
 /// The Disk port of a simulated engine.
 pub struct SimDisk {
@@ -51,11 +51,20 @@ impl SimDisk {
                 self.storages.insert(storage, opened);
                 (tag, storage, DiskWork::Look)
             }
-            DiskRequest::Close { storage } => {
-                if let Some(closed) = self.storages.remove(&storage) {
+            DiskRequest::Close { tag, storage } => {
+                let closed = self.storages.remove(&storage);
+                if let Some(closed) = &closed {
                     closed.let_go();
                 }
-                return None;
+                let tag = tag?;
+                let Some(storage) = closed else {
+                    let outcome = Ok(DiskDone::Closed);
+                    let blocks = Vec::new();
+                    hub.tell_disk(self.node, DiskEvent { tag, outcome, blocks });
+                    return None;
+                };
+                let work = DiskWork::Close;
+                return Some(DiskJob { tag, storage, work });
             }
             DiskRequest::Prepare {
                 tag,

@@ -83,7 +83,7 @@ impl Bed {
     fn open_as(&mut self, storage: StorageId, claims: FileClaims) -> FoundFiles {
         let (root, files) = (PathBuf::from(ROOT), self.content.files().clone());
         let (tag, volume) = (TAG, None);
-        self.disk.submit(&mut vec![DiskRequest::Close { storage }]);
+        self.disk.submit(&mut vec![DiskRequest::Close { tag: None, storage }]);
         match self.ask(DiskRequest::Open {
             tag,
             storage,
@@ -445,7 +445,10 @@ fn a_file_has_one_writer() {
     assert_eq!(found.files[0].unwrap().provenance, Provenance::Found);
     let error = bed.write_as(other, Bytes::from(vec![7; 100]), 0).unwrap_err();
     assert!(error.is_foreign() && bed.holds(0, 1000));
-    bed.disk.submit(&mut vec![DiskRequest::Close { storage: STORAGE }]);
+    bed.disk.submit(&mut vec![DiskRequest::Close {
+        tag: None,
+        storage: STORAGE,
+    }]);
     assert_eq!(
         bed.open_as(other, claims).files[0].unwrap().provenance,
         Provenance::Created

@@ -1,0 +1,229 @@
+//! Stop participants: features that have work in a phase of a stop.
+//!
+//! A participant is a marker type, registered for one phase with [`AddStopParticipant::add_stop_participant`]. When a
+//! torrent's stop reaches the phase, the stop lists the torrent for the participant. A system of the participant takes
+//! it with [`StopDuty::take`], does its work in one tick or in many, and reports the end with [`StopDuty::finish`]. The
+//! phase ends when every participant has reported, or at its deadline: a participant that is late is left behind with a
+//! warning.
+//!
+//! ```
+//! use ecs_torrent_components::lifecycle::StopPhase;
+//! use ecs_torrent_engine::schedule::{Tick, TickSet};
+//! use ecs_torrent_systems::stop_participants::{AddStopParticipant, StopDuty};
+//!
+//! /// Logs each torrent whose session is about to be written.
+//! struct Log;
+//!
+//! fn plugin(app: &mut bevy_app::App) {
+//!     app.add_stop_participant::<Log>(StopPhase::WriteSession, None)
+//!         .add_systems(Tick, log_stops.in_set(TickSet::Respond));
+//! }
+//!
+//! fn log_stops(mut duty: StopDuty<Log>) {
+//!     for turn in duty.take() {
+//!         println!("{} is stopped", turn.torrent);
+//!         duty.finish(turn.torrent);
+//!     }
+//! }
+//! # use bevy_ecs::schedule::IntoScheduleConfigs as _;
+//! # plugin(&mut bevy_app::App::new());
+//! ```
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bevy_app::App;
+use bevy_ecs::entity::EntityHashMap;
+use bevy_ecs::prelude::*;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::commands::Removed;
+use ecs_torrent_components::lifecycle::StopPhase;
+use ecs_torrent_protocol::time::Timestamp;
+
+/// What becomes of a torrent after its stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The session is saved, and the torrent leaves the list.
+    Save,
+    /// The session is deleted, and possibly the data with it.
+    Forget {
+        /// The files that the torrent created are deleted too.
+        delete_data: bool,
+    },
+    /// The session stays as it was before the torrent was added, because the torrent is refused.
+    Refuse,
+}
+
+/// A torrent whose stop has reached a participant's phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StopTurn {
+    /// The torrent.
+    pub torrent: Entity,
+    /// What becomes of it.
+    pub ending: Ending,
+}
+
+/// Registers stop participants.
+pub trait AddStopParticipant {
+    /// Registers `P` for a phase. `limit` shortens the time that the settings give to the phase.
+    fn add_stop_participant<P: Send + Sync + 'static>(
+        &mut self,
+        phase: StopPhase,
+        limit: Option<Duration>,
+    ) -> &mut Self;
+}
+
+impl AddStopParticipant for App {
+    fn add_stop_participant<P: Send + Sync + 'static>(
+        &mut self,
+        phase: StopPhase,
+        limit: Option<Duration>,
+    ) -> &mut Self {
+        self.init_resource::<StopParticipants>();
+        let mut participants = self.world_mut().resource_mut::<StopParticipants>();
+        let place = Place {
+            index: participants.all.len(),
+            participant: PhantomData::<fn() -> P>,
+        };
+        participants.all.push(Participant {
+            name: std::any::type_name::<P>(),
+            phase,
+            limit,
+            begun: Vec::new(),
+        });
+        self.insert_resource(place)
+    }
+}
+
+/// The place of a participant among all.
+#[derive(Resource)]
+pub(crate) struct Place<P: Send + Sync + 'static> {
+    index: usize,
+    participant: PhantomData<fn() -> P>,
+}
+
+#[derive(Debug)]
+struct Participant {
+    name: &'static str,
+    phase: StopPhase,
+    limit: Option<Duration>,
+    /// Torrents that the participant has not taken yet.
+    begun: Vec<StopTurn>,
+}
+
+/// All participants, and the torrents that wait for them.
+#[derive(Resource, Debug, Default)]
+pub(crate) struct StopParticipants {
+    all: Vec<Participant>,
+    running: EntityHashMap<Running>,
+}
+
+/// The running phase of one torrent.
+#[derive(Debug, Default)]
+struct Running {
+    /// The participants that have not reported, by index, with the deadline of each.
+    waiting: Vec<(usize, Timestamp)>,
+    error: Option<Arc<str>>,
+    removed: Removed,
+}
+
+impl StopParticipants {
+    /// Begins a phase of a torrent's stop. An earlier one that still runs ends without a result.
+    pub(crate) fn begin(&mut self, turn: StopTurn, phase: StopPhase, now: Timestamp, limit: Duration) {
+        let mut running = Running::default();
+        for (index, participant) in self.all.iter_mut().enumerate() {
+            participant.begun.retain(|other| other.torrent != turn.torrent);
+            if participant.phase == phase {
+                participant.begun.push(turn);
+                let limit = participant.limit.map_or(limit, |own| own.min(limit));
+                running.waiting.push((index, now + limit));
+            }
+        }
+        self.running.insert(turn.torrent, running);
+    }
+
+    /// Returns the result of a torrent's phase once every participant has reported or is late, or else the next
+    /// deadline.
+    pub(crate) fn poll(
+        &mut self,
+        torrent: Entity,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<Result<Removed, Arc<str>>, Timestamp> {
+        let Some(running) = self.running.get_mut(&torrent) else {
+            return Ok(Ok(Removed::default()));
+        };
+        let late = running.waiting.extract_if(.., |(_, deadline)| *deadline <= now);
+        for (index, _) in late {
+            let participant = self.all[index].name;
+            tracing::warn!(torrent = %name, participant, "stopping: goes on without it, since it took too long");
+            running.error.get_or_insert_with(|| "it took too long".into());
+        }
+        if let Some(next) = running.waiting.iter().map(|(_, deadline)| *deadline).min() {
+            return Err(next);
+        }
+        let Running { error, removed, .. } = self.running.remove(&torrent).unwrap_or_default();
+        Ok(error.map_or(Ok(removed), Err))
+    }
+
+    fn report(&mut self, index: usize, torrent: Entity, result: Result<Removed, Arc<str>>) -> bool {
+        let Some(running) = self.running.get_mut(&torrent) else {
+            return false;
+        };
+        let before = running.waiting.len();
+        running.waiting.retain(|(other, _)| *other != index);
+        if running.waiting.len() == before {
+            return false;
+        }
+        match result {
+            Ok(removed) if removed == Removed::default() => {}
+            Ok(removed) => running.removed = removed,
+            Err(reason) => drop(running.error.get_or_insert(reason)),
+        }
+        true
+    }
+}
+
+/// The duty of a stop participant, used by its own systems.
+#[derive(SystemParam)]
+pub struct StopDuty<'w, P: Send + Sync + 'static> {
+    participants: ResMut<'w, StopParticipants>,
+    place: Res<'w, Place<P>>,
+    clock: Res<'w, Clock>,
+    wakeup: Res<'w, Wakeup>,
+}
+
+impl<P: Send + Sync + 'static> StopDuty<'_, P> {
+    /// Takes the torrents whose stop has reached the participant's phase.
+    pub fn take(&mut self) -> Vec<StopTurn> {
+        if self.participants.all[self.place.index].begun.is_empty() {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.participants.all[self.place.index].begun)
+    }
+
+    /// Requests another tick at once, for work that takes several.
+    pub fn wake(&self) {
+        self.wakeup.at(self.clock.now());
+    }
+
+    /// Reports that the participant's work for a torrent is done.
+    pub fn finish(&mut self, torrent: Entity) {
+        self.finish_with(torrent, Ok(Removed::default()));
+    }
+
+    /// Reports that the participant's work for a torrent has failed. A session that cannot be written keeps its torrent
+    /// in the list; in other phases, the stop goes on.
+    pub fn fail(&mut self, torrent: Entity, reason: Arc<str>) {
+        self.finish_with(torrent, Err(reason));
+    }
+
+    /// Reports the result of the participant's work, with the files that it deleted and kept.
+    pub(crate) fn finish_with(&mut self, torrent: Entity, result: Result<Removed, Arc<str>>) {
+        if self.participants.report(self.place.index, torrent, result) {
+            self.wakeup.at(self.clock.now());
+        }
+    }
+}
