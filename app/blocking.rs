@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{AddOptions, RemoveOptions, Removed};
-use ecs_torrent_components::stats::{FileStats, TorrentStats};
+use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use pollster::block_on;
 
@@ -133,6 +133,14 @@ impl BlockingTorrents {
     /// As [`Torrents::remove`].
     pub fn remove(&self, id: impl Into<TorrentId>, options: RemoveOptions) -> Result<Removed, Error> {
         block_on(self.0.remove(id, options))
+    }
+
+    /// Blocking form of [`Torrents::list_stopped`].
+    ///
+    /// # Errors
+    /// As [`Torrents::list_stopped`].
+    pub fn list_stopped(&self) -> Result<Vec<StoppedTorrent>, Error> {
+        block_on(self.0.list_stopped())
     }
 
     /// Blocking form of [`Torrents::resume`].

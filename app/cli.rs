@@ -1,4 +1,4 @@
-//! The command line: what can be asked, and how it is answered.
+//! The command line: commands, options, exit codes, and the conversion of results to output.
 
 #[macro_use]
 mod output;
@@ -12,6 +12,7 @@ mod create;
 mod daemon;
 mod demo;
 mod log;
+mod peers;
 mod placement;
 mod show;
 mod signals;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use ecs_torrent::Error;
 use ecs_torrent::engine::backends::StartError;
+use ecs_torrent::folders::FolderError;
 use ecs_torrent::making::MakeError;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -40,13 +42,13 @@ use tracing_subscriber::{EnvFilter, Layer};
 )]
 #[command(after_help = "\
 Examples:
-  ecs-torrent demo                                see a download happen, on this machine alone
-  ecs-torrent download linux.torrent -o ~/iso     download, then seed until Ctrl-C
-  ecs-torrent create ./album -o album.torrent --tracker http://tracker.example/announce
-  ecs-torrent seed album.torrent --data .         share what is there
-  ecs-torrent daemon                              stay, and do what `add`, `list`, `stop` and others ask
+  ecs-torrent demo                              watch a download on this machine
+  ecs-torrent download linux.torrent -o ~/iso   download, then seed until Ctrl-C
+  ecs-torrent create ./album -o album.torrent   create a torrent
+  ecs-torrent seed album.torrent --data .       seed existing data
+  ecs-torrent daemon                            serve `add`, `list`, `stop`, ...
 
-`ecs-torrent help COMMAND` tells more of each. RUST_LOG=debug shows what the engine does.")]
+`ecs-torrent help COMMAND` describes a command. RUST_LOG=debug logs more.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -56,17 +58,17 @@ struct Cli {
 enum Command {
     /// Download torrents, then seed them.
     Download(transfer::DownloadArgs),
-    /// Check and seed data that is there.
+    /// Check existing data, then seed it.
     Seed(transfer::SeedArgs),
-    /// Print what a torrent file says.
+    /// Show a torrent file's contents.
     Show(show::ShowArgs),
-    /// Make a torrent of a file or folder.
+    /// Create a torrent from a file or folder.
     Create(create::CreateArgs),
-    /// Check files against a torrent.
+    /// Verify files against a torrent.
     Verify(verify::VerifyArgs),
-    /// Download a torrent from a seeder and a tracker in this same process.
+    /// Run a tracker, a seeder and a download in this process.
     Demo(demo::DemoArgs),
-    /// Run in the background for the commands below, and for programs.
+    /// Run an engine for the commands below and for other programs.
     #[cfg(feature = "daemon")]
     Daemon(daemon::DaemonArgs),
     /// Add torrents to the daemon.
@@ -75,39 +77,40 @@ enum Command {
     /// List the daemon's torrents.
     #[cfg(feature = "daemon")]
     List(client::ListArgs),
-    /// Tell a torrent's state.
+    /// Show a torrent's state.
     #[cfg(feature = "daemon")]
     Stats(client::StatsArgs),
     /// List a torrent's files.
     #[cfg(feature = "daemon")]
     Files(client::FilesArgs),
-    /// Stop a torrent of the daemon in order, or all.
+    /// Stop a torrent of the daemon, or all, gracefully.
     #[cfg(feature = "daemon")]
     Stop(client::StopArgs),
-    /// Stop a torrent of the daemon and forget it.
+    /// Resume a stopped torrent of the daemon.
+    #[cfg(feature = "daemon")]
+    Resume(client::ResumeArgs),
+    /// Stop a torrent of the daemon and delete its state.
     #[cfg(feature = "daemon")]
     Remove(client::RemoveArgs),
-    /// Check a configuration of the daemon, or print the default one.
+    /// Check a configuration file, or print the default one.
     #[cfg(feature = "daemon")]
     Config(config::ConfigArgs),
-    /// Print a script that completes commands in your shell.
-    #[command(
-        after_help = "Example:\n  ecs-torrent completions bash > ~/.local/share/bash-completion/completions/ecs-torrent"
-    )]
+    /// Print a shell completion script.
+    #[command(after_help = "Example:\n  ecs-torrent completions bash > /etc/bash_completion.d/ecs-torrent")]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
 }
 
-/// How a command ended when nothing went wrong in its doing.
+/// Result of a command that ran without an error of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// As was wanted.
+    /// The command succeeded.
     Done,
-    /// Not as was wanted; what there was to say has been said.
+    /// The command failed, and has printed why.
     Failed,
-    /// Interrupted before it was done; the user has been told.
+    /// A signal interrupted the command, which has printed so.
     Interrupted,
 }
 
@@ -117,11 +120,12 @@ struct ExitCodes;
 impl ExitCodes {
     const DONE: u8 = 0;
     const FAILED: u8 = 1;
-    // 2 is a usage error, which clap reports.
+    // clap reports most usage errors, with the same code.
+    const USAGE: u8 = 2;
     const INTERRUPTED: u8 = 7;
 }
 
-/// Why a command could not do its work; shown as one line.
+/// Error of a command; printed as one line.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
     #[error(transparent)]
@@ -130,13 +134,15 @@ enum CliError {
     Start(#[from] StartError),
     #[error(transparent)]
     Make(#[from] MakeError),
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     #[cfg(feature = "daemon")]
     #[error(transparent)]
     Config(#[from] ecs_torrent::config::ConfigError),
     #[cfg(feature = "daemon")]
     #[error(transparent)]
     Api(#[from] ecs_torrent::daemon::ApiError),
-    /// What could not be done, and why.
+    /// The failed operation, and the reason.
     #[error("{0}: {1}")]
     Io(String, std::io::Error),
     #[error("interrupted")]
@@ -144,11 +150,21 @@ enum CliError {
     #[cfg(feature = "daemon")]
     #[error("ended by a second signal: unsaved progress is lost")]
     Forced,
+    /// The command line makes no sense. Ends the process as clap's own usage errors do.
+    #[error("{0}")]
+    Usage(String),
     #[error("{0}")]
     Other(String),
 }
 
 impl CliError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Make(MakeError::PieceLength(_) | MakeError::Url { .. }) => ExitCodes::USAGE,
+            _ => ExitCodes::FAILED,
+        }
+    }
+
     /// Names what an I/O error was about.
     fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
@@ -156,7 +172,7 @@ impl CliError {
     }
 }
 
-/// Runs the command line, and tells the exit code: 0 done, 1 failed, 2 usage, 7 interrupted before it was done.
+/// Runs the command line and returns the exit code: 0 done, 1 failed, 2 usage, 7 interrupted.
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -190,6 +206,8 @@ pub(crate) fn main() -> ExitCode {
         #[cfg(feature = "daemon")]
         Command::Stop(args) => block_on(client::stop(args)),
         #[cfg(feature = "daemon")]
+        Command::Resume(args) => block_on(client::resume(args)),
+        #[cfg(feature = "daemon")]
         Command::Remove(args) => block_on(client::remove(args)),
         #[cfg(feature = "daemon")]
         Command::Config(args) => config::run(&args),
@@ -209,7 +227,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(Outcome::Interrupted) => ExitCodes::INTERRUPTED,
         Err(error) => {
             output::error(&error);
-            ExitCodes::FAILED
+            error.exit_code()
         }
     }
     .into()
@@ -240,7 +258,15 @@ fn raise_descriptor_limit() {
 /// Starts logging to the standard error stream, above the progress bars. If the log's thread cannot be started, nothing
 /// is logged.
 fn start_log(screen: &output::Screen) -> std::io::Result<log::Log> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(text) => EnvFilter::try_new(&text).map_err(|error| (text, error)),
+        Err(_) => Ok(EnvFilter::new("warn")),
+    };
+    let filter = filter.unwrap_or_else(|(text, error)| {
+        let text = output::printable(&text);
+        screen.warning(format_args!("RUST_LOG={text}: {error}; logging warnings only"));
+        EnvFilter::new("warn")
+    });
     let screen = screen.clone();
     let is_terminal = std::io::stderr().is_terminal();
     let time = log::LineTime { is_shown: !is_terminal };
@@ -265,5 +291,17 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// clap wraps lines that are longer than the terminal, which destroys their layout.
+    #[test]
+    fn help_fits_the_narrowest_usual_terminal() {
+        let root = Cli::command();
+        for command in std::iter::once(&root).chain(root.get_subcommands()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+        }
     }
 }

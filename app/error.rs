@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ecs_torrent_components::commands::{
-    AddError, RemoveError, ResumeError, ResumeTorrentError, ScrapeError, StopError, TorrentNotFound,
+    AddError, ListStoppedError, RemoveError, ResumeError, ResumeTorrentError, ScrapeError, StopError, TorrentNotFound,
 };
 use ecs_torrent_engine::backends::StartError;
 use ecs_torrent_engine::mailbox::{EngineGone, SendError, UnsupportedCommand};
@@ -64,6 +64,9 @@ pub enum Error {
     /// Some part of a removed torrent could not be deleted.
     #[error(transparent)]
     Remove(RemoveError),
+    /// The stopped torrents are not known.
+    #[error(transparent)]
+    ListStopped(#[from] ListStoppedError),
     /// A stopped torrent cannot be resumed.
     #[error(transparent)]
     ResumeTorrent(ResumeTorrentError),

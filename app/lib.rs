@@ -20,6 +20,7 @@
 //! | [`host`] | an engine inside a Bevy program |
 //! | [`events`] | engine events, as they occur |
 //! | [`prelude`] | what most plugins need, derive macros included |
+//! | [`folders`] | checking a download folder before a torrent is added |
 //! | [`making`], [`verifying`] | creating a torrent from files, and verifying files, without an engine |
 //! | `sim` (with the feature of that name) | simulating whole swarms in one process |
 //! | [`components`], [`systems`] | the building blocks of plugins: data, messages, sets, features |
@@ -41,6 +42,7 @@ pub mod config;
 pub mod daemon;
 mod error;
 pub mod events;
+pub mod folders;
 pub mod guide;
 mod hashing;
 pub mod host;
@@ -61,7 +63,7 @@ pub use ecs_torrent_components as components;
 pub use ecs_torrent_components::commands::{AddError, AddOptions, KeptFile, RemoveOptions, Removed};
 pub use ecs_torrent_components::lifecycle::{StopPhase, TorrentState};
 pub use ecs_torrent_components::settings::Settings;
-pub use ecs_torrent_components::stats::{FileStats, TorrentStats};
+pub use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 pub use ecs_torrent_engine as engine;
 pub use ecs_torrent_engine::schedule::{Tick, TickSet};
 pub use ecs_torrent_protocol as protocol;

@@ -56,7 +56,7 @@ pub enum MakeError {
     #[error("{}: has no name to give to a torrent", .0.display())]
     NoName(PathBuf),
     /// The file or folder holds no data.
-    #[error("{}: there is no content to make a torrent of", .0.display())]
+    #[error("{}: it contains no data for a torrent", .0.display())]
     Empty(PathBuf),
     /// No client accepts this piece length.
     #[error("piece length {0}: must be a power of two from 16 KiB to 256 MiB")]
@@ -275,7 +275,7 @@ impl Found {
             if found.file_type().is_file() {
                 self.add(found.path(), folder)?;
             } else if !found.file_type().is_dir() {
-                tracing::warn!("{} is left out: not a regular file", found.path().display());
+                tracing::warn!("{} is not included: not a regular file", found.path().display());
             }
         }
         Ok(())

@@ -43,11 +43,15 @@ impl Source {
 
 fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
     use std::io::{Error as IoError, ErrorKind};
+    use std::os::unix::fs::OpenOptionsExt;
     let failed = |error| Error::Read {
         path: path.to_owned(),
         error,
     };
-    let file = std::fs::File::open(path).map_err(|error| match unsupported(path) {
+    // A pipe that nobody writes to would hold up the caller for ever.
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = std::fs::File::options().read(true).custom_flags(flags).open(path);
+    let file = file.map_err(|error| match unsupported(path) {
         Some(what) if error.kind() == ErrorKind::NotFound => Error::Unsupported {
             name: path.display().to_string(),
             what,
@@ -57,6 +61,9 @@ fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
     let metadata = file.metadata().map_err(failed)?;
     if metadata.is_dir() {
         return Err(failed(IoError::from(ErrorKind::IsADirectory)));
+    }
+    if !metadata.is_file() {
+        return Err(failed(IoError::other("not a regular file")));
     }
     read_bounded(file, max).map(Bytes::from).map_err(failed)
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
-    AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListTorrents, RemoveError, RemoveOptions, RemoveTorrent,
-    Removed, Reply, ResumeAll, ResumeTorrent, ResumeTorrentError, ScrapeTorrent, StopAll, StopTorrent,
+    AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListStopped, ListTorrents, RemoveError, RemoveOptions,
+    RemoveTorrent, Removed, Reply, ResumeAll, ResumeTorrent, ResumeTorrentError, ScrapeTorrent, StopAll, StopTorrent,
 };
-use ecs_torrent_components::stats::{FileStats, TorrentStats};
+use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use futures_channel::oneshot;
@@ -281,6 +281,25 @@ impl Torrents {
             Err(RemoveError::NotFound(error)) => Err(error.into()),
             result => result.map_err(Error::Remove),
         }
+    }
+
+    /// Returns the stopped torrents: those of which the state folder has a session, and which are not listed.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.stop_and_serialize(id).await?;
+    /// let stopped = torrents.list_stopped().await?;
+    /// assert_eq!((stopped[0].info_hash, stopped[0].name.as_deref()), (id.0, Some("album")));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::ListStopped`] if the state folder cannot be read.
+    pub async fn list_stopped(&self) -> Result<Vec<StoppedTorrent>, Error> {
+        Ok(self.ask(|reply| ListStopped { reply }).await??)
     }
 
     /// Adds a stopped torrent again, from its session in the state folder. A torrent that is listed stays as it is; one

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ecs_torrent_protocol::metainfo::Metainfo;
+use ecs_torrent_protocol::metainfo::{Info, Metainfo};
 
 use crate::hashing::hash_pieces;
 
@@ -13,7 +13,8 @@ pub struct Verdict {
     pub good: u32,
     /// Pieces with another hash, or whose bytes are missing.
     pub bad: u32,
-    /// The first reasons why bytes could not be read, without duplicates. Missing data is not a reason.
+    /// The first reasons why pieces are bad, without duplicates: files that are missing or cannot be read. A piece with
+    /// other bytes than it should have is only counted.
     pub errors: Vec<String>,
 }
 
@@ -23,6 +24,20 @@ impl Verdict {
     pub fn is_good(&self) -> bool {
         self.bad == 0
     }
+}
+
+/// Names the first file of a piece that is missing or too short.
+fn missing(root: &Path, info: &Info, piece: u32) -> Option<String> {
+    let span = info.geometry.piece_span(piece);
+    let files = info.files.files().iter().filter(|file| file.is_stored());
+    let mut files = files.filter(|file| file.offset < span.end() && file.end() > span.offset);
+    files.find_map(|file| match std::fs::metadata(root.join(&*file.path)) {
+        Ok(found) if found.len() < file.len => {
+            Some(format!("{}: has {} of {} bytes", file.path, found.len(), file.len))
+        }
+        Ok(_) => None,
+        Err(_) => Some(format!("{}: missing", file.path)),
+    })
 }
 
 /// Most reasons that are kept.
@@ -39,8 +54,11 @@ pub fn verify(metainfo: &Metainfo, root: &Path, on_bytes: &(dyn Fn(u64) + Sync))
             Ok(_) => verdict.bad += 1,
             Err(error) => {
                 verdict.bad += 1;
-                let text = error.to_string();
-                if !error.is_absence() && verdict.errors.len() < MAX_ERRORS && !verdict.errors.contains(&text) {
+                let text = match error.is_absence() {
+                    true => missing(root, info, piece).unwrap_or_else(|| error.to_string()),
+                    false => error.to_string(),
+                };
+                if verdict.errors.len() < MAX_ERRORS && !verdict.errors.contains(&text) {
                     verdict.errors.push(text);
                 }
             }

@@ -1,4 +1,4 @@
-//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `stop`, `remove`.
+//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `stop`, `resume`, `remove`.
 
 mod connection;
 mod tables;
@@ -15,18 +15,18 @@ use url::form_urlencoded;
 
 use self::connection::Daemon;
 use self::values::text;
-use super::output::printable;
+use super::output::{self, printable};
+use super::peers;
 use super::placement::PlacementArgs;
 use super::{CliError, Outcome};
 
 /// Where the daemon is.
 #[derive(Debug, Args)]
 struct DaemonAddress {
-    /// Address of the daemon's API; by default the socket in the state folder, or else the address that the daemon has
-    /// left there.
+    /// Address of the daemon's API. By default the commands find the daemon through its state folder.
     #[arg(long, value_name = "IP:PORT")]
     api: Option<SocketAddr>,
-    /// The daemon's state folder, which holds the API's token.
+    /// The daemon's state folder, which contains the API token.
     #[arg(long, value_name = "DIR", default_value = ".ecs_torrent")]
     state_dir: PathBuf,
 }
@@ -35,20 +35,22 @@ struct DaemonAddress {
 #[command(after_help = "\
 Examples:
   ecs-torrent add linux.torrent
-  ecs-torrent add *.torrent -o /srv/torrents/iso --state-dir /var/lib/ecs-torrent
-  ecs-torrent add linux.torrent --into second     another folder, where a file of the same name is in the way")]
+  ecs-torrent add *.torrent -o /srv/torrents/iso
+  ecs-torrent add linux.torrent --into second
+
+--into helps where an existing file has the torrent's name.")]
 pub(super) struct AddArgs {
     /// Torrent files.
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
-    /// The folder to download into, in the daemon's download folder or another that it allows; by default the former.
+    /// Download folder: the daemon's own, by default, or one that the daemon allows.
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]
     files: PlacementArgs,
-    /// A peer to connect to; may be given more than once. A torrent that is there already gets it too.
-    #[arg(long = "peer", value_name = "IP:PORT")]
-    peers: Vec<SocketAddr>,
+    /// Peer to connect to; may be repeated. An already added torrent gets it too.
+    #[arg(long = "peer", value_name = "HOST:PORT")]
+    peers: Vec<String>,
     #[command(flatten)]
     daemon: DaemonAddress,
 }
@@ -57,8 +59,12 @@ pub(super) struct AddArgs {
 #[command(after_help = "\
 Examples:
   ecs-torrent list
+  ecs-torrent list --stopped
   ecs-torrent list --json | jq -r '.[] | select(.progress < 1).name'")]
 pub(super) struct ListArgs {
+    /// List the stopped torrents instead.
+    #[arg(long)]
+    stopped: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -72,12 +78,12 @@ Examples:
   ecs-torrent stats 0c1f3b
   ecs-torrent stats 0c1f3b --fields progress,peers --json")]
 pub(super) struct StatsArgs {
-    /// The torrent's info-hash, or its first digits, at least 6.
+    /// Info-hash of the torrent, or its first 6 or more digits.
     hash: String,
-    /// What to tell, separated by commas; by default what there is to say at a glance.
+    /// Fields to print, comma-separated. Default: a summary, or all fields with --json.
     #[arg(long, value_delimiter = ',', value_name = "FIELD")]
     fields: Vec<Field>,
-    /// Print JSON; by default name, speed, downloaded and bytes_size.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -90,7 +96,7 @@ Examples:
   ecs-torrent files 0c1f3b
   ecs-torrent files 0c1f3b --json | jq -r '.[].path'")]
 pub(super) struct FilesArgs {
-    /// The torrent's info-hash, or its first digits, at least 6.
+    /// Info-hash of the torrent, or its first 6 or more digits.
     hash: String,
     /// Print JSON.
     #[arg(long)]
@@ -101,13 +107,15 @@ pub(super) struct FilesArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The daemon keeps the torrent's state, and goes on itself.
+The daemon keeps running, and keeps the torrent's state: `resume` starts the
+torrent again, `remove` deletes it, and `list --stopped` shows it.
 
 Examples:
   ecs-torrent stop 0c1f3b
   ecs-torrent stop --all")]
+#[command(override_usage = "ecs-torrent stop [OPTIONS] <HASH | --all>")]
 pub(super) struct StopArgs {
-    /// The torrent's info-hash, or its first digits, at least 6.
+    /// Info-hash of the torrent, or its first 6 or more digits.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     hash: Option<String>,
     /// Stop all torrents.
@@ -119,16 +127,27 @@ pub(super) struct StopArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Examples:
-  ecs-torrent remove 0c1f3b                       the files stay
-  ecs-torrent remove 0c1f3b --delete-data         and they go too")]
-pub(super) struct RemoveArgs {
-    /// The torrent's info-hash, or its first digits, at least 6.
+Example:
+  ecs-torrent resume 0c1f3b")]
+pub(super) struct ResumeArgs {
+    /// Info-hash of the stopped torrent, or its first 6 or more digits.
     hash: String,
-    /// Delete the files that the torrent created. Files that were there before stay.
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ecs-torrent remove 0c1f3b                 keeps the files
+  ecs-torrent remove 0c1f3b --delete-data   deletes the files too")]
+pub(super) struct RemoveArgs {
+    /// Info-hash of the torrent, or its first 6 or more digits.
+    hash: String,
+    /// Also delete the files that the torrent created. Files that existed before are kept.
     #[arg(long)]
     delete_data: bool,
-    /// Print what was deleted and kept as JSON.
+    /// Print the deleted and kept files as JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -136,6 +155,8 @@ pub(super) struct RemoveArgs {
 }
 
 pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
+    args.files.check(args.sources.len())?;
+    let peers = peers::resolve(&args.peers)?;
     let daemon = Daemon::find(&args.daemon)?;
     let mut query = form_urlencoded::Serializer::new(String::new());
     if let Some(output) = &args.output {
@@ -150,24 +171,36 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     if args.files.overwrite {
         query.append_pair("overwrite", "true");
     }
-    for peer in &args.peers {
+    for peer in &peers {
         query.append_pair("peer", &peer.to_string());
     }
     let path = format!("/api/v1/torrents?{}", query.finish());
-    args.files.check(args.sources.len())?;
     // Loads every file before adding the first torrent, so that a bad file changes nothing.
     let load = |source: &PathBuf| Ok(Source::from(source.as_path()).load()?);
     let files = args.sources.iter().map(load).collect::<Result<Vec<_>, CliError>>()?;
     for metainfo in files {
         let added = daemon.post(&path, metainfo.bytes.clone()).await?;
-        say!("{} {}", text(&added["info_hash"]), printable(&metainfo.info.name));
+        let (hash, name) = (text(&added["info_hash"]), printable(&metainfo.info.name));
+        if args.files.into.is_some() {
+            let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=root")).await?;
+            say!("{hash} {name}, in {}", printable(text(&stats["root"])));
+        } else {
+            say!("{hash} {name}");
+        }
     }
     Ok(Outcome::Done)
 }
 
 pub(super) async fn list(args: ListArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
-    if args.json {
+    if args.stopped {
+        let stopped = daemon.get(STOPPED).await?;
+        if args.json {
+            print_json(&stopped);
+        } else {
+            tables::stopped(&stopped);
+        }
+    } else if args.json {
         print_json(&daemon.get("/api/v1/torrents").await?);
     } else {
         let fields = "info_hash,name,bytes_size,progress,lifecycle,speed,peers,error";
@@ -179,9 +212,9 @@ pub(super) async fn list(args: ListArgs) -> Result<Outcome, CliError> {
 
 pub(super) async fn stats(args: StatsArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
-    let hash = daemon.resolve(&args.hash).await?;
+    let hash = daemon.resolve_running(&args.hash).await?;
     let fields: Vec<&str> = match (args.fields.as_slice(), args.json) {
-        ([], true) => Field::DEFAULT.map(Field::name).to_vec(),
+        ([], true) => Field::ALL.map(Field::name).to_vec(),
         ([], false) => tables::GLANCE.map(Field::name).to_vec(),
         (fields, _) => fields.iter().map(|field| field.name()).collect(),
     };
@@ -197,7 +230,7 @@ pub(super) async fn stats(args: StatsArgs) -> Result<Outcome, CliError> {
 
 pub(super) async fn files(args: FilesArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
-    let hash = daemon.resolve(&args.hash).await?;
+    let hash = daemon.resolve_running(&args.hash).await?;
     let files = daemon.get(&format!("/api/v1/torrents/{hash}/files")).await?;
     if args.json {
         print_json(&files);
@@ -209,17 +242,40 @@ pub(super) async fn files(args: FilesArgs) -> Result<Outcome, CliError> {
 
 pub(super) async fn stop(args: StopArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
-    let path = match &args.hash {
-        None => "/api/v1/stop".to_owned(),
-        Some(hash) => format!("/api/v1/torrents/{}/stop", daemon.resolve(hash).await?),
+    let Some(digits) = &args.hash else {
+        let count = daemon.get("/api/v1/torrents?fields=info_hash").await?;
+        daemon.post("/api/v1/stop", Bytes::new()).await?;
+        let count = count.as_array().map_or(0, Vec::len);
+        say!("stopped {}", output::count(count, "torrent"));
+        return Ok(Outcome::Done);
     };
+    let found = daemon.resolve(digits).await?;
+    if found.is_stopped {
+        say!("{} {} was already stopped", found.hash, printable(&found.name));
+        return Ok(Outcome::Done);
+    }
+    let path = format!("/api/v1/torrents/{}/stop", found.hash);
     daemon.post(&path, Bytes::new()).await?;
+    say!("stopped {} {}", found.hash, printable(&found.name));
+    Ok(Outcome::Done)
+}
+
+pub(super) async fn resume(args: ResumeArgs) -> Result<Outcome, CliError> {
+    let daemon = Daemon::find(&args.daemon)?;
+    let found = daemon.resolve(&args.hash).await?;
+    if !found.is_stopped {
+        say!("{} {} is not stopped", found.hash, printable(&found.name));
+        return Ok(Outcome::Done);
+    }
+    let path = format!("/api/v1/torrents/{}/resume", found.hash);
+    daemon.post(&path, Bytes::new()).await?;
+    say!("resumed {} {}", found.hash, printable(&found.name));
     Ok(Outcome::Done)
 }
 
 pub(super) async fn remove(args: RemoveArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
-    let hash = daemon.resolve(&args.hash).await?;
+    let hash = daemon.resolve(&args.hash).await?.hash;
     let delete_data = args.delete_data;
     let removed = daemon
         .delete(&format!("/api/v1/torrents/{hash}?delete_data={delete_data}"))
@@ -232,40 +288,72 @@ pub(super) async fn remove(args: RemoveArgs) -> Result<Outcome, CliError> {
     Ok(Outcome::Done)
 }
 
+/// Number of hexadecimal digits of an info-hash.
+const HASH_DIGITS: usize = 40;
+
 /// Minimum number of info-hash digits that identify a torrent.
 const MIN_DIGITS: usize = 6;
 
+/// The request for the stopped torrents.
+const STOPPED: &str = "/api/v1/torrents?stopped=true";
+
+/// A torrent that a user named.
+struct Found {
+    hash: InfoHash,
+    name: String,
+    is_stopped: bool,
+}
+
 impl Daemon {
-    /// Finds the torrent whose info-hash begins with `digits`.
-    async fn resolve(&self, digits: &str) -> Result<InfoHash, CliError> {
-        if let Ok(hash) = digits.parse() {
-            return Ok(hash);
+    /// Finds the torrent, running or stopped, whose info-hash begins with `digits`.
+    async fn resolve(&self, digits: &str) -> Result<Found, CliError> {
+        if !(MIN_DIGITS..=HASH_DIGITS).contains(&digits.len()) || !digits.bytes().all(|c| c.is_ascii_hexdigit()) {
+            let why = "not an info-hash; give its 40 hexadecimal digits, or the first 6 or more";
+            return Err(CliError::Usage(format!("{}: {why}", printable(digits))));
         }
-        if !(MIN_DIGITS..40).contains(&digits.len()) || !digits.bytes().all(|c| c.is_ascii_hexdigit()) {
-            let why = "a torrent is named by the 40 hexadecimal digits of its info-hash, or the first 6 or more";
-            return Err(CliError::Other(format!("{}: {why}", printable(digits))));
-        }
-        let torrents = self.get("/api/v1/torrents?fields=info_hash").await?;
-        let hashes = torrents
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|torrent| text(&torrent["info_hash"]));
         let digits = digits.to_ascii_lowercase();
-        let found: Vec<&str> = hashes.filter(|hash| hash.starts_with(&digits)).collect();
-        match found[..] {
-            [hash] => hash
-                .parse()
-                .map_err(|error| CliError::Other(format!("{hash}: {error}"))),
-            [] => Err(CliError::Other(format!(
-                "{digits}: no torrent has a hash that begins so"
-            ))),
-            [..] => Err(CliError::Other(format!(
-                "{digits}: {} torrents have a hash that begins so",
-                found.len()
+        let running = self.get("/api/v1/torrents?fields=info_hash,name").await?;
+        let mut found = matching(&running, &digits, false);
+        // A whole hash has one torrent at most.
+        if found.is_empty() || digits.len() < HASH_DIGITS {
+            found.extend(matching(&self.get(STOPPED).await?, &digits, true));
+        }
+        match found.len() {
+            0 if digits.len() == HASH_DIGITS => Err(CliError::Other(format!("no torrent {digits}"))),
+            0 => Err(CliError::Other(format!("no torrent matches prefix {digits}"))),
+            1 => Ok(found.remove(0)),
+            count => Err(CliError::Other(format!(
+                "{count} torrents match prefix {digits}; give more digits"
             ))),
         }
     }
+
+    /// Finds a torrent that is not stopped.
+    async fn resolve_running(&self, digits: &str) -> Result<InfoHash, CliError> {
+        let found = self.resolve(digits).await?;
+        if found.is_stopped {
+            let name = printable(&found.name);
+            return Err(CliError::Other(format!(
+                "{name} is stopped; `ecs-torrent resume {}` starts it again",
+                printable(digits)
+            )));
+        }
+        Ok(found.hash)
+    }
+}
+
+/// Returns the torrents of a list whose info-hash begins with `digits`.
+fn matching(torrents: &Value, digits: &str, is_stopped: bool) -> Vec<Found> {
+    let torrents = torrents.as_array().into_iter().flatten();
+    let found = torrents.filter(|torrent| text(&torrent["info_hash"]).starts_with(digits));
+    let found = found.filter_map(|torrent| {
+        Some(Found {
+            hash: text(&torrent["info_hash"]).parse().ok()?,
+            name: text(&torrent["name"]).to_owned(),
+            is_stopped,
+        })
+    });
+    found.collect()
 }
 
 fn print_json(value: &Value) {

@@ -15,11 +15,12 @@ use super::{CliError, Outcome};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  ecs-torrent create ./album -o album.torrent --tracker http://tracker.example/announce
+  ecs-torrent create ./album -o album.torrent --tracker udp://tracker.example:80
   ecs-torrent create disk.img -o disk.torrent --piece-length 4194304 --private
 
-Warns about names that change when the torrent is read (a leading dot of the top-level name, backslashes, control
-characters, names that differ only in case). Fails if a file changes while it is hashed.")]
+Prints a warning for each file name that changes when the torrent is read: a
+leading dot of the top-level name, backslashes, control characters, names that
+differ only in case. Fails if a file changes while it is hashed.")]
 pub(super) struct CreateArgs {
     /// The file or folder.
     path: PathBuf,
@@ -29,19 +30,19 @@ pub(super) struct CreateArgs {
     /// Replace an existing torrent file.
     #[arg(long)]
     overwrite: bool,
-    /// A tracker's announce URL; more than one is tried in order.
+    /// Announce URL of a tracker; may be repeated. Trackers are tried in order.
     #[arg(long = "tracker", value_name = "URL")]
     trackers: Vec<String>,
-    /// Bytes of each piece, a power of two from 16 KiB; chosen by size if not given.
+    /// Piece length in bytes: a power of two from 16 KiB to 256 MiB. By default chosen by content size.
     #[arg(long, value_name = "N")]
     piece_length: Option<u32>,
-    /// Peers may come from the trackers only.
+    /// Private torrent: peers come from its trackers only.
     #[arg(long)]
     private: bool,
-    /// Free text.
+    /// Comment to store in the torrent.
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
-    /// A web server that has the data too.
+    /// URL of a web server that has the content; may be repeated.
     #[arg(long = "web-seed", value_name = "URL")]
     web_seeds: Vec<String>,
 }
@@ -66,6 +67,7 @@ pub(super) fn run(args: CreateArgs, screen: &Screen) -> Result<Outcome, CliError
         return Err(output::in_content(&args.output));
     }
     warn(plan.renamed(), screen);
+    screen.clear_when_interrupted()?;
     let bar = screen.hashing_bar(plan.total_size(), "hashing");
     let bytes = plan.make(&|done| bar.set_position(done));
     bar.finish_and_clear();

@@ -17,29 +17,30 @@ use super::{CliError, Outcome};
 #[command(after_help = "\
 Examples:
   ecs-torrent daemon --download-dir /srv/torrents
-  ecs-torrent daemon --config /etc/ecs-torrent.ron --state-dir /var/lib/ecs-torrent
-  ecs-torrent add linux.torrent                   in a second terminal, in the same folder
+  ecs-torrent daemon --config /etc/ecs-torrent.ron --state-dir /var/lib/ecs
+  ecs-torrent add linux.torrent        in a second terminal, in the same folder
 
-It runs until it gets SIGINT, SIGTERM or SIGHUP, then stops all torrents in order; a second signal ends it within two
-seconds, whatever hangs, and with exit code 1.
-`ecs-torrent config default` prints what can be configured. The API is described at /api/v1/openapi.json.")]
+The daemon runs until SIGINT, SIGTERM or SIGHUP, then stops all torrents
+gracefully. A second signal ends it within two seconds, with exit code 1.
+`ecs-torrent config default` prints all settings. /api/v1/openapi.json
+describes the HTTP API.")]
 pub(super) struct DaemonArgs {
-    /// The configuration; what is given here besides goes before it.
+    /// Configuration file; command-line options override it.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address to accept peers on, port 0 for any; may be given more than once. By default port 6881 on all addresses.
+    /// Address to accept peers on; may be repeated. Port 0 takes any free port. Default: port 6881 on all addresses.
     #[arg(long, value_name = "IP:PORT")]
     listen: Vec<SocketAddr>,
-    /// Do not use the DHT. (This version has none.)
+    /// Disable the DHT. (This version has none.)
     #[arg(long)]
     no_dht: bool,
-    /// Address of the HTTP API, port 0 for any. By default 127.0.0.1:6880.
+    /// Address of the HTTP API. Port 0 takes any free port. Default: 127.0.0.1:6880.
     #[arg(long, value_name = "IP:PORT")]
     api: Option<SocketAddr>,
-    /// Folder for the state of torrents, and for the API's token. By default .ecs_torrent.
+    /// Folder for the state of torrents and the API token. Default: .ecs_torrent in the current folder.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Folder that torrents are downloaded into. By default the current one.
+    /// Download folder. Default: the current folder.
     #[arg(long, value_name = "DIR")]
     download_dir: Option<PathBuf>,
 }

@@ -23,8 +23,8 @@ use super::{CliError, ExitCodes, Outcome};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Everything stays on this machine: sockets on 127.0.0.1, files in a temporary folder that is removed at the end, also by
-a signal.
+The demo uses sockets on 127.0.0.1, and files in a temporary folder that it
+removes at the end, also after a signal.
 
 Example:
   ecs-torrent demo --size 1024")]
@@ -159,13 +159,15 @@ async fn transfer(
     let mut last_progress = (0, began);
     let stats = loop {
         let stats = torrents.stats(id).await?;
-        bar.set_position(stats.bytes_completed);
         let speed = output::speed(stats.speed.download);
         let peers = output::count(stats.peers.len(), "peer");
         bar.set_message(format!(
             "{speed}, {peers}, {}/{} pieces",
             stats.pieces_completed, stats.pieces
         ));
+        bar.set_position(stats.bytes_completed);
+        // Either call alone may have been skipped, as too soon after the last one.
+        bar.force_draw();
         if stats.is_complete() {
             break stats;
         }

@@ -4,12 +4,23 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use super::signals::Signals;
+use super::{CliError, ExitCodes};
 use console::style;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Makes untrusted text safe to print: it cannot control the terminal.
 pub(super) fn printable(words: &str) -> String {
     ecs_torrent::protocol::text::printable(words.as_bytes(), 4096)
+}
+
+/// Longest name in front of a progress bar, in columns. The bar, the sizes and the beginning of the message then fit into
+/// 80 columns.
+const PREFIX_WIDTH: usize = 24;
+
+/// Shortens a name that stands in front of a progress bar.
+pub(super) fn prefix(name: &str) -> String {
+    console::truncate_str(&printable(name), PREFIX_WIDTH, "…").into_owned()
 }
 
 /// The terminal, shared by progress bars and log lines.
@@ -37,7 +48,7 @@ impl Screen {
 
     /// Creates a progress bar for `total` bytes. Without a terminal, the bar is invisible.
     pub(super) fn bar(&self, total: u64) -> ProgressBar {
-        let template = "{prefix:.bold} {bar:24.cyan/dim} {percent:>3}% of {total_bytes}  {msg}";
+        let template = "{prefix:.bold} {bar:16.cyan/dim} {percent:>3}% of {total_bytes}  {wide_msg}";
         let bar = self.bars.add(ProgressBar::new(total));
         bar.set_style(
             ProgressStyle::with_template(template)
@@ -49,7 +60,7 @@ impl Screen {
 
     /// Creates a progress bar for hashing, which shows speed and remaining time by itself.
     pub(super) fn hashing_bar(&self, total: u64, what: &str) -> ProgressBar {
-        let template = "{prefix:.bold} {bar:24.cyan/dim} {percent:>3}% of {total_bytes}  {bytes_per_sec}  ETA {eta}";
+        let template = "{prefix:.bold} {bar:16.cyan/dim} {percent:>3}% of {total_bytes}  {bytes_per_sec}  ETA {eta}";
         let bar = self.bars.add(ProgressBar::new(total));
         bar.set_style(
             ProgressStyle::with_template(template)
@@ -58,6 +69,25 @@ impl Screen {
         );
         bar.set_prefix(what.to_owned());
         bar
+    }
+
+    /// Clears the bars and ends the process when a signal arrives. For commands that leave nothing to clean up.
+    pub(super) fn clear_when_interrupted(&self) -> Result<(), CliError> {
+        let mut signals = Signals::new()?;
+        let screen = self.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.map_err(CliError::io("cannot listen to signals"))?;
+        let wait = move || {
+            runtime.block_on(signals.next());
+            // Nothing is drawn any more when this returns.
+            let _ = screen.bars.clear();
+            screen.bars.set_draw_target(ProgressDrawTarget::hidden());
+            print_error(&"interrupted");
+            std::process::exit(ExitCodes::INTERRUPTED.into());
+        };
+        let thread = std::thread::Builder::new().name("ecs-torrent-interrupt".into());
+        thread.spawn(wait).map_err(CliError::io("cannot listen to signals"))?;
+        Ok(())
     }
 
     /// Prints a line to the standard output, above the bars.
@@ -164,7 +194,9 @@ pub(super) fn count(number: usize, one: &str) -> String {
 
 /// Estimates the remaining time at this speed. `None` if the speed is zero.
 pub(super) fn eta(missing_bytes: u64, bytes_per_s: u64) -> Option<Duration> {
-    missing_bytes.checked_div(bytes_per_s).map(Duration::from_secs)
+    let seconds = missing_bytes.checked_div(bytes_per_s)?;
+    // Missing bytes always take some time.
+    Some(Duration::from_secs(seconds.max(u64::from(missing_bytes > 0))))
 }
 
 #[cfg(test)]
@@ -183,6 +215,7 @@ mod tests {
             (count(1, "peer"), count(0, "peer")),
             ("1 peer".into(), "0 peers".into())
         );
+        assert_eq!(eta(1, 100), Some(Duration::from_secs(1)));
         assert_eq!((eta(100, 0), eta(100, 10)), (None, Some(Duration::from_secs(10))));
     }
 }

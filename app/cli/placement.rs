@@ -8,14 +8,14 @@ use super::CliError;
 
 #[derive(Debug, Args)]
 pub(super) struct PlacementArgs {
-    /// A new folder in the folder to download into, for torrents whose files would meet others.
+    /// New subfolder of the download folder, for torrents that would collide with existing files.
     #[arg(long, value_name = "NEW_FOLDER")]
     pub(super) into: Option<PathBuf>,
-    /// Another name for the torrent's file or folder; for one torrent at a time.
+    /// Another name for the torrent's file or folder. Needs a single torrent.
     #[arg(long, value_name = "NAME")]
     pub(super) name: Option<String>,
-    /// Complete and change files that are there already. Without this, what of them is right is used, and a torrent that
-    /// would have to change the rest is refused.
+    /// Change and complete existing files. Without it, their valid pieces are used, and a torrent that would have to
+    /// change the rest is refused.
     #[arg(long)]
     pub(super) overwrite: bool,
 }
@@ -24,8 +24,8 @@ impl PlacementArgs {
     /// Rejects `--name` for several torrents, since two torrents cannot share one name.
     pub(super) fn check(&self, source_count: usize) -> Result<(), CliError> {
         if self.name.is_some() && source_count > 1 {
-            let why = "--name: one name for several torrents; add them one by one, or use --into";
-            return Err(CliError::Other(why.into()));
+            let why = "--name: several torrents cannot share a name; add them one by one, or use --into";
+            return Err(CliError::Usage(why.into()));
         }
         Ok(())
     }

@@ -120,6 +120,9 @@ struct Streams {
     terminate: Signal,
     /// SIGHUP: the terminal was closed. `None` if the process was started with SIGHUP ignored, as by `nohup`.
     hang_up: Option<Signal>,
+    /// SIGXFSZ, which would end the process: with a handler, a write beyond the limit of file sizes (`ulimit -f`) is an
+    /// error like any other.
+    _file_size: Signal,
 }
 
 impl Streams {
@@ -129,6 +132,7 @@ impl Streams {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: hang_up.transpose()?,
+            _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 

@@ -1,39 +1,46 @@
 //! `download` and `seed`: run an engine for the duration of the command.
 
 mod report;
+mod saved;
 
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use ecs_torrent::events::{Event, Subscription};
+use ecs_torrent::folders::check_writable;
 use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentId, TorrentPlugins, Torrents};
 
 use self::report::Reporter;
 use super::output::Screen;
+use super::peers;
 use super::placement::PlacementArgs;
 use super::signals::Signals;
-use super::{CliError, ExitCodes, Outcome};
+use super::{CliError, ExitCodes, Outcome, verify};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   ecs-torrent download linux.torrent -o ~/iso --exit-on-complete
   ecs-torrent download a.torrent b.torrent --peer 192.0.2.7:6881
-  ecs-torrent download linux.torrent --json | jq -r 'select(.event == \"complete\").name'
+  ecs-torrent download a.torrent --json | jq 'select(.event == \"complete\")'
 
-Exit codes: 0 all is complete, 1 failed, 2 usage, 7 interrupted before all was complete; the same command then goes on.")]
+Exit codes:
+  0  all torrents are complete
+  1  an error occurred
+  2  the command line is invalid
+  7  interrupted before all were complete; the same command continues")]
 pub(super) struct DownloadArgs {
     /// Torrent files. (Magnet links and URLs are not supported yet.)
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
-    /// The folder to download into.
+    /// Download folder.
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     output: PathBuf,
     #[command(flatten)]
     placement: PlacementArgs,
-    /// End when everything is complete, instead of seeding until interrupted.
+    /// Exit when all torrents are complete, instead of seeding until interrupted.
     #[arg(long)]
     exit_on_complete: bool,
     #[command(flatten)]
@@ -57,22 +64,22 @@ pub(super) struct SeedArgs {
 /// What both have.
 #[derive(Debug, Args)]
 struct NetworkArgs {
-    /// A peer to connect to; may be given more than once.
+    /// Peer to connect to; may be repeated.
     #[arg(long = "peer", value_name = "HOST:PORT")]
     peers: Vec<String>,
-    /// Address to listen on, port 0 for any; may be given more than once. By default port 6881 on all addresses.
+    /// Address to accept peers on; may be repeated. Port 0 takes any free port. Default: port 6881 on all addresses.
     #[arg(long, value_name = "IP:PORT")]
     listen: Vec<SocketAddr>,
-    /// Do not use the DHT. (This version has none.)
+    /// Disable the DHT. (This version has none.)
     #[arg(long)]
     no_dht: bool,
-    /// Folder that keeps the state of torrents between runs.
+    /// Folder for the state of torrents between runs.
     #[arg(long, value_name = "DIR", default_value = ".ecs_torrent")]
     state_dir: PathBuf,
-    /// Print nothing but errors.
+    /// Print errors only.
     #[arg(short, long)]
     quiet: bool,
-    /// Print a JSON object a line: added, progress, complete, blocked, restarting, interrupted, error.
+    /// Print one JSON object per line. Events: added, progress, complete, blocked, restarting, interrupted, error.
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 }
@@ -92,6 +99,10 @@ pub(super) async fn download(args: DownloadArgs, screen: Screen) -> Result<Outco
 pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliError> {
     if !args.data.is_dir() {
         return Err(CliError::Other(format!("{}: not a folder", args.data.display())));
+    }
+    let metainfo = Source::from(args.torrent.as_path()).load()?;
+    if let Some(error) = verify::data_instead(&args.data, &metainfo.info.name) {
+        return Err(CliError::Other(error));
     }
     let wish = Wish {
         sources: vec![args.torrent],
@@ -115,7 +126,16 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
     // Checks the whole command before starting anything.
     let load = |path: &PathBuf| Source::from(path.as_path()).load();
     let metainfos = wish.sources.iter().map(load).collect::<Result<Vec<_>, _>>()?;
-    let peers = resolve(&network.peers)?;
+    let peers = peers::resolve(&network.peers)?;
+    let placement = wish.placement.as_ref();
+    let into = placement.and_then(|placement| placement.into.clone());
+    let root = into.as_ref().map_or(wish.root.clone(), |into| wish.root.join(into));
+    if !wish.require_complete {
+        for metainfo in &metainfos {
+            let name = placement.and_then(|placement| placement.name.as_deref());
+            check_writable(&root, name.unwrap_or(&metainfo.info.name))?;
+        }
+    }
     let mut settings = Settings::default();
     settings.session.state_dir = Some(network.state_dir.clone());
     if !network.listen.is_empty() {
@@ -127,10 +147,7 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
     let engine = Engine::builder().plugins(TorrentPlugins).settings(settings).start()?;
     let torrents = engine.torrents();
     let mut events = torrents.subscribe();
-    let mut reporter = Reporter::new(screen, network.quiet, network.json);
-    let placement = wish.placement.as_ref();
-    let into = placement.and_then(|placement| placement.into.clone());
-    let root = into.as_ref().map_or(wish.root.clone(), |into| wish.root.join(into));
+    let mut reporter = Reporter::new(screen, network.quiet, network.json, absolute(&network.state_dir)?);
     let add_all = async {
         for metainfo in metainfos {
             let options = AddOptions {
@@ -151,6 +168,7 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
         () = signals.next() => true,
     };
     if !interrupted {
+        reporter.listening(engine.local_addresses());
         interrupted = follow(&wish, &torrents, &mut events, &mut reporter, &mut signals).await?;
     }
     if interrupted {
@@ -160,8 +178,8 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
             () = signals.next() => {}
         }
     }
-    let is_incomplete = interrupted && !wish.require_complete && !reporter.all_complete();
-    if !is_incomplete {
+    let may_be_incomplete = interrupted && !wish.require_complete;
+    if !may_be_incomplete || reporter.all_complete() {
         signals.set_code(ExitCodes::DONE);
     }
     reporter.stopping();
@@ -170,6 +188,11 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
         () = signals.next() => Ok(()),
     };
     reporter.end();
+    if may_be_incomplete {
+        // Pieces and blocks that had arrived are stored during the stop.
+        reporter.read_saved();
+    }
+    let is_incomplete = may_be_incomplete && !reporter.all_complete();
     if is_incomplete {
         reporter.interrupted();
     }
@@ -219,14 +242,10 @@ async fn update(torrents: &Torrents, reporter: &mut Reporter) -> Result<(), CliE
     Ok(())
 }
 
-fn resolve(peers: &[String]) -> Result<Vec<SocketAddr>, CliError> {
-    let mut addresses = Vec::new();
-    for peer in peers {
-        let found = peer.to_socket_addrs().map_err(CliError::io(format!("--peer {peer}")))?;
-        addresses.extend(found);
-    }
-    Ok(addresses)
-}
-
 /// Intervals between progress updates, on a terminal and elsewhere.
 const INTERVALS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+
+/// Returns a path that is valid in any current folder.
+fn absolute(path: &Path) -> Result<PathBuf, CliError> {
+    std::path::absolute(path).map_err(CliError::io(path.display().to_string()))
+}

@@ -1,18 +1,18 @@
 //! `verify`: checks files against their torrent.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ecs_torrent::Source;
 use ecs_torrent::verifying::verify;
 use serde::Serialize;
 
-use super::output::Screen;
+use super::output::{Screen, printable};
 use super::{CliError, Outcome};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exits with 0 only when every piece is good.
+Exits with 0 only if every piece is valid.
 
 Example:
   ecs-torrent verify linux.torrent --data ~/iso")]
@@ -35,11 +35,32 @@ struct Report<'a> {
     errors: &'a [String],
 }
 
+/// Returns advice where `--data` names the torrent's own folder instead of the one that holds it, or a folder without
+/// the torrent's file or folder.
+pub(super) fn data_instead(data: &Path, name: &str) -> Option<String> {
+    if data.join(name).symlink_metadata().is_ok() {
+        return None;
+    }
+    let there = data.canonicalize().ok()?;
+    let advice = match there.parent() {
+        Some(parent) if there.file_name().is_some_and(|own| own == name) => {
+            format!("; did you mean --data {}?", parent.display())
+        }
+        _ => String::new(),
+    };
+    let (name, data) = (printable(name), data.display());
+    Some(format!("{data} does not contain {name}{advice}"))
+}
+
 pub(super) fn run(args: &VerifyArgs, screen: &Screen) -> Result<Outcome, CliError> {
     let metainfo = Source::from(args.torrent.as_path()).load()?;
     if !args.data.is_dir() {
         return Err(CliError::Other(format!("{}: not a folder", args.data.display())));
     }
+    if let Some(data) = data_instead(&args.data, &metainfo.info.name) {
+        screen.warning(data);
+    }
+    screen.clear_when_interrupted()?;
     let bar = screen.hashing_bar(metainfo.info.geometry.total_size(), "hashing");
     let verdict = verify(&metainfo, &args.data, &|done| bar.set_position(done));
     bar.finish_and_clear();
@@ -54,7 +75,7 @@ pub(super) fn run(args: &VerifyArgs, screen: &Screen) -> Result<Outcome, CliErro
         let json = serde_json::to_string(&report).map_err(|error| CliError::Other(error.to_string()))?;
         say!("{json}");
     } else {
-        say!("{} good, {} bad", verdict.good, verdict.bad);
+        say!("{} valid, {} invalid", verdict.good, verdict.bad);
     }
     Ok(if verdict.is_good() {
         Outcome::Done

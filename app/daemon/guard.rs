@@ -122,7 +122,7 @@ pub(super) async fn check_token(
     if !shown.is_empty() && client.caller != Caller::Owner {
         let failed = shared.logins.fail(client.caller, Instant::now());
         failed.map_err(|wait| Refusal::too_many("Authorization", wait, "too many wrong tokens from this address"))?;
-        tracing::warn!(caller = ?client.caller, "a wrong token");
+        tracing::warn!(caller = ?client.caller, "a request had a wrong token");
     }
     let why = "show the token of the state folder's file api_token: `Authorization: Bearer TOKEN`";
     Err(Refusal::of("Authorization", StatusCode::UNAUTHORIZED, why))

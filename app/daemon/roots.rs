@@ -28,7 +28,7 @@ impl Roots {
         let others = others.iter().filter_map(|root| match resolve(root) {
             Ok(root) => Some(root),
             Err(error) => {
-                tracing::warn!(root = %root.display(), %error, "not a folder to download into");
+                tracing::warn!(root = %root.display(), %error, "a folder of api.allow_roots cannot be used");
                 None
             }
         });

@@ -17,6 +17,7 @@ use url::form_urlencoded;
 
 use super::answers::Refusal;
 use super::{NONCE_DIGITS, Phase, Shared, events, guard};
+use crate::folders::check_writable;
 use crate::{AddError, AddOptions, Error, Field, FileStats, InfoHash, KeptFile, RemoveOptions, Selection, Source};
 
 /// The description of the API for programs (OpenAPI 3.1).
@@ -62,6 +63,7 @@ fn table() -> Vec<Route> {
         route("delete", "/api/v1/torrents/{hash}", Token, routing::delete(remove)),
         route("get", "/api/v1/torrents/{hash}/files", Token, routing::get(files)),
         route("post", "/api/v1/torrents/{hash}/stop", Token, routing::post(stop)),
+        route("post", "/api/v1/torrents/{hash}/resume", Token, routing::post(resume)),
         route("post", "/api/v1/stop", Token, routing::post(stop_all)),
     ]
 }
@@ -123,8 +125,12 @@ const LIST_FIELDS: [Field; 7] = [
 /// Number of torrents queried at a time.
 const LIST_CHUNK: usize = 256;
 
-async fn list(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<Json<Vec<Selection>>, Refusal> {
-    let fields = Query::parse(query, &["fields"])?.fields(&LIST_FIELDS)?;
+async fn list(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
+    let query = Query::parse(query, &["fields", "stopped"])?;
+    if query.flag("stopped")? {
+        return list_stopped(&shared, &query).await;
+    }
+    let fields = query.fields(&LIST_FIELDS)?;
     let ids = shared.torrents.list().await?;
     let mut torrents = Vec::with_capacity(ids.len());
     for chunk in ids.chunks(LIST_CHUNK) {
@@ -137,7 +143,19 @@ async fn list(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result
             }
         }
     }
-    Ok(Json(torrents))
+    Ok(Json(torrents).into_response())
+}
+
+/// Lists stopped torrents, of which nothing but hash and name is known.
+async fn list_stopped(shared: &Shared, query: &Query) -> Result<Response, Refusal> {
+    if query.one("fields").is_some() {
+        let why = "a stopped torrent has info_hash, name and lifecycle; no fields can be selected";
+        return Err(Refusal::of("fields", StatusCode::BAD_REQUEST, why));
+    }
+    let stopped = shared.torrents.list_stopped().await?.into_iter().map(|torrent| {
+        json!({"info_hash": torrent.info_hash.to_string(), "name": torrent.name.as_deref(), "lifecycle": "stopped"})
+    });
+    Ok(Json(stopped.collect::<Vec<_>>()).into_response())
 }
 
 async fn add(
@@ -167,6 +185,11 @@ async fn add(
     let (bytes, _permit) = read(&shared, &headers, body).await?;
     let load = tokio::task::spawn_blocking(|| Source::from(bytes).load()).await;
     let metainfo = load.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
+    let name = query.one("name").unwrap_or(&metainfo.info.name).to_owned();
+    let folder = root.clone();
+    let checked = tokio::task::spawn_blocking(move || check_writable(&folder, &name)).await;
+    let checked = checked.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    checked.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
     let options = AddOptions {
         root: Some(root),
         name: query.one("name").map(str::to_owned),
@@ -277,6 +300,22 @@ async fn stop(
     let hash = parse(&hash)?;
     Query::parse(query, &[])?;
     shared.torrents.stop_and_serialize(hash).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn resume(
+    State(shared): State<Shared>,
+    InPath(hash): InPath<String>,
+    RawQuery(query): RawQuery,
+) -> Result<StatusCode, Refusal> {
+    let hash = parse(&hash)?;
+    Query::parse(query, &[])?;
+    // As for adding: a resumed torrent would escape the stop of all.
+    let _turn = shared.adding.lock().await;
+    if shared.phase() == Phase::Stopping {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"));
+    }
+    shared.torrents.resume(hash).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

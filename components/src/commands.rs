@@ -11,7 +11,7 @@ use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::Metainfo;
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 
-use crate::stats::{FileStats, TorrentStats};
+use crate::stats::{FileStats, StoppedTorrent, TorrentStats};
 
 /// Queue of received commands of one type. A feature that takes commands initializes its queue; the mailbox fills it in
 /// Intake.
@@ -189,7 +189,10 @@ impl AddError {
                  (--into NEW_FOLDER) or under another name (--name NAME)"
             ),
             Self::WouldChange { path, .. } => {
-                format!("{path} is there already, and would have to be changed; {CHOICE}")
+                format!(
+                    "{path} already exists and would have to be changed; if an unfinished download wrote it, continue \
+                     with that download's --state-dir, otherwise {CHOICE}"
+                )
             }
             Self::Forbidden { reason, .. } | Self::Unsaved { reason, .. } => reason.to_string(),
             Self::Removed { .. } | Self::BadName { .. } | Self::BadFolder { .. } => self.to_string(),
@@ -301,6 +304,18 @@ pub struct ResumeAll {
     /// read.
     pub reply: Reply<Result<usize, ResumeError>>,
 }
+
+/// Gets the stopped torrents: those that have a saved session and are not listed.
+#[derive(Debug)]
+pub struct ListStopped {
+    /// Answered with the torrents in the order of their hashes, or with the reason why the state folder cannot be read.
+    pub reply: Reply<Result<Vec<StoppedTorrent>, ListStoppedError>>,
+}
+
+/// Why the stopped torrents are not known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot list the stopped torrents: {0}")]
+pub struct ListStoppedError(pub Arc<str>);
 
 /// Why saved sessions cannot be resumed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::hash::{InfoHash, sha1};
+use ecs_torrent_protocol::safe_path::check_name;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The version that this program writes, and the newest that it reads.
@@ -277,6 +278,9 @@ impl Session {
         if session.info_hash != info_hash {
             return Err(SessionError::Foreign("it is another torrent's"));
         }
+        if let Some(name) = &session.renamed {
+            check_name(name).map_err(|reason| SessionError::Syntax(format!("renamed: {name:?}: {reason}")))?;
+        }
         Ok(session)
     }
 
@@ -389,6 +393,19 @@ mod tests {
             "{text}"
         );
         assert_eq!(Session::parse(text.as_bytes(), InfoHash([7; 20])), Ok(session()));
+    }
+
+    /// A name that leads elsewhere than it seems to is damage, as if the checksum were wrong.
+    #[test]
+    fn a_session_cannot_name_another_place() {
+        for name in ["../../pwn", ".ssh", "a/b", ""] {
+            let renamed = Session {
+                renamed: Some(name.into()),
+                ..session()
+            };
+            let error = Session::parse(renamed.to_text().as_bytes(), InfoHash([7; 20])).unwrap_err();
+            assert_eq!(error.word(), "damaged", "{name}: {error}");
+        }
     }
 
     /// Version 1: lacks all later fields, is spread over more lines, and has a list of the files that were written.

@@ -2,11 +2,21 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ecs_torrent_protocol::hash::InfoHash;
 use serde::{Serialize, Serializer};
 
 use crate::lifecycle::TorrentState;
+
+/// A stopped torrent, of which only the saved state exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoppedTorrent {
+    /// Info-hash.
+    pub info_hash: InfoHash,
+    /// Name. `None` if the saved state cannot be read.
+    pub name: Option<Arc<str>>,
+}
 
 /// A snapshot of a torrent's state.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -124,7 +124,9 @@ impl Activity {
     /// Returns the total running time until `now`.
     #[must_use]
     pub fn total(&self, now: Timestamp) -> Duration {
-        self.before + self.since.map_or(Duration::ZERO, |since| now.since(since))
+        // A damaged session may claim any number of seconds.
+        let current = self.since.map_or(Duration::ZERO, |since| now.since(since));
+        self.before.saturating_add(current)
     }
 
     /// Records that the torrent is running from `now` on.
@@ -238,5 +240,22 @@ impl TorrentIndex {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_hash.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_running_time_that_no_torrent_has_is_no_overflow() {
+        let mut activity = Activity {
+            before: Duration::from_secs(u64::MAX),
+            since: Some(Timestamp::ZERO),
+        };
+        let now = Timestamp::ZERO + Duration::from_secs(5);
+        assert_eq!(activity.total(now), Duration::MAX);
+        activity.stop(now);
+        assert_eq!(activity.before, Duration::MAX);
     }
 }

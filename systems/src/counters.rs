@@ -38,12 +38,12 @@ fn count_received(
         let Ok((mut counters, mut rates)) = torrents.get_mut(torrent) else {
             continue;
         };
-        counters.downloaded += u64::from(len);
+        counters.downloaded = counters.downloaded.saturating_add(len.into());
         rates.download.add(clock.now(), u64::from(len));
     }
     for &BlockWasted { torrent, len, .. } in wasted.read() {
         if let Ok((mut counters, _)) = torrents.get_mut(torrent) {
-            counters.wasted += u64::from(len);
+            counters.wasted = counters.wasted.saturating_add(len.into());
         }
     }
     for PieceRejected {
@@ -53,12 +53,12 @@ fn count_received(
     } in rejected.read()
     {
         if let Ok((mut counters, _)) = torrents.get_mut(*torrent) {
-            counters.corrupt += received_bytes;
+            counters.corrupt = counters.corrupt.saturating_add(*received_bytes);
         }
     }
     for (torrent, bytes) in supply.dropped.drain(..) {
         if let Ok((mut counters, _)) = torrents.get_mut(torrent) {
-            counters.dropped += bytes;
+            counters.dropped = counters.dropped.saturating_add(bytes);
         }
     }
 }
@@ -72,7 +72,7 @@ fn count_sent(
     let now = clock.now();
     for &BlockSent { torrent, peer, len } in sent.read() {
         if let Ok((mut counters, mut rates)) = torrents.get_mut(torrent) {
-            counters.uploaded += u64::from(len);
+            counters.uploaded = counters.uploaded.saturating_add(len.into());
             rates.upload.add(now, u64::from(len));
         }
         if let Ok(mut rates) = peers.get_mut(peer) {

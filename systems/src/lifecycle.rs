@@ -8,12 +8,13 @@ mod naming;
 mod opening;
 mod removing;
 mod resuming;
+mod stopped;
 mod stopping;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{
-    AddTorrent, CommandQueue, RemoveTorrent, ResumeAll, ResumeTorrent, StopAll, StopTorrent,
+    AddTorrent, CommandQueue, ListStopped, RemoveTorrent, ResumeAll, ResumeTorrent, StopAll, StopTorrent,
 };
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::ChangedFacts;
@@ -58,6 +59,8 @@ impl Plugin for LifecyclePlugin {
             .init_resource::<CommandQueue<ResumeAll>>()
             .init_resource::<CommandQueue<ResumeTorrent>>()
             .init_resource::<resuming::Resumes>()
+            .init_resource::<CommandQueue<ListStopped>>()
+            .init_resource::<stopped::Listings>()
             .init_resource::<CommandQueue<RemoveTorrent>>()
             .init_resource::<CommandQueue<StopTorrent>>()
             .init_resource::<CommandQueue<StopAll>>()
@@ -66,6 +69,7 @@ impl Plugin for LifecyclePlugin {
                 (
                     (
                         removing::add_removed,
+                        stopped::list_stopped,
                         adding::add_torrents,
                         adding::renew_failed,
                         adding::resume_torrents,

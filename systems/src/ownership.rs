@@ -189,6 +189,12 @@ impl FileRegistry {
         }
     }
 
+    /// Returns the name of a torrent.
+    pub(crate) fn name_of(&self, torrent: InfoHash) -> Option<&Arc<str>> {
+        let number = *self.by_hash.get(&torrent)? as usize;
+        Some(&self.owners[number].as_ref()?.name)
+    }
+
     /// Whether the registry knows a torrent.
     pub(crate) fn contains(&self, torrent: InfoHash) -> bool {
         self.by_hash.contains_key(&torrent)

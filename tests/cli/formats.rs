@@ -50,7 +50,7 @@ fn create_warns_about_renamed_files() {
 
     fs::write(folder.join("album/back\\slash"), "text").unwrap();
     fs::rename(folder.join("album"), folder.join(".album")).unwrap();
-    let output = run(folder, &["create", ".album", "-o", "album.torrent"]);
+    let output = run(folder, &["create", ".album", "-o", "album.torrent", "--overwrite"]);
     assert!(output.status.success(), "{output:?}");
     let warnings = String::from_utf8(output.stderr.clone()).unwrap();
     let first = "warning: .album/back\\slash: will be read as _album/back_slash";
@@ -80,7 +80,7 @@ fn urls_that_cannot_be_used_are_refused() {
         ("--tracker", "http://t.example/a b", "it has a space"),
         ("--web-seed", "udp://t.example:1", "its scheme is udp, not http, https"),
     ] {
-        let error = fail(folder, &["create", "file", "-o", "x.torrent", option, url], 1);
+        let error = fail(folder, &["create", "file", "-o", "x.torrent", option, url], 2);
         assert!(error.contains(url) && error.contains(reason), "{error}");
         assert!(!folder.join("x.torrent").exists());
     }

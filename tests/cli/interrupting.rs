@@ -56,7 +56,10 @@ fn an_interrupted_download_exits_with_seven() {
             let (code, stderr) = end(&mut process);
             assert_eq!(code, Some(7), "{stderr}");
             assert!(stderr.starts_with("error: interrupted: album: "), "{stderr}");
-            assert!(stderr.ends_with("; the same command goes on from here\n"), "{stderr}");
+            let state = folder.join("leecher");
+            let end = format!("; the same command continues from the state in {}\n", state.display());
+            assert!(stderr.ends_with(&end), "{stderr}");
+            assert!(!stderr.contains("0 of 0"), "{stderr}");
             assert_eq!(stderr.lines().count(), 1, "{stderr}");
         }
     }

@@ -136,7 +136,7 @@ fn a_torrent_is_made_shown_and_verified() {
 
     assert_eq!(
         succeed(folder, &["verify", "album.torrent", "--data", "."]),
-        "5 good, 0 bad\n"
+        "5 valid, 0 invalid\n"
     );
     let path = folder.join("album/one.bin");
     let mut bytes = fs::read(&path).unwrap();
@@ -147,6 +147,18 @@ fn a_torrent_is_made_shown_and_verified() {
     assert_eq!(output.status.code(), Some(1));
     let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!((report["good"].as_u64(), report["bad"].as_u64()), (Some(2), Some(3)));
+    assert_eq!(report["errors"], serde_json::json!(["album/sub/two.bin: missing"]));
+    fs::write(folder.join("album/sub/two.bin"), "short").unwrap();
+    let output = run(folder, &["verify", "album.torrent", "--data", "."]);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(errors, "error: album/sub/two.bin: has 5 of 33333 bytes\n");
+    // A --data that names the torrent's own folder is found out.
+    let advice = format!("did you mean --data {}?", folder.canonicalize().unwrap().display());
+    let output = run(folder, &["verify", "album.torrent", "--data", "album"]);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.starts_with("warning: ") && errors.contains(&advice), "{errors}");
+    let error = fail(folder, &["seed", "album.torrent", "--data", "album"], 1);
+    assert!(error.contains(&advice), "{error}");
 }
 
 #[test]
@@ -180,15 +192,30 @@ fn errors_are_one_line_with_the_right_code() {
     );
     assert!(fail(folder, &["create", "nothing", "-o", "x"], 1).contains("nothing"));
     fs::create_dir(folder.join("hollow")).unwrap();
-    assert!(fail(folder, &["create", "hollow", "-o", "x.torrent"], 1).contains("no content"));
+    assert!(fail(folder, &["create", "hollow", "-o", "x.torrent"], 1).contains("contains no data"));
     fs::write(folder.join("file"), "content").unwrap();
-    assert!(fail(folder, &["create", "file", "-o", "x", "--piece-length", "1000"], 1).contains("power of two"));
-    assert!(fail(folder, &["create", "file", "-o", "x", "--tracker", "nonsense"], 1).contains("nonsense"));
+    assert!(fail(folder, &["create", "file", "-o", "x", "--piece-length", "1000"], 2).contains("power of two"));
+    assert!(fail(folder, &["create", "file", "-o", "x", "--tracker", "nonsense"], 2).contains("nonsense"));
     assert!(fail(folder, &["create", "file", "-o", "no/such/folder/x"], 1).contains("no/such/folder"));
     assert!(!folder.join("x").exists(), "nothing is half-written");
     succeed(folder, &["create", "file", "-o", "file.torrent"]);
     assert!(fail(folder, &["verify", "file.torrent", "--data", "nowhere"], 1).contains("nowhere"));
-    assert!(fail(folder, &["download", "file.torrent", "--peer", "nonsense"], 1).contains("--peer nonsense"));
+    assert!(fail(folder, &["download", "file.torrent", "--peer", "nonsense"], 2).contains("--peer nonsense"));
+    let two = ["download", "file.torrent", "file.torrent", "--name", "x"];
+    assert!(fail(folder, &two, 2).contains("--name"));
+    for place in ["file", "file/below", "/proc/x"] {
+        let error = fail(folder, &["download", "file.torrent", "-o", place], 1);
+        assert!(error.contains(&format!("cannot download into {place}: ")), "{error}");
+    }
+    // Nobody writes to this pipe.
+    rustix::fs::mkfifoat(rustix::fs::CWD, folder.join("pipe"), rustix::fs::Mode::RUSR).unwrap();
+    for arguments in [
+        &["show", "pipe"][..],
+        &["download", "pipe"],
+        &["verify", "pipe", "--data", "."],
+    ] {
+        assert!(fail(folder, arguments, 1).contains("pipe: not a regular file"));
+    }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let listen = fail(folder, &["download", "file.torrent", "--listen", &address], 1);
@@ -323,7 +350,8 @@ fn download_prints_plain_lines_without_a_terminal() {
     let output = succeed(folder, &[&arguments[..], &["--exit-on-complete"]].concat());
     let lines: Vec<&str> = output.lines().collect();
     assert_eq!(lines[0], "album: 130.21 KiB in 9 pieces, in a");
-    assert!(lines[1].starts_with("album: complete, 130.21 KiB in "), "{output}");
+    assert!(lines[1].starts_with("listening on 127.0.0.1:"), "{output}");
+    assert!(lines[2].starts_with("album: complete, 130.21 KiB in "), "{output}");
     let again = succeed(folder, &[&arguments[..], &["--exit-on-complete", "--quiet"]].concat());
     assert_eq!(again, "");
 }

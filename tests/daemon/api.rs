@@ -138,7 +138,7 @@ fn files_that_are_there_are_left_alone() {
     refusal.refused(409, None);
     let why = refusal.json()["error"].as_str().unwrap().to_owned();
     assert!(
-        why.contains("one.bin is there already") && why.contains("--into"),
+        why.contains("one.bin already exists") && why.contains("--into"),
         "{why}"
     );
     add("&into=../up").refused(400, Some("into"));

@@ -73,7 +73,9 @@ fn a_daemon_is_asked_from_a_second_terminal() {
     );
     let json = parse(&succeed(folder, &["stats", &prefix, "--json"]));
     let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["bytes_size", "downloaded", "name", "speed"]);
+    let mut all = ecs_torrent::Field::ALL.map(ecs_torrent::Field::name);
+    all.sort_unstable();
+    assert_eq!(keys, all);
     let json = parse(&succeed(folder, &["stats", &hash, "--fields", "name,pieces", "--json"]));
     assert_eq!(json, json!({"name": "one.bin", "pieces": 7}));
     assert_eq!(
@@ -86,12 +88,48 @@ fn a_daemon_is_asked_from_a_second_terminal() {
     let json = parse(&succeed(folder, &["files", &hash, "--json"]));
     assert_eq!(json, json!([{"path": "one.bin", "len": 100_000, "completed": 0}]));
 
-    assert_eq!(succeed(folder, &["stop", &hash[..8]]), "");
-    assert_eq!(daemon.hashes(), [other]);
+    assert_eq!(
+        succeed(folder, &["stop", &hash[..8]]),
+        format!("stopped {hash} one.bin\n")
+    );
+    assert_eq!(daemon.hashes(), [other.clone()]);
     let gone = fail(folder, &["stats", &hash]);
-    assert_eq!(gone, format!("error: no torrent {hash}\n"));
-    succeed(folder, &["stop", "--all"]);
+    let expected = format!("error: one.bin is stopped; `ecs-torrent resume {hash}` starts it again\n");
+    assert_eq!(gone, expected);
+    assert_eq!(succeed(folder, &["stop", "--all"]), "stopped 1 torrent\n");
     assert_eq!(daemon.hashes(), [""; 0]);
+    let again = succeed(folder, &["stop", &hash]);
+    assert_eq!(again, format!("{hash} one.bin was already stopped\n"));
+
+    // Stopped torrents stay visible, and one of them comes back.
+    let stopped = succeed(folder, &["list", "--stopped"]);
+    let mut rows = [
+        format!("{}  one.bin", &hash[..12]),
+        format!("{}  two.bin", &other[..12]),
+    ];
+    rows.sort();
+    assert_eq!(stopped, format!("HASH          NAME\n{}\n{}\n", rows[0], rows[1]));
+    let json = parse(&succeed(folder, &["list", "--stopped", "--json"]));
+    assert_eq!(json, daemon.get("/api/v1/torrents?stopped=true").json());
+    assert_eq!(json[0]["lifecycle"], "stopped");
+    let resumed = succeed(folder, &["resume", &hash[..6]]);
+    assert_eq!(resumed, format!("resumed {hash} one.bin\n"));
+    assert_eq!(daemon.hashes(), [hash.clone()]);
+    let again = succeed(folder, &["resume", &hash]);
+    assert_eq!(again, format!("{hash} one.bin is not stopped\n"));
+    let list = daemon.get("/api/v1/torrents?stopped=true").json();
+    assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
+    daemon
+        .post(&format!("/api/v1/torrents/{}/resume", "0".repeat(40)), b"")
+        .refused(404, Some("hash"));
+    daemon
+        .get("/api/v1/torrents?stopped=true&fields=name")
+        .refused(400, Some("fields"));
+    // The whole sequence of the README: a stopped torrent is removed by its first digits.
+    succeed(folder, &["stop", &hash[..6]]);
+    succeed(folder, &["remove", &hash[..6], "--delete-data"]);
+    succeed(folder, &["remove", &other[..6]]);
+    assert_eq!(succeed(folder, &["list", "--stopped"]), "no stopped torrents\n");
 
     // The commands also work from another folder, with the address and the state folder.
     let elsewhere = tempfile::tempdir().unwrap();
@@ -124,7 +162,8 @@ fn a_torrent_is_removed() {
     fs::write(folder.join("downloads/one.bin"), "mine").unwrap();
     let why = fail(folder, &["add", "one.torrent"]);
     assert!(why.contains("one.bin") && why.contains("--overwrite"), "{why}");
-    succeed(folder, &["add", "one.torrent", "--into", "new"]);
+    let added = succeed(folder, &["add", "one.torrent", "--into", "new"]);
+    assert!(added.trim_end().ends_with("/downloads/new"), "{added}");
     assert_eq!(succeed(folder, &["remove", &hash]), "");
     succeed(folder, &["add", "one.torrent", "--name", "two.bin"]);
     assert_eq!(succeed(folder, &["remove", &hash]), "");
@@ -159,20 +198,22 @@ fn what_cannot_be_done_is_told_in_one_line() {
     assert_eq!(daemon.hashes(), [""; 0], "all or nothing");
     let outside = fail(folder, &["add", "one.torrent", "-o", "/etc"]);
     assert!(outside.starts_with("error: /etc: not in "), "{outside}");
-    for (hash, why) in [
-        ("abc", "first 6 or more"),
-        ("zzzzzz", "first 6 or more"),
-        ("abcdef", "no torrent has a hash that begins so"),
-        ("../../x", "first 6 or more"),
-    ] {
-        for command in ["stats", "files", "stop", "remove"] {
-            let error = fail(folder, &[command, hash]);
+    for name in ["stats", "files", "stop", "resume", "remove"] {
+        for hash in ["abc", "zzzzzz", "../../x"] {
+            let output = command(folder, &[name, hash]).output().unwrap();
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{error}");
             assert!(
-                error.starts_with(&format!("error: {hash}: ")) && error.contains(why),
+                error.starts_with(&format!("error: {hash}: ")) && error.contains("first 6 or more"),
                 "{error}"
             );
         }
+        assert_eq!(
+            fail(folder, &[name, "abcdef"]),
+            "error: no torrent matches prefix abcdef\n"
+        );
     }
+    assert!(fail(folder, &["add", "one.torrent", "--peer", "no.such.host.invalid:1"]).contains("--peer no.such"));
     for arguments in [
         &["stop"][..],
         &["stop", "--all", "abcdef"],
@@ -215,7 +256,9 @@ fn what_cannot_be_done_is_told_in_one_line() {
 #[test]
 fn help_shows_examples() {
     let temporary = tempfile::tempdir().unwrap();
-    for command in ["daemon", "add", "list", "stats", "files", "stop", "remove", "config"] {
+    for command in [
+        "daemon", "add", "list", "stats", "files", "stop", "resume", "remove", "config",
+    ] {
         let help = succeed(temporary.path(), &[command, "--help"]);
         assert!(help.contains("Example"), "{command}");
     }

@@ -18,6 +18,7 @@ mod commands;
 mod configuration;
 #[path = "../support/content.rs"]
 mod content;
+mod damage;
 mod ending;
 mod extremes;
 mod faults;

@@ -265,7 +265,7 @@ fn a_wrong_file_of_the_user() {
     let id = bed.add_with(&torrent, from(&root, &torrent));
     let reason = bed.wait_failed(id);
     assert!(
-        reason.contains("--overwrite") && reason.starts_with("data is there already"),
+        reason.contains("--overwrite") && reason.starts_with("data already exists"),
         "{reason}"
     );
     assert!(fs::read(root.join("data")).unwrap() == bytes, "it was changed");

@@ -59,6 +59,20 @@ pub(super) fn torrents(torrents: &Value) {
     table.print("no torrents");
 }
 
+/// Prints one line per stopped torrent.
+pub(super) fn stopped(torrents: &Value) {
+    let mut table = Table::new([("HASH", Alignment::Left), ("NAME", Alignment::Left)]);
+    for torrent in torrents.as_array().into_iter().flatten() {
+        let hash = text(&torrent["info_hash"]);
+        let name = torrent["name"].as_str().map(printable);
+        table.row([
+            hash.get(..SHOWN_DIGITS).unwrap_or(hash).to_owned(),
+            name.unwrap_or_else(|| "unknown: its state cannot be read".into()),
+        ]);
+    }
+    table.print("no stopped torrents");
+}
+
 /// Prints one line per file.
 pub(super) fn files(files: &Value) {
     let mut table = Table::new([

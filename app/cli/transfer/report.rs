@@ -1,9 +1,11 @@
 //! Progress reports: bars on a terminal, lines elsewhere, JSON for programs.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::saved;
 use ecs_torrent::{TorrentId, TorrentState, TorrentStats};
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -18,6 +20,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Reporter {
     screen: Screen,
     manner: Manner,
+    /// The folder from which an interrupted download continues.
+    state_dir: PathBuf,
     torrents: BTreeMap<TorrentId, Reported>,
 }
 
@@ -49,7 +53,7 @@ enum End {
 }
 
 impl Reporter {
-    pub(super) fn new(screen: Screen, quiet: bool, json: bool) -> Self {
+    pub(super) fn new(screen: Screen, quiet: bool, json: bool, state_dir: PathBuf) -> Self {
         let manner = match (quiet, json, screen.is_terminal()) {
             (true, ..) => Manner::Quiet,
             (_, true, _) => Manner::Json,
@@ -59,7 +63,17 @@ impl Reporter {
         Self {
             screen,
             manner,
+            state_dir,
             torrents: BTreeMap::new(),
+        }
+    }
+
+    /// Reports the addresses that accept peers.
+    pub(super) fn listening(&self, addresses: &[SocketAddr]) {
+        if matches!(self.manner, Manner::Bars | Manner::Lines) {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            self.screen
+                .line(format_args!("listening on {}", addresses.join(" and ")));
         }
     }
 
@@ -79,7 +93,7 @@ impl Reporter {
         let now = Instant::now();
         let bar = (self.manner == Manner::Bars).then(|| {
             let bar = self.screen.bar(stats.bytes_size);
-            bar.set_prefix(stats.name.clone());
+            bar.set_prefix(output::prefix(&stats.name));
             bar
         });
         match self.manner {
@@ -114,15 +128,17 @@ impl Reporter {
             torrent.downloaded_before.get_or_insert(stats.downloaded);
         }
         if let Some(bar) = &torrent.bar {
+            bar.set_message(describe(stats));
             bar.set_position(if stats.lifecycle == TorrentState::Checking {
                 stats.bytes_checked
             } else {
                 stats.bytes_completed
             });
-            bar.set_message(describe(stats));
+            // Either call alone may have been skipped, as too soon after the last one.
+            bar.force_draw();
         }
-        let is_looked_at = !matches!(stats.lifecycle, TorrentState::Adding | TorrentState::Checking);
-        torrent.missing = is_looked_at.then(|| stats.bytes_size.saturating_sub(stats.bytes_completed));
+        let is_checked = !matches!(stats.lifecycle, TorrentState::Adding | TorrentState::Checking);
+        torrent.missing = is_checked.then(|| stats.bytes_size.saturating_sub(stats.bytes_completed));
         let is_due = torrent.last_line.elapsed() >= LINE_INTERVAL;
         if torrent.end.is_none() && stats.is_complete() && stats.lifecycle == TorrentState::Seeding {
             torrent.end = Some(End::Complete);
@@ -137,6 +153,21 @@ impl Reporter {
         }
     }
 
+    /// Updates what is missing by the saved state of the stopped torrents. A torrent whose last pieces were stored during
+    /// the stop is complete.
+    pub(super) fn read_saved(&mut self) {
+        for (id, torrent) in &mut self.torrents {
+            // Data that was not checked may be complete, whatever the saved state says.
+            let (Some(missing), None) = (&mut torrent.missing, torrent.end) else {
+                continue;
+            };
+            *missing = saved::missing_bytes(&self.state_dir, *id).unwrap_or(*missing);
+            if *missing == 0 {
+                torrent.end = Some(End::Complete);
+            }
+        }
+    }
+
     fn complete(&self, stats: &TorrentStats) {
         let Some(torrent) = self.torrents.get(&stats.info_hash.into()) else {
             return;
@@ -148,7 +179,7 @@ impl Reporter {
             Manner::Json => self.json("complete", stats),
             Manner::Bars | Manner::Lines if downloaded == 0 => {
                 self.screen.line(format!(
-                    "{}: all {} are there",
+                    "{}: already complete, {}",
                     stats.name,
                     output::bytes(stats.bytes_size)
                 ));
@@ -207,18 +238,26 @@ impl Reporter {
             return;
         }
         let open: Vec<&Reported> = self.torrents.values().filter(open).collect();
+        let resume = format!(
+            "the same command continues from the state in {}",
+            self.state_dir.display()
+        );
+        if open.is_empty() {
+            self.screen
+                .error(format_args!("interrupted before any torrent was added; {resume}"));
+            return;
+        }
         let missing = open.iter().map(|torrent| torrent.missing).sum::<Option<u64>>();
         let size = output::bytes(open.iter().map(|torrent| torrent.size).sum());
-        let missing = missing.map_or("not all is checked".into(), |missing| {
-            format!("{} of {size} are missing", output::bytes(missing))
+        let missing = missing.map_or("existing data is not checked yet".into(), |missing| {
+            format!("{} of {size} missing", output::bytes(missing))
         });
         let which = match &open[..] {
             [one] => one.name.clone(),
             several => format!("{} of {} torrents", several.len(), self.torrents.len()),
         };
-        self.screen.error(format!(
-            "interrupted: {which}: {missing}; the same command goes on from here"
-        ));
+        self.screen
+            .error(format_args!("interrupted: {which}: {missing}; {resume}"));
     }
 
     /// Shows on the bars that the torrents are stopping.
@@ -292,7 +331,7 @@ fn describe(stats: &TorrentStats) -> String {
             }
             parts.push(output::count(stats.peers.len(), "peer"));
             parts.push(format!("{}/{} pieces", stats.pieces_completed, stats.pieces));
-            let missing = stats.bytes_size - stats.bytes_completed;
+            let missing = stats.bytes_size.saturating_sub(stats.bytes_completed);
             if let Some(eta) = output::eta(missing, stats.speed.download) {
                 parts.push(format!("ETA {}", output::duration(eta)));
             }

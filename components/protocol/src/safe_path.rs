@@ -108,6 +108,21 @@ fn split_extension(name: &str) -> (&str, &str) {
     }
 }
 
+/// Checks a name that a user or a session gives to a torrent's file or folder.
+///
+/// # Errors
+/// The reason if the name would be hidden, or would be changed to make it safe.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.starts_with('.') {
+        return Err("a leading dot hides it");
+    }
+    match safe_component(name.as_bytes()) {
+        None => Err("it is empty"),
+        Some(safe) if safe != name => Err("it has characters that are not safe in a path, or is too long"),
+        Some(_) => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -317,7 +317,11 @@ pub(super) fn add_resumed(
         resuming.expected_count = resuming.expected_count.saturating_sub(1);
         let mut loaded = match event.outcome {
             Ok(StateDone::Loaded(loaded)) => *loaded,
-            _ => Loaded::default(),
+            Ok(_) => Loaded::default(),
+            Err(error) => {
+                tracing::error!("a torrent cannot be resumed: {error}");
+                Loaded::default()
+            }
         };
         match loaded.metainfo.take() {
             Some(Ok(metainfo)) => {

@@ -106,7 +106,7 @@ pub(super) fn fail_torrents(
         }
         match remedy {
             Remedy::Wait => tracing::warn!(torrent = %name, "blocked: {reason}"),
-            Remedy::Restart => tracing::warn!(torrent = %name, %reason, "failed, and is tried again"),
+            Remedy::Restart => tracing::warn!(torrent = %name, %reason, "failed, will retry"),
             Remedy::None => tracing::info!(torrent = %name, %reason, "failed"),
         }
         match remedy {

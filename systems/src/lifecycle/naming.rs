@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ecs_torrent_components::commands::{AddError, AddOptions};
 use ecs_torrent_protocol::files::{FileEntry, FileTable};
 use ecs_torrent_protocol::metainfo::Metainfo;
-use ecs_torrent_protocol::safe_path::safe_component;
+use ecs_torrent_protocol::safe_path::check_name;
 
 /// Returns the download folder that the options name, if any.
 pub(super) fn root_of(options: &AddOptions, download_dir: &Path) -> Option<PathBuf> {
@@ -32,17 +32,6 @@ pub(super) fn check(options: &AddOptions) -> Result<(), AddError> {
     match &options.into {
         Some(into) if !is_below(into) => Err(AddError::BadFolder { into: into.clone() }),
         _ => Ok(()),
-    }
-}
-
-fn check_name(name: &str) -> Result<(), &'static str> {
-    if name.starts_with('.') {
-        return Err("a leading dot hides it");
-    }
-    match safe_component(name.as_bytes()) {
-        None => Err("it is empty"),
-        Some(safe) if safe != name => Err("it has characters that are not safe in a path, or is too long"),
-        Some(_) => Ok(()),
     }
 }
 

@@ -1,0 +1,93 @@
+//! Checking a download folder before a torrent is added.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A folder that torrents cannot be downloaded into.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot download into {}: {error}", folder.display())]
+pub struct FolderError {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The reason.
+    pub error: io::Error,
+}
+
+/// Checks that files can be created in a download folder, which may be missing. Creates a folder of a name of its own
+/// in the nearest existing folder, and removes it at once, since nothing else shows for certain that this is possible.
+///
+/// A folder that already contains an entry called `name`, the torrent's file or folder, is only checked to be a folder:
+/// the torrent may be complete. A full volume is not an error either, since the engine waits for space.
+///
+/// # Errors
+/// If part of the path is not a folder, or if nothing can be created in it.
+pub fn check_writable(folder: &Path, name: &str) -> Result<(), FolderError> {
+    let failed = |error| FolderError {
+        folder: folder.to_owned(),
+        error,
+    };
+    let existing = nearest(folder).map_err(failed)?;
+    if fs::symlink_metadata(folder.join(name)).is_ok() {
+        return Ok(());
+    }
+    match probe(&existing) {
+        Err(error) if !is_full(&error) => Err(failed(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Returns the nearest existing folder of a path.
+fn nearest(folder: &Path) -> io::Result<PathBuf> {
+    let folder = std::path::absolute(folder)?;
+    for ancestor in folder.ancestors() {
+        match fs::metadata(ancestor) {
+            Ok(metadata) if metadata.is_dir() => return Ok(ancestor.to_owned()),
+            Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+fn probe(folder: &Path) -> io::Result<()> {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    let path = folder.join(format!(".ecs-torrent-{}-{number}", std::process::id()));
+    match DirBuilder::new().create(&path) {
+        Ok(()) => fs::remove_dir(&path),
+        // A process that had the same number left it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_that_no_file_can_be_created_in_are_refused() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path();
+        fs::write(folder.join("file"), "mine").unwrap();
+        assert!(check_writable(folder, "x").is_ok());
+        assert!(check_writable(&folder.join("new/deep"), "x").is_ok());
+        for bad in ["file", "file/below"] {
+            let error = check_writable(&folder.join(bad), "x").unwrap_err();
+            assert_eq!(error.error.kind(), io::ErrorKind::NotADirectory, "{error}");
+        }
+        assert!(check_writable(Path::new("/proc/x"), "x").is_err());
+        let names: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["file"]);
+    }
+}

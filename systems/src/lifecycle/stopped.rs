@@ -1,0 +1,58 @@
+//! Listing of stopped torrents.
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::commands::{CommandQueue, ListStopped, ListStoppedError};
+use ecs_torrent_components::stats::StoppedTorrent;
+use ecs_torrent_components::torrent::TorrentIndex;
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::StatePort;
+use ecs_torrent_engine::ports::state::{StateDone, StateRequest};
+use ecs_torrent_protocol::hash::InfoHash;
+
+use crate::ownership::{FileRegistry, Survey};
+
+const LIST: Purpose = Purpose("list stopped torrents");
+
+/// Callers that wait for the list of saved torrents.
+#[derive(Resource, Debug, Default)]
+pub(super) struct Listings(Vec<ListStopped>);
+
+/// Requests the saved torrents once the names of the stopped ones are known, and answers the callers when the list has
+/// arrived.
+pub(super) fn list_stopped(
+    mut queue: ResMut<CommandQueue<ListStopped>>,
+    mut listings: ResMut<Listings>,
+    mut survey: ResMut<Survey>,
+    mut state: ResMut<StatePort>,
+    registry: Res<FileRegistry>,
+    index: Res<TorrentIndex>,
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+) {
+    if !queue.0.is_empty() && survey.is_done(&wakeup, clock.now()) {
+        listings.0.extend(queue.0.drain(..));
+        let tag = JobTag::new(LIST, Entity::PLACEHOLDER);
+        state.push(StateRequest::List { tag });
+    }
+    for event in state.take(LIST) {
+        let saved = match event.outcome {
+            Ok(StateDone::Listed(torrents)) => Ok(torrents),
+            Ok(_) => continue,
+            Err(error) => Err(ListStoppedError(error.0)),
+        };
+        let stopped = saved.map(|torrents| find_stopped(&torrents, &index, &registry));
+        for ListStopped { reply } in listings.0.drain(..) {
+            reply.send(stopped.clone());
+        }
+    }
+}
+
+fn find_stopped(saved: &[InfoHash], index: &TorrentIndex, registry: &FileRegistry) -> Vec<StoppedTorrent> {
+    let stopped = saved.iter().filter(|torrent| index.get(**torrent).is_none());
+    let stopped = stopped.map(|torrent| StoppedTorrent {
+        info_hash: *torrent,
+        name: registry.name_of(*torrent).cloned(),
+    });
+    stopped.collect()
+}
