@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_engine::backends::disk::{FileBuffers, Files, SharedFiles};
-use ecs_torrent_engine::ports::disk::DiskError;
+use ecs_torrent_engine::ports::disk::{DiskError, ReadPurpose};
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::{Geometry, Span};
 use ecs_torrent_protocol::hash::Sha1Digest;
@@ -78,10 +78,12 @@ impl Reading {
             offset: offset + u64::from(now),
             len: len - now,
         };
-        files.read(Span { offset, len: now }, buffers).unwrap_or_else(|error| {
-            self.rest.len = 0;
-            self.error = Some(error);
-            Bytes::new()
-        })
+        files
+            .read(Span { offset, len: now }, ReadPurpose::Check, buffers)
+            .unwrap_or_else(|error| {
+                self.rest.len = 0;
+                self.error = Some(error);
+                Bytes::new()
+            })
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! The file alone suffices to list a torrent; the `.torrent` is stored beside it.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -89,8 +90,15 @@ pub struct Session {
     /// The ids of the files in the order of the metainfo, if known; empty if none is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<Option<FileId>>,
-    /// Whether the user allowed existing files to be changed.
-    #[serde(default)]
+    /// The key of the marks on the files and folders that this torrent creates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_key: Option<OwnerKey>,
+    /// The incomplete files of the user that the user allowed the torrent to change. Only the files with these ids may
+    /// be changed.
+    #[serde(default, skip_serializing_if = "Runs::is_empty")]
+    pub permitted: Runs,
+    /// Written by earlier versions: whether the user allowed all existing files to be changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overwrite: bool,
     /// Peer addresses, the ones that worked first.
     pub peers: Vec<SocketAddr>,
@@ -107,7 +115,7 @@ pub struct PartialPiece {
     pub blocks: Runs,
 }
 
-/// A file's size and modification time. If either differs, another program has written the file.
+/// A file's size and times. If one of them differs, another program has written the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileStamp {
     /// Length in bytes.
@@ -116,15 +124,91 @@ pub struct FileStamp {
     pub seconds: i64,
     /// Nanoseconds of the modification time.
     pub nanos: u32,
+    /// Time of the last change of the file or of its metadata, in nanoseconds since 1970. Programs can set the
+    /// modification time, but not this one. `None` on remote volumes, and in sessions of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_ns: Option<i64>,
 }
 
-/// Identity of a file, independent of its name: a device and an inode number on it.
+impl FileStamp {
+    /// Whether the stamps can be of the same state of a file: whatever both of them know is equal.
+    #[must_use]
+    pub fn matches(&self, other: &Self) -> bool {
+        let is_known_to_differ = matches!((self.changed_ns, other.changed_ns), (Some(a), Some(b)) if a != b);
+        self.has_same_data_as(other) && !is_known_to_differ
+    }
+
+    /// Whether length and modification time are equal. A new name or other permissions make no difference.
+    #[must_use]
+    pub fn has_same_data_as(&self, other: &Self) -> bool {
+        (self.len, self.seconds, self.nanos) == (other.len, other.seconds, other.nanos)
+    }
+}
+
+/// Identity of a file, independent of its name. File systems reuse inode numbers, so that the time of creation belongs
+/// to the identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileId {
     /// Device number. It changes with each mount on some volumes.
     pub device: u64,
     /// Inode number on that device.
     pub inode: u64,
+    /// Time of creation in nanoseconds since 1970, where the file system records it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born_ns: Option<i64>,
+}
+
+/// A random key of a torrent. It proves which files and folders the torrent created: each carries a mark that only this
+/// key and the identity of the file give, so that neither a copy nor a file of somebody else has it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OwnerKey(pub [u8; 16]);
+
+impl OwnerKey {
+    /// Returns the mark of a file, or of a folder where `index` is `None`. The device number may change, and is no part
+    /// of it.
+    #[must_use]
+    pub fn mark(&self, index: Option<usize>, id: FileId) -> String {
+        let index = index.map_or(u64::MAX, |index| index as u64);
+        let born = id.born_ns.unwrap_or_default();
+        let numbers = [&id.inode.to_le_bytes(), &born.to_le_bytes(), &index.to_le_bytes()];
+        let digest = sha1(std::iter::once(self.0.as_slice()).chain(numbers.map(<[u8; 8]>::as_slice)));
+        // 128 bits are enough, and fit into the inode of ext4 together with the name.
+        hex_of(&digest[..16])
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let bytes = text.as_bytes().chunks(2);
+        let bytes: Option<Vec<u8>> = bytes
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+            .collect();
+        Some(Self(bytes?.try_into().ok()?))
+    }
+}
+
+impl fmt::Display for OwnerKey {
+    fn fmt(&self, form: &mut fmt::Formatter<'_>) -> fmt::Result {
+        form.write_str(&hex_of(&self.0))
+    }
+}
+
+/// Shows no secret: whoever knows the key can forge marks.
+impl fmt::Debug for OwnerKey {
+    fn fmt(&self, form: &mut fmt::Formatter<'_>) -> fmt::Result {
+        form.write_str("OwnerKey")
+    }
+}
+
+impl Serialize for OwnerKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for OwnerKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("not a key"))
+    }
 }
 
 /// Information recovered from a damaged session.
@@ -132,8 +216,11 @@ pub struct FileId {
 pub struct Salvage {
     /// The download folder.
     pub root: Option<PathBuf>,
-    /// The files that the torrent created; empty if their line is damaged too.
-    pub created: Runs,
+    /// The files that the torrent created, by index, with their identities, if known; empty if their line is damaged
+    /// too.
+    pub created: BTreeMap<u32, Option<FileId>>,
+    /// The key of the marks on the torrent's files.
+    pub owner_key: Option<OwnerKey>,
 }
 
 /// The last known state of a tracker.
@@ -178,6 +265,20 @@ impl Runs {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Returns the numbers, if they are at most `max_count`.
+    fn to_numbers(&self, max_count: usize) -> Option<Vec<u32>> {
+        let mut numbers = Vec::new();
+        for run in self.0.split(',').filter(|run| !run.is_empty()) {
+            let (first, last) = run.split_once('-').unwrap_or((run, run));
+            let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+            if (last.checked_sub(first)? as usize) >= max_count - numbers.len() {
+                return None;
+            }
+            numbers.extend(first..=last);
+        }
+        Some(numbers)
     }
 
     /// Returns the numbers as a set over `len`; `None` if a number is out of range or the text is malformed.
@@ -284,11 +385,19 @@ impl Session {
         Ok(session)
     }
 
-    /// Returns the content of the line that survives damage elsewhere. The brackets around the runs make an empty list
+    /// Returns the content of the line that survives damage elsewhere. The brackets around the lists make an empty list
     /// a word too.
     fn claims(&self) -> String {
         let root = ron::to_string(&self.root).unwrap_or_default();
-        format!("{} [{}] {root}", self.info_hash, self.created.0)
+        let created = self.created.to_set(self.ids.len() as u32).unwrap_or_default();
+        let ids: Vec<_> = created.iter().map(|index| print_id(self.ids[index as usize])).collect();
+        let key = self.owner_key.map_or_else(|| "-".to_owned(), |key| key.to_string());
+        format!(
+            "{} [{}] [{}] {key} {root}",
+            self.info_hash,
+            self.created.0,
+            ids.join(",")
+        )
     }
 
     /// Recovers information from an unusable session file of the torrent `info_hash`.
@@ -299,8 +408,10 @@ impl Session {
         claims.unwrap_or_else(|| {
             let value = text.lines().find_map(|line| line.trim().strip_prefix("root:"));
             let root = value.and_then(|value| ron::from_str(value.trim().trim_end_matches(',')).ok());
-            let created = Runs::default();
-            Salvage { root, created }
+            Salvage {
+                root,
+                ..Salvage::default()
+            }
         })
     }
 }
@@ -310,12 +421,46 @@ fn salvage_claims(line: &str, info_hash: InfoHash) -> Option<Salvage> {
     if checksum != hex(claims) {
         return None;
     }
-    let mut parts = claims.splitn(3, ' ');
-    let (of, created, root) = (parts.next()?, parts.next()?, parts.next()?);
-    let created = created.strip_prefix('[')?.strip_suffix(']')?;
-    (of == info_hash.to_string()).then(|| Salvage {
+    let mut parts = claims.splitn(5, ' ');
+    let (of, created) = (parts.next()?, parts.next()?);
+    let (ids, key, root) = (parts.next()?, parts.next()?, parts.next()?);
+    let list = |text: &str| Some(text.strip_prefix('[')?.strip_suffix(']')?.to_owned());
+    let (created, ids) = (list(created)?, list(ids)?);
+    let ids: Vec<_> = ids.split(',').filter(|id| !id.is_empty()).map(scan_id).collect();
+    let created = Runs(created).to_numbers(ids.len())?;
+    (of == info_hash.to_string() && created.len() == ids.len()).then(|| Salvage {
         root: ron::from_str(root).ok(),
-        created: Runs(created.to_owned()),
+        created: created.into_iter().zip(ids).collect(),
+        owner_key: OwnerKey::parse(key),
+    })
+}
+
+/// Returns an identity as one word without commas; `-` if it is unknown.
+fn print_id(id: Option<FileId>) -> String {
+    id.map_or_else(
+        || "-".to_owned(),
+        |id| {
+            let born = id.born_ns.map_or_else(String::new, |born| born.to_string());
+            format!("{}.{}.{born}", id.device, id.inode)
+        },
+    )
+}
+
+fn scan_id(text: &str) -> Option<FileId> {
+    let mut parts = text.split('.');
+    let (device, inode, born) = (parts.next()?, parts.next()?, parts.next()?);
+    Some(FileId {
+        device: device.parse().ok()?,
+        inode: inode.parse().ok()?,
+        born_ns: born.parse().ok(),
+    })
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing into a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
     })
 }
 
@@ -337,6 +482,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const ID: FileId = FileId {
+        device: 3,
+        inode: 4,
+        born_ns: Some(5),
+    };
+    const KEY: OwnerKey = OwnerKey([0xab; 16]);
 
     fn session() -> Session {
         Session {
@@ -368,11 +520,14 @@ mod tests {
                     len: 100,
                     seconds: -1,
                     nanos: 999_999_999,
+                    changed_ns: Some(12),
                 }),
             ],
             created: Runs::of([1]),
-            ids: vec![None, Some(FileId { device: 3, inode: 4 })],
-            overwrite: true,
+            ids: vec![None, Some(ID)],
+            owner_key: Some(KEY),
+            permitted: Runs::of([0]),
+            overwrite: false,
             lost: Runs::of([3]),
             peers: vec!["[::1]:6881".parse().unwrap()],
             trackers: vec![SessionTracker {
@@ -389,7 +544,7 @@ mod tests {
         let text = session().to_text();
         assert!(text.contains("have: \"0-2,5,9\""), "{text}");
         assert!(
-            text.contains("\n        Some((len: 100, seconds: -1, nanos: 999999999)),\n"),
+            text.contains("\n        Some((len: 100, seconds: -1, nanos: 999999999, changed_ns: Some(12))),\n"),
             "{text}"
         );
         assert_eq!(Session::parse(text.as_bytes(), InfoHash([7; 20])), Ok(session()));
@@ -420,18 +575,19 @@ mod tests {
             resolved: None,
             created: Runs::default(),
             ids: Vec::new(),
+            owner_key: None,
+            permitted: Runs::default(),
             overwrite: false,
+            files: vec![None],
             ..session()
         };
         let mut text = ron::ser::to_string_pretty(&older, form).unwrap();
-        text = text
-            .replace("    dropped: 0,\n", "")
-            .replace("    overwrite: false,\n", "");
+        text = text.replace("    dropped: 0,\n", "");
         text = text.replace("created: \"\"", "written: \"0-1\"");
         for absent in ["lost", "dropped", "created", "overwrite", "ids"] {
             assert!(!text.contains(absent), "{absent}: {text}");
         }
-        assert!(text.contains("written: \"0-1\"") && text.contains("\n            len: 100,"));
+        assert!(text.contains("written: \"0-1\"") && text.contains("\n            piece: 3,"));
         assert_eq!(Session::parse(text.as_bytes(), InfoHash([7; 20])), Ok(older));
     }
 
@@ -472,19 +628,52 @@ mod tests {
         assert!(Session::parse(text.as_bytes(), hash).is_err());
         let salvage = Session::salvage(text.as_bytes(), hash);
         assert_eq!(salvage.root, Some("/data/ü".into()));
-        assert_eq!(salvage.created, Runs::of([1]));
+        assert_eq!(salvage.created, BTreeMap::from([(1, Some(ID))]));
+        assert_eq!(salvage.owner_key, Some(KEY));
         // A line altered to claim more files fails its checksum.
         let forged = text.replace("[1]", "[0-1]");
-        let salvage = Session::salvage(forged.as_bytes(), hash);
-        assert_eq!(
-            (salvage.root, salvage.created),
-            (Some("/data/ü".into()), Runs::default())
-        );
-        assert_eq!(
-            Session::salvage(text.as_bytes(), InfoHash([8; 20])).created,
-            Runs::default()
-        );
+        let root_only = Salvage {
+            root: Some("/data/ü".into()),
+            ..Salvage::default()
+        };
+        assert_eq!(Session::salvage(forged.as_bytes(), hash), root_only);
+        let of_another = Session::salvage(text.as_bytes(), InfoHash([8; 20]));
+        assert_eq!(of_another, root_only);
         assert_eq!(Session::salvage(b"\xff\x00", hash), Salvage::default());
+    }
+
+    #[test]
+    fn a_mark_names_one_file_and_one_torrent() {
+        let mark = KEY.mark(Some(1), ID);
+        assert_eq!(mark, KEY.mark(Some(1), FileId { device: 9, ..ID }));
+        let later = FileId { born_ns: Some(6), ..ID };
+        let others = [
+            OwnerKey([1; 16]).mark(Some(1), ID),
+            KEY.mark(Some(2), ID),
+            KEY.mark(None, ID),
+            KEY.mark(Some(1), later),
+            KEY.mark(Some(1), FileId { inode: 5, ..ID }),
+        ];
+        assert!(others.iter().all(|other| *other != mark && other.len() == 32));
+        assert_eq!(OwnerKey::parse(&KEY.to_string()), Some(KEY));
+        for bad in ["", "ab", "é", &"zz".repeat(16), &"ab".repeat(17)] {
+            assert_eq!(OwnerKey::parse(bad), None);
+        }
+    }
+
+    #[test]
+    fn stamps_are_compared_as_far_as_they_are_known() {
+        let stamp = session().files[1].unwrap();
+        let touched = FileStamp {
+            changed_ns: Some(13),
+            ..stamp
+        };
+        let older = FileStamp {
+            changed_ns: None,
+            ..stamp
+        };
+        assert!(stamp.matches(&older) && older.matches(&stamp) && !stamp.matches(&touched));
+        assert!(stamp.has_same_data_as(&touched) && !stamp.matches(&FileStamp { len: 9, ..older }));
     }
 
     proptest! {

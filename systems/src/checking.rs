@@ -11,7 +11,7 @@ use ecs_torrent_components::messages::{FailTorrent, LifecycleChanged, PiecesKnow
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest};
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, ReadPurpose};
 use ecs_torrent_engine::ports::hash::{Digests, HashKind, HashRequest};
 use ecs_torrent_engine::ports::{DiskPort, HashPort};
 use ecs_torrent_engine::schedule::Tick;
@@ -292,6 +292,7 @@ fn read_pieces(
             tag,
             storage: storage.id,
             span,
+            purpose: ReadPurpose::Check,
         });
         queue.torrents.push_back(torrent);
     }

@@ -44,7 +44,13 @@ pub(crate) struct FileKey(u64);
 
 impl FileKey {
     pub(crate) fn of_id(id: FileId) -> Self {
-        Self::hash([b"id".as_slice(), &id.device.to_le_bytes(), &id.inode.to_le_bytes()])
+        let born = id.born_ns.unwrap_or_default();
+        Self::hash([
+            b"id".as_slice(),
+            &id.device.to_le_bytes(),
+            &id.inode.to_le_bytes(),
+            &born.to_le_bytes(),
+        ])
     }
 
     fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
@@ -279,7 +285,11 @@ mod tests {
     #[test]
     fn the_same_file_is_found_by_its_identity() {
         let mut registry = FileRegistry::default();
-        let id = FileId { device: 1, inode: 2 };
+        let id = FileId {
+            device: 1,
+            inode: 2,
+            born_ns: None,
+        };
         set(&mut registry, A, "/data", &["a", "b"], &[None, Some(id)]);
         let found: Vec<_> = registry.others(FileKey::of_id(id), B).collect();
         assert_eq!((found.len(), found[0].file_of(FileKey::of_id(id))), (1, Some(1)));

@@ -18,9 +18,9 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::Removed;
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::session::{FileId, FileStamp, Runs, Session};
+use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Runs, Salvage, Session};
 use ecs_torrent_components::torrent::{Counters, StopPhase};
-use ecs_torrent_engine::ports::disk::{FileClaims, FoundFiles, Provenance, SyncedFile};
+use ecs_torrent_engine::ports::disk::{FileClaims, FoundFiles, Overwrite, Provenance, SyncedFile};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::files::FileTable;
@@ -84,7 +84,7 @@ pub(crate) struct SessionWritten {
 }
 
 /// The saved state of a torrent, and the state of its current save.
-#[derive(Component, Debug, Default)]
+#[derive(Component, Debug)]
 pub(crate) struct SessionState {
     /// The files as they were when they were found, or last written by us.
     stamps: Vec<Option<FileStamp>>,
@@ -97,9 +97,13 @@ pub(crate) struct SessionState {
     resolved: Option<PathBuf>,
     /// The name that the user gave in place of the metainfo's.
     renamed: Option<String>,
-    /// The user allowed changes to existing files.
-    may_overwrite: bool,
-    /// Overrides `may_overwrite`: no existing file may change, because another torrent uses some of the files.
+    /// The key of the marks on the files and folders that the torrent creates.
+    key: OwnerKey,
+    /// The user allowed changes to the files that exist when they are next looked at.
+    wants_overwrite: bool,
+    /// The incomplete files of the user that the user allowed to be changed, by index, with their identities.
+    permitted: BTreeMap<u32, FileId>,
+    /// Overrides the permissions: no existing file may change, because another torrent uses some of the files.
     is_sharing: bool,
     claims: Claims,
     /// The disk has reported which files exist, or that it cannot tell.
@@ -175,59 +179,100 @@ enum Job {
 
 impl SessionState {
     /// State of a torrent that is added with these options of the user.
-    pub(crate) fn new(renamed: Option<String>, may_overwrite: bool) -> Self {
+    pub(crate) fn new(key: OwnerKey, renamed: Option<String>, wants_overwrite: bool) -> Self {
         Self {
+            stamps: Vec::new(),
+            volume: None,
+            created: BTreeMap::new(),
+            ids: Vec::new(),
+            resolved: None,
             renamed,
-            may_overwrite,
-            ..Self::default()
+            key,
+            wants_overwrite,
+            permitted: BTreeMap::new(),
+            is_sharing: false,
+            claims: Claims::default(),
+            is_opened: false,
+            is_known: false,
+            is_loaded: false,
+            has_result: false,
+            has_checked: false,
+            has_metainfo: false,
+            saved: None,
+            job: Job::None,
+            spill_count: 0,
+            has_deadline: false,
+            platter: Platter::default(),
+            unsaved_bytes: 0,
+            is_wanted_again: false,
+            is_last: false,
+            generation: 0,
         }
     }
 
     /// Applies new options to a failed torrent. Knowledge about its files is kept only if they stay where they are.
-    pub(crate) fn renew(&mut self, renamed: Option<String>, may_overwrite: bool, has_moved: bool) {
+    pub(crate) fn renew(&mut self, renamed: Option<String>, wants_overwrite: bool, has_moved: bool) {
         if has_moved || (renamed.is_some() && renamed != self.renamed) {
             self.created.clear();
             self.stamps.clear();
             self.ids.clear();
+            self.permitted.clear();
         }
         self.renamed = renamed.or(self.renamed.take());
-        self.may_overwrite |= may_overwrite;
+        self.wants_overwrite = wants_overwrite;
     }
 
     /// Restarts from the data found in the state folder: the session, if it is usable, or else the files that a damaged
     /// session still claims.
-    pub(crate) fn note_loaded(&mut self, session: Option<&Session>, salvaged: Option<&Bitfield>, is_known: bool) {
-        let mut created = std::mem::take(&mut self.created);
+    pub(crate) fn note_loaded(&mut self, session: Option<&Session>, salvaged: Option<Salvage>, is_known: bool) {
         let mut platter = std::mem::take(&mut self.platter);
         platter.load(session);
-        // Knowledge about the files from this run is newer.
-        if !self.is_opened {
-            let known = session.and_then(|session| session.created.to_set(session.files.len() as u32));
-            for index in known.iter().chain(salvaged).flat_map(Bitfield::iter) {
-                let id = session.and_then(|session| session.ids.get(index as usize).copied().flatten());
-                created.insert(index, id);
-            }
-        }
-        let renamed = session.and_then(|session| session.renamed.clone());
-        *self = Self {
+        let mut known = Self {
             is_loaded: true,
             is_known,
             has_metainfo: is_known,
-            created,
+            created: std::mem::take(&mut self.created),
+            permitted: std::mem::take(&mut self.permitted),
             platter,
             stamps: std::mem::take(&mut self.stamps),
             ids: std::mem::take(&mut self.ids),
-            renamed: self.renamed.take().or(renamed),
-            may_overwrite: self.may_overwrite || session.is_some_and(|session| session.overwrite),
             saved: session.map(Summary::of_session),
             has_deadline: self.has_deadline,
             is_last: self.is_last,
             generation: self.generation + 1,
-            ..Self::default()
+            ..Self::new(self.key, self.renamed.take(), self.wants_overwrite)
         };
-        if session.is_some_and(|session| session.overwrite != self.may_overwrite) {
-            self.claims.current += 1;
+        if let Some(session) = session {
+            known.renamed = known.renamed.or_else(|| session.renamed.clone());
         }
+        // Knowledge about the files from this run is newer.
+        if !self.is_opened {
+            known.recall(session, salvaged.unwrap_or_default());
+        }
+        // Nothing is created before the key of its mark is durable.
+        known.claims.current = u64::from(session.is_some_and(|session| session.owner_key != Some(known.key)));
+        *self = known;
+    }
+
+    /// Restores what an earlier run knew about whose the files are.
+    fn recall(&mut self, session: Option<&Session>, salvage: Salvage) {
+        let Some(session) = session else {
+            self.created.extend(salvage.created);
+            self.key = salvage.owner_key.unwrap_or(self.key);
+            return;
+        };
+        self.key = session.owner_key.unwrap_or(self.key);
+        let id = |index: u32| session.ids.get(index as usize).copied().flatten();
+        let count = session.files.len().max(session.ids.len()) as u32;
+        let list = |runs: &Runs| runs.to_set(count).unwrap_or_default();
+        self.created
+            .extend(list(&session.created).iter().map(|index| (index, id(index))));
+        let permitted: Vec<u32> = match session.overwrite {
+            false => list(&session.permitted).iter().collect(),
+            true => (0..count).filter(|index| !self.created.contains_key(index)).collect(),
+        };
+        let permitted = permitted.into_iter().filter_map(|index| Some((index, id(index)?)));
+        self.permitted.extend(permitted);
     }
 
     /// Whether a session refers to files of the same name.
@@ -235,20 +280,28 @@ impl SessionState {
         self.renamed.is_none() || self.renamed == session.renamed
     }
 
-    /// Whether the user allowed changes to existing files.
-    pub(crate) fn may_overwrite(&self) -> bool {
-        self.may_overwrite
-    }
-
-    fn overwrites(&self) -> bool {
-        self.may_overwrite && !self.is_sharing
+    /// Whether the user allowed changes to all files that exist when they are next looked at.
+    pub(crate) fn wants_overwrite(&self) -> bool {
+        self.wants_overwrite
     }
 
     /// Protects existing files from changes; returns true if changes were allowed before.
     pub(crate) fn stop_overwriting(&mut self) -> bool {
-        let did = self.overwrites();
+        let did = !self.is_sharing && (self.wants_overwrite || !self.permitted.is_empty());
         self.is_sharing = true;
         did
+    }
+
+    /// Ends the permission to change files that are complete: what comes in their place later is the user's.
+    fn drop_permissions(&mut self, have: &Bitfield, files: &FileTable, geometry: &Geometry) {
+        let is_whole = |index: &u32| {
+            let file = files.files().get(*index as usize);
+            file.is_none_or(|file| {
+                let mut pieces = geometry.pieces_of(file.offset..file.end());
+                pieces.all(|piece| have.contains(piece))
+            })
+        };
+        self.permitted.retain(|index, _| !is_whole(index));
     }
 
     /// Returns the claims to files for the disk.
@@ -259,7 +312,15 @@ impl SessionState {
                 true => session.map(|session| session.files.clone()).unwrap_or_default(),
                 false => self.stamps.clone(),
             },
-            may_overwrite: self.overwrites(),
+            key: Some(self.key),
+            overwrite: match (self.is_sharing, self.wants_overwrite) {
+                (true, _) => Overwrite::default(),
+                (false, true) => Overwrite::AllFound,
+                (false, false) => {
+                    let permitted = self.permitted.iter();
+                    Overwrite::Only(permitted.map(|(index, id)| (*index as usize, *id)).collect())
+                }
+            },
         }
     }
 
@@ -268,11 +329,17 @@ impl SessionState {
         for ((index, file), entry) in (0..).zip(&found.files).zip(files.files()) {
             if let Some(file) = file {
                 self.note_provenance(index, file.provenance, Some(file.id));
+                if self.wants_overwrite && may_create && entry.len > 0 && file.provenance == Provenance::Found {
+                    self.permitted.insert(index, file.id);
+                    self.claims.current += 1;
+                }
             } else if may_create && entry.is_stored() {
                 let before = self.created.insert(index, None);
                 self.claims.current += u64::from(before != Some(None));
             }
         }
+        // The permission covers the files that were there, and no others.
+        self.wants_overwrite &= !may_create;
         self.ids = found.files.iter().map(|file| file.map(|file| file.id)).collect();
         self.stamps = found
             .files
@@ -345,10 +412,12 @@ impl SessionState {
     /// Returns a file that is the user's and would have to change to complete the torrent.
     pub(crate) fn obstacle(&self, have: &Bitfield, files: &FileTable, geometry: &Geometry) -> Option<usize> {
         let is_users = |index: usize| {
-            self.stamps.get(index).copied().flatten().is_some() && !self.created.contains_key(&(index as u32))
+            let (key, is_there) = (index as u32, self.stamps.get(index).is_some_and(Option::is_some));
+            let is_permitted = !self.is_sharing && self.permitted.contains_key(&key);
+            is_there && !is_permitted && !self.created.contains_key(&key)
         };
         let entries = || files.files().iter().enumerate().filter(|(_, file)| file.is_stored());
-        if self.overwrites() || !entries().any(|(index, _)| is_users(index)) {
+        if !entries().any(|(index, _)| is_users(index)) {
             return None;
         }
         let is_short =

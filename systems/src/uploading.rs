@@ -13,7 +13,7 @@ use ecs_torrent_components::settings::{Settings, UploadSettings};
 use ecs_torrent_components::torrent::{Have, Layout, Lifecycle, PeerOf, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
-use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, DiskRequest};
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, DiskRequest, ReadPurpose};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::{BlockRequest, Geometry, Span};
@@ -192,7 +192,12 @@ impl Counter<'_, '_> {
             number,
         };
         let storage = storage.id;
-        self.disk.push(DiskRequest::Read { tag, storage, span });
+        self.disk.push(DiskRequest::Read {
+            tag,
+            storage,
+            span,
+            purpose: ReadPurpose::Serve,
+        });
         self.reads.under_way.insert(number, Group { peer, span, requests });
     }
 }

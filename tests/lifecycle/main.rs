@@ -23,6 +23,7 @@ mod ownership;
 #[path = "../faults/peer.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod peer;
+mod provenance;
 mod registry;
 mod removing;
 mod resuming;

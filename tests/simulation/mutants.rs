@@ -14,6 +14,7 @@ use ecs_torrent::components::messages::{
 };
 use ecs_torrent::components::peer::{FlushQueue, Outbox, PeerState, Requests};
 use ecs_torrent::components::random::Random;
+use ecs_torrent::components::session::FileId;
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::components::torrent::{Content, Counters, Layout, Lifecycle, StopPhase, Stopping, Storage};
 use ecs_torrent::engine::port::{JobTag, Purpose};
@@ -160,6 +161,16 @@ impl Plugin for ClaimsAll {
     }
 }
 
+/// The identity of a file that was put on an empty disk.
+fn first_id(index: usize) -> FileId {
+    let number = index as u64 + 1;
+    FileId {
+        device: 1,
+        inode: number,
+        born_ns: Some(number as i64),
+    }
+}
+
 /// Claims the files after the start, because a torrent whose file already exists is not even added.
 fn claim_all(
     mut disk: ResMut<DiskPort>,
@@ -172,7 +183,9 @@ fn claim_all(
     {
         let files = content.0.info.files.clone();
         let claims = FileClaims {
-            created: (0..files.files().len()).map(|index| (index, None)).collect(),
+            created: (0..files.files().len())
+                .map(|index| (index, Some(first_id(index))))
+                .collect(),
             ..FileClaims::default()
         };
         let tag = JobTag::new(Purpose("mutant"), torrent);

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
-use ecs_torrent_components::session::FileId;
+use ecs_torrent_components::session::{FileId, FileStamp};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
@@ -61,27 +61,119 @@ pub(crate) fn create_folder_at(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(&parent, name, WALK | OFlags::NOFOLLOW, Mode::empty())?)
 }
 
-/// Returns the metadata of a path. If the path is a link, that of the link itself.
-pub(crate) fn stat_of(folder: BorrowedFd<'_>, path: impl rustix::path::Arg) -> io::Result<Stat> {
-    Ok(statat(folder, path, AtFlags::SYMLINK_NOFOLLOW)?)
+/// Metadata of a file or folder.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Status {
+    pub(crate) id: FileId,
+    pub(crate) stamp: FileStamp,
+    pub(crate) link_count: u32,
+    kind: FileType,
 }
 
-/// Returns the identity of a file.
-pub(crate) fn id_of(stat: &Stat) -> FileId {
-    FileId {
-        device: stat.st_dev,
-        inode: stat.st_ino,
+impl Status {
+    /// Returns the metadata of an open file.
+    pub(crate) fn of(file: impl AsFd) -> io::Result<Self> {
+        let file = file.as_fd();
+        #[cfg(target_os = "linux")]
+        if let Some(status) = Self::with_birth(file, "", AtFlags::EMPTY_PATH)? {
+            return Ok(status);
+        }
+        Ok(rustix::fs::fstat(file)?.into())
+    }
+
+    /// Returns the metadata of a path. If the path is a link, that of the link itself.
+    pub(crate) fn at(folder: BorrowedFd<'_>, path: impl rustix::path::Arg + Copy) -> io::Result<Self> {
+        #[cfg(target_os = "linux")]
+        if let Some(status) = Self::with_birth(folder, path, AtFlags::SYMLINK_NOFOLLOW)? {
+            return Ok(status);
+        }
+        Ok(statat(folder, path, AtFlags::SYMLINK_NOFOLLOW)?.into())
+    }
+
+    /// Asks for the time of creation too. `None` on kernels before 4.11, and in sandboxes that do not know the system
+    /// call.
+    #[cfg(target_os = "linux")]
+    fn with_birth(folder: BorrowedFd<'_>, path: impl rustix::path::Arg, flags: AtFlags) -> io::Result<Option<Self>> {
+        use rustix::fs::{StatxFlags, makedev, statx};
+        let found = match statx(folder, path, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME) {
+            Err(Errno::NOSYS | Errno::PERM) => return Ok(None),
+            found => found?,
+        };
+        let birth = found.stx_btime;
+        let is_known = found.stx_mask & StatxFlags::BTIME.bits() != 0 && (birth.tv_sec, birth.tv_nsec) != (0, 0);
+        Ok(Some(Self {
+            id: FileId {
+                device: makedev(found.stx_dev_major, found.stx_dev_minor),
+                inode: found.stx_ino,
+                born_ns: is_known.then(|| nanoseconds(birth.tv_sec, birth.tv_nsec.into())),
+            },
+            stamp: FileStamp {
+                len: found.stx_size,
+                seconds: found.stx_mtime.tv_sec,
+                nanos: found.stx_mtime.tv_nsec,
+                changed_ns: Some(nanoseconds(found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec.into())),
+            },
+            link_count: found.stx_nlink,
+            kind: FileType::from_raw_mode(found.stx_mode.into()),
+        }))
+    }
+
+    /// Whether this is a folder, and not a link to one.
+    pub(crate) fn is_folder(&self) -> bool {
+        self.kind.is_dir()
     }
 }
 
-/// Whether the entry is a folder, and not a link to one.
-pub(crate) fn is_folder(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode).is_dir()
+impl From<Stat> for Status {
+    fn from(stat: Stat) -> Self {
+        let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+        let changed_nanos = i64::try_from(stat.st_ctime_nsec).unwrap_or(0);
+        Self {
+            id: FileId {
+                device: stat.st_dev,
+                inode: stat.st_ino,
+                born_ns: None,
+            },
+            stamp: FileStamp {
+                len: stat.st_size.try_into().unwrap_or(0),
+                seconds: stat.st_mtime,
+                nanos,
+                changed_ns: Some(nanoseconds(stat.st_ctime, changed_nanos)),
+            },
+            link_count: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+            kind: FileType::from_raw_mode(stat.st_mode),
+        }
+    }
+}
+
+/// Returns a time in nanoseconds since 1970. 64 bits suffice until the year 2262.
+fn nanoseconds(seconds: i64, nanos: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
+
+/// The extended attribute that marks what a torrent created.
+const MARK: &str = "user.ecs_torrent.owner";
+
+/// Marks a file or folder as created by a torrent. Fails on volumes without extended attributes.
+pub(crate) fn set_mark(file: impl AsFd, mark: &str) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(
+        file,
+        MARK,
+        mark.as_bytes(),
+        rustix::fs::XattrFlags::empty(),
+    )?)
+}
+
+/// Whether a file or folder has a mark.
+pub(crate) fn has_mark(file: impl AsFd, mark: &str) -> bool {
+    let mut found = [0; 64];
+    let len = rustix::fs::fgetxattr(file, MARK, &mut found[..]);
+    len.is_ok_and(|len| found.get(..len) == Some(mark.as_bytes()))
 }
 
 /// Opens `path`, relative and `/`-separated, below `root`, and returns the file with its metadata. No component may be
 /// a link: if a torrent or another user of the machine puts one there, this fails instead of opening a file elsewhere.
-pub(crate) fn open(root: BorrowedFd<'_>, path: &str, is_writable: bool) -> io::Result<(OwnedFd, Stat)> {
+pub(crate) fn open(root: BorrowedFd<'_>, path: &str, is_writable: bool) -> io::Result<(OwnedFd, Status)> {
     let flags = if is_writable { OFlags::RDWR } else { OFlags::RDONLY };
     regular(open_with(root, path, flags, Mode::empty())?)
 }
@@ -92,19 +184,29 @@ pub(crate) fn may_hold(root: BorrowedFd<'_>, folder: &str) -> bool {
     !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Creates the folders above a file if they are missing.
-pub(crate) fn create_folders(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
+/// Opens a folder below `root`, following no links.
+pub(crate) fn open_folder_below(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    open_with(root, path, FOLDER | OFlags::RDONLY, Mode::empty())
+}
+
+/// Creates the folders above a file if they are missing, and calls `mark` with each that it created.
+pub(crate) fn create_folders(root: BorrowedFd<'_>, path: &str, mark: impl Fn(&OwnedFd)) -> io::Result<()> {
     let Some((folders, _)) = path.rsplit_once('/') else {
         return Ok(());
     };
     let mut folder: Option<OwnedFd> = None;
     for component in folders.split('/') {
         let parent = folder.as_ref().map_or(root, AsFd::as_fd);
-        match mkdirat(parent, component, FOLDER_MODE) {
-            Ok(()) | Err(Errno::EXIST) => {}
+        let is_new = match mkdirat(parent, component, FOLDER_MODE) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
             Err(error) => return Err(error.into()),
+        };
+        let opened = open_folder(parent, component)?;
+        if is_new {
+            mark(&opened);
         }
-        folder = Some(open_folder(parent, component)?);
+        folder = Some(opened);
     }
     Ok(())
 }
@@ -181,10 +283,10 @@ fn open_folder(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
 }
 
 /// Checks that a file is a regular file. No others are read or written.
-fn regular(file: OwnedFd) -> io::Result<(OwnedFd, Stat)> {
-    let stat = rustix::fs::fstat(&file)?;
-    if FileType::from_raw_mode(stat.st_mode).is_file() {
-        Ok((file, stat))
+fn regular(file: OwnedFd) -> io::Result<(OwnedFd, Status)> {
+    let status = Status::of(&file)?;
+    if status.kind.is_file() {
+        Ok((file, status))
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
     }
@@ -207,7 +309,7 @@ mod tests {
     }
 
     fn create(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
-        create_folders(root.as_fd(), path)?;
+        create_folders(root.as_fd(), path, |_| ())?;
         create_new(root.as_fd(), path)
     }
 

@@ -27,7 +27,7 @@ pub use super::buffers::FileBuffers;
 use super::jobs::Jobs;
 use super::sink::Sink;
 use crate::port::{Backend, JobTag};
-use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest};
+use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, ReadPurpose};
 use crate::wake::Waker;
 
 /// The Disk port's real backend.
@@ -53,7 +53,7 @@ enum Job {
 enum Work {
     Look,
     Prepare { is_preallocated: bool },
-    Read(Span),
+    Read(Span, ReadPurpose),
     Sync { is_for_all: bool },
     Delete { keep: Vec<usize> },
 }
@@ -128,7 +128,12 @@ impl DiskPool {
                 storage,
                 is_preallocated,
             } => (tag, storage, Work::Prepare { is_preallocated }),
-            DiskRequest::Read { tag, storage, span } => (tag, storage, Work::Read(span)),
+            DiskRequest::Read {
+                tag,
+                storage,
+                span,
+                purpose,
+            } => (tag, storage, Work::Read(span, purpose)),
             DiskRequest::Write {
                 tag,
                 storage,
@@ -191,7 +196,7 @@ impl Work {
         let done = catch_unwind(AssertUnwindSafe(|| match self {
             Self::Look => files.look().map(DiskDone::Opened),
             Self::Prepare { is_preallocated } => files.prepare(is_preallocated).map(|()| DiskDone::Prepared),
-            Self::Read(span) => files.read(span, buffers).map(DiskDone::Read),
+            Self::Read(span, purpose) => files.read(span, purpose, buffers).map(DiskDone::Read),
             Self::Sync { is_for_all } => files.sync(is_for_all).map(DiskDone::Synced),
             Self::Delete { keep } => files.delete(&keep).map(DiskDone::Deleted),
         }));

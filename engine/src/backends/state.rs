@@ -344,7 +344,7 @@ impl Folder {
     }
 
     fn exists(&self, name: &str) -> bool {
-        beneath::stat_of(self.handle.as_fd(), name).is_ok()
+        beneath::Status::at(self.handle.as_fd(), name).is_ok()
     }
 
     /// Renames an unusable file to a name that contains the reason. Earlier renamed files keep their names.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_components::session::{FileId, FileStamp};
+use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey};
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Span;
 
@@ -51,6 +51,8 @@ pub enum DiskRequest {
         storage: StorageId,
         /// The run of bytes.
         span: Span,
+        /// The use of the bytes.
+        purpose: ReadPurpose,
     },
     /// Writes a run of bytes, across as many files as it spans. Creates files and folders, and skips padding. In a file
     /// that this torrent did not create, the disk compares the bytes instead, unless the torrent may overwrite: if they
@@ -95,17 +97,83 @@ pub enum DiskRequest {
     },
 }
 
+/// The use of bytes that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadPurpose {
+    /// The bytes are verified afterwards.
+    Check,
+    /// The bytes are served as verified. The read fails if somebody else has changed the file since it was opened or
+    /// written ([`DiskError::is_changed`]). Each file is compared at most once per second.
+    Serve,
+}
+
 /// A session's claims about a torrent's files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileClaims {
     /// The files, by index, that this torrent created, or was about to create because they were missing. Each comes
-    /// with its identity, if known.
+    /// with its identity, if known. A file without a known identity is the torrent's only if it carries its mark.
     pub created: BTreeMap<usize, Option<FileId>>,
-    /// The state of each file when the session was saved, or empty. A claimed file whose state has not changed is the
-    /// same file, even on a volume where identities change.
+    /// The key of the marks on the files and folders that this torrent creates.
+    pub key: Option<OwnerKey>,
+    /// The state of each file when the session was saved, or empty. Where the file system records no time of creation,
+    /// a file with a claimed identity also has to be in this state, or marked.
     pub stamps: Vec<Option<FileStamp>>,
-    /// Whether the user allowed the torrent to change files that already existed.
-    pub may_overwrite: bool,
+    /// The user's files that the torrent may change.
+    pub overwrite: Overwrite,
+}
+
+/// The user's files that a torrent may change, because the user said so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Overwrite {
+    /// The files, by index, that have these identities.
+    Only(BTreeMap<usize, FileId>),
+    /// All files that exist when they are first looked at.
+    AllFound,
+}
+
+impl Default for Overwrite {
+    fn default() -> Self {
+        Self::Only(BTreeMap::new())
+    }
+}
+
+impl FileClaims {
+    /// Whether an existing file is the one that this torrent created. `is_marked` tells whether it carries the torrent's
+    /// mark.
+    pub(crate) fn is_own(&self, index: usize, file: (FileId, FileStamp), is_marked: impl FnOnce() -> bool) -> bool {
+        match self.created.get(&index) {
+            None => false,
+            Some(None) => is_marked(),
+            Some(Some(known)) => self.is_same(index, *known, file, is_marked),
+        }
+    }
+
+    /// Whether the user allowed this torrent to change a file that exists when it is first looked at.
+    pub(crate) fn may_change(&self, index: usize, file: (FileId, FileStamp)) -> bool {
+        match &self.overwrite {
+            Overwrite::AllFound => true,
+            Overwrite::Only(files) => files
+                .get(&index)
+                .is_some_and(|known| self.is_same(index, *known, file, || false)),
+        }
+    }
+
+    /// Whether a file has a known identity. Device numbers may change with each mount. Inode numbers are reused, so
+    /// that they prove something only together with the time of creation, or with a stamp or mark.
+    fn is_same(
+        &self,
+        index: usize,
+        known: FileId,
+        (id, stamp): (FileId, FileStamp),
+        is_marked: impl FnOnce() -> bool,
+    ) -> bool {
+        if known.born_ns.is_some() && id.born_ns.is_some() {
+            return (known.inode, known.born_ns) == (id.inode, id.born_ns);
+        }
+        let saved = self.stamps.get(index).copied().flatten();
+        (known.device, known.inode) == (id.device, id.inode)
+            && (saved.is_some_and(|saved| saved.matches(&stamp)) || is_marked())
+    }
 }
 
 /// The owner of a file.
@@ -276,10 +344,16 @@ impl DiskError {
         ) && !self.is_volume_gone()
     }
 
-    /// Whether a write met different bytes in a file that is not this torrent's, and left them unchanged.
+    /// Whether a write met a file that is not this torrent's, or not only, and left it unchanged.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
-        self.refusal() == Some(Refusal::Foreign)
+        matches!(self.refusal(), Some(Refusal::Foreign | Refusal::Linked))
+    }
+
+    /// Whether a read met a file that somebody else has changed.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.refusal() == Some(Refusal::Changed)
     }
 
     /// Whether the path leads into one of the engine's own folders.
@@ -320,6 +394,12 @@ pub(crate) enum Refusal {
     /// The file is not this torrent's.
     #[error("the file is not this torrent's and has other content")]
     Foreign,
+    /// The file has a second name, by which somebody may use it.
+    #[error("the file has another name too (a hard link), so it counts as the user's")]
+    Linked,
+    /// Somebody else has written, replaced or deleted the file.
+    #[error("somebody else has changed the file; it is checked again")]
+    Changed,
     /// A torrent's path leads into the state folder.
     #[error("it lies in a folder of the engine's own")]
     Forbidden,

@@ -33,7 +33,7 @@ use super::contents::Contents;
 use super::hub::Hub;
 use super::random::{happens, stream};
 use crate::port::JobTag;
-use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent};
+use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, ReadPurpose};
 
 /// Speed of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ enum DiskWork {
     Prepare {
         is_preallocated: bool,
     },
-    Read(Span),
+    Read(Span, ReadPurpose),
     Write {
         span: Span,
         blocks: Vec<Bytes>,
@@ -142,7 +142,7 @@ impl DiskWork {
         Some(match self {
             Self::Look => DiskOperation::Look,
             Self::Prepare { .. } => DiskOperation::Prepare,
-            Self::Read(_) => DiskOperation::Read,
+            Self::Read(..) => DiskOperation::Read,
             Self::Write { .. } => DiskOperation::Write,
             Self::Sync { .. } => DiskOperation::Sync,
             Self::Delete { .. } => DiskOperation::Delete,
@@ -153,7 +153,7 @@ impl DiskWork {
     /// Number of bytes that the job moves.
     fn bytes(&self) -> u32 {
         match self {
-            Self::Read(span) | Self::Write { span, .. } => span.len,
+            Self::Read(span, _) | Self::Write { span, .. } => span.len,
             _ => 0,
         }
     }
@@ -173,7 +173,9 @@ impl DiskWork {
             Self::Prepare { is_preallocated } => failed(DiskAction::Allocate)
                 .and_then(|()| storage.prepare(ground, is_preallocated))
                 .map(|()| DiskDone::Prepared),
-            Self::Read(span) => failed(DiskAction::Read).and_then(|()| storage.read(ground, span).map(DiskDone::Read)),
+            Self::Read(span, purpose) => {
+                failed(DiskAction::Read).and_then(|()| storage.read(ground, span, purpose).map(DiskDone::Read))
+            }
             Self::Write { span, blocks } => match storage.write(ground, span, &blocks, fault) {
                 Ok(()) => Ok(DiskDone::Written),
                 // The world gets its blocks back.

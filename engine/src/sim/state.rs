@@ -231,6 +231,8 @@ mod tests {
             files: Vec::new(),
             created: Runs::default(),
             ids: Vec::new(),
+            owner_key: None,
+            permitted: Runs::default(),
             overwrite: false,
             lost: Runs::default(),
             peers: Vec::new(),

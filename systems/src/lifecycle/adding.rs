@@ -13,6 +13,7 @@ use ecs_torrent_components::commands::{
 use ecs_torrent_components::lifecycle::{ChangedFacts, Fault};
 use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentAdded};
 use ecs_torrent_components::random::Random;
+use ecs_torrent_components::session::OwnerKey;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{
     Content, Have, Layout, Lifecycle, RequiresComplete, Storage, Torrent, TorrentIndex,
@@ -155,6 +156,7 @@ impl TorrentAdder<'_, '_> {
         for peer in &options.peers {
             candidates.add(*peer, CandidateSource::User, 0, self.settings.peers.max_candidates);
         }
+        let key = OwnerKey(self.random.bytes());
         let entity = self.commands.spawn_empty().id();
         let tiers = spawn_trackers(&mut self.commands, entity, &metainfo.trackers, &mut self.random);
         match loaded {
@@ -166,7 +168,7 @@ impl TorrentAdder<'_, '_> {
             torrent,
             Layout(info.geometry),
             Have(Bitfield::new(info.geometry.piece_count())),
-            SessionState::new(options.name.clone(), options.overwrite),
+            SessionState::new(key, options.name.clone(), options.overwrite),
             storage,
             opening,
             candidates,

@@ -10,7 +10,7 @@ use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{ActivePieces, Layout, Lifecycle, Partials, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
-use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest};
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, ReadPurpose};
 
 use super::spilling::Run;
 use crate::picking::{Picker, Supply};
@@ -76,6 +76,7 @@ pub(super) fn restore_pieces(
                 },
                 storage: storage.id,
                 span: run.span(piece.span),
+                purpose: ReadPurpose::Check,
             });
         }
         picker.order.remove(index);

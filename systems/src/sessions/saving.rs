@@ -213,7 +213,11 @@ impl Clerk<'_, '_> {
 
     /// Submits a session with the current state of the files: files created since the save began belong to the torrent.
     fn submit(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>) {
+        let have = session.have.to_set(session.pieces).unwrap_or_default();
+        let (files, Layout(geometry)) = (&saved.content.0.info.files, saved.layout);
+        saved.state.drop_permissions(&have, files, geometry);
         session.created = Runs::of(saved.state.created.keys().copied());
+        session.permitted = Runs::of(saved.state.permitted.keys().copied());
         session.ids.clone_from(&saved.state.ids);
         saved.state.claims.submitted = saved.state.claims.current;
         let metainfo = (!saved.state.has_metainfo).then(|| saved.content.0.bytes.clone());
@@ -264,7 +268,9 @@ impl Clerk<'_, '_> {
             files: Vec::new(),
             created: Runs::default(),
             ids: Vec::new(),
-            overwrite: saved.state.may_overwrite,
+            owner_key: Some(saved.state.key),
+            permitted: Runs::default(),
+            overwrite: false,
             lost: Runs::of(saved.state.platter.lost().iter()),
             peers: saved.candidates.best(self.settings.session.max_peers),
             trackers: trackers.collect(),

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::PoisonError;
 
 use rustix::io::Errno;
 
 use super::files::{Files, Result};
-use crate::backends::beneath::{self, id_of};
+use crate::backends::beneath::{self, Status};
 use crate::ports::disk::{DeletedFiles, DiskAction, DiskError, KeptReason, Provenance};
 
 impl Files {
     /// Deletes the files that this torrent created and that still have their names, except those in `keep`. Then
-    /// deletes the folders above them that this leaves empty.
+    /// deletes the folders above its files that it created and that are empty.
     ///
     /// # Errors
     /// The first file that could not be deleted. The other files are still deleted.
@@ -36,13 +36,15 @@ impl Files {
         let mut folders = BTreeSet::new();
         for (index, entry) in self.entries().iter().enumerate().filter(|(_, entry)| entry.is_stored()) {
             let failed = |error| DiskError::new(DiskAction::Delete, self.path(entry), error);
+            let parents = std::iter::successors(entry.path.rsplit_once('/'), |(folder, _)| folder.rsplit_once('/'));
+            folders.extend(parents.map(|(folder, _)| folder));
             if let Err(error) = self.check_folder(root.as_fd(), entry) {
                 debug_assert!(error.is_forbidden());
                 report.kept.push((index, KeptReason::EnginesOwn));
                 continue;
             }
             let reason = match beneath::open(root.as_fd(), &entry.path, false) {
-                Ok((_, stat)) => self.reason_to_keep(index, &stat, keep.contains(&index)),
+                Ok((file, status)) => self.reason_to_keep(index, &file, &status, keep.contains(&index)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) if is_something_else(&error) => Some(KeptReason::Replaced),
                 Err(error) => {
@@ -59,27 +61,31 @@ impl Files {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => result = result.and(Err(failed(error))),
             }
-            let parents = std::iter::successors(entry.path.rsplit_once('/'), |(folder, _)| folder.rsplit_once('/'));
-            folders.extend(parents.map(|(folder, _)| folder));
         }
         // Deepest first: subfolders sort after their parent folder.
         for folder in folders.into_iter().rev() {
-            // A folder that is not empty stays. That is not an error.
-            let _ = beneath::remove_folder(root.as_fd(), folder);
+            let is_own = |folder: &OwnedFd| {
+                let status = Status::of(folder);
+                status.is_ok_and(|status| self.is_marked(None, folder, &status))
+            };
+            if beneath::open_folder_below(root.as_fd(), folder).is_ok_and(|folder| is_own(&folder)) {
+                // A folder that is not empty stays. That is not an error.
+                let _ = beneath::remove_folder(root.as_fd(), folder);
+            }
         }
         result.map(|()| report)
     }
 
     /// Returns the reason to keep an existing file, or `None` if it is to be deleted.
-    fn reason_to_keep(&self, index: usize, stat: &rustix::fs::Stat, is_shared: bool) -> Option<KeptReason> {
-        let known = self.classify(index, stat);
+    fn reason_to_keep(&self, index: usize, file: &OwnedFd, status: &Status, is_shared: bool) -> Option<KeptReason> {
+        let known = self.classify(index, file, status);
         let is_claimed = self.claims.created.contains_key(&index);
         match known.provenance {
-            Provenance::Created if known.id != id_of(stat) => Some(KeptReason::Replaced),
-            Provenance::Created if stat.st_nlink > 1 => Some(KeptReason::HardLinked),
+            Provenance::Created if known.id != status.id => Some(KeptReason::Replaced),
+            Provenance::Created if status.link_count > 1 => Some(KeptReason::HardLinked),
             Provenance::Created if is_shared => Some(KeptReason::SharedWithAnother),
             Provenance::Created => None,
-            Provenance::Found if is_claimed && stat.st_nlink > 1 => Some(KeptReason::HardLinked),
+            Provenance::Found if is_claimed && status.link_count > 1 => Some(KeptReason::HardLinked),
             Provenance::Found if is_claimed => Some(KeptReason::Replaced),
             Provenance::Found => Some(KeptReason::Found),
         }

@@ -4,25 +4,25 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
+use std::time::Instant;
 
 use bevy_platform::collections::HashSet;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_protocol::files::{FileEntry, FileSlice, FileTable};
 use ecs_torrent_protocol::geometry::Span;
-use rustix::fs::Stat;
 use rustix::io::Errno;
 
 use super::cache::{FileCache, FileKey};
 use super::protected::Protected;
-use super::provenance::{Known, Ledger, Owners, stamp_of};
+use super::provenance::{Known, Ledger, Owners, Seen, Unmarked};
 use super::roots::{Found, Root, Roots};
 use super::volume;
-use crate::backends::beneath::{self, id_of, is_folder};
+use crate::backends::beneath::{self, Status};
 use crate::backends::buffers::FileBuffers;
 use crate::ports::disk::{
-    DiskAction, DiskError, FileClaims, FoundFile, FoundFiles, Provenance, Refusal, is_out_of_files,
+    DiskAction, DiskError, FileClaims, FoundFile, FoundFiles, Provenance, ReadPurpose, Refusal, is_out_of_files,
 };
 
 pub(super) type Result<T> = std::result::Result<T, DiskError>;
@@ -31,6 +31,7 @@ pub(super) type Result<T> = std::result::Result<T, DiskError>;
 pub struct SharedFiles {
     pub(super) cache: FileCache,
     pub(super) owners: Owners,
+    pub(super) unmarked: Unmarked,
     pub(super) roots: Roots,
 }
 
@@ -41,6 +42,7 @@ impl SharedFiles {
         Self {
             cache: FileCache::new(max_open),
             owners: Owners::default(),
+            unmarked: Unmarked::default(),
             roots: Roots::default(),
         }
     }
@@ -165,37 +167,83 @@ impl Files {
     }
 
     fn find(&self, root: BorrowedFd<'_>, index: usize, entry: &FileEntry) -> Result<Option<FoundFile>> {
-        let stat = match beneath::open(root, &entry.path, false) {
-            Ok((_, stat)) => stat,
+        let (file, status) = match beneath::open(root, &entry.path, false) {
+            Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(DiskError::new(DiskAction::Open, self.path(entry), error)),
         };
+        let status = self.believable(status);
+        let known = self.classify(index, &file, &status);
+        let seen = Seen {
+            inode: status.id.inode,
+            stamp: status.stamp,
+            at: None,
+        };
+        self.ledger().seen.insert(index, seen);
         Ok(Some(FoundFile {
-            stamp: stamp_of(&stat),
-            id: id_of(&stat),
-            provenance: self.classify(index, &stat).provenance,
+            stamp: status.stamp,
+            id: status.id,
+            provenance: known.provenance,
         }))
     }
 
-    /// Returns what is known about an existing file. At the first look, the file belongs to this torrent if the session
-    /// claims it. A file that the torrent found and may not change is not remembered.
-    pub(super) fn classify(&self, index: usize, stat: &Stat) -> Known {
+    /// Returns what is known about an existing file. At the first look, the file belongs to this torrent if it is the
+    /// one that the session claims and has no second name, by which somebody may use it. A file that appears later is
+    /// somebody else's, whatever the session claims. A file that the torrent found and may not change is not
+    /// remembered.
+    pub(super) fn classify(&self, index: usize, file: &OwnedFd, status: &Status) -> Known {
         let mut ledger = self.ledger();
         if let Some(known) = ledger.known.get(&index) {
             return *known;
         }
-        let is_ours =
-            ledger.is_claimed(&self.claims, index, stat) && self.shared.owners.take(id_of(stat), self.storage);
+        let found = (status.id, status.stamp);
+        let is_first = !ledger.is_looked_at;
+        let is_ours = is_first
+            && status.link_count == 1
+            && self
+                .claims
+                .is_own(index, found, || self.is_marked(Some(index), file, status))
+            && self.shared.owners.take(status.id, self.storage);
         let provenance = if is_ours {
             Provenance::Created
         } else {
             Provenance::Found
         };
-        let known = Known::new(stat, provenance);
-        if is_ours || self.claims.may_overwrite {
+        let known = Known::new(status, provenance);
+        if is_ours || (is_first && self.claims.may_change(index, found)) {
             ledger.known.insert(index, known);
         }
         known
+    }
+
+    /// Whether a file, or a folder where `index` is `None`, carries the mark of this torrent, or was created by it in
+    /// this run on a volume without marks.
+    pub(super) fn is_marked(&self, index: Option<usize>, file: &OwnedFd, status: &Status) -> bool {
+        self.claims.key.is_some_and(|key| {
+            beneath::has_mark(file, &key.mark(index, status.id)) || self.shared.unmarked.contains(key, status.id)
+        })
+    }
+
+    /// Marks a new file, or a new folder where `index` is `None`, before anything is written into it.
+    pub(super) fn mark(&self, index: Option<usize>, file: &OwnedFd, status: &Status) {
+        if let Some(key) = self.claims.key
+            && beneath::set_mark(file, &key.mark(index, status.id)).is_err()
+        {
+            self.shared.unmarked.insert(key, status.id);
+        }
+    }
+
+    /// Returns the metadata of an open file.
+    pub(super) fn status_of(&self, file: &OwnedFd) -> io::Result<Status> {
+        Status::of(file).map(|status| self.believable(status))
+    }
+
+    /// Drops the time of the last change where it comes from elsewhere.
+    fn believable(&self, mut status: Status) -> Status {
+        if self.root.is_remote() {
+            status.stamp.changed_ns = None;
+        }
+        status
     }
 
     /// Checks that a file does not lie in one of the engine's own folders. Compares folders by identity, not by name.
@@ -213,15 +261,15 @@ impl Files {
             return Ok(());
         }
         for folder in folders {
-            match beneath::stat_of(root, folder) {
-                Ok(stat) if protected.contains(id_of(&stat)) => {
+            match Status::at(root, folder) {
+                Ok(status) if protected.contains(status.id) => {
                     return Err(DiskError::new(
                         DiskAction::Open,
                         self.path(entry),
                         Refusal::Forbidden.into(),
                     ));
                 }
-                Ok(stat) if is_folder(&stat) => drop(permitted.insert(folder.into())),
+                Ok(status) if status.is_folder() => drop(permitted.insert(folder.into())),
                 // A missing folder is checked when it is created. An entry that is not a folder fails when the file is
                 // opened.
                 _ => return Ok(()),
@@ -274,8 +322,9 @@ impl Files {
     /// Reads a run of bytes, across as many files as it spans. Padding reads as zeros.
     ///
     /// # Errors
-    /// If a file is missing ([`DiskError::is_absence`]), too short or unreadable.
-    pub fn read(&self, span: Span, buffers: &FileBuffers) -> Result<Bytes> {
+    /// If a file is missing ([`DiskError::is_absence`]), too short or unreadable, or was changed by somebody else and
+    /// may not be served ([`DiskError::is_changed`]).
+    pub fn read(&self, span: Span, purpose: ReadPurpose, buffers: &FileBuffers) -> Result<Bytes> {
         let mut buffer = buffers.take(span.len as usize);
         let mut unfilled = buffer.as_mut_slice();
         for slice in self.slices(span) {
@@ -286,10 +335,33 @@ impl Files {
                 continue;
             }
             let file = self.readable(slice.file)?;
+            if purpose == ReadPurpose::Serve {
+                self.check_unchanged(slice.file, &file)?;
+            }
             read_exactly(&file, slice.offset, part)
                 .map_err(|error| DiskError::new(DiskAction::Read, self.path(&self.entries()[slice.file]), error))?;
         }
         Ok(buffer.freeze())
+    }
+
+    /// Checks now and then that nobody else has changed a file that is served.
+    fn check_unchanged(&self, index: usize, file: &OwnedFd) -> Result<()> {
+        let now = Instant::now();
+        if !self.ledger().is_look_due(index, now) {
+            return Ok(());
+        }
+        // While a write is under way, the recorded state is not the newest. The write compares it too.
+        let _writing = match self.writing.try_lock() {
+            Ok(writing) => writing,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
+        let failed = |error| DiskError::new(DiskAction::Read, self.path(&self.entries()[index]), error);
+        let status = self.status_of(file).map_err(failed)?;
+        match self.ledger().look(index, &status, self.root.is_remote(), now) {
+            true => Ok(()),
+            false => Err(failed(Refusal::Changed.into())),
+        }
     }
 
     /// Returns a file for reading, from the cache or newly opened.
@@ -304,11 +376,12 @@ impl Files {
     }
 
     /// Opens an existing file, and returns its metadata.
-    pub(super) fn open(&self, index: usize, is_writable: bool) -> Result<(OwnedFd, Stat)> {
+    pub(super) fn open(&self, index: usize, is_writable: bool) -> Result<(OwnedFd, Status)> {
         let root = self.folder()?;
         let entry = &self.entries()[index];
         self.check_folder(root.as_fd(), entry)?;
         self.whatever_it_takes(|| beneath::open(root.as_fd(), &entry.path, is_writable))
+            .map(|(file, status)| (file, self.believable(status)))
             .map_err(|error| DiskError::new(DiskAction::Open, self.path(entry), error))
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ecs_torrent_components::session::FileId;
 
-use crate::backends::beneath::{self, id_of};
+use crate::backends::beneath::Status;
 
 /// The engine's own folders, identified by device and inode, not by name: a different case, a link or a mount makes no
 /// difference. The folders are held open, so that no other folder can reuse their inode numbers.
@@ -21,7 +21,7 @@ impl Protected {
     pub(super) fn open(paths: &[&Path]) -> io::Result<Self> {
         let open = |path: &&Path| {
             let folder = File::open(path)?;
-            Ok((id_of(&rustix::fs::fstat(&folder)?), folder))
+            Ok((Status::of(&folder)?.id, folder))
         };
         let folders = paths.iter().map(open).collect::<io::Result<_>>()?;
         Ok(Self { folders })
@@ -38,8 +38,8 @@ impl Protected {
     /// Whether a folder is one of the protected folders or lies inside one. `path` is absolute and without links.
     pub(super) fn holds(&self, path: &Path) -> bool {
         let is_protected = |folder: &Path| {
-            let stat = beneath::stat_of(rustix::fs::CWD.as_fd(), folder);
-            stat.is_ok_and(|stat| self.contains(id_of(&stat)))
+            let status = Status::at(rustix::fs::CWD.as_fd(), folder);
+            status.is_ok_and(|status| self.contains(status.id))
         };
         !self.is_empty() && path.ancestors().any(is_protected)
     }

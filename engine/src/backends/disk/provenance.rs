@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use bevy_platform::collections::HashMap;
 use bevy_platform::collections::hash_map::Entry;
+use bevy_platform::collections::{HashMap, HashSet};
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_components::session::{FileId, FileStamp};
-use rustix::fs::Stat;
+use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey};
 
-use crate::backends::beneath::id_of;
-use crate::ports::disk::{FileClaims, Provenance};
+use crate::backends::beneath::Status;
+use crate::ports::disk::Provenance;
 
 /// The storage that may write each file. Any other storage that reaches the same file, by whatever name, may only read
 /// it.
@@ -52,6 +52,29 @@ impl Owners {
     }
 }
 
+/// The files and folders that torrents created on volumes without extended attributes in this run. A file leaves the
+/// list when its identity has been reported, so that a session can record it.
+#[derive(Default)]
+pub(super) struct Unmarked(Mutex<HashSet<(OwnerKey, FileId)>>);
+
+impl Unmarked {
+    pub(super) fn insert(&self, key: OwnerKey, id: FileId) {
+        self.lock().insert((key, id));
+    }
+
+    pub(super) fn contains(&self, key: OwnerKey, id: FileId) -> bool {
+        self.lock().contains(&(key, id))
+    }
+
+    pub(super) fn remove(&self, key: OwnerKey, id: FileId) {
+        self.lock().remove(&(key, id));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<(OwnerKey, FileId)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A storage's knowledge of a file that it created or may write.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
@@ -66,15 +89,28 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn new(stat: &Stat, provenance: Provenance) -> Self {
+    pub(super) fn new(status: &Status, provenance: Provenance) -> Self {
         Self {
-            id: id_of(stat),
+            id: status.id,
             provenance,
             least: 0,
-            stamp: stamp_of(stat),
+            stamp: status.stamp,
             is_in_doubt: false,
         }
     }
+}
+
+/// Time between two looks at a file that is served: short enough that bad bytes cost few peers, long enough that looking
+/// costs nothing beside reading.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// An existing file, as it was when its bytes were in order as far as this storage knows.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) inode: u64,
+    pub(super) stamp: FileStamp,
+    /// The time of the last look, once the file has been served.
+    pub(super) at: Option<Instant>,
 }
 
 /// A storage's knowledge of its files.
@@ -83,45 +119,56 @@ pub(super) struct Ledger {
     /// Files that were written, or compared with the bytes to write, since the last sync.
     pub(super) unsynced: BTreeSet<usize>,
     pub(super) known: BTreeMap<usize, Known>,
+    /// Existing files, by index, for as long as they are read.
+    pub(super) seen: BTreeMap<usize, Seen>,
     /// Whether the files have been looked at. A file that appears later belongs to somebody else, whatever the session
     /// claims.
     pub(super) is_looked_at: bool,
 }
 
 impl Ledger {
-    /// Whether an existing file is the one that the session claims: it has the same inode, or is as the session left
-    /// it. A file with a second name is not, because somebody may use it under that name.
-    pub(super) fn is_claimed(&self, claims: &FileClaims, index: usize, stat: &Stat) -> bool {
-        let claim = claims.created.get(&index).filter(|_| !self.is_looked_at);
-        let saved = claims.stamps.get(index).copied().flatten();
-        stat.st_nlink == 1
-            && claim.is_some_and(|claim| claim.is_none_or(|id| id == id_of(stat)) || saved == Some(stamp_of(stat)))
-    }
-
     /// Records that a file was written or compared up to `end`, and its state afterwards.
-    pub(super) fn record(&mut self, index: usize, end: u64, stat: Option<&Stat>) {
+    pub(super) fn record(&mut self, index: usize, end: u64, status: Option<&Status>) {
         self.unsynced.insert(index);
         if let Some(known) = self.known.get_mut(&index) {
             known.least = end.max(known.least);
-            known.stamp = stat.map_or(known.stamp, stamp_of);
+            known.stamp = status.map_or(known.stamp, |status| status.stamp);
         }
     }
 
     /// Compares a file with the state in which it was left. If the states differ, somebody else has changed the file.
     /// On a remote volume only the length is compared.
-    pub(super) fn compare(&mut self, index: usize, stat: &Stat, is_remote: bool) {
+    pub(super) fn compare(&mut self, index: usize, status: &Status, is_remote: bool) {
         if let Some(known) = self.known.get_mut(&index) {
-            let now = stamp_of(stat);
-            known.is_in_doubt |= known.stamp.len != now.len || (!is_remote && known.stamp != now);
+            let now = status.stamp;
+            known.is_in_doubt |= known.stamp.len != now.len || (!is_remote && !known.stamp.matches(&now));
             known.stamp = now;
         }
     }
-}
 
-pub(super) fn stamp_of(stat: &Stat) -> FileStamp {
-    FileStamp {
-        len: stat.st_size.try_into().unwrap_or(0),
-        seconds: stat.st_mtime,
-        nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+    /// Whether it is time to look at a file that is served.
+    pub(super) fn is_look_due(&self, index: usize, now: Instant) -> bool {
+        let at = self.seen.get(&index).and_then(|seen| seen.at);
+        at.is_none_or(|at| now.saturating_duration_since(at) >= LOOK_INTERVAL)
+    }
+
+    /// Records a look at a file that is served. Returns false if somebody else has changed, replaced or deleted the
+    /// file. New names and other permissions are no change: they are common, and the next start checks such a file.
+    pub(super) fn look(&mut self, index: usize, status: &Status, is_remote: bool, now: Instant) -> bool {
+        let known = self.known.get(&index);
+        let seen = self.seen.entry(index).or_insert(Seen {
+            inode: status.id.inode,
+            stamp: status.stamp,
+            at: None,
+        });
+        let (inode, stamp) = known.map_or((seen.inode, seen.stamp), |known| (known.id.inode, known.stamp));
+        let is_same = status.link_count > 0
+            && status.id.inode == inode
+            && match is_remote {
+                true => stamp.len == status.stamp.len,
+                false => stamp.has_same_data_as(&status.stamp),
+            };
+        seen.at = is_same.then_some(now);
+        is_same && !known.is_some_and(|known| known.is_in_doubt)
     }
 }

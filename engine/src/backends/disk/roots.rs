@@ -13,7 +13,7 @@ use rustix::fs::CWD;
 
 use super::protected::Protected;
 use super::volume;
-use crate::backends::beneath::{self, id_of, is_folder};
+use crate::backends::beneath::{self, Status};
 use crate::ports::disk::Refusal;
 
 /// Maximum number of download folders held open at a time: each costs a descriptor. The others are opened when needed,
@@ -137,13 +137,13 @@ impl Root {
         let (Some(path), Some(id)) = (state.path, state.id) else {
             return Ok(Found::New);
         };
-        let stat = match beneath::stat_of(CWD.as_fd(), &*path) {
-            Ok(stat) => stat,
+        let status = match Status::at(CWD.as_fd(), &*path) {
+            Ok(status) => status,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::New),
             Err(error) => return Err(error),
         };
-        match (state.handle, id_of(&stat)) {
-            _ if !is_folder(&stat) => Err(self.swapped()),
+        match (state.handle, status.id) {
+            _ if !status.is_folder() => Err(self.swapped()),
             (Some(handle), now) if now == id => Ok(Found::Same(handle)),
             (None, now) if now == id => Ok(Found::New),
             (_, now) if now.device == id.device => Err(self.swapped()),
@@ -155,7 +155,7 @@ impl Root {
     pub(super) fn reopen(self: &Arc<Self>, roots: &Roots) -> io::Result<Arc<OwnedFd>> {
         let path = self.resolve(roots)?;
         let folder = beneath::open_folder_at(&path)?;
-        let id = id_of(&rustix::fs::fstat(&folder)?);
+        let id = Status::of(&folder)?.id;
         let before = lock(&self.state).id;
         if before.is_some_and(|before| before != id && before.device == id.device) {
             return Err(self.swapped());
@@ -174,7 +174,7 @@ impl Root {
             return Err(Refusal::Forbidden.into());
         }
         let folder = beneath::create_folder_at(&path)?;
-        let id = id_of(&rustix::fs::fstat(&folder)?);
+        let id = Status::of(&folder)?.id;
         self.remember(roots, &path, folder, id)
     }
 

@@ -8,12 +8,12 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use ecs_torrent_protocol::files::FileEntry;
 use ecs_torrent_protocol::geometry::Span;
-use rustix::fs::{FallocateFlags, Stat, fallocate, fdatasync, fstat};
+use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use rustix::io::Errno;
 
 use super::files::{Files, Result, read_exactly};
-use super::provenance::{Known, stamp_of};
-use crate::backends::beneath::{self, id_of};
+use super::provenance::Known;
+use crate::backends::beneath::{self, Status};
 use crate::ports::disk::{DiskAction, DiskError, Provenance, Refusal, SyncedFile};
 
 /// Maximum number of slices in one vectored write. POSIX guarantees 16; all current systems allow 1024.
@@ -106,9 +106,10 @@ impl Files {
 
     /// Records that a file was written, and its state afterwards.
     fn record(&self, index: usize, end: u64, file: &OwnedFd) -> Result<()> {
-        let stat = fstat(file)
-            .map_err(|error| DiskError::new(DiskAction::Write, self.path(&self.entries()[index]), error.into()))?;
-        self.ledger().record(index, end, Some(&stat));
+        let status = self
+            .status_of(file)
+            .map_err(|error| DiskError::new(DiskAction::Write, self.path(&self.entries()[index]), error))?;
+        self.ledger().record(index, end, Some(&status));
         Ok(())
     }
 
@@ -118,9 +119,10 @@ impl Files {
         let known = self.ledger().known.get(&index).copied();
         if let (Some(known), Some(file)) = (known, self.shared.cache.get(self.key(index), true)) {
             let entry = &self.entries()[index];
-            let stat =
-                fstat(&file).map_err(|error| DiskError::new(DiskAction::Write, self.path(entry), error.into()))?;
-            self.check_file(index, &known, &stat)?;
+            let status = self
+                .status_of(&file)
+                .map_err(|error| DiskError::new(DiskAction::Write, self.path(entry), error))?;
+            self.check_writable(index, &known, &status)?;
             return Ok(writable(&known, file));
         }
         match known {
@@ -135,8 +137,8 @@ impl Files {
         if !may_write {
             return self.readable(index).map(Target::Compare);
         }
-        let (file, stat) = self.open(index, true)?;
-        self.check_file(index, &known, &stat)?;
+        let (file, status) = self.open(index, true)?;
+        self.check_writable(index, &known, &status)?;
         Ok(writable(&known, self.keep_open(index, file, true)))
     }
 
@@ -146,9 +148,12 @@ impl Files {
         let failed = |error| DiskError::new(DiskAction::Open, self.path(entry), error);
         match self.create(entry) {
             Ok(file) => {
-                let stat = fstat(&file).map_err(|error| failed(error.into()))?;
-                self.shared.owners.take_new(id_of(&stat), self.storage);
-                let known = Known::new(&stat, Provenance::Created);
+                let status = self.status_of(&file).map_err(failed)?;
+                self.mark(Some(index), &file, &status);
+                self.shared.owners.take_new(status.id, self.storage);
+                // The mark changed the stamp.
+                let status = self.status_of(&file).map_err(failed)?;
+                let known = Known::new(&status, Provenance::Created);
                 self.ledger().known.insert(index, known);
                 return Ok(Target::Write(self.keep_open(index, file, true)));
             }
@@ -158,8 +163,8 @@ impl Files {
         if let Some(file) = self.shared.cache.get(self.key(index), false) {
             return Ok(Target::Compare(file));
         }
-        let (file, stat) = self.open(index, false)?;
-        let known = self.classify(index, &stat);
+        let (file, status) = self.open(index, false)?;
+        let known = self.classify(index, &file, &status);
         match self.ledger().known.contains_key(&index) {
             true => self.open_known(index, known),
             false => Ok(Target::Compare(self.keep_open(index, file, false))),
@@ -175,7 +180,11 @@ impl Files {
         self.check_folder(root.as_fd(), entry)?;
         let created = self.whatever_it_takes(|| match beneath::create_new(root.as_fd(), &entry.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                beneath::create_folders(root.as_fd(), &entry.path)?;
+                beneath::create_folders(root.as_fd(), &entry.path, |folder| {
+                    if let Ok(status) = Status::of(folder) {
+                        self.mark(None, folder, &status);
+                    }
+                })?;
                 Err(error)
             }
             result => result,
@@ -197,16 +206,32 @@ impl Files {
         file
     }
 
+    /// Checks that a file may be written: like [`Files::check_file`], and a file of this torrent has no second name, by
+    /// which somebody may use it.
+    fn check_writable(&self, index: usize, known: &Known, status: &Status) -> Result<()> {
+        if status.link_count > 1 && known.id == status.id && known.provenance == Provenance::Created {
+            let path = self.path(&self.entries()[index]);
+            return Err(DiskError::new(DiskAction::Write, path, Refusal::Linked.into()));
+        }
+        self.check_file(index, known, status)
+    }
+
     /// Checks that an open file was not deleted, replaced or truncated: bytes written to a deleted file are lost, and
     /// so are the bytes beyond the end of a truncated one. If somebody else has written to the file since our last
     /// write, marks its bytes as in doubt.
-    fn check_file(&self, index: usize, known: &Known, stat: &Stat) -> Result<()> {
-        let reason = match stat.st_nlink {
+    fn check_file(&self, index: usize, known: &Known, status: &Status) -> Result<()> {
+        let is_remote = self.root.is_remote();
+        // Where files have no time of creation, another file may have the same number.
+        let may_be_another =
+            status.id.born_ns.is_none() && !is_remote && !known.stamp.matches(&status.stamp) && known.least > 0;
+        let reason = match status.link_count {
             0 => "it was deleted meanwhile",
-            _ if known.id != id_of(stat) => "it was replaced meanwhile",
-            _ if stamp_of(stat).len < known.least => "it was cut meanwhile",
+            _ if known.id != status.id || (may_be_another && known.provenance == Provenance::Created) => {
+                "it was replaced meanwhile"
+            }
+            _ if status.stamp.len < known.least => "it was cut meanwhile",
             _ => {
-                self.ledger().compare(index, stat, self.root.is_remote());
+                self.ledger().compare(index, status, is_remote);
                 return Ok(());
             }
         };
@@ -236,7 +261,7 @@ impl Files {
                     let known = self.ledger().known.get(&index).copied();
                     // A truncated file is still the same one.
                     let is_there =
-                        |known: &Known| self.open(index, false).is_ok_and(|(_, stat)| id_of(&stat) == known.id);
+                        |known: &Known| self.open(index, false).is_ok_and(|(_, status)| status.id == known.id);
                     synced.push(SyncedFile {
                         index,
                         stamp: None,
@@ -271,10 +296,16 @@ impl Files {
         fdatasync(&file).map_err(failed)?;
         // Not while a write has changed the file but not recorded it yet.
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let stat = fstat(&file).map_err(failed)?;
+        let status = self
+            .status_of(&file)
+            .map_err(|error| DiskError::new(DiskAction::Sync, self.path(&self.entries()[index]), error))?;
         let known = self.ledger().known.get(&index).copied();
         if let Some(known) = known {
-            self.check_file(index, &known, &stat)?;
+            self.check_file(index, &known, &status)?;
+        }
+        // From now on the session knows the file.
+        if let Some(key) = self.claims.key {
+            self.shared.unmarked.remove(key, status.id);
         }
         let mut ledger = self.ledger();
         let known = ledger.known.get_mut(&index);
@@ -282,8 +313,8 @@ impl Files {
         let known = ledger.known.get(&index);
         Ok(SyncedFile {
             index,
-            stamp: (!is_in_doubt).then(|| stamp_of(&stat)),
-            id: Some(id_of(&stat)),
+            stamp: (!is_in_doubt).then_some(status.stamp),
+            id: Some(status.id),
             provenance: known.map_or(Provenance::Found, |known| known.provenance),
         })
     }

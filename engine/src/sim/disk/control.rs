@@ -13,7 +13,7 @@ use super::super::contents::Gathering;
 use super::super::fabric::{Fabric, lock};
 use super::extents::Extents;
 use super::faults::{DiskFault, DiskOperation, Lasting};
-use super::file::{File, Stamp};
+use super::file::{File, Identity, Stamp};
 use super::{Disk, DiskSpeed, Volume, place};
 
 /// A view of a node's disk, which an engine's systems may use too.
@@ -111,8 +111,10 @@ impl DiskControl<'_> {
             let file = File {
                 extents,
                 stamp,
-                inode: volume.next_inode(),
-                is_users: true,
+                identity: Identity {
+                    is_users: true,
+                    ..volume.next_identity()
+                },
             };
             volume.put(root.as_ref().join(&*entry.path), file);
         }

@@ -1,7 +1,7 @@
 //! A file: its visible version and its durable version.
 
 use ecs_torrent_components::random::Random;
-use ecs_torrent_components::session::{FileId, FileStamp};
+use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey};
 
 use super::super::random::happens;
 use super::extents::{Data, Extents};
@@ -11,9 +11,20 @@ use super::extents::{Data, Extents};
 pub(super) struct File {
     pub(super) extents: Extents,
     pub(super) stamp: Stamp,
+    pub(super) identity: Identity,
+}
+
+/// What distinguishes a file from all others.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Identity {
+    /// A number that may have been that of a deleted file.
     pub(super) inode: u64,
+    /// A number that no other file has.
+    pub(super) born: u64,
     /// The file was put there by the user, not by an engine.
     pub(super) is_users: bool,
+    /// The mark of the torrent that created the file: its key, and the index of the file.
+    pub(super) mark: Option<(OwnerKey, usize)>,
 }
 
 /// A length, and a modification time in nanoseconds.
@@ -58,6 +69,7 @@ impl Stamp {
             len: self.len,
             seconds: (EPOCH_S + ns / 1_000_000_000) as i64,
             nanos: (ns % 1_000_000_000) as u32,
+            changed_ns: None,
         }
     }
 }
@@ -66,7 +78,8 @@ impl File {
     pub(super) fn id(&self) -> FileId {
         FileId {
             device: DEVICE,
-            inode: self.inode,
+            inode: self.identity.inode,
+            born_ns: Some(self.identity.born as i64),
         }
     }
 
@@ -92,7 +105,7 @@ impl Entry {
     }
 
     /// Returns the file; creates it if there is none.
-    pub(super) fn create(&mut self, now_ns: u64, inode: u64) -> &mut File {
+    pub(super) fn create(&mut self, now_ns: u64, identity: Identity) -> &mut File {
         if self.seen.is_none() {
             self.is_another = self.durable.is_some();
             self.log.clear();
@@ -104,7 +117,7 @@ impl Entry {
             };
             File {
                 stamp,
-                inode,
+                identity,
                 ..File::default()
             }
         })
@@ -160,8 +173,7 @@ impl Entry {
             durable.write(offset, len, data);
         }
         durable.stamp = seen.stamp;
-        durable.inode = seen.inode;
-        durable.is_users = seen.is_users;
+        durable.identity = seen.identity;
     }
 
     /// Drops unsynced writes after a failed sync: operating systems report the failure once and forget the data.
@@ -190,13 +202,9 @@ impl Entry {
             (_, None) => None,
             (old, Some(seen)) => {
                 let old = old.filter(|_| !self.is_another).unwrap_or_default();
-                let (inode, is_users) = (seen.inode, seen.is_users);
+                let identity = seen.identity;
                 let remains = remains(old, log, seen.stamp, luck);
-                Some(File {
-                    inode,
-                    is_users,
-                    ..remains
-                })
+                Some(File { identity, ..remains })
             }
         };
         *self = left.map_or_else(Self::default, Self::durable);

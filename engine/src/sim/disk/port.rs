@@ -71,7 +71,12 @@ impl SimDisk {
                 storage,
                 is_preallocated,
             } => (tag, storage, DiskWork::Prepare { is_preallocated }),
-            DiskRequest::Read { tag, storage, span } => (tag, storage, DiskWork::Read(span)),
+            DiskRequest::Read {
+                tag,
+                storage,
+                span,
+                purpose,
+            } => (tag, storage, DiskWork::Read(span, purpose)),
             DiskRequest::Write {
                 tag,
                 storage,

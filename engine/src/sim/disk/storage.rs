@@ -18,13 +18,14 @@ use super::faults::DiskFault;
 use super::file::{File, Stamp};
 use super::volume::Volume;
 use crate::ports::disk::{
-    DeletedFiles, DiskAction, DiskError, FileClaims, FoundFile, FoundFiles, KeptReason, Provenance, Refusal, SyncedFile,
+    DeletedFiles, DiskAction, DiskError, FileClaims, FoundFile, FoundFiles, KeptReason, Provenance, ReadPurpose,
+    Refusal, SyncedFile,
 };
 
 type Result<T> = std::result::Result<T, DiskError>;
 
-/// The storage of an engine that may write a file, by the file's inode.
-pub(super) type Owners = Arc<Mutex<BTreeMap<u64, StorageId>>>;
+/// The storage of an engine that may write a file, by the file's identity.
+pub(super) type Owners = Arc<Mutex<BTreeMap<FileId, StorageId>>>;
 
 /// One torrent's files below its download folder, opened by one engine.
 pub(super) struct Storage {
@@ -54,6 +55,8 @@ struct State {
 struct Known {
     id: FileId,
     provenance: Provenance,
+    /// The user allowed the torrent to change the file.
+    may_change: bool,
     /// Minimum length, by the writes so far.
     least: u64,
     /// Stamp after this storage's last change.
@@ -126,11 +129,10 @@ impl Storage {
         if let Some(known) = state.known.get(&index) {
             return *known;
         }
-        let claim = self.claims.created.get(&index).filter(|_| !state.is_looked_at);
-        let saved = self.claims.stamps.get(index).copied().flatten();
-        let is_same =
-            claim.is_some_and(|claim| claim.is_none_or(|id| id == file.id()) || saved == Some(file.stamp.public()));
-        let is_ours = is_same && self.take_ownership(file.id());
+        let (is_first, found) = (!state.is_looked_at, (file.id(), file.stamp.public()));
+        let is_marked =
+            || file.identity.mark.is_some() && file.identity.mark == self.claims.key.map(|key| (key, index));
+        let is_ours = is_first && self.claims.is_own(index, found, is_marked) && self.take_ownership(file.id());
         let known = Known {
             id: file.id(),
             provenance: if is_ours {
@@ -138,6 +140,7 @@ impl Storage {
             } else {
                 Provenance::Found
             },
+            may_change: is_first && self.claims.may_change(index, found),
             least: 0,
             stamp: file.stamp,
             is_in_doubt: false,
@@ -149,7 +152,7 @@ impl Storage {
     /// Makes this storage the only writer of a file; returns false if another storage is.
     fn take_ownership(&self, id: FileId) -> bool {
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        *owners.entry(id.inode).or_insert(self.id) == self.id
+        *owners.entry(id).or_insert(self.id) == self.id
     }
 
     /// Releases the ownership of all files, so that other storages may write them.
@@ -226,18 +229,22 @@ impl Storage {
         }
         let may_write = match known.provenance {
             Provenance::Created => true,
-            Provenance::Found => self.claims.may_overwrite && self.take_ownership(known.id),
+            Provenance::Found => known.may_change && self.take_ownership(known.id),
         };
         Ok((known, if may_write { Access::Write } else { Access::Compare }))
     }
 
     fn create(&self, ground: &mut Ground<'_>, index: usize, path: &Path) -> Known {
         let now_ns = ground.now_ns;
-        ground.volume.create(path, now_ns);
+        let entry = ground.volume.create(path, now_ns);
+        if let Some(file) = &mut entry.seen {
+            file.identity.mark = self.claims.key.map(|key| (key, index));
+        }
         let file = ground.volume.file(path);
         let known = Known {
             id: file.map(File::id).expect("it was just created"),
             provenance: Provenance::Created,
+            may_change: false,
             least: 0,
             stamp: file.map(|file| file.stamp).unwrap_or_default(),
             is_in_doubt: false,
@@ -247,7 +254,7 @@ impl Storage {
         known
     }
 
-    pub(super) fn read(&self, ground: &Ground<'_>, span: Span) -> Result<Bytes> {
+    pub(super) fn read(&self, ground: &Ground<'_>, span: Span, purpose: ReadPurpose) -> Result<Bytes> {
         let mut gathering = Gathering::default();
         for slice in self.table.slices(span) {
             if slice.pad {
@@ -258,6 +265,9 @@ impl Storage {
             let Some(file) = ground.volume.file(&path) else {
                 return Err(DiskError::new(DiskAction::Open, path, Errno::NOENT.into()));
             };
+            if purpose == ReadPurpose::Serve && self.is_changed(slice.file, file) {
+                return Err(DiskError::new(DiskAction::Read, path, Refusal::Changed.into()));
+            }
             if file.stamp.len < slice.offset + u64::from(slice.len) {
                 return Err(DiskError::new(
                     DiskAction::Read,
@@ -269,6 +279,13 @@ impl Storage {
             file.extents.read(ground.contents, slice.offset, len, &mut gathering);
         }
         Ok(gathering.finish(ground.contents))
+    }
+
+    /// Whether somebody else has changed a file since it was opened or written.
+    fn is_changed(&self, index: usize, file: &File) -> bool {
+        let state = self.lock();
+        let known = state.known.get(&index);
+        known.is_some_and(|known| known.is_in_doubt || known.id != file.id() || known.stamp != file.stamp)
     }
 
     /// Writes as many bytes as fit: all of them, half of them with [`DiskFault::Short`], or none with another fault.
@@ -297,13 +314,13 @@ impl Storage {
             }
             let path = self.path(&self.table.files()[slice.file]);
             let end = slice.offset + u64::from(slice.len);
-            let (_, access) = self.open_or_create(ground, slice.file, &path)?;
+            let (known, access) = self.open_or_create(ground, slice.file, &path)?;
             if access == Access::Compare {
                 compare(ground, &path, slice.offset, &part)?;
                 self.note_written(ground, slice.file, &path, end);
                 continue;
             }
-            if !self.claims.may_overwrite {
+            if !known.may_change {
                 ground.volume.suspect(&path, "written");
             }
             let written = write_run(ground, &path, slice.offset, part, left);

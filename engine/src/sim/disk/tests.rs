@@ -7,17 +7,20 @@ use std::time::Duration;
 use bevy_ecs::entity::Entity;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_components::session::OwnerKey;
 use ecs_torrent_protocol::geometry::Span;
 
 use super::super::{Content, Crash, DiskFault, DiskOperation, DiskSpeed, Lasting, NewContent, NodeId, Simulation};
 use super::SimDisk;
 use crate::port::{Backend, JobTag, Purpose};
 use crate::ports::disk::{
-    DiskDone, DiskError, DiskEvent, DiskRequest, FileClaims, FoundFiles, KeptReason, Provenance, SyncedFile,
+    DiskDone, DiskError, DiskEvent, DiskRequest, FileClaims, FoundFiles, KeptReason, Overwrite, Provenance,
+    ReadPurpose, SyncedFile,
 };
 
 const STORAGE: StorageId = StorageId(1);
 const ROOT: &str = "downloads";
+const KEY: OwnerKey = OwnerKey([7; 16]);
 const TAG: JobTag = JobTag {
     purpose: Purpose("test"),
     owner: Entity::PLACEHOLDER,
@@ -75,6 +78,7 @@ impl Bed {
             STORAGE,
             FileClaims {
                 created: created.collect(),
+                key: Some(KEY),
                 ..FileClaims::default()
             },
         )
@@ -127,7 +131,14 @@ impl Bed {
 
     fn read(&mut self, offset: u64, len: u32) -> Result<Bytes, DiskError> {
         let (tag, storage, span) = (TAG, STORAGE, Span { offset, len });
-        match self.ask(DiskRequest::Read { tag, storage, span }).outcome {
+        let purpose = ReadPurpose::Check;
+        let request = DiskRequest::Read {
+            tag,
+            storage,
+            span,
+            purpose,
+        };
+        match self.ask(request).outcome {
             Ok(DiskDone::Read(bytes)) => Ok(bytes),
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error),
@@ -406,7 +417,11 @@ fn found_files_are_compared_and_left() {
         let found = bed.open_as(
             STORAGE,
             FileClaims {
-                may_overwrite,
+                overwrite: if may_overwrite {
+                    Overwrite::AllFound
+                } else {
+                    Overwrite::default()
+                },
                 ..FileClaims::default()
             },
         );
@@ -430,7 +445,36 @@ fn found_files_are_compared_and_left() {
     }
 }
 
-/// A file that one torrent writes is never written by another torrent, even with `may_overwrite`.
+/// A file of the user that got the inode number of a deleted file of the torrent is the user's; so is one that the
+/// session claims without knowing its identity.
+#[test]
+fn a_number_that_is_used_again() {
+    let mut bed = Bed::new(1, 1);
+    bed.write(0, 1000).unwrap();
+    let id = bed.sync().unwrap()[0].id;
+    let (files, bytes) = (bed.content.files().clone(), bed.content.bytes().clone());
+    assert!(bed.sim.disk(bed.node).delete("downloads/content"));
+    bed.sim.disk(bed.node).put(ROOT, &files, &bytes);
+    for known in [id, None] {
+        let found = bed.open_as(
+            STORAGE,
+            FileClaims {
+                created: [(0, known)].into(),
+                key: Some(KEY),
+                ..FileClaims::default()
+            },
+        );
+        let file = found.files[0].unwrap();
+        assert_eq!((file.provenance, file.id.inode), (Provenance::Found, id.unwrap().inode));
+        assert!(
+            bed.write_as(STORAGE, Bytes::from(vec![7; 100]), 0)
+                .unwrap_err()
+                .is_foreign()
+        );
+    }
+}
+
+/// A file that one torrent writes is never written by another torrent, even with a permission to overwrite.
 #[test]
 fn a_file_has_one_writer() {
     let mut bed = Bed::new(1, 1);
@@ -438,7 +482,8 @@ fn a_file_has_one_writer() {
     let other = StorageId(2);
     let claims = FileClaims {
         created: [(0, None)].into(),
-        may_overwrite: true,
+        key: Some(KEY),
+        overwrite: Overwrite::AllFound,
         ..FileClaims::default()
     };
     let found = bed.open_as(other, claims.clone());

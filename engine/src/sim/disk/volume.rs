@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ecs_torrent_components::random::Random;
 
-use super::file::{Entry, File};
+use super::file::{Entry, File, Identity};
 
 /// The files of one machine.
 pub(in super::super) struct Volume {
@@ -13,8 +13,10 @@ pub(in super::super) struct Volume {
     /// Capacity in bytes; `None` is unlimited.
     pub(super) capacity: Option<u64>,
     used: u64,
-    /// Inode number of the newest file.
-    last_inode: u64,
+    /// Number of the newest file.
+    last_born: u64,
+    /// Inode numbers of deleted files, which new files get first, as on ext4.
+    free_inodes: Vec<u64>,
     /// Files whose deletion is not durable.
     deleted: Vec<PathBuf>,
     pub(super) is_mounted: bool,
@@ -31,7 +33,8 @@ impl Default for Volume {
             files: BTreeMap::new(),
             capacity: None,
             used: 0,
-            last_inode: 0,
+            last_born: 0,
+            free_inodes: Vec::new(),
             deleted: Vec::new(),
             is_mounted: true,
             trespasses: Vec::new(),
@@ -55,16 +58,23 @@ impl Volume {
 
     /// The entry of a path, with a new file if there is none.
     pub(super) fn create(&mut self, path: &Path, now_ns: u64) -> &mut Entry {
-        let inode = self.next_inode();
+        let identity = match self.file(path) {
+            Some(file) => file.identity,
+            None => self.next_identity(),
+        };
         let entry = self.files.entry(path.to_owned()).or_default();
-        entry.create(now_ns, inode);
+        entry.create(now_ns, identity);
         entry
     }
 
-    /// An inode number that no file has had.
-    pub(super) fn next_inode(&mut self) -> u64 {
-        self.last_inode += 1;
-        self.last_inode
+    /// The identity of a new file.
+    pub(super) fn next_identity(&mut self) -> Identity {
+        self.last_born += 1;
+        Identity {
+            inode: self.free_inodes.pop().unwrap_or(self.last_born),
+            born: self.last_born,
+            ..Identity::default()
+        }
     }
 
     /// Puts a durable file at a path.
@@ -86,7 +96,7 @@ impl Volume {
 
     /// Records an engine's change to a file, if the file is the user's.
     pub(super) fn suspect(&mut self, path: &Path, deed: &str) {
-        let is_users = self.file(path).is_some_and(|file| file.is_users);
+        let is_users = self.file(path).is_some_and(|file| file.identity.is_users);
         if is_users && self.trespasses.len() < MAX_TRESPASSES {
             self.trespasses
                 .push(format!("{} is the user's, and was {deed}", path.display()));
@@ -104,6 +114,7 @@ impl Volume {
         };
         let Some(file) = &entry.seen else { return false };
         self.used -= file.extents.allocated();
+        self.free_inodes.push(file.identity.inode);
         entry.delete();
         if entry.is_nothing() {
             self.files.remove(path);

@@ -119,7 +119,7 @@ impl Finder<'_, '_> {
             })
         };
         let conflict = find_conflict(&self.registry, &candidate, holder);
-        if conflict.is_some() || opened.requires_complete || opened.state.may_overwrite() {
+        if conflict.is_some() || opened.requires_complete || opened.state.wants_overwrite() {
             return conflict;
         }
         let mut files = info.files.files().iter().zip(&found.files);

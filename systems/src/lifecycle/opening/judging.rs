@@ -34,7 +34,7 @@ pub(super) fn judge(
     };
     let mut in_doubt = Bitfield::new(count);
     for ((file, saved), found) in files.files().iter().zip(&session.files).zip(stamps) {
-        if file.len == 0 || (saved == found && found.is_some()) {
+        if file.len == 0 || matches!((saved, found), (Some(saved), Some(found)) if saved.matches(found)) {
             continue;
         }
         for piece in geometry.pieces_of(file.offset..file.end()) {
@@ -73,6 +73,7 @@ mod tests {
         len: 15,
         seconds: 7,
         nanos: 1,
+        changed_ns: Some(9),
     };
 
     /// Three files of 15 bytes over pieces of 10: the second piece is shared by the first two files.
@@ -110,6 +111,8 @@ mod tests {
             files: files.to_vec(),
             created: Runs::default(),
             ids: Vec::new(),
+            owner_key: None,
+            permitted: Runs::default(),
             overwrite: false,
             lost: Runs::default(),
             peers: Vec::new(),
@@ -140,6 +143,13 @@ mod tests {
             judged(Some(&saved), [Some(SEEN), Some(SEEN), Some(touched)]),
             (vec![0, 1, 2], vec![3, 4])
         );
+        // The modification time can be set back, the time of the last change cannot.
+        let set_back = FileStamp {
+            changed_ns: Some(10),
+            ..SEEN
+        };
+        let stamps = [Some(SEEN), Some(SEEN), Some(set_back)];
+        assert_eq!(judged(Some(&saved), stamps), (vec![0, 1, 2], vec![3, 4]));
         // Fault 81: pieces of a missing file are hashed and not trusted.
         assert_eq!(
             judged(Some(&saved), [None, Some(SEEN), Some(SEEN)]),

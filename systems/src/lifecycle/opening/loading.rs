@@ -119,7 +119,10 @@ impl ResumedItem<'_, '_> {
             }
         }
         let known_root = session.as_ref().map(|session| session.root.clone());
-        if let Some(root) = known_root.or(loaded.salvage.root).filter(|_| !self.opening.has_root) {
+        if let Some(root) = known_root
+            .or(loaded.salvage.root.clone())
+            .filter(|_| !self.opening.has_root)
+        {
             self.storage.root = root;
         }
         // A session about files in another folder is of no use here.
@@ -133,14 +136,10 @@ impl ResumedItem<'_, '_> {
             self.content.0 = renamed(&self.content.0, name);
             self.torrent.name = name.into();
         }
-        let salvaged = loaded
-            .salvage
-            .created
-            .to_set(self.content.0.info.files.files().len() as u32);
-        let salvaged = salvaged.filter(|_| session.is_none() && !self.opening.has_root);
-        self.opening.is_known = session.is_some() || salvaged.as_ref().is_some_and(|created| created.count() > 0);
-        self.state
-            .note_loaded(session.as_ref(), salvaged.as_ref(), loaded.has_metainfo);
+        let salvaged = Some(loaded.salvage).filter(|_| session.is_none() && !self.opening.has_root);
+        let has_claims = salvaged.as_ref().is_some_and(|salvage| !salvage.created.is_empty());
+        self.opening.is_known = session.is_some() || has_claims;
+        self.state.note_loaded(session.as_ref(), salvaged, loaded.has_metainfo);
         let claims = self.state.claims(session.as_ref());
         let files = &self.content.0.info.files;
         opener.open(entity, &mut self.storage, session.as_ref(), files, claims);

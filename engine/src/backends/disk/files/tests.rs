@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 
-use ecs_torrent_components::session::FileId;
+use ecs_torrent_components::session::{FileId, OwnerKey};
 use ecs_torrent_protocol::files::FileAttributes;
 
 use super::*;
-use crate::ports::disk::{DeletedFiles, KeptReason, SyncedFile};
+use crate::ports::disk::{DeletedFiles, KeptReason, Overwrite, SyncedFile};
 
 fn table(lengths: &[u64]) -> FileTable {
     let paths = (0..).map(|i| format!("t/d/{i}"));
@@ -34,7 +34,7 @@ fn files(root: &Path, lengths: &[u64]) -> Files {
 }
 
 fn storage(id: u64, root: &Path, lengths: &[u64], shared: &Arc<SharedFiles>) -> Files {
-    Files::new(StorageId(id), root, None, table(lengths), shared.clone())
+    Files::new(StorageId(id), root, None, table(lengths), shared.clone()).with_claims(claims(&[], false))
 }
 
 fn lengths(files: &Files) -> Vec<Option<u64>> {
@@ -60,7 +60,7 @@ fn spans_go_to_their_files_and_come_back() {
     assert_eq!(fs::read(root.join("t/d/2")).unwrap(), data[5..8]);
     let buffers = FileBuffers::default();
     for (offset, len) in [(0, 4009), (4, 2), (7, 4001), (4008, 1)] {
-        let read = files.read(Span { offset, len }, &buffers).unwrap();
+        let read = files.read(Span { offset, len }, ReadPurpose::Check, &buffers).unwrap();
         assert_eq!(read, data[offset as usize..][..len as usize]);
     }
     let synced: BTreeSet<usize> = files.sync(false).unwrap().into_iter().map(|file| file.index).collect();
@@ -120,14 +120,20 @@ fn absence_is_told_from_failure() {
     let folder = tempfile::tempdir().unwrap();
     let files = files(folder.path(), &[4, 4]);
     let buffers = FileBuffers::default();
-    let error = files.read(Span { offset: 0, len: 4 }, &buffers).unwrap_err();
+    let error = files
+        .read(Span { offset: 0, len: 4 }, ReadPurpose::Check, &buffers)
+        .unwrap_err();
     assert!(error.is_absence(), "{error}");
     files.write(Span { offset: 0, len: 2 }, &blocks(&[1; 2], 2)).unwrap();
-    let error = files.read(Span { offset: 0, len: 4 }, &buffers).unwrap_err();
+    let error = files
+        .read(Span { offset: 0, len: 4 }, ReadPurpose::Check, &buffers)
+        .unwrap_err();
     assert!(error.is_absence(), "{error}");
 
     symlink("/etc/passwd", folder.path().join("t/d/1")).unwrap();
-    let error = files.read(Span { offset: 4, len: 4 }, &buffers).unwrap_err();
+    let error = files
+        .read(Span { offset: 4, len: 4 }, ReadPurpose::Check, &buffers)
+        .unwrap_err();
     assert!(!error.is_absence());
     let shown = error.to_string();
     assert!(shown.starts_with("cannot open ") && shown.contains("t/d/1"), "{shown}");
@@ -175,7 +181,7 @@ fn only_what_was_written_is_deleted() {
 
     let claims = FileClaims {
         created: [(1, None), (2, None)].into(),
-        ..FileClaims::default()
+        ..claims(&[], false)
     };
     let other = self::files(root, &[4, 4, 4]).with_claims(claims);
     other.delete(&[]).unwrap();
@@ -191,7 +197,7 @@ fn deleting_follows_no_link() {
     symlink(outside.path(), folder.path().join("t/d")).unwrap();
     let claims = FileClaims {
         created: [(0, None)].into(),
-        ..FileClaims::default()
+        ..claims(&[], false)
     };
     let report = files(folder.path(), &[4]).with_claims(claims).delete(&[]).unwrap();
     assert_eq!(report.kept, [(0, KeptReason::Replaced)]);
@@ -218,12 +224,19 @@ fn nothing_is_written_where_another_volume_was() {
     assert!(files.look().unwrap_err().is_volume_gone());
 }
 
+const KEY: OwnerKey = OwnerKey([7; 16]);
+
 /// A session's claims to files of earlier runs.
 fn claims(created: &[(usize, Option<FileId>)], may_overwrite: bool) -> FileClaims {
     FileClaims {
         created: created.iter().copied().collect(),
+        key: Some(KEY),
         stamps: Vec::new(),
-        may_overwrite,
+        overwrite: if may_overwrite {
+            Overwrite::AllFound
+        } else {
+            Overwrite::default()
+        },
     }
 }
 
@@ -233,11 +246,7 @@ fn span(offset: u64, len: usize) -> Span {
 }
 
 fn id(path: &Path) -> FileId {
-    let metadata = fs::metadata(path).unwrap();
-    FileId {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-    }
+    Status::of(fs::File::open(path).unwrap()).unwrap().id
 }
 
 fn provenances(files: &Files) -> Vec<Option<Provenance>> {
@@ -325,8 +334,8 @@ fn claims_hold_for_the_same_file_only() {
     let ids: Vec<_> = synced.iter().map(|file| (file.index, file.id)).collect();
     let path = |number: usize| root.join(format!("t/d/{number}"));
     assert!(ids.iter().all(|(index, known)| *known == Some(id(&path(*index)))));
-    // Another file of the same length in its place, a file with a second name, and a file with another inode and the
-    // same stamp.
+    // Another file of the same length in its place, a file with a second name, and a copy with the same
+    // modification time.
     fs::write(root.join("other"), [2; 4]).unwrap();
     fs::rename(root.join("other"), path(1)).unwrap();
     fs::hard_link(path(2), root.join("linked")).unwrap();
@@ -346,11 +355,160 @@ fn claims_hold_for_the_same_file_only() {
     };
     let again = files(root, &[4, 4, 4, 4]).with_claims(claims);
     use Provenance::{Created, Found};
-    assert_eq!(provenances(&again), [Created, Found, Found, Created].map(Some));
+    assert_eq!(provenances(&again), [Created, Found, Found, Found].map(Some));
     let report = again.delete(&[]).unwrap();
-    assert_eq!(report.deleted, [0, 3]);
-    assert_eq!(report.kept, [(1, KeptReason::Replaced), (2, KeptReason::HardLinked)]);
+    assert_eq!(report.deleted, [0]);
+    use KeptReason::{HardLinked, Replaced};
+    assert_eq!(report.kept, [(1, Replaced), (2, HardLinked), (3, Replaced)]);
     assert_eq!(fs::read(path(1)).unwrap(), [2; 4]);
+}
+
+/// Finds a file whose inode number a deleted file had: deletes the file at `path` and creates others until one of them
+/// gets its number, then renames that one to `path`.
+fn reuse_inode(path: &Path, content: &[u8]) {
+    let inode = fs::metadata(path).unwrap().ino();
+    fs::remove_file(path).unwrap();
+    let folder = tempfile::tempdir_in(path.parent().unwrap()).unwrap();
+    for number in 0..4000 {
+        let new = folder.path().join(number.to_string());
+        fs::write(&new, content).unwrap();
+        if fs::metadata(&new).unwrap().ino() == inode {
+            fs::rename(new, path).unwrap();
+            return;
+        }
+    }
+    // File systems that do not reuse numbers soon: it is another file all the same.
+    fs::write(path, content).unwrap();
+}
+
+/// A file of the user with the inode number of a deleted file of the torrent is the user's, in this run and the next.
+#[test]
+fn a_number_that_is_used_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t/d/0");
+    let first = files(folder.path(), &[8]);
+    first.look().unwrap();
+    write(&first, 0, &[1; 4]).unwrap();
+    let synced = first.sync(false).unwrap();
+    reuse_inode(&path, b"precious");
+    assert!(write(&first, 4, &[1; 4]).unwrap_err().is_absence());
+    let next = files(folder.path(), &[8]).with_claims(FileClaims {
+        stamps: vec![synced[0].stamp],
+        ..claims(&[(0, synced[0].id)], false)
+    });
+    assert_eq!(provenances(&next), [Some(Provenance::Found)]);
+    assert!(write(&next, 0, &[1; 8]).unwrap_err().is_foreign());
+    for files in [first, next] {
+        assert_eq!(files.delete(&[]).unwrap().kept, [(0, KeptReason::Replaced)]);
+    }
+    assert_eq!(fs::read(path).unwrap(), b"precious");
+}
+
+/// A claim without a known identity applies to marked files only: not to a file of somebody else, of another torrent or
+/// with another index, nor to a copy that carries a copy of the mark.
+#[test]
+fn a_mark_proves_who_created_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |number: usize| folder.path().join(format!("t/d/{number}"));
+    let first = files(folder.path(), &[4, 4, 4, 4]);
+    first.look().unwrap();
+    write(&first, 0, &[1; 12]).unwrap();
+    fs::write(path(3), "mine").unwrap();
+    fs::rename(path(1), path(9)).unwrap();
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([path(2), path(1)])
+        .status();
+    assert!(copied.unwrap().success());
+    let none = [(0, None), (1, None), (2, None), (3, None)];
+    use Provenance::{Created, Found};
+    let provenances_with = |claims| {
+        let files = files(folder.path(), &[4, 4, 4, 4]).with_claims(claims);
+        provenances(&files)
+    };
+    assert_eq!(
+        provenances_with(claims(&none, false)),
+        [Created, Found, Created, Found].map(Some)
+    );
+    let other = FileClaims {
+        key: Some(OwnerKey([8; 16])),
+        ..claims(&none, false)
+    };
+    assert_eq!(provenances_with(other), [Some(Found); 4]);
+    fs::remove_file(path(1)).unwrap();
+    fs::rename(path(2), path(1)).unwrap();
+    assert_eq!(
+        provenances_with(claims(&none, false))[1],
+        Some(Found),
+        "it has another index"
+    );
+}
+
+/// A permission to overwrite covers the files that it names, and those that were there, and no file that comes later.
+#[test]
+fn a_permission_covers_certain_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |number: usize| folder.path().join(format!("t/d/{number}"));
+    fs::create_dir_all(folder.path().join("t/d")).unwrap();
+    (0..2).for_each(|number| fs::write(path(number), "mine").unwrap());
+    let all = files(folder.path(), &[4, 4, 4]).with_claims(claims(&[], true));
+    all.look().unwrap();
+    fs::write(path(2), "mine").unwrap();
+    write(&all, 0, &[1; 8]).unwrap();
+    assert!(write(&all, 8, &[1; 4]).unwrap_err().is_foreign());
+    let permitted = [(0, id(&path(0))), (1, id(&path(1)))];
+    fs::rename(path(1), path(9)).unwrap();
+    fs::write(path(1), "mine").unwrap();
+    let only = files(folder.path(), &[4, 4, 4]).with_claims(FileClaims {
+        overwrite: Overwrite::Only(permitted.into()),
+        ..claims(&[], false)
+    });
+    only.look().unwrap();
+    write(&only, 0, &[2; 4]).unwrap();
+    for offset in [4, 8] {
+        assert!(write(&only, offset, &[2; 4]).unwrap_err().is_foreign());
+    }
+    assert_eq!(fs::read(path(1)).unwrap(), b"mine");
+}
+
+/// Bytes that somebody else changed in place are not served, but can be read to be checked.
+#[test]
+fn changed_bytes_are_not_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = files(folder.path(), &[8, 8]);
+    files.look().unwrap();
+    write(&files, 0, &[1; 16]).unwrap();
+    let buffers = FileBuffers::default();
+    let read = |offset, purpose| files.read(span(offset, 4), purpose, &buffers);
+    let file = fs::File::options()
+        .write(true)
+        .open(folder.path().join("t/d/0"))
+        .unwrap();
+    file.write_all_at(&[9; 4], 0).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    for _ in 0..2 {
+        assert!(read(0, ReadPurpose::Serve).unwrap_err().is_changed());
+    }
+    assert_eq!(read(0, ReadPurpose::Check).unwrap(), [9; 4][..]);
+    assert_eq!(read(8, ReadPurpose::Serve).unwrap(), [1; 4][..]);
+    // Reading it for the first time since it was found, in another run.
+    let again = self::files(folder.path(), &[8, 8]);
+    again.look().unwrap();
+    assert!(again.read(span(0, 4), ReadPurpose::Serve, &buffers).is_ok());
+    fs::remove_file(folder.path().join("t/d/1")).unwrap();
+    assert!(again.read(span(8, 4), ReadPurpose::Serve, &buffers).is_err());
+}
+
+/// Only folders that the torrent created are deleted with its files.
+#[test]
+fn folders_of_the_user_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("t")).unwrap();
+    let first = files(folder.path(), &[4]);
+    first.look().unwrap();
+    write(&first, 0, &[1; 4]).unwrap();
+    first.delete(&[]).unwrap();
+    assert!(folder.path().join("t").exists() && !folder.path().join("t/d").exists());
 }
 
 /// A file that appears between the look and the first write belongs to somebody else, whatever the session claims.
@@ -421,6 +579,10 @@ fn a_file_has_one_writer() {
         assert_eq!(other.delete(&[]).unwrap().deleted, [0; 0]);
     }
     unbind(&mounted);
+    // A file with a second name counts as the user's.
+    assert!(write(&owner, 0, &[3; 8]).unwrap_err().is_foreign());
+    assert_eq!(fs::read(&path).unwrap(), [1; 8]);
+    fs::remove_file(base.join("l/t/d/0")).unwrap();
     write(&owner, 0, &[3; 8]).unwrap();
     owner.close();
     // Now another storage may write the file, if the user allowed it to.
@@ -460,7 +622,7 @@ fn what_others_write_is_in_doubt() {
     let touch = |seconds| {
         // Times are coarse, so the test sets a later time instead of waiting a second.
         let file = fs::File::options().write(true).open(&path).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, &[9; 4], 0).unwrap();
+        file.write_all_at(&[9; 4], 0).unwrap();
         let time = std::time::SystemTime::now() + std::time::Duration::from_secs(seconds);
         file.set_modified(time).unwrap();
     };
