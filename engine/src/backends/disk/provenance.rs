@@ -168,7 +168,8 @@ impl Ledger {
                 true => stamp.len == status.stamp.len,
                 false => stamp.has_same_data_as(&status.stamp),
             };
-        seen.at = is_same.then_some(now);
-        is_same && !known.is_some_and(|known| known.is_in_doubt)
+        let is_in_order = is_same && !known.is_some_and(|known| known.is_in_doubt);
+        seen.at = is_in_order.then_some(now);
+        is_in_order
     }
 }
