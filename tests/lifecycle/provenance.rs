@@ -187,7 +187,8 @@ fn a_change_while_it_seeds() {
     let folder = tempfile::tempdir().unwrap();
     let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
     let mut bed = Bed::start(&state);
-    let id = bed.add(&torrent, &root, &[Seed::free(&torrent).address]);
+    let seed = Seed::free(&torrent);
+    let id = bed.add(&torrent, &root, &[seed.address]);
     bed.wait_seeding(id);
     torrent.wait_saved_complete(&state);
     assert!(!bed.has_checked(id));
@@ -197,8 +198,10 @@ fn a_change_while_it_seeds() {
     let mut other = Bed::start(&other_state);
     other.add(&torrent, &other_root, &[bed.address()]);
     wait_until("the check", || bed.has_checked(id));
-    bed.wait_seeding(id);
+    bed.add_peer(id, seed.address);
+    wait_until("the bad piece", || bed.have(id).len() == 10);
     torrent.assert_whole(&root);
+    other.add_peer(id, bed.address());
     other.wait_seeding(id);
     assert_eq!(other.stats(id).corrupt, 0);
 }
@@ -272,7 +275,7 @@ fn folders_of_the_user_stay() {
     let id = bed.add(&torrent, &root, &[Seed::free(&torrent).address]);
     bed.wait_seeding(id);
     let removed = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
-    assert_eq!(paths(&removed), ["album/users/a", "album/own/b"]);
+    assert_eq!(paths(&removed), ["album/own/b", "album/users/a"]);
     assert_eq!(kept(&removed), []);
     assert_eq!(names(&root.join("album")), ["users"]);
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use bevy_platform::collections::HashSet;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_components::session::OwnerKey;
 use ecs_torrent_protocol::files::{FileEntry, FileSlice, FileTable};
 use ecs_torrent_protocol::geometry::Span;
 use rustix::io::Errno;
@@ -24,6 +25,9 @@ use crate::backends::buffers::FileBuffers;
 use crate::ports::disk::{
     DiskAction, DiskError, FileClaims, FoundFile, FoundFiles, Provenance, ReadPurpose, Refusal, is_out_of_files,
 };
+
+/// The key of the marks on folders. It is no secret: a forged mark on an empty folder costs that folder at most.
+const FOLDERS: OwnerKey = OwnerKey(*b"ecs-torrent dirs");
 
 pub(super) type Result<T> = std::result::Result<T, DiskError>;
 
@@ -216,20 +220,28 @@ impl Files {
         known
     }
 
-    /// Whether a file, or a folder where `index` is `None`, carries the mark of this torrent, or was created by it in
-    /// this run on a volume without marks.
+    /// Whether a file carries the mark of this torrent, or a folder (where `index` is `None`) that of any torrent, or was
+    /// created in this run on a volume without marks.
     pub(super) fn is_marked(&self, index: Option<usize>, file: &OwnedFd, status: &Status) -> bool {
-        self.claims.key.is_some_and(|key| {
+        self.key_of(index).is_some_and(|key| {
             beneath::has_mark(file, &key.mark(index, status.id)) || self.shared.unmarked.contains(key, status.id)
         })
     }
 
     /// Marks a new file, or a new folder where `index` is `None`, before anything is written into it.
     pub(super) fn mark(&self, index: Option<usize>, file: &OwnedFd, status: &Status) {
-        if let Some(key) = self.claims.key
+        if let Some(key) = self.key_of(index)
             && beneath::set_mark(file, &key.mark(index, status.id)).is_err()
         {
             self.shared.unmarked.insert(key, status.id);
+        }
+    }
+
+    /// Returns the key for the mark of a file, or of a folder. Torrents share folders, and the last one deletes them.
+    fn key_of(&self, index: Option<usize>) -> Option<OwnerKey> {
+        match index {
+            Some(_) => self.claims.key,
+            None => Some(FOLDERS),
         }
     }
 

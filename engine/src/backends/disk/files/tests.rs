@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 
-use ecs_torrent_components::session::{FileId, OwnerKey};
+use ecs_torrent_components::session::FileId;
 use ecs_torrent_protocol::files::FileAttributes;
 
 use super::*;
