@@ -241,15 +241,23 @@ mod tests {
 
     #[test]
     fn files_that_differ_have_keys_that_differ() {
-        let keys = (0..1000).map(|inode| FileKey::of_id(FileId { device: 1, inode }));
+        let keys = (0..1000).map(|inode| FileKey::of_id(id_of(1, inode)));
         let keys: BTreeSet<FileKey> = keys.collect();
         assert_eq!(keys.len(), 1000);
-        assert!(!keys.contains(&FileKey::of_id(FileId { device: 2, inode: 0 })));
+        assert!(!keys.contains(&FileKey::of_id(id_of(2, 0))));
     }
 
     const A: InfoHash = InfoHash([1; 20]);
     const B: InfoHash = InfoHash([2; 20]);
     const C: InfoHash = InfoHash([3; 20]);
+
+    fn id_of(device: u64, inode: u64) -> FileId {
+        FileId {
+            device,
+            inode,
+            born_ns: None,
+        }
+    }
 
     fn table(paths: &[&str]) -> FileTable {
         let entry = |(offset, path): (u64, &&str)| FileEntry {
