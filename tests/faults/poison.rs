@@ -50,6 +50,37 @@ fn only_the_culprit_is_banned() {
     }
 }
 
+/// Fault 26: a peer that sends one bad block, and good ones when the piece is requested again, is found by the digest of
+/// that block. It never fails a piece alone.
+#[test]
+fn a_peer_that_lies_once_is_found_by_its_block() {
+    let torrent = Arc::new(Torrent::new(4 << 20, 4 << 20));
+    let mut bed = Bed::with(|settings| settings.peers.keep_redundant = true);
+    let (lies, truths) = (Pieces::default(), Pieces::default());
+    let (told, heard) = (truths.clone(), lies.clone());
+    let honest = listen_as_seed(loopback(2), &torrent, move |request, _| {
+        heard.wait();
+        told.add(request.piece);
+        true
+    });
+    let bad = listen_as_seed(loopback(3), &torrent, move |request, data| {
+        if lies.all().is_empty() {
+            data[77] ^= 1;
+            lies.add(request.piece);
+            // The honest peer sends a block of the piece too.
+            truths.wait();
+        }
+        true
+    });
+    bed.download(&torrent, &[honest, bad]);
+    bed.wait_complete(&torrent);
+    let is_closed = |seen: &Seen| matches!(seen, Seen::Disconnected(_, CloseReason::Corrupt));
+    bed.wait_for_in_past("the ban of the culprit", is_closed);
+    for seen in bed.has_seen() {
+        assert!(!matches!(seen, Seen::Disconnected(address, CloseReason::Corrupt) if *address == honest));
+    }
+}
+
 /// Pieces of which a peer has sent blocks.
 #[derive(Clone, Default)]
 struct Pieces(Arc<(Mutex<BTreeSet<u32>>, Condvar)>);
