@@ -92,7 +92,7 @@ fn a_daemon_is_asked_from_a_second_terminal() {
         succeed(folder, &["stop", &hash[..8]]),
         format!("stopped {hash} one.bin\n")
     );
-    assert_eq!(daemon.hashes(), [other.clone()]);
+    assert_eq!(daemon.hashes(), std::slice::from_ref(&other));
     let gone = fail(folder, &["stats", &hash]);
     let expected = format!("error: one.bin is stopped; `ecs-torrent resume {hash}` starts it again\n");
     assert_eq!(gone, expected);
@@ -114,7 +114,7 @@ fn a_daemon_is_asked_from_a_second_terminal() {
     assert_eq!(json[0]["lifecycle"], "stopped");
     let resumed = succeed(folder, &["resume", &hash[..6]]);
     assert_eq!(resumed, format!("resumed {hash} one.bin\n"));
-    assert_eq!(daemon.hashes(), [hash.clone()]);
+    assert_eq!(daemon.hashes(), std::slice::from_ref(&hash));
     let again = succeed(folder, &["resume", &hash]);
     assert_eq!(again, format!("{hash} one.bin is not stopped\n"));
     let list = daemon.get("/api/v1/torrents?stopped=true").json();
