@@ -161,7 +161,7 @@ impl<F: Fn(&mut App)> Supervised<F> {
         loop {
             // The broken world is discarded below, so unwind safety does not matter.
             let ended = catch_unwind(AssertUnwindSafe(|| {
-                run(&mut core, self.epoch, &self.waker, &self.is_stopped)
+                run(&mut core, self.epoch, &self.waker, &self.is_stopped);
             }));
             if ended.is_ok() {
                 return;

@@ -46,12 +46,18 @@ fn moves(name: &str, without: Without) {
 
 #[test]
 fn an_engine_works_without_each_optional_feature() {
-    moves("smart ban", Without(|all| all.disable::<smart_ban::SmartBanPlugin>()));
+    moves(
+        "smart ban",
+        Without(PluginGroupBuilder::disable::<smart_ban::SmartBanPlugin>),
+    );
     moves(
         "suggestions",
-        Without(|all| all.disable::<suggesting::SuggestingPlugin>()),
+        Without(PluginGroupBuilder::disable::<suggesting::SuggestingPlugin>),
     );
-    moves("scrapes", Without(|all| all.disable::<trackers::ScrapePlugin>()));
+    moves(
+        "scrapes",
+        Without(PluginGroupBuilder::disable::<trackers::ScrapePlugin>),
+    );
     let without_trackers = |all: PluginGroupBuilder| {
         all.disable::<trackers::TrackersPlugin>()
             .disable::<trackers::ScrapePlugin>()
@@ -59,7 +65,7 @@ fn an_engine_works_without_each_optional_feature() {
     moves("trackers", Without(without_trackers));
     moves(
         "extensions",
-        Without(|all| all.disable::<extensions::ExtensionsPlugin>()),
+        Without(PluginGroupBuilder::disable::<extensions::ExtensionsPlugin>),
     );
-    moves("stats", Without(|all| all.disable::<stats::StatsPlugin>()));
+    moves("stats", Without(PluginGroupBuilder::disable::<stats::StatsPlugin>));
 }

@@ -30,6 +30,12 @@ impl Adds {
         self.callers.contains_key(&torrent)
     }
 
+    /// Whether an add of the torrent has not been decided yet.
+    pub(super) fn is_waiting(&self, torrent: InfoHash) -> bool {
+        let mut waiting = self.waiting.iter().flat_map(|add| add.metainfo.hashes.wire_hashes());
+        waiting.any(|hash| hash == torrent)
+    }
+
     /// Answers every caller that waits for a torrent.
     pub(super) fn answer(&mut self, torrent: Entity, result: &Result<InfoHash, AddError>) {
         for reply in self.callers.remove(&torrent).into_iter().flatten() {

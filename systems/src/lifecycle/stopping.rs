@@ -131,12 +131,14 @@ impl StopRequests<'_, '_> {
     /// Takes the requests: returns the torrents to stop, with repetitions, and records the callers.
     fn take(&mut self, stops: &mut StopsInOrder) -> Vec<Entity> {
         let mut wanted: Vec<Entity> = self.requested.read().map(|request| request.torrent).collect();
-        for StopTorrent { torrent, reply } in self.singles.0.drain(..) {
+        for StopTorrent { torrent, reply } in std::mem::take(&mut self.singles.0) {
             match self.index.get(torrent) {
                 Some(entity) => {
                     wanted.push(entity);
                     stops.waiters.entry(entity).or_default().stops.push(reply);
                 }
+                // The caller's add waits to be decided, and its stop waits for the add.
+                None if self.adds.is_waiting(torrent) => self.singles.0.push_back(StopTorrent { torrent, reply }),
                 None => reply.send(Ok(())),
             }
         }

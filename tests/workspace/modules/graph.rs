@@ -109,11 +109,8 @@ impl Crate {
                 false => self.find(id, &joined(origin, rest), depth + 1),
             };
         }
-        let found = module
-            .globs
-            .iter()
-            .find_map(|glob| self.find(id, &joined(glob, path), depth + 1));
-        found
+        let mut globs = module.globs.iter();
+        globs.find_map(|glob| self.find(id, &joined(glob, path), depth + 1))
     }
 
     /// Whether a module contains another one.
