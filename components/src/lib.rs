@@ -7,15 +7,16 @@
 //! | module | holds |
 //! |---|---|
 //! | [`torrent`], [`peer`], [`piece`], [`tracker`] | the components of the four kinds of entities |
-//!  [`lifecycle`], [`intent_and_facts`] | a torrent's intent, facts and state |
-//!  [`messages`] | messages that features exchange |
-//!  [`commands`], [`stats`] | commands to the engine from outside, and their answers |
-//!  [`session`] | the saved state of a torrent between runs, and its file format |
-//!  [`settings`] | all limits and defaults |
-//!  [`clock`], [`deadlines`], [`random`] | time and randomness, as systems see them |
+//! | [`lifecycle`], [`intent_and_facts`] | a torrent's intent, facts and state |
+//! | [`messages`] | messages that features exchange |
+//! | [`commands`], [`stats`] | commands to the engine from outside, and their answers |
+//! | [`session`] | the saved state of a torrent between runs, and its file format |
+//! | [`settings`] | all limits and defaults |
+//! | [`clock`], [`deadlines`], [`random`] | time and randomness, as systems see them |
 //! | [`tick_times`] | how long ticks take |
-//!  [`candidates`], [`bans`], [`reaper`] | peers to connect to, banned peers, and entities to despawn |
-//!  [`connections`], [`prefix`] | connection counts by torrent and network |
+//! | [`candidates`], [`bans`], [`reaper`] | peers to connect to, banned peers, and entities to despawn |
+//! | [`super_seeding`] | the turns of super-seeding |
+//! | [`connections`], [`prefix`] | connection counts by torrent and network |
 
 pub mod bans;
 pub mod candidates;
@@ -36,6 +37,7 @@ pub mod reaper;
 pub mod session;
 pub mod settings;
 pub mod stats;
+pub mod super_seeding;
 pub mod tick_times;
 pub mod torrent;
 pub mod tracker;

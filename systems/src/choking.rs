@@ -8,21 +8,22 @@ use std::time::Duration;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
+use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{ChokeSent, InterestReceived};
 use ecs_torrent_components::peer::{EmptiedUploads, FlushQueue, Outbox, PeerRates, PeerState, UploadQueue, Wire};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
-use ecs_torrent_components::settings::{Settings, seconds};
+use ecs_torrent_components::settings::{Settings, UploadSettings, seconds};
+use ecs_torrent_components::super_seeding::{SuperSeeding, SuperSeedingPhase, SuperSeedingTurn};
 use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent, TorrentPeers};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
 
-use self::round::{Contender, Goal, Room, choose, fill};
+use self::round::{Contender, Goal, IDLE_AFTER, Outcome, Rotation, Round};
 use crate::DecideSet;
-use crate::suggesting::{Phase, Spread};
 
 /// Chokes and unchokes.
 pub struct ChokingPlugin;
@@ -44,17 +45,13 @@ impl Plugin for ChokingPlugin {
 /// State of a torrent's choking rounds.
 #[derive(Component, Debug, Default)]
 pub struct Choker {
-    /// The optimistic unchoke: a peer served at random to find out its upload rate.
-    optimistic: Option<Entity>,
-    optimistic_since: Timestamp,
+    rotation: Rotation,
     /// Whether all slots were busy in the last round, so that no waiting peer could be served.
     is_full: bool,
     /// Whether interested peers were waiting in the last round.
     has_waiting: bool,
     /// Whether more than one peer was interested in the last round.
     is_contended: bool,
-    /// Time of the last ranking.
-    ranked: Option<Timestamp>,
     /// Time at which free slots were last filled.
     filled: Timestamp,
     /// Time of the next round, if one is due.
@@ -63,9 +60,6 @@ pub struct Choker {
 
 /// Least time between two fills of free slots: interest may change with every piece.
 const FILL_PAUSE: Duration = Duration::from_millis(100);
-
-/// Time for a peer to request more, before another peer may have its slot.
-const IDLE_AFTER: Duration = Duration::from_millis(200);
 
 /// Time for the first request of an unchoked peer to arrive, before another peer may have its slot: a round trip of a
 /// bad link and its queues.
@@ -84,6 +78,18 @@ impl Choker {
     /// Returns whether more than one peer is interested.
     pub(crate) fn is_contended(&self) -> bool {
         self.is_contended
+    }
+
+    /// Records the decision of a round, and schedules the next round.
+    fn record(&mut self, now: Timestamp, torrent: Entity, outcome: &Outcome, rounds: &mut Deadlines<ChokeRound>) {
+        self.rotation = outcome.rotation;
+        self.is_full = outcome.is_full;
+        self.has_waiting = outcome.has_waiting;
+        self.is_contended = outcome.is_contended;
+        self.filled = now;
+        if let Some(next) = outcome.next {
+            self.look_at(next, torrent, rounds);
+        }
     }
 
     /// Schedules a round at `due`, unless an earlier one is scheduled.
@@ -129,21 +135,22 @@ fn hear_emptied(
     mut emptied: ResMut<EmptiedUploads>,
     clock: Res<Clock>,
     mut rounds: ResMut<Deadlines<ChokeRound>>,
-    peers: Query<&PeerOf>,
-    mut torrents: Query<(&mut Choker, Option<&Spread>)>,
+    peers: Query<(&PeerOf, Option<&SuperSeedingTurn>)>,
+    mut torrents: Query<(&mut Choker, Option<&SuperSeeding>)>,
 ) {
     let now = clock.now();
     for peer in emptied.0.drain(..) {
-        let Ok(of) = peers.get(peer) else { continue };
-        let Ok((mut choker, spread)) = torrents.get_mut(of.0) else {
+        let Ok((of, turn)) = peers.get(peer) else { continue };
+        let Ok((mut choker, super_seeding)) = torrents.get_mut(of.0) else {
             continue;
         };
         if !choker.has_waiting {
             continue;
         }
         // The turns begun last may end once the whole copy is assigned.
-        let has_had_turn =
-            spread.is_some_and(|spread| spread.has_had_turn(peer, spread.phase(now).unwrap_or(Phase::Promising)));
+        let has_had_turn = super_seeding.zip(turn).is_some_and(|(super_seeding, turn)| {
+            turn.is_over(super_seeding.phase(now).unwrap_or(SuperSeedingPhase::Assigning))
+        });
         let due = match has_had_turn {
             true => now.max(choker.filled + FILL_PAUSE),
             false => now + IDLE_AFTER,
@@ -152,40 +159,88 @@ fn hear_emptied(
     }
 }
 
+/// The components of a peer that a choking round reads and writes.
+type ChokedPeer = (
+    &'static mut PeerState,
+    &'static PeerRates,
+    &'static mut UploadQueue,
+    &'static mut Outbox,
+    &'static Wire,
+    Option<&'static SuperSeedingTurn>,
+);
+
+/// Parameters of choking rounds.
+#[derive(SystemParam)]
+struct RoundParams<'w, 's> {
+    clock: Res<'w, Clock>,
+    settings: Res<'w, Settings>,
+    reaper: Res<'w, Reaper>,
+    flush: ResMut<'w, FlushQueue>,
+    sent: MessageWriter<'w, ChokeSent>,
+    peers: Query<'w, 's, ChokedPeer>,
+}
+
+/// The parts of a torrent that a choking round reads and writes.
+type ChokedTorrent = (
+    &'static mut Choker,
+    &'static Lifecycle,
+    Option<&'static TorrentPeers>,
+    Option<&'static SuperSeeding>,
+);
+
+/// Runs the choking rounds that are due: gathers the peers of the torrent, decides which of them are served, and
+/// applies the decision.
 fn run_rounds(
-    clock: Res<Clock>,
     wakeup: Res<Wakeup>,
-    settings: Res<Settings>,
-    reaper: Res<Reaper>,
     mut random: ResMut<Random>,
-    mut flush: ResMut<FlushQueue>,
     mut rounds: ResMut<Deadlines<ChokeRound>>,
-    mut told: MessageWriter<ChokeSent>,
-    mut torrents: Query<(&mut Choker, &Lifecycle, Option<&TorrentPeers>, Option<&Spread>)>,
-    mut peers: Query<(&mut PeerState, &PeerRates, &mut UploadQueue, &mut Outbox, &Wire)>,
+    mut torrents: Query<ChokedTorrent>,
+    mut params: RoundParams,
 ) {
-    let now = clock.now();
-    let limits = &settings.uploads;
+    let now = params.clock.now();
     while let Some(ChokeRound(torrent)) = rounds.pop_due(now) {
-        let Ok((mut choker, lifecycle, connected, spread)) = torrents.get_mut(torrent) else {
+        let Ok((mut choker, lifecycle, connected, super_seeding)) = torrents.get_mut(torrent) else {
             continue;
         };
         if choker.next_round.is_none_or(|next| next > now) {
             continue;
         }
         choker.next_round = None;
-        let goal = match lifecycle {
-            Lifecycle::Downloading => Goal::Download,
-            _ => Goal::Seed {
-                turn: seconds(limits.seeding_turn_s),
-            },
+        let phase = super_seeding.and_then(|super_seeding| super_seeding.phase(now));
+        let contenders = params.gather(connected, phase);
+        let round = Round {
+            now,
+            goal: goal(lifecycle, &params.settings.uploads),
+            phase,
+            contenders: &contenders,
+            limits: &params.settings.uploads,
         };
-        let phase = spread.and_then(|spread| spread.phase(now));
+        let outcome = round.decide(choker.rotation, &mut random);
+        params.apply(torrent, &contenders, &outcome);
+        choker.record(now, torrent, &outcome, &mut rounds);
+    }
+    wakeup.at_next(rounds.next());
+}
+
+fn goal(lifecycle: &Lifecycle, limits: &UploadSettings) -> Goal {
+    match lifecycle {
+        Lifecycle::Downloading => Goal::Download,
+        _ => Goal::Seed {
+            turn: seconds(limits.seeding_turn_s),
+        },
+    }
+}
+
+impl RoundParams<'_, '_> {
+    /// Describes the connected peers of a torrent.
+    fn gather(&self, connected: Option<&TorrentPeers>, phase: Option<SuperSeedingPhase>) -> Vec<Contender> {
+        let now = self.clock.now();
+        let turn_length = seconds(self.settings.uploads.seeding_turn_s);
         let connected = connected.into_iter().flat_map(RelationshipTarget::iter);
-        let contenders: Vec<Contender> = connected
-            .filter(|peer| !reaper.is_doomed(*peer))
+        connected
+            .filter(|peer| !self.reaper.is_doomed(*peer))
             .filter_map(|peer| {
-                let (state, rates, uploads, ..) = peers.get(peer).ok()?;
+                let (state, rates, uploads, _, _, turn) = self.peers.get(peer).ok()?;
                 let asks_until = uploads.emptied.max(state.choke_changed);
                 let is_idle = !state.am_choking && uploads.is_empty() && asks_until + IDLE_AFTER <= now;
                 Some(Contender {
@@ -193,10 +248,10 @@ fn run_rounds(
                     is_interested: state.peer_interested,
                     is_snubbing: state.snubbed,
                     is_unchoked: !state.am_choking,
-                    has_had_turn: spread.zip(phase).is_some_and(|(spread, phase)| {
-                        let takes_long = now.since(state.choke_changed) >= seconds(limits.seeding_turn_s);
-                        let may_end = phase != Phase::Promising || uploads.is_empty();
-                        takes_long || (may_end && spread.has_had_turn(peer, phase))
+                    has_had_turn: phase.zip(turn).is_some_and(|(phase, turn)| {
+                        let takes_long = now.since(state.choke_changed) >= turn_length;
+                        let may_end = phase != SuperSeedingPhase::Assigning || uploads.is_empty();
+                        takes_long || (may_end && turn.is_over(phase))
                     }),
                     idle_since: is_idle.then_some(asks_until),
                     may_begin: uploads.emptied <= state.choke_changed && now.since(state.choke_changed) < BEGIN_WITHIN,
@@ -205,77 +260,35 @@ fn run_rounds(
                     takes: rates.upload.at(now),
                 })
             })
-            .collect();
-        let interval = seconds(limits.choke_interval_s);
-        let is_ranking = phase.is_none() && choker.ranked.is_none_or(|ranked| now.since(ranked) >= interval);
-        // Between rankings, free slots are filled and no peer loses one: pieces it has begun would stay incomplete.
-        // During super-seeding, a turn ends when the peer has its share.
-        let served = if is_ranking {
-            if now.since(choker.optimistic_since) >= seconds(limits.optimistic_interval_s) {
-                choker.optimistic = None;
-            }
-            let before = choker.optimistic;
-            let served = choose(&contenders, goal, now, limits, &mut choker.optimistic, &mut random);
-            if choker.optimistic != before {
-                choker.optimistic_since = now;
-            }
-            choker.ranked = Some(now);
-            served
-        } else {
-            let all = Room::all(goal, limits);
-            let room = match phase {
-                None => all,
-                Some(Phase::Promising) => all.for_turns(&contenders),
-                Some(Phase::Finishing { .. }) => Room { slots: 0, ..all },
-            };
-            fill(&contenders, room, &mut random)
-        };
-        choker.filled = now;
-        let mut has_new = false;
-        for contender in &contenders {
-            let serves = served.contains(&contender.peer);
+            .collect()
+    }
+
+    /// Chokes and unchokes the peers whose state changes by a decision.
+    fn apply(&mut self, torrent: Entity, contenders: &[Contender], outcome: &Outcome) {
+        let now = self.clock.now();
+        for contender in contenders {
+            let (peer, serves) = (contender.peer, outcome.served.contains(&contender.peer));
             if serves == contender.is_unchoked {
                 continue;
             }
-            let Ok((mut state, _, mut uploads, mut outbox, wire)) = peers.get_mut(contender.peer) else {
+            let Ok((mut state, _, mut uploads, mut outbox, wire, _)) = self.peers.get_mut(peer) else {
                 continue;
             };
-            has_new |= serves;
             state.am_choking = !serves;
             state.choke_changed = now;
             let message = if serves { Message::Unchoke } else { Message::Choke };
-            flush.send(contender.peer, &mut outbox, &message);
-            told.write(ChokeSent {
+            self.flush.send(peer, &mut outbox, &message);
+            self.sent.write(ChokeSent {
                 torrent,
-                peer: contender.peer,
+                peer,
                 is_choking: !serves,
             });
             if !serves {
-                let copies = limits.allowed_fast_copies;
-                drop_requests(contender.peer, &mut uploads, copies, &mut outbox, wire, &mut flush);
+                let copies = self.settings.uploads.allowed_fast_copies;
+                drop_requests(peer, &mut uploads, copies, &mut outbox, wire, &mut self.flush);
             }
         }
-        let wanting = contenders.iter().filter(|c| c.is_interested);
-        let busy = wanting
-            .clone()
-            .filter(|c| served.contains(&c.peer) && c.idle_since.is_none());
-        choker.is_full = busy.count() >= limits.slots + limits.optimistic_slots;
-        choker.has_waiting = wanting.clone().any(|c| !served.contains(&c.peer));
-        let count = wanting.count();
-        choker.is_contended = count > 1;
-        // While any peer is interested, a next round is scheduled.
-        if count > 0 {
-            let ranked = choker.ranked.filter(|ranked| now.since(*ranked) < interval);
-            choker.look_at(ranked.unwrap_or(now) + interval, torrent, &mut rounds);
-        }
-        if let Some(Phase::Finishing { until }) = phase {
-            choker.look_at(until, torrent, &mut rounds);
-        }
-        if choker.has_waiting && has_new {
-            choker.look_at(now + IDLE_AFTER, torrent, &mut rounds);
-        }
     }
-    wakeup.at_next(rounds.next());
 }
 
 /// Drops a choked peer's requests (BEP 3). With the fast extension, each is rejected, except those for allowed-fast
@@ -295,11 +308,10 @@ fn drop_requests(
         waiting.clear();
         return;
     }
-    waiting.retain(|request| {
-        let stays = allowed_fast.take(*request, copies);
-        if !stays {
-            flush.send(peer, outbox, &Message::RejectRequest(*request));
+    for request in std::mem::take(waiting) {
+        match allowed_fast.take(request, copies) {
+            true => waiting.push_back(request),
+            false => flush.send(peer, outbox, &Message::RejectRequest(request)),
         }
-        stays
-    });
+    }
 }

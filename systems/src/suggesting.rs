@@ -16,6 +16,7 @@ use ecs_torrent_components::peer::{
     EmptiedUploads, FlushQueue, Outbox, PeerPieces, PeerRates, PeerState, PieceForm, Wire,
 };
 use ecs_torrent_components::random::Random;
+use ecs_torrent_components::super_seeding::{SuperSeeding, SuperSeedingTurn, TURN_BYTES};
 use ecs_torrent_components::torrent::{Layout, Lifecycle, PeerOf, TorrentPeers};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -33,6 +34,7 @@ pub struct SuggestingPlugin;
 impl Plugin for SuggestingPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<SuggestQueue>()
+            .register_required_components::<PeerState, SuperSeedingTurn>()
             .add_observer(end_spreading)
             .add_systems(
                 Tick,
@@ -56,27 +58,11 @@ const AHEAD_PART: u64 = 4;
 /// Least number of pieces suggested ahead.
 const AHEAD_PIECES: u64 = 2;
 
-/// Bytes of pieces suggested to a peer before its turn ends. The more peers have a piece that no other peer has, the
-/// more of them can upload to others.
-pub(crate) const TURN_BYTES: u64 = 128 << 10;
-
 /// Longest time in which only the peers assigned the last pieces of a copy are served.
 const FINISH: Duration = Duration::from_secs(3);
 
-/// Progress of the first copy while super-seeding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// Some pieces are neither held by nor assigned to any peer.
-    Promising,
-    /// All pieces are assigned. Only peers with outstanding assignments are served.
-    Finishing {
-        /// Latest end of the phase.
-        until: Timestamp,
-    },
-}
-
 /// State of super-seeding: how much of a full copy the connected peers have. It is on a torrent that seeds, from its
-/// first unchoke until its last peer leaves.
+/// first unchoke until its last peer leaves. What other features need of it is in [`SuperSeeding`].
 #[derive(Component, Debug)]
 pub(crate) struct Spread {
     /// Pieces that a peer has or is assigned.
@@ -112,9 +98,14 @@ impl Promises {
     }
 }
 
-/// Peers that may get more suggestions.
+/// The work of super-seeding in this tick.
 #[derive(Resource, Debug, Default)]
-struct SuggestQueue(Vec<Entity>);
+struct SuggestQueue {
+    /// Peers that may get more suggestions.
+    peers: Vec<Entity>,
+    /// Torrents whose [`Spread`] has changed, with the peer whose turn may have changed.
+    changed: Vec<(Entity, Entity)>,
+}
 
 impl Spread {
     /// Starts with the pieces that `peers` have.
@@ -178,23 +169,29 @@ impl Spread {
         }
     }
 
-    /// Returns the current phase, or `None` once no peer waits for a piece that only this seed has.
-    pub(crate) fn phase(&self, now: Timestamp) -> Option<Phase> {
-        if !self.out.is_full() {
-            return Some(Phase::Promising);
+    /// Returns the state that other features read.
+    fn state(&self, now: Timestamp) -> SuperSeeding {
+        let is_assigned = self.out.is_full();
+        let may_finish = is_assigned && self.finish_until.is_some_and(|until| now < until);
+        SuperSeeding {
+            is_assigned,
+            finish_until: self.finish_until,
+            is_awaited: may_finish && self.is_awaited(),
         }
-        let until = self.finish_until.filter(|until| now < *until)?;
-        let is_owed = self.promised.values().any(|promises| !promises.is_kept())
-            || self.doubtful.iter().any(|piece| !self.had.contains(*piece));
-        is_owed.then_some(Phase::Finishing { until })
     }
 
-    /// Returns whether a peer has requested all pieces suggested in its turn or, in the last phase, has all of them.
-    pub(crate) fn has_had_turn(&self, peer: Entity, phase: Phase) -> bool {
+    /// Returns whether a peer has not received all pieces assigned to it.
+    fn is_awaited(&self) -> bool {
+        self.promised.values().any(|promises| !promises.is_kept())
+            || self.doubtful.iter().any(|piece| !self.had.contains(*piece))
+    }
+
+    /// Returns the state of a peer's turn.
+    fn turn_of(&self, peer: Entity) -> SuperSeedingTurn {
         let promises = self.promised.get(&peer);
-        match phase {
-            Phase::Promising => promises.is_some_and(|p| p.turn >= self.turn && p.told.is_empty()),
-            Phase::Finishing { .. } => promises.is_none_or(Promises::is_kept),
+        SuperSeedingTurn {
+            is_spent: promises.is_some_and(|p| p.turn >= self.turn && p.told.is_empty()),
+            awaits_pieces: promises.is_some_and(|p| !p.is_kept()),
         }
     }
 
@@ -286,6 +283,7 @@ fn begin_spreading(
         let Ok((Layout(geometry), Lifecycle::Seeding, spread, connected)) = torrents.get_mut(torrent) else {
             continue;
         };
+        queue.changed.push((torrent, peer));
         match spread {
             Some(mut spread) if is_choking => spread.end_turn(peer),
             Some(_) => {}
@@ -294,32 +292,36 @@ fn begin_spreading(
                 let count = geometry.piece_count();
                 let next = random.below(count as usize) as u32;
                 let connected = peers.iter_many(connected.iter()).flatten();
-                commands.entity(torrent).insert(Spread::new(geometry, next, connected));
+                let spread = Spread::new(geometry, next, connected);
+                commands.entity(torrent).insert((spread, SuperSeeding::default()));
                 begun.push(torrent);
             }
         }
         if !is_choking {
-            queue.0.push(peer);
+            queue.peers.push(peer);
         }
     }
 }
 
 /// Drops a torrent's super-seeding state with its last peer.
 fn end_spreading(emptied: On<Remove<TorrentPeers>>, mut commands: Commands) {
-    commands.entity(emptied.entity).try_remove::<Spread>();
+    commands.entity(emptied.entity).try_remove::<(Spread, SuperSeeding)>();
 }
 
 fn hear_haves(
     clock: Res<Clock>,
     mut received: MessageReader<AvailabilityReceived>,
     mut emptied: ResMut<EmptiedUploads>,
+    mut queue: ResMut<SuggestQueue>,
     peers: Query<&PeerOf>,
     mut torrents: Query<&mut Spread>,
 ) {
     for AvailabilityReceived { peer, change } in received.read() {
-        let Ok(mut spread) = peers.get(*peer).and_then(|of| torrents.get_mut(of.0)) else {
+        let Ok(of) = peers.get(*peer) else { continue };
+        let Ok(mut spread) = torrents.get_mut(of.0) else {
             continue;
         };
+        queue.changed.push((of.0, *peer));
         match change {
             Availability::Have(piece) => {
                 let has_all = spread.hear_have(*peer, *piece);
@@ -353,24 +355,31 @@ fn hear_requests(
         };
         if !state.am_choking {
             spread.hear_request(requested.peer, requested.request.piece);
-            queue.0.push(requested.peer);
+            queue.peers.push(requested.peer);
+            queue.changed.push((of.0, requested.peer));
         }
     }
 }
 
+/// Assigns pieces to the peers that may get more, and publishes what has changed.
 fn suggest(
     clock: Res<Clock>,
     mut queue: ResMut<SuggestQueue>,
     mut flush: ResMut<FlushQueue>,
-    mut torrents: Query<(&Layout, &Lifecycle, &mut Spread, &Choker)>,
+    mut torrents: Query<(&Layout, &Lifecycle, &mut Spread, &mut SuperSeeding, &Choker)>,
     mut peers: Query<(&PeerOf, &PeerState, &PeerRates, &Wire, &mut Outbox)>,
+    mut turns: Query<&mut SuperSeedingTurn>,
 ) {
     let now = clock.now();
-    for peer in queue.0.drain(..) {
+    let SuggestQueue {
+        peers: waiting,
+        changed,
+    } = &mut *queue;
+    for peer in waiting.drain(..) {
         let Ok((of, state, rates, wire, mut outbox)) = peers.get_mut(peer) else {
             continue;
         };
-        let Ok((Layout(geometry), Lifecycle::Seeding, mut spread, choker)) = torrents.get_mut(of.0) else {
+        let Ok((Layout(geometry), Lifecycle::Seeding, mut spread, _, choker)) = torrents.get_mut(of.0) else {
             continue;
         };
         if state.am_choking || !wire.session.fast || !choker.is_contended() {
@@ -383,20 +392,50 @@ fn suggest(
             flush.send(peer, &mut outbox, &Message::SuggestPiece(piece));
         }
         spread.note_end(now);
+        changed.push((of.0, peer));
+    }
+    let mut published = None;
+    for (torrent, peer) in changed.drain(..) {
+        let Ok((_, _, spread, mut state, _)) = torrents.get_mut(torrent) else {
+            continue;
+        };
+        if let Ok(mut turn) = turns.get_mut(peer) {
+            *turn = spread.turn_of(peer);
+        }
+        if published.replace(torrent) != Some(torrent) {
+            *state = spread.state(now);
+        }
     }
 }
 
-fn forget_promises(mut gone: MessageReader<PeerDisconnected>, mut torrents: Query<&mut Spread>) {
+fn forget_promises(
+    clock: Res<Clock>,
+    mut gone: MessageReader<PeerDisconnected>,
+    mut torrents: Query<(&mut Spread, &mut SuperSeeding)>,
+) {
     for PeerDisconnected { torrent, peer, .. } in gone.read() {
-        if let Some(mut spread) = torrent.and_then(|torrent| torrents.get_mut(torrent).ok()) {
+        if let Some((mut spread, mut state)) = torrent.and_then(|torrent| torrents.get_mut(torrent).ok()) {
             spread.forget(*peer);
+            *state = spread.state(clock.now());
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ecs_torrent_components::super_seeding::SuperSeedingPhase as Phase;
+
     use super::*;
+
+    impl Spread {
+        fn phase(&self, now: Timestamp) -> Option<Phase> {
+            self.state(now).phase(now)
+        }
+
+        fn has_had_turn(&self, peer: Entity, phase: Phase) -> bool {
+            self.turn_of(peer).is_over(phase)
+        }
+    }
 
     fn peer(id: u32) -> Entity {
         Entity::from_raw_u32(id).unwrap()
@@ -414,10 +453,10 @@ mod tests {
         let told =
             |spread: &mut Spread, peer| std::iter::from_fn(|| spread.promise(Timestamp::ZERO, peer, 9, true)).count();
         assert_eq!(told(&mut spread, a), 2);
-        assert!(!spread.has_had_turn(a, Phase::Promising), "it has not asked for them");
+        assert!(!spread.has_had_turn(a, Phase::Assigning), "it has not asked for them");
         spread.hear_request(a, 0);
         spread.hear_request(a, 1);
-        assert!(spread.has_had_turn(a, Phase::Promising));
+        assert!(spread.has_had_turn(a, Phase::Assigning));
         assert_eq!(told(&mut spread, b), 2);
         spread.hear_request(b, 2);
         // b is choked: the piece that it requested stays assigned, 3 goes to the next peer, and b has another turn.

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use bevy_ecs::entity::Entity;
 use ecs_torrent_components::random::Random;
-use ecs_torrent_components::settings::UploadSettings;
+use ecs_torrent_components::settings::{UploadSettings, seconds};
+use ecs_torrent_components::super_seeding::{SuperSeedingPhase, TURN_BYTES};
 use ecs_torrent_protocol::time::Timestamp;
-
-use crate::suggesting::TURN_BYTES;
 
 /// A peer, as the choice of served peers sees it.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +79,122 @@ impl Room {
     }
 }
 
+/// One choking round of a torrent: everything that its decision depends on, except for the rotation and chance.
+#[derive(Debug)]
+pub(super) struct Round<'a> {
+    pub(super) now: Timestamp,
+    pub(super) goal: Goal,
+    /// Progress of super-seeding, if the torrent super-seeds.
+    pub(super) phase: Option<SuperSeedingPhase>,
+    /// The connected peers.
+    pub(super) contenders: &'a [Contender],
+    pub(super) limits: &'a UploadSettings,
+}
+
+/// The part of a torrent's choking state that passes from round to round.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Rotation {
+    /// The optimistic unchoke: a peer served at random to find out its upload rate.
+    pub(super) optimistic: Option<Entity>,
+    pub(super) optimistic_since: Timestamp,
+    /// Time of the last ranking.
+    pub(super) ranked: Option<Timestamp>,
+}
+
+/// The decision of a choking round.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// The peers to serve. All other peers are choked.
+    pub(super) served: Vec<Entity>,
+    pub(super) rotation: Rotation,
+    /// Whether all slots are busy, so that no waiting peer could be served.
+    pub(super) is_full: bool,
+    /// Whether interested peers wait.
+    pub(super) has_waiting: bool,
+    /// Whether more than one peer is interested.
+    pub(super) is_contended: bool,
+    /// Time of the next round, if there is reason for one.
+    pub(super) next: Option<Timestamp>,
+}
+
+impl Round<'_> {
+    /// Decides which peers are served until the next round.
+    pub(super) fn decide(&self, before: Rotation, random: &mut Random) -> Outcome {
+        let (served, rotation) = match self.is_ranking(before) {
+            true => self.rerank(before, random),
+            false => (fill(self.contenders, self.room(), random), before),
+        };
+        let is_served = |c: &Contender| served.contains(&c.peer);
+        let interested = || self.contenders.iter().filter(|c| c.is_interested);
+        let busy_count = interested().filter(|c| is_served(c) && c.idle_since.is_none()).count();
+        let interested_count = interested().count();
+        let has_waiting = interested().any(|c| !is_served(c));
+        let has_new = self.contenders.iter().any(|c| is_served(c) && !c.is_unchoked);
+        let next = [
+            // While any peer is interested, a next round is scheduled.
+            (interested_count > 0).then(|| self.next_ranking(rotation)),
+            match self.phase {
+                Some(SuperSeedingPhase::Finishing { until }) => Some(until),
+                _ => None,
+            },
+            (has_waiting && has_new).then_some(self.now + IDLE_AFTER),
+        ];
+        Outcome {
+            is_full: busy_count >= self.limits.slots + self.limits.optimistic_slots,
+            has_waiting,
+            is_contended: interested_count > 1,
+            next: next.into_iter().flatten().min(),
+            served,
+            rotation,
+        }
+    }
+
+    /// Whether the round ranks all peers. Between rankings, free slots are filled and no peer loses one: pieces it has
+    /// begun would stay incomplete. During super-seeding, a turn ends when the peer has its share.
+    fn is_ranking(&self, rotation: Rotation) -> bool {
+        let is_due = |ranked| self.now.since(ranked) >= self.interval();
+        self.phase.is_none() && rotation.ranked.is_none_or(is_due)
+    }
+
+    fn rerank(&self, before: Rotation, random: &mut Random) -> (Vec<Entity>, Rotation) {
+        let mut rotation = before;
+        if self.now.since(before.optimistic_since) >= seconds(self.limits.optimistic_interval_s) {
+            rotation.optimistic = None;
+        }
+        let kept = rotation.optimistic;
+        let optimistic = &mut rotation.optimistic;
+        let served = choose(self.contenders, self.goal, self.now, self.limits, optimistic, random);
+        if rotation.optimistic != kept {
+            rotation.optimistic_since = self.now;
+        }
+        rotation.ranked = Some(self.now);
+        (served, rotation)
+    }
+
+    /// Slots of a round between two rankings.
+    fn room(&self) -> Room {
+        let all = Room::all(self.goal, self.limits);
+        match self.phase {
+            None => all,
+            Some(SuperSeedingPhase::Assigning) => all.for_turns(self.contenders),
+            Some(SuperSeedingPhase::Finishing { .. }) => Room { slots: 0, ..all },
+        }
+    }
+
+    fn next_ranking(&self, rotation: Rotation) -> Timestamp {
+        let interval = self.interval();
+        let ranked = rotation.ranked.filter(|ranked| self.now.since(*ranked) < interval);
+        ranked.unwrap_or(self.now) + interval
+    }
+
+    fn interval(&self) -> Duration {
+        seconds(self.limits.choke_interval_s)
+    }
+}
+
+/// Time for a peer to request more, before another peer may have its slot.
+pub(super) const IDLE_AFTER: Duration = Duration::from_millis(200);
+
 /// Chooses the peers to serve. `optimistic` is the optimistic unchoke; another one is chosen if there is none, if it is
 /// no longer interested, or if it is now served for its rate.
 pub(super) fn choose(
@@ -109,20 +224,20 @@ pub(super) fn choose(
         random.shuffle(&mut rest);
     }
     let places = places(goal, limits) - limits.optimistic_slots;
-    rest.retain(|contender| {
-        let serves = served.len() < places && (contender.idle_since.is_some() || is_near(contender));
-        if serves {
-            served.push(*contender);
+    let mut left = Vec::new();
+    for contender in rest {
+        match served.len() < places && (contender.idle_since.is_some() || is_near(&contender)) {
+            true => served.push(contender),
+            false => left.push(contender),
         }
-        !serves
-    });
+    }
     let mut served: Vec<Entity> = served.iter().map(|c| c.peer).collect();
-    if !optimistic.is_some_and(|peer| rest.iter().any(|c| c.peer == peer)) {
-        *optimistic = rest.get(random.below(rest.len())).map(|c| c.peer);
+    if !optimistic.is_some_and(|peer| left.iter().any(|c| c.peer == peer)) {
+        *optimistic = left.get(random.below(left.len())).map(|c| c.peer);
     }
     if limits.optimistic_slots > 0 {
         served.extend(*optimistic);
-        let others = rest.iter().map(|c| c.peer).filter(|peer| Some(*peer) != *optimistic);
+        let others = left.iter().map(|c| c.peer).filter(|peer| Some(*peer) != *optimistic);
         served.extend(others.take(limits.optimistic_slots - 1));
     }
     served
@@ -351,6 +466,82 @@ mod tests {
         };
         assert_eq!(more(&[done], seed, 1), [peer(1)]);
         assert_eq!(more(&[done, list[3]], seed, 1), [peer(4)]);
+    }
+
+    fn decide(contenders: &[Contender], phase: Option<SuperSeedingPhase>, before: Rotation) -> Outcome {
+        let round = Round {
+            now: at(100),
+            goal: Goal::Download,
+            phase,
+            contenders,
+            limits: &limits(2, 0),
+        };
+        round.decide(before, &mut Random::from_seed([1; 32]))
+    }
+
+    #[test]
+    fn a_round_ranks_after_the_interval_and_fills_free_slots_before() {
+        let slow = Contender {
+            is_unchoked: true,
+            ..contender(1, 1)
+        };
+        let list = [slow, contender(2, 100), contender(3, 90)];
+        let ranked_at = |second| Rotation {
+            ranked: Some(at(second)),
+            ..Rotation::default()
+        };
+        let first = decide(&list, None, Rotation::default());
+        assert_eq!(first.served, [peer(2), peer(3)]);
+        assert_eq!((first.rotation.ranked, first.is_full), (Some(at(100)), true));
+        let interval = UploadSettings::default().choke_interval_s;
+        let due = decide(&list, None, ranked_at(100 - interval));
+        assert_eq!(due.served, first.served);
+        let between = decide(&list, None, ranked_at(99));
+        assert!(
+            between.served.contains(&peer(1)),
+            "no peer loses its slot between rankings"
+        );
+        assert_eq!(between.rotation, ranked_at(99));
+    }
+
+    #[test]
+    fn the_next_round_is_early_only_if_a_peer_waits_for_a_new_one() {
+        let interval = seconds(UploadSettings::default().choke_interval_s);
+        assert_eq!(decide(&[], None, Rotation::default()).next, None);
+        let one = decide(&[contender(1, 1)], None, Rotation::default());
+        assert_eq!(
+            (one.next, one.has_waiting, one.is_contended),
+            (Some(at(100) + interval), false, false)
+        );
+        let list: Vec<Contender> = (1..=4)
+            .map(|id| contender(id, 1000 * u64::from(id * id * id)))
+            .collect();
+        let crowded = decide(&list[1..], None, Rotation::default());
+        assert!(crowded.is_contended);
+        let far = [contender(1, 100_000), contender(2, 100_000), contender(3, 1)];
+        let waiting = decide(&far, None, Rotation::default());
+        assert_eq!((waiting.next, waiting.has_waiting), (Some(at(100) + IDLE_AFTER), true));
+    }
+
+    #[test]
+    fn the_last_phase_of_super_seeding_serves_nobody_new_and_ends_in_time() {
+        let until = at(102);
+        let assigned = Contender {
+            is_unchoked: true,
+            ..contender(1, 0)
+        };
+        let done = Contender {
+            is_unchoked: true,
+            has_had_turn: true,
+            ..contender(2, 0)
+        };
+        let list = [assigned, done, contender(3, 50)];
+        let finishing = Some(SuperSeedingPhase::Finishing { until });
+        let outcome = decide(&list, finishing, Rotation::default());
+        assert_eq!((outcome.served, outcome.next), (vec![peer(1)], Some(until)));
+        let assigning = decide(&list, Some(SuperSeedingPhase::Assigning), Rotation::default());
+        assert_eq!(assigning.served, [peer(1), peer(3)]);
+        assert_eq!(assigning.rotation.ranked, None, "super-seeding does not rank");
     }
 
     proptest! {
