@@ -15,6 +15,7 @@
 //! | [`clock`], [`deadlines`], [`random`] | time and randomness, as systems see them |
 //! | [`tick_times`] | how long ticks take |
 //! | [`candidates`], [`bans`], [`reaper`] | peers to connect to, banned peers, and entities to despawn |
+//! | [`work_list`] | lists of entities with work to do |
 //! | [`super_seeding`] | the turns of super-seeding |
 //! | [`connections`], [`prefix`] | connection counts by torrent and network |
 
@@ -41,3 +42,4 @@ pub mod super_seeding;
 pub mod tick_times;
 pub mod torrent;
 pub mod tracker;
+pub mod work_list;

@@ -4,6 +4,7 @@ mod close_reason;
 mod outbox;
 mod pieces;
 mod requests;
+mod sink;
 mod transport;
 
 use std::fmt;
@@ -23,6 +24,7 @@ pub use self::pieces::{PeerPieces, PieceForm};
 pub use self::requests::{
     AllowedFast, EmptiedUploads, Pending, QueueDepth, RefillQueue, Requests, ServeQueue, UploadMemory, UploadQueue,
 };
+pub use self::sink::{RequestSink, SourceCommand, SourceQueue, SourceSink, SourceSinkItem, WaitingSources};
 pub use self::transport::Transport;
 use crate::ids::StreamId;
 use crate::rate::Rate;

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
+use bytes::Bytes;
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest, Geometry, Span};
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Payload;
 use smallvec::SmallVec;
+
+use crate::work_list::{Listed, WorkList};
 
 /// The phase of a piece in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +82,9 @@ pub struct ActivePiece {
     /// Whether some blocks came from the disk; if the piece fails, perhaps no peer is to blame.
     pub is_restored: bool,
     /// Whether the piece is listed as idle.
-    pub is_idle_listed: bool,
+    pub idle: Listed,
+    /// Whether the piece is listed as full.
+    full: Listed,
 }
 
 impl ActivePiece {
@@ -101,17 +106,17 @@ impl ActivePiece {
             is_suspect: false,
             failed: SmallVec::new(),
             is_restored: false,
-            is_idle_listed: false,
+            idle: Listed::default(),
+            full: Listed::default(),
         }
     }
 
     /// Returns the first block that has not arrived, is not requested, and is not already owed by `peer`.
-    pub fn next_free(&mut self, peer: Entity) -> Option<u32> {
+    #[must_use]
+    pub fn next_free(&self, peer: Entity) -> Option<u32> {
         if self.free_count == 0 {
             return None;
         }
-        let from = self.free_from as usize;
-        self.free_from += self.blocks[from..].iter().position(BlockSlot::is_free)? as u32;
         let rest = (self.free_from..).zip(&self.blocks[self.free_from as usize..]);
         rest.filter(|(_, slot)| slot.is_free() && !slot.late.contains(&peer))
             .map(|(block, _)| block)
@@ -121,12 +126,22 @@ impl ActivePiece {
     /// Records a request for `block` to `peer`.
     pub fn ask(&mut self, block: u32, peer: Entity, now: Timestamp) {
         let slot = &mut self.blocks[block as usize];
-        if slot.is_free() {
-            self.free_count -= 1;
-        }
+        let was_free = slot.is_free();
         slot.asked.push(peer);
         slot.asked_at = now;
         self.asked_count += 1;
+        if was_free {
+            self.count_taken();
+        }
+    }
+
+    /// Counts a block that was free until now.
+    fn count_taken(&mut self) {
+        self.free_count -= 1;
+        let is_taken = |slot: &BlockSlot| !slot.is_free();
+        while self.blocks.get(self.free_from as usize).is_some_and(is_taken) {
+            self.free_from += 1;
+        }
     }
 
     /// Records that `peer` will not send `block`; true if this makes the block free.
@@ -161,9 +176,7 @@ impl ActivePiece {
     pub fn receive(&mut self, block: u32, from: Option<Entity>, data: Payload) -> SmallVec<[Entity; 2]> {
         let slot = &mut self.blocks[block as usize];
         debug_assert!(!slot.received, "a block is received once");
-        if slot.is_free() {
-            self.free_count -= 1;
-        }
+        let was_free = slot.is_free();
         self.missing_count -= 1;
         slot.received = true;
         slot.data = data;
@@ -172,6 +185,9 @@ impl ActivePiece {
         self.asked_count -= others.len() as u32;
         others.extend(std::mem::take(&mut slot.late));
         others.retain(|peer| Some(*peer) != from);
+        if was_free {
+            self.count_taken();
+        }
         others
     }
 
@@ -255,6 +271,34 @@ impl ActivePiece {
     }
 }
 
+/// Pieces that have all their blocks and are not being hashed yet.
+#[derive(Resource, Debug, Default)]
+pub struct FullPieces(WorkList<ActivePiece>);
+
+impl FullPieces {
+    /// Lists a piece whose last block has arrived, at most once.
+    pub fn add(&mut self, entity: Entity, piece: &mut ActivePiece) {
+        self.0.add(entity, &mut piece.full);
+    }
+
+    /// Removes and returns the next piece; call [`ActivePiece::begin_hashing`] on it.
+    pub fn pop(&mut self) -> Option<Entity> {
+        self.0.pop()
+    }
+}
+
+impl ActivePiece {
+    /// Takes the bytes out of a full piece, to be hashed, and records that the piece is no longer listed as full.
+    pub fn begin_hashing(&mut self) -> Vec<Bytes> {
+        self.full.clear();
+        self.phase = PiecePhase::Hashing;
+        let mut spans = Vec::with_capacity(self.blocks.len() + self.blocks.len() / 8);
+        let slots = self.blocks.iter_mut();
+        slots.for_each(|slot| spans.extend(std::mem::take(&mut slot.data)));
+        spans
+    }
+}
+
 /// Memory of pieces in flight over all torrents in bytes, limited by
 /// [`piece_memory_bytes`](crate::settings::RequestSettings::piece_memory_bytes).
 #[derive(Resource, Debug, Default)]
@@ -263,9 +307,15 @@ pub struct PieceMemory {
 }
 
 impl PieceMemory {
-    /// Reserves `len` bytes for a piece if they fit under `limit`; one piece always does.
+    /// Whether a piece of `len` bytes fits under `limit`; one piece always does.
+    #[must_use]
+    pub fn fits(&self, len: u32, limit: u64) -> bool {
+        self.used_bytes == 0 || self.used_bytes + u64::from(len) <= limit
+    }
+
+    /// Reserves `len` bytes for a piece, if they fit under `limit`.
     pub fn reserve(&mut self, len: u32, limit: u64) -> bool {
-        let fits = self.used_bytes == 0 || self.used_bytes + u64::from(len) <= limit;
+        let fits = self.fits(len, limit);
         if fits {
             self.used_bytes += u64::from(len);
         }
@@ -286,6 +336,8 @@ impl PieceMemory {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn peer(id: u32) -> Entity {
@@ -356,6 +408,30 @@ mod tests {
             (piece.missing_count, piece.free_count, piece.next_free(peer(1))),
             (4, 4, Some(0))
         );
+    }
+
+    proptest! {
+        /// `free_from` only saves time: the first free block is the one that a scan of all blocks finds.
+        #[test]
+        fn the_first_free_block_is_found(steps in proptest::collection::vec((0u32..4, 0u32..4, 1u32..3), 0..60)) {
+            let mut piece = piece();
+            for (step, block, id) in steps {
+                let slot = &piece.blocks[block as usize];
+                let is_mine = slot.asked.contains(&peer(id)) || slot.late.contains(&peer(id));
+                match step {
+                    0 if !slot.received && !is_mine => piece.ask(block, peer(id), Timestamp::ZERO),
+                    1 => drop(piece.release(block, peer(id))),
+                    2 if slot.asked.contains(&peer(id)) => drop(piece.expire(block, peer(id))),
+                    3 if !slot.received => drop(piece.receive(block, Some(peer(id)), Payload::new())),
+                    _ => {}
+                }
+                let is_next = |slot: &BlockSlot| slot.is_free() && !slot.late.contains(&peer(1));
+                let expected = piece.blocks.iter().position(is_next).map(|block| block as u32);
+                prop_assert_eq!(piece.next_free(peer(1)), expected);
+                let free = piece.blocks.iter().filter(|slot| slot.is_free()).count();
+                prop_assert_eq!(piece.free_count as usize, free);
+            }
+        }
     }
 
     #[test]

@@ -6,18 +6,17 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::messages::{BlockAccepted, BlockWasted, ReceivedBlocks};
 use ecs_torrent_components::peer::{
-    CloseReason, FlushQueue, Outbox, PeerRates, PeerState, Pending, RefillQueue, Requests,
+    CloseReason, PeerRates, PeerState, Pending, RefillQueue, RequestSink, Requests, SourceSink,
 };
-use ecs_torrent_components::piece::{ActivePiece, PiecePhase};
+use ecs_torrent_components::piece::{ActivePiece, FullPieces, PiecePhase};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{ActivePieces, PeerOf};
 use ecs_torrent_engine::schedule::Tick;
-use ecs_torrent_protocol::wire::{Block, Message};
+use ecs_torrent_protocol::wire::Block;
 
 use crate::AssembleSet;
 use crate::picking::Supply;
-use crate::verification::FullPieces;
 
 /// Stores received blocks in the pieces in flight.
 pub struct AssemblyPlugin;
@@ -36,7 +35,7 @@ type PeerData = (
     &'static mut Requests,
     &'static mut PeerState,
     &'static mut PeerRates,
-    &'static mut Outbox,
+    SourceSink,
 );
 
 #[derive(SystemParam)]
@@ -45,7 +44,7 @@ struct Floor<'w, 's> {
     settings: Res<'w, Settings>,
     full: ResMut<'w, FullPieces>,
     refill: ResMut<'w, RefillQueue>,
-    flush: ResMut<'w, FlushQueue>,
+    sink: RequestSink<'w>,
     supply: ResMut<'w, Supply>,
     reaper: ResMut<'w, Reaper>,
     accepted: MessageWriter<'w, BlockAccepted>,
@@ -123,17 +122,25 @@ impl Floor<'_, '_> {
         if !is_new || piece.phase != PiecePhase::Filling {
             return false;
         }
+        let was_open = piece.free_count > 0;
         let others = piece.receive(pending.block, Some(from), block.data);
         if piece.is_full() {
-            self.full.0.push(pending.piece);
+            self.full.add(pending.piece, &mut piece);
+        }
+        if was_open
+            && piece.free_count == 0
+            && let Ok(mut active) = self.torrents.get_mut(piece.torrent)
+        {
+            // A late block was the last one that could be requested.
+            active.open.remove(&piece.index);
         }
         self.supply.note_idle(pending.piece, &mut piece);
         for other in others {
-            let Ok((_, mut requests, _, _, mut outbox)) = self.peers.get_mut(other) else {
+            let Ok((_, mut requests, _, _, mut source)) = self.peers.get_mut(other) else {
                 continue;
             };
             if requests.cancel(block.request).is_some() {
-                self.flush.send(other, &mut outbox, &Message::Cancel(block.request));
+                self.sink.cancel(other, &mut source, block.request);
                 self.refill.add(other, &mut requests);
             }
         }

@@ -9,7 +9,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::messages::LifecycleChanged;
-use ecs_torrent_components::peer::{CloseReason, FlushQueue, Outbox, Peer, Requests, Stage};
+use ecs_torrent_components::peer::{CloseReason, Peer, RequestSink, Requests, SourceSink, SourceSinkItem, Stage};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::torrent::{Lifecycle, StopPhase, TorrentPeers};
 use ecs_torrent_engine::port::{JobTag, Purpose};
@@ -89,10 +89,10 @@ fn disconnect_stopped(
     mut disconnecting: Local<Vec<Entity>>,
     mut net: ResMut<NetPort>,
     mut closing: ResMut<ClosingLinks>,
-    mut flush: ResMut<FlushQueue>,
+    mut sink: RequestSink,
     mut reaper: ResMut<Reaper>,
     torrents: Query<&TorrentPeers>,
-    mut peers: Query<(&Peer, Option<&mut Requests>, &mut Outbox)>,
+    mut peers: Query<(Option<&Peer>, Option<&mut Requests>, SourceSink)>,
 ) {
     for event in net.take(CLOSING) {
         if let NetEvent::Gone { tag } = event {
@@ -105,10 +105,12 @@ fn disconnect_stopped(
             .into_iter()
             .flat_map(RelationshipTarget::iter)
         {
-            if let Ok((stage, requests, mut outbox)) = peers.get_mut(peer)
-                && let (Stage::Connected, Some(mut requests)) = (stage.stage, requests)
+            // A source of blocks need not be a connection.
+            if let Ok((connection, requests, mut source)) = peers.get_mut(peer)
+                && connection.is_none_or(|connection| connection.stage == Stage::Connected)
+                && let Some(mut requests) = requests
             {
-                take_leave(peer, &mut requests, &mut outbox, &mut flush);
+                take_leave(peer, &mut requests, &mut source, &mut sink);
             }
             reaper.close(peer, CloseReason::Stopping);
         }
@@ -124,10 +126,10 @@ fn disconnect_stopped(
 }
 
 /// Queues a cancel for each outstanding request, not interested and choke; the close follows when these are sent.
-fn take_leave(peer: Entity, requests: &mut Requests, outbox: &mut Outbox, flush: &mut FlushQueue) {
+fn take_leave(peer: Entity, requests: &mut Requests, source: &mut SourceSinkItem<'_, '_>, sink: &mut RequestSink) {
     for pending in requests.cancel_all() {
-        flush.send(peer, outbox, &Message::Cancel(pending.request));
+        sink.cancel(peer, source, pending.request);
     }
-    flush.send(peer, outbox, &Message::NotInterested);
-    flush.send(peer, outbox, &Message::Choke);
+    sink.send(peer, source, &Message::NotInterested);
+    sink.send(peer, source, &Message::Choke);
 }

@@ -5,34 +5,32 @@
 //! other peers. Only peers in the refill queue are visited; a peer for which nothing is found waits until blocks become
 //! free.
 
+pub mod choice;
 mod flight;
 pub mod rarity;
 mod refill;
+mod timers;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
     AllowedFastReceived, ChokeReceived, PeerDisconnected, RejectReceived, SuggestReceived,
 };
 use ecs_torrent_components::peer::{
-    FlushQueue, Outbox, PeerPieces, PeerRates, PeerState, Pending, RefillQueue, Requests, Wire,
+    PeerPieces, PeerState, Pending, RefillQueue, RequestSink, Requests, SourceSink, WaitingSources, Wire,
 };
-use ecs_torrent_components::piece::{ActivePiece, FAILED_PAUSE, PieceMemory};
+use ecs_torrent_components::piece::{ActivePiece, PieceMemory};
 use ecs_torrent_components::random::Random;
-use ecs_torrent_components::settings::{RequestSettings, Settings, seconds};
 use ecs_torrent_components::torrent::{ActivePieces, PeerOf, StopPhase};
+use ecs_torrent_components::work_list::WorkList;
 use ecs_torrent_engine::schedule::Tick;
-use ecs_torrent_protocol::geometry::BlockRequest;
-use ecs_torrent_protocol::time::Timestamp;
-use ecs_torrent_protocol::wire::Message;
 
 pub(crate) use self::flight::Flight;
 use self::rarity::RarityOrder;
+use self::timers::{LateCheck, PeerTimers, Resume, expire_requests, give_up_exclusive, resume_paused};
 use crate::stop_participants::AddStopParticipant;
 use crate::{DecideSet, ReapSet};
 
@@ -42,6 +40,7 @@ pub struct PickingPlugin;
 impl Plugin for PickingPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<RefillQueue>()
+            .init_resource::<WaitingSources>()
             .init_resource::<PieceMemory>()
             .init_resource::<Supply>()
             .init_resource::<DroppedRequests>()
@@ -96,7 +95,7 @@ pub struct Supply {
     /// tick.
     pub(crate) dropped: Vec<(Entity, u64)>,
     /// Pieces that no peer is sending blocks of. The oldest is dropped first when memory is short.
-    idle: VecDeque<Entity>,
+    idle: WorkList<ActivePiece>,
 }
 
 impl Supply {
@@ -121,9 +120,8 @@ impl Supply {
 
     /// Records that a piece may be idle.
     pub fn note_idle(&mut self, entity: Entity, piece: &mut ActivePiece) {
-        if piece.is_idle() && !piece.is_idle_listed {
-            piece.is_idle_listed = true;
-            self.idle.push_back(entity);
+        if piece.is_idle() {
+            self.idle.add(entity, &mut piece.idle);
         }
     }
 }
@@ -131,14 +129,6 @@ impl Supply {
 /// Pieces that peers no longer have (`lt_donthave`, BEP 54), with our requests for them.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct DroppedRequests(pub(crate) Vec<(Entity, u32)>);
-
-/// Deadline at which a peer's oldest request is checked.
-#[derive(Debug)]
-struct LateCheck(Entity);
-
-/// Deadline after which a peer that rejected requests is considered again.
-#[derive(Debug)]
-struct Resume(Entity);
 
 /// Pause after a reject from a peer that does not choke us. The peer is unlikely to accept the same request at once.
 const REJECT_PAUSE: Duration = Duration::from_secs(1);
@@ -179,17 +169,16 @@ fn hear_chokes(
 
 fn hear_rejects(
     mut received: MessageReader<RejectReceived>,
-    clock: Res<Clock>,
-    settings: Res<Settings>,
+    mut timers: PeerTimers,
     mut supply: ResMut<Supply>,
-    mut resumes: ResMut<Deadlines<Resume>>,
-    mut flush: ResMut<FlushQueue>,
-    mut peers: Query<(&PeerState, &mut Requests, &mut Outbox, &PeerOf)>,
+    mut sink: RequestSink,
+    mut peers: Query<(&PeerState, &mut Requests, SourceSink, &PeerOf)>,
     mut pieces: Query<&mut ActivePiece>,
     mut torrents: Query<&mut ActivePieces>,
 ) {
+    let now = timers.clock.now();
     for &RejectReceived { peer, request } in received.read() {
-        let Ok((state, mut requests, mut outbox, of)) = peers.get_mut(peer) else {
+        let Ok((state, mut requests, mut source, of)) = peers.get_mut(peer) else {
             continue;
         };
         let Some(pending) = requests.answer(request) else {
@@ -202,21 +191,20 @@ fn hear_rejects(
                 && piece.exclusive == Some(peer)
                 && !piece.is_full()
             {
-                let now = clock.now();
                 let bytes = give_up_exclusive(now, peer, pending.piece, &mut piece, &mut requests, |request| {
-                    flush.send(peer, &mut outbox, &Message::Cancel(request));
+                    sink.cancel(peer, &mut source, request);
                 });
                 supply.note_dropped(of.0, bytes);
-                resumes.set(now + FAILED_PAUSE, Resume(peer));
+                timers.withhold(peer, &mut requests);
             }
             release(peer, &[pending], &mut pieces, &mut active, of.0, &mut supply);
         }
         if state.peer_choking {
             requests.allowed_fast.retain(|piece| *piece != request.piece);
-        } else if requests.paused_until <= clock.now() {
-            requests.paused_until = clock.now() + REJECT_PAUSE;
-            requests.depth.shrink(&settings.requests);
-            resumes.set(requests.paused_until, Resume(peer));
+        } else if requests.paused_until <= now {
+            requests.paused_until = now + REJECT_PAUSE;
+            requests.depth.shrink(&timers.settings.requests);
+            timers.resume_at(requests.paused_until, peer, &mut requests);
         }
     }
 }
@@ -260,175 +248,30 @@ fn hear_suggestions(
 fn drop_requests(
     mut dropped: ResMut<DroppedRequests>,
     mut supply: ResMut<Supply>,
-    mut flush: ResMut<FlushQueue>,
-    mut peers: Query<(&mut Requests, &mut Outbox, &PeerOf)>,
+    mut sink: RequestSink,
+    mut peers: Query<(&mut Requests, SourceSink, &PeerOf)>,
     mut pieces: Query<&mut ActivePiece>,
     mut torrents: Query<&mut ActivePieces>,
 ) {
     for (peer, index) in dropped.0.drain(..) {
-        let Ok((mut requests, mut outbox, of)) = peers.get_mut(peer) else {
+        let Ok((mut requests, mut source, of)) = peers.get_mut(peer) else {
             continue;
         };
         let Ok(mut active) = torrents.get_mut(of.0) else {
             continue;
         };
-        while let Some(position) = requests
-            .pending
+        let is_dropped = |pending: &&Pending| pending.request.piece == index;
+        while let Some(request) = requests
+            .pending()
             .iter()
-            .position(|pending| pending.request.piece == index)
+            .find(is_dropped)
+            .map(|pending| pending.request)
         {
-            let request = requests.pending[position].request;
             let pending = requests.cancel(request);
-            flush.send(peer, &mut outbox, &Message::Cancel(request));
+            sink.cancel(peer, &mut source, request);
             release(peer, pending.as_slice(), &mut pieces, &mut active, of.0, &mut supply);
         }
     }
-}
-
-/// Marks requests as late that are not answered in time (Fault 33): their blocks are free for other peers, and late
-/// answers are still accepted. For a silent peer, this applies to all of its requests.
-fn expire_requests(
-    clock: Res<Clock>,
-    wakeup: Res<Wakeup>,
-    settings: Res<Settings>,
-    mut checks: ResMut<Deadlines<LateCheck>>,
-    mut supply: ResMut<Supply>,
-    mut refill: ResMut<RefillQueue>,
-    mut flush: ResMut<FlushQueue>,
-    mut resumes: ResMut<Deadlines<Resume>>,
-    mut peers: Query<(&mut Requests, &mut PeerState, &mut Outbox, &PeerRates, &PeerOf)>,
-    mut pieces: Query<&mut ActivePiece>,
-    mut torrents: Query<&mut ActivePieces>,
-) {
-    let now = clock.now();
-    while let Some(LateCheck(peer)) = checks.pop_due(now) {
-        let Ok((mut requests, mut state, mut outbox, rates, of)) = peers.get_mut(peer) else {
-            continue;
-        };
-        requests.has_deadline = false;
-        let patience = patience(&requests, rates.download.at(now), &settings.requests);
-        let silence = requests.silence_limit(&settings.requests);
-        let is_silent = requests.silent_since().is_some_and(|since| since + silence <= now);
-        if is_silent {
-            requests.is_silent = true;
-            requests.distrusted_until = now + FAILED_PAUSE;
-            resumes.set(now + FAILED_PAUSE, Resume(peer));
-        }
-        let is_due = |pending: &Pending| !pending.is_late && (is_silent || pending.asked + patience <= now);
-        let late: Vec<Pending> = requests
-            .pending
-            .iter()
-            .filter(|pending| is_due(pending))
-            .copied()
-            .collect();
-        if !late.is_empty() {
-            requests.depth.shrink(&settings.requests);
-            refill.add(peer, &mut requests);
-        }
-        let Ok(mut active) = torrents.get_mut(of.0) else {
-            continue;
-        };
-        for pending in late {
-            // Canceled together with another request for the same piece.
-            if !requests.pending.contains(&pending) {
-                continue;
-            }
-            let Ok(mut piece) = pieces.get_mut(pending.piece) else {
-                requests.answer(pending.request);
-                continue;
-            };
-            if piece.exclusive == Some(peer) {
-                let bytes = give_up_exclusive(now, peer, pending.piece, &mut piece, &mut requests, |request| {
-                    flush.send(peer, &mut outbox, &Message::Cancel(request));
-                });
-                supply.note_dropped(of.0, bytes);
-                resumes.set(now + FAILED_PAUSE, Resume(peer));
-            } else {
-                piece.expire(pending.block, peer);
-                let same = |other: &&mut Pending| **other == pending;
-                if let Some(pending) = requests.pending.iter_mut().find(same) {
-                    pending.is_late = true;
-                }
-            }
-            active.open.insert(piece.index);
-            supply.note_idle(pending.piece, &mut piece);
-            supply.offer(of.0);
-        }
-        let silent_since = requests.last_block.max(state.choke_changed);
-        let owes = requests.pending.front();
-        state.snubbed |=
-            owes.is_some_and(|oldest| oldest.asked.max(silent_since) + seconds(settings.requests.snub_s) <= now);
-        watch(peer, &mut requests, patience, &settings.requests, &mut checks);
-    }
-    wakeup.at_next(checks.next());
-}
-
-/// Timeout of a request: the minimum of the settings, or three times the duration expected at the peer's rate.
-fn patience(requests: &Requests, bytes_per_s: u64, settings: &RequestSettings) -> Duration {
-    let least = seconds(settings.block_timeout_s);
-    let owed: u64 = requests
-        .pending
-        .iter()
-        .map(|pending| u64::from(pending.request.len))
-        .sum();
-    match (owed * 3).checked_div(bytes_per_s) {
-        Some(expected) => least.max(seconds(expected.min(settings.block_timeout_s * 10))),
-        None => least,
-    }
-}
-
-/// Sets a deadline for the oldest request that is not late, or for the peer's silence, unless a deadline is set.
-fn watch(
-    peer: Entity,
-    requests: &mut Requests,
-    patience: Duration,
-    settings: &RequestSettings,
-    checks: &mut Deadlines<LateCheck>,
-) {
-    if requests.has_deadline {
-        return;
-    }
-    let oldest = requests.pending.iter().find(|pending| !pending.is_late);
-    if let (Some(oldest), Some(since)) = (oldest, requests.silent_since()) {
-        let at = (oldest.asked + patience).min(since + requests.silence_limit(settings));
-        checks.set(at, LateCheck(peer));
-        requests.has_deadline = true;
-    }
-}
-
-/// Cancels all requests for a piece that is exclusive to `peer`; another peer begins it from the start. Returns the
-/// number of bytes received so far.
-fn give_up_exclusive(
-    now: Timestamp,
-    peer: Entity,
-    entity: Entity,
-    piece: &mut ActivePiece,
-    requests: &mut Requests,
-    mut cancel: impl FnMut(BlockRequest),
-) -> u64 {
-    debug_assert_eq!(piece.exclusive, Some(peer));
-    while let Some(position) = requests.pending.iter().position(|other| other.piece == entity) {
-        let request = requests.pending[position].request;
-        requests.cancel(request);
-        cancel(request);
-    }
-    piece.give_up_exclusive(now)
-}
-
-fn resume_paused(
-    clock: Res<Clock>,
-    wakeup: Res<Wakeup>,
-    mut resumes: ResMut<Deadlines<Resume>>,
-    mut refill: ResMut<RefillQueue>,
-    mut peers: Query<&mut Requests>,
-) {
-    while let Some(Resume(peer)) = resumes.pop_due(clock.now()) {
-        if let Ok(mut requests) = peers.get_mut(peer) {
-            requests.look_at = None;
-            refill.add(peer, &mut requests);
-        }
-    }
-    wakeup.at_next(resumes.next());
 }
 
 /// Makes blocks that `peer` will not send free for other peers.

@@ -34,12 +34,14 @@ impl Plugin for ReapingPlugin {
 
 fn tell_disconnects(
     reaper: Res<Reaper>,
-    peers: Query<(&Peer, Option<&PeerOf>)>,
+    peers: Query<(Option<&Peer>, Option<&PeerOf>)>,
     mut gone: MessageWriter<PeerDisconnected>,
 ) {
     for (entity, reason) in reaper.iter() {
         let Ok((peer, of)) = peers.get(entity) else { continue };
-        tracing::debug!(peer = %peer.endpoint, %reason, "disconnected");
+        if let Some(peer) = peer {
+            tracing::debug!(peer = %peer.endpoint, %reason, "disconnected");
+        }
         gone.write(PeerDisconnected {
             torrent: of.map(|of| of.0),
             peer: entity,
@@ -57,7 +59,7 @@ fn despawn_peers(
     mut closing: ResMut<ClosingLinks>,
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
-    peers: Query<(&Peer, Option<&PeerOf>)>,
+    peers: Query<(Option<&Peer>, Option<&PeerOf>)>,
 ) {
     let doomed = reaper.take();
     if doomed.is_empty() {
@@ -65,6 +67,9 @@ fn despawn_peers(
     }
     for (entity, reason) in doomed {
         let Ok((peer, of)) = peers.get(entity) else { continue };
+        commands.entity(entity).despawn();
+        // A source of blocks need not be a connection.
+        let Some(peer) = peer else { continue };
         let is_orderly = reason.is_orderly();
         let tag = closing.expect(of.map(|of| of.0), &reason);
         net.push(NetRequest::Close {
@@ -74,7 +79,6 @@ fn despawn_peers(
         });
         streams.remove(peer.stream);
         counts.remove(entity);
-        commands.entity(entity).despawn();
     }
     // The ports have already run in this tick; the requests pushed here leave in the next one.
     wakeup.at(clock.now());

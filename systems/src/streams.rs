@@ -214,7 +214,7 @@ fn grant_credit(
         let Ok((peer, mut wire, requests)) = peers.get_mut(*entity) else {
             return false;
         };
-        let owed = requests.map_or(0, |requests| requests.pending.len() as u64 * u64::from(BLOCK_SIZE));
+        let owed = requests.map_or(0, |requests| requests.pending().len() as u64 * u64::from(BLOCK_SIZE));
         let extra = i64::try_from(owed).map_or(widest, |owed| owed.min(widest.into()) as u32);
         let held = std::mem::take(&mut wire.held_bytes);
         let portion = ((idle + extra) / 4).max(1);

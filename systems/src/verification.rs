@@ -4,7 +4,7 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bytes::Bytes;
 use ecs_torrent_components::messages::{FailTorrent, PieceRejected, PieceVerified, Remedy};
-use ecs_torrent_components::piece::{ActivePiece, PiecePhase};
+use ecs_torrent_components::piece::{ActivePiece, FullPieces};
 use ecs_torrent_components::torrent::{ActivePieces, Content};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::HashPort;
@@ -34,10 +34,6 @@ impl Plugin for VerificationPlugin {
 }
 
 const PIECES: Purpose = Purpose("verify pieces");
-
-/// Pieces that have all their blocks and are not being hashed yet.
-#[derive(Resource, Debug, Default)]
-pub(crate) struct FullPieces(pub(crate) Vec<Entity>);
 
 /// Verified pieces with their bytes, on their way to the disk.
 #[derive(Resource, Debug, Default)]
@@ -102,16 +98,11 @@ fn collect_hashes(
 /// Submits all full pieces of a tick in one batch. Their bytes move into the requests, so that nothing is copied or
 /// shared.
 fn submit_full_pieces(mut full: ResMut<FullPieces>, mut hash: ResMut<HashPort>, mut pieces: Query<&mut ActivePiece>) {
-    for entity in full.0.drain(..) {
+    while let Some(entity) = full.pop() {
         let Ok(mut piece) = pieces.get_mut(entity) else {
             continue;
         };
-        piece.phase = PiecePhase::Hashing;
-        let mut spans = Vec::with_capacity(piece.blocks.len() + piece.blocks.len() / 8);
-        piece
-            .blocks
-            .iter_mut()
-            .for_each(|slot| spans.extend(std::mem::take(&mut slot.data)));
+        let spans = piece.begin_hashing();
         let tag = JobTag::new(PIECES, entity);
         let kind = HashKind::Sha1Piece;
         hash.push(HashRequest { tag, kind, spans });

@@ -239,7 +239,10 @@ fn allowed_fast_pieces_are_fetched_while_choked() {
     }
     let pending = |world: &mut World| {
         let mut peers = world.query::<&Requests>();
-        peers.iter(world).map(|requests| requests.pending.len()).sum::<usize>()
+        peers
+            .iter(world)
+            .map(|requests| requests.pending().len())
+            .sum::<usize>()
     };
     assert_eq!(
         bed.block_on(bed.torrents().with_world(pending)).unwrap(),

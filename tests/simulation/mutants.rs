@@ -12,7 +12,7 @@ use ecs_torrent::components::lifecycle::ChangedFacts;
 use ecs_torrent::components::messages::{
     InterestReceived, PieceStored, PieceVerified, TorrentCompleted, TorrentStarted,
 };
-use ecs_torrent::components::peer::{FlushQueue, Outbox, PeerState, Requests};
+use ecs_torrent::components::peer::{FlushQueue, Outbox, PeerState, Pending, Requests};
 use ecs_torrent::components::random::Random;
 use ecs_torrent::components::session::FileId;
 use ecs_torrent::components::settings::Settings;
@@ -63,7 +63,7 @@ impl Plugin for AsksTwice {
 
 fn ask_again(mut flush: ResMut<FlushQueue>, mut peers: Query<(Entity, &Requests, &mut Outbox), Changed<Requests>>) {
     for (peer, requests, mut outbox) in &mut peers {
-        if let Some(pending) = requests.pending.front() {
+        if let Some(pending) = requests.pending().front() {
             flush.send(peer, &mut outbox, &Message::Request(pending.request));
         }
     }
@@ -89,7 +89,17 @@ fn forgive_delay(mut has_seen: Local<bool>, mut peers: Query<&mut Requests, Chan
     for mut requests in &mut peers {
         // Waits for the tick after the one that recorded the request as late.
         if requests.late_count() > 0 && std::mem::replace(&mut *has_seen, true) {
-            requests.pending.iter_mut().for_each(|pending| pending.is_late = false);
+            let late: Vec<Pending> = requests
+                .pending()
+                .iter()
+                .filter(|pending| pending.is_late)
+                .copied()
+                .collect();
+            for pending in late {
+                requests.answer(pending.request);
+                let is_late = false;
+                requests.add(Pending { is_late, ..pending });
+            }
         }
     }
 }
@@ -118,7 +128,9 @@ impl Plugin for LosesRequests {
 
 fn lose_request(mut peers: Query<&mut Requests, Changed<Requests>>) {
     for mut requests in &mut peers {
-        requests.pending.pop_back();
+        if let Some(last) = requests.pending().back().copied() {
+            requests.answer(last.request);
+        }
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) fn check_all(
                 note(format!("{what} of {}: {is}, at most {most}", peer.endpoint));
             }
         };
-        let in_time = requests.pending.len() - requests.late_count();
+        let in_time = requests.pending().len() - requests.late_count();
         at_most("requests in time", in_time, settings.requests.max_depth as usize);
         let queue = uploads.waiting.len() + uploads.reading.len();
         at_most("upload queue", queue, settings.uploads.max_queue);

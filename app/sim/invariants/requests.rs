@@ -22,7 +22,7 @@ pub(super) fn check_late(
         let Some(asked) = conversations.asked_of(peer) else {
             continue;
         };
-        let late = requests.pending.iter().take_while(|pending| pending.is_late);
+        let late = requests.pending().iter().take_while(|pending| pending.is_late);
         let late_count = late.map(|pending| asked.expire(pending.request)).count();
         if asked.late_count() != late_count {
             let known = asked.late_count();
@@ -57,7 +57,7 @@ pub(super) fn check_all(
         if torrents.get(of.0).is_ok_and(|(_, state)| !state.may_serve()) {
             continue;
         }
-        for pending in &requests.pending {
+        for pending in requests.pending() {
             let count = counts.entry(pending.piece).or_default();
             let slot_of =
                 |piece: &'_ ActivePiece| piece.blocks.get(pending.block as usize).map(|slot| names(slot, peer));
@@ -80,9 +80,9 @@ pub(super) fn check_all(
         let Some(asked) = conversations.asked_of(peer) else {
             continue;
         };
-        let is_same = asked.len() == requests.pending.len();
-        if !is_same || !requests.pending.iter().all(|pending| asked.contains(pending.request)) {
-            let (asked, pending) = (asked.len(), requests.pending.len());
+        let is_same = asked.len() == requests.pending().len();
+        if !is_same || !requests.pending().iter().all(|pending| asked.contains(pending.request)) {
+            let (asked, pending) = (asked.len(), requests.pending().len());
             note(format!(
                 "{peer} was asked for {asked} blocks, and is believed to owe {pending}"
             ));

@@ -8,6 +8,8 @@ use ecs_torrent_protocol::geometry::BlockRequest;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::{BLOCK_HEADER_LEN, Handshake, Message, write_block_header};
 
+use crate::work_list::{Listed, WorkList};
+
 /// Size of a tick's messages above which the buffer is freed after the flush; an ordinary tick sends a peer some
 /// hundred bytes.
 const MAX_KEPT_BYTES: usize = 4096;
@@ -22,7 +24,7 @@ pub struct Outbox {
     /// Bytes in `frames`.
     framed_bytes: usize,
     /// Whether the peer is in the flush queue.
-    is_listed: bool,
+    listed: Listed,
     /// Bytes handed to the connection and not yet sent.
     pub unsent_bytes: usize,
     /// When bytes were last sent, or when there was last nothing to send.
@@ -44,7 +46,7 @@ impl Outbox {
 
     /// Removes and returns everything, in order, and unlists the peer. Used by the flush.
     pub fn take(&mut self) -> Vec<Bytes> {
-        self.is_listed = false;
+        self.listed.clear();
         self.close_buffer();
         self.unsent_bytes += self.framed_bytes;
         self.framed_bytes = 0;
@@ -84,7 +86,7 @@ impl Outbox {
 /// The peers whose outbox is not empty; the flush visits only these.
 #[derive(Resource, Debug, Default)]
 pub struct FlushQueue {
-    peers: Vec<Entity>,
+    peers: WorkList<Outbox>,
     /// Buffer for the headers of blocks, of all peers.
     heads: BytesMut,
 }
@@ -120,15 +122,12 @@ impl FlushQueue {
     }
 
     /// Removes and returns all peers.
-    pub fn drain(&mut self) -> std::vec::Drain<'_, Entity> {
-        self.peers.drain(..)
+    pub fn drain(&mut self) -> impl Iterator<Item = Entity> + '_ {
+        self.peers.drain()
     }
 
     fn list(&mut self, peer: Entity, outbox: &mut Outbox) {
-        if !outbox.is_listed {
-            outbox.is_listed = true;
-            self.peers.push(peer);
-        }
+        self.peers.add(peer, &mut outbox.listed);
     }
 }
 

@@ -9,6 +9,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use smallvec::SmallVec;
 
 use crate::settings::{RequestSettings, UploadSettings, millis, seconds};
+use crate::work_list::{Listed, WorkList};
 
 /// Maximum number of cancelled requests whose late answers are still recognized.
 const MAX_CANCELLED: usize = 256;
@@ -35,7 +36,7 @@ const GUIDED: Duration = Duration::from_secs(1);
 #[derive(Component, Debug, Default)]
 pub struct Requests {
     /// Unanswered requests, oldest first.
-    pub pending: VecDeque<Pending>,
+    pending: VecDeque<Pending>,
     /// Cancelled requests that may still be answered; such a block is dropped without blame.
     cancelled: VecDeque<BlockRequest>,
     /// Number of requests to keep outstanding.
@@ -51,14 +52,14 @@ pub struct Requests {
     /// The peer super-seeds by suggestions. Until this time, and as long as it owes blocks, only suggested pieces are
     /// requested from it.
     pub guided_until: Option<Timestamp>,
-    /// Deadline at which the peer may become eligible for further requests, if there is one.
-    pub look_at: Option<Timestamp>,
+    /// When the peer is considered again, if that is scheduled.
+    resume_at: Option<Timestamp>,
     /// Pieces that this peer sent corrupt; they are not requested from it again.
     pub refused_pieces: Vec<u32>,
     /// Whether the peer waits for a block or memory to become free.
     pub is_starved: bool,
     /// Whether the peer is in the refill queue.
-    is_listed: bool,
+    listed: Listed,
     /// Whether a deadline is set for the oldest request.
     pub has_deadline: bool,
     /// Nothing is requested until this time, because the peer rejected our requests.
@@ -73,9 +74,45 @@ pub struct Requests {
     pub is_silent: bool,
     /// Until this time the peer gets no piece exclusively, because it was silent.
     pub distrusted_until: Timestamp,
+    /// Until this time some piece is withheld from the peer, because the peer failed to send it.
+    pub withheld_until: Timestamp,
 }
 
 impl Requests {
+    /// Returns the unanswered requests, oldest first.
+    #[must_use]
+    pub fn pending(&self) -> &VecDeque<Pending> {
+        &self.pending
+    }
+
+    /// Adds a request that is being sent.
+    pub fn add(&mut self, pending: Pending) {
+        self.pending.push_back(pending);
+    }
+
+    /// Records that a request timed out. Returns false if it is not pending.
+    pub fn mark_late(&mut self, late: &Pending) -> bool {
+        let pending = self.pending.iter_mut().find(|pending| *pending == late);
+        pending.map(|pending| pending.is_late = true).is_some()
+    }
+
+    /// Schedules that the peer is considered again at `at`. Returns false if that happens earlier anyway, so that each
+    /// peer has at most one useful timer.
+    #[must_use]
+    pub fn schedule_resume(&mut self, at: Timestamp) -> bool {
+        let is_earlier = self.resume_at.is_none_or(|known| at < known);
+        if is_earlier {
+            self.resume_at = Some(at);
+        }
+        is_earlier
+    }
+
+    /// Takes note of a timer. Returns false if another timer has taken its place.
+    #[must_use]
+    pub fn resume(&mut self, now: Timestamp) -> bool {
+        self.resume_at.take_if(|at| *at <= now).is_some()
+    }
+
     /// Removes the request that a block answers. Searches from the oldest, which is nearly always the match.
     pub fn answer(&mut self, request: BlockRequest) -> Option<Pending> {
         let position = self.pending.iter().position(|pending| pending.request == request)?;
@@ -99,11 +136,17 @@ impl Requests {
         self.guided_until = Some(now + GUIDED);
     }
 
-    /// Whether only suggested pieces are requested from the peer.
-    pub fn is_guided(&mut self, now: Timestamp) -> bool {
+    /// Ends the time in which only suggested pieces are requested, if the peer has suggested nothing for a while and
+    /// owes no block.
+    pub fn end_guide(&mut self, now: Timestamp) {
         if self.guided_until.is_some_and(|until| until <= now) && self.pending.len() == self.late_count() {
             self.guided_until = None;
         }
+    }
+
+    /// Whether only suggested pieces are requested from the peer.
+    #[must_use]
+    pub fn is_guided(&self) -> bool {
         self.guided_until.is_some()
     }
 
@@ -160,34 +203,32 @@ impl Requests {
 /// The peers from which more may be requested; the picker visits only these.
 #[derive(Resource, Debug, Default)]
 pub struct RefillQueue {
-    peers: Vec<Entity>,
+    peers: WorkList<Requests>,
     /// Silent peers come last, so that they don't take the memory that others wait for.
-    silent: Vec<Entity>,
+    silent: WorkList<Requests>,
 }
 
 impl RefillQueue {
     /// Lists a peer, at most once.
     pub fn add(&mut self, peer: Entity, requests: &mut Requests) {
-        if !requests.is_listed {
-            requests.is_listed = true;
-            match requests.is_silent {
-                true => self.silent.push(peer),
-                false => self.peers.push(peer),
-            }
-        }
+        let list = if requests.is_silent {
+            &mut self.silent
+        } else {
+            &mut self.peers
+        };
+        list.add(peer, &mut requests.listed);
     }
 
-    /// Removes and returns all peers; call [`Requests::unlist`] on each.
-    pub fn take(&mut self) -> Vec<Entity> {
-        self.peers.append(&mut self.silent);
-        std::mem::take(&mut self.peers)
+    /// Removes and returns the next peer; call [`Requests::unlist`] on it.
+    pub fn pop(&mut self) -> Option<Entity> {
+        self.peers.pop().or_else(|| self.silent.pop())
     }
 }
 
 impl Requests {
     /// Records that the peer is no longer in the refill queue.
     pub fn unlist(&mut self) {
-        self.is_listed = false;
+        self.listed.clear();
     }
 }
 
@@ -260,7 +301,7 @@ pub struct UploadQueue {
     /// When the last outstanding request was answered.
     pub emptied: Timestamp,
     /// Whether the peer is in the serve queue.
-    is_listed: bool,
+    listed: Listed,
 }
 
 /// Pieces that a choked peer may request (BEP 6), and how often each of their blocks was served.
@@ -314,34 +355,29 @@ impl AllowedFast {
 
 /// The peers whose requests may be served; uploading visits only these.
 #[derive(Resource, Debug, Default)]
-pub struct ServeQueue {
-    peers: VecDeque<Entity>,
-}
+pub struct ServeQueue(WorkList<UploadQueue>);
 
 impl ServeQueue {
     /// Lists a peer, at most once.
     pub fn add(&mut self, peer: Entity, uploads: &mut UploadQueue) {
-        if !uploads.is_listed {
-            uploads.is_listed = true;
-            self.peers.push_back(peer);
-        }
+        self.0.add(peer, &mut uploads.listed);
     }
 
     /// Removes and returns the peer that has waited longest; call [`UploadQueue::unlist`] on it.
     pub fn pop(&mut self) -> Option<Entity> {
-        self.peers.pop_front()
+        self.0.pop()
     }
 
     /// Number of peers listed.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.peers.len()
+        self.0.len()
     }
 
     /// Whether no peer is listed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.peers.is_empty()
+        self.0.is_empty()
     }
 }
 
@@ -419,7 +455,7 @@ impl UploadQueue {
 
     /// Records that the peer is no longer in the serve queue.
     pub fn unlist(&mut self) {
-        self.is_listed = false;
+        self.listed.clear();
     }
 }
 
@@ -490,6 +526,60 @@ mod tests {
         assert!(!requests.answer_cancelled(request(BLOCK_SIZE)));
         assert_eq!(requests.cancel_all(), [pending(0)]);
         assert!(requests.answer_cancelled(request(0)));
+    }
+
+    #[test]
+    fn a_peer_has_one_timer() {
+        let at = |seconds: u64| Timestamp::ZERO + Duration::from_secs(seconds);
+        let mut requests = Requests::default();
+        assert!(requests.schedule_resume(at(60)));
+        assert!(!requests.schedule_resume(at(60)) && !requests.schedule_resume(at(61)));
+        assert!(requests.schedule_resume(at(1)), "an earlier one takes its place");
+        assert!(requests.resume(at(1)));
+        assert!(!requests.resume(at(60)), "the timer that was replaced does nothing");
+        assert!(requests.schedule_resume(at(90)));
+    }
+
+    #[test]
+    fn a_guide_ends_with_its_time_and_its_last_block() {
+        let at = |seconds: u64| Timestamp::ZERO + Duration::from_secs(seconds);
+        let mut requests = Requests::default();
+        requests.note_guide(at(0));
+        requests.end_guide(at(0));
+        assert!(requests.is_guided());
+        requests.add(pending(0));
+        requests.end_guide(at(5));
+        assert!(requests.is_guided(), "the peer owes a block");
+        assert!(
+            requests.mark_late(&pending(0)) && !requests.mark_late(&pending(0)),
+            "late once"
+        );
+        requests.end_guide(at(5));
+        assert!(!requests.is_guided());
+        requests.add(pending(BLOCK_SIZE));
+        requests.end_guide(at(5));
+        assert!(!requests.is_guided(), "other requests do not bring it back");
+    }
+
+    #[test]
+    fn silent_peers_are_refilled_last() {
+        let peers = [1, 2, 3].map(|id| Entity::from_raw_u32(id).unwrap());
+        let mut requests: [Requests; 3] = Default::default();
+        requests[0].is_silent = true;
+        let mut queue = RefillQueue::default();
+        for _ in 0..2 {
+            peers
+                .iter()
+                .zip(&mut requests)
+                .for_each(|(peer, requests)| queue.add(*peer, requests));
+        }
+        let order: Vec<Entity> = std::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(order, [peers[1], peers[2], peers[0]], "each once");
+        queue.add(peers[1], &mut requests[1]);
+        assert_eq!(queue.pop(), None, "not unlisted");
+        requests[1].unlist();
+        queue.add(peers[1], &mut requests[1]);
+        assert_eq!(queue.pop(), Some(peers[1]));
     }
 
     #[test]

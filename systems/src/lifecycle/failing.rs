@@ -10,13 +10,12 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::{Blocked, ChangedFacts, Failure, Fault, Readiness};
 use ecs_torrent_components::messages::{FailTorrent, Remedy};
-use ecs_torrent_components::peer::{FlushQueue, Outbox, RefillQueue, Requests};
+use ecs_torrent_components::peer::{RefillQueue, RequestSink, Requests, SourceSink};
 use ecs_torrent_components::piece::ActivePiece;
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis, seconds};
 use ecs_torrent_components::torrent::{ActivePieces, Lifecycle, Torrent, TorrentPeers};
 use ecs_torrent_protocol::time::Timestamp;
-use ecs_torrent_protocol::wire::Message;
 
 use super::opening::{Opener, Opening};
 use crate::picking::{Flight, Picker, Supply, release};
@@ -165,10 +164,10 @@ pub(super) fn block_writers(
 /// memory get it.
 pub(super) fn recall_requests(
     mut blocked: ResMut<BlockedWrites>,
-    mut flush: ResMut<FlushQueue>,
+    mut sink: RequestSink,
     mut supply: ResMut<Supply>,
     mut torrents: Query<(&TorrentPeers, &mut ActivePieces)>,
-    mut peers: Query<(&mut Requests, &mut Outbox)>,
+    mut peers: Query<(&mut Requests, SourceSink)>,
     mut pieces: Query<&mut ActivePiece>,
 ) {
     for torrent in blocked.recalled.drain(..) {
@@ -176,12 +175,12 @@ pub(super) fn recall_requests(
             continue;
         };
         for peer in connected.iter() {
-            let Ok((mut requests, mut outbox)) = peers.get_mut(peer) else {
+            let Ok((mut requests, mut source)) = peers.get_mut(peer) else {
                 continue;
             };
             let dropped = requests.cancel_all();
             for pending in &dropped {
-                flush.send(peer, &mut outbox, &Message::Cancel(pending.request));
+                sink.cancel(peer, &mut source, pending.request);
             }
             release(peer, &dropped, &mut pieces, &mut active, torrent, &mut supply);
         }

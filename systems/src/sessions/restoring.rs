@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::messages::TorrentStarted;
-use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
+use ecs_torrent_components::piece::{ActivePiece, FullPieces, PieceMemory, PiecePhase};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{ActivePieces, Layout, Lifecycle, Partials, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
@@ -14,7 +14,6 @@ use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, ReadPurpose};
 
 use super::spilling::Run;
 use crate::picking::{Picker, Supply};
-use crate::verification::FullPieces;
 
 const RESTORE: Purpose = Purpose("read unfinished pieces");
 
@@ -126,7 +125,7 @@ pub(super) fn collect_restored(
         commands.entity(entity).remove::<Restoring>();
         piece.phase = PiecePhase::Filling;
         if piece.is_full() {
-            full.0.push(entity);
+            full.add(entity, &mut piece);
         } else if let Ok((mut active, _)) = torrents.get_mut(piece.torrent) {
             active.open.insert(piece.index);
             supply.offer(piece.torrent);

@@ -1,0 +1,589 @@
+//! The choice of the next block to request from a peer, as a plain function.
+
+use bevy_ecs::entity::Entity;
+use ecs_torrent_components::peer::{PeerPieces, Requests};
+use ecs_torrent_components::piece::{ActivePiece, PiecePhase};
+use ecs_torrent_components::random::Random;
+use ecs_torrent_components::settings::RequestSettings;
+use ecs_torrent_components::torrent::ActivePieces;
+use ecs_torrent_protocol::geometry::Geometry;
+use ecs_torrent_protocol::time::Timestamp;
+
+use super::rarity::RarityOrder;
+
+/// Most requests outstanding to a peer that is also asked for blocks requested from other peers.
+const ENDGAME_DEPTH: usize = 64;
+
+/// A peer, as the choice sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerView<'a> {
+    /// The peer.
+    pub peer: Entity,
+    /// The peer's pieces.
+    pub has: &'a PeerPieces,
+    /// Our requests to the peer.
+    pub requests: &'a Requests,
+    /// The peer chokes us.
+    pub is_choked: bool,
+    /// The peer has no late requests and has not recently been silent.
+    pub is_trusted: bool,
+    /// The peer is so slow that it shares pieces with other peers.
+    pub prefers_sharing: bool,
+}
+
+/// A torrent, as the choice sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct TorrentView<'a, P, M> {
+    /// The time of the choice.
+    pub now: Timestamp,
+    /// Sizes of the torrent's pieces.
+    pub geometry: &'a Geometry,
+    /// The pieces that can be begun.
+    pub order: &'a RarityOrder,
+    /// The pieces in flight.
+    pub active: &'a ActivePieces,
+    /// Returns a piece in flight.
+    pub piece: P,
+    /// Whether there is memory for a piece of this length.
+    pub has_memory: M,
+    /// Limits of requests.
+    pub settings: &'a RequestSettings,
+}
+
+/// The decision for one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Choice {
+    /// What to request.
+    pub pick: Option<Pick>,
+    /// Length of a piece that would have been begun if there were memory for it.
+    pub wants_memory: Option<u32>,
+    /// The peer waits for blocks to become free.
+    pub is_starved: bool,
+    /// When a block may become available for the peer, if there is none now.
+    pub again: Option<Timestamp>,
+}
+
+/// Blocks to request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pick {
+    /// A block of a piece in flight, and the free blocks after it.
+    Active {
+        /// The piece.
+        piece: Entity,
+        /// The block.
+        block: u32,
+        /// Why the block was picked.
+        reason: Reason,
+    },
+    /// The blocks of a piece that is to be begun.
+    New {
+        /// Index of the piece.
+        index: u32,
+        /// Why the piece was picked.
+        reason: Reason,
+    },
+}
+
+/// Why a block is requested from a peer, in the order of preference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The peer sends it even while it chokes us (BEP 6).
+    AllowedFast,
+    /// The peer's current piece continues.
+    Current,
+    /// The peer suggested the piece, and no rarer one exists.
+    Suggested,
+    /// The piece was begun with another peer.
+    Open,
+    /// The piece is the rarest that can be begun.
+    Rarest,
+    /// The block is outstanding at other peers, and no piece is left to begin.
+    Endgame,
+}
+
+/// Which open pieces are considered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Open {
+    /// Pieces that no peer is downloading.
+    Abandoned,
+    /// All open pieces.
+    Any,
+}
+
+/// Chooses what is requested next from a peer.
+pub fn choose<'a, P, M>(peer: &PeerView<'_>, torrent: &TorrentView<'_, P, M>, random: &mut Random) -> Choice
+where
+    P: Fn(Entity) -> Option<&'a ActivePiece>,
+    M: Fn(u32) -> bool,
+{
+    let chooser = Chooser { peer, torrent };
+    match peer.is_choked {
+        true => chooser.allowed_fast(),
+        false => chooser.by_preference(random),
+    }
+}
+
+struct Chooser<'v, 'p, 't, P, M> {
+    peer: &'v PeerView<'p>,
+    torrent: &'v TorrentView<'t, P, M>,
+}
+
+impl<'a, P, M> Chooser<'_, '_, '_, P, M>
+where
+    P: Fn(Entity) -> Option<&'a ActivePiece>,
+    M: Fn(u32) -> bool,
+{
+    fn by_preference(&self, random: &mut Random) -> Choice {
+        let requests = self.peer.requests;
+        if let Some(piece) = requests.current
+            && let Some(block) = self.free_block(piece)
+        {
+            return active(piece, block, Reason::Current).into();
+        }
+        let mut choice = Choice::default();
+        let order = self.torrent.order;
+        let mut rarest = None;
+        if requests.suggested.iter().any(|piece| order.is_pickable(*piece)) {
+            rarest = self.rarest_piece(random);
+        }
+        let suggested = rarest.filter(|index| requests.suggested.contains(index));
+        if let Some(index) = suggested
+            && self.begin(index, Reason::Suggested, &mut choice)
+        {
+            return choice;
+        }
+        if requests.is_guided() {
+            return choice;
+        }
+        let first = match self.peer.prefers_sharing {
+            true => Open::Any,
+            false => Open::Abandoned,
+        };
+        choice.pick = self.open_block(first);
+        if choice.pick.is_some() {
+            return choice;
+        }
+        if let Some(index) = rarest.or_else(|| self.rarest_piece(random))
+            && self.begin(index, Reason::Rarest, &mut choice)
+        {
+            return choice;
+        }
+        choice.pick = self.open_block(Open::Any);
+        if choice.pick.is_none() {
+            choice.pick = self.endgame(&mut choice.again);
+            choice.is_starved = choice.pick.is_none();
+        }
+        choice
+    }
+
+    /// Picks a piece to begin. Returns false if there is no memory for it.
+    fn begin(&self, index: u32, reason: Reason, choice: &mut Choice) -> bool {
+        let len = self.torrent.geometry.piece_size(index);
+        let has_memory = (self.torrent.has_memory)(len);
+        match has_memory {
+            true => choice.pick = Some(Pick::New { index, reason }),
+            false => choice.wants_memory = Some(len),
+        }
+        has_memory
+    }
+
+    /// Returns the next free block of a piece, if this peer may send it.
+    fn free_block(&self, piece: Entity) -> Option<u32> {
+        let piece = (self.torrent.piece)(piece)?;
+        let is_open = piece.phase == PiecePhase::Filling && self.may_send(piece);
+        if is_open { piece.next_free(self.peer.peer) } else { None }
+    }
+
+    /// Finds a free block of a piece that has already been begun.
+    fn open_block(&self, which: Open) -> Option<Pick> {
+        let pieces = self.torrent.active.open.iter();
+        let mut pieces = pieces.filter_map(|index| self.torrent.active.all.get(index));
+        pieces.find_map(|&entity| {
+            let piece = (self.torrent.piece)(entity)?;
+            if which == Open::Abandoned && piece.asked_count > 0 {
+                return None;
+            }
+            Some(active(entity, self.free_block(entity)?, Reason::Open))
+        })
+    }
+
+    /// Returns the rarest pickable piece. Among equals it prefers suggested pieces, then the one after the last one
+    /// begun.
+    fn rarest_piece(&self, random: &mut Random) -> Option<u32> {
+        let requests = self.peer.requests;
+        let accepts = |piece: u32| !requests.refused_pieces.contains(&piece);
+        let extent = self.torrent.settings.extent_bytes;
+        let neighbor = requests
+            .last_begun
+            .and_then(|last| next_in_extent(last, self.torrent.geometry, extent));
+        let preferred = requests.suggested.iter().copied().chain(neighbor);
+        self.torrent.order.pick(self.peer.has, preferred, random, accepts)
+    }
+
+    /// Finds a block of an allowed-fast piece, which the peer sends even while it chokes us (BEP 6).
+    fn allowed_fast(&self) -> Choice {
+        let mut choice = Choice::default();
+        for &index in &self.peer.requests.allowed_fast {
+            if !self.peer.has.has(index) || self.peer.requests.refused_pieces.contains(&index) {
+                continue;
+            }
+            match self.torrent.active.all.get(&index) {
+                Some(&piece) => {
+                    let block = self.free_block(piece);
+                    choice.pick = block.map(|block| active(piece, block, Reason::AllowedFast));
+                }
+                None if self.torrent.order.is_pickable(index) => {
+                    self.begin(index, Reason::AllowedFast, &mut choice);
+                }
+                None => {}
+            }
+            if choice.pick.is_some() {
+                break;
+            }
+        }
+        choice
+    }
+
+    /// Finds a block to request from one more peer, once no piece is left to begin. The block is requested from fewer
+    /// peers than allowed, and takes longer than blocks currently do, because a second copy is received in vain.
+    fn endgame(&self, again: &mut Option<Timestamp>) -> Option<Pick> {
+        let (peer, torrent) = (self.peer, self.torrent);
+        if torrent.order.pickable_count() > 0 || peer.requests.pending().len() >= ENDGAME_DEPTH {
+            return None;
+        }
+        let copies = torrent.settings.endgame_copies;
+        let patience = torrent.active.endgame_patience();
+        let mut best: Option<(Entity, u32, usize)> = None;
+        for &entity in torrent.active.all.values() {
+            let Some(piece) = (torrent.piece)(entity) else { continue };
+            if piece.phase != PiecePhase::Filling || piece.is_suspect || !self.may_send(piece) {
+                continue;
+            }
+            for (block, slot) in (0..).zip(&piece.blocks) {
+                let is_mine = slot.asked.contains(&peer.peer) || slot.late.contains(&peer.peer);
+                let asked_count = slot.asked.len();
+                let is_better = best.is_none_or(|(_, _, least)| asked_count < least);
+                if slot.received || is_mine || asked_count >= copies || !is_better {
+                    continue;
+                }
+                let due = slot.asked_at + patience;
+                if asked_count > 0 && due > torrent.now {
+                    *again = Some(again.map_or(due, |other| other.min(due)));
+                } else {
+                    best = Some((entity, block, asked_count));
+                }
+            }
+        }
+        if best.is_some() {
+            *again = None;
+        }
+        best.map(|(piece, block, _)| active(piece, block, Reason::Endgame))
+    }
+
+    /// Whether the peer has the piece and may be asked for it.
+    fn may_send(&self, piece: &ActivePiece) -> bool {
+        let peer = self.peer;
+        // An exclusive piece is not given to a peer that keeps us waiting.
+        let is_trusted = || peer.is_trusted && piece.may_have_exclusively(peer.peer, self.torrent.now);
+        (!piece.is_suspect || is_trusted())
+            && peer.has.has(piece.index)
+            && !peer.requests.refused_pieces.contains(&piece.index)
+    }
+}
+
+fn active(piece: Entity, block: u32, reason: Reason) -> Pick {
+    Pick::Active { piece, block, reason }
+}
+
+impl From<Pick> for Choice {
+    fn from(pick: Pick) -> Self {
+        Self {
+            pick: Some(pick),
+            ..Self::default()
+        }
+    }
+}
+
+/// Returns the piece after `piece`, unless it begins another extent.
+fn next_in_extent(piece: u32, geometry: &Geometry, extent_bytes: u32) -> Option<u32> {
+    let next = piece + 1;
+    let is_inside = extent_bytes > 0
+        && next < geometry.piece_count()
+        && !geometry.piece_offset(next).is_multiple_of(extent_bytes.into());
+    is_inside.then_some(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bevy_ecs::entity::EntityHashMap;
+    use ecs_torrent_components::piece::FAILED_PAUSE;
+    use ecs_torrent_protocol::geometry::BLOCK_SIZE;
+
+    use super::*;
+
+    const PIECES: u32 = 4;
+
+    fn entity(id: u32) -> Entity {
+        Entity::from_raw_u32(id).unwrap()
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_secs(seconds)
+    }
+
+    /// A torrent of four pieces of two blocks, and the peer 1, which has all of them.
+    struct Table {
+        geometry: Geometry,
+        order: RarityOrder,
+        active: ActivePieces,
+        pieces: EntityHashMap<ActivePiece>,
+        settings: RequestSettings,
+        has: PeerPieces,
+        requests: Requests,
+        is_choked: bool,
+        is_trusted: bool,
+        prefers_sharing: bool,
+        has_memory: bool,
+        now: Timestamp,
+    }
+
+    impl Table {
+        fn new() -> Self {
+            let mut random = Random::from_seed([1; 32]);
+            Self {
+                geometry: Geometry::new(u64::from(2 * BLOCK_SIZE * PIECES), 2 * BLOCK_SIZE).unwrap(),
+                order: RarityOrder::new(PIECES, |_| true, &mut random),
+                active: ActivePieces::default(),
+                pieces: EntityHashMap::default(),
+                settings: RequestSettings::default(),
+                has: PeerPieces::all(PIECES),
+                requests: Requests::default(),
+                is_choked: false,
+                is_trusted: true,
+                prefers_sharing: false,
+                has_memory: true,
+                now: at(100),
+            }
+        }
+
+        /// Begins a piece; its entity is 100 more than its index. Its first block is requested from `from`.
+        fn begin(&mut self, index: u32, from: Option<u32>) -> &mut ActivePiece {
+            let mut piece = ActivePiece::new(entity(99), index, &self.geometry);
+            from.into_iter().for_each(|peer| piece.ask(0, entity(peer), at(99)));
+            self.order.remove(index);
+            self.active.all.insert(index, entity(100 + index));
+            self.active.open.insert(index);
+            self.pieces.entry(entity(100 + index)).or_insert(piece)
+        }
+
+        fn choose(&self) -> Choice {
+            let peer = PeerView {
+                peer: entity(1),
+                has: &self.has,
+                requests: &self.requests,
+                is_choked: self.is_choked,
+                is_trusted: self.is_trusted,
+                prefers_sharing: self.prefers_sharing,
+            };
+            let torrent = TorrentView {
+                now: self.now,
+                geometry: &self.geometry,
+                order: &self.order,
+                active: &self.active,
+                piece: |entity| self.pieces.get(&entity),
+                has_memory: |_| self.has_memory,
+                settings: &self.settings,
+            };
+            choose(&peer, &torrent, &mut Random::from_seed([1; 32]))
+        }
+
+        fn pick(&self) -> Option<Pick> {
+            self.choose().pick
+        }
+    }
+
+    fn block(index: u32, block: u32, reason: Reason) -> Option<Pick> {
+        Some(active(entity(100 + index), block, reason))
+    }
+
+    fn new(index: u32, reason: Reason) -> Option<Pick> {
+        Some(Pick::New { index, reason })
+    }
+
+    #[test]
+    fn the_current_piece_comes_before_all_others() {
+        let mut table = Table::new();
+        table.begin(2, Some(1));
+        table.begin(0, None);
+        table.requests.current = Some(entity(102));
+        assert_eq!(table.pick(), block(2, 1, Reason::Current));
+        table.pieces.get_mut(&entity(102)).unwrap().ask(1, entity(1), at(99));
+        assert_eq!(
+            table.pick(),
+            block(0, 0, Reason::Open),
+            "the piece has no free block left"
+        );
+    }
+
+    #[test]
+    fn abandoned_pieces_come_before_new_ones_and_new_ones_before_shared_ones() {
+        let mut table = Table::new();
+        table.begin(3, Some(2));
+        assert!(matches!(
+            table.pick(),
+            Some(Pick::New {
+                reason: Reason::Rarest,
+                ..
+            })
+        ));
+        table.prefers_sharing = true;
+        assert_eq!(table.pick(), block(3, 1, Reason::Open), "a slow peer shares");
+        table.prefers_sharing = false;
+        table.begin(1, None);
+        assert_eq!(table.pick(), block(1, 0, Reason::Open));
+        table.begin(1, None).ask(0, entity(2), at(99));
+        [0, 2].iter().for_each(|index| table.order.remove(*index));
+        assert_eq!(table.pick(), block(1, 1, Reason::Open), "nothing is left to begin");
+    }
+
+    #[test]
+    fn the_rarest_piece_is_begun_unless_the_peer_sent_it_corrupt() {
+        let mut table = Table::new();
+        let mut random = Random::from_seed([1; 32]);
+        [0, 1, 3]
+            .iter()
+            .for_each(|piece| table.order.add_copy(*piece, &mut random));
+        table.order.add_copy(3, &mut random);
+        assert_eq!(table.pick(), new(2, Reason::Rarest));
+        table.requests.last_begun = Some(0);
+        table.requests.refused_pieces.push(2);
+        assert_eq!(
+            table.pick(),
+            new(1, Reason::Rarest),
+            "among equals, the neighbor of the last one"
+        );
+        table.has.remove(0);
+        table.has.remove(1);
+        assert_eq!(table.pick(), new(3, Reason::Rarest));
+        table.has.remove(3);
+        assert_eq!(
+            table.choose(),
+            Choice {
+                is_starved: true,
+                ..Choice::default()
+            }
+        );
+    }
+
+    #[test]
+    fn suggestions_are_followed_unless_a_rarer_piece_exists() {
+        let mut table = Table::new();
+        let mut random = Random::from_seed([1; 32]);
+        table.begin(1, None);
+        table.requests.suggested.push_back(3);
+        assert_eq!(table.pick(), new(3, Reason::Suggested), "before abandoned pieces");
+        table.order.add_copy(3, &mut random);
+        assert_eq!(table.pick(), block(1, 0, Reason::Open));
+        table.requests.note_guide(table.now);
+        assert_eq!(
+            table.choose(),
+            Choice::default(),
+            "the peer suggests: only that is requested"
+        );
+        table.requests.suggested.clear();
+        assert_eq!(table.choose(), Choice::default());
+    }
+
+    #[test]
+    fn without_memory_only_pieces_in_flight_are_continued() {
+        let mut table = Table::new();
+        table.has_memory = false;
+        let wants_memory = Some(2 * BLOCK_SIZE);
+        assert_eq!(
+            table.choose(),
+            Choice {
+                wants_memory,
+                is_starved: true,
+                ..Choice::default()
+            }
+        );
+        table.begin(3, Some(2));
+        let choice = table.choose();
+        assert_eq!(
+            (choice.pick, choice.wants_memory),
+            (block(3, 1, Reason::Open), wants_memory)
+        );
+    }
+
+    #[test]
+    fn a_choked_peer_is_asked_only_for_allowed_fast_pieces() {
+        let mut table = Table::new();
+        table.is_choked = true;
+        assert_eq!(table.choose(), Choice::default());
+        table.requests.allowed_fast.extend([1, 2]);
+        assert_eq!(table.pick(), new(1, Reason::AllowedFast));
+        table.begin(1, Some(1)).ask(1, entity(1), at(99));
+        assert_eq!(table.pick(), new(2, Reason::AllowedFast));
+        table.order.remove(2);
+        assert_eq!(table.pick(), None, "held already");
+    }
+
+    #[test]
+    fn a_suspect_piece_goes_to_one_trusted_peer() {
+        let mut table = Table::new();
+        (0..PIECES).for_each(|index| table.order.remove(index));
+        table.begin(0, None).is_suspect = true;
+        assert_eq!(table.pick(), block(0, 0, Reason::Open));
+        table.is_trusted = false;
+        assert_eq!(table.pick(), None);
+        table.is_trusted = true;
+        table.pieces.get_mut(&entity(100)).unwrap().exclusive = Some(entity(2));
+        assert_eq!(table.pick(), None, "another peer has it");
+        let piece = table.pieces.get_mut(&entity(100)).unwrap();
+        piece.exclusive = Some(entity(1));
+        piece.give_up_exclusive(at(100));
+        assert_eq!(table.pick(), None, "the peer failed to send it");
+        table.now = at(100) + FAILED_PAUSE;
+        assert_eq!(table.pick(), block(0, 0, Reason::Open));
+    }
+
+    #[test]
+    fn in_the_endgame_a_block_is_requested_again_when_it_takes_long() {
+        let mut table = Table::new();
+        table.begin(0, Some(2)).ask(1, entity(3), at(99));
+        assert!(!table.choose().is_starved, "there are new pieces");
+        (1..PIECES).for_each(|index| table.order.remove(index));
+        table.active.note_answer(Duration::from_secs(16));
+        let patience = table.active.endgame_patience();
+        assert_eq!(
+            table.choose(),
+            Choice {
+                is_starved: true,
+                again: Some(at(99) + patience),
+                ..Choice::default()
+            }
+        );
+        table.now = at(99) + patience;
+        assert_eq!(table.pick(), block(0, 0, Reason::Endgame));
+        let piece = table.pieces.get_mut(&entity(100)).unwrap();
+        piece.ask(0, entity(1), table.now);
+        assert_eq!(
+            table.pick(),
+            block(0, 1, Reason::Endgame),
+            "no block twice from one peer"
+        );
+        table.settings.endgame_copies = 1;
+        assert_eq!(table.pick(), None, "as many copies as allowed");
+    }
+
+    #[test]
+    fn begun_extents_are_continued_to_their_end() {
+        let geometry = Geometry::new(64 << 10, 16 << 10).unwrap();
+        assert_eq!(next_in_extent(0, &geometry, 32 << 10), Some(1));
+        assert_eq!(next_in_extent(1, &geometry, 32 << 10), None, "another extent");
+        assert_eq!(next_in_extent(3, &geometry, 1 << 20), None, "the last piece");
+        assert_eq!(next_in_extent(0, &geometry, 0), None);
+    }
+}
