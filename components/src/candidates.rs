@@ -6,20 +6,134 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
+use bitflags::bitflags;
 use ecs_torrent_protocol::time::Timestamp;
 
-/// The source of an address.
+/// The source of an address. The engine's own sources are constants; a plugin adds its own to [`CandidateSources`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CandidateSource {
+pub struct CandidateSource(u8);
+
+impl CandidateSource {
     /// A user named the address.
-    User,
+    pub const USER: Self = Self(0);
     /// A tracker returned the address.
-    Tracker,
+    pub const TRACKER: Self = Self(1);
     /// An earlier session saved the address.
-    Session,
+    pub const SESSION: Self = Self(2);
     /// The peer itself named the address: it connected to us and announced its listen port.
-    Itself,
+    pub const INCOMING: Self = Self(3);
+    /// Another peer named the address (BEP 11).
+    pub const PEER_EXCHANGE: Self = Self(4);
+    /// The distributed hash table returned the address (BEP 5).
+    pub const DHT: Self = Self(5);
+    /// A peer in the local network announced itself (BEP 14).
+    pub const LOCAL_DISCOVERY: Self = Self(6);
+}
+
+/// The registered sources of addresses.
+#[derive(Resource, Debug)]
+pub struct CandidateSources {
+    sources: Vec<RegisteredSource>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct RegisteredSource {
+    name: &'static str,
+    serves_private: bool,
+}
+
+impl Default for CandidateSources {
+    fn default() -> Self {
+        let source = |name, serves_private| RegisteredSource { name, serves_private };
+        // In the order of the constants. The addresses of a session came from a source that its torrent allows.
+        let sources = vec![
+            source("user", true),
+            source("tracker", true),
+            source("session", true),
+            source("incoming", true),
+            source("pex", false),
+            source("dht", false),
+            source("lsd", false),
+        ];
+        Self { sources }
+    }
+}
+
+impl CandidateSources {
+    /// Registers a source of addresses. `serves_private` says whether peers of private torrents may come from it
+    /// (BEP 27): only if it is under the control of the torrent's tracker or of the user. Registering a name again
+    /// returns the source that has it.
+    ///
+    /// # Panics
+    /// Beyond 256 sources; an address stores its source in a byte.
+    pub fn register(&mut self, name: &'static str, serves_private: bool) -> CandidateSource {
+        let known = self.sources.iter().position(|source| source.name == name);
+        let position = known.unwrap_or_else(|| {
+            self.sources.push(RegisteredSource { name, serves_private });
+            self.sources.len() - 1
+        });
+        CandidateSource(u8::try_from(position).expect("at most 256 sources of peers"))
+    }
+
+    /// Returns the name of a source.
+    #[must_use]
+    pub fn name_of(&self, source: CandidateSource) -> &'static str {
+        self.get(source).map_or("unknown", |source| source.name)
+    }
+
+    /// Whether a torrent may have peers from this source; a private torrent has them only from sources that serve
+    /// private torrents (BEP 27).
+    #[must_use]
+    pub fn allows(&self, source: CandidateSource, is_private: bool) -> bool {
+        !is_private || self.get(source).is_some_and(|source| source.serves_private)
+    }
+
+    fn get(&self, source: CandidateSource) -> Option<&RegisteredSource> {
+        self.sources.get(usize::from(source.0))
+    }
+}
+
+bitflags! {
+    /// What a source says of a peer, beside its address. A claim of a stranger: it may be wrong.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+    pub struct CandidateFlags: u8 {
+        /// The peer prefers encrypted connections.
+        const ENCRYPTION = 1;
+        /// The peer has every piece, or wants none.
+        const SEED = 1 << 1;
+        /// The peer accepts uTP (BEP 29).
+        const UTP = 1 << 2;
+        /// The peer can be reached through a peer that both know (BEP 55).
+        const HOLEPUNCH = 1 << 3;
+    }
+}
+
+/// An address of a possible peer, as a source found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundPeer {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the source says of the peer.
+    pub flags: CandidateFlags,
+}
+
+impl From<SocketAddr> for FoundPeer {
+    fn from(address: SocketAddr) -> Self {
+        let flags = CandidateFlags::empty();
+        Self { address, flags }
+    }
+}
+
+/// Possible peers of a torrent. Any feature may write it; the engine adds the peers to the torrent's [`Candidates`],
+/// unless the torrent does not allow their source.
+#[derive(Message, Debug, Clone)]
+pub struct CandidatesFound {
+    /// The torrent.
+    pub torrent: Entity,
+    /// The peers.
+    pub peers: Vec<FoundPeer>,
+    /// Source of the addresses.
+    pub source: CandidateSource,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +149,7 @@ enum State {
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     source: CandidateSource,
+    flags: CandidateFlags,
     priority: u32,
     failures: u32,
     state: State,
@@ -70,16 +185,19 @@ pub struct Retry {
 
 impl Candidates {
     /// Adds an address of canonical priority `priority` (BEP 40), keeping at most `max` addresses. In a full
-    /// table, a new address displaces one that has failed, or is not added. True if it is new and was added.
+    /// table, a new address displaces one that has failed, or is not added. True if it is new and was added. A known
+    /// address gets the flags that are new.
     ///
     /// User-named addresses have precedence: a new one displaces any idle address that no user named, and a known one
     /// is ready to dial at once, however often it has failed.
-    pub fn add(&mut self, address: SocketAddr, source: CandidateSource, priority: u32, max: usize) -> bool {
+    pub fn add(&mut self, peer: impl Into<FoundPeer>, source: CandidateSource, priority: u32, max: usize) -> bool {
+        let FoundPeer { address, flags } = peer.into();
         if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
             return false;
         }
-        if self.table.contains_key(&address) {
-            if source == CandidateSource::User {
+        if let Some(known) = self.table.get_mut(&address) {
+            known.flags |= flags;
+            if source == CandidateSource::USER {
                 self.change(address, |candidate| {
                     candidate.source = source;
                     candidate.failures = 0;
@@ -95,6 +213,7 @@ impl Candidates {
         }
         let candidate = Candidate {
             source,
+            flags,
             priority,
             failures: 0,
             state: State::Ready,
@@ -139,9 +258,9 @@ impl Candidates {
     /// Returns false if nothing changes: the address is being dialed, there is no room for it, or a user named it. A
     /// peer that shares an IP address with another one may claim the other one's port.
     pub fn claim(&mut self, address: SocketAddr, max: usize) -> bool {
-        self.add(address, CandidateSource::Itself, 0, max);
+        self.add(address, CandidateSource::INCOMING, 0, max);
         let candidate = self.table.get(&address);
-        let may_claim = candidate.is_some_and(|c| c.state != State::Busy && c.source != CandidateSource::User);
+        let may_claim = candidate.is_some_and(|c| c.state != State::Busy && c.source != CandidateSource::USER);
         if may_claim {
             self.occupy(address);
         }
@@ -152,7 +271,14 @@ impl Candidates {
     #[must_use]
     pub fn is_user_named(&self, address: SocketAddr) -> bool {
         let candidate = self.table.get(&address);
-        candidate.is_some_and(|candidate| candidate.source == CandidateSource::User)
+        candidate.is_some_and(|candidate| candidate.source == CandidateSource::USER)
+    }
+
+    /// Returns the source of an address and what sources say of its peer, if the address is known.
+    #[must_use]
+    pub fn get(&self, address: SocketAddr) -> Option<(CandidateSource, CandidateFlags)> {
+        let candidate = self.table.get(&address)?;
+        Some((candidate.source, candidate.flags))
     }
 
     /// Records that a connection to `address` works, and clears its failures.
@@ -167,7 +293,7 @@ impl Candidates {
         let Some(candidate) = self.table.get(&address).filter(|c| c.state == State::Busy) else {
             return;
         };
-        let is_user_named = candidate.source == CandidateSource::User;
+        let is_user_named = candidate.source == CandidateSource::USER;
         let failures = candidate.failures + u32::from(retry.is_failure);
         // User-named addresses are never forgotten.
         if failures >= retry.max_failures && !is_user_named {
@@ -196,7 +322,7 @@ impl Candidates {
     /// Forgets an address known only from the peer itself; true if it is forgotten.
     pub fn remove_claimed(&mut self, address: SocketAddr) -> bool {
         let candidate = self.table.get(&address);
-        let is_claimed = candidate.is_some_and(|candidate| candidate.source == CandidateSource::Itself);
+        let is_claimed = candidate.is_some_and(|candidate| candidate.source == CandidateSource::INCOMING);
         if is_claimed {
             self.remove(address);
         }
@@ -284,11 +410,11 @@ impl Candidates {
     /// is none.
     fn displace(&mut self, by: CandidateSource) -> bool {
         let candidate = |address: &SocketAddr| self.table.get(address);
-        let is_strange = |address: &SocketAddr| candidate(address).is_some_and(|c| c.source != CandidateSource::User);
+        let is_strange = |address: &SocketAddr| candidate(address).is_some_and(|c| c.source != CandidateSource::USER);
         let has_failed = |address: &SocketAddr| candidate(address).is_some_and(|c| c.failures > 0);
         let mut waiting = self.waiting.iter().rev().map(|(_, address)| address);
         let mut worst = waiting.find(|address| is_strange(address) && has_failed(address));
-        if worst.is_none() && by == CandidateSource::User {
+        if worst.is_none() && by == CandidateSource::USER {
             let ready = self.ready.iter().rev().map(|(.., address)| address);
             let waiting = self.waiting.iter().rev().map(|(_, address)| address);
             worst = ready.chain(waiting).find(|address| is_strange(address));
@@ -301,12 +427,12 @@ impl Candidates {
 
 impl Candidate {
     fn is_idle_user(&self) -> bool {
-        self.source == CandidateSource::User && self.state != State::Busy
+        self.source == CandidateSource::USER && self.state != State::Busy
     }
 }
 
 fn rank(address: SocketAddr, candidate: &Candidate) -> Rank {
-    let is_user_named = candidate.source == CandidateSource::User;
+    let is_user_named = candidate.source == CandidateSource::USER;
     (
         Reverse(is_user_named),
         candidate.failures,
@@ -340,7 +466,7 @@ mod tests {
     fn candidates(priorities: &[u32]) -> Candidates {
         let mut candidates = Candidates::default();
         for (last, priority) in (1..).zip(priorities) {
-            assert!(candidates.add(address(last), CandidateSource::Tracker, *priority, 10));
+            assert!(candidates.add(address(last), CandidateSource::TRACKER, *priority, 10));
         }
         candidates
     }
@@ -348,7 +474,7 @@ mod tests {
     #[test]
     fn the_highest_priority_is_dialed_first_and_once() {
         let mut candidates = candidates(&[5, 9, 7]);
-        assert!(!candidates.add(address(1), CandidateSource::Tracker, 99, 10), "known");
+        assert!(!candidates.add(address(1), CandidateSource::TRACKER, 99, 10), "known");
         let order: Vec<_> = std::iter::from_fn(|| candidates.take_best(at(0))).collect();
         assert_eq!(order, [address(2), address(3), address(1)]);
         assert_eq!(candidates.next_ready(at(0)), None);
@@ -384,7 +510,7 @@ mod tests {
     #[test]
     fn a_users_address_is_never_forgotten() {
         let mut candidates = Candidates::default();
-        candidates.add(address(1), CandidateSource::User, 0, 10);
+        candidates.add(address(1), CandidateSource::USER, 0, 10);
         for round in 0..20 {
             candidates.take_best(at(round * 100)).unwrap();
             candidates.release(address(1), at(round * 100), retry(true));
@@ -393,14 +519,53 @@ mod tests {
     }
 
     #[test]
+    fn only_sources_that_serve_private_torrents_serve_them() {
+        let mut sources = CandidateSources::default();
+        let mine = sources.register("blackboard", false);
+        let office = sources.register("office", true);
+        assert_eq!(sources.register("blackboard", true), mine, "registered once");
+        assert_eq!(
+            (sources.name_of(mine), sources.name_of(CandidateSource::DHT)),
+            ("blackboard", "dht")
+        );
+        let private = |source| sources.allows(source, true);
+        use CandidateSource as Source;
+        for source in [Source::USER, Source::TRACKER, Source::SESSION, Source::INCOMING, office] {
+            assert!(private(source), "{}", sources.name_of(source));
+        }
+        for source in [Source::PEER_EXCHANGE, Source::DHT, Source::LOCAL_DISCOVERY, mine] {
+            assert!(
+                !private(source) && sources.allows(source, false),
+                "{}",
+                sources.name_of(source)
+            );
+        }
+    }
+
+    #[test]
+    fn flags_of_several_sources_add_up() {
+        let mut candidates = candidates(&[1]);
+        let found = |flags| FoundPeer {
+            address: address(1),
+            flags,
+        };
+        candidates.take_best(at(0));
+        candidates.add(found(CandidateFlags::SEED), CandidateSource::PEER_EXCHANGE, 1, 10);
+        candidates.add(found(CandidateFlags::UTP), CandidateSource::DHT, 1, 10);
+        let both = CandidateFlags::SEED | CandidateFlags::UTP;
+        assert_eq!(candidates.get(address(1)), Some((CandidateSource::TRACKER, both)));
+        assert_eq!(candidates.get(address(2)), None);
+    }
+
+    #[test]
     fn the_table_is_bounded_and_prefers_the_unfailed() {
         let mut candidates = Candidates::default();
-        assert!(candidates.add(address(1), CandidateSource::Tracker, 1, 2));
-        assert!(candidates.add(address(2), CandidateSource::Tracker, 1, 2));
-        assert!(!candidates.add(address(3), CandidateSource::Tracker, 1, 2));
+        assert!(candidates.add(address(1), CandidateSource::TRACKER, 1, 2));
+        assert!(candidates.add(address(2), CandidateSource::TRACKER, 1, 2));
+        assert!(!candidates.add(address(3), CandidateSource::TRACKER, 1, 2));
         let failed = candidates.take_best(at(0)).unwrap();
         candidates.release(failed, at(0), retry(true));
-        assert!(candidates.add(address(3), CandidateSource::Tracker, 1, 2));
+        assert!(candidates.add(address(3), CandidateSource::TRACKER, 1, 2));
         assert!(!candidates.iter().any(|address| address == failed));
     }
 
@@ -409,7 +574,7 @@ mod tests {
         let mut candidates = Candidates::default();
         for bad in ["1.2.3.4:0", "0.0.0.0:1", "[::]:1", "224.0.0.1:5"] {
             assert!(
-                !candidates.add(bad.parse().unwrap(), CandidateSource::Tracker, 1, 10),
+                !candidates.add(bad.parse::<SocketAddr>().unwrap(), CandidateSource::TRACKER, 1, 10),
                 "{bad}"
             );
         }
@@ -434,7 +599,7 @@ mod tests {
     #[test]
     fn nobody_can_claim_the_address_that_a_user_named() {
         let mut candidates = candidates(&[9]);
-        candidates.add(address(5), CandidateSource::User, 0, 10);
+        candidates.add(address(5), CandidateSource::USER, 0, 10);
         assert!(!candidates.claim(address(5), 10));
         assert_eq!(candidates.take_best(at(0)), Some(address(5)));
     }
@@ -445,7 +610,7 @@ mod tests {
         candidates.take_best(at(0)).unwrap();
         candidates.release(address(2), at(0), retry(true));
         assert!(!candidates.is_next_user_named(at(0)));
-        candidates.add(address(2), CandidateSource::User, 0, 10);
+        candidates.add(address(2), CandidateSource::USER, 0, 10);
         assert!(candidates.is_next_user_named(at(0)), "however often it has failed");
         assert_eq!((candidates.idle_user_count(), candidates.idle_count()), (1, 2));
         assert_eq!(candidates.take_best(at(0)), Some(address(2)));
@@ -462,9 +627,9 @@ mod tests {
     fn a_full_table_has_room_for_what_a_user_names() {
         let mut candidates = Candidates::default();
         for last in 1..=5 {
-            candidates.add(address(last), CandidateSource::Tracker, 1, 5);
+            candidates.add(address(last), CandidateSource::TRACKER, 1, 5);
         }
-        assert!(candidates.add(address(9), CandidateSource::User, 0, 5) && candidates.len() == 5);
+        assert!(candidates.add(address(9), CandidateSource::USER, 0, 5) && candidates.len() == 5);
         assert_eq!(candidates.take_best(at(0)), Some(address(9)));
     }
 }

@@ -5,7 +5,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::messages::{Availability, AvailabilityReceived, TorrentCompleted};
 use ecs_torrent_components::peer::{
-    CloseReason, FlushQueue, Outbox, PeerPieces, PeerState, PieceForm, RefillQueue, Requests, Wire,
+    CloseReason, PeerPieces, PeerState, PieceForm, RefillQueue, RequestSink, Requests, SourceSink, Wire,
 };
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
@@ -35,7 +35,7 @@ impl Plugin for AvailabilityPlugin {
 fn hear_availability(
     mut received: MessageReader<AvailabilityReceived>,
     mut random: ResMut<Random>,
-    mut flush: ResMut<FlushQueue>,
+    mut sink: RequestSink,
     mut refill: ResMut<RefillQueue>,
     mut dropped: ResMut<DroppedRequests>,
     mut reaper: ResMut<Reaper>,
@@ -46,18 +46,19 @@ fn hear_availability(
         &mut PeerPieces,
         &mut PeerState,
         &mut Requests,
-        &mut Outbox,
-        &Wire,
+        SourceSink,
+        Option<&Wire>,
     )>,
 ) {
     for AvailabilityReceived { peer, change } in received.read() {
-        let Ok((of, mut pieces, mut state, mut requests, mut outbox, wire)) = peers.get_mut(*peer) else {
+        let Ok((of, mut pieces, mut state, mut requests, mut source, wire)) = peers.get_mut(*peer) else {
             continue;
         };
         let Ok((Have(have), lifecycle, picker)) = torrents.get_mut(of.0) else {
             continue;
         };
-        if let (Availability::DontHave(index), false) = (change, wire.session.fast) {
+        let is_silent = wire.is_some_and(|wire| !wire.session.fast);
+        if let (Availability::DontHave(index), true) = (change, is_silent) {
             // BEP 54: without the fast extension, the peer drops requests for the piece silently.
             dropped.0.push((*peer, *index));
         }
@@ -82,7 +83,7 @@ fn hear_availability(
             } else {
                 Message::NotInterested
             };
-            flush.send(*peer, &mut outbox, &message);
+            sink.send(*peer, &mut source, &message);
         }
         let brings_some = match changed {
             Change::Came(index) => !have.contains(index),

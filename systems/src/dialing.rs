@@ -1,6 +1,5 @@
 //! Outbound connections: selects the next address to dial, and limits how many are dialed at a time.
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::bans::Bans;
-use ecs_torrent_components::candidates::{CandidateSource, Candidates, Retry};
+use ecs_torrent_components::candidates::{CandidateSource, CandidateSources, Candidates, CandidatesFound, Retry};
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddPeers, CommandQueue};
 use ecs_torrent_components::deadlines::Deadlines;
@@ -16,6 +15,7 @@ use ecs_torrent_components::messages::{PeerDisconnected, PeersWanted, TorrentSta
 use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Outbox, Peer, Stage};
 use ecs_torrent_components::settings::{PeerSettings, Settings, seconds};
 use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent, TorrentIndex};
+use ecs_torrent_components::work_list::{Listed, WorkList};
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{LocalAddresses, NetRequest, Streams, TransportChoice};
 use ecs_torrent_engine::schedule::Tick;
@@ -35,6 +35,7 @@ impl Plugin for DialingPlugin {
         app.register_required_components::<Torrent, Dialer>();
         app.add_message::<CandidatesFound>()
             .add_message::<PeersWanted>()
+            .init_resource::<CandidateSources>()
             .init_resource::<DialQueue>()
             .init_resource::<ExternalAddresses>()
             .init_resource::<Deadlines<Redial>>()
@@ -49,17 +50,6 @@ impl Plugin for DialingPlugin {
                 ),
             );
     }
-}
-
-/// Addresses of possible peers of a torrent, from any source.
-#[derive(Message, Debug, Clone)]
-pub struct CandidatesFound {
-    /// The torrent.
-    pub torrent: Entity,
-    /// The addresses.
-    pub addresses: Vec<SocketAddr>,
-    /// Source of the addresses.
-    pub source: CandidateSource,
 }
 
 /// Our external addresses as reported by trackers (BEP 24). Canonical peer priorities are computed from them (BEP 40).
@@ -85,32 +75,26 @@ impl ExternalAddresses {
 /// Torrents that may have an address to dial.
 #[derive(Resource, Debug, Default)]
 struct DialQueue {
-    torrents: VecDeque<Entity>,
+    torrents: WorkList<Dialer>,
     /// The torrents that may have an address that a user named. They come first.
-    urgent: VecDeque<Entity>,
+    urgent: WorkList<Dialer>,
 }
 
 impl DialQueue {
     fn add(&mut self, torrent: Entity, dialer: &mut Dialer) {
-        if !dialer.is_listed {
-            dialer.is_listed = true;
-            self.torrents.push_back(torrent);
-        }
+        self.torrents.add(torrent, &mut dialer.listed);
     }
 
     fn add_urgent(&mut self, torrent: Entity, dialer: &mut Dialer) {
-        if !dialer.is_urgent {
-            dialer.is_urgent = true;
-            self.urgent.push_back(torrent);
-        }
+        self.urgent.add(torrent, &mut dialer.urgent);
     }
 }
 
 /// Dialing state of every torrent: whether it is in the dial queue, or when it will be.
 #[derive(Component, Debug, Default)]
 pub struct Dialer {
-    is_listed: bool,
-    is_urgent: bool,
+    listed: Listed,
+    urgent: Listed,
     deadline: Option<Timestamp>,
 }
 
@@ -135,16 +119,17 @@ fn take_peers(
 ) {
     for AddPeers { torrent, peers } in commands.0.drain(..) {
         if let Some(torrent) = index.get(torrent) {
-            let source = CandidateSource::User;
             found.write(CandidatesFound {
                 torrent,
-                addresses: peers,
-                source,
+                peers: peers.into_iter().map(Into::into).collect(),
+                source: CandidateSource::USER,
             });
         }
     }
 }
 
+/// Adds found peers to the candidates of their torrents. No other place lets a source name peers, so that private
+/// torrents (BEP 27) need no check elsewhere.
 fn add_candidates(
     mut found: MessageReader<CandidatesFound>,
     settings: Res<Settings>,
@@ -152,26 +137,28 @@ fn add_candidates(
     external: Res<ExternalAddresses>,
     clock: Res<Clock>,
     bans: Res<Bans>,
+    sources: Res<CandidateSources>,
     mut queue: ResMut<DialQueue>,
-    mut torrents: Query<(&mut Candidates, &mut Dialer)>,
+    mut torrents: Query<(&Torrent, &mut Candidates, &mut Dialer)>,
 ) {
-    for CandidatesFound {
-        torrent,
-        addresses,
-        source,
-    } in found.read()
-    {
-        let Ok((mut candidates, mut dialer)) = torrents.get_mut(*torrent) else {
+    for CandidatesFound { torrent, peers, source } in found.read() {
+        let Ok((known, mut candidates, mut dialer)) = torrents.get_mut(*torrent) else {
             continue;
         };
-        for &address in addresses {
+        if !sources.allows(*source, known.private) {
+            let (source, count) = (sources.name_of(*source), peers.len());
+            tracing::debug!(torrent = %known.name, source, count, "peers refused: the torrent is private");
+            continue;
+        }
+        for &peer in peers {
+            let address = peer.address;
             // Fault 30: trackers also return our own address.
             if !local.0.contains(&address) && !is_refused(&bans, &clock, &settings, *source, address) {
                 let priority = peer_priority(external.seen_from(address, &local), address);
-                candidates.add(address, *source, priority, settings.peers.max_candidates);
+                candidates.add(peer, *source, priority, settings.peers.max_candidates);
             }
         }
-        if *source == CandidateSource::User {
+        if *source == CandidateSource::USER {
             queue.add_urgent(*torrent, &mut dialer);
         }
         queue.add(*torrent, &mut dialer);
@@ -182,7 +169,7 @@ fn add_candidates(
 /// its neighbors.
 fn is_refused(bans: &Bans, clock: &Clock, settings: &Settings, source: CandidateSource, address: SocketAddr) -> bool {
     match source {
-        CandidateSource::User => bans.has(clock.now(), address),
+        CandidateSource::USER => bans.has(clock.now(), address),
         _ => bans.refuses(clock.now(), address, (&settings.peers).into()),
     }
 }
@@ -241,25 +228,25 @@ struct DialParams<'w, 's> {
 
 /// Dials all addresses that users named, then one address per turn for each torrent that has one, up to the limits.
 fn dial_peers(mut queue: ResMut<DialQueue>, mut params: DialParams) {
-    while let Some(&torrent) = queue.urgent.front() {
+    while let Some(torrent) = queue.urgent.front() {
         match params.dial(torrent, true) {
             Dialed::Yes => continue,
             Dialed::Later => break,
             Dialed::NoAddress | Dialed::NoRoom => {}
         }
-        queue.urgent.pop_front();
+        queue.urgent.pop();
         if let Ok((_, mut dialer, _)) = params.torrents.get_mut(torrent) {
-            dialer.is_urgent = false;
+            dialer.urgent.clear();
         }
     }
-    while let Some(torrent) = queue.torrents.pop_front() {
+    while let Some(torrent) = queue.torrents.front() {
         let dialed = params.dial(torrent, false);
         if dialed == Dialed::Later {
-            queue.torrents.push_front(torrent);
             break;
         }
+        queue.torrents.pop();
         if let Ok((_, mut dialer, _)) = params.torrents.get_mut(torrent) {
-            dialer.is_listed = false;
+            dialer.listed.clear();
             if dialed == Dialed::Yes {
                 queue.add(torrent, &mut dialer);
             }
@@ -309,8 +296,8 @@ impl DialParams<'_, '_> {
             return Dialed::NoAddress;
         };
         let source = match dial {
-            DialFor::User => CandidateSource::User,
-            DialFor::Other => CandidateSource::Tracker,
+            DialFor::User => CandidateSource::USER,
+            DialFor::Other => CandidateSource::TRACKER,
         };
         if is_refused(
             &self.bans,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::candidates::{CandidateSource, Candidates};
+use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{
     AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, Reply, ResumeAll, ResumeError, StopAll,
@@ -152,9 +152,11 @@ impl TorrentAdder<'_, '_> {
             private: info.private,
             added: self.clock.now(),
         };
-        let mut candidates = Candidates::default();
-        for peer in &options.peers {
-            candidates.add(*peer, CandidateSource::User, 0, self.settings.peers.max_candidates);
+        if !options.peers.is_empty() {
+            self.new_peers.0.push_back(AddPeers {
+                torrent: torrent.id(),
+                peers: options.peers.clone(),
+            });
         }
         let key = OwnerKey(self.random.bytes());
         let entity = self.commands.spawn_empty().id();
@@ -171,7 +173,6 @@ impl TorrentAdder<'_, '_> {
             SessionState::new(key, options.name.clone(), options.overwrite),
             storage,
             opening,
-            candidates,
             tiers,
             Content(metainfo),
         ));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::candidates::CandidateSource;
+use ecs_torrent_components::candidates::{CandidateSource, CandidatesFound};
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
@@ -23,7 +23,7 @@ use ecs_torrent_protocol::tracker::{
 };
 
 use super::{Answer, Answers, Ask, Failure, Question, Questions, Reply};
-use crate::dialing::{CandidatesFound, ExternalAddresses};
+use crate::dialing::ExternalAddresses;
 use crate::stop_participants::{StopDuty, StopTurn};
 
 /// Time until a tracker without an address of one family is looked up again.
@@ -486,11 +486,10 @@ impl Consequences<'_> {
             tracker: entity,
             peer_count,
         });
-        let (addresses, source) = (reply.peers, CandidateSource::Tracker);
         self.found.write(CandidatesFound {
             torrent,
-            addresses,
-            source,
+            peers: reply.peers.into_iter().map(Into::into).collect(),
+            source: CandidateSource::TRACKER,
         });
     }
 

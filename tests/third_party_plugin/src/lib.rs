@@ -25,6 +25,12 @@ pub mod upload_limit;
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+mod blackboard;
+mod shelf;
+
+pub use self::blackboard::BlackboardPlugin;
+pub use self::shelf::{ShelfPlugin, Shelves};
+
 /// Keeps a [`Diary`] on every torrent, and stops it at a share ratio.
 #[derive(Debug, Clone, Copy)]
 pub struct DiaryPlugin {

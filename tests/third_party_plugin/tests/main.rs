@@ -10,4 +10,5 @@
 mod diary;
 mod guide;
 mod host;
+mod sources;
 mod swarm;

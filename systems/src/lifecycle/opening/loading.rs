@@ -168,7 +168,7 @@ impl ResumedItem<'_, '_> {
         self.activity.before = Duration::from_secs(session.seconds_active);
         for peer in session.peers.iter().take(settings.session.max_peers) {
             let max = settings.peers.max_candidates;
-            self.candidates.add(*peer, CandidateSource::Session, 0, max);
+            self.candidates.add(*peer, CandidateSource::SESSION, 0, max);
         }
         let entities = self.trackers.into_iter().flat_map(RelationshipTarget::iter);
         let mut known = trackers.iter_many_mut(entities);
