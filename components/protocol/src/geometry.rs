@@ -128,13 +128,6 @@ impl Geometry {
         }
     }
 
-    /// The number of the block that `request` names, if the request matches a block of this geometry exactly.
-    #[must_use]
-    pub fn block_index(&self, request: BlockRequest) -> Option<u32> {
-        let block = request.begin / BLOCK_SIZE;
-        (request.len > 0 && self.block(request.piece, block) == request).then_some(block)
-    }
-
     /// Whether `request` is nonempty and lies inside its piece.
     #[must_use]
     pub fn contains(&self, request: BlockRequest) -> bool {
@@ -187,16 +180,6 @@ mod tests {
     fn foreign_requests_are_no_blocks() {
         let geometry = Geometry::new(100_000, 40_000).unwrap();
         let request = |piece, begin, len| BlockRequest { piece, begin, len };
-        assert_eq!(geometry.block_index(request(0, 16384, 16384)), Some(1));
-        assert_eq!(geometry.block_index(request(0, 16384, 16383)), None);
-        assert_eq!(geometry.block_index(request(0, 1, 16384)), None);
-        assert_eq!(geometry.block_index(request(3, 0, 16384)), None);
-        assert_eq!(geometry.block_index(request(0, u32::MAX, 16384)), None);
-        assert_eq!(
-            geometry.block_index(request(0, 3 * BLOCK_SIZE, 0)),
-            None,
-            "past the end"
-        );
         assert!(geometry.contains(request(2, 19_999, 1)));
         assert!(!geometry.contains(request(2, 20_000, 1)));
         assert!(!geometry.contains(request(2, u32::MAX, u32::MAX)));
@@ -215,7 +198,6 @@ mod tests {
                     let request = geometry.block(piece, block);
                     prop_assert!(request.len > 0 && request.len <= BLOCK_SIZE);
                     prop_assert!(geometry.contains(request));
-                    prop_assert_eq!(geometry.block_index(request), Some(block));
                     prop_assert_eq!(geometry.span(request).offset, offset);
                     offset = geometry.span(request).end();
                 }

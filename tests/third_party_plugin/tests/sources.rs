@@ -155,7 +155,7 @@ fn a_stop_cancels_the_requests_to_a_source_that_is_no_connection() {
         let have = world.query::<&Have>().single(world).map(|have| have.0.count());
         let mut requests = world.query::<&Requests>();
         let pending: Vec<_> = requests.iter(world).flat_map(Requests::pending).collect();
-        (have == Ok(12)).then(|| pending.iter().map(|pending| pending.request).collect::<Vec<_>>())
+        (have.ok() == Some(12)).then(|| pending.iter().map(|pending| pending.request).collect::<Vec<_>>())
     };
     place.add(&engine, "here");
     let owed = loop {
