@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{
     AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, Reply, ResumeAll, ResumeError, StopAll,
