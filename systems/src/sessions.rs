@@ -131,6 +131,8 @@ pub(crate) struct SessionState {
     is_wanted_again: bool,
     /// The stop waits for this session to end.
     is_last: bool,
+    /// A sync failed: the identities of files that it covered may never be reported.
+    has_failed_sync: bool,
     /// Number of loads: answers to requests of an earlier generation are ignored.
     generation: u64,
 }
@@ -206,6 +208,7 @@ impl SessionState {
             unsaved_bytes: 0,
             is_wanted_again: false,
             is_last: false,
+            has_failed_sync: false,
             generation: 0,
         }
     }
@@ -239,6 +242,7 @@ impl SessionState {
             saved: session.map(Summary::of_session),
             has_deadline: self.has_deadline,
             is_last: self.is_last,
+            has_failed_sync: self.has_failed_sync,
             generation: self.generation + 1,
             ..Self::new(self.key, self.renamed.take(), self.wants_overwrite)
         };
@@ -379,9 +383,11 @@ impl SessionState {
     }
 
     /// Drops the claims to files that were not created: a file that the user puts there before the next run is the
-    /// user's. A sync has reported the identity of every created file.
+    /// user's. Syncs have reported the identity of every created file, unless one failed: then the files' marks decide.
     fn drop_absent_claims(&mut self) {
-        self.created.retain(|_, id| id.is_some());
+        if !self.has_failed_sync {
+            self.created.retain(|_, id| id.is_some());
+        }
     }
 
     /// Whether a session that lists the files to be created is durable, so that they may be created.

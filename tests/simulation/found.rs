@@ -132,6 +132,15 @@ fn a_long_round_trip_starves_nobody() {
     }
 }
 
+/// A sync failed, and the stop's own sync covered other files only. The stop dropped the claims to files whose identity
+/// no sync had reported, so that they became the user's and the torrent failed at the next start.
+#[test]
+fn files_of_a_failed_sync_stay_the_torrents() {
+    let (_, failed_sync) = ALL.iter().find(|(name, _)| *name == "a failed sync").unwrap();
+    let outcome = run(*failed_sync, 37);
+    assert!(outcome.is_good(), "{outcome}");
+}
+
 /// A leecher that had moved, or knew only a peer that had moved, announced again only after half an hour.
 #[test]
 fn who_has_lost_all_its_peers_announces_again() {

@@ -198,6 +198,7 @@ impl Clerk<'_, '_> {
     fn confess(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>, reason: Arc<str>) {
         let in_flight = saved.active.into_iter().flat_map(|active| active.all.keys().copied());
         let written = saved.have.0.iter().chain(in_flight);
+        saved.state.has_failed_sync = true;
         saved.state.platter.note_failed(written, session.pieces);
         saved.state.platter.confess(&mut session);
         session.files.clone_from(&saved.state.stamps);
