@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_found_where_they_are() {
+    fn errors_name_their_line() {
         for (text, place, reason) in [
             ("(\n  net: (\n    lsten: [],\n  ),\n)", "c.ron:3:5: ", "lsten"),
             ("(\n  nets: (),\n)", "c.ron:2:3: ", "nets"),

@@ -151,15 +151,15 @@ impl Api {
             let path = path.to_owned();
             move |error| ApiError::Io { path, error }
         };
-        let unheard = |error| ApiError::Listen {
+        let bind_error = |error| ApiError::Listen {
             address: settings.listen,
             error,
         };
         std::fs::create_dir_all(state_dir).map_err(failed(state_dir))?;
         let token = Token::of_folder(state_dir)?;
         let roots = roots::Roots::new(download_dir, &settings.allow_roots).map_err(failed(download_dir))?;
-        let listener = server::listen(settings.listen).map_err(unheard)?;
-        let address = listener.local_addr().map_err(unheard)?;
+        let listener = server::listen(settings.listen).map_err(bind_error)?;
+        let address = listener.local_addr().map_err(bind_error)?;
         let shared = Arc::new(Desk {
             torrents,
             token,

@@ -171,11 +171,11 @@ struct Outlet(broadcast::Sender<Event>);
 impl Plugin for EventsPlugin {
     fn build(&self, app: &mut App) {
         app.insert_resource(Outlet(self.0.clone()))
-            .add_systems(Tick, tell_events.after(TickSet::Reap));
+            .add_systems(Tick, publish_events.after(TickSet::Reap));
     }
 }
 
-fn tell_events(
+fn publish_events(
     outlet: Res<Outlet>,
     torrents: Query<&Torrent>,
     trackers: Query<&Tracker>,

@@ -30,9 +30,9 @@ pub mod hostile;
 pub mod invariants;
 mod outcome;
 pub mod plot;
+mod report;
 mod running;
 mod scenario;
-mod telling;
 
 pub use self::outcome::{Outcome, Trouble};
 pub use self::scenario::{Act, Line, Look, Scenario, When, Who};

@@ -79,7 +79,7 @@ impl Torrents {
     pub async fn download_with(&self, source: impl Into<Source>, mut options: AddOptions) -> Result<TorrentId, Error> {
         let source = source.into();
         options.root = options.root.map(absolute).transpose()?;
-        let metainfo = aside(|| source.load()).await??;
+        let metainfo = spawn_blocking(|| source.load()).await??;
         let add = |reply| AddTorrent {
             metainfo,
             options,
@@ -408,7 +408,7 @@ pub(crate) fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
 }
 
 /// Runs blocking work in a thread of its own, since the caller's runtime may have no thread pool for it.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, EngineGone> {
+async fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, EngineGone> {
     let (sender, receiver) = oneshot::channel();
     std::thread::spawn(move || drop(sender.send(work())));
     receiver.await.map_err(|_| EngineGone)

@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_in_fitting_units() {
+    fn times_are_printed_in_fitting_units() {
         let told = |millis| duration(Duration::from_millis(millis));
         assert_eq!(told(250), "250 ms");
         assert_eq!(told(3_999), "3 s");

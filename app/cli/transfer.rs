@@ -86,7 +86,7 @@ struct NetworkArgs {
 
 pub(super) async fn download(args: DownloadArgs, screen: Screen) -> Result<Outcome, CliError> {
     args.placement.check(args.sources.len())?;
-    let wish = Wish {
+    let wish = Selected {
         sources: args.sources,
         root: args.output,
         placement: Some(args.placement),
@@ -104,7 +104,7 @@ pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliE
     if let Some(error) = verify::data_instead(&args.data, &metainfo.info.name) {
         return Err(CliError::Other(error));
     }
-    let wish = Wish {
+    let wish = Selected {
         sources: vec![args.torrent],
         root: args.data,
         placement: None,
@@ -114,7 +114,7 @@ pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliE
     run(wish, args.network, screen).await
 }
 
-struct Wish {
+struct Selected {
     sources: Vec<PathBuf>,
     root: PathBuf,
     placement: Option<PlacementArgs>,
@@ -122,7 +122,7 @@ struct Wish {
     exit_on_complete: bool,
 }
 
-async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome, CliError> {
+async fn run(wish: Selected, network: NetworkArgs, screen: Screen) -> Result<Outcome, CliError> {
     // Checks the whole command before starting anything.
     let load = |path: &PathBuf| Source::from(path.as_path()).load();
     let metainfos = wish.sources.iter().map(load).collect::<Result<Vec<_>, _>>()?;
@@ -206,7 +206,7 @@ async fn run(wish: Wish, network: NetworkArgs, screen: Screen) -> Result<Outcome
 
 /// Reports progress and events until there is nothing left to do or a signal arrives. Returns true for a signal.
 async fn follow(
-    wish: &Wish,
+    wish: &Selected,
     torrents: &Torrents,
     events: &mut Subscription,
     reporter: &mut Reporter,

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_read_as_it_was_written() {
+    fn the_token_is_read_as_written() {
         let folder = tempfile::tempdir().unwrap();
         let written = ApiAddress::of_this_process("0.0.0.0:6880".parse().unwrap());
         written.write(folder.path()).unwrap();

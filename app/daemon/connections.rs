@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn among_equals_the_oldest_makes_room() {
+    fn the_oldest_of_equals_is_evicted() {
         let connections = Connections::new(20);
         let caller = |number: u32| Caller::Remote(Ipv4Addr::from(number).into());
         let tickets: Vec<Ticket> = (0..50)

@@ -85,7 +85,7 @@ mod tests {
 
     /// Fault 94.
     #[test]
-    fn a_wish_stays_inside() {
+    fn a_chosen_name_stays_inside() {
         let temporary = tempfile::tempdir().unwrap();
         let base = temporary.path().canonicalize().unwrap();
         let (inside, other) = (base.join("downloads"), base.join("other"));

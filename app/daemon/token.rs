@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_made_once_and_for_its_owner_alone() {
+    fn the_token_is_made_once_and_private() {
         let folder = tempfile::tempdir().unwrap();
         assert!(Token::read(folder.path()).is_err());
         let token = Token::of_folder(folder.path()).unwrap();

@@ -157,7 +157,7 @@ fn swarm(options: &Options) -> Scenario {
         })
         .settings(settings)
         // Engines that tick together share all threads.
-        .beat(
+        .tick_quantum(
             Duration::from_millis(options.tick.div_ceil(4) as u64),
             threads.unwrap_or(1),
         )
@@ -190,8 +190,8 @@ fn swarm(options: &Options) -> Scenario {
         options.down,
         scenario.ideal().as_secs_f64()
     );
-    let teller = Teller::new(scenario.ideal());
-    scenario.watch(move |look| teller.tell(look))
+    let reporter = ProgressReporter::new(scenario.ideal());
+    scenario.watch(move |look| reporter.report(look))
 }
 
 fn plural(count: usize, what: &str) -> String {
@@ -199,13 +199,13 @@ fn plural(count: usize, what: &str) -> String {
 }
 
 /// Reports a run in progress: a row for each twentieth of the ideal time, and a progress bar on a terminal.
-struct Teller {
+struct ProgressReporter {
     step: Duration,
     next_row: Cell<Duration>,
     bar: ProgressBar,
 }
 
-impl Teller {
+impl ProgressReporter {
     fn new(ideal: Duration) -> Self {
         println!(
             "{:>9}  {:>6}  {:>6}  {:>6}  {:>6}",
@@ -220,7 +220,7 @@ impl Teller {
         }
     }
 
-    fn tell(&self, look: &Look) {
+    fn report(&self, look: &Look) {
         let mut parts: Vec<f64> = look.parts.values().copied().collect();
         parts.sort_by(f64::total_cmp);
         let (Some(least), Some(most)) = (parts.first(), parts.last()) else {
@@ -249,7 +249,7 @@ impl Teller {
     }
 }
 
-impl Drop for Teller {
+impl Drop for ProgressReporter {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

@@ -178,7 +178,7 @@ impl HostilePeer {
         let mut events = Vec::new();
         self.net.poll(usize::MAX, &mut events);
         for event in events {
-            self.hear(now, event);
+            self.handle_event(now, event);
         }
         while let Some(next) = self.due.first_entry().filter(|next| next.key().0 <= now) {
             let due = next.remove();
@@ -320,7 +320,7 @@ impl HostilePeer {
         matches!(self.hostility, Hostility::FlipFlops | Hostility::TinyFrames)
     }
 
-    fn hear(&mut self, now: Timestamp, event: NetEvent) {
+    fn handle_event(&mut self, now: Timestamp, event: NetEvent) {
         match event {
             NetEvent::Accepted { stream, .. } => self.begin(stream, None),
             NetEvent::Received { stream, chunk } => self.listen(now, stream, chunk),

@@ -53,7 +53,7 @@ impl Plugin for InvariantsPlugin {
             .init_resource::<cadence::Cadence>()
             .add_systems(
                 Tick,
-                (wire::hear, work::check)
+                (wire::read_events, work::check)
                     .chain()
                     .after(IntakeSet::Frames)
                     .before(TickSet::Assemble),
@@ -153,7 +153,7 @@ impl Violations {
         std::mem::take(&mut self.found)
     }
 
-    fn note(&mut self, clock: &Clock, invariant: Invariant, what: impl FnOnce() -> String) {
+    fn report(&mut self, clock: &Clock, invariant: Invariant, what: impl FnOnce() -> String) {
         if self.found.len() < MAX_KEPT {
             let (at, what) = (clock.now(), what());
             self.found.push(Violation { invariant, at, what });

@@ -1,8 +1,8 @@
 //! The run of a scenario.
 
-mod judging;
-mod people;
+mod nodes;
 mod progress;
+mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -96,7 +96,7 @@ impl<'s> Stage<'s> {
             true => Simulation::new(scenario.seed, latency),
             false => Simulation::untraced(scenario.seed, latency),
         };
-        sim.set_beat(scenario.beat, scenario.threads);
+        sim.set_tick_quantum(scenario.tick_quantum, scenario.threads);
         sim.net().set_default_path(scenario.path);
         let tracker = sim.add_tracker(([10, 255, 0, 1], 80).into(), scenario.tracker.clone());
         let content = NewContent {
@@ -132,7 +132,7 @@ impl<'s> Stage<'s> {
             seen_sessions: BTreeMap::new(),
             sim,
         };
-        stage.people();
+        stage.spawn_nodes();
         stage
     }
 

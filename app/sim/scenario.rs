@@ -149,7 +149,7 @@ pub struct Scenario {
     /// Adds the caller's options to a node.
     pub(super) extend: Rc<dyn Fn(NewNode) -> NewNode>,
     pub(super) is_traced: bool,
-    pub(super) beat: Duration,
+    pub(super) tick_quantum: Duration,
     pub(super) threads: usize,
     pub(super) watch: Rc<dyn Fn(&Look)>,
 }
@@ -191,7 +191,7 @@ impl Scenario {
             may_fail: false,
             extend: Rc::new(|node| node),
             is_traced: true,
-            beat: Duration::ZERO,
+            tick_quantum: Duration::ZERO,
             threads: 1,
             watch: Rc::new(|_| ()),
         }
@@ -329,11 +329,15 @@ impl Scenario {
         }
     }
 
-    /// Lets engines tick only at multiples of `beat`, on `threads` threads; large swarms run faster that way. The
-    /// result depends on the beat, but not on the number of threads.
+    /// Lets engines tick only at multiples of `tick_quantum`, on `threads` threads; large swarms run faster that way. The
+    /// result depends on the quantum, but not on the number of threads.
     #[must_use]
-    pub fn beat(self, beat: Duration, threads: usize) -> Self {
-        Self { beat, threads, ..self }
+    pub fn tick_quantum(self, tick_quantum: Duration, threads: usize) -> Self {
+        Self {
+            tick_quantum,
+            threads,
+            ..self
+        }
     }
 
     /// Calls `watch` about two hundred times during the run, and at the end.

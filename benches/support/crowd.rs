@@ -85,7 +85,7 @@ impl Crowd {
     /// Runs until the engine has received and handled all sent messages.
     fn settle(&mut self) {
         engines::pass(&mut self.sim, Duration::from_secs(1));
-        self.peers.hear();
+        self.peers.receive();
         let world = self.sim.node(self.node).world_mut();
         assert_eq!(world.query::<&PeerOf>().iter(world).count(), self.count);
         self.idle_tick();
@@ -151,7 +151,7 @@ impl Crowd {
         self.watch_from_arrival();
         engines::pass(&mut self.sim, engines::LATENCY);
         let ticks = self.watch.stop();
-        self.peers.hear();
+        self.peers.receive();
         ticks[0]
     }
 }

@@ -70,7 +70,7 @@ impl Peers {
     }
 
     /// Returns the chunks received by all peers, without the peer of each chunk.
-    pub fn hear(&mut self) -> Vec<Bytes> {
+    pub fn receive(&mut self) -> Vec<Bytes> {
         let mut events = Vec::new();
         self.net.poll(usize::MAX, &mut events);
         let chunk = |event| match event {
@@ -83,7 +83,7 @@ impl Peers {
 
     /// Takes the received chunks and returns the number of blocks among them.
     pub fn count_blocks(&mut self) -> usize {
-        let blocks = self.hear();
+        let blocks = self.receive();
         blocks.iter().filter(|chunk| chunk.len() == BLOCK_SIZE as usize).count()
     }
 }

@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_dialed_is_not_taken() {
+    fn undialable_addresses_are_not_taken() {
         let mut candidates = Candidates::default();
         for bad in ["1.2.3.4:0", "0.0.0.0:1", "[::]:1", "224.0.0.1:5"] {
             assert!(
@@ -597,7 +597,7 @@ mod tests {
 
     /// A peer behind the same gateway as another one can name the other one's port.
     #[test]
-    fn nobody_can_claim_the_address_that_a_user_named() {
+    fn a_user_named_address_cannot_be_claimed() {
         let mut candidates = candidates(&[9]);
         candidates.add(address(5), CandidateSource::USER, 0, 10);
         assert!(!candidates.claim(address(5), 10));

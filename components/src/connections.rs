@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_of_ending_leaves_nothing_behind() {
+    fn every_close_releases_all_counts() {
         for direction in [Direction::Inbound, Direction::Outbound] {
             for last in [Stage::Connecting, Stage::Handshaking, Stage::Connected] {
                 let mut counts = ConnectionCounts::default();

@@ -124,7 +124,7 @@ impl ActivePiece {
     }
 
     /// Records a request for `block` to `peer`.
-    pub fn ask(&mut self, block: u32, peer: Entity, now: Timestamp) {
+    pub fn mark_requested(&mut self, block: u32, peer: Entity, now: Timestamp) {
         let slot = &mut self.blocks[block as usize];
         let was_free = slot.is_free();
         slot.asked.push(peer);
@@ -350,16 +350,16 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_asked_for_in_order_and_again_when_released() {
+    fn blocks_are_requested_in_order_and_again_when_released() {
         let mut piece = piece();
         assert_eq!((piece.blocks.len(), piece.block_len(3)), (4, 5));
         for expected in 0..4 {
             let block = piece.next_free(peer(1)).unwrap();
             assert_eq!(block, expected);
-            piece.ask(block, peer(1), Timestamp::ZERO);
+            piece.mark_requested(block, peer(1), Timestamp::ZERO);
         }
         assert_eq!(piece.next_free(peer(1)), None);
-        piece.ask(2, peer(2), Timestamp::ZERO);
+        piece.mark_requested(2, peer(2), Timestamp::ZERO);
         assert!(!piece.release(2, peer(1)), "another peer still owes it");
         assert!(!piece.release(2, peer(1)), "released once");
         assert!(piece.release(2, peer(2)));
@@ -368,20 +368,20 @@ mod tests {
     }
 
     #[test]
-    fn a_late_peer_holds_nobody_up_and_is_still_welcome() {
+    fn a_late_peer_delays_no_other_and_is_accepted() {
         let mut piece = piece();
-        piece.ask(0, peer(1), Timestamp::ZERO);
+        piece.mark_requested(0, peer(1), Timestamp::ZERO);
         assert!(piece.expire(0, peer(1)));
         assert_eq!(
             (piece.next_free(peer(2)), piece.next_free(peer(1))),
             (Some(0), Some(1)),
             "nobody is asked twice"
         );
-        piece.ask(0, peer(2), Timestamp::ZERO);
+        piece.mark_requested(0, peer(2), Timestamp::ZERO);
         assert_eq!(&piece.receive(0, Some(peer(1)), Payload::new())[..], [peer(2)]);
-        piece.ask(1, peer(1), Timestamp::ZERO);
+        piece.mark_requested(1, peer(1), Timestamp::ZERO);
         piece.expire(1, peer(1));
-        piece.ask(1, peer(2), Timestamp::ZERO);
+        piece.mark_requested(1, peer(2), Timestamp::ZERO);
         assert_eq!(
             &piece.receive(1, Some(peer(2)), Payload::new())[..],
             [peer(1)],
@@ -392,10 +392,10 @@ mod tests {
     }
 
     #[test]
-    fn receiving_tells_who_else_was_asked() {
+    fn receiving_a_block_returns_other_requested_peers() {
         let mut piece = piece();
-        piece.ask(0, peer(1), Timestamp::ZERO);
-        piece.ask(0, peer(2), Timestamp::ZERO);
+        piece.mark_requested(0, peer(1), Timestamp::ZERO);
+        piece.mark_requested(0, peer(2), Timestamp::ZERO);
         let others = piece.receive(0, Some(peer(2)), Payload::new());
         assert_eq!(&others[..], [peer(1)]);
         assert_eq!((piece.missing_count, piece.free_count, piece.asked_count), (3, 3, 0));
@@ -419,7 +419,7 @@ mod tests {
                 let slot = &piece.blocks[block as usize];
                 let is_mine = slot.asked.contains(&peer(id)) || slot.late.contains(&peer(id));
                 match step {
-                    0 if !slot.received && !is_mine => piece.ask(block, peer(id), Timestamp::ZERO),
+                    0 if !slot.received && !is_mine => piece.mark_requested(block, peer(id), Timestamp::ZERO),
                     1 => drop(piece.release(block, peer(id))),
                     2 if slot.asked.contains(&peer(id)) => drop(piece.expire(block, peer(id))),
                     3 if !slot.received => drop(piece.receive(block, Some(peer(id)), Payload::new())),

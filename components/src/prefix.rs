@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_of_a_local_network_are_not_one_party() {
+    fn local_hosts_are_not_one_group() {
         for (one, other) in [
             ("127.0.0.1", "127.0.0.2"),
             ("192.168.1.1", "192.168.1.2"),

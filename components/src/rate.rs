@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_seen_without_being_told() {
+    fn silence_is_detected_without_an_event() {
         let rate = steady(30_000);
         let readings: Vec<u64> = [30, 32, 36, 40].map(|s| rate.at(at(s * 1000))).to_vec();
         assert!(readings.windows(2).all(|pair| pair[0] > pair[1]), "{readings:?}");

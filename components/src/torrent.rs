@@ -188,7 +188,7 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(20);
 
 impl ActivePieces {
     /// Records the time that a block took to arrive.
-    pub fn note_answer(&mut self, took: Duration) {
+    pub fn record_answer_time(&mut self, took: Duration) {
         self.answer_time = (self.answer_time * 15 + took) / 16;
     }
 

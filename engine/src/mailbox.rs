@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::wake::Waker;
 
-type Letter = Box<dyn FnOnce(&mut World) + Send>;
+type Command = Box<dyn FnOnce(&mut World) + Send>;
 
 /// Capacity of the mailbox, in letters not yet taken by the engine; senders wait while it is full.
 const CAPACITY: usize = 1024;
@@ -40,7 +40,7 @@ pub enum SendError {
 /// The sending end of the mailbox; clones reach the same engine.
 #[derive(Clone)]
 pub struct EngineHandle {
-    sender: mpsc::Sender<Letter>,
+    sender: mpsc::Sender<Command>,
     waker: Waker,
 }
 
@@ -90,7 +90,7 @@ impl EngineHandle {
 /// The receiving end, owned by the engine.
 #[derive(Resource)]
 pub(crate) struct Mailbox {
-    receiver: mpsc::Receiver<Letter>,
+    receiver: mpsc::Receiver<Command>,
 }
 
 impl Mailbox {

@@ -96,7 +96,7 @@ pub use self::net::{Access, Carrier, NetControl, Path, SimNet, SocketLimits, Tra
 pub use self::node::NewNode;
 use self::node::{Node, Ticking};
 pub use self::probe::Probe;
-use self::queue::Happening;
+use self::queue::SimEvent;
 pub use self::state::{StateControl, StateOperation};
 pub use self::tracker::{AnnounceCounts, Announced, SimTracker, TrackerMode, TrackerOptions};
 use crate::core::Core;
@@ -139,14 +139,14 @@ impl Simulation {
         simulation
     }
 
-    /// Restricts ticks to multiples of `beat`, so that many engines tick at the same moment, on `threads` threads. The
+    /// Restricts ticks to multiples of `tick_quantum`, so that many engines tick at the same moment, on `threads` threads. The
     /// number of threads does not change the results. An engine whose plugins keep non-`Send` data in its world needs
     /// one thread.
     ///
     /// # Panics
     /// If the system cannot create the threads.
-    pub fn set_beat(&mut self, beat: Duration, threads: usize) {
-        self.fabric().hub.agenda.beat = beat;
+    pub fn set_tick_quantum(&mut self, tick_quantum: Duration, threads: usize) {
+        self.fabric().hub.agenda.tick_quantum = tick_quantum;
         let build = || rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         self.pool = (threads > 1).then(|| build().expect("threads to tick on"));
     }
@@ -325,7 +325,7 @@ impl Simulation {
         let until = fabric.hub.now + time;
         fabric.hub.agenda.suspend(id, until);
         fabric.net.set_power(&mut fabric.hub, id, Power::Off);
-        fabric.hub.plan(time, Happening::Awake(id));
+        fabric.hub.plan(time, SimEvent::Awake(id));
     }
 
     /// Moves an engine's clock forward by `by`, without any event in between.
@@ -391,7 +391,7 @@ impl Simulation {
             let (least, next) = node.end_tick(ticking);
             {
                 let hub = &mut lock(&fabric).hub;
-                hub.note(id, 0);
+                hub.record(id, 0);
                 hub.agenda.ticked(id, now, least, next);
             }
             // The engine handles immediate results in its next tick, as with real backends.

@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copied_id_from_another_address_locks_nobody_out() {
+    fn a_copied_id_does_not_lock_its_owner_out() {
         for one in [Direction::Inbound, Direction::Outbound] {
             for other in [Direction::Inbound, Direction::Outbound] {
                 for is_higher in [true, false] {

@@ -39,7 +39,7 @@ type PeerData = (
 );
 
 #[derive(SystemParam)]
-struct Floor<'w, 's> {
+struct AssemblyParams<'w, 's> {
     clock: Res<'w, Clock>,
     settings: Res<'w, Settings>,
     full: ResMut<'w, FullPieces>,
@@ -54,13 +54,13 @@ struct Floor<'w, 's> {
     torrents: Query<'w, 's, &'static mut ActivePieces>,
 }
 
-fn accept_blocks(mut blocks: ResMut<ReceivedBlocks>, mut floor: Floor) {
+fn accept_blocks(mut blocks: ResMut<ReceivedBlocks>, mut floor: AssemblyParams) {
     for (peer, block) in blocks.0.drain(..) {
         floor.accept(peer, block);
     }
 }
 
-impl Floor<'_, '_> {
+impl AssemblyParams<'_, '_> {
     fn accept(&mut self, entity: Entity, block: Block) {
         let now = self.clock.now();
         let Ok((of, mut requests, mut state, mut rates, _)) = self.peers.get_mut(entity) else {
@@ -87,10 +87,10 @@ impl Floor<'_, '_> {
             return;
         };
         state.snubbed = false;
-        requests.note_block(now, &pending);
+        requests.record_block(now, &pending);
         rates.last_payload = Some(now);
         if let Ok(mut active) = self.torrents.get_mut(torrent) {
-            active.note_answer(now.since(pending.asked));
+            active.record_answer_time(now.since(pending.asked));
         }
         let rate = rates.download.at(now);
         requests.depth.on_block(now, rate, &self.settings.requests);
@@ -134,7 +134,7 @@ impl Floor<'_, '_> {
             // A late block was the last one that could be requested.
             active.open.remove(&piece.index);
         }
-        self.supply.note_idle(pending.piece, &mut piece);
+        self.supply.mark_idle(pending.piece, &mut piece);
         for other in others {
             let Ok((_, mut requests, _, _, mut source)) = self.peers.get_mut(other) else {
                 continue;

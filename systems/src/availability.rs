@@ -25,14 +25,14 @@ impl Plugin for AvailabilityPlugin {
     fn build(&self, app: &mut App) {
         app.add_systems(
             Tick,
-            (hear_availability, part_from_seeds)
+            (handle_availability, close_redundant_seeds)
                 .chain()
                 .in_set(DecideSet::Availability),
         );
     }
 }
 
-fn hear_availability(
+fn handle_availability(
     mut received: MessageReader<AvailabilityReceived>,
     mut random: ResMut<Random>,
     mut sink: RequestSink,
@@ -153,7 +153,7 @@ fn recount(before: &PeerPieces, after: &PeerPieces, order: &mut RarityOrder, ran
 }
 
 /// Closes connections to seeds and upload-only peers when a torrent completes: neither side has a use for the other.
-fn part_from_seeds(
+fn close_redundant_seeds(
     mut completed: MessageReader<TorrentCompleted>,
     settings: Res<Settings>,
     mut reaper: ResMut<Reaper>,

@@ -230,7 +230,7 @@ fn collect_rewritten(
         };
         match event.outcome {
             Ok(_) => {
-                state.note_rewritten(index);
+                state.record_rewritten(index);
                 check.note(torrent, index, true, &mut commands, &mut known);
             }
             Err(error) => drop(failed.write(fault(torrent, &error))),

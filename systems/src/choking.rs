@@ -35,7 +35,7 @@ impl Plugin for ChokingPlugin {
             .add_message::<ChokeSent>()
             .add_systems(
                 Tick,
-                (hear_interest, hear_emptied, run_rounds)
+                (handle_interest, handle_emptied, run_rounds)
                     .chain()
                     .in_set(DecideSet::Choking),
             );
@@ -101,7 +101,7 @@ impl Choker {
     }
 }
 
-fn hear_interest(
+fn handle_interest(
     mut received: MessageReader<InterestReceived>,
     clock: Res<Clock>,
     settings: Res<Settings>,
@@ -131,7 +131,7 @@ fn hear_interest(
 }
 
 /// Schedules a round when a peer requests nothing more, so that its slot can go to a waiting peer.
-fn hear_emptied(
+fn handle_emptied(
     mut emptied: ResMut<EmptiedUploads>,
     clock: Res<Clock>,
     mut rounds: ResMut<Deadlines<ChokeRound>>,

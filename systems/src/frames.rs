@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_left_without_a_message() {
+    fn every_connection_gets_at_least_one_message() {
         let many = vec!["192.0.2.1:1"; 100_000];
         assert!(shares(&many).into_iter().all(|share| share == 1));
     }

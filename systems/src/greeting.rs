@@ -32,7 +32,7 @@ impl Plugin for GreetingPlugin {
             Tick,
             (
                 greet_peers.in_set(IntakeSet::Greet),
-                tell_upload_only.in_set(AnnounceSet::Completion),
+                send_upload_only.in_set(AnnounceSet::Completion),
             ),
         );
     }
@@ -116,7 +116,7 @@ fn our_handshake(
 
 /// Sends `upload_only` to the peers of a completed torrent (BEP 21). A repeated extension handshake changes only the
 /// keys that it contains (BEP 10).
-fn tell_upload_only(
+fn send_upload_only(
     mut completed: MessageReader<TorrentCompleted>,
     mut flush: ResMut<FlushQueue>,
     torrents: Query<&TorrentPeers>,

@@ -53,10 +53,10 @@ impl Plugin for PickingPlugin {
                     (
                         flight::follow_lifecycle,
                         flight::halt_stopped,
-                        hear_chokes,
-                        hear_rejects,
-                        hear_allowed_fast,
-                        hear_suggestions,
+                        handle_chokes,
+                        handle_rejects,
+                        handle_allowed_fast,
+                        handle_suggestions,
                         drop_requests,
                         expire_requests,
                         resume_paused,
@@ -112,14 +112,14 @@ impl Supply {
     }
 
     /// Records bytes of a piece of `torrent` that were received in vain.
-    pub(crate) fn note_dropped(&mut self, torrent: Entity, bytes: u64) {
+    pub(crate) fn record_dropped(&mut self, torrent: Entity, bytes: u64) {
         if bytes > 0 {
             self.dropped.push((torrent, bytes));
         }
     }
 
     /// Records that a piece may be idle.
-    pub fn note_idle(&mut self, entity: Entity, piece: &mut ActivePiece) {
+    pub fn mark_idle(&mut self, entity: Entity, piece: &mut ActivePiece) {
         if piece.is_idle() {
             self.idle.add(entity, &mut piece.idle);
         }
@@ -139,7 +139,7 @@ const MAX_ALLOWED_FAST: usize = 64;
 /// Most suggested pieces stored per peer. Beyond that, the oldest are dropped.
 const MAX_SUGGESTED: usize = 64;
 
-fn hear_chokes(
+fn handle_chokes(
     mut received: MessageReader<ChokeReceived>,
     mut refill: ResMut<RefillQueue>,
     mut supply: ResMut<Supply>,
@@ -167,7 +167,7 @@ fn hear_chokes(
     }
 }
 
-fn hear_rejects(
+fn handle_rejects(
     mut received: MessageReader<RejectReceived>,
     mut timers: PeerTimers,
     mut supply: ResMut<Supply>,
@@ -194,7 +194,7 @@ fn hear_rejects(
                 let bytes = give_up_exclusive(now, peer, pending.piece, &mut piece, &mut requests, |request| {
                     sink.cancel(peer, &mut source, request);
                 });
-                supply.note_dropped(of.0, bytes);
+                supply.record_dropped(of.0, bytes);
                 timers.withhold(peer, &mut requests);
             }
             release(peer, &[pending], &mut pieces, &mut active, of.0, &mut supply);
@@ -209,7 +209,7 @@ fn hear_rejects(
     }
 }
 
-fn hear_allowed_fast(
+fn handle_allowed_fast(
     mut received: MessageReader<AllowedFastReceived>,
     mut refill: ResMut<RefillQueue>,
     mut peers: Query<&mut Requests>,
@@ -225,7 +225,7 @@ fn hear_allowed_fast(
     }
 }
 
-fn hear_suggestions(
+fn handle_suggestions(
     mut received: MessageReader<SuggestReceived>,
     mut refill: ResMut<RefillQueue>,
     mut peers: Query<(&mut Requests, &mut PeerState)>,
@@ -288,7 +288,7 @@ pub(crate) fn release(
             continue;
         };
         if piece.exclusive == Some(peer) && !piece.is_full() {
-            supply.note_dropped(torrent, piece.clear());
+            supply.record_dropped(torrent, piece.clear());
         } else {
             piece.release(pending.block, peer);
         }
@@ -296,7 +296,7 @@ pub(crate) fn release(
             active.open.insert(piece.index);
             supply.offer(torrent);
         }
-        supply.note_idle(pending.piece, &mut piece);
+        supply.mark_idle(pending.piece, &mut piece);
     }
 }
 
@@ -323,9 +323,9 @@ fn release_requests(
             && piece.exclusive == Some(*peer)
             && !piece.is_full()
         {
-            supply.note_dropped(torrent, piece.clear());
+            supply.record_dropped(torrent, piece.clear());
             active.open.insert(piece.index);
-            supply.note_idle(current, &mut piece);
+            supply.mark_idle(current, &mut piece);
         }
         if let Some(mut picker) = picker {
             picker.order.remove_peer(has, &mut random);

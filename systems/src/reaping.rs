@@ -25,14 +25,14 @@ impl Plugin for ReapingPlugin {
             .add_systems(
                 Tick,
                 (
-                    tell_disconnects.in_set(ReapSet::Tell),
+                    publish_disconnects.in_set(ReapSet::Tell),
                     despawn_peers.in_set(ReapSet::Despawn),
                 ),
             );
     }
 }
 
-fn tell_disconnects(
+fn publish_disconnects(
     reaper: Res<Reaper>,
     peers: Query<(Option<&Peer>, Option<&PeerOf>)>,
     mut gone: MessageWriter<PeerDisconnected>,

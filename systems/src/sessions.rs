@@ -4,8 +4,8 @@
 //! another: blocks of unfinished pieces are written to their places in the files; the files are synced; then the new
 //! session replaces the old one. So a session never claims more than the disk has.
 
+mod durability;
 mod ending;
-mod platter;
 mod restoring;
 mod saving;
 mod spilling;
@@ -26,7 +26,7 @@ use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Geometry;
 
-use self::platter::Platter;
+use self::durability::Durability;
 use crate::stop_participants::AddStopParticipant;
 use crate::{AssembleSet, DecideSet};
 
@@ -47,7 +47,7 @@ impl Plugin for SessionsPlugin {
                     restoring::collect_restored.in_set(AssembleSet::Restored),
                     (
                         spilling::forget_partials,
-                        saving::note_changes,
+                        saving::record_changes,
                         saving::collect_spilled,
                         ending::spill_stopped,
                         saving::collect_synced,
@@ -124,7 +124,7 @@ pub(crate) struct SessionState {
     /// Number of running writes of blocks of unfinished pieces.
     spill_count: usize,
     has_deadline: bool,
-    platter: Platter,
+    durability: Durability,
     /// Bytes of pieces written since the last save began.
     unsaved_bytes: u64,
     /// Another save was requested while a job was running.
@@ -170,7 +170,7 @@ enum Job {
     /// The session is being written.
     Writing(Summary),
     /// A session that records the pieces lost by a failed sync is being written; the text is the reason of the failure.
-    Confessing(Arc<str>),
+    RecordingLoss(Arc<str>),
     /// The session, and possibly the data, is being deleted.
     Forgetting {
         left: usize,
@@ -204,7 +204,7 @@ impl SessionState {
             job: Job::None,
             spill_count: 0,
             has_deadline: false,
-            platter: Platter::default(),
+            durability: Durability::default(),
             unsaved_bytes: 0,
             is_wanted_again: false,
             is_last: false,
@@ -227,16 +227,16 @@ impl SessionState {
 
     /// Restarts from the data found in the state folder: the session, if it is usable, or else the files that a damaged
     /// session still claims.
-    pub(crate) fn note_loaded(&mut self, session: Option<&Session>, salvaged: Option<Salvage>, is_known: bool) {
-        let mut platter = std::mem::take(&mut self.platter);
-        platter.load(session);
+    pub(crate) fn record_loaded(&mut self, session: Option<&Session>, salvaged: Option<Salvage>, is_known: bool) {
+        let mut durability = std::mem::take(&mut self.durability);
+        durability.load(session);
         let mut known = Self {
             is_loaded: true,
             is_known,
             has_metainfo: is_known,
             created: std::mem::take(&mut self.created),
             permitted: std::mem::take(&mut self.permitted),
-            platter,
+            durability,
             stamps: std::mem::take(&mut self.stamps),
             ids: std::mem::take(&mut self.ids),
             saved: session.map(Summary::of_session),
@@ -329,10 +329,10 @@ impl SessionState {
     }
 
     /// Records how the files were found. Missing files will be created if `may_create`; the session must say so first.
-    pub(crate) fn note_found(&mut self, found: FoundFiles, files: &FileTable, may_create: bool) {
+    pub(crate) fn record_found(&mut self, found: FoundFiles, files: &FileTable, may_create: bool) {
         for ((index, file), entry) in (0..).zip(&found.files).zip(files.files()) {
             if let Some(file) = file {
-                self.note_provenance(index, file.provenance, Some(file.id));
+                self.record_provenance(index, file.provenance, Some(file.id));
                 if self.wants_overwrite && may_create && entry.len > 0 && file.provenance == Provenance::Found {
                     self.permitted.insert(index, file.id);
                     self.claims.current += 1;
@@ -356,12 +356,12 @@ impl SessionState {
     }
 
     /// Records that the disk cannot tell which files exist.
-    pub(crate) fn note_unopened(&mut self) {
+    pub(crate) fn record_unopened(&mut self) {
         self.is_opened = true;
     }
 
     /// Records who owns a file: the torrent or the user.
-    fn note_provenance(&mut self, index: u32, provenance: Provenance, id: Option<FileId>) {
+    fn record_provenance(&mut self, index: u32, provenance: Provenance, id: Option<FileId>) {
         match provenance {
             Provenance::Created => self.created.insert(index, id),
             Provenance::Found => self.created.remove(&index),
@@ -369,8 +369,8 @@ impl SessionState {
     }
 
     /// Records the result of a sync for a file; returns true if the file's identity is new.
-    fn note_synced(&mut self, file: &SyncedFile) -> bool {
-        self.note_provenance(file.index as u32, file.provenance, file.id);
+    fn record_synced(&mut self, file: &SyncedFile) -> bool {
+        self.record_provenance(file.index as u32, file.provenance, file.id);
         match self.ids.get_mut(file.index) {
             Some(id) => std::mem::replace(id, file.id) != file.id,
             None => false,
@@ -439,24 +439,24 @@ impl SessionState {
     }
 
     /// Records that hashing will determine the held pieces.
-    pub(crate) fn note_check(&mut self) {
+    pub(crate) fn record_check(&mut self) {
         self.has_checked = true;
     }
 
     /// Records that the held pieces are known.
-    pub(crate) fn note_result(&mut self, have: &Bitfield) {
+    pub(crate) fn record_result(&mut self, have: &Bitfield) {
         self.has_result = true;
-        self.platter.keep(have);
+        self.durability.keep(have);
     }
 
     /// Returns the pieces that must be written again before they count, though they can be read.
     pub(crate) fn lost(&self) -> &Bitfield {
-        self.platter.lost()
+        self.durability.lost()
     }
 
     /// Records that a lost piece was written again.
-    pub(crate) fn note_rewritten(&mut self, piece: u32) {
-        self.platter.note_written(piece);
+    pub(crate) fn record_rewritten(&mut self, piece: u32) {
+        self.durability.record_written(piece);
     }
 
     /// Counts new writes of blocks of unfinished pieces.

@@ -35,7 +35,7 @@ impl Plugin for SmartBanPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<Suspects>().add_systems(
             Tick,
-            (collect_digests, judge_rejected, examine_verified)
+            (collect_digests, blame_rejected, examine_verified)
                 .chain()
                 .in_set(VerifySet::Blame),
         );
@@ -99,7 +99,7 @@ impl Suspects {
 }
 
 #[derive(SystemParam)]
-struct Court<'w, 's> {
+struct BlameParams<'w, 's> {
     clock: Res<'w, Clock>,
     settings: Res<'w, Settings>,
     bans: ResMut<'w, Bans>,
@@ -107,7 +107,7 @@ struct Court<'w, 's> {
     peers: Query<'w, 's, &'static Peer>,
 }
 
-impl Court<'_, '_> {
+impl BlameParams<'_, '_> {
     fn identify(&self, entity: Entity) -> Option<Culprit> {
         let address = self.peers.get(entity).ok()?.endpoint.address()?;
         Some(Culprit { entity, address })
@@ -124,11 +124,11 @@ impl Court<'_, '_> {
 
 /// Bans the only contributor to a failed piece at once; records the blocks of several contributors (Fault 26, Fault
 /// 27).
-fn judge_rejected(
+fn blame_rejected(
     mut rejected: MessageReader<PieceRejected>,
     mut hash: ResMut<HashPort>,
     mut suspects: ResMut<Suspects>,
-    mut court: Court,
+    mut court: BlameParams,
 ) {
     for PieceRejected {
         torrent,
@@ -182,7 +182,7 @@ fn submit(hash: &mut HashPort, purpose: Purpose, torrent: Entity, number: u64, s
     hash.push(HashRequest { tag, kind, spans });
 }
 
-fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, mut court: Court) {
+fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, mut court: BlameParams) {
     for event in hash.take(BAD_BLOCKS) {
         let Some(Digests::Blocks(digests)) = event.digests else {
             continue;

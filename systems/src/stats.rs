@@ -33,7 +33,7 @@ impl Plugin for StatsPlugin {
             .init_resource::<CommandQueue<GetFiles>>()
             .add_systems(
                 Tick,
-                (list_torrents, tell_stats, tell_files)
+                (list_torrents, answer_stats, answer_files)
                     .chain()
                     .in_set(crate::DecideSet::Stats),
             );
@@ -61,7 +61,7 @@ type TorrentData = (
 );
 
 #[derive(SystemParam)]
-struct Archive<'w, 's> {
+struct StatsParams<'w, 's> {
     clock: Res<'w, Clock>,
     index: Res<'w, TorrentIndex>,
     torrents: Query<'w, 's, TorrentData>,
@@ -78,13 +78,13 @@ struct Archive<'w, 's> {
     trackers: Query<'w, 's, &'static Tracker>,
 }
 
-fn tell_stats(mut commands: ResMut<CommandQueue<GetStats>>, archive: Archive) {
+fn answer_stats(mut commands: ResMut<CommandQueue<GetStats>>, archive: StatsParams) {
     for GetStats { torrent, reply } in commands.0.drain(..) {
         reply.send(archive.stats(torrent).ok_or(TorrentNotFound(torrent)));
     }
 }
 
-impl Archive<'_, '_> {
+impl StatsParams<'_, '_> {
     fn stats(&self, info_hash: InfoHash) -> Option<TorrentStats> {
         let now = self.clock.now();
         let entity = self.index.get(info_hash)?;
@@ -163,7 +163,7 @@ impl Archive<'_, '_> {
     }
 }
 
-fn tell_files(
+fn answer_files(
     mut commands: ResMut<CommandQueue<GetFiles>>,
     index: Res<TorrentIndex>,
     torrents: Query<(&Content, &Layout, &Have)>,

@@ -95,7 +95,7 @@ impl BlockedWrites {
         held.is_some_and(|held| std::mem::take(&mut held.is_retrying))
     }
 
-    fn note_written(&mut self, torrent: Entity) {
+    fn record_written(&mut self, torrent: Entity) {
         if self.held.contains_key(&torrent) {
             self.freed.push(torrent);
         }
@@ -191,7 +191,7 @@ fn collect_writes(
             }
             continue;
         }
-        blocked.note_written(torrent);
+        blocked.record_written(torrent);
         stored.write(PieceStored {
             torrent,
             index: piece.index,

@@ -35,14 +35,14 @@ impl Plugin for SuggestingPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<SuggestQueue>()
             .register_required_components::<PeerState, SuperSeedingTurn>()
-            .add_observer(end_spreading)
+            .add_observer(end_super_seeding)
             .add_systems(
                 Tick,
                 (
-                    (begin_spreading, hear_haves, hear_requests, suggest)
+                    (begin_super_seeding, handle_haves, handle_requests, suggest)
                         .chain()
                         .in_set(DecideSet::Suggestions),
-                    forget_promises.in_set(ReapSet::Release),
+                    release_assignments.in_set(ReapSet::Release),
                 ),
             );
     }
@@ -76,13 +76,13 @@ pub(crate) struct Spread {
     /// Pieces suggested to a peer in one turn, if other peers wait for theirs.
     turn: u32,
     /// Assignments by peer, until the peer announces the piece. No piece is listed twice.
-    promised: EntityHashMap<Promises>,
+    assigned: EntityHashMap<Assignments>,
     /// End of the phase in which only peers with outstanding assignments are served, once all pieces are assigned.
     finish_until: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
-struct Promises {
+struct Assignments {
     /// Suggested, and not yet requested.
     told: SmallVec<[u32; 4]>,
     /// Requested.
@@ -91,7 +91,7 @@ struct Promises {
     turn: u32,
 }
 
-impl Promises {
+impl Assignments {
     /// Returns whether the peer has all pieces assigned to it.
     fn is_kept(&self) -> bool {
         self.told.is_empty() && self.asked.is_empty()
@@ -117,7 +117,7 @@ impl Spread {
             doubtful: VecDeque::new(),
             next,
             turn: (TURN_BYTES / u64::from(geometry.piece_length())).max(1) as u32,
-            promised: EntityHashMap::default(),
+            assigned: EntityHashMap::default(),
             finish_until: None,
         };
         for pieces in peers {
@@ -145,27 +145,27 @@ impl Spread {
     }
 
     /// Applies a peer's `Have`. Returns whether it completed the peer's assignments.
-    fn hear_have(&mut self, peer: Entity, piece: u32) -> bool {
+    fn handle_have(&mut self, peer: Entity, piece: u32) -> bool {
         self.out.insert(piece);
         self.had.insert(piece);
-        let Some(promises) = self.promised.get_mut(&peer) else {
+        let Some(assignments) = self.assigned.get_mut(&peer) else {
             return false;
         };
-        let owed = !promises.is_kept();
-        promises.told.retain(|told| *told != piece);
-        promises.asked.retain(|asked| *asked != piece);
-        owed && promises.is_kept()
+        let owed = !assignments.is_kept();
+        assignments.told.retain(|told| *told != piece);
+        assignments.asked.retain(|asked| *asked != piece);
+        owed && assignments.is_kept()
     }
 
     /// Records that a peer has begun to request a piece.
-    fn hear_request(&mut self, peer: Entity, piece: u32) {
-        let promises = self.promised.entry(peer).or_default();
-        let told = promises.told.iter().position(|told| *told == piece);
+    fn handle_request(&mut self, peer: Entity, piece: u32) {
+        let assignments = self.assigned.entry(peer).or_default();
+        let told = assignments.told.iter().position(|told| *told == piece);
         if let Some(position) = told {
-            promises.told.remove(position);
+            assignments.told.remove(position);
         }
         if self.out.insert(piece) || told.is_some() {
-            promises.asked.push(piece);
+            assignments.asked.push(piece);
         }
     }
 
@@ -182,35 +182,35 @@ impl Spread {
 
     /// Returns whether a peer has not received all pieces assigned to it.
     fn is_awaited(&self) -> bool {
-        self.promised.values().any(|promises| !promises.is_kept())
+        self.assigned.values().any(|assignments| !assignments.is_kept())
             || self.doubtful.iter().any(|piece| !self.had.contains(*piece))
     }
 
     /// Returns the state of a peer's turn.
     fn turn_of(&self, peer: Entity) -> SuperSeedingTurn {
-        let promises = self.promised.get(&peer);
+        let assignments = self.assigned.get(&peer);
         SuperSeedingTurn {
-            is_spent: promises.is_some_and(|p| p.turn >= self.turn && p.told.is_empty()),
-            awaits_pieces: promises.is_some_and(|p| !p.is_kept()),
+            is_spent: assignments.is_some_and(|p| p.turn >= self.turn && p.told.is_empty()),
+            awaits_pieces: assignments.is_some_and(|p| !p.is_kept()),
         }
     }
 
     /// Ends a peer's turn. Assigned pieces that it has not requested become free at once; requested ones only when no
     /// other piece is left.
     fn end_turn(&mut self, peer: Entity) {
-        let promises = self.promised.remove(&peer).unwrap_or_default();
-        self.take_back(&promises.told);
+        let assignments = self.assigned.remove(&peer).unwrap_or_default();
+        self.take_back(&assignments.told);
         while self.doubtful.front().is_some_and(|piece| self.had.contains(*piece)) {
             self.doubtful.pop_front();
         }
-        self.doubtful.extend(promises.asked);
+        self.doubtful.extend(assignments.asked);
     }
 
     /// Frees all pieces assigned to a peer that has disconnected.
     fn forget(&mut self, peer: Entity) {
-        let promises = self.promised.remove(&peer).unwrap_or_default();
-        self.take_back(&promises.told);
-        self.take_back(&promises.asked);
+        let assignments = self.assigned.remove(&peer).unwrap_or_default();
+        self.take_back(&assignments.told);
+        self.take_back(&assignments.asked);
     }
 
     fn take_back(&mut self, pieces: &[u32]) {
@@ -242,7 +242,7 @@ impl Spread {
     }
 
     /// Starts the last phase when all pieces are assigned for the first time.
-    fn note_end(&mut self, now: Timestamp) {
+    fn record_end(&mut self, now: Timestamp) {
         if self.out.is_full() && self.finish_until.is_none() {
             self.finish_until = Some(now + FINISH);
         }
@@ -250,22 +250,22 @@ impl Spread {
 
     /// Assigns the next piece to a peer. Returns `None` if `most` suggestions are outstanding, or if the peer has had
     /// its turn and others wait for theirs.
-    fn promise(&mut self, now: Timestamp, peer: Entity, most: u64, others_wait: bool) -> Option<u32> {
-        let promises = self.promised.entry(peer).or_default();
-        if promises.told.len() as u64 >= most || (others_wait && promises.turn >= self.turn) {
+    fn assign(&mut self, now: Timestamp, peer: Entity, most: u64, others_wait: bool) -> Option<u32> {
+        let assignments = self.assigned.entry(peer).or_default();
+        if assignments.told.len() as u64 >= most || (others_wait && assignments.turn >= self.turn) {
             return None;
         }
         let piece = self.next_free(now)?;
         self.out.insert(piece);
-        let promises = self.promised.entry(peer).or_default();
-        promises.told.push(piece);
-        promises.turn += 1;
+        let assignments = self.assigned.entry(peer).or_default();
+        assignments.told.push(piece);
+        assignments.turn += 1;
         Some(piece)
     }
 }
 
 /// Starts super-seeding with a torrent's first unchoke, and ends the turns of choked peers.
-fn begin_spreading(
+fn begin_super_seeding(
     mut sent: MessageReader<ChokeSent>,
     mut commands: Commands,
     mut random: ResMut<Random>,
@@ -304,11 +304,11 @@ fn begin_spreading(
 }
 
 /// Drops a torrent's super-seeding state with its last peer.
-fn end_spreading(emptied: On<Remove<TorrentPeers>>, mut commands: Commands) {
+fn end_super_seeding(emptied: On<Remove<TorrentPeers>>, mut commands: Commands) {
     commands.entity(emptied.entity).try_remove::<(Spread, SuperSeeding)>();
 }
 
-fn hear_haves(
+fn handle_haves(
     clock: Res<Clock>,
     mut received: MessageReader<AvailabilityReceived>,
     mut emptied: ResMut<EmptiedUploads>,
@@ -324,7 +324,7 @@ fn hear_haves(
         queue.changed.push((of.0, *peer));
         match change {
             Availability::Have(piece) => {
-                let has_all = spread.hear_have(*peer, *piece);
+                let has_all = spread.handle_have(*peer, *piece);
                 if has_all && spread.finish_until.is_some_and(|until| clock.now() < until) {
                     emptied.0.push(*peer);
                 }
@@ -337,7 +337,7 @@ fn hear_haves(
 }
 
 /// Records requested pieces by the request for their first block; looking at every block would be wasted work.
-fn hear_requests(
+fn handle_requests(
     mut received: MessageReader<UploadRequested>,
     mut queue: ResMut<SuggestQueue>,
     peers: Query<(&PeerOf, &PeerState)>,
@@ -354,7 +354,7 @@ fn hear_requests(
             continue;
         };
         if !state.am_choking {
-            spread.hear_request(requested.peer, requested.request.piece);
+            spread.handle_request(requested.peer, requested.request.piece);
             queue.peers.push(requested.peer);
             queue.changed.push((of.0, requested.peer));
         }
@@ -388,10 +388,10 @@ fn suggest(
         let ahead = AHEAD_BYTES.max(rates.upload.at(now) / AHEAD_PART);
         let ahead = (ahead / u64::from(geometry.piece_length())).max(AHEAD_PIECES);
         let others_wait = choker.has_waiting();
-        while let Some(piece) = spread.promise(now, peer, ahead, others_wait) {
+        while let Some(piece) = spread.assign(now, peer, ahead, others_wait) {
             flush.send(peer, &mut outbox, &Message::SuggestPiece(piece));
         }
-        spread.note_end(now);
+        spread.record_end(now);
         changed.push((of.0, peer));
     }
     let mut published = None;
@@ -408,7 +408,7 @@ fn suggest(
     }
 }
 
-fn forget_promises(
+fn release_assignments(
     clock: Res<Clock>,
     mut gone: MessageReader<PeerDisconnected>,
     mut torrents: Query<(&mut Spread, &mut SuperSeeding)>,
@@ -451,20 +451,20 @@ mod tests {
         let (a, b) = (peer(1), peer(2));
         let mut spread = Spread::new(&pieces(9), 0, std::iter::empty());
         let told =
-            |spread: &mut Spread, peer| std::iter::from_fn(|| spread.promise(Timestamp::ZERO, peer, 9, true)).count();
+            |spread: &mut Spread, peer| std::iter::from_fn(|| spread.assign(Timestamp::ZERO, peer, 9, true)).count();
         assert_eq!(told(&mut spread, a), 2);
         assert!(!spread.has_had_turn(a, Phase::Assigning), "it has not asked for them");
-        spread.hear_request(a, 0);
-        spread.hear_request(a, 1);
+        spread.handle_request(a, 0);
+        spread.handle_request(a, 1);
         assert!(spread.has_had_turn(a, Phase::Assigning));
         assert_eq!(told(&mut spread, b), 2);
-        spread.hear_request(b, 2);
+        spread.handle_request(b, 2);
         // b is choked: the piece that it requested stays assigned, 3 goes to the next peer, and b has another turn.
         spread.end_turn(b);
         assert_eq!(told(&mut spread, b), 2);
         spread.end_turn(a);
         assert_eq!(told(&mut spread, a), 2);
-        let left = std::iter::from_fn(|| spread.promise(Timestamp::ZERO, a, 9, false)).count();
+        let left = std::iter::from_fn(|| spread.assign(Timestamp::ZERO, a, 9, false)).count();
         assert_eq!((left, spread.phase(Timestamp::ZERO)), (2, None));
     }
 
@@ -473,28 +473,28 @@ mod tests {
         let (a, b) = (peer(1), peer(2));
         let mut spread = Spread::new(&pieces(3), 0, std::iter::empty());
         let now = Timestamp::ZERO;
-        while spread.promise(now, a, 9, false).is_some() {}
+        while spread.assign(now, a, 9, false).is_some() {}
         assert_eq!(spread.phase(now), None);
-        spread.note_end(now);
+        spread.record_end(now);
         let finishing = Phase::Finishing { until: now + FINISH };
         assert_eq!(spread.phase(now), Some(finishing));
         assert!(spread.has_had_turn(b, finishing) && !spread.has_had_turn(a, finishing));
-        (0..3).for_each(|piece| spread.hear_request(a, piece));
-        assert!(!spread.hear_have(a, 0));
+        (0..3).for_each(|piece| spread.handle_request(a, piece));
+        assert!(!spread.handle_have(a, 0));
         // A requested piece may still arrive after the turn; after a while another peer gets it.
         spread.end_turn(a);
-        assert_eq!(spread.promise(now, b, 9, false), None);
+        assert_eq!(spread.assign(now, b, 9, false), None);
         assert_eq!(spread.phase(now), Some(finishing));
         let later = now + FINISH;
         assert_eq!(spread.phase(later), None);
-        assert_eq!(spread.promise(later, b, 9, false), Some(1));
-        spread.hear_have(a, 2);
-        assert_eq!(spread.promise(later, b, 9, false), None);
-        assert!(spread.hear_have(b, 1));
+        assert_eq!(spread.assign(later, b, 9, false), Some(1));
+        spread.handle_have(a, 2);
+        assert_eq!(spread.assign(later, b, 9, false), None);
+        assert!(spread.handle_have(b, 1));
     }
 
     #[test]
-    fn each_piece_is_promised_once_until_it_is_taken_back() {
+    fn each_piece_is_assigned_once_until_it_is_withdrawn() {
         let (a, b) = (peer(1), peer(2));
         let has = PeerPieces::from({
             let mut bits = Bitfield::new(6);
@@ -502,28 +502,28 @@ mod tests {
             bits
         });
         let mut spread = Spread::new(&pieces(6), 1, [&has].into_iter());
-        let mut told: Vec<u32> = std::iter::from_fn(|| spread.promise(Timestamp::ZERO, a, 2, false)).collect();
+        let mut told: Vec<u32> = std::iter::from_fn(|| spread.assign(Timestamp::ZERO, a, 2, false)).collect();
         assert_eq!(told, [1, 3]);
-        told.extend(std::iter::from_fn(|| spread.promise(Timestamp::ZERO, b, 9, false)));
+        told.extend(std::iter::from_fn(|| spread.assign(Timestamp::ZERO, b, 9, false)));
         assert_eq!(told, [1, 3, 4, 5, 0]);
         // 1 is in flight and 3 has arrived: when the peer is choked, 1 may be assigned again, 3 may not.
-        spread.hear_request(a, 1);
-        spread.hear_request(a, 3);
-        spread.hear_have(a, 3);
-        assert_eq!(spread.promise(Timestamp::ZERO, a, 2, false), None, "all are out");
+        spread.handle_request(a, 1);
+        spread.handle_request(a, 3);
+        spread.handle_have(a, 3);
+        assert_eq!(spread.assign(Timestamp::ZERO, a, 2, false), None, "all are out");
         spread.forget(a);
-        assert_eq!(spread.promise(Timestamp::ZERO, b, 9, false), Some(1));
-        assert_eq!(spread.promise(Timestamp::ZERO, b, 9, false), None);
+        assert_eq!(spread.assign(Timestamp::ZERO, b, 9, false), Some(1));
+        assert_eq!(spread.assign(Timestamp::ZERO, b, 9, false), None);
     }
 
     #[test]
-    fn what_is_asked_for_without_a_hint_is_out_too() {
+    fn requests_without_a_suggestion_count_as_assigned() {
         let mut spread = Spread::new(&pieces(3), 0, std::iter::empty());
-        spread.hear_request(peer(1), 0);
-        assert_eq!(spread.promise(Timestamp::ZERO, peer(2), 1, false), Some(1));
+        spread.handle_request(peer(1), 0);
+        assert_eq!(spread.assign(Timestamp::ZERO, peer(2), 1, false), Some(1));
         let complete = PeerPieces::all(3);
         assert_eq!(
-            Spread::new(&pieces(3), 0, [&complete].into_iter()).promise(Timestamp::ZERO, peer(1), 1, false),
+            Spread::new(&pieces(3), 0, [&complete].into_iter()).assign(Timestamp::ZERO, peer(1), 1, false),
             None
         );
     }

@@ -64,7 +64,7 @@ impl Plugin for TrackersPlugin {
                         policy::announce_due,
                     )
                         .chain(),
-                    (http::ask_http, udp::ask_udp).chain(),
+                    (http::send_http_requests, udp::send_udp_requests).chain(),
                 )
                     .chain()
                     .in_set(AnnounceSet::Trackers),

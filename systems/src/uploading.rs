@@ -30,7 +30,7 @@ impl Plugin for UploadingPlugin {
         app.init_resource::<Reads>().add_systems(
             Tick,
             (
-                hear_requests.in_set(DecideSet::Uploads),
+                handle_requests.in_set(DecideSet::Uploads),
                 (send_blocks, read_blocks).chain().in_set(TickSet::Respond),
                 forget_uploads.in_set(ReapSet::Release),
             ),
@@ -68,7 +68,7 @@ enum Verdict {
 }
 
 /// Validates a request, regardless of the peer's state and queue.
-fn judge(request: BlockRequest, geometry: &Geometry, have: &Bitfield, settings: &UploadSettings) -> Verdict {
+fn check_request(request: BlockRequest, geometry: &Geometry, have: &Bitfield, settings: &UploadSettings) -> Verdict {
     let BlockRequest { piece, begin, len } = request;
     // Fault 24: blocks of these lengths cannot be served.
     if len == 0 || len > settings.max_block_bytes {
@@ -85,7 +85,7 @@ fn judge(request: BlockRequest, geometry: &Geometry, have: &Bitfield, settings: 
     }
 }
 
-fn hear_requests(
+fn handle_requests(
     mut received: MessageReader<UploadRequested>,
     settings: Res<Settings>,
     mut reaper: ResMut<Reaper>,
@@ -118,7 +118,7 @@ fn hear_requests(
             }
             continue;
         }
-        let verdict = judge(request, geometry, have, &settings.uploads);
+        let verdict = check_request(request, geometry, have, &settings.uploads);
         // Fault 25: a flood of requests is cut off at the queue length that we advertised.
         let is_full = uploads.waiting.len() + uploads.reading.len() >= settings.uploads.max_queue;
         match verdict {
@@ -139,7 +139,7 @@ fn hear_requests(
 
 /// Parameters of reading blocks for peers.
 #[derive(SystemParam)]
-struct Counter<'w, 's> {
+struct ReadParams<'w, 's> {
     settings: Res<'w, Settings>,
     disk: ResMut<'w, DiskPort>,
     reads: ResMut<'w, Reads>,
@@ -149,7 +149,7 @@ struct Counter<'w, 's> {
 
 /// Reads blocks for the peers in the serve queue in turn, for each peer up to its share of the upload memory. A peer
 /// that has used up its share comes back when bytes have been sent.
-fn read_blocks(mut counter: Counter, mut serve: ResMut<ServeQueue>, mut peers: Query<(&PeerOf, &mut UploadQueue)>) {
+fn read_blocks(mut counter: ReadParams, mut serve: ResMut<ServeQueue>, mut peers: Query<(&PeerOf, &mut UploadQueue)>) {
     let mut turns = serve.len();
     while turns > 0 && counter.memory.has_room(&counter.settings.uploads) {
         turns -= 1;
@@ -171,7 +171,7 @@ fn read_blocks(mut counter: Counter, mut serve: ResMut<ServeQueue>, mut peers: Q
     }
 }
 
-impl Counter<'_, '_> {
+impl ReadParams<'_, '_> {
     /// Starts one read for adjacent requests at the front of the queue: the first, and as many more as fit in `most`
     /// bytes.
     fn read_next(&mut self, peer: Entity, torrent: Entity, uploads: &mut UploadQueue, most: u32) {
@@ -302,7 +302,8 @@ mod tests {
         let mut have = Bitfield::new(3);
         have.insert(2);
         let settings = UploadSettings::default();
-        let verdict = |piece, begin, len| judge(BlockRequest { piece, begin, len }, &geometry, &have, &settings);
+        let verdict =
+            |piece, begin, len| check_request(BlockRequest { piece, begin, len }, &geometry, &have, &settings);
         assert_eq!(verdict(2, 0, 16384), Verdict::Admit);
         assert_eq!(verdict(2, 19_999, 1), Verdict::Admit);
         // Fault 24.
@@ -318,7 +319,7 @@ mod tests {
             begin: 0,
             len: 20_000,
         };
-        assert_eq!(judge(whole, &geometry, &have, &exact), Verdict::Admit);
+        assert_eq!(check_request(whole, &geometry, &have, &exact), Verdict::Admit);
         // Fault 23.
         assert!(matches!(verdict(2, 20_000, 1), Verdict::Close(_)));
         assert!(matches!(verdict(2, u32::MAX, 16384), Verdict::Close(_)));

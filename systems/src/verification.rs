@@ -91,7 +91,7 @@ fn collect_hashes(
         piece.clear();
         active.open.insert(index);
         supply.offer(torrent);
-        supply.note_idle(event.tag.owner, &mut piece);
+        supply.mark_idle(event.tag.owner, &mut piece);
     }
 }
 

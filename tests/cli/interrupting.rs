@@ -144,7 +144,7 @@ fn a_signal_that_is_ignored_stays_ignored() {
 
 /// Magnet links and URLs are reported as unsupported, not as missing files.
 #[test]
-fn sources_that_are_not_supported_yet() {
+fn unsupported_sources() {
     let temporary = tempfile::tempdir().unwrap();
     let magnet = "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567";
     for (source, what) in [

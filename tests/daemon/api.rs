@@ -14,7 +14,7 @@ use crate::content::compare;
 const NOBODY: &str = "00000000000000000000000000000000000000aa";
 
 #[test]
-fn health_is_told_to_everybody() {
+fn health_needs_no_token() {
     let temporary = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(temporary.path());
     let answer = daemon.ask("GET", "/api/v1/health", &[], b"");
@@ -24,7 +24,7 @@ fn health_is_told_to_everybody() {
 }
 
 #[test]
-fn torrents_are_added_listed_told_and_stopped() {
+fn torrents_are_added_listed_shown_and_stopped() {
     let temporary = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(temporary.path());
     let (hash, bytes) = torrent(temporary.path(), "one.bin", 1, &[]);

@@ -12,7 +12,7 @@ fn parse(text: &str) -> Value {
 }
 
 #[test]
-fn a_daemon_is_asked_from_a_second_terminal() {
+fn a_daemon_is_controlled_from_a_second_terminal() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     let (hash, bytes) = torrent(folder, "one.bin", 1, &[]);
@@ -183,7 +183,7 @@ fn a_torrent_is_removed() {
 }
 
 #[test]
-fn what_cannot_be_done_is_told_in_one_line() {
+fn impossible_commands_fail_in_one_line() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     let (_, bytes) = torrent(folder, "one.bin", 1, &[]);

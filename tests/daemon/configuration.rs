@@ -19,7 +19,7 @@ fn the_default_is_a_configuration() {
 
 /// Errors give the file, line and column, from `config check` and from the daemon alike.
 #[test]
-fn mistakes_are_told_with_their_place() {
+fn errors_name_their_place() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     for (text, error) in [

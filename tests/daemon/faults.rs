@@ -177,7 +177,7 @@ fn fault_91_nothing_is_fetched_from_a_url() {
 
 /// Fault 93: a body that is too long or too slow, or a head that is too slow, costs only its own connection.
 #[test]
-fn fault_93_giants_and_dawdlers_are_shown_out() {
+fn fault_93_huge_and_slow_requests_are_closed() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     let limits = "(api: (max_body_bytes: 1000, body_timeout_s: 1, header_timeout_s: 1, max_connections: 4))";

@@ -265,7 +265,7 @@ fn a_socket_that_cannot_be_made() {
 
 /// A client with the token displaces clients without it, even if the API allows only one connection.
 #[test]
-fn one_place_is_enough() {
+fn one_connection_slot_is_enough() {
     let temporary = tempfile::tempdir().unwrap();
     std::fs::write(
         temporary.path().join("c.ron"),

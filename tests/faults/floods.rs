@@ -64,7 +64,7 @@ fn dont_have_id(peer: &mut ScriptedPeer) -> u8 {
 /// Thirty peers have all pieces and alternate `lt_donthave` and `Have`. Each change used to make the picker walk over
 /// all pieces twice; now it is one step. A peer that continues is closed. Another torrent is downloaded meanwhile.
 #[test]
-fn pieces_taken_back_in_turns() {
+fn pieces_withdrawn_in_turns() {
     let mut bed = Bed::new();
     let large = torrent_of_many_pieces(100_000);
     bed.download(&large, &[]);
@@ -93,7 +93,7 @@ fn pieces_taken_back_in_turns() {
 
 /// Messages that change state are allowed as often as clients use them; beyond that they end the connection.
 #[test]
-fn messages_that_nobody_needs_so_often() {
+fn redundant_messages() {
     let extended = || Message::Extended {
         id: 0,
         payload: Bytes::from_static(b"de"),

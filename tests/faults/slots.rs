@@ -108,7 +108,7 @@ fn a_seed_of_the_tracker_is_dialed_though_silent_peers_fill_the_torrent() {
 /// An honest peer that connects to a torrent full of silent peers gets a slot after their grace period, which is short
 /// if many come from one address.
 #[test]
-fn an_honest_peer_gets_in_where_silent_ones_hold_on() {
+fn an_honest_peer_is_admitted_among_silent_ones() {
     let torrent = Arc::new(Torrent::new(1 << 20, 65536));
     let mut bed = Bed::new();
     bed.download(&torrent, &[]);
@@ -166,7 +166,7 @@ fn a_useful_peer_is_not_evicted() {
 
 /// Six addresses keep opening connections and send half a handshake each; forty honest peers still get in.
 #[test]
-fn renewed_half_handshakes_keep_nobody_out() {
+fn renewed_half_handshakes_do_not_lock_others_out() {
     let torrent = Arc::new(Torrent::new(100_000, 16384));
     let mut bed = Bed::new();
     bed.seed(&torrent);
@@ -253,7 +253,7 @@ fn a_ban_cannot_be_aimed_by_a_stolen_id() {
 /// A silent peer that connects first with a stolen peer id does not lock out the id's owner. One that connects while
 /// the owner is connected does not end the owner's connection.
 #[test]
-fn a_stolen_id_locks_nobody_out() {
+fn a_stolen_id_does_not_lock_its_owner_out() {
     for seed_id in [PeerId([0; 20]), PeerId([0xff; 20])] {
         let torrent = Arc::new(Torrent::new(1 << 20, 65536));
         let mut bed = Bed::new();

@@ -225,7 +225,7 @@ fn a_download_is_stopped_in_order() {
 
 /// A peer that never stops sending gets the same close: no request after the farewell, and no reset.
 #[test]
-fn nothing_is_asked_for_behind_the_farewell() {
+fn nothing_is_requested_after_the_close() {
     let torrent = Arc::new(Torrent::new(8 << 20, 65536));
     let listener = TcpListener::bind((loopback(111), 0)).unwrap();
     let mut bed = Bed::keeping(|_| {});
@@ -503,7 +503,7 @@ fn all_torrents_stop_side_by_side() {
 
 /// A thousand peers all get an orderly close, within a bounded time.
 #[test]
-fn a_thousand_peers_are_parted_from_in_order() {
+fn a_thousand_peers_are_disconnected_in_order() {
     const COUNT: usize = 1000;
     raise_file_limit();
     let torrent = Torrent::new(100_000, 16384);
@@ -733,7 +733,7 @@ fn a_stop_before_the_session_is_read() {
 
 /// A peer that connects while a torrent stops is rejected and leaves no open connection.
 #[test]
-fn nobody_gets_in_while_it_stops() {
+fn a_stopping_engine_accepts_no_peer() {
     let tracker = HeldTracker::start();
     let torrent = Torrent::with_trackers(100_000, 16384, std::slice::from_ref(&tracker.url));
     let mut bed = Bed::keeping(|settings| settings.lifecycle.announce_timeout_ms = 60_000);

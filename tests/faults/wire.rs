@@ -272,7 +272,7 @@ fn a_fast_message_without_the_extension() {
 
 /// BEP 3: without the fast extension there are no rejects; requests while choked stay unanswered.
 #[test]
-fn a_plain_peer_is_served_by_the_plain_rules() {
+fn a_peer_without_extensions_is_served() {
     let (_bed, torrent) = seeding_bed();
     let mut peer = ScriptedPeer::connect_plain(_bed.address(), &torrent);
     let first = peer.next().unwrap();
@@ -298,7 +298,7 @@ fn a_plain_peer_is_served_by_the_plain_rules() {
 
 /// BEP 54: a piece revoked by `lt_donthave` is not requested.
 #[test]
-fn a_piece_that_is_taken_back() {
+fn a_withdrawn_piece() {
     let mut bed = Bed::new();
     let torrent = Torrent::new(2 * 16384, 16384);
     bed.download(&torrent, &[]);

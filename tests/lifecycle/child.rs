@@ -40,7 +40,7 @@ fn child_main() {
         .without_time()
         .init();
     let mut bed = Bed::with(task.settings).unwrap();
-    tell(&json!({"address": bed.address().to_string()}));
+    print_line(&json!({"address": bed.address().to_string()}));
     for Added { file, root, peer } in task.torrents {
         let options = AddOptions {
             root: Some(root),
@@ -61,16 +61,16 @@ fn child_main() {
             continue;
         };
         let stats = bed.stats(id);
-        tell(&json!({
+        print_line(&json!({
             "torrent": id.to_string(), "life": crate::bed::word(&life), "reason": crate::bed::reason(&life),
             "completed": stats.pieces_completed, "downloaded": stats.downloaded,
         }));
     }
     let stopped = bed.stop_all().map_err(|error| error.to_string());
-    tell(&json!({"stopped": stopped.is_ok(), "error": stopped.err()}));
+    print_line(&json!({"stopped": stopped.is_ok(), "error": stopped.err()}));
 }
 
-fn tell(line: &Value) {
+fn print_line(line: &Value) {
     // The test harness may have printed an unfinished line before.
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "\n{line}");

@@ -67,7 +67,7 @@ fn nothing_is_hashed_or_downloaded_again() {
 
 /// Dropping an engine frees the lock of its state folder.
 #[test]
-fn an_engine_that_was_dropped_has_let_go() {
+fn a_dropped_engine_releases_everything() {
     let state = tempfile::tempdir().unwrap();
     for _ in 0..300 {
         drop(Bed::with(settings(Some(state.path()))).unwrap());

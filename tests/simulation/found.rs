@@ -60,7 +60,7 @@ fn the_last_piece_meets_a_full_disk() {
 /// A failed sync was followed by a successful one, after a check that read bytes present only in the page cache. The
 /// session recorded the piece as saved, and a power failure lost it.
 #[test]
-fn what_a_failed_sync_has_lost_is_written_again() {
+fn data_lost_by_a_failed_sync_is_written_again() {
     let who = Who::Leech(0);
     let make = |second: Act| {
         let mut settings = Settings::default();
@@ -89,7 +89,7 @@ fn what_a_failed_sync_has_lost_is_written_again() {
 /// A piece dropped to free memory was restarted while a peer still owed blocks of it. The same blocks were requested
 /// twice from that peer, and the engine looped when they timed out again.
 #[test]
-fn given_up_pieces_are_begun_again() {
+fn dropped_pieces_are_started_again() {
     expect_good(2, || {
         let mut settings = Settings::default();
         settings.requests.piece_memory_bytes = 3 * (64 << 10);
@@ -106,7 +106,7 @@ fn given_up_pieces_are_begun_again() {
 /// A peer that had a suspect piece to itself and timed out was recorded as owing blocks whose requests had been
 /// withdrawn. They were never requested from it again.
 #[test]
-fn what_is_taken_back_is_not_owed() {
+fn withdrawn_pieces_are_not_owed() {
     expect_good(2, || {
         let torrent = NewContent {
             piece_length: 256 << 10,
@@ -124,7 +124,7 @@ fn what_is_taken_back_is_not_owed() {
 
 /// A seed revoked a slot after 200 ms without a request. With a longer round trip, no peer ever received a block.
 #[test]
-fn a_long_round_trip_starves_nobody() {
+fn a_long_round_trip_starves_no_peer() {
     let (_, flash_crowd) = ALL.iter().find(|(name, _)| *name == "flash crowd").unwrap();
     for seed in [18, 82] {
         let outcome = run(*flash_crowd, seed);
@@ -143,7 +143,7 @@ fn files_of_a_failed_sync_stay_the_torrents() {
 
 /// A leecher that had moved, or knew only a peer that had moved, announced again only after half an hour.
 #[test]
-fn who_has_lost_all_its_peers_announces_again() {
+fn a_torrent_that_lost_all_peers_announces_again() {
     for early in [186, 102] {
         expect_good(1, || {
             Scenario::new("early moves")

@@ -51,7 +51,7 @@ fn expect_all_within(hostiles: &str, most: f64, crowd: impl Fn(u64) -> Scenario)
 
 /// Blocks requested from a peer that sends nothing are soon requested from other peers.
 #[test]
-fn silent_peers_hold_nobody_up_for_long() {
+fn silent_peers_delay_others_briefly() {
     for hostility in [Hostility::EmptyPromises, Hostility::LateData, Hostility::Floods] {
         expect_within(&[hostility; 4], 4.7);
     }
@@ -60,7 +60,7 @@ fn silent_peers_hold_nobody_up_for_long() {
 /// Messages that are cheap to send cost the engine little: no tick processes more than its share of them, and a peer
 /// that sends more than it can need is closed.
 #[test]
-fn floods_of_messages_hold_nobody_up() {
+fn message_floods_delay_no_other_peer() {
     for hostility in [Hostility::FlipFlops, Hostility::TinyFrames, Hostility::Repeats] {
         expect_within(&[hostility; 4], 3.0);
     }
@@ -68,7 +68,7 @@ fn floods_of_messages_hold_nobody_up() {
 
 /// A failed piece is downloaded again from a single peer, which is never a peer that has been silent.
 #[test]
-fn liars_do_not_help_the_silent() {
+fn lying_peers_do_not_help_silent_ones() {
     use Hostility::{BadData, EmptyPromises, SomeBadData};
     expect_within(&[EmptyPromises, EmptyPromises, BadData, SomeBadData], 5.3);
 }
@@ -80,7 +80,7 @@ fn one_of_each_does_not_hold_up_the_others() {
 
 /// Hostile peers that only hold slots are three times as many as the slots; honest peers are few.
 #[test]
-fn slots_are_not_held_by_who_does_nothing() {
+fn idle_peers_hold_no_slots() {
     for hostility in [Hostility::Silent, Hostility::Sybil] {
         expect_all_within(&format!("twelve slots, 36 {hostility:?}"), 20.0, |seed| {
             let mut settings = Settings::default();

@@ -204,7 +204,7 @@ fn an_expired_connection_to_a_udp_tracker_is_renewed() {
 /// BEP 3: a download without known peers announces before the interval is over, with increasing delays while the
 /// announces yield no peers.
 #[test]
-fn who_has_no_peers_is_announced_early() {
+fn a_torrent_without_peers_announces_early() {
     let mut sim = Simulation::new(1, Duration::from_millis(10));
     let tracker = sim.add_tracker((ip(9), 80).into(), TrackerOptions::default());
     let [alone, visitor] = [1, 2].map(|last| sim.add_node(ip(last), Settings::default(), TorrentPlugins));

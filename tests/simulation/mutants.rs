@@ -46,7 +46,7 @@ fn finds(outcome: &Outcome, invariant: Invariant) -> bool {
 }
 
 #[test]
-fn whole_engines_are_not_suspected() {
+fn intact_engines_raise_no_violations() {
     let outcome = scenario("no mutant").run();
     assert!(outcome.is_good(), "{outcome}");
 }
@@ -311,7 +311,7 @@ fn store_too_soon(
 }
 
 #[test]
-fn a_storage_that_promises_too_soon_is_found_out() {
+fn premature_durability_is_detected() {
     let outcome = scenario("stores too soon").plugins(StoresTooSoon).run();
     assert!(finds(&outcome, Invariant::Truth), "{outcome}");
 }

@@ -132,13 +132,20 @@ fn a_seed_determines_a_run() {
 /// Ticking the engines on several threads does not change the outcome.
 #[test]
 fn threads_change_nothing() {
-    let swarm = |beat, threads| {
+    let swarm = |tick_quantum, threads| {
         let (_, make) = ALL[1];
-        make(&mut Dice::new(5)).seed(5).beat(beat, threads).run()
+        make(&mut Dice::new(5))
+            .seed(5)
+            .tick_quantum(tick_quantum, threads)
+            .run()
     };
-    let beat = Duration::from_millis(2);
-    let (one, three) = (swarm(beat, 1), swarm(beat, 3));
+    let tick_quantum = Duration::from_millis(2);
+    let (one, three) = (swarm(tick_quantum, 1), swarm(tick_quantum, 3));
     assert!(one.is_good() && three.is_good(), "{one}\n{three}");
     assert_eq!((one.trace, one.ticks), (three.trace, three.ticks));
-    assert_ne!(one.trace, swarm(Duration::ZERO, 1).trace, "a beat is another run");
+    assert_ne!(
+        one.trace,
+        swarm(Duration::ZERO, 1).trace,
+        "a tick_quantum is another run"
+    );
 }

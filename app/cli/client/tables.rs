@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_stand_below_each_other() {
+    fn columns_are_aligned() {
         let mut table = Table::new([("SIZE", Alignment::Right), ("NAME", Alignment::Left)]);
         table.row(["1.00 MiB".to_owned(), "a".to_owned()]);
         table.row(["5 B".to_owned(), "bee".to_owned()]);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_told_in_fitting_units() {
+    fn fields_are_printed_in_fitting_units() {
         let told = |field, value| describe(field, &value);
         assert_eq!(told("progress", json!(0.9999)), ["99.9 %"]);
         assert_eq!(told("progress", json!(1.0)), ["100.0 %"]);

@@ -25,7 +25,7 @@ pub(super) fn check(
 ) {
     let mut at_most = |what: &str, is: u64, most: u64| {
         if is > most {
-            violations.note(&clock, Invariant::Bounds, || format!("{what}: {is}, at most {most}"));
+            violations.report(&clock, Invariant::Bounds, || format!("{what}: {is}, at most {most}"));
         }
     };
     let read = u64::from(settings.uploads.read_bytes);
@@ -59,13 +59,13 @@ pub(super) fn check_all(
     talking: Query<(&Peer, &Requests, &UploadQueue, &Outbox)>,
     torrents: Query<(&Torrent, &Candidates, Option<&TorrentPeers>)>,
 ) {
-    let mut note = |what: String| violations.note(&clock, Invariant::Bounds, || what);
+    let mut report = |what: String| violations.report(&clock, Invariant::Bounds, || what);
     let mut charged = 0;
     for (peer, requests, uploads, outbox) in &talking {
         charged += uploads.charged_bytes;
         let mut at_most = |what: &str, is: usize, most: usize| {
             if is > most {
-                note(format!("{what} of {}: {is}, at most {most}", peer.endpoint));
+                report(format!("{what} of {}: {is}, at most {most}", peer.endpoint));
             }
         };
         let in_time = requests.pending().len() - requests.late_count();
@@ -78,7 +78,7 @@ pub(super) fn check_all(
     }
     if charged != uploads.used_bytes() {
         let used = uploads.used_bytes();
-        note(format!(
+        report(format!(
             "peers have {charged} bytes of upload memory, and {used} are counted"
         ));
     }
@@ -87,7 +87,7 @@ pub(super) fn check_all(
     let (count, staying) = (peers.iter().count(), peers.iter().filter(stays).count());
     let (counted, streams) = (connections.total, streams.len());
     if staying != counted || streams != count {
-        note(format!(
+        report(format!(
             "{count} peers, of which {staying} stay, {counted} connections counted, {streams} streams"
         ));
     }
@@ -95,7 +95,7 @@ pub(super) fn check_all(
         let connected = connected.map_or(0, |peers| peers.iter().filter(stays).count());
         let mut at_most = |what: &str, is: usize, most: usize| {
             if is > most {
-                note(format!("{what} of {}: {is}, at most {most}", torrent.name));
+                report(format!("{what} of {}: {is}, at most {most}", torrent.name));
             }
         };
         at_most("peers", connected, settings.peers.max_per_torrent);

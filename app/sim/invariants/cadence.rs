@@ -50,12 +50,12 @@ pub(super) fn check(
     cadence.since = clock.now();
     let most = time.as_micros() as u64 / settings.tick.min_interval_us.max(1) + MAX_EXTRA_TICKS;
     if u64::from(ticks) > most {
-        violations.note(&clock, Invariant::Cadence, || {
+        violations.report(&clock, Invariant::Cadence, || {
             format!("{ticks} ticks in {time:?}, at most {most}")
         });
     }
     if count > MAX_IDLE_TICKS {
-        violations.note(&clock, Invariant::Cadence, || {
+        violations.report(&clock, Invariant::Cadence, || {
             format!("{count} ticks in a second for nothing")
         });
     }

@@ -61,7 +61,7 @@ pub(super) fn check(
         let downloaded = counters.downloaded.saturating_sub(base.downloaded);
         let placed = placed.saturating_sub(base.placed);
         if placed < downloaded || placed > downloaded + base.restorable {
-            violations.note(&clock, Invariant::Counters, || {
+            violations.report(&clock, Invariant::Counters, || {
                 format!(
                     "{}: {downloaded} bytes were downloaded, and {placed} have a place",
                     torrent.name

@@ -17,12 +17,12 @@ pub(super) fn check_completion(
 ) {
     for (torrent, lifecycle, have) in &torrents {
         if *lifecycle == Lifecycle::Downloading && have.0.is_full() {
-            violations.note(&clock, Invariant::Lifecycle, || {
+            violations.report(&clock, Invariant::Lifecycle, || {
                 format!("{} has every piece and is still downloading", torrent.name)
             });
         }
         if lifecycle.is_finished() && !have.0.is_full() {
-            violations.note(&clock, Invariant::Lifecycle, || {
+            violations.report(&clock, Invariant::Lifecycle, || {
                 format!("{} lacks a piece and is called finished", torrent.name)
             });
         }
@@ -38,7 +38,7 @@ pub(super) fn check_derived(
     for (torrent, lifecycle, facts) in &torrents {
         let derived = facts.derive();
         if *lifecycle != derived {
-            violations.note(&clock, Invariant::Lifecycle, || {
+            violations.report(&clock, Invariant::Lifecycle, || {
                 let name = &torrent.name;
                 format!("{name} is {lifecycle:?}, and {derived:?} follows from its intent and facts")
             });
@@ -62,7 +62,7 @@ pub(super) fn check(
             (TorrentState::Stopping(_), TorrentState::Stopping(_)) => Invariant::Phases,
             _ => Invariant::Lifecycle,
         };
-        violations.note(&clock, invariant, || {
+        violations.report(&clock, invariant, || {
             let name = torrents
                 .get(*torrent)
                 .map_or("a torrent that is gone", |torrent| &torrent.name);

@@ -24,8 +24,8 @@ pub(super) fn check(
     peers: Query<(&PeerPieces, &PeerState)>,
 ) {
     for (torrent, lifecycle, Have(have), picker, active, connected) in &torrents {
-        let mut note = |what: String| {
-            violations.note(&clock, Invariant::Picker, || format!("{}: {what}", torrent.name));
+        let mut report = |what: String| {
+            violations.report(&clock, Invariant::Picker, || format!("{}: {what}", torrent.name));
         };
         let mut copies = vec![0; have.len() as usize];
         let connected = connected.into_iter().flat_map(RelationshipTarget::iter);
@@ -36,7 +36,7 @@ pub(super) fn check(
             let is_interest_due = *lifecycle == Lifecycle::Downloading && state.am_interested != (wanted > 0);
             if wanted != pieces.wanted_count || is_interest_due {
                 let (counted, is_interested) = (pieces.wanted_count, state.am_interested);
-                note(format!(
+                report(format!(
                     "of a peer {wanted} pieces are wanted, {counted} counted, interest {is_interested}"
                 ));
             }
@@ -44,11 +44,11 @@ pub(super) fn check(
         for (piece, copies) in (0..).zip(copies) {
             let counted = picker.order.availability(piece);
             if counted != copies {
-                note(format!("piece {piece} has {copies} copies, and {counted} are counted"));
+                report(format!("piece {piece} has {copies} copies, and {counted} are counted"));
             }
             let is_missing = !have.contains(piece) && !active.all.contains_key(&piece);
             if picker.order.is_pickable(piece) != is_missing {
-                note(format!(
+                report(format!(
                     "piece {piece} is missing and not in flight: {is_missing}, and offered otherwise"
                 ));
             }

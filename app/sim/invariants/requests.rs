@@ -26,7 +26,7 @@ pub(super) fn check_late(
         let late_count = late.map(|pending| asked.expire(pending.request)).count();
         if asked.late_count() != late_count {
             let known = asked.late_count();
-            violations.note(&clock, Invariant::Requests, || {
+            violations.report(&clock, Invariant::Requests, || {
                 format!("{peer} is late with {late_count} requests, and was with {known}")
             });
         }
@@ -50,7 +50,7 @@ pub(super) fn check_all(
     pieces: Query<(Entity, &ActivePiece)>,
     torrents: Query<(&ActivePieces, &Lifecycle)>,
 ) {
-    let mut note = |what: String| violations.note(&clock, Invariant::Requests, || what);
+    let mut report = |what: String| violations.report(&clock, Invariant::Requests, || what);
     let mut counts: EntityHashMap<Count> = EntityHashMap::default();
     for (peer, requests, of) in &peers {
         // A torrent that fails or stops drops its pieces first and closes its peers afterwards.
@@ -71,7 +71,7 @@ pub(super) fn check_all(
                 false => count.in_time += 1,
             }
             if (is_asked, is_late) != (!pending.is_late, pending.is_late) {
-                note(format!(
+                report(format!(
                     "{peer} owes {:?}, of which its piece does not know",
                     pending.request
                 ));
@@ -83,7 +83,7 @@ pub(super) fn check_all(
         let is_same = asked.len() == requests.pending().len();
         if !is_same || !requests.pending().iter().all(|pending| asked.contains(pending.request)) {
             let (asked, pending) = (asked.len(), requests.pending().len());
-            note(format!(
+            report(format!(
                 "{peer} was asked for {asked} blocks, and is believed to owe {pending}"
             ));
         }
@@ -108,7 +108,7 @@ pub(super) fn check_all(
         let is_listed = active.all.get(&piece.index) == Some(&entity);
         let counted = (piece.asked_count, piece.missing_count, piece.free_count);
         if count != expected || counted != (count.in_time as u32, missing as u32, free as u32) || !is_listed {
-            note(format!(
+            report(format!(
                 "piece {} has asked for {count:?} and peers owe {expected:?}; it counts {counted:?}, listed: {is_listed}",
                 piece.index
             ));
@@ -116,7 +116,7 @@ pub(super) fn check_all(
     }
     if bytes != memory.used_bytes() {
         let used = memory.used_bytes();
-        note(format!("pieces in flight have {bytes} bytes, and {used} are counted"));
+        report(format!("pieces in flight have {bytes} bytes, and {used} are counted"));
     }
 }
 

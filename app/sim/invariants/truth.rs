@@ -79,7 +79,7 @@ pub(super) fn check(
         let before = known.0.entry(entity).or_insert_with(|| Bitfield::new(have.len()));
         for piece in have.iter_without(before) {
             if !(truth.is_there)(torrent, storage, piece) {
-                violations.note(&clock, Invariant::Truth, || {
+                violations.report(&clock, Invariant::Truth, || {
                     format!(
                         "{} says that it has piece {piece}, which is not on the disk",
                         torrent.name
@@ -95,6 +95,6 @@ pub(super) fn check(
 pub(super) fn check_owners(clock: Res<Clock>, truth: Option<Res<Truth>>, mut violations: ResMut<Violations>) {
     let Some(truth) = truth else { return };
     for what in (truth.trespasses)() {
-        violations.note(&clock, Invariant::Owners, || what);
+        violations.report(&clock, Invariant::Owners, || what);
     }
 }

@@ -130,7 +130,7 @@ fn take_one(counts: &mut BTreeMap<BlockRequest, u32>, request: BlockRequest) -> 
 }
 
 /// Records the requests and answers of peers.
-pub(super) fn hear(
+pub(super) fn read_events(
     mut conversations: ResMut<Conversations>,
     mut requested: MessageReader<UploadRequested>,
     mut rejected: MessageReader<RejectReceived>,
@@ -213,9 +213,9 @@ pub(super) fn listen(
     for request in net.outgoing() {
         match request {
             NetRequest::Close { stream, .. } if closed.insert(*stream) => {}
-            NetRequest::Close { stream, .. } => facts.note(|| format!("{stream:?} is closed twice")),
+            NetRequest::Close { stream, .. } => facts.report(|| format!("{stream:?} is closed twice")),
             NetRequest::Send { stream, .. } if closed.contains(stream) => {
-                facts.note(|| format!("something is sent to {stream:?}, which is closed"));
+                facts.report(|| format!("something is sent to {stream:?}, which is closed"));
             }
             NetRequest::Send { stream, frames } => {
                 let Some(peer) = streams.get(*stream) else { continue };
@@ -231,8 +231,8 @@ pub(super) fn listen(
 }
 
 impl Facts<'_, '_> {
-    fn note(&mut self, what: impl FnOnce() -> String) {
-        self.violations.note(&self.clock, Invariant::Wire, what);
+    fn report(&mut self, what: impl FnOnce() -> String) {
+        self.violations.report(&self.clock, Invariant::Wire, what);
     }
 
     fn decode(&mut self, peer: Entity, conversation: &mut Conversation, answered: &[(Entity, BlockRequest)]) {
@@ -240,7 +240,7 @@ impl Facts<'_, '_> {
             match conversation.codec.handshake() {
                 Ok(Some(_)) => conversation.has_shaken_hands = true,
                 Ok(None) => return,
-                Err(error) => return self.note(|| format!("our handshake: {error}")),
+                Err(error) => return self.report(|| format!("our handshake: {error}")),
             }
         }
         let Ok((wire, ..)) = self.peers.get(peer) else { return };
@@ -249,7 +249,7 @@ impl Facts<'_, '_> {
             match conversation.codec.next_frame(&session) {
                 Ok(Some(frame)) => self.judge(peer, conversation, frame, session.fast, answered),
                 Ok(None) => return,
-                Err(error) => return self.note(|| format!("what we send to {peer}: {error}")),
+                Err(error) => return self.report(|| format!("what we send to {peer}: {error}")),
             }
         }
     }
@@ -267,12 +267,12 @@ impl Facts<'_, '_> {
                 self.expect_have(peer, block.request.piece, "serves");
                 self.expect_right(peer, &block);
                 if !conversation.answer(block.request) {
-                    self.note(|| format!("{:?} is served to {peer}, who does not wait for it", block.request));
+                    self.report(|| format!("{:?} is served to {peer}, who does not wait for it", block.request));
                 }
             }
             Frame::Message(Message::RejectRequest(request)) => {
                 if !conversation.answer(request) {
-                    self.note(|| format!("{request:?} of {peer} is rejected, which does not wait for it"));
+                    self.report(|| format!("{request:?} of {peer} is rejected, which does not wait for it"));
                 }
             }
             Frame::Message(Message::Have(piece)) => self.expect_have(peer, piece, "announces"),
@@ -282,18 +282,18 @@ impl Facts<'_, '_> {
                     Some(Ok(claimed)) => claimed
                         .iter()
                         .for_each(|piece| self.expect_have(peer, piece, "announces")),
-                    _ => self.note(|| format!("{peer} is sent a bitfield that is none")),
+                    _ => self.report(|| format!("{peer} is sent a bitfield that is none")),
                 }
             }
             Frame::Message(Message::HaveAll) => {
                 if self.have_of(peer).is_none_or(|have| !have.is_full()) {
-                    self.note(|| format!("{peer} is told that we have all"));
+                    self.report(|| format!("{peer} is told that we have all"));
                 }
             }
             Frame::Message(Message::Request(request)) => self.expect_welcome(peer, conversation, request),
             Frame::Message(Message::Cancel(request)) => {
                 if !conversation.asked.remove(request) && !answered.contains(&(peer, request)) {
-                    self.note(|| format!("{request:?} is cancelled at {peer}, which does not owe it"));
+                    self.report(|| format!("{request:?} is cancelled at {peer}, which does not owe it"));
                 }
             }
             Frame::Message(Message::Choke) if !is_fast => {
@@ -307,23 +307,23 @@ impl Facts<'_, '_> {
     /// Checks that a request is sent once, to a peer that serves us, and during a download.
     fn expect_welcome(&mut self, peer: Entity, conversation: &mut Conversation, request: BlockRequest) {
         if !conversation.asked.insert(request) {
-            self.note(|| format!("{request:?} is asked twice of {peer}"));
+            self.report(|| format!("{request:?} is asked twice of {peer}"));
         }
         if let Ok((_, _, Some(state), Some(requests))) = self.peers.get(peer)
             && state.peer_choking
             && !requests.allowed_fast.contains(&request.piece)
         {
-            self.note(|| format!("{request:?} is asked of {peer}, who chokes us"));
+            self.report(|| format!("{request:?} is asked of {peer}, who chokes us"));
         }
         let state = self.torrent_of(peer).map(|(.., state)| state.clone());
         if let Some(state) = state.filter(|state| *state != Lifecycle::Downloading) {
-            self.note(|| format!("{request:?} is asked of {peer} by a torrent that is {state:?}"));
+            self.report(|| format!("{request:?} is asked of {peer} by a torrent that is {state:?}"));
         }
     }
 
     fn expect_have(&mut self, peer: Entity, piece: u32, what: &str) {
         if self.have_of(peer).is_none_or(|have| !have.contains(piece)) {
-            self.note(|| format!("an engine {what} piece {piece}, which it does not have"));
+            self.report(|| format!("an engine {what} piece {piece}, which it does not have"));
         }
     }
 
@@ -334,7 +334,7 @@ impl Facts<'_, '_> {
             torrent.is_none_or(|torrent| truth.is_right(torrent, block))
         });
         if !is_right {
-            self.note(|| format!("{peer} is served wrong bytes for {:?}", block.request));
+            self.report(|| format!("{peer} is served wrong bytes for {:?}", block.request));
         }
     }
 

@@ -48,7 +48,7 @@ pub(super) fn check(
     for (peer, count) in &*counts {
         total += count;
         if *count > most {
-            violations.note(&clock, Invariant::Work, || {
+            violations.report(&clock, Invariant::Work, || {
                 format!("{count} messages of {peer} in a tick, at most {most}")
             });
         }
@@ -56,7 +56,7 @@ pub(super) fn check(
     // At least one message per peer is processed, however many peers there are.
     let most = settings.tick.max_messages.max(peers.iter().count() as u32);
     if total > most {
-        violations.note(&clock, Invariant::Work, || {
+        violations.report(&clock, Invariant::Work, || {
             format!("{total} messages in a tick, at most {most}")
         });
     }

@@ -29,11 +29,11 @@ impl Plugin for ProgressPlugin {
             completed: None,
             state: "not there".into(),
         })
-        .add_systems(Tick, note_progress.after(TickSet::Flush).before(TickSet::Reap));
+        .add_systems(Tick, record_progress.after(TickSet::Flush).before(TickSet::Reap));
     }
 }
 
-fn note_progress(
+fn record_progress(
     clock: Res<Clock>,
     mut progress: ResMut<Progress>,
     changed: Query<(&Torrent, &Have, &Lifecycle), Or<(Changed<Have>, Changed<Lifecycle>)>>,

@@ -709,7 +709,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(tree in trees()) {
+        fn written_data_is_read_back(tree in trees()) {
             let mut bytes = Vec::new();
             encode(&tree, &mut bytes);
             let document = Document::parse(&bytes, &Limits::default()).unwrap();

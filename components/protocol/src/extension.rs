@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_values_are_passed_over() {
+    fn odd_values_are_skipped() {
         let odd = b"d1:md6:toobigi256e3:negi-1e2:oki3e4:text1:xe1:pi70000e4:reqq3:abc1:v5:a\x1b[0m6:yourip3:abce";
         let read = ExtensionHandshake::read(odd).unwrap();
         assert_eq!(read.extensions, [("ok".to_owned(), 3)].into());

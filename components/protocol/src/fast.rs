@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn small_torrents_give_all_they_have() {
+    fn the_allowed_fast_set_of_a_small_torrent_is_every_piece() {
         let mut set = allowed_fast_set(Ipv4Addr::LOCALHOST, InfoHash([1; 20]), 3, 10);
         set.sort_unstable();
         assert_eq!(set, [0, 1, 2]);

@@ -115,7 +115,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_are_what_each_is_alone(a in parts(), b in parts()) {
+        fn hashing_two_equals_hashing_each(a in parts(), b in parts()) {
             let alone = [&a, &b].map(|parts| sha1(parts.iter().map(Vec::as_slice)));
             let together = sha1_pair([&a, &b].map(|parts| parts.iter().map(Vec::as_slice)));
             prop_assert_eq!(together, alone);

@@ -120,7 +120,7 @@ impl Requests {
     }
 
     /// Records that the block of a request has arrived.
-    pub fn note_block(&mut self, now: Timestamp, pending: &Pending) {
+    pub fn record_block(&mut self, now: Timestamp, pending: &Pending) {
         let gap = now.since(self.last_block.max(pending.asked));
         self.block_gap = (self.block_gap * 3 + gap) / 4;
         self.last_block = now;
@@ -132,7 +132,7 @@ impl Requests {
     }
 
     /// Records that we request a piece that the peer suggested.
-    pub fn note_guide(&mut self, now: Timestamp) {
+    pub fn record_guide(&mut self, now: Timestamp) {
         self.guided_until = Some(now + GUIDED);
     }
 
@@ -544,7 +544,7 @@ mod tests {
     fn a_guide_ends_with_its_time_and_its_last_block() {
         let at = |seconds: u64| Timestamp::ZERO + Duration::from_secs(seconds);
         let mut requests = Requests::default();
-        requests.note_guide(at(0));
+        requests.record_guide(at(0));
         requests.end_guide(at(0));
         assert!(requests.is_guided());
         requests.add(pending(0));
@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_been_slow_may_be_silent_for_longer() {
+    fn slow_peers_get_a_longer_timeout() {
         let settings = RequestSettings::default();
         let at = |seconds: u64| Timestamp::ZERO + Duration::from_secs(seconds);
         let mut requests = Requests::default();
@@ -591,12 +591,12 @@ mod tests {
         assert_eq!(requests.silent_since(), Some(at(0)));
         assert_eq!(requests.silence_limit(&settings), seconds(settings.silence_s));
         for number in 1..20 {
-            requests.note_block(at(number * 3), &pending(0));
+            requests.record_block(at(number * 3), &pending(0));
         }
         assert_eq!(requests.silent_since(), Some(at(57)));
         let limit = requests.silence_limit(&settings);
         assert!(limit > seconds(11) && limit < seconds(13), "{limit:?}");
-        requests.note_block(at(1000), &pending(0));
+        requests.record_block(at(1000), &pending(0));
         assert_eq!(requests.silence_limit(&settings), seconds(settings.block_timeout_s));
         requests.pending[0].is_late = true;
         assert_eq!(requests.silent_since(), None, "it has let its time pass");

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_come_out_in_order_and_in_portions() {
+    fn events_are_delivered_in_order_and_in_batches() {
         let sink = Sink::new(&Waker::none());
         (0..5).for_each(|i| sink.push(i));
         let mut events = Vec::new();

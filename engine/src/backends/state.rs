@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_aside_displaces_nothing() {
+    fn quarantined_files_displace_nothing() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = Folder::take(temporary.path()).unwrap();
         let path = temporary.path().join("state/x.ron");

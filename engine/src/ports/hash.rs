@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_do_not_depend_on_the_company() {
+    fn digests_do_not_depend_on_other_blocks_of_the_batch() {
         let kinds = [HashKind::Sha1Piece, HashKind::Sha1Piece, HashKind::Sha1Blocks(100)];
         for count in 0..=3 {
             for first in 0..3 {

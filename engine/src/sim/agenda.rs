@@ -12,7 +12,7 @@ use super::NodeId;
 #[derive(Default)]
 pub(super) struct Agenda {
     /// The tick quantum: ticks happen at its multiples, if it is not zero.
-    pub(super) beat: Duration,
+    pub(super) tick_quantum: Duration,
     due: BTreeSet<(Timestamp, NodeId)>,
     nodes: Vec<Entry>,
 }
@@ -34,7 +34,7 @@ impl Agenda {
     /// Schedules a tick because an event has arrived for a node.
     pub(super) fn wake(&mut self, node: NodeId, now: Timestamp) {
         let entry = self.nodes[node.0];
-        let at = self.on_beat(now.max(entry.not_before));
+        let at = self.on_quantum(now.max(entry.not_before));
         if at < entry.at {
             self.set(node, at);
         }
@@ -45,17 +45,17 @@ impl Agenda {
         let entry = &mut self.nodes[node.0];
         entry.not_before = entry.not_before.max(now + least);
         let (at, before) = (deadline.max(entry.not_before), entry.at);
-        let at = self.on_beat(at);
+        let at = self.on_quantum(at);
         // An event that arrived during the tick may have scheduled an earlier tick.
         if at < before {
             self.set(node, at);
         }
     }
 
-    fn on_beat(&self, at: Timestamp) -> Timestamp {
-        let (beat, nanos) = (self.beat.as_nanos() as u64, at.as_nanos());
-        match nanos.checked_next_multiple_of(beat) {
-            Some(next) if beat > 0 => Timestamp::from_nanos(next),
+    fn on_quantum(&self, at: Timestamp) -> Timestamp {
+        let (tick_quantum, nanos) = (self.tick_quantum.as_nanos() as u64, at.as_nanos());
+        match nanos.checked_next_multiple_of(tick_quantum) {
+            Some(next) if tick_quantum > 0 => Timestamp::from_nanos(next),
             _ => at,
         }
     }

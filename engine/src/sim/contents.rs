@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_together_is_not_copied() {
+    fn contiguous_slices_are_not_copied() {
         let (contents, one, _) = contents();
         let gather = |parts: &[Bytes]| {
             let mut gathering = Gathering::default();

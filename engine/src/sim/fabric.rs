@@ -19,7 +19,7 @@ use super::http::HttpHost;
 use super::hub::Hub;
 use super::names::Names;
 use super::net::{Network, Path, Power};
-use super::queue::Happening;
+use super::queue::SimEvent;
 use super::slab::Slab;
 use super::state::StateFolder;
 use crate::port::JobTag;
@@ -104,10 +104,10 @@ impl Fabric {
         self.begin(node, time, Work::Name(NetEvent::Resolved { tag, result }));
     }
 
-    fn happen(&mut self, what: Happening) {
+    fn happen(&mut self, what: SimEvent) {
         match what {
-            Happening::Job(key) => self.finish(key),
-            Happening::Awake(node) => self.net.set_power(&mut self.hub, node, Power::On),
+            SimEvent::Job(key) => self.finish(key),
+            SimEvent::Awake(node) => self.net.set_power(&mut self.hub, node, Power::On),
             what => self.net.happen(&mut self.hub, what),
         }
     }
@@ -124,7 +124,7 @@ impl Fabric {
         self.machines[node.0].life += 1;
         self.hub.clear_inbox(node);
         self.hub.agenda.retire(node);
-        self.hub.note(node, 100);
+        self.hub.record(node, 100);
         self.net.drop_connections(&mut self.hub, node, crash == Crash::Power);
         let power = match crash {
             Crash::Process => Power::Idle,
@@ -155,7 +155,7 @@ impl Fabric {
     /// Makes a node answer and tick again.
     pub(super) fn revive(&mut self, node: NodeId) {
         let now = self.hub.now;
-        self.hub.note(node, 101);
+        self.hub.record(node, 101);
         self.hub.agenda.revive(node, now);
         self.net.set_power(&mut self.hub, node, Power::On);
     }

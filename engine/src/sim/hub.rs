@@ -13,7 +13,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use super::NodeId;
 use super::agenda::Agenda;
 use super::contents::Contents;
-use super::queue::{EventQueue, Happening};
+use super::queue::{EventQueue, SimEvent};
 use super::trace::Trace;
 use crate::ports::disk::DiskEvent;
 use crate::ports::hash::HashEvent;
@@ -83,7 +83,7 @@ impl Hub {
         NodeId(self.inboxes.len() - 1)
     }
 
-    pub(super) fn plan(&mut self, delay: Duration, what: Happening) {
+    pub(super) fn plan(&mut self, delay: Duration, what: SimEvent) {
         self.queue.plan(self.now + delay, what);
     }
 
@@ -100,7 +100,7 @@ impl Hub {
         *self.inbox(node) = Inbox::default();
     }
 
-    pub(super) fn tell_net(&mut self, node: NodeId, event: NetEvent) {
+    pub(super) fn deliver_net(&mut self, node: NodeId, event: NetEvent) {
         if let Some(trace) = &mut self.trace {
             trace.net(self.now, node, &self.contents, &event);
         }
@@ -138,7 +138,7 @@ impl Hub {
         filter.apply_to_waiting(stream, end, self.inbox(node).net.iter_mut());
     }
 
-    pub(super) fn tell_disk(&mut self, node: NodeId, event: DiskEvent) {
+    pub(super) fn deliver_disk(&mut self, node: NodeId, event: DiskEvent) {
         if let Some(trace) = &mut self.trace {
             trace.disk(self.now, node, &self.contents, &event);
         }
@@ -146,7 +146,7 @@ impl Hub {
         self.agenda.wake(node, self.now);
     }
 
-    pub(super) fn tell_hash(&mut self, node: NodeId, event: HashEvent) {
+    pub(super) fn deliver_hash(&mut self, node: NodeId, event: HashEvent) {
         if let Some(trace) = &mut self.trace {
             trace.hash(self.now, node, &event);
         }
@@ -154,7 +154,7 @@ impl Hub {
         self.agenda.wake(node, self.now);
     }
 
-    pub(super) fn tell_http(&mut self, node: NodeId, event: HttpEvent) {
+    pub(super) fn deliver_http(&mut self, node: NodeId, event: HttpEvent) {
         if let Some(trace) = &mut self.trace {
             trace.http(self.now, node, &event);
         }
@@ -162,7 +162,7 @@ impl Hub {
         self.agenda.wake(node, self.now);
     }
 
-    pub(super) fn tell_state(&mut self, node: NodeId, event: StateEvent) {
+    pub(super) fn deliver_state(&mut self, node: NodeId, event: StateEvent) {
         if let Some(trace) = &mut self.trace {
             trace.state(self.now, node, &event);
         }
@@ -171,7 +171,7 @@ impl Hub {
     }
 
     /// Adds another event to the trace, by a number for its kind.
-    pub(super) fn note(&mut self, node: NodeId, kind: u64) {
+    pub(super) fn record(&mut self, node: NodeId, kind: u64) {
         if let Some(trace) = &mut self.trace {
             trace.head(self.now, node, kind);
         }

@@ -30,28 +30,28 @@ pub use self::path::Path;
 pub use self::port::SimNet;
 use super::NodeId;
 use super::hub::Hub;
-use super::queue::Happening;
+use super::queue::SimEvent;
 
 impl Network {
-    fn note_seen(&mut self, node: NodeId, count: usize) {
+    fn record_seen(&mut self, node: NodeId, count: usize) {
         let unseen = &mut self.hosts[node.0].unseen;
         *unseen = unseen.saturating_sub(count);
     }
 
     /// Runs a scheduled network event.
-    pub(super) fn happen(&mut self, hub: &mut Hub, what: Happening) {
+    pub(super) fn happen(&mut self, hub: &mut Hub, what: SimEvent) {
         match what {
-            Happening::Arrival(flow) => self.arrive(hub, flow),
-            Happening::UplinkFree(node) => self.free_uplink(hub, node),
-            Happening::DownlinkFree(node) => self.free_downlink(hub, node),
-            Happening::Datagram(key) => self.datagram_arrives(hub, key),
-            Happening::Syn(key) => self.hear_syn(hub, key),
-            Happening::Connected(key) => self.hear_answer(hub, key),
-            Happening::Accepted(key) => self.hear_acknowledgement(hub, key),
-            Happening::ConnectTimeout(key) => self.time_connect(hub, key),
-            Happening::CloseTimeout(flow) => self.time_close(hub, flow),
-            Happening::GiveUp(flow) => self.give_up(hub, flow),
-            Happening::Job(_) | Happening::Awake(_) => {}
+            SimEvent::Arrival(flow) => self.arrive(hub, flow),
+            SimEvent::UplinkFree(node) => self.free_uplink(hub, node),
+            SimEvent::DownlinkFree(node) => self.free_downlink(hub, node),
+            SimEvent::Datagram(key) => self.datagram_arrives(hub, key),
+            SimEvent::Syn(key) => self.receive_syn(hub, key),
+            SimEvent::Connected(key) => self.receive_answer(hub, key),
+            SimEvent::Accepted(key) => self.receive_acknowledgement(hub, key),
+            SimEvent::ConnectTimeout(key) => self.time_connect(hub, key),
+            SimEvent::CloseTimeout(flow) => self.time_close(hub, flow),
+            SimEvent::GiveUp(flow) => self.give_up(hub, flow),
+            SimEvent::Job(_) | SimEvent::Awake(_) => {}
         }
     }
 }

@@ -11,7 +11,7 @@ use super::slab::Key;
 
 /// A future event. Its data lives in the module that handles it; an event whose data is gone has no effect.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Happening {
+pub(super) enum SimEvent {
     /// A machine's sleep ends.
     Awake(NodeId),
     /// A backend's job is done.
@@ -58,11 +58,11 @@ const STRETCH_BITS: u32 = 20;
 struct Entry {
     at: Timestamp,
     number: u64,
-    what: Happening,
+    what: SimEvent,
 }
 
 impl EventQueue {
-    pub(super) fn plan(&mut self, at: Timestamp, what: Happening) {
+    pub(super) fn plan(&mut self, at: Timestamp, what: SimEvent) {
         self.planned += 1;
         let number = self.planned;
         let entry = Reverse(Entry { at, number, what });
@@ -80,7 +80,7 @@ impl EventQueue {
         self.soon.peek().map(|Reverse(entry)| entry.at)
     }
 
-    pub(super) fn pop(&mut self) -> Option<(Timestamp, Happening)> {
+    pub(super) fn pop(&mut self) -> Option<(Timestamp, SimEvent)> {
         let Reverse(Entry { at, what, .. }) = self.soon.pop()?;
         if self.soon.is_empty()
             && let Some((stretch, entries)) = self.later.pop_first()
@@ -121,33 +121,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_planned_first_happens_first_at_the_same_time() {
+    fn simultaneous_events_keep_their_order() {
         let order = order_of(&[5, 3, 5, 3]);
         assert_eq!(order, [1, 3, 0, 2]);
     }
 
     #[test]
-    fn what_lies_far_apart_keeps_its_order() {
+    fn distant_writes_keep_their_order() {
         const MS: u64 = 1_000_000;
         let order = order_of(&[900 * MS, 2 * MS, 0, 900 * MS, 2 * MS + 1, 40 * MS, 1]);
         assert_eq!(order, [2, 6, 1, 4, 5, 0, 3]);
         // Events after the current stretch and before the next one.
         let mut queue = EventQueue::default();
         let at = |ms| Timestamp::from_nanos(ms * MS);
-        queue.plan(at(10), Happening::UplinkFree(NodeId(0)));
-        queue.plan(at(50), Happening::UplinkFree(NodeId(0)));
+        queue.plan(at(10), SimEvent::UplinkFree(NodeId(0)));
+        queue.plan(at(50), SimEvent::UplinkFree(NodeId(0)));
         assert_eq!(queue.pop().map(|(time, _)| time), Some(at(10)));
-        queue.plan(at(30), Happening::UplinkFree(NodeId(0)));
+        queue.plan(at(30), SimEvent::UplinkFree(NodeId(0)));
         assert_eq!(queue.next(), Some(at(30)));
     }
 
     fn order_of(times: &[u64]) -> Vec<usize> {
         let mut queue = EventQueue::default();
         for (node, at) in times.iter().enumerate() {
-            queue.plan(Timestamp::from_nanos(*at), Happening::UplinkFree(NodeId(node)));
+            queue.plan(Timestamp::from_nanos(*at), SimEvent::UplinkFree(NodeId(node)));
         }
         let order = std::iter::from_fn(|| queue.pop()).map(|(_, what)| match what {
-            Happening::UplinkFree(NodeId(node)) => node,
+            SimEvent::UplinkFree(NodeId(node)) => node,
             other => panic!("{other:?}"),
         });
         order.collect()

@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn chances_are_what_they_say() {
+    fn chances_match_their_probability() {
         let mut random = stream(1, b"test    ", NodeId(0));
         let count = (0..10_000).filter(|_| happens(&mut random, 0.25)).count();
         assert!((2300..2700).contains(&count), "{count}");

@@ -46,8 +46,8 @@ impl Simulation {
         let node = fabric.add_server(address);
         let tracker = SimTracker::new(address, options, stream(fabric.hub.seed, b"tracker ", node));
         let (over_udp, over_http) = (tracker.clone(), tracker.clone());
-        let hear = move |now, from, packet: &[u8]| over_udp.hear(now, from, packet);
-        fabric.net.set_udp_host(address, Box::new(hear));
+        let handle = move |now, from, packet: &[u8]| over_udp.handle(now, from, packet);
+        fabric.net.set_udp_host(address, Box::new(handle));
         let get = move |now, from, target: &str| over_http.get(now, from, target);
         fabric.http_hosts.insert(address, Box::new(get));
         tracker

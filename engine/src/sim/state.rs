@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_survives_and_what_was_not_is_whole() {
+    fn saved_sessions_survive_and_others_are_whole() {
         let mut seen = BTreeSet::new();
         for seed in 0..64 {
             let mut folder = StateFolder::new(seed, NodeId(0));
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_removed_may_come_back() {
+    fn removed_entries_may_be_added_again() {
         let torrent = InfoHash([1; 20]);
         let mut seen = BTreeSet::new();
         for seed in 0..64 {

@@ -189,7 +189,7 @@ fn a_machine_without_power_says_nothing_until_it_is_back() {
 }
 
 #[test]
-fn a_machine_that_sleeps_hears_everything_when_it_wakes() {
+fn a_sleeping_machine_receives_everything_when_it_wakes() {
     let mut sim = Simulation::new(1, LATENCY);
     let node = add(&mut sim, 1);
     let mut host = connected(&mut sim, 2);
@@ -249,7 +249,7 @@ fn a_clock_jumps_forward_for_one_node_alone() {
 }
 
 #[test]
-fn crashes_are_part_of_what_a_seed_decides() {
+fn crashes_are_determined_by_the_seed() {
     let trace = |crash| {
         let mut sim = Simulation::new(7, LATENCY);
         let node = add(&mut sim, 1);

@@ -208,7 +208,7 @@ impl Tracker {
         self.heard.push(announced);
         self.swarms
             .expire(announced.info_hash, announced.at, self.options.expiry);
-        self.swarms.hear(&announced);
+        self.swarms.handle(&announced);
         if announced.event == AnnounceEvent::Stopped {
             return Vec::new();
         }

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn of_equals_the_most_crowded_and_then_the_longest_idle() {
+    fn equals_are_evicted_by_subnet_size_and_then_idle_time() {
         let crowded = Standing { crowd: 9, ..SILENT };
         let all = [SILENT, idle(SILENT, 70), idle(crowded, 30), idle(crowded, 40)];
         assert_eq!(choose(&all, Claim::Inbound), Some(3));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_more_are_silent_the_less_time_they_have() {
+    fn silent_peers_have_less_time_the_more_there_are() {
         let evicted_after = |useful_count: usize| {
             let is_evicted = |seconds: &u64| {
                 choose(&among(idle(SILENT, *seconds), useful_count), Claim::Inbound) == Some(useful_count)
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_has_less_time() {
+    fn large_groups_have_less_time() {
         let crowd = |crowd, seconds| Standing {
             class: Class::Waiting,
             crowd,
@@ -267,7 +267,7 @@ mod tests {
 
     /// A party that has many connections makes room for one that has fewer, and not the other way around.
     #[test]
-    fn a_small_party_wins_against_a_large_one() {
+    fn a_small_group_wins_against_a_large_one() {
         let sybil = Standing {
             class: Class::Waiting,
             crowd: 12,
@@ -283,7 +283,7 @@ mod tests {
 
     /// Fresh inbound connections do not occupy the share of outbound connections.
     #[test]
-    fn our_own_share_is_ours() {
+    fn inbound_claims_leave_the_outbound_share() {
         let fresh = Standing {
             class: Class::Waiting,
             ..idle(SILENT, 0)
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reserved_depends_on_who_could_use_it() {
+    fn reserved_slots_depend_on_the_claimants() {
         let settings = PeerSettings::default();
         let room = |outbound, idle, idle_user| {
             let counts = TorrentCounts {

@@ -50,14 +50,14 @@ const LEAST_TURNS: usize = 4;
 
 /// Slots that [`fill`] may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Room {
+pub(super) struct SlotBudget {
     /// Most busy peers.
     pub(super) slots: usize,
     /// Most unchoked peers, including idle ones.
     pub(super) places: usize,
 }
 
-impl Room {
+impl SlotBudget {
     /// Returns all slots for a goal.
     pub(super) fn all(goal: Goal, limits: &UploadSettings) -> Self {
         Self {
@@ -172,12 +172,12 @@ impl Round<'_> {
     }
 
     /// Slots of a round between two rankings.
-    fn room(&self) -> Room {
-        let all = Room::all(self.goal, self.limits);
+    fn room(&self) -> SlotBudget {
+        let all = SlotBudget::all(self.goal, self.limits);
         match self.phase {
             None => all,
             Some(SuperSeedingPhase::Assigning) => all.for_turns(self.contenders),
-            Some(SuperSeedingPhase::Finishing { .. }) => Room { slots: 0, ..all },
+            Some(SuperSeedingPhase::Finishing { .. }) => SlotBudget { slots: 0, ..all },
         }
     }
 
@@ -245,7 +245,7 @@ pub(super) fn choose(
 
 /// Fills free slots between two rankings: served peers stay, and free slots rotate among waiting peers until all slots
 /// are busy. If no more peers may be unchoked, the peer that has been idle longest is choked.
-pub(super) fn fill(contenders: &[Contender], room: Room, random: &mut Random) -> Vec<Entity> {
+pub(super) fn fill(contenders: &[Contender], room: SlotBudget, random: &mut Random) -> Vec<Entity> {
     let (mut served, mut waiting): (Vec<Contender>, Vec<Contender>) = contenders
         .iter()
         .filter(|c| c.is_interested)
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_most_is_served_unless_it_snubs_or_does_not_want() {
+    fn the_fastest_peer_is_unchoked_unless_it_snubs_or_is_not_interested() {
         let mut list: Vec<Contender> = (1..=5).map(|id| contender(id, 10_u64.pow(id))).collect();
         list[4].is_interested = false;
         list[3].is_snubbing = true;
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_nearly_as_much_is_served_too() {
+    fn peers_near_the_best_rate_are_unchoked_too() {
         let mut list: Vec<Contender> = (1..=40).map(|id| contender(id, 100)).collect();
         list[0].gives = 24;
         list[1].gives = 25;
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_nothing_takes_no_slot() {
+    fn a_peer_without_requests_takes_no_slot() {
         let idle = Contender {
             is_unchoked: true,
             idle_since: Some(at(90)),
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_slot_goes_to_who_has_waited_longest() {
+    fn a_free_slot_goes_to_the_longest_waiting_peer() {
         let served = |id, idle_since: Option<u64>| Contender {
             is_unchoked: true,
             idle_since: idle_since.map(at),
@@ -441,7 +441,8 @@ mod tests {
         };
         let list = [served(1, None), waiting(2, 7), waiting(3, 5)];
         let mut random = Random::from_seed([1; 32]);
-        let mut more = |list: &[Contender], goal, slots| fill(list, Room::all(goal, &limits(slots, 0)), &mut random);
+        let mut more =
+            |list: &[Contender], goal, slots| fill(list, SlotBudget::all(goal, &limits(slots, 0)), &mut random);
         assert_eq!(more(&list, Goal::Download, 1), [peer(1)]);
         assert_eq!(more(&list, Goal::Download, 2), [peer(1), peer(3)]);
         assert_eq!(more(&list, Goal::Download, 9), [peer(1), peer(3), peer(2)]);

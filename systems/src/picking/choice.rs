@@ -371,7 +371,8 @@ mod tests {
         /// Begins a piece; its entity is 100 more than its index. Its first block is requested from `from`.
         fn begin(&mut self, index: u32, from: Option<u32>) -> &mut ActivePiece {
             let mut piece = ActivePiece::new(entity(99), index, &self.geometry);
-            from.into_iter().for_each(|peer| piece.ask(0, entity(peer), at(99)));
+            from.into_iter()
+                .for_each(|peer| piece.mark_requested(0, entity(peer), at(99)));
             self.order.remove(index);
             self.active.all.insert(index, entity(100 + index));
             self.active.open.insert(index);
@@ -419,7 +420,11 @@ mod tests {
         table.begin(0, None);
         table.requests.current = Some(entity(102));
         assert_eq!(table.pick(), block(2, 1, Reason::Current));
-        table.pieces.get_mut(&entity(102)).unwrap().ask(1, entity(1), at(99));
+        table
+            .pieces
+            .get_mut(&entity(102))
+            .unwrap()
+            .mark_requested(1, entity(1), at(99));
         assert_eq!(
             table.pick(),
             block(0, 0, Reason::Open),
@@ -443,7 +448,7 @@ mod tests {
         table.prefers_sharing = false;
         table.begin(1, None);
         assert_eq!(table.pick(), block(1, 0, Reason::Open));
-        table.begin(1, None).ask(0, entity(2), at(99));
+        table.begin(1, None).mark_requested(0, entity(2), at(99));
         [0, 2].iter().for_each(|index| table.order.remove(*index));
         assert_eq!(table.pick(), block(1, 1, Reason::Open), "nothing is left to begin");
     }
@@ -486,7 +491,7 @@ mod tests {
         assert_eq!(table.pick(), new(3, Reason::Suggested), "before abandoned pieces");
         table.order.add_copy(3, &mut random);
         assert_eq!(table.pick(), block(1, 0, Reason::Open));
-        table.requests.note_guide(table.now);
+        table.requests.record_guide(table.now);
         assert_eq!(
             table.choose(),
             Choice::default(),
@@ -524,7 +529,7 @@ mod tests {
         assert_eq!(table.choose(), Choice::default());
         table.requests.allowed_fast.extend([1, 2]);
         assert_eq!(table.pick(), new(1, Reason::AllowedFast));
-        table.begin(1, Some(1)).ask(1, entity(1), at(99));
+        table.begin(1, Some(1)).mark_requested(1, entity(1), at(99));
         assert_eq!(table.pick(), new(2, Reason::AllowedFast));
         table.order.remove(2);
         assert_eq!(table.pick(), None, "held already");
@@ -552,10 +557,10 @@ mod tests {
     #[test]
     fn in_the_endgame_a_block_is_requested_again_when_it_takes_long() {
         let mut table = Table::new();
-        table.begin(0, Some(2)).ask(1, entity(3), at(99));
+        table.begin(0, Some(2)).mark_requested(1, entity(3), at(99));
         assert!(!table.choose().is_starved, "there are new pieces");
         (1..PIECES).for_each(|index| table.order.remove(index));
-        table.active.note_answer(Duration::from_secs(16));
+        table.active.record_answer_time(Duration::from_secs(16));
         let patience = table.active.endgame_patience();
         assert_eq!(
             table.choose(),
@@ -568,7 +573,7 @@ mod tests {
         table.now = at(99) + patience;
         assert_eq!(table.pick(), block(0, 0, Reason::Endgame));
         let piece = table.pieces.get_mut(&entity(100)).unwrap();
-        piece.ask(0, entity(1), table.now);
+        piece.mark_requested(0, entity(1), table.now);
         assert_eq!(
             table.pick(),
             block(0, 1, Reason::Endgame),

@@ -118,7 +118,7 @@ impl Flight<'_, '_> {
         picker.order.insert(piece.index, random);
         self.memory.release(piece.span.len);
         self.supply.offer_memory();
-        self.supply.note_dropped(piece.torrent, piece.received_bytes());
+        self.supply.record_dropped(piece.torrent, piece.received_bytes());
         self.commands.entity(entity).despawn();
     }
 
@@ -126,7 +126,7 @@ impl Flight<'_, '_> {
     fn count_dropped(&mut self, torrent: Entity, active: &ActivePieces, partials: &Partials) {
         for piece in self.pieces.iter_many(active.all.values()).flatten() {
             if piece.phase != PiecePhase::Writing && !partials.0.contains_key(&piece.index) {
-                self.supply.note_dropped(torrent, piece.received_bytes());
+                self.supply.record_dropped(torrent, piece.received_bytes());
             }
         }
     }

@@ -74,7 +74,7 @@ pub(super) fn evict_idle(
         active.open.remove(&piece.index);
         picker.order.insert(piece.index, &mut random);
         memory.release(piece.span.len);
-        supply.note_dropped(piece.torrent, piece.received_bytes());
+        supply.record_dropped(piece.torrent, piece.received_bytes());
         commands.entity(entity).despawn();
         supply.has_memory = true;
     }
@@ -260,7 +260,7 @@ impl RequestScheduler<'_, '_> {
             };
             match reason {
                 Reason::Suggested => {
-                    requests.note_guide(now);
+                    requests.record_guide(now);
                     requests.current = Some(entity);
                 }
                 Reason::Open | Reason::Rarest => requests.current = Some(entity),
@@ -320,7 +320,7 @@ impl RequestScheduler<'_, '_> {
         while let Some(block) = next
             && requests.pending().len() < asked.depth
         {
-            piece.ask(block, asked.peer, now);
+            piece.mark_requested(block, asked.peer, now);
             let request = piece.request(block);
             requests.add(Pending {
                 piece: entity,

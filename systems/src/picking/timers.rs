@@ -129,14 +129,14 @@ pub(super) fn expire_requests(
                 let bytes = give_up_exclusive(now, peer, pending.piece, &mut piece, &mut requests, |request| {
                     sink.cancel(peer, &mut source, request);
                 });
-                supply.note_dropped(of.0, bytes);
+                supply.record_dropped(of.0, bytes);
                 timers.withhold(peer, &mut requests);
             } else {
                 piece.expire(pending.block, peer);
                 requests.mark_late(&pending);
             }
             active.open.insert(piece.index);
-            supply.note_idle(pending.piece, &mut piece);
+            supply.mark_idle(pending.piece, &mut piece);
             supply.offer(of.0);
         }
         state.snubbed |=

@@ -10,7 +10,7 @@ use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::{DeletedFiles, DiskDone, DiskRequest};
 use ecs_torrent_engine::ports::state::StateRequest;
 
-use super::saving::{Clerk, Saved, SavedItem};
+use super::saving::{Saved, SavedItem, SessionWriter};
 use super::spilling::Spiller;
 use super::{Job, SessionState};
 use crate::stop_participants::{Ending, StopDuty, StopTurn};
@@ -47,7 +47,7 @@ pub(super) fn spill_stopped(
 
 /// Ends the sessions of stopping torrents.
 pub(super) fn end_sessions(
-    mut clerk: Clerk,
+    mut clerk: SessionWriter,
     spiller: Spiller,
     mut waiting: Local<Vec<StopTurn>>,
     mut torrents: Query<Saved>,
@@ -105,7 +105,7 @@ pub(super) fn end_sessions(
 }
 
 /// Collects the results of deleted sessions and data.
-pub(super) fn collect_forgotten(mut clerk: Clerk, mut torrents: Query<Saved>) {
+pub(super) fn collect_forgotten(mut clerk: SessionWriter, mut torrents: Query<Saved>) {
     let forgotten = clerk.port.take(FORGET).map(|event| {
         let outcome = event.outcome.map(|_| None).map_err(|error| error.0);
         (event.tag.owner, outcome)
@@ -139,7 +139,7 @@ pub(super) fn collect_forgotten(mut clerk: Clerk, mut torrents: Query<Saved>) {
     }
 }
 
-impl Clerk<'_, '_> {
+impl SessionWriter<'_, '_> {
     /// Deletes the session, and frees the files for other torrents.
     fn forget(&mut self, saved: &mut SavedItem<'_, '_>) {
         let torrent = saved.torrent.id();

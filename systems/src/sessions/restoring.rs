@@ -129,7 +129,7 @@ pub(super) fn collect_restored(
         } else if let Ok((mut active, _)) = torrents.get_mut(piece.torrent) {
             active.open.insert(piece.index);
             supply.offer(piece.torrent);
-            supply.note_idle(entity, &mut piece);
+            supply.mark_idle(entity, &mut piece);
         }
     }
 }

@@ -63,7 +63,7 @@ pub(super) struct Saved {
 
 /// Parameters for saving, apart from the torrent.
 #[derive(SystemParam)]
-pub(super) struct Clerk<'w, 's> {
+pub(super) struct SessionWriter<'w, 's> {
     pub(super) clock: Res<'w, Clock>,
     pub(super) wakeup: Res<'w, Wakeup>,
     settings: Res<'w, Settings>,
@@ -76,7 +76,7 @@ pub(super) struct Clerk<'w, 's> {
 }
 
 /// Schedules a save a while after the first change; requests a save at once for complete or checked torrents.
-pub(super) fn note_changes(
+pub(super) fn record_changes(
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
     settings: Res<Settings>,
@@ -95,7 +95,7 @@ pub(super) fn note_changes(
     let sent = sent.read().map(|message| message.torrent);
     for &PieceStored { torrent, index, len } in stored.read() {
         if let Ok(mut state) = states.get_mut(torrent) {
-            state.platter.note_written(index);
+            state.durability.record_written(index);
             state.unsaved_bytes += u64::from(len);
             if state.unsaved_bytes >= settings.session.checkpoint_bytes {
                 state.unsaved_bytes = 0;
@@ -132,7 +132,7 @@ pub(super) fn note_changes(
 
 pub(super) fn begin_saves(
     mut wanted: MessageReader<SaveTorrent>,
-    mut clerk: Clerk,
+    mut clerk: SessionWriter,
     spiller: Spiller,
     mut torrents: Query<Saved>,
 ) {
@@ -143,7 +143,7 @@ pub(super) fn begin_saves(
     }
 }
 
-impl Clerk<'_, '_> {
+impl SessionWriter<'_, '_> {
     /// Begins to save a torrent, if there is anything to save.
     pub(super) fn begin(&mut self, saved: &mut SavedItem<'_, '_>, spiller: &Spiller) {
         if !matches!(saved.state.job, Job::None) {
@@ -195,14 +195,14 @@ impl Clerk<'_, '_> {
 
     /// Records the pieces lost by a failed sync, before pieces that exist only in the system's memory are hashed again.
     /// Pieces in flight may have been written too.
-    fn confess(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>, reason: Arc<str>) {
+    fn record_lost_pieces(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>, reason: Arc<str>) {
         let in_flight = saved.active.into_iter().flat_map(|active| active.all.keys().copied());
         let written = saved.have.0.iter().chain(in_flight);
         saved.state.has_failed_sync = true;
-        saved.state.platter.note_failed(written, session.pieces);
-        saved.state.platter.confess(&mut session);
+        saved.state.durability.record_failed(written, session.pieces);
+        saved.state.durability.record_lost_pieces(&mut session);
         session.files.clone_from(&saved.state.stamps);
-        saved.state.job = Job::Confessing(reason);
+        saved.state.job = Job::RecordingLoss(reason);
         self.submit(saved, session);
     }
 
@@ -252,7 +252,7 @@ impl Clerk<'_, '_> {
             total_size: geometry.total_size(),
             piece_length: geometry.piece_length(),
             pieces: geometry.piece_count(),
-            have: saved.state.platter.runs_of(&saved.have.0),
+            have: saved.state.durability.runs_of(&saved.have.0),
             partial: partials
                 .map(|(piece, blocks)| PartialPiece {
                     piece: *piece,
@@ -272,7 +272,7 @@ impl Clerk<'_, '_> {
             owner_key: Some(saved.state.key),
             permitted: Runs::default(),
             overwrite: false,
-            lost: Runs::of(saved.state.platter.lost().iter()),
+            lost: Runs::of(saved.state.durability.lost().iter()),
             peers: saved.candidates.best(self.settings.session.max_peers),
             trackers: trackers.collect(),
         }
@@ -296,7 +296,7 @@ impl Clerk<'_, '_> {
     }
 }
 
-impl Clerk<'_, '_> {
+impl SessionWriter<'_, '_> {
     /// Publishes the result of a save to features that wait for it.
     fn publish(&mut self, saved: &SavedItem<'_, '_>, result: Result<(), Arc<str>>) {
         let torrent = saved.entity;
@@ -329,7 +329,7 @@ impl SavedItem<'_, '_> {
     }
 }
 
-pub(super) fn collect_spilled(mut clerk: Clerk, mut torrents: Query<Saved>) {
+pub(super) fn collect_spilled(mut clerk: SessionWriter, mut torrents: Query<Saved>) {
     let events: Vec<_> = clerk.disk.take(spilling::SPILL).collect();
     for event in events {
         let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
@@ -345,7 +345,11 @@ pub(super) fn collect_spilled(mut clerk: Clerk, mut torrents: Query<Saved>) {
     }
 }
 
-pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTorrent>, mut torrents: Query<Saved>) {
+pub(super) fn collect_synced(
+    mut clerk: SessionWriter,
+    mut failed: MessageWriter<FailTorrent>,
+    mut torrents: Query<Saved>,
+) {
     let events: Vec<_> = clerk.disk.take(SYNC).collect();
     for event in events {
         let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
@@ -367,7 +371,7 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
             Ok(_) => continue,
             Err(error) => {
                 failed.write(fault(saved.entity, &error));
-                clerk.confess(&mut saved, session, error.to_string().into());
+                clerk.record_lost_pieces(&mut saved, session, error.to_string().into());
                 continue;
             }
         };
@@ -381,7 +385,7 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
             let whole = file.stamp.filter(|stamp| stamp.len >= least);
             lost.extend(whole.is_none().then_some(file.index));
             saved.state.stamps[file.index] = whole;
-            has_new_files |= saved.state.note_synced(file);
+            has_new_files |= saved.state.record_synced(file);
         }
         if has_new_files {
             clerk.register(&saved);
@@ -399,8 +403,8 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
         }
         saved
             .state
-            .platter
-            .note_synced(&session.have.to_set(session.pieces).unwrap_or_default());
+            .durability
+            .record_synced(&session.have.to_set(session.pieces).unwrap_or_default());
         if saved.is_certain() {
             session.files.clone_from(&saved.state.stamps);
         }
@@ -411,7 +415,7 @@ pub(super) fn collect_synced(mut clerk: Clerk, mut failed: MessageWriter<FailTor
     }
 }
 
-impl Clerk<'_, '_> {
+impl SessionWriter<'_, '_> {
     /// Registers the current identities of the torrent's files.
     fn register(&mut self, saved: &SavedItem<'_, '_>) {
         let root = saved.state.resolved().unwrap_or(&saved.storage.root);
@@ -444,7 +448,7 @@ fn least_len(file: &FileEntry, geometry: &Geometry, Have(have): &Have) -> u64 {
 }
 
 pub(super) fn collect_saved(
-    mut clerk: Clerk,
+    mut clerk: SessionWriter,
     mut save: MessageWriter<SaveTorrent>,
     mut checks: ResMut<Deadlines<SaveCheck>>,
     mut torrents: Query<Saved>,
@@ -460,7 +464,7 @@ pub(super) fn collect_saved(
         let result = event.outcome.map(drop).map_err(|error| error.0);
         let summary = match &saved.state.job {
             Job::Writing(summary) => *summary,
-            Job::Confessing(reason) => {
+            Job::RecordingLoss(reason) => {
                 let reason = reason.clone();
                 if result.is_ok() {
                     saved.state.claims.durable = saved.state.claims.submitted;

@@ -26,7 +26,7 @@ struct Arriving {
     body: Vec<u8>,
 }
 
-pub(super) fn ask_http(
+pub(super) fn send_http_requests(
     mut questions: ResMut<Questions>,
     mut answers: ResMut<Answers>,
     mut replies: ResMut<HttpReplies>,

@@ -29,7 +29,9 @@ impl Plugin for ScrapePlugin {
                     take_answers
                         .after(policy::take_answers)
                         .before(policy::begin_announcing),
-                    begin_scrapes.after(policy::announce_due).before(http::ask_http),
+                    begin_scrapes
+                        .after(policy::announce_due)
+                        .before(http::send_http_requests),
                 )
                     .in_set(AnnounceSet::Trackers),
             );

@@ -43,7 +43,7 @@ fn host_and_port(url: &str) -> Option<(&str, u16)> {
     Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
 }
 
-pub(super) fn ask_udp(
+pub(super) fn send_udp_requests(
     mut questions: ResMut<Questions>,
     mut answers: ResMut<Answers>,
     mut udp: ResMut<UdpTrackers>,

@@ -72,7 +72,7 @@ mod tests {
 
     /// The second example of BEP 12.
     #[test]
-    fn who_answers_moves_to_the_front_of_its_tier() {
+    fn an_answering_tracker_moves_to_the_front_of_its_tier() {
         let mut list = tiers(&[&["tracker1", "tracker2", "tracker3"], &["backup"]]);
         list.promote("tracker2");
         assert_eq!(
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn reach_decides_who_stands_in_for_whom() {
+    fn reach_decides_which_trackers_are_alternatives() {
         let list = tiers(&[&["a", "b"], &["c"]]);
         assert_eq!(list.chains(AnnounceReach::FirstWorking), [["a", "b", "c"]]);
         assert_eq!(list.chains(AnnounceReach::EachTier), [vec!["a", "b"], vec!["c"]]);

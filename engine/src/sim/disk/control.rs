@@ -150,7 +150,7 @@ impl DiskControl<'_> {
     /// As [`DiskControl::holds`], for durable data, which survives any crash.
     #[must_use]
     pub fn holds_durably(&self, root: impl AsRef<Path>, files: &FileTable, bytes: &Bytes, span: Span) -> bool {
-        self.compare(root.as_ref(), files, bytes, span, Volume::file_on_platter)
+        self.compare(root.as_ref(), files, bytes, span, Volume::durable_file)
     }
 
     fn compare(

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_together_in_a_content_is_one_run() {
+    fn contiguous_content_is_one_run() {
         let mut contents = Contents::default();
         let known = Bytes::from(vec![7; 1000]);
         contents.add(&known);

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_last_as_long_as_they_are_told() {
+    fn faults_last_for_their_duration() {
         let mut faults = Faults::default();
         let at = Timestamp::from_nanos;
         faults.add(DiskOperation::Read, DiskFault::Io, Lasting::Next(2));

@@ -181,7 +181,7 @@ impl Entry {
         self.log.clear();
     }
 
-    pub(super) fn on_platter(&self) -> Option<&File> {
+    pub(super) fn durable_len(&self) -> Option<&File> {
         self.durable.as_ref()
     }
 

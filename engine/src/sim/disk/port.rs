@@ -60,7 +60,7 @@ impl SimDisk {
                 let Some(storage) = closed else {
                     let outcome = Ok(DiskDone::Closed);
                     let blocks = Vec::new();
-                    hub.tell_disk(self.node, DiskEvent { tag, outcome, blocks });
+                    hub.deliver_disk(self.node, DiskEvent { tag, outcome, blocks });
                     return None;
                 };
                 let work = DiskWork::Close;
@@ -94,7 +94,7 @@ impl SimDisk {
             let error = std::io::Error::other("these files are closed");
             let outcome = Err(DiskError::new(DiskAction::Use, PathBuf::new(), error));
             let blocks = Vec::new();
-            hub.tell_disk(self.node, DiskEvent { tag, outcome, blocks });
+            hub.deliver_disk(self.node, DiskEvent { tag, outcome, blocks });
             return None;
         };
         Some(DiskJob { tag, storage, work })

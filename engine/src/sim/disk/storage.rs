@@ -196,7 +196,7 @@ impl Storage {
             let found = ground.volume.create(&path, now_ns);
             found.reserve(entry.len);
             ground.volume.take_space(missing);
-            self.note_written(ground, index, &path, 0);
+            self.record_written(ground, index, &path, 0);
         }
         Ok(())
     }
@@ -317,7 +317,7 @@ impl Storage {
             let (known, access) = self.open_or_create(ground, slice.file, &path)?;
             if access == Access::Compare {
                 compare(ground, &path, slice.offset, &part)?;
-                self.note_written(ground, slice.file, &path, end);
+                self.record_written(ground, slice.file, &path, end);
                 continue;
             }
             if !known.may_change {
@@ -327,7 +327,7 @@ impl Storage {
             left -= written.min(left);
             // A write that brought nothing does not make the file longer.
             let end = if written > 0 { slice.offset + written } else { 0 };
-            self.note_written(ground, slice.file, &path, end);
+            self.record_written(ground, slice.file, &path, end);
             if written < u64::from(slice.len) {
                 let error = fault.unwrap_or(DiskFault::Full).error();
                 return Err(DiskError::new(DiskAction::Write, path, error));
@@ -408,7 +408,7 @@ impl Storage {
         Ok(report)
     }
 
-    fn note_written(&self, ground: &Ground<'_>, index: usize, path: &Path, end: u64) {
+    fn record_written(&self, ground: &Ground<'_>, index: usize, path: &Path, end: u64) {
         let mut state = self.lock();
         state.unsynced.insert(index);
         if let (Some(known), Some(file)) = (state.known.get_mut(&index), ground.volume.file(path)) {

@@ -182,7 +182,7 @@ impl Bed {
 }
 
 #[test]
-fn what_is_written_comes_back_without_a_copy() {
+fn written_data_is_read_without_a_copy() {
     let mut bed = Bed::new(1, 7);
     assert_eq!(bed.open().files, [None; 7]);
     for (offset, len) in [(131_072, 68_928), (0, 65_536), (65_536, 65_536)] {
@@ -231,7 +231,7 @@ fn other_bytes_are_kept_as_they_are() {
 }
 
 #[test]
-fn absence_is_told_from_failure() {
+fn absence_differs_from_failure() {
     let mut bed = Bed::new(1, 1);
     assert!(bed.read(0, 10).unwrap_err().is_absence(), "no file");
     bed.write(0, 1000).unwrap();
@@ -276,7 +276,7 @@ fn a_short_write_leaves_a_part() {
 }
 
 #[test]
-fn jobs_take_their_time_one_after_the_other() {
+fn jobs_take_time_one_after_the_other() {
     let mut bed = Bed::new(1, 1);
     let speed = DiskSpeed {
         latency: Duration::from_millis(5),
@@ -311,7 +311,7 @@ fn crash(seed: u64) -> usize {
 }
 
 #[test]
-fn what_was_synced_survives_and_the_rest_may_be_kept_lost_or_torn() {
+fn synced_data_survives_and_other_data_may_be_kept_lost_or_torn() {
     let left: Vec<usize> = (0..60).map(crash).collect();
     let (kept, lost) = (
         left.iter().filter(|count| **count >= 97),
@@ -397,7 +397,7 @@ fn files_that_others_change_are_missed() {
 }
 
 #[test]
-fn a_bad_sector_is_seen_by_nobody_but_readers() {
+fn a_bad_sector_affects_readers_only() {
     let mut bed = Bed::new(1, 1);
     bed.write(0, 1000).unwrap();
     let before = bed.open();

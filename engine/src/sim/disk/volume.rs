@@ -47,8 +47,8 @@ impl Volume {
         self.files.get(path)?.seen.as_ref()
     }
 
-    pub(super) fn file_on_platter(&self, path: &Path) -> Option<&File> {
-        self.files.get(path)?.on_platter()
+    pub(super) fn durable_file(&self, path: &Path) -> Option<&File> {
+        self.files.get(path)?.durable_len()
     }
 
     /// The entry at a path, including one of a deleted file.

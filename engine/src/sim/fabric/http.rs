@@ -58,7 +58,7 @@ impl Fabric {
                 HttpPart::End(_) => has_ended = true,
             }
             if let Some(part) = flow.waiting.pop_front() {
-                self.hub.tell_http(node, HttpEvent { tag, part });
+                self.hub.deliver_http(node, HttpEvent { tag, part });
             }
         }
         if has_ended {
@@ -100,7 +100,7 @@ impl Fabric {
     }
 
     /// Delivers a request to its server, if there is one and the path is open.
-    pub(super) fn ask_server(&mut self, node: NodeId, request: &HttpGet) {
+    pub(super) fn request_from(&mut self, node: NodeId, request: &HttpGet) {
         let late = |fabric: &mut Self| fabric.end_http(node, request.tag, request.timeout, Err(HttpError::Timeout));
         let Some((url, host)) = parse(&request.url) else { return };
         let ips = self.names.look_up(&host).1.unwrap_or_default();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::NodeId;
 use super::super::disk::DiskJob;
-use super::super::queue::Happening;
+use super::super::queue::SimEvent;
 use super::super::slab::Key;
 use super::Fabric;
 use crate::ports::hash::HashEvent;
@@ -39,7 +39,7 @@ impl Fabric {
     pub(in super::super) fn begin(&mut self, node: NodeId, time: Duration, work: Work) {
         let life = self.machines[node.0].life;
         let key = self.jobs.insert(Job { node, life, work });
-        self.hub.plan(time, Happening::Job(key));
+        self.hub.plan(time, SimEvent::Job(key));
     }
 
     pub(super) fn finish(&mut self, key: Key) {
@@ -53,16 +53,16 @@ impl Fabric {
         match work {
             Work::Disk(job) => {
                 let event = machine.disk.carry_out(&self.hub, job);
-                self.hub.tell_disk(node, event);
+                self.hub.deliver_disk(node, event);
             }
             Work::State(request) => {
                 let event = machine.state.carry_out(self.hub.now, request);
-                self.hub.tell_state(node, event);
+                self.hub.deliver_state(node, event);
             }
-            Work::Hash(event) => self.hub.tell_hash(node, event),
-            Work::Http(request) => self.ask_server(node, &request),
+            Work::Hash(event) => self.hub.deliver_hash(node, event),
+            Work::Http(request) => self.request_from(node, &request),
             Work::HttpPart(event) => self.receive_http(node, event),
-            Work::Name(event) => self.hub.tell_net(node, event),
+            Work::Name(event) => self.hub.deliver_net(node, event),
         }
     }
 

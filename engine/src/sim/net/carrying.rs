@@ -11,7 +11,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use super::super::NodeId;
 use super::super::flow::Flow;
 use super::super::hub::Hub;
-use super::super::queue::Happening;
+use super::super::queue::SimEvent;
 use super::super::random::up_to;
 use super::super::slab::Key;
 use super::carrier::Carrier;
@@ -127,7 +127,7 @@ impl Network {
         let up = &mut self.hosts[node.0].up;
         if up.free_at > hub.now && !up.turns.is_empty() && !up.is_planned {
             up.is_planned = true;
-            hub.queue.plan(up.free_at, Happening::UplinkFree(node));
+            hub.queue.plan(up.free_at, SimEvent::UplinkFree(node));
         }
     }
 
@@ -188,7 +188,7 @@ impl Network {
         let (host, stream) = (end.host, end.stream);
         let bytes = connection.halves[flow.sender as usize].fill(room);
         if bytes > 0 && end.state == EndState::Open {
-            hub.tell_net(host, NetEvent::Sent { stream, bytes });
+            hub.deliver_net(host, NetEvent::Sent { stream, bytes });
         }
     }
 
@@ -208,7 +208,7 @@ impl Network {
         let half = &mut connection.halves[flow.sender as usize];
         let at = Self::arrival(&mut half.last_arrival, leaves, latency);
         half.in_flight.push_back((at, segment));
-        hub.queue.plan(at, Happening::Arrival(flow));
+        hub.queue.plan(at, SimEvent::Arrival(flow));
     }
 
     /// Delivers the first segment in flight, if the path is open.
@@ -229,7 +229,7 @@ impl Network {
         if !is_open {
             if half.stalled_since.is_none() {
                 half.stalled_since = Some(hub.now);
-                hub.plan(self.limits.give_up, Happening::GiveUp(flow));
+                hub.plan(self.limits.give_up, SimEvent::GiveUp(flow));
             }
             return;
         }
@@ -280,7 +280,7 @@ impl Network {
         let at = hub.now + wait + latency;
         for (arrival, _) in half.in_flight.iter_mut().filter(|(arrival, _)| *arrival <= at) {
             *arrival = at;
-            hub.queue.plan(at, Happening::Arrival(flow));
+            hub.queue.plan(at, SimEvent::Arrival(flow));
         }
     }
 
@@ -397,7 +397,7 @@ impl Network {
                         Some(filter) => filter.apply_to(position, chunk),
                         None => chunk,
                     };
-                    hub.tell_net(node, NetEvent::Received { stream, chunk });
+                    hub.deliver_net(node, NetEvent::Received { stream, chunk });
                 }
                 Received::End => return self.end_by_peer(hub, flow.reversed()),
             }
@@ -422,6 +422,6 @@ fn plan_downlink(hub: &mut Hub, node: NodeId, down: &mut Pipe) {
     let has_work = down.carried.is_some() || !down.turns.is_empty();
     if has_work && !down.is_planned {
         down.is_planned = true;
-        hub.queue.plan(down.free_at, Happening::DownlinkFree(node));
+        hub.queue.plan(down.free_at, SimEvent::DownlinkFree(node));
     }
 }

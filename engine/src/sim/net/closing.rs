@@ -5,7 +5,7 @@ use ecs_torrent_components::ids::StreamId;
 use super::super::NodeId;
 use super::super::flow::Flow;
 use super::super::hub::Hub;
-use super::super::queue::Happening;
+use super::super::queue::SimEvent;
 use super::super::random::happens;
 use super::super::slab::Key;
 use super::connection::{EndState, Received, Segment, StreamEnd};
@@ -27,20 +27,20 @@ impl Network {
     ) {
         let Some(flow) = self.flow(node, stream) else {
             // The connection has already ended.
-            return Self::tell_gone(hub, node, tag);
+            return Self::send_gone(hub, node, tag);
         };
         let Some(connection) = self.connections.get_mut(flow.connection) else {
             return;
         };
         let end = &mut connection.ends[flow.sender as usize];
         if !is_orderly || end.state != EndState::Open {
-            Self::tell_gone(hub, node, tag);
+            Self::send_gone(hub, node, tag);
             return self.abort(hub, flow);
         }
         end.state = EndState::Closing(tag);
         connection.halves[flow.sender as usize].is_finishing = true;
         let timeout = self.hosts[node.0].close_timeout;
-        hub.plan(timeout, Happening::CloseTimeout(flow));
+        hub.plan(timeout, SimEvent::CloseTimeout(flow));
         self.fill(hub, flow);
         // Unread data of the peer is discarded; the end of its stream may be among it.
         self.discard_unread(hub, flow);
@@ -70,7 +70,7 @@ impl Network {
         };
         let end = &connection.ends[flow.sender as usize];
         if let EndState::Closing(tag) = end.state {
-            Self::tell_gone(hub, end.host, tag);
+            Self::send_gone(hub, end.host, tag);
         }
         self.end(flow);
     }
@@ -81,7 +81,7 @@ impl Network {
         };
         let end = &connection.ends[flow.sender as usize];
         let EndState::Closing(tag) = end.state else { return };
-        Self::tell_gone(hub, end.host, tag);
+        Self::send_gone(hub, end.host, tag);
         // Data that has left arrives, followed by the end of the stream.
         match connection.halves[flow.sender as usize].queue.is_empty() {
             true => self.end(flow),
@@ -123,7 +123,7 @@ impl Network {
 
     /// Ends a connection after the peer's stream ended and was read completely.
     pub(super) fn end_by_peer(&mut self, hub: &mut Hub, flow: Flow) {
-        self.tell_closed(hub, flow, StreamError::EndOfStream);
+        self.deliver_closed(hub, flow, StreamError::EndOfStream);
         let Some(connection) = self.connections.get_mut(flow.connection) else {
             return;
         };
@@ -140,7 +140,7 @@ impl Network {
     }
 
     pub(super) fn end_by_reset(&mut self, hub: &mut Hub, flow: Flow) {
-        self.tell_closed(hub, flow, StreamError::Carrier(RESET.into()));
+        self.deliver_closed(hub, flow, StreamError::Carrier(RESET.into()));
         self.end(flow);
     }
 
@@ -151,7 +151,7 @@ impl Network {
         };
         let since = connection.halves[flow.sender as usize].stalled_since;
         if since.is_some_and(|since| since + self.limits.give_up <= hub.now) {
-            self.tell_closed(hub, flow, StreamError::Carrier(TIMED_OUT.into()));
+            self.deliver_closed(hub, flow, StreamError::Carrier(TIMED_OUT.into()));
             self.vanish(flow);
         }
     }
@@ -169,7 +169,7 @@ impl Network {
     }
 
     /// Notifies a world that a connection ended, or that its requested close is complete.
-    fn tell_closed(&mut self, hub: &mut Hub, flow: Flow, reason: StreamError) {
+    fn deliver_closed(&mut self, hub: &mut Hub, flow: Flow, reason: StreamError) {
         let Some(connection) = self.connections.get(flow.connection) else {
             return;
         };
@@ -178,10 +178,10 @@ impl Network {
             EndState::Ended => {}
             // The world has not seen this connection.
             EndState::Opening if flow.sender == 1 => {}
-            EndState::Closing(tag) => Self::tell_gone(hub, end.host, tag),
+            EndState::Closing(tag) => Self::send_gone(hub, end.host, tag),
             EndState::Opening | EndState::Open => {
                 let stream = end.stream;
-                hub.tell_net(end.host, NetEvent::Closed { stream, reason });
+                hub.deliver_net(end.host, NetEvent::Closed { stream, reason });
             }
         }
     }

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_travels_with_what_stands_around_it() {
+    fn a_block_is_sent_with_adjacent_messages() {
         let mut half = half(&[13, 16384, 13, 16384, 9, 5]);
         assert_eq!(half.fill(usize::MAX), 2 * 16397 + 14);
         let lengths = std::iter::from_fn(|| half.is_ready(usize::MAX).then(|| half.cut().bytes));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_buffered_is_bounded() {
+    fn buffered_bytes_are_bounded() {
         let mut half = half(&[100; 10]);
         assert_eq!((half.fill(250), half.fill(250)), (300, 0));
         assert!(half.is_ready(1) && !half.is_ready(0));

@@ -11,7 +11,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use super::super::NodeId;
 use super::super::flow::Flow;
 use super::super::hub::Hub;
-use super::super::queue::Happening;
+use super::super::queue::SimEvent;
 use super::super::random::up_to;
 use super::super::slab::{Key, Slab};
 use super::connection::{Connection, End, EndState, Half, MAX_FRAME};
@@ -131,11 +131,11 @@ impl Network {
             .collect();
         let Some((transport, carrier)) = alternatives.pop() else {
             let reason = StreamError::NoCarrier(choice);
-            return hub.tell_net(node, NetEvent::Closed { stream, reason });
+            return hub.deliver_net(node, NetEvent::Closed { stream, reason });
         };
         let Some(address) = host.source_for(to.ip()) else {
             let reason = StreamError::Carrier(NO_ROUTE.into());
-            return hub.tell_net(node, NetEvent::Closed { stream, reason });
+            return hub.deliver_net(node, NetEvent::Closed { stream, reason });
         };
         let end = End::new(node, stream, address, EndState::Opening, host.first_credit());
         // The accepting host is known when the request arrives.
@@ -153,11 +153,11 @@ impl Network {
         });
         self.hosts[node.0].streams.insert(stream, (key, 0));
         self.send_syn(hub, key);
-        hub.plan(timeout, Happening::ConnectTimeout(key));
+        hub.plan(timeout, SimEvent::ConnectTimeout(key));
     }
 
     /// Handles the arrival of a connection request, if it arrives.
-    pub(super) fn hear_syn(&mut self, hub: &mut Hub, key: Key) {
+    pub(super) fn receive_syn(&mut self, hub: &mut Hub, key: Key) {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
@@ -178,7 +178,7 @@ impl Network {
                 // The refusal is reported when the answer is back.
                 connection.is_severed = true;
             }
-            return hub.plan(latency, Happening::Connected(key));
+            return hub.plan(latency, SimEvent::Connected(key));
         }
         if listener.unseen >= self.limits.backlog {
             return self.repeat_syn(hub, key);
@@ -191,7 +191,7 @@ impl Network {
         if let Some(connection) = self.connections.get(key) {
             let (from, to) = (connection.ends[0].host, connection.to);
             let there = self.listeners.get(&to).copied();
-            hub.plan(self.latency(from, there.unwrap_or(from)), Happening::Syn(key));
+            hub.plan(self.latency(from, there.unwrap_or(from)), SimEvent::Syn(key));
         }
     }
 
@@ -200,7 +200,7 @@ impl Network {
             let wait = FIRST_SYN_WAIT * (1 << connection.tries.min(10));
             connection.tries += 1;
             if hub.now + wait < connection.deadline {
-                hub.plan(wait, Happening::Syn(key));
+                hub.plan(wait, SimEvent::Syn(key));
             }
         }
     }
@@ -218,12 +218,12 @@ impl Network {
         // No data overtakes the handshake.
         connection.halves[0].last_arrival = hub.now + latency * 2;
         connection.halves[1].last_arrival = hub.now + latency;
-        hub.plan(latency, Happening::Connected(key));
-        hub.plan(latency * 2, Happening::Accepted(key));
+        hub.plan(latency, SimEvent::Connected(key));
+        hub.plan(latency * 2, SimEvent::Accepted(key));
     }
 
     /// Handles the answer to a connection request.
-    pub(super) fn hear_answer(&mut self, hub: &mut Hub, key: Key) {
+    pub(super) fn receive_answer(&mut self, hub: &mut Hub, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -242,7 +242,7 @@ impl Network {
         end.state = EndState::Open;
         let (host, stream) = (end.host, end.stream);
         let transport = connection.transport;
-        hub.tell_net(host, NetEvent::Connected { stream, transport });
+        hub.deliver_net(host, NetEvent::Connected { stream, transport });
         let sender = 0;
         self.fill(
             hub,
@@ -253,7 +253,7 @@ impl Network {
         );
     }
 
-    pub(super) fn hear_acknowledgement(&mut self, hub: &mut Hub, key: Key) {
+    pub(super) fn receive_acknowledgement(&mut self, hub: &mut Hub, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -262,7 +262,7 @@ impl Network {
         let (host, stream) = (end.host, end.stream);
         if end.state == EndState::Opening {
             end.state = EndState::Open;
-            hub.tell_net(
+            hub.deliver_net(
                 host,
                 NetEvent::Accepted {
                     stream,
@@ -293,7 +293,7 @@ impl Network {
             return;
         };
         let (host, stream) = (connection.ends[0].host, connection.ends[0].stream);
-        hub.tell_net(host, NetEvent::Closed { stream, reason });
+        hub.deliver_net(host, NetEvent::Closed { stream, reason });
         let sender = 0;
         self.abort(
             hub,
@@ -343,7 +343,7 @@ impl Network {
         let bytes = connection.halves[flow.sender as usize].fill(room);
         if bytes > 0 && end.state == EndState::Open {
             let stream = end.stream;
-            hub.tell_net(end.host, NetEvent::Sent { stream, bytes });
+            hub.deliver_net(end.host, NetEvent::Sent { stream, bytes });
         }
         self.offer(hub, flow);
     }
@@ -437,9 +437,9 @@ impl Network {
     }
 
     /// Notifies a world of the end of an orderly close, if it asked for that.
-    pub(super) fn tell_gone(hub: &mut Hub, node: NodeId, tag: Option<JobTag>) {
+    pub(super) fn send_gone(hub: &mut Hub, node: NodeId, tag: Option<JobTag>) {
         if let Some(tag) = tag {
-            hub.tell_net(node, NetEvent::Gone { tag });
+            hub.deliver_net(node, NetEvent::Gone { tag });
         }
     }
 

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ways_are_the_same_in_both_directions() {
+    fn paths_are_symmetric() {
         let mut paths = Paths::new(Path::new(Duration::from_millis(10)));
         let [a, b, c] = [0, 1, 2].map(NodeId);
         paths.set(b, a, Path::new(Duration::from_millis(70)));

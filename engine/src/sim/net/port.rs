@@ -50,7 +50,7 @@ impl Backend<NetRequest, NetEvent> for SimNet {
         let is_accepted = |event: &&NetEvent| matches!(event, NetEvent::Accepted { .. });
         let seen = events[first..].iter().filter(is_accepted).count();
         if seen > 0 {
-            lock(&self.fabric).net.note_seen(self.node, seen);
+            lock(&self.fabric).net.record_seen(self.node, seen);
         }
         has_more
     }

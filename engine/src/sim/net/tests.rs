@@ -183,7 +183,7 @@ fn a_connection_is_as_fast_as_the_slower_access_link() {
 }
 
 #[test]
-fn without_limits_only_the_way_takes_time() {
+fn unlimited_links_add_latency_only() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = pair(&mut sim);
     one.send(STREAM, 100, 16384);
@@ -253,7 +253,7 @@ fn bytes_stay_in_order_whatever_the_jitter() {
 }
 
 #[test]
-fn who_does_not_read_stops_the_sender() {
+fn a_peer_that_does_not_read_stops_the_sender() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = pair(&mut sim);
     let limits = SocketLimits {
@@ -321,7 +321,7 @@ fn a_connection_that_lasts_through_a_short_partition_is_made_by_repeating() {
 }
 
 #[test]
-fn the_end_that_sends_finds_out_that_nobody_is_there() {
+fn a_sender_detects_a_vanished_peer() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = pair(&mut sim);
     let limits = SocketLimits {
@@ -379,7 +379,7 @@ fn a_close_at_once_resets_and_may_lose_what_is_on_the_way() {
 }
 
 #[test]
-fn what_is_sent_to_a_closed_end_is_answered_with_a_reset() {
+fn data_to_a_closed_end_is_answered_with_a_reset() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = pair(&mut sim);
     let stream = other.accepted();
@@ -391,7 +391,7 @@ fn what_is_sent_to_a_closed_end_is_answered_with_a_reset() {
 }
 
 #[test]
-fn a_reset_from_outside_is_heard_by_both() {
+fn an_injected_reset_reaches_both_ends() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = pair(&mut sim);
     assert_eq!(sim.net().reset(other.id(), one.id()), 1);
@@ -409,7 +409,7 @@ fn a_reset_from_outside_is_heard_by_both() {
 }
 
 #[test]
-fn connections_fail_as_they_do_in_the_world() {
+fn connections_fail_realistically() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = (Peer::new(&mut sim, 1), Peer::new(&mut sim, 2));
     sim.net().set_refusing(other.id(), true);
@@ -449,7 +449,7 @@ fn a_full_backlog_answers_when_there_is_room() {
 }
 
 #[test]
-fn datagrams_get_lost_doubled_and_late_as_often_as_told() {
+fn datagrams_are_lost_duplicated_and_delayed_at_the_set_rates() {
     let mut sim = Simulation::new(1, LATENCY);
     let (mut one, mut other) = (Peer::new(&mut sim, 1), Peer::new(&mut sim, 2));
     let path = Path::new(LATENCY)

@@ -8,7 +8,7 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::super::NodeId;
 use super::super::hub::Hub;
-use super::super::queue::Happening;
+use super::super::queue::SimEvent;
 use super::super::random::{happens, up_to};
 use super::super::slab::Key;
 use super::host::{Datagram, Lane};
@@ -59,7 +59,7 @@ impl Network {
             latency += Duration::from_nanos(up_to(luck, 3 * path.latency.as_nanos() as u64));
         }
         let key = self.datagrams.insert(datagram);
-        hub.queue.plan(leaves + latency, Happening::Datagram(key));
+        hub.queue.plan(leaves + latency, SimEvent::Datagram(key));
     }
 
     /// Delivers a datagram to the receiver's access link, if the path is open.

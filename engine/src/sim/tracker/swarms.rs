@@ -27,7 +27,7 @@ struct Listed {
 }
 
 impl Swarms {
-    pub(super) fn hear(&mut self, announced: &Announced) {
+    pub(super) fn handle(&mut self, announced: &Announced) {
         let swarm = self.0.entry(announced.info_hash).or_default();
         if announced.event == AnnounceEvent::Stopped {
             swarm.peers.remove(&announced.peer);

@@ -134,7 +134,7 @@ fn peers_find_each_other_over_http() {
 }
 
 #[test]
-fn who_does_not_announce_is_forgotten() {
+fn peers_that_do_not_announce_expire() {
     let mut bed = Bed::new(TrackerOptions::default());
     let hosts: Vec<SimNet> = (1..=2).map(|last| bed.sim.add_host(address(last))).collect();
     let request = Bed::request(6881, 5, AnnounceEvent::None);

@@ -26,7 +26,7 @@ mod action {
 
 impl SimTracker {
     /// Answers a packet; each answer has a delay.
-    pub(in super::super) fn hear(&self, now: Timestamp, from: SocketAddr, packet: &[u8]) -> Vec<(Duration, Vec<u8>)> {
+    pub(in super::super) fn handle(&self, now: Timestamp, from: SocketAddr, packet: &[u8]) -> Vec<(Duration, Vec<u8>)> {
         let mut tracker = self.lock();
         let mode = tracker.mode(now);
         if mode == TrackerMode::Down {

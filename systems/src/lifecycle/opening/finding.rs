@@ -82,7 +82,7 @@ fn is_opening(lifecycle: &Lifecycle, readiness: Readiness) -> bool {
 impl Finder<'_, '_> {
     /// Handles files that cannot be inspected: refuses a new torrent that may not have them, fails any other.
     fn fail(&mut self, opened: &mut OpenedItem<'_, '_>, error: &DiskError) {
-        opened.state.note_unopened();
+        opened.state.record_unopened();
         if !is_opening(opened.lifecycle, *opened.readiness) {
             return;
         }
@@ -138,7 +138,7 @@ impl Finder<'_, '_> {
         let may_create = obstacle.is_none() && !opened.requires_complete;
         let stamps: Vec<_> = found.files.iter().map(|file| file.map(|file| file.stamp)).collect();
         let files = &opened.content.0.info.files;
-        opened.state.note_found(found, files, may_create);
+        opened.state.record_found(found, files, may_create);
         if !is_opening(opened.lifecycle, *opened.readiness) {
             return;
         }
@@ -212,7 +212,7 @@ impl Finder<'_, '_> {
         }
         *opened.readiness = Readiness::Unchecked;
         self.changed.add(torrent);
-        opened.state.note_check();
+        opened.state.record_check();
         self.checks.write(CheckPieces {
             torrent,
             doubtful,

@@ -139,7 +139,8 @@ impl ResumedItem<'_, '_> {
         let salvaged = Some(loaded.salvage).filter(|_| session.is_none() && !self.opening.has_root);
         let has_claims = salvaged.as_ref().is_some_and(|salvage| !salvage.created.is_empty());
         self.opening.is_known = session.is_some() || has_claims;
-        self.state.note_loaded(session.as_ref(), salvaged, loaded.has_metainfo);
+        self.state
+            .record_loaded(session.as_ref(), salvaged, loaded.has_metainfo);
         let claims = self.state.claims(session.as_ref());
         let files = &self.content.0.info.files;
         opener.open(entity, &mut self.storage, session.as_ref(), files, claims);

@@ -89,7 +89,7 @@ pub(in crate::lifecycle) fn start_torrents(
             continue;
         };
         startable.partials.0.retain(|piece, _| !have.contains(*piece));
-        startable.state.note_result(have);
+        startable.state.record_result(have);
         preparing.gives_up(*torrent);
         if have.is_full() {
             *startable.readiness = Readiness::Ready;

@@ -229,7 +229,7 @@ fn layers_that_cannot_be_are_refused() {
 
 /// Fault 14: nodes that are neither a folder nor a file.
 #[test]
-fn trees_that_are_no_trees_are_refused() {
+fn malformed_file_trees_are_refused() {
     for (tree, place) in [
         (&b"0:d6:lengthi5ee"[..], "info.file tree."),
         (b"4:longi5e", "info.file tree.long"),

@@ -116,7 +116,7 @@ fn files_are_missed_when_they_are_written_again() {
 }
 
 #[test]
-fn absence_is_told_from_failure() {
+fn absence_differs_from_failure() {
     let folder = tempfile::tempdir().unwrap();
     let files = files(folder.path(), &[4, 4]);
     let buffers = FileBuffers::default();
@@ -303,7 +303,7 @@ fn found_files_are_compared_and_not_written() {
 
 /// Part of the run lies in a file that belongs to the user.
 #[test]
-fn a_piece_shared_with_a_found_file_is_written_beside_it() {
+fn a_piece_shared_with_a_found_file_is_written_to_other_files() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     fs::create_dir_all(root.join("t/d")).unwrap();
@@ -614,7 +614,7 @@ fn unbind(place: &Path) {
 
 /// Stamps describe this storage's own writes. A write by somebody else in between puts the file in doubt, once.
 #[test]
-fn what_others_write_is_in_doubt() {
+fn foreign_writes_are_doubtful() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t/d/0");
     let files = files(folder.path(), &[64]);

@@ -18,7 +18,7 @@ use crate::sim::scenario::{Line, Who, address_of};
 
 impl Stage<'_> {
     /// Adds all nodes.
-    pub(super) fn people(&mut self) {
+    pub(super) fn spawn_nodes(&mut self) {
         let scenario = self.scenario;
         let mut number = 0;
         for group in &scenario.seeds {

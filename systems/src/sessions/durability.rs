@@ -9,14 +9,14 @@ use ecs_torrent_protocol::bitfield::Bitfield;
 
 /// Pieces by durability.
 #[derive(Debug, Default)]
-pub(super) struct Platter {
+pub(super) struct Durability {
     /// Pieces synced since they were last written.
     durable: Bitfield,
     /// Pieces written, whose sync failed.
     lost: Bitfield,
 }
 
-impl Platter {
+impl Durability {
     /// Loads a session; pieces lost in this run stay lost.
     pub(super) fn load(&mut self, session: Option<&Session>) {
         let set = |runs: &Runs, session: &Session| runs.to_set(session.pieces).unwrap_or_default();
@@ -39,23 +39,23 @@ impl Platter {
     }
 
     /// Records that a piece was written again: the next sync makes it durable.
-    pub(super) fn note_written(&mut self, piece: u32) {
+    pub(super) fn record_written(&mut self, piece: u32) {
         self.lost.remove(piece);
     }
 
     /// Records that a sync made these pieces durable.
-    pub(super) fn note_synced(&mut self, had: &Bitfield) {
+    pub(super) fn record_synced(&mut self, had: &Bitfield) {
         insert_all(&mut self.durable, had.iter(), had.len());
     }
 
     /// Records a failed sync; pieces in `written` that are not durable count as lost.
-    pub(super) fn note_failed(&mut self, written: impl Iterator<Item = u32>, count: u32) {
+    pub(super) fn record_failed(&mut self, written: impl Iterator<Item = u32>, count: u32) {
         let lost = written.filter(|piece| !self.durable.contains(*piece));
         insert_all(&mut self.lost, lost, count);
     }
 
     /// Reduces a session to the pieces that were durable before the last sync, and lists the lost ones.
-    pub(super) fn confess(&self, session: &mut Session) {
+    pub(super) fn record_lost_pieces(&self, session: &mut Session) {
         session.have = Runs::of(self.durable.iter());
         session.lost = Runs::of(self.lost.iter());
     }
@@ -86,24 +86,24 @@ mod tests {
     }
 
     #[test]
-    fn what_was_on_the_platter_before_stays() {
-        let mut platter = Platter::default();
-        platter.note_synced(&set(&[0, 1]));
-        platter.note_failed([0, 1, 2, 3].into_iter(), 8);
-        assert_eq!(platter.lost, set(&[2, 3]));
-        platter.load(None);
+    fn durable_pieces_stay_durable() {
+        let mut durability = Durability::default();
+        durability.record_synced(&set(&[0, 1]));
+        durability.record_failed([0, 1, 2, 3].into_iter(), 8);
+        assert_eq!(durability.lost, set(&[2, 3]));
+        durability.load(None);
         assert_eq!(
-            (platter.durable.count(), &platter.lost),
+            (durability.durable.count(), &durability.lost),
             (0, &set(&[2, 3])),
             "it is not forgotten"
         );
-        assert_eq!(platter.runs_of(&set(&[1, 2])), Runs::of([1]));
-        platter.note_written(2);
-        assert_eq!(platter.runs_of(&set(&[1, 2])), Runs::of([1, 2]));
-        platter.note_synced(&set(&[2]));
-        assert_eq!((&platter.durable, &platter.lost), (&set(&[2]), &set(&[3])));
-        platter.keep(&set(&[1]));
-        platter.note_failed([2].into_iter(), 8);
-        assert_eq!(platter.lost, set(&[2, 3]), "downloaded anew");
+        assert_eq!(durability.runs_of(&set(&[1, 2])), Runs::of([1]));
+        durability.record_written(2);
+        assert_eq!(durability.runs_of(&set(&[1, 2])), Runs::of([1, 2]));
+        durability.record_synced(&set(&[2]));
+        assert_eq!((&durability.durable, &durability.lost), (&set(&[2]), &set(&[3])));
+        durability.keep(&set(&[1]));
+        durability.record_failed([2].into_iter(), 8);
+        assert_eq!(durability.lost, set(&[2, 3]), "downloaded anew");
     }
 }

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn acts_are_told_in_words() {
+    fn acts_are_described_in_words() {
         let act = Act::Partition(vec![Who::Seed(0)], vec![Who::Leech(1), Who::Leech(2)]);
         assert_eq!(act.to_string(), "seed 0 and 2 nodes are parted");
         assert_eq!(Act::PowerFails(Who::Leech(3)).to_string(), "leech 3 loses its power");

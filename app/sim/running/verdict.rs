@@ -64,7 +64,7 @@ impl Stage<'_> {
             && self.suspects.insert((who, piece))
         {
             self.troubles.push(Trouble::Other(format!(
-                "{who}: its session has piece {piece}, which is not on the platter, at {:?}",
+                "{who}: its session has piece {piece}, which is not durable, at {:?}",
                 self.now()
             )));
         }
