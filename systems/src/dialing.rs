@@ -152,8 +152,9 @@ fn add_candidates(
         }
         for &peer in peers {
             let address = peer.address;
-            // Fault 30: trackers also return our own address.
-            if !local.0.contains(&address) && !is_refused(&bans, &clock, &settings, *source, address) {
+            // Fault 30: trackers also return our own address. An address that a user named is tried, whatever it is.
+            let is_own = *source != CandidateSource::USER && local.0.contains(&address);
+            if !is_own && !is_refused(&bans, &clock, &settings, *source, address) {
                 let priority = peer_priority(external.seen_from(address, &local), address);
                 candidates.add(peer, *source, priority, settings.peers.max_candidates);
             }
