@@ -37,9 +37,14 @@ fn expect_within(hostiles: &[Hostility], most: f64) {
 
 #[track_caller]
 fn expect_all_within(hostiles: &str, most: f64, crowd: impl Fn(u64) -> Scenario) {
-    // Without optimization there is time for one seed only.
-    let seeds: u32 = if cfg!(debug_assertions) { 1 } else { 5 };
-    let times = (1..=seeds).map(|seed| {
+    // Without optimization there is time for one seed only, which may take longer than the mean of several: the times of
+    // twenty seeds vary by a tenth.
+    let (seeds, most) = if cfg!(debug_assertions) {
+        (1, most * 1.1)
+    } else {
+        (5, most)
+    };
+    let times = (1..=seeds).map(|seed: u32| {
         let outcome = crowd(u64::from(seed)).run();
         assert!(outcome.is_good(), "{outcome}");
         outcome.efficiency()
