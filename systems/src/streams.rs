@@ -45,7 +45,7 @@ impl Plugin for StreamsPlugin {
                 (
                     sort_stream_events.in_set(IntakeSet::Streams),
                     push_chunks.in_set(IntakeSet::Bytes),
-                    note_closed_streams.in_set(IntakeSet::Closed),
+                    record_closed_streams.in_set(IntakeSet::Closed),
                     grant_credit.in_set(TickSet::Flush).in_set(crate::FlushSet::Streams),
                 ),
             );
@@ -179,7 +179,7 @@ fn push_chunks(
 
 /// Closes the peers whose streams are closed. Runs after the frames, so that the last messages of a peer are still
 /// handled.
-fn note_closed_streams(
+fn record_closed_streams(
     mut closed: MessageReader<StreamClosed>,
     streams: Res<Streams>,
     peers: Query<&Peer>,

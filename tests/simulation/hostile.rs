@@ -50,8 +50,6 @@ fn expect_all_within(hostiles: &str, most: f64, crowd: impl Fn(u64) -> Scenario)
         outcome.efficiency()
     });
     let mean = times.sum::<f64>() / f64::from(seeds);
-    // One seed may lie a fifth above the mean of many.
-    let most = if seeds == 1 { most * 1.2 } else { most };
     eprintln!("{hostiles}: {mean:.2} x the ideal time");
     assert!(mean <= most, "{hostiles}: {mean:.2} x the ideal time, at most {most}");
 }

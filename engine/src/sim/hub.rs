@@ -123,7 +123,7 @@ impl Hub {
     }
 
     /// Puts a datagram into a node's ring, if somebody takes its kind.
-    pub(super) fn tell_datagram(&mut self, node: NodeId, from: SocketAddr, data: &Bytes) {
+    pub(super) fn deliver_datagram(&mut self, node: NodeId, from: SocketAddr, data: &Bytes) {
         if let Some(trace) = &mut self.trace {
             trace.datagram(self.now, node, from, data);
         }

@@ -97,7 +97,12 @@ fn a_game_downloads_its_assets() {
     let torrents = next.torrents().blocking();
     assert_eq!(torrents.resume_all().unwrap(), 1);
     let id = torrents.list().unwrap()[0];
-    assert_eq!(torrents.stats(id).unwrap().progress(), 1.0);
+    // The session is examined after the torrent is listed.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while torrents.stats(id).unwrap().progress() < 1.0 {
+        assert!(Instant::now() < deadline, "the assets are still there");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Collects what the host's world receives.

@@ -98,7 +98,7 @@ impl Network {
             return;
         }
         let Some(host) = self.udp_hosts.get_mut(&to) else {
-            return hub.tell_datagram(node, from, &data);
+            return hub.deliver_datagram(node, from, &data);
         };
         if let Some(trace) = &mut hub.trace {
             trace.head(hub.now, node, 7);
