@@ -211,9 +211,36 @@ pub(crate) fn create_folders(root: BorrowedFd<'_>, path: &str, mark: impl Fn(&Ow
     Ok(())
 }
 
-/// Creates an empty file in an existing folder. Fails if the name is taken.
-pub(crate) fn create_new(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
-    open_with(root, path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, FILE_MODE)
+/// Creates an empty file in an existing folder and calls `mark` with it. Fails if the name is taken. Where the file system
+/// has files without a name (`O_TMPFILE`), the file gets its name after its mark: a kill leaves no file without one.
+pub(crate) fn create_new(root: BorrowedFd<'_>, path: &str, mark: impl Fn(&OwnedFd)) -> io::Result<OwnedFd> {
+    #[cfg(target_os = "linux")]
+    match create_marked(root, path, &mark) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {}
+        result => return result,
+    }
+    let file = open_with(root, path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, FILE_MODE)?;
+    mark(&file);
+    Ok(file)
+}
+
+#[cfg(target_os = "linux")]
+fn create_marked(root: BorrowedFd<'_>, path: &str, mark: impl Fn(&OwnedFd)) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+
+    use rustix::fs::linkat;
+
+    let (folder, name) = match path.rsplit_once('/') {
+        Some((folders, name)) => (Some(walk_folders(root, folders)?), name),
+        None => (None, path),
+    };
+    let parent = folder.as_ref().map_or(root, AsFd::as_fd);
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = openat(parent, ".", flags, FILE_MODE)?;
+    mark(&file);
+    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+    linkat(CWD, unnamed, parent, name, AtFlags::SYMLINK_FOLLOW)?;
+    Ok(file)
 }
 
 /// Deletes a file below `root`, following no links. Only removes a name, and not that of a folder.
@@ -310,7 +337,7 @@ mod tests {
 
     fn create(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
         create_folders(root.as_fd(), path, |_| ())?;
-        create_new(root.as_fd(), path)
+        create_new(root.as_fd(), path, |_| ())
     }
 
     #[test]
@@ -321,10 +348,27 @@ mod tests {
             create(&root, path).unwrap();
         }
         assert!(may_hold(root.as_fd(), "a/b") && !may_hold(root.as_fd(), "a/c") && !may_hold(root.as_fd(), "c/b"));
-        let error = create_new(root.as_fd(), "a/d/new").unwrap_err();
+        let error = create_new(root.as_fd(), "a/d/new", |_| ()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert!(folder.path().join("a/b/c.txt").is_file() && folder.path().join("plain").is_file());
         assert!(open_both(&root, "a/b/c.txt").iter().all(Result::is_ok));
+    }
+
+    /// A kill between the creation and the mark would leave a file that nobody knows as the torrent's.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_has_its_mark_before_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = open_folder_at(folder.path()).unwrap();
+        let unnamed = openat(&root, ".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, FILE_MODE);
+        fs::create_dir(folder.path().join("a")).unwrap();
+        for path in ["plain", "a/b"] {
+            let is_marked_first = std::cell::Cell::new(false);
+            let mark = |_: &OwnedFd| is_marked_first.set(!folder.path().join(path).exists());
+            create_new(root.as_fd(), path, mark).unwrap();
+            assert_eq!(is_marked_first.get(), unnamed.is_ok(), "{path}");
+            assert!(folder.path().join(path).is_file());
+        }
     }
 
     /// Fault 12: a link, to a file or a folder, outside or in a loop, is never followed.

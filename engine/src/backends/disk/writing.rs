@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use ecs_torrent_protocol::files::FileEntry;
 use ecs_torrent_protocol::geometry::Span;
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use rustix::io::Errno;
@@ -146,13 +145,10 @@ impl Files {
     fn open_unknown(&self, index: usize) -> Result<Target> {
         let entry = &self.entries()[index];
         let failed = |error| DiskError::new(DiskAction::Open, self.path(entry), error);
-        match self.create(entry) {
+        match self.create(index) {
             Ok(file) => {
                 let status = self.status_of(&file).map_err(failed)?;
-                self.mark(Some(index), &file, &status);
                 self.shared.owners.take_new(status.id, self.storage);
-                // The mark changed the stamp.
-                let status = self.status_of(&file).map_err(failed)?;
                 let known = Known::new(&status, Provenance::Created);
                 self.ledger().known.insert(index, known);
                 return Ok(Target::Write(self.keep_open(index, file, true)));
@@ -171,14 +167,21 @@ impl Files {
         }
     }
 
-    fn create(&self, entry: &FileEntry) -> Result<OwnedFd> {
+    /// Creates a file with the torrent's mark, and the folders above it.
+    fn create(&self, index: usize) -> Result<OwnedFd> {
+        let entry = &self.entries()[index];
+        let mark = |file: &OwnedFd| {
+            if let Ok(status) = Status::of(file) {
+                self.mark(Some(index), file, &status);
+            }
+        };
         if self.is_closed.load(Ordering::Relaxed) {
             let error = io::Error::other("these files are closed");
             return Err(DiskError::new(DiskAction::Use, self.path(entry), error));
         }
         let root = self.created_folder()?;
         self.check_folder(root.as_fd(), entry)?;
-        let created = self.whatever_it_takes(|| match beneath::create_new(root.as_fd(), &entry.path) {
+        let created = self.whatever_it_takes(|| match beneath::create_new(root.as_fd(), &entry.path, mark) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 beneath::create_folders(root.as_fd(), &entry.path, |folder| {
                     if let Ok(status) = Status::of(folder) {
@@ -193,7 +196,7 @@ impl Files {
             // The folders exist now, but somebody may have put them there.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.check_folder(root.as_fd(), entry)?;
-                self.whatever_it_takes(|| beneath::create_new(root.as_fd(), &entry.path))
+                self.whatever_it_takes(|| beneath::create_new(root.as_fd(), &entry.path, mark))
             }
             result => result,
         }
