@@ -230,10 +230,7 @@ fn create_marked(root: BorrowedFd<'_>, path: &str, mark: impl Fn(&OwnedFd)) -> i
 
     use rustix::fs::linkat;
 
-    let (folder, name) = match path.rsplit_once('/') {
-        Some((folders, name)) => (Some(walk_folders(root, folders)?), name),
-        None => (None, path),
-    };
+    let (folder, name) = parent_of(root, path)?;
     let parent = folder.as_ref().map_or(root, AsFd::as_fd);
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = openat(parent, ".", flags, FILE_MODE)?;
@@ -254,10 +251,7 @@ pub(crate) fn remove_folder(root: BorrowedFd<'_>, path: &str) -> io::Result<()> 
 }
 
 fn remove(root: BorrowedFd<'_>, path: &str, flags: AtFlags) -> io::Result<()> {
-    let (folder, name) = match path.rsplit_once('/') {
-        Some((folders, name)) => (Some(walk_folders(root, folders)?), name),
-        None => (None, path),
-    };
+    let (folder, name) = parent_of(root, path)?;
     let parent = folder.as_ref().map_or(root, AsFd::as_fd);
     Ok(unlinkat(parent, name, flags)?)
 }
@@ -280,11 +274,17 @@ fn open_with(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> io:
 
 /// Replaces `openat2`: opens one component at a time.
 fn walk(root: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-    let Some((folders, name)) = path.rsplit_once('/') else {
-        return Ok(openat(root, path, flags, mode)?);
-    };
-    let folder = walk_folders(root, folders)?;
-    Ok(openat(folder, name, flags, mode)?)
+    let (folder, name) = parent_of(root, path)?;
+    let parent = folder.as_ref().map_or(root, AsFd::as_fd);
+    Ok(openat(parent, name, flags, mode)?)
+}
+
+/// Opens the folder of a path, unless that is `root`, and returns the last component.
+fn parent_of<'p>(root: BorrowedFd<'_>, path: &'p str) -> io::Result<(Option<OwnedFd>, &'p str)> {
+    Ok(match path.rsplit_once('/') {
+        Some((folders, name)) => (Some(walk_folders(root, folders)?), name),
+        None => (None, path),
+    })
 }
 
 /// Opens a folder below `root`, one component at a time.
