@@ -2,6 +2,7 @@
 
 mod adding;
 mod adds;
+mod awaiting_state;
 mod deriving;
 mod failing;
 mod naming;
@@ -50,7 +51,7 @@ impl Plugin for LifecyclePlugin {
             .init_resource::<adding::Resuming>()
             .init_resource::<adds::Adds>()
             .init_resource::<opening::preparing::AwaitingClaims>()
-            .init_resource::<removing::StoppedRemovals>()
+            .init_resource::<awaiting_state::AwaitingState<RemoveTorrent>>()
             .init_resource::<opening::Arrived>()
             .init_resource::<Deadlines<failing::Retry>>()
             .init_resource::<stopping::StopsInOrder>()
@@ -58,7 +59,7 @@ impl Plugin for LifecyclePlugin {
             .init_resource::<CommandQueue<AddTorrent>>()
             .init_resource::<CommandQueue<ResumeAll>>()
             .init_resource::<CommandQueue<ResumeTorrent>>()
-            .init_resource::<resuming::Resumes>()
+            .init_resource::<awaiting_state::AwaitingState<ResumeTorrent>>()
             .init_resource::<CommandQueue<ListStopped>>()
             .init_resource::<stopped::Listings>()
             .init_resource::<CommandQueue<RemoveTorrent>>()

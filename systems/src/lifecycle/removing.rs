@@ -8,50 +8,21 @@ use ecs_torrent_components::commands::{
     AddOptions, CommandQueue, RemoveError, RemoveTorrent, Removed, TorrentNotFound,
 };
 use ecs_torrent_components::torrent::TorrentIndex;
-use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::StatePort;
-use ecs_torrent_engine::ports::state::{StateDone, StateEvent, StateRequest};
+use ecs_torrent_engine::ports::state::{StateDone, StateRequest};
 
 use super::adding::TorrentAdder;
+use super::awaiting_state::AwaitingState;
 use crate::ownership::FileRegistry;
 
 const LOAD: Purpose = Purpose("load stopped torrents to remove");
 const FORGET: Purpose = Purpose("forget torrents that cannot be read");
 
-/// Removals of stopped torrents, by number.
-#[derive(Resource, Debug, Default)]
-pub(super) struct StoppedRemovals {
-    waiting: Vec<(u64, RemoveTorrent)>,
-    last: u64,
-}
-
-impl StoppedRemovals {
-    fn tag(purpose: Purpose, number: u64) -> JobTag {
-        JobTag {
-            number,
-            ..JobTag::new(purpose, Entity::PLACEHOLDER)
-        }
-    }
-
-    fn take(&mut self, event: &StateEvent) -> Option<RemoveTorrent> {
-        let position = self
-            .waiting
-            .iter()
-            .position(|(number, _)| *number == event.tag.number)?;
-        Some(self.waiting.swap_remove(position).1)
-    }
-
-    fn add(&mut self, command: RemoveTorrent) -> u64 {
-        self.last += 1;
-        self.waiting.push((self.last, command));
-        self.last
-    }
-}
-
 /// Looks in the state folder for stopped torrents that are to be removed.
 pub(super) fn find_stopped(
     mut queue: ResMut<CommandQueue<RemoveTorrent>>,
-    mut removals: ResMut<StoppedRemovals>,
+    mut removals: ResMut<AwaitingState<RemoveTorrent>>,
     mut state: ResMut<StatePort>,
     index: Res<TorrentIndex>,
 ) {
@@ -62,9 +33,8 @@ pub(super) fn find_stopped(
     queue.0.extend(running);
     for command in stopped {
         let torrent = command.torrent;
-        let number = removals.add(command);
         state.push(StateRequest::Load {
-            tag: StoppedRemovals::tag(LOAD, number),
+            tag: removals.add(LOAD, command),
             torrent,
             with_metainfo: true,
             is_peek: true,
@@ -75,7 +45,7 @@ pub(super) fn find_stopped(
 /// Lists the found torrents, so that the stop removes them.
 pub(super) fn add_removed(
     mut queue: ResMut<CommandQueue<RemoveTorrent>>,
-    mut removals: ResMut<StoppedRemovals>,
+    mut removals: ResMut<AwaitingState<RemoveTorrent>>,
     mut registry: ResMut<FileRegistry>,
     mut adder: TorrentAdder,
 ) {
@@ -103,9 +73,7 @@ pub(super) fn add_removed(
             _ if loaded.session.is_some() || loaded.set_aside.is_some() || loaded.has_metainfo => {
                 // The names of its files are unknown: the files stay.
                 registry.remove(torrent);
-                let number = removals.add(command);
-                let tag = StoppedRemovals::tag(FORGET, number);
-                adder.opener.forget(tag, torrent);
+                adder.opener.forget(removals.add(FORGET, command), torrent);
             }
             _ => command.reply.send(Err(TorrentNotFound(torrent).into())),
         }

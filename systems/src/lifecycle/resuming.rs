@@ -2,43 +2,20 @@
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{AddOptions, CommandQueue, ResumeTorrent, ResumeTorrentError, TorrentNotFound};
-use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::state::{StateDone, StateEvent};
 use ecs_torrent_protocol::hash::InfoHash;
 
 use super::adding::TorrentAdder;
+use super::awaiting_state::AwaitingState;
 
 const LOAD: Purpose = Purpose("load stopped torrents to resume");
-
-/// Commands whose torrents are being loaded, by number.
-#[derive(Resource, Debug, Default)]
-pub(super) struct Resumes {
-    waiting: Vec<(u64, ResumeTorrent)>,
-    last: u64,
-}
-
-impl Resumes {
-    fn add(&mut self, command: ResumeTorrent) -> JobTag {
-        self.last += 1;
-        self.waiting.push((self.last, command));
-        JobTag {
-            number: self.last,
-            ..JobTag::new(LOAD, Entity::PLACEHOLDER)
-        }
-    }
-
-    fn take(&mut self, event: &StateEvent) -> Option<ResumeTorrent> {
-        let is_it = |(number, _): &(u64, _)| *number == event.tag.number;
-        let position = self.waiting.iter().position(is_it)?;
-        Some(self.waiting.swap_remove(position).1)
-    }
-}
 
 /// Lists the torrents whose sessions have arrived, and requests the sessions of others. A command for a torrent that is
 /// being stopped waits until that is over.
 pub(super) fn resume_stopped(
     mut queue: ResMut<CommandQueue<ResumeTorrent>>,
-    mut resumes: ResMut<Resumes>,
+    mut resumes: ResMut<AwaitingState<ResumeTorrent>>,
     mut adder: TorrentAdder,
 ) {
     for event in adder.opener.take(LOAD) {
@@ -52,7 +29,7 @@ pub(super) fn resume_stopped(
             Some(_) => command.reply.send(Ok(())),
             None => {
                 let torrent = command.torrent;
-                adder.opener.load_stopped(resumes.add(command), torrent);
+                adder.opener.load_stopped(resumes.add(LOAD, command), torrent);
             }
         }
     }

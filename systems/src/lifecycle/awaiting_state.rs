@@ -1,0 +1,38 @@
+//! Commands that wait for the state folder to answer.
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::state::StateEvent;
+
+/// Commands about torrents that are not listed, each with the number of its request to the state folder.
+#[derive(Resource, Debug)]
+pub(super) struct AwaitingState<C: Send + Sync + 'static> {
+    waiting: Vec<(u64, C)>,
+    last: u64,
+}
+
+impl<C: Send + Sync + 'static> Default for AwaitingState<C> {
+    fn default() -> Self {
+        let (waiting, last) = (Vec::new(), 0);
+        Self { waiting, last }
+    }
+}
+
+impl<C: Send + Sync + 'static> AwaitingState<C> {
+    /// Adds a command, and returns the tag for its request.
+    pub(super) fn add(&mut self, purpose: Purpose, command: C) -> JobTag {
+        self.last += 1;
+        self.waiting.push((self.last, command));
+        JobTag {
+            number: self.last,
+            ..JobTag::new(purpose, Entity::PLACEHOLDER)
+        }
+    }
+
+    /// Removes and returns the command that an event answers.
+    pub(super) fn take(&mut self, event: &StateEvent) -> Option<C> {
+        let is_it = |(number, _): &(u64, C)| *number == event.tag.number;
+        let position = self.waiting.iter().position(is_it)?;
+        Some(self.waiting.swap_remove(position).1)
+    }
+}
