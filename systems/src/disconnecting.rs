@@ -26,7 +26,7 @@ pub struct DisconnectingPlugin;
 
 impl Plugin for DisconnectingPlugin {
     fn build(&self, app: &mut App) {
-        app.init_resource::<ClosingLinks>()
+        app.init_resource::<ClosingStreams>()
             .add_stop_participant::<Disconnecting>(StopPhase::DisconnectPeers, None)
             .add_systems(
                 Tick,
@@ -35,16 +35,16 @@ impl Plugin for DisconnectingPlugin {
     }
 }
 
-const CLOSING: Purpose = Purpose("close links");
+const CLOSING: Purpose = Purpose("close streams");
 
 /// The stop participant that disconnects peers.
 pub(crate) struct Disconnecting;
 
 /// Connections of stopping torrents whose orderly close has not ended, by torrent.
 #[derive(Resource, Debug, Default)]
-pub(crate) struct ClosingLinks(EntityHashMap<usize>);
+pub(crate) struct ClosingStreams(EntityHashMap<usize>);
 
-impl ClosingLinks {
+impl ClosingStreams {
     /// Counts a close whose end is awaited, and returns its tag.
     pub(crate) fn expect(&mut self, torrent: Option<Entity>, reason: &CloseReason) -> Option<JobTag> {
         let owner = torrent.filter(|_| *reason == CloseReason::Stopping)?;
@@ -88,7 +88,7 @@ fn disconnect_stopped(
     mut duty: StopDuty<Disconnecting>,
     mut disconnecting: Local<Vec<Entity>>,
     mut net: ResMut<NetPort>,
-    mut closing: ResMut<ClosingLinks>,
+    mut closing: ResMut<ClosingStreams>,
     mut sink: RequestSink,
     mut reaper: ResMut<Reaper>,
     torrents: Query<&TorrentPeers>,
@@ -116,12 +116,8 @@ fn disconnect_stopped(
         }
         disconnecting.push(turn.torrent);
     }
-    disconnecting.retain(|torrent| {
-        let is_waiting = torrents.contains(*torrent) || closing.0.contains_key(torrent);
-        if !is_waiting {
-            duty.finish(*torrent);
-        }
-        is_waiting
+    duty.finish_done(&mut disconnecting, |torrent| {
+        !torrents.contains(torrent) && !closing.0.contains_key(&torrent)
     });
 }
 

@@ -13,7 +13,7 @@ use ecs_torrent_engine::ports::net::{NetRequest, Streams};
 use ecs_torrent_engine::schedule::Tick;
 
 use crate::ReapSet;
-use crate::disconnecting::ClosingLinks;
+use crate::disconnecting::ClosingStreams;
 
 /// Closes the connections that are marked for closing.
 pub struct ReapingPlugin;
@@ -56,7 +56,7 @@ fn despawn_peers(
     mut net: ResMut<NetPort>,
     mut streams: ResMut<Streams>,
     mut counts: ResMut<ConnectionCounts>,
-    mut closing: ResMut<ClosingLinks>,
+    mut closing: ResMut<ClosingStreams>,
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
     peers: Query<(Option<&Peer>, Option<&PeerOf>)>,

@@ -214,6 +214,17 @@ impl<P: Send + Sync + 'static> StopDuty<'_, P> {
         self.finish_with(torrent, Ok(Removed::default()));
     }
 
+    /// Reports those of the `waiting` torrents whose work is done, and takes them off that list.
+    pub fn finish_done(&mut self, waiting: &mut Vec<Entity>, mut is_done: impl FnMut(Entity) -> bool) {
+        waiting.retain(|torrent| {
+            let is_done = is_done(*torrent);
+            if is_done {
+                self.finish(*torrent);
+            }
+            !is_done
+        });
+    }
+
     /// Reports that the participant's work for a torrent has failed. A session that cannot be written keeps its torrent
     /// in the list; in other phases, the stop goes on.
     pub fn fail(&mut self, torrent: Entity, reason: Arc<str>) {

@@ -74,18 +74,14 @@ pub(super) fn halt_stopped(
     mut flights: Query<&mut ActivePieces>,
 ) {
     halting.extend(duty.take().into_iter().map(|turn| turn.torrent));
-    halting.retain(|torrent| {
-        let is_empty = flights.get_mut(*torrent).map_or(true, |mut active| {
+    duty.finish_done(&mut halting, |torrent| {
+        flights.get_mut(torrent).map_or(true, |mut active| {
             flight.drop_pieces(&mut active, |piece| match piece.phase {
                 PiecePhase::Filling => !piece.is_full(),
                 PiecePhase::Restoring => true,
                 PiecePhase::Hashing | PiecePhase::Writing => false,
             })
-        });
-        if is_empty {
-            duty.finish(*torrent);
-        }
-        !is_empty
+        })
     });
 }
 

@@ -36,12 +36,8 @@ pub(super) fn spill_stopped(
         }
         spilling.push(torrent);
     }
-    spilling.retain(|torrent| {
-        let is_spilling = torrents.get(*torrent).is_ok_and(|(.., state)| state.is_spilling());
-        if !is_spilling {
-            duty.finish(*torrent);
-        }
-        is_spilling
+    duty.finish_done(&mut spilling, |torrent| {
+        torrents.get(torrent).map_or(true, |(.., state)| !state.is_spilling())
     });
 }
 
@@ -73,33 +69,9 @@ pub(super) fn end_sessions(
         saved.state.is_last = true;
         match ending {
             Ending::Refuse if saved.state.is_known() => clerk.end(&mut saved, Ok(())),
-            Ending::Refuse => {
-                clerk.forget(&mut saved);
-                saved.state.job = Job::Forgetting {
-                    left: 1,
-                    error: None,
-                    removed: Removed::default(),
-                };
-            }
             Ending::Save => clerk.begin(&mut saved, &spiller),
-            Ending::Forget { delete_data } => {
-                let mut left = 1;
-                let keep = clerk.registry.shared_files(saved.torrent.id());
-                clerk.forget(&mut saved);
-                if delete_data {
-                    left += 1;
-                    clerk.disk.push(DiskRequest::Delete {
-                        tag: JobTag::new(DELETE, entity),
-                        storage: saved.storage.id,
-                        keep: keep.into_iter().collect(),
-                    });
-                }
-                saved.state.job = Job::Forgetting {
-                    left,
-                    error: None,
-                    removed: Removed::default(),
-                };
-            }
+            Ending::Refuse => clerk.forget(&mut saved, false),
+            Ending::Forget { delete_data } => clerk.forget(&mut saved, delete_data),
         }
     }
 }
@@ -140,14 +112,26 @@ pub(super) fn collect_forgotten(mut clerk: SessionWriter, mut torrents: Query<Sa
 }
 
 impl SessionWriter<'_, '_> {
-    /// Deletes the session, and frees the files for other torrents.
-    fn forget(&mut self, saved: &mut SavedItem<'_, '_>) {
+    /// Deletes the session, and the data if requested, and frees the files for other torrents.
+    fn forget(&mut self, saved: &mut SavedItem<'_, '_>, delete_data: bool) {
         let torrent = saved.torrent.id();
+        if delete_data {
+            self.disk.push(DiskRequest::Delete {
+                tag: JobTag::new(DELETE, saved.entity),
+                storage: saved.storage.id,
+                keep: self.registry.shared_files(torrent).into_iter().collect(),
+            });
+        }
         self.registry.remove(torrent);
         self.port.push(StateRequest::Remove {
             tag: JobTag::new(FORGET, saved.entity),
             torrent,
         });
+        saved.state.job = Job::Forgetting {
+            left: 1 + usize::from(delete_data),
+            error: None,
+            removed: Removed::default(),
+        };
     }
 }
 
