@@ -1,6 +1,7 @@
 //! Peers that send bad data or withhold data.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -20,13 +21,7 @@ fn only_the_culprit_is_banned() {
     // A peer is still connected if the verdict comes after completion.
     let mut bed = Bed::with(|settings| settings.peers.keep_redundant = true);
     let (lies, truths) = (Pieces::default(), Pieces::default());
-    let (told, heard) = (truths.clone(), lies.clone());
-    let honest = listen_as_seed(loopback(2), &torrent, move |request, _| {
-        // Waits until the other peer has begun to send bad blocks.
-        heard.wait();
-        told.add(request.piece);
-        true
-    });
+    let honest = honest_seed(&torrent, &lies, &truths);
     let told = lies.clone();
     let bad = listen_as_seed(loopback(3), &torrent, move |request, data| {
         if request.begin % 65536 == 0 {
@@ -35,16 +30,32 @@ fn only_the_culprit_is_banned() {
         }
         true
     });
-    bed.download(&torrent, &[honest, bad]);
-    bed.wait_complete(&torrent);
-    let culprit = |seen: &Seen| matches!(seen, Seen::Disconnected(address, CloseReason::Corrupt) if *address == bad);
-    bed.wait_for_in_past("the ban of the culprit", culprit);
+    expect_ban_of(&mut bed, &torrent, bad, honest);
     let (lies, truths) = (lies.all(), truths.all());
     assert!(
         lies.iter().any(|piece| truths.contains(piece)),
         "{lies:?} {truths:?}: both fill a piece"
     );
     assert!(bed.has_seen().iter().any(|seen| matches!(seen, Seen::Rejected)));
+}
+
+/// A seed that waits until the other peer has begun to send bad blocks, and records the pieces that it sends blocks of.
+fn honest_seed(torrent: &Arc<Torrent>, lies: &Pieces, truths: &Pieces) -> SocketAddr {
+    let (told, heard) = (truths.clone(), lies.clone());
+    listen_as_seed(loopback(2), torrent, move |request, _| {
+        heard.wait();
+        told.add(request.piece);
+        true
+    })
+}
+
+/// Downloads a torrent from a bad and an honest peer, and asserts that only the bad one is closed for it.
+#[track_caller]
+fn expect_ban_of(bed: &mut Bed, torrent: &Torrent, bad: SocketAddr, honest: SocketAddr) {
+    bed.download(torrent, &[honest, bad]);
+    bed.wait_complete(torrent);
+    let culprit = |seen: &Seen| matches!(seen, Seen::Disconnected(address, CloseReason::Corrupt) if *address == bad);
+    bed.wait_for_in_past("the ban of the culprit", culprit);
     for seen in bed.has_seen() {
         assert!(!matches!(seen, Seen::Disconnected(address, CloseReason::Corrupt) if *address == honest));
     }
@@ -57,12 +68,7 @@ fn a_peer_that_lies_once_is_found_by_its_block() {
     let torrent = Arc::new(Torrent::new(4 << 20, 4 << 20));
     let mut bed = Bed::with(|settings| settings.peers.keep_redundant = true);
     let (lies, truths) = (Pieces::default(), Pieces::default());
-    let (told, heard) = (truths.clone(), lies.clone());
-    let honest = listen_as_seed(loopback(2), &torrent, move |request, _| {
-        heard.wait();
-        told.add(request.piece);
-        true
-    });
+    let honest = honest_seed(&torrent, &lies, &truths);
     let bad = listen_as_seed(loopback(3), &torrent, move |request, data| {
         if lies.all().is_empty() {
             data[77] ^= 1;
@@ -72,13 +78,7 @@ fn a_peer_that_lies_once_is_found_by_its_block() {
         }
         true
     });
-    bed.download(&torrent, &[honest, bad]);
-    bed.wait_complete(&torrent);
-    let is_closed = |seen: &Seen| matches!(seen, Seen::Disconnected(_, CloseReason::Corrupt));
-    bed.wait_for_in_past("the ban of the culprit", is_closed);
-    for seen in bed.has_seen() {
-        assert!(!matches!(seen, Seen::Disconnected(address, CloseReason::Corrupt) if *address == honest));
-    }
+    expect_ban_of(&mut bed, &torrent, bad, honest);
 }
 
 /// Pieces of which a peer has sent blocks.

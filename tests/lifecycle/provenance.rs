@@ -37,6 +37,15 @@ fn replace(path: &Path) {
     fs::write(path, users()).unwrap();
 }
 
+/// Resumes the only torrent of a state folder, with a seed that it can download from, and returns why it fails.
+fn resume_and_fail(torrent: &Arc<Torrent>, state: &Path) -> (Bed, String) {
+    let mut bed = Bed::start(state);
+    assert_eq!(bed.resume_all(), 1);
+    bed.add_peer(torrent.info_hash(), Seed::free(torrent).address);
+    let reason = bed.wait_failed(torrent.info_hash());
+    (bed, reason)
+}
+
 /// A file that the user puts in the place of a torrent's file stays, although it has the same name and inode number: for
 /// a running torrent, one that was stopped and added again, and one that was complete.
 #[test]
@@ -85,13 +94,11 @@ fn a_file_that_comes_after_a_kill() {
     child.kill();
     fs::create_dir_all(&root).unwrap();
     fs::write(root.join("data"), users()).unwrap();
-    let mut bed = Bed::start(&state);
-    assert_eq!(bed.resume_all(), 1);
-    let id = torrent.info_hash();
-    bed.add_peer(id, Seed::free(&torrent).address);
-    let reason = bed.wait_failed(id);
+    let (bed, reason) = resume_and_fail(&torrent, &state);
     assert!(reason.contains("--overwrite"), "{reason}");
-    let removed = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
+    let removed = bed
+        .block_on(bed.torrents().remove(torrent.info_hash(), DELETE))
+        .unwrap();
     assert_eq!(removed.deleted_count, 0);
     assert!(fs::read(root.join("data")).unwrap() == users());
 }
@@ -252,10 +259,7 @@ fn a_permission_that_ends() {
     drop(bed);
     fs::remove_file(root.join("data")).unwrap();
     fs::write(root.join("data"), users()).unwrap();
-    let mut bed = Bed::start(&state);
-    assert_eq!(bed.resume_all(), 1);
-    bed.add_peer(id, Seed::free(&torrent).address);
-    bed.wait_failed(id);
+    let (_bed, _) = resume_and_fail(&torrent, &state);
     assert!(fs::read(root.join("data")).unwrap() == users());
 }
 
