@@ -62,7 +62,7 @@ pub enum ConfigError {
         line: usize,
         /// Column number, from 1.
         column: usize,
-        /// What is wrong at this position.
+        /// The problem at this position, human-readable.
         reason: String,
     },
     /// A value with which the daemon would not work.
@@ -72,7 +72,7 @@ pub enum ConfigError {
         place: String,
         /// The setting, as `section.name`.
         key: String,
-        /// What is wrong with it.
+        /// The problem, human-readable.
         reason: String,
     },
 }

@@ -21,7 +21,7 @@ pub enum Error {
     Metainfo {
         /// The file that holds the torrent.
         name: String,
-        /// What is wrong with it.
+        /// The problem, human-readable.
         error: MetainfoError,
     },
     /// A file cannot be read.

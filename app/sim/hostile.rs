@@ -79,7 +79,7 @@ impl Hostility {
 const LATE: Duration = Duration::from_secs(45);
 
 /// Time between two bytes of a trickle, and between two bursts of a flood.
-const BEAT: Duration = Duration::from_millis(250);
+const PULSE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Time until the peer reconnects to a victim that has closed the connection.
 const REDIAL: Duration = Duration::from_secs(5);
@@ -229,14 +229,14 @@ impl HostilePeer {
                 if self.streams.contains_key(&stream) && !rest.is_empty() && now <= until {
                     let frames = vec![rest.split_to(1)];
                     self.submit(NetRequest::Send { stream, frames });
-                    self.plan(now + BEAT, Due::Trickle(stream, rest, until));
+                    self.plan(now + PULSE_INTERVAL, Due::Trickle(stream, rest, until));
                 }
             }
             Due::Burst(stream) if self.streams.contains_key(&stream) => {
                 let bytes = self.burst(stream);
                 let frames = vec![bytes];
                 self.submit(NetRequest::Send { stream, frames });
-                self.plan(now + BEAT, Due::Burst(stream));
+                self.plan(now + PULSE_INTERVAL, Due::Burst(stream));
             }
             Due::Burst(_) => {}
         }

@@ -199,9 +199,9 @@ fn record_closed_streams(
     }
 }
 
-/// Grants credit to the streams: a new one its first window, then portions. Decoded bytes use up at most a quarter of a peer's window. The window is as
-/// wide as the blocks that the peer owes us, and a little more for its other messages, so that strangers cannot make us
-/// hold more for them than we requested. Peers that have more to decode stay listed.
+/// Grants credit to the streams: a new one its first window, then portions. Decoded bytes use up at most a quarter of a
+/// peer's window. The window is as wide as the blocks that the peer owes us, and a little more for its other messages, so
+/// that strangers cannot make us hold more for them than we requested. Peers that have more to decode stay listed.
 fn grant_credit(
     mut net: ResMut<NetPort>,
     mut ready: ResMut<ReadyPeers>,

@@ -13,7 +13,7 @@ use tracing_subscriber::layer::{Context, Filter};
 /// Lines of one kind that are written within [`WINDOW`]: enough to see what they have in common.
 const MAX_LINES: u64 = 10;
 
-/// Time after which the lines of one kind are summed up and counted anew.
+/// Time after which the lines of one kind are summed up, and counted again from zero.
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// Limits the lines that one statement of the program writes. Clones share the counts. Lines that a user asked for by a

@@ -1,4 +1,4 @@
-//! What a stopped torrent lacks, as its saved state says.
+//! The bytes that a stopped torrent still lacks, read from its saved state.
 
 use std::fs;
 use std::path::Path;
