@@ -50,6 +50,12 @@ impl<C: Send + Sync + 'static> Default for CommandQueue<C> {
     }
 }
 
+/// A command about a single torrent.
+pub trait AboutTorrent: Send + Sync + 'static {
+    /// Returns the torrent's info-hash, as the caller named it.
+    fn torrent(&self) -> InfoHash;
+}
+
 /// Return channel of a command. A reply dropped without an answer tells the caller that the engine has gone.
 pub struct Reply<T>(Box<dyn FnOnce(T) + Send + Sync>);
 
@@ -209,6 +215,12 @@ pub struct StopTorrent {
     pub reply: Reply<Result<(), StopError>>,
 }
 
+impl AboutTorrent for StopTorrent {
+    fn torrent(&self) -> InfoHash {
+        self.torrent
+    }
+}
+
 /// Stops all torrents.
 #[derive(Debug)]
 pub struct StopAll {
@@ -273,6 +285,12 @@ pub struct RemoveTorrent {
     pub reply: Reply<Result<Removed, RemoveError>>,
 }
 
+impl AboutTorrent for RemoveTorrent {
+    fn torrent(&self) -> InfoHash {
+        self.torrent
+    }
+}
+
 /// Reasons why a torrent was not removed, or only in part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoveError {
@@ -329,6 +347,12 @@ pub struct ResumeTorrent {
     pub torrent: InfoHash,
     /// Answered when the torrent is listed.
     pub reply: Reply<Result<(), ResumeTorrentError>>,
+}
+
+impl AboutTorrent for ResumeTorrent {
+    fn torrent(&self) -> InfoHash {
+        self.torrent
+    }
 }
 
 /// Why a stopped torrent cannot be resumed.

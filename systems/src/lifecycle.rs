@@ -90,7 +90,7 @@ impl Plugin for LifecyclePlugin {
                         failing::block_writers,
                         failing::recall_requests,
                         failing::retry_torrents,
-                        removing::find_stopped,
+                        removing::load_removed,
                         stopping::release_files,
                         stopping::advance_stops,
                         stopping::begin_stops,

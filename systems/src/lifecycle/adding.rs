@@ -25,7 +25,7 @@ use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::Metainfo;
 use ecs_torrent_protocol::peer_id::PeerId;
 
-use super::adds::Adds;
+use super::adds::{Adds, DecidingEvent, WaitingAdd};
 use super::failing::Restarts;
 use super::naming::{self, renamed};
 use super::opening::preparing::Preparing;
@@ -61,20 +61,29 @@ pub(super) fn add_torrents(
     mut adder: TorrentAdder,
 ) {
     let waiting = std::mem::take(&mut adds.waiting);
-    for command in waiting.into_iter().chain(queue.0.drain(..)) {
+    let waiting = waiting.into_iter().map(|add| (add.command, Some(add.event)));
+    for (command, waited_for) in waiting.chain(queue.0.drain(..).map(|command| (command, None))) {
         if let Err(error) = naming::check(&command.options) {
             command.reply.send(Err(error));
         } else if !command.is_resumed && !survey.is_done(&wakeup, adder.clock.now()) {
-            adds.waiting.push(command);
+            let event = DecidingEvent::Survey;
+            adds.waiting.push(WaitingAdd { command, event });
         } else {
+            // Commands that have waited for this decision are carried out after it.
+            let is_followed = waited_for == Some(DecidingEvent::Survey);
             let is_removed = |torrent| removals.0.iter().any(|removal| removal.torrent == torrent);
-            adder.add_or_join(command, &mut adds, is_removed);
+            let will_end = |adder: &TorrentAdder, torrent| {
+                adder.is_all_stopped() || !is_followed && (adder.is_stopped(torrent) || is_removed(torrent))
+            };
+            adder.add_or_join(command, &mut adds, will_end);
         }
     }
 }
 
 impl TorrentAdder<'_, '_> {
-    fn add_or_join(&mut self, command: AddTorrent, adds: &mut Adds, is_removed: impl Fn(InfoHash) -> bool) {
+    /// Decides on an add, or lets it wait for the end of the listed torrent. `will_end` returns whether a torrent's stop
+    /// or removal will begin in this tick.
+    fn add_or_join(&mut self, command: AddTorrent, adds: &mut Adds, will_end: impl Fn(&Self, InfoHash) -> bool) {
         let Some(entity) = self.find(&command.metainfo) else {
             let entity = self.add(&command.metainfo, &command.options, command.is_resumed, None);
             adds.callers.entry(entity).or_default().push(command.reply);
@@ -82,11 +91,9 @@ impl TorrentAdder<'_, '_> {
         };
         // A torrent that was added in this very tick is not in the world yet.
         let known = self.torrents.get(entity).ok();
-        let is_ending = known.is_some_and(|(torrent, lifecycle, _)| {
-            lifecycle.is_stopping() || self.is_stopped(torrent.id()) || is_removed(torrent.id())
-        });
-        if is_ending {
-            adds.waiting.push(command);
+        if known.is_some_and(|(torrent, lifecycle, _)| lifecycle.is_stopping() || will_end(self, torrent.id())) {
+            let event = DecidingEvent::End;
+            adds.waiting.push(WaitingAdd { command, event });
             return;
         }
         let torrent = command.metainfo.hashes.primary();
@@ -104,9 +111,14 @@ impl TorrentAdder<'_, '_> {
         }
     }
 
-    /// Whether a caller requested a stop of the torrent in this tick: the stop has not begun yet, and will.
+    /// Whether a caller requested a stop of the torrent that has not begun yet.
     fn is_stopped(&self, torrent: InfoHash) -> bool {
-        !self.stops_of_all.0.is_empty() || self.stops.0.iter().any(|stop| stop.torrent == torrent)
+        self.is_all_stopped() || self.stops.0.iter().any(|stop| stop.torrent == torrent)
+    }
+
+    /// Whether a caller requested a stop of all torrents in this tick.
+    fn is_all_stopped(&self) -> bool {
+        !self.stops_of_all.0.is_empty()
     }
 
     /// Whether a listed torrent is being stopped, or will be in this tick.

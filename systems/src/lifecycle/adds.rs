@@ -1,16 +1,19 @@
 //! Adds in progress: commands that wait, and callers that wait for a torrent to be added.
+//!
+//! A command about a torrent whose add is not decided yet waits for the decision, and is then carried out. Every system
+//! that takes commands about single torrents takes them through [`Adds::take_decided`], which is that rule.
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
-use ecs_torrent_components::commands::{AddError, AddOptions, AddTorrent, Reply};
+use ecs_torrent_components::commands::{AboutTorrent, AddError, AddOptions, AddTorrent, CommandQueue, Reply};
+use ecs_torrent_components::torrent::TorrentIndex;
 use ecs_torrent_protocol::hash::InfoHash;
 
 /// Pending add commands, and the callers that wait for the results of others.
 #[derive(Resource, Debug, Default)]
 pub(super) struct Adds {
-    /// Commands that cannot be decided yet: the same torrent is being stopped, or stopped torrents are still being
-    /// read.
-    pub(super) waiting: Vec<AddTorrent>,
+    /// Commands that cannot be decided yet.
+    pub(super) waiting: Vec<WaitingAdd>,
     /// Failed torrents that were added again, with the new options.
     pub(super) renewals: Vec<(Entity, AddOptions)>,
     /// Callers that get their answer when the torrent's session is durable.
@@ -22,6 +25,22 @@ pub(super) struct Adds {
     refusals: EntityHashMap<AddError>,
 }
 
+/// An add that cannot be decided yet.
+#[derive(Debug)]
+pub(super) struct WaitingAdd {
+    pub(super) command: AddTorrent,
+    pub(super) event: DecidingEvent,
+}
+
+/// The event that an add waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DecidingEvent {
+    /// The files of all stopped torrents are known.
+    Survey,
+    /// The same torrent, which is being stopped or will be in this tick, is gone.
+    End,
+}
+
 type AddReply = Reply<Result<InfoHash, AddError>>;
 
 impl Adds {
@@ -30,10 +49,32 @@ impl Adds {
         self.callers.contains_key(&torrent)
     }
 
-    /// Whether an add of the torrent has not been decided yet.
-    pub(super) fn is_waiting(&self, torrent: InfoHash) -> bool {
-        let mut waiting = self.waiting.iter().flat_map(|add| add.metainfo.hashes.wire_hashes());
-        waiting.any(|hash| hash == torrent)
+    /// Takes the commands that can be carried out now, each with its torrent if that is listed. A command about a
+    /// torrent whose add is not decided yet stays in the queue; in the tick of the decision it is taken.
+    pub(super) fn take_decided<C: AboutTorrent>(
+        &self,
+        queue: &mut CommandQueue<C>,
+        index: &TorrentIndex,
+        is_ending: impl Fn(Entity) -> bool,
+    ) -> Vec<(C, Option<Entity>)> {
+        let mut decided = Vec::new();
+        for command in std::mem::take(&mut queue.0) {
+            let listed = index.get(command.torrent());
+            // An add that meets a running torrent waits for a stop that begins in this tick: the stop must begin.
+            let waits_for_end = listed.is_none_or(&is_ending);
+            let is_undecided = |add: &WaitingAdd| add.event == DecidingEvent::Survey || waits_for_end;
+            match self.waiting_for(command.torrent()).any(is_undecided) {
+                true => queue.0.push_back(command),
+                false => decided.push((command, listed)),
+            }
+        }
+        decided
+    }
+
+    /// Returns the adds of a torrent that have not been decided yet.
+    fn waiting_for(&self, torrent: InfoHash) -> impl Iterator<Item = &WaitingAdd> {
+        let is_it = move |add: &&WaitingAdd| add.command.metainfo.hashes.wire_hashes().any(|hash| hash == torrent);
+        self.waiting.iter().filter(is_it)
     }
 
     /// Answers every caller that waits for a torrent.

@@ -7,12 +7,14 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{
     AddOptions, CommandQueue, RemoveError, RemoveTorrent, Removed, TorrentNotFound,
 };
+use ecs_torrent_components::lifecycle::Desired;
 use ecs_torrent_components::torrent::TorrentIndex;
 use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::StatePort;
 use ecs_torrent_engine::ports::state::{StateDone, StateRequest};
 
 use super::adding::TorrentAdder;
+use super::adds::Adds;
 use super::awaiting_state::AwaitingState;
 use crate::ownership::FileRegistry;
 
@@ -20,18 +22,20 @@ const LOAD: Purpose = Purpose("load stopped torrents to remove");
 const FORGET: Purpose = Purpose("forget torrents that cannot be read");
 
 /// Looks in the state folder for stopped torrents that are to be removed.
-pub(super) fn find_stopped(
+pub(super) fn load_removed(
     mut queue: ResMut<CommandQueue<RemoveTorrent>>,
     mut removals: ResMut<AwaitingState<RemoveTorrent>>,
     mut state: ResMut<StatePort>,
+    adds: Res<Adds>,
     index: Res<TorrentIndex>,
+    torrents: Query<&Desired>,
 ) {
-    let (running, stopped): (Vec<_>, Vec<_>) = queue
-        .0
-        .drain(..)
-        .partition(|command| index.get(command.torrent).is_some());
-    queue.0.extend(running);
-    for command in stopped {
+    let is_ending = |entity| torrents.get(entity).is_ok_and(|desired| desired.is_leaving());
+    for (command, listed) in adds.take_decided(&mut queue, &index, is_ending) {
+        if listed.is_some() {
+            queue.0.push_back(command);
+            continue;
+        }
         let torrent = command.torrent;
         state.push(StateRequest::Load {
             tag: removals.add(LOAD, command),

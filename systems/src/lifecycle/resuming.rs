@@ -7,6 +7,7 @@ use ecs_torrent_engine::ports::state::{StateDone, StateEvent};
 use ecs_torrent_protocol::hash::InfoHash;
 
 use super::adding::TorrentAdder;
+use super::adds::Adds;
 use super::awaiting_state::AwaitingState;
 
 const LOAD: Purpose = Purpose("load stopped torrents to resume");
@@ -16,6 +17,7 @@ const LOAD: Purpose = Purpose("load stopped torrents to resume");
 pub(super) fn resume_stopped(
     mut queue: ResMut<CommandQueue<ResumeTorrent>>,
     mut resumes: ResMut<AwaitingState<ResumeTorrent>>,
+    adds: Res<Adds>,
     mut adder: TorrentAdder,
 ) {
     for event in adder.opener.take(LOAD) {
@@ -23,8 +25,9 @@ pub(super) fn resume_stopped(
             reply.send(list_loaded(torrent, event, &mut adder));
         }
     }
-    for command in std::mem::take(&mut queue.0) {
-        match adder.index.get(command.torrent) {
+    let decided = adds.take_decided(&mut queue, &adder.index, |torrent| adder.is_ending(torrent));
+    for (command, listed) in decided {
+        match listed {
             Some(torrent) if adder.is_ending(torrent) => queue.0.push_back(command),
             Some(_) => command.reply.send(Ok(())),
             None => {

@@ -129,21 +129,17 @@ pub(super) struct StopRequests<'w, 's> {
 
 impl StopRequests<'_, '_> {
     /// Takes the requests: returns the torrents to stop, with repetitions, and records the callers.
-    fn take(&mut self, stops: &mut StopsInOrder) -> Vec<Entity> {
+    fn take(&mut self, stops: &mut StopsInOrder, is_ending: impl Fn(Entity) -> bool) -> Vec<Entity> {
         let mut wanted: Vec<Entity> = self.requested.read().map(|request| request.torrent).collect();
-        for StopTorrent { torrent, reply } in std::mem::take(&mut self.singles.0) {
-            match self.index.get(torrent) {
-                Some(entity) => {
-                    wanted.push(entity);
-                    stops.waiters.entry(entity).or_default().stops.push(reply);
-                }
-                // The caller's add waits to be decided, and its stop waits for the add.
-                None if self.adds.is_waiting(torrent) => self.singles.0.push_back(StopTorrent { torrent, reply }),
-                None => reply.send(Ok(())),
-            }
+        for (stop, listed) in self.adds.take_decided(&mut self.singles, &self.index, &is_ending) {
+            let Some(entity) = listed else {
+                stop.reply.send(Ok(()));
+                continue;
+            };
+            wanted.push(entity);
+            stops.waiters.entry(entity).or_default().stops.push(stop.reply);
         }
-        for removal in std::mem::take(&mut self.removals.0) {
-            let listed = self.index.get(removal.torrent);
+        for (removal, listed) in self.adds.take_decided(&mut self.removals, &self.index, &is_ending) {
             // If the torrent is gone, or about to be, its session is removed in a later tick.
             let Some(entity) = listed.filter(|entity| !stops.is_released(*entity)) else {
                 self.removals.0.push_back(removal);
@@ -172,7 +168,8 @@ pub(super) fn begin_stops(
     mut participants: ResMut<StopParticipants>,
     mut torrents: Query<(Entity, &mut Desired)>,
 ) {
-    let mut wanted = requests.take(&mut stops);
+    let is_ending = |entity| torrents.get(entity).is_ok_and(|(_, desired)| desired.is_leaving());
+    let mut wanted = requests.take(&mut stops, is_ending);
     for StopAll { reply } in requests.alls.0.drain(..) {
         wanted.extend(torrents.iter().map(|(entity, _)| entity));
         stops.all.push(reply);
