@@ -158,7 +158,8 @@ impl Files {
             len: len as u32,
         };
         for slice in self.metainfo.info.files.slices(span) {
-            act(self.file(slice.file)?, slice.offset, slice.len as usize)?;
+            let place = slice.place.expect("the content has no padding");
+            act(self.file(place.file)?, place.offset, slice.len as usize)?;
         }
         Ok(())
     }

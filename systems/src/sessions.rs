@@ -431,9 +431,10 @@ impl SessionState {
         let short = entries().find(|(index, file)| is_short((*index, file.len)));
         short.map(|(index, _)| index).or_else(|| {
             have.iter_missing().find_map(|piece| {
-                let mut slices = files.slices(geometry.piece_span(piece)).filter(|slice| !slice.pad);
-                let first = slices.next()?.file;
-                (is_users(first) && slices.all(|slice| is_users(slice.file))).then_some(first)
+                let slices = files.slices(geometry.piece_span(piece));
+                let mut places = slices.filter_map(|slice| slice.place);
+                let first = places.next()?.file;
+                (is_users(first) && places.all(|place| is_users(place.file))).then_some(first)
             })
         })
     }

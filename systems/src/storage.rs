@@ -128,8 +128,8 @@ impl BlockedWrites {
 /// Converts a disk error to a torrent's fault.
 pub(crate) fn fault(torrent: Entity, error: &DiskError) -> FailTorrent {
     let is_passing = error.is_full() || error.is_volume_gone() || error.is_out_of_files();
-    // A restart does not make other owners' files the torrent's.
-    let is_refused = error.is_foreign() || error.is_forbidden();
+    // A restart changes neither the owner of a file nor the torrent.
+    let is_refused = error.is_foreign() || error.is_forbidden() || error.is_bad_padding();
     let reason = match error.is_foreign() {
         true => format!("{error}; {CHOICE}").into(),
         false => error.to_string().into(),

@@ -377,9 +377,11 @@ impl Torrent {
         let files = &self.metainfo.info.files;
         let mut bytes = Vec::with_capacity(span.len as usize);
         for slice in files.slices(span) {
-            let file = fs::File::open(root.join(&*files.files()[slice.file].path)).ok()?;
             let mut part = vec![0; slice.len as usize];
-            file.read_exact_at(&mut part, slice.offset).ok()?;
+            if let Some(place) = slice.place {
+                let file = fs::File::open(root.join(&*files.files()[place.file].path)).ok()?;
+                file.read_exact_at(&mut part, place.offset).ok()?;
+            }
             bytes.extend(part);
         }
         Some(bytes)

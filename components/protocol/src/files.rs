@@ -59,23 +59,28 @@ impl FileEntry {
     }
 }
 
-/// A run of bytes inside one file.
+/// A run of bytes inside one file, or of padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSlice {
+    /// Where the bytes are stored. `None` for padding and gaps: zeros that are not stored.
+    pub place: Option<FilePlace>,
+    /// Length in bytes.
+    pub len: u32,
+}
+
+/// A position in a file of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilePlace {
     /// Index of the file in the table.
     pub file: usize,
     /// Offset inside the file.
     pub offset: u64,
-    /// Length in bytes.
-    pub len: u32,
-    /// Whether the bytes are padding: zeros that are not stored.
-    pub pad: bool,
 }
 
 /// All files of a torrent, in byte order. Clones share one table.
 ///
-/// Offsets are stored rather than summed, so the same table fits layouts with gaps (v2 file alignment, BEP 52). A gap
-/// reads as zeros.
+/// Offsets are stored rather than summed, so the same table fits layouts with gaps (v2 file alignment, BEP 52). Gaps
+/// are padding: they read as zeros and are not stored.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct FileTable {
     files: Arc<Vec<FileEntry>>,
@@ -108,23 +113,33 @@ impl FileTable {
         self.total_size
     }
 
-    /// Cuts `span` at file boundaries. Bytes in gaps and after the last file are left out. The slices are in order, and
-    /// none is empty.
+    /// Cuts `span` at file boundaries. The slices are in order, adjacent, and none is empty; gaps between files are
+    /// slices without a place. Bytes after the last file are left out.
     pub fn slices(&self, span: Span) -> impl Iterator<Item = FileSlice> + '_ {
-        let first = self.files.partition_point(|file| file.end() <= span.offset);
-        let touched = self.files[first..].iter().enumerate();
-        touched
-            .take_while(move |(_, file)| file.offset < span.end())
-            .filter_map(move |(position, file)| {
-                let start = file.offset.max(span.offset);
-                let len = file.end().min(span.end()).checked_sub(start).filter(|&len| len > 0)?;
-                Some(FileSlice {
-                    file: first + position,
-                    offset: start - file.offset,
-                    len: len as u32,
-                    pad: !file.is_stored(),
-                })
-            })
+        let (mut at, end) = (span.offset, span.end().min(self.total_size));
+        let mut index = self.files.partition_point(|file| file.end() <= at);
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            while self
+                .files
+                .get(index)
+                .is_some_and(|file| file.len == 0 || file.end() <= at)
+            {
+                index += 1;
+            }
+            let next = self.files.get(index);
+            let file = next.filter(|file| file.offset <= at);
+            let border = file.map(FileEntry::end).or(next.map(|next| next.offset));
+            let start = std::mem::replace(&mut at, border.map_or(end, |border| border.min(end)));
+            let place = file.filter(|file| file.is_stored()).map(|file| FilePlace {
+                file: index,
+                offset: start - file.offset,
+            });
+            let len = (at - start) as u32;
+            Some(FileSlice { place, len })
+        })
     }
 }
 
@@ -141,30 +156,52 @@ mod tests {
     use super::*;
 
     fn table(lengths: &[u64]) -> FileTable {
-        let mut offset = 0;
-        let files = lengths.iter().enumerate().map(|(i, &len)| {
-            let entry = FileEntry {
+        let files: Vec<_> = lengths.iter().map(|&len| (0, len)).collect();
+        table_with_gaps(&files)
+    }
+
+    /// Files, each with the length of the gap before it and its own.
+    fn table_with_gaps(files: &[(u64, u64)]) -> FileTable {
+        let mut end = 0;
+        let files = files.iter().enumerate().map(|(i, &(gap, len))| {
+            end += gap + len;
+            FileEntry {
                 path: i.to_string().into(),
                 len,
-                offset,
+                offset: end - len,
                 attributes: FileAttributes::default(),
-            };
-            offset += len;
-            entry
+            }
         });
         FileTable::new(files.collect())
+    }
+
+    fn places(table: &FileTable, span: Span) -> Vec<(Option<(usize, u64)>, u32)> {
+        let place = |slice: FileSlice| slice.place.map(|place| (place.file, place.offset));
+        table.slices(span).map(|slice| (place(slice), slice.len)).collect()
     }
 
     #[test]
     fn spans_are_cut_at_file_borders() {
         let table = table(&[3, 0, 5, 1]);
-        let slices: Vec<_> = table
-            .slices(Span { offset: 2, len: 100 })
-            .map(|s| (s.file, s.offset, s.len))
-            .collect();
-        assert_eq!(slices, [(0, 2, 1), (2, 0, 5), (3, 0, 1)]);
+        let slices = places(&table, Span { offset: 2, len: 100 });
+        assert_eq!(slices, [(Some((0, 2)), 1), (Some((2, 0)), 5), (Some((3, 0)), 1)]);
         assert_eq!(table.slices(Span { offset: 9, len: 1 }).count(), 0);
         assert_eq!(table.slices(Span { offset: 4, len: 0 }).count(), 0);
+    }
+
+    #[test]
+    fn gaps_between_files_are_padding() {
+        let table = table_with_gaps(&[(2, 3), (0, 1), (4, 0), (5, 2)]);
+        let slices = places(&table, Span { offset: 0, len: 100 });
+        let gap = |len| (None, len);
+        assert_eq!(slices[..3], [gap(2), (Some((0, 0)), 3), (Some((1, 0)), 1)]);
+        assert_eq!(
+            slices[3..],
+            [gap(9), (Some((3, 0)), 2)],
+            "an empty file does not split a gap"
+        );
+        assert_eq!(places(&table, Span { offset: 8, len: 3 }), [gap(3)]);
+        assert_eq!(places(&table, Span { offset: 14, len: 2 }), [gap(1), (Some((3, 0)), 1)]);
     }
 
     #[test]
@@ -173,11 +210,8 @@ mod tests {
         files[1].attributes.pad = true;
         files[2].attributes.symlink = true;
         let table = FileTable::new(files);
-        let pads: Vec<bool> = table
-            .slices(Span { offset: 0, len: 3 })
-            .map(|slice| slice.pad)
-            .collect();
-        assert_eq!(pads, [false, true, true]);
+        let slices = places(&table, Span { offset: 0, len: 3 });
+        assert_eq!(slices, [(Some((0, 0)), 1), (None, 1), (None, 1)]);
     }
 
     #[test]
@@ -190,19 +224,27 @@ mod tests {
         /// Every byte of a span is in exactly one slice, whatever the file sizes: the valid case of Fault 15.
         #[test]
         fn slices_cover_a_span_once(
-            lengths in proptest::collection::vec(0u64..9, 1..40), offset in 0u64..200, len in 0u32..300,
+            files in proptest::collection::vec((0u64..3, 0u64..9), 1..40), offset in 0u64..200, len in 0u32..300,
         ) {
-            let table = table(&lengths);
+            let table = table_with_gaps(&files);
             let span = Span { offset, len };
-            let mut bytes = Vec::new();
+            let mut at = offset;
             for slice in table.slices(span) {
                 prop_assert!(slice.len > 0);
-                let file = &table.files()[slice.file];
-                prop_assert!(slice.offset + u64::from(slice.len) <= file.len);
-                bytes.extend((0..u64::from(slice.len)).map(|i| file.offset + slice.offset + i));
+                let end = at + u64::from(slice.len);
+                match slice.place {
+                    Some(place) => {
+                        let file = &table.files()[place.file];
+                        prop_assert_eq!(file.offset + place.offset, at);
+                        prop_assert!(end <= file.end());
+                    }
+                    None => prop_assert!(
+                        table.files().iter().all(|file| file.len == 0 || file.end() <= at || file.offset >= end)
+                    ),
+                }
+                at = end;
             }
-            let expected: Vec<u64> = (span.offset..span.end().min(table.total_size())).collect();
-            prop_assert_eq!(bytes, expected);
+            prop_assert_eq!(at, span.end().min(table.total_size()).max(offset));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -43,7 +43,7 @@ pub enum DiskRequest {
         /// Whether to reserve each file's space.
         is_preallocated: bool,
     },
-    /// Reads a run of bytes, across as many files as it spans. Padding reads as zeros.
+    /// Reads a run of bytes, across as many files as it spans. Padding and gaps read as zeros.
     Read {
         /// Returned with the bytes.
         tag: JobTag,
@@ -54,9 +54,10 @@ pub enum DiskRequest {
         /// The use of the bytes.
         purpose: ReadPurpose,
     },
-    /// Writes a run of bytes, across as many files as it spans. Creates files and folders, and skips padding. In a file
-    /// that this torrent did not create, the disk compares the bytes instead, unless the torrent may overwrite: if they
-    /// differ, the write fails ([`DiskError::is_foreign`]) and the file is left unchanged.
+    /// Writes a run of bytes, across as many files as it spans. Creates files and folders. In a file that this torrent
+    /// did not create, the disk compares the bytes instead, unless the torrent may overwrite: if they differ, the write
+    /// fails ([`DiskError::is_foreign`]) and the file is left unchanged. Padding and gaps between files are not stored:
+    /// bytes other than zero cannot be read back there, so the write fails ([`DiskError::is_bad_padding`]).
     Write {
         /// Returned when the write is done.
         tag: JobTag,
@@ -362,6 +363,12 @@ impl DiskError {
         self.refusal() == Some(Refusal::Forbidden)
     }
 
+    /// Whether a write had bytes other than zero for padding, which is not stored.
+    #[must_use]
+    pub fn is_bad_padding(&self) -> bool {
+        self.refusal() == Some(Refusal::Padding)
+    }
+
     fn refusal(&self) -> Option<Refusal> {
         self.error.get_ref()?.downcast_ref().copied()
     }
@@ -403,6 +410,21 @@ pub(crate) enum Refusal {
     /// A torrent's path leads into the state folder.
     #[error("it lies in a folder of the engine's own")]
     Forbidden,
+    /// A torrent's padding, which is not stored, has bytes other than zero.
+    #[error("the torrent's padding is not zero, as BEP 47 demands, and is not stored")]
+    Padding,
+}
+
+/// Checks that the bytes of a write for padding are zero. For backends.
+pub(crate) fn check_padding<'b>(root: &Path, mut parts: impl Iterator<Item = &'b [u8]>) -> Result<(), DiskError> {
+    if parts.all(|part| part.iter().all(|byte| *byte == 0)) {
+        return Ok(());
+    }
+    Err(DiskError::new(
+        DiskAction::Write,
+        root.to_path_buf(),
+        Refusal::Padding.into(),
+    ))
 }
 
 impl From<Refusal> for io::Error {

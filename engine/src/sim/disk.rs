@@ -8,6 +8,8 @@ mod control;
 mod extents;
 mod faults;
 mod file;
+#[cfg(test)]
+mod padding_tests;
 mod port;
 mod storage;
 #[cfg(test)]

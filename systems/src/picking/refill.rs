@@ -373,14 +373,14 @@ impl RequestScheduler<'_, '_> {
     }
 }
 
-/// Fills blocks that consist only of padding (BEP 47); they are not requested.
+/// Fills blocks that consist only of padding (BEP 47) or gaps; they are not requested.
 fn fill_padding(piece: &mut ActivePiece, geometry: &Geometry, files: &FileTable) {
-    if !files.slices(piece.span).any(|slice| slice.pad) {
+    if !files.slices(piece.span).any(|slice| slice.place.is_none()) {
         return;
     }
     for block in 0..piece.blocks.len() as u32 {
         let span = geometry.span(piece.request(block));
-        if files.slices(span).all(|slice| slice.pad) {
+        if files.slices(span).all(|slice| slice.place.is_none()) {
             let zeros = Bytes::from_static(&ZEROS).slice(..span.len as usize);
             piece.receive(block, None, std::iter::once(zeros).collect());
         }

@@ -11,7 +11,7 @@ use bevy_platform::collections::HashSet;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::session::OwnerKey;
-use ecs_torrent_protocol::files::{FileEntry, FileSlice, FileTable};
+use ecs_torrent_protocol::files::{FileEntry, FilePlace, FileSlice, FileTable};
 use ecs_torrent_protocol::geometry::Span;
 use rustix::io::Errno;
 
@@ -331,7 +331,7 @@ impl Files {
         open(&self.root, &self.shared.roots).map_err(failed)
     }
 
-    /// Reads a run of bytes, across as many files as it spans. Padding reads as zeros.
+    /// Reads a run of bytes, across as many files as it spans. Padding and gaps read as zeros.
     ///
     /// # Errors
     /// If a file is missing ([`DiskError::is_absence`]), too short or unreadable, or was changed by somebody else and
@@ -342,16 +342,16 @@ impl Files {
         for slice in self.slices(span) {
             let (part, rest) = unfilled.split_at_mut(slice.len as usize);
             unfilled = rest;
-            if slice.pad {
+            let Some(FilePlace { file: index, offset }) = slice.place else {
                 part.fill(0);
                 continue;
-            }
-            let file = self.readable(slice.file)?;
+            };
+            let file = self.readable(index)?;
             if purpose == ReadPurpose::Serve {
-                self.check_unchanged(slice.file, &file)?;
+                self.check_unchanged(index, &file)?;
             }
-            read_exactly(&file, slice.offset, part)
-                .map_err(|error| DiskError::new(DiskAction::Read, self.path(&self.entries()[slice.file]), error))?;
+            read_exactly(&file, offset, part)
+                .map_err(|error| DiskError::new(DiskAction::Read, self.path(&self.entries()[index]), error))?;
         }
         Ok(buffer.freeze())
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
+use ecs_torrent_protocol::files::FilePlace;
 use ecs_torrent_protocol::geometry::Span;
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use rustix::io::Errno;
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 use super::files::{Files, Result, read_exactly};
 use super::provenance::Known;
 use crate::backends::beneath::{self, Status};
-use crate::ports::disk::{DiskAction, DiskError, Provenance, Refusal, SyncedFile};
+use crate::ports::disk::{DiskAction, DiskError, Provenance, Refusal, SyncedFile, check_padding};
 
 /// Maximum number of slices in one vectored write. POSIX guarantees 16; all current systems allow 1024.
 const MAX_SLICES: usize = 1024;
@@ -54,12 +55,12 @@ impl Files {
         Ok(())
     }
 
-    /// Writes a run of bytes, given in slices, across as many files as it spans, and skips padding. In files that are
-    /// not this torrent's, compares the bytes with the existing ones.
+    /// Writes a run of bytes, given in slices, across as many files as it spans, and skips padding and gaps. In files
+    /// that are not this torrent's, compares the bytes with the existing ones.
     ///
     /// # Errors
-    /// If a file cannot be created or written, or is not this torrent's and differs ([`DiskError::is_foreign`]). Some
-    /// of the bytes may have been written.
+    /// If a file cannot be created or written, or is not this torrent's and differs ([`DiskError::is_foreign`]), or
+    /// padding is not zero ([`DiskError::is_bad_padding`]). Some of the bytes may have been written.
     pub fn write(&self, span: Span, blocks: &[Bytes]) -> Result<()> {
         let is_deleted = self.is_deleted.read().unwrap_or_else(PoisonError::into_inner);
         if *is_deleted {
@@ -75,29 +76,30 @@ impl Files {
         let mut unwritten = Cursor { blocks, offset: 0 };
         for slice in self.slices(span) {
             let part = unwritten.take(slice.len as usize);
-            if slice.pad {
+            let Some(FilePlace { file: index, offset }) = slice.place else {
+                check_padding(&self.root(), part)?;
                 continue;
-            }
-            let end = slice.offset + u64::from(slice.len);
-            let failed = |error| DiskError::new(DiskAction::Write, self.path(&self.entries()[slice.file]), error);
-            let file = match self.target(slice.file)? {
+            };
+            let end = offset + u64::from(slice.len);
+            let failed = |error| DiskError::new(DiskAction::Write, self.path(&self.entries()[index]), error);
+            let file = match self.target(index)? {
                 Target::Write(file) => file,
-                Target::Overwrite(file) => match compare_all(&file, slice.offset, part.clone()) {
+                Target::Overwrite(file) => match compare_all(&file, offset, part.clone()) {
                     Ok(()) => {
-                        self.ledger().record(slice.file, end, None);
+                        self.ledger().record(index, end, None);
                         continue;
                     }
                     Err(_) => file,
                 },
                 Target::Compare(file) => {
-                    compare_all(&file, slice.offset, part).map_err(failed)?;
-                    self.ledger().record(slice.file, end, None);
+                    compare_all(&file, offset, part).map_err(failed)?;
+                    self.ledger().record(index, end, None);
                     continue;
                 }
             };
-            let written = write_all(&file, slice.offset, part);
+            let written = write_all(&file, offset, part);
             // Also after a failure: some of the bytes may have been written.
-            self.record(slice.file, if written.is_ok() { end } else { 0 }, &file)?;
+            self.record(index, if written.is_ok() { end } else { 0 }, &file)?;
             written.map_err(failed)?;
         }
         Ok(())

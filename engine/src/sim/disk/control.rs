@@ -164,19 +164,20 @@ impl DiskControl<'_> {
         let fabric = self.lock();
         let volume = &fabric.machines[self.node.0].disk.volume;
         let contents = &fabric.hub.contents;
-        files.slices(span).filter(|slice| !slice.pad).all(|slice| {
-            let entry = &files.files()[slice.file];
+        files.slices(span).all(|slice| {
+            let Some(place) = slice.place else { return true };
+            let entry = &files.files()[place.file];
             let len = u64::from(slice.len);
             let Some(file) = find(volume, &root.join(&*entry.path)) else {
                 return false;
             };
-            if file.stamp.len < slice.offset + len {
+            if file.stamp.len < place.offset + len {
                 return false;
             }
             let mut gathering = Gathering::default();
-            file.extents.read(contents, slice.offset, len, &mut gathering);
+            file.extents.read(contents, place.offset, len, &mut gathering);
             let found = gathering.finish(contents);
-            let begin = (entry.offset + slice.offset) as usize;
+            let begin = (entry.offset + place.offset) as usize;
             let expected = &bytes[begin..begin + slice.len as usize];
             found.as_ptr() == expected.as_ptr() || found == expected
         })
@@ -186,15 +187,16 @@ impl DiskControl<'_> {
     pub fn rot(&self, root: impl AsRef<Path>, files: &FileTable, span: Span) {
         let fabric = &mut *self.lock();
         let volume = &mut fabric.machines[self.node.0].disk.volume;
-        for slice in files.slices(span).filter(|slice| !slice.pad) {
-            let path = root.as_ref().join(&*files.files()[slice.file].path);
+        for slice in files.slices(span) {
+            let Some(place) = slice.place else { continue };
+            let path = root.as_ref().join(&*files.files()[place.file].path);
             let Some(file) = volume.file(&path).cloned() else {
                 continue;
             };
             let mut gathering = Gathering::default();
             let len = u64::from(slice.len);
             file.extents
-                .read(&fabric.hub.contents, slice.offset, len, &mut gathering);
+                .read(&fabric.hub.contents, place.offset, len, &mut gathering);
             let rotten: Vec<u8> = gathering
                 .finish(&fabric.hub.contents)
                 .iter()
@@ -202,7 +204,7 @@ impl DiskControl<'_> {
                 .collect();
             let mut file = file;
             file.extents
-                .write(slice.offset, len, super::extents::Data::Bytes(rotten.into()));
+                .write(place.offset, len, super::extents::Data::Bytes(rotten.into()));
             volume.put(path, file);
         }
     }

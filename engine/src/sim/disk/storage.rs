@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::session::FileId;
-use ecs_torrent_protocol::files::{FileEntry, FileTable};
+use ecs_torrent_protocol::files::{FileEntry, FilePlace, FileTable};
 use ecs_torrent_protocol::geometry::Span;
 use rustix::io::Errno;
 
@@ -19,7 +19,7 @@ use super::file::{File, Stamp};
 use super::volume::Volume;
 use crate::ports::disk::{
     DeletedFiles, DiskAction, DiskError, FileClaims, FoundFile, FoundFiles, KeptReason, Provenance, ReadPurpose,
-    Refusal, SyncedFile,
+    Refusal, SyncedFile, check_padding,
 };
 
 type Result<T> = std::result::Result<T, DiskError>;
@@ -257,18 +257,18 @@ impl Storage {
     pub(super) fn read(&self, ground: &Ground<'_>, span: Span, purpose: ReadPurpose) -> Result<Bytes> {
         let mut gathering = Gathering::default();
         for slice in self.table.slices(span) {
-            if slice.pad {
+            let Some(place) = slice.place else {
                 gathering.zeros(ground.contents, slice.len as usize);
                 continue;
-            }
-            let path = self.path(&self.table.files()[slice.file]);
+            };
+            let path = self.path(&self.table.files()[place.file]);
             let Some(file) = ground.volume.file(&path) else {
                 return Err(DiskError::new(DiskAction::Open, path, Errno::NOENT.into()));
             };
-            if purpose == ReadPurpose::Serve && self.is_changed(slice.file, file) {
+            if purpose == ReadPurpose::Serve && self.is_changed(place.file, file) {
                 return Err(DiskError::new(DiskAction::Read, path, Refusal::Changed.into()));
             }
-            if file.stamp.len < slice.offset + u64::from(slice.len) {
+            if file.stamp.len < place.offset + u64::from(slice.len) {
                 return Err(DiskError::new(
                     DiskAction::Read,
                     path,
@@ -276,7 +276,7 @@ impl Storage {
                 ));
             }
             let len = u64::from(slice.len);
-            file.extents.read(ground.contents, slice.offset, len, &mut gathering);
+            file.extents.read(ground.contents, place.offset, len, &mut gathering);
         }
         Ok(gathering.finish(ground.contents))
     }
@@ -309,25 +309,26 @@ impl Storage {
         let mut unwritten = blocks.iter().cloned().collect();
         for slice in self.table.slices(span) {
             let part = take(&mut unwritten, slice.len as usize);
-            if slice.pad {
+            let Some(FilePlace { file, offset }) = slice.place else {
+                check_padding(&self.root, part.iter().map(|block| &block[..]))?;
                 continue;
-            }
-            let path = self.path(&self.table.files()[slice.file]);
-            let end = slice.offset + u64::from(slice.len);
-            let (known, access) = self.open_or_create(ground, slice.file, &path)?;
+            };
+            let path = self.path(&self.table.files()[file]);
+            let end = offset + u64::from(slice.len);
+            let (known, access) = self.open_or_create(ground, file, &path)?;
             if access == Access::Compare {
-                compare(ground, &path, slice.offset, &part)?;
-                self.record_written(ground, slice.file, &path, end);
+                compare(ground, &path, offset, &part)?;
+                self.record_written(ground, file, &path, end);
                 continue;
             }
             if !known.may_change {
                 ground.volume.suspect(&path, "written");
             }
-            let written = write_run(ground, &path, slice.offset, part, left);
+            let written = write_run(ground, &path, offset, part, left);
             left -= written.min(left);
             // A write that brought nothing does not make the file longer.
-            let end = if written > 0 { slice.offset + written } else { 0 };
-            self.record_written(ground, slice.file, &path, end);
+            let end = if written > 0 { offset + written } else { 0 };
+            self.record_written(ground, file, &path, end);
             if written < u64::from(slice.len) {
                 let error = fault.unwrap_or(DiskFault::Full).error();
                 return Err(DiskError::new(DiskAction::Write, path, error));
