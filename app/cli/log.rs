@@ -10,10 +10,10 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
@@ -60,15 +60,16 @@ impl LineTime {
 /// A handle that queues lines for the log's thread. Clones share the thread.
 #[derive(Clone)]
 pub(super) struct Log {
-    lines: SyncSender<Vec<u8>>,
-    counts: Arc<Counts>,
+    queue: Sender<Entry>,
+    /// Number of lines that did not fit into the queue.
+    dropped: Arc<AtomicU64>,
 }
 
-#[derive(Default)]
-struct Counts {
-    queued: AtomicU64,
-    written: AtomicU64,
-    dropped: AtomicU64,
+/// What the log's thread takes from the queue.
+enum Entry {
+    Line(Vec<u8>),
+    /// A request to answer when all earlier entries are written.
+    Written(Sender<()>),
 }
 
 impl Log {
@@ -78,42 +79,45 @@ impl Log {
         repeats: Repeats,
         write: impl FnMut(&[u8]) + Send + 'static,
     ) -> io::Result<Self> {
-        let (lines, queue) = sync_channel(MAX_LINES);
-        let counts = Arc::new(Counts::default());
+        let (queue, entries) = bounded(MAX_LINES);
+        let dropped = Arc::new(AtomicU64::new(0));
         let log = Self {
-            lines,
-            counts: counts.clone(),
+            queue,
+            dropped: dropped.clone(),
         };
         thread::Builder::new()
             .name("ecs-torrent-log".into())
-            .spawn(move || write_lines(&queue, &counts, time, &repeats, write))?;
+            .spawn(move || write_lines(&entries, &dropped, time, &repeats, write))?;
         Ok(log)
     }
 
     /// Waits until all queued lines are written, but at most for [`CLOSE_TIMEOUT`].
     pub(super) fn close(&self) {
-        let began = Instant::now();
-        let is_written = || {
-            let written = self.counts.written.load(Ordering::Acquire);
-            written >= self.counts.queued.load(Ordering::Acquire)
-        };
-        while !is_written() && began.elapsed() < CLOSE_TIMEOUT {
-            thread::sleep(Duration::from_millis(1));
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        let (answer, is_written) = bounded(1);
+        if self.queue.send_deadline(Entry::Written(answer), deadline).is_ok() {
+            // Fails at the deadline, or if the thread is gone: the command ends in either case.
+            let _ = is_written.recv_deadline(deadline);
         }
     }
 }
 
 fn write_lines(
-    queue: &Receiver<Vec<u8>>,
-    counts: &Counts,
+    entries: &Receiver<Entry>,
+    dropped: &AtomicU64,
     time: LineTime,
     repeats: &Repeats,
     mut write: impl FnMut(&[u8]),
 ) {
     let mut reported = 0;
     loop {
-        let line = match queue.recv_timeout(SUM_INTERVAL) {
-            Ok(line) => Some(line),
+        let line = match entries.recv_timeout(SUM_INTERVAL) {
+            Ok(Entry::Line(line)) => Some(line),
+            Ok(Entry::Written(answer)) => {
+                // Nobody waits any longer if this fails.
+                let _ = answer.try_send(());
+                continue;
+            }
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
         };
@@ -122,13 +126,12 @@ fn write_lines(
         }
         let Some(line) = line else { continue };
         write(&line);
-        let dropped = counts.dropped.load(Ordering::Acquire);
+        let dropped = dropped.load(Ordering::Acquire);
         if dropped > reported {
             let lines = dropped - std::mem::replace(&mut reported, dropped);
             let text = format!(" WARN {lines} log lines were dropped: the log is read too slowly");
             write(time.line(&text).as_bytes());
         }
-        counts.written.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -137,12 +140,8 @@ pub(super) struct LogWriter<'l>(&'l Log);
 
 impl Write for LogWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let counts = &self.0.counts;
-        // Counts the line before it is queued, so that `written` never exceeds `queued`.
-        counts.queued.fetch_add(1, Ordering::AcqRel);
-        if self.0.lines.try_send(line.to_vec()).is_err() {
-            counts.queued.fetch_sub(1, Ordering::AcqRel);
-            counts.dropped.fetch_add(1, Ordering::AcqRel);
+        if self.0.queue.try_send(Entry::Line(line.to_vec())).is_err() {
+            self.0.dropped.fetch_add(1, Ordering::AcqRel);
         }
         Ok(line.len())
     }

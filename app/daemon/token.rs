@@ -81,7 +81,7 @@ impl Token {
     fn make(state_dir: &Path) -> io::Result<()> {
         let mut random = [0; 32];
         getrandom::fill(&mut random)?;
-        let digits = hex(&random);
+        let digits = const_hex::encode(random);
         let mut file = tempfile::Builder::new()
             .prefix(".api_token-")
             .permissions(PermissionsExt::from_mode(0o600))
@@ -107,7 +107,7 @@ impl Token {
     pub fn prove(&self, host: &str, nonce: &str) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes()).expect("a key of any length");
         mac.update(format!("{PROOF_CONTEXT}\n{host}\n{nonce}\n").as_bytes());
-        hex(&mac.finalize().into_bytes())
+        const_hex::encode(mac.finalize().into_bytes())
     }
 
     /// Returns whether `proof` was computed with this token.
@@ -123,7 +123,7 @@ impl Token {
     pub fn nonce() -> io::Result<String> {
         let mut random = [0; NONCE_DIGITS / 2];
         getrandom::fill(&mut random)?;
-        Ok(hex(&random))
+        Ok(const_hex::encode(random))
     }
 
     /// Returns the path of the file.
@@ -136,10 +136,6 @@ impl Token {
     pub fn reveal(&self) -> &str {
         &self.0
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Hides the token, so that it does not appear in a log.

@@ -1,11 +1,14 @@
 //! Randomness, as systems see it: one seeded stream, so that a run can be repeated with its seed.
 
 use bevy_ecs::prelude::*;
+use rand::seq::SliceRandom;
+use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// The engine's random number generator. The operating system seeds a real engine, so that no outsider can guess
-/// transaction ids; the scenario seeds a simulated one.
+/// The engine's random number generator: ChaCha with 8 rounds. Its output cannot be predicted from earlier output, so
+/// that no outsider can guess transaction ids, and `rand_chacha` guarantees the same stream on every platform and in
+/// every version, which `rand`'s own `StdRng` does not. The operating system seeds a real engine; the scenario seeds a
+/// simulated one.
 #[derive(Resource, Debug, Clone)]
 pub struct Random(ChaCha8Rng);
 
@@ -23,8 +26,10 @@ impl Random {
 
     /// Returns a random number below `bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        // The high half of the product: as uniform as 32 random bits allow over so small a range.
-        ((u64::from(self.number()) * bound as u64) >> 32) as usize
+        match bound {
+            0 => 0,
+            _ => self.0.random_range(..bound),
+        }
     }
 
     /// Returns random bytes.
@@ -36,9 +41,12 @@ impl Random {
 
     /// Shuffles `items`.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for end in (1..items.len()).rev() {
-            items.swap(end, self.below(end + 1));
-        }
+        items.shuffle(&mut self.0);
+    }
+
+    /// Returns the generator itself, for the distributions of the `rand` crate.
+    pub fn generator(&mut self) -> &mut impl Rng {
+        &mut self.0
     }
 }
 

@@ -173,21 +173,17 @@ impl OwnerKey {
         let numbers = [&id.inode.to_le_bytes(), &born.to_le_bytes(), &index.to_le_bytes()];
         let digest = sha1(std::iter::once(self.0.as_slice()).chain(numbers.map(<[u8; 8]>::as_slice)));
         // 128 bits are enough, and fit into the inode of ext4 together with the name.
-        hex_of(&digest[..16])
+        const_hex::encode(&digest[..16])
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let bytes = text.as_bytes().chunks(2);
-        let bytes: Option<Vec<u8>> = bytes
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-            .collect();
-        Some(Self(bytes?.try_into().ok()?))
+        const_hex::decode_to_array(text).ok().map(Self)
     }
 }
 
 impl fmt::Display for OwnerKey {
     fn fmt(&self, form: &mut fmt::Formatter<'_>) -> fmt::Result {
-        form.write_str(&hex_of(&self.0))
+        form.write_str(&const_hex::encode(self.0))
     }
 }
 
@@ -334,12 +330,12 @@ impl Session {
     pub fn to_text(&self) -> String {
         let mut text = String::from("// A torrent's state, written by ecs-torrent.\n");
         let claims = self.claims();
-        let _ = writeln!(text, "{CLAIMS}{} {claims}", hex(&claims));
+        let _ = writeln!(text, "{CLAIMS}{} {claims}", checksum_of(&claims));
         // One line per field, file and tracker.
         let form = ron::ser::PrettyConfig::new().depth_limit(2);
         // A session consists of numbers, text and lists, which RON can always represent.
         text += &ron::ser::to_string_pretty(self, form).unwrap_or_default();
-        let _ = write!(text, "\n{CHECKSUM}{}\n", hex(&text));
+        let _ = write!(text, "\n{CHECKSUM}{}\n", checksum_of(&text));
         text
     }
 
@@ -357,7 +353,7 @@ impl Session {
             Some(position) => {
                 let (body, line) = text.split_at(position);
                 let body = body.strip_suffix('\n').unwrap_or(body);
-                if line[CHECKSUM.len()..].trim_end() != hex(body) {
+                if line[CHECKSUM.len()..].trim_end() != checksum_of(body) {
                     return Err(SessionError::Damaged);
                 }
                 (body, true)
@@ -418,7 +414,7 @@ impl Session {
 
 fn salvage_claims(line: &str, info_hash: InfoHash) -> Option<Salvage> {
     let (checksum, claims) = line.strip_prefix(CLAIMS)?.split_once(' ')?;
-    if checksum != hex(claims) {
+    if checksum != checksum_of(claims) {
         return None;
     }
     let mut parts = claims.splitn(5, ' ');
@@ -456,15 +452,7 @@ fn scan_id(text: &str) -> Option<FileId> {
     })
 }
 
-fn hex_of(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing into a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn hex(text: &str) -> String {
+fn checksum_of(text: &str) -> String {
     InfoHash(sha1([text.as_bytes()])).to_string()
 }
 

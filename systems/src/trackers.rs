@@ -84,7 +84,7 @@ pub(crate) fn spawn_trackers(
         urls.iter().map(spawn).collect()
     });
     let tiers = tiers.collect();
-    TrackerTiers(Tiers::shuffled(tiers, |bound| random.below(bound)))
+    TrackerTiers(Tiers::shuffled(tiers, |tier| random.shuffle(tier)))
 }
 
 /// The kind of request to a tracker.

@@ -88,45 +88,33 @@ impl FromStr for InfoHash {
     type Err = InfoHashError;
 
     fn from_str(text: &str) -> Result<Self, InfoHashError> {
-        let digits = text.as_bytes();
-        if digits.len() != 40 {
+        // The decoder skips a leading `0x`.
+        if text.len() != 40 {
             return Err(InfoHashError);
         }
-        let mut hash = [0; 20];
-        for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
-            let digit = |c: u8| char::from(c).to_digit(16).ok_or(InfoHashError);
-            *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
+        const_hex::decode_to_array(text).map(Self).map_err(|_| InfoHashError)
+    }
+}
+
+macro_rules! print_hex {
+    ($($hash:ident, $len:literal;)*) => {$(
+        impl fmt::Display for $hash {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(const_hex::Buffer::<$len>::new().format(&self.0))
+            }
         }
-        Ok(Self(hash))
-    }
+
+        impl fmt::Debug for $hash {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
 }
 
-fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-}
-
-impl fmt::Display for InfoHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(&self.0, f)
-    }
-}
-
-impl fmt::Debug for InfoHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(&self.0, f)
-    }
-}
-
-impl fmt::Display for InfoHashV2 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(&self.0, f)
-    }
-}
-
-impl fmt::Debug for InfoHashV2 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(&self.0, f)
-    }
+print_hex! {
+    InfoHash, 20;
+    InfoHashV2, 32;
 }
 
 #[cfg(test)]

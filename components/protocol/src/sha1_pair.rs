@@ -93,7 +93,7 @@ mod tests {
     /// RFC 3174, section 7.3.
     #[test]
     fn digests_are_those_of_the_standard() {
-        let hex = |digest: Sha1Digest| digest.map(|byte| format!("{byte:02x}")).concat();
+        let hex = |digest: Sha1Digest| const_hex::encode(digest);
         let message = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
         let [abc, longer] = sha1_pair([["abc".as_bytes()], [message.as_bytes()]]);
         assert_eq!(hex(abc), "a9993e364706816aba3e25717850c26c9cd0d89d");

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::wake::Waker;
 
 /// A queue of events that wakes the engine. Clones share one queue. Its length is bounded elsewhere: bytes by grants,
-/// jobs by the requester.
+/// jobs by the requester. It is no channel: a tick takes all events at once by swapping two vectors, and some writers
+/// merge their event with one that still waits.
 pub(crate) struct Sink<E> {
     events: Arc<Mutex<Vec<E>>>,
     waker: Waker,

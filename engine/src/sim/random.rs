@@ -1,6 +1,7 @@
 //! Random numbers of a simulation: one stream per purpose, so that the draws of one fault do not shift another.
 
 use ecs_torrent_components::random::Random;
+use rand::RngExt;
 
 use super::NodeId;
 
@@ -19,16 +20,16 @@ pub(super) fn happens(random: &mut Random, probability: f64) -> bool {
     if probability <= 0.0 {
         return false;
     }
-    f64::from(random.number()) < probability * f64::from(u32::MAX)
+    random.generator().random_bool(probability.min(1.0))
 }
 
 /// A random number from 0 to `most`.
 pub(super) fn up_to(random: &mut Random, most: u64) -> u64 {
+    // The only number draws nothing.
     if most == 0 {
         return 0;
     }
-    let number = u64::from_le_bytes(random.bytes());
-    ((u128::from(number) * (u128::from(most) + 1)) >> 64) as u64
+    random.generator().random_range(0..=most)
 }
 
 #[cfg(test)]

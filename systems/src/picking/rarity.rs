@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use ecs_torrent_components::peer::{PeerPieces, PieceForm};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_protocol::bitfield::Bitfield;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{Rng, RngExt, SeedableRng};
 
 /// Priority of a piece: higher is earlier, 0 is not wanted.
 pub type Priority = u8;
@@ -231,16 +233,17 @@ impl RarityOrder {
                 rank.availability = rank.availability.saturating_add(change);
             }
         }
-        let mut shuffle = CheapRandom::new(random);
+        // A number for each piece is drawn: a generator that is good enough for that costs a nanosecond per number.
+        let mut cheap = Xoshiro256PlusPlus::seed_from_u64(random.generator().next_u64());
         for (key, bucket) in std::mem::take(&mut self.buckets) {
             let (moved, stayed): (Vec<u32>, Vec<u32>) = bucket.into_iter().partition(|piece| pieces.contains(*piece));
             // Pieces of one bucket have equal counts before and after the same change.
             if let Some(first) = moved.first() {
                 let key = self.key(*first);
-                shuffle.merge(self.buckets.entry(key).or_default(), moved);
+                merge(self.buckets.entry(key).or_default(), moved, &mut cheap);
             }
             if !stayed.is_empty() {
-                shuffle.merge(self.buckets.entry(key).or_default(), stayed);
+                merge(self.buckets.entry(key).or_default(), stayed, &mut cheap);
             }
         }
         for bucket in self.buckets.values() {
@@ -290,33 +293,17 @@ impl RarityOrder {
     }
 }
 
-/// A random number generator (xorshift64), good enough to shuffle buckets, at a nanosecond per number.
-struct CheapRandom(u64);
-
-impl CheapRandom {
-    fn new(random: &mut Random) -> Self {
-        Self(u64::from(random.number()) << 32 | 1)
+/// Merges `others` into `bucket`. Both are in random order, and so is the result.
+fn merge(bucket: &mut Vec<u32>, others: Vec<u32>, random: &mut impl Rng) {
+    if bucket.is_empty() {
+        *bucket = others;
+        return;
     }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (((self.0 >> 32) * bound as u64) >> 32) as usize
-    }
-
-    /// Merges `others` into `bucket`. Both are in random order, and so is the result.
-    fn merge(&mut self, bucket: &mut Vec<u32>, others: Vec<u32>) {
-        if bucket.is_empty() {
-            *bucket = others;
-            return;
-        }
-        let (mut mine, mut theirs) = (std::mem::take(bucket).into_iter(), others.into_iter());
-        bucket.reserve_exact(mine.len() + theirs.len());
-        while mine.len() + theirs.len() > 0 {
-            let is_mine = self.below(mine.len() + theirs.len()) < mine.len();
-            bucket.extend(if is_mine { mine.next() } else { theirs.next() });
-        }
+    let (mut mine, mut theirs) = (std::mem::take(bucket).into_iter(), others.into_iter());
+    bucket.reserve_exact(mine.len() + theirs.len());
+    while mine.len() + theirs.len() > 0 {
+        let is_mine = random.random_range(..mine.len() + theirs.len()) < mine.len();
+        bucket.extend(if is_mine { mine.next() } else { theirs.next() });
     }
 }
 

@@ -97,7 +97,10 @@ fn read_layers<'d>(root: &Fields<'d>, piece_length: u64) -> Result<Layers<'d>, M
             .ok_or_else(|| root.wrong_type(LAYERS, "string", value))?;
         let (whole, rest) = hashes.as_chunks::<32>();
         if !rest.is_empty() || merkle_root(whole, piece_length).is_none_or(|found| found != *key) {
-            return Err(root.error(LAYERS, Problem::WrongLayer(hex(key))));
+            return Err(root.error(
+                LAYERS,
+                Problem::WrongLayer(const_hex::encode(&key[..key.len().min(32)])),
+            ));
         }
         layers.insert(key, hashes);
     }
@@ -139,10 +142,6 @@ fn merkle_root(hashes: &[Sha256Digest], piece_length: u64) -> Option<Sha256Diges
         padding = sha256([&padding[..], &padding]);
     }
     layer.first().copied()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().take(32).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Iterator over the files of the v1 half with their raw paths, without padding.

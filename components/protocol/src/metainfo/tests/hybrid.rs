@@ -208,7 +208,7 @@ fn layers_that_cannot_be_are_refused() {
     assert_eq!(refusal(Some(vec![])), "piece layers: long has 2 pieces and 0 hashes");
     let mut wrong = LAYER;
     wrong[63] ^= 1;
-    let hex: String = long_root().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = const_hex::encode(long_root());
     for hashes in [&wrong[..], &LAYER[..63], b""] {
         assert_eq!(
             refusal(Some(layer(&long_root(), hashes))),
