@@ -1,6 +1,7 @@
 //! A torrent's components.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,36 @@ impl Torrent {
     #[must_use]
     pub fn id(&self) -> InfoHash {
         self.hashes.primary()
+    }
+
+    /// The torrent's name and the head of its info-hash, for the field `torrent` of a log line:
+    /// `debian.iso (9a2b3c4d)`.
+    #[must_use]
+    pub fn label(&self) -> Label<'_> {
+        Label::new(&self.name, self.id())
+    }
+}
+
+/// A torrent as the log names it: by its name and the head of its info-hash. It is formatted only if the line is
+/// written.
+#[derive(Debug, Clone, Copy)]
+pub struct Label<'n> {
+    name: &'n str,
+    id: InfoHash,
+}
+
+impl<'n> Label<'n> {
+    /// Labels a torrent that is not in the world (yet, or any more). The name is safe to print.
+    #[must_use]
+    pub fn new(name: &'n str, id: InfoHash) -> Self {
+        Self { name, id }
+    }
+}
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, ..] = self.id.0;
+        write!(f, "{} ({:08x})", self.name, u32::from_be_bytes([a, b, c, d]))
     }
 }
 
@@ -246,6 +277,12 @@ impl TorrentIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_has_the_name_and_the_head_of_the_hash() {
+        let id = "9a0b3c4d00000000000000000000000000000000".parse().unwrap();
+        assert_eq!(Label::new("debian.iso", id).to_string(), "debian.iso (9a0b3c4d)");
+    }
 
     #[test]
     fn a_running_time_that_no_torrent_has_is_no_overflow() {

@@ -44,7 +44,7 @@ fn accept_streams(
         // Fault 31: neither one address nor one subnet can take all slots.
         let is_banned = bans.refuses(now, remote, (&admission.settings.peers).into());
         if is_banned || !admission.make_room_for_handshake(remote) {
-            tracing::debug!(%remote, is_banned, "connection refused");
+            tracing::debug!(peer = %remote, is_banned, "connection refused");
             let (is_orderly, tag) = (false, None);
             net.push(NetRequest::Close {
                 stream,

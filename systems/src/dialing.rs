@@ -147,7 +147,7 @@ fn add_candidates(
         };
         if !sources.allows(*source, known.private) {
             let (source, count) = (sources.name_of(*source), peers.len());
-            tracing::debug!(torrent = %known.name, source, count, "peers refused: the torrent is private");
+            tracing::debug!(torrent = %known.label(), source, count, "peers refused: the torrent is private");
             continue;
         }
         for &peer in peers {

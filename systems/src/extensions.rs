@@ -12,7 +12,7 @@ use ecs_torrent_components::messages::{
 use ecs_torrent_components::peer::{Direction, ExtensionRegistry, Peer, PeerExtensions, PeerState, Wire};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{Layout, PeerOf};
+use ecs_torrent_components::torrent::{Layout, PeerOf, Torrent};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::extension::{DONT_HAVE, ExtensionHandshake};
 use ecs_torrent_protocol::wire::WireError;
@@ -40,7 +40,7 @@ fn read_extension_handshakes(
     mut received: MessageReader<ExtensionHandshakeReceived>,
     settings: Res<Settings>,
     mut peers: Query<(&mut Peer, &mut PeerState, &mut PeerExtensions, &PeerOf)>,
-    mut torrents: Query<&mut Candidates>,
+    mut torrents: Query<(&Torrent, &mut Candidates)>,
 ) {
     for ExtensionHandshakeReceived { peer: entity, payload } in received.read() {
         let Ok((mut peer, mut state, mut extensions, of)) = peers.get_mut(*entity) else {
@@ -49,7 +49,12 @@ fn read_extension_handshakes(
         let handshake = match ExtensionHandshake::read(payload) {
             Ok(handshake) => handshake,
             Err(error) => {
-                tracing::debug!(peer = %peer.endpoint, %error, "ignored");
+                tracing::debug!(
+                    torrent = torrents.get(of.0).ok().map(|(torrent, _)| display(torrent.label())),
+                    peer = %peer.endpoint,
+                    %error,
+                    "extension handshake ignored"
+                );
                 continue;
             }
         };
@@ -66,8 +71,8 @@ fn read_extension_handshakes(
             handshake.listen_port,
         ) {
             let listens_at = SocketAddr::new(address.ip(), port);
-            let candidates = torrents.get_mut(of.0);
-            if candidates.is_ok_and(|mut known| known.claim(listens_at, settings.peers.max_candidates)) {
+            let known = torrents.get_mut(of.0);
+            if known.is_ok_and(|(_, mut candidates)| candidates.claim(listens_at, settings.peers.max_candidates)) {
                 peer.listens_at = Some(listens_at);
             }
         }

@@ -280,7 +280,7 @@ fn open_conversations(
             PeerRates::default(),
             PeerExtensions::default(),
         ));
-        tracing::debug!(peer = %peer.endpoint, client = %peer.client, "connected");
+        tracing::debug!(torrent = %data.label(), peer = %peer.endpoint, client = %peer.client, "connected");
         connected.write(PeerConnected { torrent, peer: entity });
     }
 }

@@ -7,10 +7,11 @@ use ecs_torrent_components::connections::ConnectionCounts;
 use ecs_torrent_components::messages::PeerDisconnected;
 use ecs_torrent_components::peer::Peer;
 use ecs_torrent_components::reaper::Reaper;
-use ecs_torrent_components::torrent::PeerOf;
+use ecs_torrent_components::torrent::{PeerOf, Torrent};
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{NetRequest, Streams};
 use ecs_torrent_engine::schedule::Tick;
+use tracing::field::display;
 
 use crate::ReapSet;
 use crate::disconnecting::ClosingStreams;
@@ -35,12 +36,19 @@ impl Plugin for ReapingPlugin {
 fn publish_disconnects(
     reaper: Res<Reaper>,
     peers: Query<(Option<&Peer>, Option<&PeerOf>)>,
+    torrents: Query<&Torrent>,
     mut gone: MessageWriter<PeerDisconnected>,
 ) {
     for (entity, reason) in reaper.iter() {
         let Ok((peer, of)) = peers.get(entity) else { continue };
         if let Some(peer) = peer {
-            tracing::debug!(peer = %peer.endpoint, %reason, "disconnected");
+            let label_of = |of: &PeerOf| Some(display(torrents.get(of.0).ok()?.label()));
+            tracing::debug!(
+                torrent = of.and_then(label_of),
+                peer = %peer.endpoint,
+                %reason,
+                "disconnected"
+            );
         }
         gone.write(PeerDisconnected {
             torrent: of.map(|of| of.0),

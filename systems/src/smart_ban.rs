@@ -18,6 +18,7 @@ use ecs_torrent_components::peer::{CloseReason, Peer};
 use ecs_torrent_components::piece::ActivePiece;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{Settings, seconds};
+use ecs_torrent_components::torrent::Torrent;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::HashPort;
 use ecs_torrent_engine::ports::hash::{Digests, HashKind, HashRequest};
@@ -105,6 +106,7 @@ struct BlameParams<'w, 's> {
     bans: ResMut<'w, Bans>,
     reaper: ResMut<'w, Reaper>,
     peers: Query<'w, 's, &'static Peer>,
+    torrents: Query<'w, 's, &'static Torrent>,
 }
 
 impl BlameParams<'_, '_> {
@@ -113,8 +115,13 @@ impl BlameParams<'_, '_> {
         Some(Culprit { entity, address })
     }
 
-    fn ban(&mut self, culprit: &Culprit, index: u32) {
-        tracing::warn!(peer = %culprit.address, piece = index, "banned: sent corrupt data");
+    fn ban(&mut self, culprit: &Culprit, torrent: Entity, index: u32) {
+        tracing::warn!(
+            torrent = self.torrents.get(torrent).ok().map(|torrent| display(torrent.label())),
+            peer = %culprit.address,
+            piece = index,
+            "banned: sent corrupt data"
+        );
         let limits = &self.settings.peers;
         let (duration, max) = (seconds(limits.ban_s), limits.max_bans);
         self.bans.ban(self.clock.now(), duration, max, culprit.address);
@@ -141,7 +148,7 @@ fn blame_rejected(
     {
         if let [only] = contributors[..] {
             if let Some(culprit) = court.identify(only) {
-                court.ban(&culprit, *index);
+                court.ban(&culprit, *torrent, *index);
             }
             continue;
         }
@@ -201,7 +208,7 @@ fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, m
         for culprit in attempts.iter().flat_map(|attempt| culprits(attempt, &good)) {
             let now = court.clock.now();
             if !court.bans.has(now, culprit.address) {
-                court.ban(culprit, index);
+                court.ban(culprit, event.tag.owner, index);
             }
         }
     }

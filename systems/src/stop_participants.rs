@@ -40,6 +40,7 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::Removed;
 use ecs_torrent_components::lifecycle::StopPhase;
+use ecs_torrent_components::torrent::Label;
 use ecs_torrent_protocol::time::Timestamp;
 
 /// What becomes of a torrent after its stop.
@@ -149,7 +150,7 @@ impl StopParticipants {
     pub(crate) fn poll(
         &mut self,
         torrent: Entity,
-        name: &str,
+        label: Label<'_>,
         now: Timestamp,
     ) -> Result<Result<Removed, Arc<str>>, Timestamp> {
         let Some(running) = self.running.get_mut(&torrent) else {
@@ -158,7 +159,7 @@ impl StopParticipants {
         let late = running.waiting.extract_if(.., |(_, deadline)| *deadline <= now);
         for (index, _) in late {
             let participant = self.all[index].name;
-            tracing::warn!(torrent = %name, participant, "stopping: goes on without it, since it took too long");
+            tracing::warn!(torrent = %label, participant, "stopping: goes on without it, since it took too long");
             running.error.get_or_insert_with(|| "it took too long".into());
         }
         if let Some(next) = running.waiting.iter().map(|(_, deadline)| *deadline).min() {

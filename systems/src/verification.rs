@@ -5,7 +5,7 @@ use bevy_ecs::prelude::*;
 use bytes::Bytes;
 use ecs_torrent_components::messages::{FailTorrent, PieceRejected, PieceVerified, Remedy};
 use ecs_torrent_components::piece::{ActivePiece, FullPieces};
-use ecs_torrent_components::torrent::{ActivePieces, Content};
+use ecs_torrent_components::torrent::{ActivePieces, Content, Torrent};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::HashPort;
 use ecs_torrent_engine::ports::hash::{Digests, HashKind, HashRequest};
@@ -47,14 +47,14 @@ fn collect_hashes(
     mut rejected: MessageWriter<PieceRejected>,
     mut failed: MessageWriter<FailTorrent>,
     mut pieces: Query<&mut ActivePiece>,
-    mut torrents: Query<(&Content, &mut ActivePieces)>,
+    mut torrents: Query<(&Torrent, &Content, &mut ActivePieces)>,
 ) {
     for event in hash.take(PIECES) {
         // The piece is gone if its torrent was stopped in the meantime.
         let Ok(mut piece) = pieces.get_mut(event.tag.owner) else {
             continue;
         };
-        let Ok((content, mut active)) = torrents.get_mut(piece.torrent) else {
+        let Ok((data, content, mut active)) = torrents.get_mut(piece.torrent) else {
             continue;
         };
         let (torrent, index) = (piece.torrent, piece.index);
@@ -73,7 +73,7 @@ fn collect_hashes(
             verified.0.push((event.tag.owner, event.spans));
             continue;
         }
-        tracing::debug!(index, "piece failed its hash");
+        tracing::debug!(torrent = %data.label(), piece = index, "piece failed its hash");
         let received_bytes = piece.received_bytes();
         if piece.is_restored {
             // Bytes from an earlier run may be anything, and no peer is responsible for them.

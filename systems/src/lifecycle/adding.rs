@@ -254,7 +254,7 @@ pub(super) fn settle_adds(
                     torrent: data.name.clone(),
                     reason: reason.clone(),
                 };
-                adds.refuse(*torrent, error);
+                adds.refuse(*torrent, data.label(), error);
             }
             Err(reason) => {
                 if preparing.gives_up(*torrent) {

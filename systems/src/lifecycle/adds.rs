@@ -6,7 +6,7 @@
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{AboutTorrent, AddError, AddOptions, AddTorrent, CommandQueue, Reply};
-use ecs_torrent_components::torrent::TorrentIndex;
+use ecs_torrent_components::torrent::{Label, TorrentIndex};
 use ecs_torrent_protocol::hash::InfoHash;
 
 /// Pending add commands, and the callers that wait for the results of others.
@@ -85,8 +85,8 @@ impl Adds {
     }
 
     /// Refuses a torrent: removes it, keeps nothing of it, and then answers every caller that waits for it.
-    pub(super) fn refuse(&mut self, torrent: Entity, error: AddError) {
-        tracing::info!("not added: {error}");
+    pub(super) fn refuse(&mut self, torrent: Entity, label: Label<'_>, error: AddError) {
+        tracing::info!(torrent = %label, "not added: {error}");
         self.refusals.insert(torrent, error);
         self.refused.push(torrent);
     }

@@ -79,7 +79,7 @@ pub(super) fn fail_torrents(
         if is_known || failing.lifecycle.is_stopping() {
             continue;
         }
-        let (name, reason) = (&failing.torrent.name, fault.reason.clone());
+        let (torrent_label, reason) = (failing.torrent.label(), fault.reason.clone());
         let mut remedy = fault.remedy;
         if remedy == Remedy::Restart {
             let at = now + millis(limits.restart_delay_ms);
@@ -104,9 +104,9 @@ pub(super) fn fail_torrents(
             retries.set(at, Retry(torrent));
         }
         match remedy {
-            Remedy::Wait => tracing::warn!(torrent = %name, "blocked: {reason}"),
-            Remedy::Restart => tracing::warn!(torrent = %name, %reason, "failed, will retry"),
-            Remedy::None => tracing::info!(torrent = %name, %reason, "failed"),
+            Remedy::Wait => tracing::warn!(torrent = %torrent_label, "blocked: {reason}"),
+            Remedy::Restart => tracing::warn!(torrent = %torrent_label, %reason, "failed, will retry"),
+            Remedy::None => tracing::info!(torrent = %torrent_label, %reason, "failed"),
         }
         match remedy {
             Remedy::Wait => failing.blocked.0 = Some(reason),
@@ -148,7 +148,7 @@ pub(super) fn block_writers(
         if !matches!(lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. }) {
             writes.forget(torrent);
         } else if blocked.0.is_none() {
-            tracing::warn!(torrent = %data.name, "blocked: {reason}");
+            tracing::warn!(torrent = %data.label(), "blocked: {reason}");
             blocked.0 = Some(reason);
             changed.add(torrent);
             retries.set(retry_at, Retry(torrent));
@@ -226,7 +226,7 @@ pub(super) fn retry_torrents(
             continue;
         };
         if blocked.0.take().is_some() {
-            tracing::info!(torrent = %torrent.name, "no longer blocked");
+            tracing::info!(torrent = %torrent.label(), "no longer blocked");
             changed.add(entity);
         }
         writes.retry_all(entity);

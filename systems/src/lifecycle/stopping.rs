@@ -254,7 +254,7 @@ pub(super) fn advance_stops(
             wakeup.at(now);
             return true;
         };
-        let result = match participants.poll(torrent, &stopped.torrent.name, now) {
+        let result = match participants.poll(torrent, stopped.torrent.label(), now) {
             Err(next) => {
                 wakeup.at(next);
                 return true;
@@ -304,7 +304,7 @@ impl StopParams<'_, '_> {
             waiters.result = Some(result);
         }
         if let Some(phase) = stopped.stopping.phase.next() {
-            tracing::debug!(torrent = %stopped.torrent.name, ?phase, "stopping");
+            tracing::debug!(torrent = %stopped.torrent.label(), ?phase, "stopping");
             stopped.stopping.phase = phase;
             self.changed.add(torrent);
             return Some(phase);

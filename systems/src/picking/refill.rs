@@ -11,7 +11,7 @@ use ecs_torrent_components::peer::{
 use ecs_torrent_components::piece::{ActivePiece, FullPieces, PieceMemory};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{RequestSettings, Settings};
-use ecs_torrent_components::torrent::{ActivePieces, Content, Layout, Lifecycle, PeerOf};
+use ecs_torrent_components::torrent::{ActivePieces, Content, Layout, Lifecycle, PeerOf, Torrent};
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest, Geometry};
 use ecs_torrent_protocol::time::Timestamp;
@@ -42,7 +42,7 @@ pub(super) fn evict_idle(
     mut sink: RequestSink,
     settings: Res<Settings>,
     mut pieces: Query<&mut ActivePiece>,
-    mut torrents: Query<(&mut Picker, &mut ActivePieces)>,
+    mut torrents: Query<(&Torrent, &mut Picker, &mut ActivePieces)>,
     mut peers: Query<(&mut Requests, SourceSink)>,
 ) {
     let limit = settings.requests.piece_memory_bytes;
@@ -52,13 +52,13 @@ pub(super) fn evict_idle(
             continue;
         };
         piece.idle.clear();
-        let Ok((mut picker, mut active)) = torrents.get_mut(piece.torrent) else {
+        let Ok((torrent, mut picker, mut active)) = torrents.get_mut(piece.torrent) else {
             continue;
         };
         if !piece.is_idle() {
             continue;
         }
-        tracing::debug!(piece = piece.index, "given up: memory is short and nobody sends it");
+        tracing::debug!(torrent = %torrent.label(), piece = piece.index, "dropped: memory is short and no peer sends it");
         let owed = (0..)
             .zip(&piece.blocks)
             .flat_map(|(block, slot)| slot.late.iter().map(move |peer| (block, *peer)));

@@ -287,7 +287,7 @@ impl SessionWriter<'_, '_> {
     pub(super) fn end_with(&mut self, saved: &mut SavedItem<'_, '_>, result: Result<(), Arc<str>>, removed: Removed) {
         saved.state.job = Job::None;
         if let Err(reason) = &result {
-            tracing::warn!(torrent = %saved.torrent.name, %reason, "its state is not saved");
+            tracing::warn!(torrent = %saved.torrent.label(), %reason, "its state is not saved");
             self.publish(saved, result.clone());
         }
         if std::mem::take(&mut saved.state.is_last) {
@@ -339,7 +339,7 @@ pub(super) fn collect_spilled(mut clerk: SessionWriter, mut torrents: Query<Save
         match event.outcome {
             Ok(_) => spilling::note(&mut saved.partials, saved.have, &saved.layout.0, event.tag.number),
             // The blocks are still in memory; the write of their piece will report a full disk.
-            Err(error) => tracing::debug!(%error, "unfinished pieces are not saved"),
+            Err(error) => tracing::debug!(torrent = %saved.torrent.label(), %error, "unfinished pieces are not saved"),
         }
         clerk.sync_when_spilled(&mut saved);
     }

@@ -13,7 +13,7 @@ use ecs_torrent_components::messages::{
     PeerConnected, PeersWanted, TorrentCompleted, TorrentStarted, TrackerAnswered, TrackerFailed,
 };
 use ecs_torrent_components::settings::{Settings, TrackerSettings, seconds};
-use ecs_torrent_components::torrent::{Counters, Have, Layout, Lifecycle, Torrent, TorrentTrackers, TrackerOf};
+use ecs_torrent_components::torrent::{Counters, Have, Label, Layout, Lifecycle, Torrent, TorrentTrackers, TrackerOf};
 use ecs_torrent_components::tracker::{Route, Tracker, TrackerStatus, TrackerTiers};
 use ecs_torrent_engine::ports::net::LocalAddresses;
 use ecs_torrent_protocol::compact::Family;
@@ -363,7 +363,7 @@ impl Desk<'_, '_> {
             },
             tracker_id: route.tracker_id.clone(),
         };
-        tracing::debug!(tracker = %redacted(&tracker.url), ?family, ?event, "announcing");
+        tracing::debug!(torrent = %data.label(), tracker = %redacted(&tracker.url), ?family, ?event, "announcing");
         self.questions.ask(Question {
             tracker: entity,
             family,
@@ -391,7 +391,7 @@ pub(super) fn take_answers(
     mut turns: ResMut<Turns>,
     mut duty: StopDuty<AnnounceStopped>,
     mut consequences: Consequences,
-    mut torrents: Query<(&mut Announcer, &mut TrackerTiers, &Lifecycle)>,
+    mut torrents: Query<(&Torrent, &mut Announcer, &mut TrackerTiers, &Lifecycle)>,
     mut trackers: Query<(&mut Tracker, &TrackerOf)>,
 ) {
     for Answer {
@@ -403,7 +403,7 @@ pub(super) fn take_answers(
     {
         if event == Some(AnnounceEvent::Stopped) {
             if let Ok((_, &TrackerOf(torrent))) = trackers.get(entity)
-                && let Ok((mut announcer, ..)) = torrents.get_mut(torrent)
+                && let Ok((_, mut announcer, ..)) = torrents.get_mut(torrent)
                 && announcer.stopped_count > 0
             {
                 announcer.stopped_count -= 1;
@@ -417,16 +417,16 @@ pub(super) fn take_answers(
         let Ok((mut tracker, &TrackerOf(torrent))) = trackers.get_mut(entity) else {
             continue;
         };
-        let Ok((mut announcer, mut tiers, lifecycle)) = torrents.get_mut(torrent) else {
+        let Ok((data, mut announcer, mut tiers, lifecycle)) = torrents.get_mut(torrent) else {
             continue;
         };
         match result {
             Ok(Reply::Announce(reply)) => {
-                consequences.succeed(torrent, entity, &mut tracker, family, event, reply);
+                consequences.succeed((torrent, data.label()), entity, &mut tracker, family, event, reply);
                 tiers.0.promote(entity);
             }
             Ok(Reply::Scrape(_)) => {}
-            Err(failure) => consequences.fail(torrent, entity, &mut tracker, family, event, &failure),
+            Err(failure) => consequences.fail((torrent, data.label()), entity, &mut tracker, family, event, &failure),
         }
         let asking = |chain: &&mut Chain| chain.asking == Some(entity) && chain.family == family;
         let Some((number, chain)) = announcer.chains.iter_mut().enumerate().find(|(_, chain)| asking(chain)) else {
@@ -453,18 +453,19 @@ pub(super) fn take_answers(
 impl Consequences<'_> {
     fn succeed(
         &mut self,
-        torrent: Entity,
+        (torrent, label): (Entity, Label<'_>),
         entity: Entity,
         tracker: &mut Tracker,
         family: Family,
         event: Option<AnnounceEvent>,
         reply: AnnounceResponse,
     ) {
-        tracing::debug!(tracker = %redacted(&tracker.url), ?family, peers = reply.peers.len(), "announced");
+        let peers = reply.peers.len();
+        tracing::debug!(torrent = %label, tracker = %redacted(&tracker.url), ?family, peers, "announced");
         let Intervals { regular, least } = Intervals::of(&reply, &self.settings.trackers);
         let warning = reply.warning.map(|warning| without_secrets(&warning, &tracker.url));
         if let Some(warning) = &warning {
-            tracing::warn!(tracker = %redacted(&tracker.url), %warning);
+            tracing::warn!(torrent = %label, tracker = %redacted(&tracker.url), "the tracker warns: {warning}");
         }
         let route = tracker.route_mut(family);
         route.status = TrackerStatus::Working;
@@ -495,7 +496,7 @@ impl Consequences<'_> {
 
     fn fail(
         &mut self,
-        torrent: Entity,
+        (torrent, label): (Entity, Label<'_>),
         entity: Entity,
         tracker: &mut Tracker,
         family: Family,
@@ -507,7 +508,6 @@ impl Consequences<'_> {
             retry,
             is_unreachable,
         } = failure;
-        let url = redacted(&tracker.url);
         let reason: &std::sync::Arc<str> = &without_secrets(reason, &tracker.url).into();
         let route = tracker.route_mut(family);
         // The tracker has not registered us, so `started` is sent again.
@@ -526,10 +526,16 @@ impl Consequences<'_> {
             _ => TrackerStatus::Failed(reason.clone()),
         };
         if *is_unreachable {
-            tracing::debug!(tracker = %url, ?family, %reason, "unreachable");
+            tracing::debug!(torrent = %label, tracker = %redacted(&tracker.url), ?family, %reason, "unreachable");
             return;
         }
-        tracing::warn!(tracker = %url, %reason, retry_in = ?wait, "announce failed");
+        tracing::warn!(
+            torrent = %label,
+            tracker = %redacted(&tracker.url),
+            %reason,
+            retry_in = ?wait,
+            "announce failed"
+        );
         let (tracker, reason) = (entity, reason.clone());
         self.failed.write(TrackerFailed {
             torrent,

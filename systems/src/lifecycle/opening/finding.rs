@@ -7,7 +7,7 @@ use ecs_torrent_components::commands::AddError;
 use ecs_torrent_components::lifecycle::{ChangedFacts, Readiness};
 use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy};
 use ecs_torrent_components::torrent::{
-    Content, Have, Layout, Lifecycle, Partials, RequiresComplete, Storage, Torrent, TorrentIndex,
+    Content, Have, Label, Layout, Lifecycle, Partials, RequiresComplete, Storage, Torrent, TorrentIndex,
 };
 use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, FoundFile, FoundFiles, Provenance};
 
@@ -90,7 +90,11 @@ impl Finder<'_, '_> {
         if error.is_forbidden() && opening.is_new() && !opening.is_again {
             let torrent = opened.torrent.name.clone();
             let reason = error.to_string().into();
-            self.adds.refuse(opened.entity, AddError::Forbidden { torrent, reason });
+            self.adds.refuse(
+                opened.entity,
+                opened.torrent.label(),
+                AddError::Forbidden { torrent, reason },
+            );
         } else {
             self.failed.write(fault(opened.entity, error));
         }
@@ -150,7 +154,7 @@ impl Finder<'_, '_> {
         };
         self.commands.entity(opened.entity).remove::<Opening>();
         if let Some(error) = obstacle {
-            self.refuse(opened.entity, &opening, error);
+            self.refuse(opened.entity, opened.torrent.label(), &opening, error);
             return;
         }
         if opened.state.is_durable() {
@@ -184,9 +188,9 @@ impl Finder<'_, '_> {
     }
 
     /// Handles files that the torrent may not use: refuses a torrent that was just added, and fails any other.
-    fn refuse(&mut self, torrent: Entity, opening: &Opening, error: AddError) {
+    fn refuse(&mut self, torrent: Entity, label: Label<'_>, opening: &Opening, error: AddError) {
         if !opening.is_again {
-            self.adds.refuse(torrent, error);
+            self.adds.refuse(torrent, label, error);
             return;
         }
         let (reason, remedy) = (error.reason().into(), Remedy::None);

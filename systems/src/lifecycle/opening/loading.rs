@@ -94,9 +94,8 @@ impl ResumedItem<'_, '_> {
         settings: &Settings,
         trackers: &mut Query<&mut Tracker>,
     ) {
-        let name = self.torrent.name.clone();
         if let Some(reason) = loaded.set_aside {
-            tracing::warn!(torrent = %name, "its saved state was set aside and its data is checked: {reason}");
+            tracing::warn!(torrent = %self.torrent.label(), "its saved state was set aside and its data is checked: {reason}");
         }
         let Layout(geometry) = *self.layout;
         let fits = |session: &Session| {
@@ -106,7 +105,7 @@ impl ResumedItem<'_, '_> {
         let session = loaded.session.filter(|session| {
             let fits = fits(session);
             if !fits {
-                tracing::warn!(torrent = %name, "its saved state has other sizes, and is not used");
+                tracing::warn!(torrent = %self.torrent.label(), "its saved state has other sizes, and is not used");
             }
             fits
         });
