@@ -367,7 +367,7 @@ impl HostilePeer {
             conversation.has_shaken_hands = true;
         }
         let session = Session {
-            geometry: Some(self.content.metainfo().info.geometry),
+            geometry: Some(self.content.metainfo().info.geometry.clone()),
             fast: true,
             extended,
         };

@@ -127,7 +127,7 @@ pub fn start(names: &[String], daemon: &Arc<Daemon>, target: &Target, stop: &Arc
             let number = threads.len() as u64;
             let attacker = Attacker {
                 daemon: daemon.clone(),
-                target: *target,
+                target: target.clone(),
                 stop: stop.clone(),
                 number,
                 from: [1 + (number / 40) as u8, 2 + (number % 40) as u8],
@@ -245,7 +245,7 @@ fn never_reads(attacker: &Attacker) {
 fn poison(attacker: &Attacker) {
     let Some(mut stream) = attacker.peer() else { return };
     let mut bytes = bytes_of(&[Message::HaveAll, Message::Unchoke]);
-    let geometry = attacker.target.geometry;
+    let geometry = &attacker.target.geometry;
     let mut random = Random(attacker.number + 1);
     for _ in 0..200 {
         if stream.write_all(&bytes).is_err() || !attacker.goes_on() {

@@ -30,7 +30,7 @@ pub struct Honest {
 }
 
 /// Data about the torrent that attackers need.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Target {
     pub info_hash: InfoHash,
     pub geometry: Geometry,
@@ -49,7 +49,7 @@ impl Honest {
         let metainfo = Metainfo::parse(&Bytes::from(torrent.clone()), &MetainfoLimits::default()).expect("valid");
         let target = Target {
             info_hash: metainfo.hashes.primary(),
-            geometry: metainfo.info.geometry,
+            geometry: metainfo.info.geometry.clone(),
         };
         let mut settings = Settings::default();
         settings.session.state_dir = None;
@@ -91,7 +91,7 @@ impl Honest {
     }
 
     pub fn target(&self) -> Target {
-        self.target
+        self.target.clone()
     }
 
     /// Returns the bytes that the daemon has downloaded and verified so far.

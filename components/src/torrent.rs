@@ -87,7 +87,7 @@ impl fmt::Display for Label<'_> {
 }
 
 /// Sizes of a torrent's pieces; on a torrent as soon as its metadata is known.
-#[derive(Component, Debug, Clone, Copy)]
+#[derive(Component, Debug, Clone)]
 pub struct Layout(pub Geometry);
 
 /// A torrent's metadata: piece hashes and file table.
@@ -102,12 +102,7 @@ impl Have {
     /// Bytes of the pieces in the set.
     #[must_use]
     pub fn bytes(&self, geometry: &Geometry) -> u64 {
-        let last = geometry.piece_count().saturating_sub(1);
-        let whole = u64::from(self.0.count()) * u64::from(geometry.piece_length());
-        match self.0.contains(last) {
-            true => whole - u64::from(geometry.piece_length() - geometry.piece_size(last)),
-            false => whole,
-        }
+        geometry.size_of(&self.0)
     }
 }
 

@@ -12,7 +12,7 @@ use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, ReadPurpose};
-use ecs_torrent_engine::ports::hash::{Digests, HashKind, HashRequest};
+use ecs_torrent_engine::ports::hash::{HashKind, HashRequest};
 use ecs_torrent_engine::ports::{DiskPort, HashPort};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -152,7 +152,7 @@ fn collect_reads(
     mut queue: ResMut<CheckQueue>,
     mut known: MessageWriter<PiecesKnown>,
     mut failed: MessageWriter<FailTorrent>,
-    mut torrents: Query<&mut Check>,
+    mut torrents: Query<(&mut Check, &Content)>,
 ) {
     for event in disk.take(READ) {
         let torrent = event.tag.owner;
@@ -163,12 +163,20 @@ fn collect_reads(
         };
         match event.outcome {
             Ok(DiskDone::Read(data)) => {
-                let (kind, spans) = (HashKind::Sha1Piece, vec![data]);
+                let expected = torrents
+                    .get(torrent)
+                    .ok()
+                    .and_then(|(_, content)| content.0.info.expected_digest(index));
+                let Some(kind) = expected.map(HashKind::from) else {
+                    queue.used_bytes -= len;
+                    continue;
+                };
+                let spans = vec![data];
                 hash.push(HashRequest { tag, kind, spans });
             }
             outcome => {
                 queue.used_bytes -= len;
-                let Ok(mut check) = torrents.get_mut(torrent) else {
+                let Ok((mut check, _)) = torrents.get_mut(torrent) else {
                     continue;
                 };
                 match outcome {
@@ -194,9 +202,8 @@ fn collect_checked(
         let Ok((mut check, content, Layout(geometry), storage)) = torrents.get_mut(event.tag.owner) else {
             continue;
         };
-        let expected = content.0.info.pieces.get(index);
-        let is_good =
-            matches!((&event.digests, expected), (Some(Digests::Piece(digest)), Some(hash)) if digest == hash);
+        let found = event.digests.as_ref().zip(content.0.info.expected_digest(index));
+        let is_good = found.is_some_and(|(digests, expected)| digests.is(expected));
         if is_good && check.rewrite.contains(index) {
             queue.used_bytes += len;
             disk.push(DiskRequest::Write {

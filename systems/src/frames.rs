@@ -192,7 +192,7 @@ impl Inboxes<'_> {
             Message::HaveAll => self.change(peer, Availability::All),
             Message::HaveNone => self.change(peer, Availability::None),
             Message::Bitfield(bytes) => {
-                if let Some(geometry) = wire.session.geometry {
+                if let Some(geometry) = &wire.session.geometry {
                     let pieces = Bitfield::from_wire(&bytes, geometry.piece_count())?;
                     self.change(peer, Availability::Bitfield(pieces));
                 }

@@ -266,7 +266,7 @@ fn open_conversations(
         wire.last_message = now;
         outbox.last_sent = now;
         wire.session = Session {
-            geometry: layout.map(|layout| layout.0),
+            geometry: layout.map(|layout| layout.0.clone()),
             fast: handshake.reserved.has_fast(),
             extended: handshake.reserved.has_extension_protocol(),
         };

@@ -109,11 +109,11 @@ impl StatsParams<'_, '_> {
             uploaded: counters.uploaded,
             corrupt: counters.corrupt,
             wasted: counters.wasted + counters.dropped,
-            bytes_size: sizes.map_or(0, |(layout, _)| layout.0.total_size()),
+            bytes_size: sizes.map_or(0, |(layout, _)| layout.0.pieces_size()),
             bytes_completed: sizes.map_or(0, |(layout, have)| size_of(have, layout)),
             bytes_checked: sizes.zip(check).map_or(0, |((layout, _), check)| {
                 let checked = u64::from(check.checked_count()) * u64::from(layout.0.piece_length());
-                checked.min(layout.0.total_size())
+                checked.min(layout.0.pieces_size())
             }),
             pieces: sizes.map_or(0, |(layout, _)| layout.0.piece_count()),
             pieces_completed: sizes.map_or(0, |(_, have)| have.0.count()),

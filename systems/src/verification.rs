@@ -8,7 +8,7 @@ use ecs_torrent_components::piece::{ActivePiece, FullPieces};
 use ecs_torrent_components::torrent::{ActivePieces, Content, Torrent};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::HashPort;
-use ecs_torrent_engine::ports::hash::{Digests, HashKind, HashRequest};
+use ecs_torrent_engine::ports::hash::{HashKind, HashRequest};
 use ecs_torrent_engine::schedule::Tick;
 
 use crate::VerifySet;
@@ -58,7 +58,7 @@ fn collect_hashes(
             continue;
         };
         let (torrent, index) = (piece.torrent, piece.index);
-        let Some(Digests::Piece(digest)) = event.digests else {
+        let Some(digests) = event.digests else {
             let reason = format!("hashing piece {index} failed").into();
             let remedy = Remedy::Restart;
             failed.write(FailTorrent {
@@ -68,7 +68,8 @@ fn collect_hashes(
             });
             continue;
         };
-        if content.0.info.pieces.get(index) == Some(&digest) {
+        let expected = content.0.info.expected_digest(index);
+        if expected.is_some_and(|expected| digests.is(expected)) {
             passed.write(PieceVerified { torrent, index });
             verified.0.push((event.tag.owner, event.spans));
             continue;
@@ -97,14 +98,25 @@ fn collect_hashes(
 
 /// Submits all full pieces of a tick in one batch. Their bytes move into the requests, so that nothing is copied or
 /// shared.
-fn submit_full_pieces(mut full: ResMut<FullPieces>, mut hash: ResMut<HashPort>, mut pieces: Query<&mut ActivePiece>) {
+fn submit_full_pieces(
+    mut full: ResMut<FullPieces>,
+    mut hash: ResMut<HashPort>,
+    mut pieces: Query<&mut ActivePiece>,
+    torrents: Query<&Content>,
+) {
     while let Some(entity) = full.pop() {
         let Ok(mut piece) = pieces.get_mut(entity) else {
             continue;
         };
+        let content = torrents.get(piece.torrent);
+        let expected = content
+            .ok()
+            .and_then(|content| content.0.info.expected_digest(piece.index));
+        let Some(kind) = expected.map(HashKind::from) else {
+            continue;
+        };
         let spans = piece.begin_hashing();
         let tag = JobTag::new(PIECES, entity);
-        let kind = HashKind::Sha1Piece;
         hash.push(HashRequest { tag, kind, spans });
     }
 }

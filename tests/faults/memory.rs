@@ -199,7 +199,7 @@ fn peers_that_never_read_leave_memory_to_others() {
     });
     let torrent = Torrent::new(32 << 20, 1 << 20);
     bed.seed(&torrent);
-    let geometry = torrent.metainfo.info.geometry;
+    let geometry = &torrent.metainfo.info.geometry;
     let requests: Vec<u8> = (0..count)
         .flat_map(|number| {
             let mut message = Vec::new();

@@ -101,7 +101,7 @@ impl ScriptedPeer {
             stream,
             codec: PeerCodec::new(FrameLimits::default()),
             session: Session {
-                geometry: Some(torrent.metainfo.info.geometry),
+                geometry: Some(torrent.metainfo.info.geometry.clone()),
                 fast: extended,
                 extended,
             },

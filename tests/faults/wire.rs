@@ -193,7 +193,7 @@ fn a_flood_of_requests_is_capped() {
     let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
     peer.send(&Message::Interested);
     peer.wait_for_message(&Message::Unchoke);
-    let geometry = torrent.metainfo.info.geometry;
+    let geometry = &torrent.metainfo.info.geometry;
     let requests = (0..4).flat_map(|piece| (0..64).map(move |block| geometry.block(piece, block)));
     let requests: Vec<BlockRequest> = requests.collect();
     let flood: Vec<u8> = requests
@@ -241,7 +241,7 @@ fn a_peer_that_never_reads() {
     let address = peer.address();
     peer.send(&Message::Interested);
     peer.wait_for_message(&Message::Unchoke);
-    let geometry = torrent.metainfo.info.geometry;
+    let geometry = &torrent.metainfo.info.geometry;
     let requests = (0..64).flat_map(|piece| (0..64).map(move |block| geometry.block(piece, block)));
     let flood: Vec<u8> = requests
         .flat_map(|request| written(&Message::Request(request)))

@@ -109,7 +109,7 @@ impl Seed {
         Message::HaveAll.write(&mut out);
         stream.write_all(&out).ok()?;
         let session = Session {
-            geometry: Some(*geometry),
+            geometry: Some(geometry.clone()),
             fast: true,
             extended: true,
         };

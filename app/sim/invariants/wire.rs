@@ -244,7 +244,7 @@ impl Facts<'_, '_> {
             }
         }
         let Ok((wire, ..)) = self.peers.get(peer) else { return };
-        let session = wire.session;
+        let session = wire.session.clone();
         loop {
             match conversation.codec.next_frame(&session) {
                 Ok(Some(frame)) => self.judge(peer, conversation, frame, session.fast, answered),

@@ -156,7 +156,7 @@ impl Stage<'_> {
 
 /// Returns whether a block has the torrent's bytes; mostly both are in the same memory.
 fn is_right(content: &Content, block: &Block) -> bool {
-    let geometry = content.metainfo().info.geometry;
+    let geometry = &content.metainfo().info.geometry;
     if !geometry.contains(block.request) {
         return false;
     }

@@ -26,6 +26,20 @@ pub fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Sha256Digest {
     hasher.finalize().into()
 }
 
+/// The digest that a piece must have, by the metainfo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpectedDigest<'m> {
+    /// SHA-1 of the piece (BEP 3).
+    Sha1(&'m Sha1Digest),
+    /// Root of the Merkle tree over the piece's blocks (BEP 52).
+    Merkle {
+        /// The root.
+        root: &'m Sha256Digest,
+        /// Leaves of the tree, a power of two: as many as a piece has blocks, or fewer if the file is shorter.
+        leaf_count: u32,
+    },
+}
+
 /// A 20-byte info-hash as used in handshakes and announces (BEP 3): the SHA-1 of the info dictionary, or the first 20
 /// bytes of its SHA-256 for a v2 torrent (BEP 52).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -29,6 +29,7 @@ pub mod fast;
 pub mod files;
 pub mod geometry;
 pub mod hash;
+pub mod merkle;
 pub mod metainfo;
 pub mod peer_id;
 pub mod priority;

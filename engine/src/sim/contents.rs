@@ -54,7 +54,7 @@ impl Contents {
         self.all[place.content as usize].slice(begin..begin + len)
     }
 
-    /// Digests of a hash request; those of known contents are computed once.
+    /// Digests of a hash request; the SHA-1 digests of known contents are computed once.
     pub(super) fn digest(&mut self, kind: HashKind, spans: &[Bytes]) -> Digests {
         let Some((place, len)) = self.run(spans) else {
             return compute(kind, spans);
@@ -66,6 +66,7 @@ impl Contents {
                 let blocks = (0..len).step_by(step).map(|begin| begin..len.min(begin + step));
                 Digests::Blocks(blocks.map(|range| self.digest_of(place, range)).collect())
             }
+            HashKind::MerkleLeaves | HashKind::MerkleRoot { .. } => compute(kind, spans),
         }
     }
 
@@ -181,7 +182,12 @@ mod tests {
     #[test]
     fn digests_are_right_whether_looked_up_or_computed() {
         let (mut contents, one, other) = contents();
-        let kinds = [HashKind::Sha1Piece, HashKind::Sha1Blocks(30)];
+        let kinds = [
+            HashKind::Sha1Piece,
+            HashKind::Sha1Blocks(30),
+            HashKind::MerkleLeaves,
+            HashKind::MerkleRoot { leaf_count: 4 },
+        ];
         let requests = [
             vec![one.slice(..40), one.slice(40..)],
             vec![one.slice(..40), other.slice(40..)],

@@ -171,6 +171,8 @@ impl Trace {
         match &event.digests {
             Some(Digests::Piece(digest)) => self.bytes(digest),
             Some(Digests::Blocks(digests)) => self.bytes(digests.as_flattened()),
+            Some(Digests::Leaves(digests)) => self.bytes(digests.as_flattened()),
+            Some(Digests::Root(digest)) => self.bytes(digest.as_slice().as_flattened()),
             None => self.word(0),
         }
     }

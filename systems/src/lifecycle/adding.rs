@@ -179,7 +179,7 @@ impl TorrentAdder<'_, '_> {
         self.index.insert(&metainfo.hashes, entity);
         self.commands.entity(entity).insert((
             torrent,
-            Layout(info.geometry),
+            Layout(info.geometry.clone()),
             Have(Bitfield::new(info.geometry.piece_count())),
             SessionState::new(key, options.name.clone(), options.overwrite),
             storage,

@@ -85,13 +85,12 @@ fn is_known_to_differ((a, a_file): (&Info, &FileEntry), (b, b_file): (&Info, &Fi
     let (a_inner, b_inner) = (inner(a_file, &a.geometry), inner(b_file, &b.geometry));
     a_inner
         .zip(b_inner)
-        .any(|(a_piece, b_piece)| a.pieces.get(a_piece) != b.pieces.get(b_piece))
+        .any(|(a_piece, b_piece)| a.expected_digest(a_piece) != b.expected_digest(b_piece))
 }
 
 /// Returns the pieces that lie entirely in a file.
-fn inner(file: &FileEntry, geometry: &Geometry) -> impl Iterator<Item = u32> {
+fn inner<'g>(file: &FileEntry, geometry: &'g Geometry) -> impl Iterator<Item = u32> + use<'g> {
     let (start, end) = (file.offset, file.end());
-    let geometry = *geometry;
     let pieces = geometry.pieces_of(start..end);
     pieces.filter(move |piece| {
         let span = geometry.piece_span(*piece);

@@ -335,7 +335,7 @@ impl Desk<'_, '_> {
             return false;
         };
         let left = sizes.map_or(0, |(have, Layout(geometry))| {
-            geometry.total_size() - have.bytes(geometry)
+            geometry.pieces_size() - have.bytes(geometry)
         });
         let route = tracker.route_mut(family);
         // The tracker may have received the announce even if no answer arrives.

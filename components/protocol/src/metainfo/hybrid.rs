@@ -11,7 +11,7 @@ use super::{MetainfoError, Problem};
 use crate::bencode::{Pairs, Value};
 use crate::files::{FileAttributes, FileEntry};
 use crate::geometry::BLOCK_SIZE;
-use crate::hash::{Sha256Digest, sha256};
+use crate::merkle;
 use crate::safe_path::MAX_DEPTH;
 use crate::text::printable;
 
@@ -90,13 +90,14 @@ fn read_layers<'d>(root: &Fields<'d>, piece_length: u64) -> Result<Layers<'d>, M
     let pairs = value
         .as_dict()
         .ok_or_else(|| root.wrong_type(LAYERS, "dictionary", value))?;
+    let height = (piece_length / u64::from(BLOCK_SIZE)).ilog2();
     let mut layers = Layers::new();
     for (key, value) in pairs {
         let hashes = value
             .as_bytes()
             .ok_or_else(|| root.wrong_type(LAYERS, "string", value))?;
         let (whole, rest) = hashes.as_chunks::<32>();
-        if !rest.is_empty() || merkle_root(whole, piece_length).is_none_or(|found| found != *key) {
+        if !rest.is_empty() || merkle::root(whole.to_vec(), height, 0).is_none_or(|found| found != *key) {
             return Err(root.error(
                 LAYERS,
                 Problem::WrongLayer(const_hex::encode(&key[..key.len().min(32)])),
@@ -123,25 +124,6 @@ fn check_layer(root: &Fields<'_>, layers: &Layers<'_>, file: &V2File<'_>, pieces
             ))
         }
     }
-}
-
-/// Computes the root of piece hashes, padded with the hashes of zeros (BEP 52, "pieces root"). Returns `None` for an
-/// empty layer.
-fn merkle_root(hashes: &[Sha256Digest], piece_length: u64) -> Option<Sha256Digest> {
-    let mut padding = [0; 32];
-    for _ in 0..(piece_length / u64::from(BLOCK_SIZE)).ilog2() {
-        padding = sha256([&padding[..], &padding]);
-    }
-    let mut layer = hashes.to_vec();
-    while layer.len() > 1 {
-        for pair in 0..layer.len().div_ceil(2) {
-            let right = layer.get(2 * pair + 1).unwrap_or(&padding);
-            layer[pair] = sha256([&layer[2 * pair][..], right]);
-        }
-        layer.truncate(layer.len().div_ceil(2));
-        padding = sha256([&padding[..], &padding]);
-    }
-    layer.first().copied()
 }
 
 /// Iterator over the files of the v1 half with their raw paths, without padding.

@@ -9,7 +9,7 @@ use super::{MetainfoError, MetainfoLimits, Problem};
 use crate::bencode::Value;
 use crate::files::{FileAttributes, FileEntry, FileTable};
 use crate::geometry::Geometry;
-use crate::hash::{InfoHashes, Sha1Digest};
+use crate::hash::{ExpectedDigest, InfoHashes, Sha1Digest};
 use crate::safe_path::{MAX_COMPONENT_BYTES, MAX_DEPTH, UniquePaths, safe_component, safe_name};
 
 /// Content of an info dictionary.
@@ -49,6 +49,14 @@ impl PieceHashes {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl Info {
+    /// Returns the digest that piece `index` must have, if there is such a piece.
+    #[must_use]
+    pub fn expected_digest(&self, index: u32) -> Option<ExpectedDigest<'_>> {
+        self.pieces.get(index).map(ExpectedDigest::Sha1)
     }
 }
 

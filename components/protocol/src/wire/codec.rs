@@ -27,7 +27,7 @@ impl Default for FrameLimits {
 }
 
 /// The connection state that decides which messages are valid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Session {
     /// Sizes of the torrent; indexes cannot be checked until the metadata is known.
     pub geometry: Option<Geometry>,
@@ -277,7 +277,11 @@ impl PeerCodec {
             begin: u32::from_be_bytes([b0, b1, b2, b3]),
             len: len - 9,
         };
-        if session.geometry.is_none_or(|geometry| !geometry.contains(request)) {
+        if session
+            .geometry
+            .as_ref()
+            .is_none_or(|geometry| !geometry.contains(request))
+        {
             let BlockRequest { piece, begin, .. } = request;
             return Err(WireError::OutOfRange {
                 id: id::PIECE,
@@ -302,7 +306,7 @@ impl PeerCodec {
             id::PORT => 3,
             id::HAVE | id::SUGGEST_PIECE | id::ALLOWED_FAST => 5,
             id::REQUEST | id::CANCEL | id::REJECT_REQUEST => 13,
-            id::BITFIELD => match session.geometry {
+            id::BITFIELD => match &session.geometry {
                 Some(geometry) if len as usize != 1 + bitfield::wire_len(geometry.piece_count()) => {
                     return Err(WireError::Bitfield(BitfieldError::Length {
                         got: len as usize - 1,
@@ -339,7 +343,7 @@ fn check_negotiated(id: u8, session: &Session) -> Result<(), WireError> {
 /// time.
 fn read_long(id: u8, body: Bytes, session: &Session) -> Result<Message, WireError> {
     if id == id::BITFIELD {
-        if let Some(geometry) = session.geometry {
+        if let Some(geometry) = &session.geometry {
             Bitfield::from_wire(&body, geometry.piece_count())?;
         }
         return Ok(Message::Bitfield(body));
@@ -402,7 +406,7 @@ fn within(id: u8, len: u32, max: u32) -> Result<(), WireError> {
 }
 
 fn check_piece(id: u8, piece: u32, session: &Session) -> Result<u32, WireError> {
-    match session.geometry {
+    match &session.geometry {
         Some(geometry) if piece >= geometry.piece_count() => Err(WireError::OutOfRange { id, piece, begin: 0 }),
         _ => Ok(piece),
     }

@@ -97,7 +97,7 @@ impl ResumedItem<'_, '_> {
         if let Some(reason) = loaded.set_aside {
             tracing::warn!(torrent = %self.torrent.label(), "its saved state was set aside and its data is checked: {reason}");
         }
-        let Layout(geometry) = *self.layout;
+        let Layout(geometry) = self.layout;
         let fits = |session: &Session| {
             (session.total_size, session.piece_length, session.pieces)
                 == (geometry.total_size(), geometry.piece_length(), geometry.piece_count())
