@@ -165,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// Queues and then drops lines without blocking while the reader stalls, and reports the count once afterwards.
+    /// Queues and then drops lines without blocking while the reader stalls, and reports the count once afterward.
     #[test]
     fn a_stalled_reader_costs_lines() {
         let (resume, is_resumed) = channel::<()>();

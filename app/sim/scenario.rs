@@ -72,7 +72,7 @@ pub enum Act {
     PowerFails(Who),
     /// A node that is down starts again and resumes its torrents; a late node starts for the first time.
     Starts(Who),
-    /// The node stops and serializes everything, and is down afterwards.
+    /// The node stops and serializes everything, and is down afterward.
     Stops(Who),
     /// The machine sleeps, including its clock, and wakes up after the given time.
     Sleeps(Who, Duration),

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if !arguments.iter().any(|argument| argument == "--bench") {
-        println!("counts are of optimised code: cargo bench --workspace --bench counts");
+        println!("counts are of optimized code: cargo bench --workspace --bench counts");
         return ExitCode::SUCCESS;
     }
     let names: Vec<&String> = arguments.iter().filter(|name| !name.starts_with("--")).collect();

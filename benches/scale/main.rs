@@ -42,7 +42,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if !arguments.iter().any(|argument| argument == "--bench") {
-        return println!("times are of optimised code: cargo bench --workspace --bench scale");
+        return println!("times are of optimized code: cargo bench --workspace --bench scale");
     }
     let wants = |table: &str| {
         let has = |name: &str| arguments.iter().any(|argument| argument == name);

@@ -61,7 +61,7 @@ impl Stream {
         PeerCodec::new(FrameLimits::default())
     }
 
-    /// Reads the stream through `codec`, which is at a frame boundary afterwards. Returns the numbers of blocks, haves
+    /// Reads the stream through `codec`, which is at a frame boundary afterward. Returns the numbers of blocks, haves
     /// and requests.
     pub fn decode(&self, codec: &mut PeerCodec) -> [u32; 3] {
         let mut counts = [0; 3];

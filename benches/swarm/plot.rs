@@ -17,7 +17,7 @@ const GAP: f64 = 16.0;
 const LONGEST: f64 = 6.0;
 
 /// Color of a client's bars.
-fn colour(client: &str) -> &'static str {
+fn color(client: &str) -> &'static str {
     match client {
         OURS => "#d1495b",
         "floor" => "#b8b8b8",
@@ -78,7 +78,7 @@ fn draw_row(report: &Report, row: &Row, ours: f64, y: &mut f64, body: &mut Strin
             body,
             r##"<rect x="{LEFT}" y="{y}" width="{width:.1}" height="{height}" fill="{}"/>
 <text x="{:.1}" y="{text_y}">{client} {ratio:.2} <tspan fill="#666">({median:.2} s)</tspan></text>"##,
-            colour(client),
+            color(client),
             LEFT + width + 5.0,
         );
         *y += BAR;

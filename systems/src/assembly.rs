@@ -71,9 +71,9 @@ impl AssemblyParams<'_, '_> {
         rates.download.add(now, u64::from(len));
         rates.downloaded += u64::from(len);
         let Some(pending) = requests.answer(block.request) else {
-            // Fault 28: a cancelled block may still arrive. Fault 29: a peer may send only a limited number of blocks
+            // Fault 28: a canceled block may still arrive. Fault 29: a peer may send only a limited number of blocks
             // that were not requested.
-            if !requests.answer_cancelled(block.request) {
+            if !requests.answer_canceled(block.request) {
                 requests.unsolicited_count += 1;
                 if requests.unsolicited_count > self.settings.peers.max_unsolicited {
                     self.reaper.close(entity, CloseReason::Unsolicited);

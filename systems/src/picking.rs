@@ -183,7 +183,7 @@ fn handle_rejects(
         };
         let Some(pending) = requests.answer(request) else {
             // BEP 6: the answer to a cancel may be a reject.
-            requests.answer_cancelled(request);
+            requests.answer_canceled(request);
             continue;
         };
         if let Ok(mut active) = torrents.get_mut(of.0) {

@@ -69,7 +69,7 @@ pub(crate) struct Spread {
     out: Bitfield,
     /// Pieces that a peer has.
     had: Bitfield,
-    /// Pieces requested by peers that were choked afterwards, and may not have received them.
+    /// Pieces requested by peers that were choked afterward, and may not have received them.
     doubtful: VecDeque<u32>,
     /// Index at which the search for the next piece starts.
     next: u32,

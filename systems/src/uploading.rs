@@ -245,7 +245,7 @@ fn send_blocks(
         for request in requests {
             let range = offset..offset + request.len as usize;
             offset = range.end;
-            // The request is no longer listed if the peer has cancelled it in the meantime.
+            // The request is no longer listed if the peer has canceled it in the meantime.
             let Some(position) = uploads.reading.iter().position(|reading| *reading == request) else {
                 memory.release(&mut uploads, u64::from(request.len));
                 continue;

@@ -57,7 +57,7 @@ fn fail(folder: &Path, arguments: &[&str], code: i32) -> String {
     if code == 1 {
         assert_eq!(stderr.lines().count(), 1, "one line: {stderr}");
         assert!(stderr.starts_with("error: "), "{stderr}");
-        assert!(!stderr.contains('\u{1b}'), "no colour where there is no terminal");
+        assert!(!stderr.contains('\u{1b}'), "no color where there is no terminal");
     }
     stderr
 }

@@ -53,7 +53,7 @@ fn a_daemon_is_controlled_from_a_second_terminal() {
     );
     assert!(lines[1].contains("97.66 KiB  0.0 %"), "{list}");
     assert_eq!(lines[0].find("NAME"), lines[1].find("one.bin"), "{list}");
-    assert!(!list.contains('\u{1b}'), "no colour where there is no terminal");
+    assert!(!list.contains('\u{1b}'), "no color where there is no terminal");
     let json = parse(&succeed(folder, &["list", "--json"]));
     assert_eq!(json[1]["info_hash"].as_str(), Some(other.as_str()));
 

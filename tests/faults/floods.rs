@@ -182,7 +182,7 @@ fn connect_crowd(bed: &Bed, torrent: &Torrent, count: u8) -> Vec<TcpStream> {
 /// A hundred connections send frames of five and six bytes as fast as the engine reads them: not interested, unknown
 /// messages, and messages of unknown extensions. The engine used to allocate gigabytes for the decoded messages and
 /// keep them. Now each connection has its share of a tick, and the excess waits in the kernel. Another peer is served
-/// meanwhile, and the memory is released afterwards.
+/// meanwhile, and the memory is released afterward.
 #[test]
 fn tiny_frames() {
     if is_own_process("floods::tiny_frames", Vec::new) {

@@ -92,7 +92,7 @@ impl Backend<DiskRequest, DiskEvent> for SlowDisk {
 }
 
 /// Faults 98 and 101: two hundred mebibytes arrive at loopback speed for a disk that stalls at first and is slow
-/// afterwards. The engine requests only as much as fits in memory, the process stays small, and the download completes.
+/// afterward. The engine requests only as much as fits in memory, the process stays small, and the download completes.
 #[test]
 fn a_slow_disk_holds_up_the_network_and_not_the_memory() {
     let variables = || {

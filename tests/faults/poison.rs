@@ -130,7 +130,7 @@ fn nine_of_ten_poison() {
 
 /// Fault 28: the answer to a request that was canceled meanwhile is dropped. No peer is closed or banned for it.
 #[test]
-fn a_late_answer_to_a_cancelled_request() {
+fn a_late_answer_to_a_canceled_request() {
     let torrent = Torrent::new(16384, 16384);
     let mut bed = Bed::with(|settings| settings.peers.keep_redundant = true);
     let id = bed.download(&torrent, &[]);

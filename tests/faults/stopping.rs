@@ -89,19 +89,19 @@ fn requests(frames: &[Frame]) -> impl Iterator<Item = BlockRequest> {
 /// Asserts the engine's last messages: one cancel for each of `outstanding` requests and no other, then not-interested,
 /// then choke. Messages before the first cancel may add requests, which must be canceled too.
 fn assert_farewell(frames: &[Frame], outstanding: &BTreeSet<BlockRequest>) {
-    let cancelled = |frame: &Frame| match frame {
+    let canceled = |frame: &Frame| match frame {
         Frame::Message(Message::Cancel(request)) => Some(*request),
         _ => None,
     };
-    let begin = frames.iter().position(|frame| cancelled(frame).is_some());
+    let begin = frames.iter().position(|frame| canceled(frame).is_some());
     let begin = begin.unwrap_or(frames.len().saturating_sub(2));
     let (before, farewell) = frames.split_at(begin);
     let mut outstanding = outstanding.clone();
     outstanding.extend(requests(before));
-    let cancels: Vec<BlockRequest> = farewell.iter().map_while(cancelled).collect();
+    let cancels: Vec<BlockRequest> = farewell.iter().map_while(canceled).collect();
     let once: BTreeSet<BlockRequest> = cancels.iter().copied().collect();
-    assert_eq!(once.len(), cancels.len(), "each is cancelled once: {cancels:?}");
-    assert_eq!(once, outstanding, "what was outstanding is cancelled");
+    assert_eq!(once.len(), cancels.len(), "each is canceled once: {cancels:?}");
+    assert_eq!(once, outstanding, "what was outstanding is canceled");
     assert_eq!(
         &farewell[cancels.len()..],
         [Message::NotInterested, Message::Choke].map(Frame::Message)

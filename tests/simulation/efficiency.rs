@@ -8,7 +8,7 @@ use ecs_torrent::sim::{Line, Scenario};
 /// A flash crowd: one seed, and thirty leechers that start at once. It took three times as long when the seed's link
 /// carried pieces twice before each had been sent once, or was shared by all peers that requested unassigned pieces.
 #[test]
-#[cfg_attr(debug_assertions, ignore = "takes a minute without optimisation")]
+#[cfg_attr(debug_assertions, ignore = "takes a minute without optimization")]
 fn a_flash_crowd_is_near_the_bound() {
     let line = Line::symmetric(1_000_000);
     let torrent = NewContent {

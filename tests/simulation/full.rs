@@ -31,7 +31,7 @@ pub const ALL: &[(&str, Make)] = &[
 const LINE: Line = Line::symmetric(2 << 20);
 
 #[test]
-#[cfg_attr(debug_assertions, ignore = "takes minutes without optimisation")]
+#[cfg_attr(debug_assertions, ignore = "takes minutes without optimization")]
 fn full_size_scenarios_hold() {
     let chosen = sweep::chosen(ALL);
     let seed = sweep::number_from("SIM_SEED").unwrap_or(1);

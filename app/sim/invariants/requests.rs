@@ -53,7 +53,7 @@ pub(super) fn check_all(
     let mut report = |what: String| violations.report(&clock, Invariant::Requests, || what);
     let mut counts: EntityHashMap<Count> = EntityHashMap::default();
     for (peer, requests, of) in &peers {
-        // A torrent that fails or stops drops its pieces first and closes its peers afterwards.
+        // A torrent that fails or stops drops its pieces first and closes its peers afterward.
         if torrents.get(of.0).is_ok_and(|(_, state)| !state.may_serve()) {
             continue;
         }

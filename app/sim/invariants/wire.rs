@@ -293,7 +293,7 @@ impl Facts<'_, '_> {
             Frame::Message(Message::Request(request)) => self.expect_welcome(peer, conversation, request),
             Frame::Message(Message::Cancel(request)) => {
                 if !conversation.asked.remove(request) && !answered.contains(&(peer, request)) {
-                    self.report(|| format!("{request:?} is cancelled at {peer}, which does not owe it"));
+                    self.report(|| format!("{request:?} is canceled at {peer}, which does not owe it"));
                 }
             }
             Frame::Message(Message::Choke) if !is_fast => {

@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 use crate::settings::{RequestSettings, UploadSettings, millis, seconds};
 use crate::work_list::{Listed, WorkList};
 
-/// Maximum number of cancelled requests whose late answers are still recognized.
-const MAX_CANCELLED: usize = 256;
+/// Maximum number of canceled requests whose late answers are still recognized.
+const MAX_CANCELED: usize = 256;
 
 /// A request that a peer has not answered yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +37,8 @@ const GUIDED: Duration = Duration::from_secs(1);
 pub struct Requests {
     /// Unanswered requests, oldest first.
     pending: VecDeque<Pending>,
-    /// Cancelled requests that may still be answered; such a block is dropped without blame.
-    cancelled: VecDeque<BlockRequest>,
+    /// Canceled requests that may still be answered; such a block is dropped without blame.
+    canceled: VecDeque<BlockRequest>,
     /// Number of requests to keep outstanding.
     pub depth: QueueDepth,
     /// The piece that was last started or continued for this peer, to continue with.
@@ -173,14 +173,14 @@ impl Requests {
     /// Cancels a pending request, if there is one; its answer may still arrive.
     pub fn cancel(&mut self, request: BlockRequest) -> Option<Pending> {
         let pending = self.answer(request)?;
-        self.remember_cancelled(request);
+        self.remember_canceled(request);
         Some(pending)
     }
 
-    /// Whether `request` was cancelled and not answered since. This call marks it as answered.
-    pub fn answer_cancelled(&mut self, request: BlockRequest) -> bool {
-        let position = self.cancelled.iter().position(|cancelled| *cancelled == request);
-        position.and_then(|position| self.cancelled.remove(position)).is_some()
+    /// Whether `request` was canceled and not answered since. This call marks it as answered.
+    pub fn answer_canceled(&mut self, request: BlockRequest) -> bool {
+        let position = self.canceled.iter().position(|canceled| *canceled == request);
+        position.and_then(|position| self.canceled.remove(position)).is_some()
     }
 
     /// Cancels all requests; their answers may still arrive.
@@ -188,15 +188,15 @@ impl Requests {
         let pending: Vec<Pending> = self.pending.drain(..).collect();
         pending
             .iter()
-            .for_each(|pending| self.remember_cancelled(pending.request));
+            .for_each(|pending| self.remember_canceled(pending.request));
         pending
     }
 
-    fn remember_cancelled(&mut self, request: BlockRequest) {
-        if self.cancelled.len() == MAX_CANCELLED {
-            self.cancelled.pop_front();
+    fn remember_canceled(&mut self, request: BlockRequest) {
+        if self.canceled.len() == MAX_CANCELED {
+            self.canceled.pop_front();
         }
-        self.cancelled.push_back(request);
+        self.canceled.push_back(request);
     }
 }
 
@@ -515,17 +515,17 @@ mod tests {
         assert_eq!(count(ask(0, 2 * BLOCK_SIZE, BLOCK_SIZE)), 0);
     }
 
-    /// Fault 28: the answer to a cancelled request is recognized, once.
+    /// Fault 28: the answer to a canceled request is recognized, once.
     #[test]
     fn late_answers_are_recognized_once() {
         let mut requests = Requests::default();
         requests.pending.extend([pending(0), pending(BLOCK_SIZE)]);
         assert_eq!(requests.cancel(request(BLOCK_SIZE)), Some(pending(BLOCK_SIZE)));
         assert_eq!(requests.answer(request(BLOCK_SIZE)), None);
-        assert!(requests.answer_cancelled(request(BLOCK_SIZE)));
-        assert!(!requests.answer_cancelled(request(BLOCK_SIZE)));
+        assert!(requests.answer_canceled(request(BLOCK_SIZE)));
+        assert!(!requests.answer_canceled(request(BLOCK_SIZE)));
         assert_eq!(requests.cancel_all(), [pending(0)]);
-        assert!(requests.answer_cancelled(request(0)));
+        assert!(requests.answer_canceled(request(0)));
     }
 
     #[test]

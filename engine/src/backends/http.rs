@@ -72,14 +72,14 @@ impl ReqwestHttp {
             tag,
             credit: AtomicI64::new(i64::try_from(request.credit).unwrap_or(i64::MAX)),
             changed: Notify::new(),
-            is_cancelled: AtomicBool::new(false),
+            is_canceled: AtomicBool::new(false),
         });
         self.flows().insert(tag, flow.clone());
         let (clients, flows) = (self.clients.clone(), self.flows.clone());
         self.runtime.handle().spawn(async move {
             tokio::select! {
                 result = get(&clients, request, &flow) => flow.push(HttpPart::End(result)),
-                () = flow.cancelled() => {}
+                () = flow.canceled() => {}
             }
             let mut flows = flows.lock().unwrap_or_else(PoisonError::into_inner);
             if flows.get(&tag).is_some_and(|known| Arc::ptr_eq(known, &flow)) {
@@ -95,15 +95,15 @@ struct Flow {
     tag: JobTag,
     credit: AtomicI64,
     changed: Notify,
-    is_cancelled: AtomicBool,
+    is_canceled: AtomicBool,
 }
 
 impl Flow {
-    /// Delivers a part, unless the request is cancelled.
+    /// Delivers a part, unless the request is canceled.
     fn push(&self, part: HttpPart) {
         let tag = self.tag;
         self.sink.change(|events| {
-            if !self.is_cancelled.load(Ordering::Relaxed) {
+            if !self.is_canceled.load(Ordering::Relaxed) {
                 events.push(HttpEvent { tag, part });
             }
         });
@@ -119,7 +119,7 @@ impl Flow {
     /// Cancels the request and takes back the parts that the world has not taken.
     fn cancel(&self) {
         self.sink.change(|events| {
-            self.is_cancelled.store(true, Ordering::Relaxed);
+            self.is_canceled.store(true, Ordering::Relaxed);
             events.retain(|event| event.tag != self.tag);
         });
         self.changed.notify_waiters();
@@ -135,8 +135,8 @@ impl Flow {
         }
     }
 
-    async fn cancelled(&self) {
-        self.until(|| self.is_cancelled.load(Ordering::Relaxed)).await;
+    async fn canceled(&self) {
+        self.until(|| self.is_canceled.load(Ordering::Relaxed)).await;
     }
 
     async fn has_credit(&self) {

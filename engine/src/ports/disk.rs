@@ -101,7 +101,7 @@ pub enum DiskRequest {
 /// The use of bytes that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadPurpose {
-    /// The bytes are verified afterwards.
+    /// The bytes are verified afterward.
     Check,
     /// The bytes are served as verified. The read fails if somebody else has changed the file since it was opened or
     /// written ([`DiskError::is_changed`]). Each file is compared at most once per second.

@@ -47,7 +47,7 @@ impl Network {
             SimEvent::Datagram(key) => self.datagram_arrives(hub, key),
             SimEvent::Syn(key) => self.receive_syn(hub, key),
             SimEvent::Connected(key) => self.receive_answer(hub, key),
-            SimEvent::Accepted(key) => self.receive_acknowledgement(hub, key),
+            SimEvent::Accepted(key) => self.receive_acknowledgment(hub, key),
             SimEvent::ConnectTimeout(key) => self.time_connect(hub, key),
             SimEvent::CloseTimeout(flow) => self.time_close(hub, flow),
             SimEvent::GiveUp(flow) => self.give_up(hub, flow),

@@ -20,7 +20,7 @@ pub(super) enum SimEvent {
     Syn(Key),
     /// The answer to a connection request is back.
     Connected(Key),
-    /// The acknowledgement of the answer has arrived.
+    /// The acknowledgment of the answer has arrived.
     Accepted(Key),
     /// A connection attempt times out.
     ConnectTimeout(Key),

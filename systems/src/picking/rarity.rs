@@ -406,11 +406,11 @@ mod tests {
                 let best = (0..count).filter(|p| is_in(*p) && peer.has(*p)).map(rank).min();
                 let picked = order.pick(peer, None, &mut random, |_| true);
                 prop_assert_eq!(picked.map(rank), best);
-                for neighbour in 0..count {
-                    let picked = order.pick(peer, Some(neighbour), &mut random, |_| true);
-                    let is_best = is_in(neighbour) && peer.has(neighbour) && Some(rank(neighbour)) == best;
+                for neighbor in 0..count {
+                    let picked = order.pick(peer, Some(neighbor), &mut random, |_| true);
+                    let is_best = is_in(neighbor) && peer.has(neighbor) && Some(rank(neighbor)) == best;
                     prop_assert_eq!(picked.map(rank), best);
-                    prop_assert!(!is_best || picked == Some(neighbour));
+                    prop_assert!(!is_best || picked == Some(neighbor));
                 }
             }
             prop_assert_eq!(order.pickable_count() as usize, (0..count).filter(|p| is_in(*p)).count());

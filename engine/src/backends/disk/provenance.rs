@@ -127,7 +127,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Records that a file was written or compared up to `end`, and its state afterwards.
+    /// Records that a file was written or compared up to `end`, and its state afterward.
     pub(super) fn record(&mut self, index: usize, end: u64, status: Option<&Status>) {
         self.unsynced.insert(index);
         if let Some(known) = self.known.get_mut(&index) {

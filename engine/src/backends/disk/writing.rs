@@ -105,7 +105,7 @@ impl Files {
         Ok(())
     }
 
-    /// Records that a file was written, and its state afterwards.
+    /// Records that a file was written, and its state afterward.
     fn record(&self, index: usize, end: u64, file: &OwnedFd) -> Result<()> {
         let status = self
             .status_of(file)

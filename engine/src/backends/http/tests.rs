@@ -163,9 +163,9 @@ fn a_response_waits_for_credit() {
     assert_eq!(received, BODY);
 }
 
-/// A cancelled request ends its connection, and delivers nothing more: not even what had arrived.
+/// A canceled request ends its connection, and delivers nothing more: not even what had arrived.
 #[test]
-fn a_cancelled_request_is_silent() {
+fn a_canceled_request_is_silent() {
     let (address, requests) = server();
     let mut client = Client::new();
     client.ask(HttpRequest::Get(request(1, address)));

@@ -37,7 +37,7 @@ impl Fabric {
         self.http_flows.remove(&(node, tag));
     }
 
-    /// Takes in a part that has arrived, unless its request is cancelled.
+    /// Takes in a part that has arrived, unless its request is canceled.
     pub(super) fn receive_http(&mut self, node: NodeId, event: HttpEvent) {
         if let Some(flow) = self.http_flows.get_mut(&(node, event.tag)) {
             flow.waiting.push_back(event.part);

@@ -97,7 +97,7 @@ fn a_response_waits_for_credit() {
 }
 
 #[test]
-fn a_cancelled_request_is_silent() {
+fn a_canceled_request_is_silent() {
     let mut bed = Bed::new();
     assert!(!bed.get(None, 1000).is_empty());
     let bytes = u64::MAX;

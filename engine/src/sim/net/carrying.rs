@@ -20,10 +20,10 @@ use super::host::{Lane, Parcel, Pipe, Power};
 use super::network::Network;
 use crate::ports::net::{NetEvent, read_cost};
 
-/// Minimum window: two segments, so that a connection never stops just to wait for an acknowledgement.
+/// Minimum window: two segments, so that a connection never stops just to wait for an acknowledgment.
 const MIN_WINDOW: usize = 2 * (17 << 10);
 
-/// Size up to which a segment arrives when its transmission begins and occupies the link afterwards. Most messages need
+/// Size up to which a segment arrives when its transmission begins and occupies the link afterward. Most messages need
 /// no event of their own this way.
 const SMALL: usize = 256;
 

@@ -144,7 +144,7 @@ impl Network {
         self.end(flow);
     }
 
-    /// Ends a connection whose sender got no acknowledgement for too long.
+    /// Ends a connection whose sender got no acknowledgment for too long.
     pub(super) fn give_up(&mut self, hub: &mut Hub, flow: Flow) {
         let Some(connection) = self.connections.get(flow.connection) else {
             return;

@@ -29,7 +29,7 @@ pub struct SocketLimits {
     pub receive_buffer_bytes: usize,
     /// Accepted connections that the listener has not seen; further ones get no answer. Default 512.
     pub backlog: usize,
-    /// Time without an acknowledgement after which a connection counts as broken. Default 15 min, as in Linux.
+    /// Time without an acknowledgment after which a connection counts as broken. Default 15 min, as in Linux.
     pub give_up: Duration,
     /// Maximum wait before lost data is sent again, once it can arrive: evenly distributed from 0 to this, or to the
     /// time for which nothing arrived, if that is less. Default 5 s.
@@ -253,7 +253,7 @@ impl Network {
         );
     }
 
-    pub(super) fn receive_acknowledgement(&mut self, hub: &mut Hub, key: Key) {
+    pub(super) fn receive_acknowledgment(&mut self, hub: &mut Hub, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };

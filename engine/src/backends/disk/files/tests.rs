@@ -259,7 +259,7 @@ fn write(files: &Files, offset: u64, data: &[u8]) -> Result<()> {
     files.write(span(offset, data.len()), &blocks(data, 3))
 }
 
-/// Writes `1` to `8` to an existing file of 8 bytes. Returns the result and the file's content afterwards.
+/// Writes `1` to `8` to an existing file of 8 bytes. Returns the result and the file's content afterward.
 fn found_and_written(found: &[u8], may_overwrite: bool) -> (Result<()>, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t/d/0");
