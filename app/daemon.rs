@@ -100,10 +100,10 @@ pub struct Api {
 }
 
 /// State shared by all request handlers.
-type Shared = Arc<Desk>;
+type Shared = Arc<ApiState>;
 
 #[derive(Debug)]
-struct Desk {
+struct ApiState {
     torrents: Torrents,
     token: Token,
     names: guard::Names,
@@ -118,7 +118,7 @@ struct Desk {
     closing: watch::Sender<bool>,
 }
 
-impl Desk {
+impl ApiState {
     fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Starting,
@@ -160,7 +160,7 @@ impl Api {
         let roots = roots::Roots::new(download_dir, &settings.allow_roots).map_err(failed(download_dir))?;
         let listener = server::listen(settings.listen).map_err(bind_error)?;
         let address = listener.local_addr().map_err(bind_error)?;
-        let shared = Arc::new(Desk {
+        let shared = Arc::new(ApiState {
             torrents,
             token,
             names: guard::Names::new(address, &settings.names),

@@ -86,14 +86,14 @@ struct NetworkArgs {
 
 pub(super) async fn download(args: DownloadArgs, screen: Screen) -> Result<Outcome, CliError> {
     args.placement.check(args.sources.len())?;
-    let wish = Selected {
+    let selected = Selected {
         sources: args.sources,
         root: args.output,
         placement: Some(args.placement),
         require_complete: false,
         exit_on_complete: args.exit_on_complete,
     };
-    run(wish, args.network, screen).await
+    run(selected, args.network, screen).await
 }
 
 pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliError> {
@@ -104,14 +104,14 @@ pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliE
     if let Some(error) = verify::data_instead(&args.data, &metainfo.info.name) {
         return Err(CliError::Other(error));
     }
-    let wish = Selected {
+    let selected = Selected {
         sources: vec![args.torrent],
         root: args.data,
         placement: None,
         require_complete: true,
         exit_on_complete: false,
     };
-    run(wish, args.network, screen).await
+    run(selected, args.network, screen).await
 }
 
 struct Selected {
@@ -122,15 +122,17 @@ struct Selected {
     exit_on_complete: bool,
 }
 
-async fn run(wish: Selected, network: NetworkArgs, screen: Screen) -> Result<Outcome, CliError> {
+async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result<Outcome, CliError> {
     // Checks the whole command before starting anything.
     let load = |path: &PathBuf| Source::from(path.as_path()).load();
-    let metainfos = wish.sources.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+    let metainfos = selected.sources.iter().map(load).collect::<Result<Vec<_>, _>>()?;
     let peers = peers::resolve(&network.peers)?;
-    let placement = wish.placement.as_ref();
+    let placement = selected.placement.as_ref();
     let into = placement.and_then(|placement| placement.into.clone());
-    let root = into.as_ref().map_or(wish.root.clone(), |into| wish.root.join(into));
-    if !wish.require_complete {
+    let root = into
+        .as_ref()
+        .map_or(selected.root.clone(), |into| selected.root.join(into));
+    if !selected.require_complete {
         for metainfo in &metainfos {
             let name = placement.and_then(|placement| placement.name.as_deref());
             check_writable(&root, name.unwrap_or(&metainfo.info.name))?;
@@ -151,12 +153,12 @@ async fn run(wish: Selected, network: NetworkArgs, screen: Screen) -> Result<Out
     let add_all = async {
         for metainfo in metainfos {
             let options = AddOptions {
-                root: Some(wish.root.clone()),
+                root: Some(selected.root.clone()),
                 into: into.clone(),
                 name: placement.and_then(|placement| placement.name.clone()),
                 overwrite: placement.is_some_and(|placement| placement.overwrite),
                 peers: peers.clone(),
-                require_complete: wish.require_complete,
+                require_complete: selected.require_complete,
             };
             let id = torrents.download_with(metainfo, options).await?;
             reporter.added(&torrents.stats(id).await?, &root);
@@ -169,7 +171,7 @@ async fn run(wish: Selected, network: NetworkArgs, screen: Screen) -> Result<Out
     };
     if !interrupted {
         reporter.listening(engine.local_addresses());
-        interrupted = follow(&wish, &torrents, &mut events, &mut reporter, &mut signals).await?;
+        interrupted = follow(&selected, &torrents, &mut events, &mut reporter, &mut signals).await?;
     }
     if interrupted {
         // Reports the bytes missing now, not those missing when the last line was printed.
@@ -178,7 +180,7 @@ async fn run(wish: Selected, network: NetworkArgs, screen: Screen) -> Result<Out
             () = signals.next() => {}
         }
     }
-    let may_be_incomplete = interrupted && !wish.require_complete;
+    let may_be_incomplete = interrupted && !selected.require_complete;
     if !may_be_incomplete || reporter.all_complete() {
         signals.set_code(ExitCodes::DONE);
     }
@@ -206,7 +208,7 @@ async fn run(wish: Selected, network: NetworkArgs, screen: Screen) -> Result<Out
 
 /// Reports progress and events until there is nothing left to do or a signal arrives. Returns true for a signal.
 async fn follow(
-    wish: &Selected,
+    selected: &Selected,
     torrents: &Torrents,
     events: &mut Subscription,
     reporter: &mut Reporter,
@@ -227,7 +229,7 @@ async fn follow(
             () = signals.next() => return Ok(true),
         }
         update(torrents, reporter).await?;
-        if reporter.all_failed() || (wish.exit_on_complete && reporter.all_settled()) {
+        if reporter.all_failed() || (selected.exit_on_complete && reporter.all_settled()) {
             return Ok(false);
         }
     }

@@ -38,12 +38,12 @@ impl Roots {
         })
     }
 
-    /// Returns the folder that `wish` refers to, free of symbolic links. A relative path is relative to the download
+    /// Returns the folder that `folder` refers to, free of symbolic links. A relative path is relative to the download
     /// folder.
-    pub(super) fn find(&self, wish: &Path) -> Result<PathBuf, RootError> {
-        let root = self.download_dir.join(wish);
+    pub(super) fn find(&self, folder: &Path) -> Result<PathBuf, RootError> {
+        let root = self.download_dir.join(folder);
         let outside = || RootError::Outside {
-            root: wish.to_owned(),
+            root: folder.to_owned(),
             download_dir: self.download_dir.clone(),
         };
         if root.components().any(|part| part == Component::ParentDir) {
@@ -97,8 +97,8 @@ mod tests {
         link(Path::new("films"), "same");
         link(&base.join("nowhere"), "dangling");
         let roots = Roots::new(&inside, std::slice::from_ref(&other)).unwrap();
-        let find = |wish: &str| roots.find(Path::new(wish)).ok();
-        for (wish, found) in [
+        let find = |folder: &str| roots.find(Path::new(folder)).ok();
+        for (folder, found) in [
             ("", inside.clone()),
             (".", inside.clone()),
             ("new/deep", inside.join("new/deep")),
@@ -106,10 +106,10 @@ mod tests {
             (inside.join("films").to_str().unwrap(), inside.join("films")),
             (other.join("x").to_str().unwrap(), other.join("x")),
         ] {
-            assert_eq!(find(wish), Some(found), "{wish}");
+            assert_eq!(find(folder), Some(found), "{folder}");
         }
         let beside = base.join("downloads2");
-        for wish in [
+        for folder in [
             "..",
             "films/../..",
             "films/../films",
@@ -124,7 +124,7 @@ mod tests {
             "nul\0byte",
             beside.to_str().unwrap(),
         ] {
-            assert_eq!(find(wish), None, "{wish}");
+            assert_eq!(find(folder), None, "{folder}");
         }
     }
 }

@@ -82,7 +82,7 @@ impl Plugin for InvariantsPlugin {
                         .run_if(is_time_for_all),
                 )
                     .chain()
-                    .after(ReapSet::Tell)
+                    .after(ReapSet::Publish)
                     .before(ReapSet::Release),
             )
             .add_systems(Tick, wire::forget.in_set(ReapSet::Release));

@@ -17,7 +17,7 @@ const TOLD_PIECE: u32 = 64 << 10;
 
 pub fn table(counts: &[usize]) {
     println!(
-        "| peers | KiB each | µs of an idle tick | ns each per look (1 s) | ns per have heard | ns per have told | µs per block served |"
+        "| peers | KiB each | µs of an idle tick | ns each per look (1 s) | ns per have received | ns per have sent | µs per block served |"
     );
     println!("|---:|---:|---:|---:|---:|---:|---:|");
     let alone = least_download(0);
@@ -34,7 +34,7 @@ pub fn table(counts: &[usize]) {
         drop(seed);
         let mut leech = Crowd::of_seeders(count, watch());
         let mut piece = 0;
-        let heard = median(51, || {
+        let received = median(51, || {
             piece += 1;
             leech.have_round(piece)
         });
@@ -45,7 +45,7 @@ pub fn table(counts: &[usize]) {
             "| {count} | {kib:.1} | {:.1} | {:.0} | {:.0} | {:.0} | {:.2} |",
             us(idle),
             each(look),
-            each(heard),
+            each(received),
             each(told),
             each(served) / 1000.0
         );

@@ -77,8 +77,8 @@ impl Idle {
     pub fn new(count: usize, probe: Arc<dyn Probe>) -> Self {
         let mut sim = simulation();
         let announces = Arc::new(AtomicUsize::new(0));
-        let heard = announces.clone();
-        sim.add_udp_host((ip(9), 6969).into(), move |_, _, packet| answer(packet, &heard));
+        let counted = announces.clone();
+        sim.add_udp_host((ip(9), 6969).into(), move |_, _, packet| answer(packet, &counted));
         let node = sim.add(NewNode::new(ip(1), Settings::default(), TorrentPlugins).probe(probe));
         let data = Bytes::from(torrents::noise(32));
         for number in 0..count {

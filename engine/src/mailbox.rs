@@ -10,7 +10,7 @@ use crate::wake::Waker;
 
 type Command = Box<dyn FnOnce(&mut World) + Send>;
 
-/// Capacity of the mailbox, in letters not yet taken by the engine; senders wait while it is full.
+/// Capacity of the mailbox, in commands not yet taken by the engine; senders wait while it is full.
 const CAPACITY: usize = 1024;
 
 /// The engine has stopped, or its thread has died.
@@ -100,19 +100,19 @@ impl Mailbox {
         (Self { receiver }, EngineHandle { sender, waker })
     }
 
-    /// Runs at most `max` letters; returns true if there may be more.
+    /// Runs at most `max` commands; returns true if there may be more.
     pub(crate) fn deliver(world: &mut World, max: usize) -> bool {
-        let mut letters = Vec::new();
+        let mut commands = Vec::new();
         {
             let mut mailbox = world.resource_mut::<Self>();
-            while letters.len() < max
-                && let Ok(letter) = mailbox.receiver.try_recv()
+            while commands.len() < max
+                && let Ok(command) = mailbox.receiver.try_recv()
             {
-                letters.push(letter);
+                commands.push(command);
             }
         }
-        let has_more = letters.len() == max;
-        letters.into_iter().for_each(|letter| letter(world));
+        let has_more = commands.len() == max;
+        commands.into_iter().for_each(|command| command(world));
         has_more
     }
 }

@@ -53,7 +53,7 @@
 mod agenda;
 mod content;
 mod contents;
-mod desk;
+mod deferred;
 mod disk;
 mod fabric;
 mod flow;

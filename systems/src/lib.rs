@@ -220,8 +220,8 @@ pub enum FlushSet {
 pub enum ReapSet {
     /// Counts the blocks that were received, with what the tick did with them.
     Count,
-    /// Announces the peers that are about to be removed.
-    Tell,
+    /// Publishes `PeerDisconnected` for the peers that are about to be removed.
+    Publish,
     /// Releases whatever the features hold for these peers.
     Release,
     /// Despawns these peers.
@@ -292,7 +292,7 @@ impl Plugin for OrderPlugin {
             .configure_sets(Tick, (FlushSet::Outboxes, FlushSet::Streams).in_set(TickSet::Flush));
         app.configure_sets(
             Tick,
-            (ReapSet::Count, ReapSet::Tell, ReapSet::Release, ReapSet::Despawn)
+            (ReapSet::Count, ReapSet::Publish, ReapSet::Release, ReapSet::Despawn)
                 .chain()
                 .in_set(TickSet::Reap),
         );

@@ -26,7 +26,7 @@ impl Plugin for ReapingPlugin {
             .add_systems(
                 Tick,
                 (
-                    publish_disconnects.in_set(ReapSet::Tell),
+                    publish_disconnects.in_set(ReapSet::Publish),
                     despawn_peers.in_set(ReapSet::Despawn),
                 ),
             );

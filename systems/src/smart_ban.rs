@@ -135,7 +135,7 @@ fn blame_rejected(
     mut rejected: MessageReader<PieceRejected>,
     mut hash: ResMut<HashPort>,
     mut suspects: ResMut<Suspects>,
-    mut court: BlameParams,
+    mut blame: BlameParams,
 ) {
     for PieceRejected {
         torrent,
@@ -147,12 +147,12 @@ fn blame_rejected(
     } in rejected.read()
     {
         if let [only] = contributors[..] {
-            if let Some(culprit) = court.identify(only) {
-                court.ban(&culprit, *torrent, *index);
+            if let Some(culprit) = blame.identify(only) {
+                blame.ban(&culprit, *torrent, *index);
             }
             continue;
         }
-        let senders = senders.iter().map(|sender| court.identify((*sender)?)).collect();
+        let senders = senders.iter().map(|sender| blame.identify((*sender)?)).collect();
         let number = suspects.add((*torrent, *index), senders);
         submit(&mut hash, BAD_BLOCKS, *torrent, number, data.clone());
     }
@@ -189,7 +189,7 @@ fn submit(hash: &mut HashPort, purpose: Purpose, torrent: Entity, number: u64, s
     hash.push(HashRequest { tag, kind, spans });
 }
 
-fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, mut court: BlameParams) {
+fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, mut blame: BlameParams) {
     for event in hash.take(BAD_BLOCKS) {
         let Some(Digests::Blocks(digests)) = event.digests else {
             continue;
@@ -206,9 +206,9 @@ fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, m
         let index = event.tag.number as u32;
         let attempts = suspects.attempts.remove(&(event.tag.owner, index)).unwrap_or_default();
         for culprit in attempts.iter().flat_map(|attempt| culprits(attempt, &good)) {
-            let now = court.clock.now();
-            if !court.bans.has(now, culprit.address) {
-                court.ban(culprit, event.tag.owner, index);
+            let now = blame.clock.now();
+            if !blame.bans.has(now, culprit.address) {
+                blame.ban(culprit, event.tag.owner, index);
             }
         }
     }

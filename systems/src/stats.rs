@@ -78,9 +78,9 @@ struct StatsParams<'w, 's> {
     trackers: Query<'w, 's, &'static Tracker>,
 }
 
-fn answer_stats(mut commands: ResMut<CommandQueue<GetStats>>, archive: StatsParams) {
+fn answer_stats(mut commands: ResMut<CommandQueue<GetStats>>, params: StatsParams) {
     for GetStats { torrent, reply } in commands.0.drain(..) {
-        reply.send(archive.stats(torrent).ok_or(TorrentNotFound(torrent)));
+        reply.send(params.stats(torrent).ok_or(TorrentNotFound(torrent)));
     }
 }
 

@@ -44,7 +44,7 @@ impl Plugin for TrackersPlugin {
             .add_message::<TrackerAnswered>()
             .add_message::<TrackerFailed>()
             .add_stop_participant::<policy::AnnounceStopped>(StopPhase::AnnounceStopped, None)
-            .init_resource::<Questions>()
+            .init_resource::<OutgoingRequests>()
             .init_resource::<Answers>()
             .init_resource::<policy::Turns>()
             .init_resource::<Deadlines<policy::AnnounceDue>>()
@@ -89,7 +89,7 @@ pub(crate) fn spawn_trackers(
 
 /// The kind of request to a tracker.
 #[derive(Debug, Clone)]
-enum Ask {
+enum RequestKind {
     /// Announces us and asks for peers.
     Announce(AnnounceRequest),
     /// Asks for the peer counts.
@@ -98,35 +98,35 @@ enum Ask {
 
 /// A request to a tracker over one address family.
 #[derive(Debug, Clone)]
-struct Question {
+struct TrackerRequest {
     tracker: Entity,
     family: Family,
     url: Arc<str>,
-    ask: Ask,
+    kind: RequestKind,
 }
 
 /// Requests not sent yet; each transport takes its own.
 #[derive(Resource, Debug, Default)]
-struct Questions {
-    http: Vec<Question>,
-    udp: Vec<Question>,
+struct OutgoingRequests {
+    http: Vec<TrackerRequest>,
+    udp: Vec<TrackerRequest>,
 }
 
-impl Questions {
-    fn ask(&mut self, question: Question) {
-        match question.url.starts_with("udp:") {
-            true => self.udp.push(question),
-            false => self.http.push(question),
+impl OutgoingRequests {
+    fn send(&mut self, request: TrackerRequest) {
+        match request.url.starts_with("udp:") {
+            true => self.udp.push(request),
+            false => self.http.push(request),
         }
     }
 }
 
-impl Question {
+impl TrackerRequest {
     /// Wraps a result as the answer to this request.
     fn answered(&self, result: Result<Reply, Failure>) -> Answer {
-        let event = match &self.ask {
-            Ask::Announce(request) => Some(request.event),
-            Ask::Scrape(_) => None,
+        let event = match &self.kind {
+            RequestKind::Announce(request) => Some(request.event),
+            RequestKind::Scrape(_) => None,
         };
         Answer {
             tracker: self.tracker,

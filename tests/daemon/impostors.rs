@@ -43,7 +43,7 @@ impl Impostor {
     }
 
     /// Returns the request heads received since the last call.
-    fn heard(&self) -> Vec<String> {
+    fn requests(&self) -> Vec<String> {
         self.heads.try_iter().collect()
     }
 }
@@ -67,7 +67,7 @@ fn the_port_of_a_killed_daemon() {
 
     let error = fail(folder, &["list"]);
     assert!(error.contains("has ended"), "{error}");
-    assert_eq!(impostor.heard(), [""; 0], "it is not even asked");
+    assert_eq!(impostor.requests(), [""; 0], "it is not even asked");
 
     // The address comes from the user, or from a file whose process is alive.
     claim(folder, address);
@@ -82,10 +82,10 @@ fn the_port_of_a_killed_daemon() {
                 && error.contains("has not been sent the token"),
             "{error}"
         );
-        let heard = impostor.heard();
-        assert_eq!(heard.len(), 1, "{heard:?}");
-        assert!(heard[0].starts_with("GET /api/v1/proof?nonce="), "{heard:?}");
-        let head = heard[0].to_lowercase();
+        let requests = impostor.requests();
+        assert_eq!(requests.len(), 1, "{requests:?}");
+        assert!(requests[0].starts_with("GET /api/v1/proof?nonce="), "{requests:?}");
+        let head = requests[0].to_lowercase();
         assert!(!head.contains(&token) && !head.contains("authorization"), "{head}");
     }
 }
@@ -113,10 +113,10 @@ fn a_proof_cannot_be_passed_on() {
         });
         let error = fail(folder, &["list", "--api", &address.to_string()]);
         assert!(error.contains("has not proven to be the daemon"), "{error}");
-        let heard = impostor.heard().concat();
+        let requests = impostor.requests().concat();
         assert!(
-            heard.contains("/api/v1/proof") && !heard.contains(&daemon.token),
-            "{heard}"
+            requests.contains("/api/v1/proof") && !requests.contains(&daemon.token),
+            "{requests}"
         );
         drop(impostor);
         // The impostor's thread ends with the next connection.

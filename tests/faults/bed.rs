@@ -47,7 +47,7 @@ struct Outlet(std::sync::Mutex<Sender<Seen>>);
 impl Plugin for Recorder {
     fn build(&self, app: &mut App) {
         app.insert_resource(Outlet(std::sync::Mutex::new(self.0.clone())));
-        app.add_systems(Tick, record.after(ReapSet::Tell).before(ReapSet::Despawn));
+        app.add_systems(Tick, record.after(ReapSet::Publish).before(ReapSet::Despawn));
     }
 }
 

@@ -22,11 +22,11 @@ fn only_the_culprit_is_banned() {
     let mut bed = Bed::with(|settings| settings.peers.keep_redundant = true);
     let (lies, truths) = (Pieces::default(), Pieces::default());
     let honest = honest_seed(&torrent, &lies, &truths);
-    let told = lies.clone();
+    let sent = lies.clone();
     let bad = listen_as_seed(loopback(3), &torrent, move |request, data| {
         if request.begin % 65536 == 0 {
             data[77] ^= 1;
-            told.add(request.piece);
+            sent.add(request.piece);
         }
         true
     });
@@ -41,10 +41,10 @@ fn only_the_culprit_is_banned() {
 
 /// A seed that waits until the other peer has begun to send bad blocks, and records the pieces that it sends blocks of.
 fn honest_seed(torrent: &Arc<Torrent>, lies: &Pieces, truths: &Pieces) -> SocketAddr {
-    let (told, heard) = (truths.clone(), lies.clone());
+    let (sent, received) = (truths.clone(), lies.clone());
     listen_as_seed(loopback(2), torrent, move |request, _| {
-        heard.wait();
-        told.add(request.piece);
+        received.wait();
+        sent.add(request.piece);
         true
     })
 }

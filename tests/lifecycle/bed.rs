@@ -81,7 +81,7 @@ struct Outlet(Mutex<Sender<Seen>>);
 impl Plugin for Recorder {
     fn build(&self, app: &mut App) {
         app.insert_resource(Outlet(Mutex::new(self.0.clone())));
-        app.add_systems(Tick, record.after(ReapSet::Tell).before(ReapSet::Despawn));
+        app.add_systems(Tick, record.after(ReapSet::Publish).before(ReapSet::Despawn));
     }
 }
 

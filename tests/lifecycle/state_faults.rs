@@ -100,7 +100,7 @@ fn damaged_sessions() {
     assert_eq!(bed.resume_all(), torrents.len());
     for torrent in &torrents {
         bed.wait_seeding(torrent.info_hash());
-        assert!(!bed.has_checked(torrent.info_hash()), "saved anew");
+        assert!(!bed.has_checked(torrent.info_hash()), "saved again");
     }
 }
 

@@ -303,7 +303,7 @@ fn small_messages_do_not_use_a_window_up() {
     sim.run_for(Duration::from_secs(1));
     let world = sim.node(node).world_mut();
     let state = world.query::<&PeerState>().single(world).unwrap();
-    assert!(state.peer_interested, "the last message was heard");
+    assert!(state.peer_interested, "the last message was read");
 }
 
 /// Blocks that wait for a peer that does not read are not uploaded yet.

@@ -28,7 +28,7 @@ pub use self::control::{DiskControl, DiskView};
 pub(super) use self::faults::Faults;
 pub use self::faults::{DiskFault, DiskOperation, Lasting};
 pub use self::port::SimDisk;
-use self::storage::{Ground, Storage};
+use self::storage::{DiskContext, Storage};
 pub(super) use self::volume::Volume;
 use super::NodeId;
 use super::contents::Contents;
@@ -129,12 +129,12 @@ impl Disk {
         let fault = work
             .operation()
             .and_then(|operation| self.faults.strike(operation, hub.now));
-        let mut ground = Ground {
+        let mut context = DiskContext {
             volume: &mut self.volume,
             contents: &hub.contents,
             now_ns: hub.now.as_nanos(),
         };
-        let (outcome, blocks) = work.run(&storage, &mut ground, fault);
+        let (outcome, blocks) = work.run(&storage, &mut context, fault);
         DiskEvent { tag, outcome, blocks }
     }
 }
@@ -163,7 +163,7 @@ impl DiskWork {
     fn run(
         self,
         storage: &Storage,
-        ground: &mut Ground<'_>,
+        context: &mut DiskContext<'_>,
         fault: Option<DiskFault>,
     ) -> (Result<DiskDone, DiskError>, Vec<Bytes>) {
         let failed = |action| match fault {
@@ -171,21 +171,21 @@ impl DiskWork {
             None => Ok(()),
         };
         let outcome = match self {
-            Self::Look => failed(DiskAction::Open).and_then(|()| storage.look(ground).map(DiskDone::Opened)),
+            Self::Look => failed(DiskAction::Open).and_then(|()| storage.look(context).map(DiskDone::Opened)),
             Self::Prepare { is_preallocated } => failed(DiskAction::Allocate)
-                .and_then(|()| storage.prepare(ground, is_preallocated))
+                .and_then(|()| storage.prepare(context, is_preallocated))
                 .map(|()| DiskDone::Prepared),
             Self::Read(span, purpose) => {
-                failed(DiskAction::Read).and_then(|()| storage.read(ground, span, purpose).map(DiskDone::Read))
+                failed(DiskAction::Read).and_then(|()| storage.read(context, span, purpose).map(DiskDone::Read))
             }
-            Self::Write { span, blocks } => match storage.write(ground, span, &blocks, fault) {
+            Self::Write { span, blocks } => match storage.write(context, span, &blocks, fault) {
                 Ok(()) => Ok(DiskDone::Written),
                 // The world gets its blocks back.
                 Err(error) => return (Err(error), blocks),
             },
-            Self::Sync { is_for_all } => storage.sync(ground, fault, is_for_all).map(DiskDone::Synced),
+            Self::Sync { is_for_all } => storage.sync(context, fault, is_for_all).map(DiskDone::Synced),
             Self::Delete { keep } => failed(DiskAction::Delete)
-                .and_then(|()| storage.delete(ground, &keep))
+                .and_then(|()| storage.delete(context, &keep))
                 .map(DiskDone::Deleted),
             Self::Close => Ok(DiskDone::Closed),
         };

@@ -10,7 +10,7 @@ use ecs_torrent_components::settings::{Settings, millis};
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::NodeId;
-use super::desk::{CarryOut, Desk};
+use super::deferred::{CarryOut, Deferred};
 use super::disk::{DiskSpeed, SimDisk};
 use super::fabric::{Fabric, lock};
 use super::hash::SimHash;
@@ -98,7 +98,7 @@ pub(super) struct Node {
     /// `None` while the node is down.
     pub(super) core: Option<Box<Core>>,
     /// Desks that hold the requests of the engine's ticks.
-    desks: Vec<Box<dyn CarryOut>>,
+    backends: Vec<Box<dyn CarryOut>>,
     /// Time by which the engine's clock is ahead of the simulation's.
     pub(super) ahead: Duration,
     pub(super) ticks: u64,
@@ -111,7 +111,7 @@ impl Node {
         Self {
             new,
             core: None,
-            desks: Vec::new(),
+            backends: Vec::new(),
             ahead: Duration::ZERO,
             ticks: 0,
             least_interval,
@@ -129,12 +129,12 @@ impl Node {
             seed[16..20].copy_from_slice(&fabric.machines[id.0].life.to_le_bytes());
             fabric.net.addresses_of(id)
         };
-        let net = Desk::new(SimNet::new(id, shared.clone()), probe);
-        let disk = Desk::new(SimDisk::new(id, shared.clone()), probe);
-        let hash = Desk::new(SimHash::new(id, shared.clone()), probe);
-        let http = Desk::new(SimHttp::new(id, shared.clone()), probe);
-        let state = Desk::new(SimState::new(id, shared.clone()), probe);
-        self.desks = vec![
+        let net = Deferred::new(SimNet::new(id, shared.clone()), probe);
+        let disk = Deferred::new(SimDisk::new(id, shared.clone()), probe);
+        let hash = Deferred::new(SimHash::new(id, shared.clone()), probe);
+        let http = Deferred::new(SimHttp::new(id, shared.clone()), probe);
+        let state = Deferred::new(SimState::new(id, shared.clone()), probe);
+        self.backends = vec![
             net.far_side(),
             disk.far_side(),
             hash.far_side(),
@@ -177,7 +177,7 @@ impl Node {
 
     /// Carries out the engine's requests.
     pub(super) fn carry_out(&self) {
-        self.desks.iter().for_each(|desk| desk.carry_out());
+        self.backends.iter().for_each(|backend| backend.carry_out());
     }
 
     /// Timeout of an orderly close in the real backend.

@@ -114,7 +114,7 @@ struct Tracker {
     modes: Vec<(Timestamp, TrackerMode)>,
     swarms: Swarms,
     random: Random,
-    heard: Vec<Announced>,
+    announces: Vec<Announced>,
     connections: BTreeMap<u64, (SocketAddr, Timestamp)>,
 }
 
@@ -125,7 +125,7 @@ impl SimTracker {
             modes: Vec::new(),
             swarms: Swarms::default(),
             random,
-            heard: Vec::new(),
+            announces: Vec::new(),
             connections: BTreeMap::new(),
         };
         Self {
@@ -162,7 +162,7 @@ impl SimTracker {
     /// All announces that the tracker received, in order.
     #[must_use]
     pub fn announces(&self) -> Vec<Announced> {
-        self.lock().heard.clone()
+        self.lock().announces.clone()
     }
 
     /// Announces of a torrent, counted by peer.
@@ -171,7 +171,7 @@ impl SimTracker {
         let mut counts = BTreeMap::<_, AnnounceCounts>::new();
         for announced in self
             .lock()
-            .heard
+            .announces
             .iter()
             .filter(|announced| announced.info_hash == info_hash)
         {
@@ -205,7 +205,7 @@ impl Tracker {
 
     /// Records an announce and selects peers for its answer.
     fn announce(&mut self, announced: Announced, num_want: Option<usize>) -> Vec<SocketAddr> {
-        self.heard.push(announced);
+        self.announces.push(announced);
         self.swarms
             .expire(announced.info_hash, announced.at, self.options.expiry);
         self.swarms.handle(&announced);

@@ -104,6 +104,6 @@ mod tests {
         assert_eq!((&durability.durable, &durability.lost), (&set(&[2]), &set(&[3])));
         durability.keep(&set(&[1]));
         durability.record_failed([2].into_iter(), 8);
-        assert_eq!(durability.lost, set(&[2, 3]), "downloaded anew");
+        assert_eq!(durability.lost, set(&[2, 3]), "downloaded again");
     }
 }

@@ -43,12 +43,12 @@ pub(super) fn spill_stopped(
 
 /// Ends the sessions of stopping torrents.
 pub(super) fn end_sessions(
-    mut clerk: SessionWriter,
+    mut writer: SessionWriter,
     spiller: Spiller,
     mut waiting: Local<Vec<StopTurn>>,
     mut torrents: Query<Saved>,
 ) {
-    waiting.extend(clerk.duty.take());
+    waiting.extend(writer.duty.take());
     for turn in std::mem::take(&mut *waiting) {
         let StopTurn {
             torrent: entity,
@@ -63,27 +63,27 @@ pub(super) fn end_sessions(
         if !saved.state.is_loaded || is_unopened {
             waiting.retain(|other| other.torrent != entity);
             waiting.push(turn);
-            clerk.wakeup.at(clerk.clock.now());
+            writer.wakeup.at(writer.clock.now());
             continue;
         }
         saved.state.is_last = true;
         match ending {
-            Ending::Refuse if saved.state.is_known() => clerk.end(&mut saved, Ok(())),
-            Ending::Save => clerk.begin(&mut saved, &spiller),
-            Ending::Refuse => clerk.forget(&mut saved, false),
-            Ending::Forget { delete_data } => clerk.forget(&mut saved, delete_data),
+            Ending::Refuse if saved.state.is_known() => writer.end(&mut saved, Ok(())),
+            Ending::Save => writer.begin(&mut saved, &spiller),
+            Ending::Refuse => writer.forget(&mut saved, false),
+            Ending::Forget { delete_data } => writer.forget(&mut saved, delete_data),
         }
     }
 }
 
 /// Collects the results of deleted sessions and data.
-pub(super) fn collect_forgotten(mut clerk: SessionWriter, mut torrents: Query<Saved>) {
-    let forgotten = clerk.port.take(FORGET).map(|event| {
+pub(super) fn collect_forgotten(mut writer: SessionWriter, mut torrents: Query<Saved>) {
+    let forgotten = writer.port.take(FORGET).map(|event| {
         let outcome = event.outcome.map(|_| None).map_err(|error| error.0);
         (event.tag.owner, outcome)
     });
     let mut steps: Vec<(Entity, Result<Option<DeletedFiles>, Arc<str>>)> = forgotten.collect();
-    steps.extend(clerk.disk.take(DELETE).map(|event| {
+    steps.extend(writer.disk.take(DELETE).map(|event| {
         let outcome = match event.outcome {
             Ok(DiskDone::Deleted(files)) => Ok(Some(files)),
             Ok(_) => Ok(None),
@@ -106,7 +106,7 @@ pub(super) fn collect_forgotten(mut clerk: SessionWriter, mut torrents: Query<Sa
         if *left == 0 {
             let removed = std::mem::take(removed);
             let result = error.take().map_or(Ok(()), Err);
-            clerk.end_with(&mut saved, result, removed);
+            writer.end_with(&mut saved, result, removed);
         }
     }
 }

@@ -132,13 +132,13 @@ pub(super) fn record_changes(
 
 pub(super) fn begin_saves(
     mut wanted: MessageReader<SaveTorrent>,
-    mut clerk: SessionWriter,
+    mut writer: SessionWriter,
     spiller: Spiller,
     mut torrents: Query<Saved>,
 ) {
     for &SaveTorrent { torrent } in wanted.read() {
         if let Ok(mut saved) = torrents.get_mut(torrent) {
-            clerk.begin(&mut saved, &spiller);
+            writer.begin(&mut saved, &spiller);
         }
     }
 }
@@ -329,8 +329,8 @@ impl SavedItem<'_, '_> {
     }
 }
 
-pub(super) fn collect_spilled(mut clerk: SessionWriter, mut torrents: Query<Saved>) {
-    let events: Vec<_> = clerk.disk.take(spilling::SPILL).collect();
+pub(super) fn collect_spilled(mut writer: SessionWriter, mut torrents: Query<Saved>) {
+    let events: Vec<_> = writer.disk.take(spilling::SPILL).collect();
     for event in events {
         let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
             continue;
@@ -341,16 +341,16 @@ pub(super) fn collect_spilled(mut clerk: SessionWriter, mut torrents: Query<Save
             // The blocks are still in memory; the write of their piece will report a full disk.
             Err(error) => tracing::debug!(torrent = %saved.torrent.label(), %error, "unfinished pieces are not saved"),
         }
-        clerk.sync_when_spilled(&mut saved);
+        writer.sync_when_spilled(&mut saved);
     }
 }
 
 pub(super) fn collect_synced(
-    mut clerk: SessionWriter,
+    mut writer: SessionWriter,
     mut failed: MessageWriter<FailTorrent>,
     mut torrents: Query<Saved>,
 ) {
-    let events: Vec<_> = clerk.disk.take(SYNC).collect();
+    let events: Vec<_> = writer.disk.take(SYNC).collect();
     for event in events {
         let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
             continue;
@@ -371,7 +371,7 @@ pub(super) fn collect_synced(
             Ok(_) => continue,
             Err(error) => {
                 failed.write(fault(saved.entity, &error));
-                clerk.record_lost_pieces(&mut saved, session, error.to_string().into());
+                writer.record_lost_pieces(&mut saved, session, error.to_string().into());
                 continue;
             }
         };
@@ -388,7 +388,7 @@ pub(super) fn collect_synced(
             has_new_files |= saved.state.record_synced(file);
         }
         if has_new_files {
-            clerk.register(&saved);
+            writer.register(&saved);
         }
         // Fault 73: the session calls no piece of the file held, and a torrent that continues checks what is left.
         for &index in &lost {
@@ -411,7 +411,7 @@ pub(super) fn collect_synced(
         if saved.state.is_last {
             saved.state.drop_absent_claims();
         }
-        clerk.write(&mut saved, session, summary);
+        writer.write(&mut saved, session, summary);
     }
 }
 
@@ -448,12 +448,12 @@ fn least_len(file: &FileEntry, geometry: &Geometry, Have(have): &Have) -> u64 {
 }
 
 pub(super) fn collect_saved(
-    mut clerk: SessionWriter,
+    mut writer: SessionWriter,
     mut save: MessageWriter<SaveTorrent>,
     mut checks: ResMut<Deadlines<SaveCheck>>,
     mut torrents: Query<Saved>,
 ) {
-    let events: Vec<_> = clerk.port.take(SAVE).collect();
+    let events: Vec<_> = writer.port.take(SAVE).collect();
     for event in events {
         let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
             continue;
@@ -469,7 +469,7 @@ pub(super) fn collect_saved(
                 if result.is_ok() {
                     saved.state.claims.durable = saved.state.claims.submitted;
                 }
-                clerk.end(&mut saved, Err(reason));
+                writer.end(&mut saved, Err(reason));
                 continue;
             }
             _ => continue,
@@ -478,17 +478,17 @@ pub(super) fn collect_saved(
             saved.state.saved = Some(summary);
             saved.state.has_metainfo = true;
             saved.state.claims.durable = saved.state.claims.submitted;
-            clerk.publish(&saved, Ok(()));
+            writer.publish(&saved, Ok(()));
         } else if !std::mem::replace(&mut saved.state.has_deadline, true) {
-            let wait = seconds(clerk.settings.session.checkpoint_interval_s);
-            checks.set(clerk.clock.now() + wait, SaveCheck(saved.entity));
+            let wait = seconds(writer.settings.session.checkpoint_interval_s);
+            checks.set(writer.clock.now() + wait, SaveCheck(saved.entity));
         }
         if std::mem::take(&mut saved.state.is_wanted_again) && result.is_ok() {
             saved.state.job = Job::None;
             let torrent = saved.entity;
             save.write(SaveTorrent { torrent });
         } else {
-            clerk.end(&mut saved, result);
+            writer.end(&mut saved, result);
         }
     }
 }

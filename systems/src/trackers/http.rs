@@ -8,7 +8,7 @@ use ecs_torrent_engine::ports::HttpPort;
 use ecs_torrent_engine::ports::http::{HttpError, HttpGet, HttpPart, HttpRequest};
 use ecs_torrent_protocol::tracker::http::{announce_url, read_announce, read_refusal, read_scrape, scrape_url};
 
-use super::{Answers, Ask, Failure, Question, Questions, Reply};
+use super::{Answers, Failure, OutgoingRequests, Reply, RequestKind, TrackerRequest};
 
 const TRACKERS: Purpose = Purpose("http trackers");
 
@@ -21,37 +21,37 @@ pub(super) struct HttpReplies {
 
 #[derive(Debug)]
 struct Arriving {
-    question: Question,
+    request: TrackerRequest,
     status: u16,
     body: Vec<u8>,
 }
 
 pub(super) fn send_http_requests(
-    mut questions: ResMut<Questions>,
+    mut outgoing: ResMut<OutgoingRequests>,
     mut answers: ResMut<Answers>,
     mut replies: ResMut<HttpReplies>,
     mut http: ResMut<HttpPort>,
     settings: Res<Settings>,
 ) {
-    for question in questions.http.drain(..) {
-        let url = match &question.ask {
-            Ask::Announce(request) => Some(announce_url(&question.url, request)),
-            Ask::Scrape(info_hash) => scrape_url(&question.url, &[*info_hash]),
+    for request in outgoing.http.drain(..) {
+        let url = match &request.kind {
+            RequestKind::Announce(announce) => Some(announce_url(&request.url, announce)),
+            RequestKind::Scrape(info_hash) => scrape_url(&request.url, &[*info_hash]),
         };
         let Some(url) = url else {
-            answers.give(question.answered(Err(Failure::new("its URL has no scrape convention"))));
+            answers.give(request.answered(Err(Failure::new("its URL has no scrape convention"))));
             continue;
         };
         replies.last += 1;
         let tag = JobTag {
             purpose: TRACKERS,
-            owner: question.tracker,
+            owner: request.tracker,
             number: replies.last,
         };
         http.push(HttpRequest::Get(HttpGet {
             tag,
             url,
-            family: Some(question.family),
+            family: Some(request.family),
             range: None,
             timeout: seconds(settings.trackers.http_timeout_s),
             max_body_bytes: settings.trackers.max_reply_bytes,
@@ -59,7 +59,7 @@ pub(super) fn send_http_requests(
             credit: u64::MAX,
         }));
         let arriving = Arriving {
-            question,
+            request,
             status: 0,
             body: Vec::new(),
         };
@@ -89,7 +89,7 @@ pub(super) fn collect_http(
                     Ok(()) => arriving.read(settings.trackers.max_peers),
                     Err(error) => Err(failure(&error)),
                 };
-                answers.give(arriving.question.answered(result));
+                answers.give(arriving.request.answered(result));
             }
         }
     }
@@ -102,9 +102,9 @@ impl Arriving {
             read_refusal(&self.body)?;
             return Err(Failure::new(format!("HTTP status {}", self.status)));
         }
-        match &self.question.ask {
-            Ask::Announce(_) => Ok(Reply::Announce(read_announce(&self.body, max_peers)?)),
-            Ask::Scrape(info_hash) => {
+        match &self.request.kind {
+            RequestKind::Announce(_) => Ok(Reply::Announce(read_announce(&self.body, max_peers)?)),
+            RequestKind::Scrape(info_hash) => {
                 let counts = read_scrape(&self.body, &[*info_hash])?;
                 let own = counts
                     .first()

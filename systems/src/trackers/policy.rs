@@ -22,7 +22,7 @@ use ecs_torrent_protocol::tracker::{
     AnnounceEvent, AnnounceRequest, AnnounceResponse, Retry, redacted, without_secrets,
 };
 
-use super::{Answer, Answers, Ask, Failure, Question, Questions, Reply};
+use super::{Answer, Answers, Failure, OutgoingRequests, Reply, RequestKind, TrackerRequest};
 use crate::dialing::ExternalAddresses;
 use crate::stop_participants::{StopDuty, StopTurn};
 
@@ -83,11 +83,11 @@ type TorrentData = (
 
 /// The parameters for sending announces.
 #[derive(SystemParam)]
-pub(super) struct Desk<'w, 's> {
+pub(super) struct AnnounceParams<'w, 's> {
     clock: Res<'w, Clock>,
     settings: Res<'w, Settings>,
     local: Res<'w, LocalAddresses>,
-    questions: ResMut<'w, Questions>,
+    outgoing: ResMut<'w, OutgoingRequests>,
     trackers: Query<'w, 's, &'static mut Tracker>,
     torrents: Query<'w, 's, TorrentData>,
 }
@@ -217,7 +217,7 @@ impl Advance<'_, '_> {
 /// Announces `stopped` to every tracker that got `started`, to all of them at once.
 pub(super) fn announce_stops(
     mut duty: StopDuty<AnnounceStopped>,
-    mut desk: Desk,
+    mut params: AnnounceParams,
     mut torrents: Query<(&mut Announcer, Option<&TorrentTrackers>)>,
 ) {
     for StopTurn { torrent, .. } in duty.take() {
@@ -228,8 +228,8 @@ pub(super) fn announce_stops(
         announcer.stopped_count = 0;
         for tracker in trackers.into_iter().flat_map(RelationshipTarget::iter) {
             for family in Family::ALL {
-                let is_told = desk.trackers.get(tracker).is_ok_and(|t| t.route(family).was_started);
-                let is_sent = is_told && desk.ask(torrent, tracker, family, AnnounceEvent::Stopped);
+                let was_started = params.trackers.get(tracker).is_ok_and(|t| t.route(family).was_started);
+                let is_sent = was_started && params.send(torrent, tracker, family, AnnounceEvent::Stopped);
                 announcer.stopped_count += usize::from(is_sent);
             }
         }
@@ -243,14 +243,14 @@ pub(super) fn announce_due(
     mut due: ResMut<Deadlines<AnnounceDue>>,
     wakeup: Res<Wakeup>,
     mut turns: ResMut<Turns>,
-    mut desk: Desk,
+    mut params: AnnounceParams,
     mut torrents: Query<(&mut Announcer, &TrackerTiers)>,
 ) {
-    let now = desk.clock.now();
+    let now = params.clock.now();
     while let Some(AnnounceDue { torrent, chain }) = due.pop_due(now) {
         turns.waiting.push_back((torrent, chain));
     }
-    while turns.asking_count < desk.settings.trackers.max_concurrent {
+    while turns.asking_count < params.settings.trackers.max_concurrent {
         let Some((torrent, number)) = turns.waiting.pop_front() else {
             break;
         };
@@ -263,19 +263,19 @@ pub(super) fn announce_due(
         if chain.asking.is_some() || chain.due > now {
             continue;
         }
-        let order = tiers.0.chains(desk.settings.trackers.reach.into());
+        let order = tiers.0.chains(params.settings.trackers.reach.into());
         let order = order.get(chain.number).map_or(&[][..], Vec::as_slice);
-        match desk.next_tracker(order, chain) {
+        match params.next_tracker(order, chain) {
             Some(tracker) => {
-                let event = desk.event_for(torrent, tracker, chain.family);
-                if desk.ask(torrent, tracker, chain.family, event) {
+                let event = params.event_for(torrent, tracker, chain.family);
+                if params.send(torrent, tracker, chain.family, event) {
                     chain.asking = Some(tracker);
                     turns.asking_count += 1;
                 }
             }
             None => {
                 chain.tried.clear();
-                if let Some(next) = desk.earliest(order, chain.family) {
+                if let Some(next) = params.earliest(order, chain.family) {
                     chain.due = next.max(now + Duration::from_millis(1));
                     due.set(chain.due, AnnounceDue { torrent, chain: number });
                 }
@@ -285,7 +285,7 @@ pub(super) fn announce_due(
     wakeup.at_next(due.next());
 }
 
-impl Desk<'_, '_> {
+impl AnnounceParams<'_, '_> {
     /// Returns the first tracker of a chain that is due and has not failed in this round.
     fn next_tracker(&self, order: &[Entity], chain: &Chain) -> Option<Entity> {
         let now = self.clock.now();
@@ -324,7 +324,7 @@ impl Desk<'_, '_> {
     }
 
     /// Sends an announce to a tracker. Returns false if that is impossible.
-    fn ask(&mut self, torrent: Entity, entity: Entity, family: Family, event: AnnounceEvent) -> bool {
+    fn send(&mut self, torrent: Entity, entity: Entity, family: Family, event: AnnounceEvent) -> bool {
         let Ok((data, _, counters, sizes)) = self.torrents.get(torrent) else {
             return false;
         };
@@ -364,11 +364,11 @@ impl Desk<'_, '_> {
             tracker_id: route.tracker_id.clone(),
         };
         tracing::debug!(torrent = %data.label(), tracker = %redacted(&tracker.url), ?family, ?event, "announcing");
-        self.questions.ask(Question {
+        self.outgoing.send(TrackerRequest {
             tracker: entity,
             family,
             url: tracker.url.clone(),
-            ask: Ask::Announce(request),
+            kind: RequestKind::Announce(request),
         });
         true
     }

@@ -13,7 +13,7 @@ use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 
-use super::{Answers, Ask, Question, Questions, Reply, http, policy};
+use super::{Answers, OutgoingRequests, Reply, RequestKind, TrackerRequest, http, policy};
 use crate::AnnounceSet;
 
 /// Scrapes trackers on demand.
@@ -57,7 +57,7 @@ pub(super) fn begin_scrapes(
     index: Res<TorrentIndex>,
     local: Res<LocalAddresses>,
     mut scrapes: ResMut<Scrapes>,
-    mut questions: ResMut<Questions>,
+    mut outgoing: ResMut<OutgoingRequests>,
     torrents: Query<(&Torrent, &TrackerTiers)>,
     trackers: Query<&Tracker>,
 ) {
@@ -74,7 +74,7 @@ pub(super) fn begin_scrapes(
             continue;
         };
         let info_hash = data.id();
-        ask(&mut questions, &trackers, asking, info_hash);
+        send_scrape(&mut outgoing, &trackers, asking, info_hash);
         scrapes.waiting.push(Scrape {
             info_hash,
             asking,
@@ -84,13 +84,18 @@ pub(super) fn begin_scrapes(
     }
 }
 
-fn ask(questions: &mut Questions, trackers: &Query<&Tracker>, (tracker, family): (Entity, Family), hash: InfoHash) {
+fn send_scrape(
+    outgoing: &mut OutgoingRequests,
+    trackers: &Query<&Tracker>,
+    (tracker, family): (Entity, Family),
+    hash: InfoHash,
+) {
     if let Ok(data) = trackers.get(tracker) {
-        questions.ask(Question {
+        outgoing.send(TrackerRequest {
             tracker,
             family,
             url: data.url.clone(),
-            ask: Ask::Scrape(hash),
+            kind: RequestKind::Scrape(hash),
         });
     }
 }
@@ -98,7 +103,7 @@ fn ask(questions: &mut Questions, trackers: &Query<&Tracker>, (tracker, family):
 pub(super) fn take_answers(
     mut answers: ResMut<Answers>,
     mut scrapes: ResMut<Scrapes>,
-    mut questions: ResMut<Questions>,
+    mut outgoing: ResMut<OutgoingRequests>,
     mut trackers: ParamSet<(Query<&Tracker>, Query<&mut Tracker>)>,
 ) {
     for answer in answers.scrapes.drain(..) {
@@ -119,12 +124,7 @@ pub(super) fn take_answers(
             Err(failure) => match scrapes.waiting[position].next.pop_front() {
                 Some(next) => {
                     scrapes.waiting[position].asking = next;
-                    ask(
-                        &mut questions,
-                        &trackers.p0(),
-                        next,
-                        scrapes.waiting[position].info_hash,
-                    );
+                    send_scrape(&mut outgoing, &trackers.p0(), next, scrapes.waiting[position].info_hash);
                 }
                 None => {
                     let error = ScrapeError::NoTracker(failure.reason.to_string());

@@ -14,7 +14,7 @@ use ecs_torrent_engine::ports::net::{NetEvent, NetRequest, TRACKER_DATAGRAMS};
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::tracker::udp::{Connection, Outcome, Step, UdpExchange, UdpReply, UdpRequest};
 
-use super::{Answers, Ask, Failure, Question, Questions, Reply};
+use super::{Answers, Failure, OutgoingRequests, Reply, RequestKind, TrackerRequest};
 
 const LOOKUPS: Purpose = Purpose("udp tracker lookups");
 
@@ -25,9 +25,9 @@ const MAX_CONNECTIONS: usize = 1024;
 #[derive(Resource, Debug, Default)]
 pub(super) struct UdpTrackers {
     last: u64,
-    looking_up: HashMap<u64, Question>,
+    looking_up: HashMap<u64, TrackerRequest>,
     /// Exchanges by transaction id, which an answer must carry (BEP 15).
-    exchanges: HashMap<u32, (Question, UdpExchange)>,
+    exchanges: HashMap<u32, (TrackerRequest, UdpExchange)>,
     connections: HashMap<std::net::SocketAddr, Connection>,
 }
 
@@ -44,25 +44,25 @@ fn host_and_port(url: &str) -> Option<(&str, u16)> {
 }
 
 pub(super) fn send_udp_requests(
-    mut questions: ResMut<Questions>,
+    mut outgoing: ResMut<OutgoingRequests>,
     mut answers: ResMut<Answers>,
     mut udp: ResMut<UdpTrackers>,
     mut net: ResMut<NetPort>,
 ) {
-    for question in questions.udp.drain(..) {
-        let Some((host, port)) = host_and_port(&question.url) else {
-            answers.give(question.answered(Err(Failure::new("its URL names no host and port"))));
+    for request in outgoing.udp.drain(..) {
+        let Some((host, port)) = host_and_port(&request.url) else {
+            answers.give(request.answered(Err(Failure::new("its URL names no host and port"))));
             continue;
         };
         udp.last += 1;
         let tag = JobTag {
             purpose: LOOKUPS,
-            owner: question.tracker,
+            owner: request.tracker,
             number: udp.last,
         };
         let host = host.to_owned();
         net.push(NetRequest::Resolve { tag, host, port });
-        udp.looking_up.insert(tag.number, question);
+        udp.looking_up.insert(tag.number, request);
     }
 }
 
@@ -83,10 +83,10 @@ pub(super) fn collect_udp(mut exchange: Exchange, wakeup: Res<Wakeup>) {
         let NetEvent::Resolved { tag, result } = event else {
             continue;
         };
-        let Some(question) = exchange.udp.looking_up.remove(&tag.number) else {
+        let Some(request) = exchange.udp.looking_up.remove(&tag.number) else {
             continue;
         };
-        exchange.begin(question, result.map_err(Failure::new));
+        exchange.begin(request, result.map_err(Failure::new));
     }
     let datagrams: Vec<NetEvent> = exchange.net.take(TRACKER_DATAGRAMS).collect();
     for event in datagrams {
@@ -103,28 +103,28 @@ pub(super) fn collect_udp(mut exchange: Exchange, wakeup: Res<Wakeup>) {
 }
 
 impl Exchange<'_> {
-    fn begin(&mut self, question: Question, found: Result<Vec<std::net::SocketAddr>, Failure>) {
+    fn begin(&mut self, request: TrackerRequest, found: Result<Vec<std::net::SocketAddr>, Failure>) {
         let addresses = match found {
             Ok(addresses) => addresses,
-            Err(failure) => return self.answers.give(question.answered(Err(failure))),
+            Err(failure) => return self.answers.give(request.answered(Err(failure))),
         };
-        let of_family = |address: &&std::net::SocketAddr| Family::of(address.ip()) == question.family;
+        let of_family = |address: &&std::net::SocketAddr| Family::of(address.ip()) == request.family;
         let Some(&address) = addresses.iter().find(of_family) else {
             let failure = Failure {
                 is_unreachable: true,
                 ..Failure::new("no address of this family")
             };
-            return self.answers.give(question.answered(Err(failure)));
+            return self.answers.give(request.answered(Err(failure)));
         };
-        let request = match &question.ask {
-            Ask::Announce(request) => UdpRequest::Announce(request.clone()),
-            Ask::Scrape(info_hash) => UdpRequest::Scrape(vec![*info_hash]),
+        let message = match &request.kind {
+            RequestKind::Announce(announce) => UdpRequest::Announce(announce.clone()),
+            RequestKind::Scrape(info_hash) => UdpRequest::Scrape(vec![*info_hash]),
         };
         let limits = &self.settings.trackers;
-        let mut exchange = UdpExchange::new(request, address, limits.udp_sends, limits.max_peers);
+        let mut exchange = UdpExchange::new(message, address, limits.udp_sends, limits.max_peers);
         let connection = self.udp.connections.get(&address).copied();
         let step = exchange.start(self.clock.now(), connection, self.random.number());
-        self.go_on(question, exchange, step);
+        self.go_on(request, exchange, step);
     }
 
     fn receive(&mut self, from: std::net::SocketAddr, data: &Bytes) {
@@ -140,11 +140,11 @@ impl Exchange<'_> {
         if !is_ours {
             return;
         }
-        let Some((question, mut exchange)) = self.udp.exchanges.remove(&transaction) else {
+        let Some((request, mut exchange)) = self.udp.exchanges.remove(&transaction) else {
             return;
         };
         match exchange.on_packet(self.clock.now(), data, self.random.number()) {
-            Outcome::Ignored => drop(self.udp.exchanges.insert(transaction, (question, exchange))),
+            Outcome::Ignored => drop(self.udp.exchanges.insert(transaction, (request, exchange))),
             Outcome::Connected(connection, packet) => {
                 if self.udp.connections.len() >= MAX_CONNECTIONS {
                     let now = self.clock.now();
@@ -153,7 +153,7 @@ impl Exchange<'_> {
                 if self.udp.connections.len() < MAX_CONNECTIONS {
                     self.udp.connections.insert(from, connection);
                 }
-                self.go_on(question, exchange, Step::Send(packet));
+                self.go_on(request, exchange, Step::Send(packet));
             }
             Outcome::Done(result) => {
                 let result = result.map_err(Failure::from).and_then(|reply| match reply {
@@ -164,27 +164,27 @@ impl Exchange<'_> {
                             .ok_or_else(|| Failure::new("it does not know this torrent"))
                     }
                 });
-                self.answers.give(question.answered(result));
+                self.answers.give(request.answered(result));
             }
         }
     }
 
     fn repeat(&mut self, transaction: u32) {
-        if let Some((question, mut exchange)) = self.udp.exchanges.remove(&transaction) {
+        if let Some((request, mut exchange)) = self.udp.exchanges.remove(&transaction) {
             let step = exchange.on_timeout(self.clock.now(), self.random.number());
-            self.go_on(question, exchange, step);
+            self.go_on(request, exchange, step);
         }
     }
 
-    fn go_on(&mut self, question: Question, exchange: UdpExchange, step: Step) {
+    fn go_on(&mut self, request: TrackerRequest, exchange: UdpExchange, step: Step) {
         match step {
             Step::Send(packet) => {
                 let (to, data) = (exchange.tracker(), packet.into());
                 self.net.push(NetRequest::Datagram { to, data });
                 self.repeats.set(exchange.deadline(), Repeat(exchange.transaction()));
-                self.udp.exchanges.insert(exchange.transaction(), (question, exchange));
+                self.udp.exchanges.insert(exchange.transaction(), (request, exchange));
             }
-            Step::GiveUp => self.answers.give(question.answered(Err(Failure::new("no answer")))),
+            Step::GiveUp => self.answers.give(request.answered(Err(Failure::new("no answer")))),
         }
     }
 }

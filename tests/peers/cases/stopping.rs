@@ -47,12 +47,12 @@ fn stop_a_download(lab: &Lab) {
     seeder.wait_to_hear(&format!("{peer} disconnecting"));
 
     let output = seeder.output();
-    let heard: Vec<&str> = output.lines().filter_map(|line| heard(line, peer)).collect();
-    let begin = heard
+    let received: Vec<&str> = output.lines().filter_map(|line| received(line, peer)).collect();
+    let begin = received
         .iter()
         .position(|what| *what == "CANCEL")
         .expect("requests were outstanding");
-    let farewell: Vec<&str> = heard[begin..]
+    let farewell: Vec<&str> = received[begin..]
         .iter()
         .copied()
         .filter(|what| *what != "CANCEL")
@@ -75,7 +75,7 @@ fn stop_a_download(lab: &Lab) {
 }
 
 /// Reads a peer's action from a line of libtorrent's log: the name of a message, or how the connection ended.
-fn heard<'a>(line: &'a str, peer: &str) -> Option<&'a str> {
+fn received<'a>(line: &'a str, peer: &str) -> Option<&'a str> {
     let (_, rest) = line.split_once(&format!("peer {peer} "))?;
     if rest.starts_with("disconnecting") {
         return Some(rest);

@@ -73,7 +73,7 @@ enum Access {
 }
 
 /// The disk, while an operation is carried out on it.
-pub(super) struct Ground<'d> {
+pub(super) struct DiskContext<'d> {
     pub(super) volume: &'d mut Volume,
     pub(super) contents: &'d Contents,
     pub(super) now_ns: u64,
@@ -102,10 +102,10 @@ impl Storage {
         }
     }
 
-    pub(super) fn look(&self, ground: &Ground<'_>) -> Result<FoundFiles> {
-        self.find_volume(ground)?;
+    pub(super) fn look(&self, context: &DiskContext<'_>) -> Result<FoundFiles> {
+        self.find_volume(context)?;
         let files = self.table.files().iter().enumerate().map(|(index, entry)| {
-            let file = ground.volume.file(&self.path(entry)).filter(|_| entry.is_stored())?;
+            let file = context.volume.file(&self.path(entry)).filter(|_| entry.is_stored())?;
             let known = self.known(index, file);
             Some(FoundFile {
                 stamp: file.stamp.public(),
@@ -161,9 +161,9 @@ impl Storage {
         owners.retain(|_, owner| *owner != self.id);
     }
 
-    fn find_volume(&self, ground: &Ground<'_>) -> Result<()> {
+    fn find_volume(&self, context: &DiskContext<'_>) -> Result<()> {
         let is_there = |expected: &PathBuf| expected.as_path() == Path::new(MOUNTED_AT);
-        if ground.volume.is_mounted && self.volume.as_ref().is_none_or(is_there) {
+        if context.volume.is_mounted && self.volume.as_ref().is_none_or(is_there) {
             return Ok(());
         }
         let expected = self.volume.as_deref().unwrap_or(Path::new(MOUNTED_AT));
@@ -175,45 +175,45 @@ impl Storage {
         ))
     }
 
-    pub(super) fn prepare(&self, ground: &mut Ground<'_>, is_preallocated: bool) -> Result<()> {
+    pub(super) fn prepare(&self, context: &mut DiskContext<'_>, is_preallocated: bool) -> Result<()> {
         for (index, entry) in self.table.files().iter().enumerate() {
             if !entry.is_stored() || (entry.len > 0 && !is_preallocated) {
                 continue;
             }
-            self.find_volume(ground)?;
+            self.find_volume(context)?;
             let path = self.path(entry);
             // Files that this storage did not create stay as they are.
-            let (known, _) = self.open_or_create(ground, index, &path)?;
+            let (known, _) = self.open_or_create(context, index, &path)?;
             if known.provenance == Provenance::Found {
                 continue;
             }
-            let found = ground.volume.file(&path);
+            let found = context.volume.file(&path);
             let missing = found.map_or(0, |found| found.extents.unallocated(0, entry.len));
-            if missing > ground.volume.free() {
+            if missing > context.volume.free() {
                 return Err(DiskError::new(DiskAction::Allocate, path, Errno::NOSPC.into()));
             }
-            let now_ns = ground.now_ns;
-            let found = ground.volume.create(&path, now_ns);
+            let now_ns = context.now_ns;
+            let found = context.volume.create(&path, now_ns);
             found.reserve(entry.len);
-            ground.volume.take_space(missing);
-            self.record_written(ground, index, &path, 0);
+            context.volume.take_space(missing);
+            self.record_written(context, index, &path, 0);
         }
         Ok(())
     }
 
     /// Opens a file for writing, creating it if it is missing, and returns how it may be used. Fails if a known file
     /// was deleted, replaced or shortened meanwhile.
-    fn open_or_create(&self, ground: &mut Ground<'_>, index: usize, path: &Path) -> Result<(Known, Access)> {
+    fn open_or_create(&self, context: &mut DiskContext<'_>, index: usize, path: &Path) -> Result<(Known, Access)> {
         let before = self.lock().known.get(&index).copied();
         let gone = |reason| {
             let error = io::Error::new(io::ErrorKind::UnexpectedEof, reason);
             Err(DiskError::new(DiskAction::Write, path.to_owned(), error))
         };
-        let Some(file) = ground.volume.file(path) else {
+        let Some(file) = context.volume.file(path) else {
             if before.is_some() {
                 return gone("it was deleted meanwhile");
             }
-            return Ok((self.create(ground, index, path), Access::Write));
+            return Ok((self.create(context, index, path), Access::Write));
         };
         let mut known = self.known(index, file);
         if known.id != file.id() {
@@ -234,13 +234,13 @@ impl Storage {
         Ok((known, if may_write { Access::Write } else { Access::Compare }))
     }
 
-    fn create(&self, ground: &mut Ground<'_>, index: usize, path: &Path) -> Known {
-        let now_ns = ground.now_ns;
-        let entry = ground.volume.create(path, now_ns);
+    fn create(&self, context: &mut DiskContext<'_>, index: usize, path: &Path) -> Known {
+        let now_ns = context.now_ns;
+        let entry = context.volume.create(path, now_ns);
         if let Some(file) = &mut entry.seen {
             file.identity.mark = self.claims.key.map(|key| (key, index));
         }
-        let file = ground.volume.file(path);
+        let file = context.volume.file(path);
         let known = Known {
             id: file.map(File::id).expect("it was just created"),
             provenance: Provenance::Created,
@@ -254,15 +254,15 @@ impl Storage {
         known
     }
 
-    pub(super) fn read(&self, ground: &Ground<'_>, span: Span, purpose: ReadPurpose) -> Result<Bytes> {
+    pub(super) fn read(&self, context: &DiskContext<'_>, span: Span, purpose: ReadPurpose) -> Result<Bytes> {
         let mut gathering = Gathering::default();
         for slice in self.table.slices(span) {
             let Some(place) = slice.place else {
-                gathering.zeros(ground.contents, slice.len as usize);
+                gathering.zeros(context.contents, slice.len as usize);
                 continue;
             };
             let path = self.path(&self.table.files()[place.file]);
-            let Some(file) = ground.volume.file(&path) else {
+            let Some(file) = context.volume.file(&path) else {
                 return Err(DiskError::new(DiskAction::Open, path, Errno::NOENT.into()));
             };
             if purpose == ReadPurpose::Serve && self.is_changed(place.file, file) {
@@ -276,9 +276,9 @@ impl Storage {
                 ));
             }
             let len = u64::from(slice.len);
-            file.extents.read(ground.contents, place.offset, len, &mut gathering);
+            file.extents.read(context.contents, place.offset, len, &mut gathering);
         }
-        Ok(gathering.finish(ground.contents))
+        Ok(gathering.finish(context.contents))
     }
 
     /// Whether somebody else has changed a file since it was opened or written.
@@ -291,7 +291,7 @@ impl Storage {
     /// Writes as many bytes as fit: all of them, half of them with [`DiskFault::Short`], or none with another fault.
     pub(super) fn write(
         &self,
-        ground: &mut Ground<'_>,
+        context: &mut DiskContext<'_>,
         span: Span,
         blocks: &[Bytes],
         fault: Option<DiskFault>,
@@ -300,7 +300,7 @@ impl Storage {
             let error = io::Error::other("it is being deleted");
             return Err(DiskError::new(DiskAction::Write, self.root.clone(), error));
         }
-        self.find_volume(ground)?;
+        self.find_volume(context)?;
         let mut left = match fault {
             None => u64::MAX,
             Some(DiskFault::Short) => u64::from(span.len) / 2,
@@ -315,20 +315,20 @@ impl Storage {
             };
             let path = self.path(&self.table.files()[file]);
             let end = offset + u64::from(slice.len);
-            let (known, access) = self.open_or_create(ground, file, &path)?;
+            let (known, access) = self.open_or_create(context, file, &path)?;
             if access == Access::Compare {
-                compare(ground, &path, offset, &part)?;
-                self.record_written(ground, file, &path, end);
+                compare(context, &path, offset, &part)?;
+                self.record_written(context, file, &path, end);
                 continue;
             }
             if !known.may_change {
-                ground.volume.suspect(&path, "written");
+                context.volume.suspect(&path, "written");
             }
-            let written = write_run(ground, &path, offset, part, left);
+            let written = write_run(context, &path, offset, part, left);
             left -= written.min(left);
             // A write that brought nothing does not make the file longer.
             let end = if written > 0 { offset + written } else { 0 };
-            self.record_written(ground, file, &path, end);
+            self.record_written(context, file, &path, end);
             if written < u64::from(slice.len) {
                 let error = fault.unwrap_or(DiskFault::Full).error();
                 return Err(DiskError::new(DiskAction::Write, path, error));
@@ -339,7 +339,7 @@ impl Storage {
 
     pub(super) fn sync(
         &self,
-        ground: &mut Ground<'_>,
+        context: &mut DiskContext<'_>,
         fault: Option<DiskFault>,
         is_for_all: bool,
     ) -> Result<Vec<SyncedFile>> {
@@ -348,19 +348,19 @@ impl Storage {
         for index in unsynced {
             let path = self.path(&self.table.files()[index]);
             if let Some(fault) = fault {
-                if let Some(entry) = ground.volume.entry(&path) {
+                if let Some(entry) = context.volume.entry(&path) {
                     entry.forget_unsynced();
                 }
                 return Err(DiskError::new(DiskAction::Sync, path, fault.error()));
             }
-            ground.volume.sync(&path);
-            synced.extend(self.synced(ground, index, &path));
+            context.volume.sync(&path);
+            synced.extend(self.synced(context, index, &path));
         }
         if is_for_all {
             for file in self.table.files().iter().filter(|file| file.is_stored()) {
                 let path = self.path(file);
-                if ground.volume.file(&path).is_some() {
-                    ground.volume.sync(&path);
+                if context.volume.file(&path).is_some() {
+                    context.volume.sync(&path);
                 }
             }
         }
@@ -368,11 +368,11 @@ impl Storage {
     }
 
     /// Result of syncing a file.
-    fn synced(&self, ground: &Ground<'_>, index: usize, path: &Path) -> Option<SyncedFile> {
+    fn synced(&self, context: &DiskContext<'_>, index: usize, path: &Path) -> Option<SyncedFile> {
         let mut state = self.lock();
         let known = state.known.get_mut(&index)?;
         let is_in_doubt = std::mem::take(&mut known.is_in_doubt);
-        let file = ground.volume.file(path).filter(|file| file.id() == known.id);
+        let file = context.volume.file(path).filter(|file| file.id() == known.id);
         let as_left = file.filter(|file| file.stamp == known.stamp && !is_in_doubt);
         known.stamp = file.map_or(known.stamp, |file| file.stamp);
         Some(SyncedFile {
@@ -383,13 +383,13 @@ impl Storage {
         })
     }
 
-    pub(super) fn delete(&self, ground: &mut Ground<'_>, keep: &[usize]) -> Result<DeletedFiles> {
+    pub(super) fn delete(&self, context: &mut DiskContext<'_>, keep: &[usize]) -> Result<DeletedFiles> {
         self.lock().is_deleted = true;
-        self.find_volume(ground)?;
+        self.find_volume(context)?;
         let mut report = DeletedFiles::default();
         for (index, entry) in self.table.files().iter().enumerate() {
             let path = self.path(entry);
-            let Some(file) = ground.volume.file(&path).filter(|_| entry.is_stored()) else {
+            let Some(file) = context.volume.file(&path).filter(|_| entry.is_stored()) else {
                 continue;
             };
             let known = self.known(index, file);
@@ -398,8 +398,8 @@ impl Storage {
                 Provenance::Created if known.id != file.id() => KeptReason::Replaced,
                 Provenance::Created if keep.contains(&index) => KeptReason::SharedWithAnother,
                 Provenance::Created => {
-                    ground.volume.suspect(&path, "deleted");
-                    ground.volume.delete(&path);
+                    context.volume.suspect(&path, "deleted");
+                    context.volume.delete(&path);
                     report.deleted.push(index);
                     continue;
                 }
@@ -409,10 +409,10 @@ impl Storage {
         Ok(report)
     }
 
-    fn record_written(&self, ground: &Ground<'_>, index: usize, path: &Path, end: u64) {
+    fn record_written(&self, context: &DiskContext<'_>, index: usize, path: &Path, end: u64) {
         let mut state = self.lock();
         state.unsynced.insert(index);
-        if let (Some(known), Some(file)) = (state.known.get_mut(&index), ground.volume.file(path)) {
+        if let (Some(known), Some(file)) = (state.known.get_mut(&index), context.volume.file(path)) {
             known.least = end.max(known.least);
             known.stamp = file.stamp;
         }
@@ -428,12 +428,12 @@ impl Storage {
 }
 
 /// Compares a user's file with the data that was to be written to it.
-fn compare(ground: &Ground<'_>, path: &Path, offset: u64, blocks: &[Bytes]) -> Result<()> {
+fn compare(context: &DiskContext<'_>, path: &Path, offset: u64, blocks: &[Bytes]) -> Result<()> {
     let len: usize = blocks.iter().map(Bytes::len).sum();
     let mut gathering = Gathering::default();
-    let is_equal = ground.volume.file(path).is_some_and(|file| {
-        file.extents.read(ground.contents, offset, len as u64, &mut gathering);
-        let found = gathering.finish(ground.contents);
+    let is_equal = context.volume.file(path).is_some_and(|file| {
+        file.extents.read(context.contents, offset, len as u64, &mut gathering);
+        let found = gathering.finish(context.contents);
         let mut rest = &found[..];
         file.stamp.len >= offset + len as u64
             && blocks.iter().all(|block| {
@@ -453,28 +453,28 @@ fn compare(ground: &Ground<'_>, path: &Path, offset: u64, blocks: &[Bytes]) -> R
 }
 
 /// Writes contiguous blocks, at most `left` bytes and as many as there is space for; returns the number of bytes.
-fn write_run(ground: &mut Ground<'_>, path: &Path, offset: u64, blocks: Vec<Bytes>, left: u64) -> u64 {
-    let now_ns = ground.now_ns;
+fn write_run(context: &mut DiskContext<'_>, path: &Path, offset: u64, blocks: Vec<Bytes>, left: u64) -> u64 {
+    let now_ns = context.now_ns;
     let mut written = 0;
-    for mut block in joined(ground.contents, blocks) {
+    for mut block in joined(context.contents, blocks) {
         let at = offset + written;
         block.truncate((left - written).min(block.len() as u64) as usize);
-        let free = ground.volume.free();
-        let taken_by = |ground: &Ground<'_>, len| {
-            let file = ground.volume.file(path);
+        let free = context.volume.free();
+        let taken_by = |context: &DiskContext<'_>, len| {
+            let file = context.volume.file(path);
             file.map_or(len, |file| file.extents.unallocated(at, len))
         };
-        let is_too_long = taken_by(ground, block.len() as u64) > free;
+        let is_too_long = taken_by(context, block.len() as u64) > free;
         if is_too_long {
             // As if the allocated part came last.
             block.truncate(free.min(block.len() as u64) as usize);
         }
         let len = block.len() as u64;
         if len > 0 {
-            let taken = taken_by(ground, len);
-            let data = Data::of(ground.contents, block);
-            ground.volume.create(path, now_ns).write(now_ns, at, len, data);
-            ground.volume.take_space(taken);
+            let taken = taken_by(context, len);
+            let data = Data::of(context.contents, block);
+            context.volume.create(path, now_ns).write(now_ns, at, len, data);
+            context.volume.take_space(taken);
             written += len;
         }
         if is_too_long || written == left {

@@ -23,7 +23,7 @@ struct Swarm {
 
 struct Listed {
     left: u64,
-    heard_at: Timestamp,
+    announced_at: Timestamp,
 }
 
 impl Swarms {
@@ -36,7 +36,7 @@ impl Swarms {
         swarm.completed += u32::from(announced.event == AnnounceEvent::Completed);
         let listed = Listed {
             left: announced.left,
-            heard_at: announced.at,
+            announced_at: announced.at,
         };
         swarm.peers.insert(announced.peer, listed);
     }
@@ -44,7 +44,7 @@ impl Swarms {
     /// Removes peers whose last announce is older than `expiry`.
     pub(super) fn expire(&mut self, torrent: InfoHash, now: Timestamp, expiry: Duration) {
         if let Some(swarm) = self.0.get_mut(&torrent) {
-            swarm.peers.retain(|_, listed| now.since(listed.heard_at) <= expiry);
+            swarm.peers.retain(|_, listed| now.since(listed.announced_at) <= expiry);
         }
     }
 

@@ -291,7 +291,7 @@ mod tests {
         let Step::Send(packet) = scrape.start(at(60), Some(connection), 3) else {
             panic!()
         };
-        assert_eq!(packet.len(), 16, "expired: connects anew");
+        assert_eq!(packet.len(), 16, "expired: connects again");
     }
 
     /// Fault 57: packets that are too short or of another transaction are ignored.

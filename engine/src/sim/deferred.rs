@@ -8,7 +8,7 @@ use super::probe::Probe;
 use crate::port::{Backend, PortEvent, Purpose};
 
 /// A port's backend, shared with the simulation.
-pub(super) struct Desk<B, R> {
+pub(super) struct Deferred<B, R> {
     shared: Arc<Mutex<Shared<B, R>>>,
     probe: Arc<dyn Probe>,
 }
@@ -19,13 +19,13 @@ struct Shared<B, R> {
     waiting: Vec<R>,
 }
 
-/// The simulation's side of a [`Desk`].
+/// The simulation's side of a [`Deferred`].
 pub(super) trait CarryOut {
     /// Hands all waiting requests to the backend.
     fn carry_out(&self);
 }
 
-impl<B, R> Desk<B, R> {
+impl<B, R> Deferred<B, R> {
     pub(super) fn new(backend: B, probe: &Arc<dyn Probe>) -> Self {
         let waiting = Vec::new();
         Self {
@@ -34,7 +34,7 @@ impl<B, R> Desk<B, R> {
         }
     }
 
-    /// The simulation's side of this desk.
+    /// The simulation's side of this backend.
     pub(super) fn far_side<E>(&self) -> Box<dyn CarryOut>
     where
         R: Send + 'static,
@@ -48,7 +48,7 @@ impl<B, R> Desk<B, R> {
     }
 }
 
-impl<R, E, B> Backend<R, E> for Desk<B, R>
+impl<R, E, B> Backend<R, E> for Deferred<B, R>
 where
     R: Send + 'static,
     E: PortEvent,
