@@ -1,6 +1,6 @@
-//! The state folder: a session and a `.torrent` file for each torrent, and a lock against a second engine.
+//! The state folder: a session and a `.torrent` file for each torrent, named blobs, and a lock against a second engine.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,7 +22,9 @@ use super::jobs::Jobs;
 use super::sink::Sink;
 use super::{StartError, beneath, whole_file};
 use crate::port::{Backend, JobTag};
-use crate::ports::state::{Loaded, StateDone, StateError, StateEvent, StateRequest};
+use crate::ports::state::{
+    BlobName, Loaded, MAX_BLOB_BYTES, StateDone, StateError, StateEvent, StateRequest, StoredTorrent,
+};
 use crate::wake::Waker;
 
 /// The subfolder for sessions.
@@ -231,23 +233,52 @@ impl Folder {
             } => (tag, self.load(torrent, with_metainfo, is_peek)),
             StateRequest::Save { tag, session, metainfo } => (tag, self.save(&session, metainfo.as_ref())),
             StateRequest::Remove { tag, torrent } => (tag, self.remove(torrent)),
+            StateRequest::SaveBlob { tag, name, bytes } => (tag, self.save_blob(&name, &bytes)),
+            StateRequest::LoadBlob { tag, name } => (tag, self.load_blob(&name)),
         }
     }
 
-    /// Lists every torrent with a `.torrent` file. A torrent whose session was lost is checked again, not lost.
+    fn save_blob(&self, name: &BlobName, bytes: &Bytes) -> Outcome {
+        let name = blob_name(name);
+        if bytes.len() > MAX_BLOB_BYTES {
+            let error = io::Error::other(format!("longer than {MAX_BLOB_BYTES} bytes"));
+            return Err(self.failure("write", &name, &error));
+        }
+        self.replace(&name, bytes)?;
+        Ok(StateDone::Saved)
+    }
+
+    fn load_blob(&self, name: &BlobName) -> Outcome {
+        let name = blob_name(name);
+        match self.read(&name, MAX_BLOB_BYTES as u64) {
+            Ok(bytes) => Ok(StateDone::BlobLoaded(Some(bytes.into()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(StateDone::BlobLoaded(None)),
+            Err(error) => Err(self.failure("read", &name, &error)),
+        }
+    }
+
+    /// Lists every torrent with a session or a `.torrent` file. A torrent that lost one of them is not lost itself.
     fn list(&self) -> Outcome {
         let failed = |error: Errno| self.failure("read", "", &error.into());
-        let mut torrents = Vec::new();
+        let mut torrents: BTreeMap<InfoHash, StoredTorrent> = BTreeMap::new();
         for entry in rustix::fs::Dir::read_from(&self.handle).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_str().ok();
-            let hash = name
-                .and_then(|name| name.strip_suffix(".torrent"))
-                .and_then(|hash| hash.parse::<InfoHash>().ok());
-            torrents.extend(hash);
+            let Some((stem, extension)) = name.and_then(|name| name.rsplit_once('.')) else {
+                continue;
+            };
+            let (is_session, is_metainfo) = (extension == EXTENSION, extension == "torrent");
+            if let Some(torrent) = stem.parse().ok().filter(|_| is_session || is_metainfo) {
+                let stored = torrents.entry(torrent).or_insert(StoredTorrent {
+                    torrent,
+                    has_session: false,
+                    has_metainfo: false,
+                });
+                stored.has_session |= is_session;
+                stored.has_metainfo |= is_metainfo;
+            }
         }
-        torrents.sort_unstable();
-        Ok(StateDone::Listed(torrents))
+        Ok(StateDone::Listed(torrents.into_values().collect()))
     }
 
     fn load(&self, torrent: InfoHash, with_metainfo: bool, is_peek: bool) -> Outcome {
@@ -370,6 +401,10 @@ fn torrent_name(torrent: InfoHash) -> String {
     format!("{torrent}.torrent")
 }
 
+fn blob_name(name: &BlobName) -> String {
+    format!("{}.blob", name.as_str())
+}
+
 /// The State port of an engine that stores nothing.
 pub struct NoState {
     sink: Sink<StateEvent>,
@@ -389,8 +424,9 @@ impl Backend<StateRequest, StateEvent> for NoState {
             let (tag, done) = match request {
                 StateRequest::List { tag } => (tag, StateDone::Listed(Vec::new())),
                 StateRequest::Load { tag, .. } => (tag, StateDone::Loaded(Box::default())),
-                StateRequest::Save { tag, .. } => (tag, StateDone::Saved),
+                StateRequest::Save { tag, .. } | StateRequest::SaveBlob { tag, .. } => (tag, StateDone::Saved),
                 StateRequest::Remove { tag, .. } => (tag, StateDone::Removed),
+                StateRequest::LoadBlob { tag, .. } => (tag, StateDone::BlobLoaded(None)),
             };
             self.sink.push(StateEvent { tag, outcome: Ok(done) });
         }
@@ -446,6 +482,63 @@ mod tests {
             Folder::take(&base.join("other")),
             Err(StartError::StateDir { .. })
         ));
+    }
+
+    #[test]
+    fn blobs_are_replaced_as_a_whole_and_read_within_their_bound() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::take(temporary.path()).unwrap();
+        let name = BlobName::new("dht-table").unwrap();
+        let load = || match folder.load_blob(&name) {
+            Ok(StateDone::BlobLoaded(bytes)) => Ok(bytes),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error),
+        };
+        assert_eq!(load(), Ok(None), "a missing blob is no error");
+        for bytes in [&b"first"[..], b"", b"second"] {
+            folder.save_blob(&name, &Bytes::from_static(bytes)).unwrap();
+            assert_eq!(load(), Ok(Some(Bytes::from_static(bytes))));
+        }
+        let long = Bytes::from(vec![0; MAX_BLOB_BYTES + 1]);
+        assert!(folder.save_blob(&name, &long).is_err());
+        assert_eq!(load(), Ok(Some(Bytes::from_static(b"second"))), "the old one stays");
+        let path = temporary.path().join("state/dht-table.blob");
+        fs::write(&path, &long).unwrap();
+        assert!(load().unwrap_err().to_string().contains("longer than"));
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert!(load().is_err(), "links are not followed");
+    }
+
+    #[test]
+    fn torrents_are_listed_by_session_or_metainfo() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::take(temporary.path()).unwrap();
+        let [both, session, metainfo] = [1, 2, 3].map(|byte| InfoHash([byte; 20]));
+        let names = [
+            session_name(both),
+            torrent_name(both),
+            session_name(session),
+            torrent_name(metainfo),
+            format!("{}.tmp", InfoHash([4; 20])),
+            format!("{}.ron.damaged", InfoHash([5; 20])),
+            "dht.blob".to_owned(),
+            "x.ron".to_owned(),
+        ];
+        names
+            .iter()
+            .for_each(|name| fs::write(temporary.path().join("state").join(name), "").unwrap());
+        let StateDone::Listed(listed) = folder.list().unwrap() else {
+            panic!("not a list");
+        };
+        let found: Vec<_> = listed
+            .iter()
+            .map(|stored| (stored.torrent, stored.has_session, stored.has_metainfo))
+            .collect();
+        assert_eq!(
+            found,
+            [(both, true, true), (session, true, false), (metainfo, false, true)]
+        );
     }
 
     #[test]

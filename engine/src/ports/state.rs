@@ -1,4 +1,4 @@
-//! The State port: sessions of torrents, kept between runs.
+//! The State port: sessions of torrents, and named blobs of features and plugins, kept between runs.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub type StatePort = Port<StateRequest, StateEvent>;
 /// A request from a world to the state folder.
 #[derive(Debug)]
 pub enum StateRequest {
-    /// Lists the stored torrents.
+    /// Lists the stored torrents: those with a session or a `.torrent` file. Reads no file.
     List {
         /// Returned with the answer.
         tag: JobTag,
@@ -47,6 +47,60 @@ pub enum StateRequest {
         /// The torrent's info-hash.
         torrent: InfoHash,
     },
+    /// Writes a blob atomically: the old one stays intact until the new one is complete. For state that a feature or a
+    /// plugin keeps between runs and can do without: a blob may be lost.
+    SaveBlob {
+        /// Returned when the blob is durable.
+        tag: JobTag,
+        /// The blob's name.
+        name: BlobName,
+        /// The content, at most [`MAX_BLOB_BYTES`].
+        bytes: Bytes,
+    },
+    /// Reads a blob.
+    LoadBlob {
+        /// Returned with the answer.
+        tag: JobTag,
+        /// The blob's name.
+        name: BlobName,
+    },
+}
+
+/// Maximum size of a blob. The largest planned one, a DHT routing table with its cached nodes, takes less than a tenth
+/// of it. A blob is written and read as a whole.
+pub const MAX_BLOB_BYTES: usize = 4 << 20;
+
+/// The name of a blob: 1 to 64 lower-case ASCII letters, digits, `-` and `_`. A plugin begins it with its own name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlobName(Box<str>);
+
+/// The text cannot be the name of a blob.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not the name of a blob: 1 to 64 lower-case letters, digits, - and _")]
+pub struct BlobNameError(Box<str>);
+
+impl BlobName {
+    /// Maximum length of a name.
+    const MAX_LEN: usize = 64;
+
+    /// Creates a name.
+    ///
+    /// # Errors
+    /// If the text is empty, too long, or has other characters.
+    pub fn new(name: &str) -> Result<Self, BlobNameError> {
+        let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+        if (1..=Self::MAX_LEN).contains(&name.len()) && name.bytes().all(is_allowed) {
+            Ok(Self(name.into()))
+        } else {
+            Err(BlobNameError(name.chars().take(Self::MAX_LEN).collect()))
+        }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// An event from the state folder to a world.
@@ -62,13 +116,26 @@ pub struct StateEvent {
 #[derive(Debug)]
 pub enum StateDone {
     /// The stored torrents, in the order of their info-hashes.
-    Listed(Vec<InfoHash>),
+    Listed(Vec<StoredTorrent>),
     /// The stored data of a torrent.
     Loaded(Box<Loaded>),
-    /// The session is on stable storage.
+    /// The session or blob is on stable storage.
     Saved,
     /// The session and the `.torrent` file are deleted.
     Removed,
+    /// The content of a blob. `None` if it does not exist.
+    BlobLoaded(Option<Bytes>),
+}
+
+/// A torrent in the state folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredTorrent {
+    /// The torrent's info-hash.
+    pub torrent: InfoHash,
+    /// Whether there is a session. A torrent whose session was lost is checked again.
+    pub has_session: bool,
+    /// Whether there is a `.torrent` file. A torrent whose metadata was not known when it stopped has none.
+    pub has_metainfo: bool,
 }
 
 /// The stored data of a torrent.
@@ -94,5 +161,22 @@ pub struct StateError(pub Arc<str>);
 impl PortEvent for StateEvent {
     fn purpose(&self) -> Purpose {
         self.tag.purpose
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_blobs_are_safe_as_file_names() {
+        for name in ["dht", "dht-6", "my_plugin-2", &"x".repeat(64)] {
+            assert_eq!(BlobName::new(name).unwrap().as_str(), name);
+        }
+        for name in ["", ".", "..", "a/b", "a.b", "A", "ä", "a b", "a\0", &"x".repeat(65)] {
+            assert!(BlobName::new(name).is_err(), "{name:?}");
+        }
+        let long = BlobName::new(&"/".repeat(10_000)).unwrap_err();
+        assert!(long.to_string().len() < 200);
     }
 }

@@ -1,4 +1,5 @@
-//! The simulated state folder: sessions in their stored form, each either the old or the new version, never a mix.
+//! The simulated state folder: sessions in their stored form, and blobs, each either the old or the new version, never a
+//! mix.
 
 mod control;
 mod port;
@@ -19,16 +20,16 @@ pub(super) use self::port::SimState;
 use super::NodeId;
 use super::disk::Faults;
 use super::random::{happens, stream};
-use crate::ports::state::{Loaded, StateDone, StateError, StateEvent, StateRequest};
+use crate::ports::state::{BlobName, Loaded, StateDone, StateError, StateEvent, StateRequest, StoredTorrent};
 
 /// Operations of a state folder that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateOperation {
     /// Listing the saved torrents.
     List,
-    /// Loading a session.
+    /// Loading a session or a blob.
     Load,
-    /// Saving a session; the old one stays if that fails.
+    /// Saving a session or a blob; the old one stays if that fails.
     Save,
     /// Removing a session.
     Remove,
@@ -38,8 +39,10 @@ pub enum StateOperation {
 pub(super) struct StateFolder {
     sessions: BTreeMap<InfoHash, Kept>,
     torrents: BTreeMap<InfoHash, Kept>,
+    blobs: BTreeMap<BlobName, Kept>,
     /// Removed torrents, which may come back in a crash.
     unflushed: BTreeSet<InfoHash>,
+    unflushed_blobs: BTreeSet<BlobName>,
     latency: Duration,
     faults: Faults<StateOperation>,
     luck: Random,
@@ -66,7 +69,9 @@ impl StateFolder {
         Self {
             sessions: BTreeMap::new(),
             torrents: BTreeMap::new(),
+            blobs: BTreeMap::new(),
             unflushed: BTreeSet::new(),
+            unflushed_blobs: BTreeSet::new(),
             latency: Duration::from_millis(1),
             faults: Faults::default(),
             luck: stream(seed, b"sessions", node),
@@ -76,8 +81,8 @@ impl StateFolder {
     pub(super) fn carry_out(&mut self, now: Timestamp, request: StateRequest) -> StateEvent {
         let (tag, operation) = match &request {
             StateRequest::List { tag } => (*tag, StateOperation::List),
-            StateRequest::Load { tag, .. } => (*tag, StateOperation::Load),
-            StateRequest::Save { tag, .. } => (*tag, StateOperation::Save),
+            StateRequest::Load { tag, .. } | StateRequest::LoadBlob { tag, .. } => (*tag, StateOperation::Load),
+            StateRequest::Save { tag, .. } | StateRequest::SaveBlob { tag, .. } => (*tag, StateOperation::Save),
             StateRequest::Remove { tag, .. } => (*tag, StateOperation::Remove),
         };
         let outcome = match self.faults.strike(operation, now) {
@@ -91,9 +96,14 @@ impl StateFolder {
 
     fn succeed(&mut self, request: StateRequest) -> StateDone {
         match request {
-            StateRequest::List { .. } => {
-                let listed = self.torrents.iter().filter(|(_, kept)| kept.seen.is_some());
-                StateDone::Listed(listed.map(|(torrent, _)| *torrent).collect())
+            StateRequest::List { .. } => StateDone::Listed(self.list()),
+            StateRequest::SaveBlob { name, bytes, .. } => {
+                self.replace_blob(name, bytes);
+                self.flush();
+                StateDone::Saved
+            }
+            StateRequest::LoadBlob { name, .. } => {
+                StateDone::BlobLoaded(self.blobs.get(&name).and_then(|kept| kept.seen.clone()))
             }
             StateRequest::Load {
                 torrent,
@@ -119,6 +129,26 @@ impl StateFolder {
         }
     }
 
+    fn list(&self) -> Vec<StoredTorrent> {
+        let is_there = |files: &BTreeMap<InfoHash, Kept>, torrent: &InfoHash| {
+            files.get(torrent).is_some_and(|kept| kept.seen.is_some())
+        };
+        let all: BTreeSet<InfoHash> = self.sessions.keys().chain(self.torrents.keys()).copied().collect();
+        let stored = all.into_iter().map(|torrent| StoredTorrent {
+            torrent,
+            has_session: is_there(&self.sessions, &torrent),
+            has_metainfo: is_there(&self.torrents, &torrent),
+        });
+        stored
+            .filter(|stored| stored.has_session || stored.has_metainfo)
+            .collect()
+    }
+
+    fn replace_blob(&mut self, name: BlobName, bytes: Bytes) {
+        self.blobs.entry(name.clone()).or_default().seen = Some(bytes);
+        self.unflushed_blobs.insert(name);
+    }
+
     fn replace_metainfo(&mut self, torrent: InfoHash, metainfo: Option<Bytes>) {
         if let Some(bytes) = metainfo {
             self.torrents.entry(torrent).or_default().seen = Some(bytes);
@@ -133,6 +163,11 @@ impl StateFolder {
 
     /// Makes the folder's contents durable.
     fn flush(&mut self) {
+        for name in std::mem::take(&mut self.unflushed_blobs) {
+            if let Some(kept) = self.blobs.get_mut(&name) {
+                kept.durable.clone_from(&kept.seen);
+            }
+        }
         for torrent in std::mem::take(&mut self.unflushed) {
             for files in [&mut self.sessions, &mut self.torrents] {
                 if let Some(kept) = files.get_mut(&torrent) {
@@ -148,20 +183,31 @@ impl StateFolder {
     /// Carries out a random part of requests that were in progress when the engine ended.
     pub(super) fn interrupt(&mut self, unfinished: Vec<StateRequest>) {
         for request in unfinished {
-            if let StateRequest::Save { session, metainfo, .. } = request {
-                // In order: the second file is replaced only if the first was.
-                if happens(&mut self.luck, 0.6) {
-                    self.replace_metainfo(session.info_hash, metainfo);
+            match request {
+                StateRequest::Save { session, metainfo, .. } => {
+                    // In order: the second file is replaced only if the first was.
                     if happens(&mut self.luck, 0.6) {
-                        self.replace_session(&session);
+                        self.replace_metainfo(session.info_hash, metainfo);
+                        if happens(&mut self.luck, 0.6) {
+                            self.replace_session(&session);
+                        }
                     }
                 }
+                StateRequest::SaveBlob { name, bytes, .. } if happens(&mut self.luck, 0.6) => {
+                    self.replace_blob(name, bytes);
+                }
+                _ => {}
             }
         }
     }
 
     /// Applies a power failure.
     pub(super) fn crash(&mut self) {
+        for name in std::mem::take(&mut self.unflushed_blobs) {
+            if let Some(kept) = self.blobs.get_mut(&name) {
+                kept.crash(&mut self.luck);
+            }
+        }
         for torrent in std::mem::take(&mut self.unflushed) {
             for files in [&mut self.sessions, &mut self.torrents] {
                 if let Some(kept) = files.get_mut(&torrent) {
@@ -266,6 +312,69 @@ mod tests {
             seen.extend(uploaded(&mut folder));
         }
         assert_eq!(seen, BTreeSet::from([1, 2]), "the old one or the new one");
+    }
+
+    fn blob(folder: &mut StateFolder) -> Option<Bytes> {
+        let (tag, name) = (
+            JobTag::new(Purpose("test"), Entity::PLACEHOLDER),
+            BlobName::new("table"),
+        );
+        let name = name.unwrap();
+        match folder
+            .carry_out(Timestamp::ZERO, StateRequest::LoadBlob { tag, name })
+            .outcome
+        {
+            Ok(StateDone::BlobLoaded(bytes)) => bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn save_blob(bytes: &'static [u8]) -> StateRequest {
+        StateRequest::SaveBlob {
+            tag: JobTag::new(Purpose("test"), Entity::PLACEHOLDER),
+            name: BlobName::new("table").unwrap(),
+            bytes: Bytes::from_static(bytes),
+        }
+    }
+
+    #[test]
+    fn a_saved_blob_survives_and_an_interrupted_one_is_whole() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..64 {
+            let mut folder = StateFolder::new(seed, NodeId(0));
+            assert_eq!(blob(&mut folder), None);
+            folder.interrupt(vec![save_blob(b"never acknowledged")]);
+            folder.crash();
+            let before = blob(&mut folder);
+            assert!(before.is_none_or(|bytes| bytes == "never acknowledged"));
+            folder.carry_out(Timestamp::ZERO, save_blob(b"old"));
+            folder.interrupt(vec![save_blob(b"new")]);
+            folder.crash();
+            seen.extend(blob(&mut folder));
+        }
+        assert_eq!(
+            seen,
+            BTreeSet::from([Bytes::from_static(b"old"), Bytes::from_static(b"new")])
+        );
+    }
+
+    #[test]
+    fn torrents_are_listed_by_session_or_metainfo() {
+        let mut folder = StateFolder::new(1, NodeId(0));
+        assert_eq!(folder.list(), []);
+        folder.carry_out(Timestamp::ZERO, save(1));
+        let mut stored = StoredTorrent {
+            torrent: InfoHash([1; 20]),
+            has_session: true,
+            has_metainfo: false,
+        };
+        assert_eq!(folder.list(), [stored]);
+        folder.replace_metainfo(stored.torrent, Some(Bytes::from_static(b"metainfo")));
+        stored.has_metainfo = true;
+        assert_eq!(folder.list(), [stored]);
+        let (tag, torrent) = (JobTag::new(Purpose("test"), Entity::PLACEHOLDER), stored.torrent);
+        folder.carry_out(Timestamp::ZERO, StateRequest::Remove { tag, torrent });
+        assert_eq!(folder.list(), []);
     }
 
     #[test]

@@ -192,7 +192,11 @@ impl Trace {
         self.head(now, node, 64);
         self.tag(event.tag);
         match &event.outcome {
-            Ok(StateDone::Listed(torrents)) => torrents.iter().for_each(|torrent| self.bytes(&torrent.0)),
+            Ok(StateDone::Listed(torrents)) => torrents.iter().for_each(|stored| {
+                self.bytes(&stored.torrent.0);
+                self.word(u64::from(stored.has_session) | u64::from(stored.has_metainfo) << 1);
+            }),
+            Ok(StateDone::BlobLoaded(bytes)) => self.bytes(bytes.as_deref().unwrap_or_default()),
             Ok(StateDone::Loaded(loaded)) => {
                 self.word(u64::from(loaded.session.is_some()));
                 self.word(u64::from(loaded.has_metainfo));

@@ -19,7 +19,7 @@ use ecs_torrent_components::torrent::{
 };
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::StatePort;
-use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateRequest};
+use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateRequest, StoredTorrent};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::Metainfo;
@@ -301,7 +301,7 @@ pub(super) fn resume_torrents(
             Ok(StateDone::Listed(torrents)) => {
                 resuming.expected_count += torrents.len();
                 resuming.waiting.extend(asked);
-                for torrent in torrents {
+                for StoredTorrent { torrent, .. } in torrents {
                     state.push(StateRequest::Load {
                         tag: tag(RESUME),
                         torrent,

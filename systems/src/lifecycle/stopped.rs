@@ -7,8 +7,7 @@ use ecs_torrent_components::stats::StoppedTorrent;
 use ecs_torrent_components::torrent::TorrentIndex;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::StatePort;
-use ecs_torrent_engine::ports::state::{StateDone, StateRequest};
-use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_engine::ports::state::{StateDone, StateRequest, StoredTorrent};
 
 use crate::ownership::{FileRegistry, Survey};
 
@@ -37,7 +36,7 @@ pub(super) fn list_stopped(
     }
     for event in state.take(LIST) {
         let saved = match event.outcome {
-            Ok(StateDone::Listed(torrents)) => Ok(torrents),
+            Ok(StateDone::Listed(stored)) => Ok(stored),
             Ok(_) => continue,
             Err(error) => Err(ListStoppedError(error.0)),
         };
@@ -48,11 +47,11 @@ pub(super) fn list_stopped(
     }
 }
 
-fn find_stopped(saved: &[InfoHash], index: &TorrentIndex, registry: &FileRegistry) -> Vec<StoppedTorrent> {
-    let stopped = saved.iter().filter(|torrent| index.get(**torrent).is_none());
-    let stopped = stopped.map(|torrent| StoppedTorrent {
-        info_hash: *torrent,
-        name: registry.name_of(*torrent).cloned(),
+fn find_stopped(saved: &[StoredTorrent], index: &TorrentIndex, registry: &FileRegistry) -> Vec<StoppedTorrent> {
+    let stopped = saved.iter().filter(|stored| index.get(stored.torrent).is_none());
+    let stopped = stopped.map(|stored| StoppedTorrent {
+        info_hash: stored.torrent,
+        name: registry.name_of(stored.torrent).cloned(),
     });
     stopped.collect()
 }

@@ -84,7 +84,15 @@ pub(super) fn survey_sessions(
     let listed: Vec<_> = state.take(LIST).collect();
     for event in listed {
         survey.stage = match event.outcome {
-            Ok(StateDone::Listed(rest)) => Stage::Looking { rest, asked_count: 0 },
+            Ok(StateDone::Listed(stored)) => Stage::Looking {
+                // Without metadata, no file is known.
+                rest: stored
+                    .iter()
+                    .filter(|stored| stored.has_metainfo)
+                    .map(|stored| stored.torrent)
+                    .collect(),
+                asked_count: 0,
+            },
             Ok(_) => continue,
             Err(error) => {
                 tracing::warn!("the files of stopped torrents are not known: {error}");

@@ -26,9 +26,11 @@ pub mod upload_limit;
 struct Readme;
 
 mod blackboard;
+mod run_count;
 mod shelf;
 
 pub use self::blackboard::BlackboardPlugin;
+pub use self::run_count::{GetRunCount, RunCountPlugin};
 pub use self::shelf::{ShelfPlugin, Shelves};
 
 /// Keeps a [`Diary`] on every torrent, and stops it at a share ratio.

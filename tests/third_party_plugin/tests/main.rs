@@ -7,6 +7,7 @@
     reason = "a test may fail as it likes, and its modules are seen by nobody else"
 )]
 
+mod blobs;
 mod diary;
 mod guide;
 mod host;
