@@ -38,6 +38,12 @@ impl Reaper {
         }
     }
 
+    /// Whether no peer is marked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.doomed.is_empty()
+    }
+
     /// Whether a peer is marked.
     #[must_use]
     pub fn is_doomed(&self, peer: Entity) -> bool {

@@ -63,6 +63,8 @@ pub struct Port<R: Send + Sync + 'static, E: PortEvent> {
     backend: Box<dyn Backend<R, E>>,
     /// Events that arrived at the start of this tick.
     arrived: usize,
+    /// Events in all inboxes.
+    waiting: usize,
     /// Events for inboxes that nobody opened.
     unclaimed: u64,
 }
@@ -77,6 +79,7 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
             inboxes: Vec::new(),
             backend,
             arrived: 0,
+            waiting: 0,
             unclaimed: 0,
         }
     }
@@ -101,7 +104,23 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
     /// Takes all events for `purpose`, oldest first.
     pub fn take(&mut self, purpose: Purpose) -> std::vec::Drain<'_, E> {
         let position = self.position(purpose);
-        self.inboxes[position].1.drain(..)
+        let inbox = &mut self.inboxes[position].1;
+        self.waiting -= inbox.len();
+        inbox.drain(..)
+    }
+
+    /// Returns whether any inbox holds events.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// Returns whether the inbox of `purpose` holds events, or is not open yet. A system that runs on this condition
+    /// thereby runs once and opens its inbox.
+    #[must_use]
+    pub fn has_events_for(&self, purpose: Purpose) -> bool {
+        let inbox = self.inboxes.iter().find(|(other, _)| *other == purpose);
+        inbox.is_none_or(|(_, inbox)| !inbox.is_empty())
     }
 
     fn position(&mut self, purpose: Purpose) -> usize {
@@ -133,7 +152,10 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
         for event in self.drained.drain(..) {
             let purpose = event.purpose();
             match self.inboxes.iter_mut().find(|(other, _)| *other == purpose) {
-                Some((_, inbox)) => inbox.push(event),
+                Some((_, inbox)) => {
+                    inbox.push(event);
+                    self.waiting += 1;
+                }
                 None => self.unclaimed += 1,
             }
         }
@@ -207,5 +229,22 @@ mod tests {
         port.drain(10);
         assert_eq!(port.unclaimed_count(), 6);
         assert_eq!(port.take(PURPOSES[1]).count(), 2, "taking opens the inbox");
+    }
+
+    #[test]
+    fn inboxes_with_events_are_known() {
+        let mut port = Port::new(Box::new(Chatter));
+        let of_each = |port: &Port<(), Event>| PURPOSES.map(|purpose| port.has_events_for(purpose));
+        PURPOSES[..2].iter().for_each(|purpose| port.open_inbox(*purpose));
+        assert!(!port.has_events());
+        assert_eq!(of_each(&port), [false, false, true], "the third is not open");
+        port.drain(10);
+        port.take(PURPOSES[0]);
+        assert!(port.has_events());
+        assert_eq!(of_each(&port), [false, true, true]);
+        port.take(PURPOSES[1]);
+        port.take(PURPOSES[2]);
+        assert!(!port.has_events());
+        assert_eq!(of_each(&port), [false; 3]);
     }
 }

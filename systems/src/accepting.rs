@@ -11,6 +11,7 @@ use ecs_torrent_engine::schedule::Tick;
 
 use crate::IntakeSet;
 use crate::admission::Admission;
+use crate::conditions::has_messages;
 use crate::streams::{ReadyPeers, StreamAccepted};
 
 /// Accepts inbound connections.
@@ -20,7 +21,12 @@ impl Plugin for AcceptingPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<ConnectionCounts>()
             .init_resource::<Bans>()
-            .add_systems(Tick, accept_streams.in_set(IntakeSet::Accept));
+            .add_systems(
+                Tick,
+                accept_streams
+                    .run_if(has_messages::<StreamAccepted>)
+                    .in_set(IntakeSet::Accept),
+            );
     }
 }
 

@@ -25,7 +25,12 @@ impl Plugin for AssemblyPlugin {
     fn build(&self, app: &mut App) {
         app.add_message::<BlockAccepted>()
             .add_message::<BlockWasted>()
-            .add_systems(Tick, accept_blocks.in_set(AssembleSet::Received));
+            .add_systems(
+                Tick,
+                accept_blocks
+                    .run_if(|blocks: Res<ReceivedBlocks>| !blocks.0.is_empty())
+                    .in_set(AssembleSet::Received),
+            );
     }
 }
 

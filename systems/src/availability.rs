@@ -15,6 +15,7 @@ use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::wire::Message;
 
 use crate::DecideSet;
+use crate::conditions::has_messages;
 use crate::picking::rarity::RarityOrder;
 use crate::picking::{DroppedRequests, Picker};
 
@@ -25,7 +26,10 @@ impl Plugin for AvailabilityPlugin {
     fn build(&self, app: &mut App) {
         app.add_systems(
             Tick,
-            (handle_availability, close_redundant_seeds)
+            (
+                handle_availability.run_if(has_messages::<AvailabilityReceived>),
+                close_redundant_seeds.run_if(has_messages::<TorrentCompleted>),
+            )
                 .chain()
                 .in_set(DecideSet::Availability),
         );

@@ -38,6 +38,7 @@ impl Plugin for CheckingPlugin {
                     read_pieces,
                 )
                     .chain()
+                    .run_if(has_checks)
                     .in_set(VerifySet::Check),
             );
     }
@@ -104,6 +105,16 @@ impl Check {
 pub struct CheckQueue {
     torrents: VecDeque<Entity>,
     used_bytes: u64,
+}
+
+/// Returns whether data is being checked, or a check may begin or end.
+fn has_checks(
+    queue: Res<CheckQueue>,
+    changed: Res<Messages<LifecycleChanged>>,
+    requested: Res<Messages<CheckPieces>>,
+) -> bool {
+    let is_running = !queue.torrents.is_empty() || queue.used_bytes > 0;
+    is_running || !changed.is_empty() || !requested.is_empty()
 }
 
 /// Encodes a piece's index and length as a job's number, so that the job's memory is known even after its torrent is

@@ -24,6 +24,7 @@ use ecs_torrent_protocol::wire::Message;
 
 use self::round::{Contender, Goal, IDLE_AFTER, Outcome, Rotation, Round};
 use crate::DecideSet;
+use crate::conditions::{has_due, has_messages};
 
 /// Chokes and unchokes.
 pub struct ChokingPlugin;
@@ -35,7 +36,11 @@ impl Plugin for ChokingPlugin {
             .add_message::<ChokeSent>()
             .add_systems(
                 Tick,
-                (handle_interest, handle_emptied, run_rounds)
+                (
+                    handle_interest.run_if(has_messages::<InterestReceived>),
+                    handle_emptied.run_if(|emptied: Res<EmptiedUploads>| !emptied.0.is_empty()),
+                    run_rounds.run_if(has_due::<ChokeRound>),
+                )
                     .chain()
                     .in_set(DecideSet::Choking),
             );

@@ -8,6 +8,7 @@ use ecs_torrent_components::peer::PeerRates;
 use ecs_torrent_components::torrent::{Counters, TorrentRates};
 use ecs_torrent_engine::schedule::Tick;
 
+use crate::conditions::has_messages;
 use crate::picking::Supply;
 use crate::{IntakeSet, ReapSet};
 
@@ -19,7 +20,7 @@ impl Plugin for CountersPlugin {
         app.add_systems(
             Tick,
             (
-                count_sent.in_set(IntakeSet::Count),
+                count_sent.run_if(has_messages::<BlockSent>).in_set(IntakeSet::Count),
                 count_received.in_set(ReapSet::Count),
             ),
         );

@@ -23,6 +23,7 @@ use ecs_torrent_protocol::priority::peer_priority;
 use ecs_torrent_protocol::time::Timestamp;
 
 use crate::admission::{Admission, DialFor};
+use crate::conditions::{has_due, has_messages};
 use crate::streams::ReadyPeers;
 use crate::{DecideSet, ReapSet};
 
@@ -43,7 +44,12 @@ impl Plugin for DialingPlugin {
             .add_systems(
                 Tick,
                 (
-                    (take_peers, add_candidates, queue_torrents, dial_peers)
+                    (
+                        take_peers,
+                        add_candidates.run_if(has_messages::<CandidatesFound>),
+                        queue_torrents.run_if(may_queue),
+                        dial_peers.run_if(|queue: Res<DialQueue>| queue.has_torrents()),
+                    )
                         .chain()
                         .in_set(DecideSet::Dialing),
                     release_candidates.in_set(ReapSet::Release),
@@ -81,6 +87,10 @@ struct DialQueue {
 }
 
 impl DialQueue {
+    fn has_torrents(&self) -> bool {
+        !self.torrents.is_empty() || !self.urgent.is_empty()
+    }
+
     fn add(&mut self, torrent: Entity, dialer: &mut Dialer) {
         self.torrents.add(torrent, &mut dialer.listed);
     }
@@ -173,6 +183,16 @@ fn is_refused(bans: &Bans, clock: &Clock, settings: &Settings, source: Candidate
         CandidateSource::USER => bans.has(clock.now(), address),
         _ => bans.refuses(clock.now(), address, (&settings.peers).into()),
     }
+}
+
+/// Returns whether torrents have started or may dial again. If not, requests a tick at the next redial.
+fn may_queue(
+    started: Res<Messages<TorrentStarted>>,
+    redials: Res<Deadlines<Redial>>,
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+) -> bool {
+    !started.is_empty() || has_due(redials, clock, wakeup)
 }
 
 fn queue_torrents(

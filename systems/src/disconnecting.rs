@@ -14,12 +14,13 @@ use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::torrent::{Lifecycle, StopPhase, TorrentPeers};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::NetPort;
-use ecs_torrent_engine::ports::net::NetEvent;
+use ecs_torrent_engine::ports::net::{NetEvent, NetRequest};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::wire::Message;
 
 use crate::DecideSet;
-use crate::stop_participants::{AddStopParticipant, StopDuty};
+use crate::conditions::has_events;
+use crate::stop_participants::{AddStopParticipant, StopDuty, has_stops};
 
 /// Closes the connections of torrents that no longer run.
 pub struct DisconnectingPlugin;
@@ -30,7 +31,12 @@ impl Plugin for DisconnectingPlugin {
             .add_stop_participant::<Disconnecting>(StopPhase::DisconnectPeers, None)
             .add_systems(
                 Tick,
-                (close_failed, disconnect_stopped).chain().in_set(DecideSet::Disconnect),
+                (
+                    close_failed,
+                    disconnect_stopped.run_if(has_stops.or_else(has_events::<NetRequest, NetEvent>(CLOSING))),
+                )
+                    .chain()
+                    .in_set(DecideSet::Disconnect),
             );
     }
 }

@@ -18,6 +18,7 @@ use ecs_torrent_protocol::extension::{DONT_HAVE, ExtensionHandshake};
 use ecs_torrent_protocol::wire::WireError;
 
 use crate::DecideSet;
+use crate::conditions::has_messages_of_two;
 
 /// Reads extension handshakes, and handles the extension `lt_donthave`.
 pub struct ExtensionsPlugin;
@@ -31,6 +32,7 @@ impl Plugin for ExtensionsPlugin {
             Tick,
             (read_extension_handshakes, read_dont_have)
                 .chain()
+                .run_if(has_messages_of_two::<ExtensionHandshakeReceived, ExtensionReceived>)
                 .in_set(DecideSet::Extensions),
         );
     }

@@ -17,7 +17,12 @@ pub struct FlushingPlugin;
 
 impl Plugin for FlushingPlugin {
     fn build(&self, app: &mut App) {
-        app.add_systems(Tick, flush_outboxes.in_set(FlushSet::Outboxes));
+        app.add_systems(
+            Tick,
+            flush_outboxes
+                .run_if(|flush: Res<FlushQueue>| !flush.is_empty())
+                .in_set(FlushSet::Outboxes),
+        );
     }
 }
 

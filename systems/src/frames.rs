@@ -22,7 +22,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::{Frame, Message, WireError};
 
 use crate::IntakeSet;
-use crate::streams::ReadyPeers;
+use crate::streams::{ReadyPeers, has_ready_peers};
 
 /// Decodes the messages of peers.
 pub struct FramesPlugin;
@@ -40,7 +40,7 @@ impl Plugin for FramesPlugin {
             .add_message::<ExtensionHandshakeReceived>()
             .init_resource::<ReceivedBlocks>()
             .init_resource::<ExtensionRegistry>()
-            .add_systems(Tick, decode_frames.in_set(IntakeSet::Frames));
+            .add_systems(Tick, decode_frames.run_if(has_ready_peers).in_set(IntakeSet::Frames));
     }
 }
 

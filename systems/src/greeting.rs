@@ -18,6 +18,7 @@ use ecs_torrent_protocol::extension::{ExtensionHandshake, HANDSHAKE_ID};
 use ecs_torrent_protocol::fast::allowed_fast_set;
 use ecs_torrent_protocol::wire::Message;
 
+use crate::conditions::has_messages;
 use crate::{AnnounceSet, IntakeSet};
 
 /// Client name and version in extension handshakes.
@@ -31,8 +32,12 @@ impl Plugin for GreetingPlugin {
         app.add_systems(
             Tick,
             (
-                greet_peers.in_set(IntakeSet::Greet),
-                send_upload_only.in_set(AnnounceSet::Completion),
+                greet_peers
+                    .run_if(has_messages::<PeerConnected>)
+                    .in_set(IntakeSet::Greet),
+                send_upload_only
+                    .run_if(has_messages::<TorrentCompleted>)
+                    .in_set(AnnounceSet::Completion),
             ),
         );
     }

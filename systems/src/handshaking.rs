@@ -21,7 +21,8 @@ use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::wire::{Handshake, Reserved, Session};
 
 use crate::admission::{Admission, Twin};
-use crate::streams::{ReadyPeers, StreamConnected};
+use crate::conditions::has_messages;
+use crate::streams::{ReadyPeers, StreamConnected, has_ready_peers};
 use crate::{IntakeSet, ReapSet};
 
 /// Exchanges handshakes.
@@ -37,7 +38,16 @@ impl Plugin for HandshakingPlugin {
             .add_systems(
                 Tick,
                 (
-                    (send_handshakes, read_handshakes, admit_peers, open_conversations)
+                    (
+                        send_handshakes.run_if(has_messages::<StreamConnected>),
+                        (
+                            read_handshakes,
+                            admit_peers.run_if(|received: Res<ReceivedHandshakes>| !received.0.is_empty()),
+                            open_conversations.run_if(|admitted: Res<AdmittedPeers>| !admitted.0.is_empty()),
+                        )
+                            .chain()
+                            .run_if(has_ready_peers),
+                    )
                         .chain()
                         .in_set(IntakeSet::Handshakes),
                     forget_ids.in_set(ReapSet::Release),

@@ -11,14 +11,20 @@ use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::wire::Message;
 
 use crate::AnnounceSet;
+use crate::conditions::has_messages_of_two;
 
 /// Keeps the have bitfield and broadcasts it.
 pub struct HavingPlugin;
 
 impl Plugin for HavingPlugin {
     fn build(&self, app: &mut App) {
-        app.add_message::<PiecesKnown>()
-            .add_systems(Tick, (set_bits, broadcast_have).chain().in_set(AnnounceSet::Have));
+        app.add_message::<PiecesKnown>().add_systems(
+            Tick,
+            (set_bits, broadcast_have)
+                .chain()
+                .run_if(has_messages_of_two::<PiecesKnown, PieceStored>)
+                .in_set(AnnounceSet::Have),
+        );
     }
 }
 

@@ -19,6 +19,7 @@
 
 use bevy_app::{App, Plugin, PluginGroup, PluginGroupBuilder};
 use bevy_ecs::prelude::*;
+use ecs_torrent_components::messages::PeerDisconnected;
 use ecs_torrent_engine::core::{FlushToPorts, IntakeFromPorts};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 
@@ -28,6 +29,7 @@ pub mod assembly;
 pub mod availability;
 pub mod checking;
 pub mod choking;
+mod conditions;
 pub mod counters;
 pub mod dialing;
 pub mod disconnecting;
@@ -222,7 +224,8 @@ pub enum ReapSet {
     Count,
     /// Publishes `PeerDisconnected` for the peers that are about to be removed.
     Publish,
-    /// Releases whatever the features hold for these peers.
+    /// Releases whatever the features hold for these peers. Runs only while there are
+    /// [`PeerDisconnected`] messages.
     Release,
     /// Despawns these peers.
     Despawn,
@@ -295,6 +298,10 @@ impl Plugin for OrderPlugin {
             (ReapSet::Count, ReapSet::Publish, ReapSet::Release, ReapSet::Despawn)
                 .chain()
                 .in_set(TickSet::Reap),
+        )
+        .configure_sets(
+            Tick,
+            ReapSet::Release.run_if(conditions::has_messages::<PeerDisconnected>),
         );
     }
 }

@@ -3,6 +3,7 @@
 mod adding;
 mod adds;
 mod awaiting_state;
+mod conditions;
 mod deriving;
 mod failing;
 mod naming;
@@ -27,7 +28,9 @@ use ecs_torrent_components::torrent::{StopPhase, TorrentIndex};
 use ecs_torrent_engine::schedule::Tick;
 
 pub(crate) use self::naming::renamed;
+use crate::conditions::has_messages;
 use crate::stop_participants::AddStopParticipant;
+use crate::storage::BlockedWrites;
 use crate::{AnnounceSet, DecideSet};
 
 /// Starts, fails and stops torrents.
@@ -83,18 +86,26 @@ impl Plugin for LifecyclePlugin {
                         opening::preparing::collect_prepared,
                     )
                         .chain()
+                        .run_if(conditions::may_begin)
                         .in_set(AnnounceSet::Begin),
-                    deriving::derive_lifecycle.in_set(AnnounceSet::Lifecycle),
+                    deriving::derive_lifecycle
+                        .run_if(conditions::has_changed_facts)
+                        .in_set(AnnounceSet::Lifecycle),
                     (
-                        failing::fail_torrents,
-                        failing::block_writers,
-                        failing::recall_requests,
-                        failing::retry_torrents,
-                        removing::load_removed,
-                        stopping::release_files,
-                        stopping::advance_stops,
-                        stopping::begin_stops,
-                        deriving::derive_lifecycle,
+                        failing::fail_torrents.run_if(has_messages::<FailTorrent>),
+                        (failing::block_writers, failing::recall_requests)
+                            .chain()
+                            .run_if(|writes: Res<BlockedWrites>| writes.has_failed()),
+                        failing::retry_torrents.run_if(failing::has_retries),
+                        (
+                            removing::load_removed,
+                            stopping::release_files,
+                            stopping::advance_stops,
+                            stopping::begin_stops,
+                        )
+                            .chain()
+                            .run_if(stopping::has_stops),
+                        deriving::derive_lifecycle.run_if(conditions::has_changed_facts),
                     )
                         .chain()
                         .in_set(DecideSet::Lifecycle),

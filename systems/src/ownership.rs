@@ -33,7 +33,12 @@ impl Plugin for OwnershipPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<FileRegistry>()
             .init_resource::<Survey>()
-            .add_systems(Tick, survey::survey_sessions.in_set(AnnounceSet::Ownership));
+            .add_systems(
+                Tick,
+                survey::survey_sessions
+                    .run_if(survey::may_continue)
+                    .in_set(AnnounceSet::Ownership),
+            );
     }
 }
 

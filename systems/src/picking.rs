@@ -17,7 +17,7 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
-    AllowedFastReceived, ChokeReceived, PeerDisconnected, RejectReceived, SuggestReceived,
+    AllowedFastReceived, ChokeReceived, LifecycleChanged, PeerDisconnected, RejectReceived, SuggestReceived,
 };
 use ecs_torrent_components::peer::{
     PeerPieces, PeerState, Pending, RefillQueue, RequestSink, Requests, SourceSink, WaitingSources, Wire,
@@ -31,7 +31,8 @@ use ecs_torrent_engine::schedule::Tick;
 pub(crate) use self::flight::Flight;
 use self::rarity::RarityOrder;
 use self::timers::{LateCheck, PeerTimers, Resume, expire_requests, give_up_exclusive, resume_paused};
-use crate::stop_participants::AddStopParticipant;
+use crate::conditions::{has_due, has_messages};
+use crate::stop_participants::{AddStopParticipant, has_stops};
 use crate::{DecideSet, ReapSet};
 
 /// Chooses pieces and requests blocks.
@@ -51,18 +52,22 @@ impl Plugin for PickingPlugin {
                 Tick,
                 (
                     (
-                        flight::follow_lifecycle,
-                        flight::halt_stopped,
-                        handle_chokes,
-                        handle_rejects,
-                        handle_allowed_fast,
-                        handle_suggestions,
-                        drop_requests,
-                        expire_requests,
-                        resume_paused,
-                        refill::evict_idle,
+                        flight::follow_lifecycle.run_if(has_messages::<LifecycleChanged>),
+                        flight::halt_stopped.run_if(has_stops),
+                        (
+                            handle_chokes,
+                            handle_rejects,
+                            handle_allowed_fast,
+                            handle_suggestions,
+                            drop_requests,
+                        )
+                            .chain()
+                            .run_if(has_changes),
+                        expire_requests.run_if(has_due::<LateCheck>),
+                        resume_paused.run_if(has_due::<Resume>),
+                        refill::evict_idle.run_if(|supply: Res<Supply>| !supply.starved.is_empty()),
                         refill::recall_starved,
-                        refill::refill_requests,
+                        refill::refill_requests.run_if(|refill: Res<RefillQueue>| !refill.is_empty()),
                     )
                         .chain()
                         .in_set(DecideSet::Picking),
@@ -138,6 +143,18 @@ const MAX_ALLOWED_FAST: usize = 64;
 
 /// Most suggested pieces stored per peer. Beyond that, the oldest are dropped.
 const MAX_SUGGESTED: usize = 64;
+
+/// Returns whether peers have said what they send, or no longer have pieces.
+fn has_changes(
+    chokes: Res<Messages<ChokeReceived>>,
+    rejects: Res<Messages<RejectReceived>>,
+    allowed_fast: Res<Messages<AllowedFastReceived>>,
+    suggestions: Res<Messages<SuggestReceived>>,
+    dropped: Res<DroppedRequests>,
+) -> bool {
+    let has_chokes = !chokes.is_empty() || !rejects.is_empty();
+    has_chokes || !allowed_fast.is_empty() || !suggestions.is_empty() || !dropped.0.is_empty()
+}
 
 fn handle_chokes(
     mut received: MessageReader<ChokeReceived>,

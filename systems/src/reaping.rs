@@ -26,11 +26,15 @@ impl Plugin for ReapingPlugin {
             .add_systems(
                 Tick,
                 (
-                    publish_disconnects.in_set(ReapSet::Publish),
-                    despawn_peers.in_set(ReapSet::Despawn),
+                    publish_disconnects.run_if(has_doomed).in_set(ReapSet::Publish),
+                    despawn_peers.run_if(has_doomed).in_set(ReapSet::Despawn),
                 ),
             );
     }
+}
+
+fn has_doomed(reaper: Res<Reaper>) -> bool {
+    !reaper.is_empty()
 }
 
 fn publish_disconnects(
@@ -69,11 +73,7 @@ fn despawn_peers(
     wakeup: Res<Wakeup>,
     peers: Query<(Option<&Peer>, Option<&PeerOf>)>,
 ) {
-    let doomed = reaper.take();
-    if doomed.is_empty() {
-        return;
-    }
-    for (entity, reason) in doomed {
+    for (entity, reason) in reaper.take() {
         let Ok((peer, of)) = peers.get(entity) else { continue };
         commands.entity(entity).despawn();
         // A source of blocks need not be a connection.

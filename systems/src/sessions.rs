@@ -20,13 +20,16 @@ use ecs_torrent_components::commands::Removed;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Runs, Salvage, Session};
 use ecs_torrent_components::torrent::{Counters, StopPhase};
-use ecs_torrent_engine::ports::disk::{FileClaims, FoundFiles, Overwrite, Provenance, SyncedFile};
+use ecs_torrent_engine::ports::disk::{
+    DiskEvent, DiskRequest, FileClaims, FoundFiles, Overwrite, Provenance, SyncedFile,
+};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Geometry;
 
 use self::durability::Durability;
+use crate::conditions::{has_events, has_messages};
 use crate::stop_participants::AddStopParticipant;
 use crate::{AssembleSet, DecideSet};
 
@@ -41,21 +44,28 @@ impl Plugin for SessionsPlugin {
             .add_stop_participant::<ending::Spilling>(StopPhase::HaltDownloads, None)
             .add_stop_participant::<WritingLast>(StopPhase::WriteSession, None)
             .init_resource::<restoring::Restores>()
+            .init_resource::<ending::AwaitingAnswers>()
             .add_systems(
                 Tick,
                 (
-                    restoring::collect_restored.in_set(AssembleSet::Restored),
+                    restoring::collect_restored
+                        .run_if(has_events::<DiskRequest, DiskEvent>(restoring::RESTORE))
+                        .in_set(AssembleSet::Restored),
                     (
                         spilling::forget_partials,
                         saving::record_changes,
-                        saving::collect_spilled,
-                        ending::spill_stopped,
-                        saving::collect_synced,
-                        saving::collect_saved,
-                        ending::end_sessions,
-                        ending::collect_forgotten,
-                        saving::begin_saves,
-                        restoring::restore_pieces,
+                        (
+                            saving::collect_spilled,
+                            ending::spill_stopped,
+                            saving::collect_synced,
+                            saving::collect_saved,
+                            ending::end_sessions,
+                            ending::collect_forgotten,
+                        )
+                            .chain()
+                            .run_if(ending::has_steps),
+                        saving::begin_saves.run_if(has_messages::<SaveTorrent>),
+                        restoring::restore_pieces.run_if(restoring::has_restores),
                     )
                         .chain()
                         .in_set(DecideSet::Sessions),

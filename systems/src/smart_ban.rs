@@ -27,6 +27,7 @@ use ecs_torrent_protocol::geometry::BLOCK_SIZE;
 use ecs_torrent_protocol::hash::Sha1Digest;
 
 use crate::VerifySet;
+use crate::conditions::has_messages;
 use crate::verification::VerifiedPieces;
 
 /// Finds and bans peers that send corrupt blocks.
@@ -36,7 +37,11 @@ impl Plugin for SmartBanPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<Suspects>().add_systems(
             Tick,
-            (collect_digests, blame_rejected, examine_verified)
+            (
+                collect_digests.run_if(has_digests),
+                blame_rejected.run_if(has_messages::<PieceRejected>),
+                examine_verified,
+            )
                 .chain()
                 .in_set(VerifySet::Blame),
         );
@@ -187,6 +192,11 @@ fn submit(hash: &mut HashPort, purpose: Purpose, torrent: Entity, number: u64, s
     };
     let kind = HashKind::Sha1Blocks(BLOCK_SIZE);
     hash.push(HashRequest { tag, kind, spans });
+}
+
+/// Returns whether digests of blocks have arrived.
+fn has_digests(hash: Res<HashPort>) -> bool {
+    hash.has_events_for(BAD_BLOCKS) || hash.has_events_for(GOOD_BLOCKS)
 }
 
 fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, mut blame: BlameParams) {

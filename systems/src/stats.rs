@@ -35,9 +35,19 @@ impl Plugin for StatsPlugin {
                 Tick,
                 (list_torrents, answer_stats, answer_files)
                     .chain()
+                    .run_if(has_queries)
                     .in_set(crate::DecideSet::Stats),
             );
     }
+}
+
+/// Returns whether there are queries to answer.
+fn has_queries(
+    lists: Res<CommandQueue<ListTorrents>>,
+    stats: Res<CommandQueue<GetStats>>,
+    files: Res<CommandQueue<GetFiles>>,
+) -> bool {
+    !lists.0.is_empty() || !stats.0.is_empty() || !files.0.is_empty()
 }
 
 fn list_torrents(mut commands: ResMut<CommandQueue<ListTorrents>>, torrents: Query<&Torrent>) {

@@ -130,6 +130,11 @@ struct Running {
     removed: Removed,
 }
 
+/// Returns whether a torrent is being stopped.
+pub(crate) fn has_stops(participants: Res<StopParticipants>) -> bool {
+    !participants.running.is_empty()
+}
+
 impl StopParticipants {
     /// Begins a phase of a torrent's stop. An earlier one that still runs ends without a result.
     pub(crate) fn begin(&mut self, turn: StopTurn, phase: StopPhase, now: Timestamp, limit: Duration) {

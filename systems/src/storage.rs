@@ -14,9 +14,10 @@ use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{ActivePieces, Lifecycle, StopPhase, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
-use ecs_torrent_engine::ports::disk::{DiskError, DiskRequest};
+use ecs_torrent_engine::ports::disk::{DiskError, DiskEvent, DiskRequest};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 
+use crate::conditions::has_events;
 use crate::picking::Supply;
 use crate::verification::VerifiedPieces;
 
@@ -29,7 +30,11 @@ impl Plugin for StoragePlugin {
             .add_message::<PieceStored>()
             .add_systems(
                 Tick,
-                (forget_held, collect_writes, submit_verified_pieces)
+                (
+                    forget_held,
+                    collect_writes.run_if(has_events::<DiskRequest, DiskEvent>(PIECES)),
+                    submit_verified_pieces,
+                )
                     .chain()
                     .in_set(TickSet::Store),
             );
@@ -82,6 +87,11 @@ impl BlockedWrites {
             self.surplus.push(piece);
         }
         self.full.push((torrent, error.to_string().into()));
+    }
+
+    /// Whether writes have failed that the lifecycle has not handled.
+    pub(crate) fn has_failed(&self) -> bool {
+        !self.surplus.is_empty() || !self.full.is_empty() || !self.recalled.is_empty()
     }
 
     /// Whether writes of a torrent are held.

@@ -23,6 +23,7 @@ use ecs_torrent_protocol::geometry::BLOCK_SIZE;
 use ecs_torrent_protocol::time::Timestamp;
 
 use crate::IntakeSet;
+use crate::conditions::{has_events, has_messages};
 
 /// Moves bytes between the Net port and peers.
 pub struct StreamsPlugin;
@@ -43,9 +44,13 @@ impl Plugin for StreamsPlugin {
             .add_systems(
                 Tick,
                 (
-                    sort_stream_events.in_set(IntakeSet::Streams),
+                    sort_stream_events
+                        .run_if(has_events::<NetRequest, NetEvent>(STREAMS))
+                        .in_set(IntakeSet::Streams),
                     push_chunks.in_set(IntakeSet::Bytes),
-                    record_closed_streams.in_set(IntakeSet::Closed),
+                    record_closed_streams
+                        .run_if(has_messages::<StreamClosed>)
+                        .in_set(IntakeSet::Closed),
                     grant_credit.in_set(TickSet::Flush).in_set(crate::FlushSet::Streams),
                 ),
             );
@@ -86,6 +91,11 @@ struct ReceivedChunks(Vec<(StreamId, Bytes)>);
 /// Peers with undecoded bytes.
 #[derive(Resource, Debug, Default)]
 pub(crate) struct ReadyPeers(pub(crate) Vec<Entity>);
+
+/// Returns whether a peer has undecoded bytes.
+pub(crate) fn has_ready_peers(ready: Res<ReadyPeers>) -> bool {
+    !ready.0.is_empty()
+}
 
 impl ReadyPeers {
     /// Creates the reading side of a new stream. Its peer is listed, so that the stream gets its first credit at the end

@@ -26,6 +26,7 @@ use ecs_torrent_protocol::wire::Message;
 use smallvec::SmallVec;
 
 use crate::choking::Choker;
+use crate::conditions::has_messages;
 use crate::{DecideSet, ReapSet};
 
 /// Suggests pieces to the peers of a seed.
@@ -39,7 +40,12 @@ impl Plugin for SuggestingPlugin {
             .add_systems(
                 Tick,
                 (
-                    (begin_super_seeding, handle_haves, handle_requests, suggest)
+                    (
+                        begin_super_seeding.run_if(has_messages::<ChokeSent>),
+                        handle_haves.run_if(has_messages::<AvailabilityReceived>),
+                        handle_requests.run_if(has_messages::<UploadRequested>),
+                        suggest.run_if(|queue: Res<SuggestQueue>| queue.has_work()),
+                    )
                         .chain()
                         .in_set(DecideSet::Suggestions),
                     release_assignments.in_set(ReapSet::Release),
@@ -105,6 +111,12 @@ struct SuggestQueue {
     peers: Vec<Entity>,
     /// Torrents whose [`Spread`] has changed, with the peer whose turn may have changed.
     changed: Vec<(Entity, Entity)>,
+}
+
+impl SuggestQueue {
+    fn has_work(&self) -> bool {
+        !self.peers.is_empty() || !self.changed.is_empty()
+    }
 }
 
 impl Spread {

@@ -14,11 +14,14 @@ use std::sync::Arc;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::messages::{TrackerAnswered, TrackerFailed};
+use ecs_torrent_components::messages::{
+    PeerConnected, PeersWanted, TorrentCompleted, TorrentStarted, TrackerAnswered, TrackerFailed,
+};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::torrent::{StopPhase, Torrent, TrackerOf};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_engine::port::OpenInbox;
+use ecs_torrent_engine::ports::http::{HttpEvent, HttpRequest};
 use ecs_torrent_engine::ports::net::{NetEvent, NetRequest, TRACKER_DATAGRAMS};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::compact::Family;
@@ -31,7 +34,8 @@ use ecs_torrent_protocol::tracker::{
 pub use self::policy::Announcer;
 pub use self::scrape::ScrapePlugin;
 use crate::AnnounceSet;
-use crate::stop_participants::AddStopParticipant;
+use crate::conditions::{has_events, has_messages, has_messages_of_two};
+use crate::stop_participants::{AddStopParticipant, has_stops};
 
 /// Announces to trackers, and scrapes them.
 pub struct TrackersPlugin;
@@ -54,17 +58,23 @@ impl Plugin for TrackersPlugin {
             .add_systems(
                 Tick,
                 (
-                    (http::collect_http, udp::collect_udp).chain(),
-                    policy::take_answers,
                     (
-                        policy::begin_announcing,
-                        policy::announce_completed,
-                        policy::announce_wanting,
-                        policy::announce_stops,
-                        policy::announce_due,
+                        http::collect_http.run_if(has_events::<HttpRequest, HttpEvent>(http::TRACKERS)),
+                        udp::collect_udp.run_if(udp::has_exchanges),
                     )
                         .chain(),
-                    (http::send_http_requests, udp::send_udp_requests).chain(),
+                    policy::take_answers.run_if(|answers: Res<Answers>| !answers.announces.is_empty()),
+                    (
+                        policy::begin_announcing.run_if(has_messages::<TorrentStarted>),
+                        policy::announce_completed.run_if(has_messages::<TorrentCompleted>),
+                        policy::announce_wanting.run_if(has_messages_of_two::<PeerConnected, PeersWanted>),
+                        policy::announce_stops.run_if(has_stops),
+                        policy::announce_due.run_if(policy::may_announce),
+                    )
+                        .chain(),
+                    (http::send_http_requests, udp::send_udp_requests)
+                        .chain()
+                        .run_if(|requests: Res<OutgoingRequests>| !requests.is_empty()),
                 )
                     .chain()
                     .in_set(AnnounceSet::Trackers),
@@ -113,6 +123,10 @@ struct OutgoingRequests {
 }
 
 impl OutgoingRequests {
+    fn is_empty(&self) -> bool {
+        self.http.is_empty() && self.udp.is_empty()
+    }
+
     fn send(&mut self, request: TrackerRequest) {
         match request.url.starts_with("udp:") {
             true => self.udp.push(request),

@@ -13,13 +13,14 @@ use ecs_torrent_components::settings::{Settings, UploadSettings};
 use ecs_torrent_components::torrent::{Have, Layout, Lifecycle, PeerOf, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
-use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, DiskRequest, ReadPurpose};
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, DiskEvent, DiskRequest, ReadPurpose};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::{BlockRequest, Geometry, Span};
 use ecs_torrent_protocol::wire::{Message, WireError};
 use smallvec::SmallVec;
 
+use crate::conditions::{has_events, has_messages};
 use crate::{DecideSet, ReapSet, storage};
 
 /// Serves peers.
@@ -30,8 +31,15 @@ impl Plugin for UploadingPlugin {
         app.init_resource::<Reads>().add_systems(
             Tick,
             (
-                handle_requests.in_set(DecideSet::Uploads),
-                (send_blocks, read_blocks).chain().in_set(TickSet::Respond),
+                handle_requests
+                    .run_if(has_messages::<UploadRequested>)
+                    .in_set(DecideSet::Uploads),
+                (
+                    send_blocks.run_if(has_events::<DiskRequest, DiskEvent>(UPLOADS)),
+                    read_blocks.run_if(|serve: Res<ServeQueue>| !serve.is_empty()),
+                )
+                    .chain()
+                    .in_set(TickSet::Respond),
                 forget_uploads.in_set(ReapSet::Release),
             ),
         );

@@ -8,10 +8,11 @@ use ecs_torrent_components::piece::{ActivePiece, FullPieces};
 use ecs_torrent_components::torrent::{ActivePieces, Content, Torrent};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::HashPort;
-use ecs_torrent_engine::ports::hash::{HashKind, HashRequest};
+use ecs_torrent_engine::ports::hash::{HashEvent, HashKind, HashRequest};
 use ecs_torrent_engine::schedule::Tick;
 
 use crate::VerifySet;
+use crate::conditions::has_events;
 use crate::picking::Supply;
 
 /// Verifies pieces.
@@ -26,7 +27,9 @@ impl Plugin for VerificationPlugin {
             .add_systems(
                 Tick,
                 (
-                    collect_hashes.in_set(VerifySet::Collect),
+                    collect_hashes
+                        .run_if(has_events::<HashRequest, HashEvent>(PIECES))
+                        .in_set(VerifySet::Collect),
                     submit_full_pieces.in_set(VerifySet::Submit),
                 ),
             );

@@ -121,6 +121,12 @@ impl FlushQueue {
         self.list(peer, outbox);
     }
 
+    /// Whether no peer is listed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
     /// Removes and returns all peers.
     pub fn drain(&mut self) -> impl Iterator<Item = Entity> + '_ {
         self.peers.drain()

@@ -223,6 +223,12 @@ impl RefillQueue {
     pub fn pop(&mut self) -> Option<Entity> {
         self.peers.pop().or_else(|| self.silent.pop())
     }
+
+    /// Whether no peer is listed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty() && self.silent.is_empty()
+    }
 }
 
 impl Requests {

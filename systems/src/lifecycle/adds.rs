@@ -44,6 +44,11 @@ pub(super) enum DecidingEvent {
 type AddReply = Reply<Result<InfoHash, AddError>>;
 
 impl Adds {
+    /// Whether there are adds to decide or to carry out.
+    pub(super) fn has_undecided(&self) -> bool {
+        !self.waiting.is_empty() || !self.renewals.is_empty()
+    }
+
     /// Whether a caller waits for the torrent to be added.
     pub(super) fn is_pending(&self, torrent: Entity) -> bool {
         self.callers.contains_key(&torrent)

@@ -18,6 +18,7 @@ use ecs_torrent_components::torrent::{ActivePieces, Lifecycle, Torrent, TorrentP
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::opening::{Opener, Opening};
+use crate::conditions::has_due;
 use crate::picking::{Flight, Picker, Supply, release};
 use crate::storage::BlockedWrites;
 
@@ -185,6 +186,16 @@ pub(super) fn recall_requests(
             release(peer, &dropped, &mut pieces, &mut active, torrent, &mut supply);
         }
     }
+}
+
+/// Returns whether a torrent is to be retried or continued. If not, requests a tick at the next retry.
+pub(super) fn has_retries(
+    writes: Res<BlockedWrites>,
+    retries: Res<Deadlines<Retry>>,
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+) -> bool {
+    !writes.freed.is_empty() || has_due(retries, clock, wakeup)
 }
 
 /// Retries blocked and failed torrents, and continues those for which the retry succeeded.

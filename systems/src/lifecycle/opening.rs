@@ -95,6 +95,11 @@ pub(super) struct Opener<'w> {
     wakeup: Res<'w, Wakeup>,
 }
 
+/// Returns whether the disk has reported about files of torrents that are being opened.
+pub(super) fn has_events(disk: &DiskPort) -> bool {
+    disk.has_events_for(OPEN) || disk.has_events_for(preparing::PREPARE)
+}
+
 impl Opener<'_> {
     pub(super) fn next_storage(&mut self) -> StorageId {
         self.storages.next()

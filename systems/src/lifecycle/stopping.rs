@@ -116,6 +116,22 @@ fn stop_error(torrent: &Torrent, reason: Arc<str>) -> StopError {
     }
 }
 
+/// Returns whether stops are running or requested.
+pub(super) fn has_stops(
+    stops: Res<StopsInOrder>,
+    singles: Res<CommandQueue<StopTorrent>>,
+    removals: Res<CommandQueue<RemoveTorrent>>,
+    alls: Res<CommandQueue<StopAll>>,
+    requested: Res<Messages<RequestStop>>,
+    adds: Res<Adds>,
+    disk: Res<DiskPort>,
+) -> bool {
+    let are_running = !stops.torrents.is_empty() || !stops.all.is_empty();
+    let has_commands = !singles.0.is_empty() || !removals.0.is_empty() || !alls.0.is_empty();
+    let has_requests = !requested.is_empty() || !adds.refused.is_empty();
+    are_running || has_commands || has_requests || disk.has_events_for(RELEASE)
+}
+
 /// Requests to stop and to remove torrents.
 #[derive(SystemParam)]
 pub(super) struct StopRequests<'w, 's> {

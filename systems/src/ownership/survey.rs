@@ -54,6 +54,10 @@ impl Survey {
         matches!(self.stage, Stage::Done)
     }
 
+    fn may_begin(&self) -> bool {
+        matches!(self.stage, Stage::NotBegun) && self.is_wanted && !self.is_resuming
+    }
+
     /// Records that saved torrents are being added, which reads all of them.
     pub(crate) fn begin_resuming(&mut self) {
         self.is_resuming = true;
@@ -69,6 +73,11 @@ impl Survey {
     }
 }
 
+/// Returns whether the survey may begin, or sessions have arrived.
+pub(super) fn may_continue(survey: Res<Survey>, state: Res<StatePort>) -> bool {
+    survey.may_begin() || state.has_events()
+}
+
 pub(super) fn survey_sessions(
     mut survey: ResMut<Survey>,
     mut state: ResMut<StatePort>,
@@ -77,7 +86,7 @@ pub(super) fn survey_sessions(
     settings: Res<Settings>,
 ) {
     let tag = |purpose| JobTag::new(purpose, Entity::PLACEHOLDER);
-    if matches!(survey.stage, Stage::NotBegun) && survey.is_wanted && !survey.is_resuming {
+    if survey.may_begin() {
         survey.stage = Stage::Listing;
         state.push(StateRequest::List { tag: tag(LIST) });
     }

@@ -6,14 +6,14 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{KeptFile, MAX_REMOVED_NAMES, Removed};
 use ecs_torrent_components::torrent::{ActivePieces, Content, Partials, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::{DeletedFiles, DiskDone, DiskRequest};
 use ecs_torrent_engine::ports::state::StateRequest;
+use ecs_torrent_engine::ports::{DiskPort, StatePort};
 
-use super::saving::{Saved, SavedItem, SessionWriter};
-use super::spilling::Spiller;
+use super::saving::{SYNC, Saved, SavedItem, SessionWriter};
+use super::spilling::{SPILL, Spiller};
 use super::{Job, SessionState};
-use crate::stop_participants::{Ending, StopDuty, StopTurn};
+use crate::stop_participants::{Ending, StopDuty, StopParticipants, StopTurn, has_stops};
 
 const FORGET: Purpose = Purpose("forget session");
 const DELETE: Purpose = Purpose("delete data");
@@ -41,15 +41,35 @@ pub(super) fn spill_stopped(
     });
 }
 
+/// Torrents that are stopped while the state folder or the disk has not answered about them.
+#[derive(Resource, Debug, Default)]
+pub(super) struct AwaitingAnswers(Vec<StopTurn>);
+
+/// Returns whether a step of a save or a removal has ended, or a torrent is being stopped.
+pub(super) fn has_steps(
+    participants: Res<StopParticipants>,
+    waiting: Res<AwaitingAnswers>,
+    state: Res<StatePort>,
+    disk: Res<DiskPort>,
+) -> bool {
+    let has_writes = || {
+        [SPILL, SYNC, DELETE]
+            .into_iter()
+            .any(|purpose| disk.has_events_for(purpose))
+    };
+    has_stops(participants) || !waiting.0.is_empty() || state.has_events() || has_writes()
+}
+
 /// Ends the sessions of stopping torrents.
 pub(super) fn end_sessions(
     mut writer: SessionWriter,
     spiller: Spiller,
-    mut waiting: Local<Vec<StopTurn>>,
+    mut waiting: ResMut<AwaitingAnswers>,
     mut torrents: Query<Saved>,
 ) {
+    let waiting = &mut waiting.0;
     waiting.extend(writer.duty.take());
-    for turn in std::mem::take(&mut *waiting) {
+    for turn in std::mem::take(waiting) {
         let StopTurn {
             torrent: entity,
             ending,

@@ -15,7 +15,7 @@ use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, ReadPurpose};
 use super::spilling::Run;
 use crate::picking::{Picker, Supply};
 
-const RESTORE: Purpose = Purpose("read unfinished pieces");
+pub(super) const RESTORE: Purpose = Purpose("read unfinished pieces");
 
 /// Pieces that have blocks on the disk and are not in flight yet: read while there is memory for pieces.
 #[derive(Resource, Debug, Default)]
@@ -26,6 +26,11 @@ pub(super) struct Restores {
 /// On a piece whose blocks are being read: the number of reads left.
 #[derive(Component, Debug)]
 pub(super) struct Restoring(usize);
+
+/// Returns whether pieces are to be restored, or torrents have started, which may have some.
+pub(super) fn has_restores(restores: Res<Restores>, started: Res<Messages<TorrentStarted>>) -> bool {
+    !restores.waiting.is_empty() || !started.is_empty()
+}
 
 pub(super) fn restore_pieces(
     mut commands: Commands,

@@ -33,7 +33,7 @@ use crate::ownership::{FileRegistry, FolderKeys};
 use crate::stop_participants::StopDuty;
 use crate::storage::fault;
 
-const SYNC: Purpose = Purpose("sync for session");
+pub(super) const SYNC: Purpose = Purpose("sync for session");
 const SAVE: Purpose = Purpose("save session");
 
 /// A scheduled save of a changed torrent.

@@ -10,7 +10,7 @@ use ecs_torrent_protocol::tracker::http::{announce_url, read_announce, read_refu
 
 use super::{Answers, Failure, OutgoingRequests, Reply, RequestKind, TrackerRequest};
 
-const TRACKERS: Purpose = Purpose("http trackers");
+pub(super) const TRACKERS: Purpose = Purpose("http trackers");
 
 /// Responses that are being received, by number.
 #[derive(Resource, Debug, Default)]

@@ -23,6 +23,7 @@ use ecs_torrent_protocol::tracker::{
 };
 
 use super::{Answer, Answers, Failure, OutgoingRequests, Reply, RequestKind, TrackerRequest};
+use crate::conditions::has_due;
 use crate::dialing::ExternalAddresses;
 use crate::stop_participants::{StopDuty, StopTurn};
 
@@ -237,6 +238,16 @@ pub(super) fn announce_stops(
             duty.finish(torrent);
         }
     }
+}
+
+/// Returns whether a chain is due, or waits for its turn. If not, requests a tick when the next one is due.
+pub(super) fn may_announce(
+    turns: Res<Turns>,
+    due: Res<Deadlines<AnnounceDue>>,
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+) -> bool {
+    !turns.waiting.is_empty() || has_due(due, clock, wakeup)
 }
 
 pub(super) fn announce_due(

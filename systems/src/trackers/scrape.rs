@@ -15,6 +15,7 @@ use ecs_torrent_protocol::tracker::ScrapeCounts;
 
 use super::{Answers, OutgoingRequests, Reply, RequestKind, TrackerRequest, http, policy};
 use crate::AnnounceSet;
+use crate::conditions::has_commands;
 
 /// Scrapes trackers on demand.
 pub struct ScrapePlugin;
@@ -30,6 +31,7 @@ impl Plugin for ScrapePlugin {
                         .after(policy::take_answers)
                         .before(policy::begin_announcing),
                     begin_scrapes
+                        .run_if(has_commands::<ScrapeTorrent>)
                         .after(policy::announce_due)
                         .before(http::send_http_requests),
                 )

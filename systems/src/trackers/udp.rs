@@ -77,6 +77,11 @@ pub(super) struct Exchange<'w> {
     repeats: ResMut<'w, Deadlines<Repeat>>,
 }
 
+/// Returns whether packets or addresses have arrived, or exchanges are running.
+pub(super) fn has_exchanges(net: Res<NetPort>, repeats: Res<Deadlines<Repeat>>) -> bool {
+    !repeats.is_empty() || net.has_events_for(LOOKUPS) || net.has_events_for(TRACKER_DATAGRAMS)
+}
+
 pub(super) fn collect_udp(mut exchange: Exchange, wakeup: Res<Wakeup>) {
     let lookups: Vec<NetEvent> = exchange.net.take(LOOKUPS).collect();
     for event in lookups {

@@ -1,0 +1,50 @@
+//! Run conditions: a system that has nothing to do in a tick is skipped.
+//!
+//! To fetch one parameter takes a system some 80 instructions, and many systems have ten of them. A skipped system costs
+//! its condition, which has one or two. Systems with fewer than that have no condition.
+//!
+//! A condition names everything that its system takes: messages, events of ports, commands, work lists, deadlines. A
+//! system that gets another input needs it in its condition too. Messages count in the tick that writes them and in the
+//! next one, as for readers.
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::commands::CommandQueue;
+use ecs_torrent_components::deadlines::Deadlines;
+use ecs_torrent_engine::port::{Port, PortEvent, Purpose};
+
+/// Returns whether there are messages of a type.
+pub(crate) fn has_messages<M: Message>(messages: Res<Messages<M>>) -> bool {
+    !messages.is_empty()
+}
+
+/// Returns whether there are messages of one of two types.
+pub(crate) fn has_messages_of_two<A: Message, B: Message>(a: Res<Messages<A>>, b: Res<Messages<B>>) -> bool {
+    !a.is_empty() || !b.is_empty()
+}
+
+/// Returns whether there are commands of a type.
+pub(crate) fn has_commands<C: Send + Sync + 'static>(queue: Res<CommandQueue<C>>) -> bool {
+    !queue.0.is_empty()
+}
+
+/// Creates the condition that a port has events for a purpose.
+pub(crate) fn has_events<R: Send + Sync + 'static, E: PortEvent>(
+    purpose: Purpose,
+) -> impl Fn(Res<Port<R, E>>) -> bool + Clone {
+    move |port: Res<Port<R, E>>| port.has_events_for(purpose)
+}
+
+/// Returns whether a deadline has passed. If not, requests a tick at the next one.
+pub(crate) fn has_due<K: Send + Sync + 'static>(
+    deadlines: Res<Deadlines<K>>,
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+) -> bool {
+    let next = deadlines.next();
+    let is_due = next.is_some_and(|next| next <= clock.now());
+    if !is_due {
+        wakeup.at_next(next);
+    }
+    is_due
+}
