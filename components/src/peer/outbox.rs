@@ -14,6 +14,12 @@ use crate::work_list::{Listed, WorkList};
 /// hundred bytes.
 const MAX_KEPT_BYTES: usize = 4096;
 
+/// Free space of the buffer below which it grows: a request takes 17 bytes.
+const LEAST_SPACE: usize = 17;
+
+/// Least growth of the buffer. Without it, the messages between two blocks would grow the buffer once each.
+const GROWTH: usize = 64;
+
 /// The writing side of a connection. Filled through [`FlushQueue`], emptied once per tick.
 #[derive(Component, Debug, Default)]
 pub struct Outbox {
@@ -97,7 +103,11 @@ const HEADS: usize = 512;
 impl FlushQueue {
     /// Queues a message in `peer`'s outbox.
     pub fn send(&mut self, peer: Entity, outbox: &mut Outbox, message: &Message) {
-        message.write(&mut outbox.buffer);
+        let buffer = &mut outbox.buffer;
+        if buffer.capacity() - buffer.len() < LEAST_SPACE {
+            buffer.reserve(GROWTH);
+        }
+        message.write(buffer);
         self.list(peer, outbox);
     }
 

@@ -111,10 +111,14 @@ pub const BLOCK_HEADER_LEN: usize = 13;
 
 /// Appends the header of a `piece` message for the block at `begin` of `piece`; its `len` bytes follow it.
 pub fn write_block_header(out: &mut impl BufMut, block: BlockRequest) {
-    out.put_u32(9 + block.len);
-    out.put_u8(id::PIECE);
-    out.put_u32(block.piece);
-    out.put_u32(block.begin);
+    let mut head = [0; BLOCK_HEADER_LEN];
+    let mut rest = &mut head[..];
+    rest.put_u32(9 + block.len);
+    rest.put_u8(id::PIECE);
+    rest.put_u32(block.piece);
+    rest.put_u32(block.begin);
+    // At once: the buffer grows at most once.
+    out.put_slice(&head);
 }
 
 fn write_bare(out: &mut impl BufMut, id: u8) {
@@ -123,15 +127,21 @@ fn write_bare(out: &mut impl BufMut, id: u8) {
 }
 
 fn write_index(out: &mut impl BufMut, id: u8, index: u32) {
-    out.put_u32(5);
-    out.put_u8(id);
-    out.put_u32(index);
+    let mut message = [0; 9];
+    let mut rest = &mut message[..];
+    rest.put_u32(5);
+    rest.put_u8(id);
+    rest.put_u32(index);
+    out.put_slice(&message);
 }
 
 fn write_request(out: &mut impl BufMut, id: u8, request: BlockRequest) {
-    out.put_u32(13);
-    out.put_u8(id);
-    out.put_u32(request.piece);
-    out.put_u32(request.begin);
-    out.put_u32(request.len);
+    let mut message = [0; 17];
+    let mut rest = &mut message[..];
+    rest.put_u32(13);
+    rest.put_u8(id);
+    rest.put_u32(request.piece);
+    rest.put_u32(request.begin);
+    rest.put_u32(request.len);
+    out.put_slice(&message);
 }
