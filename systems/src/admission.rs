@@ -440,5 +440,10 @@ mod tests {
         assert_eq!(resolve(Inbound, Outbound, CROSSING, false, false), Twin::Both);
         assert_eq!(resolve(Inbound, Inbound, CROSSING, true, false), Twin::Other);
         assert_eq!(resolve(Inbound, Inbound, CROSSING, false, true), Twin::Newcomer);
+        assert_eq!(
+            resolve(Outbound, Outbound, Duration::ZERO, false, false),
+            Twin::Both,
+            "both addresses listen"
+        );
     }
 }

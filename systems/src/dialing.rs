@@ -443,3 +443,25 @@ fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSett
         max_failures: limits.max_failures,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_latest_external_address_of_each_family_counts() {
+        let local = LocalAddresses(vec![address("10.0.0.1:6881"), address("[fd00::1]:6882")]);
+        let mut external = ExternalAddresses::default();
+        let seen = |external: &ExternalAddresses, remote| external.seen_from(address(remote), &local);
+        assert_eq!(seen(&external, "192.0.2.9:1"), address("10.0.0.1:6881"));
+        for ip in ["198.51.100.1", "2001:db8::1", "198.51.100.2"] {
+            external.learn(ip.parse().unwrap());
+        }
+        assert_eq!(seen(&external, "192.0.2.9:1"), address("198.51.100.2:6881"));
+        assert_eq!(seen(&external, "[2001:db8::9]:1"), address("[2001:db8::1]:6882"));
+    }
+}

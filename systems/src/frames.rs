@@ -272,6 +272,7 @@ mod tests {
 
     fn add_peer(world: &mut World, stage: Stage, received: &[u8]) -> Entity {
         let mut wire = Wire::new(Timestamp::ZERO);
+        (wire.session.fast, wire.session.extended) = (true, true);
         wire.codec.push(Bytes::copy_from_slice(received));
         let peer = Peer {
             endpoint: Endpoint::Ip(([192, 0, 2, 1], 1).into()),
@@ -346,6 +347,27 @@ mod tests {
         assert_eq!(decode(&mut world, doomed).0, 0);
         let connected = add_peer(&mut world, Stage::Connected, INTERESTED);
         assert_eq!(decode(&mut world, connected).0, 1);
+    }
+
+    /// Each kind of expensive message has an allowance of its own, and other messages use none of it.
+    #[test]
+    fn a_flood_of_one_kind_of_message_closes_the_connection() {
+        const CHOKE: &[u8] = &[0, 0, 0, 1, 0];
+        const HAVE_ALL: &[u8] = &[0, 0, 0, 1, 14];
+        const HANDSHAKE: &[u8] = &[0, 0, 0, 4, 20, 0, b'd', b'e'];
+        let mut world = world();
+        world.resource_mut::<Settings>().peers.max_messages_per_tick = 10_000;
+        let mut closes = |received: &[u8]| {
+            let peer = add_peer(&mut world, Stage::Connected, received);
+            decode(&mut world, peer);
+            world.resource::<Reaper>().is_doomed(peer)
+        };
+        for flood in [CHOKE, HAVE_ALL, HANDSHAKE] {
+            assert!(closes(&flood.repeat(2_000)), "{flood:?}");
+            assert!(!closes(flood), "{flood:?}");
+        }
+        assert!(!closes(&INTERESTED.repeat(2_000)));
+        assert!(!closes(&[CHOKE, HAVE_ALL, HANDSHAKE].concat()));
     }
 
     fn shares(peers: &[&str]) -> Vec<u32> {

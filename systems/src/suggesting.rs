@@ -539,4 +539,34 @@ mod tests {
             None
         );
     }
+
+    #[test]
+    fn the_last_phase_begins_once_and_only_when_all_pieces_are_assigned() {
+        let (a, now) = (peer(1), Timestamp::ZERO);
+        let later = now + FINISH / 2;
+        let mut spread = Spread::new(&pieces(2), 0, std::iter::empty());
+        spread.assign(now, a, 1, false);
+        spread.record_end(now);
+        assert_eq!(spread.state(now).finish_until, None, "one piece is not assigned");
+        assert!(!spread.state(now).is_awaited);
+        spread.assign(now, a, 9, false);
+        assert!(!spread.state(now).is_awaited, "the last phase has not begun");
+        spread.record_end(now);
+        spread.record_end(later);
+        assert_eq!(spread.state(later).finish_until, Some(now + FINISH));
+        assert!(spread.state(later).is_awaited);
+        assert!(!spread.state(now + FINISH).is_awaited, "it is over");
+        (0..2).for_each(|piece| drop(spread.handle_have(a, piece)));
+        assert!(!spread.state(later).is_awaited, "both pieces have arrived");
+    }
+
+    #[test]
+    fn a_withdrawn_piece_is_assigned_after_those_that_nobody_has_had() {
+        let (a, b) = (peer(1), peer(2));
+        let mut spread = Spread::new(&pieces(4), 0, std::iter::empty());
+        assert_eq!(spread.assign(Timestamp::ZERO, a, 1, false), Some(0));
+        spread.end_turn(a);
+        let told: Vec<u32> = std::iter::from_fn(|| spread.assign(Timestamp::ZERO, b, 9, false)).collect();
+        assert_eq!(told, [1, 2, 3, 0]);
+    }
 }

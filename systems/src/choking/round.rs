@@ -380,6 +380,8 @@ mod tests {
             Some(&peer(1)),
             "nobody waits: it goes on"
         );
+        let just_over = [unchoked(1, 40, 999), waiting(2, 90)];
+        assert_eq!(run(&just_over, Goal::Seed { turn }, 1), [peer(2)]);
     }
 
     #[test]
@@ -522,6 +524,104 @@ mod tests {
         let far = [contender(1, 100_000), contender(2, 100_000), contender(3, 1)];
         let waiting = decide(&far, None, Rotation::default());
         assert_eq!((waiting.next, waiting.has_waiting), (Some(at(100) + IDLE_AFTER), true));
+    }
+
+    #[test]
+    fn slots_are_full_when_busy_peers_have_them_all() {
+        let served = |id, idle_since| Contender {
+            is_unchoked: true,
+            idle_since,
+            ..contender(id, 100)
+        };
+        let limits = limits(3, 2);
+        let is_full = |contenders: &[Contender]| {
+            let round = Round {
+                now: at(100),
+                goal: Goal::Download,
+                phase: None,
+                contenders,
+                limits: &limits,
+            };
+            round
+                .decide(Rotation::default(), &mut Random::from_seed([1; 32]))
+                .is_full
+        };
+        let busy: Vec<Contender> = (1..=5).map(|id| served(id, None)).collect();
+        assert!(is_full(&busy));
+        assert!(!is_full(&busy[1..]), "a slot is free");
+        let idle = [&busy[1..], &[served(1, Some(at(90)))]].concat();
+        assert!(!is_full(&idle), "an idle peer takes no slot");
+    }
+
+    #[test]
+    fn the_optimistic_unchoke_lasts_for_its_interval() {
+        let limits = limits(1, 1);
+        let list: Vec<Contender> = (1..=20).map(|id| contender(id, u64::from(id == 1) * 1000)).collect();
+        let rotated = |since: Timestamp| {
+            let round = Round {
+                now: at(100),
+                goal: Goal::Download,
+                phase: None,
+                contenders: &list,
+                limits: &limits,
+            };
+            let before = Rotation {
+                optimistic: Some(peer(7)),
+                optimistic_since: since,
+                ranked: None,
+            };
+            let after = round.decide(before, &mut Random::from_seed([1; 32])).rotation;
+            (after.optimistic == Some(peer(7)), after.optimistic_since)
+        };
+        let interval = limits.optimistic_interval_s;
+        assert_eq!(rotated(at(101 - interval)), (true, at(101 - interval)));
+        assert_eq!(rotated(at(100 - interval)), (false, at(100)));
+    }
+
+    #[test]
+    fn super_seeding_serves_as_many_peers_as_the_uplink_finishes_in_a_second() {
+        let all = SlotBudget { slots: 20, places: 30 };
+        let taking = |takes| Contender {
+            takes,
+            ..contender(1, 0)
+        };
+        let turns = |slots, places| SlotBudget { slots, places };
+        assert_eq!(all.for_turns(&[taking(0)]), turns(LEAST_TURNS, LEAST_TURNS));
+        let fast = [taking(5 * TURN_BYTES), taking(2 * TURN_BYTES + TURN_BYTES / 2)];
+        assert_eq!(all.for_turns(&fast), turns(7, 7));
+        assert_eq!(all.for_turns(&[taking(99 * TURN_BYTES)]), all);
+        // Peers whose first request is on its way take a place and no slot.
+        let idle = |may_begin| Contender {
+            idle_since: Some(at(99)),
+            may_begin,
+            ..contender(2, 0)
+        };
+        let busy = Contender {
+            may_begin: true,
+            ..contender(3, 0)
+        };
+        let list = [fast[0], fast[1], idle(true), idle(true), idle(false), busy];
+        assert_eq!(all.for_turns(&list), turns(7, 9));
+    }
+
+    #[test]
+    fn a_ranking_that_is_due_comes_after_the_whole_interval() {
+        let interval = UploadSettings::default().choke_interval_s;
+        let next = |ranked| {
+            let before = Rotation {
+                ranked: Some(at(ranked)),
+                ..Rotation::default()
+            };
+            let waiting = [contender(1, 1)];
+            decide(&waiting, Some(SuperSeedingPhase::Assigning), before).next
+        };
+        assert_eq!(next(99), Some(at(99 + interval)));
+        assert_eq!(
+            next(100 - interval),
+            Some(at(100 + interval)),
+            "super-seeding does not rank, and has no round without end"
+        );
+        assert_eq!(next(50), Some(at(100 + interval)));
     }
 
     #[test]

@@ -267,6 +267,14 @@ mod tests {
             !restarts.allow(at(9), &settings),
             "a fourth, each soon after the one before"
         );
-        assert!(restarts.allow(at(16), &settings), "it ran well for a while");
+        let window = settings.restart_window_s + settings.restart_delay_ms / 1000;
+        assert!(
+            !restarts.allow(at(9 + window), &settings),
+            "the delay of a restart is not a time without faults"
+        );
+        assert!(
+            restarts.allow(at(10 + 2 * window), &settings),
+            "it ran well for a while"
+        );
     }
 }

@@ -531,6 +531,9 @@ mod tests {
         assert_eq!(table.pick(), new(1, Reason::AllowedFast));
         table.begin(1, Some(1)).mark_requested(1, entity(1), at(99));
         assert_eq!(table.pick(), new(2, Reason::AllowedFast));
+        table.requests.refused_pieces.push(2);
+        assert_eq!(table.pick(), None, "the peer has sent a corrupt block of it");
+        table.requests.refused_pieces.clear();
         table.order.remove(2);
         assert_eq!(table.pick(), None, "held already");
     }
@@ -581,6 +584,54 @@ mod tests {
         );
         table.settings.endgame_copies = 1;
         assert_eq!(table.pick(), None, "as many copies as allowed");
+    }
+
+    /// A table in the endgame: both blocks of piece 0 are requested from other peers and take long.
+    fn endgame() -> Table {
+        let mut table = Table::new();
+        table.begin(0, Some(2)).mark_requested(1, entity(3), at(99));
+        (1..PIECES).for_each(|index| table.order.remove(index));
+        assert_eq!(table.pick(), block(0, 0, Reason::Endgame));
+        table
+    }
+
+    #[test]
+    fn the_endgame_begins_when_every_piece_is_begun() {
+        let mut table = endgame();
+        table.order.insert(3, &mut Random::from_seed([1; 32]));
+        table.has.remove(3);
+        assert_eq!(table.pick(), None, "another peer can begin piece 3");
+    }
+
+    #[test]
+    fn the_endgame_requests_the_block_with_the_fewest_copies() {
+        let mut table = endgame();
+        table.settings.endgame_copies = 3;
+        let piece = table.pieces.get_mut(&entity(100)).unwrap();
+        piece.mark_requested(0, entity(4), at(99));
+        assert_eq!(table.pick(), block(0, 1, Reason::Endgame));
+        let piece = table.pieces.get_mut(&entity(100)).unwrap();
+        piece.blocks[1].received = true;
+        assert_eq!(table.pick(), block(0, 0, Reason::Endgame), "block 1 has arrived");
+        let piece = table.pieces.get_mut(&entity(100)).unwrap();
+        piece.blocks[0].late.push(entity(1));
+        assert_eq!(table.pick(), None, "the peer was late with block 0");
+    }
+
+    #[test]
+    fn the_endgame_leaves_out_pieces_that_the_peer_may_not_send() {
+        let mut table = endgame();
+        table.requests.refused_pieces.push(0);
+        assert_eq!(table.pick(), None, "the peer has sent a corrupt block of it");
+        let mut table = endgame();
+        table.has.remove(0);
+        assert_eq!(table.pick(), None);
+        let mut table = endgame();
+        table.pieces.get_mut(&entity(100)).unwrap().is_suspect = true;
+        assert_eq!(table.pick(), None, "one peer sends a suspect piece alone");
+        let mut table = endgame();
+        table.pieces.get_mut(&entity(100)).unwrap().phase = PiecePhase::Hashing;
+        assert_eq!(table.pick(), None);
     }
 
     #[test]

@@ -346,6 +346,8 @@ mod tests {
         assert!(!order.is_pickable(2));
         assert_eq!(order.pick(&pieces(4, &[3]), None, &mut random, |_| true), None);
         assert_eq!((order.availability(0), order.pickable_count()), (2, 2));
+        order.set_priority(4, 7, true, &mut random);
+        assert_eq!(order.pickable_count(), 2, "there is no piece 4");
     }
 
     #[test]

@@ -170,6 +170,8 @@ mod tests {
     fn without_a_session_all_that_is_there_is_hashed() {
         assert_eq!(judged(None, [None; 3]), (vec![], vec![]));
         assert_eq!(judged(None, [None, Some(SEEN), None]), (vec![], vec![0, 1, 2, 3, 4]));
+        let empty = FileStamp { len: 0, ..SEEN };
+        assert_eq!(judged(None, [Some(empty); 3]), (vec![], vec![]), "no byte to hash");
         let mut cut = session(&[0, 1], [Some(SEEN); 3]);
         cut.files.clear();
         assert_eq!(judged(Some(&cut), [Some(SEEN); 3]), (vec![], vec![0, 1, 2, 3, 4]));
