@@ -48,7 +48,7 @@ impl Runner {
         Self::start_with(settings, Carriers::default(), add_plugins)
     }
 
-    /// Like [`Runner::start`], with carriers of streams besides TCP. They are tried first, in this order.
+    /// Like [`Runner::start`], with carriers of streams in addition to TCP. They are tried first, in this order.
     ///
     /// # Errors
     /// Like [`Runner::start`].

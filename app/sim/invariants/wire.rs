@@ -247,14 +247,14 @@ impl Facts<'_, '_> {
         let session = wire.session.clone();
         loop {
             match conversation.codec.next_frame(&session) {
-                Ok(Some(frame)) => self.judge(peer, conversation, frame, session.fast, answered),
+                Ok(Some(frame)) => self.check_frame(peer, conversation, frame, session.fast, answered),
                 Ok(None) => return,
                 Err(error) => return self.report(|| format!("what we send to {peer}: {error}")),
             }
         }
     }
 
-    fn judge(
+    fn check_frame(
         &mut self,
         peer: Entity,
         conversation: &mut Conversation,

@@ -101,7 +101,7 @@ impl Disk {
             slowness: 1.0,
             faults: Faults::default(),
             free_at: Timestamp::ZERO,
-            luck: stream(seed, b"platter ", node),
+            luck: stream(seed, b"crash   ", node),
         }
     }
 

@@ -4,8 +4,8 @@
 //! are trusted; for files that differ, their pieces are hashed; without a session, everything on the disk is hashed.
 //! At the end, the files that will be written are created.
 
+mod evaluating;
 pub(super) mod finding;
-mod judging;
 pub(super) mod loading;
 pub(super) mod preparing;
 

@@ -11,7 +11,7 @@ use ecs_torrent_components::torrent::{
 };
 use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, FoundFile, FoundFiles, Provenance};
 
-use super::judging::{Findings, judge, partial_blocks};
+use super::evaluating::{Findings, evaluate, partial_blocks};
 use super::{OPEN, Opener, Opening};
 use crate::checking::CheckPieces;
 use crate::lifecycle::adds::Adds;
@@ -165,7 +165,7 @@ impl Finder<'_, '_> {
             .as_ref()
             .map(|session| partial_blocks(session, &opened.layout.0))
             .unwrap_or_default();
-        let findings = judge(session.as_ref(), &stamps, &opened.layout.0, files);
+        let findings = evaluate(session.as_ref(), &stamps, &opened.layout.0, files);
         self.conclude(opened, findings);
     }
 

@@ -17,7 +17,7 @@ pub(super) struct Findings {
 }
 
 /// Trusts a session where each file matches it; pieces in other files are in doubt.
-pub(super) fn judge(
+pub(super) fn evaluate(
     session: Option<&Session>,
     stamps: &[Option<FileStamp>],
     geometry: &Geometry,
@@ -122,7 +122,7 @@ mod tests {
 
     fn judged(session: Option<&Session>, stamps: [Option<FileStamp>; 3]) -> (Vec<u32>, Vec<u32>) {
         let geometry = Geometry::new(45, 10).unwrap();
-        let Findings { have, doubtful } = judge(session, &stamps, &geometry, &files());
+        let Findings { have, doubtful } = evaluate(session, &stamps, &geometry, &files());
         (have.iter().collect(), doubtful)
     }
 

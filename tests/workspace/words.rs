@@ -1,0 +1,131 @@
+//! American spelling and the field's standard words in everything that people read.
+
+use std::path::Path;
+
+use walkdir::{DirEntry, WalkDir};
+
+/// Kinds of files that are read. Names without an extension are read too (`Dockerfile`).
+const KINDS: [&str; 8] = ["rs", "md", "toml", "json", "ron", "service", "yml", "sh"];
+
+/// Folders without prose: build output, and recorded results.
+const SKIPPED: [&str; 3] = ["target", "results", "seeds"];
+
+/// Beginnings of words that have another spelling in American English, with endings that make the word fine.
+const BRITISH: [(&str, &[&str]); 30] = [
+    ("cancell", &["ation", "ations"]),
+    ("labell", &[]),
+    ("modell", &[]),
+    ("signall", &[]),
+    ("travell", &[]),
+    ("colour", &[]),
+    ("behaviour", &[]),
+    ("neighbour", &[]),
+    ("favour", &[]),
+    ("honour", &[]),
+    ("optimis", &["m", "t", "tic", "tically"]),
+    ("serialis", &[]),
+    ("initialis", &[]),
+    ("normalis", &[]),
+    ("synchronis", &[]),
+    ("recognis", &[]),
+    ("organis", &["m", "ms"]),
+    ("summaris", &[]),
+    ("utilis", &[]),
+    ("finalis", &["t"]),
+    ("randomis", &[]),
+    ("analyse", &["s"]),
+    ("acknowledgement", &[]),
+    ("judgement", &[]),
+    ("artefact", &[]),
+    ("towards", &[]),
+    ("afterwards", &[]),
+    ("whilst", &[]),
+    ("licence", &[]),
+    ("catalogue", &[]),
+];
+
+/// Words that this project once used for things that have a standard word.
+const PRIVATE: [(&str, &str); 10] = [
+    ("platter", "durable, synced, stable storage"),
+    ("confess", "what is recorded"),
+    ("anew", "again"),
+    ("lately", "recently"),
+    ("besides", "also, in addition to"),
+    ("clerk", "what the parameters are for"),
+    ("court", "what the parameters are for"),
+    ("happening", "event"),
+    ("unheard", "what failed"),
+    ("hitherto", "until now"),
+];
+
+#[test]
+fn words_are_american_and_standard() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let is_read = |entry: &DirEntry| {
+        let name = entry.file_name().to_string_lossy();
+        entry.depth() == 0 || (!name.starts_with('.') && !(entry.file_type().is_dir() && SKIPPED.contains(&&*name)))
+    };
+    let entries = WalkDir::new(root).into_iter().filter_entry(is_read).map(Result::unwrap);
+    let mut faults = Vec::new();
+    let mut count = 0;
+    for entry in entries.filter(|entry| entry.file_type().is_file() && has_prose(entry.path())) {
+        let path = entry.path().strip_prefix(root).unwrap();
+        if path == Path::new("tests/workspace/words.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(entry.path()).unwrap();
+        count += 1;
+        for (number, line) in (1..).zip(text.lines()) {
+            let wrong = words(line).filter_map(|word| Some((fault_of(&word)?, word)));
+            faults.extend(wrong.map(|(why, word)| format!("{}:{number}: {word}: {why}", path.display())));
+        }
+    }
+    assert!(count > 300, "only {count} files read");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+fn has_prose(path: &Path) -> bool {
+    match path.extension() {
+        Some(extension) => KINDS.iter().any(|kind| extension == *kind),
+        None => path.file_name().is_some_and(|name| name == "Dockerfile"),
+    }
+}
+
+/// Returns the words of a line in lowercase. An identifier consists of several: `MaxCancelled` of `max` and `cancelled`.
+fn words(line: &str) -> impl Iterator<Item = String> {
+    let parts = line.split(|c: char| !c.is_alphabetic()).filter(|part| !part.is_empty());
+    parts.flat_map(|part| {
+        let mut words = vec![String::new()];
+        let mut was_lowercase = false;
+        for c in part.chars() {
+            if c.is_uppercase() && was_lowercase {
+                words.push(String::new());
+            }
+            was_lowercase = c.is_lowercase();
+            words.last_mut().unwrap().extend(c.to_lowercase());
+        }
+        words
+    })
+}
+
+fn fault_of(word: &str) -> Option<&'static str> {
+    let is_british = BRITISH.iter().any(|(stem, fine)| {
+        let rest = word.strip_prefix(stem);
+        rest.is_some_and(|rest| !fine.contains(&rest))
+    });
+    let standard = PRIVATE.iter().find(|(private, _)| word == *private);
+    standard
+        .map(|(_, standard)| *standard)
+        .or(is_british.then_some("British spelling"))
+}
+
+#[test]
+fn wrong_words_are_found_in_prose_and_identifiers() {
+    let found = |line: &str| words(line).filter(|word| fault_of(word).is_some()).collect::<Vec<_>>();
+    assert_eq!(
+        found("/// Cancelled requests; isCancelled, MAX_COLOURS"),
+        ["cancelled", "cancelled", "colours"]
+    );
+    assert_eq!(found("it is optimised anew"), ["optimised", "anew"]);
+    assert_eq!(found("the optimistic cancellation of 3 analyses; canceled"), [""; 0]);
+}
