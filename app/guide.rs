@@ -10,6 +10,7 @@
 //! | keeps state | components of its own on torrents, peers, pieces and trackers; resources for the rest |
 //! | runs at the right time | joining a set of the [`Tick`](crate::Tick), or standing between two: see [`TickSet`](crate::TickSet) |
 //! | acts | writing messages and work lists that a feature reads, such as `RequestStop`, `FailTorrent`, `Reaper` |
+//! | takes part in a stop | [`add_stop_participant`](crate::systems::stop_participants::AddStopParticipant) |
 //! | waits | [`Deadlines`](crate::components::deadlines::Deadlines) of its own, and `Wakeup` for the next of them; never `std::time` |
 //! | takes commands from outside | a [`CommandQueue`](crate::components::commands::CommandQueue) of its own, filled by the mailbox |
 //! | is asked from outside | [`Torrents::with_world`](crate::Torrents::with_world) |
@@ -50,6 +51,14 @@
 //! Uploading serves the peers in a work list. A system that stands before it decides which of them have a turn.
 //!
 #![doc = concat!("```\n", include_str!("guide/upload_limit.rs"), "```")]
+//!
+//! # Stops
+//!
+//! A stop has five phases, each of which waits for its participants. A participant takes the torrents whose stop has
+//! reached its phase, works for as many ticks as it needs, and reports the end. One that exceeds its limit is left behind
+//! with a warning. This one also shows how a plugin reaches a file: through a thread of its own.
+//!
+#![doc = concat!("```\n", include_str!("guide/stop_log.rs"), "```")]
 //!
 //! # Components
 //!

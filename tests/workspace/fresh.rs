@@ -1,5 +1,6 @@
-//! The README's program in a fresh package, as its reader would start one.
+//! The README's program and the plugin guide's examples in a fresh package, as their reader would start one.
 
+use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -16,7 +17,7 @@ fn program() -> &'static str {
 
 /// The package depends on ecs-torrent and nothing else, so the derive macros have to find Bevy through the prelude.
 #[test]
-fn the_program_of_the_readme_compiles_in_a_fresh_package() {
+fn the_program_of_the_readme_and_the_guide_compile_in_a_fresh_package() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let package = tempfile::tempdir().unwrap();
     let manifest = format!(
@@ -28,6 +29,16 @@ fn the_program_of_the_readme_compiles_in_a_fresh_package() {
     std::fs::copy(root.join("Cargo.lock"), package.path().join("Cargo.lock")).unwrap();
     std::fs::create_dir(package.path().join("src")).unwrap();
     std::fs::write(package.path().join("src/main.rs"), program()).unwrap();
+    let mut library = String::new();
+    for entry in std::fs::read_dir(root.join("app/guide")).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            std::fs::copy(&path, package.path().join("src").join(entry.file_name())).unwrap();
+            writeln!(library, "pub mod {};", path.file_stem().unwrap().display()).unwrap();
+        }
+    }
+    assert_eq!(library.lines().count(), 5, "{library}");
+    std::fs::write(package.path().join("src/lib.rs"), library).unwrap();
     let output = Command::new(env!("CARGO"))
         .args(["check", "--offline", "--quiet"])
         .current_dir(package.path())

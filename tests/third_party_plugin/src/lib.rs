@@ -16,6 +16,9 @@ pub mod client_stats;
 /// The guide's example of picking.
 #[path = "../../../app/guide/ends_first.rs"]
 pub mod ends_first;
+/// The guide's example of a stop participant.
+#[path = "../../../app/guide/stop_log.rs"]
+pub mod stop_log;
 /// The guide's example of rates.
 #[path = "../../../app/guide/upload_limit.rs"]
 pub mod upload_limit;

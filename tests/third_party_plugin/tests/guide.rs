@@ -7,6 +7,7 @@ use ecs_torrent::prelude::*;
 use third_party_plugin::client_block::ClientBlockPlugin;
 use third_party_plugin::client_stats::{ClientBytes, ClientStatsPlugin};
 use third_party_plugin::ends_first::EndsFirstPlugin;
+use third_party_plugin::stop_log::StopLogPlugin;
 use third_party_plugin::upload_limit::UploadLimitPlugin;
 
 use crate::swarm::{PIECE_LENGTH, Swarm, engine, settings};
@@ -119,4 +120,36 @@ fn a_peer_gets_no_more_than_its_upload_limit() {
     // All but the first tenth of a second's budget and the last burst has to be earned.
     let least = Duration::from_millis(800);
     assert!(begin.elapsed() >= least, "{:?}", begin.elapsed());
+}
+
+/// The line is there when the caller has the answer to the stop.
+#[test]
+fn a_stop_waits_for_its_line() {
+    let swarm = Swarm::new(200_000);
+    let path = swarm.folder.path().join("stops.log");
+    let log = StopLogPlugin { path: path.clone() };
+    let (seed, leecher) = (engine(log, settings()), engine(nothing, settings()));
+    let address = swarm.seed(&seed);
+    swarm.complete(&leecher, address);
+    seed.torrents().blocking().stop_all_and_serialize().unwrap();
+    let text = std::fs::read_to_string(path).unwrap();
+    let [line] = text.lines().collect::<Vec<_>>()[..] else {
+        panic!("{text}")
+    };
+    assert!(line.ends_with(") uploaded 200000 bytes"), "{line}");
+}
+
+/// A pipe that nobody reads holds the plugin's thread, and not the stop.
+#[test]
+fn a_stop_does_not_wait_for_a_log_that_hangs() {
+    let swarm = Swarm::new(200_000);
+    let path = swarm.folder.path().join("stops.pipe");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    let seed = engine(StopLogPlugin { path }, settings());
+    swarm.seed(&seed);
+    let begin = Instant::now();
+    seed.torrents().blocking().stop_all_and_serialize().unwrap();
+    assert!(begin.elapsed() >= Duration::from_millis(400), "{:?}", begin.elapsed());
+    assert!(seed.torrents().blocking().list().unwrap().is_empty());
 }

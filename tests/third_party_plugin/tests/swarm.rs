@@ -13,7 +13,7 @@ use ecs_torrent::prelude::*;
 pub const PIECE_LENGTH: u32 = 16384;
 
 pub struct Swarm {
-    folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
     pub data: Vec<u8>,
 }
 
