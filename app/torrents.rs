@@ -81,7 +81,7 @@ impl Torrents {
         options.root = options.root.map(absolute).transpose()?;
         let metainfo = spawn_blocking(|| source.load()).await??;
         let add = |reply| AddTorrent {
-            metainfo,
+            source: metainfo.into(),
             options,
             is_resumed: false,
             reply,

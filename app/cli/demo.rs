@@ -163,7 +163,8 @@ async fn transfer(
         let peers = output::count(stats.peers.len(), "peer");
         bar.set_message(format!(
             "{speed}, {peers}, {}/{} pieces",
-            stats.pieces_completed, stats.pieces
+            stats.pieces_completed,
+            stats.pieces.unwrap_or_default()
         ));
         bar.set_position(stats.bytes_completed);
         // Either call alone may have been skipped, as too soon after the last one.

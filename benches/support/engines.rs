@@ -36,7 +36,7 @@ pub fn listening(last: u8) -> SocketAddr {
 /// Adds a torrent with its data in the folder `root`.
 pub fn add(sim: &mut Simulation, node: NodeId, metainfo: &Arc<Metainfo>, root: &str, peers: Vec<SocketAddr>) {
     let command = AddTorrent {
-        metainfo: metainfo.clone(),
+        source: metainfo.clone().into(),
         options: AddOptions {
             root: Some(root.into()),
             peers,

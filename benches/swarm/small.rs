@@ -48,7 +48,7 @@ pub fn add_complete(sim: &mut Simulation, node: NodeId, count: u32) {
         let metainfo = Arc::new(Metainfo::parse(&Bytes::from(torrent), &MetainfoLimits::default()).unwrap());
         sim.put(node, &name, &Content::new(metainfo.clone(), bytes.into()));
         let command = AddTorrent {
-            metainfo,
+            source: metainfo.into(),
             options: AddOptions {
                 root: Some(name.into()),
                 ..AddOptions::default()

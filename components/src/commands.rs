@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bevy_ecs::prelude::*;
-use ecs_torrent_protocol::hash::InfoHash;
-use ecs_torrent_protocol::metainfo::Metainfo;
+use bytes::Bytes;
+use ecs_torrent_protocol::hash::{InfoHash, InfoHashes};
+use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoError};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 
 use crate::stats::{FileStats, StoppedTorrent, TorrentStats};
@@ -105,14 +106,100 @@ pub struct AddOptions {
     pub require_complete: bool,
 }
 
+/// What is known of a torrent that is added.
+#[derive(Debug, Clone)]
+pub enum TorrentSource {
+    /// All of its metadata.
+    Metainfo(Arc<Metainfo>),
+    /// Its info-hash only, as in a magnet link. The torrent fetches its metadata: it connects to peers and waits for
+    /// [`SupplyMetadata`].
+    InfoHash(UnfetchedTorrent),
+}
+
+/// A torrent whose metadata is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfetchedTorrent {
+    /// The info-hash (v1).
+    pub info_hash: InfoHash,
+    /// The name shown until the metadata is known; without one, the info-hash.
+    pub name: Option<String>,
+    /// Announce URLs in tiers.
+    pub trackers: Vec<Vec<String>>,
+}
+
+impl TorrentSource {
+    /// Returns the hash that identifies the torrent to users.
+    #[must_use]
+    pub fn id(&self) -> InfoHash {
+        self.hashes().primary()
+    }
+
+    /// Returns the known hashes of the torrent.
+    #[must_use]
+    pub fn hashes(&self) -> InfoHashes {
+        match self {
+            Self::Metainfo(metainfo) => metainfo.hashes,
+            Self::InfoHash(unfetched) => InfoHashes {
+                v1: Some(unfetched.info_hash),
+                v2: None,
+            },
+        }
+    }
+}
+
+impl From<Arc<Metainfo>> for TorrentSource {
+    fn from(metainfo: Arc<Metainfo>) -> Self {
+        Self::Metainfo(metainfo)
+    }
+}
+
+/// Supplies the metadata of a torrent that was added by its info-hash. The torrent is saved at once, and then opened.
+#[derive(Debug)]
+pub struct SupplyMetadata {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// The bytes of the info dictionary, whose SHA-1 is the info-hash.
+    pub info: Bytes,
+    /// Answered when the metadata is accepted, or with the reason for the refusal.
+    pub reply: Reply<Result<(), SupplyError>>,
+}
+
+impl AboutTorrent for SupplyMetadata {
+    fn torrent(&self) -> InfoHash {
+        self.torrent
+    }
+}
+
+/// Reasons to refuse metadata.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SupplyError {
+    /// The torrent does not exist.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// The torrent has its metadata already, or is being stopped.
+    #[error("{0} needs no metadata")]
+    NotNeeded(InfoHash),
+    /// The metadata is another torrent's, or damaged.
+    #[error("the metadata is not that of {0}")]
+    WrongHash(InfoHash),
+    /// The metadata has the right hash and describes no torrent that this engine can use.
+    #[error("the metadata of {torrent} cannot be used: {error}")]
+    Invalid {
+        /// The torrent.
+        torrent: InfoHash,
+        /// The reason.
+        error: MetainfoError,
+    },
+}
+
 /// Adds a torrent.
 ///
 /// If the torrent exists, it receives the peers of the options, and the reply is its hash. A failed torrent is tried
 /// again with the new options. A torrent that is being stopped or removed is added when that is over.
 #[derive(Debug)]
 pub struct AddTorrent {
-    /// The metainfo of the torrent.
-    pub metainfo: Arc<Metainfo>,
+    /// The torrent: its metadata, or its info-hash.
+    pub source: TorrentSource,
     /// The options.
     pub options: AddOptions,
     /// Whether the engine adds the torrent by itself when it resumes; the user's options in its session stay in force

@@ -150,10 +150,22 @@ pub enum Lifecycle {
 }
 
 impl Lifecycle {
-    /// Whether the torrent connects to peers.
+    /// Whether the torrent moves data: it downloads or seeds.
     #[must_use]
     pub fn is_running(&self) -> bool {
         matches!(self, Self::Downloading | Self::Finished | Self::Seeding)
+    }
+
+    /// Whether the torrent connects to peers: it runs, or fetches its metadata from them.
+    #[must_use]
+    pub fn connects(&self) -> bool {
+        self.is_running() || *self == Self::FetchingMetadata
+    }
+
+    /// Whether the torrent needs peers that have something: its pieces or its metadata.
+    #[must_use]
+    pub fn wants_peers(&self) -> bool {
+        matches!(self, Self::Downloading | Self::FetchingMetadata)
     }
 
     /// Whether verified pieces may be served. A blocked torrent serves too: a full disk can still be read.

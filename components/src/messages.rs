@@ -162,6 +162,14 @@ pub struct PieceRejected {
     pub data: Vec<Bytes>,
 }
 
+impl LifecycleChanged {
+    /// Whether the torrent now connects to peers and did not before. A blocked torrent keeps its connections.
+    #[must_use]
+    pub fn begins_to_connect(&self) -> bool {
+        self.to.connects() && !(self.from.connects() || self.from.may_serve())
+    }
+}
+
 /// The held pieces of a torrent have been determined from its session and its files.
 #[derive(Message, Debug, Clone)]
 pub struct PiecesKnown {
@@ -171,6 +179,18 @@ pub struct PiecesKnown {
     pub have: Bitfield,
     /// Whether no other piece is in doubt.
     pub is_final: bool,
+}
+
+/// The metadata of a torrent that was added by its info-hash is known: the torrent has its [`Layout`], [`Content`] and
+/// [`Have`]. A torrent that is added with its metadata has them from the start.
+///
+/// [`Layout`]: crate::torrent::Layout
+/// [`Content`]: crate::torrent::Content
+/// [`Have`]: crate::torrent::Have
+#[derive(Message, Debug, Clone)]
+pub struct MetadataKnown {
+    /// The torrent.
+    pub torrent: Entity,
 }
 
 /// A verified piece is on the disk; it may be announced and served now.
@@ -238,6 +258,8 @@ pub struct AvailabilityReceived {
 pub enum Availability {
     /// The peer has exactly these pieces.
     Bitfield(Bitfield),
+    /// The peer has exactly these pieces, of a torrent whose number of pieces is not known.
+    Raw(Bytes),
     /// The peer has every piece (BEP 6).
     All,
     /// The peer has no piece (BEP 6).

@@ -20,7 +20,7 @@ use ecs_torrent_protocol::wire::{FrameLimits, PeerCodec, Session};
 
 pub use self::close_reason::{CloseReason, PluginReason, TimeoutKind};
 pub use self::outbox::{FlushQueue, Outbox};
-pub use self::pieces::{PeerPieces, PieceForm};
+pub use self::pieces::{PeerPieces, PieceForm, UncheckedPieces};
 pub use self::requests::{
     AllowedFast, EmptiedUploads, Pending, QueueDepth, RefillQueue, Requests, ServeQueue, UploadMemory, UploadQueue,
 };

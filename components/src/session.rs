@@ -52,6 +52,10 @@ pub struct Session {
     pub resolved: Option<PathBuf>,
     /// Mount point of the download folder's volume; nothing is written while another volume is mounted there.
     pub volume: Option<PathBuf>,
+    /// Whether the torrent's metadata is not known: then it has no sizes, pieces and files, and the fields about them are
+    /// zero and empty.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lacks_metadata: bool,
     /// Size of the torrent in bytes.
     pub total_size: u64,
     /// Length of a piece in bytes.
@@ -487,6 +491,7 @@ mod tests {
             root: "/data/ü".into(),
             resolved: Some("/mnt/ü".into()),
             volume: Some("/".into()),
+            lacks_metadata: false,
             total_size: 100,
             piece_length: 10,
             pieces: 10,

@@ -168,6 +168,9 @@ pub struct PeerSettings {
     /// try, and of the engine. A higher percentage makes it harder to fill a torrent with inbound connections; a lower
     /// one leaves room for peers that cannot be reached. Default 30.
     pub outgoing_percent: usize,
+    /// Maximum size of a bitfield that a peer sends before the metadata of its torrent is known; a longer one closes the
+    /// connection. It is kept until the metadata is known. Default 128 KiB, which is enough for a million pieces.
+    pub max_raw_bitfield_bytes: usize,
     /// Number of connections that are reserved for peers named by a user: of the engine, of each torrent that has such
     /// peers, and of the outgoing attempts; at most a quarter of each limit. Default 8.
     pub user_reserve: usize,
@@ -231,6 +234,7 @@ impl Default for PeerSettings {
             max_per_torrent: 100,
             max_inbound_per_ip: 32,
             max_inbound_per_subnet: 64,
+            max_raw_bitfield_bytes: 128 << 10,
             max_half_open: 64,
             max_unidentified: 128,
             outgoing_percent: 30,

@@ -40,14 +40,14 @@ pub struct TorrentStats {
     pub corrupt: u64,
     /// Other useless received bytes: late, duplicate, unsolicited, or in pieces that were dropped.
     pub wasted: u64,
-    /// Size of all files in bytes.
-    pub bytes_size: u64,
+    /// Size of all files in bytes. `None` while the metadata is not known.
+    pub bytes_size: Option<u64>,
     /// Number of verified bytes on the disk.
     pub bytes_completed: u64,
     /// Bytes hashed so far while existing data is checked.
     pub bytes_checked: u64,
-    /// Number of pieces.
-    pub pieces: u32,
+    /// Number of pieces. `None` while the metadata is not known.
+    pub pieces: Option<u32>,
     /// Number of verified pieces on the disk.
     pub pieces_completed: u32,
     /// Running time in seconds, over all sessions.
@@ -64,13 +64,20 @@ impl TorrentStats {
     /// Fraction of the bytes that are verified and on the disk, 0 to 1.
     #[must_use]
     pub fn progress(&self) -> f64 {
-        self.bytes_completed as f64 / self.bytes_size.max(1) as f64
+        self.bytes_completed as f64 / self.bytes_size.unwrap_or_default().max(1) as f64
+    }
+
+    /// Bytes that are not verified and on the disk. `None` while the metadata is not known.
+    #[must_use]
+    pub fn bytes_missing(&self) -> Option<u64> {
+        Some(self.bytes_size?.saturating_sub(self.bytes_completed))
     }
 
     /// Whether the torrent is complete.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.pieces > 0 && self.pieces_completed == self.pieces
+        self.pieces
+            .is_some_and(|pieces| pieces > 0 && self.pieces_completed == pieces)
     }
 }
 

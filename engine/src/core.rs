@@ -5,11 +5,12 @@ use bevy_ecs::error::{BevyError, ErrorContext, FallbackErrorHandler};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::{Clock, Wakeup};
-use ecs_torrent_components::commands::{AddOptions, AddTorrent, Reply};
+use ecs_torrent_components::commands::{AddOptions, AddTorrent, Reply, TorrentSource, UnfetchedTorrent};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{Settings, millis};
 use ecs_torrent_components::tick_times::TickTimes;
 use ecs_torrent_components::torrent::{Content, Lifecycle, Storage, Torrent};
+use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_protocol::time::Timestamp;
 
 use crate::mailbox::{EngineHandle, Mailbox};
@@ -116,18 +117,37 @@ impl Core {
     /// pieces.
     pub(crate) fn salvage(&mut self) -> (Option<Mailbox>, Vec<AddTorrent>) {
         let world = self.app.world_mut();
-        let mut query = world.query::<(&Torrent, &Content, &Storage, &Candidates, &Lifecycle)>();
+        let mut trackers = world.query::<&Tracker>();
+        let mut query = world.query::<(
+            &Torrent,
+            Option<&Content>,
+            &TrackerTiers,
+            &Storage,
+            &Candidates,
+            &Lifecycle,
+        )>();
         let mut listed: Vec<_> = query
             .iter(world)
             .filter(|(.., lifecycle)| !lifecycle.is_stopping())
-            .map(|(torrent, content, storage, candidates, _)| {
+            .map(|(torrent, content, tiers, storage, candidates, _)| {
                 let options = AddOptions {
                     root: Some(storage.root.clone()),
                     peers: candidates.best(world.resource::<Settings>().session.max_peers),
                     ..AddOptions::default()
                 };
+                let urls = trackers.iter_many(world, tiers.0.iter()).flatten();
+                let source = content.map_or_else(
+                    || {
+                        TorrentSource::InfoHash(UnfetchedTorrent {
+                            info_hash: torrent.id(),
+                            name: Some(torrent.name.to_string()),
+                            trackers: urls.map(|tracker| vec![tracker.url.to_string()]).collect(),
+                        })
+                    },
+                    |content| content.0.clone().into(),
+                );
                 let command = AddTorrent {
-                    metainfo: content.0.clone(),
+                    source,
                     options,
                     is_resumed: true,
                     reply: Reply::ignored(),

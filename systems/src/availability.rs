@@ -3,16 +3,20 @@
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
-use ecs_torrent_components::messages::{Availability, AvailabilityReceived, TorrentCompleted};
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::messages::{
+    Availability, AvailabilityReceived, LifecycleChanged, MetadataKnown, PeerConnected, TorrentCompleted,
+};
 use ecs_torrent_components::peer::{
-    CloseReason, PeerPieces, PeerState, PieceForm, RefillQueue, RequestSink, Requests, SourceSink, Wire,
+    CloseReason, PeerPieces, PeerState, PieceForm, RefillQueue, RequestSink, Requests, SourceSink, UncheckedPieces,
+    Wire,
 };
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{Have, Lifecycle, PeerOf, TorrentPeers};
+use ecs_torrent_components::torrent::{Have, Layout, Lifecycle, PeerOf, TorrentPeers};
 use ecs_torrent_engine::schedule::Tick;
-use ecs_torrent_protocol::wire::Message;
+use ecs_torrent_protocol::wire::{KnownPieces, Message, RawPieces, WireError};
 
 use crate::DecideSet;
 use crate::conditions::has_messages;
@@ -27,7 +31,10 @@ impl Plugin for AvailabilityPlugin {
         app.add_systems(
             Tick,
             (
+                begin_unchecked.run_if(has_messages::<PeerConnected>),
                 handle_availability.run_if(has_messages::<AvailabilityReceived>),
+                check_pieces.run_if(has_messages::<MetadataKnown>),
+                begin_trading.run_if(has_messages::<LifecycleChanged>),
                 close_redundant_seeds.run_if(has_messages::<TorrentCompleted>),
             )
                 .chain()
@@ -47,6 +54,7 @@ fn handle_availability(
     mut torrents: Query<(&Have, &Lifecycle, Option<&mut Picker>)>,
     mut peers: Query<(
         &PeerOf,
+        Option<&mut UncheckedPieces>,
         &mut PeerPieces,
         &mut PeerState,
         &mut Requests,
@@ -55,9 +63,15 @@ fn handle_availability(
     )>,
 ) {
     for AvailabilityReceived { peer, change } in received.read() {
-        let Ok((of, mut pieces, mut state, mut requests, mut source, wire)) = peers.get_mut(*peer) else {
+        let Ok((of, unchecked, mut pieces, mut state, mut requests, mut source, wire)) = peers.get_mut(*peer) else {
             continue;
         };
+        if let Some(mut unchecked) = unchecked {
+            if let Err(error) = record(change, &mut unchecked.0, settings.peers.max_raw_bitfield_bytes) {
+                reaper.close(*peer, error);
+            }
+            continue;
+        }
         let Ok((Have(have), lifecycle, picker)) = torrents.get_mut(of.0) else {
             continue;
         };
@@ -132,7 +146,8 @@ fn apply(
                 .for_each(|mut order| order.remove_copy(*index, random));
             return Change::Went(*index);
         }
-        Availability::Have(_) | Availability::DontHave(_) => return Change::Nothing,
+        // Raw pieces are of peers whose pieces are unchecked.
+        Availability::Have(_) | Availability::DontHave(_) | Availability::Raw(_) => return Change::Nothing,
         Availability::Bitfield(bits) => PeerPieces::from(bits.clone()),
         Availability::All => PeerPieces::all(pieces.len()),
         Availability::None => PeerPieces::none(pieces.len()),
@@ -142,6 +157,97 @@ fn apply(
     }
     *pieces = after;
     Change::Many
+}
+
+/// Records pieces that cannot be checked before the metadata is known.
+fn record(change: &Availability, raw: &mut RawPieces, max_bytes: usize) -> Result<(), WireError> {
+    match change {
+        Availability::Raw(bytes) => raw.set_bitfield(bytes, max_bytes)?,
+        Availability::All => raw.set_all(),
+        Availability::None => raw.set_none(),
+        Availability::Have(index) => raw.insert(*index, max_bytes)?,
+        Availability::DontHave(index) => raw.remove(*index),
+        // The bitfield is checked, so the number of pieces is known.
+        Availability::Bitfield(_) => {}
+    }
+    Ok(())
+}
+
+/// Keeps the pieces of new peers unchecked while the torrent's metadata is not known.
+fn begin_unchecked(mut commands: Commands, mut connected: MessageReader<PeerConnected>, peers: Query<&Wire>) {
+    for PeerConnected { peer, .. } in connected.read() {
+        if peers.get(*peer).is_ok_and(|wire| wire.session.geometry.is_none()) {
+            commands.entity(*peer).insert(UncheckedPieces::default());
+        }
+    }
+}
+
+/// Checks the peers' pieces once the metadata is known. They apply in the next tick; a peer with pieces that do not
+/// exist is closed.
+fn check_pieces(
+    mut commands: Commands,
+    mut known: MessageReader<MetadataKnown>,
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+    mut reaper: ResMut<Reaper>,
+    mut checked: MessageWriter<AvailabilityReceived>,
+    torrents: Query<(&Layout, &TorrentPeers)>,
+    mut peers: Query<(Option<&mut Wire>, &mut PeerPieces, &mut UncheckedPieces)>,
+) {
+    for MetadataKnown { torrent } in known.read() {
+        let Ok((Layout(geometry), connected)) = torrents.get(*torrent) else {
+            continue;
+        };
+        for peer in connected.iter() {
+            let Ok((wire, mut pieces, mut unchecked)) = peers.get_mut(peer) else {
+                continue;
+            };
+            commands.entity(peer).remove::<UncheckedPieces>();
+            *pieces = PeerPieces::none(geometry.piece_count());
+            if let Some(mut wire) = wire {
+                wire.session.geometry = Some(geometry.clone());
+            }
+            let change = match std::mem::take(&mut unchecked.0).resolve(geometry.piece_count()) {
+                Ok(KnownPieces::All) => Availability::All,
+                Ok(KnownPieces::Some(pieces)) => Availability::Bitfield(pieces),
+                Err(error) => {
+                    reaper.close(peer, error);
+                    continue;
+                }
+            };
+            checked.write(AvailabilityReceived { peer, change });
+            wakeup.at(clock.now());
+        }
+    }
+}
+
+/// Decides on the interest in the peers of a torrent that connected before its own pieces were known.
+fn begin_trading(
+    mut changed: MessageReader<LifecycleChanged>,
+    mut sink: RequestSink,
+    mut refill: ResMut<RefillQueue>,
+    torrents: Query<(&Have, &TorrentPeers)>,
+    mut peers: Query<(&mut PeerPieces, &mut PeerState, &mut Requests, SourceSink)>,
+) {
+    // A blocked torrent has kept its interest.
+    let begins = |changed: &&LifecycleChanged| {
+        changed.to == Lifecycle::Downloading && !matches!(changed.from, Lifecycle::Blocked { .. })
+    };
+    for LifecycleChanged { torrent, .. } in changed.read().filter(begins) {
+        let Ok((Have(have), connected)) = torrents.get(*torrent) else {
+            continue;
+        };
+        for peer in connected.iter() {
+            let Ok((mut pieces, mut state, mut requests, mut source)) = peers.get_mut(peer) else {
+                continue;
+            };
+            pieces.wanted_count = pieces.count_missing_in(have);
+            if pieces.wanted_count > 0 && !std::mem::replace(&mut state.am_interested, true) {
+                sink.send(peer, &mut source, &Message::Interested);
+                refill.add(peer, &mut requests);
+            }
+        }
+    }
 }
 
 /// Updates the picker's counts from a peer's previous pieces to its new ones.
@@ -207,7 +313,7 @@ mod tests {
         let kind = match change {
             Availability::Have(index) if after.insert(*index) => Change::Came(*index),
             Availability::DontHave(index) if after.remove(index) => Change::Went(*index),
-            Availability::Have(_) | Availability::DontHave(_) => Change::Nothing,
+            Availability::Have(_) | Availability::DontHave(_) | Availability::Raw(_) => Change::Nothing,
             Availability::Bitfield(bits) => {
                 after = bits.iter().collect();
                 Change::Many

@@ -11,7 +11,7 @@ use ecs_torrent_components::candidates::{CandidateSource, CandidateSources, Cand
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddPeers, CommandQueue};
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::messages::{PeerDisconnected, PeersWanted, TorrentStarted};
+use ecs_torrent_components::messages::{LifecycleChanged, PeerDisconnected, PeersWanted};
 use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Outbox, Peer, Stage};
 use ecs_torrent_components::settings::{PeerSettings, Settings, seconds};
 use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent, TorrentIndex};
@@ -185,18 +185,18 @@ fn is_refused(bans: &Bans, clock: &Clock, settings: &Settings, source: Candidate
     }
 }
 
-/// Returns whether torrents have started or may dial again. If not, requests a tick at the next redial.
+/// Returns whether torrents may begin to connect or dial again. If not, requests a tick at the next redial.
 fn may_queue(
-    started: Res<Messages<TorrentStarted>>,
+    changed: Res<Messages<LifecycleChanged>>,
     redials: Res<Deadlines<Redial>>,
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
 ) -> bool {
-    !started.is_empty() || has_due(redials, clock, wakeup)
+    !changed.is_empty() || has_due(redials, clock, wakeup)
 }
 
 fn queue_torrents(
-    mut started: MessageReader<TorrentStarted>,
+    mut changed: MessageReader<LifecycleChanged>,
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
     mut redials: ResMut<Deadlines<Redial>>,
@@ -204,7 +204,7 @@ fn queue_torrents(
     mut torrents: Query<&mut Dialer>,
 ) {
     let now = clock.now();
-    for TorrentStarted { torrent } in started.read() {
+    for LifecycleChanged { torrent, .. } in changed.read().filter(|changed| changed.begins_to_connect()) {
         if let Ok(mut dialer) = torrents.get_mut(*torrent) {
             queue.add_urgent(*torrent, &mut dialer);
             queue.add(*torrent, &mut dialer);
@@ -282,10 +282,10 @@ impl DialParams<'_, '_> {
         let Ok((mut candidates, mut dialer, lifecycle)) = self.torrents.get_mut(torrent) else {
             return Dialed::NoAddress;
         };
-        if !lifecycle.is_running() {
+        if !lifecycle.connects() {
             return Dialed::NoAddress;
         }
-        let is_downloading = *lifecycle == Lifecycle::Downloading;
+        let wants_peers = lifecycle.wants_peers();
         let dial = match candidates.is_next_user_named(now) {
             true => DialFor::User,
             false => DialFor::Other,
@@ -296,7 +296,7 @@ impl DialParams<'_, '_> {
         }
         if next.is_none_or(|at| at > now) {
             let is_alone = self.admission.counts.of_torrent(torrent).total == 0;
-            if is_downloading && is_alone {
+            if wants_peers && is_alone {
                 self.wanted.write(PeersWanted { torrent });
                 self.wakeup.at(now);
             }

@@ -192,13 +192,17 @@ impl Inboxes<'_> {
             Message::HaveAll => self.change(peer, Availability::All),
             Message::HaveNone => self.change(peer, Availability::None),
             Message::Bitfield(bytes) => {
-                if let Some(geometry) = &wire.session.geometry {
-                    let pieces = Bitfield::from_wire(&bytes, geometry.piece_count())?;
-                    self.change(peer, Availability::Bitfield(pieces));
-                }
+                let change = match &wire.session.geometry {
+                    Some(geometry) => Availability::Bitfield(Bitfield::from_wire(&bytes, geometry.piece_count())?),
+                    None => Availability::Raw(bytes),
+                };
+                self.change(peer, change);
             }
             Message::Request(request) => self.upload(peer, request, false),
             Message::Cancel(request) => self.upload(peer, request, true),
+            // Nothing is requested, and no piece is known, before the metadata is.
+            Message::RejectRequest(_) | Message::SuggestPiece(_) | Message::AllowedFast(_)
+                if wire.session.geometry.is_none() => {}
             Message::RejectRequest(request) => drop(self.rejects.write(RejectReceived { peer, request })),
             Message::SuggestPiece(piece) => drop(self.suggests.write(SuggestReceived { peer, piece })),
             Message::AllowedFast(piece) => drop(self.allowed_fast.write(AllowedFastReceived { peer, piece })),

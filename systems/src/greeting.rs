@@ -6,12 +6,12 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use bytes::Bytes;
-use ecs_torrent_components::messages::{PeerConnected, TorrentCompleted};
+use ecs_torrent_components::messages::{LifecycleChanged, PeerConnected, TorrentCompleted};
 use ecs_torrent_components::peer::{
-    AllowedFast, ExtensionRegistry, FlushQueue, Outbox, Peer, PeerExtensions, UploadQueue, Wire,
+    AllowedFast, ExtensionRegistry, FlushQueue, Outbox, Peer, PeerExtensions, Stage, UploadQueue, Wire,
 };
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{Have, Torrent, TorrentPeers};
+use ecs_torrent_components::torrent::{Have, Lifecycle, Torrent, TorrentPeers};
 use ecs_torrent_engine::ports::net::LocalAddresses;
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::extension::{ExtensionHandshake, HANDSHAKE_ID};
@@ -35,8 +35,11 @@ impl Plugin for GreetingPlugin {
                 greet_peers
                     .run_if(has_messages::<PeerConnected>)
                     .in_set(IntakeSet::Greet),
-                send_upload_only
-                    .run_if(has_messages::<TorrentCompleted>)
+                (
+                    announce_held.run_if(has_messages::<LifecycleChanged>),
+                    send_upload_only.run_if(has_messages::<TorrentCompleted>),
+                )
+                    .chain()
                     .in_set(AnnounceSet::Completion),
             ),
         );
@@ -75,6 +78,8 @@ fn greet_peers(
                 have.write_wire(&mut bits);
                 send(Message::Bitfield(bits.into()));
             }
+        } else if session.fast {
+            send(Message::HaveNone);
         }
         let address = peer.endpoint.address();
         if session.extended {
@@ -116,6 +121,34 @@ fn our_handshake(
         // BEP 21.
         upload_only: is_seed.then_some(true),
         metadata_size: None,
+    }
+}
+
+/// Sends our pieces to peers that connected before these were known: those of a torrent whose metadata came from peers
+/// while its data was there already.
+fn announce_held(
+    mut changed: MessageReader<LifecycleChanged>,
+    mut flush: ResMut<FlushQueue>,
+    torrents: Query<(&Have, &TorrentPeers)>,
+    mut peers: Query<(&Peer, &mut Outbox)>,
+) {
+    let is_examined = |changed: &&LifecycleChanged| {
+        matches!(changed.from, Lifecycle::Adding | Lifecycle::Checking) && changed.to.is_running()
+    };
+    for LifecycleChanged { torrent, .. } in changed.read().filter(is_examined) {
+        let Ok((Have(have), connected)) = torrents.get(*torrent) else {
+            continue;
+        };
+        for entity in connected.iter() {
+            let Ok((peer, mut outbox)) = peers.get_mut(entity) else {
+                continue;
+            };
+            if peer.stage == Stage::Connected {
+                // BEP 3: a bitfield can only be the first message.
+                have.iter()
+                    .for_each(|piece| flush.send(entity, &mut outbox, &Message::Have(piece)));
+            }
+        }
     }
 }
 

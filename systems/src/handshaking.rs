@@ -202,7 +202,7 @@ impl AdmissionParams<'_, '_> {
         let Ok((data, lifecycle, mut ids, mut candidates)) = self.torrents.get_mut(torrent) else {
             return Err(CloseReason::UnknownTorrent);
         };
-        if !lifecycle.is_running() {
+        if !lifecycle.connects() {
             return Err(CloseReason::UnknownTorrent);
         }
         if handshake.peer_id == data.peer_id {

@@ -6,6 +6,7 @@ mod awaiting_state;
 mod conditions;
 mod deriving;
 mod failing;
+mod metadata;
 mod naming;
 mod opening;
 mod removing;
@@ -17,12 +18,13 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{
     AddTorrent, CommandQueue, ListStopped, RemoveTorrent, ResumeAll, ResumeTorrent, StopAll, StopTorrent,
+    SupplyMetadata,
 };
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::ChangedFacts;
 use ecs_torrent_components::messages::{
-    FailTorrent, LifecycleChanged, RequestStop, TorrentAdded, TorrentBlocked, TorrentCompleted, TorrentFailed,
-    TorrentRestarting, TorrentStarted, TorrentStopped,
+    FailTorrent, LifecycleChanged, MetadataKnown, RequestStop, TorrentAdded, TorrentBlocked, TorrentCompleted,
+    TorrentFailed, TorrentRestarting, TorrentStarted, TorrentStopped,
 };
 use ecs_torrent_components::torrent::{StopPhase, TorrentIndex};
 use ecs_torrent_engine::schedule::Tick;
@@ -65,6 +67,8 @@ impl Plugin for LifecyclePlugin {
             .init_resource::<awaiting_state::AwaitingState<ResumeTorrent>>()
             .init_resource::<CommandQueue<ListStopped>>()
             .init_resource::<stopped::Listings>()
+            .add_message::<MetadataKnown>()
+            .init_resource::<CommandQueue<SupplyMetadata>>()
             .init_resource::<CommandQueue<RemoveTorrent>>()
             .init_resource::<CommandQueue<StopTorrent>>()
             .init_resource::<CommandQueue<StopAll>>()
@@ -80,6 +84,8 @@ impl Plugin for LifecyclePlugin {
                         adding::add_resumed,
                         resuming::resume_stopped,
                         opening::loading::collect_loaded,
+                        metadata::supply_metadata,
+                        metadata::open_supplied,
                         opening::finding::collect_opened,
                         opening::preparing::start_torrents,
                         adding::settle_adds,

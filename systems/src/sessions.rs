@@ -162,6 +162,7 @@ struct Claims {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Summary {
     counters: Counters,
+    has_metadata: bool,
     have_count: u32,
     partial_count: u32,
     seconds_active: u64,
@@ -407,7 +408,17 @@ impl SessionState {
 
     /// Whether the next run would find the torrent.
     pub(crate) fn is_durable(&self) -> bool {
-        self.saved.is_some() && self.has_metainfo
+        self.saved.is_some_and(|saved| self.has_metainfo || !saved.has_metadata)
+    }
+
+    /// Whether the contents of the state folder for the torrent are known.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.is_loaded
+    }
+
+    /// Returns the name that the user chose instead of the metainfo's.
+    pub(crate) fn new_name(&self) -> Option<&str> {
+        self.renamed.as_deref()
     }
 
     /// Whether the state folder had data of the torrent before it was added.
@@ -496,6 +507,7 @@ impl Summary {
                 dropped: session.dropped,
                 wasted: session.wasted,
             },
+            has_metadata: !session.lacks_metadata,
             have_count: count(&session.have, session.pieces),
             partial_count: partial.sum(),
             seconds_active: session.seconds_active,

@@ -119,13 +119,13 @@ impl StatsParams<'_, '_> {
             uploaded: counters.uploaded,
             corrupt: counters.corrupt,
             wasted: counters.wasted + counters.dropped,
-            bytes_size: sizes.map_or(0, |(layout, _)| layout.0.pieces_size()),
+            bytes_size: sizes.map(|(layout, _)| layout.0.pieces_size()),
             bytes_completed: sizes.map_or(0, |(layout, have)| size_of(have, layout)),
             bytes_checked: sizes.zip(check).map_or(0, |((layout, _), check)| {
                 let checked = u64::from(check.checked_count()) * u64::from(layout.0.piece_length());
                 checked.min(layout.0.pieces_size())
             }),
-            pieces: sizes.map_or(0, |(layout, _)| layout.0.piece_count()),
+            pieces: sizes.map(|(layout, _)| layout.0.piece_count()),
             pieces_completed: sizes.map_or(0, |(_, have)| have.0.count()),
             seconds_active: activity.total(now).as_secs(),
             root: storage.root.clone(),
@@ -176,11 +176,15 @@ impl StatsParams<'_, '_> {
 fn answer_files(
     mut commands: ResMut<CommandQueue<GetFiles>>,
     index: Res<TorrentIndex>,
-    torrents: Query<(&Content, &Layout, &Have)>,
+    torrents: Query<Option<(&Content, &Layout, &Have)>, With<Torrent>>,
 ) {
     for GetFiles { torrent, reply } in commands.0.drain(..) {
         let found = index.get(torrent).and_then(|entity| torrents.get(entity).ok());
-        let files = found.map(|(content, Layout(geometry), have)| {
+        let files = found.map(|known| {
+            // The files are not known before the metadata is.
+            let Some((content, Layout(geometry), have)) = known else {
+                return Vec::new();
+            };
             let stored = content.0.info.files.files().iter().filter(|file| file.is_stored());
             let told = stored.map(|file| FileStats {
                 path: file.path.to_string(),

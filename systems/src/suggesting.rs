@@ -343,7 +343,7 @@ fn handle_haves(
             }
             Availability::Bitfield(pieces) => spread.add(pieces),
             Availability::All => spread.add_all(),
-            Availability::None | Availability::DontHave(_) => {}
+            Availability::None | Availability::DontHave(_) | Availability::Raw(_) => {}
         }
     }
 }

@@ -15,7 +15,7 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
-    PeerConnected, PeersWanted, TorrentCompleted, TorrentStarted, TrackerAnswered, TrackerFailed,
+    LifecycleChanged, PeerConnected, PeersWanted, TorrentCompleted, TrackerAnswered, TrackerFailed,
 };
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::torrent::{StopPhase, Torrent, TrackerOf};
@@ -65,7 +65,7 @@ impl Plugin for TrackersPlugin {
                         .chain(),
                     policy::take_answers.run_if(|answers: Res<Answers>| !answers.announces.is_empty()),
                     (
-                        policy::begin_announcing.run_if(has_messages::<TorrentStarted>),
+                        policy::begin_announcing.run_if(has_messages::<LifecycleChanged>),
                         policy::announce_completed.run_if(has_messages::<TorrentCompleted>),
                         policy::announce_wanting.run_if(has_messages_of_two::<PeerConnected, PeersWanted>),
                         policy::announce_stops.run_if(has_stops),

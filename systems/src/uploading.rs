@@ -111,14 +111,18 @@ fn handle_requests(
         let Ok((of, state, wire, mut uploads, mut outbox)) = peers.get_mut(peer) else {
             continue;
         };
-        let Ok((Layout(geometry), Have(have), lifecycle)) = torrents.get(of.0) else {
-            continue;
-        };
         let mut reject = || {
             // BEP 6: every request is answered once, by the block or by a reject.
             if wire.session.fast {
                 flush.send(peer, &mut outbox, &Message::RejectRequest(request));
             }
+        };
+        // Without metadata there is nothing to serve.
+        let Ok((Layout(geometry), Have(have), lifecycle)) = torrents.get(of.0) else {
+            if !is_cancel {
+                reject();
+            }
+            continue;
         };
         if is_cancel {
             if uploads.cancel(request) {

@@ -135,7 +135,7 @@ fn download_to_a_slow_disk() {
         app.add_plugins(TorrentPlugins);
     });
     let add = AddTorrent {
-        metainfo: Arc::new(Metainfo::parse(&bytes, &MetainfoLimits::default()).unwrap()),
+        source: Arc::new(Metainfo::parse(&bytes, &MetainfoLimits::default()).unwrap()).into(),
         options: AddOptions {
             root: Some(folder.path().to_owned()),
             peers: vec![seed],

@@ -351,7 +351,7 @@ fn add_and(bed: &Bed, torrent: &Torrent, command: &'static str) -> Receiver<Comm
     let (sender, answers) = channel();
     let both = move |world: &mut World| {
         let add = AddTorrent {
-            metainfo: metainfo.clone(),
+            source: metainfo.clone().into(),
             options: AddOptions {
                 root: Some(root),
                 ..AddOptions::default()

@@ -10,6 +10,7 @@
 
 mod carriers;
 mod efficiency;
+mod fetching;
 mod found;
 mod full;
 mod hostile;
@@ -60,7 +61,7 @@ fn ip(last: u8) -> IpAddr {
 
 fn add(sim: &mut Simulation, node: NodeId, content: &Content, peers: Vec<std::net::SocketAddr>) {
     let command = AddTorrent {
-        metainfo: content.metainfo().clone(),
+        source: content.metainfo().clone().into(),
         options: AddOptions {
             root: Some("downloads".into()),
             peers,

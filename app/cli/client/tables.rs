@@ -164,8 +164,9 @@ fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_default()
 }
 
+/// Formats a number of bytes; an unknown one is `-`.
 fn bytes(value: &Value) -> String {
-    output::bytes(number(value))
+    value.as_u64().map_or_else(|| "-".to_owned(), output::bytes)
 }
 
 /// Formats a speed; zero is `-`.

@@ -92,16 +92,16 @@ impl Reporter {
         }
         let now = Instant::now();
         let bar = (self.manner == Manner::Bars).then(|| {
-            let bar = self.screen.bar(stats.bytes_size);
+            let bar = self.screen.bar(stats.bytes_size.unwrap_or_default());
             bar.set_prefix(output::prefix(&stats.name));
             bar
         });
         match self.manner {
             Manner::Json => self.json("added", stats),
             Manner::Lines => {
-                let (size, to) = (output::bytes(stats.bytes_size), root.display());
+                let (size, pieces, to) = (size(stats), stats.pieces.unwrap_or_default(), root.display());
                 self.screen
-                    .line(format!("{}: {size} in {} pieces, in {to}", stats.name, stats.pieces));
+                    .line(format!("{}: {size} in {pieces} pieces, in {to}", stats.name));
             }
             Manner::Quiet | Manner::Bars => {}
         }
@@ -113,7 +113,7 @@ impl Reporter {
                 began: now,
                 last_line: now,
                 downloaded_before: None,
-                size: stats.bytes_size,
+                size: stats.bytes_size.unwrap_or_default(),
                 missing: None,
                 end: None,
             },
@@ -138,7 +138,7 @@ impl Reporter {
             bar.force_draw();
         }
         let is_checked = !matches!(stats.lifecycle, TorrentState::Adding | TorrentState::Checking);
-        torrent.missing = is_checked.then(|| stats.bytes_size.saturating_sub(stats.bytes_completed));
+        torrent.missing = stats.bytes_missing().filter(|_| is_checked);
         let is_due = torrent.last_line.elapsed() >= LINE_INTERVAL;
         if torrent.end.is_none() && stats.is_complete() && stats.lifecycle == TorrentState::Seeding {
             torrent.end = Some(End::Complete);
@@ -178,11 +178,8 @@ impl Reporter {
             Manner::Quiet => {}
             Manner::Json => self.json("complete", stats),
             Manner::Bars | Manner::Lines if downloaded == 0 => {
-                self.screen.line(format!(
-                    "{}: already complete, {}",
-                    stats.name,
-                    output::bytes(stats.bytes_size)
-                ));
+                self.screen
+                    .line(format!("{}: already complete, {}", stats.name, size(stats)));
             }
             Manner::Bars | Manner::Lines => {
                 let average = (downloaded as f64 / time.as_secs_f64().max(0.001)) as u64;
@@ -320,6 +317,13 @@ impl Reporter {
     }
 }
 
+/// Formats a torrent's size.
+fn size(stats: &TorrentStats) -> String {
+    stats
+        .bytes_size
+        .map_or_else(|| "unknown size".to_owned(), output::bytes)
+}
+
 /// Formats a torrent's progress: `12.3 MiB/s down, 8 peers, 452/1000 pieces, ETA 12 s`.
 fn describe(stats: &TorrentStats) -> String {
     let mut parts = Vec::new();
@@ -330,9 +334,10 @@ fn describe(stats: &TorrentStats) -> String {
                 parts.push(format!("{} up", output::speed(stats.speed.upload)));
             }
             parts.push(output::count(stats.peers.len(), "peer"));
-            parts.push(format!("{}/{} pieces", stats.pieces_completed, stats.pieces));
-            let missing = stats.bytes_size.saturating_sub(stats.bytes_completed);
-            if let Some(eta) = output::eta(missing, stats.speed.download) {
+            let pieces = stats.pieces.unwrap_or_default();
+            parts.push(format!("{}/{pieces} pieces", stats.pieces_completed));
+            let missing = stats.bytes_missing();
+            if let Some(eta) = missing.and_then(|missing| output::eta(missing, stats.speed.download)) {
                 parts.push(format!("ETA {}", output::duration(eta)));
             }
         }
@@ -343,7 +348,7 @@ fn describe(stats: &TorrentStats) -> String {
         TorrentState::Checking => parts.push(format!(
             "checking, {} of {}",
             output::bytes(stats.bytes_checked),
-            output::bytes(stats.bytes_size)
+            size(stats)
         )),
         other => parts.push(other.name().replace(['/', '_'], " ")),
     }

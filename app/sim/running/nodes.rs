@@ -140,7 +140,7 @@ impl Stage<'_> {
         }
         for content in adds {
             let add = AddTorrent {
-                metainfo: content.metainfo().clone(),
+                source: content.metainfo().clone().into(),
                 options: AddOptions {
                     root: Some(FOLDER.into()),
                     ..AddOptions::default()

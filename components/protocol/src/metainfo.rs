@@ -98,6 +98,30 @@ impl Metainfo {
     }
 }
 
+/// Returns the content of a `.torrent` file with an info dictionary that came from elsewhere (BEP 9), and with announce
+/// URLs in tiers.
+#[must_use]
+pub fn torrent_file(info: &[u8], trackers: &[Vec<String>]) -> Vec<u8> {
+    let mut file = b"d".to_vec();
+    if !trackers.is_empty() {
+        file.extend(b"13:announce-listl");
+        for tier in trackers {
+            file.push(b'l');
+            for url in tier {
+                file.extend(url.len().to_string().bytes());
+                file.push(b':');
+                file.extend(url.bytes());
+            }
+            file.push(b'e');
+        }
+        file.push(b'e');
+    }
+    file.extend(b"4:info");
+    file.extend(info);
+    file.push(b'e');
+    file
+}
+
 /// BEP 12: if there is an `announce-list`, `announce` is ignored.
 fn trackers(root: &Fields<'_>, max: usize) -> Vec<Vec<String>> {
     let mut urls = UrlSet::new(&["http", "https", "udp"], max);

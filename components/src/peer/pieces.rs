@@ -2,6 +2,7 @@
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::wire::RawPieces;
 
 /// The pieces that a peer has announced. A peer with every piece costs no bitfield.
 ///
@@ -24,6 +25,10 @@ enum Set {
         lacking: Option<Bitfield>,
     },
 }
+
+/// On a peer of a torrent whose metadata is not known: what the peer said about its pieces.
+#[derive(Component, Debug, Clone, Default)]
+pub struct UncheckedPieces(pub RawPieces);
 
 /// The representation of a peer's pieces, in storage and in the picker's counts.
 #[derive(Debug, Clone, Copy)]
@@ -73,10 +78,10 @@ impl PeerPieces {
         }
     }
 
-    /// Whether the peer has every piece.
+    /// Whether the peer has every piece. False while the number of pieces is not known.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.count() == self.len()
+        self.count() == self.len() && !self.is_empty()
     }
 
     /// Number of pieces of the torrent.

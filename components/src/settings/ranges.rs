@@ -163,6 +163,7 @@ setting_ranges!(PeerSettings, "peers" {
     max_per_torrent: 1..=MANY,
     max_inbound_per_ip: 0..=MANY,
     max_inbound_per_subnet: 0..=MANY,
+    max_raw_bitfield_bytes: 1..=(256 << 10),
     max_half_open: 0..=MANY,
     max_unidentified: 1..=MANY,
     outgoing_percent: 0..=100,

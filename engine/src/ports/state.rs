@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ecs_torrent_components::commands::{TorrentSource, UnfetchedTorrent};
 use ecs_torrent_components::session::{Salvage, Session};
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::Metainfo;
@@ -157,6 +158,34 @@ pub struct Loaded {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct StateError(pub Arc<str>);
+
+impl Loaded {
+    /// Takes what the torrent can be added with: its metainfo, or the info-hash, if its session says that the metadata
+    /// was not known. `None` without either, or the reason why the metainfo is unusable.
+    pub fn source(&mut self) -> Option<Result<TorrentSource, String>> {
+        let unfetched = self
+            .session
+            .as_ref()
+            .filter(|session| session.lacks_metadata)
+            .map(|session| {
+                TorrentSource::InfoHash(UnfetchedTorrent {
+                    info_hash: session.info_hash,
+                    name: Some(session.name.clone()),
+                    // In the order of announces.
+                    trackers: session
+                        .trackers
+                        .iter()
+                        .map(|tracker| vec![tracker.url.clone()])
+                        .collect(),
+                })
+            });
+        match (self.metainfo.take()?, unfetched) {
+            (Ok(metainfo), _) => Some(Ok(metainfo.into())),
+            (Err(_), Some(unfetched)) => Some(Ok(unfetched)),
+            (Err(reason), None) => Some(Err(reason)),
+        }
+    }
+}
 
 impl PortEvent for StateEvent {
     fn purpose(&self) -> Purpose {

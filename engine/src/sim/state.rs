@@ -184,13 +184,11 @@ impl StateFolder {
     pub(super) fn interrupt(&mut self, unfinished: Vec<StateRequest>) {
         for request in unfinished {
             match request {
-                StateRequest::Save { session, metainfo, .. } => {
-                    // In order: the second file is replaced only if the first was.
+                // In order: the second file is replaced only if the first was.
+                StateRequest::Save { session, metainfo, .. } if happens(&mut self.luck, 0.6) => {
+                    self.replace_metainfo(session.info_hash, metainfo);
                     if happens(&mut self.luck, 0.6) {
-                        self.replace_metainfo(session.info_hash, metainfo);
-                        if happens(&mut self.luck, 0.6) {
-                            self.replace_session(&session);
-                        }
+                        self.replace_session(&session);
                     }
                 }
                 StateRequest::SaveBlob { name, bytes, .. } if happens(&mut self.luck, 0.6) => {
@@ -262,6 +260,7 @@ mod tests {
             root: "root".into(),
             resolved: None,
             volume: None,
+            lacks_metadata: false,
             total_size: 1,
             piece_length: 1,
             pieces: 1,

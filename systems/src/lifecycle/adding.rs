@@ -7,7 +7,7 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{
     AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, Reply, ResumeAll, ResumeError, StopAll,
-    StopTorrent,
+    StopTorrent, TorrentSource,
 };
 use ecs_torrent_components::lifecycle::{ChangedFacts, Fault};
 use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentAdded};
@@ -21,9 +21,9 @@ use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::StatePort;
 use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateRequest, StoredTorrent};
 use ecs_torrent_protocol::bitfield::Bitfield;
-use ecs_torrent_protocol::hash::InfoHash;
-use ecs_torrent_protocol::metainfo::Metainfo;
+use ecs_torrent_protocol::hash::{InfoHash, InfoHashes};
 use ecs_torrent_protocol::peer_id::PeerId;
+use ecs_torrent_protocol::safe_path::{MAX_COMPONENT_BYTES, safe_name};
 
 use super::adds::{Adds, DecidingEvent, WaitingAdd};
 use super::failing::Restarts;
@@ -46,6 +46,7 @@ pub(super) struct TorrentAdder<'w, 's> {
     pub(super) index: ResMut<'w, TorrentIndex>,
     pub(super) opener: Opener<'w>,
     added: MessageWriter<'w, TorrentAdded>,
+    changed: ResMut<'w, ChangedFacts>,
     new_peers: ResMut<'w, CommandQueue<AddPeers>>,
     stops: Res<'w, CommandQueue<StopTorrent>>,
     stops_of_all: Res<'w, CommandQueue<StopAll>>,
@@ -84,8 +85,8 @@ impl TorrentAdder<'_, '_> {
     /// Decides on an add, or lets it wait for the end of the listed torrent. `will_end` returns whether a torrent's stop
     /// or removal will begin in this tick.
     fn add_or_join(&mut self, command: AddTorrent, adds: &mut Adds, will_end: impl Fn(&Self, InfoHash) -> bool) {
-        let Some(entity) = self.find(&command.metainfo) else {
-            let entity = self.add(&command.metainfo, &command.options, command.is_resumed, None);
+        let Some(entity) = self.find(&command.source.hashes()) else {
+            let entity = self.add(&command.source, &command.options, command.is_resumed, None);
             adds.callers.entry(entity).or_default().push(command.reply);
             return;
         };
@@ -96,7 +97,7 @@ impl TorrentAdder<'_, '_> {
             adds.waiting.push(WaitingAdd { command, event });
             return;
         }
-        let torrent = command.metainfo.hashes.primary();
+        let torrent = command.source.id();
         let peers = command.options.peers.clone();
         self.new_peers.0.push_back(AddPeers { torrent, peers });
         match known {
@@ -128,23 +129,24 @@ impl TorrentAdder<'_, '_> {
     }
 
     /// Finds the torrent that one of the hashes names.
-    pub(super) fn find(&self, metainfo: &Metainfo) -> Option<Entity> {
-        metainfo.hashes.wire_hashes().find_map(|hash| self.index.get(hash))
+    pub(super) fn find(&self, hashes: &InfoHashes) -> Option<Entity> {
+        hashes.wire_hashes().find_map(|hash| self.index.get(hash))
     }
 
     /// Adds a torrent. `loaded` is its loaded session, if that is known already.
     pub(super) fn add(
         &mut self,
-        metainfo: &Arc<Metainfo>,
+        source: &TorrentSource,
         options: &AddOptions,
         is_resumed: bool,
         loaded: Option<Loaded>,
     ) -> Entity {
-        let metainfo = match &options.name {
-            Some(name) => renamed(metainfo, name),
-            None => metainfo.clone(),
+        let metainfo = match (source, &options.name) {
+            (TorrentSource::Metainfo(metainfo), Some(name)) => Some(renamed(metainfo, name)),
+            (TorrentSource::Metainfo(metainfo), None) => Some(metainfo.clone()),
+            (TorrentSource::InfoHash(_), _) => None,
         };
-        let info = &metainfo.info;
+        let hashes = source.hashes();
         let root = naming::root_of(options, &self.settings.storage.download_dir);
         let opening = Opening {
             has_root: root.is_some(),
@@ -156,11 +158,14 @@ impl TorrentAdder<'_, '_> {
             root: root.unwrap_or_else(|| self.settings.storage.download_dir.clone()),
         };
         let torrent = Torrent {
-            hashes: metainfo.hashes,
-            name: info.name.as_str().into(),
+            hashes,
+            name: match &metainfo {
+                Some(metainfo) => metainfo.info.name.as_str().into(),
+                None => provisional_name(source, options),
+            },
             peer_id: PeerId::ours(self.random.bytes()),
             tracker_key: self.random.number(),
-            private: info.private,
+            private: metainfo.as_ref().is_some_and(|metainfo| metainfo.info.private),
             added: self.clock.now(),
         };
         if !options.peers.is_empty() {
@@ -171,28 +176,53 @@ impl TorrentAdder<'_, '_> {
         }
         let key = OwnerKey(self.random.bytes());
         let entity = self.commands.spawn_empty().id();
-        let tiers = spawn_trackers(&mut self.commands, entity, &metainfo.trackers, &mut self.random);
+        let trackers = match source {
+            TorrentSource::Metainfo(metainfo) => &metainfo.trackers,
+            TorrentSource::InfoHash(unfetched) => &unfetched.trackers,
+        };
+        let tiers = spawn_trackers(&mut self.commands, entity, trackers, &mut self.random);
         match loaded {
             Some(loaded) => self.opener.hand_over(entity, loaded),
             None => self.opener.load(entity, &torrent),
         }
-        self.index.insert(&metainfo.hashes, entity);
+        self.index.insert(&hashes, entity);
         self.commands.entity(entity).insert((
             torrent,
-            Layout(info.geometry.clone()),
-            Have(Bitfield::new(info.geometry.piece_count())),
             SessionState::new(key, options.name.clone(), options.overwrite),
             storage,
             opening,
             tiers,
-            Content(metainfo),
         ));
+        // A torrent without metadata is not in its default state.
+        self.changed.add(entity);
+        if let Some(metainfo) = metainfo {
+            let geometry = &metainfo.info.geometry;
+            self.commands.entity(entity).insert((
+                Layout(geometry.clone()),
+                Have(Bitfield::new(geometry.piece_count())),
+                Content(metainfo),
+            ));
+        }
         if options.require_complete {
             self.commands.entity(entity).insert(RequiresComplete);
         }
         self.added.write(TorrentAdded { torrent: entity });
         entity
     }
+}
+
+/// Returns the name of a torrent whose metadata is not known.
+fn provisional_name(source: &TorrentSource, options: &AddOptions) -> Arc<str> {
+    let given = match source {
+        TorrentSource::InfoHash(unfetched) => unfetched.name.as_deref(),
+        TorrentSource::Metainfo(_) => None,
+    };
+    let safe = options
+        .name
+        .as_deref()
+        .or(given)
+        .and_then(|name| safe_name(name.as_bytes(), MAX_COMPONENT_BYTES));
+    safe.map_or_else(|| source.id().to_string().into(), |name| (*name).into())
 }
 
 /// Retries failed torrents that were added again, with the options of the latest add.
@@ -202,7 +232,13 @@ pub(super) fn renew_failed(
     mut adds: ResMut<Adds>,
     mut changed: ResMut<ChangedFacts>,
     mut opener: Opener,
-    mut torrents: Query<(&mut Torrent, &mut Fault, &mut Storage, &mut Content, &mut SessionState)>,
+    mut torrents: Query<(
+        &mut Torrent,
+        &mut Fault,
+        &mut Storage,
+        Option<&mut Content>,
+        &mut SessionState,
+    )>,
 ) {
     for (entity, options) in std::mem::take(&mut adds.renewals) {
         let Ok((mut torrent, mut fault, mut storage, mut content, mut state)) = torrents.get_mut(entity) else {
@@ -212,7 +248,9 @@ pub(super) fn renew_failed(
         let has_moved = root.as_ref().is_some_and(|root| *root != storage.root);
         storage.root = root.unwrap_or_else(|| storage.root.clone());
         if let Some(name) = &options.name {
-            content.0 = renamed(&content.0, name);
+            if let Some(content) = &mut content {
+                content.0 = renamed(&content.0, name);
+            }
             torrent.name = name.as_str().into();
         }
         state.renew(options.name, options.overwrite, has_moved);
@@ -337,10 +375,10 @@ pub(super) fn add_resumed(
                 Loaded::default()
             }
         };
-        match loaded.metainfo.take() {
-            Some(Ok(metainfo)) => {
-                if adder.find(&metainfo).is_none() {
-                    adder.add(&metainfo, &AddOptions::default(), true, Some(loaded));
+        match loaded.source() {
+            Some(Ok(source)) => {
+                if adder.find(&source.hashes()).is_none() {
+                    adder.add(&source, &AddOptions::default(), true, Some(loaded));
                 }
                 resuming.added_count += 1;
             }

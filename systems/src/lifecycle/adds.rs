@@ -78,7 +78,7 @@ impl Adds {
 
     /// Returns the adds of a torrent that have not been decided yet.
     fn waiting_for(&self, torrent: InfoHash) -> impl Iterator<Item = &WaitingAdd> {
-        let is_it = move |add: &&WaitingAdd| add.command.metainfo.hashes.wire_hashes().any(|hash| hash == torrent);
+        let is_it = move |add: &&WaitingAdd| add.command.source.hashes().wire_hashes().any(|hash| hash == torrent);
         self.waiting.iter().filter(is_it)
     }
 

@@ -2,7 +2,9 @@
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::commands::{AddTorrent, CommandQueue, ListStopped, ResumeAll, ResumeTorrent};
+use ecs_torrent_components::commands::{
+    AddTorrent, CommandQueue, ListStopped, ResumeAll, ResumeTorrent, SupplyMetadata,
+};
 use ecs_torrent_components::lifecycle::ChangedFacts;
 use ecs_torrent_components::messages::PiecesKnown;
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
@@ -18,6 +20,7 @@ pub(super) struct Inputs<'w> {
     resumes: Res<'w, CommandQueue<ResumeTorrent>>,
     resumes_of_all: Res<'w, CommandQueue<ResumeAll>>,
     lists: Res<'w, CommandQueue<ListStopped>>,
+    supplies: Res<'w, CommandQueue<SupplyMetadata>>,
     pending: Res<'w, Adds>,
     state: Res<'w, StatePort>,
     disk: Res<'w, DiskPort>,
@@ -31,7 +34,8 @@ pub(super) fn may_begin(inputs: Inputs, mut is_later: Local<bool>) -> bool {
     let has_commands = !inputs.adds.0.is_empty()
         || !inputs.resumes.0.is_empty()
         || !inputs.resumes_of_all.0.is_empty()
-        || !inputs.lists.0.is_empty();
+        || !inputs.lists.0.is_empty()
+        || !inputs.supplies.0.is_empty();
     let has_events = inputs.state.has_events() || opening::has_events(&inputs.disk);
     let has_messages = !inputs.known.is_empty() || !inputs.written.is_empty();
     let is_first = !std::mem::replace(&mut *is_later, true);

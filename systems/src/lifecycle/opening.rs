@@ -51,6 +51,8 @@ pub(super) struct Opening {
     pub(super) is_known: bool,
     /// The user has added the torrent again, with other options.
     pub(super) is_renewed: bool,
+    /// The torrent's metadata became known after it was added.
+    pub(super) is_supplied: bool,
     /// The session, once it is loaded.
     pub(super) session: Option<Session>,
 }
@@ -74,9 +76,18 @@ impl Opening {
         }
     }
 
+    /// State of a torrent whose metadata arrived after it: its files are as new, and its counters are newer than the
+    /// session.
+    pub(super) fn supplied() -> Self {
+        Self {
+            is_supplied: true,
+            ..Self::again()
+        }
+    }
+
     /// Whether existing files belong to the user unless the session or the options say otherwise.
     fn is_new(&self) -> bool {
-        self.is_renewed || !(self.is_resumed || self.is_again || self.is_known)
+        self.is_renewed || self.is_supplied || !(self.is_resumed || self.is_again || self.is_known)
     }
 }
 
@@ -141,7 +152,7 @@ impl Opener<'_> {
     }
 
     /// Inspects the files, under a new storage name: results of jobs that still run under an old name are ignored.
-    fn open(
+    pub(super) fn open(
         &mut self,
         entity: Entity,
         storage: &mut Storage,

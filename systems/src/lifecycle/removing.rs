@@ -67,11 +67,11 @@ pub(super) fn add_removed(
                 continue;
             }
         };
-        match loaded.metainfo.take() {
+        match loaded.source() {
             // The torrent was added meanwhile.
             _ if adder.index.get(torrent).is_some() => queue.0.push_back(command),
-            Some(Ok(metainfo)) => {
-                adder.add(&metainfo, &AddOptions::default(), true, Some(loaded));
+            Some(Ok(source)) => {
+                adder.add(&source, &AddOptions::default(), true, Some(loaded));
                 queue.0.push_back(command);
             }
             _ if loaded.session.is_some() || loaded.set_aside.is_some() || loaded.has_metainfo => {

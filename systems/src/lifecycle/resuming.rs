@@ -47,11 +47,11 @@ fn list_loaded(torrent: InfoHash, event: StateEvent, adder: &mut TorrentAdder) -
         Err(error) => return Err(unreadable(error.0)),
     };
     let mut loaded = loaded.unwrap_or_default();
-    match loaded.metainfo.take() {
+    match loaded.source() {
         // The torrent was added meanwhile.
         _ if adder.index.get(torrent).is_some() => Ok(()),
-        Some(Ok(metainfo)) => {
-            adder.add(&metainfo, &AddOptions::default(), true, Some(loaded));
+        Some(Ok(source)) => {
+            adder.add(&source, &AddOptions::default(), true, Some(loaded));
             Ok(())
         }
         Some(Err(reason)) if loaded.has_metainfo || loaded.session.is_some() => Err(unreadable(reason.into())),

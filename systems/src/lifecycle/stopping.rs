@@ -242,8 +242,7 @@ pub(super) struct StopParams<'w, 's> {
 pub(super) struct Stopped {
     entity: Entity,
     torrent: &'static Torrent,
-    content: &'static Content,
-    have: &'static Have,
+    known: Option<(&'static Content, &'static Have)>,
     desired: &'static mut Desired,
     readiness: &'static mut Readiness,
     fault: &'static mut Fault,
@@ -354,9 +353,9 @@ impl StopParams<'_, '_> {
     }
 
     fn despawn(&mut self, stopped: &StoppedItem<'_, '_>, ending: Ending) {
-        if ending == Ending::Save {
-            let info = &stopped.content.0.info;
-            let whole = whole_files(&info.files, &info.geometry, &stopped.have.0);
+        if let (Ending::Save, Some((content, have))) = (ending, stopped.known) {
+            let info = &content.0.info;
+            let whole = whole_files(&info.files, &info.geometry, &have.0);
             self.registry.stop(stopped.torrent.id(), whole);
         }
         self.index.remove(&stopped.torrent.hashes);

@@ -79,7 +79,8 @@ pub(super) fn end_sessions(
         };
         // A torrent that is stopped while it is being added: the state folder will answer soon. The deletable files are
         // known once the disk has reported who owns them.
-        let is_unopened = ending == (Ending::Forget { delete_data: true }) && !saved.state.is_opened;
+        let has_files = saved.known.is_some();
+        let is_unopened = ending == (Ending::Forget { delete_data: true }) && has_files && !saved.state.is_opened;
         if !saved.state.is_loaded || is_unopened {
             waiting.retain(|other| other.torrent != entity);
             waiting.push(turn);
@@ -120,7 +121,11 @@ pub(super) fn collect_forgotten(mut writer: SessionWriter, mut torrents: Query<S
         };
         *left -= 1;
         match outcome {
-            Ok(files) => *removed = files.map_or(std::mem::take(removed), |files| report(&files, saved.content)),
+            Ok(files) => {
+                *removed = files.map_or(std::mem::take(removed), |files| {
+                    report(&files, saved.known.map(|(_, content, _)| content))
+                });
+            }
             Err(reason) => drop(error.get_or_insert(reason)),
         }
         if *left == 0 {
@@ -135,6 +140,8 @@ impl SessionWriter<'_, '_> {
     /// Deletes the session, and the data if requested, and frees the files for other torrents.
     fn forget(&mut self, saved: &mut SavedItem<'_, '_>, delete_data: bool) {
         let torrent = saved.torrent.id();
+        // A torrent without metadata has created nothing.
+        let delete_data = delete_data && saved.known.is_some();
         if delete_data {
             self.disk.push(DiskRequest::Delete {
                 tag: JobTag::new(DELETE, saved.entity),
@@ -156,8 +163,8 @@ impl SessionWriter<'_, '_> {
 }
 
 /// Returns the names of the deleted and the kept files, up to a readable number.
-fn report(files: &DeletedFiles, content: &Content) -> Removed {
-    let entries = content.0.info.files.files();
+fn report(files: &DeletedFiles, content: Option<&Content>) -> Removed {
+    let entries = content.map(|content| content.0.info.files.files()).unwrap_or_default();
     let path = |index: usize| entries.get(index).map(|entry| entry.path.clone()).unwrap_or_default();
     let kept = files
         .kept

@@ -48,9 +48,8 @@ pub(super) struct Saved {
     pub(super) torrent: &'static Torrent,
     lifecycle: &'static Lifecycle,
     pub(super) storage: &'static Storage,
-    layout: &'static Layout,
-    pub(super) content: &'static Content,
-    have: &'static Have,
+    /// The torrent's metadata and pieces. `None` while the metadata is not known.
+    pub(super) known: Option<(&'static Layout, &'static Content, &'static Have)>,
     partials: &'static mut Partials,
     counters: &'static Counters,
     activity: &'static Activity,
@@ -151,14 +150,18 @@ impl SessionWriter<'_, '_> {
             return;
         }
         // While the held pieces are unknown, the existing session is the best information.
-        let is_uncertain = !saved.state.is_loaded || (!saved.is_certain() && saved.state.saved.is_some());
+        let is_uncertain = !saved.state.is_loaded
+            || (!saved.is_certain() && saved.state.saved.is_some_and(|saved| saved.has_metadata));
         let summary = saved.summary(self.clock.now());
         let is_changed = saved
             .state
             .saved
             .is_none_or(|last| summary.differs_from(&last, self.settings.session.max_unsaved_active_s));
-        let is_changed = is_changed || !saved.state.has_metainfo || !saved.state.may_create();
+        let lacks_metainfo = saved.known.is_some() && !saved.state.has_metainfo;
+        let is_changed = is_changed || lacks_metainfo || !saved.state.may_create();
         let is_changed = is_changed || (saved.state.is_last && saved.state.has_absent_claims());
+        // All that is worth keeping of a torrent without metadata are its peers.
+        let is_changed = is_changed || (saved.state.is_last && saved.known.is_none());
         let is_filling = saved.active.is_some_and(|active| !active.all.is_empty());
         if is_uncertain || !(is_changed || is_filling) {
             self.end(saved, Ok(()));
@@ -197,7 +200,8 @@ impl SessionWriter<'_, '_> {
     /// Pieces in flight may have been written too.
     fn record_lost_pieces(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>, reason: Arc<str>) {
         let in_flight = saved.active.into_iter().flat_map(|active| active.all.keys().copied());
-        let written = saved.have.0.iter().chain(in_flight);
+        let held = saved.known.into_iter().flat_map(|(.., have)| have.0.iter());
+        let written = held.chain(in_flight);
         saved.state.has_failed_sync = true;
         saved.state.durability.record_failed(written, session.pieces);
         saved.state.durability.record_lost_pieces(&mut session);
@@ -214,14 +218,16 @@ impl SessionWriter<'_, '_> {
 
     /// Submits a session with the current state of the files: files created since the save began belong to the torrent.
     fn submit(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>) {
-        let have = session.have.to_set(session.pieces).unwrap_or_default();
-        let (files, Layout(geometry)) = (&saved.content.0.info.files, saved.layout);
-        saved.state.drop_permissions(&have, files, geometry);
+        if let Some((Layout(geometry), content, _)) = saved.known {
+            let have = session.have.to_set(session.pieces).unwrap_or_default();
+            saved.state.drop_permissions(&have, &content.0.info.files, geometry);
+        }
         session.created = Runs::of(saved.state.created.keys().copied());
         session.permitted = Runs::of(saved.state.permitted.keys().copied());
         session.ids.clone_from(&saved.state.ids);
         saved.state.claims.submitted = saved.state.claims.current;
-        let metainfo = (!saved.state.has_metainfo).then(|| saved.content.0.bytes.clone());
+        let unsaved = saved.known.filter(|_| !saved.state.has_metainfo);
+        let metainfo = unsaved.map(|(_, content, _)| content.0.bytes.clone());
         self.port.push(StateRequest::Save {
             tag: saved.tag(SAVE),
             session,
@@ -230,7 +236,7 @@ impl SessionWriter<'_, '_> {
     }
 
     fn session(&self, saved: &SavedItem<'_, '_>) -> Session {
-        let Layout(geometry) = saved.layout;
+        let geometry = saved.known.map(|(Layout(geometry), ..)| geometry);
         let partials = saved.partials.0.iter();
         let trackers = saved.tiers.0.iter().filter_map(|entity| {
             let tracker = self.trackers.get(entity).ok()?;
@@ -249,10 +255,13 @@ impl SessionWriter<'_, '_> {
             root: saved.storage.root.clone(),
             resolved: saved.state.resolved.clone(),
             volume: saved.state.volume.clone(),
-            total_size: geometry.total_size(),
-            piece_length: geometry.piece_length(),
-            pieces: geometry.piece_count(),
-            have: saved.state.durability.runs_of(&saved.have.0),
+            lacks_metadata: saved.known.is_none(),
+            total_size: geometry.map_or(0, Geometry::total_size),
+            piece_length: geometry.map_or(0, Geometry::piece_length),
+            pieces: geometry.map_or(0, Geometry::piece_count),
+            have: saved
+                .known
+                .map_or_else(Runs::default, |(.., have)| saved.state.durability.runs_of(&have.0)),
             partial: partials
                 .map(|(piece, blocks)| PartialPiece {
                     piece: *piece,
@@ -321,7 +330,8 @@ impl SavedItem<'_, '_> {
     fn summary(&self, now: Timestamp) -> Summary {
         Summary {
             counters: *self.counters,
-            have_count: self.have.0.count(),
+            has_metadata: self.known.is_some(),
+            have_count: self.known.map_or(0, |(.., have)| have.0.count()),
             partial_count: self.partials.0.values().map(Bitfield::count).sum(),
             seconds_active: self.activity.total(now).as_secs(),
             has_result: self.is_certain(),
@@ -337,7 +347,11 @@ pub(super) fn collect_spilled(mut writer: SessionWriter, mut torrents: Query<Sav
         };
         saved.state.spill_count = saved.state.spill_count.saturating_sub(1);
         match event.outcome {
-            Ok(_) => spilling::note(&mut saved.partials, saved.have, &saved.layout.0, event.tag.number),
+            Ok(_) => {
+                if let Some((Layout(geometry), _, have)) = saved.known {
+                    spilling::note(&mut saved.partials, have, geometry, event.tag.number);
+                }
+            }
             // The blocks are still in memory; the write of their piece will report a full disk.
             Err(error) => tracing::debug!(torrent = %saved.torrent.label(), %error, "unfinished pieces are not saved"),
         }
@@ -375,13 +389,17 @@ pub(super) fn collect_synced(
                 continue;
             }
         };
-        let files = saved.content.0.info.files.files();
+        // Only files that are known are synced.
+        let Some((Layout(geometry), content, _)) = saved.known else {
+            continue;
+        };
+        let files = content.0.info.files.files();
         // Pieces held when the sync was requested; later pieces may have made a file longer than its stamp.
         let had = Have(session.have.to_set(session.pieces).unwrap_or_default());
         let mut lost = Vec::new();
         let mut has_new_files = false;
         for file in &written {
-            let least = least_len(&files[file.index], &saved.layout.0, &had);
+            let least = least_len(&files[file.index], geometry, &had);
             let whole = file.stamp.filter(|stamp| stamp.len >= least);
             lost.extend(whole.is_none().then_some(file.index));
             saved.state.stamps[file.index] = whole;
@@ -392,7 +410,7 @@ pub(super) fn collect_synced(
         }
         // Fault 73: the session calls no piece of the file held, and a torrent that continues checks what is left.
         for &index in &lost {
-            forget_file(&mut session, &files[index], &saved.layout.0);
+            forget_file(&mut session, &files[index], geometry);
         }
         if let Some(&index) = lost.first().filter(|_| !saved.state.is_last) {
             failed.write(FailTorrent {
@@ -418,8 +436,9 @@ pub(super) fn collect_synced(
 impl SessionWriter<'_, '_> {
     /// Registers the current identities of the torrent's files.
     fn register(&mut self, saved: &SavedItem<'_, '_>) {
+        let Some((_, content, _)) = saved.known else { return };
         let root = saved.state.resolved().unwrap_or(&saved.storage.root);
-        let files = &saved.content.0.info.files;
+        let files = &content.0.info.files;
         let keys = FolderKeys::new(root).of_table(files, |index| saved.state.id(index));
         self.registry.set(saved.torrent.id(), &saved.torrent.name, keys);
     }
@@ -476,7 +495,7 @@ pub(super) fn collect_saved(
         };
         if result.is_ok() {
             saved.state.saved = Some(summary);
-            saved.state.has_metainfo = true;
+            saved.state.has_metainfo |= summary.has_metadata;
             saved.state.claims.durable = saved.state.claims.submitted;
             writer.publish(&saved, Ok(()));
         } else if !std::mem::replace(&mut saved.state.has_deadline, true) {

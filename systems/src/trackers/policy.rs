@@ -10,7 +10,7 @@ use ecs_torrent_components::candidates::{CandidateSource, CandidatesFound};
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
-    PeerConnected, PeersWanted, TorrentCompleted, TorrentStarted, TrackerAnswered, TrackerFailed,
+    LifecycleChanged, PeerConnected, PeersWanted, TorrentCompleted, TrackerAnswered, TrackerFailed,
 };
 use ecs_torrent_components::settings::{Settings, TrackerSettings, seconds};
 use ecs_torrent_components::torrent::{Counters, Have, Label, Layout, Lifecycle, Torrent, TorrentTrackers, TrackerOf};
@@ -60,6 +60,10 @@ struct Chain {
     due: Timestamp,
 }
 
+/// The missing bytes that announces name while the size of the torrent is not known. It must not be 0, by which
+/// trackers recognize seeds. Other clients (libtorrent) announce the same.
+const UNKNOWN_LEFT: u64 = 16384;
+
 /// Deadline of a torrent's chain.
 #[derive(Debug)]
 pub(super) struct AnnounceDue {
@@ -93,18 +97,18 @@ pub(super) struct AnnounceParams<'w, 's> {
     torrents: Query<'w, 's, TorrentData>,
 }
 
-/// Announces `started` at once whenever a torrent starts.
+/// Announces `started` at once whenever a torrent begins to connect to peers.
 pub(super) fn begin_announcing(
-    mut started: MessageReader<TorrentStarted>,
+    mut changed: MessageReader<LifecycleChanged>,
     clock: Res<Clock>,
     settings: Res<Settings>,
     local: Res<LocalAddresses>,
     mut due: ResMut<Deadlines<AnnounceDue>>,
-    mut torrents: Query<(&mut Announcer, &TrackerTiers, &Have)>,
+    mut torrents: Query<(&mut Announcer, &TrackerTiers, Option<&Have>)>,
     mut trackers: Query<&mut Tracker>,
 ) {
     let now = clock.now();
-    for &TorrentStarted { torrent } in started.read() {
+    for &LifecycleChanged { torrent, .. } in changed.read().filter(|changed| changed.begins_to_connect()) {
         let Ok((mut announcer, tiers, have)) = torrents.get_mut(torrent) else {
             continue;
         };
@@ -129,9 +133,9 @@ pub(super) fn begin_announcing(
                 continue;
             };
             // BEP 3: no `completed` is sent if the torrent was complete from the start.
-            Family::ALL
-                .iter()
-                .for_each(|family| tracker.route_mut(*family).was_completed = have.0.is_full());
+            Family::ALL.iter().for_each(|family| {
+                tracker.route_mut(*family).was_completed = have.is_some_and(|have| have.0.is_full());
+            });
         }
     }
 }
@@ -345,7 +349,7 @@ impl AnnounceParams<'_, '_> {
         let Some(local) = self.local.0.iter().find(|address| Family::of(address.ip()) == family) else {
             return false;
         };
-        let left = sizes.map_or(0, |(have, Layout(geometry))| {
+        let left = sizes.map_or(UNKNOWN_LEFT, |(have, Layout(geometry))| {
             geometry.pieces_size() - have.bytes(geometry)
         });
         let route = tracker.route_mut(family);

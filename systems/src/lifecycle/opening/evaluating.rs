@@ -96,6 +96,7 @@ mod tests {
             root: "/".into(),
             resolved: None,
             volume: None,
+            lacks_metadata: false,
             total_size: 45,
             piece_length: 10,
             pieces: 5,

@@ -20,15 +20,15 @@ use super::{LOAD, Opener, Opening};
 use crate::lifecycle::adds::Adds;
 use crate::lifecycle::naming::renamed;
 use crate::ownership::{FileRegistry, FolderKeys};
-use crate::sessions::SessionState;
+use crate::sessions::{SaveTorrent, SessionState};
 
 /// The parts of a torrent that its session determines.
 #[derive(bevy_ecs::query::QueryData)]
 #[query_data(mutable)]
 pub(in crate::lifecycle) struct Resumed {
     torrent: &'static mut Torrent,
-    layout: &'static Layout,
-    content: &'static mut Content,
+    layout: Option<&'static Layout>,
+    content: Option<&'static mut Content>,
     opening: &'static mut Opening,
     storage: &'static mut Storage,
     counters: &'static mut Counters,
@@ -43,6 +43,7 @@ pub(in crate::lifecycle) fn collect_loaded(
     mut opener: Opener,
     settings: Res<Settings>,
     mut failed: MessageWriter<FailTorrent>,
+    mut save: MessageWriter<SaveTorrent>,
     mut adds: ResMut<Adds>,
     mut registry: ResMut<FileRegistry>,
     mut torrents: Query<Resumed>,
@@ -74,7 +75,15 @@ pub(in crate::lifecycle) fn collect_loaded(
     }
     for (torrent, loaded) in arrived {
         if let Ok(mut resumed) = torrents.get_mut(torrent) {
-            resumed.take_in(loaded, torrent, &mut commands, &mut opener, &settings, &mut trackers);
+            resumed.take_in(
+                loaded,
+                torrent,
+                &mut commands,
+                &mut opener,
+                &settings,
+                &mut trackers,
+                &mut save,
+            );
             // A new torrent claims no file before it is known to be allowed to.
             if !resumed.opening.is_new() {
                 resumed.register(&mut registry);
@@ -93,17 +102,17 @@ impl ResumedItem<'_, '_> {
         opener: &mut Opener,
         settings: &Settings,
         trackers: &mut Query<&mut Tracker>,
+        save: &mut MessageWriter<SaveTorrent>,
     ) {
         if let Some(reason) = loaded.set_aside {
             tracing::warn!(torrent = %self.torrent.label(), "its saved state was set aside and its data is checked: {reason}");
         }
-        let Layout(geometry) = self.layout;
-        let fits = |session: &Session| {
-            (session.total_size, session.piece_length, session.pieces)
-                == (geometry.total_size(), geometry.piece_length(), geometry.piece_count())
-        };
         let session = loaded.session.filter(|session| {
-            let fits = fits(session);
+            let fits = session.lacks_metadata
+                || self.layout.is_none_or(|Layout(geometry)| {
+                    (session.total_size, session.piece_length, session.pieces)
+                        == (geometry.total_size(), geometry.piece_length(), geometry.piece_count())
+                });
             if !fits {
                 tracing::warn!(torrent = %self.torrent.label(), "its saved state has other sizes, and is not used");
             }
@@ -132,16 +141,26 @@ impl ResumedItem<'_, '_> {
         if let Some(name) = session.as_ref().and_then(|session| session.renamed.as_deref())
             && *self.torrent.name != *name
         {
-            self.content.0 = renamed(&self.content.0, name);
+            if let Some(content) = &mut self.content {
+                content.0 = renamed(&content.0, name);
+            }
             self.torrent.name = name.into();
         }
         let salvaged = Some(loaded.salvage).filter(|_| session.is_none() && !self.opening.has_root);
         let has_claims = salvaged.as_ref().is_some_and(|salvage| !salvage.created.is_empty());
-        self.opening.is_known = session.is_some() || has_claims;
+        let knows_files = session.as_ref().is_some_and(|session| !session.lacks_metadata);
+        self.opening.is_known = knows_files || has_claims;
         self.state
             .record_loaded(session.as_ref(), salvaged, loaded.has_metainfo);
         let claims = self.state.claims(session.as_ref());
-        let files = &self.content.0.info.files;
+        let Some(content) = &self.content else {
+            // The files are not known before the metadata is. The torrent is durable before that.
+            save.write(SaveTorrent { torrent: entity });
+            return;
+        };
+        // A session without metadata says nothing about the files.
+        let session = session.filter(|session| !session.lacks_metadata);
+        let files = &content.0.info.files;
         opener.open(entity, &mut self.storage, session.as_ref(), files, claims);
         self.opening.session = session;
     }
@@ -151,8 +170,9 @@ impl ResumedItem<'_, '_> {
         let session = self.opening.session.as_ref();
         let resolved = session.and_then(|session| session.resolved.as_deref());
         let ids = session.map(|session| session.ids.as_slice()).unwrap_or_default();
+        let Some(content) = &self.content else { return };
         let keys = FolderKeys::new(resolved.unwrap_or(&self.storage.root));
-        let keys = keys.of_table(&self.content.0.info.files, |index| ids.get(index).copied().flatten());
+        let keys = keys.of_table(&content.0.info.files, |index| ids.get(index).copied().flatten());
         registry.set(self.torrent.id(), &self.torrent.name, keys);
     }
 

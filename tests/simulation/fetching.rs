@@ -1,0 +1,350 @@
+//! Torrents that are added by their info-hash, before their metadata is known.
+
+use std::sync::mpsc::{Receiver, channel};
+
+use ecs_torrent::TorrentState;
+use ecs_torrent::components::commands::{
+    ListStopped, RemoveOptions, RemoveTorrent, Removed, ResumeAll, StopTorrent, SupplyError, SupplyMetadata,
+    TorrentSource, UnfetchedTorrent,
+};
+use ecs_torrent::components::messages::PeerConnected;
+use ecs_torrent::components::peer::{PeerPieces, UncheckedPieces};
+use ecs_torrent::engine::sim::Crash;
+use ecs_torrent::prelude::{App, Plugin, Query, Res, ResMut, Resource, Tick, TickSet, Torrent, World};
+use ecs_torrent::prelude::{IntoScheduleConfigs, MessageReader};
+use ecs_torrent::protocol::bitfield::Bitfield;
+use ecs_torrent::sim::invariants::{InvariantsPlugin, Violations};
+
+use super::*;
+
+const TRACKER: &str = "http://10.0.0.9:80/announce";
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// The metadata that [`SupplierPlugin`] has.
+#[derive(Resource, Clone, Default)]
+struct Metadata(Option<Bytes>);
+
+/// A plugin that supplies metadata when a peer connects, as one that fetches it from peers does (BEP 9).
+#[derive(Clone)]
+struct SupplierPlugin;
+
+impl Plugin for SupplierPlugin {
+    fn build(&self, app: &mut App) {
+        app.init_resource::<Metadata>()
+            .add_systems(Tick, supply.in_set(TickSet::Decide));
+    }
+}
+
+fn supply(
+    mut connected: MessageReader<PeerConnected>,
+    metadata: Res<Metadata>,
+    torrents: Query<&Torrent>,
+    mut queue: ResMut<CommandQueue<SupplyMetadata>>,
+) {
+    for PeerConnected { torrent, .. } in connected.read() {
+        if let (Some(info), Ok(torrent)) = (&metadata.0, torrents.get(*torrent)) {
+            queue.0.push_back(SupplyMetadata {
+                torrent: torrent.id(),
+                info: info.clone(),
+                reply: Reply::ignored(),
+            });
+        }
+    }
+}
+
+/// A seed, and an engine that knows the torrent's hash.
+struct Bed {
+    sim: Simulation,
+    content: Content,
+    leecher: NodeId,
+}
+
+impl Bed {
+    fn new(seed: u64) -> Self {
+        let content = torrent(600_001, 32768);
+        let mut sim = Simulation::new(seed, Duration::from_millis(10));
+        let plugins = (TorrentPlugins, InvariantsPlugin);
+        let seeder = sim.add_node(ip(1), Settings::default(), plugins);
+        let leecher = sim.add_node(ip(2), Settings::default(), (plugins, SupplierPlugin));
+        sim.put(seeder, "downloads", &content);
+        add(&mut sim, seeder, &content, vec![]);
+        Self { sim, content, leecher }
+    }
+
+    /// Sends a command and returns where its answer arrives.
+    fn send<C: Send + Sync + 'static, T: Send + 'static>(
+        &mut self,
+        command: impl FnOnce(Reply<T>) -> C,
+    ) -> Receiver<T> {
+        let (sender, answers) = channel();
+        let command = command(Reply::new(move |answer| drop(sender.send(answer))));
+        let world = self.sim.node(self.leecher).world_mut();
+        world.resource_mut::<CommandQueue<C>>().0.push_back(command);
+        self.sim.nudge(self.leecher);
+        answers
+    }
+
+    fn wait<T>(&mut self, answers: &Receiver<T>) -> T {
+        let mut answer = None;
+        self.until("an answer", |_| {
+            answer = answers.try_recv().ok();
+            answer.is_some()
+        });
+        answer.unwrap()
+    }
+
+    fn until(&mut self, what: &str, mut is_done: impl FnMut(&mut Simulation) -> bool) {
+        let limit = self.sim.now() + LIMIT;
+        assert!(self.sim.run_until(limit, &mut is_done), "{what}: {:?}", self.stats());
+        let violations: Vec<_> = self.sim.nodes().collect();
+        for node in violations
+            .into_iter()
+            .filter(|node| self.sim.is_up(*node))
+            .collect::<Vec<_>>()
+        {
+            let found = self.sim.node(node).world_mut().resource_mut::<Violations>().take();
+            assert!(found.is_empty(), "{what}: {found:?}");
+        }
+    }
+
+    /// Adds the torrent by its hash, and waits until that is durable.
+    fn add(&mut self) {
+        let source = TorrentSource::InfoHash(UnfetchedTorrent {
+            info_hash: self.content.info_hash(),
+            name: Some("a name/of a link".to_owned()),
+            trackers: vec![vec![TRACKER.to_owned()]],
+        });
+        let added = self.send(|reply| AddTorrent {
+            source,
+            options: AddOptions {
+                root: Some("downloads".into()),
+                peers: vec![(ip(1), 6881).into()],
+                ..AddOptions::default()
+            },
+            is_resumed: false,
+            reply,
+        });
+        assert_eq!(self.wait(&added), Ok(self.content.info_hash()));
+    }
+
+    /// Waits until the seed has said what it has.
+    fn wait_for_peer(&mut self) {
+        let leecher = self.leecher;
+        self.until("a peer", |sim| peer(sim.node(leecher).world_mut()).is_some());
+    }
+
+    fn stats(&mut self) -> Option<TorrentStats> {
+        stats(&mut self.sim, self.leecher, &self.content)
+    }
+
+    fn info(&self) -> Bytes {
+        self.content.metainfo().info_bytes.clone()
+    }
+
+    fn supply(&mut self, info: Bytes) -> Result<(), SupplyError> {
+        let torrent = self.content.info_hash();
+        let answer = self.send(|reply| SupplyMetadata { torrent, info, reply });
+        self.wait(&answer)
+    }
+
+    fn complete(&mut self) {
+        let (leecher, content) = (self.leecher, self.content.clone());
+        self.until("a download", |sim| sim.has(leecher, "downloads", &content));
+        let now = self.sim.now() + Duration::from_secs(5);
+        self.sim.run_until(now, |_| false);
+        assert_eq!(self.stats().unwrap().lifecycle, TorrentState::Seeding);
+    }
+
+    fn resume(&mut self) {
+        let resumed = self.send(|reply| ResumeAll { reply });
+        assert_eq!(self.wait(&resumed), Ok(1));
+        let leecher = self.leecher;
+        self.until("a state", |sim| {
+            let world = sim.node(leecher).world_mut();
+            let mut states = world.query::<&ecs_torrent::prelude::Lifecycle>();
+            states
+                .iter(world)
+                .all(|state| *state == ecs_torrent::prelude::Lifecycle::FetchingMetadata)
+        });
+    }
+
+    fn assert_fetching(&mut self) {
+        let stats = self.stats().unwrap();
+        assert_eq!(
+            (stats.lifecycle, &*stats.name),
+            (TorrentState::FetchingMetadata, "a name_of a link")
+        );
+        assert_eq!((stats.bytes_size, stats.pieces, stats.progress()), (None, None, 0.0));
+        assert!(!stats.is_complete());
+        let trackers: Vec<_> = stats.trackers.iter().map(|tracker| &*tracker.url).collect();
+        assert_eq!(trackers, ["http://10.0.0.9"], "without the path, which may hold a key");
+    }
+}
+
+/// The unchecked pieces of the peer, once it has sent them.
+fn peer(world: &mut World) -> Option<UncheckedPieces> {
+    let mut peers = world.query::<&UncheckedPieces>();
+    peers.iter(world).find(|pieces| pieces.0 != Default::default()).cloned()
+}
+
+#[test]
+fn a_torrent_added_by_its_hash_completes_once_its_metadata_is_known() {
+    let mut bed = Bed::new(1);
+    bed.add();
+    bed.wait_for_peer();
+    bed.assert_fetching();
+    let session = bed.sim.state(bed.leecher).session(bed.content.info_hash()).unwrap();
+    assert!(session.lacks_metadata && session.files.is_empty());
+    let other = torrent(5, 32768).metainfo().info_bytes.clone();
+    let wrong = SupplyError::WrongHash(bed.content.info_hash());
+    assert_eq!(bed.supply(other), Err(wrong));
+    bed.assert_fetching();
+    bed.supply(bed.info()).unwrap();
+    let leecher = bed.leecher;
+    let raw = |world: &mut World| world.query::<&UncheckedPieces>().iter(world).count();
+    bed.until("checked pieces", |sim| {
+        let world = sim.node(leecher).world_mut();
+        raw(world) == 0 && world.query::<&PeerPieces>().iter(world).any(PeerPieces::is_complete)
+    });
+    let hash = bed.content.info_hash();
+    bed.until("a session", |sim| {
+        sim.state(leecher)
+            .session(hash)
+            .is_some_and(|saved| !saved.lacks_metadata)
+    });
+    assert_eq!(
+        bed.sim.state(leecher).torrents(),
+        [hash],
+        "the .torrent is stored with it"
+    );
+    bed.complete();
+    let again = bed.supply(bed.info());
+    assert_eq!(again, Err(SupplyError::NotNeeded(hash)));
+    // A kill right after the completion: the torrent is found as any other.
+    bed.sim.restart(leecher);
+    let resumed = bed.send(|reply| ResumeAll { reply });
+    assert_eq!(bed.wait(&resumed), Ok(1));
+    bed.complete();
+}
+
+/// The way of a plugin that fetches metadata from peers (BEP 9).
+#[test]
+fn a_plugin_supplies_metadata_when_a_peer_connects() {
+    for seed in 1..=4 {
+        let mut bed = Bed::new(seed);
+        let metadata = Metadata(Some(bed.info()));
+        bed.sim.node(bed.leecher).world_mut().insert_resource(metadata);
+        bed.add();
+        bed.complete();
+        assert_eq!(bed.stats().unwrap().downloaded, 600_001);
+    }
+}
+
+/// Stop, kill, restart and removal before the metadata is known.
+#[test]
+fn a_torrent_without_metadata_is_stopped_saved_and_resumed_by_its_session_alone() {
+    let mut bed = Bed::new(2);
+    let hash = bed.content.info_hash();
+    bed.add();
+    bed.wait_for_peer();
+    let stopped = bed.send(|reply| StopTorrent { torrent: hash, reply });
+    assert_eq!(bed.wait(&stopped), Ok(()));
+    assert_eq!(bed.stats(), None);
+    let session = bed.sim.state(bed.leecher).session(hash).unwrap();
+    assert!(session.lacks_metadata);
+    assert_eq!(
+        (&*session.name, &*session.trackers[0].url),
+        ("a name_of a link", TRACKER)
+    );
+    assert_eq!(session.peers, [std::net::SocketAddr::from((ip(1), 6881))]);
+    let listed = bed.send(|reply| ListStopped { reply });
+    let listed: Vec<_> = bed
+        .wait(&listed)
+        .unwrap()
+        .iter()
+        .map(|stopped| stopped.info_hash)
+        .collect();
+    assert_eq!(listed, [hash]);
+    bed.resume();
+    bed.wait_for_peer();
+    bed.assert_fetching();
+    // Killed, and then without power.
+    for crash in [Crash::Process, Crash::Power] {
+        bed.sim.crash(bed.leecher, crash);
+        bed.sim.restart(bed.leecher);
+        bed.resume();
+        bed.wait_for_peer();
+        bed.assert_fetching();
+    }
+    bed.supply(bed.info()).unwrap();
+    bed.complete();
+}
+
+#[test]
+fn a_torrent_without_metadata_is_removed_listed_or_not() {
+    for is_stopped in [false, true] {
+        let mut bed = Bed::new(3);
+        let (torrent, options) = (bed.content.info_hash(), RemoveOptions { delete_data: true });
+        bed.add();
+        bed.wait_for_peer();
+        if is_stopped {
+            let stopped = bed.send(|reply| StopTorrent { torrent, reply });
+            assert_eq!(bed.wait(&stopped), Ok(()));
+        }
+        let removed = bed.send(|reply| RemoveTorrent {
+            torrent,
+            options,
+            reply,
+        });
+        assert_eq!(bed.wait(&removed), Ok(Removed::default()));
+        assert_eq!(bed.stats(), None);
+        assert_eq!(bed.sim.state(bed.leecher).session(torrent), None);
+        let resumed = bed.send(|reply| ResumeAll { reply });
+        assert_eq!(bed.wait(&resumed), Ok(0));
+    }
+}
+
+/// Peers that connected before know nothing of the pieces that are found when the metadata comes.
+#[test]
+fn data_that_was_there_before_the_metadata_is_announced() {
+    let content = torrent(300_001, 32768);
+    let mut sim = Simulation::new(6, Duration::from_millis(10));
+    let plugins = (TorrentPlugins, InvariantsPlugin);
+    let other = sim.add_node(ip(1), Settings::default(), plugins);
+    let leecher = sim.add_node(ip(2), Settings::default(), (plugins, SupplierPlugin));
+    sim.put(leecher, "downloads", &content);
+    add(&mut sim, other, &content, vec![]);
+    let mut bed = Bed { sim, content, leecher };
+    bed.add();
+    bed.until("a peer", |sim| {
+        let world = sim.node(leecher).world_mut();
+        world.query::<&UncheckedPieces>().iter(world).count() == 1
+    });
+    bed.supply(bed.info()).unwrap();
+    let content = bed.content.clone();
+    bed.until("an upload", |sim| sim.has(other, "downloads", &content));
+}
+
+/// A peer whose pieces do not fit the metadata is closed, and the others are not.
+#[test]
+fn a_peer_with_pieces_that_do_not_exist_is_closed_when_the_metadata_is_known() {
+    let mut bed = Bed::new(4);
+    bed.add();
+    bed.wait_for_peer();
+    // The seed's pieces become one byte more than the torrent has.
+    let count = bed.content.metainfo().info.geometry.piece_count();
+    let world = bed.sim.node(bed.leecher).world_mut();
+    let mut bits = Vec::new();
+    Bitfield::full(count + 8).write_wire(&mut bits);
+    for mut pieces in world.query::<&mut UncheckedPieces>().iter_mut(world) {
+        pieces.0.set_bitfield(&bits, 1000).unwrap();
+    }
+    bed.supply(bed.info()).unwrap();
+    let leecher = bed.leecher;
+    bed.until("a close", |sim| {
+        let world = sim.node(leecher).world_mut();
+        world.query::<&PeerPieces>().iter(world).count() == 0
+    });
+    // It is dialed again, says what it has, and serves.
+    bed.complete();
+}
