@@ -30,6 +30,8 @@ pub enum Hostility {
     Floods,
     /// Sends a block one byte at a time.
     Trickles,
+    /// Answers every request, but sends only one block every 3 s, and ignores cancels.
+    Drips,
     /// Sends noise after the handshake.
     Babbles,
     /// Disconnects when it gets a request, and reconnects.
@@ -50,13 +52,14 @@ pub enum Hostility {
 
 impl Hostility {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BadData,
         Self::SomeBadData,
         Self::LateData,
         Self::EmptyPromises,
         Self::Floods,
         Self::Trickles,
+        Self::Drips,
         Self::Babbles,
         Self::HangsUp,
         Self::FlipFlops,
@@ -80,6 +83,9 @@ const LATE: Duration = Duration::from_secs(45);
 
 /// Time between two bytes of a trickle, and between two bursts of a flood.
 const PULSE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Time between two blocks of a peer that drips: short enough that none of its requests times out soon.
+const DRIP_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Time until the peer reconnects to a victim that has closed the connection.
 const REDIAL: Duration = Duration::from_secs(5);
@@ -133,6 +139,8 @@ struct Conversation {
     dont_have: u8,
     /// A piece that the peer may request while choked.
     allowed_fast: Option<u32>,
+    /// When the next block of a drip may be sent; the first one is sent at once.
+    next_drip: Timestamp,
 }
 
 impl HostilePeer {
@@ -289,6 +297,7 @@ impl HostilePeer {
             has_shaken_hands: false,
             dont_have: 0,
             allowed_fast: None,
+            next_drip: Timestamp::ZERO,
         };
         self.streams.insert(stream, conversation);
         let mut peer_id = *b"-XX0000-000000000000";
@@ -432,6 +441,14 @@ impl HostilePeer {
                 self.send_block(now, stream, request, self.blocks.is_multiple_of(4));
             }
             Hostility::LateData => self.send_block(now + LATE, stream, request, false),
+            Hostility::Drips => {
+                let Some(conversation) = self.streams.get_mut(&stream) else {
+                    return;
+                };
+                let at = now.max(conversation.next_drip);
+                conversation.next_drip = at + DRIP_INTERVAL;
+                self.send_block(at, stream, request, false);
+            }
             Hostility::Trickles => {
                 let block = self.block(request, false);
                 self.plan(now, Due::Trickle(stream, block, now + TRICKLE));

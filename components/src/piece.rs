@@ -38,7 +38,10 @@ pub struct BlockSlot {
     pub asked: SmallVec<[Entity; 2]>,
     /// When the block was last requested.
     pub asked_at: Timestamp,
-    /// Peers whose request for the block timed out. Their block is still welcome, but others may be asked too.
+    /// When the block is expected, at the speed that the fastest of its peers showed when it was asked.
+    pub expected_at: Timestamp,
+    /// Peers whose request for the block timed out or was a probe. Their block is still welcome, but others may be asked
+    /// too.
     pub late: SmallVec<[Entity; 1]>,
     /// The block has arrived.
     pub received: bool,
@@ -123,16 +126,25 @@ impl ActivePiece {
             .next()
     }
 
-    /// Records a request for `block` to `peer`.
-    pub fn mark_requested(&mut self, block: u32, peer: Entity, now: Timestamp) {
+    /// Records a request for `block` to `peer`, whose block is expected at `expected_at`.
+    pub fn mark_requested(&mut self, block: u32, peer: Entity, now: Timestamp, expected_at: Timestamp) {
         let slot = &mut self.blocks[block as usize];
         let was_free = slot.is_free();
+        slot.expected_at = match was_free {
+            true => expected_at,
+            false => slot.expected_at.min(expected_at),
+        };
         slot.asked.push(peer);
         slot.asked_at = now;
         self.asked_count += 1;
         if was_free {
             self.count_taken();
         }
+    }
+
+    /// Records a request that shows how fast `peer` is. The block counts as requested no more than before.
+    pub fn mark_probed(&mut self, block: u32, peer: Entity) {
+        self.blocks[block as usize].late.push(peer);
     }
 
     /// Counts a block that was free until now.
@@ -356,10 +368,10 @@ mod tests {
         for expected in 0..4 {
             let block = piece.next_free(peer(1)).unwrap();
             assert_eq!(block, expected);
-            piece.mark_requested(block, peer(1), Timestamp::ZERO);
+            piece.mark_requested(block, peer(1), Timestamp::ZERO, Timestamp::ZERO);
         }
         assert_eq!(piece.next_free(peer(1)), None);
-        piece.mark_requested(2, peer(2), Timestamp::ZERO);
+        piece.mark_requested(2, peer(2), Timestamp::ZERO, Timestamp::ZERO);
         assert!(!piece.release(2, peer(1)), "another peer still owes it");
         assert!(!piece.release(2, peer(1)), "released once");
         assert!(piece.release(2, peer(2)));
@@ -370,18 +382,18 @@ mod tests {
     #[test]
     fn a_late_peer_delays_no_other_and_is_accepted() {
         let mut piece = piece();
-        piece.mark_requested(0, peer(1), Timestamp::ZERO);
+        piece.mark_requested(0, peer(1), Timestamp::ZERO, Timestamp::ZERO);
         assert!(piece.expire(0, peer(1)));
         assert_eq!(
             (piece.next_free(peer(2)), piece.next_free(peer(1))),
             (Some(0), Some(1)),
             "nobody is asked twice"
         );
-        piece.mark_requested(0, peer(2), Timestamp::ZERO);
+        piece.mark_requested(0, peer(2), Timestamp::ZERO, Timestamp::ZERO);
         assert_eq!(&piece.receive(0, Some(peer(1)), Payload::new())[..], [peer(2)]);
-        piece.mark_requested(1, peer(1), Timestamp::ZERO);
+        piece.mark_requested(1, peer(1), Timestamp::ZERO, Timestamp::ZERO);
         piece.expire(1, peer(1));
-        piece.mark_requested(1, peer(2), Timestamp::ZERO);
+        piece.mark_requested(1, peer(2), Timestamp::ZERO, Timestamp::ZERO);
         assert_eq!(
             &piece.receive(1, Some(peer(2)), Payload::new())[..],
             [peer(1)],
@@ -394,8 +406,8 @@ mod tests {
     #[test]
     fn receiving_a_block_returns_other_requested_peers() {
         let mut piece = piece();
-        piece.mark_requested(0, peer(1), Timestamp::ZERO);
-        piece.mark_requested(0, peer(2), Timestamp::ZERO);
+        piece.mark_requested(0, peer(1), Timestamp::ZERO, Timestamp::ZERO);
+        piece.mark_requested(0, peer(2), Timestamp::ZERO, Timestamp::ZERO);
         let others = piece.receive(0, Some(peer(2)), Payload::new());
         assert_eq!(&others[..], [peer(1)]);
         assert_eq!((piece.missing_count, piece.free_count, piece.asked_count), (3, 3, 0));
@@ -419,7 +431,7 @@ mod tests {
                 let slot = &piece.blocks[block as usize];
                 let is_mine = slot.asked.contains(&peer(id)) || slot.late.contains(&peer(id));
                 match step {
-                    0 if !slot.received && !is_mine => piece.mark_requested(block, peer(id), Timestamp::ZERO),
+                    0 if !slot.received && !is_mine => piece.mark_requested(block, peer(id), Timestamp::ZERO, Timestamp::ZERO),
                     1 => drop(piece.release(block, peer(id))),
                     2 if slot.asked.contains(&peer(id)) => drop(piece.expire(block, peer(id))),
                     3 if !slot.received => drop(piece.receive(block, Some(peer(id)), Payload::new())),

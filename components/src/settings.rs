@@ -287,7 +287,8 @@ pub struct RequestSettings {
     pub silence_s: u64,
     /// Time without any block from a peer that owes some, after which it counts as snubbing us. Default 60 s.
     pub snub_s: u64,
-    /// Maximum number of peers that one block is requested from at the same time in the endgame. Default 2.
+    /// Maximum number of peers that one block is requested from at the same time in the endgame. Peers that are much
+    /// slower than the next one do not count. Default 2.
     pub endgame_copies: usize,
     /// Length of an extent: equally rare pieces shorter than this are started in sequence, up to the next multiple of
     /// this length, so that they are read and written together. Default 1 MiB.

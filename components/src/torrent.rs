@@ -205,25 +205,6 @@ pub struct ActivePieces {
     pub all: BTreeMap<u32, Entity>,
     /// Pieces with a block that can still be requested. May include pieces that have become full.
     pub open: BTreeSet<u32>,
-    /// Time from a request to its block, smoothed over all peers.
-    answer_time: Duration,
-}
-
-/// Minimum of [`ActivePieces::endgame_patience`].
-const LEAST_PATIENCE: Duration = Duration::from_millis(20);
-
-impl ActivePieces {
-    /// Records the time that a block took to arrive.
-    pub fn record_answer_time(&mut self, took: Duration) {
-        self.answer_time = (self.answer_time * 15 + took) / 16;
-    }
-
-    /// Minimum age of a request before its block is requested from another peer too: twice the usual response time. If
-    /// our own downlink is the bottleneck, a duplicate request would only make the wait longer.
-    #[must_use]
-    pub fn endgame_patience(&self) -> Duration {
-        (self.answer_time * 2).max(LEAST_PATIENCE)
-    }
 }
 
 /// Blocks on the disk whose piece is not complete or not verified, by piece. They are never served, and do not count

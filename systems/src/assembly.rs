@@ -94,9 +94,6 @@ impl AssemblyParams<'_, '_> {
         state.snubbed = false;
         requests.record_block(now, &pending);
         rates.last_payload = Some(now);
-        if let Ok(mut active) = self.torrents.get_mut(torrent) {
-            active.record_answer_time(now.since(pending.asked));
-        }
         let rate = rates.download.at(now);
         requests.depth.on_block(now, rate, &self.settings.requests);
         self.refill.add(entity, &mut requests);
@@ -117,6 +114,7 @@ impl AssemblyParams<'_, '_> {
 
     /// Stores a block in its piece. Returns false if the piece already has it or is gone.
     fn place(&mut self, from: Entity, pending: Pending, block: Block) -> bool {
+        let now = self.clock.now();
         let Ok(mut piece) = self.pieces.get_mut(pending.piece) else {
             return false;
         };
@@ -144,7 +142,7 @@ impl AssemblyParams<'_, '_> {
             let Ok((_, mut requests, _, _, mut source)) = self.peers.get_mut(other) else {
                 continue;
             };
-            if requests.cancel(block.request).is_some() {
+            if requests.cancel_overtaken(block.request, now) {
                 self.sink.cancel(other, &mut source, block.request);
                 self.refill.add(other, &mut requests);
             }

@@ -95,6 +95,38 @@ fn idle_peers_hold_no_slots() {
     }
 }
 
+/// One seed, one leecher, and peers that send one block every 3 s.
+fn dripping(count: usize, len: usize) -> Scenario {
+    Scenario::new(format!("one seed, {count} that drip"))
+        .torrent(NewContent {
+            len,
+            piece_length: 256 << 10,
+            ..NewContent::default()
+        })
+        .seeds(1, LINE)
+        .leeches(1, LINE)
+        .hostiles(count, Hostility::Drips, LINE)
+        .within(6.0, Duration::from_secs(240))
+}
+
+/// Peers that drip hold most blocks of a torrent from the first second on. A fast seed is asked for them too as soon as
+/// it shows that they are slow. Without the dripping peers the factor is 1.13.
+#[test]
+fn dripping_peers_do_not_hold_up_a_seed() {
+    expect_all_within("45 that drip", 3.0, |seed| dripping(45, 4 * MIB).seed(seed));
+}
+
+/// There is no memory for more pieces, and dripping peers owe blocks of all pieces that are in flight: a fast seed is
+/// asked for those long before the endgame. Without the dripping peers the factor is 1.07.
+#[test]
+fn dripping_peers_do_not_hold_the_memory() {
+    expect_all_within("45 that drip, memory for four pieces", 5.0, |seed| {
+        let mut settings = Settings::default();
+        settings.requests.piece_memory_bytes = 1 << 20;
+        dripping(45, 8 * MIB).seed(seed).settings(settings)
+    });
+}
+
 /// Bad data sent under the seed's peer id bans the sender, not the seed.
 #[test]
 fn a_stolen_peer_id_harms_its_thief_only() {

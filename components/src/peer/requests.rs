@@ -25,12 +25,18 @@ pub struct Pending {
     pub request: BlockRequest,
     /// When the request was sent.
     pub asked: Timestamp,
-    /// The request timed out; the block may be requested from other peers.
+    /// The request timed out, or was a probe; the block may be requested from other peers.
     pub is_late: bool,
 }
 
 /// How long a peer may take for the next suggestion, after a suggestion or the last suggested block.
 const GUIDED: Duration = Duration::from_secs(1);
+
+/// Minimum of [`Requests::endgame_patience`].
+const LEAST_PATIENCE: Duration = Duration::from_millis(20);
+
+/// The endgame's patience of a peer that has sent no block yet: longer than the round trips of nearly all paths.
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Our requests to a peer.
 #[derive(Component, Debug, Default)]
@@ -70,6 +76,10 @@ pub struct Requests {
     pub last_block: Timestamp,
     /// Time between two blocks, smoothed.
     block_gap: Duration,
+    /// Number of requested blocks that have arrived.
+    answered_count: u64,
+    /// Time from a request to its block, smoothed; zero before the first block.
+    answer_time: Duration,
     /// The peer timed out and has sent nothing since.
     pub is_silent: bool,
     /// Until this time the peer gets no piece exclusively, because it was silent.
@@ -123,6 +133,12 @@ impl Requests {
     pub fn record_block(&mut self, now: Timestamp, pending: &Pending) {
         let gap = now.since(self.last_block.max(pending.asked));
         self.block_gap = (self.block_gap * 3 + gap) / 4;
+        let took = now.since(pending.asked);
+        self.answer_time = match self.answered_count {
+            0 => took,
+            _ => (self.answer_time * 7 + took) / 8,
+        };
+        self.answered_count += 1;
         self.last_block = now;
         if let Some(until) = &mut self.guided_until {
             *until = now + GUIDED;
@@ -164,7 +180,53 @@ impl Requests {
         (self.block_gap * 4).min(most).max(least)
     }
 
-    /// Number of requests that timed out.
+    /// Number of requested blocks that have arrived.
+    #[must_use]
+    pub fn answered_count(&self) -> u64 {
+        self.answered_count
+    }
+
+    /// Whether the peer has sent a requested block, which shows its speed.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.answered_count > 0
+    }
+
+    /// Returns how long the peer takes for a block at present; zero before its first one.
+    #[must_use]
+    pub fn answer_time(&self, now: Timestamp) -> Duration {
+        // An outstanding request takes at least as long as it has taken already.
+        let oldest = self.pending.iter().find(|pending| !pending.is_late);
+        let taken = oldest.map_or(Duration::ZERO, |oldest| now.since(oldest.asked));
+        match self.has_answered() {
+            true => self.answer_time.max(taken),
+            false => Duration::ZERO,
+        }
+    }
+
+    /// Minimum age of a request to another peer before this peer is asked for the block too: twice the time that this
+    /// peer takes. If our own downlink is the bottleneck, a duplicate request would only make the wait longer.
+    #[must_use]
+    pub fn endgame_patience(&self, now: Timestamp) -> Duration {
+        match self.has_answered() {
+            true => (self.answer_time(now) * 2).max(LEAST_PATIENCE),
+            false => UNKNOWN_PATIENCE,
+        }
+    }
+
+    /// Cancels a request whose block another peer has sent: this peer would have taken at least as long as it has taken
+    /// already. Returns false if the request is not pending.
+    pub fn cancel_overtaken(&mut self, request: BlockRequest, now: Timestamp) -> bool {
+        let Some(pending) = self.cancel(request) else {
+            return false;
+        };
+        if self.has_answered() {
+            self.answer_time = self.answer_time.max(now.since(pending.asked));
+        }
+        true
+    }
+
+    /// Number of requests that timed out or were probes.
     #[must_use]
     pub fn late_count(&self) -> usize {
         self.pending.iter().filter(|pending| pending.is_late).count()

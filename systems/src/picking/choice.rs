@@ -14,6 +14,10 @@ use super::rarity::RarityOrder;
 /// Most requests outstanding to a peer that is also asked for blocks requested from other peers.
 const ENDGAME_DEPTH: usize = 64;
 
+/// A block that was requested this many times longer ago than the patience of a peer is outstanding at peers that are
+/// much slower than this one.
+const SLOW_FACTOR: u32 = 2;
+
 /// A peer, as the choice sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct PeerView<'a> {
@@ -97,7 +101,7 @@ pub enum Reason {
     Open,
     /// The piece is the rarest that can be begun.
     Rarest,
-    /// The block is outstanding at other peers, and no piece is left to begin.
+    /// The block is outstanding at other peers, and no piece can be begun: none is left, or there is no memory.
     Endgame,
 }
 
@@ -170,7 +174,7 @@ where
         }
         choice.pick = self.open_block(Open::Any);
         if choice.pick.is_none() {
-            choice.pick = self.endgame(&mut choice.again);
+            choice.pick = self.endgame(choice.wants_memory.is_some(), &mut choice.again);
             choice.is_starved = choice.pick.is_none();
         }
         choice
@@ -244,15 +248,17 @@ where
         choice
     }
 
-    /// Finds a block to request from one more peer, once no piece is left to begin. The block is requested from fewer
-    /// peers than allowed, and takes longer than blocks currently do, because a second copy is received in vain.
-    fn endgame(&self, again: &mut Option<Timestamp>) -> Option<Pick> {
+    /// Finds a block to request from one more peer, once no piece can be begun. The block takes longer than this peer's
+    /// blocks do, because a second copy is received in vain, and is requested from fewer peers than allowed; peers that
+    /// are much slower than this one do not count. So a slow peer never keeps a block from a fast one for long.
+    fn endgame(&self, wants_memory: bool, again: &mut Option<Timestamp>) -> Option<Pick> {
         let (peer, torrent) = (self.peer, self.torrent);
-        if torrent.order.pickable_count() > 0 || peer.requests.pending().len() >= ENDGAME_DEPTH {
+        let is_endgame = wants_memory || torrent.order.pickable_count() == 0;
+        if !is_endgame || peer.requests.pending().len() >= self.endgame_depth() {
             return None;
         }
-        let copies = torrent.settings.endgame_copies;
-        let patience = torrent.active.endgame_patience();
+        let patience = peer.requests.endgame_patience(torrent.now);
+        let slow = patience * SLOW_FACTOR;
         let mut best: Option<(Entity, u32, usize)> = None;
         for &entity in torrent.active.all.values() {
             let Some(piece) = (torrent.piece)(entity) else { continue };
@@ -260,17 +266,25 @@ where
                 continue;
             }
             for (block, slot) in (0..).zip(&piece.blocks) {
-                let is_mine = slot.asked.contains(&peer.peer) || slot.late.contains(&peer.peer);
-                let asked_count = slot.asked.len();
-                let is_better = best.is_none_or(|(_, _, least)| asked_count < least);
-                if slot.received || is_mine || asked_count >= copies || !is_better {
+                if slot.received || slot.asked.contains(&peer.peer) || slot.late.contains(&peer.peer) {
                     continue;
                 }
-                let due = slot.asked_at + patience;
-                if asked_count > 0 && due > torrent.now {
+                // The peers that owe the block are much slower than this one, by what they showed before or show now.
+                let is_slow = slot.expected_at > torrent.now + patience || slot.asked_at + slow <= torrent.now;
+                let copies = if is_slow { 0 } else { slot.asked.len() };
+                if best.is_some_and(|(_, _, least)| copies >= least) {
+                    continue;
+                }
+                // While pieces can be begun as soon as there is memory, only slow peers are helped.
+                let waits = match copies >= torrent.settings.endgame_copies || wants_memory {
+                    true => slow,
+                    false => patience,
+                };
+                let due = slot.asked_at + waits;
+                if copies > 0 && due > torrent.now {
                     *again = Some(again.map_or(due, |other| other.min(due)));
                 } else {
-                    best = Some((entity, block, asked_count));
+                    best = Some((entity, block, copies));
                 }
             }
         }
@@ -278,6 +292,13 @@ where
             *again = None;
         }
         best.map(|(piece, block, _)| active(piece, block, Reason::Endgame))
+    }
+
+    /// Most requests outstanding to the peer, if it is asked for blocks that other peers owe: a peer earns each one with
+    /// a block that it has sent.
+    fn endgame_depth(&self) -> usize {
+        let earned = usize::try_from(self.peer.requests.answered_count()).unwrap_or(usize::MAX);
+        earned.clamp(1, ENDGAME_DEPTH)
     }
 
     /// Whether the peer has the piece and may be asked for it.
@@ -318,8 +339,9 @@ mod tests {
     use std::time::Duration;
 
     use bevy_ecs::entity::EntityHashMap;
+    use ecs_torrent_components::peer::Pending;
     use ecs_torrent_components::piece::FAILED_PAUSE;
-    use ecs_torrent_protocol::geometry::BLOCK_SIZE;
+    use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest};
 
     use super::*;
 
@@ -372,7 +394,7 @@ mod tests {
         fn begin(&mut self, index: u32, from: Option<u32>) -> &mut ActivePiece {
             let mut piece = ActivePiece::new(entity(99), index, &self.geometry);
             from.into_iter()
-                .for_each(|peer| piece.mark_requested(0, entity(peer), at(99)));
+                .for_each(|peer| piece.mark_requested(0, entity(peer), at(99), at(99)));
             self.order.remove(index);
             self.active.all.insert(index, entity(100 + index));
             self.active.open.insert(index);
@@ -424,7 +446,7 @@ mod tests {
             .pieces
             .get_mut(&entity(102))
             .unwrap()
-            .mark_requested(1, entity(1), at(99));
+            .mark_requested(1, entity(1), at(99), at(99));
         assert_eq!(
             table.pick(),
             block(0, 0, Reason::Open),
@@ -448,7 +470,7 @@ mod tests {
         table.prefers_sharing = false;
         table.begin(1, None);
         assert_eq!(table.pick(), block(1, 0, Reason::Open));
-        table.begin(1, None).mark_requested(0, entity(2), at(99));
+        table.begin(1, None).mark_requested(0, entity(2), at(99), at(99));
         [0, 2].iter().for_each(|index| table.order.remove(*index));
         assert_eq!(table.pick(), block(1, 1, Reason::Open), "nothing is left to begin");
     }
@@ -529,7 +551,7 @@ mod tests {
         assert_eq!(table.choose(), Choice::default());
         table.requests.allowed_fast.extend([1, 2]);
         assert_eq!(table.pick(), new(1, Reason::AllowedFast));
-        table.begin(1, Some(1)).mark_requested(1, entity(1), at(99));
+        table.begin(1, Some(1)).mark_requested(1, entity(1), at(99), at(99));
         assert_eq!(table.pick(), new(2, Reason::AllowedFast));
         table.requests.refused_pieces.push(2);
         assert_eq!(table.pick(), None, "the peer has sent a corrupt block of it");
@@ -557,39 +579,106 @@ mod tests {
         assert_eq!(table.pick(), block(0, 0, Reason::Open));
     }
 
-    #[test]
-    fn in_the_endgame_a_block_is_requested_again_when_it_takes_long() {
+    /// A table in the endgame: a piece of two blocks, the first of them requested from peer 2 and the second from peer 3
+    /// at second 99, and a peer whose blocks take 8 s.
+    fn slow_endgame() -> (Table, Duration) {
         let mut table = Table::new();
-        table.begin(0, Some(2)).mark_requested(1, entity(3), at(99));
+        table.begin(0, Some(2)).mark_requested(1, entity(3), at(99), at(99));
         assert!(!table.choose().is_starved, "there are new pieces");
         (1..PIECES).for_each(|index| table.order.remove(index));
-        table.active.record_answer_time(Duration::from_secs(16));
-        let patience = table.active.endgame_patience();
-        assert_eq!(
-            table.choose(),
-            Choice {
-                is_starved: true,
-                again: Some(at(99) + patience),
-                ..Choice::default()
-            }
-        );
+        table.requests.record_block(at(99), &pending(at(91)));
+        let patience = table.requests.endgame_patience(table.now);
+        assert_eq!(patience, Duration::from_secs(16));
+        (table, patience)
+    }
+
+    fn pending(asked: Timestamp) -> Pending {
+        Pending {
+            piece: entity(99),
+            block: 0,
+            request: BlockRequest {
+                piece: 9,
+                begin: 0,
+                len: BLOCK_SIZE,
+            },
+            asked,
+            is_late: false,
+        }
+    }
+
+    fn waits_until(again: Timestamp) -> Choice {
+        Choice {
+            is_starved: true,
+            again: Some(again),
+            ..Choice::default()
+        }
+    }
+
+    #[test]
+    fn in_the_endgame_a_block_is_requested_again_when_it_takes_long() {
+        let (mut table, patience) = slow_endgame();
+        assert_eq!(table.choose(), waits_until(at(99) + patience));
         table.now = at(99) + patience;
         assert_eq!(table.pick(), block(0, 0, Reason::Endgame));
         let piece = table.pieces.get_mut(&entity(100)).unwrap();
-        piece.mark_requested(0, entity(1), table.now);
+        piece.mark_requested(0, entity(1), table.now, table.now);
         assert_eq!(
             table.pick(),
             block(0, 1, Reason::Endgame),
             "no block twice from one peer"
         );
+    }
+
+    #[test]
+    fn slow_peers_do_not_use_up_the_copies_of_a_block() {
+        let (mut table, patience) = slow_endgame();
         table.settings.endgame_copies = 1;
-        assert_eq!(table.pick(), None, "as many copies as allowed");
+        table.now = at(99) + patience;
+        assert_eq!(table.choose(), waits_until(at(99) + patience * SLOW_FACTOR));
+        table.now = at(99) + patience * SLOW_FACTOR;
+        assert_eq!(table.pick(), block(0, 0, Reason::Endgame));
+        // A peer that was known to be slow does not even delay it.
+        table.now = at(100);
+        table.pieces.get_mut(&entity(100)).unwrap().blocks[1].expected_at = at(101) + patience;
+        assert_eq!(table.pick(), block(0, 1, Reason::Endgame));
+        // A peer that is as slow waits longer.
+        table.requests.record_block(at(999), &pending(at(0)));
+        assert_eq!(table.pick(), None);
+    }
+
+    #[test]
+    fn a_peer_that_has_sent_nothing_gets_one_block_of_the_endgame() {
+        let (mut table, _) = slow_endgame();
+        table.requests = Requests::default();
+        table.now = at(102);
+        assert_eq!(table.pick(), block(0, 0, Reason::Endgame));
+        table.requests.add(pending(at(102)));
+        assert_eq!(table.choose().again, None, "the next one follows the first");
+        assert_eq!(table.pick(), None);
+    }
+
+    #[test]
+    fn without_memory_for_new_pieces_blocks_of_slow_peers_are_requested_again() {
+        let (mut table, patience) = slow_endgame();
+        table.order.insert(1, &mut Random::from_seed([1; 32]));
+        table.has_memory = false;
+        table.now = at(99) + patience;
+        let choice = table.choose();
+        assert_eq!(choice.wants_memory, Some(2 * BLOCK_SIZE));
+        assert_eq!(
+            (choice.pick, choice.again),
+            (None, Some(at(99) + patience * SLOW_FACTOR))
+        );
+        table.now = at(99) + patience * SLOW_FACTOR;
+        assert_eq!(table.pick(), block(0, 0, Reason::Endgame));
+        table.has_memory = true;
+        assert_eq!(table.pick(), new(1, Reason::Rarest));
     }
 
     /// A table in the endgame: both blocks of piece 0 are requested from other peers and take long.
     fn endgame() -> Table {
         let mut table = Table::new();
-        table.begin(0, Some(2)).mark_requested(1, entity(3), at(99));
+        table.begin(0, Some(2)).mark_requested(1, entity(3), at(99), at(99));
         (1..PIECES).for_each(|index| table.order.remove(index));
         assert_eq!(table.pick(), block(0, 0, Reason::Endgame));
         table
@@ -608,7 +697,7 @@ mod tests {
         let mut table = endgame();
         table.settings.endgame_copies = 3;
         let piece = table.pieces.get_mut(&entity(100)).unwrap();
-        piece.mark_requested(0, entity(4), at(99));
+        piece.mark_requested(0, entity(4), at(99), at(99));
         assert_eq!(table.pick(), block(0, 1, Reason::Endgame));
         let piece = table.pieces.get_mut(&entity(100)).unwrap();
         piece.blocks[1].received = true;

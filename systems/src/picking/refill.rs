@@ -316,18 +316,24 @@ impl RequestScheduler<'_, '_> {
         if piece.is_suspect {
             piece.exclusive = Some(asked.peer);
         }
+        let expected_at = now + requests.answer_time(now);
         let mut next = Some(first);
         while let Some(block) = next
             && requests.pending().len() < asked.depth
         {
-            piece.mark_requested(block, asked.peer, now);
+            // A peer that has shown no speed yet shows it with a block that others may still be asked for.
+            let is_late = reason == Reason::Endgame && !requests.has_answered();
+            match is_late {
+                true => piece.mark_probed(block, asked.peer),
+                false => piece.mark_requested(block, asked.peer, now, expected_at),
+            }
             let request = piece.request(block);
             requests.add(Pending {
                 piece: entity,
                 block,
                 request,
                 asked: now,
-                is_late: false,
+                is_late,
             });
             send(request);
             next = match reason {
