@@ -251,7 +251,7 @@ impl Files {
     }
 
     /// Drops the time of the last change where it comes from elsewhere.
-    fn believable(&self, mut status: Status) -> Status {
+    pub(super) fn believable(&self, mut status: Status) -> Status {
         if self.root.is_remote() {
             status.stamp.changed_ns = None;
         }

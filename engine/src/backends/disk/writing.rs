@@ -43,14 +43,16 @@ impl Files {
             if !entry.is_stored() || (entry.len > 0 && !is_preallocated) {
                 continue;
             }
-            let Target::Write(file) = self.target(index)? else {
+            let Target::Write(file) = self.target(&*self.created_folder()?, index)? else {
                 continue;
             };
-            if entry.len > 0 {
-                fallocate(&file, FallocateFlags::empty(), 0, entry.len)
-                    .map_err(|error| DiskError::new(DiskAction::Allocate, self.path(entry), error.into()))?;
-            }
+            let reserved = match entry.len {
+                0 => Ok(()),
+                len => fallocate(&file, FallocateFlags::empty(), 0, len),
+            };
+            // Also after a failure: the file may be new.
             self.record(index, 0, &file)?;
+            reserved.map_err(|error| DiskError::new(DiskAction::Allocate, self.path(entry), error.into()))?;
         }
         Ok(())
     }
@@ -72,7 +74,7 @@ impl Files {
         }
         debug_assert_eq!(blocks.iter().map(Bytes::len).sum::<usize>(), span.len as usize);
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.created_folder()?;
+        let root = self.created_folder()?;
         let mut unwritten = Cursor { blocks, offset: 0 };
         for slice in self.slices(span) {
             let part = unwritten.take(slice.len as usize);
@@ -82,7 +84,7 @@ impl Files {
             };
             let end = offset + u64::from(slice.len);
             let failed = |error| DiskError::new(DiskAction::Write, self.path(&self.entries()[index]), error);
-            let file = match self.target(index)? {
+            let file = match self.target(&root, index)? {
                 Target::Write(file) => file,
                 Target::Overwrite(file) => match compare_all(&file, offset, part.clone()) {
                     Ok(()) => {
@@ -114,9 +116,9 @@ impl Files {
         Ok(())
     }
 
-    /// Returns a file for writing, from the cache, opened or created. Checks that it is the same file as before, and
-    /// intact.
-    fn target(&self, index: usize) -> Result<Target> {
+    /// Returns a file for writing, from the cache, opened or created below `root`. Checks that it is the same file as
+    /// before, and intact. A file that was created is to be recorded after its first use, whether that succeeds or not.
+    fn target(&self, root: &OwnedFd, index: usize) -> Result<Target> {
         let known = self.ledger().known.get(&index).copied();
         if let (Some(known), Some(file)) = (known, self.shared.cache.get(self.key(index), true)) {
             let entry = &self.entries()[index];
@@ -128,7 +130,7 @@ impl Files {
         }
         match known {
             Some(known) => self.open_known(index, known),
-            None => self.open_unknown(index),
+            None => self.open_unknown(root, index),
         }
     }
 
@@ -144,14 +146,11 @@ impl Files {
     }
 
     /// Creates a file, or opens the existing one, which may not be this torrent's.
-    fn open_unknown(&self, index: usize) -> Result<Target> {
-        let entry = &self.entries()[index];
-        let failed = |error| DiskError::new(DiskAction::Open, self.path(entry), error);
-        match self.create(index) {
-            Ok(file) => {
-                let status = self.status_of(&file).map_err(failed)?;
+    fn open_unknown(&self, root: &OwnedFd, index: usize) -> Result<Target> {
+        match self.create(root, index) {
+            Ok((file, status)) => {
                 self.shared.owners.take_new(status.id, self.storage);
-                let known = Known::new(&status, Provenance::Created);
+                let known = Known::new(&self.believable(status), Provenance::Created);
                 self.ledger().known.insert(index, known);
                 return Ok(Target::Write(self.keep_open(index, file, true)));
             }
@@ -170,18 +169,13 @@ impl Files {
     }
 
     /// Creates a file with the torrent's mark, and the folders above it.
-    fn create(&self, index: usize) -> Result<OwnedFd> {
+    fn create(&self, root: &OwnedFd, index: usize) -> Result<(OwnedFd, Status)> {
         let entry = &self.entries()[index];
-        let mark = |file: &OwnedFd| {
-            if let Ok(status) = Status::of(file) {
-                self.mark(Some(index), file, &status);
-            }
-        };
+        let mark = |file: &OwnedFd, status: &Status| self.mark(Some(index), file, status);
         if self.is_closed.load(Ordering::Relaxed) {
             let error = io::Error::other("these files are closed");
             return Err(DiskError::new(DiskAction::Use, self.path(entry), error));
         }
-        let root = self.created_folder()?;
         self.check_folder(root.as_fd(), entry)?;
         let created = self.whatever_it_takes(|| match beneath::create_new(root.as_fd(), &entry.path, mark) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
