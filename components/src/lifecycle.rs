@@ -363,11 +363,13 @@ impl TorrentState {
             (Stopping(phase), next) => phase == WriteSession && matches!(next, Failed),
             (_, Stopping(phase)) => phase == HaltDownloads,
             (_, Failed) => true,
-            (Failed, next) => next == Adding,
+            // Without metadata, a torrent continues to fetch it.
+            (Failed, next) => matches!(next, Adding | FetchingMetadata),
             (_, Blocked) => true,
-            (Blocked, next) => matches!(next, Adding | Downloading | Finished | Seeding),
-            (Paused | FetchingMetadata, next) => next == Adding,
+            (Blocked, next) => matches!(next, Adding | FetchingMetadata | Downloading | Finished | Seeding),
+            (Paused, next) => matches!(next, Adding | FetchingMetadata),
             (_, Paused) => true,
+            (FetchingMetadata, next) => next == Adding,
             (Adding, next) => matches!(
                 next,
                 FetchingMetadata | Checking | Queued | Downloading | Finished | Seeding

@@ -163,10 +163,14 @@ pub struct PieceRejected {
 }
 
 impl LifecycleChanged {
-    /// Whether the torrent now connects to peers and did not before. A blocked torrent keeps its connections.
+    /// Whether the torrent now connects to peers and did not before. A torrent that runs keeps its connections while it
+    /// is blocked.
     #[must_use]
     pub fn begins_to_connect(&self) -> bool {
-        self.to.connects() && !(self.from.connects() || self.from.may_serve())
+        match &self.to {
+            Lifecycle::FetchingMetadata => true,
+            to => to.is_running() && !self.from.may_serve(),
+        }
     }
 }
 

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
 use ecs_torrent::bevy_app::{App, Plugin};
 use ecs_torrent::bevy_ecs::prelude::*;
+use ecs_torrent::components::commands::{
+    AddTorrent, CommandQueue, Reply, SupplyMetadata, TorrentSource, UnfetchedTorrent,
+};
 use ecs_torrent::components::messages::{FailTorrent, Remedy};
 use ecs_torrent::components::torrent::{Lifecycle, TorrentIndex};
 use ecs_torrent::events::{Event, Subscription};
-use ecs_torrent::{Error, InfoHash, Tick, TickSet, TorrentState};
+use ecs_torrent::{AddOptions, Error, InfoHash, Tick, TickSet, TorrentState};
 
 use crate::bed::{Bed, DEADLINE, Torrent, loopback};
 use crate::peer::listen_as_seed;
@@ -221,6 +225,55 @@ fn a_panic_in_a_system() {
     bed.wait_until("seeding", || bed.stats(seeding_id).lifecycle == TorrentState::Seeding);
     bed.block_on(torrents.stop_all_and_serialize()).unwrap();
     assert!(bed.session(loading_id).unwrap().downloaded >= 4 << 20);
+}
+
+/// Fault 104: a torrent whose metadata is not known survives the panic too, with its trackers and peers.
+#[test]
+fn a_panic_keeps_a_torrent_without_metadata() {
+    let torrent = Arc::new(Torrent::new(200_000, 16384));
+    let (seed, _) = slow_seed(138, &torrent);
+    let bomb = Bomb::default();
+    let bed = Bed::with_plugin(|settings| settings.peers.reconnect_backoff_s = 1, bomb.clone());
+    let (id, root) = (torrent.info_hash(), bed.folder().join("fetched"));
+    let add = AddTorrent {
+        source: TorrentSource::InfoHash(UnfetchedTorrent {
+            info_hash: id,
+            name: None,
+            trackers: vec![vec!["http://127.0.0.138:9/announce".to_owned()]],
+        }),
+        options: AddOptions {
+            root: Some(root.clone()),
+            peers: vec![seed],
+            ..AddOptions::default()
+        },
+        is_resumed: false,
+        reply: Reply::ignored(),
+    };
+    let push = |world: &mut World| world.resource_mut::<CommandQueue<AddTorrent>>().0.push_back(add);
+    bed.block_on(bed.torrents().with_world(push)).unwrap();
+    bed.wait_until("a session", || bed.session(id).is_some());
+    bed.wait_until("a peer", || !bed.stats(id).peers.is_empty());
+    bomb.light(&bed);
+    wait_until_listed(&bed, vec![id]);
+    bed.wait_until("the state", || {
+        bed.stats(id).lifecycle == TorrentState::FetchingMetadata
+    });
+    let stats = bed.stats(id);
+    assert_eq!(
+        (stats.trackers.len(), stats.name, stats.root),
+        (1, id.to_string(), root.clone())
+    );
+    let (sender, answers) = channel();
+    let supply = SupplyMetadata {
+        torrent: id,
+        info: torrent.metainfo.info_bytes.clone(),
+        reply: Reply::new(move |answer| drop(sender.send(answer))),
+    };
+    let push = |world: &mut World| world.resource_mut::<CommandQueue<SupplyMetadata>>().0.push_back(supply);
+    bed.block_on(bed.torrents().with_world(push)).unwrap();
+    assert_eq!(answers.recv_timeout(DEADLINE), Ok(Ok(())));
+    bed.wait_until("completion", || bed.stats(id).is_complete());
+    assert!(std::fs::read(root.join("data")).unwrap() == torrent.data);
 }
 
 /// Fault 104: after three consecutive restarts the next panic ends the engine, and calls report that.

@@ -2,18 +2,18 @@
 
 use std::sync::mpsc::{Receiver, channel};
 
-use ecs_torrent::TorrentState;
 use ecs_torrent::components::commands::{
     ListStopped, RemoveOptions, RemoveTorrent, Removed, ResumeAll, StopTorrent, SupplyError, SupplyMetadata,
     TorrentSource, UnfetchedTorrent,
 };
 use ecs_torrent::components::messages::PeerConnected;
 use ecs_torrent::components::peer::{PeerPieces, UncheckedPieces};
-use ecs_torrent::engine::sim::Crash;
+use ecs_torrent::engine::sim::{Crash, DiskFault, Lasting, StateOperation};
 use ecs_torrent::prelude::{App, Plugin, Query, Res, ResMut, Resource, Tick, TickSet, Torrent, World};
-use ecs_torrent::prelude::{IntoScheduleConfigs, MessageReader};
+use ecs_torrent::prelude::{IntoScheduleConfigs, Lifecycle, MessageReader};
 use ecs_torrent::protocol::bitfield::Bitfield;
 use ecs_torrent::sim::invariants::{InvariantsPlugin, Violations};
+use ecs_torrent::{AddError, InfoHash, TorrentState};
 
 use super::*;
 
@@ -109,6 +109,10 @@ impl Bed {
 
     /// Adds the torrent by its hash, and waits until that is durable.
     fn add(&mut self) {
+        assert_eq!(self.try_add(), Ok(self.content.info_hash()));
+    }
+
+    fn try_add(&mut self) -> Result<InfoHash, AddError> {
         let source = TorrentSource::InfoHash(UnfetchedTorrent {
             info_hash: self.content.info_hash(),
             name: Some("a name/of a link".to_owned()),
@@ -124,7 +128,7 @@ impl Bed {
             is_resumed: false,
             reply,
         });
-        assert_eq!(self.wait(&added), Ok(self.content.info_hash()));
+        self.wait(&added)
     }
 
     /// Waits until the seed has said what it has.
@@ -158,13 +162,15 @@ impl Bed {
     fn resume(&mut self) {
         let resumed = self.send(|reply| ResumeAll { reply });
         assert_eq!(self.wait(&resumed), Ok(1));
+        self.wait_for_state(&Lifecycle::FetchingMetadata);
+    }
+
+    fn wait_for_state(&mut self, expected: &Lifecycle) {
         let leecher = self.leecher;
         self.until("a state", |sim| {
             let world = sim.node(leecher).world_mut();
-            let mut states = world.query::<&ecs_torrent::prelude::Lifecycle>();
-            states
-                .iter(world)
-                .all(|state| *state == ecs_torrent::prelude::Lifecycle::FetchingMetadata)
+            let mut states = world.query::<&Lifecycle>();
+            states.iter(world).all(|state| state == expected)
         });
     }
 
@@ -323,6 +329,21 @@ fn data_that_was_there_before_the_metadata_is_announced() {
     bed.supply(bed.info()).unwrap();
     let content = bed.content.clone();
     bed.until("an upload", |sim| sim.has(other, "downloads", &content));
+}
+
+/// A state folder that cannot be read for a while holds up the torrent, and does not end it.
+#[test]
+fn a_torrent_without_metadata_continues_when_its_state_can_be_read_again() {
+    let mut bed = Bed::new(7);
+    bed.sim
+        .state(bed.leecher)
+        .fail(StateOperation::Load, DiskFault::Io, Lasting::Next(1));
+    let added = bed.try_add();
+    assert!(matches!(added, Err(AddError::Unsaved { .. })), "{added:?}");
+    bed.wait_for_state(&Lifecycle::FetchingMetadata);
+    bed.wait_for_peer();
+    bed.supply(bed.info()).unwrap();
+    bed.complete();
 }
 
 /// A peer whose pieces do not fit the metadata is closed, and the others are not.
