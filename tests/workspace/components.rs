@@ -9,12 +9,18 @@ use std::time::Duration;
 use bevy_app::App;
 use bevy_ecs::prelude::*;
 use bevy_ecs::world::EntityRef;
-use ecs_torrent::components::peer::Peer;
+use ecs_torrent::Settings;
+use ecs_torrent::TorrentPlugins;
+use ecs_torrent::components::commands::{
+    AddOptions, AddTorrent, CommandQueue, Reply, SupplyMetadata, TorrentSource, UnfetchedTorrent,
+};
+use ecs_torrent::components::peer::{Peer, UncheckedPieces};
 use ecs_torrent::components::piece::ActivePiece;
 use ecs_torrent::components::torrent::{Lifecycle, Torrent};
 use ecs_torrent::components::tracker::Tracker;
 use ecs_torrent::engine::schedule::{Tick, TickSet};
-use ecs_torrent::engine::sim::TrackerMode;
+use ecs_torrent::engine::sim::{NewContent, NodeId, Simulation, TrackerMode};
+use ecs_torrent::protocol::time::Timestamp;
 use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
 
 /// The components that were on every entity of a kind in a state, and those that were on some.
@@ -116,8 +122,61 @@ fn census() -> BTreeMap<(&'static str, String), Seen> {
     for scenario in scenarios {
         let _ = scenario.run();
     }
+    fetch_metadata(&census);
     let seen = census.0.lock().unwrap_or_else(PoisonError::into_inner);
     seen.clone()
+}
+
+/// Lets an engine connect to a seed of a torrent of which it knows the info-hash only, and then supplies the metadata.
+fn fetch_metadata(census: &Census) {
+    let trackers = vec![vec!["http://10.0.0.9/announce".to_owned()]];
+    let new = NewContent {
+        trackers: trackers.clone(),
+        ..NewContent::default()
+    };
+    let content = new.make();
+    let mut sim = Simulation::new(1, Duration::ZERO);
+    let plugins = (TorrentPlugins, census.clone().plugin());
+    let [seed, other] = [1, 2].map(|last| sim.add_node([10, 0, 0, last].into(), Settings::default(), plugins.clone()));
+    sim.put(seed, "downloads", &content);
+    let unfetched = UnfetchedTorrent {
+        info_hash: content.info_hash(),
+        name: None,
+        trackers,
+    };
+    let sources = [content.metainfo().clone().into(), TorrentSource::InfoHash(unfetched)];
+    for (node, source) in [seed, other].into_iter().zip(sources) {
+        let add = AddTorrent {
+            source,
+            options: AddOptions {
+                root: Some("downloads".into()),
+                peers: vec![sim.net().addresses(seed)[0]],
+                ..AddOptions::default()
+            },
+            is_resumed: false,
+            reply: Reply::ignored(),
+        };
+        send(&mut sim, node, add);
+    }
+    let is_connected = |sim: &mut Simulation| {
+        let world = sim.node(other).world_mut();
+        world.query::<&UncheckedPieces>().iter(world).count() > 0
+    };
+    let limit = Timestamp::ZERO + Duration::from_secs(60);
+    assert!(sim.run_until(limit, is_connected));
+    let supply = SupplyMetadata {
+        torrent: content.info_hash(),
+        info: content.metainfo().info_bytes.clone(),
+        reply: Reply::ignored(),
+    };
+    send(&mut sim, other, supply);
+    assert!(sim.run_until(limit, |sim| sim.has(other, "downloads", &content)));
+}
+
+fn send<C: Send + Sync + 'static>(sim: &mut Simulation, node: NodeId, command: C) {
+    let world = sim.node(node).world_mut();
+    world.resource_mut::<CommandQueue<C>>().0.push_back(command);
+    sim.nudge(node);
 }
 
 fn list(names: impl IntoIterator<Item = String>) -> String {
