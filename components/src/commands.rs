@@ -194,7 +194,8 @@ pub enum SupplyError {
 
 /// Adds a torrent.
 ///
-/// If the torrent exists, it receives the peers of the options, and the reply is its hash. A failed torrent is tried
+/// If the torrent exists, it receives the peers of the options, and its metadata if that was not known; the reply is its
+/// hash. A failed torrent is tried
 /// again with the new options. A torrent that is being stopped or removed is added when that is over.
 #[derive(Debug)]
 pub struct AddTorrent {

@@ -346,6 +346,16 @@ fn a_torrent_without_metadata_continues_when_its_state_can_be_read_again() {
     bed.complete();
 }
 
+/// A `.torrent` of a torrent that fetches its metadata is its metadata.
+#[test]
+fn a_torrent_that_is_added_again_with_its_metadata_fetches_no_more() {
+    let mut bed = Bed::new(8);
+    bed.add();
+    let (sim, leecher, content) = (&mut bed.sim, bed.leecher, bed.content.clone());
+    add(sim, leecher, &content, vec![]);
+    bed.complete();
+}
+
 /// A peer whose pieces do not fit the metadata is closed, and the others are not.
 #[test]
 fn a_peer_with_pieces_that_do_not_exist_is_closed_when_the_metadata_is_known() {

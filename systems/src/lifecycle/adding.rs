@@ -7,7 +7,7 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{
     AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, Reply, ResumeAll, ResumeError, StopAll,
-    StopTorrent, TorrentSource,
+    StopTorrent, SupplyMetadata, TorrentSource,
 };
 use ecs_torrent_components::lifecycle::{ChangedFacts, Fault};
 use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentAdded};
@@ -48,9 +48,11 @@ pub(super) struct TorrentAdder<'w, 's> {
     added: MessageWriter<'w, TorrentAdded>,
     changed: ResMut<'w, ChangedFacts>,
     new_peers: ResMut<'w, CommandQueue<AddPeers>>,
+    supplies: ResMut<'w, CommandQueue<SupplyMetadata>>,
     stops: Res<'w, CommandQueue<StopTorrent>>,
     stops_of_all: Res<'w, CommandQueue<StopAll>>,
     torrents: Query<'w, 's, (&'static Torrent, &'static Lifecycle, &'static SessionState)>,
+    with_metadata: Query<'w, 's, (), With<Layout>>,
 }
 
 pub(super) fn add_torrents(
@@ -100,6 +102,15 @@ impl TorrentAdder<'_, '_> {
         let torrent = command.source.id();
         let peers = command.options.peers.clone();
         self.new_peers.0.push_back(AddPeers { torrent, peers });
+        if let TorrentSource::Metainfo(metainfo) = &command.source
+            && !self.with_metadata.contains(entity)
+        {
+            self.supplies.0.push_back(SupplyMetadata {
+                torrent,
+                info: metainfo.info_bytes.clone(),
+                reply: Reply::ignored(),
+            });
+        }
         match known {
             Some((_, Lifecycle::Failed { retry_at: None, .. }, _)) if !command.is_resumed => {
                 adds.renewals.push((entity, command.options));
