@@ -117,8 +117,8 @@ impl Torrents {
     /// # setup::run(async |torrents, folder| {
     /// let id = torrents.download(folder.join("album.torrent")).await?;
     /// let stats = torrents.stats(id).await?;
-    /// println!("{}: {} of {} bytes, {} a second", stats.name, stats.downloaded, stats.bytes_size, stats.speed.download);
-    /// # assert_eq!((&*stats.name, stats.bytes_size), ("album", 100_000));
+    /// println!("{}: {:.0} %, {} bytes a second", stats.name, stats.progress() * 100.0, stats.speed.download);
+    /// # assert_eq!((&*stats.name, stats.bytes_size), ("album", Some(100_000)));
     /// # Ok(())
     /// # });
     /// ```
