@@ -111,6 +111,38 @@ impl BlockingTorrents {
         block_on(self.0.add_peers(id, peers))
     }
 
+    /// Blocking form of [`Torrents::pause`].
+    ///
+    /// # Errors
+    /// As [`Torrents::pause`].
+    pub fn pause(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
+        block_on(self.0.pause(id))
+    }
+
+    /// Blocking form of [`Torrents::start`].
+    ///
+    /// # Errors
+    /// As [`Torrents::start`].
+    pub fn start(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
+        block_on(self.0.start(id))
+    }
+
+    /// Blocking form of [`Torrents::pause_all`].
+    ///
+    /// # Errors
+    /// As [`Torrents::pause_all`].
+    pub fn pause_all(&self) -> Result<(), Error> {
+        block_on(self.0.pause_all())
+    }
+
+    /// Blocking form of [`Torrents::start_all`].
+    ///
+    /// # Errors
+    /// As [`Torrents::start_all`].
+    pub fn start_all(&self) -> Result<(), Error> {
+        block_on(self.0.start_all())
+    }
+
     /// Blocking form of [`Torrents::stop_and_serialize`].
     ///
     /// # Errors
@@ -125,6 +157,14 @@ impl BlockingTorrents {
     /// As [`Torrents::stop_all_and_serialize`].
     pub fn stop_all_and_serialize(&self) -> Result<(), Error> {
         block_on(self.0.stop_all_and_serialize())
+    }
+
+    /// Blocking form of [`Torrents::stop_all_until_resumed`].
+    ///
+    /// # Errors
+    /// As [`Torrents::stop_all_until_resumed`].
+    pub fn stop_all_until_resumed(&self) -> Result<(), Error> {
+        block_on(self.0.stop_all_until_resumed())
     }
 
     /// Blocking form of [`Torrents::remove`].
@@ -157,6 +197,14 @@ impl BlockingTorrents {
     /// As [`Torrents::resume_all`].
     pub fn resume_all(&self) -> Result<usize, Error> {
         block_on(self.0.resume_all())
+    }
+
+    /// Blocking form of [`Torrents::restore`].
+    ///
+    /// # Errors
+    /// As [`Torrents::restore`].
+    pub fn restore(&self) -> Result<usize, Error> {
+        block_on(self.0.restore())
     }
 
     /// As [`Torrents::subscribe`]; [`Subscription::next_blocking`] waits for an event.

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use ecs_torrent_components::commands::{
-    AddError, ListStoppedError, RemoveError, ResumeError, ResumeTorrentError, ScrapeError, StopError, TorrentNotFound,
+    AddError, ListStoppedError, PauseError, RemoveError, ResumeError, ResumeTorrentError, ScrapeError,
+    StartTorrentError, StopError, TorrentNotFound,
 };
 use ecs_torrent_engine::backends::StartError;
 use ecs_torrent_engine::mailbox::{EngineGone, SendError, UnsupportedCommand};
@@ -61,6 +62,12 @@ pub enum Error {
     /// A session could not be saved.
     #[error(transparent)]
     Stop(#[from] StopError),
+    /// A paused torrent's session could not be saved.
+    #[error(transparent)]
+    Pause(PauseError),
+    /// A torrent stays paused.
+    #[error(transparent)]
+    StartTorrent(StartTorrentError),
     /// Some part of a removed torrent could not be deleted.
     #[error(transparent)]
     Remove(RemoveError),
@@ -73,6 +80,24 @@ pub enum Error {
     /// The saved sessions cannot be read.
     #[error(transparent)]
     Resume(#[from] ResumeError),
+}
+
+impl From<PauseError> for Error {
+    fn from(error: PauseError) -> Self {
+        match error {
+            PauseError::NotFound(error) => error.into(),
+            error @ PauseError::Unsaved { .. } => Self::Pause(error),
+        }
+    }
+}
+
+impl From<StartTorrentError> for Error {
+    fn from(error: StartTorrentError) -> Self {
+        match error {
+            StartTorrentError::NotFound(error) => error.into(),
+            error @ StartTorrentError::Unsaved { .. } => Self::StartTorrent(error),
+        }
+    }
 }
 
 impl From<SendError> for Error {

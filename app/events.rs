@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::messages::{
-    TorrentAdded, TorrentBlocked, TorrentCompleted, TorrentFailed, TorrentRestarting, TorrentStarted, TorrentStopped,
-    TrackerFailed,
+    TorrentAdded, TorrentBlocked, TorrentCompleted, TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted,
+    TorrentStopped, TrackerFailed,
 };
 use ecs_torrent_components::torrent::Torrent;
 use ecs_torrent_components::tracker::Tracker;
@@ -36,6 +36,8 @@ pub enum Event {
     Restarting(TorrentId, Arc<str>),
     /// The torrent failed for this reason and is not restarted automatically.
     Failed(TorrentId, Arc<str>),
+    /// The torrent is paused: its peers and trackers are left, and its files are closed.
+    Paused(TorrentId),
     /// The torrent has stopped and is no longer listed.
     Stopped(TorrentId),
     /// A tracker did not answer, or refused the request.
@@ -185,6 +187,7 @@ fn publish_events(
     mut blocked: MessageReader<TorrentBlocked>,
     mut restarting: MessageReader<TorrentRestarting>,
     mut failed: MessageReader<TorrentFailed>,
+    mut paused: MessageReader<TorrentPaused>,
     mut stopped: MessageReader<TorrentStopped>,
     mut tracker_failed: MessageReader<TrackerFailed>,
 ) {
@@ -207,6 +210,9 @@ fn publish_events(
     let failed = failed
         .read()
         .filter_map(|message| Some(Event::Failed(id(message.torrent)?, message.reason.clone())));
+    let paused = paused
+        .read()
+        .filter_map(|message| Some(Event::Paused(id(message.torrent)?)));
     let tracker_failed = tracker_failed.read().filter_map(|message| {
         Some(Event::TrackerFailed {
             torrent: id(message.torrent)?,
@@ -222,6 +228,7 @@ fn publish_events(
         .chain(restarting)
         .chain(failed)
         .chain(tracker_failed)
+        .chain(paused)
         .chain(stopped);
     for event in all {
         // There may be no subscriber.

@@ -112,6 +112,14 @@ pub enum TorrentCommand {
     GetStats(TorrentId),
     /// Gets a torrent's files, as [`Torrents::list_files`].
     GetFiles(TorrentId),
+    /// Pauses a torrent, as [`Torrents::pause`].
+    Pause(TorrentId),
+    /// Pauses all torrents, as [`Torrents::pause_all`].
+    PauseAll,
+    /// Starts a paused torrent, as [`Torrents::start`].
+    Start(TorrentId),
+    /// Starts all paused torrents, as [`Torrents::start_all`].
+    StartAll,
     /// Stops a torrent in order, as [`Torrents::stop_and_serialize`].
     Stop(TorrentId),
     /// Stops all torrents, as [`Torrents::stop_all_and_serialize`].
@@ -120,6 +128,8 @@ pub enum TorrentCommand {
     Resume(TorrentId),
     /// Adds every torrent that has a saved session, as [`Torrents::resume_all`].
     ResumeAll,
+    /// Adds every torrent that has a saved session and was not stopped by a user, as [`Torrents::restore`].
+    Restore,
     /// Stops and forgets a torrent, as [`Torrents::remove`].
     Remove {
         /// The torrent.
@@ -149,6 +159,22 @@ impl TorrentCommand {
             Self::List => Answer::Listed(torrents.list().await?),
             Self::GetStats(torrent) => Answer::Stats(Box::new(torrents.stats(torrent).await?)),
             Self::GetFiles(torrent) => Answer::Files(torrents.list_files(torrent).await?),
+            Self::Pause(torrent) => {
+                torrents.pause(torrent).await?;
+                Answer::Done
+            }
+            Self::PauseAll => {
+                torrents.pause_all().await?;
+                Answer::Done
+            }
+            Self::Start(torrent) => {
+                torrents.start(torrent).await?;
+                Answer::Done
+            }
+            Self::StartAll => {
+                torrents.start_all().await?;
+                Answer::Done
+            }
             Self::Stop(torrent) => {
                 torrents.stop_and_serialize(torrent).await?;
                 Answer::Done
@@ -162,6 +188,7 @@ impl TorrentCommand {
                 Answer::Done
             }
             Self::ResumeAll => Answer::Resumed(torrents.resume_all().await?),
+            Self::Restore => Answer::Resumed(torrents.restore().await?),
             Self::Remove { torrent, options } => Answer::Removed(torrents.remove(torrent, options).await?),
         })
     }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
-    AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListStopped, ListTorrents, RemoveError, RemoveOptions,
-    RemoveTorrent, Removed, Reply, ResumeAll, ResumeTorrent, ResumeTorrentError, ScrapeTorrent, StopAll, StopTorrent,
+    AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListStopped, ListTorrents, PauseAll, PauseTorrent,
+    RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, ResumeAll, ResumeTorrent, ResumeTorrentError,
+    ScrapeTorrent, StartAll, StartTorrent, StopAll, StopTorrent,
 };
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle};
@@ -34,7 +35,7 @@ impl Torrents {
     /// Adds a torrent with default options: downloads missing data into the download folder of the settings, then
     /// seeds.
     ///
-    /// Adding a torrent that is already present changes nothing and returns the same id.
+    /// Adding a torrent that is already present changes nothing and returns the same id; if it is paused, it stays paused.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -117,8 +118,8 @@ impl Torrents {
     /// # setup::run(async |torrents, folder| {
     /// let id = torrents.download(folder.join("album.torrent")).await?;
     /// let stats = torrents.stats(id).await?;
-    /// println!("{}: {:.0} %, {} bytes a second", stats.name, stats.progress() * 100.0, stats.speed.download);
-    /// # assert_eq!((&*stats.name, stats.bytes_size), ("album", Some(100_000)));
+    /// println!("{}: {} of {} bytes, {} a second", stats.name, stats.downloaded, stats.bytes_size, stats.speed.download);
+    /// # assert_eq!((&*stats.name, stats.bytes_size), ("album", 100_000));
     /// # Ok(())
     /// # });
     /// ```
@@ -209,8 +210,74 @@ impl Torrents {
         Ok(Selection::of(&self.stats(id).await?, fields))
     }
 
+    /// Pauses a torrent: it stays listed, and does nothing until [`Torrents::start`]. Its peers and trackers are notified
+    /// as at a stop, its session is saved, and its files are closed, so that their volume can be unmounted. It is still
+    /// paused after a restart of the program. Pausing a paused torrent is not an error.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::components::lifecycle::TorrentState;
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.pause(id).await?;
+    /// assert_eq!(torrents.stats(id).await?.lifecycle, TorrentState::Paused);
+    /// torrents.start(id).await?;
+    /// assert_ne!(torrents.stats(id).await?.lifecycle, TorrentState::Paused);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::Pause`] if the session could not be saved. The torrent is then listed as
+    /// failed.
+    pub async fn pause(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
+        let TorrentId(torrent) = id.into();
+        Ok(self.ask(|reply| PauseTorrent { torrent, reply }).await??)
+    }
+
+    /// Starts a paused torrent again. Data that did not change meanwhile is not hashed again. Starting a torrent that is
+    /// not paused changes nothing and is not an error. A torrent that is being paused starts when that is over.
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::StartTorrent`] if the session could not be saved. The torrent then stays
+    /// paused.
+    pub async fn start(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
+        let TorrentId(torrent) = id.into();
+        Ok(self.ask(|reply| StartTorrent { torrent, reply }).await??)
+    }
+
+    /// Pauses all torrents that are listed now, concurrently.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.pause_all().await?;
+    /// torrents.start_all().await?;
+    /// # assert_eq!(torrents.list().await?, [id]);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// The first [`Error::Pause`]; the other torrents are paused regardless.
+    pub async fn pause_all(&self) -> Result<(), Error> {
+        Ok(self.ask(|reply| PauseAll { reply }).await??)
+    }
+
+    /// Starts all paused torrents.
+    ///
+    /// # Errors
+    /// The first [`Error::StartTorrent`]; the other torrents are started regardless.
+    pub async fn start_all(&self) -> Result<(), Error> {
+        Ok(self.ask(|reply| StartAll { reply }).await??)
+    }
+
     /// Stops a torrent in order: notifies its peers, then its trackers, saves its session, and removes it from the
     /// list. Stopping a torrent that is not listed is not an error. A second stop joins one that is already running.
+    ///
+    /// The torrent stays stopped until [`Torrents::resume`], [`Torrents::resume_all`] or [`Torrents::download`] brings it
+    /// back: [`Torrents::restore`] leaves it out.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -231,7 +298,7 @@ impl Torrents {
         Ok(self.ask(|reply| StopTorrent { torrent, reply }).await??)
     }
 
-    /// Stops all torrents concurrently.
+    /// Stops all torrents concurrently, before the program ends. The next run's [`Torrents::restore`] brings them back.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -247,7 +314,30 @@ impl Torrents {
     /// # Errors
     /// The first [`Error::Stop`]; the other torrents are stopped regardless.
     pub async fn stop_all_and_serialize(&self) -> Result<(), Error> {
-        Ok(self.ask(|reply| StopAll { reply }).await??)
+        self.stop_all(false).await
+    }
+
+    /// Stops all torrents as [`Torrents::stop_and_serialize`] stops one: they stay stopped until they are resumed.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.stop_all_until_resumed().await?;
+    /// assert_eq!(torrents.restore().await?, 0);
+    /// assert_eq!(torrents.resume_all().await?, 1);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Torrents::stop_all_and_serialize`].
+    pub async fn stop_all_until_resumed(&self) -> Result<(), Error> {
+        self.stop_all(true).await
+    }
+
+    async fn stop_all(&self, until_resumed: bool) -> Result<(), Error> {
+        Ok(self.ask(|reply| StopAll { until_resumed, reply }).await??)
     }
 
     /// Stops a torrent and forgets it: deletes its session and, with `delete_data`, the files that the torrent created,
@@ -302,8 +392,8 @@ impl Torrents {
         Ok(self.ask(|reply| ListStopped { reply }).await??)
     }
 
-    /// Adds a stopped torrent again, from its session in the state folder. A torrent that is listed stays as it is; one
-    /// that is being stopped is added when that is over.
+    /// Adds a stopped torrent again, from its session in the state folder and as it was: a torrent that was paused is
+    /// listed as paused. A torrent that is listed stays as it is; one that is being stopped is added when that is over.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -321,7 +411,8 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TorrentNotFound`] if there is no session of the torrent; [`Error::ResumeTorrent`] if it cannot be read.
+    /// [`Error::TorrentNotFound`] if there is no session of the torrent; [`Error::ResumeTorrent`] if it cannot be read,
+    /// or cannot be replaced by one that does not call the torrent stopped.
     pub async fn resume(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
         let TorrentId(torrent) = id.into();
         match self.ask(|reply| ResumeTorrent { torrent, reply }).await? {
@@ -330,7 +421,8 @@ impl Torrents {
         }
     }
 
-    /// Adds every torrent that has a session in the state folder and returns their number.
+    /// Adds every torrent that has a session in the state folder, stopped ones too, and returns their number. Torrents
+    /// that were paused are listed as paused.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -344,7 +436,33 @@ impl Torrents {
     /// [`Error::Resume`] if the state folder cannot be read. A damaged session is set aside and logged; it is not an
     /// error.
     pub async fn resume_all(&self) -> Result<usize, Error> {
-        Ok(self.ask(|reply| ResumeAll { reply }).await??)
+        let include_stopped = true;
+        let resume = |reply| ResumeAll { include_stopped, reply };
+        Ok(self.ask(resume).await??)
+    }
+
+    /// Restores the list of the last run, and returns the number of torrents: adds every torrent that has a session,
+    /// except those that a user stopped.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.stop_all_and_serialize().await?; // before the program ends
+    /// assert_eq!(torrents.restore().await?, 1);
+    ///
+    /// torrents.stop_and_serialize(id).await?; // the user's wish
+    /// assert_eq!(torrents.restore().await?, 0);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Torrents::resume_all`].
+    pub async fn restore(&self) -> Result<usize, Error> {
+        let include_stopped = false;
+        let restore = |reply| ResumeAll { include_stopped, reply };
+        Ok(self.ask(restore).await??)
     }
 
     /// Subscribes to engine events that occur after this call.

@@ -100,7 +100,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// Adds the saved torrents, and returns only when the engine has ended by itself. The daemon's supervisor then starts
 /// the daemon again.
 async fn run_engine(torrents: &Torrents, api: &Api) -> Result<(), Error> {
-    let resumed = torrents.resume_all().await?;
+    let resumed = torrents.restore().await?;
     tracing::info!(resumed, "running");
     api.set_phase(Phase::Running);
     loop {

@@ -43,6 +43,7 @@ fn describe(event: &Event) -> (&'static str, Value) {
         Event::Blocked(torrent, reason) => ("blocked", why(torrent, reason)),
         Event::Restarting(torrent, reason) => ("restarting", why(torrent, reason)),
         Event::Failed(torrent, reason) => ("failed", why(torrent, reason)),
+        Event::Paused(torrent) => ("paused", of(torrent)),
         Event::Stopped(torrent) => ("stopped", of(torrent)),
         Event::TrackerFailed {
             torrent,

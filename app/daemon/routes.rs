@@ -321,7 +321,7 @@ async fn resume(
 
 async fn stop_all(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<StatusCode, Refusal> {
     Query::parse(query, &[])?;
-    shared.torrents.stop_all_and_serialize().await?;
+    shared.torrents.stop_all_until_resumed().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

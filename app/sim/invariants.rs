@@ -13,6 +13,7 @@
 //! | `Picker` | availability matches the peers' pieces; missing pieces can be picked; interest follows |
 //! | `Lifecycle` | a torrent's state follows from its intent and facts, and changes along the edges of the table; a torrent that downloads lacks pieces, a finished one none |
 //! | `Phases` | the phases of a stop change only along legal edges |
+//! | `Paused` | a paused torrent has no peers, no pieces in flight, no check, no open files, and no announces |
 //! | `Counters` | downloaded bytes are held, in flight, corrupt or dropped |
 //! | `Bounds` | memory and queues stay within their settings |
 //! | `Work` | a tick processes no more messages, per peer and in total, than its settings allow |
@@ -22,6 +23,7 @@ mod bounds;
 mod cadence;
 mod counters;
 mod lifecycle;
+mod pausing;
 mod picker;
 mod requests;
 mod truth;
@@ -51,6 +53,7 @@ impl Plugin for InvariantsPlugin {
             .init_resource::<truth::Known>()
             .init_resource::<counters::Bases>()
             .init_resource::<cadence::Cadence>()
+            .init_resource::<pausing::OpenStorages>()
             .add_systems(
                 Tick,
                 (wire::read_events, work::check)
@@ -60,7 +63,7 @@ impl Plugin for InvariantsPlugin {
             )
             .add_systems(
                 Tick,
-                (truth::check, wire::listen, cadence::check)
+                (truth::check, wire::listen, pausing::listen, cadence::check)
                     .chain()
                     .after(FlushSet::Streams)
                     .before(FlushToPorts),
@@ -70,6 +73,7 @@ impl Plugin for InvariantsPlugin {
                 (
                     requests::check_late,
                     (lifecycle::check, lifecycle::check_completion, lifecycle::check_derived),
+                    pausing::check,
                     counters::check,
                     bounds::check,
                     (
@@ -108,6 +112,7 @@ pub enum Invariant {
     Picker,
     Lifecycle,
     Phases,
+    Paused,
     Counters,
     Bounds,
     Work,

@@ -11,6 +11,8 @@ impl fmt::Display for Act {
             Self::PowerFails(who) => write!(f, "{who} loses its power"),
             Self::Starts(who) => write!(f, "{who} starts"),
             Self::Stops(who) => write!(f, "{who} is told to stop"),
+            Self::Pauses(who) => write!(f, "{who} pauses its torrents"),
+            Self::Unpauses(who) => write!(f, "{who} starts its paused torrents"),
             Self::Sleeps(who, time) => write!(f, "{who} sleeps for {time:.1?}"),
             Self::ClockJumps(who, by) => write!(f, "the clock of {who} jumps by {by:.1?}"),
             Self::Partition(some, others) => write!(f, "{} and {} are parted", Several(some), Several(others)),

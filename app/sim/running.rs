@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ecs_torrent_components::commands::{CommandQueue, Reply, StopAll, StopError};
+use ecs_torrent_components::commands::{CommandQueue, PauseAll, Reply, StartAll, StopAll, StopError};
 use ecs_torrent_engine::sim::{
     Content, Crash, DiskFault, DiskOperation, Lasting, NewContent, NodeId, SimTracker, Simulation,
 };
@@ -231,6 +231,14 @@ impl<'s> Stage<'s> {
                 }
             }
             Act::Stops(who) => self.stop(who),
+            Act::Pauses(who) => {
+                let reply = Reply::ignored();
+                self.send(who, PauseAll { reply });
+            }
+            Act::Unpauses(who) => {
+                let reply = Reply::ignored();
+                self.send(who, StartAll { reply });
+            }
             Act::Sleeps(who, time) => {
                 let node = self.node(who);
                 self.sim.suspend(node, time);
@@ -292,16 +300,23 @@ impl<'s> Stage<'s> {
         if !matches!(self.actors[&who].state, State::Up) {
             return;
         }
-        let (node, now) = (self.node(who), self.sim.now());
+        let now = self.sim.now();
         let answer = StopAnswer::default();
         let slot = answer.clone();
         let reply = Reply::new(move |result| *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(result));
-        let world = self.sim.node(node).world_mut();
-        world
-            .resource_mut::<CommandQueue<StopAll>>()
-            .0
-            .push_back(StopAll { reply });
+        let until_resumed = false;
+        self.send(who, StopAll { until_resumed, reply });
         self.actor(who).state = State::Stopping(now, answer);
+    }
+
+    /// Sends a command to a node, unless the node is down.
+    fn send<C: Send + Sync + 'static>(&mut self, who: Who, command: C) {
+        if matches!(self.actors[&who].state, State::Down) {
+            return;
+        }
+        let node = self.node(who);
+        let world = self.sim.node(node).world_mut();
+        world.resource_mut::<CommandQueue<C>>().0.push_back(command);
         self.sim.nudge(node);
     }
 

@@ -74,6 +74,10 @@ pub enum Act {
     Starts(Who),
     /// The node stops and serializes everything, and is down afterward.
     Stops(Who),
+    /// The node pauses all of its torrents.
+    Pauses(Who),
+    /// The node starts all paused torrents.
+    Unpauses(Who),
     /// The machine sleeps, including its clock, and wakes up after the given time.
     Sleeps(Who, Duration),
     /// The clock jumps forward.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bevy_ecs::prelude::*;
 use bytes::Bytes;
@@ -85,6 +85,37 @@ impl<T> Reply<T> {
 impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Reply")
+    }
+}
+
+impl<E: Send + 'static> Reply<Result<(), E>> {
+    /// Splits the reply into `count` parts. When every part is answered, the caller gets the first error, or else a
+    /// success; with no parts, a success at once.
+    #[must_use]
+    pub fn split(self, count: usize) -> Vec<Self> {
+        if count == 0 {
+            self.send(Ok(()));
+            return Vec::new();
+        }
+        let parts = Arc::new(Mutex::new((count, Ok(()), Some(self))));
+        let part = || {
+            let parts = parts.clone();
+            Self::new(move |answer| {
+                // Nothing panics while the lock is held.
+                let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
+                let (left, result, whole) = &mut *parts;
+                *left -= 1;
+                if result.is_ok() {
+                    *result = answer;
+                }
+                if *left == 0
+                    && let Some(whole) = whole.take()
+                {
+                    whole.send(std::mem::replace(result, Ok(())));
+                }
+            })
+        };
+        (0..count).map(|_| part()).collect()
     }
 }
 
@@ -195,8 +226,8 @@ pub enum SupplyError {
 /// Adds a torrent.
 ///
 /// If the torrent exists, it receives the peers of the options, and its metadata if that was not known; the reply is its
-/// hash. A failed torrent is tried
-/// again with the new options. A torrent that is being stopped or removed is added when that is over.
+/// hash. A failed torrent is tried again with the new options, and a paused one stays paused. A torrent that is being
+/// stopped or removed is added when that is over. A stopped torrent runs, even if it was paused before.
 #[derive(Debug)]
 pub struct AddTorrent {
     /// The torrent: its metadata, or its info-hash.
@@ -294,7 +325,8 @@ impl AddError {
     }
 }
 
-/// Stops a torrent. Stopping a torrent that does not exist or is already stopping is not an error.
+/// Stops a torrent. Stopping a torrent that does not exist or is already stopping is not an error. The torrent stays
+/// stopped over restarts of the engine until it is resumed or added.
 #[derive(Debug)]
 pub struct StopTorrent {
     /// The torrent.
@@ -312,6 +344,9 @@ impl AboutTorrent for StopTorrent {
 /// Stops all torrents.
 #[derive(Debug)]
 pub struct StopAll {
+    /// Whether the torrents stay stopped over restarts until they are resumed. Otherwise [`ResumeAll`] lists them again,
+    /// whether it includes stopped torrents or not.
+    pub until_resumed: bool,
     /// Answered when all torrents are gone, or with the first error.
     pub reply: Reply<Result<(), StopError>>,
 }
@@ -327,6 +362,84 @@ pub struct StopError {
     pub name: Arc<str>,
     /// Why the session could not be written.
     pub reason: Arc<str>,
+}
+
+/// Pauses a torrent: it stays listed, with its session saved, its peers and trackers left and its files closed. Pausing
+/// a torrent that is paused is not an error. A pause waits for a running stop or removal of the torrent.
+#[derive(Debug)]
+pub struct PauseTorrent {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// Answered when the torrent is paused, durably.
+    pub reply: Reply<Result<(), PauseError>>,
+}
+
+impl AboutTorrent for PauseTorrent {
+    fn torrent(&self) -> InfoHash {
+        self.torrent
+    }
+}
+
+/// Pauses all torrents that are listed now.
+#[derive(Debug)]
+pub struct PauseAll {
+    /// Answered when all are paused, or with the first error.
+    pub reply: Reply<Result<(), PauseError>>,
+}
+
+/// Reasons why a torrent is not paused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PauseError {
+    /// The torrent does not exist, or it was removed meanwhile.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// The session could not be written. The torrent has left its peers and trackers, and stays listed, as failed.
+    #[error("{name} was paused, but its state is not saved: {reason}")]
+    Unsaved {
+        /// The torrent's name.
+        name: Arc<str>,
+        /// Why the session could not be written.
+        reason: Arc<str>,
+    },
+}
+
+/// Starts a paused torrent. Starting a torrent that is not paused is not an error, and changes nothing. A torrent that
+/// is being paused is started when that is over.
+#[derive(Debug)]
+pub struct StartTorrent {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// Answered when the intent is durable and the torrent is being opened.
+    pub reply: Reply<Result<(), StartTorrentError>>,
+}
+
+impl AboutTorrent for StartTorrent {
+    fn torrent(&self) -> InfoHash {
+        self.torrent
+    }
+}
+
+/// Starts all paused torrents.
+#[derive(Debug)]
+pub struct StartAll {
+    /// Answered when all are being opened, or with the first error.
+    pub reply: Reply<Result<(), StartTorrentError>>,
+}
+
+/// Reasons why a torrent is not started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StartTorrentError {
+    /// The torrent does not exist, or it was removed meanwhile.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// The session could not be written. The torrent stays paused.
+    #[error("{name} stays paused: its state is not saved: {reason}")]
+    Unsaved {
+        /// The torrent's name.
+        name: Arc<str>,
+        /// Why the session could not be written.
+        reason: Arc<str>,
+    },
 }
 
 /// Options for removing a torrent.
@@ -403,9 +516,11 @@ pub enum RemoveError {
     },
 }
 
-/// Adds every torrent that has a saved session.
+/// Adds every torrent that has a saved session, as it was: a paused torrent is listed as paused.
 #[derive(Debug)]
 pub struct ResumeAll {
+    /// Whether torrents that the user stopped are added too.
+    pub include_stopped: bool,
     /// Answered with the number of torrents when all are listed, or with the reason why the state folder cannot be
     /// read.
     pub reply: Reply<Result<usize, ResumeError>>,
@@ -428,12 +543,13 @@ pub struct ListStoppedError(pub Arc<str>);
 #[error("cannot resume: {0}")]
 pub struct ResumeError(pub Arc<str>);
 
-/// Adds a stopped torrent again, from its saved session. A torrent that is listed stays as it is.
+/// Adds a stopped torrent again, from its saved session and as it was: a paused torrent is listed as paused. A torrent
+/// that is listed stays as it is.
 #[derive(Debug)]
 pub struct ResumeTorrent {
     /// The torrent.
     pub torrent: InfoHash,
-    /// Answered when the torrent is listed.
+    /// Answered when the torrent is listed, durably.
     pub reply: Reply<Result<(), ResumeTorrentError>>,
 }
 
@@ -452,6 +568,14 @@ pub enum ResumeTorrentError {
     /// The saved session cannot be read.
     #[error("cannot resume {torrent}: {reason}")]
     Unreadable {
+        /// The torrent.
+        torrent: InfoHash,
+        /// The reason.
+        reason: Arc<str>,
+    },
+    /// The saved session cannot be replaced by one that says that the torrent is not stopped.
+    #[error("{torrent} stays stopped: its state is not saved: {reason}")]
+    Unsaved {
         /// The torrent.
         torrent: InfoHash,
         /// The reason.
@@ -516,4 +640,28 @@ pub struct AddPeers {
     pub torrent: InfoHash,
     /// The addresses.
     pub peers: Vec<SocketAddr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_split_reply_is_answered_once_with_the_first_error() {
+        let ask = |answers: &[Result<(), u8>]| {
+            let (sender, receiver) = mpsc::channel();
+            let reply = Reply::new(move |answer: Result<(), u8>| sender.send(answer).unwrap());
+            let mut parts = reply.split(answers.len());
+            for answer in answers {
+                assert!(receiver.try_recv().is_err());
+                parts.remove(0).send(*answer);
+            }
+            receiver.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(ask(&[]), [Ok(())]);
+        assert_eq!(ask(&[Ok(()), Ok(())]), [Ok(())]);
+        assert_eq!(ask(&[Ok(()), Err(1), Err(2), Ok(())]), [Err(1)]);
+    }
 }

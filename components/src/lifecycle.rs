@@ -23,7 +23,7 @@ pub enum Desired {
     /// The torrent downloads what is missing, and seeds.
     #[default]
     Run,
-    /// The torrent stays listed and does nothing.
+    /// The torrent stays listed and does nothing: no peers, no announces, no open files.
     Pause,
     /// The torrent is saved and leaves the list.
     Stop,
@@ -49,6 +49,8 @@ pub enum Readiness {
     Unchecked,
     /// The held pieces are known, and missing pieces can be written.
     Ready,
+    /// The files are closed, because the torrent is paused. The held pieces are those of the session.
+    Closed,
 }
 
 /// The fault of a torrent that failed; `None` while there is none.
@@ -73,7 +75,7 @@ pub struct Blocked(pub Option<Arc<str>>);
 #[component(storage = "SparseSet")]
 pub struct Waiting;
 
-/// The phases of a stop, in their order.
+/// The phases of a stop, in their order. A pause has the same phases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StopPhase {
     /// No new requests are sent; pieces that are being hashed or written finish.
@@ -84,7 +86,7 @@ pub enum StopPhase {
     AnnounceStopped,
     /// The session is written. If the torrent is removed, the session is deleted, and the data too if requested.
     WriteSession,
-    /// The files are closed. Then the torrent is gone, and the caller gets its answer.
+    /// The files are closed. Then the torrent is gone or paused, and the caller gets its answer.
     Release,
 }
 
@@ -102,7 +104,7 @@ impl StopPhase {
     }
 }
 
-/// On a torrent that is being stopped: the phase that is running.
+/// On a torrent that is being stopped or paused: the phase that is running.
 #[derive(Component, Debug)]
 pub struct Stopping {
     /// The phase that is running.
@@ -125,7 +127,7 @@ pub enum Lifecycle {
     Finished,
     /// Every piece is held.
     Seeding,
-    /// The user paused the torrent.
+    /// The user paused the torrent, and everything of it has ended.
     Paused,
     /// The torrent waits for its turn.
     Queued,
@@ -142,7 +144,7 @@ pub enum Lifecycle {
         /// When the torrent is tried again. `None` if it was tried too often or another try cannot help.
         retry_at: Option<Timestamp>,
     },
-    /// The torrent is being stopped.
+    /// The torrent is being stopped, paused or removed.
     Stopping {
         /// The phase that is running.
         phase: StopPhase,
@@ -180,7 +182,7 @@ impl Lifecycle {
         matches!(self, Self::Finished | Self::Seeding)
     }
 
-    /// Whether the torrent is being stopped.
+    /// Whether the torrent is being stopped, paused or removed.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         matches!(self, Self::Stopping { .. })
@@ -232,22 +234,24 @@ pub fn derive(desired: Desired, facts: &Facts) -> Lifecycle {
     if let Some(phase) = facts.phase {
         return Lifecycle::Stopping { phase };
     }
-    if desired.is_leaving() {
+    let is_pausing = desired == Desired::Pause && facts.readiness != Readiness::Closed;
+    if desired.is_leaving() || is_pausing {
         let phase = StopPhase::HaltDownloads;
         return Lifecycle::Stopping { phase };
     }
-    if let Some(Failure { reason, retry_at }) = facts.fault.clone() {
-        return Lifecycle::Failed { reason, retry_at };
-    }
     if desired == Desired::Pause {
         return Lifecycle::Paused;
+    }
+    if let Some(Failure { reason, retry_at }) = facts.fault.clone() {
+        return Lifecycle::Failed { reason, retry_at };
     }
     if let Some(resource) = facts.blocked.clone() {
         return Lifecycle::Blocked { resource };
     }
     match facts.readiness {
         _ if !facts.has_metadata => Lifecycle::FetchingMetadata,
-        Readiness::Unopened => Lifecycle::Adding,
+        // A torrent with closed files that is to run is opened again.
+        Readiness::Unopened | Readiness::Closed => Lifecycle::Adding,
         Readiness::Unchecked => Lifecycle::Checking,
         Readiness::Ready if facts.is_waiting => Lifecycle::Queued,
         Readiness::Ready if facts.holds_all => Lifecycle::Seeding,
@@ -352,7 +356,7 @@ impl TorrentState {
     /// Whether a torrent may change from this state to `next` in one step; the table is in ARCHITECTURE.md.
     #[must_use]
     pub fn may_become(self, next: Self) -> bool {
-        use StopPhase::{HaltDownloads, WriteSession};
+        use StopPhase::{HaltDownloads, Release, WriteSession};
         use TorrentState::{
             Adding, Blocked, Checking, Downloading, Failed, FetchingMetadata, Finished, Paused, Queued, Seeding,
             Stopping,
@@ -360,15 +364,18 @@ impl TorrentState {
         match (self, next) {
             (Stopping(phase), Stopping(next)) => phase.next() == Some(next),
             // A session that cannot be written keeps its torrent in the list.
-            (Stopping(phase), next) => phase == WriteSession && matches!(next, Failed),
+            (Stopping(WriteSession), next) => next == Failed,
+            // A pause ends here, with the files closed.
+            (Stopping(phase), next) => phase == Release && next == Paused,
             (_, Stopping(phase)) => phase == HaltDownloads,
+            (Paused, next) => matches!(next, Adding | FetchingMetadata),
             (_, Failed) => true,
             // Without metadata, a torrent continues to fetch it.
             (Failed, next) => matches!(next, Adding | FetchingMetadata),
             (_, Blocked) => true,
             (Blocked, next) => matches!(next, Adding | FetchingMetadata | Downloading | Finished | Seeding),
-            (Paused, next) => matches!(next, Adding | FetchingMetadata),
-            (_, Paused) => true,
+            // The session of the last run says that the torrent is paused.
+            (Adding | FetchingMetadata, Paused) => true,
             (FetchingMetadata, next) => next == Adding,
             (Adding, next) => matches!(
                 next,
@@ -495,14 +502,18 @@ mod tests {
     }
 
     #[test]
-    fn intent_decides_unless_a_stop_runs_or_a_fault_must_be_seen() {
-        for facts in [facts(), full_disk()] {
-            assert_eq!(state(Desired::Pause, &facts), TorrentState::Paused);
+    fn intent_decides_unless_a_stop_runs() {
+        let begins = TorrentState::Stopping(StopPhase::HaltDownloads);
+        for facts in [facts(), full_disk(), broken()] {
+            assert_eq!(state(Desired::Pause, &facts), begins);
+            let closed = Facts {
+                readiness: Readiness::Closed,
+                ..facts
+            };
+            assert_eq!(state(Desired::Pause, &closed), TorrentState::Paused);
         }
-        assert_eq!(state(Desired::Pause, &broken()), TorrentState::Failed);
         for desired in [Desired::Stop, Desired::Remove] {
             for facts in [facts(), full_disk(), broken()] {
-                let begins = TorrentState::Stopping(StopPhase::HaltDownloads);
                 assert_eq!(state(desired, &facts), begins);
             }
         }

@@ -76,6 +76,13 @@ pub struct TorrentFailed {
     pub reason: Arc<str>,
 }
 
+/// A torrent is paused: its peers and trackers are left, and its files are closed.
+#[derive(Message, Debug, Clone)]
+pub struct TorrentPaused {
+    /// The torrent.
+    pub torrent: Entity,
+}
+
 /// A torrent was stopped and is no longer listed.
 #[derive(Message, Debug, Clone)]
 pub struct TorrentStopped {

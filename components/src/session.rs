@@ -104,6 +104,12 @@ pub struct Session {
     /// Written by earlier versions: whether the user allowed all existing files to be changed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overwrite: bool,
+    /// The user paused the torrent: the next run lists it, and does nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// The user stopped the torrent: a restored list does not contain it until the user resumes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
     /// Peer addresses, the ones that worked first.
     pub peers: Vec<SocketAddr>,
     /// Trackers, in the order of announces.
@@ -522,6 +528,8 @@ mod tests {
             permitted: Runs::of([0]),
             overwrite: false,
             lost: Runs::of([3]),
+            paused: true,
+            stopped: true,
             peers: vec!["[::1]:6881".parse().unwrap()],
             trackers: vec![SessionTracker {
                 url: "http://t/".into(),
@@ -571,13 +579,15 @@ mod tests {
             owner_key: None,
             permitted: Runs::default(),
             overwrite: false,
+            paused: false,
+            stopped: false,
             files: vec![None],
             ..session()
         };
         let mut text = ron::ser::to_string_pretty(&older, form).unwrap();
         text = text.replace("    dropped: 0,\n", "");
         text = text.replace("created: \"\"", "written: \"0-1\"");
-        for absent in ["lost", "dropped", "created", "overwrite", "ids"] {
+        for absent in ["lost", "dropped", "created", "overwrite", "ids", "paused", "stopped"] {
             assert!(!text.contains(absent), "{absent}: {text}");
         }
         assert!(text.contains("written: \"0-1\"") && text.contains("\n            piece: 3,"));

@@ -3,7 +3,7 @@
 //! Pieces are read and hashed in order, several at a time under one memory limit for all torrents. Torrents take turns,
 //! so that a large one does not keep a small one waiting.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
@@ -71,6 +71,8 @@ pub struct Check {
     /// Position in `todo` of the next piece to read.
     next: usize,
     checked_count: u32,
+    /// Pieces that are being read, hashed or written again. Other results belong to an earlier check.
+    running: BTreeSet<u32>,
     good: Bitfield,
     /// Pieces that are written again before they count as held.
     rewrite: Bitfield,
@@ -82,6 +84,7 @@ impl Check {
             todo: request.doubtful.clone(),
             next: 0,
             checked_count: 0,
+            running: BTreeSet::new(),
             good: request.good.clone(),
             rewrite: request.rewrite.clone(),
         }
@@ -266,6 +269,9 @@ impl Check {
         commands: &mut Commands,
         known: &mut MessageWriter<PiecesKnown>,
     ) {
+        if !self.running.remove(&index) {
+            return;
+        }
         self.checked_count += 1;
         if is_good {
             self.good.insert(index);
@@ -299,6 +305,7 @@ fn read_pieces(
             continue;
         };
         check.next += 1;
+        check.running.insert(index);
         let span = geometry.piece_span(index);
         queue.used_bytes += u64::from(span.len);
         let tag = JobTag {

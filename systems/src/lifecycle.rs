@@ -9,24 +9,29 @@ mod failing;
 mod metadata;
 mod naming;
 mod opening;
+mod releasing;
 mod removing;
 mod resuming;
+mod resuming_all;
+mod starting;
+mod stop_requests;
 mod stopped;
 mod stopping;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{
-    AddTorrent, CommandQueue, ListStopped, RemoveTorrent, ResumeAll, ResumeTorrent, StopAll, StopTorrent,
-    SupplyMetadata,
+    AddTorrent, CommandQueue, ListStopped, PauseAll, PauseTorrent, RemoveTorrent, ResumeAll, ResumeTorrent, StartAll,
+    StartTorrent, StopAll, StopTorrent, SupplyMetadata,
 };
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::ChangedFacts;
 use ecs_torrent_components::messages::{
     FailTorrent, LifecycleChanged, MetadataKnown, RequestStop, TorrentAdded, TorrentBlocked, TorrentCompleted,
-    TorrentFailed, TorrentRestarting, TorrentStarted, TorrentStopped,
+    TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted, TorrentStopped,
 };
 use ecs_torrent_components::torrent::{StopPhase, TorrentIndex};
+use ecs_torrent_engine::ports::state::Loaded;
 use ecs_torrent_engine::schedule::Tick;
 
 pub(crate) use self::naming::renamed;
@@ -47,24 +52,27 @@ impl Plugin for LifecyclePlugin {
             .add_message::<TorrentBlocked>()
             .add_message::<TorrentRestarting>()
             .add_message::<TorrentFailed>()
+            .add_message::<TorrentPaused>()
             .add_message::<TorrentStopped>()
             .add_message::<FailTorrent>()
             .add_message::<RequestStop>()
             .init_resource::<TorrentIndex>()
             .init_resource::<ChangedFacts>()
             .init_resource::<opening::StorageIds>()
-            .init_resource::<adding::Resuming>()
+            .init_resource::<resuming_all::Resuming>()
             .init_resource::<adds::Adds>()
             .init_resource::<opening::preparing::AwaitingClaims>()
             .init_resource::<awaiting_state::AwaitingState<RemoveTorrent>>()
             .init_resource::<opening::Arrived>()
             .init_resource::<Deadlines<failing::Retry>>()
-            .init_resource::<stopping::StopsInOrder>()
-            .add_stop_participant::<stopping::Releasing>(StopPhase::Release, None)
+            .init_resource::<stop_requests::StopsInOrder>()
+            .add_stop_participant::<releasing::Releasing>(StopPhase::Release, None)
             .init_resource::<CommandQueue<AddTorrent>>()
             .init_resource::<CommandQueue<ResumeAll>>()
             .init_resource::<CommandQueue<ResumeTorrent>>()
             .init_resource::<awaiting_state::AwaitingState<ResumeTorrent>>()
+            .init_resource::<awaiting_state::AwaitingState<resuming::Unstopping>>()
+            .init_resource::<awaiting_state::AwaitingState<Loaded>>()
             .init_resource::<CommandQueue<ListStopped>>()
             .init_resource::<stopped::Listings>()
             .add_message::<MetadataKnown>()
@@ -72,6 +80,11 @@ impl Plugin for LifecyclePlugin {
             .init_resource::<CommandQueue<RemoveTorrent>>()
             .init_resource::<CommandQueue<StopTorrent>>()
             .init_resource::<CommandQueue<StopAll>>()
+            .init_resource::<CommandQueue<PauseTorrent>>()
+            .init_resource::<CommandQueue<PauseAll>>()
+            .init_resource::<CommandQueue<StartTorrent>>()
+            .init_resource::<CommandQueue<StartAll>>()
+            .init_resource::<starting::Starts>()
             .add_systems(
                 Tick,
                 (
@@ -80,8 +93,8 @@ impl Plugin for LifecyclePlugin {
                         stopped::list_stopped,
                         adding::add_torrents,
                         adding::renew_failed,
-                        adding::resume_torrents,
-                        adding::add_resumed,
+                        resuming_all::resume_torrents,
+                        resuming_all::add_resumed,
                         resuming::resume_stopped,
                         opening::loading::collect_loaded,
                         metadata::supply_metadata,
@@ -89,6 +102,7 @@ impl Plugin for LifecyclePlugin {
                         opening::finding::collect_opened,
                         opening::preparing::start_torrents,
                         adding::settle_adds,
+                        starting::settle_starts,
                         opening::preparing::collect_prepared,
                     )
                         .chain()
@@ -103,14 +117,15 @@ impl Plugin for LifecyclePlugin {
                             .chain()
                             .run_if(|writes: Res<BlockedWrites>| writes.has_failed()),
                         failing::retry_torrents.run_if(failing::has_retries),
+                        starting::begin_starts.run_if(starting::has_starts),
                         (
                             removing::load_removed,
-                            stopping::release_files,
-                            stopping::advance_stops,
+                            releasing::release_files,
                             stopping::begin_stops,
+                            stopping::advance_stops,
                         )
                             .chain()
-                            .run_if(stopping::has_stops),
+                            .run_if(stop_requests::has_stops),
                         deriving::derive_lifecycle.run_if(conditions::has_changed_facts),
                     )
                         .chain()

@@ -22,7 +22,7 @@ use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::hash::{InfoHash, sha1};
 
 pub(crate) use self::conflicts::{Candidate, Holder, find_conflict};
-pub(crate) use self::survey::Survey;
+pub(crate) use self::survey::{Survey, register_stopped};
 pub(crate) use self::whole::whole_files;
 use crate::AnnounceSet;
 

@@ -145,6 +145,19 @@ pub(crate) struct SessionState {
     has_failed_sync: bool,
     /// Number of loads: answers to requests of an earlier generation are ignored.
     generation: u64,
+    /// The user's intent, which the next session says.
+    intent: SavedIntent,
+    /// The files are closed: nothing is left to be synced.
+    is_closed: bool,
+    /// The session that was loaded, until the held pieces are known.
+    loaded: Option<Box<Session>>,
+}
+
+/// The intent of the user, as the session says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct SavedIntent {
+    is_paused: bool,
+    is_stopped: bool,
 }
 
 /// Progress of saving `created`, as numbers of its changes.
@@ -167,6 +180,7 @@ struct Summary {
     partial_count: u32,
     seconds_active: u64,
     has_result: bool,
+    intent: SavedIntent,
 }
 
 /// The step of a running save.
@@ -221,6 +235,9 @@ impl SessionState {
             is_last: false,
             has_failed_sync: false,
             generation: 0,
+            intent: SavedIntent::default(),
+            is_closed: false,
+            loaded: None,
         }
     }
 
@@ -255,6 +272,8 @@ impl SessionState {
             is_last: self.is_last,
             has_failed_sync: self.has_failed_sync,
             generation: self.generation + 1,
+            intent: self.intent,
+            loaded: session.map(|session| Box::new(session.clone())),
             ..Self::new(self.key, self.renamed.take(), self.wants_overwrite)
         };
         if let Some(session) = session {
@@ -371,6 +390,26 @@ impl SessionState {
         self.is_opened = true;
     }
 
+    /// Records that the user paused or started the torrent.
+    pub(crate) fn set_paused(&mut self, is_paused: bool) {
+        self.intent.is_paused = is_paused;
+    }
+
+    /// Records that the files are closed, because the torrent is paused.
+    pub(crate) fn record_closed(&mut self) {
+        (self.is_closed, self.is_opened) = (true, false);
+    }
+
+    /// Records that the session is loaded and the files are opened again.
+    pub(crate) fn record_reopening(&mut self) {
+        (self.is_loaded, self.is_opened) = (false, false);
+    }
+
+    /// Records that the session of a stop or a pause could not be written: the torrent stays listed and is not paused.
+    pub(crate) fn record_unsaved_end(&mut self) {
+        self.intent = SavedIntent::default();
+    }
+
     /// Records who owns a file: the torrent or the user.
     fn record_provenance(&mut self, index: u32, provenance: Provenance, id: Option<FileId>) {
         match provenance {
@@ -406,9 +445,10 @@ impl SessionState {
         self.claims.durable == self.claims.current
     }
 
-    /// Whether the next run would find the torrent.
+    /// Whether the next run would find the torrent, with the user's intent.
     pub(crate) fn is_durable(&self) -> bool {
-        self.saved.is_some_and(|saved| self.has_metainfo || !saved.has_metadata)
+        let is_it = |saved: Summary| saved.intent == self.intent && (self.has_metainfo || !saved.has_metadata);
+        self.saved.is_some_and(is_it)
     }
 
     /// Whether the contents of the state folder for the torrent are known.
@@ -468,6 +508,7 @@ impl SessionState {
     /// Records that the held pieces are known.
     pub(crate) fn record_result(&mut self, have: &Bitfield) {
         self.has_result = true;
+        self.loaded = None;
         self.durability.keep(have);
     }
 
@@ -512,6 +553,10 @@ impl Summary {
             partial_count: partial.sum(),
             seconds_active: session.seconds_active,
             has_result: !session.files.is_empty(),
+            intent: SavedIntent {
+                is_paused: session.paused,
+                is_stopped: session.stopped,
+            },
         }
     }
 

@@ -1,4 +1,4 @@
-//! Stop participants: features that have work in a phase of a stop.
+//! Stop participants: features that have work in a phase of a stop, a pause or a removal.
 //!
 //! A participant is a marker type, registered for one phase with [`AddStopParticipant::add_stop_participant`]. When a
 //! torrent's stop reaches the phase, the stop lists the torrent for the participant. A system of the participant takes
@@ -47,7 +47,13 @@ use ecs_torrent_protocol::time::Timestamp;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// The session is saved, and the torrent leaves the list.
-    Save,
+    Save {
+        /// The torrent stays stopped over restarts of the engine, until a user resumes it.
+        until_resumed: bool,
+    },
+    /// The session is saved, and the torrent stays in the list, paused: no peers, no open files. When it starts again, it
+    /// takes the way of a torrent that is added.
+    Pause,
     /// The session is deleted, and possibly the data with it.
     Forget {
         /// The files that the torrent created are deleted too.
@@ -148,6 +154,13 @@ impl StopParticipants {
             }
         }
         self.running.insert(turn.torrent, running);
+    }
+
+    /// Shortens the running phase of a torrent: it ends at `deadline` at the latest.
+    pub(crate) fn hasten(&mut self, torrent: Entity, deadline: Timestamp) {
+        let waiting = self.running.get_mut(&torrent).into_iter();
+        let waiting = waiting.flat_map(|running| &mut running.waiting);
+        waiting.for_each(|(_, at)| *at = deadline.min(*at));
     }
 
     /// Returns the result of a torrent's phase once every participant has reported or is late, or else the next

@@ -20,6 +20,7 @@ mod content;
 mod disk_faults;
 mod killing;
 mod ownership;
+mod pausing;
 #[path = "../faults/peer.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod peer;

@@ -160,7 +160,10 @@ impl Bed {
     }
 
     fn resume(&mut self) {
-        let resumed = self.send(|reply| ResumeAll { reply });
+        let resumed = self.send(|reply| ResumeAll {
+            include_stopped: true,
+            reply,
+        });
         assert_eq!(self.wait(&resumed), Ok(1));
         self.wait_for_state(&Lifecycle::FetchingMetadata);
     }
@@ -228,7 +231,10 @@ fn a_torrent_added_by_its_hash_completes_once_its_metadata_is_known() {
     assert_eq!(again, Err(SupplyError::NotNeeded(hash)));
     // A kill right after the completion: the torrent is found as any other.
     bed.sim.restart(leecher);
-    let resumed = bed.send(|reply| ResumeAll { reply });
+    let resumed = bed.send(|reply| ResumeAll {
+        include_stopped: true,
+        reply,
+    });
     assert_eq!(bed.wait(&resumed), Ok(1));
     bed.complete();
 }
@@ -305,7 +311,10 @@ fn a_torrent_without_metadata_is_removed_listed_or_not() {
         assert_eq!(bed.wait(&removed), Ok(Removed::default()));
         assert_eq!(bed.stats(), None);
         assert_eq!(bed.sim.state(bed.leecher).session(torrent), None);
-        let resumed = bed.send(|reply| ResumeAll { reply });
+        let resumed = bed.send(|reply| ResumeAll {
+            include_stopped: true,
+            reply,
+        });
         assert_eq!(bed.wait(&resumed), Ok(0));
     }
 }

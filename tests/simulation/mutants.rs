@@ -10,7 +10,7 @@ use ecs_torrent::components::connections::ConnectionCounts;
 use ecs_torrent::components::ids::StorageId;
 use ecs_torrent::components::lifecycle::ChangedFacts;
 use ecs_torrent::components::messages::{
-    InterestReceived, PieceStored, PieceVerified, TorrentCompleted, TorrentStarted,
+    InterestReceived, LifecycleChanged, PieceStored, PieceVerified, TorrentCompleted, TorrentStarted,
 };
 use ecs_torrent::components::peer::{FlushQueue, Outbox, PeerState, Pending, Requests};
 use ecs_torrent::components::random::Random;
@@ -415,4 +415,43 @@ fn an_engine_that_never_rests_is_found_out() {
     settings.tick.min_interval_us = 3_500;
     let outcome = scenario("never rests").settings(settings).plugins(NeverRests).run();
     assert!(finds(&outcome, Invariant::Cadence), "{outcome}");
+}
+
+/// An engine that opens the files of a paused torrent.
+#[derive(Clone)]
+struct OpensPaused;
+
+impl Plugin for OpensPaused {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, open_paused.after(DecideSet::Lifecycle).before(TickSet::Respond));
+    }
+}
+
+fn open_paused(
+    mut changed: MessageReader<LifecycleChanged>,
+    mut disk: ResMut<DiskPort>,
+    torrents: Query<(&Storage, &Content)>,
+) {
+    for LifecycleChanged { torrent, to, .. } in changed.read() {
+        if let (Lifecycle::Paused, Ok((storage, content))) = (to, torrents.get(*torrent)) {
+            disk.push(DiskRequest::Open {
+                tag: JobTag::new(Purpose("nobody"), *torrent),
+                storage: storage.id,
+                root: storage.root.clone(),
+                volume: None,
+                files: content.0.info.files.clone(),
+                claims: FileClaims::default(),
+            });
+        }
+    }
+}
+
+#[test]
+fn open_files_of_a_paused_torrent_are_found_out() {
+    let outcome = scenario("opens paused")
+        .plugins(OpensPaused)
+        .at(Duration::from_millis(800), Act::Pauses(Who::Leech(0)))
+        .at(Duration::from_secs(9), Act::Unpauses(Who::Leech(0)))
+        .run();
+    assert!(finds(&outcome, Invariant::Paused), "{outcome}");
 }

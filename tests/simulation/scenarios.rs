@@ -25,6 +25,8 @@ pub const ALL: &[(&str, Make)] = &[
     ("a power failure", power_failure),
     ("killed again and again", killed),
     ("stopped and started", stopped),
+    ("paused and started", paused),
+    ("paused in any trouble", paused_in_trouble),
     ("a full disk", full_disk),
     ("a broken disk", broken_disk),
     ("a failed sync", failed_sync),
@@ -278,6 +280,66 @@ fn stopped(dice: &mut Dice) -> Scenario {
         scenario = scenario.at(time + seconds(10) + dice.moment(0, 5_000), Act::Starts(who));
     }
     scenario
+}
+
+fn paused(dice: &mut Dice) -> Scenario {
+    let count = dice.within(1, 6);
+    let mut scenario = Scenario::new("paused and started")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .within(3.0, seconds(120));
+    for _ in 0..dice.within(1, 8) {
+        let who = dice.anybody(count);
+        let time = dice.moment(0, 8_000);
+        scenario = scenario.at(time, Act::Pauses(who));
+        // The start may come before the pause is over.
+        scenario = scenario.at(time + dice.moment(0, 12_000), Act::Unpauses(who));
+    }
+    start_all(scenario, count, seconds(21))
+}
+
+/// Pauses meet full and broken disks, stops, and kills in any phase. A node that starts again is still paused.
+fn paused_in_trouble(dice: &mut Dice) -> Scenario {
+    let count = dice.within(1, 6);
+    let mut scenario = Scenario::new("paused in any trouble")
+        .torrent(dice.torrent())
+        .seeds(1, LINE)
+        .leeches(count, LINE)
+        .within(3.0, seconds(200));
+    for _ in 0..dice.within(1, 5) {
+        let who = dice.anybody(count);
+        let time = dice.moment(0, 8_000);
+        let near = time.saturating_sub(seconds(2)) + dice.moment(0, 4_000);
+        let end = match dice.within(0, 6) {
+            0 => Act::DiskFills(who),
+            1 => Act::DiskFails(who, dice.millis(10, 3_000)),
+            2 => Act::SyncsFail(who, 1),
+            3 => Act::Killed(who),
+            4 => Act::PowerFails(who),
+            _ => Act::Stops(who),
+        };
+        scenario = scenario
+            .at(time, Act::Pauses(who))
+            .at(near, end)
+            .at(near + dice.moment(0, 3_000), Act::Unpauses(who))
+            .at(near + dice.moment(0, 3_000), Act::Pauses(who));
+    }
+    for who in everybody(count) {
+        scenario = scenario
+            .at(seconds(25), Act::DiskHasRoom(who))
+            .at(seconds(25), Act::Starts(who));
+    }
+    start_all(scenario, count, seconds(35))
+}
+
+/// Starts whatever is paused, at last.
+fn start_all(scenario: Scenario, count: usize, time: Duration) -> Scenario {
+    everybody(count).fold(scenario, |scenario, who| scenario.at(time, Act::Unpauses(who)))
+}
+
+fn everybody(count: usize) -> impl Iterator<Item = Who> {
+    std::iter::once(Who::Seed(0)).chain((0..count).map(Who::Leech))
 }
 
 /// Returns the last of `count` leechers.

@@ -25,12 +25,12 @@ const WITHOUT_TORRENT: [(&str, &str, &str); 5] = [
         "the peer has not said yet which torrent it wants",
     ),
     (
-        "systems/src/lifecycle/adding.rs",
+        "systems/src/lifecycle/resuming_all.rs",
         "a torrent cannot be resumed: {error}",
         "the error has a path with the info-hash; the name is unknown",
     ),
     (
-        "systems/src/lifecycle/adding.rs",
+        "systems/src/lifecycle/resuming_all.rs",
         "a torrent cannot be resumed: {reason}",
         "the reason has a path with the info-hash; the name is unknown",
     ),

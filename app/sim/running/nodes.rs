@@ -132,11 +132,11 @@ impl Stage<'_> {
         let world = self.sim.node(node).world_mut();
         world.insert_resource(truth);
         if !is_first {
-            let reply = Reply::ignored();
+            let (include_stopped, reply) = (false, Reply::ignored());
             world
                 .resource_mut::<CommandQueue<ResumeAll>>()
                 .0
-                .push_back(ResumeAll { reply });
+                .push_back(ResumeAll { include_stopped, reply });
         }
         for content in adds {
             let add = AddTorrent {

@@ -131,12 +131,19 @@ impl Stage<'_> {
         }
     }
 
+    /// Returns the number of times that a node's torrents are paused.
+    fn pause_count(&self, who: Who) -> usize {
+        let is_pause = |act: &Act| *act == Act::Pauses(who);
+        self.scenario.acts.iter().filter(|(_, act)| is_pause(act)).count()
+    }
+
     /// Checks that no node announces too often.
     fn check_announces(&mut self) {
         let minutes = (self.now().as_secs_f64() / 60.0).ceil() as usize;
         for (address, counts) in self.tracker.counts(self.content.info_hash()) {
-            let starts = self.actors.values().find(|actor| actor.address == address);
-            let starts = starts.map_or(1, |actor| actor.starts);
+            let actor = self.actors.iter().find(|(_, actor)| actor.address == address);
+            // A torrent that starts after a pause announces as after a start of its node.
+            let starts = actor.map_or(1, |(who, actor)| actor.starts + self.pause_count(*who));
             // Each start announces once, and again after a missing answer.
             let most = (minutes + starts) * MAX_ANNOUNCES_PER_MINUTE;
             let count = counts.regular + counts.started;

@@ -279,6 +279,8 @@ mod tests {
             owner_key: None,
             permitted: Runs::default(),
             overwrite: false,
+            paused: false,
+            stopped: false,
             lost: Runs::default(),
             peers: Vec::new(),
             trackers: Vec::new(),

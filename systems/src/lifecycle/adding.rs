@@ -6,8 +6,8 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{
-    AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, Reply, ResumeAll, ResumeError, StopAll,
-    StopTorrent, SupplyMetadata, TorrentSource,
+    AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, Reply, StopAll, StopTorrent,
+    SupplyMetadata, TorrentSource,
 };
 use ecs_torrent_components::lifecycle::{ChangedFacts, Fault};
 use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentAdded};
@@ -17,9 +17,7 @@ use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{
     Content, Have, Layout, Lifecycle, RequiresComplete, Storage, Torrent, TorrentIndex,
 };
-use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::StatePort;
-use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateRequest, StoredTorrent};
+use ecs_torrent_engine::ports::state::Loaded;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::hash::{InfoHash, InfoHashes};
 use ecs_torrent_protocol::peer_id::PeerId;
@@ -34,13 +32,10 @@ use crate::ownership::Survey;
 use crate::sessions::{SessionState, SessionWritten};
 use crate::trackers::spawn_trackers;
 
-const LIST: Purpose = Purpose("list sessions");
-const RESUME: Purpose = Purpose("resume torrents");
-
 #[derive(SystemParam)]
 pub(super) struct TorrentAdder<'w, 's> {
     commands: Commands<'w, 's>,
-    clock: Res<'w, Clock>,
+    pub(super) clock: Res<'w, Clock>,
     settings: Res<'w, Settings>,
     random: ResMut<'w, Random>,
     pub(super) index: ResMut<'w, TorrentIndex>,
@@ -314,101 +309,6 @@ pub(super) fn settle_adds(
                     });
                 }
             }
-        }
-    }
-}
-
-/// Torrents that are being loaded from the state folder.
-#[derive(Resource, Debug, Default)]
-pub(super) struct Resuming {
-    /// Callers that requested the list.
-    asked: Vec<Reply<Result<usize, ResumeError>>>,
-    /// Callers that wait for the listed torrents, and the number of these torrents.
-    waiting: Vec<Reply<Result<usize, ResumeError>>>,
-    expected_count: usize,
-    added_count: usize,
-}
-
-pub(super) fn resume_torrents(
-    mut queue: ResMut<CommandQueue<ResumeAll>>,
-    mut resuming: ResMut<Resuming>,
-    mut survey: ResMut<Survey>,
-    mut state: ResMut<StatePort>,
-) {
-    let tag = |purpose| JobTag::new(purpose, Entity::PLACEHOLDER);
-    for ResumeAll { reply } in queue.0.drain(..) {
-        survey.begin_resuming();
-        if resuming.asked.is_empty() {
-            state.push(StateRequest::List { tag: tag(LIST) });
-        }
-        resuming.asked.push(reply);
-    }
-    let listed: Vec<_> = state.take(LIST).collect();
-    for event in listed {
-        let asked = std::mem::take(&mut resuming.asked);
-        match event.outcome {
-            Ok(StateDone::Listed(torrents)) => {
-                resuming.expected_count += torrents.len();
-                resuming.waiting.extend(asked);
-                for StoredTorrent { torrent, .. } in torrents {
-                    state.push(StateRequest::Load {
-                        tag: tag(RESUME),
-                        torrent,
-                        with_metainfo: true,
-                        is_peek: false,
-                    });
-                }
-                resuming.answer(&mut survey);
-            }
-            Ok(_) => {}
-            Err(error) => {
-                let error = ResumeError(error.0);
-                survey.end_resuming(false);
-                asked.into_iter().for_each(|reply| reply.send(Err(error.clone())));
-            }
-        }
-    }
-}
-
-pub(super) fn add_resumed(
-    mut resuming: ResMut<Resuming>,
-    mut survey: ResMut<Survey>,
-    wakeup: Res<Wakeup>,
-    mut adder: TorrentAdder,
-) {
-    for event in adder.opener.take(RESUME) {
-        resuming.expected_count = resuming.expected_count.saturating_sub(1);
-        let mut loaded = match event.outcome {
-            Ok(StateDone::Loaded(loaded)) => *loaded,
-            Ok(_) => Loaded::default(),
-            Err(error) => {
-                tracing::error!("a torrent cannot be resumed: {error}");
-                Loaded::default()
-            }
-        };
-        match loaded.source() {
-            Some(Ok(source)) => {
-                if adder.find(&source.hashes()).is_none() {
-                    adder.add(&source, &AddOptions::default(), true, Some(loaded));
-                }
-                resuming.added_count += 1;
-            }
-            Some(Err(reason)) => tracing::error!("a torrent cannot be resumed: {reason}"),
-            None => {}
-        }
-        resuming.answer(&mut survey);
-        // Adds may wait for this.
-        wakeup.at(adder.clock.now());
-    }
-}
-
-impl Resuming {
-    /// Answers when all listed torrents have been added.
-    fn answer(&mut self, survey: &mut Survey) {
-        if self.expected_count == 0 {
-            survey.end_resuming(true);
-            let count = std::mem::take(&mut self.added_count);
-            self.waiting.drain(..).for_each(|reply| reply.send(Ok(count)));
         }
     }
 }

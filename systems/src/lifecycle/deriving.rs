@@ -6,7 +6,7 @@ use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::intent_and_facts::IntentAndFacts;
 use ecs_torrent_components::lifecycle::ChangedFacts;
 use ecs_torrent_components::messages::{
-    LifecycleChanged, TorrentBlocked, TorrentCompleted, TorrentFailed, TorrentRestarting, TorrentStarted,
+    LifecycleChanged, TorrentBlocked, TorrentCompleted, TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted,
 };
 use ecs_torrent_components::torrent::{Activity, Lifecycle};
 
@@ -19,6 +19,7 @@ pub(super) struct Publisher<'w> {
     blocked: MessageWriter<'w, TorrentBlocked>,
     restarting: MessageWriter<'w, TorrentRestarting>,
     failed: MessageWriter<'w, TorrentFailed>,
+    paused: MessageWriter<'w, TorrentPaused>,
 }
 
 /// Derives the states of the torrents whose intent or facts have changed.
@@ -61,6 +62,7 @@ impl Publisher<'_> {
                 let resource = resource.clone();
                 self.blocked.write(TorrentBlocked { torrent, resource });
             }
+            Lifecycle::Paused => drop(self.paused.write(TorrentPaused { torrent })),
             Lifecycle::Failed { reason, retry_at } => {
                 let reason = reason.clone();
                 match retry_at {

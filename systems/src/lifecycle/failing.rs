@@ -77,7 +77,8 @@ pub(super) fn fail_torrents(
         };
         let waits_for_volume = failing.blocked.0.is_some() && *failing.readiness == Readiness::Unopened;
         let is_known = failing.fault.0.is_some() || (waits_for_volume && fault.remedy == Remedy::Wait);
-        if is_known || failing.lifecycle.is_stopping() {
+        // A late job of a paused torrent changes nothing: the next start examines everything again.
+        if is_known || failing.lifecycle.is_stopping() || *failing.readiness == Readiness::Closed {
             continue;
         }
         let (torrent_label, reason) = (failing.torrent.label(), fault.reason.clone());

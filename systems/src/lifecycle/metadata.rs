@@ -55,7 +55,7 @@ pub(super) fn supply_metadata(
         return;
     }
     for (command, listed) in adds.take_decided(&mut queue, &completer.index, |_| false) {
-        if listed.is_some_and(|entity| completer.is_being_loaded(entity)) {
+        if listed.is_some_and(|entity| completer.must_wait(entity)) {
             queue.0.push_back(command);
             continue;
         }
@@ -66,11 +66,11 @@ pub(super) fn supply_metadata(
 }
 
 impl Completer<'_, '_> {
-    /// Whether a torrent's saved state is not known yet, or the torrent was added in this very tick.
-    fn is_being_loaded(&self, entity: Entity) -> bool {
-        self.torrents
-            .get(entity)
-            .map_or(true, |(_, state, ..)| !state.is_loaded())
+    /// Whether a torrent's saved state is not known yet, the torrent was added in this very tick, or it is paused.
+    fn must_wait(&self, entity: Entity) -> bool {
+        self.torrents.get(entity).map_or(true, |(_, state, _, desired, _)| {
+            !state.is_loaded() || *desired == Desired::Pause
+        })
     }
 
     fn complete(&mut self, entity: Entity, named: InfoHash, info: &Bytes) -> Result<(), SupplyError> {

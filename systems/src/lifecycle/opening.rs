@@ -13,6 +13,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::ids::StorageId;
+use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::session::Session;
 use ecs_torrent_components::torrent::{Storage, Torrent};
 use ecs_torrent_engine::port::{JobTag, Purpose};
@@ -21,6 +22,8 @@ use ecs_torrent_engine::ports::state::{Loaded, StateEvent, StateRequest};
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::hash::InfoHash;
+
+use crate::sessions::SessionState;
 
 const LOAD: Purpose = Purpose("load session");
 const OPEN: Purpose = Purpose("open files");
@@ -86,7 +89,7 @@ impl Opening {
     }
 
     /// Whether existing files belong to the user unless the session or the options say otherwise.
-    fn is_new(&self) -> bool {
+    pub(super) fn is_new(&self) -> bool {
         self.is_renewed || self.is_supplied || !(self.is_resumed || self.is_again || self.is_known)
     }
 }
@@ -131,6 +134,21 @@ impl Opener<'_> {
         });
     }
 
+    /// Opens a paused torrent again, beginning with its session.
+    pub(super) fn reopen(
+        &mut self,
+        entity: Entity,
+        torrent: &Torrent,
+        readiness: &mut Readiness,
+        state: &mut SessionState,
+        commands: &mut Commands,
+    ) {
+        *readiness = Readiness::Unopened;
+        state.record_reopening();
+        self.load(entity, torrent);
+        commands.entity(entity).insert(Opening::again());
+    }
+
     /// Requests the session and metainfo of a torrent that is not listed.
     pub(super) fn load_stopped(&mut self, tag: JobTag, torrent: InfoHash) {
         self.state.push(StateRequest::Load {
@@ -138,6 +156,15 @@ impl Opener<'_> {
             torrent,
             with_metainfo: true,
             is_peek: false,
+        });
+    }
+
+    /// Replaces the session of a torrent that is not listed.
+    pub(super) fn save_stopped(&mut self, tag: JobTag, session: Session) {
+        self.state.push(StateRequest::Save {
+            tag,
+            session: Box::new(session),
+            metainfo: None,
         });
     }
 

@@ -117,7 +117,7 @@ pub(super) fn survey_sessions(
     for event in looked {
         match event.outcome {
             Ok(StateDone::Loaded(loaded)) => {
-                register(&mut registry, &index, *loaded, &settings.storage.download_dir);
+                register_stopped(&mut registry, &index, *loaded, &settings.storage.download_dir);
             }
             Ok(_) => {}
             Err(error) => tracing::warn!("the files of a stopped torrent are not known: {error}"),
@@ -142,7 +142,7 @@ pub(super) fn survey_sessions(
 }
 
 /// Registers the files of a stopped torrent.
-fn register(registry: &mut FileRegistry, index: &TorrentIndex, loaded: Loaded, download_dir: &Path) {
+pub(crate) fn register_stopped(registry: &mut FileRegistry, index: &TorrentIndex, loaded: Loaded, download_dir: &Path) {
     let Some(Ok(mut metainfo)) = loaded.metainfo else {
         return;
     };

@@ -30,7 +30,9 @@ pub(super) fn spill_stopped(
     mut torrents: Query<(&Storage, &Partials, Option<&ActivePieces>, &mut SessionState)>,
 ) {
     for StopTurn { torrent, ending } in duty.take() {
-        if let (Ending::Save, Ok((storage, partials, Some(active), mut state))) = (ending, torrents.get_mut(torrent)) {
+        if let (Ending::Save { .. } | Ending::Pause, Ok((storage, partials, Some(active), mut state))) =
+            (ending, torrents.get_mut(torrent))
+        {
             let count = spiller.spill(&mut disk, torrent, storage, active, partials);
             state.add_spills(count);
         }
@@ -88,9 +90,10 @@ pub(super) fn end_sessions(
             continue;
         }
         saved.state.is_last = true;
+        saved.state.intent.is_stopped = ending == (Ending::Save { until_resumed: true });
         match ending {
             Ending::Refuse if saved.state.is_known() => writer.end(&mut saved, Ok(())),
-            Ending::Save => writer.begin(&mut saved, &spiller),
+            Ending::Save { .. } | Ending::Pause => writer.begin(&mut saved, &spiller),
             Ending::Refuse => writer.forget(&mut saved, false),
             Ending::Forget { delete_data } => writer.forget(&mut saved, delete_data),
         }

@@ -149,9 +149,15 @@ impl SessionWriter<'_, '_> {
             saved.state.is_wanted_again = true;
             return;
         }
+        if !saved.state.is_loaded {
+            self.end(saved, Ok(()));
+            return;
+        }
         // While the held pieces are unknown, the existing session is the best information.
-        let is_uncertain = !saved.state.is_loaded
-            || (!saved.is_certain() && saved.state.saved.is_some_and(|saved| saved.has_metadata));
+        if !saved.is_certain() && saved.state.saved.is_some_and(|saved| saved.has_metadata) {
+            self.save_intent(saved);
+            return;
+        }
         let summary = saved.summary(self.clock.now());
         let is_changed = saved
             .state
@@ -163,7 +169,7 @@ impl SessionWriter<'_, '_> {
         // All that is worth keeping of a torrent without metadata are its peers.
         let is_changed = is_changed || (saved.state.is_last && saved.known.is_none());
         let is_filling = saved.active.is_some_and(|active| !active.all.is_empty());
-        if is_uncertain || !(is_changed || is_filling) {
+        if !(is_changed || is_filling) {
             self.end(saved, Ok(()));
             return;
         }
@@ -176,6 +182,22 @@ impl SessionWriter<'_, '_> {
         self.sync_when_spilled(saved);
     }
 
+    /// Replaces a session whose pieces are not known to be right any more or yet, if the user's intent has changed.
+    fn save_intent(&mut self, saved: &mut SavedItem<'_, '_>) {
+        let intent = saved.state.intent;
+        let Some(last) = saved.state.saved.filter(|last| last.intent != intent) else {
+            self.end(saved, Ok(()));
+            return;
+        };
+        let loaded = saved.state.loaded.clone();
+        let mut session = loaded.unwrap_or_else(|| Box::new(self.session(saved)));
+        (session.paused, session.stopped) = (intent.is_paused, intent.is_stopped);
+        saved.state.job = Job::Writing(Summary { intent, ..last });
+        // The session claims what the last one claimed.
+        saved.state.claims.submitted = saved.state.claims.durable;
+        self.push(saved, session);
+    }
+
     /// Begins the second step, the sync, once the first is over.
     fn sync_when_spilled(&mut self, saved: &mut SavedItem<'_, '_>) {
         if !matches!(saved.state.job, Job::Spilling) || saved.state.spill_count > 0 {
@@ -183,8 +205,8 @@ impl SessionWriter<'_, '_> {
         }
         let summary = saved.summary(self.clock.now());
         let session = Box::new(self.session(saved));
-        if !saved.state.has_result {
-            // Nothing has been written, and the files may not even be open.
+        if !saved.state.has_result || saved.state.is_closed {
+            // Nothing has been written since the last sync, and the files may not even be open.
             self.write(saved, session, summary);
             return;
         }
@@ -226,6 +248,10 @@ impl SessionWriter<'_, '_> {
         session.permitted = Runs::of(saved.state.permitted.keys().copied());
         session.ids.clone_from(&saved.state.ids);
         saved.state.claims.submitted = saved.state.claims.current;
+        self.push(saved, session);
+    }
+
+    fn push(&mut self, saved: &SavedItem<'_, '_>, session: Box<Session>) {
         let unsaved = saved.known.filter(|_| !saved.state.has_metainfo);
         let metainfo = unsaved.map(|(_, content, _)| content.0.bytes.clone());
         self.port.push(StateRequest::Save {
@@ -275,12 +301,18 @@ impl SessionWriter<'_, '_> {
             wasted: saved.counters.wasted,
             seconds_active: saved.activity.total(self.clock.now()).as_secs(),
             require_complete: saved.requires_complete,
-            files: Vec::new(),
+            // A sync reports the states of open files.
+            files: match saved.state.is_closed && saved.state.has_result {
+                true => saved.state.stamps.clone(),
+                false => Vec::new(),
+            },
             created: Runs::default(),
             ids: Vec::new(),
             owner_key: Some(saved.state.key),
             permitted: Runs::default(),
             overwrite: false,
+            paused: saved.state.intent.is_paused,
+            stopped: saved.state.intent.is_stopped,
             lost: Runs::of(saved.state.durability.lost().iter()),
             peers: saved.candidates.best(self.settings.session.max_peers),
             trackers: trackers.collect(),
@@ -335,6 +367,7 @@ impl SavedItem<'_, '_> {
             partial_count: self.partials.0.values().map(Bitfield::count).sum(),
             seconds_active: self.activity.total(now).as_secs(),
             has_result: self.is_certain(),
+            intent: self.state.intent,
         }
     }
 }

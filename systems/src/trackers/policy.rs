@@ -43,6 +43,14 @@ pub struct Announcer {
     stopped_count: usize,
 }
 
+impl Announcer {
+    /// Whether no announce is due: the torrent does not run.
+    #[must_use]
+    pub fn is_resting(&self) -> bool {
+        self.chains.is_empty()
+    }
+}
+
 /// The stop participant that announces `stopped`.
 pub(super) struct AnnounceStopped;
 
@@ -132,10 +140,15 @@ pub(super) fn begin_announcing(
             let Ok(mut tracker) = trackers.get_mut(tracker) else {
                 continue;
             };
-            // BEP 3: no `completed` is sent if the torrent was complete from the start.
-            Family::ALL.iter().for_each(|family| {
-                tracker.route_mut(*family).was_completed = have.is_some_and(|have| have.0.is_full());
-            });
+            for family in Family::ALL {
+                let route = tracker.route_mut(family);
+                // BEP 3: no `completed` is sent if the torrent was complete from the start.
+                route.was_completed = have.is_some_and(|have| have.0.is_full());
+                // The interval counts between announces of a torrent that runs, not after `stopped`.
+                if !route.was_started && route.failures == 0 {
+                    route.next_announce = route.next_announce.min(now);
+                }
+            }
         }
     }
 }
@@ -417,8 +430,14 @@ pub(super) fn take_answers(
     } in answers.announces.drain(..)
     {
         if event == Some(AnnounceEvent::Stopped) {
-            if let Ok((_, &TrackerOf(torrent))) = trackers.get(entity)
-                && let Ok((_, mut announcer, ..)) = torrents.get_mut(torrent)
+            let Ok((mut tracker, &TrackerOf(torrent))) = trackers.get_mut(entity) else {
+                continue;
+            };
+            let route = tracker.route_mut(family);
+            if route.status == TrackerStatus::Announcing && !route.was_started {
+                route.status = TrackerStatus::Idle;
+            }
+            if let Ok((_, mut announcer, ..)) = torrents.get_mut(torrent)
                 && announcer.stopped_count > 0
             {
                 announcer.stopped_count -= 1;

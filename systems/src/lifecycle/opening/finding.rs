@@ -76,7 +76,7 @@ pub(in crate::lifecycle) fn collect_opened(mut finder: Finder, mut torrents: Que
 
 /// Whether the files of a torrent in this state may be examined.
 fn is_opening(lifecycle: &Lifecycle, readiness: Readiness) -> bool {
-    readiness == Readiness::Unopened && matches!(lifecycle, Lifecycle::Adding | Lifecycle::Paused)
+    readiness == Readiness::Unopened && *lifecycle == Lifecycle::Adding
 }
 
 impl Finder<'_, '_> {

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
+use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::{CandidateSource, Candidates};
 use ecs_torrent_components::commands::AddError;
-use ecs_torrent_components::messages::{FailTorrent, Remedy};
+use ecs_torrent_components::lifecycle::{ChangedFacts, Desired, Readiness};
+use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy};
 use ecs_torrent_components::session::Session;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{
@@ -30,12 +32,21 @@ pub(in crate::lifecycle) struct Resumed {
     layout: Option<&'static Layout>,
     content: Option<&'static mut Content>,
     opening: &'static mut Opening,
+    desired: &'static mut Desired,
+    readiness: &'static mut Readiness,
     storage: &'static mut Storage,
     counters: &'static mut Counters,
     activity: &'static mut Activity,
     candidates: &'static mut Candidates,
     state: &'static mut SessionState,
     trackers: Option<&'static TorrentTrackers>,
+}
+
+/// Results of loading torrents that are paused.
+#[derive(SystemParam)]
+pub(in crate::lifecycle) struct Pauses<'w> {
+    known: MessageWriter<'w, PiecesKnown>,
+    changed: ResMut<'w, ChangedFacts>,
 }
 
 pub(in crate::lifecycle) fn collect_loaded(
@@ -46,6 +57,7 @@ pub(in crate::lifecycle) fn collect_loaded(
     mut save: MessageWriter<SaveTorrent>,
     mut adds: ResMut<Adds>,
     mut registry: ResMut<FileRegistry>,
+    mut pauses: Pauses,
     mut torrents: Query<Resumed>,
     mut trackers: Query<&mut Tracker>,
 ) {
@@ -75,15 +87,8 @@ pub(in crate::lifecycle) fn collect_loaded(
     }
     for (torrent, loaded) in arrived {
         if let Ok(mut resumed) = torrents.get_mut(torrent) {
-            resumed.take_in(
-                loaded,
-                torrent,
-                &mut commands,
-                &mut opener,
-                &settings,
-                &mut trackers,
-                &mut save,
-            );
+            resumed.take_in(loaded, torrent, &mut commands, &settings, &mut trackers, &mut save);
+            resumed.go_on(torrent, &mut commands, &mut opener, &mut pauses);
             // A new torrent claims no file before it is known to be allowed to.
             if !resumed.opening.is_new() {
                 resumed.register(&mut registry);
@@ -93,13 +98,25 @@ pub(in crate::lifecycle) fn collect_loaded(
 }
 
 impl ResumedItem<'_, '_> {
-    /// Applies a session, and continues with the files.
+    /// Continues with the files, unless the torrent is paused.
+    fn go_on(&mut self, entity: Entity, commands: &mut Commands, opener: &mut Opener, pauses: &mut Pauses<'_>) {
+        if self.stay_paused(entity, commands, pauses) {
+            return;
+        }
+        let claims = self.state.claims(self.opening.session.as_ref());
+        // A session without metadata says nothing about the files.
+        self.opening.session.take_if(|session| session.lacks_metadata);
+        let Some(content) = &self.content else { return };
+        let session = self.opening.session.as_ref();
+        opener.open(entity, &mut self.storage, session, &content.0.info.files, claims);
+    }
+
+    /// Applies a session.
     fn take_in(
         &mut self,
         loaded: Loaded,
         entity: Entity,
         commands: &mut Commands,
-        opener: &mut Opener,
         settings: &Settings,
         trackers: &mut Query<&mut Tracker>,
         save: &mut MessageWriter<SaveTorrent>,
@@ -152,17 +169,35 @@ impl ResumedItem<'_, '_> {
         self.opening.is_known = knows_files || has_claims;
         self.state
             .record_loaded(session.as_ref(), salvaged, loaded.has_metainfo);
-        let claims = self.state.claims(session.as_ref());
-        let Some(content) = &self.content else {
+        if self.content.is_none() {
             // The files are not known before the metadata is. The torrent is durable before that.
             save.write(SaveTorrent { torrent: entity });
-            return;
-        };
-        // A session without metadata says nothing about the files.
-        let session = session.filter(|session| !session.lacks_metadata);
-        let files = &content.0.info.files;
-        opener.open(entity, &mut self.storage, session.as_ref(), files, claims);
+        }
         self.opening.session = session;
+    }
+
+    /// Leaves a torrent paused that the session calls paused, with its files closed. The session says what is held.
+    /// Returns false if the torrent is to be opened: it is not paused, or a user has added it again.
+    fn stay_paused(&mut self, entity: Entity, commands: &mut Commands, pauses: &mut Pauses<'_>) -> bool {
+        let session = self.opening.session.as_ref();
+        let Some(session) = session.filter(|session| session.paused && self.opening.is_resumed) else {
+            return false;
+        };
+        self.state.set_paused(true);
+        // A stop or removal that has begun meanwhile may need the files.
+        if *self.desired != Desired::Run {
+            return false;
+        }
+        self.state.record_closed();
+        pauses.known.write(PiecesKnown {
+            torrent: entity,
+            have: session.have.to_set(session.pieces).unwrap_or_default(),
+            is_final: false,
+        });
+        (*self.desired, *self.readiness) = (Desired::Pause, Readiness::Closed);
+        pauses.changed.add(entity);
+        commands.entity(entity).remove::<Opening>();
+        true
     }
 
     /// Registers the files that the torrent uses, as far as its session tells.

@@ -137,7 +137,7 @@ pub(in crate::lifecycle) fn collect_prepared(
         let Ok((lifecycle, mut readiness)) = torrents.get_mut(torrent) else {
             continue;
         };
-        if !matches!(lifecycle, Lifecycle::Adding | Lifecycle::Checking | Lifecycle::Paused) {
+        if !matches!(lifecycle, Lifecycle::Adding | Lifecycle::Checking) {
             continue;
         }
         match event.outcome {

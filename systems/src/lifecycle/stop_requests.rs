@@ -1,0 +1,281 @@
+//! Requests to stop, pause and remove torrents, and the callers that wait for the results.
+
+use std::sync::Arc;
+
+use bevy_ecs::entity::EntityHashMap;
+use bevy_ecs::prelude::*;
+use bevy_ecs::query::QueryData;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::commands::{
+    CommandQueue, PauseAll, PauseError, PauseTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply,
+    StopAll, StopError, StopTorrent, TorrentNotFound,
+};
+use ecs_torrent_components::lifecycle::{Desired, Readiness};
+use ecs_torrent_components::messages::RequestStop;
+use ecs_torrent_components::torrent::{Lifecycle, StopPhase, Torrent, TorrentIndex};
+use ecs_torrent_engine::ports::DiskPort;
+
+use super::adds::Adds;
+use super::opening::Opening;
+use super::releasing::RELEASE;
+use super::starting::Starts;
+use crate::sessions::SessionState;
+use crate::stop_participants::{Ending, StopTurn};
+
+type StopReply = Reply<Result<(), StopError>>;
+type PauseReply = Reply<Result<(), PauseError>>;
+type RemoveReply = Reply<Result<Removed, RemoveError>>;
+
+/// Stopping torrents, in the order in which their stops began, and the callers that wait for them.
+#[derive(Resource, Debug, Default)]
+pub(super) struct StopsInOrder {
+    pub(super) torrents: Vec<Entity>,
+    pub(super) waiters: EntityHashMap<Waiters>,
+    pub(super) all: Vec<StopReply>,
+    /// The first session that could not be saved since a caller requested a stop of all torrents.
+    pub(super) first_error: Option<StopError>,
+    /// Torrents whose stop or removal was requested when their pause was almost over: it begins after the pause.
+    pub(super) after_pause: Vec<Entity>,
+}
+
+/// Callers that wait for one torrent, and how the torrent is to end.
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    stops: Vec<StopReply>,
+    pauses: Vec<PauseReply>,
+    removals: Vec<RemoveReply>,
+    removal: Option<RemoveOptions>,
+    /// The torrent was listed and then refused: its earlier data in the state folder stays, and nothing else.
+    is_refused: bool,
+    /// The torrent is stopped.
+    is_stopped: bool,
+    /// The torrent stays stopped over restarts.
+    until_resumed: bool,
+    /// The ending with which the session was written or deleted.
+    pub(super) written_as: Option<Ending>,
+    /// The result of that.
+    pub(super) result: Option<Result<Removed, Arc<str>>>,
+}
+
+impl StopsInOrder {
+    /// Whether the session of a torrent that ends is written or deleted already, so that no removal can join.
+    fn is_released(&self, torrent: Entity) -> bool {
+        let is_it = |waiters: &Waiters| waiters.result.is_some() && waiters.written_as != Some(Ending::Pause);
+        self.waiters.get(&torrent).is_some_and(is_it)
+    }
+
+    /// Returns how a torrent is to end.
+    pub(super) fn ending(&self, torrent: Entity) -> Ending {
+        self.waiters.get(&torrent).map_or(Ending::Pause, Waiters::ending)
+    }
+
+    /// Returns the turn of a phase's participants.
+    pub(super) fn turn(&mut self, torrent: Entity, phase: StopPhase) -> StopTurn {
+        let ending = self.ending(torrent);
+        if phase == StopPhase::WriteSession {
+            self.waiters.entry(torrent).or_default().written_as = Some(ending);
+        }
+        StopTurn { torrent, ending }
+    }
+
+    /// Records that a torrent is to be stopped, whether it runs, is paused, or is being paused.
+    fn stop(&mut self, torrent: Entity, until_resumed: bool) -> &mut Waiters {
+        let waiters = self.waiters.entry(torrent).or_default();
+        waiters.is_stopped = true;
+        waiters.until_resumed |= until_resumed;
+        waiters
+    }
+}
+
+impl Waiters {
+    pub(super) fn ending(&self) -> Ending {
+        let until_resumed = self.until_resumed;
+        match self.removal {
+            Some(RemoveOptions { delete_data }) => Ending::Forget { delete_data },
+            None if self.is_refused => Ending::Refuse,
+            None if self.is_stopped => Ending::Save { until_resumed },
+            None => Ending::Pause,
+        }
+    }
+
+    /// Answers every caller with the result of the torrent's end.
+    pub(super) fn answer(mut self, torrent: &Torrent, result: &Result<Removed, Arc<str>>) {
+        let name = &torrent.name;
+        let is_gone = self.removal.is_some() || self.is_refused;
+        let paused = match is_gone {
+            true => Err(PauseError::NotFound(TorrentNotFound(torrent.id()))),
+            false => result.as_ref().map(drop).map_err(|reason| PauseError::Unsaved {
+                name: name.clone(),
+                reason: reason.clone(),
+            }),
+        };
+        self.answer_pauses(&paused);
+        for reply in self.removals {
+            reply.send(result.clone().map_err(|reason| RemoveError::Incomplete {
+                name: name.clone(),
+                reason,
+            }));
+        }
+        // A caller that requested only a stop gets a success, even if a removal is incomplete.
+        let stopped = match self.removal {
+            Some(_) => Ok(()),
+            None => result.as_ref().map(drop).map_err(Arc::clone),
+        };
+        for reply in self.stops {
+            reply.send(stopped.clone().map_err(|reason| stop_error(torrent, reason)));
+        }
+    }
+
+    /// Answers the callers that wait for the torrent to be paused.
+    pub(super) fn answer_pauses(&mut self, result: &Result<(), PauseError>) {
+        self.pauses.drain(..).for_each(|reply| reply.send(result.clone()));
+    }
+}
+
+pub(super) fn stop_error(torrent: &Torrent, reason: Arc<str>) -> StopError {
+    StopError {
+        torrent: torrent.id(),
+        name: torrent.name.clone(),
+        reason,
+    }
+}
+
+/// Commands to stop, to pause and to remove torrents, as they have arrived.
+#[derive(SystemParam)]
+pub(super) struct StopQueues<'w> {
+    stops: Res<'w, CommandQueue<StopTorrent>>,
+    alls: Res<'w, CommandQueue<StopAll>>,
+    pauses: Res<'w, CommandQueue<PauseTorrent>>,
+    pauses_of_all: Res<'w, CommandQueue<PauseAll>>,
+    removals: Res<'w, CommandQueue<RemoveTorrent>>,
+    requested: Res<'w, Messages<RequestStop>>,
+}
+
+/// Returns whether stops are running or requested.
+pub(super) fn has_stops(stops: Res<StopsInOrder>, queues: StopQueues, adds: Res<Adds>, disk: Res<DiskPort>) -> bool {
+    let are_running = !stops.torrents.is_empty() || !stops.all.is_empty() || !stops.after_pause.is_empty();
+    let has_commands = !queues.stops.0.is_empty() || !queues.removals.0.is_empty() || !queues.alls.0.is_empty();
+    let has_pauses = !queues.pauses.0.is_empty() || !queues.pauses_of_all.0.is_empty();
+    let has_requests = !queues.requested.is_empty() || !adds.refused.is_empty();
+    are_running || has_commands || has_pauses || has_requests || disk.has_events_for(RELEASE)
+}
+
+/// The parts of a torrent that decide when a request about it is carried out, and those that its stop changes first.
+#[derive(QueryData)]
+#[query_data(mutable)]
+pub(super) struct Requested {
+    entity: Entity,
+    pub(super) torrent: &'static Torrent,
+    pub(super) desired: &'static mut Desired,
+    pub(super) readiness: &'static mut Readiness,
+    pub(super) state: &'static mut SessionState,
+    lifecycle: &'static Lifecycle,
+    opening: Option<&'static Opening>,
+}
+
+impl RequestedReadOnlyItem<'_, '_> {
+    /// Whether the torrent is paused, and not only about to be.
+    fn is_paused(&self) -> bool {
+        *self.desired == Desired::Pause && *self.readiness == Readiness::Closed
+    }
+
+    /// Whether a pause can begin now: no stop is running, and a new torrent is allowed to use its files.
+    fn may_pause(&self) -> bool {
+        let is_undecided = *self.lifecycle == Lifecycle::Adding && self.opening.is_some_and(Opening::is_new);
+        !self.desired.is_leaving() && !is_undecided
+    }
+}
+
+type RequestedTorrents<'w, 's> = Query<'w, 's, RequestedReadOnly>;
+
+/// Requests to stop, to pause and to remove torrents.
+#[derive(SystemParam)]
+pub(super) struct StopRequests<'w, 's> {
+    singles: ResMut<'w, CommandQueue<StopTorrent>>,
+    pauses: ResMut<'w, CommandQueue<PauseTorrent>>,
+    pauses_of_all: ResMut<'w, CommandQueue<PauseAll>>,
+    removals: ResMut<'w, CommandQueue<RemoveTorrent>>,
+    alls: ResMut<'w, CommandQueue<StopAll>>,
+    requested: MessageReader<'w, 's, RequestStop>,
+    index: Res<'w, TorrentIndex>,
+    starts: Res<'w, Starts>,
+    adds: ResMut<'w, Adds>,
+}
+
+impl StopRequests<'_, '_> {
+    /// Takes the requests: returns the torrents to stop, with repetitions, and records the callers.
+    pub(super) fn take(&mut self, stops: &mut StopsInOrder, torrents: &RequestedTorrents) -> Vec<Entity> {
+        let mut wanted = std::mem::take(&mut stops.after_pause);
+        self.take_pauses(stops, torrents, &mut wanted);
+        for RequestStop { torrent } in self.requested.read() {
+            if torrents.contains(*torrent) {
+                stops.stop(*torrent, true);
+                wanted.push(*torrent);
+            }
+        }
+        let is_leaving = |entity| is_leaving(torrents, entity);
+        for (stop, listed) in self.adds.take_decided(&mut self.singles, &self.index, is_leaving) {
+            let Some(entity) = listed else {
+                stop.reply.send(Ok(()));
+                continue;
+            };
+            wanted.push(entity);
+            stops.stop(entity, true).stops.push(stop.reply);
+        }
+        for (removal, listed) in self.adds.take_decided(&mut self.removals, &self.index, is_leaving) {
+            // If the torrent is gone, or about to be, its session is removed in a later tick.
+            let Some(entity) = listed.filter(|entity| !stops.is_released(*entity)) else {
+                self.removals.0.push_back(removal);
+                continue;
+            };
+            wanted.push(entity);
+            let waiters = stops.waiters.entry(entity).or_default();
+            waiters.removals.push(removal.reply);
+            waiters.removal.get_or_insert_default().delete_data |= removal.options.delete_data;
+        }
+        for entity in self.adds.refused.drain(..) {
+            wanted.push(entity);
+            stops.waiters.entry(entity).or_default().is_refused = true;
+        }
+        for StopAll { until_resumed, reply } in self.alls.0.drain(..) {
+            for torrent in torrents {
+                stops.stop(torrent.entity, until_resumed);
+                wanted.push(torrent.entity);
+            }
+            stops.all.push(reply);
+        }
+        wanted
+    }
+
+    fn take_pauses(&mut self, stops: &mut StopsInOrder, torrents: &RequestedTorrents, wanted: &mut Vec<Entity>) {
+        for PauseAll { reply } in self.pauses_of_all.0.drain(..) {
+            let listed = || torrents.iter().filter(|requested| !requested.desired.is_leaving());
+            let hashes = listed().map(|requested| requested.torrent.id());
+            let pauses = hashes.zip(reply.split(listed().count()));
+            let pauses = pauses.map(|(torrent, reply)| PauseTorrent { torrent, reply });
+            self.pauses.0.extend(pauses);
+        }
+        let is_leaving = |entity| is_leaving(torrents, entity);
+        for (pause, listed) in self.adds.take_decided(&mut self.pauses, &self.index, is_leaving) {
+            let Some(entity) = listed else {
+                pause.reply.send(Err(TorrentNotFound(pause.torrent).into()));
+                continue;
+            };
+            match torrents.get(entity) {
+                // A start that is being saved is carried out first.
+                _ if self.starts.is_starting(entity) => self.pauses.0.push_back(pause),
+                Ok(requested) if requested.is_paused() => pause.reply.send(Ok(())),
+                Ok(requested) if requested.may_pause() => {
+                    wanted.push(entity);
+                    stops.waiters.entry(entity).or_default().pauses.push(pause.reply);
+                }
+                _ => self.pauses.0.push_back(pause),
+            }
+        }
+    }
+}
+
+fn is_leaving(torrents: &RequestedTorrents, entity: Entity) -> bool {
+    let requested = torrents.get(entity);
+    requested.is_ok_and(|requested| requested.desired.is_leaving())
+}
