@@ -3,8 +3,8 @@
 use std::sync::mpsc::{Receiver, channel};
 
 use ecs_torrent::components::commands::{
-    ListStopped, RemoveOptions, RemoveTorrent, Removed, ResumeAll, StopTorrent, SupplyError, SupplyMetadata,
-    TorrentSource, UnfetchedTorrent,
+    ListStopped, PauseTorrent, RemoveOptions, RemoveTorrent, Removed, ResumeAll, StartTorrent, StopTorrent,
+    SupplyError, SupplyMetadata, TorrentSource, UnfetchedTorrent,
 };
 use ecs_torrent::components::messages::PeerConnected;
 use ecs_torrent::components::peer::{PeerPieces, UncheckedPieces};
@@ -362,6 +362,33 @@ fn a_torrent_that_is_added_again_with_its_metadata_fetches_no_more() {
     bed.add();
     let (sim, leecher, content) = (&mut bed.sim, bed.leecher, bed.content.clone());
     add(sim, leecher, &content, vec![]);
+    bed.complete();
+}
+
+/// A pause outlasts a kill, and the torrent fetches its metadata when it is started again.
+#[test]
+fn a_torrent_without_metadata_is_paused_and_started() {
+    let mut bed = Bed::new(9);
+    let torrent = bed.content.info_hash();
+    bed.add();
+    bed.wait_for_peer();
+    let paused = bed.send(|reply| PauseTorrent { torrent, reply });
+    assert_eq!(bed.wait(&paused), Ok(()));
+    bed.wait_for_state(&Lifecycle::Paused);
+    let leecher = bed.leecher;
+    assert!(peer(bed.sim.node(leecher).world_mut()).is_none());
+    bed.sim.restart(leecher);
+    let resumed = bed.send(|reply| ResumeAll {
+        include_stopped: true,
+        reply,
+    });
+    assert_eq!(bed.wait(&resumed), Ok(1));
+    bed.wait_for_state(&Lifecycle::Paused);
+    let started = bed.send(|reply| StartTorrent { torrent, reply });
+    assert_eq!(bed.wait(&started), Ok(()));
+    bed.wait_for_peer();
+    bed.assert_fetching();
+    bed.supply(bed.info()).unwrap();
     bed.complete();
 }
 
