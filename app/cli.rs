@@ -83,10 +83,16 @@ enum Command {
     /// List a torrent's files.
     #[cfg(feature = "daemon")]
     Files(client::FilesArgs),
+    /// Pause a torrent of the daemon, or all.
+    #[cfg(feature = "daemon")]
+    Pause(client::PauseArgs),
+    /// Start a paused torrent of the daemon, or all.
+    #[cfg(feature = "daemon")]
+    Start(client::StartArgs),
     /// Stop a torrent of the daemon, or all, gracefully.
     #[cfg(feature = "daemon")]
     Stop(client::StopArgs),
-    /// Resume a stopped torrent of the daemon.
+    /// Resume a stopped torrent of the daemon, or all.
     #[cfg(feature = "daemon")]
     Resume(client::ResumeArgs),
     /// Stop a torrent of the daemon and delete its state.
@@ -203,6 +209,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Stats(args) => block_on(client::stats(args)),
         #[cfg(feature = "daemon")]
         Command::Files(args) => block_on(client::files(args)),
+        #[cfg(feature = "daemon")]
+        Command::Pause(args) => block_on(client::pause(args)),
+        #[cfg(feature = "daemon")]
+        Command::Start(args) => block_on(client::start(args)),
         #[cfg(feature = "daemon")]
         Command::Stop(args) => block_on(client::stop(args)),
         #[cfg(feature = "daemon")]

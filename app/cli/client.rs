@@ -107,8 +107,52 @@ pub(super) struct FilesArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+A paused torrent stays in the list and does nothing until `start`, also after
+the daemon was restarted. Its files are closed: their volume can be unmounted.
+
+Examples:
+  ecs-torrent pause 0c1f3b
+  ecs-torrent pause --all --json")]
+#[command(override_usage = "ecs-torrent pause [OPTIONS] <HASH | --all>")]
+pub(super) struct PauseArgs {
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Data that has not changed since the pause is not hashed again.
+
+Examples:
+  ecs-torrent start 0c1f3b
+  ecs-torrent start --all --json")]
+#[command(override_usage = "ecs-torrent start [OPTIONS] <HASH | --all>")]
+pub(super) struct StartArgs {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// One torrent, or all.
+#[derive(Debug, Args)]
+struct Target {
+    /// Info-hash of the torrent, or its first 6 or more digits.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    hash: Option<String>,
+    /// All torrents.
+    #[arg(long)]
+    all: bool,
+    /// Print the torrents as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
 The daemon keeps running, and keeps the torrent's state: `resume` starts the
-torrent again, `remove` deletes it, and `list --stopped` shows it.
+torrent again, `remove` deletes it, and `list --stopped` shows it. It stays
+stopped after the daemon was restarted.
 
 Examples:
   ecs-torrent stop 0c1f3b
@@ -127,11 +171,19 @@ pub(super) struct StopArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  ecs-torrent resume 0c1f3b")]
+A torrent that was paused before it was stopped is still paused.
+
+Examples:
+  ecs-torrent resume 0c1f3b
+  ecs-torrent resume --all")]
+#[command(override_usage = "ecs-torrent resume [OPTIONS] <HASH | --all>")]
 pub(super) struct ResumeArgs {
     /// Info-hash of the stopped torrent, or its first 6 or more digits.
-    hash: String,
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    hash: Option<String>,
+    /// Resume all stopped torrents.
+    #[arg(long)]
+    all: bool,
     #[command(flatten)]
     daemon: DaemonAddress,
 }
@@ -240,6 +292,43 @@ pub(super) async fn files(args: FilesArgs) -> Result<Outcome, CliError> {
     Ok(Outcome::Done)
 }
 
+pub(super) async fn pause(args: PauseArgs) -> Result<Outcome, CliError> {
+    args.target.carry_out("pause", "paused").await
+}
+
+pub(super) async fn start(args: StartArgs) -> Result<Outcome, CliError> {
+    args.target.carry_out("start", "started").await
+}
+
+impl Target {
+    /// Sends an operation of the API for one torrent or for all, and prints what was done.
+    async fn carry_out(&self, operation: &str, done: &str) -> Result<Outcome, CliError> {
+        let daemon = Daemon::find(&self.daemon)?;
+        let (path, torrents) = match &self.hash {
+            Some(digits) => {
+                let hash = daemon.resolve_running(digits).await?;
+                let torrent = daemon.get(&format!("/api/v1/torrents/{hash}?fields={NAMES}")).await?;
+                (format!("/api/v1/torrents/{hash}/{operation}"), vec![torrent])
+            }
+            None => {
+                let listed = daemon.get(&format!("/api/v1/torrents?fields={NAMES}")).await?;
+                let torrents = listed.as_array().cloned().unwrap_or_default();
+                (format!("/api/v1/{operation}"), torrents)
+            }
+        };
+        daemon.post(&path, Bytes::new()).await?;
+        match torrents.as_slice() {
+            _ if self.json => print_json(&Value::Array(torrents)),
+            [torrent] if !self.all => {
+                let (hash, name) = (text(&torrent["info_hash"]), printable(text(&torrent["name"])));
+                say!("{done} {hash} {name}");
+            }
+            torrents => say!("{done} {}", output::count(torrents.len(), "torrent")),
+        }
+        Ok(Outcome::Done)
+    }
+}
+
 pub(super) async fn stop(args: StopArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
     let Some(digits) = &args.hash else {
@@ -262,7 +351,14 @@ pub(super) async fn stop(args: StopArgs) -> Result<Outcome, CliError> {
 
 pub(super) async fn resume(args: ResumeArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
-    let found = daemon.resolve(&args.hash).await?;
+    let Some(digits) = &args.hash else {
+        let stopped = daemon.get(STOPPED).await?;
+        daemon.post("/api/v1/resume", Bytes::new()).await?;
+        let count = stopped.as_array().map_or(0, Vec::len);
+        say!("resumed {}", output::count(count, "torrent"));
+        return Ok(Outcome::Done);
+    };
+    let found = daemon.resolve(digits).await?;
     if !found.is_stopped {
         say!("{} {} is not stopped", found.hash, printable(&found.name));
         return Ok(Outcome::Done);
@@ -293,6 +389,9 @@ const HASH_DIGITS: usize = 40;
 
 /// Minimum number of info-hash digits that identify a torrent.
 const MIN_DIGITS: usize = 6;
+
+/// The fields that name a torrent.
+const NAMES: &str = "info_hash,name";
 
 /// The request for the stopped torrents.
 const STOPPED: &str = "/api/v1/torrents?stopped=true";

@@ -62,9 +62,14 @@ fn table() -> Vec<Route> {
         route("get", "/api/v1/torrents/{hash}", Token, routing::get(stats)),
         route("delete", "/api/v1/torrents/{hash}", Token, routing::delete(remove)),
         route("get", "/api/v1/torrents/{hash}/files", Token, routing::get(files)),
+        route("post", "/api/v1/torrents/{hash}/pause", Token, routing::post(pause)),
+        route("post", "/api/v1/torrents/{hash}/start", Token, routing::post(start)),
         route("post", "/api/v1/torrents/{hash}/stop", Token, routing::post(stop)),
         route("post", "/api/v1/torrents/{hash}/resume", Token, routing::post(resume)),
+        route("post", "/api/v1/pause", Token, routing::post(pause_all)),
+        route("post", "/api/v1/start", Token, routing::post(start_all)),
         route("post", "/api/v1/stop", Token, routing::post(stop_all)),
+        route("post", "/api/v1/resume", Token, routing::post(resume_all)),
     ]
 }
 
@@ -292,6 +297,40 @@ async fn remove(
     })))
 }
 
+async fn pause(
+    State(shared): State<Shared>,
+    InPath(hash): InPath<String>,
+    RawQuery(query): RawQuery,
+) -> Result<StatusCode, Refusal> {
+    let hash = parse(&hash)?;
+    Query::parse(query, &[])?;
+    shared.torrents.pause(hash).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn start(
+    State(shared): State<Shared>,
+    InPath(hash): InPath<String>,
+    RawQuery(query): RawQuery,
+) -> Result<StatusCode, Refusal> {
+    let hash = parse(&hash)?;
+    Query::parse(query, &[])?;
+    shared.torrents.start(hash).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn pause_all(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<StatusCode, Refusal> {
+    Query::parse(query, &[])?;
+    shared.torrents.pause_all().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn start_all(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<StatusCode, Refusal> {
+    Query::parse(query, &[])?;
+    shared.torrents.start_all().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 async fn stop(
     State(shared): State<Shared>,
     InPath(hash): InPath<String>,
@@ -316,6 +355,16 @@ async fn resume(
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"));
     }
     shared.torrents.resume(hash).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn resume_all(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<StatusCode, Refusal> {
+    Query::parse(query, &[])?;
+    let _turn = shared.adding.lock().await;
+    if shared.phase() == Phase::Stopping {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"));
+    }
+    shared.torrents.resume_all().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,6 +1,7 @@
 //! The commands that talk to a running daemon, as from a second terminal.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -9,6 +10,15 @@ use crate::bed::{Daemon, command, fail, succeed, torrent};
 
 fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Polls until `is_so` returns true.
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
@@ -145,6 +155,64 @@ fn a_daemon_is_controlled_from_a_second_terminal() {
     );
 }
 
+/// A paused torrent is still paused after a kill, and a stopped one still stopped; a start and a resume last too.
+#[test]
+fn pauses_and_stops_survive_a_kill() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let [(one, bytes), (two, others)] =
+        [("one.bin", 1), ("two.bin", 2)].map(|(name, seed)| torrent(folder, name, seed, &[]));
+    fs::write(folder.join("one.torrent"), bytes).unwrap();
+    fs::write(folder.join("two.torrent"), others).unwrap();
+    let mut daemon = Daemon::start(folder);
+    succeed(folder, &["add", "one.torrent", "two.torrent"]);
+    assert_eq!(
+        succeed(folder, &["pause", &one[..6]]),
+        format!("paused {one} one.bin\n")
+    );
+    succeed(folder, &["stop", &two]);
+    let state = |daemon: &Daemon| {
+        let list = daemon.get("/api/v1/torrents?fields=info_hash,lifecycle").json();
+        let list = list.as_array().unwrap().iter();
+        list.map(|torrent| (torrent["info_hash"].clone(), torrent["lifecycle"].clone()))
+            .collect::<Vec<_>>()
+    };
+    let paused = vec![(json!(one), json!("paused"))];
+    assert_eq!(state(&daemon), paused);
+    for _ in 0..2 {
+        daemon.process.0.kill().unwrap();
+        daemon.process.wait();
+        daemon = Daemon::start(folder);
+        wait_until("the paused torrent", || state(&daemon) == paused);
+    }
+    let table = succeed(folder, &["list"]);
+    assert!(table.contains("paused"), "{table}");
+    daemon
+        .post(&format!("/api/v1/torrents/{}/pause", "0".repeat(40)), b"")
+        .refused(404, Some("hash"));
+    daemon
+        .post(&format!("/api/v1/torrents/{}/start", "0".repeat(40)), b"")
+        .refused(404, Some("hash"));
+    assert_eq!(
+        fail(folder, &["pause", &two]),
+        format!("error: two.bin is stopped; `ecs-torrent resume {two}` starts it again\n")
+    );
+    assert_eq!(succeed(folder, &["resume", "--all"]), "resumed 1 torrent\n");
+    let started = parse(&succeed(folder, &["start", &one, "--json"]));
+    assert_eq!(started, json!([{"info_hash": one, "name": "one.bin"}]));
+    daemon.process.0.kill().unwrap();
+    daemon.process.wait();
+    daemon = Daemon::start(folder);
+    wait_until("both", || {
+        let states = state(&daemon);
+        states.len() == 2 && states.iter().all(|(_, state)| state == "downloading")
+    });
+    assert_eq!(succeed(folder, &["pause", "--all"]), "paused 2 torrents\n");
+    assert!(state(&daemon).iter().all(|(_, state)| state == "paused"));
+    assert_eq!(succeed(folder, &["start", "--all"]), "started 2 torrents\n");
+    assert!(!state(&daemon).iter().any(|(_, state)| state == "paused"));
+}
+
 #[test]
 fn a_torrent_is_removed() {
     let temporary = tempfile::tempdir().unwrap();
@@ -198,7 +266,7 @@ fn impossible_commands_fail_in_one_line() {
     assert_eq!(daemon.hashes(), [""; 0], "all or nothing");
     let outside = fail(folder, &["add", "one.torrent", "-o", "/etc"]);
     assert!(outside.starts_with("error: /etc: not in "), "{outside}");
-    for name in ["stats", "files", "stop", "resume", "remove"] {
+    for name in ["stats", "files", "pause", "start", "stop", "resume", "remove"] {
         for hash in ["abc", "zzzzzz", "../../x"] {
             let output = command(folder, &[name, hash]).output().unwrap();
             let error = String::from_utf8(output.stderr).unwrap();
@@ -257,7 +325,7 @@ fn impossible_commands_fail_in_one_line() {
 fn help_shows_examples() {
     let temporary = tempfile::tempdir().unwrap();
     for command in [
-        "daemon", "add", "list", "stats", "files", "stop", "resume", "remove", "config",
+        "daemon", "add", "list", "stats", "files", "pause", "start", "stop", "resume", "remove", "config",
     ] {
         let help = succeed(temporary.path(), &[command, "--help"]);
         assert!(help.contains("Example"), "{command}");

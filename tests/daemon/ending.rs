@@ -99,7 +99,7 @@ fn a_stop_does_not_wait_for_what_hangs() {
 }
 
 /// Repeated signals lose nothing that was acknowledged: after a restart, added torrents are listed again, and a
-/// stopped torrent is unchanged.
+/// stopped torrent is stopped.
 #[test]
 fn five_quick_signals_lose_nothing() {
     let temporary = tempfile::tempdir().unwrap();
@@ -108,6 +108,19 @@ fn five_quick_signals_lose_nothing() {
     for round in 0..4 {
         let mut daemon = Daemon::start(folder);
         let mut known = daemon.hashes();
+        let stopped = daemon.get("/api/v1/torrents?stopped=true").json();
+        let stopped: Vec<&str> = stopped
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|torrent| torrent["info_hash"].as_str().unwrap())
+            .collect();
+        assert_eq!(stopped.len(), usize::from(round > 0), "round {round}");
+        assert!(!known.iter().any(|hash| stopped.contains(&hash.as_str())));
+        known.extend(stopped.iter().map(ToString::to_string));
+        for hash in stopped {
+            assert_eq!(daemon.post(&format!("/api/v1/torrents/{hash}/resume"), b"").status, 204);
+        }
         known.sort();
         assert_eq!(known, hashes, "round {round}");
         for number in 0..3 {
