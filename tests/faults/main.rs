@@ -23,6 +23,7 @@ mod masking;
 mod memory;
 mod network;
 mod passkeys;
+mod pausing;
 mod peer;
 mod poison;
 #[path = "../support/skipping.rs"]

@@ -4,6 +4,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use ecs_torrent::{AddOptions, Error, InfoHash, RemoveOptions, TorrentState};
 
 use crate::bed::{Bed, Torrent, settings, wait_until};
 use crate::seed::Seed;
+use crate::volumes::{Volume, can_mount};
 
 const DELETE: RemoveOptions = RemoveOptions { delete_data: true };
 
@@ -60,10 +62,16 @@ impl Half {
     }
 
     fn paused(number: u64) -> (Self, Bed) {
+        Self::paused_on(number, |_| {})
+    }
+
+    /// Pauses a download whose folder `prepare` has made.
+    fn paused_on(number: u64, prepare: impl FnOnce(&Path)) -> (Self, Bed) {
         let files = [("a", 3 << 20), ("b", (1 << 20) + (48 << 10))];
         let torrent = Arc::new(Torrent::album(number, "album", &files, 256 << 10));
         let folder = tempfile::tempdir().unwrap();
         let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+        prepare(&root);
         let mut bed = Bed::start(&state);
         let seed = Seed::limited(&torrent, 137);
         let id = bed.add(&torrent, &root, &[seed.address]);
@@ -289,7 +297,8 @@ fn paused_in_any_state() {
         };
         tokio::join!(add, pause)
     });
-    (added.unwrap(), paused.unwrap());
+    added.unwrap();
+    paused.unwrap();
     assert_eq!(bed.stats(id).lifecycle, TorrentState::Paused);
     // While it is checked, again and again: every piece is counted once.
     for _ in 0..5 {
@@ -309,14 +318,17 @@ fn paused_in_any_state() {
     start(&bed, id);
     bed.block_on(async {
         let (paused, started, again) = tokio::join!(torrents.pause(id), torrents.start(id), torrents.pause(id));
-        (paused.unwrap(), started.unwrap(), again.unwrap());
+        paused.unwrap();
+        started.unwrap();
+        again.unwrap();
     });
     pause(&bed, id);
     // A stop that joins a pause wins, and the torrent is still paused when it comes back.
     start(&bed, id);
     bed.block_on(async {
         let (paused, stopped) = tokio::join!(torrents.pause(id), torrents.stop_and_serialize(id));
-        (paused.unwrap(), stopped.unwrap());
+        paused.unwrap();
+        stopped.unwrap();
     });
     assert!(bed.list().is_empty());
     bed.block_on(torrents.resume(id)).unwrap();
@@ -408,4 +420,37 @@ fn nobody_is_dialed() {
     start(&bed, half.id);
     wait_until("the connection", || listener.accept().is_ok());
     half.assert_completes(&mut bed);
+}
+
+/// The volume of a paused torrent can be unmounted. The torrent stays paused without it, in the next run too, and starts
+/// without hashing when the volume is there again.
+#[test]
+fn the_volume_is_unmounted_meanwhile() {
+    if !can_mount("pausing::the_volume_is_unmounted_meanwhile") {
+        return;
+    }
+    let mut volumes = None;
+    let behind = tempfile::tempdir().unwrap();
+    let (half, bed) = Half::paused_on(84, |root| {
+        let volume = Volume::new(behind.path(), 16 << 20);
+        volumes = Some((volume.again(root), volume));
+    });
+    let (mounted, volume) = volumes.unwrap();
+    // Without force: a single open file or folder would keep the volume busy.
+    let unmounted = Command::new("umount").arg(half.root()).status().unwrap();
+    assert!(unmounted.success());
+    std::mem::forget(mounted);
+    assert_eq!(bed.stats(half.id).lifecycle, TorrentState::Paused);
+    drop(bed);
+    let mut bed = Bed::start(&half.state());
+    assert_eq!(restore(&bed), 1);
+    bed.wait(half.id, "the pause", |life| *life == Lifecycle::Paused);
+    start(&bed, half.id);
+    bed.wait_blocked(half.id);
+    pause(&bed, half.id);
+    let again = volume.again(&half.root());
+    start(&bed, half.id);
+    half.assert_completes(&mut bed);
+    pause(&bed, half.id);
+    drop(again);
 }
