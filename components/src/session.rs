@@ -50,6 +50,9 @@ pub struct Session {
     /// The same folder with every link resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved: Option<PathBuf>,
+    /// The nearest folder on that path that existed when the torrent was opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<NearestFolder>,
     /// Mount point of the download folder's volume; nothing is written while another volume is mounted there.
     pub volume: Option<PathBuf>,
     /// Whether the torrent's metadata is not known: then it has no sizes, pieces and files, and the fields about them are
@@ -166,6 +169,16 @@ pub struct FileId {
     /// Time of creation in nanoseconds since 1970, where the file system records it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub born_ns: Option<i64>,
+}
+
+/// An existing folder, by identity, and a path below it. It names the path whatever the mount point or link through which
+/// it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NearestFolder {
+    /// The folder's identity.
+    pub id: FileId,
+    /// The path from the folder, with `/` between names; empty for the folder itself.
+    pub rest: String,
 }
 
 /// A random key of a torrent. It proves which files and folders the torrent created: each carries a mark that only this
@@ -496,6 +509,14 @@ mod tests {
             renamed: Some("another".into()),
             root: "/data/ü".into(),
             resolved: Some("/mnt/ü".into()),
+            folder: Some(NearestFolder {
+                id: FileId {
+                    device: 1,
+                    inode: 2,
+                    born_ns: Some(3),
+                },
+                rest: "ü".into(),
+            }),
             volume: Some("/".into()),
             lacks_metadata: false,
             total_size: 100,
@@ -574,6 +595,7 @@ mod tests {
             dropped: 0,
             renamed: None,
             resolved: None,
+            folder: None,
             created: Runs::default(),
             ids: Vec::new(),
             owner_key: None,

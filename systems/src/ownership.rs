@@ -1,8 +1,8 @@
 //! Ownership of files: which torrents use which file, so that no two of them write the same one.
 //!
-//! `FileRegistry` knows the files of every torrent that runs, has failed or is stopped: by path, and, for existing
-//! files, by identity. Stopped torrents are read from the state folder once, before the first new torrent is decided
-//! on.
+//! `FileRegistry` knows the files of every torrent that runs, has failed or is stopped: existing files by identity, and
+//! all files by the nearest existing folder and the rest of the path. Stopped torrents are read from the state folder
+//! once, before the first new torrent is decided on.
 
 mod conflicts;
 mod survey;
@@ -15,7 +15,8 @@ use std::sync::Arc;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_platform::collections::HashMap;
-use ecs_torrent_components::session::FileId;
+use ecs_torrent_components::session::{FileId, NearestFolder};
+use ecs_torrent_engine::ports::disk::FolderIds;
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::files::FileTable;
@@ -58,6 +59,18 @@ impl FileKey {
         ])
     }
 
+    /// The key of a path below an existing folder.
+    fn of_folder(id: FileId, rest: &str) -> Self {
+        let born = id.born_ns.unwrap_or_default();
+        Self::hash([
+            b"folder".as_slice(),
+            &id.device.to_le_bytes(),
+            &id.inode.to_le_bytes(),
+            &born.to_le_bytes(),
+            rest.to_lowercase().as_bytes(),
+        ])
+    }
+
     fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let digest = sha1(parts);
         Self(digest[..8].iter().fold(0, |key, byte| key << 8 | u64::from(*byte)))
@@ -65,18 +78,65 @@ impl FileKey {
 }
 
 /// Computes the keys of paths below one download folder.
+///
+/// A path is named by the nearest folder on it that exists, by identity, and the rest: mount points and links on the way
+/// do not matter. The text of the path counts too where no folder is known, as in the sessions of earlier versions.
 #[derive(Debug)]
-pub(crate) struct FolderKeys {
+pub(crate) struct FolderKeys<'a> {
     /// Folded to lowercase: on some volumes a name in other case is the same file.
     root: String,
+    /// The folders that the disk has found.
+    folders: Option<&'a FolderIds>,
+    /// The folder of which an earlier opening knew.
+    saved: Option<&'a NearestFolder>,
 }
 
-impl FolderKeys {
+impl<'a> FolderKeys<'a> {
     pub(crate) fn new(root: &Path) -> Self {
         let root = root.to_string_lossy().to_lowercase();
         Self {
             root: root.trim_end_matches('/').to_owned(),
+            folders: None,
+            saved: None,
         }
+    }
+
+    /// Uses the folders that the disk has found.
+    pub(crate) fn with_folders(self, folders: Option<&'a FolderIds>) -> Self {
+        Self { folders, ..self }
+    }
+
+    /// Uses the folder of which a session knows. Its device number may have changed since, so the text counts too.
+    pub(crate) fn with_saved(self, saved: Option<&'a NearestFolder>) -> Self {
+        Self { saved, ..self }
+    }
+
+    /// Returns the keys under which a torrent registers a path: that of the nearest existing folder, or the text.
+    fn own(&self, path: &str) -> impl Iterator<Item = FileKey> {
+        let saved = self
+            .saved
+            .map(|folder| FileKey::of_folder(folder.id, &join(&folder.rest, path)));
+        let nearest = self.by_folder(path).next();
+        let text = nearest.is_none().then(|| self.of_path(path));
+        nearest.into_iter().chain(saved).chain(text)
+    }
+
+    /// Returns every key under which another torrent may have registered a path: when it did, some of the folders may not
+    /// have existed.
+    pub(crate) fn all(&self, path: &str) -> impl Iterator<Item = FileKey> {
+        self.by_folder(path).chain(std::iter::once(self.of_path(path)))
+    }
+
+    /// Returns a path's key for each existing folder on it, nearest first.
+    fn by_folder(&self, path: &str) -> impl Iterator<Item = FileKey> {
+        self.folders.into_iter().flat_map(move |folders| {
+            let below = path.rmatch_indices('/').filter_map(move |(end, _)| {
+                let id = folders.below.get(&path[..end])?;
+                Some(FileKey::of_folder(*id, &path[end + 1..]))
+            });
+            let above = folders.above.iter();
+            below.chain(above.map(move |folder| FileKey::of_folder(folder.id, &join(&folder.rest, path))))
+        })
     }
 
     pub(crate) fn of_path(&self, path: &str) -> FileKey {
@@ -89,13 +149,19 @@ impl FolderKeys {
         let stored = files.files().iter().enumerate().filter(|(_, file)| file.is_stored());
         let keys = stored.flat_map(|(index, file)| {
             let id = id(index).map(FileKey::of_id);
-            std::iter::once(self.of_path(&file.path))
-                .chain(id)
-                .map(move |key| (key, index as u32))
+            self.own(&file.path).chain(id).map(move |key| (key, index as u32))
         });
         let mut keys: Vec<_> = keys.collect();
         keys.sort_unstable();
         keys
+    }
+}
+
+/// Appends a path to another one, which may be empty.
+fn join(folder: &str, path: &str) -> String {
+    match folder.is_empty() {
+        true => path.to_owned(),
+        false => format!("{folder}/{path}"),
     }
 }
 
@@ -293,6 +359,55 @@ mod tests {
         assert_eq!(users(&registry, "/data/sub", "x.bin"), [A]);
         assert_eq!(users(&registry, "/Data/", "sub/X.bin"), [A]);
         assert_eq!(users(&registry, "/data", "x.bin"), []);
+    }
+
+    fn folders(above: &[(u64, &str)], below: &[(u64, &str)]) -> FolderIds {
+        let nearest = |(inode, rest): &(u64, &str)| NearestFolder {
+            id: id_of(1, *inode),
+            rest: (*rest).into(),
+        };
+        FolderIds {
+            above: above.iter().map(nearest).collect(),
+            below: below
+                .iter()
+                .map(|(inode, path)| ((*path).into(), id_of(1, *inode)))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn the_same_file_is_found_by_any_existing_folder() {
+        let mut registry = FileRegistry::default();
+        // Of the path /mnt/data/sub/x, /mnt/data exists.
+        let known = folders(&[(3, ""), (2, "data"), (1, "mnt/data")], &[]);
+        let keys = FolderKeys::new(Path::new("/mnt/data")).with_folders(Some(&known));
+        registry.set(A, &"a".into(), keys.of_table(&table(&["sub/x"]), |_| None));
+        let is_found = |root: &str, known: &FolderIds, path: &str| {
+            let keys = FolderKeys::new(Path::new(root)).with_folders(Some(known));
+            keys.all(path).any(|key| registry.others(key, B).next().is_some())
+        };
+        assert!(is_found("/bind", &folders(&[(3, ""), (1, "bind")], &[]), "sub/X"));
+        let later = folders(&[(3, ""), (2, "data")], &[(4, "sub")]);
+        assert!(is_found("/bind", &later, "sub/x"), "the folder exists now");
+        assert!(is_found("/mnt/data/sub", &folders(&[(4, ""), (3, "sub")], &[]), "x"));
+        assert!(!is_found("/bind", &folders(&[(3, ""), (1, "bind")], &[]), "x"));
+        let other_volume = folders(&[(9, ""), (8, "data")], &[]);
+        assert!(
+            !is_found("/mnt/data", &other_volume, "sub/x"),
+            "another folder by the same name"
+        );
+    }
+
+    #[test]
+    fn the_same_file_is_found_by_a_saved_folder_and_by_its_path() {
+        let mut registry = FileRegistry::default();
+        let known = folders(&[(3, "")], &[]);
+        let keys = FolderKeys::new(Path::new("/mnt")).with_saved(known.above.first());
+        registry.set(A, &"a".into(), keys.of_table(&table(&["x"]), |_| None));
+        assert_eq!(users(&registry, "/mnt", "x"), [A]);
+        let keys = FolderKeys::new(Path::new("/bind")).with_folders(Some(&known));
+        let mut found = keys.all("x").flat_map(|key| registry.others(key, B));
+        assert!(found.next().is_some());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Runs, Salvage, Session};
 use ecs_torrent_components::torrent::{Counters, StopPhase};
 use ecs_torrent_engine::ports::disk::{
-    DiskEvent, DiskRequest, FileClaims, FoundFiles, Overwrite, Provenance, SyncedFile,
+    DiskEvent, DiskRequest, FileClaims, FolderIds, FoundFiles, Overwrite, Provenance, SyncedFile,
 };
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -105,6 +105,8 @@ pub(crate) struct SessionState {
     ids: Vec<Option<FileId>>,
     /// The download folder with every link resolved.
     resolved: Option<PathBuf>,
+    /// The folders on the paths of the files, once the files were found.
+    folders: Option<FolderIds>,
     /// The name that the user gave in place of the metainfo's.
     renamed: Option<String>,
     /// The key of the marks on the files and folders that the torrent creates.
@@ -213,6 +215,7 @@ impl SessionState {
             created: BTreeMap::new(),
             ids: Vec::new(),
             resolved: None,
+            folders: None,
             renamed,
             key,
             wants_overwrite,
@@ -382,6 +385,7 @@ impl SessionState {
             .collect();
         self.volume = Some(found.volume);
         self.resolved = Some(found.root);
+        self.folders = Some(found.folders);
         self.is_opened = true;
     }
 
@@ -464,6 +468,11 @@ impl SessionState {
     /// Whether the state folder had data of the torrent before it was added.
     pub(crate) fn is_known(&self) -> bool {
         self.is_known
+    }
+
+    /// Returns the existing folders on the paths of the files, once the files were found.
+    pub(crate) fn folders(&self) -> Option<&FolderIds> {
+        self.folders.as_ref()
     }
 
     /// Returns the download folder with every link resolved, once the files were found.

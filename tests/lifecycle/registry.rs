@@ -487,3 +487,33 @@ fn a_file_that_comes_while_it_is_stopped() {
     assert_eq!(removed.deleted.len(), made.len(), "{removed:?}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
 }
+
+/// A second mount point of a download folder leads to the same files. A torrent that would write a file of another one
+/// there is refused before either has created the file, whether the other one runs or was stopped by an earlier run.
+#[test]
+fn a_second_mount_point_is_no_second_folder() {
+    if !can_mount("a_second_mount_point_is_no_second_folder") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let volume = Volume::new(&root, 4 << 20);
+    let again = volume.again(&folder.path().join("again"));
+    let [first, second] = two();
+    let mut bed = Bed::start(&state);
+    let id = bed.add(&first, &root, &[]);
+    bed.wait_downloading(id);
+    assert_taken(&refused(&bed, &second, from(again.place(), &second)), &first, "data");
+    bed.stop_all().unwrap();
+    drop(bed);
+    let mut bed = Bed::start(&state);
+    assert_taken(&refused(&bed, &second, from(again.place(), &second)), &first, "data");
+    assert_eq!(names(&root), Vec::<String>::new());
+    let other_folder = AddOptions {
+        into: Some("other".into()),
+        ..from(again.place(), &second)
+    };
+    let id = bed.add_with(&second, other_folder);
+    bed.wait_seeding(id);
+    assert!(fs::read(root.join("other/data")).unwrap() == second.data);
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey};
+use ecs_torrent_components::session::{FileId, FileStamp, NearestFolder, OwnerKey};
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Span;
 
@@ -204,8 +204,20 @@ pub struct FoundFiles {
     pub root: PathBuf,
     /// Where the folder's volume is mounted.
     pub volume: PathBuf,
+    /// The folders that exist.
+    pub folders: FolderIds,
     /// The files that exist, in the order of the file table.
     pub files: Vec<Option<FoundFile>>,
+}
+
+/// The existing folders on the paths of a torrent's files, by identity.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FolderIds {
+    /// The download folder, if it exists, and every folder above it, nearest first, each with the path from it to the
+    /// download folder.
+    pub above: Vec<NearestFolder>,
+    /// Folders below the download folder, by path.
+    pub below: BTreeMap<String, FileId>,
 }
 
 /// An existing file.

@@ -259,6 +259,7 @@ mod tests {
             renamed: None,
             root: "root".into(),
             resolved: None,
+            folder: None,
             volume: None,
             lacks_metadata: false,
             total_size: 1,

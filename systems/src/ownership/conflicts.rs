@@ -18,7 +18,7 @@ pub(crate) struct Candidate<'a> {
     pub(crate) torrent: InfoHash,
     pub(crate) name: &'a Arc<str>,
     pub(crate) info: &'a Info,
-    pub(crate) keys: &'a FolderKeys,
+    pub(crate) keys: &'a FolderKeys<'a>,
     pub(crate) found: &'a [Option<FoundFile>],
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn find_conflict<'a>(
     for (index, file) in files.filter(|(_, file)| file.is_stored() && file.len > 0) {
         let found = candidate.found.get(index).copied().flatten();
         let id = found.map(|found| FileKey::of_id(found.id));
-        let keys = std::iter::once(candidate.keys.of_path(&file.path)).chain(id);
+        let keys = candidate.keys.all(&file.path).chain(id);
         for (key, owner) in keys.flat_map(|key| registry.others(key, candidate.torrent).map(move |owner| (key, owner)))
         {
             let is_there = found.is_some_and(|found| found.stamp.len == file.len);

@@ -158,7 +158,9 @@ pub(crate) fn register_stopped(registry: &mut FileRegistry, index: &TorrentIndex
     let root: PathBuf = known.or(loaded.salvage.root).unwrap_or_else(|| download_dir.to_owned());
     let info = &metainfo.info;
     let ids = session.map(|session| session.ids.as_slice()).unwrap_or_default();
-    let keys = FolderKeys::new(&root).of_table(&info.files, |index| ids.get(index).copied().flatten());
+    let folder = session.and_then(|session| session.folder.as_ref());
+    let keys = FolderKeys::new(&root).with_saved(folder);
+    let keys = keys.of_table(&info.files, |index| ids.get(index).copied().flatten());
     registry.set(torrent, &info.name.as_str().into(), keys);
     let have = session.and_then(|session| session.have.to_set(info.geometry.piece_count()));
     let have = have.unwrap_or_else(|| Bitfield::new(info.geometry.piece_count()));

@@ -280,6 +280,7 @@ impl SessionWriter<'_, '_> {
             renamed: saved.state.renamed.clone(),
             root: saved.storage.root.clone(),
             resolved: saved.state.resolved.clone(),
+            folder: saved.state.folders().and_then(|folders| folders.above.first().cloned()),
             volume: saved.state.volume.clone(),
             lacks_metadata: saved.known.is_none(),
             total_size: geometry.map_or(0, Geometry::total_size),
@@ -472,7 +473,8 @@ impl SessionWriter<'_, '_> {
         let Some((_, content, _)) = saved.known else { return };
         let root = saved.state.resolved().unwrap_or(&saved.storage.root);
         let files = &content.0.info.files;
-        let keys = FolderKeys::new(root).of_table(files, |index| saved.state.id(index));
+        let keys = FolderKeys::new(root).with_folders(saved.state.folders());
+        let keys = keys.of_table(files, |index| saved.state.id(index));
         self.registry.set(saved.torrent.id(), &saved.torrent.name, keys);
     }
 }

@@ -1,5 +1,6 @@
 //! One torrent's files.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::time::Instant;
 use bevy_platform::collections::HashSet;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_components::session::OwnerKey;
+use ecs_torrent_components::session::{FileId, OwnerKey};
 use ecs_torrent_protocol::files::{FileEntry, FilePlace, FileSlice, FileTable};
 use ecs_torrent_protocol::geometry::Span;
 use rustix::io::Errno;
@@ -23,7 +24,8 @@ use super::volume;
 use crate::backends::beneath::{self, Status};
 use crate::backends::buffers::FileBuffers;
 use crate::ports::disk::{
-    DiskAction, DiskError, FileClaims, FoundFile, FoundFiles, Provenance, ReadPurpose, Refusal, is_out_of_files,
+    DiskAction, DiskError, FileClaims, FolderIds, FoundFile, FoundFiles, Provenance, ReadPurpose, Refusal,
+    is_out_of_files,
 };
 
 /// The key of the marks on folders. It is no secret: a forged mark on an empty folder costs that folder at most.
@@ -137,15 +139,17 @@ impl Files {
     /// a path leads into one of the engine's own folders.
     pub fn look(&self) -> Result<FoundFiles> {
         let volume = self.find_volume()?;
-        let files = match self.folder() {
-            Ok(root) => self.found(root.as_fd())?,
-            Err(error) if error.is_absence() => vec![None; self.entries().len()],
+        let (files, below) = match self.folder() {
+            Ok(root) => (self.found(root.as_fd())?, self.folders_below(root.as_fd())),
+            Err(error) if error.is_absence() => (vec![None; self.entries().len()], BTreeMap::new()),
             Err(error) => return Err(error),
         };
+        let above = self.root.folders_above();
         self.ledger().is_looked_at = true;
         Ok(FoundFiles {
             root: self.root().to_path_buf(),
             volume,
+            folders: FolderIds { above, below },
             files,
         })
     }
@@ -168,6 +172,30 @@ impl Files {
             }
         }
         Ok(files)
+    }
+
+    /// Returns the existing folders of the files, by path below the download folder.
+    fn folders_below(&self, root: BorrowedFd<'_>) -> BTreeMap<String, FileId> {
+        let mut folders: BTreeMap<String, Option<FileId>> = BTreeMap::new();
+        for entry in self.entries().iter().filter(|entry| entry.is_stored()) {
+            if let Some((folder, _)) = entry.path.rsplit_once('/')
+                && folders.contains_key(folder)
+            {
+                continue;
+            }
+            for (end, _) in entry.path.match_indices('/') {
+                let folder = &entry.path[..end];
+                let status = || Status::at(root, folder).ok().filter(Status::is_folder);
+                let known = folders.get(folder).copied();
+                let id = known.unwrap_or_else(|| status().map(|status| status.id));
+                folders.insert(folder.into(), id);
+                if id.is_none() {
+                    break;
+                }
+            }
+        }
+        let existing = folders.into_iter().filter_map(|(folder, id)| Some((folder, id?)));
+        existing.collect()
     }
 
     fn find(&self, root: BorrowedFd<'_>, index: usize, entry: &FileEntry) -> Result<Option<FoundFile>> {

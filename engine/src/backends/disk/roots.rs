@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bevy_platform::collections::HashMap;
-use ecs_torrent_components::session::FileId;
+use ecs_torrent_components::session::{FileId, NearestFolder};
 use rustix::fs::CWD;
 
 use super::protected::Protected;
@@ -128,6 +128,21 @@ impl Root {
     pub(super) fn path(&self) -> Arc<Path> {
         let resolved = lock(&self.state).path.clone();
         resolved.unwrap_or_else(|| self.given.as_path().into())
+    }
+
+    /// Returns the folder, if it exists, and every folder above it, nearest first, each with the path from it to the
+    /// folder.
+    pub(super) fn folders_above(&self) -> Vec<NearestFolder> {
+        let path = self.path();
+        let folders = path.ancestors().filter_map(|folder| {
+            let status = Status::at(CWD.as_fd(), folder).ok().filter(Status::is_folder)?;
+            let rest = path.strip_prefix(folder).ok()?;
+            Some(NearestFolder {
+                id: status.id,
+                rest: rest.to_string_lossy().into_owned(),
+            })
+        });
+        folders.collect()
     }
 
     /// Checks by name that the folder is still the same. Fails if a link or another folder of the same volume has taken

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_components::session::FileId;
+use ecs_torrent_components::session::{FileId, NearestFolder};
 use ecs_torrent_protocol::files::{FileEntry, FilePlace, FileTable};
 use ecs_torrent_protocol::geometry::Span;
 use rustix::io::Errno;
@@ -18,8 +18,8 @@ use super::faults::DiskFault;
 use super::file::{File, Stamp};
 use super::volume::Volume;
 use crate::ports::disk::{
-    DeletedFiles, DiskAction, DiskError, FileClaims, FoundFile, FoundFiles, KeptReason, Provenance, ReadPurpose,
-    Refusal, SyncedFile, check_padding,
+    DeletedFiles, DiskAction, DiskError, FileClaims, FolderIds, FoundFile, FoundFiles, KeptReason, Provenance,
+    ReadPurpose, Refusal, SyncedFile, check_padding,
 };
 
 type Result<T> = std::result::Result<T, DiskError>;
@@ -118,8 +118,26 @@ impl Storage {
         Ok(FoundFiles {
             root: self.root.clone(),
             volume: MOUNTED_AT.into(),
+            folders: self.folders(),
             files,
         })
+    }
+
+    /// The folder at which the disk is mounted: it is the only one that exists by itself.
+    fn folders(&self) -> FolderIds {
+        let rest = self.root.strip_prefix(MOUNTED_AT).unwrap_or(&self.root);
+        let id = FileId {
+            device: 0,
+            inode: 0,
+            born_ns: None,
+        };
+        FolderIds {
+            above: vec![NearestFolder {
+                id,
+                rest: rest.to_string_lossy().into_owned(),
+            }],
+            below: BTreeMap::new(),
+        }
     }
 
     /// State of an existing file. At the first check, the file is this torrent's if the session claims it and it is

@@ -95,6 +95,7 @@ mod tests {
             renamed: None,
             root: "/".into(),
             resolved: None,
+            folder: None,
             volume: None,
             lacks_metadata: false,
             total_size: 45,

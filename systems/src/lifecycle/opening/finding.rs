@@ -112,7 +112,7 @@ impl Finder<'_, '_> {
             torrent: opened.torrent.id(),
             name: &opened.torrent.name,
             info,
-            keys: &FolderKeys::new(&found.root),
+            keys: &FolderKeys::new(&found.root).with_folders(Some(&found.folders)),
             found: &found.files,
         };
         let holder = |torrent| {
@@ -174,7 +174,8 @@ impl Finder<'_, '_> {
     fn must_open_again(&mut self, opened: &mut OpenedItem<'_, '_>) -> bool {
         let files = &opened.content.0.info.files;
         let root = opened.state.resolved().unwrap_or(&opened.storage.root);
-        let keys = FolderKeys::new(root).of_table(files, |index| opened.state.id(index));
+        let keys = FolderKeys::new(root).with_folders(opened.state.folders());
+        let keys = keys.of_table(files, |index| opened.state.id(index));
         self.registry.set(opened.torrent.id(), &opened.torrent.name, keys);
         let is_shared = !self.registry.shared_files(opened.torrent.id()).is_empty();
         let must = is_shared && opened.state.stop_overwriting();

@@ -206,7 +206,8 @@ impl ResumedItem<'_, '_> {
         let resolved = session.and_then(|session| session.resolved.as_deref());
         let ids = session.map(|session| session.ids.as_slice()).unwrap_or_default();
         let Some(content) = &self.content else { return };
-        let keys = FolderKeys::new(resolved.unwrap_or(&self.storage.root));
+        let folder = session.and_then(|session| session.folder.as_ref());
+        let keys = FolderKeys::new(resolved.unwrap_or(&self.storage.root)).with_saved(folder);
         let keys = keys.of_table(&content.0.info.files, |index| ids.get(index).copied().flatten());
         registry.set(self.torrent.id(), &self.torrent.name, keys);
     }
