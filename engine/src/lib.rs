@@ -10,6 +10,18 @@
 //! | [`mailbox`] | the way host programs send commands to the world |
 //! | `sim` (feature `sim`) | simulated backends and a virtual clock |
 //!
+//! ```
+//! use ecs_torrent_components::settings::Settings;
+//! use ecs_torrent_engine::runner::Runner;
+//!
+//! let mut settings = Settings::default();
+//! settings.session.state_dir = None;
+//! settings.net.listen = vec![([127, 0, 0, 1], 0).into()];
+//! // An engine without plugins listens and does nothing else.
+//! let runner = Runner::start(settings, |_app| {}).unwrap();
+//! assert_ne!(runner.local_addresses().0[0].port(), 0);
+//! ```
+//!
 //! This crate holds no BitTorrent features. Features are plugins, in the `systems` crate and in yours.
 
 pub mod backends;

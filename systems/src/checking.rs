@@ -50,7 +50,7 @@ const REWRITE: Purpose = Purpose("write again");
 
 /// Requests a check of a torrent's existing data.
 #[derive(Message, Debug, Clone)]
-pub struct CheckPieces {
+pub(crate) struct CheckPieces {
     /// The torrent.
     pub torrent: Entity,
     /// The pieces to check.
@@ -92,7 +92,7 @@ impl Check {
 
     /// Returns the number of pieces that were checked or did not need a check.
     #[must_use]
-    pub fn checked_count(&self) -> u32 {
+    pub(crate) fn checked_count(&self) -> u32 {
         self.good.len() - self.todo.len() as u32 + self.checked_count
     }
 
@@ -105,7 +105,7 @@ impl Check {
 
 /// Torrents with pieces to read, and the memory of the pieces being read or hashed.
 #[derive(Resource, Debug, Default)]
-pub struct CheckQueue {
+pub(crate) struct CheckQueue {
     torrents: VecDeque<Entity>,
     used_bytes: u64,
 }

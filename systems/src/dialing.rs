@@ -60,11 +60,11 @@ impl Plugin for DialingPlugin {
 
 /// Our external addresses as reported by trackers (BEP 24). Canonical peer priorities are computed from them (BEP 40).
 #[derive(Resource, Debug, Default)]
-pub struct ExternalAddresses(Vec<IpAddr>);
+pub(crate) struct ExternalAddresses(Vec<IpAddr>);
 
 impl ExternalAddresses {
     /// Records our address as reported by another host. The latest one of each family counts.
-    pub fn learn(&mut self, ip: IpAddr) {
+    pub(crate) fn learn(&mut self, ip: IpAddr) {
         self.0.retain(|known| known.is_ipv4() != ip.is_ipv4());
         self.0.push(ip);
     }

@@ -58,7 +58,7 @@ impl Plugin for HandshakingPlugin {
 
 /// The peers of a torrent whose handshake was accepted, by peer id. An id is a claim, so several peers may share one.
 #[derive(Component, Debug, Default)]
-pub struct ConnectedIds(BTreeMap<PeerId, Vec<Entity>>);
+pub(crate) struct ConnectedIds(BTreeMap<PeerId, Vec<Entity>>);
 
 /// Handshakes received completely in this tick.
 #[derive(Resource, Debug, Default)]

@@ -112,7 +112,7 @@ impl Supply {
     }
 
     /// Records that memory for pieces has become free.
-    pub fn offer_memory(&mut self) {
+    pub(crate) fn offer_memory(&mut self) {
         self.has_memory = true;
     }
 
@@ -124,7 +124,7 @@ impl Supply {
     }
 
     /// Records that a piece may be idle.
-    pub fn mark_idle(&mut self, entity: Entity, piece: &mut ActivePiece) {
+    pub(crate) fn mark_idle(&mut self, entity: Entity, piece: &mut ActivePiece) {
         if piece.is_idle() {
             self.idle.add(entity, &mut piece.idle);
         }

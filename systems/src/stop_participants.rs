@@ -234,7 +234,7 @@ impl<P: Send + Sync + 'static> StopDuty<'_, P> {
     }
 
     /// Reports those of the `waiting` torrents whose work is done, and takes them off that list.
-    pub fn finish_done(&mut self, waiting: &mut Vec<Entity>, mut is_done: impl FnMut(Entity) -> bool) {
+    pub(crate) fn finish_done(&mut self, waiting: &mut Vec<Entity>, mut is_done: impl FnMut(Entity) -> bool) {
         waiting.retain(|torrent| {
             let is_done = is_done(*torrent);
             if is_done {

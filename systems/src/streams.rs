@@ -59,7 +59,7 @@ impl Plugin for StreamsPlugin {
 
 /// A peer connected to us.
 #[derive(Message, Debug, Clone)]
-pub struct StreamAccepted {
+pub(crate) struct StreamAccepted {
     /// The peer's connection.
     pub stream: StreamId,
     /// The peer's address.
@@ -70,7 +70,7 @@ pub struct StreamAccepted {
 
 /// A connection that we opened is established.
 #[derive(Message, Debug, Clone)]
-pub struct StreamConnected {
+pub(crate) struct StreamConnected {
     /// The peer.
     pub peer: Entity,
     /// What carries the stream.

@@ -125,7 +125,7 @@ impl<'a> Document<'a> {
     ///
     /// # Errors
     /// Same as [`Document::parse`], except that data after the value is allowed.
-    pub fn parse_prefix(input: &'a [u8], limits: &Limits) -> Result<(Self, usize), BencodeError> {
+    pub(crate) fn parse_prefix(input: &'a [u8], limits: &Limits) -> Result<(Self, usize), BencodeError> {
         if input.len() > limits.max_bytes.min(u32::MAX as usize) {
             return Err(error(0, Problem::TooLarge));
         }

@@ -201,7 +201,7 @@ impl Bitfield {
 
 /// Bytes of the wire form of a set over `len` pieces.
 #[must_use]
-pub fn wire_len(len: u32) -> usize {
+pub(crate) fn wire_len(len: u32) -> usize {
     (len as usize).div_ceil(8)
 }
 

@@ -36,7 +36,7 @@ pub struct RaggedError {
 ///
 /// # Errors
 /// Returns an error if the last address is truncated.
-pub fn read_v4(bytes: &[u8]) -> Result<impl Iterator<Item = SocketAddr> + '_, RaggedError> {
+pub(crate) fn read_v4(bytes: &[u8]) -> Result<impl Iterator<Item = SocketAddr> + '_, RaggedError> {
     let (addresses, rest) = bytes.as_chunks::<6>();
     whole::<6>(bytes, rest)?;
     Ok(addresses.iter().map(|&[a, b, c, d, high, low]| {
@@ -48,7 +48,7 @@ pub fn read_v4(bytes: &[u8]) -> Result<impl Iterator<Item = SocketAddr> + '_, Ra
 ///
 /// # Errors
 /// Returns an error if the last address is truncated.
-pub fn read_v6(bytes: &[u8]) -> Result<impl Iterator<Item = SocketAddr> + '_, RaggedError> {
+pub(crate) fn read_v6(bytes: &[u8]) -> Result<impl Iterator<Item = SocketAddr> + '_, RaggedError> {
     let (addresses, rest) = bytes.as_chunks::<18>();
     whole::<18>(bytes, rest)?;
     Ok(addresses.iter().map(|address| {
@@ -74,7 +74,7 @@ fn whole<const UNIT: usize>(bytes: &[u8], rest: &[u8]) -> Result<(), RaggedError
 
 /// Reads a single address without a port: 4 or 16 bytes (BEP 10 `yourip`, BEP 24 `external ip`).
 #[must_use]
-pub fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
+pub(crate) fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(v4.into());
     }
@@ -85,7 +85,7 @@ pub fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
 
 /// Writes a single address without a port.
 #[must_use]
-pub fn write_ip(ip: IpAddr) -> Vec<u8> {
+pub(crate) fn write_ip(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),

@@ -21,7 +21,7 @@ pub struct FileAttributes {
 impl FileAttributes {
     /// Parses the letters of key `attr`.
     #[must_use]
-    pub fn from_letters(letters: &[u8]) -> Self {
+    pub(crate) fn from_letters(letters: &[u8]) -> Self {
         Self {
             pad: letters.contains(&b'p'),
             executable: letters.contains(&b'x'),

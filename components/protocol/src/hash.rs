@@ -42,6 +42,15 @@ pub enum ExpectedDigest<'m> {
 
 /// A 20-byte info-hash as used in handshakes and announces (BEP 3): the SHA-1 of the info dictionary, or the first 20
 /// bytes of its SHA-256 for a v2 torrent (BEP 52).
+///
+/// ```
+/// use ecs_torrent_protocol::hash::InfoHash;
+///
+/// let digits = "9a0b3c4d9a0b3c4d9a0b3c4d9a0b3c4d9a0b3c4d";
+/// let hash: InfoHash = digits.parse().unwrap();
+/// assert_eq!((hash.0[0], hash.to_string().as_str()), (0x9a, digits));
+/// assert!("9a0b3c4d".parse::<InfoHash>().is_err());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InfoHash(pub [u8; 20]);
 

@@ -7,7 +7,7 @@ mod unique;
 
 use std::borrow::Cow;
 
-pub use self::unique::UniquePaths;
+pub(crate) use self::unique::UniquePaths;
 use crate::text::is_deceptive;
 
 /// Maximum length in bytes of one path component, as common file systems allow.
@@ -26,7 +26,7 @@ const MAX_EXTENSION_BYTES: usize = 32;
 /// the script needs them (see [`is_deceptive`]). A name longer than [`MAX_COMPONENT_BYTES`] is cut before its
 /// extension.
 #[must_use]
-pub fn safe_component(raw: &[u8]) -> Option<Cow<'_, str>> {
+pub(crate) fn safe_component(raw: &[u8]) -> Option<Cow<'_, str>> {
     if matches!(raw, b"" | b"." | b"..") {
         return None;
     }

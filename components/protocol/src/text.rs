@@ -21,7 +21,7 @@ pub fn printable(bytes: &[u8], max: usize) -> String {
 /// The joiners U+200C and U+200D are not deceptive where they affect rendering: between letters of cursive and Indic
 /// scripts, after a virama, and in emoji sequences.
 #[must_use]
-pub fn is_deceptive(before: Option<char>, c: char, after: Option<char>) -> bool {
+pub(crate) fn is_deceptive(before: Option<char>, c: char, after: Option<char>) -> bool {
     match c {
         '\u{200c}' | '\u{200d}' => !is_joined(before, c, after),
         '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' => true,

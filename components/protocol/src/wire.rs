@@ -7,7 +7,7 @@ mod handshake;
 mod message;
 mod raw_pieces;
 
-pub use self::byte_queue::{ByteQueue, Payload};
+pub use self::byte_queue::Payload;
 pub use self::codec::{Block, Frame, FrameLimits, PeerCodec, Session, WireError};
 pub use self::handshake::{HANDSHAKE_LEN, Handshake, HandshakeError, Reserved};
 pub use self::message::{BLOCK_HEADER_LEN, Message, write_block_header};

@@ -31,7 +31,7 @@ use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest
 use crate::wake::Waker;
 
 /// The Disk port's real backend.
-pub struct DiskPool {
+pub(crate) struct DiskPool {
     storages: HashMap<StorageId, Arc<Storage>>,
     shared: Arc<SharedFiles>,
     /// Storages closed in this turn. A torrent that is closed and opened again in one turn keeps its download folder.
@@ -63,7 +63,7 @@ impl DiskPool {
     ///
     /// # Errors
     /// If a thread cannot be started, or a protected folder cannot be opened.
-    pub fn start(settings: &StorageSettings, protected: &[&Path], waker: &Waker) -> Result<Self, StartError> {
+    pub(crate) fn start(settings: &StorageSettings, protected: &[&Path], waker: &Waker) -> Result<Self, StartError> {
         let shared = SharedFiles::new(settings.max_open_files).protecting(protected);
         let shared = shared.map_err(|error| StartError::StateDir {
             path: protected.first().map(PathBuf::from).unwrap_or_default(),

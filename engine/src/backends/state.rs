@@ -41,7 +41,7 @@ const LOADS_PER_THREAD: usize = 64;
 
 /// The State port's real backend: one thread over one folder. During a start with many torrents, one thread per
 /// processor.
-pub struct StateFolder {
+pub(crate) struct StateFolder {
     jobs: Arc<Jobs<StateRequest>>,
     sink: Sink<StateEvent>,
     thread: Option<JoinHandle<()>>,
@@ -76,7 +76,7 @@ impl StateFolder {
     ///
     /// # Errors
     /// If the folder cannot be created, or another engine uses it.
-    pub fn start(state_dir: &Path, waker: &Waker) -> Result<Self, StartError> {
+    pub(crate) fn start(state_dir: &Path, waker: &Waker) -> Result<Self, StartError> {
         let folder = Folder::take(state_dir)?;
         let (jobs, sink) = (Arc::new(Jobs::in_batches(usize::MAX)), Sink::new(waker));
         let (queue, done) = (jobs.clone(), sink.clone());
@@ -406,14 +406,14 @@ fn blob_name(name: &BlobName) -> String {
 }
 
 /// The State port of an engine that stores nothing.
-pub struct NoState {
+pub(crate) struct NoState {
     sink: Sink<StateEvent>,
 }
 
 impl NoState {
     /// Creates the backend. `waker` wakes the engine for answers.
     #[must_use]
-    pub fn new(waker: &Waker) -> Self {
+    pub(crate) fn new(waker: &Waker) -> Self {
         Self { sink: Sink::new(waker) }
     }
 }

@@ -13,9 +13,8 @@ use bytes::Bytes;
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::peer::Transport;
 
-pub use self::datagrams::{
-    DHT_DATAGRAMS, Datagram, DatagramCounts, DatagramKind, DatagramRings, TRACKER_DATAGRAMS, UTP_DATAGRAMS,
-};
+pub(crate) use self::datagrams::DatagramRings;
+pub use self::datagrams::{DHT_DATAGRAMS, Datagram, DatagramCounts, DatagramKind, TRACKER_DATAGRAMS, UTP_DATAGRAMS};
 pub use self::filter::{Cipher, Filter};
 use crate::port::{JobTag, Port, PortEvent, Purpose};
 

@@ -18,7 +18,7 @@ const MAX_NUMBER_BYTES: usize = 11;
 /// Work and memory are linear in the length of the claimed names, whatever the names are: paths are stored as 64-bit
 /// hashes, consecutive files of one folder share its hash, and no number is tried twice for the same stem.
 #[derive(Debug, Default)]
-pub struct UniquePaths {
+pub(crate) struct UniquePaths {
     names: Names,
     /// Folders of the last file, which the next file usually shares.
     open: Vec<Folder>,
@@ -29,7 +29,7 @@ pub struct UniquePaths {
 impl UniquePaths {
     /// Claims the path of `components`, which are already safe, and at least one. If the path collides, the colliding
     /// component gets a number before its extension: `a.txt` becomes `a.1.txt`.
-    pub fn claim<S: AsRef<str>>(&mut self, components: &[S]) -> Box<str> {
+    pub(crate) fn claim<S: AsRef<str>>(&mut self, components: &[S]) -> Box<str> {
         let Some((file, folders)) = components.split_last() else {
             return Box::default();
         };
@@ -44,7 +44,7 @@ impl UniquePaths {
 
     /// Returns the number of claimed folders.
     #[must_use]
-    pub fn folder_count(&self) -> usize {
+    pub(crate) fn folder_count(&self) -> usize {
         self.names.folder_count
     }
 

@@ -20,7 +20,7 @@ const KEPT_PLACES: usize = 32;
 /// A queue of chunks, read as one stream. A chunk is released as soon as its last byte is consumed, so its memory can
 /// be reused for reading.
 #[derive(Debug, Default)]
-pub struct ByteQueue {
+pub(crate) struct ByteQueue {
     /// Empty only if the whole queue is empty.
     front: Bytes,
     rest: VecDeque<Bytes>,
@@ -29,7 +29,7 @@ pub struct ByteQueue {
 
 impl ByteQueue {
     /// Appends a chunk.
-    pub fn push(&mut self, chunk: Bytes) {
+    pub(crate) fn push(&mut self, chunk: Bytes) {
         self.len += chunk.len();
         if self.front.is_empty() {
             self.front = chunk;
@@ -40,19 +40,19 @@ impl ByteQueue {
 
     /// Number of bytes in the queue.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Whether the queue is empty.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Returns the first `N` bytes without consuming them, or `None` if there are fewer.
     #[must_use]
-    pub fn peek<const N: usize>(&self) -> Option<[u8; N]> {
+    pub(crate) fn peek<const N: usize>(&self) -> Option<[u8; N]> {
         if let Some(bytes) = self.front.first_chunk() {
             return Some(*bytes);
         }
@@ -70,7 +70,7 @@ impl ByteQueue {
     }
 
     /// Drops up to `count` bytes and returns the number dropped.
-    pub fn skip(&mut self, count: usize) -> usize {
+    pub(crate) fn skip(&mut self, count: usize) -> usize {
         let skipped = count.min(self.len);
         let mut left = skipped;
         while left > 0 {
@@ -84,7 +84,7 @@ impl ByteQueue {
     }
 
     /// Moves up to `count` bytes into `payload`, as slices of their chunks, and returns the number moved.
-    pub fn take_into(&mut self, count: usize, payload: &mut Payload) -> usize {
+    pub(crate) fn take_into(&mut self, count: usize, payload: &mut Payload) -> usize {
         let taken = count.min(self.len);
         let mut left = taken;
         while left > 0 {
@@ -98,7 +98,7 @@ impl ByteQueue {
     }
 
     /// Fills `out` with the first bytes; returns false and consumes nothing if there are too few.
-    pub fn take_to(&mut self, mut out: &mut [u8]) -> bool {
+    pub(crate) fn take_to(&mut self, mut out: &mut [u8]) -> bool {
         let count = out.len();
         if self.len < count {
             return false;
@@ -116,7 +116,7 @@ impl ByteQueue {
 
     /// Copies `count` bytes into their own allocation, or returns `None` if there are fewer. For bytes kept longer than
     /// a tick, which must not hold a whole chunk.
-    pub fn take_copy(&mut self, count: usize) -> Option<Bytes> {
+    pub(crate) fn take_copy(&mut self, count: usize) -> Option<Bytes> {
         if self.len < count {
             return None;
         }
@@ -133,7 +133,7 @@ impl ByteQueue {
 
     /// Prepares for idle time: copies a few bytes, or the bytes of many chunks, into their own allocation. A peer that
     /// pauses inside a message then does not hold chunks needed for reading from other peers.
-    pub fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         if self.is_empty() {
             self.rest.shrink_to(KEPT_PLACES);
         } else if self.len <= FEW_BYTES || self.rest.len() > MAX_CHUNKS {

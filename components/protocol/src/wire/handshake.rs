@@ -101,7 +101,7 @@ impl Handshake {
 
     /// Returns whether `first`, the first bytes of a connection, can still become a handshake.
     #[must_use]
-    pub fn may_begin_with(first: &[u8]) -> bool {
+    pub(crate) fn may_begin_with(first: &[u8]) -> bool {
         let known = first.len().min(PROTOCOL.len());
         first[..known] == PROTOCOL[..known]
     }

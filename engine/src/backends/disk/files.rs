@@ -57,7 +57,7 @@ impl SharedFiles {
     ///
     /// # Errors
     /// If one of these folders cannot be opened.
-    pub fn protecting(self, protected: &[&Path]) -> io::Result<Self> {
+    pub(crate) fn protecting(self, protected: &[&Path]) -> io::Result<Self> {
         Ok(Self {
             roots: Roots::new(Protected::open(protected)?),
             ..self
@@ -113,7 +113,7 @@ impl Files {
 
     /// Adds the session's claims about the files.
     #[must_use]
-    pub fn with_claims(self, claims: FileClaims) -> Self {
+    pub(crate) fn with_claims(self, claims: FileClaims) -> Self {
         Self { claims, ..self }
     }
 

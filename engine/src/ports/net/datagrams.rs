@@ -75,7 +75,7 @@ pub struct Datagram {
 /// datagrams: UDP may lose them anyway, and memory stays bounded. Datagrams that nobody takes are dropped and counted
 /// too, without waking the engine.
 #[derive(Debug)]
-pub struct DatagramRings {
+pub(crate) struct DatagramRings {
     rings: [Ring; DatagramKind::ALL.len()],
     /// Number of datagrams that belong to no protocol known here.
     unknown_count: u64,
@@ -93,7 +93,7 @@ struct Ring {
 impl DatagramRings {
     /// Creates closed rings of at most `most` datagrams each, of which a tick takes at most `most_per_tick`.
     #[must_use]
-    pub fn new(most: usize, most_per_tick: usize) -> Self {
+    pub(crate) fn new(most: usize, most_per_tick: usize) -> Self {
         Self {
             rings: Default::default(),
             unknown_count: 0,
@@ -103,14 +103,20 @@ impl DatagramRings {
     }
 
     /// Opens the ring whose datagrams go into the inbox `purpose`, if there is one.
-    pub fn open(&mut self, purpose: Purpose) {
+    pub(crate) fn open(&mut self, purpose: Purpose) {
         for (ring, kind) in self.rings.iter_mut().zip(DatagramKind::ALL) {
             ring.is_open |= kind.purpose() == purpose;
         }
     }
 
     /// Appends a datagram if there is room and somebody takes its kind. Returns whether it was.
-    pub fn push(&mut self, from: SocketAddr, arrived: Timestamp, data: &[u8], copy: impl FnOnce() -> Bytes) -> bool {
+    pub(crate) fn push(
+        &mut self,
+        from: SocketAddr,
+        arrived: Timestamp,
+        data: &[u8],
+        copy: impl FnOnce() -> Bytes,
+    ) -> bool {
         let Some(kind) = DatagramKind::of(data) else {
             self.unknown_count += 1;
             return false;
@@ -128,7 +134,7 @@ impl DatagramRings {
 
     /// Moves the datagrams of one tick into `events`, and reports how many were dropped. Returns whether more are
     /// waiting.
-    pub fn take(&mut self, events: &mut Vec<NetEvent>) -> bool {
+    pub(crate) fn take(&mut self, events: &mut Vec<NetEvent>) -> bool {
         let mut has_more = false;
         for (ring, kind) in self.rings.iter_mut().zip(DatagramKind::ALL) {
             let count = ring.waiting.len().min(self.most_per_tick);
