@@ -417,7 +417,11 @@ impl Files {
 
     /// Opens an existing file, and returns its metadata.
     pub(super) fn open(&self, index: usize, is_writable: bool) -> Result<(OwnedFd, Status)> {
-        let root = self.folder()?;
+        self.open_below(&*self.folder()?, index, is_writable)
+    }
+
+    /// Opens an existing file below the download folder.
+    pub(super) fn open_below(&self, root: &OwnedFd, index: usize, is_writable: bool) -> Result<(OwnedFd, Status)> {
         let entry = &self.entries()[index];
         self.check_folder(root.as_fd(), entry)?;
         self.whatever_it_takes(|| beneath::open(root.as_fd(), &entry.path, is_writable))

@@ -253,8 +253,10 @@ impl Files {
     pub fn sync(&self, is_for_all: bool) -> Result<Vec<SyncedFile>> {
         let unsynced = std::mem::take(&mut self.ledger().unsynced);
         let mut synced = Vec::with_capacity(unsynced.len());
+        // Looked at once, when the first file has to be opened.
+        let mut root = None;
         for index in unsynced {
-            match self.sync_file(index) {
+            match self.sync_file(index, &mut root) {
                 Ok(file) => synced.push(file),
                 Err(error) if error.is_absence() => {
                     let known = self.ledger().known.get(&index).copied();
@@ -275,7 +277,7 @@ impl Files {
             let is_synced = |index: &usize| synced.binary_search_by_key(index, |file| file.index).is_ok();
             let stored = (0..self.entries().len()).filter(|index| self.entries()[*index].is_stored());
             for index in stored.filter(|index| !is_synced(index)) {
-                match self.sync_file(index) {
+                match self.sync_file(index, &mut root) {
                     Err(error) if !error.is_absence() => return Err(error),
                     _ => {}
                 }
@@ -286,10 +288,16 @@ impl Files {
 
     /// Syncs a file. If it has been closed since the write, the system still holds the written bytes: the file is
     /// opened briefly, without displacing another file from the cache.
-    fn sync_file(&self, index: usize) -> Result<SyncedFile> {
+    fn sync_file(&self, index: usize, root: &mut Option<Arc<OwnedFd>>) -> Result<SyncedFile> {
         let file = match self.shared.cache.get(self.key(index), false) {
             Some(file) => file,
-            None => Arc::new(self.open(index, false)?.0),
+            None => {
+                let root = match root {
+                    Some(root) => root,
+                    None => root.insert(self.folder()?),
+                };
+                Arc::new(self.open_below(root, index, false)?.0)
+            }
         };
         let failed = |error: Errno| DiskError::new(DiskAction::Sync, self.path(&self.entries()[index]), error.into());
         fdatasync(&file).map_err(failed)?;
