@@ -548,11 +548,7 @@ impl Consequences<'_> {
         route.was_started &= event != Some(AnnounceEvent::Started);
         route.failures += 1;
         let limits = &self.settings.trackers;
-        let wait = match retry {
-            Retry::After(wait) => (*wait).clamp(seconds(limits.backoff_s), seconds(limits.max_interval_s)),
-            _ if *is_unreachable => UNREACHABLE_WAIT,
-            _ => backoff(route.failures, limits),
-        };
+        let wait = wait_after(failure, route.failures, limits);
         route.next_announce = self.clock.now() + wait;
         route.status = match retry {
             // BEP 31: the tracker asks not to be contacted again.
@@ -601,6 +597,17 @@ impl Intervals {
     }
 }
 
+/// Returns the wait after a failed announce, the last of `failures` in a row.
+fn wait_after(failure: &Failure, failures: u32, limits: &TrackerSettings) -> Duration {
+    let least = seconds(limits.backoff_s);
+    match failure.retry {
+        // The settings may put the least wait above the most.
+        Retry::After(wait) => wait.clamp(least, seconds(limits.max_interval_s).max(least)),
+        _ if failure.is_unreachable => UNREACHABLE_WAIT,
+        _ => backoff(failures, limits),
+    }
+}
+
 /// Wait after a failure, doubled with each failure in a row.
 fn backoff(failures: u32, limits: &TrackerSettings) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
@@ -638,5 +645,29 @@ mod tests {
             .map(|failures| backoff(failures, &limits).as_secs())
             .to_vec();
         assert_eq!(waits, [15, 30, 60, 1800, 1800]);
+    }
+
+    /// BEP 31: a tracker says when it accepts the next announce, within our limits.
+    #[test]
+    fn a_tracker_that_refuses_says_when_to_return() {
+        let mut limits = TrackerSettings::default();
+        let after = |minutes: u64, limits: &TrackerSettings| {
+            let failure = Failure {
+                retry: Retry::After(Duration::from_secs(60 * minutes)),
+                ..Failure::new("busy")
+            };
+            wait_after(&failure, 1, limits).as_secs()
+        };
+        assert_eq!(after(5, &limits), 300);
+        assert_eq!(after(0, &limits), limits.backoff_s);
+        assert_eq!(after(u64::from(u32::MAX), &limits), limits.max_interval_s);
+        limits.backoff_s = limits.max_interval_s + 1;
+        assert_eq!(after(5, &limits), limits.backoff_s);
+        let unreachable = Failure {
+            is_unreachable: true,
+            ..Failure::new("no address")
+        };
+        assert_eq!(wait_after(&unreachable, 1, &limits), UNREACHABLE_WAIT);
+        assert_eq!(wait_after(&Failure::new("busy"), 2, &limits), backoff(2, &limits));
     }
 }
