@@ -1,4 +1,5 @@
-//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `stop`, `resume`, `remove`.
+//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `pause`, `start`, `stop`, `resume`,
+//! `remove`.
 
 mod connection;
 mod tables;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use clap::Args;
 use ecs_torrent::{Field, InfoHash, Source};
-use serde_json::Value;
+use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use self::connection::Daemon;
@@ -141,7 +142,7 @@ struct Target {
     /// All torrents.
     #[arg(long)]
     all: bool,
-    /// Print the torrents as JSON.
+    /// Print the torrents that the command changed as JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -292,38 +293,71 @@ pub(super) async fn files(args: FilesArgs) -> Result<Outcome, CliError> {
     Ok(Outcome::Done)
 }
 
+/// An operation of the API that changes a torrent or leaves it as it is.
+struct Operation {
+    /// The last part of its path.
+    path: &'static str,
+    done: &'static str,
+    /// The answer for a torrent that stays as it is.
+    unchanged: &'static str,
+    /// Whether the operation changes a torrent of a state.
+    changes: fn(&str) -> bool,
+}
+
+const PAUSE: Operation = Operation {
+    path: "pause",
+    done: "paused",
+    unchanged: "was already paused",
+    changes: |state| state != "paused",
+};
+
+/// A torrent that is being paused has a state whose name begins with `stopping`.
+const START: Operation = Operation {
+    path: "start",
+    done: "started",
+    unchanged: "is not paused",
+    changes: |state| state == "paused" || state.starts_with("stopping"),
+};
+
 pub(super) async fn pause(args: PauseArgs) -> Result<Outcome, CliError> {
-    args.target.carry_out("pause", "paused").await
+    args.target.carry_out(&PAUSE).await
 }
 
 pub(super) async fn start(args: StartArgs) -> Result<Outcome, CliError> {
-    args.target.carry_out("start", "started").await
+    args.target.carry_out(&START).await
 }
 
 impl Target {
-    /// Sends an operation of the API for one torrent or for all, and prints what was done.
-    async fn carry_out(&self, operation: &str, done: &str) -> Result<Outcome, CliError> {
+    /// Sends an operation for one torrent or for all, and prints what it changed.
+    async fn carry_out(&self, operation: &Operation) -> Result<Outcome, CliError> {
         let daemon = Daemon::find(&self.daemon)?;
-        let (path, torrents) = match &self.hash {
+        let fields = "info_hash,name,lifecycle";
+        let (path, mut torrents) = match &self.hash {
             Some(digits) => {
                 let hash = daemon.resolve_running(digits).await?;
-                let torrent = daemon.get(&format!("/api/v1/torrents/{hash}?fields={NAMES}")).await?;
-                (format!("/api/v1/torrents/{hash}/{operation}"), vec![torrent])
+                let torrent = daemon.get(&format!("/api/v1/torrents/{hash}?fields={fields}")).await?;
+                (format!("/api/v1/torrents/{hash}/{}", operation.path), vec![torrent])
             }
             None => {
-                let listed = daemon.get(&format!("/api/v1/torrents?fields={NAMES}")).await?;
+                let listed = daemon.get(&format!("/api/v1/torrents?fields={fields}")).await?;
                 let torrents = listed.as_array().cloned().unwrap_or_default();
-                (format!("/api/v1/{operation}"), torrents)
+                (format!("/api/v1/{}", operation.path), torrents)
             }
         };
+        // A torrent that is not changed gets the operation too: its state may be another one by now.
         daemon.post(&path, Bytes::new()).await?;
-        match torrents.as_slice() {
-            _ if self.json => print_json(&Value::Array(torrents)),
-            [torrent] if !self.all => {
-                let (hash, name) = (text(&torrent["info_hash"]), printable(text(&torrent["name"])));
-                say!("{done} {hash} {name}");
-            }
-            torrents => say!("{done} {}", output::count(torrents.len(), "torrent")),
+        let line = |torrent: &Value| {
+            let (hash, name) = (text(&torrent["info_hash"]), printable(text(&torrent["name"])));
+            format!("{hash} {name}")
+        };
+        let only = torrents.first().filter(|_| !self.all).map(line);
+        torrents.retain(|torrent| (operation.changes)(text(&torrent["lifecycle"])));
+        let names = |torrent: &Value| json!({"info_hash": torrent["info_hash"], "name": torrent["name"]});
+        match (only, torrents.as_slice()) {
+            (_, torrents) if self.json => print_json(&torrents.iter().map(names).collect()),
+            (Some(torrent), []) => say!("{torrent} {}", operation.unchanged),
+            (Some(torrent), _) => say!("{} {torrent}", operation.done),
+            (None, torrents) => say!("{} {}", operation.done, output::count(torrents.len(), "torrent")),
         }
         Ok(Outcome::Done)
     }
@@ -389,9 +423,6 @@ const HASH_DIGITS: usize = 40;
 
 /// Minimum number of info-hash digits that identify a torrent.
 const MIN_DIGITS: usize = 6;
-
-/// The fields that name a torrent.
-const NAMES: &str = "info_hash,name";
 
 /// The request for the stopped torrents.
 const STOPPED: &str = "/api/v1/torrents?stopped=true";

@@ -111,9 +111,13 @@ impl StatsParams<'_, '_> {
                 Lifecycle::Failed { reason, .. } | Lifecycle::Blocked { resource: reason } => Some(reason.to_string()),
                 _ => None,
             },
-            speed: Speed {
-                download: rates.download.at(now),
-                upload: rates.upload.at(now),
+            speed: match lifecycle {
+                // The rates decay for some seconds after the last byte.
+                Lifecycle::Paused | Lifecycle::Failed { .. } => Speed::default(),
+                _ => Speed {
+                    download: rates.download.at(now),
+                    upload: rates.upload.at(now),
+                },
             },
             downloaded: counters.downloaded,
             uploaded: counters.uploaded,

@@ -209,7 +209,15 @@ fn pauses_and_stops_survive_a_kill() {
     });
     assert_eq!(succeed(folder, &["pause", "--all"]), "paused 2 torrents\n");
     assert!(state(&daemon).iter().all(|(_, state)| state == "paused"));
-    assert_eq!(succeed(folder, &["start", "--all"]), "started 2 torrents\n");
+    // Only changes are reported as done.
+    let again = succeed(folder, &["pause", &one]);
+    assert_eq!(again, format!("{one} one.bin was already paused\n"));
+    assert_eq!(succeed(folder, &["pause", "--all"]), "paused 0 torrents\n");
+    assert_eq!(succeed(folder, &["start", &one]), format!("started {one} one.bin\n"));
+    let again = succeed(folder, &["start", &one]);
+    assert_eq!(again, format!("{one} one.bin is not paused\n"));
+    assert_eq!(parse(&succeed(folder, &["start", &one, "--json"])), json!([]));
+    assert_eq!(succeed(folder, &["start", "--all"]), "started 1 torrent\n");
     assert!(!state(&daemon).iter().any(|(_, state)| state == "paused"));
 }
 

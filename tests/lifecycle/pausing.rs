@@ -19,7 +19,9 @@ const DELETE: RemoveOptions = RemoveOptions { delete_data: true };
 
 fn pause(bed: &Bed, id: InfoHash) {
     bed.block_on(bed.torrents().pause(id)).unwrap();
-    assert_eq!(bed.stats(id).lifecycle, TorrentState::Paused);
+    let stats = bed.stats(id);
+    assert_eq!(stats.lifecycle, TorrentState::Paused);
+    assert_eq!((stats.speed.download, stats.speed.upload), (0, 0));
 }
 
 fn start(bed: &Bed, id: InfoHash) {

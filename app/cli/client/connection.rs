@@ -24,8 +24,9 @@ use crate::cli::output::printable;
 /// Time limit for the daemon to accept a connection, and to prove its identity.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time limit for the daemon to answer a request. Stopping all torrents takes longest.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time limit for the daemon to answer a request. A pause takes longest: its save may take 60 s, and its other phases
+/// some seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Maximum answer size, in bytes, from a program that has not yet proven to be the daemon.
 const MAX_PROOF: usize = 4 << 10;
