@@ -85,6 +85,14 @@ pub struct Files {
     pub(super) is_deleted: RwLock<bool>,
 }
 
+/// Closes the download folder too: a pinned one stays known, and would keep its volume from being unmounted. Torrents
+/// that still use the folder open it again.
+impl Drop for Files {
+    fn drop(&mut self) {
+        self.root.let_go();
+    }
+}
+
 impl Files {
     /// Creates a storage for the files of `table`, below `root`. `storage` is its name in `shared`. `volume` is the
     /// expected mount point of the folder's volume, if known. Opens nothing yet.
@@ -113,8 +121,9 @@ impl Files {
 
     /// Adds the session's claims about the files.
     #[must_use]
-    pub(crate) fn with_claims(self, claims: FileClaims) -> Self {
-        Self { claims, ..self }
+    pub(crate) fn with_claims(mut self, claims: FileClaims) -> Self {
+        self.claims = claims;
+        self
     }
 
     /// The download folder.

@@ -762,6 +762,24 @@ fn a_pinned_root_is_not_followed_either() {
     assert_eq!(fs::read_dir(outside).unwrap().count(), 0);
 }
 
+/// A pinned root is closed when the last torrent below it is, so that its volume can be unmounted.
+#[test]
+fn an_unused_pinned_root_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = Arc::new(SharedFiles::new(4));
+    shared.roots.pin(folder.path());
+    let is_open = || matches!(shared.roots.get(folder.path()).look(), Ok(Found::Same(_)));
+    let [one, other] = [1, 2].map(|id| storage(id, folder.path(), &[8], &shared));
+    write(&one, 0, &[1; 8]).unwrap();
+    assert!(is_open());
+    drop(one);
+    other.look().unwrap();
+    other.folder().unwrap();
+    assert!(is_open(), "another torrent uses it");
+    drop(other);
+    assert!(!is_open());
+}
+
 /// More download folders than are held open work the same as a few.
 #[test]
 fn many_roots_are_told_apart() {
