@@ -95,12 +95,6 @@ impl Check {
     pub(crate) fn checked_count(&self) -> u32 {
         self.good.len() - self.todo.len() as u32 + self.checked_count
     }
-
-    /// Returns the pieces found good so far.
-    #[must_use]
-    pub fn good(&self) -> &Bitfield {
-        &self.good
-    }
 }
 
 /// Torrents with pieces to read, and the memory of the pieces being read or hashed.

@@ -50,6 +50,8 @@ pub mod stop_participants;
 pub mod storage;
 pub mod streams;
 pub mod suggesting;
+#[cfg(test)]
+mod testing;
 pub mod timeouts;
 pub mod trackers;
 pub mod uploading;

@@ -579,3 +579,6 @@ impl Summary {
         same_time != *earlier || unsaved >= max_unsaved_active_s
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -257,3 +257,109 @@ impl<P: Send + Sync + 'static> StopDuty<'_, P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bevy_ecs::system::RunSystemOnce;
+    use ecs_torrent_protocol::hash::InfoHash;
+
+    use super::*;
+
+    /// A participant with the time that the settings give.
+    struct Patient;
+    /// A participant that is given one second.
+    struct Hasty;
+    /// A participant of another phase.
+    struct Later;
+
+    const PHASE: StopPhase = StopPhase::HaltDownloads;
+    const LIMIT: Duration = Duration::from_secs(10);
+    const SECOND: Duration = Duration::from_secs(1);
+    const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
+
+    fn world() -> World {
+        let mut app = App::new();
+        app.init_resource::<Clock>()
+            .init_resource::<Wakeup>()
+            .add_stop_participant::<Patient>(PHASE, None)
+            .add_stop_participant::<Hasty>(PHASE, Some(SECOND))
+            .add_stop_participant::<Later>(StopPhase::Release, None);
+        let mut world = std::mem::take(app.world_mut());
+        world.resource_mut::<Wakeup>().reset(NEVER);
+        world
+    }
+
+    fn begin(world: &mut World) -> Entity {
+        let torrent = world.spawn_empty().id();
+        let turn = StopTurn {
+            torrent,
+            ending: Ending::Save { until_resumed: false },
+        };
+        let mut participants = world.resource_mut::<StopParticipants>();
+        participants.begin(turn, PHASE, Timestamp::ZERO, LIMIT);
+        torrent
+    }
+
+    fn poll(world: &mut World, torrent: Entity, at: Duration) -> Result<Result<Removed, Arc<str>>, Timestamp> {
+        let mut participants = world.resource_mut::<StopParticipants>();
+        let label = Label::new("a torrent", InfoHash([0; 20]));
+        participants.poll(torrent, label, Timestamp::ZERO + at)
+    }
+
+    /// Takes the torrents of a participant and hands them to `work`. Returns how many there were.
+    fn take<P: Send + Sync + 'static>(world: &mut World, work: fn(&mut StopDuty<P>, Entity)) -> usize {
+        let system = move |mut duty: StopDuty<P>| {
+            let turns = duty.take();
+            turns.iter().for_each(|turn| work(&mut duty, turn.torrent));
+            turns.len()
+        };
+        world.run_system_once(system).unwrap()
+    }
+
+    #[test]
+    fn a_phase_ends_when_every_participant_of_it_has_reported() {
+        let mut world = world();
+        let torrent = begin(&mut world);
+        assert_eq!(take::<Later>(&mut world, |_, _| {}), 0, "its phase has not come");
+        assert_eq!(take::<Patient>(&mut world, |duty, torrent| duty.finish(torrent)), 1);
+        assert_eq!(
+            world.resource::<Wakeup>().earliest(),
+            Timestamp::ZERO,
+            "the stop goes on"
+        );
+        assert_eq!(take::<Patient>(&mut world, |_, _| {}), 0, "taken once");
+        assert_eq!(poll(&mut world, torrent, Duration::ZERO), Err(Timestamp::ZERO + SECOND));
+        assert_eq!(take::<Hasty>(&mut world, |duty, torrent| duty.finish(torrent)), 1);
+        assert_eq!(poll(&mut world, torrent, Duration::ZERO), Ok(Ok(Removed::default())));
+    }
+
+    #[test]
+    fn a_late_participant_is_left_behind() {
+        let mut world = world();
+        let torrent = begin(&mut world);
+        assert_eq!(poll(&mut world, torrent, SECOND / 2), Err(Timestamp::ZERO + SECOND));
+        assert_eq!(poll(&mut world, torrent, SECOND), Err(Timestamp::ZERO + LIMIT));
+        world.resource_mut::<Wakeup>().reset(NEVER);
+        assert_eq!(take::<Hasty>(&mut world, |duty, torrent| duty.finish(torrent)), 1);
+        assert_eq!(world.resource::<Wakeup>().earliest(), NEVER, "nobody waits for it");
+        assert_eq!(take::<Patient>(&mut world, |duty, torrent| duty.finish(torrent)), 1);
+        assert_eq!(poll(&mut world, torrent, SECOND), Ok(Err("it took too long".into())));
+    }
+
+    #[test]
+    fn the_first_failure_is_the_result() {
+        let mut world = world();
+        let torrent = begin(&mut world);
+        take::<Hasty>(&mut world, |duty, torrent| duty.fail(torrent, "no space".into()));
+        take::<Patient>(&mut world, |duty, torrent| duty.fail(torrent, "no file".into()));
+        assert_eq!(poll(&mut world, torrent, Duration::ZERO), Ok(Err("no space".into())));
+    }
+
+    #[test]
+    fn work_for_several_ticks_asks_for_the_next_one() {
+        let mut world = world();
+        begin(&mut world);
+        take::<Patient>(&mut world, |duty, _| duty.wake());
+        assert_eq!(world.resource::<Wakeup>().earliest(), Timestamp::ZERO);
+    }
+}

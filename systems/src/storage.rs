@@ -241,3 +241,36 @@ fn submit_verified_pieces(
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_engine::ports::disk::DiskAction;
+
+    use super::*;
+
+    fn entity(id: u32) -> Entity {
+        Entity::from_raw_u32(id).unwrap()
+    }
+
+    #[test]
+    fn writes_are_held_up_to_a_limit_and_at_least_one_of_each_torrent() {
+        let error = DiskError::new(DiskAction::Write, "x".into(), std::io::ErrorKind::StorageFull.into());
+        let mut blocked = BlockedWrites::default();
+        let (one, other) = (entity(1), entity(2));
+        for (torrent, piece, len) in [(one, 11, 60), (one, 12, 50), (one, 13, 40), (other, 21, 90)] {
+            let blocks = vec![Bytes::from(vec![0; len])];
+            blocked.hold(torrent, entity(piece), blocks, 100, &error);
+        }
+        assert_eq!(blocked.surplus, [entity(12)]);
+        assert_eq!((blocked.held_bytes, blocked.full.len()), (190, 4));
+        assert!(!blocked.is_retrying(one), "no write is retried yet");
+        blocked.retry_one(one);
+        assert_eq!((blocked.held_bytes, blocked.retries.len()), (150, 1));
+        assert!(!blocked.is_retrying(other));
+        assert!(blocked.is_retrying(one));
+        assert!(!blocked.is_retrying(one), "its failure was reported");
+        blocked.retry_all(one);
+        assert_eq!((blocked.held_bytes, blocked.retries.len()), (90, 2));
+        assert!(!blocked.holds(one) && blocked.holds(other));
+    }
+}

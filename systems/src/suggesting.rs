@@ -556,7 +556,9 @@ mod tests {
         assert_eq!(spread.state(later).finish_until, Some(now + FINISH));
         assert!(spread.state(later).is_awaited);
         assert!(!spread.state(now + FINISH).is_awaited, "it is over");
-        (0..2).for_each(|piece| drop(spread.handle_have(a, piece)));
+        for piece in 0..2 {
+            spread.handle_have(a, piece);
+        }
         assert!(!spread.state(later).is_awaited, "both pieces have arrived");
     }
 

@@ -178,6 +178,30 @@ fn the_same_content_is_shared() {
     second.assert_whole(&root);
 }
 
+/// A stopped torrent that is added to another folder, and refused there, stays stopped: its session is as it was. A
+/// refused torrent that was not there before leaves nothing.
+#[test]
+fn a_refusal_keeps_what_was_saved() {
+    let [first, second] = two();
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let elsewhere = folder.path().join("elsewhere");
+    let mut bed = Bed::start(&state);
+    let id = bed.add_with(&first, from(&root, &first));
+    bed.wait_seeding(id);
+    bed.stop(id).unwrap();
+    let other = bed.add_with(&second, from(&elsewhere, &second));
+    bed.wait_seeding(other);
+    assert_taken(&refused(&bed, &first, from(&elsewhere, &first)), &second, "data");
+    let new = Arc::new(Torrent::single(1003, 300_000, 32 << 10));
+    assert_taken(&refused(&bed, &new, from(&elsewhere, &new)), &second, "data");
+    assert!(new.session(&state).is_none() && !new.session_path(&state).with_extension("torrent").exists());
+    bed.block_on(bed.torrents().resume(id)).unwrap();
+    bed.wait_seeding(id);
+    assert!(!bed.has_checked(id));
+    first.assert_whole(&root);
+}
+
 /// Another root that leads to the same file is detected.
 #[test]
 fn another_root_leads_to_the_same_file() {
@@ -416,6 +440,42 @@ fn peers_of_a_torrent_that_is_there() {
     bed.wait_downloading(id);
     assert_eq!(bed.add_with(&torrent, from(&root, &torrent)), id);
     bed.wait_seeding(id);
+}
+
+/// A torrent that may not download fails if a piece is bad. When the user adds it again to download it to another folder,
+/// it does, and leaves the first folder as it is.
+#[test]
+fn a_failed_seed_is_downloaded_elsewhere() {
+    let torrent = Arc::new(Torrent::single(1085, 300_000, 32 << 10));
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let elsewhere = folder.path().join("elsewhere");
+    torrent.place(&root);
+    let mut bad = fs::read(root.join("data")).unwrap();
+    bad[0] ^= 1;
+    fs::write(root.join("data"), &bad).unwrap();
+    let mut bed = Bed::start(&state);
+    let id = bed.add_with(
+        &torrent,
+        AddOptions {
+            root: Some(root.clone()),
+            require_complete: true,
+            ..AddOptions::default()
+        },
+    );
+    let reason = bed.wait_failed(id);
+    assert!(reason.starts_with("1 of 10 pieces are missing or bad"), "{reason}");
+    assert_eq!(bed.add_with(&torrent, from(&elsewhere, &torrent)), id);
+    bed.wait_seeding(id);
+    torrent.assert_whole(&elsewhere);
+    assert_eq!(fs::read(root.join("data")).unwrap(), bad);
+    assert_eq!(names(&root), ["data"]);
+    bed.stop_all().unwrap();
+    drop(bed);
+    let mut bed = Bed::start(&state);
+    assert_eq!(bed.resume_all(), 1);
+    bed.wait_seeding(id);
+    assert!(!bed.has_checked(id), "its session names the new folder");
 }
 
 /// An add that coincides with a stop or a removal of the same torrent waits for its end, then takes effect.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use ecs_torrent::components::session::VERSION;
 use ecs_torrent::components::torrent::Lifecycle;
-use ecs_torrent::{AddOptions, Error, TorrentState};
+use ecs_torrent::{AddOptions, Error, RemoveOptions, TorrentState};
 
 use crate::bed::{Bed, Torrent, settings, wait_until};
 use crate::seed::Seed;
@@ -120,6 +120,41 @@ fn damaged_metainfo() {
     bed.stop_all().unwrap();
     drop(bed);
     assert_eq!(Bed::start(&state).resume_all(), 2);
+}
+
+/// A stopped torrent of which the state folder has no usable `.torrent` file cannot be resumed. It can be removed: then
+/// nothing of it is left but its files, whose names are unknown.
+#[test]
+fn removing_without_metainfo() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let torrents = saved(3, &root, &state);
+    let metainfo = |torrent: &Torrent| torrent.session_path(&state).with_extension("torrent");
+    // A session with a damaged `.torrent` file, one without that file, and a damaged one.
+    fs::write(metainfo(&torrents[0]), "d4:info").unwrap();
+    fs::remove_file(metainfo(&torrents[1])).unwrap();
+    fs::remove_file(metainfo(&torrents[2])).unwrap();
+    fs::write(torrents[2].session_path(&state), "damaged").unwrap();
+    let bed = Bed::start(&state);
+    for torrent in &torrents[..2] {
+        let error = bed.block_on(bed.torrents().resume(torrent.info_hash())).unwrap_err();
+        assert!(matches!(error, Error::ResumeTorrent(_)), "{error}");
+    }
+    for (torrent, delete_data) in torrents.iter().zip([false, true, false]) {
+        let id = torrent.info_hash();
+        let removed = bed.block_on(bed.torrents().remove(id, RemoveOptions { delete_data }));
+        match removed {
+            Ok(removed) => assert!(!delete_data && removed.deleted_count == 0),
+            Err(error) => {
+                assert!(delete_data, "{error}");
+                assert!(error.to_string().contains("its files stay"), "{error}");
+            }
+        }
+        torrent.assert_whole(&root);
+        let again = bed.block_on(bed.torrents().remove(id, RemoveOptions { delete_data }));
+        assert!(matches!(again, Err(Error::TorrentNotFound(_))), "{again:?}");
+        assert!(!metainfo(torrent).exists() && !torrent.session_path(&state).exists());
+    }
 }
 
 /// Fault 81: a session that lists all pieces is not believed if the data is missing. The data is checked, and no empty

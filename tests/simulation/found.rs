@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ecs_torrent::components::settings::Settings;
-use ecs_torrent::engine::sim::NewContent;
+use ecs_torrent::engine::sim::{DiskSpeed, NewContent};
 use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
 
@@ -53,6 +53,29 @@ fn the_last_piece_meets_a_full_disk() {
             .leeches(1, LINE)
             .when(When::Has(who, 0.9), Act::DiskFills(who))
             .at(Duration::from_secs(60), Act::DiskHasRoom(who))
+            .within(3.0, Duration::from_secs(90))
+    });
+}
+
+/// Verified pieces that do not fit in the memory for writes on a full disk are dropped and downloaded again.
+#[test]
+fn more_pieces_than_memory_meet_a_full_disk() {
+    let who = Who::Leech(0);
+    let mut settings = Settings::default();
+    settings.requests.piece_memory_bytes = 512 << 10;
+    let slow = DiskSpeed {
+        latency: Duration::from_millis(30),
+        bytes_per_s: Some(256 << 10),
+    };
+    expect_good(2, || {
+        Scenario::new("more pieces than memory and a full disk")
+            .settings(settings.clone())
+            .torrent(torrent(2))
+            .seeds(3, LINE)
+            .leeches(1, Line::symmetric(4 << 20))
+            .disk(slow)
+            .when(When::Has(who, 0.3), Act::DiskFills(who))
+            .at(Duration::from_secs(30), Act::DiskHasRoom(who))
             .within(3.0, Duration::from_secs(90))
     });
 }

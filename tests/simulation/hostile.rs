@@ -95,6 +95,18 @@ fn idle_peers_hold_no_slots() {
     }
 }
 
+/// The same where the engine's connections are the limit, and not those of one torrent.
+#[test]
+fn idle_peers_do_not_fill_an_engine() {
+    for hostility in [Hostility::Silent, Hostility::Sybil] {
+        expect_all_within(&format!("24 connections, 36 {hostility:?}"), 20.0, |seed| {
+            let mut settings = Settings::default();
+            settings.peers.max_connections = 24;
+            crowd(seed, &[hostility; 36]).settings(settings)
+        });
+    }
+}
+
 /// One seed, one leecher, and peers that send one block every 3 s.
 fn dripping(count: usize, len: usize) -> Scenario {
     Scenario::new(format!("one seed, {count} that drip"))

@@ -97,3 +97,104 @@ fn inner<'g>(file: &FileEntry, geometry: &'g Geometry) -> impl Iterator<Item = u
         span.offset >= start && span.end() <= end
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bytes::Bytes;
+    use ecs_torrent_components::session::{FileId, FileStamp};
+    use ecs_torrent_engine::ports::disk::Provenance;
+    use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
+
+    use super::*;
+
+    const PIECE: u64 = 16 << 10;
+
+    /// A torrent of `files` over pieces of 16 KiB. The hash of each piece is one byte, repeated.
+    fn torrent(files: &[(&str, u64)], pieces: &[u8]) -> Metainfo {
+        let file = |(name, len): &(&str, u64)| format!("d6:lengthi{len}e4:pathl{}:{name}ee", name.len());
+        let files: String = files.iter().map(file).collect();
+        let (count, len) = (PIECE, pieces.len() * 20);
+        let head = format!("d4:infod5:filesl{files}e4:name1:t12:piece lengthi{count}e6:pieces{len}:");
+        let digests = pieces.iter().flat_map(|piece| [*piece; 20]);
+        let bytes: Vec<u8> = head.bytes().chain(digests).chain(*b"ee").collect();
+        Metainfo::parse(&Bytes::from(bytes), &MetainfoLimits::default()).unwrap()
+    }
+
+    /// Whether `added` may read the files of a running torrent in the same folder, which lacks some pieces.
+    fn may_share(running: &Metainfo, lacking: &[u32], added: &Metainfo) -> bool {
+        let keys = FolderKeys::new(Path::new("/downloads"));
+        let mut registry = FileRegistry::default();
+        let other = running.hashes.primary();
+        let owned = keys.of_table(&running.info.files, |_| None);
+        registry.set(other, &"running".into(), owned);
+        let mut have = Bitfield::full(running.info.geometry.piece_count());
+        for piece in lacking {
+            have.remove(*piece);
+        }
+        let found = added.info.files.files().iter().zip(1..).map(|(file, inode)| {
+            Some(FoundFile {
+                stamp: FileStamp {
+                    len: file.len,
+                    seconds: 1,
+                    nanos: 0,
+                    changed_ns: None,
+                },
+                id: FileId {
+                    device: 1,
+                    inode,
+                    born_ns: None,
+                },
+                provenance: Provenance::Found,
+            })
+        });
+        let candidate = Candidate {
+            torrent: added.hashes.primary(),
+            name: &"added".into(),
+            info: &added.info,
+            keys: &keys,
+            found: &found.collect::<Vec<_>>(),
+        };
+        let holder = |torrent| {
+            (torrent == other).then_some(Holder {
+                info: &running.info,
+                have: &have,
+            })
+        };
+        find_conflict(&registry, &candidate, holder).is_none()
+    }
+
+    #[test]
+    fn only_whole_files_of_the_same_length_and_content_are_shared() {
+        let running = torrent(&[("x", 2 * PIECE), ("a", PIECE)], &[1, 2, 3]);
+        let added = |pieces| torrent(&[("x", 2 * PIECE), ("b", PIECE)], pieces);
+        assert!(may_share(&running, &[], &added(&[1, 2, 9])));
+        assert!(may_share(&running, &[2], &added(&[1, 2, 9])), "it lacks none of x");
+        assert!(!may_share(&running, &[1], &added(&[1, 2, 9])), "it lacks a part of x");
+        assert!(!may_share(&running, &[], &added(&[1, 4, 9])), "a piece of x differs");
+        let shorter = torrent(&[("x", PIECE), ("b", PIECE)], &[1, 9]);
+        assert!(!may_share(&running, &[], &shorter));
+    }
+
+    #[test]
+    fn only_pieces_that_lie_alike_in_the_file_are_compared() {
+        // The pieces at the ends of x hold bytes of its neighbors too.
+        let lengths = [PIECE / 2, 2 * PIECE, PIECE / 2];
+        let table = |names: [&'static str; 3]| [0, 1, 2].map(|index| (names[index], lengths[index]));
+        let running = torrent(&table(["a", "x", "b"]), &[1, 2, 3]);
+        let added = |pieces| torrent(&table(["c", "x", "d"]), pieces);
+        assert!(may_share(&running, &[], &added(&[7, 2, 8])));
+        assert!(!may_share(&running, &[], &added(&[7, 9, 8])));
+        // x begins at a piece in both torrents, though not at the same one.
+        let first = torrent(&[("x", 2 * PIECE), ("a", 1)], &[1, 2, 3]);
+        let second = |pieces| torrent(&[("b", PIECE), ("x", 2 * PIECE)], pieces);
+        assert!(may_share(&first, &[], &second(&[7, 1, 2])));
+        assert!(!may_share(&first, &[], &second(&[7, 1, 9])));
+        assert!(!may_share(&second(&[7, 1, 9]), &[], &first));
+        // x begins in the middle of a piece in one of them: only reading can tell.
+        let shifted = torrent(&[("b", 5), ("x", 2 * PIECE)], &[7, 8, 9]);
+        assert!(may_share(&first, &[], &shifted));
+        assert!(may_share(&shifted, &[], &first));
+    }
+}

@@ -347,7 +347,20 @@ mod tests {
         assert_eq!(order.pick(&pieces(4, &[3]), None, &mut random, |_| true), None);
         assert_eq!((order.availability(0), order.pickable_count()), (2, 2));
         order.set_priority(4, 7, true, &mut random);
+        order.add_copy(4, &mut random);
         assert_eq!(order.pickable_count(), 2, "there is no piece 4");
+    }
+
+    #[test]
+    fn a_peer_with_few_pieces_sends_the_rarest_of_them() {
+        let mut random = random();
+        let mut order = RarityOrder::new(64, |_| true, &mut random);
+        for common in [3, 40] {
+            order.add_copy(common, &mut random);
+        }
+        let peer = pieces(64, &[3, 9, 40]);
+        let mut picks = (0..100).map(|_| order.pick(&peer, None, &mut random, |_| true));
+        assert!(picks.all(|piece| piece == Some(9)));
     }
 
     #[test]

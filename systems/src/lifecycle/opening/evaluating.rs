@@ -63,9 +63,8 @@ pub(super) fn partial_blocks(session: &Session, geometry: &Geometry) -> BTreeMap
 
 #[cfg(test)]
 mod tests {
-    use ecs_torrent_components::session::{Runs, VERSION};
+    use ecs_torrent_components::session::Runs;
     use ecs_torrent_protocol::files::FileEntry;
-    use ecs_torrent_protocol::hash::InfoHash;
 
     use super::*;
 
@@ -89,38 +88,9 @@ mod tests {
 
     fn session(have: &[u32], files: [Option<FileStamp>; 3]) -> Session {
         Session {
-            version: VERSION,
-            info_hash: InfoHash([0; 20]),
-            name: String::new(),
-            renamed: None,
-            root: "/".into(),
-            resolved: None,
-            folder: None,
-            volume: None,
-            lacks_metadata: false,
-            total_size: 45,
-            piece_length: 10,
-            pieces: 5,
             have: Runs::of(have.iter().copied()),
-            partial: Vec::new(),
-            uploaded: 0,
-            downloaded: 0,
-            corrupt: 0,
-            dropped: 0,
-            wasted: 0,
-            seconds_active: 0,
-            require_complete: false,
             files: files.to_vec(),
-            created: Runs::default(),
-            ids: Vec::new(),
-            owner_key: None,
-            permitted: Runs::default(),
-            overwrite: false,
-            paused: false,
-            stopped: false,
-            lost: Runs::default(),
-            peers: Vec::new(),
-            trackers: Vec::new(),
+            ..crate::testing::session()
         }
     }
 

@@ -1,0 +1,193 @@
+//! Tests of [`SessionState`]: what a torrent knows about the owners of its files.
+
+use ecs_torrent_components::session::Runs;
+use ecs_torrent_engine::ports::disk::FoundFile;
+use ecs_torrent_protocol::files::FileEntry;
+
+use super::*;
+use crate::testing::session;
+
+fn id(inode: u64) -> FileId {
+    FileId {
+        device: 1,
+        inode,
+        born_ns: None,
+    }
+}
+
+fn found(inode: u64, provenance: Provenance) -> Option<FoundFile> {
+    let stamp = FileStamp {
+        len: 10,
+        seconds: 7,
+        nanos: 0,
+        changed_ns: None,
+    };
+    Some(FoundFile {
+        stamp,
+        id: id(inode),
+        provenance,
+    })
+}
+
+fn state(wants_overwrite: bool) -> SessionState {
+    SessionState::new(OwnerKey([1; 16]), None, wants_overwrite)
+}
+
+/// Records the files of a torrent, each of 10 bytes except for the last one, which is empty.
+fn look(state: &mut SessionState, files: Vec<Option<FoundFile>>, may_create: bool) {
+    let last = files.len() - 1;
+    let entry = |number: usize| FileEntry {
+        path: number.to_string().into(),
+        len: if number == last { 0 } else { 10 },
+        offset: number as u64 * 10,
+        attributes: Default::default(),
+    };
+    let table = FileTable::new((0..files.len()).map(entry).collect());
+    let found = FoundFiles {
+        root: "/downloads".into(),
+        volume: "/".into(),
+        folders: Default::default(),
+        files,
+    };
+    state.record_found(found, &table, may_create);
+}
+
+fn created(state: &SessionState) -> Vec<(usize, Option<FileId>)> {
+    state.claims(None).created.into_iter().collect()
+}
+
+fn permitted(state: &SessionState) -> Vec<(usize, FileId)> {
+    match state.claims(None).overwrite {
+        Overwrite::Only(files) => files.into_iter().collect(),
+        Overwrite::AllFound => panic!("all files"),
+    }
+}
+
+#[test]
+fn a_file_is_claimed_durably_before_it_is_created() {
+    let mut state = state(false);
+    let files = || vec![None, found(2, Provenance::Found), None];
+    look(&mut state, files(), false);
+    assert_eq!(
+        (created(&state), state.may_create()),
+        (vec![], true),
+        "nothing to create"
+    );
+    look(&mut state, files(), true);
+    assert_eq!(created(&state), [(0, None), (2, None)]);
+    assert!(!state.may_create(), "no durable session says so");
+    state.claims.durable = state.claims.current;
+    assert!(state.may_create());
+    look(&mut state, files(), true);
+    assert!(state.may_create(), "nothing new is claimed");
+    look(
+        &mut state,
+        vec![found(1, Provenance::Created), found(2, Provenance::Found), None],
+        true,
+    );
+    assert_eq!(created(&state), [(0, Some(id(1))), (2, None)]);
+    look(
+        &mut state,
+        vec![found(9, Provenance::Found), found(2, Provenance::Found), None],
+        true,
+    );
+    assert_eq!(created(&state), [(2, None)], "the user replaced the file");
+}
+
+#[test]
+fn a_permission_covers_the_files_that_are_there() {
+    let files = || {
+        let [users, ours, empty] = [Provenance::Found, Provenance::Created, Provenance::Found];
+        vec![found(1, users), found(2, ours), None, found(4, empty)]
+    };
+    let mut state = state(true);
+    look(&mut state, files(), false);
+    assert_eq!(
+        state.claims(None).overwrite,
+        Overwrite::AllFound,
+        "nothing is changed yet"
+    );
+    look(&mut state, files(), true);
+    assert_eq!(permitted(&state), [(0, id(1))], "not ours, and not the empty one");
+    assert!(!state.wants_overwrite());
+    assert!(!state.may_create(), "the permission is saved first");
+    state.claims.durable = state.claims.current;
+    assert!(state.may_create());
+}
+
+#[test]
+fn a_shared_torrent_changes_no_existing_file() {
+    let mut without = state(false);
+    assert!(!without.stop_overwriting(), "it was not allowed anyway");
+    let mut allowed = state(true);
+    assert!(allowed.stop_overwriting());
+    assert_eq!(permitted(&allowed), []);
+    assert!(!allowed.stop_overwriting(), "it has stopped already");
+    let mut looked = state(true);
+    look(&mut looked, vec![found(1, Provenance::Found), None], true);
+    assert!(looked.stop_overwriting());
+    assert_eq!(permitted(&looked), []);
+}
+
+#[test]
+fn files_that_move_are_not_known_any_more() {
+    let renamed = |name: &str| Some(name.to_owned());
+    let known = || {
+        let mut state = SessionState::new(OwnerKey([1; 16]), renamed("a"), false);
+        look(&mut state, vec![found(1, Provenance::Created), None], true);
+        state
+    };
+    let is_kept = |name, has_moved| {
+        let mut state = known();
+        state.renew(name, false, has_moved);
+        assert_eq!(state.id(0).is_some(), !created(&state).is_empty());
+        state.id(0).is_some()
+    };
+    assert!(is_kept(None, false) && is_kept(renamed("a"), false));
+    assert!(!is_kept(None, true) && !is_kept(renamed("b"), false) && !is_kept(renamed("a"), true));
+}
+
+#[test]
+fn a_session_belongs_to_the_name_that_the_user_chose() {
+    let named = |name: Option<&str>| Session {
+        renamed: name.map(Into::into),
+        ..session()
+    };
+    let mut state = state(false);
+    assert!(state.has_name_of(&named(None)) && state.has_name_of(&named(Some("a"))));
+    state.renew(Some("a".into()), false, false);
+    assert!(state.has_name_of(&named(Some("a"))));
+    assert!(!state.has_name_of(&named(None)) && !state.has_name_of(&named(Some("b"))));
+    state.renew(None, false, false);
+    assert!(!state.has_name_of(&named(None)), "the name stays");
+}
+
+#[test]
+fn a_session_tells_whose_the_files_are() {
+    let saved = |overwrite| Session {
+        files: vec![None; 4],
+        created: Runs::of([0]),
+        permitted: Runs::of([1, 3]),
+        ids: vec![Some(id(1)), Some(id(2)), Some(id(3)), None],
+        owner_key: Some(OwnerKey([9; 16])),
+        overwrite,
+        ..session()
+    };
+    let mut known = state(false);
+    known.record_loaded(Some(&saved(false)), None, true);
+    assert_eq!(created(&known), [(0, Some(id(1)))]);
+    assert_eq!(permitted(&known), [(1, id(2))], "the identity of file 3 is not known");
+    assert_eq!(known.claims(None).key, Some(OwnerKey([9; 16])));
+    let mut all = state(false);
+    all.record_loaded(Some(&saved(true)), None, true);
+    assert_eq!(
+        permitted(&all),
+        [(1, id(2)), (2, id(3))],
+        "all but those that it created"
+    );
+    // What this run has seen is newer.
+    let mut seen = state(false);
+    look(&mut seen, vec![found(7, Provenance::Created), None], true);
+    seen.record_loaded(Some(&saved(false)), None, true);
+    assert_eq!(created(&seen), [(0, Some(id(7))), (1, None)]);
+}
