@@ -3,7 +3,9 @@
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 
-use crate::lifecycle::{Blocked, Desired, Facts, Fault, Lifecycle, Readiness, Stopping, Waiting, derive};
+use crate::lifecycle::{
+    AwaitingSession, Blocked, Desired, Facts, Fault, Lifecycle, Readiness, Stopping, Waiting, derive,
+};
 use crate::torrent::{Have, Layout};
 
 /// The components from which a torrent's state is derived.
@@ -14,6 +16,7 @@ pub struct IntentAndFacts {
     fault: &'static Fault,
     blocked: &'static Blocked,
     is_waiting: Has<Waiting>,
+    awaits_session: Has<AwaitingSession>,
     have: Option<&'static Have>,
     has_layout: Has<Layout>,
     stopping: Option<&'static Stopping>,
@@ -31,6 +34,7 @@ impl IntentAndFactsItem<'_, '_> {
             fault: self.fault.0.clone(),
             blocked: self.blocked.0.clone(),
             is_waiting: self.is_waiting,
+            awaits_session: self.awaits_session,
             holds_wanted: holds_all,
             holds_all,
             phase: self.stopping.map(|stopping| stopping.phase),

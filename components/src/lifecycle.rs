@@ -3,7 +3,7 @@
 //! | kind | components | written by |
 //! |---|---|---|
 //! | intent | [`Desired`] | commands of users |
-//! | facts | [`Readiness`], [`Fault`], [`Blocked`], [`Stopping`], [`Have`](crate::torrent::Have), [`Waiting`] | one plugin each |
+//! | facts | [`Readiness`], [`Fault`], [`Blocked`], [`Stopping`], [`Have`](crate::torrent::Have), [`Waiting`], [`AwaitingSession`] | one plugin each |
 //! | state | [`Lifecycle`] | one system, `derive_lifecycle` |
 //!
 //! A feature that writes an intent or a fact puts the torrent on [`ChangedFacts`]. The state is derived from them twice
@@ -74,6 +74,11 @@ pub struct Blocked(pub Option<Arc<str>>);
 #[derive(Component, Debug, Clone, Copy, Default)]
 #[component(storage = "SparseSet")]
 pub struct Waiting;
+
+/// On a torrent of an earlier run whose session is not loaded yet. The session may say that the torrent is paused.
+#[derive(Component, Debug, Clone, Copy, Default)]
+#[component(storage = "SparseSet")]
+pub struct AwaitingSession;
 
 /// The phases of a stop, in their order. A pause has the same phases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -220,6 +225,8 @@ pub struct Facts {
     pub blocked: Option<Arc<str>>,
     /// The torrent waits for its turn.
     pub is_waiting: bool,
+    /// The torrent is from an earlier run, and its session is not loaded yet.
+    pub awaits_session: bool,
     /// Every wanted piece is held.
     pub holds_wanted: bool,
     /// Every piece is held.
@@ -249,7 +256,7 @@ pub fn derive(desired: Desired, facts: &Facts) -> Lifecycle {
         return Lifecycle::Blocked { resource };
     }
     match facts.readiness {
-        _ if !facts.has_metadata => Lifecycle::FetchingMetadata,
+        _ if !facts.has_metadata && !facts.awaits_session => Lifecycle::FetchingMetadata,
         // A torrent with closed files that is to run is opened again.
         Readiness::Unopened | Readiness::Closed => Lifecycle::Adding,
         Readiness::Unchecked => Lifecycle::Checking,
@@ -375,7 +382,7 @@ impl TorrentState {
             (_, Blocked) => true,
             (Blocked, next) => matches!(next, Adding | FetchingMetadata | Downloading | Finished | Seeding),
             // The session of the last run says that the torrent is paused.
-            (Adding | FetchingMetadata, Paused) => true,
+            (Adding, Paused) => true,
             (FetchingMetadata, next) => next == Adding,
             (Adding, next) => matches!(
                 next,
@@ -427,6 +434,7 @@ mod tests {
             fault: None,
             blocked: None,
             is_waiting: false,
+            awaits_session: false,
             holds_wanted: false,
             holds_all: false,
             phase: None,
@@ -465,7 +473,12 @@ mod tests {
             has_metadata: false,
             ..at(Readiness::Unopened)
         };
-        assert_eq!(of(without_metadata), TorrentState::FetchingMetadata);
+        assert_eq!(of(without_metadata.clone()), TorrentState::FetchingMetadata);
+        let maybe_paused = Facts {
+            awaits_session: true,
+            ..without_metadata
+        };
+        assert_eq!(of(maybe_paused), TorrentState::Adding);
         let finished = Facts {
             holds_wanted: true,
             ..facts()

@@ -6,10 +6,11 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddOptions, AddTorrent, Reply, TorrentSource, UnfetchedTorrent};
+use ecs_torrent_components::lifecycle::Desired;
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{Settings, millis};
 use ecs_torrent_components::tick_times::TickTimes;
-use ecs_torrent_components::torrent::{Content, Lifecycle, Storage, Torrent};
+use ecs_torrent_components::torrent::{Content, Storage, Torrent};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_protocol::time::Timestamp;
 
@@ -113,8 +114,8 @@ impl Core {
     }
 
     /// Extracts the mailbox, and commands that add the listed torrents again, from a world left inconsistent by a
-    /// panic. Torrents that are stopping are left out. The saved session of each torrent determines its verified
-    /// pieces.
+    /// panic. Torrents that are to leave the list are left out. The saved session of each torrent determines its
+    /// verified pieces.
     pub(crate) fn salvage(&mut self) -> (Option<Mailbox>, Vec<AddTorrent>) {
         let world = self.app.world_mut();
         let mut trackers = world.query::<&Tracker>();
@@ -124,11 +125,11 @@ impl Core {
             &TrackerTiers,
             &Storage,
             &Candidates,
-            &Lifecycle,
+            &Desired,
         )>();
         let mut listed: Vec<_> = query
             .iter(world)
-            .filter(|(.., lifecycle)| !lifecycle.is_stopping())
+            .filter(|(.., desired)| !desired.is_leaving())
             .map(|(torrent, content, tiers, storage, candidates, _)| {
                 let options = AddOptions {
                     root: Some(storage.root.clone()),

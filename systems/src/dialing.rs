@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::bans::Bans;
 use ecs_torrent_components::candidates::{CandidateSource, CandidateSources, Candidates, CandidatesFound, Retry};
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddPeers, CommandQueue};
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::messages::{LifecycleChanged, PeerDisconnected, PeersWanted};
+use ecs_torrent_components::messages::{LifecycleChanged, MetadataKnown, PeerDisconnected, PeersWanted};
 use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Outbox, Peer, Stage};
+use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{PeerSettings, Settings, seconds};
-use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent, TorrentIndex};
+use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent, TorrentIndex, TorrentPeers};
 use ecs_torrent_components::work_list::{Listed, WorkList};
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{LocalAddresses, NetRequest, Streams, TransportChoice};
@@ -46,6 +48,7 @@ impl Plugin for DialingPlugin {
                 (
                     (
                         take_peers,
+                        refuse_known_peers.run_if(has_messages::<MetadataKnown>),
                         add_candidates.run_if(has_messages::<CandidatesFound>),
                         queue_torrents.run_if(may_queue),
                         dial_peers.run_if(|queue: Res<DialQueue>| queue.has_torrents()),
@@ -135,6 +138,41 @@ fn take_peers(
                 source: CandidateSource::USER,
             });
         }
+    }
+}
+
+/// Forgets the peers that a torrent may not have, because its metadata says that it is private, and closes the
+/// connections to them.
+fn refuse_known_peers(
+    mut known: MessageReader<MetadataKnown>,
+    sources: Res<CandidateSources>,
+    mut reaper: ResMut<Reaper>,
+    mut torrents: Query<(&Torrent, &mut Candidates, Option<&TorrentPeers>)>,
+    peers: Query<&Peer>,
+) {
+    for MetadataKnown { torrent } in known.read() {
+        let Ok((known, mut candidates, connected)) = torrents.get_mut(*torrent) else {
+            continue;
+        };
+        let is_refused = |candidates: &Candidates, address| {
+            let found = candidates.get(address);
+            found.is_some_and(|(source, _)| !sources.allows(source, known.private))
+        };
+        for entity in connected.into_iter().flat_map(RelationshipTarget::iter) {
+            let dialed = peers
+                .get(entity)
+                .ok()
+                .filter(|peer| peer.direction == Direction::Outbound);
+            let address = dialed.and_then(|peer| peer.listens_at);
+            if address.is_some_and(|address| is_refused(&candidates, address)) {
+                reaper.close(entity, CloseReason::Private);
+            }
+        }
+        let refused: Vec<SocketAddr> = candidates
+            .iter()
+            .filter(|address| is_refused(&candidates, *address))
+            .collect();
+        refused.into_iter().for_each(|address| candidates.remove(address));
     }
 }
 

@@ -11,6 +11,7 @@ use ecs_torrent::bevy_ecs::prelude::*;
 use ecs_torrent::components::commands::{
     AddTorrent, CommandQueue, Reply, SupplyMetadata, TorrentSource, UnfetchedTorrent,
 };
+use ecs_torrent::components::lifecycle::Desired;
 use ecs_torrent::components::messages::{FailTorrent, Remedy};
 use ecs_torrent::components::torrent::{Lifecycle, TorrentIndex};
 use ecs_torrent::events::{Event, Subscription};
@@ -274,6 +275,43 @@ fn a_panic_keeps_a_torrent_without_metadata() {
     assert_eq!(answers.recv_timeout(DEADLINE), Ok(Ok(())));
     bed.wait_until("completion", || bed.stats(id).is_complete());
     assert!(std::fs::read(root.join("data")).unwrap() == torrent.data);
+}
+
+/// A system that panics once while a torrent is being paused.
+#[derive(Clone, Default)]
+struct PauseBomb(Arc<AtomicBool>);
+
+impl Plugin for PauseBomb {
+    fn build(&self, app: &mut App) {
+        app.insert_resource(Fuse(self.0.clone()));
+        app.add_systems(Tick, explode_in_a_pause.in_set(TickSet::Decide));
+    }
+}
+
+fn explode_in_a_pause(fuse: Res<Fuse>, torrents: Query<(&Desired, &Lifecycle)>) {
+    let is_pausing = |(desired, lifecycle): (&Desired, &Lifecycle)| {
+        *desired == Desired::Pause && matches!(lifecycle, Lifecycle::Stopping { .. })
+    };
+    if torrents.iter().any(is_pausing) {
+        explode(fuse);
+    }
+}
+
+/// Fault 104: a torrent that is being paused at the panic stays listed, and can be paused again.
+#[test]
+fn a_panic_during_a_pause() {
+    let torrent = Torrent::new(100_000, 16384);
+    let bomb = PauseBomb::default();
+    let mut bed = Bed::with_plugin(|_| {}, bomb.clone());
+    let id = bed.seed(&torrent);
+    bed.wait_until("the session", || bed.session(id).is_some());
+    bomb.0.store(true, Ordering::Relaxed);
+    let _ = bed.block_on(bed.torrents().pause(id));
+    bed.wait_until("the panic", || !bomb.0.load(Ordering::Relaxed));
+    wait_until_listed(&bed, vec![id]);
+    bed.block_on(bed.torrents().pause(id)).unwrap();
+    assert_eq!(bed.stats(id).lifecycle, TorrentState::Paused);
+    assert!(bed.session(id).is_some_and(|session| session.paused));
 }
 
 /// Fault 104: after three consecutive restarts the next panic ends the engine, and calls report that.

@@ -1,13 +1,16 @@
 //! Torrents that are added by their info-hash, before their metadata is known.
 
+use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, channel};
 
+use ecs_torrent::bevy_ecs::prelude::{Entity, With};
+use ecs_torrent::components::candidates::{CandidateSource, Candidates, CandidatesFound};
 use ecs_torrent::components::commands::{
     ListStopped, PauseTorrent, RemoveOptions, RemoveTorrent, Removed, ResumeAll, StartTorrent, StopTorrent,
     SupplyError, SupplyMetadata, TorrentSource, UnfetchedTorrent,
 };
 use ecs_torrent::components::messages::PeerConnected;
-use ecs_torrent::components::peer::{PeerPieces, UncheckedPieces};
+use ecs_torrent::components::peer::{Peer, PeerPieces, UncheckedPieces};
 use ecs_torrent::engine::sim::{Crash, DiskFault, Lasting, StateOperation};
 use ecs_torrent::prelude::{App, Plugin, Query, Res, ResMut, Resource, Tick, TickSet, Torrent, World};
 use ecs_torrent::prelude::{IntoScheduleConfigs, Lifecycle, MessageReader};
@@ -268,7 +271,7 @@ fn a_torrent_without_metadata_is_stopped_saved_and_resumed_by_its_session_alone(
         (&*session.name, &*session.trackers[0].url),
         ("a name_of a link", TRACKER)
     );
-    assert_eq!(session.peers, [std::net::SocketAddr::from((ip(1), 6881))]);
+    assert_eq!(session.peers, [SocketAddr::from((ip(1), 6881))]);
     let listed = bed.send(|reply| ListStopped { reply });
     let listed: Vec<_> = bed
         .wait(&listed)
@@ -389,6 +392,114 @@ fn a_torrent_without_metadata_is_paused_and_started() {
     bed.wait_for_peer();
     bed.assert_fetching();
     bed.supply(bed.info()).unwrap();
+    bed.complete();
+}
+
+/// A pause outlasts a state folder that cannot be read for a while. Before the session is loaded, the torrent contacts
+/// nobody.
+#[test]
+fn a_paused_torrent_stays_paused_when_its_state_can_be_read_again() {
+    let mut bed = Bed::new(10);
+    let torrent = bed.content.info_hash();
+    bed.add();
+    let paused = bed.send(|reply| PauseTorrent { torrent, reply });
+    assert_eq!(bed.wait(&paused), Ok(()));
+    let leecher = bed.leecher;
+    bed.sim.restart(leecher);
+    bed.sim
+        .state(leecher)
+        .fail(StateOperation::Load, DiskFault::Io, Lasting::Next(1));
+    let source = TorrentSource::InfoHash(UnfetchedTorrent {
+        info_hash: torrent,
+        name: None,
+        trackers: vec![],
+    });
+    let added = bed.send(|reply| AddTorrent {
+        source,
+        options: AddOptions::default(),
+        is_resumed: true,
+        reply,
+    });
+    let added = bed.wait(&added);
+    assert!(matches!(added, Err(AddError::Unsaved { .. })), "{added:?}");
+    bed.until("the retry", |sim| {
+        let world = sim.node(leecher).world_mut();
+        let mut states = world.query::<&Lifecycle>();
+        states.iter(world).all(|state| *state == Lifecycle::Paused)
+    });
+}
+
+/// A torrent that is paused at any moment of its add runs after a start, without a failure.
+#[test]
+fn a_pause_at_any_moment_of_an_add() {
+    for ticks in 0..24 {
+        let mut bed = Bed::new(11);
+        let torrent = bed.content.info_hash();
+        let (sim, leecher, content) = (&mut bed.sim, bed.leecher, bed.content.clone());
+        add(sim, leecher, &content, vec![(ip(1), 6881).into()]);
+        let (limit, mut past) = (sim.now() + LIMIT, 0);
+        sim.run_until(limit, |_| {
+            past += 1;
+            past > ticks
+        });
+        let paused = bed.send(|reply| PauseTorrent { torrent, reply });
+        assert_eq!(bed.wait(&paused), Ok(()), "after {ticks} ticks");
+        let started = bed.send(|reply| StartTorrent { torrent, reply });
+        assert_eq!(bed.wait(&started), Ok(()), "after {ticks} ticks");
+        bed.until("a download", |sim| {
+            let world = sim.node(leecher).world_mut();
+            let mut states = world.query::<&Lifecycle>();
+            let has_failed = states
+                .iter(world)
+                .any(|state| matches!(state, Lifecycle::Failed { .. }));
+            assert!(!has_failed, "after {ticks} ticks");
+            sim.has(leecher, "downloads", &content)
+        });
+    }
+}
+
+/// Peers of a torrent whose metadata says that it is private are left, unless their source serves private torrents
+/// (BEP 27).
+#[test]
+fn peers_of_other_sources_are_left_when_the_metadata_says_private() {
+    let content = NewContent {
+        is_private: true,
+        ..NewContent::default()
+    }
+    .make();
+    let mut sim = Simulation::new(12, Duration::from_millis(10));
+    let plugins = (TorrentPlugins, InvariantsPlugin);
+    for number in [1, 3] {
+        let seeder = sim.add_node(ip(number), Settings::default(), plugins);
+        sim.put(seeder, "downloads", &content);
+        add(&mut sim, seeder, &content, vec![]);
+    }
+    let leecher = sim.add_node(ip(2), Settings::default(), (plugins, SupplierPlugin));
+    let mut bed = Bed { sim, content, leecher };
+    bed.add();
+    bed.wait_for_peer();
+    let world = bed.sim.node(leecher).world_mut();
+    let torrent = world.query_filtered::<Entity, With<Torrent>>().single(world).unwrap();
+    let strange = SocketAddr::from((ip(3), 6881));
+    world.write_message(CandidatesFound {
+        torrent,
+        peers: vec![strange.into()],
+        source: CandidateSource::DHT,
+    });
+    bed.sim.nudge(leecher);
+    let connected = |sim: &mut Simulation| {
+        let world = sim.node(leecher).world_mut();
+        let mut peers = world.query::<(&Peer, &UncheckedPieces)>();
+        let peers = peers.iter(world).filter(|(_, pieces)| pieces.0 != Default::default());
+        peers.filter_map(|(peer, _)| peer.listens_at).collect::<Vec<_>>()
+    };
+    bed.until("both peers", |sim| connected(sim).len() == 2);
+    bed.supply(bed.info()).unwrap();
+    bed.until("the next ticks", |sim| !connected(sim).contains(&strange));
+    let world = bed.sim.node(leecher).world_mut();
+    assert!(world.get::<Candidates>(torrent).unwrap().get(strange).is_none());
+    let mut peers = world.query::<&Peer>();
+    assert!(peers.iter(world).all(|peer| peer.listens_at != Some(strange)));
     bed.complete();
 }
 

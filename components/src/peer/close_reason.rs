@@ -53,6 +53,9 @@ pub enum CloseReason {
     /// Both sides are complete.
     #[error("both sides are complete")]
     Redundant,
+    /// The torrent is private, as its metadata says, and the peer comes from a source that serves no private torrents.
+    #[error("the torrent is private")]
+    Private,
     /// The torrent is being stopped.
     #[error("the torrent stops")]
     Stopping,
@@ -115,7 +118,10 @@ impl CloseReason {
     pub fn is_final(&self) -> bool {
         match self {
             Self::Plugin(reason) => reason.is_final,
-            _ => matches!(self, Self::Myself | Self::Corrupt | Self::Banned | Self::Redundant),
+            _ => matches!(
+                self,
+                Self::Myself | Self::Corrupt | Self::Banned | Self::Redundant | Self::Private
+            ),
         }
     }
 

@@ -9,7 +9,7 @@ use ecs_torrent_components::commands::{
     AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, Reply, StopAll, StopTorrent,
     SupplyMetadata, TorrentSource,
 };
-use ecs_torrent_components::lifecycle::{ChangedFacts, Fault};
+use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts, Fault};
 use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentAdded};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::session::OwnerKey;
@@ -209,6 +209,9 @@ impl TorrentAdder<'_, '_> {
                 Content(metainfo),
             ));
         }
+        if is_resumed {
+            self.commands.entity(entity).insert(AwaitingSession);
+        }
         if options.require_complete {
             self.commands.entity(entity).insert(RequiresComplete);
         }
@@ -283,6 +286,10 @@ pub(super) fn settle_adds(
         let Ok((data, lifecycle, storage, state)) = torrents.get(*torrent) else {
             continue;
         };
+        if lifecycle.is_stopping() || *lifecycle == Lifecycle::Paused {
+            // The files are closed, or will be. The next start examines them again.
+            preparing.gives_up(*torrent);
+        }
         if lifecycle.is_stopping() {
             continue;
         }

@@ -20,6 +20,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use super::opening::{Opener, Opening};
 use crate::conditions::has_due;
 use crate::picking::{Flight, Picker, Supply, release};
+use crate::sessions::SessionState;
 use crate::storage::BlockedWrites;
 
 /// A scheduled retry of a torrent.
@@ -209,11 +210,18 @@ pub(super) fn retry_torrents(
     mut changed: ResMut<ChangedFacts>,
     mut refill: ResMut<RefillQueue>,
     mut opener: Opener,
-    mut torrents: Query<(&Torrent, &Lifecycle, &mut Fault, &mut Blocked, Option<&TorrentPeers>)>,
+    mut torrents: Query<(
+        &Torrent,
+        &Lifecycle,
+        &SessionState,
+        &mut Fault,
+        &mut Blocked,
+        Option<&TorrentPeers>,
+    )>,
     mut requests: Query<&mut Requests>,
 ) {
     while let Some(Retry(entity)) = retries.pop_due(clock.now()) {
-        let Ok((torrent, lifecycle, mut fault, mut blocked, _)) = torrents.get_mut(entity) else {
+        let Ok((torrent, lifecycle, state, mut fault, mut blocked, _)) = torrents.get_mut(entity) else {
             continue;
         };
         match lifecycle {
@@ -228,13 +236,16 @@ pub(super) fn retry_torrents(
                 (fault.0, blocked.0) = (None, None);
                 changed.add(entity);
                 opener.load(entity, torrent);
-                commands.entity(entity).insert(Opening::again());
+                // A session that could not be read yet still decides whether the torrent is paused.
+                if state.is_loaded() {
+                    commands.entity(entity).insert(Opening::again());
+                }
             }
             _ => {}
         }
     }
     for entity in std::mem::take(&mut writes.freed) {
-        let Ok((torrent, _, _, mut blocked, peers)) = torrents.get_mut(entity) else {
+        let Ok((torrent, _, _, _, mut blocked, peers)) = torrents.get_mut(entity) else {
             continue;
         };
         if blocked.0.take().is_some() {

@@ -7,7 +7,7 @@ use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::{CandidateSource, Candidates};
 use ecs_torrent_components::commands::AddError;
-use ecs_torrent_components::lifecycle::{ChangedFacts, Desired, Readiness};
+use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts, Desired, Readiness};
 use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy};
 use ecs_torrent_components::session::Session;
 use ecs_torrent_components::settings::Settings;
@@ -88,6 +88,8 @@ pub(in crate::lifecycle) fn collect_loaded(
     for (torrent, loaded) in arrived {
         if let Ok(mut resumed) = torrents.get_mut(torrent) {
             resumed.take_in(loaded, torrent, &mut commands, &settings, &mut trackers, &mut save);
+            commands.entity(torrent).remove::<AwaitingSession>();
+            pauses.changed.add(torrent);
             resumed.go_on(torrent, &mut commands, &mut opener, &mut pauses);
             // A new torrent claims no file before it is known to be allowed to.
             if !resumed.opening.is_new() {
