@@ -257,6 +257,15 @@ impl ActivePiece {
         }
     }
 
+    /// Whether the piece may be taken away from its exclusive sender for `peer`, which has not failed to send it for
+    /// [`FAILED_PAUSE`].
+    #[must_use]
+    pub fn may_change_hands(&self, peer: Entity, now: Timestamp) -> bool {
+        let failed = self.failed.iter().find(|(other, _)| *other == peer);
+        let is_with_another = self.exclusive.is_some_and(|owner| owner != peer);
+        is_with_another && failed.is_none_or(|(_, at)| now.since(*at) >= FAILED_PAUSE)
+    }
+
     /// Returns the peers that sent the blocks, each one once.
     #[must_use]
     pub fn contributors(&self) -> Vec<Entity> {

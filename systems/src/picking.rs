@@ -30,7 +30,9 @@ use ecs_torrent_engine::schedule::Tick;
 
 pub(crate) use self::flight::Flight;
 use self::rarity::RarityOrder;
-use self::timers::{LateCheck, PeerTimers, Resume, expire_requests, give_up_exclusive, resume_paused};
+use self::timers::{
+    LateCheck, PeerTimers, Resume, expire_requests, give_up_exclusive, resume_paused, withdraw_overtaken,
+};
 use crate::conditions::{has_due, has_messages};
 use crate::stop_participants::{AddStopParticipant, has_stops};
 use crate::{DecideSet, ReapSet};
@@ -64,6 +66,7 @@ impl Plugin for PickingPlugin {
                             .chain()
                             .run_if(has_changes),
                         expire_requests.run_if(has_due::<LateCheck>),
+                        withdraw_overtaken.run_if(|supply: Res<Supply>| !supply.overtaken.is_empty()),
                         resume_paused.run_if(has_due::<Resume>),
                         refill::evict_idle.run_if(|supply: Res<Supply>| !supply.starved.is_empty()),
                         refill::recall_starved,
@@ -99,6 +102,8 @@ pub struct Supply {
     /// Bytes of pieces that were dropped before they were complete, by torrent. They are counted at the end of the
     /// tick.
     pub(crate) dropped: Vec<(Entity, u64)>,
+    /// Pieces that are taken away from the peer that sends them exclusively, because others are much faster.
+    overtaken: Vec<Entity>,
     /// Pieces that no peer is sending blocks of. The oldest is dropped first when memory is short.
     idle: WorkList<ActivePiece>,
 }

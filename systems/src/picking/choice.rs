@@ -1,5 +1,7 @@
 //! The choice of the next block to request from a peer, as a plain function.
 
+use std::time::Duration;
+
 use bevy_ecs::entity::Entity;
 use ecs_torrent_components::peer::{PeerPieces, Requests};
 use ecs_torrent_components::piece::{ActivePiece, PiecePhase};
@@ -17,6 +19,9 @@ const ENDGAME_DEPTH: usize = 64;
 /// A block that was requested this many times longer ago than the patience of a peer is outstanding at peers that are
 /// much slower than this one.
 const SLOW_FACTOR: u32 = 2;
+
+/// A peer that sends a piece exclusively keeps it at least this long: what it has sent is dropped when it loses the piece.
+const LEAST_HOLD: Duration = Duration::from_secs(1);
 
 /// A peer, as the choice sees it.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +70,8 @@ pub struct Choice {
     pub is_starved: bool,
     /// When a block may become available for the peer, if there is none now.
     pub again: Option<Timestamp>,
+    /// A piece that a much slower peer sends exclusively, and that this peer gets if it is taken away.
+    pub overtaken: Option<Entity>,
 }
 
 /// Blocks to request.
@@ -176,6 +183,9 @@ where
         if choice.pick.is_none() {
             choice.pick = self.endgame(choice.wants_memory.is_some(), &mut choice.again);
             choice.is_starved = choice.pick.is_none();
+            if choice.is_starved {
+                choice.overtaken = self.overtaken(&mut choice.again);
+            }
         }
         choice
     }
@@ -294,6 +304,40 @@ where
         best.map(|(piece, block, _)| active(piece, block, Reason::Endgame))
     }
 
+    /// Finds a piece that another peer sends exclusively, and so slowly that this peer is much faster. Blocks of such a
+    /// piece are requested from no second peer, so the whole piece has to be taken away.
+    fn overtaken(&self, again: &mut Option<Timestamp>) -> Option<Entity> {
+        let (peer, torrent) = (self.peer, self.torrent);
+        let is_endgame = torrent.order.pickable_count() == 0;
+        if !is_endgame || !peer.is_trusted || !peer.requests.has_answered() {
+            return None;
+        }
+        let slow = (peer.requests.endgame_patience(torrent.now) * SLOW_FACTOR).max(LEAST_HOLD);
+        for &entity in torrent.active.all.values() {
+            let Some(piece) = (torrent.piece)(entity) else { continue };
+            let is_wanted = piece.phase == PiecePhase::Filling
+                && piece.may_change_hands(peer.peer, torrent.now)
+                && peer.has.has(piece.index)
+                && !peer.requests.refused_pieces.contains(&piece.index);
+            if !is_wanted {
+                continue;
+            }
+            let owed = piece
+                .blocks
+                .iter()
+                .filter(|slot| !slot.received && !slot.asked.is_empty());
+            let Some((asked_at, expected_at)) = owed.map(|slot| (slot.asked_at, slot.expected_at)).min() else {
+                continue;
+            };
+            let due = asked_at + slow;
+            if due <= torrent.now || expected_at > torrent.now + slow {
+                return Some(entity);
+            }
+            *again = Some(again.map_or(due, |other| other.min(due)));
+        }
+        None
+    }
+
     /// Most requests outstanding to the peer, if it is asked for blocks that other peers owe: a peer earns each one with
     /// a block that it has sent.
     fn endgame_depth(&self) -> usize {
@@ -336,8 +380,6 @@ fn next_in_extent(piece: u32, geometry: &Geometry, extent_bytes: u32) -> Option<
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bevy_ecs::entity::EntityHashMap;
     use ecs_torrent_components::peer::Pending;
     use ecs_torrent_components::piece::FAILED_PAUSE;
@@ -721,6 +763,33 @@ mod tests {
         let mut table = endgame();
         table.pieces.get_mut(&entity(100)).unwrap().phase = PiecePhase::Hashing;
         assert_eq!(table.pick(), None);
+    }
+
+    #[test]
+    fn a_suspect_piece_is_taken_from_a_much_slower_peer() {
+        let mut table = endgame();
+        let piece = table.pieces.get_mut(&entity(100)).unwrap();
+        piece.is_suspect = true;
+        piece.exclusive = Some(entity(2));
+        assert_eq!(
+            table.choose().overtaken,
+            None,
+            "this peer has not shown that it is faster"
+        );
+        table.requests.record_block(at(99), &pending(at(98)));
+        let due = at(99) + table.requests.endgame_patience(table.now) * SLOW_FACTOR;
+        assert_eq!(table.choose(), waits_until(due));
+        table.now = due;
+        assert_eq!(table.choose().overtaken, Some(entity(100)));
+        table.is_trusted = false;
+        assert_eq!(table.choose().overtaken, None);
+        table.is_trusted = true;
+        let piece = table.pieces.get_mut(&entity(100)).unwrap();
+        piece.exclusive = Some(entity(1));
+        piece.give_up_exclusive(due);
+        piece.exclusive = Some(entity(2));
+        piece.mark_requested(0, entity(2), at(99), at(99));
+        assert_eq!(table.choose().overtaken, None, "this peer failed to send it before");
     }
 
     #[test]

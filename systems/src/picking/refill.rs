@@ -251,6 +251,10 @@ impl RequestScheduler<'_, '_> {
                     (entity, block, reason)
                 }
                 None => {
+                    if let Some(piece) = choice.overtaken {
+                        self.supply.overtaken.push(piece);
+                        self.wakeup.at(now);
+                    }
                     if choice.is_starved && !std::mem::replace(&mut requests.is_starved, true) {
                         asked.picker.starved.push(asked.peer);
                     }

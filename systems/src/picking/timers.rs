@@ -186,6 +186,39 @@ pub(super) fn give_up_exclusive(
     piece.give_up_exclusive(now)
 }
 
+/// Takes pieces away from exclusive senders that are much slower than other peers.
+pub(super) fn withdraw_overtaken(
+    mut timers: PeerTimers,
+    mut supply: ResMut<Supply>,
+    mut sink: RequestSink,
+    mut peers: Query<(&mut Requests, SourceSink, &PeerOf)>,
+    mut pieces: Query<&mut ActivePiece>,
+    mut torrents: Query<&mut ActivePieces>,
+) {
+    let now = timers.clock.now();
+    while let Some(entity) = supply.overtaken.pop() {
+        let Ok(mut piece) = pieces.get_mut(entity) else {
+            continue;
+        };
+        let Some(owner) = piece.exclusive.filter(|_| !piece.is_full()) else {
+            continue;
+        };
+        let Ok((mut requests, mut source, of)) = peers.get_mut(owner) else {
+            continue;
+        };
+        let bytes = give_up_exclusive(now, owner, entity, &mut piece, &mut requests, |request| {
+            sink.cancel(owner, &mut source, request);
+        });
+        supply.record_dropped(of.0, bytes);
+        timers.withhold(owner, &mut requests);
+        if let Ok(mut active) = torrents.get_mut(of.0) {
+            active.open.insert(piece.index);
+        }
+        supply.mark_idle(entity, &mut piece);
+        supply.offer(of.0);
+    }
+}
+
 /// Lists the peers that are considered again.
 pub(super) fn resume_paused(mut timers: PeerTimers, mut refill: ResMut<RefillQueue>, mut peers: Query<&mut Requests>) {
     let now = timers.clock.now();
