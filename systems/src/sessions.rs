@@ -485,6 +485,22 @@ impl SessionState {
         self.ids.get(index).copied().flatten()
     }
 
+    /// Returns the identities of all files, by index. A session that the state folder or the disk has not contradicted
+    /// keeps the identities of the files that it claims, although the files are not found yet.
+    fn known_ids(&self) -> Vec<Option<FileId>> {
+        let mut ids = self.ids.clone();
+        let created = self.created.iter().map(|(index, id)| (*index, *id));
+        let permitted = self.permitted.iter().map(|(index, id)| (*index, Some(*id)));
+        for (index, id) in created.chain(permitted) {
+            let index = index as usize;
+            if index >= ids.len() {
+                ids.resize(index + 1, None);
+            }
+            ids[index] = ids[index].or(id);
+        }
+        ids
+    }
+
     /// Returns a file that is the user's and would have to change to complete the torrent.
     pub(crate) fn obstacle(&self, have: &Bitfield, files: &FileTable, geometry: &Geometry) -> Option<usize> {
         let is_users = |index: usize| {

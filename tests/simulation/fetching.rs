@@ -56,14 +56,14 @@ fn supply(
 }
 
 /// A seed, and an engine that knows the torrent's hash.
-struct Bed {
-    sim: Simulation,
-    content: Content,
-    leecher: NodeId,
+pub struct Bed {
+    pub sim: Simulation,
+    pub content: Content,
+    pub leecher: NodeId,
 }
 
 impl Bed {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let content = torrent(600_001, 32768);
         let mut sim = Simulation::new(seed, Duration::from_millis(10));
         let plugins = (TorrentPlugins, InvariantsPlugin);
@@ -75,7 +75,7 @@ impl Bed {
     }
 
     /// Sends a command and returns where its answer arrives.
-    fn send<C: Send + Sync + 'static, T: Send + 'static>(
+    pub fn send<C: Send + Sync + 'static, T: Send + 'static>(
         &mut self,
         command: impl FnOnce(Reply<T>) -> C,
     ) -> Receiver<T> {
@@ -87,7 +87,7 @@ impl Bed {
         answers
     }
 
-    fn wait<T>(&mut self, answers: &Receiver<T>) -> T {
+    pub fn wait<T>(&mut self, answers: &Receiver<T>) -> T {
         let mut answer = None;
         self.until("an answer", |_| {
             answer = answers.try_recv().ok();
@@ -96,7 +96,7 @@ impl Bed {
         answer.unwrap()
     }
 
-    fn until(&mut self, what: &str, mut is_done: impl FnMut(&mut Simulation) -> bool) {
+    pub fn until(&mut self, what: &str, mut is_done: impl FnMut(&mut Simulation) -> bool) {
         let limit = self.sim.now() + LIMIT;
         assert!(self.sim.run_until(limit, &mut is_done), "{what}: {:?}", self.stats());
         let violations: Vec<_> = self.sim.nodes().collect();
@@ -111,7 +111,7 @@ impl Bed {
     }
 
     /// Adds the torrent by its hash, and waits until that is durable.
-    fn add(&mut self) {
+    pub fn add(&mut self) {
         assert_eq!(self.try_add(), Ok(self.content.info_hash()));
     }
 
@@ -140,21 +140,21 @@ impl Bed {
         self.until("a peer", |sim| peer(sim.node(leecher).world_mut()).is_some());
     }
 
-    fn stats(&mut self) -> Option<TorrentStats> {
+    pub fn stats(&mut self) -> Option<TorrentStats> {
         stats(&mut self.sim, self.leecher, &self.content)
     }
 
-    fn info(&self) -> Bytes {
+    pub fn info(&self) -> Bytes {
         self.content.metainfo().info_bytes.clone()
     }
 
-    fn supply(&mut self, info: Bytes) -> Result<(), SupplyError> {
+    pub fn supply(&mut self, info: Bytes) -> Result<(), SupplyError> {
         let torrent = self.content.info_hash();
         let answer = self.send(|reply| SupplyMetadata { torrent, info, reply });
         self.wait(&answer)
     }
 
-    fn complete(&mut self) {
+    pub fn complete(&mut self) {
         let (leecher, content) = (self.leecher, self.content.clone());
         self.until("a download", |sim| sim.has(leecher, "downloads", &content));
         let now = self.sim.now() + Duration::from_secs(5);
@@ -171,7 +171,7 @@ impl Bed {
         self.wait_for_state(&Lifecycle::FetchingMetadata);
     }
 
-    fn wait_for_state(&mut self, expected: &Lifecycle) {
+    pub fn wait_for_state(&mut self, expected: &Lifecycle) {
         let leecher = self.leecher;
         self.until("a state", |sim| {
             let world = sim.node(leecher).world_mut();

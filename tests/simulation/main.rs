@@ -19,6 +19,7 @@ mod masking;
 mod mutants;
 mod optional;
 mod scenarios;
+mod stops;
 mod sweep;
 
 use std::net::IpAddr;

@@ -69,6 +69,16 @@ impl StopsInOrder {
         self.waiters.get(&torrent).map_or(Ending::Pause, Waiters::ending)
     }
 
+    /// Whether a torrent is to be paused, or to be paused when it is listed again after its stop.
+    pub(super) fn is_pause_requested(&self, torrent: Entity) -> bool {
+        let is_it = |waiters: &Waiters| match waiters.ending() {
+            Ending::Pause => true,
+            Ending::Save { .. } => !waiters.pauses.is_empty(),
+            Ending::Forget { .. } | Ending::Refuse => false,
+        };
+        self.waiters.get(&torrent).is_none_or(is_it)
+    }
+
     /// Returns the turn of a phase's participants.
     pub(super) fn turn(&mut self, torrent: Entity, phase: StopPhase) -> StopTurn {
         let ending = self.ending(torrent);

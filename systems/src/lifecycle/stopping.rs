@@ -12,7 +12,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
-use ecs_torrent_components::commands::{AddError, Removed, TorrentNotFound};
+use ecs_torrent_components::commands::{AddError, Removed, StartTorrentError, TorrentNotFound};
 use ecs_torrent_components::lifecycle::{Blocked, ChangedFacts, Desired, Failure, Fault, Readiness};
 use ecs_torrent_components::messages::TorrentStopped;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis};
@@ -56,7 +56,8 @@ pub(super) fn begin_stops(
             Ending::Save { .. } => Desired::Stop,
             Ending::Forget { .. } | Ending::Refuse => Desired::Remove,
         };
-        if ending == Ending::Pause {
+        // A pause that is requested together with a stop outlasts the stop.
+        if stops.is_pause_requested(entity) {
             requested.state.set_paused(true);
         }
         // The data of a paused torrent can be deleted only while its files are open.
@@ -235,8 +236,15 @@ impl StopParams<'_, '_> {
             (Ending::Forget { .. } | Ending::Refuse, _) => Err(AddError::Removed { torrent }),
         };
         self.adds.end(stopped.entity, answer);
-        let not_found = TorrentNotFound(stopped.torrent.id());
-        self.starts.answer(stopped.entity, &Err(not_found.into()));
+        let unstarted = match (ending, result) {
+            // The torrent stays listed.
+            (Ending::Save { .. } | Ending::Pause, Err(reason)) => StartTorrentError::Unsaved {
+                name: stopped.torrent.name.clone(),
+                reason: reason.clone(),
+            },
+            _ => TorrentNotFound(stopped.torrent.id()).into(),
+        };
+        self.starts.answer(stopped.entity, &Err(unstarted));
         waiters.answer(stopped.torrent, result);
     }
 
@@ -262,6 +270,7 @@ impl StopParams<'_, '_> {
             reason: format!("{done}, but its state is not saved: {reason}").into(),
             retry_at: None,
         });
+        stopped.blocked.0 = None;
         *stopped.desired = Desired::Run;
         *stopped.readiness = Readiness::Unopened;
         stopped.state.record_unsaved_end();

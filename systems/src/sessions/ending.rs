@@ -1,10 +1,11 @@
 //! Ends a session when its torrent stops: saves it or deletes it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{KeptFile, MAX_REMOVED_NAMES, Removed};
-use ecs_torrent_components::torrent::{ActivePieces, Content, Partials, Storage};
+use ecs_torrent_components::torrent::{ActivePieces, Content, Partials, StopPhase, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::{DeletedFiles, DiskDone, DiskRequest};
 use ecs_torrent_engine::ports::state::StateRequest;
@@ -17,6 +18,9 @@ use crate::stop_participants::{Ending, StopDuty, StopParticipants, StopTurn, has
 
 const FORGET: Purpose = Purpose("forget session");
 const DELETE: Purpose = Purpose("delete data");
+/// Time between two looks at a torrent that waits for an answer. The answer itself ends the wait in most cases; a state
+/// folder that cannot be read never answers, and must not keep the engine busy until the stop's deadline.
+const ANSWER_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The stop participant that writes the blocks of unfinished pieces.
 pub(super) struct Spilling;
@@ -79,6 +83,13 @@ pub(super) fn end_sessions(
         let Ok(mut saved) = torrents.get_mut(entity) else {
             continue;
         };
+        // The stop took too long and is over: the torrent stays listed, and may run again by now.
+        if saved
+            .stopping
+            .is_none_or(|stopping| stopping.phase != StopPhase::WriteSession)
+        {
+            continue;
+        }
         // A torrent that is stopped while it is being added: the state folder will answer soon. The deletable files are
         // known once the disk has reported who owns them.
         let has_files = saved.known.is_some();
@@ -86,7 +97,7 @@ pub(super) fn end_sessions(
         if !saved.state.is_loaded || is_unopened {
             waiting.retain(|other| other.torrent != entity);
             waiting.push(turn);
-            writer.wakeup.at(writer.clock.now());
+            writer.wakeup.at(writer.clock.now() + ANSWER_INTERVAL);
             continue;
         }
         saved.state.is_last = true;

@@ -14,7 +14,8 @@ use ecs_torrent_components::messages::{
 use ecs_torrent_components::session::{PartialPiece, Runs, Session, SessionTracker, VERSION};
 use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_components::torrent::{
-    ActivePieces, Activity, Content, Counters, Have, Layout, Lifecycle, Partials, RequiresComplete, Storage, Torrent,
+    ActivePieces, Activity, Content, Counters, Have, Layout, Lifecycle, Partials, RequiresComplete, Stopping, Storage,
+    Torrent,
 };
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_engine::port::{JobTag, Purpose};
@@ -57,6 +58,7 @@ pub(super) struct Saved {
     tiers: &'static TrackerTiers,
     requires_complete: Has<RequiresComplete>,
     active: Option<&'static ActivePieces>,
+    pub(super) stopping: Option<&'static Stopping>,
     pub(super) state: &'static mut SessionState,
 }
 
@@ -189,10 +191,15 @@ impl SessionWriter<'_, '_> {
             self.end(saved, Ok(()));
             return;
         };
-        let loaded = saved.state.loaded.clone();
-        let mut session = loaded.unwrap_or_else(|| Box::new(self.session(saved)));
-        (session.paused, session.stopped) = (intent.is_paused, intent.is_stopped);
+        // A session that was loaded before the metadata was known would lose the metadata.
+        let loaded = saved.state.loaded.clone().filter(|loaded| !loaded.lacks_metadata);
         saved.state.job = Job::Writing(Summary { intent, ..last });
+        let Some(mut session) = loaded else {
+            let session = Box::new(self.session(saved));
+            self.submit(saved, session);
+            return;
+        };
+        (session.paused, session.stopped) = (intent.is_paused, intent.is_stopped);
         // The session claims what the last one claimed.
         saved.state.claims.submitted = saved.state.claims.durable;
         self.push(saved, session);
@@ -246,7 +253,7 @@ impl SessionWriter<'_, '_> {
         }
         session.created = Runs::of(saved.state.created.keys().copied());
         session.permitted = Runs::of(saved.state.permitted.keys().copied());
-        session.ids.clone_from(&saved.state.ids);
+        session.ids = saved.state.known_ids();
         saved.state.claims.submitted = saved.state.claims.current;
         self.push(saved, session);
     }

@@ -16,7 +16,9 @@ use ecs_torrent_components::torrent::{
 };
 use ecs_torrent_components::tracker::Tracker;
 use ecs_torrent_engine::ports::state::{Loaded, StateDone};
+use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::compact::Family;
+use ecs_torrent_protocol::geometry::Geometry;
 
 use super::{LOAD, Opener, Opening};
 use crate::lifecycle::adds::Adds;
@@ -190,10 +192,14 @@ impl ResumedItem<'_, '_> {
         if *self.desired != Desired::Run {
             return false;
         }
+        // A session without metadata knows of no pieces.
+        let geometry = self.content.as_ref().map(|content| &content.0.info.geometry);
+        let count = geometry.map_or(0, Geometry::piece_count);
+        let have = session.have.to_set(session.pieces).filter(|have| have.len() == count);
         self.state.record_closed();
         pauses.known.write(PiecesKnown {
             torrent: entity,
-            have: session.have.to_set(session.pieces).unwrap_or_default(),
+            have: have.unwrap_or_else(|| Bitfield::new(count)),
             is_final: false,
         });
         (*self.desired, *self.readiness) = (Desired::Pause, Readiness::Closed);
