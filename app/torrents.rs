@@ -118,8 +118,10 @@ impl Torrents {
     /// # setup::run(async |torrents, folder| {
     /// let id = torrents.download(folder.join("album.torrent")).await?;
     /// let stats = torrents.stats(id).await?;
-    /// println!("{}: {} of {} bytes, {} a second", stats.name, stats.downloaded, stats.bytes_size, stats.speed.download);
-    /// # assert_eq!((&*stats.name, stats.bytes_size), ("album", 100_000));
+    /// // The size is unknown while the torrent fetches its metadata.
+    /// let size = stats.bytes_size.unwrap_or_default();
+    /// println!("{}: {} of {size} bytes, {} a second", stats.name, stats.downloaded, stats.speed.download);
+    /// # assert_eq!((&*stats.name, stats.bytes_size), ("album", Some(100_000)));
     /// # Ok(())
     /// # });
     /// ```

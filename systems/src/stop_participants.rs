@@ -306,6 +306,10 @@ mod tests {
         participants.poll(torrent, label, Timestamp::ZERO + at)
     }
 
+    fn finish<P: Send + Sync + 'static>(duty: &mut StopDuty<P>, torrent: Entity) {
+        duty.finish(torrent);
+    }
+
     /// Takes the torrents of a participant and hands them to `work`. Returns how many there were.
     fn take<P: Send + Sync + 'static>(world: &mut World, work: fn(&mut StopDuty<P>, Entity)) -> usize {
         let system = move |mut duty: StopDuty<P>| {
@@ -321,7 +325,7 @@ mod tests {
         let mut world = world();
         let torrent = begin(&mut world);
         assert_eq!(take::<Later>(&mut world, |_, _| {}), 0, "its phase has not come");
-        assert_eq!(take::<Patient>(&mut world, |duty, torrent| duty.finish(torrent)), 1);
+        assert_eq!(take::<Patient>(&mut world, finish), 1);
         assert_eq!(
             world.resource::<Wakeup>().earliest(),
             Timestamp::ZERO,
@@ -329,7 +333,7 @@ mod tests {
         );
         assert_eq!(take::<Patient>(&mut world, |_, _| {}), 0, "taken once");
         assert_eq!(poll(&mut world, torrent, Duration::ZERO), Err(Timestamp::ZERO + SECOND));
-        assert_eq!(take::<Hasty>(&mut world, |duty, torrent| duty.finish(torrent)), 1);
+        assert_eq!(take::<Hasty>(&mut world, finish), 1);
         assert_eq!(poll(&mut world, torrent, Duration::ZERO), Ok(Ok(Removed::default())));
     }
 
@@ -340,9 +344,9 @@ mod tests {
         assert_eq!(poll(&mut world, torrent, SECOND / 2), Err(Timestamp::ZERO + SECOND));
         assert_eq!(poll(&mut world, torrent, SECOND), Err(Timestamp::ZERO + LIMIT));
         world.resource_mut::<Wakeup>().reset(NEVER);
-        assert_eq!(take::<Hasty>(&mut world, |duty, torrent| duty.finish(torrent)), 1);
+        assert_eq!(take::<Hasty>(&mut world, finish), 1);
         assert_eq!(world.resource::<Wakeup>().earliest(), NEVER, "nobody waits for it");
-        assert_eq!(take::<Patient>(&mut world, |duty, torrent| duty.finish(torrent)), 1);
+        assert_eq!(take::<Patient>(&mut world, finish), 1);
         assert_eq!(poll(&mut world, torrent, SECOND), Ok(Err("it took too long".into())));
     }
 
