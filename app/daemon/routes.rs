@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path as InPath, RawQuery, State};
+use axum::extract::{FromRequestParts, Path as InPath, RawQuery, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
@@ -12,7 +13,7 @@ use axum::{Json, Router, middleware};
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Value, json};
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{MutexGuard, SemaphorePermit};
 use url::form_urlencoded;
 
 use super::answers::Refusal;
@@ -203,10 +204,7 @@ async fn add(
         ..AddOptions::default()
     };
     // Requests take turns: otherwise, two requests that add the same torrent would both get `201 Created`.
-    let _turn = shared.adding.lock().await;
-    if shared.phase() == Phase::Stopping {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"));
-    }
+    let _turn = turn_to_list(&shared).await?;
     let is_new = !shared
         .torrents
         .list()
@@ -215,6 +213,16 @@ async fn add(
     let id = shared.torrents.download_with(metainfo, options).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(json!({"info_hash": id.to_string()}))).into_response())
+}
+
+/// Waits for the turn of a request that lists torrents, and refuses it while the daemon is stopping: a torrent that is
+/// listed then would escape the stop of all.
+async fn turn_to_list(shared: &Shared) -> Result<MutexGuard<'_, ()>, Refusal> {
+    let turn = shared.adding.lock().await;
+    match shared.phase() {
+        Phase::Stopping => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping")),
+        _ => Ok(turn),
+    }
 }
 
 /// Returns whether a relative path has only plain components, so that it stays below its parent folder.
@@ -272,11 +280,8 @@ async fn stats(
 
 async fn files(
     State(shared): State<Shared>,
-    InPath(hash): InPath<String>,
-    RawQuery(query): RawQuery,
+    NamedTorrent(hash): NamedTorrent,
 ) -> Result<Json<Vec<FileStats>>, Refusal> {
-    let hash = parse(&hash)?;
-    Query::parse(query, &[])?;
     Ok(Json(shared.torrents.list_files(hash).await?))
 }
 
@@ -297,81 +302,74 @@ async fn remove(
     })))
 }
 
-async fn pause(
-    State(shared): State<Shared>,
-    InPath(hash): InPath<String>,
-    RawQuery(query): RawQuery,
-) -> Result<StatusCode, Refusal> {
-    let hash = parse(&hash)?;
-    Query::parse(query, &[])?;
+async fn pause(State(shared): State<Shared>, NamedTorrent(hash): NamedTorrent) -> Result<StatusCode, Refusal> {
     shared.torrents.pause(hash).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn start(
-    State(shared): State<Shared>,
-    InPath(hash): InPath<String>,
-    RawQuery(query): RawQuery,
-) -> Result<StatusCode, Refusal> {
-    let hash = parse(&hash)?;
-    Query::parse(query, &[])?;
+async fn start(State(shared): State<Shared>, NamedTorrent(hash): NamedTorrent) -> Result<StatusCode, Refusal> {
     shared.torrents.start(hash).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn pause_all(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<StatusCode, Refusal> {
-    Query::parse(query, &[])?;
+async fn pause_all(State(shared): State<Shared>, _: NoParameters) -> Result<StatusCode, Refusal> {
     shared.torrents.pause_all().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn start_all(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<StatusCode, Refusal> {
-    Query::parse(query, &[])?;
+async fn start_all(State(shared): State<Shared>, _: NoParameters) -> Result<StatusCode, Refusal> {
     shared.torrents.start_all().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn stop(
-    State(shared): State<Shared>,
-    InPath(hash): InPath<String>,
-    RawQuery(query): RawQuery,
-) -> Result<StatusCode, Refusal> {
-    let hash = parse(&hash)?;
-    Query::parse(query, &[])?;
+async fn stop(State(shared): State<Shared>, NamedTorrent(hash): NamedTorrent) -> Result<StatusCode, Refusal> {
     shared.torrents.stop_and_serialize(hash).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn resume(
-    State(shared): State<Shared>,
-    InPath(hash): InPath<String>,
-    RawQuery(query): RawQuery,
-) -> Result<StatusCode, Refusal> {
-    let hash = parse(&hash)?;
-    Query::parse(query, &[])?;
-    // As for adding: a resumed torrent would escape the stop of all.
-    let _turn = shared.adding.lock().await;
-    if shared.phase() == Phase::Stopping {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"));
-    }
+async fn resume(State(shared): State<Shared>, NamedTorrent(hash): NamedTorrent) -> Result<StatusCode, Refusal> {
+    let _turn = turn_to_list(&shared).await?;
     shared.torrents.resume(hash).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn resume_all(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<StatusCode, Refusal> {
-    Query::parse(query, &[])?;
-    let _turn = shared.adding.lock().await;
-    if shared.phase() == Phase::Stopping {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"));
-    }
+async fn resume_all(State(shared): State<Shared>, _: NoParameters) -> Result<StatusCode, Refusal> {
+    let _turn = turn_to_list(&shared).await?;
     shared.torrents.resume_all().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn stop_all(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<StatusCode, Refusal> {
-    Query::parse(query, &[])?;
+async fn stop_all(State(shared): State<Shared>, _: NoParameters) -> Result<StatusCode, Refusal> {
     shared.torrents.stop_all_until_resumed().await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The torrent that the path of a request names; the request has no parameters.
+struct NamedTorrent(InfoHash);
+
+impl FromRequestParts<Shared> for NamedTorrent {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Response> {
+        let hash = InPath::<String>::from_request_parts(parts, shared).await;
+        let InPath(hash) = hash.map_err(IntoResponse::into_response)?;
+        let hash = parse(&hash).map_err(IntoResponse::into_response)?;
+        NoParameters::from_request_parts(parts, shared).await?;
+        Ok(Self(hash))
+    }
+}
+
+/// A request that has no parameters.
+struct NoParameters;
+
+impl FromRequestParts<Shared> for NoParameters {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Response> {
+        let query = parts.uri.query().map(str::to_owned);
+        Query::parse(query, &[]).map_err(IntoResponse::into_response)?;
+        Ok(Self)
+    }
 }
 
 fn parse(hash: &str) -> Result<InfoHash, Refusal> {
