@@ -246,14 +246,13 @@ impl ActivePiece {
         self.clear()
     }
 
-    /// Whether `peer` may get the piece exclusively: no peer has it, and this peer has not failed to send it for
+    /// Whether `peer` may get the piece exclusively: no other peer has it, and this peer has not failed to send it for
     /// [`FAILED_PAUSE`].
     #[must_use]
     pub fn may_have_exclusively(&self, peer: Entity, now: Timestamp) -> bool {
-        let failed = self.failed.iter().find(|(other, _)| *other == peer);
         match self.exclusive {
             Some(owner) => owner == peer,
-            None => failed.is_none_or(|(_, at)| now.since(*at) >= FAILED_PAUSE),
+            None => !self.has_failed_to_send(peer, now),
         }
     }
 
@@ -261,9 +260,13 @@ impl ActivePiece {
     /// [`FAILED_PAUSE`].
     #[must_use]
     pub fn may_change_hands(&self, peer: Entity, now: Timestamp) -> bool {
+        self.exclusive.is_some_and(|owner| owner != peer) && !self.has_failed_to_send(peer, now)
+    }
+
+    /// Whether `peer` failed to send the piece exclusively within [`FAILED_PAUSE`].
+    fn has_failed_to_send(&self, peer: Entity, now: Timestamp) -> bool {
         let failed = self.failed.iter().find(|(other, _)| *other == peer);
-        let is_with_another = self.exclusive.is_some_and(|owner| owner != peer);
-        is_with_another && failed.is_none_or(|(_, at)| now.since(*at) >= FAILED_PAUSE)
+        failed.is_some_and(|(_, at)| now.since(*at) < FAILED_PAUSE)
     }
 
     /// Returns the peers that sent the blocks, each one once.

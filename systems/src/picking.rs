@@ -30,9 +30,7 @@ use ecs_torrent_engine::schedule::Tick;
 
 pub(crate) use self::flight::Flight;
 use self::rarity::RarityOrder;
-use self::timers::{
-    LateCheck, PeerTimers, Resume, expire_requests, give_up_exclusive, resume_paused, withdraw_overtaken,
-};
+use self::timers::{LateCheck, PeerTimers, Resume, expire_requests, resume_paused, withdraw_overtaken};
 use crate::conditions::{has_due, has_messages};
 use crate::stop_participants::{AddStopParticipant, has_stops};
 use crate::{DecideSet, ReapSet};
@@ -213,11 +211,10 @@ fn handle_rejects(
                 && piece.exclusive == Some(peer)
                 && !piece.is_full()
             {
-                let bytes = give_up_exclusive(now, peer, pending.piece, &mut piece, &mut requests, |request| {
+                let lost = (pending.piece, &mut *piece);
+                timers.take_away((peer, of.0), lost, &mut requests, &mut supply, |request| {
                     sink.cancel(peer, &mut source, request);
                 });
-                supply.record_dropped(of.0, bytes);
-                timers.withhold(peer, &mut requests);
             }
             release(peer, &[pending], &mut pieces, &mut active, of.0, &mut supply);
         }

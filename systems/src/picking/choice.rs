@@ -238,7 +238,7 @@ where
     fn allowed_fast(&self) -> Choice {
         let mut choice = Choice::default();
         for &index in &self.peer.requests.allowed_fast {
-            if !self.peer.has.has(index) || self.peer.requests.refused_pieces.contains(&index) {
+            if !self.offers(index) {
                 continue;
             }
             match self.torrent.active.all.get(&index) {
@@ -315,11 +315,8 @@ where
         let slow = (peer.requests.endgame_patience(torrent.now) * SLOW_FACTOR).max(LEAST_HOLD);
         for &entity in torrent.active.all.values() {
             let Some(piece) = (torrent.piece)(entity) else { continue };
-            let is_wanted = piece.phase == PiecePhase::Filling
-                && piece.may_change_hands(peer.peer, torrent.now)
-                && peer.has.has(piece.index)
-                && !peer.requests.refused_pieces.contains(&piece.index);
-            if !is_wanted {
+            let is_open = piece.phase == PiecePhase::Filling && self.offers(piece.index);
+            if !is_open || !piece.may_change_hands(peer.peer, torrent.now) {
                 continue;
             }
             let owed = piece
@@ -350,9 +347,12 @@ where
         let peer = self.peer;
         // An exclusive piece is not given to a peer that keeps us waiting.
         let is_trusted = || peer.is_trusted && piece.may_have_exclusively(peer.peer, self.torrent.now);
-        (!piece.is_suspect || is_trusted())
-            && peer.has.has(piece.index)
-            && !peer.requests.refused_pieces.contains(&piece.index)
+        (!piece.is_suspect || is_trusted()) && self.offers(piece.index)
+    }
+
+    /// Whether the peer has the piece, and has not sent a corrupt block of it.
+    fn offers(&self, piece: u32) -> bool {
+        self.peer.has.has(piece) && !self.peer.requests.refused_pieces.contains(&piece)
     }
 }
 

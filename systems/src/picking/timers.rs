@@ -43,9 +43,29 @@ impl PeerTimers<'_> {
     }
 
     /// Withholds a piece that the peer failed to send.
-    pub(super) fn withhold(&mut self, peer: Entity, requests: &mut Requests) {
+    fn withhold(&mut self, peer: Entity, requests: &mut Requests) {
         requests.withheld_until = self.clock.now() + FAILED_PAUSE;
         self.resume_at(requests.withheld_until, peer, requests);
+    }
+
+    /// Takes a piece away from the peer that sends it exclusively: cancels all requests for it, drops its blocks, and
+    /// withholds it from the peer; another peer begins it from the start.
+    pub(super) fn take_away(
+        &mut self,
+        (peer, torrent): (Entity, Entity),
+        (entity, piece): (Entity, &mut ActivePiece),
+        requests: &mut Requests,
+        supply: &mut Supply,
+        mut cancel: impl FnMut(BlockRequest),
+    ) {
+        debug_assert_eq!(piece.exclusive, Some(peer));
+        while let Some(pending) = requests.pending().iter().find(|other| other.piece == entity) {
+            let request = pending.request;
+            requests.cancel(request);
+            cancel(request);
+        }
+        supply.record_dropped(torrent, piece.give_up_exclusive(self.clock.now()));
+        self.withhold(peer, requests);
     }
 
     /// Sets a deadline for the oldest request that is not late, or for the peer's silence, unless a deadline is set.
@@ -126,11 +146,10 @@ pub(super) fn expire_requests(
                 continue;
             };
             if piece.exclusive == Some(peer) {
-                let bytes = give_up_exclusive(now, peer, pending.piece, &mut piece, &mut requests, |request| {
+                let lost = (pending.piece, &mut *piece);
+                timers.take_away((peer, of.0), lost, &mut requests, &mut supply, |request| {
                     sink.cancel(peer, &mut source, request);
                 });
-                supply.record_dropped(of.0, bytes);
-                timers.withhold(peer, &mut requests);
             } else {
                 piece.expire(pending.block, peer);
                 requests.mark_late(&pending);
@@ -167,25 +186,6 @@ fn owes_since(requests: &Requests, state: &PeerState) -> Option<Timestamp> {
     Some(oldest.asked.max(requests.last_block).max(state.choke_changed))
 }
 
-/// Cancels all requests for a piece that is exclusive to `peer`; another peer begins it from the start. Returns the
-/// number of bytes received so far.
-pub(super) fn give_up_exclusive(
-    now: Timestamp,
-    peer: Entity,
-    entity: Entity,
-    piece: &mut ActivePiece,
-    requests: &mut Requests,
-    mut cancel: impl FnMut(BlockRequest),
-) -> u64 {
-    debug_assert_eq!(piece.exclusive, Some(peer));
-    while let Some(pending) = requests.pending().iter().find(|other| other.piece == entity) {
-        let request = pending.request;
-        requests.cancel(request);
-        cancel(request);
-    }
-    piece.give_up_exclusive(now)
-}
-
 /// Takes pieces away from exclusive senders that are much slower than other peers.
 pub(super) fn withdraw_overtaken(
     mut timers: PeerTimers,
@@ -195,7 +195,6 @@ pub(super) fn withdraw_overtaken(
     mut pieces: Query<&mut ActivePiece>,
     mut torrents: Query<&mut ActivePieces>,
 ) {
-    let now = timers.clock.now();
     while let Some(entity) = supply.overtaken.pop() {
         let Ok(mut piece) = pieces.get_mut(entity) else {
             continue;
@@ -206,11 +205,10 @@ pub(super) fn withdraw_overtaken(
         let Ok((mut requests, mut source, of)) = peers.get_mut(owner) else {
             continue;
         };
-        let bytes = give_up_exclusive(now, owner, entity, &mut piece, &mut requests, |request| {
+        let lost = (entity, &mut *piece);
+        timers.take_away((owner, of.0), lost, &mut requests, &mut supply, |request| {
             sink.cancel(owner, &mut source, request);
         });
-        supply.record_dropped(of.0, bytes);
-        timers.withhold(owner, &mut requests);
         if let Ok(mut active) = torrents.get_mut(of.0) {
             active.open.insert(piece.index);
         }
