@@ -348,6 +348,45 @@ impl SessionError {
 }
 
 impl Session {
+    /// Creates the session of a torrent without content, of which nothing has been downloaded.
+    #[must_use]
+    pub fn new(info_hash: InfoHash) -> Self {
+        Self {
+            version: VERSION,
+            info_hash,
+            name: String::new(),
+            renamed: None,
+            root: PathBuf::new(),
+            resolved: None,
+            folder: None,
+            volume: None,
+            lacks_metadata: false,
+            total_size: 0,
+            piece_length: 0,
+            pieces: 0,
+            have: Runs::default(),
+            partial: Vec::new(),
+            uploaded: 0,
+            downloaded: 0,
+            corrupt: 0,
+            dropped: 0,
+            wasted: 0,
+            seconds_active: 0,
+            require_complete: false,
+            files: Vec::new(),
+            created: Runs::default(),
+            ids: Vec::new(),
+            owner_key: None,
+            permitted: Runs::default(),
+            overwrite: false,
+            paused: false,
+            stopped: false,
+            lost: Runs::default(),
+            peers: Vec::new(),
+            trackers: Vec::new(),
+        }
+    }
+
     /// Returns the content of the file.
     #[must_use]
     pub fn to_text(&self) -> String {

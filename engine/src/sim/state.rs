@@ -245,7 +245,6 @@ impl StateFolder {
 #[cfg(test)]
 mod tests {
     use bevy_ecs::entity::Entity;
-    use ecs_torrent_components::session::{Runs, VERSION};
 
     use super::super::disk::{DiskFault, Lasting};
     use super::*;
@@ -253,38 +252,13 @@ mod tests {
 
     fn session(uploaded: u64) -> Box<Session> {
         Box::new(Session {
-            version: VERSION,
-            info_hash: InfoHash([1; 20]),
             name: "name".into(),
-            renamed: None,
             root: "root".into(),
-            resolved: None,
-            folder: None,
-            volume: None,
-            lacks_metadata: false,
             total_size: 1,
             piece_length: 1,
             pieces: 1,
-            have: Runs::default(),
-            partial: Vec::new(),
             uploaded,
-            downloaded: 0,
-            corrupt: 0,
-            dropped: 0,
-            wasted: 0,
-            seconds_active: 0,
-            require_complete: false,
-            files: Vec::new(),
-            created: Runs::default(),
-            ids: Vec::new(),
-            owner_key: None,
-            permitted: Runs::default(),
-            overwrite: false,
-            paused: false,
-            stopped: false,
-            lost: Runs::default(),
-            peers: Vec::new(),
-            trackers: Vec::new(),
+            ..Session::new(InfoHash([1; 20]))
         })
     }
 
