@@ -4,6 +4,7 @@
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::Wakeup;
 use ecs_torrent_components::commands::{AddOptions, CommandQueue, Reply, ResumeAll, ResumeError};
+use ecs_torrent_components::session::Session;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::Label;
 use ecs_torrent_engine::port::{JobTag, Purpose};
@@ -96,13 +97,12 @@ pub(super) fn add_resumed(
                 Loaded::default()
             }
         };
+        let is_listed = |session: &Session| adder.index.get(session.info_hash).is_some();
         let session = loaded.session.as_ref();
-        let is_listed = session.is_some_and(|session| adder.index.get(session.info_hash).is_some());
-        let is_stopped = !is_listed && loaded.session.as_ref().is_some_and(|session| session.stopped);
-        match is_stopped {
+        match session.is_some_and(|session| session.stopped && !is_listed(session)) {
             false => resuming.add(loaded, &mut adder),
             true if !resuming.include_stopped => {
-                resuming.expected_count = resuming.expected_count.saturating_sub(1);
+                resuming.count_down();
                 register_stopped(&mut registry, &adder.index, loaded, &settings.storage.download_dir);
             }
             true => {
@@ -126,7 +126,7 @@ pub(super) fn add_resumed(
                     let label = Label::new(&session.name, session.info_hash);
                     tracing::error!(torrent = %label, "stays stopped: its state is not saved: {error}");
                 }
-                resuming.expected_count = resuming.expected_count.saturating_sub(1);
+                resuming.count_down();
             }
         }
         resuming.answer(&mut survey);
@@ -137,7 +137,7 @@ pub(super) fn add_resumed(
 impl Resuming {
     /// Lists a loaded torrent, unless it is listed already.
     fn add(&mut self, mut loaded: Loaded, adder: &mut TorrentAdder) {
-        self.expected_count = self.expected_count.saturating_sub(1);
+        self.count_down();
         match loaded.source() {
             Some(Ok(source)) => {
                 if adder.find(&source.hashes()).is_none() {
@@ -148,6 +148,11 @@ impl Resuming {
             Some(Err(reason)) => tracing::error!("a torrent cannot be resumed: {reason}"),
             None => {}
         }
+    }
+
+    /// Records that one more of the listed torrents is decided.
+    fn count_down(&mut self) {
+        self.expected_count = self.expected_count.saturating_sub(1);
     }
 
     /// Answers when all listed torrents have been added.
