@@ -29,10 +29,10 @@ fn raise_priorities(
     let Ok((mut picker, have, active)) = torrents.get_mut(added.entity) else {
         return;
     };
-    let piece_count = have.0.len();
+    let piece_count = have.len();
     let last = piece_count.saturating_sub(ends.count).max(ends.count);
     for piece in (0..ends.count.min(piece_count)).chain(last..piece_count) {
-        let is_missing = !have.0.contains(piece) && !active.all.contains_key(&piece);
+        let is_missing = !have.contains(piece) && !active.all.contains_key(&piece);
         let priority = NORMAL_PRIORITY + 1;
         picker.order.set_priority(piece, priority, is_missing, &mut random);
     }

@@ -27,7 +27,7 @@ impl IntentAndFactsItem<'_, '_> {
     #[must_use]
     pub fn derive(&self) -> Lifecycle {
         // Every piece is wanted.
-        let holds_all = self.have.is_some_and(|have| have.0.is_full());
+        let holds_all = self.have.is_some_and(|have| have.is_full());
         let facts = Facts {
             has_metadata: self.has_layout,
             readiness: *self.readiness,

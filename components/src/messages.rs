@@ -14,6 +14,7 @@ use ecs_torrent_protocol::wire::Block;
 
 use crate::lifecycle::Lifecycle;
 use crate::peer::CloseReason;
+use crate::session::Session;
 
 // ---- Torrents ----
 
@@ -22,6 +23,28 @@ use crate::peer::CloseReason;
 pub struct TorrentAdded {
     /// The torrent.
     pub torrent: Entity,
+}
+
+/// A torrent was added with these trackers. An event for observers.
+#[derive(EntityEvent, Debug, Clone)]
+pub struct TrackersGiven {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
+    /// The announce URLs, by tier.
+    pub tiers: Vec<Vec<String>>,
+}
+
+/// The saved session of a torrent that was just added has been read: each feature restores what it saved there.
+///
+/// An event for observers, not a message: the features restore before the torrent's files are opened.
+#[derive(EntityEvent, Debug, Clone)]
+pub struct SessionLoaded {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
+    /// The session.
+    pub session: Arc<Session>,
 }
 
 /// The state of a torrent has changed.

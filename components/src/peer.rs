@@ -28,6 +28,7 @@ pub use self::sink::{RequestSink, SourceCommand, SourceQueue, SourceSink, Source
 pub use self::transport::Transport;
 use crate::ids::StreamId;
 use crate::rate::Rate;
+use crate::work_list::Listed;
 
 /// The location of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,7 +113,7 @@ pub struct Wire {
     /// Bytes left for the next tick, because the peer sent more messages than one tick decodes.
     pub held_bytes: u32,
     /// Whether the peer is listed as having bytes to decode.
-    pub is_listed: bool,
+    pub listed: Listed,
     /// When the incomplete frame at the front began to arrive.
     pub frame_since: Option<Timestamp>,
     /// When the last complete message arrived.
@@ -189,7 +190,7 @@ impl Wire {
             session: Session::default(),
             ungranted_bytes: 0,
             held_bytes: 0,
-            is_listed: false,
+            listed: Listed::default(),
             frame_since: None,
             last_message: now,
             bitfields: Allowance::new(now, BITFIELDS.0, BITFIELDS.1),
@@ -199,8 +200,10 @@ impl Wire {
     }
 }
 
-/// Choke and interest states of both sides (BEP 3).
+/// Choke and interest states of both sides (BEP 3). Every peer with which we exchange messages has one; features require
+/// what they keep on such a peer.
 #[derive(Component, Debug, Clone, Copy, PartialEq, Eq)]
+#[require(PeerExtensions)]
 pub struct PeerState {
     /// We choke the peer: we do not answer its requests.
     pub am_choking: bool,

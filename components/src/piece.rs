@@ -88,6 +88,10 @@ pub struct ActivePiece {
     pub idle: Listed,
     /// Whether the piece is listed as full.
     full: Listed,
+    /// The bytes of a verified piece, until they are written.
+    data: Vec<Bytes>,
+    /// Whether the piece is listed as verified.
+    verified: Listed,
 }
 
 impl ActivePiece {
@@ -111,6 +115,8 @@ impl ActivePiece {
             is_restored: false,
             idle: Listed::default(),
             full: Listed::default(),
+            data: Vec::new(),
+            verified: Listed::default(),
         }
     }
 
@@ -320,6 +326,44 @@ impl ActivePiece {
         let slots = self.blocks.iter_mut();
         slots.for_each(|slot| spans.extend(std::mem::take(&mut slot.data)));
         spans
+    }
+}
+
+/// Pieces that passed their hash check and are not being written yet.
+#[derive(Resource, Debug, Default)]
+pub struct VerifiedPieces(WorkList<ActivePiece>);
+
+impl VerifiedPieces {
+    /// Lists a verified piece with its bytes, at most once.
+    pub fn add(&mut self, entity: Entity, piece: &mut ActivePiece, data: Vec<Bytes>) {
+        piece.data = data;
+        self.0.add(entity, &mut piece.verified);
+    }
+
+    /// Removes and returns the next piece; call [`ActivePiece::begin_writing`] on it.
+    pub fn pop(&mut self) -> Option<Entity> {
+        self.0.pop()
+    }
+
+    /// Returns the pieces in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Entity> + '_ {
+        self.0.iter()
+    }
+}
+
+impl ActivePiece {
+    /// Returns the bytes of a verified piece that is not being written yet.
+    #[must_use]
+    pub fn verified_data(&self) -> &[Bytes] {
+        &self.data
+    }
+
+    /// Takes the bytes out of a verified piece, to be written, and records that the piece is no longer listed as
+    /// verified.
+    pub fn begin_writing(&mut self) -> Vec<Bytes> {
+        self.verified.clear();
+        self.phase = PiecePhase::Writing;
+        std::mem::take(&mut self.data)
     }
 }
 

@@ -16,6 +16,8 @@ use ecs_torrent_protocol::hash::{InfoHash, sha1};
 use ecs_torrent_protocol::safe_path::check_name;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::torrent::Counters;
+
 /// The version that this program writes, and the newest that it reads.
 ///
 /// Version 1 listed the files that were written, but not which of them the torrent created. Its list is ignored, and
@@ -117,6 +119,20 @@ pub struct Session {
     pub peers: Vec<SocketAddr>,
     /// Trackers, in the order of announces.
     pub trackers: Vec<SessionTracker>,
+}
+
+impl Session {
+    /// Returns the transfer counters.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        Counters {
+            uploaded: self.uploaded,
+            downloaded: self.downloaded,
+            corrupt: self.corrupt,
+            dropped: self.dropped,
+            wasted: self.wasted,
+        }
+    }
 }
 
 /// Blocks of an incomplete piece.

@@ -95,14 +95,35 @@ pub struct Layout(pub Geometry);
 pub struct Content(pub Arc<Metainfo>);
 
 /// The verified pieces on the disk. A bit is set after the write has completed, never before.
+///
+/// Read it as a [`Bitfield`]. Only the feature that keeps it changes it: peers are told of each piece, and read what it
+/// claims from the disk.
 #[derive(Component, Debug, Clone)]
-pub struct Have(pub Bitfield);
+pub struct Have(Bitfield);
+
+impl std::ops::Deref for Have {
+    type Target = Bitfield;
+
+    fn deref(&self) -> &Bitfield {
+        &self.0
+    }
+}
 
 impl Have {
-    /// Bytes of the pieces in the set.
+    /// Creates an empty set over `piece_count` pieces.
     #[must_use]
-    pub fn bytes(&self, geometry: &Geometry) -> u64 {
-        geometry.size_of(&self.0)
+    pub fn none(piece_count: u32) -> Self {
+        Self(Bitfield::new(piece_count))
+    }
+
+    /// Adds a piece whose write has completed; false if it was held already.
+    pub fn record_stored(&mut self, piece: u32) -> bool {
+        self.0.insert(piece)
+    }
+
+    /// Replaces the set by the pieces that an examination of the files found.
+    pub fn record_found(&mut self, pieces: &Bitfield) {
+        self.0.clone_from(pieces);
     }
 }
 

@@ -4,7 +4,7 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::bans::Bans;
 use ecs_torrent_components::connections::ConnectionCounts;
-use ecs_torrent_components::peer::{Direction, Endpoint, Outbox, Peer, Stage};
+use ecs_torrent_components::peer::{Direction, Endpoint, Peer, Stage};
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{NetRequest, Streams};
 use ecs_torrent_engine::schedule::Tick;
@@ -73,7 +73,7 @@ fn accept_streams(
         let entity = commands.spawn_empty().id();
         admission.counts.add(entity, &peer, None, false);
         let wire = ready.open(entity, now, &admission.settings.net);
-        commands.entity(entity).insert((peer, wire, Outbox::default()));
+        commands.entity(entity).insert((peer, wire));
         streams.insert(stream, entity);
     }
 }

@@ -28,7 +28,7 @@ pub struct AvailabilityPlugin;
 
 impl Plugin for AvailabilityPlugin {
     fn build(&self, app: &mut App) {
-        app.add_systems(
+        app.add_observer(attach_pieces).add_systems(
             Tick,
             (
                 begin_unchecked.run_if(has_messages::<PeerConnected>),
@@ -41,6 +41,18 @@ impl Plugin for AvailabilityPlugin {
                 .in_set(DecideSet::Availability),
         );
     }
+}
+
+/// Gives a peer that has just connected an empty set of pieces.
+fn attach_pieces(
+    connected: On<Add<PeerState>>,
+    mut commands: Commands,
+    peers: Query<&PeerOf>,
+    torrents: Query<&Layout>,
+) {
+    let Ok(of) = peers.get(connected.entity) else { return };
+    let piece_count = torrents.get(of.0).map_or(0, |Layout(geometry)| geometry.piece_count());
+    commands.entity(connected.entity).insert(PeerPieces::none(piece_count));
 }
 
 fn handle_availability(
@@ -72,7 +84,7 @@ fn handle_availability(
             }
             continue;
         }
-        let Ok((Have(have), lifecycle, picker)) = torrents.get_mut(of.0) else {
+        let Ok((have, lifecycle, picker)) = torrents.get_mut(of.0) else {
             continue;
         };
         let is_silent = wire.is_some_and(|wire| !wire.session.fast);
@@ -234,7 +246,7 @@ fn begin_trading(
         changed.to == Lifecycle::Downloading && !matches!(changed.from, Lifecycle::Blocked { .. })
     };
     for LifecycleChanged { torrent, .. } in changed.read().filter(begins) {
-        let Ok((Have(have), connected)) = torrents.get(*torrent) else {
+        let Ok((have, connected)) = torrents.get(*torrent) else {
             continue;
         };
         for peer in connected.iter() {

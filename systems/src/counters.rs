@@ -3,8 +3,8 @@
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::Clock;
-use ecs_torrent_components::messages::{BlockAccepted, BlockSent, BlockWasted, PieceRejected};
-use ecs_torrent_components::peer::PeerRates;
+use ecs_torrent_components::messages::{BlockAccepted, BlockSent, BlockWasted, PieceRejected, SessionLoaded};
+use ecs_torrent_components::peer::{PeerRates, PeerState};
 use ecs_torrent_components::torrent::{Counters, TorrentRates};
 use ecs_torrent_engine::schedule::Tick;
 
@@ -17,13 +17,21 @@ pub struct CountersPlugin;
 
 impl Plugin for CountersPlugin {
     fn build(&self, app: &mut App) {
-        app.add_systems(
+        app.register_required_components::<PeerState, PeerRates>();
+        app.add_observer(restore_counters).add_systems(
             Tick,
             (
                 count_sent.run_if(has_messages::<BlockSent>).in_set(IntakeSet::Count),
                 count_received.in_set(ReapSet::Count),
             ),
         );
+    }
+}
+
+/// Continues the counters of an earlier run.
+fn restore_counters(loaded: On<SessionLoaded>, mut torrents: Query<&mut Counters>) {
+    if let Ok(mut counters) = torrents.get_mut(loaded.torrent) {
+        *counters = loaded.session.counters();
     }
 }
 

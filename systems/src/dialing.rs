@@ -12,8 +12,8 @@ use ecs_torrent_components::candidates::{CandidateSource, CandidateSources, Cand
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddPeers, CommandQueue};
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::messages::{LifecycleChanged, MetadataKnown, PeerDisconnected, PeersWanted};
-use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Outbox, Peer, Stage};
+use ecs_torrent_components::messages::{LifecycleChanged, MetadataKnown, PeerDisconnected, PeersWanted, SessionLoaded};
+use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Peer, Stage};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{PeerSettings, Settings, seconds};
 use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent, TorrentIndex, TorrentPeers};
@@ -43,6 +43,7 @@ impl Plugin for DialingPlugin {
             .init_resource::<ExternalAddresses>()
             .init_resource::<Deadlines<Redial>>()
             .init_resource::<CommandQueue<AddPeers>>()
+            .add_observer(restore_candidates)
             .add_systems(
                 Tick,
                 (
@@ -120,6 +121,16 @@ const REFUSED_BACKOFF: Duration = Duration::from_secs(30);
 
 /// Number of different random delays.
 const JITTER_STEPS: u32 = 1000;
+
+/// Restores the addresses that an earlier run knew; a private torrent had them from its trackers.
+fn restore_candidates(loaded: On<SessionLoaded>, settings: Res<Settings>, mut torrents: Query<&mut Candidates>) {
+    let Ok(mut candidates) = torrents.get_mut(loaded.torrent) else {
+        return;
+    };
+    for peer in loaded.session.peers.iter().take(settings.session.max_peers) {
+        candidates.add(*peer, CandidateSource::SESSION, 0, settings.peers.max_candidates);
+    }
+}
 
 /// Deadline at which an address of a torrent may be tried again.
 #[derive(Debug)]
@@ -389,7 +400,7 @@ impl DialParams<'_, '_> {
         let entity = self.commands.spawn_empty().id();
         self.admission.counts.add(entity, &peer, Some(torrent), is_user_named);
         let wire = self.ready.open(entity, now, &self.admission.settings.net);
-        let parts = (peer, PeerOf(torrent), wire, Outbox::default());
+        let parts = (peer, PeerOf(torrent), wire);
         self.commands.entity(entity).insert(parts);
         self.streams.insert(stream, entity);
         let timeout = seconds(self.admission.settings.net.connect_timeout_s);

@@ -17,6 +17,7 @@ pub struct FlushingPlugin;
 
 impl Plugin for FlushingPlugin {
     fn build(&self, app: &mut App) {
+        app.register_required_components::<Peer, Outbox>();
         app.add_systems(
             Tick,
             flush_outboxes

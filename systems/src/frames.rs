@@ -76,9 +76,9 @@ fn decode_frames(
     let addresses = ready
         .0
         .iter()
-        .map(|entity| peers.get(*entity).ok()?.0.endpoint.address());
+        .map(|entity| peers.get(entity).ok()?.0.endpoint.address());
     shares.divide(addresses, &settings);
-    for &entity in &ready.0 {
+    for entity in ready.0.iter() {
         let Ok((peer, mut wire)) = peers.get_mut(entity) else {
             continue;
         };
@@ -289,8 +289,9 @@ mod tests {
             client: "".into(),
             listens_at: None,
         };
-        let entity = world.spawn((peer, wire)).id();
-        world.resource_mut::<ReadyPeers>().0.push(entity);
+        let entity = world.spawn(peer).id();
+        world.resource_mut::<ReadyPeers>().0.add(entity, &mut wire.listed);
+        world.entity_mut(entity).insert(wire);
         entity
     }
 

@@ -67,7 +67,7 @@ fn greet_peers(
         };
         let mut send = |message: Message| flush.send(entity, &mut outbox, &message);
         let session = &wire.session;
-        if let Some(Have(have)) = have {
+        if let Some(have) = have {
             // BEP 6: with the fast extension, one of the three messages is required. Without it, none means no pieces.
             if session.fast && have.is_full() {
                 send(Message::HaveAll);
@@ -83,7 +83,7 @@ fn greet_peers(
         }
         let address = peer.endpoint.address();
         if session.extended {
-            let is_seed = have.is_some_and(|have| have.0.is_full());
+            let is_seed = have.is_some_and(|have| have.is_full());
             let handshake = our_handshake(&registry, &settings, &local, address, is_seed);
             send(Message::Extended {
                 id: HANDSHAKE_ID,
@@ -92,8 +92,8 @@ fn greet_peers(
         }
         // The allowed-fast set is for trading. A seed wants nothing in return, and a hundred newcomers would take its
         // uplink from the unchoked peers.
-        let trading = have.filter(|have| !have.0.is_full());
-        if let (true, Some(SocketAddr::V4(address)), Some(Have(have))) = (session.fast, address, trading) {
+        let trading = have.filter(|have| !have.is_full());
+        if let (true, Some(SocketAddr::V4(address)), Some(have)) = (session.fast, address, trading) {
             let count = settings.peers.allowed_fast;
             let mut set = allowed_fast_set(*address.ip(), torrent.id(), have.len(), count);
             set.retain(|piece| have.contains(*piece));
@@ -136,7 +136,7 @@ fn announce_held(
         matches!(changed.from, Lifecycle::Adding | Lifecycle::Checking) && changed.to.is_running()
     };
     for LifecycleChanged { torrent, .. } in changed.read().filter(is_examined) {
-        let Ok((Have(have), connected)) = torrents.get(*torrent) else {
+        let Ok((have, connected)) = torrents.get(*torrent) else {
             continue;
         };
         for entity in connected.iter() {

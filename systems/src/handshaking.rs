@@ -9,10 +9,7 @@ use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::connections::ConnectionCounts;
 use ecs_torrent_components::messages::{PeerConnected, PeerDisconnected};
-use ecs_torrent_components::peer::{
-    CloseReason, Direction, FlushQueue, Outbox, Peer, PeerExtensions, PeerPieces, PeerRates, PeerState, Requests,
-    Stage, UploadQueue, Wire,
-};
+use ecs_torrent_components::peer::{CloseReason, Direction, FlushQueue, Outbox, Peer, PeerState, Stage, Wire};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::torrent::{Layout, Lifecycle, PeerOf, Torrent, TorrentIndex};
 use ecs_torrent_engine::schedule::Tick;
@@ -115,7 +112,7 @@ fn read_handshakes(
     mut received: ResMut<ReceivedHandshakes>,
     mut peers: Query<(&Peer, &mut Wire)>,
 ) {
-    for &entity in &ready.0 {
+    for entity in ready.0.iter() {
         let Ok((peer, mut wire)) = peers.get_mut(entity) else {
             continue;
         };
@@ -280,16 +277,8 @@ fn open_conversations(
             fast: handshake.reserved.has_fast(),
             extended: handshake.reserved.has_extension_protocol(),
         };
-        let piece_count = layout.map_or(0, |layout| layout.0.piece_count());
-        commands.entity(entity).insert((
-            PeerOf(torrent),
-            PeerState::new(now),
-            PeerPieces::none(piece_count),
-            Requests::default(),
-            UploadQueue::default(),
-            PeerRates::default(),
-            PeerExtensions::default(),
-        ));
+        // The features attach their components to what has a `PeerState`.
+        commands.entity(entity).insert((PeerOf(torrent), PeerState::new(now)));
         tracing::debug!(torrent = %data.label(), peer = %peer.endpoint, client = %peer.client, "connected");
         connected.write(PeerConnected { torrent, peer: entity });
     }

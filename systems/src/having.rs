@@ -6,7 +6,7 @@ use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::lifecycle::ChangedFacts;
 use ecs_torrent_components::messages::{PieceStored, PiecesKnown};
 use ecs_torrent_components::peer::{FlushQueue, Outbox, PeerPieces, PeerState};
-use ecs_torrent_components::torrent::{Have, TorrentPeers};
+use ecs_torrent_components::torrent::{Have, Layout, TorrentPeers};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::wire::Message;
 
@@ -18,13 +18,21 @@ pub struct HavingPlugin;
 
 impl Plugin for HavingPlugin {
     fn build(&self, app: &mut App) {
-        app.add_message::<PiecesKnown>().add_systems(
+        app.add_message::<PiecesKnown>().add_observer(attach_have).add_systems(
             Tick,
             (set_bits, broadcast_have)
                 .chain()
                 .run_if(has_messages_of_two::<PiecesKnown, PieceStored>)
                 .in_set(AnnounceSet::Have),
         );
+    }
+}
+
+/// Gives a torrent whose piece sizes are known an empty set of held pieces.
+fn attach_have(known: On<Add<Layout>>, mut commands: Commands, layouts: Query<&Layout>) {
+    if let Ok(Layout(geometry)) = layouts.get(known.entity) {
+        let have = Have::none(geometry.piece_count());
+        commands.entity(known.entity).insert(have);
     }
 }
 
@@ -39,7 +47,7 @@ fn set_bits(
     } in known.read()
     {
         if let Ok(mut have) = torrents.get_mut(*torrent) {
-            have.0.clone_from(pieces);
+            have.record_found(pieces);
             changed.add(*torrent);
         }
     }
@@ -47,7 +55,7 @@ fn set_bits(
         let Ok(mut have) = torrents.get_mut(torrent) else {
             continue;
         };
-        if have.0.insert(index) && have.0.is_full() {
+        if have.record_stored(index) && have.is_full() {
             changed.add(torrent);
         }
     }

@@ -35,9 +35,9 @@ use ecs_torrent_engine::ports::state::Loaded;
 use ecs_torrent_engine::schedule::Tick;
 
 pub(crate) use self::naming::renamed;
-use crate::conditions::has_messages;
+use crate::conditions::{has_due, has_messages, has_messages_of_two};
 use crate::stop_participants::AddStopParticipant;
-use crate::storage::BlockedWrites;
+use crate::storage::{WriteBlocked, WritesFreed};
 use crate::{AnnounceSet, DecideSet};
 
 /// Starts, fails and stops torrents.
@@ -113,10 +113,8 @@ impl Plugin for LifecyclePlugin {
                         .in_set(AnnounceSet::Lifecycle),
                     (
                         failing::fail_torrents.run_if(has_messages::<FailTorrent>),
-                        (failing::block_writers, failing::recall_requests)
-                            .chain()
-                            .run_if(|writes: Res<BlockedWrites>| writes.has_failed()),
-                        failing::retry_torrents.run_if(failing::has_retries),
+                        failing::block_writers.run_if(has_messages_of_two::<WriteBlocked, WritesFreed>),
+                        failing::retry_torrents.run_if(has_due::<failing::Retry>),
                         starting::begin_starts.run_if(starting::has_starts),
                         (
                             removing::load_removed,

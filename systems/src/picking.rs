@@ -28,7 +28,7 @@ use ecs_torrent_components::torrent::{ActivePieces, PeerOf, StopPhase};
 use ecs_torrent_components::work_list::WorkList;
 use ecs_torrent_engine::schedule::Tick;
 
-pub(crate) use self::flight::Flight;
+pub(crate) use self::flight::Beginning;
 use self::rarity::RarityOrder;
 use self::timers::{LateCheck, PeerTimers, Resume, expire_requests, resume_paused, withdraw_overtaken};
 use crate::conditions::{has_due, has_messages};
@@ -40,6 +40,7 @@ pub struct PickingPlugin;
 
 impl Plugin for PickingPlugin {
     fn build(&self, app: &mut App) {
+        app.register_required_components::<PeerState, Requests>();
         app.init_resource::<RefillQueue>()
             .init_resource::<WaitingSources>()
             .init_resource::<PieceMemory>()
@@ -52,7 +53,9 @@ impl Plugin for PickingPlugin {
                 Tick,
                 (
                     (
-                        flight::follow_lifecycle.run_if(has_messages::<LifecycleChanged>),
+                        (flight::follow_lifecycle, flight::recall_blocked)
+                            .chain()
+                            .run_if(has_messages::<LifecycleChanged>),
                         flight::halt_stopped.run_if(has_stops),
                         (
                             handle_chokes,
@@ -66,6 +69,7 @@ impl Plugin for PickingPlugin {
                         expire_requests.run_if(has_due::<LateCheck>),
                         withdraw_overtaken.run_if(|supply: Res<Supply>| !supply.overtaken.is_empty()),
                         resume_paused.run_if(has_due::<Resume>),
+                        flight::put_back_dropped.run_if(|supply: Res<Supply>| !supply.put_back.is_empty()),
                         refill::evict_idle.run_if(|supply: Res<Supply>| !supply.starved.is_empty()),
                         refill::recall_starved,
                         refill::refill_requests.run_if(|refill: Res<RefillQueue>| !refill.is_empty()),
@@ -102,6 +106,8 @@ pub struct Supply {
     pub(crate) dropped: Vec<(Entity, u64)>,
     /// Pieces that are taken away from the peer that sends them exclusively, because others are much faster.
     overtaken: Vec<Entity>,
+    /// Pieces in flight that other features dropped and that may be begun again.
+    put_back: Vec<Entity>,
     /// Pieces that no peer is sending blocks of. The oldest is dropped first when memory is short.
     idle: WorkList<ActivePiece>,
 }
@@ -119,6 +125,11 @@ impl Supply {
         self.has_memory = true;
     }
 
+    /// Drops a piece in flight; the picker may begin it again later.
+    pub fn put_back(&mut self, piece: Entity) {
+        self.put_back.push(piece);
+    }
+
     /// Records bytes of a piece of `torrent` that were received in vain.
     pub(crate) fn record_dropped(&mut self, torrent: Entity, bytes: u64) {
         if bytes > 0 {
@@ -130,6 +141,32 @@ impl Supply {
     pub(crate) fn mark_idle(&mut self, entity: Entity, piece: &mut ActivePiece) {
         if piece.is_idle() {
             self.idle.add(entity, &mut piece.idle);
+        }
+    }
+
+    /// Makes blocks that `peer` will not send free for other peers.
+    fn release(
+        &mut self,
+        peer: Entity,
+        dropped: &[Pending],
+        pieces: &mut Query<&mut ActivePiece>,
+        active: &mut ActivePieces,
+        torrent: Entity,
+    ) {
+        for pending in dropped {
+            let Ok(mut piece) = pieces.get_mut(pending.piece) else {
+                continue;
+            };
+            if piece.exclusive == Some(peer) && !piece.is_full() {
+                self.record_dropped(torrent, piece.clear());
+            } else {
+                piece.release(pending.block, peer);
+            }
+            if piece.free_count > 0 {
+                active.open.insert(piece.index);
+                self.offer(torrent);
+            }
+            self.mark_idle(pending.piece, &mut piece);
         }
     }
 }
@@ -181,7 +218,7 @@ fn handle_chokes(
             // BEP 3: a choke drops all requests. BEP 6: a choke drops none; each is rejected.
             let dropped = requests.cancel_all();
             if let Ok(mut active) = torrents.get_mut(of.0) {
-                release(peer, &dropped, &mut pieces, &mut active, of.0, &mut supply);
+                supply.release(peer, &dropped, &mut pieces, &mut active, of.0);
             }
         }
     }
@@ -216,7 +253,7 @@ fn handle_rejects(
                     sink.cancel(peer, &mut source, request);
                 });
             }
-            release(peer, &[pending], &mut pieces, &mut active, of.0, &mut supply);
+            supply.release(peer, &[pending], &mut pieces, &mut active, of.0);
         }
         if state.peer_choking {
             requests.allowed_fast.retain(|piece| *piece != request.piece);
@@ -288,34 +325,8 @@ fn drop_requests(
         {
             let pending = requests.cancel(request);
             sink.cancel(peer, &mut source, request);
-            release(peer, pending.as_slice(), &mut pieces, &mut active, of.0, &mut supply);
+            supply.release(peer, pending.as_slice(), &mut pieces, &mut active, of.0);
         }
-    }
-}
-
-/// Makes blocks that `peer` will not send free for other peers.
-pub(crate) fn release(
-    peer: Entity,
-    dropped: &[Pending],
-    pieces: &mut Query<&mut ActivePiece>,
-    active: &mut ActivePieces,
-    torrent: Entity,
-    supply: &mut Supply,
-) {
-    for pending in dropped {
-        let Ok(mut piece) = pieces.get_mut(pending.piece) else {
-            continue;
-        };
-        if piece.exclusive == Some(peer) && !piece.is_full() {
-            supply.record_dropped(torrent, piece.clear());
-        } else {
-            piece.release(pending.block, peer);
-        }
-        if piece.free_count > 0 {
-            active.open.insert(piece.index);
-            supply.offer(torrent);
-        }
-        supply.mark_idle(pending.piece, &mut piece);
     }
 }
 
@@ -336,7 +347,7 @@ fn release_requests(
             continue;
         };
         let dropped = requests.cancel_all();
-        release(*peer, &dropped, &mut pieces, &mut active, torrent, &mut supply);
+        supply.release(*peer, &dropped, &mut pieces, &mut active, torrent);
         if let Some(current) = requests.current
             && let Ok(mut piece) = pieces.get_mut(current)
             && piece.exclusive == Some(*peer)

@@ -16,10 +16,12 @@ use std::sync::Arc;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
+use bevy_ecs::query::QueryData;
 use ecs_torrent_components::commands::Removed;
 use ecs_torrent_components::deadlines::Deadlines;
+use ecs_torrent_components::random::Random;
 use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Runs, Salvage, Session};
-use ecs_torrent_components::torrent::{Counters, StopPhase};
+use ecs_torrent_components::torrent::{Counters, Partials, StopPhase};
 use ecs_torrent_engine::ports::disk::{
     DiskEvent, DiskRequest, FileClaims, FolderIds, FoundFiles, Overwrite, Provenance, SyncedFile,
 };
@@ -45,6 +47,7 @@ impl Plugin for SessionsPlugin {
             .add_stop_participant::<WritingLast>(StopPhase::WriteSession, None)
             .init_resource::<restoring::Restores>()
             .init_resource::<ending::AwaitingAnswers>()
+            .add_observer(apply_options)
             .add_systems(
                 Tick,
                 (
@@ -71,6 +74,69 @@ impl Plugin for SessionsPlugin {
                         .in_set(DecideSet::Sessions),
                 ),
             );
+    }
+}
+
+/// A user has added a torrent, or has added a failed one again.
+#[derive(EntityEvent, Debug, Clone)]
+pub(crate) struct OptionsGiven {
+    /// The torrent.
+    #[event_target]
+    pub(crate) torrent: Entity,
+    /// The name that the user gave in place of the metainfo's.
+    pub(crate) name: Option<String>,
+    /// Whether files that exist may be changed.
+    pub(crate) overwrite: bool,
+    /// Whether the download folder is another one than before.
+    pub(crate) has_moved: bool,
+}
+
+/// Gives a torrent its saved state, or changes the options in it.
+fn apply_options(
+    given: On<OptionsGiven>,
+    mut commands: Commands,
+    mut random: ResMut<Random>,
+    mut torrents: Query<&mut SessionState>,
+) {
+    let name = given.name.clone();
+    if let Ok(mut state) = torrents.get_mut(given.torrent) {
+        state.renew(name, given.overwrite, given.has_moved);
+    } else {
+        let key = OwnerKey(random.bytes());
+        let state = SessionState::new(key, name, given.overwrite);
+        commands.entity(given.torrent).insert(state);
+    }
+}
+
+/// The saved parts of a torrent, which its opening determines.
+#[derive(QueryData)]
+#[query_data(mutable)]
+pub(crate) struct SavedParts {
+    pub(crate) state: &'static mut SessionState,
+    partials: &'static mut Partials,
+}
+
+impl SavedPartsItem<'_, '_> {
+    /// Restarts from the data found in the state folder: the session, if it is usable, or else the files that a damaged
+    /// session still claims.
+    pub(crate) fn record_loaded(
+        &mut self,
+        session: Option<&Session>,
+        salvaged: Option<Salvage>,
+        is_known: bool,
+        geometry: Option<&Geometry>,
+    ) {
+        self.state.record_loaded(session, salvaged, is_known);
+        let known = session.filter(|session| !session.lacks_metadata).zip(geometry);
+        self.partials.0 = known
+            .map(|(session, geometry)| spilling::partial_blocks(session, geometry))
+            .unwrap_or_default();
+    }
+
+    /// Records that the held pieces are known.
+    pub(crate) fn record_result(&mut self, have: &Bitfield) {
+        self.state.record_result(have);
+        self.partials.0.retain(|piece, _| !have.contains(*piece));
     }
 }
 
@@ -208,7 +274,7 @@ enum Job {
 
 impl SessionState {
     /// State of a torrent that is added with these options of the user.
-    pub(crate) fn new(key: OwnerKey, renamed: Option<String>, wants_overwrite: bool) -> Self {
+    fn new(key: OwnerKey, renamed: Option<String>, wants_overwrite: bool) -> Self {
         Self {
             stamps: Vec::new(),
             volume: None,
@@ -245,7 +311,7 @@ impl SessionState {
     }
 
     /// Applies new options to a failed torrent. Knowledge about its files is kept only if they stay where they are.
-    pub(crate) fn renew(&mut self, renamed: Option<String>, wants_overwrite: bool, has_moved: bool) {
+    fn renew(&mut self, renamed: Option<String>, wants_overwrite: bool, has_moved: bool) {
         if has_moved || (renamed.is_some() && renamed != self.renamed) {
             self.created.clear();
             self.stamps.clear();
@@ -258,7 +324,7 @@ impl SessionState {
 
     /// Restarts from the data found in the state folder: the session, if it is usable, or else the files that a damaged
     /// session still claims.
-    pub(crate) fn record_loaded(&mut self, session: Option<&Session>, salvaged: Option<Salvage>, is_known: bool) {
+    fn record_loaded(&mut self, session: Option<&Session>, salvaged: Option<Salvage>, is_known: bool) {
         let mut durability = std::mem::take(&mut self.durability);
         durability.load(session);
         let mut known = Self {
@@ -531,7 +597,7 @@ impl SessionState {
     }
 
     /// Records that the held pieces are known.
-    pub(crate) fn record_result(&mut self, have: &Bitfield) {
+    fn record_result(&mut self, have: &Bitfield) {
         self.has_result = true;
         self.loaded = None;
         self.durability.keep(have);
@@ -566,13 +632,7 @@ impl Summary {
             .iter()
             .map(|partial| count(&partial.blocks, u32::from(u16::MAX)));
         Self {
-            counters: Counters {
-                uploaded: session.uploaded,
-                downloaded: session.downloaded,
-                corrupt: session.corrupt,
-                dropped: session.dropped,
-                wasted: session.wasted,
-            },
+            counters: session.counters(),
             has_metadata: !session.lacks_metadata,
             have_count: count(&session.have, session.pieces),
             partial_count: partial.sum(),

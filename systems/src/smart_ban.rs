@@ -15,7 +15,7 @@ use ecs_torrent_components::bans::Bans;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::messages::PieceRejected;
 use ecs_torrent_components::peer::{CloseReason, Peer};
-use ecs_torrent_components::piece::ActivePiece;
+use ecs_torrent_components::piece::{ActivePiece, VerifiedPieces};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_components::torrent::Torrent;
@@ -28,7 +28,6 @@ use ecs_torrent_protocol::hash::Sha1Digest;
 
 use crate::VerifySet;
 use crate::conditions::has_messages;
-use crate::verification::VerifiedPieces;
 
 /// Finds and bans peers that send corrupt blocks.
 pub struct SmartBanPlugin;
@@ -170,15 +169,14 @@ fn examine_verified(
     mut hash: ResMut<HashPort>,
     pieces: Query<&ActivePiece>,
 ) {
-    for (entity, data) in &verified.0 {
-        let Ok(piece) = pieces.get(*entity) else { continue };
+    for piece in pieces.iter_many(verified.iter()).flatten() {
         if piece.is_suspect && suspects.attempts.contains_key(&(piece.torrent, piece.index)) {
             submit(
                 &mut hash,
                 GOOD_BLOCKS,
                 piece.torrent,
                 u64::from(piece.index),
-                data.clone(),
+                piece.verified_data().to_vec(),
             );
         }
     }

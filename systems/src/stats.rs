@@ -16,6 +16,7 @@ use ecs_torrent_components::torrent::{
 };
 use ecs_torrent_components::tracker::{Tracker, TrackerStatus};
 use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::files::FileEntry;
 use ecs_torrent_protocol::geometry::Geometry;
 use ecs_torrent_protocol::hash::InfoHash;
@@ -102,7 +103,7 @@ impl StatsParams<'_, '_> {
             self.torrents.get(entity).ok()?;
         let peers = peers.into_iter().flat_map(RelationshipTarget::iter);
         let trackers = trackers.into_iter().flat_map(RelationshipTarget::iter);
-        let size_of = |have: &Have, Layout(geometry): &Layout| have.bytes(geometry);
+        let size_of = |have: &Have, Layout(geometry): &Layout| geometry.size_of(have);
         Some(TorrentStats {
             info_hash: torrent.id(),
             name: torrent.name.to_string(),
@@ -130,7 +131,7 @@ impl StatsParams<'_, '_> {
                 checked.min(layout.0.pieces_size())
             }),
             pieces: sizes.map(|(layout, _)| layout.0.piece_count()),
-            pieces_completed: sizes.map_or(0, |(_, have)| have.0.count()),
+            pieces_completed: sizes.map_or(0, |(_, have)| have.count()),
             seconds_active: activity.total(now).as_secs(),
             root: storage.root.clone(),
             peers: peers.filter_map(|peer| self.peer(peer)).collect(),
@@ -202,7 +203,7 @@ fn answer_files(
 }
 
 /// Returns the number of bytes of a file that lie in held pieces.
-fn completed_bytes(file: &FileEntry, geometry: &Geometry, Have(have): &Have) -> u64 {
+fn completed_bytes(file: &FileEntry, geometry: &Geometry, have: &Bitfield) -> u64 {
     let pieces = geometry.pieces_of(file.offset..file.end());
     let here = pieces.filter(|piece| have.contains(*piece));
     let overlap = |piece| {
@@ -214,8 +215,6 @@ fn completed_bytes(file: &FileEntry, geometry: &Geometry, Have(have): &Have) -> 
 
 #[cfg(test)]
 mod tests {
-    use ecs_torrent_protocol::bitfield::Bitfield;
-
     use super::*;
 
     #[test]
@@ -227,13 +226,13 @@ mod tests {
             offset: 7,
             attributes: Default::default(),
         };
-        let mut have = Have(Bitfield::new(10));
+        let mut have = Bitfield::new(10);
         assert_eq!(completed_bytes(&file, &geometry, &have), 0);
-        have.0.insert(0);
+        have.insert(0);
         assert_eq!(completed_bytes(&file, &geometry, &have), 3);
-        have.0.insert(3);
+        have.insert(3);
         assert_eq!(completed_bytes(&file, &geometry, &have), 3 + 2);
-        have.0 = Bitfield::full(10);
+        have = Bitfield::full(10);
         assert_eq!(completed_bytes(&file, &geometry, &have), 25);
     }
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use bevy_app::{App, Plugin};
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
+use bevy_ecs::system::SystemParam;
 use bytes::Bytes;
 use ecs_torrent_components::commands::CHOICE;
 use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::messages::{FailTorrent, LifecycleChanged, PieceStored, Remedy};
-use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
+use ecs_torrent_components::piece::{ActivePiece, PieceMemory, VerifiedPieces};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{ActivePieces, Lifecycle, StopPhase, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
@@ -17,9 +18,8 @@ use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::{DiskError, DiskEvent, DiskRequest};
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 
-use crate::conditions::has_events;
+use crate::conditions::{has_events, has_messages_of_two};
 use crate::picking::Supply;
-use crate::verification::VerifiedPieces;
 
 /// Writes verified pieces.
 pub struct StoragePlugin;
@@ -28,10 +28,13 @@ impl Plugin for StoragePlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<BlockedWrites>()
             .add_message::<PieceStored>()
+            .add_message::<WriteBlocked>()
+            .add_message::<WritesFreed>()
+            .add_message::<RetryWrite>()
             .add_systems(
                 Tick,
                 (
-                    forget_held,
+                    settle_held.run_if(has_messages_of_two::<LifecycleChanged, RetryWrite>),
                     collect_writes.run_if(has_events::<DiskRequest, DiskEvent>(PIECES)),
                     submit_verified_pieces,
                 )
@@ -46,30 +49,47 @@ const PIECES: Purpose = Purpose("write pieces");
 /// Writes held on a full disk may use one part in this many of the memory for pieces.
 const HELD_SHARE: u64 = 4;
 
+/// A write of a torrent found the disk full. The write is held, to be retried.
+#[derive(Message, Debug, Clone)]
+pub(crate) struct WriteBlocked {
+    /// The torrent.
+    pub(crate) torrent: Entity,
+    /// The reason, human-readable.
+    pub(crate) reason: Arc<str>,
+    /// Whether the write was a retry.
+    pub(crate) is_retry: bool,
+}
+
+/// No write of a torrent is held any longer for lack of space: there is space again.
+#[derive(Message, Debug, Clone)]
+pub(crate) struct WritesFreed {
+    /// The torrent.
+    pub(crate) torrent: Entity,
+}
+
+/// Retries one of a torrent's held writes, to test for disk space.
+#[derive(Message, Debug, Clone)]
+pub(crate) struct RetryWrite {
+    /// The torrent.
+    pub(crate) torrent: Entity,
+}
+
 /// Writes that found the disk full: held with their bytes, to be retried. Writes beyond a share of the memory for
 /// pieces are dropped, since other torrents need that memory and may have disk space.
 #[derive(Resource, Debug, Default)]
-pub(crate) struct BlockedWrites {
+struct BlockedWrites {
     held: EntityHashMap<Held>,
     held_bytes: u64,
-    /// Pieces whose writes are dropped, until the lifecycle handles them.
-    pub(crate) surplus: Vec<Entity>,
-    /// Torrents whose writes have begun to fail, with the reason for users, until the lifecycle handles them.
-    pub(crate) full: Vec<(Entity, Arc<str>)>,
-    /// Torrents that have just been blocked, whose requests are to be canceled.
-    pub(crate) recalled: Vec<Entity>,
-    /// Torrents of which a held write has succeeded.
-    pub(crate) freed: Vec<Entity>,
     /// Writes to be retried.
-    pub(crate) retries: Vec<(Entity, Vec<Bytes>)>,
+    retries: Vec<(Entity, Vec<Bytes>)>,
 }
 
 /// The held writes of a torrent.
 #[derive(Debug, Default)]
 struct Held {
     writes: Vec<(Entity, Vec<Bytes>)>,
-    /// One of the writes is being retried.
-    is_retrying: bool,
+    /// The piece of the write that is being retried.
+    retried: Option<Entity>,
 }
 
 fn len(blocks: &[Bytes]) -> u64 {
@@ -77,58 +97,51 @@ fn len(blocks: &[Bytes]) -> u64 {
 }
 
 impl BlockedWrites {
-    fn hold(&mut self, torrent: Entity, piece: Entity, blocks: Vec<Bytes>, limit: u64, error: &DiskError) {
+    /// Holds a write, if its bytes fit under `limit` or no other write of the torrent is held. Returns false if the
+    /// write is dropped.
+    fn hold(&mut self, torrent: Entity, piece: Entity, blocks: Vec<Bytes>, limit: u64) -> bool {
         let held = self.held.entry(torrent).or_default();
         let bytes = len(&blocks);
-        if held.writes.is_empty() || self.held_bytes + bytes <= limit {
+        let is_held = held.writes.is_empty() || self.held_bytes + bytes <= limit;
+        if is_held {
             self.held_bytes += bytes;
             held.writes.push((piece, blocks));
-        } else {
-            self.surplus.push(piece);
         }
-        self.full.push((torrent, error.to_string().into()));
+        is_held
     }
 
-    /// Whether writes have failed that the lifecycle has not handled.
-    pub(crate) fn has_failed(&self) -> bool {
-        !self.surplus.is_empty() || !self.full.is_empty() || !self.recalled.is_empty()
-    }
-
-    /// Whether writes of a torrent are held.
-    pub(crate) fn holds(&self, torrent: Entity) -> bool {
+    /// Whether writes of a torrent are held or are being retried.
+    fn holds(&self, torrent: Entity) -> bool {
         self.held.contains_key(&torrent)
     }
 
-    /// Whether the reported failure ends a retry; clears the retry flag.
-    pub(crate) fn is_retrying(&mut self, torrent: Entity) -> bool {
+    /// Records that a write of a torrent failed; returns true if the write was the retry of a held one.
+    fn end_retry(&mut self, torrent: Entity, piece: Entity) -> bool {
         let held = self.held.get_mut(&torrent);
-        held.is_some_and(|held| std::mem::take(&mut held.is_retrying))
+        held.is_some_and(|held| held.retried.take_if(|retried| *retried == piece).is_some())
     }
 
-    fn record_written(&mut self, torrent: Entity) {
-        if self.held.contains_key(&torrent) {
-            self.freed.push(torrent);
+    /// Retries one of a torrent's writes, to test for disk space. Returns false if the torrent has none.
+    fn retry_one(&mut self, torrent: Entity) -> bool {
+        let Some(held) = self.held.get_mut(&torrent) else {
+            return false;
+        };
+        if let Some((piece, blocks)) = held.writes.pop() {
+            held.retried = Some(piece);
+            self.held_bytes -= len(&blocks);
+            self.retries.push((piece, blocks));
         }
-    }
-
-    /// Retries one of a torrent's writes, to test for disk space.
-    pub(crate) fn retry_one(&mut self, torrent: Entity) {
-        if let Some(held) = self.held.get_mut(&torrent) {
-            held.is_retrying = true;
-            let write = held.writes.pop();
-            self.held_bytes -= write.iter().map(|(_, blocks)| len(blocks)).sum::<u64>();
-            self.retries.extend(write);
-        }
+        held.retried.is_some()
     }
 
     /// Retries all held writes of a torrent: there is space again.
-    pub(crate) fn retry_all(&mut self, torrent: Entity) {
+    fn retry_all(&mut self, torrent: Entity) {
         let writes = self.forget(torrent);
         self.retries.extend(writes);
     }
 
     /// Drops the held writes of a torrent, and returns them.
-    pub(crate) fn forget(&mut self, torrent: Entity) -> Vec<(Entity, Vec<Bytes>)> {
+    fn forget(&mut self, torrent: Entity) -> Vec<(Entity, Vec<Bytes>)> {
         let writes = self.held.remove(&torrent).unwrap_or_default().writes;
         self.held_bytes -= writes.iter().map(|(_, blocks)| len(blocks)).sum::<u64>();
         writes
@@ -155,12 +168,19 @@ pub(crate) fn fault(torrent: Entity, error: &DiskError) -> FailTorrent {
     }
 }
 
-/// Drops the held writes of torrents whose pieces are dropped.
-fn forget_held(
+/// Retries a held write of a torrent that requested it, and drops those of torrents whose pieces are dropped.
+fn settle_held(
     mut changed: MessageReader<LifecycleChanged>,
+    mut retried: MessageReader<RetryWrite>,
+    mut freed: MessageWriter<WritesFreed>,
     mut blocked: ResMut<BlockedWrites>,
     torrents: Query<&Readiness>,
 ) {
+    for &RetryWrite { torrent } in retried.read() {
+        if !blocked.retry_one(torrent) {
+            freed.write(WritesFreed { torrent });
+        }
+    }
     for LifecycleChanged { torrent, to, .. } in changed.read() {
         let is_open = torrents
             .get(*torrent)
@@ -183,21 +203,21 @@ fn collect_writes(
     mut supply: ResMut<Supply>,
     mut stored: MessageWriter<PieceStored>,
     mut failed: MessageWriter<FailTorrent>,
-    mut blocked: ResMut<BlockedWrites>,
-    settings: Res<Settings>,
+    mut blocked: BlockedWriter,
     pieces: Query<&ActivePiece>,
-    mut torrents: Query<&mut ActivePieces>,
+    mut torrents: Query<(&Lifecycle, &mut ActivePieces)>,
 ) {
     for event in disk.take(PIECES) {
         let entity = event.tag.owner;
         let Ok(piece) = pieces.get(entity) else { continue };
         let torrent = piece.torrent;
         if let Err(error) = event.outcome {
-            if error.is_full() {
-                let limit = settings.requests.piece_memory_bytes / HELD_SHARE;
-                blocked.hold(torrent, entity, event.blocks, limit, &error);
-            } else {
+            if !error.is_full() {
                 failed.write(fault(torrent, &error));
+            } else if let Ok((Lifecycle::Downloading | Lifecycle::Blocked { .. }, _)) = torrents.get(torrent)
+                && !blocked.hold(torrent, entity, event.blocks, &error)
+            {
+                supply.put_back(entity);
             }
             continue;
         }
@@ -207,13 +227,43 @@ fn collect_writes(
             index: piece.index,
             len: piece.span.len,
         });
-        if let Ok(mut active) = torrents.get_mut(torrent) {
+        if let Ok((_, mut active)) = torrents.get_mut(torrent) {
             active.all.remove(&piece.index);
             active.open.remove(&piece.index);
         }
         memory.release(piece.span.len);
         supply.offer_memory();
         commands.entity(entity).despawn();
+    }
+}
+
+/// Holds writes that found the disk full, and publishes it.
+#[derive(SystemParam)]
+struct BlockedWriter<'w> {
+    writes: ResMut<'w, BlockedWrites>,
+    blocked: MessageWriter<'w, WriteBlocked>,
+    freed: MessageWriter<'w, WritesFreed>,
+    settings: Res<'w, Settings>,
+}
+
+impl BlockedWriter<'_> {
+    /// Holds a write that failed. Returns false if it is dropped.
+    fn hold(&mut self, torrent: Entity, piece: Entity, blocks: Vec<Bytes>, error: &DiskError) -> bool {
+        let limit = self.settings.requests.piece_memory_bytes / HELD_SHARE;
+        self.blocked.write(WriteBlocked {
+            torrent,
+            reason: error.to_string().into(),
+            is_retry: self.writes.end_retry(torrent, piece),
+        });
+        self.writes.hold(torrent, piece, blocks, limit)
+    }
+
+    /// Records that a write has succeeded: there is space for the held ones.
+    fn record_written(&mut self, torrent: Entity) {
+        if self.writes.holds(torrent) {
+            self.writes.retry_all(torrent);
+            self.freed.write(WritesFreed { torrent });
+        }
     }
 }
 
@@ -224,28 +274,30 @@ fn submit_verified_pieces(
     mut pieces: Query<&mut ActivePiece>,
     torrents: Query<&Storage>,
 ) {
-    for (entity, blocks) in verified.0.drain(..).chain(blocked.retries.drain(..)) {
+    for (entity, blocks) in blocked.retries.drain(..) {
+        if let Ok(mut piece) = pieces.get_mut(entity) {
+            verified.add(entity, &mut piece, blocks);
+        }
+    }
+    while let Some(entity) = verified.pop() {
         let Ok(mut piece) = pieces.get_mut(entity) else {
             continue;
         };
         let Ok(storage) = torrents.get(piece.torrent) else {
             continue;
         };
-        piece.phase = PiecePhase::Writing;
         let tag = JobTag::new(PIECES, entity);
         disk.push(DiskRequest::Write {
             tag,
             storage: storage.id,
             span: piece.span,
-            blocks,
+            blocks: piece.begin_writing(),
         });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ecs_torrent_engine::ports::disk::DiskAction;
-
     use super::*;
 
     fn entity(id: u32) -> Entity {
@@ -254,21 +306,24 @@ mod tests {
 
     #[test]
     fn writes_are_held_up_to_a_limit_and_at_least_one_of_each_torrent() {
-        let error = DiskError::new(DiskAction::Write, "x".into(), std::io::ErrorKind::StorageFull.into());
         let mut blocked = BlockedWrites::default();
         let (one, other) = (entity(1), entity(2));
-        for (torrent, piece, len) in [(one, 11, 60), (one, 12, 50), (one, 13, 40), (other, 21, 90)] {
+        let writes = [(one, 11, 60), (one, 12, 50), (one, 13, 40), (other, 21, 90)];
+        let is_held = writes.map(|(torrent, piece, len)| {
             let blocks = vec![Bytes::from(vec![0; len])];
-            blocked.hold(torrent, entity(piece), blocks, 100, &error);
-        }
-        assert_eq!(blocked.surplus, [entity(12)]);
-        assert_eq!((blocked.held_bytes, blocked.full.len()), (190, 4));
-        assert!(!blocked.is_retrying(one), "no write is retried yet");
-        blocked.retry_one(one);
+            blocked.hold(torrent, entity(piece), blocks, 100)
+        });
+        assert_eq!((is_held, blocked.held_bytes), ([true, false, true, true], 190));
+        assert!(!blocked.end_retry(one, entity(13)), "no write is retried yet");
+        assert!(blocked.retry_one(one) && !blocked.retry_one(entity(3)));
         assert_eq!((blocked.held_bytes, blocked.retries.len()), (150, 1));
-        assert!(!blocked.is_retrying(other));
-        assert!(blocked.is_retrying(one));
-        assert!(!blocked.is_retrying(one), "its failure was reported");
+        assert!(!blocked.end_retry(other, entity(21)));
+        assert!(
+            !blocked.end_retry(one, entity(11)),
+            "another write of the torrent failed"
+        );
+        assert!(blocked.end_retry(one, entity(13)));
+        assert!(!blocked.end_retry(one, entity(13)), "its failure was reported");
         blocked.retry_all(one);
         assert_eq!((blocked.held_bytes, blocked.retries.len()), (90, 2));
         assert!(!blocked.holds(one) && blocked.holds(other));

@@ -15,6 +15,7 @@ use ecs_torrent_components::peer::{
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{NetSettings, Settings};
 use ecs_torrent_components::torrent::PeerOf;
+use ecs_torrent_components::work_list::WorkList;
 use ecs_torrent_engine::port::OpenInbox;
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{DatagramCounts, NetEvent, NetRequest, STREAMS, StreamError, Streams, read_cost};
@@ -90,7 +91,7 @@ struct ReceivedChunks(Vec<(StreamId, Bytes)>);
 
 /// Peers with undecoded bytes.
 #[derive(Resource, Debug, Default)]
-pub(crate) struct ReadyPeers(pub(crate) Vec<Entity>);
+pub(crate) struct ReadyPeers(pub(crate) WorkList<Wire>);
 
 /// Returns whether a peer has undecoded bytes.
 pub(crate) fn has_ready_peers(ready: Res<ReadyPeers>) -> bool {
@@ -101,12 +102,12 @@ impl ReadyPeers {
     /// Creates the reading side of a new stream. Its peer is listed, so that the stream gets its first credit at the end
     /// of this tick: the port reads nothing before.
     pub(crate) fn open(&mut self, peer: Entity, now: Timestamp, settings: &NetSettings) -> Wire {
-        self.0.push(peer);
-        Wire {
+        let mut wire = Wire {
             ungranted_bytes: settings.first_window().into(),
-            is_listed: true,
             ..Wire::new(now)
-        }
+        };
+        self.0.add(peer, &mut wire.listed);
+        wire
     }
 }
 
@@ -180,10 +181,7 @@ fn push_chunks(
         let Ok(mut wire) = peers.get_mut(peer) else { continue };
         wire.ungranted_bytes += i64::from(read_cost(chunk.len()));
         wire.codec.push(chunk);
-        if !wire.is_listed {
-            wire.is_listed = true;
-            ready.0.push(peer);
-        }
+        ready.0.add(peer, &mut wire.listed);
     }
 }
 
@@ -238,7 +236,9 @@ fn grant_credit(
                 bytes,
             });
         }
-        wire.is_listed = held > 0;
-        wire.is_listed
+        if held == 0 {
+            wire.listed.clear();
+        }
+        held > 0
     });
 }

@@ -13,12 +13,14 @@ use std::sync::Arc;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
-    LifecycleChanged, PeerConnected, PeersWanted, TorrentCompleted, TrackerAnswered, TrackerFailed,
+    LifecycleChanged, PeerConnected, PeersWanted, SessionLoaded, TorrentCompleted, TrackerAnswered, TrackerFailed,
+    TrackersGiven,
 };
 use ecs_torrent_components::random::Random;
-use ecs_torrent_components::torrent::{StopPhase, Torrent, TrackerOf};
+use ecs_torrent_components::torrent::{StopPhase, Torrent, TorrentTrackers, TrackerOf};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_engine::port::OpenInbox;
 use ecs_torrent_engine::ports::http::{HttpEvent, HttpRequest};
@@ -44,6 +46,7 @@ impl Plugin for TrackersPlugin {
     fn build(&self, app: &mut App) {
         app.register_required_components::<Torrent, Announcer>();
         app.register_required_components::<Torrent, TrackerTiers>();
+        app.add_observer(spawn_trackers).add_observer(restore_trackers);
         app.open_inbox::<NetRequest, NetEvent>(TRACKER_DATAGRAMS)
             .add_message::<TrackerAnswered>()
             .add_message::<TrackerFailed>()
@@ -82,19 +85,34 @@ impl Plugin for TrackersPlugin {
     }
 }
 
-/// Spawns an entity for each tracker URL and returns the order of the trackers for the torrent.
-pub(crate) fn spawn_trackers(
-    commands: &mut Commands,
-    torrent: Entity,
-    urls: &[Vec<String>],
-    random: &mut Random,
-) -> TrackerTiers {
-    let tiers = urls.iter().enumerate().map(|(tier, urls)| {
+/// Spawns an entity for each tracker of a new torrent, and determines their order.
+fn spawn_trackers(given: On<TrackersGiven>, mut commands: Commands, mut random: ResMut<Random>) {
+    let torrent = given.torrent;
+    let tiers = given.tiers.iter().enumerate().map(|(tier, urls)| {
         let spawn = |url: &String| commands.spawn((Tracker::new(url, tier), TrackerOf(torrent))).id();
         urls.iter().map(spawn).collect()
     });
-    let tiers = tiers.collect();
-    TrackerTiers(Tiers::shuffled(tiers, |tier| random.shuffle(tier)))
+    let tiers = Tiers::shuffled(tiers.collect(), |tier| random.shuffle(tier));
+    commands.entity(torrent).insert(TrackerTiers(tiers));
+}
+
+/// Restores what an earlier run learned from a torrent's trackers.
+fn restore_trackers(loaded: On<SessionLoaded>, torrents: Query<&TorrentTrackers>, mut trackers: Query<&mut Tracker>) {
+    let entities = torrents
+        .get(loaded.torrent)
+        .into_iter()
+        .flat_map(RelationshipTarget::iter);
+    let mut known = trackers.iter_many_mut(entities);
+    while let Some(Ok(mut tracker)) = known.fetch_next() {
+        let Some(saved) = loaded.session.trackers.iter().find(|saved| *saved.url == *tracker.url) else {
+            continue;
+        };
+        tracker.seeders = saved.seeders;
+        tracker.leechers = saved.leechers;
+        for family in Family::ALL {
+            tracker.route_mut(family).was_completed = saved.was_completed;
+        }
+    }
 }
 
 /// The kind of request to a tracker.

@@ -28,6 +28,7 @@ pub struct UploadingPlugin;
 
 impl Plugin for UploadingPlugin {
     fn build(&self, app: &mut App) {
+        app.register_required_components::<PeerState, UploadQueue>();
         app.init_resource::<Reads>().add_systems(
             Tick,
             (
@@ -118,7 +119,7 @@ fn handle_requests(
             }
         };
         // Without metadata there is nothing to serve.
-        let Ok((Layout(geometry), Have(have), lifecycle)) = torrents.get(of.0) else {
+        let Ok((Layout(geometry), have, lifecycle)) = torrents.get(of.0) else {
             if !is_cancel {
                 reject();
             }

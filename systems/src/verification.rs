@@ -2,9 +2,8 @@
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use bytes::Bytes;
 use ecs_torrent_components::messages::{FailTorrent, PieceRejected, PieceVerified, Remedy};
-use ecs_torrent_components::piece::{ActivePiece, FullPieces};
+use ecs_torrent_components::piece::{ActivePiece, FullPieces, VerifiedPieces};
 use ecs_torrent_components::torrent::{ActivePieces, Content, Torrent};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::HashPort;
@@ -38,10 +37,6 @@ impl Plugin for VerificationPlugin {
 
 const PIECES: Purpose = Purpose("verify pieces");
 
-/// Verified pieces with their bytes, on their way to the disk.
-#[derive(Resource, Debug, Default)]
-pub(crate) struct VerifiedPieces(pub(crate) Vec<(Entity, Vec<Bytes>)>);
-
 fn collect_hashes(
     mut hash: ResMut<HashPort>,
     mut verified: ResMut<VerifiedPieces>,
@@ -74,7 +69,7 @@ fn collect_hashes(
         let expected = content.0.info.expected_digest(index);
         if expected.is_some_and(|expected| digests.is(expected)) {
             passed.write(PieceVerified { torrent, index });
-            verified.0.push((event.tag.owner, event.spans));
+            verified.add(event.tag.owner, &mut piece, event.spans);
             continue;
         }
         tracing::debug!(torrent = %data.label(), piece = index, "piece failed its hash");

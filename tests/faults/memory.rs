@@ -153,7 +153,7 @@ fn download_to_a_slow_disk() {
     loop {
         waker.begin_tick();
         let next = core.tick(Timestamp::ZERO + begin.elapsed());
-        if let Ok((counters, Have(have))) = state.single(core.world()) {
+        if let Ok((counters, have)) = state.single(core.world()) {
             let pending = counters.downloaded - u64::from(have.count()) * PIECE as u64;
             most_pending = pending.max(most_pending);
             if have.count() == 0 {

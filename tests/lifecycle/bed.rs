@@ -212,7 +212,7 @@ impl Bed {
     pub fn have(&self, id: InfoHash) -> Vec<u32> {
         let look = move |world: &mut World| {
             let entity = world.resource::<TorrentIndex>().get(id).unwrap();
-            world.get::<Have>(entity).unwrap().0.iter().collect()
+            world.get::<Have>(entity).unwrap().iter().collect()
         };
         self.block_on(self.torrents().with_world(look)).unwrap()
     }

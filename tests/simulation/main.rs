@@ -281,7 +281,7 @@ fn a_clock_that_jumps() {
                 .world_mut()
                 .query::<&Have>()
                 .single(sim.node(leecher).world());
-            have.is_ok_and(|Have(have)| have.count() > 5)
+            have.is_ok_and(|have| have.count() > 5)
         };
         assert!(sim.run_until(limit, is_begun));
         assert!(!sim.has(leecher, "downloads", &content), "it is in the middle");

@@ -14,6 +14,7 @@ mod components;
 #[cfg(feature = "daemon")]
 mod config;
 mod crates;
+mod features;
 mod fresh;
 mod lifecycle;
 mod log_lines;

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use ecs_torrent::TorrentId;
 use ecs_torrent::components::session::Session;
-use ecs_torrent::components::torrent::Have;
 use ecs_torrent::protocol::geometry::Geometry;
 
 /// Returns the bytes that the next run has to download. `None` if the saved state cannot be read.
@@ -13,10 +12,10 @@ pub(super) fn missing_bytes(state_dir: &Path, torrent: TorrentId) -> Option<u64>
     let path = state_dir.join("state").join(format!("{torrent}.ron"));
     let session = Session::parse(&fs::read(path).ok()?, torrent.0).ok()?;
     let geometry = Geometry::new(session.total_size, session.piece_length)?;
-    let have = Have(session.have.to_set(geometry.piece_count())?);
-    let mut missing = geometry.total_size().checked_sub(have.bytes(&geometry))?;
+    let have = session.have.to_set(geometry.piece_count())?;
+    let mut missing = geometry.total_size().checked_sub(geometry.size_of(&have))?;
     let partial = session.partial.iter();
-    for piece in partial.filter(|piece| piece.piece < geometry.piece_count() && !have.0.contains(piece.piece)) {
+    for piece in partial.filter(|piece| piece.piece < geometry.piece_count() && !have.contains(piece.piece)) {
         let blocks = piece.blocks.to_set(geometry.block_count(piece.piece))?;
         let bytes = blocks
             .iter()

@@ -52,7 +52,7 @@ pub(super) fn check(
             .flatten()
             .map(ActivePiece::received_bytes)
             .sum();
-        let placed = have.bytes(geometry) + in_flight + counters.corrupt + counters.dropped;
+        let placed = geometry.size_of(have) + in_flight + counters.corrupt + counters.dropped;
         let base = bases.0.entry(entity).or_insert_with(|| Base {
             downloaded: counters.downloaded,
             placed,

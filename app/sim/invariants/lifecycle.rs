@@ -16,12 +16,12 @@ pub(super) fn check_completion(
     torrents: Query<(&Torrent, &Lifecycle, &Have), Or<(Changed<Lifecycle>, Changed<Have>)>>,
 ) {
     for (torrent, lifecycle, have) in &torrents {
-        if *lifecycle == Lifecycle::Downloading && have.0.is_full() {
+        if *lifecycle == Lifecycle::Downloading && have.is_full() {
             violations.report(&clock, Invariant::Lifecycle, || {
                 format!("{} has every piece and is still downloading", torrent.name)
             });
         }
-        if lifecycle.is_finished() && !have.0.is_full() {
+        if lifecycle.is_finished() && !have.is_full() {
             violations.report(&clock, Invariant::Lifecycle, || {
                 format!("{} lacks a piece and is called finished", torrent.name)
             });

@@ -23,7 +23,7 @@ pub(super) fn check(
     )>,
     peers: Query<(&PeerPieces, &PeerState)>,
 ) {
-    for (torrent, lifecycle, Have(have), picker, active, connected) in &torrents {
+    for (torrent, lifecycle, have, picker, active, connected) in &torrents {
         let mut report = |what: String| {
             violations.report(&clock, Invariant::Picker, || format!("{}: {what}", torrent.name));
         };

@@ -75,7 +75,7 @@ pub(super) fn check(
         known.0.remove(&torrent);
     }
     let Some(truth) = truth else { return };
-    for (entity, torrent, storage, Have(have)) in &changed {
+    for (entity, torrent, storage, have) in &changed {
         let before = known.0.entry(entity).or_insert_with(|| Bitfield::new(have.len()));
         for piece in have.iter_without(before) {
             if !(truth.is_there)(torrent, storage, piece) {

@@ -339,7 +339,7 @@ impl Facts<'_, '_> {
     }
 
     fn have_of(&self, peer: Entity) -> Option<&Bitfield> {
-        self.torrent_of(peer).map(|(_, Have(have), _)| have)
+        self.torrent_of(peer).map(|(_, have, _)| &**have)
     }
 
     fn torrent_of(&self, peer: Entity) -> Option<(&Torrent, &Have, &Lifecycle)> {

@@ -38,7 +38,7 @@ fn record_progress(
     mut progress: ResMut<Progress>,
     changed: Query<(&Torrent, &Have, &Lifecycle), Or<(Changed<Have>, Changed<Lifecycle>)>>,
 ) {
-    for (torrent, Have(have), lifecycle) in &changed {
+    for (torrent, have, lifecycle) in &changed {
         if torrent.id() != progress.torrent {
             continue;
         }

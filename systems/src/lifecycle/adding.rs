@@ -10,15 +10,11 @@ use ecs_torrent_components::commands::{
     SupplyMetadata, TorrentSource,
 };
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts, Fault};
-use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentAdded};
+use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentAdded, TrackersGiven};
 use ecs_torrent_components::random::Random;
-use ecs_torrent_components::session::OwnerKey;
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{
-    Content, Have, Layout, Lifecycle, RequiresComplete, Storage, Torrent, TorrentIndex,
-};
+use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, RequiresComplete, Storage, Torrent, TorrentIndex};
 use ecs_torrent_engine::ports::state::Loaded;
-use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::hash::{InfoHash, InfoHashes};
 use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::safe_path::{MAX_COMPONENT_BYTES, safe_name};
@@ -29,8 +25,7 @@ use super::naming::{self, renamed};
 use super::opening::preparing::Preparing;
 use super::opening::{Opener, Opening};
 use crate::ownership::Survey;
-use crate::sessions::{SessionState, SessionWritten};
-use crate::trackers::spawn_trackers;
+use crate::sessions::{OptionsGiven, SessionState, SessionWritten};
 
 #[derive(SystemParam)]
 pub(super) struct TorrentAdder<'w, 's> {
@@ -180,34 +175,32 @@ impl TorrentAdder<'_, '_> {
                 peers: options.peers.clone(),
             });
         }
-        let key = OwnerKey(self.random.bytes());
         let entity = self.commands.spawn_empty().id();
         let trackers = match source {
             TorrentSource::Metainfo(metainfo) => &metainfo.trackers,
             TorrentSource::InfoHash(unfetched) => &unfetched.trackers,
         };
-        let tiers = spawn_trackers(&mut self.commands, entity, trackers, &mut self.random);
         match loaded {
             Some(loaded) => self.opener.hand_over(entity, loaded),
             None => self.opener.load(entity, &torrent),
         }
         self.index.insert(&hashes, entity);
-        self.commands.entity(entity).insert((
-            torrent,
-            SessionState::new(key, options.name.clone(), options.overwrite),
-            storage,
-            opening,
-            tiers,
-        ));
+        self.commands.entity(entity).insert((torrent, storage, opening));
+        self.commands.trigger(OptionsGiven {
+            torrent: entity,
+            name: options.name.clone(),
+            overwrite: options.overwrite,
+            has_moved: false,
+        });
+        self.commands.trigger(TrackersGiven {
+            torrent: entity,
+            tiers: trackers.clone(),
+        });
         // A torrent without metadata is not in its default state.
         self.changed.add(entity);
         if let Some(metainfo) = metainfo {
-            let geometry = &metainfo.info.geometry;
-            self.commands.entity(entity).insert((
-                Layout(geometry.clone()),
-                Have(Bitfield::new(geometry.piece_count())),
-                Content(metainfo),
-            ));
+            let layout = Layout(metainfo.info.geometry.clone());
+            self.commands.entity(entity).insert((layout, Content(metainfo)));
         }
         if is_resumed {
             self.commands.entity(entity).insert(AwaitingSession);
@@ -241,16 +234,10 @@ pub(super) fn renew_failed(
     mut adds: ResMut<Adds>,
     mut changed: ResMut<ChangedFacts>,
     mut opener: Opener,
-    mut torrents: Query<(
-        &mut Torrent,
-        &mut Fault,
-        &mut Storage,
-        Option<&mut Content>,
-        &mut SessionState,
-    )>,
+    mut torrents: Query<(&mut Torrent, &mut Fault, &mut Storage, Option<&mut Content>)>,
 ) {
     for (entity, options) in std::mem::take(&mut adds.renewals) {
-        let Ok((mut torrent, mut fault, mut storage, mut content, mut state)) = torrents.get_mut(entity) else {
+        let Ok((mut torrent, mut fault, mut storage, mut content)) = torrents.get_mut(entity) else {
             continue;
         };
         let root = naming::root_of(&options, &settings.storage.download_dir);
@@ -262,7 +249,12 @@ pub(super) fn renew_failed(
             }
             torrent.name = name.as_str().into();
         }
-        state.renew(options.name, options.overwrite, has_moved);
+        commands.trigger(OptionsGiven {
+            torrent: entity,
+            name: options.name,
+            overwrite: options.overwrite,
+            has_moved,
+        });
         if fault.0.take().is_some() {
             changed.add(entity);
             opener.load(entity, &torrent);

@@ -5,23 +5,17 @@
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
-use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::{Blocked, ChangedFacts, Failure, Fault, Readiness};
 use ecs_torrent_components::messages::{FailTorrent, Remedy};
-use ecs_torrent_components::peer::{RefillQueue, RequestSink, Requests, SourceSink};
-use ecs_torrent_components::piece::ActivePiece;
-use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis, seconds};
-use ecs_torrent_components::torrent::{ActivePieces, Lifecycle, Torrent, TorrentPeers};
+use ecs_torrent_components::torrent::{Lifecycle, Torrent};
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::opening::{Opener, Opening};
-use crate::conditions::has_due;
-use crate::picking::{Flight, Picker, Supply, release};
 use crate::sessions::SessionState;
-use crate::storage::BlockedWrites;
+use crate::storage::{RetryWrite, WriteBlocked, WritesFreed};
 
 /// A scheduled retry of a torrent.
 #[derive(Debug)]
@@ -124,109 +118,77 @@ pub(super) fn fail_torrents(
 }
 
 /// Blocks a torrent on a full disk. Fault 71: the torrent keeps its pieces and its peers, and requests nothing more.
+/// Ends the block when there is space again.
 pub(super) fn block_writers(
     clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
     settings: Res<Settings>,
-    mut random: ResMut<Random>,
-    mut writes: ResMut<BlockedWrites>,
+    mut full: MessageReader<WriteBlocked>,
+    mut freed: MessageReader<WritesFreed>,
     mut retries: ResMut<Deadlines<Retry>>,
     mut changed: ResMut<ChangedFacts>,
-    mut flight: Flight,
     mut torrents: Query<(&Torrent, &Lifecycle, &mut Blocked)>,
-    mut flights: Query<(&mut ActivePieces, &mut Picker)>,
 ) {
     let retry_at = clock.now() + millis(settings.lifecycle.blocked_retry_ms);
-    for piece in std::mem::take(&mut writes.surplus) {
-        if let Some(torrent) = flight.torrent_of(piece)
-            && let Ok((mut active, mut picker)) = flights.get_mut(torrent)
-        {
-            flight.put_back(piece, &mut active, &mut picker, &mut random);
-        }
-    }
-    for (torrent, reason) in std::mem::take(&mut writes.full) {
-        let Ok((data, lifecycle, mut blocked)) = torrents.get_mut(torrent) else {
-            writes.forget(torrent);
+    for WriteBlocked {
+        torrent,
+        reason,
+        is_retry,
+    } in full.read()
+    {
+        let Ok((data, lifecycle, mut blocked)) = torrents.get_mut(*torrent) else {
             continue;
         };
         if !matches!(lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. }) {
-            writes.forget(torrent);
-        } else if blocked.0.is_none() {
-            tracing::warn!(torrent = %data.label(), "blocked: {reason}");
-            blocked.0 = Some(reason);
-            changed.add(torrent);
-            retries.set(retry_at, Retry(torrent));
-            writes.recalled.push(torrent);
-        } else if writes.is_retrying(torrent) {
-            // This write was retried: there is still no space.
-            retries.set(retry_at, Retry(torrent));
+            continue;
         }
+        if blocked.0.is_none() {
+            tracing::warn!(torrent = %data.label(), "blocked: {reason}");
+            blocked.0 = Some(reason.clone());
+            changed.add(*torrent);
+        } else if !is_retry {
+            continue;
+        }
+        retries.set(retry_at, Retry(*torrent));
     }
-}
-
-/// Cancels the requests of a blocked torrent: its unfinished pieces become idle, and other torrents that need their
-/// memory get it.
-pub(super) fn recall_requests(
-    mut blocked: ResMut<BlockedWrites>,
-    mut sink: RequestSink,
-    mut supply: ResMut<Supply>,
-    mut torrents: Query<(&TorrentPeers, &mut ActivePieces)>,
-    mut peers: Query<(&mut Requests, SourceSink)>,
-    mut pieces: Query<&mut ActivePiece>,
-) {
-    for torrent in blocked.recalled.drain(..) {
-        let Ok((connected, mut active)) = torrents.get_mut(torrent) else {
+    for WritesFreed { torrent } in freed.read() {
+        let Ok((data, _, mut blocked)) = torrents.get_mut(*torrent) else {
             continue;
         };
-        for peer in connected.iter() {
-            let Ok((mut requests, mut source)) = peers.get_mut(peer) else {
-                continue;
-            };
-            let dropped = requests.cancel_all();
-            for pending in &dropped {
-                sink.cancel(peer, &mut source, pending.request);
-            }
-            release(peer, &dropped, &mut pieces, &mut active, torrent, &mut supply);
+        if blocked.0.take().is_some() {
+            tracing::info!(torrent = %data.label(), "no longer blocked");
+            changed.add(*torrent);
+            wakeup.at(clock.now());
         }
     }
 }
 
-/// Returns whether a torrent is to be retried or continued. If not, requests a tick at the next retry.
-pub(super) fn has_retries(
-    writes: Res<BlockedWrites>,
-    retries: Res<Deadlines<Retry>>,
-    clock: Res<Clock>,
-    wakeup: Res<Wakeup>,
-) -> bool {
-    !writes.freed.is_empty() || has_due(retries, clock, wakeup)
-}
-
-/// Retries blocked and failed torrents, and continues those for which the retry succeeded.
+/// Retries blocked and failed torrents.
 pub(super) fn retry_torrents(
     mut commands: Commands,
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
     mut retries: ResMut<Deadlines<Retry>>,
-    mut writes: ResMut<BlockedWrites>,
+    mut writes: MessageWriter<RetryWrite>,
     mut changed: ResMut<ChangedFacts>,
-    mut refill: ResMut<RefillQueue>,
     mut opener: Opener,
     mut torrents: Query<(
         &Torrent,
         &Lifecycle,
+        &Readiness,
         &SessionState,
         &mut Fault,
         &mut Blocked,
-        Option<&TorrentPeers>,
     )>,
-    mut requests: Query<&mut Requests>,
 ) {
     while let Some(Retry(entity)) = retries.pop_due(clock.now()) {
-        let Ok((torrent, lifecycle, state, mut fault, mut blocked, _)) = torrents.get_mut(entity) else {
+        let Ok((torrent, lifecycle, readiness, state, mut fault, mut blocked)) = torrents.get_mut(entity) else {
             continue;
         };
         match lifecycle {
-            Lifecycle::Blocked { .. } if writes.holds(entity) => {
-                writes.retry_one(entity);
+            // The files are open, and the disk is full.
+            Lifecycle::Blocked { .. } if *readiness == Readiness::Ready => {
+                writes.write(RetryWrite { torrent: entity });
                 wakeup.at(clock.now());
             }
             // Another retry of this tick may have begun already.
@@ -242,22 +204,6 @@ pub(super) fn retry_torrents(
                 }
             }
             _ => {}
-        }
-    }
-    for entity in std::mem::take(&mut writes.freed) {
-        let Ok((torrent, _, _, _, mut blocked, peers)) = torrents.get_mut(entity) else {
-            continue;
-        };
-        if blocked.0.take().is_some() {
-            tracing::info!(torrent = %torrent.label(), "no longer blocked");
-            changed.add(entity);
-        }
-        writes.retry_all(entity);
-        wakeup.at(clock.now());
-        for peer in peers.into_iter().flat_map(RelationshipTarget::iter) {
-            if let Ok(mut requests) = requests.get_mut(peer) {
-                refill.add(peer, &mut requests);
-            }
         }
     }
     wakeup.at_next(retries.next());

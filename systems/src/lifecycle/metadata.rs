@@ -9,9 +9,8 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{CommandQueue, SupplyError, SupplyMetadata, TorrentNotFound};
 use ecs_torrent_components::lifecycle::{ChangedFacts, Desired};
 use ecs_torrent_components::messages::MetadataKnown;
-use ecs_torrent_components::torrent::{Content, Have, Layout, Storage, Torrent, TorrentIndex};
+use ecs_torrent_components::torrent::{Content, Layout, Storage, Torrent, TorrentIndex};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
-use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::hash::{InfoHash, sha1};
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits, torrent_file};
 
@@ -34,7 +33,7 @@ pub(super) struct Completer<'w, 's> {
         (
             &'static mut Torrent,
             &'static SessionState,
-            &'static TrackerTiers,
+            Option<&'static TrackerTiers>,
             &'static Desired,
             Has<Layout>,
         ),
@@ -84,7 +83,10 @@ impl Completer<'_, '_> {
         if sha1([&info[..]]) != id.0 {
             return Err(SupplyError::WrongHash(id));
         }
-        let urls = self.trackers.iter_many(tiers.0.iter()).flatten();
+        let urls = self
+            .trackers
+            .iter_many(tiers.into_iter().flat_map(|tiers| tiers.0.iter()))
+            .flatten();
         let urls: Vec<Vec<String>> = urls.map(|tracker| vec![tracker.url.to_string()]).collect();
         let file = Bytes::from(torrent_file(info, &urls));
         let parsed = Metainfo::parse(&file, &MetainfoLimits::default());
@@ -98,12 +100,9 @@ impl Completer<'_, '_> {
         torrent.private = metainfo.info.private;
         self.index.insert(&torrent.hashes, entity);
         let geometry = &metainfo.info.geometry;
-        self.commands.entity(entity).insert((
-            Have(Bitfield::new(geometry.piece_count())),
-            Layout(geometry.clone()),
-            Content(metainfo),
-            Opening::supplied(),
-        ));
+        self.commands
+            .entity(entity)
+            .insert((Layout(geometry.clone()), Content(metainfo), Opening::supplied()));
         tracing::info!(torrent = %torrent.label(), "its metadata is known");
         self.changed.add(entity);
         self.known.write(MetadataKnown { torrent: entity });

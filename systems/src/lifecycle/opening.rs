@@ -9,6 +9,8 @@ pub(super) mod finding;
 pub(super) mod loading;
 pub(super) mod preparing;
 
+use std::sync::Arc;
+
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
@@ -57,7 +59,7 @@ pub(super) struct Opening {
     /// The torrent's metadata became known after it was added.
     pub(super) is_supplied: bool,
     /// The session, once it is loaded.
-    pub(super) session: Option<Session>,
+    pub(super) session: Option<Arc<Session>>,
 }
 
 impl Opening {

@@ -251,7 +251,7 @@ impl StopParams<'_, '_> {
     fn despawn(&mut self, stopped: &StoppedItem<'_, '_>, ending: Ending) {
         if let (Ending::Save { .. }, Some((content, have))) = (ending, stopped.known) {
             let info = &content.0.info;
-            let whole = whole_files(&info.files, &info.geometry, &have.0);
+            let whole = whole_files(&info.files, &info.geometry, have);
             self.registry.stop(stopped.torrent.id(), whole);
         }
         self.index.remove(&stopped.torrent.hashes);

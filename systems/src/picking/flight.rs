@@ -5,10 +5,12 @@ use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::messages::LifecycleChanged;
-use ecs_torrent_components::peer::PeerPieces;
+use ecs_torrent_components::peer::{PeerPieces, RefillQueue, RequestSink, Requests, SourceSink};
 use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
 use ecs_torrent_components::random::Random;
+use ecs_torrent_components::settings::RequestSettings;
 use ecs_torrent_components::torrent::{ActivePieces, Have, Lifecycle, Partials, StopPhase, TorrentPeers};
+use ecs_torrent_protocol::geometry::Geometry;
 
 use super::rarity::RarityOrder;
 use super::{Picker, Supply};
@@ -25,7 +27,7 @@ pub(super) fn follow_lifecycle(
     peers: Query<&PeerPieces>,
 ) {
     for LifecycleChanged { torrent, to, .. } in changed.read() {
-        let Ok((readiness, Have(have), partials, connected, has_picker)) = torrents.get_mut(*torrent) else {
+        let Ok((readiness, have, partials, connected, has_picker)) = torrents.get_mut(*torrent) else {
             continue;
         };
         let is_open = *readiness == Readiness::Ready;
@@ -63,6 +65,58 @@ pub(super) fn follow_lifecycle(
     }
 }
 
+/// Cancels the requests of a torrent that is blocked while its files are open: its unfinished pieces become idle, and
+/// other torrents that need their memory get it. The torrent requests again when it is no longer blocked.
+pub(super) fn recall_blocked(
+    mut changed: MessageReader<LifecycleChanged>,
+    mut sink: RequestSink,
+    mut supply: ResMut<Supply>,
+    mut refill: ResMut<RefillQueue>,
+    mut torrents: Query<(&Readiness, &TorrentPeers, &mut ActivePieces)>,
+    mut peers: Query<(&mut Requests, SourceSink)>,
+    mut pieces: Query<&mut ActivePiece>,
+) {
+    for LifecycleChanged { torrent, from, to } in changed.read() {
+        let was_blocked = matches!(from, Lifecycle::Blocked { .. });
+        let is_blocked = matches!(to, Lifecycle::Blocked { .. });
+        if was_blocked == is_blocked {
+            continue;
+        }
+        let Ok((Readiness::Ready, connected, mut active)) = torrents.get_mut(*torrent) else {
+            continue;
+        };
+        for peer in connected.iter() {
+            let Ok((mut requests, mut source)) = peers.get_mut(peer) else {
+                continue;
+            };
+            if was_blocked {
+                refill.add(peer, &mut requests);
+                continue;
+            }
+            let dropped = requests.cancel_all();
+            for pending in &dropped {
+                sink.cancel(peer, &mut source, pending.request);
+            }
+            supply.release(peer, &dropped, &mut pieces, &mut active, *torrent);
+        }
+    }
+}
+
+/// Drops the pieces that other features gave up.
+pub(super) fn put_back_dropped(
+    mut flight: Flight,
+    mut random: ResMut<Random>,
+    mut torrents: Query<(&mut ActivePieces, &mut Picker)>,
+) {
+    for piece in std::mem::take(&mut flight.supply.put_back) {
+        if let Some(torrent) = flight.torrent_of(piece)
+            && let Ok((mut active, mut picker)) = torrents.get_mut(torrent)
+        {
+            flight.put_back(piece, &mut active, &mut picker, &mut random);
+        }
+    }
+}
+
 /// The stop participant that lets pieces in flight finish.
 pub(crate) struct Halting;
 
@@ -85,9 +139,39 @@ pub(super) fn halt_stopped(
     });
 }
 
+/// A torrent's part in the beginning of a piece.
+pub(crate) struct Beginning<'a> {
+    pub(crate) torrent: Entity,
+    pub(crate) geometry: &'a Geometry,
+    pub(crate) picker: &'a mut Picker,
+    pub(crate) active: &'a mut ActivePieces,
+}
+
+impl Beginning<'_> {
+    /// Begins a piece whose blocks are read back from the disk; the caller inserts it. Returns `None` if there is no
+    /// memory for it.
+    pub(crate) fn restore(
+        self,
+        index: u32,
+        commands: &mut Commands,
+        memory: &mut PieceMemory,
+        settings: &RequestSettings,
+    ) -> Option<(Entity, ActivePiece)> {
+        let mut piece = ActivePiece::new(self.torrent, index, self.geometry);
+        if !memory.reserve(piece.span.len, settings.piece_memory_bytes) {
+            return None;
+        }
+        piece.phase = PiecePhase::Restoring;
+        let entity = commands.spawn_empty().id();
+        self.picker.order.remove(index);
+        self.active.all.insert(index, entity);
+        Some((entity, piece))
+    }
+}
+
 /// Drops pieces in flight.
 #[derive(SystemParam)]
-pub(crate) struct Flight<'w, 's> {
+pub(super) struct Flight<'w, 's> {
     commands: Commands<'w, 's>,
     memory: ResMut<'w, PieceMemory>,
     supply: ResMut<'w, Supply>,
@@ -96,18 +180,12 @@ pub(crate) struct Flight<'w, 's> {
 
 impl Flight<'_, '_> {
     /// Returns the torrent of a piece.
-    pub(crate) fn torrent_of(&self, piece: Entity) -> Option<Entity> {
+    fn torrent_of(&self, piece: Entity) -> Option<Entity> {
         self.pieces.get(piece).ok().map(|piece| piece.torrent)
     }
 
     /// Drops a piece; the picker may begin it again later.
-    pub(crate) fn put_back(
-        &mut self,
-        entity: Entity,
-        active: &mut ActivePieces,
-        picker: &mut Picker,
-        random: &mut Random,
-    ) {
+    fn put_back(&mut self, entity: Entity, active: &mut ActivePieces, picker: &mut Picker, random: &mut Random) {
         let Ok(piece) = self.pieces.get(entity) else { return };
         active.all.remove(&piece.index);
         active.open.remove(&piece.index);
@@ -128,7 +206,7 @@ impl Flight<'_, '_> {
     }
 
     /// Drops the pieces for which `is_dropped` holds; returns true if none is left.
-    pub(crate) fn drop_pieces(&mut self, active: &mut ActivePieces, is_dropped: impl Fn(&ActivePiece) -> bool) -> bool {
+    fn drop_pieces(&mut self, active: &mut ActivePieces, is_dropped: impl Fn(&ActivePiece) -> bool) -> bool {
         active.all.retain(|_, entity| {
             let Ok(piece) = self.pieces.get(*entity) else {
                 return false;

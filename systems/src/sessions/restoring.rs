@@ -13,7 +13,7 @@ use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, ReadPurpose};
 
 use super::spilling::Run;
-use crate::picking::{Picker, Supply};
+use crate::picking::{Beginning, Picker, Supply};
 
 pub(super) const RESTORE: Purpose = Purpose("read unfinished pieces");
 
@@ -63,14 +63,17 @@ pub(super) fn restore_pieces(
             restores.waiting.pop_front();
             continue;
         };
-        let mut piece = ActivePiece::new(torrent, index, geometry);
-        if !memory.reserve(piece.span.len, settings.requests.piece_memory_bytes) {
+        let beginning = Beginning {
+            torrent,
+            geometry,
+            picker: &mut picker,
+            active: &mut active,
+        };
+        let Some((entity, piece)) = beginning.restore(index, &mut commands, &mut memory, &settings.requests) else {
             break;
-        }
+        };
         restores.waiting.pop_front();
-        piece.phase = PiecePhase::Restoring;
         let runs = Run::all(index, blocks.len(), |block| blocks.contains(block));
-        let entity = commands.spawn_empty().id();
         for run in &runs {
             disk.push(DiskRequest::Read {
                 tag: JobTag {
@@ -83,8 +86,6 @@ pub(super) fn restore_pieces(
                 purpose: ReadPurpose::Check,
             });
         }
-        picker.order.remove(index);
-        active.all.insert(index, entity);
         commands.entity(entity).insert((piece, Restoring(runs.len())));
     }
 }

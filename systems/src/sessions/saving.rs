@@ -55,7 +55,7 @@ pub(super) struct Saved {
     counters: &'static Counters,
     activity: &'static Activity,
     candidates: &'static Candidates,
-    tiers: &'static TrackerTiers,
+    tiers: Option<&'static TrackerTiers>,
     requires_complete: Has<RequiresComplete>,
     active: Option<&'static ActivePieces>,
     pub(super) stopping: Option<&'static Stopping>,
@@ -229,7 +229,7 @@ impl SessionWriter<'_, '_> {
     /// Pieces in flight may have been written too.
     fn record_lost_pieces(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>, reason: Arc<str>) {
         let in_flight = saved.active.into_iter().flat_map(|active| active.all.keys().copied());
-        let held = saved.known.into_iter().flat_map(|(.., have)| have.0.iter());
+        let held = saved.known.into_iter().flat_map(|(.., have)| have.iter());
         let written = held.chain(in_flight);
         saved.state.has_failed_sync = true;
         saved.state.durability.record_failed(written, session.pieces);
@@ -271,15 +271,19 @@ impl SessionWriter<'_, '_> {
     fn session(&self, saved: &SavedItem<'_, '_>) -> Session {
         let geometry = saved.known.map(|(Layout(geometry), ..)| geometry);
         let partials = saved.partials.0.iter();
-        let trackers = saved.tiers.0.iter().filter_map(|entity| {
-            let tracker = self.trackers.get(entity).ok()?;
-            Some(SessionTracker {
-                url: tracker.url.to_string(),
-                was_completed: Family::ALL.iter().any(|family| tracker.route(*family).was_completed),
-                seeders: tracker.seeders,
-                leechers: tracker.leechers,
-            })
-        });
+        let trackers = saved
+            .tiers
+            .into_iter()
+            .flat_map(|tiers| tiers.0.iter())
+            .filter_map(|entity| {
+                let tracker = self.trackers.get(entity).ok()?;
+                Some(SessionTracker {
+                    url: tracker.url.to_string(),
+                    was_completed: Family::ALL.iter().any(|family| tracker.route(*family).was_completed),
+                    seeders: tracker.seeders,
+                    leechers: tracker.leechers,
+                })
+            });
         Session {
             version: VERSION,
             info_hash: saved.torrent.id(),
@@ -295,7 +299,7 @@ impl SessionWriter<'_, '_> {
             pieces: geometry.map_or(0, Geometry::piece_count),
             have: saved
                 .known
-                .map_or_else(Runs::default, |(.., have)| saved.state.durability.runs_of(&have.0)),
+                .map_or_else(Runs::default, |(.., have)| saved.state.durability.runs_of(have)),
             partial: partials
                 .map(|(piece, blocks)| PartialPiece {
                     piece: *piece,
@@ -371,7 +375,7 @@ impl SavedItem<'_, '_> {
         Summary {
             counters: *self.counters,
             has_metadata: self.known.is_some(),
-            have_count: self.known.map_or(0, |(.., have)| have.0.count()),
+            have_count: self.known.map_or(0, |(.., have)| have.count()),
             partial_count: self.partials.0.values().map(Bitfield::count).sum(),
             seconds_active: self.activity.total(now).as_secs(),
             has_result: self.is_certain(),
@@ -436,7 +440,7 @@ pub(super) fn collect_synced(
         };
         let files = content.0.info.files.files();
         // Pieces held when the sync was requested; later pieces may have made a file longer than its stamp.
-        let had = Have(session.have.to_set(session.pieces).unwrap_or_default());
+        let had = session.have.to_set(session.pieces).unwrap_or_default();
         let mut lost = Vec::new();
         let mut has_new_files = false;
         for file in &written {
@@ -498,7 +502,7 @@ fn forget_file(session: &mut Session, file: &FileEntry, geometry: &Geometry) {
 }
 
 /// Returns the length that a file must have for the held pieces: a truncated file is not vouched for.
-fn least_len(file: &FileEntry, geometry: &Geometry, Have(have): &Have) -> u64 {
+fn least_len(file: &FileEntry, geometry: &Geometry, have: &Bitfield) -> u64 {
     let last = geometry
         .pieces_of(file.offset..file.end())
         .rev()

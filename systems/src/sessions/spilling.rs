@@ -1,10 +1,13 @@
 //! Spilling: writes blocks of unfinished pieces to their places in the files, so that they survive the run.
 
+use std::collections::BTreeMap;
+
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use bytes::Bytes;
 use ecs_torrent_components::messages::{PieceRejected, PieceStored};
 use ecs_torrent_components::piece::{ActivePiece, PiecePhase};
+use ecs_torrent_components::session::{PartialPiece, Session};
 use ecs_torrent_components::torrent::{ActivePieces, Have, Partials, Storage};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
@@ -108,8 +111,18 @@ impl Spiller<'_, '_> {
     }
 }
 
+/// Returns the blocks that a session lists outside its held pieces.
+pub(super) fn partial_blocks(session: &Session, geometry: &Geometry) -> BTreeMap<u32, Bitfield> {
+    let is_piece = |partial: &&PartialPiece| partial.piece < geometry.piece_count();
+    let blocks = session.partial.iter().filter(is_piece).filter_map(|partial| {
+        let blocks = partial.blocks.to_set(geometry.block_count(partial.piece))?;
+        Some((partial.piece, blocks))
+    });
+    blocks.collect()
+}
+
 /// Records that a run of blocks is on the disk.
-pub(super) fn note(partials: &mut Partials, Have(have): &Have, geometry: &Geometry, number: u64) {
+pub(super) fn note(partials: &mut Partials, have: &Have, geometry: &Geometry, number: u64) {
     let Run { piece, first, count } = Run::of_number(number);
     if have.contains(piece) {
         return;

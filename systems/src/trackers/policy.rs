@@ -143,7 +143,7 @@ pub(super) fn begin_announcing(
             for family in Family::ALL {
                 let route = tracker.route_mut(family);
                 // BEP 3: no `completed` is sent if the torrent was complete from the start.
-                route.was_completed = have.is_some_and(|have| have.0.is_full());
+                route.was_completed = have.is_some_and(|have| have.is_full());
                 // The interval counts between announces of a torrent that runs, not after `stopped`.
                 if !route.was_started && route.failures == 0 {
                     route.next_announce = route.next_announce.min(now);
@@ -363,7 +363,7 @@ impl AnnounceParams<'_, '_> {
             return false;
         };
         let left = sizes.map_or(UNKNOWN_LEFT, |(have, Layout(geometry))| {
-            geometry.pieces_size() - have.bytes(geometry)
+            geometry.pieces_size() - geometry.size_of(have)
         });
         let route = tracker.route_mut(family);
         // The tracker may have received the announce even if no answer arrives.

@@ -152,7 +152,7 @@ fn a_stop_cancels_the_requests_to_a_source_that_is_no_connection() {
         .start()
         .unwrap();
     let owed = |world: &mut World| {
-        let have = world.query::<&Have>().single(world).map(|have| have.0.count());
+        let have = world.query::<&Have>().single(world).map(|have| have.count());
         let mut requests = world.query::<&Requests>();
         let pending: Vec<_> = requests.iter(world).flat_map(Requests::pending).collect();
         (have.ok() == Some(12)).then(|| pending.iter().map(|pending| pending.request).collect::<Vec<_>>())

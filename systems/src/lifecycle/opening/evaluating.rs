@@ -1,8 +1,6 @@
 //! The judgment on existing data: which pieces a session and the files vouch for, and which have to be hashed.
 
-use std::collections::BTreeMap;
-
-use ecs_torrent_components::session::{FileStamp, PartialPiece, Session};
+use ecs_torrent_components::session::{FileStamp, Session};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Geometry;
@@ -49,16 +47,6 @@ pub(super) fn evaluate(
         have,
         doubtful: in_doubt.iter().collect(),
     }
-}
-
-/// Returns the blocks that a session lists outside its held pieces.
-pub(super) fn partial_blocks(session: &Session, geometry: &Geometry) -> BTreeMap<u32, Bitfield> {
-    let is_piece = |partial: &&PartialPiece| partial.piece < geometry.piece_count();
-    let blocks = session.partial.iter().filter(is_piece).filter_map(|partial| {
-        let blocks = partial.blocks.to_set(geometry.block_count(partial.piece))?;
-        Some((partial.piece, blocks))
-    });
-    blocks.collect()
 }
 
 #[cfg(test)]

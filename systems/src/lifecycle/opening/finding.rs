@@ -7,11 +7,11 @@ use ecs_torrent_components::commands::AddError;
 use ecs_torrent_components::lifecycle::{ChangedFacts, Readiness};
 use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy};
 use ecs_torrent_components::torrent::{
-    Content, Have, Label, Layout, Lifecycle, Partials, RequiresComplete, Storage, Torrent, TorrentIndex,
+    Content, Have, Label, Layout, Lifecycle, RequiresComplete, Storage, Torrent, TorrentIndex,
 };
 use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, FoundFile, FoundFiles, Provenance};
 
-use super::evaluating::{Findings, evaluate, partial_blocks};
+use super::evaluating::{Findings, evaluate};
 use super::{OPEN, Opener, Opening};
 use crate::checking::CheckPieces;
 use crate::lifecycle::adds::Adds;
@@ -28,7 +28,6 @@ pub(in crate::lifecycle) struct Opened {
     lifecycle: &'static Lifecycle,
     readiness: &'static mut Readiness,
     have: &'static Have,
-    partials: &'static mut Partials,
     state: &'static mut SessionState,
     opening: Option<&'static mut Opening>,
     storage: &'static mut Storage,
@@ -119,7 +118,7 @@ impl Finder<'_, '_> {
             let other = torrents.get(self.index.get(torrent)?).ok()?;
             Some(Holder {
                 info: &other.content.0.info,
-                have: &other.have.0,
+                have: other.have,
             })
         };
         let conflict = find_conflict(&self.registry, &candidate, holder);
@@ -161,11 +160,7 @@ impl Finder<'_, '_> {
             self.adds.answer(opened.entity, &Ok(opened.torrent.id()));
         }
         let session = opening.session.take();
-        opened.partials.0 = session
-            .as_ref()
-            .map(|session| partial_blocks(session, &opened.layout.0))
-            .unwrap_or_default();
-        let findings = evaluate(session.as_ref(), &stamps, &opened.layout.0, files);
+        let findings = evaluate(session.as_deref(), &stamps, &opened.layout.0, files);
         self.conclude(opened, findings);
     }
 
@@ -180,7 +175,7 @@ impl Finder<'_, '_> {
         let is_shared = !self.registry.shared_files(opened.torrent.id()).is_empty();
         let must = is_shared && opened.state.stop_overwriting();
         if must {
-            let session = opened.opening.as_ref().and_then(|opening| opening.session.as_ref());
+            let session = opened.opening.as_ref().and_then(|opening| opening.session.as_deref());
             let claims = opened.state.claims(session);
             self.opener
                 .open(opened.entity, &mut opened.storage, session, files, claims);

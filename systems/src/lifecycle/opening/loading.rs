@@ -1,30 +1,23 @@
 //! The first step of opening: the session, which says where the data is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
-use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::candidates::{CandidateSource, Candidates};
 use ecs_torrent_components::commands::AddError;
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts, Desired, Readiness};
-use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy};
-use ecs_torrent_components::session::Session;
-use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{
-    Activity, Content, Counters, Layout, RequiresComplete, Storage, Torrent, TorrentTrackers,
-};
-use ecs_torrent_components::tracker::Tracker;
+use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy, SessionLoaded};
+use ecs_torrent_components::torrent::{Activity, Content, Layout, RequiresComplete, Storage, Torrent};
 use ecs_torrent_engine::ports::state::{Loaded, StateDone};
 use ecs_torrent_protocol::bitfield::Bitfield;
-use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::geometry::Geometry;
 
 use super::{LOAD, Opener, Opening};
 use crate::lifecycle::adds::Adds;
 use crate::lifecycle::naming::renamed;
 use crate::ownership::{FileRegistry, FolderKeys};
-use crate::sessions::{SaveTorrent, SessionState};
+use crate::sessions::{SaveTorrent, SavedParts};
 
 /// The parts of a torrent that its session determines.
 #[derive(bevy_ecs::query::QueryData)]
@@ -37,11 +30,8 @@ pub(in crate::lifecycle) struct Resumed {
     desired: &'static mut Desired,
     readiness: &'static mut Readiness,
     storage: &'static mut Storage,
-    counters: &'static mut Counters,
     activity: &'static mut Activity,
-    candidates: &'static mut Candidates,
-    state: &'static mut SessionState,
-    trackers: Option<&'static TorrentTrackers>,
+    saved: SavedParts,
 }
 
 /// Results of loading torrents that are paused.
@@ -54,14 +44,12 @@ pub(in crate::lifecycle) struct Pauses<'w> {
 pub(in crate::lifecycle) fn collect_loaded(
     mut commands: Commands,
     mut opener: Opener,
-    settings: Res<Settings>,
     mut failed: MessageWriter<FailTorrent>,
     mut save: MessageWriter<SaveTorrent>,
     mut adds: ResMut<Adds>,
     mut registry: ResMut<FileRegistry>,
     mut pauses: Pauses,
     mut torrents: Query<Resumed>,
-    mut trackers: Query<&mut Tracker>,
 ) {
     let mut arrived = std::mem::take(&mut opener.arrived.0);
     for event in opener.take(LOAD) {
@@ -89,7 +77,7 @@ pub(in crate::lifecycle) fn collect_loaded(
     }
     for (torrent, loaded) in arrived {
         if let Ok(mut resumed) = torrents.get_mut(torrent) {
-            resumed.take_in(loaded, torrent, &mut commands, &settings, &mut trackers, &mut save);
+            resumed.take_in(loaded, torrent, &mut commands, &mut save);
             commands.entity(torrent).remove::<AwaitingSession>();
             pauses.changed.add(torrent);
             resumed.go_on(torrent, &mut commands, &mut opener, &mut pauses);
@@ -107,11 +95,11 @@ impl ResumedItem<'_, '_> {
         if self.stay_paused(entity, commands, pauses) {
             return;
         }
-        let claims = self.state.claims(self.opening.session.as_ref());
+        let claims = self.saved.state.claims(self.opening.session.as_deref());
         // A session without metadata says nothing about the files.
         self.opening.session.take_if(|session| session.lacks_metadata);
         let Some(content) = &self.content else { return };
-        let session = self.opening.session.as_ref();
+        let session = self.opening.session.as_deref();
         opener.open(entity, &mut self.storage, session, &content.0.info.files, claims);
     }
 
@@ -121,8 +109,6 @@ impl ResumedItem<'_, '_> {
         loaded: Loaded,
         entity: Entity,
         commands: &mut Commands,
-        settings: &Settings,
-        trackers: &mut Query<&mut Tracker>,
         save: &mut MessageWriter<SaveTorrent>,
     ) {
         if let Some(reason) = loaded.set_aside {
@@ -139,9 +125,14 @@ impl ResumedItem<'_, '_> {
             }
             fits
         });
+        let session = session.map(Arc::new);
         if let Some(session) = &session {
             if !self.opening.is_again {
-                self.recall(session, settings, trackers);
+                self.activity.before = Duration::from_secs(session.seconds_active);
+                commands.trigger(SessionLoaded {
+                    torrent: entity,
+                    session: session.clone(),
+                });
             }
             if session.require_complete && self.opening.is_resumed {
                 commands.entity(entity).insert(RequiresComplete);
@@ -158,7 +149,7 @@ impl ResumedItem<'_, '_> {
         let session = session.filter(|session| {
             session.root == self.storage.root || session.resolved.as_ref() == Some(&self.storage.root)
         });
-        let session = session.filter(|session| self.state.has_name_of(session));
+        let session = session.filter(|session| self.saved.state.has_name_of(session));
         if let Some(name) = session.as_ref().and_then(|session| session.renamed.as_deref())
             && *self.torrent.name != *name
         {
@@ -171,8 +162,9 @@ impl ResumedItem<'_, '_> {
         let has_claims = salvaged.as_ref().is_some_and(|salvage| !salvage.created.is_empty());
         let knows_files = session.as_ref().is_some_and(|session| !session.lacks_metadata);
         self.opening.is_known = knows_files || has_claims;
-        self.state
-            .record_loaded(session.as_ref(), salvaged, loaded.has_metainfo);
+        let geometry = self.layout.map(|Layout(geometry)| geometry);
+        self.saved
+            .record_loaded(session.as_deref(), salvaged, loaded.has_metainfo, geometry);
         if self.content.is_none() {
             // The files are not known before the metadata is. The torrent is durable before that.
             save.write(SaveTorrent { torrent: entity });
@@ -187,7 +179,7 @@ impl ResumedItem<'_, '_> {
         let Some(session) = session.filter(|session| session.paused && self.opening.is_resumed) else {
             return false;
         };
-        self.state.set_paused(true);
+        self.saved.state.set_paused(true);
         // A stop or removal that has begun meanwhile may need the files.
         if *self.desired != Desired::Run {
             return false;
@@ -196,7 +188,7 @@ impl ResumedItem<'_, '_> {
         let geometry = self.content.as_ref().map(|content| &content.0.info.geometry);
         let count = geometry.map_or(0, Geometry::piece_count);
         let have = session.have.to_set(session.pieces).filter(|have| have.len() == count);
-        self.state.record_closed();
+        self.saved.state.record_closed();
         pauses.known.write(PiecesKnown {
             torrent: entity,
             have: have.unwrap_or_else(|| Bitfield::new(count)),
@@ -210,7 +202,7 @@ impl ResumedItem<'_, '_> {
 
     /// Registers the files that the torrent uses, as far as its session tells.
     fn register(&self, registry: &mut FileRegistry) {
-        let session = self.opening.session.as_ref();
+        let session = self.opening.session.as_deref();
         let resolved = session.and_then(|session| session.resolved.as_deref());
         let ids = session.map(|session| session.ids.as_slice()).unwrap_or_default();
         let Some(content) = &self.content else { return };
@@ -218,33 +210,5 @@ impl ResumedItem<'_, '_> {
         let keys = FolderKeys::new(resolved.unwrap_or(&self.storage.root)).with_saved(folder);
         let keys = keys.of_table(&content.0.info.files, |index| ids.get(index).copied().flatten());
         registry.set(self.torrent.id(), &self.torrent.name, keys);
-    }
-
-    /// Restores the state that does not depend on the files.
-    fn recall(&mut self, session: &Session, settings: &Settings, trackers: &mut Query<&mut Tracker>) {
-        *self.counters = Counters {
-            uploaded: session.uploaded,
-            downloaded: session.downloaded,
-            corrupt: session.corrupt,
-            dropped: session.dropped,
-            wasted: session.wasted,
-        };
-        self.activity.before = Duration::from_secs(session.seconds_active);
-        for peer in session.peers.iter().take(settings.session.max_peers) {
-            let max = settings.peers.max_candidates;
-            self.candidates.add(*peer, CandidateSource::SESSION, 0, max);
-        }
-        let entities = self.trackers.into_iter().flat_map(RelationshipTarget::iter);
-        let mut known = trackers.iter_many_mut(entities);
-        while let Some(Ok(mut tracker)) = known.fetch_next() {
-            let Some(saved) = session.trackers.iter().find(|saved| *saved.url == *tracker.url) else {
-                continue;
-            };
-            tracker.seeders = saved.seeders;
-            tracker.leechers = saved.leechers;
-            for family in Family::ALL {
-                tracker.route_mut(family).was_completed = saved.was_completed;
-            }
-        }
     }
 }

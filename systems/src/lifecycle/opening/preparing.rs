@@ -8,14 +8,14 @@ use ecs_torrent_components::commands::AddError;
 use ecs_torrent_components::lifecycle::{ChangedFacts, Readiness};
 use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy};
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, Partials, RequiresComplete, Storage, Torrent};
+use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, RequiresComplete, Storage, Torrent};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::DiskRequest;
 use ecs_torrent_protocol::bitfield::Bitfield;
 
 use crate::ownership::FileRegistry;
-use crate::sessions::{SaveTorrent, SessionState};
+use crate::sessions::{SaveTorrent, SavedParts, SessionState};
 use crate::storage::fault;
 
 pub(super) const PREPARE: Purpose = Purpose("prepare files");
@@ -70,8 +70,7 @@ pub(in crate::lifecycle) struct Startable {
     content: &'static Content,
     layout: &'static Layout,
     readiness: &'static mut Readiness,
-    partials: &'static mut Partials,
-    state: &'static mut SessionState,
+    saved: SavedParts,
     requires_complete: Has<RequiresComplete>,
 }
 
@@ -88,8 +87,7 @@ pub(in crate::lifecycle) fn start_torrents(
         let Ok(mut startable) = torrents.get_mut(*torrent) else {
             continue;
         };
-        startable.partials.0.retain(|piece, _| !have.contains(*piece));
-        startable.state.record_result(have);
+        startable.saved.record_result(have);
         preparing.gives_up(*torrent);
         if have.is_full() {
             *startable.readiness = Readiness::Ready;
@@ -101,7 +99,7 @@ pub(in crate::lifecycle) fn start_torrents(
                 remedy: Remedy::None,
             });
         } else {
-            preparing.begin(*torrent, startable.storage, &startable.state);
+            preparing.begin(*torrent, startable.storage, &startable.saved.state);
         }
     }
 }
@@ -115,7 +113,7 @@ impl StartableItem<'_, '_> {
             return Some(format!("{missing} of {all} pieces are missing or bad in {root}"));
         }
         let files = &self.content.0.info.files;
-        let index = self.state.obstacle(have, files, &self.layout.0)?;
+        let index = self.saved.state.obstacle(have, files, &self.layout.0)?;
         let (torrent, path) = (self.torrent.name.clone(), files.files()[index].path.clone());
         let other = registry.other_user(self.torrent.id(), index);
         let error = match other.map(|other| other.name.clone()) {

@@ -1,0 +1,187 @@
+//! The sources of the features: each component is built and removed by one feature only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use syn::visit::{self, Visit};
+use syn::{Attribute, Expr, GenericArgument, Item, PathArguments};
+
+/// Components that several features build, and why.
+const SHARED: [(&str, &str); 2] = [
+    ("Peer", "a connection begins with a dial or an accept"),
+    (
+        "PeerOf",
+        "a dialed peer has its torrent at once, an accepted one with the handshake",
+    ),
+];
+
+/// Returns the Rust files below a folder, in order.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => files.extend(self::files(&path)),
+            false if path.extension().is_some_and(|extension| extension == "rs") => files.push(path),
+            false => {}
+        }
+    }
+    files.sort();
+    files
+}
+
+fn parse(file: &Path) -> Vec<Item> {
+    let text = std::fs::read_to_string(file).unwrap();
+    let syntax = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let is_tests = syntax.attrs.iter().any(is_of_tests);
+    if is_tests { Vec::new() } else { syntax.items }
+}
+
+fn is_of_tests(attribute: &Attribute) -> bool {
+    let tokens = attribute.meta.require_list().map(|list| list.tokens.to_string());
+    attribute.path().is_ident("test") || (attribute.path().is_ident("cfg") && tokens.is_ok_and(|text| text == "test"))
+}
+
+/// The names of the structs that are components.
+#[derive(Default)]
+struct Components(BTreeSet<String>);
+
+impl<'s> Visit<'s> for Components {
+    fn visit_item_struct(&mut self, item: &'s syn::ItemStruct) {
+        let derives = item
+            .attrs
+            .iter()
+            .filter(|attribute| attribute.path().is_ident("derive"));
+        let tokens: String = derives
+            .filter_map(|derive| derive.meta.require_list().ok())
+            .map(|list| list.tokens.to_string())
+            .collect();
+        if tokens
+            .split(|c: char| !c.is_alphanumeric())
+            .any(|word| word == "Component")
+        {
+            self.0.insert(item.ident.to_string());
+        }
+    }
+}
+
+/// The components that a file builds, removes or requires.
+struct Owned<'c> {
+    components: &'c BTreeSet<String>,
+    found: BTreeSet<String>,
+}
+
+impl Owned<'_> {
+    /// Adds the component that a path names, as itself or as the type of an associated function.
+    fn add(&mut self, path: &syn::Path) {
+        let mut names = path.segments.iter().rev().map(|segment| segment.ident.to_string());
+        let is_type = |name: &String| name.starts_with(char::is_uppercase);
+        let (last, before) = (names.next(), names.next().filter(is_type));
+        // A variant of an enum may have the name of a component.
+        let name = before.or(last);
+        self.found.extend(name.filter(|name| self.components.contains(name)));
+    }
+
+    fn add_arguments(&mut self, arguments: &syn::AngleBracketedGenericArguments) {
+        for argument in &arguments.args {
+            if let GenericArgument::Type(syn::Type::Path(component)) = argument {
+                self.add(&component.path);
+            }
+        }
+    }
+}
+
+impl<'s> Visit<'s> for Owned<'_> {
+    fn visit_item(&mut self, item: &'s Item) {
+        let attributes = match item {
+            Item::Fn(item) => &item.attrs,
+            Item::Impl(item) => &item.attrs,
+            Item::Mod(item) => &item.attrs,
+            _ => return visit::visit_item(self, item),
+        };
+        if !attributes.iter().any(is_of_tests) {
+            visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_expr_call(&mut self, call: &'s syn::ExprCall) {
+        if let Expr::Path(function) = &*call.func {
+            self.add(&function.path);
+        }
+        visit::visit_expr_call(self, call);
+    }
+
+    fn visit_expr_struct(&mut self, built: &'s syn::ExprStruct) {
+        self.add(&built.path);
+        visit::visit_expr_struct(self, built);
+    }
+
+    fn visit_expr_method_call(&mut self, call: &'s syn::ExprMethodCall) {
+        if let Some(arguments) = &call.turbofish {
+            match call.method.to_string().as_str() {
+                "remove" => self.add_arguments(arguments),
+                // The component that is required is the second argument; anybody may extend the first one.
+                "register_required_components" => {
+                    let mut required = arguments.clone();
+                    required.args = required.args.into_iter().skip(1).collect();
+                    self.add_arguments(&required);
+                }
+                _ => {}
+            }
+        }
+        visit::visit_expr_method_call(self, call);
+    }
+
+    fn visit_path_arguments(&mut self, _: &'s PathArguments) {}
+}
+
+/// Returns the features that build, remove or require each component.
+fn owners(repository: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let systems = repository.join("systems/src");
+    let mut components = Components::default();
+    for file in files(&systems).iter().chain(&files(&repository.join("components/src"))) {
+        parse(file).iter().for_each(|item| components.visit_item(item));
+    }
+    let mut owners: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in files(&systems) {
+        let inner = file.strip_prefix(&systems).unwrap().with_extension("");
+        let feature = inner
+            .components()
+            .next()
+            .unwrap()
+            .as_os_str()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let mut owned = Owned {
+            components: &components.0,
+            found: BTreeSet::new(),
+        };
+        parse(&file).iter().for_each(|item| owned.visit_item(item));
+        for component in owned.found {
+            owners.entry(component).or_default().insert(feature.clone());
+        }
+    }
+    owners
+}
+
+#[test]
+fn each_component_is_built_and_removed_by_one_feature() {
+    let owners = owners(Path::new(env!("CARGO_MANIFEST_DIR")));
+    assert!(
+        owners.get("Picker").is_some_and(|features| features.len() == 1),
+        "the test sees nothing: {owners:?}"
+    );
+    let is_allowed = |component: &str| SHARED.iter().any(|(shared, _)| *shared == component);
+    let shared: Vec<_> = owners
+        .iter()
+        .filter(|(component, features)| features.len() > 1 && !is_allowed(component))
+        .collect();
+    assert!(
+        shared.is_empty(),
+        "a feature attaches its own components (required components, observers, messages): {shared:#?}"
+    );
+    for (component, _) in SHARED {
+        assert!(owners[component].len() > 1, "{component} is shared no longer");
+    }
+}
