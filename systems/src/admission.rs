@@ -9,6 +9,8 @@
 //! the torrent is not searched again for a second.
 
 mod policy;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +22,7 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::connections::ConnectionCounts;
-use ecs_torrent_components::peer::{CloseReason, Direction, Peer, PeerPieces, PeerRates, PeerState, Stage};
+use ecs_torrent_components::peer::{CloseReason, Direction, Peer, PeerPieces, PeerRates, PeerState};
 use ecs_torrent_components::prefix::{is_local, site, subnet};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
@@ -312,7 +314,6 @@ impl Admission<'_, '_> {
         let is_seeding = lifecycle == Some(&Lifecycle::Seeding);
         let class = match state {
             None => Class::Opening,
-            _ if peer.stage != Stage::Connected => Class::Opening,
             Some(state) if is_seeding && (state.upload_only || pieces.is_some_and(PeerPieces::is_complete)) => {
                 Class::Redundant
             }
@@ -378,72 +379,5 @@ pub(crate) fn resolve_twins(
         (Direction::Inbound, _) if !is_our_id_higher => Twin::Newcomer,
         (Direction::Outbound, _) if is_our_id_higher => Twin::Newcomer,
         _ => Twin::Other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn side(last: u8, direction: Direction) -> TwinSide {
-        TwinSide {
-            site: Some([10, 0, 0, last].into()),
-            direction,
-        }
-    }
-
-    #[test]
-    fn a_copied_id_does_not_lock_its_owner_out() {
-        for one in [Direction::Inbound, Direction::Outbound] {
-            for other in [Direction::Inbound, Direction::Outbound] {
-                for is_higher in [true, false] {
-                    let twin = resolve_twins(side(1, one), side(2, other), Duration::ZERO, false, false, is_higher);
-                    assert_eq!(twin, Twin::Both);
-                }
-            }
-        }
-    }
-
-    /// Each side sees one connection as inbound and the other as outbound, and both have to keep the same one.
-    #[test]
-    fn both_sides_of_a_crossing_keep_the_same_connection() {
-        use Direction::{Inbound, Outbound};
-        for is_our_id_higher in [true, false] {
-            for newcomer in [Inbound, Outbound] {
-                let other = if newcomer == Inbound { Outbound } else { Inbound };
-                let resolve = |newcomer, other, is_higher| {
-                    resolve_twins(
-                        side(1, newcomer),
-                        side(1, other),
-                        Duration::ZERO,
-                        false,
-                        false,
-                        is_higher,
-                    )
-                };
-                let ours = resolve(newcomer, other, is_our_id_higher);
-                // The connection that is inbound here is outbound there.
-                let theirs = resolve(other, newcomer, !is_our_id_higher);
-                assert_eq!(ours, theirs);
-                assert_ne!(ours, Twin::Both);
-            }
-        }
-    }
-
-    #[test]
-    fn a_connection_that_works_is_not_closed_for_a_claim() {
-        use Direction::{Inbound, Outbound};
-        let resolve = |newcomer, other, age, useful, abandoned| {
-            resolve_twins(side(1, newcomer), side(1, other), age, useful, abandoned, false)
-        };
-        assert_eq!(resolve(Inbound, Outbound, Duration::ZERO, true, false), Twin::Both);
-        assert_eq!(resolve(Inbound, Outbound, CROSSING, false, false), Twin::Both);
-        assert_eq!(resolve(Inbound, Inbound, CROSSING, true, false), Twin::Other);
-        assert_eq!(resolve(Inbound, Inbound, CROSSING, false, true), Twin::Newcomer);
-        assert_eq!(
-            resolve(Outbound, Outbound, Duration::ZERO, false, false),
-            Twin::Both,
-            "both addresses listen"
-        );
     }
 }

@@ -150,3 +150,68 @@ impl AssemblyParams<'_, '_> {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use ecs_torrent_protocol::geometry::BlockRequest;
+
+    use super::*;
+    use crate::testing::Bed;
+
+    fn bed() -> Bed {
+        let mut bed = Bed::new((AssemblyPlugin, crate::picking::PickingPlugin));
+        bed.world.init_resource::<ReceivedBlocks>();
+        bed.world.resource_mut::<Settings>().peers.max_unsolicited = 2;
+        bed
+    }
+
+    /// Receives a block. Returns whether it was accepted.
+    fn receive(bed: &mut Bed, peer: Entity, request: BlockRequest) -> bool {
+        let data = std::iter::once(Bytes::from(vec![0; request.len as usize])).collect();
+        let mut received = bed.world.resource_mut::<ReceivedBlocks>();
+        received.0.push((peer, Block { request, data }));
+        bed.run(accept_blocks);
+        let accepted = bed.world.resource_mut::<Messages<BlockAccepted>>().drain().count();
+        let wasted = bed.world.resource_mut::<Messages<BlockWasted>>().drain().count();
+        assert_eq!(accepted + wasted, 1, "a block is counted once");
+        accepted == 1
+    }
+
+    /// Fault 29.
+    #[test]
+    fn a_peer_may_send_a_few_blocks_that_were_not_requested() {
+        let mut bed = bed();
+        let peer = bed.peer();
+        let piece = bed.piece(0);
+        let request = bed.get::<ActivePiece>(piece).request(0);
+        for is_closed in [false, false, true, true] {
+            assert!(!receive(&mut bed, peer, request));
+            assert_eq!(bed.world.resource::<Reaper>().is_doomed(peer), is_closed);
+        }
+    }
+
+    #[test]
+    fn a_block_is_stored_once() {
+        let mut bed = bed();
+        let [one, two] = [bed.peer(), bed.peer()];
+        let piece = bed.piece(0);
+        let request = bed.request(one, piece, 0);
+        assert!(receive(&mut bed, one, request));
+        let again = bed.request(two, piece, 0);
+        assert!(!receive(&mut bed, two, again));
+        assert_eq!(bed.get::<ActivePiece>(piece).blocks[0].from, Some(one));
+    }
+
+    /// Blocks of a piece that is read back from the disk come from there alone.
+    #[test]
+    fn a_piece_that_is_being_restored_takes_no_blocks() {
+        let mut bed = bed();
+        let peer = bed.peer();
+        let piece = bed.piece(0);
+        let request = bed.request(peer, piece, 0);
+        bed.get_mut::<ActivePiece>(piece).phase = PiecePhase::Restoring;
+        assert!(!receive(&mut bed, peer, request));
+        assert!(!bed.get::<ActivePiece>(piece).blocks[0].received);
+    }
+}

@@ -349,7 +349,7 @@ impl DialParams<'_, '_> {
                 self.wanted.write(PeersWanted { torrent });
                 self.wakeup.at(now);
             }
-            if let Some(next) = next.filter(|at| *at > now) {
+            if let Some(next) = next {
                 dialer.wake_at(torrent, next, &mut self.redials, &self.wakeup);
             }
             return Dialed::NoAddress;

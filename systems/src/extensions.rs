@@ -114,3 +114,31 @@ fn read_dont_have(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Bed;
+
+    /// BEP 54.
+    #[test]
+    fn only_pieces_that_exist_are_taken_back() {
+        let mut bed = Bed::new(ExtensionsPlugin);
+        bed.world.init_resource::<Messages<AvailabilityReceived>>();
+        let peer = bed.peer();
+        for (index, is_known) in [(2u32, true), (3, false)] {
+            let message = ExtensionReceived {
+                peer,
+                extension: DONT_HAVE,
+                payload: index.to_be_bytes().to_vec().into(),
+            };
+            bed.run_after(message, read_dont_have);
+            let count = bed
+                .world
+                .resource_mut::<Messages<AvailabilityReceived>>()
+                .drain()
+                .count();
+            assert_eq!(count, usize::from(is_known));
+        }
+    }
+}

@@ -54,3 +54,63 @@ fn flush_outboxes(
         net.push(NetRequest::Send { stream, frames });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_components::ids::StreamId;
+    use ecs_torrent_components::peer::{Direction, Endpoint, Stage};
+    use ecs_torrent_engine::port::Backend;
+    use ecs_torrent_engine::ports::net::NetEvent;
+    use ecs_torrent_protocol::time::Timestamp;
+    use ecs_torrent_protocol::wire::Message;
+
+    use super::*;
+    use crate::testing::Bed;
+
+    /// A network that takes nothing.
+    struct Stuck;
+
+    impl Backend<NetRequest, NetEvent> for Stuck {
+        fn submit(&mut self, _: &mut Vec<NetRequest>) {}
+
+        fn poll(&mut self, _: usize, _: &mut Vec<NetEvent>) -> bool {
+            false
+        }
+    }
+
+    /// Fault 25.
+    #[test]
+    fn the_queue_of_a_peer_that_reads_nothing_is_bounded() {
+        const LIMIT: usize = 20;
+        const BLOCKS: usize = 30;
+        let message = Message::Extended {
+            id: 1,
+            payload: vec![0; LIMIT + BLOCKS - 6].into(),
+        };
+        let mut bed = Bed::new(());
+        bed.world.resource_mut::<Settings>().peers.max_send_queue_bytes = LIMIT;
+        bed.world.insert_resource(NetPort::new(Box::new(Stuck)));
+        let entity = bed.peer();
+        bed.world.entity_mut(entity).insert(Peer {
+            endpoint: Endpoint::Ip(([192, 0, 2, 1], 1).into()),
+            stream: StreamId(1),
+            transport: None,
+            direction: Direction::Inbound,
+            stage: Stage::Connected,
+            since: Timestamp::ZERO,
+            peer_id: None,
+            client: "".into(),
+            listens_at: None,
+        });
+        bed.get_mut::<UploadQueue>(entity).charged_bytes = BLOCKS as u64;
+        let mut closes = |message: &Message| {
+            bed.world.resource_scope(|world, mut flush: Mut<FlushQueue>| {
+                flush.send(entity, &mut world.get_mut::<Outbox>(entity).unwrap(), message);
+            });
+            bed.run(flush_outboxes);
+            bed.world.resource::<Reaper>().is_doomed(entity)
+        };
+        assert!(!closes(&message), "just as much as is allowed");
+        assert!(closes(&Message::KeepAlive));
+    }
+}

@@ -251,6 +251,7 @@ mod tests {
     use bytes::Bytes;
     use ecs_torrent_components::ids::StreamId;
     use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint};
+    use ecs_torrent_protocol::geometry::Geometry;
 
     use super::*;
 
@@ -373,6 +374,20 @@ mod tests {
         }
         assert!(!closes(&INTERESTED.repeat(2_000)));
         assert!(!closes(&[CHOKE, HAVE_ALL, HANDSHAKE].concat()));
+    }
+
+    /// Before the metadata is known, nothing is requested and no piece is known.
+    #[test]
+    fn messages_about_pieces_need_the_metadata() {
+        const SUGGEST: &[u8] = &[0, 0, 0, 5, 13, 0, 0, 0, 0];
+        for (geometry, count) in [(None, 0), (Geometry::new(9, 16384), 1)] {
+            let mut world = world();
+            let peer = add_peer(&mut world, Stage::Connected, SUGGEST);
+            world.get_mut::<Wire>(peer).unwrap().session.geometry = geometry;
+            decode(&mut world, peer);
+            assert!(!world.resource::<Reaper>().is_doomed(peer));
+            assert_eq!(world.resource_mut::<Messages<SuggestReceived>>().drain().count(), count);
+        }
     }
 
     fn shares(peers: &[&str]) -> Vec<u32> {

@@ -9,6 +9,8 @@ pub mod choice;
 mod flight;
 pub mod rarity;
 mod refill;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::time::Duration;

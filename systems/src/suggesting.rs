@@ -459,6 +459,22 @@ mod tests {
     }
 
     #[test]
+    fn pieces_that_peers_have_are_not_assigned() {
+        let mut nearly = PeerPieces::all(9);
+        nearly.remove(4);
+        let mut one = PeerPieces::none(9);
+        one.insert(7);
+        let missing = |peers: &[&PeerPieces]| {
+            let mut spread = Spread::new(&pieces(9), 0, peers.iter().copied());
+            let assigned = std::iter::from_fn(|| spread.assign(Timestamp::ZERO, peer(1), 99, false));
+            assigned.collect::<Vec<_>>()
+        };
+        assert_eq!(missing(&[&nearly]), [4]);
+        assert_eq!(missing(&[&one]), [0, 1, 2, 3, 4, 5, 6, 8]);
+        assert_eq!(missing(&[&one, &PeerPieces::all(9)]), []);
+    }
+
+    #[test]
     fn a_turn_ends_where_others_wait() {
         let (a, b) = (peer(1), peer(2));
         let mut spread = Spread::new(&pieces(9), 0, std::iter::empty());

@@ -1,7 +1,26 @@
 //! Values for the tests of several features.
 
+use bevy_app::{App, Plugins};
+use bevy_ecs::component::Mutable;
+use bevy_ecs::message::Message;
+use bevy_ecs::prelude::*;
+use bevy_ecs::system::RunSystemOnce;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::peer::{
+    FlushQueue, Outbox, PeerPieces, PeerRates, PeerState, Pending, RefillQueue, Requests, UploadQueue, WaitingSources,
+    Wire,
+};
+use ecs_torrent_components::piece::{ActivePiece, FullPieces};
+use ecs_torrent_components::random::Random;
+use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::session::Session;
-use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::{ActivePieces, Have, Layout, Lifecycle, Partials, PeerOf, Torrent};
+use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest, Geometry};
+use ecs_torrent_protocol::hash::{InfoHash, InfoHashes};
+use ecs_torrent_protocol::peer_id::PeerId;
+use ecs_torrent_protocol::time::Timestamp;
+use ecs_torrent_protocol::wire;
 
 /// Returns the session of a torrent of 45 bytes in pieces of 10, that holds nothing.
 pub(crate) fn session() -> Session {
@@ -11,5 +30,124 @@ pub(crate) fn session() -> Session {
         piece_length: 10,
         pieces: 5,
         ..Session::new(InfoHash([0; 20]))
+    }
+}
+
+/// Returns the names of a public torrent.
+pub(crate) fn torrent() -> Torrent {
+    Torrent {
+        hashes: InfoHashes::of(b"info", true, false),
+        name: "torrent".into(),
+        peer_id: PeerId([2; 20]),
+        tracker_key: 3,
+        private: false,
+        added: Timestamp::ZERO,
+    }
+}
+
+/// The time of a [`Bed`], long after the start.
+pub(crate) const NOW: Timestamp = Timestamp::from_nanos(1_000_000_000_000);
+
+/// An engine's world with one torrent of three pieces of two blocks, for tests that run single systems.
+pub(crate) struct Bed {
+    pub(crate) world: World,
+    pub(crate) torrent: Entity,
+    pub(crate) geometry: Geometry,
+}
+
+impl Bed {
+    /// Creates a world with the resources of `plugins`, and those that many features use.
+    pub(crate) fn new<M>(plugins: impl Plugins<M>) -> Self {
+        let mut app = App::new();
+        app.add_plugins(plugins)
+            .init_resource::<Clock>()
+            .init_resource::<Wakeup>()
+            .init_resource::<Settings>()
+            .init_resource::<Reaper>()
+            .init_resource::<FlushQueue>()
+            .init_resource::<FullPieces>()
+            .init_resource::<RefillQueue>()
+            .init_resource::<WaitingSources>()
+            .insert_resource(Random::from_seed([7; 32]));
+        let mut world = std::mem::take(app.world_mut());
+        world.resource_mut::<Clock>().advance_to(NOW);
+        world.resource_mut::<Wakeup>().reset(Timestamp::from_nanos(u64::MAX));
+        let geometry = Geometry::new(6 * u64::from(BLOCK_SIZE), 2 * BLOCK_SIZE).expect("a valid size");
+        let parts = (ActivePieces::default(), Layout(geometry.clone()), Have::none(3));
+        let torrent = world.spawn((parts, Lifecycle::Downloading, Partials::default())).id();
+        Self {
+            world,
+            torrent,
+            geometry,
+        }
+    }
+
+    /// Adds a connection that may request and be asked for everything.
+    pub(crate) fn peer(&mut self) -> Entity {
+        let state = PeerState {
+            am_choking: false,
+            am_interested: true,
+            peer_choking: false,
+            peer_interested: true,
+            ..PeerState::new(Timestamp::ZERO)
+        };
+        let mut wire = Wire::new(Timestamp::ZERO);
+        wire.session.fast = true;
+        let parts = (PeerOf(self.torrent), state, PeerRates::default(), PeerPieces::all(3));
+        let queues = (Outbox::default(), Requests::default(), UploadQueue::default());
+        self.world.spawn((parts, queues, wire)).id()
+    }
+
+    /// Begins a piece.
+    pub(crate) fn piece(&mut self, index: u32) -> Entity {
+        let piece = ActivePiece::new(self.torrent, index, &self.geometry);
+        let entity = self.world.spawn(piece).id();
+        let mut active = self.world.get_mut::<ActivePieces>(self.torrent).expect("a torrent");
+        active.all.insert(index, entity);
+        active.open.insert(index);
+        entity
+    }
+
+    /// Records that a block of a piece has been requested from a peer.
+    pub(crate) fn request(&mut self, peer: Entity, piece: Entity, block: u32) -> BlockRequest {
+        let mut active = self.world.get_mut::<ActivePiece>(piece).expect("a piece");
+        active.mark_requested(block, peer, NOW, NOW);
+        let request = active.request(block);
+        let pending = Pending {
+            piece,
+            block,
+            request,
+            asked: NOW,
+            is_late: false,
+        };
+        self.world.get_mut::<Requests>(peer).expect("a peer").add(pending);
+        request
+    }
+
+    /// Runs a system after a message.
+    pub(crate) fn run_after<M: Message, S>(&mut self, message: M, system: impl IntoSystem<(), (), S>) {
+        self.world.init_resource::<Messages<M>>();
+        self.world.write_message(message);
+        self.run(system);
+        self.world.resource_mut::<Messages<M>>().clear();
+    }
+
+    pub(crate) fn run<S>(&mut self, system: impl IntoSystem<(), (), S>) {
+        self.world.run_system_once(system).expect("all parameters exist");
+    }
+
+    /// Whether exactly these messages were queued for a peer since the last call.
+    pub(crate) fn has_sent(&mut self, peer: Entity, messages: &[wire::Message]) -> bool {
+        let mut expected = Vec::new();
+        messages.iter().for_each(|message| message.write(&mut expected));
+        self.world.get_mut::<Outbox>(peer).expect("a peer").take().concat() == expected
+    }
+
+    pub(crate) fn get<C: Component>(&self, entity: Entity) -> &C {
+        self.world.get(entity).expect("the component")
+    }
+
+    pub(crate) fn get_mut<C: Component<Mutability = Mutable>>(&mut self, entity: Entity) -> Mut<'_, C> {
+        self.world.get_mut(entity).expect("the component")
     }
 }

@@ -308,6 +308,27 @@ fn forget_uploads(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Bed;
+
+    /// BEP 6: a request is answered once, and a cancel of a request that is already answered is not.
+    #[test]
+    fn a_torrent_without_metadata_rejects_requests_and_no_cancels() {
+        let mut bed = Bed::new(());
+        bed.world.init_resource::<ServeQueue>();
+        bed.world.entity_mut(bed.torrent).remove::<Layout>();
+        let peer = bed.peer();
+        let request = bed.geometry.block(0, 0);
+        for is_cancel in [false, true] {
+            let message = UploadRequested {
+                peer,
+                request,
+                is_cancel,
+            };
+            bed.run_after(message, handle_requests);
+            let reject = [Message::RejectRequest(request)];
+            assert!(bed.has_sent(peer, &reject[usize::from(is_cancel)..]));
+        }
+    }
 
     #[test]
     fn requests_are_judged_by_what_can_be_served() {

@@ -1,0 +1,323 @@
+//! Tests of what becomes of requests and pieces in flight, one system at a time.
+
+use ecs_torrent_components::lifecycle::Readiness;
+use ecs_torrent_components::piece::{FAILED_PAUSE, PiecePhase};
+use ecs_torrent_components::random::Random;
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::{Lifecycle, Partials};
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::geometry::BLOCK_SIZE;
+use ecs_torrent_protocol::wire::Message;
+
+use super::*;
+use crate::testing::{Bed, NOW};
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
+/// Returns a torrent that downloads, with nothing begun.
+fn bed() -> Bed {
+    let mut bed = Bed::new(PickingPlugin);
+    let order = RarityOrder::new(3, |_| true, &mut bed.world.resource_mut::<Random>());
+    let picker = Picker {
+        order,
+        starved: Vec::new(),
+    };
+    let parts = (picker, crate::testing::torrent(), Readiness::Ready);
+    bed.world.entity_mut(bed.torrent).insert(parts);
+    bed
+}
+
+/// Begins a piece as the picker does.
+fn begin(bed: &mut Bed, index: u32) -> Entity {
+    bed.get_mut::<Picker>(bed.torrent).order.remove(index);
+    let len = bed.geometry.piece_size(index);
+    bed.world.resource_mut::<PieceMemory>().reserve(len, u64::MAX);
+    bed.piece(index)
+}
+
+/// Gives a piece to a peer alone, with the first block received and the second requested.
+fn begin_alone(bed: &mut Bed, peer: Entity) -> Entity {
+    let piece = begin(bed, 0);
+    bed.request(peer, piece, 1);
+    let mut active = bed.get_mut::<ActivePiece>(piece);
+    active.receive(0, Some(peer), Default::default());
+    (active.is_suspect, active.exclusive) = (true, Some(peer));
+    bed.get_mut::<Requests>(peer).current = Some(piece);
+    piece
+}
+
+/// Returns the bytes that were received in vain since the last call.
+fn wasted(bed: &mut Bed) -> u64 {
+    let dropped = std::mem::take(&mut bed.world.resource_mut::<Supply>().dropped);
+    dropped.into_iter().map(|(_, bytes)| bytes).sum()
+}
+
+/// Whether a peer is in the refill queue. Empties the queue.
+fn is_listed(bed: &mut Bed, peer: Entity) -> bool {
+    let mut queue = bed.world.resource_mut::<RefillQueue>();
+    let listed: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+    listed.iter().for_each(|peer| bed.get_mut::<Requests>(*peer).unlist());
+    listed.contains(&peer)
+}
+
+#[test]
+fn a_reject_frees_the_block_for_others() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    let piece = begin(&mut bed, 0);
+    let request = bed.request(peer, piece, 0);
+    bed.request(peer, piece, 1);
+    bed.get_mut::<ActivePieces>(bed.torrent).open.clear();
+    bed.run_after(RejectReceived { peer, request }, handle_rejects);
+    let requests: &Requests = bed.get(peer);
+    assert_eq!(requests.pending().len(), 1);
+    assert_eq!(requests.paused_until, NOW + REJECT_PAUSE);
+    assert!(requests.withheld_until < NOW, "nothing is withheld");
+    assert!(bed.get::<ActivePiece>(piece).blocks[0].is_free());
+    assert!(bed.get::<ActivePieces>(bed.torrent).open.contains(&0));
+    assert!(bed.has_sent(peer, &[]));
+}
+
+/// A piece that a peer does not send alone after all goes to another one, and not to the same for a minute.
+#[test]
+fn a_reject_of_an_exclusive_piece_takes_all_of_it_away() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    let piece = begin(&mut bed, 0);
+    let [first, second] = [0, 1].map(|block| bed.request(peer, piece, block));
+    bed.get_mut::<ActivePiece>(piece).exclusive = Some(peer);
+    bed.run_after(RejectReceived { peer, request: first }, handle_rejects);
+    assert!(bed.has_sent(peer, &[Message::Cancel(second)]));
+    let requests: &Requests = bed.get(peer);
+    assert!(requests.pending().is_empty());
+    assert_eq!(requests.withheld_until, NOW + FAILED_PAUSE);
+    let piece: &ActivePiece = bed.get(piece);
+    assert_eq!((piece.exclusive, piece.free_count), (None, 2));
+    assert!(!piece.may_have_exclusively(peer, NOW));
+}
+
+#[test]
+fn a_choking_peer_that_rejects_an_allowed_piece_is_not_asked_for_it_again() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    let piece = begin(&mut bed, 1);
+    let request = bed.request(peer, piece, 0);
+    bed.get_mut::<PeerState>(peer).peer_choking = true;
+    bed.get_mut::<Requests>(peer).allowed_fast = vec![0, 1, 2];
+    bed.run_after(RejectReceived { peer, request }, handle_rejects);
+    let requests: &Requests = bed.get(peer);
+    assert_eq!(requests.allowed_fast, [0, 2]);
+    assert!(requests.paused_until < NOW);
+}
+
+#[test]
+fn allowed_fast_pieces_are_kept_once_and_up_to_a_limit() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    for piece in [1, 1].into_iter().chain(100..300) {
+        bed.run_after(AllowedFastReceived { peer, piece }, handle_allowed_fast);
+    }
+    let kept = &bed.get::<Requests>(peer).allowed_fast;
+    assert_eq!((kept.len(), kept[..3].to_vec()), (MAX_ALLOWED_FAST, vec![1, 100, 101]));
+    assert!(is_listed(&mut bed, peer));
+}
+
+/// BEP 54.
+#[test]
+fn requests_for_a_piece_that_the_peer_lost_are_canceled_and_no_others() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    let [lost, kept] = [0, 1].map(|index| begin(&mut bed, index));
+    let canceled = [0, 1].map(|block| bed.request(peer, lost, block));
+    let request = bed.request(peer, kept, 0);
+    bed.get_mut::<ActivePieces>(bed.torrent).open.clear();
+    bed.world.resource_mut::<DroppedRequests>().0.push((peer, 0));
+    bed.run(drop_requests);
+    assert!(bed.has_sent(peer, &canceled.map(Message::Cancel)));
+    let pending = bed.get::<Requests>(peer).pending();
+    assert_eq!(
+        pending.iter().map(|pending| pending.request).collect::<Vec<_>>(),
+        [request]
+    );
+    assert_eq!(bed.get::<ActivePiece>(lost).free_count, 2);
+    assert_eq!(bed.get::<ActivePieces>(bed.torrent).open, [0].into());
+}
+
+#[test]
+fn what_a_gone_peer_sent_alone_is_begun_again() {
+    for is_full in [false, true] {
+        let mut bed = bed();
+        let peer = bed.peer();
+        let piece = begin_alone(&mut bed, peer);
+        if is_full {
+            bed.get_mut::<ActivePiece>(piece)
+                .receive(1, Some(peer), Default::default());
+            bed.get_mut::<Requests>(peer).cancel_all();
+        }
+        bed.get_mut::<ActivePieces>(bed.torrent).open.clear();
+        disconnect(&mut bed, peer);
+        let expected = if is_full { (0, 0) } else { (BLOCK, 2) };
+        assert_eq!((wasted(&mut bed), bed.get::<ActivePiece>(piece).free_count), expected);
+        assert_eq!(bed.get::<ActivePieces>(bed.torrent).open.len(), usize::from(!is_full));
+    }
+}
+
+/// A choke drops all requests (BEP 3), so that none of the piece is outstanding.
+#[test]
+fn what_a_gone_peer_sent_alone_before_a_choke_is_begun_again() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    let piece = begin_alone(&mut bed, peer);
+    bed.get_mut::<Requests>(peer).cancel_all();
+    bed.get_mut::<ActivePiece>(piece).release(1, peer);
+    bed.get_mut::<ActivePieces>(bed.torrent).open.clear();
+    disconnect(&mut bed, peer);
+    assert_eq!(
+        (wasted(&mut bed), bed.get::<ActivePiece>(piece).exclusive),
+        (BLOCK, None)
+    );
+    assert_eq!(bed.get::<ActivePieces>(bed.torrent).open, [0].into());
+}
+
+fn disconnect(bed: &mut Bed, peer: Entity) {
+    let gone = PeerDisconnected {
+        torrent: Some(bed.torrent),
+        peer,
+        reason: ecs_torrent_components::peer::CloseReason::Evicted,
+    };
+    bed.run_after(gone, release_requests);
+}
+
+#[test]
+fn peers_that_wait_go_on_waiting_when_another_one_leaves() {
+    let mut bed = bed();
+    let [gone, for_block, for_memory] = [bed.peer(), bed.peer(), bed.peer()];
+    for peer in [gone, for_block, for_memory] {
+        bed.get_mut::<Requests>(peer).is_starved = true;
+    }
+    bed.get_mut::<Picker>(bed.torrent).starved = vec![gone, for_block];
+    bed.world.resource_mut::<Supply>().starved = vec![gone, for_memory];
+    disconnect(&mut bed, gone);
+    assert_eq!(bed.get::<Picker>(bed.torrent).starved, [for_block]);
+    assert_eq!(bed.world.resource::<Supply>().starved, [for_memory]);
+}
+
+/// Makes every byte of piece memory used by a piece that nobody sends, while `peer` waits for a piece's memory.
+fn starve(bed: &mut Bed, peer: Entity) -> Entity {
+    let piece = begin(bed, 0);
+    bed.get_mut::<ActivePiece>(piece)
+        .receive(0, Some(peer), Default::default());
+    bed.world.resource_mut::<Settings>().requests.piece_memory_bytes = 2 * BLOCK;
+    bed.world.resource_scope(|world, mut supply: Mut<Supply>| {
+        supply.starved.push(peer);
+        supply.wanted_bytes = 2 * BLOCK;
+        let mut active = world.get_mut::<ActivePiece>(piece).unwrap();
+        supply.mark_idle(piece, &mut active);
+    });
+    piece
+}
+
+#[test]
+fn an_idle_piece_makes_room_for_another_one() {
+    let mut bed = bed();
+    let [peer, late] = [bed.peer(), bed.peer()];
+    let piece = starve(&mut bed, peer);
+    let request = bed.request(late, piece, 1);
+    bed.get_mut::<ActivePiece>(piece).expire(1, late);
+    bed.run(refill::evict_idle);
+    assert!(bed.has_sent(late, &[Message::Cancel(request)]), "it may be asked again");
+    assert!(bed.get::<Requests>(late).pending().is_empty());
+    assert!(bed.world.get_entity(piece).is_err());
+    assert_eq!(bed.world.resource::<PieceMemory>().used_bytes(), 0);
+    assert!(bed.get::<Picker>(bed.torrent).order.is_pickable(0));
+    let active: &ActivePieces = bed.get(bed.torrent);
+    assert!(active.all.is_empty() && active.open.is_empty());
+    assert_eq!(wasted(&mut bed), BLOCK);
+    bed.get_mut::<Requests>(peer).is_starved = true;
+    bed.run(refill::recall_starved);
+    assert!(is_listed(&mut bed, peer));
+}
+
+#[test]
+fn an_idle_piece_stays_while_there_is_memory_or_nobody_waits() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    let piece = starve(&mut bed, peer);
+    let limit = |bed: &mut Bed, bytes| bed.world.resource_mut::<Settings>().requests.piece_memory_bytes = bytes;
+    limit(&mut bed, 4 * BLOCK);
+    bed.run(refill::evict_idle);
+    assert!(bed.world.get_entity(piece).is_ok(), "both fit");
+    limit(&mut bed, 4 * BLOCK - 1);
+    let waiting = std::mem::take(&mut bed.world.resource_mut::<Supply>().starved);
+    bed.run(refill::evict_idle);
+    assert!(bed.world.get_entity(piece).is_ok(), "nobody waits");
+    bed.world.resource_mut::<Supply>().starved = waiting;
+    bed.run(refill::evict_idle);
+    assert!(bed.world.get_entity(piece).is_err());
+}
+
+#[test]
+fn a_piece_that_is_sent_again_is_not_dropped() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    let piece = starve(&mut bed, peer);
+    bed.request(peer, piece, 1);
+    bed.run(refill::evict_idle);
+    assert!(bed.world.get_entity(piece).is_ok());
+}
+
+/// Moves the torrent from `Downloading` to `to`.
+fn change(bed: &mut Bed, to: Lifecycle) {
+    let changed = LifecycleChanged {
+        torrent: bed.torrent,
+        from: Lifecycle::Downloading,
+        to,
+    };
+    bed.run_after(changed, flight::follow_lifecycle);
+}
+
+fn failed() -> Lifecycle {
+    Lifecycle::Failed {
+        reason: "a fault".into(),
+        retry_at: None,
+    }
+}
+
+/// Bytes that are on the disk, or may be, are not received in vain.
+#[test]
+fn a_failed_torrent_counts_the_bytes_that_it_drops() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    for index in 0..3 {
+        let piece = begin(&mut bed, index);
+        let mut piece = bed.get_mut::<ActivePiece>(piece);
+        piece.receive(0, Some(peer), Default::default());
+        if index == 1 {
+            piece.phase = PiecePhase::Writing;
+        }
+    }
+    bed.get_mut::<Partials>(bed.torrent).0.insert(2, Bitfield::new(2));
+    change(&mut bed, failed());
+    assert_eq!(wasted(&mut bed), BLOCK);
+    assert!(bed.get::<ActivePieces>(bed.torrent).all.is_empty());
+    assert_eq!(bed.world.resource::<PieceMemory>().used_bytes(), 0);
+    assert!(bed.world.get::<Picker>(bed.torrent).is_none());
+}
+
+/// A full disk costs no pieces, but a torrent that waits for its files has none.
+#[test]
+fn a_blocked_torrent_keeps_its_pieces_while_its_files_are_open() {
+    for (readiness, count) in [(Readiness::Ready, 1), (Readiness::Unopened, 0)] {
+        let mut bed = bed();
+        begin(&mut bed, 0);
+        *bed.get_mut::<Readiness>(bed.torrent) = readiness;
+        change(
+            &mut bed,
+            Lifecycle::Blocked {
+                resource: "space".into(),
+            },
+        );
+        assert_eq!(bed.get::<ActivePieces>(bed.torrent).all.len(), count);
+        assert_eq!(bed.world.get::<Picker>(bed.torrent).is_some(), count == 1);
+    }
+}
