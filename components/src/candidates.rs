@@ -81,7 +81,7 @@ impl CandidateSources {
         self.get(source).map_or("unknown", |source| source.name)
     }
 
-    /// Whether a torrent may have peers from this source; a private torrent has them only from sources that serve
+    /// Whether a torrent may get peers from this source. A private torrent gets them only from sources that serve
     /// private torrents (BEP 27).
     #[must_use]
     pub fn allows(&self, source: CandidateSource, is_private: bool) -> bool {
@@ -94,7 +94,7 @@ impl CandidateSources {
 }
 
 bitflags! {
-    /// What a source says of a peer, beside its address. A claim of a stranger: it may be wrong.
+    /// A source's claims about a peer, in addition to its address. They may be wrong.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     pub struct CandidateFlags: u8 {
         /// The peer prefers encrypted connections.
@@ -113,7 +113,7 @@ bitflags! {
 pub struct FoundPeer {
     /// The address.
     pub address: SocketAddr,
-    /// What the source says of the peer.
+    /// The source's claims about the peer.
     pub flags: CandidateFlags,
 }
 
@@ -230,7 +230,7 @@ impl Candidates {
         Some(address)
     }
 
-    /// Returns the best address of those known to be ready.
+    /// Returns the best address that is known to be ready.
     #[must_use]
     pub fn first_ready(&self) -> Option<SocketAddr> {
         self.ready.first().map(|(.., address)| *address)
@@ -274,7 +274,7 @@ impl Candidates {
         candidate.is_some_and(|candidate| candidate.source == CandidateSource::USER)
     }
 
-    /// Returns the source of an address and what sources say of its peer, if the address is known.
+    /// Returns the source of an address and the sources' claims about its peer, if the address is known.
     #[must_use]
     pub fn get(&self, address: SocketAddr) -> Option<(CandidateSource, CandidateFlags)> {
         let candidate = self.table.get(&address)?;
@@ -400,14 +400,14 @@ impl Candidates {
         self.ready.len() + self.waiting.len()
     }
 
-    /// Number of those addresses that a user named.
+    /// Number of user-named addresses that are neither being dialed nor connected.
     #[must_use]
     pub fn idle_user_count(&self) -> usize {
         self.idle_user_count
     }
 
-    /// Forgets the failed address with the longest wait; for a user also an address that has not failed. False if there
-    /// is none.
+    /// Forgets the failed address with the longest wait, or, to make room for a user-named address, also one that has
+    /// not failed. Returns false if there is none.
     fn displace(&mut self, by: CandidateSource) -> bool {
         let candidate = |address: &SocketAddr| self.table.get(address);
         let is_strange = |address: &SocketAddr| candidate(address).is_some_and(|c| c.source != CandidateSource::USER);

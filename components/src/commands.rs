@@ -57,7 +57,7 @@ pub trait AboutTorrent: Send + Sync + 'static {
     fn torrent(&self) -> InfoHash;
 }
 
-/// Return channel of a command. A reply dropped without an answer tells the caller that the engine has gone.
+/// Return channel of a command. A reply that is dropped without an answer tells the caller that the engine is gone.
 pub struct Reply<T>(Box<dyn FnOnce(T) + Send + Sync>);
 
 impl<T> Reply<T> {
@@ -124,7 +124,7 @@ impl<E: Send + 'static> Reply<Result<(), E>> {
 pub struct AddOptions {
     /// The download folder; `None` takes the one from the settings.
     pub root: Option<PathBuf>,
-    /// A folder below the download folder to use instead of it, so that the torrent meets no file of another torrent.
+    /// A folder below the download folder to use instead of it, so that the torrent's files cannot collide with others.
     pub into: Option<PathBuf>,
     /// The name of the torrent's file or folder on the disk, instead of the name in its metainfo.
     pub name: Option<String>,
@@ -137,7 +137,7 @@ pub struct AddOptions {
     pub require_complete: bool,
 }
 
-/// What is known of a torrent that is added.
+/// The data of a torrent that is added: its metadata, or only its info-hash.
 #[derive(Debug, Clone)]
 pub enum TorrentSource {
     /// All of its metadata.
@@ -364,8 +364,8 @@ pub struct StopError {
     pub reason: Arc<str>,
 }
 
-/// Pauses a torrent: it stays listed, with its session saved, its peers and trackers left and its files closed. Pausing
-/// a torrent that is paused is not an error. A pause waits for a running stop or removal of the torrent.
+/// Pauses a torrent: its session is saved, it leaves its peers and trackers, its files are closed, and it stays listed.
+/// Pausing a torrent that is paused is not an error. A pause waits for a running stop or removal of the torrent.
 #[derive(Debug)]
 pub struct PauseTorrent {
     /// The torrent.
@@ -511,7 +511,7 @@ pub enum RemoveError {
     Incomplete {
         /// The torrent's name.
         name: Arc<str>,
-        /// What is left, and why.
+        /// The remaining parts and the reason.
         reason: Arc<str>,
     },
 }
@@ -526,19 +526,19 @@ pub struct ResumeAll {
     pub reply: Reply<Result<usize, ResumeError>>,
 }
 
-/// Gets the stopped torrents: those that have a saved session and are not listed.
+/// Gets the stopped torrents, which have a saved session and are not listed.
 #[derive(Debug)]
 pub struct ListStopped {
     /// Answered with the torrents in the order of their hashes, or with the reason why the state folder cannot be read.
     pub reply: Reply<Result<Vec<StoppedTorrent>, ListStoppedError>>,
 }
 
-/// Why the stopped torrents are not known.
+/// The reason why the stopped torrents cannot be listed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot list the stopped torrents: {0}")]
 pub struct ListStoppedError(pub Arc<str>);
 
-/// Why saved sessions cannot be resumed.
+/// The reason why saved sessions cannot be resumed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot resume: {0}")]
 pub struct ResumeError(pub Arc<str>);
@@ -559,7 +559,7 @@ impl AboutTorrent for ResumeTorrent {
     }
 }
 
-/// Why a stopped torrent cannot be resumed.
+/// Reasons why a stopped torrent cannot be resumed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResumeTorrentError {
     /// There is no saved session of the torrent.
@@ -573,7 +573,7 @@ pub enum ResumeTorrentError {
         /// The reason.
         reason: Arc<str>,
     },
-    /// The saved session cannot be replaced by one that says that the torrent is not stopped.
+    /// The saved session cannot be rewritten to say that the torrent runs.
     #[error("{torrent} stays stopped: its state is not saved: {reason}")]
     Unsaved {
         /// The torrent.

@@ -1,4 +1,5 @@
-//! The plain data of ecs-torrent: what torrents, peers, pieces and trackers are made of.
+//! The plain data of ecs-torrent: the components of torrents, peers, pieces and trackers, and the messages, commands
+//! and settings that features share.
 //!
 //! The crate holds components, resources, messages and settings, with the operations that keep each of them consistent,
 //! but no systems. The systems that act on the data are in the `systems` crate, one feature per file. Nothing here does

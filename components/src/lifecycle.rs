@@ -3,7 +3,7 @@
 //! | kind | components | written by |
 //! |---|---|---|
 //! | intent | [`Desired`] | commands of users |
-//! | facts | [`Readiness`], [`Fault`], [`Blocked`], [`Stopping`], [`Have`](crate::torrent::Have), [`Waiting`], [`AwaitingSession`] | one plugin each |
+//! | facts | [`Layout`](crate::torrent::Layout), [`Readiness`], [`Fault`], [`Blocked`], [`Stopping`], [`Have`](crate::torrent::Have), [`Waiting`], [`AwaitingSession`] | one plugin each |
 //! | state | [`Lifecycle`] | one system, `derive_lifecycle` |
 //!
 //! A feature that writes an intent or a fact puts the torrent on [`ChangedFacts`]. The state is derived from them twice
@@ -70,12 +70,12 @@ pub struct Failure {
 #[derive(Component, Debug, Clone, PartialEq, Eq, Default)]
 pub struct Blocked(pub Option<Arc<str>>);
 
-/// On a torrent that waits for its turn among others.
+/// Marks a torrent that waits for its turn.
 #[derive(Component, Debug, Clone, Copy, Default)]
 #[component(storage = "SparseSet")]
 pub struct Waiting;
 
-/// On a torrent of an earlier run whose session is not loaded yet. The session may say that the torrent is paused.
+/// Marks a torrent of an earlier run whose session is not loaded yet. The session may say that the torrent is paused.
 #[derive(Component, Debug, Clone, Copy, Default)]
 #[component(storage = "SparseSet")]
 pub struct AwaitingSession;
@@ -109,7 +109,7 @@ impl StopPhase {
     }
 }
 
-/// On a torrent that is being stopped or paused: the phase that is running.
+/// The running phase of a torrent's stop or pause.
 #[derive(Component, Debug)]
 pub struct Stopping {
     /// The phase that is running.
@@ -132,7 +132,7 @@ pub enum Lifecycle {
     Finished,
     /// Every piece is held.
     Seeding,
-    /// The user paused the torrent, and everything of it has ended.
+    /// The torrent is paused: it has no peers, no announces and no open files.
     Paused,
     /// The torrent waits for its turn.
     Queued,

@@ -35,9 +35,9 @@ pub struct TrackersGiven {
     pub tiers: Vec<Vec<String>>,
 }
 
-/// The saved session of a torrent that was just added has been read: each feature restores what it saved there.
+/// The saved session of a newly added torrent has been read. Each feature restores its own state from the session.
 ///
-/// An event for observers, not a message: the features restore before the torrent's files are opened.
+/// An event for observers, not a message, so that features restore their state before the torrent's files are opened.
 #[derive(EntityEvent, Debug, Clone)]
 pub struct SessionLoaded {
     /// The torrent.
@@ -99,7 +99,7 @@ pub struct TorrentFailed {
     pub reason: Arc<str>,
 }
 
-/// A torrent is paused: its peers and trackers are left, and its files are closed.
+/// A torrent is paused: it has left its peers and trackers, and its files are closed.
 #[derive(Message, Debug, Clone)]
 pub struct TorrentPaused {
     /// The torrent.
@@ -113,7 +113,7 @@ pub struct TorrentStopped {
     pub info_hash: InfoHash,
 }
 
-/// Fails a torrent. The feature that detects a fault of the torrent writes it.
+/// Fails a torrent. Written by the feature that detects the fault.
 #[derive(Message, Debug, Clone)]
 pub struct FailTorrent {
     /// The torrent.

@@ -169,16 +169,16 @@ impl Allowance {
     }
 }
 
-/// Burst of bitfields, and the interval between two after it. Real clients send one or two in the life of a connection,
-/// and each one makes the picker count all pieces again.
+/// Burst of bitfields, and the interval between two after the burst. Real clients send one or two in the life of a
+/// connection, and each one makes the picker count all pieces again.
 const BITFIELDS: (u32, Duration) = (8, Duration::from_secs(10));
 
-/// Burst and interval of pieces taken back and of extension handshakes: as many as a client may lose with a file. Each
-/// is O(1).
+/// Burst and interval of pieces taken back and of extension handshakes. A client may lose this many pieces with a file.
+/// Each change is O(1).
 const CHANGES: (u32, Duration) = (512, Duration::from_millis(50));
 
-/// Burst and interval of chokes and unchokes. A choking round is 10 s long, and a slot may be filled again every 100 ms
-/// between. Each choke may make us cancel all requests to the peer, and send as many again.
+/// Burst and interval of chokes and unchokes. A choking round is 10 s long, and between rounds a slot may be refilled
+/// every 100 ms. Each choke may make us cancel all requests to the peer, and send as many again.
 const CHOKES: (u32, Duration) = (64, Duration::from_millis(100));
 
 impl Wire {
@@ -200,8 +200,8 @@ impl Wire {
     }
 }
 
-/// Choke and interest states of both sides (BEP 3). Every peer with which we exchange messages has one; features require
-/// what they keep on such a peer.
+/// Choke and interest states of both sides (BEP 3). Every connected peer has one; features register their own peer
+/// components as required by it.
 #[derive(Component, Debug, Clone, Copy, PartialEq, Eq)]
 #[require(PeerExtensions)]
 pub struct PeerState {

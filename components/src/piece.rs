@@ -38,10 +38,10 @@ pub struct BlockSlot {
     pub asked: SmallVec<[Entity; 2]>,
     /// When the block was last requested.
     pub asked_at: Timestamp,
-    /// When the block is expected, at the speed that the fastest of its peers showed when it was asked.
+    /// When the block is expected, by the speed of the fastest requested peer at the time of the request.
     pub expected_at: Timestamp,
-    /// Peers whose request for the block timed out or was a probe. Their block is still welcome, but others may be asked
-    /// too.
+    /// Peers whose request for the block timed out or was a probe. The block is still accepted from them, and may also
+    /// be requested from others.
     pub late: SmallVec<[Entity; 1]>,
     /// The block has arrived.
     pub received: bool,
@@ -95,7 +95,7 @@ pub struct ActivePiece {
 }
 
 impl ActivePiece {
-    /// Creates a piece of which nothing has been requested.
+    /// Creates a piece without requests.
     #[must_use]
     pub fn new(torrent: Entity, index: u32, geometry: &Geometry) -> Self {
         let count = geometry.block_count(index);
@@ -148,7 +148,7 @@ impl ActivePiece {
         }
     }
 
-    /// Records a request that shows how fast `peer` is. The block counts as requested no more than before.
+    /// Records a probe, a request that measures the speed of `peer`. The block stays as free as before.
     pub fn mark_probed(&mut self, block: u32, peer: Entity) {
         self.blocks[block as usize].late.push(peer);
     }
@@ -262,7 +262,7 @@ impl ActivePiece {
         }
     }
 
-    /// Whether the piece may be taken away from its exclusive sender for `peer`, which has not failed to send it for
+    /// Whether `peer` may replace the exclusive sender of the piece: `peer` has not failed to send the piece for
     /// [`FAILED_PAUSE`].
     #[must_use]
     pub fn may_change_hands(&self, peer: Entity, now: Timestamp) -> bool {

@@ -187,8 +187,8 @@ pub struct FileId {
     pub born_ns: Option<i64>,
 }
 
-/// An existing folder, by identity, and a path below it. It names the path whatever the mount point or link through which
-/// it is reached.
+/// An existing folder, by identity, and a path below it. It identifies the path independently of mount points and
+/// links.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NearestFolder {
     /// The folder's identity.
@@ -197,14 +197,14 @@ pub struct NearestFolder {
     pub rest: String,
 }
 
-/// A random key of a torrent. It proves which files and folders the torrent created: each carries a mark that only this
-/// key and the identity of the file give, so that neither a copy nor a file of somebody else has it.
+/// A random key of a torrent. It proves which files and folders the torrent created: each carries a mark computed from
+/// this key and the file's identity, so that neither a copy nor another program's file has it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OwnerKey(pub [u8; 16]);
 
 impl OwnerKey {
-    /// Returns the mark of a file, or of a folder where `index` is `None`. The device number may change, and is no part
-    /// of it.
+    /// Returns the mark of a file, or of a folder where `index` is `None`. The mark does not depend on the device
+    /// number, which may change.
     #[must_use]
     pub fn mark(&self, index: Option<usize>, id: FileId) -> String {
         let index = index.map_or(u64::MAX, |index| index as u64);

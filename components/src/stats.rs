@@ -95,7 +95,7 @@ pub struct Speed {
 pub struct PeerStats {
     /// The peer's address.
     pub address: Option<SocketAddr>,
-    /// What carries the connection: `tcp`, `utp`, or the name of an added carrier.
+    /// The transport of the connection: `tcp`, `utp`, or the name of an added carrier.
     pub transport: Option<&'static str>,
     /// The peer's client.
     pub client: String,

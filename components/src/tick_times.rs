@@ -5,7 +5,8 @@ use std::time::Duration;
 use bevy_ecs::prelude::*;
 use hdrhistogram::Histogram;
 
-/// The longest tick that is told from longer ones, in nanoseconds. A tick that blocks for a minute is a defect anyway.
+/// Longest duration that the histogram distinguishes, in nanoseconds. A tick that blocks for a minute is a defect
+/// anyway.
 const LONGEST_NS: u64 = 60_000_000_000;
 
 /// Significant decimal digits of a reported duration.

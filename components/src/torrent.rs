@@ -96,8 +96,8 @@ pub struct Content(pub Arc<Metainfo>);
 
 /// The verified pieces on the disk. A bit is set after the write has completed, never before.
 ///
-/// Read it as a [`Bitfield`]. Only the feature that keeps it changes it: peers are told of each piece, and read what it
-/// claims from the disk.
+/// Read it as a [`Bitfield`]. Only one feature changes it, because every piece in it is announced to peers and served
+/// from the disk.
 #[derive(Component, Debug, Clone)]
 pub struct Have(Bitfield);
 
@@ -136,7 +136,7 @@ pub struct Storage {
     pub root: PathBuf,
 }
 
-/// On a torrent that must not download: its user said that all of its data is there.
+/// Marks a torrent that must not download, because the user said that all of its data is there.
 #[derive(Component, Debug)]
 pub struct RequiresComplete;
 

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use bevy_ecs::prelude::*;
 
-/// Whether an entity is on a [`WorkList`]: a field of the component that the work is about. Only the list sets it.
+/// Whether an entity is on a [`WorkList`]. A field of the component that the work concerns; only the list sets it.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Listed(bool);
 
@@ -19,8 +19,8 @@ impl Listed {
 
 /// A list of entities with work to do, in the order in which they were added. `W` names the work.
 ///
-/// The flag of an entity lies in a component that the caller holds anyway, so that adding costs no lookup. An entity
-/// that is despawned stays on the list, and whoever takes it from there finds no component.
+/// An entity's flag is in a component that the caller has fetched anyway, so that adding needs no lookup. A despawned
+/// entity stays on the list; the system that takes it finds no component.
 #[derive(Resource, Debug)]
 pub struct WorkList<W: 'static = ()> {
     entities: VecDeque<Entity>,

@@ -51,7 +51,7 @@ impl fmt::Debug for EngineHandle {
 }
 
 impl EngineHandle {
-    /// Sends a command to the feature that initialized its [`CommandQueue`], and waits until that has it.
+    /// Sends a command to the feature that initialized its [`CommandQueue`], and waits until the feature has it.
     ///
     /// # Errors
     /// If the engine has stopped, or has no such feature.

@@ -16,8 +16,8 @@ pub trait Backend<R, E>: Send + Sync + 'static {
     /// Appends at most `max` events to `events`, oldest first; returns true if there are more.
     fn poll(&mut self, max: usize, events: &mut Vec<E>) -> bool;
 
-    /// Learns that somebody takes the events of an inbox. A backend may drop unrequested events of other inboxes. A
-    /// backend around another one passes this on.
+    /// Opens an inbox: a system takes its events. A backend may drop unrequested events of other inboxes. A backend
+    /// that wraps another one forwards this call.
     fn open_inbox(&mut self, _purpose: Purpose) {}
 }
 
@@ -115,8 +115,8 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
         self.waiting > 0
     }
 
-    /// Returns whether the inbox of `purpose` holds events, or is not open yet. A system that runs on this condition
-    /// thereby runs once and opens its inbox.
+    /// Returns whether the inbox of `purpose` holds events, or is not open yet. So a system with this run condition
+    /// runs once and opens its inbox.
     #[must_use]
     pub fn has_events_for(&self, purpose: Purpose) -> bool {
         let inbox = self.inboxes.iter().find(|(other, _)| *other == purpose);

@@ -1,4 +1,4 @@
-//! The five ports and what travels through them.
+//! The five ports, with their requests and events.
 
 pub mod disk;
 pub mod hash;

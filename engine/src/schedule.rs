@@ -9,11 +9,12 @@ use bevy_ecs::schedule::{ScheduleLabel, SingleThreadedExecutor};
 #[derive(ScheduleLabel, Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Tick;
 
-/// The stages of a tick, in order. Data moves down this list and never up. "Late" names the symptom when a stage runs
-/// late.
+/// The stages of a tick, in order. Within a tick, data moves only down this list; work for an earlier stage waits for
+/// the next tick. "Late" names the symptom when a stage runs late.
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TickSet {
-    /// Ports are drained into inboxes, each under a budget, and bytes become frames. Nothing is decided here.
+    /// Ports are drained into inboxes, each under a budget, and bytes become frames. Connections are admitted, refused
+    /// or evicted, and peers that break the protocol are closed, before they cost anything. Other decisions come later.
     /// Runs: port draining, commands, accepting, handshakes, decoding. Late: everything is late.
     Intake,
     /// Received blocks are matched to requests and placed into their pieces.

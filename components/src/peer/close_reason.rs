@@ -64,7 +64,7 @@ pub enum CloseReason {
     Plugin(#[from] PluginReason),
 }
 
-/// The reason of a plugin to close a connection.
+/// A plugin's reason for closing a connection.
 ///
 /// ```
 /// use ecs_torrent_components::peer::{CloseReason, PluginReason};

@@ -35,7 +35,7 @@ const GUIDED: Duration = Duration::from_secs(1);
 /// Minimum of [`Requests::endgame_patience`].
 const LEAST_PATIENCE: Duration = Duration::from_millis(20);
 
-/// The endgame's patience of a peer that has sent no block yet: longer than the round trips of nearly all paths.
+/// Endgame patience for a peer that has sent no block yet: longer than the round trips of nearly all paths.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Our requests to a peer.
@@ -117,7 +117,7 @@ impl Requests {
         is_earlier
     }
 
-    /// Takes note of a timer. Returns false if another timer has taken its place.
+    /// Records that a resume timer has fired. Returns false if another timer has replaced it.
     #[must_use]
     pub fn resume(&mut self, now: Timestamp) -> bool {
         self.resume_at.take_if(|at| *at <= now).is_some()
@@ -204,8 +204,9 @@ impl Requests {
         }
     }
 
-    /// Minimum age of a request to another peer before this peer is asked for the block too: twice the time that this
-    /// peer takes. If our own downlink is the bottleneck, a duplicate request would only make the wait longer.
+    /// Minimum age of a request to another peer before the block is requested from this peer too: twice the time that
+    /// this peer takes for a block. If our own downlink is the bottleneck, a duplicate request would only make the wait
+    /// longer.
     #[must_use]
     pub fn endgame_patience(&self, now: Timestamp) -> Duration {
         match self.has_answered() {

@@ -1,4 +1,4 @@
-//! The request sink: the only way by which requests for blocks, and their cancels, reach the source of the blocks.
+//! The request sink: the only path of block requests and cancels to their source.
 //!
 //! A source is an entity with [`Requests`](super::Requests), to which the picker assigns blocks. If it is a connection,
 //! its requests go to the wire. If it has a [`SourceQueue`] instead, they go there, and the feature that owns the source

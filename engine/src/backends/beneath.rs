@@ -211,9 +211,9 @@ pub(crate) fn create_folders(root: BorrowedFd<'_>, path: &str, mark: impl Fn(&Ow
     Ok(())
 }
 
-/// Creates an empty file in an existing folder and calls `mark` with it. Fails if the name is taken. Where the file system
-/// has files without a name (`O_TMPFILE`), the file gets its name after its mark: a kill leaves no file without one. The
-/// returned metadata is that before the mark.
+/// Creates an empty file in an existing folder and calls `mark` with it. Fails if the name is taken. On file systems
+/// with unnamed files (`O_TMPFILE`), the file gets its name after its mark, so that a kill leaves no unmarked file. The
+/// returned metadata is from before the mark.
 pub(crate) fn create_new(
     root: BorrowedFd<'_>,
     path: &str,
@@ -254,7 +254,7 @@ fn give_name(file: &OwnedFd, parent: BorrowedFd<'_>, name: &str) -> io::Result<(
     static NEEDS_PATH: AtomicBool = AtomicBool::new(false);
     if !NEEDS_PATH.load(Ordering::Relaxed) {
         match linkat(file, "", parent, name, AtFlags::EMPTY_PATH) {
-            // The folder may be gone too: the second way tells.
+            // The folder may be gone too; the second attempt reports that.
             Err(Errno::NOENT) => {}
             result => return Ok(result?),
         }

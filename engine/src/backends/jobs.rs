@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Jobs that no thread has taken yet. The submitter bounds their number. It is no channel: a thread takes a batch under
-/// one lock, so that neighboring writes become one call, and an idle thread is woken only for what busy threads leave.
+/// Jobs that no thread has taken yet. The submitter bounds their number. Not a channel: a thread takes a batch under
+/// one lock, so that adjacent writes become one call, and an idle thread is woken only for jobs that the busy threads
+/// leave.
 pub(crate) struct Jobs<J> {
     /// Maximum number of jobs that a thread takes at a time.
     batch: usize,

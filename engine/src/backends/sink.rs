@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::wake::Waker;
 
 /// A queue of events that wakes the engine. Clones share one queue. Its length is bounded elsewhere: bytes by grants,
-/// jobs by the requester. It is no channel: a tick takes all events at once by swapping two vectors, and some writers
+/// jobs by the requester. Not a channel: a tick takes all events at once by swapping two vectors, and some writers
 /// merge their event with one that still waits.
 pub(crate) struct Sink<E> {
     events: Arc<Mutex<Vec<E>>>,
@@ -34,7 +34,7 @@ impl<E> Sink<E> {
         self.waker.wake();
     }
 
-    /// Lets `change` look at and change the queue, which the world cannot poll meanwhile, and wakes the engine.
+    /// Runs `change` on the queue while the world cannot poll it, and wakes the engine.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Vec<E>) -> T) -> T {
         let result = change(&mut self.lock());
         self.waker.wake();

@@ -31,7 +31,7 @@ pub enum DiskRequest {
         volume: Option<PathBuf>,
         /// The files.
         files: FileTable,
-        /// What the torrent's session says about the files.
+        /// The claims of the torrent's session about the files.
         claims: FileClaims,
     },
     /// Creates missing files and reserves space on request. Files that this torrent did not create are left unchanged.
@@ -357,13 +357,13 @@ impl DiskError {
         ) && !self.is_volume_gone()
     }
 
-    /// Whether a write met a file that is not this torrent's, or not only, and left it unchanged.
+    /// Whether a write was refused because the file is not, or not only, this torrent's. The file is unchanged.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         matches!(self.refusal(), Some(Refusal::Foreign | Refusal::Linked))
     }
 
-    /// Whether a read met a file that somebody else has changed.
+    /// Whether a read was refused because another program has changed the file.
     #[must_use]
     pub fn is_changed(&self) -> bool {
         self.refusal() == Some(Refusal::Changed)
@@ -413,7 +413,7 @@ pub(crate) enum Refusal {
     /// The file is not this torrent's.
     #[error("the file is not this torrent's and has other content")]
     Foreign,
-    /// The file has a second name, by which somebody may use it.
+    /// The file has a second hard link, through which another program may use it.
     #[error("the file has another name too (a hard link), so it counts as the user's")]
     Linked,
     /// Somebody else has written, replaced or deleted the file.

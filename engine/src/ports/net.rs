@@ -98,7 +98,7 @@ pub enum NetRequest {
         stream: StreamId,
         /// The remote address.
         to: SocketAddr,
-        /// What may carry the stream.
+        /// The transports to try.
         transport: TransportChoice,
         /// Timeout for the attempt.
         timeout: Duration,
@@ -171,14 +171,14 @@ pub enum NetEvent {
         stream: StreamId,
         /// The peer's address.
         remote: SocketAddr,
-        /// What carries the stream.
+        /// The transport of the stream.
         transport: Transport,
     },
     /// A requested stream is open.
     Connected {
         /// The stream.
         stream: StreamId,
-        /// What carries the stream.
+        /// The transport of the stream.
         transport: Transport,
     },
     /// Bytes arrived, in order.

@@ -160,8 +160,8 @@ pub struct Loaded {
 pub struct StateError(pub Arc<str>);
 
 impl Loaded {
-    /// Takes what the torrent can be added with: its metainfo, or the info-hash, if its session says that the metadata
-    /// was not known. `None` without either, or the reason why the metainfo is unusable.
+    /// Takes the source with which the torrent can be added: its metainfo, or its info-hash if its session lacks
+    /// metadata. `None` without either; the reason if the metainfo is unusable.
     pub fn source(&mut self) -> Option<Result<TorrentSource, String>> {
         let unfetched = self
             .session

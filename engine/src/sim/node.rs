@@ -97,7 +97,7 @@ pub(super) struct Node {
     pub(super) new: NewNode,
     /// `None` while the node is down.
     pub(super) core: Option<Box<Core>>,
-    /// Desks that hold the requests of the engine's ticks.
+    /// Queues that hold the requests of the engine's ticks.
     backends: Vec<Box<dyn CarryOut>>,
     /// Time by which the engine's clock is ahead of the simulation's.
     pub(super) ahead: Duration,

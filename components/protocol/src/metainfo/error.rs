@@ -73,9 +73,9 @@ pub enum Problem {
     /// The halves of a hybrid list different files.
     #[error("v1 has {v1} where v2 has {v2}")]
     HybridFiles {
-        /// The file of v1, or that v1 has no more.
+        /// The file of v1, or a note that v1 has no more files.
         v1: String,
-        /// The file of v2, or that v2 has no more.
+        /// The file of v2, or a note that v2 has no more files.
         v2: String,
     },
     /// A file has different offsets in the halves of a hybrid, because padding is missing or wrong.

@@ -117,7 +117,7 @@ pub fn write_block_header(out: &mut impl BufMut, block: BlockRequest) {
     rest.put_u8(id::PIECE);
     rest.put_u32(block.piece);
     rest.put_u32(block.begin);
-    // At once: the buffer grows at most once.
+    // One write, so that the buffer grows at most once.
     out.put_slice(&head);
 }
 

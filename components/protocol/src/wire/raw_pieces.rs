@@ -4,15 +4,15 @@ use super::codec::WireError;
 use super::message::id;
 use crate::bitfield::{Bitfield, BitfieldError, wire_len};
 
-/// What a peer said about its pieces while the torrent's metadata is not known (BEP 9): checked as far as possible, and
-/// completely when the number of pieces is known.
+/// A peer's claims about its pieces while the torrent's metadata is not known (BEP 9). They are checked as far as
+/// possible at first, and completely when the number of pieces is known.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RawPieces {
     /// The peer has every piece. Otherwise it has those in `bits`.
     is_all: bool,
     /// Pieces in wire form.
     bits: Vec<u8>,
-    /// The length of `bits` is the peer's own, and must be right.
+    /// Whether `bits` is from a bitfield message, whose length must match the number of pieces.
     is_bitfield: bool,
 }
 
@@ -79,8 +79,8 @@ impl RawPieces {
         Ok(())
     }
 
-    /// Takes a piece back (BEP 54). A peer that has announced all pieces at once keeps them here: it rejects a request
-    /// for the piece.
+    /// Removes a piece (BEP 54). A peer that announced all pieces at once keeps them all here; it rejects requests for
+    /// the removed piece.
     pub fn remove(&mut self, piece: u32) {
         if let Some(byte) = self.bits.get_mut((piece / 8) as usize) {
             *byte &= !(0x80 >> (piece % 8));

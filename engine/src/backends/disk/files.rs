@@ -228,10 +228,9 @@ impl Files {
         }))
     }
 
-    /// Returns what is known about an existing file. At the first look, the file belongs to this torrent if it is the
-    /// one that the session claims and has no second name, by which somebody may use it. A file that appears later is
-    /// somebody else's, whatever the session claims. A file that the torrent found and may not change is not
-    /// remembered.
+    /// Returns what is known about an existing file. When the files are first examined, a file belongs to this torrent
+    /// if the session claims it and it has no second hard link. A file that appears later belongs to somebody else,
+    /// even if the session claims it. A file that the torrent found and may not change is not recorded.
     pub(super) fn classify(&self, index: usize, file: &OwnedFd, status: &Status) -> Known {
         let mut ledger = self.ledger();
         if let Some(known) = ledger.known.get(&index) {
@@ -287,7 +286,7 @@ impl Files {
         Status::of(file).map(|status| self.believable(status))
     }
 
-    /// Drops the time of the last change where it comes from elsewhere.
+    /// Removes the time of the last change if the volume is remote.
     pub(super) fn believable(&self, mut status: Status) -> Status {
         if self.root.is_remote() {
             status.stamp.changed_ns = None;
@@ -393,7 +392,7 @@ impl Files {
         Ok(buffer.freeze())
     }
 
-    /// Checks now and then that nobody else has changed a file that is served.
+    /// Checks, at most once a second, that no other program has changed a file that is served.
     fn check_unchanged(&self, index: usize, file: &OwnedFd) -> Result<()> {
         let now = Instant::now();
         if !self.ledger().is_look_due(index, now) {

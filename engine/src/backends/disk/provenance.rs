@@ -100,16 +100,16 @@ impl Known {
     }
 }
 
-/// Time between two looks at a file that is served: short enough that bad bytes cost few peers, long enough that looking
-/// costs nothing beside reading.
+/// Interval at which a served file is examined: short enough that bad bytes reach few peers, long enough that the cost
+/// is negligible beside reading.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// An existing file, as it was when its bytes were in order as far as this storage knows.
+/// State of an existing file when its bytes were last known to be correct.
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
     pub(super) inode: u64,
     pub(super) stamp: FileStamp,
-    /// The time of the last look, once the file has been served.
+    /// When the file was last examined for serving.
     pub(super) at: Option<Instant>,
 }
 
@@ -121,8 +121,8 @@ pub(super) struct Ledger {
     pub(super) known: BTreeMap<usize, Known>,
     /// Existing files, by index, for as long as they are read.
     pub(super) seen: BTreeMap<usize, Seen>,
-    /// Whether the files have been looked at. A file that appears later belongs to somebody else, whatever the session
-    /// claims.
+    /// Whether the files have been examined. A file that appears later belongs to somebody else, even if the session
+    /// claims it.
     pub(super) is_looked_at: bool,
 }
 

@@ -36,7 +36,7 @@ pub(super) struct Roots {
 pub(super) struct Root {
     given: PathBuf,
     state: Mutex<State>,
-    /// Whether modification times come from elsewhere and may change without a write.
+    /// Whether the folder is remote, so that modification times may change without a write.
     is_remote: AtomicBool,
 }
 

@@ -67,7 +67,7 @@ impl Storage {
         }
     }
 
-    /// Closes the files, and keeps what reports that every handle is closed.
+    /// Closes the files. `farewell` reports when every handle is closed.
     pub(super) fn close(&self, farewell: Option<Farewell>) {
         self.files.close();
         *self.farewell.lock().unwrap_or_else(PoisonError::into_inner) = farewell;

@@ -205,8 +205,8 @@ impl Files {
         file
     }
 
-    /// Checks that a file may be written: like [`Files::check_file`], and a file of this torrent has no second name, by
-    /// which somebody may use it.
+    /// Checks that a file may be written: like [`Files::check_file`], and a file of this torrent has no second hard
+    /// link.
     fn check_writable(&self, index: usize, known: &Known, status: &Status) -> Result<()> {
         if status.link_count > 1 && known.id == status.id && known.provenance == Provenance::Created {
             let path = self.path(&self.entries()[index]);

@@ -1,4 +1,4 @@
-//! The privacy of networks.
+//! Classification of networks by privacy.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use std::net::IpAddr;
 pub(super) enum Scope {
     /// This machine.
     Loopback,
-    /// The local link, where clouds keep their secrets.
+    /// The local link, which includes the metadata services of clouds.
     LinkLocal,
     /// The local site.
     Private,

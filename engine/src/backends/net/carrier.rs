@@ -16,8 +16,8 @@ use crate::ports::net::{StreamError, TransportChoice};
 
 /// A stream of bytes that a carrier has opened or accepted.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// Waits until a read is worth an attempt, so that a stream without data takes no read buffer. A stream that does
-    /// not know says that it always is.
+    /// Waits until a read is worth an attempt, so that a stream without data takes no read buffer. By default, it
+    /// always is.
     fn poll_readable(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -36,8 +36,8 @@ pub trait Carrier: Send + Sync + 'static {
     /// Opens a stream to an address. The attempt ends when the future is dropped.
     fn connect(&self, to: SocketAddr) -> Pending<'_, Box<dyn ByteStream>>;
 
-    /// Waits for the next stream from another host, and returns it with the other host's address. An error is not the
-    /// end: after a pause, the carrier is asked again.
+    /// Waits for the next stream from another host, and returns it with the other host's address. After an error, this
+    /// is called again after a pause.
     fn accept(&self) -> Pending<'_, (Box<dyn ByteStream>, SocketAddr)>;
 }
 

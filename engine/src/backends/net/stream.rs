@@ -191,7 +191,8 @@ impl Stream {
         .await
     }
 
-    /// Takes the queued frames when the earlier ones are written, or learns that the world closes the stream.
+    /// Takes the queued frames when the earlier ones are written. Returns how to close the stream if the world closes
+    /// it.
     fn take_frames(&self, outbound: &mut Outbound) -> Option<Closing> {
         let mut outgoing = self.lock();
         if outgoing.closing.is_some() {

@@ -16,7 +16,7 @@ pub(super) struct Tcp {
     listeners: Vec<TcpListener>,
     /// Source addresses for outgoing connections, if specific addresses were configured.
     sources: Vec<IpAddr>,
-    /// Counts accepts, so that the listeners take turns in being asked first.
+    /// Counts accepts, so that the listeners are polled first in turn.
     turn: AtomicUsize,
 }
 

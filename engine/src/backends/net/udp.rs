@@ -88,10 +88,10 @@ fn take_in(metas: &[RecvMeta], buffers: &[IoSliceMut<'_>], shared: &Shared) {
     }
 }
 
-/// Longest time that a datagram is believed to have waited in the socket. A clock that was set meanwhile says more.
+/// Maximum time that a datagram can have waited in the socket. A longer time means that the clock was set meanwhile.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// Returns how long a datagram has waited in the socket, if the kernel says when it came.
+/// Returns how long a datagram has waited in the socket, if the kernel reports its arrival time.
 fn age(meta: &RecvMeta) -> Duration {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let age = meta.timestamp.and_then(|came| now.ok()?.checked_sub(came));

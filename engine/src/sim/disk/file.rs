@@ -14,7 +14,7 @@ pub(super) struct File {
     pub(super) identity: Identity,
 }
 
-/// What distinguishes a file from all others.
+/// Identity of a file, which distinguishes it from all others.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Identity {
     /// A number that may have been that of a deleted file.

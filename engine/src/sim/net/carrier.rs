@@ -1,4 +1,4 @@
-//! What carries streams between simulated hosts.
+//! Carriers of streams between simulated hosts.
 
 use ecs_torrent_components::peer::Transport;
 

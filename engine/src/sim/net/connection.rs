@@ -22,7 +22,7 @@ pub(super) struct Connection {
     pub(super) to: SocketAddr,
     pub(super) transport: Transport,
     pub(super) carrier: Carrier,
-    /// What to try next if this transport is refused, the last one first.
+    /// Transports to try next if this one is refused, in reverse order.
     pub(super) alternatives: Vec<(Transport, Carrier)>,
     /// Deadline of the connection attempt.
     pub(super) deadline: Timestamp,

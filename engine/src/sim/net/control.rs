@@ -98,8 +98,8 @@ impl NetControl<'_> {
         self.lock().net.hosts[node.0].is_refusing = is_refusing;
     }
 
-    /// Sets what carries a host's new streams, in the order in which it is tried. Hosts have only TCP at first, over
-    /// their access links. Both hosts of a stream need its transport; the connecting one decides how it travels.
+    /// Sets the carriers of a host's new streams, in the order in which they are tried. Hosts have only TCP at first,
+    /// over their access links. Both hosts of a stream need its transport; the connecting one decides how it travels.
     pub fn set_carriers(&self, node: NodeId, carriers: Vec<(Transport, Carrier)>) {
         self.lock().net.hosts[node.0].carriers = carriers;
     }
