@@ -1,4 +1,4 @@
-//! Admission of connections: slots are earned, and the connection that has earned its slot least gives way.
+//! Admission of connections: at a limit, the least useful connection gives way to a newcomer.
 //!
 //! Limits apply to the engine, to each torrent, and to each network prefix. When a limit is reached, a newcomer is not
 //! simply refused: it takes the slot of a less useful connection (`policy.rs`), so that an honest peer gets in however
@@ -303,7 +303,7 @@ impl Admission<'_, '_> {
         (standings.collect(), newcomer.map(|newcomer| crowds.of(newcomer)))
     }
 
-    /// Returns the standing of a connection, one of `crowd` of its party; `None` if it is closing.
+    /// Returns the standing of a connection whose party has `crowd` connections; `None` if it is closing.
     fn standing(&self, entity: Entity, crowd: usize, lifecycle: Option<&Lifecycle>) -> Option<Standing> {
         if self.reaper.is_doomed(entity) {
             return None;

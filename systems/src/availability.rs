@@ -233,7 +233,7 @@ fn check_pieces(
     }
 }
 
-/// Decides on the interest in the peers of a torrent that connected before its own pieces were known.
+/// Sets our interest in peers that connected before the torrent's own pieces were known.
 fn begin_trading(
     mut changed: MessageReader<LifecycleChanged>,
     mut sink: RequestSink,
@@ -274,7 +274,7 @@ fn recount(before: &PeerPieces, after: &PeerPieces, order: &mut RarityOrder, ran
     }
 }
 
-/// Closes connections to seeds and upload-only peers when a torrent completes: neither side has a use for the other.
+/// Closes connections to seeds and upload-only peers when a torrent completes: neither side needs the other.
 fn close_redundant_seeds(
     mut completed: MessageReader<TorrentCompleted>,
     settings: Res<Settings>,

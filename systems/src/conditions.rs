@@ -1,11 +1,11 @@
 //! Run conditions: a system that has nothing to do in a tick is skipped.
 //!
-//! To fetch one parameter takes a system some 80 instructions, and many systems have ten of them. A skipped system costs
-//! its condition, which has one or two. Systems with fewer than that have no condition.
+//! Fetching one parameter takes a system about 80 instructions, and many systems have ten of them. A skipped system
+//! costs only its condition, which has one or two. Systems with fewer parameters than that have no condition.
 //!
-//! A condition names everything that its system takes: messages, events of ports, commands, work lists, deadlines. A
-//! system that gets another input needs it in its condition too. Messages count in the tick that writes them and in the
-//! next one, as for readers.
+//! A condition tests every input of its system: messages, events of ports, commands, work lists, deadlines. A new input
+//! of a system has to be added to its condition. Messages count in the tick that writes them and in the next one, as
+//! for readers.
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::{Clock, Wakeup};

@@ -122,7 +122,7 @@ const REFUSED_BACKOFF: Duration = Duration::from_secs(30);
 /// Number of different random delays.
 const JITTER_STEPS: u32 = 1000;
 
-/// Restores the addresses that an earlier run knew; a private torrent had them from its trackers.
+/// Restores the addresses of an earlier run. Those of a private torrent came from its trackers.
 fn restore_candidates(loaded: On<SessionLoaded>, settings: Res<Settings>, mut torrents: Query<&mut Candidates>) {
     let Ok(mut candidates) = torrents.get_mut(loaded.torrent) else {
         return;
@@ -152,8 +152,8 @@ fn take_peers(
     }
 }
 
-/// Forgets the peers that a torrent may not have, because its metadata says that it is private, and closes the
-/// connections to them.
+/// Removes peers whose source a private torrent does not allow, once its metadata says that it is private, and closes
+/// their connections.
 fn refuse_known_peers(
     mut known: MessageReader<MetadataKnown>,
     sources: Res<CandidateSources>,
@@ -187,7 +187,7 @@ fn refuse_known_peers(
     }
 }
 
-/// Adds found peers to the candidates of their torrents. No other place lets a source name peers, so that private
+/// Adds found peers to the candidates of their torrents. No other system adds peers of a source, so that private
 /// torrents (BEP 27) need no check elsewhere.
 fn add_candidates(
     mut found: MessageReader<CandidatesFound>,
@@ -477,7 +477,7 @@ fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSett
     let is_refused = stage == Stage::Handshaking && matches!(reason, CloseReason::Remote(_));
     let backoff = match reason {
         CloseReason::Evicted => seconds(limits.reconnect_backoff_s).max(EVICTED_BACKOFF),
-        // We closed it, for a fault of the torrent: the peer is as good as before.
+        // We closed the connection because of the torrent. The address has not failed.
         CloseReason::Stopping => Duration::ZERO,
         _ => seconds(limits.reconnect_backoff_s),
     };

@@ -1,7 +1,8 @@
 //! Disconnecting: closes the connections of torrents that no longer run.
 //!
-//! A torrent that is stopped parts from its peers in order: cancel for each outstanding request, not interested, choke;
-//! then the close, which ends when the peer has these messages. A torrent that failed closes its connections at once.
+//! A stopped torrent sends each peer a cancel for each outstanding request, not interested, and choke. Then it closes
+//! the connection, and the close ends when the peer has received these messages. A torrent that failed closes its
+//! connections at once.
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::entity::EntityHashMap;

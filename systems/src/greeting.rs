@@ -124,8 +124,8 @@ fn our_handshake(
     }
 }
 
-/// Sends our pieces to peers that connected before these were known: those of a torrent whose metadata came from peers
-/// while its data was there already.
+/// Sends our pieces to peers that connected before our pieces were known: the torrent got its metadata late, and its
+/// data was on the disk already.
 fn announce_held(
     mut changed: MessageReader<LifecycleChanged>,
     mut flush: ResMut<FlushQueue>,

@@ -277,7 +277,7 @@ fn open_conversations(
             fast: handshake.reserved.has_fast(),
             extended: handshake.reserved.has_extension_protocol(),
         };
-        // The features attach their components to what has a `PeerState`.
+        // `PeerState` requires the components of the features.
         commands.entity(entity).insert((PeerOf(torrent), PeerState::new(now)));
         tracing::debug!(torrent = %data.label(), peer = %peer.endpoint, client = %peer.client, "connected");
         connected.write(PeerConnected { torrent, peer: entity });

@@ -1,11 +1,11 @@
 //! The features of ecs-torrent, one plugin per file.
 //!
-//! The order of this list is the way of a block through the code:
+//! This list follows a block through the code:
 //!
 //! | stage | feature | does |
 //! |---|---|---|
-//! | Intake | [`streams`], [`accepting`], [`handshaking`], [`greeting`], [`frames`] | bytes become facts |
-//! | Assemble | [`assembly`] | blocks find their piece |
+//! | Intake | [`streams`], [`accepting`], [`handshaking`], [`greeting`], [`frames`] | bytes become messages |
+//! | Assemble | [`assembly`] | blocks are stored in their pieces |
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
 //! | Announce | [`ownership`], [`lifecycle`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
@@ -76,9 +76,8 @@ pub mod verification;
 /// A Bevy program does not add them to its own `App`: it adds the host plugin `EcsTorrentPlugin`, which starts an engine
 /// beside it.
 ///
-/// An engine works without some of them: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes),
-/// [`extensions`] and [`stats`] can be left out with
-/// [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
+/// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes), [`extensions`]
+/// and [`stats`] can be left out with [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
 ///
 /// # Panics
 /// In an `App` that is not an engine's, when it is built.
@@ -175,7 +174,7 @@ pub enum AnnounceSet {
     Have,
     /// Derives the states of torrents.
     Lifecycle,
-    /// Sends what the peers of a newly complete torrent must know.
+    /// Sends updates to the peers of newly complete torrents.
     Completion,
     /// Queues announces to trackers.
     Trackers,
@@ -222,7 +221,7 @@ pub enum FlushSet {
 /// The order of [`TickSet::Reap`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReapSet {
-    /// Counts the blocks that were received, with what the tick did with them.
+    /// Counts received blocks, after the tick has processed them.
     Count,
     /// Publishes `PeerDisconnected` for the peers that are about to be removed.
     Publish,

@@ -43,8 +43,8 @@ impl Plugin for OwnershipPlugin {
     }
 }
 
-/// A file's name in the registry: a hash of its path or of its identity. Two files that share a key by chance cost a
-/// refusal with a suggestion; at a million files the odds are 1 in 30 million.
+/// A file's name in the registry: a hash of its path or of its identity. If two files share a key by chance, a torrent
+/// is refused with a suggestion; with a million files the odds are 1 in 30 million.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct FileKey(u64);
 
@@ -79,15 +79,15 @@ impl FileKey {
 
 /// Computes the keys of paths below one download folder.
 ///
-/// A path is named by the nearest folder on it that exists, by identity, and the rest: mount points and links on the way
-/// do not matter. The text of the path counts too where no folder is known, as in the sessions of earlier versions.
+/// A path is identified by its nearest existing folder and the rest of the path, independently of mount points and
+/// links. Where no folder is known, as in sessions of earlier versions, the text of the path counts too.
 #[derive(Debug)]
 pub(crate) struct FolderKeys<'a> {
     /// Folded to lowercase: on some volumes a name in other case is the same file.
     root: String,
     /// The folders that the disk has found.
     folders: Option<&'a FolderIds>,
-    /// The folder of which an earlier opening knew.
+    /// The folder that an earlier opening found.
     saved: Option<&'a NearestFolder>,
 }
 
@@ -106,7 +106,7 @@ impl<'a> FolderKeys<'a> {
         Self { folders, ..self }
     }
 
-    /// Uses the folder of which a session knows. Its device number may have changed since, so the text counts too.
+    /// Uses the folder that a session names. Its device number may have changed since, so the text counts too.
     pub(crate) fn with_saved(self, saved: Option<&'a NearestFolder>) -> Self {
         Self { saved, ..self }
     }

@@ -186,7 +186,7 @@ const MAX_ALLOWED_FAST: usize = 64;
 /// Most suggested pieces stored per peer. Beyond that, the oldest are dropped.
 const MAX_SUGGESTED: usize = 64;
 
-/// Returns whether peers have said what they send, or no longer have pieces.
+/// Returns whether peers have changed what they send, or have lost pieces.
 fn has_changes(
     chokes: Res<Messages<ChokeReceived>>,
     rejects: Res<Messages<RejectReceived>>,

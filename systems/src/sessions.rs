@@ -177,7 +177,7 @@ pub(crate) struct SessionState {
     renamed: Option<String>,
     /// The key of the marks on the files and folders that the torrent creates.
     key: OwnerKey,
-    /// The user allowed changes to the files that exist when they are next looked at.
+    /// The user allowed changes to the files that exist when they are next examined.
     wants_overwrite: bool,
     /// The incomplete files of the user that the user allowed to be changed, by index, with their identities.
     permitted: BTreeMap<u32, FileId>,
@@ -213,7 +213,7 @@ pub(crate) struct SessionState {
     has_failed_sync: bool,
     /// Number of loads: answers to requests of an earlier generation are ignored.
     generation: u64,
-    /// The user's intent, which the next session says.
+    /// The user's intent, to be written to the next session.
     intent: SavedIntent,
     /// The files are closed: nothing is left to be synced.
     is_closed: bool,
@@ -221,7 +221,7 @@ pub(crate) struct SessionState {
     loaded: Option<Box<Session>>,
 }
 
-/// The intent of the user, as the session says it.
+/// The user's intent as saved in the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct SavedIntent {
     is_paused: bool,
@@ -357,7 +357,7 @@ impl SessionState {
         *self = known;
     }
 
-    /// Restores what an earlier run knew about whose the files are.
+    /// Restores an earlier run's knowledge of the owners of the files.
     fn recall(&mut self, session: Option<&Session>, salvage: Salvage) {
         let Some(session) = session else {
             self.created.extend(salvage.created);
@@ -383,7 +383,7 @@ impl SessionState {
         self.renamed.is_none() || self.renamed == session.renamed
     }
 
-    /// Whether the user allowed changes to all files that exist when they are next looked at.
+    /// Whether the user allowed changes to all files that exist when they are next examined.
     pub(crate) fn wants_overwrite(&self) -> bool {
         self.wants_overwrite
     }
@@ -395,7 +395,7 @@ impl SessionState {
         did
     }
 
-    /// Ends the permission to change files that are complete: what comes in their place later is the user's.
+    /// Ends the permission to change files that are complete: a file that replaces one of them later is the user's.
     fn drop_permissions(&mut self, have: &Bitfield, files: &FileTable, geometry: &Geometry) {
         let is_whole = |index: &u32| {
             let file = files.files().get(*index as usize);

@@ -65,7 +65,7 @@ pub(crate) struct StreamAccepted {
     pub stream: StreamId,
     /// The peer's address.
     pub remote: SocketAddr,
-    /// What carries the stream.
+    /// The transport of the stream.
     pub transport: Transport,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct StreamAccepted {
 pub(crate) struct StreamConnected {
     /// The peer.
     pub peer: Entity,
-    /// What carries the stream.
+    /// The transport of the stream.
     pub transport: Transport,
 }
 

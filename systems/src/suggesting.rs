@@ -68,7 +68,7 @@ const AHEAD_PIECES: u64 = 2;
 const FINISH: Duration = Duration::from_secs(3);
 
 /// State of super-seeding: how much of a full copy the connected peers have. It is on a torrent that seeds, from its
-/// first unchoke until its last peer leaves. What other features need of it is in [`SuperSeeding`].
+/// first unchoke until its last peer leaves. [`SuperSeeding`] contains the part that other features read.
 #[derive(Component, Debug)]
 pub(crate) struct Spread {
     /// Pieces that a peer has or is assigned.

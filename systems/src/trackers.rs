@@ -96,7 +96,7 @@ fn spawn_trackers(given: On<TrackersGiven>, mut commands: Commands, mut random: 
     commands.entity(torrent).insert(TrackerTiers(tiers));
 }
 
-/// Restores what an earlier run learned from a torrent's trackers.
+/// Restores the tracker state of an earlier run.
 fn restore_trackers(loaded: On<SessionLoaded>, torrents: Query<&TorrentTrackers>, mut trackers: Query<&mut Tracker>) {
     let entities = torrents
         .get(loaded.torrent)

@@ -73,7 +73,7 @@ impl Standing {
     ///
     /// The period is shorter the more connections the same party has, and drops to the minimum if the newcomer's party
     /// has fewer. For silent connections it is also shorter the larger their part of all connections, so that an honest
-    /// newcomer gets a slot within a few seconds, whoever holds the others.
+    /// newcomer gets a slot within a few seconds in any case.
     fn grace(&self, contest: &Contest, settings: &PeerSettings) -> Option<Duration> {
         let crowd = u32::try_from(self.crowd.max(1)).unwrap_or(u32::MAX);
         let whole = match self.class {
@@ -106,8 +106,8 @@ impl Standing {
     }
 }
 
-/// Returns the connection to evict, out of those that give way: of the lowest class, then of the largest party, then
-/// the one that has been idle longest.
+/// Returns the connection to evict, among those that may be evicted: the lowest class first, then the largest party,
+/// then the longest idle time.
 pub(crate) fn least_useful(
     standings: &[(Entity, Standing)],
     newcomer_crowd: Option<usize>,

@@ -1,4 +1,4 @@
-//! Tests of the connection that makes room, over connections in every state.
+//! Tests of evictions, over connections in every state.
 
 use bevy_ecs::system::SystemState;
 use ecs_torrent_components::candidates::CandidateSource;
@@ -20,7 +20,7 @@ struct Bed {
     other: Entity,
 }
 
-/// What a connection has done so far.
+/// The history of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Past {
     /// It is being opened.
@@ -281,7 +281,7 @@ fn a_dial_into_a_full_torrent_replaces_an_inbound_peer_within_the_share() {
     assert_eq!(bed.evicted(), [second], "beyond the share, an outbound one");
 }
 
-/// A search that found nobody is not repeated for a second, except for a user.
+/// A search without a victim is not repeated for a second, except for a user.
 #[test]
 fn a_torrent_without_a_victim_is_searched_once_a_second() {
     let mut bed = Bed::new(|settings| settings.max_per_torrent = 1);

@@ -9,7 +9,7 @@ use ecs_torrent_components::settings::{UploadSettings, seconds};
 use ecs_torrent_components::super_seeding::{SuperSeedingPhase, TURN_BYTES};
 use ecs_torrent_protocol::time::Timestamp;
 
-/// A peer, as the choice of served peers sees it.
+/// The data of a peer that the choice of served peers uses.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Contender {
     pub(super) peer: Entity,
@@ -19,13 +19,13 @@ pub(super) struct Contender {
     pub(super) is_snubbing: bool,
     /// The peer is unchoked now.
     pub(super) is_unchoked: bool,
-    /// Since when the peer has requested nothing, if it is unchoked.
+    /// Start of the time in which the unchoked peer has requested nothing.
     pub(super) idle_since: Option<Timestamp>,
     /// The peer's first request may still be in transit.
     pub(super) may_begin: bool,
     /// The peer has had its share of a super-seeded copy for now.
     pub(super) has_had_turn: bool,
-    /// Since when the peer has been unchoked, or waiting.
+    /// When the peer was unchoked or began to wait.
     pub(super) since: Timestamp,
     /// Download rate from the peer in bytes per second.
     pub(super) gives: u64,

@@ -29,8 +29,8 @@ pub(crate) struct Holder<'a> {
     pub(crate) have: &'a Bitfield,
 }
 
-/// Finds a file of the new torrent that conflicts with another torrent. There is no conflict where the other torrent
-/// holds all of the file with the same content, as far as that can be told without reading: then both may read it, and
+/// Finds a file of the new torrent that conflicts with another torrent. There is no conflict if the other torrent holds
+/// the whole file and nothing shows, without reading, that the content differs: then both may read the file, and
 /// neither writes it.
 ///
 /// `holder` returns the content and the held pieces of a torrent, if it runs.

@@ -46,7 +46,7 @@ enum Stage {
 
 impl Survey {
     /// Whether the files of all torrents are known. If not, the survey begins with the next tick, which `wakeup`
-    /// triggers, and the caller asks again later.
+    /// triggers, and the caller has to call this again later.
     pub(crate) fn is_done(&mut self, wakeup: &Wakeup, now: Timestamp) -> bool {
         if !std::mem::replace(&mut self.is_wanted, true) {
             wakeup.at(now);
@@ -65,7 +65,7 @@ impl Survey {
 
     /// Records that all saved torrents were read, or could not be.
     pub(crate) fn end_resuming(&mut self, is_complete: bool) {
-        // If they could not, the survey tries.
+        // If they could not be read, the survey reads them.
         self.is_resuming = false;
         if is_complete {
             self.stage = Stage::Done;

@@ -16,14 +16,14 @@ use super::rarity::RarityOrder;
 /// Most requests outstanding to a peer that is also asked for blocks requested from other peers.
 const ENDGAME_DEPTH: usize = 64;
 
-/// A block that was requested this many times longer ago than the patience of a peer is outstanding at peers that are
-/// much slower than this one.
+/// If a block was requested this many times longer ago than a peer's patience, the peers that owe the block are much
+/// slower than this peer.
 const SLOW_FACTOR: u32 = 2;
 
-/// A peer that sends a piece exclusively keeps it at least this long: what it has sent is dropped when it loses the piece.
+/// Minimum time for which a peer keeps an exclusive piece, because its blocks are dropped when it loses the piece.
 const LEAST_HOLD: Duration = Duration::from_secs(1);
 
-/// A peer, as the choice sees it.
+/// The data of a peer that the choice uses.
 #[derive(Debug, Clone, Copy)]
 pub struct PeerView<'a> {
     /// The peer.
@@ -40,7 +40,7 @@ pub struct PeerView<'a> {
     pub prefers_sharing: bool,
 }
 
-/// A torrent, as the choice sees it.
+/// The data of a torrent that the choice uses.
 #[derive(Debug, Clone, Copy)]
 pub struct TorrentView<'a, P, M> {
     /// The time of the choice.
@@ -258,9 +258,9 @@ where
         choice
     }
 
-    /// Finds a block to request from one more peer, once no piece can be begun. The block takes longer than this peer's
-    /// blocks do, because a second copy is received in vain, and is requested from fewer peers than allowed; peers that
-    /// are much slower than this one do not count. So a slow peer never keeps a block from a fast one for long.
+    /// Finds a block to request from one more peer, once no piece can be begun. The block must take longer than this
+    /// peer's own blocks, because the second copy is wasted, and must be requested from fewer peers than allowed; peers
+    /// that are much slower than this one do not count. So a slow peer never keeps a block from a fast one for long.
     fn endgame(&self, wants_memory: bool, again: &mut Option<Timestamp>) -> Option<Pick> {
         let (peer, torrent) = (self.peer, self.torrent);
         let is_endgame = wants_memory || torrent.order.pickable_count() == 0;

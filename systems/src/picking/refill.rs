@@ -226,8 +226,7 @@ pub(super) struct RequestScheduler<'w, 's> {
 }
 
 impl RequestScheduler<'_, '_> {
-    /// Requests blocks until the peer's pipeline is full or nothing is left to request. Returns when another look may
-    /// find more.
+    /// Requests blocks until the peer's pipeline is full or nothing is left to request. Returns when to try again.
     fn fill(
         &mut self,
         now: Timestamp,
@@ -325,7 +324,7 @@ impl RequestScheduler<'_, '_> {
         while let Some(block) = next
             && requests.pending().len() < asked.depth
         {
-            // A peer that has shown no speed yet shows it with a block that others may still be asked for.
+            // The speed of a new peer is measured with a block that may still be requested from others.
             let is_late = reason == Reason::Endgame && !requests.has_answered();
             match is_late {
                 true => piece.mark_probed(block, asked.peer),

@@ -1,4 +1,4 @@
-//! Tests of what becomes of requests and pieces in flight, one system at a time.
+//! Tests of requests and pieces in flight, one system at a time.
 
 use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::piece::{FAILED_PAUSE, PiecePhase};
@@ -78,7 +78,7 @@ fn a_reject_frees_the_block_for_others() {
     assert!(bed.has_sent(peer, &[]));
 }
 
-/// A piece that a peer does not send alone after all goes to another one, and not to the same for a minute.
+/// A piece that its exclusive sender rejects goes to another peer, and not to the same one for a minute.
 #[test]
 fn a_reject_of_an_exclusive_piece_takes_all_of_it_away() {
     let mut bed = bed();

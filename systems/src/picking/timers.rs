@@ -180,7 +180,7 @@ fn late_requests(requests: &mut Requests, now: Timestamp, rate: u64, settings: &
     requests.pending().iter().filter(is_due).copied().collect()
 }
 
-/// Returns since when the peer has owed us blocks and sent none, while it could.
+/// Returns the start of the time in which the peer owed us blocks, could send them, and sent none.
 fn owes_since(requests: &Requests, state: &PeerState) -> Option<Timestamp> {
     let oldest = requests.pending().front()?;
     Some(oldest.asked.max(requests.last_block).max(state.choke_changed))

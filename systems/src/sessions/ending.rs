@@ -18,8 +18,8 @@ use crate::stop_participants::{Ending, StopDuty, StopParticipants, StopTurn, has
 
 const FORGET: Purpose = Purpose("forget session");
 const DELETE: Purpose = Purpose("delete data");
-/// Time between two looks at a torrent that waits for an answer. The answer itself ends the wait in most cases; a state
-/// folder that cannot be read never answers, and must not keep the engine busy until the stop's deadline.
+/// Interval at which a torrent that waits for an answer is examined. The answer itself ends the wait in most cases; a
+/// state folder that cannot be read never answers, and must not keep the engine busy until the stop's deadline.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The stop participant that writes the blocks of unfinished pieces.

@@ -168,7 +168,7 @@ impl SessionWriter<'_, '_> {
         let lacks_metainfo = saved.known.is_some() && !saved.state.has_metainfo;
         let is_changed = is_changed || lacks_metainfo || !saved.state.may_create();
         let is_changed = is_changed || (saved.state.is_last && saved.state.has_absent_claims());
-        // All that is worth keeping of a torrent without metadata are its peers.
+        // Of a torrent without metadata, only the peers are worth saving.
         let is_changed = is_changed || (saved.state.is_last && saved.known.is_none());
         let is_filling = saved.active.is_some_and(|active| !active.all.is_empty());
         if !(is_changed || is_filling) {
@@ -184,7 +184,7 @@ impl SessionWriter<'_, '_> {
         self.sync_when_spilled(saved);
     }
 
-    /// Replaces a session whose pieces are not known to be right any more or yet, if the user's intent has changed.
+    /// Replaces the session if the user's intent has changed while the held pieces are not known for certain.
     fn save_intent(&mut self, saved: &mut SavedItem<'_, '_>) {
         let intent = saved.state.intent;
         let Some(last) = saved.state.saved.filter(|last| last.intent != intent) else {
@@ -501,7 +501,7 @@ fn forget_file(session: &mut Session, file: &FileEntry, geometry: &Geometry) {
     session.partial.retain(|partial| !pieces.contains(&partial.piece));
 }
 
-/// Returns the length that a file must have for the held pieces: a truncated file is not vouched for.
+/// Returns the length that a file must have for the held pieces: a truncated file is not trusted.
 fn least_len(file: &FileEntry, geometry: &Geometry, have: &Bitfield) -> u64 {
     let last = geometry
         .pieces_of(file.offset..file.end())

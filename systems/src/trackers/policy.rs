@@ -68,8 +68,8 @@ struct Chain {
     due: Timestamp,
 }
 
-/// The missing bytes that announces name while the size of the torrent is not known. It must not be 0, by which
-/// trackers recognize seeds. Other clients (libtorrent) announce the same.
+/// Bytes left in announces while the size of the torrent is not known. Not 0, by which trackers recognize seeds. Other
+/// clients (libtorrent) announce the same value.
 const UNKNOWN_LEFT: u64 = 16384;
 
 /// Deadline of a torrent's chain.
