@@ -116,7 +116,7 @@ enum Outcome {
     Done,
     /// The command failed, and has printed why.
     Failed,
-    /// A signal interrupted the command, which has printed so.
+    /// A signal interrupted the command, which has printed a message.
     Interrupted,
 }
 
@@ -156,7 +156,7 @@ enum CliError {
     #[cfg(feature = "daemon")]
     #[error("ended by a second signal: unsaved progress is lost")]
     Forced,
-    /// The command line makes no sense. Ends the process as clap's own usage errors do.
+    /// An invalid command line. Ends the process as clap's own usage errors do.
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
@@ -171,7 +171,7 @@ impl CliError {
         }
     }
 
-    /// Names what an I/O error was about.
+    /// Adds the subject to an I/O error.
     fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |error| Self::Io(what, error)
@@ -250,12 +250,13 @@ fn block_on(work: impl Future<Output = Result<Outcome, CliError>>) -> Result<Out
         .build();
     let runtime = runtime.map_err(CliError::io("cannot start"))?;
     let result = runtime.block_on(work);
-    // What is left of it, like waiting for a second signal, does not keep the command from ending.
+    // Its remaining tasks, such as waiting for a second signal, do not keep the command from ending.
     runtime.shutdown_background();
     result
 }
 
-/// Takes as many open files as the system lets us; most systems begin with few, for the sake of old programs.
+/// Raises the limit on open files to the system's maximum. Most systems start programs with a low limit, for
+/// compatibility.
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);

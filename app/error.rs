@@ -71,7 +71,7 @@ pub enum Error {
     /// Some part of a removed torrent could not be deleted.
     #[error(transparent)]
     Remove(RemoveError),
-    /// The stopped torrents are not known.
+    /// The stopped torrents cannot be listed.
     #[error(transparent)]
     ListStopped(#[from] ListStoppedError),
     /// A stopped torrent cannot be resumed.

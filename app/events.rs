@@ -36,7 +36,7 @@ pub enum Event {
     Restarting(TorrentId, Arc<str>),
     /// The torrent failed for this reason and is not restarted automatically.
     Failed(TorrentId, Arc<str>),
-    /// The torrent is paused: its peers and trackers are left, and its files are closed.
+    /// The torrent is paused: it has left its peers and trackers, and its files are closed.
     Paused(TorrentId),
     /// The torrent has stopped and is no longer listed.
     Stopped(TorrentId),

@@ -375,7 +375,7 @@ impl Torrents {
         }
     }
 
-    /// Returns the stopped torrents: those of which the state folder has a session, and which are not listed.
+    /// Returns the stopped torrents, which have a session in the state folder and are not listed.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -414,7 +414,7 @@ impl Torrents {
     ///
     /// # Errors
     /// [`Error::TorrentNotFound`] if there is no session of the torrent; [`Error::ResumeTorrent`] if it cannot be read,
-    /// or cannot be replaced by one that does not call the torrent stopped.
+    /// or cannot be rewritten to say that the torrent runs.
     pub async fn resume(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
         let TorrentId(torrent) = id.into();
         match self.ask(|reply| ResumeTorrent { torrent, reply }).await? {

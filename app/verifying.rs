@@ -14,7 +14,7 @@ pub struct Verdict {
     /// Pieces with another hash, or whose bytes are missing.
     pub bad: u32,
     /// The first reasons why pieces are bad, without duplicates: files that are missing or cannot be read. A piece with
-    /// other bytes than it should have is only counted.
+    /// wrong bytes is only counted.
     pub errors: Vec<String>,
 }
 

@@ -298,7 +298,7 @@ struct Operation {
     /// The last part of its path.
     path: &'static str,
     done: &'static str,
-    /// The answer for a torrent that stays as it is.
+    /// The message for a torrent that is not changed.
     unchanged: &'static str,
     /// Whether the operation changes a torrent of a state.
     changes: fn(&str) -> bool,

@@ -26,7 +26,7 @@ const MAX_LINES: usize = 4096;
 /// Time limit for writing the last lines when the command ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Time between two looks for repeated lines to sum up, while nothing else is logged.
+/// Interval at which repeated lines are summed up, while nothing else is logged.
 const SUM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The time at the head of a line: none on a terminal, where a user sees a line when it is written.
@@ -65,7 +65,7 @@ pub(super) struct Log {
     dropped: Arc<AtomicU64>,
 }
 
-/// What the log's thread takes from the queue.
+/// An entry in the queue of the log's thread.
 enum Entry {
     Line(Vec<u8>),
     /// A request to answer when all earlier entries are written.

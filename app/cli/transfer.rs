@@ -61,7 +61,7 @@ pub(super) struct SeedArgs {
     network: NetworkArgs,
 }
 
-/// What both have.
+/// Options of both commands.
 #[derive(Debug, Args)]
 struct NetworkArgs {
     /// Peer to connect to; may be repeated.

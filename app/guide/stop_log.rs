@@ -27,7 +27,7 @@ struct StopLog;
 /// (`lifecycle.release_timeout_ms`, 500 ms by default); the shorter of the two counts.
 const LIMIT: Duration = Duration::from_millis(400);
 
-/// Time between two looks at unwritten lines, while there are any.
+/// Interval at which unwritten lines are checked, while there are any.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A line to write, and the place for the result.
@@ -39,7 +39,7 @@ struct Line {
 /// Empty until the thread has written the line, or failed to.
 type Outcome = Arc<OnceLock<Result<(), String>>>;
 
-/// The way to the thread that writes.
+/// The channel to the thread that writes.
 #[derive(Resource)]
 struct Lines(Sender<Line>);
 

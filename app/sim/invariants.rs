@@ -1,4 +1,4 @@
-//! Conditions that hold in an engine after every tick, whatever happens to it.
+//! Conditions that hold in an engine after every tick, under all faults.
 //!
 //! [`InvariantsPlugin`] checks the changes of a tick, so that it can stay enabled in large simulations, and everything
 //! else at intervals. It records a [`Violation`], and the engine continues. It works in any engine; simulated ones also
