@@ -17,7 +17,7 @@
 //!
 //! A scenario is a torrent, nodes with their links, and acts at given times. It runs until every leecher that is up has
 //! the torrent, or until its time limit. The same seed gives the same run, event for event: [`Outcome::trace`] is a
-//! digest of all events, and [`Outcome`] prints the command that repeats the run. Plugins are tested with
+//! digest of all events, and [`Outcome`] prints the name and the seed that repeat the run. Plugins are tested with
 //! [`Scenario::plugins`].
 //!
 //! | module | holds |
