@@ -145,8 +145,8 @@ impl<R: Send + Sync + 'static, E: PortEvent> Port<R, E> {
     }
 
     /// Sorts at most `max` results into inboxes; returns true if there are more. Counts and drops events for inboxes
-    /// that nobody opened.
-    pub(crate) fn drain(&mut self, max: usize) -> bool {
+    /// that nobody opened. For runners.
+    pub fn drain(&mut self, max: usize) -> bool {
         let has_more = self.backend.poll(max, &mut self.drained);
         self.arrived = self.drained.len();
         for event in self.drained.drain(..) {

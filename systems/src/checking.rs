@@ -316,3 +316,87 @@ fn read_pieces(
         queue.torrents.push_back(torrent);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use bytes::Bytes;
+    use ecs_torrent_engine::ports::disk::{DiskAction, DiskError, DiskEvent};
+    use ecs_torrent_engine::ports::hash::HashEvent;
+
+    use super::*;
+    use crate::testing::Bed;
+
+    const LEN: u64 = 32768;
+
+    /// Returns a torrent whose piece 1 is read, with a second one to read.
+    fn bed() -> Bed {
+        let mut bed = Bed::new(CheckingPlugin);
+        bed.world.init_resource::<Messages<PiecesKnown>>();
+        bed.world.init_resource::<Messages<FailTorrent>>();
+        bed.open_port::<HashRequest, HashEvent>(Vec::new());
+        let request = CheckPieces {
+            torrent: bed.torrent,
+            doubtful: vec![1, 2],
+            good: Bitfield::new(3),
+            rewrite: Bitfield::new(3),
+        };
+        let mut check = Check::new(&request);
+        check.running.insert(1);
+        let key = ecs_torrent_components::session::OwnerKey([1; 16]);
+        let parts = (check, SessionState::new(key, None, false), crate::testing::content());
+        bed.world.entity_mut(bed.torrent).insert(parts);
+        bed.world.resource_mut::<CheckQueue>().used_bytes = 3 * LEN;
+        bed
+    }
+
+    fn finish(bed: &mut Bed, purpose: Purpose, outcome: Result<DiskDone, DiskError>) {
+        let tag = JobTag {
+            purpose,
+            owner: bed.torrent,
+            number: number(1, LEN as u32),
+        };
+        bed.open_port::<DiskRequest, DiskEvent>(vec![DiskEvent {
+            tag,
+            outcome,
+            blocks: Vec::new(),
+        }]);
+        match purpose {
+            READ => bed.run(collect_reads),
+            _ => bed.run(collect_rewritten),
+        }
+    }
+
+    fn error(kind: ErrorKind) -> DiskError {
+        DiskError::new(DiskAction::Read, "file".into(), kind.into())
+    }
+
+    /// Returns the number of faults, of checked pieces, and of bytes in use.
+    fn result(bed: &mut Bed) -> (usize, u32, u64) {
+        let failed = bed.world.resource_mut::<Messages<FailTorrent>>().drain().count();
+        let checked_count = bed.get::<Check>(bed.torrent).checked_count;
+        (failed, checked_count, bed.world.resource::<CheckQueue>().used_bytes)
+    }
+
+    #[test]
+    fn data_that_is_absent_is_missing_and_other_errors_are_faults() {
+        let mut bed = bed();
+        finish(&mut bed, READ, Err(error(ErrorKind::PermissionDenied)));
+        assert_eq!(result(&mut bed), (1, 0, 2 * LEN));
+        finish(&mut bed, READ, Err(error(ErrorKind::UnexpectedEof)));
+        assert_eq!(result(&mut bed), (0, 1, LEN));
+    }
+
+    /// The bytes of a read stay in use until they are hashed.
+    #[test]
+    fn memory_is_released_with_the_last_use_of_a_piece() {
+        let mut bed = bed();
+        finish(&mut bed, READ, Ok(DiskDone::Read(Bytes::new())));
+        assert_eq!(result(&mut bed), (0, 0, 3 * LEN));
+        finish(&mut bed, REWRITE, Ok(DiskDone::Written));
+        assert_eq!(result(&mut bed), (0, 1, 2 * LEN));
+        finish(&mut bed, REWRITE, Err(error(ErrorKind::StorageFull)));
+        assert_eq!(result(&mut bed), (1, 1, LEN));
+    }
+}

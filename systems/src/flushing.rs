@@ -59,24 +59,12 @@ fn flush_outboxes(
 mod tests {
     use ecs_torrent_components::ids::StreamId;
     use ecs_torrent_components::peer::{Direction, Endpoint, Stage};
-    use ecs_torrent_engine::port::Backend;
     use ecs_torrent_engine::ports::net::NetEvent;
     use ecs_torrent_protocol::time::Timestamp;
     use ecs_torrent_protocol::wire::Message;
 
     use super::*;
     use crate::testing::Bed;
-
-    /// A network that takes nothing.
-    struct Stuck;
-
-    impl Backend<NetRequest, NetEvent> for Stuck {
-        fn submit(&mut self, _: &mut Vec<NetRequest>) {}
-
-        fn poll(&mut self, _: usize, _: &mut Vec<NetEvent>) -> bool {
-            false
-        }
-    }
 
     /// Fault 25.
     #[test]
@@ -89,7 +77,7 @@ mod tests {
         };
         let mut bed = Bed::new(());
         bed.world.resource_mut::<Settings>().peers.max_send_queue_bytes = LIMIT;
-        bed.world.insert_resource(NetPort::new(Box::new(Stuck)));
+        bed.open_port::<NetRequest, NetEvent>(Vec::new());
         let entity = bed.peer();
         bed.world.entity_mut(entity).insert(Peer {
             endpoint: Endpoint::Ip(([192, 0, 2, 1], 1).into()),

@@ -274,7 +274,7 @@ enum Job {
 
 impl SessionState {
     /// State of a torrent that is added with these options of the user.
-    fn new(key: OwnerKey, renamed: Option<String>, wants_overwrite: bool) -> Self {
+    pub(crate) fn new(key: OwnerKey, renamed: Option<String>, wants_overwrite: bool) -> Self {
         Self {
             stamps: Vec::new(),
             volume: None,

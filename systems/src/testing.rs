@@ -1,5 +1,7 @@
 //! Values for the tests of several features.
 
+use std::sync::Arc;
+
 use bevy_app::{App, Plugins};
 use bevy_ecs::component::Mutable;
 use bevy_ecs::message::Message;
@@ -15,9 +17,11 @@ use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::session::Session;
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{ActivePieces, Have, Layout, Lifecycle, Partials, PeerOf, Torrent};
+use ecs_torrent_components::torrent::{ActivePieces, Content, Have, Layout, Lifecycle, Partials, PeerOf, Torrent};
+use ecs_torrent_engine::port::{Backend, Port, PortEvent};
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest, Geometry};
 use ecs_torrent_protocol::hash::{InfoHash, InfoHashes};
+use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
 use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire;
@@ -43,6 +47,15 @@ pub(crate) fn torrent() -> Torrent {
         private: false,
         added: Timestamp::ZERO,
     }
+}
+
+/// Returns the metainfo of one file with the size of a [`Bed`]'s torrent.
+pub(crate) fn content() -> Content {
+    let mut bytes = b"d4:infod6:lengthi98304e4:name7:torrent12:piece lengthi32768e6:pieces60:".to_vec();
+    bytes.extend([9; 60]);
+    bytes.extend(b"ee");
+    let metainfo = Metainfo::parse(&bytes.into(), &MetainfoLimits::default());
+    Content(Arc::new(metainfo.expect("a valid metainfo")))
 }
 
 /// The time of a [`Bed`], long after the start.
@@ -132,6 +145,15 @@ impl Bed {
         self.world.resource_mut::<Messages<M>>().clear();
     }
 
+    /// Puts a port into the world whose inboxes hold these events; what is pushed stays in it.
+    pub(crate) fn open_port<R: Send + Sync + 'static, E: PortEvent>(&mut self, events: Vec<E>) {
+        let purposes: Vec<_> = events.iter().map(PortEvent::purpose).collect();
+        let mut port = Port::<R, E>::new(Box::new(Delivery(events)));
+        purposes.into_iter().for_each(|purpose| port.open_inbox(purpose));
+        port.drain(usize::MAX);
+        self.world.insert_resource(port);
+    }
+
     pub(crate) fn run<S>(&mut self, system: impl IntoSystem<(), (), S>) {
         self.world.run_system_once(system).expect("all parameters exist");
     }
@@ -149,5 +171,17 @@ impl Bed {
 
     pub(crate) fn get_mut<C: Component<Mutability = Mutable>>(&mut self, entity: Entity) -> Mut<'_, C> {
         self.world.get_mut(entity).expect("the component")
+    }
+}
+
+/// A backend that delivers the events of a test, and does nothing.
+struct Delivery<E>(Vec<E>);
+
+impl<R, E: PortEvent> Backend<R, E> for Delivery<E> {
+    fn submit(&mut self, _: &mut Vec<R>) {}
+
+    fn poll(&mut self, _: usize, events: &mut Vec<E>) -> bool {
+        events.append(&mut self.0);
+        false
     }
 }

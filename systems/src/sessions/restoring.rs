@@ -139,3 +139,90 @@ pub(super) fn collect_restored(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use bytes::Bytes;
+    use ecs_torrent_engine::ports::disk::{DiskAction, DiskError, DiskEvent};
+    use ecs_torrent_protocol::bitfield::Bitfield;
+    use ecs_torrent_protocol::geometry::BLOCK_SIZE;
+
+    use super::*;
+    use crate::picking::PickingPlugin;
+    use crate::testing::Bed;
+
+    /// Returns a torrent with a piece both of whose blocks are read back, by a read each.
+    fn bed() -> (Bed, Entity) {
+        let mut bed = Bed::new(PickingPlugin);
+        let piece = bed.piece(1);
+        bed.world.entity_mut(piece).insert(Restoring(2));
+        bed.get_mut::<ActivePiece>(piece).phase = PiecePhase::Restoring;
+        bed.get_mut::<ActivePieces>(bed.torrent).open.clear();
+        let mut blocks = Bitfield::new(2);
+        blocks.insert(0);
+        blocks.insert(1);
+        bed.get_mut::<Partials>(bed.torrent).0.insert(1, blocks);
+        (bed, piece)
+    }
+
+    /// Ends the read of a block.
+    fn read(bed: &mut Bed, piece: Entity, block: u32, is_good: bool) {
+        let run = Run {
+            piece: 1,
+            first: block,
+            count: 1,
+        };
+        let tag = JobTag {
+            purpose: RESTORE,
+            owner: piece,
+            number: run.number(),
+        };
+        let outcome = match is_good {
+            true => Ok(DiskDone::Read(Bytes::from(vec![7; BLOCK_SIZE as usize]))),
+            false => Err(DiskError::new(
+                DiskAction::Read,
+                PathBuf::from("file"),
+                std::io::ErrorKind::UnexpectedEof.into(),
+            )),
+        };
+        bed.open_port::<DiskRequest, DiskEvent>(vec![DiskEvent {
+            tag,
+            outcome,
+            blocks: Vec::new(),
+        }]);
+        bed.run(collect_restored);
+    }
+
+    #[test]
+    fn a_piece_is_continued_when_all_of_its_reads_have_ended() {
+        let (mut bed, piece) = bed();
+        read(&mut bed, piece, 0, true);
+        assert_eq!(bed.get::<ActivePiece>(piece).phase, PiecePhase::Restoring);
+        assert!(bed.world.resource_mut::<FullPieces>().pop().is_none());
+        read(&mut bed, piece, 1, true);
+        assert_eq!(bed.get::<ActivePiece>(piece).phase, PiecePhase::Filling);
+        assert_eq!(bed.world.resource_mut::<FullPieces>().pop(), Some(piece));
+        assert!(bed.get::<ActivePieces>(bed.torrent).open.is_empty());
+    }
+
+    /// A block that cannot be read is requested from peers; those that can be read stay on the disk.
+    #[test]
+    fn unreadable_blocks_are_missing() {
+        let (mut bed, piece) = bed();
+        read(&mut bed, piece, 0, false);
+        let blocks = |bed: &Bed| {
+            bed.get::<Partials>(bed.torrent)
+                .0
+                .get(&1)
+                .map(|blocks| blocks.iter().collect::<Vec<_>>())
+        };
+        assert_eq!(blocks(&bed), Some(vec![1]));
+        read(&mut bed, piece, 1, false);
+        assert_eq!(blocks(&bed), None);
+        let restored: &ActivePiece = bed.get(piece);
+        assert_eq!((restored.phase, restored.missing_count), (PiecePhase::Filling, 2));
+        assert!(bed.get::<ActivePieces>(bed.torrent).open.contains(&1));
+    }
+}

@@ -151,7 +151,62 @@ pub(super) fn forget_partials(
 
 #[cfg(test)]
 mod tests {
+    use bevy_ecs::system::SystemState;
+    use ecs_torrent_components::session::Runs;
+    use ecs_torrent_components::torrent::Layout;
+    use ecs_torrent_engine::ports::disk::DiskEvent;
+
     use super::*;
+    use crate::testing::{Bed, session};
+
+    /// The bytes of a piece that is full are with the hash threads or the disk.
+    #[test]
+    fn only_pieces_that_miss_blocks_are_spilled() {
+        for (phase, block_count, write_count) in [
+            (PiecePhase::Filling, 1, 1),
+            (PiecePhase::Filling, 2, 0),
+            (PiecePhase::Hashing, 1, 0),
+            (PiecePhase::Restoring, 1, 0),
+        ] {
+            let mut bed = Bed::new(());
+            bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
+            let peer = bed.peer();
+            let piece = bed.piece(0);
+            let mut active = bed.get_mut::<ActivePiece>(piece);
+            for block in 0..block_count {
+                active.receive(block, Some(peer), Default::default());
+            }
+            active.phase = phase;
+            let storage = Storage {
+                id: ecs_torrent_components::ids::StorageId(1),
+                root: "/".into(),
+            };
+            let torrent = bed.torrent;
+            let count = bed.world.resource_scope(|world, mut disk: Mut<DiskPort>| {
+                let mut state = SystemState::<Spiller>::new(world);
+                let spiller = state.get(world).unwrap();
+                let (active, partials) = (world.get(torrent).unwrap(), world.get(torrent).unwrap());
+                spiller.spill(&mut disk, torrent, &storage, active, partials)
+            });
+            assert_eq!(count, write_count, "{phase:?} {block_count}");
+        }
+    }
+
+    #[test]
+    fn blocks_of_pieces_that_do_not_exist_are_not_restored() {
+        let bed = Bed::new(());
+        let Layout(geometry) = bed.get(bed.torrent);
+        let partial = |piece| PartialPiece {
+            piece,
+            blocks: Runs::of([1]),
+        };
+        let session = Session {
+            partial: vec![partial(2), partial(3), partial(u32::MAX)],
+            ..session()
+        };
+        let blocks = partial_blocks(&session, geometry);
+        assert_eq!(blocks.into_keys().collect::<Vec<_>>(), [2]);
+    }
 
     #[test]
     fn blocks_are_written_in_runs() {

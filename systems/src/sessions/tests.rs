@@ -191,3 +191,51 @@ fn a_session_tells_whose_the_files_are() {
     seen.record_loaded(Some(&saved(false)), None, true);
     assert_eq!(created(&seen), [(0, Some(id(7))), (1, None)]);
 }
+
+/// The key of a file that is not found yet is that of the session.
+#[test]
+fn files_are_known_by_their_session_before_they_are_found() {
+    let saved = Session {
+        files: vec![None; 4],
+        created: Runs::of([2]),
+        ids: vec![Some(id(1)), Some(id(2)), Some(id(3)), None],
+        ..session()
+    };
+    let mut known = state(false);
+    known.record_loaded(Some(&saved), None, true);
+    assert_eq!(known.known_ids(), [None, None, Some(id(3))]);
+}
+
+#[test]
+fn a_permission_alone_is_saved_before_it_is_used() {
+    let mut state = state(true);
+    look(
+        &mut state,
+        vec![found(1, Provenance::Found), found(2, Provenance::Found)],
+        true,
+    );
+    assert_eq!(permitted(&state), [(0, id(1))]);
+    assert!(!state.may_create());
+}
+
+#[test]
+fn a_lost_piece_counts_again_once_it_is_rewritten() {
+    let saved = Session {
+        lost: Runs::of([1, 2]),
+        ..session()
+    };
+    let mut state = state(false);
+    state.record_loaded(Some(&saved), None, true);
+    state.record_rewritten(1);
+    assert_eq!(state.lost().iter().collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn what_the_state_folder_had_is_known() {
+    let mut state = state(false);
+    assert!(!state.is_known());
+    state.record_loaded(None, None, false);
+    assert!(!state.is_known() && state.is_loaded());
+    state.record_loaded(Some(&session()), None, true);
+    assert!(state.is_known());
+}

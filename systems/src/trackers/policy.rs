@@ -1,5 +1,8 @@
 //! The announce policy: which tracker gets the next announce.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -612,62 +615,4 @@ fn wait_after(failure: &Failure, failures: u32, limits: &TrackerSettings) -> Dur
 fn backoff(failures: u32, limits: &TrackerSettings) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     (seconds(limits.backoff_s) * 2u32.pow(doublings)).min(seconds(limits.max_backoff_s))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn intervals_are_clamped() {
-        let limits = TrackerSettings::default();
-        let intervals = |interval, min: Option<u64>| {
-            let reply = AnnounceResponse {
-                interval: Duration::from_secs(interval),
-                min_interval: min.map(Duration::from_secs),
-                ..AnnounceResponse::default()
-            };
-            let Intervals { regular, least } = Intervals::of(&reply, &limits);
-            (regular.as_secs(), least.as_secs())
-        };
-        assert_eq!(intervals(0, None), (60, 60));
-        assert_eq!(intervals(1800, None), (1800, 60));
-        assert_eq!(intervals(1800, Some(300)), (1800, 300));
-        assert_eq!(intervals(60, Some(900)), (900, 900));
-        assert_eq!(intervals(u64::MAX, Some(1)), (7200, 60));
-        assert_eq!(intervals(60, Some(u64::MAX)), (7200, 7200));
-    }
-
-    #[test]
-    fn backoff_doubles_to_its_limit() {
-        let limits = TrackerSettings::default();
-        let waits: Vec<u64> = [1, 2, 3, 8, 99]
-            .map(|failures| backoff(failures, &limits).as_secs())
-            .to_vec();
-        assert_eq!(waits, [15, 30, 60, 1800, 1800]);
-    }
-
-    /// BEP 31: a tracker says when it accepts the next announce, within our limits.
-    #[test]
-    fn a_tracker_that_refuses_says_when_to_return() {
-        let mut limits = TrackerSettings::default();
-        let after = |minutes: u64, limits: &TrackerSettings| {
-            let failure = Failure {
-                retry: Retry::After(Duration::from_secs(60 * minutes)),
-                ..Failure::new("busy")
-            };
-            wait_after(&failure, 1, limits).as_secs()
-        };
-        assert_eq!(after(5, &limits), 300);
-        assert_eq!(after(0, &limits), limits.backoff_s);
-        assert_eq!(after(u64::from(u32::MAX), &limits), limits.max_interval_s);
-        limits.backoff_s = limits.max_interval_s + 1;
-        assert_eq!(after(5, &limits), limits.backoff_s);
-        let unreachable = Failure {
-            is_unreachable: true,
-            ..Failure::new("no address")
-        };
-        assert_eq!(wait_after(&unreachable, 1, &limits), UNREACHABLE_WAIT);
-        assert_eq!(wait_after(&Failure::new("busy"), 2, &limits), backoff(2, &limits));
-    }
 }

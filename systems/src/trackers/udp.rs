@@ -196,7 +196,73 @@ impl Exchange<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::time::Duration;
+
+    use bevy_ecs::system::SystemState;
+
+    use super::super::TrackersPlugin;
     use super::*;
+    use crate::testing::Bed;
+
+    fn bed() -> Bed {
+        let mut bed = Bed::new(TrackersPlugin);
+        bed.open_port::<NetRequest, NetEvent>(Vec::new());
+        bed
+    }
+
+    fn request(bed: &mut Bed) -> TrackerRequest {
+        TrackerRequest {
+            tracker: bed.world.spawn_empty().id(),
+            family: Family::V4,
+            url: "udp://t.org:1".into(),
+            kind: RequestKind::Scrape(ecs_torrent_protocol::hash::InfoHash([1; 20])),
+        }
+    }
+
+    /// A tracker without an address of a family is not asked over it, and is not at fault.
+    #[test]
+    fn a_host_without_an_address_of_the_family_is_unreachable() {
+        let mut bed = bed();
+        let request = request(&mut bed);
+        let mut state = SystemState::<Exchange>::new(&mut bed.world);
+        let mut exchange = state.get_mut(&mut bed.world).unwrap();
+        exchange.begin(request, Ok(vec!["[::1]:1".parse().unwrap()]));
+        let answers = std::mem::take(&mut exchange.answers.scrapes);
+        assert!(
+            matches!(&answers[..], [answer] if answer.result.as_ref().is_err_and(|failure| failure.is_unreachable))
+        );
+        assert!(exchange.udp.exchanges.is_empty());
+    }
+
+    /// BEP 15: a connection is valid for a minute; those that are not make room for new ones.
+    #[test]
+    fn connections_are_kept_up_to_a_limit_and_while_they_are_valid() {
+        let mut bed = bed();
+        let mut connect = |number: u32| {
+            let address = SocketAddr::from((Ipv4Addr::from(number), 1));
+            let request = request(&mut bed);
+            let mut state = SystemState::<Exchange>::new(&mut bed.world);
+            let mut exchange = state.get_mut(&mut bed.world).unwrap();
+            if number == u32::MAX {
+                let later = exchange.clock.now() + Duration::from_secs(61);
+                bed.world.resource_mut::<Clock>().advance_to(later);
+                exchange = state.get_mut(&mut bed.world).unwrap();
+            }
+            exchange.begin(request, Ok(vec![address]));
+            let transaction = *exchange.udp.exchanges.keys().next().unwrap();
+            let reply = [&[0; 4][..], &transaction.to_be_bytes(), &[7; 8]].concat();
+            exchange.receive(address, &reply.into());
+            exchange.udp.exchanges.clear();
+            let known = &exchange.udp.connections;
+            (known.len(), known.contains_key(&address))
+        };
+        for number in 1..=MAX_CONNECTIONS {
+            assert_eq!(connect(number as u32), (number, true));
+        }
+        assert_eq!(connect(u32::MAX - 1), (MAX_CONNECTIONS, false));
+        assert_eq!(connect(u32::MAX), (1, true));
+    }
 
     #[test]
     fn urls_give_host_and_port() {
