@@ -214,4 +214,23 @@ mod tests {
         assert!(!receive(&mut bed, peer, request));
         assert!(!bed.get::<ActivePiece>(piece).blocks[0].received);
     }
+
+    /// A piece is open to other peers as long as one of its blocks can be requested.
+    #[test]
+    fn a_piece_stays_open_while_blocks_are_free() {
+        for is_other_requested in [false, true] {
+            let mut bed = bed();
+            let [late, other] = [bed.peer(), bed.peer()];
+            let piece = bed.piece(0);
+            let request = bed.request(late, piece, 0);
+            bed.get_mut::<ActivePiece>(piece).expire(0, late);
+            if is_other_requested {
+                bed.request(other, piece, 1);
+            }
+            assert!(receive(&mut bed, late, request));
+            let is_open = bed.get::<ActivePieces>(bed.torrent).open.contains(&0);
+            assert_eq!(is_open, !is_other_requested);
+            assert_eq!(bed.get::<PeerRates>(late).downloaded, u64::from(request.len));
+        }
+    }
 }

@@ -299,6 +299,7 @@ fn close_redundant_seeds(
 
 #[cfg(test)]
 mod tests {
+    use crate::testing::Bed;
     use std::collections::BTreeSet;
 
     use ecs_torrent_protocol::bitfield::Bitfield;
@@ -374,6 +375,131 @@ mod tests {
                     prop_assert_eq!(peers[peer].has(piece), models[peer].contains(&piece));
                 }
             }
+        }
+    }
+
+    /// Returns a torrent with the picker's counts of nobody.
+    fn bed(lifecycle: Lifecycle) -> Bed {
+        let mut bed = Bed::new((crate::picking::PickingPlugin, AvailabilityPlugin));
+        *bed.get_mut::<Lifecycle>(bed.torrent) = lifecycle;
+        bed
+    }
+
+    fn change(bed: &mut Bed, peer: Entity, change: Availability) {
+        bed.run_after(AvailabilityReceived { peer, change }, handle_availability);
+    }
+
+    fn is_listed(bed: &mut Bed, peer: Entity) -> bool {
+        let is_listed = bed.world.resource_mut::<RefillQueue>().pop() == Some(peer);
+        bed.get_mut::<Requests>(peer).unlist();
+        is_listed
+    }
+
+    /// Our interest follows what a peer has that we lack, and a message says so once.
+    #[test]
+    fn interest_follows_the_pieces_that_we_lack() {
+        let mut bed = bed(Lifecycle::Downloading);
+        let peer = bed.peer();
+        *bed.get_mut::<PeerPieces>(peer) = PeerPieces::none(3);
+        bed.get_mut::<PeerState>(peer).am_interested = false;
+        bed.get_mut::<Have>(bed.torrent).record_stored(0);
+        change(&mut bed, peer, Availability::Have(0));
+        assert!(bed.has_sent(peer, &[]) && !is_listed(&mut bed, peer), "we have it");
+        change(&mut bed, peer, Availability::Have(1));
+        assert!(bed.has_sent(peer, &[Message::Interested]) && is_listed(&mut bed, peer));
+        change(&mut bed, peer, Availability::Have(2));
+        assert!(bed.has_sent(peer, &[]) && is_listed(&mut bed, peer));
+        change(&mut bed, peer, Availability::DontHave(2));
+        assert!(bed.has_sent(peer, &[]) && !is_listed(&mut bed, peer));
+        change(&mut bed, peer, Availability::DontHave(1));
+        assert!(bed.has_sent(peer, &[Message::NotInterested]));
+        change(&mut bed, peer, Availability::All);
+        assert!(bed.has_sent(peer, &[Message::Interested]) && is_listed(&mut bed, peer));
+        assert!(bed.world.resource::<Reaper>().is_empty());
+    }
+
+    /// BEP 54: with the fast extension, each of the requests is rejected instead.
+    #[test]
+    fn requests_for_a_lost_piece_are_dropped_without_the_fast_extension() {
+        for is_fast in [false, true] {
+            let mut bed = bed(Lifecycle::Downloading);
+            let peer = bed.peer();
+            bed.get_mut::<Wire>(peer).session.fast = is_fast;
+            change(&mut bed, peer, Availability::Have(1));
+            change(&mut bed, peer, Availability::DontHave(1));
+            let dropped = &bed.world.resource::<DroppedRequests>().0;
+            assert_eq!(dropped.len(), usize::from(!is_fast));
+        }
+    }
+
+    #[test]
+    fn seeds_close_connections_to_seeds() {
+        for (lifecycle, change_to, is_closed) in [
+            (Lifecycle::Seeding, Availability::All, true),
+            (Lifecycle::Seeding, Availability::Have(0), false),
+            (Lifecycle::Downloading, Availability::All, false),
+        ] {
+            for keeps in [false, true] {
+                let mut bed = bed(lifecycle.clone());
+                bed.world.resource_mut::<Settings>().peers.keep_redundant = keeps;
+                let peer = bed.peer();
+                *bed.get_mut::<PeerPieces>(peer) = PeerPieces::none(3);
+                change(&mut bed, peer, change_to.clone());
+                assert_eq!(bed.world.resource::<Reaper>().is_doomed(peer), is_closed && !keeps);
+            }
+        }
+    }
+
+    #[test]
+    fn a_complete_torrent_closes_connections_to_peers_that_want_nothing() {
+        for (is_complete, upload_only, is_closed) in [(true, false, true), (false, true, true), (false, false, false)] {
+            for keeps in [false, true] {
+                let mut bed = bed(Lifecycle::Seeding);
+                bed.world.resource_mut::<Settings>().peers.keep_redundant = keeps;
+                let peer = bed.peer();
+                let pieces = if is_complete {
+                    PeerPieces::all(3)
+                } else {
+                    PeerPieces::none(3)
+                };
+                *bed.get_mut::<PeerPieces>(peer) = pieces;
+                bed.get_mut::<PeerState>(peer).upload_only = upload_only;
+                let torrent = bed.torrent;
+                bed.run_after(TorrentCompleted { torrent }, close_redundant_seeds);
+                assert_eq!(bed.world.resource::<Reaper>().is_doomed(peer), is_closed && !keeps);
+            }
+        }
+    }
+
+    /// A torrent that was on a full disk has kept its interest.
+    #[test]
+    fn a_download_begins_with_interest_in_peers_that_have_something() {
+        let blocked = || Lifecycle::Blocked {
+            resource: "space".into(),
+        };
+        for (from, has_some, is_interested) in [
+            (Lifecycle::Checking, true, true),
+            (Lifecycle::Checking, false, false),
+            (blocked(), true, false),
+        ] {
+            let mut bed = bed(Lifecycle::Downloading);
+            let peer = bed.peer();
+            bed.get_mut::<PeerState>(peer).am_interested = false;
+            let pieces = if has_some {
+                PeerPieces::all(3)
+            } else {
+                PeerPieces::none(3)
+            };
+            *bed.get_mut::<PeerPieces>(peer) = pieces;
+            let changed = LifecycleChanged {
+                torrent: bed.torrent,
+                from,
+                to: Lifecycle::Downloading,
+            };
+            bed.run_after(changed, begin_trading);
+            assert_eq!(bed.get::<PeerState>(peer).am_interested, is_interested);
+            assert!(bed.has_sent(peer, &[Message::Interested][..usize::from(is_interested)]));
+            assert_eq!(is_listed(&mut bed, peer), is_interested);
         }
     }
 }

@@ -399,4 +399,61 @@ mod tests {
         finish(&mut bed, REWRITE, Err(error(ErrorKind::StorageFull)));
         assert_eq!(result(&mut bed), (1, 1, LEN));
     }
+
+    #[test]
+    fn a_check_ends_with_the_state_and_with_its_torrent() {
+        let mut bed = bed();
+        for (from, to, goes_on) in [
+            (Lifecycle::Adding, Lifecycle::Checking, true),
+            (Lifecycle::Checking, Lifecycle::Paused, false),
+        ] {
+            let torrent = bed.torrent;
+            bed.run_after(LifecycleChanged { torrent, from, to }, begin_checks);
+            assert_eq!(bed.world.get::<Check>(bed.torrent).is_some(), goes_on);
+        }
+        finish(&mut bed, READ, Ok(DiskDone::Read(Bytes::new())));
+        assert_eq!(
+            bed.world.resource::<CheckQueue>().used_bytes,
+            2 * LEN,
+            "nobody hashes it"
+        );
+    }
+
+    #[test]
+    fn the_progress_of_a_check_counts_what_needed_none() {
+        let check = |todo: &[u32], checked_count| Check {
+            checked_count,
+            ..Check::new(&CheckPieces {
+                torrent: Entity::PLACEHOLDER,
+                doubtful: todo.to_vec(),
+                good: Bitfield::new(5),
+                rewrite: Bitfield::new(5),
+            })
+        };
+        assert_eq!(check(&[0, 1, 2, 3, 4], 0).checked_count(), 0);
+        assert_eq!(check(&[3, 4], 1).checked_count(), 4);
+    }
+
+    /// At least one piece is read, and no more than the memory takes.
+    #[test]
+    fn pieces_are_read_within_the_memory() {
+        for (limit, count) in [(1, 1), (LEN, 1), (LEN + 1, 2), (9 * LEN, 3)] {
+            let mut bed = bed();
+            bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
+            bed.world.resource_mut::<Settings>().storage.check_memory_bytes = limit;
+            let storage = Storage {
+                id: ecs_torrent_components::ids::StorageId(1),
+                root: "/".into(),
+            };
+            let mut check = bed.get_mut::<Check>(bed.torrent);
+            check.todo = vec![0, 1, 2];
+            bed.world.entity_mut(bed.torrent).insert(storage);
+            let torrent = bed.torrent;
+            let mut queue = bed.world.resource_mut::<CheckQueue>();
+            queue.torrents.push_back(torrent);
+            queue.used_bytes = 0;
+            bed.run(read_pieces);
+            assert_eq!(bed.world.resource::<DiskPort>().outgoing().len(), count);
+        }
+    }
 }

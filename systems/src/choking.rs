@@ -2,6 +2,8 @@
 //! random to find better ones (BEP 3, "choking algorithms").
 
 mod round;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

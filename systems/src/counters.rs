@@ -91,3 +91,23 @@ fn count_sent(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Bed, NOW};
+
+    #[test]
+    fn sent_blocks_count_for_the_torrent_and_the_peer() {
+        let mut bed = Bed::new(());
+        bed.world.entity_mut(bed.torrent).insert(crate::testing::torrent());
+        let peer = bed.peer();
+        let torrent = bed.torrent;
+        for _ in 0..2 {
+            bed.run_after(BlockSent { torrent, peer, len: 7 }, count_sent);
+        }
+        assert_eq!(bed.get::<Counters>(torrent).uploaded, 14);
+        let rates: &PeerRates = bed.get(peer);
+        assert_eq!((rates.uploaded, rates.last_payload), (14, Some(NOW)));
+    }
+}

@@ -496,6 +496,7 @@ fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSett
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{Bed, NOW};
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -512,5 +513,227 @@ mod tests {
         }
         assert_eq!(seen(&external, "192.0.2.9:1"), address("198.51.100.2:6881"));
         assert_eq!(seen(&external, "[2001:db8::9]:1"), address("[2001:db8::1]:6882"));
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        NOW + Duration::from_secs(seconds)
+    }
+
+    fn bed() -> Bed {
+        let mut bed = Bed::new((DialingPlugin, crate::streams::StreamsPlugin));
+        bed.open_port::<NetRequest, ecs_torrent_engine::ports::net::NetEvent>(Vec::new());
+        bed.world.insert_resource(LocalAddresses(vec![address("192.0.2.99:1")]));
+        bed.world.init_resource::<Bans>();
+        bed.world.init_resource::<Streams>();
+        bed.world
+            .init_resource::<ecs_torrent_components::connections::ConnectionCounts>();
+        bed.world.entity_mut(bed.torrent).insert(crate::testing::torrent());
+        bed.world
+            .entity_mut(bed.torrent)
+            .insert((Candidates::default(), Dialer::default()));
+        bed
+    }
+
+    /// Finds peers. Returns which of them are candidates, and whether the torrent's user-named peers are dialed.
+    fn find(bed: &mut Bed, source: CandidateSource, peers: &[&str]) -> (Vec<SocketAddr>, bool) {
+        *bed.get_mut::<Candidates>(bed.torrent) = Candidates::default();
+        *bed.get_mut::<Dialer>(bed.torrent) = Dialer::default();
+        *bed.world.resource_mut::<DialQueue>() = DialQueue::default();
+        let found = CandidatesFound {
+            torrent: bed.torrent,
+            peers: peers.iter().map(|peer| address(peer).into()).collect(),
+            source,
+        };
+        bed.run_after(found, add_candidates);
+        let mut known: Vec<_> = bed.get::<Candidates>(bed.torrent).iter().collect();
+        known.sort_unstable();
+        let queue = bed.world.resource::<DialQueue>();
+        assert_eq!(queue.torrents.front(), Some(bed.torrent));
+        (known, queue.urgent.front().is_some())
+    }
+
+    /// Fault 30. What a user names is tried, whatever it is.
+    #[test]
+    fn our_own_address_is_a_candidate_for_users_only() {
+        let mut bed = bed();
+        let [own, other] = ["192.0.2.99:1", "192.0.2.7:1"];
+        let both = vec![address(other), address(own)];
+        assert_eq!(
+            find(&mut bed, CandidateSource::TRACKER, &[own, other]),
+            (both[..1].to_vec(), false)
+        );
+        assert_eq!(find(&mut bed, CandidateSource::USER, &[own, other]), (both, true));
+    }
+
+    #[test]
+    fn a_ban_of_neighbors_does_not_stop_a_user() {
+        let mut bed = bed();
+        bed.world.resource_mut::<Settings>().peers.bans_per_ip = 1;
+        let [banned, neighbor] = ["203.0.113.1:1", "203.0.113.1:2"];
+        let mut bans = bed.world.resource_mut::<Bans>();
+        bans.ban(NOW, seconds(60), 9, address(banned));
+        assert_eq!(find(&mut bed, CandidateSource::TRACKER, &[banned, neighbor]).0, []);
+        assert_eq!(
+            find(&mut bed, CandidateSource::USER, &[banned, neighbor]).0,
+            [address(neighbor)]
+        );
+    }
+
+    #[test]
+    fn the_peers_of_an_earlier_run_are_candidates() {
+        let mut bed = bed();
+        bed.world.resource_mut::<Settings>().session.max_peers = 1;
+        let session = ecs_torrent_components::session::Session {
+            peers: vec![address("192.0.2.7:1"), address("192.0.2.8:1")],
+            ..crate::testing::session()
+        };
+        bed.world.trigger(SessionLoaded {
+            torrent: bed.torrent,
+            session: session.into(),
+        });
+        let candidates: &Candidates = bed.get(bed.torrent);
+        assert_eq!(candidates.iter().collect::<Vec<_>>(), [address("192.0.2.7:1")]);
+    }
+
+    #[test]
+    fn an_address_is_tried_again_later_the_less_it_promises() {
+        let limits = PeerSettings::default();
+        let remote = || CloseReason::Remote("gone".into());
+        let delay = |reason: &CloseReason, chance| retry(reason, Stage::Connected, false, &limits, chance).backoff;
+        assert_eq!(delay(&remote(), 0), seconds(5));
+        assert_eq!(delay(&remote(), JITTER_STEPS / 2), Duration::from_millis(5625));
+        assert_eq!(delay(&CloseReason::Evicted, 0), EVICTED_BACKOFF);
+        assert_eq!(delay(&CloseReason::Stopping, JITTER_STEPS - 1), Duration::ZERO);
+        let most = |reason: &CloseReason, stage| retry(reason, stage, false, &limits, 0).max_backoff;
+        assert_eq!(
+            most(&remote(), Stage::Handshaking),
+            REFUSED_BACKOFF,
+            "it is online, and full"
+        );
+        assert_eq!(
+            most(&remote(), Stage::Connected),
+            seconds(limits.max_reconnect_backoff_s)
+        );
+        assert_eq!(
+            most(&CloseReason::Evicted, Stage::Handshaking),
+            seconds(limits.max_reconnect_backoff_s)
+        );
+    }
+
+    #[test]
+    fn delays_differ_by_time_and_port() {
+        let now = Timestamp::from_nanos(5_000_700_999);
+        assert_eq!(jitter(now, address("192.0.2.1:6")), 706);
+        assert_eq!(jitter(now, address("192.0.2.1:300")), 0);
+        assert_eq!(jitter(now + Duration::from_micros(7), address("192.0.2.1:6")), 713);
+    }
+
+    #[test]
+    fn the_earliest_redial_counts() {
+        let mut dialer = Dialer::default();
+        let mut redials = Deadlines::default();
+        for (due, count) in [(5, 1), (9, 1), (5, 1), (3, 2)] {
+            dialer.wake_at(Entity::PLACEHOLDER, at(due), &mut redials, &Wakeup::default());
+            assert_eq!(redials.len(), count);
+        }
+    }
+
+    /// An address that we dialed counts as failed; one that an inbound peer claimed does not.
+    #[test]
+    fn a_gone_peer_leaves_its_address() {
+        for (direction, reason, expected) in [
+            (Direction::Outbound, CloseReason::Corrupt, None),
+            (
+                Direction::Outbound,
+                CloseReason::ConnectFailed("refused".into()),
+                Some(true),
+            ),
+            (
+                Direction::Inbound,
+                CloseReason::ConnectFailed("refused".into()),
+                Some(false),
+            ),
+            (Direction::Outbound, CloseReason::Stopping, Some(false)),
+        ] {
+            let mut bed = bed();
+            let mut peer = bed.connection(direction);
+            let address = peer.endpoint.address().unwrap();
+            peer.listens_at = Some(address);
+            let mut candidates = bed.get_mut::<Candidates>(bed.torrent);
+            candidates.add(address, CandidateSource::TRACKER, 0, 9);
+            assert_eq!(candidates.take_best(NOW), Some(address));
+            let peer = bed.world.spawn(peer).id();
+            bed.world.resource_mut::<Settings>().peers.max_failures = 1;
+            let gone = PeerDisconnected {
+                torrent: Some(bed.torrent),
+                peer,
+                reason: reason.clone(),
+            };
+            bed.run_after(gone, release_candidates);
+            let is_known = bed.get::<Candidates>(bed.torrent).len() == 1;
+            assert_eq!(
+                is_known,
+                expected == Some(false),
+                "{reason}: dropped at its first failure"
+            );
+            let queue = bed.world.resource::<DialQueue>();
+            assert!(queue.has_torrents() && queue.urgent.front() == Some(bed.torrent));
+        }
+    }
+
+    /// Dials the torrent's addresses. Returns how many peers are being dialed, and how many of them a user named.
+    fn dial(bed: &mut Bed) -> (usize, usize) {
+        let mut queue = std::mem::take(&mut *bed.world.resource_mut::<DialQueue>());
+        let torrent = bed.torrent;
+        let mut dialer = bed.get_mut::<Dialer>(torrent);
+        *dialer = Dialer::default();
+        queue.add_urgent(torrent, &mut dialer);
+        queue.add(torrent, &mut dialer);
+        bed.world.insert_resource(queue);
+        bed.run(dial_peers);
+        let peers: Vec<Entity> = bed
+            .world
+            .query_filtered::<Entity, With<Peer>>()
+            .iter(&bed.world)
+            .collect();
+        let counts = bed
+            .world
+            .resource::<ecs_torrent_components::connections::ConnectionCounts>();
+        let user_named = peers.iter().filter(|peer| counts.is_user_named(**peer));
+        (peers.len(), user_named.count())
+    }
+
+    #[test]
+    fn user_named_peers_are_dialed_and_known_as_such() {
+        let mut bed = bed();
+        let mut candidates = bed.get_mut::<Candidates>(bed.torrent);
+        candidates.add(address("192.0.2.7:1"), CandidateSource::TRACKER, 0, 9);
+        candidates.add(address("192.0.2.8:1"), CandidateSource::USER, 0, 9);
+        assert_eq!(dial(&mut bed), (2, 1));
+    }
+
+    /// A download asks for peers only when it has none.
+    #[test]
+    fn a_torrent_without_addresses_asks_for_peers_if_it_is_alone() {
+        for (lifecycle, is_alone, asks) in [
+            (Lifecycle::Downloading, true, true),
+            (Lifecycle::Downloading, false, false),
+            (Lifecycle::Seeding, true, false),
+        ] {
+            let mut bed = bed();
+            let is_seeding = lifecycle == Lifecycle::Seeding;
+            *bed.get_mut::<Lifecycle>(bed.torrent) = lifecycle;
+            if !is_alone {
+                let peer = bed.connection(Direction::Inbound);
+                let (entity, torrent) = (bed.world.spawn_empty().id(), bed.torrent);
+                let mut counts = bed
+                    .world
+                    .resource_mut::<ecs_torrent_components::connections::ConnectionCounts>();
+                counts.add(entity, &peer, Some(torrent), false);
+            }
+            dial(&mut bed);
+            let count = bed.world.resource_mut::<Messages<PeersWanted>>().drain().count();
+            assert_eq!(count > 0, asks, "{is_seeding} {is_alone}");
+        }
     }
 }

@@ -141,4 +141,27 @@ mod tests {
             assert_eq!(count, usize::from(is_known));
         }
     }
+
+    fn read(bed: &mut Bed, peer: Entity, payload: &'static [u8]) {
+        let payload = payload.into();
+        bed.run_after(ExtensionHandshakeReceived { peer, payload }, read_extension_handshakes);
+    }
+
+    /// BEP 10 and 21.
+    #[test]
+    fn an_extension_handshake_tells_about_the_peer() {
+        let mut bed = Bed::new(ExtensionsPlugin);
+        let parts = (crate::testing::torrent(), Candidates::default());
+        bed.world.entity_mut(bed.torrent).insert(parts);
+        let peer = bed.peer();
+        read(&mut bed, peer, b"d1:pi77e11:upload_onlyi1e1:v3:abce");
+        let address: SocketAddr = "192.0.2.1:77".parse().unwrap();
+        let connection: &Peer = bed.get(peer);
+        assert_eq!((&*connection.client, connection.listens_at), ("abc", Some(address)));
+        assert!(bed.get::<PeerState>(peer).upload_only);
+        assert!(bed.get::<PeerExtensions>(peer).is_known);
+        read(&mut bed, peer, b"d1:pi78e11:upload_onlyi0ee");
+        assert_eq!(bed.get::<Peer>(peer).listens_at, Some(address), "the first one counts");
+        assert!(!bed.get::<PeerState>(peer).upload_only);
+    }
 }

@@ -57,10 +57,7 @@ fn flush_outboxes(
 
 #[cfg(test)]
 mod tests {
-    use ecs_torrent_components::ids::StreamId;
-    use ecs_torrent_components::peer::{Direction, Endpoint, Stage};
     use ecs_torrent_engine::ports::net::NetEvent;
-    use ecs_torrent_protocol::time::Timestamp;
     use ecs_torrent_protocol::wire::Message;
 
     use super::*;
@@ -79,17 +76,6 @@ mod tests {
         bed.world.resource_mut::<Settings>().peers.max_send_queue_bytes = LIMIT;
         bed.open_port::<NetRequest, NetEvent>(Vec::new());
         let entity = bed.peer();
-        bed.world.entity_mut(entity).insert(Peer {
-            endpoint: Endpoint::Ip(([192, 0, 2, 1], 1).into()),
-            stream: StreamId(1),
-            transport: None,
-            direction: Direction::Inbound,
-            stage: Stage::Connected,
-            since: Timestamp::ZERO,
-            peer_id: None,
-            client: "".into(),
-            listens_at: None,
-        });
         bed.get_mut::<UploadQueue>(entity).charged_bytes = BLOCKS as u64;
         let mut closes = |message: &Message| {
             bed.world.resource_scope(|world, mut flush: Mut<FlushQueue>| {

@@ -180,3 +180,120 @@ fn send_upload_only(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_components::peer::Direction;
+    use ecs_torrent_components::torrent::Layout;
+
+    use super::*;
+    use crate::testing::Bed;
+
+    /// Greets a peer. Returns it.
+    fn greet(bed: &mut Bed, is_fast: bool) -> Entity {
+        let peer = bed.peer();
+        bed.get_mut::<Wire>(peer).session.fast = is_fast;
+        let connected = PeerConnected {
+            torrent: bed.torrent,
+            peer,
+        };
+        bed.run_after(connected, greet_peers);
+        peer
+    }
+
+    fn bed(held: &[u32]) -> Bed {
+        let mut bed = Bed::new(());
+        bed.world.init_resource::<LocalAddresses>();
+        bed.world.init_resource::<ExtensionRegistry>();
+        bed.world.resource_mut::<Settings>().peers.allowed_fast = 0;
+        bed.world.entity_mut(bed.torrent).insert(crate::testing::torrent());
+        for piece in held {
+            bed.get_mut::<Have>(bed.torrent).record_stored(*piece);
+        }
+        bed
+    }
+
+    /// BEP 3 and 6.
+    #[test]
+    fn the_first_message_says_which_pieces_we_have() {
+        let bits = |bits: u8| Message::Bitfield(vec![bits].into());
+        for (held, is_fast, message) in [
+            (&[][..], true, Some(Message::HaveNone)),
+            (&[], false, None),
+            (&[0, 2], true, Some(bits(0xa0))),
+            (&[0, 2], false, Some(bits(0xa0))),
+            (&[0, 1, 2], true, Some(Message::HaveAll)),
+            (&[0, 1, 2], false, Some(bits(0xe0))),
+        ] {
+            let mut bed = bed(held);
+            let peer = greet(&mut bed, is_fast);
+            assert!(bed.has_sent(peer, message.as_slice()), "{held:?} {is_fast}");
+        }
+        for is_fast in [true, false] {
+            let mut bed = bed(&[]);
+            bed.world.entity_mut(bed.torrent).remove::<(Layout, Have)>();
+            let peer = greet(&mut bed, is_fast);
+            assert!(
+                bed.has_sent(peer, &[Message::HaveNone][..usize::from(is_fast)]),
+                "no metadata"
+            );
+        }
+    }
+
+    /// A seed wants nothing in return for allowed-fast pieces.
+    #[test]
+    fn only_a_leecher_allows_pieces_to_choked_peers() {
+        for (held, count) in [(&[0u32, 1][..], 2), (&[0, 1, 2], 0)] {
+            let mut bed = bed(held);
+            bed.world.resource_mut::<Settings>().peers.allowed_fast = 3;
+            let peer = greet(&mut bed, true);
+            let sent = bed.get_mut::<Outbox>(peer).take().concat();
+            let allowed = sent.windows(5).filter(|window| *window == [0, 0, 0, 5, 17]);
+            assert_eq!(allowed.count(), count);
+        }
+    }
+
+    /// Peers may have connected before the held pieces were known; a bitfield can only be the first message.
+    #[test]
+    fn peers_of_before_the_check_hear_of_the_pieces_found() {
+        for (from, to, is_told) in [
+            (Lifecycle::Checking, Lifecycle::Downloading, true),
+            (Lifecycle::Adding, Lifecycle::Seeding, true),
+            (Lifecycle::Downloading, Lifecycle::Seeding, false),
+            (Lifecycle::Checking, Lifecycle::Paused, false),
+        ] {
+            let mut bed = bed(&[0, 2]);
+            let peer = bed.peer();
+            let torrent = bed.torrent;
+            bed.run_after(LifecycleChanged { torrent, from, to }, announce_held);
+            let haves = [Message::Have(0), Message::Have(2)];
+            assert!(bed.has_sent(peer, &haves[..2 * usize::from(is_told)]));
+        }
+        let mut bed = bed(&[0]);
+        let mut connection = bed.connection(Direction::Inbound);
+        connection.stage = Stage::Handshaking;
+        let peer = bed.peer();
+        bed.world.entity_mut(peer).insert(connection);
+        let changed = LifecycleChanged {
+            torrent: bed.torrent,
+            from: Lifecycle::Checking,
+            to: Lifecycle::Downloading,
+        };
+        bed.run_after(changed, announce_held);
+        assert!(bed.has_sent(peer, &[]), "the handshake comes first");
+    }
+
+    /// BEP 21 and 10.
+    #[test]
+    fn peers_with_the_extension_protocol_hear_that_we_only_upload() {
+        for is_known in [true, false] {
+            let mut bed = bed(&[]);
+            let peer = bed.peer();
+            bed.get_mut::<PeerExtensions>(peer).is_known = is_known;
+            let torrent = bed.torrent;
+            bed.run_after(TorrentCompleted { torrent }, send_upload_only);
+            let sent = bed.get_mut::<Outbox>(peer).take().concat();
+            assert_eq!(sent.ends_with(b"11:upload_onlyi1ee"), is_known);
+        }
+    }
+}

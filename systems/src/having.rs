@@ -90,3 +90,60 @@ fn broadcast_have(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_components::peer::PeerPieces;
+
+    use super::*;
+    use crate::testing::Bed;
+
+    fn store(bed: &mut Bed, index: u32) {
+        let stored = PieceStored {
+            torrent: bed.torrent,
+            index,
+            len: 1,
+        };
+        bed.run_after(stored, broadcast_have);
+    }
+
+    #[test]
+    fn peers_that_lack_a_piece_hear_of_it() {
+        let mut bed = Bed::new(());
+        let [lacks, has, suggests] = [bed.peer(), bed.peer(), bed.peer()];
+        *bed.get_mut::<PeerPieces>(lacks) = PeerPieces::none(3);
+        bed.get_mut::<PeerState>(suggests).suggests = true;
+        for peer in [has, suggests] {
+            bed.get_mut::<PeerPieces>(peer).wanted_count = 2;
+        }
+        store(&mut bed, 1);
+        assert!(bed.has_sent(lacks, &[Message::Have(1)]));
+        assert!(bed.has_sent(has, &[]), "it has it");
+        assert!(bed.has_sent(suggests, &[Message::Have(1)]), "it counts on it");
+        store(&mut bed, 2);
+        assert!(
+            bed.has_sent(has, &[Message::NotInterested]),
+            "it has nothing else that we lack"
+        );
+        assert!(!bed.get::<PeerState>(has).am_interested);
+        assert!(bed.get::<PeerState>(lacks).am_interested, "that is not affected");
+    }
+
+    /// Only the last piece changes what the torrent is.
+    #[test]
+    fn the_last_stored_piece_changes_the_torrent() {
+        let mut bed = Bed::new(());
+        bed.world.init_resource::<ChangedFacts>();
+        bed.world.init_resource::<Messages<PiecesKnown>>();
+        for (index, is_changed) in [(0, false), (1, false), (1, false), (2, true), (2, false)] {
+            let stored = PieceStored {
+                torrent: bed.torrent,
+                index,
+                len: 1,
+            };
+            bed.run_after(stored, set_bits);
+            let count = bed.world.resource_mut::<ChangedFacts>().drain().count();
+            assert_eq!(count, usize::from(is_changed), "{index}");
+        }
+    }
+}

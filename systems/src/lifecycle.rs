@@ -17,6 +17,8 @@ mod starting;
 mod stop_requests;
 mod stopped;
 mod stopping;
+#[cfg(test)]
+mod tests;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;

@@ -242,3 +242,122 @@ fn grant_credit(
         held > 0
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_components::peer::Pending;
+    use ecs_torrent_protocol::geometry::BlockRequest;
+
+    use super::*;
+    use crate::testing::{Bed, NOW};
+
+    fn bed(events: Vec<NetEvent>) -> (Bed, Entity) {
+        let mut bed = Bed::new(StreamsPlugin);
+        bed.open_port::<NetRequest, NetEvent>(events);
+        bed.world.init_resource::<Streams>();
+        bed.world.init_resource::<ServeQueue>();
+        bed.world.init_resource::<UploadMemory>();
+        bed.world.init_resource::<EmptiedUploads>();
+        let peer = bed.peer();
+        let stream = bed.get::<Peer>(peer).stream;
+        bed.world.resource_mut::<Streams>().insert(stream, peer);
+        (bed, peer)
+    }
+
+    const REQUEST: BlockRequest = BlockRequest {
+        piece: 0,
+        begin: 0,
+        len: 1,
+    };
+
+    /// A peer whose last block has left is served again, or its slot may go to another one.
+    #[test]
+    fn the_last_sent_byte_ends_the_serving_of_a_peer() {
+        for (charged, waits, is_emptied) in [(5, false, true), (9, false, false), (0, false, false), (5, true, false)] {
+            let stream = StreamId(1);
+            let (mut bed, peer) = bed(vec![NetEvent::Sent { stream, bytes: 5 }]);
+            let mut memory = std::mem::take(&mut *bed.world.resource_mut::<UploadMemory>());
+            let mut uploads = bed.get_mut::<UploadQueue>(peer);
+            memory.charge(&mut uploads, charged);
+            uploads.waiting = waits.then_some(REQUEST).into_iter().collect();
+            bed.world.insert_resource(memory);
+            bed.run(sort_stream_events);
+            assert_eq!(bed.world.resource::<EmptiedUploads>().0.contains(&peer), is_emptied);
+            assert_eq!(bed.get::<UploadQueue>(peer).emptied == NOW, is_emptied);
+            assert_eq!(bed.world.resource_mut::<ServeQueue>().pop(), waits.then_some(peer));
+            assert_eq!(bed.get::<UploadQueue>(peer).charged_bytes, u64::from(charged == 9) * 4);
+        }
+    }
+
+    #[test]
+    fn a_stream_that_ends_while_it_is_opened_was_not_connected() {
+        for (stage, is_failure) in [
+            (Stage::Connecting, true),
+            (Stage::Handshaking, false),
+            (Stage::Connected, false),
+        ] {
+            let (mut bed, peer) = bed(Vec::new());
+            bed.get_mut::<Peer>(peer).stage = stage;
+            let closed = StreamClosed {
+                stream: StreamId(1),
+                reason: StreamError::EndOfStream,
+            };
+            bed.run_after(closed, record_closed_streams);
+            let reasons = bed.world.resource_mut::<Reaper>().take();
+            assert_eq!(matches!(&reasons[..], [(_, CloseReason::ConnectFailed(_))]), is_failure);
+        }
+    }
+
+    /// Grants credit once. Returns the granted bytes.
+    fn grant(bed: &mut Bed, peer: Entity, ungranted: i64, held: u32) -> Option<u32> {
+        let mut ready = std::mem::take(&mut *bed.world.resource_mut::<ReadyPeers>());
+        let mut wire = bed.get_mut::<Wire>(peer);
+        (wire.ungranted_bytes, wire.held_bytes) = (ungranted, held);
+        ready.0.add(peer, &mut wire.listed);
+        bed.world.insert_resource(ready);
+        bed.open_port::<NetRequest, NetEvent>(Vec::new());
+        bed.run(grant_credit);
+        let is_listed = bed.world.resource::<ReadyPeers>().0.front().is_some();
+        assert_eq!(is_listed, held > 0, "it has more to decode");
+        match bed.world.resource::<NetPort>().outgoing() {
+            [NetRequest::Grant { bytes, .. }] => Some(*bytes),
+            [] => None,
+            others => panic!("{others:?}"),
+        }
+    }
+
+    /// The window is as wide as the blocks that a peer owes; strangers cannot make us hold more.
+    #[test]
+    fn credit_is_granted_in_portions_up_to_what_is_owed() {
+        let (mut bed, peer) = bed(Vec::new());
+        let settings = bed.world.resource::<Settings>().net.clone();
+        let (idle, widest) = (settings.first_window(), settings.receive_window_bytes);
+        let portion = idle / 4;
+        assert_eq!(grant(&mut bed, peer, i64::from(idle), 0), Some(idle));
+        assert_eq!(bed.get::<Wire>(peer).ungranted_bytes, 0);
+        assert_eq!(grant(&mut bed, peer, i64::from(portion), 0), Some(portion));
+        assert_eq!(grant(&mut bed, peer, i64::from(portion) - 1, 0), None);
+        assert_eq!(bed.get::<Wire>(peer).ungranted_bytes, i64::from(portion) - 1);
+        // Bytes that are not decoded are not granted again.
+        assert_eq!(grant(&mut bed, peer, i64::from(idle), 10), Some(idle - 10));
+        assert_eq!(grant(&mut bed, peer, i64::from(portion), 1), None);
+        let request = |bed: &mut Bed| {
+            bed.get_mut::<Requests>(peer).add(Pending {
+                piece: Entity::PLACEHOLDER,
+                block: 0,
+                request: REQUEST,
+                asked: NOW,
+                is_late: false,
+            });
+        };
+        (0..2).for_each(|_| request(&mut bed));
+        let owed = 2 * BLOCK_SIZE;
+        assert_eq!(grant(&mut bed, peer, 0, 0), Some(owed));
+        let wide = (idle + owed) / 4;
+        let below = i64::from(wide) - i64::from(owed) - 1;
+        assert_eq!(grant(&mut bed, peer, below, 0), None, "a portion of the wider window");
+        assert_eq!(grant(&mut bed, peer, below + 1, 0), Some(wide));
+        (0..10_000).for_each(|_| request(&mut bed));
+        assert_eq!(grant(&mut bed, peer, 0, 0), Some(widest - idle));
+    }
+}

@@ -8,9 +8,10 @@ use bevy_ecs::message::Message;
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::RunSystemOnce;
 use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::peer::{
-    FlushQueue, Outbox, PeerPieces, PeerRates, PeerState, Pending, RefillQueue, Requests, UploadQueue, WaitingSources,
-    Wire,
+    Direction, Endpoint, FlushQueue, Outbox, Peer, PeerPieces, PeerRates, PeerState, Pending, RefillQueue, Requests,
+    Stage, UploadQueue, WaitingSources, Wire,
 };
 use ecs_torrent_components::piece::{ActivePiece, FullPieces};
 use ecs_torrent_components::random::Random;
@@ -66,6 +67,7 @@ pub(crate) struct Bed {
     pub(crate) world: World,
     pub(crate) torrent: Entity,
     pub(crate) geometry: Geometry,
+    connection_count: u8,
 }
 
 impl Bed {
@@ -92,6 +94,24 @@ impl Bed {
             world,
             torrent,
             geometry,
+            connection_count: 0,
+        }
+    }
+
+    /// Returns a connection from or to an address of its own.
+    pub(crate) fn connection(&mut self, direction: Direction) -> Peer {
+        self.connection_count += 1;
+        let address = ([192, 0, 2, self.connection_count], 1).into();
+        Peer {
+            endpoint: Endpoint::Ip(address),
+            stream: StreamId(self.connection_count.into()),
+            transport: None,
+            direction,
+            stage: Stage::Connected,
+            since: Timestamp::ZERO,
+            peer_id: None,
+            client: "".into(),
+            listens_at: (direction == Direction::Outbound).then_some(address),
         }
     }
 
@@ -106,7 +126,14 @@ impl Bed {
         };
         let mut wire = Wire::new(Timestamp::ZERO);
         wire.session.fast = true;
-        let parts = (PeerOf(self.torrent), state, PeerRates::default(), PeerPieces::all(3));
+        let peer = self.connection(Direction::Inbound);
+        let parts = (
+            peer,
+            PeerOf(self.torrent),
+            state,
+            PeerRates::default(),
+            PeerPieces::all(3),
+        );
         let queues = (Outbox::default(), Requests::default(), UploadQueue::default());
         self.world.spawn((parts, queues, wire)).id()
     }

@@ -409,7 +409,7 @@ impl DiskError {
 
 /// The reason why the disk refuses an operation that the system would permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// The file is not this torrent's.
     #[error("the file is not this torrent's and has other content")]
     Foreign,

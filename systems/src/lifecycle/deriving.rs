@@ -51,7 +51,7 @@ pub(super) fn derive_lifecycle(
 }
 
 impl Publisher<'_> {
-    fn publish(&mut self, torrent: Entity, from: Lifecycle, to: Lifecycle) {
+    pub(super) fn publish(&mut self, torrent: Entity, from: Lifecycle, to: Lifecycle) {
         let was_open = from.may_serve();
         match &to {
             to if to.is_running() && !was_open => drop(self.started.write(TorrentStarted { torrent })),

@@ -27,8 +27,8 @@ use ecs_torrent_protocol::hash::InfoHash;
 
 use crate::sessions::SessionState;
 
-const LOAD: Purpose = Purpose("load session");
-const OPEN: Purpose = Purpose("open files");
+pub(super) const LOAD: Purpose = Purpose("load session");
+pub(super) const OPEN: Purpose = Purpose("open files");
 
 /// Allocates names for storages.
 #[derive(Resource, Debug, Default)]

@@ -18,7 +18,7 @@ use super::adds::Adds;
 use super::awaiting_state::AwaitingState;
 use crate::ownership::FileRegistry;
 
-const LOAD: Purpose = Purpose("load stopped torrents to remove");
+pub(super) const LOAD: Purpose = Purpose("load stopped torrents to remove");
 const FORGET: Purpose = Purpose("forget torrents that cannot be read");
 
 /// Looks in the state folder for stopped torrents that are to be removed.

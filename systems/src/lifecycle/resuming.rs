@@ -11,7 +11,7 @@ use super::adding::TorrentAdder;
 use super::adds::Adds;
 use super::awaiting_state::AwaitingState;
 
-const LOAD: Purpose = Purpose("load stopped torrents to resume");
+pub(super) const LOAD: Purpose = Purpose("load stopped torrents to resume");
 const UNSTOP: Purpose = Purpose("save that a torrent is not stopped");
 
 /// A torrent to resume whose session is being replaced by one that does not call it stopped.

@@ -395,3 +395,62 @@ fn fill_padding(piece: &mut ActivePiece, geometry: &Geometry, files: &FileTable)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_protocol::files::{FileAttributes, FileEntry};
+
+    use super::*;
+
+    #[test]
+    fn the_depth_of_a_pipeline_follows_the_peer() {
+        let settings = RequestSettings::default();
+        let state = PeerState::new(Timestamp::ZERO);
+        let mut extensions = PeerExtensions::default();
+        let depth_of = |requests: &Requests, state: &PeerState, extensions: &PeerExtensions| {
+            depth(requests, state, extensions, &settings)
+        };
+        let mut requests = Requests::default();
+        assert_eq!(depth_of(&requests, &state, &extensions), settings.initial_depth);
+        let snubbed = PeerState { snubbed: true, ..state };
+        assert_eq!(depth_of(&requests, &snubbed, &extensions), 1);
+        extensions.handshake.request_queue = Some(2);
+        assert_eq!(depth_of(&requests, &state, &extensions), 2, "as the peer says");
+        extensions.handshake.request_queue = Some(0);
+        assert_eq!(depth_of(&requests, &state, &extensions), 1);
+        requests.depth.shrink(&settings);
+        requests.record_guide(Timestamp::ZERO);
+        let known = PeerExtensions::default();
+        assert_eq!(
+            depth_of(&requests, &state, &known),
+            GUIDED_DEPTH.max(settings.min_depth)
+        );
+        requests.is_silent = true;
+        assert_eq!(depth_of(&requests, &state, &known), 1);
+    }
+
+    /// BEP 47.
+    #[test]
+    fn blocks_of_padding_are_not_requested() {
+        let block = u64::from(BLOCK_SIZE);
+        let geometry = Geometry::new(4 * block, 4 * BLOCK_SIZE).unwrap();
+        let file = |offset: u64, len, pad| FileEntry {
+            path: offset.to_string().into(),
+            len,
+            offset,
+            attributes: FileAttributes {
+                pad,
+                ..FileAttributes::default()
+            },
+        };
+        let files = FileTable::new(vec![
+            file(0, block + 1, false),
+            file(block + 1, 2 * block - 1, true),
+            file(3 * block, block, false),
+        ]);
+        let mut piece = ActivePiece::new(Entity::PLACEHOLDER, 0, &geometry);
+        fill_padding(&mut piece, &geometry, &files);
+        let received: Vec<bool> = piece.blocks.iter().map(|slot| slot.received).collect();
+        assert_eq!(received, [false, false, true, false]);
+    }
+}

@@ -1,12 +1,15 @@
 //! Tests of requests and pieces in flight, one system at a time.
 
+use bevy_ecs::system::RunSystemOnce;
+use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::lifecycle::Readiness;
-use ecs_torrent_components::piece::{FAILED_PAUSE, PiecePhase};
+use ecs_torrent_components::piece::{BlockSlot, FAILED_PAUSE, PiecePhase};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{Lifecycle, Partials};
+use ecs_torrent_components::torrent::{Content, Lifecycle, Partials};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::BLOCK_SIZE;
+use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
 
 use super::*;
@@ -319,5 +322,275 @@ fn a_blocked_torrent_keeps_its_pieces_while_its_files_are_open() {
         );
         assert_eq!(bed.get::<ActivePieces>(bed.torrent).all.len(), count);
         assert_eq!(bed.world.get::<Picker>(bed.torrent).is_some(), count == 1);
+    }
+}
+
+#[test]
+fn the_latest_suggestions_are_kept() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    let count = MAX_SUGGESTED as u32;
+    for piece in [0, 1, 0].into_iter().chain(2..count + 2) {
+        bed.run_after(SuggestReceived { peer, piece }, handle_suggestions);
+    }
+    let kept = bed.get::<Requests>(peer).suggested.iter().copied();
+    assert_eq!(kept.collect::<Vec<_>>(), (2..count + 2).collect::<Vec<_>>());
+    assert!(bed.get::<PeerState>(peer).suggests);
+}
+
+/// Requests what a peer may be asked for. Returns the pieces of all its outstanding requests.
+fn refill(bed: &mut Bed, peer: Entity) -> Vec<u32> {
+    if bed.world.get::<Content>(bed.torrent).is_none() {
+        bed.world.entity_mut(bed.torrent).insert(crate::testing::content());
+    }
+    let mut queue = std::mem::take(&mut *bed.world.resource_mut::<RefillQueue>());
+    queue.add(peer, &mut bed.get_mut::<Requests>(peer));
+    bed.world.insert_resource(queue);
+    bed.run(refill::refill_requests);
+    let pending = bed.get::<Requests>(peer).pending();
+    pending.iter().map(|pending| pending.request.piece).collect()
+}
+
+fn set_depth(bed: &mut Bed, depth: u32) {
+    bed.world.resource_mut::<Settings>().requests.initial_depth = depth;
+}
+
+#[test]
+fn a_peer_is_asked_for_as_many_blocks_as_its_pipeline_holds() {
+    for depth in [1, 3, 4, 99] {
+        let mut bed = bed();
+        set_depth(&mut bed, depth);
+        let peer = bed.peer();
+        assert_eq!(refill(&mut bed, peer).len(), depth.min(6) as usize);
+        let sent = bed
+            .get_mut::<ecs_torrent_components::peer::Outbox>(peer)
+            .take()
+            .concat();
+        assert_eq!(sent.len(), 17 * depth.min(6) as usize);
+        let is_starved = bed.get::<Requests>(peer).is_starved;
+        assert_eq!(bed.get::<Picker>(bed.torrent).starved.contains(&peer), depth == 99);
+        assert_eq!(is_starved, depth == 99, "nothing is left to request");
+    }
+}
+
+/// A peer that is choking, that we want nothing of, or that owes too much, is asked for nothing.
+#[test]
+fn a_peer_that_cannot_be_asked_is_not() {
+    let asks = |change: fn(&mut Bed, Entity)| {
+        let mut bed = bed();
+        let peer = bed.peer();
+        change(&mut bed, peer);
+        let before = bed.get::<Requests>(peer).pending().len();
+        refill(&mut bed, peer).len() > before
+    };
+    assert!(asks(|_, _| {}));
+    assert!(!asks(|bed, peer| bed.get_mut::<PeerState>(peer).am_interested = false));
+    assert!(!asks(|bed, peer| bed.get_mut::<PeerState>(peer).peer_choking = true));
+    assert!(asks(|bed, peer| {
+        bed.get_mut::<PeerState>(peer).peer_choking = true;
+        bed.get_mut::<Requests>(peer).allowed_fast.push(1);
+    }));
+    let owe = |bed: &mut Bed, peer: Entity, count: usize| {
+        let piece = Entity::PLACEHOLDER;
+        for block in 0..count as u32 {
+            let request = ecs_torrent_protocol::geometry::BlockRequest {
+                piece: 9,
+                begin: block,
+                len: 1,
+            };
+            let (asked, is_late) = (NOW, true);
+            bed.get_mut::<Requests>(peer).add(Pending {
+                piece,
+                block,
+                request,
+                asked,
+                is_late,
+            });
+        }
+    };
+    let mut bed = bed();
+    let [some, many] = [bed.peer(), bed.peer()];
+    owe(&mut bed, some, 31);
+    owe(&mut bed, many, 32);
+    assert_eq!(refill(&mut bed, many).len(), 32);
+    assert!(refill(&mut bed, some).len() > 31);
+    assert!(asks(|bed, peer| bed.get_mut::<Requests>(peer).paused_until = NOW));
+    assert!(!asks(|bed, peer| {
+        bed.get_mut::<Requests>(peer).paused_until = NOW + Duration::from_nanos(1);
+    }));
+}
+
+/// A piece that failed is sent by one peer alone, and by none that owed blocks lately.
+#[test]
+fn a_suspect_piece_is_given_to_trusted_peers() {
+    let gets = |change: fn(&mut Requests)| {
+        let mut bed = bed();
+        let peer = bed.peer();
+        *bed.get_mut::<PeerPieces>(peer) = PeerPieces::none(3);
+        bed.get_mut::<PeerPieces>(peer).insert(0);
+        let piece = begin(&mut bed, 0);
+        bed.get_mut::<ActivePiece>(piece).is_suspect = true;
+        change(&mut bed.get_mut::<Requests>(peer));
+        let is_asked = !refill(&mut bed, peer).is_empty();
+        assert_eq!(bed.get::<ActivePiece>(piece).exclusive, is_asked.then_some(peer));
+        is_asked
+    };
+    assert!(gets(|requests| requests.distrusted_until = NOW));
+    assert!(!gets(
+        |requests| requests.distrusted_until = NOW + Duration::from_nanos(1)
+    ));
+}
+
+/// A peer from which a piece is withheld is looked at again when it may have it.
+#[test]
+fn a_withheld_piece_is_considered_again() {
+    for (wait, is_scheduled) in [(Duration::ZERO, false), (Duration::from_secs(5), true)] {
+        let mut bed = bed();
+        let peer = bed.peer();
+        *bed.get_mut::<PeerPieces>(peer) = PeerPieces::none(3);
+        bed.get_mut::<Requests>(peer).withheld_until = NOW + wait;
+        refill(&mut bed, peer);
+        let at = bed.world.resource::<Deadlines<Resume>>().next();
+        assert_eq!(at, is_scheduled.then_some(NOW + wait));
+    }
+}
+
+/// Once no piece is left to begin, peers that found nothing help others.
+#[test]
+fn the_endgame_calls_the_peers_that_wait() {
+    let mut bed = bed();
+    let [waits, begins] = [bed.peer(), bed.peer()];
+    for index in 0..2 {
+        begin(&mut bed, index);
+    }
+    bed.get_mut::<Picker>(bed.torrent).starved.push(waits);
+    set_depth(&mut bed, 1);
+    bed.get_mut::<PeerPieces>(begins).remove(0);
+    bed.get_mut::<PeerPieces>(begins).remove(1);
+    assert_eq!(refill(&mut bed, begins), [2]);
+    bed.run(refill::recall_starved);
+    assert!(is_listed(&mut bed, waits));
+}
+
+/// A peer of unknown speed is asked for one block that another one owes, as a probe.
+#[test]
+fn an_unknown_peer_is_probed_in_the_endgame() {
+    for has_answered in [false, true] {
+        let mut bed = bed();
+        let [slow, other] = [bed.peer(), bed.peer()];
+        let pieces = [0, 1, 2].map(|index| begin(&mut bed, index));
+        for piece in pieces {
+            for block in 0..2 {
+                bed.request(slow, piece, block);
+            }
+        }
+        bed.get_mut::<ActivePieces>(bed.torrent).open.clear();
+        let long_ago = Timestamp::ZERO;
+        for piece in pieces {
+            let mut active = bed.get_mut::<ActivePiece>(piece);
+            active.blocks.iter_mut().for_each(|slot| slot.asked_at = long_ago);
+        }
+        if has_answered {
+            let pending = *bed.get::<Requests>(slow).pending().front().unwrap();
+            bed.get_mut::<Requests>(other).record_block(NOW, &pending);
+        }
+        let asked = refill(&mut bed, other);
+        assert_eq!(asked.len(), 1, "a block is earned by a block");
+        let is_late = bed.get::<Requests>(other).pending()[0].is_late;
+        assert_eq!(is_late, !has_answered);
+        let slots = pieces.map(|piece| bed.get::<ActivePiece>(piece));
+        let mut slots = slots.iter().flat_map(|piece| &piece.blocks);
+        let is_in = |slot: &BlockSlot| {
+            if has_answered {
+                slot.asked.contains(&other)
+            } else {
+                slot.late.contains(&other)
+            }
+        };
+        assert!(slots.any(is_in));
+    }
+}
+
+/// Pieces of a stopping torrent end after the phase in which those being written finish.
+#[test]
+fn a_stop_drops_pieces_after_they_had_time_to_finish() {
+    for (phase, count) in [
+        (StopPhase::HaltDownloads, 1),
+        (StopPhase::DisconnectPeers, 0),
+        (StopPhase::WriteSession, 0),
+    ] {
+        let mut bed = bed();
+        begin(&mut bed, 0);
+        change(&mut bed, Lifecycle::Stopping { phase });
+        assert_eq!(bed.get::<ActivePieces>(bed.torrent).all.len(), count, "{phase:?}");
+    }
+}
+
+fn expire(bed: &mut Bed, peer: Entity) {
+    let mut requests = std::mem::take(&mut *bed.get_mut::<Requests>(peer));
+    bed.world
+        .run_system_once(move |mut timers: PeerTimers| {
+            timers.watch(peer, &mut requests, 0);
+            std::mem::take(&mut requests)
+        })
+        .map(|requests| *bed.get_mut::<Requests>(peer) = requests)
+        .unwrap();
+    let at = bed.world.resource::<Deadlines<LateCheck>>().next().expect("a deadline");
+    bed.world.resource_mut::<Clock>().advance_to(at);
+    bed.run(expire_requests);
+}
+
+/// Fault 33.
+#[test]
+fn a_silent_peer_gives_its_blocks_to_others_and_is_snubbed_in_time() {
+    let mut bed = bed();
+    let [peer, other] = [bed.peer(), bed.peer()];
+    let piece = begin(&mut bed, 0);
+    let request = bed.request(peer, piece, 0);
+    bed.get_mut::<ActivePieces>(bed.torrent).open.clear();
+    bed.get_mut::<Picker>(bed.torrent).starved.push(other);
+    expire(&mut bed, peer);
+    assert_eq!(bed.get::<Requests>(peer).late_count(), 1);
+    assert!(bed.get::<ActivePiece>(piece).blocks[0].is_free());
+    assert!(bed.get::<ActivePieces>(bed.torrent).open.contains(&0));
+    assert!(!bed.get::<PeerState>(peer).snubbed, "not yet");
+    let resumes = bed.world.resource::<Deadlines<Resume>>().next();
+    assert_eq!(resumes, Some(bed.get::<Requests>(peer).withheld_until));
+    bed.run(refill::recall_starved);
+    assert!(is_listed(&mut bed, other));
+    // It owes the block still.
+    let snub = bed.world.resource::<Settings>().requests.snub_s;
+    bed.request(peer, piece, 1);
+    bed.world
+        .resource_mut::<Clock>()
+        .advance_to(NOW + Duration::from_secs(snub));
+    bed.get_mut::<Requests>(peer).has_deadline = false;
+    expire(&mut bed, peer);
+    assert!(bed.get::<PeerState>(peer).snubbed);
+    assert!(
+        bed.get::<Requests>(peer)
+            .pending()
+            .iter()
+            .any(|pending| pending.request == request)
+    );
+}
+
+#[test]
+fn a_piece_is_taken_from_a_slow_exclusive_sender() {
+    for is_full in [false, true] {
+        let mut bed = bed();
+        let peer = bed.peer();
+        let piece = begin_alone(&mut bed, peer);
+        let request = bed.get::<ActivePiece>(piece).request(1);
+        if is_full {
+            bed.get_mut::<ActivePiece>(piece)
+                .receive(1, Some(peer), Default::default());
+            bed.get_mut::<Requests>(peer).answer(request);
+        }
+        bed.world.resource_mut::<Supply>().overtaken.push(piece);
+        bed.run(withdraw_overtaken);
+        assert!(bed.has_sent(peer, &[Message::Cancel(request)][..usize::from(!is_full)]));
+        assert_eq!(wasted(&mut bed), if is_full { 0 } else { BLOCK });
+        assert_eq!(bed.get::<ActivePiece>(piece).exclusive.is_some(), is_full);
     }
 }

@@ -1,5 +1,8 @@
 //! Saving a torrent, step by step.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use bevy_ecs::prelude::*;
@@ -555,46 +558,5 @@ pub(super) fn collect_saved(
         } else {
             writer.end(&mut saved, result);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use ecs_torrent_protocol::geometry::BLOCK_SIZE;
-
-    use super::*;
-    use crate::testing::session;
-
-    /// Fault 73.
-    #[test]
-    fn a_session_forgets_the_pieces_of_a_file_that_was_changed() {
-        let geometry = Geometry::new(4 * u64::from(BLOCK_SIZE), BLOCK_SIZE).unwrap();
-        let partial = |piece| PartialPiece {
-            piece,
-            blocks: Runs::of([0]),
-        };
-        let mut session = Session {
-            pieces: 4,
-            have: Runs::of([0, 1]),
-            partial: vec![partial(2), partial(3)],
-            ..session()
-        };
-        let file = FileEntry {
-            path: "file".into(),
-            len: u64::from(BLOCK_SIZE) + 2,
-            offset: 2 * u64::from(BLOCK_SIZE) - 1,
-            attributes: Default::default(),
-        };
-        forget_file(&mut session, &file, &geometry);
-        assert_eq!(session.have, Runs::of([0]));
-        assert_eq!(session.partial, [], "pieces 1, 2 and 3 lie in it, at least partly");
-        let first = FileEntry {
-            len: 1,
-            offset: 0,
-            ..file
-        };
-        session.partial = vec![partial(2)];
-        forget_file(&mut session, &first, &geometry);
-        assert_eq!((session.have, session.partial), (Runs::default(), vec![partial(2)]));
     }
 }

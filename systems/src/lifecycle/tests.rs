@@ -1,0 +1,439 @@
+//! Tests of single steps of a torrent's life, with the answers of the disk and of the state folder.
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use bevy_ecs::system::SystemState;
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::commands::{
+    AddError, AddOptions, AddPeers, RemoveOptions, Reply, ResumeTorrentError, TorrentSource,
+};
+use ecs_torrent_components::lifecycle::{Blocked, Fault, Readiness};
+use ecs_torrent_components::messages::{PiecesKnown, Remedy};
+use ecs_torrent_components::session::{Salvage, Session};
+use ecs_torrent_components::torrent::{Content, Lifecycle, RequiresComplete, Storage, Torrent};
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::StatePort;
+use ecs_torrent_engine::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, FoundFiles, Refusal};
+use ecs_torrent_engine::ports::state::{StateDone, StateEvent, StateRequest};
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::time::Timestamp;
+
+use super::adds::Adds;
+use super::opening::Opening;
+use super::*;
+use crate::checking::CheckPieces;
+use crate::ownership::OwnershipPlugin;
+use crate::sessions::{OptionsGiven, SavedParts, SessionState, SessionWritten, SessionsPlugin};
+use crate::storage::RetryWrite;
+use crate::testing::{Bed, NOW, content, session, torrent};
+
+type Answer<T, E> = Receiver<Result<T, E>>;
+
+/// Returns an engine with one torrent, which is listed.
+fn bed(lifecycle: Lifecycle, opening: Option<Opening>) -> Bed {
+    let mut bed = Bed::new((LifecyclePlugin, OwnershipPlugin, SessionsPlugin));
+    bed.open_port::<StateRequest, StateEvent>(Vec::new());
+    bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
+    bed.world.init_resource::<CommandQueue<AddPeers>>();
+    bed.world.init_resource::<Messages<PiecesKnown>>();
+    bed.world.init_resource::<Messages<CheckPieces>>();
+    bed.world.init_resource::<Messages<RetryWrite>>();
+    bed.world.resource_mut::<crate::ownership::Survey>().end_resuming(true);
+    let content = content();
+    let mut names = torrent();
+    names.hashes = content.0.hashes;
+    bed.world
+        .resource_mut::<TorrentIndex>()
+        .insert(&names.hashes, bed.torrent);
+    let storage = Storage {
+        id: ecs_torrent_components::ids::StorageId(7),
+        root: "/downloads".into(),
+    };
+    let mut entity = bed.world.entity_mut(bed.torrent);
+    entity.insert((names, content, storage, lifecycle));
+    if let Some(opening) = opening {
+        entity.insert(opening);
+    }
+    bed.world.trigger(OptionsGiven {
+        torrent: bed.torrent,
+        name: None,
+        overwrite: false,
+        has_moved: false,
+    });
+    bed.world.flush();
+    bed
+}
+
+fn reply<T: Send + 'static, E: Send + 'static>() -> (Reply<Result<T, E>>, Answer<T, E>) {
+    let (sender, answer) = channel();
+    let reply = Reply::new(move |result| drop(sender.send(result)));
+    (reply, answer)
+}
+
+/// Adds the torrent of the bed again.
+fn add(bed: &mut Bed, options: AddOptions, is_resumed: bool) -> Answer<InfoHash, AddError> {
+    let (reply, answer) = reply();
+    let command = AddTorrent {
+        source: TorrentSource::Metainfo(bed.get::<Content>(bed.torrent).0.clone()),
+        options,
+        is_resumed,
+        reply,
+    };
+    bed.world
+        .resource_mut::<CommandQueue<AddTorrent>>()
+        .0
+        .push_back(command);
+    bed.run(adding::add_torrents);
+    answer
+}
+
+/// Makes the torrent's session durable.
+fn save(bed: &mut Bed) {
+    let mut torrents = bed.world.query::<SavedParts>();
+    let mut saved = torrents.get_mut(&mut bed.world, bed.torrent).unwrap();
+    saved.record_loaded(Some(&session()), None, true, None);
+}
+
+fn failed(retry_at: Option<Timestamp>) -> Lifecycle {
+    Lifecycle::Failed {
+        reason: "a fault".into(),
+        retry_at,
+    }
+}
+
+fn state_events(bed: &mut Bed, purpose: Purpose, number: u64, loaded: Loaded) {
+    let tag = JobTag {
+        purpose,
+        owner: Entity::PLACEHOLDER,
+        number,
+    };
+    let outcome = Ok(StateDone::Loaded(Box::new(loaded)));
+    bed.open_port::<StateRequest, StateEvent>(vec![StateEvent { tag, outcome }]);
+}
+
+fn loaded(bed: &Bed, session: Option<Session>) -> Loaded {
+    Loaded {
+        session,
+        has_metainfo: true,
+        metainfo: Some(Ok(bed.get::<Content>(bed.torrent).0.clone())),
+        ..Loaded::default()
+    }
+}
+
+#[test]
+fn files_of_a_torrent_are_as_new_unless_an_earlier_run_knew_them() {
+    assert!(Opening::default().is_new());
+    assert!(Opening::renewed().is_new() && Opening::supplied().is_new());
+    assert!(!Opening::again().is_new());
+    for (is_resumed, is_known) in [(true, false), (false, true)] {
+        let opening = Opening {
+            is_resumed,
+            is_known,
+            ..Opening::default()
+        };
+        assert!(!opening.is_new());
+    }
+    for again in [Opening::again(), Opening::renewed(), Opening::supplied()] {
+        assert!(again.is_again && again.has_root && !again.is_resumed);
+    }
+}
+
+/// A torrent that was listed before it tried a forbidden folder stays listed, and says why it cannot continue.
+#[test]
+fn only_a_torrent_that_was_just_added_is_refused_for_its_folder() {
+    for (opening, is_refused) in [
+        (Opening::default(), true),
+        (Opening::supplied(), false),
+        (Opening::again(), false),
+    ] {
+        let mut bed = bed(Lifecycle::Adding, Some(opening));
+        bed.world.entity_mut(bed.torrent).insert(Readiness::Unopened);
+        let error = std::io::Error::other(Refusal::Forbidden);
+        let error = DiskError::new(DiskAction::Open, "/state/file".into(), error);
+        open(&mut bed, Err(error));
+        assert_eq!(!bed.world.resource::<Adds>().refused.is_empty(), is_refused);
+        let failed = bed.world.resource_mut::<Messages<FailTorrent>>().drain().count();
+        assert_eq!(failed, usize::from(!is_refused));
+    }
+}
+
+fn open(bed: &mut Bed, outcome: Result<DiskDone, DiskError>) {
+    let tag = JobTag::new(opening::OPEN, bed.torrent);
+    let blocks = Vec::new();
+    bed.open_port::<DiskRequest, DiskEvent>(vec![DiskEvent { tag, outcome, blocks }]);
+    bed.run(opening::finding::collect_opened);
+}
+
+fn nothing_there() -> DiskDone {
+    DiskDone::Opened(FoundFiles {
+        root: "/downloads".into(),
+        volume: "/".into(),
+        folders: Default::default(),
+        files: vec![None],
+    })
+}
+
+/// A torrent that has to be complete creates no file.
+#[test]
+fn only_a_torrent_that_may_download_claims_the_files_that_are_missing() {
+    for requires_complete in [false, true] {
+        let mut bed = bed(Lifecycle::Adding, Some(Opening::default()));
+        if requires_complete {
+            bed.world.entity_mut(bed.torrent).insert(RequiresComplete);
+        }
+        open(&mut bed, Ok(nothing_there()));
+        let claims = bed.get::<SessionState>(bed.torrent).claims(None);
+        assert_eq!(claims.created.is_empty(), requires_complete);
+        assert!(bed.world.get::<Opening>(bed.torrent).is_none(), "its files are known");
+    }
+}
+
+#[test]
+fn a_torrent_that_has_failed_meanwhile_is_not_opened() {
+    let mut bed = bed(failed(None), Some(Opening::default()));
+    open(&mut bed, Ok(nothing_there()));
+    assert!(bed.world.get::<Opening>(bed.torrent).is_some());
+}
+
+/// A damaged session may still say which files the torrent has created.
+#[test]
+fn a_damaged_session_that_claims_files_is_known() {
+    for (created, is_known) in [(None, false), (Some((0, None)), true)] {
+        let opening = Opening {
+            is_resumed: true,
+            ..Opening::default()
+        };
+        let mut bed = bed(Lifecycle::Adding, Some(opening));
+        let loaded = Loaded {
+            salvage: Salvage {
+                created: created.into_iter().collect(),
+                ..Salvage::default()
+            },
+            has_metainfo: true,
+            ..Loaded::default()
+        };
+        let tag = JobTag::new(opening::LOAD, bed.torrent);
+        let outcome = Ok(StateDone::Loaded(Box::new(loaded)));
+        bed.open_port::<StateRequest, StateEvent>(vec![StateEvent { tag, outcome }]);
+        bed.run(opening::loading::collect_loaded);
+        assert_eq!(bed.get::<Opening>(bed.torrent).is_known, is_known);
+    }
+}
+
+/// The engine resumes what it finds; only a user may renew a torrent that failed for good.
+#[test]
+fn a_failed_torrent_is_renewed_by_users_only() {
+    for (is_resumed, retry_at, is_renewed) in [(false, None, true), (true, None, false), (false, Some(NOW), false)] {
+        let mut bed = bed(failed(retry_at), None);
+        add(&mut bed, AddOptions::default(), is_resumed);
+        let renewals = &bed.world.resource::<Adds>().renewals;
+        assert_eq!(renewals.iter().any(|(entity, _)| *entity == bed.torrent), is_renewed);
+    }
+}
+
+#[test]
+fn an_add_that_joins_another_is_answered_when_the_session_is_durable() {
+    let mut bed = bed(Lifecycle::Downloading, None);
+    let first = add(&mut bed, AddOptions::default(), false);
+    assert!(first.try_recv().is_err(), "the session is not durable");
+    save(&mut bed);
+    let second = add(&mut bed, AddOptions::default(), false);
+    assert!(second.try_recv().is_err(), "the callers of before come first");
+    let id = bed.get::<Torrent>(bed.torrent).id();
+    bed.world.resource_mut::<Adds>().answer(bed.torrent, &Ok(id));
+    assert_eq!((first.try_recv(), second.try_recv()), (Ok(Ok(id)), Ok(Ok(id))));
+    let third = add(&mut bed, AddOptions::default(), false);
+    assert_eq!(third.try_recv(), Ok(Ok(id)));
+}
+
+/// Whether the folder is the same decides whether what is known of the files is still of use.
+#[test]
+fn a_renewed_torrent_has_moved_if_its_folder_is_another_one() {
+    for (root, has_moved) in [(None, false), (Some("/downloads"), false), (Some("/other"), true)] {
+        let mut bed = bed(failed(None), None);
+        let (sender, given) = channel();
+        let sender = std::sync::Mutex::new(sender);
+        bed.world.add_observer(move |given: On<OptionsGiven>| {
+            let _ = sender.lock().unwrap().send(given.has_moved);
+        });
+        let options = AddOptions {
+            root: root.map(Into::into),
+            ..AddOptions::default()
+        };
+        add(&mut bed, options, false);
+        bed.run(adding::renew_failed);
+        assert_eq!(given.try_recv(), Ok(has_moved));
+        assert_eq!(
+            bed.get::<Storage>(bed.torrent).root.to_str(),
+            root.or(Some("/downloads"))
+        );
+    }
+}
+
+/// A torrent that cannot be saved is refused only while a caller waits for its first session.
+#[test]
+fn a_session_that_cannot_be_written_refuses_a_new_torrent_only() {
+    for (is_pending, is_durable, is_refused) in [(true, false, true), (true, true, false), (false, false, false)] {
+        let mut bed = bed(Lifecycle::Adding, None);
+        let _answer = is_pending.then(|| add(&mut bed, AddOptions::default(), false));
+        if is_durable {
+            save(&mut bed);
+        }
+        let written = SessionWritten {
+            torrent: bed.torrent,
+            result: Err("no space".into()),
+        };
+        bed.run_after(written, adding::settle_adds);
+        assert_eq!(bed.world.resource::<Adds>().refused.contains(&bed.torrent), is_refused);
+    }
+}
+
+/// Reports a fault. Returns the resulting facts.
+fn fail(bed: &mut Bed, remedy: Remedy) -> (bool, Option<String>) {
+    let fault = FailTorrent {
+        torrent: bed.torrent,
+        reason: "a new fault".into(),
+        remedy,
+    };
+    bed.run_after(fault, failing::fail_torrents);
+    let blocked = bed.get::<Blocked>(bed.torrent).0.as_deref().map(str::to_owned);
+    (bed.get::<Fault>(bed.torrent).0.is_some(), blocked)
+}
+
+#[test]
+fn a_torrent_that_waits_for_its_volume_takes_no_other_wait() {
+    let blocked = |readiness| {
+        let lifecycle = Lifecycle::Blocked {
+            resource: "a volume".into(),
+        };
+        let mut bed = bed(lifecycle, None);
+        bed.world
+            .entity_mut(bed.torrent)
+            .insert((Blocked(Some("a volume".into())), readiness));
+        bed
+    };
+    let waits = |reason: &str| (false, Some(reason.to_owned()));
+    assert_eq!(fail(&mut blocked(Readiness::Unopened), Remedy::Wait), waits("a volume"));
+    assert_eq!(fail(&mut blocked(Readiness::Unopened), Remedy::None), (true, None));
+    // Its files are open, and the disk was full.
+    let mut full = blocked(Readiness::Ready);
+    assert_eq!(fail(&mut full, Remedy::Wait), waits("a new fault"));
+    assert_eq!(*full.get::<Readiness>(full.torrent), Readiness::Unopened);
+}
+
+#[test]
+fn a_retry_without_a_fault_opens_nothing() {
+    for (has_fault, request_count) in [(true, 1), (false, 0)] {
+        let mut bed = bed(Lifecycle::Downloading, None);
+        fail(&mut bed, Remedy::Restart);
+        *bed.get_mut::<Lifecycle>(bed.torrent) = failed(Some(NOW));
+        if !has_fault {
+            *bed.get_mut::<Fault>(bed.torrent) = Fault(None);
+        }
+        bed.world
+            .resource_mut::<Clock>()
+            .advance_to(NOW + Duration::from_secs(60));
+        bed.run(failing::retry_torrents);
+        assert_eq!(bed.world.resource::<StatePort>().outgoing().len(), request_count);
+    }
+}
+
+#[test]
+fn a_block_is_published_once() {
+    let mut bed = bed(Lifecycle::Downloading, None);
+    let blocked = |resource: &str| Lifecycle::Blocked {
+        resource: resource.into(),
+    };
+    let states = [
+        Lifecycle::Downloading,
+        blocked("space"),
+        blocked("a volume"),
+        Lifecycle::Downloading,
+    ];
+    let mut state = SystemState::<deriving::Publisher>::new(&mut bed.world);
+    for pair in states.windows(2) {
+        let mut publisher = state.get_mut(&mut bed.world).unwrap();
+        publisher.publish(bed.torrent, pair[0].clone(), pair[1].clone());
+        state.apply(&mut bed.world);
+    }
+    let count = bed.world.resource_mut::<Messages<TorrentBlocked>>().drain().count();
+    assert_eq!(count, 1);
+    assert_eq!(
+        bed.world.resource_mut::<Messages<LifecycleChanged>>().drain().count(),
+        3
+    );
+}
+
+/// A torrent that was added while its state was loaded is removed like any other one that is listed.
+#[test]
+fn a_removal_finds_a_torrent_that_was_added_meanwhile() {
+    let mut bed = bed(Lifecycle::Downloading, None);
+    let (reply, answer) = reply();
+    let command = RemoveTorrent {
+        torrent: bed.get::<Torrent>(bed.torrent).id(),
+        options: RemoveOptions::default(),
+        reply,
+    };
+    let tag = bed
+        .world
+        .resource_mut::<awaiting_state::AwaitingState<RemoveTorrent>>()
+        .add(removing::LOAD, command);
+    let loaded = loaded(&bed, Some(session()));
+    state_events(&mut bed, tag.purpose, tag.number, loaded);
+    bed.run(removing::add_removed);
+    assert!(answer.try_recv().is_err());
+    assert_eq!(bed.world.resource::<CommandQueue<RemoveTorrent>>().0.len(), 1);
+    assert_eq!(bed.world.query::<&Torrent>().iter(&bed.world).count(), 1);
+}
+
+/// Resumes a torrent whose saved state is `loaded`. Returns the answer, if any.
+fn resume(bed: &mut Bed, loaded: Loaded) -> Option<Result<(), ResumeTorrentError>> {
+    let (reply, answer) = reply();
+    let command = ResumeTorrent {
+        torrent: bed.get::<Torrent>(bed.torrent).id(),
+        reply,
+    };
+    let tag = bed
+        .world
+        .resource_mut::<awaiting_state::AwaitingState<ResumeTorrent>>()
+        .add(resuming::LOAD, command);
+    state_events(bed, tag.purpose, tag.number, loaded);
+    bed.run(resuming::resume_stopped);
+    answer.try_recv().ok()
+}
+
+fn stopped() -> Session {
+    Session {
+        stopped: true,
+        ..session()
+    }
+}
+
+#[test]
+fn a_torrent_that_was_added_meanwhile_is_not_resumed_again() {
+    let mut bed = bed(Lifecycle::Downloading, None);
+    for session in [session(), stopped()] {
+        let loaded = loaded(&bed, Some(session));
+        assert_eq!(resume(&mut bed, loaded), Some(Ok(())));
+        assert!(bed.world.resource::<StatePort>().outgoing().is_empty());
+        assert_eq!(bed.world.query::<&Torrent>().iter(&bed.world).count(), 1);
+    }
+}
+
+/// A session is changed only if the torrent can be listed then.
+#[test]
+fn a_stopped_torrent_without_a_usable_torrent_file_stays_stopped() {
+    for (is_usable, request_count) in [(true, 1), (false, 0)] {
+        let mut bed = bed(Lifecycle::Downloading, None);
+        let hashes = bed.get::<Torrent>(bed.torrent).hashes;
+        bed.world.resource_mut::<TorrentIndex>().remove(&hashes);
+        let mut loaded = loaded(&bed, Some(stopped()));
+        if !is_usable {
+            loaded.metainfo = Some(Err("damaged".into()));
+        }
+        let answer = resume(&mut bed, loaded);
+        assert_eq!(answer.is_some_and(|answer| answer.is_err()), !is_usable);
+        assert_eq!(bed.world.resource::<StatePort>().outgoing().len(), request_count);
+    }
+}
