@@ -15,7 +15,7 @@ const MAX_MEMORY: f64 = 64.0;
 pub struct Row {
     /// Where the input enters.
     group: &'static str,
-    /// What the input is.
+    /// Description of the input.
     name: &'static str,
     /// Number of bytes of input.
     bytes: usize,

@@ -3,8 +3,8 @@
 //! A participant is a marker type, registered for one phase with [`AddStopParticipant::add_stop_participant`]. When a
 //! torrent's stop reaches the phase, the stop lists the torrent for the participant. A system of the participant takes
 //! it with [`StopDuty::take`], does its work in one tick or in many, and reports the end with [`StopDuty::finish`]. The
-//! phase ends when every participant has reported, or at its deadline: a participant that is late is left behind with a
-//! warning.
+//! phase ends when every participant has reported, or at its deadline: the stop does not wait for a late participant,
+//! and logs a warning.
 //!
 //! ```
 //! use ecs_torrent_components::lifecycle::StopPhase;
@@ -43,7 +43,7 @@ use ecs_torrent_components::lifecycle::StopPhase;
 use ecs_torrent_components::torrent::Label;
 use ecs_torrent_protocol::time::Timestamp;
 
-/// What becomes of a torrent after its stop.
+/// How a torrent ends: saved, paused, deleted or refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// The session is saved, and the torrent leaves the list.
@@ -51,8 +51,8 @@ pub enum Ending {
         /// The torrent stays stopped over restarts of the engine, until a user resumes it.
         until_resumed: bool,
     },
-    /// The session is saved, and the torrent stays in the list, paused: no peers, no open files. When it starts again, it
-    /// takes the way of a torrent that is added.
+    /// The session is saved, and the torrent stays in the list, paused: no peers, no open files. When it starts again,
+    /// it is opened like a newly added torrent.
     Pause,
     /// The session is deleted, and possibly the data with it.
     Forget {
@@ -68,7 +68,7 @@ pub enum Ending {
 pub struct StopTurn {
     /// The torrent.
     pub torrent: Entity,
-    /// What becomes of it.
+    /// How the torrent ends.
     pub ending: Ending,
 }
 
@@ -104,7 +104,7 @@ impl AddStopParticipant for App {
     }
 }
 
-/// The place of a participant among all.
+/// The index of a participant among all.
 #[derive(Resource)]
 pub(crate) struct Place<P: Send + Sync + 'static> {
     index: usize,

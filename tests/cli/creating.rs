@@ -1,4 +1,4 @@
-//! What `create -o` writes to, and what it refuses to touch.
+//! The outputs that `create -o` writes to, and those that it refuses.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, symlink};

@@ -335,6 +335,6 @@ fn an_engine_that_panics_again_and_again_ends() {
     assert!(error.to_string().contains("stopped"), "{error}");
     let told = async { tokio::time::timeout(DEADLINE, async { while events.next().await.is_some() {} }).await };
     bed.block_on(told)
-        .expect("subscriptions end with the engine, whoever still holds a handle");
+        .expect("subscriptions end with the engine, even if handles are left");
     assert!(bed.session(id).is_some(), "what was saved is as it was");
 }

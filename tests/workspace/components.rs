@@ -40,7 +40,7 @@ impl Seen {
     }
 }
 
-/// What was seen, by kind of entity and state.
+/// Observed components, by kind of entity and state.
 #[derive(Resource, Debug, Clone, Default)]
 struct Census(Arc<Mutex<BTreeMap<(&'static str, String), Seen>>>);
 

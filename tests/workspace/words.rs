@@ -11,7 +11,7 @@ const KINDS: [&str; 8] = ["rs", "md", "toml", "json", "ron", "service", "yml", "
 const SKIPPED: [&str; 3] = ["target", "results", "seeds"];
 
 /// Beginnings of words that have another spelling in American English, with endings that make the word fine.
-const BRITISH: [(&str, &[&str]); 30] = [
+const BRITISH: [(&str, &[&str]); 40] = [
     ("cancell", &["ation", "ations"]),
     ("labell", &[]),
     ("modell", &[]),
@@ -42,10 +42,20 @@ const BRITISH: [(&str, &[&str]); 30] = [
     ("whilst", &[]),
     ("licence", &[]),
     ("catalogue", &[]),
+    ("centre", &[]),
+    ("defence", &[]),
+    ("dialled", &[]),
+    ("dialling", &[]),
+    ("fulfils", &[]),
+    ("grey", &[]),
+    ("learnt", &[]),
+    ("levell", &[]),
+    ("programme", &["d", "r", "rs"]),
+    ("tunnell", &[]),
 ];
 
 /// Words that this project once used for things that have a standard word.
-const PRIVATE: [(&str, &str); 10] = [
+const PRIVATE: [(&str, &str); 17] = [
     ("platter", "durable, synced, stable storage"),
     ("confess", "what is recorded"),
     ("anew", "again"),
@@ -56,7 +66,17 @@ const PRIVATE: [(&str, &str); 10] = [
     ("happening", "event"),
     ("unheard", "what failed"),
     ("hitherto", "until now"),
+    ("thereby", "so, by that"),
+    ("whoever", "the one that is meant"),
+    ("misfortune", "fault"),
+    ("desk", "queue, what the type is for"),
+    ("judge", "what is decided"),
+    ("hears", "handles, receives"),
+    ("folk", "users, peers"),
 ];
+
+/// Words with which no comment begins, because they hide its subject.
+const HIDDEN_SUBJECTS: [&str; 5] = ["Who ", "What ", "Whatever ", "Those ", "Which "];
 
 #[test]
 fn words_are_american_and_standard() {
@@ -76,6 +96,13 @@ fn words_are_american_and_standard() {
         }
         let text = std::fs::read_to_string(entry.path()).unwrap();
         count += 1;
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let hidden = (1..)
+                .zip(comment_starts(&text))
+                .filter(|(_, start)| start.is_some_and(hides_subject));
+            let why = "the comment does not begin with its subject";
+            faults.extend(hidden.map(|(number, _)| format!("{}:{number}: {why}", path.display())));
+        }
         for (number, line) in (1..).zip(text.lines()) {
             let wrong = words(line).filter_map(|word| Some((fault_of(&word)?, word)));
             faults.extend(wrong.map(|(why, word)| format!("{}:{number}: {word}: {why}", path.display())));
@@ -109,6 +136,21 @@ fn words(line: &str) -> impl Iterator<Item = String> {
     })
 }
 
+/// Returns the text of each line that begins a comment, `None` for other lines.
+fn comment_starts(text: &str) -> impl Iterator<Item = Option<&str>> {
+    let comment = |line: &'_ str| line.trim_start().starts_with("//");
+    let mut was_comment = false;
+    text.lines().map(move |line| {
+        let starts = comment(line) && !std::mem::replace(&mut was_comment, comment(line));
+        starts.then(|| line.trim_start().trim_start_matches(['/', '!']).trim_start())
+    })
+}
+
+/// Whether a comment begins with a pronoun in place of its subject.
+fn hides_subject(comment: &str) -> bool {
+    HIDDEN_SUBJECTS.iter().any(|word| comment.starts_with(word))
+}
+
 fn fault_of(word: &str) -> Option<&'static str> {
     let is_british = BRITISH.iter().any(|(stem, fine)| {
         let rest = word.strip_prefix(stem);
@@ -129,4 +171,14 @@ fn wrong_words_are_found_in_prose_and_identifiers() {
     );
     assert_eq!(found("it is optimised anew"), ["optimised", "anew"]);
     assert_eq!(found("the optimistic cancellation of 3 analyses; canceled"), [""; 0]);
+}
+
+#[test]
+fn comments_that_hide_their_subject_are_found() {
+    let text =
+        "    /// What becomes of it.\nlet what = \"What \";\n// Two lines.\n// Those count as one.\n\n//! Whether";
+    let found: Vec<_> = comment_starts(text)
+        .map(|start| start.is_some_and(hides_subject))
+        .collect();
+    assert_eq!(found, [true, false, false, false, false, false]);
 }

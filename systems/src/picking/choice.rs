@@ -62,7 +62,7 @@ pub struct TorrentView<'a, P, M> {
 /// The decision for one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Choice {
-    /// What to request.
+    /// The blocks to request.
     pub pick: Option<Pick>,
     /// Length of a piece that would have been begun if there were memory for it.
     pub wants_memory: Option<u32>,
@@ -112,7 +112,7 @@ pub enum Reason {
     Endgame,
 }
 
-/// Which open pieces are considered.
+/// The open pieces that are considered.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Open {
     /// Pieces that no peer is downloading.

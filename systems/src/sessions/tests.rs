@@ -185,7 +185,7 @@ fn a_session_tells_whose_the_files_are() {
         [(1, id(2)), (2, id(3))],
         "all but those that it created"
     );
-    // What this run has seen is newer.
+    // The knowledge of this run is newer.
     let mut seen = state(false);
     look(&mut seen, vec![found(7, Provenance::Created), None], true);
     seen.record_loaded(Some(&saved(false)), None, true);

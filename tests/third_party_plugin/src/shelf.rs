@@ -15,7 +15,7 @@ pub struct ShelfPlugin {
     pub withheld: Option<u32>,
 }
 
-/// What the engine wants of the plugin.
+/// The engine's commands to the plugin.
 #[derive(Resource, Debug, Clone)]
 pub struct Shelves {
     data: Vec<u8>,

@@ -110,7 +110,7 @@ fn the_picker_begins_with_both_ends() {
 fn a_peer_gets_no_more_than_its_upload_limit() {
     let swarm = Swarm::new(1 << 20);
     let mut limited = settings();
-    // What leaves at once, beyond the budget.
+    // The bytes that may leave at once, beyond the budget.
     limited.uploads.peer_memory_bytes = 1 << 16;
     let seed = engine(UploadLimitPlugin { bytes_per_s: 1 << 20 }, limited);
     let address = swarm.seed(&seed);
