@@ -31,6 +31,16 @@ impl CandidateSource {
 }
 
 /// The registered sources of addresses.
+///
+/// ```
+/// use ecs_torrent_components::candidates::{CandidateSource, CandidateSources};
+///
+/// let mut sources = CandidateSources::default();
+/// let friends = sources.register("friends", false);
+/// assert_eq!(sources.name_of(friends), "friends");
+/// // A private torrent gets peers only from its trackers and from the user (BEP 27).
+/// assert!(!sources.allows(friends, true) && sources.allows(CandidateSource::TRACKER, true));
+/// ```
 #[derive(Resource, Debug)]
 pub struct CandidateSources {
     sources: Vec<RegisteredSource>,

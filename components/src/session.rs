@@ -35,6 +35,18 @@ const CHECKSUM: &str = "// sha1 ";
 const CLAIMS: &str = "// files ";
 
 /// A torrent's session.
+///
+/// ```
+/// use ecs_torrent_components::session::Session;
+/// use ecs_torrent_protocol::hash::InfoHash;
+///
+/// let torrent = InfoHash([7; 20]);
+/// let text = Session { paused: true, ..Session::new(torrent) }.to_text();
+/// assert!(Session::parse(text.as_bytes(), torrent).unwrap().paused);
+/// // A change by accident is detected.
+/// let damaged = text.replace("paused: true", "paused: false");
+/// assert!(Session::parse(damaged.as_bytes(), torrent).is_err());
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     /// The version of the file format.
@@ -226,7 +238,7 @@ impl fmt::Display for OwnerKey {
     }
 }
 
-/// Shows no secret: whoever knows the key can forge marks.
+/// Hides the key, because a program that knows it can forge marks.
 impl fmt::Debug for OwnerKey {
     fn fmt(&self, form: &mut fmt::Formatter<'_>) -> fmt::Result {
         form.write_str("OwnerKey")

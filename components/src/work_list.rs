@@ -21,6 +21,39 @@ impl Listed {
 ///
 /// An entity's flag is in a component that the caller has fetched anyway, so that adding needs no lookup. A despawned
 /// entity stays on the list; the system that takes it finds no component.
+///
+/// ```
+/// use bevy_ecs::prelude::*;
+/// use ecs_torrent_components::work_list::{Listed, WorkList};
+///
+/// /// A plugin's component, with the flag of the list.
+/// #[derive(Component, Default)]
+/// struct Report {
+///     pending: u32,
+///     listed: Listed,
+/// }
+///
+/// fn visit(mut list: ResMut<WorkList<Report>>, mut reports: Query<&mut Report>) {
+///     for entity in list.drain() {
+///         if let Ok(mut report) = reports.get_mut(entity) {
+///             report.listed.clear();
+///             report.pending = 0;
+///         }
+///     }
+/// }
+///
+/// let mut world = World::new();
+/// let entity = world.spawn(Report { pending: 2, ..Report::default() }).id();
+/// let mut list = WorkList::<Report>::default();
+/// // Listing an entity twice has no effect.
+/// for _ in 0..2 {
+///     list.add(entity, &mut world.get_mut::<Report>(entity).unwrap().listed);
+/// }
+/// assert_eq!(list.len(), 1);
+/// world.insert_resource(list);
+/// world.run_system_cached(visit).unwrap();
+/// assert_eq!(world.get::<Report>(entity).unwrap().pending, 0);
+/// ```
 #[derive(Resource, Debug)]
 pub struct WorkList<W: 'static = ()> {
     entities: VecDeque<Entity>,

@@ -9,6 +9,34 @@ use bevy_app::App;
 use bevy_ecs::prelude::*;
 
 /// The implementation behind a port, real or simulated. Neither method may block.
+///
+/// ```
+/// use ecs_torrent_engine::port::{Backend, Port};
+/// use ecs_torrent_engine::ports::state::{StateDone, StateEvent, StateRequest};
+///
+/// /// A state folder that is always empty, for an embedder that stores nothing.
+/// #[derive(Default)]
+/// struct Empty(Vec<StateEvent>);
+///
+/// impl Backend<StateRequest, StateEvent> for Empty {
+///     fn submit(&mut self, requests: &mut Vec<StateRequest>) {
+///         for request in requests.drain(..) {
+///             if let StateRequest::List { tag } = request {
+///                 self.0.push(StateEvent { tag, outcome: Ok(StateDone::Listed(Vec::new())) });
+///             }
+///         }
+///     }
+///
+///     fn poll(&mut self, max: usize, events: &mut Vec<StateEvent>) -> bool {
+///         let count = self.0.len().min(max);
+///         events.extend(self.0.drain(..count));
+///         !self.0.is_empty()
+///     }
+/// }
+///
+/// let port = Port::new(Box::new(Empty::default()));
+/// assert!(port.is_idle());
+/// ```
 pub trait Backend<R, E>: Send + Sync + 'static {
     /// Takes all requests out of `requests` and starts them.
     fn submit(&mut self, requests: &mut Vec<R>);

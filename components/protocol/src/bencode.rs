@@ -96,6 +96,18 @@ struct Token {
 }
 
 /// A parsed document. Borrow values from it with [`Document::root`].
+///
+/// ```
+/// use ecs_torrent_protocol::bencode::{Document, Limits};
+///
+/// let document = Document::parse(b"d5:filesli3ei4ee4:name5:albume", &Limits::default()).unwrap();
+/// let root = document.root();
+/// assert_eq!(root.get(b"name").and_then(|name| name.as_str()), Some("album"));
+/// let sizes = root.get(b"files").unwrap().as_list().unwrap();
+/// assert_eq!(sizes.filter_map(|size| size.as_int()).sum::<i64>(), 7);
+/// // An error names the offset.
+/// assert_eq!(Document::parse(b"i007e", &Limits::default()).unwrap_err().offset, 1);
+/// ```
 pub struct Document<'a> {
     input: &'a [u8],
     tokens: Vec<Token>,

@@ -5,6 +5,19 @@ use std::fmt;
 /// A set of piece indexes below a fixed length.
 ///
 /// Bit 0 is the highest bit of the first word, as on the wire. Bits beyond the length are always zero.
+///
+/// ```
+/// use ecs_torrent_protocol::bitfield::Bitfield;
+///
+/// // A peer has pieces 0 and 9 of ten; we have piece 0.
+/// let theirs = Bitfield::from_wire(&[0b1000_0000, 0b0100_0000], 10).unwrap();
+/// let mut ours = Bitfield::new(10);
+/// ours.insert(0);
+/// assert_eq!(theirs.iter_without(&ours).collect::<Vec<_>>(), [9]);
+/// assert_eq!((theirs.count(), theirs.is_full()), (2, false));
+/// // A bit beyond the last piece is an error.
+/// assert!(Bitfield::from_wire(&[0, 0b0010_0000], 10).is_err());
+/// ```
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Bitfield {
     words: Box<[u64]>,

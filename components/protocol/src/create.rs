@@ -5,6 +5,24 @@ use bendy::encoding::{AsString, Error, SingleItemEncoder, ToBencode};
 use crate::hash::Sha1Digest;
 
 /// Content of a new `.torrent` file. Encoded with [`NewTorrent::encode`].
+///
+/// ```
+/// use ecs_torrent_protocol::create::{NewFile, NewTorrent};
+/// use ecs_torrent_protocol::hash::sha1;
+/// use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
+///
+/// let content = b"hello";
+/// let torrent = NewTorrent {
+///     name: "hello.txt".into(),
+///     files: vec![NewFile { path: Vec::new(), len: content.len() as u64 }],
+///     piece_length: 16_384,
+///     pieces: vec![sha1([&content[..]])],
+///     ..NewTorrent::default()
+/// };
+/// let file = torrent.encode().unwrap().into();
+/// let metainfo = Metainfo::parse(&file, &MetainfoLimits::default()).unwrap();
+/// assert_eq!(metainfo.info.name, "hello.txt");
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct NewTorrent {
     /// Name of the file or of the folder.

@@ -41,6 +41,19 @@ pub struct BlockRequest {
 /// Pieces lie at multiples of the piece length. In v1, files follow each other and only the last piece can be shorter
 /// ([`Geometry::new`]). In v2, each file begins a piece, and its last piece ends with the file ([`Geometry::aligned`],
 /// BEP 52): the gap up to the next file belongs to no piece.
+///
+/// ```
+/// use ecs_torrent_protocol::geometry::Geometry;
+///
+/// // 100 000 bytes in pieces of 64 KiB: the second piece is shorter.
+/// let geometry = Geometry::new(100_000, 65_536).unwrap();
+/// assert_eq!((geometry.piece_count(), geometry.piece_size(1)), (2, 34_464));
+/// // The last block of the second piece, as a request names it.
+/// let last = geometry.block(1, geometry.block_count(1) - 1);
+/// assert_eq!((last.begin, last.len), (32_768, 1_696));
+/// assert!(geometry.contains(last));
+/// assert_eq!(geometry.span(last).end(), geometry.total_size());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Geometry {
     total_size: u64,

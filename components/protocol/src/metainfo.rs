@@ -70,6 +70,25 @@ pub struct Metainfo {
 impl Metainfo {
     /// Parses a `.torrent` file.
     ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
+    ///
+    /// let file = Bytes::from_static(
+    ///     b"d8:announce22:http://tracker.example4:infod6:lengthi5e4:name5:a.txt12:piece lengthi16384e\
+    ///       6:pieces20:aaaaaaaaaaaaaaaaaaaaee",
+    /// );
+    /// let metainfo = Metainfo::parse(&file, &MetainfoLimits::default()).unwrap();
+    /// println!("{}: {}", metainfo.hashes.primary(), metainfo.info.name);
+    /// assert_eq!(metainfo.trackers, [["http://tracker.example"]]);
+    /// assert_eq!(&*metainfo.info.files.files()[0].path, "a.txt");
+    ///
+    /// // An error names the field.
+    /// let file = Bytes::from_static(b"d4:infod4:name1:xee");
+    /// let error = Metainfo::parse(&file, &MetainfoLimits::default()).unwrap_err();
+    /// assert!(error.to_string().contains("piece length"), "{error}");
+    /// ```
+    ///
     /// # Errors
     /// Names the first field that is missing, malformed, inconsistent or beyond `limits`.
     pub fn parse(bytes: &Bytes, limits: &MetainfoLimits) -> Result<Self, MetainfoError> {

@@ -72,6 +72,13 @@ pub enum StateRequest {
 pub const MAX_BLOB_BYTES: usize = 4 << 20;
 
 /// The name of a blob: 1 to 64 lower-case ASCII letters, digits, `-` and `_`. A plugin begins it with its own name.
+///
+/// ```
+/// use ecs_torrent_engine::ports::state::BlobName;
+///
+/// assert_eq!(BlobName::new("my-plugin_counts").unwrap().as_str(), "my-plugin_counts");
+/// assert!(BlobName::new("../escape").is_err());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlobName(Box<str>);
 

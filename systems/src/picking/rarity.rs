@@ -22,6 +22,26 @@ const OUT: u32 = u32::MAX;
 /// A change of one piece touches at most two buckets. A change of many pieces passes over the buckets once, at a few
 /// nanoseconds per piece. A pick scans the buckets from the front, each from a random position, so that equal peers do
 /// not all begin with the same piece.
+///
+/// ```
+/// use ecs_torrent_components::peer::PeerPieces;
+/// use ecs_torrent_components::random::Random;
+/// use ecs_torrent_systems::picking::rarity::{NORMAL_PRIORITY, RarityOrder};
+///
+/// let mut random = Random::from_seed([7; 32]);
+/// let mut order = RarityOrder::new(4, |_| true, &mut random);
+/// // Three peers have all pieces, and a fourth peer has piece 1 only.
+/// let seed = PeerPieces::all(4);
+/// (0..3).for_each(|_| order.add_peer(&seed, &mut random));
+/// order.add_copy(1, &mut random);
+/// assert_eq!((order.availability(1), order.availability(2)), (4, 3));
+///
+/// // Priority comes before rarity, and priority 0 excludes a piece.
+/// order.set_priority(1, NORMAL_PRIORITY + 1, true, &mut random);
+/// order.set_priority(2, 0, true, &mut random);
+/// assert_eq!(order.pickable_count(), 3);
+/// assert_eq!(order.pick(&seed, [], &mut random, |_| true), Some(1));
+/// ```
 #[derive(Debug, Clone)]
 pub struct RarityOrder {
     pieces: Box<[PieceRank]>,

@@ -118,6 +118,29 @@ enum State {
 /// Decodes one direction of one connection.
 ///
 /// Push chunks as they are read. Then pull the handshake, followed by frames until none are left.
+///
+/// ```
+/// use bytes::{Bytes, BytesMut};
+/// use ecs_torrent_protocol::wire::{Frame, FrameLimits, Message, PeerCodec, Session};
+///
+/// let mut sent = BytesMut::new();
+/// Message::Have(7).write(&mut sent);
+/// Message::Unchoke.write(&mut sent);
+///
+/// // Chunks may end anywhere.
+/// let mut codec = PeerCodec::new(FrameLimits::default());
+/// let session = Session { geometry: None, fast: false, extended: false };
+/// codec.push(sent.split_to(3).freeze());
+/// assert_eq!(codec.next_frame(&session), Ok(None));
+/// codec.push(sent.freeze());
+/// assert_eq!(codec.next_frame(&session), Ok(Some(Frame::Message(Message::Have(7)))));
+/// assert_eq!(codec.next_frame(&session), Ok(Some(Frame::Message(Message::Unchoke))));
+/// assert_eq!(codec.next_frame(&session), Ok(None));
+///
+/// // A violation of the protocol ends the stream.
+/// codec.push(Bytes::from_static(&[0, 0, 0, 9, 4]));
+/// assert!(codec.next_frame(&session).is_err());
+/// ```
 #[derive(Debug)]
 pub struct PeerCodec {
     queue: ByteQueue,

@@ -29,6 +29,49 @@ impl ByteStream for DuplexStream {}
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>;
 
 /// Opens and accepts the streams of one transport. TCP is one carrier; an embedder can add others.
+///
+/// ```
+/// use std::io;
+/// use std::net::SocketAddr;
+///
+/// use ecs_torrent_components::peer::Transport;
+/// use ecs_torrent_engine::backends::net::{ByteStream, Carrier, Pending};
+/// use tokio::io::{DuplexStream, duplex};
+/// use tokio::sync::Mutex;
+/// use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+///
+/// /// Streams in memory between two engines of one process.
+/// struct Pipes {
+///     /// The other engine's ends of the streams that this engine opens.
+///     opened: UnboundedSender<DuplexStream>,
+///     /// This engine's ends of the streams that the other engine opens.
+///     accepted: Mutex<UnboundedReceiver<DuplexStream>>,
+///     /// The other engine's address.
+///     other: SocketAddr,
+/// }
+///
+/// impl Carrier for Pipes {
+///     fn transport(&self) -> Transport {
+///         Transport::Other("pipe")
+///     }
+///
+///     fn connect(&self, _to: SocketAddr) -> Pending<'_, Box<dyn ByteStream>> {
+///         Box::pin(async {
+///             let (ours, theirs) = duplex(64 << 10);
+///             self.opened.send(theirs).map_err(io::Error::other)?;
+///             Ok(Box::new(ours) as Box<dyn ByteStream>)
+///         })
+///     }
+///
+///     fn accept(&self) -> Pending<'_, (Box<dyn ByteStream>, SocketAddr)> {
+///         Box::pin(async {
+///             let stream = self.accepted.lock().await.recv().await;
+///             let stream = stream.ok_or(io::ErrorKind::BrokenPipe)?;
+///             Ok((Box::new(stream) as Box<dyn ByteStream>, self.other))
+///         })
+///     }
+/// }
+/// ```
 pub trait Carrier: Send + Sync + 'static {
     /// Returns the transport that the carrier's streams are reported with.
     fn transport(&self) -> Transport;

@@ -8,6 +8,28 @@ use ecs_torrent_components::ids::StreamId;
 use super::NetEvent;
 
 /// A transformation of bytes that keeps their number, such as a stream cipher.
+///
+/// ```
+/// use ecs_torrent_components::ids::StreamId;
+/// use ecs_torrent_engine::ports::net::{Cipher, Filter, NetRequest};
+///
+/// /// A toy cipher.
+/// struct Xor(u8);
+///
+/// impl Cipher for Xor {
+///     fn apply(&mut self, bytes: &mut [u8]) {
+///         bytes.iter_mut().for_each(|byte| *byte ^= self.0);
+///     }
+/// }
+///
+/// // Both directions of a stream are transformed after the first 68 bytes, the handshake.
+/// let request = NetRequest::Filter {
+///     stream: StreamId(2),
+///     incoming: Some(Filter::new(68, Xor(0x5a))),
+///     outgoing: Some(Filter::new(68, Xor(0x5a))),
+/// };
+/// # drop(request);
+/// ```
 pub trait Cipher: Send + Sync + 'static {
     /// Transforms the next bytes of one direction of a stream, in place.
     fn apply(&mut self, bytes: &mut [u8]);
