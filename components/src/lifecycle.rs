@@ -409,9 +409,9 @@ impl Serialize for TorrentState {
     }
 }
 
-/// A text that names no state of a torrent.
+/// The text is not the name of a torrent state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no state of a torrent")]
+#[error("{0:?} is not a torrent state")]
 pub struct UnknownState(pub String);
 
 impl FromStr for TorrentState {

@@ -172,10 +172,10 @@ impl<F: Fn(&mut App)> Supervised<F> {
                 return;
             }
             restarts.push(Instant::now());
-            tracing::error!("a system has panicked; the engine is built again from what is saved");
+            tracing::error!("a system has panicked; the engine is rebuilt from saved state");
             match self.rebuild(core) {
                 Ok(next) => core = next,
-                Err(reason) => return tracing::error!("the engine cannot be built again: {reason}"),
+                Err(reason) => return tracing::error!("the engine cannot be rebuilt: {reason}"),
             }
         }
     }

@@ -177,7 +177,7 @@ impl StopParticipants {
         let late = running.waiting.extract_if(.., |(_, deadline)| *deadline <= now);
         for (index, _) in late {
             let participant = self.all[index].name;
-            tracing::warn!(torrent = %label, participant, "stopping: goes on without it, since it took too long");
+            tracing::warn!(torrent = %label, participant, "stopping: continues without a participant that took too long");
             running.error.get_or_insert_with(|| "it took too long".into());
         }
         if let Some(next) = running.waiting.iter().map(|(_, deadline)| *deadline).min() {

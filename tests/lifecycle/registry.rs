@@ -171,7 +171,7 @@ fn the_same_content_is_shared() {
     // The file also stays while the other torrent is stopped.
     bed.stop(other).unwrap();
     let removed = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
-    assert_eq!(kept(&removed), [("data", "another torrent has it too")]);
+    assert_eq!(kept(&removed), [("data", "another torrent uses it too")]);
     second.assert_whole(&root);
     let removed = bed.block_on(bed.torrents().remove(other, DELETE)).unwrap();
     assert_eq!((removed.deleted_count, removed.kept_count), (0, 1));

@@ -45,10 +45,10 @@ pub enum CloseReason {
     #[error("sent corrupt data")]
     Corrupt,
     /// The peer sent unsolicited blocks.
-    #[error("sent blocks that nobody asked for")]
+    #[error("sent unsolicited blocks")]
     Unsolicited,
     /// The peer's send queue exceeded its limit.
-    #[error("does not read what is sent")]
+    #[error("does not read the data sent to it")]
     SendQueueFull,
     /// Both sides are complete.
     #[error("both sides are complete")]
@@ -57,7 +57,7 @@ pub enum CloseReason {
     #[error("the torrent is private")]
     Private,
     /// The torrent is being stopped.
-    #[error("the torrent stops")]
+    #[error("the torrent is being stopped")]
     Stopping,
     /// A plugin closed the connection for a reason of its own.
     #[error(transparent)]
@@ -139,12 +139,12 @@ pub enum TimeoutKind {
     #[error("no handshake")]
     Handshake,
     /// The rest of a message did not arrive.
-    #[error("a message did not arrive whole")]
+    #[error("a message did not arrive completely")]
     Frame,
     /// No message arrived.
     #[error("no message")]
     Idle,
     /// The peer did not read.
-    #[error("does not read what is sent")]
+    #[error("does not read the data sent to it")]
     Send,
 }

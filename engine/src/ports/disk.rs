@@ -261,16 +261,16 @@ pub enum KeptReason {
     #[error("it was there before the torrent")]
     Found,
     /// Another torrent also uses the file.
-    #[error("another torrent has it too")]
+    #[error("another torrent uses it too")]
     SharedWithAnother,
     /// Somebody put another file in its place.
-    #[error("it is another file than the torrent created")]
+    #[error("it is not the file that the torrent created")]
     Replaced,
     /// The file has other names.
-    #[error("it has another name too (a hard link)")]
+    #[error("it has a second name (a hard link)")]
     HardLinked,
     /// The file lies in one of the engine's own folders.
-    #[error("it lies in a folder of the engine's own")]
+    #[error("it is in one of the engine's own folders")]
     EnginesOwn,
 }
 
@@ -414,16 +414,16 @@ pub enum Refusal {
     #[error("the file is not this torrent's and has other content")]
     Foreign,
     /// The file has a second hard link, through which another program may use it.
-    #[error("the file has another name too (a hard link), so it counts as the user's")]
+    #[error("the file has a second name (a hard link), so it counts as the user's")]
     Linked,
     /// Somebody else has written, replaced or deleted the file.
     #[error("somebody else has changed the file; it is checked again")]
     Changed,
     /// A torrent's path leads into the state folder.
-    #[error("it lies in a folder of the engine's own")]
+    #[error("it is in one of the engine's own folders")]
     Forbidden,
     /// A torrent's padding, which is not stored, has bytes other than zero.
-    #[error("the torrent's padding is not zero, as BEP 47 demands, and is not stored")]
+    #[error("the torrent's padding is not zero, as BEP 47 requires, and is not stored")]
     Padding,
 }
 

@@ -196,7 +196,7 @@ fn run_round(bed: &mut Bed) {
 }
 
 #[test]
-fn a_choked_peer_loses_its_requests_and_hears_of_it() {
+fn a_choked_peer_loses_its_requests_and_is_told() {
     for is_fast in [true, false] {
         let mut bed = bed();
         let peer = bed.peer();

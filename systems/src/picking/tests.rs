@@ -420,7 +420,7 @@ fn a_peer_that_cannot_be_asked_is_not() {
     }));
 }
 
-/// A piece that failed is sent by one peer alone, and by none that owed blocks lately.
+/// A piece that failed is sent by one peer alone, and never by a peer that recently owed blocks.
 #[test]
 fn a_suspect_piece_is_given_to_trusted_peers() {
     let gets = |change: fn(&mut Requests)| {

@@ -69,7 +69,7 @@ pub enum WireError {
     #[error("too many bitfields")]
     TooManyBitfields,
     /// Too many withdrawn pieces, chokes or extension handshakes: more than any legitimate use needs.
-    #[error("changed its mind too often")]
+    #[error("sent too many changes")]
     TooManyChanges,
     /// A piece index, or an offset in a piece, that does not exist.
     #[error("message {id} names piece {piece} offset {begin}, which does not exist")]
