@@ -76,6 +76,18 @@ const BEGIN_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 struct ChokeRound(Entity);
 
+#[cfg(test)]
+impl Choker {
+    /// State after a round in which several peers were interested.
+    pub(crate) fn contended(has_waiting: bool) -> Self {
+        Self {
+            has_waiting,
+            is_contended: true,
+            ..Self::default()
+        }
+    }
+}
+
 impl Choker {
     /// Returns whether interested peers are waiting to be served.
     pub(crate) fn has_waiting(&self) -> bool {

@@ -706,10 +706,25 @@ mod tests {
     #[test]
     fn user_named_peers_are_dialed_and_known_as_such() {
         let mut bed = bed();
-        let mut candidates = bed.get_mut::<Candidates>(bed.torrent);
-        candidates.add(address("192.0.2.7:1"), CandidateSource::TRACKER, 0, 9);
-        candidates.add(address("192.0.2.8:1"), CandidateSource::USER, 0, 9);
-        assert_eq!(dial(&mut bed), (2, 1));
+        let torrent = bed.torrent;
+        let add = |bed: &mut Bed, text, source| {
+            bed.get_mut::<Candidates>(bed.torrent).add(address(text), source, 0, 9);
+        };
+        add(&mut bed, "192.0.2.7:1", CandidateSource::TRACKER);
+        assert_eq!(dial(&mut bed), (1, 0));
+        add(&mut bed, "192.0.2.8:1", CandidateSource::TRACKER);
+        add(&mut bed, "192.0.2.9:1", CandidateSource::USER);
+        assert!(!bed.world.resource::<DialQueue>().has_torrents());
+        bed.world.resource_scope(|world, mut queue: Mut<DialQueue>| {
+            queue.add_urgent(torrent, &mut world.get_mut::<Dialer>(torrent).unwrap());
+            assert!(queue.has_torrents());
+        });
+        bed.run(dial_peers);
+        let counts = bed
+            .world
+            .resource::<ecs_torrent_components::connections::ConnectionCounts>();
+        assert_eq!(counts.total, 2, "user-named ones come first");
+        assert_eq!(dial(&mut bed), (3, 1));
     }
 
     /// A download asks for peers only when it has none.

@@ -136,3 +136,25 @@ fn take_leave(peer: Entity, requests: &mut Requests, source: &mut SourceSinkItem
     sink.send(peer, source, &Message::NotInterested);
     sink.send(peer, source, &Message::Choke);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torrent_waits_for_all_of_its_closes() {
+        let torrent = Entity::PLACEHOLDER;
+        let mut closing = ClosingStreams::default();
+        assert!(closing.expect(Some(torrent), &CloseReason::Evicted).is_none());
+        assert!(closing.expect(None, &CloseReason::Stopping).is_none());
+        assert!(closing.0.is_empty());
+        for _ in 0..2 {
+            assert!(closing.expect(Some(torrent), &CloseReason::Stopping).is_some());
+        }
+        closing.record_end(torrent);
+        assert!(closing.0.contains_key(&torrent));
+        closing.record_end(torrent);
+        assert!(closing.0.is_empty());
+        closing.record_end(torrent);
+    }
+}

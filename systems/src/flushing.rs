@@ -61,7 +61,7 @@ mod tests {
     use ecs_torrent_protocol::wire::Message;
 
     use super::*;
-    use crate::testing::Bed;
+    use crate::testing::{Bed, NOW};
 
     /// Fault 25.
     #[test]
@@ -86,5 +86,25 @@ mod tests {
         };
         assert!(!closes(&message), "just as much as is allowed");
         assert!(closes(&Message::KeepAlive));
+    }
+
+    /// The time limit on sending runs from when there is something to read.
+    #[test]
+    fn the_send_timeout_begins_with_the_first_waiting_byte() {
+        for (unsent_bytes, is_reset) in [(0, true), (5, false)] {
+            let mut bed = Bed::new(());
+            bed.open_port::<NetRequest, NetEvent>(Vec::new());
+            let peer = bed.peer();
+            bed.get_mut::<Outbox>(peer).unsent_bytes = unsent_bytes;
+            bed.world.resource_scope(|world, mut flush: Mut<FlushQueue>| {
+                let mut outbox = world.get_mut::<Outbox>(peer).unwrap();
+                outbox.unsent_bytes = unsent_bytes;
+                flush.send(peer, &mut outbox, &Message::KeepAlive);
+                outbox.unsent_bytes = unsent_bytes;
+            });
+            bed.run(flush_outboxes);
+            assert_eq!(bed.get::<Outbox>(peer).last_progress == NOW, is_reset);
+            assert_eq!(bed.get::<Outbox>(peer).last_sent, NOW);
+        }
     }
 }

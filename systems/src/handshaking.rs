@@ -301,3 +301,78 @@ fn forget_ids(mut gone: MessageReader<PeerDisconnected>, peers: Query<&Peer>, mu
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Bed, torrent};
+
+    const ID: PeerId = PeerId([9; 20]);
+
+    fn bed() -> Bed {
+        let mut bed = Bed::new(HandshakingPlugin);
+        bed.world.init_resource::<ReadyPeers>();
+        bed.world.init_resource::<TorrentIndex>();
+        bed.world.init_resource::<ConnectionCounts>();
+        let names = torrent();
+        bed.world
+            .resource_mut::<TorrentIndex>()
+            .insert(&names.hashes, bed.torrent);
+        bed.world.entity_mut(bed.torrent).insert((names, Candidates::default()));
+        bed
+    }
+
+    /// Lets a connection send its handshake for a torrent. Returns the reason of its refusal, if any.
+    fn shake_hands(bed: &mut Bed, peer: Entity, info_hash: InfoHash) -> Option<CloseReason> {
+        let handshake = Handshake {
+            reserved: Reserved::ours(),
+            info_hash,
+            peer_id: ID,
+        };
+        bed.world.resource_mut::<ReceivedHandshakes>().0.push((peer, handshake));
+        bed.run(admit_peers);
+        bed.run(open_conversations);
+        let mut closed = bed.world.resource_mut::<Reaper>().take();
+        closed.pop().map(|(_, reason)| reason)
+    }
+
+    fn hash(bed: &Bed, torrent: Entity) -> InfoHash {
+        bed.get::<Torrent>(torrent).id()
+    }
+
+    /// A peer that was dialed for one torrent answers for that one.
+    #[test]
+    fn a_dialed_peer_has_to_answer_for_its_torrent() {
+        let mut bed = bed();
+        let mut other = torrent();
+        other.hashes = ecs_torrent_protocol::hash::InfoHashes::of(b"other", true, false);
+        let hashes = other.hashes;
+        let parts = (other, Candidates::default(), Lifecycle::Downloading);
+        let other = bed.world.spawn(parts).id();
+        bed.world.resource_mut::<TorrentIndex>().insert(&hashes, other);
+        let [right, wrong] = [bed.peer(), bed.peer()];
+        let (asked, named) = (hash(&bed, bed.torrent), hash(&bed, other));
+        assert_eq!(shake_hands(&mut bed, right, asked), None);
+        assert_eq!(shake_hands(&mut bed, wrong, named), Some(CloseReason::WrongTorrent));
+    }
+
+    #[test]
+    fn a_peer_may_come_back_under_its_id() {
+        let mut bed = bed();
+        let asked = hash(&bed, bed.torrent);
+        let [first, second] = [bed.peer(), bed.peer()];
+        for peer in [first, second] {
+            assert_eq!(shake_hands(&mut bed, peer, asked), None);
+        }
+        assert_eq!(bed.get::<ConnectedIds>(bed.torrent).0[&ID], [first, second]);
+        for (peer, left) in [(first, Some(vec![second])), (second, None)] {
+            let gone = PeerDisconnected {
+                torrent: Some(bed.torrent),
+                peer,
+                reason: CloseReason::Evicted,
+            };
+            bed.run_after(gone, forget_ids);
+            assert_eq!(bed.get::<ConnectedIds>(bed.torrent).0.get(&ID), left.as_ref());
+        }
+    }
+}

@@ -366,4 +366,22 @@ mod tests {
         take::<Patient>(&mut world, |duty, _| duty.wake());
         assert_eq!(world.resource::<Wakeup>().earliest(), Timestamp::ZERO);
     }
+
+    /// Several participants end a removal; one of them deletes files.
+    #[test]
+    fn the_removed_files_are_reported_whoever_ends_last() {
+        let mut world = world();
+        let torrent = begin(&mut world);
+        fn remove(duty: &mut StopDuty<Hasty>, torrent: Entity) {
+            let deleted = Removed {
+                deleted_count: 3,
+                ..Removed::default()
+            };
+            duty.finish_with(torrent, Ok(deleted));
+        }
+        take::<Hasty>(&mut world, remove);
+        take::<Patient>(&mut world, finish);
+        let removed = poll(&mut world, torrent, Duration::ZERO).unwrap().unwrap();
+        assert_eq!(removed.deleted_count, 3);
+    }
 }

@@ -299,6 +299,7 @@ fn submit_verified_pieces(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Bed;
 
     fn entity(id: u32) -> Entity {
         Entity::from_raw_u32(id).unwrap()
@@ -327,5 +328,96 @@ mod tests {
         blocked.retry_all(one);
         assert_eq!((blocked.held_bytes, blocked.retries.len()), (90, 2));
         assert!(!blocked.holds(one) && blocked.holds(other));
+    }
+
+    #[test]
+    fn held_writes_end_with_the_pieces_of_their_torrent() {
+        for (to, readiness, is_held) in [
+            (
+                Lifecycle::Blocked {
+                    resource: "space".into(),
+                },
+                Readiness::Ready,
+                true,
+            ),
+            (
+                Lifecycle::Blocked {
+                    resource: "a volume".into(),
+                },
+                Readiness::Unopened,
+                false,
+            ),
+            (
+                Lifecycle::Stopping {
+                    phase: StopPhase::HaltDownloads,
+                },
+                Readiness::Ready,
+                true,
+            ),
+            (
+                Lifecycle::Stopping {
+                    phase: StopPhase::WriteSession,
+                },
+                Readiness::Ready,
+                false,
+            ),
+            (Lifecycle::Downloading, Readiness::Ready, true),
+            (Lifecycle::Paused, Readiness::Closed, false),
+        ] {
+            let mut bed = Bed::new(StoragePlugin);
+            bed.world.init_resource::<Messages<RetryWrite>>();
+            let torrent = bed.torrent;
+            bed.world.entity_mut(torrent).insert(readiness);
+            let mut blocked = bed.world.resource_mut::<BlockedWrites>();
+            blocked.hold(torrent, entity(1), Vec::new(), 100);
+            let from = Lifecycle::Downloading;
+            bed.run_after(
+                LifecycleChanged {
+                    torrent,
+                    from,
+                    to: to.clone(),
+                },
+                settle_held,
+            );
+            assert_eq!(bed.world.resource::<BlockedWrites>().holds(torrent), is_held, "{to:?}");
+        }
+    }
+
+    /// A torrent that is blocked without a held write has space again.
+    #[test]
+    fn a_retry_tests_for_space_with_a_held_write() {
+        for is_held in [false, true] {
+            let mut bed = Bed::new(StoragePlugin);
+            bed.world.init_resource::<Messages<LifecycleChanged>>();
+            let torrent = bed.torrent;
+            let mut blocked = bed.world.resource_mut::<BlockedWrites>();
+            if is_held {
+                blocked.hold(torrent, entity(1), Vec::new(), 100);
+            }
+            bed.run_after(RetryWrite { torrent }, settle_held);
+            let freed = bed.world.resource_mut::<Messages<WritesFreed>>().drain().count();
+            assert_eq!(freed, usize::from(!is_held));
+            assert_eq!(
+                bed.world.resource::<BlockedWrites>().retries.len(),
+                usize::from(is_held)
+            );
+        }
+    }
+
+    #[test]
+    fn held_writes_take_a_share_of_the_memory() {
+        let mut bed = Bed::new(StoragePlugin);
+        bed.world.resource_mut::<Settings>().requests.piece_memory_bytes = 400;
+        let torrent = bed.torrent;
+        let full = DiskError::new(
+            ecs_torrent_engine::ports::disk::DiskAction::Write,
+            "file".into(),
+            std::io::ErrorKind::StorageFull.into(),
+        );
+        let mut state = bevy_ecs::system::SystemState::<BlockedWriter>::new(&mut bed.world);
+        let mut blocked = state.get_mut(&mut bed.world).unwrap();
+        let is_held =
+            [60, 40, 1].map(|len| blocked.hold(torrent, entity(len), vec![vec![0; len as usize].into()], &full));
+        assert_eq!(is_held, [true, true, false]);
     }
 }

@@ -435,6 +435,7 @@ fn release_assignments(
 
 #[cfg(test)]
 mod tests {
+    use crate::testing::{Bed, NOW};
     use ecs_torrent_components::super_seeding::SuperSeedingPhase as Phase;
 
     use super::*;
@@ -586,5 +587,150 @@ mod tests {
         spread.end_turn(a);
         let told: Vec<u32> = std::iter::from_fn(|| spread.assign(Timestamp::ZERO, b, 9, false)).collect();
         assert_eq!(told, [1, 2, 3, 0]);
+    }
+
+    /// Returns a seed for which two peers compete, with its state of super-seeding.
+    fn bed() -> Bed {
+        let mut bed = Bed::new(SuggestingPlugin);
+        bed.world.init_resource::<EmptiedUploads>();
+        *bed.get_mut::<Lifecycle>(bed.torrent) = Lifecycle::Seeding;
+        let spread = Spread::new(&bed.geometry, 0, std::iter::empty());
+        let parts = (spread, SuperSeeding::default(), Choker::contended(false));
+        bed.world.entity_mut(bed.torrent).insert(parts);
+        bed
+    }
+
+    /// Lets a peer ask for suggestions. Returns how many it gets.
+    fn suggest_to(bed: &mut Bed, peer: Entity) -> usize {
+        bed.world.resource_mut::<SuggestQueue>().peers.push(peer);
+        bed.run(suggest);
+        assert!(!bed.world.resource::<SuggestQueue>().has_work());
+        bed.get_mut::<Outbox>(peer).take().concat().len() / 9
+    }
+
+    /// BEP 6. Pieces of 32 KiB: 128 KiB are four, of a torrent of three.
+    #[test]
+    fn unchoked_peers_that_compete_get_suggestions() {
+        let gets = |change: fn(&mut Bed, Entity)| {
+            let mut bed = bed();
+            let peer = bed.peer();
+            change(&mut bed, peer);
+            suggest_to(&mut bed, peer)
+        };
+        assert_eq!(gets(|_, _| {}), 3);
+        assert_eq!(gets(|bed, peer| bed.get_mut::<PeerState>(peer).am_choking = true), 0);
+        assert_eq!(gets(|bed, peer| bed.get_mut::<Wire>(peer).session.fast = false), 0);
+        assert_eq!(
+            gets(|bed, _| *bed.get_mut::<Choker>(bed.torrent) = Choker::default()),
+            0
+        );
+        assert_eq!(
+            gets(|bed, _| *bed.get_mut::<Lifecycle>(bed.torrent) = Lifecycle::Downloading),
+            0
+        );
+    }
+
+    /// The faster a peer is, the more is suggested ahead.
+    #[test]
+    fn a_quarter_of_a_second_is_suggested_ahead() {
+        let geometry = Geometry::new(100 << 15, 1 << 15).unwrap();
+        for (rate, count) in [(0, 4), ((4 * 7) << 15, 7)] {
+            let mut bed = bed();
+            let peer = bed.peer();
+            let spread = Spread::new(&geometry, 0, std::iter::empty());
+            bed.world
+                .entity_mut(bed.torrent)
+                .insert((Layout(geometry.clone()), spread));
+            let mut rates = bed.get_mut::<PeerRates>(peer);
+            let mut at = Timestamp::from_nanos(NOW.as_nanos() - 20_000_000_000);
+            while at < NOW {
+                rates.upload.add(at, rate / 10);
+                at += Duration::from_millis(100);
+            }
+            rates.upload.add(NOW, rate / 10);
+            let suggested = suggest_to(&mut bed, peer);
+            assert!(suggested.abs_diff(count) <= 1, "{suggested}");
+        }
+    }
+
+    /// A choked peer's suggestions go to others; super-seeding begins with the first unchoke.
+    #[test]
+    fn super_seeding_begins_with_an_unchoke_and_turns_end_with_a_choke() {
+        let mut bed = bed();
+        let [one, two] = [bed.peer(), bed.peer()];
+        for peer in [one, two] {
+            *bed.get_mut::<PeerPieces>(peer) = PeerPieces::none(3);
+        }
+        bed.world.entity_mut(bed.torrent).remove::<(Spread, SuperSeeding)>();
+        let torrent = bed.torrent;
+        let sent = |peer, is_choking| ChokeSent {
+            torrent,
+            peer,
+            is_choking,
+        };
+        bed.run_after(sent(one, true), begin_super_seeding);
+        assert!(bed.world.get::<Spread>(torrent).is_none());
+        bed.world.init_resource::<Messages<ChokeSent>>();
+        bed.world.write_message(sent(two, false));
+        bed.run_after(sent(one, false), begin_super_seeding);
+        assert!(bed.world.get::<Spread>(torrent).is_some());
+        assert_eq!(bed.world.resource::<SuggestQueue>().peers, [two, one]);
+        bed.world.resource_mut::<SuggestQueue>().peers.clear();
+        assert_eq!(suggest_to(&mut bed, one), 3);
+        assert_eq!(suggest_to(&mut bed, two), 0);
+        bed.run_after(sent(one, true), begin_super_seeding);
+        assert!(
+            bed.world.resource::<SuggestQueue>().peers.is_empty(),
+            "a choked peer gets none"
+        );
+        assert_eq!(suggest_to(&mut bed, two), 3, "they are free again");
+        bed.run_after(sent(one, false), begin_super_seeding);
+        bed.world.resource_mut::<SuggestQueue>().peers.clear();
+        let gone = PeerDisconnected {
+            torrent: Some(torrent),
+            peer: two,
+            reason: ecs_torrent_components::peer::CloseReason::Evicted,
+        };
+        bed.run_after(gone, release_assignments);
+        assert_eq!(suggest_to(&mut bed, one), 3, "and again");
+    }
+
+    /// The request for the first block of a piece shows that a peer has begun it.
+    #[test]
+    fn requests_and_haves_of_peers_are_followed() {
+        let mut bed = bed();
+        let [one, two] = [bed.peer(), bed.peer()];
+        let request = |bed: &mut Bed, peer, piece, block, is_cancel| {
+            let request = bed.geometry.block(piece, block);
+            bed.run_after(
+                UploadRequested {
+                    peer,
+                    request,
+                    is_cancel,
+                },
+                handle_requests,
+            );
+            std::mem::take(&mut bed.world.resource_mut::<SuggestQueue>().peers).len()
+        };
+        assert_eq!(request(&mut bed, one, 0, 1, false), 0);
+        assert_eq!(request(&mut bed, one, 0, 0, true), 0);
+        bed.get_mut::<PeerState>(one).am_choking = true;
+        assert_eq!(request(&mut bed, one, 0, 0, false), 0);
+        bed.get_mut::<PeerState>(one).am_choking = false;
+        assert_eq!(request(&mut bed, one, 0, 0, false), 1);
+        assert_eq!(suggest_to(&mut bed, two), 2, "piece 0 is taken");
+        // The last pieces have time to arrive; the peer that has all of its own makes room.
+        let have = |bed: &mut Bed, peer, piece| {
+            let change = Availability::Have(piece);
+            bed.run_after(AvailabilityReceived { peer, change }, handle_haves);
+            std::mem::take(&mut bed.world.resource_mut::<EmptiedUploads>().0)
+        };
+        assert_eq!(have(&mut bed, two, 1), []);
+        assert_eq!(have(&mut bed, two, 2), [two]);
+        let until = bed.get::<Spread>(bed.torrent).finish_until.unwrap();
+        bed.world.resource_mut::<Clock>().advance_to(until);
+        assert_eq!(have(&mut bed, one, 0), [], "that time is over");
+        bed.run(suggest);
+        assert!(bed.get::<SuperSeeding>(bed.torrent).is_assigned);
     }
 }

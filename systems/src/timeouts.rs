@@ -85,3 +85,33 @@ fn overdue(now: Timestamp, peer: &Peer, wire: &Wire, outbox: &Outbox, limits: &P
         Stage::Connected => has_passed(wire.last_message, limits.idle_timeout_s).then_some(TimeoutKind::Idle),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Bed, NOW};
+
+    #[test]
+    fn a_connection_without_messages_is_kept_alive() {
+        for (stage, silence, is_sent) in [
+            (Stage::Connected, 110, true),
+            (Stage::Connected, 109, false),
+            (Stage::Handshaking, 110, false),
+        ] {
+            let mut bed = Bed::new(TimeoutsPlugin);
+            let peer = bed.peer();
+            let since = |seconds: u64| Timestamp::from_nanos(NOW.as_nanos() - seconds * 1_000_000_000);
+            let mut connection = bed.get_mut::<Peer>(peer);
+            (connection.stage, connection.since) = (stage, NOW);
+            bed.get_mut::<Wire>(peer).last_message = NOW;
+            bed.get_mut::<Outbox>(peer).last_sent = since(silence);
+            bed.world
+                .resource_mut::<Deadlines<PeerCheck>>()
+                .set(NOW, PeerCheck(peer));
+            bed.run(check_peers);
+            assert!(bed.has_sent(peer, &[Message::KeepAlive][..usize::from(is_sent)]));
+            let next = bed.world.resource::<Deadlines<PeerCheck>>().next();
+            assert_eq!(next, Some(NOW + LOOK_INTERVAL));
+        }
+    }
+}

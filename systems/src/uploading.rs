@@ -330,6 +330,72 @@ mod tests {
         }
     }
 
+    fn serving_bed() -> Bed {
+        let mut bed = Bed::new(());
+        bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
+        bed.world.init_resource::<Reads>();
+        bed.world.init_resource::<UploadMemory>();
+        bed.world.init_resource::<ServeQueue>();
+        let storage = Storage {
+            id: ecs_torrent_components::ids::StorageId(1),
+            root: "/".into(),
+        };
+        bed.world.entity_mut(bed.torrent).insert(storage);
+        bed
+    }
+
+    /// Peers are read for in turn, until nothing waits or the memory is used up.
+    #[test]
+    fn every_waiting_block_is_read_within_the_memory() {
+        for (memory, count) in [(u64::MAX, 6), (1, 1)] {
+            let mut bed = serving_bed();
+            bed.world.resource_mut::<Settings>().uploads.memory_bytes = memory;
+            let peers = [bed.peer(), bed.peer()];
+            let mut serve = ServeQueue::default();
+            for peer in peers {
+                // Every second block: none is adjacent to another.
+                let blocks: Vec<_> = (0..3).map(|piece| bed.geometry.block(piece, 0)).collect();
+                let mut uploads = bed.get_mut::<UploadQueue>(peer);
+                uploads.waiting.extend(blocks);
+                serve.add(peer, &mut uploads);
+            }
+            bed.world.insert_resource(serve);
+            bed.run(read_blocks);
+            let reads = bed.world.resource::<DiskPort>().outgoing();
+            let owners: Vec<Entity> = reads
+                .iter()
+                .map(|read| match read {
+                    DiskRequest::Read { tag, .. } => tag.owner,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert_eq!(owners.len(), count);
+            assert!(
+                owners
+                    .iter()
+                    .zip(peers.into_iter().cycle())
+                    .all(|(owner, peer)| *owner == peer)
+            );
+            assert_eq!(bed.world.resource::<ServeQueue>().is_empty(), count == 6);
+        }
+    }
+
+    #[test]
+    fn a_gone_peer_returns_its_memory() {
+        let mut bed = serving_bed();
+        let peer = bed.peer();
+        bed.world.resource_scope(|world, mut memory: Mut<UploadMemory>| {
+            memory.charge(&mut world.get_mut::<UploadQueue>(peer).unwrap(), 50);
+        });
+        let gone = PeerDisconnected {
+            torrent: Some(bed.torrent),
+            peer,
+            reason: ecs_torrent_components::peer::CloseReason::Evicted,
+        };
+        bed.run_after(gone, forget_uploads);
+        assert_eq!(bed.get::<UploadQueue>(peer).charged_bytes, 0);
+    }
+
     #[test]
     fn requests_are_judged_by_what_can_be_served() {
         let geometry = Geometry::new(100_000, 40_000).unwrap();

@@ -434,3 +434,119 @@ fn usefulness_ends() {
     assert!(evicts(USEFUL_FOR, false));
     assert!(evicts(short, true));
 }
+
+/// A connection that one side is interested in has more time than one that nobody wants anything of.
+#[test]
+fn a_waiting_connection_outlasts_a_silent_one() {
+    let evicts = |am_interested, peer_interested| {
+        let mut bed = Bed::new(|settings| settings.max_per_torrent = 1);
+        let peer = bed.inbound(apart(1), Past::Idle);
+        let age = Duration::from_secs(100);
+        let since = Timestamp::from_nanos(NOW.as_nanos() - age.as_nanos() as u64);
+        bed.world.get_mut::<Peer>(peer).unwrap().since = since;
+        let mut state = bed.world.get_mut::<PeerState>(peer).unwrap();
+        (state.am_interested, state.peer_interested) = (am_interested, peer_interested);
+        bed.admit_inbound(apart(2))
+    };
+    assert!(evicts(false, false));
+    assert!(!evicts(true, false) && !evicts(false, true));
+}
+
+/// A seed has no use for peers that want nothing.
+#[test]
+fn a_seed_replaces_a_redundant_peer_first() {
+    for (upload_only, is_complete) in [(true, false), (false, true)] {
+        let mut bed = Bed::new(|settings| settings.max_per_torrent = 2);
+        let redundant = bed.inbound(apart(1), Past::Useful);
+        bed.inbound(apart(2), Past::Idle);
+        *bed.world.get_mut::<Lifecycle>(bed.torrent).unwrap() = Lifecycle::Seeding;
+        bed.world.get_mut::<PeerState>(redundant).unwrap().upload_only = upload_only;
+        let pieces = if is_complete {
+            PeerPieces::all(3)
+        } else {
+            PeerPieces::none(3)
+        };
+        bed.world.entity_mut(redundant).insert(pieces);
+        bed.world.get_mut::<PeerRates>(redundant).unwrap().last_payload = None;
+        assert!(bed.admit_inbound(apart(3)));
+        assert_eq!(bed.evicted(), [redundant]);
+    }
+}
+
+/// A party with several connections loses one of them first, whether it is a subnet or a peer id.
+#[test]
+fn the_largest_party_makes_room() {
+    for by_id in [false, true] {
+        let mut bed = Bed::new(|settings| settings.max_per_torrent = 3);
+        let alone = bed.inbound([9, 9, 9, 9], Past::Idle);
+        let ips = if by_id {
+            [apart(1), apart(2)]
+        } else {
+            [[8, 8, 8, 1], [8, 8, 8, 2]]
+        };
+        let party = ips.map(|ip| bed.inbound(ip, Past::Idle));
+        for peer in party {
+            bed.world.get_mut::<Peer>(peer).unwrap().peer_id = by_id.then_some(PeerId([5; 20]));
+        }
+        assert!(bed.admit_inbound(apart(7)));
+        let evicted = bed.evicted();
+        assert!(evicted.len() == 1 && !evicted.contains(&alone), "{by_id}");
+    }
+}
+
+/// The last slots of the engine are for peers that users name.
+#[test]
+fn an_engine_keeps_slots_for_user_named_peers() {
+    for (dial, is_admitted) in [(DialFor::Other, false), (DialFor::User, true)] {
+        let mut bed = Bed::new(|settings| {
+            settings.max_connections = 4;
+            settings.user_reserve = 1;
+        });
+        let other = bed.other;
+        for number in 0..3 {
+            bed.connect(other, Direction::Outbound, apart(number), Past::Useful);
+        }
+        assert_eq!(bed.admit_dial(dial), is_admitted);
+        assert_eq!(bed.evicted(), []);
+    }
+}
+
+/// Resolves a second connection under the id of a first one, which is inbound and `age` old.
+fn resolve(past: Past, age: Duration, newcomer: Direction, is_our_id_higher: bool) -> Twin {
+    let mut bed = Bed::new(|_| {});
+    let twin = bed.inbound(apart(1), past);
+    let (mut first, mut second) = (None, None);
+    let since = Timestamp::from_nanos(NOW.as_nanos() - age.as_nanos() as u64);
+    bed.world.get_mut::<Peer>(twin).unwrap().since = since;
+    for (peer, direction) in [(&mut first, Direction::Inbound), (&mut second, newcomer)] {
+        *peer = Some(Peer {
+            endpoint: Endpoint::Ip((apart(1), 1).into()),
+            stream: StreamId(0),
+            transport: None,
+            direction,
+            stage: Stage::Connected,
+            since,
+            peer_id: None,
+            client: "".into(),
+            listens_at: None,
+        });
+    }
+    let (first, second) = (first.unwrap(), second.unwrap());
+    let (id, ours) = (PeerId([5; 20]), PeerId([if is_our_id_higher { 6 } else { 4 }; 20]));
+    let mut twins = None;
+    bed.admit(|admission| {
+        twins = Some(admission.resolve(&second, twin, &first, id, ours));
+        true
+    });
+    twins.unwrap()
+}
+
+#[test]
+fn a_second_connection_is_judged_by_the_first_one() {
+    let (short, long) = (Duration::from_secs(1), Duration::from_secs(999));
+    assert_eq!(resolve(Past::Useful, short, Direction::Outbound, true), Twin::Both);
+    assert_eq!(resolve(Past::Idle, short, Direction::Outbound, true), Twin::Newcomer);
+    assert_eq!(resolve(Past::Idle, short, Direction::Outbound, false), Twin::Other);
+    assert_eq!(resolve(Past::Idle, long, Direction::Inbound, true), Twin::Newcomer);
+    assert_eq!(resolve(Past::Useful, long, Direction::Inbound, true), Twin::Other);
+}

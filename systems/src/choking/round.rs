@@ -682,4 +682,30 @@ mod tests {
             prop_assert!(served.iter().all(|p| list.iter().any(|c| c.peer == *p && c.is_interested)));
         }
     }
+
+    #[test]
+    fn optimistic_slots_are_slots_too() {
+        let limits = limits(5, 2);
+        let turn = Duration::from_secs(60);
+        assert_eq!(
+            SlotBudget::all(Goal::Seed { turn }, &limits),
+            SlotBudget { slots: 7, places: 14 }
+        );
+    }
+
+    /// A seed serves those that have waited longest first; a download serves the rest at random.
+    #[test]
+    fn the_rest_is_served_in_order_by_a_seed_and_at_random_by_a_download() {
+        let idle = |id, since| Contender {
+            idle_since: Some(at(1)),
+            since: at(since),
+            ..contender(id, 100)
+        };
+        let list: Vec<Contender> = (1..=8).map(|id| idle(id, id.into())).collect();
+        let turn = Duration::from_secs(60);
+        let sorted: Vec<Entity> = (1..=8).map(peer).collect();
+        assert_eq!(run(&list, Goal::Seed { turn }, 4), sorted);
+        let served = run(&list, Goal::Download, 8);
+        assert!(served.len() == 8 && served != sorted);
+    }
 }

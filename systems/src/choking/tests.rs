@@ -228,3 +228,19 @@ fn an_interested_peer_is_unchoked_and_another_one_waits() {
     let choker: &Choker = bed.get(bed.torrent);
     assert!(choker.has_waiting() && choker.is_contended() && choker.is_full);
 }
+
+/// What the other tests call happens in the tick.
+#[test]
+fn a_tick_handles_interest_and_emptied_queues() {
+    let mut bed = bed();
+    bed.world.init_resource::<Messages<InterestReceived>>();
+    let peer = bed.peer();
+    bed.get_mut::<Choker>(bed.torrent).has_waiting = true;
+    bed.world.resource_mut::<EmptiedUploads>().0.push(peer);
+    bed.world.run_schedule(Tick);
+    assert_eq!(next_round(&mut bed), Some(NOW + IDLE_AFTER));
+    let is_interested = true;
+    bed.world.write_message(InterestReceived { peer, is_interested });
+    bed.world.run_schedule(Tick);
+    assert!(!bed.get::<PeerState>(peer).am_choking, "a round has run");
+}

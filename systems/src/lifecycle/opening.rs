@@ -67,7 +67,6 @@ impl Opening {
     pub(super) fn again() -> Self {
         Self {
             has_root: true,
-            is_resumed: false,
             is_again: true,
             ..Self::default()
         }

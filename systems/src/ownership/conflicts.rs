@@ -197,4 +197,11 @@ mod tests {
         assert!(may_share(&first, &[], &shifted));
         assert!(may_share(&shifted, &[], &first));
     }
+
+    #[test]
+    fn an_empty_file_is_no_conflict() {
+        let one = torrent(&[("a", PIECE), ("empty", 0)], &[1]);
+        let two = torrent(&[("b", PIECE), ("empty", 0)], &[2]);
+        assert!(may_share(&one, &[0], &two));
+    }
 }

@@ -202,7 +202,7 @@ impl RarityOrder {
                     _ => 1,
                 };
                 // Reservoir sampling: each of n equal pieces is kept with probability 1/n.
-                if random.below(ties) == 0 || ties == 1 {
+                if random.below(ties) == 0 {
                     best = Some((key, piece));
                 }
             }
@@ -453,5 +453,18 @@ mod tests {
                 prop_assert_eq!(order.availability(piece) as usize, copies(piece));
             }
         }
+    }
+
+    #[test]
+    fn a_piece_enters_at_any_place() {
+        let orders = (0..40).map(|seed| {
+            let mut random = Random::from_seed([seed; 32]);
+            let mut order = RarityOrder::new(2, |_| true, &mut random);
+            order.remove(1);
+            order.insert(1, &mut random);
+            order.buckets.values().next().unwrap().clone()
+        });
+        let orders: std::collections::BTreeSet<_> = orders.collect();
+        assert_eq!(orders.len(), 2);
     }
 }

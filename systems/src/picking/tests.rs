@@ -298,6 +298,9 @@ fn a_failed_torrent_counts_the_bytes_that_it_drops() {
         if index == 1 {
             piece.phase = PiecePhase::Writing;
         }
+        if index == 2 {
+            piece.receive(1, Some(peer), Default::default());
+        }
     }
     bed.get_mut::<Partials>(bed.torrent).0.insert(2, Bitfield::new(2));
     change(&mut bed, failed());
@@ -551,6 +554,7 @@ fn a_silent_peer_gives_its_blocks_to_others_and_is_snubbed_in_time() {
     bed.get_mut::<Picker>(bed.torrent).starved.push(other);
     expire(&mut bed, peer);
     assert_eq!(bed.get::<Requests>(peer).late_count(), 1);
+    assert!(is_listed(&mut bed, peer), "it is asked for one more, as a test");
     assert!(bed.get::<ActivePiece>(piece).blocks[0].is_free());
     assert!(bed.get::<ActivePieces>(bed.torrent).open.contains(&0));
     assert!(!bed.get::<PeerState>(peer).snubbed, "not yet");
@@ -592,5 +596,75 @@ fn a_piece_is_taken_from_a_slow_exclusive_sender() {
         assert!(bed.has_sent(peer, &[Message::Cancel(request)][..usize::from(!is_full)]));
         assert_eq!(wasted(&mut bed), if is_full { 0 } else { BLOCK });
         assert_eq!(bed.get::<ActivePiece>(piece).exclusive.is_some(), is_full);
+    }
+}
+
+/// What the other tests call happens in the tick, where memory is short or a sender is slow.
+#[test]
+fn a_tick_evicts_and_withdraws() {
+    let mut bed = bed();
+    bed.world.init_resource::<Messages<LifecycleChanged>>();
+    let peer = bed.peer();
+    let alone = begin(&mut bed, 1);
+    bed.get_mut::<ActivePiece>(alone).exclusive = Some(peer);
+    bed.world.resource_mut::<Supply>().overtaken.push(alone);
+    bed.world.init_resource::<Messages<ChokeReceived>>();
+    bed.world.init_resource::<Messages<RejectReceived>>();
+    bed.world.init_resource::<Messages<AllowedFastReceived>>();
+    bed.world.init_resource::<Messages<SuggestReceived>>();
+    bed.world.init_resource::<Messages<PeerDisconnected>>();
+    bed.world.run_schedule(Tick);
+    assert_eq!(bed.get::<ActivePiece>(alone).exclusive, None);
+    let idle = starve(&mut bed, peer);
+    bed.world.run_schedule(Tick);
+    assert!(bed.world.get_entity(idle).is_err());
+    for piece in [0, 1] {
+        bed.world.write_message(AllowedFastReceived { peer, piece });
+        bed.world.run_schedule(Tick);
+    }
+    bed.world.write_message(SuggestReceived { peer, piece: 1 });
+    bed.world.run_schedule(Tick);
+    let requests: &Requests = bed.get(peer);
+    assert_eq!((&requests.allowed_fast[..], requests.suggested.len()), (&[0, 1][..], 1));
+    bed.world.resource_mut::<DroppedRequests>().0.push((peer, 2));
+    bed.world.run_schedule(Tick);
+    assert!(bed.world.resource::<DroppedRequests>().0.is_empty());
+}
+
+/// Memory that becomes free is offered to the peers that wait for it.
+#[test]
+fn a_dropped_piece_makes_room_for_those_that_wait() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    let piece = begin(&mut bed, 0);
+    bed.get_mut::<Requests>(peer).is_starved = true;
+    let mut supply = bed.world.resource_mut::<Supply>();
+    supply.starved.push(peer);
+    supply.put_back(piece);
+    bed.run(flight::put_back_dropped);
+    assert!(bed.get::<Picker>(bed.torrent).order.is_pickable(0));
+    bed.run(refill::recall_starved);
+    assert!(is_listed(&mut bed, peer) && !bed.get::<Requests>(peer).is_starved);
+}
+
+/// Slow peers share pieces with others; fast ones begin their own.
+#[test]
+fn a_peer_too_slow_for_a_piece_shares_it() {
+    for (bytes, is_shared) in [(0u32, true), (1_500, true), (1_700, false), (20_000, false)] {
+        let mut bed = bed();
+        let [other, peer] = [bed.peer(), bed.peer()];
+        let piece = begin(&mut bed, 1);
+        bed.request(other, piece, 0);
+        set_depth(&mut bed, 1);
+        let mut rates = bed.get_mut::<ecs_torrent_components::peer::PeerRates>(peer);
+        for tenth in (0..200).rev() {
+            let at = NOW.as_nanos() - tenth * 100_000_000;
+            rates.download.add(Timestamp::from_nanos(at), u64::from(bytes) / 10);
+        }
+        let rate = rates.download.at(NOW);
+        assert_eq!(rate * 20 < 32768, is_shared, "{rate}");
+        assert_eq!(refill(&mut bed, peer)[0] == 1, is_shared, "{rate}");
+        let is_open = bed.get::<ActivePieces>(bed.torrent).open.contains(&1);
+        assert_eq!(is_open, !is_shared, "its second block was free");
     }
 }

@@ -224,4 +224,20 @@ mod tests {
             (1000 + 8 * u64::from(BLOCK_SIZE), BLOCK_SIZE + 5)
         );
     }
+
+    #[test]
+    fn stored_and_rejected_pieces_have_no_blocks_on_the_disk() {
+        let mut bed = Bed::new(());
+        bed.world.init_resource::<Messages<PieceStored>>();
+        bed.world.init_resource::<Messages<PieceRejected>>();
+        let blocks = || Bitfield::new(2);
+        bed.get_mut::<Partials>(bed.torrent).0 = [(0, blocks()), (1, blocks())].into();
+        let stored = PieceStored {
+            torrent: bed.torrent,
+            index: 1,
+            len: 1,
+        };
+        bed.run_after(stored, forget_partials);
+        assert!(bed.get::<Partials>(bed.torrent).0.keys().eq([&0]));
+    }
 }

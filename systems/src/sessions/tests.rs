@@ -239,3 +239,144 @@ fn what_the_state_folder_had_is_known() {
     state.record_loaded(Some(&session()), None, true);
     assert!(state.is_known());
 }
+
+/// A torrent that is opened again in the same run keeps what it has learned since the last save.
+#[test]
+fn what_this_run_knows_outlives_a_load() {
+    let mut state = state(true);
+    look(
+        &mut state,
+        vec![found(1, Provenance::Found), found(2, Provenance::Created), None],
+        true,
+    );
+    state.has_deadline = true;
+    state.is_last = true;
+    state.has_failed_sync = true;
+    state.set_paused(true);
+    state.durability.record_failed([3].into_iter(), 5);
+    let (before, generation) = (state.claims(None), state.generation);
+    state.record_reopening();
+    assert!(!state.is_loaded());
+    state.is_opened = true;
+    state.record_loaded(Some(&session()), None, true);
+    let after = state.claims(None);
+    assert_eq!((after.created, after.stamps), (before.created, before.stamps));
+    assert_eq!(permitted(&state), [(0, id(1))]);
+    assert_eq!(state.id(1), Some(id(2)));
+    assert!(state.has_deadline && state.is_last && state.has_failed_sync);
+    assert!(state.intent.is_paused);
+    assert_eq!(state.lost().iter().collect::<Vec<_>>(), [3]);
+    assert_eq!(
+        state.generation,
+        generation + 1,
+        "answers to requests of before do not count"
+    );
+    state.record_loaded(Some(&session()), None, true);
+    assert_eq!(state.generation, generation + 2);
+}
+
+/// The key of the marks is durable before a file is created with it.
+#[test]
+fn a_session_with_another_key_is_written_before_files_are_created() {
+    for (key, may_create) in [
+        (None, false),
+        (Some(OwnerKey([1; 16])), true),
+        (Some(OwnerKey([9; 16])), true),
+    ] {
+        let saved = Session {
+            owner_key: key,
+            ..session()
+        };
+        let mut state = state(false);
+        state.record_loaded(Some(&saved), None, true);
+        assert_eq!(state.may_create(), may_create, "{key:?}");
+    }
+}
+
+#[test]
+fn claims_to_files_that_were_not_created_end_with_the_run() {
+    for has_failed_sync in [false, true] {
+        let mut state = state(false);
+        look(&mut state, vec![None, found(2, Provenance::Created), None], true);
+        assert!(!state.has_absent_claims(), "its pieces are not known");
+        state.record_result(&Bitfield::new(5));
+        assert!(state.has_absent_claims());
+        state.has_failed_sync = has_failed_sync;
+        state.drop_absent_claims();
+        assert_eq!(created(&state).len(), if has_failed_sync { 3 } else { 1 });
+        assert_eq!(state.has_absent_claims(), has_failed_sync, "the marks decide");
+    }
+}
+
+#[test]
+fn a_sync_reports_new_files_once() {
+    let mut state = state(false);
+    look(&mut state, vec![None, None], true);
+    let synced = |inode| SyncedFile {
+        index: 0,
+        stamp: None,
+        id: Some(id(inode)),
+        provenance: Provenance::Created,
+    };
+    assert!(state.record_synced(&synced(1)));
+    assert!(!state.record_synced(&synced(1)));
+    assert!(state.record_synced(&synced(2)));
+    assert_eq!(created(&state)[0], (0, Some(id(2))));
+}
+
+#[test]
+fn running_writes_of_blocks_are_counted() {
+    let mut state = state(false);
+    assert!(!state.is_spilling());
+    state.add_spills(2);
+    state.add_spills(1);
+    assert_eq!(state.spill_count, 3);
+    assert!(state.is_spilling());
+}
+
+#[test]
+fn changes_are_saved_and_time_only_in_portions() {
+    let summary = Summary::of_session(&session());
+    let later = |seconds| Summary {
+        seconds_active: summary.seconds_active + seconds,
+        ..summary
+    };
+    assert!(!later(9).differs_from(&summary, 10));
+    assert!(later(10).differs_from(&summary, 10));
+    let counted = Summary {
+        have_count: 1,
+        ..summary
+    };
+    assert!(counted.differs_from(&summary, 10));
+    let examined = Session {
+        files: vec![None],
+        ..session()
+    };
+    assert!(Summary::of_session(&examined).has_result && !summary.has_result);
+}
+
+/// A permission ends with the last piece of its file: what comes in its place later is the user's.
+#[test]
+fn complete_files_are_not_changed_again() {
+    let mut state = state(true);
+    look(
+        &mut state,
+        vec![found(1, Provenance::Found), found(2, Provenance::Found), None],
+        true,
+    );
+    assert_eq!(permitted(&state), [(0, id(1)), (1, id(2))]);
+    let geometry = Geometry::new(20, 5).unwrap();
+    let entry = |offset: u64| FileEntry {
+        path: offset.to_string().into(),
+        len: 10,
+        offset,
+        attributes: Default::default(),
+    };
+    let files = FileTable::new(vec![entry(0), entry(10)]);
+    let mut have = Bitfield::new(4);
+    for piece in [0, 1, 2] {
+        have.insert(piece);
+    }
+    state.drop_permissions(&have, &files, &geometry);
+    assert_eq!(permitted(&state), [(1, id(2))]);
+}

@@ -121,3 +121,14 @@ fn failure(error: &HttpError) -> Failure {
         ..Failure::new(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tracker_without_an_address_of_the_family_is_unreachable() {
+        assert!(failure(&HttpError::NoAddress).is_unreachable);
+        assert!(!failure(&HttpError::Timeout).is_unreachable);
+    }
+}

@@ -345,3 +345,63 @@ fn a_tracker_that_refuses_says_when_to_return() {
     assert_eq!(wait_after(&unreachable, 1, &limits), UNREACHABLE_WAIT);
     assert_eq!(wait_after(&Failure::new("busy"), 2, &limits), backoff(2, &limits));
 }
+
+/// A tracker that did not answer `started` does not know us; one that failed later does.
+#[test]
+fn a_failed_start_is_repeated() {
+    for (event, was_started) in [(AnnounceEvent::Started, false), (AnnounceEvent::None, true)] {
+        let (mut bed, trackers) = bed(1);
+        begin(&mut bed);
+        announce(&mut bed);
+        answer(&mut bed, trackers[0], V4, event, Err(Failure::new("busy")));
+        let route = route(&mut bed, trackers[0]);
+        assert_eq!((route.was_started, route.failures), (was_started, 1));
+    }
+}
+
+/// A stopping torrent wants no peers.
+#[test]
+fn a_stop_asks_for_no_peers() {
+    let (mut bed, trackers) = bed(1);
+    begin(&mut bed);
+    let wanted = |bed: &mut Bed| {
+        let requests = std::mem::take(&mut bed.world.resource_mut::<OutgoingRequests>().http);
+        match &requests[..] {
+            [
+                TrackerRequest {
+                    kind: RequestKind::Announce(announce),
+                    ..
+                },
+            ] => announce.num_want,
+            other => panic!("{other:?}"),
+        }
+    };
+    bed.run(announce_due);
+    assert!(wanted(&mut bed) > 0);
+    succeed(&mut bed, trackers[0], AnnounceEvent::Started);
+    stop(&mut bed);
+    assert_eq!(wanted(&mut bed), 0);
+}
+
+/// What an earlier run learned of a tracker is restored by its URL.
+#[test]
+fn a_session_restores_its_trackers() {
+    let (mut bed, trackers) = bed(1);
+    let saved = |url: &str, seeders| ecs_torrent_components::session::SessionTracker {
+        url: url.into(),
+        was_completed: true,
+        seeders: Some(seeders),
+        leechers: None,
+    };
+    let session = ecs_torrent_components::session::Session {
+        trackers: vec![saved("http://elsewhere/", 5), saved("http://0.1/", 7)],
+        ..crate::testing::session()
+    };
+    bed.world.trigger(ecs_torrent_components::messages::SessionLoaded {
+        torrent: bed.torrent,
+        session: session.into(),
+    });
+    let seeders = [0, 1].map(|number| bed.get::<Tracker>(trackers[number]).seeders);
+    assert_eq!(seeders, [None, Some(7)]);
+    assert!(route(&mut bed, trackers[1]).was_completed && !route(&mut bed, trackers[0]).was_completed);
+}
