@@ -1,7 +1,7 @@
 //! Torrent faults: a fault that belongs to a torrent stops that torrent only, visibly; then the torrent is retried.
 //!
-//! A torrent waits for something that is absent now, like an unmounted volume. After any other fault it restarts from
-//! the saved session, a few times in a short period; after that it stays failed until the user acts.
+//! A torrent waits for an absent resource, such as an unmounted volume. After any other fault it restarts from the
+//! saved session, a few times in a short period; then it stays failed until the user acts.
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
@@ -21,7 +21,7 @@ use crate::storage::{RetryWrite, WriteBlocked, WritesFreed};
 #[derive(Debug)]
 pub(super) struct Retry(Entity);
 
-/// On a torrent that has been restarted: the number of restarts in a row.
+/// The number of consecutive restarts of a torrent.
 #[derive(Component, Debug, Default)]
 pub(super) struct Restarts {
     count: usize,
@@ -29,8 +29,8 @@ pub(super) struct Restarts {
 }
 
 impl Restarts {
-    /// Records a restart at `at`; returns false after too many in a row. A row ends only after a full window without
-    /// faults, so that a fault that takes long to show does not recur forever.
+    /// Records a restart at `at`; returns false after too many consecutive ones. The count starts again only after a
+    /// full window without faults, so that a fault that takes long to occur does not recur forever.
     fn allow(&mut self, at: Timestamp, settings: &LifecycleSettings) -> bool {
         let window = seconds(settings.restart_window_s) + millis(settings.restart_delay_ms);
         if self.last.is_some_and(|last| at.since(last) > window) {

@@ -17,7 +17,7 @@ pub(super) fn root_of(options: &AddOptions, download_dir: &Path) -> Option<PathB
     }
 }
 
-/// Refuses folders and names that lead elsewhere than they seem to.
+/// Refuses folders and names that lead out of the download folder or would be changed.
 pub(super) fn check(options: &AddOptions) -> Result<(), AddError> {
     if let Some(name) = &options.name {
         check_name(name).map_err(|reason| AddError::BadName {

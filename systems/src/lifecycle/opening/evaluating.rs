@@ -1,4 +1,5 @@
-//! The judgment on existing data: which pieces a session and the files vouch for, and which have to be hashed.
+//! Evaluation of existing data: the pieces that the session and the files confirm, and the pieces that have to be
+//! hashed.
 
 use ecs_torrent_components::session::{FileStamp, Session};
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -36,7 +37,7 @@ pub(super) fn evaluate(
             continue;
         }
         for piece in geometry.pieces_of(file.offset..file.end()) {
-            // Where a file is absent, as the session says, only pieces that the session nevertheless calls held are in
+            // If a file is absent in the session and on the disk, only the pieces that the session lists as held are in
             // doubt.
             if have.remove(piece) || saved != found {
                 in_doubt.insert(piece);
@@ -117,7 +118,7 @@ mod tests {
             judged(Some(&saved), [None, Some(SEEN), Some(SEEN)]),
             (vec![2, 3, 4], vec![0, 1])
         );
-        // A file for which the session does not vouch.
+        // A file that the session does not confirm.
         let lost = session(&[0, 1, 2, 3, 4], [Some(SEEN), Some(SEEN), None]);
         assert_eq!(
             judged(Some(&lost), [Some(SEEN), Some(SEEN), None]),
