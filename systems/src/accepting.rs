@@ -77,3 +77,45 @@ fn accept_streams(
         streams.insert(stream, entity);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ecs_torrent_components::connections::ConnectionCounts;
+    use ecs_torrent_components::ids::StreamId;
+    use ecs_torrent_components::peer::Transport;
+    use ecs_torrent_components::settings::Settings;
+    use ecs_torrent_engine::ports::net::NetEvent;
+
+    use super::*;
+    use crate::testing::{Bed, NOW};
+
+    /// Faults 30 and 31.
+    #[test]
+    fn a_banned_peer_or_one_beyond_the_limits_is_refused() {
+        for (is_banned, limit, is_accepted) in [(false, 500, true), (true, 500, false), (false, 0, false)] {
+            let mut bed = Bed::new(());
+            bed.open_port::<NetRequest, NetEvent>(Vec::new());
+            bed.world.init_resource::<Streams>();
+            bed.world.init_resource::<ReadyPeers>();
+            bed.world.init_resource::<Bans>();
+            bed.world.init_resource::<ConnectionCounts>();
+            bed.world.resource_mut::<Settings>().peers.max_connections = limit;
+            let remote = "203.0.113.1:1".parse().unwrap();
+            if is_banned {
+                let mut bans = bed.world.resource_mut::<Bans>();
+                bans.ban(NOW, Duration::from_secs(60), 9, remote);
+            }
+            let accepted = StreamAccepted {
+                stream: StreamId(1),
+                remote,
+                transport: Transport::Tcp,
+            };
+            bed.run_after(accepted, accept_streams);
+            assert_eq!(bed.world.resource::<Streams>().get(StreamId(1)).is_some(), is_accepted);
+            let is_closed = !bed.world.resource::<NetPort>().outgoing().is_empty();
+            assert_eq!(is_closed, !is_accepted);
+        }
+    }
+}

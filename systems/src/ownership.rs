@@ -464,4 +464,13 @@ mod tests {
         };
         assert!(!holds("x") && holds("y"));
     }
+
+    #[test]
+    fn torrents_are_known_by_name() {
+        let mut registry = FileRegistry::default();
+        set(&mut registry, A, "/downloads", &["a"], &[]);
+        assert_eq!(registry.name_of(A).map(|name| name.to_string()), Some(A.to_string()));
+        assert!(registry.contains(A) && !registry.contains(B));
+        assert_eq!(registry.name_of(B), None);
+    }
 }

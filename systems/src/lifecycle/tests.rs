@@ -6,16 +6,18 @@ use std::time::Duration;
 use bevy_ecs::system::SystemState;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{
-    AddError, AddOptions, AddPeers, RemoveOptions, Reply, ResumeTorrentError, TorrentSource,
+    AddError, AddOptions, AddPeers, RemoveOptions, Reply, ResumeTorrentError, StartTorrentError, TorrentSource,
 };
-use ecs_torrent_components::lifecycle::{Blocked, Fault, Readiness};
+use ecs_torrent_components::lifecycle::{Blocked, Desired, Fault, Readiness, Stopping};
 use ecs_torrent_components::messages::{PiecesKnown, Remedy};
-use ecs_torrent_components::session::{Salvage, Session};
+use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Salvage, Session};
 use ecs_torrent_components::torrent::{Content, Lifecycle, RequiresComplete, Storage, Torrent};
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::StatePort;
-use ecs_torrent_engine::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, FoundFiles, Refusal};
+use ecs_torrent_engine::ports::disk::{
+    DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, FoundFile, FoundFiles, Provenance, Refusal,
+};
 use ecs_torrent_engine::ports::state::{StateDone, StateEvent, StateRequest};
+use ecs_torrent_engine::ports::{DiskPort, StatePort};
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::time::Timestamp;
 
@@ -436,4 +438,284 @@ fn a_stopped_torrent_without_a_usable_torrent_file_stays_stopped() {
         assert_eq!(answer.is_some_and(|answer| answer.is_err()), !is_usable);
         assert_eq!(bed.world.resource::<StatePort>().outgoing().len(), request_count);
     }
+}
+
+/// Only users' adds are compared with the files of stopped torrents; a torrent that the engine resumes has its own.
+#[test]
+fn a_user_waits_for_the_survey_of_stopped_torrents() {
+    for is_resumed in [false, true] {
+        let mut bed = bed(Lifecycle::Downloading, None);
+        *bed.world.resource_mut::<crate::ownership::Survey>() = Default::default();
+        add(&mut bed, AddOptions::default(), is_resumed);
+        assert_eq!(bed.world.resource::<Adds>().waiting.len(), usize::from(!is_resumed));
+    }
+}
+
+/// Adds the bed's torrent as a new one. Returns it.
+fn add_new(bed: &mut Bed, root: Option<&str>, is_resumed: bool) -> Entity {
+    let hashes = bed.get::<Torrent>(bed.torrent).hashes;
+    bed.world.resource_mut::<TorrentIndex>().remove(&hashes);
+    let options = AddOptions {
+        root: root.map(Into::into),
+        ..AddOptions::default()
+    };
+    add(bed, options, is_resumed);
+    bed.world.resource::<TorrentIndex>().get(hashes.primary()).unwrap()
+}
+
+#[test]
+fn a_new_torrent_has_the_folder_of_its_user_and_a_storage_of_its_own() {
+    let mut bed = bed(Lifecycle::Downloading, None);
+    let mut storages = Vec::new();
+    for (root, is_resumed) in [(None, false), (Some("/other"), false), (None, true)] {
+        let added = add_new(&mut bed, root, is_resumed);
+        let opening: &Opening = bed.get(added);
+        assert_eq!((opening.has_root, opening.is_resumed), (root.is_some(), is_resumed));
+        storages.push(bed.get::<Storage>(added).id);
+    }
+    storages.dedup();
+    assert_eq!(storages.len(), 3);
+}
+
+/// A torrent whose files wait for its session is prepared once that is durable; if that fails, it waits visibly.
+#[test]
+fn files_are_prepared_when_the_session_is_durable() {
+    for (lifecycle, is_good, request_count, fault_count) in [
+        (Lifecycle::Adding, true, 1, 0),
+        (Lifecycle::Adding, false, 0, 1),
+        (Lifecycle::Paused, true, 0, 0),
+        (Lifecycle::Paused, false, 0, 0),
+    ] {
+        let mut bed = bed(lifecycle, None);
+        save(&mut bed);
+        let key = OwnerKey([4; 16]);
+        let known = Session {
+            owner_key: Some(key),
+            ..session()
+        };
+        let mut torrents = bed.world.query::<SavedParts>();
+        let mut saved = torrents.get_mut(&mut bed.world, bed.torrent).unwrap();
+        saved.record_loaded(Some(&known), None, true, None);
+        let torrent = bed.torrent;
+        let written = |bed: &mut Bed| {
+            let result = if is_good { Ok(()) } else { Err("no space".into()) };
+            bed.run_after(SessionWritten { torrent, result }, adding::settle_adds);
+            let requests = bed.world.resource::<DiskPort>().outgoing().len();
+            (
+                requests,
+                bed.world.resource_mut::<Messages<FailTorrent>>().drain().count(),
+            )
+        };
+        assert_eq!(written(&mut bed), (0, 0), "it does not wait");
+        bed.world
+            .resource_mut::<opening::preparing::AwaitingClaims>()
+            .0
+            .insert(torrent);
+        assert_eq!(written(&mut bed), (request_count, fault_count));
+    }
+}
+
+fn users_file(len: u64) -> DiskDone {
+    let file = FoundFile {
+        stamp: FileStamp {
+            len,
+            seconds: 7,
+            nanos: 0,
+            changed_ns: None,
+        },
+        id: FileId {
+            device: 1,
+            inode: 5,
+            born_ns: None,
+        },
+        provenance: Provenance::Found,
+    };
+    match nothing_there() {
+        DiskDone::Opened(found) => DiskDone::Opened(FoundFiles {
+            files: vec![Some(file)],
+            ..found
+        }),
+        other => other,
+    }
+}
+
+/// A file that is too short cannot be complete: it would have to change, so a new torrent is refused for it.
+#[test]
+fn a_short_file_of_the_user_refuses_new_torrents_only() {
+    let resumed = || Opening {
+        is_resumed: true,
+        ..Opening::default()
+    };
+    for (opening, len, is_refused) in [
+        (Opening::default(), 5, true),
+        (Opening::default(), 98304, false),
+        (resumed(), 5, false),
+    ] {
+        let mut bed = bed(Lifecycle::Adding, Some(opening));
+        open(&mut bed, Ok(users_file(len)));
+        assert_eq!(bed.world.resource::<Adds>().refused.contains(&bed.torrent), is_refused);
+        let id = bed.get::<Torrent>(bed.torrent).id();
+        let registry = bed.world.resource::<crate::ownership::FileRegistry>();
+        assert_eq!(registry.contains(id), !is_refused, "its files are known to others");
+    }
+}
+
+/// The permission to change files ends where another torrent uses them.
+#[test]
+fn a_torrent_that_shares_its_files_opens_them_without_the_right_to_change_them() {
+    for (is_shared, overwrites) in [(false, true), (true, false)] {
+        let opening = Opening {
+            is_resumed: true,
+            ..Opening::default()
+        };
+        let mut bed = bed(Lifecycle::Adding, Some(opening));
+        bed.world.trigger(OptionsGiven {
+            torrent: bed.torrent,
+            name: None,
+            overwrite: true,
+            has_moved: false,
+        });
+        if is_shared {
+            let keys = crate::ownership::FolderKeys::new(std::path::Path::new("/downloads"));
+            let keys = keys.of_table(&bed.get::<Content>(bed.torrent).0.info.files, |_| None);
+            let other = InfoHash([8; 20]);
+            bed.world
+                .resource_mut::<crate::ownership::FileRegistry>()
+                .set(other, &"other".into(), keys);
+        }
+        open(&mut bed, Ok(users_file(5)));
+        let requests = bed.world.resource::<DiskPort>().outgoing();
+        let is_opened_again = requests
+            .iter()
+            .any(|request| matches!(request, DiskRequest::Open { .. }));
+        assert_eq!(is_opened_again, is_shared);
+        let claims = bed.get::<SessionState>(bed.torrent).claims(None);
+        assert_eq!(claims.overwrite != Default::default(), overwrites);
+    }
+}
+
+/// Loads a torrent's saved state.
+fn load(opening: Opening, loaded: Loaded) -> Bed {
+    let mut bed = bed(Lifecycle::Adding, Some(opening));
+    let tag = JobTag::new(opening::LOAD, bed.torrent);
+    let outcome = Ok(StateDone::Loaded(Box::new(loaded)));
+    bed.open_port::<StateRequest, StateEvent>(vec![StateEvent { tag, outcome }]);
+    bed.run(opening::loading::collect_loaded);
+    bed
+}
+
+fn saved(lacks_metadata: bool) -> Session {
+    Session {
+        root: "/downloads".into(),
+        total_size: 98304,
+        piece_length: 32768,
+        pieces: 3,
+        lacks_metadata,
+        ..session()
+    }
+}
+
+/// What a session without metadata says is about no file.
+#[test]
+fn a_session_about_the_files_is_known_and_registers_them() {
+    for (lacks_metadata, is_known) in [(false, true), (true, false)] {
+        let loaded = Loaded {
+            session: Some(saved(lacks_metadata)),
+            has_metainfo: true,
+            ..Loaded::default()
+        };
+        let bed = load(Opening::default(), loaded);
+        assert_eq!(bed.get::<Opening>(bed.torrent).is_known, is_known);
+        let id = bed.get::<Torrent>(bed.torrent).id();
+        let registry = bed.world.resource::<crate::ownership::FileRegistry>();
+        assert_eq!(registry.contains(id), is_known, "a new torrent claims nothing yet");
+    }
+}
+
+/// What a damaged session recovers is about its own folder.
+#[test]
+fn salvaged_files_are_claimed_unless_there_is_a_session_or_another_folder() {
+    for (has_session, has_root, is_claimed) in [(false, false, true), (false, true, false), (true, false, false)] {
+        let opening = Opening {
+            has_root,
+            ..Opening::default()
+        };
+        let loaded = Loaded {
+            session: has_session.then(|| saved(false)),
+            has_metainfo: true,
+            salvage: Salvage {
+                created: [(0, None)].into(),
+                ..Salvage::default()
+            },
+            ..Loaded::default()
+        };
+        let bed = load(opening, loaded);
+        let claims = bed.get::<SessionState>(bed.torrent).claims(None);
+        assert_eq!(!claims.created.is_empty(), is_claimed);
+        assert_eq!(bed.get::<Opening>(bed.torrent).is_known, is_claimed || has_session);
+    }
+}
+
+/// Requests a pause. Returns whether the caller was answered, and whether a pause has begun.
+fn pause(bed: &mut Bed) -> (bool, bool) {
+    let (reply, answer) = reply();
+    let command = PauseTorrent {
+        torrent: bed.get::<Torrent>(bed.torrent).id(),
+        reply,
+    };
+    let mut queue = bed.world.resource_mut::<CommandQueue<PauseTorrent>>();
+    queue.0.clear();
+    queue.0.push_back(command);
+    bed.run(stopping::begin_stops);
+    let is_stopping = bed.world.get::<Stopping>(bed.torrent).is_some();
+    let is_answered = answer.try_recv().is_ok();
+    let is_queued = !bed.world.resource::<CommandQueue<PauseTorrent>>().0.is_empty();
+    assert_eq!(is_queued, !is_answered && !is_stopping, "it waits");
+    (is_answered, is_stopping)
+}
+
+#[test]
+fn a_pause_begins_when_the_torrent_can_be_paused() {
+    let paused = |bed: &mut Bed, readiness| {
+        bed.world.entity_mut(bed.torrent).insert((Desired::Pause, readiness));
+    };
+    let mut running = bed(Lifecycle::Downloading, None);
+    assert_eq!(pause(&mut running), (false, true));
+    let mut is_paused = bed(Lifecycle::Paused, None);
+    paused(&mut is_paused, Readiness::Closed);
+    assert_eq!(pause(&mut is_paused), (true, false));
+    let mut leaving = bed(Lifecycle::Downloading, None);
+    leaving.world.entity_mut(leaving.torrent).insert(Desired::Stop);
+    assert_eq!(pause(&mut leaving), (false, false));
+    let mut undecided = bed(Lifecycle::Adding, Some(Opening::default()));
+    assert_eq!(pause(&mut undecided), (false, false), "it may yet be refused");
+    let mut again = bed(Lifecycle::Adding, Some(Opening::again()));
+    assert_eq!(pause(&mut again), (false, true));
+}
+
+/// A start that is being saved comes first.
+#[test]
+fn a_pause_waits_for_a_start() {
+    let mut bed = bed(Lifecycle::Paused, None);
+    bed.world
+        .entity_mut(bed.torrent)
+        .insert((Desired::Pause, Readiness::Closed));
+    let (reply, answer) = reply::<(), StartTorrentError>();
+    let torrent = bed.get::<Torrent>(bed.torrent).id();
+    let mut starts = bed.world.resource_mut::<CommandQueue<StartTorrent>>();
+    starts.0.push_back(StartTorrent { torrent, reply });
+    bed.run(starting::begin_starts);
+    assert_eq!(pause(&mut bed), (false, false));
+    // An earlier save ends; that of the start follows.
+    let torrent = bed.torrent;
+    let written = || SessionWritten {
+        torrent,
+        result: Ok(()),
+    };
+    bed.run_after(written(), starting::settle_starts);
+    assert!(answer.try_recv().is_err());
+    save(&mut bed);
+    bed.run_after(written(), starting::settle_starts);
+    assert_eq!(answer.try_recv(), Ok(Ok(())));
+    assert_eq!(*bed.get::<Desired>(torrent), Desired::Run);
 }

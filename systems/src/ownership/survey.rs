@@ -166,3 +166,106 @@ pub(crate) fn register_stopped(registry: &mut FileRegistry, index: &TorrentIndex
     let have = have.unwrap_or_else(|| Bitfield::new(info.geometry.piece_count()));
     registry.stop(torrent, whole_files(&info.files, &info.geometry, &have));
 }
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_components::clock::Clock;
+    use ecs_torrent_engine::ports::state::{StateEvent, StoredTorrent};
+
+    use super::*;
+    use crate::testing::{Bed, content};
+
+    fn is_done(bed: &mut Bed) -> bool {
+        bed.world.resource_scope(|world, mut survey: Mut<Survey>| {
+            survey.is_done(world.resource::<Wakeup>(), world.resource::<Clock>().now())
+        })
+    }
+
+    fn run(bed: &mut Bed, purpose: Purpose, done: Option<StateDone>) -> usize {
+        let tag = JobTag::new(purpose, Entity::PLACEHOLDER);
+        let events = done.into_iter().map(|done| StateEvent { tag, outcome: Ok(done) });
+        bed.open_port::<StateRequest, StateEvent>(events.collect());
+        bed.run(survey_sessions);
+        bed.world.resource::<StatePort>().outgoing().len()
+    }
+
+    fn bed() -> Bed {
+        let mut bed = Bed::new(());
+        bed.world.init_resource::<Survey>();
+        bed.world.init_resource::<FileRegistry>();
+        bed.world.init_resource::<TorrentIndex>();
+        bed
+    }
+
+    #[test]
+    fn the_survey_begins_when_it_is_wanted_and_nothing_is_resumed() {
+        let mut survey = Survey::default();
+        let wakeup = Wakeup::default();
+        assert!(!survey.may_begin());
+        assert!(!survey.is_done(&wakeup, Timestamp::ZERO) && survey.may_begin());
+        survey.begin_resuming();
+        assert!(!survey.may_begin());
+        survey.end_resuming(false);
+        assert!(survey.may_begin());
+        survey.end_resuming(true);
+        assert!(!survey.may_begin() && survey.is_done(&wakeup, Timestamp::ZERO));
+    }
+
+    /// Metainfo may take megabytes: only so much of it is read at a time, and only of torrents that are not known.
+    #[test]
+    fn stopped_torrents_are_read_a_few_at_a_time() {
+        let mut bed = bed();
+        assert!(!is_done(&mut bed));
+        assert_eq!(run(&mut bed, LIST, None), 1, "they are listed");
+        let hash = |number: usize| InfoHash([number as u8; 20]);
+        let [listed, registered] = [0, 1].map(hash);
+        let mut names = crate::testing::torrent();
+        names.hashes.v1 = Some(listed);
+        names.hashes.v2 = None;
+        let torrent = bed.torrent;
+        bed.world.resource_mut::<TorrentIndex>().insert(&names.hashes, torrent);
+        bed.world
+            .resource_mut::<FileRegistry>()
+            .set(registered, &"other".into(), Vec::new());
+        let stored = |number| StoredTorrent {
+            torrent: hash(number),
+            has_session: true,
+            has_metainfo: true,
+        };
+        let all = (0..MAX_LOOKS + 5).map(stored).collect();
+        assert_eq!(run(&mut bed, LIST, Some(StateDone::Listed(all))), MAX_LOOKS);
+        assert_eq!(run(&mut bed, LOOK, Some(StateDone::Loaded(Box::default()))), 1);
+        for _ in 0..2 {
+            assert_eq!(run(&mut bed, LOOK, Some(StateDone::Loaded(Box::default()))), 1);
+        }
+        assert_eq!(
+            run(&mut bed, LOOK, Some(StateDone::Loaded(Box::default()))),
+            0,
+            "two are known"
+        );
+        assert!(!is_done(&mut bed));
+        for _ in 0..MAX_LOOKS - 1 {
+            run(&mut bed, LOOK, Some(StateDone::Loaded(Box::default())));
+        }
+        assert!(is_done(&mut bed));
+    }
+
+    #[test]
+    fn a_torrent_that_is_listed_is_not_registered_as_stopped() {
+        for is_listed in [false, true] {
+            let mut registry = FileRegistry::default();
+            let mut index = TorrentIndex::default();
+            let metainfo = content().0;
+            let torrent = metainfo.hashes.primary();
+            if is_listed {
+                index.insert(&metainfo.hashes, Entity::PLACEHOLDER);
+            }
+            let loaded = Loaded {
+                metainfo: Some(Ok(metainfo)),
+                ..Loaded::default()
+            };
+            register_stopped(&mut registry, &index, loaded, Path::new("/downloads"));
+            assert_eq!(registry.contains(torrent), !is_listed);
+        }
+    }
+}

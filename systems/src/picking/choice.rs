@@ -382,7 +382,7 @@ fn next_in_extent(piece: u32, geometry: &Geometry, extent_bytes: u32) -> Option<
 mod tests {
     use bevy_ecs::entity::EntityHashMap;
     use ecs_torrent_components::peer::Pending;
-    use ecs_torrent_components::piece::FAILED_PAUSE;
+    use ecs_torrent_components::piece::{BlockSlot, FAILED_PAUSE};
     use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest};
 
     use super::*;
@@ -799,5 +799,56 @@ mod tests {
         assert_eq!(next_in_extent(1, &geometry, 32 << 10), None, "another extent");
         assert_eq!(next_in_extent(3, &geometry, 1 << 20), None, "the last piece");
         assert_eq!(next_in_extent(0, &geometry, 0), None);
+    }
+
+    /// A block that comes in just the time that this peer takes is not requested twice.
+    #[test]
+    fn a_peer_that_is_as_fast_is_not_helped() {
+        let (mut table, patience) = slow_endgame();
+        table.settings.endgame_copies = 1;
+        let expect = |table: &mut Table, at| table.pieces.get_mut(&entity(100)).unwrap().blocks[1].expected_at = at;
+        let just = table.now + patience;
+        expect(&mut table, just);
+        assert_eq!(table.pick(), None);
+        expect(&mut table, just + Duration::from_nanos(1));
+        assert_eq!(table.pick(), block(0, 1, Reason::Endgame));
+    }
+
+    /// Returns a table in which the peer 2 sends piece 0 alone and its first block is due.
+    fn held_alone() -> (Table, Duration) {
+        let mut table = Table::new();
+        let piece = table.begin(0, Some(2));
+        (piece.is_suspect, piece.exclusive) = (true, Some(entity(2)));
+        (1..PIECES).for_each(|index| table.order.remove(index));
+        table.requests.record_block(at(99), &pending(at(91)));
+        let slow = (table.requests.endgame_patience(table.now) * SLOW_FACTOR).max(LEAST_HOLD);
+        (table, slow)
+    }
+
+    /// A piece that a much slower peer sends alone is taken away as a whole.
+    #[test]
+    fn a_piece_of_a_slow_peer_alone_is_overtaken() {
+        let (mut table, slow) = held_alone();
+        let overtaken = |table: &Table| table.choose().overtaken;
+        assert_eq!(overtaken(&table), None);
+        table.now = at(99) + slow;
+        assert_eq!(overtaken(&table), Some(entity(100)), "it takes too long");
+        table.now = at(100);
+        let just = table.now + slow;
+        let slot = |table: &mut Table, change: &dyn Fn(&mut BlockSlot)| {
+            change(&mut table.pieces.get_mut(&entity(100)).unwrap().blocks[0]);
+        };
+        slot(&mut table, &|slot| slot.expected_at = just);
+        assert_eq!(overtaken(&table), None);
+        slot(&mut table, &|slot| slot.expected_at = just + Duration::from_nanos(1));
+        assert_eq!(overtaken(&table), Some(entity(100)), "it will take too long");
+        table.has.remove(0);
+        assert_eq!(overtaken(&table), None, "the peer does not have it");
+        table.has = PeerPieces::all(PIECES);
+        table.pieces.get_mut(&entity(100)).unwrap().phase = PiecePhase::Hashing;
+        assert_eq!(overtaken(&table), None, "it has arrived");
+        table.pieces.get_mut(&entity(100)).unwrap().phase = PiecePhase::Filling;
+        slot(&mut table, &|slot| slot.received = true);
+        assert_eq!(overtaken(&table), None, "nothing is owed");
     }
 }

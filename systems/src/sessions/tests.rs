@@ -380,3 +380,23 @@ fn complete_files_are_not_changed_again() {
     state.drop_permissions(&have, &files, &geometry);
     assert_eq!(permitted(&state), [(1, id(2))]);
 }
+
+#[test]
+fn the_folder_is_known_once_the_files_were_found() {
+    let mut state = SessionState::new(OwnerKey([1; 16]), Some("a name".into()), false);
+    assert!(state.folders().is_none() && state.resolved().is_none());
+    let table = FileTable::new(Vec::new());
+    let found = FoundFiles {
+        root: "/downloads".into(),
+        volume: "/".into(),
+        folders: FolderIds {
+            below: [("sub".to_owned(), id(3))].into(),
+            ..FolderIds::default()
+        },
+        files: Vec::new(),
+    };
+    state.record_found(found, &table, false);
+    assert_eq!(state.folders().unwrap().below["sub"], id(3));
+    assert_eq!(state.resolved(), Some(std::path::Path::new("/downloads")));
+    assert_eq!(state.new_name(), Some("a name"));
+}

@@ -23,7 +23,7 @@ pub(super) const PREPARE: Purpose = Purpose("prepare files");
 /// Torrents whose files are created once a session that says so is durable. Otherwise a kill right after the creation
 /// would make these files the user's.
 #[derive(Resource, Debug, Default)]
-pub(in crate::lifecycle) struct AwaitingClaims(EntityHashSet);
+pub(in crate::lifecycle) struct AwaitingClaims(pub(in crate::lifecycle) EntityHashSet);
 
 /// Prepares the files of torrents, when that is allowed.
 #[derive(SystemParam)]
