@@ -2,7 +2,7 @@
 #     docker build -t ecs-torrent .
 #     docker run -d --name torrents -v torrents:/data -p 6881:6881 -p 6881:6881/udp ecs-torrent
 #     docker exec torrents ecs-torrent list
-# The API listens on the container's loopback address only, and is asked from inside as above.
+# The API listens only on the container's loopback address; use it from inside, as above.
 FROM rust:1.95-slim-trixie AS build
 WORKDIR /source
 COPY . .
