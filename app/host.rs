@@ -199,7 +199,7 @@ impl TorrentCommand {
 pub struct TorrentAnswer {
     /// The command.
     pub command: TorrentCommand,
-    /// Its result.
+    /// The result of the command.
     pub result: Result<Answer, Error>,
 }
 

@@ -124,7 +124,7 @@ pub enum Invariant {
 pub struct Violation {
     /// The invariant that does not hold.
     pub invariant: Invariant,
-    /// Time at which it was found.
+    /// Time at which the violation was found.
     pub at: Timestamp,
     /// Description of the problem.
     pub what: String,

@@ -140,9 +140,9 @@ pub struct AddOptions {
 /// The data of a torrent that is added: its metadata, or only its info-hash.
 #[derive(Debug, Clone)]
 pub enum TorrentSource {
-    /// All of its metadata.
+    /// All of the torrent's metadata.
     Metainfo(Arc<Metainfo>),
-    /// Its info-hash only, as in a magnet link. The torrent fetches its metadata: it connects to peers and waits for
+    /// Only the info-hash, as in a magnet link. The torrent fetches its metadata: it connects to peers and waits for
     /// [`SupplyMetadata`].
     InfoHash(UnfetchedTorrent),
 }

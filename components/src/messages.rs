@@ -234,7 +234,7 @@ pub struct PieceStored {
     pub torrent: Entity,
     /// The piece's index.
     pub index: u32,
-    /// Its length in bytes.
+    /// The piece's length in bytes.
     pub len: u32,
 }
 

@@ -76,7 +76,7 @@ pub struct ActivePiece {
     pub asked_count: u32,
     /// Lower bound of the first free block: no free block precedes it.
     free_from: u32,
-    /// After a failed hash: the only peer that may send blocks, so that the next failure has a single cause.
+    /// The only peer that may send blocks after a failed hash, so that the next failure has a single cause.
     pub exclusive: Option<Entity>,
     /// Whether the piece has failed before and needs an exclusive sender.
     pub is_suspect: bool,

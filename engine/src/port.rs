@@ -82,7 +82,7 @@ pub trait PortEvent: fmt::Debug + Send + Sync + 'static {
     fn purpose(&self) -> Purpose;
 }
 
-/// One port. See the aliases in [`ports`](crate::ports).
+/// A port: queued requests, and inboxes of events. See the aliases in [`ports`](crate::ports).
 #[derive(Resource)]
 pub struct Port<R: Send + Sync + 'static, E: PortEvent> {
     outgoing: Vec<R>,

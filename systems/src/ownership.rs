@@ -181,7 +181,7 @@ pub(crate) struct FileRegistry {
 pub(crate) struct Owner {
     /// The torrent.
     pub(crate) torrent: InfoHash,
-    /// Its name.
+    /// The torrent's name.
     pub(crate) name: Arc<str>,
     /// Keys with file indexes, sorted.
     keys: Box<[(FileKey, u32)]>,

@@ -41,10 +41,10 @@ pub struct ExtensionHandshake {
 /// The reason a payload is not an extension handshake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExtensionError {
-    /// Not bencode.
+    /// The payload is not bencode.
     #[error("malformed extension handshake: {0}")]
     Bencode(#[from] BencodeError),
-    /// Not a dictionary.
+    /// The payload is not a dictionary.
     #[error("extension handshake is not a dictionary")]
     NotDict,
 }

@@ -26,7 +26,7 @@ enum Set {
     },
 }
 
-/// On a peer of a torrent whose metadata is not known: what the peer said about its pieces.
+/// A peer's claims about its pieces, while the torrent's metadata is not known.
 #[derive(Component, Debug, Clone, Default)]
 pub struct UncheckedPieces(pub RawPieces);
 

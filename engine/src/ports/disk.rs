@@ -189,7 +189,7 @@ pub enum Provenance {
 /// An event from the disk to a world.
 #[derive(Debug)]
 pub struct DiskEvent {
-    /// From the request.
+    /// The tag of the request.
     pub tag: JobTag,
     /// The result.
     pub outcome: Result<DiskDone, DiskError>,

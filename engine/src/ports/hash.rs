@@ -54,7 +54,7 @@ pub struct HashRequest {
 /// A completed hash request.
 #[derive(Debug)]
 pub struct HashEvent {
-    /// From the request.
+    /// The tag of the request.
     pub tag: JobTag,
     /// The digests. `None` if the job panicked.
     pub digests: Option<Digests>,

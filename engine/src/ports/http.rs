@@ -19,14 +19,14 @@ pub enum HttpRequest {
     Get(HttpGet),
     /// Lets the response deliver this many more bytes of its body. See [`HttpGet::credit`].
     Grant {
-        /// From the request.
+        /// The tag of the request.
         tag: JobTag,
         /// The number of bytes.
         bytes: u64,
     },
     /// Ends a request. No further part is delivered.
     Cancel {
-        /// From the request.
+        /// The tag of the request.
         tag: JobTag,
     },
 }
@@ -54,7 +54,7 @@ pub struct HttpGet {
 /// A part of a response.
 #[derive(Debug)]
 pub struct HttpEvent {
-    /// From the request.
+    /// The tag of the request.
     pub tag: JobTag,
     /// The part.
     pub part: HttpPart,

@@ -36,14 +36,14 @@ pub fn read_cost(bytes: usize) -> u32 {
 /// The transports that may carry a new stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransportChoice {
-    /// This one. If the port has no carrier for it, the answer is [`StreamError::NoCarrier`].
+    /// Only this transport. If the port has no carrier for it, the answer is [`StreamError::NoCarrier`].
     Only(Transport),
-    /// Any that the port has a carrier for: one after the other, in the port's order, until one connects.
+    /// Any transport that the port has a carrier for: one after the other, in the port's order, until one connects.
     Either,
 }
 
 impl TransportChoice {
-    /// Whether this transport is among them.
+    /// Whether the choice includes this transport.
     #[must_use]
     pub fn allows(self, transport: Transport) -> bool {
         match self {
@@ -204,26 +204,26 @@ pub enum NetEvent {
     },
     /// An orderly close has ended.
     Gone {
-        /// From the request.
+        /// The tag of the request.
         tag: JobTag,
     },
     /// A datagram arrived.
     Datagram {
-        /// Its kind, which decides about the inbox.
+        /// The datagram's kind, which determines the inbox.
         kind: DatagramKind,
         /// The datagram.
         datagram: Datagram,
     },
     /// Datagrams were dropped because too many were waiting or nobody takes them.
     DatagramsDropped {
-        /// Their kind; `None` if they belong to no protocol known here.
+        /// The kind of the datagrams; `None` if they belong to no protocol known here.
         kind: Option<DatagramKind>,
         /// The number of datagrams since the last such event.
         count: u64,
     },
     /// A host name was looked up.
     Resolved {
-        /// From the request.
+        /// The tag of the request.
         tag: JobTag,
         /// The addresses, or the reason why there are none.
         result: Result<Vec<SocketAddr>, Arc<str>>,

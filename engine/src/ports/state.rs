@@ -114,7 +114,7 @@ impl BlobName {
 /// An event from the state folder to a world.
 #[derive(Debug)]
 pub struct StateEvent {
-    /// From the request.
+    /// The tag of the request.
     pub tag: JobTag,
     /// The result.
     pub outcome: Result<StateDone, StateError>,

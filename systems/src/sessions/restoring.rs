@@ -23,7 +23,7 @@ pub(super) struct Restores {
     waiting: VecDeque<(Entity, u32)>,
 }
 
-/// On a piece whose blocks are being read: the number of reads left.
+/// The number of reads left for a piece whose blocks are being read.
 #[derive(Component, Debug)]
 pub(super) struct Restoring(usize);
 

@@ -83,9 +83,9 @@ pub enum Problem {
     HybridOffset {
         /// The file.
         path: String,
-        /// Its offset in v1.
+        /// The file's offset in v1.
         v1: u64,
-        /// Its offset in v2.
+        /// The file's offset in v2.
         v2: u64,
     },
     /// A non-empty file has no root.

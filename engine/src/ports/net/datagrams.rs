@@ -65,7 +65,8 @@ impl DatagramKind {
 pub struct Datagram {
     /// The sender.
     pub from: SocketAddr,
-    /// When it arrived, by the engine's clock. It may be a little later than the start of the tick that takes it.
+    /// When the datagram arrived, by the engine's clock. It may be a little later than the start of the tick that takes
+    /// it.
     pub arrived: Timestamp,
     /// The payload.
     pub data: Bytes,

@@ -99,7 +99,7 @@ pub(super) struct Half {
     /// The half waits for its turn at the receiver's downlink.
     pub(super) is_listed_there: bool,
     pub(super) last_arrival: Timestamp,
-    /// Time since which segments that are due do not arrive.
+    /// Start of the time in which due segments do not arrive.
     pub(super) stalled_since: Option<Timestamp>,
 }
 
