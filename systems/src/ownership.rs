@@ -469,7 +469,7 @@ mod tests {
     fn torrents_are_known_by_name() {
         let mut registry = FileRegistry::default();
         set(&mut registry, A, "/downloads", &["a"], &[]);
-        assert_eq!(registry.name_of(A).map(|name| name.to_string()), Some(A.to_string()));
+        assert_eq!(registry.name_of(A).map(ToString::to_string), Some(A.to_string()));
         assert!(registry.contains(A) && !registry.contains(B));
         assert_eq!(registry.name_of(B), None);
     }
