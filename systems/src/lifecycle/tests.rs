@@ -451,6 +451,21 @@ fn a_user_waits_for_the_survey_of_stopped_torrents() {
     }
 }
 
+/// A command about a torrent whose add is not decided yet waits for the decision.
+#[test]
+fn commands_about_an_undecided_add_wait() {
+    for is_added in [false, true] {
+        let mut bed = bed(Lifecycle::Downloading, None);
+        let hashes = bed.get::<Torrent>(bed.torrent).hashes;
+        bed.world.resource_mut::<TorrentIndex>().remove(&hashes);
+        *bed.world.resource_mut::<crate::ownership::Survey>() = Default::default();
+        if is_added {
+            add(&mut bed, AddOptions::default(), false);
+        }
+        assert_eq!(pause(&mut bed), (!is_added, false));
+    }
+}
+
 /// Adds the bed's torrent as a new one. Returns it.
 fn add_new(bed: &mut Bed, root: Option<&str>, is_resumed: bool) -> Entity {
     let hashes = bed.get::<Torrent>(bed.torrent).hashes;

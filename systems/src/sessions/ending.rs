@@ -200,3 +200,85 @@ fn report(files: &DeletedFiles, content: Option<&Content>) -> Removed {
         kept_count: files.kept.len(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_components::candidates::Candidates;
+    use ecs_torrent_components::ids::StorageId;
+    use ecs_torrent_components::lifecycle::Stopping;
+    use ecs_torrent_components::torrent::Torrent;
+    use ecs_torrent_engine::ports::disk::{DiskEvent, DiskRequest};
+    use ecs_torrent_engine::ports::state::{StateEvent, StateRequest};
+
+    use super::super::{OptionsGiven, SavedParts, SessionsPlugin};
+    use super::*;
+    use crate::testing::{Bed, content, torrent};
+
+    fn bed() -> Bed {
+        let mut bed = Bed::new((crate::ownership::OwnershipPlugin, SessionsPlugin));
+        bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
+        bed.open_port::<StateRequest, StateEvent>(Vec::new());
+        bed
+    }
+
+    /// Adds a torrent whose session is to be ended. Its saved state is known if `loaded` says so, and whether there is
+    /// any.
+    fn add(bed: &mut Bed, loaded: Option<bool>) -> Entity {
+        let storage = Storage {
+            id: StorageId(1),
+            root: "/".into(),
+        };
+        let phase = StopPhase::WriteSession;
+        let parts = (torrent(), content(), storage, Stopping { phase }, Candidates::default());
+        let entity = bed.world.spawn(parts).id();
+        bed.world.trigger(OptionsGiven {
+            torrent: entity,
+            name: None,
+            overwrite: false,
+            has_moved: false,
+        });
+        bed.world.flush();
+        if let Some(is_known) = loaded {
+            let mut torrents = bed.world.query::<SavedParts>();
+            let mut parts = torrents.get_mut(&mut bed.world, entity).unwrap();
+            parts.record_loaded(None, None, is_known, None);
+        }
+        assert!(bed.world.get::<Torrent>(entity).is_some());
+        entity
+    }
+
+    fn end(bed: &mut Bed, turns: &[(Entity, Ending)]) -> Vec<StopTurn> {
+        let turns = turns.iter().map(|(torrent, ending)| StopTurn {
+            torrent: *torrent,
+            ending: *ending,
+        });
+        bed.world.insert_resource(AwaitingAnswers(turns.collect()));
+        bed.run(end_sessions);
+        std::mem::take(&mut bed.world.resource_mut::<AwaitingAnswers>().0)
+    }
+
+    /// Nothing of a refused torrent is kept, unless it was saved before.
+    #[test]
+    fn a_refused_torrent_is_forgotten_unless_it_was_known() {
+        for is_known in [false, true] {
+            let mut bed = bed();
+            let torrent = add(&mut bed, Some(is_known));
+            assert!(end(&mut bed, &[(torrent, Ending::Refuse)]).is_empty());
+            let requests = bed.world.resource::<StatePort>().outgoing();
+            assert_eq!(matches!(requests, [StateRequest::Remove { .. }]), !is_known);
+            assert_eq!(requests.is_empty(), is_known);
+        }
+    }
+
+    /// Torrents that are stopped while they are loaded end one after the other, each as it was asked last.
+    #[test]
+    fn torrents_wait_for_the_state_folder() {
+        let mut bed = bed();
+        let [one, two] = [add(&mut bed, None), add(&mut bed, None)];
+        let save = Ending::Save { until_resumed: false };
+        let turns = end(&mut bed, &[(one, save), (two, save), (one, Ending::Refuse)]);
+        let turns: Vec<_> = turns.into_iter().map(|turn| (turn.torrent, turn.ending)).collect();
+        assert_eq!(turns, [(two, save), (one, Ending::Refuse)]);
+        assert!(bed.world.resource::<StatePort>().outgoing().is_empty());
+    }
+}
