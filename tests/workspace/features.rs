@@ -135,6 +135,12 @@ impl<'s> Visit<'s> for Owned<'_> {
     fn visit_path_arguments(&mut self, _: &'s PathArguments) {}
 }
 
+/// Whether a file belongs to tests only. Its module is declared with `#[cfg(test)]` in the file above.
+pub fn is_test_file(file: &Path) -> bool {
+    file.file_stem()
+        .is_some_and(|stem| stem == "tests" || stem == "testing")
+}
+
 /// Returns the features that build, remove or require each component.
 fn owners(repository: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let systems = repository.join("systems/src");
@@ -143,7 +149,7 @@ fn owners(repository: &Path) -> BTreeMap<String, BTreeSet<String>> {
         parse(file).iter().for_each(|item| components.visit_item(item));
     }
     let mut owners: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for file in files(&systems) {
+    for file in files(&systems).into_iter().filter(|file| !is_test_file(file)) {
         let inner = file.strip_prefix(&systems).unwrap().with_extension("");
         let feature = inner
             .components()

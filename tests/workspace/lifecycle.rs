@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use ecs_torrent::TorrentState;
 
+use crate::features::is_test_file;
+
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -13,7 +15,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") && !is_test_file(&path) {
             found.push(path);
         }
     }

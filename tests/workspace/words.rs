@@ -55,7 +55,7 @@ const BRITISH: [(&str, &[&str]); 40] = [
 ];
 
 /// Words that this project once used for things that have a standard word.
-const PRIVATE: [(&str, &str); 17] = [
+const PRIVATE: [(&str, &str); 16] = [
     ("platter", "durable, synced, stable storage"),
     ("confess", "what is recorded"),
     ("anew", "again"),
@@ -67,7 +67,6 @@ const PRIVATE: [(&str, &str); 17] = [
     ("unheard", "what failed"),
     ("hitherto", "until now"),
     ("thereby", "so, by that"),
-    ("whoever", "the one that is meant"),
     ("misfortune", "fault"),
     ("desk", "queue, what the type is for"),
     ("judge", "what is decided"),
