@@ -456,4 +456,24 @@ mod tests {
             assert_eq!(bed.world.resource::<DiskPort>().outgoing().len(), count);
         }
     }
+
+    #[test]
+    fn nothing_runs_while_nothing_is_checked() {
+        let mut bed = Bed::new(CheckingPlugin);
+        bed.world.init_resource::<Messages<LifecycleChanged>>();
+        let torrent = bed.torrent;
+        assert!(!bed.holds(has_checks));
+        bed.world.resource_mut::<CheckQueue>().used_bytes = 1;
+        assert!(bed.holds(has_checks));
+        *bed.world.resource_mut::<CheckQueue>() = CheckQueue::default();
+        bed.world.resource_mut::<CheckQueue>().torrents.push_back(torrent);
+        assert!(bed.holds(has_checks));
+        *bed.world.resource_mut::<CheckQueue>() = CheckQueue::default();
+        bed.world.write_message(LifecycleChanged {
+            torrent,
+            from: Lifecycle::Checking,
+            to: Lifecycle::Paused,
+        });
+        assert!(bed.holds(has_checks), "the check ends");
+    }
 }

@@ -48,3 +48,43 @@ pub(crate) fn has_due<K: Send + Sync + 'static>(
     }
     is_due
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ecs_torrent_components::commands::GetStats;
+    use ecs_torrent_components::torrent::StopPhase;
+
+    use super::*;
+    use crate::testing::{Bed, NOW};
+
+    #[derive(Message)]
+    struct One;
+
+    #[derive(Message)]
+    struct Two;
+
+    /// In a tick without work, systems are skipped.
+    #[test]
+    fn a_condition_holds_only_where_there_is_work() {
+        let mut bed = Bed::new(());
+        bed.world.init_resource::<Messages<One>>();
+        bed.world.init_resource::<Messages<Two>>();
+        bed.world.init_resource::<CommandQueue<GetStats>>();
+        bed.world.init_resource::<Deadlines<StopPhase>>();
+        assert!(!bed.holds(has_messages::<One>) && !bed.holds(has_commands::<GetStats>));
+        assert!(!bed.holds(has_messages_of_two::<One, Two>) && !bed.holds(has_due::<StopPhase>));
+        bed.world.write_message(Two);
+        assert!(!bed.holds(has_messages::<One>) && bed.holds(has_messages::<Two>));
+        assert!(bed.holds(has_messages_of_two::<One, Two>) && bed.holds(has_messages_of_two::<Two, One>));
+        let at = NOW + Duration::from_secs(1);
+        bed.world
+            .resource_mut::<Deadlines<StopPhase>>()
+            .set(at, StopPhase::Release);
+        assert!(!bed.holds(has_due::<StopPhase>), "not yet");
+        assert_eq!(bed.world.resource::<Wakeup>().earliest(), at);
+        bed.world.resource_mut::<Clock>().advance_to(at);
+        assert!(bed.holds(has_due::<StopPhase>));
+    }
+}

@@ -727,6 +727,13 @@ mod tests {
         assert_eq!(dial(&mut bed), (3, 1));
     }
 
+    #[test]
+    fn nothing_is_queued_while_no_torrent_begins() {
+        let mut bed = bed();
+        bed.world.init_resource::<Messages<LifecycleChanged>>();
+        assert!(!bed.holds(may_queue));
+    }
+
     /// A download asks for peers only when it has none.
     #[test]
     fn a_torrent_without_addresses_asks_for_peers_if_it_is_alone() {

@@ -6,6 +6,8 @@ mod awaiting_state;
 mod conditions;
 mod deriving;
 mod failing;
+#[cfg(test)]
+mod idle_tests;
 mod metadata;
 mod naming;
 mod opening;

@@ -473,4 +473,25 @@ mod tests {
         assert!(registry.contains(A) && !registry.contains(B));
         assert_eq!(registry.name_of(B), None);
     }
+
+    /// A folder below one torrent's download folder may be another one's download folder.
+    #[test]
+    fn a_file_has_the_same_key_from_either_side_of_a_folder() {
+        let folder = id_of(1, 7);
+        let below = FolderIds {
+            below: [("sub".to_owned(), folder)].into(),
+            ..FolderIds::default()
+        };
+        let above = FolderIds {
+            above: vec![NearestFolder {
+                id: folder,
+                rest: String::new(),
+            }],
+            ..FolderIds::default()
+        };
+        let first = FolderKeys::new(Path::new("/d")).with_folders(Some(&below));
+        let second = FolderKeys::new(Path::new("/d/sub")).with_folders(Some(&above));
+        let keys: Vec<FileKey> = second.own("a/b").collect();
+        assert!(first.own("sub/a/b").eq(keys.iter().copied()));
+    }
 }

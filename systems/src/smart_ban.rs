@@ -290,4 +290,25 @@ mod tests {
         let named: Vec<Entity> = culprits(&attempt, &good).iter().map(|culprit| culprit.entity).collect();
         assert_eq!(named, [Entity::from_raw_u32(2).unwrap()]);
     }
+
+    #[test]
+    fn digests_of_either_kind_are_seen() {
+        let events = |purpose: Option<Purpose>| {
+            let event = |purpose| ecs_torrent_engine::ports::hash::HashEvent {
+                tag: JobTag::new(purpose, Entity::PLACEHOLDER),
+                digests: None,
+                spans: Vec::new(),
+            };
+            purpose.into_iter().map(event).collect::<Vec<_>>()
+        };
+        for (purpose, is_seen) in [(None, false), (Some(BAD_BLOCKS), true), (Some(GOOD_BLOCKS), true)] {
+            let mut bed = crate::testing::Bed::new(());
+            let mut port = HashPort::new(Box::new(crate::testing::Delivery(events(purpose))));
+            port.open_inbox(BAD_BLOCKS);
+            port.open_inbox(GOOD_BLOCKS);
+            port.drain(9);
+            bed.world.insert_resource(port);
+            assert_eq!(bed.holds(has_digests), is_seen);
+        }
+    }
 }

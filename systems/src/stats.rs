@@ -235,4 +235,13 @@ mod tests {
         have = Bitfield::full(10);
         assert_eq!(completed_bytes(&file, &geometry, &have), 25);
     }
+
+    #[test]
+    fn nothing_runs_without_queries() {
+        let mut bed = crate::testing::Bed::new(());
+        bed.world.init_resource::<CommandQueue<ListTorrents>>();
+        bed.world.init_resource::<CommandQueue<GetStats>>();
+        bed.world.init_resource::<CommandQueue<GetFiles>>();
+        assert!(!bed.holds(has_queries));
+    }
 }

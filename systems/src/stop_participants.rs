@@ -384,4 +384,28 @@ mod tests {
         let removed = poll(&mut world, torrent, Duration::ZERO).unwrap().unwrap();
         assert_eq!(removed.deleted_count, 3);
     }
+
+    #[test]
+    fn stops_are_seen_until_their_phase_ends() {
+        let mut world = world();
+        let has_stops = |world: &mut World| world.run_system_once(has_stops).unwrap();
+        assert!(!has_stops(&mut world));
+        let torrent = begin(&mut world);
+        assert!(has_stops(&mut world));
+        assert!(poll(&mut world, torrent, LIMIT).is_ok());
+        assert!(!has_stops(&mut world));
+    }
+
+    /// A second stop does not wait as long as the first one would have.
+    #[test]
+    fn a_phase_can_be_hastened() {
+        let mut world = world();
+        let torrent = begin(&mut world);
+        take::<Hasty>(&mut world, finish);
+        let mut participants = world.resource_mut::<StopParticipants>();
+        participants.hasten(torrent, Timestamp::ZERO + SECOND * 2);
+        participants.hasten(torrent, Timestamp::ZERO + SECOND * 5);
+        assert_eq!(poll(&mut world, torrent, SECOND), Err(Timestamp::ZERO + SECOND * 2));
+        assert!(poll(&mut world, torrent, SECOND * 2).unwrap().is_err());
+    }
 }

@@ -360,4 +360,14 @@ mod tests {
         (0..10_000).for_each(|_| request(&mut bed));
         assert_eq!(grant(&mut bed, peer, 0, 0), Some(widest - idle));
     }
+
+    #[test]
+    fn nothing_is_decoded_while_no_peer_is_ready() {
+        let (mut bed, peer) = bed(Vec::new());
+        assert!(!bed.holds(has_ready_peers));
+        let mut ready = std::mem::take(&mut *bed.world.resource_mut::<ReadyPeers>());
+        ready.0.add(peer, &mut bed.get_mut::<Wire>(peer).listed);
+        bed.world.insert_resource(ready);
+        assert!(bed.holds(has_ready_peers));
+    }
 }

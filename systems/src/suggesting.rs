@@ -733,4 +733,23 @@ mod tests {
         bed.run(suggest);
         assert!(bed.get::<SuperSeeding>(bed.torrent).is_assigned);
     }
+
+    #[test]
+    fn each_kind_of_work_of_super_seeding_is_seen() {
+        let mut queue = SuggestQueue::default();
+        assert!(!queue.has_work());
+        queue.peers.push(peer(1));
+        assert!(queue.has_work());
+        queue.changed.push((peer(1), queue.peers.pop().unwrap()));
+        assert!(queue.has_work());
+    }
+
+    /// Other features read the state as it is after each change.
+    #[test]
+    fn a_single_change_is_published() {
+        let mut bed = bed();
+        let peer = bed.peer();
+        assert_eq!(suggest_to(&mut bed, peer), 3);
+        assert!(bed.get::<SuperSeeding>(bed.torrent).is_assigned);
+    }
 }

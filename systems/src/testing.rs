@@ -181,6 +181,11 @@ impl Bed {
         self.world.insert_resource(port);
     }
 
+    /// Whether a run condition holds.
+    pub(crate) fn holds<S>(&mut self, condition: impl IntoSystem<(), bool, S>) -> bool {
+        self.world.run_system_once(condition).expect("all parameters exist")
+    }
+
     pub(crate) fn run<S>(&mut self, system: impl IntoSystem<(), (), S>) {
         self.world.run_system_once(system).expect("all parameters exist");
     }
@@ -202,7 +207,7 @@ impl Bed {
 }
 
 /// A backend that delivers the events of a test, and does nothing.
-struct Delivery<E>(Vec<E>);
+pub(crate) struct Delivery<E>(pub(crate) Vec<E>);
 
 impl<R, E: PortEvent> Backend<R, E> for Delivery<E> {
     fn submit(&mut self, _: &mut Vec<R>) {}

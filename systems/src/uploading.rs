@@ -163,9 +163,7 @@ struct ReadParams<'w, 's> {
 /// Reads blocks for the peers in the serve queue in turn, for each peer up to its share of the upload memory. A peer
 /// that has used up its share comes back when bytes have been sent.
 fn read_blocks(mut counter: ReadParams, mut serve: ResMut<ServeQueue>, mut peers: Query<(&PeerOf, &mut UploadQueue)>) {
-    let mut turns = serve.len();
-    while turns > 0 && counter.memory.has_room(&counter.settings.uploads) {
-        turns -= 1;
+    while counter.memory.has_room(&counter.settings.uploads) {
         let Some(peer) = serve.pop() else { break };
         let Ok((of, mut uploads)) = peers.get_mut(peer) else {
             continue;
@@ -179,7 +177,6 @@ fn read_blocks(mut counter: ReadParams, mut serve: ResMut<ServeQueue>, mut peers
         if !uploads.waiting.is_empty() {
             // This peer continues after every other peer has had a turn.
             serve.add(peer, &mut uploads);
-            turns += 1;
         }
     }
 }

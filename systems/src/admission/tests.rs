@@ -486,7 +486,10 @@ fn the_largest_party_makes_room() {
         };
         let party = ips.map(|ip| bed.inbound(ip, Past::Idle));
         for peer in party {
-            bed.world.get_mut::<Peer>(peer).unwrap().peer_id = by_id.then_some(PeerId([5; 20]));
+            let mut peer = bed.world.get_mut::<Peer>(peer).unwrap();
+            peer.peer_id = by_id.then_some(PeerId([5; 20]));
+            // The one that is alone has been idle longer.
+            peer.since += Duration::from_secs(1);
         }
         assert!(bed.admit_inbound(apart(7)));
         let evicted = bed.evicted();

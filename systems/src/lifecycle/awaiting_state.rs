@@ -36,3 +36,20 @@ impl<C: Send + Sync + 'static> AwaitingState<C> {
         Some(self.waiting.swap_remove(position).1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ecs_torrent_engine::ports::state::StateDone;
+
+    use super::*;
+
+    #[test]
+    fn each_answer_finds_its_command() {
+        let mut waiting = AwaitingState::default();
+        let tags = ["one", "two", "three"].map(|command| waiting.add(Purpose("load"), command));
+        for (number, expected) in [(1, Some("two")), (0, Some("one")), (1, None), (2, Some("three"))] {
+            let (tag, outcome) = (tags[number], Ok(StateDone::Saved));
+            assert_eq!(waiting.take(&StateEvent { tag, outcome }), expected);
+        }
+    }
+}

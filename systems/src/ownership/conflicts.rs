@@ -122,7 +122,8 @@ mod tests {
         Metainfo::parse(&Bytes::from(bytes), &MetainfoLimits::default()).unwrap()
     }
 
-    /// Whether `added` may read the files of a running torrent in the same folder, which lacks some pieces.
+    /// Whether `added` may read the files of a running torrent in the same folder, which lacks some pieces. Files without
+    /// bytes are not there.
     fn may_share(running: &Metainfo, lacking: &[u32], added: &Metainfo) -> bool {
         let keys = FolderKeys::new(Path::new("/downloads"));
         let mut registry = FileRegistry::default();
@@ -134,7 +135,7 @@ mod tests {
             have.remove(*piece);
         }
         let found = added.info.files.files().iter().zip(1..).map(|(file, inode)| {
-            Some(FoundFile {
+            (file.len > 0).then_some(FoundFile {
                 stamp: FileStamp {
                     len: file.len,
                     seconds: 1,

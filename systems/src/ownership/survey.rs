@@ -268,4 +268,13 @@ mod tests {
             assert_eq!(registry.contains(torrent), !is_listed);
         }
     }
+
+    #[test]
+    fn nothing_runs_before_the_survey_is_wanted() {
+        let mut bed = bed();
+        bed.open_port::<StateRequest, StateEvent>(Vec::new());
+        assert!(!bed.holds(may_continue));
+        is_done(&mut bed);
+        assert!(bed.holds(may_continue));
+    }
 }

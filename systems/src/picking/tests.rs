@@ -296,6 +296,7 @@ fn a_failed_torrent_counts_the_bytes_that_it_drops() {
         let mut piece = bed.get_mut::<ActivePiece>(piece);
         piece.receive(0, Some(peer), Default::default());
         if index == 1 {
+            piece.receive(1, Some(peer), Default::default());
             piece.phase = PiecePhase::Writing;
         }
         if index == 2 {
@@ -667,4 +668,34 @@ fn a_peer_too_slow_for_a_piece_shares_it() {
         let is_open = bed.get::<ActivePieces>(bed.torrent).open.contains(&1);
         assert_eq!(is_open, !is_shared, "its second block was free");
     }
+}
+
+#[test]
+fn nothing_runs_while_peers_say_nothing() {
+    let mut bed = bed();
+    bed.world.init_resource::<Messages<ChokeReceived>>();
+    bed.world.init_resource::<Messages<RejectReceived>>();
+    bed.world.init_resource::<Messages<AllowedFastReceived>>();
+    bed.world.init_resource::<Messages<SuggestReceived>>();
+    assert!(!bed.holds(has_changes));
+    let peer = bed.peer();
+    bed.world.resource_mut::<DroppedRequests>().0.push((peer, 0));
+    assert!(bed.holds(has_changes));
+}
+
+/// A peer that finds no memory waits for it, listed once.
+#[test]
+fn a_peer_without_memory_for_a_piece_waits_for_it() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    begin(&mut bed, 0);
+    *bed.get_mut::<PeerPieces>(peer) = PeerPieces::none(3);
+    bed.get_mut::<PeerPieces>(peer).insert(1);
+    bed.world.resource_mut::<Settings>().requests.piece_memory_bytes = 2 * BLOCK;
+    for _ in 0..2 {
+        assert_eq!(refill(&mut bed, peer), []);
+        let supply = bed.world.resource::<Supply>();
+        assert_eq!((&supply.starved[..], supply.wanted_bytes), (&[peer][..], 2 * BLOCK));
+    }
+    assert!(bed.get::<Requests>(peer).is_starved);
 }

@@ -281,4 +281,23 @@ mod tests {
         assert_eq!(turns, [(two, save), (one, Ending::Refuse)]);
         assert!(bed.world.resource::<StatePort>().outgoing().is_empty());
     }
+
+    #[test]
+    fn nothing_runs_while_no_session_ends() {
+        let mut bed = bed();
+        let take = |mut disk: ResMut<DiskPort>| {
+            [SPILL, SYNC, DELETE]
+                .into_iter()
+                .for_each(|purpose| disk.take(purpose).for_each(drop));
+        };
+        bed.run(take);
+        assert!(!bed.holds(has_steps));
+        let torrent = bed.torrent;
+        let ending = Ending::Refuse;
+        bed.world
+            .resource_mut::<AwaitingAnswers>()
+            .0
+            .push(StopTurn { torrent, ending });
+        assert!(bed.holds(has_steps));
+    }
 }

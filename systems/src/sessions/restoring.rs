@@ -225,4 +225,18 @@ mod tests {
         assert_eq!((restored.phase, restored.missing_count), (PiecePhase::Filling, 2));
         assert!(bed.get::<ActivePieces>(bed.torrent).open.contains(&1));
     }
+
+    #[test]
+    fn nothing_runs_while_nothing_is_restored() {
+        let (mut bed, _) = bed();
+        bed.world.init_resource::<Restores>();
+        bed.world.init_resource::<Messages<TorrentStarted>>();
+        assert!(!bed.holds(has_restores));
+        let torrent = bed.torrent;
+        bed.world.resource_mut::<Restores>().waiting.push_back((torrent, 0));
+        assert!(bed.holds(has_restores));
+        bed.world.resource_mut::<Restores>().waiting.clear();
+        bed.world.write_message(TorrentStarted { torrent });
+        assert!(bed.holds(has_restores));
+    }
 }

@@ -193,6 +193,42 @@ mod tests {
     }
 
     #[test]
+    fn blocks_on_the_disk_are_not_written_again() {
+        let mut bed = Bed::new(());
+        bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
+        let peer = bed.peer();
+        for index in [0, 1] {
+            let piece = bed.piece(index);
+            bed.get_mut::<ActivePiece>(piece)
+                .receive(1, Some(peer), Default::default());
+        }
+        let mut blocks = Bitfield::new(2);
+        blocks.insert(1);
+        bed.get_mut::<Partials>(bed.torrent).0.insert(0, blocks);
+        let storage = Storage {
+            id: ecs_torrent_components::ids::StorageId(1),
+            root: "/".into(),
+        };
+        let torrent = bed.torrent;
+        bed.world.resource_scope(|world, mut disk: Mut<DiskPort>| {
+            let mut state = SystemState::<Spiller>::new(world);
+            let spiller = state.get(world).unwrap();
+            let (active, partials) = (world.get(torrent).unwrap(), world.get(torrent).unwrap());
+            spiller.spill(&mut disk, torrent, &storage, active, partials);
+        });
+        let spans = bed
+            .world
+            .resource::<DiskPort>()
+            .outgoing()
+            .iter()
+            .map(|write| match write {
+                DiskRequest::Write { span, .. } => span.offset,
+                other => panic!("{other:?}"),
+            });
+        assert!(spans.eq([3 * u64::from(BLOCK_SIZE)]), "of piece 1 only");
+    }
+
+    #[test]
     fn blocks_of_pieces_that_do_not_exist_are_not_restored() {
         let bed = Bed::new(());
         let Layout(geometry) = bed.get(bed.torrent);
@@ -200,8 +236,12 @@ mod tests {
             piece,
             blocks: Runs::of([1]),
         };
+        let empty = PartialPiece {
+            piece: 3,
+            blocks: Runs::default(),
+        };
         let session = Session {
-            partial: vec![partial(2), partial(3), partial(u32::MAX)],
+            partial: vec![partial(2), partial(3), empty, partial(u32::MAX)],
             ..session()
         };
         let blocks = partial_blocks(&session, geometry);

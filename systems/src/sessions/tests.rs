@@ -255,8 +255,9 @@ fn what_this_run_knows_outlives_a_load() {
     state.set_paused(true);
     state.durability.record_failed([3].into_iter(), 5);
     let (before, generation) = (state.claims(None), state.generation);
+    state.is_loaded = true;
     state.record_reopening();
-    assert!(!state.is_loaded());
+    assert!(!state.is_loaded() && !state.is_opened);
     state.is_opened = true;
     state.record_loaded(Some(&session()), None, true);
     let after = state.claims(None);

@@ -277,4 +277,25 @@ mod tests {
             assert_eq!(host_and_port(bad), None, "{bad}");
         }
     }
+
+    #[test]
+    fn nothing_runs_without_exchanges() {
+        let mut bed = bed();
+        let tag = JobTag::new(LOOKUPS, Entity::PLACEHOLDER);
+        let lookup = NetEvent::Resolved {
+            tag,
+            result: Ok(Vec::new()),
+        };
+        bed.open_port::<NetRequest, NetEvent>(vec![lookup]);
+        let take = |mut net: ResMut<NetPort>| {
+            net.take(TRACKER_DATAGRAMS).for_each(drop);
+        };
+        bed.run(take);
+        assert!(bed.holds(has_exchanges), "an address has arrived");
+        bed.run(|mut net: ResMut<NetPort>| net.take(LOOKUPS).for_each(drop));
+        assert!(!bed.holds(has_exchanges));
+        let at = crate::testing::NOW;
+        bed.world.resource_mut::<Deadlines<Repeat>>().set(at, Repeat(1));
+        assert!(bed.holds(has_exchanges));
+    }
 }

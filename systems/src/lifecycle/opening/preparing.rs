@@ -18,7 +18,7 @@ use crate::ownership::FileRegistry;
 use crate::sessions::{SaveTorrent, SavedParts, SessionState};
 use crate::storage::fault;
 
-pub(super) const PREPARE: Purpose = Purpose("prepare files");
+pub(in crate::lifecycle) const PREPARE: Purpose = Purpose("prepare files");
 
 /// Torrents whose files are created once a session that says so is durable. Otherwise a kill right after the creation
 /// would make these files the user's.

@@ -405,3 +405,17 @@ fn a_session_restores_its_trackers() {
     assert_eq!(seeders, [None, Some(7)]);
     assert!(route(&mut bed, trackers[1]).was_completed && !route(&mut bed, trackers[0]).was_completed);
 }
+
+#[test]
+fn a_chain_that_waits_for_its_turn_is_seen() {
+    let (mut bed, _) = bed(1);
+    assert!(!bed.holds(may_announce) && bed.world.resource::<OutgoingRequests>().is_empty());
+    let torrent = bed.torrent;
+    bed.world.resource_mut::<Turns>().waiting.push_back((torrent, 0));
+    assert!(bed.holds(may_announce));
+    bed.world.resource_mut::<Turns>().waiting.clear();
+    begin(&mut bed);
+    assert!(bed.holds(may_announce));
+    bed.run(announce_due);
+    assert!(!bed.world.resource::<OutgoingRequests>().is_empty());
+}
