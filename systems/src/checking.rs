@@ -79,7 +79,7 @@ pub struct Check {
 }
 
 impl Check {
-    fn new(request: &CheckPieces) -> Self {
+    pub(crate) fn new(request: &CheckPieces) -> Self {
         Self {
             todo: request.doubtful.clone(),
             next: 0,

@@ -244,4 +244,28 @@ mod tests {
         bed.world.init_resource::<CommandQueue<GetFiles>>();
         assert!(!bed.holds(has_queries));
     }
+
+    #[test]
+    fn the_bytes_of_checked_pieces_are_reported() {
+        let mut bed = crate::testing::Bed::new(());
+        let torrent = crate::testing::torrent();
+        let id = torrent.id();
+        let mut index = TorrentIndex::default();
+        index.insert(&torrent.hashes, bed.torrent);
+        bed.world.insert_resource(index);
+        let storage = Storage {
+            id: ecs_torrent_components::ids::StorageId(1),
+            root: "/".into(),
+        };
+        let check = Check::new(&crate::checking::CheckPieces {
+            torrent: bed.torrent,
+            doubtful: vec![1],
+            good: Bitfield::new(3),
+            rewrite: Bitfield::new(3),
+        });
+        bed.world.entity_mut(bed.torrent).insert((torrent, storage, check));
+        let mut state = bevy_ecs::system::SystemState::<StatsParams>::new(&mut bed.world);
+        let stats = state.get(&bed.world).unwrap().stats(id).unwrap();
+        assert_eq!((stats.bytes_checked, stats.bytes_size), (2 * 32768, Some(98304)));
+    }
 }

@@ -26,6 +26,7 @@ use super::opening::Opening;
 use super::*;
 use crate::checking::CheckPieces;
 use crate::ownership::OwnershipPlugin;
+use crate::picking::PickingPlugin;
 use crate::sessions::{OptionsGiven, SavedParts, SessionState, SessionWritten, SessionsPlugin};
 use crate::storage::RetryWrite;
 use crate::testing::{Bed, NOW, content, session, torrent};
@@ -34,7 +35,7 @@ type Answer<T, E> = Receiver<Result<T, E>>;
 
 /// Returns an engine with one torrent, which is listed.
 fn bed(lifecycle: Lifecycle, opening: Option<Opening>) -> Bed {
-    let mut bed = Bed::new((LifecyclePlugin, OwnershipPlugin, SessionsPlugin));
+    let mut bed = Bed::new((LifecyclePlugin, OwnershipPlugin, SessionsPlugin, PickingPlugin));
     bed.open_port::<StateRequest, StateEvent>(Vec::new());
     bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
     bed.world.init_resource::<CommandQueue<AddPeers>>();
@@ -733,4 +734,79 @@ fn a_pause_waits_for_a_start() {
     bed.run_after(written(), starting::settle_starts);
     assert_eq!(answer.try_recv(), Ok(Ok(())));
     assert_eq!(*bed.get::<Desired>(torrent), Desired::Run);
+}
+
+/// A caller that requests a pause twice is answered when the torrent is paused.
+#[test]
+fn a_pause_that_is_running_is_not_over() {
+    let mut bed = bed(Lifecycle::Downloading, None);
+    assert_eq!(pause(&mut bed), (false, true));
+    bed.world.entity_mut(bed.torrent).insert(Readiness::Ready);
+    assert_eq!(pause(&mut bed), (false, true));
+}
+
+fn stop(bed: &mut Bed) {
+    let command = StopTorrent {
+        torrent: bed.get::<Torrent>(bed.torrent).id(),
+        reply: Reply::ignored(),
+    };
+    bed.world
+        .resource_mut::<CommandQueue<StopTorrent>>()
+        .0
+        .push_back(command);
+    bed.run(stopping::begin_stops);
+}
+
+/// A stop that is requested again, by a user who is in a hurry, takes no longer than a save.
+#[test]
+fn a_second_stop_hastens_the_first_and_a_pause_does_not() {
+    for is_stop in [true, false] {
+        let mut bed = bed(Lifecycle::Downloading, None);
+        let limits = &mut bed
+            .world
+            .resource_mut::<ecs_torrent_components::settings::Settings>()
+            .lifecycle;
+        (limits.halt_timeout_ms, limits.save_timeout_ms) = (90_000, 1_000);
+        for _ in 0..2 {
+            match is_stop {
+                true => stop(&mut bed),
+                false => assert_eq!(pause(&mut bed), (false, true)),
+            }
+        }
+        let torrent = bed.torrent;
+        let label = bed.get::<Torrent>(torrent).clone();
+        let mut participants = bed.world.resource_mut::<crate::stop_participants::StopParticipants>();
+        let next = participants.poll(torrent, label.label(), NOW).unwrap_err();
+        assert_eq!(next, NOW + Duration::from_secs(if is_stop { 1 } else { 90 }));
+    }
+}
+
+/// A removal joins a stop until the session is written; after that the session is removed later.
+#[test]
+fn a_removal_joins_a_stop_whose_session_is_not_written() {
+    for (is_stop, is_written, joins) in [(true, false, true), (true, true, false), (false, true, true)] {
+        let mut bed = bed(Lifecycle::Downloading, None);
+        match is_stop {
+            true => stop(&mut bed),
+            false => assert_eq!(pause(&mut bed), (false, true)),
+        }
+        let torrent = bed.torrent;
+        let mut stops = bed.world.resource_mut::<stop_requests::StopsInOrder>();
+        stops.turn(torrent, StopPhase::WriteSession);
+        if is_written {
+            let waiters = stops.waiters.get_mut(&torrent).unwrap();
+            waiters.result = Some(Ok(Default::default()));
+        }
+        let command = RemoveTorrent {
+            torrent: bed.get::<Torrent>(torrent).id(),
+            options: RemoveOptions::default(),
+            reply: Reply::ignored(),
+        };
+        bed.world
+            .resource_mut::<CommandQueue<RemoveTorrent>>()
+            .0
+            .push_back(command);
+        bed.run(stopping::begin_stops);
+        assert_eq!(bed.world.resource::<CommandQueue<RemoveTorrent>>().0.is_empty(), joins);
+    }
 }
