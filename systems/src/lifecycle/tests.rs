@@ -810,3 +810,62 @@ fn a_removal_joins_a_stop_whose_session_is_not_written() {
         assert_eq!(bed.world.resource::<CommandQueue<RemoveTorrent>>().0.is_empty(), joins);
     }
 }
+
+/// A torrent that is removed while it is paused is not paused.
+#[test]
+fn a_pause_that_a_removal_joins_finds_no_torrent() {
+    for is_removed in [false, true] {
+        let mut bed = bed(Lifecycle::Downloading, None);
+        let names = bed.get::<Torrent>(bed.torrent).clone();
+        let (reply, paused) = reply();
+        let torrent = names.id();
+        bed.world
+            .resource_mut::<CommandQueue<PauseTorrent>>()
+            .0
+            .push_back(PauseTorrent { torrent, reply });
+        bed.run(stopping::begin_stops);
+        if is_removed {
+            let command = RemoveTorrent {
+                torrent,
+                options: RemoveOptions::default(),
+                reply: Reply::ignored(),
+            };
+            bed.world
+                .resource_mut::<CommandQueue<RemoveTorrent>>()
+                .0
+                .push_back(command);
+            bed.run(stopping::begin_stops);
+        }
+        let entity = bed.torrent;
+        let mut stops = bed.world.resource_mut::<stop_requests::StopsInOrder>();
+        let waiters = stops.waiters.remove(&entity).unwrap();
+        waiters.answer(&names, &Ok(Default::default()));
+        assert_eq!(paused.try_recv().unwrap().is_err(), is_removed);
+    }
+}
+
+/// Metadata is taken when the files of all torrents are known.
+#[test]
+fn supplied_metadata_waits_for_the_survey() {
+    for is_surveyed in [false, true] {
+        let mut bed = bed(Lifecycle::Downloading, None);
+        save(&mut bed);
+        bed.world
+            .init_resource::<ecs_torrent_components::candidates::CandidateSources>();
+        if !is_surveyed {
+            *bed.world.resource_mut::<crate::ownership::Survey>() = Default::default();
+        }
+        let (reply, answer) = reply::<(), ecs_torrent_components::commands::SupplyError>();
+        let command = SupplyMetadata {
+            torrent: bed.get::<Torrent>(bed.torrent).id(),
+            info: bed.get::<Content>(bed.torrent).0.info_bytes.clone(),
+            reply,
+        };
+        bed.world
+            .resource_mut::<CommandQueue<SupplyMetadata>>()
+            .0
+            .push_back(command);
+        bed.run(metadata::supply_metadata);
+        assert_eq!(answer.try_recv().is_ok(), is_surveyed);
+    }
+}
