@@ -28,6 +28,7 @@ use crate::checking::CheckPieces;
 use crate::ownership::OwnershipPlugin;
 use crate::picking::PickingPlugin;
 use crate::sessions::{OptionsGiven, SavedParts, SessionState, SessionWritten, SessionsPlugin};
+use crate::stop_participants::{Ending, StopTurn};
 use crate::storage::RetryWrite;
 use crate::testing::{Bed, NOW, content, session, torrent};
 
@@ -867,5 +868,57 @@ fn supplied_metadata_waits_for_the_survey() {
             .push_back(command);
         bed.run(metadata::supply_metadata);
         assert_eq!(answer.try_recv().is_ok(), is_surveyed);
+    }
+}
+
+/// A torrent whose session cannot be written stays listed, and says what had been asked of it.
+#[test]
+fn an_end_that_cannot_be_saved_is_a_fault() {
+    for (is_stop, begins) in [(true, "stopped, but"), (false, "paused, but")] {
+        let mut bed = bed(Lifecycle::Paused, None);
+        bed.world
+            .entity_mut(bed.torrent)
+            .insert((Desired::Pause, Readiness::Closed));
+        let (reply, started) = reply::<(), StartTorrentError>();
+        let torrent = bed.get::<Torrent>(bed.torrent).id();
+        bed.world
+            .resource_mut::<CommandQueue<StartTorrent>>()
+            .0
+            .push_back(StartTorrent { torrent, reply });
+        bed.run(starting::begin_starts);
+        bed.world
+            .entity_mut(bed.torrent)
+            .insert((Desired::Run, Readiness::Ready));
+        let entity = bed.torrent;
+        let ending = match is_stop {
+            true => Ending::Save { until_resumed: true },
+            false => Ending::Pause,
+        };
+        if is_stop {
+            stop(&mut bed);
+        } else {
+            bed.world
+                .resource_mut::<stop_requests::StopsInOrder>()
+                .torrents
+                .push(entity);
+            bed.world.entity_mut(entity).insert(Desired::Pause);
+        }
+        let phase = StopPhase::WriteSession;
+        bed.world.entity_mut(entity).insert(Stopping { phase });
+        bed.world
+            .resource_mut::<stop_requests::StopsInOrder>()
+            .turn(entity, phase);
+        let turn = StopTurn {
+            torrent: entity,
+            ending,
+        };
+        let limit = Duration::from_secs(1);
+        let mut participants = bed.world.resource_mut::<crate::stop_participants::StopParticipants>();
+        participants.begin(turn, phase, NOW, limit);
+        bed.world.resource_mut::<Clock>().advance_to(NOW + limit);
+        bed.run(stopping::advance_stops);
+        let fault = bed.get::<Fault>(entity).0.as_ref().expect("a fault");
+        assert!(fault.reason.starts_with(begins), "{}", fault.reason);
+        assert!(matches!(started.try_recv(), Ok(Err(StartTorrentError::Unsaved { .. }))));
     }
 }
