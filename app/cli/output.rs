@@ -149,6 +149,13 @@ pub(super) fn print_json(value: &impl serde::Serialize) {
     check_output(written.and_then(|()| writeln!(out)).and_then(|()| out.flush()));
 }
 
+/// Returns the width of the terminal to which the standard output goes.
+pub(super) fn width() -> Option<usize> {
+    let terminal = console::Term::stdout();
+    let size = terminal.is_term().then(|| terminal.size_checked()).flatten();
+    size.map(|(_, columns)| columns.into())
+}
+
 /// Like `println!`, but handles a closed output.
 macro_rules! say {
     ($($argument:tt)*) => {

@@ -26,7 +26,7 @@ pub(super) const GLANCE: [Field; 12] = [
 /// Number of info-hash digits in a table. A collision of this many digits is very unlikely.
 const SHOWN_DIGITS: usize = 12;
 
-/// Prints one line per torrent.
+/// Prints one line per torrent, and below it the reason if the torrent has failed or is blocked.
 pub(super) fn torrents(torrents: &Value) {
     let mut table = Table::new([
         ("HASH", Alignment::Left),
@@ -41,10 +41,6 @@ pub(super) fn torrents(torrents: &Value) {
     for torrent in torrents.as_array().into_iter().flatten() {
         let hash = text(&torrent["info_hash"]);
         let state = torrent["lifecycle"].as_str().unwrap_or_default();
-        let mut name = printable(text(&torrent["name"]));
-        if let Some(error) = torrent["error"].as_str() {
-            name += &format!(": {}", printable(error));
-        }
         table.row([
             hash.get(..SHOWN_DIGITS).unwrap_or(hash).to_owned(),
             bytes(&torrent["bytes_size"]),
@@ -53,8 +49,11 @@ pub(super) fn torrents(torrents: &Value) {
             speed(&torrent["speed"]["download"]),
             speed(&torrent["speed"]["upload"]),
             torrent["peers"].as_array().map_or(0, Vec::len).to_string(),
-            name,
+            printable(text(&torrent["name"])),
         ]);
+        if let Some(error) = torrent["error"].as_str() {
+            table.note(&printable(error));
+        }
     }
     table.print("no torrents");
 }
@@ -186,24 +185,44 @@ fn percent(share: &Value) -> String {
 /// A table whose columns are as wide as their contents.
 struct Table<const N: usize> {
     alignments: [Alignment; N],
-    rows: Vec<[String; N]>,
+    rows: Vec<Row<N>>,
 }
+
+struct Row<const N: usize> {
+    cells: [String; N],
+    /// Text below the row.
+    note: String,
+}
+
+/// Indentation of the text below a row.
+const INDENT: &str = "  ";
 
 impl<const N: usize> Table<N> {
     fn new(columns: [(&str, Alignment); N]) -> Self {
         Self {
             alignments: columns.map(|(_, alignment)| alignment),
-            rows: vec![columns.map(|(head, _)| head.to_owned())],
+            rows: vec![Row {
+                cells: columns.map(|(head, _)| head.to_owned()),
+                note: String::new(),
+            }],
         }
     }
 
     fn row(&mut self, cells: [String; N]) {
-        self.rows.push(cells);
+        let note = String::new();
+        self.rows.push(Row { cells, note });
+    }
+
+    /// Puts a text below the last row.
+    fn note(&mut self, note: &str) {
+        if let Some(row) = self.rows.last_mut() {
+            note.clone_into(&mut row.note);
+        }
     }
 
     /// Prints all rows, or `nothing` if there are none.
     fn print(&self, nothing: &str) {
-        let lines = self.lines();
+        let lines = self.lines(output::width());
         match lines.as_slice() {
             [] | [_] => say!("{nothing}"),
             [head, rows @ ..] => {
@@ -213,18 +232,29 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    fn lines(&self) -> Vec<String> {
+    /// Returns the lines of all rows. Texts below rows are wrapped to the width of the terminal, if there is one.
+    fn lines(&self, terminal_width: Option<usize>) -> Vec<String> {
         let width = |column: usize| {
-            let cells = self.rows.iter().map(|row| measure_text_width(&row[column]));
+            let cells = self.rows.iter().map(|row| measure_text_width(&row.cells[column]));
             cells.max().unwrap_or_default()
         };
         let widths: [usize; N] = std::array::from_fn(width);
-        let line = |row: &[String; N]| {
-            let cells = row.iter().zip(widths).zip(self.alignments);
+        let line = |row: &Row<N>| {
+            let cells = row.cells.iter().zip(widths).zip(self.alignments);
             let cells = cells.map(|((cell, width), alignment)| pad_str(cell, width, alignment, None));
             cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         };
-        self.rows.iter().map(line).collect()
+        let mut lines = Vec::new();
+        for row in &self.rows {
+            lines.push(line(row));
+            if !row.note.is_empty() {
+                let options = textwrap::Options::new(terminal_width.unwrap_or(usize::MAX));
+                let options = options.initial_indent(INDENT).subsequent_indent(INDENT);
+                let wrapped = textwrap::wrap(&row.note, options);
+                lines.extend(wrapped.into_iter().map(|line| line.into_owned()));
+            }
+        }
+        lines
     }
 }
 
@@ -239,7 +269,31 @@ mod tests {
         let mut table = Table::new([("SIZE", Alignment::Right), ("NAME", Alignment::Left)]);
         table.row(["1.00 MiB".to_owned(), "a".to_owned()]);
         table.row(["5 B".to_owned(), "bee".to_owned()]);
-        assert_eq!(table.lines(), ["    SIZE  NAME", "1.00 MiB  a", "     5 B  bee"]);
+        assert_eq!(table.lines(None), ["    SIZE  NAME", "1.00 MiB  a", "     5 B  bee"]);
+    }
+
+    /// The reason of a failure is readable in a terminal of 80 columns, whatever its length and that of the name.
+    #[test]
+    fn a_reason_stands_below_its_torrent() {
+        let mut table = Table::new([("STATE", Alignment::Left), ("NAME", Alignment::Left)]);
+        let path = format!("/data/{}", "folder/".repeat(20));
+        let reason = format!("cannot open {path}file: Permission denied (os error 13), and nothing else can be done");
+        table.row(["failed".to_owned(), "a".to_owned()]);
+        table.note(&reason);
+        table.row(["seeding".to_owned(), "b".to_owned()]);
+        assert_eq!(
+            table.lines(None),
+            ["STATE    NAME", "failed   a", &format!("  {reason}"), "seeding  b"]
+        );
+        let lines = table.lines(Some(80));
+        assert!(lines.iter().all(|line| measure_text_width(line) <= 80), "{lines:#?}");
+        let indented = lines.iter().filter_map(|line| line.strip_prefix(INDENT));
+        let words = |text: &str| text.replace(' ', "");
+        assert_eq!(words(&indented.collect::<String>()), words(&reason));
+        assert!(
+            lines.iter().any(|line| line.ends_with("nothing else can be done")),
+            "{lines:#?}"
+        );
     }
 
     #[test]
