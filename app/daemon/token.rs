@@ -1,10 +1,10 @@
 //! The access token of the API. Any process that can read it in the state folder may use the API.
 
 use std::fmt;
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use ecs_torrent_engine::backends::whole_file::{self, Existing};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
@@ -82,14 +82,8 @@ impl Token {
         let mut random = [0; 32];
         getrandom::fill(&mut random)?;
         let digits = const_hex::encode(random);
-        let mut file = tempfile::Builder::new()
-            .prefix(".api_token-")
-            .permissions(PermissionsExt::from_mode(0o600))
-            .tempfile_in(state_dir)?;
-        file.write_all(digits.as_bytes())?;
-        file.as_file().sync_all()?;
-        match file.persist_noclobber(state_dir.join(FILE)) {
-            Err(failed) if failed.error.kind() != io::ErrorKind::AlreadyExists => Err(failed.error),
+        match whole_file::create(&state_dir.join(FILE), 0o600, digits.as_bytes(), Existing::Keep) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
         }
     }

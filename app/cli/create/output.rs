@@ -1,14 +1,18 @@
 //! Where `create` writes the torrent file. An existing file is replaced only with `--overwrite`, and content never.
 
-use std::fs::{File, Metadata, Permissions};
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use ecs_torrent_engine::backends::whole_file::{self, Existing};
 use rustix::fs::{Access, access};
 
 use crate::cli::CliError;
 use crate::cli::output::check_output;
+
+/// The permissions of a torrent file, from which the user's umask takes some.
+const MODE: u32 = 0o666;
 
 /// A checked destination of the torrent file.
 #[derive(Debug)]
@@ -18,7 +22,7 @@ pub(super) enum Output {
     /// A named pipe or character device, which is written to and never replaced.
     Stream(PathBuf),
     /// A path without a file, or one whose regular file may be replaced.
-    File { path: PathBuf, overwrite: bool },
+    File { path: PathBuf, existing: Existing },
 }
 
 impl Output {
@@ -67,7 +71,7 @@ impl Output {
         access(&real, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| failed()(error.into()))?;
         Ok(Self::File {
             path: path.to_owned(),
-            overwrite,
+            existing: if overwrite { Existing::Replace } else { Existing::Keep },
         })
     }
 
@@ -88,26 +92,10 @@ impl Output {
                 let file = File::options().write(true).open(path);
                 (path, file.and_then(|mut file| file.write_all(bytes)))
             }
-            Self::File { path, overwrite } => (path, write_file(path, *overwrite, bytes)),
+            Self::File { path, existing } => (path, whole_file::create(path, MODE, bytes, *existing)),
         };
         result.map_err(CliError::io(cannot_write(path)))
     }
-}
-
-fn write_file(path: &Path, overwrite: bool, bytes: &[u8]) -> io::Result<()> {
-    // The error of the temporary file names the file, which the user does not know.
-    let temporary = tempfile::NamedTempFile::new_in(folder_of(path));
-    let mut temporary = temporary.map_err(|error| io::Error::from(error.kind()))?;
-    temporary.as_file_mut().write_all(bytes)?;
-    // A temporary file is private; a torrent file gets the usual permissions.
-    temporary.as_file().set_permissions(Permissions::from_mode(0o644))?;
-    let persisted = if overwrite {
-        temporary.persist(path)
-    } else {
-        temporary.persist_noclobber(path)
-    };
-    persisted.map_err(|error| error.error)?;
-    Ok(())
 }
 
 /// Returns the error for an output that would change the content.

@@ -1,11 +1,14 @@
-//! Small files as a whole: read up to a limit, replaced atomically.
+//! Small files as a whole: read up to a limit, created and replaced atomically.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, openat, renameat, renameat_with, unlinkat};
+use rustix::io::Errno;
 
 /// Reads all of a file.
 ///
@@ -31,16 +34,79 @@ pub fn read_bounded(file: File, max: u64) -> io::Result<Vec<u8>> {
 /// If the file cannot be written; the old one is unchanged then.
 pub fn replace(folder: impl AsFd, name: &Path, temporary: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let folder = folder.as_fd();
+    let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = openat(folder, temporary, flags, Mode::from_raw_mode(mode));
+    finish(folder, name, temporary, file, bytes, Existing::Replace)
+}
+
+/// What becomes of a file that has the name of a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// The existing file stays, and the creation fails with [`io::ErrorKind::AlreadyExists`].
+    Keep,
+    /// The new file takes its place.
+    Replace,
+}
+
+/// Creates a file atomically in a folder that also holds files of others: the name appears with the complete file, and no
+/// other file is lost.
+///
+/// # Errors
+/// If the file cannot be written, or the name is taken; nothing has changed then.
+pub fn create(path: &Path, mode: u32, bytes: &[u8], existing: Existing) -> io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    loop {
+        let temporary = temporary_beside(path);
+        match openat(CWD, &temporary, flags, Mode::from_raw_mode(mode)) {
+            // A killed process that had the same number left it.
+            Err(Errno::EXIST) => {}
+            file => return finish(CWD, path, &temporary, Ok(file?), bytes, existing),
+        }
+    }
+}
+
+/// Returns a name in the folder of `path` that this process has not used before.
+fn temporary_beside(path: &Path) -> PathBuf {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!(".ecs-torrent-{}-{number}.tmp", std::process::id()))
+}
+
+/// Writes a new file, if it could be opened, and gives it its name. Deletes it if that fails.
+fn finish(
+    folder: BorrowedFd<'_>,
+    name: &Path,
+    temporary: &Path,
+    file: rustix::io::Result<OwnedFd>,
+    bytes: &[u8],
+    existing: Existing,
+) -> io::Result<()> {
     let write = || {
-        let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let mut file = File::from(openat(folder, temporary, flags, Mode::from_raw_mode(mode))?);
+        let mut file = File::from(file?);
         file.write_all(bytes)?;
         file.sync_all()?;
-        Ok(renameat(folder, temporary, folder, name)?)
+        match existing {
+            Existing::Replace => Ok(renameat(folder, temporary, folder, name)?),
+            Existing::Keep => rename_new(folder, temporary, name),
+        }
     };
     write().inspect_err(|_: &io::Error| {
         let _ = unlinkat(folder, temporary, AtFlags::empty());
     })
+}
+
+/// Renames a file, unless the new name is taken.
+fn rename_new(folder: BorrowedFd<'_>, temporary: &Path, name: &Path) -> io::Result<()> {
+    match renameat_with(folder, temporary, folder, name, RenameFlags::NOREPLACE) {
+        // The file system cannot do that in one step.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            linkat(folder, temporary, folder, name, AtFlags::empty())?;
+            // Once the new name is there, a second one is a blemish and no failure.
+            let _ = unlinkat(folder, temporary, AtFlags::empty());
+            Ok(())
+        }
+        result => Ok(result?),
+    }
 }
 
 #[cfg(test)]
@@ -60,6 +126,38 @@ mod tests {
         assert_eq!(read(4).unwrap_err().to_string(), "longer than 4 bytes");
         let endless = read_bounded(File::open("/dev/zero").unwrap(), 1000).unwrap_err();
         assert_eq!(endless.to_string(), "longer than 1000 bytes");
+    }
+
+    #[test]
+    fn a_new_file_replaces_another_one_only_on_request() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        create(&path, 0o600, b"first", Existing::Keep).unwrap();
+        let taken = create(&path, 0o600, b"second", Existing::Keep).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        create(&path, 0o600, b"third", Existing::Replace).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"third");
+        // A file that has the name of the next temporary file is not lost.
+        let next = temporary_beside(&path);
+        let (start, number) = next
+            .to_str()
+            .unwrap()
+            .trim_end_matches(".tmp")
+            .rsplit_once('-')
+            .unwrap();
+        let number: u64 = number.parse().unwrap();
+        let in_the_way: Vec<_> = (number + 1..number + 20)
+            .map(|next| format!("{start}-{next}.tmp"))
+            .collect();
+        in_the_way
+            .iter()
+            .for_each(|path| fs::write(path, "somebody's").unwrap());
+        create(&path, 0o600, b"fourth", Existing::Replace).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"fourth");
+        assert!(in_the_way.iter().all(|path| fs::read(path).unwrap() == b"somebody's"));
+        assert!(create(&folder.path().join("no/folder"), 0o600, b"x", Existing::Keep).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1 + in_the_way.len());
     }
 
     #[test]
