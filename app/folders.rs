@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ecs_torrent_engine::backends::nearest::nearest_existing;
+
 /// A folder that torrents cannot be downloaded into.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot download into {}: {error}", folder.display())]
@@ -28,28 +30,18 @@ pub fn check_writable(folder: &Path, name: &str) -> Result<(), FolderError> {
         folder: folder.to_owned(),
         error,
     };
-    let existing = nearest(folder).map_err(failed)?;
+    let absolute = std::path::absolute(folder).map_err(failed)?;
+    let (existing, metadata) = nearest_existing(&absolute).map_err(failed)?;
+    if !metadata.is_dir() {
+        return Err(failed(io::ErrorKind::NotADirectory.into()));
+    }
     if fs::symlink_metadata(folder.join(name)).is_ok() {
         return Ok(());
     }
-    match probe(&existing) {
+    match probe(existing) {
         Err(error) if !is_full(&error) => Err(failed(error)),
         _ => Ok(()),
     }
-}
-
-/// Returns the nearest existing folder of a path.
-fn nearest(folder: &Path) -> io::Result<PathBuf> {
-    let folder = std::path::absolute(folder)?;
-    for ancestor in folder.ancestors() {
-        match fs::metadata(ancestor) {
-            Ok(metadata) if metadata.is_dir() => return Ok(ancestor.to_owned()),
-            Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(io::ErrorKind::NotFound.into())
 }
 
 fn probe(folder: &Path) -> io::Result<()> {

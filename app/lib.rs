@@ -60,7 +60,7 @@ pub mod verifying;
 pub use bevy_app;
 pub use bevy_ecs;
 pub use ecs_torrent_components as components;
-pub use ecs_torrent_components::commands::{AddError, AddOptions, KeptFile, RemoveOptions, Removed};
+pub use ecs_torrent_components::commands::{AddError, AddOptions, KeptFile, RemoveError, RemoveOptions, Removed};
 pub use ecs_torrent_components::lifecycle::{StopPhase, TorrentState};
 pub use ecs_torrent_components::settings::Settings;
 pub use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};

@@ -361,7 +361,8 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::TorrentNotFound`]; [`Error::Remove`] if something could not be deleted.
+    /// [`Error::TorrentNotFound`]; [`Error::Remove`] if something could not be deleted. With `delete_data`, a torrent whose
+    /// volume is not mounted stays as it was ([`RemoveError::Kept`]).
     pub async fn remove(&self, id: impl Into<TorrentId>, options: RemoveOptions) -> Result<Removed, Error> {
         let TorrentId(torrent) = id.into();
         let remove = |reply| RemoveTorrent {

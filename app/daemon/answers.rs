@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::{AddError, Error};
+use crate::{AddError, Error, RemoveError};
 
 /// A refused request, and the reason.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -63,6 +63,7 @@ impl From<Error> for Refusal {
             Error::Add(AddError::FilesTaken { .. } | AddError::WouldChange { .. } | AddError::Removed { .. }) => {
                 Self::new(StatusCode::CONFLICT, text)
             }
+            Error::Remove(RemoveError::Kept { .. }) => Self::new(StatusCode::CONFLICT, text),
             Error::Add(AddError::Forbidden { .. }) => Self::new(StatusCode::FORBIDDEN, text),
             Error::Add(AddError::BadName { .. }) => Self::of("name", StatusCode::BAD_REQUEST, text),
             Error::Add(AddError::BadFolder { .. }) => Self::of("into", StatusCode::BAD_REQUEST, text),

@@ -506,6 +506,14 @@ pub enum RemoveError {
         /// The reason.
         reason: Arc<str>,
     },
+    /// The torrent stays as it was, since the data that was to be deleted cannot be reached.
+    #[error("{name} was not removed: {reason}; it can be removed without its data")]
+    Kept {
+        /// The torrent's name.
+        name: Arc<str>,
+        /// Why the data cannot be reached.
+        reason: Arc<str>,
+    },
     /// The torrent is gone, but part of it is still on the disk.
     #[error("{name} was removed, but {reason}")]
     Incomplete {

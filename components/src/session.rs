@@ -67,8 +67,11 @@ pub struct Session {
     /// The nearest folder on that path that existed when the torrent was opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<NearestFolder>,
-    /// Mount point of the download folder's volume; nothing is written while another volume is mounted there.
+    /// Mount point of the download folder's volume; nothing is written while the volume is not mounted there.
     pub volume: Option<PathBuf>,
+    /// Identity of that volume, where the system tells one. A torrent that has data does not use another volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_id: Option<VolumeId>,
     /// Whether the torrent's metadata is not known: then it has no sizes, pieces and files, and the fields about them are
     /// zero and empty.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -145,6 +148,15 @@ impl Session {
             wasted: self.wasted,
         }
     }
+
+    /// Whether the torrent has data in its download folder, or has created files there. A claim to a file without an
+    /// identity says only that the file was about to be created.
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        let has_pieces = !(self.have.is_empty() && self.lost.is_empty() && self.partial.is_empty());
+        let created = self.created.to_set(self.ids.len() as u32).unwrap_or_default();
+        has_pieces || created.iter().any(|index| self.ids[index as usize].is_some())
+    }
 }
 
 /// Blocks of an incomplete piece.
@@ -197,6 +209,15 @@ pub struct FileId {
     /// Time of creation in nanoseconds since 1970, where the file system records it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub born_ns: Option<i64>,
+}
+
+/// Identity of a volume: of its file system, not of the device or the place where it is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeId {
+    /// The type of the file system, as `statfs` reports it.
+    pub kind: u32,
+    /// The file system's UUID, or a number that the system derives from it.
+    pub id: String,
 }
 
 /// An existing folder, by identity, and a path below it. It identifies the path independently of mount points and
@@ -388,6 +409,7 @@ impl Session {
             resolved: None,
             folder: None,
             volume: None,
+            volume_id: None,
             lacks_metadata: false,
             total_size: 0,
             piece_length: 0,
@@ -585,6 +607,10 @@ mod tests {
                 rest: "ü".into(),
             }),
             volume: Some("/".into()),
+            volume_id: Some(VolumeId {
+                kind: 0xef53,
+                id: "9dc94ceefc3b22d4".into(),
+            }),
             lacks_metadata: false,
             total_size: 100,
             piece_length: 10,
@@ -663,6 +689,7 @@ mod tests {
             renamed: None,
             resolved: None,
             folder: None,
+            volume_id: None,
             created: Runs::default(),
             ids: Vec::new(),
             owner_key: None,
@@ -676,11 +703,42 @@ mod tests {
         let mut text = ron::ser::to_string_pretty(&older, form).unwrap();
         text = text.replace("    dropped: 0,\n", "");
         text = text.replace("created: \"\"", "written: \"0-1\"");
-        for absent in ["lost", "dropped", "created", "overwrite", "ids", "paused", "stopped"] {
+        for absent in [
+            "lost",
+            "dropped",
+            "created",
+            "overwrite",
+            "ids",
+            "paused",
+            "stopped",
+            "volume_id",
+        ] {
             assert!(!text.contains(absent), "{absent}: {text}");
         }
         assert!(text.contains("written: \"0-1\"") && text.contains("\n            piece: 3,"));
         assert_eq!(Session::parse(text.as_bytes(), InfoHash([7; 20])), Ok(older));
+    }
+
+    #[test]
+    fn only_data_binds_a_torrent_to_a_volume() {
+        let claims = Session {
+            created: Runs::of([0, 1]),
+            ids: vec![None, None],
+            ..Session::new(InfoHash([7; 20]))
+        };
+        assert!(!claims.has_data(), "files that were about to be created");
+        let created = Session {
+            ids: vec![None, Some(ID)],
+            ..claims.clone()
+        };
+        let partial = session().partial;
+        let (have, lost) = (Runs::of([1]), Runs::of([2]));
+        let others = [
+            Session { have, ..claims.clone() },
+            Session { lost, ..claims.clone() },
+            Session { partial, ..claims },
+        ];
+        assert!(created.has_data() && others.iter().all(Session::has_data));
     }
 
     #[test]

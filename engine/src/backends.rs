@@ -7,6 +7,7 @@ pub mod disk;
 pub mod hash;
 pub mod http;
 mod jobs;
+pub mod nearest;
 pub mod net;
 mod sink;
 pub mod state;

@@ -23,7 +23,7 @@ use ecs_torrent_components::random::Random;
 use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Runs, Salvage, Session};
 use ecs_torrent_components::torrent::{Counters, Partials, StopPhase};
 use ecs_torrent_engine::ports::disk::{
-    DiskEvent, DiskRequest, FileClaims, FolderIds, FoundFiles, Overwrite, Provenance, SyncedFile,
+    DiskEvent, DiskRequest, FileClaims, FolderIds, FoundFiles, Overwrite, Provenance, SyncedFile, Volume,
 };
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -164,7 +164,10 @@ pub(crate) struct SessionWritten {
 pub(crate) struct SessionState {
     /// The files as they were when they were found, or last written by us.
     stamps: Vec<Option<FileStamp>>,
-    volume: Option<PathBuf>,
+    /// The volume of the download folder, as last found in this run.
+    volume: Option<Volume>,
+    /// Pieces were written to that volume in this run.
+    has_written: bool,
     /// The files that this torrent created, or will create if absent, by index; with their identity, once known.
     created: BTreeMap<u32, Option<FileId>>,
     /// The identities of the files, by index.
@@ -215,6 +218,8 @@ pub(crate) struct SessionState {
     generation: u64,
     /// The user's intent, to be written to the next session.
     intent: SavedIntent,
+    /// A removal has not deleted anything yet, since it waits for the volume of the data.
+    is_kept: bool,
     /// The files are closed: nothing is left to be synced.
     is_closed: bool,
     /// The session that was loaded, until the held pieces are known.
@@ -264,6 +269,8 @@ enum Job {
     Writing(Summary),
     /// A session that records the pieces lost by a failed sync is being written; the text is the reason of the failure.
     RecordingLoss(Arc<str>),
+    /// The disk is asked for the volume of the data that is to be deleted.
+    FindingVolume,
     /// The session, and possibly the data, is being deleted.
     Forgetting {
         left: usize,
@@ -278,6 +285,7 @@ impl SessionState {
         Self {
             stamps: Vec::new(),
             volume: None,
+            has_written: false,
             created: BTreeMap::new(),
             ids: Vec::new(),
             resolved: None,
@@ -305,6 +313,7 @@ impl SessionState {
             has_failed_sync: false,
             generation: 0,
             intent: SavedIntent::default(),
+            is_kept: false,
             is_closed: false,
             loaded: None,
         }
@@ -317,6 +326,8 @@ impl SessionState {
             self.stamps.clear();
             self.ids.clear();
             self.permitted.clear();
+            self.volume = None;
+            self.has_written = false;
         }
         self.renamed = renamed.or(self.renamed.take());
         self.wants_overwrite = wants_overwrite;
@@ -334,6 +345,8 @@ impl SessionState {
             created: std::mem::take(&mut self.created),
             permitted: std::mem::take(&mut self.permitted),
             durability,
+            volume: self.volume.take(),
+            has_written: self.has_written,
             stamps: std::mem::take(&mut self.stamps),
             ids: std::mem::take(&mut self.ids),
             saved: session.map(Summary::of_session),
@@ -427,8 +440,22 @@ impl SessionState {
         }
     }
 
+    /// Returns the volume on which the files should be. Its identity matters only for a torrent that has data: any other
+    /// may use whatever volume is mounted there.
+    pub(crate) fn expected_volume(&self, session: Option<&Session>) -> Option<Volume> {
+        let mount_point = session?.volume.clone()?;
+        let has_data = self.has_written || session.is_some_and(Session::has_data);
+        let known = self.volume.as_ref().and_then(|volume| volume.id.clone());
+        let id = known.or_else(|| session?.volume_id.clone());
+        Some(Volume {
+            mount_point,
+            id: id.filter(|_| has_data),
+        })
+    }
+
     /// Records how the files were found. Missing files will be created if `may_create`; the session must say so first.
     pub(crate) fn record_found(&mut self, found: FoundFiles, files: &FileTable, may_create: bool) {
+        let mut missing = Vec::new();
         for ((index, file), entry) in (0..).zip(&found.files).zip(files.files()) {
             if let Some(file) = file {
                 self.record_provenance(index, file.provenance, Some(file.id));
@@ -437,18 +464,17 @@ impl SessionState {
                     self.claims.current += 1;
                 }
             } else if may_create && entry.is_stored() {
-                let before = self.created.insert(index, None);
-                self.claims.current += u64::from(before != Some(None));
+                self.claims.current += u64::from(self.created.get(&index) != Some(&None));
+                missing.push((index, None));
             }
         }
+        // Built at once, a map takes half as much memory as one that grew. Of equal indexes, the last one stays.
+        self.created = std::mem::take(&mut self.created).into_iter().chain(missing).collect();
         // The permission covers the files that were there, and no others.
         self.wants_overwrite &= !may_create;
         self.ids = found.files.iter().map(|file| file.map(|file| file.id)).collect();
-        self.stamps = found
-            .files
-            .into_iter()
-            .map(|file| file.map(|file| file.stamp))
-            .collect();
+        // Not built in place of the found files, which take twice as much memory.
+        self.stamps = found.files.iter().map(|file| file.map(|file| file.stamp)).collect();
         self.volume = Some(found.volume);
         self.resolved = Some(found.root);
         self.folders = Some(found.folders);
@@ -465,19 +491,45 @@ impl SessionState {
         self.intent.is_paused = is_paused;
     }
 
-    /// Records that the files are closed, because the torrent is paused.
+    /// Whether the files are closed, and not about to be opened.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Records that the files are closed: the torrent is paused, or waits for its volume after a stop.
     pub(crate) fn record_closed(&mut self) {
         (self.is_closed, self.is_opened) = (true, false);
     }
 
     /// Records that the session is loaded and the files are opened again.
     pub(crate) fn record_reopening(&mut self) {
-        (self.is_loaded, self.is_opened) = (false, false);
+        (self.is_loaded, self.is_opened, self.is_closed) = (false, false, false);
     }
 
     /// Records that the session of a stop or a pause could not be written: the torrent stays listed and is not paused.
     pub(crate) fn record_unsaved_end(&mut self) {
         self.intent = SavedIntent::default();
+    }
+
+    /// Whether a removal did not find the volume of the data that it was to delete, and deleted nothing.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// Records that a removal that deleted nothing is over. A volume that is found later makes no difference.
+    pub(crate) fn record_kept(&mut self) {
+        (self.is_kept, self.is_last) = (false, false);
+        self.job = Job::None;
+    }
+
+    /// Whether the torrent was paused, by its session or in this run.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.intent.is_paused
+    }
+
+    /// Whether the session says that a user stopped the torrent.
+    pub(crate) fn was_stopped(&self) -> bool {
+        self.saved.is_some_and(|saved| saved.intent.is_stopped)
     }
 
     /// Records who owns a file: the torrent or the user.

@@ -9,14 +9,15 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ecs_torrent::TorrentState;
 use ecs_torrent::components::torrent::Lifecycle;
 use ecs_torrent::protocol::wire::{Frame, Message};
+use ecs_torrent::{Error, InfoHash, RemoveError, TorrentState};
 
 use crate::bed::{Bed, Torrent, settings, wait_until};
 use crate::child::Process;
 use crate::command::{Running, command};
 use crate::peer::ScriptedPeer;
+use crate::removing::DELETE;
 use crate::seed::Seed;
 use crate::volumes::{Volume, can_mount};
 
@@ -432,18 +433,87 @@ fn an_unmounted_volume() {
     let mounted = volume.again(&root);
     bed.wait_seeding(id);
     assert!(!bed.has_checked(id));
-    // Removing a torrent while its volume is unmounted deletes nothing.
+    bed.stop_all().unwrap();
     drop(bed);
     drop(mounted);
     fs::write(root.join("album"), "somebody's").unwrap();
     let mut bed = Bed::start(&state);
     assert_eq!(bed.resume_all(), 1);
     bed.wait_blocked(id);
-    let options = ecs_torrent::RemoveOptions { delete_data: true };
-    let error = bed.block_on(bed.torrents().remove(id, options)).unwrap_err();
-    assert!(error.to_string().contains("nothing is mounted"), "{error}");
+    refuse_to_delete(&bed, id);
     assert_eq!(fs::read_to_string(root.join("album")).unwrap(), "somebody's");
     torrent.assert_whole(volume.place());
+}
+
+/// Removes a torrent with its data while the volume is not mounted, which is refused.
+fn refuse_to_delete(bed: &Bed, id: InfoHash) {
+    let error = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap_err();
+    assert!(matches!(error, Error::Remove(RemoveError::Kept { .. })), "{error:?}");
+    let text = error.to_string();
+    assert!(
+        text.contains("nothing is mounted") && text.contains("without its data"),
+        "{text}"
+    );
+}
+
+/// A torrent that cannot be removed with its data, because its volume is not mounted, is not forgotten: it stays running,
+/// paused or stopped, and can be removed with its data when the volume is back, or at once without.
+#[test]
+fn a_removal_without_the_volume() {
+    if !can_mount("disk_faults::a_removal_without_the_volume") {
+        return;
+    }
+    let torrent = Arc::new(Torrent::album(
+        78,
+        "album",
+        &[("a", 300_000), ("b/c", 300_000)],
+        32 << 10,
+    ));
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("mounted"), folder.path().join("state-dir"));
+    let volume = Volume::new(&folder.path().join("behind"), 8 << 20);
+    let mounted = volume.again(&root);
+    let mut bed = Bed::start(&state);
+    let id = bed.add(&torrent, &root, &[Seed::free(&torrent).address]);
+    bed.wait_seeding(id);
+    torrent.wait_saved_complete(&state);
+
+    // While it seeds: the engine has not noticed yet that the volume is gone.
+    drop(mounted);
+    refuse_to_delete(&bed, id);
+    bed.wait_blocked(id);
+    // While it is blocked.
+    refuse_to_delete(&bed, id);
+    assert_eq!(bed.list(), [id]);
+    let mounted = volume.again(&root);
+    bed.wait_seeding(id);
+    assert!(!bed.has_checked(id));
+
+    bed.block_on(bed.torrents().pause(id)).unwrap();
+    drop(mounted);
+    refuse_to_delete(&bed, id);
+    assert_eq!(bed.stats(id).lifecycle, TorrentState::Paused);
+    drop(bed);
+    let bed = Bed::start(&state);
+    assert_eq!(bed.block_on(bed.torrents().restore()).unwrap(), 1);
+    refuse_to_delete(&bed, id);
+    assert_eq!(bed.stats(id).lifecycle, TorrentState::Paused);
+
+    bed.stop(id).unwrap();
+    refuse_to_delete(&bed, id);
+    assert_eq!(bed.list(), []);
+    let stopped = bed.block_on(bed.torrents().list_stopped()).unwrap();
+    assert_eq!(
+        stopped.iter().map(|torrent| torrent.info_hash).collect::<Vec<_>>(),
+        [id]
+    );
+    assert!(is_empty(&root));
+    torrent.assert_whole(volume.place());
+
+    let _mounted = volume.again(&root);
+    let removed = bed.block_on(bed.torrents().remove(id, DELETE)).unwrap();
+    assert_eq!(removed.deleted_count, 2);
+    assert!(is_empty(&root));
 }
 
 /// Fault 76: a symbolic link that replaces a folder or a file during a download redirects no write out of the download

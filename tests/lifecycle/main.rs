@@ -11,6 +11,7 @@
     reason = "a test may fail as it likes, and its modules are seen by nobody else"
 )]
 
+mod another_volume;
 mod bed;
 mod child;
 #[path = "../support/command.rs"]

@@ -118,6 +118,14 @@ impl Status {
         }))
     }
 
+    /// Checks that this is a regular file. No others are read or written.
+    pub(crate) fn regular(self) -> io::Result<Self> {
+        match self.kind.is_file() {
+            true => Ok(self),
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        }
+    }
+
     /// Whether this is a folder, and not a link to one.
     pub(crate) fn is_folder(&self) -> bool {
         self.kind.is_dir()
@@ -175,7 +183,14 @@ pub(crate) fn has_mark(file: impl AsFd, mark: &str) -> bool {
 /// a link: if a torrent or another user of the machine puts one there, this fails instead of opening a file elsewhere.
 pub(crate) fn open(root: BorrowedFd<'_>, path: &str, is_writable: bool) -> io::Result<(OwnedFd, Status)> {
     let flags = if is_writable { OFlags::RDWR } else { OFlags::RDONLY };
-    regular(open_with(root, path, flags, Mode::empty())?)
+    let file = open_with(root, path, flags, Mode::empty())?;
+    let status = Status::of(&file)?.regular()?;
+    Ok((file, status))
+}
+
+/// Like [`open`], for reading, but leaves it to the caller to examine what was opened.
+pub(crate) fn open_unexamined(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    open_with(root, path, OFlags::RDONLY, Mode::empty())
 }
 
 /// Whether a folder below `root` may contain files. False if there is no such folder.
@@ -211,34 +226,82 @@ pub(crate) fn create_folders(root: BorrowedFd<'_>, path: &str, mark: impl Fn(&Ow
     Ok(())
 }
 
-/// Creates an empty file in an existing folder and calls `mark` with it. Fails if the name is taken. On file systems
-/// with unnamed files (`O_TMPFILE`), the file gets its name after its mark, so that a kill leaves no unmarked file. The
-/// returned metadata is from before the mark.
+/// The folder of a file, kept open from one file to the next, since a torrent lists the files of a folder together. It is
+/// held for one write only: what others do to the folder shows in the next one.
+pub(crate) struct Parent<'r> {
+    root: BorrowedFd<'r>,
+    path: Box<str>,
+    folder: Option<OwnedFd>,
+}
+
+impl<'r> Parent<'r> {
+    pub(crate) fn new(root: BorrowedFd<'r>) -> Self {
+        Self {
+            root,
+            path: Box::default(),
+            folder: None,
+        }
+    }
+
+    /// The folder below which the files lie.
+    pub(crate) fn root(&self) -> BorrowedFd<'r> {
+        self.root
+    }
+
+    /// Returns the folder of a file, and the file's name in it.
+    fn of<'p>(&mut self, path: &'p str) -> io::Result<(BorrowedFd<'_>, &'p str)> {
+        let Some((folders, name)) = path.rsplit_once('/') else {
+            return Ok((self.root, path));
+        };
+        let is_open = self.folder.is_some() && *self.path == *folders;
+        let folder = match self.folder.take().filter(|_| is_open) {
+            Some(folder) => folder,
+            None => {
+                self.path = folders.into();
+                open_folder_below(self.root, folders)?
+            }
+        };
+        let folder: &OwnedFd = self.folder.insert(folder);
+        Ok((folder.as_fd(), name))
+    }
+
+    /// Opens the folder again for the next file.
+    pub(crate) fn close(&mut self) {
+        self.folder = None;
+    }
+}
+
+/// Creates an empty file in an existing folder and calls `mark` with it. Fails if the name is taken. Where the file system
+/// has files without a name (`O_TMPFILE`), the file gets its name after its mark: a kill leaves no file without one. The
+/// returned metadata is that before the mark.
 pub(crate) fn create_new(
-    root: BorrowedFd<'_>,
+    parent: &mut Parent<'_>,
     path: &str,
     mark: impl Fn(&OwnedFd, &Status),
 ) -> io::Result<(OwnedFd, Status)> {
+    let (folder, name) = parent.of(path)?;
     #[cfg(target_os = "linux")]
-    match create_marked(root, path, &mark) {
+    match create_marked(folder, name, &mark) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {}
         result => return result,
     }
-    let file = open_with(root, path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, FILE_MODE)?;
+    let file = open_with(folder, name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, FILE_MODE)?;
     let status = Status::of(&file)?;
     mark(&file, &status);
     Ok((file, status))
 }
 
 #[cfg(target_os = "linux")]
-fn create_marked(root: BorrowedFd<'_>, path: &str, mark: impl Fn(&OwnedFd, &Status)) -> io::Result<(OwnedFd, Status)> {
-    let (folder, name) = parent_of(root, path)?;
-    let parent = folder.as_ref().map_or(root, AsFd::as_fd);
+fn create_marked(
+    folder: BorrowedFd<'_>,
+    name: &str,
+    mark: impl Fn(&OwnedFd, &Status),
+) -> io::Result<(OwnedFd, Status)> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = openat(parent, ".", flags, FILE_MODE)?;
+    let file = openat(folder, ".", flags, FILE_MODE)?;
     let status = Status::of(&file)?;
     mark(&file, &status);
-    give_name(&file, parent, name)?;
+    give_name(&file, folder, name)?;
     Ok((file, status))
 }
 
@@ -335,16 +398,6 @@ fn open_folder(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Checks that a file is a regular file. No others are read or written.
-fn regular(file: OwnedFd) -> io::Result<(OwnedFd, Status)> {
-    let status = Status::of(&file)?;
-    if status.kind.is_file() {
-        Ok((file, status))
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -363,7 +416,7 @@ mod tests {
 
     fn create(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
         create_folders(root.as_fd(), path, |_| ())?;
-        create_new(root.as_fd(), path, |_, _| ()).map(|(file, _)| file)
+        create_new(&mut Parent::new(root.as_fd()), path, |_, _| ()).map(|(file, _)| file)
     }
 
     #[test]
@@ -374,10 +427,36 @@ mod tests {
             create(&root, path).unwrap();
         }
         assert!(may_hold(root.as_fd(), "a/b") && !may_hold(root.as_fd(), "a/c") && !may_hold(root.as_fd(), "c/b"));
-        let error = create_new(root.as_fd(), "a/d/new", |_, _| ()).unwrap_err();
+        let error = create_new(&mut Parent::new(root.as_fd()), "a/d/new", |_, _| ()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert!(folder.path().join("a/b/c.txt").is_file() && folder.path().join("plain").is_file());
         assert!(open_both(&root, "a/b/c.txt").iter().all(Result::is_ok));
+    }
+
+    /// The files of a folder are created with one look at it.
+    #[test]
+    fn a_folder_is_opened_once_for_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = open_folder_at(folder.path()).unwrap();
+        fs::create_dir_all(folder.path().join("a/b")).unwrap();
+        let mut parent = Parent::new(root.as_fd());
+        let create = |parent: &mut Parent<'_>, path| create_new(parent, path, |_, _| ());
+        create(&mut parent, "a/b/1").unwrap();
+        fs::rename(folder.path().join("a"), folder.path().join("c")).unwrap();
+        create(&mut parent, "a/b/2").unwrap();
+        assert!(folder.path().join("c/b/2").is_file());
+        // Another folder is looked for, and so is the same one after it was closed.
+        for path in ["a/3", "a/b/4"] {
+            assert_eq!(create(&mut parent, path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
+        create(&mut parent, "c/b/5").unwrap();
+        fs::rename(folder.path().join("c"), folder.path().join("a")).unwrap();
+        parent.close();
+        assert_eq!(
+            create(&mut parent, "c/b/6").unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+        create(&mut parent, "7").unwrap();
     }
 
     /// A kill between the creation and the mark would leave a file that nobody knows as the torrent's.
@@ -391,7 +470,7 @@ mod tests {
         for path in ["plain", "a/b"] {
             let is_marked_first = std::cell::Cell::new(false);
             let mark = |_: &OwnedFd, _: &Status| is_marked_first.set(!folder.path().join(path).exists());
-            create_new(root.as_fd(), path, mark).unwrap();
+            create_new(&mut Parent::new(root.as_fd()), path, mark).unwrap();
             assert_eq!(is_marked_first.get(), unnamed.is_ok(), "{path}");
             assert!(folder.path().join(path).is_file());
         }

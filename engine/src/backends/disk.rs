@@ -55,6 +55,7 @@ enum Work {
     Prepare { is_preallocated: bool },
     Read(Span, ReadPurpose),
     Sync { is_for_all: bool },
+    FindVolume,
     Delete { keep: Vec<usize> },
 }
 
@@ -145,6 +146,7 @@ impl DiskPool {
                 storage,
                 is_for_all,
             } => (tag, storage, Work::Sync { is_for_all }),
+            DiskRequest::FindVolume { tag, storage } => (tag, storage, Work::FindVolume),
             DiskRequest::Delete { tag, storage, keep } => (tag, storage, Work::Delete { keep }),
         };
         let Some(storage) = self.storages.get(&storage) else {
@@ -198,6 +200,7 @@ impl Work {
             Self::Prepare { is_preallocated } => files.prepare(is_preallocated).map(|()| DiskDone::Prepared),
             Self::Read(span, purpose) => files.read(span, purpose, buffers).map(DiskDone::Read),
             Self::Sync { is_for_all } => files.sync(is_for_all).map(DiskDone::Synced),
+            Self::FindVolume => files.find_volume().map(|_| DiskDone::VolumeFound),
             Self::Delete { keep } => files.delete(&keep).map(DiskDone::Deleted),
         }));
         let outcome = done.unwrap_or_else(|_| {

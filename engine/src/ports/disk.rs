@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
-use ecs_torrent_components::session::{FileId, FileStamp, NearestFolder, OwnerKey};
+use ecs_torrent_components::session::{FileId, FileStamp, NearestFolder, OwnerKey, VolumeId};
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Span;
 
@@ -27,8 +27,8 @@ pub enum DiskRequest {
         storage: StorageId,
         /// The download folder.
         root: PathBuf,
-        /// The last known mount point of the folder's volume. Another volume in its place is an error.
-        volume: Option<PathBuf>,
+        /// The folder's volume, as last known. Another volume in its place is an error.
+        volume: Option<Volume>,
         /// The files.
         files: FileTable,
         /// The claims of the torrent's session about the files.
@@ -77,6 +77,13 @@ pub enum DiskRequest {
         /// Also sync the files that were not written since `Open`, without reporting them: their bytes may only be in
         /// the system's page cache.
         is_for_all: bool,
+    },
+    /// Checks that the volume of the download folder is there, and is the expected one.
+    FindVolume {
+        /// Returned with the answer.
+        tag: JobTag,
+        /// The torrent's storage.
+        storage: StorageId,
     },
     /// Deletes the files that this torrent created, then the folders that this leaves empty, and closes the other
     /// files. Later writes to this storage are refused, so that they cannot bring deleted files back.
@@ -202,12 +209,21 @@ pub struct DiskEvent {
 pub struct FoundFiles {
     /// The download folder's path, without symbolic links.
     pub root: PathBuf,
-    /// Where the folder's volume is mounted.
-    pub volume: PathBuf,
+    /// The folder's volume.
+    pub volume: Volume,
     /// The folders that exist.
     pub folders: FolderIds,
     /// The files that exist, in the order of the file table.
     pub files: Vec<Option<FoundFile>>,
+}
+
+/// The volume of a download folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Where the volume is mounted.
+    pub mount_point: PathBuf,
+    /// The identity of its file system, where the system tells one, or if it matters.
+    pub id: Option<VolumeId>,
 }
 
 /// The existing folders on the paths of a torrent's files, by identity.
@@ -287,6 +303,8 @@ pub enum DiskDone {
     Written,
     /// The files that were written, now on stable storage.
     Synced(Vec<SyncedFile>),
+    /// The volume is there.
+    VolumeFound,
     /// The deleted and kept files.
     Deleted(DeletedFiles),
     /// No handle to the files is open.

@@ -86,6 +86,7 @@ enum DiskWork {
     Sync {
         is_for_all: bool,
     },
+    FindVolume,
     Delete {
         keep: Vec<usize>,
     },
@@ -148,7 +149,7 @@ impl DiskWork {
             Self::Write { .. } => DiskOperation::Write,
             Self::Sync { .. } => DiskOperation::Sync,
             Self::Delete { .. } => DiskOperation::Delete,
-            Self::Close => return None,
+            Self::FindVolume | Self::Close => return None,
         })
     }
 
@@ -184,6 +185,7 @@ impl DiskWork {
                 Err(error) => return (Err(error), blocks),
             },
             Self::Sync { is_for_all } => storage.sync(context, fault, is_for_all).map(DiskDone::Synced),
+            Self::FindVolume => storage.find_volume(context).map(|()| DiskDone::VolumeFound),
             Self::Delete { keep } => failed(DiskAction::Delete)
                 .and_then(|()| storage.delete(context, &keep))
                 .map(DiskDone::Deleted),

@@ -19,7 +19,7 @@ use crate::storage::{RetryWrite, WriteBlocked, WritesFreed};
 
 /// A scheduled retry of a torrent.
 #[derive(Debug)]
-pub(super) struct Retry(Entity);
+pub(super) struct Retry(pub(super) Entity);
 
 /// The number of consecutive restarts of a torrent.
 #[derive(Component, Debug, Default)]

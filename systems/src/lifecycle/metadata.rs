@@ -121,7 +121,7 @@ pub(super) fn open_supplied(
         if let Ok((content, mut storage, state)) = torrents.get_mut(torrent) {
             save.write(SaveTorrent { torrent });
             let files = &content.0.info.files;
-            opener.open(torrent, &mut storage, None, files, state.claims(None));
+            opener.open(torrent, &mut storage, None, files, state);
         }
     }
 }

@@ -19,7 +19,7 @@ use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::session::Session;
 use ecs_torrent_components::torrent::{Storage, Torrent};
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::disk::{DiskRequest, FileClaims};
+use ecs_torrent_engine::ports::disk::DiskRequest;
 use ecs_torrent_engine::ports::state::{Loaded, StateEvent, StateRequest};
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
 use ecs_torrent_protocol::files::FileTable;
@@ -186,7 +186,7 @@ impl Opener<'_> {
         storage: &mut Storage,
         session: Option<&Session>,
         files: &FileTable,
-        claims: FileClaims,
+        state: &SessionState,
     ) {
         self.disk.push(DiskRequest::Close {
             tag: None,
@@ -197,9 +197,9 @@ impl Opener<'_> {
             tag: JobTag::new(OPEN, entity),
             storage: storage.id,
             root: storage.root.clone(),
-            volume: session.and_then(|session| session.volume.clone()),
+            volume: state.expected_volume(session),
             files: files.clone(),
-            claims,
+            claims: state.claims(session),
         });
     }
 }

@@ -136,6 +136,24 @@ impl Waiters {
         }
     }
 
+    /// Answers every caller of a removal that was not carried out.
+    pub(super) fn answer_kept(mut self, torrent: &Torrent, reason: &Arc<str>) {
+        let (name, reason) = (&torrent.name, reason.clone());
+        self.answer_pauses(&Err(PauseError::Unsaved {
+            name: name.clone(),
+            reason: reason.clone(),
+        }));
+        for reply in self.removals {
+            reply.send(Err(RemoveError::Kept {
+                name: name.clone(),
+                reason: reason.clone(),
+            }));
+        }
+        for reply in self.stops {
+            reply.send(Err(stop_error(torrent, reason.clone())));
+        }
+    }
+
     /// Answers the callers that wait for the torrent to be paused.
     pub(super) fn answer_pauses(&mut self, result: &Result<(), PauseError>) {
         self.pauses.drain(..).for_each(|reply| reply.send(result.clone()));

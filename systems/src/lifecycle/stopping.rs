@@ -13,13 +13,14 @@ use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddError, Removed, StartTorrentError, TorrentNotFound};
+use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::{Blocked, ChangedFacts, Desired, Failure, Fault, Readiness};
 use ecs_torrent_components::messages::TorrentStopped;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis};
 use ecs_torrent_components::torrent::{Content, Have, StopPhase, Stopping, Torrent, TorrentIndex};
 
 use super::adds::Adds;
-use super::failing::Restarts;
+use super::failing::{Restarts, Retry};
 use super::opening::{Opener, Opening};
 use super::starting::Starts;
 use super::stop_requests::{Requested, StopRequests, StopsInOrder, Waiters, stop_error};
@@ -60,8 +61,9 @@ pub(super) fn begin_stops(
         if stops.is_pause_requested(entity) {
             requested.state.set_paused(true);
         }
-        // The data of a paused torrent can be deleted only while its files are open.
-        if *requested.readiness == Readiness::Closed && ending == (Ending::Forget { delete_data: true }) {
+        // The data of a torrent whose files were closed can be deleted only after they are opened again.
+        let is_closed = *requested.readiness == Readiness::Closed || requested.state.is_closed();
+        if is_closed && ending == (Ending::Forget { delete_data: true }) {
             let (readiness, state) = (&mut *requested.readiness, &mut *requested.state);
             opener.reopen(entity, requested.torrent, readiness, state, &mut commands);
         }
@@ -100,12 +102,15 @@ fn limit(phase: StopPhase, ending: Ending, settings: &LifecycleSettings) -> Dura
 #[derive(SystemParam)]
 pub(super) struct StopParams<'w, 's> {
     commands: Commands<'w, 's>,
+    clock: Res<'w, Clock>,
+    settings: Res<'w, Settings>,
     index: ResMut<'w, TorrentIndex>,
     stopped: MessageWriter<'w, TorrentStopped>,
     changed: ResMut<'w, ChangedFacts>,
     adds: ResMut<'w, Adds>,
     starts: ResMut<'w, Starts>,
     registry: ResMut<'w, FileRegistry>,
+    retries: ResMut<'w, Deadlines<Retry>>,
 }
 
 /// A torrent that is being stopped.
@@ -213,9 +218,41 @@ impl StopParams<'_, '_> {
             }
             return None;
         }
+        if let (Ending::Forget { .. }, true, Err(reason)) = (ending, stopped.state.is_kept(), &result) {
+            self.keep_removed(stopped, waiters, reason);
+            return None;
+        }
         self.despawn(stopped, ending);
         self.answer(stopped, waiters, ending, &result);
         None
+    }
+
+    /// Keeps a torrent that was to be removed with its data, while the volume of the data is not there. A running torrent
+    /// waits for the volume; a paused one stays paused, and a stopped one stopped.
+    fn keep_removed(&mut self, stopped: &mut StoppedItem<'_, '_>, waiters: Waiters, reason: &Arc<str>) {
+        let (torrent, id) = (stopped.entity, stopped.torrent.id());
+        tracing::warn!(torrent = %stopped.torrent.label(), "not removed: {reason}");
+        stopped.state.record_kept();
+        self.adds.end(torrent, Ok(id));
+        let (name, why) = (stopped.torrent.name.clone(), reason.clone());
+        self.starts
+            .answer(torrent, &Err(StartTorrentError::Unsaved { name, reason: why }));
+        waiters.answer_kept(stopped.torrent, reason);
+        if stopped.state.was_stopped() {
+            self.despawn(stopped, Ending::Save { until_resumed: true });
+        } else if stopped.state.is_paused() {
+            self.keep_paused(stopped);
+        } else {
+            stopped.blocked.0 = Some(reason.clone());
+            stopped.fault.0 = None;
+            stopped.state.record_closed();
+            *stopped.desired = Desired::Run;
+            *stopped.readiness = Readiness::Unopened;
+            let wait = millis(self.settings.lifecycle.blocked_retry_ms);
+            self.retries.set(self.clock.now() + wait, Retry(torrent));
+            self.commands.entity(torrent).remove::<Stopping>();
+            self.changed.add(torrent);
+        }
     }
 
     /// Answers the callers that wait for the end of a torrent, and those that wait for it to be added or started.

@@ -172,7 +172,10 @@ fn open(bed: &mut Bed, outcome: Result<DiskDone, DiskError>) {
 fn nothing_there() -> DiskDone {
     DiskDone::Opened(FoundFiles {
         root: "/downloads".into(),
-        volume: "/".into(),
+        volume: ecs_torrent_engine::ports::disk::Volume {
+            mount_point: "/".into(),
+            id: None,
+        },
         folders: Default::default(),
         files: vec![None],
     })

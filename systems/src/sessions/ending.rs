@@ -16,6 +16,7 @@ use super::spilling::{SPILL, Spiller};
 use super::{Job, SessionState};
 use crate::stop_participants::{Ending, StopDuty, StopParticipants, StopTurn, has_stops};
 
+const FIND: Purpose = Purpose("find volume of data to delete");
 const FORGET: Purpose = Purpose("forget session");
 const DELETE: Purpose = Purpose("delete data");
 /// Interval at which a torrent that waits for an answer is examined. The answer itself ends the wait in most cases; a
@@ -59,7 +60,7 @@ pub(super) fn has_steps(
     disk: Res<DiskPort>,
 ) -> bool {
     let has_writes = || {
-        [SPILL, SYNC, DELETE]
+        [SPILL, SYNC, FIND, DELETE]
             .into_iter()
             .any(|purpose| disk.has_events_for(purpose))
     };
@@ -106,13 +107,28 @@ pub(super) fn end_sessions(
             Ending::Refuse if saved.state.is_known() => writer.end(&mut saved, Ok(())),
             Ending::Save { .. } | Ending::Pause => writer.begin(&mut saved, &spiller),
             Ending::Refuse => writer.forget(&mut saved, false),
-            Ending::Forget { delete_data } => writer.forget(&mut saved, delete_data),
+            Ending::Forget { delete_data: true } if has_files => writer.find_volume(&mut saved),
+            Ending::Forget { .. } => writer.forget(&mut saved, false),
         }
     }
 }
 
-/// Collects the results of deleted sessions and data.
+/// Collects the results of found volumes, and of deleted sessions and data.
 pub(super) fn collect_forgotten(mut writer: SessionWriter, mut torrents: Query<Saved>) {
+    let found: Vec<_> = writer.disk.take(FIND).collect();
+    for event in found {
+        let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
+            continue;
+        };
+        if !matches!(saved.state.job, Job::FindingVolume) {
+            continue;
+        }
+        match event.outcome {
+            Err(error) if error.is_volume_gone() => writer.keep(&mut saved, error.to_string().into()),
+            // The deletion reports any other fault.
+            _ => writer.forget(&mut saved, true),
+        }
+    }
     let forgotten = writer.port.take(FORGET).map(|event| {
         let outcome = event.outcome.map(|_| None).map_err(|error| error.0);
         (event.tag.owner, outcome)
@@ -151,11 +167,28 @@ pub(super) fn collect_forgotten(mut writer: SessionWriter, mut torrents: Query<S
 }
 
 impl SessionWriter<'_, '_> {
+    /// Asks the disk for the volume of the data that is to be deleted. Without it the torrent is not forgotten: nobody
+    /// would know later that the data is its own.
+    fn find_volume(&mut self, saved: &mut SavedItem<'_, '_>) {
+        self.disk.push(DiskRequest::FindVolume {
+            tag: JobTag::new(FIND, saved.entity),
+            storage: saved.storage.id,
+        });
+        saved.state.job = Job::FindingVolume;
+        saved.state.is_kept = true;
+    }
+
+    /// Ends a removal that deletes nothing.
+    fn keep(&mut self, saved: &mut SavedItem<'_, '_>, reason: Arc<str>) {
+        saved.state.job = Job::None;
+        saved.state.is_last = false;
+        self.duty.finish_with(saved.entity, Err(reason));
+    }
+
     /// Deletes the session, and the data if requested, and frees the files for other torrents.
     fn forget(&mut self, saved: &mut SavedItem<'_, '_>, delete_data: bool) {
         let torrent = saved.torrent.id();
-        // A torrent without metadata has created nothing.
-        let delete_data = delete_data && saved.known.is_some();
+        saved.state.is_kept = false;
         if delete_data {
             self.disk.push(DiskRequest::Delete {
                 tag: JobTag::new(DELETE, saved.entity),
@@ -286,7 +319,7 @@ mod tests {
     fn nothing_runs_while_no_session_ends() {
         let mut bed = bed();
         let take = |mut disk: ResMut<DiskPort>| {
-            [SPILL, SYNC, DELETE]
+            [SPILL, SYNC, FIND, DELETE]
                 .into_iter()
                 .for_each(|purpose| disk.take(purpose).for_each(drop));
         };

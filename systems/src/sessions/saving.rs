@@ -100,6 +100,7 @@ pub(super) fn record_changes(
     for &PieceStored { torrent, index, len } in stored.read() {
         if let Ok(mut state) = states.get_mut(torrent) {
             state.durability.record_written(index);
+            state.has_written = true;
             state.unsaved_bytes += u64::from(len);
             if state.unsaved_bytes >= settings.session.checkpoint_bytes {
                 state.unsaved_bytes = 0;
@@ -295,7 +296,8 @@ impl SessionWriter<'_, '_> {
             root: saved.storage.root.clone(),
             resolved: saved.state.resolved.clone(),
             folder: saved.state.folders().and_then(|folders| folders.above.first().cloned()),
-            volume: saved.state.volume.clone(),
+            volume: saved.state.volume.as_ref().map(|volume| volume.mount_point.clone()),
+            volume_id: saved.state.volume.as_ref().and_then(|volume| volume.id.clone()),
             lacks_metadata: saved.known.is_none(),
             total_size: geometry.map_or(0, Geometry::total_size),
             piece_length: geometry.map_or(0, Geometry::piece_length),

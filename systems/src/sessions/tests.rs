@@ -1,6 +1,6 @@
 //! Tests of [`SessionState`]: what a torrent knows about the owners of its files.
 
-use ecs_torrent_components::session::Runs;
+use ecs_torrent_components::session::{Runs, VolumeId};
 use ecs_torrent_engine::ports::disk::FoundFile;
 use ecs_torrent_protocol::files::FileEntry;
 
@@ -29,6 +29,13 @@ fn found(inode: u64, provenance: Provenance) -> Option<FoundFile> {
     })
 }
 
+fn volume(id: &str) -> Volume {
+    Volume {
+        mount_point: "/mnt".into(),
+        id: Some(VolumeId { kind: 1, id: id.into() }),
+    }
+}
+
 fn state(wants_overwrite: bool) -> SessionState {
     SessionState::new(OwnerKey([1; 16]), None, wants_overwrite)
 }
@@ -45,7 +52,7 @@ fn look(state: &mut SessionState, files: Vec<Option<FoundFile>>, may_create: boo
     let table = FileTable::new((0..files.len()).map(entry).collect());
     let found = FoundFiles {
         root: "/downloads".into(),
-        volume: "/".into(),
+        volume: volume("a"),
         folders: Default::default(),
         files,
     };
@@ -389,7 +396,7 @@ fn the_folder_is_known_once_the_files_were_found() {
     let table = FileTable::new(Vec::new());
     let found = FoundFiles {
         root: "/downloads".into(),
-        volume: "/".into(),
+        volume: volume("a"),
         folders: FolderIds {
             below: [("sub".to_owned(), id(3))].into(),
             ..FolderIds::default()
@@ -400,4 +407,39 @@ fn the_folder_is_known_once_the_files_were_found() {
     assert_eq!(state.folders().unwrap().below["sub"], id(3));
     assert_eq!(state.resolved(), Some(std::path::Path::new("/downloads")));
     assert_eq!(state.new_name(), Some("a name"));
+}
+
+/// A torrent that has data on a volume expects that volume; any other uses the one that is there.
+#[test]
+fn data_binds_a_torrent_to_its_volume() {
+    let id = |expected: Option<Volume>| expected.and_then(|volume| volume.id);
+    let empty = Session {
+        volume: Some("/mnt".into()),
+        volume_id: volume("a").id,
+        ..session()
+    };
+    let full = Session {
+        have: Runs::of([0]),
+        ..empty.clone()
+    };
+    let mut state = state(false);
+    assert_eq!(state.expected_volume(None), None);
+    assert_eq!(id(state.expected_volume(Some(&empty))), None);
+    assert_eq!(id(state.expected_volume(Some(&full))), volume("a").id);
+    let older = Session {
+        volume_id: None,
+        ..full
+    };
+    assert_eq!(
+        id(state.expected_volume(Some(&older))),
+        None,
+        "written by an earlier version"
+    );
+    // Pieces that were written after the session was saved count too.
+    look(&mut state, vec![None, None], true);
+    state.has_written = true;
+    state.record_loaded(Some(&empty), None, true);
+    assert_eq!(id(state.expected_volume(Some(&empty))), volume("a").id);
+    state.renew(None, false, true);
+    assert_eq!(id(state.expected_volume(Some(&empty))), None, "moved elsewhere");
 }

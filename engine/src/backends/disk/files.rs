@@ -24,7 +24,7 @@ use super::volume;
 use crate::backends::beneath::{self, Status};
 use crate::backends::buffers::FileBuffers;
 use crate::ports::disk::{
-    DiskAction, DiskError, FileClaims, FolderIds, FoundFile, FoundFiles, Provenance, ReadPurpose, Refusal,
+    DiskAction, DiskError, FileClaims, FolderIds, FoundFile, FoundFiles, Provenance, ReadPurpose, Refusal, Volume,
     is_out_of_files,
 };
 
@@ -72,8 +72,8 @@ pub struct Files {
     pub(super) table: FileTable,
     pub(super) shared: Arc<SharedFiles>,
     pub(super) claims: FileClaims,
-    /// The expected mount point of the volume.
-    mounted_at: Mutex<Option<PathBuf>>,
+    /// The volume that is expected, once it is known.
+    volume: Mutex<Option<Volume>>,
     ledger: Mutex<Ledger>,
     /// Folders known not to be the engine's own.
     permitted: Mutex<HashSet<Box<str>>>,
@@ -95,12 +95,12 @@ impl Drop for Files {
 
 impl Files {
     /// Creates a storage for the files of `table`, below `root`. `storage` is its name in `shared`. `volume` is the
-    /// expected mount point of the folder's volume, if known. Opens nothing yet.
+    /// expected volume of the folder, if known. Opens nothing yet.
     #[must_use]
     pub fn new(
         storage: StorageId,
         root: &Path,
-        volume: Option<PathBuf>,
+        volume: Option<Volume>,
         table: FileTable,
         shared: Arc<SharedFiles>,
     ) -> Self {
@@ -110,7 +110,7 @@ impl Files {
             table,
             shared,
             claims: FileClaims::default(),
-            mounted_at: Mutex::new(volume),
+            volume: Mutex::new(volume),
             ledger: Mutex::default(),
             permitted: Mutex::default(),
             writing: Mutex::default(),
@@ -141,7 +141,7 @@ impl Files {
         self.shared.owners.let_go(ids, self.storage);
     }
 
-    /// Finds the existing files and the mount point of the volume.
+    /// Finds the existing files and the volume.
     ///
     /// # Errors
     /// If an existing entry is not a regular file or cannot be inspected, if the volume is not the expected one, or if
@@ -326,25 +326,20 @@ impl Files {
         Ok(())
     }
 
-    /// Finds the mount point of the download folder's volume.
-    pub(super) fn find_volume(&self) -> Result<PathBuf> {
+    /// Finds the download folder's volume, and checks that it is the expected one.
+    pub(super) fn find_volume(&self) -> Result<Volume> {
         let path = self.root();
         let failed = |error| {
             // An open handle would keep the volume from being mounted again.
             self.root.let_go();
             DiskError::new(DiskAction::FindVolume, path.to_path_buf(), error)
         };
-        let (found, _) = volume::of(&path).map_err(failed)?;
-        let mut mounted_at = self.mounted_at.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*mounted_at {
-            // A volume mounted further down is somebody's choice. Only the absence of the expected mount is an error.
-            Some(expected) if *expected != found && expected.starts_with(&found) => {
-                let reason = format!("nothing is mounted at {}", expected.display());
-                return Err(failed(io::Error::other(reason)));
-            }
-            _ => *mounted_at = Some(found.clone()),
-        }
-        Ok(found)
+        let found = volume::of(&path).map_err(failed)?;
+        let mut volume = self.volume.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = found
+            .check(volume.as_ref())
+            .map_err(|error| failed(io::Error::other(error)))?;
+        Ok(volume.insert(found).clone())
     }
 
     /// Returns the download folder: the same folder, on the same volume, as when it was first opened.
@@ -430,15 +425,25 @@ impl Files {
 
     /// Opens an existing file below the download folder.
     pub(super) fn open_below(&self, root: &OwnedFd, index: usize, is_writable: bool) -> Result<(OwnedFd, Status)> {
+        self.open_with(root, index, |root, path| beneath::open(root, path, is_writable))
+            .map(|(file, status)| (file, self.believable(status)))
+    }
+
+    /// Opens a file below the download folder with `open`.
+    pub(super) fn open_with<T>(
+        &self,
+        root: &OwnedFd,
+        index: usize,
+        open: impl Fn(BorrowedFd<'_>, &str) -> io::Result<T>,
+    ) -> Result<T> {
         let entry = &self.entries()[index];
         self.check_folder(root.as_fd(), entry)?;
-        self.whatever_it_takes(|| beneath::open(root.as_fd(), &entry.path, is_writable))
-            .map(|(file, status)| (file, self.believable(status)))
+        self.whatever_it_takes(|| open(root.as_fd(), &entry.path))
             .map_err(|error| DiskError::new(DiskAction::Open, self.path(entry), error))
     }
 
     /// Opens a file, closing unused files when the system's limit on open files is reached.
-    pub(super) fn whatever_it_takes<T>(&self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    pub(super) fn whatever_it_takes<T>(&self, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         let mut opened = open();
         while let Err(error) = &opened
             && is_out_of_files(error)

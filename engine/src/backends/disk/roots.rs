@@ -14,6 +14,7 @@ use rustix::fs::CWD;
 use super::protected::Protected;
 use super::volume;
 use crate::backends::beneath::{self, Status};
+use crate::backends::nearest::nearest_existing;
 use crate::ports::disk::Refusal;
 
 /// Maximum number of download folders held open at a time: each costs a descriptor. The others are opened when needed,
@@ -185,7 +186,7 @@ impl Root {
             result => return result,
         }
         let path = self.resolve(roots)?;
-        if roots.protected.holds(nearest(&path)) {
+        if roots.protected.holds(nearest_existing(&path)?.0) {
             return Err(Refusal::Forbidden.into());
         }
         let folder = beneath::create_folder_at(&path)?;
@@ -235,7 +236,7 @@ impl Root {
 
 /// Resolves the links of a path. Components that do not exist yet are appended by name.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
-    let existing = nearest(path);
+    let existing = nearest_existing(path)?.0;
     let mut resolved = existing.canonicalize()?;
     for component in path.strip_prefix(existing).unwrap_or(path).components() {
         match component {
@@ -245,13 +246,6 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Ok(resolved)
-}
-
-/// Returns the nearest existing ancestor of a path, or the path itself.
-fn nearest(path: &Path) -> &Path {
-    let is_there =
-        |folder: &&Path| !matches!(std::fs::metadata(folder), Err(error) if error.kind() == io::ErrorKind::NotFound);
-    path.ancestors().find(is_there).unwrap_or(path)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use ecs_torrent_protocol::files::FilePlace;
+use ecs_torrent_protocol::files::{FileEntry, FilePlace};
 use ecs_torrent_protocol::geometry::Span;
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use rustix::io::Errno;
 
 use super::files::{Files, Result, read_exactly};
 use super::provenance::Known;
-use crate::backends::beneath::{self, Status};
+use crate::backends::beneath::{self, Parent, Status};
 use crate::ports::disk::{DiskAction, DiskError, Provenance, Refusal, SyncedFile, check_padding};
 
 /// Maximum number of slices in one vectored write. POSIX guarantees 16; all current systems allow 1024.
@@ -39,11 +39,15 @@ impl Files {
     /// If a file cannot be created, or there is no space to reserve.
     pub fn prepare(&self, is_preallocated: bool) -> Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        for (index, entry) in self.entries().iter().enumerate() {
-            if !entry.is_stored() || (entry.len > 0 && !is_preallocated) {
-                continue;
-            }
-            let Target::Write(file) = self.target(&*self.created_folder()?, index)? else {
+        let is_wanted = |entry: &FileEntry| entry.is_stored() && (entry.len == 0 || is_preallocated);
+        if !self.entries().iter().any(is_wanted) {
+            return Ok(());
+        }
+        let root = self.created_folder()?;
+        let mut parent = Parent::new(root.as_fd());
+        let entries = self.entries().iter().enumerate();
+        for (index, entry) in entries.filter(|(_, entry)| is_wanted(entry)) {
+            let Target::Write(file) = self.target(&mut parent, index)? else {
                 continue;
             };
             let reserved = match entry.len {
@@ -75,6 +79,7 @@ impl Files {
         debug_assert_eq!(blocks.iter().map(Bytes::len).sum::<usize>(), span.len as usize);
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let root = self.created_folder()?;
+        let mut parent = Parent::new(root.as_fd());
         let mut unwritten = Cursor { blocks, offset: 0 };
         for slice in self.slices(span) {
             let part = unwritten.take(slice.len as usize);
@@ -84,7 +89,7 @@ impl Files {
             };
             let end = offset + u64::from(slice.len);
             let failed = |error| DiskError::new(DiskAction::Write, self.path(&self.entries()[index]), error);
-            let file = match self.target(&root, index)? {
+            let file = match self.target(&mut parent, index)? {
                 Target::Write(file) => file,
                 Target::Overwrite(file) => match compare_all(&file, offset, part.clone()) {
                     Ok(()) => {
@@ -116,9 +121,9 @@ impl Files {
         Ok(())
     }
 
-    /// Returns a file for writing, from the cache, opened or created below `root`. Checks that it is the same file as
+    /// Returns a file for writing, from the cache, opened or created below `parent`'s root. Checks that it is the same file as
     /// before, and intact. A file that was created is to be recorded after its first use, whether that succeeds or not.
-    fn target(&self, root: &OwnedFd, index: usize) -> Result<Target> {
+    fn target(&self, parent: &mut Parent<'_>, index: usize) -> Result<Target> {
         let known = self.ledger().known.get(&index).copied();
         if let (Some(known), Some(file)) = (known, self.shared.cache.get(self.key(index), true)) {
             let entry = &self.entries()[index];
@@ -130,7 +135,7 @@ impl Files {
         }
         match known {
             Some(known) => self.open_known(index, known),
-            None => self.open_unknown(root, index),
+            None => self.open_unknown(parent, index),
         }
     }
 
@@ -146,8 +151,8 @@ impl Files {
     }
 
     /// Creates a file, or opens the existing one, which may not be this torrent's.
-    fn open_unknown(&self, root: &OwnedFd, index: usize) -> Result<Target> {
-        match self.create(root, index) {
+    fn open_unknown(&self, parent: &mut Parent<'_>, index: usize) -> Result<Target> {
+        match self.create(parent, index) {
             Ok((file, status)) => {
                 self.shared.owners.take_new(status.id, self.storage);
                 let known = Known::new(&self.believable(status), Provenance::Created);
@@ -169,17 +174,19 @@ impl Files {
     }
 
     /// Creates a file with the torrent's mark, and the folders above it.
-    fn create(&self, root: &OwnedFd, index: usize) -> Result<(OwnedFd, Status)> {
+    fn create(&self, parent: &mut Parent<'_>, index: usize) -> Result<(OwnedFd, Status)> {
         let entry = &self.entries()[index];
         let mark = |file: &OwnedFd, status: &Status| self.mark(Some(index), file, status);
         if self.is_closed.load(Ordering::Relaxed) {
             let error = io::Error::other("these files are closed");
             return Err(DiskError::new(DiskAction::Use, self.path(entry), error));
         }
-        self.check_folder(root.as_fd(), entry)?;
-        let created = self.whatever_it_takes(|| match beneath::create_new(root.as_fd(), &entry.path, mark) {
+        let root = parent.root();
+        self.check_folder(root, entry)?;
+        let created = self.whatever_it_takes(|| match beneath::create_new(parent, &entry.path, mark) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                beneath::create_folders(root.as_fd(), &entry.path, |folder| {
+                parent.close();
+                beneath::create_folders(root, &entry.path, |folder| {
                     if let Ok(status) = Status::of(folder) {
                         self.mark(None, folder, &status);
                     }
@@ -191,8 +198,8 @@ impl Files {
         match created {
             // The folders exist now, but somebody may have put them there.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.check_folder(root.as_fd(), entry)?;
-                self.whatever_it_takes(|| beneath::create_new(root.as_fd(), &entry.path, mark))
+                self.check_folder(root, entry)?;
+                self.whatever_it_takes(|| beneath::create_new(parent, &entry.path, mark))
             }
             result => result,
         }
@@ -296,16 +303,17 @@ impl Files {
                     Some(root) => root,
                     None => root.insert(self.folder()?),
                 };
-                Arc::new(self.open_below(root, index, false)?.0)
+                // Examined after the sync.
+                Arc::new(self.open_with(root, index, beneath::open_unexamined)?)
             }
         };
         let failed = |error: Errno| DiskError::new(DiskAction::Sync, self.path(&self.entries()[index]), error.into());
         fdatasync(&file).map_err(failed)?;
         // Not while a write has changed the file but not recorded it yet.
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let status = self
-            .status_of(&file)
-            .map_err(|error| DiskError::new(DiskAction::Sync, self.path(&self.entries()[index]), error))?;
+        let status = self.status_of(&file).and_then(Status::regular);
+        let status =
+            status.map_err(|error| DiskError::new(DiskAction::Sync, self.path(&self.entries()[index]), error))?;
         let known = self.ledger().known.get(&index).copied();
         if let Some(known) = known {
             self.check_file(index, &known, &status)?;

@@ -88,6 +88,7 @@ impl SimDisk {
                 storage,
                 is_for_all,
             } => (tag, storage, DiskWork::Sync { is_for_all }),
+            DiskRequest::FindVolume { tag, storage } => (tag, storage, DiskWork::FindVolume),
             DiskRequest::Delete { tag, storage, keep } => (tag, storage, DiskWork::Delete { keep }),
         };
         let Some(storage) = self.storages.get(&storage).cloned() else {

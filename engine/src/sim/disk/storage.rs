@@ -18,7 +18,7 @@ use super::faults::DiskFault;
 use super::file::{File, Stamp};
 use super::volume::Volume;
 use crate::ports::disk::{
-    DeletedFiles, DiskAction, DiskError, FileClaims, FolderIds, FoundFile, FoundFiles, KeptReason, Provenance,
+    self, DeletedFiles, DiskAction, DiskError, FileClaims, FolderIds, FoundFile, FoundFiles, KeptReason, Provenance,
     ReadPurpose, Refusal, SyncedFile, check_padding,
 };
 
@@ -86,7 +86,7 @@ impl Storage {
     pub(super) fn new(
         id: StorageId,
         root: PathBuf,
-        volume: Option<PathBuf>,
+        volume: Option<disk::Volume>,
         table: FileTable,
         claims: FileClaims,
         owners: Owners,
@@ -94,7 +94,7 @@ impl Storage {
         Self {
             id,
             root,
-            volume,
+            volume: volume.map(|volume| volume.mount_point),
             table,
             claims,
             owners,
@@ -117,7 +117,11 @@ impl Storage {
         self.lock().is_looked_at = true;
         Ok(FoundFiles {
             root: self.root.clone(),
-            volume: MOUNTED_AT.into(),
+            volume: disk::Volume {
+                mount_point: MOUNTED_AT.into(),
+                // A machine has one disk.
+                id: None,
+            },
             folders: self.folders(),
             files,
         })
@@ -179,7 +183,7 @@ impl Storage {
         owners.retain(|_, owner| *owner != self.id);
     }
 
-    fn find_volume(&self, context: &DiskContext<'_>) -> Result<()> {
+    pub(super) fn find_volume(&self, context: &DiskContext<'_>) -> Result<()> {
         let is_there = |expected: &PathBuf| expected.as_path() == Path::new(MOUNTED_AT);
         if context.volume.is_mounted && self.volume.as_ref().is_none_or(is_there) {
             return Ok(());

@@ -176,9 +176,8 @@ impl Finder<'_, '_> {
         let must = is_shared && opened.state.stop_overwriting();
         if must {
             let session = opened.opening.as_ref().and_then(|opening| opening.session.as_deref());
-            let claims = opened.state.claims(session);
             self.opener
-                .open(opened.entity, &mut opened.storage, session, files, claims);
+                .open(opened.entity, &mut opened.storage, session, files, &opened.state);
         }
         must
     }

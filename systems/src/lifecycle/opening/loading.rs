@@ -95,12 +95,17 @@ impl ResumedItem<'_, '_> {
         if self.stay_paused(entity, commands, pauses) {
             return;
         }
-        let claims = self.saved.state.claims(self.opening.session.as_deref());
         // A session without metadata says nothing about the files.
         self.opening.session.take_if(|session| session.lacks_metadata);
         let Some(content) = &self.content else { return };
         let session = self.opening.session.as_deref();
-        opener.open(entity, &mut self.storage, session, &content.0.info.files, claims);
+        opener.open(
+            entity,
+            &mut self.storage,
+            session,
+            &content.0.info.files,
+            &self.saved.state,
+        );
     }
 
     /// Applies a session.

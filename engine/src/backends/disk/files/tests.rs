@@ -211,7 +211,10 @@ fn nothing_is_written_where_another_volume_was() {
     let folder = tempfile::tempdir().unwrap();
     let shared = Arc::new(SharedFiles::new(2));
     let root = folder.path().join("downloads");
-    let volume = Some("/not/mounted".into());
+    let volume = Some(Volume {
+        mount_point: "/not/mounted".into(),
+        id: None,
+    });
     let files = Files::new(StorageId(1), &root, volume, table(&[4]), shared);
     let error = files
         .write(Span { offset: 0, len: 4 }, &blocks(&[1; 4], 4))
