@@ -506,7 +506,7 @@ pub enum RemoveError {
         /// The reason.
         reason: Arc<str>,
     },
-    /// The torrent stays as it was, since the data that was to be deleted cannot be reached.
+    /// The torrent is unchanged, because the data to delete cannot be reached.
     #[error("{name} was not removed: {reason}; it can be removed without its data")]
     Kept {
         /// The torrent's name.

@@ -69,7 +69,7 @@ pub struct Session {
     pub folder: Option<NearestFolder>,
     /// Mount point of the download folder's volume; nothing is written while the volume is not mounted there.
     pub volume: Option<PathBuf>,
-    /// Identity of that volume, where the system tells one. A torrent that has data does not use another volume.
+    /// Identity of that volume, if the system reports one. A torrent that has data does not use another volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_id: Option<VolumeId>,
     /// Whether the torrent's metadata is not known: then it has no sizes, pieces and files, and the fields about them are

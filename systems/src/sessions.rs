@@ -269,7 +269,7 @@ enum Job {
     Writing(Summary),
     /// A session that records the pieces lost by a failed sync is being written; the text is the reason of the failure.
     RecordingLoss(Arc<str>),
-    /// The disk is asked for the volume of the data that is to be deleted.
+    /// A request for the volume of the data to delete is outstanding.
     FindingVolume,
     /// The session, and possibly the data, is being deleted.
     Forgetting {
@@ -468,7 +468,8 @@ impl SessionState {
                 missing.push((index, None));
             }
         }
-        // Built at once, a map takes half as much memory as one that grew. Of equal indexes, the last one stays.
+        // A map that is built in one step takes half as much memory as one that grew. Of equal indexes, the last one
+        // stays.
         self.created = std::mem::take(&mut self.created).into_iter().chain(missing).collect();
         // The permission covers the files that were there, and no others.
         self.wants_overwrite &= !may_create;

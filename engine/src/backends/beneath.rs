@@ -226,8 +226,8 @@ pub(crate) fn create_folders(root: BorrowedFd<'_>, path: &str, mark: impl Fn(&Ow
     Ok(())
 }
 
-/// The folder of a file, kept open from one file to the next, since a torrent lists the files of a folder together. It is
-/// held for one write only: what others do to the folder shows in the next one.
+/// The folder of a file, kept open from one file to the next, since a torrent lists the files of a folder together. It
+/// is held for one write only, so that the next write sees changes by other programs.
 pub(crate) struct Parent<'r> {
     root: BorrowedFd<'r>,
     path: Box<str>,
@@ -271,9 +271,9 @@ impl<'r> Parent<'r> {
     }
 }
 
-/// Creates an empty file in an existing folder and calls `mark` with it. Fails if the name is taken. Where the file system
-/// has files without a name (`O_TMPFILE`), the file gets its name after its mark: a kill leaves no file without one. The
-/// returned metadata is that before the mark.
+/// Creates an empty file in an existing folder and calls `mark` with it. Fails if the name is taken. On file systems
+/// with unnamed files (`O_TMPFILE`), the file gets its name after its mark, so that a kill leaves no unmarked file. The
+/// returned metadata is from before the mark.
 pub(crate) fn create_new(
     parent: &mut Parent<'_>,
     path: &str,

@@ -222,7 +222,7 @@ pub struct FoundFiles {
 pub struct Volume {
     /// Where the volume is mounted.
     pub mount_point: PathBuf,
-    /// The identity of its file system, where the system tells one, or if it matters.
+    /// The identity of the volume's file system, if the system reports one and it matters.
     pub id: Option<VolumeId>,
 }
 

@@ -167,8 +167,8 @@ pub(super) fn collect_forgotten(mut writer: SessionWriter, mut torrents: Query<S
 }
 
 impl SessionWriter<'_, '_> {
-    /// Asks the disk for the volume of the data that is to be deleted. Without it the torrent is not forgotten: nobody
-    /// would know later that the data is its own.
+    /// Requests the volume of the data to delete. Without the volume, the torrent is not forgotten, because the
+    /// ownership of its data would be lost.
     fn find_volume(&mut self, saved: &mut SavedItem<'_, '_>) {
         self.disk.push(DiskRequest::FindVolume {
             tag: JobTag::new(FIND, saved.entity),

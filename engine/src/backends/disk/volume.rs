@@ -14,9 +14,9 @@ use crate::ports::disk::Volume;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mounted {
     mount_point: PathBuf,
-    /// The type of the file system, where the system tells it.
+    /// The type of the file system, if the system reports it.
     kind: Option<u32>,
-    /// The identity of the file system, where it has one that outlasts a mount.
+    /// The identity of the file system, if it has one that stays the same over mounts.
     id: Option<VolumeId>,
 }
 
@@ -45,8 +45,8 @@ pub(super) fn of(path: &Path) -> io::Result<Mounted> {
 }
 
 impl Mounted {
-    /// Checks that this is the expected volume, and returns it. The identity of the file system decides, where both are
-    /// known, and the mount point otherwise: device numbers may change with each mount.
+    /// Checks that this is the expected volume, and returns it. Compares the identities of the file systems if both are
+    /// known, and the mount points otherwise, because device numbers may change with each mount.
     pub(super) fn check(self, expected: Option<&Volume>) -> Result<Volume, WrongVolume> {
         let known = expected.and_then(|expected| expected.id.clone());
         let is_same = known.is_some() && self.id == known;
@@ -73,8 +73,8 @@ impl Mounted {
     }
 }
 
-/// File systems whose `f_fsid` is made of the UUID, or of a random number for each mount. Numbers from linux/magic.h and
-/// the file systems' own sources. Others make it of the device number, which another volume may get.
+/// File systems that derive `f_fsid` from the UUID, or from a random number per mount. Numbers from linux/magic.h and
+/// the file systems' own sources. Other file systems derive it from the device number, which another volume may get.
 #[cfg(target_os = "linux")]
 const WITH_STABLE_FSID: [u32; 5] = [
     0xef53,      // ext2, ext3, ext4
