@@ -925,3 +925,26 @@ fn an_end_that_cannot_be_saved_is_a_fault() {
         assert!(matches!(started.try_recv(), Ok(Err(StartTorrentError::Unsaved { .. }))));
     }
 }
+
+/// Metadata is taken when it is known what the state folder has of the torrent.
+#[test]
+fn supplied_metadata_waits_for_the_saved_state() {
+    for is_loaded in [false, true] {
+        let mut bed = bed(Lifecycle::Downloading, None);
+        if is_loaded {
+            save(&mut bed);
+        }
+        let (reply, answer) = reply::<(), ecs_torrent_components::commands::SupplyError>();
+        let command = SupplyMetadata {
+            torrent: bed.get::<Torrent>(bed.torrent).id(),
+            info: bed.get::<Content>(bed.torrent).0.info_bytes.clone(),
+            reply,
+        };
+        bed.world
+            .resource_mut::<CommandQueue<SupplyMetadata>>()
+            .0
+            .push_back(command);
+        bed.run(metadata::supply_metadata);
+        assert_eq!(answer.try_recv().is_ok(), is_loaded);
+    }
+}
