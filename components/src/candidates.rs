@@ -55,7 +55,8 @@ struct RegisteredSource {
 impl Default for CandidateSources {
     fn default() -> Self {
         let source = |name, serves_private| RegisteredSource { name, serves_private };
-        // In the order of the constants. The addresses of a session came from a source that its torrent allows.
+        // In the order of the constants. The addresses of a session came from a source that its torrent allows, unless
+        // its metadata was not known.
         let sources = vec![
             source("user", true),
             source("tracker", true),
@@ -154,6 +155,8 @@ enum State {
     Waiting(Timestamp),
     /// The address is being dialed or connected.
     Busy,
+    /// The peer and the torrent are both complete: the address is not dialed before the torrent lacks something.
+    Redundant,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -172,10 +175,11 @@ type Rank = (Reverse<bool>, u32, Reverse<u32>, SocketAddr);
 #[derive(Component, Debug, Default)]
 pub struct Candidates {
     table: BTreeMap<SocketAddr, Candidate>,
-    /// Number of user-named addresses in the table that are not busy.
+    /// Number of user-named addresses in the table that are ready or wait.
     idle_user_count: usize,
     ready: BTreeSet<Rank>,
     waiting: BTreeSet<(Timestamp, SocketAddr)>,
+    redundant: BTreeSet<SocketAddr>,
 }
 
 /// The end of an attempt or a connection, with the retry policy for its address.
@@ -195,8 +199,8 @@ pub struct Retry {
 
 impl Candidates {
     /// Adds an address of canonical priority `priority` (BEP 40), keeping at most `max` addresses. In a full
-    /// table, a new address displaces one that has failed, or is not added. True if it is new and was added. A known
-    /// address gets the flags that are new.
+    /// table, a new address displaces one of no use or one that has failed, or is not added. True if it is new and was
+    /// added. A known address gets the flags that are new, and a tracker as its source if one reports it.
     ///
     /// User-named addresses have precedence: a new one displaces any idle address that no user named, and a known one
     /// is ready to dial at once, however often it has failed.
@@ -207,6 +211,9 @@ impl Candidates {
         }
         if let Some(known) = self.table.get_mut(&address) {
             known.flags |= flags;
+            if source == CandidateSource::TRACKER && known.source != CandidateSource::USER {
+                known.source = source;
+            }
             if source == CandidateSource::USER {
                 self.change(address, |candidate| {
                     candidate.source = source;
@@ -322,6 +329,21 @@ impl Candidates {
         });
     }
 
+    /// Releases an address whose peer and torrent are both complete. It is not dialed until
+    /// [`Candidates::recall_redundant`]; nothing about it has failed.
+    pub fn set_redundant(&mut self, address: SocketAddr) {
+        if self.table.get(&address).is_some_and(|c| c.state == State::Busy) {
+            self.change(address, |candidate| candidate.state = State::Redundant);
+        }
+    }
+
+    /// Makes the addresses of complete peers ready to dial: the torrent lacks something.
+    pub fn recall_redundant(&mut self) {
+        for address in std::mem::take(&mut self.redundant) {
+            self.change(address, |candidate| candidate.state = State::Ready);
+        }
+    }
+
     /// Forgets an address.
     pub fn remove(&mut self, address: SocketAddr) {
         if let Some(candidate) = self.table.remove(&address) {
@@ -343,6 +365,7 @@ impl Candidates {
         match candidate.state {
             State::Ready => drop(self.ready.insert(rank(address, &candidate))),
             State::Waiting(at) => drop(self.waiting.insert((at, address))),
+            State::Redundant => drop(self.redundant.insert(address)),
             State::Busy => {}
         }
         self.idle_user_count += usize::from(candidate.is_idle_user());
@@ -354,6 +377,7 @@ impl Candidates {
         match candidate.state {
             State::Ready => drop(self.ready.remove(&rank(address, candidate))),
             State::Waiting(at) => drop(self.waiting.remove(&(at, address))),
+            State::Redundant => drop(self.redundant.remove(&address)),
             State::Busy => {}
         }
         self.idle_user_count -= usize::from(candidate.is_idle_user());
@@ -381,13 +405,14 @@ impl Candidates {
         self.table.keys().copied()
     }
 
-    /// Returns at most `max` addresses worth saving: connected ones first, then those with the fewest failures.
+    /// Returns at most `max` addresses worth saving: connected ones first, then those with the fewest failures, and at
+    /// last those of no use to a complete torrent.
     #[must_use]
     pub fn best(&self, max: usize) -> Vec<SocketAddr> {
         let mut all: Vec<_> = self.table.iter().collect();
         all.sort_by_key(|(address, candidate)| {
-            let is_idle = candidate.state != State::Busy;
-            (candidate.failures, is_idle, rank(**address, candidate))
+            let (is_idle, is_redundant) = (candidate.state != State::Busy, candidate.state == State::Redundant);
+            (is_redundant, candidate.failures, is_idle, rank(**address, candidate))
         });
         all.into_iter().take(max).map(|(address, _)| *address).collect()
     }
@@ -404,7 +429,7 @@ impl Candidates {
         self.table.is_empty()
     }
 
-    /// Number of addresses that are neither being dialed nor connected.
+    /// Number of addresses that may be dialed now or later.
     #[must_use]
     pub fn idle_count(&self) -> usize {
         self.ready.len() + self.waiting.len()
@@ -416,14 +441,15 @@ impl Candidates {
         self.idle_user_count
     }
 
-    /// Forgets the failed address with the longest wait, or, to make room for a user-named address, also one that has
-    /// not failed. Returns false if there is none.
+    /// Forgets an address of no use to a complete torrent, or else the failed address with the longest wait; for a user
+    /// also an address that has not failed. False if there is none.
     fn displace(&mut self, by: CandidateSource) -> bool {
         let candidate = |address: &SocketAddr| self.table.get(address);
         let is_strange = |address: &SocketAddr| candidate(address).is_some_and(|c| c.source != CandidateSource::USER);
         let has_failed = |address: &SocketAddr| candidate(address).is_some_and(|c| c.failures > 0);
         let mut waiting = self.waiting.iter().rev().map(|(_, address)| address);
-        let mut worst = waiting.find(|address| is_strange(address) && has_failed(address));
+        let mut worst = self.redundant.iter().find(|address| is_strange(address));
+        worst = worst.or_else(|| waiting.find(|address| is_strange(address) && has_failed(address)));
         if worst.is_none() && by == CandidateSource::USER {
             let ready = self.ready.iter().rev().map(|(.., address)| address);
             let waiting = self.waiting.iter().rev().map(|(_, address)| address);
@@ -437,7 +463,7 @@ impl Candidates {
 
 impl Candidate {
     fn is_idle_user(&self) -> bool {
-        self.source == CandidateSource::USER && self.state != State::Busy
+        self.source == CandidateSource::USER && matches!(self.state, State::Ready | State::Waiting(_))
     }
 }
 
@@ -479,6 +505,58 @@ mod tests {
             assert!(candidates.add(address(last), CandidateSource::TRACKER, *priority, 10));
         }
         candidates
+    }
+
+    #[test]
+    fn a_redundant_address_waits_without_a_failure_until_it_is_recalled() {
+        let mut candidates = candidates(&[5, 9]);
+        let taken = candidates.take_best(at(0)).unwrap();
+        candidates.set_redundant(taken);
+        candidates.set_redundant(address(1));
+        assert_eq!(
+            candidates.take_best(at(999)),
+            Some(address(1)),
+            "an idle address stays ready"
+        );
+        assert!(!candidates.add(taken, CandidateSource::TRACKER, 9, 10), "known");
+        assert_eq!(candidates.next_ready(at(999)), None);
+        assert_eq!((candidates.len(), candidates.idle_count()), (2, 0));
+        assert_eq!(candidates.best(9), [address(1), taken]);
+        candidates.recall_redundant();
+        assert_eq!(candidates.take_best(at(0)), Some(taken));
+        // The first failure waits the shortest time.
+        candidates.release(taken, at(0), retry(true));
+        assert_eq!(candidates.next_ready(at(0)), Some(at(10)));
+    }
+
+    #[test]
+    fn a_redundant_address_makes_room_unless_a_user_named_it() {
+        let mut candidates = candidates(&[5, 9]);
+        let taken = candidates.take_best(at(0)).unwrap();
+        candidates.set_redundant(taken);
+        assert!(candidates.add(address(3), CandidateSource::TRACKER, 1, 2));
+        assert_eq!(candidates.get(taken), None);
+        assert!(candidates.add(address(4), CandidateSource::USER, 1, 3));
+        assert_eq!(candidates.take_best(at(0)), Some(address(4)));
+        candidates.set_redundant(address(4));
+        assert_eq!(candidates.idle_user_count(), 0, "it keeps no slot");
+        assert!(!candidates.add(address(5), CandidateSource::TRACKER, 1, 3));
+    }
+
+    /// An address that a tracker reports too may be a private torrent's.
+    #[test]
+    fn a_tracker_is_the_source_of_an_address_that_others_reported_first() {
+        let mut candidates = Candidates::default();
+        candidates.add(address(1), CandidateSource::DHT, 0, 10);
+        candidates.add(address(1), CandidateSource::TRACKER, 0, 10);
+        candidates.add(address(1), CandidateSource::PEER_EXCHANGE, 0, 10);
+        assert_eq!(
+            candidates.get(address(1)).map(|found| found.0),
+            Some(CandidateSource::TRACKER)
+        );
+        candidates.add(address(2), CandidateSource::USER, 0, 10);
+        candidates.add(address(2), CandidateSource::TRACKER, 0, 10);
+        assert!(candidates.is_user_named(address(2)));
     }
 
     #[test]

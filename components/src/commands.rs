@@ -165,6 +165,15 @@ impl TorrentSource {
         self.hashes().primary()
     }
 
+    /// Returns the announce URLs, in tiers.
+    #[must_use]
+    pub fn trackers(&self) -> &Vec<Vec<String>> {
+        match self {
+            Self::Metainfo(metainfo) => &metainfo.trackers,
+            Self::InfoHash(unfetched) => &unfetched.trackers,
+        }
+    }
+
     /// Returns the known hashes of the torrent.
     #[must_use]
     pub fn hashes(&self) -> InfoHashes {
@@ -184,7 +193,8 @@ impl From<Arc<Metainfo>> for TorrentSource {
     }
 }
 
-/// Supplies the metadata of a torrent that was added by its info-hash. The torrent is saved at once, and then opened.
+/// Supplies the metadata of a torrent that was added by its info-hash. The torrent is saved at once, and then opened; a
+/// paused one is opened when it is started.
 #[derive(Debug)]
 pub struct SupplyMetadata {
     /// The torrent.
@@ -225,8 +235,9 @@ pub enum SupplyError {
 
 /// Adds a torrent.
 ///
-/// If the torrent exists, it receives the peers of the options, and its metadata if that was not known; the reply is its
-/// hash. A failed torrent is tried again with the new options, and a paused one stays paused. A torrent that is being
+/// If the torrent exists, it receives the peers of the options, the trackers that it does not have yet unless it is
+/// private (BEP 27), and its metadata if that was not known; the reply is its hash. A failed torrent is tried again with
+/// the new options, a torrent without metadata takes them, and a paused one stays paused. A torrent that is being
 /// stopped or removed is added when that is over. A stopped torrent runs, even if it was paused before.
 #[derive(Debug)]
 pub struct AddTorrent {
@@ -237,11 +248,13 @@ pub struct AddTorrent {
     /// Whether the engine adds the torrent by itself when it resumes; the user's options in its session stay in force
     /// then.
     pub is_resumed: bool,
-    /// Answered when the torrent is listed and its session is durable, or with the reason for the refusal.
+    /// Answered when the torrent is listed, may use its files, and is saved with everything that this add brought; or
+    /// with the reason for the refusal.
     pub reply: Reply<Result<InfoHash, AddError>>,
 }
 
-/// Reasons to refuse a torrent. Nothing of a refused torrent is kept, and no file has been touched.
+/// Reasons to refuse a torrent. Nothing of a refused torrent is kept, and no file has been touched. A torrent that was
+/// listed before stays listed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddError {
     /// Another torrent has a file of the same path, with different or incomplete content.

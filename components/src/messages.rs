@@ -25,7 +25,8 @@ pub struct TorrentAdded {
     pub torrent: Entity,
 }
 
-/// A torrent was added with these trackers. An event for observers.
+/// A torrent was added with these trackers, or gets them later. It keeps those that it has, in front of the new ones. An
+/// event for observers.
 #[derive(EntityEvent, Debug, Clone)]
 pub struct TrackersGiven {
     /// The torrent.
@@ -201,6 +202,12 @@ impl LifecycleChanged {
             Lifecycle::FetchingMetadata => true,
             to => to.is_running() && !self.from.may_serve(),
         }
+    }
+
+    /// Whether every wanted piece is held from now on.
+    #[must_use]
+    pub fn finishes(&self) -> bool {
+        self.to.is_finished() && !self.from.is_finished()
     }
 }
 

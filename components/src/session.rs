@@ -121,7 +121,8 @@ pub struct Session {
     /// be changed.
     #[serde(default, skip_serializing_if = "Runs::is_empty")]
     pub permitted: Runs,
-    /// Written by earlier versions: whether the user allowed all existing files to be changed.
+    /// The files are not examined yet, and the user allowed those that exist then to be changed. Earlier versions wrote
+    /// it also later.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overwrite: bool,
     /// The user paused the torrent: the next run lists it, and does nothing else.
@@ -156,6 +157,12 @@ impl Session {
         let has_pieces = !(self.have.is_empty() && self.lost.is_empty() && self.partial.is_empty());
         let created = self.created.to_set(self.ids.len() as u32).unwrap_or_default();
         has_pieces || created.iter().any(|index| self.ids[index as usize].is_some())
+    }
+
+    /// Whether the torrent's files have never been examined, so that nothing says yet that it may use them.
+    #[must_use]
+    pub fn is_unexamined(&self) -> bool {
+        self.resolved.is_none() && self.files.is_empty()
     }
 }
 

@@ -169,7 +169,8 @@ pub struct PeerSettings {
     /// one leaves room for peers that cannot be reached. Default 30.
     pub outgoing_percent: usize,
     /// Maximum size of a bitfield that a peer sends before the metadata of its torrent is known; a longer one closes the
-    /// connection. It is kept until the metadata is known. Default 128 KiB, which is enough for a million pieces.
+    /// connection, and so does a piece that such a bitfield cannot name. It is kept until the metadata is known. Default
+    /// 128 KiB, which is enough for a million pieces.
     pub max_raw_bitfield_bytes: usize,
     /// Number of connections that are reserved for peers named by a user: of the engine, of each torrent that has such
     /// peers, and of the outgoing attempts; at most a quarter of each limit. Default 8.

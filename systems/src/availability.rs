@@ -5,7 +5,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::messages::{
-    Availability, AvailabilityReceived, LifecycleChanged, MetadataKnown, PeerConnected, TorrentCompleted,
+    Availability, AvailabilityReceived, LifecycleChanged, MetadataKnown, PeerConnected,
 };
 use ecs_torrent_components::peer::{
     CloseReason, PeerPieces, PeerState, PieceForm, RefillQueue, RequestSink, Requests, SourceSink, UncheckedPieces,
@@ -35,7 +35,7 @@ impl Plugin for AvailabilityPlugin {
                 handle_availability.run_if(has_messages::<AvailabilityReceived>),
                 check_pieces.run_if(has_messages::<MetadataKnown>),
                 begin_trading.run_if(has_messages::<LifecycleChanged>),
-                close_redundant_seeds.run_if(has_messages::<TorrentCompleted>),
+                close_redundant_seeds.run_if(has_messages::<LifecycleChanged>),
             )
                 .chain()
                 .in_set(DecideSet::Availability),
@@ -274,9 +274,10 @@ fn recount(before: &PeerPieces, after: &PeerPieces, order: &mut RarityOrder, ran
     }
 }
 
-/// Closes connections to seeds and upload-only peers when a torrent completes: neither side needs the other.
+/// Closes connections to seeds and upload-only peers when a torrent is complete, or turns out to be so: neither side has
+/// a use for the other.
 fn close_redundant_seeds(
-    mut completed: MessageReader<TorrentCompleted>,
+    mut changed: MessageReader<LifecycleChanged>,
     settings: Res<Settings>,
     mut reaper: ResMut<Reaper>,
     torrents: Query<&TorrentPeers>,
@@ -285,7 +286,7 @@ fn close_redundant_seeds(
     if settings.peers.keep_redundant {
         return;
     }
-    for TorrentCompleted { torrent } in completed.read() {
+    for LifecycleChanged { torrent, .. } in changed.read().filter(|changed| changed.finishes()) {
         for peer in torrents.get(*torrent).into_iter().flat_map(RelationshipTarget::iter) {
             if peers
                 .get(peer)
@@ -464,8 +465,12 @@ mod tests {
                 };
                 *bed.get_mut::<PeerPieces>(peer) = pieces;
                 bed.get_mut::<PeerState>(peer).upload_only = upload_only;
-                let torrent = bed.torrent;
-                bed.run_after(TorrentCompleted { torrent }, close_redundant_seeds);
+                let (torrent, to) = (bed.torrent, Lifecycle::Seeding);
+                let from = match upload_only {
+                    true => Lifecycle::Adding,
+                    false => Lifecycle::Downloading,
+                };
+                bed.run_after(LifecycleChanged { torrent, from, to }, close_redundant_seeds);
                 assert_eq!(bed.world.resource::<Reaper>().is_doomed(peer), is_closed && !keeps);
             }
         }

@@ -13,7 +13,7 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddPeers, CommandQueue};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{LifecycleChanged, MetadataKnown, PeerDisconnected, PeersWanted, SessionLoaded};
-use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Peer, Stage};
+use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Peer, PeerPieces, PeerState, Stage};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{PeerSettings, Settings, seconds};
 use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent, TorrentIndex, TorrentPeers};
@@ -27,7 +27,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use crate::admission::{Admission, DialFor};
 use crate::conditions::{has_due, has_messages};
 use crate::streams::ReadyPeers;
-use crate::{DecideSet, ReapSet};
+use crate::{AnnounceSet, DecideSet, ReapSet};
 
 /// Connects to peers.
 pub struct DialingPlugin;
@@ -47,9 +47,11 @@ impl Plugin for DialingPlugin {
             .add_systems(
                 Tick,
                 (
+                    refuse_known_peers
+                        .run_if(has_messages::<MetadataKnown>)
+                        .in_set(AnnounceSet::Privacy),
                     (
                         take_peers,
-                        refuse_known_peers.run_if(has_messages::<MetadataKnown>),
                         add_candidates.run_if(has_messages::<CandidatesFound>),
                         queue_torrents.run_if(may_queue),
                         dial_peers.run_if(|queue: Res<DialQueue>| queue.has_torrents()),
@@ -152,8 +154,8 @@ fn take_peers(
     }
 }
 
-/// Removes peers whose source a private torrent does not allow, once its metadata says that it is private, and closes
-/// their connections.
+/// Forgets the peers that a torrent may not have, because its metadata says that it is private, and closes the
+/// connections to them, whoever opened these (BEP 27).
 fn refuse_known_peers(
     mut known: MessageReader<MetadataKnown>,
     sources: Res<CandidateSources>,
@@ -165,24 +167,28 @@ fn refuse_known_peers(
         let Ok((known, mut candidates, connected)) = torrents.get_mut(*torrent) else {
             continue;
         };
-        let is_refused = |candidates: &Candidates, address| {
-            let found = candidates.get(address);
-            found.is_some_and(|(source, _)| !sources.allows(source, known.private))
+        // Nothing tells from which sources the session of a torrent without metadata has its addresses.
+        let is_refused =
+            |source: CandidateSource| source == CandidateSource::SESSION || !sources.allows(source, known.private);
+        let is_refused = |address: SocketAddr| candidates.get(address).is_some_and(|(source, _)| is_refused(source));
+        let refused: Vec<SocketAddr> = match known.private {
+            true => candidates.iter().filter(|address| is_refused(*address)).collect(),
+            false => continue,
+        };
+        let is_refused = |peer: &Peer| match (peer.listens_at, peer.endpoint.address()) {
+            (Some(address), _) => refused.contains(&address),
+            // The port at which an inbound peer listens is not known.
+            (None, Some(address)) => {
+                let mut same_host = candidates.iter().filter(|known| known.ip() == address.ip()).peekable();
+                same_host.peek().is_some() && same_host.all(|known| refused.contains(&known))
+            }
+            (None, None) => false,
         };
         for entity in connected.into_iter().flat_map(RelationshipTarget::iter) {
-            let dialed = peers
-                .get(entity)
-                .ok()
-                .filter(|peer| peer.direction == Direction::Outbound);
-            let address = dialed.and_then(|peer| peer.listens_at);
-            if address.is_some_and(|address| is_refused(&candidates, address)) {
+            if peers.get(entity).is_ok_and(is_refused) {
                 reaper.close(entity, CloseReason::Private);
             }
         }
-        let refused: Vec<SocketAddr> = candidates
-            .iter()
-            .filter(|address| is_refused(&candidates, *address))
-            .collect();
         refused.into_iter().for_each(|address| candidates.remove(address));
     }
 }
@@ -250,17 +256,20 @@ fn queue_torrents(
     wakeup: Res<Wakeup>,
     mut redials: ResMut<Deadlines<Redial>>,
     mut queue: ResMut<DialQueue>,
-    mut torrents: Query<&mut Dialer>,
+    mut torrents: Query<(&mut Dialer, &mut Candidates)>,
 ) {
     let now = clock.now();
-    for LifecycleChanged { torrent, .. } in changed.read().filter(|changed| changed.begins_to_connect()) {
-        if let Ok(mut dialer) = torrents.get_mut(*torrent) {
+    for LifecycleChanged { torrent, to, .. } in changed.read().filter(|changed| changed.begins_to_connect()) {
+        if let Ok((mut dialer, mut candidates)) = torrents.get_mut(*torrent) {
+            if to.wants_peers() {
+                candidates.recall_redundant();
+            }
             queue.add_urgent(*torrent, &mut dialer);
             queue.add(*torrent, &mut dialer);
         }
     }
     while let Some(Redial(torrent)) = redials.pop_due(now) {
-        if let Ok(mut dialer) = torrents.get_mut(torrent) {
+        if let Ok((mut dialer, _)) = torrents.get_mut(torrent) {
             dialer.deadline.take_if(|at| *at <= now);
             queue.add_urgent(torrent, &mut dialer);
             queue.add(torrent, &mut dialer);
@@ -430,16 +439,23 @@ fn release_candidates(
     clock: Res<Clock>,
     settings: Res<Settings>,
     mut queue: ResMut<DialQueue>,
-    peers: Query<&Peer>,
-    mut torrents: Query<(&mut Candidates, &mut Dialer)>,
+    peers: Query<(&Peer, Option<&PeerPieces>, Option<&PeerState>)>,
+    mut torrents: Query<(&mut Candidates, &mut Dialer, &Lifecycle)>,
 ) {
     let limits = &settings.peers;
     for PeerDisconnected { torrent, peer, reason } in gone.read() {
-        let Some((mut candidates, mut dialer)) = torrent.and_then(|torrent| torrents.get_mut(torrent).ok()) else {
+        let Some((mut candidates, mut dialer, lifecycle)) = torrent.and_then(|torrent| torrents.get_mut(torrent).ok())
+        else {
             continue;
         };
         let peer = peers.get(*peer).ok();
-        if let Some((peer, address)) = peer.and_then(|peer| Some((peer, peer.listens_at?))) {
+        if let Some((peer, pieces, state, address)) =
+            peer.and_then(|peer| Some((peer.0, peer.1, peer.2, peer.0.listens_at?)))
+        {
+            // The other side may be the first to notice that both are complete.
+            let has_all = pieces.is_some_and(PeerPieces::is_complete) || state.is_some_and(|state| state.upload_only);
+            let is_seen_first = matches!(reason, CloseReason::Remote(_)) && has_all && lifecycle.is_finished();
+            let is_redundant = *reason == CloseReason::Redundant || (is_seen_first && !limits.keep_redundant);
             let direction = peer.direction;
             // An address that an inbound peer claims for itself is forgotten with the connection. The peer cannot make
             // us forget an address that others report.
@@ -451,7 +467,9 @@ fn release_candidates(
                     }
                     Direction::Inbound => candidates.remove_claimed(address),
                 };
-            if !is_forgotten {
+            if is_redundant {
+                candidates.set_redundant(address);
+            } else if !is_forgotten {
                 let is_failure = reason.is_failure() && direction == Direction::Outbound;
                 let retry = retry(reason, peer.stage, is_failure, limits, jitter(clock.now(), address));
                 candidates.release(address, clock.now(), retry);
@@ -477,8 +495,8 @@ fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSett
     let is_refused = stage == Stage::Handshaking && matches!(reason, CloseReason::Remote(_));
     let backoff = match reason {
         CloseReason::Evicted => seconds(limits.reconnect_backoff_s).max(EVICTED_BACKOFF),
-        // We closed the connection because of the torrent. The address has not failed.
-        CloseReason::Stopping => Duration::ZERO,
+        // We closed it, for a reason of our own: the peer is as good as before.
+        CloseReason::Stopping | CloseReason::Reconnecting => Duration::ZERO,
         _ => seconds(limits.reconnect_backoff_s),
     };
     Retry {
@@ -678,6 +696,46 @@ mod tests {
             );
             let queue = bed.world.resource::<DialQueue>();
             assert!(queue.has_torrents() && queue.urgent.front() == Some(bed.torrent));
+        }
+    }
+
+    /// No side of a connection between complete peers has failed, whichever notices first.
+    #[test]
+    fn a_complete_peer_of_a_complete_torrent_waits_without_a_failure() {
+        let remote = || CloseReason::Remote("gone".into());
+        for (reason, lifecycle, pieces, is_redundant) in [
+            (CloseReason::Redundant, Lifecycle::Seeding, PeerPieces::all(3), true),
+            (remote(), Lifecycle::Seeding, PeerPieces::all(3), true),
+            (remote(), Lifecycle::Downloading, PeerPieces::all(3), false),
+            (remote(), Lifecycle::Seeding, PeerPieces::none(3), false),
+        ] {
+            for direction in [Direction::Outbound, Direction::Inbound] {
+                let mut bed = bed();
+                let mut peer = bed.connection(direction);
+                let address = peer.endpoint.address().unwrap();
+                peer.listens_at = Some(address);
+                let mut candidates = bed.get_mut::<Candidates>(bed.torrent);
+                candidates.add(address, CandidateSource::TRACKER, 0, 9);
+                assert_eq!(candidates.take_best(NOW), Some(address));
+                let peer = bed.world.spawn((peer, pieces.clone())).id();
+                *bed.get_mut::<Lifecycle>(bed.torrent) = lifecycle.clone();
+                let gone = PeerDisconnected {
+                    torrent: Some(bed.torrent),
+                    peer,
+                    reason: reason.clone(),
+                };
+                bed.run_after(gone, release_candidates);
+                let next = bed.get::<Candidates>(bed.torrent).next_ready(NOW);
+                assert_eq!(next.is_none(), is_redundant, "{reason}");
+                let changed = LifecycleChanged {
+                    torrent: bed.torrent,
+                    from: Lifecycle::Adding,
+                    to: Lifecycle::Downloading,
+                };
+                bed.run_after(changed, queue_torrents);
+                let next = bed.get::<Candidates>(bed.torrent).next_ready(NOW);
+                assert_eq!(next == Some(NOW), is_redundant, "{reason}");
+            }
         }
     }
 

@@ -6,10 +6,12 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use bytes::Bytes;
-use ecs_torrent_components::messages::{LifecycleChanged, PeerConnected, TorrentCompleted};
+use ecs_torrent_components::messages::{LifecycleChanged, PeerConnected};
 use ecs_torrent_components::peer::{
-    AllowedFast, ExtensionRegistry, FlushQueue, Outbox, Peer, PeerExtensions, Stage, UploadQueue, Wire,
+    AllowedFast, CloseReason, ExtensionRegistry, FlushQueue, Outbox, Peer, PeerExtensions, PeerPieces, PeerState,
+    Stage, UploadQueue, Wire,
 };
+use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Have, Lifecycle, Torrent, TorrentPeers};
 use ecs_torrent_engine::ports::net::LocalAddresses;
@@ -35,11 +37,9 @@ impl Plugin for GreetingPlugin {
                 greet_peers
                     .run_if(has_messages::<PeerConnected>)
                     .in_set(IntakeSet::Greet),
-                (
-                    announce_held.run_if(has_messages::<LifecycleChanged>),
-                    send_upload_only.run_if(has_messages::<TorrentCompleted>),
-                )
+                (announce_held, send_upload_only)
                     .chain()
+                    .run_if(has_messages::<LifecycleChanged>)
                     .in_set(AnnounceSet::Completion),
             ),
         );
@@ -124,13 +124,18 @@ fn our_handshake(
     }
 }
 
-/// Sends our pieces to peers that connected before our pieces were known: the torrent got its metadata late, and its
-/// data was on the disk already.
+/// Most `Have`s that a peer is sent at once, 9 KiB. A new connection, which begins with a bitfield, is cheaper than more.
+const MAX_LATE_HAVES: usize = 1024;
+
+/// Sends our pieces to peers that connected before these were known: those of a torrent whose metadata came from peers
+/// while its data was there already. Where that takes many messages, a new connection takes the place of the old one:
+/// BEP 3 allows a bitfield only as the first message.
 fn announce_held(
     mut changed: MessageReader<LifecycleChanged>,
     mut flush: ResMut<FlushQueue>,
+    mut reaper: ResMut<Reaper>,
     torrents: Query<(&Have, &TorrentPeers)>,
-    mut peers: Query<(&Peer, &mut Outbox)>,
+    mut peers: Query<(&Peer, &PeerPieces, &PeerState, &mut Outbox)>,
 ) {
     let is_examined = |changed: &&LifecycleChanged| {
         matches!(changed.from, Lifecycle::Adding | Lifecycle::Checking) && changed.to.is_running()
@@ -140,27 +145,33 @@ fn announce_held(
             continue;
         };
         for entity in connected.iter() {
-            let Ok((peer, mut outbox)) = peers.get_mut(entity) else {
+            let Ok((peer, pieces, state, mut outbox)) = peers.get_mut(entity) else {
                 continue;
             };
-            if peer.stage == Stage::Connected {
-                // BEP 3: a bitfield can only be the first message.
-                have.iter()
-                    .for_each(|piece| flush.send(entity, &mut outbox, &Message::Have(piece)));
+            if peer.stage != Stage::Connected {
+                continue;
             }
+            // A peer that has a piece need not know that we have it, unless our `Have`s drive its super-seeding.
+            let is_news = |piece: &u32| state.suggests || !pieces.has(*piece);
+            let news = || have.iter().filter(is_news);
+            if news().nth(MAX_LATE_HAVES).is_some() {
+                reaper.close(entity, CloseReason::Reconnecting);
+                continue;
+            }
+            news().for_each(|piece| flush.send(entity, &mut outbox, &Message::Have(piece)));
         }
     }
 }
 
-/// Sends `upload_only` to the peers of a completed torrent (BEP 21). A repeated extension handshake changes only the
-/// keys that it contains (BEP 10).
+/// Sends `upload_only` to the peers of a torrent that is complete now, or turns out to be so (BEP 21). A repeated
+/// extension handshake changes only the keys that it contains (BEP 10).
 fn send_upload_only(
-    mut completed: MessageReader<TorrentCompleted>,
+    mut changed: MessageReader<LifecycleChanged>,
     mut flush: ResMut<FlushQueue>,
     torrents: Query<&TorrentPeers>,
     mut peers: Query<(&mut Outbox, &PeerExtensions)>,
 ) {
-    for TorrentCompleted { torrent } in completed.read() {
+    for LifecycleChanged { torrent, .. } in changed.read().filter(|changed| changed.finishes()) {
         for peer in torrents.get(*torrent).into_iter().flat_map(RelationshipTarget::iter) {
             let Ok((mut outbox, extensions)) = peers.get_mut(peer) else {
                 continue;
@@ -264,6 +275,7 @@ mod tests {
         ] {
             let mut bed = bed(&[0, 2]);
             let peer = bed.peer();
+            *bed.get_mut::<PeerPieces>(peer) = PeerPieces::none(3);
             let torrent = bed.torrent;
             bed.run_after(LifecycleChanged { torrent, from, to }, announce_held);
             let haves = [Message::Have(0), Message::Have(2)];
@@ -283,17 +295,50 @@ mod tests {
         assert!(bed.has_sent(peer, &[]), "the handshake comes first");
     }
 
+    /// A peer learns of few pieces one by one, and of many by the bitfield of a new connection. A seed need not know.
+    #[test]
+    fn many_late_pieces_take_a_new_connection() {
+        let count = MAX_LATE_HAVES as u32 + 1;
+        for (held, pieces, suggests, haves, is_closed) in [
+            (count - 1, PeerPieces::none(count), false, count - 1, false),
+            (count, PeerPieces::none(count), false, 0, true),
+            (count, PeerPieces::all(count), false, 0, false),
+            (count, PeerPieces::all(count), true, 0, true),
+        ] {
+            let mut bed = bed(&[]);
+            *bed.get_mut::<Have>(bed.torrent) = Have::none(count);
+            (0..held).for_each(|piece| assert!(bed.get_mut::<Have>(bed.torrent).record_stored(piece)));
+            let peer = bed.peer();
+            *bed.get_mut::<PeerPieces>(peer) = pieces;
+            bed.get_mut::<PeerState>(peer).suggests = suggests;
+            let changed = LifecycleChanged {
+                torrent: bed.torrent,
+                from: Lifecycle::Checking,
+                to: Lifecycle::Seeding,
+            };
+            bed.run_after(changed, announce_held);
+            let sent = bed.get_mut::<Outbox>(peer).take().concat();
+            assert_eq!(sent.len(), 9 * haves as usize);
+            assert_eq!(bed.world.resource::<Reaper>().is_doomed(peer), is_closed);
+        }
+    }
+
     /// BEP 21 and 10.
     #[test]
     fn peers_with_the_extension_protocol_hear_that_we_only_upload() {
-        for is_known in [true, false] {
+        for (from, is_known, is_sent) in [
+            (Lifecycle::Downloading, true, true),
+            (Lifecycle::Downloading, false, false),
+            (Lifecycle::Adding, true, true),
+            (Lifecycle::Finished, true, false),
+        ] {
             let mut bed = bed(&[]);
             let peer = bed.peer();
             bed.get_mut::<PeerExtensions>(peer).is_known = is_known;
-            let torrent = bed.torrent;
-            bed.run_after(TorrentCompleted { torrent }, send_upload_only);
+            let (torrent, to) = (bed.torrent, Lifecycle::Seeding);
+            bed.run_after(LifecycleChanged { torrent, from, to }, send_upload_only);
             let sent = bed.get_mut::<Outbox>(peer).take().concat();
-            assert_eq!(sent.ends_with(b"11:upload_onlyi1ee"), is_known);
+            assert_eq!(sent.ends_with(b"11:upload_onlyi1ee"), is_sent);
         }
     }
 }

@@ -170,6 +170,8 @@ pub enum AnnounceSet {
     Ownership,
     /// Adds and starts torrents.
     Begin,
+    /// Drops the peers that a torrent may not have, as its metadata says, before its session is saved.
+    Privacy,
     /// Sets bits in the have bitfield and broadcasts `Have`.
     Have,
     /// Derives the states of torrents.
@@ -266,10 +268,10 @@ impl Plugin for OrderPlugin {
         app.configure_sets(Tick, (Received, Restored).chain().in_set(TickSet::Assemble));
         use VerifySet::{Blame, Check, Collect, Submit};
         app.configure_sets(Tick, (Collect, Blame, Check, Submit).chain().in_set(TickSet::Verify));
-        use AnnounceSet::{Begin, Completion, Have, Lifecycle as States, Ownership, Trackers};
+        use AnnounceSet::{Begin, Completion, Have, Lifecycle as States, Ownership, Privacy, Trackers};
         app.configure_sets(
             Tick,
-            (Ownership, Begin, Have, States, Completion, Trackers)
+            (Ownership, Begin, Privacy, Have, States, Completion, Trackers)
                 .chain()
                 .in_set(TickSet::Announce),
         );

@@ -8,6 +8,7 @@ mod deriving;
 mod failing;
 #[cfg(test)]
 mod idle_tests;
+mod joining;
 mod metadata;
 mod naming;
 mod opening;
@@ -96,7 +97,7 @@ impl Plugin for LifecyclePlugin {
                         removing::add_removed,
                         stopped::list_stopped,
                         adding::add_torrents,
-                        adding::renew_failed,
+                        joining::join_listed,
                         resuming_all::resume_torrents,
                         resuming_all::add_resumed,
                         resuming::resume_stopped,

@@ -186,7 +186,10 @@ pub(crate) struct SessionState {
     permitted: BTreeMap<u32, FileId>,
     /// Overrides the permissions: no existing file may change, because another torrent uses some of the files.
     is_sharing: bool,
-    claims: Claims,
+    /// Progress of saving the files in `created` and `permitted`.
+    claims: Revisions,
+    /// Progress of saving what users added to the torrent after its add: metadata, options, trackers.
+    additions: Revisions,
     /// The disk has reported which files exist, or that it cannot tell.
     is_opened: bool,
     /// The state folder had data of the torrent when the torrent was loaded.
@@ -233,15 +236,26 @@ struct SavedIntent {
     is_stopped: bool,
 }
 
-/// Progress of saving `created`, as numbers of its changes.
+/// Progress of saving a part of the state, as numbers of its changes.
 #[derive(Debug, Clone, Copy, Default)]
-struct Claims {
-    /// Changes so far: files that will be created were added.
+struct Revisions {
+    /// Changes so far.
     current: u64,
     /// Changes in the session that is being written.
     submitted: u64,
     /// Changes in a durable session.
     durable: u64,
+}
+
+impl Revisions {
+    fn is_durable(self) -> bool {
+        self.durable == self.current
+    }
+
+    /// Records that the session that was submitted is durable.
+    fn record_durable(&mut self) {
+        self.durable = self.submitted;
+    }
 }
 
 /// The values that decide whether a torrent has changed.
@@ -295,7 +309,8 @@ impl SessionState {
             wants_overwrite,
             permitted: BTreeMap::new(),
             is_sharing: false,
-            claims: Claims::default(),
+            claims: Revisions::default(),
+            additions: Revisions::default(),
             is_opened: false,
             is_known: false,
             is_loaded: false,
@@ -328,6 +343,7 @@ impl SessionState {
             self.permitted.clear();
             self.volume = None;
             self.has_written = false;
+            self.loaded = None;
         }
         self.renamed = renamed.or(self.renamed.take());
         self.wants_overwrite = wants_overwrite;
@@ -355,6 +371,7 @@ impl SessionState {
             has_failed_sync: self.has_failed_sync,
             generation: self.generation + 1,
             intent: self.intent,
+            additions: self.additions,
             loaded: session.map(|session| Box::new(session.clone())),
             ..Self::new(self.key, self.renamed.take(), self.wants_overwrite)
         };
@@ -378,6 +395,7 @@ impl SessionState {
             return;
         };
         self.key = session.owner_key.unwrap_or(self.key);
+        self.wants_overwrite |= session.overwrite && session.is_unexamined();
         let id = |index: u32| session.ids.get(index as usize).copied().flatten();
         let count = session.files.len().max(session.ids.len()) as u32;
         let list = |runs: &Runs| runs.to_set(count).unwrap_or_default();
@@ -482,6 +500,21 @@ impl SessionState {
         self.is_opened = true;
     }
 
+    /// Records that the torrent may not use the files: they are examined again before it may.
+    pub(crate) fn record_refused(&mut self) {
+        self.resolved = None;
+    }
+
+    /// Records that a user added something to the torrent, so that the torrent is not durable until it is saved.
+    pub(crate) fn record_addition(&mut self) {
+        self.additions.current += 1;
+    }
+
+    /// Whether everything that users added to the torrent is durable.
+    pub(crate) fn has_saved_additions(&self) -> bool {
+        self.additions.is_durable()
+    }
+
     /// Records that the disk cannot tell which files exist.
     pub(crate) fn record_unopened(&mut self) {
         self.is_opened = true;
@@ -563,15 +596,21 @@ impl SessionState {
         }
     }
 
-    /// Whether a session that lists the files to be created is durable, so that they may be created.
-    pub(crate) fn may_create(&self) -> bool {
-        self.claims.durable == self.claims.current
+    /// Records that the session that was submitted is durable.
+    fn record_saved(&mut self) {
+        self.claims.record_durable();
+        self.additions.record_durable();
     }
 
-    /// Whether the next run would find the torrent, with the user's intent.
+    /// Whether a session that lists the files to be created is durable, so that they may be created.
+    pub(crate) fn may_create(&self) -> bool {
+        self.claims.is_durable()
+    }
+
+    /// Whether the next run would find the torrent, with the user's intent and everything that users added to it.
     pub(crate) fn is_durable(&self) -> bool {
         let is_it = |saved: Summary| saved.intent == self.intent && (self.has_metainfo || !saved.has_metadata);
-        self.saved.is_some_and(is_it)
+        self.saved.is_some_and(is_it) && self.additions.is_durable()
     }
 
     /// Whether the contents of the state folder for the torrent are known.

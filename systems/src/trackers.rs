@@ -9,6 +9,7 @@ mod policy;
 mod scrape;
 mod udp;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bevy_app::{App, Plugin};
@@ -20,6 +21,7 @@ use ecs_torrent_components::messages::{
     TrackersGiven,
 };
 use ecs_torrent_components::random::Random;
+use ecs_torrent_components::session::SessionTracker;
 use ecs_torrent_components::torrent::{StopPhase, Torrent, TorrentTrackers, TrackerOf};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_engine::port::OpenInbox;
@@ -28,7 +30,7 @@ use ecs_torrent_engine::ports::net::{NetEvent, NetRequest, TRACKER_DATAGRAMS};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::hash::InfoHash;
-use ecs_torrent_protocol::tracker::tiers::Tiers;
+use ecs_torrent_protocol::metainfo::MetainfoLimits;
 use ecs_torrent_protocol::tracker::{
     AnnounceEvent, AnnounceRequest, AnnounceResponse, Retry, ScrapeCounts, TrackerError,
 };
@@ -85,24 +87,64 @@ impl Plugin for TrackersPlugin {
     }
 }
 
-/// Spawns an entity for each tracker of a new torrent, and determines their order.
-fn spawn_trackers(given: On<TrackersGiven>, mut commands: Commands, mut random: ResMut<Random>) {
+/// Spawns an entity for each tracker that a torrent does not have yet, up to [`MetainfoLimits::max_urls`], and determines
+/// their order. A torrent that runs announces to them.
+fn spawn_trackers(
+    given: On<TrackersGiven>,
+    mut commands: Commands,
+    mut random: ResMut<Random>,
+    mut torrents: Query<&mut TrackerTiers>,
+    trackers: Query<&Tracker>,
+    mut extender: policy::Extender,
+) {
     let torrent = given.torrent;
-    let tiers = given.tiers.iter().enumerate().map(|(tier, urls)| {
-        let spawn = |url: &String| commands.spawn((Tracker::new(url, tier), TrackerOf(torrent))).id();
-        urls.iter().map(spawn).collect()
-    });
-    let tiers = Tiers::shuffled(tiers.collect(), |tier| random.shuffle(tier));
-    commands.entity(torrent).insert(TrackerTiers(tiers));
+    let Ok(mut known) = torrents.get_mut(torrent) else {
+        return;
+    };
+    let urls = known.0.iter().filter_map(|tracker| trackers.get(tracker).ok());
+    let mut urls: BTreeSet<Arc<str>> = urls.map(|tracker| tracker.url.clone()).collect();
+    let max = MetainfoLimits::default().max_urls;
+    for given in &given.tiers {
+        let tier = known.0.len();
+        let mut added = Vec::new();
+        for url in given {
+            if urls.len() < max && urls.insert(url.as_str().into()) {
+                added.push(commands.spawn((Tracker::new(url, tier), TrackerOf(torrent))).id());
+            }
+        }
+        known.0.push(added, |tier| random.shuffle(tier));
+    }
+    extender.extend(torrent, &known, &trackers);
 }
 
-/// Restores the tracker state of an earlier run.
-fn restore_trackers(loaded: On<SessionLoaded>, torrents: Query<&TorrentTrackers>, mut trackers: Query<&mut Tracker>) {
-    let entities = torrents
-        .get(loaded.torrent)
-        .into_iter()
-        .flat_map(RelationshipTarget::iter);
-    let mut known = trackers.iter_many_mut(entities);
+/// Restores what an earlier run learned from a torrent's trackers, and the trackers that were added to it. A private
+/// torrent has only those of its metainfo (BEP 27).
+fn restore_trackers(
+    loaded: On<SessionLoaded>,
+    mut commands: Commands,
+    torrents: Query<(&Torrent, Option<&TorrentTrackers>)>,
+    mut trackers: Query<&mut Tracker>,
+) {
+    let Ok((torrent, entities)) = torrents.get(loaded.torrent) else {
+        return;
+    };
+    let entities = || entities.into_iter().flat_map(RelationshipTarget::iter);
+    let is_known = |saved: &&SessionTracker| {
+        let mut known = entities().filter_map(|entity| trackers.get(entity).ok());
+        known.any(|tracker| *tracker.url == *saved.url)
+    };
+    let saved = loaded.session.trackers.iter();
+    let added: Vec<Vec<String>> = saved
+        .filter(|saved| !torrent.private && !is_known(saved))
+        .map(|saved| vec![saved.url.clone()])
+        .collect();
+    if !added.is_empty() {
+        commands.trigger(TrackersGiven {
+            torrent: loaded.torrent,
+            tiers: added,
+        });
+    }
+    let mut known = trackers.iter_many_mut(entities());
     while let Some(Ok(mut tracker)) = known.fetch_next() {
         let Some(saved) = loaded.session.trackers.iter().find(|saved| *saved.url == *tracker.url) else {
             continue;

@@ -20,7 +20,7 @@ use ecs_torrent::{AddError, InfoHash, TorrentState};
 
 use super::*;
 
-const TRACKER: &str = "http://10.0.0.9:80/announce";
+pub const TRACKER: &str = "http://10.0.0.9:80/announce";
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// The metadata that [`SupplierPlugin`] has.

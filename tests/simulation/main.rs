@@ -14,6 +14,8 @@ mod fetching;
 mod found;
 mod full;
 mod hostile;
+mod joining;
+mod late;
 #[path = "../support/masking.rs"]
 mod masking;
 mod mutants;

@@ -31,7 +31,7 @@ impl Bed {
         });
     }
 
-    fn pause(&mut self) {
+    pub fn pause(&mut self) {
         let torrent = self.content.info_hash();
         let paused = self.send(|reply| PauseTorrent { torrent, reply });
         assert_eq!(self.wait(&paused), Ok(()));

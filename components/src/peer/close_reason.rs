@@ -53,6 +53,9 @@ pub enum CloseReason {
     /// Both sides are complete.
     #[error("both sides are complete")]
     Redundant,
+    /// A new connection to the same peer begins with a bitfield, which is shorter than many `Have`s.
+    #[error("connecting again with a bitfield")]
+    Reconnecting,
     /// The torrent is private, as its metadata says, and the peer comes from a source that serves no private torrents.
     #[error("the torrent is private")]
     Private,
@@ -110,7 +113,10 @@ impl CloseReason {
     /// Whether the failed attempt counts against the address, so that it is tried later or less often.
     #[must_use]
     pub fn is_failure(&self) -> bool {
-        !matches!(self, Self::Redundant | Self::Stopping | Self::Duplicate | Self::TooMany)
+        !matches!(
+            self,
+            Self::Redundant | Self::Reconnecting | Self::Stopping | Self::Duplicate | Self::TooMany
+        )
     }
 
     /// Whether it is useless to try the address again, unless a source reports it again.
@@ -118,17 +124,17 @@ impl CloseReason {
     pub fn is_final(&self) -> bool {
         match self {
             Self::Plugin(reason) => reason.is_final,
-            _ => matches!(
-                self,
-                Self::Myself | Self::Corrupt | Self::Banned | Self::Redundant | Self::Private
-            ),
+            _ => matches!(self, Self::Myself | Self::Corrupt | Self::Banned | Self::Private),
         }
     }
 
     /// Whether the peer's outbox is flushed before the connection closes.
     #[must_use]
     pub fn is_orderly(&self) -> bool {
-        matches!(self, Self::Redundant | Self::Stopping | Self::Myself)
+        matches!(
+            self,
+            Self::Redundant | Self::Reconnecting | Self::Stopping | Self::Myself
+        )
     }
 }
 

@@ -163,7 +163,8 @@ setting_ranges!(PeerSettings, "peers" {
     max_per_torrent: 1..=MANY,
     max_inbound_per_ip: 0..=MANY,
     max_inbound_per_subnet: 0..=MANY,
-    max_raw_bitfield_bytes: 1..=(256 << 10),
+    // Enough for as many pieces as a metainfo may have (`MetainfoLimits::max_pieces`).
+    max_raw_bitfield_bytes: 1..=500_000,
     max_half_open: 0..=MANY,
     max_unidentified: 1..=MANY,
     outgoing_percent: 0..=100,

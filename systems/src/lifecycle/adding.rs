@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bevy_ecs::prelude::*;
+use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{
-    AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, Reply, StopAll, StopTorrent,
-    SupplyMetadata, TorrentSource,
+    AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, StopAll, StopTorrent, TorrentSource,
 };
-use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts, Fault};
+use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts};
 use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentAdded, TrackersGiven};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
@@ -20,10 +20,9 @@ use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::safe_path::{MAX_COMPONENT_BYTES, safe_name};
 
 use super::adds::{Adds, DecidingEvent, WaitingAdd};
-use super::failing::Restarts;
 use super::naming::{self, renamed};
 use super::opening::preparing::Preparing;
-use super::opening::{Opener, Opening};
+use super::opening::{Opener, Opening, is_undecided};
 use crate::ownership::Survey;
 use crate::sessions::{OptionsGiven, SessionState, SessionWritten};
 
@@ -38,11 +37,9 @@ pub(super) struct TorrentAdder<'w, 's> {
     added: MessageWriter<'w, TorrentAdded>,
     changed: ResMut<'w, ChangedFacts>,
     new_peers: ResMut<'w, CommandQueue<AddPeers>>,
-    supplies: ResMut<'w, CommandQueue<SupplyMetadata>>,
     stops: Res<'w, CommandQueue<StopTorrent>>,
     stops_of_all: Res<'w, CommandQueue<StopAll>>,
-    torrents: Query<'w, 's, (&'static Torrent, &'static Lifecycle, &'static SessionState)>,
-    with_metadata: Query<'w, 's, (), With<Layout>>,
+    torrents: Query<'w, 's, (&'static Torrent, &'static Lifecycle)>,
 }
 
 pub(super) fn add_torrents(
@@ -79,12 +76,12 @@ impl TorrentAdder<'_, '_> {
     fn add_or_join(&mut self, command: AddTorrent, adds: &mut Adds, will_end: impl Fn(&Self, InfoHash) -> bool) {
         let Some(entity) = self.find(&command.source.hashes()) else {
             let entity = self.add(&command.source, &command.options, command.is_resumed, None);
-            adds.callers.entry(entity).or_default().push(command.reply);
+            adds.await_new(entity, command.reply);
             return;
         };
         // A torrent that was added in this very tick is not in the world yet.
         let known = self.torrents.get(entity).ok();
-        if known.is_some_and(|(torrent, lifecycle, _)| lifecycle.is_stopping() || will_end(self, torrent.id())) {
+        if known.is_some_and(|(torrent, lifecycle)| lifecycle.is_stopping() || will_end(self, torrent.id())) {
             let event = DecidingEvent::End;
             adds.waiting.push(WaitingAdd { command, event });
             return;
@@ -92,25 +89,7 @@ impl TorrentAdder<'_, '_> {
         let torrent = command.source.id();
         let peers = command.options.peers.clone();
         self.new_peers.0.push_back(AddPeers { torrent, peers });
-        if let TorrentSource::Metainfo(metainfo) = &command.source
-            && !self.with_metadata.contains(entity)
-        {
-            self.supplies.0.push_back(SupplyMetadata {
-                torrent,
-                info: metainfo.info_bytes.clone(),
-                reply: Reply::ignored(),
-            });
-        }
-        match known {
-            Some((_, Lifecycle::Failed { retry_at: None, .. }, _)) if !command.is_resumed => {
-                adds.renewals.push((entity, command.options));
-                adds.callers.entry(entity).or_default().push(command.reply);
-            }
-            Some((torrent, _, state)) if state.is_durable() && !adds.is_pending(entity) => {
-                command.reply.send(Ok(torrent.id()));
-            }
-            _ => adds.callers.entry(entity).or_default().push(command.reply),
-        }
+        adds.joins.push((entity, command));
     }
 
     /// Whether a caller requested a stop of the torrent that has not begun yet.
@@ -126,7 +105,7 @@ impl TorrentAdder<'_, '_> {
     /// Whether a listed torrent is being stopped, or will be in this tick.
     pub(super) fn is_ending(&self, torrent: Entity) -> bool {
         let known = self.torrents.get(torrent);
-        known.is_ok_and(|(torrent, lifecycle, _)| lifecycle.is_stopping() || self.is_stopped(torrent.id()))
+        known.is_ok_and(|(torrent, lifecycle)| lifecycle.is_stopping() || self.is_stopped(torrent.id()))
     }
 
     /// Finds the torrent that one of the hashes names.
@@ -176,10 +155,6 @@ impl TorrentAdder<'_, '_> {
             });
         }
         let entity = self.commands.spawn_empty().id();
-        let trackers = match source {
-            TorrentSource::Metainfo(metainfo) => &metainfo.trackers,
-            TorrentSource::InfoHash(unfetched) => &unfetched.trackers,
-        };
         match loaded {
             Some(loaded) => self.opener.hand_over(entity, loaded),
             None => self.opener.load(entity, &torrent),
@@ -194,7 +169,7 @@ impl TorrentAdder<'_, '_> {
         });
         self.commands.trigger(TrackersGiven {
             torrent: entity,
-            tiers: trackers.clone(),
+            tiers: source.trackers().clone(),
         });
         // A torrent without metadata is not in its default state.
         self.changed.add(entity);
@@ -227,43 +202,15 @@ fn provisional_name(source: &TorrentSource, options: &AddOptions) -> Arc<str> {
     safe.map_or_else(|| source.id().to_string().into(), |name| (*name).into())
 }
 
-/// Retries failed torrents that were added again, with the options of the latest add.
-pub(super) fn renew_failed(
-    mut commands: Commands,
-    settings: Res<Settings>,
-    mut adds: ResMut<Adds>,
-    mut changed: ResMut<ChangedFacts>,
-    mut opener: Opener,
-    mut torrents: Query<(&mut Torrent, &mut Fault, &mut Storage, Option<&mut Content>)>,
-) {
-    for (entity, options) in std::mem::take(&mut adds.renewals) {
-        let Ok((mut torrent, mut fault, mut storage, mut content)) = torrents.get_mut(entity) else {
-            continue;
-        };
-        let root = naming::root_of(&options, &settings.storage.download_dir);
-        let has_moved = root.as_ref().is_some_and(|root| *root != storage.root);
-        storage.root = root.unwrap_or_else(|| storage.root.clone());
-        if let Some(name) = &options.name {
-            if let Some(content) = &mut content {
-                content.0 = renamed(&content.0, name);
-            }
-            torrent.name = name.as_str().into();
-        }
-        commands.trigger(OptionsGiven {
-            torrent: entity,
-            name: options.name,
-            overwrite: options.overwrite,
-            has_moved,
-        });
-        if fault.0.take().is_some() {
-            changed.add(entity);
-            opener.load(entity, &torrent);
-        }
-        commands.entity(entity).insert(Opening::renewed()).remove::<Restarts>();
-        if !options.require_complete {
-            commands.entity(entity).remove::<RequiresComplete>();
-        }
-    }
+/// The parts of a torrent that decide whether an add of it is over.
+#[derive(QueryData)]
+pub(super) struct Settled {
+    torrent: &'static Torrent,
+    lifecycle: &'static Lifecycle,
+    storage: &'static Storage,
+    state: &'static SessionState,
+    opening: Option<&'static Opening>,
+    has_metadata: Has<Layout>,
 }
 
 /// Answers the callers of an add when the torrent's session is durable, and continues torrents that wait for that.
@@ -272,34 +219,39 @@ pub(super) fn settle_adds(
     mut adds: ResMut<Adds>,
     mut preparing: Preparing,
     mut failed: MessageWriter<FailTorrent>,
-    torrents: Query<(&Torrent, &Lifecycle, &Storage, &SessionState)>,
+    torrents: Query<Settled>,
 ) {
     for SessionWritten { torrent, result } in written.read() {
-        let Ok((data, lifecycle, storage, state)) = torrents.get(*torrent) else {
+        let Ok(settled) = torrents.get(*torrent) else {
             continue;
         };
-        if lifecycle.is_stopping() || *lifecycle == Lifecycle::Paused {
+        let state = settled.state;
+        if settled.lifecycle.is_stopping() || *settled.lifecycle == Lifecycle::Paused {
             // The files are closed, or will be. The next start examines them again.
             preparing.gives_up(*torrent);
         }
-        if lifecycle.is_stopping() {
+        if settled.lifecycle.is_stopping() {
             continue;
         }
         match result {
             Ok(()) => {
-                if state.is_durable() {
-                    adds.answer(*torrent, &Ok(data.id()));
+                if state.is_durable() && !is_undecided(settled.lifecycle, settled.has_metadata, settled.opening) {
+                    adds.answer(*torrent, &Ok(settled.torrent.id()));
                 }
-                preparing.go_on(*torrent, storage, state);
-            }
-            Err(reason) if adds.is_pending(*torrent) && !state.is_durable() => {
-                let error = AddError::Unsaved {
-                    torrent: data.name.clone(),
-                    reason: reason.clone(),
-                };
-                adds.refuse(*torrent, data.label(), error);
+                preparing.go_on(*torrent, settled.storage, state);
             }
             Err(reason) => {
+                if adds.is_pending(*torrent) && !state.is_durable() {
+                    let error = AddError::Unsaved {
+                        torrent: settled.torrent.name.clone(),
+                        reason: reason.clone(),
+                    };
+                    if adds.is_new(*torrent) {
+                        adds.refuse(*torrent, settled.torrent.label(), error);
+                        continue;
+                    }
+                    adds.answer(*torrent, &Err(error));
+                }
                 if preparing.gives_up(*torrent) {
                     failed.write(FailTorrent {
                         torrent: *torrent,

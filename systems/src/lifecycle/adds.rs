@@ -5,7 +5,7 @@
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
-use ecs_torrent_components::commands::{AboutTorrent, AddError, AddOptions, AddTorrent, CommandQueue, Reply};
+use ecs_torrent_components::commands::{AboutTorrent, AddError, AddTorrent, CommandQueue, Reply};
 use ecs_torrent_components::torrent::{Label, TorrentIndex};
 use ecs_torrent_protocol::hash::InfoHash;
 
@@ -14,15 +14,23 @@ use ecs_torrent_protocol::hash::InfoHash;
 pub(super) struct Adds {
     /// Commands that cannot be decided yet.
     pub(super) waiting: Vec<WaitingAdd>,
-    /// Failed torrents that were added again, with the new options.
-    pub(super) renewals: Vec<(Entity, AddOptions)>,
-    /// Callers that get their answer when the torrent's session is durable.
-    pub(super) callers: EntityHashMap<Vec<AddReply>>,
+    /// Adds of torrents that are listed already; carried out in the same tick.
+    pub(super) joins: Vec<(Entity, AddTorrent)>,
+    /// Callers that get their answer when the torrent may use its files and its session is durable.
+    callers: EntityHashMap<Callers>,
     /// Refused torrents, taken by the stop.
     pub(super) refused: Vec<Entity>,
     /// The reason of each refusal, until the torrent is gone: a caller gets the refusal only once nothing of the
     /// torrent is listed.
     refusals: EntityHashMap<AddError>,
+}
+
+/// The callers that wait for one torrent.
+#[derive(Debug, Default)]
+struct Callers {
+    /// One of these adds has listed the torrent.
+    is_new: bool,
+    replies: Vec<AddReply>,
 }
 
 /// An add that cannot be decided yet.
@@ -46,7 +54,23 @@ type AddReply = Reply<Result<InfoHash, AddError>>;
 impl Adds {
     /// Whether there are adds to decide or to carry out.
     pub(super) fn has_undecided(&self) -> bool {
-        !self.waiting.is_empty() || !self.renewals.is_empty()
+        !self.waiting.is_empty() || !self.joins.is_empty()
+    }
+
+    /// Lets a caller wait for a torrent that its add has listed.
+    pub(super) fn await_new(&mut self, torrent: Entity, reply: AddReply) {
+        self.callers.entry(torrent).or_default().is_new = true;
+        self.await_listed(torrent, reply);
+    }
+
+    /// Lets a caller wait for a torrent that was listed before its add.
+    pub(super) fn await_listed(&mut self, torrent: Entity, reply: AddReply) {
+        self.callers.entry(torrent).or_default().replies.push(reply);
+    }
+
+    /// Whether no caller has been told yet that the torrent is added, so that it can still be refused.
+    pub(super) fn is_new(&self, torrent: Entity) -> bool {
+        self.callers.get(&torrent).is_some_and(|callers| callers.is_new)
     }
 
     /// Whether a caller waits for the torrent to be added.
@@ -84,7 +108,8 @@ impl Adds {
 
     /// Answers every caller that waits for a torrent.
     pub(super) fn answer(&mut self, torrent: Entity, result: &Result<InfoHash, AddError>) {
-        for reply in self.callers.remove(&torrent).into_iter().flatten() {
+        let callers = self.callers.remove(&torrent).unwrap_or_default();
+        for reply in callers.replies {
             reply.send(result.clone());
         }
     }

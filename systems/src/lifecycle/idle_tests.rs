@@ -69,6 +69,6 @@ fn undecided_adds_are_seen() {
     });
     assert!(adds.has_undecided());
     adds.waiting.clear();
-    adds.renewals.push((Entity::PLACEHOLDER, command().options));
+    adds.joins.push((Entity::PLACEHOLDER, command()));
     assert!(adds.has_undecided());
 }

@@ -1,17 +1,21 @@
 //! Metadata that arrives after its torrent: checks it, completes the torrent, saves it, and lets the opening go on.
+//!
+//! A paused torrent takes its metadata too: it is saved, and the files are examined when the torrent is started.
 
 use std::sync::Arc;
 
+use bevy_ecs::entity::EntityHashSet;
 use bevy_ecs::prelude::*;
+use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use bytes::Bytes;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{CommandQueue, SupplyError, SupplyMetadata, TorrentNotFound};
-use ecs_torrent_components::lifecycle::{ChangedFacts, Desired};
+use ecs_torrent_components::lifecycle::{ChangedFacts, Desired, Fault};
 use ecs_torrent_components::messages::MetadataKnown;
-use ecs_torrent_components::torrent::{Content, Layout, Storage, Torrent, TorrentIndex};
+use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, Storage, Torrent, TorrentIndex};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
-use ecs_torrent_protocol::hash::{InfoHash, sha1};
+use ecs_torrent_protocol::hash::sha1;
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits, torrent_file};
 
 use super::adds::Adds;
@@ -20,106 +24,134 @@ use super::opening::{Opener, Opening};
 use crate::ownership::Survey;
 use crate::sessions::{SaveTorrent, SessionState};
 
+/// The parts of a listed torrent that later metadata, or another add of it, changes.
+#[derive(QueryData)]
+#[query_data(mutable)]
+pub(super) struct Listed {
+    pub(super) entity: Entity,
+    pub(super) torrent: &'static mut Torrent,
+    pub(super) state: &'static mut SessionState,
+    pub(super) storage: &'static mut Storage,
+    pub(super) fault: &'static mut Fault,
+    pub(super) lifecycle: &'static Lifecycle,
+    pub(super) tiers: &'static TrackerTiers,
+    pub(super) content: Option<&'static mut Content>,
+    pub(super) opening: Option<&'static mut Opening>,
+    desired: &'static Desired,
+}
+
 /// Parameters for completing torrents.
 #[derive(SystemParam)]
-pub(super) struct Completer<'w, 's> {
-    commands: Commands<'w, 's>,
+pub(super) struct Completer<'w> {
     index: ResMut<'w, TorrentIndex>,
-    changed: ResMut<'w, ChangedFacts>,
+    pub(super) changed: ResMut<'w, ChangedFacts>,
     known: MessageWriter<'w, MetadataKnown>,
-    torrents: Query<
-        'w,
-        's,
-        (
-            &'static mut Torrent,
-            &'static SessionState,
-            Option<&'static TrackerTiers>,
-            &'static Desired,
-            Has<Layout>,
-        ),
-    >,
-    trackers: Query<'w, 's, &'static Tracker>,
+    pub(super) save: MessageWriter<'w, SaveTorrent>,
 }
 
 /// Takes supplied metadata. Whether a torrent may have its files is decided when the files of all torrents are known.
 pub(super) fn supply_metadata(
+    mut commands: Commands,
     mut queue: ResMut<CommandQueue<SupplyMetadata>>,
     mut survey: ResMut<Survey>,
     adds: Res<Adds>,
-    clock: Res<Clock>,
-    wakeup: Res<Wakeup>,
+    (clock, wakeup): (Res<Clock>, Res<Wakeup>),
     mut completer: Completer,
+    mut torrents: Query<Listed>,
+    trackers: Query<&Tracker>,
 ) {
     if queue.0.is_empty() || !survey.is_done(&wakeup, clock.now()) {
         return;
     }
+    let mut completed = EntityHashSet::default();
     for (command, listed) in adds.take_decided(&mut queue, &completer.index, |_| false) {
-        if listed.is_some_and(|entity| completer.must_wait(entity)) {
+        let Some(entity) = listed else {
+            command.reply.send(Err(TorrentNotFound(command.torrent).into()));
+            continue;
+        };
+        let Ok(mut listed) = torrents.get_mut(entity) else {
+            // The torrent was added in this very tick.
+            queue.0.push_back(command);
+            continue;
+        };
+        // A pause ends soon.
+        if listed.lifecycle.is_stopping() && *listed.desired == Desired::Pause {
             queue.0.push_back(command);
             continue;
         }
-        let SupplyMetadata { torrent, info, reply } = command;
-        let entity = listed.ok_or_else(|| TorrentNotFound(torrent).into());
-        reply.send(entity.and_then(|entity| completer.complete(entity, torrent, &info)));
+        let metainfo = match completed.contains(&entity) {
+            true => Err(SupplyError::NotNeeded(listed.torrent.id())),
+            false => listed.check(&command.info, &trackers),
+        };
+        command.reply.send(metainfo.map(|metainfo| {
+            completed.insert(entity);
+            completer.complete(&mut commands, &mut listed, metainfo);
+        }));
     }
 }
 
-impl Completer<'_, '_> {
-    /// Whether a torrent's saved state is not known yet, the torrent was added in this very tick, or it is paused.
-    fn must_wait(&self, entity: Entity) -> bool {
-        self.torrents.get(entity).map_or(true, |(_, state, _, desired, _)| {
-            !state.is_loaded() || *desired == Desired::Pause
-        })
-    }
-
-    fn complete(&mut self, entity: Entity, named: InfoHash, info: &Bytes) -> Result<(), SupplyError> {
-        let Ok((mut torrent, state, tiers, desired, has_layout)) = self.torrents.get_mut(entity) else {
-            return Err(TorrentNotFound(named).into());
-        };
-        let id = torrent.id();
-        if has_layout || desired.is_leaving() {
+impl ListedItem<'_, '_> {
+    /// Returns the metainfo with an info dictionary, if it is the torrent's.
+    fn check(&self, info: &Bytes, trackers: &Query<&Tracker>) -> Result<Arc<Metainfo>, SupplyError> {
+        let id = self.torrent.id();
+        if self.content.is_some() || self.desired.is_leaving() {
             return Err(SupplyError::NotNeeded(id));
         }
         if sha1([&info[..]]) != id.0 {
             return Err(SupplyError::WrongHash(id));
         }
-        let urls = self
-            .trackers
-            .iter_many(tiers.into_iter().flat_map(|tiers| tiers.0.iter()))
-            .flatten();
+        let urls = trackers.iter_many(self.tiers.0.iter()).flatten();
         let urls: Vec<Vec<String>> = urls.map(|tracker| vec![tracker.url.to_string()]).collect();
         let file = Bytes::from(torrent_file(info, &urls));
         let parsed = Metainfo::parse(&file, &MetainfoLimits::default());
         let metainfo = Arc::new(parsed.map_err(|error| SupplyError::Invalid { torrent: id, error })?);
-        let metainfo = match state.new_name() {
+        Ok(match self.state.new_name() {
             Some(name) => renamed(&metainfo, name),
             None => metainfo,
-        };
+        })
+    }
+}
+
+impl Completer<'_> {
+    /// Gives a torrent its metadata, under the name that its files are to have. If the session is loaded and the torrent
+    /// runs, its files are opened next; otherwise when that is so.
+    pub(super) fn complete(
+        &mut self,
+        commands: &mut Commands,
+        listed: &mut ListedItem<'_, '_>,
+        metainfo: Arc<Metainfo>,
+    ) {
+        let entity = listed.entity;
+        let torrent = &mut *listed.torrent;
         torrent.hashes = metainfo.hashes;
         torrent.name = metainfo.info.name.as_str().into();
         torrent.private = metainfo.info.private;
         self.index.insert(&torrent.hashes, entity);
-        let geometry = &metainfo.info.geometry;
-        self.commands
-            .entity(entity)
-            .insert((Layout(geometry.clone()), Content(metainfo), Opening::supplied()));
         tracing::info!(torrent = %torrent.label(), "its metadata is known");
+        if listed.state.is_loaded() && *listed.lifecycle == Lifecycle::FetchingMetadata {
+            commands.entity(entity).insert(Opening::supplied());
+        }
+        let layout = Layout(metainfo.info.geometry.clone());
+        commands.entity(entity).insert((layout, Content(metainfo)));
+        listed.state.record_addition();
+        self.save.write(SaveTorrent { torrent: entity });
         self.changed.add(entity);
         self.known.write(MetadataKnown { torrent: entity });
-        Ok(())
     }
 }
 
-/// Saves torrents whose metadata has become known, and opens their files.
+/// Opens the files of torrents whose metadata has become known, unless the session is loaded first or the torrent does
+/// not run.
 pub(super) fn open_supplied(
     mut known: MessageReader<MetadataKnown>,
     mut opener: Opener,
-    mut save: MessageWriter<SaveTorrent>,
-    mut torrents: Query<(&Content, &mut Storage, &SessionState)>,
+    mut torrents: Query<(&Content, &Opening, &Lifecycle, &mut Storage, &SessionState)>,
 ) {
     for &MetadataKnown { torrent } in known.read() {
-        if let Ok((content, mut storage, state)) = torrents.get_mut(torrent) {
-            save.write(SaveTorrent { torrent });
+        let Ok((content, opening, lifecycle, mut storage, state)) = torrents.get_mut(torrent) else {
+            continue;
+        };
+        if state.is_loaded() && *lifecycle == Lifecycle::FetchingMetadata && opening.is_unexamined {
             let files = &content.0.info.files;
             opener.open(torrent, &mut storage, None, files, state);
         }

@@ -17,7 +17,7 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::session::Session;
-use ecs_torrent_components::torrent::{Storage, Torrent};
+use ecs_torrent_components::torrent::{Lifecycle, Storage, Torrent};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::DiskRequest;
 use ecs_torrent_engine::ports::state::{Loaded, StateEvent, StateRequest};
@@ -56,8 +56,8 @@ pub(super) struct Opening {
     pub(super) is_known: bool,
     /// The user has added the torrent again, with other options.
     pub(super) is_renewed: bool,
-    /// The torrent's metadata became known after it was added.
-    pub(super) is_supplied: bool,
+    /// The torrent was listed before anything said that it may use its files: its metadata became known later.
+    pub(super) is_unexamined: bool,
     /// The session, once it is loaded.
     pub(super) session: Option<Arc<Session>>,
 }
@@ -84,15 +84,21 @@ impl Opening {
     /// session.
     pub(super) fn supplied() -> Self {
         Self {
-            is_supplied: true,
+            is_unexamined: true,
             ..Self::again()
         }
     }
 
     /// Whether existing files belong to the user unless the session or the options say otherwise.
     pub(super) fn is_new(&self) -> bool {
-        self.is_renewed || self.is_supplied || !(self.is_resumed || self.is_again || self.is_known)
+        self.is_renewed || self.is_unexamined || !(self.is_resumed || self.is_again || self.is_known)
     }
+}
+
+/// Whether the disk has not told yet whether a torrent may use its files.
+pub(super) fn is_undecided(lifecycle: &Lifecycle, has_metadata: bool, opening: Option<&Opening>) -> bool {
+    let is_opening = matches!(lifecycle, Lifecycle::Adding | Lifecycle::FetchingMetadata);
+    is_opening && has_metadata && opening.is_some_and(Opening::is_new)
 }
 
 /// Sessions and metainfo loaded for torrents that were added from the state folder.

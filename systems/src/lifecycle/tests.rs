@@ -12,6 +12,7 @@ use ecs_torrent_components::lifecycle::{Blocked, Desired, Fault, Readiness, Stop
 use ecs_torrent_components::messages::{PiecesKnown, Remedy};
 use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Salvage, Session};
 use ecs_torrent_components::torrent::{Content, Lifecycle, RequiresComplete, Storage, Torrent};
+use ecs_torrent_components::tracker::TrackerTiers;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::{
     DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, FoundFile, FoundFiles, Provenance, Refusal,
@@ -55,7 +56,7 @@ fn bed(lifecycle: Lifecycle, opening: Option<Opening>) -> Bed {
         root: "/downloads".into(),
     };
     let mut entity = bed.world.entity_mut(bed.torrent);
-    entity.insert((names, content, storage, lifecycle));
+    entity.insert((names, content, storage, lifecycle, TrackerTiers::default()));
     if let Some(opening) = opening {
         entity.insert(opening);
     }
@@ -89,6 +90,14 @@ fn add(bed: &mut Bed, options: AddOptions, is_resumed: bool) -> Answer<InfoHash,
         .0
         .push_back(command);
     bed.run(adding::add_torrents);
+    bed.run(joining::join_listed);
+    answer
+}
+
+/// Lets a caller wait for the torrent of the bed as a new one.
+fn await_new(bed: &mut Bed) -> Answer<InfoHash, AddError> {
+    let (reply, answer) = reply();
+    bed.world.resource_mut::<Adds>().await_new(bed.torrent, reply);
     answer
 }
 
@@ -152,6 +161,7 @@ fn only_a_torrent_that_was_just_added_is_refused_for_its_folder() {
         (Opening::again(), false),
     ] {
         let mut bed = bed(Lifecycle::Adding, Some(opening));
+        let _answer = await_new(&mut bed);
         bed.world.entity_mut(bed.torrent).insert(Readiness::Unopened);
         let error = std::io::Error::other(Refusal::Forbidden);
         let error = DiskError::new(DiskAction::Open, "/state/file".into(), error);
@@ -234,8 +244,8 @@ fn a_failed_torrent_is_renewed_by_users_only() {
     for (is_resumed, retry_at, is_renewed) in [(false, None, true), (true, None, false), (false, Some(NOW), false)] {
         let mut bed = bed(failed(retry_at), None);
         add(&mut bed, AddOptions::default(), is_resumed);
-        let renewals = &bed.world.resource::<Adds>().renewals;
-        assert_eq!(renewals.iter().any(|(entity, _)| *entity == bed.torrent), is_renewed);
+        let opening = bed.world.get::<Opening>(bed.torrent);
+        assert_eq!(opening.is_some_and(|opening| opening.is_renewed), is_renewed);
     }
 }
 
@@ -254,6 +264,26 @@ fn an_add_that_joins_another_is_answered_when_the_session_is_durable() {
     assert_eq!(third.try_recv(), Ok(Ok(id)));
 }
 
+/// The disk tells whether a new torrent may use its files; until then a durable session answers nobody.
+#[test]
+fn an_add_is_answered_when_the_files_are_decided_on() {
+    for (opening, is_answered) in [(Opening::supplied(), false), (Opening::again(), true)] {
+        let mut bed = bed(Lifecycle::Adding, Some(opening));
+        let answer = add(&mut bed, AddOptions::default(), false);
+        save(&mut bed);
+        let written = SessionWritten {
+            torrent: bed.torrent,
+            result: Ok(()),
+        };
+        bed.run_after(written, adding::settle_adds);
+        assert_eq!(answer.try_recv().is_ok(), is_answered);
+        if !is_answered {
+            open(&mut bed, Ok(nothing_there()));
+            assert!(matches!(answer.try_recv(), Ok(Ok(_))));
+        }
+    }
+}
+
 /// Whether the folder is the same decides whether what is known of the files is still of use.
 #[test]
 fn a_renewed_torrent_has_moved_if_its_folder_is_another_one() {
@@ -269,7 +299,6 @@ fn a_renewed_torrent_has_moved_if_its_folder_is_another_one() {
             ..AddOptions::default()
         };
         add(&mut bed, options, false);
-        bed.run(adding::renew_failed);
         assert_eq!(given.try_recv(), Ok(has_moved));
         assert_eq!(
             bed.get::<Storage>(bed.torrent).root.to_str(),
@@ -283,7 +312,8 @@ fn a_renewed_torrent_has_moved_if_its_folder_is_another_one() {
 fn a_session_that_cannot_be_written_refuses_a_new_torrent_only() {
     for (is_pending, is_durable, is_refused) in [(true, false, true), (true, true, false), (false, false, false)] {
         let mut bed = bed(Lifecycle::Adding, None);
-        let _answer = is_pending.then(|| add(&mut bed, AddOptions::default(), false));
+        let joined = add(&mut bed, AddOptions::default(), false);
+        let _answer = is_pending.then(|| await_new(&mut bed));
         if is_durable {
             save(&mut bed);
         }
@@ -293,6 +323,8 @@ fn a_session_that_cannot_be_written_refuses_a_new_torrent_only() {
         };
         bed.run_after(written, adding::settle_adds);
         assert_eq!(bed.world.resource::<Adds>().refused.contains(&bed.torrent), is_refused);
+        let is_failed = matches!(joined.try_recv(), Ok(Err(AddError::Unsaved { .. })));
+        assert_eq!(is_failed, !is_pending, "a torrent that was listed before stays listed");
     }
 }
 
@@ -572,6 +604,7 @@ fn a_short_file_of_the_user_refuses_new_torrents_only() {
         (resumed(), 5, false),
     ] {
         let mut bed = bed(Lifecycle::Adding, Some(opening));
+        let _answer = await_new(&mut bed);
         open(&mut bed, Ok(users_file(len)));
         assert_eq!(bed.world.resource::<Adds>().refused.contains(&bed.torrent), is_refused);
         let id = bed.get::<Torrent>(bed.torrent).id();
@@ -631,6 +664,7 @@ fn saved(lacks_metadata: bool) -> Session {
         piece_length: 32768,
         pieces: 3,
         lacks_metadata,
+        resolved: (!lacks_metadata).then(|| "/downloads".into()),
         ..session()
     }
 }
@@ -926,14 +960,15 @@ fn an_end_that_cannot_be_saved_is_a_fault() {
     }
 }
 
-/// Metadata is taken when it is known what the state folder has of the torrent.
+/// Metadata is taken whether the saved state is known or not, but not while the torrent is being paused.
 #[test]
-fn supplied_metadata_waits_for_the_saved_state() {
-    for is_loaded in [false, true] {
-        let mut bed = bed(Lifecycle::Downloading, None);
-        if is_loaded {
-            save(&mut bed);
-        }
+fn supplied_metadata_waits_for_the_end_of_a_pause() {
+    let stopping = Lifecycle::Stopping {
+        phase: StopPhase::HaltDownloads,
+    };
+    for (lifecycle, is_taken) in [(stopping, false), (Lifecycle::Paused, true)] {
+        let mut bed = bed(lifecycle, None);
+        bed.world.entity_mut(bed.torrent).insert(Desired::Pause);
         let (reply, answer) = reply::<(), ecs_torrent_components::commands::SupplyError>();
         let command = SupplyMetadata {
             torrent: bed.get::<Torrent>(bed.torrent).id(),
@@ -945,6 +980,6 @@ fn supplied_metadata_waits_for_the_saved_state() {
             .0
             .push_back(command);
         bed.run(metadata::supply_metadata);
-        assert_eq!(answer.try_recv().is_ok(), is_loaded);
+        assert_eq!(answer.try_recv().is_ok(), is_taken);
     }
 }

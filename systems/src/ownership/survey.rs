@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::Wakeup;
+use ecs_torrent_components::session::Session;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::TorrentIndex;
 use ecs_torrent_engine::port::{JobTag, Purpose};
@@ -151,6 +152,10 @@ pub(crate) fn register_stopped(registry: &mut FileRegistry, index: &TorrentIndex
         return;
     }
     let session = loaded.session.as_ref();
+    // Nothing says that the torrent may use files that it has never examined.
+    if session.is_some_and(Session::is_unexamined) {
+        return;
+    }
     if let Some(name) = session.and_then(|session| session.renamed.as_deref()) {
         metainfo = renamed(&metainfo, name);
     }

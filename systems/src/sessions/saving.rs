@@ -171,6 +171,7 @@ impl SessionWriter<'_, '_> {
             .is_none_or(|last| summary.differs_from(&last, self.settings.session.max_unsaved_active_s));
         let lacks_metainfo = saved.known.is_some() && !saved.state.has_metainfo;
         let is_changed = is_changed || lacks_metainfo || !saved.state.may_create();
+        let is_changed = is_changed || !saved.state.has_saved_additions();
         let is_changed = is_changed || (saved.state.is_last && saved.state.has_absent_claims());
         // Of a torrent without metadata, only the peers are worth saving.
         let is_changed = is_changed || (saved.state.is_last && saved.known.is_none());
@@ -188,10 +189,12 @@ impl SessionWriter<'_, '_> {
         self.sync_when_spilled(saved);
     }
 
-    /// Replaces the session if the user's intent has changed while the held pieces are not known for certain.
+    /// Replaces a session whose pieces are not known to be right any more or yet, if a user has changed the intent or
+    /// added something.
     fn save_intent(&mut self, saved: &mut SavedItem<'_, '_>) {
         let intent = saved.state.intent;
-        let Some(last) = saved.state.saved.filter(|last| last.intent != intent) else {
+        let has_additions = !saved.state.has_saved_additions();
+        let Some(last) = saved.state.saved.filter(|last| last.intent != intent || has_additions) else {
             self.end(saved, Ok(()));
             return;
         };
@@ -204,8 +207,10 @@ impl SessionWriter<'_, '_> {
             return;
         };
         (session.paused, session.stopped) = (intent.is_paused, intent.is_stopped);
+        session.trackers = self.trackers_of(saved);
         // The session claims what the last one claimed.
         saved.state.claims.submitted = saved.state.claims.durable;
+        saved.state.additions.submitted = saved.state.additions.current;
         self.push(saved, session);
     }
 
@@ -249,7 +254,8 @@ impl SessionWriter<'_, '_> {
         self.submit(saved, session);
     }
 
-    /// Submits a session with the current state of the files: files created since the save began belong to the torrent.
+    /// Submits a session with the current trackers and the current state of the files: files created since the save began
+    /// belong to the torrent.
     fn submit(&mut self, saved: &mut SavedItem<'_, '_>, mut session: Box<Session>) {
         if let Some((Layout(geometry), content, _)) = saved.known {
             let have = session.have.to_set(session.pieces).unwrap_or_default();
@@ -258,7 +264,9 @@ impl SessionWriter<'_, '_> {
         session.created = Runs::of(saved.state.created.keys().copied());
         session.permitted = Runs::of(saved.state.permitted.keys().copied());
         session.ids = saved.state.known_ids();
+        session.trackers = self.trackers_of(saved);
         saved.state.claims.submitted = saved.state.claims.current;
+        saved.state.additions.submitted = saved.state.additions.current;
         self.push(saved, session);
     }
 
@@ -272,22 +280,24 @@ impl SessionWriter<'_, '_> {
         });
     }
 
+    /// Returns the trackers of a torrent for its session.
+    fn trackers_of(&self, saved: &SavedItem<'_, '_>) -> Vec<SessionTracker> {
+        let entities = saved.tiers.into_iter().flat_map(|tiers| tiers.0.iter());
+        let trackers = entities.filter_map(|entity| {
+            let tracker = self.trackers.get(entity).ok()?;
+            Some(SessionTracker {
+                url: tracker.url.to_string(),
+                was_completed: Family::ALL.iter().any(|family| tracker.route(*family).was_completed),
+                seeders: tracker.seeders,
+                leechers: tracker.leechers,
+            })
+        });
+        trackers.collect()
+    }
+
     fn session(&self, saved: &SavedItem<'_, '_>) -> Session {
         let geometry = saved.known.map(|(Layout(geometry), ..)| geometry);
         let partials = saved.partials.0.iter();
-        let trackers = saved
-            .tiers
-            .into_iter()
-            .flat_map(|tiers| tiers.0.iter())
-            .filter_map(|entity| {
-                let tracker = self.trackers.get(entity).ok()?;
-                Some(SessionTracker {
-                    url: tracker.url.to_string(),
-                    was_completed: Family::ALL.iter().any(|family| tracker.route(*family).was_completed),
-                    seeders: tracker.seeders,
-                    leechers: tracker.leechers,
-                })
-            });
         Session {
             version: VERSION,
             info_hash: saved.torrent.id(),
@@ -327,12 +337,12 @@ impl SessionWriter<'_, '_> {
             ids: Vec::new(),
             owner_key: Some(saved.state.key),
             permitted: Runs::default(),
-            overwrite: false,
+            overwrite: saved.state.wants_overwrite && saved.state.resolved.is_none(),
             paused: saved.state.intent.is_paused,
             stopped: saved.state.intent.is_stopped,
             lost: Runs::of(saved.state.durability.lost().iter()),
             peers: saved.candidates.best(self.settings.session.max_peers),
-            trackers: trackers.collect(),
+            trackers: Vec::new(),
         }
     }
 
@@ -537,7 +547,7 @@ pub(super) fn collect_saved(
             Job::RecordingLoss(reason) => {
                 let reason = reason.clone();
                 if result.is_ok() {
-                    saved.state.claims.durable = saved.state.claims.submitted;
+                    saved.state.record_saved();
                 }
                 writer.end(&mut saved, Err(reason));
                 continue;
@@ -547,7 +557,7 @@ pub(super) fn collect_saved(
         if result.is_ok() {
             saved.state.saved = Some(summary);
             saved.state.has_metainfo |= summary.has_metadata;
-            saved.state.claims.durable = saved.state.claims.submitted;
+            saved.state.record_saved();
             writer.publish(&saved, Ok(()));
         } else if !std::mem::replace(&mut saved.state.has_deadline, true) {
             let wait = seconds(writer.settings.session.checkpoint_interval_s);

@@ -71,6 +71,18 @@ struct Chain {
     due: Timestamp,
 }
 
+impl Chain {
+    fn new(family: Family, number: usize, due: Timestamp) -> Self {
+        Self {
+            family,
+            number,
+            asking: None,
+            tried: Vec::new(),
+            due,
+        }
+    }
+}
+
 /// Bytes left in announces while the size of the torrent is not known. Not 0, by which trackers recognize seeds. Other
 /// clients (libtorrent) announce the same value.
 const UNKNOWN_LEFT: u64 = 16384;
@@ -124,17 +136,8 @@ pub(super) fn begin_announcing(
             continue;
         };
         let chain_count = tiers.0.chains(settings.trackers.reach.into()).len();
-        let listens = |family: &Family| local.0.iter().any(|address| Family::of(address.ip()) == *family);
-        let families = Family::ALL.into_iter().filter(listens);
-        announcer.chains = families
-            .flat_map(|family| (0..chain_count).map(move |number| (family, number)))
-            .map(|(family, number)| Chain {
-                family,
-                number,
-                asking: None,
-                tried: Vec::new(),
-                due: now,
-            })
+        announcer.chains = families(&local)
+            .flat_map(|family| (0..chain_count).map(move |number| Chain::new(family, number, now)))
             .collect();
         for chain in 0..announcer.chains.len() {
             due.set(now, AnnounceDue { torrent, chain });
@@ -154,6 +157,55 @@ pub(super) fn begin_announcing(
             }
         }
     }
+}
+
+/// Parameters for trackers that a torrent gets while it runs.
+#[derive(SystemParam)]
+pub(super) struct Extender<'w, 's> {
+    clock: Res<'w, Clock>,
+    wakeup: Res<'w, Wakeup>,
+    settings: Res<'w, Settings>,
+    local: Res<'w, LocalAddresses>,
+    due: ResMut<'w, Deadlines<AnnounceDue>>,
+    announcers: Query<'w, 's, &'static mut Announcer>,
+}
+
+impl Extender<'_, '_> {
+    /// Adds the chains that new trackers form, and announces at once where no tracker of a chain works. A torrent that
+    /// does not run announces when it begins to.
+    pub(super) fn extend(&mut self, torrent: Entity, tiers: &TrackerTiers, trackers: &Query<&Tracker>) {
+        let Ok(mut announcer) = self.announcers.get_mut(torrent) else {
+            return;
+        };
+        if announcer.is_resting() {
+            return;
+        }
+        let now = self.clock.now();
+        let order = tiers.0.chains(self.settings.trackers.reach.into());
+        for family in families(&self.local) {
+            let count = announcer.chains.iter().filter(|chain| chain.family == family).count();
+            let added = (count..order.len()).map(|number| Chain::new(family, number, now));
+            announcer.chains.extend(added);
+        }
+        let works = |tracker: &Entity, family| {
+            let status = trackers.get(*tracker).map(|tracker| &tracker.route(family).status);
+            matches!(status, Ok(TrackerStatus::Working | TrackerStatus::Announcing))
+        };
+        for (number, chain) in announcer.chains.iter_mut().enumerate() {
+            let order = order.get(chain.number).map_or(&[][..], Vec::as_slice);
+            if chain.asking.is_none() && !order.iter().any(|tracker| works(tracker, chain.family)) {
+                chain.due = now;
+                self.due.set(now, AnnounceDue { torrent, chain: number });
+                self.wakeup.at(now);
+            }
+        }
+    }
+}
+
+/// Returns the address families that the engine listens on.
+fn families(local: &LocalAddresses) -> impl Iterator<Item = Family> {
+    let listens = move |family: &Family| local.0.iter().any(|address| Family::of(address.ip()) == *family);
+    Family::ALL.into_iter().filter(listens)
 }
 
 /// Announces `completed` when a download completes, not at the next interval (BEP 3).

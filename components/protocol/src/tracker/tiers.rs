@@ -25,10 +25,25 @@ pub enum AnnounceReach {
 }
 
 impl<T: Copy + PartialEq> Tiers<T> {
-    /// Builds the list from tiers in order, each shuffled with `shuffle`, as BEP 12 requires when a list is first read.
-    pub fn shuffled(mut tiers: Vec<Vec<T>>, mut shuffle: impl FnMut(&mut [T])) -> Self {
-        tiers.iter_mut().for_each(|tier| shuffle(tier));
-        Self { tiers }
+    /// Appends a tier, unless it is empty. `shuffle` puts it into a random order, as BEP 12 requires when a list is first
+    /// read.
+    pub fn push(&mut self, mut tier: Vec<T>, shuffle: impl FnOnce(&mut [T])) {
+        if !tier.is_empty() {
+            shuffle(&mut tier);
+            self.tiers.push(tier);
+        }
+    }
+
+    /// Number of tiers.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tiers.len()
+    }
+
+    /// Whether there is no tracker.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tiers.is_empty()
     }
 
     /// Moves a tracker that answered to the front of its tier (BEP 12).
@@ -62,7 +77,9 @@ mod tests {
     use super::*;
 
     fn tiers(list: &[&[&'static str]]) -> Tiers<&'static str> {
-        Tiers::shuffled(list.iter().map(|tier| tier.to_vec()).collect(), |_| {})
+        let mut tiers = Tiers::default();
+        list.iter().for_each(|tier| tiers.push(tier.to_vec(), |_| {}));
+        tiers
     }
 
     /// The second example of BEP 12.
@@ -85,8 +102,11 @@ mod tests {
 
     #[test]
     fn shuffling_stays_within_tiers() {
-        let list = vec![(0..10).collect::<Vec<u32>>(), (10..12).collect()];
-        let shuffled = Tiers::shuffled(list, <[u32]>::reverse);
+        let mut shuffled = Tiers::default();
+        for tier in [(0..10).collect::<Vec<u32>>(), Vec::new(), (10..12).collect()] {
+            shuffled.push(tier, <[u32]>::reverse);
+        }
+        assert_eq!(shuffled.len(), 2);
         assert!(shuffled.iter().eq((0..10).rev().chain([11, 10])));
     }
 

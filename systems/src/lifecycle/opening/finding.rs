@@ -86,16 +86,17 @@ impl Finder<'_, '_> {
             return;
         }
         let Some(opening) = &opened.opening else { return };
-        if error.is_forbidden() && opening.is_new() && !opening.is_again {
+        if error.is_forbidden() && opening.is_new() {
             let torrent = opened.torrent.name.clone();
             let reason = error.to_string().into();
-            self.adds.refuse(
-                opened.entity,
-                opened.torrent.label(),
-                AddError::Forbidden { torrent, reason },
-            );
-        } else {
-            self.failed.write(fault(opened.entity, error));
+            let error = AddError::Forbidden { torrent, reason };
+            self.refuse(opened.entity, opened.torrent.label(), opening.is_again, error);
+            return;
+        }
+        self.failed.write(fault(opened.entity, error));
+        // The torrent waits for its volume, or has failed. If it is not durable yet, its callers wait for that.
+        if opened.state.is_durable() {
+            self.adds.answer(opened.entity, &Ok(opened.torrent.id()));
         }
     }
 
@@ -138,11 +139,18 @@ impl Finder<'_, '_> {
 
     /// Records how the files were found, and continues with their content.
     fn take_in(&mut self, opened: &mut OpenedItem<'_, '_>, found: FoundFiles, obstacle: Option<AddError>) {
-        let may_create = obstacle.is_none() && !opened.requires_complete;
+        let is_opening = is_opening(opened.lifecycle, *opened.readiness);
+        // Whether a torrent that stops now may use them is decided when it runs again.
+        let is_decided = is_opening || !opened.opening.as_ref().is_some_and(|opening| opening.is_new());
+        let is_allowed = is_decided && obstacle.is_none();
+        let may_create = is_allowed && !opened.requires_complete;
         let stamps: Vec<_> = found.files.iter().map(|file| file.map(|file| file.stamp)).collect();
         let files = &opened.content.0.info.files;
         opened.state.record_found(found, files, may_create);
-        if !is_opening(opened.lifecycle, *opened.readiness) {
+        if !is_allowed {
+            opened.state.record_refused();
+        }
+        if !is_opening {
             return;
         }
         if obstacle.is_none() && self.must_open_again(opened) {
@@ -153,7 +161,7 @@ impl Finder<'_, '_> {
         };
         self.commands.entity(opened.entity).remove::<Opening>();
         if let Some(error) = obstacle {
-            self.refuse(opened.entity, opened.torrent.label(), &opening, error);
+            self.refuse(opened.entity, opened.torrent.label(), opening.is_again, error);
             return;
         }
         if opened.state.is_durable() {
@@ -183,8 +191,8 @@ impl Finder<'_, '_> {
     }
 
     /// Handles files that the torrent may not use: refuses a torrent that was just added, and fails any other.
-    fn refuse(&mut self, torrent: Entity, label: Label<'_>, opening: &Opening, error: AddError) {
-        if !opening.is_again {
+    fn refuse(&mut self, torrent: Entity, label: Label<'_>, is_again: bool, error: AddError) {
+        if !is_again && self.adds.is_new(torrent) {
             self.adds.refuse(torrent, label, error);
             return;
         }

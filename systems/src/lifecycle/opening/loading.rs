@@ -80,7 +80,11 @@ pub(in crate::lifecycle) fn collect_loaded(
             resumed.take_in(loaded, torrent, &mut commands, &mut save);
             commands.entity(torrent).remove::<AwaitingSession>();
             pauses.changed.add(torrent);
-            resumed.go_on(torrent, &mut commands, &mut opener, &mut pauses);
+            let is_opened = resumed.go_on(torrent, &mut commands, &mut opener, &mut pauses);
+            // No file has to be examined before the callers of an add are answered.
+            if !is_opened && resumed.saved.state.is_durable() {
+                adds.answer(torrent, &Ok(resumed.torrent.id()));
+            }
             // A new torrent claims no file before it is known to be allowed to.
             if !resumed.opening.is_new() {
                 resumed.register(&mut registry);
@@ -90,14 +94,14 @@ pub(in crate::lifecycle) fn collect_loaded(
 }
 
 impl ResumedItem<'_, '_> {
-    /// Continues with the files, unless the torrent is paused.
-    fn go_on(&mut self, entity: Entity, commands: &mut Commands, opener: &mut Opener, pauses: &mut Pauses<'_>) {
+    /// Continues with the files, if they are known and the torrent is not paused. Returns whether they are opened.
+    fn go_on(&mut self, entity: Entity, commands: &mut Commands, opener: &mut Opener, pauses: &mut Pauses<'_>) -> bool {
         if self.stay_paused(entity, commands, pauses) {
-            return;
+            return false;
         }
         // A session without metadata says nothing about the files.
         self.opening.session.take_if(|session| session.lacks_metadata);
-        let Some(content) = &self.content else { return };
+        let Some(content) = &self.content else { return false };
         let session = self.opening.session.as_deref();
         opener.open(
             entity,
@@ -106,6 +110,7 @@ impl ResumedItem<'_, '_> {
             &content.0.info.files,
             &self.saved.state,
         );
+        true
     }
 
     /// Applies a session.
@@ -165,13 +170,15 @@ impl ResumedItem<'_, '_> {
         }
         let salvaged = Some(loaded.salvage).filter(|_| session.is_none() && !self.opening.has_root);
         let has_claims = salvaged.as_ref().is_some_and(|salvage| !salvage.created.is_empty());
-        let knows_files = session.as_ref().is_some_and(|session| !session.lacks_metadata);
-        self.opening.is_known = knows_files || has_claims;
+        let is_unexamined = session.as_ref().map(|session| session.is_unexamined());
+        self.opening.is_known = is_unexamined == Some(false) || has_claims;
+        self.opening.is_unexamined |= is_unexamined == Some(true);
         let geometry = self.layout.map(|Layout(geometry)| geometry);
         self.saved
             .record_loaded(session.as_deref(), salvaged, loaded.has_metainfo, geometry);
-        if self.content.is_none() {
-            // The files are not known before the metadata is. The torrent is durable before that.
+        // The files are not known before the metadata is. The torrent is durable before that, and so is what users have
+        // added to it before its session was loaded.
+        if self.content.is_none() || !self.saved.state.has_saved_additions() {
             save.write(SaveTorrent { torrent: entity });
         }
         self.opening.session = session;

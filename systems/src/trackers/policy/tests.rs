@@ -36,9 +36,9 @@ fn bed(tier_count: usize) -> (Bed, Vec<Entity>) {
         })
         .collect();
     let trackers = tiers.concat();
-    bed.world
-        .entity_mut(torrent)
-        .insert(TrackerTiers(Tiers::shuffled(tiers, |_| {})));
+    let mut ordered = Tiers::default();
+    tiers.into_iter().for_each(|tier| ordered.push(tier, |_| {}));
+    bed.world.entity_mut(torrent).insert(TrackerTiers(ordered));
     (bed, trackers)
 }
 

@@ -1,0 +1,144 @@
+//! Adds of torrents that are listed already. Such an add brings trackers; a torrent without metadata takes its metadata
+//! and its options, and a failed torrent is tried again with its options.
+
+use bevy_ecs::entity::EntityHashSet;
+use bevy_ecs::prelude::*;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::commands::{AddOptions, TorrentSource};
+use ecs_torrent_components::lifecycle::ChangedFacts;
+use ecs_torrent_components::messages::TrackersGiven;
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::{Lifecycle, RequiresComplete};
+use ecs_torrent_components::tracker::Tracker;
+
+use super::adds::Adds;
+use super::failing::Restarts;
+use super::metadata::{Completer, Listed, ListedItem};
+use super::naming::{self, renamed};
+use super::opening::{Opener, Opening, is_undecided};
+use crate::sessions::{OptionsGiven, SaveTorrent};
+
+/// Parameters for adds of listed torrents.
+#[derive(SystemParam)]
+pub(super) struct Joiner<'w, 's> {
+    commands: Commands<'w, 's>,
+    settings: Res<'w, Settings>,
+    opener: Opener<'w>,
+    trackers: Query<'w, 's, &'static Tracker>,
+}
+
+/// Carries out adds of torrents that are listed already. A caller is answered at once if its add changes nothing that has
+/// to be saved, or else when that is durable.
+pub(super) fn join_listed(
+    mut adds: ResMut<Adds>,
+    mut joiner: Joiner,
+    mut completer: Completer,
+    mut torrents: Query<Listed>,
+) {
+    let mut completed = EntityHashSet::default();
+    for (entity, command) in std::mem::take(&mut adds.joins) {
+        let Ok(mut listed) = torrents.get_mut(entity) else {
+            adds.await_listed(entity, command.reply);
+            continue;
+        };
+        let has_metadata = listed.content.is_some() || completed.contains(&entity);
+        let is_retried = listed.has_failed() && !command.is_resumed;
+        let options = &command.options;
+        let mut is_changed = joiner.give_trackers(&listed, has_metadata, &command.source);
+        if is_retried || !has_metadata {
+            is_changed |= joiner.apply(&mut listed, options, is_retried);
+        }
+        if is_changed {
+            listed.state.record_addition();
+        }
+        if let (TorrentSource::Metainfo(metainfo), false) = (command.source, has_metadata) {
+            let name = options.name.as_deref().or(listed.state.new_name());
+            let metainfo = name.map_or(metainfo.clone(), |name| renamed(&metainfo, name));
+            completed.insert(entity);
+            completer.complete(&mut joiner.commands, &mut listed, metainfo);
+        }
+        if is_retried {
+            joiner.retry(&mut listed, &mut completer.changed, options);
+        } else if !listed.state.has_saved_additions() {
+            completer.save.write(SaveTorrent { torrent: entity });
+        }
+        let is_over = !is_retried
+            && listed.state.is_durable()
+            && !is_undecided(listed.lifecycle, has_metadata, listed.opening.as_deref())
+            && !adds.is_pending(entity);
+        match is_over {
+            true => command.reply.send(Ok(listed.torrent.id())),
+            false => adds.await_listed(entity, command.reply),
+        }
+    }
+}
+
+impl ListedItem<'_, '_> {
+    /// Whether the torrent has failed for good, so that another add is a new try.
+    fn has_failed(&self) -> bool {
+        matches!(self.lifecycle, Lifecycle::Failed { retry_at: None, .. })
+    }
+}
+
+impl Joiner<'_, '_> {
+    /// Gives a torrent the trackers that it does not have yet. A private torrent keeps its own (BEP 27). Returns whether
+    /// there are any.
+    fn give_trackers(&mut self, listed: &ListedItem<'_, '_>, has_metadata: bool, source: &TorrentSource) -> bool {
+        let known = || self.trackers.iter_many(listed.tiers.0.iter()).flatten();
+        let is_known = |url: &String| known().any(|tracker| *tracker.url == **url);
+        let is_private = has_metadata && listed.torrent.private;
+        if is_private || source.trackers().iter().flatten().all(is_known) {
+            return false;
+        }
+        self.commands.trigger(TrackersGiven {
+            torrent: listed.entity,
+            tiers: source.trackers().clone(),
+        });
+        true
+    }
+
+    /// Applies the options to a torrent whose files are not examined yet. Returns whether they change anything.
+    fn apply(&mut self, listed: &mut ListedItem<'_, '_>, options: &AddOptions, is_retried: bool) -> bool {
+        let root = naming::root_of(options, &self.settings.storage.download_dir);
+        let has_moved = root.as_ref().is_some_and(|root| *root != listed.storage.root);
+        if let Some(root) = root {
+            listed.storage.root = root;
+            if let Some(opening) = &mut listed.opening {
+                opening.has_root = true;
+            }
+        }
+        if let Some(name) = &options.name {
+            if let Some(content) = &mut listed.content {
+                content.0 = renamed(&content.0, name);
+            }
+            listed.torrent.name = name.as_str().into();
+        }
+        if options.require_complete {
+            self.commands.entity(listed.entity).insert(RequiresComplete);
+        }
+        let is_changed = has_moved || options.name.is_some() || options.overwrite || options.require_complete;
+        // The permission of an earlier add stays in force while the files are not known.
+        if is_changed || is_retried {
+            self.commands.trigger(OptionsGiven {
+                torrent: listed.entity,
+                name: options.name.clone(),
+                overwrite: options.overwrite || (!is_retried && listed.state.wants_overwrite()),
+                has_moved,
+            });
+        }
+        is_changed && !is_retried
+    }
+
+    /// Tries a failed torrent again.
+    fn retry(&mut self, listed: &mut ListedItem<'_, '_>, changed: &mut ChangedFacts, options: &AddOptions) {
+        if listed.fault.0.take().is_some() {
+            changed.add(listed.entity);
+            self.opener.load(listed.entity, &listed.torrent);
+        }
+        let mut torrent = self.commands.entity(listed.entity);
+        torrent.insert(Opening::renewed()).remove::<Restarts>();
+        if !options.require_complete {
+            torrent.remove::<RequiresComplete>();
+        }
+    }
+}
