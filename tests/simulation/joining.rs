@@ -87,7 +87,7 @@ impl Bed {
 
     fn trackers(&mut self) -> Vec<String> {
         let stats = self.stats().unwrap();
-        stats.trackers.iter().map(|tracker| tracker.url.to_string()).collect()
+        stats.trackers.iter().map(|tracker| tracker.url.clone()).collect()
     }
 }
 

@@ -251,7 +251,7 @@ impl<const N: usize> Table<N> {
                 let options = textwrap::Options::new(terminal_width.unwrap_or(usize::MAX));
                 let options = options.initial_indent(INDENT).subsequent_indent(INDENT);
                 let wrapped = textwrap::wrap(&row.note, options);
-                lines.extend(wrapped.into_iter().map(|line| line.into_owned()));
+                lines.extend(wrapped.into_iter().map(std::borrow::Cow::into_owned));
             }
         }
         lines
