@@ -5,8 +5,8 @@ mod file;
 use std::path::PathBuf;
 
 use ecs_torrent_components::settings::{
-    LifecycleSettings, NetSettings, Number, Numbers, PeerSettings, RequestSettings, SessionSettings, SettingError,
-    Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings, check_numbers,
+    LifecycleSettings, MetadataSettings, NetSettings, Number, Numbers, PeerSettings, RequestSettings, SessionSettings,
+    SettingError, Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings, check_numbers,
 };
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,8 @@ pub struct Config {
     pub storage: StorageSettings,
     /// Announces.
     pub trackers: TrackerSettings,
+    /// Metadata from peers and for them.
+    pub metadata: MetadataSettings,
     /// Torrent state kept between runs.
     pub session: SessionSettings,
     /// Starting and stopping torrents.
@@ -136,6 +138,7 @@ impl Config {
             uploads: self.uploads.clone(),
             storage: self.storage.clone(),
             trackers: self.trackers.clone(),
+            metadata: self.metadata.clone(),
             session: self.session.clone(),
             lifecycle: self.lifecycle.clone(),
         }

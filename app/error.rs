@@ -8,6 +8,8 @@ use ecs_torrent_components::commands::{
 };
 use ecs_torrent_engine::backends::StartError;
 use ecs_torrent_engine::mailbox::{EngineGone, SendError, UnsupportedCommand};
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::magnet::MagnetError;
 use ecs_torrent_protocol::metainfo::MetainfoError;
 
 /// Error of an operation on torrents: what failed, on which object, and why.
@@ -33,8 +35,14 @@ pub enum Error {
         /// The cause.
         error: std::io::Error,
     },
-    /// A source of a kind that is not supported yet, such as a magnet link.
-    #[error("{name}: {what} are not supported yet; give a .torrent file")]
+    /// A text that begins like a magnet link and is none.
+    #[error(transparent)]
+    Magnet(#[from] MagnetError),
+    /// A magnet link where the metadata itself is needed.
+    #[error("{0} is known by its magnet link only; give a .torrent file")]
+    NoMetadata(InfoHash),
+    /// A source of a kind that is not supported yet, such as a URL.
+    #[error("{name}: {what} are not supported yet; give a .torrent file or a magnet link")]
     Unsupported {
         /// The source.
         name: String,

@@ -49,6 +49,8 @@ pub enum Field {
     Pieces,
     /// Pieces that are verified and on the disk.
     PiecesCompleted,
+    /// Pieces of the metadata that have arrived, `received`, of all `pieces`, while metadata is fetched.
+    Metadata,
     /// Seconds that the torrent has been running, over all sessions.
     SecondsActive,
     /// The download folder.
@@ -61,7 +63,7 @@ pub enum Field {
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Name,
         Self::Speed,
         Self::Downloaded,
@@ -77,6 +79,7 @@ impl Field {
         Self::BytesChecked,
         Self::Pieces,
         Self::PiecesCompleted,
+        Self::Metadata,
         Self::SecondsActive,
         Self::Root,
         Self::Peers,
@@ -105,6 +108,7 @@ impl Field {
             Self::BytesChecked => "bytes_checked",
             Self::Pieces => "pieces",
             Self::PiecesCompleted => "pieces_completed",
+            Self::Metadata => "metadata",
             Self::SecondsActive => "seconds_active",
             Self::Root => "root",
             Self::Peers => "peers",

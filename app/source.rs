@@ -1,10 +1,14 @@
 //! Sources of torrents.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ecs_torrent_components::commands::{TorrentSource, UnfetchedTorrent};
 use ecs_torrent_engine::backends::whole_file::read_bounded;
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::magnet::Magnet;
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
 
 use crate::error::Error;
@@ -13,22 +17,109 @@ use crate::error::Error;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Source {
-    /// A `.torrent` file.
+    /// A `.torrent` file. A path that begins with `magnet:` and does not exist is a magnet link.
     File(PathBuf),
     /// The content of a `.torrent` file.
     Bytes(Bytes),
     /// A parsed `.torrent` file.
     Metainfo(Arc<Metainfo>),
+    /// A magnet link: the metadata comes from peers (BEP 9).
+    Magnet(Box<Magnet>),
 }
 
 impl Source {
-    /// Reads and parses the source. Blocks while it reads a file.
+    /// Reads and parses a file or bytes; the result is a [`Source::Metainfo`] or a [`Source::Magnet`]. Blocks while it
+    /// reads a file.
+    ///
+    /// ```
+    /// use ecs_torrent::Source;
+    ///
+    /// let link = "magnet:?xt=urn:btih:9a0b3c4d9a0b3c4d9a0b3c4d9a0b3c4d9a0b3c4d&dn=song";
+    /// let source = Source::from(link).read().unwrap();
+    /// assert!(matches!(&source, Source::Magnet(magnet) if magnet.name.as_deref() == Some("song")));
+    /// assert!(Source::from("magnet:?dn=song").read().is_err());
+    /// ```
     ///
     /// # Errors
-    /// If the file cannot be read, is larger than any torrent may be, or is not a torrent.
+    /// If the file cannot be read, is larger than any torrent may be, or is not a torrent; if a magnet link is
+    /// malformed or names a v2 torrent only.
+    pub fn read(self) -> Result<Self, Error> {
+        let magnet = match self.magnet()? {
+            Ok(magnet) => magnet,
+            Err(other) => return other.load().map(Self::Metainfo),
+        };
+        if magnet.hashes.v1.is_none() {
+            return Err(Error::Unsupported {
+                name: format!("magnet link of {}", magnet.hashes.primary()),
+                what: "v2 torrents",
+            });
+        }
+        Ok(Self::Magnet(Box::new(magnet)))
+    }
+
+    /// Returns the name of the torrent's file or folder; before its metadata is known, the name that the link gives, or
+    /// the info-hash. Empty for a source that is not read.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Metainfo(metainfo) => metainfo.info.name.clone(),
+            Self::Magnet(magnet) => magnet
+                .name
+                .clone()
+                .unwrap_or_else(|| magnet.hashes.primary().to_string()),
+            Self::File(_) | Self::Bytes(_) => String::new(),
+        }
+    }
+
+    /// Returns the info-hash that identifies the torrent to users. `None` for a source that is not read.
+    #[must_use]
+    pub fn info_hash(&self) -> Option<InfoHash> {
+        match self {
+            Self::Metainfo(metainfo) => Some(metainfo.hashes.primary()),
+            Self::Magnet(magnet) => Some(magnet.hashes.primary()),
+            Self::File(_) | Self::Bytes(_) => None,
+        }
+    }
+
+    /// Returns what is known of the torrent, and addresses of peers. Blocks while it reads a file.
+    pub(crate) fn resolve(self) -> Result<(TorrentSource, Vec<SocketAddr>), Error> {
+        let magnet = match self.read()? {
+            Self::Magnet(magnet) => *magnet,
+            other => return Ok((other.load()?.into(), Vec::new())),
+        };
+        let unfetched = UnfetchedTorrent {
+            info_hash: magnet.hashes.primary(),
+            name: magnet.name,
+            // Nothing says which of them belong together: each is a tier of its own (BEP 12).
+            trackers: magnet.trackers.into_iter().map(|url| vec![url]).collect(),
+        };
+        Ok((TorrentSource::InfoHash(unfetched), magnet.peers))
+    }
+
+    /// Returns the magnet link that the source is, or the source.
+    fn magnet(self) -> Result<Result<Magnet, Self>, Error> {
+        match self {
+            Self::Magnet(magnet) => Ok(Ok(*magnet)),
+            Self::File(path) => match path.to_str() {
+                Some(text) if Magnet::is_meant(text) && !path.exists() => Ok(Ok(text.parse()?)),
+                _ => Ok(Err(Self::File(path))),
+            },
+            other => Ok(Err(other)),
+        }
+    }
+
+    /// Reads and parses a source that contains the metadata. Blocks while it reads a file.
+    ///
+    /// # Errors
+    /// As [`Source::read`], and [`Error::NoMetadata`] for a magnet link.
     pub fn load(self) -> Result<Arc<Metainfo>, Error> {
         let limits = MetainfoLimits::default();
-        let (bytes, name) = match self {
+        let other = match self.magnet()? {
+            Ok(magnet) => return Err(Error::NoMetadata(magnet.hashes.primary())),
+            Err(other) => other,
+        };
+        let (bytes, name) = match other {
+            Self::Magnet(magnet) => return Err(Error::NoMetadata(magnet.hashes.primary())),
             Self::Metainfo(metainfo) => return Ok(metainfo),
             Self::Bytes(bytes) => (bytes, None),
             Self::File(path) => (read(&path, limits.bencode.max_bytes as u64)?, Some(path)),
@@ -72,7 +163,6 @@ fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
 fn unsupported(path: &Path) -> Option<&'static str> {
     let (scheme, _) = path.to_str()?.split_once(':')?;
     match scheme.to_ascii_lowercase().as_str() {
-        "magnet" => Some("magnet links"),
         "http" | "https" | "ftp" | "udp" | "bc" | "file" => Some("URLs"),
         _ => None,
     }
@@ -105,6 +195,12 @@ impl From<PathBuf> for Source {
 impl From<Bytes> for Source {
     fn from(bytes: Bytes) -> Self {
         Self::Bytes(bytes)
+    }
+}
+
+impl From<Magnet> for Source {
+    fn from(magnet: Magnet) -> Self {
+        Self::Magnet(Box::new(magnet))
     }
 }
 

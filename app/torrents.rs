@@ -80,9 +80,10 @@ impl Torrents {
     pub async fn download_with(&self, source: impl Into<Source>, mut options: AddOptions) -> Result<TorrentId, Error> {
         let source = source.into();
         options.root = options.root.map(absolute).transpose()?;
-        let metainfo = spawn_blocking(|| source.load()).await??;
+        let (source, peers) = spawn_blocking(|| source.resolve()).await??;
+        options.peers.extend(peers);
         let add = |reply| AddTorrent {
-            source: metainfo.into(),
+            source,
             options,
             is_resumed: false,
             reply,

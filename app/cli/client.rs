@@ -41,7 +41,7 @@ Examples:
 
 --into helps where an existing file has the torrent's name.")]
 pub(super) struct AddArgs {
-    /// Torrent files.
+    /// Torrent files and magnet links.
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
     /// Download folder: the daemon's own, by default, or one that the daemon allows.
@@ -229,11 +229,14 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     }
     let path = format!("/api/v1/torrents?{}", query.finish());
     // Loads every file before adding the first torrent, so that a bad file changes nothing.
-    let load = |source: &PathBuf| Ok(Source::from(source.as_path()).load()?);
-    let files = args.sources.iter().map(load).collect::<Result<Vec<_>, CliError>>()?;
-    for metainfo in files {
-        let added = daemon.post(&path, metainfo.bytes.clone()).await?;
-        let (hash, name) = (text(&added["info_hash"]), printable(&metainfo.info.name));
+    let read = |source: &PathBuf| Ok(Source::from(source.as_path()).read()?);
+    let sources = args.sources.iter().map(read).collect::<Result<Vec<_>, CliError>>()?;
+    for source in sources {
+        let added = match &source {
+            Source::Magnet(magnet) => daemon.post_text(&path, magnet.to_string()).await?,
+            source => daemon.post(&path, source.clone().load()?.bytes.clone()).await?,
+        };
+        let (hash, name) = (text(&added["info_hash"]), printable(&source.name()));
         if args.files.into.is_some() {
             let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=root")).await?;
             say!("{hash} {name}, in {}", printable(text(&stats["root"])));

@@ -24,6 +24,7 @@ use super::{CliError, ExitCodes, Outcome, verify};
 Examples:
   ecs-torrent download linux.torrent -o ~/iso --exit-on-complete
   ecs-torrent download a.torrent b.torrent --peer 192.0.2.7:6881
+  ecs-torrent download 'magnet:?xt=urn:btih:...' -o ~/iso
   ecs-torrent download a.torrent --json | jq 'select(.event == \"complete\")'
 
 Exit codes:
@@ -32,7 +33,7 @@ Exit codes:
   2  the command line is invalid
   7  interrupted before all were complete; the same command continues")]
 pub(super) struct DownloadArgs {
-    /// Torrent files. (Magnet links and URLs are not supported yet.)
+    /// Torrent files and magnet links.
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
     /// Download folder.
@@ -79,7 +80,7 @@ struct NetworkArgs {
     /// Print errors only.
     #[arg(short, long)]
     quiet: bool,
-    /// Print one JSON object per line. Events: added, progress, complete, blocked, restarting, interrupted, error.
+    /// Print one JSON object per line. Events: added, metadata, progress, complete, blocked, restarting, interrupted, error.
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 }
@@ -124,8 +125,8 @@ struct Selected {
 
 async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result<Outcome, CliError> {
     // Checks the whole command before starting anything.
-    let load = |path: &PathBuf| Source::from(path.as_path()).load();
-    let metainfos = selected.sources.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+    let read = |path: &PathBuf| Source::from(path.as_path()).read();
+    let sources = selected.sources.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let peers = peers::resolve(&network.peers)?;
     let placement = selected.placement.as_ref();
     let into = placement.and_then(|placement| placement.into.clone());
@@ -133,9 +134,9 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
         .as_ref()
         .map_or(selected.root.clone(), |into| selected.root.join(into));
     if !selected.require_complete {
-        for metainfo in &metainfos {
-            let name = placement.and_then(|placement| placement.name.as_deref());
-            check_writable(&root, name.unwrap_or(&metainfo.info.name))?;
+        for source in &sources {
+            let name = placement.and_then(|placement| placement.name.clone());
+            check_writable(&root, &name.unwrap_or_else(|| source.name()))?;
         }
     }
     let mut settings = Settings::default();
@@ -151,7 +152,7 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
     let mut events = torrents.subscribe();
     let mut reporter = Reporter::new(screen, network.quiet, network.json, absolute(&network.state_dir)?);
     let add_all = async {
-        for metainfo in metainfos {
+        for source in sources {
             let options = AddOptions {
                 root: Some(selected.root.clone()),
                 into: into.clone(),
@@ -160,7 +161,7 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
                 peers: peers.clone(),
                 require_complete: selected.require_complete,
             };
-            let id = torrents.download_with(metainfo, options).await?;
+            let id = torrents.download_with(source, options).await?;
             reporter.added(&torrents.stats(id).await?, &root);
         }
         Ok::<(), CliError>(())

@@ -67,7 +67,9 @@ impl From<Error> for Refusal {
             Error::Add(AddError::Forbidden { .. }) => Self::new(StatusCode::FORBIDDEN, text),
             Error::Add(AddError::BadName { .. }) => Self::of("name", StatusCode::BAD_REQUEST, text),
             Error::Add(AddError::BadFolder { .. }) => Self::of("into", StatusCode::BAD_REQUEST, text),
-            Error::Metainfo { .. } => Self::of("body", StatusCode::BAD_REQUEST, text),
+            Error::Metainfo { .. } | Error::Magnet(_) | Error::Unsupported { .. } => {
+                Self::of("body", StatusCode::BAD_REQUEST, text)
+            }
             Error::UnsupportedCommand(_) => Self::new(StatusCode::NOT_IMPLEMENTED, text),
             Error::EngineGone(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, text),

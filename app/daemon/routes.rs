@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use tokio::sync::{MutexGuard, SemaphorePermit};
 use url::form_urlencoded;
 
+use ecs_torrent_protocol::magnet::Magnet;
+
 use super::answers::Refusal;
 use super::{NONCE_DIGITS, Phase, Shared, events, guard};
 use crate::folders::check_writable;
@@ -184,14 +186,20 @@ async fn add(
     // Symbolic links on the way to the new folder are resolved too.
     let root = shared.roots.find(&into.map_or(root.to_owned(), |into| root.join(into)));
     let root = root.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
-    if !is_torrent(&headers) {
-        let why = "send the bytes of a torrent file as application/x-bittorrent; nothing is fetched from a URL";
+    let kind = kind(&headers).unwrap_or_default();
+    if ![TORRENT_FILE, MAGNET_LINK].contains(&&*kind) {
+        let why = "send the bytes of a torrent file as application/x-bittorrent, or a magnet link as text/plain; nothing \
+                   is fetched from a URL";
         return Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     }
     let (bytes, _permit) = read(&shared, &headers, body).await?;
-    let load = tokio::task::spawn_blocking(|| Source::from(bytes).load()).await;
-    let metainfo = load.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
-    let name = query.one("name").unwrap_or(&metainfo.info.name).to_owned();
+    let source = match &*kind {
+        MAGNET_LINK => Source::from(String::from_utf8_lossy(&bytes).parse::<Magnet>().map_err(Error::from)?),
+        _ => Source::from(bytes),
+    };
+    let read = tokio::task::spawn_blocking(|| source.read()).await;
+    let source = read.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
+    let name = query.one("name").map_or_else(|| source.name(), str::to_owned);
     let folder = root.clone();
     let checked = tokio::task::spawn_blocking(move || check_writable(&folder, &name)).await;
     let checked = checked.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
@@ -203,14 +211,16 @@ async fn add(
         peers,
         ..AddOptions::default()
     };
+    let Some(hash) = source.info_hash() else {
+        return Err(Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the torrent has no info-hash",
+        ));
+    };
     // Requests take turns: otherwise, two requests that add the same torrent would both get `201 Created`.
     let _turn = turn_to_list(&shared).await?;
-    let is_new = !shared
-        .torrents
-        .list()
-        .await?
-        .contains(&metainfo.hashes.primary().into());
-    let id = shared.torrents.download_with(metainfo, options).await?;
+    let is_new = !shared.torrents.list().await?.contains(&hash.into());
+    let id = shared.torrents.download_with(source, options).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(json!({"info_hash": id.to_string()}))).into_response())
 }
@@ -231,10 +241,14 @@ fn is_below(folder: &Path) -> bool {
     folder.components().next().is_some() && folder.components().all(is_plain)
 }
 
-fn is_torrent(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let kind = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
-    kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/x-bittorrent"))
+/// Media types of the bodies that add a torrent.
+const TORRENT_FILE: &str = "application/x-bittorrent";
+const MAGNET_LINK: &str = "text/plain";
+
+/// Returns the media type of the body, without its parameters.
+fn kind(headers: &HeaderMap) -> Option<String> {
+    let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(kind.split(';').next()?.trim().to_ascii_lowercase())
 }
 
 /// Reads the whole body, unless it is too long or too slow. Also returns the permit to hold it in memory.

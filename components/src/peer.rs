@@ -292,7 +292,8 @@ impl PeerExtensions {
 /// The extensions that this engine supports, in the order of their message ids; plugins add theirs before the start.
 #[derive(Resource, Debug, Default)]
 pub struct ExtensionRegistry {
-    names: Vec<&'static str>,
+    /// The names, and whether the extension is for public torrents only.
+    names: Vec<(&'static str, bool)>,
 }
 
 impl ExtensionRegistry {
@@ -302,21 +303,37 @@ impl ExtensionRegistry {
     /// # Panics
     /// Beyond 255 extensions, the limit of the message id.
     pub fn register(&mut self, name: &'static str) {
-        if !self.names.contains(&name) {
+        self.add(name, false);
+    }
+
+    /// Makes the engine announce the extension `name` to the peers of torrents that are not known to be private
+    /// (BEP 27).
+    ///
+    /// # Panics
+    /// Beyond 255 extensions, the limit of the message id.
+    pub fn register_for_public(&mut self, name: &'static str) {
+        self.add(name, true);
+    }
+
+    fn add(&mut self, name: &'static str, is_for_public: bool) {
+        if !self.names.iter().any(|(known, _)| *known == name) {
             assert!(self.names.len() < 255, "at most 255 extensions");
-            self.names.push(name);
+            self.names.push((name, is_for_public));
         }
     }
 
     /// Returns the extension whose messages have `id`.
     #[must_use]
     pub fn name_of(&self, id: u8) -> Option<&'static str> {
-        self.names.get(usize::from(id).checked_sub(1)?).copied()
+        let (name, _) = self.names.get(usize::from(id).checked_sub(1)?)?;
+        Some(name)
     }
 
-    /// Returns all extensions with their ids, from 1.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u8)> + '_ {
-        self.names.iter().copied().zip(1..)
+    /// Returns all extensions with their ids for the handshake with a peer of a private or public torrent. The ids count
+    /// from 1; 0 stands for an extension that is not supported (BEP 10).
+    pub fn iter(&self, is_private: bool) -> impl Iterator<Item = (&'static str, u8)> + '_ {
+        let ids = self.names.iter().zip(1..);
+        ids.map(move |((name, is_for_public), id)| (*name, if is_private && *is_for_public { 0 } else { id }))
     }
 }
 
@@ -342,9 +359,11 @@ mod tests {
         registry.register("a");
         registry.register("b");
         registry.register("a");
-        assert_eq!(registry.iter().collect::<Vec<_>>(), [("a", 1), ("b", 2)]);
+        registry.register_for_public("c");
+        assert_eq!(registry.iter(false).collect::<Vec<_>>(), [("a", 1), ("b", 2), ("c", 3)]);
+        assert_eq!(registry.iter(true).collect::<Vec<_>>(), [("a", 1), ("b", 2), ("c", 0)]);
         assert_eq!(
-            (registry.name_of(0), registry.name_of(2), registry.name_of(3)),
+            (registry.name_of(0), registry.name_of(2), registry.name_of(4)),
             (None, Some("b"), None)
         );
         let mut peer = PeerExtensions::default();

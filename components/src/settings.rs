@@ -44,6 +44,8 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// Announces.
     pub trackers: TrackerSettings,
+    /// Metadata from peers and for them.
+    pub metadata: MetadataSettings,
     /// Saved state of torrents between runs.
     pub session: SessionSettings,
     /// Starting and stopping torrents.
@@ -462,6 +464,35 @@ impl Default for TrackerSettings {
             num_want: 100,
             max_peers: 500,
             max_concurrent: 64,
+        }
+    }
+}
+
+/// Metadata from peers and for them (BEP 9).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetadataSettings {
+    /// Maximum size of metadata that is fetched, in bytes. A fetch may need twice as much memory. Default 16 MiB.
+    pub max_bytes: u32,
+    /// Maximum number of outstanding requests for metadata to one peer. Default 64.
+    pub max_requests: usize,
+    /// Time without an answer from a peer after which its requests are sent to another peer too. Default 2 s.
+    pub request_timeout_ms: u64,
+    /// Time for which a peer that did not answer or refused is asked for no metadata. Default 60 s.
+    pub rest_s: u64,
+    /// Maximum rate at which metadata is served, over all torrents, in bytes per second; four seconds' worth may be sent
+    /// at once after a quiet time. Default 4 MiB.
+    pub serve_bytes_per_s: u64,
+}
+
+impl Default for MetadataSettings {
+    fn default() -> Self {
+        Self {
+            max_bytes: 16 << 20,
+            max_requests: 64,
+            request_timeout_ms: 2000,
+            rest_s: 60,
+            serve_bytes_per_s: 4 << 20,
         }
     }
 }

@@ -50,6 +50,8 @@ pub struct TorrentStats {
     pub pieces: Option<u32>,
     /// Number of verified pieces on the disk.
     pub pieces_completed: u32,
+    /// Pieces of the metadata that have arrived, and all of them, while metadata is fetched and a peer has offered it.
+    pub metadata: Option<MetadataProgress>,
     /// Running time in seconds, over all sessions.
     pub seconds_active: u64,
     /// The download folder.
@@ -79,6 +81,15 @@ impl TorrentStats {
         self.pieces
             .is_some_and(|pieces| pieces > 0 && self.pieces_completed == pieces)
     }
+}
+
+/// How much of a torrent's metadata has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MetadataProgress {
+    /// Pieces of 16 KiB that have arrived.
+    pub received: u32,
+    /// All pieces.
+    pub pieces: u32,
 }
 
 /// Payload rates in bytes per second.

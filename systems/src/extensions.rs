@@ -82,7 +82,7 @@ fn read_extension_handshakes(
     }
 }
 
-fn read_dont_have(
+pub(crate) fn read_dont_have(
     mut received: MessageReader<ExtensionReceived>,
     clock: Res<Clock>,
     mut availability: MessageWriter<AvailabilityReceived>,

@@ -13,14 +13,16 @@ use ecs_torrent_components::peer::{
 };
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{Have, Lifecycle, Torrent, TorrentPeers};
+use ecs_torrent_components::torrent::{Content, Have, Lifecycle, Torrent, TorrentPeers};
 use ecs_torrent_engine::ports::net::LocalAddresses;
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::extension::{ExtensionHandshake, HANDSHAKE_ID};
 use ecs_torrent_protocol::fast::allowed_fast_set;
+use ecs_torrent_protocol::metadata::METADATA;
 use ecs_torrent_protocol::wire::Message;
 
 use crate::conditions::has_messages;
+use crate::metadata::metadata_size;
 use crate::{AnnounceSet, IntakeSet};
 
 /// Client name and version in extension handshakes.
@@ -54,12 +56,12 @@ fn greet_peers(
     local: Res<LocalAddresses>,
     registry: Res<ExtensionRegistry>,
     mut flush: ResMut<FlushQueue>,
-    torrents: Query<(&Torrent, Option<&Have>)>,
+    torrents: Query<(&Torrent, Option<&Have>, Option<&Content>)>,
     mut peers: Query<(&Peer, &Wire, &mut Outbox, &mut UploadQueue)>,
 ) {
     for connection in connected.read() {
         let entity = connection.peer;
-        let Ok((torrent, have)) = torrents.get(connection.torrent) else {
+        let Ok((torrent, have, content)) = torrents.get(connection.torrent) else {
             continue;
         };
         let Ok((peer, wire, mut outbox, mut uploads)) = peers.get_mut(entity) else {
@@ -84,7 +86,12 @@ fn greet_peers(
         let address = peer.endpoint.address();
         if session.extended {
             let is_seed = have.is_some_and(|have| have.is_full());
-            let handshake = our_handshake(&registry, &settings, &local, address, is_seed);
+            let mut handshake = our_handshake(&settings, &local, address, is_seed);
+            let supported = registry.iter(torrent.private).filter(|(_, id)| *id > 0);
+            handshake.extensions = supported.map(|(name, id)| (name.to_owned(), id)).collect();
+            if handshake.extensions.contains_key(METADATA) {
+                handshake.metadata_size = metadata_size(torrent, content);
+            }
             send(Message::Extended {
                 id: HANDSHAKE_ID,
                 payload: handshake.write().into(),
@@ -104,14 +111,12 @@ fn greet_peers(
 }
 
 fn our_handshake(
-    registry: &ExtensionRegistry,
     settings: &Settings,
     local: &LocalAddresses,
     peer: Option<SocketAddr>,
     is_seed: bool,
 ) -> ExtensionHandshake {
     ExtensionHandshake {
-        extensions: registry.iter().map(|(name, id)| (name.to_owned(), id)).collect(),
         client: Some(CLIENT.to_owned()),
         listen_port: peer
             .and_then(|peer| local.for_family_of(peer))
@@ -120,7 +125,7 @@ fn our_handshake(
         your_ip: peer.map(|peer| peer.ip().to_canonical()),
         // BEP 21.
         upload_only: is_seed.then_some(true),
-        metadata_size: None,
+        ..ExtensionHandshake::default()
     }
 }
 

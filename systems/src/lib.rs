@@ -9,7 +9,7 @@
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
 //! | Announce | [`ownership`], [`lifecycle`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
-//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`dialing`], [`picking`], [`stats`] | what to do next |
+//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | queued messages are sent |
 //! | Reap | [`reaping`] | closed peers are removed |
@@ -27,6 +27,7 @@ pub mod accepting;
 mod admission;
 pub mod assembly;
 pub mod availability;
+mod blame;
 pub mod checking;
 pub mod choking;
 mod conditions;
@@ -40,6 +41,7 @@ pub mod greeting;
 pub mod handshaking;
 pub mod having;
 pub mod lifecycle;
+pub mod metadata;
 pub mod ownership;
 pub mod picking;
 pub mod reaping;
@@ -106,6 +108,7 @@ impl PluginGroup for TorrentPlugins {
             .add(trackers::TrackersPlugin)
             .add(trackers::ScrapePlugin)
             .add(extensions::ExtensionsPlugin)
+            .add(metadata::MetadataPlugin)
             .add(availability::AvailabilityPlugin)
             .add(choking::ChokingPlugin)
             .add(uploading::UploadingPlugin)

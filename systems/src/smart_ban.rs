@@ -5,20 +5,12 @@
 //! the good one is banned.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use bevy_ecs::system::SystemParam;
 use bytes::Bytes;
-use ecs_torrent_components::bans::Bans;
-use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::messages::PieceRejected;
-use ecs_torrent_components::peer::{CloseReason, Peer};
 use ecs_torrent_components::piece::{ActivePiece, VerifiedPieces};
-use ecs_torrent_components::reaper::Reaper;
-use ecs_torrent_components::settings::{Settings, seconds};
-use ecs_torrent_components::torrent::Torrent;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::HashPort;
 use ecs_torrent_engine::ports::hash::{Digests, HashKind, HashRequest};
@@ -27,6 +19,7 @@ use ecs_torrent_protocol::geometry::BLOCK_SIZE;
 use ecs_torrent_protocol::hash::Sha1Digest;
 
 use crate::VerifySet;
+use crate::blame::{Blame, Culprit};
 use crate::conditions::has_messages;
 
 /// Finds and bans peers that send corrupt blocks.
@@ -58,14 +51,6 @@ const MAX_ATTEMPTS: usize = 4;
 
 /// Maximum number of pieces under suspicion at a time, over all torrents.
 const MAX_PIECES: usize = 256;
-
-/// A peer, identified by its address even after it has disconnected. Neither its peer id nor its claimed listening port
-/// identifies it: either may belong to another peer.
-#[derive(Debug, Clone)]
-struct Culprit {
-    entity: Entity,
-    address: SocketAddr,
-}
 
 /// One failed attempt at a piece: the sender and the digest of each block.
 #[derive(Debug)]
@@ -103,43 +88,13 @@ impl Suspects {
     }
 }
 
-#[derive(SystemParam)]
-struct BlameParams<'w, 's> {
-    clock: Res<'w, Clock>,
-    settings: Res<'w, Settings>,
-    bans: ResMut<'w, Bans>,
-    reaper: ResMut<'w, Reaper>,
-    peers: Query<'w, 's, &'static Peer>,
-    torrents: Query<'w, 's, &'static Torrent>,
-}
-
-impl BlameParams<'_, '_> {
-    fn identify(&self, entity: Entity) -> Option<Culprit> {
-        let address = self.peers.get(entity).ok()?.endpoint.address()?;
-        Some(Culprit { entity, address })
-    }
-
-    fn ban(&mut self, culprit: &Culprit, torrent: Entity, index: u32) {
-        tracing::warn!(
-            torrent = self.torrents.get(torrent).ok().map(|torrent| display(torrent.label())),
-            peer = %culprit.address,
-            piece = index,
-            "banned: sent corrupt data"
-        );
-        let limits = &self.settings.peers;
-        let (duration, max) = (seconds(limits.ban_s), limits.max_bans);
-        self.bans.ban(self.clock.now(), duration, max, culprit.address);
-        self.reaper.close(culprit.entity, CloseReason::Corrupt);
-    }
-}
-
 /// Bans the only contributor to a failed piece at once; records the blocks of several contributors (Fault 26, Fault
 /// 27).
 fn blame_rejected(
     mut rejected: MessageReader<PieceRejected>,
     mut hash: ResMut<HashPort>,
     mut suspects: ResMut<Suspects>,
-    mut blame: BlameParams,
+    mut blame: Blame,
 ) {
     for PieceRejected {
         torrent,
@@ -152,7 +107,7 @@ fn blame_rejected(
     {
         if let [only] = contributors[..] {
             if let Some(culprit) = blame.identify(only) {
-                blame.ban(&culprit, *torrent, *index);
+                blame.ban(&culprit, *torrent, format_args!("corrupt data in piece {index}"));
             }
             continue;
         }
@@ -197,7 +152,7 @@ fn has_digests(hash: Res<HashPort>) -> bool {
     hash.has_events_for(BAD_BLOCKS) || hash.has_events_for(GOOD_BLOCKS)
 }
 
-fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, mut blame: BlameParams) {
+fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, mut blame: Blame) {
     for event in hash.take(BAD_BLOCKS) {
         let Some(Digests::Blocks(digests)) = event.digests else {
             continue;
@@ -214,10 +169,7 @@ fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, m
         let index = event.tag.number as u32;
         let attempts = suspects.attempts.remove(&(event.tag.owner, index)).unwrap_or_default();
         for culprit in attempts.iter().flat_map(|attempt| culprits(attempt, &good)) {
-            let now = blame.clock.now();
-            if !blame.bans.has(now, culprit.address) {
-                blame.ban(culprit, event.tag.owner, index);
-            }
+            blame.ban(culprit, event.tag.owner, format_args!("corrupt data in piece {index}"));
         }
     }
 }

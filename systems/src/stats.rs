@@ -9,7 +9,7 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTorrents, TorrentNotFound};
 use ecs_torrent_components::peer::{Peer, PeerPieces, PeerRates, PeerState, Transport};
-use ecs_torrent_components::stats::{FileStats, PeerStats, Speed, TorrentStats, TrackerStats};
+use ecs_torrent_components::stats::{FileStats, MetadataProgress, PeerStats, Speed, TorrentStats, TrackerStats};
 use ecs_torrent_components::torrent::{
     Activity, Content, Counters, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex, TorrentPeers, TorrentRates,
     TorrentTrackers,
@@ -23,6 +23,7 @@ use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::tracker::redacted;
 
 use crate::checking::Check;
+use crate::metadata::MetadataFetch;
 
 /// Answers queries about torrents.
 pub struct StatsPlugin;
@@ -67,6 +68,7 @@ type TorrentData = (
     &'static Storage,
     Option<(&'static Layout, &'static Have)>,
     Option<&'static Check>,
+    Option<&'static MetadataFetch>,
     Option<&'static TorrentPeers>,
     Option<&'static TorrentTrackers>,
 );
@@ -99,7 +101,7 @@ impl StatsParams<'_, '_> {
     fn stats(&self, info_hash: InfoHash) -> Option<TorrentStats> {
         let now = self.clock.now();
         let entity = self.index.get(info_hash)?;
-        let (torrent, lifecycle, (counters, activity, rates), storage, sizes, check, peers, trackers) =
+        let (torrent, lifecycle, (counters, activity, rates), storage, sizes, check, fetch, peers, trackers) =
             self.torrents.get(entity).ok()?;
         let peers = peers.into_iter().flat_map(RelationshipTarget::iter);
         let trackers = trackers.into_iter().flat_map(RelationshipTarget::iter);
@@ -132,6 +134,9 @@ impl StatsParams<'_, '_> {
             }),
             pieces: sizes.map(|(layout, _)| layout.0.piece_count()),
             pieces_completed: sizes.map_or(0, |(_, have)| have.count()),
+            metadata: fetch
+                .and_then(MetadataFetch::progress)
+                .map(|(received, pieces)| MetadataProgress { received, pieces }),
             seconds_active: activity.total(now).as_secs(),
             root: storage.root.clone(),
             peers: peers.filter_map(|peer| self.peer(peer)).collect(),

@@ -142,13 +142,11 @@ fn a_signal_that_is_ignored_stays_ignored() {
     assert_eq!(process.wait().code(), Some(7));
 }
 
-/// Magnet links and URLs are reported as unsupported, not as missing files.
+/// URLs are reported as unsupported, not as missing files.
 #[test]
 fn unsupported_sources() {
     let temporary = tempfile::tempdir().unwrap();
-    let magnet = "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567";
     for (source, what) in [
-        (magnet, "magnet links are not supported yet"),
         ("https://tracker.example/a.torrent", "URLs are not supported yet"),
         ("HTTP://tracker.example/a.torrent", "URLs are not supported yet"),
     ] {
@@ -157,6 +155,27 @@ fn unsupported_sources() {
             assert!(error.contains(source) && error.contains(what), "{error}");
         }
     }
+}
+
+/// Magnet links that cannot be used, each with the reason.
+#[test]
+fn magnet_links_that_cannot_be_used() {
+    let temporary = tempfile::tempdir().unwrap();
+    let v2 = format!("magnet:?xt=urn:btmh:1220{}", "a".repeat(64));
+    for (source, why) in [
+        ("magnet:?dn=x", "names no torrent"),
+        (
+            "magnet:?xt=urn:btih:123",
+            "\"123\" is neither 40 hexadecimal digits nor 32 characters of base32",
+        ),
+        (&v2, "v2 torrents are not supported yet"),
+    ] {
+        let error = crate::fail(temporary.path(), &["download", source], 1);
+        assert!(error.contains(why), "{error}");
+    }
+    let known = "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567";
+    let error = crate::fail(temporary.path(), &["show", known], 1);
+    assert!(error.contains("known by its magnet link only"), "{error}");
 }
 
 fn assert_demo_leaves_nothing(stage: &str, signals: &[Signal]) {

@@ -1,6 +1,7 @@
 //! The test cases, each with the client programs that it needs.
 
 mod downloading;
+mod magnets;
 mod seeding;
 mod special;
 mod stopping;
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Case> {
     [
         downloading::cases(),
         seeding::cases(),
+        magnets::cases(),
         swarms::cases(),
         special::cases(),
         stopping::cases(),

@@ -1,6 +1,6 @@
 """A libtorrent session that seeds or downloads one torrent. Prints what happens, a line each.
 
-Usage: libtorrent_peer.py seed|download TORRENT FOLDER ADDRESS [HOST:PORT ...]
+Usage: libtorrent_peer.py seed|download TORRENT|MAGNET FOLDER ADDRESS [HOST:PORT ...]
 
 With UPLOAD_LIMIT it sends that many bytes a second, and tells every message of its peers.
 """
@@ -31,8 +31,11 @@ session = lt.session({
     "outgoing_interfaces": address.rsplit(":", 1)[0].strip("[]"),
     "alert_mask": alerts,
 })
-parameters = lt.add_torrent_params()
-parameters.ti = lt.torrent_info(torrent)
+if torrent.startswith("magnet:"):
+    parameters = lt.parse_magnet_uri(torrent)
+else:
+    parameters = lt.add_torrent_params()
+    parameters.ti = lt.torrent_info(torrent)
 parameters.save_path = folder
 handle = session.add_torrent(parameters)
 handle.set_upload_limit(upload_limit)

@@ -16,6 +16,7 @@ mod full;
 mod hostile;
 mod joining;
 mod late;
+mod magnets;
 #[path = "../support/masking.rs"]
 mod masking;
 mod mutants;

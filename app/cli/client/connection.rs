@@ -71,18 +71,26 @@ impl Daemon {
         self.ask(Method::POST, path, body).await
     }
 
+    pub(super) async fn post_text(&self, path: &str, body: String) -> Result<Value, CliError> {
+        self.ask_with(Method::POST, path, body.into(), "text/plain").await
+    }
+
     pub(super) async fn delete(&self, path: &str) -> Result<Value, CliError> {
         self.ask(Method::DELETE, path, Bytes::new()).await
     }
 
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Value, CliError> {
+        self.ask_with(method, path, body, "application/x-bittorrent").await
+    }
+
+    async fn ask_with(&self, method: Method, path: &str, body: Bytes, kind: &'static str) -> Result<Value, CliError> {
         let Connection { sender, host, place } = self.connect().await?;
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, host)
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token.reveal()))
-            .header(header::CONTENT_TYPE, "application/x-bittorrent")
+            .header(header::CONTENT_TYPE, kind)
             .body(Full::new(body));
         let request = request.map_err(|error| CliError::Other(format!("cannot ask: {error}")))?;
         match tokio::time::timeout(ANSWER_TIMEOUT, exchange(sender, request)).await {

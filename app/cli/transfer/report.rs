@@ -40,7 +40,8 @@ struct Reported {
     last_line: Instant,
     /// Bytes downloaded by earlier runs.
     downloaded_before: Option<u64>,
-    size: u64,
+    /// Size in bytes, once the metadata is known.
+    size: Option<u64>,
     /// Missing bytes. `None` until existing data is verified.
     missing: Option<u64>,
     end: Option<End>,
@@ -98,11 +99,12 @@ impl Reporter {
         });
         match self.manner {
             Manner::Json => self.json("added", stats),
-            Manner::Lines => {
-                let (size, pieces, to) = (size(stats), stats.pieces.unwrap_or_default(), root.display());
-                self.screen
-                    .line(format!("{}: {size} in {pieces} pieces, in {to}", stats.name));
-            }
+            Manner::Lines => self.screen.line(format!(
+                "{}: {}, in {}",
+                stats.name,
+                size_and_pieces(stats),
+                root.display()
+            )),
             Manner::Quiet | Manner::Bars => {}
         }
         self.torrents.insert(
@@ -113,7 +115,7 @@ impl Reporter {
                 began: now,
                 last_line: now,
                 downloaded_before: None,
-                size: stats.bytes_size.unwrap_or_default(),
+                size: stats.bytes_size,
                 missing: None,
                 end: None,
             },
@@ -127,6 +129,17 @@ impl Reporter {
         if stats.lifecycle != TorrentState::Adding {
             torrent.downloaded_before.get_or_insert(stats.downloaded);
         }
+        if torrent.size.is_none() && stats.bytes_size.is_some() {
+            torrent.learn(stats);
+            match self.manner {
+                Manner::Json => self.json("metadata", stats),
+                Manner::Lines => self.screen.line(format!("{}: {}", stats.name, size_and_pieces(stats))),
+                Manner::Quiet | Manner::Bars => {}
+            }
+        }
+        let Some(torrent) = self.torrents.get_mut(&stats.info_hash.into()) else {
+            return;
+        };
         if let Some(bar) = &torrent.bar {
             bar.set_message(describe(stats));
             bar.set_position(if stats.lifecycle == TorrentState::Checking {
@@ -245,10 +258,12 @@ impl Reporter {
             return;
         }
         let missing = open.iter().map(|torrent| torrent.missing).sum::<Option<u64>>();
-        let size = output::bytes(open.iter().map(|torrent| torrent.size).sum());
-        let missing = missing.map_or("existing data is not checked yet".into(), |missing| {
-            format!("{} of {size} missing", output::bytes(missing))
-        });
+        let size = output::bytes(open.iter().filter_map(|torrent| torrent.size).sum());
+        let missing = match missing {
+            Some(missing) => format!("{} of {size} missing", output::bytes(missing)),
+            None if open.iter().any(|torrent| torrent.size.is_none()) => "the metadata has not arrived yet".into(),
+            None => "existing data is not checked yet".into(),
+        };
         let which = match &open[..] {
             [one] => one.name.clone(),
             several => format!("{} of {} torrents", several.len(), self.torrents.len()),
@@ -317,6 +332,26 @@ impl Reporter {
     }
 }
 
+impl Reported {
+    /// Takes over what the metadata says.
+    fn learn(&mut self, stats: &TorrentStats) {
+        self.name.clone_from(&stats.name);
+        self.size = stats.bytes_size;
+        if let Some(bar) = &self.bar {
+            bar.set_length(stats.bytes_size.unwrap_or_default());
+            bar.set_prefix(output::prefix(&stats.name));
+        }
+    }
+}
+
+/// Formats a torrent's size: `1.2 GiB in 1200 pieces`.
+fn size_and_pieces(stats: &TorrentStats) -> String {
+    match stats.pieces {
+        Some(pieces) => format!("{} in {pieces} pieces", size(stats)),
+        None => "fetching metadata".into(),
+    }
+}
+
 /// Formats a torrent's size.
 fn size(stats: &TorrentStats) -> String {
     stats
@@ -350,6 +385,12 @@ fn describe(stats: &TorrentStats) -> String {
             output::bytes(stats.bytes_checked),
             size(stats)
         )),
+        TorrentState::FetchingMetadata => {
+            let metadata = stats.metadata.filter(|metadata| metadata.pieces > 1);
+            let pieces = metadata.map(|metadata| format!(", {}/{} pieces", metadata.received, metadata.pieces));
+            parts.push(format!("fetching metadata{}", pieces.unwrap_or_default()));
+            parts.push(output::count(stats.peers.len(), "peer"));
+        }
         other => parts.push(other.name().replace(['/', '_'], " ")),
     }
     if let Some(problem) = stats.trackers.iter().find_map(|tracker| tracker.message.as_ref())

@@ -11,6 +11,7 @@ use self::info::{Fields, Place};
 pub use self::info::{Info, PieceHashes};
 use crate::bencode::{Document, Limits, Value};
 use crate::hash::InfoHashes;
+use crate::urls::UrlSet;
 
 /// Limits for metainfo files; a file beyond them is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,19 +144,19 @@ pub fn torrent_file(info: &[u8], trackers: &[Vec<String>]) -> Vec<u8> {
 
 /// BEP 12: if there is an `announce-list`, `announce` is ignored.
 fn trackers(root: &Fields<'_>, max: usize) -> Vec<Vec<String>> {
-    let mut urls = UrlSet::new(&["http", "https", "udp"], max);
+    let mut urls = UrlSet::of_trackers(max);
     let list = root.get("announce-list").and_then(Value::as_list);
     let mut tiers: Vec<Vec<String>> = list
         .into_iter()
         .flatten()
         .filter_map(Value::as_list)
-        .map(|tier| tier.filter_map(|url| urls.accept(url)).collect())
+        .map(|tier| tier.filter_map(|url| urls.accept(url.as_str()?)).collect())
         .collect();
     tiers.retain(|tier| !tier.is_empty());
     if tiers.is_empty() {
         tiers.extend(
             root.get("announce")
-                .and_then(|url| urls.accept(url))
+                .and_then(|url| urls.accept(url.as_str()?))
                 .map(|url| vec![url]),
         );
     }
@@ -164,37 +165,13 @@ fn trackers(root: &Fields<'_>, max: usize) -> Vec<Vec<String>> {
 
 /// BEP 19: `url-list` is a list of URLs, or one URL.
 fn web_seeds(root: &Fields<'_>, max: usize) -> Vec<String> {
-    let mut urls = UrlSet::new(&["http", "https"], max);
+    let mut urls = UrlSet::of_web_seeds(max);
     match root.get("url-list") {
         Some(value) => match value.as_list() {
-            Some(list) => list.filter_map(|url| urls.accept(url)).collect(),
-            None => urls.accept(value).into_iter().collect(),
+            Some(list) => list.filter_map(|url| urls.accept(url.as_str()?)).collect(),
+            None => value.as_str().and_then(|url| urls.accept(url)).into_iter().collect(),
         },
         None => Vec::new(),
-    }
-}
-
-/// A set of usable URLs, each one once, up to a limit.
-struct UrlSet {
-    schemes: &'static [&'static str],
-    seen: std::collections::BTreeSet<String>,
-    max: usize,
-}
-
-impl UrlSet {
-    fn new(schemes: &'static [&'static str], max: usize) -> Self {
-        Self {
-            schemes,
-            seen: std::collections::BTreeSet::new(),
-            max,
-        }
-    }
-
-    fn accept(&mut self, value: Value<'_>) -> Option<String> {
-        let text = value.as_str()?.trim();
-        let url = url::Url::parse(text).ok()?;
-        let usable = self.schemes.contains(&url.scheme()) && url.has_host() && self.seen.len() < self.max;
-        (usable && self.seen.insert(text.to_owned())).then(|| text.to_owned())
     }
 }
 

@@ -1,5 +1,7 @@
 //! Validation of tracker and web seed URLs.
 
+use std::collections::BTreeSet;
+
 use url::Url;
 
 /// The reason a URL cannot be used.
@@ -55,6 +57,36 @@ pub fn check_tracker(text: &str) -> Result<(), UrlError> {
 /// Returns the first problem found.
 pub fn check_web_seed(text: &str) -> Result<(), UrlError> {
     check(text, &["http", "https"]).map(drop)
+}
+
+/// Usable URLs of one kind in a torrent or a link, each one once, up to a limit.
+pub(crate) struct UrlSet {
+    schemes: &'static [&'static str],
+    seen: BTreeSet<String>,
+    max: usize,
+}
+
+impl UrlSet {
+    pub(crate) fn of_trackers(max: usize) -> Self {
+        Self::new(&["http", "https", "udp"], max)
+    }
+
+    pub(crate) fn of_web_seeds(max: usize) -> Self {
+        Self::new(&["http", "https"], max)
+    }
+
+    fn new(schemes: &'static [&'static str], max: usize) -> Self {
+        let seen = BTreeSet::new();
+        Self { schemes, seen, max }
+    }
+
+    /// Returns the URL if it is usable and new.
+    pub(crate) fn accept(&mut self, text: &str) -> Option<String> {
+        let text = text.trim();
+        let url = Url::parse(text).ok()?;
+        let usable = self.schemes.contains(&url.scheme()) && url.has_host() && self.seen.len() < self.max;
+        (usable && self.seen.insert(text.to_owned())).then(|| text.to_owned())
+    }
 }
 
 fn check(text: &str, allowed: &'static [&'static str]) -> Result<Url, UrlError> {

@@ -6,8 +6,8 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    LifecycleSettings, NetSettings, PeerSettings, RequestSettings, SessionSettings, Settings, StorageSettings,
-    TickSettings, TrackerSettings, UploadSettings,
+    LifecycleSettings, MetadataSettings, NetSettings, PeerSettings, RequestSettings, SessionSettings, Settings,
+    StorageSettings, TickSettings, TrackerSettings, UploadSettings,
 };
 
 /// A numeric setting, with its value and its range.
@@ -242,6 +242,15 @@ setting_ranges!(TrackerSettings, "trackers" {
     max_concurrent: 1..=10_000,
 });
 
+setting_ranges!(MetadataSettings, "metadata" {
+    // A larger one would not parse.
+    max_bytes: 16 * KIB..=64 * MIB,
+    max_requests: 1..=4096,
+    request_timeout_ms: 10..=10 * MINUTE_MS,
+    rest_s: 1..=DAY_S,
+    serve_bytes_per_s: 16 * KIB..=GIB,
+});
+
 setting_ranges!(SessionSettings, "session" {
     checkpoint_interval_s: 0..=DAY_S,
     checkpoint_bytes: 1..=TIB,
@@ -282,6 +291,7 @@ impl Numbers for Settings {
             self.uploads.numbers(),
             self.storage.numbers(),
             self.trackers.numbers(),
+            self.metadata.numbers(),
             self.session.numbers(),
             self.lifecycle.numbers(),
         ]

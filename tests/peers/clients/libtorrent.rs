@@ -50,6 +50,11 @@ impl Libtorrent {
         this
     }
 
+    /// Downloads the torrent of a magnet link into `folder`.
+    pub fn download_magnet(link: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
+        Self::start("download", link, folder, ip, peers, 0)
+    }
+
     fn start(mode: &str, torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr], upload_limit: u32) -> Self {
         let address = SocketAddr::new(ip, 6881);
         let mut command = python();

@@ -1,6 +1,7 @@
 //! Transmission's daemon, which finds its torrent in a watched folder and signals completion through a script.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,6 +19,25 @@ pub struct Transmission {
 impl Transmission {
     /// Joins the swarm with the data in `folder`: downloads the missing data, and seeds if the data is complete.
     pub fn start(lab: &Lab, torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
+        Self::with(lab, Some(torrent), folder, ip)
+    }
+
+    /// Downloads the torrent of a magnet link into `folder`. Returns when Transmission has the link.
+    pub fn start_magnet(lab: &Lab, link: &Path, folder: &Path, ip: IpAddr) -> Self {
+        let this = Self::with(lab, None, folder, ip).ready();
+        let call = serde_json::json!({"method": "torrent-add", "arguments": {"filename": link}}).to_string();
+        let rpc = SocketAddr::new(ip, 9091);
+        // The first answer names the session id that the second call must have.
+        let refusal = post(rpc, "", &call);
+        let id = refusal
+            .lines()
+            .find(|line| line.starts_with("X-Transmission-Session-Id"));
+        let answer = post(rpc, &format!("{}\r\n", id.unwrap()), &call);
+        assert!(answer.contains("success"), "{answer}");
+        this
+    }
+
+    fn with(lab: &Lab, torrent: Option<&Path>, folder: &Path, ip: IpAddr) -> Self {
         let config = lab.folder(&format!("transmission-{ip}"));
         let watch = lab.folder(&format!("transmission-{ip}/watch"));
         let done = config.join("done");
@@ -47,7 +67,9 @@ impl Transmission {
             "message-level": 2,
         });
         std::fs::write(config.join("settings.json"), settings.to_string()).unwrap();
-        std::fs::copy(torrent, watch.join("it.torrent")).unwrap();
+        if let Some(torrent) = torrent {
+            std::fs::copy(torrent, watch.join("it.torrent")).unwrap();
+        }
         let mut command = command("transmission-daemon");
         command
             .args(["--foreground", "--log-info", "--config-dir"])
@@ -63,7 +85,7 @@ impl Transmission {
     /// Waits until Transmission accepts connections.
     pub fn ready(self) -> Self {
         let deadline = Instant::now() + DEADLINE;
-        while std::net::TcpStream::connect(self.address).is_err() {
+        while TcpStream::connect(self.address).is_err() {
             assert!(Instant::now() < deadline, "transmission does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -75,6 +97,26 @@ impl Transmission {
         self.wait_complete();
         self
     }
+}
+
+/// Calls the RPC interface and returns the whole answer, headers included.
+fn post(rpc: SocketAddr, header: &str, body: &str) -> String {
+    let deadline = Instant::now() + DEADLINE;
+    let mut stream = loop {
+        match TcpStream::connect(rpc) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(Instant::now() < deadline, "no RPC: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let length = body.len();
+    let request = format!(
+        "POST /transmission/rpc HTTP/1.1\r\nHost: {rpc}\r\nConnection: close\r\n{header}Content-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 impl Peer for Transmission {

@@ -71,6 +71,9 @@ pub enum WireError {
     /// Too many withdrawn pieces, chokes or extension handshakes: more than any legitimate use needs.
     #[error("sent too many changes")]
     TooManyChanges,
+    /// Metadata of another size than the peer claims (BEP 9).
+    #[error("sent metadata that contradicts its claims")]
+    BadMetadata,
     /// A piece index, or an offset in a piece, that does not exist.
     #[error("message {id} names piece {piece} offset {begin}, which does not exist")]
     OutOfRange {

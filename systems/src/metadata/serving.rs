@@ -1,0 +1,187 @@
+//! Metadata for other peers.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bevy_ecs::entity::EntityHashMap;
+use bevy_ecs::prelude::*;
+use bevy_ecs::relationship::RelationshipTarget;
+use bytes::Bytes;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::messages::{MetadataKnown, PeerDisconnected};
+use ecs_torrent_components::peer::{Allowance, ExtensionRegistry, FlushQueue, Outbox, PeerExtensions, Wire};
+use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::torrent::{Content, PeerOf, Torrent, TorrentPeers};
+use ecs_torrent_protocol::extension::{ExtensionHandshake, HANDSHAKE_ID};
+use ecs_torrent_protocol::metadata::{METADATA, MetadataMessage, PIECE_LEN, piece_count, piece_len};
+use ecs_torrent_protocol::wire::Message;
+
+/// Number of times that a connection gets the whole metadata; BEP 9 allows to refuse a peer that requests too much.
+const MAX_COPIES: u32 = 3;
+
+/// Maximum number of requests of one peer that are not answered: the pieces of 16 MiB.
+const MAX_QUEUED: usize = 1024;
+
+/// Metadata is added to a send queue while it is shorter than this, in bytes.
+const SEND_AHEAD: usize = 128 << 10;
+
+/// Seconds of the rate that may be sent at once after a quiet time.
+const BURST_S: u64 = 4;
+
+/// Requests of peers for metadata that are not answered yet.
+#[derive(Resource, Debug, Default)]
+pub(crate) struct MetadataServer {
+    peers: EntityHashMap<Requested>,
+    /// The peers with requests, in turn.
+    turns: VecDeque<Entity>,
+    /// Pieces that may be sent now, to all peers.
+    allowance: Option<Allowance>,
+}
+
+#[derive(Debug, Default)]
+struct Requested {
+    pieces: VecDeque<u32>,
+    /// Number of pieces sent since the peer connected.
+    sent: u32,
+}
+
+impl MetadataServer {
+    /// Adds a request. Returns false if the peer has too many that are not answered.
+    pub(super) fn add(&mut self, peer: Entity, piece: u32) -> bool {
+        let requested = self.peers.entry(peer).or_default();
+        if requested.pieces.len() >= MAX_QUEUED {
+            return false;
+        }
+        if requested.pieces.is_empty() {
+            self.turns.push_back(peer);
+        }
+        requested.pieces.push_back(piece);
+        true
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        !self.turns.is_empty()
+    }
+}
+
+/// Returns the info dictionary that a torrent may serve: a private torrent's stays with its peers (BEP 27).
+fn served<'c>(torrent: &Torrent, content: Option<&'c Content>) -> Option<&'c Bytes> {
+    content
+        .filter(|_| !torrent.private)
+        .map(|content| &content.0.info_bytes)
+}
+
+/// Answers requests, as fast as each peer reads and the rate for all allows.
+pub(super) fn serve_metadata(
+    clock: Res<Clock>,
+    wakeup: Res<Wakeup>,
+    settings: Res<Settings>,
+    mut server: ResMut<MetadataServer>,
+    mut flush: ResMut<FlushQueue>,
+    torrents: Query<(&Torrent, Option<&Content>)>,
+    mut peers: Query<(&PeerOf, &PeerExtensions, &mut Outbox)>,
+) {
+    let now = clock.now();
+    let MetadataServer {
+        peers: requests,
+        turns,
+        allowance,
+    } = &mut *server;
+    let pieces_per_s = (settings.metadata.serve_bytes_per_s / u64::from(PIECE_LEN)).max(1);
+    let interval = Duration::from_secs(1) / u32::try_from(pieces_per_s).unwrap_or(u32::MAX);
+    let burst = u32::try_from(pieces_per_s * BURST_S).unwrap_or(u32::MAX);
+    let allowance = allowance.get_or_insert_with(|| Allowance::new(now, burst, interval));
+    for _ in 0..turns.len() {
+        let Some(peer) = turns.pop_front() else {
+            break;
+        };
+        let (Some(requested), Ok((of, extensions, mut outbox))) = (requests.get_mut(&peer), peers.get_mut(peer)) else {
+            continue;
+        };
+        let info = torrents
+            .get(of.0)
+            .ok()
+            .and_then(|(torrent, content)| served(torrent, content));
+        while let Some(&piece) = requested.pieces.front() {
+            let data = info.and_then(|info| requested.answer(info, piece));
+            if data.is_some() {
+                if outbox.waiting_bytes() >= SEND_AHEAD {
+                    break;
+                }
+                if !allowance.take(now) {
+                    wakeup.at(now + interval);
+                    break;
+                }
+                requested.sent += 1;
+            }
+            requested.pieces.pop_front();
+            if let Some(id) = extensions.id_of(METADATA) {
+                let answer = data.unwrap_or(MetadataMessage::Reject { piece });
+                let payload = answer.write();
+                flush.send(peer, &mut outbox, &Message::Extended { id, payload });
+            }
+        }
+        if !requested.pieces.is_empty() {
+            turns.push_back(peer);
+        }
+    }
+}
+
+impl Requested {
+    /// Returns the answer with a piece, if the piece exists and the peer has not had too many.
+    fn answer(&self, info: &Bytes, piece: u32) -> Option<MetadataMessage> {
+        let total_size = u32::try_from(info.len()).ok()?;
+        let count = piece_count(total_size);
+        if piece >= count || self.sent >= count.saturating_mul(MAX_COPIES) {
+            return None;
+        }
+        let begin = (piece * PIECE_LEN) as usize;
+        Some(MetadataMessage::Data {
+            piece,
+            total_size,
+            data: info.slice(begin..begin + piece_len(total_size, piece) as usize),
+        })
+    }
+}
+
+/// Tells connected peers the size of metadata that has become known, or that a private torrent's is not served.
+pub(super) fn announce_metadata(
+    mut known: MessageReader<MetadataKnown>,
+    registry: Res<ExtensionRegistry>,
+    mut flush: ResMut<FlushQueue>,
+    torrents: Query<(&Torrent, Option<&Content>, &TorrentPeers)>,
+    mut peers: Query<(&Wire, &mut Outbox), With<PeerExtensions>>,
+) {
+    for MetadataKnown { torrent } in known.read() {
+        let Ok((torrent, content, connected)) = torrents.get(*torrent) else {
+            continue;
+        };
+        let extensions = registry.iter(torrent.private).filter(|(name, _)| *name == METADATA);
+        let handshake = ExtensionHandshake {
+            extensions: extensions.map(|(name, id)| (name.to_owned(), id)).collect(),
+            metadata_size: metadata_size(torrent, content),
+            ..ExtensionHandshake::default()
+        };
+        let payload = Bytes::from(handshake.write());
+        for peer in connected.iter() {
+            if let Ok((wire, mut outbox)) = peers.get_mut(peer)
+                && wire.session.extended
+            {
+                let (id, payload) = (HANDSHAKE_ID, payload.clone());
+                flush.send(peer, &mut outbox, &Message::Extended { id, payload });
+            }
+        }
+    }
+}
+
+/// Returns the size of the metadata that a torrent serves, for the extension handshake.
+pub(crate) fn metadata_size(torrent: &Torrent, content: Option<&Content>) -> Option<u32> {
+    served(torrent, content).and_then(|info| u32::try_from(info.len()).ok())
+}
+
+/// Forgets the requests of peers that have left.
+pub(super) fn release_requests(mut disconnected: MessageReader<PeerDisconnected>, mut server: ResMut<MetadataServer>) {
+    for PeerDisconnected { peer, .. } in disconnected.read() {
+        server.peers.remove(peer);
+    }
+}
