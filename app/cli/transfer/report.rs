@@ -93,7 +93,8 @@ impl Reporter {
         }
         let now = Instant::now();
         let bar = (self.manner == Manner::Bars).then(|| {
-            let bar = self.screen.bar(stats.bytes_size.unwrap_or_default());
+            // An empty bar until the size is known.
+            let bar = self.screen.bar(stats.bytes_size.unwrap_or(1));
             bar.set_prefix(output::prefix(&stats.name));
             bar
         });
