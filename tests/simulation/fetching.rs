@@ -66,7 +66,7 @@ impl Bed {
     pub fn new(seed: u64) -> Self {
         let content = torrent(600_001, 32768);
         let mut sim = Simulation::new(seed, Duration::from_millis(10));
-        let plugins = (TorrentPlugins, InvariantsPlugin);
+        let plugins = (without_metadata(), InvariantsPlugin);
         let seeder = sim.add_node(ip(1), Settings::default(), plugins);
         let leecher = sim.add_node(ip(2), Settings::default(), (plugins, SupplierPlugin));
         sim.put(seeder, "downloads", &content);
@@ -327,7 +327,7 @@ fn a_torrent_without_metadata_is_removed_listed_or_not() {
 fn data_that_was_there_before_the_metadata_is_announced() {
     let content = torrent(300_001, 32768);
     let mut sim = Simulation::new(6, Duration::from_millis(10));
-    let plugins = (TorrentPlugins, InvariantsPlugin);
+    let plugins = (without_metadata(), InvariantsPlugin);
     let other = sim.add_node(ip(1), Settings::default(), plugins);
     let leecher = sim.add_node(ip(2), Settings::default(), (plugins, SupplierPlugin));
     sim.put(leecher, "downloads", &content);
@@ -468,7 +468,7 @@ fn peers_of_other_sources_are_left_when_the_metadata_says_private() {
     }
     .make();
     let mut sim = Simulation::new(12, Duration::from_millis(10));
-    let plugins = (TorrentPlugins, InvariantsPlugin);
+    let plugins = (without_metadata(), InvariantsPlugin);
     for number in [1, 3] {
         let seeder = sim.add_node(ip(number), Settings::default(), plugins);
         sim.put(seeder, "downloads", &content);

@@ -51,7 +51,7 @@ fn record(
 /// An engine at 10.0.0.1 and one at 10.0.0.2, which knows the torrent's hash.
 fn two(seed: u64, content: Content, is_complete: bool) -> (Bed, NodeId) {
     let mut sim = Simulation::new(seed, Duration::from_millis(10));
-    let plugins = (TorrentPlugins, InvariantsPlugin, RecorderPlugin);
+    let plugins = (without_metadata(), InvariantsPlugin, RecorderPlugin);
     let other = sim.add_node(ip(1), Settings::default(), plugins);
     let leecher = sim.add_node(ip(2), Settings::default(), plugins);
     if is_complete {
@@ -145,7 +145,7 @@ fn an_inbound_peer_of_a_refused_source_is_left_when_the_metadata_says_private() 
     }
     .make();
     let (mut bed, _) = two(34, content.clone(), true);
-    let plugins = (TorrentPlugins, InvariantsPlugin);
+    let plugins = (without_metadata(), InvariantsPlugin);
     let stranger = bed.sim.add_node(ip(3), Settings::default(), plugins);
     bed.add();
     bed.until_unchecked_peer();

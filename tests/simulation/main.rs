@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use ecs_torrent::bevy_app::PluginGroupBuilder;
 use ecs_torrent::components::commands::{AddOptions, AddTorrent, CommandQueue, GetStats, Reply};
 use ecs_torrent::components::ids::StreamId;
 use ecs_torrent::components::peer::PeerState;
@@ -44,6 +45,14 @@ use ecs_torrent::protocol::peer_id::PeerId;
 use ecs_torrent::protocol::time::Timestamp;
 use ecs_torrent::protocol::wire::{Handshake, Message, Reserved};
 use ecs_torrent::systems::TorrentPlugins;
+use ecs_torrent::systems::metadata::MetadataPlugin;
+
+use self::optional::Without;
+
+/// Returns all features but the exchange of metadata, for tests that supply it themselves.
+fn without_metadata() -> Without {
+    Without(PluginGroupBuilder::disable::<MetadataPlugin>)
+}
 
 fn torrent(size: usize, piece_length: u32) -> Content {
     torrent_with_trackers(size, piece_length, &[])

@@ -8,13 +8,13 @@ use ecs_torrent::components::settings::Settings;
 use ecs_torrent::components::torrent::TorrentIndex;
 use ecs_torrent::engine::sim::Simulation;
 use ecs_torrent::protocol::time::Timestamp;
-use ecs_torrent::systems::{TorrentPlugins, extensions, smart_ban, stats, suggesting, trackers};
+use ecs_torrent::systems::{TorrentPlugins, extensions, metadata, smart_ban, stats, suggesting, trackers};
 
 use crate::{add, ip, torrent};
 
 /// The features of an engine, without some.
 #[derive(Clone, Copy)]
-struct Without(fn(PluginGroupBuilder) -> PluginGroupBuilder);
+pub struct Without(pub fn(PluginGroupBuilder) -> PluginGroupBuilder);
 
 impl PluginGroup for Without {
     fn build(self) -> PluginGroupBuilder {
@@ -66,6 +66,10 @@ fn an_engine_works_without_each_optional_feature() {
     moves(
         "extensions",
         Without(PluginGroupBuilder::disable::<extensions::ExtensionsPlugin>),
+    );
+    moves(
+        "metadata exchange",
+        Without(PluginGroupBuilder::disable::<metadata::MetadataPlugin>),
     );
     moves("stats", Without(PluginGroupBuilder::disable::<stats::StatsPlugin>));
 }
