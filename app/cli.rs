@@ -22,6 +22,7 @@ mod verify;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use ecs_torrent::Error;
 use ecs_torrent::engine::backends::StartError;
@@ -86,7 +87,7 @@ enum Command {
     /// Pause a torrent of the daemon, or all.
     #[cfg(feature = "daemon")]
     Pause(client::PauseArgs),
-    /// Start a paused torrent of the daemon, or all.
+    /// Start a paused or failed torrent of the daemon, or all.
     #[cfg(feature = "daemon")]
     Start(client::StartArgs),
     /// Stop a torrent of the daemon, or all, gracefully.
@@ -187,7 +188,7 @@ pub(crate) fn main() -> ExitCode {
             output::check_output(told.print().and_then(|()| std::io::stdout().flush()));
             return ExitCode::SUCCESS;
         }
-        Err(mistake) => mistake.exit(),
+        Err(mistake) => return report_usage(&mistake),
     };
     let screen = output::Screen::default();
     let log = start_log(&screen);
@@ -241,6 +242,29 @@ pub(crate) fn main() -> ExitCode {
         }
     }
     .into()
+}
+
+/// Prints a usage error, with an example of the command if an argument is missing.
+fn report_usage(mistake: &clap::Error) -> ExitCode {
+    // There is no other place to report that this failed.
+    let _ = mistake.print();
+    let is_incomplete = mistake.kind() == ErrorKind::MissingRequiredArgument;
+    let command = std::env::args().nth(1).filter(|_| is_incomplete);
+    if let Some(example) = command.and_then(|command| first_example(&command)) {
+        let _ = writeln!(std::io::stderr(), "\nExample: {example}");
+    }
+    ExitCodes::USAGE.into()
+}
+
+/// Returns the first example in the help of a command, without what follows it on its line.
+fn first_example(command: &str) -> Option<String> {
+    let root = Cli::command();
+    let help = root.find_subcommand(command)?.get_after_help()?.to_string();
+    let example = help
+        .lines()
+        .map(str::trim)
+        .find(|line| line.starts_with("ecs-torrent "))?;
+    example.split("  ").next().map(ToOwned::to_owned)
 }
 
 fn block_on(work: impl Future<Output = Result<Outcome, CliError>>) -> Result<Outcome, CliError> {

@@ -116,9 +116,9 @@ pub enum TorrentCommand {
     Pause(TorrentId),
     /// Pauses all torrents, as [`Torrents::pause_all`].
     PauseAll,
-    /// Starts a paused torrent, as [`Torrents::start`].
+    /// Starts a paused or failed torrent, as [`Torrents::start`].
     Start(TorrentId),
-    /// Starts all paused torrents, as [`Torrents::start_all`].
+    /// Starts all torrents, as [`Torrents::start_all`].
     StartAll,
     /// Stops a torrent in order, as [`Torrents::stop_and_serialize`].
     Stop(TorrentId),

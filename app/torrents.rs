@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
-    AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListStopped, ListTorrents, PauseAll, PauseTorrent,
-    RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, ResumeAll, ResumeTorrent, ResumeTorrentError,
-    ScrapeTorrent, StartAll, StartTorrent, StopAll, StopTorrent,
+    AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListStopped, ListTorrents, PauseAll, PauseOrStart,
+    PauseTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, ResumeAll, ResumeTorrent,
+    ResumeTorrentError, ScrapeTorrent, StartAll, StartTorrent, StopAll, StopTorrent,
 };
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle};
@@ -235,18 +235,23 @@ impl Torrents {
     /// failed.
     pub async fn pause(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
         let TorrentId(torrent) = id.into();
-        Ok(self.ask(|reply| PauseTorrent { torrent, reply }).await??)
+        Ok(self
+            .ask(|reply| PauseOrStart::from(PauseTorrent { torrent, reply }))
+            .await??)
     }
 
-    /// Starts a paused torrent again. Data that did not change meanwhile is not hashed again. Starting a torrent that is
-    /// not paused changes nothing and is not an error. A torrent that is being paused starts when that is over.
+    /// Starts a paused torrent again. Data that did not change meanwhile is not hashed again. A failed or blocked torrent is
+    /// tried again at once. Starting a torrent that runs changes nothing and is not an error. A torrent that is being paused
+    /// starts when that is over; pauses and starts of a torrent take effect in the order of the calls.
     ///
     /// # Errors
     /// [`Error::TorrentNotFound`]; [`Error::StartTorrent`] if the session could not be saved. The torrent then stays
     /// paused.
     pub async fn start(&self, id: impl Into<TorrentId>) -> Result<(), Error> {
         let TorrentId(torrent) = id.into();
-        Ok(self.ask(|reply| StartTorrent { torrent, reply }).await??)
+        Ok(self
+            .ask(|reply| PauseOrStart::from(StartTorrent { torrent, reply }))
+            .await??)
     }
 
     /// Pauses all torrents that are listed now, concurrently.
@@ -265,15 +270,15 @@ impl Torrents {
     /// # Errors
     /// The first [`Error::Pause`]; the other torrents are paused regardless.
     pub async fn pause_all(&self) -> Result<(), Error> {
-        Ok(self.ask(|reply| PauseAll { reply }).await??)
+        Ok(self.ask(|reply| PauseOrStart::from(PauseAll { reply })).await??)
     }
 
-    /// Starts all paused torrents.
+    /// Starts all torrents that are listed now, as [`Torrents::start`] starts one.
     ///
     /// # Errors
     /// The first [`Error::StartTorrent`]; the other torrents are started regardless.
     pub async fn start_all(&self) -> Result<(), Error> {
-        Ok(self.ask(|reply| StartAll { reply }).await??)
+        Ok(self.ask(|reply| PauseOrStart::from(StartAll { reply })).await??)
     }
 
     /// Stops a torrent in order: notifies its peers, then its trackers, saves its session, and removes it from the
@@ -437,8 +442,8 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Resume`] if the state folder cannot be read. A damaged session is set aside and logged; it is not an
-    /// error.
+    /// [`Error::Resume`] if the state folder cannot be read, or if a torrent stays stopped because its state cannot be saved;
+    /// the other torrents are resumed regardless. A damaged session is set aside and logged; it is not an error.
     pub async fn resume_all(&self) -> Result<usize, Error> {
         let include_stopped = true;
         let resume = |reply| ResumeAll { include_stopped, reply };

@@ -122,7 +122,8 @@ pub(super) struct PauseArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Data that has not changed since the pause is not hashed again.
+Data that has not changed since the pause is not hashed again. A failed or
+blocked torrent is tried again at once.
 
 Examples:
   ecs-torrent start 0c1f3b
@@ -200,7 +201,7 @@ pub(super) struct RemoveArgs {
     /// Also delete the files that the torrent created. Files that existed before are kept.
     #[arg(long)]
     delete_data: bool,
-    /// Print the deleted and kept files as JSON.
+    /// Print the torrent, and its deleted and kept files, as JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -318,8 +319,8 @@ const PAUSE: Operation = Operation {
 const START: Operation = Operation {
     path: "start",
     done: "started",
-    unchanged: "is not paused",
-    changes: |state| state == "paused" || state.starts_with("stopping"),
+    unchanged: "was already started",
+    changes: |state| matches!(state, "paused" | "failed" | "blocked") || state.starts_with("stopping"),
 };
 
 pub(super) async fn pause(args: PauseArgs) -> Result<Outcome, CliError> {
@@ -408,14 +409,22 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<Outcome, CliError> {
 
 pub(super) async fn remove(args: RemoveArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
-    let hash = daemon.resolve(&args.hash).await?.hash;
+    let Found { hash, name, .. } = daemon.resolve(&args.hash).await?;
     let delete_data = args.delete_data;
-    let removed = daemon
+    let mut removed = daemon
         .delete(&format!("/api/v1/torrents/{hash}?delete_data={delete_data}"))
         .await?;
     if args.json {
+        removed["info_hash"] = hash.to_string().into();
+        removed["name"] = name.into();
         print_json(&removed);
     } else {
+        let count = if delete_data {
+            tables::removed_count(&removed)
+        } else {
+            String::new()
+        };
+        say!("removed {hash} {}{count}", printable(&name));
         tables::removed(&removed);
     }
     Ok(Outcome::Done)

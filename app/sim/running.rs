@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ecs_torrent_components::commands::{CommandQueue, PauseAll, Reply, StartAll, StopAll, StopError};
+use ecs_torrent_components::commands::{CommandQueue, PauseAll, PauseOrStart, Reply, StartAll, StopAll, StopError};
 use ecs_torrent_engine::sim::{
     Content, Crash, DiskFault, DiskOperation, Lasting, NewContent, NodeId, SimTracker, Simulation,
 };
@@ -233,11 +233,11 @@ impl<'s> Stage<'s> {
             Act::Stops(who) => self.stop(who),
             Act::Pauses(who) => {
                 let reply = Reply::ignored();
-                self.send(who, PauseAll { reply });
+                self.send(who, PauseOrStart::from(PauseAll { reply }));
             }
             Act::Unpauses(who) => {
                 let reply = Reply::ignored();
-                self.send(who, StartAll { reply });
+                self.send(who, PauseOrStart::from(StartAll { reply }));
             }
             Act::Sleeps(who, time) => {
                 let node = self.node(who);

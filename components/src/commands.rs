@@ -284,13 +284,8 @@ pub enum AddError {
         reason: Arc<str>,
     },
     /// The torrent's session cannot be written.
-    #[error("{torrent} is not added: its state is not saved: {reason}")]
-    Unsaved {
-        /// The torrent.
-        torrent: Arc<str>,
-        /// The reason.
-        reason: Arc<str>,
-    },
+    #[error("{name} is not added: {0}", name = .0.name)]
+    Unsaved(Unsaved),
     /// The torrent was removed before it was added.
     #[error("{torrent} was removed meanwhile")]
     Removed {
@@ -332,9 +327,28 @@ impl AddError {
                      with that download's --state-dir, otherwise {CHOICE}"
                 )
             }
-            Self::Forbidden { reason, .. } | Self::Unsaved { reason, .. } => reason.to_string(),
+            Self::Forbidden { reason, .. } | Self::Unsaved(Unsaved { reason, .. }) => reason.to_string(),
             Self::Removed { .. } | Self::BadName { .. } | Self::BadFolder { .. } => self.to_string(),
         }
+    }
+}
+
+/// The state of a torrent could not be saved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("its state is not saved: {reason}")]
+pub struct Unsaved {
+    /// The torrent's name.
+    pub name: Arc<str>,
+    /// Why the session could not be written.
+    pub reason: Arc<str>,
+}
+
+impl Unsaved {
+    /// Creates the error of a torrent.
+    #[must_use]
+    pub fn new(name: &Arc<str>, reason: &Arc<str>) -> Self {
+        let (name, reason) = (name.clone(), reason.clone());
+        Self { name, reason }
     }
 }
 
@@ -367,18 +381,50 @@ pub struct StopAll {
 /// A torrent was stopped, but its session could not be written. Its peers and trackers have been notified. It stays
 /// listed, as failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name} was stopped, but its state is not saved: {reason}")]
-pub struct StopError {
-    /// The torrent.
-    pub torrent: InfoHash,
-    /// The torrent's name.
-    pub name: Arc<str>,
-    /// Why the session could not be written.
-    pub reason: Arc<str>,
+#[error("{name} was stopped, but {0}", name = .0.name)]
+pub struct StopError(pub Unsaved);
+
+/// Pauses or starts torrents. Commands about the same torrent take effect in the order in which they arrive: one of them
+/// waits while an earlier one waits.
+#[derive(Debug)]
+pub enum PauseOrStart {
+    /// Pauses a torrent.
+    Pause(PauseTorrent),
+    /// Pauses all torrents.
+    PauseAll(PauseAll),
+    /// Starts a torrent.
+    Start(StartTorrent),
+    /// Starts all torrents.
+    StartAll(StartAll),
+}
+
+impl From<PauseTorrent> for PauseOrStart {
+    fn from(command: PauseTorrent) -> Self {
+        Self::Pause(command)
+    }
+}
+
+impl From<PauseAll> for PauseOrStart {
+    fn from(command: PauseAll) -> Self {
+        Self::PauseAll(command)
+    }
+}
+
+impl From<StartTorrent> for PauseOrStart {
+    fn from(command: StartTorrent) -> Self {
+        Self::Start(command)
+    }
+}
+
+impl From<StartAll> for PauseOrStart {
+    fn from(command: StartAll) -> Self {
+        Self::StartAll(command)
+    }
 }
 
 /// Pauses a torrent: its session is saved, it leaves its peers and trackers, its files are closed, and it stays listed.
-/// Pausing a torrent that is paused is not an error. A pause waits for a running stop or removal of the torrent.
+/// Pausing a torrent that is paused is not an error. A pause waits for a running stop or removal of the torrent. Sent as
+/// a [`PauseOrStart`].
 #[derive(Debug)]
 pub struct PauseTorrent {
     /// The torrent.
@@ -387,13 +433,7 @@ pub struct PauseTorrent {
     pub reply: Reply<Result<(), PauseError>>,
 }
 
-impl AboutTorrent for PauseTorrent {
-    fn torrent(&self) -> InfoHash {
-        self.torrent
-    }
-}
-
-/// Pauses all torrents that are listed now.
+/// Pauses all torrents that are listed now. Sent as a [`PauseOrStart`].
 #[derive(Debug)]
 pub struct PauseAll {
     /// Answered when all are paused, or with the first error.
@@ -407,17 +447,12 @@ pub enum PauseError {
     #[error(transparent)]
     NotFound(#[from] TorrentNotFound),
     /// The session could not be written. The torrent has left its peers and trackers, and stays listed, as failed.
-    #[error("{name} was paused, but its state is not saved: {reason}")]
-    Unsaved {
-        /// The torrent's name.
-        name: Arc<str>,
-        /// Why the session could not be written.
-        reason: Arc<str>,
-    },
+    #[error("{name} was paused, but {0}", name = .0.name)]
+    Unsaved(Unsaved),
 }
 
-/// Starts a paused torrent. Starting a torrent that is not paused is not an error, and changes nothing. A torrent that
-/// is being paused is started when that is over.
+/// Starts a paused torrent, and tries a failed or blocked one again at once. Starting a torrent that runs is not an error,
+/// and changes nothing. A torrent that is being paused is started when that is over. Sent as a [`PauseOrStart`].
 #[derive(Debug)]
 pub struct StartTorrent {
     /// The torrent.
@@ -426,13 +461,7 @@ pub struct StartTorrent {
     pub reply: Reply<Result<(), StartTorrentError>>,
 }
 
-impl AboutTorrent for StartTorrent {
-    fn torrent(&self) -> InfoHash {
-        self.torrent
-    }
-}
-
-/// Starts all paused torrents.
+/// Starts all torrents that are listed now, as [`StartTorrent`] starts one. Sent as a [`PauseOrStart`].
 #[derive(Debug)]
 pub struct StartAll {
     /// Answered when all are being opened, or with the first error.
@@ -445,14 +474,9 @@ pub enum StartTorrentError {
     /// The torrent does not exist, or it was removed meanwhile.
     #[error(transparent)]
     NotFound(#[from] TorrentNotFound),
-    /// The session could not be written. The torrent stays paused.
-    #[error("{name} stays paused: its state is not saved: {reason}")]
-    Unsaved {
-        /// The torrent's name.
-        name: Arc<str>,
-        /// Why the session could not be written.
-        reason: Arc<str>,
-    },
+    /// The session could not be written. The torrent stays paused, or has failed if it was being stopped.
+    #[error("{name} is not started: {0}", name = .0.name)]
+    Unsaved(Unsaved),
 }
 
 /// Options for removing a torrent.
@@ -542,8 +566,7 @@ pub enum RemoveError {
 pub struct ResumeAll {
     /// Whether torrents that the user stopped are added too.
     pub include_stopped: bool,
-    /// Answered with the number of torrents when all are listed, or with the reason why the state folder cannot be
-    /// read.
+    /// Answered with the number of torrents when all are listed, or with the first error.
     pub reply: Reply<Result<usize, ResumeError>>,
 }
 
@@ -559,10 +582,17 @@ pub struct ListStopped {
 #[error("cannot list the stopped torrents: {0}")]
 pub struct ListStoppedError(pub Arc<str>);
 
-/// The reason why saved sessions cannot be resumed.
+/// The reason why saved sessions are not resumed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot resume: {0}")]
-pub struct ResumeError(pub Arc<str>);
+pub enum ResumeError {
+    /// The state folder cannot be listed. No torrent is resumed.
+    #[error("cannot resume: {0}")]
+    Unreadable(Arc<str>),
+    /// The session of a stopped torrent cannot be replaced by one that does not call it stopped. The other torrents are
+    /// resumed.
+    #[error("{name} stays stopped: {0}", name = .0.name)]
+    Unsaved(Unsaved),
+}
 
 /// Adds a stopped torrent again, from its saved session and as it was: a paused torrent is listed as paused. A torrent
 /// that is listed stays as it is.
@@ -594,14 +624,9 @@ pub enum ResumeTorrentError {
         /// The reason.
         reason: Arc<str>,
     },
-    /// The saved session cannot be rewritten to say that the torrent runs.
-    #[error("{torrent} stays stopped: its state is not saved: {reason}")]
-    Unsaved {
-        /// The torrent.
-        torrent: InfoHash,
-        /// The reason.
-        reason: Arc<str>,
-    },
+    /// The saved session cannot be replaced by one that does not call the torrent stopped.
+    #[error("{name} stays stopped: {0}", name = .0.name)]
+    Unsaved(Unsaved),
 }
 
 /// The torrent does not exist.

@@ -181,6 +181,18 @@ impl Lifecycle {
         self.is_running() || matches!(self, Self::Blocked { .. })
     }
 
+    /// Whether blocks may arrive from peers: the torrent runs, or its stop lets requests finish.
+    #[must_use]
+    pub fn is_receiving(&self) -> bool {
+        self.is_running() || self.is_stopping()
+    }
+
+    /// Whether blocks may be sent to peers.
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        self.may_serve() || self.is_stopping()
+    }
+
     /// Whether every wanted piece is held.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -369,6 +381,8 @@ impl TorrentState {
             Stopping,
         };
         match (self, next) {
+            // A user's stop that joins another stop in its last phase is saved first.
+            (Stopping(Release), Stopping(WriteSession)) => true,
             (Stopping(phase), Stopping(next)) => phase.next() == Some(next),
             // A session that cannot be written keeps its torrent in the list.
             (Stopping(WriteSession), next) => next == Failed,
@@ -546,5 +560,19 @@ mod tests {
             assert_eq!(state.to_string().parse(), Ok(state));
         }
         assert!("stopping".parse::<TorrentState>().is_err());
+    }
+
+    #[test]
+    fn a_blocked_torrent_sends_and_does_not_receive() {
+        let resource = "space".into();
+        let blocked = Lifecycle::Blocked { resource };
+        assert!(blocked.is_sending() && !blocked.is_receiving());
+        let stopping = Lifecycle::Stopping {
+            phase: StopPhase::HaltDownloads,
+        };
+        for moving in [Lifecycle::Downloading, stopping] {
+            assert!(moving.is_sending() && moving.is_receiving());
+        }
+        assert!(!Lifecycle::Paused.is_sending() && !Lifecycle::Adding.is_receiving());
     }
 }

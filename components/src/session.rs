@@ -5,13 +5,17 @@
 //! session by hand removes that line; the file is then accepted without a check.
 //!
 //! The file alone suffices to list a torrent; the `.torrent` is stored beside it.
+//!
+//! Two more lines have checksums of their own, so that they survive damage elsewhere: what the user wants, and the files
+//! that the torrent created. [`Session::salvage`] reads them.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::geometry::Geometry;
 use ecs_torrent_protocol::hash::{InfoHash, sha1};
 use ecs_torrent_protocol::safe_path::check_name;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -34,6 +38,10 @@ const CHECKSUM: &str = "// sha1 ";
 /// elsewhere.
 const CLAIMS: &str = "// files ";
 
+/// Prefix of the line that repeats what the user wants: a session with no other fields, on one line. It has its own
+/// checksum too.
+const INTENT: &str = "// intent ";
+
 /// A torrent's session.
 ///
 /// ```
@@ -47,7 +55,7 @@ const CLAIMS: &str = "// files ";
 /// let damaged = text.replace("paused: true", "paused: false");
 /// assert!(Session::parse(damaged.as_bytes(), torrent).is_err());
 /// ```
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// The version of the file format.
     pub version: u32,
@@ -296,6 +304,33 @@ pub struct Salvage {
     pub created: BTreeMap<u32, Option<FileId>>,
     /// The key of the marks on the torrent's files.
     pub owner_key: Option<OwnerKey>,
+    /// A session that has only the fields that say what the user wants.
+    pub intent: Option<Box<Session>>,
+}
+
+impl Salvage {
+    /// Returns a session with everything that was recovered: it knows of no piece, so that the data is checked.
+    /// `geometry` is the torrent's, unless its metadata is not known. `None` if the user's intent was not recovered.
+    #[must_use]
+    pub fn session(&self, geometry: Option<&Geometry>) -> Option<Session> {
+        let mut session = Session::clone(self.intent.as_ref()?);
+        if !session.lacks_metadata {
+            let geometry = geometry?;
+            session.total_size = geometry.total_size();
+            session.piece_length = geometry.piece_length();
+            session.pieces = geometry.piece_count();
+        }
+        session.created = Runs::of(self.created.keys().copied());
+        for (index, id) in &self.created {
+            let index = *index as usize;
+            if session.ids.len() <= index {
+                session.ids.resize(index + 1, None);
+            }
+            session.ids[index] = *id;
+        }
+        session.owner_key = self.owner_key;
+        Some(session)
+    }
 }
 
 /// The last known state of a tracker.
@@ -448,11 +483,14 @@ impl Session {
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = String::from("// A torrent's state, written by ecs-torrent.\n");
+        // A session consists of numbers, text and lists, which RON can always represent.
+        let intent = ron::to_string(&self.intent()).unwrap_or_default();
         let claims = self.claims();
-        let _ = writeln!(text, "{CLAIMS}{} {claims}", checksum_of(&claims));
+        for (prefix, line) in [(INTENT, intent), (CLAIMS, claims)] {
+            let _ = writeln!(text, "{prefix}{} {line}", checksum_of(&line));
+        }
         // One line per field, file and tracker.
         let form = ron::ser::PrettyConfig::new().depth_limit(2);
-        // A session consists of numbers, text and lists, which RON can always represent.
         text += &ron::ser::to_string_pretty(self, form).unwrap_or_default();
         let _ = write!(text, "\n{CHECKSUM}{}\n", checksum_of(&text));
         text
@@ -494,14 +532,50 @@ impl Session {
         if session.info_hash != info_hash {
             return Err(SessionError::Foreign("it is another torrent's"));
         }
-        if let Some(name) = &session.renamed {
-            check_name(name).map_err(|reason| SessionError::Syntax(format!("renamed: {name:?}: {reason}")))?;
-        }
+        session.check_name()?;
         Ok(session)
     }
 
-    /// Returns the content of the line that survives damage elsewhere. The brackets around the lists make an empty list
-    /// a word too.
+    /// Checks the name that the user chose.
+    fn check_name(&self) -> Result<(), SessionError> {
+        let Some(name) = &self.renamed else { return Ok(()) };
+        check_name(name).map_err(|reason| SessionError::Syntax(format!("renamed: {name:?}: {reason}")))
+    }
+
+    /// Returns the part of the session that says what the user wants, with what that needs. Without metadata, the session
+    /// alone knows the trackers.
+    fn intent(&self) -> Self {
+        let count = self.ids.len() as u32;
+        let permitted = self.permitted.to_set(count).unwrap_or_else(|| Bitfield::new(count));
+        let ids = (0..).zip(&self.ids);
+        let mut ids: Vec<_> = ids
+            .map(|(index, id)| id.filter(|_| permitted.contains(index)))
+            .collect();
+        ids.truncate(permitted.iter().last().map_or(0, |last| last as usize + 1));
+        Self {
+            name: self.name.clone(),
+            renamed: self.renamed.clone(),
+            root: self.root.clone(),
+            resolved: self.resolved.clone(),
+            volume: self.volume.clone(),
+            volume_id: self.volume_id.clone(),
+            lacks_metadata: self.lacks_metadata,
+            require_complete: self.require_complete,
+            ids,
+            permitted: self.permitted.clone(),
+            overwrite: self.overwrite,
+            paused: self.paused,
+            stopped: self.stopped,
+            trackers: match self.lacks_metadata {
+                true => self.trackers.clone(),
+                false => Vec::new(),
+            },
+            ..Self::new(self.info_hash)
+        }
+    }
+
+    /// Returns the content of the line about the torrent's own files. The brackets around the lists make an empty list a
+    /// word too.
     fn claims(&self) -> String {
         let root = ron::to_string(&self.root).unwrap_or_default();
         let created = self.created.to_set(self.ids.len() as u32).unwrap_or_default();
@@ -520,23 +594,55 @@ impl Session {
     pub fn salvage(bytes: &[u8], info_hash: InfoHash) -> Salvage {
         let text = String::from_utf8_lossy(bytes);
         let claims = text.lines().find_map(|line| salvage_claims(line, info_hash));
-        claims.unwrap_or_else(|| {
+        let mut salvage = claims.unwrap_or_else(|| {
             let value = text.lines().find_map(|line| line.trim().strip_prefix("root:"));
             let root = value.and_then(|value| ron::from_str(value.trim().trim_end_matches(',')).ok());
             Salvage {
                 root,
                 ..Salvage::default()
             }
-        })
+        });
+        let intent = text.lines().find_map(|line| salvage_intent(line, info_hash));
+        let intent = intent.or_else(|| salvage_marks(&text, info_hash, salvage.root.as_ref()?));
+        salvage.intent = intent.map(Box::new);
+        salvage
     }
 }
 
+/// Returns the content of a line, if it begins with `prefix` and its checksum matches.
+fn checked<'a>(line: &'a str, prefix: &str) -> Option<&'a str> {
+    let (checksum, content) = line.strip_prefix(prefix)?.split_once(' ')?;
+    (checksum == checksum_of(content)).then_some(content)
+}
+
+/// Reads the intent of the user, also as a later version wrote it.
+fn salvage_intent(line: &str, info_hash: InfoHash) -> Option<Session> {
+    let session: Session = ron::from_str(checked(line, INTENT)?).ok()?;
+    let is_usable = session.info_hash == info_hash && session.check_name().is_ok();
+    is_usable.then_some(Session {
+        version: VERSION,
+        ..session
+    })
+}
+
+/// Reads the words `paused` and `stopped` of a session without a line about the user's intent. A damaged word costs
+/// less than a torrent that runs although the user stopped it.
+fn salvage_marks(text: &str, info_hash: InfoHash, root: &Path) -> Option<Session> {
+    let has = |field: String| text.lines().any(|line| line.trim() == field);
+    let [paused, stopped] = ["paused", "stopped"].map(|word| has(format!("{word}: true,")));
+    let is_it = (paused || stopped) && has(format!("info_hash: \"{info_hash}\","));
+    is_it.then(|| Session {
+        root: root.to_owned(),
+        // Earlier versions saved no session before the files were examined.
+        resolved: Some(root.to_owned()),
+        paused,
+        stopped,
+        ..Session::new(info_hash)
+    })
+}
+
 fn salvage_claims(line: &str, info_hash: InfoHash) -> Option<Salvage> {
-    let (checksum, claims) = line.strip_prefix(CLAIMS)?.split_once(' ')?;
-    if checksum != checksum_of(claims) {
-        return None;
-    }
-    let mut parts = claims.splitn(5, ' ');
+    let mut parts = checked(line, CLAIMS)?.splitn(5, ' ');
     let (of, created) = (parts.next()?, parts.next()?);
     let (ids, key, root) = (parts.next()?, parts.next()?, parts.next()?);
     let list = |text: &str| Some(text.strip_prefix('[')?.strip_suffix(']')?.to_owned());
@@ -547,6 +653,7 @@ fn salvage_claims(line: &str, info_hash: InfoHash) -> Option<Salvage> {
         root: ron::from_str(root).ok(),
         created: created.into_iter().zip(ids).collect(),
         owner_key: OwnerKey::parse(key),
+        intent: None,
     })
 }
 
@@ -781,7 +888,7 @@ mod tests {
     #[test]
     fn a_damaged_session_may_still_tell_its_folder_and_its_files() {
         let hash = InfoHash([7; 20]);
-        let text = session().to_text().replace("uploaded", "uploadex");
+        let text = session().to_text().replace("    uploaded:", "    uploadex:");
         assert!(Session::parse(text.as_bytes(), hash).is_err());
         let salvage = Session::salvage(text.as_bytes(), hash);
         assert_eq!(salvage.root, Some("/data/ü".into()));
@@ -793,10 +900,77 @@ mod tests {
             root: Some("/data/ü".into()),
             ..Salvage::default()
         };
-        assert_eq!(Session::salvage(forged.as_bytes(), hash), root_only);
+        let root_and_intent = Salvage {
+            intent: salvage.intent,
+            ..root_only.clone()
+        };
+        assert_eq!(Session::salvage(forged.as_bytes(), hash), root_and_intent);
         let of_another = Session::salvage(text.as_bytes(), InfoHash([8; 20]));
         assert_eq!(of_another, root_only);
         assert_eq!(Session::salvage(b"\xff\x00", hash), Salvage::default());
+    }
+
+    /// What the user wants survives damage elsewhere; `paused` and `stopped` survive damage of their own line too.
+    #[test]
+    fn a_damaged_session_tells_what_the_user_wants() {
+        let hash = InfoHash([7; 20]);
+        let text = session().to_text().replace("    uploaded:", "    uploadex:");
+        let geometry = Geometry::new(100, 10).unwrap();
+        let salvaged = |text: &str| Session::salvage(text.as_bytes(), hash).session(Some(&geometry));
+        let recovered = salvaged(&text).unwrap();
+        let whole = session();
+        assert_eq!(
+            recovered,
+            Session {
+                folder: None,
+                have: Runs::default(),
+                lost: Runs::default(),
+                partial: Vec::new(),
+                uploaded: 0,
+                downloaded: 0,
+                corrupt: 0,
+                dropped: 0,
+                wasted: 0,
+                seconds_active: 0,
+                files: Vec::new(),
+                peers: Vec::new(),
+                trackers: Vec::new(),
+                ..whole
+            }
+        );
+        let later = text.replace("// intent ", "// intent x");
+        let marks = salvaged(&later).unwrap();
+        assert_eq!((marks.paused, marks.stopped, marks.renamed), (true, true, None));
+        assert_eq!((marks.root, marks.created), (session().root, session().created));
+        let runs = later.replace("paused: true,", "").replace("stopped: true,", "");
+        assert_eq!(salvaged(&runs), None);
+        assert_eq!(Session::salvage(later.as_bytes(), InfoHash([8; 20])).intent, None);
+        // Without metadata, the trackers are known nowhere else.
+        let unfetched = Session {
+            lacks_metadata: true,
+            ..session()
+        };
+        let text = unfetched.to_text().replace("    uploaded:", "    uploadex:");
+        let recovered = Session::salvage(text.as_bytes(), hash).session(None).unwrap();
+        assert_eq!((recovered.trackers, recovered.pieces), (session().trackers, 0));
+    }
+
+    /// The incomplete files that the user allowed to be changed, by identity.
+    #[test]
+    fn a_damaged_session_tells_the_users_permission() {
+        let permitting = Session {
+            created: Runs::default(),
+            permitted: Runs::of([1]),
+            ids: vec![None, Some(ID), Some(ID)],
+            ..session()
+        };
+        let text = permitting.to_text().replace("    uploaded:", "    uploadex:");
+        let salvage = Session::salvage(text.as_bytes(), InfoHash([7; 20]));
+        let recovered = salvage.session(Geometry::new(100, 10).as_ref()).unwrap();
+        assert_eq!(
+            (recovered.permitted, recovered.ids),
+            (Runs::of([1]), vec![None, Some(ID)])
+        );
     }
 
     #[test]

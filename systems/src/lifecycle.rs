@@ -12,6 +12,7 @@ mod joining;
 mod metadata;
 mod naming;
 mod opening;
+mod pausing;
 mod releasing;
 mod removing;
 mod resuming;
@@ -26,8 +27,8 @@ mod tests;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{
-    AddTorrent, CommandQueue, ListStopped, PauseAll, PauseTorrent, RemoveTorrent, ResumeAll, ResumeTorrent, StartAll,
-    StartTorrent, StopAll, StopTorrent, SupplyMetadata,
+    AddTorrent, CommandQueue, ListStopped, PauseOrStart, RemoveTorrent, ResumeAll, ResumeTorrent, StopAll, StopTorrent,
+    SupplyMetadata,
 };
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::ChangedFacts;
@@ -36,7 +37,6 @@ use ecs_torrent_components::messages::{
     TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted, TorrentStopped,
 };
 use ecs_torrent_components::torrent::{StopPhase, TorrentIndex};
-use ecs_torrent_engine::ports::state::Loaded;
 use ecs_torrent_engine::schedule::Tick;
 
 pub(crate) use self::naming::renamed;
@@ -64,7 +64,7 @@ impl Plugin for LifecyclePlugin {
             .init_resource::<TorrentIndex>()
             .init_resource::<ChangedFacts>()
             .init_resource::<opening::StorageIds>()
-            .init_resource::<resuming_all::Resuming>()
+            .init_resource::<resuming_all::ResumingAll>()
             .init_resource::<adds::Adds>()
             .init_resource::<opening::preparing::AwaitingClaims>()
             .init_resource::<awaiting_state::AwaitingState<RemoveTorrent>>()
@@ -75,9 +75,8 @@ impl Plugin for LifecyclePlugin {
             .init_resource::<CommandQueue<AddTorrent>>()
             .init_resource::<CommandQueue<ResumeAll>>()
             .init_resource::<CommandQueue<ResumeTorrent>>()
-            .init_resource::<awaiting_state::AwaitingState<ResumeTorrent>>()
+            .init_resource::<awaiting_state::AwaitingState<resuming::Resumption>>()
             .init_resource::<awaiting_state::AwaitingState<resuming::Unstopping>>()
-            .init_resource::<awaiting_state::AwaitingState<Loaded>>()
             .init_resource::<CommandQueue<ListStopped>>()
             .init_resource::<stopped::Listings>()
             .add_message::<MetadataKnown>()
@@ -85,10 +84,8 @@ impl Plugin for LifecyclePlugin {
             .init_resource::<CommandQueue<RemoveTorrent>>()
             .init_resource::<CommandQueue<StopTorrent>>()
             .init_resource::<CommandQueue<StopAll>>()
-            .init_resource::<CommandQueue<PauseTorrent>>()
-            .init_resource::<CommandQueue<PauseAll>>()
-            .init_resource::<CommandQueue<StartTorrent>>()
-            .init_resource::<CommandQueue<StartAll>>()
+            .init_resource::<CommandQueue<PauseOrStart>>()
+            .init_resource::<CommandQueue<pausing::ForTorrent>>()
             .init_resource::<starting::Starts>()
             .add_systems(
                 Tick,
@@ -98,9 +95,9 @@ impl Plugin for LifecyclePlugin {
                         stopped::list_stopped,
                         adding::add_torrents,
                         joining::join_listed,
-                        resuming_all::resume_torrents,
-                        resuming_all::add_resumed,
-                        resuming::resume_stopped,
+                        resuming_all::find_saved,
+                        resuming::list_resumed,
+                        resuming::load_resumed,
                         opening::loading::collect_loaded,
                         metadata::supply_metadata,
                         metadata::open_supplied,
@@ -120,7 +117,7 @@ impl Plugin for LifecyclePlugin {
                         failing::fail_torrents.run_if(has_messages::<FailTorrent>),
                         failing::block_writers.run_if(has_messages_of_two::<WriteBlocked, WritesFreed>),
                         failing::retry_torrents.run_if(has_due::<failing::Retry>),
-                        starting::begin_starts.run_if(starting::has_starts),
+                        pausing::take_pauses_and_starts.run_if(pausing::has_commands),
                         (
                             removing::load_removed,
                             releasing::release_files,

@@ -387,6 +387,11 @@ impl SessionState {
         *self = known;
     }
 
+    /// Records that the session in the state folder is damaged: whatever it says, another one is to replace it.
+    pub(crate) fn record_damaged(&mut self) {
+        self.saved = None;
+    }
+
     /// Restores an earlier run's knowledge of the owners of the files.
     fn recall(&mut self, session: Option<&Session>, salvage: Salvage) {
         let Some(session) = session else {

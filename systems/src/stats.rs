@@ -8,6 +8,7 @@ use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTorrents, TorrentNotFound};
+use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::peer::{Peer, PeerPieces, PeerRates, PeerState, Transport};
 use ecs_torrent_components::stats::{FileStats, MetadataProgress, PeerStats, Speed, TorrentStats, TrackerStats};
 use ecs_torrent_components::torrent::{
@@ -63,7 +64,7 @@ fn list_torrents(mut commands: ResMut<CommandQueue<ListTorrents>>, torrents: Que
 /// The components of a torrent that queries report.
 type TorrentData = (
     &'static Torrent,
-    &'static Lifecycle,
+    (&'static Lifecycle, &'static Readiness),
     (&'static Counters, &'static Activity, &'static TorrentRates),
     &'static Storage,
     Option<(&'static Layout, &'static Have)>,
@@ -101,8 +102,17 @@ impl StatsParams<'_, '_> {
     fn stats(&self, info_hash: InfoHash) -> Option<TorrentStats> {
         let now = self.clock.now();
         let entity = self.index.get(info_hash)?;
-        let (torrent, lifecycle, (counters, activity, rates), storage, sizes, check, fetch, peers, trackers) =
-            self.torrents.get(entity).ok()?;
+        let (
+            torrent,
+            (lifecycle, readiness),
+            (counters, activity, rates),
+            storage,
+            sizes,
+            check,
+            fetch,
+            peers,
+            trackers,
+        ) = self.torrents.get(entity).ok()?;
         let peers = peers.into_iter().flat_map(RelationshipTarget::iter);
         let trackers = trackers.into_iter().flat_map(RelationshipTarget::iter);
         let size_of = |have: &Have, Layout(geometry): &Layout| geometry.size_of(have);
@@ -114,12 +124,17 @@ impl StatsParams<'_, '_> {
                 Lifecycle::Failed { reason, .. } | Lifecycle::Blocked { resource: reason } => Some(reason.to_string()),
                 _ => None,
             },
-            speed: match lifecycle {
-                // The rates decay for some seconds after the last byte.
-                Lifecycle::Paused | Lifecycle::Failed { .. } => Speed::default(),
-                _ => Speed {
-                    download: rates.download.at(now),
-                    upload: rates.upload.at(now),
+            // The rates decay for some seconds after the last byte.
+            speed: Speed {
+                download: if lifecycle.is_receiving() {
+                    rates.download.at(now)
+                } else {
+                    0
+                },
+                // A torrent that is blocked by a full disk serves, one that is blocked by its volume does not.
+                upload: match readiness {
+                    Readiness::Ready if lifecycle.is_sending() => rates.upload.at(now),
+                    _ => 0,
                 },
             },
             downloaded: counters.downloaded,

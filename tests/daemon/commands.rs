@@ -215,7 +215,7 @@ fn pauses_and_stops_survive_a_kill() {
     assert_eq!(succeed(folder, &["pause", "--all"]), "paused 0 torrents\n");
     assert_eq!(succeed(folder, &["start", &one]), format!("started {one} one.bin\n"));
     let again = succeed(folder, &["start", &one]);
-    assert_eq!(again, format!("{one} one.bin is not paused\n"));
+    assert_eq!(again, format!("{one} one.bin was already started\n"));
     assert_eq!(parse(&succeed(folder, &["start", &one, "--json"])), json!([]));
     assert_eq!(succeed(folder, &["start", "--all"]), "started 1 torrent\n");
     assert!(!state(&daemon).iter().any(|(_, state)| state == "paused"));
@@ -228,9 +228,14 @@ fn a_torrent_is_removed() {
     let (hash, bytes) = torrent(folder, "one.bin", 1, &[]);
     fs::write(folder.join("one.torrent"), bytes).unwrap();
     let mut daemon = Daemon::start(folder);
-    for arguments in [&["remove", &hash[..6]][..], &["remove", &hash, "--delete-data"]] {
+    let removed = format!("removed {hash} one.bin");
+    let nothing = format!("{removed}: 0 files deleted, 0 files kept");
+    for (arguments, expected) in [
+        (&["remove", &hash[..6]][..], &removed),
+        (&["remove", &hash, "--delete-data"], &nothing),
+    ] {
         succeed(folder, &["add", "one.torrent"]);
-        assert_eq!(succeed(folder, arguments), "");
+        assert_eq!(succeed(folder, arguments), format!("{expected}\n"));
         assert_eq!(daemon.hashes(), [""; 0]);
         assert!(fail(folder, arguments).contains("no torrent"));
     }
@@ -240,13 +245,15 @@ fn a_torrent_is_removed() {
     assert!(why.contains("one.bin") && why.contains("--overwrite"), "{why}");
     let added = succeed(folder, &["add", "one.torrent", "--into", "new"]);
     assert!(added.trim_end().ends_with("/downloads/new"), "{added}");
-    assert_eq!(succeed(folder, &["remove", &hash]), "");
+    assert_eq!(succeed(folder, &["remove", &hash]), format!("{removed}\n"));
     succeed(folder, &["add", "one.torrent", "--name", "two.bin"]);
-    assert_eq!(succeed(folder, &["remove", &hash]), "");
+    let json = parse(&succeed(folder, &["remove", &hash, "--json"]));
+    assert_eq!((&json["info_hash"], &json["name"]), (&json!(hash), &json!("two.bin")));
+    assert_eq!(json["deleted_count"], 0);
     succeed(folder, &["add", "one.torrent", "--overwrite"]);
     assert_eq!(
         succeed(folder, &["remove", &hash, "--delete-data"]),
-        "kept one.bin: it was there before the torrent\n"
+        format!("{removed}: 0 files deleted, 1 file kept\nkept one.bin: it was there before the torrent\n")
     );
     assert!(folder.join("downloads/one.bin").exists());
     daemon.process.signal(Signal::TERM);
@@ -302,6 +309,14 @@ fn impossible_commands_fail_in_one_line() {
             Some(2),
             "{arguments:?}"
         );
+    }
+
+    for name in ["pause", "start", "stop", "resume", "remove", "stats", "files", "add"] {
+        let output = command(folder, &[name]).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        let last = error.lines().last().unwrap_or_default();
+        assert!(last.starts_with(&format!("Example: ecs-torrent {name} ")), "{error}");
     }
 
     let other = tempfile::tempdir().unwrap();

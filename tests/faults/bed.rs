@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ecs_torrent::bevy_app::{App, Plugin};
 use ecs_torrent::bevy_ecs::prelude::*;
+use ecs_torrent::components::commands::{AddTorrent, CommandQueue, Reply, TorrentSource};
 use ecs_torrent::components::messages::{
     PeerConnected, PeerDisconnected, PieceRejected, TorrentCompleted, TorrentFailed, TorrentStarted, TrackerAnswered,
     TrackerFailed,
@@ -136,6 +137,11 @@ impl Bed {
         let mut settings = Settings::default();
         settings.session.state_dir = keeps.then(|| state.path().to_owned());
         settings.net.listen = vec![(Ipv4Addr::LOCALHOST, 0).into()];
+        // Peers and trackers may hang in these tests. The machine may only be slow, which ends no phase.
+        let patience = DEADLINE.as_millis() as u64;
+        settings.lifecycle.halt_timeout_ms = patience;
+        settings.lifecycle.save_timeout_ms = patience;
+        settings.lifecycle.release_timeout_ms = patience;
         change(&mut settings);
         let (sender, seen) = channel();
         let engine = Engine::builder()
@@ -201,6 +207,24 @@ impl Bed {
         let torrents = self.torrents();
         let added = self.block_on(torrents.download_with(torrent.metainfo.clone(), options));
         added.unwrap().0
+    }
+
+    /// Adds a torrent of which only the info-hash may be known, and waits until that is durable.
+    pub fn add_source(&self, source: TorrentSource, peers: &[SocketAddr]) {
+        let (sender, answers) = channel();
+        let add = AddTorrent {
+            source,
+            options: AddOptions {
+                root: Some(self.folder.path().to_owned()),
+                peers: peers.to_vec(),
+                ..AddOptions::default()
+            },
+            is_resumed: false,
+            reply: Reply::new(move |answer| drop(sender.send(answer))),
+        };
+        let push = |world: &mut World| world.resource_mut::<CommandQueue<AddTorrent>>().0.push_back(add);
+        self.block_on(self.torrents().with_world(push)).unwrap();
+        answers.recv_timeout(DEADLINE).unwrap().unwrap();
     }
 
     /// Puts a torrent's data into the folder, adds the torrent, and waits until it seeds.

@@ -9,6 +9,7 @@
     reason = "a test may fail as it likes, and its modules are seen by nobody else"
 )]
 
+mod adding;
 mod bed;
 mod carriers;
 mod child;
@@ -26,9 +27,11 @@ mod passkeys;
 mod pausing;
 mod peer;
 mod poison;
+mod removing;
 #[path = "../support/skipping.rs"]
 mod skipping;
 mod slots;
+mod stop_times;
 mod stopping;
 mod supervision;
 mod swarm;

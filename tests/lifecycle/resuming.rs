@@ -175,6 +175,38 @@ fn stopped_while_it_is_checked() {
     }
 }
 
+/// A torrent that may change a file of the user is stopped during the check of that file. It may still change the file
+/// when it is resumed, also if its session is damaged.
+#[test]
+fn a_permission_outlasts_a_stop_during_the_check() {
+    for is_damaged in [false, true] {
+        let torrent = Arc::new(Torrent::single(9, 30_000_000, 32 << 10));
+        let folder = tempfile::tempdir().unwrap();
+        let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+        torrent.place(&root);
+        let file = root.join("data");
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[20_000_000] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        let seed = Seed::free(&torrent);
+        let mut bed = Bed::start(&state);
+        let id = bed.add_over(&torrent, &root, &[]);
+        bed.wait(id, "the check", |life| *life == Lifecycle::Checking);
+        bed.stop(id).unwrap();
+        drop(bed);
+        if is_damaged {
+            let session = torrent.session_path(&state);
+            let text = std::fs::read_to_string(&session).unwrap();
+            std::fs::write(&session, text.replace("    uploaded:", "    uploadex:")).unwrap();
+        }
+        let mut bed = Bed::start(&state);
+        bed.block_on(bed.torrents().resume(id)).unwrap();
+        bed.add_peer(id, seed.address);
+        bed.wait_seeding(id);
+        torrent.assert_whole(&root);
+    }
+}
+
 /// A torrent that is stopped before its session has been read keeps its session, without an error. Stopping a new
 /// torrent at once is no error either.
 #[test]

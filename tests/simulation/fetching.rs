@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, channel};
 use ecs_torrent::bevy_ecs::prelude::{Entity, With};
 use ecs_torrent::components::candidates::{CandidateSource, Candidates, CandidatesFound};
 use ecs_torrent::components::commands::{
-    ListStopped, PauseTorrent, RemoveOptions, RemoveTorrent, Removed, ResumeAll, StartTorrent, StopTorrent,
-    SupplyError, SupplyMetadata, TorrentSource, UnfetchedTorrent,
+    ListStopped, PauseOrStart, PauseTorrent, RemoveOptions, RemoveTorrent, Removed, ResumeAll, StartTorrent,
+    StopTorrent, SupplyError, SupplyMetadata, TorrentSource, UnfetchedTorrent,
 };
 use ecs_torrent::components::messages::PeerConnected;
 use ecs_torrent::components::peer::{Peer, PeerPieces, UncheckedPieces};
@@ -162,7 +162,7 @@ impl Bed {
         assert_eq!(self.stats().unwrap().lifecycle, TorrentState::Seeding);
     }
 
-    fn resume(&mut self) {
+    fn resume_all(&mut self) {
         let resumed = self.send(|reply| ResumeAll {
             include_stopped: true,
             reply,
@@ -280,14 +280,14 @@ fn a_torrent_without_metadata_is_stopped_saved_and_resumed_by_its_session_alone(
         .map(|stopped| stopped.info_hash)
         .collect();
     assert_eq!(listed, [hash]);
-    bed.resume();
+    bed.resume_all();
     bed.wait_for_peer();
     bed.assert_fetching();
     // Killed, and then without power.
     for crash in [Crash::Process, Crash::Power] {
         bed.sim.crash(bed.leecher, crash);
         bed.sim.restart(bed.leecher);
-        bed.resume();
+        bed.resume_all();
         bed.wait_for_peer();
         bed.assert_fetching();
     }
@@ -375,7 +375,7 @@ fn a_torrent_without_metadata_is_paused_and_started() {
     let torrent = bed.content.info_hash();
     bed.add();
     bed.wait_for_peer();
-    let paused = bed.send(|reply| PauseTorrent { torrent, reply });
+    let paused = bed.send(|reply| PauseOrStart::from(PauseTorrent { torrent, reply }));
     assert_eq!(bed.wait(&paused), Ok(()));
     bed.wait_for_state(&Lifecycle::Paused);
     let leecher = bed.leecher;
@@ -387,7 +387,7 @@ fn a_torrent_without_metadata_is_paused_and_started() {
     });
     assert_eq!(bed.wait(&resumed), Ok(1));
     bed.wait_for_state(&Lifecycle::Paused);
-    let started = bed.send(|reply| StartTorrent { torrent, reply });
+    let started = bed.send(|reply| PauseOrStart::from(StartTorrent { torrent, reply }));
     assert_eq!(bed.wait(&started), Ok(()));
     bed.wait_for_peer();
     bed.assert_fetching();
@@ -402,7 +402,7 @@ fn a_paused_torrent_stays_paused_when_its_state_can_be_read_again() {
     let mut bed = Bed::new(10);
     let torrent = bed.content.info_hash();
     bed.add();
-    let paused = bed.send(|reply| PauseTorrent { torrent, reply });
+    let paused = bed.send(|reply| PauseOrStart::from(PauseTorrent { torrent, reply }));
     assert_eq!(bed.wait(&paused), Ok(()));
     let leecher = bed.leecher;
     bed.sim.restart(leecher);
@@ -442,9 +442,9 @@ fn a_pause_at_any_moment_of_an_add() {
             past += 1;
             past > ticks
         });
-        let paused = bed.send(|reply| PauseTorrent { torrent, reply });
+        let paused = bed.send(|reply| PauseOrStart::from(PauseTorrent { torrent, reply }));
         assert_eq!(bed.wait(&paused), Ok(()), "after {ticks} ticks");
-        let started = bed.send(|reply| StartTorrent { torrent, reply });
+        let started = bed.send(|reply| PauseOrStart::from(StartTorrent { torrent, reply }));
         assert_eq!(bed.wait(&started), Ok(()), "after {ticks} ticks");
         bed.until("a download", |sim| {
             let world = sim.node(leecher).world_mut();

@@ -3,7 +3,7 @@
 use std::sync::mpsc::Receiver;
 
 use ecs_torrent::components::commands::{
-    ResumeAll, ResumeTorrent, StartTorrent, StopTorrent, SupplyError, SupplyMetadata, TorrentSource, UnfetchedTorrent,
+    ResumeAll, ResumeTorrent, StopTorrent, SupplyError, SupplyMetadata, TorrentSource, UnfetchedTorrent,
 };
 use ecs_torrent::engine::sim::{Crash, DiskFault, Lasting, StateOperation};
 use ecs_torrent::prelude::Lifecycle;
@@ -50,9 +50,7 @@ impl Bed {
     }
 
     fn start(&mut self) {
-        let torrent = self.content.info_hash();
-        let started = self.send(|reply| StartTorrent { torrent, reply });
-        assert_eq!(self.wait(&started), Ok(()));
+        assert_eq!(self.try_start(), Ok(()));
     }
 
     /// Loses everything that is not durable, and lists the saved torrents again.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use ecs_torrent::bevy_ecs::prelude::{Entity, With};
 use ecs_torrent::components::candidates::{CandidateSource, Candidates, CandidatesFound};
-use ecs_torrent::components::commands::{PauseTorrent, StartTorrent};
+use ecs_torrent::components::commands::{PauseOrStart, PauseTorrent, StartTorrent};
 use ecs_torrent::components::messages::{Availability, AvailabilityReceived, PeerDisconnected};
 use ecs_torrent::components::peer::{CloseReason, Direction, Peer, UncheckedPieces};
 use ecs_torrent::prelude::{App, MessageReader, Plugin, ResMut, Resource, Tick, TickSet, Torrent, World};
@@ -210,9 +210,9 @@ fn addresses_of_an_earlier_run_are_forgotten_when_the_metadata_says_private() {
     bed.sim.nudge(leecher);
     bed.until("a candidate", |sim| known(sim) == Some(CandidateSource::DHT));
     let hash = bed.content.info_hash();
-    let paused = bed.send(|reply| PauseTorrent { torrent: hash, reply });
+    let paused = bed.send(|reply| PauseOrStart::from(PauseTorrent { torrent: hash, reply }));
     assert_eq!(bed.wait(&paused), Ok(()));
-    let started = bed.send(|reply| StartTorrent { torrent: hash, reply });
+    let started = bed.send(|reply| PauseOrStart::from(StartTorrent { torrent: hash, reply }));
     assert_eq!(bed.wait(&started), Ok(()));
     bed.sim.restart(leecher);
     bed.add();
@@ -249,10 +249,10 @@ fn a_torrent_that_lost_its_data_returns_to_redundant_peers_at_once() {
         !recorded.reasons.is_empty()
     });
     let hash = content.info_hash();
-    let paused = bed.send(|reply| PauseTorrent { torrent: hash, reply });
+    let paused = bed.send(|reply| PauseOrStart::from(PauseTorrent { torrent: hash, reply }));
     assert_eq!(bed.wait(&paused), Ok(()));
     assert!(bed.sim.disk(leecher).delete("downloads/content"));
-    let started = bed.send(|reply| StartTorrent { torrent: hash, reply });
+    let started = bed.send(|reply| PauseOrStart::from(StartTorrent { torrent: hash, reply }));
     assert_eq!(bed.wait(&started), Ok(()));
     let since = bed.sim.now();
     bed.until("a download", |sim| sim.has(leecher, "downloads", &content));

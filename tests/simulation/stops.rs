@@ -1,9 +1,11 @@
 //! Stops and pauses in trouble: what the next session says.
 
 use ecs_torrent::components::commands::{
-    PauseTorrent, RemoveOptions, RemoveTorrent, ResumeAll, StartTorrent, StopError, StopTorrent,
+    ListStopped, PauseOrStart, PauseTorrent, RemoveOptions, RemoveTorrent, ResumeAll, ResumeError, ResumeTorrent,
+    ResumeTorrentError, StartTorrent, StartTorrentError, StopAll, StopError, StopTorrent,
 };
 use ecs_torrent::components::session::Session;
+use ecs_torrent::components::torrent::StopPhase;
 use ecs_torrent::engine::sim::{DiskFault, Lasting, StateOperation};
 use ecs_torrent::prelude::Lifecycle;
 
@@ -33,8 +35,40 @@ impl Bed {
 
     pub fn pause(&mut self) {
         let torrent = self.content.info_hash();
-        let paused = self.send(|reply| PauseTorrent { torrent, reply });
+        let paused = self.send(|reply| PauseOrStart::from(PauseTorrent { torrent, reply }));
         assert_eq!(self.wait(&paused), Ok(()));
+    }
+
+    pub fn try_start(&mut self) -> Result<(), StartTorrentError> {
+        let torrent = self.content.info_hash();
+        let started = self.send(|reply| PauseOrStart::from(StartTorrent { torrent, reply }));
+        self.wait(&started)
+    }
+
+    fn resume(&mut self) -> Result<(), ResumeTorrentError> {
+        let torrent = self.content.info_hash();
+        let resumed = self.send(|reply| ResumeTorrent { torrent, reply });
+        self.wait(&resumed)
+    }
+
+    /// Damages the saved session, elsewhere than in the lines that can be recovered.
+    fn damage(&mut self) {
+        let torrent = self.content.info_hash();
+        let state = self.sim.state(self.leecher);
+        let text = String::from_utf8(state.session_text(torrent).unwrap().to_vec()).unwrap();
+        state.damage(torrent, text.replace("    uploaded:", "    uploadex:"));
+        assert!(state.session(torrent).is_none());
+    }
+
+    /// Waits until the torrent has failed for good.
+    fn wait_for_failure(&mut self) {
+        let leecher = self.leecher;
+        self.until("a failure", |sim| {
+            let world = sim.node(leecher).world_mut();
+            let mut states = world.query::<&Lifecycle>();
+            let has_failed = |state: &Lifecycle| matches!(state, Lifecycle::Failed { retry_at: None, .. });
+            states.iter(world).any(has_failed)
+        });
     }
 
     fn stop(&mut self) -> Result<(), StopError> {
@@ -135,7 +169,7 @@ fn a_failed_stop_is_not_carried_out_later() {
     bed.wait_for_state(&Lifecycle::Seeding);
     bed.pause();
     let torrent = content.info_hash();
-    let started = bed.send(|reply| StartTorrent { torrent, reply });
+    let started = bed.send(|reply| PauseOrStart::from(StartTorrent { torrent, reply }));
     assert_eq!(bed.wait(&started), Ok(()));
     assert_eq!(bed.restart(false), 1, "it is not stopped");
 }
@@ -146,7 +180,7 @@ fn a_pause_outlasts_a_stop_of_the_same_tick() {
     let mut bed = Bed::new(25);
     bed.download();
     let torrent = bed.content.info_hash();
-    let paused = bed.send(|reply| PauseTorrent { torrent, reply });
+    let paused = bed.send(|reply| PauseOrStart::from(PauseTorrent { torrent, reply }));
     assert_eq!(bed.stop(), Ok(()));
     assert_eq!(bed.wait(&paused), Ok(()));
     assert_eq!(bed.restart(true), 1);
@@ -172,4 +206,175 @@ fn a_pause_keeps_metadata_that_came_after_the_session() {
     bed.sim.disk(leecher).set_slowness(1.0);
     assert_eq!(bed.restart(true), 1);
     bed.wait_for_state(&Lifecycle::Paused);
+}
+
+/// A user's stop that joins the stop of all torrents while the files are being closed is durable when it is answered.
+#[test]
+fn a_stop_that_joins_in_the_last_phase_is_saved() {
+    let mut bed = Bed::new(27);
+    bed.download();
+    let all = bed.send(|reply| StopAll {
+        until_resumed: false,
+        reply,
+    });
+    let phase = StopPhase::Release;
+    bed.wait_for_state(&Lifecycle::Stopping { phase });
+    assert!(!bed.session().unwrap().stopped);
+    assert_eq!(bed.stop(), Ok(()));
+    assert_eq!(bed.wait(&all), Ok(()));
+    let session = bed.session().unwrap();
+    assert!(session.stopped && !session.have.is_empty() && !session.files.is_empty());
+    assert_eq!(bed.restart(false), 0, "it stays stopped");
+    assert_eq!(bed.restart(true), 1);
+    bed.wait_for_state(&Lifecycle::Seeding);
+}
+
+/// A damaged session still says that its torrent is paused, or stopped, over several runs.
+#[test]
+fn a_damaged_session_keeps_the_users_intent() {
+    let mut bed = Bed::new(28);
+    bed.download();
+    bed.pause();
+    bed.damage();
+    for _ in 0..2 {
+        assert_eq!(bed.restart(false), 1);
+        bed.wait_for_state(&Lifecycle::Paused);
+    }
+    assert!(bed.session().unwrap().paused, "it is saved again");
+    assert_eq!(bed.try_start(), Ok(()));
+    bed.wait_for_state(&Lifecycle::Seeding);
+
+    assert_eq!(bed.stop(), Ok(()));
+    bed.damage();
+    for _ in 0..3 {
+        assert_eq!(bed.restart(false), 0, "it stays stopped");
+    }
+    assert_eq!(bed.resume(), Ok(()));
+    // As if it were killed right after the answer.
+    assert_eq!(bed.restart(false), 1);
+    bed.wait_for_state(&Lifecycle::Seeding);
+}
+
+/// Without metadata, the session alone knows the trackers: they survive damage elsewhere.
+#[test]
+fn a_damaged_session_without_metadata_keeps_the_trackers() {
+    let mut bed = Bed::new(29);
+    bed.add();
+    bed.pause();
+    bed.damage();
+    assert_eq!(bed.restart(false), 1);
+    bed.wait_for_state(&Lifecycle::Paused);
+    let stats = bed.stats().unwrap();
+    assert_eq!((&*stats.name, stats.trackers.len()), ("a name_of a link", 1));
+    assert_eq!(bed.try_start(), Ok(()));
+    bed.wait_for_state(&Lifecycle::FetchingMetadata);
+}
+
+/// A torrent whose resume cannot be saved stays stopped: it is listed as stopped with its name, and the caller is told.
+#[test]
+fn a_resume_that_cannot_be_saved() {
+    let mut bed = Bed::new(32);
+    bed.download();
+    assert_eq!(bed.stop(), Ok(()));
+    let leecher = bed.leecher;
+    bed.sim.restart(leecher);
+    let fail_once = |bed: &mut Bed| {
+        let state = bed.sim.state(leecher);
+        state.fail(StateOperation::Save, DiskFault::Full, Lasting::Next(1));
+    };
+    fail_once(&mut bed);
+    let resumed = bed.send(|reply| ResumeAll {
+        include_stopped: true,
+        reply,
+    });
+    let resumed = bed.wait(&resumed);
+    assert!(matches!(resumed, Err(ResumeError::Unsaved(_))), "{resumed:?}");
+    let listed = bed.send(|reply| ListStopped { reply });
+    let listed = bed.wait(&listed).unwrap();
+    let name = bed.content.metainfo().info.name.clone();
+    assert_eq!((listed.len(), listed[0].name.as_deref()), (1, Some(&*name)));
+    fail_once(&mut bed);
+    let resumed = bed.resume();
+    let error = resumed.unwrap_err();
+    assert!(matches!(error, ResumeTorrentError::Unsaved(_)), "{error}");
+    assert!(
+        error.to_string().starts_with(&format!("{name} stays stopped: ")),
+        "{error}"
+    );
+    assert_eq!(bed.resume(), Ok(()));
+    bed.wait_for_state(&Lifecycle::Seeding);
+}
+
+/// A start that waits while a stop takes the torrent is told that the torrent is still there.
+#[test]
+fn a_start_that_waits_for_a_failed_stop() {
+    let mut bed = Bed::new(33);
+    bed.download();
+    bed.pause();
+    bed.sim.state(bed.leecher).set_latency(Duration::from_secs(3));
+    let torrent = bed.content.info_hash();
+    let started = bed.send(|reply| PauseOrStart::from(StartTorrent { torrent, reply }));
+    assert!(bed.stop().is_err());
+    let started = bed.wait(&started);
+    assert!(matches!(started, Err(StartTorrentError::Unsaved(_))), "{started:?}");
+    bed.sim.state(bed.leecher).set_latency(Duration::from_millis(1));
+    assert_eq!(bed.try_start(), Ok(()), "it is tried again");
+    bed.wait_for_state(&Lifecycle::Seeding);
+}
+
+/// A start tries a failed torrent again, however often it has failed, and a blocked one before its time.
+#[test]
+fn a_start_tries_again() {
+    let mut bed = Bed::new(30);
+    let (leecher, content) = (bed.leecher, bed.content.clone());
+    bed.sim.disk(leecher).set_mounted(false);
+    let added = bed.send(|reply| AddTorrent {
+        source: content.metainfo().clone().into(),
+        options: AddOptions {
+            root: Some("downloads".into()),
+            require_complete: true,
+            ..AddOptions::default()
+        },
+        is_resumed: false,
+        reply,
+    });
+    bed.until("a blocked torrent", |sim| {
+        let world = sim.node(leecher).world_mut();
+        let mut states = world.query::<&Lifecycle>();
+        states
+            .iter(world)
+            .any(|state| matches!(state, Lifecycle::Blocked { .. }))
+    });
+    bed.sim.disk(leecher).set_mounted(true);
+    let begin = bed.sim.now();
+    assert_eq!(bed.try_start(), Ok(()));
+    bed.wait_for_failure();
+    assert!(bed.sim.now().since(begin) < Duration::from_secs(1), "at once");
+    bed.wait(&added).unwrap();
+
+    bed.sim.put(leecher, "downloads", &content);
+    assert_eq!(bed.try_start(), Ok(()));
+    bed.wait_for_state(&Lifecycle::Seeding);
+}
+
+/// A pause and a start that arrive together take effect in their order, at any moment of an add.
+#[test]
+fn a_start_does_not_overtake_a_pause() {
+    for ticks in 0..24 {
+        let mut bed = Bed::new(31);
+        let torrent = bed.content.info_hash();
+        let (sim, leecher, content) = (&mut bed.sim, bed.leecher, bed.content.clone());
+        add(sim, leecher, &content, vec![(ip(1), 6881).into()]);
+        let (limit, mut past) = (sim.now() + Duration::from_secs(60), 0);
+        sim.run_until(limit, |_| {
+            past += 1;
+            past > ticks
+        });
+        let paused = bed.send(|reply| PauseOrStart::from(PauseTorrent { torrent, reply }));
+        let started = bed.send(|reply| PauseOrStart::from(StartTorrent { torrent, reply }));
+        assert_eq!(bed.wait(&paused), Ok(()), "after {ticks} ticks");
+        assert_eq!(bed.wait(&started), Ok(()), "after {ticks} ticks");
+        bed.complete();
+        assert!(!bed.session().unwrap().paused);
+    }
 }

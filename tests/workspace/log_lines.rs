@@ -18,16 +18,11 @@ const ENGINE_WIDE: [&str; 6] = [
 ];
 
 /// Lines without a torrent in files of features: the file, the line's message, and why it names no torrent.
-const WITHOUT_TORRENT: [(&str, &str, &str); 5] = [
+const WITHOUT_TORRENT: [(&str, &str, &str); 4] = [
     (
         "systems/src/accepting.rs",
         "connection refused",
         "the peer has not said yet which torrent it wants",
-    ),
-    (
-        "systems/src/lifecycle/resuming_all.rs",
-        "a torrent cannot be resumed: {error}",
-        "the error has a path with the info-hash; the name is unknown",
     ),
     (
         "systems/src/lifecycle/resuming_all.rs",

@@ -92,6 +92,12 @@ pub(super) fn files(files: &Value) {
     table.print("no files");
 }
 
+/// Returns the numbers of the deleted and the kept files of a removed torrent.
+pub(super) fn removed_count(removed: &Value) -> String {
+    let files = |kind: &str| output::count(number(&removed[format!("{kind}_count")]) as usize, "file");
+    format!(": {} deleted, {} kept", files("deleted"), files("kept"))
+}
+
 /// Prints one line per file of a removed torrent: deleted or kept. Files that the answer only counts are summed up.
 pub(super) fn removed(removed: &Value) {
     let list = |key: &str| removed[key].as_array().into_iter().flatten();

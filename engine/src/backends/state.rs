@@ -292,7 +292,7 @@ impl Folder {
                     loaded.salvage = Session::salvage(&bytes, torrent);
                 }
                 Err(error) => {
-                    let aside = self.set_aside(&name, error.word());
+                    let aside = self.keep_aside(&name, error.word());
                     let place =
                         aside.map_or_else(|error| format!("left in place: {error}"), |p| p.display().to_string());
                     loaded.set_aside = Some(format!("{error} ({place})"));
@@ -380,17 +380,45 @@ impl Folder {
 
     /// Renames an unusable file to a name that contains the reason. Earlier renamed files keep their names.
     fn set_aside(&self, name: &str, word: &str) -> io::Result<PathBuf> {
-        let free = (0..).map(|number| match number {
-            0 => format!("{name}.{word}"),
-            _ => format!("{name}.{word}-{number}"),
-        });
-        let target = free
-            .take(1000)
+        let target = names_aside(name, word)
             .find(|target| !self.exists(target))
-            .ok_or_else(|| io::Error::other("too many files were set aside"))?;
+            .ok_or_else(too_many_aside)?;
         rustix::fs::renameat(&self.handle, name, &self.handle, &target)?;
         Ok(self.path.join(target))
     }
+
+    /// Gives an unusable file a second name that contains the reason, once. The file keeps its own name until it is
+    /// replaced. Volumes without hard links rename it.
+    fn keep_aside(&self, name: &str, word: &str) -> io::Result<PathBuf> {
+        let status = |name: &str| rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW);
+        let id = |status: rustix::fs::Stat| (status.st_dev, status.st_ino);
+        let own = status(name).map(id)?;
+        for target in names_aside(name, word) {
+            match status(&target) {
+                Ok(other) if id(other) == own => return Ok(self.path.join(target)),
+                Ok(_) => {}
+                Err(_) => {
+                    return match rustix::fs::linkat(&self.handle, name, &self.handle, &target, AtFlags::empty()) {
+                        Ok(()) => Ok(self.path.join(target)),
+                        Err(_) => self.set_aside(name, word),
+                    };
+                }
+            }
+        }
+        Err(too_many_aside())
+    }
+}
+
+/// Returns the names for an unusable file, in the order in which they are used.
+fn names_aside(name: &str, word: &str) -> impl Iterator<Item = String> {
+    (0..1000).map(move |number| match number {
+        0 => format!("{name}.{word}"),
+        _ => format!("{name}.{word}-{number}"),
+    })
+}
+
+fn too_many_aside() -> io::Error {
+    io::Error::other("too many files were set aside")
 }
 
 fn session_name(torrent: InfoHash) -> String {
@@ -555,5 +583,35 @@ mod tests {
             ["first", "second"]
         );
         assert!(names[0].ends_with("x.ron.damaged") && names[1].ends_with("x.ron.damaged-1"));
+    }
+
+    /// A damaged session keeps its name and gets a second one, once, so that a kill before the next save loses nothing
+    /// that can be recovered from it.
+    #[test]
+    fn a_damaged_session_stays_until_it_is_replaced() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::take(temporary.path()).unwrap();
+        let torrent = InfoHash([7; 20]);
+        let stopped = Session {
+            root: "/data".into(),
+            stopped: true,
+            lacks_metadata: true,
+            ..Session::new(torrent)
+        };
+        let text = stopped.to_text().replace("    uploaded:", "    uploadex:");
+        let path = temporary.path().join("state").join(session_name(torrent));
+        fs::write(&path, &text).unwrap();
+        for _ in 0..3 {
+            let Ok(StateDone::Loaded(mut loaded)) = folder.load(torrent, true, false) else {
+                panic!("not loaded");
+            };
+            assert!(loaded.session.is_none() && loaded.set_aside.is_some());
+            loaded.repair(None);
+            assert!(loaded.session.unwrap().stopped);
+        }
+        folder.save(&stopped, None).unwrap();
+        let names = fs::read_dir(path.parent().unwrap()).unwrap();
+        assert_eq!(names.count(), 2, "the session, and the damaged one");
+        assert_eq!(fs::read_to_string(path.with_extension("ron.damaged")).unwrap(), text);
     }
 }

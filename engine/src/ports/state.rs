@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ecs_torrent_components::commands::{TorrentSource, UnfetchedTorrent};
 use ecs_torrent_components::session::{Salvage, Session};
+use ecs_torrent_protocol::geometry::Geometry;
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::metainfo::Metainfo;
 
@@ -29,7 +30,8 @@ pub enum StateRequest {
         torrent: InfoHash,
         /// Also read the `.torrent` file next to the session.
         with_metainfo: bool,
-        /// Leave unusable files in place. Otherwise they are renamed, with the reason in the name.
+        /// Leave unusable files as they are. Otherwise they get a name that contains the reason. An unusable session also
+        /// keeps its own name until another session is saved, so that what can be recovered from it stays recoverable.
         is_peek: bool,
     },
     /// Writes a torrent's session atomically: the old session stays intact until the new one is complete.
@@ -167,6 +169,16 @@ pub struct Loaded {
 pub struct StateError(pub Arc<str>);
 
 impl Loaded {
+    /// Uses what was recovered from a damaged session as the session. `geometry` is the torrent's, if it is known; else
+    /// that of the loaded metainfo is used.
+    pub fn repair(&mut self, geometry: Option<&Geometry>) {
+        if self.session.is_none() {
+            let metainfo = self.metainfo.as_ref().and_then(|metainfo| metainfo.as_ref().ok());
+            let loaded = metainfo.map(|metainfo| &metainfo.info.geometry);
+            self.session = self.salvage.session(geometry.or(loaded));
+        }
+    }
+
     /// Takes the source with which the torrent can be added: its metainfo, or its info-hash if its session lacks
     /// metadata. `None` without either; the reason if the metainfo is unusable.
     pub fn source(&mut self) -> Option<Result<TorrentSource, String>> {

@@ -106,11 +106,8 @@ impl StateFolder {
                 StateDone::BlobLoaded(self.blobs.get(&name).and_then(|kept| kept.seen.clone()))
             }
             StateRequest::Load {
-                torrent,
-                with_metainfo,
-                is_peek,
-                ..
-            } => StateDone::Loaded(Box::new(self.load(torrent, with_metainfo, is_peek))),
+                torrent, with_metainfo, ..
+            } => StateDone::Loaded(Box::new(self.load(torrent, with_metainfo))),
             StateRequest::Save { session, metainfo, .. } => {
                 self.replace_metainfo(session.info_hash, metainfo);
                 self.replace_session(&session);
@@ -215,17 +212,12 @@ impl StateFolder {
         }
     }
 
-    fn load(&mut self, torrent: InfoHash, with_metainfo: bool, is_peek: bool) -> Loaded {
+    fn load(&self, torrent: InfoHash, with_metainfo: bool) -> Loaded {
         let mut loaded = Loaded::default();
-        if let Some(kept) = self.sessions.get_mut(&torrent)
-            && let Some(text) = kept.seen.clone()
-        {
+        if let Some(text) = self.sessions.get(&torrent).and_then(|kept| kept.seen.clone()) {
             match Session::parse(&text, torrent) {
                 Ok(session) => loaded.session = Some(session),
                 Err(error) => {
-                    if !is_peek {
-                        kept.seen = None;
-                    }
                     loaded.set_aside = Some(error.to_string());
                     loaded.salvage = Session::salvage(&text, torrent);
                 }
@@ -272,7 +264,7 @@ mod tests {
 
     fn uploaded(folder: &mut StateFolder) -> Option<u64> {
         folder
-            .load(InfoHash([1; 20]), false, false)
+            .load(InfoHash([1; 20]), false)
             .session
             .map(|session| session.uploaded)
     }

@@ -8,6 +8,7 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{
     AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, StopAll, StopTorrent, TorrentSource,
+    Unsaved,
 };
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts};
 use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentAdded, TrackersGiven};
@@ -30,7 +31,7 @@ use crate::sessions::{OptionsGiven, SessionState, SessionWritten};
 pub(super) struct TorrentAdder<'w, 's> {
     commands: Commands<'w, 's>,
     pub(super) clock: Res<'w, Clock>,
-    settings: Res<'w, Settings>,
+    pub(super) settings: Res<'w, Settings>,
     random: ResMut<'w, Random>,
     pub(super) index: ResMut<'w, TorrentIndex>,
     pub(super) opener: Opener<'w>,
@@ -242,10 +243,7 @@ pub(super) fn settle_adds(
             }
             Err(reason) => {
                 if adds.is_pending(*torrent) && !state.is_durable() {
-                    let error = AddError::Unsaved {
-                        torrent: settled.torrent.name.clone(),
-                        reason: reason.clone(),
-                    };
+                    let error = AddError::Unsaved(Unsaved::new(&settled.torrent.name, reason));
                     if adds.is_new(*torrent) {
                         adds.refuse(*torrent, settled.torrent.label(), error);
                         continue;

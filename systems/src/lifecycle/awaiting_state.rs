@@ -1,19 +1,20 @@
 //! Commands that wait for the state folder to answer.
 
 use bevy_ecs::prelude::*;
+use bevy_platform::collections::HashMap;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::state::StateEvent;
 
 /// Commands about torrents that are not listed, each with the number of its request to the state folder.
 #[derive(Resource, Debug)]
 pub(super) struct AwaitingState<C: Send + Sync + 'static> {
-    waiting: Vec<(u64, C)>,
+    waiting: HashMap<u64, C>,
     last: u64,
 }
 
 impl<C: Send + Sync + 'static> Default for AwaitingState<C> {
     fn default() -> Self {
-        let (waiting, last) = (Vec::new(), 0);
+        let (waiting, last) = (HashMap::default(), 0);
         Self { waiting, last }
     }
 }
@@ -22,7 +23,7 @@ impl<C: Send + Sync + 'static> AwaitingState<C> {
     /// Adds a command, and returns the tag for its request.
     pub(super) fn add(&mut self, purpose: Purpose, command: C) -> JobTag {
         self.last += 1;
-        self.waiting.push((self.last, command));
+        self.waiting.insert(self.last, command);
         JobTag {
             number: self.last,
             ..JobTag::new(purpose, Entity::PLACEHOLDER)
@@ -31,9 +32,7 @@ impl<C: Send + Sync + 'static> AwaitingState<C> {
 
     /// Removes and returns the command that an event answers.
     pub(super) fn take(&mut self, event: &StateEvent) -> Option<C> {
-        let is_it = |(number, _): &(u64, C)| *number == event.tag.number;
-        let position = self.waiting.iter().position(is_it)?;
-        Some(self.waiting.swap_remove(position).1)
+        self.waiting.remove(&event.tag.number)
     }
 }
 

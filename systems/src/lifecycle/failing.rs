@@ -5,6 +5,7 @@
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
+use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::{Blocked, ChangedFacts, Failure, Fault, Readiness};
@@ -19,7 +20,35 @@ use crate::storage::{RetryWrite, WriteBlocked, WritesFreed};
 
 /// A scheduled retry of a torrent.
 #[derive(Debug)]
-pub(super) struct Retry(pub(super) Entity);
+pub(super) struct Retry {
+    torrent: Entity,
+    /// A user requested the retry: the torrent is tried however often it has failed.
+    is_requested: bool,
+}
+
+impl Retry {
+    pub(super) fn scheduled(torrent: Entity) -> Self {
+        let is_requested = false;
+        Self { torrent, is_requested }
+    }
+}
+
+/// Retries torrents at the request of users.
+#[derive(SystemParam)]
+pub(super) struct Retrier<'w> {
+    retries: ResMut<'w, Deadlines<Retry>>,
+    clock: Res<'w, Clock>,
+    wakeup: Res<'w, Wakeup>,
+}
+
+impl Retrier<'_> {
+    /// Retries a failed or blocked torrent in the next tick.
+    pub(super) fn retry_now(&mut self, torrent: Entity) {
+        let (now, is_requested) = (self.clock.now(), true);
+        self.retries.set(now, Retry { torrent, is_requested });
+        self.wakeup.at(now);
+    }
+}
 
 /// The number of consecutive restarts of a torrent.
 #[derive(Component, Debug, Default)]
@@ -98,7 +127,7 @@ pub(super) fn fail_torrents(
         };
         let retry_at = wait.map(|wait| now + millis(wait));
         if let Some(at) = retry_at {
-            retries.set(at, Retry(torrent));
+            retries.set(at, Retry::scheduled(torrent));
         }
         match remedy {
             Remedy::Wait => tracing::warn!(torrent = %torrent_label, "blocked: {reason}"),
@@ -149,7 +178,7 @@ pub(super) fn block_writers(
         } else if !is_retry {
             continue;
         }
-        retries.set(retry_at, Retry(*torrent));
+        retries.set(retry_at, Retry::scheduled(*torrent));
     }
     for WritesFreed { torrent } in freed.read() {
         let Ok((data, _, mut blocked)) = torrents.get_mut(*torrent) else {
@@ -181,7 +210,8 @@ pub(super) fn retry_torrents(
         &mut Blocked,
     )>,
 ) {
-    while let Some(Retry(entity)) = retries.pop_due(clock.now()) {
+    while let Some(retry) = retries.pop_due(clock.now()) {
+        let entity = retry.torrent;
         let Ok((torrent, lifecycle, readiness, state, mut fault, mut blocked)) = torrents.get_mut(entity) else {
             continue;
         };
@@ -191,11 +221,13 @@ pub(super) fn retry_torrents(
                 writes.write(RetryWrite { torrent: entity });
                 wakeup.at(clock.now());
             }
+            Lifecycle::Failed { retry_at: None, .. } if !retry.is_requested => {}
             // Another retry of this tick may have begun already.
-            Lifecycle::Blocked { .. } | Lifecycle::Failed { retry_at: Some(_), .. }
-                if fault.0.is_some() || blocked.0.is_some() =>
-            {
+            Lifecycle::Blocked { .. } | Lifecycle::Failed { .. } if fault.0.is_some() || blocked.0.is_some() => {
                 (fault.0, blocked.0) = (None, None);
+                if retry.is_requested {
+                    commands.entity(entity).remove::<Restarts>();
+                }
                 changed.add(entity);
                 opener.load(entity, torrent);
                 // A session that could not be read yet still decides whether the torrent is paused.

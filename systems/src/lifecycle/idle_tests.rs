@@ -42,7 +42,7 @@ fn an_idle_engine_adds_opens_and_stops_nothing() {
     assert!(!bed.world.run_system(may_begin).unwrap());
     assert!(!bed.holds(conditions::has_changed_facts));
     assert!(!bed.holds(stop_requests::has_stops));
-    assert!(!bed.holds(starting::has_starts));
+    assert!(!bed.holds(pausing::has_commands));
     assert!(!bed.holds(|disk: Res<DiskPort>| opening::has_events(&disk)));
     let torrent = bed.torrent;
     bed.world.resource_mut::<ChangedFacts>().add(torrent);

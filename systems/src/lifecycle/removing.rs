@@ -67,6 +67,7 @@ pub(super) fn add_removed(
                 continue;
             }
         };
+        loaded.repair(None);
         match loaded.source() {
             // The torrent was added meanwhile.
             _ if adder.index.get(torrent).is_some() => queue.0.push_back(command),

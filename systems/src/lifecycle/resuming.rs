@@ -1,7 +1,11 @@
-//! Resuming of single torrents: a stopped torrent is loaded from the state folder and listed again.
+//! Resuming: torrents are loaded from the state folder and listed again, one by one or all.
 
 use bevy_ecs::prelude::*;
-use ecs_torrent_components::commands::{AddOptions, CommandQueue, ResumeTorrent, ResumeTorrentError, TorrentNotFound};
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::clock::Wakeup;
+use ecs_torrent_components::commands::{
+    AddOptions, CommandQueue, Reply, ResumeTorrent, ResumeTorrentError, TorrentNotFound, Unsaved,
+};
 use ecs_torrent_components::session::Session;
 use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateEvent};
@@ -10,101 +14,172 @@ use ecs_torrent_protocol::hash::InfoHash;
 use super::adding::TorrentAdder;
 use super::adds::Adds;
 use super::awaiting_state::AwaitingState;
+use super::resuming_all::{Outcome, ResumingAll};
+use crate::ownership::{FileRegistry, Survey, register_stopped};
 
-pub(super) const LOAD: Purpose = Purpose("load stopped torrents to resume");
-const UNSTOP: Purpose = Purpose("save that a torrent is not stopped");
+pub(super) const LOAD: Purpose = Purpose("load torrents to resume");
+const UNSTOP: Purpose = Purpose("save that torrents are not stopped");
 
-/// A torrent to resume whose session is being replaced by one that does not call it stopped.
-pub(super) type Unstopping = (ResumeTorrent, Loaded);
+/// A torrent that is being loaded, to be listed again.
+#[derive(Debug)]
+pub(super) struct Resumption {
+    torrent: InfoHash,
+    caller: Caller,
+}
 
-/// Lists the torrents whose sessions have arrived, and requests the sessions of others. A command for a torrent that is
-/// being stopped or paused waits until that is over.
-pub(super) fn resume_stopped(
-    mut queue: ResMut<CommandQueue<ResumeTorrent>>,
-    mut resumes: ResMut<AwaitingState<ResumeTorrent>>,
-    mut unstopping: ResMut<AwaitingState<Unstopping>>,
-    adds: Res<Adds>,
-    mut adder: TorrentAdder,
-) {
-    for event in adder.opener.take(LOAD) {
-        if let Some(command) = resumes.take(&event) {
-            take_loaded(command, event, &mut unstopping, &mut adder);
+impl Resumption {
+    /// Creates the resumption that a caller requested.
+    pub(super) fn of(command: ResumeTorrent) -> Self {
+        Self {
+            torrent: command.torrent,
+            caller: Caller::One(command.reply),
         }
     }
-    for event in adder.opener.take(UNSTOP) {
-        let Some((command, loaded)) = unstopping.take(&event) else {
-            continue;
-        };
-        let torrent = command.torrent;
-        command.reply.send(match event.outcome {
-            Ok(_) => list_loaded(torrent, loaded, &mut adder),
-            Err(error) => Err(ResumeTorrentError::Unsaved {
-                torrent,
-                reason: error.0,
-            }),
-        });
+}
+
+/// The caller that wants a torrent to be listed again.
+#[derive(Debug)]
+enum Caller {
+    /// A caller that named the torrent.
+    One(Reply<Result<(), ResumeTorrentError>>),
+    /// The callers that want all torrents.
+    All,
+}
+
+/// A torrent to resume whose session is being replaced by one that does not call it stopped.
+pub(super) type Unstopping = (Resumption, Loaded);
+
+/// Loads torrents and lists them.
+#[derive(SystemParam)]
+pub(super) struct Resumer<'w, 's> {
+    loading: ResMut<'w, AwaitingState<Resumption>>,
+    unstopping: ResMut<'w, AwaitingState<Unstopping>>,
+    all: ResMut<'w, ResumingAll>,
+    survey: ResMut<'w, Survey>,
+    registry: ResMut<'w, FileRegistry>,
+    wakeup: Res<'w, Wakeup>,
+    adder: TorrentAdder<'w, 's>,
+}
+
+/// Loads the torrents that are to be resumed. A command for a torrent that is being stopped or paused waits until that is
+/// over.
+pub(super) fn load_resumed(mut queue: ResMut<CommandQueue<ResumeTorrent>>, adds: Res<Adds>, mut resumer: Resumer) {
+    for torrent in resumer.all.take_found() {
+        let caller = Caller::All;
+        resumer.load(Resumption { torrent, caller });
     }
+    let adder = &resumer.adder;
     let decided = adds.take_decided(&mut queue, &adder.index, |torrent| adder.is_ending(torrent));
     for (command, listed) in decided {
         match listed {
-            Some(torrent) if adder.is_ending(torrent) => queue.0.push_back(command),
+            Some(torrent) if resumer.adder.is_ending(torrent) => queue.0.push_back(command),
             Some(_) => command.reply.send(Ok(())),
+            None => resumer.load(Resumption::of(command)),
+        }
+    }
+}
+
+/// Lists the torrents that are loaded. If the user stopped one, its session says otherwise first, so that the next run
+/// lists it too.
+pub(super) fn list_resumed(mut resumer: Resumer) {
+    for event in resumer.adder.opener.take(LOAD) {
+        if let Some(resumption) = resumer.loading.take(&event) {
+            resumer.take_loaded(resumption, event);
+        }
+    }
+    for event in resumer.adder.opener.take(UNSTOP) {
+        if let Some((resumption, loaded)) = resumer.unstopping.take(&event) {
+            resumer.take_unstopped(resumption, loaded, event);
+        }
+    }
+}
+
+impl Resumer<'_, '_> {
+    fn load(&mut self, resumption: Resumption) {
+        let torrent = resumption.torrent;
+        let tag = self.loading.add(LOAD, resumption);
+        self.adder.opener.load_stopped(tag, torrent);
+    }
+
+    fn take_loaded(&mut self, resumption: Resumption, event: StateEvent) {
+        let torrent = resumption.torrent;
+        let mut loaded = match event.outcome {
+            Ok(StateDone::Loaded(loaded)) => *loaded,
+            Ok(_) => Loaded::default(),
+            Err(error) => {
+                let reason = error.0;
+                let error = ResumeTorrentError::Unreadable { torrent, reason };
+                return self.finish(resumption, Err(error));
+            }
+        };
+        loaded.repair(None);
+        let is_listed = self.adder.index.get(torrent).is_some();
+        let stopped = loaded.session.as_ref().filter(|session| session.stopped && !is_listed);
+        let is_left_out = matches!(resumption.caller, Caller::All) && !self.all.includes_stopped();
+        if stopped.is_some() && is_left_out {
+            self.register(loaded);
+            return self.finish(resumption, Ok(Outcome::LeftOut));
+        }
+        let can_be_listed = |session: &Session| session.lacks_metadata || matches!(loaded.metainfo, Some(Ok(_)));
+        match stopped.filter(|session| can_be_listed(session)).cloned() {
+            Some(mut session) => {
+                session.stopped = false;
+                loaded.session = Some(session.clone());
+                let tag = self.unstopping.add(UNSTOP, (resumption, loaded));
+                self.adder.opener.save_stopped(tag, session);
+            }
             None => {
-                let torrent = command.torrent;
-                adder.opener.load_stopped(resumes.add(LOAD, command), torrent);
+                let result = self.list(torrent, loaded);
+                self.finish(resumption, result);
             }
         }
     }
-}
 
-/// Lists a loaded torrent. If the user stopped it, its session says otherwise first, so that the next run lists it too.
-fn take_loaded(
-    command: ResumeTorrent,
-    event: StateEvent,
-    unstopping: &mut AwaitingState<Unstopping>,
-    adder: &mut TorrentAdder,
-) {
-    let torrent = command.torrent;
-    let mut loaded = match event.outcome {
-        Ok(StateDone::Loaded(loaded)) => *loaded,
-        Ok(_) => Loaded::default(),
-        Err(error) => {
-            let reason = error.0;
-            let error = ResumeTorrentError::Unreadable { torrent, reason };
-            return command.reply.send(Err(error));
-        }
-    };
-    let is_listed = adder.index.get(torrent).is_some();
-    let can_be_listed = !is_listed && matches!(loaded.metainfo, Some(Ok(_)) | None);
-    match unstop(&mut loaded).filter(|_| can_be_listed) {
-        Some(session) => {
-            let tag = unstopping.add(UNSTOP, (command, loaded));
-            adder.opener.save_stopped(tag, session);
-        }
-        None => command.reply.send(list_loaded(torrent, loaded, adder)),
+    fn take_unstopped(&mut self, resumption: Resumption, loaded: Loaded, event: StateEvent) {
+        let result = match event.outcome {
+            Ok(_) => self.list(resumption.torrent, loaded),
+            Err(error) => {
+                let session = loaded.session.as_ref();
+                let name = session.map_or_else(String::new, |session| session.name.clone());
+                self.register(loaded);
+                Err(ResumeTorrentError::Unsaved(Unsaved::new(&name.into(), &error.0)))
+            }
+        };
+        self.finish(resumption, result);
     }
-}
 
-/// Returns the session that does not call a torrent stopped, if its session does; `loaded` gets it too.
-pub(super) fn unstop(loaded: &mut Loaded) -> Option<Session> {
-    let session = loaded.session.as_mut().filter(|session| session.stopped)?;
-    session.stopped = false;
-    Some(session.clone())
-}
+    /// Lists a loaded torrent, unless it is listed already.
+    fn list(&mut self, torrent: InfoHash, mut loaded: Loaded) -> Result<Outcome, ResumeTorrentError> {
+        match loaded.source() {
+            // The torrent was added meanwhile.
+            _ if self.adder.index.get(torrent).is_some() => Ok(Outcome::Listed),
+            Some(Ok(source)) => {
+                if self.adder.find(&source.hashes()).is_none() {
+                    self.adder.add(&source, &AddOptions::default(), true, Some(loaded));
+                }
+                Ok(Outcome::Listed)
+            }
+            Some(Err(reason)) if loaded.has_metainfo || loaded.session.is_some() => {
+                let reason = reason.into();
+                Err(ResumeTorrentError::Unreadable { torrent, reason })
+            }
+            _ => Err(TorrentNotFound(torrent).into()),
+        }
+    }
 
-/// Lists a torrent that was loaded from the state folder.
-fn list_loaded(torrent: InfoHash, mut loaded: Loaded, adder: &mut TorrentAdder) -> Result<(), ResumeTorrentError> {
-    match loaded.source() {
-        // The torrent was added meanwhile.
-        _ if adder.index.get(torrent).is_some() => Ok(()),
-        Some(Ok(source)) => {
-            adder.add(&source, &AddOptions::default(), true, Some(loaded));
-            Ok(())
+    /// Registers the files of a torrent that stays stopped.
+    fn register(&mut self, loaded: Loaded) {
+        let download_dir = &self.adder.settings.storage.download_dir;
+        register_stopped(&mut self.registry, &self.adder.index, loaded, download_dir);
+    }
+
+    /// Hands the result to the caller.
+    fn finish(&mut self, resumption: Resumption, result: Result<Outcome, ResumeTorrentError>) {
+        match resumption.caller {
+            Caller::One(reply) => reply.send(result.map(drop)),
+            Caller::All => self.all.record(resumption.torrent, result, &mut self.survey),
         }
-        Some(Err(reason)) if loaded.has_metainfo || loaded.session.is_some() => {
-            let reason = reason.into();
-            Err(ResumeTorrentError::Unreadable { torrent, reason })
-        }
-        _ => Err(TorrentNotFound(torrent).into()),
+        // Adds may wait for this.
+        self.wakeup.at(self.adder.clock.now());
     }
 }

@@ -2,166 +2,121 @@
 //! the command leaves them out.
 
 use bevy_ecs::prelude::*;
-use ecs_torrent_components::clock::Wakeup;
-use ecs_torrent_components::commands::{AddOptions, CommandQueue, Reply, ResumeAll, ResumeError};
-use ecs_torrent_components::session::Session;
-use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::commands::{CommandQueue, Reply, ResumeAll, ResumeError, ResumeTorrentError};
 use ecs_torrent_components::torrent::Label;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::StatePort;
-use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateRequest, StoredTorrent};
+use ecs_torrent_engine::ports::state::{StateDone, StateRequest};
+use ecs_torrent_protocol::hash::InfoHash;
 
-use super::adding::TorrentAdder;
-use super::awaiting_state::AwaitingState;
-use super::resuming::unstop;
-use crate::ownership::{FileRegistry, Survey, register_stopped};
+use crate::ownership::Survey;
 
 const LIST: Purpose = Purpose("list sessions");
-const RESUME: Purpose = Purpose("resume torrents");
-const UNSTOP: Purpose = Purpose("save that torrents are not stopped");
 
-/// Torrents that are being loaded from the state folder.
+/// Commands that resume all torrents, and the progress of the torrents that they found.
 #[derive(Resource, Debug, Default)]
-pub(super) struct Resuming {
+pub(super) struct ResumingAll {
     /// Commands that wait for the list of sessions.
     asked: Vec<ResumeAll>,
     /// Callers that wait for the listed torrents, and the number of these torrents.
     waiting: Vec<Reply<Result<usize, ResumeError>>>,
     /// Whether one of the commands includes torrents that the user stopped.
     include_stopped: bool,
+    /// Torrents of the state folder that are to be loaded.
+    found: Vec<InfoHash>,
+    /// Number of torrents without a result.
     expected_count: usize,
-    added_count: usize,
+    listed_count: usize,
+    first_error: Option<ResumeError>,
 }
 
-/// Requests the list of sessions, and then each session.
-pub(super) fn resume_torrents(
+/// The result for a torrent that could be loaded.
+pub(super) enum Outcome {
+    /// The torrent is listed.
+    Listed,
+    /// The user stopped the torrent, and the callers leave such torrents out.
+    LeftOut,
+}
+
+/// Requests the list of sessions.
+pub(super) fn find_saved(
     mut queue: ResMut<CommandQueue<ResumeAll>>,
-    mut resuming: ResMut<Resuming>,
+    mut resuming: ResMut<ResumingAll>,
     mut survey: ResMut<Survey>,
     mut state: ResMut<StatePort>,
 ) {
-    let tag = |purpose| JobTag::new(purpose, Entity::PLACEHOLDER);
     for command in queue.0.drain(..) {
         survey.begin_resuming();
         if resuming.asked.is_empty() {
-            state.push(StateRequest::List { tag: tag(LIST) });
+            let tag = JobTag::new(LIST, Entity::PLACEHOLDER);
+            state.push(StateRequest::List { tag });
         }
         resuming.asked.push(command);
     }
-    let listed: Vec<_> = state.take(LIST).collect();
-    for event in listed {
+    for event in state.take(LIST) {
         let asked = std::mem::take(&mut resuming.asked);
         match event.outcome {
             Ok(StateDone::Listed(torrents)) => {
                 resuming.expected_count += torrents.len();
                 resuming.include_stopped |= asked.iter().any(|command| command.include_stopped);
                 resuming.waiting.extend(asked.into_iter().map(|command| command.reply));
-                for StoredTorrent { torrent, .. } in torrents {
-                    state.push(StateRequest::Load {
-                        tag: tag(RESUME),
-                        torrent,
-                        with_metainfo: true,
-                        is_peek: false,
-                    });
-                }
+                resuming.found.extend(torrents.iter().map(|stored| stored.torrent));
                 resuming.answer(&mut survey);
             }
             Ok(_) => {}
             Err(error) => {
-                let error = ResumeError(error.0);
+                let error = ResumeError::Unreadable(error.0);
                 survey.end_resuming(false);
-                asked
-                    .into_iter()
-                    .for_each(|command| command.reply.send(Err(error.clone())));
+                let replies = asked.into_iter().map(|command| command.reply);
+                replies.for_each(|reply| reply.send(Err(error.clone())));
             }
         }
     }
 }
 
-/// Lists the loaded torrents. A torrent that the user stopped is left out, or listed once its session says otherwise.
-pub(super) fn add_resumed(
-    mut resuming: ResMut<Resuming>,
-    mut unstopping: ResMut<AwaitingState<Loaded>>,
-    mut survey: ResMut<Survey>,
-    mut registry: ResMut<FileRegistry>,
-    settings: Res<Settings>,
-    wakeup: Res<Wakeup>,
-    mut adder: TorrentAdder,
-) {
-    for event in adder.opener.take(RESUME) {
-        let mut loaded = match event.outcome {
-            Ok(StateDone::Loaded(loaded)) => *loaded,
-            Ok(_) => Loaded::default(),
-            Err(error) => {
-                tracing::error!("a torrent cannot be resumed: {error}");
-                Loaded::default()
-            }
-        };
-        let is_listed = |session: &Session| adder.index.get(session.info_hash).is_some();
-        let session = loaded.session.as_ref();
-        match session.is_some_and(|session| session.stopped && !is_listed(session)) {
-            false => resuming.add(loaded, &mut adder),
-            true if !resuming.include_stopped => {
-                resuming.count_down();
-                register_stopped(&mut registry, &adder.index, loaded, &settings.storage.download_dir);
-            }
-            true => {
-                if let Some(session) = unstop(&mut loaded) {
-                    adder.opener.save_stopped(unstopping.add(UNSTOP, loaded), session);
-                }
-            }
-        }
-        resuming.answer(&mut survey);
-        // Adds may wait for this.
-        wakeup.at(adder.clock.now());
-    }
-    for event in adder.opener.take(UNSTOP) {
-        let Some(loaded) = unstopping.take(&event) else {
-            continue;
-        };
-        match event.outcome {
-            Ok(_) => resuming.add(loaded, &mut adder),
-            Err(error) => {
-                if let Some(session) = &loaded.session {
-                    let label = Label::new(&session.name, session.info_hash);
-                    tracing::error!(torrent = %label, "stays stopped: its state is not saved: {error}");
-                }
-                resuming.count_down();
-            }
-        }
-        resuming.answer(&mut survey);
-        wakeup.at(adder.clock.now());
-    }
-}
-
-impl Resuming {
-    /// Lists a loaded torrent, unless it is listed already.
-    fn add(&mut self, mut loaded: Loaded, adder: &mut TorrentAdder) {
-        self.count_down();
-        match loaded.source() {
-            Some(Ok(source)) => {
-                if adder.find(&source.hashes()).is_none() {
-                    adder.add(&source, &AddOptions::default(), true, Some(loaded));
-                }
-                self.added_count += 1;
-            }
-            Some(Err(reason)) => tracing::error!("a torrent cannot be resumed: {reason}"),
-            None => {}
-        }
+impl ResumingAll {
+    /// Takes the torrents that are to be loaded.
+    pub(super) fn take_found(&mut self) -> Vec<InfoHash> {
+        std::mem::take(&mut self.found)
     }
 
-    /// Records that one more of the listed torrents is decided.
-    fn count_down(&mut self) {
+    /// Whether torrents that the user stopped are resumed too.
+    pub(super) fn includes_stopped(&self) -> bool {
+        self.include_stopped
+    }
+
+    /// Records the result of one torrent, and answers after the last one. A torrent that cannot be read is logged only,
+    /// and one that has vanished meanwhile does not count.
+    pub(super) fn record(
+        &mut self,
+        torrent: InfoHash,
+        result: Result<Outcome, ResumeTorrentError>,
+        survey: &mut Survey,
+    ) {
         self.expected_count = self.expected_count.saturating_sub(1);
+        match result {
+            Ok(Outcome::Listed) => self.listed_count += 1,
+            Ok(Outcome::LeftOut) | Err(ResumeTorrentError::NotFound(_)) => {}
+            Err(ResumeTorrentError::Unreadable { reason, .. }) => {
+                tracing::error!("a torrent cannot be resumed: {reason}");
+            }
+            Err(ResumeTorrentError::Unsaved(unsaved)) => {
+                let label = Label::new(&unsaved.name, torrent);
+                tracing::error!(torrent = %label, "stays stopped: {unsaved}");
+                self.first_error.get_or_insert(ResumeError::Unsaved(unsaved));
+            }
+        }
+        self.answer(survey);
     }
 
-    /// Answers when all listed torrents have been added.
+    /// Answers when every torrent has its result.
     fn answer(&mut self, survey: &mut Survey) {
         if self.expected_count == 0 {
             survey.end_resuming(true);
             self.include_stopped = false;
-            let count = std::mem::take(&mut self.added_count);
-            self.waiting.drain(..).for_each(|reply| reply.send(Ok(count)));
+            let count = std::mem::take(&mut self.listed_count);
+            let result = self.first_error.take().map_or(Ok(count), Err);
+            self.waiting.drain(..).for_each(|reply| reply.send(result.clone()));
         }
     }
 }

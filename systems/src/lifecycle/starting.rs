@@ -4,15 +4,12 @@ use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use ecs_torrent_components::clock::{Clock, Wakeup};
-use ecs_torrent_components::commands::{
-    CommandQueue, Reply, StartAll, StartTorrent, StartTorrentError, TorrentNotFound,
-};
+use ecs_torrent_components::commands::{Reply, StartTorrentError, Unsaved};
 use ecs_torrent_components::lifecycle::{ChangedFacts, Desired, Readiness};
-use ecs_torrent_components::torrent::{Torrent, TorrentIndex};
+use ecs_torrent_components::torrent::Torrent;
 
-use super::adds::Adds;
 use super::opening::Opener;
-use crate::sessions::{SaveTorrent, SessionState, SessionWritten};
+use crate::sessions::{SessionState, SessionWritten};
 
 type StartReply = Reply<Result<(), StartTorrentError>>;
 
@@ -21,6 +18,11 @@ type StartReply = Reply<Result<(), StartTorrentError>>;
 pub(super) struct Starts(EntityHashMap<Vec<StartReply>>);
 
 impl Starts {
+    /// Adds a caller that waits for the start of a torrent to be saved.
+    pub(super) fn add(&mut self, torrent: Entity, reply: StartReply) {
+        self.0.entry(torrent).or_default().push(reply);
+    }
+
     /// Whether a start of the torrent is being saved.
     pub(super) fn is_starting(&self, torrent: Entity) -> bool {
         self.0.contains_key(&torrent)
@@ -42,55 +44,6 @@ pub(super) struct Startable {
     desired: &'static mut Desired,
     readiness: &'static mut Readiness,
     state: &'static mut SessionState,
-}
-
-/// Returns whether starts are requested.
-pub(super) fn has_starts(singles: Res<CommandQueue<StartTorrent>>, alls: Res<CommandQueue<StartAll>>) -> bool {
-    !singles.0.is_empty() || !alls.0.is_empty()
-}
-
-/// Saves the intent of paused torrents that are to start. A start of a torrent that is being paused, stopped or removed
-/// waits for that.
-pub(super) fn begin_starts(
-    mut queue: ResMut<CommandQueue<StartTorrent>>,
-    mut alls: ResMut<CommandQueue<StartAll>>,
-    mut starts: ResMut<Starts>,
-    mut save: MessageWriter<SaveTorrent>,
-    index: Res<TorrentIndex>,
-    adds: Res<Adds>,
-    mut torrents: Query<Startable>,
-) {
-    for StartAll { reply } in alls.0.drain(..) {
-        let paused = || torrents.iter().filter(|startable| *startable.desired == Desired::Pause);
-        let hashes = paused().map(|startable| startable.torrent.id());
-        let singles = hashes.zip(reply.split(paused().count()));
-        let singles = singles.map(|(torrent, reply)| StartTorrent { torrent, reply });
-        queue.0.extend(singles);
-    }
-    let is_leaving = |entity| {
-        torrents
-            .get(entity)
-            .is_ok_and(|startable| startable.desired.is_leaving())
-    };
-    for (start, listed) in adds.take_decided(&mut queue, &index, is_leaving) {
-        let Some(entity) = listed else {
-            start.reply.send(Err(TorrentNotFound(start.torrent).into()));
-            continue;
-        };
-        let Ok(mut startable) = torrents.get_mut(entity) else {
-            queue.0.push_back(start);
-            continue;
-        };
-        match (*startable.desired, *startable.readiness) {
-            (Desired::Run, _) => start.reply.send(Ok(())),
-            (Desired::Pause, Readiness::Closed) => {
-                startable.state.set_paused(false);
-                save.write(SaveTorrent { torrent: entity });
-                starts.0.entry(entity).or_default().push(start.reply);
-            }
-            _ => queue.0.push_back(start),
-        }
-    }
 }
 
 /// Opens the torrents whose start is saved, and answers the callers. If the session cannot be written, the torrent stays
@@ -126,11 +79,8 @@ pub(super) fn settle_starts(
             }
             Err(reason) => {
                 startable.state.set_paused(is_paused);
-                let error = StartTorrentError::Unsaved {
-                    name: startable.torrent.name.clone(),
-                    reason: reason.clone(),
-                };
-                starts.answer(*torrent, &Err(error));
+                let unsaved = Unsaved::new(&startable.torrent.name, reason);
+                starts.answer(*torrent, &Err(StartTorrentError::Unsaved(unsaved)));
             }
         }
         // Commands about the torrent may wait for this.

@@ -1,4 +1,4 @@
-//! Requests to stop, pause and remove torrents, and the callers that wait for the results.
+//! Requests to stop and remove torrents, and the callers that wait for the ends of stops, pauses and removals.
 
 use std::sync::Arc;
 
@@ -7,18 +7,16 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::commands::{
-    CommandQueue, PauseAll, PauseError, PauseTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply,
-    StopAll, StopError, StopTorrent, TorrentNotFound,
+    CommandQueue, PauseError, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, StopAll, StopError,
+    StopTorrent, TorrentNotFound, Unsaved,
 };
 use ecs_torrent_components::lifecycle::{Desired, Readiness};
 use ecs_torrent_components::messages::RequestStop;
-use ecs_torrent_components::torrent::{Lifecycle, StopPhase, Torrent, TorrentIndex};
+use ecs_torrent_components::torrent::{StopPhase, Torrent, TorrentIndex};
 use ecs_torrent_engine::ports::DiskPort;
 
 use super::adds::Adds;
-use super::opening::Opening;
 use super::releasing::RELEASE;
-use super::starting::Starts;
 use crate::sessions::SessionState;
 use crate::stop_participants::{Ending, StopTurn};
 
@@ -34,8 +32,8 @@ pub(super) struct StopsInOrder {
     pub(super) all: Vec<StopReply>,
     /// The first session that could not be saved since a caller requested a stop of all torrents.
     pub(super) first_error: Option<StopError>,
-    /// Torrents whose stop or removal was requested when their pause was almost over: it begins after the pause.
-    pub(super) after_pause: Vec<Entity>,
+    /// Torrents whose pause begins in this tick, or whose stop or removal was requested when their pause was almost over.
+    pub(super) wanted: Vec<Entity>,
 }
 
 /// Callers that wait for one torrent, and how the torrent is to end.
@@ -88,6 +86,18 @@ impl StopsInOrder {
         StopTurn { torrent, ending }
     }
 
+    /// Begins a pause in this tick.
+    pub(super) fn pause(&mut self, torrent: Entity, reply: PauseReply) {
+        self.waiters.entry(torrent).or_default().pauses.push(reply);
+        self.wanted.push(torrent);
+    }
+
+    /// Whether a pause of a torrent is running, or begins in this tick.
+    pub(super) fn is_pausing(&self, torrent: Entity) -> bool {
+        let waiters = self.waiters.get(&torrent);
+        waiters.is_some_and(|waiters| !waiters.pauses.is_empty())
+    }
+
     /// Records that a torrent is to be stopped, whether it runs, is paused, or is being paused.
     fn stop(&mut self, torrent: Entity, until_resumed: bool) -> &mut Waiters {
         let waiters = self.waiters.entry(torrent).or_default();
@@ -110,47 +120,44 @@ impl Waiters {
 
     /// Answers every caller with the result of the torrent's end.
     pub(super) fn answer(mut self, torrent: &Torrent, result: &Result<Removed, Arc<str>>) {
-        let name = &torrent.name;
         let is_gone = self.removal.is_some() || self.is_refused;
+        let saved = result
+            .as_ref()
+            .map(drop)
+            .map_err(|reason| Unsaved::new(&torrent.name, reason));
         let paused = match is_gone {
             true => Err(PauseError::NotFound(TorrentNotFound(torrent.id()))),
-            false => result.as_ref().map(drop).map_err(|reason| PauseError::Unsaved {
-                name: name.clone(),
-                reason: reason.clone(),
-            }),
+            false => saved.clone().map_err(PauseError::Unsaved),
         };
         self.answer_pauses(&paused);
         for reply in self.removals {
-            reply.send(result.clone().map_err(|reason| RemoveError::Incomplete {
-                name: name.clone(),
-                reason,
-            }));
+            let name = torrent.name.clone();
+            reply.send(
+                result
+                    .clone()
+                    .map_err(|reason| RemoveError::Incomplete { name, reason }),
+            );
         }
         // A caller that requested only a stop gets a success, even if a removal is incomplete.
         let stopped = match self.removal {
             Some(_) => Ok(()),
-            None => result.as_ref().map(drop).map_err(Arc::clone),
+            None => saved.map_err(StopError),
         };
         for reply in self.stops {
-            reply.send(stopped.clone().map_err(|reason| stop_error(torrent, reason)));
+            reply.send(stopped.clone());
         }
     }
 
     /// Answers every caller of a removal that was not carried out.
     pub(super) fn answer_kept(mut self, torrent: &Torrent, reason: &Arc<str>) {
-        let (name, reason) = (&torrent.name, reason.clone());
-        self.answer_pauses(&Err(PauseError::Unsaved {
-            name: name.clone(),
-            reason: reason.clone(),
-        }));
+        let unsaved = Unsaved::new(&torrent.name, reason);
+        self.answer_pauses(&Err(PauseError::Unsaved(unsaved.clone())));
         for reply in self.removals {
-            reply.send(Err(RemoveError::Kept {
-                name: name.clone(),
-                reason: reason.clone(),
-            }));
+            let Unsaved { name, reason } = unsaved.clone();
+            reply.send(Err(RemoveError::Kept { name, reason }));
         }
         for reply in self.stops {
-            reply.send(Err(stop_error(torrent, reason.clone())));
+            reply.send(Err(StopError(unsaved.clone())));
         }
     }
 
@@ -160,35 +167,24 @@ impl Waiters {
     }
 }
 
-pub(super) fn stop_error(torrent: &Torrent, reason: Arc<str>) -> StopError {
-    StopError {
-        torrent: torrent.id(),
-        name: torrent.name.clone(),
-        reason,
-    }
-}
-
-/// Commands to stop, to pause and to remove torrents, as they have arrived.
+/// Commands to stop and to remove torrents, as they have arrived.
 #[derive(SystemParam)]
 pub(super) struct StopQueues<'w> {
     stops: Res<'w, CommandQueue<StopTorrent>>,
     alls: Res<'w, CommandQueue<StopAll>>,
-    pauses: Res<'w, CommandQueue<PauseTorrent>>,
-    pauses_of_all: Res<'w, CommandQueue<PauseAll>>,
     removals: Res<'w, CommandQueue<RemoveTorrent>>,
     requested: Res<'w, Messages<RequestStop>>,
 }
 
 /// Returns whether stops are running or requested.
 pub(super) fn has_stops(stops: Res<StopsInOrder>, queues: StopQueues, adds: Res<Adds>, disk: Res<DiskPort>) -> bool {
-    let are_running = !stops.torrents.is_empty() || !stops.all.is_empty() || !stops.after_pause.is_empty();
+    let are_running = !stops.torrents.is_empty() || !stops.all.is_empty() || !stops.wanted.is_empty();
     let has_commands = !queues.stops.0.is_empty() || !queues.removals.0.is_empty() || !queues.alls.0.is_empty();
-    let has_pauses = !queues.pauses.0.is_empty() || !queues.pauses_of_all.0.is_empty();
     let has_requests = !queues.requested.is_empty() || !adds.refused.is_empty();
-    are_running || has_commands || has_pauses || has_requests || disk.has_events_for(RELEASE)
+    are_running || has_commands || has_requests || disk.has_events_for(RELEASE)
 }
 
-/// The parts of a torrent that decide when a request about it is carried out, and those that its stop changes first.
+/// The parts of a torrent that its stop changes first.
 #[derive(QueryData)]
 #[query_data(mutable)]
 pub(super) struct Requested {
@@ -197,44 +193,25 @@ pub(super) struct Requested {
     pub(super) desired: &'static mut Desired,
     pub(super) readiness: &'static mut Readiness,
     pub(super) state: &'static mut SessionState,
-    lifecycle: &'static Lifecycle,
-    opening: Option<&'static Opening>,
-}
-
-impl RequestedReadOnlyItem<'_, '_> {
-    /// Whether the torrent is paused, and not only about to be.
-    fn is_paused(&self) -> bool {
-        *self.desired == Desired::Pause && *self.readiness == Readiness::Closed
-    }
-
-    /// Whether a pause can begin now: no stop is running, and a new torrent is allowed to use its files.
-    fn may_pause(&self) -> bool {
-        let is_undecided = *self.lifecycle == Lifecycle::Adding && self.opening.is_some_and(Opening::is_new);
-        !self.desired.is_leaving() && !is_undecided
-    }
 }
 
 type RequestedTorrents<'w, 's> = Query<'w, 's, RequestedReadOnly>;
 
-/// Requests to stop, to pause and to remove torrents.
+/// Requests to stop and to remove torrents.
 #[derive(SystemParam)]
 pub(super) struct StopRequests<'w, 's> {
     singles: ResMut<'w, CommandQueue<StopTorrent>>,
-    pauses: ResMut<'w, CommandQueue<PauseTorrent>>,
-    pauses_of_all: ResMut<'w, CommandQueue<PauseAll>>,
     removals: ResMut<'w, CommandQueue<RemoveTorrent>>,
     alls: ResMut<'w, CommandQueue<StopAll>>,
     requested: MessageReader<'w, 's, RequestStop>,
     index: Res<'w, TorrentIndex>,
-    starts: Res<'w, Starts>,
     adds: ResMut<'w, Adds>,
 }
 
 impl StopRequests<'_, '_> {
     /// Takes the requests: returns the torrents to stop, with repetitions, and records the callers.
     pub(super) fn take(&mut self, stops: &mut StopsInOrder, torrents: &RequestedTorrents) -> Vec<Entity> {
-        let mut wanted = std::mem::take(&mut stops.after_pause);
-        self.take_pauses(stops, torrents, &mut wanted);
+        let mut wanted = std::mem::take(&mut stops.wanted);
         for RequestStop { torrent } in self.requested.read() {
             if torrents.contains(*torrent) {
                 stops.stop(*torrent, true);
@@ -273,33 +250,6 @@ impl StopRequests<'_, '_> {
             stops.all.push(reply);
         }
         wanted
-    }
-
-    fn take_pauses(&mut self, stops: &mut StopsInOrder, torrents: &RequestedTorrents, wanted: &mut Vec<Entity>) {
-        for PauseAll { reply } in self.pauses_of_all.0.drain(..) {
-            let listed = || torrents.iter().filter(|requested| !requested.desired.is_leaving());
-            let hashes = listed().map(|requested| requested.torrent.id());
-            let pauses = hashes.zip(reply.split(listed().count()));
-            let pauses = pauses.map(|(torrent, reply)| PauseTorrent { torrent, reply });
-            self.pauses.0.extend(pauses);
-        }
-        let is_leaving = |entity| is_leaving(torrents, entity);
-        for (pause, listed) in self.adds.take_decided(&mut self.pauses, &self.index, is_leaving) {
-            let Some(entity) = listed else {
-                pause.reply.send(Err(TorrentNotFound(pause.torrent).into()));
-                continue;
-            };
-            match torrents.get(entity) {
-                // A start that is being saved is carried out first.
-                _ if self.starts.is_starting(entity) => self.pauses.0.push_back(pause),
-                Ok(requested) if requested.is_paused() => pause.reply.send(Ok(())),
-                Ok(requested) if requested.may_pause() => {
-                    wanted.push(entity);
-                    stops.waiters.entry(entity).or_default().pauses.push(pause.reply);
-                }
-                _ => self.pauses.0.push_back(pause),
-            }
-        }
     }
 }
 

@@ -12,18 +12,19 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
-use ecs_torrent_components::commands::{AddError, Removed, StartTorrentError, TorrentNotFound};
+use ecs_torrent_components::commands::{AddError, Removed, StartTorrentError, StopError, TorrentNotFound, Unsaved};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::{Blocked, ChangedFacts, Desired, Failure, Fault, Readiness};
 use ecs_torrent_components::messages::TorrentStopped;
 use ecs_torrent_components::settings::{LifecycleSettings, Settings, millis};
 use ecs_torrent_components::torrent::{Content, Have, StopPhase, Stopping, Torrent, TorrentIndex};
+use ecs_torrent_protocol::time::Timestamp;
 
 use super::adds::Adds;
 use super::failing::{Restarts, Retry};
 use super::opening::{Opener, Opening};
 use super::starting::Starts;
-use super::stop_requests::{Requested, StopRequests, StopsInOrder, Waiters, stop_error};
+use super::stop_requests::{Requested, StopRequests, StopsInOrder, Waiters};
 use crate::ownership::{FileRegistry, whole_files};
 use crate::sessions::SessionState;
 use crate::stop_participants::{Ending, StopParticipants};
@@ -98,12 +99,13 @@ fn limit(phase: StopPhase, ending: Ending, settings: &LifecycleSettings) -> Dura
     })
 }
 
-/// Parameters that the end of a stop needs.
+/// Parameters that the phases of a stop need.
 #[derive(SystemParam)]
 pub(super) struct StopParams<'w, 's> {
     commands: Commands<'w, 's>,
     clock: Res<'w, Clock>,
     settings: Res<'w, Settings>,
+    participants: ResMut<'w, StopParticipants>,
     index: ResMut<'w, TorrentIndex>,
     stopped: MessageWriter<'w, TorrentStopped>,
     changed: ResMut<'w, ChangedFacts>,
@@ -128,12 +130,19 @@ pub(super) struct Stopped {
     stopping: &'static mut Stopping,
 }
 
+/// Progress of a stop in one tick.
+enum Step {
+    /// The running phase goes on; the earliest deadline of its participants.
+    Wait(Timestamp),
+    /// The running phase is over, and this one begins.
+    Begin(StopPhase),
+    /// The stop is over.
+    End,
+}
+
 /// Advances the stops whose running phase is over.
 pub(super) fn advance_stops(
-    clock: Res<Clock>,
     wakeup: Res<Wakeup>,
-    settings: Res<Settings>,
-    mut participants: ResMut<StopParticipants>,
     mut stops: ResMut<StopsInOrder>,
     mut params: StopParams,
     mut torrents: Query<Stopped>,
@@ -141,71 +150,102 @@ pub(super) fn advance_stops(
     if stops.torrents.is_empty() && stops.all.is_empty() {
         return;
     }
-    let now = clock.now();
-    let mut order = std::mem::take(&mut stops.torrents);
-    order.retain(|&torrent| {
-        let Ok(mut stopped) = torrents.get_mut(torrent) else {
-            wakeup.at(now);
-            return true;
+    let now = params.clock.now();
+    for torrent in std::mem::take(&mut stops.torrents) {
+        let step = match torrents.get_mut(torrent) {
+            Ok(mut stopped) => params.advance(&mut stopped, &mut stops),
+            Err(_) => Step::Wait(now),
         };
-        let result = match participants.poll(torrent, stopped.torrent.label(), now) {
-            Err(next) => {
-                wakeup.at(next);
-                return true;
-            }
-            Ok(result) => result,
-        };
-        // The participants of the next phase, or an add of the same torrent, wait for this.
-        wakeup.at(now);
-        let next = params.follow(&mut stopped, &mut stops, result);
-        if let Some(phase) = next {
-            let turn = stops.turn(torrent, phase);
-            participants.begin(turn, phase, now, limit(phase, turn.ending, &settings.lifecycle));
+        // After an ended phase, the participants of the next one, or an add of the same torrent, wait for a tick.
+        wakeup.at(match step {
+            Step::Wait(next) => next,
+            Step::Begin(_) | Step::End => now,
+        });
+        if let Step::Begin(phase) = step {
+            params.begin(torrent, phase, &mut stops);
         }
-        next.is_some()
-    });
-    stops.torrents = order;
-    if stops.torrents.is_empty() && stops.after_pause.is_empty() {
+        if !matches!(step, Step::End) {
+            stops.torrents.push(torrent);
+        }
+    }
+    if stops.torrents.is_empty() && stops.wanted.is_empty() {
         let result = stops.first_error.take().map_or(Ok(()), Err);
         stops.all.drain(..).for_each(|reply| reply.send(result.clone()));
     }
 }
 
 impl StopParams<'_, '_> {
-    /// Handles the end of a phase. Returns the phase that begins, or `None` at the end of the stop.
-    fn follow(
+    /// Begins a phase of a stop.
+    fn begin(&mut self, torrent: Entity, phase: StopPhase, stops: &mut StopsInOrder) {
+        let turn = stops.turn(torrent, phase);
+        let limit = limit(phase, turn.ending, &self.settings.lifecycle);
+        self.participants.begin(turn, phase, self.clock.now(), limit);
+    }
+
+    /// Ends the running phase of a stop if all of its participants have reported or are late.
+    fn advance(&mut self, stopped: &mut StoppedItem<'_, '_>, stops: &mut StopsInOrder) -> Step {
+        let label = stopped.torrent.label();
+        let result = match self.participants.poll(stopped.entity, label, self.clock.now()) {
+            Ok(result) => result,
+            Err(next) => return Step::Wait(next),
+        };
+        match stopped.stopping.phase {
+            StopPhase::WriteSession => self.end_session(stopped, stops, result),
+            StopPhase::Release => self.end(stopped, stops),
+            phase => self.enter(stopped, phase.next()),
+        }
+    }
+
+    /// Shows the next phase of a stop.
+    fn enter(&mut self, stopped: &mut StoppedItem<'_, '_>, next: Option<StopPhase>) -> Step {
+        let Some(phase) = next else { return Step::End };
+        tracing::debug!(torrent = %stopped.torrent.label(), ?phase, "stopping");
+        stopped.stopping.phase = phase;
+        self.changed.add(stopped.entity);
+        Step::Begin(phase)
+    }
+
+    /// Handles a session that was written or deleted, or could not be.
+    fn end_session(
         &mut self,
         stopped: &mut StoppedItem<'_, '_>,
         stops: &mut StopsInOrder,
         result: Result<Removed, Arc<str>>,
-    ) -> Option<StopPhase> {
+    ) -> Step {
         let torrent = stopped.entity;
         let waiters = stops.waiters.entry(torrent).or_default();
         let ending = waiters.ending();
-        if stopped.stopping.phase == StopPhase::WriteSession {
-            if waiters.written_as != Some(ending) {
-                // Another end was requested meanwhile: the session is written accordingly, or deleted.
-                return Some(StopPhase::WriteSession);
-            }
-            if let (Err(reason), Ending::Save { .. } | Ending::Pause) = (&result, ending) {
-                let waiters = stops.waiters.remove(&torrent).unwrap_or_default();
-                if ending != Ending::Pause {
-                    let error = stop_error(stopped.torrent, reason.clone());
-                    stops.first_error.get_or_insert(error);
-                }
-                self.keep_failed(stopped, reason, ending);
-                self.answer(stopped, waiters, ending, &result);
-                return None;
-            }
+        if waiters.written_as != Some(ending) {
+            // Another end was requested meanwhile: the session is written accordingly, or deleted.
+            return Step::Begin(StopPhase::WriteSession);
+        }
+        let (Err(reason), Ending::Save { .. } | Ending::Pause) = (&result, ending) else {
             waiters.result = Some(result);
+            return self.enter(stopped, StopPhase::WriteSession.next());
+        };
+        let waiters = stops.waiters.remove(&torrent).unwrap_or_default();
+        if ending != Ending::Pause {
+            let error = StopError(Unsaved::new(&stopped.torrent.name, reason));
+            stops.first_error.get_or_insert(error);
         }
-        if let Some(phase) = stopped.stopping.phase.next() {
-            tracing::debug!(torrent = %stopped.torrent.label(), ?phase, "stopping");
-            stopped.stopping.phase = phase;
-            self.changed.add(torrent);
-            return Some(phase);
-        }
+        self.keep_failed(stopped, reason, ending);
+        self.answer(stopped, waiters, ending, &result);
+        Step::End
+    }
+
+    /// Handles closed files: the torrent is gone or paused.
+    fn end(&mut self, stopped: &mut StoppedItem<'_, '_>, stops: &mut StopsInOrder) -> Step {
+        let torrent = stopped.entity;
         let mut waiters = stops.waiters.remove(&torrent).unwrap_or_default();
+        let ending = waiters.ending();
+        if let (Some(written @ Ending::Save { .. }), Ending::Save { .. }) = (waiters.written_as, ending)
+            && written != ending
+        {
+            // A user's stop has joined the stop of all torrents: it is saved before it is answered.
+            stops.waiters.insert(torrent, waiters);
+            stopped.state.record_closed();
+            return self.enter(stopped, Some(StopPhase::WriteSession));
+        }
         let result = waiters.result.take().unwrap_or_else(|| Ok(Removed::default()));
         if waiters.written_as.take() == Some(Ending::Pause) {
             self.keep_paused(stopped);
@@ -214,17 +254,17 @@ impl StopParams<'_, '_> {
             // A stop or removal that was requested in the last phase begins in the next tick.
             if ending != Ending::Pause {
                 stops.waiters.insert(torrent, waiters);
-                stops.after_pause.push(torrent);
+                stops.wanted.push(torrent);
             }
-            return None;
+            return Step::End;
         }
         if let (Ending::Forget { .. }, true, Err(reason)) = (ending, stopped.state.is_kept(), &result) {
             self.keep_removed(stopped, waiters, reason);
-            return None;
+            return Step::End;
         }
         self.despawn(stopped, ending);
         self.answer(stopped, waiters, ending, &result);
-        None
+        Step::End
     }
 
     /// Keeps a torrent that was to be removed with its data, while the volume of the data is not there. A running torrent
@@ -234,9 +274,8 @@ impl StopParams<'_, '_> {
         tracing::warn!(torrent = %stopped.torrent.label(), "not removed: {reason}");
         stopped.state.record_kept();
         self.adds.end(torrent, Ok(id));
-        let (name, why) = (stopped.torrent.name.clone(), reason.clone());
-        self.starts
-            .answer(torrent, &Err(StartTorrentError::Unsaved { name, reason: why }));
+        let unsaved = Unsaved::new(&stopped.torrent.name, reason);
+        self.starts.answer(torrent, &Err(StartTorrentError::Unsaved(unsaved)));
         waiters.answer_kept(stopped.torrent, reason);
         if stopped.state.was_stopped() {
             self.despawn(stopped, Ending::Save { until_resumed: true });
@@ -249,7 +288,7 @@ impl StopParams<'_, '_> {
             *stopped.desired = Desired::Run;
             *stopped.readiness = Readiness::Unopened;
             let wait = millis(self.settings.lifecycle.blocked_retry_ms);
-            self.retries.set(self.clock.now() + wait, Retry(torrent));
+            self.retries.set(self.clock.now() + wait, Retry::scheduled(torrent));
             self.commands.entity(torrent).remove::<Stopping>();
             self.changed.add(torrent);
         }
@@ -263,25 +302,22 @@ impl StopParams<'_, '_> {
         ending: Ending,
         result: &Result<Removed, Arc<str>>,
     ) {
-        let torrent = stopped.torrent.name.clone();
-        let answer = match (ending, result) {
-            (Ending::Save { .. } | Ending::Pause, Ok(_)) => Ok(stopped.torrent.id()),
-            (Ending::Save { .. } | Ending::Pause, Err(reason)) => Err(AddError::Unsaved {
-                torrent,
-                reason: reason.clone(),
-            }),
-            (Ending::Forget { .. } | Ending::Refuse, _) => Err(AddError::Removed { torrent }),
-        };
-        self.adds.end(stopped.entity, answer);
-        let unstarted = match (ending, result) {
+        let (name, not_found) = (&stopped.torrent.name, TorrentNotFound(stopped.torrent.id()));
+        let (added, started) = match (ending, result) {
+            (Ending::Save { .. } | Ending::Pause, Ok(_)) => (Ok(stopped.torrent.id()), Err(not_found.into())),
             // The torrent stays listed.
-            (Ending::Save { .. } | Ending::Pause, Err(reason)) => StartTorrentError::Unsaved {
-                name: stopped.torrent.name.clone(),
-                reason: reason.clone(),
-            },
-            _ => TorrentNotFound(stopped.torrent.id()).into(),
+            (Ending::Save { .. } | Ending::Pause, Err(reason)) => {
+                let unsaved = Unsaved::new(name, reason);
+                let started = StartTorrentError::Unsaved(unsaved.clone());
+                (Err(AddError::Unsaved(unsaved)), Err(started))
+            }
+            (Ending::Forget { .. } | Ending::Refuse, _) => {
+                let torrent = name.clone();
+                (Err(AddError::Removed { torrent }), Err(not_found.into()))
+            }
         };
-        self.starts.answer(stopped.entity, &Err(unstarted));
+        self.adds.end(stopped.entity, added);
+        self.starts.answer(stopped.entity, &started);
         waiters.answer(stopped.torrent, result);
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bevy_ecs::system::SystemState;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{
-    AddError, AddOptions, AddPeers, RemoveOptions, Reply, ResumeTorrentError, StartTorrentError, TorrentSource,
+    AddError, AddOptions, AddPeers, PauseTorrent, RemoveOptions, Reply, ResumeTorrentError, StartTorrent,
+    StartTorrentError, TorrentSource,
 };
 use ecs_torrent_components::lifecycle::{Blocked, Desired, Fault, Readiness, Stopping};
 use ecs_torrent_components::messages::{PiecesKnown, Remedy};
@@ -17,7 +18,7 @@ use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::{
     DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, FoundFile, FoundFiles, Provenance, Refusal,
 };
-use ecs_torrent_engine::ports::state::{StateDone, StateEvent, StateRequest};
+use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateEvent, StateRequest};
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::time::Timestamp;
@@ -435,10 +436,10 @@ fn resume(bed: &mut Bed, loaded: Loaded) -> Option<Result<(), ResumeTorrentError
     };
     let tag = bed
         .world
-        .resource_mut::<awaiting_state::AwaitingState<ResumeTorrent>>()
-        .add(resuming::LOAD, command);
+        .resource_mut::<awaiting_state::AwaitingState<resuming::Resumption>>()
+        .add(resuming::LOAD, resuming::Resumption::of(command));
     state_events(bed, tag.purpose, tag.number, loaded);
-    bed.run(resuming::resume_stopped);
+    bed.run(resuming::list_resumed);
     answer.try_recv().ok()
 }
 
@@ -717,13 +718,14 @@ fn pause(bed: &mut Bed) -> (bool, bool) {
         torrent: bed.get::<Torrent>(bed.torrent).id(),
         reply,
     };
-    let mut queue = bed.world.resource_mut::<CommandQueue<PauseTorrent>>();
-    queue.0.clear();
-    queue.0.push_back(command);
+    bed.world.resource_mut::<CommandQueue<pausing::ForTorrent>>().0.clear();
+    let mut queue = bed.world.resource_mut::<CommandQueue<PauseOrStart>>();
+    queue.0.push_back(command.into());
+    bed.run(pausing::take_pauses_and_starts);
     bed.run(stopping::begin_stops);
     let is_stopping = bed.world.get::<Stopping>(bed.torrent).is_some();
     let is_answered = answer.try_recv().is_ok();
-    let is_queued = !bed.world.resource::<CommandQueue<PauseTorrent>>().0.is_empty();
+    let is_queued = !bed.world.resource::<CommandQueue<pausing::ForTorrent>>().0.is_empty();
     assert_eq!(is_queued, !is_answered && !is_stopping, "it waits");
     (is_answered, is_stopping)
 }
@@ -756,9 +758,9 @@ fn a_pause_waits_for_a_start() {
         .insert((Desired::Pause, Readiness::Closed));
     let (reply, answer) = reply::<(), StartTorrentError>();
     let torrent = bed.get::<Torrent>(bed.torrent).id();
-    let mut starts = bed.world.resource_mut::<CommandQueue<StartTorrent>>();
-    starts.0.push_back(StartTorrent { torrent, reply });
-    bed.run(starting::begin_starts);
+    let mut queue = bed.world.resource_mut::<CommandQueue<PauseOrStart>>();
+    queue.0.push_back(StartTorrent { torrent, reply }.into());
+    bed.run(pausing::take_pauses_and_starts);
     assert_eq!(pause(&mut bed), (false, false));
     // An earlier save ends; that of the start follows.
     let torrent = bed.torrent;
@@ -858,9 +860,10 @@ fn a_pause_that_a_removal_joins_finds_no_torrent() {
         let (reply, paused) = reply();
         let torrent = names.id();
         bed.world
-            .resource_mut::<CommandQueue<PauseTorrent>>()
+            .resource_mut::<CommandQueue<PauseOrStart>>()
             .0
-            .push_back(PauseTorrent { torrent, reply });
+            .push_back(PauseTorrent { torrent, reply }.into());
+        bed.run(pausing::take_pauses_and_starts);
         bed.run(stopping::begin_stops);
         if is_removed {
             let command = RemoveTorrent {
@@ -919,10 +922,10 @@ fn an_end_that_cannot_be_saved_is_a_fault() {
         let (reply, started) = reply::<(), StartTorrentError>();
         let torrent = bed.get::<Torrent>(bed.torrent).id();
         bed.world
-            .resource_mut::<CommandQueue<StartTorrent>>()
+            .resource_mut::<CommandQueue<PauseOrStart>>()
             .0
-            .push_back(StartTorrent { torrent, reply });
-        bed.run(starting::begin_starts);
+            .push_back(StartTorrent { torrent, reply }.into());
+        bed.run(pausing::take_pauses_and_starts);
         bed.world
             .entity_mut(bed.torrent)
             .insert((Desired::Run, Readiness::Ready));

@@ -143,7 +143,13 @@ pub(super) fn survey_sessions(
 }
 
 /// Registers the files of a stopped torrent.
-pub(crate) fn register_stopped(registry: &mut FileRegistry, index: &TorrentIndex, loaded: Loaded, download_dir: &Path) {
+pub(crate) fn register_stopped(
+    registry: &mut FileRegistry,
+    index: &TorrentIndex,
+    mut loaded: Loaded,
+    download_dir: &Path,
+) {
+    loaded.repair(None);
     let Some(Ok(mut metainfo)) = loaded.metainfo else {
         return;
     };

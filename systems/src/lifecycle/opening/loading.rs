@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::commands::AddError;
+use ecs_torrent_components::commands::{AddError, Unsaved};
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts, Desired, Readiness};
 use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy, SessionLoaded};
 use ecs_torrent_components::torrent::{Activity, Content, Layout, RequiresComplete, Storage, Torrent};
@@ -59,12 +59,9 @@ pub(in crate::lifecycle) fn collect_loaded(
             // The contents of the session are unknown, and must not be overwritten.
             Err(error) => {
                 let torrent = event.tag.owner;
-                let answer = torrents.get(torrent).map(|resumed| AddError::Unsaved {
-                    torrent: resumed.torrent.name.clone(),
-                    reason: error.0.clone(),
-                });
-                if let Ok(answer) = answer {
-                    adds.answer(torrent, &Err(answer));
+                if let Ok(resumed) = torrents.get(torrent) {
+                    let unsaved = Unsaved::new(&resumed.torrent.name, &error.0);
+                    adds.answer(torrent, &Err(AddError::Unsaved(unsaved)));
                 }
                 let (reason, remedy) = (error.0, Remedy::Wait);
                 failed.write(FailTorrent {
@@ -116,11 +113,13 @@ impl ResumedItem<'_, '_> {
     /// Applies a session.
     fn take_in(
         &mut self,
-        loaded: Loaded,
+        mut loaded: Loaded,
         entity: Entity,
         commands: &mut Commands,
         save: &mut MessageWriter<SaveTorrent>,
     ) {
+        loaded.repair(self.layout.map(|Layout(geometry)| geometry));
+        let is_damaged = loaded.set_aside.is_some();
         if let Some(reason) = loaded.set_aside {
             tracing::warn!(torrent = %self.torrent.label(), "its saved state was set aside and its data is checked: {reason}");
         }
@@ -176,9 +175,13 @@ impl ResumedItem<'_, '_> {
         let geometry = self.layout.map(|Layout(geometry)| geometry);
         self.saved
             .record_loaded(session.as_deref(), salvaged, loaded.has_metainfo, geometry);
+        if is_damaged {
+            self.saved.state.record_damaged();
+        }
         // The files are not known before the metadata is. The torrent is durable before that, and so is what users have
         // added to it before its session was loaded.
-        if self.content.is_none() || !self.saved.state.has_saved_additions() {
+        let is_unsaved = is_damaged && (self.opening.is_resumed || !self.opening.is_new());
+        if self.content.is_none() || is_unsaved || !self.saved.state.has_saved_additions() {
             save.write(SaveTorrent { torrent: entity });
         }
         self.opening.session = session;

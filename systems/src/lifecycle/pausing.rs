@@ -1,0 +1,188 @@
+//! Commands to pause and to start torrents, carried out in the order in which they arrive.
+
+use bevy_ecs::entity::EntityHashSet;
+use bevy_ecs::prelude::*;
+use bevy_ecs::query::QueryData;
+use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::commands::{
+    AboutTorrent, CommandQueue, PauseAll, PauseOrStart, PauseTorrent, Reply, StartAll, StartTorrent, TorrentNotFound,
+};
+use ecs_torrent_components::lifecycle::{Blocked, Desired, Fault, Readiness};
+use ecs_torrent_components::torrent::{Lifecycle, Torrent, TorrentIndex};
+use ecs_torrent_protocol::hash::InfoHash;
+
+use super::adds::Adds;
+use super::failing::Retrier;
+use super::opening::Opening;
+use super::starting::Starts;
+use super::stop_requests::StopsInOrder;
+use crate::sessions::{SaveTorrent, SessionState};
+
+/// A command about one torrent.
+#[derive(Debug)]
+pub(super) enum ForTorrent {
+    Pause(PauseTorrent),
+    Start(StartTorrent),
+}
+
+impl AboutTorrent for ForTorrent {
+    fn torrent(&self) -> InfoHash {
+        match self {
+            Self::Pause(pause) => pause.torrent,
+            Self::Start(start) => start.torrent,
+        }
+    }
+}
+
+impl ForTorrent {
+    /// Answers that the torrent does not exist.
+    fn refuse(self) {
+        let error = TorrentNotFound(self.torrent());
+        match self {
+            Self::Pause(pause) => pause.reply.send(Err(error.into())),
+            Self::Start(start) => start.reply.send(Err(error.into())),
+        }
+    }
+}
+
+/// Returns whether torrents are to be paused or started.
+pub(super) fn has_commands(arrived: Res<CommandQueue<PauseOrStart>>, queue: Res<CommandQueue<ForTorrent>>) -> bool {
+    !arrived.0.is_empty() || !queue.0.is_empty()
+}
+
+/// The parts of a torrent that decide when it is paused or started.
+#[derive(QueryData)]
+#[query_data(mutable)]
+pub(super) struct Commanded {
+    entity: Entity,
+    torrent: &'static Torrent,
+    desired: &'static Desired,
+    readiness: &'static Readiness,
+    lifecycle: &'static Lifecycle,
+    fault: &'static Fault,
+    blocked: &'static Blocked,
+    opening: Option<&'static Opening>,
+    state: &'static mut SessionState,
+}
+
+/// The effects of the commands.
+#[derive(SystemParam)]
+pub(super) struct Effects<'w> {
+    stops: ResMut<'w, StopsInOrder>,
+    starts: ResMut<'w, Starts>,
+    save: MessageWriter<'w, SaveTorrent>,
+    retrier: Retrier<'w>,
+}
+
+/// Begins pauses and starts. A command that has to wait holds up the later ones about the same torrent.
+pub(super) fn take_pauses_and_starts(
+    mut arrived: ResMut<CommandQueue<PauseOrStart>>,
+    mut queue: ResMut<CommandQueue<ForTorrent>>,
+    index: Res<TorrentIndex>,
+    adds: Res<Adds>,
+    mut effects: Effects,
+    mut torrents: Query<Commanded>,
+) {
+    for command in arrived.0.drain(..) {
+        let listed = || {
+            let listed = torrents.iter().filter(|torrent| !torrent.desired.is_leaving());
+            listed.map(|torrent| torrent.torrent.id()).collect()
+        };
+        queue.0.extend(expand(command, listed));
+    }
+    let is_leaving = |entity| torrents.get(entity).is_ok_and(|torrent| torrent.desired.is_leaving());
+    let decided = adds.take_decided(&mut queue, &index, is_leaving);
+    let mut waiting = EntityHashSet::default();
+    for (command, listed) in decided {
+        let Some(entity) = listed else {
+            command.refuse();
+            continue;
+        };
+        let left = match torrents.get_mut(entity) {
+            Ok(mut torrent) if !waiting.contains(&entity) => effects.carry_out(&mut torrent, command),
+            _ => Some(command),
+        };
+        if let Some(command) = left {
+            waiting.insert(entity);
+            queue.0.push_back(command);
+        }
+    }
+}
+
+/// Returns the commands about single torrents that a command stands for.
+fn expand(command: PauseOrStart, listed: impl Fn() -> Vec<InfoHash>) -> Vec<ForTorrent> {
+    let start = |torrent, reply| ForTorrent::Start(StartTorrent { torrent, reply });
+    let pause = |torrent, reply| ForTorrent::Pause(PauseTorrent { torrent, reply });
+    match command {
+        PauseOrStart::Pause(command) => vec![ForTorrent::Pause(command)],
+        PauseOrStart::Start(command) => vec![ForTorrent::Start(command)],
+        PauseOrStart::PauseAll(PauseAll { reply }) => for_each(reply, listed(), pause),
+        PauseOrStart::StartAll(StartAll { reply }) => for_each(reply, listed(), start),
+    }
+}
+
+/// Creates a command for each torrent. The caller is answered when all are carried out.
+fn for_each<E: Send + 'static>(
+    reply: Reply<Result<(), E>>,
+    torrents: Vec<InfoHash>,
+    command: impl Fn(InfoHash, Reply<Result<(), E>>) -> ForTorrent,
+) -> Vec<ForTorrent> {
+    let replies = reply.split(torrents.len());
+    let each = torrents.into_iter().zip(replies);
+    each.map(|(torrent, reply)| command(torrent, reply)).collect()
+}
+
+impl Effects<'_> {
+    /// Carries out a command, or returns it if it has to wait.
+    fn carry_out(&mut self, torrent: &mut CommandedItem<'_, '_>, command: ForTorrent) -> Option<ForTorrent> {
+        match command {
+            ForTorrent::Pause(pause) if self.may_pause(torrent) => self.pause(torrent, pause),
+            ForTorrent::Start(start) if self.may_start(torrent) => self.start(torrent, start),
+            command => return Some(command),
+        }
+        None
+    }
+
+    /// Whether a pause can begin now: no stop is running, no start is being saved, and a new torrent is allowed to use
+    /// its files.
+    fn may_pause(&self, torrent: &CommandedItem<'_, '_>) -> bool {
+        let is_undecided = *torrent.lifecycle == Lifecycle::Adding && torrent.opening.is_some_and(Opening::is_new);
+        !torrent.desired.is_leaving() && !is_undecided && !self.starts.is_starting(torrent.entity)
+    }
+
+    fn pause(&mut self, torrent: &CommandedItem<'_, '_>, command: PauseTorrent) {
+        if torrent.is_paused() {
+            command.reply.send(Ok(()));
+        } else {
+            self.stops.pause(torrent.entity, command.reply);
+        }
+    }
+
+    /// Whether a start can begin now: no stop or pause is running, or begins in this tick.
+    fn may_start(&self, torrent: &CommandedItem<'_, '_>) -> bool {
+        let is_running = *torrent.desired == Desired::Run && !self.stops.is_pausing(torrent.entity);
+        is_running || torrent.is_paused()
+    }
+
+    /// Saves that a paused torrent is to run; tries a failed or blocked one again.
+    fn start(&mut self, torrent: &mut CommandedItem<'_, '_>, command: StartTorrent) {
+        if torrent.is_paused() {
+            torrent.state.set_paused(false);
+            let torrent = torrent.entity;
+            self.save.write(SaveTorrent { torrent });
+            self.starts.add(torrent, command.reply);
+            return;
+        }
+        if torrent.fault.0.is_some() || torrent.blocked.0.is_some() {
+            self.retrier.retry_now(torrent.entity);
+        }
+        command.reply.send(Ok(()));
+    }
+}
+
+impl CommandedItem<'_, '_> {
+    /// Whether the torrent is paused, and not only about to be.
+    fn is_paused(&self) -> bool {
+        *self.desired == Desired::Pause && *self.readiness == Readiness::Closed
+    }
+}
