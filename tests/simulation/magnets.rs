@@ -2,7 +2,7 @@
 
 use ecs_torrent::bevy_ecs::prelude::{Entity, With};
 use ecs_torrent::components::bans::Bans;
-use ecs_torrent::components::commands::{TorrentSource, UnfetchedTorrent};
+use ecs_torrent::components::commands::{StopTorrent, TorrentSource, UnfetchedTorrent};
 use ecs_torrent::components::peer::Peer;
 use ecs_torrent::components::torrent::{self as parts, Lifecycle, Torrent};
 use ecs_torrent::protocol::metainfo::Metainfo;
@@ -158,6 +158,38 @@ fn metadata_of_many_pieces_costs_one_round_trip() {
     // Connecting, handshakes and requests take a round trip of 100 ms each.
     assert!(took < Duration::from_millis(450), "{took:?}");
     magnet.complete(60);
+}
+
+/// A link whose torrent an earlier run completed needs no peer.
+#[test]
+fn metadata_of_an_earlier_run_is_used() {
+    for is_stopped in [false, true] {
+        let mut magnet = Magnet::new(torrent(300_001, 32768), 1, Settings::default());
+        magnet.add();
+        magnet.complete(10);
+        magnet.run(5);
+        let (leecher, torrent) = (magnet.leecher, magnet.content.info_hash());
+        if is_stopped {
+            let world = magnet.sim.node(leecher).world_mut();
+            let reply = Reply::ignored();
+            world
+                .resource_mut::<CommandQueue<StopTorrent>>()
+                .0
+                .push_back(StopTorrent { torrent, reply });
+            magnet.sim.nudge(leecher);
+            magnet.run(10);
+        }
+        magnet.sim.restart(leecher);
+        magnet.seeders.clear();
+        magnet.add();
+        magnet.run(10);
+        assert_eq!(magnet.state(), Lifecycle::Seeding);
+        let content = magnet.content.clone();
+        let stats = stats(&mut magnet.sim, leecher, &content).unwrap();
+        assert_eq!(stats.downloaded, 300_001, "of the first run");
+        let session = magnet.sim.state(leecher).session(torrent).unwrap();
+        assert!(!session.lacks_metadata && !session.stopped);
+    }
 }
 
 #[test]

@@ -158,6 +158,7 @@ impl TorrentAdder<'_, '_> {
         let entity = self.commands.spawn_empty().id();
         match loaded {
             Some(loaded) => self.opener.hand_over(entity, loaded),
+            None if metainfo.is_none() => self.opener.load_unfetched(entity, &torrent),
             None => self.opener.load(entity, &torrent),
         }
         self.index.insert(&hashes, entity);

@@ -22,6 +22,7 @@ pub(super) struct Inputs<'w> {
     lists: Res<'w, CommandQueue<ListStopped>>,
     supplies: Res<'w, CommandQueue<SupplyMetadata>>,
     pending: Res<'w, Adds>,
+    arrived: Res<'w, opening::Arrived>,
     state: Res<'w, StatePort>,
     disk: Res<'w, DiskPort>,
     known: Res<'w, Messages<PiecesKnown>>,
@@ -39,7 +40,12 @@ pub(super) fn may_begin(inputs: Inputs, mut is_later: Local<bool>) -> bool {
     let has_events = inputs.state.has_events() || opening::has_events(&inputs.disk);
     let has_messages = !inputs.known.is_empty() || !inputs.written.is_empty();
     let is_first = !std::mem::replace(&mut *is_later, true);
-    is_first || has_commands || has_events || has_messages || inputs.pending.has_undecided()
+    is_first
+        || has_commands
+        || has_events
+        || has_messages
+        || inputs.pending.has_undecided()
+        || !inputs.arrived.is_empty()
 }
 
 /// Returns whether the state of a torrent may have changed.

@@ -105,6 +105,12 @@ pub(super) fn is_undecided(lifecycle: &Lifecycle, has_metadata: bool, opening: O
 #[derive(Resource, Debug, Default)]
 pub(super) struct Arrived(Vec<(Entity, Loaded)>);
 
+impl Arrived {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// Begins and continues the opening of torrents.
 #[derive(SystemParam)]
 pub(super) struct Opener<'w> {
@@ -133,10 +139,20 @@ impl Opener<'_> {
 
     /// Requests a torrent's session.
     pub(super) fn load(&mut self, entity: Entity, torrent: &Torrent) {
+        self.load_with(entity, torrent.id(), false);
+    }
+
+    /// Requests the session of a torrent that is added without its metadata, and the metainfo that an earlier run may
+    /// have stored.
+    pub(super) fn load_unfetched(&mut self, entity: Entity, torrent: &Torrent) {
+        self.load_with(entity, torrent.id(), true);
+    }
+
+    fn load_with(&mut self, entity: Entity, torrent: InfoHash, with_metainfo: bool) {
         self.state.push(StateRequest::Load {
             tag: JobTag::new(LOAD, entity),
-            torrent: torrent.id(),
-            with_metainfo: false,
+            torrent,
+            with_metainfo,
             is_peek: false,
         });
     }

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::commands::{AddError, Unsaved};
+use bytes::Bytes;
+use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::commands::{AddError, CommandQueue, Reply, SupplyMetadata, Unsaved};
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts, Desired, Readiness};
 use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy, SessionLoaded};
 use ecs_torrent_components::torrent::{Activity, Content, Layout, RequiresComplete, Storage, Torrent};
 use ecs_torrent_engine::ports::state::{Loaded, StateDone};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::Geometry;
+use ecs_torrent_protocol::hash::InfoHash;
 
 use super::{LOAD, Opener, Opening};
 use crate::lifecycle::adds::Adds;
@@ -41,6 +44,25 @@ pub(in crate::lifecycle) struct Pauses<'w> {
     changed: ResMut<'w, ChangedFacts>,
 }
 
+/// Metadata of torrents that are added by their hash, and that the state folder has.
+#[derive(SystemParam)]
+pub(in crate::lifecycle) struct StoredMetadata<'w> {
+    clock: Res<'w, Clock>,
+    wakeup: Res<'w, Wakeup>,
+    supplies: ResMut<'w, CommandQueue<SupplyMetadata>>,
+}
+
+impl StoredMetadata<'_> {
+    fn supply(&mut self, torrent: InfoHash, info: Bytes) {
+        self.supplies.0.push_back(SupplyMetadata {
+            torrent,
+            info,
+            reply: Reply::ignored(),
+        });
+        self.wakeup.at(self.clock.now());
+    }
+}
+
 pub(in crate::lifecycle) fn collect_loaded(
     mut commands: Commands,
     mut opener: Opener,
@@ -49,6 +71,7 @@ pub(in crate::lifecycle) fn collect_loaded(
     mut adds: ResMut<Adds>,
     mut registry: ResMut<FileRegistry>,
     mut pauses: Pauses,
+    mut stored: StoredMetadata,
     mut torrents: Query<Resumed>,
 ) {
     let mut arrived = std::mem::take(&mut opener.arrived.0);
@@ -72,8 +95,14 @@ pub(in crate::lifecycle) fn collect_loaded(
             }
         }
     }
-    for (torrent, loaded) in arrived {
+    for (torrent, mut loaded) in arrived {
         if let Ok(mut resumed) = torrents.get_mut(torrent) {
+            if let Some(info) = resumed.take_stored_metadata(&mut loaded) {
+                stored.supply(resumed.torrent.id(), info);
+                // The session is read once the metadata is known.
+                opener.hand_over(torrent, loaded);
+                continue;
+            }
             resumed.take_in(loaded, torrent, &mut commands, &mut save);
             commands.entity(torrent).remove::<AwaitingSession>();
             pauses.changed.add(torrent);
@@ -108,6 +137,12 @@ impl ResumedItem<'_, '_> {
             &self.saved.state,
         );
         true
+    }
+
+    /// Takes the info dictionary that the state folder has, if the torrent lacks it.
+    fn take_stored_metadata(&self, loaded: &mut Loaded) -> Option<Bytes> {
+        let stored = loaded.metainfo.take().filter(|_| self.content.is_none());
+        stored.and_then(Result::ok).map(|metainfo| metainfo.info_bytes.clone())
     }
 
     /// Applies a session.
