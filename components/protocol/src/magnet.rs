@@ -112,7 +112,7 @@ impl Magnet {
         match key {
             "xt" => self.add_hash(value)?,
             "dn" if self.name.is_none() && !value.is_empty() => {
-                self.name = Some(printable(value.as_bytes(), MAX_NAME).trim_end().to_owned())
+                self.name = Some(printable(value.as_bytes(), MAX_NAME).trim_end().to_owned());
             }
             "tr" => self.trackers.extend(urls.0.accept(value)),
             "ws" => self.web_seeds.extend(urls.1.accept(value)),
