@@ -21,6 +21,42 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// A magnet link is listed with its name, and then with its metadata. The daemon of another folder supplies that.
+#[test]
+fn a_magnet_link_is_added_and_completed() {
+    let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = temporary.path();
+    let (hash, bytes) = torrent(other.path(), "one.bin", 1, &[]);
+    let daemon = Daemon::start(folder);
+    let link = format!("magnet:?xt=urn:btih:{hash}&dn=A+link");
+    assert_eq!(succeed(folder, &["add", &link]), format!("{hash} A link\n"));
+    let list = succeed(folder, &["list"]);
+    assert!(list.contains("A link") && list.contains("fetching_metadata"), "{list}");
+    let path = format!("/api/v1/torrents/{hash}?fields=bytes_size,metadata,pieces");
+    let unknown = json!({"bytes_size": null, "metadata": null, "pieces": null});
+    assert_eq!(daemon.get(&path).json(), unknown);
+    let error = fail(folder, &["add", "magnet:?dn=x"]);
+    assert!(error.contains("names no torrent"), "{error}");
+
+    let seed = Daemon::start_with(other.path(), &["--download-dir", "."]);
+    assert_eq!(seed.post("/api/v1/torrents", &bytes).status, 201);
+    wait_until("the seed", || {
+        let stats = seed.get(&format!("/api/v1/torrents/{hash}?fields=lifecycle")).json();
+        stats["lifecycle"] == "seeding"
+    });
+    let link = format!("{link}&x.pe={}", seed.peers);
+    assert_eq!(succeed(folder, &["add", &link]), format!("{hash} A link\n"));
+    wait_until("the download", || {
+        let stats = daemon
+            .get(&format!("/api/v1/torrents/{hash}?fields=lifecycle,name"))
+            .json();
+        stats == json!({"lifecycle": "seeding", "name": "one.bin"})
+    });
+    let files = [folder.join("downloads"), other.path().to_owned()];
+    let [ours, theirs] = files.map(|folder| fs::read(folder.join("one.bin")).unwrap());
+    assert!(ours == theirs);
+}
+
 #[test]
 fn a_daemon_is_controlled_from_a_second_terminal() {
     let temporary = tempfile::tempdir().unwrap();

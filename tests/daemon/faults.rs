@@ -144,12 +144,13 @@ fn fault_91_nothing_is_fetched_from_a_url() {
     let url = format!("http://{}/latest/meta-data/x.torrent", service.local_addr().unwrap());
     let json = format!("{{\"url\": \"{url}\"}}");
     let bearer = daemon.bearer();
-    for kind in [
-        "application/json",
-        "text/plain",
-        "application/x-www-form-urlencoded",
-        "",
-    ] {
+    let text = [("Authorization", bearer.as_str()), ("Content-Type", "text/plain")];
+    for body in [&url, &json] {
+        let answer = daemon.ask("POST", "/api/v1/torrents", &text, body.as_bytes());
+        answer.refused(400, Some("body"));
+        assert!(answer.body.contains("not a magnet link"), "{}", answer.body);
+    }
+    for kind in ["application/json", "application/x-www-form-urlencoded", ""] {
         let headers = [("Authorization", bearer.as_str()), ("Content-Type", kind)];
         let answer = daemon.ask("POST", "/api/v1/torrents", &headers, json.as_bytes());
         answer.refused(415, Some("Content-Type"));
