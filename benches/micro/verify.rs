@@ -8,8 +8,9 @@ use criterion::{Criterion, Throughput};
 use ecs_torrent::bevy_ecs::entity::Entity;
 use ecs_torrent::components::settings::StorageSettings;
 use ecs_torrent::engine::backends::hash::RayonHash;
-use ecs_torrent::engine::port::{Backend, JobTag, Purpose};
+use ecs_torrent::engine::port::{Backend, JobTag};
 use ecs_torrent::engine::ports::hash::{Digests, HashKind, HashRequest, compute};
+use ecs_torrent::engine::purpose;
 use ecs_torrent::engine::wake::Waker;
 use ecs_torrent::protocol::geometry::BLOCK_SIZE;
 use ecs_torrent::protocol::hash::sha1;
@@ -55,7 +56,7 @@ pub fn bench(criterion: &mut Criterion) {
 
 fn request(number: u64, spans: Vec<Bytes>) -> HashRequest {
     let tag = JobTag {
-        purpose: Purpose("verify"),
+        purpose: purpose!("verify"),
         owner: Entity::PLACEHOLDER,
         number,
     };

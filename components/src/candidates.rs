@@ -253,14 +253,14 @@ impl Candidates {
         self.ready.first().map(|(.., address)| *address)
     }
 
-    /// Whether a user named the address that [`Candidates::take_best`] would take.
-    pub fn is_next_user_named(&mut self, now: Timestamp) -> bool {
-        self.wake(now);
+    /// Returns whether a user named the best address of those known to be ready. [`Candidates::wake`] makes others ready.
+    #[must_use]
+    pub fn is_next_user_named(&self) -> bool {
         self.ready.first().is_some_and(|(Reverse(is_user), ..)| *is_user)
     }
 
-    /// Makes addresses ready when their waiting time is over.
-    fn wake(&mut self, now: Timestamp) {
+    /// Makes addresses ready whose waiting time is over.
+    pub fn wake(&mut self, now: Timestamp) {
         while let Some(&(_, address)) = self.waiting.first().filter(|(at, _)| *at <= now) {
             self.change(address, |candidate| candidate.state = State::Ready);
         }
@@ -697,9 +697,9 @@ mod tests {
         let mut candidates = candidates(&[7, 9]);
         candidates.take_best(at(0)).unwrap();
         candidates.release(address(2), at(0), retry(true));
-        assert!(!candidates.is_next_user_named(at(0)));
+        assert!(!candidates.is_next_user_named());
         candidates.add(address(2), CandidateSource::USER, 0, 10);
-        assert!(candidates.is_next_user_named(at(0)), "however often it has failed");
+        assert!(candidates.is_next_user_named(), "however often it has failed");
         assert_eq!((candidates.idle_user_count(), candidates.idle_count()), (1, 2));
         assert_eq!(candidates.take_best(at(0)), Some(address(2)));
         assert_eq!(candidates.idle_user_count(), 0);
@@ -708,7 +708,10 @@ mod tests {
             candidates.occupy(address(2));
         }
         candidates.release(address(2), at(0), retry(true));
-        assert!(!candidates.is_next_user_named(at(14)) && candidates.is_next_user_named(at(15)));
+        candidates.wake(at(14));
+        assert!(!candidates.is_next_user_named());
+        candidates.wake(at(15));
+        assert!(candidates.is_next_user_named());
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! A system pushes requests, which go to the backend together at the end of the tick. At the start of the next tick,
 //! results are sorted by purpose into inboxes, and the system that made the request takes them out.
 
+use std::any::TypeId;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use bevy_app::App;
 use bevy_ecs::prelude::*;
@@ -49,18 +51,78 @@ pub trait Backend<R, E>: Send + Sync + 'static {
     fn open_inbox(&mut self, _purpose: Purpose) {}
 }
 
-/// Names the kind of work a request belongs to, and with it the inbox for the result. Chosen by the feature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Purpose(pub &'static str);
+/// The inbox for the results of one kind of work. The feature that requests the work makes one with
+/// [`purpose!`](crate::purpose); no two are equal, whatever their names.
+#[derive(Clone, Copy)]
+pub struct Purpose {
+    id: TypeId,
+    name: &'static str,
+}
 
-/// Identifies one piece of work; the result carries it back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+impl Purpose {
+    /// Creates the purpose that a type stands for. `name` describes the work, human-readable.
+    #[must_use]
+    pub const fn of<T: 'static>(name: &'static str) -> Self {
+        let id = TypeId::of::<T>();
+        Self { id, name }
+    }
+
+    /// Returns the description of the work.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+}
+
+/// Makes a [`Purpose`](crate::port::Purpose) that differs from every other one.
+///
+/// ```
+/// use ecs_torrent_engine::port::Purpose;
+/// use ecs_torrent_engine::purpose;
+///
+/// const READ: Purpose = purpose!("read cover images");
+/// const OTHER: Purpose = purpose!("read cover images");
+/// assert_eq!(READ.name(), OTHER.name());
+/// assert_ne!(READ, OTHER);
+/// ```
+#[macro_export]
+macro_rules! purpose {
+    ($name:literal) => {{
+        struct Unique;
+        $crate::port::Purpose::of::<Unique>($name)
+    }};
+}
+
+impl PartialEq for Purpose {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Purpose {}
+
+impl Hash for Purpose {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
+impl fmt::Debug for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Purpose({:?})", self.name)
+    }
+}
+
+/// Identifies one piece of work; the result carries it back. A feature that needs to remember more of its work than
+/// the owner keeps it in [`Jobs`](crate::jobs::Jobs), which make the tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct JobTag {
     /// The inbox for the result.
     pub purpose: Purpose,
     /// The entity the work is for; it may no longer exist when the result arrives.
     pub owner: Entity,
-    /// The feature's own number for it.
+    /// The feature's own number for it: of the job's context in [`Jobs`](crate::jobs::Jobs), or what the feature counts
+    /// itself.
     pub number: u64,
 }
 
@@ -73,6 +135,12 @@ impl JobTag {
             owner,
             number: 0,
         }
+    }
+
+    /// Returns the tag for the next request of the same work.
+    #[must_use]
+    pub fn followed_by(self, purpose: Purpose) -> Self {
+        Self { purpose, ..self }
     }
 }
 
@@ -235,7 +303,7 @@ mod tests {
     /// Delivers two events of each purpose in each tick.
     struct Chatter;
 
-    const PURPOSES: [Purpose; 3] = [Purpose("one"), Purpose("two"), Purpose("three")];
+    const PURPOSES: [Purpose; 3] = [purpose!("one"), purpose!("two"), purpose!("three")];
 
     impl Backend<(), Event> for Chatter {
         fn submit(&mut self, _: &mut Vec<()>) {}

@@ -60,6 +60,7 @@ mod flow;
 mod hash;
 mod http;
 mod hub;
+mod keys;
 mod names;
 mod net;
 mod node;
@@ -67,7 +68,6 @@ mod probe;
 mod queue;
 mod random;
 mod servers;
-mod slab;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -94,15 +94,10 @@ fn handle_availability(
         }
         let order = picker.map(|picker| picker.map_unchanged(|picker| &mut picker.order));
         let changed = apply(change, &mut pieces, order, &mut random);
-        match changed {
-            Change::Nothing => continue,
-            Change::Came(index) => pieces.wanted_count += u32::from(!have.contains(index)),
-            Change::Went(index) => {
-                let lost = u32::from(!have.contains(index));
-                pieces.wanted_count = pieces.wanted_count.saturating_sub(lost);
-            }
-            Change::Many => pieces.wanted_count = pieces.count_missing_in(have),
+        if changed == Change::Nothing {
+            continue;
         }
+        changed.count(&mut pieces, have);
         // Our interest stays while a full disk blocks the torrent.
         let downloads = matches!(*lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. });
         let wants = pieces.wanted_count > 0 && downloads;
@@ -115,12 +110,7 @@ fn handle_availability(
             };
             sink.send(*peer, &mut source, &message);
         }
-        let brings_some = match changed {
-            Change::Came(index) => !have.contains(index),
-            Change::Many => true,
-            Change::Went(_) | Change::Nothing => false,
-        };
-        if wants && brings_some {
+        if wants && changed.brings_some(have) {
             refill.add(*peer, &mut requests);
         }
         let is_redundant = pieces.is_complete() && *lifecycle == Lifecycle::Seeding;
@@ -137,6 +127,30 @@ enum Change {
     Came(u32),
     Went(u32),
     Many,
+}
+
+impl Change {
+    /// Updates the number of pieces that the peer has and we do not.
+    fn count(self, pieces: &mut PeerPieces, have: &Have) {
+        match self {
+            Self::Nothing => {}
+            Self::Came(index) => pieces.wanted_count += u32::from(!have.contains(index)),
+            Self::Went(index) => {
+                let lost = u32::from(!have.contains(index));
+                pieces.wanted_count = pieces.wanted_count.saturating_sub(lost);
+            }
+            Self::Many => pieces.wanted_count = pieces.count_missing_in(have),
+        }
+    }
+
+    /// Returns whether the peer may have more pieces for us than before.
+    fn brings_some(self, have: &Have) -> bool {
+        match self {
+            Self::Came(index) => !have.contains(index),
+            Self::Many => true,
+            Self::Went(_) | Self::Nothing => false,
+        }
+    }
 }
 
 /// Applies a change to a peer's pieces and to the picker's counts. One piece takes O(1); all pieces take time

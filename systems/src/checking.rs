@@ -10,10 +10,12 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::messages::{FailTorrent, LifecycleChanged, PiecesKnown};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, Storage};
+use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, ReadPurpose};
 use ecs_torrent_engine::ports::hash::{HashKind, HashRequest};
 use ecs_torrent_engine::ports::{DiskPort, HashPort};
+use ecs_torrent_engine::purpose;
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
 
@@ -44,9 +46,9 @@ impl Plugin for CheckingPlugin {
     }
 }
 
-const READ: Purpose = Purpose("read to check");
-const HASH: Purpose = Purpose("hash to check");
-const REWRITE: Purpose = Purpose("write again");
+const READ: Purpose = purpose!("read to check");
+const HASH: Purpose = purpose!("hash to check");
+const REWRITE: Purpose = purpose!("write again");
 
 /// Requests a check of a torrent's existing data.
 #[derive(Message, Debug, Clone)]
@@ -71,8 +73,8 @@ pub struct Check {
     /// Position in `todo` of the next piece to read.
     next: usize,
     checked_count: u32,
-    /// Pieces that are being read, hashed or written again. Other results belong to an earlier check.
-    running: BTreeSet<u32>,
+    /// The jobs of this check, by number. Other results belong to an earlier check.
+    running: BTreeSet<u64>,
     good: Bitfield,
     /// Pieces that are written again before they count as held.
     rewrite: Bitfield,
@@ -101,7 +103,31 @@ impl Check {
 #[derive(Resource, Debug, Default)]
 pub(crate) struct CheckQueue {
     torrents: VecDeque<Entity>,
+    jobs: Jobs<PieceCheck>,
     used_bytes: u64,
+}
+
+/// A piece that is read, hashed and, if necessary, written again. It may outlive its torrent.
+#[derive(Debug, Clone, Copy)]
+struct PieceCheck {
+    torrent: Entity,
+    index: u32,
+    len: u32,
+}
+
+impl CheckQueue {
+    /// Begins a piece's check, and returns the tag for its requests.
+    fn begin(&mut self, piece: PieceCheck) -> JobTag {
+        self.used_bytes += u64::from(piece.len);
+        self.jobs.add(READ, piece)
+    }
+
+    /// Ends a piece's check and releases its memory.
+    fn end(&mut self, job: JobTag) -> Option<PieceCheck> {
+        let piece = self.jobs.take(job)?;
+        self.used_bytes -= u64::from(piece.len);
+        Some(piece)
+    }
 }
 
 /// Returns whether data is being checked, or a check may begin or end.
@@ -112,17 +138,6 @@ fn has_checks(
 ) -> bool {
     let is_running = !queue.torrents.is_empty() || queue.used_bytes > 0;
     is_running || !changed.is_empty() || !requested.is_empty()
-}
-
-/// Encodes a piece's index and length as a job's number, so that the job's memory is known even after its torrent is
-/// gone.
-fn number(index: u32, len: u32) -> u64 {
-    u64::from(len) << 32 | u64::from(index)
-}
-
-/// Decodes a piece's index and length from a job's number.
-fn index_and_len(tag: JobTag) -> (u32, u64) {
-    (tag.number as u32, tag.number >> 32)
 }
 
 /// Begins requested checks, and ends those of torrents that are no longer to be checked.
@@ -163,11 +178,8 @@ fn collect_reads(
     mut torrents: Query<(&mut Check, &Content)>,
 ) {
     for event in disk.take(READ) {
-        let torrent = event.tag.owner;
-        let (index, len) = index_and_len(event.tag);
-        let tag = JobTag {
-            purpose: HASH,
-            ..event.tag
+        let Some(&PieceCheck { torrent, index, .. }) = queue.jobs.get(event.tag) else {
+            continue;
         };
         match event.outcome {
             Ok(DiskDone::Read(data)) => {
@@ -176,20 +188,20 @@ fn collect_reads(
                     .ok()
                     .and_then(|(_, content)| content.0.info.expected_digest(index));
                 let Some(kind) = expected.map(HashKind::from) else {
-                    queue.used_bytes -= len;
+                    queue.end(event.tag);
                     continue;
                 };
-                let spans = vec![data];
+                let (tag, spans) = (event.tag.followed_by(HASH), vec![data]);
                 hash.push(HashRequest { tag, kind, spans });
             }
             outcome => {
-                queue.used_bytes -= len;
+                queue.end(event.tag);
                 let Ok((mut check, _)) = torrents.get_mut(torrent) else {
                     continue;
                 };
                 match outcome {
                     Err(error) if !error.is_absence() => drop(failed.write(fault(torrent, &error))),
-                    _ => check.note(torrent, index, false, &mut commands, &mut known),
+                    _ => check.note(torrent, event.tag, index, false, &mut commands, &mut known),
                 }
             }
         }
@@ -205,27 +217,26 @@ fn collect_checked(
     mut torrents: Query<(&mut Check, &Content, &Layout, &Storage)>,
 ) {
     for event in hash.take(HASH) {
-        let (index, len) = index_and_len(event.tag);
-        queue.used_bytes -= len;
-        let Ok((mut check, content, Layout(geometry), storage)) = torrents.get_mut(event.tag.owner) else {
+        let Some(&PieceCheck { torrent, index, .. }) = queue.jobs.get(event.tag) else {
+            continue;
+        };
+        let Ok((mut check, content, Layout(geometry), storage)) = torrents.get_mut(torrent) else {
+            queue.end(event.tag);
             continue;
         };
         let found = event.digests.as_ref().zip(content.0.info.expected_digest(index));
         let is_good = found.is_some_and(|(digests, expected)| digests.is(expected));
         if is_good && check.rewrite.contains(index) {
-            queue.used_bytes += len;
             disk.push(DiskRequest::Write {
-                tag: JobTag {
-                    purpose: REWRITE,
-                    ..event.tag
-                },
+                tag: event.tag.followed_by(REWRITE),
                 storage: storage.id,
                 span: geometry.piece_span(index),
                 blocks: event.spans,
             });
             continue;
         }
-        check.note(event.tag.owner, index, is_good, &mut commands, &mut known);
+        queue.end(event.tag);
+        check.note(torrent, event.tag, index, is_good, &mut commands, &mut known);
     }
 }
 
@@ -238,15 +249,16 @@ fn collect_rewritten(
     mut torrents: Query<(&mut Check, &mut SessionState)>,
 ) {
     for event in disk.take(REWRITE) {
-        let (torrent, (index, len)) = (event.tag.owner, index_and_len(event.tag));
-        queue.used_bytes -= len;
+        let Some(PieceCheck { torrent, index, .. }) = queue.end(event.tag) else {
+            continue;
+        };
         let Ok((mut check, mut state)) = torrents.get_mut(torrent) else {
             continue;
         };
         match event.outcome {
             Ok(_) => {
                 state.record_rewritten(index);
-                check.note(torrent, index, true, &mut commands, &mut known);
+                check.note(torrent, event.tag, index, true, &mut commands, &mut known);
             }
             Err(error) => drop(failed.write(fault(torrent, &error))),
         }
@@ -258,12 +270,13 @@ impl Check {
     fn note(
         &mut self,
         torrent: Entity,
+        job: JobTag,
         index: u32,
         is_good: bool,
         commands: &mut Commands,
         known: &mut MessageWriter<PiecesKnown>,
     ) {
-        if !self.running.remove(&index) {
+        if !self.running.remove(&job.number) {
             return;
         }
         self.checked_count += 1;
@@ -299,14 +312,10 @@ fn read_pieces(
             continue;
         };
         check.next += 1;
-        check.running.insert(index);
         let span = geometry.piece_span(index);
-        queue.used_bytes += u64::from(span.len);
-        let tag = JobTag {
-            purpose: READ,
-            owner: torrent,
-            number: number(index, span.len),
-        };
+        let len = span.len;
+        let tag = queue.begin(PieceCheck { torrent, index, len });
+        check.running.insert(tag.number);
         disk.push(DiskRequest::Read {
             tag,
             storage: storage.id,
@@ -330,41 +339,41 @@ mod tests {
 
     const LEN: u64 = 32768;
 
-    /// Returns a torrent whose piece 1 is read, with a second one to read.
-    fn bed() -> Bed {
+    /// Returns a torrent of which three pieces are checked, and their jobs.
+    fn bed() -> (Bed, [JobTag; 3]) {
         let mut bed = Bed::new(CheckingPlugin);
         bed.world.init_resource::<Messages<PiecesKnown>>();
         bed.world.init_resource::<Messages<FailTorrent>>();
         bed.open_port::<HashRequest, HashEvent>(Vec::new());
         let request = CheckPieces {
             torrent: bed.torrent,
-            doubtful: vec![1, 2],
+            doubtful: vec![0, 1, 2],
             good: Bitfield::new(3),
             rewrite: Bitfield::new(3),
         };
         let mut check = Check::new(&request);
-        check.running.insert(1);
+        let torrent = bed.torrent;
+        let mut queue = bed.world.resource_mut::<CheckQueue>();
+        let jobs = [0, 1, 2].map(|index| {
+            let len = LEN as u32;
+            queue.begin(PieceCheck { torrent, index, len })
+        });
+        check.running.extend(jobs.map(|job| job.number));
         let key = ecs_torrent_components::session::OwnerKey([1; 16]);
         let parts = (check, SessionState::new(key, None, false), crate::testing::content());
         bed.world.entity_mut(bed.torrent).insert(parts);
-        bed.world.resource_mut::<CheckQueue>().used_bytes = 3 * LEN;
-        bed
+        (bed, jobs)
     }
 
-    fn finish(bed: &mut Bed, purpose: Purpose, outcome: Result<DiskDone, DiskError>) {
-        let tag = JobTag {
-            purpose,
-            owner: bed.torrent,
-            number: number(1, LEN as u32),
-        };
+    fn finish(bed: &mut Bed, job: JobTag, purpose: Purpose, outcome: Result<DiskDone, DiskError>) {
         bed.open_port::<DiskRequest, DiskEvent>(vec![DiskEvent {
-            tag,
+            tag: job.followed_by(purpose),
             outcome,
             blocks: Vec::new(),
         }]);
-        match purpose {
-            READ => bed.run(collect_reads),
-            _ => bed.run(collect_rewritten),
+        match purpose == READ {
+            true => bed.run(collect_reads),
+            false => bed.run(collect_rewritten),
         }
     }
 
@@ -381,28 +390,28 @@ mod tests {
 
     #[test]
     fn data_that_is_absent_is_missing_and_other_errors_are_faults() {
-        let mut bed = bed();
-        finish(&mut bed, READ, Err(error(ErrorKind::PermissionDenied)));
+        let (mut bed, jobs) = bed();
+        finish(&mut bed, jobs[0], READ, Err(error(ErrorKind::PermissionDenied)));
         assert_eq!(result(&mut bed), (1, 0, 2 * LEN));
-        finish(&mut bed, READ, Err(error(ErrorKind::UnexpectedEof)));
+        finish(&mut bed, jobs[1], READ, Err(error(ErrorKind::UnexpectedEof)));
         assert_eq!(result(&mut bed), (0, 1, LEN));
     }
 
     /// The bytes of a read stay in use until they are hashed.
     #[test]
     fn memory_is_released_with_the_last_use_of_a_piece() {
-        let mut bed = bed();
-        finish(&mut bed, READ, Ok(DiskDone::Read(Bytes::new())));
+        let (mut bed, jobs) = bed();
+        finish(&mut bed, jobs[0], READ, Ok(DiskDone::Read(Bytes::new())));
         assert_eq!(result(&mut bed), (0, 0, 3 * LEN));
-        finish(&mut bed, REWRITE, Ok(DiskDone::Written));
+        finish(&mut bed, jobs[0], REWRITE, Ok(DiskDone::Written));
         assert_eq!(result(&mut bed), (0, 1, 2 * LEN));
-        finish(&mut bed, REWRITE, Err(error(ErrorKind::StorageFull)));
+        finish(&mut bed, jobs[1], REWRITE, Err(error(ErrorKind::StorageFull)));
         assert_eq!(result(&mut bed), (1, 1, LEN));
     }
 
     #[test]
     fn a_check_ends_with_the_state_and_with_its_torrent() {
-        let mut bed = bed();
+        let (mut bed, jobs) = bed();
         for (from, to, goes_on) in [
             (Lifecycle::Adding, Lifecycle::Checking, true),
             (Lifecycle::Checking, Lifecycle::Paused, false),
@@ -411,7 +420,7 @@ mod tests {
             bed.run_after(LifecycleChanged { torrent, from, to }, begin_checks);
             assert_eq!(bed.world.get::<Check>(bed.torrent).is_some(), goes_on);
         }
-        finish(&mut bed, READ, Ok(DiskDone::Read(Bytes::new())));
+        finish(&mut bed, jobs[0], READ, Ok(DiskDone::Read(Bytes::new())));
         assert_eq!(
             bed.world.resource::<CheckQueue>().used_bytes,
             2 * LEN,
@@ -438,7 +447,7 @@ mod tests {
     #[test]
     fn pieces_are_read_within_the_memory() {
         for (limit, count) in [(1, 1), (LEN, 1), (LEN + 1, 2), (9 * LEN, 3)] {
-            let mut bed = bed();
+            let (mut bed, _) = bed();
             bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
             bed.world.resource_mut::<Settings>().storage.check_memory_bytes = limit;
             let storage = Storage {
@@ -475,5 +484,19 @@ mod tests {
             to: Lifecycle::Paused,
         });
         assert!(bed.holds(has_checks), "the check ends");
+    }
+
+    /// An answer to a job that is over changes nothing, nor does one to a job of an earlier check.
+    #[test]
+    fn late_answers_are_ignored() {
+        let (mut bed, jobs) = bed();
+        finish(&mut bed, jobs[0], REWRITE, Ok(DiskDone::Written));
+        for purpose in [READ, REWRITE] {
+            finish(&mut bed, jobs[0], purpose, Err(error(ErrorKind::UnexpectedEof)));
+            assert_eq!(result(&mut bed), (0, 1, 2 * LEN));
+        }
+        bed.get_mut::<Check>(bed.torrent).running.clear();
+        finish(&mut bed, jobs[1], READ, Err(error(ErrorKind::UnexpectedEof)));
+        assert_eq!(result(&mut bed), (0, 1, LEN), "its memory is released all the same");
     }
 }

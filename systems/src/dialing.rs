@@ -344,7 +344,8 @@ impl DialParams<'_, '_> {
             return Dialed::NoAddress;
         }
         let wants_peers = lifecycle.wants_peers();
-        let dial = match candidates.is_next_user_named(now) {
+        candidates.wake(now);
+        let dial = match candidates.is_next_user_named() {
             true => DialFor::User,
             false => DialFor::Other,
         };

@@ -16,6 +16,7 @@ use ecs_torrent_components::torrent::{Lifecycle, StopPhase, TorrentPeers};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{NetEvent, NetRequest};
+use ecs_torrent_engine::purpose;
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::wire::Message;
 
@@ -42,7 +43,7 @@ impl Plugin for DisconnectingPlugin {
     }
 }
 
-const CLOSING: Purpose = Purpose("close streams");
+const CLOSING: Purpose = purpose!("close streams");
 
 /// The stop participant that disconnects peers.
 pub(crate) struct Disconnecting;

@@ -2,7 +2,6 @@
 
 mod adding;
 mod adds;
-mod awaiting_state;
 mod conditions;
 mod deriving;
 mod failing;
@@ -37,6 +36,7 @@ use ecs_torrent_components::messages::{
     TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted, TorrentStopped,
 };
 use ecs_torrent_components::torrent::{StopPhase, TorrentIndex};
+use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::schedule::Tick;
 
 pub(crate) use self::naming::renamed;
@@ -50,43 +50,10 @@ pub struct LifecyclePlugin;
 
 impl Plugin for LifecyclePlugin {
     fn build(&self, app: &mut App) {
-        app.add_message::<TorrentAdded>()
-            .add_message::<LifecycleChanged>()
-            .add_message::<TorrentStarted>()
-            .add_message::<TorrentCompleted>()
-            .add_message::<TorrentBlocked>()
-            .add_message::<TorrentRestarting>()
-            .add_message::<TorrentFailed>()
-            .add_message::<TorrentPaused>()
-            .add_message::<TorrentStopped>()
-            .add_message::<FailTorrent>()
-            .add_message::<RequestStop>()
-            .init_resource::<TorrentIndex>()
-            .init_resource::<ChangedFacts>()
-            .init_resource::<opening::StorageIds>()
-            .init_resource::<resuming_all::ResumingAll>()
-            .init_resource::<adds::Adds>()
-            .init_resource::<opening::preparing::AwaitingClaims>()
-            .init_resource::<awaiting_state::AwaitingState<RemoveTorrent>>()
-            .init_resource::<opening::Arrived>()
-            .init_resource::<Deadlines<failing::Retry>>()
-            .init_resource::<stop_requests::StopsInOrder>()
-            .add_stop_participant::<releasing::Releasing>(StopPhase::Release, None)
-            .init_resource::<CommandQueue<AddTorrent>>()
-            .init_resource::<CommandQueue<ResumeAll>>()
-            .init_resource::<CommandQueue<ResumeTorrent>>()
-            .init_resource::<awaiting_state::AwaitingState<resuming::Resumption>>()
-            .init_resource::<awaiting_state::AwaitingState<resuming::Unstopping>>()
-            .init_resource::<CommandQueue<ListStopped>>()
-            .init_resource::<stopped::Listings>()
-            .add_message::<MetadataKnown>()
-            .init_resource::<CommandQueue<SupplyMetadata>>()
-            .init_resource::<CommandQueue<RemoveTorrent>>()
-            .init_resource::<CommandQueue<StopTorrent>>()
-            .init_resource::<CommandQueue<StopAll>>()
-            .init_resource::<CommandQueue<PauseOrStart>>()
-            .init_resource::<CommandQueue<pausing::ForTorrent>>()
-            .init_resource::<starting::Starts>()
+        add_messages(app);
+        add_commands(app);
+        init_resources(app);
+        app.add_stop_participant::<releasing::Releasing>(StopPhase::Release, None)
             .add_systems(
                 Tick,
                 (
@@ -133,4 +100,52 @@ impl Plugin for LifecyclePlugin {
                 ),
             );
     }
+}
+
+/// Registers the messages of a torrent's life.
+fn add_messages(app: &mut App) {
+    app.add_message::<TorrentAdded>()
+        .add_message::<LifecycleChanged>()
+        .add_message::<TorrentStarted>()
+        .add_message::<TorrentCompleted>()
+        .add_message::<TorrentBlocked>()
+        .add_message::<TorrentRestarting>()
+        .add_message::<TorrentFailed>()
+        .add_message::<TorrentPaused>()
+        .add_message::<TorrentStopped>()
+        .add_message::<FailTorrent>()
+        .add_message::<RequestStop>()
+        .add_message::<MetadataKnown>();
+}
+
+/// Registers the commands that this feature takes.
+fn add_commands(app: &mut App) {
+    app.init_resource::<CommandQueue<AddTorrent>>()
+        .init_resource::<CommandQueue<ResumeAll>>()
+        .init_resource::<CommandQueue<ResumeTorrent>>()
+        .init_resource::<CommandQueue<ListStopped>>()
+        .init_resource::<CommandQueue<SupplyMetadata>>()
+        .init_resource::<CommandQueue<RemoveTorrent>>()
+        .init_resource::<CommandQueue<StopTorrent>>()
+        .init_resource::<CommandQueue<StopAll>>()
+        .init_resource::<CommandQueue<PauseOrStart>>()
+        .init_resource::<CommandQueue<pausing::ForTorrent>>();
+}
+
+/// Initializes what the systems remember between ticks.
+fn init_resources(app: &mut App) {
+    app.init_resource::<TorrentIndex>()
+        .init_resource::<ChangedFacts>()
+        .init_resource::<opening::StorageIds>()
+        .init_resource::<resuming_all::ResumingAll>()
+        .init_resource::<adds::Adds>()
+        .init_resource::<opening::preparing::AwaitingClaims>()
+        .init_resource::<Jobs<RemoveTorrent>>()
+        .init_resource::<opening::Arrived>()
+        .init_resource::<Deadlines<failing::Retry>>()
+        .init_resource::<stop_requests::StopsInOrder>()
+        .init_resource::<Jobs<resuming::Resumption>>()
+        .init_resource::<Jobs<resuming::Unstopping>>()
+        .init_resource::<stopped::Listings>()
+        .init_resource::<starting::Starts>();
 }

@@ -215,7 +215,7 @@ fn handle_chokes(
             refill.add(peer, &mut requests);
             continue;
         }
-        requests.guided_until = None;
+        requests.stop_following();
         if !wire.session.fast {
             // BEP 3: a choke drops all requests. BEP 6: a choke drops none; each is rejected.
             let dropped = requests.cancel_all();

@@ -22,6 +22,7 @@ use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Runs, Salvage, Session};
 use ecs_torrent_components::torrent::{Counters, Partials, StopPhase};
+use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::ports::disk::{
     DiskEvent, DiskRequest, FileClaims, FolderIds, FoundFiles, Overwrite, Provenance, SyncedFile, Volume,
 };
@@ -45,6 +46,8 @@ impl Plugin for SessionsPlugin {
             .init_resource::<Deadlines<saving::SaveCheck>>()
             .add_stop_participant::<ending::Spilling>(StopPhase::HaltDownloads, None)
             .add_stop_participant::<WritingLast>(StopPhase::WriteSession, None)
+            .init_resource::<Jobs<spilling::Spill>>()
+            .init_resource::<Jobs<restoring::Restore>>()
             .init_resource::<restoring::Restores>()
             .init_resource::<ending::AwaitingAnswers>()
             .add_observer(apply_options)

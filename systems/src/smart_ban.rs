@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use bytes::Bytes;
 use ecs_torrent_components::messages::PieceRejected;
 use ecs_torrent_components::piece::{ActivePiece, VerifiedPieces};
-use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::jobs::Jobs;
+use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::HashPort;
 use ecs_torrent_engine::ports::hash::{Digests, HashKind, HashRequest};
+use ecs_torrent_engine::purpose;
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::geometry::BLOCK_SIZE;
 use ecs_torrent_protocol::hash::Sha1Digest;
@@ -27,24 +28,30 @@ pub struct SmartBanPlugin;
 
 impl Plugin for SmartBanPlugin {
     fn build(&self, app: &mut App) {
-        app.init_resource::<Suspects>().add_systems(
-            Tick,
-            (
-                collect_digests.run_if(has_digests),
-                blame_rejected.run_if(has_messages::<PieceRejected>),
-                examine_verified,
-            )
-                .chain()
-                .in_set(VerifySet::Blame),
-        );
+        app.init_resource::<Suspects>()
+            .init_resource::<Jobs<BadBlocks>>()
+            .init_resource::<Jobs<GoodBlocks>>()
+            .add_systems(
+                Tick,
+                (
+                    collect_digests.run_if(has_digests),
+                    blame_rejected.run_if(has_messages::<PieceRejected>),
+                    examine_verified,
+                )
+                    .chain()
+                    .in_set(VerifySet::Blame),
+            );
     }
 }
 
 /// Digests of the blocks of a failed piece.
-const BAD_BLOCKS: Purpose = Purpose("digest bad blocks");
+const BAD_BLOCKS: Purpose = purpose!("digest bad blocks");
 
 /// Digests of the blocks of the same piece after it passed.
-const GOOD_BLOCKS: Purpose = Purpose("digest good blocks");
+const GOOD_BLOCKS: Purpose = purpose!("digest good blocks");
+
+/// Blocks are hashed one by one.
+const BLOCKS: HashKind = HashKind::Sha1Blocks(BLOCK_SIZE);
 
 /// Maximum number of failed attempts remembered per piece.
 const MAX_ATTEMPTS: usize = 4;
@@ -58,6 +65,20 @@ struct Attempt {
     number: u64,
     senders: Vec<Option<Culprit>>,
     digests: Vec<Sha1Digest>,
+}
+
+/// The blocks of a failed attempt, while they are hashed.
+#[derive(Debug)]
+struct BadBlocks {
+    piece: (Entity, u32),
+    attempt: u64,
+}
+
+/// The blocks of a piece that passed, while they are hashed.
+#[derive(Debug)]
+struct GoodBlocks {
+    torrent: Entity,
+    index: u32,
 }
 
 /// Failed attempts, by torrent and piece.
@@ -93,6 +114,7 @@ impl Suspects {
 fn blame_rejected(
     mut rejected: MessageReader<PieceRejected>,
     mut hash: ResMut<HashPort>,
+    mut jobs: ResMut<Jobs<BadBlocks>>,
     mut suspects: ResMut<Suspects>,
     mut blame: Blame,
 ) {
@@ -112,8 +134,13 @@ fn blame_rejected(
             continue;
         }
         let senders = senders.iter().map(|sender| blame.identify((*sender)?)).collect();
-        let number = suspects.add((*torrent, *index), senders);
-        submit(&mut hash, BAD_BLOCKS, *torrent, number, data.clone());
+        let piece = (*torrent, *index);
+        let attempt = suspects.add(piece, senders);
+        hash.push(HashRequest {
+            tag: jobs.add(BAD_BLOCKS, BadBlocks { piece, attempt }),
+            kind: BLOCKS,
+            spans: data.clone(),
+        });
     }
 }
 
@@ -122,29 +149,19 @@ fn examine_verified(
     verified: Res<VerifiedPieces>,
     suspects: Res<Suspects>,
     mut hash: ResMut<HashPort>,
+    mut jobs: ResMut<Jobs<GoodBlocks>>,
     pieces: Query<&ActivePiece>,
 ) {
     for piece in pieces.iter_many(verified.iter()).flatten() {
-        if piece.is_suspect && suspects.attempts.contains_key(&(piece.torrent, piece.index)) {
-            submit(
-                &mut hash,
-                GOOD_BLOCKS,
-                piece.torrent,
-                u64::from(piece.index),
-                piece.verified_data().to_vec(),
-            );
+        let &ActivePiece { torrent, index, .. } = piece;
+        if piece.is_suspect && suspects.attempts.contains_key(&(torrent, index)) {
+            hash.push(HashRequest {
+                tag: jobs.add(GOOD_BLOCKS, GoodBlocks { torrent, index }),
+                kind: BLOCKS,
+                spans: piece.verified_data().to_vec(),
+            });
         }
     }
-}
-
-fn submit(hash: &mut HashPort, purpose: Purpose, torrent: Entity, number: u64, spans: Vec<Bytes>) {
-    let tag = JobTag {
-        purpose,
-        owner: torrent,
-        number,
-    };
-    let kind = HashKind::Sha1Blocks(BLOCK_SIZE);
-    hash.push(HashRequest { tag, kind, spans });
 }
 
 /// Returns whether digests of blocks have arrived.
@@ -152,24 +169,30 @@ fn has_digests(hash: Res<HashPort>) -> bool {
     hash.has_events_for(BAD_BLOCKS) || hash.has_events_for(GOOD_BLOCKS)
 }
 
-fn collect_digests(mut hash: ResMut<HashPort>, mut suspects: ResMut<Suspects>, mut blame: Blame) {
+fn collect_digests(
+    mut hash: ResMut<HashPort>,
+    mut bad: ResMut<Jobs<BadBlocks>>,
+    mut good: ResMut<Jobs<GoodBlocks>>,
+    mut suspects: ResMut<Suspects>,
+    mut blame: Blame,
+) {
     for event in hash.take(BAD_BLOCKS) {
-        let Some(Digests::Blocks(digests)) = event.digests else {
+        let (Some(job), Some(Digests::Blocks(digests))) = (bad.take(event.tag), event.digests) else {
             continue;
         };
-        let mut attempts = suspects.attempts.values_mut().flatten();
-        if let Some(attempt) = attempts.find(|attempt| attempt.number == event.tag.number) {
+        let mut attempts = suspects.attempts.get_mut(&job.piece).into_iter().flatten();
+        if let Some(attempt) = attempts.find(|attempt| attempt.number == job.attempt) {
             attempt.digests = digests;
         }
     }
     for event in hash.take(GOOD_BLOCKS) {
-        let Some(Digests::Blocks(good)) = event.digests else {
+        let (Some(job), Some(Digests::Blocks(digests))) = (good.take(event.tag), event.digests) else {
             continue;
         };
-        let index = event.tag.number as u32;
-        let attempts = suspects.attempts.remove(&(event.tag.owner, index)).unwrap_or_default();
-        for culprit in attempts.iter().flat_map(|attempt| culprits(attempt, &good)) {
-            blame.ban(culprit, event.tag.owner, format_args!("corrupt data in piece {index}"));
+        let GoodBlocks { torrent, index } = job;
+        let attempts = suspects.attempts.remove(&(torrent, index)).unwrap_or_default();
+        for culprit in attempts.iter().flat_map(|attempt| culprits(attempt, &digests)) {
+            blame.ban(culprit, torrent, format_args!("corrupt data in piece {index}"));
         }
     }
 }
@@ -190,6 +213,8 @@ fn culprits<'a>(attempt: &'a Attempt, good: &[Sha1Digest]) -> Vec<&'a Culprit> {
 
 #[cfg(test)]
 mod tests {
+    use ecs_torrent_engine::port::JobTag;
+
     use super::*;
 
     #[test]

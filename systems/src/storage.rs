@@ -16,6 +16,7 @@ use ecs_torrent_components::torrent::{ActivePieces, Lifecycle, StopPhase, Storag
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::{DiskError, DiskEvent, DiskRequest};
+use ecs_torrent_engine::purpose;
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 
 use crate::conditions::{has_events, has_messages_of_two};
@@ -44,7 +45,7 @@ impl Plugin for StoragePlugin {
     }
 }
 
-const PIECES: Purpose = Purpose("write pieces");
+const PIECES: Purpose = purpose!("write pieces");
 
 /// Writes held on a full disk may use one part in this many of the memory for pieces.
 const HELD_SHARE: u64 = 4;

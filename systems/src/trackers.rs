@@ -24,6 +24,7 @@ use ecs_torrent_components::random::Random;
 use ecs_torrent_components::session::SessionTracker;
 use ecs_torrent_components::torrent::{StopPhase, Torrent, TorrentTrackers, TrackerOf};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
+use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::OpenInbox;
 use ecs_torrent_engine::ports::http::{HttpEvent, HttpRequest};
 use ecs_torrent_engine::ports::net::{NetEvent, NetRequest, TRACKER_DATAGRAMS};
@@ -57,7 +58,7 @@ impl Plugin for TrackersPlugin {
             .init_resource::<Answers>()
             .init_resource::<policy::Turns>()
             .init_resource::<Deadlines<policy::AnnounceDue>>()
-            .init_resource::<http::HttpReplies>()
+            .init_resource::<Jobs<http::Arriving>>()
             .init_resource::<udp::UdpTrackers>()
             .init_resource::<Deadlines<udp::Repeat>>()
             .add_systems(

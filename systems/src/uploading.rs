@@ -5,15 +5,16 @@ use std::collections::VecDeque;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
-use bevy_platform::collections::HashMap;
 use ecs_torrent_components::messages::{FailTorrent, PeerDisconnected, UploadRequested};
 use ecs_torrent_components::peer::{FlushQueue, Outbox, PeerState, ServeQueue, UploadMemory, UploadQueue, Wire};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{Settings, UploadSettings};
 use ecs_torrent_components::torrent::{Have, Layout, Lifecycle, PeerOf, Storage};
-use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::jobs::Jobs;
+use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, DiskEvent, DiskRequest, ReadPurpose};
+use ecs_torrent_engine::purpose;
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::{BlockRequest, Geometry, Span};
@@ -29,7 +30,7 @@ pub struct UploadingPlugin;
 impl Plugin for UploadingPlugin {
     fn build(&self, app: &mut App) {
         app.register_required_components::<PeerState, UploadQueue>();
-        app.init_resource::<Reads>().add_systems(
+        app.init_resource::<Jobs<Group>>().add_systems(
             Tick,
             (
                 handle_requests
@@ -47,14 +48,7 @@ impl Plugin for UploadingPlugin {
     }
 }
 
-const UPLOADS: Purpose = Purpose("read for uploads");
-
-/// Reads in progress, by number.
-#[derive(Resource, Debug, Default)]
-struct Reads {
-    last: u64,
-    under_way: HashMap<u64, Group>,
-}
+const UPLOADS: Purpose = purpose!("read for uploads");
 
 /// Requests of one peer that are answered by one read.
 #[derive(Debug)]
@@ -155,7 +149,7 @@ fn handle_requests(
 struct ReadParams<'w, 's> {
     settings: Res<'w, Settings>,
     disk: ResMut<'w, DiskPort>,
-    reads: ResMut<'w, Reads>,
+    reads: ResMut<'w, Jobs<Group>>,
     memory: ResMut<'w, UploadMemory>,
     torrents: Query<'w, 's, (&'static Layout, &'static Storage)>,
 }
@@ -194,21 +188,12 @@ impl ReadParams<'_, '_> {
         };
         uploads.reading.extend_from_slice(&requests);
         self.memory.charge(uploads, u64::from(span.len));
-        self.reads.last += 1;
-        let number = self.reads.last;
-        let tag = JobTag {
-            purpose: UPLOADS,
-            owner: peer,
-            number,
-        };
-        let storage = storage.id;
         self.disk.push(DiskRequest::Read {
-            tag,
-            storage,
+            tag: self.reads.add(UPLOADS, Group { peer, span, requests }),
+            storage: storage.id,
             span,
             purpose: ReadPurpose::Serve,
         });
-        self.reads.under_way.insert(number, Group { peer, span, requests });
     }
 }
 
@@ -233,14 +218,14 @@ fn take_adjacent(waiting: &mut VecDeque<BlockRequest>, geometry: &Geometry, most
 
 fn send_blocks(
     mut disk: ResMut<DiskPort>,
-    mut reads: ResMut<Reads>,
+    mut reads: ResMut<Jobs<Group>>,
     mut memory: ResMut<UploadMemory>,
     mut flush: ResMut<FlushQueue>,
     mut failed: MessageWriter<FailTorrent>,
     mut peers: Query<(&PeerOf, &Wire, &mut UploadQueue, &mut Outbox)>,
 ) {
     for event in disk.take(UPLOADS) {
-        let Some(Group { peer, span, requests }) = reads.under_way.remove(&event.tag.number) else {
+        let Some(Group { peer, span, requests }) = reads.take(event.tag) else {
             continue;
         };
         let Ok((of, wire, mut uploads, mut outbox)) = peers.get_mut(peer) else {
@@ -330,7 +315,7 @@ mod tests {
     fn serving_bed() -> Bed {
         let mut bed = Bed::new(());
         bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
-        bed.world.init_resource::<Reads>();
+        bed.world.init_resource::<Jobs<Group>>();
         bed.world.init_resource::<UploadMemory>();
         bed.world.init_resource::<ServeQueue>();
         let storage = Storage {
@@ -358,11 +343,12 @@ mod tests {
             }
             bed.world.insert_resource(serve);
             bed.run(read_blocks);
+            let jobs = bed.world.resource::<Jobs<Group>>();
             let reads = bed.world.resource::<DiskPort>().outgoing();
             let owners: Vec<Entity> = reads
                 .iter()
                 .map(|read| match read {
-                    DiskRequest::Read { tag, .. } => tag.owner,
+                    DiskRequest::Read { tag, .. } => jobs.get(*tag).unwrap().peer,
                     other => panic!("{other:?}"),
                 })
                 .collect();

@@ -8,6 +8,7 @@ use ecs_torrent_components::torrent::{ActivePieces, Content, Torrent};
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::HashPort;
 use ecs_torrent_engine::ports::hash::{HashEvent, HashKind, HashRequest};
+use ecs_torrent_engine::purpose;
 use ecs_torrent_engine::schedule::Tick;
 
 use crate::VerifySet;
@@ -35,7 +36,7 @@ impl Plugin for VerificationPlugin {
     }
 }
 
-const PIECES: Purpose = Purpose("verify pieces");
+const PIECES: Purpose = purpose!("verify pieces");
 
 fn collect_hashes(
     mut hash: ResMut<HashPort>,

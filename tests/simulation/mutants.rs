@@ -17,9 +17,10 @@ use ecs_torrent::components::random::Random;
 use ecs_torrent::components::session::FileId;
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::components::torrent::{Content, Counters, Layout, Lifecycle, StopPhase, Stopping, Storage};
-use ecs_torrent::engine::port::{JobTag, Purpose};
+use ecs_torrent::engine::port::JobTag;
 use ecs_torrent::engine::ports::DiskPort;
 use ecs_torrent::engine::ports::disk::{DiskRequest, FileClaims};
+use ecs_torrent::engine::purpose;
 use ecs_torrent::engine::sim::NewContent;
 use ecs_torrent::protocol::geometry::Span;
 use ecs_torrent::protocol::wire::Message;
@@ -200,7 +201,7 @@ fn claim_all(
                 .collect(),
             ..FileClaims::default()
         };
-        let tag = JobTag::new(Purpose("mutant"), torrent);
+        let tag = JobTag::new(purpose!("mutant"), torrent);
         let (mine, root) = (StorageId(u64::MAX), storage.root.clone());
         disk.push(DiskRequest::Open {
             tag,
@@ -435,7 +436,7 @@ fn open_paused(
     for LifecycleChanged { torrent, to, .. } in changed.read() {
         if let (Lifecycle::Paused, Ok((storage, content))) = (to, torrents.get(*torrent)) {
             disk.push(DiskRequest::Open {
-                tag: JobTag::new(Purpose("nobody"), *torrent),
+                tag: JobTag::new(purpose!("nobody"), *torrent),
                 storage: storage.id,
                 root: storage.root.clone(),
                 volume: None,

@@ -29,8 +29,8 @@ pub struct Pending {
     pub is_late: bool,
 }
 
-/// How long a peer may take for the next suggestion, after a suggestion or the last suggested block.
-const GUIDED: Duration = Duration::from_secs(1);
+/// Time that a peer that super-seeds by suggestions has for the next suggestion, after the last suggested block.
+const SUGGESTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Minimum of [`Requests::endgame_patience`].
 const LEAST_PATIENCE: Duration = Duration::from_millis(20);
@@ -55,9 +55,9 @@ pub struct Requests {
     pub allowed_fast: Vec<u32>,
     /// Pieces that this peer suggested (BEP 6) and that we have not started, oldest first.
     pub suggested: VecDeque<u32>,
-    /// The peer super-seeds by suggestions. Until this time, and as long as it owes blocks, only suggested pieces are
-    /// requested from it.
-    pub guided_until: Option<Timestamp>,
+    /// While the peer super-seeds by suggestions: the time by which the next suggestion or suggested block is due. Until
+    /// then, and as long as the peer owes blocks, only suggested pieces are requested from it.
+    suggestion_due: Option<Timestamp>,
     /// When the peer is considered again, if that is scheduled.
     resume_at: Option<Timestamp>,
     /// Pieces that this peer sent corrupt; they are not requested from it again.
@@ -140,30 +140,42 @@ impl Requests {
         };
         self.answered_count += 1;
         self.last_block = now;
-        if let Some(until) = &mut self.guided_until {
-            *until = now + GUIDED;
+        if let Some(due) = &mut self.suggestion_due {
+            *due = now + SUGGESTION_TIMEOUT;
         }
         self.is_silent = false;
         self.distrusted_until = Timestamp::ZERO;
     }
 
-    /// Records that we request a piece that the peer suggested.
-    pub fn record_guide(&mut self, now: Timestamp) {
-        self.guided_until = Some(now + GUIDED);
+    /// Records that we request a piece that the peer suggested: from now on we follow its suggestions.
+    pub fn record_suggested_request(&mut self, now: Timestamp) {
+        self.suggestion_due = Some(now + SUGGESTION_TIMEOUT);
     }
 
-    /// Ends the time in which only suggested pieces are requested, if the peer has suggested nothing for a while and
-    /// owes no block.
-    pub fn end_guide(&mut self, now: Timestamp) {
-        if self.guided_until.is_some_and(|until| until <= now) && self.pending.len() == self.late_count() {
-            self.guided_until = None;
+    /// Stops following the peer's suggestions if the next one is overdue and the peer owes no block.
+    pub fn expire_suggestions(&mut self, now: Timestamp) {
+        if self.suggestion_timeout().is_some_and(|due| due <= now) {
+            self.suggestion_due = None;
         }
     }
 
-    /// Whether only suggested pieces are requested from the peer.
+    /// Stops following the peer's suggestions.
+    pub fn stop_following(&mut self) {
+        self.suggestion_due = None;
+    }
+
+    /// Returns whether only suggested pieces are requested from the peer.
     #[must_use]
-    pub fn is_guided(&self) -> bool {
-        self.guided_until.is_some()
+    pub fn follows_suggestions(&self) -> bool {
+        self.suggestion_due.is_some()
+    }
+
+    /// Returns when we stop following the peer's suggestions, if no further one comes. While the peer owes a block, we
+    /// do not.
+    #[must_use]
+    pub fn suggestion_timeout(&self) -> Option<Timestamp> {
+        let owes_block = || self.pending.len() > self.late_count();
+        self.suggestion_due.filter(|_| !owes_block())
     }
 
     /// Returns the start of the silence of a peer that owes a block; requests that timed out do not count.
@@ -610,24 +622,24 @@ mod tests {
     }
 
     #[test]
-    fn a_guide_ends_with_its_time_and_its_last_block() {
+    fn suggestions_are_followed_until_one_is_overdue_and_no_block_is_owed() {
         let at = |seconds: u64| Timestamp::ZERO + Duration::from_secs(seconds);
         let mut requests = Requests::default();
-        requests.record_guide(at(0));
-        requests.end_guide(at(0));
-        assert!(requests.is_guided());
+        requests.record_suggested_request(at(0));
+        requests.expire_suggestions(at(0));
+        assert!(requests.follows_suggestions());
         requests.add(pending(0));
-        requests.end_guide(at(5));
-        assert!(requests.is_guided(), "the peer owes a block");
+        requests.expire_suggestions(at(5));
+        assert!(requests.follows_suggestions(), "the peer owes a block");
         assert!(
             requests.mark_late(&pending(0)) && !requests.mark_late(&pending(0)),
             "late once"
         );
-        requests.end_guide(at(5));
-        assert!(!requests.is_guided());
+        requests.expire_suggestions(at(5));
+        assert!(!requests.follows_suggestions());
         requests.add(pending(BLOCK_SIZE));
-        requests.end_guide(at(5));
-        assert!(!requests.is_guided(), "other requests do not bring it back");
+        requests.expire_suggestions(at(5));
+        assert!(!requests.follows_suggestions(), "other requests do not bring it back");
     }
 
     #[test]

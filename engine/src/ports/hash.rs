@@ -155,6 +155,7 @@ mod tests {
     use ecs_torrent_protocol::hash::{sha1, sha256};
 
     use super::*;
+    use crate::purpose;
 
     #[test]
     fn digests_do_not_depend_on_the_slicing() {
@@ -221,7 +222,7 @@ mod tests {
             for first in 0..4 {
                 let requests: Vec<_> = (0..count)
                     .map(|number| HashRequest {
-                        tag: JobTag::new(Purpose("test"), Entity::PLACEHOLDER),
+                        tag: JobTag::new(purpose!("test"), Entity::PLACEHOLDER),
                         kind: kinds[(first + number) % 4],
                         spans: vec![Bytes::from(vec![number as u8; 1000 + 17 * number])],
                     })

@@ -17,12 +17,13 @@ pub(crate) use self::datagrams::DatagramRings;
 pub use self::datagrams::{DHT_DATAGRAMS, Datagram, DatagramCounts, DatagramKind, TRACKER_DATAGRAMS, UTP_DATAGRAMS};
 pub use self::filter::{Cipher, Filter};
 use crate::port::{JobTag, Port, PortEvent, Purpose};
+use crate::purpose;
 
 /// The Net port.
 pub type NetPort = Port<NetRequest, NetEvent>;
 
 /// The inbox of all events of streams.
-pub const STREAMS: Purpose = Purpose("streams");
+pub const STREAMS: Purpose = purpose!("streams");
 
 /// The part of a stream's window that one read uses up. A read of a few bytes costs as much as 2 KiB, so that
 /// single bytes do not turn into an endless number of events: 32 of them fill a window of 64 KiB. The world grants this

@@ -113,7 +113,7 @@ impl Disk {
     }
 
     /// Decides at random whether an unfinished job took effect all the same.
-    pub(super) fn may_finish(&mut self) -> bool {
+    pub(super) fn draw_finish(&mut self) -> bool {
         happens(&mut self.luck, 0.5)
     }
 

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bevy_platform::collections::HashMap;
 use ecs_torrent_protocol::time::Timestamp;
+use slotmap::SlotMap;
 
 use self::http::HttpFlow;
 use self::jobs::Job;
@@ -17,10 +18,10 @@ use super::NodeId;
 use super::disk::Disk;
 use super::http::HttpHost;
 use super::hub::Hub;
+use super::keys::JobKey;
 use super::names::Names;
 use super::net::{Network, Path, Power};
 use super::queue::SimEvent;
-use super::slab::Slab;
 use super::state::StateFolder;
 use crate::port::JobTag;
 use crate::ports::net::NetEvent;
@@ -30,7 +31,7 @@ pub(super) struct Fabric {
     pub(super) net: Network,
     pub(super) names: Names,
     pub(super) machines: Vec<Machine>,
-    jobs: Slab<Job>,
+    jobs: SlotMap<JobKey, Job>,
     pub(super) http_hosts: BTreeMap<SocketAddr, HttpHost>,
     /// Requests that are answered or will be, by their tags.
     http_flows: HashMap<(NodeId, JobTag), HttpFlow>,
@@ -61,7 +62,7 @@ impl Fabric {
             net: Network::new(path),
             names: Names::default(),
             machines: Vec::new(),
-            jobs: Slab::default(),
+            jobs: SlotMap::with_key(),
             http_hosts: BTreeMap::new(),
             http_flows: HashMap::default(),
         }
@@ -140,7 +141,7 @@ impl Fabric {
         for work in unfinished {
             match work {
                 // A job in progress may have reached the disk.
-                Work::Disk(job) if machine.disk.may_finish() => drop(machine.disk.carry_out(&self.hub, job)),
+                Work::Disk(job) if machine.disk.draw_finish() => drop(machine.disk.carry_out(&self.hub, job)),
                 Work::State(request) => saves.push(request),
                 _ => {}
             }

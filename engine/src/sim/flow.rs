@@ -1,11 +1,11 @@
 //! The name of one direction of a simulated connection.
 
-use super::slab::Key;
+use super::keys::ConnectionKey;
 
 /// One direction of a connection, named by the sending end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Flow {
-    pub(super) connection: Key,
+    pub(super) connection: ConnectionKey,
     /// Index of the sending end: 0 for the end that connected.
     pub(super) sender: u8,
 }

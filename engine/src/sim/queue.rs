@@ -7,7 +7,7 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::NodeId;
 use super::flow::Flow;
-use super::slab::Key;
+use super::keys::{ConnectionKey, DatagramKey, JobKey};
 
 /// A future event. Its data lives in the module that handles it; an event whose data is gone has no effect.
 #[derive(Debug, Clone, Copy)]
@@ -15,15 +15,15 @@ pub(super) enum SimEvent {
     /// A machine's sleep ends.
     Awake(NodeId),
     /// A backend's job is done.
-    Job(Key),
+    Job(JobKey),
     /// A connection request reaches the other host.
-    Syn(Key),
+    Syn(ConnectionKey),
     /// The answer to a connection request is back.
-    Connected(Key),
+    Connected(ConnectionKey),
     /// The acknowledgment of the answer has arrived.
-    Accepted(Key),
+    Accepted(ConnectionKey),
     /// A connection attempt times out.
-    ConnectTimeout(Key),
+    ConnectTimeout(ConnectionKey),
     /// The first segment in transit arrives at the receiver's access link.
     Arrival(Flow),
     /// Sent data does not arrive; the sender stops retrying.
@@ -35,7 +35,7 @@ pub(super) enum SimEvent {
     /// The downlink has received a segment and takes the next.
     DownlinkFree(NodeId),
     /// A datagram arrives at the receiver's access link.
-    Datagram(Key),
+    Datagram(DatagramKey),
 }
 
 /// All future events, ordered by time, and at the same time by the order of scheduling.

@@ -240,7 +240,8 @@ mod tests {
 
     use super::super::disk::{DiskFault, Lasting};
     use super::*;
-    use crate::port::{JobTag, Purpose};
+    use crate::port::JobTag;
+    use crate::purpose;
 
     fn session(uploaded: u64) -> Box<Session> {
         Box::new(Session {
@@ -256,7 +257,7 @@ mod tests {
 
     fn save(uploaded: u64) -> StateRequest {
         StateRequest::Save {
-            tag: JobTag::new(Purpose("test"), Entity::PLACEHOLDER),
+            tag: JobTag::new(purpose!("test"), Entity::PLACEHOLDER),
             session: session(uploaded),
             metainfo: None,
         }
@@ -284,7 +285,7 @@ mod tests {
 
     fn blob(folder: &mut StateFolder) -> Option<Bytes> {
         let (tag, name) = (
-            JobTag::new(Purpose("test"), Entity::PLACEHOLDER),
+            JobTag::new(purpose!("test"), Entity::PLACEHOLDER),
             BlobName::new("table"),
         );
         let name = name.unwrap();
@@ -299,7 +300,7 @@ mod tests {
 
     fn save_blob(bytes: &'static [u8]) -> StateRequest {
         StateRequest::SaveBlob {
-            tag: JobTag::new(Purpose("test"), Entity::PLACEHOLDER),
+            tag: JobTag::new(purpose!("test"), Entity::PLACEHOLDER),
             name: BlobName::new("table").unwrap(),
             bytes: Bytes::from_static(bytes),
         }
@@ -340,7 +341,7 @@ mod tests {
         folder.replace_metainfo(stored.torrent, Some(Bytes::from_static(b"metainfo")));
         stored.has_metainfo = true;
         assert_eq!(folder.list(), [stored]);
-        let (tag, torrent) = (JobTag::new(Purpose("test"), Entity::PLACEHOLDER), stored.torrent);
+        let (tag, torrent) = (JobTag::new(purpose!("test"), Entity::PLACEHOLDER), stored.torrent);
         folder.carry_out(Timestamp::ZERO, StateRequest::Remove { tag, torrent });
         assert_eq!(folder.list(), []);
     }
@@ -352,7 +353,7 @@ mod tests {
         for seed in 0..64 {
             let mut folder = StateFolder::new(seed, NodeId(0));
             folder.carry_out(Timestamp::ZERO, save(1));
-            let tag = JobTag::new(Purpose("test"), Entity::PLACEHOLDER);
+            let tag = JobTag::new(purpose!("test"), Entity::PLACEHOLDER);
             folder.carry_out(Timestamp::ZERO, StateRequest::Remove { tag, torrent });
             assert_eq!(uploaded(&mut folder), None);
             folder.crash();

@@ -54,7 +54,7 @@ impl Trace {
     }
 
     fn tag(&mut self, tag: JobTag) {
-        self.bytes(tag.purpose.0.as_bytes());
+        self.bytes(tag.purpose.name().as_bytes());
         self.word(tag.owner.to_bits());
         self.word(tag.number);
     }

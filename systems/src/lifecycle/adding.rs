@@ -56,7 +56,7 @@ pub(super) fn add_torrents(
     for (command, waited_for) in waiting.chain(queue.0.drain(..).map(|command| (command, None))) {
         if let Err(error) = naming::check(&command.options) {
             command.reply.send(Err(error));
-        } else if !command.is_resumed && !survey.is_done(&wakeup, adder.clock.now()) {
+        } else if !command.is_resumed && !survey.request(&wakeup, adder.clock.now()).is_done() {
             let event = DecidingEvent::Survey;
             adds.waiting.push(WaitingAdd { command, event });
         } else {
@@ -127,7 +127,6 @@ impl TorrentAdder<'_, '_> {
             (TorrentSource::Metainfo(metainfo), None) => Some(metainfo.clone()),
             (TorrentSource::InfoHash(_), _) => None,
         };
-        let hashes = source.hashes();
         let root = naming::root_of(options, &self.settings.storage.download_dir);
         let opening = Opening {
             has_root: root.is_some(),
@@ -138,17 +137,12 @@ impl TorrentAdder<'_, '_> {
             id: self.opener.next_storage(),
             root: root.unwrap_or_else(|| self.settings.storage.download_dir.clone()),
         };
-        let torrent = Torrent {
-            hashes,
-            name: match &metainfo {
-                Some(metainfo) => metainfo.info.name.as_str().into(),
-                None => provisional_name(source, options),
-            },
-            peer_id: PeerId::ours(self.random.bytes()),
-            tracker_key: self.random.number(),
-            private: metainfo.as_ref().is_some_and(|metainfo| metainfo.info.private),
-            added: self.clock.now(),
+        let name = match &metainfo {
+            Some(metainfo) => metainfo.info.name.as_str().into(),
+            None => provisional_name(source, options),
         };
+        let is_private = metainfo.as_ref().is_some_and(|metainfo| metainfo.info.private);
+        let torrent = self.new_torrent(source.hashes(), name, is_private);
         if !options.peers.is_empty() {
             self.new_peers.0.push_back(AddPeers {
                 torrent: torrent.id(),
@@ -161,7 +155,7 @@ impl TorrentAdder<'_, '_> {
             None if metainfo.is_none() => self.opener.load_unfetched(entity, &torrent),
             None => self.opener.load(entity, &torrent),
         }
-        self.index.insert(&hashes, entity);
+        self.index.insert(&torrent.hashes, entity);
         self.commands.entity(entity).insert((torrent, storage, opening));
         self.commands.trigger(OptionsGiven {
             torrent: entity,
@@ -187,6 +181,17 @@ impl TorrentAdder<'_, '_> {
         }
         self.added.write(TorrentAdded { torrent: entity });
         entity
+    }
+
+    fn new_torrent(&mut self, hashes: InfoHashes, name: Arc<str>, private: bool) -> Torrent {
+        Torrent {
+            hashes,
+            name,
+            peer_id: PeerId::ours(self.random.bytes()),
+            tracker_key: self.random.number(),
+            private,
+            added: self.clock.now(),
+        }
     }
 }
 
@@ -230,7 +235,7 @@ pub(super) fn settle_adds(
         let state = settled.state;
         if settled.lifecycle.is_stopping() || *settled.lifecycle == Lifecycle::Paused {
             // The files are closed, or will be. The next start examines them again.
-            preparing.gives_up(*torrent);
+            preparing.give_up(*torrent);
         }
         if settled.lifecycle.is_stopping() {
             continue;
@@ -251,7 +256,7 @@ pub(super) fn settle_adds(
                     }
                     adds.answer(*torrent, &Err(error));
                 }
-                if preparing.gives_up(*torrent) {
+                if preparing.give_up(*torrent) {
                     failed.write(FailTorrent {
                         torrent: *torrent,
                         reason: format!("its state is not saved: {reason}").into(),

@@ -60,7 +60,7 @@ pub(super) fn supply_metadata(
     mut torrents: Query<Listed>,
     trackers: Query<&Tracker>,
 ) {
-    if queue.0.is_empty() || !survey.is_done(&wakeup, clock.now()) {
+    if queue.0.is_empty() || !survey.request(&wakeup, clock.now()).is_done() {
         return;
     }
     let mut completed = EntityHashSet::default();

@@ -22,13 +22,14 @@ use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::DiskRequest;
 use ecs_torrent_engine::ports::state::{Loaded, StateEvent, StateRequest};
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
+use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::hash::InfoHash;
 
 use crate::sessions::SessionState;
 
-pub(super) const LOAD: Purpose = Purpose("load session");
-pub(super) const OPEN: Purpose = Purpose("open files");
+pub(super) const LOAD: Purpose = purpose!("load session");
+pub(super) const OPEN: Purpose = purpose!("open files");
 
 /// Allocates names for storages.
 #[derive(Resource, Debug, Default)]

@@ -5,10 +5,11 @@ use ecs_torrent_components::torrent::Storage;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::DiskRequest;
+use ecs_torrent_engine::purpose;
 
 use crate::stop_participants::StopDuty;
 
-pub(super) const RELEASE: Purpose = Purpose("release files");
+pub(super) const RELEASE: Purpose = purpose!("release files");
 
 /// The stop participant that closes a torrent's files.
 pub(super) struct Releasing;

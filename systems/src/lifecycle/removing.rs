@@ -9,22 +9,23 @@ use ecs_torrent_components::commands::{
 };
 use ecs_torrent_components::lifecycle::Desired;
 use ecs_torrent_components::torrent::TorrentIndex;
+use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::StatePort;
 use ecs_torrent_engine::ports::state::{StateDone, StateRequest};
+use ecs_torrent_engine::purpose;
 
 use super::adding::TorrentAdder;
 use super::adds::Adds;
-use super::awaiting_state::AwaitingState;
 use crate::ownership::FileRegistry;
 
-pub(super) const LOAD: Purpose = Purpose("load stopped torrents to remove");
-const FORGET: Purpose = Purpose("forget torrents that cannot be read");
+pub(super) const LOAD: Purpose = purpose!("load stopped torrents to remove");
+const FORGET: Purpose = purpose!("forget torrents that cannot be read");
 
 /// Looks in the state folder for stopped torrents that are to be removed.
 pub(super) fn load_removed(
     mut queue: ResMut<CommandQueue<RemoveTorrent>>,
-    mut removals: ResMut<AwaitingState<RemoveTorrent>>,
+    mut removals: ResMut<Jobs<RemoveTorrent>>,
     mut state: ResMut<StatePort>,
     adds: Res<Adds>,
     index: Res<TorrentIndex>,
@@ -49,12 +50,12 @@ pub(super) fn load_removed(
 /// Lists the found torrents, so that the stop removes them.
 pub(super) fn add_removed(
     mut queue: ResMut<CommandQueue<RemoveTorrent>>,
-    mut removals: ResMut<AwaitingState<RemoveTorrent>>,
+    mut removals: ResMut<Jobs<RemoveTorrent>>,
     mut registry: ResMut<FileRegistry>,
     mut adder: TorrentAdder,
 ) {
     for event in adder.opener.take(LOAD) {
-        let Some(command) = removals.take(&event) else {
+        let Some(command) = removals.take(event.tag) else {
             continue;
         };
         let torrent = command.torrent;
@@ -84,7 +85,7 @@ pub(super) fn add_removed(
         }
     }
     for event in adder.opener.take(FORGET) {
-        let Some(command) = removals.take(&event) else {
+        let Some(command) = removals.take(event.tag) else {
             continue;
         };
         let reason: Arc<str> = match event.outcome {

@@ -7,18 +7,19 @@ use ecs_torrent_components::commands::{
     AddOptions, CommandQueue, Reply, ResumeTorrent, ResumeTorrentError, TorrentNotFound, Unsaved,
 };
 use ecs_torrent_components::session::Session;
+use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateEvent};
+use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::hash::InfoHash;
 
 use super::adding::TorrentAdder;
 use super::adds::Adds;
-use super::awaiting_state::AwaitingState;
 use super::resuming_all::{Outcome, ResumingAll};
 use crate::ownership::{FileRegistry, Survey, register_stopped};
 
-pub(super) const LOAD: Purpose = Purpose("load torrents to resume");
-const UNSTOP: Purpose = Purpose("save that torrents are not stopped");
+pub(super) const LOAD: Purpose = purpose!("load torrents to resume");
+const UNSTOP: Purpose = purpose!("save that torrents are not stopped");
 
 /// A torrent that is being loaded, to be listed again.
 #[derive(Debug)]
@@ -52,8 +53,8 @@ pub(super) type Unstopping = (Resumption, Loaded);
 /// Loads torrents and lists them.
 #[derive(SystemParam)]
 pub(super) struct Resumer<'w, 's> {
-    loading: ResMut<'w, AwaitingState<Resumption>>,
-    unstopping: ResMut<'w, AwaitingState<Unstopping>>,
+    loading: ResMut<'w, Jobs<Resumption>>,
+    unstopping: ResMut<'w, Jobs<Unstopping>>,
     all: ResMut<'w, ResumingAll>,
     survey: ResMut<'w, Survey>,
     registry: ResMut<'w, FileRegistry>,
@@ -83,12 +84,12 @@ pub(super) fn load_resumed(mut queue: ResMut<CommandQueue<ResumeTorrent>>, adds:
 /// lists it too.
 pub(super) fn list_resumed(mut resumer: Resumer) {
     for event in resumer.adder.opener.take(LOAD) {
-        if let Some(resumption) = resumer.loading.take(&event) {
+        if let Some(resumption) = resumer.loading.take(event.tag) {
             resumer.take_loaded(resumption, event);
         }
     }
     for event in resumer.adder.opener.take(UNSTOP) {
-        if let Some((resumption, loaded)) = resumer.unstopping.take(&event) {
+        if let Some((resumption, loaded)) = resumer.unstopping.take(event.tag) {
             resumer.take_unstopped(resumption, loaded, event);
         }
     }

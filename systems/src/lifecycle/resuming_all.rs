@@ -7,11 +7,12 @@ use ecs_torrent_components::torrent::Label;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::StatePort;
 use ecs_torrent_engine::ports::state::{StateDone, StateRequest};
+use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::hash::InfoHash;
 
 use crate::ownership::Survey;
 
-const LIST: Purpose = Purpose("list sessions");
+const LIST: Purpose = purpose!("list sessions");
 
 /// Commands that resume all torrents, and the progress of the torrents that they found.
 #[derive(Resource, Debug, Default)]

@@ -8,10 +8,11 @@ use ecs_torrent_components::torrent::TorrentIndex;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::StatePort;
 use ecs_torrent_engine::ports::state::{StateDone, StateRequest, StoredTorrent};
+use ecs_torrent_engine::purpose;
 
 use crate::ownership::{FileRegistry, Survey};
 
-const LIST: Purpose = Purpose("list stopped torrents");
+const LIST: Purpose = purpose!("list stopped torrents");
 
 /// Callers that wait for the list of saved torrents.
 #[derive(Resource, Debug, Default)]
@@ -29,7 +30,7 @@ pub(super) fn list_stopped(
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
 ) {
-    if !queue.0.is_empty() && survey.is_done(&wakeup, clock.now()) {
+    if !queue.0.is_empty() && survey.request(&wakeup, clock.now()).is_done() {
         listings.0.extend(queue.0.drain(..));
         let tag = JobTag::new(LIST, Entity::PLACEHOLDER);
         state.push(StateRequest::List { tag });

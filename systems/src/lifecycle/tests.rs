@@ -417,7 +417,7 @@ fn a_removal_finds_a_torrent_that_was_added_meanwhile() {
     };
     let tag = bed
         .world
-        .resource_mut::<awaiting_state::AwaitingState<RemoveTorrent>>()
+        .resource_mut::<Jobs<RemoveTorrent>>()
         .add(removing::LOAD, command);
     let loaded = loaded(&bed, Some(session()));
     state_events(&mut bed, tag.purpose, tag.number, loaded);
@@ -436,7 +436,7 @@ fn resume(bed: &mut Bed, loaded: Loaded) -> Option<Result<(), ResumeTorrentError
     };
     let tag = bed
         .world
-        .resource_mut::<awaiting_state::AwaitingState<resuming::Resumption>>()
+        .resource_mut::<Jobs<resuming::Resumption>>()
         .add(resuming::LOAD, resuming::Resumption::of(command));
     state_events(bed, tag.purpose, tag.number, loaded);
     bed.run(resuming::list_resumed);

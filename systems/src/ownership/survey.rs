@@ -10,6 +10,7 @@ use ecs_torrent_components::torrent::TorrentIndex;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::StatePort;
 use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateRequest};
+use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::time::Timestamp;
@@ -18,8 +19,8 @@ use super::whole::whole_files;
 use super::{FileRegistry, FolderKeys};
 use crate::lifecycle::renamed;
 
-const LIST: Purpose = Purpose("list sessions for their files");
-const LOOK: Purpose = Purpose("look at sessions for their files");
+const LIST: Purpose = purpose!("list sessions for their files");
+const LOOK: Purpose = purpose!("look at sessions for their files");
 
 /// Maximum number of sessions that are read at a time: each comes with its metainfo, which may take megabytes.
 const MAX_LOOKS: usize = 64;
@@ -46,12 +47,16 @@ enum Stage {
 }
 
 impl Survey {
-    /// Whether the files of all torrents are known. If not, the survey begins with the next tick, which `wakeup`
-    /// triggers, and the caller has to call this again later.
-    pub(crate) fn is_done(&mut self, wakeup: &Wakeup, now: Timestamp) -> bool {
+    /// Requests the survey. It begins with the next tick, which `wakeup` triggers, unless it has begun already.
+    pub(crate) fn request(&mut self, wakeup: &Wakeup, now: Timestamp) -> &Self {
         if !std::mem::replace(&mut self.is_wanted, true) {
             wakeup.at(now);
         }
+        self
+    }
+
+    /// Returns whether the files of all torrents are known. If not, the caller has to look again later.
+    pub(crate) fn is_done(&self) -> bool {
         matches!(self.stage, Stage::Done)
     }
 
@@ -188,7 +193,9 @@ mod tests {
 
     fn is_done(bed: &mut Bed) -> bool {
         bed.world.resource_scope(|world, mut survey: Mut<Survey>| {
-            survey.is_done(world.resource::<Wakeup>(), world.resource::<Clock>().now())
+            survey
+                .request(world.resource::<Wakeup>(), world.resource::<Clock>().now())
+                .is_done()
         })
     }
 
@@ -213,13 +220,13 @@ mod tests {
         let mut survey = Survey::default();
         let wakeup = Wakeup::default();
         assert!(!survey.may_begin());
-        assert!(!survey.is_done(&wakeup, Timestamp::ZERO) && survey.may_begin());
+        assert!(!survey.request(&wakeup, Timestamp::ZERO).is_done() && survey.may_begin());
         survey.begin_resuming();
         assert!(!survey.may_begin());
         survey.end_resuming(false);
         assert!(survey.may_begin());
         survey.end_resuming(true);
-        assert!(!survey.may_begin() && survey.is_done(&wakeup, Timestamp::ZERO));
+        assert!(!survey.may_begin() && survey.request(&wakeup, Timestamp::ZERO).is_done());
     }
 
     /// Metainfo may take megabytes: only so much of it is read at a time, and only of torrents that are not known.

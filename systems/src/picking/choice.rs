@@ -163,7 +163,7 @@ where
         {
             return choice;
         }
-        if requests.is_guided() {
+        if requests.follows_suggestions() {
             return choice;
         }
         let first = match self.peer.prefers_sharing {
@@ -555,7 +555,7 @@ mod tests {
         assert_eq!(table.pick(), new(3, Reason::Suggested), "before abandoned pieces");
         table.order.add_copy(3, &mut random);
         assert_eq!(table.pick(), block(1, 0, Reason::Open));
-        table.requests.record_guide(table.now);
+        table.requests.record_suggested_request(table.now);
         assert_eq!(
             table.choose(),
             Choice::default(),

@@ -27,7 +27,7 @@ const MAX_LATE: usize = 32;
 const ALONE_SECONDS: u64 = 20;
 
 /// Least pipeline depth for a peer that suggests pieces: it waits for us to request exactly those.
-const GUIDED_DEPTH: u32 = 16;
+const SUGGESTED_DEPTH: u32 = 16;
 
 /// The content of padding (BEP 47).
 static ZEROS: [u8; BLOCK_SIZE as usize] = [0; BLOCK_SIZE as usize];
@@ -145,7 +145,7 @@ pub(super) fn refill_requests(
         else {
             continue;
         };
-        requests.end_guide(now);
+        requests.expire_suggestions(now);
         let late_count = requests.late_count();
         let is_reachable = !state.peer_choking || !requests.allowed_fast.is_empty();
         if !state.am_interested || !is_reachable || late_count >= MAX_LATE {
@@ -172,10 +172,7 @@ pub(super) fn refill_requests(
         let again = scheduler.fill(now, &mut asked, &mut requests, |request| {
             sink.request(entity, &mut source, request);
         });
-        let guided_until = requests
-            .guided_until
-            .filter(|_| requests.pending().len() == requests.late_count());
-        if let Some(again) = guided_until.or(again) {
+        if let Some(again) = requests.suggestion_timeout().or(again) {
             timers.resume_at(again, entity, &mut requests);
         }
         timers.watch(entity, &mut requests, rate);
@@ -189,7 +186,11 @@ fn depth(requests: &Requests, state: &PeerState, extensions: &PeerExtensions, se
         // One request shows whether the peer sends again.
         return 1;
     }
-    let least = if requests.is_guided() { GUIDED_DEPTH } else { 1 };
+    let least = if requests.follows_suggestions() {
+        SUGGESTED_DEPTH
+    } else {
+        1
+    };
     let most = extensions.handshake.request_queue.unwrap_or(u32::MAX).max(1);
     requests.depth.target(settings).max(least).min(most)
 }
@@ -263,7 +264,7 @@ impl RequestScheduler<'_, '_> {
             };
             match reason {
                 Reason::Suggested => {
-                    requests.record_guide(now);
+                    requests.record_suggested_request(now);
                     requests.current = Some(entity);
                 }
                 Reason::Open | Reason::Rarest => requests.current = Some(entity),
@@ -419,11 +420,11 @@ mod tests {
         extensions.handshake.request_queue = Some(0);
         assert_eq!(depth_of(&requests, &state, &extensions), 1);
         requests.depth.shrink(&settings);
-        requests.record_guide(Timestamp::ZERO);
+        requests.record_suggested_request(Timestamp::ZERO);
         let known = PeerExtensions::default();
         assert_eq!(
             depth_of(&requests, &state, &known),
-            GUIDED_DEPTH.max(settings.min_depth)
+            SUGGESTED_DEPTH.max(settings.min_depth)
         );
         requests.is_silent = true;
         assert_eq!(depth_of(&requests, &state, &known), 1);

@@ -10,15 +10,16 @@ use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::{DeletedFiles, DiskDone, DiskRequest};
 use ecs_torrent_engine::ports::state::StateRequest;
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
+use ecs_torrent_engine::purpose;
 
 use super::saving::{SYNC, Saved, SavedItem, SessionWriter};
 use super::spilling::{SPILL, Spiller};
 use super::{Job, SessionState};
 use crate::stop_participants::{Ending, StopDuty, StopParticipants, StopTurn, has_stops};
 
-const FIND: Purpose = Purpose("find volume of data to delete");
-const FORGET: Purpose = Purpose("forget session");
-const DELETE: Purpose = Purpose("delete data");
+const FIND: Purpose = purpose!("find volume of data to delete");
+const FORGET: Purpose = purpose!("forget session");
+const DELETE: Purpose = purpose!("delete data");
 /// Interval at which a torrent that waits for an answer is examined. The answer itself ends the wait in most cases; a
 /// state folder that cannot be read never answers, and must not keep the engine busy until the stop's deadline.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(20);
@@ -31,7 +32,7 @@ pub(super) fn spill_stopped(
     mut duty: StopDuty<Spilling>,
     mut spilling: Local<Vec<Entity>>,
     mut disk: ResMut<DiskPort>,
-    spiller: Spiller,
+    mut spiller: Spiller,
     mut torrents: Query<(&Storage, &Partials, Option<&ActivePieces>, &mut SessionState)>,
 ) {
     for StopTurn { torrent, ending } in duty.take() {
@@ -70,7 +71,7 @@ pub(super) fn has_steps(
 /// Ends the sessions of stopping torrents.
 pub(super) fn end_sessions(
     mut writer: SessionWriter,
-    spiller: Spiller,
+    mut spiller: Spiller,
     mut waiting: ResMut<AwaitingAnswers>,
     mut torrents: Query<Saved>,
 ) {
@@ -105,7 +106,7 @@ pub(super) fn end_sessions(
         saved.state.intent.is_stopped = ending == (Ending::Save { until_resumed: true });
         match ending {
             Ending::Refuse if saved.state.is_known() => writer.end(&mut saved, Ok(())),
-            Ending::Save { .. } | Ending::Pause => writer.begin(&mut saved, &spiller),
+            Ending::Save { .. } | Ending::Pause => writer.begin(&mut saved, &mut spiller),
             Ending::Refuse => writer.forget(&mut saved, false),
             Ending::Forget { delete_data: true } if has_files => writer.find_volume(&mut saved),
             Ending::Forget { .. } => writer.forget(&mut saved, false),

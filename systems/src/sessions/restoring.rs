@@ -8,19 +8,28 @@ use ecs_torrent_components::messages::TorrentStarted;
 use ecs_torrent_components::piece::{ActivePiece, FullPieces, PieceMemory, PiecePhase};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{ActivePieces, Layout, Lifecycle, Partials, Storage};
-use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::jobs::Jobs;
+use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, ReadPurpose};
+use ecs_torrent_engine::purpose;
 
 use super::spilling::Run;
 use crate::picking::{Beginning, Picker, Supply};
 
-pub(super) const RESTORE: Purpose = Purpose("read unfinished pieces");
+pub(super) const RESTORE: Purpose = purpose!("read unfinished pieces");
 
 /// Pieces that have blocks on the disk and are not in flight yet: read while there is memory for pieces.
 #[derive(Resource, Debug, Default)]
 pub(super) struct Restores {
     waiting: VecDeque<(Entity, u32)>,
+}
+
+/// Blocks that are being read.
+#[derive(Debug)]
+pub(super) struct Restore {
+    piece: Entity,
+    run: Run,
 }
 
 /// The number of reads left for a piece whose blocks are being read.
@@ -41,6 +50,7 @@ pub(super) fn restore_pieces(
     mut restores: ResMut<Restores>,
     mut memory: ResMut<PieceMemory>,
     mut disk: ResMut<DiskPort>,
+    mut jobs: ResMut<Jobs<Restore>>,
     partials: Query<&Partials>,
     mut torrents: Query<(&Lifecycle, &Layout, &Storage, Option<(&mut Picker, &mut ActivePieces)>)>,
 ) {
@@ -74,13 +84,9 @@ pub(super) fn restore_pieces(
         };
         restores.waiting.pop_front();
         let runs = Run::all(index, blocks.len(), |block| blocks.contains(block));
-        for run in &runs {
+        for &run in &runs {
             disk.push(DiskRequest::Read {
-                tag: JobTag {
-                    purpose: RESTORE,
-                    owner: entity,
-                    number: run.number(),
-                },
+                tag: jobs.add(RESTORE, Restore { piece: entity, run }),
                 storage: storage.id,
                 span: run.span(piece.span),
                 purpose: ReadPurpose::Check,
@@ -93,17 +99,19 @@ pub(super) fn restore_pieces(
 pub(super) fn collect_restored(
     mut commands: Commands,
     mut disk: ResMut<DiskPort>,
+    mut jobs: ResMut<Jobs<Restore>>,
     mut full: ResMut<FullPieces>,
     mut supply: ResMut<Supply>,
     mut pieces: Query<(&mut ActivePiece, &mut Restoring)>,
     mut torrents: Query<(&mut ActivePieces, &mut Partials)>,
 ) {
     for event in disk.take(RESTORE) {
-        let entity = event.tag.owner;
+        let Some(Restore { piece: entity, run }) = jobs.take(event.tag) else {
+            continue;
+        };
         let Ok((mut piece, mut restoring)) = pieces.get_mut(entity) else {
             continue;
         };
-        let run = Run::of_number(event.tag.number);
         if let Ok(DiskDone::Read(data)) = event.outcome {
             let mut offset = 0;
             for block in run.first..run.first + run.count {
@@ -156,6 +164,7 @@ mod tests {
     /// Returns a torrent with a piece both of whose blocks are read back, by a read each.
     fn bed() -> (Bed, Entity) {
         let mut bed = Bed::new(PickingPlugin);
+        bed.world.init_resource::<Jobs<Restore>>();
         let piece = bed.piece(1);
         bed.world.entity_mut(piece).insert(Restoring(2));
         bed.get_mut::<ActivePiece>(piece).phase = PiecePhase::Restoring;
@@ -174,11 +183,10 @@ mod tests {
             first: block,
             count: 1,
         };
-        let tag = JobTag {
-            purpose: RESTORE,
-            owner: piece,
-            number: run.number(),
-        };
+        let tag = bed
+            .world
+            .resource_mut::<Jobs<Restore>>()
+            .add(RESTORE, Restore { piece, run });
         let outcome = match is_good {
             true => Ok(DiskDone::Read(Bytes::from(vec![7; BLOCK_SIZE as usize]))),
             false => Err(DiskError::new(

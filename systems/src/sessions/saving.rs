@@ -21,24 +21,26 @@ use ecs_torrent_components::torrent::{
     Torrent,
 };
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
+use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest};
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, SyncedFile};
 use ecs_torrent_engine::ports::state::StateRequest;
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
+use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::files::FileEntry;
 use ecs_torrent_protocol::geometry::Geometry;
 use ecs_torrent_protocol::time::Timestamp;
 
-use super::spilling::{self, Spiller};
+use super::spilling::{self, Spill, Spiller};
 use super::{Job, SaveTorrent, SessionState, SessionWritten, Summary, WritingLast};
 use crate::ownership::{FileRegistry, FolderKeys};
 use crate::stop_participants::StopDuty;
 use crate::storage::fault;
 
-pub(super) const SYNC: Purpose = Purpose("sync for session");
-const SAVE: Purpose = Purpose("save session");
+pub(super) const SYNC: Purpose = purpose!("sync for session");
+const SAVE: Purpose = purpose!("save session");
 
 /// A scheduled save of a changed torrent.
 #[derive(Debug)]
@@ -138,19 +140,19 @@ pub(super) fn record_changes(
 pub(super) fn begin_saves(
     mut wanted: MessageReader<SaveTorrent>,
     mut writer: SessionWriter,
-    spiller: Spiller,
+    mut spiller: Spiller,
     mut torrents: Query<Saved>,
 ) {
     for &SaveTorrent { torrent } in wanted.read() {
         if let Ok(mut saved) = torrents.get_mut(torrent) {
-            writer.begin(&mut saved, &spiller);
+            writer.begin(&mut saved, &mut spiller);
         }
     }
 }
 
 impl SessionWriter<'_, '_> {
     /// Begins to save a torrent, if there is anything to save.
-    pub(super) fn begin(&mut self, saved: &mut SavedItem<'_, '_>, spiller: &Spiller) {
+    pub(super) fn begin(&mut self, saved: &mut SavedItem<'_, '_>, spiller: &mut Spiller) {
         if !matches!(saved.state.job, Job::None) {
             saved.state.is_wanted_again = true;
             return;
@@ -399,17 +401,20 @@ impl SavedItem<'_, '_> {
     }
 }
 
-pub(super) fn collect_spilled(mut writer: SessionWriter, mut torrents: Query<Saved>) {
+pub(super) fn collect_spilled(mut writer: SessionWriter, mut spills: ResMut<Jobs<Spill>>, mut torrents: Query<Saved>) {
     let events: Vec<_> = writer.disk.take(spilling::SPILL).collect();
     for event in events {
-        let Ok(mut saved) = torrents.get_mut(event.tag.owner) else {
+        let Some(Spill { torrent, run }) = spills.take(event.tag) else {
+            continue;
+        };
+        let Ok(mut saved) = torrents.get_mut(torrent) else {
             continue;
         };
         saved.state.spill_count = saved.state.spill_count.saturating_sub(1);
         match event.outcome {
             Ok(_) => {
                 if let Some((Layout(geometry), _, have)) = saved.known {
-                    spilling::note(&mut saved.partials, have, geometry, event.tag.number);
+                    spilling::note(&mut saved.partials, have, geometry, run);
                 }
             }
             // The blocks are still in memory; the write of their piece will report a full disk.
@@ -449,16 +454,30 @@ pub(super) fn collect_synced(
                 continue;
             }
         };
+        if let Some(fault) = writer.apply_synced(&mut saved, &mut session, &written) {
+            failed.write(fault);
+        }
+        writer.write(&mut saved, session, summary);
+    }
+}
+
+impl SessionWriter<'_, '_> {
+    /// Updates a session by the stamps of its torrent's synced files. Returns the torrent's failure if somebody else has
+    /// changed one of them.
+    fn apply_synced(
+        &mut self,
+        saved: &mut SavedItem<'_, '_>,
+        session: &mut Session,
+        written: &[SyncedFile],
+    ) -> Option<FailTorrent> {
         // Only files that are known are synced.
-        let Some((Layout(geometry), content, _)) = saved.known else {
-            continue;
-        };
+        let (Layout(geometry), content, _) = saved.known?;
         let files = content.0.info.files.files();
         // Pieces held when the sync was requested; later pieces may have made a file longer than its stamp.
         let had = session.have.to_set(session.pieces).unwrap_or_default();
         let mut lost = Vec::new();
         let mut has_new_files = false;
-        for file in &written {
+        for file in written {
             let least = least_len(&files[file.index], geometry, &had);
             let whole = file.stamp.filter(|stamp| stamp.len >= least);
             lost.extend(whole.is_none().then_some(file.index));
@@ -466,18 +485,11 @@ pub(super) fn collect_synced(
             has_new_files |= saved.state.record_synced(file);
         }
         if has_new_files {
-            writer.register(&saved);
+            self.register(saved);
         }
         // Fault 73: the session calls no piece of the file held, and a torrent that continues checks what is left.
         for &index in &lost {
-            forget_file(&mut session, &files[index], geometry);
-        }
-        if let Some(&index) = lost.first().filter(|_| !saved.state.is_last) {
-            failed.write(FailTorrent {
-                torrent: saved.entity,
-                reason: format!("{} was changed, cut or deleted by somebody else", files[index].path).into(),
-                remedy: Remedy::Restart,
-            });
+            forget_file(session, &files[index], geometry);
         }
         saved
             .state
@@ -489,11 +501,14 @@ pub(super) fn collect_synced(
         if saved.state.is_last {
             saved.state.drop_absent_claims();
         }
-        writer.write(&mut saved, session, summary);
+        let index = *lost.first().filter(|_| !saved.state.is_last)?;
+        Some(FailTorrent {
+            torrent: saved.entity,
+            reason: format!("{} was changed, cut or deleted by somebody else", files[index].path).into(),
+            remedy: Remedy::Restart,
+        })
     }
-}
 
-impl SessionWriter<'_, '_> {
     /// Registers the current identities of the torrent's files.
     fn register(&mut self, saved: &SavedItem<'_, '_>) {
         let Some((_, content, _)) = saved.known else { return };

@@ -9,15 +9,17 @@ use ecs_torrent_components::messages::{PieceRejected, PieceStored};
 use ecs_torrent_components::piece::{ActivePiece, PiecePhase};
 use ecs_torrent_components::session::{PartialPiece, Session};
 use ecs_torrent_components::torrent::{ActivePieces, Have, Partials, Storage};
-use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::jobs::Jobs;
+use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::DiskRequest;
+use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, Geometry, Span};
 
-pub(super) const SPILL: Purpose = Purpose("write unfinished pieces");
+pub(super) const SPILL: Purpose = purpose!("write unfinished pieces");
 
-/// A run of blocks of one piece, encoded in a job's number.
+/// A run of blocks of one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) piece: u32,
@@ -26,20 +28,6 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Encodes the run. A piece has at most 2^14 blocks
-    /// ([`MetainfoLimits`](ecs_torrent_protocol::metainfo::MetainfoLimits)).
-    pub(super) fn number(self) -> u64 {
-        u64::from(self.piece) << 32 | u64::from(self.first) << 16 | u64::from(self.count)
-    }
-
-    pub(super) fn of_number(number: u64) -> Self {
-        Self {
-            piece: (number >> 32) as u32,
-            first: (number >> 16) as u32 & 0xffff,
-            count: number as u32 & 0xffff,
-        }
-    }
-
     /// Returns the blocks for which `holds` is true, in runs.
     pub(super) fn all(piece: u32, block_count: u32, holds: impl Fn(u32) -> bool) -> Vec<Self> {
         let mut runs: Vec<Self> = Vec::new();
@@ -66,15 +54,23 @@ impl Run {
     }
 }
 
+/// Blocks that are being written.
+#[derive(Debug)]
+pub(super) struct Spill {
+    pub(super) torrent: Entity,
+    pub(super) run: Run,
+}
+
 #[derive(SystemParam)]
 pub(super) struct Spiller<'w, 's> {
+    jobs: ResMut<'w, Jobs<Spill>>,
     pieces: Query<'w, 's, &'static ActivePiece>,
 }
 
 impl Spiller<'_, '_> {
     /// Writes the blocks of a torrent's unfinished pieces that are not on the disk; returns the number of writes.
     pub(super) fn spill(
-        &self,
+        &mut self,
         disk: &mut DiskPort,
         torrent: Entity,
         storage: &Storage,
@@ -95,11 +91,7 @@ impl Spiller<'_, '_> {
                 let slots = &piece.blocks[run.first as usize..][..run.count as usize];
                 let blocks: Vec<Bytes> = slots.iter().flat_map(|slot| slot.data.iter().cloned()).collect();
                 disk.push(DiskRequest::Write {
-                    tag: JobTag {
-                        purpose: SPILL,
-                        owner: torrent,
-                        number: run.number(),
-                    },
+                    tag: self.jobs.add(SPILL, Spill { torrent, run }),
                     storage: storage.id,
                     span: run.span(piece.span),
                     blocks,
@@ -122,8 +114,8 @@ pub(super) fn partial_blocks(session: &Session, geometry: &Geometry) -> BTreeMap
 }
 
 /// Records that a run of blocks is on the disk.
-pub(super) fn note(partials: &mut Partials, have: &Have, geometry: &Geometry, number: u64) {
-    let Run { piece, first, count } = Run::of_number(number);
+pub(super) fn note(partials: &mut Partials, have: &Have, geometry: &Geometry, run: Run) {
+    let Run { piece, first, count } = run;
     if have.contains(piece) {
         return;
     }
@@ -151,7 +143,7 @@ pub(super) fn forget_partials(
 
 #[cfg(test)]
 mod tests {
-    use bevy_ecs::system::SystemState;
+    use bevy_ecs::system::RunSystemOnce;
     use ecs_torrent_components::session::Runs;
     use ecs_torrent_components::torrent::Layout;
     use ecs_torrent_engine::ports::disk::DiskEvent;
@@ -169,6 +161,7 @@ mod tests {
             (PiecePhase::Restoring, 1, 0),
         ] {
             let mut bed = Bed::new(());
+            bed.world.init_resource::<Jobs<Spill>>();
             bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
             let peer = bed.peer();
             let piece = bed.piece(0);
@@ -182,12 +175,12 @@ mod tests {
                 root: "/".into(),
             };
             let torrent = bed.torrent;
-            let count = bed.world.resource_scope(|world, mut disk: Mut<DiskPort>| {
-                let mut state = SystemState::<Spiller>::new(world);
-                let spiller = state.get(world).unwrap();
-                let (active, partials) = (world.get(torrent).unwrap(), world.get(torrent).unwrap());
-                spiller.spill(&mut disk, torrent, &storage, active, partials)
-            });
+            let spill =
+                move |mut spiller: Spiller, mut disk: ResMut<DiskPort>, torrents: Query<(&ActivePieces, &Partials)>| {
+                    let (active, partials) = torrents.get(torrent).unwrap();
+                    spiller.spill(&mut disk, torrent, &storage, active, partials)
+                };
+            let count = bed.world.run_system_once(spill).unwrap();
             assert_eq!(count, write_count, "{phase:?} {block_count}");
         }
     }
@@ -195,6 +188,7 @@ mod tests {
     #[test]
     fn blocks_on_the_disk_are_not_written_again() {
         let mut bed = Bed::new(());
+        bed.world.init_resource::<Jobs<Spill>>();
         bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
         let peer = bed.peer();
         for index in [0, 1] {
@@ -210,12 +204,12 @@ mod tests {
             root: "/".into(),
         };
         let torrent = bed.torrent;
-        bed.world.resource_scope(|world, mut disk: Mut<DiskPort>| {
-            let mut state = SystemState::<Spiller>::new(world);
-            let spiller = state.get(world).unwrap();
-            let (active, partials) = (world.get(torrent).unwrap(), world.get(torrent).unwrap());
-            spiller.spill(&mut disk, torrent, &storage, active, partials);
-        });
+        let spill =
+            move |mut spiller: Spiller, mut disk: ResMut<DiskPort>, torrents: Query<(&ActivePieces, &Partials)>| {
+                let (active, partials) = torrents.get(torrent).unwrap();
+                spiller.spill(&mut disk, torrent, &storage, active, partials);
+            };
+        bed.world.run_system_once(spill).unwrap();
         let spans = bed
             .world
             .resource::<DiskPort>()
@@ -253,7 +247,7 @@ mod tests {
         let runs = Run::all(7, 10, |block| [0, 1, 4, 8, 9].contains(&block));
         let shape: Vec<_> = runs.iter().map(|run| (run.first, run.count)).collect();
         assert_eq!(shape, [(0, 2), (4, 1), (8, 2)]);
-        assert!(runs.iter().all(|run| Run::of_number(run.number()) == *run));
+        assert!(runs.iter().all(|run| run.piece == 7));
         let piece = Span {
             offset: 1000,
             len: 9 * BLOCK_SIZE + 5,

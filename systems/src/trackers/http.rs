@@ -1,26 +1,21 @@
 //! Requests to HTTP trackers.
 
 use bevy_ecs::prelude::*;
-use bevy_platform::collections::HashMap;
 use ecs_torrent_components::settings::{Settings, seconds};
-use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::jobs::Jobs;
+use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::HttpPort;
 use ecs_torrent_engine::ports::http::{HttpError, HttpGet, HttpPart, HttpRequest};
+use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::tracker::http::{announce_url, read_announce, read_refusal, read_scrape, scrape_url};
 
 use super::{Answers, Failure, OutgoingRequests, Reply, RequestKind, TrackerRequest};
 
-pub(super) const TRACKERS: Purpose = Purpose("http trackers");
+pub(super) const TRACKERS: Purpose = purpose!("http trackers");
 
-/// Responses that are being received, by number.
-#[derive(Resource, Debug, Default)]
-pub(super) struct HttpReplies {
-    last: u64,
-    arriving: HashMap<u64, Arriving>,
-}
-
+/// A response that is being received.
 #[derive(Debug)]
-struct Arriving {
+pub(super) struct Arriving {
     request: TrackerRequest,
     status: u16,
     body: Vec<u8>,
@@ -29,7 +24,7 @@ struct Arriving {
 pub(super) fn send_http_requests(
     mut outgoing: ResMut<OutgoingRequests>,
     mut answers: ResMut<Answers>,
-    mut replies: ResMut<HttpReplies>,
+    mut replies: ResMut<Jobs<Arriving>>,
     mut http: ResMut<HttpPort>,
     settings: Res<Settings>,
 ) {
@@ -42,47 +37,40 @@ pub(super) fn send_http_requests(
             answers.give(request.answered(Err(Failure::new("its URL has no scrape convention"))));
             continue;
         };
-        replies.last += 1;
-        let tag = JobTag {
-            purpose: TRACKERS,
-            owner: request.tracker,
-            number: replies.last,
+        let family = Some(request.family);
+        let arriving = Arriving {
+            request,
+            status: 0,
+            body: Vec::new(),
         };
         http.push(HttpRequest::Get(HttpGet {
-            tag,
+            tag: replies.add(TRACKERS, arriving),
             url,
-            family: Some(request.family),
+            family,
             range: None,
             timeout: seconds(settings.trackers.http_timeout_s),
             max_body_bytes: settings.trackers.max_reply_bytes,
             // The limit of the body is enough.
             credit: u64::MAX,
         }));
-        let arriving = Arriving {
-            request,
-            status: 0,
-            body: Vec::new(),
-        };
-        replies.arriving.insert(tag.number, arriving);
     }
 }
 
 pub(super) fn collect_http(
     mut http: ResMut<HttpPort>,
-    mut replies: ResMut<HttpReplies>,
+    mut replies: ResMut<Jobs<Arriving>>,
     mut answers: ResMut<Answers>,
     settings: Res<Settings>,
 ) {
     for event in http.take(TRACKERS) {
-        let number = event.tag.number;
-        let Some(arriving) = replies.arriving.get_mut(&number) else {
+        let Some(arriving) = replies.get_mut(event.tag) else {
             continue;
         };
         match event.part {
             HttpPart::Head { status, .. } => arriving.status = status,
             HttpPart::Chunk(chunk) => arriving.body.extend_from_slice(&chunk),
             HttpPart::End(result) => {
-                let Some(arriving) = replies.arriving.remove(&number) else {
+                let Some(arriving) = replies.take(event.tag) else {
                     continue;
                 };
                 let result = match result {

@@ -8,15 +8,17 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::jobs::Jobs;
+use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{NetEvent, NetRequest, TRACKER_DATAGRAMS};
+use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::tracker::udp::{Connection, Outcome, Step, UdpExchange, UdpReply, UdpRequest};
 
 use super::{Answers, Failure, OutgoingRequests, Reply, RequestKind, TrackerRequest};
 
-const LOOKUPS: Purpose = Purpose("udp tracker lookups");
+const LOOKUPS: Purpose = purpose!("udp tracker lookups");
 
 /// Most stored connections. Further trackers need a new connection for each request.
 const MAX_CONNECTIONS: usize = 1024;
@@ -24,8 +26,7 @@ const MAX_CONNECTIONS: usize = 1024;
 /// All outstanding exchanges with UDP trackers.
 #[derive(Resource, Debug, Default)]
 pub(super) struct UdpTrackers {
-    last: u64,
-    looking_up: HashMap<u64, TrackerRequest>,
+    looking_up: Jobs<TrackerRequest>,
     /// Exchanges by transaction id, which an answer must carry (BEP 15).
     exchanges: HashMap<u32, (TrackerRequest, UdpExchange)>,
     connections: HashMap<std::net::SocketAddr, Connection>,
@@ -54,15 +55,9 @@ pub(super) fn send_udp_requests(
             answers.give(request.answered(Err(Failure::new("its URL names no host and port"))));
             continue;
         };
-        udp.last += 1;
-        let tag = JobTag {
-            purpose: LOOKUPS,
-            owner: request.tracker,
-            number: udp.last,
-        };
         let host = host.to_owned();
+        let tag = udp.looking_up.add(LOOKUPS, request);
         net.push(NetRequest::Resolve { tag, host, port });
-        udp.looking_up.insert(tag.number, request);
     }
 }
 
@@ -88,7 +83,7 @@ pub(super) fn collect_udp(mut exchange: Exchange, wakeup: Res<Wakeup>) {
         let NetEvent::Resolved { tag, result } = event else {
             continue;
         };
-        let Some(request) = exchange.udp.looking_up.remove(&tag.number) else {
+        let Some(request) = exchange.udp.looking_up.take(tag) else {
             continue;
         };
         exchange.begin(request, result.map_err(Failure::new));
@@ -202,6 +197,8 @@ mod tests {
     use bevy_ecs::system::SystemState;
 
     use super::super::TrackersPlugin;
+    use ecs_torrent_engine::port::JobTag;
+
     use super::*;
     use crate::testing::Bed;
 

@@ -3,9 +3,10 @@
 use ecs_torrent::engine::port::{JobTag, Purpose};
 use ecs_torrent::engine::ports::StatePort;
 use ecs_torrent::engine::ports::state::{BlobName, StateDone, StateRequest};
+use ecs_torrent::engine::purpose;
 use ecs_torrent::prelude::*;
 
-const COUNT: Purpose = Purpose("count runs");
+const COUNT: Purpose = purpose!("count runs");
 
 /// Counts the runs of an engine, over restarts.
 #[derive(Debug, Clone, Copy)]

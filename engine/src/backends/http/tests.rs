@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bevy_ecs::entity::Entity;
 
 use super::*;
-use crate::port::Purpose;
+use crate::purpose;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -70,7 +70,7 @@ impl Client {
 
 fn tag(number: u64) -> JobTag {
     JobTag {
-        purpose: Purpose("test"),
+        purpose: purpose!("test"),
         owner: Entity::PLACEHOLDER,
         number,
     }

@@ -9,15 +9,16 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::NetEvent;
 use crate::port::Purpose;
+use crate::purpose;
 
 /// The inbox of trackers' answers.
-pub const TRACKER_DATAGRAMS: Purpose = Purpose("datagrams of trackers");
+pub const TRACKER_DATAGRAMS: Purpose = purpose!("datagrams of trackers");
 
 /// The inbox of messages of DHT nodes.
-pub const DHT_DATAGRAMS: Purpose = Purpose("datagrams of the DHT");
+pub const DHT_DATAGRAMS: Purpose = purpose!("datagrams of the DHT");
 
 /// The inbox of uTP packets that belong to no stream of the port.
-pub const UTP_DATAGRAMS: Purpose = Purpose("datagrams of uTP");
+pub const UTP_DATAGRAMS: Purpose = purpose!("datagrams of uTP");
 
 /// The protocol of a datagram, judged by its first bytes. Each kind has its own ring on the way into the world, and its
 /// own share of a tick, so that a flood of one kind does not crowd out another.
@@ -214,7 +215,7 @@ mod tests {
         let mut rings = DatagramRings::new(3, 2);
         rings.open(TRACKER_DATAGRAMS);
         rings.open(UTP_DATAGRAMS);
-        rings.open(Purpose("something else"));
+        rings.open(purpose!("something else"));
         let pushed = |rings: &mut DatagramRings, data: &[u8]| (0..10).filter(|_| push(rings, data)).count();
         // A full ring leaves the room of the other one alone, and nobody takes the DHT's datagrams.
         assert_eq!(pushed(&mut rings, TRACKER), 3);

@@ -15,8 +15,9 @@ use proptest::prelude::*;
 use super::super::{NodeId, Simulation};
 use super::SimDisk;
 use crate::backends::disk::{FileBuffers, Files, SharedFiles};
-use crate::port::{Backend, JobTag, Purpose};
+use crate::port::{Backend, JobTag};
 use crate::ports::disk::{DiskDone, DiskError, DiskEvent, DiskRequest, FileClaims, ReadPurpose};
+use crate::purpose;
 
 const STORAGE: StorageId = StorageId(1);
 
@@ -48,7 +49,7 @@ struct Simulated {
 
 impl Simulated {
     fn request(&mut self, request: impl FnOnce(JobTag) -> DiskRequest) -> Result<DiskDone, DiskError> {
-        let tag = JobTag::new(Purpose("test"), Entity::PLACEHOLDER);
+        let tag = JobTag::new(purpose!("test"), Entity::PLACEHOLDER);
         self.disk.submit(&mut vec![request(tag)]);
         let mut events: Vec<DiskEvent> = Vec::new();
         while events.is_empty() && self.sim.step(Timestamp::NEVER) {

@@ -12,17 +12,18 @@ use ecs_torrent_protocol::geometry::Span;
 
 use super::super::{Content, Crash, DiskFault, DiskOperation, DiskSpeed, Lasting, NewContent, NodeId, Simulation};
 use super::SimDisk;
-use crate::port::{Backend, JobTag, Purpose};
+use crate::port::{Backend, JobTag};
 use crate::ports::disk::{
     DiskDone, DiskError, DiskEvent, DiskRequest, FileClaims, FoundFiles, KeptReason, Overwrite, Provenance,
     ReadPurpose, SyncedFile,
 };
+use crate::purpose;
 
 const STORAGE: StorageId = StorageId(1);
 const ROOT: &str = "downloads";
 const KEY: OwnerKey = OwnerKey([7; 16]);
 const TAG: JobTag = JobTag {
-    purpose: Purpose("test"),
+    purpose: purpose!("test"),
     owner: Entity::PLACEHOLDER,
     number: 0,
 };

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::super::NodeId;
 use super::super::disk::DiskJob;
+use super::super::keys::JobKey;
 use super::super::queue::SimEvent;
-use super::super::slab::Key;
 use super::Fabric;
 use crate::ports::hash::HashEvent;
 use crate::ports::http::{HttpEvent, HttpGet};
@@ -42,7 +42,7 @@ impl Fabric {
         self.hub.plan(time, SimEvent::Job(key));
     }
 
-    pub(super) fn finish(&mut self, key: Key) {
+    pub(super) fn finish(&mut self, key: JobKey) {
         let Some(Job { node, life, work }) = self.jobs.remove(key) else {
             return;
         };
@@ -69,7 +69,7 @@ impl Fabric {
     /// Removes and returns the unfinished jobs of a node.
     pub(super) fn take_jobs(&mut self, node: NodeId) -> Vec<Work> {
         self.http_flows.retain(|(other, _), _| *other != node);
-        let theirs: Vec<Key> = self
+        let theirs: Vec<JobKey> = self
             .jobs
             .iter()
             .filter(|(_, job)| job.node == node)

@@ -4,8 +4,9 @@ use bevy_ecs::entity::Entity;
 
 use super::super::{SimNet, Simulation};
 use super::*;
-use crate::port::{Backend, JobTag, Purpose};
+use crate::port::{Backend, JobTag};
 use crate::ports::http::{ContentRange, HttpGet, HttpPart, HttpRequest};
+use crate::purpose;
 
 /// A client, and a server with 10 000 bytes.
 struct Bed {
@@ -15,7 +16,7 @@ struct Bed {
 }
 
 fn tag() -> JobTag {
-    JobTag::new(Purpose("test"), Entity::PLACEHOLDER)
+    JobTag::new(purpose!("test"), Entity::PLACEHOLDER)
 }
 
 impl Bed {

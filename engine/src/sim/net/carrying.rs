@@ -11,9 +11,9 @@ use ecs_torrent_protocol::time::Timestamp;
 use super::super::NodeId;
 use super::super::flow::Flow;
 use super::super::hub::Hub;
+use super::super::keys::ConnectionKey;
 use super::super::queue::SimEvent;
 use super::super::random::up_to;
-use super::super::slab::Key;
 use super::carrier::Carrier;
 use super::connection::{EndState, Received, Segment, StreamEnd};
 use super::host::{Lane, Parcel, Pipe, Power};
@@ -408,7 +408,7 @@ impl Network {
     }
 
     pub(super) fn read_all(&mut self, hub: &mut Hub, node: NodeId) {
-        let mut streams: Vec<(Key, u8)> = self.hosts[node.0].streams.values().copied().collect();
+        let mut streams: Vec<(ConnectionKey, u8)> = self.hosts[node.0].streams.values().copied().collect();
         streams.sort_unstable();
         for (connection, reader) in streams {
             let sender = 1 - reader;

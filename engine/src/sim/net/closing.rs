@@ -5,9 +5,9 @@ use ecs_torrent_components::ids::StreamId;
 use super::super::NodeId;
 use super::super::flow::Flow;
 use super::super::hub::Hub;
+use super::super::keys::ConnectionKey;
 use super::super::queue::SimEvent;
 use super::super::random::happens;
-use super::super::slab::Key;
 use super::connection::{EndState, Received, Segment, StreamEnd};
 use super::network::Network;
 use crate::port::JobTag;
@@ -187,7 +187,7 @@ impl Network {
     }
 
     /// Resets a connection from outside; both ends are notified.
-    pub(super) fn reset(&mut self, hub: &mut Hub, connection: Key) {
+    pub(super) fn reset(&mut self, hub: &mut Hub, connection: ConnectionKey) {
         for sender in [0, 1] {
             let flow = Flow { connection, sender };
             self.end_by_reset(hub, flow);
@@ -195,7 +195,7 @@ impl Network {
     }
 
     /// The connections between two hosts.
-    pub(super) fn between(&self, a: NodeId, b: NodeId) -> Vec<Key> {
+    pub(super) fn between(&self, a: NodeId, b: NodeId) -> Vec<ConnectionKey> {
         let is_theirs = |hosts: [NodeId; 2]| hosts == [a, b] || hosts == [b, a];
         let found = self
             .connections

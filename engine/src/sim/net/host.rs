@@ -12,8 +12,8 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::super::NodeId;
 use super::super::flow::Flow;
+use super::super::keys::ConnectionKey;
 use super::super::random::stream;
-use super::super::slab::Key;
 use super::carrier::{Carriers, only_tcp};
 use super::connection::Segment;
 
@@ -147,7 +147,7 @@ pub(super) struct Host {
     pub(super) down: Pipe,
     pub(super) datagrams_out: Datagrams,
     pub(super) datagrams_in: Datagrams,
-    pub(super) streams: HashMap<StreamId, (Key, u8)>,
+    pub(super) streams: HashMap<StreamId, (ConnectionKey, u8)>,
     /// Whether the world grants credit to each stream; a host without an engine reads everything.
     pub(super) has_credit: bool,
     pub(super) close_timeout: Duration,

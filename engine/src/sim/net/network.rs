@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_protocol::time::Timestamp;
+use slotmap::SlotMap;
 
 use super::super::NodeId;
 use super::super::flow::Flow;
 use super::super::hub::Hub;
+use super::super::keys::{ConnectionKey, DatagramKey};
 use super::super::queue::SimEvent;
 use super::super::random::up_to;
-use super::super::slab::{Key, Slab};
 use super::connection::{Connection, End, EndState, Half, MAX_FRAME};
 use super::host::{Datagram, Host, Power, UdpHost};
 use super::path::{Path, Paths};
@@ -51,11 +52,11 @@ impl Default for SocketLimits {
 /// The network: hosts, connections and paths.
 pub(in super::super) struct Network {
     pub(super) hosts: Vec<Host>,
-    pub(super) connections: Slab<Connection>,
+    pub(super) connections: SlotMap<ConnectionKey, Connection>,
     pub(super) listeners: BTreeMap<SocketAddr, NodeId>,
     pub(super) paths: Paths,
     pub(super) limits: SocketLimits,
-    pub(super) datagrams: Slab<Datagram>,
+    pub(super) datagrams: SlotMap<DatagramKey, Datagram>,
     pub(super) udp_hosts: BTreeMap<SocketAddr, UdpHost>,
 }
 
@@ -69,11 +70,11 @@ impl Network {
     pub(in super::super) fn new(path: Path) -> Self {
         Self {
             hosts: Vec::new(),
-            connections: Slab::default(),
+            connections: SlotMap::with_key(),
             listeners: BTreeMap::new(),
             paths: Paths::new(path),
             limits: SocketLimits::default(),
-            datagrams: Slab::default(),
+            datagrams: SlotMap::with_key(),
             udp_hosts: BTreeMap::new(),
         }
     }
@@ -157,7 +158,7 @@ impl Network {
     }
 
     /// Handles the arrival of a connection request, if it arrives.
-    pub(super) fn receive_syn(&mut self, hub: &mut Hub, key: Key) {
+    pub(super) fn receive_syn(&mut self, hub: &mut Hub, key: ConnectionKey) {
         let Some(connection) = self.connections.get(key) else {
             return;
         };
@@ -187,7 +188,7 @@ impl Network {
     }
 
     /// Sends a connection request.
-    fn send_syn(&mut self, hub: &mut Hub, key: Key) {
+    fn send_syn(&mut self, hub: &mut Hub, key: ConnectionKey) {
         if let Some(connection) = self.connections.get(key) {
             let (from, to) = (connection.ends[0].host, connection.to);
             let there = self.listeners.get(&to).copied();
@@ -195,7 +196,7 @@ impl Network {
         }
     }
 
-    fn repeat_syn(&mut self, hub: &mut Hub, key: Key) {
+    fn repeat_syn(&mut self, hub: &mut Hub, key: ConnectionKey) {
         if let Some(connection) = self.connections.get_mut(key) {
             let wait = FIRST_SYN_WAIT * (1 << connection.tries.min(10));
             connection.tries += 1;
@@ -205,7 +206,7 @@ impl Network {
         }
     }
 
-    fn establish(&mut self, hub: &mut Hub, key: Key, there: NodeId, latency: Duration) {
+    fn establish(&mut self, hub: &mut Hub, key: ConnectionKey, there: NodeId, latency: Duration) {
         let host = &mut self.hosts[there.0];
         let stream = host.next_accepted();
         host.unseen += 1;
@@ -223,7 +224,7 @@ impl Network {
     }
 
     /// Handles the answer to a connection request.
-    pub(super) fn receive_answer(&mut self, hub: &mut Hub, key: Key) {
+    pub(super) fn receive_answer(&mut self, hub: &mut Hub, key: ConnectionKey) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -253,7 +254,7 @@ impl Network {
         );
     }
 
-    pub(super) fn receive_acknowledgment(&mut self, hub: &mut Hub, key: Key) {
+    pub(super) fn receive_acknowledgment(&mut self, hub: &mut Hub, key: ConnectionKey) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -281,14 +282,14 @@ impl Network {
         }
     }
 
-    pub(super) fn time_connect(&mut self, hub: &mut Hub, key: Key) {
+    pub(super) fn time_connect(&mut self, hub: &mut Hub, key: ConnectionKey) {
         let is_opening = |connection: &Connection| connection.ends[0].state == EndState::Opening;
         if self.connections.get(key).is_some_and(is_opening) {
             self.fail_opening(hub, key, StreamError::NoAnswer);
         }
     }
 
-    fn fail_opening(&mut self, hub: &mut Hub, key: Key, reason: StreamError) {
+    fn fail_opening(&mut self, hub: &mut Hub, key: ConnectionKey, reason: StreamError) {
         let Some(connection) = self.connections.get(key) else {
             return;
         };

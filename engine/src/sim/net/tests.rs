@@ -11,8 +11,9 @@ use ecs_torrent_components::settings::NetSettings;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::super::{Access, Carrier, NodeId, Path, SimNet, Simulation, SocketLimits};
-use crate::port::{Backend, JobTag, Purpose};
+use crate::port::{Backend, JobTag};
 use crate::ports::net::{Cipher, Filter, NetEvent, NetRequest, StreamError, TransportChoice};
+use crate::purpose;
 
 const LATENCY: Duration = Duration::from_millis(10);
 const STREAM: StreamId = StreamId(2);
@@ -68,7 +69,7 @@ impl Peer {
     }
 
     fn close(&mut self, stream: StreamId, is_orderly: bool) {
-        let tag = Some(JobTag::new(Purpose("test"), Entity::PLACEHOLDER));
+        let tag = Some(JobTag::new(purpose!("test"), Entity::PLACEHOLDER));
         self.ask(NetRequest::Close {
             stream,
             is_orderly,

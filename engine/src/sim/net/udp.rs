@@ -8,9 +8,9 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use super::super::NodeId;
 use super::super::hub::Hub;
+use super::super::keys::DatagramKey;
 use super::super::queue::SimEvent;
 use super::super::random::{happens, up_to};
-use super::super::slab::Key;
 use super::host::{Datagram, Lane};
 use super::network::Network;
 
@@ -63,7 +63,7 @@ impl Network {
     }
 
     /// Delivers a datagram to the receiver's access link, if the path is open.
-    pub(super) fn datagram_arrives(&mut self, hub: &mut Hub, key: Key) {
+    pub(super) fn datagram_arrives(&mut self, hub: &mut Hub, key: DatagramKey) {
         let Some(datagram) = self.datagrams.remove(key) else {
             return;
         };

@@ -13,9 +13,10 @@ use ecs_torrent_protocol::tracker::{AnnounceEvent, AnnounceRequest, AnnounceResp
 
 use super::super::http::SimHttp;
 use super::super::{AnnounceCounts, SimNet, SimTracker, Simulation, TrackerMode, TrackerOptions};
-use crate::port::{Backend, JobTag, Purpose};
+use crate::port::{Backend, JobTag};
 use crate::ports::http::{HttpError, HttpGet, HttpPart, HttpRequest};
 use crate::ports::net::{NetEvent, NetRequest};
+use crate::purpose;
 
 const LATENCY: Duration = Duration::from_millis(10);
 const TORRENT: InfoHash = InfoHash([0xfe; 20]);
@@ -55,7 +56,7 @@ impl Bed {
     fn get(&mut self, host: &SimNet, url: &str) -> Result<(u16, Vec<u8>), HttpError> {
         let mut http = SimHttp::new(host.id(), self.sim.fabric.clone());
         http.submit(&mut vec![HttpRequest::Get(HttpGet {
-            tag: JobTag::new(Purpose("test"), Entity::PLACEHOLDER),
+            tag: JobTag::new(purpose!("test"), Entity::PLACEHOLDER),
             url: url.into(),
             family: None,
             timeout: Duration::from_secs(20),

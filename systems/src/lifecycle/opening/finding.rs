@@ -153,7 +153,7 @@ impl Finder<'_, '_> {
         if !is_opening {
             return;
         }
-        if obstacle.is_none() && self.must_open_again(opened) {
+        if obstacle.is_none() && self.open_again_if_shared(opened) {
             return;
         }
         let Some(mut opening) = opened.opening.take() else {
@@ -174,7 +174,7 @@ impl Finder<'_, '_> {
 
     /// Registers the files of a torrent. If another torrent uses some of them, if only to read them, no existing file
     /// may change: then opens the files again without the right to change them, and returns true.
-    fn must_open_again(&mut self, opened: &mut OpenedItem<'_, '_>) -> bool {
+    fn open_again_if_shared(&mut self, opened: &mut OpenedItem<'_, '_>) -> bool {
         let files = &opened.content.0.info.files;
         let root = opened.state.resolved().unwrap_or(&opened.storage.root);
         let keys = FolderKeys::new(root).with_folders(opened.state.folders());

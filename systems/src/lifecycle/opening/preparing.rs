@@ -12,13 +12,14 @@ use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, RequiresComple
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
 use ecs_torrent_engine::ports::disk::DiskRequest;
+use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::bitfield::Bitfield;
 
 use crate::ownership::FileRegistry;
 use crate::sessions::{SaveTorrent, SavedParts, SessionState};
 use crate::storage::fault;
 
-pub(in crate::lifecycle) const PREPARE: Purpose = Purpose("prepare files");
+pub(in crate::lifecycle) const PREPARE: Purpose = purpose!("prepare files");
 
 /// Torrents whose files are created once a session that says so is durable. Otherwise a kill right after the creation
 /// would make these files the user's.
@@ -55,8 +56,8 @@ impl Preparing<'_> {
         }
     }
 
-    /// Handles a session that cannot be written; returns true if the torrent waits for it.
-    pub(in crate::lifecycle) fn gives_up(&mut self, torrent: Entity) -> bool {
+    /// Stops waiting for a session that cannot be written. Returns false if the torrent did not wait for it.
+    pub(in crate::lifecycle) fn give_up(&mut self, torrent: Entity) -> bool {
         self.awaiting.0.remove(&torrent)
     }
 }
@@ -88,7 +89,7 @@ pub(in crate::lifecycle) fn start_torrents(
             continue;
         };
         startable.saved.record_result(have);
-        preparing.gives_up(*torrent);
+        preparing.give_up(*torrent);
         if have.is_full() {
             *startable.readiness = Readiness::Ready;
             changed.add(*torrent);
