@@ -219,7 +219,6 @@ fn flood_with_tiny_frames() {
         bystander.send(&Message::Request(request));
         assert_eq!(bystander.wait_for_block().request, request);
         most = most.max(resident_bytes());
-        assert!(begin.elapsed() < DEADLINE, "round {round}");
     }
     drop(crowd);
     bed.wait_until("the memory to be given back", || resident_bytes() < before + (10 << 20));
