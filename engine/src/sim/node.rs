@@ -25,7 +25,7 @@ use crate::wake::Waker;
 /// Parameters of a new node.
 #[derive(Clone)]
 pub struct NewNode {
-    pub(super) ips: Vec<IpAddr>,
+    pub(super) ip: IpAddr,
     pub(super) settings: Settings,
     pub(super) add_plugins: Rc<dyn Fn(&mut App)>,
     pub(super) access: Access,
@@ -39,7 +39,7 @@ impl NewNode {
     #[must_use]
     pub fn new<M>(ip: IpAddr, settings: Settings, plugins: impl Plugins<M> + Clone + 'static) -> Self {
         Self {
-            ips: vec![ip],
+            ip,
             settings,
             add_plugins: Rc::new(move |app| {
                 app.add_plugins(plugins.clone());
@@ -48,13 +48,6 @@ impl NewNode {
             disk: DiskSpeed::default(),
             probe: Arc::new(Unprobed),
         }
-    }
-
-    /// Adds another address; a node can have one of each family.
-    #[must_use]
-    pub fn also_at(mut self, ip: IpAddr) -> Self {
-        self.ips.push(ip);
-        self
     }
 
     /// Adds plugins after the others.
@@ -88,7 +81,7 @@ impl NewNode {
 
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         let port = self.settings.net.listen.first().map_or(6881, SocketAddr::port);
-        self.ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect()
+        vec![SocketAddr::new(self.ip, port)]
     }
 }
 

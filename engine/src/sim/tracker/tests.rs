@@ -12,7 +12,7 @@ use ecs_torrent_protocol::tracker::http::{announce_url, read_announce, read_scra
 use ecs_torrent_protocol::tracker::{AnnounceEvent, AnnounceRequest, AnnounceResponse};
 
 use super::super::http::SimHttp;
-use super::super::{AnnounceCounts, SimNet, SimTracker, Simulation, TrackerMode, TrackerOptions};
+use super::super::{AnnounceCounts, NameService, SimNet, SimTracker, Simulation, TrackerMode, TrackerOptions};
 use crate::port::{Backend, JobTag};
 use crate::ports::http::{HttpError, HttpGet, HttpPart, HttpRequest};
 use crate::ports::net::{NetEvent, NetRequest};
@@ -187,6 +187,17 @@ fn names_partitions_and_wrong_places_fail_requests() {
         "http://Tracker.example/announce",
         &Bed::request(1, 1, AnnounceEvent::None),
     );
+    assert!(bed.get(&host, &named).is_ok());
+    for (service, takes) in [(NameService::Silent, 20), (NameService::Failing, 0)] {
+        bed.sim.names().set_service(service);
+        let begin = bed.sim.now();
+        assert!(matches!(
+            bed.get(&host, &named),
+            Err(HttpError::Timeout | HttpError::Transport(_))
+        ));
+        assert_eq!(bed.sim.now().since(begin).as_secs(), takes, "{service:?}");
+    }
+    bed.sim.names().set_service(NameService::Up);
     assert!(bed.get(&host, &named).is_ok());
     assert!(matches!(
         bed.get(&host, "http://nobody/announce"),
