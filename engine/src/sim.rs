@@ -64,6 +64,7 @@ mod keys;
 mod names;
 mod net;
 mod node;
+mod place;
 mod probe;
 mod queue;
 mod random;

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use ecs_torrent_components::ids::StorageId;
 
 use super::super::NodeId;
-use super::super::fabric::{Fabric, Work, lock};
-use super::super::hub::{Hub, Mail, open, take};
+use super::super::fabric::{Fabric, Work};
+use super::super::hub::{Hub, take};
+use super::super::place::Place;
 use super::storage::{Owners, Storage};
 use super::{DiskJob, DiskWork};
 use crate::port::Backend;
@@ -16,25 +17,31 @@ use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest
 
 /// The Disk port of a simulated engine.
 pub struct SimDisk {
-    node: NodeId,
-    fabric: Arc<Mutex<Fabric>>,
-    mail: Mail,
-    storages: BTreeMap<StorageId, Arc<Storage>>,
-    owners: Owners,
+    place: Place,
+    storages: Storages,
 }
 
 impl SimDisk {
     pub(in super::super) fn new(node: NodeId, fabric: Arc<Mutex<Fabric>>) -> Self {
-        let mail = lock(&fabric).hub.mail(node);
         Self {
-            node,
-            fabric,
-            mail,
-            storages: BTreeMap::new(),
-            owners: Owners::default(),
+            place: Place::new(node, fabric),
+            storages: Storages {
+                node,
+                open: BTreeMap::new(),
+                owners: Owners::default(),
+            },
         }
     }
+}
 
+/// The torrents' files that a node has open.
+struct Storages {
+    node: NodeId,
+    open: BTreeMap<StorageId, Arc<Storage>>,
+    owners: Owners,
+}
+
+impl Storages {
     /// Turns a request into a job, if there is anything to do.
     fn job(&mut self, hub: &mut Hub, request: DiskRequest) -> Option<DiskJob> {
         let (tag, storage, work) = match request {
@@ -48,11 +55,11 @@ impl SimDisk {
             } => {
                 let owners = self.owners.clone();
                 let opened = Arc::new(Storage::new(storage, root, volume, files, claims, owners));
-                self.storages.insert(storage, opened);
+                self.open.insert(storage, opened);
                 (tag, storage, DiskWork::Look)
             }
             DiskRequest::Close { tag, storage } => {
-                let closed = self.storages.remove(&storage);
+                let closed = self.open.remove(&storage);
                 if let Some(closed) = &closed {
                     closed.let_go();
                 }
@@ -91,7 +98,7 @@ impl SimDisk {
             DiskRequest::FindVolume { tag, storage } => (tag, storage, DiskWork::FindVolume),
             DiskRequest::Delete { tag, storage, keep } => (tag, storage, DiskWork::Delete { keep }),
         };
-        let Some(storage) = self.storages.get(&storage).cloned() else {
+        let Some(storage) = self.open.get(&storage).cloned() else {
             let error = std::io::Error::other("these files are closed");
             let outcome = Err(DiskError::new(DiskAction::Use, PathBuf::new(), error));
             let blocks = Vec::new();
@@ -104,20 +111,19 @@ impl SimDisk {
 
 impl Backend<DiskRequest, DiskEvent> for SimDisk {
     fn submit(&mut self, requests: &mut Vec<DiskRequest>) {
-        let shared = self.fabric.clone();
-        let mut fabric = lock(&shared);
+        let Self { place, storages } = self;
+        let mut fabric = place.fabric();
         let fabric = &mut *fabric;
         for request in requests.drain(..) {
-            if let Some(job) = self.job(&mut fabric.hub, request) {
-                let time = fabric.machines[self.node.0]
-                    .disk
-                    .time_for(fabric.hub.now, job.work.bytes());
-                fabric.begin(self.node, time, Work::Disk(job));
+            if let Some(job) = storages.job(&mut fabric.hub, request) {
+                let disk = &mut fabric.machines[place.node.0].disk;
+                let time = disk.time_for(fabric.hub.now, job.work.bytes());
+                fabric.begin(place.node, time, Work::Disk(job));
             }
         }
     }
 
     fn poll(&mut self, max: usize, events: &mut Vec<DiskEvent>) -> bool {
-        take(&mut open(&self.mail).disk, max, events)
+        take(&mut self.place.inbox().disk, max, events)
     }
 }

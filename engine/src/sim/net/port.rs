@@ -3,39 +3,35 @@
 use std::sync::{Arc, Mutex};
 
 use super::super::NodeId;
-use super::super::fabric::{Fabric, lock};
-use super::super::hub::{Mail, open, take};
+use super::super::fabric::Fabric;
+use super::super::hub::take;
+use super::super::place::Place;
 use crate::port::{Backend, Purpose};
 use crate::ports::net::{NetEvent, NetRequest};
 
 /// The Net port of a simulated engine, or of a host that the caller plays.
-pub struct SimNet {
-    node: NodeId,
-    fabric: Arc<Mutex<Fabric>>,
-    mail: Mail,
-}
+pub struct SimNet(Place);
 
 impl SimNet {
     pub(in super::super) fn new(node: NodeId, fabric: Arc<Mutex<Fabric>>) -> Self {
-        let mail = lock(&fabric).hub.mail(node);
-        Self { node, fabric, mail }
+        Self(Place::new(node, fabric))
     }
 
     /// The host's id in the simulation.
     #[must_use]
     pub fn id(&self) -> NodeId {
-        self.node
+        self.0.node
     }
 }
 
 impl Backend<NetRequest, NetEvent> for SimNet {
     fn submit(&mut self, requests: &mut Vec<NetRequest>) {
-        let mut fabric = lock(&self.fabric);
+        let mut fabric = self.0.fabric();
         let fabric = &mut *fabric;
         for request in requests.drain(..) {
             match request {
-                NetRequest::Resolve { tag, host, port } => fabric.resolve(self.node, tag, &host, port),
-                request => fabric.net.carry_out(&mut fabric.hub, self.node, request),
+                NetRequest::Resolve { tag, host, port } => fabric.resolve(self.0.node, tag, &host, port),
+                request => fabric.net.carry_out(&mut fabric.hub, self.0.node, request),
             }
         }
     }
@@ -43,19 +39,19 @@ impl Backend<NetRequest, NetEvent> for SimNet {
     fn poll(&mut self, max: usize, events: &mut Vec<NetEvent>) -> bool {
         let first = events.len();
         let has_more = {
-            let inbox = &mut *open(&self.mail);
+            let inbox = &mut *self.0.inbox();
             let has_more = take(&mut inbox.net, max, events);
             inbox.datagrams.take(events) | has_more
         };
         let is_accepted = |event: &&NetEvent| matches!(event, NetEvent::Accepted { .. });
         let seen = events[first..].iter().filter(is_accepted).count();
         if seen > 0 {
-            lock(&self.fabric).net.record_seen(self.node, seen);
+            self.0.fabric().net.record_seen(self.0.node, seen);
         }
         has_more
     }
 
     fn open_inbox(&mut self, purpose: Purpose) {
-        open(&self.mail).datagrams.open(purpose);
+        self.0.inbox().datagrams.open(purpose);
     }
 }
