@@ -10,6 +10,7 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddError, CommandQueue, Reply, SupplyMetadata, Unsaved};
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts, Desired, Readiness};
 use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy, SessionLoaded};
+use ecs_torrent_components::session::Session;
 use ecs_torrent_components::torrent::{Activity, Content, Layout, RequiresComplete, Storage, Torrent};
 use ecs_torrent_engine::ports::state::{Loaded, StateDone};
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -158,17 +159,7 @@ impl ResumedItem<'_, '_> {
         if let Some(reason) = loaded.set_aside {
             tracing::warn!(torrent = %self.torrent.label(), "its saved state was set aside and its data is checked: {reason}");
         }
-        let session = loaded.session.filter(|session| {
-            let fits = session.lacks_metadata
-                || self.layout.is_none_or(|Layout(geometry)| {
-                    (session.total_size, session.piece_length, session.pieces)
-                        == (geometry.total_size(), geometry.piece_length(), geometry.piece_count())
-                });
-            if !fits {
-                tracing::warn!(torrent = %self.torrent.label(), "its saved state has other sizes, and is not used");
-            }
-            fits
-        });
+        let session = loaded.session.filter(|session| self.fits(session));
         let session = session.map(Arc::new);
         if let Some(session) = &session {
             if !self.opening.is_again {
@@ -220,6 +211,19 @@ impl ResumedItem<'_, '_> {
             save.write(SaveTorrent { torrent: entity });
         }
         self.opening.session = session;
+    }
+
+    /// Whether a session has the sizes of the torrent, as far as both are known.
+    fn fits(&self, session: &Session) -> bool {
+        let fits = session.lacks_metadata
+            || self.layout.is_none_or(|Layout(geometry)| {
+                (session.total_size, session.piece_length, session.pieces)
+                    == (geometry.total_size(), geometry.piece_length(), geometry.piece_count())
+            });
+        if !fits {
+            tracing::warn!(torrent = %self.torrent.label(), "its saved state has other sizes, and is not used");
+        }
+        fits
     }
 
     /// Leaves a torrent paused that the session calls paused, with its files closed. The session says what is held.
