@@ -1,7 +1,7 @@
 //! Adds in progress: commands that wait, and callers that wait for a torrent to be added.
 //!
 //! A command about a torrent whose add is not decided yet waits for the decision, and is then carried out. Every system
-//! that takes commands about single torrents takes them through [`Adds::take_decided`], which is that rule.
+//! that takes commands about single torrents takes them through [`Adds::take_decided`], which implements this rule.
 
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
@@ -20,8 +20,8 @@ pub(super) struct Adds {
     callers: EntityHashMap<Callers>,
     /// Refused torrents, taken by the stop.
     pub(super) refused: Vec<Entity>,
-    /// The reason of each refusal, until the torrent is gone: a caller gets the refusal only once nothing of the
-    /// torrent is listed.
+    /// The reason of each refusal, until the torrent is gone: a caller gets the refusal only when the torrent is no
+    /// longer listed.
     refusals: EntityHashMap<AddError>,
 }
 
@@ -89,7 +89,7 @@ impl Adds {
         let mut decided = Vec::new();
         for command in std::mem::take(&mut queue.0) {
             let listed = index.get(command.torrent());
-            // An add that meets a running torrent waits for a stop that begins in this tick: the stop must begin.
+            // An add of a running torrent may wait for a stop that begins in this tick, so the stop must begin.
             let waits_for_end = listed.is_none_or(&is_ending);
             let is_undecided = |add: &WaitingAdd| add.event == DecidingEvent::Survey || waits_for_end;
             match self.waiting_for(command.torrent()).any(is_undecided) {
@@ -114,7 +114,7 @@ impl Adds {
         }
     }
 
-    /// Refuses a torrent: removes it, keeps nothing of it, and then answers every caller that waits for it.
+    /// Refuses a torrent: removes it without a trace, and then answers every caller that waits for it.
     pub(super) fn refuse(&mut self, torrent: Entity, label: Label<'_>, error: AddError) {
         tracing::info!(torrent = %label, "not added: {error}");
         self.refusals.insert(torrent, error);

@@ -1,8 +1,8 @@
 //! Opening torrents: the session and the files on the disk determine the held pieces.
 //!
-//! The session is loaded first: it says where the data is. Then the files are inspected. Files that match the session
-//! are trusted; for files that differ, their pieces are hashed; without a session, everything on the disk is hashed.
-//! At the end, the files that will be written are created.
+//! The session is loaded first, because it names the download folder. Then the files are examined. Pieces in files that
+//! match the session are trusted, and all other existing data is hashed. At the end, the files that will be written are
+//! created.
 
 mod evaluating;
 pub(super) mod finding;
@@ -44,16 +44,16 @@ impl StorageIds {
     }
 }
 
-/// On a torrent that is being opened.
+/// The state of a torrent that is being opened.
 #[derive(Component, Debug, Default)]
 pub(super) struct Opening {
-    /// The download folder is fixed, whatever the session says.
+    /// The user or the caller chose the download folder, so the session's folder is ignored.
     pub(super) has_root: bool,
     /// The torrent was resumed: no user added it in this run.
     pub(super) is_resumed: bool,
     /// The torrent was opened before in this run: its counters are newer than the session.
     pub(super) is_again: bool,
-    /// An earlier save holds something about the torrent that applies to its files.
+    /// An earlier session contains information about the torrent's files.
     pub(super) is_known: bool,
     /// The user has added the torrent again, with other options.
     pub(super) is_renewed: bool,
@@ -81,7 +81,7 @@ impl Opening {
         }
     }
 
-    /// State of a torrent whose metadata arrived after it: its files are as new, and its counters are newer than the
+    /// State of a torrent whose metadata arrived late: its files count as new, and its counters are newer than the
     /// session.
     pub(super) fn supplied() -> Self {
         Self {

@@ -66,7 +66,7 @@ pub(super) fn settle_starts(
         };
         let is_paused = *startable.desired == Desired::Pause;
         match result {
-            // An earlier save has ended, and the one of the start follows.
+            // An earlier save has ended, and the save of the start follows.
             Ok(()) if !startable.state.is_durable() => continue,
             Ok(()) => {
                 if is_paused {

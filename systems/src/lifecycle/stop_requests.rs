@@ -36,14 +36,14 @@ pub(super) struct StopsInOrder {
     pub(super) wanted: Vec<Entity>,
 }
 
-/// Callers that wait for one torrent, and how the torrent is to end.
+/// Callers that wait for one torrent, and the way in which the torrent is to end.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     stops: Vec<StopReply>,
     pauses: Vec<PauseReply>,
     removals: Vec<RemoveReply>,
     removal: Option<RemoveOptions>,
-    /// The torrent was listed and then refused: its earlier data in the state folder stays, and nothing else.
+    /// The torrent was listed and then refused: only its earlier data in the state folder stays.
     is_refused: bool,
     /// The torrent is stopped.
     is_stopped: bool,
@@ -51,7 +51,7 @@ pub(super) struct Waiters {
     until_resumed: bool,
     /// The ending with which the session was written or deleted.
     pub(super) written_as: Option<Ending>,
-    /// The result of that.
+    /// The result of writing or deleting the session.
     pub(super) result: Option<Result<Removed, Arc<str>>>,
 }
 
@@ -138,7 +138,7 @@ impl Waiters {
                     .map_err(|reason| RemoveError::Incomplete { name, reason }),
             );
         }
-        // A caller that requested only a stop gets a success, even if a removal is incomplete.
+        // A caller that requested only a stop gets success, even if a removal is incomplete.
         let stopped = match self.removal {
             Some(_) => Ok(()),
             None => saved.map_err(StopError),

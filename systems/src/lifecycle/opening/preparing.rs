@@ -21,12 +21,12 @@ use crate::storage::fault;
 
 pub(in crate::lifecycle) const PREPARE: Purpose = purpose!("prepare files");
 
-/// Torrents whose files are created once a session that says so is durable. Otherwise a kill right after the creation
-/// would make these files the user's.
+/// Torrents whose files are created once a session that claims them is durable. Otherwise, a kill right after the
+/// creation would make these files the user's.
 #[derive(Resource, Debug, Default)]
 pub(in crate::lifecycle) struct AwaitingClaims(pub(in crate::lifecycle) EntityHashSet);
 
-/// Prepares the files of torrents, when that is allowed.
+/// Prepares the files of torrents whose claims are durable.
 #[derive(SystemParam)]
 pub(in crate::lifecycle) struct Preparing<'w> {
     disk: ResMut<'w, DiskPort>,
