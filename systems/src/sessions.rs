@@ -569,6 +569,12 @@ impl SessionState {
         self.intent.is_paused
     }
 
+    /// Keeps the torrent stopped in everything that is saved of it: it is listed only to be removed, and a removal may be
+    /// refused.
+    pub(crate) fn keep_stopped(&mut self) {
+        self.intent.is_stopped = true;
+    }
+
     /// Whether the session says that a user stopped the torrent.
     pub(crate) fn was_stopped(&self) -> bool {
         self.saved.is_some_and(|saved| saved.intent.is_stopped)

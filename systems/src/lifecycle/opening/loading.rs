@@ -201,6 +201,9 @@ impl ResumedItem<'_, '_> {
         let geometry = self.layout.map(|Layout(geometry)| geometry);
         self.saved
             .record_loaded(session.as_deref(), salvaged, loaded.has_metainfo, geometry);
+        if self.opening.is_resumed && session.as_ref().is_some_and(|session| session.stopped) {
+            self.saved.state.keep_stopped();
+        }
         if is_damaged {
             self.saved.state.record_damaged();
         }
