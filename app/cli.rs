@@ -12,6 +12,7 @@ mod create;
 mod daemon;
 mod demo;
 mod log;
+mod magnet;
 mod peers;
 mod placement;
 mod show;
@@ -63,6 +64,8 @@ enum Command {
     Seed(transfer::SeedArgs),
     /// Show a torrent file's contents.
     Show(show::ShowArgs),
+    /// Print a torrent file's magnet link.
+    Magnet(magnet::MagnetArgs),
     /// Create a torrent from a file or folder.
     Create(create::CreateArgs),
     /// Verify files against a torrent.
@@ -198,6 +201,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Seed(args) => block_on(transfer::seed(args, screen)),
         Command::Demo(args) => block_on(demo::run(args, screen)),
         Command::Show(args) => show::run(&args),
+        Command::Magnet(args) => magnet::run(&args, &screen),
         Command::Create(args) => create::run(args, &screen),
         Command::Verify(args) => verify::run(&args, &screen),
         #[cfg(feature = "daemon")]

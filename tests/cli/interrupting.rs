@@ -157,6 +157,23 @@ fn unsupported_sources() {
     }
 }
 
+/// The link of a torrent file names its hash, name and trackers.
+#[test]
+fn a_torrent_file_has_a_magnet_link() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    crate::write_file(folder, "a film.bin", 1, 100_000);
+    let tracker = ["--tracker", "http://t.example/announce"];
+    let created = succeed(
+        folder,
+        &[&["create", "a film.bin", "-o", "f.torrent"][..], &tracker].concat(),
+    );
+    let hash = created.split(' ').next().unwrap();
+    let link = succeed(folder, &["magnet", "f.torrent"]);
+    let rest = "&dn=a%20film.bin&tr=http%3A%2F%2Ft.example%2Fannounce";
+    assert_eq!(link, format!("magnet:?xt=urn:btih:{hash}{rest}\n"));
+}
+
 /// Magnet links that cannot be used, each with the reason.
 #[test]
 fn magnet_links_that_cannot_be_used() {

@@ -383,7 +383,16 @@ fn seeding_incomplete_data_fails() {
 #[test]
 fn help_shows_examples_and_completions_are_scripts() {
     let temporary = tempfile::tempdir().unwrap();
-    for command in ["download", "seed", "show", "create", "verify", "demo", "completions"] {
+    for command in [
+        "download",
+        "seed",
+        "show",
+        "magnet",
+        "create",
+        "verify",
+        "demo",
+        "completions",
+    ] {
         let help = succeed(temporary.path(), &[command, "--help"]);
         assert!(help.contains("Example"), "{command}");
     }
