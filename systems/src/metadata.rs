@@ -6,7 +6,6 @@ mod serving;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
@@ -48,36 +47,12 @@ impl Plugin for MetadataPlugin {
                         serve_metadata.run_if(|server: Res<MetadataServer>| server.has_work()),
                     )
                         .chain()
-                        .run_if(has_work)
                         .after(read_dont_have)
                         .in_set(DecideSet::Extensions),
                     (release_sources, release_requests).in_set(ReapSet::Release),
                 ),
             );
     }
-}
-
-/// Everything that the exchange of metadata takes.
-#[derive(SystemParam)]
-struct Inputs<'w> {
-    changed: Res<'w, Messages<LifecycleChanged>>,
-    handshakes: Res<'w, Messages<ExtensionHandshakeReceived>>,
-    received: Res<'w, Messages<ExtensionReceived>>,
-    known: Res<'w, Messages<MetadataKnown>>,
-    server: Res<'w, MetadataServer>,
-    queue: Res<'w, WorkList<MetadataFetch>>,
-    timers: Res<'w, Deadlines<FetchTimer>>,
-}
-
-/// Returns whether one of the systems may have something to do. Most ticks skip them all.
-fn has_work(inputs: Inputs) -> bool {
-    !inputs.timers.is_empty()
-        || !inputs.queue.is_empty()
-        || inputs.server.has_work()
-        || !inputs.received.is_empty()
-        || !inputs.handshakes.is_empty()
-        || !inputs.changed.is_empty()
-        || !inputs.known.is_empty()
 }
 
 /// Returns whether a fetch may have requests to send. If not, requests a tick at the next time-out.
