@@ -150,6 +150,7 @@ pub(super) fn print_json(value: &impl serde::Serialize) {
 }
 
 /// Returns the width of the terminal to which the standard output goes.
+#[cfg(feature = "daemon")]
 pub(super) fn width() -> Option<usize> {
     let terminal = console::Term::stdout();
     let size = terminal.is_term().then(|| terminal.size_checked()).flatten();
