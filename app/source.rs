@@ -44,9 +44,9 @@ impl Source {
     /// If the file cannot be read, is larger than any torrent may be, or is not a torrent; if a magnet link is
     /// malformed or names a v2 torrent only.
     pub fn read(self) -> Result<Self, Error> {
-        let magnet = match self.magnet()? {
-            Ok(magnet) => magnet,
-            Err(other) => return other.load().map(Self::Metainfo),
+        let magnet = match self.parse()? {
+            Parsed::Metainfo(metainfo) => return Ok(Self::Metainfo(metainfo)),
+            Parsed::Magnet(magnet) => magnet,
         };
         if magnet.hashes.v1.is_none() {
             return Err(Error::Unsupported {
@@ -54,7 +54,7 @@ impl Source {
                 what: "v2 torrents",
             });
         }
-        Ok(Self::Magnet(Box::new(magnet)))
+        Ok(Self::Magnet(magnet))
     }
 
     /// Returns the name of the torrent's file or folder; before its metadata is known, the name that the link gives, or
@@ -96,40 +96,42 @@ impl Source {
         Ok((TorrentSource::InfoHash(unfetched), magnet.peers))
     }
 
-    /// Returns the magnet link that the source is, or the source.
-    fn magnet(self) -> Result<Result<Magnet, Self>, Error> {
-        match self {
-            Self::Magnet(magnet) => Ok(Ok(*magnet)),
-            Self::File(path) => match path.to_str() {
-                Some(text) if Magnet::is_meant(text) && !path.exists() => Ok(Ok(text.parse()?)),
-                _ => Ok(Err(Self::File(path))),
-            },
-            other => Ok(Err(other)),
-        }
-    }
-
     /// Reads and parses a source that contains the metadata. Blocks while it reads a file.
     ///
     /// # Errors
     /// As [`Source::read`], and [`Error::NoMetadata`] for a magnet link.
     pub fn load(self) -> Result<Arc<Metainfo>, Error> {
+        match self.parse()? {
+            Parsed::Metainfo(metainfo) => Ok(metainfo),
+            Parsed::Magnet(magnet) => Err(Error::NoMetadata(magnet.hashes.primary())),
+        }
+    }
+
+    fn parse(self) -> Result<Parsed, Error> {
         let limits = MetainfoLimits::default();
-        let other = match self.magnet()? {
-            Ok(magnet) => return Err(Error::NoMetadata(magnet.hashes.primary())),
-            Err(other) => other,
-        };
-        let (bytes, name) = match other {
-            Self::Magnet(magnet) => return Err(Error::NoMetadata(magnet.hashes.primary())),
-            Self::Metainfo(metainfo) => return Ok(metainfo),
+        let (bytes, name) = match self {
+            Self::Metainfo(metainfo) => return Ok(Parsed::Metainfo(metainfo)),
+            Self::Magnet(magnet) => return Ok(Parsed::Magnet(magnet)),
             Self::Bytes(bytes) => (bytes, None),
-            Self::File(path) => (read(&path, limits.bencode.max_bytes as u64)?, Some(path)),
+            Self::File(path) => match path.to_str() {
+                Some(text) if Magnet::is_meant(text) && !path.exists() => {
+                    return Ok(Parsed::Magnet(Box::new(text.parse()?)));
+                }
+                _ => (read(&path, limits.bencode.max_bytes as u64)?, Some(path)),
+            },
         };
         let metainfo = Metainfo::parse(&bytes, &limits).map_err(|error| Error::Metainfo {
             name: name.map_or_else(|| "torrent".to_owned(), |path| path.display().to_string()),
             error,
         })?;
-        Ok(Arc::new(metainfo))
+        Ok(Parsed::Metainfo(Arc::new(metainfo)))
     }
+}
+
+/// A source that has been read.
+enum Parsed {
+    Metainfo(Arc<Metainfo>),
+    Magnet(Box<Magnet>),
 }
 
 fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
