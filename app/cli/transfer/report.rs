@@ -124,23 +124,13 @@ impl Reporter {
     }
 
     pub(super) fn update(&mut self, stats: &TorrentStats) {
+        self.take_metadata(stats);
         let Some(torrent) = self.torrents.get_mut(&stats.info_hash.into()) else {
             return;
         };
         if stats.lifecycle != TorrentState::Adding {
             torrent.downloaded_before.get_or_insert(stats.downloaded);
         }
-        if torrent.size.is_none() && stats.bytes_size.is_some() {
-            torrent.learn(stats);
-            match self.manner {
-                Manner::Json => self.json("metadata", stats),
-                Manner::Lines => self.screen.line(format!("{}: {}", stats.name, size_and_pieces(stats))),
-                Manner::Quiet | Manner::Bars => {}
-            }
-        }
-        let Some(torrent) = self.torrents.get_mut(&stats.info_hash.into()) else {
-            return;
-        };
         if let Some(bar) = &torrent.bar {
             bar.set_message(describe(stats));
             bar.set_position(if stats.lifecycle == TorrentState::Checking {
@@ -164,6 +154,20 @@ impl Reporter {
             let progress = stats.progress() * 100.0;
             self.screen
                 .line(format!("{}: {progress:.1} %, {}", stats.name, describe(stats)));
+        }
+    }
+
+    /// Takes over and reports what metadata says that has just become known.
+    fn take_metadata(&mut self, stats: &TorrentStats) {
+        let torrent = self.torrents.get_mut(&stats.info_hash.into());
+        let Some(torrent) = torrent.filter(|torrent| torrent.size.is_none() && stats.bytes_size.is_some()) else {
+            return;
+        };
+        torrent.learn(stats);
+        match self.manner {
+            Manner::Json => self.json("metadata", stats),
+            Manner::Lines => self.screen.line(format!("{}: {}", stats.name, size_and_pieces(stats))),
+            Manner::Quiet | Manner::Bars => {}
         }
     }
 
