@@ -86,12 +86,8 @@ impl MetadataMessage {
     /// # Errors
     /// Returns an error if the payload is no such message.
     pub fn read(payload: &Bytes) -> Result<Option<Self>, MetadataError> {
-        let limits = Limits {
-            max_bytes: MAX_DICT,
-            ..Limits::small(MAX_DICT)
-        };
         let head = &payload[..payload.len().min(MAX_DICT)];
-        let (document, used) = Document::parse_prefix(head, &limits)?;
+        let (document, used) = Document::parse_prefix(head, &Limits::small(MAX_DICT))?;
         let root = document.root();
         let int = |key: &'static str| {
             let value = root.get(key.as_bytes()).and_then(Value::as_int);

@@ -43,6 +43,11 @@ impl MetadataFetch {
     pub fn progress(&self) -> Option<(u32, u32)> {
         self.fetch.progress()
     }
+
+    /// Lists the torrent: its fetch may have requests to send.
+    fn list(&mut self, torrent: Entity, queue: &mut WorkList<Self>) {
+        queue.add(torrent, &mut self.listed);
+    }
 }
 
 fn limits(settings: &MetadataSettings) -> FetchLimits {
@@ -87,7 +92,7 @@ pub(super) fn begin_fetches(
                     begun.fetch.add_source(source, size);
                 }
             }
-            queue.add(*entity, &mut begun.listed);
+            begun.list(*entity, &mut queue);
             commands.entity(*entity).insert(begun);
         } else if !is_wanted && is_begun {
             commands.entity(*entity).remove::<MetadataFetch>();
@@ -110,16 +115,15 @@ pub(super) fn find_sources(
         let (Ok(mut fetch), Some(source)) = (fetches.get_mut(of.0), blame.identify(*peer)) else {
             continue;
         };
-        let fetch = &mut *fetch;
         match offered(extensions) {
             Some(size) => drop(fetch.fetch.add_source(source, size)),
             None => fetch.fetch.remove_source(source),
         }
-        queue.add(of.0, &mut fetch.listed);
+        fetch.list(of.0, &mut queue);
     }
 }
 
-/// What a message about metadata may change.
+/// Parameters of the messages about metadata.
 #[derive(SystemParam)]
 pub(super) struct Receiver<'w, 's> {
     clock: Res<'w, Clock>,
@@ -151,7 +155,7 @@ pub(super) fn receive_metadata(
             Ok(Some(MetadataMessage::Reject { piece })) => receiver.reject(*peer, of.0, piece),
             Ok(None) | Err(_) => false,
         };
-        // What a well-behaved peer does not send is bounded like other such messages.
+        // Messages that a well-behaved peer does not send are bounded, like others of that kind.
         if !is_expected && !wire.changes.take(receiver.clock.now()) {
             receiver.blame.close(*peer, WireError::TooManyChanges);
         }
@@ -164,8 +168,7 @@ impl Receiver<'_, '_> {
         let (Ok((_, mut fetch)), Some(source)) = (self.fetches.get_mut(of), self.blame.identify(peer)) else {
             return false;
         };
-        let fetch = &mut *fetch;
-        self.queue.add(of, &mut fetch.listed);
+        fetch.list(of, &mut self.queue);
         fetch.fetch.reject(source, piece, self.clock.now())
     }
 
@@ -174,11 +177,10 @@ impl Receiver<'_, '_> {
         let (Ok((torrent, mut fetch)), Some(source)) = (self.fetches.get_mut(of), self.blame.identify(peer)) else {
             return false;
         };
-        let fetch = &mut *fetch;
         // The payload is a slice of a larger buffer, which would stay in memory until the fetch ends.
         let data = Bytes::copy_from_slice(&data);
         let outcome = fetch.fetch.receive(source, piece, total_size, data, self.clock.now());
-        self.queue.add(of, &mut fetch.listed);
+        fetch.list(of, &mut self.queue);
         match outcome {
             Outcome::Unsolicited => return false,
             Outcome::Kept => {}
@@ -227,9 +229,8 @@ pub(super) fn request_metadata(
         if let Ok(mut fetch) = fetches.get_mut(torrent)
             && fetch.timer.is_some_and(|timer| timer <= now)
         {
-            let fetch = &mut *fetch;
             fetch.timer = None;
-            queue.add(torrent, &mut fetch.listed);
+            fetch.list(torrent, &mut queue);
         }
     }
     while let Some(torrent) = queue.pop() {
@@ -269,13 +270,12 @@ pub(super) fn release_sources(
         let Some(torrent) = torrent else {
             continue;
         };
-        if let (Ok(mut fetch), Some(source)) = (fetches.get_mut(*torrent), blame.identify(*peer)) {
-            let fetch = &mut *fetch;
-            if fetch.fetch.has_source(source) {
-                fetch.fetch.remove_source(source);
-                queue.add(*torrent, &mut fetch.listed);
-                wakeup.at(clock.now());
-            }
+        if let (Ok(mut fetch), Some(source)) = (fetches.get_mut(*torrent), blame.identify(*peer))
+            && fetch.fetch.has_source(source)
+        {
+            fetch.fetch.remove_source(source);
+            fetch.list(*torrent, &mut queue);
+            wakeup.at(clock.now());
         }
     }
 }
