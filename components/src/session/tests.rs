@@ -217,7 +217,7 @@ fn a_damaged_session_may_still_tell_its_folder_and_its_files() {
     assert_eq!(Session::salvage(b"\xff\x00", hash), Salvage::default());
 }
 
-/// What the user wants survives damage elsewhere; `paused` and `stopped` survive damage of their own line too.
+/// The intent of the user survives damage elsewhere; `paused` and `stopped` survive damage of their own line too.
 #[test]
 fn a_damaged_session_tells_what_the_user_wants() {
     let hash = InfoHash([7; 20]);

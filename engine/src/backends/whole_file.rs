@@ -39,7 +39,7 @@ pub fn replace(folder: impl AsFd, name: &Path, temporary: &Path, mode: u32, byte
     finish(folder, name, temporary, file, bytes, Existing::Replace)
 }
 
-/// What becomes of a file that has the name of a new one.
+/// The fate of an existing file that has the name of a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
     /// The existing file stays, and the creation fails with [`io::ErrorKind::AlreadyExists`].

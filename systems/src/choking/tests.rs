@@ -229,7 +229,7 @@ fn an_interested_peer_is_unchoked_and_another_one_waits() {
     assert!(choker.has_waiting() && choker.is_contended() && choker.is_full);
 }
 
-/// What the other tests call happens in the tick.
+/// The functions that the other tests call run in the tick.
 #[test]
 fn a_tick_handles_interest_and_emptied_queues() {
     let mut bed = bed();

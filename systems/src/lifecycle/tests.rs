@@ -670,7 +670,7 @@ fn saved(lacks_metadata: bool) -> Session {
     }
 }
 
-/// What a session without metadata says is about no file.
+/// A session without metadata is about no file.
 #[test]
 fn a_session_about_the_files_is_known_and_registers_them() {
     for (lacks_metadata, is_known) in [(false, true), (true, false)] {
@@ -687,7 +687,7 @@ fn a_session_about_the_files_is_known_and_registers_them() {
     }
 }
 
-/// What a damaged session recovers is about its own folder.
+/// The data that a damaged session recovers is about its own folder.
 #[test]
 fn salvaged_files_are_claimed_unless_there_is_a_session_or_another_folder() {
     for (has_session, has_root, is_claimed) in [(false, false, true), (false, true, false), (true, false, false)] {

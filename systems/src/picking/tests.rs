@@ -600,7 +600,7 @@ fn a_piece_is_taken_from_a_slow_exclusive_sender() {
     }
 }
 
-/// What the other tests call happens in the tick, where memory is short or a sender is slow.
+/// The functions that the other tests call run in the tick, where memory is short or a sender is slow.
 #[test]
 fn a_tick_evicts_and_withdraws() {
     let mut bed = bed();

@@ -123,7 +123,7 @@ struct Suspect<P> {
     digest: Sha1Digest,
 }
 
-/// What becomes of a received piece.
+/// The result of a received piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome<P> {
     /// It is kept, and others are missing.

@@ -62,7 +62,7 @@ fn load(bed: &mut Bed, session: &Session, has_metainfo: bool) {
     parts.record_loaded(Some(session), None, has_metainfo, None);
 }
 
-/// What a step requested.
+/// The requests of a step.
 #[derive(Debug, PartialEq, Eq)]
 enum Asked {
     Nothing,
