@@ -1,6 +1,7 @@
 //! Connection counts: of the engine, of each torrent, and of each network prefix.
 
 mod handshakes;
+mod silences;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::time::Timestamp;
 
 use self::handshakes::Handshakes;
+use self::silences::Silences;
 use crate::peer::{Direction, Peer, Stage};
 use crate::prefix::{site, subnet};
 
@@ -33,8 +35,7 @@ pub struct ConnectionCounts {
     handshakes: Handshakes,
     torrents: EntityHashMap<TorrentCounts>,
     by_size: BTreeSet<(usize, Entity)>,
-    /// Until this time no torrent is searched for a peer to evict, because the last search found none.
-    pub barren_until: Timestamp,
+    silences: Silences,
 }
 
 /// Connection counts of one torrent.
@@ -44,8 +45,24 @@ pub struct TorrentCounts {
     pub total: usize,
     /// Number of connections that we opened or are opening.
     pub outbound: usize,
-    /// Until this time the torrent is not searched for a peer to evict, because the last search found none.
-    pub barren_until: Timestamp,
+    barren: Barren,
+}
+
+/// A failed search for a connection to evict. It makes another one useless for a while.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Barren {
+    until: Timestamp,
+    /// Silences of the newcomer that found no connection to replace.
+    silences: usize,
+}
+
+impl TorrentCounts {
+    /// Whether a search for a connection to evict has failed recently, for a newcomer from a site with at most as many
+    /// [silences](ConnectionCounts::silences).
+    #[must_use]
+    pub fn is_barren(&self, now: Timestamp, silences: usize) -> bool {
+        self.barren.until > now && self.barren.silences <= silences
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -198,11 +215,23 @@ impl ConnectionCounts {
         self.by_size.last().map(|(_, torrent)| *torrent)
     }
 
-    /// Records that no peer of a torrent can be evicted until that time.
-    pub fn set_barren(&mut self, torrent: Entity, until: Timestamp) {
+    /// Records that until that time no connection of a torrent can be evicted for a newcomer from a site with
+    /// `silences` or more.
+    pub fn set_barren(&mut self, torrent: Entity, until: Timestamp, silences: usize) {
         if let Some(counts) = self.torrents.get_mut(&torrent) {
-            counts.barren_until = until;
+            counts.barren = Barren { until, silences };
         }
+    }
+
+    /// Records that a silent connection to `ip` was evicted; beyond `max` records, the oldest one is forgotten.
+    pub fn record_silence(&mut self, now: Timestamp, ip: IpAddr, max: usize) {
+        self.silences.record(now, ip, max);
+    }
+
+    /// Returns how many silent connections to the site of `ip` were evicted recently, in all torrents.
+    #[must_use]
+    pub fn silences(&self, ip: IpAddr) -> usize {
+        self.silences.of(ip)
     }
 
     /// Whether a user named the peer of a connection.

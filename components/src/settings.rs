@@ -185,6 +185,10 @@ pub struct PeerSettings {
     /// shrinks to as little as 2 s the more connections share the subnet. Default 300 s: a seed serves its peers in
     /// turns.
     pub waiting_grace_s: u64,
+    /// Maximum number of remembered evictions of silent connections. A connection from a site that was evicted more
+    /// often than a newcomer's has no grace time while it is silent. An eviction is forgotten after 30 minutes.
+    /// Default 4096.
+    pub max_remembered_evictions: usize,
     /// Maximum number of addresses remembered for one torrent. Default 2000.
     pub max_candidates: usize,
     /// Timeout for the complete handshake. Default 10 s.
@@ -244,6 +248,7 @@ impl Default for PeerSettings {
             user_reserve: 8,
             grace_s: 20,
             waiting_grace_s: 300,
+            max_remembered_evictions: 4096,
             max_candidates: 2000,
             handshake_timeout_s: 10,
             frame_timeout_s: 60,

@@ -3,7 +3,8 @@
 //! Limits apply to the engine, to each torrent, and to each network prefix. When a limit is reached, a newcomer is not
 //! simply refused: it takes the slot of a less useful connection (`policy.rs`), so that an honest peer gets in however
 //! many silent peers hold connections. Newcomers are unproven: a connection that has moved blocks recently, or that is
-//! within its grace period, does not lose its slot to them.
+//! within its grace period, does not lose its slot to them. Evictions of silent connections are remembered for a while,
+//! so that silent peers that come back again and again do not fill the slots before anybody else.
 //!
 //! An eviction scans the connections of one torrent or of one prefix, never all of them. If no connection gives way,
 //! the torrent is not searched again for a second.
@@ -29,7 +30,7 @@ use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Lifecycle, TorrentPeers};
 use ecs_torrent_protocol::peer_id::PeerId;
 
-use self::policy::{Claim, Class, Standing, TorrentRoom, USEFUL_FOR};
+use self::policy::{Claim, Class, Rival, Standing, TorrentRoom, USEFUL_FOR};
 
 /// Time during which a torrent is not searched again after no connection gave way.
 pub(crate) const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,11 +44,17 @@ pub(crate) enum DialFor {
     Other,
 }
 
-/// Identity of a party: the subnet or the peer id that its connections share.
+/// Identity of a party: the address range or the peer id that its connections share.
 #[derive(Debug, Clone, Copy, Default)]
 struct Party {
-    subnet: Option<IpAddr>,
+    ip: Option<IpAddr>,
     id: Option<PeerId>,
+}
+
+impl Party {
+    fn subnet(&self) -> Option<IpAddr> {
+        self.ip.map(subnet)
+    }
 }
 
 /// Number of connections of each party.
@@ -59,7 +66,7 @@ struct Crowds {
 
 impl Crowds {
     fn add(&mut self, party: Party) {
-        if let Some(subnet) = party.subnet {
+        if let Some(subnet) = party.subnet() {
             *self.subnets.entry(subnet).or_default() += 1;
         }
         if let Some(id) = party.id {
@@ -68,7 +75,7 @@ impl Crowds {
     }
 
     fn of(&self, party: Party) -> usize {
-        let of_subnet = party.subnet.and_then(|subnet| self.subnets.get(&subnet)).copied();
+        let of_subnet = party.subnet().and_then(|subnet| self.subnets.get(&subnet)).copied();
         let of_id = party.id.and_then(|id| self.ids.get(&id)).copied();
         of_subnet.max(of_id).unwrap_or(0)
     }
@@ -128,7 +135,7 @@ impl Admission<'_, '_> {
         id: PeerId,
     ) -> bool {
         let newcomer = Some(Party {
-            subnet: address.map(|address| subnet(address.ip())),
+            ip: address.map(|address| address.ip()),
             id: Some(id),
         });
         let counts = self.counts.of_torrent(torrent);
@@ -149,7 +156,7 @@ impl Admission<'_, '_> {
     /// Makes room in a torrent for an outbound connection. Returns false if there is no room.
     pub(crate) fn make_room_for_dial(&mut self, torrent: Entity, candidates: &Candidates, dial: DialFor) -> bool {
         let newcomer = candidates.first_ready().map(|address| Party {
-            subnet: Some(subnet(address.ip())),
+            ip: Some(address.ip()),
             id: None,
         });
         let counts = self.counts.of_torrent(torrent);
@@ -259,15 +266,32 @@ impl Admission<'_, '_> {
 
     fn evict_of_torrent(&mut self, torrent: Entity, newcomer: Option<Party>, claim: Claim) -> bool {
         let now = self.clock.now();
-        if claim != Claim::UserNamed && self.counts.of_torrent(torrent).barren_until > now {
+        let ip = newcomer.and_then(|newcomer| newcomer.ip);
+        let silences = ip.map_or(0, |ip| self.counts.silences(ip));
+        if claim != Claim::UserNamed && self.counts.of_torrent(torrent).is_barren(now, silences) {
             return false;
         }
         let (standings, newcomer_crowd) = self.standings_of(torrent, newcomer);
-        let victim = policy::least_useful(&standings, newcomer_crowd, claim, &self.settings.peers);
+        let rival = newcomer_crowd.map(|crowd| Rival { crowd, silences });
+        let victim = policy::least_useful(&standings, rival, claim, &self.settings.peers);
         if victim.is_none() && claim != Claim::UserNamed {
-            self.counts.set_barren(torrent, now + SEARCH_INTERVAL);
+            self.counts.set_barren(torrent, now + SEARCH_INTERVAL, silences);
+        }
+        let is_silent =
+            |(peer, standing): &(Entity, Standing)| Some(*peer) == victim && standing.class == Class::Silent;
+        if standings.iter().any(is_silent) {
+            self.record_silence(victim);
         }
         self.evict(victim)
+    }
+
+    /// Remembers that a silent connection is evicted.
+    fn record_silence(&mut self, victim: Option<Entity>) {
+        let address = victim.and_then(|victim| self.peers.get(victim).ok()?.0.endpoint.address());
+        if let Some(address) = address {
+            let max = self.settings.peers.max_remembered_evictions;
+            self.counts.record_silence(self.clock.now(), address.ip(), max);
+        }
     }
 
     fn evict(&mut self, victim: Option<Entity>) -> bool {
@@ -287,7 +311,7 @@ impl Admission<'_, '_> {
             let (peer, ..) = self.peers.get(peer).ok()?;
             let address = peer.endpoint.address();
             Some(Party {
-                subnet: address.map(|address| subnet(address.ip())),
+                ip: address.map(|address| address.ip()),
                 id: peer.peer_id,
             })
         };
@@ -328,6 +352,10 @@ impl Admission<'_, '_> {
             is_user_named: self.counts.is_user_named(entity),
             idle: now.since(last_payload.unwrap_or(peer.since).max(peer.since)),
             crowd,
+            silences: peer
+                .endpoint
+                .address()
+                .map_or(0, |address| self.counts.silences(address.ip())),
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Runs every scenario over many seeds.
 //!
 //! `SIM_SEEDS=200` sets the number of runs, spread over the scenarios. `SIM_SCENARIO='a name' SIM_SEED=7` repeats one
-//! run. `SIM_VERBOSE=1` reports the begin and end of each run.
+//! run, and with `RUST_LOG=debug` also shows what each engine logs, at its simulated time. `SIM_VERBOSE=1` reports the
+//! begin and end of each run.
 
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -68,6 +69,10 @@ fn repeats(name: &str, seed: u64) -> String {
 pub fn expect_good(runs: &[(&str, Make, u64)]) {
     let is_only = number_from("SIM_SEED").is_some();
     let is_verbose = std::env::var_os("SIM_VERBOSE").is_some();
+    if is_only && let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
+        let log = tracing_subscriber::fmt().with_env_filter(filter).without_time();
+        let _ = log.with_writer(std::io::stderr).try_init();
+    }
     let failures = in_parallel(runs.len(), |number| {
         let (name, make, seed) = runs[number];
         if is_verbose {

@@ -171,6 +171,7 @@ setting_ranges!(PeerSettings, "peers" {
     user_reserve: 0..=MANY,
     grace_s: 0..=DAY_S,
     waiting_grace_s: 0..=DAY_S,
+    max_remembered_evictions: 0..=1_000_000,
     max_candidates: 0..=MANY,
     handshake_timeout_s: 1..=HOUR_S,
     frame_timeout_s: 1..=HOUR_S,

@@ -192,6 +192,7 @@ pub(super) struct Ticking {
 impl Ticking {
     pub(super) fn tick(&mut self) {
         let Self { now, next, core, .. } = self;
+        let _span = tracing::info_span!("tick", node = self.id.0, at = ?now.since(Timestamp::ZERO)).entered();
         self.probe.tick(&mut || *next = core.tick(*now));
     }
 }

@@ -34,6 +34,17 @@ pub(crate) struct Standing {
     /// Number of connections of the same torrent to the same subnet or under the same peer id, including this one. A
     /// party with many connections gets little time for each, and loses them first.
     pub(crate) crowd: usize,
+    /// Number of silent connections from the same site that were evicted recently.
+    pub(crate) silences: usize,
+}
+
+/// Properties of a newcomer's party that decide which connections it may replace.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Rival {
+    /// Number of connections of the torrent to the same subnet or under the same peer id.
+    pub(crate) crowd: usize,
+    /// Number of silent connections from the same site that were evicted recently.
+    pub(crate) silences: usize,
 }
 
 /// Kind of newcomer, which determines the connections that it may replace.
@@ -61,8 +72,7 @@ const LEAST_GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy)]
 struct Contest {
     claim: Claim,
-    /// Number of connections that the newcomer's subnet or peer id already has here, if known.
-    newcomer_crowd: Option<usize>,
+    newcomer: Option<Rival>,
     /// Number of all connections; `silent` of them are redundant or silent.
     total: usize,
     silent: usize,
@@ -73,7 +83,8 @@ impl Standing {
     ///
     /// The period is shorter the more connections the same party has, and drops to the minimum if the newcomer's party
     /// has fewer. For silent connections it is also shorter the larger their part of all connections, so that an honest
-    /// newcomer gets a slot within a few seconds in any case.
+    /// newcomer gets a slot within a few seconds in any case. A silent connection has no grace period if its site has
+    /// been evicted more often than the newcomer's: otherwise silent peers that return would take turns.
     fn grace(&self, contest: &Contest, settings: &PeerSettings) -> Option<Duration> {
         let crowd = u32::try_from(self.crowd.max(1)).unwrap_or(u32::MAX);
         let whole = match self.class {
@@ -84,7 +95,14 @@ impl Standing {
             Class::Waiting => seconds(settings.waiting_grace_s),
             Class::Opening | Class::Useful => return None,
         };
-        let is_larger_party = contest.newcomer_crowd.is_some_and(|newcomer| self.crowd > newcomer + 1);
+        if self.class <= Class::Silent
+            && contest
+                .newcomer
+                .is_some_and(|newcomer| self.silences > newcomer.silences)
+        {
+            return Some(Duration::ZERO);
+        }
+        let is_larger_party = contest.newcomer.is_some_and(|newcomer| self.crowd > newcomer.crowd + 1);
         let grace = match is_larger_party {
             true => Duration::ZERO,
             false => whole / crowd,
@@ -107,25 +125,35 @@ impl Standing {
 }
 
 /// Returns the connection to evict, among those that may be evicted: the lowest class first, then the largest party,
-/// then the longest idle time.
+/// then the most evicted site, then the longest idle time.
 pub(crate) fn least_useful(
     standings: &[(Entity, Standing)],
-    newcomer_crowd: Option<usize>,
+    newcomer: Option<Rival>,
     claim: Claim,
     settings: &PeerSettings,
 ) -> Option<Entity> {
     let silent = standings.iter().filter(|(_, standing)| standing.class <= Class::Silent);
     let contest = Contest {
         claim,
-        newcomer_crowd,
+        newcomer,
         total: standings.len(),
         silent: silent.count(),
     };
     let giving_way = standings
         .iter()
         .filter(|(_, standing)| standing.gives_way(&contest, settings));
-    let worst = giving_way
-        .min_by_key(|(entity, standing)| (standing.class, Reverse(standing.crowd), Reverse(standing.idle), *entity));
+    let worst = giving_way.min_by_key(|(entity, standing)| {
+        let Standing {
+            crowd, silences, idle, ..
+        } = *standing;
+        (
+            standing.class,
+            Reverse(crowd),
+            Reverse(silences),
+            Reverse(idle),
+            *entity,
+        )
+    });
     worst.map(|(entity, _)| *entity)
 }
 
@@ -186,17 +214,18 @@ mod tests {
         is_user_named: false,
         idle: Duration::from_secs(60),
         crowd: 1,
+        silences: 0,
     };
 
     fn choose(standings: &[Standing], claim: Claim) -> Option<usize> {
         choose_for(None, standings, claim)
     }
 
-    fn choose_for(newcomer_crowd: Option<usize>, standings: &[Standing], claim: Claim) -> Option<usize> {
+    fn choose_for(newcomer: Option<Rival>, standings: &[Standing], claim: Claim) -> Option<usize> {
         let entity = |number: usize| Entity::from_raw_u32(number as u32).unwrap();
         let named = standings.iter().enumerate();
         let named: Vec<_> = named.map(|(number, standing)| (entity(number), *standing)).collect();
-        let victim = least_useful(&named, newcomer_crowd, claim, &PeerSettings::default())?;
+        let victim = least_useful(&named, newcomer, claim, &PeerSettings::default())?;
         named.iter().position(|(entity, _)| *entity == victim)
     }
 
@@ -274,11 +303,35 @@ mod tests {
             ..idle(SILENT, 3)
         };
         let alone = Standing { crowd: 1, ..sybil };
-        assert_eq!(choose_for(Some(0), &[alone, sybil], Claim::Inbound), Some(1));
-        assert_eq!(choose_for(Some(12), &[alone, sybil], Claim::Inbound), None);
-        assert_eq!(choose_for(Some(0), &[alone], Claim::Inbound), None);
+        let of = |crowd| Some(Rival { crowd, silences: 0 });
+        assert_eq!(choose_for(of(0), &[alone, sybil], Claim::Inbound), Some(1));
+        assert_eq!(choose_for(of(12), &[alone, sybil], Claim::Inbound), None);
+        assert_eq!(choose_for(of(0), &[alone], Claim::Inbound), None);
         let pair = Standing { crowd: 2, ..sybil };
-        assert_eq!(choose_for(Some(1), &[pair], Claim::Inbound), None);
+        assert_eq!(choose_for(of(1), &[pair], Claim::Inbound), None);
+    }
+
+    /// A silent peer that was evicted and came back makes room for one that was not evicted as often.
+    #[test]
+    fn a_silent_peer_that_returns_has_no_grace() {
+        let fresh = idle(SILENT, 0);
+        let returned = Standing { silences: 2, ..fresh };
+        let of = |silences| Some(Rival { crowd: 0, silences });
+        for claim in [Claim::Inbound, Claim::InboundOfInbound, Claim::Outbound] {
+            assert_eq!(choose_for(of(1), &[fresh, returned], claim), Some(1));
+            assert_eq!(choose_for(of(2), &[fresh, returned], claim), None);
+            assert_eq!(choose_for(None, &[fresh, returned], claim), None);
+        }
+        for class in [Class::Waiting, Class::Opening, Class::Useful] {
+            let busy = Standing { class, ..returned };
+            assert_eq!(choose_for(of(0), &[busy], Claim::Inbound), None, "it is not silent");
+        }
+        let oldest = idle(SILENT, 90);
+        let often = Standing {
+            silences: 1,
+            ..idle(SILENT, 80)
+        };
+        assert_eq!(choose(&[oldest, often], Claim::Inbound), Some(1), "it goes first");
     }
 
     /// Fresh inbound connections do not occupy the share of outbound connections.
@@ -313,10 +366,8 @@ mod tests {
     fn reserved_slots_depend_on_the_claimants() {
         let settings = PeerSettings::default();
         let room = |outbound, idle, idle_user| {
-            let counts = TorrentCounts {
-                outbound,
-                ..TorrentCounts::default()
-            };
+            let mut counts = TorrentCounts::default();
+            counts.outbound = outbound;
             let room = TorrentRoom::new(&settings, counts, idle, idle_user);
             (room.for_user_named, room.for_outbound, room.for_inbound)
         };

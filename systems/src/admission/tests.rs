@@ -119,7 +119,7 @@ impl Bed {
     /// Makes the connections of a torrent safe from every eviction.
     fn protect(&mut self, torrent: Entity) {
         let mut counts = self.world.resource_mut::<ConnectionCounts>();
-        counts.set_barren(torrent, NOW + SEARCH_INTERVAL * 9);
+        counts.set_barren(torrent, NOW + SEARCH_INTERVAL * 9, 0);
         self.world.entity_mut(torrent).remove::<Lifecycle>();
     }
 
@@ -294,6 +294,23 @@ fn a_torrent_without_a_victim_is_searched_once_a_second() {
     clock.advance_to(NOW + SEARCH_INTERVAL);
     assert!(bed.admit_inbound(apart(2)));
     assert_eq!(bed.evicted(), [useful]);
+}
+
+/// A silent peer that returns after an eviction does not keep a newcomer out, whoever searched before.
+#[test]
+fn silent_peers_that_return_make_room() {
+    let mut bed = Bed::new(|settings| {
+        settings.max_per_torrent = 1;
+        settings.grace_s = 60;
+    });
+    bed.inbound(apart(1), Past::Idle);
+    assert!(bed.admit_inbound(apart(2)), "its grace period is over");
+    bed.evicted();
+    let returned = bed.inbound(apart(1), Past::Idle);
+    bed.world.get_mut::<Peer>(returned).unwrap().since = NOW;
+    assert!(!bed.admit_inbound(apart(1)), "evicted as often");
+    assert!(bed.admit_inbound(apart(3)), "although the search has just failed");
+    assert_eq!(bed.evicted(), [returned]);
 }
 
 #[test]
