@@ -8,7 +8,8 @@ use ecs_torrent::engine::sim::NewContent;
 use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::{Line, Scenario};
 
-use crate::scenarios::MIB;
+use crate::scenarios::{self, MIB};
+use crate::sweep;
 
 const LINE: Line = Line::symmetric(2 << 20);
 
@@ -95,7 +96,17 @@ fn idle_peers_hold_no_slots() {
     }
 }
 
-/// The same where the engine's connections are the limit, and not those of one torrent.
+/// Silent peers that are evicted and dial again do not take turns in the slots. In these seeds they once kept every
+/// leecher out for more than a minute.
+#[test]
+fn silent_peers_that_dial_again_take_no_turns() {
+    for seed in [56, 107, 203, 1315] {
+        let outcome = sweep::run(scenarios::silent_majority, seed);
+        assert!(outcome.is_good(), "{outcome}");
+    }
+}
+
+/// Silent peers do not fill an engine whose own limit, and not that of a torrent, is the lower one.
 #[test]
 fn idle_peers_do_not_fill_an_engine() {
     for hostility in [Hostility::Silent, Hostility::Sybil] {

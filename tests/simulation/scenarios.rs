@@ -191,7 +191,7 @@ fn third_hostile(dice: &mut Dice) -> Scenario {
 }
 
 /// Peers that only hold slots outnumber the slots several times and connect before all others.
-fn silent_majority(dice: &mut Dice) -> Scenario {
+pub fn silent_majority(dice: &mut Dice) -> Scenario {
     crowded("a silent majority", dice, Hostility::Silent).within(4.0, seconds(60))
 }
 
