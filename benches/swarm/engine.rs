@@ -13,12 +13,16 @@ use ecs_torrent::components::torrent::Lifecycle;
 use ecs_torrent::engine::sim::Simulation;
 use ecs_torrent::protocol::time::Timestamp;
 use ecs_torrent::{AddOptions, Engine, Error, TorrentPlugins, Torrents};
+use tokio::task::JoinSet;
 
 use crate::options;
 use crate::small;
 
 /// Interval between checks whether all torrents are up.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Number of adds that wait for the disk at the same time.
+const ADDED_AT_ONCE: usize = 256;
 
 pub fn run(command: options::Engine) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -67,14 +71,23 @@ async fn prepare(torrents: &Path, data: &Path, state: PathBuf) -> Result<(), Err
         .plugins(TorrentPlugins)
         .settings(settings(state, anywhere()))
         .start()?;
+    // An add is answered when it is durable, so one at a time would wait for the disk.
+    let mut adding = JoinSet::new();
     let mut count = 0;
     for entry in fs::read_dir(torrents).unwrap() {
+        if adding.len() == ADDED_AT_ONCE {
+            adding.join_next().await.unwrap().unwrap()?;
+        }
+        let (torrents, path) = (engine.torrents().clone(), entry.unwrap().path());
         let options = AddOptions {
             root: Some(data.to_owned()),
             ..AddOptions::default()
         };
-        engine.torrents().download_with(entry.unwrap().path(), options).await?;
+        adding.spawn(async move { torrents.download_with(path, options).await.map(drop) });
         count += 1;
+    }
+    while let Some(added) = adding.join_next().await {
+        added.unwrap()?;
     }
     wait_until_seeding(&engine.torrents(), count).await?;
     engine.torrents().stop_all_and_serialize().await

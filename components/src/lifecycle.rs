@@ -111,6 +111,7 @@ impl StopPhase {
 
 /// The running phase of a torrent's stop or pause.
 #[derive(Component, Debug)]
+#[component(storage = "SparseSet")]
 pub struct Stopping {
     /// The phase that is running.
     pub phase: StopPhase,

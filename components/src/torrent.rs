@@ -138,6 +138,7 @@ pub struct Storage {
 
 /// Marks a torrent that must not download, because the user said that all of its data is there.
 #[derive(Component, Debug)]
+#[component(storage = "SparseSet")]
 pub struct RequiresComplete;
 
 /// Payload bytes transferred since the torrent was added.

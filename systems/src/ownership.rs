@@ -483,10 +483,10 @@ mod tests {
             ..FolderIds::default()
         };
         let above = FolderIds {
-            above: vec![NearestFolder {
+            above: Arc::new([NearestFolder {
                 id: folder,
                 rest: String::new(),
-            }],
+            }]),
             ..FolderIds::default()
         };
         let first = FolderKeys::new(Path::new("/d")).with_folders(Some(&below));

@@ -231,7 +231,7 @@ pub struct Volume {
 pub struct FolderIds {
     /// The download folder, if it exists, and every folder above it, nearest first, each with the path from it to the
     /// download folder.
-    pub above: Vec<NearestFolder>,
+    pub above: Arc<[NearestFolder]>,
     /// Folders below the download folder, by path.
     pub below: BTreeMap<String, FileId>,
 }

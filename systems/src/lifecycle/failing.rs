@@ -52,6 +52,7 @@ impl Retrier<'_> {
 
 /// The number of consecutive restarts of a torrent.
 #[derive(Component, Debug, Default)]
+#[component(storage = "SparseSet")]
 pub(super) struct Restarts {
     count: usize,
     last: Option<Timestamp>,

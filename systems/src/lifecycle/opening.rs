@@ -46,6 +46,7 @@ impl StorageIds {
 
 /// The state of a torrent that is being opened.
 #[derive(Component, Debug, Default)]
+#[component(storage = "SparseSet")]
 pub(super) struct Opening {
     /// The user or the caller chose the download folder, so the session's folder is ignored.
     pub(super) has_root: bool,

@@ -26,6 +26,7 @@ use crate::blame::{Blame, Culprit};
 
 /// The fetch of a torrent's metadata. It is on a torrent that is [`Lifecycle::FetchingMetadata`].
 #[derive(Component, Debug)]
+#[component(storage = "SparseSet")]
 pub struct MetadataFetch {
     fetch: Fetch<Culprit>,
     listed: Listed,

@@ -34,6 +34,7 @@ pub(super) struct Restore {
 
 /// The number of reads left for a piece whose blocks are being read.
 #[derive(Component, Debug)]
+#[component(storage = "SparseSet")]
 pub(super) struct Restoring(usize);
 
 /// Returns whether pieces are to be restored, or torrents have started, which may have some.

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::cache::{FileCache, FileKey};
 use super::protected::Protected;
-use super::provenance::{Known, Ledger, Owners, Seen, Unmarked};
+use super::provenance::{Known, Ledger, Owners, Unmarked};
 use super::roots::{Found, Root, Roots};
 use super::volume;
 use crate::backends::beneath::{self, Status};
@@ -215,12 +215,7 @@ impl Files {
         };
         let status = self.believable(status);
         let known = self.classify(index, &file, &status);
-        let seen = Seen {
-            inode: status.id.inode,
-            stamp: status.stamp,
-            at: None,
-        };
-        self.ledger().seen.insert(index, seen);
+        self.ledger().see(index, &status);
         Ok(Some(FoundFile {
             stamp: status.stamp,
             id: status.id,

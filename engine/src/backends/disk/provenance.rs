@@ -106,11 +106,21 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// State of an existing file when its bytes were last known to be correct.
 #[derive(Clone, Copy)]
-pub(super) struct Seen {
-    pub(super) inode: u64,
-    pub(super) stamp: FileStamp,
+struct Seen {
+    inode: u64,
+    stamp: FileStamp,
     /// When the file was last examined for serving.
-    pub(super) at: Option<Instant>,
+    at: Option<Instant>,
+}
+
+impl Seen {
+    fn new(status: &Status) -> Self {
+        Self {
+            inode: status.id.inode,
+            stamp: status.stamp,
+            at: None,
+        }
+    }
 }
 
 /// A storage's knowledge of its files.
@@ -120,7 +130,7 @@ pub(super) struct Ledger {
     pub(super) unsynced: BTreeSet<usize>,
     pub(super) known: BTreeMap<usize, Known>,
     /// Existing files, by index, for as long as they are read.
-    pub(super) seen: BTreeMap<usize, Seen>,
+    seen: Vec<Option<Seen>>,
     /// Whether the files have been examined. A file that appears later belongs to somebody else, even if the session
     /// claims it.
     pub(super) is_looked_at: bool,
@@ -146,22 +156,32 @@ impl Ledger {
         }
     }
 
+    /// Records the state of an existing file.
+    pub(super) fn see(&mut self, index: usize, status: &Status) {
+        *self.seen_slot(index) = Some(Seen::new(status));
+    }
+
+    fn seen_slot(&mut self, index: usize) -> &mut Option<Seen> {
+        if index >= self.seen.len() {
+            self.seen.resize(index + 1, None);
+        }
+        &mut self.seen[index]
+    }
+
     /// Whether it is time to look at a file that is served.
     pub(super) fn is_look_due(&self, index: usize, now: Instant) -> bool {
-        let at = self.seen.get(&index).and_then(|seen| seen.at);
+        let at = self.seen.get(index).and_then(|seen| (*seen)?.at);
         at.is_none_or(|at| now.saturating_duration_since(at) >= LOOK_INTERVAL)
     }
 
     /// Records a look at a file that is served. Returns false if somebody else has changed, replaced or deleted the
     /// file. New names and other permissions are no change: they are common, and the next start checks such a file.
     pub(super) fn look(&mut self, index: usize, status: &Status, is_remote: bool, now: Instant) -> bool {
-        let known = self.known.get(&index);
-        let seen = self.seen.entry(index).or_insert(Seen {
-            inode: status.id.inode,
-            stamp: status.stamp,
-            at: None,
-        });
-        let (inode, stamp) = known.map_or((seen.inode, seen.stamp), |known| (known.id.inode, known.stamp));
+        let known = self.known.get(&index).copied();
+        let seen = self.seen_slot(index).get_or_insert(Seen::new(status));
+        let (inode, stamp) = known
+            .as_ref()
+            .map_or((seen.inode, seen.stamp), |known| (known.id.inode, known.stamp));
         let is_same = status.link_count > 0
             && status.id.inode == inode
             && match is_remote {

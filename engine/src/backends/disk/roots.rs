@@ -48,6 +48,8 @@ struct State {
     /// The folder's identity, once it exists.
     id: Option<FileId>,
     handle: Option<Arc<OwnedFd>>,
+    /// The folders above, as last found: the torrents of a folder share the list.
+    above: Option<Arc<[NearestFolder]>>,
 }
 
 /// The result of looking at a download folder.
@@ -133,7 +135,7 @@ impl Root {
 
     /// Returns the folder, if it exists, and every folder above it, nearest first, each with the path from it to the
     /// folder.
-    pub(super) fn folders_above(&self) -> Vec<NearestFolder> {
+    pub(super) fn folders_above(&self) -> Arc<[NearestFolder]> {
         let path = self.path();
         let folders = path.ancestors().filter_map(|folder| {
             let status = Status::at(CWD.as_fd(), folder).ok().filter(Status::is_folder)?;
@@ -143,7 +145,10 @@ impl Root {
                 rest: rest.to_string_lossy().into_owned(),
             })
         });
-        folders.collect()
+        let folders: Vec<NearestFolder> = folders.collect();
+        let mut state = lock(&self.state);
+        let known = state.above.take().filter(|known| **known == *folders);
+        state.above.insert(known.unwrap_or_else(|| folders.into())).clone()
     }
 
     /// Checks by name that the folder is still the same. Fails if a link or another folder of the same volume has taken

@@ -136,10 +136,10 @@ impl Storage {
             born_ns: None,
         };
         FolderIds {
-            above: vec![NearestFolder {
+            above: Arc::new([NearestFolder {
                 id,
                 rest: rest.to_string_lossy().into_owned(),
-            }],
+            }]),
             below: BTreeMap::new(),
         }
     }
