@@ -38,6 +38,10 @@ impl Resumption {
     }
 }
 
+/// Number of torrents that are loaded at the same time when all are resumed. Enough to keep the disk busy between two
+/// ticks; few enough that the queues of a hundred thousand torrents stay short.
+const LOADED_AT_ONCE: usize = 512;
+
 /// The caller that wants a torrent to be listed again.
 #[derive(Debug)]
 enum Caller {
@@ -65,7 +69,8 @@ pub(super) struct Resumer<'w, 's> {
 /// Loads the torrents that are to be resumed. A command for a torrent that is being stopped or paused waits until that is
 /// over.
 pub(super) fn load_resumed(mut queue: ResMut<CommandQueue<ResumeTorrent>>, adds: Res<Adds>, mut resumer: Resumer) {
-    for torrent in resumer.all.take_found() {
+    let free = LOADED_AT_ONCE.saturating_sub(resumer.loading.len());
+    for torrent in resumer.all.take_found(free) {
         let caller = Caller::All;
         resumer.load(Resumption { torrent, caller });
     }

@@ -1,6 +1,8 @@
 //! Resuming of all torrents: every torrent that has a session is listed again, except those that the user stopped if
 //! the command leaves them out.
 
+use std::collections::VecDeque;
+
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{CommandQueue, Reply, ResumeAll, ResumeError, ResumeTorrentError};
 use ecs_torrent_components::torrent::Label;
@@ -24,7 +26,7 @@ pub(super) struct ResumingAll {
     /// Whether one of the commands includes torrents that the user stopped.
     include_stopped: bool,
     /// Torrents of the state folder that are to be loaded.
-    found: Vec<InfoHash>,
+    found: VecDeque<InfoHash>,
     /// Number of torrents without a result.
     expected_count: usize,
     listed_count: usize,
@@ -76,9 +78,10 @@ pub(super) fn find_saved(
 }
 
 impl ResumingAll {
-    /// Takes the torrents that are to be loaded.
-    pub(super) fn take_found(&mut self) -> Vec<InfoHash> {
-        std::mem::take(&mut self.found)
+    /// Takes up to `max` of the torrents that are to be loaded.
+    pub(super) fn take_found(&mut self, max: usize) -> Vec<InfoHash> {
+        let count = max.min(self.found.len());
+        self.found.drain(..count).collect()
     }
 
     /// Whether torrents that the user stopped are resumed too.
