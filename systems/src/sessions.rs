@@ -281,9 +281,9 @@ enum Job {
     /// Blocks are being written.
     Spilling,
     /// Written data is being synced; the session dates from the beginning of the sync.
-    Syncing(Box<Session>, Summary),
+    Syncing(Box<Session>, Box<Summary>),
     /// The session is being written.
-    Writing(Summary),
+    Writing(Box<Summary>),
     /// A session that records the pieces lost by a failed sync is being written; the text is the reason of the failure.
     RecordingLoss(Arc<str>),
     /// A request for the volume of the data to delete is outstanding.
@@ -292,7 +292,7 @@ enum Job {
     Forgetting {
         left: usize,
         error: Option<Arc<str>>,
-        removed: Removed,
+        removed: Box<Removed>,
     },
 }
 

@@ -154,7 +154,7 @@ pub(super) fn collect_forgotten(mut writer: SessionWriter, mut torrents: Query<S
         match outcome {
             Ok(files) => {
                 *removed = files.map_or(std::mem::take(removed), |files| {
-                    report(&files, saved.known.map(|(_, content, _)| content))
+                    Box::new(report(&files, saved.known.map(|(_, content, _)| content)))
                 });
             }
             Err(reason) => drop(error.get_or_insert(reason)),
@@ -162,7 +162,7 @@ pub(super) fn collect_forgotten(mut writer: SessionWriter, mut torrents: Query<S
         if *left == 0 {
             let removed = std::mem::take(removed);
             let result = error.take().map_or(Ok(()), Err);
-            writer.end_with(&mut saved, result, removed);
+            writer.end_with(&mut saved, result, *removed);
         }
     }
 }
@@ -205,7 +205,7 @@ impl SessionWriter<'_, '_> {
         saved.state.job = Job::Forgetting {
             left: 1 + usize::from(delete_data),
             error: None,
-            removed: Removed::default(),
+            removed: Box::default(),
         };
     }
 }

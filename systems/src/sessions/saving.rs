@@ -202,7 +202,7 @@ impl SessionWriter<'_, '_> {
         };
         // A session that was loaded before the metadata was known would lose the metadata.
         let loaded = saved.state.loaded.clone().filter(|loaded| !loaded.lacks_metadata);
-        saved.state.job = Job::Writing(Summary { intent, ..last });
+        saved.state.job = Job::Writing(Box::new(Summary { intent, ..last }));
         let Some(mut session) = loaded else {
             let session = Box::new(self.session(saved));
             self.submit(saved, session);
@@ -221,7 +221,7 @@ impl SessionWriter<'_, '_> {
         if !matches!(saved.state.job, Job::Spilling) || saved.state.spill_count > 0 {
             return;
         }
-        let summary = saved.summary(self.clock.now());
+        let summary = Box::new(saved.summary(self.clock.now()));
         let session = Box::new(self.session(saved));
         if !saved.state.has_result || saved.state.is_closed {
             // Nothing has been written since the last sync, and the files may not even be open.
@@ -251,7 +251,7 @@ impl SessionWriter<'_, '_> {
     }
 
     /// Begins the last step.
-    fn write(&mut self, saved: &mut SavedItem<'_, '_>, session: Box<Session>, summary: Summary) {
+    fn write(&mut self, saved: &mut SavedItem<'_, '_>, session: Box<Session>, summary: Box<Summary>) {
         saved.state.job = Job::Writing(summary);
         self.submit(saved, session);
     }
@@ -558,7 +558,7 @@ pub(super) fn collect_saved(
         }
         let result = event.outcome.map(drop).map_err(|error| error.0);
         let summary = match &saved.state.job {
-            Job::Writing(summary) => *summary,
+            Job::Writing(summary) => **summary,
             Job::RecordingLoss(reason) => {
                 let reason = reason.clone();
                 if result.is_ok() {
