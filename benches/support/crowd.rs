@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ecs_torrent::components::peer::PeerState;
 use ecs_torrent::components::settings::{PeerSettings, Settings, UploadSettings};
 use ecs_torrent::components::torrent::{Lifecycle, PeerOf};
 use ecs_torrent::engine::sim::{Content, NewNode, NodeId, Simulation};
@@ -37,8 +38,21 @@ impl Crowd {
         let mut crowd = Self::new(count, watch, &data, true);
         crowd.peers.say(|_| Message::HaveNone);
         crowd.peers.say(|_| Message::Interested);
+        crowd.await_unchokes();
         crowd.settle();
         crowd
+    }
+
+    /// Runs until the engine has unchoked every peer: it rejects requests that come earlier.
+    fn await_unchokes(&mut self) {
+        let (node, count) = (self.node, self.count);
+        let limit = self.sim.now() + Duration::from_secs(60);
+        let are_unchoked = |sim: &mut Simulation| {
+            let world = sim.node(node).world_mut();
+            let mut states = world.query::<&PeerState>();
+            states.iter(world).filter(|state| !state.am_choking).count() == count
+        };
+        assert!(self.sim.run_until(limit, are_unchoked), "a peer stays choked");
     }
 
     /// Creates an engine without pieces whose peers have no pieces yet either.
