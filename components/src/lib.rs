@@ -32,7 +32,6 @@ pub mod lifecycle;
 pub mod messages;
 pub mod peer;
 pub mod piece;
-pub mod prefix;
 pub mod random;
 pub mod rate;
 pub mod reaper;
@@ -44,3 +43,5 @@ pub mod tick_times;
 pub mod torrent;
 pub mod tracker;
 pub mod work_list;
+
+pub use ecs_torrent_protocol::prefix;

@@ -72,6 +72,22 @@ fn whole<const UNIT: usize>(bytes: &[u8], rest: &[u8]) -> Result<(), RaggedError
     }
 }
 
+/// Reads a single address with its port: 6 or 18 bytes. IPv4 addresses in IPv6 form become IPv4 addresses.
+#[must_use]
+pub(crate) fn read_address(bytes: &[u8]) -> Option<SocketAddr> {
+    let (ip, port) = bytes.split_last_chunk()?;
+    Some(SocketAddr::new(read_ip(ip)?, u16::from_be_bytes(*port)))
+}
+
+/// Appends an address with its port.
+pub(crate) fn write_address(address: SocketAddr, list: &mut Vec<u8>) {
+    match address.ip() {
+        IpAddr::V4(v4) => list.extend(v4.octets()),
+        IpAddr::V6(v6) => list.extend(v6.octets()),
+    }
+    list.extend(address.port().to_be_bytes());
+}
+
 /// Reads a single address without a port: 4 or 16 bytes (BEP 10 `yourip`, BEP 24 `external ip`).
 #[must_use]
 pub(crate) fn read_ip(bytes: &[u8]) -> Option<IpAddr> {

@@ -1,0 +1,216 @@
+//! Limits on what strangers cost: queries per address, bytes per second, and the size of answers.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::prefix::site;
+use crate::time::Timestamp;
+
+/// How many times larger an answer to an unverified address may be than its question. A list of eight nodes is 3.2 times
+/// as large as the query for it. An attacker who forges the address of a victim gains no more than this.
+pub const MAX_AMPLIFICATION: usize = 4;
+
+/// Returns the maximum size of the answer to a question of `question` bytes. The address is verified if it has proved to
+/// receive datagrams.
+#[must_use]
+pub fn max_answer(question: usize, is_verified: bool) -> usize {
+    let limit = super::krpc::MAX_SENT;
+    if is_verified {
+        limit
+    } else {
+        limit.min(question * MAX_AMPLIFICATION)
+    }
+}
+
+/// An allowance that refills with time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Budget {
+    per_second: u32,
+    burst: u32,
+    left: f64,
+    at: Timestamp,
+}
+
+impl Budget {
+    /// A full budget that refills by `per_second` units up to `burst`.
+    #[must_use]
+    pub fn new(per_second: u32, burst: u32, now: Timestamp) -> Self {
+        Self {
+            per_second,
+            burst,
+            left: f64::from(burst),
+            at: now,
+        }
+    }
+
+    /// Takes `amount` units, if there are as many.
+    pub fn take(&mut self, amount: usize, now: Timestamp) -> bool {
+        let is_enough = self.has(amount, now);
+        if is_enough {
+            self.spend(amount, now);
+        }
+        is_enough
+    }
+
+    /// Takes `amount` units, if anything is left; the budget may go below zero and refills from there.
+    pub fn take_any(&mut self, amount: usize, now: Timestamp) -> bool {
+        let is_positive = self.has(1, now);
+        if is_positive {
+            self.spend(amount, now);
+        }
+        is_positive
+    }
+
+    /// Whether `amount` units are left.
+    #[must_use]
+    pub fn has(&self, amount: usize, now: Timestamp) -> bool {
+        self.level(now) >= amount as f64
+    }
+
+    /// The time at which `amount` units will be left.
+    #[must_use]
+    pub fn ready_at(&self, amount: usize, now: Timestamp) -> Timestamp {
+        let missing = (amount as f64).min(f64::from(self.burst)) - self.level(now);
+        if missing <= 0.0 {
+            return now;
+        }
+        if self.per_second == 0 {
+            return Timestamp::NEVER;
+        }
+        now + Duration::from_secs_f64(missing / f64::from(self.per_second)) + Duration::from_millis(1)
+    }
+
+    fn level(&self, now: Timestamp) -> f64 {
+        let gained = now.since(self.at).as_secs_f64() * f64::from(self.per_second);
+        (self.left + gained).min(f64::from(self.burst))
+    }
+
+    fn spend(&mut self, amount: usize, now: Timestamp) {
+        self.left = self.level(now) - amount as f64;
+        self.at = self.at.max(now);
+    }
+}
+
+/// A limit on the queries of each host, or of each /64 of IPv6 addresses.
+#[derive(Debug, Clone)]
+pub struct AddressLimit {
+    per_second: u32,
+    burst: u32,
+    max_hosts: usize,
+    hosts: BTreeMap<IpAddr, Budget>,
+    swept: Timestamp,
+}
+
+impl AddressLimit {
+    /// Allows each host `per_second` queries, and `burst` at once. Remembers at most `max_hosts` hosts.
+    #[must_use]
+    pub fn new(per_second: u32, burst: u32, max_hosts: usize) -> Self {
+        Self {
+            per_second,
+            burst,
+            max_hosts,
+            hosts: BTreeMap::new(),
+            swept: Timestamp::ZERO,
+        }
+    }
+
+    /// Counts a query of `ip`. Returns whether it is within the limit.
+    ///
+    /// Hosts that have regained their whole allowance are forgotten. When the table is full of others, which takes a
+    /// flood from as many addresses, further hosts are not served until some are forgotten.
+    pub fn allow(&mut self, ip: IpAddr, now: Timestamp) -> bool {
+        let host = site(ip);
+        if let Some(budget) = self.hosts.get_mut(&host) {
+            return budget.take(1, now);
+        }
+        if self.hosts.len() >= self.max_hosts {
+            self.sweep(now);
+        }
+        if self.hosts.len() >= self.max_hosts {
+            return false;
+        }
+        let mut budget = Budget::new(self.per_second, self.burst, now);
+        let is_allowed = budget.take(1, now);
+        self.hosts.insert(host, budget);
+        is_allowed
+    }
+
+    /// The number of remembered hosts.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Whether no host is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+    }
+
+    /// Forgets the hosts whose allowance is whole, at most once a second: the sweep visits all.
+    fn sweep(&mut self, now: Timestamp) {
+        if now.since(self.swept) >= Duration::from_secs(1) {
+            self.swept = now;
+            let burst = self.burst as usize;
+            self.hosts.retain(|_, budget| !budget.has(burst, now));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_budget_refills() {
+        let mut budget = Budget::new(10, 20, at(0));
+        assert!(budget.take(20, at(0)) && !budget.take(1, at(0)));
+        assert_eq!(budget.ready_at(5, at(0)), at(501));
+        assert!(!budget.take(5, at(499)) && budget.take(5, at(500)));
+        assert!(budget.take(20, at(60_000)) && !budget.take(1, at(60_000)));
+        // A unit is enough to take more, which has to be paid back first.
+        assert!(budget.take_any(11, at(60_100)) && !budget.take_any(1, at(61_000)));
+        assert!(budget.take_any(1, at(61_200)));
+        assert_eq!(Budget::new(0, 0, at(0)).ready_at(1, at(0)), at(0));
+        let mut empty = Budget::new(0, 1, at(0));
+        assert!(empty.take(1, at(0)));
+        assert_eq!(empty.ready_at(1, at(0)), Timestamp::NEVER);
+    }
+
+    #[test]
+    fn one_host_does_not_use_up_the_others_queries() {
+        let mut limit = AddressLimit::new(5, 10, 100);
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let allowed = (0..100).filter(|_| limit.allow(ip("9.9.9.9"), at(0))).count();
+        assert_eq!(allowed, 10);
+        assert!(limit.allow(ip("9.9.9.8"), at(0)));
+        assert!(limit.allow(ip("9.9.9.9"), at(200)));
+        // All addresses of a /64 are one host.
+        let flood = (0..100u16).filter(|&n| limit.allow(IpAddr::from([0x2a01, 1, 2, 3, 4, 5, 6, n]), at(0)));
+        assert_eq!(flood.count(), 10);
+    }
+
+    /// Forged addresses do not make the table grow.
+    #[test]
+    fn the_table_of_hosts_is_bounded() {
+        let mut limit = AddressLimit::new(1, 1, 100);
+        let flood = (0..50_000u32).filter(|n| limit.allow(IpAddr::from(n.to_be_bytes()), at(0)));
+        assert_eq!(flood.count(), 100);
+        assert_eq!(limit.len(), 100);
+        assert!(!limit.is_empty());
+        assert!(limit.allow("9.9.9.9".parse().unwrap(), at(2000)));
+        assert_eq!(limit.len(), 1);
+    }
+
+    #[test]
+    fn answers_to_unverified_addresses_are_bounded_by_the_question() {
+        assert_eq!(max_answer(95, false), 380);
+        assert_eq!(max_answer(95, true), 1024);
+        assert_eq!(max_answer(4096, false), 1024);
+    }
+}
