@@ -45,7 +45,7 @@ use crate::stop_participants::AddStopParticipant;
 use crate::storage::{WriteBlocked, WritesFreed};
 use crate::{AnnounceSet, DecideSet};
 
-/// Starts, fails and stops torrents.
+/// Adds, opens, starts, fails, pauses, stops and removes torrents.
 pub struct LifecyclePlugin;
 
 impl Plugin for LifecyclePlugin {

@@ -1,4 +1,5 @@
-//! Metadata that arrives after its torrent: checks it, completes the torrent, saves it, and lets the opening go on.
+//! Metadata that arrives after its torrent: checks the metadata, gives it to the torrent, saves the torrent, and
+//! continues the opening.
 //!
 //! A paused torrent takes its metadata too: it is saved, and the files are examined when the torrent is started.
 
@@ -49,7 +50,7 @@ pub(super) struct Completer<'w> {
     pub(super) save: MessageWriter<'w, SaveTorrent>,
 }
 
-/// Takes supplied metadata. Whether a torrent may have its files is decided when the files of all torrents are known.
+/// Takes supplied metadata. Whether the torrent may use its files is decided when the files of all torrents are known.
 pub(super) fn supply_metadata(
     mut commands: Commands,
     mut queue: ResMut<CommandQueue<SupplyMetadata>>,

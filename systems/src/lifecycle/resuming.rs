@@ -51,7 +51,7 @@ enum Caller {
     All,
 }
 
-/// A torrent to resume whose session is being replaced by one that does not call it stopped.
+/// A torrent to resume whose session is being rewritten without the mark `stopped`.
 pub(super) type Unstopping = (Resumption, Loaded);
 
 /// Loads torrents and lists them.
@@ -85,8 +85,8 @@ pub(super) fn load_resumed(mut queue: ResMut<CommandQueue<ResumeTorrent>>, adds:
     }
 }
 
-/// Lists the torrents that are loaded. If the user stopped one, its session says otherwise first, so that the next run
-/// lists it too.
+/// Lists the loaded torrents. The session of a torrent that the user stopped is first rewritten without the mark
+/// `stopped`, so that the next run lists the torrent too.
 pub(super) fn list_resumed(mut resumer: Resumer) {
     for event in resumer.adder.opener.take(LOAD) {
         if let Some(resumption) = resumer.loading.take(event.tag) {

@@ -1,9 +1,9 @@
 //! The stop: phases that progress across ticks, one at a time, each with its deadline.
 //!
 //! Order on the wire: no more requests; cancel, not-interested and choke to every peer, then the close; then `stopped`
-//! to the trackers; then the session; then the files are closed, the torrent is gone, and the callers get their answers.
-//! Removing works the same way, with the session deleted instead of saved. So does a pause, at whose end the torrent
-//! stays listed, as paused. The work of each phase is done by its participants (`stop_participants`).
+//! to the trackers; then the session; then the files are closed, the torrent is gone, and the callers get their
+//! answers. Removing works the same way, with the session deleted instead of saved. A pause works the same way too, but
+//! the torrent stays listed, as paused. The work of each phase is done by its participants (`stop_participants`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ use crate::stop_participants::{Ending, StopParticipants};
 /// thousands of sessions.
 const PAUSE_SAVE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Begins requested stops, and changes what becomes of torrents whose stop is running.
+/// Begins requested stops, and changes the ending of torrents whose stop is running.
 pub(super) fn begin_stops(
     mut commands: Commands,
     mut requests: StopRequests,
@@ -58,7 +58,7 @@ pub(super) fn begin_stops(
             Ending::Save { .. } => Desired::Stop,
             Ending::Forget { .. } | Ending::Refuse => Desired::Remove,
         };
-        // A pause that is requested together with a stop outlasts the stop.
+        // A pause that is requested together with a stop is remembered after the stop.
         if stops.is_pause_requested(entity) {
             requested.state.set_paused(true);
         }

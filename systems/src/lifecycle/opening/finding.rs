@@ -1,4 +1,4 @@
-//! The second step of opening: the files, which show what is held and whether the torrent may use them.
+//! The second step of opening: the files determine the held pieces, and whether the torrent may use them.
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
@@ -79,7 +79,7 @@ fn is_opening(lifecycle: &Lifecycle, readiness: Readiness) -> bool {
 }
 
 impl Finder<'_, '_> {
-    /// Handles files that cannot be inspected: refuses a new torrent that may not have them, fails any other.
+    /// Handles files that cannot be examined: refuses a new torrent that may not use them, and fails any other torrent.
     fn fail(&mut self, opened: &mut OpenedItem<'_, '_>, error: &DiskError) {
         opened.state.record_unopened();
         if !is_opening(opened.lifecycle, *opened.readiness) {
@@ -100,8 +100,8 @@ impl Finder<'_, '_> {
         }
     }
 
-    /// Returns the reason why a new torrent cannot have the files that it would write: another torrent uses one of
-    /// them, or an existing file is too short to be right.
+    /// Returns the reason why a new torrent cannot use the files that it would write: another torrent uses one of them,
+    /// or an existing file is too short to be complete.
     fn find_obstacle(&self, entity: Entity, found: &FoundFiles, torrents: &Query<OpenedReadOnly>) -> Option<AddError> {
         let opened = torrents.get(entity).ok()?;
         if !is_opening(opened.lifecycle, *opened.readiness) || !opened.opening?.is_new() {
@@ -137,7 +137,7 @@ impl Finder<'_, '_> {
         })
     }
 
-    /// Records how the files were found, and continues with their content.
+    /// Records the found files, and continues with their content.
     fn take_in(&mut self, opened: &mut OpenedItem<'_, '_>, found: FoundFiles, obstacle: Option<AddError>) {
         let is_opening = is_opening(opened.lifecycle, *opened.readiness);
         // Whether a torrent that stops now may use them is decided when it runs again.
@@ -172,8 +172,8 @@ impl Finder<'_, '_> {
         self.conclude(opened, findings);
     }
 
-    /// Registers the files of a torrent. If another torrent uses some of them, if only to read them, no existing file
-    /// may change: then opens the files again without the right to change them, and returns true.
+    /// Registers the files of a torrent. If another torrent uses some of them, even only to read them, no existing file
+    /// may change. In that case, opens the files again without permission to change them, and returns true.
     fn open_again_if_shared(&mut self, opened: &mut OpenedItem<'_, '_>) -> bool {
         let files = &opened.content.0.info.files;
         let root = opened.state.resolved().unwrap_or(&opened.storage.root);
@@ -205,7 +205,7 @@ impl Finder<'_, '_> {
         });
     }
 
-    /// Starts a torrent whose pieces are known, or the check of those that are in doubt.
+    /// Publishes the held pieces, and starts the check of the pieces in doubt, if there are any.
     fn conclude(&mut self, opened: &mut OpenedItem<'_, '_>, findings: Findings) {
         let torrent = opened.entity;
         let Findings { have, doubtful } = findings;

@@ -1,4 +1,4 @@
-//! The first step of opening: the session, which says where the data is.
+//! The first step of opening: the session, which names the download folder.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,7 +112,7 @@ pub(in crate::lifecycle) fn collect_loaded(
             if !is_opened && resumed.saved.state.is_durable() {
                 adds.answer(torrent, &Ok(resumed.torrent.id()));
             }
-            // A new torrent claims no file before it is known to be allowed to.
+            // A new torrent claims no file before its files are decided on.
             if !resumed.opening.is_new() {
                 resumed.register(&mut registry);
             }
@@ -180,7 +180,7 @@ impl ResumedItem<'_, '_> {
         {
             self.storage.root = root;
         }
-        // A session about files in another folder is of no use here.
+        // A session of files in another folder does not apply.
         let session = session.filter(|session| {
             session.root == self.storage.root || session.resolved.as_ref() == Some(&self.storage.root)
         });
@@ -229,8 +229,8 @@ impl ResumedItem<'_, '_> {
         fits
     }
 
-    /// Leaves a torrent paused that the session calls paused, with its files closed. The session says what is held.
-    /// Returns false if the torrent is to be opened: it is not paused, or a user has added it again.
+    /// Keeps a torrent paused if its session says so, with its files closed and the held pieces of the session. Returns
+    /// false if the torrent is to be opened: it is not paused, or a user has added it again.
     fn stay_paused(&mut self, entity: Entity, commands: &mut Commands, pauses: &mut Pauses<'_>) -> bool {
         let session = self.opening.session.as_ref();
         let Some(session) = session.filter(|session| session.paused && self.opening.is_resumed) else {
@@ -257,7 +257,7 @@ impl ResumedItem<'_, '_> {
         true
     }
 
-    /// Registers the files that the torrent uses, as far as its session tells.
+    /// Registers the files that the torrent uses, as far as its session names them.
     fn register(&self, registry: &mut FileRegistry) {
         let session = self.opening.session.as_deref();
         let resolved = session.and_then(|session| session.resolved.as_deref());
