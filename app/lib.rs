@@ -76,5 +76,5 @@ pub use self::error::Error;
 pub use self::id::TorrentId;
 pub use self::running::{Engine, EngineBuilder};
 pub use self::selection::{Field, Selection};
-pub use self::source::Source;
+pub use self::source::{ReadSource, Source};
 pub use self::torrents::Torrents;

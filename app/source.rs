@@ -28,64 +28,37 @@ pub enum Source {
 }
 
 impl Source {
-    /// Reads and parses a file or bytes; the result is a [`Source::Metainfo`] or a [`Source::Magnet`]. Blocks while it
-    /// reads a file.
+    /// Reads and parses the source. Blocks while it reads a file.
     ///
     /// ```
     /// use ecs_torrent::Source;
     ///
     /// let link = "magnet:?xt=urn:btih:9a0b3c4d9a0b3c4d9a0b3c4d9a0b3c4d9a0b3c4d&dn=song";
-    /// let source = Source::from(link).read().unwrap();
-    /// assert!(matches!(&source, Source::Magnet(magnet) if magnet.name.as_deref() == Some("song")));
+    /// let read = Source::from(link).read().unwrap();
+    /// assert_eq!(read.name(), "song");
+    /// assert_eq!(read.info_hash().to_string(), "9a0b3c4d".repeat(5));
     /// assert!(Source::from("magnet:?dn=song").read().is_err());
     /// ```
     ///
     /// # Errors
     /// If the file cannot be read, is larger than any torrent may be, or is not a torrent; if a magnet link is
     /// malformed or names a v2 torrent only.
-    pub fn read(self) -> Result<Self, Error> {
-        let magnet = match self.parse()? {
-            Parsed::Metainfo(metainfo) => return Ok(Self::Metainfo(metainfo)),
-            Parsed::Magnet(magnet) => magnet,
-        };
-        if magnet.hashes.v1.is_none() {
-            return Err(Error::Unsupported {
+    pub fn read(self) -> Result<ReadSource, Error> {
+        let read = self.parse()?;
+        match &read {
+            ReadSource::Magnet(magnet) if magnet.hashes.v1.is_none() => Err(Error::Unsupported {
                 name: format!("magnet link of {}", magnet.hashes.primary()),
                 what: "v2 torrents",
-            });
-        }
-        Ok(Self::Magnet(magnet))
-    }
-
-    /// Returns the name of the torrent's file or folder; before its metadata is known, the name that the link gives, or
-    /// the info-hash. Empty for a source that is not read.
-    #[must_use]
-    pub fn name(&self) -> String {
-        match self {
-            Self::Metainfo(metainfo) => metainfo.info.name.clone(),
-            Self::Magnet(magnet) => magnet
-                .name
-                .clone()
-                .unwrap_or_else(|| magnet.hashes.primary().to_string()),
-            Self::File(_) | Self::Bytes(_) => String::new(),
-        }
-    }
-
-    /// Returns the info-hash that identifies the torrent to users. `None` for a source that is not read.
-    #[must_use]
-    pub fn info_hash(&self) -> Option<InfoHash> {
-        match self {
-            Self::Metainfo(metainfo) => Some(metainfo.hashes.primary()),
-            Self::Magnet(magnet) => Some(magnet.hashes.primary()),
-            Self::File(_) | Self::Bytes(_) => None,
+            }),
+            _ => Ok(read),
         }
     }
 
     /// Returns what is known of the torrent, and addresses of peers. Blocks while it reads a file.
     pub(crate) fn resolve(self) -> Result<(TorrentSource, Vec<SocketAddr>), Error> {
         let magnet = match self.read()? {
-            Self::Magnet(magnet) => *magnet,
-            other => return Ok((other.load()?.into(), Vec::new())),
+            ReadSource::Metainfo(metainfo) => return Ok((metainfo.into(), Vec::new())),
+            ReadSource::Magnet(magnet) => *magnet,
         };
         let unfetched = UnfetchedTorrent {
             info_hash: magnet.hashes.primary(),
@@ -102,20 +75,20 @@ impl Source {
     /// As [`Source::read`], and [`Error::NoMetadata`] for a magnet link.
     pub fn load(self) -> Result<Arc<Metainfo>, Error> {
         match self.parse()? {
-            Parsed::Metainfo(metainfo) => Ok(metainfo),
-            Parsed::Magnet(magnet) => Err(Error::NoMetadata(magnet.hashes.primary())),
+            ReadSource::Metainfo(metainfo) => Ok(metainfo),
+            ReadSource::Magnet(magnet) => Err(Error::NoMetadata(magnet.hashes.primary())),
         }
     }
 
-    fn parse(self) -> Result<Parsed, Error> {
+    fn parse(self) -> Result<ReadSource, Error> {
         let limits = MetainfoLimits::default();
         let (bytes, name) = match self {
-            Self::Metainfo(metainfo) => return Ok(Parsed::Metainfo(metainfo)),
-            Self::Magnet(magnet) => return Ok(Parsed::Magnet(magnet)),
+            Self::Metainfo(metainfo) => return Ok(ReadSource::Metainfo(metainfo)),
+            Self::Magnet(magnet) => return Ok(ReadSource::Magnet(magnet)),
             Self::Bytes(bytes) => (bytes, None),
             Self::File(path) => match path.to_str() {
                 Some(text) if Magnet::is_meant(text) && !path.exists() => {
-                    return Ok(Parsed::Magnet(Box::new(text.parse()?)));
+                    return Ok(ReadSource::Magnet(Box::new(text.parse()?)));
                 }
                 _ => (read(&path, limits.bencode.max_bytes as u64)?, Some(path)),
             },
@@ -124,14 +97,50 @@ impl Source {
             name: name.map_or_else(|| "torrent".to_owned(), |path| path.display().to_string()),
             error,
         })?;
-        Ok(Parsed::Metainfo(Arc::new(metainfo)))
+        Ok(ReadSource::Metainfo(Arc::new(metainfo)))
     }
 }
 
-/// A source that has been read.
-enum Parsed {
+/// A [`Source`] that has been read.
+#[derive(Debug, Clone)]
+pub enum ReadSource {
+    /// The torrent's metadata.
     Metainfo(Arc<Metainfo>),
+    /// A magnet link: the metadata comes from peers (BEP 9).
     Magnet(Box<Magnet>),
+}
+
+impl ReadSource {
+    /// Returns the name of the torrent's file or folder; before its metadata is known, the name that the link gives, or
+    /// the info-hash.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Metainfo(metainfo) => metainfo.info.name.clone(),
+            Self::Magnet(magnet) => match &magnet.name {
+                Some(name) => name.clone(),
+                None => self.info_hash().to_string(),
+            },
+        }
+    }
+
+    /// Returns the info-hash that identifies the torrent to users.
+    #[must_use]
+    pub fn info_hash(&self) -> InfoHash {
+        match self {
+            Self::Metainfo(metainfo) => metainfo.hashes.primary(),
+            Self::Magnet(magnet) => magnet.hashes.primary(),
+        }
+    }
+}
+
+impl From<ReadSource> for Source {
+    fn from(read: ReadSource) -> Self {
+        match read {
+            ReadSource::Metainfo(metainfo) => Self::Metainfo(metainfo),
+            ReadSource::Magnet(magnet) => Self::Magnet(magnet),
+        }
+    }
 }
 
 fn read(path: &Path, max: u64) -> Result<Bytes, Error> {

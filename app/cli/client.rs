@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::Args;
-use ecs_torrent::{Field, InfoHash, Source};
+use ecs_torrent::{Field, InfoHash, ReadSource, Source};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
@@ -234,8 +234,8 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     let sources = args.sources.iter().map(read).collect::<Result<Vec<_>, CliError>>()?;
     for source in sources {
         let added = match &source {
-            Source::Magnet(magnet) => daemon.post_text(&path, magnet.to_string()).await?,
-            source => daemon.post(&path, source.clone().load()?.bytes.clone()).await?,
+            ReadSource::Magnet(magnet) => daemon.post_text(&path, magnet.to_string()).await?,
+            ReadSource::Metainfo(metainfo) => daemon.post(&path, metainfo.bytes.clone()).await?,
         };
         let (hash, name) = (text(&added["info_hash"]), printable(&source.name()));
         if args.files.into.is_some() {

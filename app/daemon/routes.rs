@@ -211,12 +211,7 @@ async fn add(
         peers,
         ..AddOptions::default()
     };
-    let Some(hash) = source.info_hash() else {
-        return Err(Refusal::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the torrent has no info-hash",
-        ));
-    };
+    let hash = source.info_hash();
     // Requests take turns: otherwise, two requests that add the same torrent would both get `201 Created`.
     let _turn = turn_to_list(&shared).await?;
     let is_new = !shared.torrents.list().await?.contains(&hash.into());
