@@ -5,6 +5,7 @@ use ecs_torrent::components::bans::Bans;
 use ecs_torrent::components::commands::{StopTorrent, TorrentSource, UnfetchedTorrent};
 use ecs_torrent::components::peer::Peer;
 use ecs_torrent::components::torrent::{self as parts, Lifecycle, Torrent};
+use ecs_torrent::engine::sim::{Access, NewNode};
 use ecs_torrent::protocol::metainfo::Metainfo;
 use ecs_torrent::sim::invariants::{InvariantsPlugin, Violations};
 
@@ -20,17 +21,28 @@ struct Magnet {
 
 /// A torrent with metadata of five pieces.
 fn big_metadata() -> Content {
-    torrent(66_000_000 / 1024, 16)
+    metadata_of(80_000)
+}
+
+/// A torrent with metadata of about `len` bytes: 20 for each of its pieces of 16 bytes.
+fn metadata_of(len: usize) -> Content {
+    torrent(len / 20 * 16, 16)
 }
 
 impl Magnet {
     fn new(content: Content, seeders: u8, settings: Settings) -> Self {
+        Self::over(Access::default(), content, seeders, settings)
+    }
+
+    /// Connects every engine by a link of this speed.
+    fn over(access: Access, content: Content, seeders: u8, settings: Settings) -> Self {
         let mut sim = Simulation::new(u64::from(seeders), Duration::from_millis(50));
         let plugins = (TorrentPlugins, InvariantsPlugin);
+        let mut add_node = |ip, settings| sim.add(NewNode::new(ip, settings, plugins).access(access));
         let seeders: Vec<NodeId> = (0..seeders)
-            .map(|n| sim.add_node(ip(10 + n), Settings::default(), plugins))
+            .map(|n| add_node(ip(10 + n), Settings::default()))
             .collect();
-        let leecher = sim.add_node(ip(1), settings, plugins);
+        let leecher = add_node(ip(1), settings);
         for seeder in &seeders {
             sim.put(*seeder, "downloads", &content);
             add(&mut sim, *seeder, &content, vec![]);
@@ -141,23 +153,26 @@ fn one_seed_is_enough() {
     assert_eq!(magnet.state(), Lifecycle::Seeding);
 }
 
-/// All pieces of the metadata are requested at once: it costs little more than one round trip.
+/// All pieces of the metadata are requested at once: it costs three round trips of 100 ms, for connecting, handshakes and
+/// requests, and the time that 100 Mbit/s need for its bytes.
 #[test]
 fn metadata_of_many_pieces_costs_one_round_trip() {
-    let mut magnet = Magnet::new(big_metadata(), 1, Settings::default());
-    assert_eq!(magnet.content.metainfo().info_bytes.len() / 16_384, 4);
-    magnet.add();
-    let (begun, leecher) = (magnet.sim.now(), magnet.leecher);
-    let limit = begun + Duration::from_secs(10);
-    let known = magnet.sim.run_until(limit, |sim| {
-        let world = sim.node(leecher).world_mut();
-        world.query::<&parts::Content>().iter(world).next().is_some()
-    });
-    assert!(known);
-    let took = magnet.sim.now().since(begun);
-    // Connecting, handshakes and requests take a round trip of 100 ms each.
-    assert!(took < Duration::from_millis(450), "{took:?}");
-    magnet.complete(60);
+    for (len, most) in [(40_000, 450), (80_000, 450), (400_000, 600)] {
+        let access = Access::symmetric(12_500_000);
+        let mut magnet = Magnet::over(access, metadata_of(len), 1, Settings::default());
+        assert_eq!(magnet.content.metainfo().info_bytes.len() / 1000, len / 1000);
+        magnet.add();
+        let (begun, leecher) = (magnet.sim.now(), magnet.leecher);
+        let limit = begun + Duration::from_secs(10);
+        let known = magnet.sim.run_until(limit, |sim| {
+            let world = sim.node(leecher).world_mut();
+            world.query::<&parts::Content>().iter(world).next().is_some()
+        });
+        assert!(known);
+        let took = magnet.sim.now().since(begun);
+        eprintln!("{len} bytes of metadata in {took:?}");
+        assert!(took < Duration::from_millis(most), "{len} bytes in {took:?}");
+    }
 }
 
 /// A link whose torrent an earlier run completed needs no peer.
