@@ -5,8 +5,9 @@ mod file;
 use std::path::PathBuf;
 
 use ecs_torrent_components::settings::{
-    LifecycleSettings, MetadataSettings, NetSettings, Number, Numbers, PeerSettings, RequestSettings, SessionSettings,
-    SettingError, Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings, check_numbers,
+    LifecycleSettings, MetadataSettings, NetSettings, Number, Numbers, PeerSettings, PexSettings, RequestSettings,
+    SessionSettings, SettingError, Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
+    check_numbers,
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,8 @@ pub struct Config {
     pub trackers: TrackerSettings,
     /// Metadata from peers and for them.
     pub metadata: MetadataSettings,
+    /// Peer exchange.
+    pub pex: PexSettings,
     /// Torrent state kept between runs.
     pub session: SessionSettings,
     /// Starting and stopping torrents.
@@ -139,6 +142,7 @@ impl Config {
             storage: self.storage.clone(),
             trackers: self.trackers.clone(),
             metadata: self.metadata.clone(),
+            pex: self.pex.clone(),
             session: self.session.clone(),
             lifecycle: self.lifecycle.clone(),
         }

@@ -59,11 +59,13 @@ pub enum Field {
     Peers,
     /// Trackers.
     Trackers,
+    /// Sources of peers, and what became of the addresses that they reported.
+    Sources,
 }
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Name,
         Self::Speed,
         Self::Downloaded,
@@ -84,6 +86,7 @@ impl Field {
         Self::Root,
         Self::Peers,
         Self::Trackers,
+        Self::Sources,
     ];
 
     /// Fields that are returned when none are selected.
@@ -113,6 +116,7 @@ impl Field {
             Self::Root => "root",
             Self::Peers => "peers",
             Self::Trackers => "trackers",
+            Self::Sources => "sources",
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Sources of torrents.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -54,10 +53,10 @@ impl Source {
         }
     }
 
-    /// Returns what is known of the torrent, and addresses of peers. Blocks while it reads a file.
-    pub(crate) fn resolve(self) -> Result<(TorrentSource, Vec<SocketAddr>), Error> {
+    /// Returns what is known of the torrent. Blocks while it reads a file.
+    pub(crate) fn resolve(self) -> Result<TorrentSource, Error> {
         let magnet = match self.read()? {
-            ReadSource::Metainfo(metainfo) => return Ok((metainfo.into(), Vec::new())),
+            ReadSource::Metainfo(metainfo) => return Ok(metainfo.into()),
             ReadSource::Magnet(magnet) => *magnet,
         };
         let unfetched = UnfetchedTorrent {
@@ -65,8 +64,9 @@ impl Source {
             name: magnet.name,
             // Nothing says which of them belong together: each is a tier of its own (BEP 12).
             trackers: magnet.trackers.into_iter().map(|url| vec![url]).collect(),
+            peers: magnet.peers,
         };
-        Ok((TorrentSource::InfoHash(unfetched), magnet.peers))
+        Ok(TorrentSource::InfoHash(unfetched))
     }
 
     /// Reads and parses a source that contains the metadata. Blocks while it reads a file.

@@ -80,8 +80,7 @@ impl Torrents {
     pub async fn download_with(&self, source: impl Into<Source>, mut options: AddOptions) -> Result<TorrentId, Error> {
         let source = source.into();
         options.root = options.root.map(absolute).transpose()?;
-        let (source, peers) = spawn_blocking(|| source.resolve()).await??;
-        options.peers.extend(peers);
+        let source = spawn_blocking(|| source.resolve()).await??;
         let add = |reply| AddTorrent {
             source,
             options,

@@ -34,6 +34,9 @@ pub(super) struct DaemonArgs {
     /// Disable the DHT. (This version has none.)
     #[arg(long)]
     no_dht: bool,
+    /// Disable peer exchange.
+    #[arg(long)]
+    no_pex: bool,
     /// Address of the HTTP API. Port 0 takes any free port. Default: 127.0.0.1:6880.
     #[arg(long, value_name = "IP:PORT")]
     api: Option<SocketAddr>,
@@ -53,6 +56,7 @@ impl DaemonArgs {
             config.net.listen = self.listen;
             config.net.listen_fallback = false;
         }
+        config.pex.enabled &= !self.no_pex;
         config.api.listen = self.api.unwrap_or(config.api.listen);
         config.session.state_dir = self.state_dir.or(config.session.state_dir);
         config.storage.download_dir = self.download_dir.unwrap_or(config.storage.download_dir);

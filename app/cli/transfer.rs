@@ -74,6 +74,9 @@ struct NetworkArgs {
     /// Disable the DHT. (This version has none.)
     #[arg(long)]
     no_dht: bool,
+    /// Disable peer exchange.
+    #[arg(long)]
+    no_pex: bool,
     /// Folder for the state of torrents between runs.
     #[arg(long, value_name = "DIR", default_value = ".ecs_torrent")]
     state_dir: PathBuf,
@@ -141,6 +144,7 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
     }
     let mut settings = Settings::default();
     settings.session.state_dir = Some(network.state_dir.clone());
+    settings.pex.enabled = !network.no_pex;
     if !network.listen.is_empty() {
         settings.net.listen.clone_from(&network.listen);
         settings.net.listen_fallback = false;

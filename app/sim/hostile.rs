@@ -9,9 +9,10 @@ use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_engine::port::Backend;
 use ecs_torrent_engine::ports::net::{NetEvent, NetRequest, TransportChoice};
 use ecs_torrent_engine::sim::{Content, NodeId, SimNet};
-use ecs_torrent_protocol::extension::{DONT_HAVE, ExtensionHandshake};
+use ecs_torrent_protocol::extension::{DONT_HAVE, ExtensionHandshake, HANDSHAKE_ID};
 use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest};
 use ecs_torrent_protocol::peer_id::PeerId;
+use ecs_torrent_protocol::pex::{PEX, PexFlags, PexMessage, PexPeer};
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::{Frame, FrameLimits, Handshake, Message, PeerCodec, Reserved, Session};
 
@@ -46,13 +47,15 @@ pub enum Hostility {
     Silent,
     /// Is one of many peers in one subnet that have no pieces, are interested, and request nothing.
     Sybil,
+    /// Names addresses where nobody answers, in messages of peer exchange without end.
+    NamesGarbage,
     /// Takes the peer id of its first victim, and sends wrong blocks to the other victims under that id.
     StealsId,
 }
 
 impl Hostility {
     /// All kinds.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::BadData,
         Self::SomeBadData,
         Self::LateData,
@@ -67,6 +70,7 @@ impl Hostility {
         Self::Repeats,
         Self::Silent,
         Self::Sybil,
+        Self::NamesGarbage,
         Self::StealsId,
     ];
 }
@@ -74,7 +78,10 @@ impl Hostility {
 impl Hostility {
     /// Returns whether the harm is the work of processing the peer's messages.
     fn is_load(self) -> bool {
-        matches!(self, Self::FlipFlops | Self::TinyFrames | Self::Repeats)
+        matches!(
+            self,
+            Self::FlipFlops | Self::TinyFrames | Self::Repeats | Self::NamesGarbage
+        )
     }
 }
 
@@ -135,8 +142,9 @@ struct Conversation {
     victim: Option<SocketAddr>,
     codec: PeerCodec,
     has_shaken_hands: bool,
-    /// Extension message id at which the other side receives `lt_donthave`.
+    /// Extension message ids at which the other side receives `lt_donthave` and `ut_pex`.
     dont_have: u8,
+    pex: u8,
     /// A piece that the peer may request while choked.
     allowed_fast: Option<u32>,
     /// When the next block of a drip may be sent; the first one is sent at once.
@@ -257,6 +265,9 @@ impl HostilePeer {
             let frames = [&[0, 0, 0, 2, 99, 7][..], &[0, 0, 0, 2, 20, 99], &[0, 0, 0, 1, 3]].concat();
             return Bytes::from(frames.repeat(TINY_BURST_BYTES / frames.len()));
         }
+        if self.hostility == Hostility::NamesGarbage {
+            return self.garbage(stream);
+        }
         let conversation = self.streams.get(&stream);
         let dont_have = conversation.map_or(0, |conversation| conversation.dont_have);
         let allowed_fast = conversation.and_then(|conversation| conversation.allowed_fast);
@@ -284,6 +295,27 @@ impl HostilePeer {
         bytes.freeze()
     }
 
+    /// Returns a message of peer exchange with random addresses.
+    fn garbage(&mut self, stream: StreamId) -> Bytes {
+        let id = self.streams.get(&stream).map_or(0, |conversation| conversation.pex);
+        let added = (0..BURST).map(|_| {
+            let [a, b, c, d, ..] = self.noise().to_be_bytes();
+            let address = SocketAddr::from(([198, 18 + a % 2, b, c], 1024 + u16::from(d)));
+            let flags = PexFlags::SEED;
+            PexPeer { address, flags }
+        });
+        let message = PexMessage {
+            added: added.collect(),
+            dropped: Vec::new(),
+        };
+        let payload = message.write();
+        let mut bytes = BytesMut::new();
+        if id > 0 {
+            Message::Extended { id, payload }.write(&mut bytes);
+        }
+        bytes.freeze()
+    }
+
     fn first_block(&self, piece: u32) -> BlockRequest {
         let (begin, len) = (0, self.content.piece_span(piece).len.min(BLOCK_SIZE));
         BlockRequest { piece, begin, len }
@@ -296,6 +328,7 @@ impl HostilePeer {
             codec: PeerCodec::new(FrameLimits::default()),
             has_shaken_hands: false,
             dont_have: 0,
+            pex: 0,
             allowed_fast: None,
             next_drip: Timestamp::ZERO,
         };
@@ -326,7 +359,8 @@ impl HostilePeer {
     }
 
     fn is_extended(&self) -> bool {
-        matches!(self.hostility, Hostility::FlipFlops | Hostility::TinyFrames)
+        use Hostility::{FlipFlops, NamesGarbage, TinyFrames};
+        matches!(self.hostility, FlipFlops | TinyFrames | NamesGarbage)
     }
 
     fn handle_event(&mut self, now: Timestamp, event: NetEvent) {
@@ -386,7 +420,8 @@ impl HostilePeer {
                 Frame::Message(Message::AllowedFast(piece)) => conversation.allowed_fast = Some(piece),
                 Frame::Message(Message::Extended { id: 0, payload }) => {
                     let handshake = ExtensionHandshake::read(&payload).unwrap_or_default();
-                    conversation.dont_have = handshake.extensions.get(DONT_HAVE).copied().unwrap_or(0);
+                    let id_of = |name: &str| handshake.extensions.get(name).copied().unwrap_or(0);
+                    (conversation.dont_have, conversation.pex) = (id_of(DONT_HAVE), id_of(PEX));
                 }
                 _ => {}
             }
@@ -416,6 +451,15 @@ impl HostilePeer {
             Hostility::Floods | Hostility::FlipFlops | Hostility::TinyFrames | Hostility::Repeats => {
                 self.plan(now, Due::Burst(stream));
             }
+            Hostility::NamesGarbage => {
+                let handshake = ExtensionHandshake {
+                    extensions: [(PEX.to_owned(), 1)].into(),
+                    ..ExtensionHandshake::default()
+                };
+                let (id, payload) = (HANDSHAKE_ID, handshake.write().into());
+                self.say(stream, &[Message::Extended { id, payload }]);
+                self.plan(now + PULSE_INTERVAL, Due::Burst(stream));
+            }
             Hostility::Babbles => {
                 let noise: BytesMut = (0..256).map(|_| self.noise() as u8).collect();
                 self.plan(now, Due::Send(stream, noise.freeze()));
@@ -434,6 +478,7 @@ impl HostilePeer {
             | Hostility::TinyFrames
             | Hostility::Repeats
             | Hostility::Silent
+            | Hostility::NamesGarbage
             | Hostility::Sybil => {}
             Hostility::BadData | Hostility::StealsId => self.send_block(now, stream, request, true),
             Hostility::SomeBadData => {

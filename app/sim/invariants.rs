@@ -17,6 +17,7 @@
 //! | `Counters` | downloaded bytes are held, in flight, corrupt or dropped |
 //! | `Bounds` | memory and queues stay within their settings |
 //! | `Work` | a tick processes no more messages, per peer and in total, than its settings allow |
+//! | `Private` | no private torrent is advertised to strangers, and none has peers from them (BEP 27) |
 //! | `Cadence` | an engine without work is idle |
 
 mod bounds;
@@ -25,6 +26,7 @@ mod counters;
 mod lifecycle;
 mod pausing;
 mod picker;
+mod privacy;
 mod requests;
 mod truth;
 mod wire;
@@ -63,7 +65,13 @@ impl Plugin for InvariantsPlugin {
             )
             .add_systems(
                 Tick,
-                (truth::check, wire::listen, pausing::listen, cadence::check)
+                (
+                    truth::check,
+                    wire::listen,
+                    privacy::listen,
+                    pausing::listen,
+                    cadence::check,
+                )
                     .chain()
                     .after(FlushSet::Streams)
                     .before(FlushToPorts),
@@ -80,6 +88,7 @@ impl Plugin for InvariantsPlugin {
                         bounds::check_all,
                         requests::check_all,
                         picker::check,
+                        privacy::check_candidates,
                         truth::check_owners,
                     )
                         .chain()
@@ -116,6 +125,7 @@ pub enum Invariant {
     Counters,
     Bounds,
     Work,
+    Private,
     Cadence,
 }
 

@@ -100,7 +100,10 @@ impl<'s> Stage<'s> {
         sim.net().set_default_path(scenario.path);
         let tracker = sim.add_tracker(([10, 255, 0, 1], 80).into(), scenario.tracker.clone());
         let content = NewContent {
-            trackers: vec![vec![tracker.http_url()]],
+            trackers: match scenario.is_trackerless {
+                true => vec![],
+                false => vec![vec![tracker.http_url()]],
+            },
             seed: scenario.seed,
             ..scenario.torrent.clone()
         }

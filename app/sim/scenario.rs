@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -147,6 +147,8 @@ pub struct Scenario {
     pub(super) path: Path,
     pub(super) disk: DiskSpeed,
     pub(super) tracker: TrackerOptions,
+    pub(super) is_trackerless: bool,
+    pub(super) introducer: Option<Who>,
     pub(super) patience: f64,
     pub(super) allowance: Duration,
     pub(super) may_fail: bool,
@@ -190,6 +192,8 @@ impl Scenario {
             },
             disk: DiskSpeed::default(),
             tracker: TrackerOptions::default(),
+            is_trackerless: false,
+            introducer: None,
             patience: 2.0,
             allowance: Duration::from_secs(20),
             may_fail: false,
@@ -299,6 +303,16 @@ impl Scenario {
         Self { tracker, ..self }
     }
 
+    /// Gives the torrent no tracker: every node knows only the address of `introducer`, which a user names.
+    #[must_use]
+    pub fn introduced_by(self, introducer: Who) -> Self {
+        Self {
+            is_trackerless: true,
+            introducer: Some(introducer),
+            ..self
+        }
+    }
+
     /// Sets how long leechers may take: `patience` times the ideal time, plus `allowance` for the scenario's events.
     /// Default: twice the ideal time plus 20 s.
     #[must_use]
@@ -371,6 +385,18 @@ impl Scenario {
         ];
         let longest = seconds.into_iter().filter(|s| s.is_finite()).fold(0.0, f64::max);
         Duration::from_secs_f64(longest)
+    }
+
+    /// Returns the address with which a node starts.
+    pub(super) fn first_address_of(&self, who: Who) -> SocketAddr {
+        let seeds: usize = self.seeds.iter().map(|group| group.count).sum();
+        let leeches: usize = self.leeches.iter().map(|group| group.count).sum();
+        let position = match who {
+            Who::Seed(number) => number,
+            Who::Leech(number) => seeds + number,
+            Who::Hostile(number) => seeds + leeches + number,
+        };
+        SocketAddr::new(address_of(position), 6881)
     }
 
     pub(super) fn limit(&self) -> Duration {

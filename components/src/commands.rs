@@ -156,6 +156,9 @@ pub struct UnfetchedTorrent {
     pub name: Option<String>,
     /// Announce URLs in tiers.
     pub trackers: Vec<Vec<String>>,
+    /// Addresses of peers that the link contains. The user has not examined them: they are strangers like those that
+    /// trackers return.
+    pub peers: Vec<SocketAddr>,
 }
 
 impl TorrentSource {

@@ -18,7 +18,7 @@
 //! | [`candidates`], [`bans`], [`reaper`] | peers to connect to, banned peers, and entities to despawn |
 //! | [`work_list`] | lists of entities with work to do |
 //! | [`super_seeding`] | the turns of super-seeding |
-//! | [`connections`], [`prefix`] | connection counts by torrent and network |
+//! | [`connections`], [`prefix`], [`scope`] | connection counts by torrent and network, and kinds of networks |
 
 pub mod bans;
 pub mod candidates;
@@ -35,6 +35,7 @@ pub mod piece;
 pub mod random;
 pub mod rate;
 pub mod reaper;
+pub mod scope;
 pub mod session;
 pub mod settings;
 pub mod stats;

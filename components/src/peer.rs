@@ -26,6 +26,7 @@ pub use self::requests::{
 };
 pub use self::sink::{RequestSink, SourceCommand, SourceQueue, SourceSink, SourceSinkItem, WaitingSources};
 pub use self::transport::Transport;
+use crate::candidates::{AllowedSources, CandidateSource};
 use crate::ids::StreamId;
 use crate::rate::Rate;
 use crate::work_list::Listed;
@@ -292,8 +293,19 @@ impl PeerExtensions {
 /// The extensions that this engine supports, in the order of their message ids; plugins add theirs before the start.
 #[derive(Resource, Debug, Default)]
 pub struct ExtensionRegistry {
-    /// The names, and whether the extension is for public torrents only.
-    names: Vec<(&'static str, bool)>,
+    /// The names, and to the peers of which torrents the extension is announced.
+    names: Vec<(&'static str, Audience)>,
+}
+
+/// The torrents to whose peers an extension is announced.
+#[derive(Debug, Clone, Copy)]
+enum Audience {
+    /// All torrents.
+    All,
+    /// Torrents that are not known to be private.
+    Public,
+    /// Torrents that may get peers from a source.
+    Allowing(CandidateSource),
 }
 
 impl ExtensionRegistry {
@@ -303,7 +315,7 @@ impl ExtensionRegistry {
     /// # Panics
     /// Beyond 255 extensions, the limit of the message id.
     pub fn register(&mut self, name: &'static str) {
-        self.add(name, false);
+        self.add(name, Audience::All);
     }
 
     /// Makes the engine announce the extension `name` to the peers of torrents that are not known to be private
@@ -312,13 +324,21 @@ impl ExtensionRegistry {
     /// # Panics
     /// Beyond 255 extensions, the limit of the message id.
     pub fn register_for_public(&mut self, name: &'static str) {
-        self.add(name, true);
+        self.add(name, Audience::Public);
     }
 
-    fn add(&mut self, name: &'static str, is_for_public: bool) {
+    /// Makes the engine announce the extension `name` to the peers of torrents that may get peers from `source`.
+    ///
+    /// # Panics
+    /// Beyond 255 extensions, the limit of the message id.
+    pub fn register_for_source(&mut self, name: &'static str, source: CandidateSource) {
+        self.add(name, Audience::Allowing(source));
+    }
+
+    fn add(&mut self, name: &'static str, audience: Audience) {
         if !self.names.iter().any(|(known, _)| *known == name) {
             assert!(self.names.len() < 255, "at most 255 extensions");
-            self.names.push((name, is_for_public));
+            self.names.push((name, audience));
         }
     }
 
@@ -329,11 +349,17 @@ impl ExtensionRegistry {
         Some(name)
     }
 
-    /// Returns all extensions with their ids for the handshake with a peer of a private or public torrent. The ids count
-    /// from 1; 0 stands for an extension that is not supported (BEP 10).
-    pub fn iter(&self, is_private: bool) -> impl Iterator<Item = (&'static str, u8)> + '_ {
-        let ids = self.names.iter().zip(1..);
-        ids.map(move |((name, is_for_public), id)| (*name, if is_private && *is_for_public { 0 } else { id }))
+    /// Returns all extensions with their ids for the handshake with a peer of a torrent. The ids count from 1; 0 stands
+    /// for an extension that is not supported (BEP 10).
+    pub fn iter(&self, is_private: bool, allowed: AllowedSources) -> impl Iterator<Item = (&'static str, u8)> + '_ {
+        self.names.iter().zip(1..).map(move |((name, audience), id)| {
+            let is_announced = match *audience {
+                Audience::All => true,
+                Audience::Public => !is_private,
+                Audience::Allowing(source) => allowed.has(source),
+            };
+            (*name, if is_announced { id } else { 0 })
+        })
     }
 }
 
@@ -360,10 +386,16 @@ mod tests {
         registry.register("b");
         registry.register("a");
         registry.register_for_public("c");
-        assert_eq!(registry.iter(false).collect::<Vec<_>>(), [("a", 1), ("b", 2), ("c", 3)]);
-        assert_eq!(registry.iter(true).collect::<Vec<_>>(), [("a", 1), ("b", 2), ("c", 0)]);
+        registry.register_for_source("d", CandidateSource::PEER_EXCHANGE);
+        let iter = |is_private, source: CandidateSource| {
+            let all = registry.iter(is_private, AllowedSources(source.into()));
+            all.collect::<Vec<_>>()
+        };
+        let (pex, tracker) = (CandidateSource::PEER_EXCHANGE, CandidateSource::TRACKER);
+        assert_eq!(iter(false, pex), [("a", 1), ("b", 2), ("c", 3), ("d", 4)]);
+        assert_eq!(iter(true, tracker), [("a", 1), ("b", 2), ("c", 0), ("d", 0)]);
         assert_eq!(
-            (registry.name_of(0), registry.name_of(2), registry.name_of(4)),
+            (registry.name_of(0), registry.name_of(2), registry.name_of(5)),
             (None, Some("b"), None)
         );
         let mut peer = PeerExtensions::default();

@@ -46,6 +46,8 @@ pub struct Settings {
     pub trackers: TrackerSettings,
     /// Metadata from peers and for them.
     pub metadata: MetadataSettings,
+    /// Peer exchange.
+    pub pex: PexSettings,
     /// Saved state of torrents between runs.
     pub session: SessionSettings,
     /// Starting and stopping torrents.
@@ -191,6 +193,10 @@ pub struct PeerSettings {
     pub max_remembered_evictions: usize,
     /// Maximum number of addresses remembered for one torrent. Default 2000.
     pub max_candidates: usize,
+    /// Maximum number of addresses remembered for one torrent that have the same public IP address and differ in their
+    /// ports, those that users named not counted. A liar makes us connect to as many ports of a victim. Default 8: some
+    /// peers share a gateway.
+    pub max_candidates_per_ip: usize,
     /// Timeout for the complete handshake. Default 10 s.
     pub handshake_timeout_s: u64,
     /// Timeout for a complete message, from its first byte. Default 60 s.
@@ -250,6 +256,7 @@ impl Default for PeerSettings {
             waiting_grace_s: 300,
             max_remembered_evictions: 4096,
             max_candidates: 2000,
+            max_candidates_per_ip: 8,
             handshake_timeout_s: 10,
             frame_timeout_s: 60,
             idle_timeout_s: 140,
@@ -485,6 +492,9 @@ pub struct MetadataSettings {
     pub request_timeout_ms: u64,
     /// Time for which a peer that did not answer or refused is asked for no metadata. Default 60 s.
     pub rest_s: u64,
+    /// Whether a torrent without metadata that has trackers gets peers only from these, from the user and from its magnet
+    /// link: its metadata may turn out to be private (BEP 27). Default false: magnets are found faster.
+    pub trackers_only: bool,
     /// Maximum rate at which metadata is served, over all torrents, in bytes per second; four seconds' worth may be sent
     /// at once after a quiet time. Default 4 MiB.
     pub serve_bytes_per_s: u64,
@@ -497,7 +507,31 @@ impl Default for MetadataSettings {
             max_requests: 64,
             request_timeout_ms: 2000,
             rest_s: 60,
+            trackers_only: false,
             serve_bytes_per_s: 4 << 20,
+        }
+    }
+}
+
+/// Peer exchange (BEP 11).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PexSettings {
+    /// Whether peers name to each other the peers that they are connected to. Private torrents never exchange peers.
+    /// Default true.
+    pub enabled: bool,
+    /// Time between two messages to a peer. Default 60 s, the shortest that BEP 11 allows.
+    pub interval_s: u64,
+    /// Maximum number of peers taken from one message. Default 100: a message may add 50, and the first one more.
+    pub max_received: usize,
+}
+
+impl Default for PexSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval_s: 60,
+            max_received: 100,
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct TorrentStats {
     pub peers: Vec<PeerStats>,
     /// Trackers.
     pub trackers: Vec<TrackerStats>,
+    /// Sources that have reported peers.
+    pub sources: Vec<SourceStats>,
 }
 
 impl TorrentStats {
@@ -139,6 +141,21 @@ pub struct TrackerStats {
     pub seeders: Option<u32>,
     /// Number of peers without all pieces, as last reported.
     pub leechers: Option<u32>,
+}
+
+/// A source of peers, and what became of the addresses that it reported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SourceStats {
+    /// The source: `user`, `tracker`, `session`, `incoming`, `pex`, `dht`, `lsd`, `magnet`, `unfetched_session`, or the
+    /// name that a plugin gave it.
+    pub source: &'static str,
+    /// Number of addresses that the source reported, each one counted once while it is remembered.
+    pub found: u64,
+    /// Number of reports that were refused: addresses that are banned, our own, in a more private network than the
+    /// host that reported them, without room, or from a source that the torrent does not allow.
+    pub refused: u64,
+    /// Number of these addresses at which a peer completed its handshake.
+    pub connected: u64,
 }
 
 /// A file of a torrent.

@@ -131,9 +131,13 @@ impl Core {
             .iter(world)
             .filter(|(.., desired)| !desired.is_leaving())
             .map(|(torrent, content, tiers, storage, candidates, _)| {
+                let known = candidates.best(world.resource::<Settings>().session.max_peers);
+                let (named, others) = known
+                    .into_iter()
+                    .partition(|address| candidates.is_user_named(*address));
                 let options = AddOptions {
                     root: Some(storage.root.clone()),
-                    peers: candidates.best(world.resource::<Settings>().session.max_peers),
+                    peers: named,
                     ..AddOptions::default()
                 };
                 let urls = trackers.iter_many(world, tiers.0.iter()).flatten();
@@ -143,6 +147,7 @@ impl Core {
                             info_hash: torrent.id(),
                             name: Some(torrent.name.to_string()),
                             trackers: urls.map(|tracker| vec![tracker.url.to_string()]).collect(),
+                            peers: others,
                         })
                     },
                     |content| content.0.clone().into(),

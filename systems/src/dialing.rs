@@ -1,29 +1,34 @@
 //! Outbound connections: selects the next address to dial, and limits how many are dialed at a time.
 
-use std::net::{IpAddr, SocketAddr};
+mod adding;
+mod allowing;
+
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
-use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::bans::Bans;
-use ecs_torrent_components::candidates::{CandidateSource, CandidateSources, Candidates, CandidatesFound, Retry};
+use ecs_torrent_components::candidates::{
+    AllowedSources, CandidateSource, CandidateSources, Candidates, CandidatesFound, Retry,
+};
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddPeers, CommandQueue};
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::messages::{LifecycleChanged, MetadataKnown, PeerDisconnected, PeersWanted, SessionLoaded};
+use ecs_torrent_components::messages::{LifecycleChanged, MetadataKnown, PeerDisconnected, PeersWanted};
 use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Peer, PeerPieces, PeerState, Stage};
-use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{PeerSettings, Settings, seconds};
-use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent, TorrentIndex, TorrentPeers};
+use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent};
 use ecs_torrent_components::work_list::{Listed, WorkList};
 use ecs_torrent_engine::ports::NetPort;
-use ecs_torrent_engine::ports::net::{LocalAddresses, NetRequest, Streams, TransportChoice};
+use ecs_torrent_engine::ports::net::{NetRequest, Streams, TransportChoice};
 use ecs_torrent_engine::schedule::Tick;
-use ecs_torrent_protocol::priority::peer_priority;
 use ecs_torrent_protocol::time::Timestamp;
 
+pub(crate) use self::adding::ExternalAddresses;
+use self::adding::{add_candidates, is_refused, refuse_known_peers, restore_candidates, take_peers};
+use self::allowing::{ChangedSources, allow_sources, has_changed_sources, list_torrent, list_trackers};
 use crate::admission::{Admission, DialFor};
 use crate::conditions::{has_due, has_messages};
 use crate::streams::ReadyPeers;
@@ -36,6 +41,7 @@ impl Plugin for DialingPlugin {
     fn build(&self, app: &mut App) {
         app.register_required_components::<Torrent, Candidates>();
         app.register_required_components::<Torrent, Dialer>();
+        app.register_required_components::<Torrent, AllowedSources>();
         app.add_message::<CandidatesFound>()
             .add_message::<PeersWanted>()
             .init_resource::<CandidateSources>()
@@ -43,12 +49,18 @@ impl Plugin for DialingPlugin {
             .init_resource::<ExternalAddresses>()
             .init_resource::<Deadlines<Redial>>()
             .init_resource::<CommandQueue<AddPeers>>()
+            .init_resource::<ChangedSources>()
             .add_observer(restore_candidates)
+            .add_observer(list_torrent)
+            .add_observer(list_trackers)
             .add_systems(
                 Tick,
                 (
-                    refuse_known_peers
-                        .run_if(has_messages::<MetadataKnown>)
+                    (
+                        allow_sources.run_if(has_changed_sources),
+                        refuse_known_peers.run_if(has_messages::<MetadataKnown>),
+                    )
+                        .chain()
                         .in_set(AnnounceSet::Privacy),
                     (
                         take_peers,
@@ -61,26 +73,6 @@ impl Plugin for DialingPlugin {
                     release_candidates.in_set(ReapSet::Release),
                 ),
             );
-    }
-}
-
-/// Our external addresses as reported by trackers (BEP 24). Canonical peer priorities are computed from them (BEP 40).
-#[derive(Resource, Debug, Default)]
-pub(crate) struct ExternalAddresses(Vec<IpAddr>);
-
-impl ExternalAddresses {
-    /// Records our address as reported by another host. The latest one of each family counts.
-    pub(crate) fn learn(&mut self, ip: IpAddr) {
-        self.0.retain(|known| known.is_ipv4() != ip.is_ipv4());
-        self.0.push(ip);
-    }
-
-    /// Returns our address as a peer at `remote` most likely sees it.
-    fn seen_from(&self, remote: SocketAddr, local: &LocalAddresses) -> SocketAddr {
-        let listening = local.for_family_of(remote);
-        let known = self.0.iter().find(|ip| ip.is_ipv4() == remote.is_ipv4());
-        let ip = known.copied().or(listening.map(|address| address.ip()));
-        SocketAddr::new(ip.unwrap_or(remote.ip()), listening.map_or(0, |address| address.port()))
     }
 }
 
@@ -124,121 +116,9 @@ const REFUSED_BACKOFF: Duration = Duration::from_secs(30);
 /// Number of different random delays.
 const JITTER_STEPS: u32 = 1000;
 
-/// Restores the addresses of an earlier run. Those of a private torrent came from its trackers.
-fn restore_candidates(loaded: On<SessionLoaded>, settings: Res<Settings>, mut torrents: Query<&mut Candidates>) {
-    let Ok(mut candidates) = torrents.get_mut(loaded.torrent) else {
-        return;
-    };
-    for peer in loaded.session.peers.iter().take(settings.session.max_peers) {
-        candidates.add(*peer, CandidateSource::SESSION, 0, settings.peers.max_candidates);
-    }
-}
-
 /// Deadline at which an address of a torrent may be tried again.
 #[derive(Debug)]
 struct Redial(Entity);
-
-fn take_peers(
-    mut commands: ResMut<CommandQueue<AddPeers>>,
-    index: Res<TorrentIndex>,
-    mut found: MessageWriter<CandidatesFound>,
-) {
-    for AddPeers { torrent, peers } in commands.0.drain(..) {
-        if let Some(torrent) = index.get(torrent) {
-            found.write(CandidatesFound {
-                torrent,
-                peers: peers.into_iter().map(Into::into).collect(),
-                source: CandidateSource::USER,
-            });
-        }
-    }
-}
-
-/// Forgets the peers that a torrent may not have, because its metadata says that it is private, and closes the
-/// connections to them, whoever opened these (BEP 27).
-fn refuse_known_peers(
-    mut known: MessageReader<MetadataKnown>,
-    sources: Res<CandidateSources>,
-    mut reaper: ResMut<Reaper>,
-    mut torrents: Query<(&Torrent, &mut Candidates, Option<&TorrentPeers>)>,
-    peers: Query<&Peer>,
-) {
-    for MetadataKnown { torrent } in known.read() {
-        let Ok((known, mut candidates, connected)) = torrents.get_mut(*torrent) else {
-            continue;
-        };
-        // Nothing tells from which sources the session of a torrent without metadata has its addresses.
-        let is_refused =
-            |source: CandidateSource| source == CandidateSource::SESSION || !sources.allows(source, known.private);
-        let is_refused = |address: SocketAddr| candidates.get(address).is_some_and(|(source, _)| is_refused(source));
-        let refused: Vec<SocketAddr> = match known.private {
-            true => candidates.iter().filter(|address| is_refused(*address)).collect(),
-            false => continue,
-        };
-        let is_refused = |peer: &Peer| match (peer.listens_at, peer.endpoint.address()) {
-            (Some(address), _) => refused.contains(&address),
-            // The port at which an inbound peer listens is not known.
-            (None, Some(address)) => {
-                let mut same_host = candidates.iter().filter(|known| known.ip() == address.ip()).peekable();
-                same_host.peek().is_some() && same_host.all(|known| refused.contains(&known))
-            }
-            (None, None) => false,
-        };
-        for entity in connected.into_iter().flat_map(RelationshipTarget::iter) {
-            if peers.get(entity).is_ok_and(is_refused) {
-                reaper.close(entity, CloseReason::Private);
-            }
-        }
-        refused.into_iter().for_each(|address| candidates.remove(address));
-    }
-}
-
-/// Adds found peers to the candidates of their torrents. No other system adds peers of a source, so that private
-/// torrents (BEP 27) need no check elsewhere.
-fn add_candidates(
-    mut found: MessageReader<CandidatesFound>,
-    settings: Res<Settings>,
-    local: Res<LocalAddresses>,
-    external: Res<ExternalAddresses>,
-    clock: Res<Clock>,
-    bans: Res<Bans>,
-    sources: Res<CandidateSources>,
-    mut queue: ResMut<DialQueue>,
-    mut torrents: Query<(&Torrent, &mut Candidates, &mut Dialer)>,
-) {
-    for CandidatesFound { torrent, peers, source } in found.read() {
-        let Ok((known, mut candidates, mut dialer)) = torrents.get_mut(*torrent) else {
-            continue;
-        };
-        if !sources.allows(*source, known.private) {
-            let (source, count) = (sources.name_of(*source), peers.len());
-            tracing::debug!(torrent = %known.label(), source, count, "peers refused: the torrent is private");
-            continue;
-        }
-        for &peer in peers {
-            let address = peer.address;
-            // Fault 30: trackers also return our own address. An address that a user named is tried, whatever it is.
-            let is_own = *source != CandidateSource::USER && local.0.contains(&address);
-            if !is_own && !is_refused(&bans, &clock, &settings, *source, address) {
-                let priority = peer_priority(external.seen_from(address, &local), address);
-                candidates.add(peer, *source, priority, settings.peers.max_candidates);
-            }
-        }
-        if *source == CandidateSource::USER {
-            queue.add_urgent(*torrent, &mut dialer);
-        }
-        queue.add(*torrent, &mut dialer);
-    }
-}
-
-/// Returns whether an address is banned. An address that a user named is refused only for its own ban, not for those of
-/// its neighbors.
-fn is_refused(bans: &Bans, clock: &Clock, settings: &Settings, source: CandidateSource, address: SocketAddr) -> bool {
-    match source {
-        CandidateSource::USER => bans.has(clock.now(), address),
-        _ => bans.refuses(clock.now(), address, (&settings.peers).into()),
-    }
-}
 
 /// Returns whether torrents may begin to connect or dial again. If not, requests a tick at the next redial.
 fn may_queue(
@@ -514,31 +394,20 @@ fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSett
 
 #[cfg(test)]
 mod tests {
+    use ecs_torrent_engine::ports::net::LocalAddresses;
+
     use super::*;
     use crate::testing::{Bed, NOW};
 
-    fn address(text: &str) -> SocketAddr {
+    pub(super) fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn the_latest_external_address_of_each_family_counts() {
-        let local = LocalAddresses(vec![address("10.0.0.1:6881"), address("[fd00::1]:6882")]);
-        let mut external = ExternalAddresses::default();
-        let seen = |external: &ExternalAddresses, remote| external.seen_from(address(remote), &local);
-        assert_eq!(seen(&external, "192.0.2.9:1"), address("10.0.0.1:6881"));
-        for ip in ["198.51.100.1", "2001:db8::1", "198.51.100.2"] {
-            external.learn(ip.parse().unwrap());
-        }
-        assert_eq!(seen(&external, "192.0.2.9:1"), address("198.51.100.2:6881"));
-        assert_eq!(seen(&external, "[2001:db8::9]:1"), address("[2001:db8::1]:6882"));
     }
 
     fn at(seconds: u64) -> Timestamp {
         NOW + Duration::from_secs(seconds)
     }
 
-    fn bed() -> Bed {
+    pub(super) fn bed() -> Bed {
         let mut bed = Bed::new((DialingPlugin, crate::streams::StreamsPlugin));
         bed.open_port::<NetRequest, ecs_torrent_engine::ports::net::NetEvent>(Vec::new());
         bed.world.insert_resource(LocalAddresses(vec![address("192.0.2.99:1")]));
@@ -550,68 +419,9 @@ mod tests {
         bed.world
             .entity_mut(bed.torrent)
             .insert((Candidates::default(), Dialer::default()));
+        let all = AllowedSources(CandidateSources::default().serving(false));
+        bed.world.entity_mut(bed.torrent).insert(all);
         bed
-    }
-
-    /// Finds peers. Returns which of them are candidates, and whether the torrent's user-named peers are dialed.
-    fn find(bed: &mut Bed, source: CandidateSource, peers: &[&str]) -> (Vec<SocketAddr>, bool) {
-        *bed.get_mut::<Candidates>(bed.torrent) = Candidates::default();
-        *bed.get_mut::<Dialer>(bed.torrent) = Dialer::default();
-        *bed.world.resource_mut::<DialQueue>() = DialQueue::default();
-        let found = CandidatesFound {
-            torrent: bed.torrent,
-            peers: peers.iter().map(|peer| address(peer).into()).collect(),
-            source,
-        };
-        bed.run_after(found, add_candidates);
-        let mut known: Vec<_> = bed.get::<Candidates>(bed.torrent).iter().collect();
-        known.sort_unstable();
-        let queue = bed.world.resource::<DialQueue>();
-        assert_eq!(queue.torrents.front(), Some(bed.torrent));
-        (known, queue.urgent.front().is_some())
-    }
-
-    /// Fault 30. What a user names is tried, whatever it is.
-    #[test]
-    fn our_own_address_is_a_candidate_for_users_only() {
-        let mut bed = bed();
-        let [own, other] = ["192.0.2.99:1", "192.0.2.7:1"];
-        let both = vec![address(other), address(own)];
-        assert_eq!(
-            find(&mut bed, CandidateSource::TRACKER, &[own, other]),
-            (both[..1].to_vec(), false)
-        );
-        assert_eq!(find(&mut bed, CandidateSource::USER, &[own, other]), (both, true));
-    }
-
-    #[test]
-    fn a_ban_of_neighbors_does_not_stop_a_user() {
-        let mut bed = bed();
-        bed.world.resource_mut::<Settings>().peers.bans_per_ip = 1;
-        let [banned, neighbor] = ["203.0.113.1:1", "203.0.113.1:2"];
-        let mut bans = bed.world.resource_mut::<Bans>();
-        bans.ban(NOW, seconds(60), 9, address(banned));
-        assert_eq!(find(&mut bed, CandidateSource::TRACKER, &[banned, neighbor]).0, []);
-        assert_eq!(
-            find(&mut bed, CandidateSource::USER, &[banned, neighbor]).0,
-            [address(neighbor)]
-        );
-    }
-
-    #[test]
-    fn the_peers_of_an_earlier_run_are_candidates() {
-        let mut bed = bed();
-        bed.world.resource_mut::<Settings>().session.max_peers = 1;
-        let session = ecs_torrent_components::session::Session {
-            peers: vec![address("192.0.2.7:1"), address("192.0.2.8:1")],
-            ..crate::testing::session()
-        };
-        bed.world.trigger(SessionLoaded {
-            torrent: bed.torrent,
-            session: session.into(),
-        });
-        let candidates: &Candidates = bed.get(bed.torrent);
-        assert_eq!(candidates.iter().collect::<Vec<_>>(), [address("192.0.2.7:1")]);
     }
 
     #[test]

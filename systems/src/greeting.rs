@@ -6,6 +6,7 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use bytes::Bytes;
+use ecs_torrent_components::candidates::AllowedSources;
 use ecs_torrent_components::messages::{LifecycleChanged, PeerConnected};
 use ecs_torrent_components::peer::{
     AllowedFast, CloseReason, ExtensionRegistry, FlushQueue, Outbox, Peer, PeerExtensions, PeerPieces, PeerState,
@@ -56,12 +57,12 @@ fn greet_peers(
     local: Res<LocalAddresses>,
     registry: Res<ExtensionRegistry>,
     mut flush: ResMut<FlushQueue>,
-    torrents: Query<(&Torrent, Option<&Have>, Option<&Content>)>,
+    torrents: Query<(&Torrent, &AllowedSources, Option<&Have>, Option<&Content>)>,
     mut peers: Query<(&Peer, &Wire, &mut Outbox, &mut UploadQueue)>,
 ) {
     for connection in connected.read() {
         let entity = connection.peer;
-        let Ok((torrent, have, content)) = torrents.get(connection.torrent) else {
+        let Ok((torrent, allowed, have, content)) = torrents.get(connection.torrent) else {
             continue;
         };
         let Ok((peer, wire, mut outbox, mut uploads)) = peers.get_mut(entity) else {
@@ -87,7 +88,7 @@ fn greet_peers(
         if session.extended {
             let is_seed = have.is_some_and(|have| have.is_full());
             let mut handshake = our_handshake(&settings, &local, address, is_seed);
-            let supported = registry.iter(torrent.private).filter(|(_, id)| *id > 0);
+            let supported = registry.iter(torrent.private, *allowed).filter(|(_, id)| *id > 0);
             handshake.extensions = supported.map(|(name, id)| (name.to_owned(), id)).collect();
             if handshake.extensions.contains_key(METADATA) {
                 handshake.metadata_size = metadata_size(torrent, content);
@@ -222,7 +223,8 @@ mod tests {
         bed.world.init_resource::<LocalAddresses>();
         bed.world.init_resource::<ExtensionRegistry>();
         bed.world.resource_mut::<Settings>().peers.allowed_fast = 0;
-        bed.world.entity_mut(bed.torrent).insert(crate::testing::torrent());
+        let parts = (crate::testing::torrent(), AllowedSources::default());
+        bed.world.entity_mut(bed.torrent).insert(parts);
         for piece in held {
             bed.get_mut::<Have>(bed.torrent).record_stored(*piece);
         }

@@ -9,7 +9,7 @@
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
 //! | Announce | [`ownership`], [`lifecycle`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
-//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`dialing`], [`picking`], [`stats`] | what to do next |
+//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | queued messages are sent |
 //! | Reap | [`reaping`] | closed peers are removed |
@@ -43,6 +43,7 @@ pub mod having;
 pub mod lifecycle;
 pub mod metadata;
 pub mod ownership;
+pub mod pex;
 pub mod picking;
 pub mod reaping;
 pub mod sessions;
@@ -78,8 +79,8 @@ pub mod verification;
 /// A Bevy program does not add them to its own `App`: it adds the host plugin `EcsTorrentPlugin`, which starts an engine
 /// beside it.
 ///
-/// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes), [`extensions`]
-/// and [`stats`] can be left out with [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
+/// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes), [`pex`],
+/// [`extensions`] and [`stats`] can be left out with [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
 ///
 /// # Panics
 /// In an `App` that is not an engine's, when it is built.
@@ -114,6 +115,7 @@ impl PluginGroup for TorrentPlugins {
             .add(uploading::UploadingPlugin)
             .add(suggesting::SuggestingPlugin)
             .add(timeouts::TimeoutsPlugin)
+            .add(pex::PexPlugin)
             .add(dialing::DialingPlugin)
             .add(picking::PickingPlugin)
             .add(stats::StatsPlugin)
@@ -206,6 +208,8 @@ pub enum DecideSet {
     Suggestions,
     /// Handles peers that timed out.
     Timeouts,
+    /// Finds addresses of peers.
+    Discovery,
     /// Selects addresses to connect to.
     Dialing,
     /// Selects the blocks to request.
@@ -279,8 +283,8 @@ impl Plugin for OrderPlugin {
                 .in_set(TickSet::Announce),
         );
         use DecideSet::{
-            Availability, Choking, Dialing, Disconnect, Extensions, Lifecycle, Picking, Sessions, Stats, Suggestions,
-            Timeouts, Uploads,
+            Availability, Choking, Dialing, Disconnect, Discovery, Extensions, Lifecycle, Picking, Sessions, Stats,
+            Suggestions, Timeouts, Uploads,
         };
         let decide = (
             Lifecycle,
@@ -292,6 +296,7 @@ impl Plugin for OrderPlugin {
             Uploads,
             Suggestions,
             Timeouts,
+            Discovery,
             Dialing,
             Picking,
             Stats,

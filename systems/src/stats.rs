@@ -6,11 +6,14 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::candidates::{CandidateSource, CandidateSources, Candidates, SourceCounts};
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTorrents, TorrentNotFound};
 use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::peer::{Peer, PeerPieces, PeerRates, PeerState, Transport};
-use ecs_torrent_components::stats::{FileStats, MetadataProgress, PeerStats, Speed, TorrentStats, TrackerStats};
+use ecs_torrent_components::stats::{
+    FileStats, MetadataProgress, PeerStats, SourceStats, Speed, TorrentStats, TrackerStats,
+};
 use ecs_torrent_components::torrent::{
     Activity, Content, Counters, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex, TorrentPeers, TorrentRates,
     TorrentTrackers,
@@ -70,6 +73,7 @@ type TorrentData = (
     Option<(&'static Layout, &'static Have)>,
     Option<&'static Check>,
     Option<&'static MetadataFetch>,
+    &'static Candidates,
     Option<&'static TorrentPeers>,
     Option<&'static TorrentTrackers>,
 );
@@ -78,6 +82,7 @@ type TorrentData = (
 struct StatsParams<'w, 's> {
     clock: Res<'w, Clock>,
     index: Res<'w, TorrentIndex>,
+    sources: Res<'w, CandidateSources>,
     torrents: Query<'w, 's, TorrentData>,
     peers: Query<
         'w,
@@ -110,6 +115,7 @@ impl StatsParams<'_, '_> {
             sizes,
             check,
             fetch,
+            candidates,
             peers,
             trackers,
         ) = self.torrents.get(entity).ok()?;
@@ -156,6 +162,10 @@ impl StatsParams<'_, '_> {
             root: storage.root.clone(),
             peers: peers.filter_map(|peer| self.peer(peer)).collect(),
             trackers: trackers.filter_map(|tracker| self.tracker(tracker)).collect(),
+            sources: candidates
+                .counts()
+                .map(|(source, counts)| self.source(source, counts))
+                .collect(),
         })
     }
 
@@ -176,6 +186,15 @@ impl StatsParams<'_, '_> {
             am_interested: state.am_interested,
             peer_interested: state.peer_interested,
         })
+    }
+
+    fn source(&self, source: CandidateSource, counts: SourceCounts) -> SourceStats {
+        SourceStats {
+            source: self.sources.name_of(source),
+            found: counts.found,
+            refused: counts.refused,
+            connected: counts.connected,
+        }
     }
 
     fn tracker(&self, entity: Entity) -> Option<TrackerStats> {
@@ -273,6 +292,7 @@ mod tests {
         let mut index = TorrentIndex::default();
         index.insert(&torrent.hashes, bed.torrent);
         bed.world.insert_resource(index);
+        bed.world.init_resource::<CandidateSources>();
         let storage = Storage {
             id: ecs_torrent_components::ids::StorageId(1),
             root: "/".into(),
@@ -284,6 +304,7 @@ mod tests {
             rewrite: Bitfield::new(3),
         });
         bed.world.entity_mut(bed.torrent).insert((torrent, storage, check));
+        bed.world.entity_mut(bed.torrent).insert(Candidates::default());
         let mut state = bevy_ecs::system::SystemState::<StatsParams>::new(&mut bed.world);
         let stats = state.get(&bed.world).unwrap().stats(id).unwrap();
         assert_eq!((stats.bytes_checked, stats.bytes_size), (2 * 32768, Some(98304)));

@@ -10,6 +10,7 @@ mod scrape;
 mod udp;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bevy_app::{App, Plugin};
@@ -224,7 +225,8 @@ struct Answer {
 
 #[derive(Debug)]
 enum Reply {
-    Announce(AnnounceResponse),
+    /// The answer, and the tracker's address, if it is known.
+    Announce(AnnounceResponse, Option<IpAddr>),
     Scrape(ScrapeCounts),
 }
 

@@ -241,6 +241,7 @@ fn a_panic_keeps_a_torrent_without_metadata() {
         info_hash: id,
         name: None,
         trackers: vec![vec!["http://127.0.0.138:9/announce".to_owned()]],
+        peers: Vec::new(),
     });
     bed.add_source(source, &[seed]);
     bed.wait_until("a peer", || !bed.stats(id).peers.is_empty());
@@ -302,6 +303,7 @@ fn a_panic_keeps_a_paused_torrent_without_metadata_paused() {
         info_hash: id,
         name: None,
         trackers: Vec::new(),
+        peers: Vec::new(),
     });
     bed.add_source(source, &[listener.local_addr().unwrap()]);
     let connected = listener.accept().unwrap();

@@ -1,5 +1,6 @@
 //! The test cases, each with the client programs that it needs.
 
+mod discovery;
 mod downloading;
 mod magnets;
 mod seeding;
@@ -20,6 +21,7 @@ use crate::lab::Lab;
 /// Returns every case.
 pub fn all() -> Vec<Case> {
     [
+        discovery::cases(),
         downloading::cases(),
         seeding::cases(),
         magnets::cases(),

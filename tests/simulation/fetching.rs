@@ -120,6 +120,7 @@ impl Bed {
             info_hash: self.content.info_hash(),
             name: Some("a name/of a link".to_owned()),
             trackers: vec![vec![TRACKER.to_owned()]],
+            peers: Vec::new(),
         });
         let added = self.send(|reply| AddTorrent {
             source,
@@ -413,6 +414,7 @@ fn a_paused_torrent_stays_paused_when_its_state_can_be_read_again() {
         info_hash: torrent,
         name: None,
         trackers: vec![],
+        peers: Vec::new(),
     });
     let added = bed.send(|reply| AddTorrent {
         source,
@@ -485,6 +487,7 @@ fn peers_of_other_sources_are_left_when_the_metadata_says_private() {
         torrent,
         peers: vec![strange.into()],
         source: CandidateSource::DHT,
+        informant: None,
     });
     bed.sim.nudge(leecher);
     let connected = |sim: &mut Simulation| {

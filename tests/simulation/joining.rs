@@ -44,6 +44,7 @@ impl Bed {
             info_hash: self.content.info_hash(),
             name: None,
             trackers: vec![vec![tracker.to_owned()]],
+            peers: Vec::new(),
         });
         let added = self.add_source(source, plain());
         self.wait(&added)

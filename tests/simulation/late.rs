@@ -206,9 +206,10 @@ fn addresses_of_an_earlier_run_are_forgotten_when_the_metadata_says_private() {
         torrent,
         peers: vec![strange.into()],
         source: CandidateSource::DHT,
+        informant: None,
     });
     bed.sim.nudge(leecher);
-    bed.until("a candidate", |sim| known(sim) == Some(CandidateSource::DHT));
+    bed.until("a candidate", |sim| known(sim) == Some(CandidateSource::DHT.into()));
     let hash = bed.content.info_hash();
     let paused = bed.send(|reply| PauseOrStart::from(PauseTorrent { torrent: hash, reply }));
     assert_eq!(bed.wait(&paused), Ok(()));
@@ -217,7 +218,7 @@ fn addresses_of_an_earlier_run_are_forgotten_when_the_metadata_says_private() {
     bed.sim.restart(leecher);
     bed.add();
     bed.until("a restored candidate", |sim| {
-        known(sim) == Some(CandidateSource::SESSION)
+        known(sim) == Some(CandidateSource::UNFETCHED_SESSION.into())
     });
     bed.supply(bed.info()).unwrap();
     bed.complete();
@@ -241,6 +242,7 @@ fn a_torrent_that_lost_its_data_returns_to_redundant_peers_at_once() {
         torrent,
         peers: vec![SocketAddr::from((ip(1), 6881)).into()],
         source: CandidateSource::TRACKER,
+        informant: None,
     });
     bed.sim.nudge(leecher);
     bed.until("a close", |sim| {

@@ -63,6 +63,7 @@ impl Magnet {
             info_hash: self.content.info_hash(),
             name: None,
             trackers: vec![],
+            peers: Vec::new(),
         });
         let peers = (0..self.seeders.len())
             .map(|n| (ip(10 + n as u8), 6881).into())
@@ -292,6 +293,7 @@ fn fetched_metadata_is_served() {
         info_hash: magnet.content.info_hash(),
         name: None,
         trackers: vec![],
+        peers: Vec::new(),
     });
     let world = magnet.sim.node(second).world_mut();
     world

@@ -9,6 +9,7 @@
 )]
 
 mod carriers;
+mod discovery;
 mod efficiency;
 mod fetching;
 mod found;

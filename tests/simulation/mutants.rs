@@ -5,6 +5,7 @@
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bytes::Bytes;
+use ecs_torrent::components::candidates::{AllowedSources, CandidateSource, CandidateSources, Candidates};
 use ecs_torrent::components::clock::{Clock, Wakeup};
 use ecs_torrent::components::connections::ConnectionCounts;
 use ecs_torrent::components::ids::StorageId;
@@ -16,13 +17,15 @@ use ecs_torrent::components::peer::{FlushQueue, Outbox, PeerState, Pending, Requ
 use ecs_torrent::components::random::Random;
 use ecs_torrent::components::session::FileId;
 use ecs_torrent::components::settings::Settings;
-use ecs_torrent::components::torrent::{Content, Counters, Layout, Lifecycle, StopPhase, Stopping, Storage};
+use ecs_torrent::components::torrent::{Content, Counters, Layout, Lifecycle, StopPhase, Stopping, Storage, Torrent};
 use ecs_torrent::engine::port::JobTag;
-use ecs_torrent::engine::ports::DiskPort;
 use ecs_torrent::engine::ports::disk::{DiskRequest, FileClaims};
+use ecs_torrent::engine::ports::net::NetRequest;
+use ecs_torrent::engine::ports::{DiskPort, NetPort};
 use ecs_torrent::engine::purpose;
 use ecs_torrent::engine::sim::NewContent;
 use ecs_torrent::protocol::geometry::Span;
+use ecs_torrent::protocol::hash::InfoHash;
 use ecs_torrent::protocol::wire::Message;
 use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::invariants::Invariant;
@@ -393,6 +396,90 @@ fn count_one(mut has_counted: Local<bool>, mut connections: ResMut<ConnectionCou
 fn a_connection_that_is_not_there_is_found_out() {
     let outcome = scenario("counts too many").plugins(CountsTooMany).run();
     assert!(finds(&outcome, Invariant::Bounds), "{outcome}");
+}
+
+/// A private torrent, in a swarm with a tracker.
+fn private(name: &str) -> Scenario {
+    scenario(name).torrent(NewContent {
+        is_private: true,
+        ..NewContent::default()
+    })
+}
+
+#[test]
+fn intact_engines_keep_private_torrents_private() {
+    let outcome = private("no mutant, private").run();
+    assert!(outcome.is_good(), "{outcome}");
+}
+
+/// A fence that lets every source in: peers are exchanged.
+#[derive(Clone)]
+struct AllowsAll;
+
+impl Plugin for AllowsAll {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, allow_all.after(AnnounceSet::Privacy).before(AnnounceSet::Have));
+    }
+}
+
+fn allow_all(sources: Res<CandidateSources>, mut torrents: Query<&mut AllowedSources>) {
+    for mut allowed in &mut torrents {
+        allowed.0 = sources.serving(false);
+    }
+}
+
+/// A source of peers that ignores the fence, on its way out.
+#[derive(Clone)]
+struct Names(fn(&InfoHash) -> Vec<u8>);
+
+impl Plugin for Names {
+    fn build(&self, app: &mut App) {
+        let message = self.0;
+        let name = move |mut started: MessageReader<TorrentStarted>, mut net: ResMut<NetPort>, all: Query<&Torrent>| {
+            for torrent in started.read().filter_map(|started| all.get(started.torrent).ok()) {
+                let (to, data) = (([10, 0, 0, 99], 6881).into(), message(&torrent.id()).into());
+                net.push(NetRequest::Datagram { to, data });
+            }
+        };
+        app.add_systems(Tick, name.after(TickSet::Announce).before(TickSet::Decide));
+    }
+}
+
+/// Sources of peers that ignore the fence, on their way in.
+#[derive(Clone)]
+struct Learns(CandidateSource);
+
+impl Plugin for Learns {
+    fn build(&self, app: &mut App) {
+        let source = self.0;
+        let learn = move |mut all: Query<&mut Candidates>| {
+            for mut candidates in &mut all {
+                let stranger: std::net::SocketAddr = ([10, 0, 0, 99], 6881).into();
+                candidates.add(stranger, source, 0, 1000);
+            }
+        };
+        app.add_systems(Tick, learn.after(TickSet::Announce).before(TickSet::Decide));
+    }
+}
+
+/// BEP 27: one mutant for each source of peers that leaks, and for each that is believed.
+#[test]
+fn private_torrents_that_leak_are_found_out() {
+    let get_peers = |hash: &InfoHash| [&b"d1:ad9:info_hash20:"[..], &hash.0, b"e1:q9:get_peerse"].concat();
+    let search = |hash: &InfoHash| format!("BT-SEARCH * HTTP/1.1\r\nInfohash: {hash}\r\n\r\n").into_bytes();
+    let leaks = [
+        private("exchanges peers").plugins(AllowsAll),
+        private("asks the DHT").plugins(Names(get_peers)),
+        private("announces locally").plugins(Names(search)),
+        private("believes peers").plugins(Learns(CandidateSource::PEER_EXCHANGE)),
+        private("believes the DHT").plugins(Learns(CandidateSource::DHT)),
+        private("believes neighbors").plugins(Learns(CandidateSource::LOCAL_DISCOVERY)),
+        private("believes links").plugins(Learns(CandidateSource::MAGNET)),
+    ];
+    for leak in leaks {
+        let outcome = leak.run();
+        assert!(finds(&outcome, Invariant::Private), "{outcome}");
+    }
 }
 
 /// An engine that never sleeps.

@@ -143,6 +143,7 @@ fn fetch_metadata(census: &Census) {
         info_hash: content.info_hash(),
         name: None,
         trackers,
+        peers: Vec::new(),
     };
     let sources = [content.metainfo().clone().into(), TorrentSource::InfoHash(unfetched)];
     for (node, source) in [seed, other].into_iter().zip(sources) {

@@ -160,6 +160,15 @@ fn describe(field: &str, value: &Value) -> Vec<String> {
             });
             return told.collect();
         }
+        "sources" => {
+            let sources = value.as_array().map_or(&[][..], Vec::as_slice);
+            let told = sources.iter().map(|source| {
+                let [found, refused, connected] = ["found", "refused", "connected"].map(|count| number(&source[count]));
+                let name = printable(text(&source["source"]));
+                format!("{name}: {found} found, {connected} connected, {refused} refused")
+            });
+            return told.collect();
+        }
         _ => value.as_str().map_or_else(|| value.to_string(), printable),
     };
     vec![line]

@@ -12,15 +12,15 @@ use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::messages::{
     ChokeReceived, PeerDisconnected, ReceivedBlocks, RejectReceived, UploadRequested,
 };
-use ecs_torrent_components::peer::{PeerState, Requests, Wire};
-use ecs_torrent_components::torrent::{Have, Lifecycle, PeerOf, Torrent};
+use ecs_torrent_components::peer::{PeerExtensions, PeerState, Requests, Wire};
+use ecs_torrent_components::torrent::{Content, Have, Lifecycle, PeerOf, Torrent};
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{NetRequest, Streams};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::BlockRequest;
 use ecs_torrent_protocol::wire::{Block, Frame, FrameLimits, Message, PeerCodec};
 
-use super::{Invariant, Truth, Violations};
+use super::{Invariant, Truth, Violations, privacy};
 
 /// Every connection on which a message was sent or received.
 #[derive(Resource, Default)]
@@ -195,6 +195,8 @@ pub(super) struct Facts<'w, 's> {
         ),
     >,
     torrents: Query<'w, 's, (&'static Torrent, &'static Have, &'static Lifecycle)>,
+    extensions: Query<'w, 's, &'static PeerExtensions>,
+    contents: Query<'w, 's, &'static Content>,
     truth: Option<Res<'w, Truth>>,
 }
 
@@ -300,6 +302,7 @@ impl Facts<'_, '_> {
                 let dropped: Vec<_> = conversation.owed.keys().copied().collect();
                 dropped.into_iter().for_each(|request| conversation.forgive(request));
             }
+            Frame::Message(Message::Extended { id, payload }) => self.expect_public(peer, id, &payload),
             Frame::Message(_) => {}
         }
     }
@@ -335,6 +338,18 @@ impl Facts<'_, '_> {
         });
         if !is_right {
             self.report(|| format!("{peer} is served wrong bytes for {:?}", block.request));
+        }
+    }
+
+    /// Checks that a private torrent's peers are not exchanged, and that none are asked for (BEP 27).
+    fn expect_public(&mut self, peer: Entity, id: u8, payload: &[u8]) {
+        let Ok((_, Some(of), ..)) = self.peers.get(peer) else {
+            return;
+        };
+        let is_private = self.contents.get(of.0).is_ok_and(|content| content.0.info.private);
+        if is_private && let Some(what) = privacy::leak(self.extensions.get(peer).ok(), id, payload) {
+            let report = || format!("{what} is sent to {peer} for a private torrent");
+            self.violations.report(&self.clock, Invariant::Private, report);
         }
     }
 

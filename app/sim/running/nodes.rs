@@ -125,6 +125,9 @@ impl Stage<'_> {
                 })
                 .with_trespasses(move || disk.take_trespasses())
         };
+        let introducer = self.scenario.introducer.filter(|introducer| *introducer != who);
+        let introducer = introducer.map(|introducer| self.scenario.first_address_of(introducer));
+        let peers: Vec<SocketAddr> = introducer.into_iter().collect();
         let mut adds = vec![self.content.clone()];
         if is_first && who == Who::Seed(0) {
             adds.extend(self.idle.iter().cloned());
@@ -143,6 +146,7 @@ impl Stage<'_> {
                 source: content.metainfo().clone().into(),
                 options: AddOptions {
                     root: Some(FOLDER.into()),
+                    peers: peers.clone(),
                     ..AddOptions::default()
                 },
                 is_resumed: false,

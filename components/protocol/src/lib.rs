@@ -35,6 +35,7 @@ pub mod merkle;
 pub mod metadata;
 pub mod metainfo;
 pub mod peer_id;
+pub mod pex;
 pub mod prefix;
 pub mod priority;
 pub mod safe_path;

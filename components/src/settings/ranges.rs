@@ -6,8 +6,8 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    LifecycleSettings, MetadataSettings, NetSettings, PeerSettings, RequestSettings, SessionSettings, Settings,
-    StorageSettings, TickSettings, TrackerSettings, UploadSettings,
+    LifecycleSettings, MetadataSettings, NetSettings, PeerSettings, PexSettings, RequestSettings, SessionSettings,
+    Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
 };
 
 /// A numeric setting, with its value and its range.
@@ -173,6 +173,7 @@ setting_ranges!(PeerSettings, "peers" {
     waiting_grace_s: 0..=DAY_S,
     max_remembered_evictions: 0..=1_000_000,
     max_candidates: 0..=MANY,
+    max_candidates_per_ip: 1..=65_535,
     handshake_timeout_s: 1..=HOUR_S,
     frame_timeout_s: 1..=HOUR_S,
     idle_timeout_s: 1..=DAY_S,
@@ -252,6 +253,11 @@ setting_ranges!(MetadataSettings, "metadata" {
     serve_bytes_per_s: 16 * KIB..=GIB,
 });
 
+setting_ranges!(PexSettings, "pex" {
+    interval_s: 60..=HOUR_S,
+    max_received: 1..=1000,
+});
+
 setting_ranges!(SessionSettings, "session" {
     checkpoint_interval_s: 0..=DAY_S,
     checkpoint_bytes: 1..=TIB,
@@ -293,6 +299,7 @@ impl Numbers for Settings {
             self.storage.numbers(),
             self.trackers.numbers(),
             self.metadata.numbers(),
+            self.pex.numbers(),
             self.session.numbers(),
             self.lifecycle.numbers(),
         ]

@@ -1,6 +1,5 @@
 //! HTTP through reqwest, with limits on what untrusted servers can do to the engine.
 
-mod scope;
 #[cfg(test)]
 mod tests;
 
@@ -11,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bevy_platform::collections::HashMap;
+use ecs_torrent_components::scope::Scope;
 use ecs_torrent_protocol::compact::Family;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
@@ -19,7 +19,6 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use self::scope::Scope;
 use super::SharedRuntime;
 use super::sink::Sink;
 use crate::port::{Backend, JobTag};
@@ -187,6 +186,7 @@ async fn get(clients: &Clients, request: HttpGet, flow: &Flow) -> Result<(), Htt
     let content = response.headers().get(CONTENT_RANGE);
     flow.push(HttpPart::Head {
         status: response.status().as_u16(),
+        server: response.remote_addr().map(|address| address.ip()),
         content: content.and_then(|value| ContentRange::parse(value.to_str().ok()?)),
     });
     read_body(response, request.max_body_bytes, patience, flow).await

@@ -1,5 +1,6 @@
 //! The Http port: GET requests to untrusted servers, streamed and bounded.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +68,8 @@ pub enum HttpPart {
     Head {
         /// HTTP status; 206 if the server sends a part of the resource.
         status: u16,
+        /// The server's address, if the backend knows it.
+        server: Option<IpAddr>,
         /// The part that the server sends, if it says so.
         content: Option<ContentRange>,
     },

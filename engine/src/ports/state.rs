@@ -196,6 +196,7 @@ impl Loaded {
                         .iter()
                         .map(|tracker| vec![tracker.url.clone()])
                         .collect(),
+                    peers: Vec::new(),
                 })
             });
         match (self.metainfo.take()?, unfetched) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::candidates::{CandidateSource, CandidatesFound};
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{
     AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, StopAll, StopTorrent, TorrentSource,
@@ -38,6 +39,7 @@ pub(super) struct TorrentAdder<'w, 's> {
     added: MessageWriter<'w, TorrentAdded>,
     changed: ResMut<'w, ChangedFacts>,
     new_peers: ResMut<'w, CommandQueue<AddPeers>>,
+    found: MessageWriter<'w, CandidatesFound>,
     stops: Res<'w, CommandQueue<StopTorrent>>,
     stops_of_all: Res<'w, CommandQueue<StopAll>>,
     torrents: Query<'w, 's, (&'static Torrent, &'static Lifecycle)>,
@@ -90,6 +92,7 @@ impl TorrentAdder<'_, '_> {
         let torrent = command.source.id();
         let peers = command.options.peers.clone();
         self.new_peers.0.push_back(AddPeers { torrent, peers });
+        self.find_linked(entity, &command.source);
         adds.joins.push((entity, command));
     }
 
@@ -150,6 +153,7 @@ impl TorrentAdder<'_, '_> {
             });
         }
         let entity = self.commands.spawn_empty().id();
+        self.find_linked(entity, source);
         match loaded {
             Some(loaded) => self.opener.hand_over(entity, loaded),
             None if metainfo.is_none() => self.opener.load_unfetched(entity, &torrent),
@@ -181,6 +185,20 @@ impl TorrentAdder<'_, '_> {
         }
         self.added.write(TorrentAdded { torrent: entity });
         entity
+    }
+
+    /// Finds the peers that a magnet link contains.
+    fn find_linked(&mut self, torrent: Entity, source: &TorrentSource) {
+        if let TorrentSource::InfoHash(unfetched) = source
+            && !unfetched.peers.is_empty()
+        {
+            self.found.write(CandidatesFound {
+                torrent,
+                peers: unfetched.peers.iter().map(|peer| (*peer).into()).collect(),
+                source: CandidateSource::MAGNET,
+                informant: None,
+            });
+        }
     }
 
     fn new_torrent(&mut self, hashes: InfoHashes, name: Arc<str>, private: bool) -> Torrent {

@@ -56,6 +56,7 @@ fn undecided_adds_are_seen() {
             info_hash: InfoHash([1; 20]),
             name: None,
             trackers: Vec::new(),
+            peers: Vec::new(),
         }),
         options: AddOptions::default(),
         is_resumed: false,

@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use bevy_ecs::system::SystemState;
+use ecs_torrent_components::candidates::CandidatesFound;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{
     AddError, AddOptions, AddPeers, PauseTorrent, RemoveOptions, Reply, ResumeTorrentError, StartTorrent,
@@ -42,6 +43,7 @@ fn bed(lifecycle: Lifecycle, opening: Option<Opening>) -> Bed {
     bed.open_port::<StateRequest, StateEvent>(Vec::new());
     bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
     bed.world.init_resource::<CommandQueue<AddPeers>>();
+    bed.world.init_resource::<Messages<CandidatesFound>>();
     bed.world.init_resource::<Messages<PiecesKnown>>();
     bed.world.init_resource::<Messages<CheckPieces>>();
     bed.world.init_resource::<Messages<RetryWrite>>();

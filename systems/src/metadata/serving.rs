@@ -7,6 +7,7 @@ use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use bytes::Bytes;
+use ecs_torrent_components::candidates::AllowedSources;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::messages::{MetadataKnown, PeerDisconnected};
 use ecs_torrent_components::peer::{Allowance, ExtensionRegistry, FlushQueue, Outbox, PeerExtensions, Wire};
@@ -144,19 +145,20 @@ impl Requested {
     }
 }
 
-/// Tells connected peers the size of metadata that has become known, or that a private torrent's is not served.
+/// Sends connected peers the size of metadata that has become known, and the extensions that the torrent may use now: a
+/// private one may use fewer than before.
 pub(super) fn announce_metadata(
     mut known: MessageReader<MetadataKnown>,
     registry: Res<ExtensionRegistry>,
     mut flush: ResMut<FlushQueue>,
-    torrents: Query<(&Torrent, Option<&Content>, &TorrentPeers)>,
+    torrents: Query<(&Torrent, &AllowedSources, Option<&Content>, &TorrentPeers)>,
     mut peers: Query<(&Wire, &mut Outbox), With<PeerExtensions>>,
 ) {
     for MetadataKnown { torrent } in known.read() {
-        let Ok((torrent, content, connected)) = torrents.get(*torrent) else {
+        let Ok((torrent, allowed, content, connected)) = torrents.get(*torrent) else {
             continue;
         };
-        let extensions = registry.iter(torrent.private).filter(|(name, _)| *name == METADATA);
+        let extensions = registry.iter(torrent.private, *allowed);
         let handshake = ExtensionHandshake {
             extensions: extensions.map(|(name, id)| (name.to_owned(), id)).collect(),
             metadata_size: metadata_size(torrent, content),

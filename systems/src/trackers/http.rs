@@ -1,5 +1,7 @@
 //! Requests to HTTP trackers.
 
+use std::net::IpAddr;
+
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_engine::jobs::Jobs;
@@ -18,6 +20,7 @@ pub(super) const TRACKERS: Purpose = purpose!("http trackers");
 pub(super) struct Arriving {
     request: TrackerRequest,
     status: u16,
+    server: Option<IpAddr>,
     body: Vec<u8>,
 }
 
@@ -41,6 +44,7 @@ pub(super) fn send_http_requests(
         let arriving = Arriving {
             request,
             status: 0,
+            server: None,
             body: Vec::new(),
         };
         http.push(HttpRequest::Get(HttpGet {
@@ -67,7 +71,10 @@ pub(super) fn collect_http(
             continue;
         };
         match event.part {
-            HttpPart::Head { status, .. } => arriving.status = status,
+            HttpPart::Head { status, server, .. } => {
+                arriving.status = status;
+                arriving.server = server;
+            }
             HttpPart::Chunk(chunk) => arriving.body.extend_from_slice(&chunk),
             HttpPart::End(result) => {
                 let Some(arriving) = replies.take(event.tag) else {
@@ -91,7 +98,7 @@ impl Arriving {
             return Err(Failure::new(format!("HTTP status {}", self.status)));
         }
         match &self.request.kind {
-            RequestKind::Announce(_) => Ok(Reply::Announce(read_announce(&self.body, max_peers)?)),
+            RequestKind::Announce(_) => Ok(Reply::Announce(read_announce(&self.body, max_peers)?, self.server)),
             RequestKind::Scrape(info_hash) => {
                 let counts = read_scrape(&self.body, &[*info_hash])?;
                 let own = counts

@@ -4,6 +4,7 @@
 mod tests;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
@@ -510,8 +511,9 @@ pub(super) fn take_answers(
             continue;
         };
         match result {
-            Ok(Reply::Announce(reply)) => {
-                consequences.succeed((torrent, data.label()), entity, &mut tracker, family, event, reply);
+            Ok(Reply::Announce(reply, server)) => {
+                let found = (reply, server);
+                consequences.succeed((torrent, data.label()), entity, &mut tracker, family, event, found);
                 tiers.0.promote(entity);
             }
             Ok(Reply::Scrape(_)) => {}
@@ -547,7 +549,7 @@ impl Consequences<'_> {
         tracker: &mut Tracker,
         family: Family,
         event: Option<AnnounceEvent>,
-        reply: AnnounceResponse,
+        (reply, server): (AnnounceResponse, Option<IpAddr>),
     ) {
         let peers = reply.peers.len();
         tracing::debug!(torrent = %label, tracker = %redacted(&tracker.url), ?family, peers, "announced");
@@ -580,6 +582,7 @@ impl Consequences<'_> {
             torrent,
             peers: reply.peers.into_iter().map(Into::into).collect(),
             source: CandidateSource::TRACKER,
+            informant: server,
         });
     }
 

@@ -122,7 +122,7 @@ pub(super) fn take_answers(
                 }
                 scrapes.waiting.swap_remove(position).reply.send(Ok(counts));
             }
-            Ok(Reply::Announce(_)) => {}
+            Ok(Reply::Announce(..)) => {}
             Err(failure) => match scrapes.waiting[position].next.pop_front() {
                 Some(next) => {
                     scrapes.waiting[position].asking = next;

@@ -157,7 +157,7 @@ impl Exchange<'_> {
             }
             Outcome::Done(result) => {
                 let result = result.map_err(Failure::from).and_then(|reply| match reply {
-                    UdpReply::Announce(reply) => Ok(Reply::Announce(reply)),
+                    UdpReply::Announce(reply) => Ok(Reply::Announce(reply, Some(from.ip()))),
                     UdpReply::Scrape(counts) => {
                         let own = counts.first().copied();
                         own.map(Reply::Scrape)

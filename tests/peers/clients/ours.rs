@@ -15,15 +15,27 @@ pub struct Ours {
 impl Ours {
     /// Downloads into `folder`. The program ends when the download is complete.
     pub fn download(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
-        Self::download_with(torrent, folder, ip, peers, &[])
+        Self::download_with(torrent, folder, ip, peers, &[], "info")
     }
 
     /// Downloads over files that exist already.
     pub fn download_over(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
-        Self::download_with(torrent, folder, ip, peers, &["--overwrite"])
+        Self::download_with(torrent, folder, ip, peers, &["--overwrite"], "info")
     }
 
-    fn download_with(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr], more: &[&str]) -> Self {
+    /// Downloads into `folder`, and logs every connection.
+    pub fn download_logged(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
+        Self::download_with(torrent, folder, ip, peers, &[], "debug")
+    }
+
+    fn download_with(
+        torrent: &Path,
+        folder: &Path,
+        ip: IpAddr,
+        peers: &[SocketAddr],
+        more: &[&str],
+        log: &str,
+    ) -> Self {
         let mut arguments = vec![
             "download".into(),
             torrent.as_os_str().to_owned(),
@@ -32,7 +44,7 @@ impl Ours {
             "--exit-on-complete".into(),
         ];
         arguments.extend(more.iter().map(Into::into));
-        let mut this = Self::start(arguments, folder, ip, peers);
+        let mut this = Self::start(arguments, folder, ip, peers, log);
         this.process
             .wait_for_line("the torrent to be added", |line| line.contains("\"event\":\"added\""));
         this
@@ -46,19 +58,19 @@ impl Ours {
             "--data".into(),
             folder.into(),
         ];
-        let mut this = Self::start(arguments, folder, ip, peers);
+        let mut this = Self::start(arguments, folder, ip, peers, "info");
         this.process
             .wait_for_line("seeding", |line| line.contains("\"event\":\"complete\""));
         this
     }
 
-    fn start(arguments: Vec<std::ffi::OsString>, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
+    fn start(arguments: Vec<std::ffi::OsString>, folder: &Path, ip: IpAddr, peers: &[SocketAddr], log: &str) -> Self {
         let address = SocketAddr::new(ip, 6881);
         let mut command = command(env!("CARGO_BIN_EXE_ecs-torrent"));
         command
             .args(arguments)
             .args(["--json", "--listen", &address.to_string()])
-            .env("RUST_LOG", "info");
+            .env("RUST_LOG", log);
         command.current_dir(folder);
         for peer in peers {
             command.args(["--peer", &peer.to_string()]);
@@ -94,6 +106,12 @@ impl Ours {
     /// Waits for an output line that contains `what`.
     pub fn wait_to_hear(&mut self, what: &str) {
         self.process.wait_for_line(what, |line| line.contains(what));
+    }
+
+    /// Waits for an output line that contains all of `what`.
+    pub fn wait_to_hear_all(&mut self, what: &[&str]) {
+        let has_all = |line: &str| what.iter().all(|part| line.contains(part));
+        self.process.wait_for_line(&what.join(" "), has_all);
     }
 
     /// Returns the output so far.

@@ -54,6 +54,8 @@ fn name_peers(
                 torrent,
                 peers: peers.collect(),
                 source: *source,
+                // The user of the plugin named them: peers in our own network only, or in the Internet.
+                informant: None,
             });
         }
     }

@@ -70,8 +70,8 @@ fn candidates(engine: &Engine) -> Vec<(SocketAddr, &'static str, CandidateFlags)
         let known = torrents.single(world).unwrap();
         let sources = world.resource::<CandidateSources>();
         let named = |address| {
-            let (source, flags) = known.get(address)?;
-            Some((address, sources.name_of(source), flags))
+            let (found_by, flags) = known.get(address)?;
+            Some((address, sources.name_of(found_by.iter().next()?), flags))
         };
         known.iter().filter_map(named).collect()
     };

@@ -71,6 +71,9 @@ pub enum WireError {
     /// Too many withdrawn pieces, chokes or extension handshakes: more than any legitimate use needs.
     #[error("sent too many changes")]
     TooManyChanges,
+    /// More peer exchanges than any legitimate use needs (BEP 11).
+    #[error("sent too many peer exchanges")]
+    TooManyPeerExchanges,
     /// Metadata of another size than the peer claims (BEP 9).
     #[error("sent metadata that contradicts its claims")]
     BadMetadata,

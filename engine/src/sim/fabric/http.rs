@@ -136,7 +136,7 @@ impl Fabric {
                 if time >= request.timeout {
                     return late(self);
                 }
-                self.answer(node, request, time, status, body, cut_at);
+                self.answer(node, request, time, (status, ip), body, cut_at);
             }
         }
     }
@@ -146,7 +146,7 @@ impl Fabric {
         node: NodeId,
         request: &HttpGet,
         time: Duration,
-        status: u16,
+        (status, server): (u16, IpAddr),
         mut body: Bytes,
         cut_at: Option<usize>,
     ) {
@@ -166,7 +166,11 @@ impl Fabric {
             body.truncate(request.max_body_bytes);
             end = Err(HttpError::TooLarge(request.max_body_bytes));
         }
-        let head = HttpPart::Head { status, content };
+        let head = HttpPart::Head {
+            status,
+            server: Some(server),
+            content,
+        };
         self.begin(node, time, Work::HttpPart(HttpEvent { tag, part: head }));
         while !body.is_empty() {
             let part = HttpPart::Chunk(body.split_to(body.len().min(CHUNK)));

@@ -55,7 +55,7 @@ impl Bed {
 
 fn head(parts: &[HttpPart]) -> Option<(u16, Option<ContentRange>)> {
     parts.iter().find_map(|part| match part {
-        HttpPart::Head { status, content } => Some((*status, *content)),
+        HttpPart::Head { status, content, .. } => Some((*status, *content)),
         _ => None,
     })
 }

@@ -81,7 +81,7 @@ fn succeed(bed: &mut Bed, tracker: Entity, event: AnnounceEvent) {
         interval: SECOND * 600,
         ..AnnounceResponse::default()
     };
-    answer(bed, tracker, V4, event, Ok(Reply::Announce(reply)));
+    answer(bed, tracker, V4, event, Ok(Reply::Announce(reply, None)));
 }
 
 fn advance(bed: &mut Bed, by: Duration) {

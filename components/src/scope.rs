@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 /// Networks, the most private first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Scope {
+pub enum Scope {
     /// This machine.
     Loopback,
     /// The local link, which includes the metadata services of clouds.
@@ -16,7 +16,9 @@ pub(super) enum Scope {
 }
 
 impl Scope {
-    pub(super) fn of(ip: IpAddr) -> Self {
+    /// Returns the network of an address. An unspecified address stands for this machine.
+    #[must_use]
+    pub fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(ip) if ip.is_loopback() || ip.octets()[0] == 0 => Self::Loopback,
             IpAddr::V4(ip) if ip.is_link_local() => Self::LinkLocal,
@@ -31,9 +33,10 @@ impl Scope {
         }
     }
 
-    /// Whether a request that began in this scope may go on to `ip`. It may not enter a more private scope, and may
+    /// Whether a request that began in this scope may go on to `ip`, and whether a host in this scope may name `ip`. It may not enter a more private scope, and may
     /// reach the local link only from the local link.
-    pub(super) fn may_reach(self, ip: IpAddr) -> bool {
+    #[must_use]
+    pub fn may_reach(self, ip: IpAddr) -> bool {
         let target = Self::of(ip);
         target >= self && (target != Self::LinkLocal || self == Self::LinkLocal)
     }

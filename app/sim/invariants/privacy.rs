@@ -1,0 +1,120 @@
+//! Private torrents are known only to their trackers and to the peers that these and the user name (BEP 27).
+//!
+//! The check reads the private flag from the metadata, not from the engine's own decision.
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::candidates::{CandidateSource, CandidateSources, Candidates, SourceSet};
+use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::peer::PeerExtensions;
+use ecs_torrent_components::torrent::{Content, Torrent};
+use ecs_torrent_engine::ports::NetPort;
+use ecs_torrent_engine::ports::net::{DatagramKind, NetRequest};
+use ecs_torrent_protocol::extension::{ExtensionHandshake, HANDSHAKE_ID};
+use ecs_torrent_protocol::metadata::METADATA;
+use ecs_torrent_protocol::pex::PEX;
+
+use super::{Invariant, Violations};
+
+/// Extensions that exchange peers, or connect peers to each other.
+const NAMING: [&str; 2] = [PEX, "ut_holepunch"];
+
+/// Returns what an extension message to a peer of a private torrent leaks. `extensions` are the ones of the peer.
+pub(super) fn leak(extensions: Option<&PeerExtensions>, id: u8, payload: &[u8]) -> Option<&'static str> {
+    let names = |name: &&str| match id {
+        HANDSHAKE_ID => {
+            let handshake = ExtensionHandshake::read(payload).unwrap_or_default();
+            handshake.extensions.get(*name).is_some_and(|id| *id > 0)
+        }
+        // A request for metadata may be rejected.
+        id => *name != METADATA && extensions.is_some_and(|extensions| extensions.id_of(name) == Some(id)),
+    };
+    NAMING.into_iter().chain([METADATA]).find(names)
+}
+
+/// Checks that no datagram names a private torrent, except to trackers.
+pub(super) fn listen(
+    net: Res<NetPort>,
+    clock: Res<Clock>,
+    mut violations: ResMut<Violations>,
+    torrents: Query<(&Torrent, &Content)>,
+) {
+    for request in net.outgoing() {
+        let NetRequest::Datagram { to, data } = request else {
+            continue;
+        };
+        let kind = DatagramKind::of(data);
+        if matches!(kind, Some(DatagramKind::Tracker)) || is_connect(data) {
+            continue;
+        }
+        for (torrent, _) in torrents.iter().filter(|(_, content)| content.0.info.private) {
+            if names(data, &torrent.id().0) {
+                let report = || format!("a datagram to {to} names {}, which is private", torrent.name);
+                violations.report(&clock, Invariant::Private, report);
+            }
+        }
+    }
+}
+
+/// Whether a datagram is a request to a tracker: it begins with a connection id, then has an action from 0 to 3
+/// (BEP 15).
+fn is_connect(data: &[u8]) -> bool {
+    data.first() != Some(&b'd') && matches!(data.get(8..12), Some([0, 0, 0, 0..=3]))
+}
+
+/// Whether a datagram contains an info-hash, as bytes or in hexadecimal.
+fn names(data: &[u8], hash: &[u8; 20]) -> bool {
+    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let is_hex = |window: &[u8]| window.eq_ignore_ascii_case(hex.as_bytes());
+    data.windows(hash.len()).any(|window| window == hash) || data.windows(hex.len()).any(is_hex)
+}
+
+/// Checks that a private torrent has no peers from sources that serve only public ones.
+pub(super) fn check_candidates(
+    clock: Res<Clock>,
+    sources: Res<CandidateSources>,
+    mut violations: ResMut<Violations>,
+    torrents: Query<(&Torrent, &Content, &Candidates)>,
+) {
+    let strangers: SourceSet = [
+        CandidateSource::PEER_EXCHANGE,
+        CandidateSource::DHT,
+        CandidateSource::LOCAL_DISCOVERY,
+        CandidateSource::MAGNET,
+        CandidateSource::UNFETCHED_SESSION,
+    ]
+    .into_iter()
+    .collect();
+    for (torrent, _, candidates) in torrents.iter().filter(|(_, content, _)| content.0.info.private) {
+        for address in candidates.iter() {
+            let by = candidates.get(address).map(|(by, _)| by.intersection(strangers));
+            if let Some(source) = by.and_then(|by| by.iter().next()) {
+                let (name, source) = (&torrent.name, sources.name_of(source));
+                let report = || format!("{name} is private, and knows {address} from {source}");
+                violations.report(&clock, Invariant::Private, report);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaks_are_found_in_handshakes_messages_and_datagrams() {
+        let mut extensions = PeerExtensions::default();
+        extensions.handshake.extensions = [(PEX.to_owned(), 7)].into();
+        assert_eq!(leak(Some(&extensions), 7, b"de"), Some(PEX));
+        assert_eq!(leak(Some(&extensions), 8, b"de"), None);
+        assert_eq!(leak(None, 0, b"d1:md6:ut_pexi2eee"), Some(PEX));
+        assert_eq!(leak(None, 0, b"d1:md11:lt_donthavei1e6:ut_pexi0eee"), None);
+        let hash = [0xab; 20];
+        assert!(names(&[&b"d1:q"[..], &hash, b"e"].concat(), &hash));
+        assert!(names(format!("Infohash: {}", "AB".repeat(20)).as_bytes(), &hash));
+        assert!(!names(&[0xab; 19], &hash));
+        assert!(is_connect(&[
+            0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 1, 2, 3, 4
+        ]));
+        assert!(!is_connect(b"d1:ad2:id20:"));
+    }
+}
