@@ -9,6 +9,7 @@
 //! | [`token`] | tokens, which prove that an announcing host owns its address (BEP 5) |
 //! | [`peers`], [`bloom`] | stored peers, their bloom filters (BEP 33), samples (BEP 51) |
 //! | [`items`] | stored items (BEP 44) |
+//! | [`node`] | a whole node: answering, searching, upkeep, saving |
 //! | [`lookup`] | iterative lookups (BEP 5) |
 //! | [`limits`] | the rate of queries per address and the size of answers |
 
@@ -18,6 +19,7 @@ pub mod items;
 pub mod krpc;
 pub mod limits;
 pub mod lookup;
+pub mod node;
 pub mod peers;
 pub mod table;
 pub mod token;

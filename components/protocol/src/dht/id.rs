@@ -45,6 +45,13 @@ impl NodeId {
         (self.0[0] == a && self.0[1] == b && (self.0[2] ^ c) & 0xf8 == 0) || is_local(ip)
     }
 
+    /// Whether the address proves that a node did not choose this id freely (BEP 42): a public address allows eight
+    /// ids in two million.
+    #[must_use]
+    pub fn is_bound_to(self, ip: IpAddr) -> bool {
+        !is_local(ip) && self.fits(ip)
+    }
+
     /// The distance to another id.
     #[must_use]
     pub fn distance(self, other: Self) -> Distance {

@@ -285,7 +285,7 @@ impl ItemStore {
 
 /// BEP 44: `cas` must match the stored sequence number, and a sequence number must be greater than the stored one, or
 /// the same with the same value.
-fn check_sequence(stored: i64, seq: i64, cas: Option<i64>, is_same_value: bool) -> Result<(), Refusal> {
+pub(super) fn check_sequence(stored: i64, seq: i64, cas: Option<i64>, is_same_value: bool) -> Result<(), Refusal> {
     if cas.is_some_and(|cas| cas != stored) {
         return Err(Refusal::new(
             ErrorCode::CasMismatch,

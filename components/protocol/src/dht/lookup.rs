@@ -151,13 +151,14 @@ impl Lookup {
     }
 
     /// Processes an answer. Returns false if its content must not be used: nobody asked, or the node has another id than
-    /// the one it was listed by.
+    /// the one it was listed by, which liars choose close to the target. A node that has restarted or moved has another
+    /// id too; it is believed if the id is bound to its address.
     pub fn on_reply(&mut self, address: SocketAddr, id: NodeId, token: Option<&[u8]>) -> bool {
         let target = self.target;
         let Some(candidate) = self.outstanding(address) else {
             return false;
         };
-        if candidate.id.is_some_and(|known| known != id) {
+        if candidate.id.is_some_and(|known| known != id) && !id.is_bound_to(address.ip()) {
             candidate.state = State::Failed;
             self.allowance += 1;
             return false;

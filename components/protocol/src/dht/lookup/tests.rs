@@ -1,5 +1,7 @@
 use std::net::Ipv4Addr;
 
+use rand::SeedableRng;
+
 use super::*;
 
 const TARGET: NodeId = NodeId([0; 20]);
@@ -108,6 +110,14 @@ fn answers_with_another_id_are_refused() {
     assert!(!lookup.on_reply(address(1), id(1), Some(&[1])), "too late");
     assert!(!lookup.on_reply(address(9), id(9), None), "never asked");
     assert!(lookup.storage_nodes().is_empty());
+    // An id that fits a public address cannot be chosen.
+    let mut rng = rand_chacha::ChaCha8Rng::from_seed([1; 32]);
+    let public = SocketAddr::from(([9, 9, 9, 9], 6881));
+    lookup.add(Some(id(3)), public);
+    lookup.add(Some(id(4)), SocketAddr::from(([8, 8, 8, 8], 6881)));
+    ask(&mut lookup);
+    assert!(lookup.on_reply(public, NodeId::random_for(public.ip(), &mut rng), None));
+    assert!(!lookup.on_reply(SocketAddr::from(([8, 8, 8, 8], 6881)), id(5), None));
 }
 
 /// One host or /24 is one candidate.
@@ -145,7 +155,6 @@ fn a_party_is_asked_once() {
 /// BEP 42, "Enforcement": nodes whose ids do not fit are asked, but do not end the lookup.
 #[test]
 fn misfits_do_not_count_as_storage() {
-    use rand::SeedableRng;
     let mut rng = rand_chacha::ChaCha8Rng::from_seed([1; 32]);
     let mut lookup = Lookup::new(TARGET, Parallelism { alpha: 50, beta: 3 }, true);
     let public = |n: u8| SocketAddr::from(([9, n, 9, 9], 6881));

@@ -1,0 +1,344 @@
+//! Answering queries, within limits on the size of answers.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::{Node, Purpose, VERSION};
+use crate::compact::Family;
+use crate::dht::id::NodeId;
+use crate::dht::items::{Item, Proof, PutItem};
+use crate::dht::krpc::{
+    BLOOM_BYTES, Body, ErrorCode, Filters, Message, Method, Query, Refusal, Reply, Samples, Want, contact_bytes,
+    write_contact,
+};
+use crate::dht::limits::max_answer;
+use crate::dht::table::K;
+use crate::prefix::site;
+use crate::time::Timestamp;
+
+/// The part of all answers' bytes that goes to unverified addresses with questions that are much smaller.
+pub(super) const LARGE_SHARE: u32 = 10;
+
+/// Number of hosts that are remembered as verified.
+const MAX_VERIFIED: usize = 512;
+
+/// Time for which a host is verified.
+const VERIFIED_TIME: Duration = Duration::from_secs(600);
+
+/// Pings of unknown nodes that wait for an answer at a time.
+const MAX_PINGS: usize = 16;
+
+/// Hosts that have proved to receive datagrams at their address: by a token, or by an answer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct VerifiedHosts(VecDeque<(IpAddr, Timestamp)>);
+
+impl VerifiedHosts {
+    pub(super) fn insert(&mut self, ip: IpAddr, now: Timestamp) {
+        if self.contains(ip, now) {
+            return;
+        }
+        if self.0.len() == MAX_VERIFIED {
+            self.0.pop_front();
+        }
+        self.0.push_back((site(ip), now + VERIFIED_TIME));
+    }
+
+    fn contains(&self, ip: IpAddr, now: Timestamp) -> bool {
+        let host = site(ip);
+        self.0.iter().any(|(known, until)| *known == host && now < *until)
+    }
+}
+
+/// The parts of an answer that a [`Reply`] borrows.
+#[derive(Default)]
+struct Parts {
+    nodes: [Vec<u8>; 2],
+    token: Option<[u8; 8]>,
+    values: Vec<SocketAddr>,
+    item: Option<Item>,
+    seq: Option<i64>,
+    filters: Option<[[u8; BLOOM_BYTES]; 2]>,
+    samples: Option<(u32, u32, Vec<u8>)>,
+}
+
+impl Node {
+    pub(super) fn receive_query(
+        &mut self,
+        message: &Message<'_>,
+        query: &Query<'_>,
+        question: usize,
+        from: SocketAddr,
+        now: Timestamp,
+    ) {
+        self.counters.queries_received += 1;
+        // BEP 43: a read-only node answers nobody.
+        if self.settings.is_read_only {
+            return;
+        }
+        if !self.host_limit.allow(from.ip(), now) || !self.answers.has(1, now) {
+            self.counters.queries_refused += 1;
+            return;
+        }
+        let family = Family::of(from.ip());
+        if query.id == self.id(family) {
+            // Our own datagram, or a node that copies our id.
+            return;
+        }
+        let is_useful = !query.is_read_only && self.part_mut(family).table.record_query(query.id, from, now);
+        self.tokens.rotate(now, &mut self.rng);
+        let answer = match query.method {
+            Ok(method) => self.answer(query, &method, question, from, now),
+            Err(refusal) => Err(refusal),
+        };
+        self.send_answer(message.transaction, answer, question, from, now);
+        if is_useful {
+            self.ping_unknown(query.id, from, now);
+        }
+    }
+
+    /// Pings a node that has shown up, to find out whether it is alive.
+    pub(super) fn ping_unknown(&mut self, id: NodeId, address: SocketAddr, now: Timestamp) {
+        if self.pending.ping_count() < MAX_PINGS && !self.pending.is_asking(address) && self.queries.has(1, now) {
+            self.send_query(address, Some(id), Method::Ping, None, Purpose::Ping, now);
+        }
+    }
+
+    fn send_answer(
+        &mut self,
+        transaction: &[u8],
+        answer: Result<Parts, Refusal>,
+        question: usize,
+        from: SocketAddr,
+        now: Timestamp,
+    ) {
+        let id = self.id(Family::of(from.ip()));
+        let body = match &answer {
+            Ok(parts) => Body::Reply(parts.reply(id)),
+            Err(refusal) => Body::Error {
+                code: refusal.code as i64,
+                text: refusal.text.as_bytes(),
+            },
+        };
+        let message = Message {
+            transaction,
+            version: Some(VERSION),
+            external: Some(from),
+            body,
+        };
+        let datagram = message.write();
+        if datagram.len() > max_answer(question, true) {
+            // Only with a transaction id near its maximum.
+            return;
+        }
+        self.answers.take_any(datagram.len(), now);
+        self.send(from, datagram);
+    }
+
+    fn answer(
+        &mut self,
+        query: &Query<'_>,
+        method: &Method<'_>,
+        question: usize,
+        from: SocketAddr,
+        now: Timestamp,
+    ) -> Result<Parts, Refusal> {
+        let mut parts = Parts::default();
+        let is_verified = self.is_verified(from, now);
+        let space = max_answer(question, is_verified).saturating_sub(overhead(from));
+        let want = query.want.unwrap_or(Want::only(Family::of(from.ip())));
+        match *method {
+            Method::Ping => {}
+            Method::FindNode { target } | Method::Unknown { target: Some(target) } => {
+                self.list_nodes(target, want, space, &mut parts, now);
+            }
+            Method::Unknown { target: None } => {
+                return Err(Refusal::new(ErrorCode::MethodUnknown, "method unknown"));
+            }
+            Method::GetPeers {
+                info_hash,
+                no_seed,
+                scrape,
+            } => self.answer_get_peers(info_hash, no_seed, scrape, want, space, from, &mut parts, now),
+            Method::AnnouncePeer {
+                info_hash,
+                port,
+                implied_port,
+                token,
+                seed,
+            } => {
+                self.check_token(token, from, info_hash, now)?;
+                let port = if implied_port { from.port() } else { port };
+                let own_id = self.id(Family::of(from.ip()));
+                let peers = &mut self.part_mut(Family::of(from.ip())).peers;
+                peers
+                    .store(info_hash, SocketAddr::new(from.ip(), port), seed, own_id, now)
+                    .map_err(|_| Refusal::new(ErrorCode::Server, "no space for more peers"))?;
+            }
+            Method::Get { target, newer_than } => {
+                self.answer_get(target, newer_than, want, space, from, &mut parts, now);
+            }
+            Method::Put {
+                token,
+                value,
+                signed,
+                salt,
+                cas,
+            } => {
+                let put = PutItem {
+                    value,
+                    signed,
+                    salt,
+                    cas,
+                };
+                self.check_token(token, from, put.target(), now)?;
+                let own_id = self.id(Family::of(from.ip()));
+                self.items.put(&put, from.ip(), own_id, now)?;
+            }
+            Method::SampleInfohashes { target } => {
+                let part = &mut self.families[Family::of(from.ip()) as usize];
+                let total = part.peers.torrent_count() as u32;
+                let (hashes, interval) = part.peers.sample(now, &mut self.rng);
+                let count = (space.saturating_sub(50) / 2 / 20).min(hashes.len() / 20);
+                parts.samples = Some((interval.as_secs() as u32, total, hashes[..count * 20].to_vec()));
+                self.list_nodes(target, want, space.saturating_sub(50 + count * 20), &mut parts, now);
+            }
+        }
+        Ok(parts)
+    }
+
+    fn answer_get_peers(
+        &mut self,
+        info_hash: NodeId,
+        no_seed: bool,
+        scrape: bool,
+        want: Want,
+        mut space: usize,
+        from: SocketAddr,
+        parts: &mut Parts,
+        now: Timestamp,
+    ) {
+        let family = Family::of(from.ip());
+        let own_id = self.id(family);
+        // BEP 33: no token where nothing more is stored, so that announces go to other nodes.
+        if self.part(family).peers.has_place(info_hash, from.ip(), own_id) {
+            parts.token = Some(self.tokens.make(from.ip(), info_hash));
+        }
+        if scrape && let Some((seeds, peers)) = self.part(family).peers.filters(info_hash) {
+            let needed = 2 * (BLOOM_BYTES + 12);
+            if self.may_answer_large(needed, &mut space, from, now) {
+                parts.filters = Some([*seeds.as_bytes(), *peers.as_bytes()]);
+                space -= needed;
+            }
+        }
+        let count = self.part(family).peers.count(info_hash);
+        // Half of a small answer lists nodes, which the rest of the lookup needs.
+        let for_nodes = if count > 0 { space / 2 } else { space };
+        let used = self.list_nodes(info_hash, want, for_nodes, parts, now);
+        let value_bytes = contact_bytes(family) - 20 + if family == Family::V4 { 2 } else { 3 };
+        let max = (space - used).saturating_sub(12) / value_bytes;
+        let peers = &self.families[family as usize].peers;
+        parts.values = peers.choose(info_hash, max, no_seed, &mut self.rng);
+    }
+
+    fn answer_get(
+        &mut self,
+        target: NodeId,
+        newer_than: Option<i64>,
+        want: Want,
+        mut space: usize,
+        from: SocketAddr,
+        parts: &mut Parts,
+        now: Timestamp,
+    ) {
+        let own_id = self.id(Family::of(from.ip()));
+        if self.items.has_place(target, from.ip(), own_id) {
+            parts.token = Some(self.tokens.make(from.ip(), target));
+        }
+        if let Some(item) = self.items.get(target).cloned() {
+            let is_known = item.proof.is_some() && newer_than.is_some_and(|seq| item.seq() <= seq);
+            let needed = item.value.len() + 8 + if item.proof.is_some() { 160 } else { 0 };
+            // BEP 44: a value that is not newer than asked for is left out.
+            if is_known {
+                parts.seq = Some(item.seq());
+            } else if self.may_answer_large(needed, &mut space, from, now) {
+                parts.item = Some(item);
+                space = space.saturating_sub(needed);
+            }
+        }
+        self.list_nodes(target, want, space, parts, now);
+    }
+
+    /// Whether an answer may contain `needed` bytes in addition to the usual. An unverified host gets it while a small budget
+    /// for all such hosts lasts: forged questions would otherwise be multiplied tenfold.
+    fn may_answer_large(&mut self, needed: usize, space: &mut usize, from: SocketAddr, now: Timestamp) -> bool {
+        if *space >= needed {
+            return true;
+        }
+        if !self.is_verified(from, now) && self.large_answers.take(needed, now) {
+            *space = (*space + needed).min(max_answer(usize::MAX >> 8, true) - overhead(from));
+        }
+        *space >= needed
+    }
+
+    /// Lists the closest nodes of the wanted families in at most `space` bytes. Returns the bytes used.
+    fn list_nodes(&self, target: NodeId, want: Want, space: usize, parts: &mut Parts, now: Timestamp) -> usize {
+        let families = Family::ALL.into_iter().filter(|family| want.includes(*family));
+        let mut left = space;
+        for family in families {
+            let entry = contact_bytes(family);
+            let count = left.saturating_sub(14) / entry;
+            let list = &mut parts.nodes[family as usize];
+            for contact in self.part(family).table.closest(target, count.min(K), now) {
+                write_contact(contact.id, contact.address, list);
+            }
+            if !list.is_empty() {
+                left -= list.len() + 14;
+            }
+        }
+        space - left
+    }
+
+    fn check_token(&mut self, token: &[u8], from: SocketAddr, key: NodeId, now: Timestamp) -> Result<(), Refusal> {
+        if !self.tokens.check(token, from.ip(), key) {
+            return Err(Refusal::new(ErrorCode::Protocol, "bad token"));
+        }
+        self.verified.insert(from.ip(), now);
+        Ok(())
+    }
+
+    fn is_verified(&self, from: SocketAddr, now: Timestamp) -> bool {
+        self.part(Family::of(from.ip())).table.knows(from) || self.verified.contains(from.ip(), now)
+    }
+}
+
+impl Parts {
+    fn reply(&self, id: NodeId) -> Reply<'_> {
+        Reply {
+            id,
+            nodes: &self.nodes[Family::V4 as usize],
+            nodes6: &self.nodes[Family::V6 as usize],
+            values: self.values.clone(),
+            token: self.token.as_ref().map(|token| &token[..]),
+            value: self.item.as_ref().map(|item| &item.value[..]),
+            signed: self
+                .item
+                .as_ref()
+                .and_then(|item| item.proof.as_ref())
+                .map(Proof::as_signed),
+            seq: self.seq,
+            scrape: self.filters.as_ref().map(|[seeds, peers]| Filters { seeds, peers }),
+            samples: self.samples.as_ref().map(|(interval, total, hashes)| Samples {
+                interval: *interval,
+                total: *total,
+                hashes,
+            }),
+        }
+    }
+}
+
+/// Bytes of an answer with a token and nothing else: the parts that every answer has, and a transaction id of usual
+/// length.
+fn overhead(from: SocketAddr) -> usize {
+    100 + if from.is_ipv4() { 6 } else { 18 }
+}

@@ -1,0 +1,510 @@
+//! Searches: lookups in each family, what they find, and storing at the closest nodes.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::pending::Overdue;
+use super::{Event, Node, Purpose};
+use crate::compact::Family;
+use crate::dht::bloom::BloomFilter;
+use crate::dht::id::NodeId;
+use crate::dht::items::{Item, Proof, check_sequence};
+use crate::dht::krpc::{ErrorCode, Message, Method, Reply, Want};
+use crate::dht::lookup::{Lookup, StorageNode};
+use crate::dht::table::K;
+use crate::time::Timestamp;
+
+/// Maximum number of peers that a search reports. The values of a single answer are bounded by its datagram.
+const MAX_PEERS: usize = 2000;
+
+/// Bytes that a query may take; a search waits while the budget has less.
+const QUERY_BYTES: usize = 160;
+
+/// Time after which a search tries again to send when the table of pending queries is full.
+const PENDING_FULL_PAUSE: Duration = Duration::from_millis(100);
+
+/// Number of saved nodes that a search begins with if the table has too few.
+const MAX_SAVED_STARTS: usize = 32;
+
+/// The name of a search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SearchId(u64);
+
+/// The purpose of a search.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Goal {
+    /// To find the nodes closest to the target.
+    Nodes,
+    /// To find peers of a torrent.
+    Peers {
+        /// Announces us at the closest nodes.
+        announce: Option<Announce>,
+        /// Asks for the sizes of the swarm too (BEP 33).
+        scrape: bool,
+    },
+    /// To find an item (BEP 44).
+    Get {
+        /// The salt of a mutable item.
+        salt: Vec<u8>,
+    },
+    /// To store an item (BEP 44) at the closest nodes.
+    Put {
+        /// The item.
+        item: Item,
+        /// The salt of a mutable item.
+        salt: Vec<u8>,
+        /// The sequence number that a node which has the item must have.
+        cas: Option<i64>,
+    },
+}
+
+/// How we are announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announce {
+    /// The port on which we accept connections.
+    pub port: u16,
+    /// Whether the port as other nodes see it counts instead, as behind a NAT that keeps ports alike.
+    pub implied_port: bool,
+    /// Whether we are a seed (BEP 33).
+    pub seed: bool,
+}
+
+/// The result of a search.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Found {
+    /// Nodes that answered.
+    pub reply_count: usize,
+    /// Queries sent.
+    pub query_count: usize,
+    /// Nodes that confirmed that they stored what the search was for.
+    pub stored_count: usize,
+    /// Different peers that were reported.
+    pub peer_count: usize,
+    /// The item, with the greatest sequence number that a node had.
+    pub item: Option<Item>,
+    /// Estimated numbers of seeds and of other peers.
+    pub swarm: Option<(f64, f64)>,
+    /// The error with which nodes refused to store (BEP 44: 301 and 302 mean that others have published).
+    pub refusal: Option<i64>,
+    /// The longest chain of nodes, each of which listed the next one.
+    pub hops: u32,
+    /// The nodes closest to the target that answered, closest first.
+    pub closest: Vec<(NodeId, SocketAddr)>,
+    /// Time since the search began.
+    pub duration: Duration,
+}
+
+/// A search in progress.
+#[derive(Debug, Clone)]
+pub(super) struct Search {
+    target: NodeId,
+    goal: Goal,
+    /// Whether the nodes' answers should list nodes of both families.
+    wants_both: bool,
+    lookups: [Option<Lookup>; 2],
+    /// Whether each family's lookup has ended and what it is for has been sent to the closest nodes.
+    is_storing: [bool; 2],
+    /// Requests to store without an answer yet.
+    storing: usize,
+    peers: BTreeSet<SocketAddr>,
+    /// Nodes that have the item.
+    holders: BTreeSet<SocketAddr>,
+    filters: [BloomFilter; 2],
+    has_filters: bool,
+    found: Found,
+    started: Timestamp,
+    resumes_at: Timestamp,
+}
+
+impl Search {
+    /// The time at which a search continues that had no budget.
+    pub(super) fn resumes_at(&self) -> Timestamp {
+        self.resumes_at
+    }
+
+    fn lookup(&mut self, family: Family) -> Option<&mut Lookup> {
+        self.lookups[family as usize].as_mut()
+    }
+
+    /// Whether nothing is left to wait for. An immutable item needs no second opinion.
+    fn is_finished(&self) -> bool {
+        let is_found =
+            matches!(self.goal, Goal::Get { .. }) && self.found.item.as_ref().is_some_and(|item| item.proof.is_none());
+        let mut lookups = self.lookups.iter().zip(self.is_storing);
+        is_found || self.storing == 0 && lookups.all(|(lookup, is_storing)| lookup.is_none() || is_storing)
+    }
+
+    fn method(&self) -> Method<'static> {
+        match self.goal {
+            Goal::Nodes => Method::FindNode { target: self.target },
+            Goal::Peers { scrape, .. } => Method::GetPeers {
+                info_hash: self.target,
+                no_seed: false,
+                scrape,
+            },
+            Goal::Get { .. } | Goal::Put { .. } => Method::Get {
+                target: self.target,
+                newer_than: None,
+            },
+        }
+    }
+
+    /// The request to store at a node, if the search is for storing.
+    fn store_method<'s>(&'s self, node: &'s StorageNode) -> Option<Method<'s>> {
+        match &self.goal {
+            Goal::Nodes | Goal::Get { .. } => None,
+            Goal::Peers { announce, .. } => announce.map(|announce| Method::AnnouncePeer {
+                info_hash: self.target,
+                port: announce.port,
+                implied_port: announce.implied_port,
+                token: &node.token,
+                seed: announce.seed,
+            }),
+            Goal::Put { item, salt, cas } => Some(Method::Put {
+                token: &node.token,
+                value: &item.value,
+                signed: item.proof.as_ref().map(Proof::as_signed),
+                salt,
+                // BEP 44: not for a node that has nothing yet.
+                cas: cas.filter(|_| self.holders.contains(&node.address)),
+            }),
+        }
+    }
+
+    /// The error that nodes would answer a request to store with, as far as the lookup has shown. Nodes that have nothing
+    /// would take even an outdated item.
+    fn foreseen_refusal(&self) -> Option<ErrorCode> {
+        let (Goal::Put { item, cas, .. }, Some(known)) = (&self.goal, &self.found.item) else {
+            return None;
+        };
+        let stored = known.seq();
+        check_sequence(stored, item.seq(), *cas, known.value == item.value)
+            .err()
+            .map(|refusal| refusal.code)
+    }
+
+    /// Takes what a search is for from an answer. Returns peers that are new.
+    fn take_content(&mut self, reply: &Reply<'_>, from: SocketAddr) -> Vec<SocketAddr> {
+        if let (Goal::Get { salt } | Goal::Put { salt, .. }, Some(value)) = (&self.goal, reply.value)
+            && let Some(item) = Item::verified(self.target, value, reply.signed, salt)
+        {
+            self.holders.insert(from);
+            if self.found.item.as_ref().is_none_or(|known| known.seq() < item.seq()) {
+                self.found.item = Some(item);
+            }
+        }
+        let Goal::Peers { scrape, .. } = self.goal else {
+            return Vec::new();
+        };
+        let family = Family::of(from.ip());
+        // BEP 32: the values are of the family of the datagram. Port 1 is what broken clients announce.
+        let peers = reply
+            .values
+            .iter()
+            .filter(|peer| Family::of(peer.ip()) == family && peer.port() > 1);
+        if let Some(filters) = reply.scrape.filter(|_| scrape) {
+            self.has_filters = true;
+            self.filters[0].union(&BloomFilter::from_bytes(*filters.seeds));
+            self.filters[1].union(&BloomFilter::from_bytes(*filters.peers));
+        } else if scrape {
+            // BEP 33, "Handling legacy responses".
+            let [seeds, others] = &mut self.filters;
+            for peer in peers.clone().filter(|peer| !seeds.may_contain(peer.ip())) {
+                self.has_filters = true;
+                others.insert(peer.ip());
+            }
+        }
+        let room = MAX_PEERS - self.peers.len();
+        let mut new: Vec<SocketAddr> = peers.filter(|peer| !self.peers.contains(peer)).copied().collect();
+        new.sort_unstable();
+        new.dedup();
+        new.truncate(room);
+        self.peers.extend(&new);
+        new
+    }
+
+    fn finish(mut self, now: Timestamp) -> Found {
+        let swarm = self.filters.each_ref().map(BloomFilter::estimate);
+        for lookup in self.lookups.iter().flatten() {
+            self.found.reply_count += lookup.reply_count();
+            self.found.query_count += lookup.query_count();
+            self.found.hops = self.found.hops.max(lookup.hops());
+            self.found.closest.extend(lookup.closest_answered());
+        }
+        Found {
+            peer_count: self.peers.len(),
+            swarm: self.has_filters.then_some(swarm.into()),
+            duration: now.since(self.started),
+            ..self.found
+        }
+    }
+}
+
+impl Node {
+    /// Begins a search in all families, or in one. Returns `None` if too many searches are in progress.
+    pub fn search(&mut self, target: NodeId, goal: Goal, only: Option<Family>, now: Timestamp) -> Option<SearchId> {
+        let own = self
+            .families
+            .iter()
+            .filter_map(|part| part.maintenance.search())
+            .count();
+        if self.searches.len() - own >= self.settings.max_searches {
+            return None;
+        }
+        Some(self.begin_search(target, goal, only, false, now))
+    }
+
+    /// Whether [`Node::search`] would begin a search, and the budget allows queries.
+    pub fn has_room(&self, now: Timestamp) -> bool {
+        self.searches.len() < self.settings.max_searches && self.queries.has(QUERY_BYTES, now)
+    }
+
+    /// Gives a search up. No more events of it follow.
+    pub fn cancel(&mut self, search: SearchId) {
+        self.searches.remove(&search);
+    }
+
+    pub(super) fn begin_search(
+        &mut self,
+        target: NodeId,
+        goal: Goal,
+        only: Option<Family>,
+        wants_both: bool,
+        now: Timestamp,
+    ) -> SearchId {
+        self.last_search += 1;
+        let id = SearchId(self.last_search);
+        let lookups = Family::ALL.map(|family| {
+            let is_wanted = self.part(family).is_enabled && only.is_none_or(|only| only == family);
+            is_wanted.then(|| self.new_lookup(target, family, now))
+        });
+        let search = Search {
+            target,
+            goal,
+            wants_both,
+            lookups,
+            is_storing: [false; 2],
+            storing: 0,
+            peers: BTreeSet::new(),
+            holders: BTreeSet::new(),
+            filters: [BloomFilter::default(), BloomFilter::default()],
+            has_filters: false,
+            found: Found::default(),
+            started: now,
+            // The first step is that of the next `advance`.
+            resumes_at: now,
+        };
+        self.searches.insert(id, search);
+        id
+    }
+
+    /// A lookup that begins with the closest known nodes: of the table, and if it has too few, saved ones and bootstrap
+    /// hosts.
+    fn new_lookup(&self, target: NodeId, family: Family, now: Timestamp) -> Lookup {
+        let part = self.part(family);
+        let mut lookup = Lookup::new(target, self.settings.parallelism, self.settings.enforces_ids);
+        let closest = part.table.closest(target, 2 * K, now);
+        closest
+            .iter()
+            .for_each(|contact| lookup.add(Some(contact.id), contact.address));
+        if closest.len() < K {
+            for (id, address) in part.maintenance.saved().iter().take(MAX_SAVED_STARTS) {
+                lookup.add(Some(*id), *address);
+            }
+            part.maintenance.hosts().iter().for_each(|host| lookup.add(None, *host));
+        }
+        lookup
+    }
+
+    /// Continues the searches that waited for their turn.
+    pub(super) fn continue_searches(&mut self, now: Timestamp) {
+        let waiting = self.searches.iter().filter(|(_, search)| search.resumes_at <= now);
+        let waiting: Vec<SearchId> = waiting.map(|(id, _)| *id).collect();
+        waiting.into_iter().for_each(|id| self.step(id, now));
+    }
+
+    /// Sends the queries of a search that may be sent now, and ends it if nothing is left to do.
+    pub(super) fn step(&mut self, id: SearchId, now: Timestamp) {
+        let Some(mut search) = self.searches.remove(&id) else {
+            return;
+        };
+        search.resumes_at = Timestamp::NEVER;
+        for family in Family::ALL {
+            self.send_steps(id, &mut search, family, now);
+            let is_done = search.lookup(family).is_some_and(|lookup| lookup.is_finished());
+            if is_done && !search.is_storing[family as usize] {
+                search.is_storing[family as usize] = true;
+                self.send_stores(id, &mut search, family, now);
+            }
+        }
+        if search.is_finished() {
+            let found = Box::new(search.finish(now));
+            self.on_search_end(id, &found, now);
+            self.events.push_back(Event::Finished { search: id, found });
+        } else {
+            self.searches.insert(id, search);
+        }
+    }
+
+    fn send_steps(&mut self, id: SearchId, search: &mut Search, family: Family, now: Timestamp) {
+        let method = search.method();
+        let want = search.wants_both.then_some(Want::BOTH);
+        let resumes_at = &mut search.resumes_at;
+        let Some(lookup) = search.lookups[family as usize].as_mut() else {
+            return;
+        };
+        while let Some((address, known)) = lookup.next_query() {
+            if !self.queries.has(QUERY_BYTES, now) {
+                lookup.unsend(address);
+                *resumes_at = self.queries.ready_at(QUERY_BYTES, now);
+                return;
+            }
+            if !self.send_query(address, known, method, want, Purpose::Step(id), now) {
+                lookup.unsend(address);
+                *resumes_at = now + PENDING_FULL_PAUSE;
+                return;
+            }
+        }
+    }
+
+    fn send_stores(&mut self, id: SearchId, search: &mut Search, family: Family, now: Timestamp) {
+        if let Some(refusal) = search.foreseen_refusal() {
+            search.found.refusal = Some(refusal as i64);
+            return;
+        }
+        let nodes = search.lookups[family as usize].as_ref().map(Lookup::storage_nodes);
+        let mut sent = 0;
+        for node in nodes.unwrap_or_default() {
+            if let Some(method) = search.store_method(&node)
+                && self.send_query(node.address, Some(node.id), method, None, Purpose::Store(id), now)
+            {
+                sent += 1;
+            }
+        }
+        search.storing += sent;
+    }
+
+    pub(super) fn receive_reply(&mut self, message: &Message<'_>, reply: &Reply<'_>, from: SocketAddr, now: Timestamp) {
+        let Some(query) = self.pending.take(message.transaction, from) else {
+            self.counters.invalid += 1;
+            return;
+        };
+        self.counters.replies_received += 1;
+        self.verified.insert(from.ip(), now);
+        let part = self.part_mut(Family::of(from.ip()));
+        part.round_trips.record(now.since(query.sent));
+        part.maintenance.record_reply(now);
+        let has_changed = query.id.is_some_and(|known| known != reply.id);
+        if has_changed && !reply.id.is_bound_to(from.ip()) {
+            // Liars choose an id close to what they are asked for.
+            part.table.evict(from);
+        } else {
+            part.table.record_reply(reply.id, from, now);
+        }
+        if let Some(external) = message.external {
+            self.record_vote(from, external, now);
+        }
+        match query.purpose {
+            Purpose::Ping => {}
+            Purpose::Step(id) => self.take_step(id, reply, from, now),
+            Purpose::Store(id) => {
+                if let Some(search) = self.searches.get_mut(&id) {
+                    search.found.stored_count += 1;
+                    search.storing -= 1;
+                    self.step(id, now);
+                }
+            }
+        }
+    }
+
+    fn take_step(&mut self, id: SearchId, reply: &Reply<'_>, from: SocketAddr, now: Timestamp) {
+        let Some(search) = self.searches.get_mut(&id) else {
+            return;
+        };
+        let family = Family::of(from.ip());
+        let is_used = match search.lookup(family) {
+            Some(lookup) => lookup.on_reply(from, reply.id, reply.token),
+            None => false,
+        };
+        if is_used {
+            for listed in Family::ALL {
+                let Some(lookup) = search.lookup(listed) else { continue };
+                if listed == family {
+                    lookup.add_listed(from, reply.contacts(listed));
+                } else {
+                    reply
+                        .contacts(listed)
+                        .take(K)
+                        .for_each(|(id, address)| lookup.add(Some(id), address));
+                }
+            }
+            let peers = search.take_content(reply, from);
+            if !peers.is_empty() {
+                self.events.push_back(Event::Peers { search: id, peers });
+            }
+        }
+        self.step(id, now);
+    }
+
+    pub(super) fn receive_error(&mut self, message: &Message<'_>, code: i64, from: SocketAddr, now: Timestamp) {
+        let Some(query) = self.pending.take(message.transaction, from) else {
+            self.counters.invalid += 1;
+            return;
+        };
+        match query.purpose {
+            Purpose::Ping => {}
+            Purpose::Step(id) => self.fail_step(id, from, now),
+            Purpose::Store(id) => {
+                if let Some(search) = self.searches.get_mut(&id) {
+                    search.found.refusal = Some(code);
+                    search.storing -= 1;
+                    self.step(id, now);
+                }
+            }
+        }
+    }
+
+    /// Processes the queries that are slow or lost.
+    pub(super) fn expire_queries(&mut self, now: Timestamp) {
+        while let Some(overdue) = self.pending.next_overdue(now) {
+            match overdue {
+                Overdue::Slow(query) => {
+                    if let Purpose::Step(id) = query.purpose
+                        && let Some(search) = self.searches.get_mut(&id)
+                        && let Some(lookup) = search.lookup(Family::of(query.to.ip()))
+                    {
+                        lookup.on_slow(query.to);
+                        self.step(id, now);
+                    }
+                }
+                Overdue::Lost(query) => {
+                    let part = self.part_mut(Family::of(query.to.ip()));
+                    // While nobody answers, the fault is that of our network.
+                    if part.maintenance.has_reply_since(query.sent) {
+                        part.table.record_failure(query.to, now);
+                    }
+                    match query.purpose {
+                        Purpose::Ping => {}
+                        Purpose::Step(id) => self.fail_step(id, query.to, now),
+                        Purpose::Store(id) => {
+                            if let Some(search) = self.searches.get_mut(&id) {
+                                search.storing -= 1;
+                                self.step(id, now);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn fail_step(&mut self, id: SearchId, address: SocketAddr, now: Timestamp) {
+        if let Some(search) = self.searches.get_mut(&id)
+            && let Some(lookup) = search.lookup(Family::of(address.ip()))
+        {
+            lookup.on_failure(address);
+            self.step(id, now);
+        }
+    }
+}

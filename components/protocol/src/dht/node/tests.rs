@@ -1,0 +1,415 @@
+//! A node's answers. `network` tests whole networks.
+
+mod network;
+
+use std::time::Duration;
+
+use super::*;
+use crate::dht::items::{Item, immutable_target, mutable_target, public_key};
+use crate::dht::krpc::Reply;
+use crate::dht::limits::MAX_AMPLIFICATION;
+
+const ASKER: NodeId = NodeId([9; 20]);
+const TARGET: NodeId = NodeId([5; 20]);
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::ZERO + Duration::from_millis(millis)
+}
+
+fn node() -> Node {
+    Node::new(NodeSettings::default(), [1; 32], at(0))
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn query(method: Method<'_>, is_read_only: bool, want: Option<Want>) -> Vec<u8> {
+    let query = Query {
+        id: ASKER,
+        is_read_only,
+        want,
+        method: Ok(method),
+    };
+    message(Body::Query(query), b"tt")
+}
+
+fn message(body: Body<'_>, transaction: &[u8]) -> Vec<u8> {
+    let message = Message {
+        transaction,
+        version: None,
+        external: None,
+        body,
+    };
+    message.write()
+}
+
+const GET_PEERS: Method<'_> = Method::GetPeers {
+    info_hash: TARGET,
+    no_seed: false,
+    scrape: false,
+};
+
+/// Sends a datagram, and returns what the node sends back to its sender.
+fn ask(node: &mut Node, datagram: &[u8], from: SocketAddr, now: Timestamp) -> Option<Vec<u8>> {
+    node.receive(datagram, from, now);
+    let sent: Vec<(SocketAddr, Vec<u8>)> = std::iter::from_fn(|| node.next_datagram()).collect();
+    let is_answer = |datagram: &&(SocketAddr, Vec<u8>)| datagram.0 == from && !datagram.1.ends_with(b"1:y1:qe");
+    sent.iter().find(is_answer).map(|(_, datagram)| datagram.clone())
+}
+
+fn with_reply<T>(datagram: &[u8], read: impl FnOnce(&Reply<'_>) -> T) -> T {
+    let packet = Packet::parse(datagram).unwrap();
+    match packet.message().unwrap().body {
+        Body::Reply(reply) => read(&reply),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn error_code(datagram: &[u8]) -> Option<i64> {
+    let packet = Packet::parse(datagram).unwrap();
+    match packet.message().unwrap().body {
+        Body::Error { code, .. } => Some(code),
+        _ => None,
+    }
+}
+
+fn token(node: &mut Node, from: SocketAddr, now: Timestamp) -> Vec<u8> {
+    let answer = ask(node, &query(GET_PEERS, false, None), from, now).unwrap();
+    with_reply(&answer, |reply| reply.token.unwrap().to_vec())
+}
+
+fn announce(token: &[u8]) -> Vec<u8> {
+    let method = Method::AnnouncePeer {
+        info_hash: TARGET,
+        port: 7000,
+        implied_port: false,
+        token,
+        seed: true,
+    };
+    query(method, false, None)
+}
+
+/// Brings `count` nodes into the table by answers to pings of theirs.
+fn fill(node: &mut Node, count: u8, family: Family) {
+    for n in 1..=count {
+        let from = match family {
+            Family::V4 => SocketAddr::from(([20, n, 1, 1], 6881)),
+            Family::V6 => SocketAddr::from(([0x2a01, n.into(), 0, 0, 0, 0, 0, 1], 6881)),
+        };
+        node.add_node(from, at(0));
+        while let Some((to, datagram)) = node.next_datagram() {
+            let packet = Packet::parse(&datagram).unwrap();
+            let message = packet.message().unwrap();
+            let reply = self::message(Body::Reply(Reply::new(NodeId([n; 20]))), message.transaction);
+            node.receive(&reply, to, at(1));
+        }
+    }
+}
+
+#[test]
+fn an_announced_peer_is_found() {
+    let mut node = node();
+    let (one, other) = (address("9.1.1.1:5000"), address("9.2.2.2:5000"));
+    let token = token(&mut node, one, at(0));
+    let answer = ask(&mut node, &announce(&token), one, at(0)).unwrap();
+    with_reply(&answer, |reply| {
+        assert_eq!(reply.id, node.id(Family::V4));
+    });
+    let answer = ask(&mut node, &query(GET_PEERS, false, None), other, at(0)).unwrap();
+    with_reply(&answer, |reply| {
+        assert_eq!(reply.values, [address("9.1.1.1:7000")]);
+    });
+    // The other family is another network.
+    let v6 = address("[2a01::1]:5000");
+    let answer = ask(&mut node, &query(GET_PEERS, false, None), v6, at(0)).unwrap();
+    with_reply(&answer, |reply| {
+        assert_eq!(reply.values, []);
+    });
+}
+
+/// A token is for one address: that of another host, of an earlier time, or none at all stores nothing.
+#[test]
+fn replayed_and_invented_tokens_are_refused() {
+    let mut node = node();
+    let (one, other) = (address("9.1.1.1:5000"), address("9.2.2.2:5000"));
+    let stolen = token(&mut node, one, at(0));
+    for (token, from, now) in [
+        (&stolen[..], other, at(0)),
+        (&[0; 8], one, at(0)),
+        (&[], one, at(0)),
+        (&stolen, one, at(11 * 60_000)),
+    ] {
+        let answer = ask(&mut node, &announce(token), from, now).unwrap();
+        assert_eq!(error_code(&answer), Some(203));
+    }
+    assert_eq!(node.stats(at(0)).stored_peers, 0);
+}
+
+/// Silence for everything that is no query and no expected answer: an error would go to a forged address.
+#[test]
+fn rubbish_is_not_answered() {
+    let mut node = node();
+    let from = address("9.1.1.1:5000");
+    let reply = message(Body::Reply(Reply::new(ASKER)), b"abcd");
+    let error = message(Body::Error { code: 201, text: b"" }, b"abcd");
+    for datagram in [&b"d1:ae"[..], b"de", b"rubbish", &reply, &error] {
+        assert_eq!(ask(&mut node, datagram, from, at(0)), None);
+    }
+    assert_eq!(node.stats(at(0)).counters.invalid, 5);
+    assert_eq!(
+        ask(
+            &mut node,
+            &query(Method::Ping, false, None),
+            address("9.1.1.1:0"),
+            at(0)
+        ),
+        None
+    );
+}
+
+/// BEP 43: a read-only node is answered but not pinged, and does not answer itself.
+#[test]
+fn read_only_nodes() {
+    let mut node = node();
+    let from = address("9.1.1.1:5000");
+    node.receive(&query(Method::Ping, true, None), from, at(0));
+    assert_eq!(std::iter::from_fn(|| node.next_datagram()).count(), 1, "no ping");
+    node.receive(&query(Method::Ping, false, None), from, at(0));
+    assert_eq!(
+        std::iter::from_fn(|| node.next_datagram()).count(),
+        2,
+        "an answer and a ping"
+    );
+    let settings = NodeSettings {
+        is_read_only: true,
+        ..NodeSettings::default()
+    };
+    let mut node = Node::new(settings, [1; 32], at(0));
+    assert_eq!(ask(&mut node, &query(Method::Ping, false, None), from, at(0)), None);
+    node.add_node(from, at(0));
+    let (_, ping) = node.next_datagram().unwrap();
+    assert!(String::from_utf8_lossy(&ping).contains("2:roi1e"));
+}
+
+/// BEP 32: the nodes of both families for `want`, those of the datagram's family without.
+#[test]
+fn wanted_families_are_listed() {
+    let mut node = node();
+    fill(&mut node, 8, Family::V4);
+    fill(&mut node, 8, Family::V6);
+    let find = Method::FindNode { target: TARGET };
+    let counts = |node: &mut Node, want, from: &str| {
+        let answer = ask(node, &query(find, false, want), address(from), at(2)).unwrap();
+        assert!(answer.len() <= 1024);
+        with_reply(&answer, |reply| {
+            (reply.contacts(Family::V4).count(), reply.contacts(Family::V6).count())
+        })
+    };
+    // Known nodes get whole lists.
+    assert_eq!(counts(&mut node, None, "20.1.1.1:6881"), (8, 0));
+    assert_eq!(counts(&mut node, Some(Want::BOTH), "20.2.1.1:6881"), (8, 8));
+    assert_eq!(counts(&mut node, None, "[2a01:3::1]:6881"), (0, 8));
+    assert_eq!(
+        counts(&mut node, Some(Want::only(Family::V4)), "[2a01:4::1]:6881"),
+        (8, 0)
+    );
+    // A stranger gets eight nodes too.
+    assert_eq!(counts(&mut node, None, "9.9.9.9:1"), (8, 0));
+}
+
+/// No question of a stranger is answered with much more than it had, whatever is stored; a verified host gets it all.
+#[test]
+fn answers_to_strangers_are_small() {
+    let mut node = node();
+    fill(&mut node, 20, Family::V4);
+    for n in 0..200 {
+        let from = SocketAddr::from(([9, n, 1, 1], 5000));
+        let token = token(&mut node, from, at(1000));
+        ask(&mut node, &announce(&token), from, at(1000)).unwrap();
+    }
+    let questions = [
+        query(Method::Ping, false, None),
+        query(Method::FindNode { target: TARGET }, false, Some(Want::BOTH)),
+        query(GET_PEERS, false, Some(Want::BOTH)),
+        query(Method::SampleInfohashes { target: TARGET }, false, None),
+    ];
+    for (n, question) in (0u8..).zip(&questions) {
+        let from = SocketAddr::from(([77, n, 1, 1], 5000));
+        let answer = ask(&mut node, question, from, at(120_000)).unwrap();
+        assert!(
+            answer.len() <= question.len() * MAX_AMPLIFICATION,
+            "{} for {}",
+            answer.len(),
+            question.len()
+        );
+    }
+    let stranger = ask(&mut node, &questions[2], address("78.1.1.1:1"), at(120_000)).unwrap();
+    let (values, nodes) = with_reply(&stranger, |reply| {
+        (reply.values.len(), reply.contacts(Family::V4).count())
+    });
+    assert!(values >= 10 && nodes >= 4, "{values} and {nodes}");
+    // A host that has used a token has proved its address.
+    let known = ask(&mut node, &questions[2], address("9.7.1.1:5000"), at(120_000)).unwrap();
+    assert!(known.len() <= 1024);
+    with_reply(&known, |reply| {
+        assert!(reply.values.len() > 60 && reply.contacts(Family::V4).count() == 8);
+    });
+}
+
+/// BEP 33: filters on request, within the budget for large answers to strangers.
+#[test]
+fn scrapes_are_answered_with_filters() {
+    let mut node = node();
+    let scrape = Method::GetPeers {
+        info_hash: TARGET,
+        no_seed: true,
+        scrape: true,
+    };
+    let from = address("9.1.1.1:5000");
+    let answer = ask(&mut node, &query(scrape, false, None), from, at(0)).unwrap();
+    with_reply(&answer, |reply| {
+        assert!(reply.scrape.is_none(), "nothing is known");
+    });
+    let token = token(&mut node, from, at(0));
+    ask(&mut node, &announce(&token), from, at(0));
+    let answer = ask(&mut node, &query(scrape, false, None), from, at(0)).unwrap();
+    with_reply(&answer, |reply| {
+        let filters = reply.scrape.unwrap();
+        assert!(filters.seeds.iter().any(|byte| *byte != 0) && filters.peers.iter().all(|byte| *byte == 0));
+        assert!(reply.values.is_empty(), "the only peer is a seed");
+    });
+    // Strangers share a budget for it.
+    let with_filters = (0..200u8).filter(|n| {
+        let from = SocketAddr::from(([88, *n, 1, 1], 5000));
+        let answer = ask(&mut node, &query(scrape, false, None), from, at(0)).unwrap();
+        with_reply(&answer, |reply| reply.scrape.is_some())
+    });
+    let count = with_filters.count();
+    assert!((10..100).contains(&count), "{count}");
+}
+
+#[test]
+fn items_are_stored_and_returned() {
+    let mut node = node();
+    let from = address("9.1.1.1:5000");
+    let item = Item::sign(&[7; 32], b"salt", 3, b"5:value").unwrap();
+    let target = mutable_target(&public_key(&[7; 32]), b"salt");
+    let get = |target, newer_than| query(Method::Get { target, newer_than }, false, None);
+    let put = |token: &[u8]| {
+        let method = Method::Put {
+            token,
+            value: &item.value,
+            signed: item.proof.as_ref().map(|proof| proof.as_signed()),
+            salt: b"salt",
+            cas: None,
+        };
+        query(method, false, None)
+    };
+    let answer = ask(&mut node, &get(target, None), from, at(0)).unwrap();
+    let token = with_reply(&answer, |reply| reply.token.unwrap().to_vec());
+    assert_eq!(
+        error_code(&ask(&mut node, &put(b"12345678"), from, at(0)).unwrap()),
+        Some(203)
+    );
+    assert_eq!(error_code(&ask(&mut node, &put(&token), from, at(0)).unwrap()), None);
+    // The token is for this target.
+    let other = query(
+        Method::Put {
+            token: &token,
+            value: b"1:x",
+            signed: None,
+            salt: b"",
+            cas: None,
+        },
+        false,
+        None,
+    );
+    assert_eq!(error_code(&ask(&mut node, &other, from, at(0)).unwrap()), Some(203));
+    let answer = ask(&mut node, &get(target, Some(2)), from, at(0)).unwrap();
+    with_reply(&answer, |reply| {
+        let read = Item::verified(target, reply.value.unwrap(), reply.signed, b"salt");
+        assert_eq!(read.as_ref(), Some(&item));
+    });
+    // BEP 44: not newer than asked for.
+    let answer = ask(&mut node, &get(target, Some(3)), from, at(0)).unwrap();
+    with_reply(&answer, |reply| {
+        assert_eq!((reply.value, reply.seq), (None, Some(3)));
+    });
+    let answer = ask(&mut node, &get(immutable_target(b"1:x"), None), from, at(0)).unwrap();
+    with_reply(&answer, |reply| {
+        assert_eq!((reply.value, reply.seq), (None, None));
+    });
+    assert_eq!(node.stats(at(0)).stored_items, 1);
+}
+
+/// A host that asks too often is ignored for a while, and others are not affected.
+#[test]
+fn floods_are_cut_off() {
+    let mut node = node();
+    let ping = query(Method::Ping, false, None);
+    let flooder = address("9.1.1.1:5000");
+    let answered = (0..2000)
+        .filter(|_| ask(&mut node, &ping, flooder, at(0)).is_some())
+        .count();
+    assert_eq!(answered, 50);
+    assert!(ask(&mut node, &ping, address("9.2.2.2:5000"), at(0)).is_some());
+    assert_eq!(node.stats(at(0)).counters.queries_refused, 1950);
+    // A flood from forged addresses: answers stay within their budget, and nobody is pinged without bound.
+    for n in 0..20_000u32 {
+        node.receive(
+            &query(GET_PEERS, false, None),
+            SocketAddr::from(((0x1500_0000 + n * 4096).to_be_bytes(), 1)),
+            at(10),
+        );
+    }
+    let (mut bytes, mut pings) = (0, 0);
+    while let Some((_, datagram)) = node.next_datagram() {
+        bytes += datagram.len();
+        pings += usize::from(datagram.ends_with(b"1:y1:qe"));
+    }
+    assert!(bytes < 310_000 && pings <= 16, "{bytes} bytes, {pings} pings");
+    let stats = node.stats(at(10));
+    assert!(stats.pending_queries <= 17 && stats.tables[0].nodes == 0, "{stats:?}");
+}
+
+/// An answer counts only from the address that was asked, with the id of the question.
+#[test]
+fn forged_answers_are_ignored() {
+    let mut node = node();
+    let (asked, other) = (address("9.1.1.1:5000"), address("9.1.1.1:5001"));
+    node.add_node(asked, at(0));
+    let (_, ping) = node.next_datagram().unwrap();
+    let packet = Packet::parse(&ping).unwrap();
+    let transaction = packet.message().unwrap().transaction.to_vec();
+    let reply = message(Body::Reply(Reply::new(ASKER)), &transaction);
+    node.receive(&reply, other, at(10));
+    node.receive(&message(Body::Reply(Reply::new(ASKER)), b"zzzz"), asked, at(10));
+    assert_eq!(node.stats(at(10)).tables[0].nodes, 0);
+    node.receive(&reply, asked, at(10));
+    assert_eq!(node.stats(at(10)).tables[0].nodes, 1);
+    node.receive(&reply, asked, at(10));
+    assert_eq!(node.stats(at(10)).counters.replies_received, 1);
+}
+
+#[test]
+fn the_state_is_saved_and_loaded() {
+    let mut node = node();
+    fill(&mut node, 8, Family::V4);
+    fill(&mut node, 5, Family::V6);
+    let state = node.save(at(10));
+    let mut next = Node::new(NodeSettings::default(), [2; 32], at(0));
+    next.load(&state, at(0)).unwrap();
+    assert_eq!(next.id(Family::V4), node.id(Family::V4));
+    assert_eq!(next.id(Family::V6), node.id(Family::V6));
+    // The saved nodes are asked first, and kept until others are known.
+    next.advance(at(0));
+    let (to, _) = next.next_datagram().unwrap();
+    assert_eq!(to.port(), 6881);
+    assert_eq!(next.save(at(0)), state);
+    for damaged in [&state[..state.len() - 1], b"", b"de1"] {
+        assert!(next.load(damaged, at(0)).is_err());
+    }
+    next.load(b"d2:id3:abc5:nodes3:abce", at(0)).unwrap();
+    assert_eq!(next.id(Family::V4), node.id(Family::V4));
+}

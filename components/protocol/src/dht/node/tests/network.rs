@@ -1,0 +1,430 @@
+//! Networks of nodes on a virtual clock: latency, loss, dead and hostile nodes.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::super::*;
+use super::at;
+use crate::dht::items::{Item, mutable_target, public_key};
+use crate::dht::krpc::{Reply, write_contact};
+
+/// The time that a datagram takes.
+const LATENCY: Duration = Duration::from_millis(50);
+const ROUND_TRIP: Duration = Duration::from_millis(100);
+
+enum Host {
+    Honest(Box<Node>),
+    /// Answers every query with invented nodes near the target and with false peers, under ids near the target.
+    Liar,
+    /// Answers nothing.
+    Dead,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Flight {
+    at: Timestamp,
+    number: u64,
+    to: SocketAddr,
+    from: SocketAddr,
+    data: Vec<u8>,
+}
+
+struct Network {
+    hosts: Vec<Host>,
+    addresses: BTreeMap<SocketAddr, usize>,
+    flights: BinaryHeap<Reverse<Flight>>,
+    /// Hosts by the time of their next deadline.
+    deadlines: BinaryHeap<Reverse<(Timestamp, usize)>>,
+    events: Vec<(usize, Event, Timestamp)>,
+    now: Timestamp,
+    sent: u64,
+    loss_percent: u32,
+    rng: ChaCha8Rng,
+}
+
+/// The address of host `n`, in a /20 of its own.
+fn address(n: usize) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::from_bits(0x1400_0000 + ((n as u32) << 12)).into(), 6881)
+}
+
+impl Network {
+    /// Starts `count` nodes one after another, each of which knows two earlier honest ones, and runs them until they have
+    /// found each other. Of the later hosts, every tenth is hostile: a liar or, in the end, dead.
+    fn new(count: usize, is_hostile: bool, seed: u8) -> Self {
+        let mut network = Self {
+            hosts: Vec::new(),
+            addresses: BTreeMap::new(),
+            flights: BinaryHeap::new(),
+            deadlines: BinaryHeap::new(),
+            events: Vec::new(),
+            now: at(0),
+            sent: 0,
+            loss_percent: 1,
+            rng: ChaCha8Rng::from_seed([seed; 32]),
+        };
+        for n in 0..count {
+            let host = if is_hostile && n % 20 == 10 {
+                Host::Liar
+            } else {
+                let mut seed = [0; 32];
+                network.rng.fill_bytes(&mut seed);
+                let mut node = Node::new(NodeSettings::default(), seed, network.now);
+                for _ in 0..2.min(n) {
+                    let known = network.honest();
+                    node.add_host(address(known), network.now);
+                }
+                Host::Honest(Box::new(node))
+            };
+            network.addresses.insert(address(n), n);
+            network.hosts.push(host);
+            network.run_host(n);
+            network.run_for(Duration::from_millis(20));
+        }
+        network.run_for(Duration::from_secs(240));
+        if is_hostile {
+            for n in (0..count).filter(|n| n % 20 == 5) {
+                network.hosts[n] = Host::Dead;
+            }
+        }
+        network
+    }
+
+    fn node(&mut self, n: usize) -> &mut Node {
+        match &mut self.hosts[n] {
+            Host::Honest(node) => node,
+            _ => panic!("host {n} is hostile"),
+        }
+    }
+
+    fn honest(&mut self) -> usize {
+        loop {
+            let n = self.rng.random_range(0..self.hosts.len());
+            if matches!(self.hosts[n], Host::Honest(_)) {
+                return n;
+            }
+        }
+    }
+
+    /// Advances a node, and sends what it has to send.
+    fn run_host(&mut self, n: usize) {
+        let now = self.now;
+        let Host::Honest(node) = &mut self.hosts[n] else { return };
+        node.advance(now);
+        self.collect(n);
+    }
+
+    fn collect(&mut self, n: usize) {
+        let Host::Honest(node) = &mut self.hosts[n] else { return };
+        let datagrams: Vec<(SocketAddr, Vec<u8>)> = std::iter::from_fn(|| node.next_datagram()).collect();
+        let now = self.now;
+        self.events
+            .extend(std::iter::from_fn(|| node.next_event()).map(|event| (n, event, now)));
+        self.deadlines
+            .push(Reverse((node.deadline().max(now + Duration::from_millis(1)), n)));
+        for (to, data) in datagrams {
+            assert!(data.len() <= 1024);
+            self.send(address(n), to, data);
+        }
+    }
+
+    fn send(&mut self, from: SocketAddr, to: SocketAddr, data: Vec<u8>) {
+        self.sent += 1;
+        if self.rng.random_range(0..100) >= self.loss_percent {
+            let at = self.now + LATENCY;
+            let number = self.sent;
+            self.flights.push(Reverse(Flight {
+                at,
+                number,
+                to,
+                from,
+                data,
+            }));
+        }
+    }
+
+    fn run_for(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let flight = self.flights.peek().map(|Reverse(flight)| flight.at);
+            let deadline = self.deadlines.peek().map(|Reverse((at, _))| *at);
+            let next = flight.into_iter().chain(deadline).min().unwrap_or(end);
+            if next > end {
+                break;
+            }
+            self.now = self.now.max(next);
+            if flight == Some(next) {
+                let Reverse(flight) = self.flights.pop().unwrap();
+                self.deliver(flight);
+            } else {
+                let Reverse((at, n)) = self.deadlines.pop().unwrap();
+                let is_current = matches!(&self.hosts[n], Host::Honest(node) if node.deadline() <= at);
+                if is_current {
+                    self.run_host(n);
+                }
+            }
+        }
+        self.now = end;
+    }
+
+    fn deliver(&mut self, flight: Flight) {
+        let Some(&n) = self.addresses.get(&flight.to) else {
+            return;
+        };
+        match &mut self.hosts[n] {
+            Host::Dead => {}
+            Host::Honest(node) => {
+                node.receive(&flight.data, flight.from, self.now);
+                self.collect(n);
+            }
+            Host::Liar => self.lie(flight),
+        }
+    }
+
+    fn lie(&mut self, flight: Flight) {
+        let packet = Packet::parse(&flight.data).unwrap();
+        let message = packet.message().unwrap();
+        let Body::Query(query) = message.body else { return };
+        let target = match query.method {
+            Ok(
+                Method::FindNode { target } | Method::GetPeers { info_hash: target, .. } | Method::Get { target, .. },
+            ) => target,
+            _ => NodeId([1; 20]),
+        };
+        let mut nodes = Vec::new();
+        for _ in 0..8 {
+            let liar = self.rng.random_range(0..self.hosts.len().div_ceil(20)) * 20 + 10;
+            let bits = self.rng.random_range(100..150);
+            write_contact(target.neighbor(bits, &mut self.rng), address(liar), &mut nodes);
+        }
+        let reply = Reply {
+            nodes: &nodes,
+            values: vec!["66.6.6.6:6666".parse().unwrap()],
+            token: Some(b"liar"),
+            ..Reply::new(target.neighbor(120, &mut self.rng))
+        };
+        let data = super::message(Body::Reply(reply), message.transaction);
+        self.send(flight.to, flight.from, data);
+    }
+
+    fn search(&mut self, n: usize, target: NodeId, goal: Goal) -> SearchId {
+        let now = self.now;
+        let search = self.node(n).search(target, goal, Some(Family::V4), now).unwrap();
+        self.run_host(n);
+        search
+    }
+
+    /// The end of a search of host `n`, and the peers that it reported with the time of each report.
+    fn take_result(&mut self, n: usize, search: SearchId) -> (Found, Vec<(SocketAddr, Timestamp)>) {
+        let mut reported = Vec::new();
+        let mut result = None;
+        for (host, event, when) in &self.events {
+            match event {
+                Event::Peers { search: of, peers } if *host == n && *of == search => {
+                    reported.extend(peers.iter().map(|peer| (*peer, *when)));
+                }
+                Event::Finished { search: of, found } if *host == n && *of == search => {
+                    result = Some((**found).clone());
+                }
+                _ => {}
+            }
+        }
+        (result.expect("the search has ended"), reported)
+    }
+
+    fn check_bounds(&self) {
+        for host in &self.hosts {
+            if let Host::Honest(node) = host {
+                let stats = node.stats(self.now);
+                let [v4, v6] = stats.tables;
+                assert!(
+                    v4.nodes <= 8 * v4.buckets && v4.buckets <= 50 && v6.nodes == 0,
+                    "{stats:?}"
+                );
+                assert!(stats.pending_queries <= 1024 && stats.searches <= 34);
+                assert!(stats.stored_peers <= 10_000 && stats.stored_torrents <= 2000);
+            }
+        }
+    }
+}
+
+fn random_targets(count: usize) -> Vec<NodeId> {
+    let mut rng = ChaCha8Rng::from_seed([77; 32]);
+    (0..count).map(|_| NodeId::random(&mut rng)).collect()
+}
+
+const ANNOUNCE: Goal = Goal::Peers {
+    announce: Some(Announce {
+        port: 7000,
+        implied_port: false,
+        seed: false,
+    }),
+    scrape: false,
+};
+
+const LOOK: Goal = Goal::Peers {
+    announce: None,
+    scrape: false,
+};
+
+/// Announces `count` torrents from random nodes, looks each up from another one, and returns the share that was found
+/// and the median duration of a lookup in round trips.
+fn announce_and_find(network: &mut Network, count: usize) -> (f64, f64) {
+    let mut lookups = Vec::new();
+    for target in random_targets(count) {
+        let announcer = network.honest();
+        let announced = network.search(announcer, target, ANNOUNCE);
+        network.run_for(Duration::from_secs(7));
+        let (result, _) = network.take_result(announcer, announced);
+        assert!(result.stored_count >= 6, "{result:?}");
+        let seeker = loop {
+            let seeker = network.honest();
+            if seeker != announcer {
+                break seeker;
+            }
+        };
+        let search = network.search(seeker, target, LOOK);
+        network.run_for(Duration::from_secs(7));
+        let (result, reported) = network.take_result(seeker, search);
+        let peer = SocketAddr::new(address(announcer).ip(), 7000);
+        let is_found = reported.iter().any(|(reported, _)| *reported == peer);
+        lookups.push((is_found, result.duration, result.query_count));
+        network.events.clear();
+    }
+    let found = lookups.iter().filter(|(is_found, ..)| *is_found).count();
+    let mut trips: Vec<f64> = lookups
+        .iter()
+        .map(|(_, duration, _)| duration.as_secs_f64() / ROUND_TRIP.as_secs_f64())
+        .collect();
+    trips.sort_by(f64::total_cmp);
+    let queries = lookups.iter().map(|(.., queries)| queries).sum::<usize>() / count;
+    println!(
+        "found {found} of {count}; median {} round trips, {queries} queries",
+        trips[count / 2]
+    );
+    (found as f64 / count as f64, trips[count / 2])
+}
+
+#[test]
+fn a_network_of_honest_nodes_finds_everything() {
+    let mut network = Network::new(200, false, 1);
+    let (found, trips) = announce_and_find(&mut network, 50);
+    assert!(found >= 0.99 && trips <= 8.0, "{found} in {trips}");
+    // BEP 42: nodes have learned their addresses, and have ids that fit.
+    let fitting = (0..200).filter(|n| network.node(*n).id(Family::V4).fits(address(*n).ip()));
+    assert!(fitting.count() >= 195);
+    network.check_bounds();
+}
+
+/// A tenth of the hosts lie or have died: lookups still find what was announced.
+#[test]
+fn a_tenth_of_hostile_nodes_does_not_hide_peers() {
+    let mut network = Network::new(600, true, 2);
+    let (found, trips) = announce_and_find(&mut network, 100);
+    assert!(found >= 0.99 && trips <= 8.0, "{found} in {trips}");
+    network.check_bounds();
+    // Dead nodes leave the tables, liars with changing ids do not enter them.
+    network.run_for(Duration::from_secs(3600));
+    let (mut all, mut hostile) = (0, 0);
+    for host in &network.hosts {
+        let Host::Honest(node) = host else { continue };
+        for contact in node.part(Family::V4).table.contacts() {
+            all += 1;
+            let n = network.addresses[&contact.address];
+            hostile += usize::from(!matches!(network.hosts[n], Host::Honest(_)));
+        }
+    }
+    assert!(hostile * 20 < all, "{hostile} of {all}");
+}
+
+#[test]
+fn two_thousand_nodes() {
+    let mut network = Network::new(2000, true, 3);
+    let (found, trips) = announce_and_find(&mut network, 100);
+    assert!(found >= 0.99 && trips <= 8.0, "{found} in {trips}");
+    network.check_bounds();
+}
+
+#[test]
+fn items_are_published_and_updated() {
+    let mut network = Network::new(60, false, 4);
+    let target = mutable_target(&public_key(&[7; 32]), b"");
+    let put = |seq, value: &[u8], cas| Goal::Put {
+        item: Item::sign(&[7; 32], b"", seq, value).unwrap(),
+        salt: Vec::new(),
+        cas,
+    };
+    let mut run = |n, goal| {
+        let search = network.search(n, target, goal);
+        network.run_for(Duration::from_secs(10));
+        network.take_result(n, search).0
+    };
+    let stored = run(3, put(1, b"3:one", None));
+    assert!(stored.stored_count >= 6 && stored.item.is_none());
+    let get = || Goal::Get { salt: Vec::new() };
+    let value = |found: Found| found.item.map(|item| item.value.to_vec());
+    assert_eq!(value(run(50, get())), Some(b"3:one".to_vec()));
+    // Another publisher that expects what is there succeeds, one that is late gets 301.
+    assert!(run(20, put(2, b"3:two", Some(1))).stored_count >= 6);
+    let late = run(21, put(3, b"4:late", Some(1)));
+    assert_eq!((late.refusal, late.stored_count), (Some(301), 0));
+    let outdated = run(22, put(1, b"3:old", None));
+    assert_eq!((outdated.refusal, outdated.stored_count), (Some(302), 0));
+    assert_eq!(value(run(51, get())), Some(b"3:two".to_vec()));
+}
+
+/// A node whose network fails keeps its table, and one with an empty table tries its bootstrap hosts again and again.
+#[test]
+fn outages_end() {
+    let mut network = Network::new(60, false, 5);
+    let nodes = |network: &mut Network| {
+        let now = network.now;
+        network.node(30).stats(now).tables[0].nodes
+    };
+    let before = nodes(&mut network);
+    network.loss_percent = 100;
+    network.run_for(Duration::from_secs(7200));
+    assert!(nodes(&mut network) + 5 >= before);
+    network.loss_percent = 0;
+    network.run_for(Duration::from_secs(600));
+    let target = random_targets(1)[0];
+    let search = network.search(30, target, LOOK);
+    network.run_for(Duration::from_secs(10));
+    assert!(network.take_result(30, search).0.reply_count >= 8);
+
+    // A newcomer whose only host is silent at first.
+    let newcomer = network.hosts.len();
+    let mut node = Node::new(NodeSettings::default(), [9; 32], network.now);
+    node.add_host(address(newcomer + 1), network.now);
+    network.addresses.insert(address(newcomer), newcomer);
+    network.hosts.push(Host::Honest(Box::new(node)));
+    network.run_host(newcomer);
+    network.run_for(Duration::from_secs(300));
+    let now = network.now;
+    assert_eq!(network.node(newcomer).stats(now).tables[0].nodes, 0);
+    let sent = network.node(newcomer).stats(now).counters.datagrams_sent;
+    assert!((3..30).contains(&sent), "{sent}");
+    // The host comes up at last.
+    network.addresses.insert(address(newcomer + 1), 0);
+    network.run_for(Duration::from_secs(1));
+    network.node(newcomer).add_host(address(1), now);
+    network.run_host(newcomer);
+    network.run_for(Duration::from_secs(20));
+    assert!(nodes(&mut network) > 0);
+    let now = network.now;
+    assert!(network.node(newcomer).stats(now).tables[0].nodes >= 8);
+}
+
+/// An idle network is quiet: a node sends some bytes a second, most of them to keep its table.
+#[test]
+fn an_idle_network_is_quiet() {
+    let mut network = Network::new(100, false, 6);
+    let before = network.sent;
+    network.run_for(Duration::from_secs(3600));
+    let per_node_and_minute = (network.sent - before) as f64 / 100.0 / 60.0;
+    assert!(per_node_and_minute < 60.0, "{per_node_and_minute}");
+}
