@@ -1,0 +1,155 @@
+//! Commands to the DHT, and their results.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ecs_torrent_protocol::dht::id::NodeId;
+use ecs_torrent_protocol::dht::items::Item;
+use ecs_torrent_protocol::hash::InfoHash;
+use serde::Serialize;
+
+use crate::commands::Reply;
+
+/// Gets the state of our node.
+#[derive(Debug)]
+pub struct GetDhtStats {
+    /// Answered with the state.
+    pub reply: Reply<DhtStats>,
+}
+
+/// Searches peers of a torrent, which need not be listed here (BEP 5), without announcing us.
+#[derive(Debug)]
+pub struct FindDhtPeers {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// Answered when the search has ended.
+    pub reply: Reply<Result<DhtPeers, DhtError>>,
+}
+
+/// Searches an item (BEP 44).
+#[derive(Debug)]
+pub struct GetDhtItem {
+    /// The item's target: the hash of its value, or of its publisher's key and its salt.
+    pub target: NodeId,
+    /// The salt of a mutable item; empty if it has none.
+    pub salt: Vec<u8>,
+    /// Answered when the search has ended, with the item of the greatest sequence number; `None` if no node has one.
+    pub reply: Reply<Result<Option<Item>, DhtError>>,
+}
+
+/// Stores an item (BEP 44) at the nodes closest to its target, for two hours.
+#[derive(Debug)]
+pub struct PutDhtItem {
+    /// The item, signed if it is mutable.
+    pub item: Item,
+    /// The salt of a mutable item; empty if it has none.
+    pub salt: Vec<u8>,
+    /// The sequence number that the stored item must have, if any node has one.
+    pub cas: Option<i64>,
+    /// Answered when the nodes have answered, with the number of nodes that stored the item.
+    pub reply: Reply<Result<usize, DhtError>>,
+}
+
+/// Reasons why the DHT could not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DhtError {
+    /// The DHT is switched off, by settings or by a private address only.
+    #[error("the DHT is off")]
+    Off,
+    /// No node is known that could be asked.
+    #[error("no node of the DHT has answered yet")]
+    NoNodes,
+    /// Too many searches are running.
+    #[error("too many searches of the DHT are running; try again later")]
+    Busy,
+    /// The nodes refused to store an item, with this error code of BEP 44.
+    #[error("the nodes refused the item: {}", reason(*.0))]
+    Refused(i64),
+}
+
+/// Describes an error code of BEP 44.
+fn reason(code: i64) -> String {
+    match code {
+        205 => "the value is too long".into(),
+        206 => "the signature is wrong".into(),
+        207 => "the salt is too long".into(),
+        301 => "it has been changed meanwhile".into(),
+        302 => "they have a newer one".into(),
+        code => format!("error {code}"),
+    }
+}
+
+/// Peers that a search found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct DhtPeers {
+    /// Addresses of peers, in the order in which they were found.
+    pub peers: Vec<SocketAddr>,
+    /// Estimated number of seeds (BEP 33), if the nodes told.
+    pub seeds: Option<u64>,
+    /// Estimated number of other peers (BEP 33), if the nodes told.
+    pub downloaders: Option<u64>,
+    /// Number of nodes that answered.
+    pub nodes: usize,
+    /// Time that the search took, in milliseconds.
+    #[serde(rename = "milliseconds", serialize_with = "as_millis")]
+    pub took: Duration,
+}
+
+fn as_millis<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// State of our node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct DhtStats {
+    /// The IPv4 network; `None` if the node does not take part in it.
+    pub ipv4: Option<DhtNetwork>,
+    /// The IPv6 network, which is separate (BEP 32).
+    pub ipv6: Option<DhtNetwork>,
+    /// Whether the node answers no queries (BEP 43).
+    pub is_read_only: bool,
+    /// Torrents whose peers the node stores for others.
+    pub stored_torrents: usize,
+    /// Peers that the node stores for others.
+    pub stored_peers: usize,
+    /// Items that the node stores for others (BEP 44).
+    pub stored_items: usize,
+    /// Running searches.
+    pub searches: usize,
+    /// Datagrams received since the start.
+    pub datagrams_received: u64,
+    /// Bytes received since the start.
+    pub bytes_received: u64,
+    /// Datagrams sent since the start.
+    pub datagrams_sent: u64,
+    /// Bytes sent since the start.
+    pub bytes_sent: u64,
+    /// Queries received.
+    pub queries_received: u64,
+    /// Queries that were not answered, because of a limit.
+    pub queries_refused: u64,
+    /// Queries sent.
+    pub queries_sent: u64,
+    /// Answers to our queries.
+    pub replies_received: u64,
+    /// Received datagrams that were no message, or answers to no query of ours.
+    pub invalid: u64,
+}
+
+/// State of our node in the network of one address family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DhtNetwork {
+    /// The node's id, in hexadecimal digits.
+    #[serde(serialize_with = "as_text")]
+    pub id: NodeId,
+    /// Our address as other nodes agree on it (BEP 42), if they do.
+    pub external_address: Option<IpAddr>,
+    /// Nodes in the routing table that have answered recently.
+    pub good_nodes: usize,
+    /// All nodes in the routing table.
+    pub nodes: usize,
+}
+
+fn as_text<S: serde::Serializer>(id: &NodeId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
+}
