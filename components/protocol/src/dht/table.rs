@@ -7,14 +7,13 @@ mod bucket;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::Rng;
 
-use self::bucket::Bucket;
+use self::bucket::{Bucket, one_per_host};
 use super::id::NodeId;
-use crate::prefix::site;
 use crate::time::Timestamp;
 
 /// Nodes of a bucket, and of a list in a reply (BEP 5: "K nodes, currently eight").
@@ -322,10 +321,4 @@ impl Table {
         let host = one_per_host(address);
         self.buckets.iter().any(|bucket| bucket.has_host(host, address))
     }
-}
-
-/// The host that an address counts for. Several nodes on this machine's loopback addresses are those of a test or of
-/// one user, and count individually.
-fn one_per_host(address: SocketAddr) -> Option<IpAddr> {
-    (!address.ip().is_loopback()).then(|| site(address.ip()))
 }

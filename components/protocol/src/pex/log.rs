@@ -214,14 +214,18 @@ mod tests {
     #[test]
     fn long_lists_take_several_messages() {
         let mut log = PexLog::default();
-        (0..120).for_each(|last| drop(log.add(address(last), last)));
+        for last in 0..120 {
+            log.add(address(last), last);
+        }
         let mut cursor = PexCursor::default();
         let mut read_next = |log: &PexLog<u8>| {
             let changes = log.changes(&mut cursor, |key, _| key != 7);
             (changes.added.len(), changes.dropped.len())
         };
         assert_eq!([(); 4].map(|()| read_next(&log)), [(50, 0), (50, 0), (19, 0), (0, 0)]);
-        (0..120).for_each(|last| drop(log.remove(address(last), last)));
+        for last in 0..120 {
+            log.remove(address(last), last);
+        }
         assert!(log.is_empty());
         assert_eq!([(); 4].map(|()| read_next(&log)), [(0, 50), (0, 50), (0, 20), (0, 0)]);
     }
@@ -247,7 +251,9 @@ mod tests {
             let mut known = BTreeSet::new();
             let mut tell = |log: &PexLog<u8>| {
                 let changes = log.changes(&mut cursor, |key, _| key > 0);
-                changes.dropped.iter().for_each(|address| drop(known.remove(address)));
+                for address in &changes.dropped {
+                    known.remove(address);
+                }
                 known.extend(changes.added.iter().map(|(_, address)| *address));
                 (changes.is_empty(), known.clone())
             };

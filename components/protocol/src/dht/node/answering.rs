@@ -226,7 +226,7 @@ impl Node {
         }
         if scrape && let Some((seeds, peers)) = self.part(family).peers.filters(info_hash) {
             let needed = 2 * (BLOOM_BYTES + 12);
-            if self.may_answer_large(needed, &mut space, from, now) {
+            if self.take_large_answer(needed, &mut space, from, now) {
                 parts.filters = Some([*seeds.as_bytes(), *peers.as_bytes()]);
                 space -= needed;
             }
@@ -261,7 +261,7 @@ impl Node {
             // BEP 44: a value that is not newer than asked for is left out.
             if is_known {
                 parts.seq = Some(item.seq());
-            } else if self.may_answer_large(needed, &mut space, from, now) {
+            } else if self.take_large_answer(needed, &mut space, from, now) {
                 parts.item = Some(item);
                 space = space.saturating_sub(needed);
             }
@@ -269,9 +269,9 @@ impl Node {
         self.list_nodes(target, want, space, parts, now);
     }
 
-    /// Whether an answer may contain `needed` bytes in addition to the usual. An unverified host gets it while a small budget
-    /// for all such hosts lasts: forged questions would otherwise be multiplied tenfold.
-    fn may_answer_large(&mut self, needed: usize, space: &mut usize, from: SocketAddr, now: Timestamp) -> bool {
+    /// Makes room for `needed` bytes in an answer, and returns whether there is any. An unverified host gets it while a
+    /// small budget for all such hosts lasts: forged questions would otherwise be multiplied tenfold.
+    fn take_large_answer(&mut self, needed: usize, space: &mut usize, from: SocketAddr, now: Timestamp) -> bool {
         if *space >= needed {
             return true;
         }

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::searching::{Found, Goal, SearchId};
+use super::SearchId;
+use super::searching::{Found, Goal};
 use super::{Event, Node, Purpose};
 use crate::compact::Family;
 use crate::dht::id::NodeId;

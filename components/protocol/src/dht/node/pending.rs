@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::searching::SearchId;
 use crate::dht::id::NodeId;
 use crate::time::Timestamp;
 
@@ -16,6 +15,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Bounds on the time after which a query counts as slow, and another node is asked meanwhile.
 const MIN_SLOW: Duration = Duration::from_millis(200);
 const MAX_SLOW: Duration = Duration::from_secs(2);
+
+/// The name of a search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SearchId(pub(super) u64);
 
 /// The reason for a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

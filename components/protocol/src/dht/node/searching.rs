@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::pending::Overdue;
+use super::pending::{Overdue, SearchId};
 use super::{Event, Node, Purpose};
 use crate::compact::Family;
 use crate::dht::bloom::BloomFilter;
@@ -26,10 +26,6 @@ const PENDING_FULL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Number of saved nodes that a search begins with if the table has too few.
 const MAX_SAVED_STARTS: usize = 32;
-
-/// The name of a search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SearchId(u64);
 
 /// The purpose of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Contact, K, PING_INTERVAL, Quality, one_per_host};
+use super::{Contact, K, PING_INTERVAL, Quality};
 use crate::dht::id::NodeId;
-use crate::prefix::{is_local, subnet};
+use crate::prefix::{is_local, site, subnet};
 use crate::time::Timestamp;
 
 /// Maximum number of nodes that wait for a place in a bucket.
@@ -200,4 +200,10 @@ impl Bucket {
         });
         due.min_by_key(|contact| contact.seen())
     }
+}
+
+/// The host that an address counts for. Several nodes on this machine's loopback addresses are those of a test or of
+/// one user, and count individually.
+pub(super) fn one_per_host(address: SocketAddr) -> Option<IpAddr> {
+    (!address.ip().is_loopback()).then(|| site(address.ip()))
 }
