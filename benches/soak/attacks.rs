@@ -19,7 +19,7 @@ use crate::daemon::Daemon;
 use crate::honest::Target;
 use crate::wire::{Random, bytes_of, connect, flood, shake_hands};
 
-/// The id under which the daemon receives `lt_donthave`, the only extension that it registers.
+/// The id under which the daemon receives `lt_donthave`: ids count from 1, and its plugin is the first to register one.
 const DONT_HAVE_ID: u8 = 1;
 
 /// One kind of attack, run by several threads.
