@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::Args;
-use ecs_torrent::{Field, InfoHash, ReadSource, Source};
+use ecs_torrent::{Field, InfoHash, ReadSource, Source, TorrentState};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
@@ -304,7 +304,8 @@ struct Operation {
     done: &'static str,
     /// The message for a torrent that is not changed.
     unchanged: &'static str,
-    /// Whether the operation changes a torrent of a state.
+    /// Whether the operation changes a torrent of a state, given by its name. A name that this program does not know is
+    /// that of a newer daemon's state.
     changes: fn(&str) -> bool,
 }
 
@@ -312,15 +313,18 @@ const PAUSE: Operation = Operation {
     path: "pause",
     done: "paused",
     unchanged: "was already paused",
-    changes: |state| state != "paused",
+    changes: |state| state.parse() != Ok(TorrentState::Paused),
 };
 
-/// A torrent that is being paused has a state whose name begins with `stopping`.
+/// A pause can be taken back while it is in progress.
 const START: Operation = Operation {
     path: "start",
     done: "started",
     unchanged: "was already started",
-    changes: |state| matches!(state, "paused" | "failed" | "blocked") || state.starts_with("stopping"),
+    changes: |state| {
+        use TorrentState::{Blocked, Failed, Paused, Stopping};
+        matches!(state.parse(), Ok(Paused | Failed | Blocked | Stopping(_)))
+    },
 };
 
 pub(super) async fn pause(args: PauseArgs) -> Result<Outcome, CliError> {

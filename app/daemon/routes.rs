@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::{MutexGuard, SemaphorePermit};
 use url::form_urlencoded;
 
+use ecs_torrent_components::lifecycle::SavedState;
 use ecs_torrent_protocol::magnet::Magnet;
 
 use super::answers::Refusal;
@@ -161,7 +162,8 @@ async fn list_stopped(shared: &Shared, query: &Query) -> Result<Response, Refusa
         return Err(Refusal::of("fields", StatusCode::BAD_REQUEST, why));
     }
     let stopped = shared.torrents.list_stopped().await?.into_iter().map(|torrent| {
-        json!({"info_hash": torrent.info_hash.to_string(), "name": torrent.name.as_deref(), "lifecycle": "stopped"})
+        let hash = torrent.info_hash.to_string();
+        json!({"info_hash": hash, "name": torrent.name.as_deref(), "lifecycle": SavedState::Stopped})
     });
     Ok(Json(stopped.collect::<Vec<_>>()).into_response())
 }

@@ -424,6 +424,29 @@ impl Serialize for TorrentState {
     }
 }
 
+/// State of a torrent of which only the saved state exists. It is not in the list, and has no [`TorrentState`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SavedState {
+    /// The torrent is stopped until it is resumed.
+    Stopped,
+}
+
+impl SavedState {
+    /// Returns the state's name, as the JSON shows it. It differs from the name of every [`TorrentState`].
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl Serialize for SavedState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 /// The text is not the name of a torrent state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a torrent state")]
@@ -561,6 +584,7 @@ mod tests {
             assert_eq!(state.to_string().parse(), Ok(state));
         }
         assert!("stopping".parse::<TorrentState>().is_err());
+        assert!(SavedState::Stopped.name().parse::<TorrentState>().is_err());
     }
 
     #[test]

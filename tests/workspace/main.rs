@@ -20,5 +20,6 @@ mod functions;
 mod lifecycle;
 mod log_lines;
 mod modules;
+mod states;
 mod tick;
 mod words;
