@@ -117,6 +117,17 @@ fn census() -> BTreeMap<(&'static str, String), Seen> {
             .when(When::Has(who, 0.3), Act::DiskFills(who))
             .at(second * 10, Act::DiskHasRoom(who)),
         base("a broken disk").when(When::Has(who, 0.3), Act::DiskFails(who, second * 30)),
+        base("paused and started")
+            .when(When::Has(who, 0.3), Act::Pauses(who))
+            .at(second * 10, Act::Unpauses(who)),
+        // Large pieces: the stop finds some of each, and its blocks are read back.
+        base("pieces in parts")
+            .torrent(NewContent {
+                piece_length: 256 << 10,
+                ..NewContent::default()
+            })
+            .at(second * 3, Act::Stops(who))
+            .at(second * 10, Act::Starts(who)),
         base("a tracker that is gone").at(Duration::ZERO, Act::Tracker(TrackerMode::Down)),
     ];
     for scenario in scenarios {
@@ -188,6 +199,7 @@ fn list(names: impl IntoIterator<Item = String>) -> String {
 /// Writes a row for what is on every entity of a kind, and a row for each state with what is there in addition.
 fn table() -> String {
     let seen = census();
+    check_states(&seen);
     let mut text = "\
 <!-- Written by `UPDATE=1 cargo test --test workspace` from simulated engines. -->
 
@@ -218,6 +230,16 @@ fn table() -> String {
         }
     }
     text
+}
+
+/// States that no entity has: nothing selects files or queues torrents yet.
+const ABSENT: [&str; 2] = ["Finished", "Queued"];
+
+/// Checks that the simulated engines come into every state, and that no state is missing in [`ORDER`].
+fn check_states(seen: &BTreeMap<(&'static str, String), Seen>) {
+    let occurring: BTreeSet<&str> = seen.keys().map(|(_, state)| state.as_str()).collect();
+    let expected: BTreeSet<&str> = ORDER.into_iter().filter(|state| !ABSENT.contains(state)).collect();
+    assert_eq!(occurring, expected);
 }
 
 /// The states in the order in which entities pass through them.
