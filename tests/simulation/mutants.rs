@@ -9,7 +9,7 @@ use ecs_torrent::components::candidates::{AllowedSources, CandidateSource, Candi
 use ecs_torrent::components::clock::{Clock, Wakeup};
 use ecs_torrent::components::connections::ConnectionCounts;
 use ecs_torrent::components::ids::StorageId;
-use ecs_torrent::components::lifecycle::ChangedFacts;
+use ecs_torrent::components::lifecycle::{ChangedFacts, Readiness};
 use ecs_torrent::components::messages::{
     InterestReceived, LifecycleChanged, PieceStored, PieceVerified, TorrentCompleted, TorrentStarted,
 };
@@ -17,7 +17,9 @@ use ecs_torrent::components::peer::{FlushQueue, Outbox, PeerState, Pending, Requ
 use ecs_torrent::components::random::Random;
 use ecs_torrent::components::session::FileId;
 use ecs_torrent::components::settings::Settings;
-use ecs_torrent::components::torrent::{Content, Counters, Layout, Lifecycle, StopPhase, Stopping, Storage, Torrent};
+use ecs_torrent::components::torrent::{
+    Content, Counters, Have, Layout, Lifecycle, StopPhase, Stopping, Storage, Torrent,
+};
 use ecs_torrent::engine::port::JobTag;
 use ecs_torrent::engine::ports::disk::{DiskRequest, FileClaims};
 use ecs_torrent::engine::ports::net::NetRequest;
@@ -45,6 +47,17 @@ fn scenario(name: &str) -> Scenario {
 fn finds(outcome: &Outcome, invariant: Invariant) -> bool {
     outcome.troubles.iter().any(|trouble| match trouble {
         Trouble::Violation(_, violation) => violation.invariant == invariant,
+        _ => false,
+    })
+}
+
+/// Whether the outcome reports a violation of the invariant whose text has all of `parts`: several checks report some
+/// invariants.
+fn finds_text(outcome: &Outcome, invariant: Invariant, parts: &[&str]) -> bool {
+    outcome.troubles.iter().any(|trouble| match trouble {
+        Trouble::Violation(_, violation) => {
+            violation.invariant == invariant && parts.iter().all(|part| violation.what.contains(part))
+        }
         _ => false,
     })
 }
@@ -346,7 +359,8 @@ fn a_stop_that_goes_backwards_is_found_out() {
         .plugins(StopsBackwards)
         .at(Duration::from_millis(800), Act::Stops(Who::Leech(0)))
         .run();
-    assert!(finds(&outcome, Invariant::Phases), "{outcome}");
+    let text = ["went from stopping/", "to stopping/halt_downloads"];
+    assert!(finds_text(&outcome, Invariant::Phases, &text), "{outcome}");
 }
 
 /// An engine that does not record that a torrent is complete.
@@ -373,7 +387,93 @@ fn forget_completion(mut completed: MessageReader<TorrentCompleted>, mut torrent
 #[test]
 fn a_complete_torrent_that_goes_on_downloading_is_found_out() {
     let outcome = scenario("forgets completion").plugins(ForgetsCompletion).run();
-    assert!(finds(&outcome, Invariant::Lifecycle), "{outcome}");
+    let text = ["has every piece and is still downloading"];
+    assert!(finds_text(&outcome, Invariant::Lifecycle, &text), "{outcome}");
+}
+
+/// An engine that assigns a state to each torrent that starts.
+#[derive(Clone)]
+struct Assigns(Lifecycle);
+
+impl Plugin for Assigns {
+    fn build(&self, app: &mut App) {
+        let state = self.0.clone();
+        let assign = move |mut started: MessageReader<TorrentStarted>, mut torrents: Query<(&Have, &mut Lifecycle)>| {
+            for &TorrentStarted { torrent } in started.read() {
+                if let Ok((have, mut lifecycle)) = torrents.get_mut(torrent)
+                    && !have.is_full()
+                {
+                    *lifecycle = state.clone();
+                }
+            }
+        };
+        app.add_systems(Tick, assign.after(AnnounceSet::Lifecycle).before(TickSet::Decide));
+    }
+}
+
+#[test]
+fn a_finished_torrent_that_lacks_a_piece_is_found_out() {
+    for state in [Lifecycle::Seeding, Lifecycle::Finished] {
+        let outcome = scenario("finishes early").plugins(Assigns(state)).run();
+        let text = ["lacks a piece and is called finished"];
+        assert!(finds_text(&outcome, Invariant::Lifecycle, &text), "{outcome}");
+    }
+}
+
+/// The state says nothing about pieces, so that only its derivation shows the fault.
+#[test]
+fn a_state_that_does_not_follow_from_the_facts_is_found_out() {
+    let outcome = scenario("waits for nothing").plugins(Assigns(Lifecycle::Queued)).run();
+    let text = ["is Queued, and Downloading follows from its intent and facts"];
+    assert!(finds_text(&outcome, Invariant::Lifecycle, &text), "{outcome}");
+    let others = ["is still downloading", "is called finished", "went from"];
+    for other in others {
+        assert!(!finds_text(&outcome, Invariant::Lifecycle, &[other]), "{outcome}");
+    }
+}
+
+/// An engine that calls the files of a downloading torrent unexamined for a tick.
+#[derive(Clone)]
+struct ForgetsReadiness;
+
+impl Plugin for ForgetsReadiness {
+    fn build(&self, app: &mut App) {
+        app.add_systems(
+            Tick,
+            forget_readiness.after(TickSet::Verify).before(AnnounceSet::Lifecycle),
+        );
+    }
+}
+
+fn forget_readiness(
+    mut forgotten: Local<Option<Entity>>,
+    mut has_forgotten: Local<bool>,
+    mut changed: ResMut<ChangedFacts>,
+    mut torrents: Query<(Entity, &Lifecycle, &mut Readiness)>,
+) {
+    if let Some((torrent, _, mut readiness)) = forgotten.take().and_then(|torrent| torrents.get_mut(torrent).ok()) {
+        *readiness = Readiness::Ready;
+        changed.add(torrent);
+    }
+    for (torrent, lifecycle, mut readiness) in &mut torrents {
+        if !*has_forgotten && *lifecycle == Lifecycle::Downloading {
+            *readiness = Readiness::Unchecked;
+            changed.add(torrent);
+            (*forgotten, *has_forgotten) = (Some(torrent), true);
+        }
+    }
+}
+
+/// The state follows from the facts, so that only the change shows the fault.
+#[test]
+fn a_change_that_is_no_edge_is_found_out() {
+    let outcome = scenario("forgets readiness").plugins(ForgetsReadiness).run();
+    let text = ["went from downloading to checking"];
+    assert!(finds_text(&outcome, Invariant::Lifecycle, &text), "{outcome}");
+    let others = ["is still downloading", "is called finished", "follows from"];
+    for other in others {
+        assert!(!finds_text(&outcome, Invariant::Lifecycle, &[other]), "{outcome}");
+    }
 }
 
 /// An engine that counts a connection that does not exist.
