@@ -13,6 +13,7 @@
 //! | takes part in a stop | [`add_stop_participant`](crate::systems::stop_participants::AddStopParticipant) |
 //! | waits | [`Deadlines`](crate::components::deadlines::Deadlines) of its own, and `Wakeup` for the next of them; never `std::time` |
 //! | takes commands from outside | a [`CommandQueue`](crate::components::commands::CommandQueue) of its own, filled by the mailbox |
+//! | talks to other clients | an extension of its own (BEP 10) in the [`ExtensionRegistry`](crate::components::peer::ExtensionRegistry); its messages arrive as [`ExtensionReceived`](crate::components::messages::ExtensionReceived) |
 //! | answers the host program | [`Torrents::with_world`](crate::Torrents::with_world) |
 //!
 //! Four rules keep an engine fast and correct:

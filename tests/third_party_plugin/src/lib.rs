@@ -29,10 +29,12 @@ pub mod upload_limit;
 struct Readme;
 
 mod blackboard;
+mod mottos;
 mod run_count;
 mod shelf;
 
 pub use self::blackboard::BlackboardPlugin;
+pub use self::mottos::{MottoPlugin, Mottos};
 pub use self::run_count::{GetRunCount, RunCountPlugin};
 pub use self::shelf::{ShelfPlugin, Shelves};
 

@@ -9,6 +9,7 @@
 
 mod blobs;
 mod diary;
+mod extensions;
 mod guide;
 mod host;
 mod sources;
