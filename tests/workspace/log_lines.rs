@@ -5,7 +5,7 @@ use std::path::Path;
 use proc_macro2::{TokenStream, TokenTree};
 use walkdir::WalkDir;
 
-const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+pub const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 /// Files whose lines are about the engine: its runner, and backends that know streams, sockets and folders only.
 const ENGINE_WIDE: [&str; 6] = [
@@ -64,14 +64,14 @@ const FIELDS: [&str; 15] = [
 const BAN: &str = "is_banned";
 
 /// A call of a macro of `tracing`.
-struct Line {
+pub struct Line {
     file: String,
-    fields: Vec<Field>,
-    message: String,
+    pub fields: Vec<Field>,
+    pub message: String,
 }
 
-struct Field {
-    name: String,
+pub struct Field {
+    pub name: String,
     value: String,
 }
 
@@ -113,21 +113,28 @@ fn lines_about_a_torrent_or_a_peer_name_it() {
 }
 
 fn lines_of(krate: &str) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for (file, code) in sources_of(krate) {
+        let tokens: TokenStream = code.parse().unwrap_or_else(|error| panic!("{file}: {error}"));
+        collect(&file, tokens, &mut lines);
+    }
+    lines
+}
+
+/// Returns the files of a crate with their code, which ends where the tests begin: at the foot of the file.
+pub fn sources_of(krate: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = WalkDir::new(root.join(krate).join("src"))
         .into_iter()
         .map(Result::unwrap);
     let sources = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "rs"));
-    let mut lines = Vec::new();
-    for source in sources {
+    let with_code = sources.map(|source| {
         let text = std::fs::read_to_string(source.path()).unwrap();
         let file = source.path().strip_prefix(root).unwrap().to_str().unwrap();
-        // Tests stand at the foot of a file.
-        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        let tokens: TokenStream = code.parse().unwrap_or_else(|error| panic!("{file}: {error}"));
-        collect(file, tokens, &mut lines);
-    }
-    lines
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        (file.to_owned(), code.to_owned())
+    });
+    with_code.collect()
 }
 
 fn collect(file: &str, tokens: TokenStream, lines: &mut Vec<Line>) {
@@ -151,7 +158,7 @@ fn collect(file: &str, tokens: TokenStream, lines: &mut Vec<Line>) {
 }
 
 /// Reads the arguments of a line: `name = value`, `%name`, `?name` or `name`, and a message with its own arguments.
-fn parse(file: &str, tokens: TokenStream) -> Line {
+pub fn parse(file: &str, tokens: TokenStream) -> Line {
     let mut line = Line {
         file: file.to_owned(),
         fields: Vec::new(),

@@ -19,6 +19,7 @@ mod fresh;
 mod functions;
 mod lifecycle;
 mod log_lines;
+mod log_peers;
 mod modules;
 mod states;
 mod tick;
