@@ -230,6 +230,8 @@ pub(crate) struct SessionState {
     is_closed: bool,
     /// The session that was loaded, until the held pieces are known.
     loaded: Option<Box<Session>>,
+    /// The session in the state folder is damaged, and no other one has replaced it yet. `loaded` is what was recovered.
+    is_damaged: bool,
 }
 
 /// The user's intent as saved in the session.
@@ -334,6 +336,7 @@ impl SessionState {
             is_kept: false,
             is_closed: false,
             loaded: None,
+            is_damaged: false,
         }
     }
 
@@ -392,7 +395,7 @@ impl SessionState {
 
     /// Records that the session in the state folder is damaged: whatever it says, another one is to replace it.
     pub(crate) fn record_damaged(&mut self) {
-        self.saved = None;
+        self.is_damaged = true;
     }
 
     /// Restores an earlier run's knowledge of the owners of the files.
@@ -614,6 +617,7 @@ impl SessionState {
     fn record_saved(&mut self) {
         self.claims.record_durable();
         self.additions.record_durable();
+        self.is_damaged = false;
     }
 
     /// Whether a session that lists the files to be created is durable, so that they may be created.
@@ -624,7 +628,7 @@ impl SessionState {
     /// Whether the next run would find the torrent, with the user's intent and everything that users added to it.
     pub(crate) fn is_durable(&self) -> bool {
         let is_it = |saved: Summary| saved.intent == self.intent && (self.has_metainfo || !saved.has_metadata);
-        self.saved.is_some_and(is_it) && self.additions.is_durable()
+        self.saved.is_some_and(is_it) && self.additions.is_durable() && !self.is_damaged
     }
 
     /// Whether the contents of the state folder for the torrent are known.

@@ -436,6 +436,18 @@ fn an_unmounted_volume() {
     bed.stop_all().unwrap();
     drop(bed);
     drop(mounted);
+
+    // A damaged session still names the volume, however often the torrent is tried again.
+    let session = torrent.session_path(&state);
+    let text = fs::read_to_string(&session).unwrap();
+    fs::write(&session, text.replace("    uploaded:", "    uploadex:")).unwrap();
+    let mut bed = Bed::start(&state);
+    assert_eq!(bed.resume_all(), 1);
+    for _ in 0..3 {
+        bed.wait_blocked(id);
+        assert!(is_empty(&root));
+    }
+    drop(bed);
     fs::write(root.join("album"), "somebody's").unwrap();
     let mut bed = Bed::start(&state);
     assert_eq!(bed.resume_all(), 1);

@@ -235,12 +235,17 @@ fn a_damaged_session_keeps_the_users_intent() {
     let mut bed = Bed::new(28);
     bed.download();
     bed.pause();
+    let earlier = bed.session().unwrap();
     bed.damage();
     for _ in 0..2 {
         assert_eq!(bed.restart(false), 1);
         bed.wait_for_state(&Lifecycle::Paused);
     }
-    assert!(bed.session().unwrap().paused, "it is saved again");
+    let session = bed.session().unwrap();
+    assert!(session.paused, "it is saved again");
+    let place = |session: &Session| (session.resolved.clone(), session.volume.clone());
+    assert_eq!(place(&session), place(&earlier), "the volume is still known");
+    assert!(session.volume.is_some());
     assert_eq!(bed.try_start(), Ok(()));
     bed.wait_for_state(&Lifecycle::Seeding);
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{CommandQueue, SupplyError, SupplyMetadata, TorrentNotFound};
 use ecs_torrent_components::lifecycle::{ChangedFacts, Desired, Fault};
-use ecs_torrent_components::messages::MetadataKnown;
+use ecs_torrent_components::messages::{FailTorrent, MetadataKnown, Remedy};
 use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, Storage, Torrent, TorrentIndex};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_protocol::hash::sha1;
@@ -50,7 +50,7 @@ pub(super) struct Completer<'w> {
     pub(super) save: MessageWriter<'w, SaveTorrent>,
 }
 
-/// Takes supplied metadata. Whether the torrent may use its files is decided when the files of all torrents are known.
+/// Takes supplied metadata. A torrent fails if its metadata describes no torrent that this engine can use. Whether the torrent may use its files is decided when the files of all torrents are known.
 pub(super) fn supply_metadata(
     mut commands: Commands,
     mut queue: ResMut<CommandQueue<SupplyMetadata>>,
@@ -58,6 +58,7 @@ pub(super) fn supply_metadata(
     adds: Res<Adds>,
     (clock, wakeup): (Res<Clock>, Res<Wakeup>),
     mut completer: Completer,
+    mut failed: MessageWriter<FailTorrent>,
     mut torrents: Query<Listed>,
     trackers: Query<&Tracker>,
 ) {
@@ -84,10 +85,20 @@ pub(super) fn supply_metadata(
             true => Err(SupplyError::NotNeeded(listed.torrent.id())),
             false => listed.check(&command.info, &trackers),
         };
+        if let Err(SupplyError::Invalid { error, .. }) = &metainfo {
+            // No other metadata has this hash.
+            failed.write(FailTorrent {
+                torrent: entity,
+                reason: format!("its metadata cannot be used: {error}").into(),
+                remedy: Remedy::None,
+            });
+        }
         command.reply.send(metainfo.map(|metainfo| {
             completed.insert(entity);
             completer.complete(&mut commands, &mut listed, metainfo);
         }));
+        // A session that is loaded already may wait for this.
+        wakeup.at(clock.now());
     }
 }
 
@@ -98,14 +109,14 @@ impl ListedItem<'_, '_> {
         if self.content.is_some() || self.desired.is_leaving() {
             return Err(SupplyError::NotNeeded(id));
         }
-        if sha1([&info[..]]) != id.0 {
-            return Err(SupplyError::WrongHash(id));
-        }
         let urls = trackers.iter_many(self.tiers.0.iter()).flatten();
         let urls: Vec<Vec<String>> = urls.map(|tracker| vec![tracker.url.to_string()]).collect();
         let file = Bytes::from(torrent_file(info, &urls));
-        let parsed = Metainfo::parse(&file, &MetainfoLimits::default());
-        let metainfo = Arc::new(parsed.map_err(|error| SupplyError::Invalid { torrent: id, error })?);
+        let metainfo = match Metainfo::parse(&file, &MetainfoLimits::default()) {
+            Ok(metainfo) if metainfo.hashes.v1 == Some(id) && metainfo.info_bytes == *info => Arc::new(metainfo),
+            Err(error) if sha1([&info[..]]) == id.0 => return Err(SupplyError::Invalid { torrent: id, error }),
+            _ => return Err(SupplyError::WrongHash(id)),
+        };
         Ok(match self.state.new_name() {
             Some(name) => renamed(&metainfo, name),
             None => metainfo,

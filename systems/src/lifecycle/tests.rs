@@ -4,16 +4,17 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use bevy_ecs::system::SystemState;
+use bytes::Bytes;
 use ecs_torrent_components::candidates::CandidatesFound;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{
     AddError, AddOptions, AddPeers, PauseTorrent, RemoveOptions, Reply, ResumeTorrentError, StartTorrent,
-    StartTorrentError, TorrentSource,
+    StartTorrentError, SupplyError, TorrentSource,
 };
 use ecs_torrent_components::lifecycle::{Blocked, Desired, Fault, Readiness, Stopping};
 use ecs_torrent_components::messages::{PiecesKnown, Remedy};
 use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Salvage, Session};
-use ecs_torrent_components::torrent::{Content, Lifecycle, RequiresComplete, Storage, Torrent};
+use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, RequiresComplete, Storage, Torrent};
 use ecs_torrent_components::tracker::TrackerTiers;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::{
@@ -21,7 +22,7 @@ use ecs_torrent_engine::ports::disk::{
 };
 use ecs_torrent_engine::ports::state::{Loaded, StateDone, StateEvent, StateRequest};
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
-use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::hash::{InfoHash, InfoHashes};
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::adds::Adds;
@@ -887,6 +888,16 @@ fn a_pause_that_a_removal_joins_finds_no_torrent() {
     }
 }
 
+fn supply(bed: &mut Bed, info: Bytes) -> Answer<(), SupplyError> {
+    let (reply, answer) = reply();
+    let torrent = bed.get::<Torrent>(bed.torrent).id();
+    let command = SupplyMetadata { torrent, info, reply };
+    let mut queue = bed.world.resource_mut::<CommandQueue<SupplyMetadata>>();
+    queue.0.push_back(command);
+    bed.run(metadata::supply_metadata);
+    answer
+}
+
 /// Metadata is taken when the files of all torrents are known.
 #[test]
 fn supplied_metadata_waits_for_the_survey() {
@@ -898,19 +909,60 @@ fn supplied_metadata_waits_for_the_survey() {
         if !is_surveyed {
             *bed.world.resource_mut::<crate::ownership::Survey>() = Default::default();
         }
-        let (reply, answer) = reply::<(), ecs_torrent_components::commands::SupplyError>();
-        let command = SupplyMetadata {
-            torrent: bed.get::<Torrent>(bed.torrent).id(),
-            info: bed.get::<Content>(bed.torrent).0.info_bytes.clone(),
-            reply,
-        };
-        bed.world
-            .resource_mut::<CommandQueue<SupplyMetadata>>()
-            .0
-            .push_back(command);
-        bed.run(metadata::supply_metadata);
+        let info = bed.get::<Content>(bed.torrent).0.info_bytes.clone();
+        let answer = supply(&mut bed, info);
         assert_eq!(answer.try_recv().is_ok(), is_surveyed);
     }
+}
+
+/// The bytes of the info dictionary are the torrent's, and describe no torrent that this engine can use.
+#[test]
+fn unusable_metadata_fails_its_torrent() {
+    for (info, is_its) in [
+        (&b"d4:name1:xe"[..], true),
+        (b"d4:name1:ye", false),
+        (b"d4:name1:xe1:a1:b", false),
+    ] {
+        let mut bed = bed(Lifecycle::FetchingMetadata, None);
+        save(&mut bed);
+        bed.world.entity_mut(bed.torrent).remove::<(Content, Layout)>();
+        let hashes = InfoHashes::of(b"d4:name1:xe", true, false);
+        bed.get_mut::<Torrent>(bed.torrent).hashes = hashes;
+        let entity = bed.torrent;
+        bed.world.resource_mut::<TorrentIndex>().insert(&hashes, entity);
+        let answer = supply(&mut bed, info.to_vec().into());
+        match (answer.try_recv().unwrap().unwrap_err(), is_its) {
+            (SupplyError::Invalid { .. }, true) | (SupplyError::WrongHash(_), false) => {}
+            (error, _) => panic!("{error}"),
+        }
+        let failed: Vec<_> = bed.world.resource_mut::<Messages<FailTorrent>>().drain().collect();
+        assert_eq!(failed.len(), usize::from(is_its));
+        let is_plain = |fail: &FailTorrent| fail.reason.starts_with("its metadata cannot be used: ");
+        assert!(failed.iter().all(is_plain), "{failed:?}");
+    }
+}
+
+/// The session of a torrent whose metadata the state folder has is read when that metadata is taken, however long that
+/// takes.
+#[test]
+fn a_session_waits_for_stored_metadata() {
+    let mut bed = bed(Lifecycle::FetchingMetadata, Some(Opening::default()));
+    *bed.world.resource_mut::<crate::ownership::Survey>() = Default::default();
+    let loaded = loaded(&bed, Some(saved(false)));
+    bed.world.entity_mut(bed.torrent).remove::<(Content, Layout)>();
+    let tag = JobTag::new(opening::LOAD, bed.torrent);
+    let outcome = Ok(StateDone::Loaded(Box::new(loaded)));
+    bed.open_port::<StateRequest, StateEvent>(vec![StateEvent { tag, outcome }]);
+    for _ in 0..3 {
+        bed.run(opening::loading::collect_loaded);
+        bed.run(metadata::supply_metadata);
+        assert!(!bed.get::<SessionState>(bed.torrent).is_loaded());
+    }
+    bed.world.resource_mut::<crate::ownership::Survey>().end_resuming(true);
+    bed.run(metadata::supply_metadata);
+    bed.run(opening::loading::collect_loaded);
+    assert!(bed.get::<SessionState>(bed.torrent).is_loaded());
+    assert!(bed.get::<Opening>(bed.torrent).is_known);
 }
 
 /// A torrent whose session cannot be written stays listed, and says what had been asked of it.
@@ -974,17 +1026,8 @@ fn supplied_metadata_waits_for_the_end_of_a_pause() {
     for (lifecycle, is_taken) in [(stopping, false), (Lifecycle::Paused, true)] {
         let mut bed = bed(lifecycle, None);
         bed.world.entity_mut(bed.torrent).insert(Desired::Pause);
-        let (reply, answer) = reply::<(), ecs_torrent_components::commands::SupplyError>();
-        let command = SupplyMetadata {
-            torrent: bed.get::<Torrent>(bed.torrent).id(),
-            info: bed.get::<Content>(bed.torrent).0.info_bytes.clone(),
-            reply,
-        };
-        bed.world
-            .resource_mut::<CommandQueue<SupplyMetadata>>()
-            .0
-            .push_back(command);
-        bed.run(metadata::supply_metadata);
+        let info = bed.get::<Content>(bed.torrent).0.info_bytes.clone();
+        let answer = supply(&mut bed, info);
         assert_eq!(answer.try_recv().is_ok(), is_taken);
     }
 }

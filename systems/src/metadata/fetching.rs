@@ -10,14 +10,13 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{CommandQueue, Reply, SupplyMetadata};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
-    ExtensionHandshakeReceived, ExtensionReceived, FailTorrent, LifecycleChanged, PeerDisconnected, Remedy,
+    ExtensionHandshakeReceived, ExtensionReceived, LifecycleChanged, PeerDisconnected,
 };
 use ecs_torrent_components::peer::{FlushQueue, Outbox, PeerExtensions, Wire};
 use ecs_torrent_components::settings::{MetadataSettings, Settings};
 use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent, TorrentPeers};
 use ecs_torrent_components::work_list::{Listed, WorkList};
 use ecs_torrent_protocol::metadata::{Fetch, FetchLimits, METADATA, MetadataMessage, Outcome};
-use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits, torrent_file};
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::{Message, WireError};
 
@@ -130,7 +129,7 @@ pub(super) struct Receiver<'w, 's> {
     clock: Res<'w, Clock>,
     queue: ResMut<'w, WorkList<MetadataFetch>>,
     supplied: ResMut<'w, CommandQueue<SupplyMetadata>>,
-    failed: MessageWriter<'w, FailTorrent>,
+    wakeup: Res<'w, Wakeup>,
     fetches: Query<'w, 's, (&'static Torrent, &'static mut MetadataFetch)>,
     blame: Blame<'w, 's>,
 }
@@ -188,20 +187,12 @@ impl Receiver<'_, '_> {
             Outcome::Contradiction => self.blame.close(peer, WireError::BadMetadata),
             Outcome::Failed { liars } => self.ban(of, &liars),
             Outcome::Complete { info, liars } => {
-                let parsed = Metainfo::parse(&torrent_file(&info, &[]).into(), &MetainfoLimits::default());
-                if let Err(error) = parsed {
-                    self.failed.write(FailTorrent {
-                        torrent: of,
-                        reason: format!("its metadata cannot be used: {error}").into(),
-                        remedy: Remedy::None,
-                    });
-                } else {
-                    self.supplied.0.push_back(SupplyMetadata {
-                        torrent: torrent.id(),
-                        info,
-                        reply: Reply::ignored(),
-                    });
-                }
+                self.supplied.0.push_back(SupplyMetadata {
+                    torrent: torrent.id(),
+                    info,
+                    reply: Reply::ignored(),
+                });
+                self.wakeup.at(self.clock.now());
                 self.ban(of, &liars);
             }
         }

@@ -172,7 +172,7 @@ impl SessionWriter<'_, '_> {
             .saved
             .is_none_or(|last| summary.differs_from(&last, self.settings.session.max_unsaved_active_s));
         let lacks_metainfo = saved.known.is_some() && !saved.state.has_metainfo;
-        let is_changed = is_changed || lacks_metainfo || !saved.state.may_create();
+        let is_changed = is_changed || lacks_metainfo || !saved.state.may_create() || saved.state.is_damaged;
         let is_changed = is_changed || !saved.state.has_saved_additions();
         let is_changed = is_changed || (saved.state.is_last && saved.state.has_absent_claims());
         // Of a torrent without metadata, only the peers are worth saving.
@@ -192,11 +192,11 @@ impl SessionWriter<'_, '_> {
     }
 
     /// Replaces a session whose pieces are not known to be right any more or yet, if a user has changed the intent or
-    /// added something.
+    /// added something, or if the session is damaged.
     fn save_intent(&mut self, saved: &mut SavedItem<'_, '_>) {
         let intent = saved.state.intent;
-        let has_additions = !saved.state.has_saved_additions();
-        let Some(last) = saved.state.saved.filter(|last| last.intent != intent || has_additions) else {
+        let must_replace = !saved.state.has_saved_additions() || saved.state.is_damaged;
+        let Some(last) = saved.state.saved.filter(|last| last.intent != intent || must_replace) else {
             self.end(saved, Ok(()));
             return;
         };

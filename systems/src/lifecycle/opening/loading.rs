@@ -62,6 +62,11 @@ impl StoredMetadata<'_> {
         });
         self.wakeup.at(self.clock.now());
     }
+
+    /// Whether metadata of a torrent is not taken yet.
+    fn is_pending(&self, torrent: InfoHash) -> bool {
+        self.supplies.0.iter().any(|supply| supply.torrent == torrent)
+    }
 }
 
 pub(in crate::lifecycle) fn collect_loaded(
@@ -100,7 +105,9 @@ pub(in crate::lifecycle) fn collect_loaded(
         if let Ok(mut resumed) = torrents.get_mut(torrent) {
             if let Some(info) = resumed.take_stored_metadata(&mut loaded) {
                 stored.supply(resumed.torrent.id(), info);
-                // The session is read once the metadata is known.
+            }
+            // The session is read once the metadata is known.
+            if resumed.content.is_none() && stored.is_pending(resumed.torrent.id()) {
                 opener.hand_over(torrent, loaded);
                 continue;
             }
