@@ -690,6 +690,24 @@ fn a_session_about_the_files_is_known_and_registers_them() {
     }
 }
 
+/// A session that arrives while the files are being closed opens none: nothing would close it again.
+#[test]
+fn a_session_that_arrives_at_the_end_of_a_stop_opens_nothing() {
+    for (phase, is_opened) in [(StopPhase::WriteSession, true), (StopPhase::Release, false)] {
+        let mut bed = bed(Lifecycle::Stopping { phase }, Some(Opening::default()));
+        bed.world.entity_mut(bed.torrent).insert(Stopping { phase });
+        let tag = JobTag::new(opening::LOAD, bed.torrent);
+        let outcome = Ok(StateDone::Loaded(Box::new(loaded(&bed, Some(saved(false))))));
+        bed.open_port::<StateRequest, StateEvent>(vec![StateEvent { tag, outcome }]);
+        bed.run(opening::loading::collect_loaded);
+        let requests = bed.world.resource::<DiskPort>().outgoing();
+        let mut opens = requests
+            .iter()
+            .filter(|request| matches!(request, DiskRequest::Open { .. }));
+        assert_eq!(opens.next().is_some(), is_opened);
+    }
+}
+
 /// The data that a damaged session recovers is about its own folder.
 #[test]
 fn salvaged_files_are_claimed_unless_there_is_a_session_or_another_folder() {

@@ -74,6 +74,8 @@ pub struct Fetch<P> {
     sources: Vec<Source<P>>,
     attempts: Vec<Attempt<P>>,
     suspects: Vec<Suspect<P>>,
+    /// The dictionary is complete, so nothing more is requested.
+    is_complete: bool,
 }
 
 /// A connected peer that offers the dictionary.
@@ -165,6 +167,7 @@ impl<P: Copy + Eq> Fetch<P> {
             sources: Vec::new(),
             attempts: Vec::new(),
             suspects: Vec::new(),
+            is_complete: false,
         }
     }
 
@@ -210,8 +213,11 @@ impl<P: Copy + Eq> Fetch<P> {
     }
 
     /// Returns the requests to send now, each with its peer, and records them as sent. Also handles requests that timed
-    /// out.
+    /// out. Returns none once the dictionary is complete.
     pub fn requests(&mut self, now: Timestamp) -> Vec<(P, u32)> {
+        if self.is_complete {
+            return Vec::new();
+        }
         self.expire(now);
         self.choose_sizes(now);
         let mut requests = Vec::new();
@@ -224,6 +230,9 @@ impl<P: Copy + Eq> Fetch<P> {
     /// Returns when [`Fetch::requests`] has to be called again if nothing else happens.
     #[must_use]
     pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.is_complete {
+            return None;
+        }
         let timeouts = self.sources.iter().flat_map(|source| {
             let open = source.asked.iter().filter(|asked| !asked.is_late);
             open.map(|asked| self.limits.late_at(asked, source.progressed))
@@ -419,6 +428,7 @@ impl<P: Copy + Eq> Fetch<P> {
                 }
             }
             self.attempts.clear();
+            self.is_complete = true;
             return Outcome::Complete { info, liars };
         }
         let senders: Vec<(u32, Sha1Digest, P)> = attempt

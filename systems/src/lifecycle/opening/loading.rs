@@ -11,7 +11,9 @@ use ecs_torrent_components::commands::{AddError, CommandQueue, Reply, SupplyMeta
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts, Desired, Readiness};
 use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy, SessionLoaded};
 use ecs_torrent_components::session::Session;
-use ecs_torrent_components::torrent::{Activity, Content, Layout, RequiresComplete, Storage, Torrent};
+use ecs_torrent_components::torrent::{
+    Activity, Content, Layout, RequiresComplete, StopPhase, Stopping, Storage, Torrent,
+};
 use ecs_torrent_engine::ports::state::{Loaded, StateDone};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::Geometry;
@@ -36,6 +38,7 @@ pub(in crate::lifecycle) struct Resumed {
     storage: &'static mut Storage,
     activity: &'static mut Activity,
     saved: SavedParts,
+    stopping: Option<&'static Stopping>,
 }
 
 /// Results of loading torrents that are paused.
@@ -103,6 +106,13 @@ pub(in crate::lifecycle) fn collect_loaded(
     }
     for (torrent, mut loaded) in arrived {
         if let Ok(mut resumed) = torrents.get_mut(torrent) {
+            // A stop that did not wait for the session has closed the files.
+            if resumed
+                .stopping
+                .is_some_and(|stopping| stopping.phase == StopPhase::Release)
+            {
+                continue;
+            }
             if let Some(info) = resumed.take_stored_metadata(&mut loaded) {
                 stored.supply(resumed.torrent.id(), info);
             }

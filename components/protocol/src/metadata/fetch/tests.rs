@@ -249,3 +249,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nothing_is_requested_after_the_end() {
+    let info = info(40_000);
+    let mut fetch = fetch_of(&info);
+    assert!(fetch.add_source(0, 40_000));
+    let requests = fetch.requests(at(0));
+    let outcomes = requests
+        .iter()
+        .map(|(peer, piece)| fetch.receive(*peer, *piece, 40_000, part(&info, *piece), at(1)));
+    assert!(matches!(outcomes.last(), Some(Outcome::Complete { .. })));
+    assert!(fetch.add_source(1, 40_000));
+    assert_eq!((fetch.requests(at(2)), fetch.next_deadline(at(2))), (vec![], None));
+}
