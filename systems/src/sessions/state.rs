@@ -1,0 +1,623 @@
+//! The saved state of a torrent: what the next session says of its files, and the progress of the current save.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::commands::Removed;
+use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Runs, Salvage, Session};
+use ecs_torrent_components::torrent::Counters;
+use ecs_torrent_engine::ports::disk::{FileClaims, FolderIds, FoundFiles, Overwrite, Provenance, SyncedFile, Volume};
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::files::FileTable;
+use ecs_torrent_protocol::geometry::Geometry;
+
+use super::durability::Durability;
+
+/// The saved state of a torrent, and the state of its current save.
+#[derive(Component, Debug)]
+pub(crate) struct SessionState {
+    /// The files as they were when they were found, or last written by us.
+    pub(super) stamps: Vec<Option<FileStamp>>,
+    /// The volume of the download folder, as last found in this run.
+    pub(super) volume: Option<Volume>,
+    /// Pieces were written to that volume in this run.
+    pub(super) has_written: bool,
+    /// The files that this torrent created, or will create if absent, by index; with their identity, once known.
+    pub(super) created: BTreeMap<u32, Option<FileId>>,
+    /// The identities of the files, by index.
+    pub(super) ids: Vec<Option<FileId>>,
+    /// The download folder with every link resolved.
+    pub(super) resolved: Option<PathBuf>,
+    /// The folders on the paths of the files, once the files were found.
+    pub(super) folders: Option<FolderIds>,
+    /// The name that the user gave in place of the metainfo's.
+    pub(super) renamed: Option<String>,
+    /// The key of the marks on the files and folders that the torrent creates.
+    pub(super) key: OwnerKey,
+    /// The user allowed changes to the files that exist when they are next examined.
+    pub(super) wants_overwrite: bool,
+    /// The incomplete files of the user that the user allowed to be changed, by index, with their identities.
+    pub(super) permitted: BTreeMap<u32, FileId>,
+    /// Overrides the permissions: no existing file may change, because another torrent uses some of the files.
+    is_sharing: bool,
+    /// Progress of saving the files in `created` and `permitted`.
+    pub(super) claims: Revisions,
+    /// Progress of saving what users added to the torrent after its add: metadata, options, trackers.
+    pub(super) additions: Revisions,
+    /// The disk has reported which files exist, or that it cannot tell.
+    pub(super) is_opened: bool,
+    /// The state folder had data of the torrent when the torrent was loaded.
+    pub(super) is_known: bool,
+    /// The contents of the state folder for the torrent are known.
+    pub(super) is_loaded: bool,
+    /// The held pieces are known: the files are inspected and doubtful pieces are hashed.
+    pub(super) has_result: bool,
+    /// Some pieces were accepted by hashing alone; their bytes may not be durable yet.
+    pub(super) has_checked: bool,
+    /// There is a `.torrent` in the state folder.
+    pub(super) has_metainfo: bool,
+    /// Summary of the session on the disk; `None` if there is none.
+    pub(super) saved: Option<Summary>,
+    pub(super) job: Job,
+    /// Number of running writes of blocks of unfinished pieces.
+    pub(super) spill_count: usize,
+    pub(super) has_deadline: bool,
+    pub(super) durability: Durability,
+    /// Bytes of pieces written since the last save began.
+    pub(super) unsaved_bytes: u64,
+    /// Another save was requested while a job was running.
+    pub(super) is_wanted_again: bool,
+    /// The stop waits for this session to end.
+    pub(super) is_last: bool,
+    /// A sync failed: the identities of files that it covered may never be reported.
+    pub(super) has_failed_sync: bool,
+    /// Number of loads: answers to requests of an earlier generation are ignored.
+    pub(super) generation: u64,
+    /// The user's intent, to be written to the next session.
+    pub(super) intent: SavedIntent,
+    /// A removal has not deleted anything yet, since it waits for the volume of the data.
+    pub(super) is_kept: bool,
+    /// The files are closed: nothing is left to be synced.
+    pub(super) is_closed: bool,
+    /// The session that was loaded, until the held pieces are known.
+    pub(super) loaded: Option<Box<Session>>,
+    /// The session in the state folder is damaged, and no other one has replaced it yet. `loaded` is what was recovered.
+    pub(super) is_damaged: bool,
+}
+
+/// The user's intent as saved in the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct SavedIntent {
+    pub(super) is_paused: bool,
+    pub(super) is_stopped: bool,
+}
+
+/// Progress of saving a part of the state, as numbers of its changes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Revisions {
+    /// Changes so far.
+    pub(super) current: u64,
+    /// Changes in the session that is being written.
+    pub(super) submitted: u64,
+    /// Changes in a durable session.
+    pub(super) durable: u64,
+}
+
+impl Revisions {
+    fn is_durable(self) -> bool {
+        self.durable == self.current
+    }
+
+    /// Records that the session that was submitted is durable.
+    fn record_durable(&mut self) {
+        self.durable = self.submitted;
+    }
+}
+
+/// The values that decide whether a torrent has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Summary {
+    pub(super) counters: Counters,
+    pub(super) has_metadata: bool,
+    pub(super) have_count: u32,
+    pub(super) partial_count: u32,
+    pub(super) seconds_active: u64,
+    pub(super) has_result: bool,
+    pub(super) intent: SavedIntent,
+}
+
+/// The step of a running save.
+#[derive(Debug, Default)]
+pub(super) enum Job {
+    #[default]
+    None,
+    /// Blocks are being written.
+    Spilling,
+    /// Written data is being synced; the session dates from the beginning of the sync.
+    Syncing(Box<Session>, Box<Summary>),
+    /// The session is being written.
+    Writing(Box<Summary>),
+    /// A session that records the pieces lost by a failed sync is being written; the text is the reason of the failure.
+    RecordingLoss(Arc<str>),
+    /// A request for the volume of the data to delete is outstanding.
+    FindingVolume,
+    /// The session, and possibly the data, is being deleted.
+    Forgetting {
+        left: usize,
+        error: Option<Arc<str>>,
+        removed: Box<Removed>,
+    },
+}
+
+impl SessionState {
+    /// State of a torrent that is added with these options of the user.
+    pub(crate) fn new(key: OwnerKey, renamed: Option<String>, wants_overwrite: bool) -> Self {
+        Self {
+            stamps: Vec::new(),
+            volume: None,
+            has_written: false,
+            created: BTreeMap::new(),
+            ids: Vec::new(),
+            resolved: None,
+            folders: None,
+            renamed,
+            key,
+            wants_overwrite,
+            permitted: BTreeMap::new(),
+            is_sharing: false,
+            claims: Revisions::default(),
+            additions: Revisions::default(),
+            is_opened: false,
+            is_known: false,
+            is_loaded: false,
+            has_result: false,
+            has_checked: false,
+            has_metainfo: false,
+            saved: None,
+            job: Job::None,
+            spill_count: 0,
+            has_deadline: false,
+            durability: Durability::default(),
+            unsaved_bytes: 0,
+            is_wanted_again: false,
+            is_last: false,
+            has_failed_sync: false,
+            generation: 0,
+            intent: SavedIntent::default(),
+            is_kept: false,
+            is_closed: false,
+            loaded: None,
+            is_damaged: false,
+        }
+    }
+
+    /// Applies new options to a failed torrent. Knowledge about its files is kept only if they stay where they are.
+    pub(super) fn renew(&mut self, renamed: Option<String>, wants_overwrite: bool, has_moved: bool) {
+        if has_moved || (renamed.is_some() && renamed != self.renamed) {
+            self.created.clear();
+            self.stamps.clear();
+            self.ids.clear();
+            self.permitted.clear();
+            self.volume = None;
+            self.has_written = false;
+            self.loaded = None;
+        }
+        self.renamed = renamed.or(self.renamed.take());
+        self.wants_overwrite = wants_overwrite;
+    }
+
+    /// Restarts from the data found in the state folder: the session, if it is usable, or else the files that a damaged
+    /// session still claims.
+    pub(super) fn record_loaded(&mut self, session: Option<&Session>, salvaged: Option<Salvage>, is_known: bool) {
+        let mut durability = std::mem::take(&mut self.durability);
+        durability.load(session);
+        let mut known = Self {
+            is_loaded: true,
+            is_known,
+            has_metainfo: is_known,
+            created: std::mem::take(&mut self.created),
+            permitted: std::mem::take(&mut self.permitted),
+            durability,
+            volume: self.volume.take(),
+            has_written: self.has_written,
+            stamps: std::mem::take(&mut self.stamps),
+            ids: std::mem::take(&mut self.ids),
+            saved: session.map(Summary::of_session),
+            has_deadline: self.has_deadline,
+            is_last: self.is_last,
+            has_failed_sync: self.has_failed_sync,
+            generation: self.generation + 1,
+            intent: self.intent,
+            additions: self.additions,
+            loaded: session.map(|session| Box::new(session.clone())),
+            ..Self::new(self.key, self.renamed.take(), self.wants_overwrite)
+        };
+        if let Some(session) = session {
+            known.renamed = known.renamed.or_else(|| session.renamed.clone());
+        }
+        // Knowledge about the files from this run is newer.
+        if !self.is_opened {
+            known.recall(session, salvaged.unwrap_or_default());
+        }
+        // Nothing is created before the key of its mark is durable.
+        known.claims.current = u64::from(session.is_some_and(|session| session.owner_key != Some(known.key)));
+        *self = known;
+    }
+
+    /// Records that the session in the state folder is damaged: whatever it says, another one is to replace it.
+    pub(crate) fn record_damaged(&mut self) {
+        self.is_damaged = true;
+    }
+
+    /// Restores an earlier run's knowledge of the owners of the files.
+    fn recall(&mut self, session: Option<&Session>, salvage: Salvage) {
+        let Some(session) = session else {
+            self.created.extend(salvage.created);
+            self.key = salvage.owner_key.unwrap_or(self.key);
+            return;
+        };
+        self.key = session.owner_key.unwrap_or(self.key);
+        self.wants_overwrite |= session.overwrite && session.is_unexamined();
+        let id = |index: u32| session.ids.get(index as usize).copied().flatten();
+        let count = session.files.len().max(session.ids.len()) as u32;
+        let list = |runs: &Runs| runs.to_set(count).unwrap_or_default();
+        self.created
+            .extend(list(&session.created).iter().map(|index| (index, id(index))));
+        let permitted: Vec<u32> = match session.overwrite {
+            false => list(&session.permitted).iter().collect(),
+            true => (0..count).filter(|index| !self.created.contains_key(index)).collect(),
+        };
+        let permitted = permitted.into_iter().filter_map(|index| Some((index, id(index)?)));
+        self.permitted.extend(permitted);
+    }
+
+    /// Whether a session refers to files of the same name.
+    pub(crate) fn has_name_of(&self, session: &Session) -> bool {
+        self.renamed.is_none() || self.renamed == session.renamed
+    }
+
+    /// Whether the user allowed changes to all files that exist when they are next examined.
+    pub(crate) fn wants_overwrite(&self) -> bool {
+        self.wants_overwrite
+    }
+
+    /// Protects existing files from changes; returns true if changes were allowed before.
+    pub(crate) fn stop_overwriting(&mut self) -> bool {
+        let did = !self.is_sharing && (self.wants_overwrite || !self.permitted.is_empty());
+        self.is_sharing = true;
+        did
+    }
+
+    /// Ends the permission to change files that are complete: a file that replaces one of them later is the user's.
+    pub(super) fn drop_permissions(&mut self, have: &Bitfield, files: &FileTable, geometry: &Geometry) {
+        let is_whole = |index: &u32| {
+            let file = files.files().get(*index as usize);
+            file.is_none_or(|file| {
+                let mut pieces = geometry.pieces_of(file.offset..file.end());
+                pieces.all(|piece| have.contains(piece))
+            })
+        };
+        self.permitted.retain(|index, _| !is_whole(index));
+    }
+
+    /// Returns the claims to files for the disk.
+    pub(crate) fn claims(&self, session: Option<&Session>) -> FileClaims {
+        FileClaims {
+            created: self.created.iter().map(|(index, id)| (*index as usize, *id)).collect(),
+            stamps: match self.stamps.is_empty() {
+                true => session.map(|session| session.files.clone()).unwrap_or_default(),
+                false => self.stamps.clone(),
+            },
+            key: Some(self.key),
+            overwrite: match (self.is_sharing, self.wants_overwrite) {
+                (true, _) => Overwrite::default(),
+                (false, true) => Overwrite::AllFound,
+                (false, false) => {
+                    let permitted = self.permitted.iter();
+                    Overwrite::Only(permitted.map(|(index, id)| (*index as usize, *id)).collect())
+                }
+            },
+        }
+    }
+
+    /// Returns the volume on which the files should be. Its identity matters only for a torrent that has data: any other
+    /// may use whatever volume is mounted there.
+    pub(crate) fn expected_volume(&self, session: Option<&Session>) -> Option<Volume> {
+        let mount_point = session?.volume.clone()?;
+        let has_data = self.has_written || session.is_some_and(Session::has_data);
+        let known = self.volume.as_ref().and_then(|volume| volume.id.clone());
+        let id = known.or_else(|| session?.volume_id.clone());
+        Some(Volume {
+            mount_point,
+            id: id.filter(|_| has_data),
+        })
+    }
+
+    /// Records how the files were found. Missing files will be created if `may_create`; the session must say so first.
+    pub(crate) fn record_found(&mut self, found: FoundFiles, files: &FileTable, may_create: bool) {
+        let mut missing = Vec::new();
+        for ((index, file), entry) in (0..).zip(&found.files).zip(files.files()) {
+            if let Some(file) = file {
+                self.record_provenance(index, file.provenance, Some(file.id));
+                if self.wants_overwrite && may_create && entry.len > 0 && file.provenance == Provenance::Found {
+                    self.permitted.insert(index, file.id);
+                    self.claims.current += 1;
+                }
+            } else if may_create && entry.is_stored() {
+                self.claims.current += u64::from(self.created.get(&index) != Some(&None));
+                missing.push((index, None));
+            }
+        }
+        // A map that is built in one step takes half as much memory as one that grew. Of equal indexes, the last one
+        // stays.
+        self.created = std::mem::take(&mut self.created).into_iter().chain(missing).collect();
+        // The permission covers the files that were there, and no others.
+        self.wants_overwrite &= !may_create;
+        self.ids = found.files.iter().map(|file| file.map(|file| file.id)).collect();
+        // Not built in place of the found files, which take twice as much memory.
+        self.stamps = found.files.iter().map(|file| file.map(|file| file.stamp)).collect();
+        self.volume = Some(found.volume);
+        self.resolved = Some(found.root);
+        self.folders = Some(found.folders);
+        self.is_opened = true;
+    }
+
+    /// Records that the torrent may not use the files: they are examined again before it may.
+    pub(crate) fn record_refused(&mut self) {
+        self.resolved = None;
+    }
+
+    /// Records that a user added something to the torrent, so that the torrent is not durable until it is saved.
+    pub(crate) fn record_addition(&mut self) {
+        self.additions.current += 1;
+    }
+
+    /// Whether everything that users added to the torrent is durable.
+    pub(crate) fn has_saved_additions(&self) -> bool {
+        self.additions.is_durable()
+    }
+
+    /// Records that the disk cannot tell which files exist.
+    pub(crate) fn record_unopened(&mut self) {
+        self.is_opened = true;
+    }
+
+    /// Records that the user paused or started the torrent.
+    pub(crate) fn set_paused(&mut self, is_paused: bool) {
+        self.intent.is_paused = is_paused;
+    }
+
+    /// Whether the files are closed, and not about to be opened.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Records that the files are closed: the torrent is paused, or waits for its volume after a stop.
+    pub(crate) fn record_closed(&mut self) {
+        (self.is_closed, self.is_opened) = (true, false);
+    }
+
+    /// Records that the session is loaded and the files are opened again.
+    pub(crate) fn record_reopening(&mut self) {
+        (self.is_loaded, self.is_opened, self.is_closed) = (false, false, false);
+    }
+
+    /// Records that the session of a stop or a pause could not be written: the torrent stays listed and is not paused.
+    pub(crate) fn record_unsaved_end(&mut self) {
+        self.intent = SavedIntent::default();
+    }
+
+    /// Whether a removal did not find the volume of the data that it was to delete, and deleted nothing.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// Records that a removal that deleted nothing is over. A volume that is found later makes no difference.
+    pub(crate) fn record_kept(&mut self) {
+        (self.is_kept, self.is_last) = (false, false);
+        self.job = Job::None;
+    }
+
+    /// Whether the torrent was paused, by its session or in this run.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.intent.is_paused
+    }
+
+    /// Keeps the torrent stopped in everything that is saved of it: it is listed only to be removed, and a removal may be
+    /// refused.
+    pub(crate) fn keep_stopped(&mut self) {
+        self.intent.is_stopped = true;
+    }
+
+    /// Whether the session says that a user stopped the torrent.
+    pub(crate) fn was_stopped(&self) -> bool {
+        self.saved.is_some_and(|saved| saved.intent.is_stopped)
+    }
+
+    /// Records who owns a file: the torrent or the user.
+    fn record_provenance(&mut self, index: u32, provenance: Provenance, id: Option<FileId>) {
+        match provenance {
+            Provenance::Created => self.created.insert(index, id),
+            Provenance::Found => self.created.remove(&index),
+        };
+    }
+
+    /// Records the result of a sync for a file; returns true if the file's identity is new.
+    pub(super) fn record_synced(&mut self, file: &SyncedFile) -> bool {
+        self.record_provenance(file.index as u32, file.provenance, file.id);
+        match self.ids.get_mut(file.index) {
+            Some(id) => std::mem::replace(id, file.id) != file.id,
+            None => false,
+        }
+    }
+
+    /// Whether the session claims files that were not created.
+    pub(super) fn has_absent_claims(&self) -> bool {
+        self.has_result && self.created.values().any(Option::is_none)
+    }
+
+    /// Drops the claims to files that were not created: a file that the user puts there before the next run is the
+    /// user's. Syncs have reported the identity of every created file, unless one failed: then the files' marks decide.
+    pub(super) fn drop_absent_claims(&mut self) {
+        if !self.has_failed_sync {
+            self.created.retain(|_, id| id.is_some());
+        }
+    }
+
+    /// Records that the session that was submitted is durable.
+    pub(super) fn record_saved(&mut self) {
+        self.claims.record_durable();
+        self.additions.record_durable();
+        self.is_damaged = false;
+    }
+
+    /// Whether a session that lists the files to be created is durable, so that they may be created.
+    pub(crate) fn may_create(&self) -> bool {
+        self.claims.is_durable()
+    }
+
+    /// Whether the next run would find the torrent, with the user's intent and everything that users added to it.
+    pub(crate) fn is_durable(&self) -> bool {
+        let is_it = |saved: Summary| saved.intent == self.intent && (self.has_metainfo || !saved.has_metadata);
+        self.saved.is_some_and(is_it) && self.additions.is_durable() && !self.is_damaged
+    }
+
+    /// Whether the contents of the state folder for the torrent are known.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.is_loaded
+    }
+
+    /// Returns the name that the user chose instead of the metainfo's.
+    pub(crate) fn new_name(&self) -> Option<&str> {
+        self.renamed.as_deref()
+    }
+
+    /// Whether the state folder had data of the torrent before it was added.
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    /// Returns the existing folders on the paths of the files, once the files were found.
+    pub(crate) fn folders(&self) -> Option<&FolderIds> {
+        self.folders.as_ref()
+    }
+
+    /// Returns the download folder with every link resolved, once the files were found.
+    pub(crate) fn resolved(&self) -> Option<&std::path::Path> {
+        self.resolved.as_deref()
+    }
+
+    /// Returns the identity of a file of the torrent.
+    pub(crate) fn id(&self, index: usize) -> Option<FileId> {
+        self.ids.get(index).copied().flatten()
+    }
+
+    /// Returns the identities of all files, by index. A session that the state folder or the disk has not contradicted
+    /// keeps the identities of the files that it claims, although the files are not found yet.
+    pub(super) fn known_ids(&self) -> Vec<Option<FileId>> {
+        let mut ids = self.ids.clone();
+        let created = self.created.iter().map(|(index, id)| (*index, *id));
+        let permitted = self.permitted.iter().map(|(index, id)| (*index, Some(*id)));
+        for (index, id) in created.chain(permitted) {
+            let index = index as usize;
+            if index >= ids.len() {
+                ids.resize(index + 1, None);
+            }
+            ids[index] = ids[index].or(id);
+        }
+        ids
+    }
+
+    /// Returns a file that is the user's and would have to change to complete the torrent.
+    pub(crate) fn obstacle(&self, have: &Bitfield, files: &FileTable, geometry: &Geometry) -> Option<usize> {
+        let is_users = |index: usize| {
+            let (key, is_there) = (index as u32, self.stamps.get(index).is_some_and(Option::is_some));
+            let is_permitted = !self.is_sharing && self.permitted.contains_key(&key);
+            is_there && !is_permitted && !self.created.contains_key(&key)
+        };
+        let entries = || files.files().iter().enumerate().filter(|(_, file)| file.is_stored());
+        if !entries().any(|(index, _)| is_users(index)) {
+            return None;
+        }
+        let is_short =
+            |(index, len): (usize, u64)| is_users(index) && self.stamps[index].is_some_and(|stamp| stamp.len < len);
+        let short = entries().find(|(index, file)| is_short((*index, file.len)));
+        short.map(|(index, _)| index).or_else(|| {
+            have.iter_missing().find_map(|piece| {
+                let slices = files.slices(geometry.piece_span(piece));
+                let mut places = slices.filter_map(|slice| slice.place);
+                let first = places.next()?.file;
+                (is_users(first) && places.all(|place| is_users(place.file))).then_some(first)
+            })
+        })
+    }
+
+    /// Records that hashing will determine the held pieces.
+    pub(crate) fn record_check(&mut self) {
+        self.has_checked = true;
+    }
+
+    /// Records that the held pieces are known.
+    pub(super) fn record_result(&mut self, have: &Bitfield) {
+        self.has_result = true;
+        self.loaded = None;
+        self.durability.keep(have);
+    }
+
+    /// Returns the pieces that must be written again before they count, though they can be read.
+    pub(crate) fn lost(&self) -> &Bitfield {
+        self.durability.lost()
+    }
+
+    /// Records that a lost piece was written again.
+    pub(crate) fn record_rewritten(&mut self, piece: u32) {
+        self.durability.record_written(piece);
+    }
+
+    /// Counts new writes of blocks of unfinished pieces.
+    pub(super) fn add_spills(&mut self, count: usize) {
+        self.spill_count += count;
+    }
+
+    /// Whether blocks of unfinished pieces are still being written.
+    pub(super) fn is_spilling(&self) -> bool {
+        self.spill_count > 0
+    }
+}
+
+impl Summary {
+    fn of_session(session: &Session) -> Self {
+        let count = |runs: &Runs, len| runs.to_set(len).map_or(0, |set| set.count());
+        let partial = session
+            .partial
+            .iter()
+            .map(|partial| count(&partial.blocks, u32::from(u16::MAX)));
+        Self {
+            counters: session.counters(),
+            has_metadata: !session.lacks_metadata,
+            have_count: count(&session.have, session.pieces),
+            partial_count: partial.sum(),
+            seconds_active: session.seconds_active,
+            has_result: !session.files.is_empty(),
+            intent: SavedIntent {
+                is_paused: session.paused,
+                is_stopped: session.stopped,
+            },
+        }
+    }
+
+    /// Whether the changes since `earlier` are worth a save.
+    pub(super) fn differs_from(&self, earlier: &Self, max_unsaved_active_s: u64) -> bool {
+        let unsaved = self.seconds_active.saturating_sub(earlier.seconds_active);
+        let same_time = Self {
+            seconds_active: earlier.seconds_active,
+            ..*self
+        };
+        same_time != *earlier || unsaved >= max_unsaved_active_s
+    }
+}
+
+#[cfg(test)]
+mod tests;
