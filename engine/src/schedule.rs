@@ -27,10 +27,12 @@ pub enum TickSet {
     /// Runs: storage. Late: pieces stay in memory longer.
     Store,
     /// Stored pieces are published: the bit is set, `Have` is queued, and due trackers get an announce.
-    /// Runs: have broadcast, completion, announces. Late: peers learn later which pieces they can request.
+    /// Runs: adding and opening of torrents, have broadcast, completion, announces. Late: peers learn later which pieces
+    /// they can request.
     Announce,
     /// Next actions are decided: requests, choking, connecting, timeouts, lifecycle.
-    /// Runs: availability, choking, picking, dialing, timeouts, lifecycle. Late: nothing starts or ends.
+    /// Runs: lifecycle, sessions, extensions, exchange of metadata, availability, choking, picking, dialing, timeouts,
+    /// stats. Late: nothing starts or ends.
     Decide,
     /// Uploads: admitted requests become disk reads, finished reads become messages.
     /// Runs: uploading. Late: peers wait for their blocks.

@@ -317,6 +317,7 @@ mod tests {
     use crate::testing::Bed;
     use std::collections::BTreeSet;
 
+    use bytes::Bytes;
     use ecs_torrent_protocol::bitfield::Bitfield;
     use proptest::prelude::*;
 
@@ -487,6 +488,52 @@ mod tests {
                 bed.run_after(LifecycleChanged { torrent, from, to }, close_redundant_seeds);
                 assert_eq!(bed.world.resource::<Reaper>().is_doomed(peer), is_closed && !keeps);
             }
+        }
+    }
+
+    /// Returns a torrent without metadata, and a peer that is connected to it.
+    fn unfetched() -> (Bed, Entity) {
+        let mut bed = bed(Lifecycle::FetchingMetadata);
+        let peer = bed.peer();
+        *bed.get_mut::<PeerPieces>(peer) = PeerPieces::none(0);
+        let torrent = bed.torrent;
+        bed.run_after(PeerConnected { torrent, peer }, begin_unchecked);
+        (bed, peer)
+    }
+
+    /// Claims of peers are kept until the metadata is known, and then apply or cost their peers the connection.
+    #[test]
+    fn claims_are_checked_when_the_metadata_is_known() {
+        let bits = |bytes: &'static [u8]| Availability::Raw(Bytes::from_static(bytes));
+        for (claim, pieces) in [
+            (Availability::All, Some(vec![0, 1, 2])),
+            (Availability::Have(1), Some(vec![1])),
+            (bits(&[0b1010_0000]), Some(vec![0, 2])),
+            (bits(&[0b1001_0000]), None),
+            (bits(&[0, 0]), None),
+        ] {
+            let (mut bed, peer) = unfetched();
+            change(&mut bed, peer, claim);
+            assert_eq!(bed.get::<PeerPieces>(peer).len(), 0, "they are not known yet");
+            let torrent = bed.torrent;
+            bed.run_after(MetadataKnown { torrent }, check_pieces);
+            assert!(bed.world.get::<UncheckedPieces>(peer).is_none());
+            assert!(bed.get::<Wire>(peer).session.geometry.is_some());
+            assert_eq!(bed.world.resource::<Reaper>().is_doomed(peer), pieces.is_none());
+            bed.run(handle_availability);
+            let has: Vec<u32> = (0..3).filter(|piece| bed.get::<PeerPieces>(peer).has(*piece)).collect();
+            assert_eq!(has, pieces.unwrap_or_default());
+        }
+    }
+
+    /// A claim takes memory before it can be checked, so that its length is limited.
+    #[test]
+    fn claims_have_a_limit() {
+        for (max_bytes, is_closed) in [(2, true), (3, false)] {
+            let (mut bed, peer) = unfetched();
+            bed.world.resource_mut::<Settings>().peers.max_raw_bitfield_bytes = max_bytes;
+            change(&mut bed, peer, Availability::Raw(Bytes::from_static(&[1, 2, 3])));
+            assert_eq!(bed.world.resource::<Reaper>().is_doomed(peer), is_closed);
         }
     }
 

@@ -270,6 +270,35 @@ fn a_torrent_that_is_not_certain_saves_the_intent_only() {
     }
 }
 
+/// What was recovered from a damaged session replaces it, with the volume of the files, before the files are examined.
+#[test]
+fn a_damaged_session_is_replaced_once() {
+    let mut bed = bed();
+    let recovered = Session {
+        resolved: Some("/mnt/downloads".into()),
+        volume: Some("/mnt".into()),
+        paused: true,
+        files: Vec::new(),
+        ..saved()
+    };
+    load(&mut bed, &recovered, true);
+    let mut state = bed.get_mut::<SessionState>(bed.torrent);
+    state.set_paused(true);
+    assert!(state.is_durable());
+    state.record_damaged();
+    assert!(!state.is_durable());
+    assert_eq!(begin(&mut bed), SAVE_ONLY);
+    let [StateRequest::Save { session, .. }] = bed.world.resource::<StatePort>().outgoing() else {
+        panic!("no save");
+    };
+    assert_eq!(**session, recovered);
+    assert_eq!(end_save(&mut bed, false), Some(false));
+    assert_eq!(begin(&mut bed), SAVE_ONLY, "it is tried again");
+    assert_eq!(end_save(&mut bed, true), Some(true));
+    assert!(bed.get::<SessionState>(bed.torrent).is_durable());
+    assert_eq!(begin(&mut bed), Asked::Nothing);
+}
+
 #[test]
 fn a_failed_save_is_tried_again_later() {
     let mut bed = bed();
