@@ -8,6 +8,7 @@ mod special;
 mod stopping;
 mod swarms;
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ecs_torrent::InfoHash;
@@ -15,6 +16,9 @@ use ecs_torrent::making::MakeOptions;
 
 use crate::Case;
 use crate::clients::Peer;
+use crate::clients::libtorrent::Libtorrent;
+use crate::clients::opentracker::Opentracker;
+use crate::clients::ours::Ours;
 use crate::content::{compare, make_torrent, write_file};
 use crate::lab::Lab;
 
@@ -39,6 +43,7 @@ pub struct Share {
     /// The torrent file.
     torrent: PathBuf,
     info_hash: InfoHash,
+    trackers: Vec<String>,
     /// The folder that holds the torrent's file or folder.
     origin: PathBuf,
     /// Name of the torrent's file or folder.
@@ -70,9 +75,43 @@ impl Share {
         Self {
             torrent,
             info_hash: source.load().unwrap().hashes.primary(),
+            trackers: trackers.to_vec(),
             origin,
             name,
         }
+    }
+
+    /// Creates a torrent of one file with a tracker, and starts the tracker. `url` is the tracker's URL at an address.
+    fn tracked(lab: &Lab, url: fn(IpAddr) -> String) -> (Self, Opentracker) {
+        let ip = lab.address();
+        let share = Self::file(lab, &[url(ip)]);
+        let tracker = Opentracker::start(lab, ip, share.info_hash);
+        (share, tracker)
+    }
+
+    /// Starts libtorrent as a seed.
+    fn seed_by_libtorrent(&self, lab: &Lab) -> Libtorrent {
+        Libtorrent::seed(&self.torrent, &self.origin, lab.address(), &[])
+    }
+
+    /// Starts ecs-torrent as a seed.
+    fn seed_by_us(&self, lab: &Lab) -> Ours {
+        Ours::seed(&self.torrent, &self.origin, lab.address(), &[])
+    }
+
+    /// Starts ecs-torrent as a seed that the tracker knows.
+    fn seed_by_us_through(&self, lab: &Lab, tracker: &Opentracker) -> Ours {
+        let seeder = self.seed_by_us(lab);
+        tracker.wait_for_counts(self.info_hash, (1, 0));
+        seeder
+    }
+
+    /// Downloads with ecs-torrent from peers and trackers. Returns the client, which has completed the torrent.
+    fn download_by_us(&self, lab: &Lab, peers: &[SocketAddr]) -> Ours {
+        let folder = lab.folder("downloads");
+        let mut leecher = Ours::download(&self.torrent, &folder, lab.address(), peers);
+        self.assert_arrives(&mut leecher);
+        leecher
     }
 
     /// Waits until a client has completed the torrent, and compares every byte.

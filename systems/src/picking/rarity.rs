@@ -120,7 +120,33 @@ impl RarityOrder {
         }
     }
 
-    /// Sets a piece's priority. A piece of priority 0 is not picked.
+    /// Sets a piece's priority. Pieces of a higher priority are picked first, however rare others are; a piece of
+    /// priority 0 is not picked, and a torrent without it stays incomplete. Blocks that are requested already are not
+    /// affected.
+    ///
+    /// `is_missing` says whether the piece is missing and not in flight, so that it can be picked. A piece in flight has
+    /// the priority when it is put back.
+    ///
+    /// ```
+    /// use ecs_torrent_components::peer::PeerPieces;
+    /// use ecs_torrent_components::random::Random;
+    /// use ecs_torrent_systems::picking::rarity::{NORMAL_PRIORITY, RarityOrder};
+    ///
+    /// let mut random = Random::from_seed([7; 32]);
+    /// let mut order = RarityOrder::new(100, |_| true, &mut random);
+    /// // The first and the last piece come first, and piece 50 never.
+    /// for (piece, priority) in [(0, NORMAL_PRIORITY + 1), (99, NORMAL_PRIORITY + 1), (50, 0)] {
+    ///     order.set_priority(piece, priority, true, &mut random);
+    /// }
+    /// let seed = PeerPieces::all(100);
+    /// let mut picked = Vec::new();
+    /// while let Some(piece) = order.pick(&seed, [], &mut random, |_| true) {
+    ///     order.remove(piece);
+    ///     picked.push(piece);
+    /// }
+    /// picked[..2].sort_unstable();
+    /// assert_eq!((&picked[..2], picked.len()), (&[0, 99][..], 99));
+    /// ```
     pub fn set_priority(&mut self, piece: u32, priority: Priority, is_missing: bool, random: &mut Random) {
         if (piece as usize) < self.pieces.len() {
             self.remove(piece);

@@ -13,7 +13,7 @@ pub fn cases() -> Vec<Case> {
             needs: &[Libtorrent],
             run: |lab| {
                 let share = Share::file(lab, &[]);
-                let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                let seeder = share.seed_by_libtorrent(lab);
                 download_by_peer(lab, &share, &seeder);
             },
         },
@@ -42,10 +42,8 @@ pub fn cases() -> Vec<Case> {
             name: "download_from_libtorrent_through_http_tracker",
             needs: &[Libtorrent, Opentracker],
             run: |lab| {
-                let ip = lab.address();
-                let share = Share::file(lab, &[opentracker::http_url(ip)]);
-                let tracker = opentracker::Opentracker::start(lab, ip, share.info_hash);
-                let _seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                let (share, tracker) = Share::tracked(lab, opentracker::http_url);
+                let _seeder = share.seed_by_libtorrent(lab);
                 download_through_tracker(lab, &share, &tracker);
             },
         },
@@ -53,10 +51,8 @@ pub fn cases() -> Vec<Case> {
             name: "download_from_libtorrent_through_udp_tracker",
             needs: &[Libtorrent, Opentracker],
             run: |lab| {
-                let ip = lab.address();
-                let share = Share::file(lab, &[opentracker::udp_url(ip)]);
-                let tracker = opentracker::Opentracker::start(lab, ip, share.info_hash);
-                let _seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                let (share, tracker) = Share::tracked(lab, opentracker::udp_url);
+                let _seeder = share.seed_by_libtorrent(lab);
                 download_through_tracker(lab, &share, &tracker);
             },
         },
@@ -64,9 +60,7 @@ pub fn cases() -> Vec<Case> {
             name: "download_from_transmission_through_http_tracker",
             needs: &[Transmission, Opentracker],
             run: |lab| {
-                let ip = lab.address();
-                let share = Share::file(lab, &[opentracker::http_url(ip)]);
-                let tracker = opentracker::Opentracker::start(lab, ip, share.info_hash);
+                let (share, tracker) = Share::tracked(lab, opentracker::http_url);
                 let ip = lab.address();
                 let _seeder = transmission::Transmission::start(lab, &share.torrent, &share.origin, ip).ready();
                 download_through_tracker(lab, &share, &tracker);
@@ -76,9 +70,7 @@ pub fn cases() -> Vec<Case> {
             name: "download_from_aria2_through_udp_tracker",
             needs: &[Aria2, Opentracker],
             run: |lab| {
-                let ip = lab.address();
-                let share = Share::file(lab, &[opentracker::udp_url(ip)]);
-                let tracker = opentracker::Opentracker::start(lab, ip, share.info_hash);
+                let (share, tracker) = Share::tracked(lab, opentracker::udp_url);
                 // aria2 speaks UDP to trackers only with its DHT on. The DHT finds no nodes here.
                 let _seeder = aria2::Aria2::seed_with_dht(&share.torrent, &share.origin, lab.address());
                 download_through_tracker(lab, &share, &tracker);
@@ -88,16 +80,12 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn download_by_peer(lab: &Lab, share: &Share, seeder: &impl Peer) {
-    let folder = lab.folder("downloads");
-    let mut leecher = ours::Ours::download(&share.torrent, &folder, lab.address(), &[seeder.address()]);
-    share.assert_arrives(&mut leecher);
+    share.download_by_us(lab, &[seeder.address()]);
 }
 
 /// Downloads from a seeder that the tracker names. The tracker counts us while we run, and no longer after we stop.
 fn download_through_tracker(lab: &Lab, share: &Share, tracker: &opentracker::Opentracker) {
     tracker.wait_for_counts(share.info_hash, (1, 0));
-    let folder = lab.folder("downloads");
-    let mut leecher = ours::Ours::download(&share.torrent, &folder, lab.address(), &[]);
-    share.assert_arrives(&mut leecher);
+    let _leecher = share.download_by_us(lab, &[]);
     tracker.wait_for_counts(share.info_hash, (1, 0));
 }

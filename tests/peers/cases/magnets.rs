@@ -16,7 +16,7 @@ pub fn cases() -> Vec<Case> {
             needs: &[Libtorrent],
             run: |lab| {
                 let share = Share::file(lab, &[]);
-                let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                let seeder = share.seed_by_libtorrent(lab);
                 download(lab, &share, &seeder);
             },
         },
@@ -43,14 +43,10 @@ pub fn cases() -> Vec<Case> {
             name: "magnet_download_from_us_through_a_tracker",
             needs: &[Opentracker],
             run: |lab| {
-                let ip = lab.address();
-                let share = Share::file(lab, &[opentracker::http_url(ip)]);
-                let tracker = opentracker::Opentracker::start(lab, ip, share.info_hash);
-                let seeder = ours::Ours::seed(&share.torrent, &share.origin, lab.address(), &[]);
-                tracker.wait_for_counts(share.info_hash, (1, 0));
+                let (share, tracker) = Share::tracked(lab, opentracker::http_url);
+                let seeder = share.seed_by_us_through(lab, &tracker);
                 let folder = lab.folder("downloads");
-                let link = link(&share, &[opentracker::http_url(ip)]);
-                let mut leecher = ours::Ours::download(&link, &folder, lab.address(), &[]);
+                let mut leecher = ours::Ours::download(&link(&share), &folder, lab.address(), &[]);
                 share.assert_arrives(&mut leecher);
                 seeder.stop();
             },
@@ -60,9 +56,9 @@ pub fn cases() -> Vec<Case> {
             needs: &[Libtorrent],
             run: |lab| {
                 let share = Share::file(lab, &[]);
-                let seeder = ours::Ours::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                let seeder = share.seed_by_us(lab);
                 let folder = lab.folder("downloads");
-                let (link, peers) = (link(&share, &[]), [seeder.address()]);
+                let (link, peers) = (link(&share), [seeder.address()]);
                 let mut leecher = libtorrent::Libtorrent::download_magnet(&link, &folder, lab.address(), &peers);
                 share.assert_arrives(&mut leecher);
                 seeder.stop();
@@ -90,9 +86,9 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Returns the magnet link of a torrent in place of its file.
-fn link(share: &Share, trackers: &[String]) -> PathBuf {
+fn link(share: &Share) -> PathBuf {
     let mut link = format!("magnet:?xt=urn:btih:{}&dn={}", share.info_hash, share.name);
-    trackers.iter().for_each(|url| link += &format!("&tr={url}"));
+    share.trackers.iter().for_each(|url| link += &format!("&tr={url}"));
     link.into()
 }
 
@@ -100,7 +96,7 @@ fn link(share: &Share, trackers: &[String]) -> PathBuf {
 fn download(lab: &Lab, share: &Share, seeder: &impl Peer) {
     let folder = lab.folder("downloads");
     let address: SocketAddr = seeder.address();
-    let mut link = link(share, &[]).into_os_string();
+    let mut link = link(share).into_os_string();
     link.push(format!("&x.pe={address}"));
     let mut leecher = ours::Ours::download(link.as_ref(), &folder, lab.address(), &[]);
     share.assert_arrives(&mut leecher);
@@ -108,16 +104,9 @@ fn download(lab: &Lab, share: &Share, seeder: &impl Peer) {
 
 /// Seeds to a client that knows a link with a tracker.
 fn serve<P: Peer>(lab: &Lab, start: impl FnOnce(&Lab, &std::path::Path, &std::path::Path) -> P) {
-    let ip = lab.address();
-    let share = Share::file(lab, &[opentracker::http_url(ip)]);
-    let tracker = opentracker::Opentracker::start(lab, ip, share.info_hash);
-    let seeder = ours::Ours::seed(&share.torrent, &share.origin, lab.address(), &[]);
-    tracker.wait_for_counts(share.info_hash, (1, 0));
-    let mut leecher = start(
-        lab,
-        &link(&share, &[opentracker::http_url(ip)]),
-        &lab.folder("downloads"),
-    );
+    let (share, tracker) = Share::tracked(lab, opentracker::http_url);
+    let seeder = share.seed_by_us_through(lab, &tracker);
+    let mut leecher = start(lab, &link(&share), &lab.folder("downloads"));
     share.assert_arrives(&mut leecher);
     seeder.stop();
 }

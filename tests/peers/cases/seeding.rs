@@ -1,5 +1,8 @@
 //! Each client downloads from ecs-torrent alone.
 
+use std::net::IpAddr;
+use std::path::Path;
+
 use super::Share;
 use crate::Case;
 use crate::clients::Program::{Aria2, Libtorrent, Opentracker, Transmission};
@@ -43,7 +46,7 @@ pub fn cases() -> Vec<Case> {
             needs: &[Libtorrent],
             run: |lab| {
                 let share = Share::file(lab, &[]);
-                let seeder = ours::Ours::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                let seeder = share.seed_by_us(lab);
                 let peers = [seeder.address()];
                 let folder = lab.folder("downloads");
                 let mut leecher = libtorrent::Libtorrent::download(&share.torrent, &folder, lab.address(), &peers);
@@ -55,10 +58,8 @@ pub fn cases() -> Vec<Case> {
             name: "seed_to_libtorrent_through_udp_tracker",
             needs: &[Libtorrent, Opentracker],
             run: |lab| {
-                let ip = lab.address();
-                let share = Share::file(lab, &[opentracker::udp_url(ip)]);
-                seed_through_tracker(lab, &share, ip, |folder| {
-                    libtorrent::Libtorrent::download(&share.torrent, folder, lab.address(), &[])
+                seed_through_tracker(lab, opentracker::udp_url, |torrent, folder| {
+                    libtorrent::Libtorrent::download(torrent, folder, lab.address(), &[])
                 });
             },
         },
@@ -66,10 +67,8 @@ pub fn cases() -> Vec<Case> {
             name: "seed_to_transmission_through_http_tracker",
             needs: &[Transmission, Opentracker],
             run: |lab| {
-                let ip = lab.address();
-                let share = Share::file(lab, &[opentracker::http_url(ip)]);
-                seed_through_tracker(lab, &share, ip, |folder| {
-                    transmission::Transmission::start(lab, &share.torrent, folder, lab.address()).ready()
+                seed_through_tracker(lab, opentracker::http_url, |torrent, folder| {
+                    transmission::Transmission::start(lab, torrent, folder, lab.address()).ready()
                 });
             },
         },
@@ -77,10 +76,8 @@ pub fn cases() -> Vec<Case> {
             name: "seed_to_aria2_through_http_tracker",
             needs: &[Aria2, Opentracker],
             run: |lab| {
-                let ip = lab.address();
-                let share = Share::file(lab, &[opentracker::http_url(ip)]);
-                seed_through_tracker(lab, &share, ip, |folder| {
-                    aria2::Aria2::download(&share.torrent, folder, lab.address())
+                seed_through_tracker(lab, opentracker::http_url, |torrent, folder| {
+                    aria2::Aria2::download(torrent, folder, lab.address())
                 });
             },
         },
@@ -93,16 +90,10 @@ fn seed_by_peer(lab: &Lab, share: &Share, mut leecher: impl Peer) {
     seeder.stop();
 }
 
-fn seed_through_tracker<P: Peer>(
-    lab: &Lab,
-    share: &Share,
-    ip: std::net::IpAddr,
-    start_leecher: impl FnOnce(&std::path::Path) -> P,
-) {
-    let tracker = opentracker::Opentracker::start(lab, ip, share.info_hash);
-    let seeder = ours::Ours::seed(&share.torrent, &share.origin, lab.address(), &[]);
-    tracker.wait_for_counts(share.info_hash, (1, 0));
-    let mut leecher = start_leecher(&lab.folder("downloads"));
+fn seed_through_tracker<P: Peer>(lab: &Lab, url: fn(IpAddr) -> String, start_leecher: impl FnOnce(&Path, &Path) -> P) {
+    let (share, tracker) = Share::tracked(lab, url);
+    let seeder = share.seed_by_us_through(lab, &tracker);
+    let mut leecher = start_leecher(&share.torrent, &lab.folder("downloads"));
     share.assert_arrives(&mut leecher);
     drop(leecher);
     seeder.stop();

@@ -21,10 +21,8 @@ pub fn cases() -> Vec<Case> {
             needs: &[Libtorrent],
             run: |lab| {
                 let share = odd_files(lab, &[0, 1, 16384, 0, 5, 40_000, 0]);
-                let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
-                let folder = lab.folder("downloads");
-                let mut leecher = ours::Ours::download(&share.torrent, &folder, lab.address(), &[seeder.address()]);
-                share.assert_arrives(&mut leecher);
+                let seeder = share.seed_by_libtorrent(lab);
+                share.download_by_us(lab, &[seeder.address()]);
             },
         },
         Case {
@@ -72,11 +70,9 @@ pub fn cases() -> Vec<Case> {
                 };
                 let share = Share::of(lab, "private.bin", &[opentracker::http_url(ip)], options);
                 let tracker = opentracker::Opentracker::start(lab, ip, share.info_hash);
-                let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                let seeder = share.seed_by_libtorrent(lab);
                 tracker.wait_for_counts(share.info_hash, (1, 0));
-                let folder = lab.folder("downloads");
-                let mut leecher = ours::Ours::download(&share.torrent, &folder, lab.address(), &[]);
-                share.assert_arrives(&mut leecher);
+                share.download_by_us(lab, &[]);
                 drop(seeder);
             },
         },
@@ -86,10 +82,8 @@ pub fn cases() -> Vec<Case> {
             run: |lab| {
                 let len = 2 << 30;
                 let share = sparse_file(lab, "two.bin", len);
-                let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
-                let folder = lab.folder("downloads");
-                let mut leecher = ours::Ours::download(&share.torrent, &folder, lab.address(), &[seeder.address()]);
-                share.assert_arrives(&mut leecher);
+                let seeder = share.seed_by_libtorrent(lab);
+                share.download_by_us(lab, &[seeder.address()]);
             },
         },
         Case {
@@ -101,7 +95,7 @@ pub fn cases() -> Vec<Case> {
                 let share = sparse_file(lab, "four.bin", len);
                 let folder = lab.folder("downloads");
                 File::create(folder.join("four.bin")).unwrap().set_len(len).unwrap();
-                let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                let seeder = share.seed_by_libtorrent(lab);
                 let peers = [seeder.address()];
                 let mut leecher = ours::Ours::download_over(&share.torrent, &folder, lab.address(), &peers);
                 share.assert_arrives(&mut leecher);

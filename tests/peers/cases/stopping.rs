@@ -21,9 +21,7 @@ pub fn cases() -> Vec<Case> {
 /// Stops in the middle of a download from a slow libtorrent seeder. Checks the messages that libtorrent receives, the
 /// tracker's counts after the program has ended, and that a second run resumes.
 fn stop_a_download(lab: &Lab) {
-    let ip = lab.address();
-    let share = Share::file(lab, &[opentracker::http_url(ip)]);
-    let tracker = opentracker::Opentracker::start(lab, ip, share.info_hash);
+    let (share, tracker) = Share::tracked(lab, opentracker::http_url);
     let mut seeder = libtorrent::Libtorrent::seed_slowly(&share.torrent, &share.origin, lab.address(), 4 << 20);
     tracker.wait_for_counts(share.info_hash, (1, 0));
     let folder = lab.folder("downloads");

@@ -11,11 +11,8 @@ pub fn cases() -> Vec<Case> {
             name: "every_client_downloads_from_our_seed_at_once",
             needs: &[Libtorrent, Transmission, Aria2, Opentracker],
             run: |lab| {
-                let ip = lab.address();
-                let share = Share::file(lab, &[opentracker::http_url(ip)]);
-                let tracker = opentracker::Opentracker::start(lab, ip, share.info_hash);
-                let seeder = ours::Ours::seed(&share.torrent, &share.origin, lab.address(), &[]);
-                tracker.wait_for_counts(share.info_hash, (1, 0));
+                let (share, tracker) = Share::tracked(lab, opentracker::http_url);
+                let seeder = share.seed_by_us_through(lab, &tracker);
                 let torrent = &share.torrent;
                 let mut libtorrent =
                     libtorrent::Libtorrent::download(torrent, &lab.folder("libtorrent"), lab.address(), &[]);
@@ -35,7 +32,7 @@ pub fn cases() -> Vec<Case> {
             needs: &[Libtorrent],
             run: |lab| {
                 let share = Share::file(lab, &[]);
-                let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                let seeder = share.seed_by_libtorrent(lab);
                 let mut peers = vec![seeder.address()];
                 let mut leechers = Vec::new();
                 for name in ["a", "b", "c"] {
@@ -53,7 +50,7 @@ pub fn cases() -> Vec<Case> {
             needs: &[Libtorrent, Aria2],
             run: |lab| {
                 let share = Share::file(lab, &[]);
-                let honest = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &[]);
+                let honest = share.seed_by_libtorrent(lab);
                 let bad = lab.folder("corrupt");
                 let mut bytes = std::fs::read(share.origin.join(share.name)).unwrap();
                 // Corrupts one byte in every block of every second piece.
@@ -64,10 +61,7 @@ pub fn cases() -> Vec<Case> {
                 }
                 std::fs::write(bad.join(share.name), bytes).unwrap();
                 let corrupt = aria2::Aria2::seed(&share.torrent, &bad, lab.address());
-                let folder = lab.folder("downloads");
-                let peers = [corrupt.address(), honest.address()];
-                let mut leecher = ours::Ours::download(&share.torrent, &folder, lab.address(), &peers);
-                share.assert_arrives(&mut leecher);
+                let mut leecher = share.download_by_us(lab, &[corrupt.address(), honest.address()]);
                 let output = leecher.output();
                 let bans: Vec<&str> = output.lines().filter(|line| line.contains("banned")).collect();
                 let culprit = corrupt.address().to_string();
