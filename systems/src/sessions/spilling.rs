@@ -151,6 +151,28 @@ mod tests {
     use super::*;
     use crate::testing::{Bed, session};
 
+    fn bed() -> Bed {
+        let mut bed = Bed::new(());
+        bed.world.init_resource::<Jobs<Spill>>();
+        bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
+        bed
+    }
+
+    /// Writes the blocks of the torrent's unfinished pieces. Returns the number of writes.
+    fn spill(bed: &mut Bed) -> usize {
+        let storage = Storage {
+            id: ecs_torrent_components::ids::StorageId(1),
+            root: "/".into(),
+        };
+        let torrent = bed.torrent;
+        let spill =
+            move |mut spiller: Spiller, mut disk: ResMut<DiskPort>, torrents: Query<(&ActivePieces, &Partials)>| {
+                let (active, partials) = torrents.get(torrent).unwrap();
+                spiller.spill(&mut disk, torrent, &storage, active, partials)
+            };
+        bed.world.run_system_once(spill).unwrap()
+    }
+
     /// The bytes of a piece that is full are with the hash threads or the disk.
     #[test]
     fn only_pieces_that_miss_blocks_are_spilled() {
@@ -160,9 +182,7 @@ mod tests {
             (PiecePhase::Hashing, 1, 0),
             (PiecePhase::Restoring, 1, 0),
         ] {
-            let mut bed = Bed::new(());
-            bed.world.init_resource::<Jobs<Spill>>();
-            bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
+            let mut bed = bed();
             let peer = bed.peer();
             let piece = bed.piece(0);
             let mut active = bed.get_mut::<ActivePiece>(piece);
@@ -170,26 +190,13 @@ mod tests {
                 active.receive(block, Some(peer), Default::default());
             }
             active.phase = phase;
-            let storage = Storage {
-                id: ecs_torrent_components::ids::StorageId(1),
-                root: "/".into(),
-            };
-            let torrent = bed.torrent;
-            let spill =
-                move |mut spiller: Spiller, mut disk: ResMut<DiskPort>, torrents: Query<(&ActivePieces, &Partials)>| {
-                    let (active, partials) = torrents.get(torrent).unwrap();
-                    spiller.spill(&mut disk, torrent, &storage, active, partials)
-                };
-            let count = bed.world.run_system_once(spill).unwrap();
-            assert_eq!(count, write_count, "{phase:?} {block_count}");
+            assert_eq!(spill(&mut bed), write_count, "{phase:?} {block_count}");
         }
     }
 
     #[test]
     fn blocks_on_the_disk_are_not_written_again() {
-        let mut bed = Bed::new(());
-        bed.world.init_resource::<Jobs<Spill>>();
-        bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
+        let mut bed = bed();
         let peer = bed.peer();
         for index in [0, 1] {
             let piece = bed.piece(index);
@@ -199,17 +206,7 @@ mod tests {
         let mut blocks = Bitfield::new(2);
         blocks.insert(1);
         bed.get_mut::<Partials>(bed.torrent).0.insert(0, blocks);
-        let storage = Storage {
-            id: ecs_torrent_components::ids::StorageId(1),
-            root: "/".into(),
-        };
-        let torrent = bed.torrent;
-        let spill =
-            move |mut spiller: Spiller, mut disk: ResMut<DiskPort>, torrents: Query<(&ActivePieces, &Partials)>| {
-                let (active, partials) = torrents.get(torrent).unwrap();
-                spiller.spill(&mut disk, torrent, &storage, active, partials);
-            };
-        bed.world.run_system_once(spill).unwrap();
+        spill(&mut bed);
         let spans = bed
             .world
             .resource::<DiskPort>()

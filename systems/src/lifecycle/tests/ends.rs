@@ -115,6 +115,17 @@ fn a_second_stop_hastens_the_first_and_a_pause_does_not() {
     }
 }
 
+fn remove(bed: &mut Bed) {
+    let command = RemoveTorrent {
+        torrent: bed.get::<Torrent>(bed.torrent).id(),
+        options: RemoveOptions::default(),
+        reply: Reply::ignored(),
+    };
+    let mut queue = bed.world.resource_mut::<CommandQueue<RemoveTorrent>>();
+    queue.0.push_back(command);
+    bed.run(stopping::begin_stops);
+}
+
 /// A removal joins a stop until the session is written; after that the session is removed later.
 #[test]
 fn a_removal_joins_a_stop_whose_session_is_not_written() {
@@ -131,16 +142,7 @@ fn a_removal_joins_a_stop_whose_session_is_not_written() {
             let waiters = stops.waiters.get_mut(&torrent).unwrap();
             waiters.result = Some(Ok(Default::default()));
         }
-        let command = RemoveTorrent {
-            torrent: bed.get::<Torrent>(torrent).id(),
-            options: RemoveOptions::default(),
-            reply: Reply::ignored(),
-        };
-        bed.world
-            .resource_mut::<CommandQueue<RemoveTorrent>>()
-            .0
-            .push_back(command);
-        bed.run(stopping::begin_stops);
+        remove(&mut bed);
         assert_eq!(bed.world.resource::<CommandQueue<RemoveTorrent>>().0.is_empty(), joins);
     }
 }
@@ -160,16 +162,7 @@ fn a_pause_that_a_removal_joins_finds_no_torrent() {
         bed.run(pausing::take_pauses_and_starts);
         bed.run(stopping::begin_stops);
         if is_removed {
-            let command = RemoveTorrent {
-                torrent,
-                options: RemoveOptions::default(),
-                reply: Reply::ignored(),
-            };
-            bed.world
-                .resource_mut::<CommandQueue<RemoveTorrent>>()
-                .0
-                .push_back(command);
-            bed.run(stopping::begin_stops);
+            remove(&mut bed);
         }
         let entity = bed.torrent;
         let mut stops = bed.world.resource_mut::<stop_requests::StopsInOrder>();
