@@ -174,6 +174,8 @@ pub(crate) struct FileRegistry {
     /// One torrent for each file; further users of a file, which are few, are in `more`.
     first: HashMap<FileKey, u32>,
     more: HashMap<FileKey, Vec<u32>>,
+    /// Names of stopped torrents whose files are not known, because their metadata is not.
+    names: HashMap<InfoHash, Arc<str>>,
 }
 
 /// A torrent that uses files.
@@ -236,8 +238,16 @@ impl FileRegistry {
         }
     }
 
+    /// Records the name of a stopped torrent, unless its files are known.
+    pub(crate) fn set_name(&mut self, torrent: InfoHash, name: &Arc<str>) {
+        if !self.contains(torrent) {
+            self.names.insert(torrent, name.clone());
+        }
+    }
+
     /// Forgets a torrent.
     pub(crate) fn remove(&mut self, torrent: InfoHash) {
+        self.names.remove(&torrent);
         let Some(number) = self.by_hash.remove(&torrent) else {
             return;
         };
@@ -268,11 +278,13 @@ impl FileRegistry {
 
     /// Returns the name of a torrent.
     pub(crate) fn name_of(&self, torrent: InfoHash) -> Option<&Arc<str>> {
-        let number = *self.by_hash.get(&torrent)? as usize;
-        Some(&self.owners[number].as_ref()?.name)
+        match self.by_hash.get(&torrent) {
+            Some(number) => Some(&self.owners[*number as usize].as_ref()?.name),
+            None => self.names.get(&torrent),
+        }
     }
 
-    /// Whether the registry knows a torrent.
+    /// Whether the registry knows a torrent's files.
     pub(crate) fn contains(&self, torrent: InfoHash) -> bool {
         self.by_hash.contains_key(&torrent)
     }
@@ -471,6 +483,19 @@ mod tests {
         set(&mut registry, A, "/downloads", &["a"], &[]);
         assert_eq!(registry.name_of(A).map(ToString::to_string), Some(A.to_string()));
         assert!(registry.contains(A) && !registry.contains(B));
+        assert_eq!(registry.name_of(B), None);
+
+        registry.set_name(A, &"other".into());
+        assert_eq!(registry.name_of(A).map(ToString::to_string), Some(A.to_string()));
+        registry.set_name(B, &"b".into());
+        assert_eq!(registry.name_of(B).map(|name| &**name), Some("b"));
+        assert!(!registry.contains(B), "it claims no files");
+        set(&mut registry, B, "/downloads", &["b"], &[]);
+        assert_eq!(registry.name_of(B).map(ToString::to_string), Some(B.to_string()));
+        registry.remove(B);
+        assert_eq!(registry.name_of(B), None);
+        registry.set_name(B, &"b".into());
+        registry.remove(B);
         assert_eq!(registry.name_of(B), None);
     }
 

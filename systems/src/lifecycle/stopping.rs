@@ -327,6 +327,9 @@ impl StopParams<'_, '_> {
             let whole = whole_files(&info.files, &info.geometry, have);
             self.registry.stop(stopped.torrent.id(), whole);
         }
+        if let Ending::Save { .. } = ending {
+            self.registry.set_name(stopped.torrent.id(), &stopped.torrent.name);
+        }
         self.index.remove(&stopped.torrent.hashes);
         let info_hash = stopped.torrent.id();
         self.stopped.write(TorrentStopped { info_hash });

@@ -1,4 +1,4 @@
-//! Survey of stopped torrents: reads their files from the state folder before the first new torrent is decided on.
+//! Survey of stopped torrents: reads their names and files from the state folder before the first new torrent is decided on.
 
 use std::path::{Path, PathBuf};
 
@@ -100,12 +100,7 @@ pub(super) fn survey_sessions(
     for event in listed {
         survey.stage = match event.outcome {
             Ok(StateDone::Listed(stored)) => Stage::Looking {
-                // Without metadata, no file is known.
-                rest: stored
-                    .iter()
-                    .filter(|stored| stored.has_metainfo)
-                    .map(|stored| stored.torrent)
-                    .collect(),
+                rest: stored.iter().map(|stored| stored.torrent).collect(),
                 asked_count: 0,
             },
             Ok(_) => continue,
@@ -147,7 +142,7 @@ pub(super) fn survey_sessions(
     }
 }
 
-/// Registers the files of a stopped torrent.
+/// Registers the files of a stopped torrent; only its name, if its metadata is not known.
 pub(crate) fn register_stopped(
     registry: &mut FileRegistry,
     index: &TorrentIndex,
@@ -155,6 +150,12 @@ pub(crate) fn register_stopped(
     download_dir: &Path,
 ) {
     loaded.repair(None);
+    if let Some(session) = loaded.session.as_ref()
+        && index.get(session.info_hash).is_none()
+    {
+        let name = session.renamed.as_deref().unwrap_or(&session.name);
+        registry.set_name(session.info_hash, &name.into());
+    }
     let Some(Ok(mut metainfo)) = loaded.metainfo else {
         return;
     };
