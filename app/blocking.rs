@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bevy_ecs::world::World;
-use ecs_torrent_components::commands::{AddOptions, RemoveOptions, Removed};
+use ecs_torrent_components::commands::{AddOptions, RemoveOptions, Removed, Reply};
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use pollster::block_on;
@@ -205,6 +205,18 @@ impl BlockingTorrents {
     /// As [`Torrents::restore`].
     pub fn restore(&self) -> Result<usize, Error> {
         block_on(self.0.restore())
+    }
+
+    /// Blocking form of [`Torrents::ask`].
+    ///
+    /// # Errors
+    /// As [`Torrents::ask`].
+    pub fn ask<C, T>(&self, command: impl FnOnce(Reply<T>) -> C) -> Result<T, Error>
+    where
+        C: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        block_on(self.0.ask(command))
     }
 
     /// As [`Torrents::subscribe`]; [`Subscription::next_blocking`] waits for an event.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::messages::{
-    TorrentAdded, TorrentBlocked, TorrentCompleted, TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted,
-    TorrentStopped, TrackerFailed,
+    MetadataKnown, TorrentAdded, TorrentBlocked, TorrentCompleted, TorrentFailed, TorrentPaused, TorrentRestarting,
+    TorrentStarted, TorrentStopped, TrackerFailed,
 };
 use ecs_torrent_components::torrent::Torrent;
 use ecs_torrent_components::tracker::Tracker;
@@ -26,6 +26,8 @@ pub(crate) const CAPACITY: usize = 1024;
 pub enum Event {
     /// The torrent is listed.
     Added(TorrentId),
+    /// The metadata of a torrent that was added by a magnet link is known: its name, its size and its files.
+    MetadataReceived(TorrentId),
     /// The torrent's existing data has been checked; it now downloads or seeds.
     Started(TorrentId),
     /// All data of the torrent is on the disk.
@@ -182,6 +184,7 @@ fn publish_events(
     torrents: Query<&Torrent>,
     trackers: Query<&Tracker>,
     mut added: MessageReader<TorrentAdded>,
+    mut known: MessageReader<MetadataKnown>,
     mut started: MessageReader<TorrentStarted>,
     mut completed: MessageReader<TorrentCompleted>,
     mut blocked: MessageReader<TorrentBlocked>,
@@ -195,6 +198,9 @@ fn publish_events(
     let added = added
         .read()
         .filter_map(|message| Some(Event::Added(id(message.torrent)?)));
+    let known = known
+        .read()
+        .filter_map(|message| Some(Event::MetadataReceived(id(message.torrent)?)));
     let started = started
         .read()
         .filter_map(|message| Some(Event::Started(id(message.torrent)?)));
@@ -222,6 +228,7 @@ fn publish_events(
     });
     let stopped = stopped.read().map(|message| Event::Stopped(message.info_hash.into()));
     let all = added
+        .chain(known)
         .chain(started)
         .chain(completed)
         .chain(blocked)

@@ -12,9 +12,9 @@
 //! | acts | writing messages and work lists that a feature reads, such as `RequestStop`, `FailTorrent`, `Reaper` |
 //! | takes part in a stop | [`add_stop_participant`](crate::systems::stop_participants::AddStopParticipant) |
 //! | waits | [`Deadlines`](crate::components::deadlines::Deadlines) of its own, and `Wakeup` for the next of them; never `std::time` |
-//! | takes commands from outside | a [`CommandQueue`](crate::components::commands::CommandQueue) of its own, filled by the mailbox |
+//! | takes commands from the host program | a [`CommandQueue`](crate::components::commands::CommandQueue) of its own, to which [`Torrents::ask`](crate::Torrents::ask) sends |
 //! | talks to other clients | an extension of its own (BEP 10) in the [`ExtensionRegistry`](crate::components::peer::ExtensionRegistry); its messages arrive as [`ExtensionReceived`](crate::components::messages::ExtensionReceived) |
-//! | answers the host program | [`Torrents::with_world`](crate::Torrents::with_world) |
+//! | shows its state to the host program | [`Torrents::with_world`](crate::Torrents::with_world) |
 //!
 //! Four rules keep an engine fast and correct:
 //!
@@ -33,6 +33,12 @@
 //! outside.
 //!
 #![doc = concat!("```\n", include_str!("guide/client_stats.rs"), "```")]
+//!
+//! # Commands
+//!
+//! A system answers commands of the host program. [`Torrents::ask`](crate::Torrents::ask) sends them.
+//!
+#![doc = concat!("```\n", include_str!("guide/client_count.rs"), "```")]
 //!
 //! # Policy
 //!

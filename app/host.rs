@@ -6,7 +6,9 @@
 //! `PreUpdate`.
 //!
 //! ```no_run
-//! use ecs_torrent::bevy_app::{App, Startup, Update};
+//! use std::time::Duration;
+//!
+//! use ecs_torrent::bevy_app::{App, ScheduleRunnerPlugin, Startup, Update};
 //! use ecs_torrent::events::Event;
 //! use ecs_torrent::host::{EcsTorrentPlugin, TorrentCommand, TorrentEvent};
 //! use ecs_torrent::prelude::{MessageReader, MessageWriter, Settings};
@@ -24,6 +26,8 @@
 //! }
 //!
 //! App::new()
+//!     // A runner: without one, `run` returns after one update. A game has one by its `DefaultPlugins`.
+//!     .add_plugins(ScheduleRunnerPlugin::run_loop(Duration::from_secs(1) / 60))
 //!     .add_plugins(EcsTorrentPlugin { settings: Settings::default() })
 //!     .add_systems(Startup, begin)
 //!     .add_systems(Update, load_level)

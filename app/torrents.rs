@@ -175,22 +175,26 @@ impl Torrents {
         Ok(self.ask(|reply| ScrapeTorrent { torrent, reply }).await??)
     }
 
-    /// Adds addresses of possible peers of a torrent.
+    /// Adds addresses of possible peers of a torrent. The torrent connects to them as it needs peers.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
     /// # setup::run(async |torrents, folder| {
     /// let id = torrents.download(folder.join("album.torrent")).await?;
     /// torrents.add_peers(id, vec!["192.0.2.7:6881".parse().unwrap()]).await?;
+    ///
+    /// torrents.stop_and_serialize(id).await?;
+    /// let refused = torrents.add_peers(id, vec!["192.0.2.7:6881".parse().unwrap()]).await;
+    /// assert!(matches!(refused, Err(ecs_torrent::Error::TorrentNotFound(_))));
     /// # Ok(())
     /// # });
     /// ```
     ///
     /// # Errors
-    /// If the engine has stopped.
+    /// [`Error::TorrentNotFound`].
     pub async fn add_peers(&self, id: impl Into<TorrentId>, peers: Vec<SocketAddr>) -> Result<(), Error> {
         let TorrentId(torrent) = id.into();
-        Ok(self.handle.send(AddPeers { torrent, peers }).await?)
+        Ok(self.ask(|reply| AddPeers { torrent, peers, reply }).await??)
     }
 
     /// Returns the selected fields of a torrent's state.
@@ -515,7 +519,37 @@ impl Torrents {
         Ok(receiver.await.map_err(|_| EngineGone)?)
     }
 
-    async fn ask<C, T>(&self, command: impl FnOnce(Reply<T>) -> C) -> Result<T, Error>
+    /// Sends a command to the plugin that takes it, and returns the plugin's answer. `command` is given the return channel.
+    /// The plugin initializes a [`CommandQueue`] of the command's type; [`guide`](crate::guide#commands) shows how.
+    ///
+    /// ```
+    /// use ecs_torrent::prelude::*;
+    ///
+    /// struct CountPeers {
+    ///     reply: Reply<usize>,
+    /// }
+    ///
+    /// fn count_peers(mut queue: ResMut<CommandQueue<CountPeers>>, peers: Query<&Peer>) {
+    ///     queue.0.drain(..).for_each(|command| command.reply.send(peers.iter().len()));
+    /// }
+    ///
+    /// fn plugin(app: &mut App) {
+    ///     app.init_resource::<CommandQueue<CountPeers>>().add_systems(Tick, count_peers);
+    /// }
+    ///
+    /// # async fn example() -> Result<(), ecs_torrent::Error> {
+    /// let engine = Engine::builder().plugins(TorrentPlugins).plugins(plugin).start()?;
+    /// println!("{} peers", engine.torrents().ask(|reply| CountPeers { reply }).await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`CommandQueue`]: ecs_torrent_components::commands::CommandQueue
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedCommand`] if no plugin takes the command; [`Error::EngineGone`] if the engine stops, or if the
+    /// plugin drops the command without an answer.
+    pub async fn ask<C, T>(&self, command: impl FnOnce(Reply<T>) -> C) -> Result<T, Error>
     where
         C: Send + Sync + 'static,
         T: Send + 'static,

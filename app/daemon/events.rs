@@ -38,6 +38,7 @@ fn describe(event: &Event) -> (&'static str, Value) {
     let why = |torrent: &TorrentId, reason: &str| json!({"info_hash": torrent.to_string(), "error": reason});
     match event {
         Event::Added(torrent) => ("added", of(torrent)),
+        Event::MetadataReceived(torrent) => ("metadata_received", of(torrent)),
         Event::Started(torrent) => ("started", of(torrent)),
         Event::Completed(torrent) => ("completed", of(torrent)),
         Event::Blocked(torrent, reason) => ("blocked", why(torrent, reason)),

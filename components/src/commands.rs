@@ -304,7 +304,7 @@ pub enum AddError {
         reason: &'static str,
     },
     /// The folder does not lie below the download folder.
-    #[error("{} is not a folder below the download folder", into.display())]
+    #[error("{}: a new subfolder (--into) has to be below the download folder", into.display())]
     BadFolder {
         /// The folder.
         into: PathBuf,
@@ -689,6 +689,8 @@ pub struct AddPeers {
     pub torrent: InfoHash,
     /// The addresses.
     pub peers: Vec<SocketAddr>,
+    /// Answered when the torrent has the addresses.
+    pub reply: Reply<Result<(), TorrentNotFound>>,
 }
 
 #[cfg(test)]

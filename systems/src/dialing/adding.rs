@@ -10,7 +10,7 @@ use ecs_torrent_components::candidates::{
     AllowedSources, CandidateSource, CandidateSources, Candidates, CandidatesFound,
 };
 use ecs_torrent_components::clock::Clock;
-use ecs_torrent_components::commands::{AddPeers, CommandQueue};
+use ecs_torrent_components::commands::{AddPeers, CommandQueue, TorrentNotFound};
 use ecs_torrent_components::messages::{MetadataKnown, SessionLoaded};
 use ecs_torrent_components::peer::{CloseReason, Peer};
 use ecs_torrent_components::reaper::Reaper;
@@ -67,15 +67,18 @@ pub(super) fn take_peers(
     index: Res<TorrentIndex>,
     mut found: MessageWriter<CandidatesFound>,
 ) {
-    for AddPeers { torrent, peers } in commands.0.drain(..) {
-        if let Some(torrent) = index.get(torrent) {
-            found.write(CandidatesFound {
-                torrent,
-                peers: peers.into_iter().map(Into::into).collect(),
-                source: CandidateSource::USER,
-                informant: None,
-            });
-        }
+    for AddPeers { torrent, peers, reply } in commands.0.drain(..) {
+        let Some(entity) = index.get(torrent) else {
+            reply.send(Err(TorrentNotFound(torrent)));
+            continue;
+        };
+        found.write(CandidatesFound {
+            torrent: entity,
+            peers: peers.into_iter().map(Into::into).collect(),
+            source: CandidateSource::USER,
+            informant: None,
+        });
+        reply.send(Ok(()));
     }
 }
 

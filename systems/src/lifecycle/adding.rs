@@ -8,8 +8,8 @@ use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::{CandidateSource, CandidatesFound};
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{
-    AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, StopAll, StopTorrent, TorrentSource,
-    Unsaved,
+    AddError, AddOptions, AddPeers, AddTorrent, CommandQueue, RemoveTorrent, Reply, StopAll, StopTorrent,
+    TorrentSource, Unsaved,
 };
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts};
 use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentAdded, TrackersGiven};
@@ -91,7 +91,8 @@ impl TorrentAdder<'_, '_> {
         }
         let torrent = command.source.id();
         let peers = command.options.peers.clone();
-        self.new_peers.0.push_back(AddPeers { torrent, peers });
+        let reply = Reply::ignored();
+        self.new_peers.0.push_back(AddPeers { torrent, peers, reply });
         self.find_linked(entity, &command.source);
         adds.joins.push((entity, command));
     }
@@ -150,6 +151,7 @@ impl TorrentAdder<'_, '_> {
             self.new_peers.0.push_back(AddPeers {
                 torrent: torrent.id(),
                 peers: options.peers.clone(),
+                reply: Reply::ignored(),
             });
         }
         let entity = self.commands.spawn_empty().id();

@@ -10,6 +10,9 @@ use ecs_torrent::systems::stop_participants::{AddStopParticipant, StopDuty};
 /// The guide's example of a policy.
 #[path = "../../../app/guide/client_block.rs"]
 pub mod client_block;
+/// The guide's example of commands.
+#[path = "../../../app/guide/client_count.rs"]
+pub mod client_count;
 /// The guide's example of statistics.
 #[path = "../../../app/guide/client_stats.rs"]
 pub mod client_stats;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use ecs_torrent::prelude::*;
 use third_party_plugin::client_block::ClientBlockPlugin;
+use third_party_plugin::client_count::{ClientCountPlugin, CountClients};
 use third_party_plugin::client_stats::{ClientBytes, ClientStatsPlugin};
 use third_party_plugin::ends_first::EndsFirstPlugin;
 use third_party_plugin::stop_log::StopLogPlugin;
@@ -45,6 +46,29 @@ fn statistics_count_every_byte_by_client() {
         clients.keys().all(|client| client.contains("ecs-torrent")),
         "{clients:?}"
     );
+}
+
+/// A command is answered from the world; an engine without the plugin refuses it by name.
+#[test]
+fn a_command_counts_the_connected_clients() {
+    let swarm = Swarm::new(200_000);
+    // The leecher stays connected for 20 s.
+    let limit = UploadLimitPlugin { bytes_per_s: 10_000 };
+    let (seed, plain) = (
+        engine((ClientCountPlugin, limit), settings()),
+        engine(nothing, settings()),
+    );
+    let count = || seed.torrents().blocking().ask(|reply| CountClients { reply }).unwrap();
+    let address = swarm.seed(&seed);
+    assert!(count().is_empty());
+    let _torrent = swarm.download(&plain, address);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while count().values().sum::<usize>() != 1 {
+        assert!(Instant::now() < deadline, "no peer has connected");
+    }
+    let refused = plain.torrents().blocking().ask(|reply| CountClients { reply });
+    let error = refused.unwrap_err().to_string();
+    assert_eq!(error, "this engine has no plugin that takes the command CountClients");
 }
 
 /// The blocked client gets nothing, and the reason is the plugin's own. Another client is not blocked.
