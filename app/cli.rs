@@ -11,12 +11,14 @@ mod create;
 #[cfg(feature = "daemon")]
 mod daemon;
 mod demo;
+mod fetch;
 mod log;
 mod magnet;
 mod peers;
 mod placement;
 mod show;
 mod signals;
+mod torrent_file;
 mod transfer;
 mod verify;
 
@@ -66,6 +68,8 @@ enum Command {
     Show(show::ShowArgs),
     /// Print a torrent file's magnet link.
     Magnet(magnet::MagnetArgs),
+    /// Get a magnet link's torrent file from peers.
+    Fetch(fetch::FetchArgs),
     /// Create a torrent from a file or folder.
     Create(create::CreateArgs),
     /// Verify files against a torrent.
@@ -140,7 +144,7 @@ impl ExitCodes {
 enum CliError {
     #[error(transparent)]
     Torrent(#[from] Error),
-    #[error(transparent)]
+    #[error("{0}{advice}", advice = start_advice(.0))]
     Start(#[from] StartError),
     #[error(transparent)]
     Make(#[from] MakeError),
@@ -165,6 +169,17 @@ enum CliError {
     Usage(String),
     #[error("{0}")]
     Other(String),
+}
+
+/// Returns the options that help where an engine cannot start.
+fn start_advice(error: &StartError) -> &'static str {
+    match error {
+        StartError::StateDirInUse { .. } if cfg!(feature = "daemon") => {
+            "; if that is a daemon, `ecs-torrent add` gives it a torrent; --state-dir names another folder"
+        }
+        StartError::StateDirInUse { .. } => "; --state-dir names another folder",
+        _ => "",
+    }
 }
 
 impl CliError {
@@ -202,12 +217,13 @@ pub(crate) fn main() -> ExitCode {
         Command::Demo(args) => block_on(demo::run(args, screen)),
         Command::Show(args) => show::run(&args),
         Command::Magnet(args) => magnet::run(&args, &screen),
+        Command::Fetch(args) => block_on(fetch::run(args, screen)),
         Command::Create(args) => create::run(args, &screen),
         Command::Verify(args) => verify::run(&args, &screen),
         #[cfg(feature = "daemon")]
         Command::Daemon(args) => block_on(daemon::run(args, screen)),
         #[cfg(feature = "daemon")]
-        Command::Add(args) => block_on(client::add(args)),
+        Command::Add(args) => block_on(client::add(args, &screen)),
         #[cfg(feature = "daemon")]
         Command::List(args) => block_on(client::list(args)),
         #[cfg(feature = "daemon")]
@@ -253,17 +269,28 @@ fn report_usage(mistake: &clap::Error) -> ExitCode {
     // There is no other place to report that this failed.
     let _ = mistake.print();
     let is_incomplete = mistake.kind() == ErrorKind::MissingRequiredArgument;
-    let command = std::env::args().nth(1).filter(|_| is_incomplete);
-    if let Some(example) = command.and_then(|command| first_example(&command)) {
+    let example = || first_example(std::env::args().skip(1));
+    if let Some(example) = is_incomplete.then(example).flatten() {
         let _ = writeln!(std::io::stderr(), "\nExample: {example}");
     }
     ExitCodes::USAGE.into()
 }
 
-/// Returns the first example in the help of a command, without what follows it on its line.
-fn first_example(command: &str) -> Option<String> {
+/// Returns the first example in the help of the command that the arguments begin with, without what follows it on its
+/// line.
+fn first_example(arguments: impl Iterator<Item = String>) -> Option<String> {
     let root = Cli::command();
-    let help = root.find_subcommand(command)?.get_after_help()?.to_string();
+    let mut command = &root;
+    for argument in arguments {
+        let Some(inner) = command.find_subcommand(argument) else {
+            break;
+        };
+        command = inner;
+    }
+    let help = command
+        .get_after_help()
+        .filter(|_| !std::ptr::eq(command, &raw const root))?
+        .to_string();
     let example = help
         .lines()
         .map(str::trim)
@@ -330,6 +357,21 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_missing_argument_shows_an_example_of_its_command() {
+        let example = |words: &str| first_example(words.split(' ').map(ToOwned::to_owned));
+        assert_eq!(example("magnet").unwrap(), "ecs-torrent magnet linux.torrent");
+        assert_eq!(
+            example("config check").unwrap(),
+            "ecs-torrent config check /etc/ecs-torrent.ron"
+        );
+        assert_eq!(
+            example("config").unwrap(),
+            "ecs-torrent config default > ecs-torrent.ron"
+        );
+        assert_eq!(example("--nonsense"), None);
     }
 
     /// clap wraps lines that are longer than the terminal, which destroys their layout.

@@ -42,12 +42,14 @@ pub enum Error {
     #[error("{0} is known by its magnet link only; give a .torrent file")]
     NoMetadata(InfoHash),
     /// A source of a kind that is not supported yet, such as a URL.
-    #[error("{name}: {what} are not supported yet; give a .torrent file or a magnet link")]
+    #[error("{name}: {what} are not supported yet; give {instead}")]
     Unsupported {
         /// The source.
         name: String,
         /// The kind of source.
         what: &'static str,
+        /// The sources to give instead.
+        instead: &'static str,
     },
     /// A torrent is refused. Nothing of it is kept, and no file has been touched.
     #[error(transparent)]

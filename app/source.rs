@@ -48,6 +48,7 @@ impl Source {
             ReadSource::Magnet(magnet) if magnet.hashes.v1.is_none() => Err(Error::Unsupported {
                 name: format!("magnet link of {}", magnet.hashes.primary()),
                 what: "v2 torrents",
+                instead: "the link of a v1 or hybrid torrent",
             }),
             _ => Ok(read),
         }
@@ -157,6 +158,7 @@ fn read(path: &Path, max: u64) -> Result<Bytes, Error> {
         Some(what) if error.kind() == ErrorKind::NotFound => Error::Unsupported {
             name: path.display().to_string(),
             what,
+            instead: "a .torrent file or a magnet link",
         },
         _ => failed(error),
     })?;

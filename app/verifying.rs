@@ -26,18 +26,19 @@ impl Verdict {
     }
 }
 
-/// Names the first file of a piece that is missing or too short.
-fn missing(root: &Path, info: &Info, piece: u32) -> Option<String> {
+/// Names the files of a piece that are missing or too short.
+fn missing(root: &Path, info: &Info, piece: u32) -> Vec<String> {
     let span = info.geometry.piece_span(piece);
     let files = info.files.files().iter().filter(|file| file.is_stored());
-    let mut files = files.filter(|file| file.offset < span.end() && file.end() > span.offset);
-    files.find_map(|file| match std::fs::metadata(root.join(&*file.path)) {
+    let files = files.filter(|file| file.offset < span.end() && file.end() > span.offset);
+    let missing = files.filter_map(|file| match std::fs::metadata(root.join(&*file.path)) {
         Ok(found) if found.len() < file.len => {
             Some(format!("{}: has {} of {} bytes", file.path, found.len(), file.len))
         }
         Ok(_) => None,
         Err(_) => Some(format!("{}: missing", file.path)),
-    })
+    });
+    missing.take(MAX_ERRORS).collect()
 }
 
 /// Most reasons that are kept.
@@ -54,12 +55,17 @@ pub fn verify(metainfo: &Metainfo, root: &Path, on_bytes: &(dyn Fn(u64) + Sync))
             Ok(_) => verdict.bad += 1,
             Err(error) => {
                 verdict.bad += 1;
-                let text = match error.is_absence() {
-                    true => missing(root, info, piece).unwrap_or_else(|| error.to_string()),
-                    false => error.to_string(),
+                let mut reasons = match error.is_absence() {
+                    true => missing(root, info, piece),
+                    false => Vec::new(),
                 };
-                if verdict.errors.len() < MAX_ERRORS && !verdict.errors.contains(&text) {
-                    verdict.errors.push(text);
+                if reasons.is_empty() {
+                    reasons.push(error.to_string());
+                }
+                for reason in reasons {
+                    if verdict.errors.len() < MAX_ERRORS && !verdict.errors.contains(&reason) {
+                        verdict.errors.push(reason);
+                    }
                 }
             }
         }

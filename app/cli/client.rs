@@ -5,10 +5,10 @@ mod connection;
 mod tables;
 mod values;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use clap::Args;
 use ecs_torrent::{Field, InfoHash, ReadSource, Source, TorrentState};
 use serde_json::{Value, json};
@@ -16,16 +16,16 @@ use url::form_urlencoded;
 
 use self::connection::Daemon;
 use self::values::text;
-use super::output::{self, printable};
+use super::output::{self, Screen, printable};
 use super::peers;
 use super::placement::PlacementArgs;
-use super::{CliError, Outcome};
+use super::{CliError, Outcome, magnet};
 
 /// Where the daemon is.
 #[derive(Debug, Args)]
 struct DaemonAddress {
     /// Address of the daemon's API. By default the commands find the daemon through its state folder.
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = peers::address)]
     api: Option<SocketAddr>,
     /// The daemon's state folder, which contains the API token.
     #[arg(long, value_name = "DIR", default_value = ".ecs_torrent")]
@@ -38,8 +38,10 @@ Examples:
   ecs-torrent add linux.torrent
   ecs-torrent add *.torrent -o /srv/torrents/iso
   ecs-torrent add linux.torrent --into second
+  ecs-torrent add 'magnet:?xt=urn:btih:...'
 
---into helps where an existing file has the torrent's name.")]
+--into helps where an existing file has the torrent's name. Prints the info-hash
+and the name of each torrent.")]
 pub(super) struct AddArgs {
     /// Torrent files and magnet links.
     #[arg(required = true, value_name = "SOURCE")]
@@ -77,7 +79,12 @@ pub(super) struct ListArgs {
 #[command(after_help = "\
 Examples:
   ecs-torrent stats 0c1f3b
-  ecs-torrent stats 0c1f3b --fields progress,peers --json")]
+  ecs-torrent stats 0c1f3b --fields progress,peers --json
+
+Fields:
+  name, speed, downloaded, bytes_size, info_hash, lifecycle, error, progress,
+  uploaded, corrupt, wasted, bytes_completed, bytes_checked, pieces,
+  pieces_completed, metadata, seconds_active, root, peers, trackers")]
 pub(super) struct StatsArgs {
     /// Info-hash of the torrent, or its first 6 or more digits.
     hash: String,
@@ -158,36 +165,25 @@ stopped after the daemon was restarted.
 
 Examples:
   ecs-torrent stop 0c1f3b
-  ecs-torrent stop --all")]
+  ecs-torrent stop --all --json")]
 #[command(override_usage = "ecs-torrent stop [OPTIONS] <HASH | --all>")]
 pub(super) struct StopArgs {
-    /// Info-hash of the torrent, or its first 6 or more digits.
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    hash: Option<String>,
-    /// Stop all torrents.
-    #[arg(long)]
-    all: bool,
     #[command(flatten)]
-    daemon: DaemonAddress,
+    target: Target,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A torrent that was paused before it was stopped is still paused.
+`list --stopped` shows the stopped torrents.
 
 Examples:
   ecs-torrent resume 0c1f3b
-  ecs-torrent resume --all")]
+  ecs-torrent resume --all --json")]
 #[command(override_usage = "ecs-torrent resume [OPTIONS] <HASH | --all>")]
 pub(super) struct ResumeArgs {
-    /// Info-hash of the stopped torrent, or its first 6 or more digits.
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    hash: Option<String>,
-    /// Resume all stopped torrents.
-    #[arg(long)]
-    all: bool,
     #[command(flatten)]
-    daemon: DaemonAddress,
+    target: Target,
 }
 
 #[derive(Debug, Args)]
@@ -208,7 +204,7 @@ pub(super) struct RemoveArgs {
     daemon: DaemonAddress,
 }
 
-pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
+pub(super) async fn add(args: AddArgs, screen: &Screen) -> Result<Outcome, CliError> {
     args.files.check(args.sources.len())?;
     let peers = peers::resolve(&args.peers)?;
     let daemon = Daemon::find(&args.daemon)?;
@@ -232,13 +228,16 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     // Loads every file before adding the first torrent, so that a bad file changes nothing.
     let read = |source: &PathBuf| Ok(Source::from(source.as_path()).read()?);
     let sources = args.sources.iter().map(read).collect::<Result<Vec<_>, CliError>>()?;
+    magnet::warn_of_selections(&sources, screen);
     for source in sources {
-        let added = match &source {
-            ReadSource::Magnet(magnet) => daemon.post_text(&path, magnet.to_string()).await?,
-            ReadSource::Metainfo(metainfo) => daemon.post(&path, metainfo.bytes.clone()).await?,
+        let (is_new, added) = match &source {
+            ReadSource::Magnet(magnet) => daemon.create_from_text(&path, magnet.to_string()).await?,
+            ReadSource::Metainfo(metainfo) => daemon.create(&path, metainfo.bytes.clone()).await?,
         };
         let (hash, name) = (text(&added["info_hash"]), printable(&source.name()));
-        if args.files.into.is_some() {
+        if !is_new {
+            say!("{hash} {name} was already added");
+        } else if args.files.into.is_some() {
             let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=root")).await?;
             say!("{hash} {name}, in {}", printable(text(&stats["root"])));
         } else {
@@ -340,75 +339,96 @@ impl Target {
     async fn carry_out(&self, operation: &Operation) -> Result<Outcome, CliError> {
         let daemon = Daemon::find(&self.daemon)?;
         let fields = "info_hash,name,lifecycle";
-        let (path, mut torrents) = match &self.hash {
+        let (path, torrents) = match &self.hash {
             Some(digits) => {
                 let hash = daemon.resolve_running(digits).await?;
                 let torrent = daemon.get(&format!("/api/v1/torrents/{hash}?fields={fields}")).await?;
-                (format!("/api/v1/torrents/{hash}/{}", operation.path), vec![torrent])
+                (format!("/api/v1/torrents/{hash}/{}", operation.path), json!([torrent]))
             }
             None => {
                 let listed = daemon.get(&format!("/api/v1/torrents?fields={fields}")).await?;
-                let torrents = listed.as_array().cloned().unwrap_or_default();
-                (format!("/api/v1/{}", operation.path), torrents)
+                (format!("/api/v1/{}", operation.path), listed)
             }
         };
         // A torrent that is not changed gets the operation too: its state may be another one by now.
-        daemon.post(&path, Bytes::new()).await?;
-        let line = |torrent: &Value| {
-            let (hash, name) = (text(&torrent["info_hash"]), printable(text(&torrent["name"])));
-            format!("{hash} {name}")
-        };
-        let only = torrents.first().filter(|_| !self.all).map(line);
-        torrents.retain(|torrent| (operation.changes)(text(&torrent["lifecycle"])));
-        let names = |torrent: &Value| json!({"info_hash": torrent["info_hash"], "name": torrent["name"]});
-        match (only, torrents.as_slice()) {
-            (_, torrents) if self.json => print_json(&torrents.iter().map(names).collect()),
-            (Some(torrent), []) => say!("{torrent} {}", operation.unchanged),
-            (Some(torrent), _) => say!("{} {torrent}", operation.done),
-            (None, torrents) => say!("{} {}", operation.done, output::count(torrents.len(), "torrent")),
-        }
+        daemon.post(&path).await?;
+        let only = matching(&torrents, "", false).into_iter().next();
+        let torrents = torrents.as_array().into_iter().flatten();
+        let changed = torrents.filter(|torrent| (operation.changes)(text(&torrent["lifecycle"])));
+        let changed = matching(&changed.cloned().collect(), "", false);
+        self.report(operation.done, operation.unchanged, only, &changed);
         Ok(Outcome::Done)
+    }
+
+    /// Stops or resumes one torrent or all, and prints what was changed.
+    async fn move_to(&self, operation: &Move) -> Result<Outcome, CliError> {
+        let daemon = Daemon::find(&self.daemon)?;
+        let (path, only, changed) = match &self.hash {
+            Some(digits) => {
+                let found = daemon.resolve(digits).await?;
+                let path = format!("/api/v1/torrents/{}/{}", found.hash, operation.path);
+                let is_changed = found.is_stopped != operation.to_stopped;
+                let changed = is_changed.then(|| found.clone()).into_iter().collect();
+                (path, Some(found), changed)
+            }
+            None => {
+                let list = if operation.to_stopped { RUNNING } else { STOPPED };
+                let listed = matching(&daemon.get(list).await?, "", !operation.to_stopped);
+                (format!("/api/v1/{}", operation.path), None, listed)
+            }
+        };
+        if self.all || !changed.is_empty() {
+            daemon.post(&path).await?;
+        }
+        self.report(operation.done, operation.unchanged, only, &changed);
+        Ok(Outcome::Done)
+    }
+
+    /// Prints the changed torrents; of an operation on one torrent, the torrent itself.
+    fn report(&self, done: &str, unchanged: &str, only: Option<Found>, changed: &[Found]) {
+        let only = only.filter(|_| !self.all);
+        match (only, changed) {
+            (_, changed) if self.json => {
+                let json = |found: &Found| json!({"info_hash": found.hash.to_string(), "name": found.name});
+                print_json(&changed.iter().map(json).collect());
+            }
+            (Some(torrent), []) => say!("{torrent} {unchanged}"),
+            (Some(torrent), _) => say!("{done} {torrent}"),
+            (None, changed) => say!("{done} {}", output::count(changed.len(), "torrent")),
+        }
     }
 }
 
+/// An operation of the API that moves a torrent between the list and the stopped torrents.
+struct Move {
+    /// The last part of its path.
+    path: &'static str,
+    done: &'static str,
+    /// The message for a torrent that is there already.
+    unchanged: &'static str,
+    to_stopped: bool,
+}
+
+const STOP: Move = Move {
+    path: "stop",
+    done: "stopped",
+    unchanged: "was already stopped",
+    to_stopped: true,
+};
+
+const RESUME: Move = Move {
+    path: "resume",
+    done: "resumed",
+    unchanged: "is not stopped",
+    to_stopped: false,
+};
+
 pub(super) async fn stop(args: StopArgs) -> Result<Outcome, CliError> {
-    let daemon = Daemon::find(&args.daemon)?;
-    let Some(digits) = &args.hash else {
-        let count = daemon.get("/api/v1/torrents?fields=info_hash").await?;
-        daemon.post("/api/v1/stop", Bytes::new()).await?;
-        let count = count.as_array().map_or(0, Vec::len);
-        say!("stopped {}", output::count(count, "torrent"));
-        return Ok(Outcome::Done);
-    };
-    let found = daemon.resolve(digits).await?;
-    if found.is_stopped {
-        say!("{} {} was already stopped", found.hash, printable(&found.name));
-        return Ok(Outcome::Done);
-    }
-    let path = format!("/api/v1/torrents/{}/stop", found.hash);
-    daemon.post(&path, Bytes::new()).await?;
-    say!("stopped {} {}", found.hash, printable(&found.name));
-    Ok(Outcome::Done)
+    args.target.move_to(&STOP).await
 }
 
 pub(super) async fn resume(args: ResumeArgs) -> Result<Outcome, CliError> {
-    let daemon = Daemon::find(&args.daemon)?;
-    let Some(digits) = &args.hash else {
-        let stopped = daemon.get(STOPPED).await?;
-        daemon.post("/api/v1/resume", Bytes::new()).await?;
-        let count = stopped.as_array().map_or(0, Vec::len);
-        say!("resumed {}", output::count(count, "torrent"));
-        return Ok(Outcome::Done);
-    };
-    let found = daemon.resolve(digits).await?;
-    if !found.is_stopped {
-        say!("{} {} is not stopped", found.hash, printable(&found.name));
-        return Ok(Outcome::Done);
-    }
-    let path = format!("/api/v1/torrents/{}/resume", found.hash);
-    daemon.post(&path, Bytes::new()).await?;
-    say!("resumed {} {}", found.hash, printable(&found.name));
-    Ok(Outcome::Done)
+    args.target.move_to(&RESUME).await
 }
 
 pub(super) async fn remove(args: RemoveArgs) -> Result<Outcome, CliError> {
@@ -440,14 +460,24 @@ const HASH_DIGITS: usize = 40;
 /// Minimum number of info-hash digits that identify a torrent.
 const MIN_DIGITS: usize = 6;
 
+/// The request for the torrents that are not stopped.
+const RUNNING: &str = "/api/v1/torrents?fields=info_hash,name";
+
 /// The request for the stopped torrents.
 const STOPPED: &str = "/api/v1/torrents?stopped=true";
 
 /// A torrent that a user named.
+#[derive(Clone)]
 struct Found {
     hash: InfoHash,
     name: String,
     is_stopped: bool,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.hash, printable(&self.name))
+    }
 }
 
 impl Daemon {
@@ -458,7 +488,7 @@ impl Daemon {
             return Err(CliError::Usage(format!("{}: {why}", printable(digits))));
         }
         let digits = digits.to_ascii_lowercase();
-        let running = self.get("/api/v1/torrents?fields=info_hash,name").await?;
+        let running = self.get(RUNNING).await?;
         let mut found = matching(&running, &digits, false);
         // A whole hash has one torrent at most.
         if found.is_empty() || digits.len() < HASH_DIGITS {

@@ -19,13 +19,13 @@ pub(super) struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Tell whether the daemon could start with a configuration.
+    /// Check a configuration file without starting the daemon.
     #[command(after_help = "Example:\n  ecs-torrent config check /etc/ecs-torrent.ron")]
     Check {
         /// The configuration.
         file: PathBuf,
     },
-    /// Print every setting, with what it does and its default.
+    /// Print every setting with its meaning, range and default.
     #[command(after_help = "Example:\n  ecs-torrent config default > ecs-torrent.ron")]
     Default,
 }

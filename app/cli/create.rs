@@ -1,15 +1,13 @@
 //! `create`: makes a torrent from a file or folder.
 
-mod output;
-
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use ecs_torrent::making::{MakeOptions, Plan, Renamed};
 
-use self::output::Output;
 use super::output::{Screen, printable};
+use super::torrent_file::{Destination, in_content};
 use super::{CliError, Outcome};
 
 #[derive(Debug, Args)]
@@ -20,7 +18,8 @@ Examples:
 
 Prints a warning for each file name that changes when the torrent is read: a
 leading dot of the top-level name, backslashes, control characters, names that
-differ only in case. Fails if a file changes while it is hashed.")]
+differ only in case. Fails if a file changes while it is hashed. Prints the
+info-hash, and the path of the torrent file.")]
 pub(super) struct CreateArgs {
     /// The file or folder.
     path: PathBuf,
@@ -30,7 +29,7 @@ pub(super) struct CreateArgs {
     /// Replace an existing torrent file.
     #[arg(long)]
     overwrite: bool,
-    /// Announce URL of a tracker; may be repeated. Trackers are tried in order.
+    /// Announce URL of a tracker; may be repeated. Trackers are tried in the order given.
     #[arg(long = "tracker", value_name = "URL")]
     trackers: Vec<String>,
     /// Piece length in bytes: a power of two from 16 KiB to 256 MiB. By default chosen by content size.
@@ -50,7 +49,7 @@ pub(super) struct CreateArgs {
 pub(super) fn run(args: CreateArgs, screen: &Screen) -> Result<Outcome, CliError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
     // Reports an unusable output before reading any content.
-    let output = Output::find(&args.output, args.overwrite, &args.path)?;
+    let destination = Destination::find(&args.output, args.overwrite, Some(&args.path))?;
     let plan = Plan::new(
         &args.path,
         MakeOptions {
@@ -64,7 +63,7 @@ pub(super) fn run(args: CreateArgs, screen: &Screen) -> Result<Outcome, CliError
         },
     )?;
     if plan.contains(&args.output) {
-        return Err(output::in_content(&args.output));
+        return Err(in_content(&args.output));
     }
     warn(plan.renamed(), screen);
     screen.clear_when_interrupted()?;
@@ -72,14 +71,8 @@ pub(super) fn run(args: CreateArgs, screen: &Screen) -> Result<Outcome, CliError
     let bytes = plan.make(&|done| bar.set_position(done));
     bar.finish_and_clear();
     let bytes = bytes?;
-    output.write(&bytes)?;
     let metainfo = ecs_torrent::Source::from(bytes::Bytes::from(bytes)).load()?;
-    let hash = metainfo.hashes.primary();
-    if output.is_stdout() {
-        screen.note(hash);
-    } else {
-        say!("{hash} {}", args.output.display());
-    }
+    destination.write(&metainfo.bytes, metainfo.hashes.primary())?;
     Ok(Outcome::Done)
 }
 

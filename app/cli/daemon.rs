@@ -10,6 +10,7 @@ use ecs_torrent::daemon::{Api, Phase};
 use ecs_torrent::{Engine, Error, TorrentPlugins, Torrents};
 
 use super::output::Screen;
+use super::peers::address;
 use super::signals::Signals;
 use super::{CliError, Outcome};
 
@@ -29,7 +30,7 @@ pub(super) struct DaemonArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Address to accept peers on; may be repeated. Port 0 takes any free port. Default: port 6881 on all addresses.
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address)]
     listen: Vec<SocketAddr>,
     /// Disable the DHT. (This version has none.)
     #[arg(long)]
@@ -38,7 +39,7 @@ pub(super) struct DaemonArgs {
     #[arg(long)]
     no_pex: bool,
     /// Address of the HTTP API. Port 0 takes any free port. Default: 127.0.0.1:6880.
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address)]
     api: Option<SocketAddr>,
     /// Folder for the state of torrents and the API token. Default: .ecs_torrent in the current folder.
     #[arg(long, value_name = "DIR")]

@@ -15,6 +15,7 @@ use ecs_torrent::making::{MakeOptions, Plan};
 use ecs_torrent::protocol::metainfo::Metainfo;
 use ecs_torrent::verifying::verify;
 use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentPlugins};
+use indicatif::ProgressBar;
 
 use self::tracker::DemoTracker;
 use super::output::{self, Screen};
@@ -64,7 +65,11 @@ async fn run_in(folder: &Path, args: &DemoArgs, screen: &Screen, signals: &mut S
     screen.line(format!("Making a torrent of {} in 5 files.", output::bytes(total)));
     let is_interrupted = Arc::new(AtomicBool::new(false));
     let (there, flag) = (folder.join("seeder/demo"), is_interrupted.clone());
-    let mut writing = tokio::task::spawn_blocking(move || write_files(&there, total, &flag));
+    let bar = screen.hashing_bar(total, "writing");
+    let mut writing = tokio::task::spawn_blocking({
+        let bar = bar.clone();
+        move || write_files(&there, total, &flag, &bar)
+    });
     let written = tokio::select! {
         written = &mut writing => written,
         () = signals.next() => {
@@ -72,6 +77,7 @@ async fn run_in(folder: &Path, args: &DemoArgs, screen: &Screen, signals: &mut S
             writing.await
         }
     };
+    bar.finish_and_clear();
     if is_interrupted.load(Ordering::Acquire) {
         return Err(CliError::Interrupted);
     }
@@ -110,7 +116,7 @@ async fn run_in(folder: &Path, args: &DemoArgs, screen: &Screen, signals: &mut S
             verdict.bad
         )));
     }
-    screen.line(format!("{} pieces verified", verdict.good));
+    screen.line(format!("All {} pieces are verified.", verdict.good));
     Ok(())
 }
 
@@ -204,7 +210,7 @@ fn engine() -> Result<Engine, CliError> {
 }
 
 /// Writes files of odd sizes with non-repeating bytes. One file is empty, and one lies in its own folder.
-fn write_files(folder: &Path, total: u64, is_interrupted: &AtomicBool) -> std::io::Result<()> {
+fn write_files(folder: &Path, total: u64, is_interrupted: &AtomicBool, bar: &ProgressBar) -> std::io::Result<()> {
     let small = [
         ("notes/read me.txt", 1_234),
         ("empty", 0),
@@ -215,7 +221,7 @@ fn write_files(folder: &Path, total: u64, is_interrupted: &AtomicBool) -> std::i
     for (seed, (name, len)) in (1..).zip(small.into_iter().chain([("large.bin", rest)])) {
         let path = folder.join(name);
         std::fs::create_dir_all(path.parent().unwrap_or(folder))?;
-        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+        let mut file = std::io::BufWriter::new(bar.wrap_write(std::fs::File::create(path)?));
         write_noise(&mut file, seed, len, is_interrupted)?;
     }
     Ok(())

@@ -48,14 +48,16 @@ impl Screen {
 
     /// Creates a progress bar for `total` bytes. Without a terminal, the bar is invisible.
     pub(super) fn bar(&self, total: u64) -> ProgressBar {
-        let template = "{prefix:.bold} {bar:16.cyan/dim} {percent:>3}% of {total_bytes}  {wide_msg}";
         let bar = self.bars.add(ProgressBar::new(total));
-        bar.set_style(
-            ProgressStyle::with_template(template)
-                .expect("the template is fixed")
-                .progress_chars("━╸─"),
-        );
+        bar.set_style(bar_style());
         bar
+    }
+
+    /// Creates a line with a message, for work of unknown size. Without a terminal, the line is invisible.
+    pub(super) fn status(&self) -> ProgressBar {
+        let status = self.bars.add(ProgressBar::new(1));
+        status.set_style(ProgressStyle::with_template("{prefix:.bold} {wide_msg}").expect("the template is fixed"));
+        status
     }
 
     /// Creates a progress bar for hashing, which shows speed and remaining time by itself.
@@ -123,6 +125,14 @@ impl Screen {
     pub(super) fn error(&self, error: impl Display) {
         self.bars.suspend(|| print_error(&error));
     }
+}
+
+/// Returns the style of a progress bar: its size and a message.
+pub(super) fn bar_style() -> ProgressStyle {
+    let template = "{prefix:.bold} {bar:16.cyan/dim} {percent:>3}% of {total_bytes}  {wide_msg}";
+    ProgressStyle::with_template(template)
+        .expect("the template is fixed")
+        .progress_chars("━╸─")
 }
 
 /// Prints to the standard output, or ends the process with exit code 1. The end is silent if the output's reader is

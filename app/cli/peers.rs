@@ -1,9 +1,15 @@
-//! Addresses of peers on the command line.
+//! Addresses on the command line.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use super::CliError;
+
+/// Parses the value of an option that takes an `IP:PORT`.
+pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse()
+        .map_err(|_| "not an IP address with a port, such as 127.0.0.1:6881 or [::1]:6881")
+}
 
 /// Resolves `HOST:PORT` arguments. A host may have several addresses.
 pub(super) fn resolve(peers: &[String]) -> Result<Vec<SocketAddr>, CliError> {

@@ -13,11 +13,12 @@ use ecs_torrent::folders::check_writable;
 use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentId, TorrentPlugins, Torrents};
 
 use self::report::Reporter;
+pub(super) use self::report::describe;
 use super::output::Screen;
-use super::peers;
+use super::peers::{self, address};
 use super::placement::PlacementArgs;
 use super::signals::Signals;
-use super::{CliError, ExitCodes, Outcome, verify};
+use super::{CliError, ExitCodes, Outcome, magnet, verify};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -69,7 +70,7 @@ struct NetworkArgs {
     #[arg(long = "peer", value_name = "HOST:PORT")]
     peers: Vec<String>,
     /// Address to accept peers on; may be repeated. Port 0 takes any free port. Default: port 6881 on all addresses.
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address)]
     listen: Vec<SocketAddr>,
     /// Disable the DHT. (This version has none.)
     #[arg(long)]
@@ -130,6 +131,9 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
     // Checks the whole command before starting anything.
     let read = |path: &PathBuf| Source::from(path.as_path()).read();
     let sources = selected.sources.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    if !network.quiet {
+        magnet::warn_of_selections(&sources, &screen);
+    }
     let peers = peers::resolve(&network.peers)?;
     let placement = selected.placement.as_ref();
     let into = placement.and_then(|placement| placement.into.clone());

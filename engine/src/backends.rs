@@ -60,7 +60,7 @@ pub enum StartError {
         error: io::Error,
     },
     /// Another engine is using the state folder.
-    #[error("the state folder {} is in use by another engine (process {holder}); name another one", path.display())]
+    #[error("the state folder {} is in use by another engine (process {holder})", path.display())]
     StateDirInUse {
         /// The folder.
         path: PathBuf,

@@ -122,6 +122,26 @@ fn create_writes_through_pipes() {
     assert!(fs::symlink_metadata("/dev/null").unwrap().file_type().is_char_device());
 }
 
+/// A torrent's bytes do not go to a terminal, where they would be obeyed.
+#[test]
+fn create_does_not_write_to_a_terminal() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    album(folder);
+    let terminal = fs::File::options().read(true).write(true).open("/dev/ptmx").unwrap();
+    let output = command(folder, &["create", "album", "-o", "-"])
+        .stdout(terminal)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(
+        error.starts_with("error: ") && error.contains("it is a terminal"),
+        "{error}"
+    );
+}
+
 /// A path without a name makes no torrent.
 #[test]
 fn the_root_folder_has_no_name() {

@@ -14,6 +14,7 @@ mod command;
 mod content;
 mod costs;
 mod creating;
+mod fetching;
 mod formats;
 mod interrupting;
 #[path = "../support/shapes.rs"]
@@ -161,6 +162,24 @@ fn a_torrent_is_made_shown_and_verified() {
     assert!(error.contains(&advice), "{error}");
 }
 
+/// A missing file is named even if it shares its only piece with another missing file.
+#[test]
+fn verify_names_every_missing_file() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write_file(folder, "album/one.bin", 1, 100_000);
+    write_file(folder, "album/tiny.bin", 2, 5);
+    succeed(folder, &["create", "album", "-o", "album.torrent"]);
+    fs::remove_dir_all(folder.join("album")).unwrap();
+    fs::create_dir(folder.join("album")).unwrap();
+    let output = run(folder, &["verify", "album.torrent", "--data", "."]);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        errors,
+        "error: album/one.bin: missing\nerror: album/tiny.bin: missing\n"
+    );
+}
+
 #[test]
 fn a_single_file_and_the_current_folder_can_be_torrents() {
     let temporary = tempfile::tempdir().unwrap();
@@ -216,10 +235,56 @@ fn errors_are_one_line_with_the_right_code() {
     ] {
         assert!(fail(folder, arguments, 1).contains("pipe: not a regular file"));
     }
+    let digest = "a".repeat(64);
+    let v2 = fail(folder, &["download", &format!("magnet:?xt=urn:btmh:1220{digest}")], 1);
+    assert!(
+        v2.contains("v2 torrents are not supported yet; give the link of a v1"),
+        "{v2}"
+    );
+    let url = fail(folder, &["download", "http://a.example/x.torrent"], 1);
+    assert!(url.ends_with("; give a .torrent file or a magnet link\n"), "{url}");
+    let outside = fail(
+        folder,
+        &[
+            "download",
+            "file.torrent",
+            "--into",
+            "../no-such-folder",
+            "--listen",
+            "127.0.0.1:0",
+        ],
+        1,
+    );
+    assert!(
+        outside.starts_with("error: ../no-such-folder: ") && outside.contains("--into"),
+        "{outside}"
+    );
+    for option in ["--listen", "--api"] {
+        let error = fail(folder, &["daemon", option, "6881"], 2);
+        assert!(error.contains("an IP address with a port, such as"), "{error}");
+    }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let listen = fail(folder, &["download", "file.torrent", "--listen", &address], 1);
     assert!(listen.contains(&format!("cannot listen on {address}")), "{listen}");
+    let (_running, mut events) = start(
+        folder,
+        &[
+            "download",
+            "file.torrent",
+            "-o",
+            "new",
+            "--listen",
+            "127.0.0.1:0",
+            "--json",
+        ],
+    );
+    events.next().unwrap();
+    let in_use = fail(folder, &["download", "file.torrent"], 1);
+    assert!(
+        in_use.contains("is in use by another engine") && in_use.contains("--state-dir"),
+        "{in_use}"
+    );
     fail(folder, &["frobnicate"], 2);
     fail(folder, &["download"], 2);
     fail(folder, &["show", "a", "b"], 2);
@@ -356,6 +421,34 @@ fn download_prints_plain_lines_without_a_terminal() {
     assert_eq!(again, "");
 }
 
+/// A link that selects files (BEP 53) downloads all of them, and says so, as long as files cannot be selected.
+#[test]
+fn a_selection_of_files_in_a_link_is_ignored_aloud() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    for (selection, count) in [("", 0), ("&so=0,2", 1)] {
+        let link = format!("magnet:?xt=urn:btih:{}&dn=song{selection}", "a".repeat(40));
+        let arguments = ["download", &link, "--listen", "127.0.0.1:0", "--json"];
+        let mut process = Running::start(
+            command(folder, &arguments)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped()),
+        );
+        let mut events = BufReader::new(process.0.stdout.take().unwrap()).lines();
+        events.next().unwrap().unwrap();
+        process.signal(Signal::TERM);
+        assert_eq!(process.wait().code(), Some(7));
+        let warnings: Vec<String> = BufReader::new(process.0.stderr.take().unwrap())
+            .lines()
+            .map(Result::unwrap)
+            .collect();
+        let warnings = warnings
+            .iter()
+            .filter(|line| line.starts_with("warning: song: ") && line.contains("so="));
+        assert_eq!(warnings.count(), count, "{selection}");
+    }
+}
+
 /// Incomplete data is not seeded, and the error gives the reason.
 #[test]
 fn seeding_incomplete_data_fails() {
@@ -388,6 +481,7 @@ fn help_shows_examples_and_completions_are_scripts() {
         "seed",
         "show",
         "magnet",
+        "fetch",
         "create",
         "verify",
         "demo",
@@ -404,11 +498,11 @@ fn help_shows_examples_and_completions_are_scripts() {
     }
 }
 
-/// The demo performs a real download, and its output ends with "verified".
+/// The demo performs a real download, and its output ends with the verification.
 #[test]
 fn the_demo_ends_verified() {
     let temporary = tempfile::tempdir().unwrap();
     let output = succeed(temporary.path(), &["demo", "--size", "8"]);
-    assert!(output.trim_end().ends_with("verified"), "{output}");
+    assert!(output.ends_with(" pieces are verified.\n"), "{output}");
     assert!(output.contains("Downloaded 8.00 MiB in "), "{output}");
 }

@@ -27,14 +27,25 @@ fn a_magnet_link_is_added_and_completed() {
     let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let folder = temporary.path();
     let (hash, bytes) = torrent(other.path(), "one.bin", 1, &[]);
-    let daemon = Daemon::start(folder);
+    let mut daemon = Daemon::start(folder);
     let link = format!("magnet:?xt=urn:btih:{hash}&dn=A+link");
     assert_eq!(succeed(folder, &["add", &link]), format!("{hash} A link\n"));
     let list = succeed(folder, &["list"]);
-    assert!(list.contains("A link") && list.contains("fetching_metadata"), "{list}");
+    assert!(list.contains("A link") && list.contains("fetching metadata"), "{list}");
+    assert!(succeed(folder, &["files", &hash]).contains("not known yet"));
     let path = format!("/api/v1/torrents/{hash}?fields=bytes_size,metadata,pieces");
     let unknown = json!({"bytes_size": null, "metadata": null, "pieces": null});
     assert_eq!(daemon.get(&path).json(), unknown);
+    // A stopped torrent keeps its name, before its metadata is known too, and over a restart.
+    succeed(folder, &["stop", &hash]);
+    let stopped = format!("HASH          NAME\n{}  A link\n", &hash[..12]);
+    assert_eq!(succeed(folder, &["list", "--stopped"]), stopped);
+    daemon.process.signal(Signal::TERM);
+    assert!(daemon.process.wait().success());
+    let daemon = Daemon::start(folder);
+    assert_eq!(succeed(folder, &["list", "--stopped"]), stopped);
+    assert_eq!(succeed(folder, &["resume", &hash]), format!("resumed {hash} A link\n"));
+    let mut events = daemon.events();
     let error = fail(folder, &["add", "magnet:?dn=x"]);
     assert!(error.contains("names no torrent"), "{error}");
 
@@ -45,7 +56,13 @@ fn a_magnet_link_is_added_and_completed() {
         stats["lifecycle"] == "seeding"
     });
     let link = format!("{link}&x.pe={}", seed.peers);
-    assert_eq!(succeed(folder, &["add", &link]), format!("{hash} A link\n"));
+    assert_eq!(
+        succeed(folder, &["add", &link]),
+        format!("{hash} A link was already added\n")
+    );
+    for name in ["metadata_received", "started", "completed"] {
+        assert_eq!(events.wait_for(name), json!({"info_hash": hash}));
+    }
     wait_until("the download", || {
         let stats = daemon
             .get(&format!("/api/v1/torrents/{hash}?fields=lifecycle,name"))
@@ -84,7 +101,7 @@ fn a_daemon_is_controlled_from_a_second_terminal() {
     assert_eq!(added, format!("{hash} one.bin\n{other} two.bin\n"));
     assert_eq!(
         succeed(folder, &["add", "one.torrent"]),
-        format!("{hash} one.bin\n"),
+        format!("{hash} one.bin was already added\n"),
         "again"
     );
     assert_eq!(daemon.hashes(), [hash.clone(), other.clone()]);
@@ -107,14 +124,14 @@ fn a_daemon_is_controlled_from_a_second_terminal() {
     let stats = succeed(folder, &["stats", &prefix]);
     for line in [
         "name             one.bin",
-        "bytes size       97.66 KiB",
+        "size             97.66 KiB",
         "progress         0.0 %",
     ] {
         assert!(stats.lines().any(|told| told == line), "{stats}");
     }
     let root = folder.canonicalize().unwrap().join("downloads/new");
     assert!(
-        stats.contains(&format!("root             {}", root.display())),
+        stats.contains(&format!("folder           {}", root.display())),
         "{stats}"
     );
     let json = parse(&succeed(folder, &["stats", &prefix, "--json"]));
@@ -142,7 +159,9 @@ fn a_daemon_is_controlled_from_a_second_terminal() {
     let gone = fail(folder, &["stats", &hash]);
     let expected = format!("error: one.bin is stopped; `ecs-torrent resume {hash}` starts it again\n");
     assert_eq!(gone, expected);
-    assert_eq!(succeed(folder, &["stop", "--all"]), "stopped 1 torrent\n");
+    let json = parse(&succeed(folder, &["stop", "--all", "--json"]));
+    assert_eq!(json, json!([{"info_hash": other, "name": "two.bin"}]));
+    assert_eq!(succeed(folder, &["stop", "--all"]), "stopped 0 torrents\n");
     assert_eq!(daemon.hashes(), [""; 0]);
     let again = succeed(folder, &["stop", &hash]);
     assert_eq!(again, format!("{hash} one.bin was already stopped\n"));
@@ -163,6 +182,7 @@ fn a_daemon_is_controlled_from_a_second_terminal() {
     assert_eq!(daemon.hashes(), std::slice::from_ref(&hash));
     let again = succeed(folder, &["resume", &hash]);
     assert_eq!(again, format!("{hash} one.bin is not stopped\n"));
+    assert_eq!(parse(&succeed(folder, &["resume", &hash, "--json"])), json!([]));
     let list = daemon.get("/api/v1/torrents?stopped=true").json();
     assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
     daemon
@@ -309,7 +329,10 @@ fn impossible_commands_fail_in_one_line() {
     fs::write(folder.join("one.torrent"), bytes).unwrap();
     fs::write(folder.join("bad.torrent"), "nonsense").unwrap();
     let none = fail(folder, &["list"]);
-    assert!(none.starts_with("error: no daemon running: .ecs_torrent: "), "{none}");
+    assert!(
+        none.starts_with("error: no daemon is running with the state folder .ecs_torrent; "),
+        "{none}"
+    );
 
     let mut daemon = Daemon::start(folder);
     assert!(fail(folder, &["add", "missing.torrent"]).contains("missing.torrent"));
@@ -374,7 +397,7 @@ fn impossible_commands_fail_in_one_line() {
     let killed = fail(folder, &["list"]);
     let process = daemon.process.0.id();
     let expected = format!(
-        "error: no daemon running: .ecs_torrent: the one that had this state folder (process {process}) has ended; \
+        "error: no daemon is running: the last one of the state folder .ecs_torrent (process {process}) has ended; \
          `ecs-torrent daemon` starts one\n"
     );
     assert_eq!(killed, expected);
@@ -389,4 +412,12 @@ fn help_shows_examples() {
         let help = succeed(temporary.path(), &[command, "--help"]);
         assert!(help.contains("Example"), "{command}");
     }
+    let help = succeed(temporary.path(), &["stats", "--help"]);
+    let (_, fields) = help.split_once("Fields:").unwrap();
+    let fields: Vec<&str> = fields
+        .split([',', '\n'])
+        .map(str::trim)
+        .filter(|field| !field.is_empty())
+        .collect();
+    assert_eq!(fields, ecs_torrent::Field::ALL.map(ecs_torrent::Field::name));
 }

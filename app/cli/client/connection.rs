@@ -66,13 +66,22 @@ impl Daemon {
         self.ask(Method::GET, path, Bytes::new()).await
     }
 
-    /// Sends a POST request whose body is a torrent file or empty.
-    pub(super) async fn post(&self, path: &str, body: Bytes) -> Result<Value, CliError> {
-        self.ask(Method::POST, path, body).await
+    /// Sends a POST request without a body.
+    pub(super) async fn post(&self, path: &str) -> Result<Value, CliError> {
+        self.ask(Method::POST, path, Bytes::new()).await
     }
 
-    pub(super) async fn post_text(&self, path: &str, body: String) -> Result<Value, CliError> {
-        self.ask_with(Method::POST, path, body.into(), "text/plain").await
+    /// Sends a torrent file. Returns whether the daemon did not have the torrent yet, and its answer.
+    pub(super) async fn create(&self, path: &str, body: Bytes) -> Result<(bool, Value), CliError> {
+        let kind = "application/x-bittorrent";
+        let (status, answer) = self.ask_with(Method::POST, path, body, kind).await?;
+        Ok((status == StatusCode::CREATED, answer))
+    }
+
+    /// Sends a magnet link, as [`Daemon::create`] sends a file.
+    pub(super) async fn create_from_text(&self, path: &str, body: String) -> Result<(bool, Value), CliError> {
+        let (status, answer) = self.ask_with(Method::POST, path, body.into(), "text/plain").await?;
+        Ok((status == StatusCode::CREATED, answer))
     }
 
     pub(super) async fn delete(&self, path: &str) -> Result<Value, CliError> {
@@ -80,10 +89,18 @@ impl Daemon {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Value, CliError> {
-        self.ask_with(method, path, body, "application/x-bittorrent").await
+        let (_, answer) = self.ask_with(method, path, body, "application/x-bittorrent").await?;
+        Ok(answer)
     }
 
-    async fn ask_with(&self, method: Method, path: &str, body: Bytes, kind: &'static str) -> Result<Value, CliError> {
+    /// Sends a request whose body is of this kind. Returns the status, which is a success, and the answer.
+    async fn ask_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        kind: &'static str,
+    ) -> Result<(StatusCode, Value), CliError> {
         let Connection { sender, host, place } = self.connect().await?;
         let request = Request::builder()
             .method(method)
@@ -94,7 +111,7 @@ impl Daemon {
             .body(Full::new(body));
         let request = request.map_err(|error| CliError::Other(format!("cannot ask: {error}")))?;
         match tokio::time::timeout(ANSWER_TIMEOUT, exchange(sender, request)).await {
-            Ok(Ok((status, bytes))) => self.understand(&place, status, &bytes),
+            Ok(Ok((status, bytes))) => Ok((status, self.understand(&place, status, &bytes)?)),
             Ok(Err(error)) => Err(CliError::Other(format!("{place}: {error}"))),
             Err(_) => Err(CliError::Other(format!(
                 "{place}: no answer in {} s",
@@ -134,7 +151,7 @@ impl Daemon {
         })?;
         if !found.is_alive() {
             return Err(CliError::Other(format!(
-                "no daemon running: {}: the one that had this state folder (process {}) has ended; `ecs-torrent daemon` \
+                "no daemon is running: the last one of the state folder {} (process {}) has ended; `ecs-torrent daemon` \
                  starts one",
                 state_dir.display(),
                 found.process
@@ -146,7 +163,7 @@ impl Daemon {
     /// Connects over TCP, and requires a proof that the program has the token before the token is sent.
     async fn connect_tcp(&self, address: SocketAddr) -> Result<Connection, CliError> {
         let stream = in_time(TcpStream::connect(address)).await;
-        let stream = stream.map_err(CliError::io(format!("no daemon running: {address}")))?;
+        let stream = stream.map_err(CliError::io(format!("no daemon is running at {address}")))?;
         let (place, host) = (address.to_string(), address.to_string());
         let proven = in_time(async {
             let mut sender = handshake(stream).await.map_err(io::Error::other)?;
@@ -208,8 +225,10 @@ impl Daemon {
 }
 
 fn none_has(state_dir: &impl std::fmt::Display) -> CliError {
-    let why = "none has this state folder; `ecs-torrent daemon` starts one, --state-dir names another";
-    CliError::Other(format!("no daemon running: {state_dir}: {why}"))
+    CliError::Other(format!(
+        "no daemon is running with the state folder {state_dir}; `ecs-torrent daemon` starts one, --state-dir names \
+         another folder"
+    ))
 }
 
 async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

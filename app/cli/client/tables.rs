@@ -26,9 +26,10 @@ pub(super) const GLANCE: [Field; 12] = [
 /// Number of info-hash digits in a table. A collision of this many digits is very unlikely.
 const SHOWN_DIGITS: usize = 12;
 
-/// Prints one line per torrent, and below it the reason if the torrent has failed or is blocked.
+/// Prints one line per torrent, and below it the reason if the torrent has failed or is blocked. Names are shortened
+/// to the width of the terminal, if there is one.
 pub(super) fn torrents(torrents: &Value) {
-    let mut table = Table::new([
+    let mut table = Table::shortened([
         ("HASH", Alignment::Left),
         ("SIZE", Alignment::Right),
         ("DONE", Alignment::Right),
@@ -40,12 +41,11 @@ pub(super) fn torrents(torrents: &Value) {
     ]);
     for torrent in torrents.as_array().into_iter().flatten() {
         let hash = text(&torrent["info_hash"]);
-        let state = torrent["lifecycle"].as_str().unwrap_or_default();
         table.row([
             hash.get(..SHOWN_DIGITS).unwrap_or(hash).to_owned(),
             bytes(&torrent["bytes_size"]),
             percent(&torrent["progress"]),
-            printable(state),
+            state(text(&torrent["lifecycle"])),
             speed(&torrent["speed"]["download"]),
             speed(&torrent["speed"]["upload"]),
             torrent["peers"].as_array().map_or(0, Vec::len).to_string(),
@@ -60,7 +60,7 @@ pub(super) fn torrents(torrents: &Value) {
 
 /// Prints one line per stopped torrent.
 pub(super) fn stopped(torrents: &Value) {
-    let mut table = Table::new([("HASH", Alignment::Left), ("NAME", Alignment::Left)]);
+    let mut table = Table::shortened([("HASH", Alignment::Left), ("NAME", Alignment::Left)]);
     for torrent in torrents.as_array().into_iter().flatten() {
         let hash = text(&torrent["info_hash"]);
         let name = torrent["name"].as_str().map(printable);
@@ -89,7 +89,8 @@ pub(super) fn files(files: &Value) {
             printable(text(&file["path"])),
         ]);
     }
-    table.print("no files");
+    // A torrent whose metadata is known has a file.
+    table.print("the files are not known yet: the metadata has not arrived");
 }
 
 /// Returns the numbers of the deleted and the kept files of a removed torrent.
@@ -121,12 +122,32 @@ pub(super) fn stats(stats: &Value, fields: &[&str]) {
     let label = Style::new().bold();
     for field in fields.iter().filter(|field| !stats[**field].is_null()) {
         let lines = describe(field, &stats[*field]);
-        let mut names = std::iter::once(field.replace('_', " ")).chain(std::iter::repeat(String::new()));
+        let mut names = std::iter::once(name_of(field)).chain(std::iter::repeat(String::new()));
         for line in lines {
             let name = names.next().unwrap_or_default();
             say!("{} {line}", label.apply_to(format!("{name:<16}")));
         }
     }
+}
+
+/// Returns the human-readable name of a field.
+fn name_of(field: &str) -> String {
+    match field {
+        "info_hash" => "info-hash".to_owned(),
+        "lifecycle" => "state".to_owned(),
+        "bytes_size" => "size".to_owned(),
+        "root" => "folder".to_owned(),
+        "seconds_active" => "time active".to_owned(),
+        other => match other.strip_prefix("bytes_") {
+            Some(share) => share.to_owned(),
+            None => other.replace('_', " "),
+        },
+    }
+}
+
+/// Returns the human-readable name of a torrent's state.
+fn state(name: &str) -> String {
+    printable(name).replace('_', " ")
 }
 
 fn describe(field: &str, value: &Value) -> Vec<String> {
@@ -136,6 +157,8 @@ fn describe(field: &str, value: &Value) -> Vec<String> {
             format!("{download} down, {upload} up")
         }
         "progress" => percent(value),
+        "lifecycle" => state(text(value)),
+        "metadata" => format!("{} of {} pieces", number(&value["received"]), number(&value["pieces"])),
         "downloaded" | "bytes_size" | "uploaded" | "corrupt" | "wasted" | "bytes_completed" | "bytes_checked" => {
             bytes(value)
         }
@@ -201,6 +224,8 @@ fn percent(share: &Value) -> String {
 struct Table<const N: usize> {
     alignments: [Alignment; N],
     rows: Vec<Row<N>>,
+    /// Whether the last column is shortened to the width of the terminal.
+    is_shortened: bool,
 }
 
 struct Row<const N: usize> {
@@ -208,6 +233,12 @@ struct Row<const N: usize> {
     /// Text below the row.
     note: String,
 }
+
+/// Space between two columns.
+const GAP: &str = "  ";
+
+/// Fewest columns to which the last cell of a row is shortened.
+const MIN_SHORTENED: usize = 10;
 
 /// Indentation of the text below a row.
 const INDENT: &str = "  ";
@@ -220,6 +251,15 @@ impl<const N: usize> Table<N> {
                 cells: columns.map(|(head, _)| head.to_owned()),
                 note: String::new(),
             }],
+            is_shortened: false,
+        }
+    }
+
+    /// Creates a table whose last column is shortened to the width of the terminal.
+    fn shortened(columns: [(&str, Alignment); N]) -> Self {
+        Self {
+            is_shortened: true,
+            ..Self::new(columns)
         }
     }
 
@@ -253,11 +293,17 @@ impl<const N: usize> Table<N> {
             let cells = self.rows.iter().map(|row| measure_text_width(&row.cells[column]));
             cells.max().unwrap_or_default()
         };
-        let widths: [usize; N] = std::array::from_fn(width);
+        let mut widths: [usize; N] = std::array::from_fn(width);
+        if let (Some(terminal), true, Some((last, others))) =
+            (terminal_width, self.is_shortened, widths.split_last_mut())
+        {
+            let before: usize = others.iter().map(|width| width + GAP.len()).sum();
+            *last = (*last).min(terminal.saturating_sub(before).max(MIN_SHORTENED));
+        }
         let line = |row: &Row<N>| {
             let cells = row.cells.iter().zip(widths).zip(self.alignments);
-            let cells = cells.map(|((cell, width), alignment)| pad_str(cell, width, alignment, None));
-            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+            let cells = cells.map(|((cell, width), alignment)| pad_str(cell, width, alignment, Some("…")));
+            cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
         };
         let mut lines = Vec::new();
         for row in &self.rows {
@@ -285,6 +331,18 @@ mod tests {
         table.row(["1.00 MiB".to_owned(), "a".to_owned()]);
         table.row(["5 B".to_owned(), "bee".to_owned()]);
         assert_eq!(table.lines(None), ["    SIZE  NAME", "1.00 MiB  a", "     5 B  bee"]);
+    }
+
+    #[test]
+    fn long_names_are_shortened_to_the_terminal() {
+        let mut table = Table::shortened([("SIZE", Alignment::Right), ("NAME", Alignment::Left)]);
+        table.row(["1.00 MiB".to_owned(), "a name of 24 characters.".to_owned()]);
+        let whole = ["    SIZE  NAME", "1.00 MiB  a name of 24 characters."];
+        assert_eq!(table.lines(None), whole);
+        assert_eq!(table.lines(Some(34)), whole);
+        assert_eq!(table.lines(Some(33)), [whole[0], "1.00 MiB  a name of 24 character…"]);
+        let narrow = table.lines(Some(5));
+        assert_eq!(narrow[1], "1.00 MiB  a name of…", "something of the name stays");
     }
 
     /// The reason of a failure is readable in a terminal of 80 columns, whatever its length and that of the name.
@@ -321,6 +379,8 @@ mod tests {
             ["2.00 KiB/s down, 0 B/s up"]
         );
         assert_eq!(told("pieces", json!(5)), ["5"]);
+        assert_eq!(told("lifecycle", json!("fetching_metadata")), ["fetching metadata"]);
+        assert_eq!(told("metadata", json!({"received": 1, "pieces": 3})), ["1 of 3 pieces"]);
         assert_eq!(told("name", json!("a\u{1b}[31m")), ["a\u{fffd}[31m"]);
         assert_eq!(told("peers", json!([])), ["0 peers"]);
     }

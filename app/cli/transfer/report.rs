@@ -93,8 +93,11 @@ impl Reporter {
         }
         let now = Instant::now();
         let bar = (self.manner == Manner::Bars).then(|| {
-            // An empty bar until the size is known.
-            let bar = self.screen.bar(stats.bytes_size.unwrap_or(1));
+            // There is no bar until the size is known.
+            let bar = match stats.bytes_size {
+                Some(size) => self.screen.bar(size),
+                None => self.screen.status(),
+            };
             bar.set_prefix(output::prefix(&stats.name));
             bar
         });
@@ -343,6 +346,7 @@ impl Reported {
         self.name.clone_from(&stats.name);
         self.size = stats.bytes_size;
         if let Some(bar) = &self.bar {
+            bar.set_style(output::bar_style());
             bar.set_length(stats.bytes_size.unwrap_or_default());
             bar.set_prefix(output::prefix(&stats.name));
         }
@@ -365,7 +369,7 @@ fn size(stats: &TorrentStats) -> String {
 }
 
 /// Formats a torrent's progress: `12.3 MiB/s down, 8 peers, 452/1000 pieces, ETA 12 s`.
-fn describe(stats: &TorrentStats) -> String {
+pub(in crate::cli) fn describe(stats: &TorrentStats) -> String {
     let mut parts = Vec::new();
     match stats.lifecycle {
         TorrentState::Downloading => {

@@ -11,6 +11,9 @@ pub enum UrlError {
     /// The text is not a URL.
     #[error("not a URL: {0}")]
     Malformed(String),
+    /// The text does not begin with a scheme.
+    #[error("not a URL: it does not begin with a scheme, such as http://")]
+    NoScheme,
     /// Spaces and control characters, which some parsers drop and others keep.
     #[error("not a URL: it has a space or a control character in it")]
     Space,
@@ -93,7 +96,10 @@ fn check(text: &str, allowed: &'static [&'static str]) -> Result<Url, UrlError> 
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(UrlError::Space);
     }
-    let url = Url::parse(text).map_err(|error| UrlError::Malformed(error.to_string()))?;
+    let url = Url::parse(text).map_err(|error| match error {
+        url::ParseError::RelativeUrlWithoutBase => UrlError::NoScheme,
+        other => UrlError::Malformed(other.to_string()),
+    })?;
     // Compares the scheme as written: not every client accepts `HTTP:`.
     let found = text.split(':').next().unwrap_or_default();
     if !allowed.contains(&found) {
@@ -132,7 +138,10 @@ mod tests {
     #[test]
     fn trackers_that_cannot_be_used() {
         for (bad, reason) in [
-            ("nonsense", "not a URL: relative URL without a base"),
+            (
+                "t.org/announce",
+                "not a URL: it does not begin with a scheme, such as http://",
+            ),
             ("http://", "not a URL: empty host"),
             ("http:///announce", "it names no host"),
             ("http:t.org", "it names no host"),

@@ -1,22 +1,24 @@
-//! Where `create` writes the torrent file. An existing file is replaced only with `--overwrite`, and content never.
+//! Where `create` and `fetch` write a torrent file. An existing file is replaced only with `--overwrite`, and the
+//! content of a new torrent never.
 
 use std::fs::{File, Metadata};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use ecs_torrent::InfoHash;
 use ecs_torrent_engine::backends::whole_file::{self, Existing};
 use rustix::fs::{Access, access};
 
-use crate::cli::CliError;
-use crate::cli::output::check_output;
+use super::CliError;
+use super::output::{check_output, print};
 
 /// The permissions of a torrent file, from which the user's umask takes some.
 const MODE: u32 = 0o666;
 
 /// A checked destination of the torrent file.
 #[derive(Debug)]
-pub(super) enum Output {
+pub(super) enum Destination {
     /// The standard output.
     Stdout,
     /// A named pipe or character device, which is written to and never replaced.
@@ -25,10 +27,14 @@ pub(super) enum Output {
     File { path: PathBuf, existing: Existing },
 }
 
-impl Output {
-    /// Checks an output path before any content is read.
-    pub(super) fn find(path: &Path, overwrite: bool, content: &Path) -> Result<Self, CliError> {
+impl Destination {
+    /// Checks a path before the torrent is made. `content` is the file or folder of a new torrent.
+    pub(super) fn find(path: &Path, overwrite: bool, content: Option<&Path>) -> Result<Self, CliError> {
         if path.as_os_str() == "-" {
+            if io::stdout().is_terminal() {
+                let why = "cannot write to the standard output: it is a terminal; redirect it, or name a file";
+                return Err(CliError::Other(why.into()));
+            }
             return Ok(Self::Stdout);
         }
         let failed = || CliError::io(cannot_write(path));
@@ -75,17 +81,14 @@ impl Output {
         })
     }
 
-    /// Whether the torrent goes to the standard output, which then has no room for anything else.
-    pub(super) fn is_stdout(&self) -> bool {
-        matches!(self, Self::Stdout)
-    }
-
-    /// Writes the torrent file. A regular file appears complete or not at all.
-    pub(super) fn write(&self, bytes: &[u8]) -> Result<(), CliError> {
+    /// Writes the torrent file, and prints its info-hash and its path. A regular file appears complete or not at all.
+    pub(super) fn write(&self, bytes: &[u8], hash: InfoHash) -> Result<(), CliError> {
         let (path, result) = match self {
             Self::Stdout => {
                 let mut out = io::stdout().lock();
                 check_output(out.write_all(bytes).and_then(|()| out.flush()));
+                // The standard output has no room for anything else.
+                eprintln!("{hash}");
                 return Ok(());
             }
             Self::Stream(path) => {
@@ -94,7 +97,9 @@ impl Output {
             }
             Self::File { path, existing } => (path, whole_file::create(path, MODE, bytes, *existing)),
         };
-        result.map_err(CliError::io(cannot_write(path)))
+        result.map_err(CliError::io(cannot_write(path)))?;
+        print(format_args!("{hash} {}\n", path.display()));
+        Ok(())
     }
 }
 
@@ -114,7 +119,7 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 /// Whether a file or folder is the content's own, whatever it is called.
-fn is_content(metadata: &Metadata, content: &Path) -> bool {
-    let content = content.metadata();
-    content.is_ok_and(|content| (content.dev(), content.ino()) == (metadata.dev(), metadata.ino()))
+fn is_content(metadata: &Metadata, content: Option<&Path>) -> bool {
+    let content = content.and_then(|content| content.metadata().ok());
+    content.is_some_and(|content| (content.dev(), content.ino()) == (metadata.dev(), metadata.ino()))
 }

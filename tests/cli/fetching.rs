@@ -1,0 +1,95 @@
+//! `fetch`: the torrent file of a magnet link.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use crate::command::{Running, command};
+use crate::{album, fail, free_address, run, start, succeed};
+
+/// The fetched file is that of the link, with its trackers. Nothing else is created.
+#[test]
+fn a_torrent_file_is_fetched_from_a_peer() {
+    let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (folder, seed) = (temporary.path(), other.path());
+    album(seed);
+    let tracker = "http://127.0.0.1:9/announce";
+    succeed(seed, &["create", "album", "-o", "album.torrent", "--tracker", tracker]);
+    let address = free_address();
+    let (_seeder, mut seeding) = start(
+        seed,
+        &["seed", "album.torrent", "--data", ".", "--listen", &address, "--json"],
+    );
+    seeding.find(|event| event["event"] == "complete").unwrap();
+    let link = succeed(seed, &["magnet", "album.torrent"]).trim().to_owned();
+    let original = ecs_torrent::Source::from(seed.join("album.torrent")).load().unwrap();
+    let hash = original.hashes.primary();
+
+    let arguments = ["fetch", &link, "--peer", &address, "--listen", "127.0.0.1:0", "-o"];
+    let to = |output| [&arguments[..], &[output]].concat();
+    assert_eq!(succeed(folder, &to("got.torrent")), format!("{hash} got.torrent\n"));
+    let fetched = ecs_torrent::Source::from(folder.join("got.torrent")).load().unwrap();
+    assert_eq!((fetched.hashes, &fetched.info), (original.hashes, &original.info));
+    assert_eq!(fetched.trackers, [[tracker]]);
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["got.torrent"], "no data and no state");
+
+    let refused = fail(folder, &to("got.torrent"), 1);
+    assert!(
+        refused.contains("it exists already; --overwrite replaces it"),
+        "{refused}"
+    );
+    succeed(folder, &[&to("got.torrent")[..], &["--overwrite"]].concat());
+    let output = run(folder, &to("-"));
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout, fetched.bytes);
+    // The log may say that the tracker does not answer.
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr.lines().last(), Some(hash.to_string().as_str()), "{stderr}");
+    let known = fail(folder, &["fetch", "got.torrent", "-o", "x.torrent"], 1);
+    assert!(
+        known.contains("got.torrent is a torrent file, not a magnet link"),
+        "{known}"
+    );
+}
+
+/// A fetch that no peer answers waits, and leaves nothing behind when it is interrupted.
+#[test]
+fn an_interrupted_fetch_leaves_nothing_behind() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let link = format!("magnet:?xt=urn:btih:{}&dn=song", "a".repeat(40));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = listener.local_addr().unwrap().to_string();
+    let arguments = [
+        "fetch",
+        &link,
+        "-o",
+        "x.torrent",
+        "--listen",
+        "127.0.0.1:0",
+        "--peer",
+        &peer,
+    ];
+    let mut process = Running::start(
+        command(folder, &arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
+    // The engine runs as soon as it dials the peer.
+    listener.accept().unwrap();
+    process.signal(Signal::INT);
+    assert_eq!(process.wait().code(), Some(7));
+    let stderr = BufReader::new(process.0.stderr.take().unwrap()).lines();
+    let last = stderr.map(Result::unwrap).last();
+    assert_eq!(
+        last.as_deref(),
+        Some("error: interrupted before the metadata was complete")
+    );
+    let mut stdout = String::new();
+    process.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    assert_eq!(stdout, "");
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
+}
