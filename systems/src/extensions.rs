@@ -25,9 +25,7 @@ pub struct ExtensionsPlugin;
 
 impl Plugin for ExtensionsPlugin {
     fn build(&self, app: &mut App) {
-        app.world_mut()
-            .get_resource_or_init::<ExtensionRegistry>()
-            .register(DONT_HAVE);
+        app.world_mut().resource_mut::<ExtensionRegistry>().register(DONT_HAVE);
         app.add_systems(
             Tick,
             (read_extension_handshakes, read_dont_have)

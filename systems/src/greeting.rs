@@ -221,7 +221,6 @@ mod tests {
     fn bed(held: &[u32]) -> Bed {
         let mut bed = Bed::new(());
         bed.world.init_resource::<LocalAddresses>();
-        bed.world.init_resource::<ExtensionRegistry>();
         bed.world.resource_mut::<Settings>().peers.allowed_fast = 0;
         let parts = (crate::testing::torrent(), AllowedSources::default());
         bed.world.entity_mut(bed.torrent).insert(parts);

@@ -30,7 +30,7 @@ pub struct MetadataPlugin;
 impl Plugin for MetadataPlugin {
     fn build(&self, app: &mut App) {
         app.world_mut()
-            .get_resource_or_init::<ExtensionRegistry>()
+            .resource_mut::<ExtensionRegistry>()
             .register_for_public(METADATA);
         app.init_resource::<WorkList<MetadataFetch>>()
             .init_resource::<Deadlines<FetchTimer>>()

@@ -56,7 +56,7 @@ pub struct PexPlugin;
 impl Plugin for PexPlugin {
     fn build(&self, app: &mut App) {
         app.world_mut()
-            .get_resource_or_init::<ExtensionRegistry>()
+            .resource_mut::<ExtensionRegistry>()
             .register_for_source(PEX, CandidateSource::PEER_EXCHANGE);
         app.register_required_components::<Torrent, PexTorrent>();
         app.init_resource::<Deadlines<PexTurn>>().add_systems(

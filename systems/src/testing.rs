@@ -10,8 +10,8 @@ use bevy_ecs::system::RunSystemOnce;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::peer::{
-    Direction, Endpoint, FlushQueue, Outbox, Peer, PeerPieces, PeerRates, PeerState, Pending, RefillQueue, Requests,
-    Stage, UploadQueue, WaitingSources, Wire,
+    Direction, Endpoint, ExtensionRegistry, FlushQueue, Outbox, Peer, PeerPieces, PeerRates, PeerState, Pending,
+    RefillQueue, Requests, Stage, UploadQueue, WaitingSources, Wire,
 };
 use ecs_torrent_components::piece::{ActivePiece, FullPieces};
 use ecs_torrent_components::random::Random;
@@ -74,7 +74,9 @@ impl Bed {
     /// Creates a world with the resources of `plugins`, and those that many features use.
     pub(crate) fn new<M>(plugins: impl Plugins<M>) -> Self {
         let mut app = App::new();
-        app.add_plugins(plugins)
+        // Extensions are registered while plugins are built.
+        app.init_resource::<ExtensionRegistry>()
+            .add_plugins(plugins)
             .init_resource::<Clock>()
             .init_resource::<Wakeup>()
             .init_resource::<Settings>()

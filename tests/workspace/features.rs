@@ -15,6 +15,19 @@ const SHARED: [(&str, &str); 2] = [
     ),
 ];
 
+/// Methods of entities that insert components.
+const INSERTIONS: [&str; 3] = ["insert", "insert_if_new", "try_insert"];
+
+/// Methods of entities that remove the components between the angle brackets.
+const REMOVALS: [&str; 6] = [
+    "remove",
+    "remove_if",
+    "remove_with_requires",
+    "try_remove",
+    "try_remove_if",
+    "take",
+];
+
 /// Returns the Rust files below a folder, in order.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -30,14 +43,15 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn parse(file: &Path) -> Vec<Item> {
+/// Returns the items of a file; none of a file of tests.
+pub fn parse(file: &Path) -> Vec<Item> {
     let text = std::fs::read_to_string(file).unwrap();
     let syntax = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let is_tests = syntax.attrs.iter().any(is_of_tests);
     if is_tests { Vec::new() } else { syntax.items }
 }
 
-fn is_of_tests(attribute: &Attribute) -> bool {
+pub fn is_of_tests(attribute: &Attribute) -> bool {
     let tokens = attribute.meta.require_list().map(|list| list.tokens.to_string());
     attribute.path().is_ident("test") || (attribute.path().is_ident("cfg") && tokens.is_ok_and(|text| text == "test"))
 }
@@ -84,9 +98,28 @@ impl Owned<'_> {
 
     fn add_arguments(&mut self, arguments: &syn::AngleBracketedGenericArguments) {
         for argument in &arguments.args {
-            if let GenericArgument::Type(syn::Type::Path(component)) = argument {
-                self.add(&component.path);
+            if let GenericArgument::Type(types) = argument {
+                self.add_types(types);
             }
+        }
+    }
+
+    /// Adds an inserted component without fields, or those of a tuple: its name alone builds it.
+    fn add_markers(&mut self, inserted: &Expr) {
+        match inserted {
+            Expr::Path(marker) => self.add(&marker.path),
+            Expr::Tuple(tuple) => tuple.elems.iter().for_each(|element| self.add_markers(element)),
+            _ => {}
+        }
+    }
+
+    /// Adds the component that a type names, or those of a tuple.
+    fn add_types(&mut self, types: &syn::Type) {
+        match types {
+            syn::Type::Path(component) => self.add(&component.path),
+            syn::Type::Tuple(tuple) => tuple.elems.iter().for_each(|element| self.add_types(element)),
+            syn::Type::Paren(inner) => self.add_types(&inner.elem),
+            _ => {}
         }
     }
 }
@@ -117,11 +150,14 @@ impl<'s> Visit<'s> for Owned<'_> {
     }
 
     fn visit_expr_method_call(&mut self, call: &'s syn::ExprMethodCall) {
+        if INSERTIONS.iter().any(|insertion| call.method == insertion) {
+            call.args.iter().for_each(|inserted| self.add_markers(inserted));
+        }
         if let Some(arguments) = &call.turbofish {
             match call.method.to_string().as_str() {
-                "remove" => self.add_arguments(arguments),
+                method if REMOVALS.contains(&method) => self.add_arguments(arguments),
                 // The component that is required is the second argument; anybody may extend the first one.
-                "register_required_components" => {
+                "register_required_components" | "register_required_components_with" => {
                     let mut required = arguments.clone();
                     required.args = required.args.into_iter().skip(1).collect();
                     self.add_arguments(&required);
@@ -169,6 +205,24 @@ fn owners(repository: &Path) -> BTreeMap<String, BTreeSet<String>> {
         }
     }
     owners
+}
+
+#[test]
+fn components_of_some_code_are_found() {
+    let components = ["A", "B", "C", "D", "E", "F", "G", "H"].map(str::to_owned).into();
+    let mut owned = Owned {
+        components: &components,
+        found: BTreeSet::new(),
+    };
+    let code = "
+        fn f() {
+            commands.entity(e).remove::<(A, feature::B)>().insert((C, D(1), G::NAME.len()));
+            commands.entity(e).try_remove::<E>();
+            app.register_required_components::<H, F>();
+            let query = world.query::<(G, H)>().iter().filter(G::is_full);
+        }";
+    owned.visit_file(&syn::parse_file(code).unwrap());
+    assert_eq!(owned.found, ["A", "B", "C", "D", "E", "F"].map(str::to_owned).into());
 }
 
 #[test]
