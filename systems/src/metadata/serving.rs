@@ -72,7 +72,8 @@ fn served<'c>(torrent: &Torrent, content: Option<&'c Content>) -> Option<&'c Byt
         .map(|content| &content.0.info_bytes)
 }
 
-/// Answers requests, as fast as each peer reads and the rate for all allows.
+/// Answers requests, as fast as each peer reads and the rate for all allows. While the rate does not suffice, the peers
+/// get their pieces in turns.
 pub(super) fn serve_metadata(
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
@@ -103,6 +104,7 @@ pub(super) fn serve_metadata(
             .get(of.0)
             .ok()
             .and_then(|(torrent, content)| served(torrent, content));
+        let (mut is_served, mut is_exhausted) = (false, false);
         while let Some(&piece) = requested.pieces.front() {
             let data = info.and_then(|info| requested.answer(info, piece));
             if data.is_some() {
@@ -111,9 +113,11 @@ pub(super) fn serve_metadata(
                 }
                 if !allowance.take(now) {
                     wakeup.at(now + interval);
+                    is_exhausted = true;
                     break;
                 }
                 requested.sent += 1;
+                is_served = true;
             }
             requested.pieces.pop_front();
             if let Some(id) = extensions.id_of(METADATA) {
@@ -122,8 +126,13 @@ pub(super) fn serve_metadata(
                 flush.send(peer, &mut outbox, &Message::Extended { id, payload });
             }
         }
-        if !requested.pieces.is_empty() {
-            turns.push_back(peer);
+        match requested.pieces.is_empty() {
+            true => {}
+            false if is_exhausted && !is_served => turns.push_front(peer),
+            false => turns.push_back(peer),
+        }
+        if is_exhausted {
+            break;
         }
     }
 }
@@ -185,5 +194,54 @@ pub(crate) fn metadata_size(torrent: &Torrent, content: Option<&Content>) -> Opt
 pub(super) fn release_requests(mut disconnected: MessageReader<PeerDisconnected>, mut server: ResMut<MetadataServer>) {
     for PeerDisconnected { peer, .. } in disconnected.read() {
         server.peers.remove(peer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MetadataPlugin;
+    use super::*;
+    use crate::testing::{Bed, NOW, content, torrent};
+
+    /// Two peers request more than the rate allows. One of them has always requested more, so it has the first place.
+    #[test]
+    fn a_greedy_peer_gets_no_more_than_its_turn() {
+        let mut bed = Bed::new(MetadataPlugin);
+        let mut settings = bed.world.resource_mut::<Settings>();
+        settings.metadata.serve_bytes_per_s = u64::from(PIECE_LEN);
+        bed.world.entity_mut(bed.torrent).insert((torrent(), content()));
+        let handshake = ExtensionHandshake {
+            extensions: [(METADATA.to_owned(), 3)].into(),
+            ..ExtensionHandshake::default()
+        };
+        let peers = [bed.peer(), bed.peer()];
+        for peer in peers {
+            bed.world.entity_mut(peer).insert(PeerExtensions {
+                handshake: handshake.clone(),
+                is_known: true,
+            });
+        }
+        let mut answers = [0, 0];
+        for second in 0..8 {
+            bed.world
+                .resource_mut::<Clock>()
+                .advance_to(NOW + Duration::from_secs(second));
+            let mut server = bed.world.resource_mut::<MetadataServer>();
+            assert!(server.add(peers[0], 0) && server.add(peers[0], 0));
+            if second == 0 {
+                assert!((0..4).all(|_| server.add(peers[1], 0)));
+            }
+            // The metadata has one piece: the limit of copies is not what this test is about.
+            server.peers.values_mut().for_each(|requested| requested.sent = 0);
+            bed.run(serve_metadata);
+            for (answers, peer) in answers.iter_mut().zip(peers) {
+                let mut outbox = bed.get_mut::<Outbox>(peer);
+                let bytes = outbox.waiting_bytes();
+                *answers += usize::from(bytes > 0);
+                outbox.take();
+                outbox.record_sent(bytes, NOW);
+            }
+        }
+        assert!(answers.iter().all(|answers| *answers >= 3), "{answers:?}");
     }
 }

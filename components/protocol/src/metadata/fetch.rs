@@ -8,8 +8,11 @@ use super::{Assembly, piece_len};
 use crate::hash::{InfoHash, Sha1Digest, sha1};
 use crate::time::Timestamp;
 
-/// Maximum number of claimed sizes that are fetched at a time. Each may hold as many bytes as it claims.
-const MAX_ATTEMPTS: usize = 2;
+/// Maximum number of claimed sizes that are fetched at a time: liars cannot fill them with few addresses.
+const MAX_ATTEMPTS: usize = 16;
+
+/// The sizes that are fetched at a time make at most this many times [`FetchLimits::max_bytes`].
+const MAX_CLAIMS: u64 = 2;
 
 /// Maximum number of pieces of failed attempts that are remembered, to find the peers that sent bad ones.
 const MAX_SUSPECTS: usize = 2048;
@@ -17,9 +20,10 @@ const MAX_SUSPECTS: usize = 2048;
 /// Number of timeouts after which a request is late, however many other pieces the peer has sent.
 pub const LATE: u32 = 5;
 
-/// Time in which one peer alone must send a dictionary, and in addition for each of its pieces.
+/// Time after which an attempt gives way to others that wait, and the additional time for each received piece: an attempt
+/// that is faster than 64 KiB/s keeps its place. Both are multiplied by the number of the turn.
 const TURN: Duration = Duration::from_secs(10);
-const TURN_PER_PIECE: Duration = Duration::from_secs(1);
+const TURN_PER_PIECE: Duration = Duration::from_millis(250);
 
 /// Limits of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,10 +53,11 @@ impl Default for FetchLimits {
 
 /// The fetch of one info dictionary. `P` identifies a peer, also after it has disconnected.
 ///
-/// Peers may claim different sizes, so that there is an assembly for each of at most two sizes at a time; those that
-/// most peers claim come first. A dictionary with the wrong hash from one peer alone shows that this peer lies. One
-/// from several peers is fetched again from one peer alone, and once the right bytes are known, they show which peers
-/// sent wrong ones.
+/// Peers may claim different sizes, so that there is an assembly for each of some sizes at a time; those that most peers
+/// claim come first. An attempt that takes long gives way to a size that waits, and its peers wait until all others had
+/// a turn. A dictionary with the wrong hash from one peer alone shows that this peer lies. One from several peers is
+/// fetched again from one peer alone, in turns, and once the right bytes are known, they show which peers sent wrong
+/// ones.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -88,6 +93,8 @@ struct Source<P> {
     progressed: Timestamp,
     /// The peer is asked for nothing until then.
     rests_until: Timestamp,
+    /// Number of turns that the peer has used up without a dictionary, and of sizes that it no longer claims.
+    spent_turns: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +108,9 @@ struct Asked {
 #[derive(Debug)]
 struct Attempt<P> {
     assembly: Assembly<P>,
+    /// When the present turn began, and the number of the turn.
+    begun: Timestamp,
+    turn_number: u32,
     /// An attempt with several peers has failed: the dictionary must come from one peer alone. That peer, and when its
     /// turn ends.
     turn: Turn<P>,
@@ -113,8 +123,7 @@ enum Turn<P> {
     Everyone,
     /// One after the other; nobody has its turn now.
     Nobody,
-    /// One peer, until the time.
-    One(P, Timestamp),
+    One(P),
 }
 
 /// A piece of a dictionary with the wrong hash.
@@ -157,6 +166,22 @@ impl FetchLimits {
     }
 }
 
+impl<P: Copy + Eq> Attempt<P> {
+    /// Returns when the attempt has to give way to others.
+    fn ends(&self) -> Timestamp {
+        self.begun + (TURN + TURN_PER_PIECE * self.assembly.received()) * self.turn_number
+    }
+}
+
+impl<P: Copy + Eq> Source<P> {
+    /// Ends the peer's turn, which has brought no dictionary. The answers to its requests are still welcome.
+    fn end_turn(&mut self, rests_until: Timestamp) {
+        self.asked.iter_mut().for_each(|asked| asked.is_late = true);
+        self.rests_until = rests_until;
+        self.spent_turns = self.spent_turns.saturating_add(1);
+    }
+}
+
 impl<P: Copy + Eq> Fetch<P> {
     /// Starts a fetch of the dictionary with this hash (v1).
     #[must_use]
@@ -177,6 +202,9 @@ impl<P: Copy + Eq> Fetch<P> {
         if self.source(peer).is_some_and(|source| source.size == size) {
             return true;
         }
+        let spent_turns = self
+            .source(peer)
+            .map_or(0, |source| source.spent_turns.saturating_add(1));
         self.remove_source(peer);
         let is_possible = size > 0 && size <= self.limits.max_bytes;
         if is_possible {
@@ -186,6 +214,7 @@ impl<P: Copy + Eq> Fetch<P> {
                 asked: Vec::new(),
                 progressed: Timestamp::ZERO,
                 rests_until: Timestamp::ZERO,
+                spent_turns,
             });
         }
         is_possible
@@ -242,10 +271,7 @@ impl<P: Copy + Eq> Fetch<P> {
             .iter()
             .map(|source| source.rests_until)
             .filter(|until| *until > now);
-        let turns = self.attempts.iter().filter_map(|attempt| match attempt.turn {
-            Turn::One(_, until) => Some(until),
-            _ => None,
-        });
+        let turns = self.attempts.iter().map(Attempt::ends).filter(|end| *end > now);
         timeouts.chain(rests).chain(turns).min()
     }
 
@@ -266,13 +292,13 @@ impl<P: Copy + Eq> Fetch<P> {
             return Outcome::Contradiction;
         }
         let Some(index) = self.attempts.iter().position(|attempt| attempt.assembly.size() == size) else {
-            return Outcome::Unsolicited;
+            return Outcome::Kept;
         };
         let attempt = &mut self.attempts[index];
         let may_add = match attempt.turn {
             Turn::Everyone => true,
             Turn::Nobody => false,
-            Turn::One(sender, _) => sender == peer,
+            Turn::One(sender) => sender == peer,
         };
         if may_add {
             attempt.assembly.add(piece, data, peer);
@@ -314,100 +340,143 @@ impl<P: Copy + Eq> Fetch<P> {
         }
     }
 
-    /// Begins attempts for the sizes that most peers claim, if the others have nobody left to ask.
+    /// Begins attempts for the sizes that most peers claim, while there are places. Sizes whose peers have all had a turn
+    /// come last.
     fn choose_sizes(&mut self, now: Timestamp) {
-        let is_ready = |sources: &[Source<P>], size| {
-            let mut of_size = sources.iter().filter(|source| source.size == size);
-            of_size.any(|source| source.rests_until <= now || source.asked.iter().any(|asked| !asked.is_late))
-        };
-        let mut sizes: Vec<(usize, u32)> = Vec::new();
+        let mut sizes: Vec<(u32, usize, u32)> = Vec::new();
         for source in &self.sources {
-            match sizes.iter_mut().find(|(_, size)| *size == source.size) {
-                Some((count, _)) => *count += 1,
-                None => sizes.push((1, source.size)),
+            match sizes.iter_mut().find(|(.., size)| *size == source.size) {
+                Some((spent_turns, count, _)) => {
+                    *spent_turns = source.spent_turns.min(*spent_turns);
+                    *count += 1;
+                }
+                None => sizes.push((source.spent_turns, 1, source.size)),
             }
         }
-        sizes.retain(|(_, size)| is_ready(&self.sources, *size));
-        sizes.sort_by_key(|(count, size)| (std::cmp::Reverse(*count), *size));
-        for (_, size) in sizes {
-            if self.attempts.iter().any(|attempt| attempt.assembly.size() == size) {
-                continue;
+        sizes.retain(|(.., size)| {
+            let is_begun = self.attempts.iter().any(|attempt| attempt.assembly.size() == *size);
+            !is_begun && self.is_ready(*size, now)
+        });
+        sizes.sort_by_key(|(spent_turns, count, size)| (*spent_turns, std::cmp::Reverse(*count), *size));
+        for (spent_turns, _, size) in sizes {
+            if self.make_place(size, now) {
+                self.begin(size, spent_turns, now);
             }
-            if self.attempts.len() >= MAX_ATTEMPTS {
-                let idle = |attempt: &Attempt<P>| !is_ready(&self.sources, attempt.assembly.size());
-                let Some(idle) = self.attempts.iter().position(idle) else {
-                    break;
-                };
-                self.attempts.remove(idle);
-            }
-            self.attempts.push(Attempt {
-                assembly: Assembly::new(size),
-                turn: Turn::Everyone,
-            });
         }
+    }
+
+    /// Returns whether a peer that claims the size can be asked, or has outstanding requests.
+    fn is_ready(&self, size: u32, now: Timestamp) -> bool {
+        let mut of_size = self.sources.iter().filter(|source| source.size == size);
+        of_size.any(|source| source.rests_until <= now || source.asked.iter().any(|asked| !asked.is_late))
+    }
+
+    /// Ends attempts with nobody left to ask, and those whose time is over, until one at `size` has a place. Returns
+    /// whether it has one.
+    fn make_place(&mut self, size: u32, now: Timestamp) -> bool {
+        loop {
+            let claimed: u64 = self
+                .attempts
+                .iter()
+                .map(|attempt| u64::from(attempt.assembly.size()))
+                .sum();
+            let max_claimed = MAX_CLAIMS * u64::from(self.limits.max_bytes);
+            if self.attempts.len() < MAX_ATTEMPTS && claimed + u64::from(size) <= max_claimed {
+                return true;
+            }
+            let is_over = |attempt: &Attempt<P>| attempt.ends() <= now || !self.is_ready(attempt.assembly.size(), now);
+            let Some(over) = self.attempts.iter().position(is_over) else {
+                return false;
+            };
+            let over = self.attempts.swap_remove(over).assembly.size();
+            for source in self.sources.iter_mut().filter(|source| source.size == over) {
+                source.end_turn(now + self.limits.rest);
+            }
+        }
+    }
+
+    fn begin(&mut self, size: u32, spent_turns: u32, now: Timestamp) {
+        for source in self.sources.iter_mut().filter(|source| source.size == size) {
+            source.asked.retain(|asked| !asked.is_late);
+        }
+        self.attempts.push(Attempt {
+            assembly: Assembly::new(size),
+            begun: now,
+            turn_number: spent_turns.saturating_add(1),
+            turn: Turn::Everyone,
+        });
     }
 
     fn request_for(&mut self, index: usize, now: Timestamp, requests: &mut Vec<(P, u32)>) {
         self.take_turns(index, now);
-        let Attempt { assembly, turn } = &self.attempts[index];
+        let Attempt { assembly, turn, .. } = &self.attempts[index];
         let size = assembly.size();
         let is_asked = |source: &Source<P>| match turn {
             Turn::Everyone => source.size == size,
             Turn::Nobody => false,
-            Turn::One(peer, _) => source.peer == *peer,
+            Turn::One(peer) => source.peer == *peer,
         };
         let mut outstanding = vec![false; assembly.piece_count() as usize];
         let sources = self.sources.iter().filter(|source| is_asked(source));
         for asked in sources.flat_map(|source| &source.asked).filter(|asked| !asked.is_late) {
             outstanding[asked.piece as usize] = true;
         }
+        let max_requests = self.limits.max_requests;
+        let may_ask = |source: &&mut Source<P>| {
+            is_asked(source) && source.rests_until <= now && source.asked.len() < max_requests
+        };
+        let mut sources: Vec<_> = self.sources.iter_mut().filter(may_ask).collect();
         for piece in assembly.missing().filter(|piece| !outstanding[*piece as usize]) {
-            let may_ask = |source: &&mut Source<P>| {
-                is_asked(source)
-                    && source.rests_until <= now
-                    && source.asked.len() < self.limits.max_requests
-                    && source.asked.iter().all(|asked| asked.piece != piece)
-            };
-            let sources = self.sources.iter_mut().filter(may_ask);
-            let Some(source) = sources.min_by_key(|source| source.asked.len()) else {
+            let is_new = |source: &Source<P>| source.asked.iter().all(|asked| asked.piece != piece);
+            let able = (0..sources.len()).filter(|place| is_new(sources[*place]));
+            let Some(place) = able.min_by_key(|place| sources[*place].asked.len()) else {
                 continue;
             };
+            let source = &mut sources[place];
             source.asked.push(Asked {
                 piece,
                 at: now,
                 is_late: false,
             });
             requests.push((source.peer, piece));
+            if source.asked.len() >= max_requests {
+                sources.remove(place);
+                if sources.is_empty() {
+                    break;
+                }
+            }
         }
     }
 
-    /// Gives the turn of an exclusive attempt to the next peer if the present one is gone, rests, or takes too long.
+    /// Gives the turn of an exclusive attempt to the next peer if the present one is gone, rests, or takes too long
+    /// while others wait. The peers that have had the fewest turns are next.
     fn take_turns(&mut self, index: usize, now: Timestamp) {
-        let Attempt { assembly, turn } = &mut self.attempts[index];
-        let size = assembly.size();
-        let is_ready = |source: &&mut Source<P>| source.size == size && source.rests_until <= now;
-        match turn {
+        let attempt = &mut self.attempts[index];
+        let size = attempt.assembly.size();
+        let is_ready = |source: &Source<P>| source.size == size && source.rests_until <= now;
+        let holder = match attempt.turn {
             Turn::Everyone => return,
-            Turn::Nobody => {}
-            Turn::One(peer, until) => {
-                let holder = self
-                    .sources
-                    .iter_mut()
-                    .filter(is_ready)
-                    .find(|source| source.peer == *peer);
-                match holder {
-                    Some(holder) if *until <= now => holder.rests_until = now + self.limits.rest,
-                    Some(_) => return,
-                    None => {}
-                }
-                assembly.clear();
+            Turn::Nobody => None,
+            Turn::One(peer) => Some(peer),
+        };
+        if let Some(peer) = holder {
+            let ready = || self.sources.iter().filter(|source| is_ready(source));
+            let is_alone = ready().all(|source| source.peer == peer);
+            if ready().any(|source| source.peer == peer) && (attempt.ends() > now || is_alone) {
+                return;
+            }
+            attempt.assembly.clear();
+            for source in self.sources.iter_mut().filter(|source| source.peer == peer) {
+                source.end_turn(now + self.limits.rest);
             }
         }
-        let next = self.sources.iter_mut().find(is_ready);
-        *turn = next.map_or(Turn::Nobody, |source| {
+        let ready = self.sources.iter_mut().filter(|source| is_ready(source));
+        let next = ready.min_by_key(|source| source.spent_turns);
+        attempt.begun = now;
+        attempt.turn = next.map_or(Turn::Nobody, |source| {
             source.asked.clear();
-            let time = TURN + TURN_PER_PIECE * assembly.piece_count();
-            Turn::One(source.peer, now + time)
+            attempt.turn_number = source.spent_turns.saturating_add(1);
+            Turn::One(source.peer)
         });
     }
 

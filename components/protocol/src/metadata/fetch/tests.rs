@@ -15,6 +15,8 @@ enum Kind {
     Rejects,
     /// Answers one request at a time, and waits long before it does.
     Drips,
+    /// Claims a size that is larger by this, and sends zeros, one piece at a time, after a long time each.
+    Stalls(u32),
     /// Answers with the wrong total size.
     Contradicts,
 }
@@ -42,7 +44,7 @@ fn run(info: &Bytes, kinds: &[Kind]) -> (Option<Timestamp>, Vec<usize>) {
     let size = info.len() as u32;
     for (peer, kind) in kinds.iter().enumerate() {
         let claim = match kind {
-            Kind::Inflates(more) => size + more,
+            Kind::Inflates(more) | Kind::Stalls(more) => size + more,
             _ => size,
         };
         fetch.add_source(peer, claim);
@@ -54,7 +56,7 @@ fn run(info: &Bytes, kinds: &[Kind]) -> (Option<Timestamp>, Vec<usize>) {
             let waiting = answers.iter().filter(|(_, other, _)| *other == peer).count() as u32;
             let delay = match kinds[peer] {
                 Kind::Silent => continue,
-                Kind::Drips => Duration::from_millis(1900) * (waiting + 1),
+                Kind::Drips | Kind::Stalls(_) => Duration::from_millis(1900) * (waiting + 1),
                 _ => Duration::from_millis(100),
             };
             answers.push((now + delay, peer, piece));
@@ -79,7 +81,9 @@ fn run(info: &Bytes, kinds: &[Kind]) -> (Option<Timestamp>, Vec<usize>) {
                     continue;
                 }
                 Kind::Corrupts(every) if piece % every == 0 => (size, Bytes::from(vec![0; good.len()])),
-                Kind::Inflates(more) => (size + more, vec![0; piece_len(size + more, piece) as usize].into()),
+                Kind::Inflates(more) | Kind::Stalls(more) => {
+                    (size + more, vec![0; piece_len(size + more, piece) as usize].into())
+                }
                 Kind::Contradicts => (size + 1, good),
                 _ => (size, good),
             };
@@ -222,6 +226,29 @@ fn sizes_that_many_peers_claim_do_not_hold_up_the_true_one() {
     assert!(!liars.contains(&5));
 }
 
+/// Peers that send zeros as slowly as allowed hold up the others for a while only: neither with large sizes, which most
+/// peers claim, nor with the right size, which makes the peers take turns.
+#[test]
+fn liars_that_take_their_time_do_not_hold_up_the_true_size() {
+    let info = info(50_000);
+    let large = |less: u32| Kind::Stalls((16 << 20) - info.len() as u32 - less);
+    let done = run(&info, &[large(0), large(0), large(1), large(1), Kind::Honest]).0;
+    assert!(done.is_some_and(|done| done <= at(15_000)), "two sizes: {done:?}");
+    let mut kinds: Vec<Kind> = (0..40).map(|n| Kind::Stalls(500_000 + n)).collect();
+    kinds.push(Kind::Honest);
+    let done = run(&info, &kinds).0;
+    assert_eq!(done, Some(at(100)), "the smallest of many sizes");
+}
+
+#[test]
+fn every_peer_gets_its_turn() {
+    let info = info(800_000);
+    let kinds = [Kind::Stalls(0), Kind::Stalls(0), Kind::Honest, Kind::Stalls(0)];
+    let (done, liars) = run(&info, &kinds);
+    assert!(done.is_some_and(|done| done <= at(90_000)), "{done:?}");
+    assert!(!liars.contains(&2));
+}
+
 fn kinds() -> impl Strategy<Value = Kind> {
     prop_oneof![
         Just(Kind::Honest),
@@ -230,6 +257,7 @@ fn kinds() -> impl Strategy<Value = Kind> {
         Just(Kind::Silent),
         Just(Kind::Rejects),
         Just(Kind::Drips),
+        (0u32..(15 << 20)).prop_map(Kind::Stalls),
         Just(Kind::Contradicts),
     ]
 }
@@ -244,7 +272,7 @@ proptest! {
         let (done, liars) = run(&info(len), &kinds);
         prop_assert!(done.is_some(), "not done");
         for liar in liars {
-            let is_liar = matches!(kinds[liar], Kind::Corrupts(_) | Kind::Inflates(_));
+            let is_liar = matches!(kinds[liar], Kind::Corrupts(_) | Kind::Inflates(_) | Kind::Stalls(_));
             prop_assert!(is_liar, "{liar} is no liar");
         }
     }
