@@ -19,7 +19,8 @@ const TREE: &str = "file tree";
 const LAYERS: &str = "piece layers";
 
 /// Checks that `files`, read from the v1 half, equal those of the v2 half in name, length, order and padding, and that
-/// the roots and layers of v2 are well-formed.
+/// the roots and layers of v2 are well-formed. The layers are outside the info dictionary, so metadata from peers (BEP 9)
+/// comes without them; the v1 half does not need them.
 ///
 /// Reads the tree and each layer once, so that work is linear in the size of the torrent file.
 pub(super) fn check(root: &Fields<'_>, info: &Fields<'_>, files: &[FileEntry]) -> Result<(), MetainfoError> {
@@ -33,6 +34,7 @@ pub(super) fn check(root: &Fields<'_>, info: &Fields<'_>, files: &[FileEntry]) -
             .ok_or_else(|| info.wrong_type(TREE, "dictionary", tree))?,
     );
     let mut layers = None;
+    let has_layers = root.get(LAYERS).is_some();
     let mut next_offset = 0u64;
     let mut v1 = V1Files::new(info, files);
     loop {
@@ -59,7 +61,7 @@ pub(super) fn check(root: &Fields<'_>, info: &Fields<'_>, files: &[FileEntry]) -
             .and_then(|end| end.checked_next_multiple_of(piece_length));
         next_offset = end.ok_or_else(|| info.error(TREE, Problem::TotalSize))?;
         check_root(info, v2)?;
-        if v2.len > piece_length {
+        if v2.len > piece_length && has_layers {
             let layers = match &layers {
                 Some(layers) => layers,
                 None => layers.insert(read_layers(root, piece_length)?),

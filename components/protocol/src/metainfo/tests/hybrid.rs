@@ -194,7 +194,17 @@ fn roots_that_cannot_be_are_refused() {
     );
 }
 
-/// Fault 13: layers that are missing, too short, or of another file.
+/// Metadata from peers comes without layers (BEP 9).
+#[test]
+fn layers_may_be_absent() {
+    let hybrid = Hybrid {
+        layers: None,
+        ..Hybrid::default()
+    };
+    assert_eq!(hybrid.parse().unwrap().info.files.files().len(), 3);
+}
+
+/// Fault 13: layers that lack a file, are too short, or of another file.
 #[test]
 fn layers_that_cannot_be_are_refused() {
     let refusal = |layers| {
@@ -204,7 +214,6 @@ fn layers_that_cannot_be_are_refused() {
         }
         .refusal()
     };
-    assert_eq!(refusal(None), "piece layers: missing");
     assert_eq!(refusal(Some(vec![])), "piece layers: long has 2 pieces and 0 hashes");
     let mut wrong = LAYER;
     wrong[63] ^= 1;
