@@ -46,7 +46,8 @@ pub(super) struct AddArgs {
     /// Torrent files and magnet links.
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
-    /// Download folder: the daemon's own, by default, or one that the daemon allows.
+    /// Download folder: by default the torrent's own, if the daemon knows it already, or the daemon's. Other folders
+    /// must be allowed by the daemon.
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -235,7 +236,12 @@ pub(super) async fn add(args: AddArgs, screen: &Screen) -> Result<Outcome, CliEr
             ReadSource::Metainfo(metainfo) => daemon.create(&path, metainfo.bytes.clone()).await?,
         };
         let (hash, name) = (text(&added["info_hash"]), printable(&source.name()));
-        if !is_new {
+        let ignored: Vec<&str> = added["ignored"].as_array().into_iter().flatten().map(text).collect();
+        if !ignored.is_empty() {
+            let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=root,name")).await?;
+            let (root, name) = (printable(text(&stats["root"])), printable(text(&stats["name"])));
+            say!("{hash} {name} was already added in {root}, where it stays");
+        } else if !is_new {
             say!("{hash} {name} was already added");
         } else if args.files.into.is_some() {
             let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=root")).await?;

@@ -182,6 +182,8 @@ async fn add(
     let peers = peers.map_err(|_| Refusal::of("peer", StatusCode::BAD_REQUEST, "a peer is IP:PORT"))?;
     let root = Path::new(query.one("root").unwrap_or_default());
     let into = query.one("into").map(PathBuf::from);
+    // Without a folder, a torrent that is known already stays in its own.
+    let placed_by = ["into", "root"].into_iter().find(|name| query.one(name).is_some());
     if let Some(into) = into.clone().filter(|into| !is_below(into)) {
         return Err(Error::from(AddError::BadFolder { into }).into());
     }
@@ -207,7 +209,7 @@ async fn add(
     let checked = checked.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     checked.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
     let options = AddOptions {
-        root: Some(root),
+        root: placed_by.map(|_| root.clone()),
         name: query.one("name").map(str::to_owned),
         overwrite: query.flag("overwrite")?,
         peers,
@@ -219,7 +221,36 @@ async fn add(
     let is_new = !shared.torrents.list().await?.contains(&hash.into());
     let id = shared.torrents.download_with(source, options).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(json!({"info_hash": id.to_string()}))).into_response())
+    let mut answer = json!({"info_hash": id.to_string()});
+    if !is_new {
+        let chosen = (placed_by.map(|parameter| (parameter, root)), query.one("name"));
+        let ignored = ignored(&shared, id, chosen).await?;
+        if !ignored.is_empty() {
+            answer["ignored"] = ignored.into();
+        }
+    }
+    Ok((status, Json(answer)).into_response())
+}
+
+/// Returns which parameters of an add have no effect on a torrent that is listed already, since its files have their
+/// place: of the one that chose a folder, and the name.
+async fn ignored(
+    shared: &Shared,
+    torrent: crate::TorrentId,
+    (folder, name): (Option<(&'static str, PathBuf)>, Option<&str>),
+) -> Result<Vec<&'static str>, Refusal> {
+    if folder.is_none() && name.is_none() {
+        return Ok(Vec::new());
+    }
+    let stats = shared.torrents.stats(torrent).await?;
+    // The same folder may be named by a link.
+    let root = tokio::task::spawn_blocking(move || stats.root.canonicalize().unwrap_or(stats.root)).await;
+    let root = root.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let folder = folder
+        .filter(|(_, folder)| *folder != root)
+        .map(|(parameter, _)| parameter);
+    let name = name.filter(|name| *name != stats.name).map(|_| "name");
+    Ok(folder.into_iter().chain(name).collect())
 }
 
 /// Waits for the turn of a request that lists torrents, and refuses it while the daemon is stopping: a torrent that is

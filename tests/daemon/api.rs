@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::bed::{Daemon, Process, command, torrent};
+use crate::bed::{Daemon, Process, command, succeed, torrent};
 use crate::content::compare;
 
 const NOBODY: &str = "00000000000000000000000000000000000000aa";
@@ -330,4 +330,45 @@ fn the_api_describes_itself() {
     let daemon = Daemon::start(temporary.path());
     let document: Value = daemon.get("/api/v1/openapi.json").json();
     assert_eq!(document["openapi"], "3.1.0");
+}
+
+/// An add without a folder leaves a torrent that is known already in its own: one without metadata, a listed one, and a
+/// stopped one. Folders and names that have no effect are named.
+#[test]
+fn a_known_torrent_keeps_its_folder() {
+    let temporary = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(temporary.path());
+    let (hash, bytes) = torrent(temporary.path(), "one.bin", 1, &[]);
+    let path = format!("/api/v1/torrents/{hash}");
+    let bearer = daemon.bearer();
+    let add_link = |query: &str| {
+        let text = [("Authorization", bearer.as_str()), ("Content-Type", "text/plain")];
+        let link = format!("magnet:?xt=urn:btih:{hash}");
+        let path = format!("/api/v1/torrents{query}");
+        daemon.ask("POST", &path, &text, link.as_bytes())
+    };
+    let chosen = temporary.path().canonicalize().unwrap().join("downloads/chosen");
+    let expect_chosen = |event: &str| {
+        let root = daemon.get(&format!("{path}?fields=root")).json();
+        assert_eq!(root, json!({"root": chosen}), "after {event}");
+    };
+    assert_eq!(add_link("?into=chosen").status, 201);
+    assert_eq!(add_link("").status, 200);
+    expect_chosen("a second add of the link");
+    assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 200);
+    expect_chosen("an add of the torrent file");
+
+    let again = daemon.post("/api/v1/torrents?into=other&name=two.bin", &bytes);
+    let expected = json!({"info_hash": hash, "ignored": ["into", "name"]});
+    assert_eq!((again.status, again.json()), (200, expected));
+    let again = daemon.post("/api/v1/torrents?root=chosen&name=one.bin", &bytes);
+    assert_eq!((again.status, again.json()), (200, json!({"info_hash": hash})));
+    let file = temporary.path().join("one.torrent");
+    fs::write(&file, &bytes).unwrap();
+    let told = succeed(temporary.path(), &["add", file.to_str().unwrap(), "--into", "other"]);
+    assert!(told.contains("already added in") && told.contains("chosen"), "{told}");
+
+    assert_eq!(daemon.post(&format!("{path}/stop"), b"").status, 204);
+    assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
+    expect_chosen("an add of the stopped torrent");
 }
