@@ -18,8 +18,8 @@ const MAX_USED_UP: usize = 1024;
 /// Unused chunks kept for future reads. The others go back to the allocator one second after a burst.
 const KEPT_CHUNKS: usize = 16;
 
-/// Number of chunks freed to the allocator after which it is told to return free memory to the system. The allocator
-/// has to search all of its memory for that.
+/// Number of chunks freed to the allocator after which it is told to return free memory to the system, even while others
+/// are in use. The allocator has to search all of its memory for that.
 const RETURNED_TOGETHER: usize = 32;
 
 /// Chunks for sockets to read into.
@@ -113,7 +113,9 @@ impl ReadChunks {
         let free = state.open.len().saturating_sub(KEPT_CHUNKS);
         state.open.drain(..free);
         state.freed_count += free_count.saturating_sub(KEPT_CHUNKS) + free;
-        if state.freed_count >= RETURNED_TOGETHER {
+        // Once a burst is over, the last chunks are returned too, with everything else that was freed after it.
+        let is_over = in_use_count == 0 && state.freed_count > 0;
+        if is_over || state.freed_count >= RETURNED_TOGETHER {
             state.freed_count = 0;
             return_free_memory();
         }
@@ -242,9 +244,11 @@ mod tests {
         held.truncate(1);
         assert!(chunks.trim(), "one is");
         assert_eq!(chunks.lock().used_up.len(), KEPT_CHUNKS + 1);
+        assert_eq!(chunks.lock().freed_count, 0, "most of them are returned at once");
         held.clear();
         assert!(!chunks.trim());
         assert_eq!(chunks.lock().used_up.len(), KEPT_CHUNKS);
+        assert_eq!(chunks.lock().freed_count, 0, "the last ones are returned at the end");
         assert!(!chunks.trim());
     }
 
