@@ -29,9 +29,9 @@ use crate::ownership::{FileRegistry, whole_files};
 use crate::sessions::SessionState;
 use crate::stop_participants::{Ending, StopParticipants};
 
-/// Time for saving the session of a pause. Nothing ends the program after a pause, and a pause of all torrents saves
-/// thousands of sessions.
-const PAUSE_SAVE_LIMIT: Duration = Duration::from_secs(60);
+/// Time for saving the session of a pause, and for deleting the files of a removed torrent. Nothing ends the program
+/// afterward; a pause of all torrents saves thousands of sessions, and a torrent may have 100 000 files.
+const UNHURRIED_LIMIT: Duration = Duration::from_secs(60);
 
 /// Begins requested stops, and changes the ending of torrents whose stop is running.
 pub(super) fn begin_stops(
@@ -87,8 +87,9 @@ pub(super) fn begin_stops(
 
 /// Returns the time limit of a phase.
 fn limit(phase: StopPhase, ending: Ending, settings: &LifecycleSettings) -> Duration {
-    if (phase, ending) == (StopPhase::WriteSession, Ending::Pause) {
-        return PAUSE_SAVE_LIMIT;
+    let is_unhurried = matches!(ending, Ending::Pause | Ending::Forget { delete_data: true });
+    if phase == StopPhase::WriteSession && is_unhurried {
+        return UNHURRIED_LIMIT;
     }
     millis(match phase {
         StopPhase::HaltDownloads => settings.halt_timeout_ms,
@@ -364,5 +365,20 @@ impl StopParams<'_, '_> {
             .entity(stopped.entity)
             .remove::<(Stopping, Opening, Restarts)>();
         self.changed.add(stopped.entity);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A removal deletes files after its session: its caller waits for the result, which takes long for many files.
+    #[test]
+    fn a_removal_has_time_to_delete_files() {
+        let settings = LifecycleSettings::default();
+        let time = |ending| limit(StopPhase::WriteSession, ending, &settings);
+        assert_eq!(time(Ending::Forget { delete_data: true }), UNHURRIED_LIMIT);
+        let in_a_hurry = Ending::Forget { delete_data: false };
+        assert_eq!(time(in_a_hurry), millis(settings.save_timeout_ms));
     }
 }
