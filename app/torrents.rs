@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
@@ -80,6 +81,7 @@ impl Torrents {
     pub async fn download_with(&self, source: impl Into<Source>, mut options: AddOptions) -> Result<TorrentId, Error> {
         let source = source.into();
         options.root = options.root.map(absolute).transpose()?;
+        options.requested_ns = options.requested_ns.or_else(now_ns);
         let source = spawn_blocking(|| source.resolve()).await??;
         let add = |reply| AddTorrent {
             source,
@@ -560,6 +562,12 @@ impl Torrents {
         self.handle.send(command(reply)).await?;
         Ok(receiver.await.map_err(|_| EngineGone)?)
     }
+}
+
+/// Returns the time in nanoseconds since 1970, as file systems record it.
+fn now_ns() -> Option<i64> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_nanos()).ok()
 }
 
 /// Makes a path absolute, so that a later run with another current folder still finds it.

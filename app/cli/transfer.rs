@@ -168,6 +168,7 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
                 overwrite: placement.is_some_and(|placement| placement.overwrite),
                 peers: peers.clone(),
                 require_complete: selected.require_complete,
+                ..AddOptions::default()
             };
             let id = torrents.download_with(source, options).await?;
             reporter.added(&torrents.stats(id).await?, &root);

@@ -131,6 +131,9 @@ pub struct AddOptions {
     /// Whether existing files may be changed and completed. They stay the user's: they are never deleted with the
     /// torrent.
     pub overwrite: bool,
+    /// Time of the request in nanoseconds since 1970. `overwrite` covers no file that was created or changed later, even
+    /// if the files are examined much later, when the metadata is known. `None` sets no limit.
+    pub requested_ns: Option<i64>,
     /// Peers to connect to, in addition to those from trackers.
     pub peers: Vec<SocketAddr>,
     /// Fail the torrent if its data is incomplete, instead of downloading the missing pieces.

@@ -133,6 +133,9 @@ pub struct Session {
     /// it also later.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overwrite: bool,
+    /// Time of that permission in nanoseconds since 1970. It covers no file that was created or changed later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overwrite_ns: Option<i64>,
     /// The user paused the torrent: the next run lists it, and does nothing else.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
@@ -210,6 +213,16 @@ impl FileStamp {
     #[must_use]
     pub fn has_same_data_as(&self, other: &Self) -> bool {
         (self.len, self.seconds, self.nanos) == (other.len, other.seconds, other.nanos)
+    }
+
+    /// Returns the time of the last change in nanoseconds since 1970, as exactly as the stamp knows it.
+    #[must_use]
+    pub fn last_change_ns(&self) -> i64 {
+        let modified_ns = self
+            .seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(self.nanos.into());
+        self.changed_ns.unwrap_or(modified_ns)
     }
 }
 
@@ -471,6 +484,7 @@ impl Session {
             owner_key: None,
             permitted: Runs::default(),
             overwrite: false,
+            overwrite_ns: None,
             paused: false,
             stopped: false,
             lost: Runs::default(),
@@ -564,6 +578,7 @@ impl Session {
             ids,
             permitted: self.permitted.clone(),
             overwrite: self.overwrite,
+            overwrite_ns: self.overwrite_ns,
             paused: self.paused,
             stopped: self.stopped,
             trackers: match self.lacks_metadata {

@@ -86,6 +86,8 @@ pub(crate) struct OptionsGiven {
     pub(crate) name: Option<String>,
     /// Whether files that exist may be changed.
     pub(crate) overwrite: bool,
+    /// Time of that permission in nanoseconds since 1970, if known.
+    pub(crate) overwrite_ns: Option<i64>,
     /// Whether the download folder is another one than before.
     pub(crate) has_moved: bool,
 }
@@ -100,9 +102,11 @@ fn apply_options(
     let name = given.name.clone();
     if let Ok(mut state) = torrents.get_mut(given.torrent) {
         state.renew(name, given.overwrite, given.has_moved);
+        state.overwrite_ns = given.overwrite_ns;
     } else {
         let key = OwnerKey(random.bytes());
-        let state = SessionState::new(key, name, given.overwrite);
+        let mut state = SessionState::new(key, name, given.overwrite);
+        state.overwrite_ns = given.overwrite_ns;
         commands.entity(given.torrent).insert(state);
     }
 }

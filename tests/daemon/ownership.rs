@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use ecs_torrent::making::MakeOptions;
 
-use crate::bed::{Daemon, PATIENCE};
+use crate::bed::{Daemon, PATIENCE, torrent};
 use crate::content::{make_torrent, write_file};
 
 /// Creates a torrent of a folder `name` that contains its own `api_token`, and empty files, which need no peer to be
@@ -98,4 +98,35 @@ fn a_torrent_cannot_reach_the_token() {
         daemon.process.wait();
         assert_eq!(fs::read_to_string(state.join("api_token")).unwrap(), token);
     }
+}
+
+/// `overwrite` covers the files that exist at the time of the add. The files of a magnet link are examined when its metadata
+/// is known, and a file that the user has put there in the meantime is not changed, also after a kill.
+#[test]
+fn a_permission_covers_no_later_file() {
+    let temporary = tempfile::tempdir().unwrap();
+    let downloads = temporary.path().join("downloads");
+    let daemon = Daemon::start(temporary.path());
+    let [old, new] = ["old.bin", "new.bin"].map(|name| torrent(temporary.path(), name, 1, &[]));
+    fs::write(downloads.join("old.bin"), "partial").unwrap();
+    let bearer = daemon.bearer();
+    let text = [("Authorization", bearer.as_str()), ("Content-Type", "text/plain")];
+    for (hash, _) in [&old, &new] {
+        let link = format!("magnet:?xt=urn:btih:{hash}");
+        let added = daemon.ask("POST", "/api/v1/torrents?overwrite=true", &text, link.as_bytes());
+        assert_eq!(added.status, 201, "{added:?}");
+    }
+    fs::write(downloads.join("new.bin"), "mine").unwrap();
+    drop(daemon);
+    let daemon = Daemon::start(temporary.path());
+    let added = daemon.post("/api/v1/torrents", &old.1);
+    assert_eq!(added.status, 200, "the permission is saved: {added:?}");
+    let refused = daemon.post("/api/v1/torrents", &new.1);
+    assert!(
+        refused.status == 409 && refused.body.contains("--overwrite"),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read(downloads.join("new.bin")).unwrap(), b"mine");
+    let again = daemon.post("/api/v1/torrents?overwrite=true", &new.1);
+    assert_eq!(again.status, 200, "a new permission: {again:?}");
 }

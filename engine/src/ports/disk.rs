@@ -135,8 +135,24 @@ pub struct FileClaims {
 pub enum Overwrite {
     /// The files, by index, that have these identities.
     Only(BTreeMap<usize, FileId>),
-    /// All files that exist when they are first looked at.
-    AllFound,
+    /// All files that exist when they are first looked at, and were not created or changed after the time of the
+    /// permission, in nanoseconds since 1970, if that is known.
+    AllFound(Option<i64>),
+}
+
+impl Overwrite {
+    /// Whether the permission covers a file that is looked at for the first time. Moving another file to the place of the
+    /// one that was there changes that file too.
+    #[must_use]
+    pub fn covers_found(&self, id: FileId, stamp: FileStamp) -> bool {
+        match self {
+            Self::Only(_) => false,
+            Self::AllFound(None) => true,
+            Self::AllFound(Some(time_ns)) => {
+                stamp.last_change_ns() <= *time_ns && id.born_ns.is_none_or(|born_ns| born_ns <= *time_ns)
+            }
+        }
+    }
 }
 
 impl Default for Overwrite {
@@ -159,7 +175,7 @@ impl FileClaims {
     /// Whether the user allowed this torrent to change a file that exists when it is first looked at.
     pub(crate) fn may_change(&self, index: usize, file: (FileId, FileStamp)) -> bool {
         match &self.overwrite {
-            Overwrite::AllFound => true,
+            Overwrite::AllFound(_) => self.overwrite.covers_found(file.0, file.1),
             Overwrite::Only(files) => files
                 .get(&index)
                 .is_some_and(|known| self.is_same(index, *known, file, || false)),

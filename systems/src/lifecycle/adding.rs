@@ -167,6 +167,7 @@ impl TorrentAdder<'_, '_> {
             torrent: entity,
             name: options.name.clone(),
             overwrite: options.overwrite,
+            overwrite_ns: options.requested_ns,
             has_moved: false,
         });
         self.commands.trigger(TrackersGiven {

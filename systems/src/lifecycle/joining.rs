@@ -123,6 +123,10 @@ impl Joiner<'_, '_> {
                 torrent: listed.entity,
                 name: options.name.clone(),
                 overwrite: options.overwrite || (!is_retried && listed.state.wants_overwrite()),
+                overwrite_ns: match options.overwrite {
+                    true => options.requested_ns,
+                    false => listed.state.overwrite_ns(),
+                },
                 has_moved,
             });
         }

@@ -75,6 +75,7 @@ fn bed(lifecycle: Lifecycle, opening: Option<Opening>) -> Bed {
         torrent: bed.torrent,
         name: None,
         overwrite: false,
+        overwrite_ns: None,
         has_moved: false,
     });
     bed.world.flush();

@@ -269,6 +269,7 @@ mod tests {
             torrent: entity,
             name: None,
             overwrite: false,
+            overwrite_ns: None,
             has_moved: false,
         });
         bed.world.flush();

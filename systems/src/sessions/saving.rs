@@ -340,6 +340,7 @@ impl SessionWriter<'_, '_> {
             owner_key: Some(saved.state.key),
             permitted: Runs::default(),
             overwrite: saved.state.wants_overwrite && saved.state.resolved.is_none(),
+            overwrite_ns: saved.state.overwrite_ns.filter(|_| saved.state.wants_overwrite),
             paused: saved.state.intent.is_paused,
             stopped: saved.state.intent.is_stopped,
             lost: Runs::of(saved.state.durability.lost().iter()),

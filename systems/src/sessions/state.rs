@@ -8,7 +8,9 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::Removed;
 use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Runs, Salvage, Session};
 use ecs_torrent_components::torrent::Counters;
-use ecs_torrent_engine::ports::disk::{FileClaims, FolderIds, FoundFiles, Overwrite, Provenance, SyncedFile, Volume};
+use ecs_torrent_engine::ports::disk::{
+    FileClaims, FolderIds, FoundFile, FoundFiles, Overwrite, Provenance, SyncedFile, Volume,
+};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Geometry;
@@ -38,6 +40,8 @@ pub(crate) struct SessionState {
     pub(super) key: OwnerKey,
     /// The user allowed changes to the files that exist when they are next examined.
     pub(super) wants_overwrite: bool,
+    /// Time of that permission in nanoseconds since 1970: it covers no file that was created or changed later.
+    pub(super) overwrite_ns: Option<i64>,
     /// The incomplete files of the user that the user allowed to be changed, by index, with their identities.
     pub(super) permitted: BTreeMap<u32, FileId>,
     /// Overrides the permissions: no existing file may change, because another torrent uses some of the files.
@@ -165,6 +169,7 @@ impl SessionState {
             renamed,
             key,
             wants_overwrite,
+            overwrite_ns: None,
             permitted: BTreeMap::new(),
             is_sharing: false,
             claims: Revisions::default(),
@@ -218,6 +223,7 @@ impl SessionState {
             is_known,
             has_metainfo: is_known,
             created: std::mem::take(&mut self.created),
+            overwrite_ns: self.overwrite_ns,
             permitted: std::mem::take(&mut self.permitted),
             durability,
             volume: self.volume.take(),
@@ -259,7 +265,9 @@ impl SessionState {
             return;
         };
         self.key = session.owner_key.unwrap_or(self.key);
-        self.wants_overwrite |= session.overwrite && session.is_unexamined();
+        if !self.wants_overwrite && session.overwrite && session.is_unexamined() {
+            (self.wants_overwrite, self.overwrite_ns) = (true, session.overwrite_ns);
+        }
         let id = |index: u32| session.ids.get(index as usize).copied().flatten();
         let count = session.files.len().max(session.ids.len()) as u32;
         let list = |runs: &Runs| runs.to_set(count).unwrap_or_default();
@@ -281,6 +289,16 @@ impl SessionState {
     /// Whether the user allowed changes to all files that exist when they are next examined.
     pub(crate) fn wants_overwrite(&self) -> bool {
         self.wants_overwrite
+    }
+
+    /// Whether that permission covers a file of the user.
+    pub(crate) fn may_overwrite(&self, file: &FoundFile) -> bool {
+        self.wants_overwrite && Overwrite::AllFound(self.overwrite_ns).covers_found(file.id, file.stamp)
+    }
+
+    /// Returns the time of that permission in nanoseconds since 1970, if known.
+    pub(crate) fn overwrite_ns(&self) -> Option<i64> {
+        self.overwrite_ns
     }
 
     /// Protects existing files from changes; returns true if changes were allowed before.
@@ -313,7 +331,7 @@ impl SessionState {
             key: Some(self.key),
             overwrite: match (self.is_sharing, self.wants_overwrite) {
                 (true, _) => Overwrite::default(),
-                (false, true) => Overwrite::AllFound,
+                (false, true) => Overwrite::AllFound(self.overwrite_ns),
                 (false, false) => {
                     let permitted = self.permitted.iter();
                     Overwrite::Only(permitted.map(|(index, id)| (*index as usize, *id)).collect())
@@ -341,7 +359,8 @@ impl SessionState {
         for ((index, file), entry) in (0..).zip(&found.files).zip(files.files()) {
             if let Some(file) = file {
                 self.record_provenance(index, file.provenance, Some(file.id));
-                if self.wants_overwrite && may_create && entry.len > 0 && file.provenance == Provenance::Found {
+                let is_users = entry.len > 0 && file.provenance == Provenance::Found;
+                if is_users && may_create && self.may_overwrite(file) {
                     self.permitted.insert(index, file.id);
                     self.claims.current += 1;
                 }

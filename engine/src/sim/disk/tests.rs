@@ -419,7 +419,7 @@ fn found_files_are_compared_and_left() {
             STORAGE,
             FileClaims {
                 overwrite: if may_overwrite {
-                    Overwrite::AllFound
+                    Overwrite::AllFound(None)
                 } else {
                     Overwrite::default()
                 },
@@ -484,7 +484,7 @@ fn a_file_has_one_writer() {
     let claims = FileClaims {
         created: [(0, None)].into(),
         key: Some(KEY),
-        overwrite: Overwrite::AllFound,
+        overwrite: Overwrite::AllFound(None),
         ..FileClaims::default()
     };
     let found = bed.open_as(other, claims.clone());

@@ -123,12 +123,13 @@ impl Finder<'_, '_> {
             })
         };
         let conflict = find_conflict(&self.registry, &candidate, holder);
-        if conflict.is_some() || opened.requires_complete || opened.state.wants_overwrite() {
+        if conflict.is_some() || opened.requires_complete {
             return conflict;
         }
         let mut files = info.files.files().iter().zip(&found.files);
         let short = files.find(|(entry, file)| {
-            let is_short = |file: FoundFile| file.provenance == Provenance::Found && file.stamp.len < entry.len;
+            let is_users = |file: &FoundFile| file.provenance == Provenance::Found && !opened.state.may_overwrite(file);
+            let is_short = |file: FoundFile| is_users(&file) && file.stamp.len < entry.len;
             entry.is_stored() && file.is_some_and(is_short)
         });
         short.map(|(entry, _)| AddError::WouldChange {

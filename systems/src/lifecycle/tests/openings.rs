@@ -184,6 +184,7 @@ fn a_torrent_that_shares_its_files_opens_them_without_the_right_to_change_them()
             torrent: bed.torrent,
             name: None,
             overwrite: true,
+            overwrite_ns: None,
             has_moved: false,
         });
         if is_shared {

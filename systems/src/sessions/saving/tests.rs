@@ -45,6 +45,7 @@ fn bed() -> Bed {
         torrent: bed.torrent,
         name: None,
         overwrite: false,
+        overwrite_ns: None,
         has_moved: false,
     });
     bed.world.flush();

@@ -66,7 +66,7 @@ fn created(state: &SessionState) -> Vec<(usize, Option<FileId>)> {
 fn permitted(state: &SessionState) -> Vec<(usize, FileId)> {
     match state.claims(None).overwrite {
         Overwrite::Only(files) => files.into_iter().collect(),
-        Overwrite::AllFound => panic!("all files"),
+        Overwrite::AllFound(_) => panic!("all files"),
     }
 }
 
@@ -111,7 +111,7 @@ fn a_permission_covers_the_files_that_are_there() {
     look(&mut state, files(), false);
     assert_eq!(
         state.claims(None).overwrite,
-        Overwrite::AllFound,
+        Overwrite::AllFound(None),
         "nothing is changed yet"
     );
     look(&mut state, files(), true);

@@ -173,7 +173,7 @@ fn claims(created: &[(usize, Option<FileId>)], may_overwrite: bool) -> FileClaim
         key: Some(KEY),
         stamps: Vec::new(),
         overwrite: if may_overwrite {
-            Overwrite::AllFound
+            Overwrite::AllFound(None)
         } else {
             Overwrite::default()
         },
