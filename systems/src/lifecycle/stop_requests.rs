@@ -49,6 +49,8 @@ pub(super) struct Waiters {
     is_stopped: bool,
     /// The torrent stays stopped over restarts.
     until_resumed: bool,
+    /// The program ends after the stop.
+    is_hurried: bool,
     /// The ending with which the session was written or deleted.
     pub(super) written_as: Option<Ending>,
     /// The result of writing or deleting the session.
@@ -75,6 +77,11 @@ impl StopsInOrder {
             Ending::Forget { .. } | Ending::Refuse => false,
         };
         self.waiters.get(&torrent).is_none_or(is_it)
+    }
+
+    /// Whether the program ends after the stop of a torrent.
+    pub(super) fn is_hurried(&self, torrent: Entity) -> bool {
+        self.waiters.get(&torrent).is_some_and(|waiters| waiters.is_hurried)
     }
 
     /// Returns the turn of a phase's participants.
@@ -244,7 +251,8 @@ impl StopRequests<'_, '_> {
         }
         for StopAll { until_resumed, reply } in self.alls.0.drain(..) {
             for torrent in torrents {
-                stops.stop(torrent.entity, until_resumed);
+                // Nothing else stops all torrents and lets them run again later.
+                stops.stop(torrent.entity, until_resumed).is_hurried |= !until_resumed;
                 wanted.push(torrent.entity);
             }
             stops.all.push(reply);

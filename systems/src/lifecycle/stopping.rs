@@ -29,8 +29,8 @@ use crate::ownership::{FileRegistry, whole_files};
 use crate::sessions::SessionState;
 use crate::stop_participants::{Ending, StopParticipants};
 
-/// Time for saving the session of a pause, and for deleting the files of a removed torrent. Nothing ends the program
-/// afterward; a pause of all torrents saves thousands of sessions, and a torrent may have 100 000 files.
+/// Time for saving the sessions of a pause or of a user's stop, and for deleting the files of a removed torrent, unless the
+/// program is ending. A pause or stop of all torrents saves thousands of sessions, and a torrent may have 100 000 files.
 const UNHURRIED_LIMIT: Duration = Duration::from_secs(60);
 
 /// Begins requested stops, and changes the ending of torrents whose stop is running.
@@ -80,15 +80,23 @@ pub(super) fn begin_stops(
         stops.torrents.push(entity);
         let phase = StopPhase::HaltDownloads;
         let turn = stops.turn(entity, phase);
-        participants.begin(turn, phase, clock.now(), limit(phase, ending, &settings.lifecycle));
+        let limit = limit(phase, ending, stops.is_hurried(entity), &settings.lifecycle);
+        participants.begin(turn, phase, clock.now(), limit);
         commands.entity(entity).insert(Stopping { phase });
     }
 }
 
-/// Returns the time limit of a phase.
-fn limit(phase: StopPhase, ending: Ending, settings: &LifecycleSettings) -> Duration {
-    let is_unhurried = matches!(ending, Ending::Pause | Ending::Forget { delete_data: true });
-    if phase == StopPhase::WriteSession && is_unhurried {
+/// Returns the time limit of a phase. The phases of a hurried stop are those before the end of the program.
+fn limit(phase: StopPhase, ending: Ending, is_hurried: bool, settings: &LifecycleSettings) -> Duration {
+    let may_take_long = match ending {
+        Ending::Pause => true,
+        Ending::Save {
+            until_resumed: is_users,
+        } => is_users,
+        Ending::Forget { delete_data } => delete_data,
+        Ending::Refuse => false,
+    };
+    if phase == StopPhase::WriteSession && may_take_long && !is_hurried {
         return UNHURRIED_LIMIT;
     }
     millis(match phase {
@@ -179,7 +187,7 @@ impl StopParams<'_, '_> {
     /// Begins a phase of a stop.
     fn begin(&mut self, torrent: Entity, phase: StopPhase, stops: &mut StopsInOrder) {
         let turn = stops.turn(torrent, phase);
-        let limit = limit(phase, turn.ending, &self.settings.lifecycle);
+        let limit = limit(phase, turn.ending, stops.is_hurried(torrent), &self.settings.lifecycle);
         self.participants.begin(turn, phase, self.clock.now(), limit);
     }
 
@@ -372,13 +380,20 @@ impl StopParams<'_, '_> {
 mod tests {
     use super::*;
 
-    /// A removal deletes files after its session: its caller waits for the result, which takes long for many files.
+    /// A user waits for the result of a command that takes long. The end of the program does not.
     #[test]
-    fn a_removal_has_time_to_delete_files() {
+    fn only_the_end_of_the_program_is_hurried() {
         let settings = LifecycleSettings::default();
-        let time = |ending| limit(StopPhase::WriteSession, ending, &settings);
-        assert_eq!(time(Ending::Forget { delete_data: true }), UNHURRIED_LIMIT);
-        let in_a_hurry = Ending::Forget { delete_data: false };
-        assert_eq!(time(in_a_hurry), millis(settings.save_timeout_ms));
+        let time = |ending, is_hurried| limit(StopPhase::WriteSession, ending, is_hurried, &settings);
+        for ending in [
+            Ending::Pause,
+            Ending::Save { until_resumed: true },
+            Ending::Forget { delete_data: true },
+        ] {
+            assert_eq!(time(ending, false), UNHURRIED_LIMIT, "{ending:?}");
+            assert_eq!(time(ending, true), millis(settings.save_timeout_ms), "{ending:?}");
+        }
+        let at_the_end = Ending::Save { until_resumed: false };
+        assert_eq!(time(at_the_end, true), millis(settings.save_timeout_ms));
     }
 }
