@@ -5,9 +5,9 @@ mod file;
 use std::path::PathBuf;
 
 use ecs_torrent_components::settings::{
-    LifecycleSettings, MetadataSettings, NetSettings, Number, Numbers, PeerSettings, PexSettings, RequestSettings,
-    SessionSettings, SettingError, Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
-    check_numbers,
+    DhtSettings, LifecycleSettings, MetadataSettings, NetSettings, Number, Numbers, PeerSettings, PexSettings,
+    RequestSettings, SessionSettings, SettingError, Settings, StorageSettings, TickSettings, TrackerSettings,
+    UploadSettings, check_numbers,
 };
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,8 @@ pub struct Config {
     pub metadata: MetadataSettings,
     /// Peer exchange.
     pub pex: PexSettings,
+    /// The distributed hash table.
+    pub dht: DhtSettings,
     /// Torrent state kept between runs.
     pub session: SessionSettings,
     /// Starting and stopping torrents.
@@ -143,6 +145,7 @@ impl Config {
             trackers: self.trackers.clone(),
             metadata: self.metadata.clone(),
             pex: self.pex.clone(),
+            dht: self.dht.clone(),
             session: self.session.clone(),
             lifecycle: self.lifecycle.clone(),
         }

@@ -32,7 +32,7 @@ pub(super) struct DaemonArgs {
     /// Address to accept peers on; may be repeated. Port 0 takes any free port. Default: port 6881 on all addresses.
     #[arg(long, value_name = "IP:PORT", value_parser = address)]
     listen: Vec<SocketAddr>,
-    /// Disable the DHT. (This version has none.)
+    /// Disable the DHT.
     #[arg(long)]
     no_dht: bool,
     /// Disable peer exchange.
@@ -57,6 +57,7 @@ impl DaemonArgs {
             config.net.listen = self.listen;
             config.net.listen_fallback = false;
         }
+        config.dht.enabled &= !self.no_dht;
         config.pex.enabled &= !self.no_pex;
         config.api.listen = self.api.unwrap_or(config.api.listen);
         config.session.state_dir = self.state_dir.or(config.session.state_dir);

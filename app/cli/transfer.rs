@@ -72,7 +72,7 @@ struct NetworkArgs {
     /// Address to accept peers on; may be repeated. Port 0 takes any free port. Default: port 6881 on all addresses.
     #[arg(long, value_name = "IP:PORT", value_parser = address)]
     listen: Vec<SocketAddr>,
-    /// Disable the DHT. (This version has none.)
+    /// Disable the DHT.
     #[arg(long)]
     no_dht: bool,
     /// Disable peer exchange.
@@ -148,6 +148,7 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
     }
     let mut settings = Settings::default();
     settings.session.state_dir = Some(network.state_dir.clone());
+    settings.dht.enabled = !network.no_dht;
     settings.pex.enabled = !network.no_pex;
     if !network.listen.is_empty() {
         settings.net.listen.clone_from(&network.listen);

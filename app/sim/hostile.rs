@@ -413,6 +413,7 @@ impl HostilePeer {
             geometry: Some(self.content.metainfo().info.geometry.clone()),
             fast: true,
             extended,
+            dht: false,
         };
         while let Ok(Some(frame)) = conversation.codec.next_frame(&session) {
             match frame {

@@ -171,6 +171,13 @@ pub struct Look<'s> {
     pub events: &'s [(Duration, String)],
 }
 
+/// The default settings, with the DHT off: a scenario turns it on if its engines are to know of each other by it.
+fn without_dht() -> Settings {
+    let mut settings = Settings::default();
+    settings.dht.enabled = false;
+    settings
+}
+
 impl Scenario {
     /// Creates a scenario with a torrent of 1 MiB in pieces of 64 KiB, a tracker, a latency of 20 ms with a jitter of 2
     /// ms between any two nodes, and only the engine's own plugins.
@@ -185,7 +192,7 @@ impl Scenario {
             hostiles: Vec::new(),
             idle_torrents: 0,
             acts: Vec::new(),
-            settings: Settings::default(),
+            settings: without_dht(),
             path: Path {
                 jitter: Duration::from_millis(2),
                 ..Path::new(Duration::from_millis(20))

@@ -43,6 +43,7 @@ impl Stream {
             geometry: Some(geometry),
             fast: true,
             extended: true,
+            dht: false,
         };
         Self {
             blocks,

@@ -397,6 +397,15 @@ pub struct ExtensionHandshakeReceived {
     pub payload: Bytes,
 }
 
+/// A peer has named the port of its node of the DHT (BEP 5).
+#[derive(Message, Debug, Clone)]
+pub struct PortReceived {
+    /// The peer.
+    pub peer: Entity,
+    /// The UDP port.
+    pub port: u16,
+}
+
 /// A message of a registered extension has arrived (BEP 10).
 #[derive(Message, Debug, Clone)]
 pub struct ExtensionReceived {

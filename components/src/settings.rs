@@ -48,6 +48,8 @@ pub struct Settings {
     pub metadata: MetadataSettings,
     /// Peer exchange.
     pub pex: PexSettings,
+    /// The distributed hash table.
+    pub dht: DhtSettings,
     /// Saved state of torrents between runs.
     pub session: SessionSettings,
     /// Starting and stopping torrents.
@@ -476,6 +478,69 @@ impl Default for TrackerSettings {
             num_want: 100,
             max_peers: 500,
             max_concurrent: 64,
+        }
+    }
+}
+
+/// The distributed hash table, by which peers are found without a tracker (BEP 5).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DhtSettings {
+    /// Whether a node of the DHT runs. Default true. On sockets that are all bound to loopback addresses, it exchanges
+    /// datagrams with this machine only, and does not contact `bootstrap`.
+    pub enabled: bool,
+    /// Nodes by which the network is entered for the first time, as `HOST:PORT`. Later runs know others. Default the
+    /// nodes of libtorrent, Transmission and BitTorrent Inc.
+    pub bootstrap: Vec<String>,
+    /// Whether queries of other nodes stay unanswered, as on a connection that is paid by volume (BEP 43). Default
+    /// false.
+    pub read_only: bool,
+    /// Queries that a search has in flight at its start, and later at least. Default 4.
+    pub alpha: usize,
+    /// New queries of a search per answer. More make searches faster and cost more. Default 3.
+    pub beta: usize,
+    /// Maximum number of searches at a time; more wait their turn, those of downloads first. Default 32.
+    pub max_searches: usize,
+    /// Time between two announces of a torrent; the first ones of a download without peers come sooner. Other nodes
+    /// forget a peer after 30 to 45 minutes. Default 20 min.
+    pub announce_interval_s: u64,
+    /// Maximum rate of queries that are sent, in bytes per second; three seconds' worth may be sent at once. A search
+    /// takes about 2 kB. Default 48 KiB.
+    pub query_bytes_per_s: u32,
+    /// Maximum rate of answers to other nodes, in bytes per second; three seconds' worth may be sent at once. Default
+    /// 96 KiB.
+    pub answer_bytes_per_s: u32,
+    /// Maximum number of queries of one host that are answered per second; ten times as many at once. Default 5.
+    pub host_queries_per_s: u32,
+    /// Maximum number of torrents whose peers are stored for other nodes. Default 2000.
+    pub max_stored_torrents: usize,
+    /// Maximum number of peers that are stored for other nodes. Default 10 000.
+    pub max_stored_peers: usize,
+    /// Maximum number of items that are stored for other nodes (BEP 44), of up to 1000 bytes each. Default 1000.
+    pub max_stored_items: usize,
+}
+
+impl Default for DhtSettings {
+    fn default() -> Self {
+        let hosts = [
+            "dht.libtorrent.org:25401",
+            "dht.transmissionbt.com:6881",
+            "router.bittorrent.com:6881",
+        ];
+        Self {
+            enabled: true,
+            bootstrap: hosts.map(str::to_owned).to_vec(),
+            read_only: false,
+            alpha: 4,
+            beta: 3,
+            max_searches: 32,
+            announce_interval_s: 20 * 60,
+            query_bytes_per_s: 48 << 10,
+            answer_bytes_per_s: 96 << 10,
+            host_queries_per_s: 5,
+            max_stored_torrents: 2000,
+            max_stored_peers: 10_000,
+            max_stored_items: 1000,
         }
     }
 }

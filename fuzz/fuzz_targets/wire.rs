@@ -13,6 +13,7 @@ fuzz_target!(|input: (u8, bool, bool, Vec<u8>)| {
         geometry: Geometry::new(1_000_000, 65536),
         fast,
         extended,
+        dht: false,
     };
     let whole = read(&[&data], &session);
     let pieces: Vec<&[u8]> = data.chunks(usize::from(cut).max(1)).collect();

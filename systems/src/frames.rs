@@ -9,7 +9,8 @@ use bevy_platform::collections::HashMap;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::messages::{
     AllowedFastReceived, Availability, AvailabilityReceived, ChokeReceived, ExtensionHandshakeReceived,
-    ExtensionReceived, InterestReceived, ReceivedBlocks, RejectReceived, SuggestReceived, UploadRequested,
+    ExtensionReceived, InterestReceived, PortReceived, ReceivedBlocks, RejectReceived, SuggestReceived,
+    UploadRequested,
 };
 use ecs_torrent_components::peer::{ExtensionRegistry, Peer, Stage, Wire};
 use ecs_torrent_components::prefix::site;
@@ -38,6 +39,7 @@ impl Plugin for FramesPlugin {
             .add_message::<SuggestReceived>()
             .add_message::<ExtensionReceived>()
             .add_message::<ExtensionHandshakeReceived>()
+            .add_message::<PortReceived>()
             .init_resource::<ReceivedBlocks>()
             .init_resource::<ExtensionRegistry>()
             .add_systems(Tick, decode_frames.run_if(has_ready_peers).in_set(IntakeSet::Frames));
@@ -58,6 +60,7 @@ struct Inboxes<'w> {
     suggests: MessageWriter<'w, SuggestReceived>,
     extensions: MessageWriter<'w, ExtensionReceived>,
     handshakes: MessageWriter<'w, ExtensionHandshakeReceived>,
+    ports: MessageWriter<'w, PortReceived>,
 }
 
 /// Decodes received messages, for each peer at most its share of the messages of a tick. The rest stays in the peer's
@@ -179,8 +182,8 @@ impl Inboxes<'_> {
             return Err(WireError::TooManyChanges);
         }
         match message {
-            // BEP 5: this engine has no use for the port yet.
-            Message::KeepAlive | Message::Port(_) => {}
+            Message::KeepAlive => {}
+            Message::Port(port) => drop(self.ports.write(PortReceived { peer, port })),
             Message::Choke => drop(self.chokes.write(ChokeReceived { peer, is_choking: true })),
             Message::Unchoke => drop(self.chokes.write(ChokeReceived {
                 peer,

@@ -11,6 +11,7 @@ use ecs_torrent_components::connections::ConnectionCounts;
 use ecs_torrent_components::messages::{PeerConnected, PeerDisconnected};
 use ecs_torrent_components::peer::{CloseReason, Direction, FlushQueue, Outbox, Peer, PeerState, Stage, Wire};
 use ecs_torrent_components::reaper::Reaper;
+use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Layout, Lifecycle, PeerOf, Torrent, TorrentIndex};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::hash::InfoHash;
@@ -77,6 +78,7 @@ fn send_handshakes(
     mut connected: MessageReader<StreamConnected>,
     clock: Res<Clock>,
     mut counts: ResMut<ConnectionCounts>,
+    settings: Res<Settings>,
     mut flush: ResMut<FlushQueue>,
     mut peers: Query<(&mut Peer, &mut Outbox, &PeerOf)>,
     torrents: Query<&Torrent>,
@@ -94,13 +96,19 @@ fn send_handshakes(
         peer.stage = Stage::Handshaking;
         peer.transport = Some(transport);
         peer.since = clock.now();
-        flush.send_handshake(entity, &mut outbox, &our_handshake(torrent, torrent.id()));
+        flush.send_handshake(entity, &mut outbox, &our_handshake(&settings, torrent, torrent.id()));
     }
 }
 
-fn our_handshake(torrent: &Torrent, info_hash: InfoHash) -> Handshake {
+fn our_handshake(settings: &Settings, torrent: &Torrent, info_hash: InfoHash) -> Handshake {
+    // The bit says that a node runs here, whatever the torrent is.
+    let has_dht = settings.dht.enabled;
     Handshake {
-        reserved: Reserved::ours(),
+        reserved: if has_dht {
+            Reserved::ours().with_dht()
+        } else {
+            Reserved::ours()
+        },
         info_hash,
         peer_id: torrent.peer_id,
     }
@@ -243,6 +251,7 @@ fn open_conversations(
     mut admitted: ResMut<AdmittedPeers>,
     mut commands: Commands,
     clock: Res<Clock>,
+    settings: Res<Settings>,
     mut flush: ResMut<FlushQueue>,
     mut peers: Query<(&mut Peer, &mut Wire, &mut Outbox)>,
     mut torrents: Query<(&Torrent, &mut Candidates, Option<&Layout>)>,
@@ -261,7 +270,11 @@ fn open_conversations(
             continue;
         };
         if peer.direction == Direction::Inbound {
-            flush.send_handshake(entity, &mut outbox, &our_handshake(data, handshake.info_hash));
+            flush.send_handshake(
+                entity,
+                &mut outbox,
+                &our_handshake(&settings, data, handshake.info_hash),
+            );
         }
         if let Some(address) = peer.listens_at {
             candidates.forgive(address);
@@ -276,6 +289,7 @@ fn open_conversations(
             geometry: layout.map(|layout| layout.0.clone()),
             fast: handshake.reserved.has_fast(),
             extended: handshake.reserved.has_extension_protocol(),
+            dht: handshake.reserved.has_dht(),
         };
         // `PeerState` requires the components of the features.
         commands.entity(entity).insert((PeerOf(torrent), PeerState::new(now)));

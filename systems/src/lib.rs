@@ -9,7 +9,7 @@
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
 //! | Announce | [`ownership`], [`lifecycle`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
-//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dialing`], [`picking`], [`stats`] | what to do next |
+//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dht`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | queued messages are sent |
 //! | Reap | [`reaping`] | closed peers are removed |
@@ -32,6 +32,7 @@ pub mod checking;
 pub mod choking;
 mod conditions;
 pub mod counters;
+pub mod dht;
 pub mod dialing;
 pub mod disconnecting;
 pub mod extensions;
@@ -116,6 +117,7 @@ impl PluginGroup for TorrentPlugins {
             .add(suggesting::SuggestingPlugin)
             .add(timeouts::TimeoutsPlugin)
             .add(pex::PexPlugin)
+            .add(dht::DhtPlugin)
             .add(dialing::DialingPlugin)
             .add(picking::PickingPlugin)
             .add(stats::StatsPlugin)
@@ -210,6 +212,8 @@ pub enum DecideSet {
     Timeouts,
     /// Finds addresses of peers.
     Discovery,
+    /// Finds addresses of peers in the distributed hash table.
+    Dht,
     /// Selects addresses to connect to.
     Dialing,
     /// Selects the blocks to request.
@@ -252,27 +256,15 @@ impl Plugin for OrderPlugin {
              to a Bevy App instead, or give them to ecs_torrent::Engine::builder()"
         );
         use IntakeSet::{Accept, Bytes, Closed, Count, Frames, Greet, Handshakes, Streams};
+        let intake = (Streams, Count, Accept, Bytes, Handshakes, Greet, Frames, Closed);
+        app.configure_sets(Tick, (IntakeFromPorts, intake.chain()).chain())
+            .configure_sets(Tick, intake.in_set(TickSet::Intake));
         app.configure_sets(
             Tick,
-            (
-                IntakeFromPorts,
-                Streams,
-                Count,
-                Accept,
-                Bytes,
-                Handshakes,
-                Greet,
-                Frames,
-                Closed,
-            )
-                .chain(),
-        )
-        .configure_sets(
-            Tick,
-            (Streams, Count, Accept, Bytes, Handshakes, Greet, Frames, Closed).in_set(TickSet::Intake),
+            (AssembleSet::Received, AssembleSet::Restored)
+                .chain()
+                .in_set(TickSet::Assemble),
         );
-        use AssembleSet::{Received, Restored};
-        app.configure_sets(Tick, (Received, Restored).chain().in_set(TickSet::Assemble));
         use VerifySet::{Blame, Check, Collect, Submit};
         app.configure_sets(Tick, (Collect, Blame, Check, Submit).chain().in_set(TickSet::Verify));
         use AnnounceSet::{Begin, Completion, Have, Lifecycle as States, Ownership, Privacy, Trackers};
@@ -283,8 +275,8 @@ impl Plugin for OrderPlugin {
                 .in_set(TickSet::Announce),
         );
         use DecideSet::{
-            Availability, Choking, Dialing, Disconnect, Discovery, Extensions, Lifecycle, Picking, Sessions, Stats,
-            Suggestions, Timeouts, Uploads,
+            Availability, Choking, Dht, Dialing, Disconnect, Discovery, Extensions, Lifecycle, Picking, Sessions,
+            Stats, Suggestions, Timeouts, Uploads,
         };
         let decide = (
             Lifecycle,
@@ -297,6 +289,7 @@ impl Plugin for OrderPlugin {
             Suggestions,
             Timeouts,
             Discovery,
+            Dht,
             Dialing,
             Picking,
             Stats,

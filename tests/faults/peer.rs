@@ -104,6 +104,7 @@ impl ScriptedPeer {
                 geometry: Some(torrent.metainfo.info.geometry.clone()),
                 fast: extended,
                 extended,
+                dht: false,
             },
         }
     }

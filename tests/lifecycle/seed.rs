@@ -112,6 +112,7 @@ impl Seed {
             geometry: Some(geometry.clone()),
             fast: true,
             extended: true,
+            dht: false,
         };
         let mut codec = PeerCodec::new(FrameLimits::default());
         let mut buffer = vec![0; 64 << 10];

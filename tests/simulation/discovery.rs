@@ -14,6 +14,7 @@ const LINE: Line = Line::symmetric(1 << 20);
 fn settings(has_pex: bool) -> Settings {
     let mut settings = Settings::default();
     settings.pex.enabled = has_pex;
+    settings.dht.enabled = false;
     settings
 }
 

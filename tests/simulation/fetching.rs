@@ -67,8 +67,11 @@ impl Bed {
         let content = torrent(600_001, 32768);
         let mut sim = Simulation::new(seed, Duration::from_millis(10));
         let plugins = (without_metadata(), InvariantsPlugin);
-        let seeder = sim.add_node(ip(1), Settings::default(), plugins);
-        let leecher = sim.add_node(ip(2), Settings::default(), (plugins, SupplierPlugin));
+        // The node of the DHT also reads from the state folder, in which tests make reads fail.
+        let mut settings = Settings::default();
+        settings.dht.enabled = false;
+        let seeder = sim.add_node(ip(1), settings.clone(), plugins);
+        let leecher = sim.add_node(ip(2), settings, (plugins, SupplierPlugin));
         sim.put(seeder, "downloads", &content);
         add(&mut sim, seeder, &content, vec![]);
         Self { sim, content, leecher }

@@ -9,6 +9,7 @@
 )]
 
 mod carriers;
+mod dht;
 mod discovery;
 mod efficiency;
 mod fetching;

@@ -18,7 +18,7 @@ const ENGINE_WIDE: [&str; 6] = [
 ];
 
 /// Lines without a torrent in files of features: the file, the line's message, and why it names no torrent.
-const WITHOUT_TORRENT: [(&str, &str, &str); 4] = [
+const WITHOUT_TORRENT: [(&str, &str, &str); 6] = [
     (
         "systems/src/accepting.rs",
         "connection refused",
@@ -38,6 +38,16 @@ const WITHOUT_TORRENT: [(&str, &str, &str); 4] = [
         "systems/src/ownership/survey.rs",
         "the files of a stopped torrent are not known: {error}",
         "the error has a path with the info-hash; the name is unknown",
+    ),
+    (
+        "systems/src/dht/entering.rs",
+        "the saved table of the DHT is damaged",
+        "about the DHT's node",
+    ),
+    (
+        "systems/src/dht/entering.rs",
+        "a bootstrap host of the DHT was not found",
+        "about the DHT's node",
     ),
 ];
 

@@ -6,8 +6,8 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    LifecycleSettings, MetadataSettings, NetSettings, PeerSettings, PexSettings, RequestSettings, SessionSettings,
-    Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
+    DhtSettings, LifecycleSettings, MetadataSettings, NetSettings, PeerSettings, PexSettings, RequestSettings,
+    SessionSettings, Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
 };
 
 /// A numeric setting, with its value and its range.
@@ -244,6 +244,20 @@ setting_ranges!(TrackerSettings, "trackers" {
     max_concurrent: 1..=10_000,
 });
 
+setting_ranges!(DhtSettings, "dht" {
+    alpha: 1..=32,
+    beta: 1..=8,
+    max_searches: 1..=1024,
+    // A host that announces more often is ignored by others.
+    announce_interval_s: 300..=DAY_S,
+    query_bytes_per_s: KIB..=GIB,
+    answer_bytes_per_s: KIB..=GIB,
+    host_queries_per_s: 1..=MANY,
+    max_stored_torrents: 1..=MANY,
+    max_stored_peers: 1..=MANY,
+    max_stored_items: 1..=MANY,
+});
+
 setting_ranges!(MetadataSettings, "metadata" {
     // A larger one would not parse.
     max_bytes: 16 * KIB..=64 * MIB,
@@ -300,6 +314,7 @@ impl Numbers for Settings {
             self.trackers.numbers(),
             self.metadata.numbers(),
             self.pex.numbers(),
+            self.dht.numbers(),
             self.session.numbers(),
             self.lifecycle.numbers(),
         ]

@@ -103,6 +103,8 @@ pub enum Event {
         search: SearchId,
         /// The peers.
         peers: Vec<SocketAddr>,
+        /// The node that named them.
+        node: SocketAddr,
     },
     /// A search has ended.
     Finished {
@@ -126,6 +128,14 @@ struct FamilyNode {
     votes: ExternalVotes,
     round_trips: RoundTrips,
     maintenance: Maintenance,
+}
+
+impl FamilyNode {
+    /// Whether there is anything to keep up: nodes, or hosts by which to find some. A node without contacts sleeps.
+    fn needs_upkeep(&self) -> bool {
+        let has_contacts = !self.table.is_empty() || self.maintenance.has_contacts();
+        has_contacts || self.peers.peer_count() > 0
+    }
 }
 
 /// Numbers that describe a node.
@@ -236,6 +246,18 @@ impl Node {
         self.part(family).table.id()
     }
 
+    /// Whether the node takes part in a family.
+    #[must_use]
+    pub fn is_enabled(&self, family: Family) -> bool {
+        self.part(family).is_enabled
+    }
+
+    /// Whether the node answers no queries (BEP 43).
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.settings.is_read_only
+    }
+
     /// Counts what the node holds and has done.
     #[must_use]
     pub fn stats(&self, now: Timestamp) -> NodeStats {
@@ -285,8 +307,11 @@ impl Node {
     /// The time of the next call of [`Node::advance`].
     #[must_use]
     pub fn deadline(&self) -> Timestamp {
-        let enabled = self.families.iter().filter(|part| part.is_enabled);
-        let maintenance = enabled.map(|part| part.maintenance.deadline()).min();
+        let kept = self
+            .families
+            .iter()
+            .filter(|part| part.is_enabled && part.needs_upkeep());
+        let maintenance = kept.map(|part| part.maintenance.deadline()).min();
         let mut deadline = self.pending.deadline().min(maintenance.unwrap_or(Timestamp::NEVER));
         if let Some(stalled) = self.searches.values().map(Search::resumes_at).min() {
             deadline = deadline.min(stalled);

@@ -35,6 +35,8 @@ pub struct Session {
     pub fast: bool,
     /// Both sides announced the extension protocol (BEP 10).
     pub extended: bool,
+    /// The peer announced a node of the DHT (BEP 5).
+    pub dht: bool,
 }
 
 /// The reason a peer's bytes end the connection.
@@ -135,7 +137,7 @@ enum State {
 ///
 /// // Chunks may end anywhere.
 /// let mut codec = PeerCodec::new(FrameLimits::default());
-/// let session = Session { geometry: None, fast: false, extended: false };
+/// let session = Session::default();
 /// codec.push(sent.split_to(3).freeze());
 /// assert_eq!(codec.next_frame(&session), Ok(None));
 /// codec.push(sent.freeze());

@@ -12,6 +12,7 @@ fn session() -> Session {
         geometry: Geometry::new(u64::from(PIECES) * 32768 - 5, 32768),
         fast: true,
         extended: true,
+        dht: false,
     }
 }
 

@@ -22,7 +22,10 @@ impl Reserved {
     /// Byte and bit of the fast extension (BEP 6).
     const FAST: (usize, u8) = (7, 0x04);
 
-    /// The bits this engine announces: the fast extension and the extension protocol.
+    /// Byte and bit of the DHT (BEP 5).
+    const DHT: (usize, u8) = (7, 0x01);
+
+    /// The bits this engine always announces: the fast extension and the extension protocol.
     #[must_use]
     pub fn ours() -> Self {
         let mut bits = [0; 8];
@@ -36,6 +39,20 @@ impl Reserved {
     #[must_use]
     pub fn has_extension_protocol(self) -> bool {
         self.has(Self::EXTENSION)
+    }
+
+    /// Announces also that a node of the DHT runs at our address (BEP 5).
+    #[must_use]
+    pub fn with_dht(mut self) -> Self {
+        let (byte, bit) = Self::DHT;
+        self.0[byte] |= bit;
+        self
+    }
+
+    /// Whether a node of the DHT is announced (BEP 5).
+    #[must_use]
+    pub fn has_dht(self) -> bool {
+        self.has(Self::DHT)
     }
 
     /// Whether the fast extension is announced (BEP 6).
@@ -129,6 +146,7 @@ mod tests {
 
         let none = Reserved::default();
         assert!(!none.has_fast() && !none.has_extension_protocol());
+        assert!(!Reserved::ours().has_dht() && Reserved::ours().with_dht().has_dht());
         let others = Reserved([0xff, 0xff, 0xff, 0xff, 0xff, !0x10, 0xff, !0x04]);
         assert!(!others.has_fast() && !others.has_extension_protocol());
 

@@ -77,6 +77,10 @@ impl Maintenance {
         &self.hosts
     }
 
+    pub(super) fn has_contacts(&self) -> bool {
+        !self.saved.is_empty() || !self.hosts.is_empty()
+    }
+
     pub(super) fn record_reply(&mut self, now: Timestamp) {
         self.last_reply = Some(now);
     }
@@ -151,7 +155,7 @@ impl Node {
         let own = part.table.id();
         let upkeep = &mut part.maintenance;
         let is_poor = part.table.stats(now).good < K;
-        let has_contacts = !(part.table.is_empty() && upkeep.hosts.is_empty() && upkeep.saved.is_empty());
+        let has_contacts = !part.table.is_empty() || upkeep.has_contacts();
         let (target, wants_both) = if is_poor {
             if upkeep.next_bootstrap > now || !has_contacts {
                 return;

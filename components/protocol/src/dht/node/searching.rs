@@ -13,6 +13,7 @@ use crate::dht::items::{Item, Proof, check_sequence};
 use crate::dht::krpc::{ErrorCode, Message, Method, Reply, Want};
 use crate::dht::lookup::{Lookup, StorageNode};
 use crate::dht::table::K;
+use crate::prefix::is_local;
 use crate::time::Timestamp;
 
 /// Maximum number of peers that a search reports. The values of a single answer are bounded by its datagram.
@@ -195,10 +196,9 @@ impl Search {
         };
         let family = Family::of(from.ip());
         // BEP 32: the values are of the family of the datagram. Port 1 is what broken clients announce.
-        let peers = reply
-            .values
-            .iter()
-            .filter(|peer| Family::of(peer.ip()) == family && peer.port() > 1);
+        let is_possible = |peer: &&SocketAddr| Family::of(peer.ip()) == family && peer.port() > 1;
+        let values = reply.values.iter().filter(is_possible);
+        let peers = values.filter(|peer| may_name(from, **peer));
         if let Some(filters) = reply.scrape.filter(|_| scrape) {
             self.has_filters = true;
             self.filters[0].union(&BloomFilter::from_bytes(*filters.seeds));
@@ -235,6 +235,13 @@ impl Search {
             ..self.found
         }
     }
+}
+
+/// Whether a node may name an address: a node of the internet names no hosts of this machine or of a local network, at
+/// which it could otherwise direct our datagrams and connections.
+fn may_name(node: SocketAddr, named: SocketAddr) -> bool {
+    let (node, named) = (node.ip(), named.ip());
+    (!named.is_loopback() || node.is_loopback()) && (!is_local(named) || is_local(node))
 }
 
 impl Node {
@@ -426,18 +433,20 @@ impl Node {
         if is_used {
             for listed in Family::ALL {
                 let Some(lookup) = search.lookup(listed) else { continue };
+                let contacts = reply.contacts(listed).filter(|(_, address)| may_name(from, *address));
                 if listed == family {
-                    lookup.add_listed(from, reply.contacts(listed));
+                    lookup.add_listed(from, contacts);
                 } else {
-                    reply
-                        .contacts(listed)
-                        .take(K)
-                        .for_each(|(id, address)| lookup.add(Some(id), address));
+                    contacts.take(K).for_each(|(id, address)| lookup.add(Some(id), address));
                 }
             }
             let peers = search.take_content(reply, from);
             if !peers.is_empty() {
-                self.events.push_back(Event::Peers { search: id, peers });
+                self.events.push_back(Event::Peers {
+                    search: id,
+                    peers,
+                    node: from,
+                });
             }
         }
         self.step(id, now);

@@ -224,7 +224,7 @@ impl Network {
         let mut result = None;
         for (host, event, when) in &self.events {
             match event {
-                Event::Peers { search: of, peers } if *host == n && *of == search => {
+                Event::Peers { search: of, peers, .. } if *host == n && *of == search => {
                     reported.extend(peers.iter().map(|peer| (*peer, *when)));
                 }
                 Event::Finished { search: of, found } if *host == n && *of == search => {

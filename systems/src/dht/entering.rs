@@ -1,0 +1,174 @@
+//! Entering the network: the table of an earlier run, configured hosts, and nodes that peers name.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::candidates::CandidateSource;
+use ecs_torrent_engine::port::{JobTag, Purpose};
+use ecs_torrent_engine::ports::StatePort;
+use ecs_torrent_engine::ports::net::{NetEvent, NetRequest};
+use ecs_torrent_engine::ports::state::{BlobName, StateDone, StateRequest};
+use ecs_torrent_engine::purpose;
+use ecs_torrent_protocol::compact::Family;
+use ecs_torrent_protocol::dht::node::Node;
+use ecs_torrent_protocol::time::Timestamp;
+use ecs_torrent_protocol::wire::Message;
+
+use super::{DhtParams, Inbox};
+
+/// The inbox of looked-up bootstrap hosts.
+pub(super) const NAMES: Purpose = purpose!("dht bootstrap hosts");
+
+/// The inbox of the saved table.
+pub(super) const STATE: Purpose = purpose!("dht table");
+
+/// Time until the bootstrap hosts are looked up again, while no node has answered.
+const RETRY: Duration = Duration::from_secs(300);
+
+/// Time between two saves of the table, and until the first one.
+const SAVE_INTERVAL: Duration = Duration::from_secs(600);
+const FIRST_SAVE: Duration = Duration::from_secs(60);
+
+/// Maximum number of addresses of a bootstrap host.
+const MAX_ADDRESSES: usize = 4;
+
+/// The progress of entering the network.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    /// The next time at which the bootstrap hosts are looked up, unless nodes have answered by then.
+    lookup: Option<Timestamp>,
+    /// The next time at which the table is saved.
+    save: Option<Timestamp>,
+}
+
+impl Entry {
+    /// Requests the table of an earlier run.
+    pub(super) fn start(&mut self, state: &mut StatePort) {
+        let tag = JobTag::new(STATE, Entity::PLACEHOLDER);
+        state.open_inbox(STATE);
+        state.push(StateRequest::LoadBlob { tag, name: blob_name() });
+        self.lookup = Some(Timestamp::ZERO);
+    }
+
+    /// The time at which something is to be done.
+    pub(super) fn deadline(&self) -> Timestamp {
+        self.lookup
+            .into_iter()
+            .chain(self.save)
+            .min()
+            .unwrap_or(Timestamp::NEVER)
+    }
+}
+
+impl DhtParams<'_, '_> {
+    /// Takes the saved table and looked-up hosts, and looks hosts up while nobody has answered.
+    pub(super) fn enter(&mut self, entry: &mut Entry, node: &mut Node) {
+        let now = self.clock.now();
+        let loaded: Vec<_> = self.state.take(STATE).collect();
+        for event in loaded {
+            if let Ok(StateDone::BlobLoaded(Some(table))) = event.outcome
+                && let Err(error) = node.load(&table, now)
+            {
+                tracing::warn!(%error, "the saved table of the DHT is damaged");
+            }
+        }
+        let resolved: Vec<NetEvent> = self.net.take(NAMES).collect();
+        for event in resolved {
+            match event {
+                NetEvent::Resolved {
+                    result: Ok(addresses), ..
+                } => {
+                    let hosts = addresses.into_iter().take(MAX_ADDRESSES);
+                    hosts.for_each(|host| self.add_host(node, host));
+                }
+                NetEvent::Resolved { result: Err(error), .. } => {
+                    tracing::debug!(%error, "a bootstrap host of the DHT was not found");
+                }
+                _ => {}
+            }
+        }
+        if entry.lookup.is_some_and(|at| at <= now) {
+            let is_ready = Family::ALL.iter().any(|family| node.is_ready(*family));
+            entry.lookup = (!is_ready && !self.settings.dht.bootstrap.is_empty()).then_some(now + RETRY);
+            if !is_ready {
+                self.look_up_hosts(node);
+            }
+        }
+        if entry.save.is_none() && Family::ALL.iter().any(|family| node.is_ready(*family)) {
+            entry.save = Some(now + FIRST_SAVE);
+        }
+    }
+
+    /// Looks the bootstrap hosts up. A node on loopback addresses has no use for names.
+    fn look_up_hosts(&mut self, node: &mut Node) {
+        let is_loopback = self.local.0.iter().all(|local| local.ip().is_loopback());
+        let settings = self.settings.clone();
+        for host in &settings.dht.bootstrap {
+            if let Ok(address) = host.parse::<SocketAddr>() {
+                self.add_host(node, address);
+            } else if let Some((name, port)) = host.rsplit_once(':')
+                && let Ok(port) = port.parse()
+                && !is_loopback
+            {
+                let (tag, host) = (JobTag::new(NAMES, Entity::PLACEHOLDER), name.to_owned());
+                self.net.push(NetRequest::Resolve { tag, host, port });
+            }
+        }
+    }
+
+    fn add_host(&mut self, node: &mut Node, address: SocketAddr) {
+        if self.may_send(address) {
+            node.add_host(address, self.clock.now());
+        }
+    }
+
+    /// Names our node to peers that have one, and pings the nodes that peers name (BEP 5, `PORT`).
+    pub(super) fn exchange_ports(&mut self, inbox: &mut Inbox, node: &mut Node) {
+        let now = self.clock.now();
+        for connected in inbox.connected.read() {
+            let Ok((peer, _, wire, mut outbox)) = self.peers.get_mut(connected.peer) else {
+                continue;
+            };
+            let is_allowed = self
+                .torrents
+                .get(connected.torrent)
+                .is_ok_and(|(_, allowed, ..)| allowed.0.contains(CandidateSource::DHT));
+            let local = peer
+                .endpoint
+                .address()
+                .and_then(|address| self.local.for_family_of(address));
+            if let (true, true, Some(local)) = (wire.session.dht, is_allowed, local) {
+                self.flush
+                    .send(connected.peer, &mut outbox, &Message::Port(local.port()));
+            }
+        }
+        for named in inbox.ports.read() {
+            let Ok((peer, of, ..)) = self.peers.get(named.peer) else {
+                continue;
+            };
+            let is_allowed = self
+                .torrents
+                .get(of.0)
+                .is_ok_and(|(_, allowed, ..)| allowed.0.contains(CandidateSource::DHT));
+            if let (true, Some(address)) = (is_allowed, peer.endpoint.address()) {
+                node.add_node(SocketAddr::new(address.ip(), named.port), now);
+            }
+        }
+    }
+
+    /// Saves the table if it is time.
+    pub(super) fn save(&mut self, entry: &mut Entry, node: &Node) {
+        let now = self.clock.now();
+        if entry.save.is_some_and(|at| at <= now) {
+            entry.save = Some(now + SAVE_INTERVAL);
+            let (tag, name) = (JobTag::new(STATE, Entity::PLACEHOLDER), blob_name());
+            let bytes = node.save(now).into();
+            self.state.push(StateRequest::SaveBlob { tag, name, bytes });
+        }
+    }
+}
+
+fn blob_name() -> BlobName {
+    BlobName::new("dht").expect("lower-case letters")
+}

@@ -1,0 +1,194 @@
+//! Torrents whose peers are found in the distributed hash table (BEP 5).
+
+use ecs_torrent::components::commands::{TorrentSource, UnfetchedTorrent};
+use ecs_torrent::engine::sim::{Crash, NewNode};
+use ecs_torrent::protocol::dht::node::NodeStats;
+use ecs_torrent::sim::invariants::{InvariantsPlugin, Violations};
+use ecs_torrent::systems::dht::Dht;
+
+use super::*;
+
+/// A network of engines that enter the DHT by the first one, a seed, and a leecher that knows the torrent's hash.
+struct Network {
+    sim: Simulation,
+    content: Content,
+    others: Vec<NodeId>,
+    seeder: NodeId,
+    leecher: NodeId,
+}
+
+fn settings(has_dht: bool) -> Settings {
+    let mut settings = Settings::default();
+    settings.dht.enabled = has_dht;
+    settings.dht.bootstrap = vec![format!("{}:6881", ip(100))];
+    settings
+}
+
+impl Network {
+    fn new(is_private: bool, has_dht: bool) -> Self {
+        let content = NewContent {
+            len: 300_001,
+            is_private,
+            ..NewContent::default()
+        }
+        .make();
+        let mut sim = Simulation::new(7, Duration::from_millis(50));
+        let plugins = (TorrentPlugins, InvariantsPlugin);
+        let mut add_node = |ip| sim.add(NewNode::new(ip, settings(has_dht), plugins));
+        let others = (100..112).map(|n| add_node(ip(n))).collect();
+        let seeder = add_node(ip(10));
+        let leecher = add_node(ip(11));
+        sim.put(seeder, "downloads", &content);
+        let mut network = Self {
+            sim,
+            content,
+            others,
+            seeder,
+            leecher,
+        };
+        network.run(20);
+        let content = network.content.clone();
+        add(&mut network.sim, seeder, &content, vec![]);
+        network.run(20);
+        network
+    }
+
+    /// Adds the torrent to the leecher by its hash alone.
+    fn add_magnet(&mut self) {
+        let source = TorrentSource::InfoHash(UnfetchedTorrent {
+            info_hash: self.content.info_hash(),
+            name: None,
+            trackers: vec![],
+            peers: Vec::new(),
+        });
+        let options = AddOptions {
+            root: Some("downloads".into()),
+            ..AddOptions::default()
+        };
+        let world = self.sim.node(self.leecher).world_mut();
+        world
+            .resource_mut::<CommandQueue<AddTorrent>>()
+            .0
+            .push_back(AddTorrent {
+                source,
+                options,
+                is_resumed: false,
+                reply: Reply::ignored(),
+            });
+        self.sim.nudge(self.leecher);
+    }
+
+    fn completes(&mut self, seconds: u64) -> bool {
+        let (leecher, content) = (self.leecher, self.content.clone());
+        let limit = self.sim.now() + Duration::from_secs(seconds);
+        let is_complete = self.sim.run_until(limit, |sim| sim.has(leecher, "downloads", &content));
+        self.check();
+        is_complete
+    }
+
+    fn run(&mut self, seconds: u64) {
+        self.sim.run_for(Duration::from_secs(seconds));
+        self.check();
+    }
+
+    fn nodes(&self) -> Vec<NodeId> {
+        self.others.iter().copied().chain([self.seeder, self.leecher]).collect()
+    }
+
+    fn check(&mut self) {
+        for node in self.nodes() {
+            let found = self.sim.node(node).world_mut().resource_mut::<Violations>().take();
+            assert!(found.is_empty(), "{found:?}");
+        }
+    }
+
+    fn stats(&mut self, node: NodeId) -> Option<NodeStats> {
+        let now = self.sim.now();
+        self.sim.node(node).world().resource::<Dht>().stats(now)
+    }
+
+    /// The number of torrents of which any engine stores peers.
+    fn stored(&mut self) -> usize {
+        let nodes = self.nodes();
+        nodes
+            .into_iter()
+            .filter_map(|node| Some(self.stats(node)?.stored_torrents))
+            .sum()
+    }
+}
+
+#[test]
+fn a_magnet_without_trackers_downloads_by_the_dht_alone() {
+    let mut network = Network::new(false, true);
+    assert!(network.stored() >= 8, "the seed is announced");
+    network.add_magnet();
+    // The table is warm: a lookup, a connection, metadata and content take less than two seconds.
+    assert!(network.completes(2));
+    let mut without = Network::new(false, false);
+    without.add_magnet();
+    assert!(!without.completes(60), "the test needs the DHT to pass");
+    let nodes = without.nodes();
+    assert!(nodes.into_iter().all(|node| without.stats(node).is_none()));
+}
+
+/// BEP 27: neither announced nor searched for, from the file or from the moment at which a peer's metadata says so.
+#[test]
+fn private_torrents_never_appear_in_the_dht() {
+    let mut network = Network::new(true, true);
+    let before = network.stats(network.seeder).unwrap().counters.queries_sent;
+    network.run(3600);
+    assert_eq!(network.stored(), 0);
+    let sent = network.stats(network.seeder).unwrap().counters.queries_sent - before;
+    assert!(sent < 400, "upkeep only: {sent} queries");
+}
+
+/// Announces are repeated before other nodes forget them, and end with the torrent.
+#[test]
+fn announces_keep_a_torrent_alive() {
+    let mut network = Network::new(false, true);
+    network.run(3600);
+    assert!(network.stored() >= 8);
+    let seeder = network.seeder;
+    let before = network.stats(seeder).unwrap().counters;
+    network.run(1800);
+    let after = network.stats(seeder).unwrap().counters;
+    let sent = after.bytes_sent - before.bytes_sent;
+    assert!(sent < 200_000, "{sent} bytes in half an hour");
+}
+
+/// The table outlives a restart: the network is entered without the bootstrap host.
+#[test]
+fn the_table_is_kept_between_runs() {
+    let mut network = Network::new(false, true);
+    network.run(120);
+    let (leecher, host) = (network.leecher, network.others.remove(0));
+    network.sim.restart(leecher);
+    network.sim.crash(host, Crash::Process);
+    network.run(30);
+    let tables = network.stats(leecher).unwrap().tables;
+    assert!(tables[0].good >= 6, "{tables:?}");
+    network.add_magnet();
+    assert!(network.completes(10));
+}
+
+/// A peer names its node, by which an engine without a bootstrap host enters the network (BEP 5, `PORT`).
+#[test]
+fn peers_name_their_nodes() {
+    let mut network = Network::new(false, true);
+    let mut lonely = settings(true);
+    lonely.dht.bootstrap.clear();
+    let plugins = (TorrentPlugins, InvariantsPlugin);
+    let newcomer = network.sim.add(NewNode::new(ip(200), lonely, plugins));
+    network.run(60);
+    let idle = network.sim.tick_count(newcomer);
+    network.run(60);
+    assert_eq!(network.stats(newcomer).unwrap().tables[0].nodes, 0);
+    let ticks = network.sim.tick_count(newcomer) - idle;
+    assert!(ticks <= 120, "a node without contacts sleeps: {ticks} ticks");
+    let content = network.content.clone();
+    let peer = (ip(10), 6881).into();
+    add(&mut network.sim, newcomer, &content, vec![peer]);
+    network.run(30);
+    let tables = network.stats(newcomer).unwrap().tables;
+    assert!(tables[0].good >= 8, "{tables:?}");
+}
