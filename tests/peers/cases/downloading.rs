@@ -3,7 +3,7 @@
 use super::Share;
 use crate::Case;
 use crate::clients::Program::{Aria2, Libtorrent, Opentracker, Transmission};
-use crate::clients::{Peer, aria2, libtorrent, opentracker, ours, transmission};
+use crate::clients::{Peer, aria2, opentracker, transmission};
 use crate::lab::Lab;
 
 pub fn cases() -> Vec<Case> {
