@@ -507,6 +507,9 @@ fn a_removal_without_the_volume() {
     assert_eq!(bed.stats(id).lifecycle, TorrentState::Paused);
     drop(bed);
     let bed = Bed::start(&state);
+    // While it is only in the state folder.
+    refuse_to_delete(&bed, id);
+    assert_eq!(bed.list(), []);
     assert_eq!(bed.block_on(bed.torrents().restore()).unwrap(), 1);
     refuse_to_delete(&bed, id);
     assert_eq!(bed.stats(id).lifecycle, TorrentState::Paused);

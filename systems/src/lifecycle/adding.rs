@@ -30,7 +30,7 @@ use crate::sessions::{OptionsGiven, SessionState, SessionWritten};
 
 #[derive(SystemParam)]
 pub(super) struct TorrentAdder<'w, 's> {
-    commands: Commands<'w, 's>,
+    pub(super) commands: Commands<'w, 's>,
     pub(super) clock: Res<'w, Clock>,
     pub(super) settings: Res<'w, Settings>,
     random: ResMut<'w, Random>,

@@ -22,6 +22,11 @@ use crate::ownership::FileRegistry;
 pub(super) const LOAD: Purpose = purpose!("load stopped torrents to remove");
 const FORGET: Purpose = purpose!("forget torrents that cannot be read");
 
+/// Marks a torrent that is listed only to be removed. It leaves the list also if its removal is refused.
+#[derive(Component, Debug)]
+#[component(storage = "SparseSet")]
+pub(super) struct ListedToRemove;
+
 /// Looks in the state folder for stopped torrents that are to be removed.
 pub(super) fn load_removed(
     mut queue: ResMut<CommandQueue<RemoveTorrent>>,
@@ -73,7 +78,8 @@ pub(super) fn add_removed(
             // The torrent was added meanwhile.
             _ if adder.index.get(torrent).is_some() => queue.0.push_back(command),
             Some(Ok(source)) => {
-                adder.add(&source, &AddOptions::default(), true, Some(loaded));
+                let torrent = adder.add(&source, &AddOptions::default(), true, Some(loaded));
+                adder.commands.entity(torrent).insert(ListedToRemove);
                 queue.0.push_back(command);
             }
             _ if loaded.session.is_some() || loaded.set_aside.is_some() || loaded.has_metainfo => {

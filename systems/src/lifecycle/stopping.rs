@@ -23,6 +23,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use super::adds::Adds;
 use super::failing::{Restarts, Retry};
 use super::opening::{Opener, Opening};
+use super::removing::ListedToRemove;
 use super::starting::Starts;
 use super::stop_requests::{Requested, StopRequests, StopsInOrder, Waiters};
 use crate::ownership::{FileRegistry, whole_files};
@@ -137,6 +138,7 @@ pub(super) struct Stopped {
     blocked: &'static mut Blocked,
     state: &'static mut SessionState,
     stopping: &'static mut Stopping,
+    is_listed_to_remove: Has<ListedToRemove>,
 }
 
 /// Progress of a stop in one tick.
@@ -277,7 +279,8 @@ impl StopParams<'_, '_> {
     }
 
     /// Keeps a torrent that was to be removed with its data, while the volume of the data is not there. A running torrent
-    /// waits for the volume; a paused one stays paused, and a stopped one stopped.
+    /// waits for the volume; a paused one stays paused, and a stopped one, or one that was not listed before, leaves the
+    /// list.
     fn keep_removed(&mut self, stopped: &mut StoppedItem<'_, '_>, waiters: Waiters, reason: &Arc<str>) {
         let (torrent, id) = (stopped.entity, stopped.torrent.id());
         tracing::warn!(torrent = %stopped.torrent.label(), "not removed: {reason}");
@@ -286,7 +289,7 @@ impl StopParams<'_, '_> {
         let unsaved = Unsaved::new(&stopped.torrent.name, reason);
         self.starts.answer(torrent, &Err(StartTorrentError::Unsaved(unsaved)));
         waiters.answer_kept(stopped.torrent, reason);
-        if stopped.state.was_stopped() {
+        if stopped.is_listed_to_remove || stopped.state.was_stopped() {
             self.despawn(stopped, Ending::Save { until_resumed: true });
         } else if stopped.state.is_paused() {
             self.keep_paused(stopped);
