@@ -52,7 +52,7 @@ pub(super) struct FetchArgs {
     /// Address to accept peers on; may be repeated. Port 0 takes any free port. Default: port 6881 on all addresses.
     #[arg(long, value_name = "IP:PORT", value_parser = address)]
     listen: Vec<SocketAddr>,
-    /// Disable the DHT. (This version has none.)
+    /// Disable the DHT.
     #[arg(long)]
     no_dht: bool,
     /// Print errors only, and the info-hash.
@@ -101,6 +101,7 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
     };
     let mut settings = Settings::default();
     settings.session.state_dir = None;
+    settings.dht.enabled = !args.no_dht;
     if !args.listen.is_empty() {
         settings.net.listen.clone_from(&args.listen);
         settings.net.listen_fallback = false;

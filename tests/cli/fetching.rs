@@ -27,7 +27,16 @@ fn a_torrent_file_is_fetched_from_a_peer() {
     let original = ecs_torrent::Source::from(seed.join("album.torrent")).load().unwrap();
     let hash = original.hashes.primary();
 
-    let arguments = ["fetch", &link, "--peer", &address, "--listen", "127.0.0.1:0", "-o"];
+    let arguments = [
+        "fetch",
+        &link,
+        "--peer",
+        &address,
+        "--listen",
+        "127.0.0.1:0",
+        "--no-dht",
+        "-o",
+    ];
     let to = |output| [&arguments[..], &[output]].concat();
     assert_eq!(succeed(folder, &to("got.torrent")), format!("{hash} got.torrent\n"));
     let fetched = ecs_torrent::Source::from(folder.join("got.torrent")).load().unwrap();
@@ -70,6 +79,7 @@ fn an_interrupted_fetch_leaves_nothing_behind() {
         "x.torrent",
         "--listen",
         "127.0.0.1:0",
+        "--no-dht",
         "--peer",
         &peer,
     ];

@@ -428,7 +428,7 @@ fn a_selection_of_files_in_a_link_is_ignored_aloud() {
     let folder = temporary.path();
     for (selection, count) in [("", 0), ("&so=0,2", 1)] {
         let link = format!("magnet:?xt=urn:btih:{}&dn=song{selection}", "a".repeat(40));
-        let arguments = ["download", &link, "--listen", "127.0.0.1:0", "--json"];
+        let arguments = ["download", &link, "--listen", "127.0.0.1:0", "--no-dht", "--json"];
         let mut process = Running::start(
             command(folder, &arguments)
                 .stdout(Stdio::piped())
