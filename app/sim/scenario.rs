@@ -406,6 +406,30 @@ impl Scenario {
         SocketAddr::new(address_of(position), 6881)
     }
 
+    /// Returns the least time in which all leechers can finish if a peer forwards a piece only after it has received
+    /// all of it: the seeds send the last piece at the end of the first copy at the earliest, and from then on the
+    /// number of nodes that have it doubles in the time that the fastest link needs for a piece.
+    ///
+    /// With equal links and M pieces for N leechers, these are M + ⌊log₂ N⌋ piece times, which an optimal schedule
+    /// reaches: Mundinger, Weber, Weiss, "Optimal scheduling of peer-to-peer file dissemination", Journal of
+    /// Scheduling 11 (2008).
+    #[must_use]
+    pub fn store_and_forward(&self) -> Duration {
+        let len = self.torrent.len as f64;
+        let piece = len.min(f64::from(self.torrent.piece_length));
+        let up = |groups: &[Group]| groups.iter().map(|group| group.line.up).max().unwrap_or(0) as f64;
+        let seeds: f64 = self
+            .seeds
+            .iter()
+            .map(|group| group.count as f64 * group.line.up as f64)
+            .sum();
+        let count: usize = self.leeches.iter().map(|group| group.count).sum();
+        let hops = f64::from(count.max(1).ilog2());
+        let seconds = len / seeds + hops * piece / up(&self.seeds).max(up(&self.leeches));
+        let spread = if seconds.is_finite() { seconds } else { 0.0 };
+        self.ideal().max(Duration::from_secs_f64(spread))
+    }
+
     pub(super) fn limit(&self) -> Duration {
         self.ideal().mul_f64(self.patience) + self.allowance
     }

@@ -1,9 +1,10 @@
 //! Compares download times of simulated swarms with the minimum that their links allow, and prints how much each class
-//! of peers uploads and downloads.
+//! of peers uploads and downloads. A table shows crowds of several sizes with several piece lengths.
 //!
 //! ```sh
 //! cargo bench --bench efficiency
 //! EFFICIENCY_SEEDS=3 EFFICIENCY_PEERS=30 EFFICIENCY_MIB=16 cargo bench --bench efficiency
+//! EFFICIENCY_SEEDS=0 EFFICIENCY_LATENCY=300 cargo bench --bench efficiency     # the tables alone
 //! ```
 
 #![allow(clippy::print_stdout, reason = "it is a program")]
@@ -11,7 +12,7 @@
 use std::time::{Duration, Instant};
 
 use ecs_torrent::components::settings::Settings;
-use ecs_torrent::engine::sim::{NewContent, TrackerOptions};
+use ecs_torrent::engine::sim::{NewContent, Path, TrackerOptions};
 use ecs_torrent::sim::{Line, Outcome, Scenario, Who};
 
 /// Default torrent size in MiB. Connecting, the first pieces and the last ones take some seconds at any size.
@@ -31,6 +32,15 @@ const FAST: u64 = 16_000_000;
 const CLASSES: [u64; 5] = [500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000];
 const OF_EACH: usize = 4;
 
+/// Links of the table: 1 MiB/s up and 4 MiB/s down.
+const HOME: Line = Line::asymmetric(1 << 20, 4 << 20);
+
+/// Leechers and MiB of the rows of the table.
+const CROWDS: [(usize, u64); 4] = [(10, 32), (20, 32), (50, 64), (100, 64)];
+
+/// Piece lengths of the rows of the table, in KiB.
+const PIECES: [u32; 4] = [64, 128, 256, 1024];
+
 fn main() {
     let seeds = number_from("EFFICIENCY_SEEDS", 10);
     let peers = number_from("EFFICIENCY_PEERS", 100) as usize;
@@ -41,7 +51,7 @@ fn main() {
     let mut ratios: Vec<f64> = (1..=seeds)
         .map(|seed| {
             let begun = Instant::now();
-            let outcome = swarm(seed, mib).seeds(1, line).leeches(peers, line).run();
+            let outcome = swarm(seed, mib, 64).seeds(1, line).leeches(peers, line).run();
             report(&outcome, begun.elapsed());
             outcome.efficiency()
         })
@@ -51,8 +61,9 @@ fn main() {
         println!("  median {median:.2} x the bound, worst {worst:.2} x");
     }
 
-    println!("mixed swarm: 1 seed, {OF_EACH} leechers of each class, {mib} MiB");
-    let mut mixed = swarm(1, mib).seeds(1, Line::symmetric(FAST));
+    let piece_kib = number_from("EFFICIENCY_PIECE", 64) as u32;
+    println!("mixed swarm: 1 seed, {OF_EACH} leechers of each class, {mib} MiB in pieces of {piece_kib} KiB");
+    let mut mixed = swarm(1, mib, piece_kib).seeds(1, Line::symmetric(FAST));
     for up in CLASSES {
         mixed = mixed.leeches(OF_EACH, Line::asymmetric(up, FAST));
     }
@@ -77,12 +88,39 @@ fn main() {
             sent / received
         );
     }
+
+    print_crowds();
 }
 
-fn swarm(seed: u64, mib: u64) -> Scenario {
+/// Prints the last leecher's time of crowds of several sizes with several piece lengths, over both bounds.
+fn print_crowds() {
+    let latency = number_from("EFFICIENCY_LATENCY", 30);
+    println!("flash crowds: 1 seed, equal lines of 1 MiB/s up and 4 MiB/s down, {latency} ms");
+    println!("  leechers   MiB  piece KiB  done s  x fluid bound  x bound of whole pieces  real s");
+    for (leechers, mib) in CROWDS {
+        for piece_kib in PIECES {
+            let begun = Instant::now();
+            let path = Path::new(Duration::from_millis(latency)).with_jitter(Duration::from_millis(2));
+            let crowd = swarm(1, mib, piece_kib).seeds(1, HOME).leeches(leechers, HOME);
+            let outcome = crowd.path(path).run();
+            println!(
+                "  {leechers:>8}  {mib:>4}  {piece_kib:>9}  {:>6.1}  {:>13.2}  {:>23.2}  {:>6.0}",
+                outcome.last().as_secs_f64(),
+                outcome.efficiency(),
+                outcome.last().as_secs_f64() / outcome.store_and_forward.as_secs_f64(),
+                begun.elapsed().as_secs_f64()
+            );
+            for trouble in &outcome.troubles {
+                println!("    {trouble}");
+            }
+        }
+    }
+}
+
+fn swarm(seed: u64, mib: u64, piece_kib: u32) -> Scenario {
     let torrent = NewContent {
         len: (mib as usize) << 20,
-        piece_length: 64 << 10,
+        piece_length: piece_kib << 10,
         ..NewContent::default()
     };
     let mut settings = Settings::default();

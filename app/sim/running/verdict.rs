@@ -121,6 +121,7 @@ impl Stage<'_> {
             trace: self.sim.trace(),
             took: self.now(),
             ideal: self.scenario.ideal(),
+            store_and_forward: self.scenario.store_and_forward(),
             finished,
             progress: self.history,
             traffic,
