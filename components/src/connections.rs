@@ -268,13 +268,15 @@ fn take_out(map: &mut BTreeMap<IpAddr, BTreeSet<Entity>>, key: IpAddr, entity: E
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::ids::StreamId;
     use crate::peer::Endpoint;
 
-    fn peer(direction: Direction, ip: [u8; 4]) -> Peer {
+    fn peer(direction: Direction, ip: impl Into<IpAddr>) -> Peer {
         Peer {
-            endpoint: Endpoint::Ip((ip, 5).into()),
+            endpoint: Endpoint::Ip(SocketAddr::new(ip.into(), 5)),
             stream: StreamId(1),
             transport: None,
             direction,
@@ -318,6 +320,28 @@ mod tests {
                 assert!(counts.entries.is_empty() && counts.sites.is_empty() && counts.subnets.is_empty());
             }
         }
+    }
+
+    /// One host can use every address of an IPv6 prefix of 64 bits.
+    #[test]
+    fn addresses_of_one_prefix_of_64_bits_are_one_site() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut counts = ConnectionCounts::default();
+        let mut add = |number, text| {
+            counts.add(entity(number), &peer(Direction::Inbound, address(text)), None, false);
+        };
+        add(1, "2001:db8:0:1::1");
+        add(2, "2001:db8:0:1:ffff:ffff:ffff:ffff");
+        add(3, "2001:db8:0:2::1");
+        let (site, next) = (address("2001:db8:0:1::9"), address("2001:db8:0:2::9"));
+        assert_eq!((counts.inbound_from_site(site), counts.inbound_from_site(next)), (2, 1));
+        let of_site: BTreeSet<Entity> = counts.of_site(site).collect();
+        assert_eq!(of_site, [entity(1), entity(2)].into());
+        counts.remove(entity(1));
+        assert_eq!(counts.inbound_from_site(site), 1);
+        counts.remove(entity(2));
+        counts.remove(entity(3));
+        assert!(counts.sites.is_empty() && counts.subnets.is_empty());
     }
 
     #[test]

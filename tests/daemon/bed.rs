@@ -261,7 +261,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub fn read(mut stream: TcpStream) -> Self {
+    /// Reads an answer until the daemon closes the connection.
+    pub fn read(mut stream: impl Read) -> Self {
         let mut bytes = Vec::new();
         // A daemon that does not read the whole body resets the connection after its answer.
         let _ = stream.read_to_end(&mut bytes);

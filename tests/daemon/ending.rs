@@ -67,6 +67,10 @@ fn wait_until_stopping(daemon: &Daemon) {
     }
 }
 
+/// Limit of the time between a second signal and the end of the process: the two seconds that README.md promises, and
+/// one for a machine that runs other tests too. The stop that the first signal began takes 10 s to give up.
+const FORCED_END: Duration = Duration::from_secs(3);
+
 /// A second signal ends the process even if the state folder hangs.
 #[test]
 fn a_second_signal_ends_what_hangs() {
@@ -77,10 +81,8 @@ fn a_second_signal_ends_what_hangs() {
     let began = Instant::now();
     daemon.process.signal(Signal::TERM);
     assert_eq!(daemon.process.wait().code(), Some(1));
-    assert!(
-        began.elapsed() < Duration::from_secs(9),
-        "it has not waited for the first signal's stop"
-    );
+    let time = began.elapsed();
+    assert!(time < FORCED_END, "it took {time:?}");
     let log = daemon.log();
     assert!(log.contains("error: ended by a second signal"), "{log}");
 }

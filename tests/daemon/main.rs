@@ -29,3 +29,5 @@ mod logins;
 mod output;
 mod ownership;
 mod process;
+#[path = "../support/skipping.rs"]
+mod skipping;

@@ -111,7 +111,7 @@ fn no_torrent_reaches_the_state_folder() {
 /// No torrent reaches the state folder by another mount of the same volume.
 #[test]
 fn no_torrent_reaches_the_state_folder_by_a_mount() {
-    if !can_mount("no_torrent_reaches_the_state_folder_by_a_mount") {
+    if !can_mount("ownership::no_torrent_reaches_the_state_folder_by_a_mount") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -122,6 +122,37 @@ fn no_torrent_reaches_the_state_folder_by_a_mount() {
     own.withstands(again.place(), &attack(1310, "own"));
     let file = Arc::new(Torrent::make(1311, "planted.ron", &[("", 90_000)], 32 << 10, &[]));
     own.withstands(&again.place().join("own/state"), &file);
+}
+
+/// Names of a state folder, each with another spelling that a volume may take for the same name: in another case, and in
+/// another normalization.
+const SPELLINGS: [(&str, &str); 3] = [
+    ("own", "OWN"),
+    (".ecs_torrent", ".ECS_TORRENT"),
+    ("cafe\u{301}", "caf\u{e9}"),
+];
+
+/// No torrent reaches the state folder by another spelling of its name. If the kernel has no volumes that ignore case
+/// and normalization, a second mount of the state folder has the other name: that is one folder with two names too.
+#[test]
+fn no_torrent_reaches_the_state_folder_by_another_spelling() {
+    if !can_mount("ownership::no_torrent_reaches_the_state_folder_by_another_spelling") {
+        return;
+    }
+    for (name, other) in SPELLINGS {
+        let folder = tempfile::tempdir().unwrap();
+        let volume = Volume::folding(&folder.path().join("volume"), 8 << 20);
+        let (state, other_state) = (volume.place().join(name), volume.place().join(other));
+        let mut own = Own::new(&state);
+        let _mount = (!other_state.exists()).then(|| Volume::bind(&state, &other_state));
+        // Hidden names of torrents become visible, and so lead elsewhere.
+        if !other.starts_with('.') {
+            own.withstands(volume.place(), &attack(1330, other));
+        }
+        let file = Arc::new(Torrent::make(1331, "planted.ron", &[("", 90_000)], 32 << 10, &[]));
+        own.withstands(&other_state, &file);
+        own.withstands(&other_state.join("state"), &file);
+    }
 }
 
 /// A torrent named like the default state folder does not reach it, although downloads go to its parent folder by

@@ -4,7 +4,6 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -438,10 +437,7 @@ fn the_volume_is_unmounted_meanwhile() {
         volumes = Some((volume.again(root), volume));
     });
     let (mounted, volume) = volumes.unwrap();
-    // Without force: a single open file or folder would keep the volume busy.
-    let unmounted = Command::new("umount").arg(half.root()).status().unwrap();
-    assert!(unmounted.success());
-    std::mem::forget(mounted);
+    mounted.unmount();
     assert_eq!(bed.stats(half.id).lifecycle, TorrentState::Paused);
     drop(bed);
     let mut bed = Bed::start(&half.state());
@@ -455,4 +451,52 @@ fn the_volume_is_unmounted_meanwhile() {
     half.assert_completes(&mut bed);
     pause(&bed, half.id);
     drop(again);
+}
+
+/// The volume of a stopped torrent can be unmounted while the engine runs on, whether one torrent was stopped or all
+/// were, in a download or while seeding. The torrents resume without hashing when their volumes are there again.
+#[test]
+fn the_volume_is_unmounted_after_a_stop() {
+    if !can_mount("pausing::the_volume_is_unmounted_after_a_stop") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state-dir");
+    let roots = ["one", "two"].map(|name| folder.path().join(name));
+    let volumes = ["one behind", "two behind"].map(|name| Volume::new(&folder.path().join(name), 16 << 20));
+    let mount = |number: usize| volumes[number].again(&roots[number]);
+    let files = [("a", 3 << 20), ("b", (1 << 20) + (48 << 10))];
+    let torrents = [86, 87].map(|number| Arc::new(Torrent::album(number, "album", &files, 256 << 10)));
+    let seeds = torrents.each_ref().map(|torrent| Seed::limited(torrent, 137));
+    let mut bed = Bed::start(&state);
+    let (first_mount, second_mount) = (mount(0), mount(1));
+    let add = |number: usize| bed.add(&torrents[number], &roots[number], &[seeds[number].address]);
+    let ids = [add(0), add(1)];
+    for id in ids {
+        wait_until("half of it", || bed.stats(id).downloaded >= 137 * (16 << 10));
+    }
+
+    bed.stop(ids[0]).unwrap();
+    first_mount.unmount();
+    assert_eq!(bed.stats(ids[1]).lifecycle, TorrentState::Downloading);
+    let first_mount = mount(0);
+    bed.block_on(bed.torrents().resume(ids[0])).unwrap();
+    bed.wait_downloading(ids[0]);
+    bed.stop_all().unwrap();
+    first_mount.unmount();
+    second_mount.unmount();
+
+    let mounts = [mount(0), mount(1)];
+    assert_eq!(bed.resume_all(), 2);
+    for (torrent, id) in torrents.iter().zip(ids) {
+        bed.add_peer(id, Seed::free(torrent).address);
+        bed.wait_seeding(id);
+        assert!(!bed.has_checked(id), "{:?}", bed.past(id));
+    }
+    torrents
+        .iter()
+        .zip(&roots)
+        .for_each(|(torrent, root)| torrent.assert_whole(root));
+    bed.stop_all().unwrap();
+    mounts.into_iter().for_each(Volume::unmount);
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ecs_torrent::components::torrent::Lifecycle;
-use ecs_torrent::{AddError, AddOptions, Error, TorrentState};
+use ecs_torrent::{AddError, AddOptions, Error, InfoHash, TorrentState};
 
 use crate::bed::{Bed, Torrent, settings, wait_until};
 use crate::child::{NO_LIMITS, Process};
@@ -99,6 +99,97 @@ fn a_file_has_one_writer() {
     bed.wait_seeding(id);
     assert!(!bed.has_checked(id));
     first.assert_whole(&root);
+}
+
+/// Downloads half of a torrent's file `data`, and pauses it.
+fn half_downloaded(bed: &mut Bed, torrent: &Arc<Torrent>, root: &Path) -> InfoHash {
+    let half = Seed::limited(torrent, 9);
+    let id = bed.add(torrent, root, &[half.address]);
+    half.wait_served(9);
+    // One of the nine may be the last block, which is shorter.
+    wait_until("half of it", || bed.stats(id).downloaded > 8 * (16 << 10));
+    bed.block_on(bed.torrents().pause(id)).unwrap();
+    bed.wait(id, "the pause", |life| *life == Lifecycle::Paused);
+    id
+}
+
+/// Asserts that a torrent of one file `data` keeps it from torrents of the same and of another length, with
+/// `overwrite` too, and completes from a seed afterwards.
+#[track_caller]
+fn assert_keeps_its_file(bed: &Bed, first: &Torrent, root: &Path) {
+    let before = fs::read(root.join("data")).unwrap();
+    for len in [300_000, 400_000] {
+        let other = Arc::new(Torrent::single(1004, len, 32 << 10));
+        for overwrite in [false, true] {
+            let options = AddOptions {
+                overwrite,
+                ..from(root, &other)
+            };
+            assert_taken(&refused(bed, &other, options), first, "data");
+        }
+    }
+    assert!(fs::read(root.join("data")).unwrap() == before, "it was changed");
+}
+
+/// Starts a torrent, and asserts that it completes.
+fn assert_completes(bed: &mut Bed, torrent: &Arc<Torrent>, root: &Path) {
+    let id = torrent.info_hash();
+    bed.block_on(bed.torrents().start(id)).unwrap();
+    bed.add_peer(id, Seed::free(torrent).address);
+    bed.wait_seeding(id);
+    torrent.assert_whole(root);
+}
+
+/// A paused torrent keeps its files, which are closed, in this run and in the next one.
+#[test]
+fn a_paused_torrent_keeps_its_files() {
+    let [first, _] = two();
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let mut bed = Bed::start(&state);
+    let id = half_downloaded(&mut bed, &first, &root);
+    assert_keeps_its_file(&bed, &first, &root);
+    drop(bed);
+    let mut bed = Bed::start(&state);
+    assert_keeps_its_file(&bed, &first, &root);
+    assert_eq!(bed.block_on(bed.torrents().restore()).unwrap(), 1);
+    bed.wait(id, "the pause", |life| *life == Lifecycle::Paused);
+    assert_keeps_its_file(&bed, &first, &root);
+    assert_completes(&mut bed, &first, &root);
+}
+
+/// A torrent that has failed keeps its files, in this run and in the next one.
+#[test]
+fn a_failed_torrent_keeps_its_files() {
+    let [first, _] = two();
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state) = (folder.path().join("data"), folder.path().join("state-dir"));
+    let (file, aside) = (root.join("data"), root.join("aside"));
+    // A folder in the place of its file fails the torrent.
+    let obstruct = || {
+        fs::rename(&file, &aside).unwrap();
+        fs::create_dir(&file).unwrap();
+    };
+    let clear = || {
+        fs::remove_dir(&file).unwrap();
+        fs::rename(&aside, &file).unwrap();
+    };
+    let mut bed = Bed::start(&state);
+    let id = half_downloaded(&mut bed, &first, &root);
+    obstruct();
+    bed.block_on(bed.torrents().start(id)).unwrap();
+    bed.wait_failed(id);
+    clear();
+    assert_keeps_its_file(&bed, &first, &root);
+    drop(bed);
+    obstruct();
+    let mut bed = Bed::start(&state);
+    assert_eq!(bed.block_on(bed.torrents().restore()).unwrap(), 1);
+    bed.wait_failed(id);
+    clear();
+    assert_keeps_its_file(&bed, &first, &root);
+    bed.block_on(bed.torrents().pause(id)).unwrap();
+    assert_completes(&mut bed, &first, &root);
 }
 
 /// A collision is resolved by another folder or another name, which are kept across a restart.
@@ -408,7 +499,7 @@ fn an_answer_is_durable() {
 /// A torrent that cannot be saved is not added, and the caller gets the reason.
 #[test]
 fn an_add_that_cannot_be_saved() {
-    if !can_mount("an_add_that_cannot_be_saved") {
+    if !can_mount("registry::an_add_that_cannot_be_saved") {
         return;
     }
     let torrent = Arc::new(Torrent::single(1070, 300_000, 32 << 10));
@@ -552,7 +643,7 @@ fn a_file_that_comes_while_it_is_stopped() {
 /// there is refused before either has created the file, whether the other one runs or was stopped by an earlier run.
 #[test]
 fn a_second_mount_point_is_no_second_folder() {
-    if !can_mount("a_second_mount_point_is_no_second_folder") {
+    if !can_mount("registry::a_second_mount_point_is_no_second_folder") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

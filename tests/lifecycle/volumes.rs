@@ -52,10 +52,35 @@ impl Volume {
         }
     }
 
+    /// Mounts a volume of `len` bytes whose names ignore case and normalization, if the kernel has such volumes, or else
+    /// an ordinary one.
+    pub fn folding(place: &Path, len: usize) -> Self {
+        fs::create_dir_all(place).unwrap();
+        let options = format!("size={len},casefold");
+        let folding = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(place)
+            .output();
+        if !folding.unwrap().status.success() {
+            return Self::new(place, len);
+        }
+        let volume = Self {
+            place: place.to_owned(),
+        };
+        // The folders of the volume inherit the attribute.
+        assert!(Command::new("chattr").arg("+F").arg(place).status().unwrap().success());
+        volume
+    }
+
     /// Mounts the same volume at another place too.
     pub fn again(&self, place: &Path) -> Self {
+        Self::bind(&self.place, place)
+    }
+
+    /// Mounts a folder at another place too.
+    pub fn bind(folder: &Path, place: &Path) -> Self {
         fs::create_dir_all(place).unwrap();
-        mount(&["--bind", self.place.to_str().unwrap()], place);
+        mount(&["--bind", folder.to_str().unwrap()], place);
         Self {
             place: place.to_owned(),
         }
@@ -78,6 +103,17 @@ impl Volume {
 
     pub fn place(&self) -> &Path {
         &self.place
+    }
+
+    /// Unmounts the volume without force.
+    ///
+    /// # Panics
+    /// If a file or folder on it is still open.
+    #[track_caller]
+    pub fn unmount(self) {
+        let output = Command::new("umount").arg(&self.place).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::mem::forget(self);
     }
 }
 

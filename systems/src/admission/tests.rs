@@ -51,10 +51,10 @@ impl Bed {
     }
 
     /// Adds a connection to `torrent`.
-    fn connect(&mut self, torrent: Entity, direction: Direction, ip: [u8; 4], past: Past) -> Entity {
+    fn connect(&mut self, torrent: Entity, direction: Direction, ip: impl Into<IpAddr>, past: Past) -> Entity {
         let is_open = matches!(past, Past::Idle | Past::Useful);
         let peer = Peer {
-            endpoint: Endpoint::Ip((ip, 1).into()),
+            endpoint: Endpoint::Ip(SocketAddr::new(ip.into(), 1)),
             stream: StreamId(0),
             transport: None,
             direction,
@@ -84,7 +84,7 @@ impl Bed {
     }
 
     /// Adds an inbound connection.
-    fn inbound(&mut self, ip: [u8; 4], past: Past) -> Entity {
+    fn inbound(&mut self, ip: impl Into<IpAddr>, past: Past) -> Entity {
         self.connect(self.torrent, Direction::Inbound, ip, past)
     }
 
@@ -93,8 +93,9 @@ impl Bed {
         decide(&mut state.get_mut(&mut self.world).unwrap())
     }
 
-    fn admit_handshake(&mut self, ip: [u8; 4]) -> bool {
-        self.admit(|admission| admission.make_room_for_handshake((ip, 1).into()))
+    fn admit_handshake(&mut self, ip: impl Into<IpAddr>) -> bool {
+        let remote = SocketAddr::new(ip.into(), 1);
+        self.admit(|admission| admission.make_room_for_handshake(remote))
     }
 
     fn admit_inbound(&mut self, ip: [u8; 4]) -> bool {
@@ -152,6 +153,33 @@ fn an_address_at_its_limit_replaces_its_own_connections() {
     bed.inbound([8, 8, 8, 8], Past::Useful);
     assert!(!bed.admit_handshake([8, 8, 8, 8]), "useful ones stay");
     assert_eq!(bed.evicted(), []);
+}
+
+/// All addresses of a /64 prefix of IPv6, which one host can use, share the limit of an address and the evictions.
+#[test]
+fn a_prefix_of_64_bits_at_its_limit_replaces_its_own_connections() {
+    let mut bed = Bed::new(|settings| settings.max_inbound_per_ip = 2);
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let neighbor = bed.inbound(address("2001:db8:0:2::1"), Past::NoHandshake);
+    let first = bed.inbound(address("2001:db8:0:1::1"), Past::NoHandshake);
+    assert!(bed.admit_handshake(address("2001:db8:0:1::3")));
+    assert_eq!(bed.evicted(), [], "one more fits");
+    bed.inbound(address("2001:db8:0:1:8000::2"), Past::Idle);
+    assert!(bed.admit_handshake(address("2001:db8:0:1::3")));
+    assert_eq!(bed.evicted(), [first], "an older handshake of the next prefix stays");
+    bed.inbound(address("2001:db8:0:1::3"), Past::Useful);
+    assert!(bed.admit_handshake(address("2001:db8:0:1::4")));
+    assert_eq!(bed.evicted().len(), 1, "the idle one");
+    bed.inbound(address("2001:db8:0:1::4"), Past::Useful);
+    assert!(!bed.admit_handshake(address("2001:db8:0:1::5")), "useful ones stay");
+    assert!(
+        bed.admit_handshake(address("2001:db8:0:2::2")),
+        "the next prefix has a limit of its own"
+    );
+    assert_eq!(bed.evicted(), []);
+    bed.inbound(address("2001:db8:0:2::2"), Past::Useful);
+    assert!(bed.admit_handshake(address("2001:db8:0:2::3")));
+    assert_eq!(bed.evicted(), [neighbor]);
 }
 
 #[test]
