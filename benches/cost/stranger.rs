@@ -1,6 +1,6 @@
 //! Untrusted peers that connect to a simulated engine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,11 +9,32 @@ use ecs_torrent::components::ids::StreamId;
 use ecs_torrent::engine::port::Backend;
 use ecs_torrent::engine::ports::net::{NetEvent, NetRequest, TransportChoice};
 use ecs_torrent::engine::sim::{SimNet, Simulation};
+use ecs_torrent::protocol::extension::{ExtensionHandshake, HANDSHAKE_ID};
 use ecs_torrent::protocol::hash::InfoHash;
 use ecs_torrent::protocol::peer_id::PeerId;
-use ecs_torrent::protocol::wire::{Handshake, Reserved};
+use ecs_torrent::protocol::wire::{Frame, FrameLimits, Handshake, Message, PeerCodec, Reserved, Session};
 
 use crate::engines;
+
+/// The first connection.
+const FIRST_STREAM: StreamId = StreamId(2);
+
+/// Number of bytes in which the engine sends its extension handshake.
+const MAX_GREETING: usize = 4 << 10;
+
+/// The ids of an engine's extensions, by name.
+pub type Extensions = BTreeMap<String, u8>;
+
+/// The fate of connections after a row's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// All stay open.
+    Open,
+    /// All stay open, and the engine sends at least half as many bytes as it receives.
+    Answered,
+    /// The engine closes some or all.
+    Closed,
+}
 
 /// Connections to one engine from a host of their own. Closed connections are replaced.
 pub struct Strangers {
@@ -26,8 +47,12 @@ pub struct Strangers {
     last_stream: u64,
     /// Bytes sent to the engine.
     pub sent: usize,
-    /// Connections that the engine closed.
-    pub closed: usize,
+    /// Bytes received from the engine.
+    pub received: usize,
+    /// Number of connections that the engine closed.
+    closed: usize,
+    /// The first bytes that the engine sent on the first connection.
+    greeting: BytesMut,
 }
 
 impl Strangers {
@@ -40,7 +65,9 @@ impl Strangers {
             wanted,
             last_stream: 0,
             sent: 0,
+            received: 0,
             closed: 0,
+            greeting: BytesMut::new(),
         }
     }
 
@@ -78,8 +105,51 @@ impl Strangers {
         }
     }
 
-    /// Sends `bytes` on every open connection.
+    /// Returns the engine's extensions, as its handshake on the first connection names them.
+    ///
+    /// # Panics
+    /// If the engine has not sent its extension handshake yet.
+    pub fn extensions(&mut self) -> Extensions {
+        self.handle_events();
+        let session = Session {
+            geometry: None,
+            fast: true,
+            extended: true,
+            dht: true,
+        };
+        let mut codec = PeerCodec::new(FrameLimits::default());
+        codec.push(self.greeting.clone().freeze());
+        codec.handshake().unwrap().unwrap();
+        loop {
+            if let Frame::Message(Message::Extended { id, payload }) = codec.next_frame(&session).unwrap().unwrap()
+                && id == HANDSHAKE_ID
+            {
+                return ExtensionHandshake::read(&payload).unwrap().extensions;
+            }
+        }
+    }
+
+    /// Returns the fate of the connections since `sent` and `received` had these values.
+    pub fn fate(&mut self, sent: usize, received: usize) -> Fate {
+        self.handle_events();
+        match self.closed {
+            0 if 2 * (self.received - received) >= self.sent - sent => Fate::Answered,
+            0 => Fate::Open,
+            _ => Fate::Closed,
+        }
+    }
+
+    /// Returns whether the engine has closed every connection.
+    pub fn are_closed(&mut self) -> bool {
+        self.handle_events();
+        self.streams.is_empty()
+    }
+
+    /// Sends `bytes`, if there are any, on every open connection.
     pub fn send_to_all(&mut self, bytes: &Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
         let streams: Vec<StreamId> = self.streams.iter().copied().collect();
         streams.into_iter().for_each(|stream| self.send(stream, bytes.clone()));
     }
@@ -106,6 +176,10 @@ impl Strangers {
             match event {
                 NetEvent::Received { stream, chunk } => {
                     let bytes = chunk.len() as u32;
+                    self.received += chunk.len();
+                    if stream == FIRST_STREAM && self.greeting.len() < MAX_GREETING {
+                        self.greeting.extend_from_slice(&chunk);
+                    }
                     requests.push(NetRequest::Grant { stream, bytes });
                 }
                 NetEvent::Closed { stream, .. } => {

@@ -1,21 +1,25 @@
 //! Wire messages, handled by a whole engine.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use ecs_torrent::components::peer::Wire;
 use ecs_torrent::components::settings::{PeerSettings, Settings};
 use ecs_torrent::components::torrent::Lifecycle;
 use ecs_torrent::engine::sim::{Content, NewNode, NodeId, Simulation};
 use ecs_torrent::protocol::extension::{DONT_HAVE, ExtensionHandshake};
 use ecs_torrent::protocol::geometry::{BLOCK_SIZE, BlockRequest};
+use ecs_torrent::protocol::metadata::{METADATA, MetadataMessage};
 use ecs_torrent::protocol::metainfo::Metainfo;
+use ecs_torrent::protocol::pex::{PEX, PexFlags, PexMessage, PexPeer};
 use ecs_torrent::protocol::wire::{Message, write_block_header};
 use ecs_torrent::systems::TorrentPlugins;
 
 use crate::meter::{Cost, TickTime, peak, reset_peak};
 use crate::report::Row;
-use crate::stranger::Strangers;
+use crate::stranger::{Extensions, Fate, Strangers};
 use crate::{IsWanted, engines, torrents};
 
 /// Connections that send the same bytes at the same time.
@@ -47,10 +51,19 @@ struct Kind {
     engine: Engine,
     /// Messages after each handshake.
     opening: fn() -> Vec<Message>,
-    /// Bytes to send in a round, by its number.
-    chunk: fn(usize) -> Bytes,
+    chunk: Chunk,
+    /// The fate of the connections, which shows that the bytes were decoded.
+    fate: Fate,
     /// The bound on the cost, if it is not limited per byte.
     exempt: Option<&'static str>,
+}
+
+/// Returns the bytes to send in a round, by its number.
+#[derive(Clone, Copy)]
+enum Chunk {
+    Plain(fn(usize) -> Bytes),
+    /// Messages of extensions, which depend on the engine's ids.
+    Extended(fn(&Extensions, usize) -> Bytes),
 }
 
 impl Kind {
@@ -60,9 +73,32 @@ impl Kind {
             name,
             engine: Engine::Downloads,
             opening: || vec![Message::HaveNone],
-            chunk,
+            chunk: Chunk::Plain(chunk),
+            fate: Fate::Open,
             exempt: None,
         }
+    }
+
+    /// Messages of extensions.
+    const fn extended(name: &'static str, chunk: fn(&Extensions, usize) -> Bytes) -> Self {
+        Self {
+            name,
+            engine: Engine::Downloads,
+            opening: || vec![Message::HaveNone, handshake_message()],
+            chunk: Chunk::Extended(chunk),
+            fate: Fate::Open,
+            exempt: None,
+        }
+    }
+
+    const fn closed(self) -> Self {
+        let fate = Fate::Closed;
+        Self { fate, ..self }
+    }
+
+    const fn answered(self) -> Self {
+        let fate = Fate::Answered;
+        Self { fate, ..self }
     }
 
     const fn after(self, opening: fn() -> Vec<Message>) -> Self {
@@ -91,12 +127,13 @@ fn kinds() -> Vec<Kind> {
     let nothing: fn() -> Vec<Message> = Vec::new;
     let choked: fn() -> Vec<Message> = || vec![Message::HaveNone];
     let interested: fn() -> Vec<Message> = || vec![Message::HaveNone, Message::Interested];
-    let extended: fn() -> Vec<Message> = || vec![Message::HaveAll, handshake_message()];
+    let has_all: fn() -> Vec<Message> = || vec![Message::HaveAll, handshake_message()];
     vec![
         Kind::new("keep-alive", |_| filled(|_| Message::KeepAlive)),
         Kind::new("choke, unchoke", |_| {
             filled(|n| [Message::Choke, Message::Unchoke][n % 2].clone())
-        }),
+        })
+        .closed(),
         Kind::new("interested, not interested", |_| {
             filled(|n| [Message::Interested, Message::NotInterested][n % 2].clone())
         }),
@@ -108,17 +145,19 @@ fn kinds() -> Vec<Kind> {
             filled(move |n| Message::Have((round * CHUNK + n) as u32 % PIECES))
         }),
         Kind::new("have, same piece", |_| filled(|_| Message::Have(7))),
-        Kind::new("have, lt_donthave, after have all", |_| {
+        Kind::extended("have, lt_donthave, after have all", |ids, _| {
             filled(|n| match n % 2 {
-                0 => dont_have(n as u32 % PIECES),
+                0 => dont_have(ids, n as u32 % PIECES),
                 _ => Message::Have((n - 1) as u32 % PIECES),
             })
         })
-        .after(extended),
-        Kind::new("lt_donthave, new pieces, after have all", |round| {
-            filled(move |n| dont_have((round * CHUNK + n) as u32 % PIECES))
+        .after(has_all)
+        .closed(),
+        Kind::extended("lt_donthave, new pieces, after have all", |ids, round| {
+            filled(|n| dont_have(ids, (round * CHUNK + n) as u32 % PIECES))
         })
-        .after(extended),
+        .after(has_all)
+        .closed(),
         Kind::new("bitfield", |_| messages(&[Message::Bitfield(bitfield(0x55))]))
             .after(nothing)
             .bounded_by(ONCE),
@@ -126,19 +165,26 @@ fn kinds() -> Vec<Kind> {
             messages(&[Message::Bitfield(vec![0xff; 99].into())])
         })
         .after(nothing)
-        .bounded_by(ONCE),
+        .bounded_by(ONCE)
+        .closed(),
         Kind::new("have all", |_| messages(&[Message::HaveAll]))
             .after(nothing)
             .bounded_by(ONCE),
-        Kind::new("have all, repeated", |_| filled(|_| Message::HaveAll)).after(nothing),
-        Kind::new("request, choked", |_| filled(|n| Message::Request(block(n)))).by_a_seed(choked),
+        Kind::new("have all, repeated", |_| filled(|_| Message::HaveAll))
+            .after(nothing)
+            .closed(),
+        Kind::new("request, choked", |_| filled(|n| Message::Request(block(n))))
+            .by_a_seed(choked)
+            .answered(),
         Kind::new("request, same block, choked", |_| {
             filled(|_| Message::Request(block(0)))
         })
-        .by_a_seed(choked),
+        .by_a_seed(choked)
+        .answered(),
         Kind::new("request, interested", |_| filled(|n| Message::Request(block(n))))
             .by_a_seed(interested)
-            .bounded_by(SERVED),
+            .bounded_by(SERVED)
+            .answered(),
         Kind::new("request, cancel", |_| {
             filled(|n| match n % 2 {
                 0 => Message::Request(block(n / 2)),
@@ -146,10 +192,12 @@ fn kinds() -> Vec<Kind> {
             })
         })
         .by_a_seed(interested)
-        .bounded_by(SERVED),
+        .bounded_by(SERVED)
+        .answered(),
         Kind::new("request for a missing piece", |_| {
             filled(|n| Message::Request(block_of(n as u32 % PIECES)))
-        }),
+        })
+        .answered(),
         Kind::new("request out of range", |_| {
             filled(|_| {
                 Message::Request(BlockRequest {
@@ -158,7 +206,8 @@ fn kinds() -> Vec<Kind> {
                     len: 1,
                 })
             })
-        }),
+        })
+        .closed(),
         Kind::new("cancel without a request", |_| filled(|n| Message::Cancel(block(n)))).by_a_seed(interested),
         Kind::new("reject without a request", |_| {
             filled(|n| Message::RejectRequest(block_of(n as u32 % PIECES)))
@@ -170,8 +219,8 @@ fn kinds() -> Vec<Kind> {
         Kind::new("allowed fast", |round| {
             filled(move |n| Message::AllowedFast((round * CHUNK + n) as u32 % PIECES))
         }),
-        Kind::new("unsolicited piece", |_| blocks()),
-        Kind::new("extension handshake, small", |_| filled(|_| handshake_message())),
+        Kind::new("unsolicited piece", |_| blocks()).closed(),
+        Kind::new("extension handshake, small", |_| filled(|_| handshake_message())).closed(),
         Kind::new("extension handshake, large", |_| messages(&[large_handshake()])),
         Kind::new("unknown extension", |_| {
             filled(|_| Message::Extended {
@@ -184,52 +233,129 @@ fn kinds() -> Vec<Kind> {
                 id: 0,
                 payload: Bytes::from_static(b"l"),
             })
+        })
+        .closed(),
+        Kind::extended("ut_metadata request", |ids, _| {
+            filled(|n| metadata(ids, &MetadataMessage::Request { piece: n as u32 % 100 }))
+        })
+        .bounded_by("bounded by metadata.serve_bytes_per_s: each answer is 16 KiB")
+        .closed(),
+        Kind::extended("ut_metadata request for a missing piece", |ids, _| {
+            filled(|n| {
+                metadata(
+                    ids,
+                    &MetadataMessage::Request {
+                        piece: u32::MAX - n as u32,
+                    },
+                )
+            })
+        })
+        .answered(),
+        Kind::extended("ut_metadata data without a request", |ids, _| {
+            let data = MetadataMessage::Data {
+                piece: 0,
+                total_size: 1 << 20,
+                data: Bytes::new(),
+            };
+            filled(|_| metadata(ids, &data))
+        })
+        .closed(),
+        Kind::extended("ut_metadata reject without a request", |ids, _| {
+            filled(|n| metadata(ids, &MetadataMessage::Reject { piece: n as u32 }))
+        })
+        .closed(),
+        Kind::extended("ut_pex, as often as allowed", |ids, round| match round {
+            0 => messages(&[(); PEX_BURST].map(|()| pex(ids, 180))),
+            _ => Bytes::new(),
         }),
+        Kind::extended("ut_pex, too often", |ids, _| filled(|_| pex(ids, 1))).closed(),
         Kind::new("unknown message", |_| Bytes::from(b"\0\0\0\x01\xc8".repeat(CHUNK / 5))),
-        Kind::new("length of 4 GiB", |_| Bytes::from_static(&[0xff; 64])).bounded_by(ONCE),
+        Kind::new("length of 4 GiB", |_| Bytes::from_static(&[0xff; 64]))
+            .bounded_by(ONCE)
+            .closed(),
         Kind::new("noise", |round| {
             Bytes::from(torrents::noise(CHUNK + round).split_off(round))
         })
-        .bounded_by(ONCE),
+        .bounded_by(ONCE)
+        .closed(),
     ]
 }
 
+/// Measures the selected rows.
+///
+/// # Panics
+/// If the connections of a row have another fate than expected, so that its bytes may not have been decoded.
 pub fn measure(is_wanted: IsWanted<'_>, rows: &mut Vec<Row>) {
+    let mut wrong = Vec::new();
     for kind in kinds().iter().filter(|kind| is_wanted("wire", kind.name)) {
-        let (bytes, cost) = run(kind);
+        let (bytes, cost, fate) = run(kind);
+        if fate != kind.fate {
+            wrong.push(format!("{}: {fate:?}, not {:?}", kind.name, kind.fate));
+        }
         rows.push(Row::new("wire", kind.name, bytes, cost).exempt(kind.exempt));
     }
+    assert!(wrong.is_empty(), "fates of connections: {wrong:#?}");
     if is_wanted("wire", DATAGRAMS) {
         let (bytes, cost) = datagrams();
         rows.push(Row::new("wire", DATAGRAMS, bytes, cost));
     }
 }
 
-/// Runs one kind. Returns the bytes sent and their cost.
-fn run(kind: &Kind) -> (usize, Cost) {
-    let (mut sim, ticks, info_hash) = engine(kind.engine);
+/// Runs one kind. Returns the bytes sent, their cost, and the fate of the connections.
+fn run(kind: &Kind) -> (usize, Cost, Fate) {
+    let (mut sim, node, ticks, info_hash) = engine(kind.engine);
     let mut strangers = Strangers::new(&mut sim, CONNECTIONS, info_hash);
     let opening = messages(&(kind.opening)());
     strangers.connect(&opening);
     engines::pass(&mut sim, ROUND);
-    let chunks: Vec<Bytes> = (0..ROUNDS).map(kind.chunk).collect();
+    let extensions = strangers.extensions();
+    let chunk = |round| match kind.chunk {
+        Chunk::Plain(chunk) => chunk(round),
+        Chunk::Extended(chunk) => chunk(&extensions, round),
+    };
+    let chunks: Vec<Bytes> = (0..ROUNDS).map(chunk).collect();
+    let received = strangers.received;
     let (sent, held, begun) = (strangers.sent, reset_peak(), ticks.total());
     for chunk in chunks {
         strangers.connect(&opening);
         strangers.send_to_all(&chunk);
         engines::pass(&mut sim, ROUND);
     }
-    // Lets the engine drain its queues.
-    engines::pass(&mut sim, 4 * ROUND);
+    drain(&mut sim, node);
     let time = ticks.total().saturating_sub(begun);
     let memory = peak().saturating_sub(held);
-    (strangers.sent - sent, Cost { time, memory })
+    let bytes = strangers.sent - sent;
+    let fate = strangers.fate(sent, received);
+    if fate != Fate::Closed {
+        // The engine closes a connection at this length only once it has decoded all messages before it.
+        strangers.send_to_all(&Bytes::from_static(&[0xff; 64]));
+        engines::pass(&mut sim, 4 * ROUND);
+        assert!(strangers.are_closed(), "{}: not decoded to the end", kind.name);
+    }
+    (bytes, Cost { time, memory }, fate)
+}
+
+/// Runs until the engine has decoded all that it has received.
+///
+/// # Panics
+/// If it has not after many rounds.
+fn drain(sim: &mut Simulation, node: NodeId) {
+    engines::pass(sim, 4 * ROUND);
+    for _ in 0..1000 {
+        let world = sim.node(node).world_mut();
+        let mut wires = world.query::<&Wire>();
+        if wires.iter(world).all(|wire| wire.codec.buffered_len() == 0) {
+            return;
+        }
+        engines::pass(sim, ROUND);
+    }
+    panic!("the engine does not decode what it has received");
 }
 
 const DATAGRAMS: &str = "datagrams that match no transaction";
 
 fn datagrams() -> (usize, Cost) {
-    let (mut sim, ticks, info_hash) = engine(Engine::Downloads);
+    let (mut sim, _, ticks, info_hash) = engine(Engine::Downloads);
     let mut strangers = Strangers::new(&mut sim, 0, info_hash);
     let packet = Bytes::from(torrents::noise(CHUNK));
     let (held, begun) = (reset_peak(), ticks.total());
@@ -247,7 +373,7 @@ fn datagrams() -> (usize, Cost) {
 }
 
 /// Creates an engine that downloads or seeds one torrent.
-fn engine(engine: Engine) -> (Simulation, Arc<TickTime>, ecs_torrent::InfoHash) {
+fn engine(engine: Engine) -> (Simulation, NodeId, Arc<TickTime>, ecs_torrent::InfoHash) {
     let mut sim = engines::simulation();
     let ticks = Arc::new(TickTime::default());
     let node = sim.add(NewNode::new(engines::ip(1), settings(), TorrentPlugins).probe(ticks.clone()));
@@ -261,7 +387,7 @@ fn engine(engine: Engine) -> (Simulation, Arc<TickTime>, ecs_torrent::InfoHash) 
     engines::add(&mut sim, node, &metainfo, "data", vec![]);
     engines::pass(&mut sim, Duration::from_secs(60));
     assert_eq!(engines::count_in(&mut sim, node, &state), 1);
-    (sim, ticks, metainfo.hashes.primary())
+    (sim, node, ticks, metainfo.hashes.primary())
 }
 
 fn seeded(sim: &mut Simulation, node: NodeId) -> Arc<Metainfo> {
@@ -337,19 +463,42 @@ fn bitfield(byte: u8) -> Bytes {
     vec![byte; PIECES as usize / 8].into()
 }
 
-/// The id of `lt_donthave` in the engine's extension handshake.
-const DONT_HAVE_ID: u8 = 1;
-
-fn dont_have(piece: u32) -> Message {
-    Message::Extended {
-        id: DONT_HAVE_ID,
-        payload: Bytes::copy_from_slice(&piece.to_be_bytes()),
-    }
+/// A message of one of the engine's extensions.
+fn extension(ids: &Extensions, name: &str, payload: Bytes) -> Message {
+    let id = ids[name];
+    Message::Extended { id, payload }
 }
 
+fn dont_have(ids: &Extensions, piece: u32) -> Message {
+    extension(ids, DONT_HAVE, Bytes::copy_from_slice(&piece.to_be_bytes()))
+}
+
+fn metadata(ids: &Extensions, message: &MetadataMessage) -> Message {
+    extension(ids, METADATA, message.write())
+}
+
+/// Number of messages of peer exchange that a peer may send at once.
+const PEX_BURST: usize = 6;
+
+/// A message that names `count` different peers of as many networks, and drops as many.
+fn pex(ids: &Extensions, count: u8) -> Message {
+    let address = |first: u8, number: u8| SocketAddr::from(([first, number, 1, 1], 6881));
+    let added = (0..count).map(|number| PexPeer {
+        address: address(70, number),
+        flags: PexFlags::SEED,
+    });
+    let message = PexMessage {
+        added: added.collect(),
+        dropped: (0..count).map(|number| address(71, number)).collect(),
+    };
+    extension(ids, PEX, message.write())
+}
+
+/// An extension handshake that names all extensions of the bench.
 fn handshake_message() -> Message {
+    let names = [DONT_HAVE, METADATA, PEX];
     let handshake = ExtensionHandshake {
-        extensions: [(DONT_HAVE.to_owned(), 7)].into(),
+        extensions: names.iter().map(|name| (*name).to_owned()).zip(7..).collect(),
         ..ExtensionHandshake::default()
     };
     Message::Extended {

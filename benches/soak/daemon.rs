@@ -76,13 +76,26 @@ impl Daemon {
         Some((status, answer.split_off(end + 4)))
     }
 
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap_or_default()
+    }
+
+    /// Returns a field of the process's status that is a size in KiB.
+    fn size(&self, field: &str) -> Option<u64> {
+        let status = self.read("status");
+        let size = status.lines().find_map(|line| line.strip_prefix(field))?;
+        size.trim_start_matches(':').trim_end_matches(" kB").trim().parse().ok()
+    }
+
+    /// Returns the peak of the resident memory in KiB.
+    #[allow(dead_code, reason = "shared by benches that each use a part")]
+    pub fn peak(&self) -> u64 {
+        self.size("VmHWM").unwrap_or(0)
+    }
+
     /// Returns the resident memory in KiB and the processor time used so far.
     pub fn usage(&self) -> (u64, Duration) {
-        let read = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap_or_default();
-        let status = read("status");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let resident = resident.and_then(|text| text.trim().trim_end_matches(" kB").trim().parse().ok());
-        let stat = read("stat");
+        let stat = self.read("stat");
         // Fields after the command's name, which may contain any character: utime and stime are the 12th and 13th of
         // them.
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -92,7 +105,7 @@ impl Daemon {
             .sum();
         let per_second = rustix::param::clock_ticks_per_second();
         (
-            resident.unwrap_or(0),
+            self.size("VmRSS").unwrap_or(0),
             Duration::from_secs_f64(clock_ticks as f64 / per_second as f64),
         )
     }
