@@ -2,6 +2,9 @@
 
 Usage: libtorrent_peer.py seed|download TORRENT|MAGNET FOLDER ADDRESS [HOST:PORT ...]
 
+With DHT_NODES, HOST:PORT separated by commas, it takes part in the DHT and knows these nodes. A lone comma stands for
+none.
+
 With UPLOAD_LIMIT it sends that many bytes a second, and tells every message of its peers.
 """
 import os
@@ -13,6 +16,7 @@ import libtorrent as lt
 
 warnings.simplefilter("ignore")
 mode, torrent, folder, address, *peers = sys.argv[1:]
+dht_nodes = os.environ.get("DHT_NODES", "")
 upload_limit = int(os.environ.get("UPLOAD_LIMIT", 0))
 categories = lt.alert.category_t
 alerts = (categories.error_notification | categories.status_notification | categories.tracker_notification
@@ -21,7 +25,13 @@ if upload_limit:
     alerts |= categories.peer_log_notification
 session = lt.session({
     "listen_interfaces": address,
-    "enable_dht": False,
+    "enable_dht": bool(dht_nodes),
+    "dht_bootstrap_nodes": "",
+    # All nodes are in one network, and say more in a second than those of the Internet.
+    "dht_restrict_routing_ips": False,
+    "dht_restrict_search_ips": False,
+    "dht_block_ratelimit": 1000000,
+    "dht_ignore_dark_internet": False,
     "enable_lsd": False,
     "enable_upnp": False,
     "enable_natpmp": False,
@@ -39,6 +49,9 @@ else:
 parameters.save_path = folder
 handle = session.add_torrent(parameters)
 handle.set_upload_limit(upload_limit)
+for node in filter(None, dht_nodes.split(",")):
+    host, port = node.rsplit(":", 1)
+    session.add_dht_node((host, int(port)))
 for peer in peers:
     host, port = peer.rsplit(":", 1)
     handle.connect_peer((host.strip("[]"), int(port)))

@@ -1,7 +1,9 @@
 //! Torrents whose peers are found in the distributed hash table (BEP 5).
 
 use ecs_torrent::components::commands::{TorrentSource, UnfetchedTorrent};
+use ecs_torrent::components::dht::{DhtError, DhtStats, FindDhtPeers, GetDhtItem, GetDhtStats, PutDhtItem};
 use ecs_torrent::engine::sim::{Crash, NewNode};
+use ecs_torrent::protocol::dht::items::{Item, mutable_target, public_key};
 use ecs_torrent::protocol::dht::node::NodeStats;
 use ecs_torrent::sim::invariants::{InvariantsPlugin, Violations};
 use ecs_torrent::systems::dht::Dht;
@@ -55,6 +57,10 @@ impl Network {
 
     /// Adds the torrent to the leecher by its hash alone.
     fn add_magnet(&mut self) {
+        self.add_magnet_to(self.leecher);
+    }
+
+    fn add_magnet_to(&mut self, node: NodeId) {
         let source = TorrentSource::InfoHash(UnfetchedTorrent {
             info_hash: self.content.info_hash(),
             name: None,
@@ -65,7 +71,7 @@ impl Network {
             root: Some("downloads".into()),
             ..AddOptions::default()
         };
-        let world = self.sim.node(self.leecher).world_mut();
+        let world = self.sim.node(node).world_mut();
         world
             .resource_mut::<CommandQueue<AddTorrent>>()
             .0
@@ -75,7 +81,19 @@ impl Network {
                 is_resumed: false,
                 reply: Reply::ignored(),
             });
+        self.sim.nudge(node);
+    }
+
+    /// Sends a command to the leecher, and waits for its answer.
+    fn send<C: Send + Sync + 'static, T: Send + 'static>(&mut self, command: impl FnOnce(Reply<T>) -> C) -> T {
+        let slot = Arc::new(Mutex::new(None));
+        let out = slot.clone();
+        let command = command(Reply::new(move |answer| *out.lock().unwrap() = Some(answer)));
+        let world = self.sim.node(self.leecher).world_mut();
+        world.resource_mut::<CommandQueue<C>>().0.push_back(command);
         self.sim.nudge(self.leecher);
+        self.run(10);
+        slot.lock().unwrap().take().expect("an answer")
     }
 
     fn completes(&mut self, seconds: u64) -> bool {
@@ -129,6 +147,52 @@ fn a_magnet_without_trackers_downloads_by_the_dht_alone() {
     assert!(!without.completes(60), "the test needs the DHT to pass");
     let nodes = without.nodes();
     assert!(nodes.into_iter().all(|node| without.stats(node).is_none()));
+}
+
+/// An engine that has just started, with an empty table and one bootstrap host.
+#[test]
+fn a_cold_start_takes_two_seconds() {
+    let mut network = Network::new(false, true);
+    let plugins = (TorrentPlugins, InvariantsPlugin);
+    let newcomer = network.sim.add(NewNode::new(ip(200), settings(true), plugins));
+    network.add_magnet_to(newcomer);
+    network.leecher = newcomer;
+    assert!(network.completes(2));
+}
+
+/// Searches, items and state for users of the library.
+#[test]
+fn commands_are_answered() {
+    let mut network = Network::new(false, true);
+    let torrent = network.content.info_hash();
+    let found = network.send(|reply| FindDhtPeers { torrent, reply }).unwrap();
+    assert_eq!(found.peers, [(ip(10), 6881).into()]);
+    assert!(found.nodes >= 8 && found.seeds == Some(1), "{found:?}");
+    let item = Item::sign(&[7; 32], b"salt", 1, b"5:value").unwrap();
+    let target = mutable_target(&public_key(&[7; 32]), b"salt");
+    let put = |item: Item| {
+        move |reply| PutDhtItem {
+            item,
+            salt: b"salt".to_vec(),
+            cas: None,
+            reply,
+        }
+    };
+    assert!(network.send(put(item.clone())).unwrap() >= 6);
+    let get = |reply| GetDhtItem {
+        target,
+        salt: b"salt".to_vec(),
+        reply,
+    };
+    assert_eq!(network.send(get), Ok(Some(item)));
+    let older = Item::sign(&[7; 32], b"salt", 0, b"3:old").unwrap();
+    assert_eq!(network.send(put(older)), Err(DhtError::Refused(302)));
+    let stats = network.send(|reply| GetDhtStats { reply });
+    assert!(stats.ipv4.is_some_and(|ipv4| ipv4.good_nodes >= 8) && stats.ipv6.is_none());
+    let mut without = Network::new(false, false);
+    let refused = without.send(|reply| FindDhtPeers { torrent, reply });
+    assert_eq!(refused, Err(DhtError::Off));
+    assert_eq!(without.send(|reply| GetDhtStats { reply }), DhtStats::default());
 }
 
 /// BEP 27: neither announced nor searched for, from the file or from the moment at which a peer's metadata says so.

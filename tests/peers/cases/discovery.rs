@@ -1,6 +1,7 @@
 //! Peers that clients find without a tracker.
 
 use super::Share;
+use super::magnets::link;
 use crate::Case;
 use crate::clients::Program::Libtorrent;
 use crate::clients::{Peer, libtorrent, ours};
@@ -36,6 +37,18 @@ pub fn cases() -> Vec<Case> {
                 let mut leecher = libtorrent::Libtorrent::download(&share.torrent, &folder, ip, &[between.address()]);
                 leecher.wait_to_hear(&far.address().to_string());
                 between.interrupt();
+            },
+        },
+        Case {
+            name: "we_find_libtorrent_by_the_dht",
+            needs: &[Libtorrent],
+            run: |lab| {
+                let share = Share::file(lab, &[]);
+                let (folder, ip) = (lab.folder("downloads"), lab.address());
+                let mut leecher = ours::Ours::download(&link(&share), &folder, ip, &[]);
+                let nodes = [leecher.address()];
+                let _seeder = libtorrent::Libtorrent::seed_by_dht(&share.torrent, &share.origin, lab.address(), &nodes);
+                share.assert_arrives(&mut leecher);
             },
         },
     ]

@@ -86,7 +86,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Returns the magnet link of a torrent in place of its file.
-fn link(share: &Share) -> PathBuf {
+pub(super) fn link(share: &Share) -> PathBuf {
     let mut link = format!("magnet:?xt=urn:btih:{}&dn={}", share.info_hash, share.name);
     share.trackers.iter().for_each(|url| link += &format!("&tr={url}"));
     link.into()

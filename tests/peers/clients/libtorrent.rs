@@ -55,9 +55,32 @@ impl Libtorrent {
         Self::start("download", link, folder, ip, peers, 0)
     }
 
+    /// Like [`Libtorrent::seed`], but finds peers by the DHT only, of which it knows these nodes.
+    pub fn seed_by_dht(torrent: &Path, folder: &Path, ip: IpAddr, nodes: &[SocketAddr]) -> Self {
+        let mut this = Self::start_with("seed", torrent, folder, ip, &[], 0, Some(nodes));
+        this.process.wait_for_line("seeding", |line| line == "seeding");
+        this
+    }
+
     fn start(mode: &str, torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr], upload_limit: u32) -> Self {
+        Self::start_with(mode, torrent, folder, ip, peers, upload_limit, None)
+    }
+
+    fn start_with(
+        mode: &str,
+        torrent: &Path,
+        folder: &Path,
+        ip: IpAddr,
+        peers: &[SocketAddr],
+        upload_limit: u32,
+        dht_nodes: Option<&[SocketAddr]>,
+    ) -> Self {
         let address = SocketAddr::new(ip, 6881);
         let mut command = python();
+        if let Some(nodes) = dht_nodes {
+            let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+            command.env("DHT_NODES", nodes.join(",") + ",");
+        }
         command
             .arg(root().join("tests/peers/libtorrent_peer.py"))
             .arg(mode)

@@ -133,8 +133,12 @@ struct FamilyNode {
 impl FamilyNode {
     /// Whether there is anything to keep up: nodes, or hosts by which to find some. A node without contacts sleeps.
     fn needs_upkeep(&self) -> bool {
-        let has_contacts = !self.table.is_empty() || self.maintenance.has_contacts();
-        has_contacts || self.peers.peer_count() > 0
+        self.has_contacts() || self.peers.peer_count() > 0
+    }
+
+    /// Whether there is anyone to ask.
+    fn has_contacts(&self) -> bool {
+        !self.table.is_empty() || self.maintenance.has_contacts()
     }
 }
 

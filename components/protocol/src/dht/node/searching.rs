@@ -19,6 +19,9 @@ use crate::time::Timestamp;
 /// Maximum number of peers that a search reports. The values of a single answer are bounded by its datagram.
 const MAX_PEERS: usize = 2000;
 
+/// Maximum number of peers of each family that are reported from our own store.
+const MAX_OWN_PEERS: usize = 50;
+
 /// Bytes that a query may take; a search waits while the budget has less.
 const QUERY_BYTES: usize = 160;
 
@@ -255,12 +258,37 @@ impl Node {
         if self.searches.len() - own >= self.settings.max_searches {
             return None;
         }
-        Some(self.begin_search(target, goal, only, false, now))
+        let is_for_peers = matches!(goal, Goal::Peers { .. });
+        let search = self.begin_search(target, goal, only, false, now);
+        if is_for_peers {
+            self.report_stored(search, target);
+        }
+        Some(search)
     }
 
-    /// Whether [`Node::search`] would begin a search, and the budget allows queries.
+    /// Reports the peers that are stored here: a lookup asks other nodes only.
+    fn report_stored(&mut self, id: SearchId, target: NodeId) {
+        let Some(search) = self.searches.get_mut(&id) else {
+            return;
+        };
+        for part in &self.families {
+            for peer in part.peers.choose(target, MAX_OWN_PEERS, false, &mut self.rng) {
+                search.peers.insert(peer);
+                // The peer named itself.
+                self.events.push_back(Event::Peers {
+                    search: id,
+                    peers: vec![peer],
+                    node: peer,
+                });
+            }
+        }
+    }
+
+    /// Whether a search could ask anyone: [`Node::search`] would begin it, the budget allows queries, and some node or
+    /// bootstrap host is known.
     pub fn has_room(&self, now: Timestamp) -> bool {
-        self.searches.len() < self.settings.max_searches && self.queries.has(QUERY_BYTES, now)
+        let has_contacts = self.families.iter().any(|part| part.is_enabled && part.has_contacts());
+        has_contacts && self.searches.len() < self.settings.max_searches && self.queries.has(QUERY_BYTES, now)
     }
 
     /// Gives a search up. No more events of it follow.

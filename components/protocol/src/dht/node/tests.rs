@@ -128,6 +128,27 @@ fn an_announced_peer_is_found() {
     });
 }
 
+/// A search begins with what is stored here.
+#[test]
+fn our_own_store_is_searched() {
+    let mut node = node();
+    let from = address("9.1.1.1:5000");
+    let token = token(&mut node, from, at(0));
+    ask(&mut node, &announce(&token), from, at(0)).unwrap();
+    let goal = Goal::Peers {
+        announce: None,
+        scrape: false,
+    };
+    let search = node.search(TARGET, goal, None, at(0)).unwrap();
+    let peer = address("9.1.1.1:7000");
+    let expected = Event::Peers {
+        search,
+        peers: vec![peer],
+        node: peer,
+    };
+    assert_eq!(node.next_event(), Some(expected));
+}
+
 /// A token is for one address: that of another host, of an earlier time, or none at all stores nothing.
 #[test]
 fn replayed_and_invented_tokens_are_refused() {
