@@ -106,6 +106,9 @@ enum Command {
     /// Stop a torrent of the daemon and delete its state.
     #[cfg(feature = "daemon")]
     Remove(client::RemoveArgs),
+    /// Ask the daemon's DHT node: its state, peers, items.
+    #[cfg(feature = "daemon")]
+    Dht(client::dht::DhtArgs),
     /// Check a configuration file, or print the default one.
     #[cfg(feature = "daemon")]
     Config(config::ConfigArgs),
@@ -228,6 +231,8 @@ pub(crate) fn main() -> ExitCode {
         Command::List(args) => block_on(client::list(args)),
         #[cfg(feature = "daemon")]
         Command::Stats(args) => block_on(client::stats(args)),
+        #[cfg(feature = "daemon")]
+        Command::Dht(args) => block_on(client::dht::run(args, screen)),
         #[cfg(feature = "daemon")]
         Command::Files(args) => block_on(client::files(args)),
         #[cfg(feature = "daemon")]

@@ -9,9 +9,11 @@
 mod address;
 mod answers;
 mod connections;
+mod dht;
 mod events;
 mod guard;
 mod logins;
+mod requests;
 mod roots;
 mod routes;
 mod server;

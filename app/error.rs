@@ -6,6 +6,7 @@ use ecs_torrent_components::commands::{
     AddError, ListStoppedError, PauseError, RemoveError, ResumeError, ResumeTorrentError, ScrapeError,
     StartTorrentError, StopError, TorrentNotFound,
 };
+use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_engine::backends::StartError;
 use ecs_torrent_engine::mailbox::{EngineGone, SendError, UnsupportedCommand};
 use ecs_torrent_protocol::hash::InfoHash;
@@ -66,6 +67,9 @@ pub enum Error {
     /// The engine lacks the plugin for this operation.
     #[error(transparent)]
     UnsupportedCommand(#[from] UnsupportedCommand),
+    /// The DHT could not do what was asked.
+    #[error(transparent)]
+    Dht(#[from] DhtError),
     /// No tracker returned scrape data.
     #[error(transparent)]
     Scrape(#[from] ScrapeError),

@@ -40,6 +40,7 @@ mod blocking;
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+pub mod dht;
 mod error;
 pub mod events;
 pub mod folders;

@@ -2,6 +2,7 @@
 //! `remove`.
 
 mod connection;
+pub(super) mod dht;
 mod tables;
 mod values;
 

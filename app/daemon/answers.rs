@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use ecs_torrent_components::dht::DhtError;
 use serde::Serialize;
 
 use crate::{AddError, Error, RemoveError};
@@ -70,6 +71,12 @@ impl From<Error> for Refusal {
             Error::Metainfo { .. } | Error::Magnet(_) | Error::Unsupported { .. } => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)
             }
+            Error::Dht(DhtError::NotBencoded(_) | DhtError::LongValue(_)) => {
+                Self::of("body", StatusCode::BAD_REQUEST, text)
+            }
+            Error::Dht(DhtError::LongSalt(_)) => Self::of("salt", StatusCode::BAD_REQUEST, text),
+            Error::Dht(DhtError::Refused(_) | DhtError::LastSequence) => Self::new(StatusCode::CONFLICT, text),
+            Error::Dht(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
             Error::UnsupportedCommand(_) => Self::new(StatusCode::NOT_IMPLEMENTED, text),
             Error::EngineGone(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, text),

@@ -3,26 +3,24 @@
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
-use axum::body::{Body, Bytes};
-use axum::extract::{FromRequestParts, Path as InPath, RawQuery, State};
-use axum::http::request::Parts;
+use axum::body::Body;
+use axum::extract::{Path as InPath, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
 use axum::{Json, Router, middleware};
 use futures_util::future::join_all;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Value, json};
-use tokio::sync::{MutexGuard, SemaphorePermit};
-use url::form_urlencoded;
+use tokio::sync::MutexGuard;
 
 use ecs_torrent_components::lifecycle::SavedState;
 use ecs_torrent_protocol::magnet::Magnet;
 
 use super::answers::Refusal;
-use super::{NONCE_DIGITS, Phase, Shared, events, guard};
+use super::requests::{NamedTorrent, NoParameters, Query, parse_hash, read};
+use super::{NONCE_DIGITS, Phase, Shared, dht, events, guard};
 use crate::folders::check_writable;
-use crate::{AddError, AddOptions, Error, Field, FileStats, InfoHash, KeptFile, RemoveOptions, Selection, Source};
+use crate::{AddError, AddOptions, Error, Field, FileStats, KeptFile, RemoveOptions, Selection, Source};
 
 /// The description of the API for programs (OpenAPI 3.1).
 const OPENAPI: &str = include_str!("openapi.json");
@@ -70,6 +68,10 @@ fn table() -> Vec<Route> {
         route("post", "/api/v1/torrents/{hash}/start", Token, routing::post(start)),
         route("post", "/api/v1/torrents/{hash}/stop", Token, routing::post(stop)),
         route("post", "/api/v1/torrents/{hash}/resume", Token, routing::post(resume)),
+        route("get", "/api/v1/dht", Token, routing::get(dht::stats)),
+        route("get", "/api/v1/dht/peers/{hash}", Token, routing::get(dht::find_peers)),
+        route("get", "/api/v1/dht/items/{target}", Token, routing::get(dht::get)),
+        route("post", "/api/v1/dht/items", Token, routing::post(dht::put)),
         route("post", "/api/v1/pause", Token, routing::post(pause_all)),
         route("post", "/api/v1/start", Token, routing::post(start_all)),
         route("post", "/api/v1/stop", Token, routing::post(stop_all)),
@@ -279,43 +281,12 @@ fn kind(headers: &HeaderMap) -> Option<String> {
     Some(kind.split(';').next()?.trim().to_ascii_lowercase())
 }
 
-/// Reads the whole body, unless it is too long or too slow. Also returns the permit to hold it in memory.
-async fn read<'a>(
-    shared: &'a Shared,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<(Bytes, Option<SemaphorePermit<'a>>), Refusal> {
-    let max = shared.max_body_bytes;
-    let too_long = || {
-        let why = format!("the body is longer than {max} bytes, see api.max_body_bytes");
-        Refusal::of("body", StatusCode::PAYLOAD_TOO_LARGE, why)
-    };
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok());
-    if announced.is_some_and(|length| length.parse().is_ok_and(|length: u64| length > max as u64)) {
-        return Err(too_long());
-    }
-    // The semaphore is never closed.
-    let permit = shared.bodies.acquire().await.ok();
-    let whole = Limited::new(body, max).collect();
-    match tokio::time::timeout(shared.body_timeout, whole).await {
-        Ok(Ok(whole)) => Ok((whole.to_bytes(), permit)),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
-        Ok(Err(error)) => Err(Refusal::of("body", StatusCode::BAD_REQUEST, error)),
-        Err(_) => {
-            let why = "the body has not arrived in time, see api.body_timeout_s";
-            Err(Refusal::of("body", StatusCode::REQUEST_TIMEOUT, why))
-        }
-    }
-}
-
 async fn stats(
     State(shared): State<Shared>,
     InPath(hash): InPath<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Selection>, Refusal> {
-    let hash = parse(&hash)?;
+    let hash = parse_hash(&hash)?;
     let fields = Query::parse(query, &["fields"])?.fields(&Field::DEFAULT)?;
     Ok(Json(shared.torrents.stats_of(hash, &fields).await?))
 }
@@ -332,7 +303,7 @@ async fn remove(
     InPath(hash): InPath<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Refusal> {
-    let hash = parse(&hash)?;
+    let hash = parse_hash(&hash)?;
     let delete_data = Query::parse(query, &["delete_data"])?.flag("delete_data")?;
     let removed = shared.torrents.remove(hash, RemoveOptions { delete_data }).await?;
     let kept = |kept: &KeptFile| json!({"path": kept.path, "reason": *kept.reason});
@@ -384,97 +355,6 @@ async fn resume_all(State(shared): State<Shared>, _: NoParameters) -> Result<Sta
 async fn stop_all(State(shared): State<Shared>, _: NoParameters) -> Result<StatusCode, Refusal> {
     shared.torrents.stop_all_until_resumed().await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// The torrent that the path of a request names; the request has no parameters.
-struct NamedTorrent(InfoHash);
-
-impl FromRequestParts<Shared> for NamedTorrent {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Response> {
-        let hash = InPath::<String>::from_request_parts(parts, shared).await;
-        let InPath(hash) = hash.map_err(IntoResponse::into_response)?;
-        let hash = parse(&hash).map_err(IntoResponse::into_response)?;
-        NoParameters::from_request_parts(parts, shared).await?;
-        Ok(Self(hash))
-    }
-}
-
-/// A request that has no parameters.
-struct NoParameters;
-
-impl FromRequestParts<Shared> for NoParameters {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Response> {
-        let query = parts.uri.query().map(str::to_owned);
-        Query::parse(query, &[]).map_err(IntoResponse::into_response)?;
-        Ok(Self)
-    }
-}
-
-fn parse(hash: &str) -> Result<InfoHash, Refusal> {
-    hash.parse()
-        .map_err(|error| Refusal::of("hash", StatusCode::BAD_REQUEST, error))
-}
-
-/// The parameters of a request; all of them are known.
-struct Query(Vec<(&'static str, String)>);
-
-/// The only parameter that may be given more than once.
-const REPEATABLE: &str = "peer";
-
-impl Query {
-    /// Parses a query. A parameter that is not in `known` is refused, since a misspelled one would otherwise go
-    /// unnoticed.
-    fn parse(query: Option<String>, known: &[&'static str]) -> Result<Self, Refusal> {
-        let mut found: Vec<(&'static str, String)> = Vec::new();
-        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-            let Some(known) = known.iter().find(|known| **known == name) else {
-                let why = format!("no parameter {name:?} here");
-                return Err(Refusal::of("query", StatusCode::BAD_REQUEST, why));
-            };
-            if *known != REPEATABLE && found.iter().any(|(name, _)| name == known) {
-                return Err(Refusal::of(known, StatusCode::BAD_REQUEST, "given more than once"));
-            }
-            found.push((known, value.into_owned()));
-        }
-        Ok(Self(found))
-    }
-
-    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        let found = self.0.iter().filter(move |(found, _)| *found == name);
-        found.map(|(_, value)| value.as_str())
-    }
-
-    fn one(&self, name: &str) -> Option<&str> {
-        self.all(name).next()
-    }
-
-    /// Returns a Boolean parameter, which is false if absent.
-    fn flag(&self, name: &'static str) -> Result<bool, Refusal> {
-        match self.one(name) {
-            None | Some("false") => Ok(false),
-            Some("true") => Ok(true),
-            Some(_) => {
-                let why = format!("{name} is true or false");
-                Err(Refusal::of(name, StatusCode::BAD_REQUEST, why))
-            }
-        }
-    }
-
-    /// Returns the selected fields without duplicates.
-    fn fields(&self, default: &[Field]) -> Result<Vec<Field>, Refusal> {
-        let Some(names) = self.one("fields") else {
-            return Ok(default.to_vec());
-        };
-        let fields = names.split(',').map(str::parse).collect::<Result<Vec<Field>, _>>();
-        let mut fields = fields.map_err(|error| Refusal::of("fields", StatusCode::BAD_REQUEST, error))?;
-        fields.sort_unstable();
-        fields.dedup();
-        Ok(fields)
-    }
 }
 
 #[cfg(test)]
@@ -539,18 +419,5 @@ mod tests {
             let place = reference.strip_prefix('#').unwrap();
             assert!(document.pointer(place).is_some(), "{reference}");
         }
-    }
-
-    #[test]
-    fn unknown_and_doubled_parameters_are_refused() {
-        let parse = |query: &str, known: &[&'static str]| Query::parse(Some(query.to_owned()), known);
-        assert!(parse("fields=name&x=1", &["fields"]).is_err());
-        assert!(parse("root=a&root=b", &["root"]).is_err());
-        let query = parse("peer=a&peer=b%3A1&root=x+y", &["peer", "root"]).unwrap();
-        assert_eq!(query.all("peer").collect::<Vec<_>>(), ["a", "b:1"]);
-        assert_eq!(query.one("root"), Some("x y"));
-        let fields = parse("fields=progress,name,name", &["fields"]).unwrap().fields(&[]);
-        assert_eq!(fields, Ok(vec![Field::Name, Field::Progress]));
-        assert!(parse("fields=", &["fields"]).unwrap().fields(&[]).is_err());
     }
 }

@@ -62,6 +62,18 @@ pub enum DhtError {
     /// Too many searches are running.
     #[error("too many searches of the DHT are running; try again later")]
     Busy,
+    /// The value of an item is not bencoded, for this reason.
+    #[error("the value is not bencoded: {0}")]
+    NotBencoded(String),
+    /// The value of an item is longer than 1000 bytes.
+    #[error("the value has {0} bytes when bencoded, and 1000 are allowed")]
+    LongValue(usize),
+    /// The salt of an item is longer than 64 bytes.
+    #[error("the salt has {0} bytes, and 64 are allowed")]
+    LongSalt(usize),
+    /// The stored item has the greatest sequence number that there is, so no other can follow.
+    #[error("the stored item has the last sequence number, so nothing can replace it")]
+    LastSequence,
     /// The nodes refused to store an item, with this error code of BEP 44.
     #[error("the nodes refused the item: {}", reason(*.0))]
     Refused(i64),

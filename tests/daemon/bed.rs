@@ -41,6 +41,15 @@ pub fn fail(folder: &Path, arguments: &[&str]) -> String {
     stderr
 }
 
+/// Polls until `is_so` returns true.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Creates a torrent of noise, whose content lies in `folder`. Returns its info-hash and the torrent file's bytes.
 pub fn torrent(folder: &Path, name: &str, seed: u64, trackers: &[&str]) -> (String, Vec<u8>) {
     let path = write_file(folder, name, seed, 100_000);

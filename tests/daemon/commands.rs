@@ -1,24 +1,14 @@
 //! The commands that talk to a running daemon, as from a second terminal.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::bed::{Daemon, command, fail, succeed, torrent};
+use crate::bed::{Daemon, command, fail, succeed, torrent, wait_until};
 
 fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-/// Polls until `is_so` returns true.
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// A magnet link is listed with its name, and then with its metadata. The daemon of another folder supplies that.

@@ -19,6 +19,7 @@ mod configuration;
 #[path = "../support/content.rs"]
 mod content;
 mod damage;
+mod dht;
 mod ending;
 mod extremes;
 mod faults;

@@ -66,6 +66,22 @@ impl Daemon {
         self.ask(Method::GET, path, Bytes::new()).await
     }
 
+    /// Returns what is at a path, or `None` if the daemon says that there is nothing.
+    pub(super) async fn get_if_there(&self, path: &str) -> Result<Option<Value>, CliError> {
+        let (place, status, bytes) = self.exchange(Method::GET, path, Bytes::new(), "text/plain").await?;
+        match status {
+            StatusCode::NOT_FOUND => Ok(None),
+            status => self.understand(&place, status, &bytes).map(Some),
+        }
+    }
+
+    /// Sends a POST request whose body is plain bytes.
+    pub(super) async fn post_bytes(&self, path: &str, body: Bytes) -> Result<Value, CliError> {
+        let kind = "application/octet-stream";
+        let (_, answer) = self.ask_with(Method::POST, path, body, kind).await?;
+        Ok(answer)
+    }
+
     /// Sends a POST request without a body.
     pub(super) async fn post(&self, path: &str) -> Result<Value, CliError> {
         self.ask(Method::POST, path, Bytes::new()).await
@@ -101,6 +117,18 @@ impl Daemon {
         body: Bytes,
         kind: &'static str,
     ) -> Result<(StatusCode, Value), CliError> {
+        let (place, status, bytes) = self.exchange(method, path, body, kind).await?;
+        Ok((status, self.understand(&place, status, &bytes)?))
+    }
+
+    /// Sends a request. Returns the daemon's place, and status and body of the answer.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        kind: &'static str,
+    ) -> Result<(String, StatusCode, Bytes), CliError> {
         let Connection { sender, host, place } = self.connect().await?;
         let request = Request::builder()
             .method(method)
@@ -111,7 +139,7 @@ impl Daemon {
             .body(Full::new(body));
         let request = request.map_err(|error| CliError::Other(format!("cannot ask: {error}")))?;
         match tokio::time::timeout(ANSWER_TIMEOUT, exchange(sender, request)).await {
-            Ok(Ok((status, bytes))) => Ok((status, self.understand(&place, status, &bytes)?)),
+            Ok(Ok((status, bytes))) => Ok((place, status, bytes)),
             Ok(Err(error)) => Err(CliError::Other(format!("{place}: {error}"))),
             Err(_) => Err(CliError::Other(format!(
                 "{place}: no answer in {} s",

@@ -58,7 +58,7 @@ impl Answer {
 
     /// Answers the user: the search has ended.
     pub(super) fn finish(self, found: Found) {
-        if found.reply_count == 0 {
+        if found.reply_count == 0 && found.item.is_none() {
             return self.refuse(DhtError::NoNodes);
         }
         match self {

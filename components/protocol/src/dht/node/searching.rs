@@ -310,6 +310,11 @@ impl Node {
             let is_wanted = self.part(family).is_enabled && only.is_none_or(|only| only == family);
             is_wanted.then(|| self.new_lookup(target, family, now))
         });
+        // We may be one of the nodes that store the item.
+        let own = match goal {
+            Goal::Get { .. } | Goal::Put { .. } => self.items.get(target).cloned(),
+            Goal::Nodes | Goal::Peers { .. } => None,
+        };
         let search = Search {
             target,
             goal,
@@ -321,7 +326,10 @@ impl Node {
             holders: BTreeSet::new(),
             filters: [BloomFilter::default(), BloomFilter::default()],
             has_filters: false,
-            found: Found::default(),
+            found: Found {
+                item: own,
+                ..Found::default()
+            },
             started: now,
             // The first step is that of the next `advance`.
             resumes_at: now,

@@ -1,0 +1,339 @@
+//! `dht`: asks the daemon's DHT node.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use ecs_torrent::InfoHash;
+use ecs_torrent::daemon::Token;
+use ecs_torrent::dht::sign_next;
+use ecs_torrent::protocol::bencode::{Document, Limits};
+use ecs_torrent::protocol::dht::id::NodeId;
+use ecs_torrent::protocol::dht::items::{Item, mutable_target, public_key};
+use ecs_torrent::protocol::magnet::Magnet;
+
+use super::DaemonAddress;
+use super::connection::Daemon;
+use super::values::text;
+use crate::cli::output::{self, Screen, print_json, printable};
+use crate::cli::{CliError, Outcome};
+
+/// Longest secret file, in bytes: the digits of a key and white space around them.
+const MAX_SECRET_FILE: u64 = 1024;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct DhtArgs {
+    #[command(subcommand)]
+    command: DhtCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DhtCommand {
+    /// Show the state of the daemon's node.
+    #[command(after_help = "Example:\n  ecs-torrent dht stats")]
+    Stats(StatsArgs),
+    /// Search peers of a torrent.
+    #[command(after_help = "\
+The torrent need not be in the daemon's list. Nothing is announced, and no peer
+is connected to.
+
+Examples:
+  ecs-torrent dht lookup 0c1f3b05aef04c0a1c0e0c5e9a4d1f0a9d1f3b05
+  ecs-torrent dht lookup 'magnet:?xt=urn:btih:...' --json")]
+    Lookup(LookupArgs),
+    /// Get an item.
+    #[command(after_help = "\
+Examples:
+  ecs-torrent dht get e5f96f6f38320f0f33959cb4d3d656452117aadb
+  ecs-torrent dht get --key 77ff84905a91936367c01360803104f92432fcd904a43511876df5cdf3e7e548 --salt news")]
+    Get(GetArgs),
+    /// Store an item for two hours.
+    #[command(after_help = "\
+Without --secret the item cannot be changed, and is found by its hash. With it,
+the item is found by the public key, and each `put` replaces the one before.
+
+Examples:
+  ecs-torrent dht put 'Hello World!'
+  ecs-torrent dht put 'version 2' --secret news.key --salt news
+  cat item.bencoded | ecs-torrent dht put --bencoded -")]
+    Put(PutArgs),
+}
+
+#[derive(Debug, Args)]
+struct StatsArgs {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+#[derive(Debug, Args)]
+struct LookupArgs {
+    /// Info-hash, 40 digits, or magnet link.
+    torrent: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+#[derive(Debug, Args)]
+struct GetArgs {
+    /// The item's target, 40 digits.
+    #[arg(required_unless_present = "key", conflicts_with = "key")]
+    target: Option<String>,
+    /// The publisher's public key, 64 digits, in place of the target.
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// The salt of a mutable item.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    salt: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+#[derive(Debug, Args)]
+struct PutArgs {
+    /// The value: a text, or `-` for the standard input.
+    value: String,
+    /// The value is bencoded already.
+    #[arg(long)]
+    bencoded: bool,
+    /// File with the secret key of a mutable item; created if it does not exist.
+    #[arg(long, value_name = "FILE")]
+    secret: Option<PathBuf>,
+    /// The salt of a mutable item: one key may publish an item under each.
+    #[arg(long, value_name = "TEXT", default_value = "", requires = "secret")]
+    salt: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+pub(in crate::cli) async fn run(args: DhtArgs, screen: Screen) -> Result<Outcome, CliError> {
+    match args.command {
+        DhtCommand::Stats(args) => stats(args).await,
+        DhtCommand::Lookup(args) => look_up(args, &screen).await,
+        DhtCommand::Get(args) => get(args, &screen).await,
+        DhtCommand::Put(args) => put(args, &screen).await,
+    }
+}
+
+async fn stats(args: StatsArgs) -> Result<Outcome, CliError> {
+    let stats = Daemon::find(&args.daemon)?.get("/api/v1/dht").await?;
+    if args.json {
+        print_json(&stats);
+        return Ok(Outcome::Done);
+    }
+    let count = |name: &str| stats[name].as_u64().unwrap_or_default();
+    let moved = |way: &str| {
+        let bytes = output::bytes(count(&format!("bytes_{way}")));
+        format!("{bytes} in {} datagrams", count(&format!("datagrams_{way}")))
+    };
+    for (label, name) in [("IPv4", "ipv4"), ("IPv6", "ipv6")] {
+        let network = &stats[name];
+        if network.is_null() {
+            say!("{label:<10} off");
+            continue;
+        }
+        let nodes = |name: &str| network[name].as_u64().unwrap_or_default();
+        say!(
+            "{label:<10} {} nodes, {} of them good",
+            nodes("nodes"),
+            nodes("good_nodes")
+        );
+        say!("{:<10} id {}", "", printable(text(&network["id"])));
+        if let Some(address) = network["external_address"].as_str() {
+            say!("{:<10} our address is {}", "", printable(address));
+        }
+    }
+    say!(
+        "{:<10} {} peers of {} torrents, {} items",
+        "stored",
+        count("stored_peers"),
+        count("stored_torrents"),
+        count("stored_items")
+    );
+    say!("{:<10} {} running", "searches", count("searches"));
+    say!("{:<10} {}", "sent", moved("sent"));
+    say!("{:<10} {}", "received", moved("received"));
+    say!(
+        "{:<10} {} sent, {} answered; {} received, {} refused",
+        "queries",
+        count("queries_sent"),
+        count("replies_received"),
+        count("queries_received"),
+        count("queries_refused")
+    );
+    Ok(Outcome::Done)
+}
+
+async fn look_up(args: LookupArgs, screen: &Screen) -> Result<Outcome, CliError> {
+    let hash = info_hash(&args.torrent)?;
+    announce_search(screen);
+    let found = Daemon::find(&args.daemon)?
+        .get(&format!("/api/v1/dht/peers/{hash}"))
+        .await?;
+    if args.json {
+        print_json(&found);
+        return Ok(Outcome::Done);
+    }
+    let peers = found["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for peer in peers {
+        say!("{}", printable(text(peer)));
+    }
+    let nodes = found["nodes"].as_u64().unwrap_or_default() as usize;
+    let summary = format!(
+        "{} from {}",
+        output::count(peers.len(), "peer"),
+        output::count(nodes, "node")
+    );
+    screen.note(match (found["seeds"].as_u64(), found["downloaders"].as_u64()) {
+        (Some(seeds), Some(others)) => format!("{summary}; about {seeds} seeds and {others} others"),
+        _ => summary,
+    });
+    Ok(Outcome::Done)
+}
+
+/// Tells a user at a terminal what takes some seconds.
+fn announce_search(screen: &Screen) {
+    if screen.is_terminal() {
+        screen.note("searching the DHT...");
+    }
+}
+
+fn info_hash(torrent: &str) -> Result<InfoHash, CliError> {
+    if torrent.starts_with("magnet:") {
+        let magnet: Magnet = torrent.parse().map_err(|error| CliError::Other(format!("{error}")))?;
+        return Ok(magnet.hashes.primary());
+    }
+    let parsed = torrent.parse();
+    parsed.map_err(|error| CliError::Other(format!("{}: {error}", printable(torrent))))
+}
+
+async fn get(args: GetArgs, screen: &Screen) -> Result<Outcome, CliError> {
+    let salt = args.salt.as_bytes();
+    let target = match (&args.key, &args.target) {
+        (Some(key), _) => {
+            let key = const_hex::decode_to_array(key);
+            let key = key.map_err(|_| CliError::Other("a public key is 64 hexadecimal digits".into()))?;
+            mutable_target(&key, salt)
+        }
+        (None, target) => {
+            let parsed: Result<NodeId, _> = target.as_deref().unwrap_or_default().parse();
+            parsed.map_err(|_| CliError::Other("a target is 40 hexadecimal digits".into()))?
+        }
+    };
+    announce_search(screen);
+    let item = Daemon::find(&args.daemon)?.get(&item_path(target, salt)).await?;
+    if args.json {
+        print_json(&item);
+        return Ok(Outcome::Done);
+    }
+    let value = const_hex::decode(text(&item["value"])).unwrap_or_default();
+    let value = match Document::parse(&value, &Limits::default()) {
+        Ok(document) => document.root().as_str().map(str::to_owned),
+        Err(_) => None,
+    }
+    .unwrap_or_else(|| String::from_utf8_lossy(&value).into_owned());
+    say!("{}", printable(&value));
+    Ok(Outcome::Done)
+}
+
+fn item_path(target: NodeId, salt: &[u8]) -> String {
+    format!("/api/v1/dht/items/{target}?salt={}", const_hex::encode(salt))
+}
+
+async fn put(args: PutArgs, screen: &Screen) -> Result<Outcome, CliError> {
+    let value = read_value(&args)?;
+    announce_search(screen);
+    let daemon = Daemon::find(&args.daemon)?;
+    let mut path = "/api/v1/dht/items".to_owned();
+    let mut key = None;
+    if let Some(file) = &args.secret {
+        let secret = read_secret(file)?;
+        let salt = args.salt.as_bytes();
+        let target = mutable_target(&public_key(&secret), salt);
+        let stored = daemon.get_if_there(&item_path(target, salt)).await?;
+        let last = stored.as_ref().and_then(|item| item["signed"]["seq"].as_i64());
+        let item = sign_next(&secret, salt, &value, last).map_err(|error| CliError::Other(error.to_string()))?;
+        path = format!("{path}?{}", parameters(&item, salt, last));
+        key = item.proof.map(|proof| const_hex::encode(proof.key));
+    }
+    let stored = daemon.post_bytes(&path, value.into()).await?;
+    if args.json {
+        print_json(&stored);
+        return Ok(Outcome::Done);
+    }
+    let nodes = stored["nodes"].as_u64().unwrap_or_default() as usize;
+    say!("target {}", printable(text(&stored["target"])));
+    if let Some(key) = key {
+        say!("key    {key}");
+    }
+    say!("stored at {}", output::count(nodes, "node"));
+    Ok(Outcome::Done)
+}
+
+/// Returns the query of a request that stores a signed item.
+fn parameters(item: &Item, salt: &[u8], cas: Option<i64>) -> String {
+    let proof = item.proof.as_ref().map(|proof| {
+        let (key, signature) = (const_hex::encode(proof.key), const_hex::encode(proof.signature));
+        format!("key={key}&signature={signature}&seq={}", proof.seq)
+    });
+    let salt = format!("salt={}", const_hex::encode(salt));
+    let cas = cas.map(|cas| format!("cas={cas}"));
+    let all: Vec<String> = proof.into_iter().chain([salt]).chain(cas).collect();
+    all.join("&")
+}
+
+/// Reads the value and bencodes it, unless it is bencoded already.
+fn read_value(args: &PutArgs) -> Result<Vec<u8>, CliError> {
+    let mut value = args.value.clone().into_bytes();
+    if args.value == "-" {
+        value.clear();
+        let read = io::stdin().lock().take(4096).read_to_end(&mut value);
+        read.map_err(CliError::io("cannot read the standard input".to_owned()))?;
+    }
+    Ok(match args.bencoded {
+        true => value,
+        false => [format!("{}:", value.len()).as_bytes(), &value].concat(),
+    })
+}
+
+/// Reads a secret key; creates one, which only the user can read, if there is no file.
+fn read_secret(path: &Path) -> Result<[u8; 32], CliError> {
+    let fail = |error: &dyn std::fmt::Display| CliError::Other(format!("{}: {error}", path.display()));
+    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let digits = match created {
+        Ok(mut file) => {
+            let digits = Token::nonce().map_err(|error| fail(&error))?;
+            let written = writeln!(file, "{digits}").and_then(|()| file.sync_all());
+            written.map_err(|error| fail(&error))?;
+            digits
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let mut digits = String::new();
+            let file = fs::File::open(path).map_err(|error| fail(&error))?;
+            let read = file.take(MAX_SECRET_FILE).read_to_string(&mut digits);
+            read.map_err(|error| fail(&error))?;
+            digits
+        }
+        Err(error) => return Err(fail(&error)),
+    };
+    let digits = digits.trim();
+    let secret = if digits.len() == 64 {
+        const_hex::decode_to_array(digits).ok()
+    } else {
+        None
+    };
+    secret.ok_or_else(|| fail(&"a secret key is 64 hexadecimal digits"))
+}

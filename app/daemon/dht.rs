@@ -1,0 +1,105 @@
+//! The routes of the DHT.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use ecs_torrent_components::dht::{DhtPeers, DhtStats};
+use ecs_torrent_protocol::dht::id::NodeId;
+use ecs_torrent_protocol::dht::items::{Item, Proof};
+use serde_json::{Value, json};
+
+use super::Shared;
+use super::answers::Refusal;
+use super::requests::{NamedTorrent, Query, read};
+
+pub(super) async fn stats(State(shared): State<Shared>) -> Result<Json<DhtStats>, Refusal> {
+    Ok(Json(shared.torrents.dht().stats().await?))
+}
+
+pub(super) async fn find_peers(
+    State(shared): State<Shared>,
+    NamedTorrent(hash): NamedTorrent,
+) -> Result<Json<DhtPeers>, Refusal> {
+    Ok(Json(shared.torrents.dht().find_peers(hash).await?))
+}
+
+pub(super) async fn get(
+    State(shared): State<Shared>,
+    Path(target): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Refusal> {
+    let target: NodeId = target.parse().map_err(|_| {
+        let why = "a target is 40 hexadecimal digits";
+        Refusal::of("target", StatusCode::BAD_REQUEST, why)
+    })?;
+    let query = Query::parse(query, &["salt"])?;
+    let salt = bytes(&query, "salt")?.unwrap_or_default();
+    let item = shared.torrents.dht().get(target, &salt).await?;
+    let item = item.ok_or_else(|| Refusal::of("target", StatusCode::NOT_FOUND, "no node has this item"))?;
+    let proof = item.proof.map(|Proof { key, signature, seq }| {
+        json!({"key": const_hex::encode(key), "signature": const_hex::encode(signature), "seq": seq})
+    });
+    Ok(Json(json!({"value": const_hex::encode(item.value), "signed": proof})))
+}
+
+/// Stores the body as an item. A mutable item arrives signed: its secret key stays with the client.
+pub(super) async fn put(
+    State(shared): State<Shared>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, Refusal> {
+    let query = Query::parse(query, &["key", "signature", "seq", "salt", "cas"])?;
+    let salt = bytes(&query, "salt")?.unwrap_or_default();
+    let proof = match (
+        array(&query, "key")?,
+        array(&query, "signature")?,
+        number(&query, "seq")?,
+    ) {
+        (None, None, None) => None,
+        (Some(key), Some(signature), Some(seq)) => Some(Proof { key, signature, seq }),
+        _ => {
+            let why = "key, signature and seq belong together";
+            return Err(Refusal::of("key", StatusCode::BAD_REQUEST, why));
+        }
+    };
+    let cas = number(&query, "cas")?;
+    let (value, _permit) = read(&shared, &headers, body).await?;
+    let value = value.to_vec().into_boxed_slice();
+    let stored = shared
+        .torrents
+        .dht()
+        .put_item(Item { value, proof }, &salt, cas)
+        .await?;
+    Ok(Json(
+        json!({"target": stored.target.to_string(), "seq": stored.seq, "nodes": stored.nodes}),
+    ))
+}
+
+/// Reads a parameter that is bytes in hexadecimal digits.
+fn bytes(query: &Query, name: &'static str) -> Result<Option<Vec<u8>>, Refusal> {
+    let decode = |digits| const_hex::decode(digits).map_err(|_| no_digits(name));
+    query.one(name).map(decode).transpose()
+}
+
+fn array<const N: usize>(query: &Query, name: &'static str) -> Result<Option<[u8; N]>, Refusal> {
+    let bytes = bytes(query, name)?;
+    bytes
+        .map(|bytes| bytes.try_into().map_err(|_| no_digits(name)))
+        .transpose()
+}
+
+fn number(query: &Query, name: &'static str) -> Result<Option<i64>, Refusal> {
+    let parse = |text: &str| {
+        let why = format!("{name} is a whole number");
+        text.parse()
+            .map_err(|_| Refusal::of(name, StatusCode::BAD_REQUEST, why))
+    };
+    query.one(name).map(parse).transpose()
+}
+
+fn no_digits(name: &'static str) -> Refusal {
+    let why = format!("{name} is bytes in hexadecimal digits: a key has 64, a signature 128");
+    Refusal::of(name, StatusCode::BAD_REQUEST, why)
+}

@@ -1,0 +1,185 @@
+//! Operations on an engine's DHT node.
+
+use ecs_torrent_components::dht::{DhtError, DhtPeers, DhtStats, FindDhtPeers, GetDhtItem, GetDhtStats, PutDhtItem};
+use ecs_torrent_protocol::bencode::{Document, Limits};
+use ecs_torrent_protocol::dht::id::NodeId;
+use ecs_torrent_protocol::dht::items::{self, Item};
+use ecs_torrent_protocol::dht::krpc::{MAX_SALT, MAX_VALUE};
+
+use crate::error::Error;
+use crate::id::TorrentId;
+use crate::torrents::Torrents;
+
+/// The DHT (BEP 5): finds peers of any torrent, and keeps small items for everybody (BEP 44). It comes from
+/// [`Torrents::dht`] and is cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Dht(Torrents);
+
+/// An item that was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredItem {
+    /// The target by which the item is found.
+    pub target: NodeId,
+    /// The sequence number of a mutable item; 0 for an immutable one.
+    pub seq: i64,
+    /// Number of nodes that stored it.
+    pub nodes: usize,
+}
+
+impl Torrents {
+    /// Returns the operations on the engine's DHT node.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, _| {
+    /// match torrents.dht().put(b"5:hello").await {
+    ///     Ok(stored) => println!("{} at {} nodes", stored.target, stored.nodes),
+    ///     Err(error) => println!("{error}"),
+    /// }
+    /// # Ok(())
+    /// # });
+    /// ```
+    #[must_use]
+    pub fn dht(&self) -> Dht {
+        Dht(self.clone())
+    }
+}
+
+impl Dht {
+    /// Returns the state of our node.
+    ///
+    /// # Errors
+    /// If the engine has stopped or has no DHT.
+    pub async fn stats(&self) -> Result<DhtStats, Error> {
+        self.0.ask(|reply| GetDhtStats { reply }).await
+    }
+
+    /// Searches peers of a torrent, which need not be listed here. Does not announce us, and connects to nobody.
+    ///
+    /// # Errors
+    /// [`Error::Dht`].
+    pub async fn find_peers(&self, torrent: impl Into<TorrentId>) -> Result<DhtPeers, Error> {
+        let TorrentId(torrent) = torrent.into();
+        Ok(self.0.ask(|reply| FindDhtPeers { torrent, reply }).await??)
+    }
+
+    /// Searches an item. Returns the one with the greatest sequence number, or `None` if no node has it.
+    ///
+    /// # Errors
+    /// [`Error::Dht`].
+    pub async fn get(&self, target: NodeId, salt: &[u8]) -> Result<Option<Item>, Error> {
+        check_salt(salt)?;
+        let salt = salt.to_vec();
+        Ok(self.0.ask(|reply| GetDhtItem { target, salt, reply }).await??)
+    }
+
+    /// Stores an immutable item: a bencoded value of up to 1000 bytes. Nodes forget it after two hours unless it is
+    /// stored again.
+    ///
+    /// # Errors
+    /// [`Error::Dht`].
+    pub async fn put(&self, value: &[u8]) -> Result<StoredItem, Error> {
+        check_value(value)?;
+        let item = Item {
+            value: value.into(),
+            proof: None,
+        };
+        self.put_item(item, &[], None).await
+    }
+
+    /// Stores a mutable item under the key that belongs to `secret`, in place of the one that is there: the sequence
+    /// number is one greater, and nothing is stored if somebody else has changed the item meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Dht`].
+    pub async fn publish(&self, secret: &[u8; 32], salt: &[u8], value: &[u8]) -> Result<StoredItem, Error> {
+        check_value(value)?;
+        let target = items::mutable_target(&items::public_key(secret), salt);
+        let cas = self.get(target, salt).await?.map(|item| item.seq());
+        let item = sign_next(secret, salt, value, cas)?;
+        self.put_item(item, salt, cas).await
+    }
+
+    /// Stores an item that was signed elsewhere, or an immutable one. With `cas`, nodes store it only over an item with
+    /// that sequence number.
+    ///
+    /// # Errors
+    /// [`Error::Dht`].
+    pub async fn put_item(&self, item: Item, salt: &[u8], cas: Option<i64>) -> Result<StoredItem, Error> {
+        check_value(&item.value)?;
+        check_salt(salt)?;
+        let target = match &item.proof {
+            Some(proof) => items::mutable_target(&proof.key, salt),
+            None => items::immutable_target(&item.value),
+        };
+        let (seq, salt) = (item.seq(), salt.to_vec());
+        let put = |reply| PutDhtItem { item, salt, cas, reply };
+        let nodes = self.0.ask(put).await??;
+        Ok(StoredItem { target, seq, nodes })
+    }
+}
+
+/// Signs the item that follows the one with the sequence number `last`.
+///
+/// # Errors
+/// If the value or the salt is too long, or there is no greater sequence number.
+pub fn sign_next(secret: &[u8; 32], salt: &[u8], value: &[u8], last: Option<i64>) -> Result<Item, DhtError> {
+    check_salt(salt)?;
+    check_value(value)?;
+    let seq = last
+        .map_or(Some(1), |last| last.checked_add(1))
+        .ok_or(DhtError::LastSequence)?;
+    Item::sign(secret, salt, seq, value).map_err(|refusal| DhtError::Refused(refusal.code as i64))
+}
+
+fn check_salt(salt: &[u8]) -> Result<(), DhtError> {
+    match salt.len() {
+        0..=MAX_SALT => Ok(()),
+        len => Err(DhtError::LongSalt(len)),
+    }
+}
+
+fn check_value(value: &[u8]) -> Result<(), DhtError> {
+    if value.len() > MAX_VALUE {
+        return Err(DhtError::LongValue(value.len()));
+    }
+    match Document::parse(value, &Limits::default()) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(DhtError::NotBencoded(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_bencoded_and_short() {
+        assert_eq!(check_value(b"5:hello"), Ok(()));
+        assert!(matches!(check_value(b"hello"), Err(DhtError::NotBencoded(_))));
+        assert!(matches!(check_value(b"5:hello5:hello"), Err(DhtError::NotBencoded(_))));
+        let long = [b"997:".as_slice(), &[b'x'; 997]].concat();
+        assert_eq!(check_value(&long), Err(DhtError::LongValue(1001)));
+        assert_eq!(
+            check_value(&long[1..]),
+            Err(DhtError::NotBencoded(check_text(&long[1..])))
+        );
+        assert_eq!(check_salt(&[0; 64]), Ok(()));
+        assert_eq!(check_salt(&[0; 65]), Err(DhtError::LongSalt(65)));
+    }
+
+    fn check_text(value: &[u8]) -> String {
+        Document::parse(value, &Limits::default()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn sequence_numbers_grow_until_the_last() {
+        let sign = |last| sign_next(&[7; 32], b"salt", b"i1e", last);
+        let (first, next) = (sign(None).unwrap(), sign(Some(41)).unwrap());
+        assert_eq!((first.seq(), next.seq()), (1, 42));
+        let target = items::mutable_target(&items::public_key(&[7; 32]), b"salt");
+        let signed = next.proof.as_ref().map(items::Proof::as_signed);
+        assert_eq!(Item::verified(target, b"i1e", signed, b"salt"), Some(next.clone()));
+        assert_eq!(sign(Some(i64::MAX)), Err(DhtError::LastSequence));
+    }
+}
