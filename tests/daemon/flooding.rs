@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(2);
 /// runs other tests too. Without protection, an answer takes many times as long.
 const AT_MOST: Duration = Duration::from_secs(10);
 
-/// Number of descriptors that a test process needs besides its flood.
+/// Number of descriptors that a test process needs in addition to its flood.
 const OTHER_DESCRIPTORS: u64 = 200;
 
 /// Raises this process's limit of descriptors, so that it can open a flood of `count` connections; a test ends if it

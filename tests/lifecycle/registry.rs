@@ -114,7 +114,7 @@ fn half_downloaded(bed: &mut Bed, torrent: &Arc<Torrent>, root: &Path) -> InfoHa
 }
 
 /// Asserts that a torrent of one file `data` keeps it from torrents of the same and of another length, with
-/// `overwrite` too, and completes from a seed afterwards.
+/// `overwrite` too, and completes from a seed afterward.
 #[track_caller]
 fn assert_keeps_its_file(bed: &Bed, first: &Torrent, root: &Path) {
     let before = fs::read(root.join("data")).unwrap();
