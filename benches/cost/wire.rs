@@ -212,7 +212,7 @@ fn kinds() -> Vec<Kind> {
         Kind::new("reject without a request", |_| {
             filled(|n| Message::RejectRequest(block_of(n as u32 % PIECES)))
         }),
-        Kind::new("port", |_| filled(|n| Message::Port(n as u16))),
+        Kind::new("port", |_| filled(|n| Message::Port(n as u16))).closed(),
         Kind::new("suggest piece", |round| {
             filled(move |n| Message::SuggestPiece((round * CHUNK + n) as u32 % PIECES))
         }),

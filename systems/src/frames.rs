@@ -177,8 +177,9 @@ impl Inboxes<'_> {
             return Err(WireError::TooManyBitfields);
         }
         let is_choke = matches!(message, Message::Choke | Message::Unchoke);
-        let is_handshake = matches!(message, Message::Extended { id: HANDSHAKE_ID, .. });
-        if (is_choke && !wire.chokes.take(now)) || (is_handshake && !wire.changes.take(now)) {
+        // Each of them costs far more than its bytes: a port makes the DHT look for a node there.
+        let is_announcement = matches!(message, Message::Port(_) | Message::Extended { id: HANDSHAKE_ID, .. });
+        if (is_choke && !wire.chokes.take(now)) || (is_announcement && !wire.changes.take(now)) {
             return Err(WireError::TooManyChanges);
         }
         match message {
