@@ -3,12 +3,12 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use ecs_torrent::sim::{Act, Line, Scenario, Who};
+//! use ecs_torrent::sim::{Act, Link, Scenario, Who};
 //!
 //! let outcome = Scenario::new("a leecher loses its power")
 //!     .seed(7)
-//!     .seeds(1, Line::symmetric(1 << 20))
-//!     .leeches(3, Line::symmetric(1 << 20))
+//!     .seeds(1, Link::symmetric(1 << 20))
+//!     .leeches(3, Link::symmetric(1 << 20))
 //!     .at(Duration::from_secs(1), Act::PowerFails(Who::Leech(0)))
 //!     .at(Duration::from_secs(5), Act::Starts(Who::Leech(0)))
 //!     .run();
@@ -35,4 +35,4 @@ mod running;
 mod scenario;
 
 pub use self::outcome::{Outcome, Trouble};
-pub use self::scenario::{Act, Line, Look, Scenario, When, Who};
+pub use self::scenario::{Act, Link, Look, Scenario, When, Who};

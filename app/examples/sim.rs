@@ -18,7 +18,7 @@ use clap::error::ErrorKind;
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::engine::sim::{NewContent, Path};
 use ecs_torrent::sim::hostile::Hostility;
-use ecs_torrent::sim::{Act, Line, Look, Scenario, Who, plot};
+use ecs_torrent::sim::{Act, Link, Look, Scenario, Who, plot};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Simulates a swarm of ecs-torrent engines on a virtual clock, tells what happens, and draws it.
@@ -142,7 +142,7 @@ fn use_huge_pages() {
 }
 
 fn swarm(options: &Options) -> Scenario {
-    let line = Line::asymmetric((options.up as u64) << 10, (options.down as u64) << 10);
+    let line = Link::asymmetric((options.up as u64) << 10, (options.down as u64) << 10);
     let mut settings = Settings::default();
     settings.tick.min_interval_us = options.tick as u64 * 1000;
     let threads = options

@@ -27,7 +27,7 @@ impl fmt::Display for Act {
             Self::DiskFails(who, time) => write!(f, "the disk of {who} fails for {time:.1?}"),
             Self::SyncsFail(who, count) => write!(f, "the next {count} syncs of {who} fail"),
             Self::DiskSlows(who, factor) => write!(f, "the disk of {who} becomes {factor} times slower"),
-            Self::LineIs(who, line) => write!(f, "{who} sends at most {} B/s, and receives {}", line.up, line.down),
+            Self::LinkIs(who, link) => write!(f, "{who} sends at most {} B/s, and receives {}", link.up, link.down),
             Self::Tracker(mode) => write!(f, "the tracker: {mode:?}"),
         }
     }

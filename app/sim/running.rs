@@ -281,7 +281,7 @@ impl<'s> Stage<'s> {
                 disk.fail(DiskOperation::Sync, DiskFault::Io, Lasting::Next(count));
             }
             Act::DiskSlows(who, factor) => self.sim.disk(self.node(who)).set_slowness(factor),
-            Act::LineIs(who, line) => self.sim.net().set_access(self.node(who), line.access()),
+            Act::LinkIs(who, link) => self.sim.net().set_access(self.node(who), link.access()),
             Act::Tracker(mode) => self.tracker.set_mode(self.sim.now(), mode),
         }
     }

@@ -35,14 +35,14 @@ impl fmt::Display for Who {
 
 /// A node's link, in bytes per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Line {
+pub struct Link {
     /// Capacity of the uplink.
     pub up: u64,
     /// Capacity of the downlink.
     pub down: u64,
 }
 
-impl Line {
+impl Link {
     /// Creates a link with equal capacity in both directions.
     #[must_use]
     pub const fn symmetric(bytes_per_s: u64) -> Self {
@@ -107,7 +107,7 @@ pub enum Act {
     /// The disk becomes slower by the given factor.
     DiskSlows(Who, f64),
     /// The capacity of the link changes.
-    LineIs(Who, Line),
+    LinkIs(Who, Link),
     /// The behavior of the tracker changes.
     Tracker(TrackerMode),
 }
@@ -127,7 +127,7 @@ pub enum When {
 #[derive(Clone)]
 pub(super) struct Group {
     pub(super) count: usize,
-    pub(super) line: Line,
+    pub(super) link: Link,
     /// The nodes are down until an [`Act::Starts`].
     pub(super) is_late: bool,
 }
@@ -140,7 +140,7 @@ pub struct Scenario {
     pub(super) torrent: NewContent,
     pub(super) seeds: Vec<Group>,
     pub(super) leeches: Vec<Group>,
-    pub(super) hostiles: Vec<(Hostility, Line)>,
+    pub(super) hostiles: Vec<(Hostility, Link)>,
     pub(super) idle_torrents: usize,
     pub(super) acts: Vec<(When, Act)>,
     pub(super) settings: Settings,
@@ -226,10 +226,10 @@ impl Scenario {
 
     /// Adds seeds, which have all pieces.
     #[must_use]
-    pub fn seeds(mut self, count: usize, line: Line) -> Self {
+    pub fn seeds(mut self, count: usize, link: Link) -> Self {
         self.seeds.push(Group {
             count,
-            line,
+            link,
             is_late: false,
         });
         self
@@ -237,10 +237,10 @@ impl Scenario {
 
     /// Adds leechers, which have no pieces and want all.
     #[must_use]
-    pub fn leeches(mut self, count: usize, line: Line) -> Self {
+    pub fn leeches(mut self, count: usize, link: Link) -> Self {
         self.leeches.push(Group {
             count,
-            line,
+            link,
             is_late: false,
         });
         self
@@ -248,10 +248,10 @@ impl Scenario {
 
     /// Adds leechers that start only at an [`Act::Starts`].
     #[must_use]
-    pub fn late_leeches(mut self, count: usize, line: Line) -> Self {
+    pub fn late_leeches(mut self, count: usize, link: Link) -> Self {
         self.leeches.push(Group {
             count,
-            line,
+            link,
             is_late: true,
         });
         self
@@ -259,8 +259,8 @@ impl Scenario {
 
     /// Adds hostile peers of the given kind.
     #[must_use]
-    pub fn hostiles(mut self, count: usize, hostility: Hostility, line: Line) -> Self {
-        self.hostiles.extend(std::iter::repeat_n((hostility, line), count));
+    pub fn hostiles(mut self, count: usize, hostility: Hostility, link: Link) -> Self {
+        self.hostiles.extend(std::iter::repeat_n((hostility, link), count));
         self
     }
 
@@ -379,12 +379,12 @@ impl Scenario {
     pub fn ideal(&self) -> Duration {
         let len = self.torrent.len as f64;
         let sum = |groups: &[Group]| -> f64 {
-            let up = groups.iter().map(|group| group.count as f64 * group.line.up as f64);
+            let up = groups.iter().map(|group| group.count as f64 * group.link.up as f64);
             up.sum()
         };
         let (seeds, all) = (sum(&self.seeds), sum(&self.seeds) + sum(&self.leeches));
         let count: usize = self.leeches.iter().map(|group| group.count).sum();
-        let slowest = self.leeches.iter().map(|group| group.line.down).min();
+        let slowest = self.leeches.iter().map(|group| group.link.down).min();
         let seconds = [
             len / seeds,
             slowest.map_or(0.0, |down| len / down as f64),
@@ -417,11 +417,11 @@ impl Scenario {
     pub fn store_and_forward(&self) -> Duration {
         let len = self.torrent.len as f64;
         let piece = len.min(f64::from(self.torrent.piece_length));
-        let up = |groups: &[Group]| groups.iter().map(|group| group.line.up).max().unwrap_or(0) as f64;
+        let up = |groups: &[Group]| groups.iter().map(|group| group.link.up).max().unwrap_or(0) as f64;
         let seeds: f64 = self
             .seeds
             .iter()
-            .map(|group| group.count as f64 * group.line.up as f64)
+            .map(|group| group.count as f64 * group.link.up as f64)
             .sum();
         let count: usize = self.leeches.iter().map(|group| group.count).sum();
         let hops = f64::from(count.max(1).ilog2());

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::engine::sim::{NewContent, Path, TrackerOptions};
-use ecs_torrent::sim::{Line, Outcome, Scenario, Who};
+use ecs_torrent::sim::{Link, Outcome, Scenario, Who};
 
 /// Default torrent size in MiB. Connecting, the first pieces and the last ones take some seconds at any size.
 const MIB: u64 = 128;
@@ -33,7 +33,7 @@ const CLASSES: [u64; 5] = [500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000];
 const OF_EACH: usize = 4;
 
 /// Links of the table: 1 MiB/s up and 4 MiB/s down.
-const HOME: Line = Line::asymmetric(1 << 20, 4 << 20);
+const HOME: Link = Link::asymmetric(1 << 20, 4 << 20);
 
 /// Leechers and MiB of the rows of the table.
 const CROWDS: [(usize, u64); 4] = [(10, 32), (20, 32), (50, 64), (100, 64)];
@@ -45,7 +45,7 @@ fn main() {
     let seeds = number_from("EFFICIENCY_SEEDS", 10);
     let peers = number_from("EFFICIENCY_PEERS", 100) as usize;
     let mib = number_from("EFFICIENCY_MIB", MIB);
-    let line = Line::symmetric(EQUAL);
+    let line = Link::symmetric(EQUAL);
 
     println!("flash crowd: 1 seed, {peers} leechers, equal lines of {EQUAL} B/s, {mib} MiB");
     let mut ratios: Vec<f64> = (1..=seeds)
@@ -63,9 +63,9 @@ fn main() {
 
     let piece_kib = number_from("EFFICIENCY_PIECE", 64) as u32;
     println!("mixed swarm: 1 seed, {OF_EACH} leechers of each class, {mib} MiB in pieces of {piece_kib} KiB");
-    let mut mixed = swarm(1, mib, piece_kib).seeds(1, Line::symmetric(FAST));
+    let mut mixed = swarm(1, mib, piece_kib).seeds(1, Link::symmetric(FAST));
     for up in CLASSES {
-        mixed = mixed.leeches(OF_EACH, Line::asymmetric(up, FAST));
+        mixed = mixed.leeches(OF_EACH, Link::asymmetric(up, FAST));
     }
     let begun = Instant::now();
     let outcome = mixed.run();

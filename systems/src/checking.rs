@@ -201,7 +201,7 @@ fn collect_reads(
                 };
                 match outcome {
                     Err(error) if !error.is_absence() => drop(failed.write(fault(torrent, &error))),
-                    _ => check.note(torrent, event.tag, index, false, &mut commands, &mut known),
+                    _ => check.record(torrent, event.tag, index, false, &mut commands, &mut known),
                 }
             }
         }
@@ -236,7 +236,7 @@ fn collect_checked(
             continue;
         }
         queue.end(event.tag);
-        check.note(torrent, event.tag, index, is_good, &mut commands, &mut known);
+        check.record(torrent, event.tag, index, is_good, &mut commands, &mut known);
     }
 }
 
@@ -258,7 +258,7 @@ fn collect_rewritten(
         match event.outcome {
             Ok(_) => {
                 state.record_rewritten(index);
-                check.note(torrent, event.tag, index, true, &mut commands, &mut known);
+                check.record(torrent, event.tag, index, true, &mut commands, &mut known);
             }
             Err(error) => drop(failed.write(fault(torrent, &error))),
         }
@@ -267,7 +267,7 @@ fn collect_rewritten(
 
 impl Check {
     /// Records a piece's result. The last result publishes the held pieces and ends the check.
-    fn note(
+    fn record(
         &mut self,
         torrent: Entity,
         job: JobTag,

@@ -70,11 +70,11 @@ const FINISH: Duration = Duration::from_secs(3);
 /// State of super-seeding: how much of a full copy the connected peers have. It is on a torrent that seeds, from its
 /// first unchoke until its last peer leaves. [`SuperSeeding`] contains the part that other features read.
 #[derive(Component, Debug)]
-pub(crate) struct Spread {
+pub(crate) struct SuperSeedPlan {
     /// Pieces that a peer has or is assigned.
     out: Bitfield,
     /// Pieces that a peer has.
-    had: Bitfield,
+    held: Bitfield,
     /// Pieces requested by peers that were choked afterward, and may not have received them.
     doubtful: VecDeque<u32>,
     /// Index at which the search for the next piece starts.
@@ -90,9 +90,9 @@ pub(crate) struct Spread {
 #[derive(Debug, Default)]
 struct Assignments {
     /// Suggested, and not yet requested.
-    told: SmallVec<[u32; 4]>,
+    suggested: SmallVec<[u32; 4]>,
     /// Requested.
-    asked: SmallVec<[u32; 4]>,
+    requested: SmallVec<[u32; 4]>,
     /// Pieces suggested since the peer was unchoked.
     turn: u32,
 }
@@ -100,7 +100,7 @@ struct Assignments {
 impl Assignments {
     /// Returns whether the peer has all pieces assigned to it.
     fn is_kept(&self) -> bool {
-        self.told.is_empty() && self.asked.is_empty()
+        self.suggested.is_empty() && self.requested.is_empty()
     }
 }
 
@@ -109,7 +109,7 @@ impl Assignments {
 struct SuggestQueue {
     /// Peers that may get more suggestions.
     peers: Vec<Entity>,
-    /// Torrents whose [`Spread`] has changed, with the peer whose turn may have changed.
+    /// Torrents whose [`SuperSeedPlan`] has changed, with the peer whose turn may have changed.
     changed: Vec<(Entity, Entity)>,
 }
 
@@ -119,13 +119,13 @@ impl SuggestQueue {
     }
 }
 
-impl Spread {
+impl SuperSeedPlan {
     /// Starts with the pieces that `peers` have.
     fn new<'a>(geometry: &Geometry, next: u32, peers: impl Iterator<Item = &'a PeerPieces>) -> Self {
         let piece_count = geometry.piece_count();
-        let mut spread = Self {
+        let mut plan = Self {
             out: Bitfield::new(piece_count),
-            had: Bitfield::new(piece_count),
+            held: Bitfield::new(piece_count),
             doubtful: VecDeque::new(),
             next,
             turn: (TURN_BYTES / u64::from(geometry.piece_length())).max(1) as u32,
@@ -134,17 +134,17 @@ impl Spread {
         };
         for pieces in peers {
             match pieces.form() {
-                PieceForm::Listed(bits) => spread.add(bits),
-                PieceForm::AllBut(None) => spread.add_all(),
-                PieceForm::AllBut(Some(lacking)) => spread.add_all_but(lacking),
+                PieceForm::Listed(bits) => plan.add(bits),
+                PieceForm::AllBut(None) => plan.add_all(),
+                PieceForm::AllBut(Some(lacking)) => plan.add_all_but(lacking),
             }
         }
-        spread
+        plan
     }
 
     fn add(&mut self, pieces: &Bitfield) {
         self.out.insert_all(pieces);
-        self.had.insert_all(pieces);
+        self.held.insert_all(pieces);
     }
 
     fn add_all_but(&mut self, lacking: &Bitfield) {
@@ -152,32 +152,32 @@ impl Spread {
     }
 
     fn add_all(&mut self) {
-        self.had = Bitfield::full(self.had.len());
-        self.out = self.had.clone();
+        self.held = Bitfield::full(self.held.len());
+        self.out = self.held.clone();
     }
 
     /// Applies a peer's `Have`. Returns whether it completed the peer's assignments.
     fn handle_have(&mut self, peer: Entity, piece: u32) -> bool {
         self.out.insert(piece);
-        self.had.insert(piece);
+        self.held.insert(piece);
         let Some(assignments) = self.assigned.get_mut(&peer) else {
             return false;
         };
         let owed = !assignments.is_kept();
-        assignments.told.retain(|told| *told != piece);
-        assignments.asked.retain(|asked| *asked != piece);
+        assignments.suggested.retain(|suggested| *suggested != piece);
+        assignments.requested.retain(|requested| *requested != piece);
         owed && assignments.is_kept()
     }
 
     /// Records that a peer has begun to request a piece.
     fn handle_request(&mut self, peer: Entity, piece: u32) {
         let assignments = self.assigned.entry(peer).or_default();
-        let told = assignments.told.iter().position(|told| *told == piece);
-        if let Some(position) = told {
-            assignments.told.remove(position);
+        let suggested = assignments.suggested.iter().position(|suggested| *suggested == piece);
+        if let Some(position) = suggested {
+            assignments.suggested.remove(position);
         }
-        if self.out.insert(piece) || told.is_some() {
-            assignments.asked.push(piece);
+        if self.out.insert(piece) || suggested.is_some() {
+            assignments.requested.push(piece);
         }
     }
 
@@ -195,14 +195,14 @@ impl Spread {
     /// Returns whether a peer has not received all pieces assigned to it.
     fn is_awaited(&self) -> bool {
         self.assigned.values().any(|assignments| !assignments.is_kept())
-            || self.doubtful.iter().any(|piece| !self.had.contains(*piece))
+            || self.doubtful.iter().any(|piece| !self.held.contains(*piece))
     }
 
     /// Returns the state of a peer's turn.
     fn turn_of(&self, peer: Entity) -> SuperSeedingTurn {
         let assignments = self.assigned.get(&peer);
         SuperSeedingTurn {
-            is_spent: assignments.is_some_and(|p| p.turn >= self.turn && p.told.is_empty()),
+            is_spent: assignments.is_some_and(|p| p.turn >= self.turn && p.suggested.is_empty()),
             awaits_pieces: assignments.is_some_and(|p| !p.is_kept()),
         }
     }
@@ -211,23 +211,23 @@ impl Spread {
     /// other piece is left.
     fn end_turn(&mut self, peer: Entity) {
         let assignments = self.assigned.remove(&peer).unwrap_or_default();
-        self.take_back(&assignments.told);
-        while self.doubtful.front().is_some_and(|piece| self.had.contains(*piece)) {
+        self.take_back(&assignments.suggested);
+        while self.doubtful.front().is_some_and(|piece| self.held.contains(*piece)) {
             self.doubtful.pop_front();
         }
-        self.doubtful.extend(assignments.asked);
+        self.doubtful.extend(assignments.requested);
     }
 
     /// Frees all pieces assigned to a peer that has disconnected.
     fn forget(&mut self, peer: Entity) {
         let assignments = self.assigned.remove(&peer).unwrap_or_default();
-        self.take_back(&assignments.told);
-        self.take_back(&assignments.asked);
+        self.take_back(&assignments.suggested);
+        self.take_back(&assignments.requested);
     }
 
     fn take_back(&mut self, pieces: &[u32]) {
         for piece in pieces {
-            if !self.had.contains(*piece) {
+            if !self.held.contains(*piece) {
                 self.out.remove(*piece);
             }
         }
@@ -246,7 +246,7 @@ impl Spread {
             return None;
         }
         while let Some(piece) = self.doubtful.pop_front() {
-            if !self.had.contains(piece) {
+            if !self.held.contains(piece) {
                 return Some(piece);
             }
         }
@@ -264,13 +264,13 @@ impl Spread {
     /// its turn and others wait for theirs.
     fn assign(&mut self, now: Timestamp, peer: Entity, most: u64, others_wait: bool) -> Option<u32> {
         let assignments = self.assigned.entry(peer).or_default();
-        if assignments.told.len() as u64 >= most || (others_wait && assignments.turn >= self.turn) {
+        if assignments.suggested.len() as u64 >= most || (others_wait && assignments.turn >= self.turn) {
             return None;
         }
         let piece = self.next_free(now)?;
         self.out.insert(piece);
         let assignments = self.assigned.entry(peer).or_default();
-        assignments.told.push(piece);
+        assignments.suggested.push(piece);
         assignments.turn += 1;
         Some(piece)
     }
@@ -282,7 +282,7 @@ fn begin_super_seeding(
     mut commands: Commands,
     mut random: ResMut<Random>,
     mut queue: ResMut<SuggestQueue>,
-    mut torrents: Query<(&Layout, &Lifecycle, Option<&mut Spread>, &TorrentPeers)>,
+    mut torrents: Query<(&Layout, &Lifecycle, Option<&mut SuperSeedPlan>, &TorrentPeers)>,
     peers: Query<&PeerPieces>,
 ) {
     let mut begun: SmallVec<[Entity; 1]> = SmallVec::new();
@@ -292,20 +292,20 @@ fn begin_super_seeding(
         is_choking,
     } in sent.read()
     {
-        let Ok((Layout(geometry), Lifecycle::Seeding, spread, connected)) = torrents.get_mut(torrent) else {
+        let Ok((Layout(geometry), Lifecycle::Seeding, plan, connected)) = torrents.get_mut(torrent) else {
             continue;
         };
         queue.changed.push((torrent, peer));
-        match spread {
-            Some(mut spread) if is_choking => spread.end_turn(peer),
+        match plan {
+            Some(mut plan) if is_choking => plan.end_turn(peer),
             Some(_) => {}
             None if is_choking || begun.contains(&torrent) => {}
             None => {
                 let count = geometry.piece_count();
                 let next = random.below(count as usize) as u32;
                 let connected = peers.iter_many(connected.iter()).flatten();
-                let spread = Spread::new(geometry, next, connected);
-                commands.entity(torrent).insert((spread, SuperSeeding::default()));
+                let plan = SuperSeedPlan::new(geometry, next, connected);
+                commands.entity(torrent).insert((plan, SuperSeeding::default()));
                 begun.push(torrent);
             }
         }
@@ -317,7 +317,9 @@ fn begin_super_seeding(
 
 /// Drops a torrent's super-seeding state with its last peer.
 fn end_super_seeding(emptied: On<Remove<TorrentPeers>>, mut commands: Commands) {
-    commands.entity(emptied.entity).try_remove::<(Spread, SuperSeeding)>();
+    commands
+        .entity(emptied.entity)
+        .try_remove::<(SuperSeedPlan, SuperSeeding)>();
 }
 
 fn handle_haves(
@@ -326,23 +328,23 @@ fn handle_haves(
     mut emptied: ResMut<EmptiedUploads>,
     mut queue: ResMut<SuggestQueue>,
     peers: Query<&PeerOf>,
-    mut torrents: Query<&mut Spread>,
+    mut torrents: Query<&mut SuperSeedPlan>,
 ) {
     for AvailabilityReceived { peer, change } in received.read() {
         let Ok(of) = peers.get(*peer) else { continue };
-        let Ok(mut spread) = torrents.get_mut(of.0) else {
+        let Ok(mut plan) = torrents.get_mut(of.0) else {
             continue;
         };
         queue.changed.push((of.0, *peer));
         match change {
             Availability::Have(piece) => {
-                let has_all = spread.handle_have(*peer, *piece);
-                if has_all && spread.finish_until.is_some_and(|until| clock.now() < until) {
+                let has_all = plan.handle_have(*peer, *piece);
+                if has_all && plan.finish_until.is_some_and(|until| clock.now() < until) {
                     emptied.0.push(*peer);
                 }
             }
-            Availability::Bitfield(pieces) => spread.add(pieces),
-            Availability::All => spread.add_all(),
+            Availability::Bitfield(pieces) => plan.add(pieces),
+            Availability::All => plan.add_all(),
             Availability::None | Availability::DontHave(_) | Availability::Raw(_) => {}
         }
     }
@@ -353,7 +355,7 @@ fn handle_requests(
     mut received: MessageReader<UploadRequested>,
     mut queue: ResMut<SuggestQueue>,
     peers: Query<(&PeerOf, &PeerState)>,
-    mut torrents: Query<&mut Spread>,
+    mut torrents: Query<&mut SuperSeedPlan>,
 ) {
     for requested in received.read() {
         if requested.is_cancel || requested.request.begin > 0 {
@@ -362,11 +364,11 @@ fn handle_requests(
         let Ok((of, state)) = peers.get(requested.peer) else {
             continue;
         };
-        let Ok(mut spread) = torrents.get_mut(of.0) else {
+        let Ok(mut plan) = torrents.get_mut(of.0) else {
             continue;
         };
         if !state.am_choking {
-            spread.handle_request(requested.peer, requested.request.piece);
+            plan.handle_request(requested.peer, requested.request.piece);
             queue.peers.push(requested.peer);
             queue.changed.push((of.0, requested.peer));
         }
@@ -378,7 +380,7 @@ fn suggest(
     clock: Res<Clock>,
     mut queue: ResMut<SuggestQueue>,
     mut flush: ResMut<FlushQueue>,
-    mut torrents: Query<(&Layout, &Lifecycle, &mut Spread, &mut SuperSeeding, &Choker)>,
+    mut torrents: Query<(&Layout, &Lifecycle, &mut SuperSeedPlan, &mut SuperSeeding, &Choker)>,
     mut peers: Query<(&PeerOf, &PeerState, &PeerRates, &Wire, &mut Outbox)>,
     mut turns: Query<&mut SuperSeedingTurn>,
 ) {
@@ -391,7 +393,7 @@ fn suggest(
         let Ok((of, state, rates, wire, mut outbox)) = peers.get_mut(peer) else {
             continue;
         };
-        let Ok((Layout(geometry), Lifecycle::Seeding, mut spread, _, choker)) = torrents.get_mut(of.0) else {
+        let Ok((Layout(geometry), Lifecycle::Seeding, mut plan, _, choker)) = torrents.get_mut(of.0) else {
             continue;
         };
         if state.am_choking || !wire.session.fast || !choker.is_contended() {
@@ -400,22 +402,22 @@ fn suggest(
         let ahead = AHEAD_BYTES.max(rates.upload.at(now) / AHEAD_PART);
         let ahead = (ahead / u64::from(geometry.piece_length())).max(AHEAD_PIECES);
         let others_wait = choker.has_waiting();
-        while let Some(piece) = spread.assign(now, peer, ahead, others_wait) {
+        while let Some(piece) = plan.assign(now, peer, ahead, others_wait) {
             flush.send(peer, &mut outbox, &Message::SuggestPiece(piece));
         }
-        spread.record_end(now);
+        plan.record_end(now);
         changed.push((of.0, peer));
     }
     let mut published = None;
     for (torrent, peer) in changed.drain(..) {
-        let Ok((_, _, spread, mut state, _)) = torrents.get_mut(torrent) else {
+        let Ok((_, _, plan, mut state, _)) = torrents.get_mut(torrent) else {
             continue;
         };
         if let Ok(mut turn) = turns.get_mut(peer) {
-            *turn = spread.turn_of(peer);
+            *turn = plan.turn_of(peer);
         }
         if published.replace(torrent) != Some(torrent) {
-            *state = spread.state(now);
+            *state = plan.state(now);
         }
     }
 }
@@ -423,12 +425,12 @@ fn suggest(
 fn release_assignments(
     clock: Res<Clock>,
     mut gone: MessageReader<PeerDisconnected>,
-    mut torrents: Query<(&mut Spread, &mut SuperSeeding)>,
+    mut torrents: Query<(&mut SuperSeedPlan, &mut SuperSeeding)>,
 ) {
     for PeerDisconnected { torrent, peer, .. } in gone.read() {
-        if let Some((mut spread, mut state)) = torrent.and_then(|torrent| torrents.get_mut(torrent).ok()) {
-            spread.forget(*peer);
-            *state = spread.state(clock.now());
+        if let Some((mut plan, mut state)) = torrent.and_then(|torrent| torrents.get_mut(torrent).ok()) {
+            plan.forget(*peer);
+            *state = plan.state(clock.now());
         }
     }
 }
@@ -440,7 +442,7 @@ mod tests {
 
     use super::*;
 
-    impl Spread {
+    impl SuperSeedPlan {
         fn phase(&self, now: Timestamp) -> Option<Phase> {
             self.state(now).phase(now)
         }
@@ -466,8 +468,8 @@ mod tests {
         let mut one = PeerPieces::none(9);
         one.insert(7);
         let missing = |peers: &[&PeerPieces]| {
-            let mut spread = Spread::new(&pieces(9), 0, peers.iter().copied());
-            let assigned = std::iter::from_fn(|| spread.assign(Timestamp::ZERO, peer(1), 99, false));
+            let mut plan = SuperSeedPlan::new(&pieces(9), 0, peers.iter().copied());
+            let assigned = std::iter::from_fn(|| plan.assign(Timestamp::ZERO, peer(1), 99, false));
             assigned.collect::<Vec<_>>()
         };
         assert_eq!(missing(&[&nearly]), [4]);
@@ -478,48 +480,48 @@ mod tests {
     #[test]
     fn a_turn_ends_where_others_wait() {
         let (a, b) = (peer(1), peer(2));
-        let mut spread = Spread::new(&pieces(9), 0, std::iter::empty());
-        let told =
-            |spread: &mut Spread, peer| std::iter::from_fn(|| spread.assign(Timestamp::ZERO, peer, 9, true)).count();
-        assert_eq!(told(&mut spread, a), 2);
-        assert!(!spread.has_had_turn(a, Phase::Assigning), "it has not asked for them");
-        spread.handle_request(a, 0);
-        spread.handle_request(a, 1);
-        assert!(spread.has_had_turn(a, Phase::Assigning));
-        assert_eq!(told(&mut spread, b), 2);
-        spread.handle_request(b, 2);
+        let mut plan = SuperSeedPlan::new(&pieces(9), 0, std::iter::empty());
+        let suggested =
+            |plan: &mut SuperSeedPlan, peer| std::iter::from_fn(|| plan.assign(Timestamp::ZERO, peer, 9, true)).count();
+        assert_eq!(suggested(&mut plan, a), 2);
+        assert!(!plan.has_had_turn(a, Phase::Assigning), "it has not asked for them");
+        plan.handle_request(a, 0);
+        plan.handle_request(a, 1);
+        assert!(plan.has_had_turn(a, Phase::Assigning));
+        assert_eq!(suggested(&mut plan, b), 2);
+        plan.handle_request(b, 2);
         // b is choked: the piece that it requested stays assigned, 3 goes to the next peer, and b has another turn.
-        spread.end_turn(b);
-        assert_eq!(told(&mut spread, b), 2);
-        spread.end_turn(a);
-        assert_eq!(told(&mut spread, a), 2);
-        let left = std::iter::from_fn(|| spread.assign(Timestamp::ZERO, a, 9, false)).count();
-        assert_eq!((left, spread.phase(Timestamp::ZERO)), (2, None));
+        plan.end_turn(b);
+        assert_eq!(suggested(&mut plan, b), 2);
+        plan.end_turn(a);
+        assert_eq!(suggested(&mut plan, a), 2);
+        let left = std::iter::from_fn(|| plan.assign(Timestamp::ZERO, a, 9, false)).count();
+        assert_eq!((left, plan.phase(Timestamp::ZERO)), (2, None));
     }
 
     #[test]
     fn the_last_pieces_arrive_before_others_are_served() {
         let (a, b) = (peer(1), peer(2));
-        let mut spread = Spread::new(&pieces(3), 0, std::iter::empty());
+        let mut plan = SuperSeedPlan::new(&pieces(3), 0, std::iter::empty());
         let now = Timestamp::ZERO;
-        while spread.assign(now, a, 9, false).is_some() {}
-        assert_eq!(spread.phase(now), None);
-        spread.record_end(now);
+        while plan.assign(now, a, 9, false).is_some() {}
+        assert_eq!(plan.phase(now), None);
+        plan.record_end(now);
         let finishing = Phase::Finishing { until: now + FINISH };
-        assert_eq!(spread.phase(now), Some(finishing));
-        assert!(spread.has_had_turn(b, finishing) && !spread.has_had_turn(a, finishing));
-        (0..3).for_each(|piece| spread.handle_request(a, piece));
-        assert!(!spread.handle_have(a, 0));
+        assert_eq!(plan.phase(now), Some(finishing));
+        assert!(plan.has_had_turn(b, finishing) && !plan.has_had_turn(a, finishing));
+        (0..3).for_each(|piece| plan.handle_request(a, piece));
+        assert!(!plan.handle_have(a, 0));
         // A requested piece may still arrive after the turn; after a while another peer gets it.
-        spread.end_turn(a);
-        assert_eq!(spread.assign(now, b, 9, false), None);
-        assert_eq!(spread.phase(now), Some(finishing));
+        plan.end_turn(a);
+        assert_eq!(plan.assign(now, b, 9, false), None);
+        assert_eq!(plan.phase(now), Some(finishing));
         let later = now + FINISH;
-        assert_eq!(spread.phase(later), None);
-        assert_eq!(spread.assign(later, b, 9, false), Some(1));
-        spread.handle_have(a, 2);
-        assert_eq!(spread.assign(later, b, 9, false), None);
-        assert!(spread.handle_have(b, 1));
+        assert_eq!(plan.phase(later), None);
+        assert_eq!(plan.assign(later, b, 9, false), Some(1));
+        plan.handle_have(a, 2);
+        assert_eq!(plan.assign(later, b, 9, false), None);
+        assert!(plan.handle_have(b, 1));
     }
 
     #[test]
@@ -530,29 +532,29 @@ mod tests {
             bits.insert(2);
             bits
         });
-        let mut spread = Spread::new(&pieces(6), 1, [&has].into_iter());
-        let mut told: Vec<u32> = std::iter::from_fn(|| spread.assign(Timestamp::ZERO, a, 2, false)).collect();
-        assert_eq!(told, [1, 3]);
-        told.extend(std::iter::from_fn(|| spread.assign(Timestamp::ZERO, b, 9, false)));
-        assert_eq!(told, [1, 3, 4, 5, 0]);
+        let mut plan = SuperSeedPlan::new(&pieces(6), 1, [&has].into_iter());
+        let mut suggested: Vec<u32> = std::iter::from_fn(|| plan.assign(Timestamp::ZERO, a, 2, false)).collect();
+        assert_eq!(suggested, [1, 3]);
+        suggested.extend(std::iter::from_fn(|| plan.assign(Timestamp::ZERO, b, 9, false)));
+        assert_eq!(suggested, [1, 3, 4, 5, 0]);
         // 1 is in flight and 3 has arrived: when the peer is choked, 1 may be assigned again, 3 may not.
-        spread.handle_request(a, 1);
-        spread.handle_request(a, 3);
-        spread.handle_have(a, 3);
-        assert_eq!(spread.assign(Timestamp::ZERO, a, 2, false), None, "all are out");
-        spread.forget(a);
-        assert_eq!(spread.assign(Timestamp::ZERO, b, 9, false), Some(1));
-        assert_eq!(spread.assign(Timestamp::ZERO, b, 9, false), None);
+        plan.handle_request(a, 1);
+        plan.handle_request(a, 3);
+        plan.handle_have(a, 3);
+        assert_eq!(plan.assign(Timestamp::ZERO, a, 2, false), None, "all are out");
+        plan.forget(a);
+        assert_eq!(plan.assign(Timestamp::ZERO, b, 9, false), Some(1));
+        assert_eq!(plan.assign(Timestamp::ZERO, b, 9, false), None);
     }
 
     #[test]
     fn requests_without_a_suggestion_count_as_assigned() {
-        let mut spread = Spread::new(&pieces(3), 0, std::iter::empty());
-        spread.handle_request(peer(1), 0);
-        assert_eq!(spread.assign(Timestamp::ZERO, peer(2), 1, false), Some(1));
+        let mut plan = SuperSeedPlan::new(&pieces(3), 0, std::iter::empty());
+        plan.handle_request(peer(1), 0);
+        assert_eq!(plan.assign(Timestamp::ZERO, peer(2), 1, false), Some(1));
         let complete = PeerPieces::all(3);
         assert_eq!(
-            Spread::new(&pieces(3), 0, [&complete].into_iter()).assign(Timestamp::ZERO, peer(1), 1, false),
+            SuperSeedPlan::new(&pieces(3), 0, [&complete].into_iter()).assign(Timestamp::ZERO, peer(1), 1, false),
             None
         );
     }
@@ -561,32 +563,32 @@ mod tests {
     fn the_last_phase_begins_once_and_only_when_all_pieces_are_assigned() {
         let (a, now) = (peer(1), Timestamp::ZERO);
         let later = now + FINISH / 2;
-        let mut spread = Spread::new(&pieces(2), 0, std::iter::empty());
-        spread.assign(now, a, 1, false);
-        spread.record_end(now);
-        assert_eq!(spread.state(now).finish_until, None, "one piece is not assigned");
-        assert!(!spread.state(now).is_awaited);
-        spread.assign(now, a, 9, false);
-        assert!(!spread.state(now).is_awaited, "the last phase has not begun");
-        spread.record_end(now);
-        spread.record_end(later);
-        assert_eq!(spread.state(later).finish_until, Some(now + FINISH));
-        assert!(spread.state(later).is_awaited);
-        assert!(!spread.state(now + FINISH).is_awaited, "it is over");
+        let mut plan = SuperSeedPlan::new(&pieces(2), 0, std::iter::empty());
+        plan.assign(now, a, 1, false);
+        plan.record_end(now);
+        assert_eq!(plan.state(now).finish_until, None, "one piece is not assigned");
+        assert!(!plan.state(now).is_awaited);
+        plan.assign(now, a, 9, false);
+        assert!(!plan.state(now).is_awaited, "the last phase has not begun");
+        plan.record_end(now);
+        plan.record_end(later);
+        assert_eq!(plan.state(later).finish_until, Some(now + FINISH));
+        assert!(plan.state(later).is_awaited);
+        assert!(!plan.state(now + FINISH).is_awaited, "it is over");
         for piece in 0..2 {
-            spread.handle_have(a, piece);
+            plan.handle_have(a, piece);
         }
-        assert!(!spread.state(later).is_awaited, "both pieces have arrived");
+        assert!(!plan.state(later).is_awaited, "both pieces have arrived");
     }
 
     #[test]
     fn a_withdrawn_piece_is_assigned_after_those_that_nobody_has_had() {
         let (a, b) = (peer(1), peer(2));
-        let mut spread = Spread::new(&pieces(4), 0, std::iter::empty());
-        assert_eq!(spread.assign(Timestamp::ZERO, a, 1, false), Some(0));
-        spread.end_turn(a);
-        let told: Vec<u32> = std::iter::from_fn(|| spread.assign(Timestamp::ZERO, b, 9, false)).collect();
-        assert_eq!(told, [1, 2, 3, 0]);
+        let mut plan = SuperSeedPlan::new(&pieces(4), 0, std::iter::empty());
+        assert_eq!(plan.assign(Timestamp::ZERO, a, 1, false), Some(0));
+        plan.end_turn(a);
+        let suggested: Vec<u32> = std::iter::from_fn(|| plan.assign(Timestamp::ZERO, b, 9, false)).collect();
+        assert_eq!(suggested, [1, 2, 3, 0]);
     }
 
     /// Returns a seed for which two peers compete, with its state of super-seeding.
@@ -594,8 +596,8 @@ mod tests {
         let mut bed = Bed::new(SuggestingPlugin);
         bed.world.init_resource::<EmptiedUploads>();
         *bed.get_mut::<Lifecycle>(bed.torrent) = Lifecycle::Seeding;
-        let spread = Spread::new(&bed.geometry, 0, std::iter::empty());
-        let parts = (spread, SuperSeeding::default(), Choker::contended(false));
+        let plan = SuperSeedPlan::new(&bed.geometry, 0, std::iter::empty());
+        let parts = (plan, SuperSeeding::default(), Choker::contended(false));
         bed.world.entity_mut(bed.torrent).insert(parts);
         bed
     }
@@ -637,10 +639,10 @@ mod tests {
         for (rate, count) in [(0, 4), ((4 * 7) << 15, 7)] {
             let mut bed = bed();
             let peer = bed.peer();
-            let spread = Spread::new(&geometry, 0, std::iter::empty());
+            let plan = SuperSeedPlan::new(&geometry, 0, std::iter::empty());
             bed.world
                 .entity_mut(bed.torrent)
-                .insert((Layout(geometry.clone()), spread));
+                .insert((Layout(geometry.clone()), plan));
             let mut rates = bed.get_mut::<PeerRates>(peer);
             let mut at = Timestamp::from_nanos(NOW.as_nanos() - 20_000_000_000);
             while at < NOW {
@@ -661,7 +663,9 @@ mod tests {
         for peer in [one, two] {
             *bed.get_mut::<PeerPieces>(peer) = PeerPieces::none(3);
         }
-        bed.world.entity_mut(bed.torrent).remove::<(Spread, SuperSeeding)>();
+        bed.world
+            .entity_mut(bed.torrent)
+            .remove::<(SuperSeedPlan, SuperSeeding)>();
         let torrent = bed.torrent;
         let sent = |peer, is_choking| ChokeSent {
             torrent,
@@ -669,11 +673,11 @@ mod tests {
             is_choking,
         };
         bed.run_after(sent(one, true), begin_super_seeding);
-        assert!(bed.world.get::<Spread>(torrent).is_none());
+        assert!(bed.world.get::<SuperSeedPlan>(torrent).is_none());
         bed.world.init_resource::<Messages<ChokeSent>>();
         bed.world.write_message(sent(two, false));
         bed.run_after(sent(one, false), begin_super_seeding);
-        assert!(bed.world.get::<Spread>(torrent).is_some());
+        assert!(bed.world.get::<SuperSeedPlan>(torrent).is_some());
         assert_eq!(bed.world.resource::<SuggestQueue>().peers, [two, one]);
         bed.world.resource_mut::<SuggestQueue>().peers.clear();
         assert_eq!(suggest_to(&mut bed, one), 3);
@@ -727,7 +731,7 @@ mod tests {
         };
         assert_eq!(have(&mut bed, two, 1), []);
         assert_eq!(have(&mut bed, two, 2), [two]);
-        let until = bed.get::<Spread>(bed.torrent).finish_until.unwrap();
+        let until = bed.get::<SuperSeedPlan>(bed.torrent).finish_until.unwrap();
         bed.world.resource_mut::<Clock>().advance_to(until);
         assert_eq!(have(&mut bed, one, 0), [], "that time is over");
         bed.run(suggest);

@@ -5,11 +5,11 @@ use std::time::Duration;
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::engine::sim::{NewContent, TrackerMode, TrackerOptions};
 use ecs_torrent::sim::hostile::Hostility;
-use ecs_torrent::sim::{Act, Line, Scenario, Who};
+use ecs_torrent::sim::{Act, Link, Scenario, Who};
 
 use crate::scenarios::MIB;
 
-const LINE: Line = Line::symmetric(1 << 20);
+const LINK: Link = Link::symmetric(1 << 20);
 
 fn settings(has_pex: bool) -> Settings {
     let mut settings = Settings::default();
@@ -26,8 +26,8 @@ fn one_known_peer(has_pex: bool) -> Scenario {
             len: 2 * MIB,
             ..NewContent::default()
         })
-        .seeds(1, Line::symmetric(256 << 10))
-        .leeches(19, LINE)
+        .seeds(1, Link::symmetric(256 << 10))
+        .leeches(19, LINK)
         .introduced_by(Who::Seed(0))
         .within(2.0, Duration::from_secs(20))
 }
@@ -49,17 +49,17 @@ fn a_swarm_outlives_the_peer_that_introduced_it() {
             len: 2 * MIB,
             ..NewContent::default()
         })
-        .seeds(2, LINE)
-        .leeches(8, LINE)
+        .seeds(2, LINK)
+        .leeches(8, LINK)
         .introduced_by(Who::Leech(0))
         .at(Duration::from_secs(8), Act::Killed(Who::Leech(0)))
         .at(
             Duration::from_millis(500),
-            Act::LineIs(Who::Seed(0), Line::symmetric(64 << 10)),
+            Act::LinkIs(Who::Seed(0), Link::symmetric(64 << 10)),
         )
         .at(
             Duration::from_millis(500),
-            Act::LineIs(Who::Seed(1), Line::symmetric(64 << 10)),
+            Act::LinkIs(Who::Seed(1), Link::symmetric(64 << 10)),
         )
         .within(8.0, Duration::from_secs(60))
         .run();
@@ -76,8 +76,8 @@ fn a_swarm_goes_on_when_the_tracker_dies() {
                 len: 4 * MIB,
                 ..NewContent::default()
             })
-            .seeds(1, Line::symmetric(256 << 10))
-            .leeches(12, LINE)
+            .seeds(1, Link::symmetric(256 << 10))
+            .leeches(12, LINK)
             .tracker(TrackerOptions {
                 max_peers: 1,
                 ..TrackerOptions::default()
@@ -100,9 +100,9 @@ fn named_garbage_does_not_slow_a_swarm() {
                 len: 2 * MIB,
                 ..NewContent::default()
             })
-            .seeds(1, Line::symmetric(256 << 10))
-            .leeches(12, LINE)
-            .hostiles(hostiles, Hostility::NamesGarbage, LINE)
+            .seeds(1, Link::symmetric(256 << 10))
+            .leeches(12, LINK)
+            .hostiles(hostiles, Hostility::NamesGarbage, LINK)
             .introduced_by(Who::Seed(0))
             .within(2.0, Duration::from_secs(20))
     };
@@ -124,8 +124,8 @@ fn a_private_torrent_has_only_the_peers_that_the_user_named() {
             is_private: true,
             ..NewContent::default()
         })
-        .seeds(1, LINE)
-        .leeches(5, LINE)
+        .seeds(1, LINK)
+        .leeches(5, LINK)
         .introduced_by(Who::Seed(0))
         .within(6.0, Duration::from_secs(30))
         .run();

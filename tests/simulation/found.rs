@@ -5,12 +5,12 @@ use std::time::Duration;
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::engine::sim::{DiskSpeed, NewContent};
 use ecs_torrent::sim::hostile::Hostility;
-use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
+use ecs_torrent::sim::{Act, Link, Scenario, When, Who};
 
 use crate::scenarios::{ALL, MIB};
 use crate::sweep::run;
 
-const LINE: Line = Line::symmetric(1 << 20);
+const LINK: Link = Link::symmetric(1 << 20);
 
 fn torrent(mib: usize) -> NewContent {
     NewContent {
@@ -34,8 +34,8 @@ fn interest_outlives_a_full_disk() {
     expect_good(2, || {
         Scenario::new("interest and a full disk")
             .torrent(torrent(2))
-            .seeds(1, LINE)
-            .leeches(3, LINE)
+            .seeds(1, LINK)
+            .leeches(3, LINK)
             .at(Duration::from_secs(1), Act::DiskFills(Who::Leech(0)))
             .at(Duration::from_secs(4), Act::DiskHasRoom(Who::Leech(0)))
             .within(3.0, Duration::from_secs(90))
@@ -49,8 +49,8 @@ fn the_last_piece_meets_a_full_disk() {
     let who = Who::Leech(0);
     expect_good(3, || {
         Scenario::new("the last piece and a full disk")
-            .seeds(1, Line::symmetric(64 << 10))
-            .leeches(1, LINE)
+            .seeds(1, Link::symmetric(64 << 10))
+            .leeches(1, LINK)
             .when(When::Has(who, 0.9), Act::DiskFills(who))
             .at(Duration::from_secs(60), Act::DiskHasRoom(who))
             .within(3.0, Duration::from_secs(90))
@@ -71,8 +71,8 @@ fn more_pieces_than_memory_meet_a_full_disk() {
         Scenario::new("more pieces than memory and a full disk")
             .settings(settings.clone())
             .torrent(torrent(2))
-            .seeds(3, LINE)
-            .leeches(1, Line::symmetric(4 << 20))
+            .seeds(3, LINK)
+            .leeches(1, Link::symmetric(4 << 20))
             .disk(slow)
             .when(When::Has(who, 0.3), Act::DiskFills(who))
             .at(Duration::from_secs(30), Act::DiskHasRoom(who))
@@ -91,8 +91,8 @@ fn data_lost_by_a_failed_sync_is_written_again() {
         Scenario::new("a failed sync")
             .settings(settings)
             .torrent(torrent(3))
-            .seeds(1, LINE)
-            .leeches(2, LINE)
+            .seeds(1, LINK)
+            .leeches(2, LINK)
             .when(When::Has(who, 0.3), Act::SyncsFail(who, 1))
             .at(Duration::from_secs(9), second)
             .at(Duration::from_secs(20), Act::Starts(who))
@@ -119,9 +119,9 @@ fn dropped_pieces_are_started_again() {
         Scenario::new("given up and begun again")
             .settings(settings)
             .torrent(torrent(2))
-            .seeds(1, Line::symmetric(128 << 10))
-            .leeches(1, LINE)
-            .hostiles(2, Hostility::EmptyPromises, LINE)
+            .seeds(1, Link::symmetric(128 << 10))
+            .leeches(1, LINK)
+            .hostiles(2, Hostility::EmptyPromises, LINK)
             .within(3.0, Duration::from_secs(200))
     });
 }
@@ -137,10 +137,10 @@ fn withdrawn_pieces_are_not_owed() {
         };
         Scenario::new("a suspect piece and silence")
             .torrent(torrent)
-            .seeds(1, LINE)
-            .leeches(8, LINE)
-            .hostiles(2, Hostility::SomeBadData, LINE)
-            .hostiles(3, Hostility::EmptyPromises, LINE)
+            .seeds(1, LINK)
+            .leeches(8, LINK)
+            .hostiles(2, Hostility::SomeBadData, LINK)
+            .hostiles(3, Hostility::EmptyPromises, LINK)
             .within(3.0, Duration::from_secs(90))
     });
 }
@@ -171,8 +171,8 @@ fn a_torrent_that_lost_all_peers_announces_again() {
         expect_good(1, || {
             Scenario::new("early moves")
                 .torrent(torrent(1))
-                .seeds(2, LINE)
-                .leeches(2, LINE)
+                .seeds(2, LINK)
+                .leeches(2, LINK)
                 .at(Duration::from_millis(early), Act::Moves(Who::Leech(0)))
                 .at(Duration::from_millis(early), Act::Moves(Who::Leech(1)))
                 .within(3.0, Duration::from_secs(200))
@@ -191,8 +191,8 @@ fn many_handshakes_at_once_keep_to_the_limit() {
         Scenario::new("many handshakes at once")
             .settings(settings)
             .torrent(torrent(1))
-            .seeds(1, LINE)
-            .leeches(16, LINE)
+            .seeds(1, LINK)
+            .leeches(16, LINK)
             .within(8.0, Duration::from_secs(120))
     });
 }

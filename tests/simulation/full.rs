@@ -6,7 +6,7 @@ use std::time::Duration;
 use ecs_torrent::components::settings::{Settings, TickSettings};
 use ecs_torrent::engine::sim::{NewContent, TrackerMode};
 use ecs_torrent::sim::hostile::Hostility;
-use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
+use ecs_torrent::sim::{Act, Link, Scenario, When, Who};
 
 use crate::scenarios::{Dice, MIB, Make};
 use crate::sweep;
@@ -28,7 +28,7 @@ pub const ALL: &[(&str, Make)] = &[
 ];
 
 /// 2 MiB/s in both directions.
-const LINE: Line = Line::symmetric(2 << 20);
+const LINK: Link = Link::symmetric(2 << 20);
 
 #[test]
 #[cfg_attr(debug_assertions, ignore = "takes minutes without optimization")]
@@ -56,7 +56,7 @@ fn large(name: &str, mib: usize) -> Scenario {
 }
 
 fn crowd(name: &str, leeches: usize) -> Scenario {
-    large(name, 8).seeds(1, LINE).leeches(leeches, LINE)
+    large(name, 8).seeds(1, LINK).leeches(leeches, LINK)
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -64,7 +64,7 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 fn flash_crowd(_: &mut Dice) -> Scenario {
-    let crowd = large("a crowd of 500", 16).seeds(1, LINE).leeches(500, LINE);
+    let crowd = large("a crowd of 500", 16).seeds(1, LINK).leeches(500, LINK);
     crowd.within(6.0, seconds(30))
 }
 
@@ -80,13 +80,13 @@ fn hostile_crowd(_: &mut Dice) -> Scenario {
     let honest = 2 * Hostility::ALL.len() * 7 / 3;
     let mut crowd = crowd("a hostile crowd", honest);
     for hostility in Hostility::ALL {
-        crowd = crowd.hostiles(2, hostility, LINE);
+        crowd = crowd.hostiles(2, hostility, LINK);
     }
     crowd.within(6.0, seconds(480))
 }
 
 fn churn(dice: &mut Dice) -> Scenario {
-    let mut crowd = crowd("a restless crowd", 40).late_leeches(20, LINE);
+    let mut crowd = crowd("a restless crowd", 40).late_leeches(20, LINK);
     for number in 0..20 {
         let time = dice.millis(200, 10_000);
         let (leaver, late) = (Who::Leech(2 * number), Who::Leech(40 + number));
@@ -115,9 +115,9 @@ fn seed_leaves(dice: &mut Dice) -> Scenario {
 
 fn slow_and_fast(_: &mut Dice) -> Scenario {
     large("a crowd on slow and fast lines", 8)
-        .seeds(1, LINE)
-        .leeches(25, Line::asymmetric(2 << 20, 8 << 20))
-        .leeches(25, Line::asymmetric(64 << 10, 256 << 10))
+        .seeds(1, LINK)
+        .leeches(25, Link::asymmetric(2 << 20, 8 << 20))
+        .leeches(25, Link::asymmetric(64 << 10, 256 << 10))
         .within(4.0, seconds(60))
 }
 
@@ -169,7 +169,7 @@ fn full_disks(dice: &mut Dice) -> Scenario {
 /// Half the swarm joins while the tracker is down.
 fn tracker_goes(dice: &mut Dice) -> Scenario {
     let mut crowd = crowd("a crowd without its tracker", 20)
-        .late_leeches(20, LINE)
+        .late_leeches(20, LINK)
         .at(seconds(1), Act::Tracker(TrackerMode::Down))
         .at(seconds(30), Act::Tracker(TrackerMode::Up));
     for who in (20..40).map(Who::Leech) {

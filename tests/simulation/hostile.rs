@@ -6,12 +6,12 @@ use std::time::Duration;
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::engine::sim::NewContent;
 use ecs_torrent::sim::hostile::Hostility;
-use ecs_torrent::sim::{Line, Scenario};
+use ecs_torrent::sim::{Link, Scenario};
 
 use crate::scenarios::{self, MIB};
 use crate::sweep;
 
-const LINE: Line = Line::symmetric(2 << 20);
+const LINK: Link = Link::symmetric(2 << 20);
 
 /// One seed, eight leechers, and hostile peers with links of the same speed.
 fn crowd(seed: u64, hostiles: &[Hostility]) -> Scenario {
@@ -22,10 +22,10 @@ fn crowd(seed: u64, hostiles: &[Hostility]) -> Scenario {
             piece_length: 256 << 10,
             ..NewContent::default()
         })
-        .seeds(1, LINE)
-        .leeches(8, LINE)
+        .seeds(1, LINK)
+        .leeches(8, LINK)
         .within(6.0, Duration::from_secs(240));
-    let add = |crowd: Scenario, hostility: &Hostility| crowd.hostiles(1, *hostility, LINE);
+    let add = |crowd: Scenario, hostility: &Hostility| crowd.hostiles(1, *hostility, LINK);
     hostiles.iter().fold(crowd, add)
 }
 
@@ -126,9 +126,9 @@ fn dripping(count: usize, len: usize) -> Scenario {
             piece_length: 256 << 10,
             ..NewContent::default()
         })
-        .seeds(1, LINE)
-        .leeches(1, LINE)
-        .hostiles(count, Hostility::Drips, LINE)
+        .seeds(1, LINK)
+        .leeches(1, LINK)
+        .hostiles(count, Hostility::Drips, LINK)
         .within(6.0, Duration::from_secs(240))
 }
 

@@ -31,7 +31,7 @@ use ecs_torrent::protocol::hash::InfoHash;
 use ecs_torrent::protocol::wire::Message;
 use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::invariants::Invariant;
-use ecs_torrent::sim::{Act, Line, Outcome, Scenario, Trouble, Who};
+use ecs_torrent::sim::{Act, Link, Outcome, Scenario, Trouble, Who};
 use ecs_torrent::systems::picking::Picker;
 use ecs_torrent::systems::{AnnounceSet, DecideSet, IntakeSet};
 use ecs_torrent::{Tick, TickSet, bevy_app, bevy_ecs};
@@ -39,8 +39,8 @@ use std::time::Duration;
 
 fn scenario(name: &str) -> Scenario {
     Scenario::new(name)
-        .seeds(1, Line::symmetric(1 << 20))
-        .leeches(2, Line::symmetric(1 << 20))
+        .seeds(1, Link::symmetric(1 << 20))
+        .leeches(2, Link::symmetric(1 << 20))
 }
 
 /// Whether the outcome reports a violation of the invariant.
@@ -123,7 +123,7 @@ fn forgive_delay(mut has_seen: Local<bool>, mut peers: Query<&mut Requests, Chan
 
 #[test]
 fn a_request_that_times_out_again_is_found_out() {
-    let slow = Line::symmetric(64 << 10);
+    let slow = Link::symmetric(64 << 10);
     let outcome = Scenario::new("forgives delay")
         .seeds(1, slow)
         .leeches(2, slow)
@@ -289,7 +289,7 @@ fn blocks_that_are_dropped_and_not_counted_are_found_out() {
         piece_length: 256 << 10,
         ..NewContent::default()
     };
-    let line = Line::symmetric(1 << 20);
+    let line = Link::symmetric(1 << 20);
     let run = |seed| {
         Scenario::new("loses count")
             .seed(seed)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ecs_torrent::components::settings::Settings;
 use ecs_torrent::engine::sim::{DiskSpeed, NewContent, Path, TrackerMode};
 use ecs_torrent::sim::hostile::Hostility;
-use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
+use ecs_torrent::sim::{Act, Link, Scenario, When, Who};
 
 /// A function that makes a scenario for a seed.
 pub type Make = fn(&mut Dice) -> Scenario;
@@ -44,7 +44,7 @@ pub const ALL: &[(&str, Make)] = &[
 pub const MIB: usize = 1 << 20;
 
 /// 1 MiB/s in both directions.
-const LINE: Line = Line::symmetric(1 << 20);
+const LINK: Link = Link::symmetric(1 << 20);
 
 /// Random numbers from a seed (splitmix64).
 pub struct Dice(u64);
@@ -111,8 +111,8 @@ fn flash_crowd(dice: &mut Dice) -> Scenario {
     let path = Path::new(dice.millis(1, 150)).with_jitter(dice.millis(0, 20));
     Scenario::new("flash crowd")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .path(path)
 }
 
@@ -121,9 +121,9 @@ fn churn(dice: &mut Dice) -> Scenario {
     let late = dice.within(1, 4);
     let mut scenario = Scenario::new("churn")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
-        .late_leeches(late, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
+        .late_leeches(late, LINK)
         .within(3.0, seconds(90));
     for number in count..count + late {
         scenario = scenario.at(dice.millis(500, 8_000), Act::Starts(Who::Leech(number)));
@@ -150,8 +150,8 @@ fn seed_leaves(dice: &mut Dice) -> Scenario {
     let part = dice.within(20, 80) as f64 / 100.0;
     Scenario::new("a seed leaves and comes back")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .when(When::HasSent(Who::Seed(0), part), Act::PowerFails(Who::Seed(0)))
         .at(back, Act::Starts(Who::Seed(0)))
         .within(3.0, seconds(150))
@@ -161,9 +161,9 @@ fn slow_and_fast(dice: &mut Dice) -> Scenario {
     let (fast, slow) = (dice.within(2, 8), dice.within(1, 6));
     Scenario::new("slow and fast")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(fast, Line::asymmetric(2 << 20, 8 << 20))
-        .leeches(slow, Line::asymmetric(64 << 10, 256 << 10))
+        .seeds(1, LINK)
+        .leeches(fast, Link::asymmetric(2 << 20, 8 << 20))
+        .leeches(slow, Link::asymmetric(64 << 10, 256 << 10))
         .within(3.0, seconds(30))
 }
 
@@ -171,21 +171,21 @@ fn one_hostile(dice: &mut Dice) -> Scenario {
     let hostility = dice.one(&Hostility::ALL);
     Scenario::new("one hostile peer")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(dice.within(1, 6), LINE)
-        .hostiles(1, hostility, Line::symmetric(4 << 20))
+        .seeds(1, LINK)
+        .leeches(dice.within(1, 6), LINK)
+        .hostiles(1, hostility, Link::symmetric(4 << 20))
         .within(3.0, seconds(90))
 }
 
 fn third_hostile(dice: &mut Dice) -> Scenario {
     let mut scenario = Scenario::new("a third is hostile")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(dice.within(7, 10), LINE)
+        .seeds(1, LINK)
+        .leeches(dice.within(7, 10), LINK)
         .within(4.0, seconds(150));
     for _ in 0..4 {
         let hostility = dice.one(&Hostility::ALL);
-        scenario = scenario.hostiles(1, hostility, Line::symmetric(2 << 20));
+        scenario = scenario.hostiles(1, hostility, Link::symmetric(2 << 20));
     }
     scenario
 }
@@ -206,17 +206,17 @@ fn crowded(name: &str, dice: &mut Dice, hostility: Hostility) -> Scenario {
     Scenario::new(name)
         .settings(settings)
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(dice.within(2, 6), LINE)
-        .hostiles(slots * 3, hostility, LINE)
+        .seeds(1, LINK)
+        .leeches(dice.within(2, 6), LINK)
+        .hostiles(slots * 3, hostility, LINK)
 }
 
 fn stolen_ids(dice: &mut Dice) -> Scenario {
     Scenario::new("stolen peer ids")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(dice.within(1, 6), LINE)
-        .hostiles(dice.within(1, 5), Hostility::StealsId, LINE)
+        .seeds(1, LINK)
+        .leeches(dice.within(1, 6), LINK)
+        .hostiles(dice.within(1, 5), Hostility::StealsId, LINK)
         .within(4.0, seconds(60))
 }
 
@@ -226,8 +226,8 @@ fn partition(dice: &mut Dice) -> Scenario {
     let begin = dice.millis(200, 3_000);
     Scenario::new("a partition that heals")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .at(begin, Act::Partition(some, [&others[..], &[Who::Seed(0)]].concat()))
         .at(begin + dice.millis(1_000, 40_000), Act::Heals)
         .within(3.0, seconds(200))
@@ -239,8 +239,8 @@ fn power_failure(dice: &mut Dice) -> Scenario {
     let time = dice.moment(0, 6_000);
     Scenario::new("a power failure")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .at(time, Act::PowerFails(who))
         .at(time + dice.moment(10, 5_000), Act::Starts(who))
         .within(3.0, seconds(90))
@@ -249,8 +249,8 @@ fn power_failure(dice: &mut Dice) -> Scenario {
 fn killed(dice: &mut Dice) -> Scenario {
     let mut scenario = Scenario::new("killed again and again")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(1, LINE)
+        .seeds(1, LINK)
+        .leeches(1, LINK)
         .within(3.0, seconds(150));
     let mut time = Duration::ZERO;
     for _ in 0..dice.within(2, 8) {
@@ -270,8 +270,8 @@ fn stopped(dice: &mut Dice) -> Scenario {
     let count = dice.within(1, 6);
     let mut scenario = Scenario::new("stopped and started")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .within(3.0, seconds(120));
     for _ in 0..dice.within(1, 4) {
         let who = dice.anybody(count);
@@ -286,8 +286,8 @@ fn paused(dice: &mut Dice) -> Scenario {
     let count = dice.within(1, 6);
     let mut scenario = Scenario::new("paused and started")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .within(3.0, seconds(120));
     for _ in 0..dice.within(1, 8) {
         let who = dice.anybody(count);
@@ -304,8 +304,8 @@ fn paused_in_trouble(dice: &mut Dice) -> Scenario {
     let count = dice.within(1, 6);
     let mut scenario = Scenario::new("paused in any trouble")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .within(3.0, seconds(200));
     for _ in 0..dice.within(1, 5) {
         let who = dice.anybody(count);
@@ -353,8 +353,8 @@ fn full_disk(dice: &mut Dice) -> Scenario {
     let time = dice.millis(100, 3_000);
     Scenario::new("a full disk")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .at(time, Act::DiskFills(who))
         .at(time + dice.millis(500, 40_000), Act::DiskHasRoom(who))
         .within(3.0, seconds(150))
@@ -365,8 +365,8 @@ fn broken_disk(dice: &mut Dice) -> Scenario {
     let who = dice.one(&[Who::Seed(0), dice_leech(count)]);
     Scenario::new("a broken disk")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .at(dice.millis(100, 3_000), Act::DiskFails(who, dice.millis(10, 3_000)))
         .within(3.0, seconds(150))
 }
@@ -387,8 +387,8 @@ fn failed_sync(dice: &mut Dice) -> Scenario {
     Scenario::new("a failed sync")
         .settings(settings)
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .at(time, Act::SyncsFail(who, dice.within(1, 3) as u32))
         .at(late, end)
         .at(late + seconds(10), Act::Starts(who))
@@ -405,8 +405,8 @@ fn slow_disk(dice: &mut Dice) -> Scenario {
     };
     Scenario::new("a slow disk")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .disk(disk)
         .at(dice.millis(100, 2_000), Act::DiskSlows(Who::Leech(0), 8.0))
         .within(6.0, seconds(60))
@@ -421,9 +421,9 @@ fn little_memory(dice: &mut Dice) -> Scenario {
     Scenario::new("little memory")
         .settings(settings)
         .torrent(torrent)
-        .seeds(1, LINE)
-        .leeches(dice.within(1, 6), LINE)
-        .hostiles(dice.within(0, 3), silent, LINE)
+        .seeds(1, LINK)
+        .leeches(dice.within(1, 6), LINK)
+        .hostiles(dice.within(0, 3), silent, LINK)
         .within(8.0, seconds(200))
 }
 
@@ -442,9 +442,9 @@ fn tracker_goes(dice: &mut Dice) -> Scenario {
     let time = dice.millis(0, 3_000);
     Scenario::new("the tracker goes")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
-        .late_leeches(1, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
+        .late_leeches(1, LINK)
         .at(time, Act::Tracker(mode))
         .at(time + dice.millis(0, 1_000), Act::Starts(late))
         .at(time + dice.millis(5_000, 20_000), Act::Tracker(TrackerMode::Up))
@@ -455,8 +455,8 @@ fn clocks(dice: &mut Dice) -> Scenario {
     let count = dice.within(2, 8);
     Scenario::new("sleeping and jumping clocks")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .at(
             dice.millis(100, 3_000),
             Act::Sleeps(dice.leech(count), dice.millis(100, 30_000)),
@@ -476,8 +476,8 @@ fn moves(dice: &mut Dice) -> Scenario {
     let count = dice.within(2, 8);
     let mut scenario = Scenario::new("addresses that change")
         .torrent(dice.torrent())
-        .seeds(2, LINE)
-        .leeches(count, LINE)
+        .seeds(2, LINK)
+        .leeches(count, LINK)
         .within(3.0, seconds(200));
     for _ in 0..dice.within(1, 4) {
         scenario = scenario.at(dice.millis(100, 4_000), Act::Moves(dice.anybody(count)));
@@ -489,8 +489,8 @@ fn breaking(dice: &mut Dice) -> Scenario {
     let count = dice.within(2, 8);
     let mut scenario = Scenario::new("connections that break")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .within(3.0, seconds(300));
     for _ in 0..dice.within(1, 6) {
         let (a, b) = (dice.leech(count), Who::Seed(0));
@@ -509,8 +509,8 @@ fn stop_reading(dice: &mut Dice) -> Scenario {
     let time = dice.millis(100, 3_000);
     Scenario::new("peers that stop reading")
         .torrent(dice.torrent())
-        .seeds(1, LINE)
-        .leeches(count, LINE)
+        .seeds(1, LINK)
+        .leeches(count, LINK)
         .at(time, Act::StopsReading(who))
         .at(time + dice.millis(1_000, 60_000), Act::ReadsAgain(who))
         .within(3.0, seconds(300))
@@ -525,7 +525,7 @@ fn odd(dice: &mut Dice) -> Scenario {
     };
     Scenario::new("odd pieces and files")
         .torrent(torrent)
-        .seeds(1, LINE)
-        .leeches(dice.within(1, 8), LINE)
+        .seeds(1, LINK)
+        .leeches(dice.within(1, 8), LINK)
         .within(3.0, seconds(40))
 }

@@ -21,7 +21,7 @@ use ecs_torrent::components::tracker::Tracker;
 use ecs_torrent::engine::schedule::{Tick, TickSet};
 use ecs_torrent::engine::sim::{NewContent, NodeId, Simulation, TrackerMode};
 use ecs_torrent::protocol::time::Timestamp;
-use ecs_torrent::sim::{Act, Line, Scenario, When, Who};
+use ecs_torrent::sim::{Act, Link, Scenario, When, Who};
 
 /// The components that were on every entity of a kind in a state, and those that were on some.
 #[derive(Debug, Clone, Default)]
@@ -97,12 +97,12 @@ fn variant(value: &impl Debug) -> String {
 /// Swarms in which torrents, peers and pieces come into every state that they have.
 fn census() -> BTreeMap<(&'static str, String), Seen> {
     let census = Census::default();
-    let line = Line::symmetric(256 << 10);
+    let link = Link::symmetric(256 << 10);
     let (who, second) = (Who::Leech(0), Duration::from_secs(1));
     let base = |name| {
         Scenario::new(name)
-            .seeds(1, line)
-            .leeches(2, line)
+            .seeds(1, link)
+            .leeches(2, link)
             .plugins(census.clone().plugin())
             .may_fail()
     };

@@ -14,7 +14,7 @@ use super::progress::{Progress, ProgressPlugin};
 use super::{Actor, FOLDER, Stage, State};
 use crate::sim::hostile::{HostilePeer, Hostility};
 use crate::sim::invariants::{InvariantsPlugin, Truth};
-use crate::sim::scenario::{Line, Who, address_of};
+use crate::sim::scenario::{Link, Who, address_of};
 
 impl Stage<'_> {
     /// Adds all nodes.
@@ -23,19 +23,19 @@ impl Stage<'_> {
         let mut number = 0;
         for group in &scenario.seeds {
             for _ in 0..group.count {
-                self.add(Who::Seed(number), group.line, group.is_late);
+                self.add(Who::Seed(number), group.link, group.is_late);
                 number += 1;
             }
         }
         let mut number = 0;
         for group in &scenario.leeches {
             for _ in 0..group.count {
-                self.add(Who::Leech(number), group.line, group.is_late);
+                self.add(Who::Leech(number), group.link, group.is_late);
                 number += 1;
             }
         }
         let victims: Vec<SocketAddr> = self.actors.values().map(|actor| actor.address).collect();
-        for (number, (hostility, line)) in (1..).zip(&scenario.hostiles) {
+        for (number, (hostility, link)) in (1..).zip(&scenario.hostiles) {
             let ip = match hostility {
                 // Local addresses, which all other nodes have, are no subnet to the engine.
                 Hostility::Sybil => Ipv4Addr::new(203, 0, 113, number as u8).into(),
@@ -44,7 +44,7 @@ impl Stage<'_> {
             let address = SocketAddr::new(ip, 6881);
             self.next_ip += 1;
             let host = self.sim.add_host(address);
-            self.sim.net().set_access(host.id(), line.access());
+            self.sim.net().set_access(host.id(), link.access());
             let now = self.sim.now();
             let peer = HostilePeer::new(
                 host,
@@ -58,7 +58,7 @@ impl Stage<'_> {
         }
     }
 
-    pub(super) fn add(&mut self, who: Who, line: Line, is_late: bool) {
+    pub(super) fn add(&mut self, who: Who, link: Link, is_late: bool) {
         let ip = address_of(self.next_ip);
         self.next_ip += 1;
         let plugins = (
@@ -67,7 +67,7 @@ impl Stage<'_> {
             ProgressPlugin(self.content.info_hash()),
         );
         let new = NewNode::new(ip, self.scenario.settings.clone(), plugins)
-            .access(line.access())
+            .access(link.access())
             .disk(self.scenario.disk);
         let node = self.sim.add((self.scenario.extend)(new));
         let address = self.sim.net().addresses(node)[0];

@@ -114,7 +114,7 @@ pub(super) fn refuse_known_peers(
 
 /// The parameters of the decision about an address.
 #[derive(SystemParam)]
-pub(super) struct Judging<'w> {
+pub(super) struct CandidateRules<'w> {
     settings: Res<'w, Settings>,
     local: Res<'w, LocalAddresses>,
     external: Res<'w, ExternalAddresses>,
@@ -126,7 +126,7 @@ pub(super) struct Judging<'w> {
 /// torrents (BEP 27) need no check elsewhere.
 pub(super) fn add_candidates(
     mut found: MessageReader<CandidatesFound>,
-    judging: Judging,
+    rules: CandidateRules,
     sources: Res<CandidateSources>,
     mut queue: ResMut<DialQueue>,
     mut torrents: Query<(&Torrent, &AllowedSources, &mut Candidates, &mut Dialer)>,
@@ -145,9 +145,9 @@ pub(super) fn add_candidates(
             continue;
         }
         for &peer in peers {
-            if judging.accepts(message, peer.address, &candidates) {
-                let priority = judging.priority_of(peer.address);
-                candidates.add(peer, *source, priority, judging.settings.peers.max_candidates);
+            if rules.accepts(message, peer.address, &candidates) {
+                let priority = rules.priority_of(peer.address);
+                candidates.add(peer, *source, priority, rules.settings.peers.max_candidates);
             } else {
                 candidates.count_refused(*source, 1);
             }
@@ -159,7 +159,7 @@ pub(super) fn add_candidates(
     }
 }
 
-impl Judging<'_> {
+impl CandidateRules<'_> {
     /// Whether an address may be added. An address that a user named is tried, whatever it is, unless it is banned.
     fn accepts(&self, found: &CandidatesFound, address: SocketAddr, candidates: &Candidates) -> bool {
         let source = found.source;

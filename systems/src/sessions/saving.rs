@@ -415,7 +415,7 @@ pub(super) fn collect_spilled(mut writer: SessionWriter, mut spills: ResMut<Jobs
         match event.outcome {
             Ok(_) => {
                 if let Some((Layout(geometry), _, have)) = saved.known {
-                    spilling::note(&mut saved.partials, have, geometry, run);
+                    spilling::record_run(&mut saved.partials, have, geometry, run);
                 }
             }
             // The blocks are still in memory; the write of their piece will report a full disk.

@@ -114,7 +114,7 @@ pub(super) fn partial_blocks(session: &Session, geometry: &Geometry) -> BTreeMap
 }
 
 /// Records that a run of blocks is on the disk.
-pub(super) fn note(partials: &mut Partials, have: &Have, geometry: &Geometry, run: Run) {
+pub(super) fn record_run(partials: &mut Partials, have: &Have, geometry: &Geometry, run: Run) {
     let Run { piece, first, count } = run;
     if have.contains(piece) {
         return;
