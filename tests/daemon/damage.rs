@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::Value;
 
-use crate::bed::{Daemon, PATIENCE, succeed, torrent};
+use crate::bed::{Daemon, PATIENCE, succeed, torrent, wait_until};
 
 /// Returns a torrent's field once it has this property.
 fn wait_for(daemon: &Daemon, hash: &str, field: &str, is_it: impl Fn(&Value) -> bool) -> Value {
@@ -94,10 +94,9 @@ fn saved_files_that_are_no_files_are_reported() {
                 fs::create_dir(path).unwrap();
             }
             let daemon = Daemon::start(folder);
-            let log = daemon.log();
             let name = path.file_name().unwrap().to_str().unwrap();
             let is_told = |line: &str| line.contains("cannot be resumed") && line.contains(name);
-            assert!(log.lines().any(is_told), "{log}");
+            wait_until("the report", || daemon.log().lines().any(is_told));
         }
     }
 }

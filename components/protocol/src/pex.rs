@@ -187,7 +187,7 @@ mod tests {
     /// As libtorrent writes it: only the keys with content, and others.
     #[test]
     fn messages_of_other_clients_are_read() {
-        let payload = b"d5:added12:\x01\x02\x03\x04\x1a\xe1\x05\x06\x07\x08\x00\x017:added.f2:\x02\x1f7:dropped6:\x01\x02\x03\x04\x00\x0512:not specifiedi5ee";
+        let payload = b"d5:added12:\x01\x02\x03\x04\x1a\xe1\x05\x06\x07\x08\x00\x017:added.f2:\x02\x1f7:dropped6:\x01\x02\x03\x04\x00\x0513:not specifiedi5ee";
         let message = PexMessage::read(payload, 50).unwrap();
         let seed = PexPeer {
             address: address("1.2.3.4:6881"),
