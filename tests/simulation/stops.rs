@@ -123,7 +123,7 @@ fn a_stop_whose_save_is_late_keeps_the_claims() {
     bed.download();
     bed.pause();
     let earlier = bed.session().unwrap();
-    bed.sim.state(bed.leecher).set_latency(Duration::from_secs(3));
+    bed.sim.state(bed.leecher).set_latency(Duration::from_secs(70));
     assert!(bed.stop().is_err());
     bed.until_saved("the late session", |session| session.stopped);
     bed.until_saved("a session of the failed torrent", |session| !session.stopped);
@@ -316,7 +316,7 @@ fn a_start_that_waits_for_a_failed_stop() {
     let mut bed = Bed::new(33);
     bed.download();
     bed.pause();
-    bed.sim.state(bed.leecher).set_latency(Duration::from_secs(3));
+    bed.sim.state(bed.leecher).set_latency(Duration::from_secs(70));
     let torrent = bed.content.info_hash();
     let started = bed.send(|reply| PauseOrStart::from(StartTorrent { torrent, reply }));
     assert!(bed.stop().is_err());
