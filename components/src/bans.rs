@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
+use ecs_torrent_protocol::tally::Tally;
 use ecs_torrent_protocol::time::Timestamp;
 
 use crate::prefix::{is_local, site, subnet};
@@ -18,8 +19,8 @@ use crate::settings::PeerSettings;
 #[derive(Resource, Debug, Default)]
 pub struct Bans {
     until: BTreeMap<SocketAddr, Timestamp>,
-    sites: BTreeMap<IpAddr, usize>,
-    subnets: BTreeMap<IpAddr, usize>,
+    sites: Tally<IpAddr>,
+    subnets: Tally<IpAddr>,
     /// Bans in the order of their expiry; all last equally long.
     order: VecDeque<(Timestamp, SocketAddr)>,
 }
@@ -50,18 +51,17 @@ impl Bans {
             self.end_oldest();
         }
         self.until.insert(address, now + duration);
-        *self.sites.entry(site(address.ip())).or_default() += 1;
-        *self.subnets.entry(subnet(address.ip())).or_default() += 1;
+        self.sites.add(site(address.ip()));
+        self.subnets.add(subnet(address.ip()));
         self.order.push_back((now + duration, address));
     }
 
     /// Whether `address` is refused: banned itself, or in a site or subnet with too many bans.
     #[must_use]
     pub fn refuses(&self, now: Timestamp, address: SocketAddr, limits: BanLimits) -> bool {
-        let count = |of: &BTreeMap<IpAddr, usize>, key: IpAddr| of.get(&key).copied().unwrap_or(0);
         self.has(now, address)
-            || count(&self.sites, site(address.ip())) >= limits.per_site
-            || (!is_local(address.ip()) && count(&self.subnets, subnet(address.ip())) >= limits.per_subnet)
+            || self.sites.of(&site(address.ip())) >= limits.per_site
+            || (!is_local(address.ip()) && self.subnets.of(&subnet(address.ip())) >= limits.per_subnet)
     }
 
     /// Whether the peer at `address` itself is banned.
@@ -85,17 +85,8 @@ impl Bans {
         if self.until.get(&address) == Some(&until) {
             self.until.remove(&address);
         }
-        take_one(&mut self.sites, site(address.ip()));
-        take_one(&mut self.subnets, subnet(address.ip()));
-    }
-}
-
-fn take_one(counts: &mut BTreeMap<IpAddr, usize>, key: IpAddr) {
-    if let Some(count) = counts.get_mut(&key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&key);
-        }
+        self.sites.remove(&site(address.ip()));
+        self.subnets.remove(&subnet(address.ip()));
     }
 }
 

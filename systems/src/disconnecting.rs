@@ -5,7 +5,6 @@
 //! connections at once.
 
 use bevy_app::{App, Plugin};
-use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::lifecycle::Readiness;
@@ -18,6 +17,7 @@ use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{NetEvent, NetRequest};
 use ecs_torrent_engine::purpose;
 use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::tally::Tally;
 use ecs_torrent_protocol::wire::Message;
 
 use crate::DecideSet;
@@ -50,23 +50,18 @@ pub(crate) struct Disconnecting;
 
 /// Connections of stopping torrents whose orderly close has not ended, by torrent.
 #[derive(Resource, Debug, Default)]
-pub(crate) struct ClosingStreams(EntityHashMap<usize>);
+pub(crate) struct ClosingStreams(Tally<Entity>);
 
 impl ClosingStreams {
     /// Counts a close whose end is awaited, and returns its tag.
     pub(crate) fn expect(&mut self, torrent: Option<Entity>, reason: &CloseReason) -> Option<JobTag> {
         let owner = torrent.filter(|_| *reason == CloseReason::Stopping)?;
-        *self.0.entry(owner).or_default() += 1;
+        self.0.add(owner);
         Some(JobTag::new(CLOSING, owner))
     }
 
     fn record_end(&mut self, torrent: Entity) {
-        if let Some(count) = self.0.get_mut(&torrent) {
-            *count -= 1;
-            if *count == 0 {
-                self.0.remove(&torrent);
-            }
-        }
+        self.0.remove(&torrent);
     }
 }
 
@@ -125,7 +120,7 @@ fn disconnect_stopped(
         disconnecting.push(turn.torrent);
     }
     duty.finish_done(&mut disconnecting, |torrent| {
-        !torrents.contains(torrent) && !closing.0.contains_key(&torrent)
+        !torrents.contains(torrent) && closing.0.of(&torrent) == 0
     });
 }
 
@@ -153,7 +148,7 @@ mod tests {
             assert!(closing.expect(Some(torrent), &CloseReason::Stopping).is_some());
         }
         closing.record_end(torrent);
-        assert!(closing.0.contains_key(&torrent));
+        assert!(closing.0.of(&torrent) > 0);
         closing.record_end(torrent);
         assert!(closing.0.is_empty());
         closing.record_end(torrent);

@@ -18,6 +18,7 @@ use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{NetRequest, Streams};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::BlockRequest;
+use ecs_torrent_protocol::tally::Tally;
 use ecs_torrent_protocol::wire::{Block, Frame, FrameLimits, Message, PeerCodec};
 
 use super::{Invariant, Truth, Violations, privacy};
@@ -39,9 +40,9 @@ struct Conversation {
     has_shaken_hands: bool,
     asked: Asked,
     /// Requests of the peer without an answer, with their counts.
-    owed: BTreeMap<BlockRequest, u32>,
+    owed: Tally<BlockRequest>,
     /// Requests that need no answer anymore, but may still be answered.
-    forgiven: BTreeMap<BlockRequest, u32>,
+    forgiven: Tally<BlockRequest>,
 }
 
 /// Our requests without an answer, and whether they have timed out.
@@ -101,31 +102,20 @@ impl Conversation {
             codec: PeerCodec::new(FrameLimits::default()),
             has_shaken_hands: false,
             asked: Asked::default(),
-            owed: BTreeMap::new(),
-            forgiven: BTreeMap::new(),
+            owed: Tally::default(),
+            forgiven: Tally::default(),
         }
     }
 
     /// Matches an answer with a request. Returns false if there is none.
     fn answer(&mut self, request: BlockRequest) -> bool {
-        take_one(&mut self.owed, request) || take_one(&mut self.forgiven, request)
+        self.owed.remove(&request) || self.forgiven.remove(&request)
     }
 
     fn forgive(&mut self, request: BlockRequest) {
-        if take_one(&mut self.owed, request) {
-            *self.forgiven.entry(request).or_default() += 1;
+        if self.owed.remove(&request) {
+            self.forgiven.add(request);
         }
-    }
-}
-
-fn take_one(counts: &mut BTreeMap<BlockRequest, u32>, request: BlockRequest) -> bool {
-    match counts.get_mut(&request) {
-        Some(1) => counts.remove(&request).is_some(),
-        Some(count) => {
-            *count -= 1;
-            true
-        }
-        None => false,
     }
 }
 
@@ -150,7 +140,7 @@ pub(super) fn read_events(
         let Ok(wire) = peers.get(peer) else { continue };
         let conversation = conversations.entry(peer).or_insert_with(Conversation::new);
         match is_cancel {
-            false => *conversation.owed.entry(request).or_default() += 1,
+            false => conversation.owed.add(request),
             // BEP 6: a canceled request is answered nonetheless.
             true if wire.session.fast => {}
             true => conversation.forgive(request),

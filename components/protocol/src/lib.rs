@@ -40,6 +40,7 @@ pub mod prefix;
 pub mod priority;
 pub mod safe_path;
 pub mod sha1_pair;
+pub mod tally;
 pub mod text;
 pub mod time;
 pub mod tracker;

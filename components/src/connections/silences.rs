@@ -1,9 +1,10 @@
 //! Memory of sites whose silent connections were evicted.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ecs_torrent_protocol::tally::Tally;
 use ecs_torrent_protocol::time::Timestamp;
 
 use crate::prefix::site;
@@ -14,7 +15,7 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(30 * 60);
 /// Recent evictions of silent connections, counted by site.
 #[derive(Debug, Default)]
 pub(super) struct Silences {
-    counts: BTreeMap<IpAddr, usize>,
+    counts: Tally<IpAddr>,
     /// Evictions in the order of their time.
     order: VecDeque<(Timestamp, IpAddr)>,
 }
@@ -32,26 +33,20 @@ impl Silences {
                 return;
             }
         }
-        *self.counts.entry(site(ip)).or_default() += 1;
+        self.counts.add(site(ip));
         self.order.push_back((now, site(ip)));
     }
 
     /// Returns the number of remembered evictions of the site of `ip`.
     pub(super) fn of(&self, ip: IpAddr) -> usize {
-        self.counts.get(&site(ip)).copied().unwrap_or(0)
+        self.counts.of(&site(ip))
     }
 
     fn forget_oldest(&mut self) -> bool {
         let Some((_, site)) = self.order.pop_front() else {
             return false;
         };
-        if let Some(count) = self.counts.get_mut(&site) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&site);
-            }
-        }
-        true
+        self.counts.remove(&site)
     }
 }
 

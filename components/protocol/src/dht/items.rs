@@ -10,6 +10,7 @@ use super::id::NodeId;
 use super::krpc::{ErrorCode, MAX_SALT, MAX_VALUE, Refusal, Signed};
 use crate::hash::sha1;
 use crate::prefix::site;
+use crate::tally::Tally;
 use crate::time::Timestamp;
 
 /// Time after which an item is forgotten that nobody has published again (BEP 44, "Expiration").
@@ -173,7 +174,7 @@ struct StoredItem {
 pub struct ItemStore {
     max_items: usize,
     items: BTreeMap<NodeId, StoredItem>,
-    hosts: BTreeMap<IpAddr, usize>,
+    hosts: Tally<IpAddr>,
 }
 
 impl ItemStore {
@@ -183,7 +184,7 @@ impl ItemStore {
         Self {
             max_items,
             items: BTreeMap::new(),
-            hosts: BTreeMap::new(),
+            hosts: Tally::default(),
         }
     }
 
@@ -196,7 +197,7 @@ impl ItemStore {
     /// Whether an item of the host would be stored under `target`. If not, the host gets no token.
     #[must_use]
     pub fn has_place(&self, target: NodeId, ip: IpAddr, own_id: NodeId) -> bool {
-        let taken = self.hosts.get(&site(ip)).copied().unwrap_or(0);
+        let taken = self.hosts.of(&site(ip));
         self.items.contains_key(&target)
             || taken < (self.max_items / HOST_SHARE).max(1)
                 && (self.items.len() < self.max_items || self.farthest(target, own_id).is_some())
@@ -256,7 +257,7 @@ impl ItemStore {
             self.remove(farthest);
         }
         self.remove(target);
-        *self.hosts.entry(host).or_default() += 1;
+        self.hosts.add(host);
         let stored = StoredItem {
             item,
             stored: now,
@@ -266,14 +267,8 @@ impl ItemStore {
     }
 
     fn remove(&mut self, target: NodeId) {
-        let Some(stored) = self.items.remove(&target) else {
-            return;
-        };
-        if let Some(taken) = self.hosts.get_mut(&stored.host) {
-            *taken -= 1;
-            if *taken == 0 {
-                self.hosts.remove(&stored.host);
-            }
+        if let Some(stored) = self.items.remove(&target) {
+            self.hosts.remove(&stored.host);
         }
     }
 
@@ -458,6 +453,6 @@ mod tests {
         let farthest = store.items.keys().map(|target| target.distance(OWN)).max().unwrap();
         let closer = (0..5000u32).filter(|n| immutable_target(&immutable(*n).value).distance(OWN) < farthest);
         assert!(closer.count() < 200);
-        assert_eq!(store.hosts.values().sum::<usize>(), 32);
+        assert_eq!(store.hosts.keys().map(|host| store.hosts.of(host)).sum::<usize>(), 32);
     }
 }

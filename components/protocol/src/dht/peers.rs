@@ -10,6 +10,7 @@ use rand::seq::IteratorRandom;
 use super::bloom::BloomFilter;
 use super::id::NodeId;
 use crate::prefix::site;
+use crate::tally::Tally;
 use crate::time::Timestamp;
 
 /// Time after which an announced peer is forgotten. Clients announce every 15 to 30 minutes.
@@ -59,7 +60,7 @@ pub struct PeerStore {
     limits: PeerLimits,
     torrents: BTreeMap<NodeId, Vec<StoredPeer>>,
     /// Places that each host has taken.
-    hosts: BTreeMap<IpAddr, usize>,
+    hosts: Tally<IpAddr>,
     peer_count: usize,
     samples: Samples,
 }
@@ -71,7 +72,7 @@ impl PeerStore {
         Self {
             limits,
             torrents: BTreeMap::new(),
-            hosts: BTreeMap::new(),
+            hosts: Tally::default(),
             peer_count: 0,
             samples: Samples::default(),
         }
@@ -84,7 +85,7 @@ impl PeerStore {
         if peers.is_some_and(|peers| peers.iter().any(|peer| peer.address.ip() == ip)) {
             return true;
         }
-        let taken = self.hosts.get(&site(ip)).copied().unwrap_or(0);
+        let taken = self.hosts.of(&site(ip));
         taken < (self.limits.max_peers / HOST_SHARE).max(1)
             && self.peer_count < self.limits.max_peers
             && match peers {
@@ -125,7 +126,7 @@ impl PeerStore {
             None => {
                 peers.push(peer);
                 self.peer_count += 1;
-                *self.hosts.entry(site(address.ip())).or_default() += 1;
+                self.hosts.add(site(address.ip()));
             }
         }
         Ok(())
@@ -195,7 +196,7 @@ impl PeerStore {
                 let is_kept = now.since(peer.stored) < PEER_LIFETIME;
                 if !is_kept {
                     *peer_count -= 1;
-                    release(hosts, peer.address.ip());
+                    hosts.remove(&site(peer.address.ip()));
                 }
                 is_kept
             });
@@ -212,17 +213,7 @@ impl PeerStore {
     fn remove(&mut self, info_hash: NodeId) {
         for peer in self.torrents.remove(&info_hash).unwrap_or_default() {
             self.peer_count -= 1;
-            release(&mut self.hosts, peer.address.ip());
-        }
-    }
-}
-
-fn release(hosts: &mut BTreeMap<IpAddr, usize>, ip: IpAddr) {
-    let host = site(ip);
-    if let Some(taken) = hosts.get_mut(&host) {
-        *taken -= 1;
-        if *taken == 0 {
-            hosts.remove(&host);
+            self.hosts.remove(&site(peer.address.ip()));
         }
     }
 }
