@@ -10,7 +10,7 @@ use ecs_torrent::daemon::{Api, Phase};
 use ecs_torrent::{Engine, Error, TorrentPlugins, Torrents};
 
 use super::output::Screen;
-use super::peers::address;
+use super::peers::{ListenArgs, address};
 use super::signals::Signals;
 use super::{CliError, Outcome};
 
@@ -29,12 +29,8 @@ pub(super) struct DaemonArgs {
     /// Configuration file; command-line options override it.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address to accept peers on; may be repeated. Port 0 takes any free port. Default: port 6881 on all addresses.
-    #[arg(long, value_name = "IP:PORT", value_parser = address)]
-    listen: Vec<SocketAddr>,
-    /// Disable the DHT.
-    #[arg(long)]
-    no_dht: bool,
+    #[command(flatten)]
+    listen: ListenArgs,
     /// Disable peer exchange.
     #[arg(long)]
     no_pex: bool,
@@ -53,11 +49,7 @@ impl DaemonArgs {
     fn config(self) -> Result<Config, ConfigError> {
         let file = self.config.as_deref().map(ConfigFile::read).transpose()?;
         let mut config = file.as_ref().map_or_else(|| Ok(Config::default()), ConfigFile::parse)?;
-        if !self.listen.is_empty() {
-            config.net.listen = self.listen;
-            config.net.listen_fallback = false;
-        }
-        config.dht.enabled &= !self.no_dht;
+        self.listen.apply(&mut config.net, &mut config.dht);
         config.pex.enabled &= !self.no_pex;
         config.api.listen = self.api.unwrap_or(config.api.listen);
         config.session.state_dir = self.state_dir.or(config.session.state_dir);

@@ -1,6 +1,5 @@
 //! `fetch`: gets the torrent file of a magnet link from peers, and none of the torrent's data.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -17,10 +16,10 @@ use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 
 use super::output::{self, Screen, printable};
-use super::peers::{self, address};
+use super::peers::{self, ListenArgs};
 use super::signals::Signals;
 use super::torrent_file::Destination;
-use super::transfer::describe;
+use super::transfer::{describe, stop};
 use super::{CliError, ExitCodes, Outcome};
 
 #[derive(Debug, Args)]
@@ -49,12 +48,8 @@ pub(super) struct FetchArgs {
     /// Peer to connect to; may be repeated.
     #[arg(long = "peer", value_name = "HOST:PORT")]
     peers: Vec<String>,
-    /// Address to accept peers on; may be repeated. Port 0 takes any free port. Default: port 6881 on all addresses.
-    #[arg(long, value_name = "IP:PORT", value_parser = address)]
-    listen: Vec<SocketAddr>,
-    /// Disable the DHT.
-    #[arg(long)]
-    no_dht: bool,
+    #[command(flatten)]
+    listen: ListenArgs,
     /// Print errors only, and the info-hash.
     #[arg(short, long)]
     quiet: bool,
@@ -101,11 +96,7 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
     };
     let mut settings = Settings::default();
     settings.session.state_dir = None;
-    settings.dht.enabled = !args.no_dht;
-    if !args.listen.is_empty() {
-        settings.net.listen.clone_from(&args.listen);
-        settings.net.listen_fallback = false;
-    }
+    args.listen.apply(&mut settings.net, &mut settings.dht);
     let mut signals = Signals::new()?;
     signals.set_code(ExitCodes::INTERRUPTED);
     let (sender, metadata) = mpsc::unbounded_channel();
@@ -125,11 +116,7 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
         fetched = fetch => Some(fetched),
         () = signals.next() => None,
     };
-    // Notifies peers and trackers. A second signal ends the wait.
-    let stopped = tokio::select! {
-        stopped = torrents.stop_all_and_serialize() => stopped,
-        () = signals.next() => Ok(()),
-    };
+    let stopped = stop(&torrents, &mut signals).await;
     let Some(info) = fetched.transpose()? else {
         screen.error("interrupted before the metadata was complete");
         return Ok(Outcome::Interrupted);

@@ -1,9 +1,34 @@
-//! Addresses on the command line.
+//! Addresses on the command line: of peers, and those to accept peers on.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, ToSocketAddrs};
 
+use clap::Args;
+use ecs_torrent::components::settings::{DhtSettings, NetSettings};
+
 use super::CliError;
+
+/// Options on where peers connect and how they are found.
+#[derive(Debug, Args)]
+pub(super) struct ListenArgs {
+    /// Address to accept peers on; may be repeated. Port 0 takes any free port. Default: port 6881 on all addresses.
+    #[arg(long, value_name = "IP:PORT", value_parser = address)]
+    listen: Vec<SocketAddr>,
+    /// Disable the DHT.
+    #[arg(long)]
+    no_dht: bool,
+}
+
+impl ListenArgs {
+    /// Overrides settings.
+    pub(super) fn apply(self, net: &mut NetSettings, dht: &mut DhtSettings) {
+        if !self.listen.is_empty() {
+            net.listen = self.listen;
+            net.listen_fallback = false;
+        }
+        dht.enabled &= !self.no_dht;
+    }
+}
 
 /// Parses the value of an option that takes an `IP:PORT`.
 pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {

@@ -3,7 +3,6 @@
 mod report;
 mod saved;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentId, TorrentPlugin
 use self::report::Reporter;
 pub(super) use self::report::describe;
 use super::output::Screen;
-use super::peers::{self, address};
+use super::peers::{self, ListenArgs};
 use super::placement::PlacementArgs;
 use super::signals::Signals;
 use super::{CliError, ExitCodes, Outcome, magnet, verify};
@@ -69,12 +68,8 @@ struct NetworkArgs {
     /// Peer to connect to; may be repeated.
     #[arg(long = "peer", value_name = "HOST:PORT")]
     peers: Vec<String>,
-    /// Address to accept peers on; may be repeated. Port 0 takes any free port. Default: port 6881 on all addresses.
-    #[arg(long, value_name = "IP:PORT", value_parser = address)]
-    listen: Vec<SocketAddr>,
-    /// Disable the DHT.
-    #[arg(long)]
-    no_dht: bool,
+    #[command(flatten)]
+    listen: ListenArgs,
     /// Disable peer exchange.
     #[arg(long)]
     no_pex: bool,
@@ -148,12 +143,8 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
     }
     let mut settings = Settings::default();
     settings.session.state_dir = Some(network.state_dir.clone());
-    settings.dht.enabled = !network.no_dht;
+    network.listen.apply(&mut settings.net, &mut settings.dht);
     settings.pex.enabled = !network.no_pex;
-    if !network.listen.is_empty() {
-        settings.net.listen.clone_from(&network.listen);
-        settings.net.listen_fallback = false;
-    }
     let mut signals = Signals::new()?;
     signals.set_code(ExitCodes::INTERRUPTED);
     let engine = Engine::builder().plugins(TorrentPlugins).settings(settings).start()?;
@@ -196,10 +187,7 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
         signals.set_code(ExitCodes::DONE);
     }
     reporter.stopping();
-    let stopped = tokio::select! {
-        result = torrents.stop_all_and_serialize() => result,
-        () = signals.next() => Ok(()),
-    };
+    let stopped = stop(&torrents, &mut signals).await;
     reporter.end();
     if may_be_incomplete {
         // Pieces and blocks that had arrived are stored during the stop.
@@ -215,6 +203,14 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
         (false, true) => Outcome::Interrupted,
         (false, false) => Outcome::Done,
     })
+}
+
+/// Stops all torrents in order: peers and trackers are notified, and sessions are saved. A signal ends the wait.
+pub(super) async fn stop(torrents: &Torrents, signals: &mut Signals) -> Result<(), ecs_torrent::Error> {
+    tokio::select! {
+        stopped = torrents.stop_all_and_serialize() => stopped,
+        () = signals.next() => Ok(()),
+    }
 }
 
 /// Reports progress and events until there is nothing left to do or a signal arrives. Returns true for a signal.
