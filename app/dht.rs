@@ -79,7 +79,6 @@ impl Dht {
     /// # Errors
     /// [`Error::Dht`].
     pub async fn put(&self, value: &[u8]) -> Result<StoredItem, Error> {
-        check_value(value)?;
         let item = Item {
             value: value.into(),
             proof: None,

@@ -101,8 +101,8 @@ fn print_crowds() {
         for piece_kib in PIECES {
             let begun = Instant::now();
             let path = Path::new(Duration::from_millis(latency)).with_jitter(Duration::from_millis(2));
-            let crowd = swarm(1, mib, piece_kib).seeds(1, HOME).leeches(leechers, HOME);
-            let outcome = crowd.path(path).run();
+            let scenario = swarm(1, mib, piece_kib).seeds(1, HOME).leeches(leechers, HOME);
+            let outcome = scenario.path(path).run();
             println!(
                 "  {leechers:>8}  {mib:>4}  {piece_kib:>9}  {:>6.1}  {:>13.2}  {:>23.2}  {:>6.0}",
                 outcome.last().as_secs_f64(),

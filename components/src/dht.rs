@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::items::Item;
+use ecs_torrent_protocol::dht::node::Counters;
 use ecs_torrent_protocol::hash::InfoHash;
 use serde::Serialize;
 
@@ -128,24 +129,9 @@ pub struct DhtStats {
     pub stored_items: usize,
     /// Running searches.
     pub searches: usize,
-    /// Datagrams received since the start.
-    pub datagrams_received: u64,
-    /// Bytes received since the start.
-    pub bytes_received: u64,
-    /// Datagrams sent since the start.
-    pub datagrams_sent: u64,
-    /// Bytes sent since the start.
-    pub bytes_sent: u64,
-    /// Queries received.
-    pub queries_received: u64,
-    /// Queries that were not answered, because of a limit.
-    pub queries_refused: u64,
-    /// Queries sent.
-    pub queries_sent: u64,
-    /// Answers to our queries.
-    pub replies_received: u64,
-    /// Received datagrams that were no message, or answers to no query of ours.
-    pub invalid: u64,
+    /// Counts since the start.
+    #[serde(flatten)]
+    pub counters: Counters,
 }
 
 /// State of our node in the network of one address family.

@@ -175,8 +175,7 @@ fn run_dht(
         None => params.start(&mut dht.entry),
     };
     params.enter(&mut dht.entry, &mut node);
-    let datagrams: Vec<NetEvent> = params.net.take(DHT_DATAGRAMS).collect();
-    for event in datagrams {
+    for event in params.net.take(DHT_DATAGRAMS) {
         if let NetEvent::Datagram { datagram, .. } = event {
             node.receive(&datagram.data, datagram.from, now);
         }

@@ -95,7 +95,7 @@ impl PexTorrent {
 /// A peer that exchanges peers with us.
 #[derive(Component, Debug)]
 pub struct PexPartner {
-    /// What the partner has been told.
+    /// The changes that the partner has been told.
     cursor: PexCursor,
     /// Earliest time of the next message to the partner.
     earliest: Timestamp,

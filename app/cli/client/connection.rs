@@ -78,7 +78,7 @@ impl Daemon {
     /// Sends a POST request whose body is plain bytes.
     pub(super) async fn post_bytes(&self, path: &str, body: Bytes) -> Result<Value, CliError> {
         let kind = "application/octet-stream";
-        let (_, answer) = self.ask_with(Method::POST, path, body, kind).await?;
+        let (_, answer) = self.send(Method::POST, path, body, kind).await?;
         Ok(answer)
     }
 
@@ -90,13 +90,13 @@ impl Daemon {
     /// Sends a torrent file. Returns whether the daemon did not have the torrent yet, and its answer.
     pub(super) async fn create(&self, path: &str, body: Bytes) -> Result<(bool, Value), CliError> {
         let kind = "application/x-bittorrent";
-        let (status, answer) = self.ask_with(Method::POST, path, body, kind).await?;
+        let (status, answer) = self.send(Method::POST, path, body, kind).await?;
         Ok((status == StatusCode::CREATED, answer))
     }
 
     /// Sends a magnet link, as [`Daemon::create`] sends a file.
     pub(super) async fn create_from_text(&self, path: &str, body: String) -> Result<(bool, Value), CliError> {
-        let (status, answer) = self.ask_with(Method::POST, path, body.into(), "text/plain").await?;
+        let (status, answer) = self.send(Method::POST, path, body.into(), "text/plain").await?;
         Ok((status == StatusCode::CREATED, answer))
     }
 
@@ -105,12 +105,12 @@ impl Daemon {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Value, CliError> {
-        let (_, answer) = self.ask_with(method, path, body, "application/x-bittorrent").await?;
+        let (_, answer) = self.send(method, path, body, "application/x-bittorrent").await?;
         Ok(answer)
     }
 
     /// Sends a request whose body is of this kind. Returns the status, which is a success, and the answer.
-    async fn ask_with(
+    async fn send(
         &self,
         method: Method,
         path: &str,

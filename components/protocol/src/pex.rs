@@ -22,7 +22,7 @@ pub const MAX_PEERS: usize = 50;
 const MAX_PAYLOAD: usize = 16 << 10;
 
 bitflags! {
-    /// What the sender knows of a peer (BEP 11).
+    /// Properties of a peer, as far as the sender knows them (BEP 11).
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     pub struct PexFlags: u8 {
         /// The peer prefers encrypted connections.
@@ -43,7 +43,7 @@ bitflags! {
 pub struct PexPeer {
     /// The address at which the peer listens.
     pub address: SocketAddr,
-    /// What the sender knows of the peer.
+    /// Properties of the peer.
     pub flags: PexFlags,
 }
 

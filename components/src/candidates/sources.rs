@@ -188,7 +188,7 @@ impl AllowedSources {
     }
 }
 
-/// What became of the addresses of one source.
+/// Counts of the addresses of one source, by what became of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SourceCounts {
     /// Addresses that the source reported, each one once while it is remembered.

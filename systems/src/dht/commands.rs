@@ -151,14 +151,6 @@ fn stats(node: &Node, now: Timestamp) -> DhtStats {
         stored_peers: stats.stored_peers,
         stored_items: stats.stored_items,
         searches: stats.searches,
-        datagrams_received: stats.counters.datagrams_received,
-        bytes_received: stats.counters.bytes_received,
-        datagrams_sent: stats.counters.datagrams_sent,
-        bytes_sent: stats.counters.bytes_sent,
-        queries_received: stats.counters.queries_received,
-        queries_refused: stats.counters.queries_refused,
-        queries_sent: stats.counters.queries_sent,
-        replies_received: stats.counters.replies_received,
-        invalid: stats.counters.invalid,
+        counters: stats.counters,
     }
 }

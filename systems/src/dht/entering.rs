@@ -65,8 +65,7 @@ impl DhtParams<'_, '_> {
     /// Takes the saved table and looked-up hosts, and looks hosts up while nobody has answered.
     pub(super) fn enter(&mut self, entry: &mut Entry, node: &mut Node) {
         let now = self.clock.now();
-        let loaded: Vec<_> = self.state.take(STATE).collect();
-        for event in loaded {
+        for event in self.state.take(STATE) {
             if let Ok(StateDone::BlobLoaded(Some(table))) = event.outcome
                 && let Err(error) = node.load(&table, now)
             {
@@ -133,7 +132,7 @@ impl DhtParams<'_, '_> {
             let is_allowed = self
                 .torrents
                 .get(connected.torrent)
-                .is_ok_and(|(_, allowed, ..)| allowed.0.contains(CandidateSource::DHT));
+                .is_ok_and(|(_, allowed, ..)| allowed.has(CandidateSource::DHT));
             let local = peer
                 .endpoint
                 .address()
@@ -150,7 +149,7 @@ impl DhtParams<'_, '_> {
             let is_allowed = self
                 .torrents
                 .get(of.0)
-                .is_ok_and(|(_, allowed, ..)| allowed.0.contains(CandidateSource::DHT));
+                .is_ok_and(|(_, allowed, ..)| allowed.has(CandidateSource::DHT));
             if let (true, Some(address)) = (is_allowed, peer.endpoint.address()) {
                 node.add_node(SocketAddr::new(address.ip(), named.port), now);
             }

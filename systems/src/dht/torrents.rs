@@ -55,7 +55,7 @@ impl DhtParams<'_, '_> {
             let Ok((_, allowed, .., mut searched)) = self.torrents.get_mut(known.torrent) else {
                 continue;
             };
-            if !allowed.0.contains(CandidateSource::DHT)
+            if !allowed.has(CandidateSource::DHT)
                 && let Some(search) = searched.search.take()
             {
                 node.cancel(search);
@@ -83,7 +83,7 @@ impl DhtParams<'_, '_> {
             return;
         };
         let is_idle = !searched.is_queued && searched.search.is_none();
-        if !is_idle || !lifecycle.connects() || !allowed.0.contains(CandidateSource::DHT) {
+        if !is_idle || !lifecycle.connects() || !allowed.has(CandidateSource::DHT) {
             return;
         }
         searched.is_queued = true;
@@ -107,7 +107,7 @@ impl DhtParams<'_, '_> {
                 continue;
             };
             searched.is_queued = false;
-            if !lifecycle.connects() || !allowed.0.contains(CandidateSource::DHT) {
+            if !lifecycle.connects() || !allowed.has(CandidateSource::DHT) {
                 continue;
             }
             let announce = self.local.0.first().map(|local| Announce {

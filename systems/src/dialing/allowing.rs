@@ -64,7 +64,7 @@ pub(super) fn allow_sources(
     }
 }
 
-/// What is known of a torrent's private flag (BEP 27).
+/// Knowledge of a torrent's private flag (BEP 27).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Privacy {
     Private,

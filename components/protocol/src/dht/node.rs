@@ -17,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
 
 use self::answering::VerifiedHosts;
 use self::external::ExternalVotes;
@@ -162,7 +163,7 @@ pub struct NodeStats {
 }
 
 /// Counts since the start of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Counters {
     /// Datagrams received.
     pub datagrams_received: u64,
