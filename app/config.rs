@@ -5,9 +5,9 @@ mod file;
 use std::path::PathBuf;
 
 use ecs_torrent_components::settings::{
-    DhtSettings, LifecycleSettings, MetadataSettings, NetSettings, Number, Numbers, PeerSettings, PexSettings,
-    RequestSettings, SessionSettings, SettingError, Settings, StorageSettings, TickSettings, TrackerSettings,
-    UploadSettings, check_numbers,
+    DhtSettings, LifecycleSettings, LsdSettings, MetadataSettings, NetSettings, Number, Numbers, PeerSettings,
+    PexSettings, RequestSettings, SessionSettings, SettingError, Settings, StorageSettings, TickSettings,
+    TrackerSettings, UploadSettings, check_numbers,
 };
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,8 @@ pub struct Config {
     pub pex: PexSettings,
     /// The distributed hash table.
     pub dht: DhtSettings,
+    /// Local service discovery.
+    pub lsd: LsdSettings,
     /// Torrent state kept between runs.
     pub session: SessionSettings,
     /// Starting and stopping torrents.
@@ -146,6 +148,7 @@ impl Config {
             metadata: self.metadata.clone(),
             pex: self.pex.clone(),
             dht: self.dht.clone(),
+            lsd: self.lsd.clone(),
             session: self.session.clone(),
             lifecycle: self.lifecycle.clone(),
         }

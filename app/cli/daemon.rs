@@ -49,7 +49,7 @@ impl DaemonArgs {
     fn config(self) -> Result<Config, ConfigError> {
         let file = self.config.as_deref().map(ConfigFile::read).transpose()?;
         let mut config = file.as_ref().map_or_else(|| Ok(Config::default()), ConfigFile::parse)?;
-        self.listen.apply(&mut config.net, &mut config.dht);
+        self.listen.apply(&mut config.net, &mut config.dht, &mut config.lsd);
         config.pex.enabled &= !self.no_pex;
         config.api.listen = self.api.unwrap_or(config.api.listen);
         config.session.state_dir = self.state_dir.or(config.session.state_dir);

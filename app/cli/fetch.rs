@@ -96,7 +96,8 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
     };
     let mut settings = Settings::default();
     settings.session.state_dir = None;
-    args.listen.apply(&mut settings.net, &mut settings.dht);
+    args.listen
+        .apply(&mut settings.net, &mut settings.dht, &mut settings.lsd);
     let mut signals = Signals::new()?;
     signals.set_code(ExitCodes::INTERRUPTED);
     let (sender, metadata) = mpsc::unbounded_channel();

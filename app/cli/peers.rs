@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use clap::Args;
-use ecs_torrent::components::settings::{DhtSettings, NetSettings};
+use ecs_torrent::components::settings::{DhtSettings, LsdSettings, NetSettings};
 
 use super::CliError;
 
@@ -17,16 +17,20 @@ pub(super) struct ListenArgs {
     /// Disable the DHT.
     #[arg(long)]
     no_dht: bool,
+    /// Disable local service discovery.
+    #[arg(long)]
+    no_lsd: bool,
 }
 
 impl ListenArgs {
     /// Overrides settings.
-    pub(super) fn apply(self, net: &mut NetSettings, dht: &mut DhtSettings) {
+    pub(super) fn apply(self, net: &mut NetSettings, dht: &mut DhtSettings, lsd: &mut LsdSettings) {
         if !self.listen.is_empty() {
             net.listen = self.listen;
             net.listen_fallback = false;
         }
         dht.enabled &= !self.no_dht;
+        lsd.enabled &= !self.no_lsd;
     }
 }
 

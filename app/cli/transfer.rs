@@ -143,7 +143,9 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
     }
     let mut settings = Settings::default();
     settings.session.state_dir = Some(network.state_dir.clone());
-    network.listen.apply(&mut settings.net, &mut settings.dht);
+    network
+        .listen
+        .apply(&mut settings.net, &mut settings.dht, &mut settings.lsd);
     settings.pex.enabled = !network.no_pex;
     let mut signals = Signals::new()?;
     signals.set_code(ExitCodes::INTERRUPTED);

@@ -136,6 +136,10 @@ impl<'s> Stage<'s> {
             sim,
         };
         stage.spawn_nodes();
+        if scenario.is_local {
+            let nodes: Vec<NodeId> = stage.actors.values().map(|actor| actor.node).collect();
+            stage.sim.net().set_local_network(&nodes);
+        }
         stage
     }
 

@@ -149,6 +149,7 @@ pub struct Scenario {
     pub(super) tracker: TrackerOptions,
     pub(super) is_trackerless: bool,
     pub(super) introducer: Option<Who>,
+    pub(super) is_local: bool,
     pub(super) patience: f64,
     pub(super) allowance: Duration,
     pub(super) may_fail: bool,
@@ -201,6 +202,7 @@ impl Scenario {
             tracker: TrackerOptions::default(),
             is_trackerless: false,
             introducer: None,
+            is_local: false,
             patience: 2.0,
             allowance: Duration::from_secs(20),
             may_fail: false,
@@ -316,6 +318,16 @@ impl Scenario {
         Self {
             is_trackerless: true,
             introducer: Some(introducer),
+            ..self
+        }
+    }
+
+    /// Gives the torrent no tracker, and puts all nodes into one local network, in which they reach each other by multicast.
+    #[must_use]
+    pub fn in_a_local_network(self) -> Self {
+        Self {
+            is_trackerless: true,
+            is_local: true,
             ..self
         }
     }

@@ -50,6 +50,8 @@ pub struct Settings {
     pub pex: PexSettings,
     /// The distributed hash table.
     pub dht: DhtSettings,
+    /// Local service discovery.
+    pub lsd: LsdSettings,
     /// Saved state of torrents between runs.
     pub session: SessionSettings,
     /// Starting and stopping torrents.
@@ -597,6 +599,27 @@ impl Default for PexSettings {
             enabled: true,
             interval_s: 60,
             max_received: 100,
+        }
+    }
+}
+
+/// Local service discovery (BEP 14).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LsdSettings {
+    /// Whether torrents are announced to the local network by multicast, and peers there are found. Private torrents are
+    /// never announced. Only interfaces that [`NetSettings::listen`] includes are used. Default true.
+    pub enabled: bool,
+    /// Interval at which a running torrent is announced. It is longer with more than 120 torrents, because one message per
+    /// minute announces 24. Default 300 s (BEP 14).
+    pub interval_s: u64,
+}
+
+impl Default for LsdSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval_s: 300,
         }
     }
 }

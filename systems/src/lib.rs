@@ -9,7 +9,7 @@
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
 //! | Announce | [`ownership`], [`lifecycle`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
-//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dht`], [`dialing`], [`picking`], [`stats`] | what to do next |
+//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dht`], [`lsd`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | queued messages are sent |
 //! | Reap | [`reaping`] | closed peers are removed |
@@ -42,6 +42,7 @@ pub mod greeting;
 pub mod handshaking;
 pub mod having;
 pub mod lifecycle;
+pub mod lsd;
 pub mod metadata;
 pub mod ownership;
 pub mod pex;
@@ -80,7 +81,7 @@ pub mod verification;
 /// A Bevy program does not add them to its own `App`: it adds the host plugin `EcsTorrentPlugin`, which starts an engine
 /// beside it.
 ///
-/// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes), [`pex`],
+/// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes), [`pex`], [`lsd`],
 /// [`extensions`] and [`stats`] can be left out with [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
 ///
 /// # Panics
@@ -118,6 +119,7 @@ impl PluginGroup for TorrentPlugins {
             .add(timeouts::TimeoutsPlugin)
             .add(pex::PexPlugin)
             .add(dht::DhtPlugin)
+            .add(lsd::LsdPlugin)
             .add(dialing::DialingPlugin)
             .add(picking::PickingPlugin)
             .add(stats::StatsPlugin)
@@ -214,6 +216,8 @@ pub enum DecideSet {
     Discovery,
     /// Finds addresses of peers in the distributed hash table.
     Dht,
+    /// Finds addresses of peers in the local network.
+    LocalDiscovery,
     /// Selects addresses to connect to.
     Dialing,
     /// Selects the blocks to request.
@@ -275,8 +279,8 @@ impl Plugin for OrderPlugin {
                 .in_set(TickSet::Announce),
         );
         use DecideSet::{
-            Availability, Choking, Dht, Dialing, Disconnect, Discovery, Extensions, Lifecycle, Picking, Sessions,
-            Stats, Suggestions, Timeouts, Uploads,
+            Availability, Choking, Dht, Dialing, Disconnect, Discovery, Extensions, Lifecycle, LocalDiscovery, Picking,
+            Sessions, Stats, Suggestions, Timeouts, Uploads,
         };
         let decide = (
             Lifecycle,
@@ -290,6 +294,7 @@ impl Plugin for OrderPlugin {
             Timeouts,
             Discovery,
             Dht,
+            LocalDiscovery,
             Dialing,
             Picking,
             Stats,

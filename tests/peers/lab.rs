@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -35,6 +36,14 @@ fn v4(number: u16) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, (number >> 8) as u8, number as u8)
 }
 
+fn neighbor_v4(number: u16) -> Ipv4Addr {
+    Ipv4Addr::new(10, 78, 0, number as u8)
+}
+
+fn neighbor_v6(number: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, number)
+}
+
 fn v6(number: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number)
 }
@@ -52,6 +61,13 @@ pub struct Lab {
 
 /// The number of the last assigned address, over all cases.
 static LAST_NODE: AtomicU16 = AtomicU16::new(0);
+
+/// Number of addresses in the local network.
+const NEIGHBORS: u16 = 20;
+
+/// The number of the last address assigned in the local network, and whether the network is there.
+static LAST_NEIGHBOR: AtomicU16 = AtomicU16::new(0);
+static LOCAL_NETWORK: Once = Once::new();
 
 impl Lab {
     pub fn new(name: &str) -> Self {
@@ -84,6 +100,36 @@ impl Lab {
         } else {
             Ipv4Addr::new(127, 77, 0, number as u8).into()
         }
+    }
+
+    /// Returns an address that no other node has, in a local network of the namespace, where multicast works.
+    pub fn neighbor(&self) -> IpAddr {
+        neighbor_v4(self.next_neighbor()).into()
+    }
+
+    /// Returns an IPv6 address in the local network that no other node has.
+    pub fn neighbor_v6(&self) -> IpAddr {
+        neighbor_v6(self.next_neighbor()).into()
+    }
+
+    /// Returns the number of a node in the local network. Creates the network if it is not there.
+    fn next_neighbor(&self) -> u16 {
+        assert!(has_namespace(), "the network belongs to the namespace");
+        LOCAL_NETWORK.call_once(|| {
+            let begin = "link add lan0 type veth peer name lan1\nlink set lan1 up\nlink set lan0 up\n".to_owned();
+            let all = (1..=NEIGHBORS).map(|number| {
+                let (v4, v6) = (neighbor_v4(number), neighbor_v6(number));
+                format!("addr add {v4}/24 dev lan0\naddr add {v6}/64 dev lan0 nodad\n")
+            });
+            let batch = all.fold(begin, |batch, line| batch + &line);
+            let file = self.folder("network").join("batch");
+            std::fs::write(&file, batch).unwrap();
+            let status = Command::new("ip").arg("-batch").arg(&file).status().unwrap();
+            assert!(status.success(), "ip: {status}");
+        });
+        let number = LAST_NEIGHBOR.fetch_add(1, Ordering::Relaxed) + 1;
+        assert!(number <= NEIGHBORS, "more neighbors than addresses");
+        number
     }
 
     /// Returns an IPv6 address that no other node has.

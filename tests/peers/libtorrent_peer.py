@@ -3,7 +3,7 @@
 Usage: libtorrent_peer.py seed|download TORRENT|MAGNET FOLDER ADDRESS [HOST:PORT ...]
 
 With DHT_NODES, HOST:PORT separated by commas, it takes part in the DHT and knows these nodes. A lone comma stands for
-none.
+none. With LOCAL_DISCOVERY, it finds peers in the local network (BEP 14), and prints whom it heard.
 
 With UPLOAD_LIMIT it sends that many bytes a second, and tells every message of its peers.
 """
@@ -21,6 +21,8 @@ upload_limit = int(os.environ.get("UPLOAD_LIMIT", 0))
 categories = lt.alert.category_t
 alerts = (categories.error_notification | categories.status_notification | categories.tracker_notification
           | categories.connect_notification | categories.storage_notification)
+if "LOCAL_DISCOVERY" in os.environ:
+    alerts |= categories.peer_notification
 if upload_limit:
     alerts |= categories.peer_log_notification
 session = lt.session({
@@ -32,7 +34,7 @@ session = lt.session({
     "dht_restrict_search_ips": False,
     "dht_block_ratelimit": 1000000,
     "dht_ignore_dark_internet": False,
-    "enable_lsd": False,
+    "enable_lsd": "LOCAL_DISCOVERY" in os.environ,
     "enable_upnp": False,
     "enable_natpmp": False,
     "enable_outgoing_utp": False,

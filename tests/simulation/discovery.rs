@@ -132,3 +132,33 @@ fn a_private_torrent_has_only_the_peers_that_the_user_named() {
     assert!(outcome.is_good(), "{outcome}");
     assert!(outcome.efficiency() > 4.0, "five copies come from one seed: {outcome}");
 }
+
+/// A seed and five leechers in a local network, without a tracker.
+fn neighbors(is_private: bool, has_lsd: bool) -> Scenario {
+    let mut settings = settings(true);
+    settings.lsd.enabled = has_lsd;
+    Scenario::new("neighbors")
+        .settings(settings)
+        .torrent(NewContent {
+            is_private,
+            ..NewContent::default()
+        })
+        .seeds(1, LINK)
+        .leeches(5, LINK)
+        .in_a_local_network()
+        .within(2.0, Duration::from_secs(20))
+}
+
+#[test]
+fn neighbors_find_each_other_without_a_tracker() {
+    let outcome = neighbors(false, true).run();
+    assert!(outcome.is_good(), "{outcome}");
+}
+
+#[test]
+fn neighbors_do_not_find_each_other_by_a_private_torrent_or_without_local_discovery() {
+    for (is_private, has_lsd) in [(true, true), (false, false)] {
+        let outcome = neighbors(is_private, has_lsd).may_fail().run();
+        assert!(outcome.is_good() && outcome.finished.is_empty(), "{outcome}");
+    }
+}

@@ -571,6 +571,7 @@ fn private_torrents_that_leak_are_found_out() {
         private("exchanges peers").plugins(AllowsAll),
         private("asks the DHT").plugins(Names(get_peers)),
         private("announces locally").plugins(Names(search)),
+        private("discovers locally").in_a_local_network().plugins(AllowsAll),
         private("believes peers").plugins(Learns(CandidateSource::PEER_EXCHANGE)),
         private("believes the DHT").plugins(Learns(CandidateSource::DHT)),
         private("believes neighbors").plugins(Learns(CandidateSource::LOCAL_DISCOVERY)),

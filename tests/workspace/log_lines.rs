@@ -8,9 +8,10 @@ use walkdir::WalkDir;
 pub const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 /// Files whose lines are about the engine: its runner, and backends that know streams, sockets and folders only.
-const ENGINE_WIDE: [&str; 6] = [
+const ENGINE_WIDE: [&str; 7] = [
     "engine/src/backends.rs",
     "engine/src/backends/net/listen.rs",
+    "engine/src/backends/net/multicast.rs",
     "engine/src/backends/net/udp.rs",
     "engine/src/backends/state.rs",
     "engine/src/core.rs",
@@ -18,7 +19,7 @@ const ENGINE_WIDE: [&str; 6] = [
 ];
 
 /// Lines without a torrent in files of features: the file, the line's message, and why it names no torrent.
-const WITHOUT_TORRENT: [(&str, &str, &str); 6] = [
+const WITHOUT_TORRENT: [(&str, &str, &str); 8] = [
     (
         "systems/src/accepting.rs",
         "connection refused",
@@ -48,6 +49,16 @@ const WITHOUT_TORRENT: [(&str, &str, &str); 6] = [
         "systems/src/dht/entering.rs",
         "a bootstrap host of the DHT was not found",
         "about the DHT's node",
+    ),
+    (
+        "systems/src/lsd.rs",
+        "torrents announced in the local network",
+        "about several torrents",
+    ),
+    (
+        "systems/src/lsd.rs",
+        "a message of local discovery ignored",
+        "the message names no torrent that can be read",
     ),
 ];
 

@@ -39,7 +39,7 @@ pub(super) fn listen(
     torrents: Query<(&Torrent, &Content)>,
 ) {
     for request in net.outgoing() {
-        let NetRequest::Datagram { to, data } = request else {
+        let (NetRequest::Datagram { to, data } | NetRequest::Multicast { group: to, data, .. }) = request else {
             continue;
         };
         let kind = DatagramKind::of(data);

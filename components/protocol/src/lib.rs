@@ -30,6 +30,7 @@ pub mod fast;
 pub mod files;
 pub mod geometry;
 pub mod hash;
+pub mod lsd;
 pub mod magnet;
 pub mod merkle;
 pub mod metadata;

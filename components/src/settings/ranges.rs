@@ -6,8 +6,8 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    DhtSettings, LifecycleSettings, MetadataSettings, NetSettings, PeerSettings, PexSettings, RequestSettings,
-    SessionSettings, Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
+    DhtSettings, LifecycleSettings, LsdSettings, MetadataSettings, NetSettings, PeerSettings, PexSettings,
+    RequestSettings, SessionSettings, Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
 };
 
 /// A numeric setting, with its value and its range.
@@ -272,6 +272,10 @@ setting_ranges!(PexSettings, "pex" {
     max_received: 1..=1000,
 });
 
+setting_ranges!(LsdSettings, "lsd" {
+    interval_s: 60..=DAY_S,
+});
+
 setting_ranges!(SessionSettings, "session" {
     checkpoint_interval_s: 0..=DAY_S,
     checkpoint_bytes: 1..=TIB,
@@ -315,6 +319,7 @@ impl Numbers for Settings {
             self.metadata.numbers(),
             self.pex.numbers(),
             self.dht.numbers(),
+            self.lsd.numbers(),
             self.session.numbers(),
             self.lifecycle.numbers(),
         ]

@@ -2,6 +2,7 @@
 
 mod carrier;
 mod listen;
+mod multicast;
 mod outbound;
 mod stream;
 mod tcp;
@@ -21,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 pub use self::carrier::{ByteStream, Carrier, Carriers, Pending};
+use self::multicast::Groups;
 use self::stream::Stream;
 use self::tcp::Tcp;
 use self::udp::Udp;
@@ -39,6 +41,7 @@ pub struct TokioNet {
     shared: Arc<Shared>,
     udp: Vec<Arc<Udp>>,
     outbox: udp::Outbox,
+    groups: Groups,
     runtime: Arc<SharedRuntime>,
 }
 
@@ -54,6 +57,8 @@ struct Shared {
     unseen: AtomicUsize,
     lookups: Semaphore,
     datagrams: Mutex<DatagramRings>,
+    /// The addresses that the engine listens on.
+    local: Vec<SocketAddr>,
     /// Zero of the engine's clock.
     epoch: Instant,
 }
@@ -101,6 +106,7 @@ impl TokioNet {
                 settings.max_datagrams,
                 settings.max_datagrams_per_tick,
             )),
+            local: local.clone(),
             epoch,
         });
         handle.spawn(trim_chunks(shared.clone()));
@@ -114,6 +120,7 @@ impl TokioNet {
             shared,
             udp,
             outbox: udp::Outbox::default(),
+            groups: Groups::default(),
             runtime,
         };
         Ok((net, LocalAddresses(local)))
@@ -220,6 +227,8 @@ impl Backend<NetRequest, NetEvent> for TokioNet {
                     }
                 }
                 NetRequest::Datagram { to, data } => self.outbox.push(&self.udp, to, data),
+                NetRequest::Join { group } => self.groups.join(&self.runtime.handle(), &self.shared, group),
+                NetRequest::Multicast { group, local, data } => self.groups.send(group, local, data),
                 NetRequest::Resolve { tag, host, port } => self.resolve(tag, host, port),
             }
         }

@@ -14,7 +14,9 @@ use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::peer::Transport;
 
 pub(crate) use self::datagrams::DatagramRings;
-pub use self::datagrams::{DHT_DATAGRAMS, Datagram, DatagramCounts, DatagramKind, TRACKER_DATAGRAMS, UTP_DATAGRAMS};
+pub use self::datagrams::{
+    DHT_DATAGRAMS, Datagram, DatagramCounts, DatagramKind, LSD_DATAGRAMS, TRACKER_DATAGRAMS, UTP_DATAGRAMS,
+};
 pub use self::filter::{Cipher, Filter};
 use crate::port::{JobTag, Port, PortEvent, Purpose};
 use crate::purpose;
@@ -149,6 +151,22 @@ pub enum NetRequest {
     Datagram {
         /// The destination.
         to: SocketAddr,
+        /// The payload.
+        data: Bytes,
+    },
+    /// Joins a multicast group on the interfaces of local networks that the port listens on. Datagrams that neighbors send
+    /// to the group go into the inbox of local discovery. A repeated request adds interfaces that are new and leaves the
+    /// group on those that are gone. Without multicast, nothing happens.
+    Join {
+        /// The group.
+        group: SocketAddr,
+    },
+    /// Sends a datagram to a multicast group that was joined, over each interface that a listen address includes.
+    Multicast {
+        /// The group.
+        group: SocketAddr,
+        /// The listen address, which receivers take for the source if it is not unspecified.
+        local: SocketAddr,
         /// The payload.
         data: Bytes,
     },

@@ -18,7 +18,7 @@ use super::trace::Trace;
 use crate::ports::disk::DiskEvent;
 use crate::ports::hash::HashEvent;
 use crate::ports::http::HttpEvent;
-use crate::ports::net::{DatagramRings, Filter, NetEvent};
+use crate::ports::net::{DatagramKind, DatagramRings, Filter, NetEvent};
 use crate::ports::state::StateEvent;
 
 pub(super) struct Hub {
@@ -128,6 +128,18 @@ impl Hub {
             trace.datagram(self.now, node, from, data);
         }
         let is_taken = self.inbox(node).datagrams.push(from, self.now, data, || data.clone());
+        if is_taken {
+            self.agenda.wake(node, self.now);
+        }
+    }
+
+    /// Delivers a datagram of a multicast group.
+    pub(super) fn deliver_multicast(&mut self, node: NodeId, from: SocketAddr, data: &Bytes) {
+        if let Some(trace) = &mut self.trace {
+            trace.datagram(self.now, node, from, data);
+        }
+        let (kind, copy) = (DatagramKind::LocalDiscovery, || data.clone());
+        let is_taken = self.inbox(node).datagrams.push_as(kind, from, self.now, copy);
         if is_taken {
             self.agenda.wake(node, self.now);
         }

@@ -93,6 +93,9 @@ fn derive(sources: &CandidateSources, settings: &Settings, privacy: Privacy) -> 
     if !settings.pex.enabled {
         allowed.remove(CandidateSource::PEER_EXCHANGE);
     }
+    if !settings.lsd.enabled {
+        allowed.remove(CandidateSource::LOCAL_DISCOVERY);
+    }
     AllowedSources(allowed)
 }
 

@@ -1,10 +1,16 @@
 //! Peers that clients find without a tracker.
 
+use std::net::IpAddr;
+
+use ecs_torrent::making::MakeOptions;
+
 use super::Share;
 use super::magnets::link;
 use crate::Case;
-use crate::clients::Program::Libtorrent;
+use crate::clients::Program::{Libtorrent, Namespace};
 use crate::clients::{Peer, libtorrent, ours};
+use crate::content::write_file;
+use crate::lab::Lab;
 
 /// Upload rate of a seed whose downloads last as long as the case, in bytes per second.
 const SLOW: u32 = 50_000;
@@ -52,5 +58,61 @@ pub fn cases() -> Vec<Case> {
                 share.assert_arrives(&mut leecher);
             },
         },
+        Case {
+            name: "neighbors_find_each_other",
+            needs: &[Namespace],
+            run: |lab| find_each_other(lab, "next.bin", [lab.neighbor(), lab.neighbor()]),
+        },
+        Case {
+            name: "neighbors_find_each_other_over_ipv6",
+            needs: &[Namespace],
+            run: |lab| find_each_other(lab, "next6.bin", [lab.neighbor_v6(), lab.neighbor_v6()]),
+        },
+        Case {
+            name: "we_find_libtorrent_next_door",
+            needs: &[Libtorrent, Namespace],
+            run: |lab| {
+                let share = local_share(lab, "near.bin");
+                let folder = lab.folder("downloads");
+                let mut leecher = ours::Ours::download_logged(&share.torrent, &folder, lab.neighbor(), &[]);
+                // libtorrent is not there yet, so it does not hear us before we hear it.
+                leecher.wait_to_hear_all(&["torrents announced in the local network"]);
+                let seeder = libtorrent::Libtorrent::seed_locally(&share.torrent, &share.origin, lab.neighbor());
+                leecher.wait_to_hear_all(&["local discovery found a peer", &seeder.address().to_string()]);
+                share.assert_arrives(&mut leecher);
+            },
+        },
+        Case {
+            name: "libtorrent_finds_us_next_door",
+            needs: &[Libtorrent, Namespace],
+            run: |lab| {
+                let share = local_share(lab, "nearby.bin");
+                let folder = lab.folder("downloads");
+                let mut leecher = libtorrent::Libtorrent::download_locally(&share.torrent, &folder, lab.neighbor());
+                let seeder = ours::Ours::seed(&share.torrent, &share.origin, lab.neighbor(), &[]);
+                leecher.wait_to_hear(&format!(
+                    "{}: received peer from local service discovery",
+                    seeder.address()
+                ));
+                share.assert_arrives(&mut leecher);
+                seeder.stop();
+            },
+        },
     ]
+}
+
+/// Lets one host download from the other.
+fn find_each_other(lab: &Lab, name: &'static str, [seed, leech]: [IpAddr; 2]) {
+    let share = local_share(lab, name);
+    let seeder = ours::Ours::seed(&share.torrent, &share.origin, seed, &[]);
+    let mut leecher = ours::Ours::download(&share.torrent, &lab.folder("downloads"), leech, &[]);
+    share.assert_arrives(&mut leecher);
+    seeder.stop();
+}
+
+/// Creates a torrent that no other case has, because all cases share the local network.
+fn local_share(lab: &Lab, name: &'static str) -> Share {
+    let seed = name.bytes().map(u64::from).sum();
+    write_file(&lab.folder("origin"), name, seed, 3 << 20);
+    Share::of(lab, name, &[], MakeOptions::default())
 }

@@ -13,6 +13,15 @@ pub struct Libtorrent {
     folder: PathBuf,
 }
 
+/// A way in which libtorrent finds peers, in addition to trackers and other peers.
+enum Discovery<'a> {
+    None,
+    /// The DHT, of which it knows these nodes.
+    Dht(&'a [SocketAddr]),
+    /// Local service discovery.
+    Local,
+}
+
 /// Returns a command for the Python interpreter that can import libtorrent.
 pub fn python() -> Command {
     command("python3")
@@ -50,6 +59,20 @@ impl Libtorrent {
         this
     }
 
+    /// Like [`Libtorrent::seed`], but finds peers by local service discovery only.
+    pub fn seed_locally(torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
+        let mut this = Self::start_with("seed", torrent, folder, ip, &[], 0, Discovery::Local);
+        this.process.wait_for_line("seeding", |line| line == "seeding");
+        this
+    }
+
+    /// Like [`Libtorrent::download`], but finds peers by local service discovery only.
+    pub fn download_locally(torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
+        let mut this = Self::start_with("download", torrent, folder, ip, &[], 0, Discovery::Local);
+        this.process.wait_for_line("downloading", |line| line == "downloading");
+        this
+    }
+
     /// Downloads the torrent of a magnet link into `folder`.
     pub fn download_magnet(link: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
         Self::start("download", link, folder, ip, peers, 0)
@@ -57,13 +80,13 @@ impl Libtorrent {
 
     /// Like [`Libtorrent::seed`], but finds peers by the DHT only, of which it knows these nodes.
     pub fn seed_by_dht(torrent: &Path, folder: &Path, ip: IpAddr, nodes: &[SocketAddr]) -> Self {
-        let mut this = Self::start_with("seed", torrent, folder, ip, &[], 0, Some(nodes));
+        let mut this = Self::start_with("seed", torrent, folder, ip, &[], 0, Discovery::Dht(nodes));
         this.process.wait_for_line("seeding", |line| line == "seeding");
         this
     }
 
     fn start(mode: &str, torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr], upload_limit: u32) -> Self {
-        Self::start_with(mode, torrent, folder, ip, peers, upload_limit, None)
+        Self::start_with(mode, torrent, folder, ip, peers, upload_limit, Discovery::None)
     }
 
     fn start_with(
@@ -73,13 +96,19 @@ impl Libtorrent {
         ip: IpAddr,
         peers: &[SocketAddr],
         upload_limit: u32,
-        dht_nodes: Option<&[SocketAddr]>,
+        discovery: Discovery<'_>,
     ) -> Self {
         let address = SocketAddr::new(ip, 6881);
         let mut command = python();
-        if let Some(nodes) = dht_nodes {
-            let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-            command.env("DHT_NODES", nodes.join(",") + ",");
+        match discovery {
+            Discovery::None => {}
+            Discovery::Dht(nodes) => {
+                let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+                command.env("DHT_NODES", nodes.join(",") + ",");
+            }
+            Discovery::Local => {
+                command.env("LOCAL_DISCOVERY", "1");
+            }
         }
         command
             .arg(root().join("tests/peers/libtorrent_peer.py"))

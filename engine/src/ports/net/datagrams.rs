@@ -20,6 +20,9 @@ pub const DHT_DATAGRAMS: Purpose = purpose!("datagrams of the DHT");
 /// The inbox of uTP packets that belong to no stream of the port.
 pub const UTP_DATAGRAMS: Purpose = purpose!("datagrams of uTP");
 
+/// The inbox of announcements in the local network.
+pub const LSD_DATAGRAMS: Purpose = purpose!("datagrams of local discovery");
+
 /// The protocol of a datagram, judged by its first bytes. Each kind has its own ring on the way into the world, and its
 /// own share of a tick, so that a flood of one kind does not crowd out another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,11 +33,14 @@ pub enum DatagramKind {
     Dht,
     /// A uTP packet (BEP 29).
     Utp,
+    /// A message to a multicast group of the local network (BEP 14). A datagram that was sent to one address is never of
+    /// this kind.
+    LocalDiscovery,
 }
 
 impl DatagramKind {
     /// All kinds, in the order in which they are delivered.
-    pub const ALL: [Self; 3] = [Self::Tracker, Self::Dht, Self::Utp];
+    pub const ALL: [Self; 4] = [Self::Tracker, Self::Dht, Self::Utp, Self::LocalDiscovery];
 
     /// Returns the kind of a datagram, or `None` if it belongs to no protocol known here.
     #[must_use]
@@ -57,6 +63,7 @@ impl DatagramKind {
             Self::Tracker => TRACKER_DATAGRAMS,
             Self::Dht => DHT_DATAGRAMS,
             Self::Utp => UTP_DATAGRAMS,
+            Self::LocalDiscovery => LSD_DATAGRAMS,
         }
     }
 }
@@ -119,10 +126,24 @@ impl DatagramRings {
         data: &[u8],
         copy: impl FnOnce() -> Bytes,
     ) -> bool {
-        let Some(kind) = DatagramKind::of(data) else {
-            self.unknown_count += 1;
-            return false;
-        };
+        match DatagramKind::of(data) {
+            Some(kind) => self.push_as(kind, from, arrived, copy),
+            None => {
+                self.unknown_count += 1;
+                false
+            }
+        }
+    }
+
+    /// Appends a datagram of a known kind if there is room and the inbox of its kind is open. Returns whether it was
+    /// appended.
+    pub(crate) fn push_as(
+        &mut self,
+        kind: DatagramKind,
+        from: SocketAddr,
+        arrived: Timestamp,
+        copy: impl FnOnce() -> Bytes,
+    ) -> bool {
         let ring = &mut self.rings[kind as usize];
         let has_room = ring.is_open && ring.waiting.len() < self.most;
         if has_room {
@@ -237,6 +258,6 @@ mod tests {
             taken.push(of_tick);
         }
         assert_eq!(taken, [[2, 0, 2], [1, 0, 1], [0, 0, 0]]);
-        assert_eq!((counts.dropped, counts.unknown), ([7, 10, 7], 10));
+        assert_eq!((counts.dropped, counts.unknown), ([7, 10, 7, 0], 10));
     }
 }

@@ -93,6 +93,16 @@ impl NetControl<'_> {
         connections.len()
     }
 
+    /// Puts hosts into a local network of their own, in which they reach each other by multicast. Hosts are in none at
+    /// first.
+    pub fn set_local_network(&self, nodes: &[NodeId]) {
+        let net = &mut self.lock().net;
+        net.local_network_count += 1;
+        for node in nodes {
+            net.hosts[node.0].local_network = Some(net.local_network_count);
+        }
+    }
+
     /// Sets whether a host refuses new connections.
     pub fn set_refusing(&self, node: NodeId, is_refusing: bool) {
         self.lock().net.hosts[node.0].is_refusing = is_refusing;

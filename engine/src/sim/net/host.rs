@@ -1,6 +1,6 @@
 //! A host: its addresses, its access link, its sockets.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -100,6 +100,8 @@ pub(in super::super) struct Datagram {
     pub(super) sender: NodeId,
     pub(super) to: SocketAddr,
     pub(super) data: Bytes,
+    /// Sent to a multicast group.
+    pub(super) is_multicast: bool,
 }
 
 impl Pipe {
@@ -159,6 +161,9 @@ pub(super) struct Host {
     pub(super) traffic: Traffic,
     pub(super) jitter: Random,
     pub(super) datagram_luck: Random,
+    /// The local network that the host is in, and the multicast groups that it has joined.
+    pub(super) local_network: Option<usize>,
+    pub(super) groups: BTreeSet<SocketAddr>,
     pub(super) reset_luck: Random,
     last_accepted: u64,
     last_port: u16,
@@ -186,6 +191,8 @@ impl Host {
             traffic: Traffic::default(),
             jitter: stream(seed, b"jitter  ", id),
             datagram_luck: stream(seed, b"datagram", id),
+            local_network: None,
+            groups: BTreeSet::new(),
             reset_luck: stream(seed, b"resets  ", id),
             last_accepted: 0,
             last_port: FIRST_PORT,

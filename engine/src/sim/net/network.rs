@@ -58,6 +58,8 @@ pub(in super::super) struct Network {
     pub(super) limits: SocketLimits,
     pub(super) datagrams: SlotMap<DatagramKey, Datagram>,
     pub(super) udp_hosts: BTreeMap<SocketAddr, UdpHost>,
+    /// Number of local networks.
+    pub(super) local_network_count: usize,
 }
 
 /// Wait before a connection request is sent again for the first time; it doubles each time.
@@ -76,6 +78,7 @@ impl Network {
             limits: SocketLimits::default(),
             datagrams: SlotMap::with_key(),
             udp_hosts: BTreeMap::new(),
+            local_network_count: 0,
         }
     }
 
@@ -110,6 +113,10 @@ impl Network {
                 tag,
             } => self.close(hub, node, stream, is_orderly, tag),
             NetRequest::Datagram { to, data } => self.send_datagram(hub, node, to, data),
+            NetRequest::Join { group } => {
+                self.hosts[node.0].groups.insert(group);
+            }
+            NetRequest::Multicast { group, data, .. } => self.send_multicast(hub, node, group, &data),
             // Name resolution is not part of the network.
             NetRequest::Resolve { .. } => {}
         }

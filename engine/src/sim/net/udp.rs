@@ -11,7 +11,7 @@ use super::super::hub::Hub;
 use super::super::keys::DatagramKey;
 use super::super::queue::SimEvent;
 use super::super::random::{happens, up_to};
-use super::host::{Datagram, Lane};
+use super::host::{Datagram, Host, Lane};
 use super::network::Network;
 
 impl Network {
@@ -19,12 +19,42 @@ impl Network {
         let host = &mut self.hosts[node.0];
         let Some(from) = host.address_for(to.ip()) else { return };
         let sender = node;
-        host.datagrams_out.push(Datagram { from, sender, to, data });
+        host.datagrams_out.push(Datagram {
+            from,
+            sender,
+            to,
+            data,
+            is_multicast: false,
+        });
         if !host.datagrams_out.is_listed {
             host.datagrams_out.is_listed = true;
             host.up.turns.push_back(Lane::Datagrams);
         }
         self.pump_up(hub, node);
+    }
+
+    /// Sends a datagram to the hosts of the sender's local network that have joined a group.
+    pub(super) fn send_multicast(&mut self, hub: &mut Hub, node: NodeId, group: SocketAddr, data: &Bytes) {
+        let sender = &self.hosts[node.0];
+        let (Some(network), Some(from)) = (sender.local_network, sender.address_for(group.ip())) else {
+            return;
+        };
+        let is_member = |host: &Host| host.local_network == Some(network) && host.groups.contains(&group);
+        let members = self.hosts.iter().enumerate();
+        let members = members.filter(|(number, host)| *number != node.0 && is_member(host));
+        let members: Vec<_> = members
+            .filter_map(|(number, host)| Some((NodeId(number), host.address_for(group.ip())?)))
+            .collect();
+        for (there, to) in members {
+            let datagram = Datagram {
+                from,
+                sender: node,
+                to,
+                data: data.clone(),
+                is_multicast: true,
+            };
+            self.put_datagram_on_the_way(hub, hub.now, there, datagram);
+        }
     }
 
     pub(super) fn send_next_datagram(&mut self, hub: &mut Hub, node: NodeId) {
@@ -93,9 +123,18 @@ impl Network {
     }
 
     pub(super) fn receive_datagram(&mut self, hub: &mut Hub, node: NodeId, datagram: Datagram) {
-        let Datagram { from, to, data, sender } = datagram;
+        let Datagram {
+            from,
+            to,
+            data,
+            sender,
+            is_multicast,
+        } = datagram;
         if self.hosts[node.0].power != super::host::Power::On {
             return;
+        }
+        if is_multicast {
+            return hub.deliver_multicast(node, from, &data);
         }
         let Some(host) = self.udp_hosts.get_mut(&to) else {
             return hub.deliver_datagram(node, from, &data);
@@ -110,6 +149,7 @@ impl Network {
                 sender: node,
                 to: from,
                 data: reply.into(),
+                is_multicast: false,
             };
             self.answer_datagram(hub, wait, sender, answer);
         }
