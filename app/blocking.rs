@@ -1,10 +1,12 @@
 //! Operations on an engine's torrents for programs without async code.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{AddOptions, RemoveOptions, Removed, Reply};
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
+use ecs_torrent_components::wanted::FilePriority;
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use pollster::block_on;
 
@@ -93,6 +95,18 @@ impl BlockingTorrents {
     /// As [`Torrents::list_files`].
     pub fn list_files(&self, id: impl Into<TorrentId>) -> Result<Vec<FileStats>, Error> {
         block_on(self.0.list_files(id))
+    }
+
+    /// Blocking form of [`Torrents::set_files`].
+    ///
+    /// # Errors
+    /// As [`Torrents::set_files`].
+    pub fn set_files(
+        &self,
+        id: impl Into<TorrentId>,
+        priorities: impl IntoIterator<Item = (RangeInclusive<u32>, FilePriority)>,
+    ) -> Result<(), Error> {
+        block_on(self.0.set_files(id, priorities))
     }
 
     /// Blocking form of [`Torrents::scrape`].

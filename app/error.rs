@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ecs_torrent_components::commands::{
-    AddError, ListStoppedError, PauseError, RemoveError, ResumeError, ResumeTorrentError, ScrapeError,
+    AddError, ListStoppedError, PauseError, RemoveError, ResumeError, ResumeTorrentError, ScrapeError, SetFilesError,
     StartTorrentError, StopError, TorrentNotFound,
 };
 use ecs_torrent_components::dht::DhtError;
@@ -82,6 +82,9 @@ pub enum Error {
     /// A torrent stays paused.
     #[error(transparent)]
     StartTorrent(StartTorrentError),
+    /// The priorities of files are not changed.
+    #[error(transparent)]
+    SetFiles(SetFilesError),
     /// Some part of a removed torrent could not be deleted.
     #[error(transparent)]
     Remove(RemoveError),
@@ -110,6 +113,15 @@ impl From<StartTorrentError> for Error {
         match error {
             StartTorrentError::NotFound(error) => error.into(),
             error @ StartTorrentError::Unsaved { .. } => Self::StartTorrent(error),
+        }
+    }
+}
+
+impl From<SetFilesError> for Error {
+    fn from(error: SetFilesError) -> Self {
+        match error {
+            SetFilesError::NotFound(error) => error.into(),
+            error => Self::SetFiles(error),
         }
     }
 }

@@ -33,7 +33,7 @@ pub enum Field {
     Lifecycle,
     /// Reason why the torrent failed or is blocked, if it is.
     Error,
-    /// Share of the bytes that is verified and on the disk, 0 to 1.
+    /// Share of the wanted bytes that is verified and on the disk, 0 to 1.
     Progress,
     /// Payload bytes sent since the torrent was first added.
     Uploaded,
@@ -43,6 +43,10 @@ pub enum Field {
     Wasted,
     /// Bytes that are verified and on the disk.
     BytesCompleted,
+    /// Bytes of the pieces that have a part of a wanted file.
+    BytesWanted,
+    /// Bytes of wanted pieces that are not verified and on the disk.
+    BytesLeft,
     /// Bytes hashed so far while existing data is checked.
     BytesChecked,
     /// Number of pieces.
@@ -65,7 +69,7 @@ pub enum Field {
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Name,
         Self::Speed,
         Self::Downloaded,
@@ -78,6 +82,8 @@ impl Field {
         Self::Corrupt,
         Self::Wasted,
         Self::BytesCompleted,
+        Self::BytesWanted,
+        Self::BytesLeft,
         Self::BytesChecked,
         Self::Pieces,
         Self::PiecesCompleted,
@@ -108,6 +114,8 @@ impl Field {
             Self::Corrupt => "corrupt",
             Self::Wasted => "wasted",
             Self::BytesCompleted => "bytes_completed",
+            Self::BytesWanted => "bytes_wanted",
+            Self::BytesLeft => "bytes_left",
             Self::BytesChecked => "bytes_checked",
             Self::Pieces => "pieces",
             Self::PiecesCompleted => "pieces_completed",

@@ -1,6 +1,7 @@
 //! Operations on an engine's torrents.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -8,9 +9,10 @@ use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
     AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListStopped, ListTorrents, PauseAll, PauseOrStart,
     PauseTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, ResumeAll, ResumeTorrent,
-    ResumeTorrentError, ScrapeTorrent, StartAll, StartTorrent, StopAll, StopTorrent,
+    ResumeTorrentError, ScrapeTorrent, SetFiles, StartAll, StartTorrent, StopAll, StopTorrent,
 };
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
+use ecs_torrent_components::wanted::FilePriority;
 use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use futures_channel::oneshot;
@@ -154,6 +156,39 @@ impl Torrents {
     pub async fn list_files(&self, id: impl Into<TorrentId>) -> Result<Vec<FileStats>, Error> {
         let TorrentId(torrent) = id.into();
         Ok(self.ask(|reply| GetFiles { torrent, reply }).await??)
+    }
+
+    /// Sets priorities of a torrent's files, named by their index in [`Torrents::list_files`]. A skipped file is not
+    /// downloaded; files of a higher priority come first. Files that are not named keep their priority. Returns when the
+    /// priorities are durable and in force. A torrent that holds every wanted file, and not all others, is `finished`.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::components::wanted::FilePriority;
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.set_files(id, [(0..=0, FilePriority::High)]).await?;
+    /// assert_eq!(torrents.list_files(id).await?[0].priority, FilePriority::High);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::SetFiles`] if a file does not exist, if the files are not known yet, or if the
+    /// session could not be saved. Nothing is changed then.
+    pub async fn set_files(
+        &self,
+        id: impl Into<TorrentId>,
+        priorities: impl IntoIterator<Item = (RangeInclusive<u32>, FilePriority)>,
+    ) -> Result<(), Error> {
+        let TorrentId(torrent) = id.into();
+        let priorities = priorities.into_iter().collect();
+        let set = |reply| SetFiles {
+            torrent,
+            priorities,
+            reply,
+        };
+        Ok(self.ask(set).await??)
     }
 
     /// Requests the size of a torrent's swarm from its trackers, without announcing (BEP 48).

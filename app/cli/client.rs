@@ -85,8 +85,9 @@ Examples:
 
 Fields:
   name, speed, downloaded, bytes_size, info_hash, lifecycle, error, progress,
-  uploaded, corrupt, wasted, bytes_completed, bytes_checked, pieces,
-  pieces_completed, metadata, seconds_active, root, peers, trackers, sources")]
+  uploaded, corrupt, wasted, bytes_completed, bytes_wanted, bytes_left,
+  bytes_checked, pieces, pieces_completed, metadata, seconds_active, root,
+  peers, trackers, sources")]
 pub(super) struct StatsArgs {
     /// Info-hash of the torrent, or its first 6 or more digits.
     hash: String,

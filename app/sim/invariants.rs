@@ -10,8 +10,8 @@
 //! | `Owners` | no file is written or deleted that the torrent did not create, unless the user allows it |
 //! | `Wire` | advertised and served data is held and right; requests are sent and answered once; silence after close |
 //! | `Requests` | peers' queues, pieces in flight and the wire agree on open requests; a request times out once |
-//! | `Picker` | availability matches the peers' pieces; missing pieces can be picked; interest follows |
-//! | `Lifecycle` | a torrent's state follows from its intent and facts, and changes along the edges of the table; a torrent that downloads lacks pieces, a finished one none |
+//! | `Picker` | availability matches the peers' pieces; missing pieces that are wanted can be picked, and no others are requested; interest follows |
+//! | `Lifecycle` | a torrent's state follows from its intent and facts, and changes along the edges of the table; a torrent that downloads lacks wanted pieces, a finished one none, a seeding one no piece |
 //! | `Phases` | the phases of a stop change only along legal edges |
 //! | `Paused` | a paused torrent has no peers, no pieces in flight, no check, no open files, and no announces |
 //! | `Counters` | downloaded bytes are held, in flight, corrupt or dropped |

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,7 +13,9 @@ use ecs_torrent_protocol::hash::{InfoHash, InfoHashes};
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoError};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 
+use crate::selection::FileSelection;
 use crate::stats::{FileStats, StoppedTorrent, TorrentStats};
+use crate::wanted::FilePriority;
 
 /// Queue of received commands of one type. A feature that takes commands initializes its queue; the mailbox fills it in
 /// Intake.
@@ -134,6 +137,9 @@ pub struct AddOptions {
     /// Time of the request in nanoseconds since 1970. `overwrite` covers no file that was created or changed later, even
     /// if the files are examined much later, when the metadata is known. `None` sets no limit.
     pub requested_ns: Option<i64>,
+    /// The files to download; the others are skipped. An empty selection selects all files. It may name files before
+    /// they are known, as a magnet link does (BEP 53).
+    pub select: FileSelection,
     /// Peers to connect to, in addition to those from trackers.
     pub peers: Vec<SocketAddr>,
     /// Fail the torrent if its data is incomplete, instead of downloading the missing pieces.
@@ -654,6 +660,51 @@ pub struct GetStats {
     pub torrent: InfoHash,
     /// Answered with the state.
     pub reply: Reply<Result<TorrentStats, TorrentNotFound>>,
+}
+
+/// Sets priorities of a torrent's files. Files that are not named keep theirs; of several priorities for one file, the
+/// last one applies.
+#[derive(Debug)]
+pub struct SetFiles {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// Ranges of files, by index, and their priority.
+    pub priorities: Vec<(RangeInclusive<u32>, FilePriority)>,
+    /// Answered when the priorities are durable and in force, or with the reason for the refusal.
+    pub reply: Reply<Result<(), SetFilesError>>,
+}
+
+impl AboutTorrent for SetFiles {
+    fn torrent(&self) -> InfoHash {
+        self.torrent
+    }
+}
+
+/// Reasons why the priorities of files are not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetFilesError {
+    /// The torrent does not exist.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// The files are not known yet.
+    #[error("{0}: its files are not known before its metadata is")]
+    NoMetadata(Arc<str>),
+    /// A file does not exist.
+    #[error("{torrent}: there is no file {file}; its {count} files are counted from 0")]
+    NoSuchFile {
+        /// The torrent.
+        torrent: Arc<str>,
+        /// The index that was named.
+        file: u32,
+        /// Number of the torrent's files.
+        count: u64,
+    },
+    /// The ranges name the same files too often.
+    #[error("{0}: the ranges name its files too often")]
+    TooMany(Arc<str>),
+    /// The torrent's session cannot be written. The priorities are unchanged.
+    #[error("{name} is unchanged: {0}", name = .0.name)]
+    Unsaved(Unsaved),
 }
 
 /// Gets a torrent's files.

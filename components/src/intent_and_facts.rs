@@ -7,6 +7,7 @@ use crate::lifecycle::{
     AwaitingSession, Blocked, Desired, Facts, Fault, Lifecycle, Readiness, Stopping, Waiting, derive,
 };
 use crate::torrent::{Have, Layout};
+use crate::wanted::{WantedPieces, unneeded};
 
 /// The components from which a torrent's state is derived.
 #[derive(QueryData)]
@@ -18,6 +19,7 @@ pub struct IntentAndFacts {
     is_waiting: Has<Waiting>,
     awaits_session: Has<AwaitingSession>,
     have: Option<&'static Have>,
+    wanted: Option<&'static WantedPieces>,
     has_layout: Has<Layout>,
     stopping: Option<&'static Stopping>,
 }
@@ -26,7 +28,7 @@ impl IntentAndFactsItem<'_, '_> {
     /// Returns the state that follows from the torrent's intent and facts.
     #[must_use]
     pub fn derive(&self) -> Lifecycle {
-        // Every piece is wanted.
+        let needs_none = |have| unneeded(have, self.wanted).is_full();
         let holds_all = self.have.is_some_and(|have| have.is_full());
         let facts = Facts {
             has_metadata: self.has_layout,
@@ -35,7 +37,7 @@ impl IntentAndFactsItem<'_, '_> {
             blocked: self.blocked.0.clone(),
             is_waiting: self.is_waiting,
             awaits_session: self.awaits_session,
-            holds_wanted: holds_all,
+            holds_wanted: self.have.is_some_and(needs_none),
             holds_all,
             phase: self.stopping.map(|stopping| stopping.phase),
         };

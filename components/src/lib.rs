@@ -16,6 +16,7 @@
 //! | [`clock`], [`deadlines`], [`random`] | time and randomness, as systems see them |
 //! | [`tick_times`] | how long ticks take |
 //! | [`candidates`], [`bans`], [`reaper`] | peers to connect to, banned peers, and entities to despawn |
+//! | [`wanted`], [`selection`] | the files that the user wants, and the pieces that follow |
 //! | [`work_list`] | lists of entities with work to do |
 //! | [`super_seeding`] | the turns of super-seeding |
 //! | [`connections`], [`prefix`], [`scope`] | connection counts by torrent and network, and kinds of networks |
@@ -37,6 +38,7 @@ pub mod random;
 pub mod rate;
 pub mod reaper;
 pub mod scope;
+pub mod selection;
 pub mod session;
 pub mod settings;
 pub mod stats;
@@ -44,6 +46,7 @@ pub mod super_seeding;
 pub mod tick_times;
 pub mod torrent;
 pub mod tracker;
+pub mod wanted;
 pub mod work_list;
 
 pub use ecs_torrent_protocol::prefix;

@@ -14,6 +14,7 @@ use ecs_torrent_protocol::wire::Block;
 
 use crate::lifecycle::Lifecycle;
 use crate::peer::CloseReason;
+use crate::selection::FileSelection;
 use crate::session::Session;
 
 // ---- Torrents ----
@@ -204,6 +205,12 @@ impl LifecycleChanged {
         }
     }
 
+    /// Whether a torrent that had everything it wanted downloads again: the user wants more.
+    #[must_use]
+    pub fn wants_more(&self) -> bool {
+        self.to == Lifecycle::Downloading && self.from.is_finished()
+    }
+
     /// Whether every wanted piece is held from now on.
     #[must_use]
     pub fn finishes(&self) -> bool {
@@ -232,6 +239,26 @@ pub struct PiecesKnown {
 pub struct MetadataKnown {
     /// The torrent.
     pub torrent: Entity,
+}
+
+/// A torrent was added with a selection of files, which replaces an earlier choice. An event for observers.
+#[derive(EntityEvent, Debug, Clone)]
+pub struct FilesSelected {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
+    /// The selection.
+    pub selection: FileSelection,
+}
+
+/// The user has changed the priorities of files, and the change is durable. The torrent has its new
+/// [`WantedPieces`](crate::wanted::WantedPieces).
+#[derive(Message, Debug, Clone)]
+pub struct WantedChanged {
+    /// The torrent.
+    pub torrent: Entity,
+    /// The pieces whose priority has changed, ascending.
+    pub pieces: Arc<[u32]>,
 }
 
 /// A verified piece is on the disk; it may be announced and served now.

@@ -20,6 +20,7 @@ use ecs_torrent_protocol::hash::{InfoHash, sha1};
 use ecs_torrent_protocol::safe_path::check_name;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::selection::FileSelection;
 use crate::torrent::Counters;
 
 /// The version that this program writes, and the newest that it reads.
@@ -142,6 +143,18 @@ pub struct Session {
     /// The user stopped the torrent: a restored list does not contain it until the user resumes it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
+    /// The files that the user does not want, by index.
+    #[serde(default, skip_serializing_if = "Runs::is_empty")]
+    pub skipped: Runs,
+    /// The files of low priority.
+    #[serde(default, skip_serializing_if = "Runs::is_empty")]
+    pub low: Runs,
+    /// The files of high priority.
+    #[serde(default, skip_serializing_if = "Runs::is_empty")]
+    pub high: Runs,
+    /// The files that the user selected, while the torrent's metadata is not known.
+    #[serde(default, skip_serializing_if = "FileSelection::is_empty")]
+    pub selected: FileSelection,
     /// Peer addresses, the ones that worked first.
     pub peers: Vec<SocketAddr>,
     /// Trackers, in the order of announces.
@@ -487,6 +500,10 @@ impl Session {
             overwrite_ns: None,
             paused: false,
             stopped: false,
+            skipped: Runs::default(),
+            low: Runs::default(),
+            high: Runs::default(),
+            selected: FileSelection::default(),
             lost: Runs::default(),
             peers: Vec::new(),
             trackers: Vec::new(),
@@ -581,6 +598,10 @@ impl Session {
             overwrite_ns: self.overwrite_ns,
             paused: self.paused,
             stopped: self.stopped,
+            skipped: self.skipped.clone(),
+            low: self.low.clone(),
+            high: self.high.clone(),
+            selected: self.selected.clone(),
             trackers: match self.lacks_metadata {
                 true => self.trackers.clone(),
                 false => Vec::new(),

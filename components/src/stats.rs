@@ -8,6 +8,7 @@ use ecs_torrent_protocol::hash::InfoHash;
 use serde::{Serialize, Serializer};
 
 use crate::lifecycle::TorrentState;
+use crate::wanted::FilePriority;
 
 /// A stopped torrent, of which only the saved state exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,10 @@ pub struct TorrentStats {
     pub bytes_size: Option<u64>,
     /// Number of verified bytes on the disk.
     pub bytes_completed: u64,
+    /// Size in bytes of all pieces that have a part of a wanted file. `None` while the metadata is not known.
+    pub bytes_wanted: Option<u64>,
+    /// Number of bytes of wanted pieces that are not verified and on the disk.
+    pub bytes_left: u64,
     /// Bytes hashed so far while existing data is checked.
     pub bytes_checked: u64,
     /// Number of pieces. `None` while the metadata is not known.
@@ -65,16 +70,20 @@ pub struct TorrentStats {
 }
 
 impl TorrentStats {
-    /// Fraction of the bytes that are verified and on the disk, 0 to 1.
+    /// Fraction of the wanted bytes that are verified and on the disk, 0 to 1. 1 if no file is wanted.
     #[must_use]
     pub fn progress(&self) -> f64 {
-        self.bytes_completed as f64 / self.bytes_size.unwrap_or_default().max(1) as f64
+        match self.bytes_wanted {
+            None => 0.0,
+            Some(0) => 1.0,
+            Some(wanted) => wanted.saturating_sub(self.bytes_left) as f64 / wanted as f64,
+        }
     }
 
-    /// Bytes that are not verified and on the disk. `None` while the metadata is not known.
+    /// Wanted bytes that are not verified and on the disk. `None` while the metadata is not known.
     #[must_use]
     pub fn bytes_missing(&self) -> Option<u64> {
-        Some(self.bytes_size?.saturating_sub(self.bytes_completed))
+        self.bytes_wanted.map(|_| self.bytes_left)
     }
 
     /// Whether the torrent is complete.
@@ -161,12 +170,16 @@ pub struct SourceStats {
 /// A file of a torrent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileStats {
+    /// The file's index among all files of the metainfo, pad files included, counted from 0.
+    pub index: u32,
     /// Path below the download folder.
     pub path: String,
     /// Length in bytes.
     pub len: u64,
     /// Number of the file's bytes that are verified and on the disk.
     pub completed: u64,
+    /// The file's priority.
+    pub priority: FilePriority,
 }
 
 fn as_text<S: Serializer>(hash: &InfoHash, serializer: S) -> Result<S::Ok, S::Error> {

@@ -335,7 +335,7 @@ impl Admission<'_, '_> {
         let (peer, state, rates, pieces) = self.peers.get(entity).ok()?;
         let now = self.clock.now();
         let last_payload = rates.and_then(|rates| rates.last_payload);
-        let is_seeding = lifecycle == Some(&Lifecycle::Seeding);
+        let is_seeding = lifecycle.is_some_and(Lifecycle::is_finished);
         let class = match state {
             None => Class::Opening,
             Some(state) if is_seeding && (state.upload_only || pieces.is_some_and(PeerPieces::is_complete)) => {

@@ -5,7 +5,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::messages::{
-    Availability, AvailabilityReceived, LifecycleChanged, MetadataKnown, PeerConnected,
+    Availability, AvailabilityReceived, LifecycleChanged, MetadataKnown, PeerConnected, WantedChanged,
 };
 use ecs_torrent_components::peer::{
     CloseReason, PeerPieces, PeerState, PieceForm, RefillQueue, RequestSink, Requests, SourceSink, UncheckedPieces,
@@ -15,7 +15,9 @@ use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Have, Layout, Lifecycle, PeerOf, TorrentPeers};
+use ecs_torrent_components::wanted::{WantedPieces, unneeded};
 use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::wire::{KnownPieces, Message, RawPieces, WireError};
 
 use crate::DecideSet;
@@ -35,6 +37,7 @@ impl Plugin for AvailabilityPlugin {
                 handle_availability.run_if(has_messages::<AvailabilityReceived>),
                 check_pieces.run_if(has_messages::<MetadataKnown>),
                 begin_trading.run_if(has_messages::<LifecycleChanged>),
+                follow_wanted.run_if(has_messages::<WantedChanged>),
                 close_redundant_seeds.run_if(has_messages::<LifecycleChanged>),
             )
                 .chain()
@@ -63,7 +66,7 @@ fn handle_availability(
     mut dropped: ResMut<DroppedRequests>,
     mut reaper: ResMut<Reaper>,
     settings: Res<Settings>,
-    mut torrents: Query<(&Have, &Lifecycle, Option<&mut Picker>)>,
+    mut torrents: Query<(&Have, Option<&WantedPieces>, &Lifecycle, Option<&mut Picker>)>,
     mut peers: Query<(
         &PeerOf,
         Option<&mut UncheckedPieces>,
@@ -84,9 +87,10 @@ fn handle_availability(
             }
             continue;
         }
-        let Ok((have, lifecycle, picker)) = torrents.get_mut(of.0) else {
+        let Ok((have, wanted, lifecycle, picker)) = torrents.get_mut(of.0) else {
             continue;
         };
+        let unneeded = unneeded(have, wanted);
         let is_silent = wire.is_some_and(|wire| !wire.session.fast);
         if let (Availability::DontHave(index), true) = (change, is_silent) {
             // BEP 54: without the fast extension, the peer drops requests for the piece silently.
@@ -97,7 +101,7 @@ fn handle_availability(
         if changed == Change::Nothing {
             continue;
         }
-        changed.count(&mut pieces, have);
+        changed.count(&mut pieces, unneeded);
         // Our interest stays while a full disk blocks the torrent.
         let downloads = matches!(*lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. });
         let wants = pieces.wanted_count > 0 && downloads;
@@ -110,10 +114,10 @@ fn handle_availability(
             };
             sink.send(*peer, &mut source, &message);
         }
-        if wants && changed.brings_some(have) {
+        if wants && changed.brings_some(unneeded) {
             refill.add(*peer, &mut requests);
         }
-        let is_redundant = pieces.is_complete() && *lifecycle == Lifecycle::Seeding;
+        let is_redundant = pieces.is_complete() && lifecycle.is_finished();
         if is_redundant && !settings.peers.keep_redundant {
             reaper.close(*peer, CloseReason::Redundant);
         }
@@ -130,23 +134,23 @@ enum Change {
 }
 
 impl Change {
-    /// Updates the number of pieces that the peer has and we do not.
-    fn count(self, pieces: &mut PeerPieces, have: &Have) {
+    /// Updates the number of pieces that the peer has and we need.
+    fn count(self, pieces: &mut PeerPieces, unneeded: &Bitfield) {
         match self {
             Self::Nothing => {}
-            Self::Came(index) => pieces.wanted_count += u32::from(!have.contains(index)),
+            Self::Came(index) => pieces.wanted_count += u32::from(!unneeded.contains(index)),
             Self::Went(index) => {
-                let lost = u32::from(!have.contains(index));
+                let lost = u32::from(!unneeded.contains(index));
                 pieces.wanted_count = pieces.wanted_count.saturating_sub(lost);
             }
-            Self::Many => pieces.wanted_count = pieces.count_missing_in(have),
+            Self::Many => pieces.wanted_count = pieces.count_missing_in(unneeded),
         }
     }
 
     /// Returns whether the peer may have more pieces for us than before.
-    fn brings_some(self, have: &Have) -> bool {
+    fn brings_some(self, unneeded: &Bitfield) -> bool {
         match self {
-            Self::Came(index) => !have.contains(index),
+            Self::Came(index) => !unneeded.contains(index),
             Self::Many => true,
             Self::Went(_) | Self::Nothing => false,
         }
@@ -252,7 +256,7 @@ fn begin_trading(
     mut changed: MessageReader<LifecycleChanged>,
     mut sink: RequestSink,
     mut refill: ResMut<RefillQueue>,
-    torrents: Query<(&Have, &TorrentPeers)>,
+    torrents: Query<(&Have, Option<&WantedPieces>, &TorrentPeers)>,
     mut peers: Query<(&mut PeerPieces, &mut PeerState, &mut Requests, SourceSink)>,
 ) {
     // A blocked torrent has kept its interest.
@@ -260,16 +264,49 @@ fn begin_trading(
         changed.to == Lifecycle::Downloading && !matches!(changed.from, Lifecycle::Blocked { .. })
     };
     for LifecycleChanged { torrent, .. } in changed.read().filter(begins) {
-        let Ok((have, connected)) = torrents.get(*torrent) else {
+        let Ok((have, wanted, connected)) = torrents.get(*torrent) else {
             continue;
         };
         for peer in connected.iter() {
             let Ok((mut pieces, mut state, mut requests, mut source)) = peers.get_mut(peer) else {
                 continue;
             };
-            pieces.wanted_count = pieces.count_missing_in(have);
+            pieces.wanted_count = pieces.count_missing_in(unneeded(have, wanted));
             if pieces.wanted_count > 0 && !std::mem::replace(&mut state.am_interested, true) {
                 sink.send(peer, &mut source, &Message::Interested);
+                refill.add(peer, &mut requests);
+            }
+        }
+    }
+}
+
+/// Updates our interest in peers when the user has changed the wanted pieces.
+fn follow_wanted(
+    mut changed: MessageReader<WantedChanged>,
+    mut sink: RequestSink,
+    mut refill: ResMut<RefillQueue>,
+    torrents: Query<(&Have, &Lifecycle, Option<&WantedPieces>, &TorrentPeers)>,
+    mut peers: Query<(&mut PeerPieces, &mut PeerState, &mut Requests, SourceSink)>,
+) {
+    for WantedChanged { torrent, .. } in changed.read() {
+        let Ok((have, lifecycle, wanted, connected)) = torrents.get(*torrent) else {
+            continue;
+        };
+        let downloads = matches!(lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. });
+        for peer in connected.iter() {
+            let Ok((mut pieces, mut state, mut requests, mut source)) = peers.get_mut(peer) else {
+                continue;
+            };
+            pieces.wanted_count = pieces.count_missing_in(unneeded(have, wanted));
+            let wants = pieces.wanted_count > 0 && downloads;
+            if std::mem::replace(&mut state.am_interested, wants) != wants {
+                let message = match wants {
+                    true => Message::Interested,
+                    false => Message::NotInterested,
+                };
+                sink.send(peer, &mut source, &message);
+            }
+            if wants {
                 refill.add(peer, &mut requests);
             }
         }

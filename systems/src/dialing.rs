@@ -139,7 +139,8 @@ fn queue_torrents(
     mut torrents: Query<(&mut Dialer, &mut Candidates)>,
 ) {
     let now = clock.now();
-    for LifecycleChanged { torrent, to, .. } in changed.read().filter(|changed| changed.begins_to_connect()) {
+    let needs_peers = |changed: &&LifecycleChanged| changed.begins_to_connect() || changed.wants_more();
+    for LifecycleChanged { torrent, to, .. } in changed.read().filter(needs_peers) {
         if let Ok((mut dialer, mut candidates)) = torrents.get_mut(*torrent) {
             if to.wants_peers() {
                 candidates.recall_redundant();

@@ -57,12 +57,12 @@ fn greet_peers(
     local: Res<LocalAddresses>,
     registry: Res<ExtensionRegistry>,
     mut flush: ResMut<FlushQueue>,
-    torrents: Query<(&Torrent, &AllowedSources, Option<&Have>, Option<&Content>)>,
+    torrents: Query<(&Torrent, &Lifecycle, &AllowedSources, Option<&Have>, Option<&Content>)>,
     mut peers: Query<(&Peer, &Wire, &mut Outbox, &mut UploadQueue)>,
 ) {
     for connection in connected.read() {
         let entity = connection.peer;
-        let Ok((torrent, allowed, have, content)) = torrents.get(connection.torrent) else {
+        let Ok((torrent, lifecycle, allowed, have, content)) = torrents.get(connection.torrent) else {
             continue;
         };
         let Ok((peer, wire, mut outbox, mut uploads)) = peers.get_mut(entity) else {
@@ -86,8 +86,9 @@ fn greet_peers(
         }
         let address = peer.endpoint.address();
         if session.extended {
-            let is_seed = have.is_some_and(|have| have.is_full());
-            let mut handshake = our_handshake(&settings, &local, address, is_seed);
+            // BEP 21: also a torrent that lacks only pieces that the user does not want.
+            let only_uploads = lifecycle.is_finished() || have.is_some_and(|have| have.is_full());
+            let mut handshake = our_handshake(&settings, &local, address, only_uploads);
             let supported = registry.iter(torrent.private, *allowed).filter(|(_, id)| *id > 0);
             handshake.extensions = supported.map(|(name, id)| (name.to_owned(), id)).collect();
             if handshake.extensions.contains_key(METADATA) {
@@ -115,7 +116,7 @@ fn our_handshake(
     settings: &Settings,
     local: &LocalAddresses,
     peer: Option<SocketAddr>,
-    is_seed: bool,
+    only_uploads: bool,
 ) -> ExtensionHandshake {
     ExtensionHandshake {
         client: Some(CLIENT.to_owned()),
@@ -125,7 +126,7 @@ fn our_handshake(
         request_queue: u32::try_from(settings.uploads.max_queue).ok(),
         your_ip: peer.map(|peer| peer.ip().to_canonical()),
         // BEP 21.
-        upload_only: is_seed.then_some(true),
+        upload_only: only_uploads.then_some(true),
         ..ExtensionHandshake::default()
     }
 }
@@ -169,15 +170,17 @@ fn announce_held(
     }
 }
 
-/// Sends `upload_only` to the peers of a torrent that is complete now, or turns out to be so (BEP 21). A repeated
-/// extension handshake changes only the keys that it contains (BEP 10).
+/// Sends `upload_only` to the peers of a torrent that has everything it wants now, or turns out to have it, and takes it
+/// back when the user wants more (BEP 21). A repeated extension handshake changes only the keys that it contains
+/// (BEP 10).
 fn send_upload_only(
     mut changed: MessageReader<LifecycleChanged>,
     mut flush: ResMut<FlushQueue>,
     torrents: Query<&TorrentPeers>,
     mut peers: Query<(&mut Outbox, &PeerExtensions)>,
 ) {
-    for LifecycleChanged { torrent, .. } in changed.read().filter(|changed| changed.finishes()) {
+    let is_news = |changed: &&LifecycleChanged| changed.finishes() || changed.wants_more();
+    for LifecycleChanged { torrent, to, .. } in changed.read().filter(is_news) {
         for peer in torrents.get(*torrent).into_iter().flat_map(RelationshipTarget::iter) {
             let Ok((mut outbox, extensions)) = peers.get_mut(peer) else {
                 continue;
@@ -185,7 +188,10 @@ fn send_upload_only(
             if !extensions.is_known {
                 continue;
             }
-            let payload = Bytes::from_static(b"d1:mde11:upload_onlyi1ee");
+            let payload = Bytes::from_static(match to.is_finished() {
+                true => b"d1:mde11:upload_onlyi1ee",
+                false => b"d1:mde11:upload_onlyi0ee",
+            });
             flush.send(
                 peer,
                 &mut outbox,

@@ -7,6 +7,7 @@ use ecs_torrent_components::lifecycle::ChangedFacts;
 use ecs_torrent_components::messages::{PieceStored, PiecesKnown};
 use ecs_torrent_components::peer::{FlushQueue, Outbox, PeerPieces, PeerState};
 use ecs_torrent_components::torrent::{Have, Layout, TorrentPeers};
+use ecs_torrent_components::wanted::WantedPieces;
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::wire::Message;
 
@@ -40,22 +41,27 @@ fn set_bits(
     mut known: MessageReader<PiecesKnown>,
     mut stored: MessageReader<PieceStored>,
     mut changed: ResMut<ChangedFacts>,
-    mut torrents: Query<&mut Have>,
+    mut torrents: Query<(&mut Have, Option<&mut WantedPieces>)>,
 ) {
     for PiecesKnown {
         torrent, have: pieces, ..
     } in known.read()
     {
-        if let Ok(mut have) = torrents.get_mut(*torrent) {
+        if let Ok((mut have, wanted)) = torrents.get_mut(*torrent) {
             have.record_found(pieces);
+            wanted.into_iter().for_each(|mut wanted| wanted.record_found(pieces));
             changed.add(*torrent);
         }
     }
     for &PieceStored { torrent, index, .. } in stored.read() {
-        let Ok(mut have) = torrents.get_mut(torrent) else {
+        let Ok((mut have, wanted)) = torrents.get_mut(torrent) else {
             continue;
         };
-        if have.record_stored(index) && have.is_full() {
+        if !have.record_stored(index) {
+            continue;
+        }
+        let has_wanted = wanted.is_some_and(|mut wanted| wanted.record_stored(index) && wanted.unneeded().is_full());
+        if has_wanted || have.is_full() {
             changed.add(torrent);
         }
     }
@@ -66,11 +72,15 @@ fn set_bits(
 fn broadcast_have(
     mut stored: MessageReader<PieceStored>,
     mut flush: ResMut<FlushQueue>,
-    torrents: Query<&TorrentPeers>,
+    torrents: Query<(&TorrentPeers, Option<&WantedPieces>)>,
     mut peers: Query<(&mut PeerState, &mut PeerPieces, &mut Outbox)>,
 ) {
     for &PieceStored { torrent, index, .. } in stored.read() {
-        let Ok(connected) = torrents.get(torrent) else { continue };
+        let Ok((connected, wanted)) = torrents.get(torrent) else {
+            continue;
+        };
+        // A piece that is not wanted was in flight when the user changed their mind.
+        let was_wanted = wanted.is_none_or(|wanted| wanted.is_wanted(index));
         for peer in connected.iter() {
             let Ok((mut state, mut pieces, mut outbox)) = peers.get_mut(peer) else {
                 continue;
@@ -79,7 +89,7 @@ fn broadcast_have(
             if !has || state.suggests {
                 flush.send(peer, &mut outbox, &Message::Have(index));
             }
-            if !has {
+            if !has || !was_wanted {
                 continue;
             }
             pieces.wanted_count = pieces.wanted_count.saturating_sub(1);

@@ -8,7 +8,7 @@
 //! | Assemble | [`assembly`] | blocks are stored in their pieces |
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
-//! | Announce | [`ownership`], [`lifecycle`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
+//! | Announce | [`ownership`], [`lifecycle`], [`files`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
 //! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dht`], [`lsd`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | queued messages are sent |
@@ -36,6 +36,7 @@ pub mod dht;
 pub mod dialing;
 pub mod disconnecting;
 pub mod extensions;
+pub mod files;
 pub mod flushing;
 pub mod frames;
 pub mod greeting;
@@ -106,6 +107,7 @@ impl PluginGroup for TorrentPlugins {
             .add(having::HavingPlugin)
             .add(ownership::OwnershipPlugin)
             .add(lifecycle::LifecyclePlugin)
+            .add(files::FilesPlugin)
             .add(disconnecting::DisconnectingPlugin)
             .add(sessions::SessionsPlugin)
             .add(trackers::TrackersPlugin)
@@ -179,6 +181,8 @@ pub enum AnnounceSet {
     Ownership,
     /// Adds and starts torrents.
     Begin,
+    /// Changes which files are wanted.
+    Files,
     /// Drops the peers that a torrent may not have, as its metadata says, before its session is saved.
     Privacy,
     /// Sets bits in the have bitfield and broadcasts `Have`.
@@ -271,10 +275,10 @@ impl Plugin for OrderPlugin {
         );
         use VerifySet::{Blame, Check, Collect, Submit};
         app.configure_sets(Tick, (Collect, Blame, Check, Submit).chain().in_set(TickSet::Verify));
-        use AnnounceSet::{Begin, Completion, Have, Lifecycle as States, Ownership, Privacy, Trackers};
+        use AnnounceSet::{Begin, Completion, Files, Have, Lifecycle as States, Ownership, Privacy, Trackers};
         app.configure_sets(
             Tick,
-            (Ownership, Begin, Privacy, Have, States, Completion, Trackers)
+            (Ownership, Begin, Files, Privacy, Have, States, Completion, Trackers)
                 .chain()
                 .in_set(TickSet::Announce),
         );

@@ -39,6 +39,7 @@ use ecs_torrent_components::torrent::{StopPhase, TorrentIndex};
 use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::schedule::Tick;
 
+pub(crate) use self::adds::Adds;
 pub(crate) use self::naming::renamed;
 use crate::conditions::{has_due, has_messages, has_messages_of_two};
 use crate::stop_participants::AddStopParticipant;
@@ -138,7 +139,7 @@ fn init_resources(app: &mut App) {
         .init_resource::<ChangedFacts>()
         .init_resource::<opening::StorageIds>()
         .init_resource::<resuming_all::ResumingAll>()
-        .init_resource::<adds::Adds>()
+        .init_resource::<Adds>()
         .init_resource::<opening::preparing::AwaitingClaims>()
         .init_resource::<Jobs<RemoveTorrent>>()
         .init_resource::<opening::Arrived>()

@@ -20,6 +20,7 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
     AllowedFastReceived, ChokeReceived, LifecycleChanged, PeerDisconnected, RejectReceived, SuggestReceived,
+    WantedChanged,
 };
 use ecs_torrent_components::peer::{
     PeerPieces, PeerState, Pending, RefillQueue, RequestSink, Requests, SourceSink, WaitingSources, Wire,
@@ -58,6 +59,7 @@ impl Plugin for PickingPlugin {
                         (flight::follow_lifecycle, flight::recall_blocked)
                             .chain()
                             .run_if(has_messages::<LifecycleChanged>),
+                        flight::follow_wanted.run_if(has_messages::<WantedChanged>),
                         flight::halt_stopped.run_if(has_stops),
                         (
                             handle_chokes,

@@ -19,6 +19,7 @@ use ecs_torrent_components::torrent::{
     TorrentTrackers,
 };
 use ecs_torrent_components::tracker::{Tracker, TrackerStatus};
+use ecs_torrent_components::wanted::{FileChoice, WantedPieces, unneeded};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::files::FileEntry;
@@ -71,6 +72,7 @@ type TorrentData = (
     (&'static Counters, &'static Activity, &'static TorrentRates),
     &'static Storage,
     Option<(&'static Layout, &'static Have)>,
+    Option<&'static WantedPieces>,
     Option<&'static Check>,
     Option<&'static MetadataFetch>,
     &'static Candidates,
@@ -113,6 +115,7 @@ impl StatsParams<'_, '_> {
             (counters, activity, rates),
             storage,
             sizes,
+            wanted,
             check,
             fetch,
             candidates,
@@ -149,6 +152,10 @@ impl StatsParams<'_, '_> {
             wasted: counters.wasted + counters.dropped,
             bytes_size: sizes.map(|(layout, _)| layout.0.pieces_size()),
             bytes_completed: sizes.map_or(0, |(layout, have)| size_of(have, layout)),
+            bytes_wanted: sizes.map(|(layout, _)| wanted_size(&layout.0, wanted)),
+            bytes_left: sizes.map_or(0, |(layout, have)| {
+                layout.0.pieces_size() - layout.0.size_of(unneeded(have, wanted))
+            }),
             bytes_checked: sizes.zip(check).map_or(0, |((layout, _), check)| {
                 let checked = u64::from(check.checked_count()) * u64::from(layout.0.piece_length());
                 checked.min(layout.0.pieces_size())
@@ -217,23 +224,33 @@ impl StatsParams<'_, '_> {
     }
 }
 
+/// Returns the size of all wanted pieces.
+fn wanted_size(geometry: &Geometry, wanted: Option<&WantedPieces>) -> u64 {
+    wanted.map_or(geometry.pieces_size(), |wanted| {
+        wanted.iter().map(|piece| u64::from(geometry.piece_size(piece))).sum()
+    })
+}
+
 fn answer_files(
     mut commands: ResMut<CommandQueue<GetFiles>>,
     index: Res<TorrentIndex>,
-    torrents: Query<Option<(&Content, &Layout, &Have)>, With<Torrent>>,
+    torrents: Query<(Option<(&Content, &Layout, &Have)>, Option<&FileChoice>), With<Torrent>>,
 ) {
     for GetFiles { torrent, reply } in commands.0.drain(..) {
         let found = index.get(torrent).and_then(|entity| torrents.get(entity).ok());
-        let files = found.map(|known| {
+        let files = found.map(|(known, choice)| {
             // The files are not known before the metadata is.
             let Some((content, Layout(geometry), have)) = known else {
                 return Vec::new();
             };
-            let stored = content.0.info.files.files().iter().filter(|file| file.is_stored());
-            let told = stored.map(|file| FileStats {
+            let files = (0u32..).zip(content.0.info.files.files());
+            let stored = files.filter(|(_, file)| file.is_stored());
+            let told = stored.map(|(index, file)| FileStats {
+                index,
                 path: file.path.to_string(),
                 len: file.len,
                 completed: completed_bytes(file, geometry, have),
+                priority: choice.map(|choice| choice.priority(index as usize)).unwrap_or_default(),
             });
             told.collect()
         });

@@ -9,6 +9,7 @@
 )]
 
 mod carriers;
+mod choosing;
 mod dht;
 mod discovery;
 mod efficiency;

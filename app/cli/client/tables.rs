@@ -159,9 +159,8 @@ fn describe(field: &str, value: &Value) -> Vec<String> {
         "progress" => percent(value),
         "lifecycle" => state(text(value)),
         "metadata" => format!("{} of {} pieces", number(&value["received"]), number(&value["pieces"])),
-        "downloaded" | "bytes_size" | "uploaded" | "corrupt" | "wasted" | "bytes_completed" | "bytes_checked" => {
-            bytes(value)
-        }
+        "downloaded" | "bytes_size" | "uploaded" | "corrupt" | "wasted" | "bytes_completed" | "bytes_wanted"
+        | "bytes_left" | "bytes_checked" => bytes(value),
         "seconds_active" => output::duration(std::time::Duration::from_secs(number(value))),
         "peers" => {
             let peers = value.as_array().map_or(&[][..], Vec::as_slice);

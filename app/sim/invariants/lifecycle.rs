@@ -6,24 +6,27 @@ use ecs_torrent_components::intent_and_facts::IntentAndFacts;
 use ecs_torrent_components::lifecycle::TorrentState;
 use ecs_torrent_components::messages::LifecycleChanged;
 use ecs_torrent_components::torrent::{Have, Lifecycle, Torrent};
+use ecs_torrent_components::wanted::{WantedPieces, unneeded};
 
 use super::{Invariant, Violations};
 
-/// Checks that a torrent that downloads lacks pieces, and that a finished one lacks none that is wanted.
+/// Checks that a torrent that downloads lacks a wanted piece, that a finished one lacks none, and that a seeding one
+/// lacks no piece at all.
 pub(super) fn check_completion(
     clock: Res<Clock>,
     mut violations: ResMut<Violations>,
-    torrents: Query<(&Torrent, &Lifecycle, &Have), Or<(Changed<Lifecycle>, Changed<Have>)>>,
+    torrents: Query<(&Torrent, &Lifecycle, &Have, Option<&WantedPieces>), Or<(Changed<Lifecycle>, Changed<Have>)>>,
 ) {
-    for (torrent, lifecycle, have) in &torrents {
-        if *lifecycle == Lifecycle::Downloading && have.is_full() {
+    for (torrent, lifecycle, have, wanted) in &torrents {
+        let is_served = unneeded(have, wanted).is_full();
+        if *lifecycle == Lifecycle::Downloading && is_served {
             violations.report(&clock, Invariant::Lifecycle, || {
-                format!("{} has every piece and is still downloading", torrent.name)
+                format!("{} has every wanted piece and is still downloading", torrent.name)
             });
         }
-        if lifecycle.is_finished() && !have.is_full() {
+        if lifecycle.is_finished() && !is_served || *lifecycle == Lifecycle::Seeding && !have.is_full() {
             violations.report(&clock, Invariant::Lifecycle, || {
-                format!("{} lacks a piece and is called finished", torrent.name)
+                format!("{} lacks a piece and is {lifecycle:?}", torrent.name)
             });
         }
     }

@@ -66,6 +66,10 @@ fn session() -> Session {
         lost: Runs::of([3]),
         paused: true,
         stopped: true,
+        skipped: Runs::of([1, 2]),
+        low: Runs::of([3]),
+        high: Runs::of([0]),
+        selected: FileSelection::new([1..=4], ["*.flac"]).unwrap(),
         peers: vec!["[::1]:6881".parse().unwrap()],
         trackers: vec![SessionTracker {
             url: "http://t/".into(),

@@ -12,7 +12,7 @@ use ecs_torrent_components::commands::{
     TorrentSource, Unsaved,
 };
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts};
-use ecs_torrent_components::messages::{FailTorrent, Remedy, TorrentAdded, TrackersGiven};
+use ecs_torrent_components::messages::{FailTorrent, FilesSelected, Remedy, TorrentAdded, TrackersGiven};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, RequiresComplete, Storage, Torrent, TorrentIndex};
@@ -163,13 +163,7 @@ impl TorrentAdder<'_, '_> {
         }
         self.index.insert(&torrent.hashes, entity);
         self.commands.entity(entity).insert((torrent, storage, opening));
-        self.commands.trigger(OptionsGiven {
-            torrent: entity,
-            name: options.name.clone(),
-            overwrite: options.overwrite,
-            overwrite_ns: options.requested_ns,
-            has_moved: false,
-        });
+        self.give_options(entity, options);
         self.commands.trigger(TrackersGiven {
             torrent: entity,
             tiers: source.trackers().clone(),
@@ -188,6 +182,21 @@ impl TorrentAdder<'_, '_> {
         }
         self.added.write(TorrentAdded { torrent: entity });
         entity
+    }
+
+    /// Hands the user's options to the features that keep them.
+    fn give_options(&mut self, torrent: Entity, options: &AddOptions) {
+        self.commands.trigger(OptionsGiven {
+            torrent,
+            name: options.name.clone(),
+            overwrite: options.overwrite,
+            overwrite_ns: options.requested_ns,
+            has_moved: false,
+        });
+        if !options.select.is_empty() {
+            let selection = options.select.clone();
+            self.commands.trigger(FilesSelected { torrent, selection });
+        }
     }
 
     /// Finds the peers that a magnet link contains.

@@ -11,7 +11,7 @@ use ecs_torrent_protocol::hash::InfoHash;
 
 /// Pending add commands, and the callers that wait for the results of others.
 #[derive(Resource, Debug, Default)]
-pub(super) struct Adds {
+pub(crate) struct Adds {
     /// Commands that cannot be decided yet.
     pub(super) waiting: Vec<WaitingAdd>,
     /// Adds of torrents that are listed already; carried out in the same tick.
@@ -80,7 +80,7 @@ impl Adds {
 
     /// Takes the commands that can be carried out now, each with its torrent if that is listed. A command about a
     /// torrent whose add is not decided yet stays in the queue; in the tick of the decision it is taken.
-    pub(super) fn take_decided<C: AboutTorrent>(
+    pub(crate) fn take_decided<C: AboutTorrent>(
         &self,
         queue: &mut CommandQueue<C>,
         index: &TorrentIndex,

@@ -6,7 +6,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::commands::{AddOptions, TorrentSource};
 use ecs_torrent_components::lifecycle::ChangedFacts;
-use ecs_torrent_components::messages::TrackersGiven;
+use ecs_torrent_components::messages::{FilesSelected, TrackersGiven};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Lifecycle, RequiresComplete};
 use ecs_torrent_components::tracker::Tracker;
@@ -116,7 +116,15 @@ impl Joiner<'_, '_> {
         if options.require_complete {
             self.commands.entity(listed.entity).insert(RequiresComplete);
         }
-        let is_changed = has_moved || options.name.is_some() || options.overwrite || options.require_complete;
+        if !options.select.is_empty() {
+            self.commands.trigger(FilesSelected {
+                torrent: listed.entity,
+                selection: options.select.clone(),
+            });
+        }
+        let is_selected = !options.select.is_empty();
+        let is_changed =
+            has_moved || is_selected || options.name.is_some() || options.overwrite || options.require_complete;
         // The permission of an earlier add stays in force while the files are not known.
         if is_changed || is_retried {
             self.commands.trigger(OptionsGiven {

@@ -4,15 +4,16 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::lifecycle::Readiness;
-use ecs_torrent_components::messages::LifecycleChanged;
+use ecs_torrent_components::messages::{LifecycleChanged, WantedChanged};
 use ecs_torrent_components::peer::{PeerPieces, RefillQueue, RequestSink, Requests, SourceSink};
 use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::RequestSettings;
 use ecs_torrent_components::torrent::{ActivePieces, Have, Lifecycle, Partials, StopPhase, TorrentPeers};
+use ecs_torrent_components::wanted::WantedPieces;
 use ecs_torrent_protocol::geometry::Geometry;
 
-use super::rarity::RarityOrder;
+use super::rarity::{RarityOrder, priority_of};
 use super::{Picker, Supply};
 use crate::stop_participants::StopDuty;
 
@@ -22,26 +23,36 @@ pub(super) fn follow_lifecycle(
     mut commands: Commands,
     mut random: ResMut<Random>,
     mut flight: Flight,
-    mut torrents: Query<(&Readiness, &Have, &Partials, Option<&TorrentPeers>, Has<Picker>)>,
+    mut torrents: Query<Flown>,
     mut flights: Query<&mut ActivePieces>,
     peers: Query<&PeerPieces>,
 ) {
     for LifecycleChanged { torrent, to, .. } in changed.read() {
-        let Ok((readiness, have, partials, connected, has_picker)) = torrents.get_mut(*torrent) else {
+        let Ok((readiness, have, partials, wanted, connected, has_picker)) = torrents.get_mut(*torrent) else {
             continue;
         };
         let is_open = *readiness == Readiness::Ready;
         match to {
             Lifecycle::Downloading if !has_picker => {
-                let mut order = RarityOrder::new(have.len(), |piece| !have.contains(piece), &mut random);
+                // Pieces that a torrent with everything it wanted was still writing are in flight.
+                let in_flight = flights.get(*torrent).ok();
+                let is_missing =
+                    |piece| !have.contains(piece) && !in_flight.is_some_and(|active| active.all.contains_key(&piece));
+                let mut order = RarityOrder::new(have.len(), is_missing, &mut random);
+                if let Some(wanted) = wanted {
+                    set_priorities(&mut order, 0..have.len(), wanted, is_missing, &mut random);
+                }
                 let connected = connected.into_iter().flat_map(RelationshipTarget::iter);
                 for pieces in peers.iter_many(connected).flatten() {
                     order.add_peer(pieces, &mut random);
                 }
                 let starved = Vec::new();
-                commands
-                    .entity(*torrent)
-                    .insert((Picker { order, starved }, ActivePieces::default()));
+                let is_new = in_flight.is_none();
+                let mut torrent = commands.entity(*torrent);
+                torrent.insert(Picker { order, starved });
+                if is_new {
+                    torrent.insert(ActivePieces::default());
+                }
                 continue;
             }
             Lifecycle::Downloading => continue,
@@ -62,6 +73,61 @@ pub(super) fn follow_lifecycle(
             }
             _ => {}
         }
+    }
+}
+
+/// The parts of a torrent that decide on its pieces in flight.
+type Flown = (
+    &'static Readiness,
+    &'static Have,
+    &'static Partials,
+    Option<&'static WantedPieces>,
+    Option<&'static TorrentPeers>,
+    Has<Picker>,
+);
+
+/// Gives pieces the priorities of their files, unless they have them already.
+fn set_priorities(
+    order: &mut RarityOrder,
+    pieces: impl IntoIterator<Item = u32>,
+    wanted: &WantedPieces,
+    is_missing: impl Fn(u32) -> bool,
+    random: &mut Random,
+) {
+    for piece in pieces {
+        let priority = priority_of(wanted.priority(piece));
+        if order.priority(piece) != priority {
+            order.set_priority(piece, priority, is_missing(piece), random);
+        }
+    }
+}
+
+/// Applies new priorities to the picker, and drops the pieces in flight that are no longer wanted. Pieces that are being
+/// hashed or written are finished.
+pub(super) fn follow_wanted(
+    mut changed: MessageReader<WantedChanged>,
+    mut random: ResMut<Random>,
+    mut sink: RequestSink,
+    mut flight: Flight,
+    mut torrents: Query<(&Have, &WantedPieces, &mut Picker, &mut ActivePieces)>,
+    mut peers: Query<(&mut Requests, SourceSink)>,
+) {
+    for WantedChanged { torrent, pieces } in changed.read() {
+        let Ok((have, wanted, mut picker, mut active)) = torrents.get_mut(*torrent) else {
+            continue;
+        };
+        let in_flight = |piece: &u32| active.all.get(piece).copied();
+        let unwanted = pieces.iter().filter(|piece| !wanted.is_wanted(**piece));
+        let dropped: Vec<Entity> = unwanted.filter_map(in_flight).collect();
+        for entity in dropped {
+            if flight.cancel(entity, &mut peers, &mut sink) {
+                flight.put_back(entity, &mut active, &mut picker, &mut random);
+            }
+        }
+        let is_missing = |piece| !have.contains(piece) && !active.all.contains_key(&piece);
+        let changed = pieces.iter().copied();
+        set_priorities(&mut picker.order, changed, wanted, is_missing, &mut random);
+        flight.supply.offer(*torrent);
     }
 }
 
@@ -182,6 +248,27 @@ impl Flight<'_, '_> {
     /// Returns the torrent of a piece.
     fn torrent_of(&self, piece: Entity) -> Option<Entity> {
         self.pieces.get(piece).ok().map(|piece| piece.torrent)
+    }
+
+    /// Cancels all requests for a piece whose blocks are still arriving. Returns false if they have arrived.
+    fn cancel(&self, entity: Entity, peers: &mut Query<(&mut Requests, SourceSink)>, sink: &mut RequestSink) -> bool {
+        let Ok(piece) = self.pieces.get(entity) else {
+            return false;
+        };
+        if piece.phase != PiecePhase::Filling || piece.is_full() {
+            return false;
+        }
+        for (block, slot) in (0..).zip(&piece.blocks) {
+            for peer in slot.asked.iter().chain(&slot.late) {
+                let Ok((mut requests, mut source)) = peers.get_mut(*peer) else {
+                    continue;
+                };
+                if requests.cancel(piece.request(block)).is_some() {
+                    sink.cancel(*peer, &mut source, piece.request(block));
+                }
+            }
+        }
+        true
     }
 
     /// Drops a piece; the picker may begin it again later.

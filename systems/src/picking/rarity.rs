@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ecs_torrent_components::peer::{PeerPieces, PieceForm};
 use ecs_torrent_components::random::Random;
+use ecs_torrent_components::wanted::FilePriority;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, RngExt, SeedableRng};
@@ -13,6 +14,17 @@ pub type Priority = u8;
 
 /// Priority of a piece unless another one is set.
 pub const NORMAL_PRIORITY: Priority = 4;
+
+/// Returns the priority of pieces of files with a priority.
+#[must_use]
+pub fn priority_of(file: FilePriority) -> Priority {
+    match file {
+        FilePriority::Skip => 0,
+        FilePriority::Low => NORMAL_PRIORITY - 2,
+        FilePriority::Normal => NORMAL_PRIORITY,
+        FilePriority::High => NORMAL_PRIORITY + 2,
+    }
+}
 
 /// Place of a piece that is in no bucket.
 const OUT: u32 = u32::MAX;
@@ -125,7 +137,8 @@ impl RarityOrder {
     /// affected.
     ///
     /// `is_missing` says whether the piece is missing and not in flight, so that it can be picked. A piece in flight has
-    /// the priority when it is put back.
+    /// the priority when it is put back. Peers that wait because there was nothing to pick learn of a raised piece by
+    /// [`Supply::offer`](super::Supply::offer).
     ///
     /// ```
     /// use ecs_torrent_components::peer::PeerPieces;
@@ -155,6 +168,12 @@ impl RarityOrder {
                 self.insert(piece, random);
             }
         }
+    }
+
+    /// Returns a piece's priority.
+    #[must_use]
+    pub fn priority(&self, piece: u32) -> Priority {
+        self.pieces.get(piece as usize).map_or(0, |rank| rank.priority)
     }
 
     /// Adds a peer's pieces to the availability counts.

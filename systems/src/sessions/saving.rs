@@ -14,13 +14,14 @@ use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
     BlockAccepted, BlockSent, FailTorrent, PieceStored, Remedy, TorrentCompleted, TorrentFailed, TorrentStarted,
 };
-use ecs_torrent_components::session::{PartialPiece, Runs, Session, SessionTracker, VERSION};
+use ecs_torrent_components::session::{PartialPiece, Runs, Session, SessionTracker};
 use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_components::torrent::{
     ActivePieces, Activity, Content, Counters, Have, Layout, Lifecycle, Partials, RequiresComplete, Stopping, Storage,
     Torrent,
 };
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
+use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, SyncedFile};
@@ -61,6 +62,7 @@ pub(super) struct Saved {
     activity: &'static Activity,
     candidates: &'static Candidates,
     tiers: Option<&'static TrackerTiers>,
+    choice: Option<&'static FileChoice>,
     requires_complete: Has<RequiresComplete>,
     active: Option<&'static ActivePieces>,
     pub(super) stopping: Option<&'static Stopping>,
@@ -210,6 +212,7 @@ impl SessionWriter<'_, '_> {
         };
         (session.paused, session.stopped) = (intent.is_paused, intent.is_stopped);
         session.trackers = self.trackers_of(saved);
+        saved.save_choice(&mut session);
         // The session claims what the last one claimed.
         saved.state.claims.submitted = saved.state.claims.durable;
         saved.state.additions.submitted = saved.state.additions.current;
@@ -300,9 +303,7 @@ impl SessionWriter<'_, '_> {
     fn session(&self, saved: &SavedItem<'_, '_>) -> Session {
         let geometry = saved.known.map(|(Layout(geometry), ..)| geometry);
         let partials = saved.partials.0.iter();
-        Session {
-            version: VERSION,
-            info_hash: saved.torrent.id(),
+        let mut session = Session {
             name: saved.torrent.name.to_string(),
             renamed: saved.state.renamed.clone(),
             root: saved.storage.root.clone(),
@@ -335,18 +336,17 @@ impl SessionWriter<'_, '_> {
                 true => saved.state.stamps.clone(),
                 false => Vec::new(),
             },
-            created: Runs::default(),
-            ids: Vec::new(),
             owner_key: Some(saved.state.key),
-            permitted: Runs::default(),
             overwrite: saved.state.wants_overwrite && saved.state.resolved.is_none(),
             overwrite_ns: saved.state.overwrite_ns.filter(|_| saved.state.wants_overwrite),
             paused: saved.state.intent.is_paused,
             stopped: saved.state.intent.is_stopped,
             lost: Runs::of(saved.state.durability.lost().iter()),
             peers: saved.candidates.best(self.settings.session.max_peers),
-            trackers: Vec::new(),
-        }
+            ..Session::new(saved.torrent.id())
+        };
+        saved.save_choice(&mut session);
+        session
     }
 
     /// Ends a save, successful or not.
@@ -381,6 +381,13 @@ impl SavedItem<'_, '_> {
         JobTag {
             number: self.state.generation,
             ..JobTag::new(purpose, self.entity)
+        }
+    }
+
+    /// Writes the user's choice of files into a session.
+    fn save_choice(&self, session: &mut Session) {
+        if let Some(choice) = self.choice {
+            choice.save(session);
         }
     }
 

@@ -1,0 +1,426 @@
+//! The files of a torrent that the user wants: the choice, and the pieces that follow from it.
+//!
+//! A torrent without a [`FileChoice`] wants all of its files equally, and has none of these components.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::files::{FileEntry, FileTable};
+use ecs_torrent_protocol::geometry::Geometry;
+use serde::{Deserialize, Serialize};
+
+use crate::selection::FileSelection;
+use crate::session::{Runs, Session};
+use crate::torrent::Have;
+
+/// The priority of a file, or of a piece: that of its most important file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FilePriority {
+    /// The file is not wanted.
+    Skip,
+    /// The file is downloaded after all files of a higher priority.
+    Low,
+    /// The file is wanted.
+    #[default]
+    Normal,
+    /// The file is downloaded before all files of a lower priority.
+    High,
+}
+
+impl FilePriority {
+    /// All priorities, ascending.
+    pub const ALL: [Self; 4] = [Self::Skip, Self::Low, Self::Normal, Self::High];
+
+    /// Returns the priority's name, as the JSON and the command line show it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Skip => "skip",
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        }
+    }
+
+    /// Whether a file of this priority is downloaded.
+    #[must_use]
+    pub fn is_wanted(self) -> bool {
+        self != Self::Skip
+    }
+}
+
+impl fmt::Display for FilePriority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The text is no priority.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a priority: use skip, low, normal or high")]
+pub struct UnknownPriority(pub String);
+
+impl FromStr for FilePriority {
+    type Err = UnknownPriority;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPriority> {
+        let named = Self::ALL.into_iter().find(|priority| priority.name() == text);
+        named.ok_or_else(|| UnknownPriority(text.to_owned()))
+    }
+}
+
+/// The user's intent for the files of a torrent. Saved in the session.
+#[derive(Component, Debug, Clone, PartialEq, Eq, Default)]
+pub struct FileChoice {
+    /// The files that the user selected before they were known.
+    selection: Option<FileSelection>,
+    /// The priorities by index. Files beyond the end have the default priority.
+    priorities: Vec<FilePriority>,
+}
+
+impl FileChoice {
+    /// The choice of selected files. It takes effect when the files are known.
+    #[must_use]
+    pub fn selecting(selection: FileSelection) -> Self {
+        Self {
+            selection: Some(selection).filter(|selection| !selection.is_empty()),
+            priorities: Vec::new(),
+        }
+    }
+
+    /// Reads the choice that a session contains; `None` if all files are wanted equally. `file_count` is the number of
+    /// files of the torrent, 0 while they are not known.
+    #[must_use]
+    pub fn of_session(session: &Session, file_count: u32) -> Option<Self> {
+        let mut choice = Self::selecting(session.selected.clone());
+        for (runs, priority) in [
+            (&session.skipped, FilePriority::Skip),
+            (&session.low, FilePriority::Low),
+            (&session.high, FilePriority::High),
+        ] {
+            let files = runs.to_set(file_count).unwrap_or_default();
+            files.iter().for_each(|file| choice.set(file as usize, priority));
+        }
+        (!choice.is_default()).then_some(choice)
+    }
+
+    /// Writes the choice into a session.
+    pub fn save(&self, session: &mut Session) {
+        session.selected = self.selection.clone().unwrap_or_default();
+        session.skipped = self.runs_of(FilePriority::Skip);
+        session.low = self.runs_of(FilePriority::Low);
+        session.high = self.runs_of(FilePriority::High);
+    }
+
+    fn runs_of(&self, priority: FilePriority) -> Runs {
+        let files = (0..).zip(&self.priorities);
+        Runs::of(files.filter(|(_, of)| **of == priority).map(|(file, _)| file))
+    }
+
+    /// Whether all files are wanted equally.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        let is_default = |priority: &FilePriority| *priority == FilePriority::default();
+        self.selection.is_none() && self.priorities.iter().all(is_default)
+    }
+
+    /// Returns the priority of a file.
+    #[must_use]
+    pub fn priority(&self, file: usize) -> FilePriority {
+        self.priorities.get(file).copied().unwrap_or_default()
+    }
+
+    /// Sets the priority of a file.
+    pub fn set(&mut self, file: usize, priority: FilePriority) {
+        if file >= self.priorities.len() {
+            if priority == FilePriority::default() {
+                return;
+            }
+            self.priorities.resize(file + 1, FilePriority::default());
+        }
+        self.priorities[file] = priority;
+    }
+
+    /// Turns the selection into priorities, once the files are known. Returns false if the user selected files and the
+    /// torrent has none of them.
+    pub fn resolve(&mut self, files: &FileTable) -> bool {
+        let Some(selection) = self.selection.take() else {
+            return true;
+        };
+        let selected = selection.selected(files);
+        for (file, is_selected) in selected.iter().enumerate() {
+            if !is_selected {
+                self.set(file, FilePriority::Skip);
+            }
+        }
+        let mut stored = files.files().iter().zip(&selected);
+        stored.any(|(file, is_selected)| file.is_stored() && *is_selected)
+    }
+}
+
+/// The pieces that follow from a torrent's [`FileChoice`]: a piece is wanted if a wanted file has bytes in it.
+#[derive(Component, Debug, Clone)]
+pub struct WantedPieces {
+    /// The priority of each piece.
+    priorities: Box<[FilePriority]>,
+    /// The pieces that are held or not wanted.
+    unneeded: Bitfield,
+}
+
+impl WantedPieces {
+    /// Derives the pieces from the choice. `have` are the held pieces.
+    #[must_use]
+    pub fn new(choice: &FileChoice, files: &FileTable, geometry: &Geometry, have: &Bitfield) -> Self {
+        let count = geometry.piece_count() as usize;
+        let mut priorities = vec![None; count];
+        for (index, file) in files.files().iter().enumerate().filter(|(_, file)| has_bytes(file)) {
+            let priority = Some(choice.priority(index));
+            for piece in geometry.pieces_of(file.offset..file.end()) {
+                let most = &mut priorities[piece as usize];
+                *most = priority.max(*most);
+            }
+        }
+        // Padding takes nothing from the network.
+        let priorities = priorities.into_iter().map(Option::unwrap_or_default).collect();
+        let mut wanted = Self {
+            priorities,
+            unneeded: Bitfield::default(),
+        };
+        wanted.record_found(have);
+        wanted
+    }
+
+    /// Updates the pieces of files whose priority has changed. Returns the pieces whose priority has changed, ascending.
+    /// The work is proportional to the sizes of these files and to the number of files that share a piece with them.
+    pub fn update(
+        &mut self,
+        choice: &FileChoice,
+        changed: impl IntoIterator<Item = usize>,
+        (files, geometry): (&FileTable, &Geometry),
+        have: &Bitfield,
+    ) -> Vec<u32> {
+        let mut pieces = BTreeSet::new();
+        for file in changed {
+            let file = files.files().get(file).filter(|file| has_bytes(file));
+            pieces.extend(
+                file.into_iter()
+                    .flat_map(|file| geometry.pieces_of(file.offset..file.end())),
+            );
+        }
+        let is_changed = |piece: &u32| {
+            let span = geometry.piece_span(*piece);
+            let places = files.slices(span).filter_map(|slice| slice.place);
+            let most = places.map(|place| choice.priority(place.file)).max();
+            let priority = most.unwrap_or_default();
+            if priority.is_wanted() && !have.contains(*piece) {
+                self.unneeded.remove(*piece);
+            } else {
+                self.unneeded.insert(*piece);
+            }
+            let before = &mut self.priorities[*piece as usize];
+            std::mem::replace(before, priority) != priority
+        };
+        pieces.into_iter().filter(is_changed).collect()
+    }
+
+    /// Returns the priority of a piece.
+    #[must_use]
+    pub fn priority(&self, piece: u32) -> FilePriority {
+        self.priorities.get(piece as usize).copied().unwrap_or_default()
+    }
+
+    /// Whether a piece is wanted, held or not.
+    #[must_use]
+    pub fn is_wanted(&self, piece: u32) -> bool {
+        self.priority(piece).is_wanted()
+    }
+
+    /// Returns the pieces that are held or not wanted.
+    #[must_use]
+    pub fn unneeded(&self) -> &Bitfield {
+        &self.unneeded
+    }
+
+    /// Returns the pieces that are wanted, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        let pieces = (0..).zip(&self.priorities);
+        pieces
+            .filter(|(_, priority)| priority.is_wanted())
+            .map(|(piece, _)| piece)
+    }
+
+    /// Records that a piece is held. Returns whether it was needed.
+    pub fn record_stored(&mut self, piece: u32) -> bool {
+        self.unneeded.insert(piece)
+    }
+
+    /// Records which pieces are held.
+    pub fn record_found(&mut self, have: &Bitfield) {
+        self.unneeded.clone_from(have);
+        for (piece, priority) in (0..).zip(&self.priorities) {
+            if !priority.is_wanted() {
+                self.unneeded.insert(piece);
+            }
+        }
+    }
+}
+
+/// Returns the pieces that a torrent needs no longer: those that it holds, and those that it does not want.
+#[must_use]
+pub fn unneeded<'t>(have: &'t Have, wanted: Option<&'t WantedPieces>) -> &'t Bitfield {
+    wanted.map_or(have, WantedPieces::unneeded)
+}
+
+/// Whether a file has bytes on the disk.
+fn has_bytes(file: &FileEntry) -> bool {
+    file.is_stored() && file.len > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::RangeInclusive;
+
+    use ecs_torrent_protocol::files::FileAttributes;
+    use ecs_torrent_protocol::hash::InfoHash;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Files of these lengths, and their pieces of 10 bytes.
+    fn files(lengths: &[u64]) -> (FileTable, Geometry) {
+        let mut offset = 0;
+        let entries = lengths.iter().enumerate().map(|(index, &len)| {
+            offset += len;
+            FileEntry {
+                path: format!("album/{index}.{}", if index % 2 == 0 { "flac" } else { "txt" }).into(),
+                len,
+                offset: offset - len,
+                attributes: FileAttributes::default(),
+            }
+        });
+        let table = FileTable::new(entries.collect());
+        let geometry = Geometry::new(table.total_size(), 10).unwrap();
+        (table, geometry)
+    }
+
+    fn resolved(selection: FileSelection, files: &FileTable) -> (Vec<FilePriority>, bool) {
+        let mut choice = FileChoice::selecting(selection);
+        let has_any = choice.resolve(files);
+        let priorities = (0..files.files().len()).map(|file| choice.priority(file));
+        (priorities.collect(), has_any)
+    }
+
+    #[test]
+    fn a_selection_names_files_by_index_and_by_pattern() {
+        use FilePriority::{Normal, Skip};
+        let (table, _) = files(&[5; 4]);
+        let select = |ranges: &[RangeInclusive<u32>], globs: &[&str]| {
+            let selection = FileSelection::new(ranges.iter().cloned(), globs.iter().copied()).unwrap();
+            resolved(selection, &table)
+        };
+        assert_eq!(
+            select(&[1..=2, 9..=u32::MAX], &[]),
+            (vec![Skip, Normal, Normal, Skip], true)
+        );
+        assert_eq!(select(&[], &["*.flac"]), (vec![Normal, Skip, Normal, Skip], true));
+        assert_eq!(
+            select(&[3..=3], &["album/0.*"]),
+            (vec![Normal, Skip, Skip, Normal], true)
+        );
+        assert_eq!(select(&[7..=8], &["*.mp3"]), (vec![Skip; 4], false), "no such file");
+        assert_eq!(select(&[], &[]), (vec![Normal; 4], true), "nothing is said");
+    }
+
+    #[test]
+    fn a_session_keeps_the_choice() {
+        let session = Session::new(InfoHash([7; 20]));
+        assert_eq!(FileChoice::of_session(&session, 9), None);
+        let mut choice = FileChoice::default();
+        for (file, priority) in [
+            (0, FilePriority::Skip),
+            (1, FilePriority::Skip),
+            (5, FilePriority::High),
+        ] {
+            choice.set(file, priority);
+        }
+        choice.set(3, FilePriority::Low);
+        let mut unresolved = FileChoice::selecting(FileSelection::new([3..=4], ["*.b"]).unwrap());
+        for choice in [&choice, &unresolved] {
+            let mut saved = session.clone();
+            choice.save(&mut saved);
+            let read = Session::parse(saved.to_text().as_bytes(), saved.info_hash).unwrap();
+            assert_eq!(FileChoice::of_session(&read, 6).as_ref(), Some(choice));
+            // The line about the user's intent has the choice too.
+            let salvaged = Session::salvage(
+                saved.to_text().replacen("name:", "nome:", 1).as_bytes(),
+                saved.info_hash,
+            );
+            let intent = salvaged.intent.expect("the line is intact");
+            assert_eq!(FileChoice::of_session(&intent, 6).as_ref(), Some(choice));
+        }
+        unresolved.resolve(&files(&[1; 6]).0);
+        assert!(!unresolved.is_default() && unresolved.priority(3) == FilePriority::Normal);
+    }
+
+    #[test]
+    fn a_piece_has_the_priority_of_its_most_important_file() {
+        use FilePriority::{High, Low, Normal, Skip};
+        // Pieces:  0: file 0; 1: files 0, 1, 2; 2: file 2; 3: files 2 and 4 (3 is empty).
+        let (table, geometry) = files(&[15, 2, 16, 0, 7]);
+        let mut choice = FileChoice::default();
+        for (file, priority) in [Skip, Low, Skip, High, High].into_iter().enumerate() {
+            choice.set(file, priority);
+        }
+        let have = Bitfield::new(4);
+        let wanted = WantedPieces::new(&choice, &table, &geometry, &have);
+        let priorities: Vec<_> = (0..4).map(|piece| wanted.priority(piece)).collect();
+        assert_eq!(priorities, [Skip, Low, Skip, High]);
+        assert_eq!(wanted.unneeded().iter().collect::<Vec<_>>(), [0, 2]);
+        choice.set(4, Skip);
+        let mut wanted = wanted;
+        assert_eq!(wanted.update(&choice, [3, 4, 99], (&table, &geometry), &have), [3]);
+        choice.set(2, Normal);
+        assert_eq!(wanted.update(&choice, [2], (&table, &geometry), &have), [1, 2, 3]);
+        assert_eq!(wanted.unneeded().iter().collect::<Vec<_>>(), [0]);
+        wanted.record_stored(1);
+        assert_eq!(wanted.unneeded().iter_missing().collect::<Vec<_>>(), [2, 3]);
+        wanted.record_found(&have);
+        assert_eq!(wanted.unneeded().iter_missing().collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(wanted.iter().collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    proptest! {
+        /// An update has the result of a new derivation.
+        #[test]
+        fn updates_are_complete(
+            lengths in proptest::collection::vec(0u64..25, 1..20),
+            held in proptest::collection::vec(0u32..50, 0..20),
+            steps in proptest::collection::vec(proptest::collection::vec((0usize..22, 0usize..4), 0..6), 0..8),
+        ) {
+            let (table, geometry) = files(&lengths);
+            let mut have = Bitfield::new(geometry.piece_count());
+            for piece in held {
+                have.insert(piece);
+            }
+            let mut choice = FileChoice::default();
+            let mut wanted = WantedPieces::new(&choice, &table, &geometry, &have);
+            prop_assert_eq!(wanted.unneeded(), &have);
+            for step in steps {
+                let before = wanted.clone();
+                for (file, priority) in &step {
+                    choice.set(*file, FilePriority::ALL[*priority]);
+                }
+                let changed = wanted.update(&choice, step.iter().map(|(file, _)| *file), (&table, &geometry), &have);
+                let fresh = WantedPieces::new(&choice, &table, &geometry, &have);
+                prop_assert_eq!(&wanted.priorities, &fresh.priorities);
+                prop_assert_eq!(&wanted.unneeded, &fresh.unneeded);
+                let differs = |piece: &u32| before.priority(*piece) != wanted.priority(*piece);
+                prop_assert_eq!(changed, (0..geometry.piece_count()).filter(differs).collect::<Vec<_>>());
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Wanted files: users choose which files of a torrent are downloaded, and which of them first.
+//!
+//! The choice is intent ([`FileChoice`]) and is saved in the session. The wanted pieces ([`WantedPieces`]) follow from it
+//! and from the metadata. A change takes effect when it is durable: then the torrent gets its new wanted pieces, other
+//! features read [`WantedChanged`], and the caller is answered. Changes that arrive while an earlier one is being saved
+//! wait, and are saved together.
+
+mod changing;
+
+use bevy_app::{App, Plugin};
+use bevy_ecs::prelude::*;
+use ecs_torrent_components::commands::{CommandQueue, SetFiles};
+use ecs_torrent_components::messages::{FilesSelected, SessionLoaded, WantedChanged};
+use ecs_torrent_components::torrent::{Content, Have, Torrent};
+use ecs_torrent_components::wanted::{FileChoice, WantedPieces};
+use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_protocol::bitfield::Bitfield;
+use ecs_torrent_protocol::metainfo::Metainfo;
+
+use crate::AnnounceSet;
+
+/// Keeps the user's choice of files, and derives the wanted pieces.
+pub struct FilesPlugin;
+
+impl Plugin for FilesPlugin {
+    fn build(&self, app: &mut App) {
+        app.init_resource::<CommandQueue<SetFiles>>()
+            .init_resource::<changing::Changes>()
+            .add_message::<WantedChanged>()
+            .add_observer(take_selection)
+            .add_observer(restore_choice)
+            .add_observer(resolve_choice)
+            .add_systems(
+                Tick,
+                (changing::settle_changes, changing::take_changes)
+                    .chain()
+                    .run_if(changing::has_changes)
+                    .in_set(AnnounceSet::Files),
+            );
+    }
+}
+
+/// A torrent's name and, once they are known, its files and pieces.
+type Known = (&'static Torrent, Option<&'static Content>, Option<&'static Have>);
+
+/// Gives a torrent the files that were selected when it was added.
+fn take_selection(given: On<FilesSelected>, mut commands: Commands, torrents: Query<Known>) {
+    if let Ok((torrent, content, have)) = torrents.get(given.torrent) {
+        let known = content.map(|content| (&*content.0, have));
+        give(
+            &mut commands,
+            given.torrent,
+            torrent,
+            FileChoice::selecting(given.selection.clone()),
+            known,
+        );
+    }
+}
+
+/// Gives a torrent the choice of an earlier run, unless the user made another one in this run.
+fn restore_choice(loaded: On<SessionLoaded>, mut commands: Commands, torrents: Query<Known, Without<FileChoice>>) {
+    let Ok((torrent, content, have)) = torrents.get(loaded.torrent) else {
+        return;
+    };
+    let file_count = content.map_or(0, |content| content.0.info.files.files().len() as u32);
+    if let Some(choice) = FileChoice::of_session(&loaded.session, file_count) {
+        let known = content.map(|content| (&*content.0, have));
+        give(&mut commands, loaded.torrent, torrent, choice, known);
+    }
+}
+
+/// Derives the wanted pieces of a torrent whose files have become known.
+fn resolve_choice(
+    known: On<Add<Content>>,
+    mut commands: Commands,
+    torrents: Query<(&Torrent, &FileChoice, &Content, Option<&Have>)>,
+) {
+    if let Ok((torrent, choice, content, have)) = torrents.get(known.entity) {
+        let known_files = Some((&*content.0, have));
+        give(&mut commands, known.entity, torrent, choice.clone(), known_files);
+    }
+}
+
+/// Gives a torrent a choice of files, and the pieces that follow from it if its files are known.
+fn give(
+    commands: &mut Commands,
+    entity: Entity,
+    torrent: &Torrent,
+    mut choice: FileChoice,
+    known: Option<(&Metainfo, Option<&Have>)>,
+) {
+    if let Some((metainfo, have)) = known {
+        let (files, geometry) = (&metainfo.info.files, &metainfo.info.geometry);
+        if !choice.resolve(files) {
+            tracing::warn!(torrent = %torrent.label(), "none of its files is selected, so none is downloaded");
+        }
+        // A torrent that has just become known holds no piece yet.
+        let none = Bitfield::new(geometry.piece_count());
+        let have = have.map_or(&none, |have| have);
+        let wanted = WantedPieces::new(&choice, files, geometry, have);
+        commands.entity(entity).insert(wanted);
+    }
+    commands.entity(entity).insert(choice);
+}
