@@ -3,6 +3,7 @@
 #[macro_use]
 mod output;
 
+mod choice;
 #[cfg(feature = "daemon")]
 mod client;
 #[cfg(feature = "daemon")]
@@ -226,7 +227,7 @@ pub(crate) fn main() -> ExitCode {
         #[cfg(feature = "daemon")]
         Command::Daemon(args) => block_on(daemon::run(args, screen)),
         #[cfg(feature = "daemon")]
-        Command::Add(args) => block_on(client::add(args, &screen)),
+        Command::Add(args) => block_on(client::add(args)),
         #[cfg(feature = "daemon")]
         Command::List(args) => block_on(client::list(args)),
         #[cfg(feature = "daemon")]

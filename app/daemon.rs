@@ -11,6 +11,7 @@ mod answers;
 mod connections;
 mod dht;
 mod events;
+mod files;
 mod guard;
 mod logins;
 mod requests;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ecs_torrent_components::commands::{TorrentSource, UnfetchedTorrent};
+use ecs_torrent_components::selection::FileSelection;
 use ecs_torrent_engine::backends::whole_file::read_bounded;
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::magnet::Magnet;
@@ -54,10 +55,10 @@ impl Source {
         }
     }
 
-    /// Returns what is known of the torrent. Blocks while it reads a file.
-    pub(crate) fn resolve(self) -> Result<TorrentSource, Error> {
+    /// Returns what is known of the torrent, and the files that a magnet link selects. Blocks while it reads a file.
+    pub(crate) fn resolve(self) -> Result<(TorrentSource, FileSelection), Error> {
         let magnet = match self.read()? {
-            ReadSource::Metainfo(metainfo) => return Ok(metainfo.into()),
+            ReadSource::Metainfo(metainfo) => return Ok((metainfo.into(), FileSelection::default())),
             ReadSource::Magnet(magnet) => *magnet,
         };
         let unfetched = UnfetchedTorrent {
@@ -67,7 +68,9 @@ impl Source {
             trackers: magnet.trackers.into_iter().map(|url| vec![url]).collect(),
             peers: magnet.peers,
         };
-        Ok(TorrentSource::InfoHash(unfetched))
+        // A link has no more ranges than a selection may have, and none is reversed.
+        let selected = FileSelection::new(magnet.files, []).unwrap_or_default();
+        Ok((TorrentSource::InfoHash(unfetched), selected))
     }
 
     /// Reads and parses a source that contains the metadata. Blocks while it reads a file.

@@ -60,7 +60,8 @@ impl Torrents {
     ///
     /// Existing files are never overwritten unless [`AddOptions::overwrite`] says so. Their correct data is used. A
     /// torrent that would have to change the rest is refused, or fails once the files have been checked; it can then be
-    /// added with other options. Adding a torrent that is already present gives it the peers of the options.
+    /// added with other options. Adding a torrent that is already present gives it the peers of the options. If the options
+    /// select no files, the files that a magnet link selects (`so=`, BEP 53) are downloaded.
     ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
@@ -84,7 +85,10 @@ impl Torrents {
         let source = source.into();
         options.root = options.root.map(absolute).transpose()?;
         options.requested_ns = options.requested_ns.or_else(now_ns);
-        let source = spawn_blocking(|| source.resolve()).await??;
+        let (source, selected) = spawn_blocking(|| source.resolve()).await??;
+        if options.select.is_empty() {
+            options.select = selected;
+        }
         let add = |reply| AddTorrent {
             source,
             options,

@@ -11,16 +11,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ecs_torrent::components::selection::{GlobMatcher, SelectionError};
 use ecs_torrent::{Field, InfoHash, ReadSource, Source, TorrentState};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use self::connection::Daemon;
 use self::values::text;
-use super::output::{self, Screen, printable};
+use super::choice::ChoiceArgs;
+use super::output::{self, printable};
 use super::peers;
 use super::placement::PlacementArgs;
-use super::{CliError, Outcome, magnet};
+use super::{CliError, Outcome, choice};
 
 /// Where the daemon is.
 #[derive(Debug, Args)]
@@ -40,6 +42,7 @@ Examples:
   ecs-torrent add *.torrent -o /srv/torrents/iso
   ecs-torrent add linux.torrent --into second
   ecs-torrent add 'magnet:?xt=urn:btih:...'
+  ecs-torrent add album.torrent --select '*.flac' --files 0,3-5
 
 --into helps where an existing file has the torrent's name. Prints the info-hash
 and the name of each torrent.")]
@@ -52,7 +55,9 @@ pub(super) struct AddArgs {
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    files: PlacementArgs,
+    placement: PlacementArgs,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     /// Peer to connect to; may be repeated. An already added torrent gets it too.
     #[arg(long = "peer", value_name = "HOST:PORT")]
     peers: Vec<String>,
@@ -105,10 +110,28 @@ pub(super) struct StatsArgs {
 #[command(after_help = "\
 Examples:
   ecs-torrent files 0c1f3b
-  ecs-torrent files 0c1f3b --json | jq -r '.[].path'")]
+  ecs-torrent files 0c1f3b --json | jq -r '.[].path'
+  ecs-torrent files 0c1f3b --skip all --normal 0,3-5
+  ecs-torrent files 0c1f3b --skip '*.txt' --high 7
+
+Priorities take a list of numbers from the first column, ranges, patterns of
+paths, or `all`. A file in several lists gets the highest priority. Skipped
+files are not downloaded. Files that are in no list keep their priority.")]
 pub(super) struct FilesArgs {
     /// Info-hash of the torrent, or its first 6 or more digits.
     hash: String,
+    /// Files that are not downloaded.
+    #[arg(long, value_name = "FILES", value_delimiter = ',')]
+    skip: Vec<String>,
+    /// Files that are downloaded after the others.
+    #[arg(long, value_name = "FILES", value_delimiter = ',')]
+    low: Vec<String>,
+    /// Files that are downloaded.
+    #[arg(long, value_name = "FILES", value_delimiter = ',')]
+    normal: Vec<String>,
+    /// Files that are downloaded first.
+    #[arg(long, value_name = "FILES", value_delimiter = ',')]
+    high: Vec<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -207,31 +230,32 @@ pub(super) struct RemoveArgs {
     daemon: DaemonAddress,
 }
 
-pub(super) async fn add(args: AddArgs, screen: &Screen) -> Result<Outcome, CliError> {
-    args.files.check(args.sources.len())?;
+pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
+    args.placement.check(args.sources.len())?;
     let peers = peers::resolve(&args.peers)?;
     let daemon = Daemon::find(&args.daemon)?;
     let mut query = form_urlencoded::Serializer::new(String::new());
     if let Some(output) = &args.output {
         query.append_pair("root", &absolute(output)?);
     }
-    if let Some(into) = &args.files.into {
+    if let Some(into) = &args.placement.into {
         query.append_pair("into", &into.display().to_string());
     }
-    if let Some(name) = &args.files.name {
+    if let Some(name) = &args.placement.name {
         query.append_pair("name", name);
     }
-    if args.files.overwrite {
+    if args.placement.overwrite {
         query.append_pair("overwrite", "true");
     }
     for peer in &peers {
         query.append_pair("peer", &peer.to_string());
     }
+    args.choice.selection(args.sources.len())?;
+    args.choice.write(&mut query);
     let path = format!("/api/v1/torrents?{}", query.finish());
     // Loads every file before adding the first torrent, so that a bad file changes nothing.
     let read = |source: &PathBuf| Ok(Source::from(source.as_path()).read()?);
     let sources = args.sources.iter().map(read).collect::<Result<Vec<_>, CliError>>()?;
-    magnet::warn_of_selections(&sources, screen);
     for source in sources {
         let (is_new, added) = match &source {
             ReadSource::Magnet(magnet) => daemon.create_from_text(&path, magnet.to_string()).await?,
@@ -245,7 +269,7 @@ pub(super) async fn add(args: AddArgs, screen: &Screen) -> Result<Outcome, CliEr
             say!("{hash} {name} was already added in {root}, where it stays");
         } else if !is_new {
             say!("{hash} {name} was already added");
-        } else if args.files.into.is_some() {
+        } else if args.placement.into.is_some() {
             let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=root")).await?;
             say!("{hash} {name}, in {}", printable(text(&stats["root"])));
         } else {
@@ -295,13 +319,52 @@ pub(super) async fn stats(args: StatsArgs) -> Result<Outcome, CliError> {
 pub(super) async fn files(args: FilesArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
     let hash = daemon.resolve_running(&args.hash).await?;
-    let files = daemon.get(&format!("/api/v1/torrents/{hash}/files")).await?;
+    let path = format!("/api/v1/torrents/{hash}/files");
+    let mut files = daemon.get(&path).await?;
+    let lists = [
+        ("skip", &args.skip),
+        ("low", &args.low),
+        ("normal", &args.normal),
+        ("high", &args.high),
+    ];
+    let mut priorities = json!({});
+    for (priority, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+        priorities[priority] = numbers(list, &files)?.into();
+    }
+    if priorities != json!({}) {
+        daemon.patch(&path, &priorities).await?;
+        files = daemon.get(&path).await?;
+    }
     if args.json {
         print_json(&files);
     } else {
         tables::files(&files);
     }
     Ok(Outcome::Done)
+}
+
+/// Returns the numbers of the files in a list, which may contain patterns, as the API takes them.
+fn numbers(list: &[String], files: &Value) -> Result<String, CliError> {
+    let mut numbers = Vec::new();
+    for item in list {
+        if item == "all" || choice::range(item).is_ok() {
+            numbers.push(item.clone());
+            continue;
+        }
+        let usage = |error: SelectionError| CliError::Usage(error.to_string());
+        let glob = GlobMatcher::new(item).map_err(usage)?;
+        let files = files.as_array().into_iter().flatten();
+        let matching = files.filter(|file| glob.matches(text(&file["path"])));
+        let before = numbers.len();
+        numbers.extend(matching.map(|file| file["index"].to_string()));
+        if numbers.len() == before {
+            return Err(CliError::Other(format!("no file matches {}", printable(item))));
+        }
+    }
+    match numbers.iter().any(|number| number == "all") {
+        true => Ok("all".to_owned()),
+        false => Ok(numbers.join(",")),
+    }
 }
 
 /// An operation of the API that changes a torrent or leaves it as it is.

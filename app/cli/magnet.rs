@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use ecs_torrent::Source;
 use ecs_torrent::protocol::magnet::Magnet;
-use ecs_torrent::{ReadSource, Source};
 
 use super::output::{Screen, printable};
 use super::{CliError, Outcome};
@@ -14,20 +14,6 @@ use super::{CliError, Outcome};
 pub(super) struct MagnetArgs {
     /// The torrent file.
     torrent: PathBuf,
-}
-
-/// Warns of links that select files (BEP 53): this version downloads all files.
-pub(super) fn warn_of_selections(sources: &[ReadSource], screen: &Screen) {
-    for source in sources {
-        if let ReadSource::Magnet(magnet) = source
-            && !magnet.files.is_empty()
-        {
-            screen.warning(format_args!(
-                "{}: the magnet link selects files (so=), which is not supported yet; all files are downloaded",
-                printable(&source.name())
-            ));
-        }
-    }
 }
 
 pub(super) fn run(args: &MagnetArgs, screen: &Screen) -> Result<Outcome, CliError> {

@@ -125,8 +125,13 @@ fn print(shown: &Shown<'_>) {
         line("Made on", &utc(date));
     }
     say!("Files");
-    for file in shown.files.iter().filter(|file| !file.pad) {
-        say!("  {:>12}  {}", output::bytes(file.length), printable(file.path));
+    let files = shown.files.iter().enumerate().filter(|(_, file)| !file.pad);
+    for (number, file) in files {
+        say!(
+            "  {number:>5}  {:>10}  {}",
+            output::bytes(file.length),
+            printable(file.path)
+        );
     }
 }
 

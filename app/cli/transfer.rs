@@ -7,17 +7,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use ecs_torrent::components::selection::FileSelection;
 use ecs_torrent::events::{Event, Subscription};
 use ecs_torrent::folders::check_writable;
 use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentId, TorrentPlugins, Torrents};
 
 use self::report::Reporter;
 pub(super) use self::report::describe;
+use super::choice::ChoiceArgs;
 use super::output::Screen;
 use super::peers::{self, ListenArgs};
 use super::placement::PlacementArgs;
 use super::signals::Signals;
-use super::{CliError, ExitCodes, Outcome, magnet, verify};
+use super::{CliError, ExitCodes, Outcome, verify};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -25,6 +27,7 @@ Examples:
   ecs-torrent download linux.torrent -o ~/iso --exit-on-complete
   ecs-torrent download a.torrent b.torrent --peer 192.0.2.7:6881
   ecs-torrent download 'magnet:?xt=urn:btih:...' -o ~/iso
+  ecs-torrent download album.torrent --select '*.flac' --files 0,3-5
   ecs-torrent download a.torrent --json | jq 'select(.event == \"complete\")'
 
 Exit codes:
@@ -41,7 +44,9 @@ pub(super) struct DownloadArgs {
     output: PathBuf,
     #[command(flatten)]
     placement: PlacementArgs,
-    /// Exit when all torrents are complete, instead of seeding until interrupted.
+    #[command(flatten)]
+    choice: ChoiceArgs,
+    /// Exit when all wanted files are complete, instead of seeding until interrupted.
     #[arg(long)]
     exit_on_complete: bool,
     #[command(flatten)]
@@ -87,6 +92,7 @@ struct NetworkArgs {
 pub(super) async fn download(args: DownloadArgs, screen: Screen) -> Result<Outcome, CliError> {
     args.placement.check(args.sources.len())?;
     let selected = Selected {
+        select: args.choice.selection(args.sources.len())?,
         sources: args.sources,
         root: args.output,
         placement: Some(args.placement),
@@ -105,6 +111,7 @@ pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliE
         return Err(CliError::Other(error));
     }
     let selected = Selected {
+        select: FileSelection::default(),
         sources: vec![args.torrent],
         root: args.data,
         placement: None,
@@ -115,6 +122,7 @@ pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliE
 }
 
 struct Selected {
+    select: FileSelection,
     sources: Vec<PathBuf>,
     root: PathBuf,
     placement: Option<PlacementArgs>,
@@ -126,9 +134,6 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
     // Checks the whole command before starting anything.
     let read = |path: &PathBuf| Source::from(path.as_path()).read();
     let sources = selected.sources.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    if !network.quiet {
-        magnet::warn_of_selections(&sources, &screen);
-    }
     let peers = peers::resolve(&network.peers)?;
     let placement = selected.placement.as_ref();
     let into = placement.and_then(|placement| placement.into.clone());
@@ -161,6 +166,7 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
                 name: placement.and_then(|placement| placement.name.clone()),
                 overwrite: placement.is_some_and(|placement| placement.overwrite),
                 peers: peers.clone(),
+                select: selected.select.clone(),
                 require_complete: selected.require_complete,
                 ..AddOptions::default()
             };

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use ecs_torrent_components::commands::SetFilesError;
 use ecs_torrent_components::dht::DhtError;
 use serde::Serialize;
 
@@ -67,6 +68,11 @@ impl From<Error> for Refusal {
             Error::Remove(RemoveError::Kept { .. }) => Self::new(StatusCode::CONFLICT, text),
             Error::Add(AddError::Forbidden { .. }) => Self::new(StatusCode::FORBIDDEN, text),
             Error::Add(AddError::BadName { .. }) => Self::of("name", StatusCode::BAD_REQUEST, text),
+            Error::Add(AddError::NothingSelected { .. }) => Self::of("select", StatusCode::BAD_REQUEST, text),
+            Error::SetFiles(SetFilesError::NoMetadata(_)) => Self::new(StatusCode::CONFLICT, text),
+            Error::SetFiles(SetFilesError::NoSuchFile { .. } | SetFilesError::TooMany(_)) => {
+                Self::of("body", StatusCode::BAD_REQUEST, text)
+            }
             Error::Add(AddError::BadFolder { .. }) => Self::of("into", StatusCode::BAD_REQUEST, text),
             Error::Metainfo { .. } | Error::Magnet(_) | Error::Unsupported { .. } => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)

@@ -44,6 +44,12 @@ pub(super) async fn read<'a>(
     }
 }
 
+/// Returns the media type of the body, without its parameters.
+pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
+    let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(kind.split(';').next()?.trim().to_ascii_lowercase())
+}
+
 /// The torrent that the path of a request names; the request has no parameters.
 pub(super) struct NamedTorrent(pub(super) InfoHash);
 
@@ -80,8 +86,8 @@ pub(super) fn parse_hash(hash: &str) -> Result<InfoHash, Refusal> {
 /// The parameters of a request; all of them are known.
 pub(super) struct Query(Vec<(&'static str, String)>);
 
-/// The only parameter that may be given more than once.
-const REPEATABLE: &str = "peer";
+/// The parameters that may be given more than once.
+const REPEATABLE: [&str; 2] = ["peer", "select"];
 
 impl Query {
     /// Parses a query. A parameter that is not in `known` is refused, since a misspelled one would otherwise go
@@ -93,7 +99,7 @@ impl Query {
                 let why = format!("no parameter {name:?} here");
                 return Err(Refusal::of("query", StatusCode::BAD_REQUEST, why));
             };
-            if *known != REPEATABLE && found.iter().any(|(name, _)| name == known) {
+            if !REPEATABLE.contains(known) && found.iter().any(|(name, _)| name == known) {
                 return Err(Refusal::of(known, StatusCode::BAD_REQUEST, "given more than once"));
             }
             found.push((known, value.into_owned()));

@@ -14,13 +14,14 @@ use serde_json::{Value, json};
 use tokio::sync::MutexGuard;
 
 use ecs_torrent_components::lifecycle::SavedState;
+use ecs_torrent_components::selection::FileSelection;
 use ecs_torrent_protocol::magnet::Magnet;
 
 use super::answers::Refusal;
-use super::requests::{NamedTorrent, NoParameters, Query, parse_hash, read};
-use super::{NONCE_DIGITS, Phase, Shared, dht, events, guard};
+use super::requests::{NamedTorrent, NoParameters, Query, media_type, parse_hash, read};
+use super::{NONCE_DIGITS, Phase, Shared, dht, events, files, guard};
 use crate::folders::check_writable;
-use crate::{AddError, AddOptions, Error, Field, FileStats, KeptFile, RemoveOptions, Selection, Source};
+use crate::{AddError, AddOptions, Error, Field, KeptFile, RemoveOptions, Selection, Source};
 
 /// The description of the API for programs (OpenAPI 3.1).
 const OPENAPI: &str = include_str!("openapi.json");
@@ -63,7 +64,13 @@ fn table() -> Vec<Route> {
         route("post", "/api/v1/torrents", Token, routing::post(add)),
         route("get", "/api/v1/torrents/{hash}", Token, routing::get(stats)),
         route("delete", "/api/v1/torrents/{hash}", Token, routing::delete(remove)),
-        route("get", "/api/v1/torrents/{hash}/files", Token, routing::get(files)),
+        route("get", "/api/v1/torrents/{hash}/files", Token, routing::get(files::list)),
+        route(
+            "patch",
+            "/api/v1/torrents/{hash}/files",
+            Token,
+            routing::patch(files::set),
+        ),
         route("post", "/api/v1/torrents/{hash}/pause", Token, routing::post(pause)),
         route("post", "/api/v1/torrents/{hash}/start", Token, routing::post(start)),
         route("post", "/api/v1/torrents/{hash}/stop", Token, routing::post(stop)),
@@ -176,7 +183,7 @@ async fn add(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let query = Query::parse(query, &["root", "into", "name", "overwrite", "peer"])?;
+    let query = Query::parse(query, &["root", "into", "name", "overwrite", "peer", "files", "select"])?;
     let peers = query
         .all("peer")
         .map(str::parse)
@@ -192,7 +199,7 @@ async fn add(
     // Symbolic links on the way to the new folder are resolved too.
     let root = shared.roots.find(&into.map_or(root.to_owned(), |into| root.join(into)));
     let root = root.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
-    let kind = kind(&headers).unwrap_or_default();
+    let kind = media_type(&headers).unwrap_or_default();
     if ![TORRENT_FILE, MAGNET_LINK].contains(&&*kind) {
         let why = "send the bytes of a torrent file as application/x-bittorrent, or a magnet link as text/plain; nothing \
                    is fetched from a URL";
@@ -215,6 +222,7 @@ async fn add(
         name: query.one("name").map(str::to_owned),
         overwrite: query.flag("overwrite")?,
         peers,
+        select: selection(&query)?,
         ..AddOptions::default()
     };
     let hash = source.info_hash();
@@ -232,6 +240,14 @@ async fn add(
         }
     }
     Ok((status, Json(answer)).into_response())
+}
+
+/// Returns the files that the parameters select.
+fn selection(query: &Query) -> Result<FileSelection, Refusal> {
+    let bad = |field, error: &dyn ToString| Refusal::of(field, StatusCode::BAD_REQUEST, error.to_string());
+    let ranges = query.one("files").map(files::parse_ranges).transpose();
+    let ranges = ranges.map_err(|error| bad("files", &error))?.unwrap_or_default();
+    FileSelection::new(ranges, query.all("select")).map_err(|error| bad("select", &error))
 }
 
 /// Returns which parameters of an add have no effect on a torrent that is listed already, since its files have their
@@ -275,12 +291,6 @@ fn is_below(folder: &Path) -> bool {
 const TORRENT_FILE: &str = "application/x-bittorrent";
 const MAGNET_LINK: &str = "text/plain";
 
-/// Returns the media type of the body, without its parameters.
-fn kind(headers: &HeaderMap) -> Option<String> {
-    let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    Some(kind.split(';').next()?.trim().to_ascii_lowercase())
-}
-
 async fn stats(
     State(shared): State<Shared>,
     InPath(hash): InPath<String>,
@@ -289,13 +299,6 @@ async fn stats(
     let hash = parse_hash(&hash)?;
     let fields = Query::parse(query, &["fields"])?.fields(&Field::DEFAULT)?;
     Ok(Json(shared.torrents.stats_of(hash, &fields).await?))
-}
-
-async fn files(
-    State(shared): State<Shared>,
-    NamedTorrent(hash): NamedTorrent,
-) -> Result<Json<Vec<FileStats>>, Refusal> {
-    Ok(Json(shared.torrents.list_files(hash).await?))
 }
 
 async fn remove(

@@ -298,6 +298,12 @@ pub enum AddError {
     /// The torrent's session cannot be written.
     #[error("{name} is not added: {0}", name = .0.name)]
     Unsaved(Unsaved),
+    /// None of the torrent's files is selected.
+    #[error("{torrent}: none of its files is selected")]
+    NothingSelected {
+        /// The torrent.
+        torrent: Arc<str>,
+    },
     /// The torrent was removed before it was added.
     #[error("{torrent} was removed meanwhile")]
     Removed {
@@ -340,6 +346,7 @@ impl AddError {
                 )
             }
             Self::Forbidden { reason, .. } | Self::Unsaved(Unsaved { reason, .. }) => reason.to_string(),
+            Self::NothingSelected { .. } => "none of its files is selected".to_owned(),
             Self::Removed { .. } | Self::BadName { .. } | Self::BadFolder { .. } => self.to_string(),
         }
     }

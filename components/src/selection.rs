@@ -96,6 +96,13 @@ impl FileSelection {
         selected.collect()
     }
 
+    /// Whether the selection leaves nothing of a torrent with these files.
+    #[must_use]
+    pub fn excludes_all(&self, files: &FileTable) -> bool {
+        let mut files = files.files().iter().zip(self.selected(files));
+        !self.is_empty() && !files.any(|(file, is_selected)| file.is_stored() && is_selected)
+    }
+
     /// Returns the patterns in a form that can be matched. A session that was edited by hand may have invalid ones, which
     /// match nothing.
     fn compiled(&self) -> GlobSet {
@@ -105,6 +112,26 @@ impl FileSelection {
             set.add(glob);
         });
         set.build().unwrap_or_else(|_| GlobSet::empty())
+    }
+}
+
+/// A pattern of paths, such as `*.flac`. `*` matches any part of a path, also across folders.
+#[derive(Debug, Clone)]
+pub struct GlobMatcher(globset::GlobMatcher);
+
+impl GlobMatcher {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// If the pattern is invalid or too long.
+    pub fn new(glob: &str) -> Result<Self, SelectionError> {
+        compile(glob).map(|glob| Self(glob.compile_matcher()))
+    }
+
+    /// Whether a path matches the pattern.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        self.0.is_match(path)
     }
 }
 

@@ -356,7 +356,7 @@ mod tests {
             assert_eq!(FileChoice::of_session(&read, 6).as_ref(), Some(choice));
             // The line about the user's intent has the choice too.
             let salvaged = Session::salvage(
-                saved.to_text().replacen("name:", "nome:", 1).as_bytes(),
+                saved.to_text().replacen("uploaded: 0", "uploaded: 1", 1).as_bytes(),
                 saved.info_hash,
             );
             let intent = salvaged.intent.expect("the line is intact");

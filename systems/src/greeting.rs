@@ -337,20 +337,25 @@ mod tests {
 
     /// BEP 21 and 10.
     #[test]
-    fn peers_with_the_extension_protocol_hear_that_we_only_upload() {
-        for (from, is_known, is_sent) in [
-            (Lifecycle::Downloading, true, true),
-            (Lifecycle::Downloading, false, false),
-            (Lifecycle::Adding, true, true),
-            (Lifecycle::Finished, true, false),
+    fn peers_with_the_extension_protocol_hear_whether_we_only_upload() {
+        for (from, to, is_known, sent) in [
+            (Lifecycle::Downloading, Lifecycle::Seeding, true, Some(1)),
+            (Lifecycle::Downloading, Lifecycle::Seeding, false, None),
+            (Lifecycle::Adding, Lifecycle::Seeding, true, Some(1)),
+            (Lifecycle::Downloading, Lifecycle::Finished, true, Some(1)),
+            (Lifecycle::Finished, Lifecycle::Seeding, true, None),
+            (Lifecycle::Finished, Lifecycle::Downloading, true, Some(0)),
+            (Lifecycle::Checking, Lifecycle::Downloading, true, None),
         ] {
             let mut bed = bed(&[]);
             let peer = bed.peer();
             bed.get_mut::<PeerExtensions>(peer).is_known = is_known;
-            let (torrent, to) = (bed.torrent, Lifecycle::Seeding);
+            let torrent = bed.torrent;
             bed.run_after(LifecycleChanged { torrent, from, to }, send_upload_only);
-            let sent = bed.get_mut::<Outbox>(peer).take().concat();
-            assert_eq!(sent.ends_with(b"11:upload_onlyi1ee"), is_sent);
+            let bytes = bed.get_mut::<Outbox>(peer).take().concat();
+            let value = sent.map(|value| format!("11:upload_onlyi{value}ee"));
+            assert_eq!(bytes.is_empty(), value.is_none());
+            assert!(value.is_none_or(|value| bytes.ends_with(value.as_bytes())));
         }
     }
 }

@@ -421,32 +421,40 @@ fn download_prints_plain_lines_without_a_terminal() {
     assert_eq!(again, "");
 }
 
-/// A link that selects files (BEP 53) downloads all of them, and says so, as long as files cannot be selected.
+/// Selected files are downloaded, and the command ends with them.
 #[test]
-fn a_selection_of_files_in_a_link_is_ignored_aloud() {
+fn a_download_of_some_files_ends_with_them() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    for (selection, count) in [("", 0), ("&so=0,2", 1)] {
-        let link = format!("magnet:?xt=urn:btih:{}&dn=song{selection}", "a".repeat(40));
-        let arguments = ["download", &link, "--listen", "127.0.0.1:0", "--no-dht", "--json"];
-        let mut process = Running::start(
-            command(folder, &arguments)
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped()),
-        );
-        let mut events = BufReader::new(process.0.stdout.take().unwrap()).lines();
-        events.next().unwrap().unwrap();
-        process.signal(Signal::TERM);
-        assert_eq!(process.wait().code(), Some(7));
-        let warnings: Vec<String> = BufReader::new(process.0.stderr.take().unwrap())
-            .lines()
-            .map(Result::unwrap)
-            .collect();
-        let warnings = warnings
-            .iter()
-            .filter(|line| line.starts_with("warning: song: ") && line.contains("so="));
-        assert_eq!(warnings.count(), count, "{selection}");
-    }
+    album(folder);
+    succeed(folder, &["create", "album", "-o", "album.torrent"]);
+    let address = free_address();
+    let (_seeder, mut seeding) = start(
+        folder,
+        &["seed", "album.torrent", "--data", ".", "--listen", &address, "--json"],
+    );
+    seeding.find(|event| event["event"] == "complete").unwrap();
+    let common = [
+        "download",
+        "album.torrent",
+        "-o",
+        "a",
+        "--peer",
+        &address,
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let common = [
+        &common[..],
+        &["--no-dht", "--exit-on-complete", "--state-dir", "leecher"],
+    ]
+    .concat();
+    let output = succeed(folder, &[&common[..], &["--select", "*two.bin"]].concat());
+    assert!(output.contains("album: complete, "), "{output}");
+    let [ours, theirs] = ["a/album/sub/two.bin", "album/sub/two.bin"].map(|path| fs::read(folder.join(path)).unwrap());
+    assert!(ours == theirs);
+    let error = fail(folder, &[&common[..], &["--select", "*.flac"]].concat(), 1);
+    assert!(error.contains("none of its files is selected"), "{error}");
 }
 
 /// Incomplete data is not seeded, and the error gives the reason.

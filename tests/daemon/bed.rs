@@ -64,6 +64,21 @@ pub fn torrent(folder: &Path, name: &str, seed: u64, trackers: &[&str]) -> (Stri
     (metainfo.hashes.primary().to_string(), bytes)
 }
 
+/// Creates an album of four files of noise in `folder`, whose borders lie within pieces. Returns its info-hash and the
+/// torrent file's bytes.
+pub fn write_album(folder: &Path) -> (String, Vec<u8>) {
+    for (seed, name) in (1..).zip(["a", "b", "c", "d"]) {
+        write_file(folder, &format!("album/{name}.txt"), seed, 100_000);
+    }
+    let options = MakeOptions {
+        piece_length: Some(16 << 10),
+        ..MakeOptions::default()
+    };
+    let bytes = make_torrent(&folder.join("album"), options);
+    let source = ecs_torrent::Source::from(bytes::Bytes::from(bytes.clone()));
+    (source.load().unwrap().hashes.primary().to_string(), bytes)
+}
+
 /// A child process that ends with the test.
 pub struct Process(pub Child);
 

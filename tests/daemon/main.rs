@@ -12,6 +12,7 @@
 
 mod api;
 mod bed;
+mod choosing;
 #[path = "../support/command.rs"]
 mod command;
 mod commands;

@@ -387,7 +387,7 @@ fn forget_completion(mut completed: MessageReader<TorrentCompleted>, mut torrent
 #[test]
 fn a_complete_torrent_that_goes_on_downloading_is_found_out() {
     let outcome = scenario("forgets completion").plugins(ForgetsCompletion).run();
-    let text = ["has every piece and is still downloading"];
+    let text = ["has every wanted piece and is still downloading"];
     assert!(finds_text(&outcome, Invariant::Lifecycle, &text), "{outcome}");
 }
 

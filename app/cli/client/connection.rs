@@ -100,6 +100,13 @@ impl Daemon {
         Ok((status == StatusCode::CREATED, answer))
     }
 
+    /// Sends a PATCH request with a JSON body.
+    pub(super) async fn patch(&self, path: &str, body: &Value) -> Result<(), CliError> {
+        let body = Bytes::from(body.to_string());
+        self.send(Method::PATCH, path, body, "application/json").await?;
+        Ok(())
+    }
+
     pub(super) async fn delete(&self, path: &str) -> Result<Value, CliError> {
         self.ask(Method::DELETE, path, Bytes::new()).await
     }

@@ -75,8 +75,10 @@ pub(super) fn stopped(torrents: &Value) {
 /// Prints one line per file.
 pub(super) fn files(files: &Value) {
     let mut table = Table::new([
+        ("#", Alignment::Right),
         ("SIZE", Alignment::Right),
         ("DONE", Alignment::Right),
+        ("PRIORITY", Alignment::Left),
         ("PATH", Alignment::Left),
     ]);
     for file in files.as_array().into_iter().flatten() {
@@ -84,8 +86,10 @@ pub(super) fn files(files: &Value) {
         // An empty file is always complete.
         let share = if len == 0 { 1.0 } else { completed as f64 / len as f64 };
         table.row([
+            number(&file["index"]).to_string(),
             bytes(&file["len"]),
             percent(&share.into()),
+            printable(text(&file["priority"])),
             printable(text(&file["path"])),
         ]);
     }

@@ -94,7 +94,7 @@ impl Reporter {
         let now = Instant::now();
         let bar = (self.manner == Manner::Bars).then(|| {
             // There is no bar until the size is known.
-            let bar = match stats.bytes_size {
+            let bar = match stats.bytes_wanted {
                 Some(size) => self.screen.bar(size),
                 None => self.screen.status(),
             };
@@ -139,7 +139,7 @@ impl Reporter {
             bar.set_position(if stats.lifecycle == TorrentState::Checking {
                 stats.bytes_checked
             } else {
-                stats.bytes_completed
+                stats.bytes_wanted.unwrap_or_default().saturating_sub(stats.bytes_left)
             });
             // Either call alone may have been skipped, as too soon after the last one.
             bar.force_draw();
@@ -147,7 +147,12 @@ impl Reporter {
         let is_checked = !matches!(stats.lifecycle, TorrentState::Adding | TorrentState::Checking);
         torrent.missing = stats.bytes_missing().filter(|_| is_checked);
         let is_due = torrent.last_line.elapsed() >= LINE_INTERVAL;
-        if torrent.end.is_none() && stats.is_complete() && stats.lifecycle == TorrentState::Seeding {
+        let is_complete = match stats.lifecycle {
+            TorrentState::Seeding => stats.is_complete(),
+            TorrentState::Finished => true,
+            _ => false,
+        };
+        if torrent.end.is_none() && is_complete {
             torrent.end = Some(End::Complete);
             self.complete(stats);
         } else if self.manner == Manner::Json {
@@ -199,8 +204,8 @@ impl Reporter {
             Manner::Quiet => {}
             Manner::Json => self.json("complete", stats),
             Manner::Bars | Manner::Lines if downloaded == 0 => {
-                self.screen
-                    .line(format!("{}: already complete, {}", stats.name, size(stats)));
+                let wanted = stats.bytes_wanted.map_or_else(|| size(stats), output::bytes);
+                self.screen.line(format!("{}: already complete, {wanted}", stats.name));
             }
             Manner::Bars | Manner::Lines => {
                 let average = (downloaded as f64 / time.as_secs_f64().max(0.001)) as u64;
@@ -329,6 +334,8 @@ impl Reporter {
             "progress": stats.progress(),
             "bytes_size": stats.bytes_size,
             "bytes_completed": stats.bytes_completed,
+            "bytes_wanted": stats.bytes_wanted,
+            "bytes_left": stats.bytes_left,
             "pieces": stats.pieces,
             "pieces_completed": stats.pieces_completed,
             "downloaded": stats.downloaded,
@@ -347,7 +354,7 @@ impl Reported {
         self.size = stats.bytes_size;
         if let Some(bar) = &self.bar {
             bar.set_style(output::bar_style());
-            bar.set_length(stats.bytes_size.unwrap_or_default());
+            bar.set_length(stats.bytes_wanted.unwrap_or_default());
             bar.set_prefix(output::prefix(&stats.name));
         }
     }
@@ -385,8 +392,8 @@ pub(in crate::cli) fn describe(stats: &TorrentStats) -> String {
                 parts.push(format!("ETA {}", output::duration(eta)));
             }
         }
-        TorrentState::Finished | TorrentState::Seeding => {
-            parts.push(format!("seeding, {} up", output::speed(stats.speed.upload)));
+        state @ (TorrentState::Finished | TorrentState::Seeding) => {
+            parts.push(format!("{state}, {} up", output::speed(stats.speed.upload)));
             parts.push(output::count(stats.peers.len(), "peer"));
         }
         TorrentState::Checking => parts.push(format!(

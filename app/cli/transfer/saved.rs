@@ -7,10 +7,14 @@ use ecs_torrent::TorrentId;
 use ecs_torrent::components::session::Session;
 use ecs_torrent::protocol::geometry::Geometry;
 
-/// Returns the bytes that the next run has to download. `None` if the saved state cannot be read.
+/// Returns the bytes that the next run has to download. `None` if the saved state cannot be read, or if the user does not
+/// want all files: the state alone does not say where they lie.
 pub(super) fn missing_bytes(state_dir: &Path, torrent: TorrentId) -> Option<u64> {
     let path = state_dir.join("state").join(format!("{torrent}.ron"));
     let session = Session::parse(&fs::read(path).ok()?, torrent.0).ok()?;
+    if !session.skipped.is_empty() || !session.selected.is_empty() {
+        return None;
+    }
     let geometry = Geometry::new(session.total_size, session.piece_length)?;
     let have = session.have.to_set(geometry.piece_count())?;
     let mut missing = geometry.total_size().checked_sub(geometry.size_of(&have))?;

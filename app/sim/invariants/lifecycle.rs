@@ -26,7 +26,7 @@ pub(super) fn check_completion(
         }
         if lifecycle.is_finished() && !is_served || *lifecycle == Lifecycle::Seeding && !have.is_full() {
             violations.report(&clock, Invariant::Lifecycle, || {
-                format!("{} lacks a piece and is {lifecycle:?}", torrent.name)
+                format!("{} lacks a piece and is called finished", torrent.name)
             });
         }
     }

@@ -23,6 +23,9 @@ pub enum AnnounceEvent {
     Started,
     /// The download has completed.
     Completed,
+    /// The interval has passed, and the torrent is a partial seed: it has everything that its user wants, and not all
+    /// (BEP 21). Over UDP, which has no such event (BEP 15), the same as `None`.
+    Paused,
     /// The session ends.
     Stopped,
 }

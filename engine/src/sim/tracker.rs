@@ -177,7 +177,7 @@ impl SimTracker {
         {
             let count = counts.entry(announced.peer).or_default();
             *match announced.event {
-                AnnounceEvent::None => &mut count.regular,
+                AnnounceEvent::None | AnnounceEvent::Paused => &mut count.regular,
                 AnnounceEvent::Started => &mut count.started,
                 AnnounceEvent::Completed => &mut count.completed,
                 AnnounceEvent::Stopped => &mut count.stopped,

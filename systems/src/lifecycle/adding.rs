@@ -56,7 +56,7 @@ pub(super) fn add_torrents(
     let waiting = std::mem::take(&mut adds.waiting);
     let waiting = waiting.into_iter().map(|add| (add.command, Some(add.event)));
     for (command, waited_for) in waiting.chain(queue.0.drain(..).map(|command| (command, None))) {
-        if let Err(error) = naming::check(&command.options) {
+        if let Err(error) = naming::check(&command.options, &command.source) {
             command.reply.send(Err(error));
         } else if !command.is_resumed && !survey.request(&wakeup, adder.clock.now()).is_done() {
             let event = DecidingEvent::Survey;

@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use ecs_torrent_components::commands::{AddError, AddOptions};
+use ecs_torrent_components::commands::{AddError, AddOptions, TorrentSource};
 use ecs_torrent_protocol::files::{FileEntry, FileTable};
 use ecs_torrent_protocol::metainfo::Metainfo;
 use ecs_torrent_protocol::safe_path::check_name;
@@ -17,8 +17,14 @@ pub(super) fn root_of(options: &AddOptions, download_dir: &Path) -> Option<PathB
     }
 }
 
-/// Refuses folders and names that lead out of the download folder or would be changed.
-pub(super) fn check(options: &AddOptions) -> Result<(), AddError> {
+/// Refuses folders and names that lead out of the download folder or would be changed, and selections without a file.
+pub(super) fn check(options: &AddOptions, source: &TorrentSource) -> Result<(), AddError> {
+    if let TorrentSource::Metainfo(metainfo) = source
+        && options.select.excludes_all(&metainfo.info.files)
+    {
+        let torrent = metainfo.info.name.as_str().into();
+        return Err(AddError::NothingSelected { torrent });
+    }
     if let Some(name) = &options.name {
         check_name(name).map_err(|reason| AddError::BadName {
             name: name.clone(),
@@ -52,6 +58,8 @@ pub(crate) fn renamed(metainfo: &Arc<Metainfo>, name: &str) -> Arc<Metainfo> {
 
 #[cfg(test)]
 mod tests {
+    use ecs_torrent_components::selection::FileSelection;
+
     use super::*;
 
     #[test]
@@ -60,8 +68,13 @@ mod tests {
             name: Some(name.into()),
             ..AddOptions::default()
         };
+        let source = TorrentSource::Metainfo(crate::testing::content().0);
+        let checked = |options: &AddOptions| check(options, &source);
         for name in ["", ".", "..", ".ssh", "a/b", "a\\b", "a\nb", "a\u{202e}b"] {
-            assert!(matches!(check(&named(name)), Err(AddError::BadName { .. })), "{name:?}");
+            assert!(
+                matches!(checked(&named(name)), Err(AddError::BadName { .. })),
+                "{name:?}"
+            );
         }
         let into = |folder: &str| AddOptions {
             into: Some(folder.into()),
@@ -69,12 +82,22 @@ mod tests {
         };
         for folder in ["", "..", "a/..", "a/../b", "/a", "./a/../.."] {
             assert!(
-                matches!(check(&into(folder)), Err(AddError::BadFolder { .. })),
+                matches!(checked(&into(folder)), Err(AddError::BadFolder { .. })),
                 "{folder:?}"
             );
         }
-        assert_eq!(check(&named("an album (2)")), Ok(()));
-        assert_eq!(check(&into("new/deep")), Ok(()));
+        assert_eq!(checked(&named("an album (2)")), Ok(()));
+        assert_eq!(checked(&into("new/deep")), Ok(()));
+        for (file, is_refused) in [(0, false), (1, true)] {
+            let options = AddOptions {
+                select: FileSelection::new([file..=file], []).unwrap(),
+                ..AddOptions::default()
+            };
+            assert_eq!(
+                matches!(checked(&options), Err(AddError::NothingSelected { .. })),
+                is_refused
+            );
+        }
         let root = root_of(&into("new"), Path::new("/downloads"));
         assert_eq!(root, Some("/downloads/new".into()));
     }

@@ -3,6 +3,7 @@
 use bevy_ecs::system::RunSystemOnce;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::lifecycle::Readiness;
+use ecs_torrent_components::messages::WantedChanged;
 use ecs_torrent_components::piece::{BlockSlot, FAILED_PAUSE, PiecePhase};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
@@ -605,6 +606,7 @@ fn a_piece_is_taken_from_a_slow_exclusive_sender() {
 fn a_tick_evicts_and_withdraws() {
     let mut bed = bed();
     bed.world.init_resource::<Messages<LifecycleChanged>>();
+    bed.world.init_resource::<Messages<WantedChanged>>();
     let peer = bed.peer();
     let alone = begin(&mut bed, 1);
     bed.get_mut::<ActivePiece>(alone).exclusive = Some(peer);

@@ -395,14 +395,14 @@ impl AnnounceParams<'_, '_> {
         let Ok(tracker) = self.trackers.get(tracker) else {
             return AnnounceEvent::None;
         };
-        let is_complete = self
-            .torrents
-            .get(torrent)
-            .is_ok_and(|(_, lifecycle, ..)| *lifecycle == Lifecycle::Seeding);
+        let lifecycle = self.torrents.get(torrent).ok().map(|(_, lifecycle, ..)| lifecycle);
+        let is_complete = lifecycle == Some(&Lifecycle::Seeding);
         let route = tracker.route(family);
         match (route.was_started, route.was_completed) {
             (false, _) => AnnounceEvent::Started,
             (true, false) if is_complete => AnnounceEvent::Completed,
+            // BEP 21: in every announce of a partial seed.
+            _ if lifecycle == Some(&Lifecycle::Finished) => AnnounceEvent::Paused,
             (true, _) => AnnounceEvent::None,
         }
     }
@@ -418,6 +418,7 @@ impl AnnounceParams<'_, '_> {
         let Some(local) = self.local.0.iter().find(|address| Family::of(address.ip()) == family) else {
             return false;
         };
+        // BEP 3: what is missing of the whole torrent, wanted or not, so that trackers count seeds correctly.
         let left = sizes.map_or(UNKNOWN_LEFT, |(have, Layout(geometry))| {
             geometry.pieces_size() - geometry.size_of(have)
         });
@@ -429,7 +430,7 @@ impl AnnounceParams<'_, '_> {
                 (route.uploaded_before, route.downloaded_before) = (counters.uploaded, counters.downloaded);
             }
             AnnounceEvent::Stopped => route.was_started = false,
-            AnnounceEvent::Completed | AnnounceEvent::None => {}
+            AnnounceEvent::Completed | AnnounceEvent::Paused | AnnounceEvent::None => {}
         }
         route.status = TrackerStatus::Announcing;
         let request = AnnounceRequest {

@@ -35,6 +35,7 @@ pub fn announce_url(announce: &str, request: &AnnounceRequest) -> String {
         AnnounceEvent::Started => Some("started"),
         AnnounceEvent::Completed => Some("completed"),
         AnnounceEvent::Stopped => Some("stopped"),
+        AnnounceEvent::Paused => Some("paused"),
     };
     if let Some(event) = event {
         url.push_str("&event=");

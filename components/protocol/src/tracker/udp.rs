@@ -63,7 +63,7 @@ fn request_packet(connection: u64, transaction: u32, request: &UdpRequest) -> Ve
             packet.extend(announce.left.to_be_bytes());
             packet.extend(announce.uploaded.to_be_bytes());
             let event: u32 = match announce.event {
-                AnnounceEvent::None => 0,
+                AnnounceEvent::None | AnnounceEvent::Paused => 0,
                 AnnounceEvent::Completed => 1,
                 AnnounceEvent::Started => 2,
                 AnnounceEvent::Stopped => 3,

@@ -67,6 +67,7 @@ impl Tracker {
                 Some("started") => AnnounceEvent::Started,
                 Some("completed") => AnnounceEvent::Completed,
                 Some("stopped") => AnnounceEvent::Stopped,
+                Some("paused") => AnnounceEvent::Paused,
                 _ => AnnounceEvent::None,
             },
             left: number("left")?,

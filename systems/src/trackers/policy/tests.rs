@@ -117,6 +117,26 @@ fn each_event_is_announced_once() {
     assert_eq!(announce(&mut bed), []);
 }
 
+/// BEP 21: a partial seed says so in every announce, and `completed` only when it has everything.
+#[test]
+fn a_partial_seed_announces_paused() {
+    let (mut bed, trackers) = bed(1);
+    begin(&mut bed);
+    assert_eq!(announce(&mut bed), [(trackers[0], AnnounceEvent::Started)]);
+    succeed(&mut bed, trackers[0], AnnounceEvent::Started);
+    *bed.get_mut::<Lifecycle>(bed.torrent) = Lifecycle::Finished;
+    let completed = TorrentCompleted { torrent: bed.torrent };
+    bed.run_after(completed.clone(), announce_completed);
+    for _ in 0..2 {
+        assert_eq!(announce(&mut bed), [(trackers[0], AnnounceEvent::Paused)]);
+        succeed(&mut bed, trackers[0], AnnounceEvent::Paused);
+        advance(&mut bed, SECOND * 600);
+    }
+    *bed.get_mut::<Lifecycle>(bed.torrent) = Lifecycle::Seeding;
+    bed.run_after(completed, announce_completed);
+    assert_eq!(announce(&mut bed), [(trackers[0], AnnounceEvent::Completed)]);
+}
+
 #[test]
 fn the_next_tracker_of_a_tier_is_asked_once_the_first_has_failed() {
     let (mut bed, trackers) = bed(1);

@@ -1,0 +1,95 @@
+//! Routes about the files of a torrent.
+
+use std::ops::RangeInclusive;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use ecs_torrent_components::wanted::FilePriority;
+use serde::Deserialize;
+
+use super::Shared;
+use super::answers::Refusal;
+use super::requests::{NamedTorrent, media_type, read};
+use crate::FileStats;
+
+/// Media type of a body with priorities.
+const JSON: &str = "application/json";
+
+/// The files of each priority, as lists of numbers and ranges, or `all`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Priorities {
+    skip: Option<String>,
+    low: Option<String>,
+    normal: Option<String>,
+    high: Option<String>,
+}
+
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    NamedTorrent(hash): NamedTorrent,
+) -> Result<Json<Vec<FileStats>>, Refusal> {
+    Ok(Json(shared.torrents.list_files(hash).await?))
+}
+
+/// Sets priorities. A file that is named under several of them gets the highest.
+pub(super) async fn set(
+    State(shared): State<Shared>,
+    NamedTorrent(hash): NamedTorrent,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, Refusal> {
+    if media_type(&headers).as_deref() != Some(JSON) {
+        let why = "send the priorities as application/json";
+        return Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+    }
+    let (bytes, _permit) = read(&shared, &headers, body).await?;
+    let bad = |error: String| Refusal::of("body", StatusCode::BAD_REQUEST, error);
+    let wanted: Priorities = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+    let mut priorities = Vec::new();
+    for (list, priority) in [
+        (wanted.skip, FilePriority::Skip),
+        (wanted.low, FilePriority::Low),
+        (wanted.normal, FilePriority::Normal),
+        (wanted.high, FilePriority::High),
+    ] {
+        let Some(list) = list else { continue };
+        if list == "all" {
+            let files = shared.torrents.list_files(hash).await?;
+            let last = files.last().map_or(0, |file| file.index);
+            priorities.push((0..=last, priority));
+            continue;
+        }
+        let ranges = parse_ranges(&list).map_err(|why| bad(format!("{priority}: {why}")))?;
+        priorities.extend(ranges.into_iter().map(|range| (range, priority)));
+    }
+    shared.torrents.set_files(hash, priorities).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Parses numbers and ranges of files: `0,3-5`.
+pub(super) fn parse_ranges(list: &str) -> Result<Vec<RangeInclusive<u32>>, String> {
+    let range = |text: &str| {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        match (first.parse::<u32>(), last.parse::<u32>()) {
+            (Ok(first), Ok(last)) if first <= last => Ok(first..=last),
+            _ => Err(format!("{text:?} is not a file's number, nor a range such as 3-5")),
+        }
+    };
+    list.split(',').map(|text| range(text.trim())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_files_are_read() {
+        assert_eq!(parse_ranges("0, 3-5"), Ok(vec![0..=0, 3..=5]));
+        for list in ["", "1,", "5-3", "-1", "x", "1--2", "4294967296"] {
+            assert!(parse_ranges(list).is_err(), "{list}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Files of a torrent are chosen, by the API and by the commands.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::bed::{Daemon, succeed, wait_until};
+use crate::bed::{fail, write_album};
+
+/// The daemon of another folder that seeds an album of four files of 100 000 bytes.
+fn seed_album(folder: &Path) -> (Daemon, String, Vec<u8>) {
+    let (hash, bytes) = write_album(folder);
+    let seed = Daemon::start_with(folder, &["--download-dir", "."]);
+    assert_eq!(seed.post("/api/v1/torrents", &bytes).status, 201);
+    wait_for_state(&seed, &hash, "seeding");
+    (seed, hash, bytes)
+}
+
+fn wait_for_state(daemon: &Daemon, hash: &str, state: &str) {
+    let path = format!("/api/v1/torrents/{hash}?fields=lifecycle");
+    wait_until(state, || daemon.get(&path).json()["lifecycle"] == state);
+}
+
+fn patch(daemon: &Daemon, hash: &str, body: &Value) -> crate::bed::Answer {
+    let headers = [
+        ("Authorization", daemon.bearer()),
+        ("Content-Type", "application/json".into()),
+    ];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let path = format!("/api/v1/torrents/{hash}/files");
+    daemon.ask("PATCH", &path, &headers, body.to_string().as_bytes())
+}
+
+fn priorities(daemon: &Daemon, hash: &str) -> Vec<String> {
+    let files = daemon.get(&format!("/api/v1/torrents/{hash}/files")).json();
+    let files = files.as_array().unwrap().iter();
+    files
+        .map(|file| file["priority"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Whether a file of the album is there and right.
+fn is_whole(folder: &Path, seed: &Path, name: &str) -> bool {
+    let [ours, theirs] =
+        [folder.join("downloads/album"), seed.join("album")].map(|folder| fs::read(folder.join(name)).ok());
+    ours.is_some() && ours == theirs
+}
+
+/// A torrent is added with two of four files, is finished with them, and gets the rest later. What was answered survives
+/// a kill.
+#[test]
+fn files_are_chosen_at_the_add_and_later() {
+    let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = temporary.path();
+    let (seed, hash, bytes) = seed_album(other.path());
+    let mut daemon = Daemon::start(folder);
+    daemon
+        .post("/api/v1/torrents?files=4-9", &bytes)
+        .refused(400, Some("select"));
+    daemon
+        .post("/api/v1/torrents?select=[a", &bytes)
+        .refused(400, Some("select"));
+    daemon
+        .post("/api/v1/torrents?files=2-1", &bytes)
+        .refused(400, Some("files"));
+    let path = format!("/api/v1/torrents?files=0&select=*c.txt&peer={}", seed.peers);
+    assert_eq!(daemon.post(&path, &bytes).status, 201);
+    wait_for_state(&daemon, &hash, "finished");
+    assert_eq!(priorities(&daemon, &hash), ["normal", "skip", "normal", "skip"]);
+    assert!(is_whole(folder, other.path(), "a.txt") && is_whole(folder, other.path(), "c.txt"));
+    let stats = format!("/api/v1/torrents/{hash}?fields=progress,bytes_left,bytes_size");
+    assert_eq!(
+        daemon.get(&stats).json(),
+        json!({"progress": 1.0, "bytes_left": 0, "bytes_size": 400_000})
+    );
+
+    assert_eq!(
+        patch(&daemon, &hash, &json!({"skip": "all", "high": "1, 3-3"})).status,
+        204
+    );
+    daemon.process.signal(Signal::KILL);
+    daemon.process.wait();
+    let daemon = Daemon::start(folder);
+    assert_eq!(priorities(&daemon, &hash), ["skip", "high", "skip", "high"]);
+    wait_for_state(&daemon, &hash, "seeding");
+    assert!(
+        ["a.txt", "b.txt", "c.txt", "d.txt"]
+            .iter()
+            .all(|name| is_whole(folder, other.path(), name))
+    );
+}
+
+/// The commands choose by number and by pattern, and name what is wrong.
+#[test]
+fn the_commands_choose_files() {
+    let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = temporary.path();
+    let (seed, hash, bytes) = seed_album(other.path());
+    fs::write(folder.join("album.torrent"), bytes).unwrap();
+    let daemon = Daemon::start(folder);
+    let shown = succeed(folder, &["show", "album.torrent"]);
+    assert!(
+        shown.lines().any(|line| line.split_whitespace().next() == Some("3")),
+        "{shown}"
+    );
+    succeed(folder, &["add", "album.torrent", "--files", "1", "--peer", &seed.peers]);
+    wait_for_state(&daemon, &hash, "finished");
+    assert!(succeed(folder, &["list"]).contains("finished"));
+    let table = succeed(folder, &["files", &hash, "--skip", "all", "--low", "*/c.*,0"]);
+    assert_eq!(
+        table.lines().filter(|line| line.contains(" low ")).count(),
+        2,
+        "{table}"
+    );
+    assert_eq!(priorities(&daemon, &hash), ["low", "skip", "low", "skip"]);
+    let error = fail(folder, &["files", &hash, "--skip", "*.mp3"]);
+    assert!(error.contains("no file matches *.mp3"), "{error}");
+    let error = fail(folder, &["files", &hash, "--skip", "4"]);
+    assert!(error.contains("no file 4"), "{error}");
+    assert_eq!(priorities(&daemon, &hash), ["low", "skip", "low", "skip"]);
+}
+
+/// A magnet link selects files (BEP 53), which are known only when the metadata has come.
+#[test]
+fn a_magnet_link_selects_files() {
+    let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = temporary.path();
+    let (seed, hash, _) = seed_album(other.path());
+    let mut daemon = Daemon::start(folder);
+    let link = format!("magnet:?xt=urn:btih:{hash}&dn=album&so=1,3-9");
+    succeed(folder, &["add", &link]);
+    // The selection is kept while the files are not known.
+    daemon.process.signal(Signal::KILL);
+    daemon.process.wait();
+    let daemon = Daemon::start(folder);
+    patch(&daemon, &hash, &json!({"skip": "0"})).refused(409, None);
+    succeed(
+        folder,
+        &["add", &format!("magnet:?xt=urn:btih:{hash}"), "--peer", &seed.peers],
+    );
+    wait_for_state(&daemon, &hash, "finished");
+    assert_eq!(priorities(&daemon, &hash), ["skip", "normal", "skip", "normal"]);
+    assert!(is_whole(folder, other.path(), "b.txt") && is_whole(folder, other.path(), "d.txt"));
+}
+
+/// Everything that is wrong with a change is named, and nothing is changed.
+#[test]
+fn useless_changes_are_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (hash, bytes) = write_album(temporary.path());
+    let daemon = Daemon::start(temporary.path());
+    assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
+    for body in [
+        json!({"skip": "4"}),
+        json!({"skip": "0-4294967295"}),
+        json!({"skip": "x"}),
+        json!({"skip": ""}),
+        json!({"skip": ["0"]}),
+        json!({"skipp": "0"}),
+        json!([]),
+        json!({"low": vec!["0-3"; 20].join(",")}),
+    ] {
+        patch(&daemon, &hash, &body).refused(400, Some("body"));
+    }
+    let path = format!("/api/v1/torrents/{hash}/files");
+    let bearer = daemon.bearer();
+    daemon
+        .ask("PATCH", &path, &[("Authorization", &bearer)], b"{}")
+        .refused(415, Some("Content-Type"));
+    patch(&daemon, &"0".repeat(40), &json!({"skip": "0"})).refused(404, Some("hash"));
+    assert_eq!(patch(&daemon, &hash, &json!({})).status, 204);
+    assert_eq!(priorities(&daemon, &hash), ["normal"; 4]);
+}
