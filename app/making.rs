@@ -11,7 +11,7 @@ use ecs_torrent_engine::ports::disk::DiskError;
 use ecs_torrent_protocol::create::{EncodeError, NewFile, NewTorrent, default_piece_length};
 use ecs_torrent_protocol::files::{FileAttributes, FileEntry, FileTable};
 use ecs_torrent_protocol::geometry::Geometry;
-use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoError, MetainfoLimits};
+use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoError, MetainfoLimits, NodeHost};
 use ecs_torrent_protocol::urls::{UrlError, check_tracker, check_web_seed};
 use walkdir::WalkDir;
 
@@ -27,6 +27,8 @@ pub struct MakeOptions {
     pub trackers: Vec<String>,
     /// Web seeds.
     pub web_seeds: Vec<String>,
+    /// Nodes of the DHT by which a torrent without trackers is found (BEP 5); not used if it is private.
+    pub nodes: Vec<NodeHost>,
     /// Whether peers may come from the trackers only.
     pub private: bool,
     /// Free text.
@@ -223,6 +225,7 @@ fn torrent(name: String, files: &FileTable, geometry: &Geometry, options: MakeOp
         pieces: vec![[0; 20]; geometry.piece_count() as usize],
         trackers: options.trackers.into_iter().map(|url| vec![url]).collect(),
         web_seeds: options.web_seeds,
+        nodes: options.nodes,
         private: options.private,
         comment: options.comment,
         created_by: options.created_by,

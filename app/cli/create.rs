@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use ecs_torrent::making::{MakeOptions, Plan, Renamed};
+use ecs_torrent::protocol::metainfo::NodeHost;
 
 use super::output::{Screen, printable};
 use super::torrent_file::{Destination, in_content};
@@ -35,6 +36,9 @@ pub(super) struct CreateArgs {
     /// Piece length in bytes: a power of two from 16 KiB to 256 MiB. By default chosen by content size.
     #[arg(long, value_name = "N")]
     piece_length: Option<u32>,
+    /// Node of the DHT by which a torrent without trackers is found; may be repeated.
+    #[arg(long = "node", value_name = "HOST:PORT", conflicts_with = "private")]
+    nodes: Vec<NodeHost>,
     /// Private torrent: peers come from its trackers only.
     #[arg(long)]
     private: bool,
@@ -56,6 +60,7 @@ pub(super) fn run(args: CreateArgs, screen: &Screen) -> Result<Outcome, CliError
             piece_length: args.piece_length,
             trackers: args.trackers,
             web_seeds: args.web_seeds,
+            nodes: args.nodes,
             private: args.private,
             comment: args.comment,
             created_by: Some(concat!("ecs-torrent ", env!("CARGO_PKG_VERSION")).to_owned()),

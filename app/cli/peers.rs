@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use clap::Args;
 use ecs_torrent::components::settings::{DhtSettings, LsdSettings, NetSettings};
+use ecs_torrent::protocol::metainfo::NodeHost;
 
 use super::CliError;
 
@@ -20,6 +21,9 @@ pub(super) struct ListenArgs {
     /// Disable local service discovery.
     #[arg(long)]
     no_lsd: bool,
+    /// Node by which to enter the DHT, instead of the configured ones; may be repeated.
+    #[arg(long = "dht-node", value_name = "HOST:PORT", conflicts_with = "no_dht")]
+    dht_nodes: Vec<NodeHost>,
 }
 
 impl ListenArgs {
@@ -31,6 +35,9 @@ impl ListenArgs {
         }
         dht.enabled &= !self.no_dht;
         lsd.enabled &= !self.no_lsd;
+        if !self.dht_nodes.is_empty() {
+            dht.bootstrap = self.dht_nodes.iter().map(ToString::to_string).collect();
+        }
     }
 }
 

@@ -37,6 +37,7 @@ struct Shown<'a> {
     files: ShownFiles<'a>,
     trackers: &'a [Vec<String>],
     web_seeds: &'a [String],
+    nodes: Vec<String>,
     comment: Option<&'a str>,
     created_by: Option<&'a str>,
     creation_date: Option<i64>,
@@ -93,6 +94,7 @@ fn describe(metainfo: &Metainfo) -> Shown<'_> {
         files: ShownFiles(&info.files),
         trackers: &metainfo.trackers,
         web_seeds: &metainfo.web_seeds,
+        nodes: metainfo.nodes.iter().map(ToString::to_string).collect(),
         comment: metainfo.comment.as_deref(),
         created_by: metainfo.created_by.as_deref(),
         creation_date: metainfo.creation_date,
@@ -119,6 +121,7 @@ fn print(shown: &Shown<'_>) {
         line(&format!("Tracker {}", number + 1), &tier.join(", "));
     }
     shown.web_seeds.iter().for_each(|url| line("Web seed", url));
+    shown.nodes.iter().for_each(|node| line("DHT node", node));
     shown.comment.iter().for_each(|text| line("Comment", text));
     shown.created_by.iter().for_each(|program| line("Made by", program));
     if let Some(date) = shown.creation_date {

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::candidates::{AllowedSources, CandidatesFound};
+use ecs_torrent_components::candidates::{AllowedSources, CandidateSource, CandidatesFound};
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::CommandQueue;
 use ecs_torrent_components::deadlines::Deadlines;
@@ -22,7 +22,7 @@ use ecs_torrent_components::messages::{LifecycleChanged, MetadataKnown, PeerConn
 use ecs_torrent_components::peer::{FlushQueue, Outbox, Peer, Wire};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{DhtSettings, Settings};
-use ecs_torrent_components::torrent::{Have, Lifecycle, PeerOf, Torrent};
+use ecs_torrent_components::torrent::{Content, Have, Lifecycle, PeerOf, Torrent};
 use ecs_torrent_engine::port::OpenInbox;
 use ecs_torrent_engine::ports::net::{DHT_DATAGRAMS, LocalAddresses, NetEvent, NetRequest};
 use ecs_torrent_engine::ports::{NetPort, StatePort};
@@ -107,6 +107,7 @@ type SearchedTorrent = (
     &'static AllowedSources,
     &'static Lifecycle,
     Option<&'static Have>,
+    Option<&'static Content>,
     &'static mut DhtTorrent,
 );
 
@@ -208,6 +209,12 @@ impl DhtParams<'_, '_> {
         let settings = node_settings(&self.settings.dht, families);
         entry.start(&mut self.state);
         Box::new(Node::new(settings, self.random.bytes(), self.clock.now()))
+    }
+
+    /// Whether a torrent may be searched for, and its peers may learn of our node.
+    fn may_search(&self, torrent: Entity) -> bool {
+        let torrent = self.torrents.get(torrent);
+        torrent.is_ok_and(|(_, allowed, ..)| allowed.has(CandidateSource::DHT))
     }
 
     /// Whether a datagram may leave to this address: a socket that is bound to this machine's loopback address speaks to

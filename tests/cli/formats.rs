@@ -79,11 +79,27 @@ fn urls_that_cannot_be_used_are_refused() {
         ),
         ("--tracker", "http://t.example/a b", "it has a space"),
         ("--web-seed", "udp://t.example:1", "its scheme is udp, not http, https"),
+        ("--node", "node.example", "not a host name or address with a port"),
     ] {
         let error = fail(folder, &["create", "file", "-o", "x.torrent", option, url], 2);
         assert!(error.contains(url) && error.contains(reason), "{error}");
         assert!(!folder.join("x.torrent").exists());
     }
+}
+
+/// BEP 5: a torrent without trackers names nodes. A private one is found by its trackers only.
+#[test]
+fn created_torrents_name_nodes_of_the_dht() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    fs::write(folder.join("file"), "content").unwrap();
+    let create = ["create", "file", "-o", "x.torrent", "--node", "node.example:6881", "--node", "[::1]:6882"];
+    succeed(folder, &create);
+    let shown: serde_json::Value = serde_json::from_str(&succeed(folder, &["show", "x.torrent", "--json"])).unwrap();
+    assert_eq!(shown["nodes"], serde_json::json!(["node.example:6881", "[::1]:6882"]));
+    assert!(succeed(folder, &["show", "x.torrent"]).contains("DHT node      [::1]:6882\n"));
+    let error = fail(folder, &[&create[..], &["--overwrite", "--private"]].concat(), 2);
+    assert!(error.contains("--private"), "{error}");
 }
 
 /// Creates a hybrid with one file of five bytes and the given file tree.

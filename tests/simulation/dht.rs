@@ -1,6 +1,6 @@
 //! Torrents whose peers are found in the distributed hash table (BEP 5).
 
-use ecs_torrent::components::commands::{TorrentSource, UnfetchedTorrent};
+use ecs_torrent::components::commands::{ResumeAll, TorrentSource, UnfetchedTorrent};
 use ecs_torrent::components::dht::{DhtError, DhtStats, FindDhtPeers, GetDhtItem, GetDhtStats, PutDhtItem};
 use ecs_torrent::engine::sim::{Crash, NewNode};
 use ecs_torrent::protocol::dht::items::{Item, mutable_target, public_key};
@@ -255,4 +255,44 @@ fn peers_name_their_nodes() {
     network.run(30);
     let tables = network.stats(newcomer).unwrap().tables;
     assert!(tables[0].good >= 8, "{tables:?}");
+}
+
+/// A torrent names nodes (BEP 5), by which an engine without a bootstrap host enters the network, also after a restart: the
+/// nodes are part of the saved torrent. Those of a private torrent are not used.
+#[test]
+fn torrents_name_nodes_and_keep_them_between_runs() {
+    for is_private in [false, true] {
+        let mut network = Network::new(false, true);
+        let mut lonely = settings(true);
+        lonely.dht.bootstrap.clear();
+        let plugins = (TorrentPlugins, InvariantsPlugin);
+        let newcomer = network.sim.add(NewNode::new(ip(200), lonely, plugins));
+        network.leecher = newcomer;
+        let (info, nodes) = (network.content.clone(), vec![format!("{}:6881", ip(100)).parse().unwrap()]);
+        let content = NewContent {
+            len: 300_001,
+            nodes,
+            is_private,
+            ..NewContent::default()
+        }
+        .make();
+        assert_eq!(content.info_hash() == info.info_hash(), !is_private);
+        add(&mut network.sim, newcomer, &content, vec![]);
+        if is_private {
+            network.run(60);
+            assert_eq!(network.stats(newcomer).unwrap().counters.queries_sent, 0);
+            continue;
+        }
+        assert!(network.completes(10));
+        // The table is not saved yet.
+        network.sim.restart(newcomer);
+        let resumed = network.send(|reply| ResumeAll {
+            include_stopped: false,
+            reply,
+        });
+        assert_eq!(resumed, Ok(1));
+        network.run(20);
+        let tables = network.stats(newcomer).unwrap().tables;
+        assert!(tables[0].good >= 8, "{tables:?}");
+    }
 }

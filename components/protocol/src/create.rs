@@ -1,8 +1,9 @@
-//! Creation of metainfo: the encoding side of [`metainfo`](crate::metainfo) (BEP 3, 12, 19, 27).
+//! Creation of metainfo: the encoding side of [`metainfo`](crate::metainfo) (BEP 3, 5, 12, 19, 27).
 
 use bendy::encoding::{AsString, Error, SingleItemEncoder, ToBencode};
 
 use crate::hash::Sha1Digest;
+use crate::metainfo::NodeHost;
 
 /// Content of a new `.torrent` file. Encoded with [`NewTorrent::encode`].
 ///
@@ -37,6 +38,8 @@ pub struct NewTorrent {
     pub trackers: Vec<Vec<String>>,
     /// Web seeds.
     pub web_seeds: Vec<String>,
+    /// Nodes of the DHT by which a torrent without trackers is found (BEP 5).
+    pub nodes: Vec<NodeHost>,
     /// Whether peers may come from the trackers only.
     pub private: bool,
     /// Free text.
@@ -101,6 +104,10 @@ impl ToBencode for NewTorrent {
                 dict.emit_pair(b"creation date", date)?;
             }
             dict.emit_pair_with(b"info", |encoder| self.encode_info(encoder))?;
+            if !self.nodes.is_empty() {
+                let pairs = self.nodes.iter().map(NodePair).collect::<Vec<_>>();
+                dict.emit_pair(b"nodes", pairs)?;
+            }
             if !self.web_seeds.is_empty() {
                 dict.emit_pair(b"url-list", &self.web_seeds)?;
             }
@@ -129,6 +136,20 @@ impl NewTorrent {
                 info.emit_pair(b"private", 1)?;
             }
             Ok(())
+        })
+    }
+}
+
+/// A node as a list of its host and its port.
+struct NodePair<'n>(&'n NodeHost);
+
+impl ToBencode for NodePair<'_> {
+    const MAX_DEPTH: usize = 1;
+
+    fn encode(&self, encoder: SingleItemEncoder<'_>) -> Result<(), Error> {
+        encoder.emit_list(|pair| {
+            pair.emit_str(&self.0.host)?;
+            pair.emit_int(self.0.port)
         })
     }
 }
@@ -173,6 +194,7 @@ mod tests {
             pieces: vec![[1; 20], [2; 20]],
             trackers: vec![vec!["http://a/announce".into()], vec!["udp://b:1".into()]],
             web_seeds: vec!["http://seed/".into()],
+            nodes: vec!["node:1".parse().unwrap(), "[::1]:2".parse().unwrap()],
             private: true,
             comment: Some("hello".into()),
             created_by: Some("me".into()),
@@ -182,6 +204,7 @@ mod tests {
         assert_eq!(parsed.info.name, "folder");
         assert_eq!(parsed.trackers, torrent.trackers);
         assert_eq!(parsed.web_seeds, torrent.web_seeds);
+        assert_eq!(parsed.nodes, torrent.nodes);
         assert_eq!(parsed.info.pieces.get(1), Some(&[2; 20]));
         assert_eq!(parsed.comment.as_deref(), Some("hello"));
         assert_eq!(parsed.creation_date, Some(1_700_000_000));

@@ -1,8 +1,12 @@
-//! Metainfo, the content of a `.torrent` file (BEP 3, with BEP 12, 19, 27 and 47).
+//! Metainfo, the content of a `.torrent` file (BEP 3, with BEP 5, 12, 19, 27 and 47).
 
 mod error;
 mod hybrid;
 mod info;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
 
 use bytes::Bytes;
 
@@ -12,6 +16,9 @@ pub use self::info::{Info, PieceHashes};
 use crate::bencode::{Document, Limits, Value};
 use crate::hash::InfoHashes;
 use crate::urls::UrlSet;
+
+/// Maximum length of a host name in bytes (RFC 1035).
+const MAX_HOST: usize = 253;
 
 /// Limits for metainfo files; a file beyond them is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +36,9 @@ pub struct MetainfoLimits {
     pub max_piece_length: u32,
     /// Maximum number of trackers, and of web seeds; the rest is dropped. Default 256.
     pub max_urls: usize,
+    /// Maximum number of DHT nodes; the rest is dropped. Default 32: a torrent names the 8 closest nodes, or some hosts by
+    /// which to enter the network (BEP 5).
+    pub max_nodes: usize,
 }
 
 impl Default for MetainfoLimits {
@@ -40,6 +50,57 @@ impl Default for MetainfoLimits {
             max_pieces: 4_000_000,
             max_piece_length: 256 << 20,
             max_urls: 256,
+            max_nodes: 32,
+        }
+    }
+}
+
+/// A node of the DHT as a torrent names it (BEP 5): a host name or an IP address, and a port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeHost {
+    /// The host name, or the address without brackets.
+    pub host: String,
+    /// The UDP port, not 0.
+    pub port: u16,
+}
+
+impl NodeHost {
+    /// Checks a host name, or an address with or without brackets, and a port.
+    #[must_use]
+    pub fn new(host: &str, port: u16) -> Option<Self> {
+        let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = inner.unwrap_or(host);
+        let is_letter = |letter: u8| letter.is_ascii_alphanumeric() || b"-._".contains(&letter);
+        let is_name = !host.is_empty() && host.len() <= MAX_HOST && host.bytes().all(is_letter);
+        let is_usable = port != 0 && (is_name || host.parse::<IpAddr>().is_ok());
+        is_usable.then(|| Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+/// The text is not a host and a port.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a host name or address with a port, such as dht.example:6881")]
+pub struct NodeHostError(String);
+
+impl FromStr for NodeHost {
+    type Err = NodeHostError;
+
+    fn from_str(text: &str) -> Result<Self, NodeHostError> {
+        let node = text
+            .rsplit_once(':')
+            .and_then(|(host, port)| Self::new(host, port.parse().ok()?));
+        node.ok_or_else(|| NodeHostError(text.to_owned()))
+    }
+}
+
+impl fmt::Display for NodeHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
         }
     }
 }
@@ -60,6 +121,8 @@ pub struct Metainfo {
     pub trackers: Vec<Vec<String>>,
     /// Web seeds, key `url-list` (BEP 19).
     pub web_seeds: Vec<String>,
+    /// Nodes of the DHT by which a torrent without trackers is found, key `nodes` (BEP 5). Each one once.
+    pub nodes: Vec<NodeHost>,
     /// Comment of the author.
     pub comment: Option<String>,
     /// The program that made the file.
@@ -111,6 +174,7 @@ impl Metainfo {
             info_bytes,
             trackers: trackers(&root, limits.max_urls),
             web_seeds: web_seeds(&root, limits.max_urls),
+            nodes: nodes(&root, limits.max_nodes),
             comment: text("comment"),
             created_by: text("created by"),
             creation_date: root.get("creation date").and_then(Value::as_int),
@@ -173,6 +237,27 @@ fn web_seeds(root: &Fields<'_>, max: usize) -> Vec<String> {
         },
         None => Vec::new(),
     }
+}
+
+/// BEP 5: `nodes` is a list of pairs of a host and a port. Pairs that cannot be used are left out.
+fn nodes(root: &Fields<'_>, max: usize) -> Vec<NodeHost> {
+    let mut nodes: Vec<NodeHost> = Vec::new();
+    let list = root.get("nodes").and_then(Value::as_list);
+    for node in list.into_iter().flatten().filter_map(node_host) {
+        if nodes.len() == max {
+            break;
+        }
+        if !nodes.contains(&node) {
+            nodes.push(node);
+        }
+    }
+    nodes
+}
+
+fn node_host(pair: Value<'_>) -> Option<NodeHost> {
+    let mut pair = pair.as_list()?;
+    let host = pair.next()?.as_str()?;
+    NodeHost::new(host, pair.next()?.as_int()?.try_into().ok()?)
 }
 
 fn lossy(bytes: &[u8]) -> String {

@@ -12,6 +12,7 @@ use bevy_ecs::prelude::*;
 use bytes::Bytes;
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::peer::Transport;
+use ecs_torrent_components::scope::Scope;
 
 pub(crate) use self::datagrams::DatagramRings;
 pub use self::datagrams::{
@@ -311,5 +312,16 @@ impl LocalAddresses {
     #[must_use]
     pub fn for_family_of(&self, remote: SocketAddr) -> Option<SocketAddr> {
         self.0.iter().copied().find(|local| local.is_ipv4() == remote.is_ipv4())
+    }
+
+    /// Returns the most public network that we listen in. An engine that listens only on loopback addresses can connect
+    /// only to such addresses.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        let scope = |address: &SocketAddr| match address.ip().is_unspecified() {
+            true => Scope::Global,
+            false => Scope::of(address.ip()),
+        };
+        self.0.iter().map(scope).max().unwrap_or(Scope::Global)
     }
 }

@@ -7,7 +7,7 @@ use ecs_torrent_protocol::create::{NewFile, NewTorrent};
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Span;
 use ecs_torrent_protocol::hash::{InfoHash, sha1};
-use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
+use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits, NodeHost};
 
 /// A torrent and its correct bytes. Clones share both.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ pub struct NewContent {
     pub file_count: usize,
     /// Announce URLs in tiers. Default none.
     pub trackers: Vec<Vec<String>>,
+    /// Nodes of the DHT that the torrent names. Default none.
+    pub nodes: Vec<NodeHost>,
     /// Whether the torrent is private: peers come from its trackers only. Default false.
     pub is_private: bool,
 }
@@ -44,6 +46,7 @@ impl Default for NewContent {
             piece_length: 64 << 10,
             file_count: 1,
             trackers: Vec::new(),
+            nodes: Vec::new(),
             is_private: false,
         }
     }
@@ -73,6 +76,7 @@ impl NewContent {
                 .map(|piece| sha1([piece]))
                 .collect(),
             trackers: self.trackers.clone(),
+            nodes: self.nodes.clone(),
             private: self.is_private,
             ..NewTorrent::default()
         };

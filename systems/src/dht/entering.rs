@@ -1,6 +1,7 @@
 //! Entering the network: the table of an earlier run, configured hosts, and nodes that peers name.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
@@ -12,6 +13,7 @@ use ecs_torrent_engine::ports::state::{BlobName, StateDone, StateRequest};
 use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::dht::node::Node;
+use ecs_torrent_protocol::metainfo::NodeHost;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
 
@@ -33,9 +35,16 @@ const FIRST_SAVE: Duration = Duration::from_secs(60);
 /// Maximum number of addresses of a bootstrap host.
 const MAX_ADDRESSES: usize = 4;
 
+/// Maximum number of nodes that one torrent, and all together, name while the table has too few nodes. A torrent names the
+/// 8 nodes closest to it (BEP 5).
+const MAX_NODES_PER_TORRENT: usize = 8;
+const MAX_TORRENT_NODES: usize = 32;
+
 /// The progress of entering the network.
 #[derive(Debug, Default)]
 pub(super) struct Entry {
+    /// Nodes, and the torrents that name them, until the table has enough nodes.
+    torrent_nodes: BTreeMap<NodeHost, Entity>,
     /// The next time at which the bootstrap hosts are looked up, unless nodes have answered by then.
     lookup: Option<Timestamp>,
     /// The next time at which the table is saved.
@@ -76,10 +85,16 @@ impl DhtParams<'_, '_> {
         for event in resolved {
             match event {
                 NetEvent::Resolved {
-                    result: Ok(addresses), ..
+                    tag,
+                    result: Ok(addresses),
                 } => {
                     let hosts = addresses.into_iter().take(MAX_ADDRESSES);
-                    hosts.for_each(|host| self.add_host(node, host));
+                    // The owner is the torrent that names the host.
+                    if tag.owner == Entity::PLACEHOLDER {
+                        hosts.for_each(|host| self.add_host(node, host));
+                    } else {
+                        hosts.for_each(|host| self.add_torrent_node(node, host));
+                    }
                 }
                 NetEvent::Resolved { result: Err(error), .. } => {
                     tracing::debug!(%error, "a bootstrap host of the DHT was not found");
@@ -89,9 +104,14 @@ impl DhtParams<'_, '_> {
         }
         if entry.lookup.is_some_and(|at| at <= now) {
             let is_ready = Family::ALL.iter().any(|family| node.is_ready(*family));
-            entry.lookup = (!is_ready && !self.settings.dht.bootstrap.is_empty()).then_some(now + RETRY);
+            let has_hosts = !self.settings.dht.bootstrap.is_empty() || !entry.torrent_nodes.is_empty();
+            entry.lookup = (!is_ready && has_hosts).then_some(now + RETRY);
             if !is_ready {
                 self.look_up_hosts(node);
+                entry.torrent_nodes.retain(|_, torrent| self.may_search(*torrent));
+                for (named, torrent) in &entry.torrent_nodes {
+                    self.look_up_torrent_node(node, named, *torrent);
+                }
             }
         }
         if entry.save.is_none() && Family::ALL.iter().any(|family| node.is_ready(*family)) {
@@ -99,9 +119,13 @@ impl DhtParams<'_, '_> {
         }
     }
 
+    fn is_loopback(&self) -> bool {
+        self.local.0.iter().all(|local| local.ip().is_loopback())
+    }
+
     /// Looks the bootstrap hosts up. A node on loopback addresses has no use for names.
     fn look_up_hosts(&mut self, node: &mut Node) {
-        let is_loopback = self.local.0.iter().all(|local| local.ip().is_loopback());
+        let is_loopback = self.is_loopback();
         let settings = self.settings.clone();
         for host in &settings.dht.bootstrap {
             if let Ok(address) = host.parse::<SocketAddr>() {
@@ -116,6 +140,46 @@ impl DhtParams<'_, '_> {
         }
     }
 
+    /// Takes the nodes that a torrent names (BEP 5) while the table has too few nodes.
+    pub(super) fn take_nodes(&mut self, entry: &mut Entry, node: &mut Node, torrent: Entity) {
+        let Ok((_, allowed, .., Some(content), _)) = self.torrents.get(torrent) else {
+            return;
+        };
+        if content.0.nodes.is_empty() || !allowed.has(CandidateSource::DHT) {
+            return;
+        }
+        if !node.needs_contacts() {
+            entry.torrent_nodes.clear();
+            return;
+        }
+        let content = content.0.clone();
+        for named in content.nodes.iter().take(MAX_NODES_PER_TORRENT) {
+            if entry.torrent_nodes.len() < MAX_TORRENT_NODES && !entry.torrent_nodes.contains_key(named) {
+                entry.torrent_nodes.insert(named.clone(), torrent);
+                self.look_up_torrent_node(node, named, torrent);
+                entry.lookup.get_or_insert(self.clock.now() + RETRY);
+            }
+        }
+    }
+
+    fn look_up_torrent_node(&mut self, node: &mut Node, named: &NodeHost, torrent: Entity) {
+        let NodeHost { host, port } = named.clone();
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            self.add_torrent_node(node, SocketAddr::new(ip, port));
+        } else if !self.is_loopback() {
+            let tag = JobTag::new(NAMES, torrent);
+            self.net.push(NetRequest::Resolve { tag, host, port });
+        }
+    }
+
+    /// Pings a node that a torrent names. A torrent comes from the Internet, so it may name nodes there, and those of a more
+    /// private network only if we listen in no more public one.
+    fn add_torrent_node(&mut self, node: &mut Node, address: SocketAddr) {
+        if self.local.scope().may_reach(address.ip()) && self.may_send(address) {
+            node.add_node(address, self.clock.now());
+        }
+    }
+
     fn add_host(&mut self, node: &mut Node, address: SocketAddr) {
         if self.may_send(address) {
             node.add_host(address, self.clock.now());
@@ -126,13 +190,10 @@ impl DhtParams<'_, '_> {
     pub(super) fn exchange_ports(&mut self, inbox: &mut Inbox, node: &mut Node) {
         let now = self.clock.now();
         for connected in inbox.connected.read() {
+            let is_allowed = self.may_search(connected.torrent);
             let Ok((peer, _, wire, mut outbox)) = self.peers.get_mut(connected.peer) else {
                 continue;
             };
-            let is_allowed = self
-                .torrents
-                .get(connected.torrent)
-                .is_ok_and(|(_, allowed, ..)| allowed.has(CandidateSource::DHT));
             let local = peer
                 .endpoint
                 .address()
@@ -146,11 +207,7 @@ impl DhtParams<'_, '_> {
             let Ok((peer, of, ..)) = self.peers.get(named.peer) else {
                 continue;
             };
-            let is_allowed = self
-                .torrents
-                .get(of.0)
-                .is_ok_and(|(_, allowed, ..)| allowed.has(CandidateSource::DHT));
-            if let (true, Some(address)) = (is_allowed, peer.endpoint.address()) {
+            if let (true, Some(address)) = (self.may_search(of.0), peer.endpoint.address()) {
                 node.add_node(SocketAddr::new(address.ip(), named.port), now);
             }
         }

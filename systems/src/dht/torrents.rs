@@ -48,6 +48,7 @@ impl DhtParams<'_, '_> {
         for changed in inbox.changed.read() {
             // Completion is announced with the next interval; a torrent that begins is searched for at once.
             if changed.begins_to_connect() {
+                self.take_nodes(&mut dht.entry, node, changed.torrent);
                 self.queue(dht, changed.torrent);
             }
         }
@@ -79,7 +80,7 @@ impl DhtParams<'_, '_> {
     }
 
     fn queue(&mut self, dht: &mut Dht, torrent: Entity) {
-        let Ok((_, allowed, lifecycle, _, mut searched)) = self.torrents.get_mut(torrent) else {
+        let Ok((_, allowed, lifecycle, .., mut searched)) = self.torrents.get_mut(torrent) else {
             return;
         };
         let is_idle = !searched.is_queued && searched.search.is_none();
@@ -103,7 +104,7 @@ impl DhtParams<'_, '_> {
             let Some(torrent) = dht.needy.pop_front().or_else(|| dht.others.pop_front()) else {
                 return;
             };
-            let Ok((data, allowed, lifecycle, have, mut searched)) = self.torrents.get_mut(torrent) else {
+            let Ok((data, allowed, lifecycle, have, _, mut searched)) = self.torrents.get_mut(torrent) else {
                 continue;
             };
             searched.is_queued = false;
@@ -160,7 +161,7 @@ impl DhtParams<'_, '_> {
 
     fn finish(&mut self, torrent: Entity, found: &Found) {
         let now = self.clock.now();
-        let Ok((data, _, lifecycle, _, mut searched)) = self.torrents.get_mut(torrent) else {
+        let Ok((data, _, lifecycle, .., mut searched)) = self.torrents.get_mut(torrent) else {
             return;
         };
         searched.search = None;

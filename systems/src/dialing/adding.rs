@@ -177,17 +177,7 @@ impl CandidateRules<'_> {
     /// ours. The addresses of a session were judged when they were found.
     fn may_name(&self, source: CandidateSource, informant: Option<IpAddr>, ip: IpAddr) -> bool {
         let is_judged = matches!(source, CandidateSource::SESSION | CandidateSource::UNFETCHED_SESSION);
-        is_judged || informant.map_or(Scope::Global, Scope::of).may_reach(ip) || self.own_scope().may_reach(ip)
-    }
-
-    /// Returns the most public network that we listen in. An engine that listens only on loopback addresses can connect
-    /// only to such addresses.
-    fn own_scope(&self) -> Scope {
-        let scope = |address: &SocketAddr| match address.ip().is_unspecified() {
-            true => Scope::Global,
-            false => Scope::of(address.ip()),
-        };
-        self.local.0.iter().map(scope).max().unwrap_or(Scope::Global)
+        is_judged || informant.map_or(Scope::Global, Scope::of).may_reach(ip) || self.local.scope().may_reach(ip)
     }
 
     /// Whether few other addresses with the same IP address are known: a source may report every port of a victim.

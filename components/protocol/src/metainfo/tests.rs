@@ -70,6 +70,32 @@ fn trackers_come_from_the_list_once_each() {
     assert_eq!(torrent.trackers, [["http://a"]]);
 }
 
+/// BEP 5: what is no pair of a host and a port is left out, and the number is bounded.
+#[test]
+fn nodes_of_the_dht_are_read_and_bounded() {
+    let middle = single("i1e", "i16384e", 1);
+    let nodes = |list: &str| {
+        let torrent = parse(&format!("d4:infod{middle}e5:nodes{list}e")).unwrap();
+        torrent.nodes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        nodes("ll9:127.0.0.1i6881eel11:dht.examplei6882eel3:::1i6883eel5:[::1]i6883eee"),
+        ["127.0.0.1:6881", "dht.example:6882", "[::1]:6883"]
+    );
+    for list in [
+        "le",
+        "i1e",
+        "1:x",
+        "l9:127.0.0.1e",
+        "ll9:127.0.0.1eli6881eel9:127.0.0.1i0eel9:127.0.0.1i65536eel0:i1eel3:a bi1eel4:a\n:xi1eee",
+        &format!("ll254:{}i1eee", "a".repeat(254)),
+    ] {
+        assert!(nodes(list).is_empty(), "{list}");
+    }
+    let many: String = (1..1000).map(|port| format!("l1:ai{port}ee")).collect();
+    assert_eq!(nodes(&format!("l{many}e")).len(), MetainfoLimits::default().max_nodes);
+}
+
 #[test]
 fn web_seeds_may_be_one_or_many() {
     let middle = single("i1e", "i16384e", 1);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::SearchId;
 use super::searching::{Found, Goal};
-use super::{Event, Node, Purpose};
+use super::{Event, FamilyNode, Node, Purpose};
 use crate::compact::Family;
 use crate::dht::id::NodeId;
 use crate::dht::krpc::Method;
@@ -125,6 +125,13 @@ impl Node {
         if !self.pending.is_asking(address) && self.queries.has(1, now) {
             self.send_query(address, None, Method::Ping, None, Purpose::Ping, now);
         }
+    }
+
+    /// Whether no family's table has enough nodes to search well.
+    #[must_use]
+    pub fn needs_contacts(&self) -> bool {
+        let has_enough = |part: &FamilyNode| part.is_enabled && part.table.contacts().take(K).count() == K;
+        !self.families.iter().any(has_enough)
     }
 
     /// Whether the table of a family has had nodes that answered.
