@@ -81,6 +81,7 @@ impl From<Error> for Refusal {
                 Self::of("body", StatusCode::BAD_REQUEST, text)
             }
             Error::Dht(DhtError::LongSalt(_)) => Self::of("salt", StatusCode::BAD_REQUEST, text),
+            Error::Dht(DhtError::TrackersOnly(_)) => Self::new(StatusCode::FORBIDDEN, text),
             Error::Dht(DhtError::Refused(_) | DhtError::LastSequence) => Self::new(StatusCode::CONFLICT, text),
             Error::Dht(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
             Error::UnsupportedCommand(_) => Self::new(StatusCode::NOT_IMPLEMENTED, text),

@@ -60,6 +60,9 @@ pub enum DhtError {
     /// No node is known that could be asked.
     #[error("no node of the DHT has answered yet")]
     NoNodes,
+    /// The target is the hash of a torrent that is listed here and may not be named in the DHT.
+    #[error("{0} is private here: its peers come from its trackers only")]
+    TrackersOnly(InfoHash),
     /// Too many searches are running.
     #[error("too many searches of the DHT are running; try again later")]
     Busy,

@@ -22,16 +22,18 @@ use ecs_torrent_components::messages::{LifecycleChanged, MetadataKnown, PeerConn
 use ecs_torrent_components::peer::{FlushQueue, Outbox, Peer, Wire};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{DhtSettings, Settings};
-use ecs_torrent_components::torrent::{Content, Have, Lifecycle, PeerOf, Torrent};
+use ecs_torrent_components::torrent::{Content, Have, Lifecycle, PeerOf, Torrent, TorrentIndex};
 use ecs_torrent_engine::port::OpenInbox;
 use ecs_torrent_engine::ports::net::{DHT_DATAGRAMS, LocalAddresses, NetEvent, NetRequest};
 use ecs_torrent_engine::ports::{NetPort, StatePort};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::compact::Family;
+use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::krpc::Want;
 use ecs_torrent_protocol::dht::lookup::Parallelism;
 use ecs_torrent_protocol::dht::node::{Node, NodeSettings, NodeStats, SearchId};
 use ecs_torrent_protocol::dht::peers::PeerLimits;
+use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::time::Timestamp;
 
 use self::commands::{Answer, DhtCommands, WaitingCommands};
@@ -72,8 +74,8 @@ pub struct Dht {
     node: Option<Box<Node>>,
     /// The torrents that searches are for.
     searches: BTreeMap<SearchId, Entity>,
-    /// The users that searches are for.
-    answers: BTreeMap<SearchId, Answer>,
+    /// The targets of searches for users, and where their results go.
+    answers: BTreeMap<SearchId, (NodeId, Answer)>,
     /// Torrents that wait for a search and need peers.
     needy: VecDeque<Entity>,
     /// Other torrents that wait for a search.
@@ -123,6 +125,7 @@ struct DhtParams<'w, 's> {
     flush: ResMut<'w, FlushQueue>,
     found: MessageWriter<'w, CandidatesFound>,
     external: ResMut<'w, ExternalAddresses>,
+    index: Res<'w, TorrentIndex>,
     torrents: Query<'w, 's, SearchedTorrent>,
     peers: Query<'w, 's, (&'static Peer, &'static PeerOf, &'static Wire, &'static mut Outbox)>,
 }
@@ -183,7 +186,7 @@ fn run_dht(
     }
     params.exchange_ports(&mut inbox, &mut node);
     params.queue_torrents(dht, &mut node, &mut inbox);
-    commands.carry_out(dht, &mut node, now);
+    commands.carry_out(dht, &mut node, now, |hash| params.is_fenced(hash));
     if node.deadline() <= now {
         node.advance(now);
     }
@@ -215,6 +218,12 @@ impl DhtParams<'_, '_> {
     fn may_search(&self, torrent: Entity) -> bool {
         let torrent = self.torrents.get(torrent);
         torrent.is_ok_and(|(_, allowed, ..)| allowed.has(CandidateSource::DHT))
+    }
+
+    /// Whether a torrent that is listed here, and may not be searched for, has the hash. No datagram may name it.
+    fn is_fenced(&self, hash: InfoHash) -> bool {
+        let torrent = self.index.get(hash).and_then(|torrent| self.torrents.get(torrent).ok());
+        torrent.is_some_and(|(_, allowed, ..)| !allowed.has(CandidateSource::DHT))
     }
 
     /// Whether a datagram may leave to this address: a socket that is bound to this machine's loopback address speaks to

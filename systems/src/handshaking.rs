@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::candidates::Candidates;
+use ecs_torrent_components::candidates::{AllowedSources, CandidateSource, Candidates};
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::connections::ConnectionCounts;
 use ecs_torrent_components::messages::{PeerConnected, PeerDisconnected};
@@ -81,7 +81,7 @@ fn send_handshakes(
     settings: Res<Settings>,
     mut flush: ResMut<FlushQueue>,
     mut peers: Query<(&mut Peer, &mut Outbox, &PeerOf)>,
-    torrents: Query<&Torrent>,
+    torrents: Query<(&Torrent, Option<&AllowedSources>)>,
 ) {
     for &StreamConnected {
         peer: entity,
@@ -91,18 +91,26 @@ fn send_handshakes(
         let Ok((mut peer, mut outbox, of)) = peers.get_mut(entity) else {
             continue;
         };
-        let Ok(torrent) = torrents.get(of.0) else { continue };
+        let Ok((torrent, allowed)) = torrents.get(of.0) else {
+            continue;
+        };
         counts.advance(entity, Stage::Handshaking);
         peer.stage = Stage::Handshaking;
         peer.transport = Some(transport);
         peer.since = clock.now();
-        flush.send_handshake(entity, &mut outbox, &our_handshake(&settings, torrent, torrent.id()));
+        let handshake = our_handshake(&settings, torrent, allowed, torrent.id());
+        flush.send_handshake(entity, &mut outbox, &handshake);
     }
 }
 
-fn our_handshake(settings: &Settings, torrent: &Torrent, info_hash: InfoHash) -> Handshake {
-    // The bit says that a node runs here, whatever the torrent is.
-    let has_dht = settings.dht.enabled;
+fn our_handshake(
+    settings: &Settings,
+    torrent: &Torrent,
+    allowed: Option<&AllowedSources>,
+    info_hash: InfoHash,
+) -> Handshake {
+    // The peer names its node in answer to the bit, which the peers of a private torrent need not know of.
+    let has_dht = settings.dht.enabled && allowed.is_some_and(|allowed| allowed.has(CandidateSource::DHT));
     Handshake {
         reserved: if has_dht {
             Reserved::ours().with_dht()
@@ -254,7 +262,7 @@ fn open_conversations(
     settings: Res<Settings>,
     mut flush: ResMut<FlushQueue>,
     mut peers: Query<(&mut Peer, &mut Wire, &mut Outbox)>,
-    mut torrents: Query<(&Torrent, &mut Candidates, Option<&Layout>)>,
+    mut torrents: Query<(&Torrent, &mut Candidates, Option<&Layout>, Option<&AllowedSources>)>,
     mut connected: MessageWriter<PeerConnected>,
 ) {
     let now = clock.now();
@@ -264,17 +272,14 @@ fn open_conversations(
         handshake,
     } in admitted.0.drain(..)
     {
-        let (Ok((mut peer, mut wire, mut outbox)), Ok((data, mut candidates, layout))) =
+        let (Ok((mut peer, mut wire, mut outbox)), Ok((data, mut candidates, layout, allowed))) =
             (peers.get_mut(entity), torrents.get_mut(torrent))
         else {
             continue;
         };
         if peer.direction == Direction::Inbound {
-            flush.send_handshake(
-                entity,
-                &mut outbox,
-                &our_handshake(&settings, data, handshake.info_hash),
-            );
+            let handshake = our_handshake(&settings, data, allowed, handshake.info_hash);
+            flush.send_handshake(entity, &mut outbox, &handshake);
         }
         if let Some(address) = peer.listens_at {
             candidates.forgive(address);

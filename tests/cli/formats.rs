@@ -93,9 +93,18 @@ fn created_torrents_name_nodes_of_the_dht() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     fs::write(folder.join("file"), "content").unwrap();
-    let create = ["create", "file", "-o", "x.torrent", "--node", "node.example:6881", "--node", "[::1]:6882"];
+    let create = [
+        "create",
+        "file",
+        "-o",
+        "x.torrent",
+        "--node",
+        "node.example:6881",
+        "--node",
+        "[::1]:6882",
+    ];
     succeed(folder, &create);
-    let shown: serde_json::Value = serde_json::from_str(&succeed(folder, &["show", "x.torrent", "--json"])).unwrap();
+    let shown: Value = serde_json::from_str(&succeed(folder, &["show", "x.torrent", "--json"])).unwrap();
     assert_eq!(shown["nodes"], serde_json::json!(["node.example:6881", "[::1]:6882"]));
     assert!(succeed(folder, &["show", "x.torrent"]).contains("DHT node      [::1]:6882\n"));
     let error = fail(folder, &[&create[..], &["--overwrite", "--private"]].concat(), 2);

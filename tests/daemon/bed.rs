@@ -52,11 +52,16 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// Creates a torrent of noise, whose content lies in `folder`. Returns its info-hash and the torrent file's bytes.
 pub fn torrent(folder: &Path, name: &str, seed: u64, trackers: &[&str]) -> (String, Vec<u8>) {
+    torrent_with(folder, name, seed, |options| {
+        options.trackers = trackers.iter().map(|tracker| (*tracker).to_owned()).collect();
+    })
+}
+
+/// Like [`torrent`], with any options.
+pub fn torrent_with(folder: &Path, name: &str, seed: u64, set: impl FnOnce(&mut MakeOptions)) -> (String, Vec<u8>) {
     let path = write_file(folder, name, seed, 100_000);
-    let options = MakeOptions {
-        trackers: trackers.iter().map(|tracker| (*tracker).to_owned()).collect(),
-        ..MakeOptions::default()
-    };
+    let mut options = MakeOptions::default();
+    set(&mut options);
     let bytes = make_torrent(&path, options);
     let metainfo = ecs_torrent::Source::from(bytes::Bytes::from(bytes.clone()))
         .load()

@@ -12,6 +12,7 @@
 
 mod api;
 mod bed;
+mod capture;
 mod choosing;
 #[path = "../support/command.rs"]
 mod command;
@@ -31,5 +32,6 @@ mod logins;
 mod output;
 mod ownership;
 mod process;
+mod quiet;
 #[path = "../support/skipping.rs"]
 mod skipping;

@@ -3,7 +3,8 @@
 Usage: libtorrent_peer.py seed|download TORRENT|MAGNET FOLDER ADDRESS [HOST:PORT ...]
 
 With DHT_NODES, HOST:PORT separated by commas, it takes part in the DHT and knows these nodes. A lone comma stands for
-none. With LOCAL_DISCOVERY, it finds peers in the local network (BEP 14), and prints whom it heard.
+none. The torrent is added when a node is in the routing table: an earlier search would find nobody, and the next one comes
+minutes later. With LOCAL_DISCOVERY, it finds peers in the local network (BEP 14), and prints whom it heard.
 
 With UPLOAD_LIMIT it sends that many bytes a second, and tells every message of its peers.
 """
@@ -43,6 +44,23 @@ session = lt.session({
     "outgoing_interfaces": address.rsplit(":", 1)[0].strip("[]"),
     "alert_mask": alerts,
 })
+
+
+def known_nodes():
+    """Returns the number of nodes in the routing table."""
+    session.post_session_stats()
+    while True:
+        session.wait_for_alert(1000)
+        for alert in session.pop_alerts():
+            if isinstance(alert, lt.session_stats_alert):
+                return alert.values["dht.dht_nodes"]
+
+
+for node in filter(None, dht_nodes.split(",")):
+    host, port = node.rsplit(":", 1)
+    session.add_dht_node((host, int(port)))
+while dht_nodes.strip(",") and not known_nodes():
+    time.sleep(0.05)
 if torrent.startswith("magnet:"):
     parameters = lt.parse_magnet_uri(torrent)
 else:
@@ -51,9 +69,6 @@ else:
 parameters.save_path = folder
 handle = session.add_torrent(parameters)
 handle.set_upload_limit(upload_limit)
-for node in filter(None, dht_nodes.split(",")):
-    host, port = node.rsplit(":", 1)
-    session.add_dht_node((host, int(port)))
 for peer in peers:
     host, port = peer.rsplit(":", 1)
     handle.connect_peer((host.strip("[]"), int(port)))

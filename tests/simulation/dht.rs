@@ -5,9 +5,10 @@ use ecs_torrent::components::dht::{DhtError, DhtStats, FindDhtPeers, GetDhtItem,
 use ecs_torrent::engine::sim::{Crash, NewNode};
 use ecs_torrent::protocol::dht::items::{Item, mutable_target, public_key};
 use ecs_torrent::protocol::dht::node::NodeStats;
-use ecs_torrent::sim::invariants::{InvariantsPlugin, Violations};
+use ecs_torrent::sim::invariants::{Invariant, InvariantsPlugin, Violation, Violations};
 use ecs_torrent::systems::dht::Dht;
 
+use super::mutants::AllowsAll;
 use super::*;
 
 /// A network of engines that enter the DHT by the first one, a seed, and a leecher that knows the torrent's hash.
@@ -28,6 +29,15 @@ fn settings(has_dht: bool) -> Settings {
 
 impl Network {
     fn new(is_private: bool, has_dht: bool) -> Self {
+        let mut network = Self::of(12, is_private, has_dht);
+        let (seeder, content) = (network.seeder, network.content.clone());
+        add(&mut network.sim, seeder, &content, vec![]);
+        network.run(20);
+        network
+    }
+
+    /// A network in which the seed has its data, and no torrent is added yet.
+    fn of(other_count: u8, is_private: bool, has_dht: bool) -> Self {
         let content = NewContent {
             len: 300_001,
             is_private,
@@ -37,7 +47,7 @@ impl Network {
         let mut sim = Simulation::new(7, Duration::from_millis(50));
         let plugins = (TorrentPlugins, InvariantsPlugin);
         let mut add_node = |ip| sim.add(NewNode::new(ip, settings(has_dht), plugins));
-        let others = (100..112).map(|n| add_node(ip(n))).collect();
+        let others = (100..100 + other_count).map(|n| add_node(ip(n))).collect();
         let seeder = add_node(ip(10));
         let leecher = add_node(ip(11));
         sim.put(seeder, "downloads", &content);
@@ -48,9 +58,6 @@ impl Network {
             seeder,
             leecher,
         };
-        network.run(20);
-        let content = network.content.clone();
-        add(&mut network.sim, seeder, &content, vec![]);
         network.run(20);
         network
     }
@@ -206,6 +213,52 @@ fn private_torrents_never_appear_in_the_dht() {
     assert!(sent < 400, "upkeep only: {sent} queries");
 }
 
+/// The test of the test above: a fence that lets the DHT through shows in the datagrams, in searches and in announces.
+#[test]
+fn a_private_torrent_that_appears_in_the_dht_is_found_out() {
+    let mut network = Network::of(12, true, true);
+    let plugins = (TorrentPlugins, InvariantsPlugin, AllowsAll);
+    let seeder = network.sim.add(NewNode::new(ip(20), settings(true), plugins));
+    let content = network.content.clone();
+    network.sim.put(seeder, "downloads", &content);
+    add(&mut network.sim, seeder, &content, vec![]);
+    network.run(20);
+    let found = network.sim.node(seeder).world_mut().resource_mut::<Violations>().take();
+    for text in ["get_peers to", "announce_peer to"] {
+        let is_leak =
+            |violation: &Violation| violation.invariant == Invariant::Private && violation.what.contains(text);
+        assert!(found.iter().any(is_leak), "{text}: {found:?}");
+    }
+}
+
+/// A private torrent that is listed here is not even searched for by command, also when its metadata comes later.
+#[test]
+fn commands_do_not_name_private_torrents() {
+    for is_known in [true, false] {
+        let mut network = Network::of(12, true, true);
+        let torrent = network.content.info_hash();
+        let (seeder, leecher, content) = (network.seeder, network.leecher, network.content.clone());
+        add(&mut network.sim, seeder, &content, vec![]);
+        network.run(5);
+        if is_known {
+            add(&mut network.sim, leecher, &content, vec![]);
+            network.run(5);
+        } else {
+            assert!(network.send(|reply| FindDhtPeers { torrent, reply }).is_ok());
+            network.add_magnet();
+            network.run(5);
+            assert!(network.send(|reply| FindDhtPeers { torrent, reply }).is_ok());
+            add(&mut network.sim, leecher, &content, vec![]);
+            network.run(5);
+        }
+        let refused = Err(DhtError::TrackersOnly(torrent));
+        assert_eq!(network.send(|reply| FindDhtPeers { torrent, reply }), refused);
+        let (target, salt) = (torrent.into(), Vec::new());
+        let got = network.send(|reply| GetDhtItem { target, salt, reply });
+        assert_eq!(got, Err(DhtError::TrackersOnly(torrent)));
+    }
+}
+
 /// Announces are repeated before other nodes forget them, and end with the torrent.
 #[test]
 fn announces_keep_a_torrent_alive() {
@@ -257,6 +310,18 @@ fn peers_name_their_nodes() {
     assert!(tables[0].good >= 8, "{tables:?}");
 }
 
+/// A peer that announces itself to our node is dialed at once: the torrent's next search is minutes away.
+#[test]
+fn peers_that_announce_themselves_to_us_are_dialed() {
+    let mut network = Network::of(2, false, true);
+    network.add_magnet();
+    network.run(600);
+    let seeder = network.seeder;
+    let content = network.content.clone();
+    add(&mut network.sim, seeder, &content, vec![]);
+    assert!(network.completes(3));
+}
+
 /// A torrent names nodes (BEP 5), by which an engine without a bootstrap host enters the network, also after a restart: the
 /// nodes are part of the saved torrent. Those of a private torrent are not used.
 #[test]
@@ -268,7 +333,10 @@ fn torrents_name_nodes_and_keep_them_between_runs() {
         let plugins = (TorrentPlugins, InvariantsPlugin);
         let newcomer = network.sim.add(NewNode::new(ip(200), lonely, plugins));
         network.leecher = newcomer;
-        let (info, nodes) = (network.content.clone(), vec![format!("{}:6881", ip(100)).parse().unwrap()]);
+        let (info, nodes) = (
+            network.content.clone(),
+            vec![format!("{}:6881", ip(100)).parse().unwrap()],
+        );
         let content = NewContent {
             len: 300_001,
             nodes,

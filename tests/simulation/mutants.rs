@@ -11,7 +11,7 @@ use ecs_torrent::components::connections::ConnectionCounts;
 use ecs_torrent::components::ids::StorageId;
 use ecs_torrent::components::lifecycle::{ChangedFacts, Readiness};
 use ecs_torrent::components::messages::{
-    InterestReceived, LifecycleChanged, PieceStored, PieceVerified, TorrentCompleted, TorrentStarted,
+    InterestReceived, LifecycleChanged, PeerConnected, PieceStored, PieceVerified, TorrentCompleted, TorrentStarted,
 };
 use ecs_torrent::components::peer::{FlushQueue, Outbox, PeerState, Pending, Requests};
 use ecs_torrent::components::random::Random;
@@ -26,6 +26,8 @@ use ecs_torrent::engine::ports::net::NetRequest;
 use ecs_torrent::engine::ports::{DiskPort, NetPort};
 use ecs_torrent::engine::purpose;
 use ecs_torrent::engine::sim::NewContent;
+use ecs_torrent::protocol::dht;
+use ecs_torrent::protocol::dht::krpc::{Body, Method, Query as DhtQuery};
 use ecs_torrent::protocol::geometry::Span;
 use ecs_torrent::protocol::hash::InfoHash;
 use ecs_torrent::protocol::wire::Message;
@@ -514,7 +516,7 @@ fn intact_engines_keep_private_torrents_private() {
 
 /// A fence that lets every source in: peers are exchanged.
 #[derive(Clone)]
-struct AllowsAll;
+pub struct AllowsAll;
 
 impl Plugin for AllowsAll {
     fn build(&self, app: &mut App) {
@@ -545,6 +547,45 @@ impl Plugin for Names {
     }
 }
 
+/// A DHT that names our node to the peers of private torrents.
+#[derive(Clone)]
+struct NamesNode;
+
+impl Plugin for NamesNode {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Tick, name_node.after(TickSet::Announce).before(TickSet::Respond));
+    }
+}
+
+fn name_node(
+    mut connected: MessageReader<PeerConnected>,
+    mut flush: ResMut<FlushQueue>,
+    mut peers: Query<&mut Outbox>,
+) {
+    for PeerConnected { peer, .. } in connected.read() {
+        if let Ok(mut outbox) = peers.get_mut(*peer) {
+            flush.send(*peer, &mut outbox, &Message::Port(6881));
+        }
+    }
+}
+
+/// Returns the datagram of a query.
+fn query(method: Method<'_>) -> Vec<u8> {
+    let query = DhtQuery {
+        id: dht::id::NodeId([7; 20]),
+        is_read_only: false,
+        want: None,
+        method: Ok(method),
+    };
+    let message = dht::krpc::Message {
+        transaction: b"ab",
+        version: None,
+        external: None,
+        body: Body::Query(query),
+    };
+    message.write()
+}
+
 /// Sources of peers that ignore the fence, on their way in.
 #[derive(Clone)]
 struct Learns(CandidateSource);
@@ -565,21 +606,58 @@ impl Plugin for Learns {
 /// BEP 27: one mutant for each source of peers that leaks, and for each that is believed.
 #[test]
 fn private_torrents_that_leak_are_found_out() {
-    let get_peers = |hash: &InfoHash| [&b"d1:ad9:info_hash20:"[..], &hash.0, b"e1:q9:get_peerse"].concat();
+    let get_peers = |hash: &InfoHash| {
+        query(Method::GetPeers {
+            info_hash: (*hash).into(),
+            no_seed: false,
+            scrape: false,
+        })
+    };
+    let announce_peer = |hash: &InfoHash| {
+        query(Method::AnnouncePeer {
+            info_hash: (*hash).into(),
+            port: 6881,
+            implied_port: false,
+            token: b"token",
+            seed: true,
+        })
+    };
     let search = |hash: &InfoHash| format!("BT-SEARCH * HTTP/1.1\r\nInfohash: {hash}\r\n\r\n").into_bytes();
+    let with_node = private("says that it has a node").settings(Settings::default());
     let leaks = [
-        private("exchanges peers").plugins(AllowsAll),
-        private("asks the DHT").plugins(Names(get_peers)),
-        private("announces locally").plugins(Names(search)),
-        private("discovers locally").in_a_local_network().plugins(AllowsAll),
-        private("believes peers").plugins(Learns(CandidateSource::PEER_EXCHANGE)),
-        private("believes the DHT").plugins(Learns(CandidateSource::DHT)),
-        private("believes neighbors").plugins(Learns(CandidateSource::LOCAL_DISCOVERY)),
-        private("believes links").plugins(Learns(CandidateSource::MAGNET)),
+        (private("exchanges peers").plugins(AllowsAll), "ut_pex"),
+        (with_node.plugins(AllowsAll), "the bit of the DHT"),
+        (private("names its node").plugins(NamesNode), "our node's port"),
+        (private("asks the DHT").plugins(Names(get_peers)), "get_peers to"),
+        (
+            private("announces to the DHT").plugins(Names(announce_peer)),
+            "announce_peer to",
+        ),
+        (private("announces locally").plugins(Names(search)), "a datagram to"),
+        (
+            private("discovers locally").in_a_local_network().plugins(AllowsAll),
+            "a datagram to",
+        ),
+        (
+            private("believes peers").plugins(Learns(CandidateSource::PEER_EXCHANGE)),
+            "from pex",
+        ),
+        (
+            private("believes the DHT").plugins(Learns(CandidateSource::DHT)),
+            "from dht",
+        ),
+        (
+            private("believes neighbors").plugins(Learns(CandidateSource::LOCAL_DISCOVERY)),
+            "from lsd",
+        ),
+        (
+            private("believes links").plugins(Learns(CandidateSource::MAGNET)),
+            "from magnet",
+        ),
     ];
-    for leak in leaks {
+    for (leak, text) in leaks {
         let outcome = leak.run();
-        assert!(finds(&outcome, Invariant::Private), "{outcome}");
+        assert!(finds_text(&outcome, Invariant::Private, &[text]), "{text}: {outcome}");
     }
 }
 

@@ -48,7 +48,8 @@ pub(super) fn listen(
         }
         for (torrent, _) in torrents.iter().filter(|(_, content)| content.0.info.private) {
             if names(data, &torrent.id().0) {
-                let report = || format!("a datagram to {to} names {}, which is private", torrent.name);
+                let what = query(data);
+                let report = || format!("{what} to {to} names {}, which is private", torrent.name);
                 violations.report(&clock, Invariant::Private, report);
             }
         }
@@ -59,6 +60,25 @@ pub(super) fn listen(
 /// (BEP 15).
 fn is_connect(data: &[u8]) -> bool {
     data.first() != Some(&b'd') && matches!(data.get(8..12), Some([0, 0, 0, 0..=3]))
+}
+
+/// Returns the name of a query of the DHT, or of any other datagram.
+fn query(data: &[u8]) -> &'static str {
+    let has = |name: &&str| {
+        let part = format!("1:q{}:{name}", name.len());
+        data.windows(part.len()).any(|window| window == part.as_bytes())
+    };
+    [
+        "get_peers",
+        "announce_peer",
+        "find_node",
+        "sample_infohashes",
+        "get",
+        "put",
+    ]
+    .into_iter()
+    .find(has)
+    .unwrap_or("a datagram")
 }
 
 /// Whether a datagram contains an info-hash, as bytes or in hexadecimal.
@@ -116,5 +136,8 @@ mod tests {
             0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 1, 2, 3, 4
         ]));
         assert!(!is_connect(b"d1:ad2:id20:"));
+        assert_eq!(query(b"d1:ade1:q9:get_peers1:t1:a1:y1:qe"), "get_peers");
+        assert_eq!(query(b"d1:ade1:q3:get1:t1:a1:y1:qe"), "get");
+        assert_eq!(query(b"BT-SEARCH * HTTP/1.1"), "a datagram");
     }
 }

@@ -230,7 +230,12 @@ impl Facts<'_, '_> {
     fn decode(&mut self, peer: Entity, conversation: &mut Conversation, answered: &[(Entity, BlockRequest)]) {
         if !conversation.has_shaken_hands {
             match conversation.codec.handshake() {
-                Ok(Some(_)) => conversation.has_shaken_hands = true,
+                Ok(Some(handshake)) => {
+                    conversation.has_shaken_hands = true;
+                    if handshake.reserved.has_dht() && self.is_private(peer) {
+                        self.report_leak(peer, "the bit of the DHT");
+                    }
+                }
                 Ok(None) => return,
                 Err(error) => return self.report(|| format!("our handshake: {error}")),
             }
@@ -292,6 +297,7 @@ impl Facts<'_, '_> {
                 let dropped: Vec<_> = conversation.owed.keys().copied().collect();
                 dropped.into_iter().for_each(|request| conversation.forgive(request));
             }
+            Frame::Message(Message::Port(_)) if self.is_private(peer) => self.report_leak(peer, "our node's port"),
             Frame::Message(Message::Extended { id, payload }) => self.expect_public(peer, id, &payload),
             Frame::Message(_) => {}
         }
@@ -333,14 +339,22 @@ impl Facts<'_, '_> {
 
     /// Checks that a private torrent's peers are not exchanged, and that none are asked for (BEP 27).
     fn expect_public(&mut self, peer: Entity, id: u8, payload: &[u8]) {
-        let Ok((_, Some(of), ..)) = self.peers.get(peer) else {
-            return;
-        };
-        let is_private = self.contents.get(of.0).is_ok_and(|content| content.0.info.private);
-        if is_private && let Some(what) = privacy::leak(self.extensions.get(peer).ok(), id, payload) {
-            let report = || format!("{what} is sent to {peer} for a private torrent");
-            self.violations.report(&self.clock, Invariant::Private, report);
+        if self.is_private(peer)
+            && let Some(what) = privacy::leak(self.extensions.get(peer).ok(), id, payload)
+        {
+            self.report_leak(peer, what);
         }
+    }
+
+    fn is_private(&self, peer: Entity) -> bool {
+        let of = self.peers.get(peer).ok().and_then(|(_, of, ..)| of);
+        let content = of.and_then(|of| self.contents.get(of.0).ok());
+        content.is_some_and(|content| content.0.info.private)
+    }
+
+    fn report_leak(&mut self, peer: Entity, what: &str) {
+        let report = || format!("{what} is sent to {peer} for a private torrent");
+        self.violations.report(&self.clock, Invariant::Private, report);
     }
 
     fn have_of(&self, peer: Entity) -> Option<&Bitfield> {

@@ -12,6 +12,7 @@ use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::items::{Item, immutable_target, mutable_target};
 use ecs_torrent_protocol::dht::node::{Found, Goal, Node};
+use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::Dht;
@@ -77,7 +78,7 @@ impl Answer {
         }
     }
 
-    fn refuse(self, error: DhtError) {
+    pub(super) fn refuse(self, error: DhtError) {
         match self {
             Self::Peers(reply, _) => reply.send(Err(error)),
             Self::Item(reply) => reply.send(Err(error)),
@@ -95,14 +96,25 @@ impl DhtCommands<'_> {
         self.searches().for_each(|(.., answer)| answer.refuse(DhtError::Off));
     }
 
-    /// Begins the searches of commands, and answers questions about the node.
-    pub(super) fn carry_out(&mut self, dht: &mut Dht, node: &mut Node, now: Timestamp) {
+    /// Begins the searches of commands, and answers questions about the node. `is_fenced` returns whether a torrent
+    /// that is listed here, and may not be searched for, has the hash.
+    pub(super) fn carry_out(
+        &mut self,
+        dht: &mut Dht,
+        node: &mut Node,
+        now: Timestamp,
+        is_fenced: impl Fn(InfoHash) -> bool,
+    ) {
         for command in self.stats.0.drain(..) {
             command.reply.send(stats(node, now));
         }
         for (target, goal, answer) in self.searches() {
+            if is_fenced(InfoHash(target.0)) {
+                answer.refuse(DhtError::TrackersOnly(InfoHash(target.0)));
+                continue;
+            }
             match node.search(target, goal, None, now) {
-                Some(search) => drop(dht.answers.insert(search, answer)),
+                Some(search) => drop(dht.answers.insert(search, (target, answer))),
                 None => answer.refuse(DhtError::Busy),
             }
         }

@@ -1,11 +1,15 @@
 //! Searches for torrents: which one is next, and when again.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::candidates::{CandidateSource, CandidatesFound};
+use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::settings::seconds;
+use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::node::{Announce, Event, Found, Goal, Node, SearchId};
+use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::{Dht, DhtParams, Inbox};
@@ -53,14 +57,20 @@ impl DhtParams<'_, '_> {
             }
         }
         for known in inbox.known.read() {
-            let Ok((_, allowed, .., mut searched)) = self.torrents.get_mut(known.torrent) else {
+            let Ok((data, allowed, .., mut searched)) = self.torrents.get_mut(known.torrent) else {
                 continue;
             };
-            if !allowed.has(CandidateSource::DHT)
-                && let Some(search) = searched.search.take()
-            {
+            if allowed.has(CandidateSource::DHT) {
+                continue;
+            }
+            if let Some(search) = searched.search.take() {
                 node.cancel(search);
                 dht.searches.remove(&search);
+            }
+            let is_for = |target: NodeId| data.hashes.wire_hashes().any(|hash| hash.0 == target.0);
+            for (search, (target, answer)) in dht.answers.extract_if(.., |_, (target, _)| is_for(*target)) {
+                node.cancel(search);
+                answer.refuse(DhtError::TrackersOnly(InfoHash(target.0)));
             }
         }
         for wanted in inbox.wanted.read() {
@@ -133,7 +143,7 @@ impl DhtParams<'_, '_> {
         while let Some(event) = node.next_event() {
             match event {
                 Event::Peers { search, peers, node } => {
-                    if let Some(answer) = dht.answers.get_mut(&search) {
+                    if let Some((_, answer)) = dht.answers.get_mut(&search) {
                         answer.add_peers(&peers);
                     }
                     let Some(torrent) = dht.searches.get(&search) else {
@@ -149,13 +159,33 @@ impl DhtParams<'_, '_> {
                 Event::Finished { search, found } => {
                     if let Some(torrent) = dht.searches.remove(&search) {
                         self.finish(torrent, &found);
-                    } else if let Some(answer) = dht.answers.remove(&search) {
+                    } else if let Some((_, answer)) = dht.answers.remove(&search) {
                         answer.finish(*found);
                     }
                 }
+                Event::Announced { info_hash, peer } => self.take_announced(InfoHash(info_hash.0), peer),
                 Event::ExternalAddress(address) => self.external.learn(address),
                 Event::Ready(_) => {}
             }
+        }
+    }
+
+    /// Takes a peer that has announced itself to our node. If the torrent is listed here, no search has to find the peer.
+    fn take_announced(&mut self, info_hash: InfoHash, peer: SocketAddr) {
+        let Some(torrent) = self.index.get(info_hash) else {
+            return;
+        };
+        let is_wanted = self
+            .torrents
+            .get(torrent)
+            .is_ok_and(|(_, allowed, lifecycle, ..)| lifecycle.connects() && allowed.has(CandidateSource::DHT));
+        if is_wanted {
+            self.found.write(CandidatesFound {
+                torrent,
+                peers: vec![peer.into()],
+                source: CandidateSource::DHT,
+                informant: Some(peer.ip()),
+            });
         }
     }
 

@@ -1,14 +1,15 @@
 //! Peers that clients find without a tracker.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use ecs_torrent::making::MakeOptions;
 
 use super::Share;
 use super::magnets::link;
 use crate::Case;
-use crate::clients::Program::{Libtorrent, Namespace};
-use crate::clients::{Peer, libtorrent, ours};
+use crate::clients::Program::{Aria2, Libtorrent, Namespace};
+use crate::clients::{Peer, aria2, libtorrent, ours};
 use crate::content::write_file;
 use crate::lab::Lab;
 
@@ -98,6 +99,36 @@ pub fn cases() -> Vec<Case> {
                 seeder.stop();
             },
         },
+        Case {
+            name: "libtorrent_finds_us_by_the_dht",
+            needs: &[Libtorrent],
+            run: |lab| {
+                serve(lab, |link, folder, node| {
+                    libtorrent::Libtorrent::download_by_dht(link, folder, lab.address(), &[node])
+                });
+            },
+        },
+        Case {
+            name: "we_find_aria2_by_the_dht",
+            needs: &[Aria2],
+            run: |lab| {
+                let share = Share::file(lab, &[]);
+                let (folder, ip) = (lab.folder("downloads"), lab.address());
+                let mut leecher = ours::Ours::download(&link(&share), &folder, ip, &[]);
+                let (ip, node) = (lab.address(), leecher.address());
+                let _seeder = aria2::Aria2::seed_by_dht(&share.torrent, &share.origin, ip, node);
+                share.assert_arrives(&mut leecher);
+            },
+        },
+        Case {
+            name: "aria2_finds_us_by_the_dht",
+            needs: &[Aria2],
+            run: |lab| {
+                serve(lab, |link, folder, node| {
+                    aria2::Aria2::download_by_dht(link, folder, lab.address(), node)
+                });
+            },
+        },
     ]
 }
 
@@ -115,4 +146,15 @@ fn local_share(lab: &Lab, name: &'static str) -> Share {
     let seed = name.bytes().map(u64::from).sum();
     write_file(&lab.folder("origin"), name, seed, 3 << 20);
     Share::of(lab, name, &[], MakeOptions::default())
+}
+
+/// Seeds to a client that knows the hash, and a node of the DHT at which we are announced.
+fn serve<P: Peer>(lab: &Lab, start: impl FnOnce(&Path, &Path, SocketAddr) -> P) {
+    let share = Share::file(lab, &[]);
+    let nobody: PathBuf = format!("magnet:?xt=urn:btih:{}", "0".repeat(40)).into();
+    let node = ours::Ours::download(&nobody, &lab.folder("node"), lab.address(), &[]);
+    let seeder = ours::Ours::seed_by_dht(&share.torrent, &share.origin, lab.address(), node.address());
+    let mut leecher = start(&link(&share), &lab.folder("downloads"), node.address());
+    share.assert_arrives(&mut leecher);
+    seeder.stop();
 }

@@ -38,6 +38,37 @@ impl Aria2 {
         Self::start(torrent, folder, ip, &options).ready()
     }
 
+    /// Seeds the data in `folder`, and finds peers by the DHT only, which it enters by this node.
+    pub fn seed_by_dht(torrent: &Path, folder: &Path, ip: IpAddr, node: SocketAddr) -> Self {
+        let entry = format!("--dht-entry-point={node}");
+        let table = format!("--dht-file-path={}", folder.join("dht.dat").display());
+        let options = [
+            "--bt-seed-unverified=true",
+            "--seed-ratio=0.0",
+            "--seed-time=100000",
+            "--allow-overwrite=true",
+            "--enable-dht=true",
+            "--dht-listen-port=6881",
+            &entry,
+            &table,
+        ];
+        Self::start(torrent, folder, ip, &options).ready()
+    }
+
+    /// Downloads the torrent of a magnet link, and finds peers by the DHT only, which it enters by this node.
+    pub fn download_by_dht(link: &Path, folder: &Path, ip: IpAddr, node: SocketAddr) -> Self {
+        let entry = format!("--dht-entry-point={node}");
+        let table = format!("--dht-file-path={}", folder.join("dht.dat").display());
+        let options = [
+            "--seed-time=0",
+            "--enable-dht=true",
+            "--dht-listen-port=6881",
+            &entry,
+            &table,
+        ];
+        Self::start(link, folder, ip, &options).ready()
+    }
+
     /// Downloads into `folder`. aria2 ends when the download is complete.
     pub fn download(torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
         Self::start(torrent, folder, ip, &["--seed-time=0"]).ready()

@@ -85,6 +85,11 @@ impl Libtorrent {
         this
     }
 
+    /// Downloads the torrent of a magnet link, and finds peers by the DHT only, of which it knows these nodes.
+    pub fn download_by_dht(link: &Path, folder: &Path, ip: IpAddr, nodes: &[SocketAddr]) -> Self {
+        Self::start_with("download", link, folder, ip, &[], 0, Discovery::Dht(nodes))
+    }
+
     fn start(mode: &str, torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr], upload_limit: u32) -> Self {
         Self::start_with(mode, torrent, folder, ip, peers, upload_limit, Discovery::None)
     }

@@ -64,6 +64,22 @@ impl Ours {
         this
     }
 
+    /// Seeds the data in `folder`, and finds peers by the DHT only, which it enters by this node. Returns when the node
+    /// stores our address.
+    pub fn seed_by_dht(torrent: &Path, folder: &Path, ip: IpAddr, node: SocketAddr) -> Self {
+        let arguments = vec![
+            "seed".into(),
+            torrent.as_os_str().to_owned(),
+            "--data".into(),
+            folder.into(),
+            "--dht-node".into(),
+            node.to_string().into(),
+        ];
+        let mut this = Self::start(arguments, folder, ip, &[], "debug");
+        this.wait_to_hear("1 store our address");
+        this
+    }
+
     fn start(arguments: Vec<std::ffi::OsString>, folder: &Path, ip: IpAddr, peers: &[SocketAddr], log: &str) -> Self {
         let address = SocketAddr::new(ip, 6881);
         let mut command = command(env!("CARGO_BIN_EXE_ecs-torrent"));

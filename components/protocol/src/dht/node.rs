@@ -107,6 +107,13 @@ pub enum Event {
         /// The node that named them.
         node: SocketAddr,
     },
+    /// A peer has announced itself to us, and we store it.
+    Announced {
+        /// The torrent's info-hash.
+        info_hash: NodeId,
+        /// The peer.
+        peer: SocketAddr,
+    },
     /// A search has ended.
     Finished {
         /// The search.

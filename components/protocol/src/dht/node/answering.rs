@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{Node, Purpose, VERSION};
+use super::{Event, Node, Purpose, VERSION};
 use crate::compact::Family;
 use crate::dht::id::NodeId;
 use crate::dht::items::{Item, Proof, PutItem};
@@ -170,10 +170,14 @@ impl Node {
                 self.check_token(token, from, info_hash, now)?;
                 let port = if implied_port { from.port() } else { port };
                 let own_id = self.id(Family::of(from.ip()));
-                let peers = &mut self.part_mut(Family::of(from.ip())).peers;
+                let (peers, peer) = (
+                    &mut self.part_mut(Family::of(from.ip())).peers,
+                    SocketAddr::new(from.ip(), port),
+                );
                 peers
-                    .store(info_hash, SocketAddr::new(from.ip(), port), seed, own_id, now)
+                    .store(info_hash, peer, seed, own_id, now)
                     .map_err(|_| Refusal::new(ErrorCode::Server, "no space for more peers"))?;
+                self.events.push_back(Event::Announced { info_hash, peer });
             }
             Method::Get { target, newer_than } => {
                 self.answer_get(target, newer_than, want, space, from, &mut parts, now);

@@ -458,6 +458,7 @@ impl Node {
     }
 
     fn take_step(&mut self, id: SearchId, reply: &Reply<'_>, from: SocketAddr, now: Timestamp) {
+        let own_ids = Family::ALL.map(|family| self.id(family));
         let Some(search) = self.searches.get_mut(&id) else {
             return;
         };
@@ -469,7 +470,10 @@ impl Node {
         if is_used {
             for listed in Family::ALL {
                 let Some(lookup) = search.lookup(listed) else { continue };
-                let contacts = reply.contacts(listed).filter(|(_, address)| may_name(from, *address));
+                // A query to ourselves would stay without an answer.
+                let is_other =
+                    |(id, address): &(NodeId, SocketAddr)| *id != own_ids[listed as usize] && may_name(from, *address);
+                let contacts = reply.contacts(listed).filter(is_other);
                 if listed == family {
                     lookup.add_listed(from, contacts);
                 } else {

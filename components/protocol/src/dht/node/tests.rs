@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::dht::items::{Item, immutable_target, mutable_target, public_key};
-use crate::dht::krpc::Reply;
+use crate::dht::krpc::{Reply, write_contact};
 use crate::dht::limits::MAX_AMPLIFICATION;
 
 const ASKER: NodeId = NodeId([9; 20]);
@@ -139,14 +139,47 @@ fn our_own_store_is_searched() {
         announce: None,
         scrape: false,
     };
-    let search = node.search(TARGET, goal, None, at(0)).unwrap();
     let peer = address("9.1.1.1:7000");
+    let announced = Event::Announced {
+        info_hash: TARGET,
+        peer,
+    };
+    assert_eq!(node.next_event(), Some(announced));
+    let search = node.search(TARGET, goal, None, at(0)).unwrap();
     let expected = Event::Peers {
         search,
         peers: vec![peer],
         node: peer,
     };
     assert_eq!(node.next_event(), Some(expected));
+}
+
+/// Other nodes list us too. We do not ask ourselves, and would wait in vain for the answer.
+#[test]
+fn a_search_leaves_us_out() {
+    let mut node = node();
+    fill(&mut node, 1, Family::V4);
+    let goal = Goal::Peers {
+        announce: None,
+        scrape: false,
+    };
+    node.search(TARGET, goal, None, at(2)).unwrap();
+    node.advance(at(2));
+    let us = address("9.1.1.1:5000");
+    let mut nodes = Vec::new();
+    write_contact(node.id(Family::V4), us, &mut nodes);
+    while let Some((to, datagram)) = node.next_datagram() {
+        assert_ne!(to, us);
+        let packet = Packet::parse(&datagram).unwrap();
+        let reply = Reply {
+            nodes: &nodes,
+            ..Reply::new(NodeId([1; 20]))
+        };
+        let reply = message(Body::Reply(reply), packet.message().unwrap().transaction);
+        node.receive(&reply, to, at(3));
+    }
+    let is_end = |event: &Event| matches!(event, Event::Finished { found, .. } if found.reply_count == 1);
+    assert!(std::iter::from_fn(|| node.next_event()).any(|event| is_end(&event)));
 }
 
 /// A token is for one address: that of another host, of an earlier time, or none at all stores nothing.
