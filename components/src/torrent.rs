@@ -191,13 +191,38 @@ impl Activity {
     }
 }
 
-/// A torrent's transfer rates.
-#[derive(Component, Debug, Clone, Copy, Default)]
-pub struct TorrentRates {
-    /// Payload received from peers.
-    pub download: Rate,
-    /// Payload sent to peers.
-    pub upload: Rate,
+/// A torrent's transfer rates. Most torrents are idle: they take no memory before the first byte.
+#[derive(Component, Debug, Default)]
+pub struct TorrentRates(Option<Box<Rates>>);
+
+#[derive(Debug, Default)]
+struct Rates {
+    download: Rate,
+    upload: Rate,
+}
+
+impl TorrentRates {
+    /// Returns the payload received from peers, in bytes per second at `now`.
+    #[must_use]
+    pub fn download(&self, now: Timestamp) -> u64 {
+        self.0.as_ref().map_or(0, |rates| rates.download.at(now))
+    }
+
+    /// Returns the payload sent to peers, in bytes per second at `now`.
+    #[must_use]
+    pub fn upload(&self, now: Timestamp) -> u64 {
+        self.0.as_ref().map_or(0, |rates| rates.upload.at(now))
+    }
+
+    /// Records `bytes` received at `now`.
+    pub fn add_received(&mut self, now: Timestamp, bytes: u64) {
+        self.0.get_or_insert_default().download.add(now, bytes);
+    }
+
+    /// Records `bytes` sent at `now`.
+    pub fn add_sent(&mut self, now: Timestamp, bytes: u64) {
+        self.0.get_or_insert_default().upload.add(now, bytes);
+    }
 }
 
 /// The connections of a torrent.

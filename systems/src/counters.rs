@@ -48,7 +48,7 @@ fn count_received(
             continue;
         };
         counters.downloaded = counters.downloaded.saturating_add(len.into());
-        rates.download.add(clock.now(), u64::from(len));
+        rates.add_received(clock.now(), u64::from(len));
     }
     for &BlockWasted { torrent, len, .. } in wasted.read() {
         if let Ok((mut counters, _)) = torrents.get_mut(torrent) {
@@ -82,7 +82,7 @@ fn count_sent(
     for &BlockSent { torrent, peer, len } in sent.read() {
         if let Ok((mut counters, mut rates)) = torrents.get_mut(torrent) {
             counters.uploaded = counters.uploaded.saturating_add(len.into());
-            rates.upload.add(now, u64::from(len));
+            rates.add_sent(now, u64::from(len));
         }
         if let Ok(mut rates) = peers.get_mut(peer) {
             rates.upload.add(now, u64::from(len));

@@ -188,7 +188,7 @@ pub(crate) struct Owner {
     /// Keys with file indexes, sorted.
     keys: Box<[(FileKey, u32)]>,
     /// The files that a stopped torrent held completely.
-    whole: Bitfield,
+    whole: Option<Box<Bitfield>>,
 }
 
 impl Owner {
@@ -200,7 +200,10 @@ impl Owner {
 
     /// Whether a stopped torrent held the file completely.
     pub(crate) fn held(&self, key: FileKey) -> bool {
-        self.file_of(key).is_some_and(|file| self.whole.contains(file as u32))
+        self.file_of(key).is_some_and(|file| {
+            let whole = self.whole.as_ref();
+            whole.is_some_and(|whole| whole.contains(file as u32))
+        })
     }
 }
 
@@ -226,7 +229,7 @@ impl FileRegistry {
             torrent,
             name: name.clone(),
             keys: keys.into(),
-            whole: Bitfield::default(),
+            whole: None,
         });
     }
 
@@ -234,7 +237,7 @@ impl FileRegistry {
     pub(crate) fn stop(&mut self, torrent: InfoHash, whole: Bitfield) {
         let number = self.by_hash.get(&torrent);
         if let Some(owner) = number.and_then(|number| self.owners[*number as usize].as_mut()) {
-            owner.whole = whole;
+            owner.whole = (whole.count() > 0).then(|| Box::new(whole));
         }
     }
 

@@ -136,13 +136,13 @@ impl StatsParams<'_, '_> {
             // The rates decay for some seconds after the last byte.
             speed: Speed {
                 download: if lifecycle.is_receiving() {
-                    rates.download.at(now)
+                    rates.download(now)
                 } else {
                     0
                 },
                 // A torrent that is blocked by a full disk serves, one that is blocked by its volume does not.
                 upload: match readiness {
-                    Readiness::Ready if lifecycle.is_sending() => rates.upload.at(now),
+                    Readiness::Ready if lifecycle.is_sending() => rates.upload(now),
                     _ => 0,
                 },
             },

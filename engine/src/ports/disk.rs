@@ -224,9 +224,9 @@ pub struct DiskEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundFiles {
     /// The download folder's path, without symbolic links.
-    pub root: PathBuf,
+    pub root: Arc<Path>,
     /// The folder's volume.
-    pub volume: Volume,
+    pub volume: Arc<Volume>,
     /// The folders that exist.
     pub folders: FolderIds,
     /// The files that exist, in the order of the file table.

@@ -155,11 +155,11 @@ fn open(bed: &mut Bed, outcome: Result<DiskDone, DiskError>) {
 
 fn nothing_there() -> DiskDone {
     DiskDone::Opened(FoundFiles {
-        root: "/downloads".into(),
-        volume: ecs_torrent_engine::ports::disk::Volume {
+        root: std::path::Path::new("/downloads").into(),
+        volume: std::sync::Arc::new(ecs_torrent_engine::ports::disk::Volume {
             mount_point: "/".into(),
             id: None,
-        },
+        }),
         folders: Default::default(),
         files: vec![None],
     })

@@ -307,7 +307,7 @@ impl SessionWriter<'_, '_> {
             name: saved.torrent.name.to_string(),
             renamed: saved.state.renamed.clone(),
             root: saved.storage.root.clone(),
-            resolved: saved.state.resolved.clone(),
+            resolved: saved.state.resolved().map(Into::into),
             folder: saved.state.folders().and_then(|folders| folders.above.first().cloned()),
             volume: saved.state.volume.as_ref().map(|volume| volume.mount_point.clone()),
             volume_id: saved.state.volume.as_ref().and_then(|volume| volume.id.clone()),

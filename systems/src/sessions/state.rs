@@ -1,7 +1,7 @@
 //! The saved state of a torrent: what the next session says of its files, and the progress of the current save.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use bevy_ecs::prelude::*;
@@ -23,7 +23,7 @@ pub(crate) struct SessionState {
     /// The files as they were when they were found, or last written by us.
     pub(super) stamps: Vec<Option<FileStamp>>,
     /// The volume of the download folder, as last found in this run.
-    pub(super) volume: Option<Volume>,
+    pub(super) volume: Option<Arc<Volume>>,
     /// Pieces were written to that volume in this run.
     pub(super) has_written: bool,
     /// The files that this torrent created, or will create if absent, by index; with their identity, once known.
@@ -31,7 +31,7 @@ pub(crate) struct SessionState {
     /// The identities of the files, by index.
     pub(super) ids: Vec<Option<FileId>>,
     /// The download folder with every link resolved.
-    pub(super) resolved: Option<PathBuf>,
+    pub(super) resolved: Option<Arc<Path>>,
     /// The folders on the paths of the files, once the files were found.
     pub(super) folders: Option<FolderIds>,
     /// The name that the user gave in place of the metainfo's.
@@ -102,11 +102,11 @@ pub(super) struct SavedIntent {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Revisions {
     /// Changes so far.
-    pub(super) current: u64,
+    pub(super) current: u32,
     /// Changes in the session that is being written.
-    pub(super) submitted: u64,
+    pub(super) submitted: u32,
     /// Changes in a durable session.
-    pub(super) durable: u64,
+    pub(super) durable: u32,
 }
 
 impl Revisions {
@@ -248,7 +248,7 @@ impl SessionState {
             known.recall(session, salvaged.unwrap_or_default());
         }
         // Nothing is created before the key of its mark is durable.
-        known.claims.current = u64::from(session.is_some_and(|session| session.owner_key != Some(known.key)));
+        known.claims.current = u32::from(session.is_some_and(|session| session.owner_key != Some(known.key)));
         *self = known;
     }
 
@@ -365,7 +365,7 @@ impl SessionState {
                     self.claims.current += 1;
                 }
             } else if may_create && entry.is_stored() {
-                self.claims.current += u64::from(self.created.get(&index) != Some(&None));
+                self.claims.current += u32::from(self.created.get(&index) != Some(&None));
                 missing.push((index, None));
             }
         }
@@ -524,7 +524,7 @@ impl SessionState {
     }
 
     /// Returns the download folder with every link resolved, once the files were found.
-    pub(crate) fn resolved(&self) -> Option<&std::path::Path> {
+    pub(crate) fn resolved(&self) -> Option<&Path> {
         self.resolved.as_deref()
     }
 

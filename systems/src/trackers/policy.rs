@@ -40,6 +40,8 @@ const LEAST_WAIT: Duration = Duration::from_secs(1);
 /// The tracker chains of a torrent.
 #[derive(Component, Debug, Default)]
 pub struct Announcer {
+    /// Whether the torrent runs: new trackers form chains at once.
+    is_running: bool,
     chains: Vec<Chain>,
     /// Early announces for lack of peers since the last peer connected.
     early: u32,
@@ -48,7 +50,7 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Whether no announce is due: the torrent does not run.
+    /// Whether no announce is due: the torrent does not run, or has no tracker.
     #[must_use]
     pub fn is_resting(&self) -> bool {
         self.chains.is_empty()
@@ -137,9 +139,12 @@ pub(super) fn begin_announcing(
             continue;
         };
         let chain_count = tiers.0.chains(settings.trackers.reach.into()).len();
-        announcer.chains = families(&local)
-            .flat_map(|family| (0..chain_count).map(move |number| Chain::new(family, number, now)))
-            .collect();
+        announcer.is_running = true;
+        announcer.chains = Vec::with_capacity(families(&local).count() * chain_count);
+        for family in families(&local) {
+            let chains = (0..chain_count).map(|number| Chain::new(family, number, now));
+            announcer.chains.extend(chains);
+        }
         for chain in 0..announcer.chains.len() {
             due.set(now, AnnounceDue { torrent, chain });
         }
@@ -178,7 +183,7 @@ impl Extender<'_, '_> {
         let Ok(mut announcer) = self.announcers.get_mut(torrent) else {
             return;
         };
-        if announcer.is_resting() {
+        if !announcer.is_running {
             return;
         }
         let now = self.clock.now();
@@ -298,8 +303,7 @@ pub(super) fn announce_stops(
         let Ok((mut announcer, trackers)) = torrents.get_mut(torrent) else {
             continue;
         };
-        announcer.chains.clear();
-        announcer.stopped_count = 0;
+        *announcer = Announcer::default();
         for tracker in trackers.into_iter().flat_map(RelationshipTarget::iter) {
             for family in Family::ALL {
                 let was_started = params.trackers.get(tracker).is_ok_and(|t| t.route(family).was_started);

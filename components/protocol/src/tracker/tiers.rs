@@ -60,7 +60,10 @@ impl<T: Copy + PartialEq> Tiers<T> {
     #[must_use]
     pub fn chains(&self, reach: AnnounceReach) -> Vec<Vec<T>> {
         match reach {
-            AnnounceReach::FirstWorking => vec![self.iter().collect()],
+            AnnounceReach::FirstWorking => match self.tiers.is_empty() {
+                true => Vec::new(),
+                false => vec![self.iter().collect()],
+            },
             AnnounceReach::EachTier => self.tiers.clone(),
             AnnounceReach::EachTracker => self.iter().map(|tracker| vec![tracker]).collect(),
         }

@@ -73,7 +73,7 @@ pub struct Files {
     pub(super) shared: Arc<SharedFiles>,
     pub(super) claims: FileClaims,
     /// The volume that is expected, once it is known.
-    volume: Mutex<Option<Volume>>,
+    volume: Mutex<Option<Arc<Volume>>>,
     ledger: Mutex<Ledger>,
     /// Folders known not to be the engine's own.
     permitted: Mutex<HashSet<Box<str>>>,
@@ -107,11 +107,11 @@ impl Files {
         Self {
             storage,
             root: shared.roots.get(root),
+            ledger: Mutex::new(Ledger::new(table.files().len())),
             table,
             shared,
             claims: FileClaims::default(),
-            volume: Mutex::new(volume),
-            ledger: Mutex::default(),
+            volume: Mutex::new(volume.map(Arc::new)),
             permitted: Mutex::default(),
             writing: Mutex::default(),
             is_closed: AtomicBool::new(false),
@@ -156,7 +156,7 @@ impl Files {
         let above = self.root.folders_above();
         self.ledger().is_looked_at = true;
         Ok(FoundFiles {
-            root: self.root().to_path_buf(),
+            root: self.root(),
             volume,
             folders: FolderIds { above, below },
             files,
@@ -322,7 +322,7 @@ impl Files {
     }
 
     /// Finds the download folder's volume, and checks that it is the expected one.
-    pub(super) fn find_volume(&self) -> Result<Volume> {
+    pub(super) fn find_volume(&self) -> Result<Arc<Volume>> {
         let path = self.root();
         let failed = |error| {
             // An open handle would keep the volume from being mounted again.
@@ -332,9 +332,9 @@ impl Files {
         let found = volume::of(&path).map_err(failed)?;
         let mut volume = self.volume.lock().unwrap_or_else(PoisonError::into_inner);
         let found = found
-            .check(volume.as_ref())
+            .check(volume.as_deref())
             .map_err(|error| failed(io::Error::other(error)))?;
-        Ok(volume.insert(found).clone())
+        Ok(volume.insert(self.root.share_volume(found)).clone())
     }
 
     /// Returns the download folder: the same folder, on the same volume, as when it was first opened.

@@ -124,8 +124,8 @@ impl Seen {
 }
 
 /// A storage's knowledge of its files.
-#[derive(Default)]
 pub(super) struct Ledger {
+    file_count: usize,
     /// Files that were written, or compared with the bytes to write, since the last sync.
     pub(super) unsynced: BTreeSet<usize>,
     pub(super) known: BTreeMap<usize, Known>,
@@ -137,6 +137,16 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
+    pub(super) fn new(file_count: usize) -> Self {
+        Self {
+            file_count,
+            unsynced: BTreeSet::new(),
+            known: BTreeMap::new(),
+            seen: Vec::new(),
+            is_looked_at: false,
+        }
+    }
+
     /// Records that a file was written or compared up to `end`, and its state afterward.
     pub(super) fn record(&mut self, index: usize, end: u64, status: Option<&Status>) {
         self.unsynced.insert(index);
@@ -163,6 +173,8 @@ impl Ledger {
 
     fn seen_slot(&mut self, index: usize) -> &mut Option<Seen> {
         if index >= self.seen.len() {
+            // Space for all files and no more: most torrents have one.
+            self.seen.reserve_exact(self.file_count.saturating_sub(self.seen.len()));
             self.seen.resize(index + 1, None);
         }
         &mut self.seen[index]

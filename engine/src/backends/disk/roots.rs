@@ -15,7 +15,7 @@ use super::protected::Protected;
 use super::volume;
 use crate::backends::beneath::{self, Status};
 use crate::backends::nearest::nearest_existing;
-use crate::ports::disk::Refusal;
+use crate::ports::disk::{Refusal, Volume};
 
 /// Maximum number of download folders held open at a time: each costs a descriptor. The others are opened when needed,
 /// and their identity is checked.
@@ -50,6 +50,8 @@ struct State {
     handle: Option<Arc<OwnedFd>>,
     /// The folders above, as last found: the torrents of a folder share the list.
     above: Option<Arc<[NearestFolder]>>,
+    /// The folder's volume, as last found.
+    volume: Option<Arc<Volume>>,
 }
 
 /// The result of looking at a download folder.
@@ -149,6 +151,13 @@ impl Root {
         let mut state = lock(&self.state);
         let known = state.above.take().filter(|known| **known == *folders);
         state.above.insert(known.unwrap_or_else(|| folders.into())).clone()
+    }
+
+    /// Returns a volume that the torrents of the folder share, while it is the same one.
+    pub(super) fn share_volume(&self, found: Volume) -> Arc<Volume> {
+        let mut state = lock(&self.state);
+        let known = state.volume.take().filter(|known| **known == found);
+        state.volume.insert(known.unwrap_or_else(|| Arc::new(found))).clone()
     }
 
     /// Checks by name that the folder is still the same. Fails if a link or another folder of the same volume has taken

@@ -116,12 +116,12 @@ impl Storage {
         let files = files.collect();
         self.lock().is_looked_at = true;
         Ok(FoundFiles {
-            root: self.root.clone(),
-            volume: disk::Volume {
+            root: self.root.as_path().into(),
+            volume: Arc::new(disk::Volume {
                 mount_point: MOUNTED_AT.into(),
                 // A machine has one disk.
                 id: None,
-            },
+            }),
             folders: self.folders(),
             files,
         })

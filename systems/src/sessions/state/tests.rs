@@ -51,8 +51,8 @@ fn look(state: &mut SessionState, files: Vec<Option<FoundFile>>, may_create: boo
     };
     let table = FileTable::new((0..files.len()).map(entry).collect());
     let found = FoundFiles {
-        root: "/downloads".into(),
-        volume: volume("a"),
+        root: Path::new("/downloads").into(),
+        volume: volume("a").into(),
         folders: Default::default(),
         files,
     };
@@ -395,8 +395,8 @@ fn the_folder_is_known_once_the_files_were_found() {
     assert!(state.folders().is_none() && state.resolved().is_none());
     let table = FileTable::new(Vec::new());
     let found = FoundFiles {
-        root: "/downloads".into(),
-        volume: volume("a"),
+        root: Path::new("/downloads").into(),
+        volume: volume("a").into(),
         folders: FolderIds {
             below: [("sub".to_owned(), id(3))].into(),
             ..FolderIds::default()
@@ -405,7 +405,7 @@ fn the_folder_is_known_once_the_files_were_found() {
     };
     state.record_found(found, &table, false);
     assert_eq!(state.folders().unwrap().below["sub"], id(3));
-    assert_eq!(state.resolved(), Some(std::path::Path::new("/downloads")));
+    assert_eq!(state.resolved(), Some(Path::new("/downloads")));
     assert_eq!(state.new_name(), Some("a name"));
 }
 
