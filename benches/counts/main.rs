@@ -20,6 +20,7 @@ mod meter;
 mod pair;
 mod process;
 mod scenarios;
+mod sockets;
 
 #[path = "../support/engines.rs"]
 mod engines;

@@ -76,9 +76,24 @@ pub enum StartError {
 }
 
 /// The network runtime, shared by the backends that need one. Dropping it does not wait for running tasks.
-pub(crate) struct SharedRuntime(Option<Runtime>);
+pub struct SharedRuntime(Option<Runtime>);
 
 impl SharedRuntime {
+    /// Shares a runtime that has I/O and time.
+    #[must_use]
+    pub fn new(runtime: Runtime) -> Self {
+        Self(Some(runtime))
+    }
+
+    /// Runs a future to its end on this thread. If the runtime has no threads of its own, the backends' tasks run here
+    /// too.
+    ///
+    /// # Panics
+    /// On a thread of a runtime.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime().block_on(future)
+    }
+
     fn start(threads: usize) -> Result<Arc<Self>, StartError> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads.max(1))
@@ -87,11 +102,15 @@ impl SharedRuntime {
             .enable_all()
             .build()
             .map_err(StartError::Runtime)?;
-        Ok(Arc::new(Self(Some(runtime))))
+        Ok(Arc::new(Self::new(runtime)))
     }
 
     fn handle(&self) -> tokio::runtime::Handle {
-        self.0.as_ref().expect("taken only when dropped").handle().clone()
+        self.runtime().handle().clone()
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.0.as_ref().expect("taken only when dropped")
     }
 }
 

@@ -75,11 +75,11 @@ impl Shared {
 
 impl TokioNet {
     /// Binds all listen addresses and starts accepting streams. Streams are opened over one of `carriers`, or else over
-    /// TCP.
+    /// TCP. `epoch` is the zero of the engine's clock.
     ///
     /// # Errors
     /// The first address that cannot be bound.
-    pub(crate) fn start(
+    pub fn start(
         settings: &NetSettings,
         carriers: &Carriers,
         epoch: Instant,
