@@ -19,7 +19,7 @@ pub(super) struct Storage {
     pub(super) files: Files,
     waiting: Mutex<Waiting>,
     /// Dropped last, after every handle to the files.
-    farewell: Mutex<Option<Farewell>>,
+    farewell: Mutex<Option<Box<Farewell>>>,
 }
 
 /// Reports that a storage is closed when it is dropped: when the last job on its files is done.
@@ -70,7 +70,7 @@ impl Storage {
     /// Closes the files. `farewell` reports when every handle is closed.
     pub(super) fn close(&self, farewell: Option<Farewell>) {
         self.files.close();
-        *self.farewell.lock().unwrap_or_else(PoisonError::into_inner) = farewell;
+        *self.farewell.lock().unwrap_or_else(PoisonError::into_inner) = farewell.map(Box::new);
     }
 
     /// Queues a write. Returns true if a thread must call [`Storage::write_waiting`].
