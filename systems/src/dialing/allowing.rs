@@ -90,6 +90,9 @@ fn derive(sources: &CandidateSources, settings: &Settings, privacy: Privacy) -> 
         }
         Privacy::Unknown { .. } => sources.serving(false),
     };
+    if !settings.dht.enabled {
+        allowed.remove(CandidateSource::DHT);
+    }
     if !settings.pex.enabled {
         allowed.remove(CandidateSource::PEER_EXCHANGE);
     }
@@ -117,12 +120,35 @@ mod tests {
                 assert!(has(&settings, privacy, CandidateSource::TRACKER));
             }
         }
-        settings.pex.enabled = false;
-        assert!(!has(&settings, Privacy::Public, CandidateSource::PEER_EXCHANGE));
         settings.metadata.trackers_only = true;
         let trackerless = Privacy::Unknown { has_trackers: false };
         assert!(!has(&settings, UNKNOWN, CandidateSource::DHT) && has(&settings, UNKNOWN, CandidateSource::MAGNET));
         assert!(has(&settings, trackerless, CandidateSource::DHT));
         assert!(has(&settings, Privacy::Public, CandidateSource::DHT));
+    }
+
+    #[test]
+    fn a_source_that_is_switched_off_is_not_allowed() {
+        let sources = CandidateSources::default();
+        let switch_off: fn(&mut Settings, CandidateSource) = |settings, source| match source {
+            CandidateSource::DHT => settings.dht.enabled = false,
+            CandidateSource::PEER_EXCHANGE => settings.pex.enabled = false,
+            _ => settings.lsd.enabled = false,
+        };
+        for source in [
+            CandidateSource::DHT,
+            CandidateSource::PEER_EXCHANGE,
+            CandidateSource::LOCAL_DISCOVERY,
+        ] {
+            let mut settings = Settings::default();
+            assert!(derive(&sources, &settings, Privacy::Public).has(source));
+            switch_off(&mut settings, source);
+            for privacy in [Privacy::Public, UNKNOWN] {
+                assert!(
+                    !derive(&sources, &settings, privacy).has(source),
+                    "{source:?} {privacy:?}"
+                );
+            }
+        }
     }
 }
