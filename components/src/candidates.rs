@@ -1,6 +1,10 @@
 //! Addresses of potential peers of a torrent.
 
+mod informants;
+mod order;
 mod sources;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,8 +13,11 @@ use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use bitflags::bitflags;
+use ecs_torrent_protocol::prefix::site;
 use ecs_torrent_protocol::time::Timestamp;
 
+use self::informants::Informants;
+use self::order::{Facts, Promise, Rank};
 use self::sources::CountsBySource;
 pub use self::sources::{AllowedSources, CandidateSource, CandidateSources, SourceCounts, SourceSet};
 
@@ -77,14 +84,22 @@ struct Candidate {
     sources: SourceSet,
     /// A peer at this address has completed its handshake.
     has_connected: bool,
+    /// The host that named the address, until a peer at the address has completed its handshake.
+    informant: Option<IpAddr>,
+    /// Nearly all other addresses of the informant had failed when the address was listed.
+    is_doubtful: bool,
     flags: CandidateFlags,
     priority: u32,
     failures: u32,
     state: State,
 }
 
-/// Dial order of the addresses: named by a user, few failures, then the canonical priority (BEP 40).
-type Rank = (Reverse<bool>, u32, Reverse<u32>, SocketAddr);
+/// Maximum number of failures of an address at which no peer has answered and which only other peers or DHT nodes have
+/// named. Then it is forgotten, and makes room for another.
+const MAX_HEARSAY_FAILURES: u32 = 3;
+
+/// Maximum number of this engine's own addresses that a torrent remembers: those of several interfaces and gateways.
+const MAX_OWN: usize = 16;
 
 /// A compact table of unique addresses, ordered by dial preference.
 #[derive(Component, Debug, Default)]
@@ -96,6 +111,9 @@ pub struct Candidates {
     waiting: BTreeSet<(Timestamp, SocketAddr)>,
     redundant: BTreeSet<SocketAddr>,
     counts: CountsBySource,
+    informants: Informants,
+    /// Addresses at which this engine itself answered.
+    own: BTreeSet<SocketAddr>,
 }
 
 /// The end of an attempt or a connection, with the retry policy for its address.
@@ -121,8 +139,23 @@ impl Candidates {
     /// User-named addresses have precedence: a new one displaces any idle address that no user named, and a known one
     /// is ready to dial at once, however often it has failed.
     pub fn add(&mut self, peer: impl Into<FoundPeer>, source: CandidateSource, priority: u32, max: usize) -> bool {
+        self.add_from(peer, source, None, priority, max)
+    }
+
+    /// Adds an address like [`Candidates::add`], named by the host `informant`. If the host is a peer or a DHT node, at most
+    /// 50 of its addresses are kept at which no peer has answered yet, and they are dialed last if its other addresses have
+    /// failed.
+    pub fn add_from(
+        &mut self,
+        peer: impl Into<FoundPeer>,
+        source: CandidateSource,
+        informant: Option<IpAddr>,
+        priority: u32,
+        max: usize,
+    ) -> bool {
         let FoundPeer { address, flags } = peer.into();
-        if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
+        let is_own = source != CandidateSource::USER && self.own.contains(&address);
+        if is_own || address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
             self.count_refused(source, 1);
             return false;
         }
@@ -144,14 +177,21 @@ impl Candidates {
             });
             return false;
         }
-        if self.table.len() >= max && !self.displace(source) {
+        let informant = informant.filter(|_| source.is_hearsay()).map(site);
+        let has_room = informant.is_none_or(|informant| self.informants.has_room(informant));
+        if !has_room || (self.table.len() >= max && !self.displace(source)) {
             self.count_refused(source, 1);
             return false;
         }
         self.counts.of(source).found += 1;
+        if let Some(informant) = informant {
+            self.informants.add(informant);
+        }
         let candidate = Candidate {
             sources: source.into(),
             has_connected: false,
+            informant,
+            is_doubtful: false,
             flags,
             priority,
             failures: 0,
@@ -228,6 +268,21 @@ impl Candidates {
         }
     }
 
+    /// Whether an address is ready that has not failed and that no user named.
+    #[must_use]
+    pub fn has_untried_ready(&self) -> bool {
+        let none = SocketAddr::from(([0; 4], 0));
+        let first: Rank = (Reverse(false), 0, Promise::Proven, Reverse(u32::MAX), none);
+        let best = self.ready.range(first..).next();
+        best.is_some_and(|(_, failures, ..)| *failures == 0)
+    }
+
+    /// Number of consecutive failures of an address.
+    #[must_use]
+    pub fn failures_of(&self, address: SocketAddr) -> u32 {
+        self.table.get(&address).map_or(0, |candidate| candidate.failures)
+    }
+
     /// Marks an address as being dialed or connected.
     fn occupy(&mut self, address: SocketAddr) {
         self.change(address, |candidate| candidate.state = State::Busy);
@@ -265,6 +320,9 @@ impl Candidates {
             return;
         };
         candidate.failures = 0;
+        if let Some(informant) = candidate.informant.take() {
+            self.informants.confirm(informant);
+        }
         if !std::mem::replace(&mut candidate.has_connected, true) {
             for source in candidate.sources.iter() {
                 self.counts.of(source).connected += 1;
@@ -279,8 +337,15 @@ impl Candidates {
         };
         let is_user_named = candidate.is_user_named();
         let failures = candidate.failures + u32::from(retry.is_failure);
+        let max_failures = match candidate.is_hearsay() {
+            true => retry.max_failures.min(MAX_HEARSAY_FAILURES),
+            false => retry.max_failures,
+        };
+        if let (Some(informant), true) = (candidate.informant, retry.is_failure) {
+            self.informants.blame(informant);
+        }
         // User-named addresses are never forgotten.
-        if failures >= retry.max_failures && !is_user_named {
+        if failures >= max_failures && !is_user_named {
             self.remove(address);
             return;
         }
@@ -304,6 +369,23 @@ impl Candidates {
         }
     }
 
+    /// Keeps a ready address from being dialed until [`Candidates::recall_redundant`]: the torrent is complete, and so is the
+    /// peer, as its source claims.
+    pub fn defer(&mut self, address: SocketAddr) {
+        let candidate = self.table.get(&address);
+        if candidate.is_some_and(|c| c.state == State::Ready && !c.is_user_named()) {
+            self.change(address, |candidate| candidate.state = State::Redundant);
+        }
+    }
+
+    /// Forgets an address at which this engine itself answered, and refuses it from then on, unless a user names it.
+    pub fn set_own(&mut self, address: SocketAddr) {
+        self.remove(address);
+        if self.own.len() < MAX_OWN {
+            self.own.insert(address);
+        }
+    }
+
     /// Makes the addresses of complete peers ready to dial: the torrent lacks something.
     pub fn recall_redundant(&mut self) {
         for address in std::mem::take(&mut self.redundant) {
@@ -315,6 +397,9 @@ impl Candidates {
     pub fn remove(&mut self, address: SocketAddr) {
         if let Some(candidate) = self.table.remove(&address) {
             self.unlist(address, &candidate);
+            if let Some(informant) = candidate.informant {
+                self.informants.forget(informant);
+            }
         }
     }
 
@@ -328,9 +413,12 @@ impl Candidates {
         is_claimed
     }
 
-    fn insert(&mut self, address: SocketAddr, candidate: Candidate) {
+    fn insert(&mut self, address: SocketAddr, mut candidate: Candidate) {
+        candidate.is_doubtful = candidate
+            .informant
+            .is_some_and(|host| self.informants.is_doubtful(host));
         match candidate.state {
-            State::Ready => drop(self.ready.insert(rank(address, &candidate))),
+            State::Ready => drop(self.ready.insert(candidate.rank(address))),
             State::Waiting(at) => drop(self.waiting.insert((at, address))),
             State::Redundant => drop(self.redundant.insert(address)),
             State::Busy => {}
@@ -342,7 +430,7 @@ impl Candidates {
     /// Removes a candidate from all indexes but the table.
     fn unlist(&mut self, address: SocketAddr, candidate: &Candidate) {
         match candidate.state {
-            State::Ready => drop(self.ready.remove(&rank(address, candidate))),
+            State::Ready => drop(self.ready.remove(&candidate.rank(address))),
             State::Waiting(at) => drop(self.waiting.remove(&(at, address))),
             State::Redundant => drop(self.redundant.remove(&address)),
             State::Busy => {}
@@ -379,7 +467,7 @@ impl Candidates {
         let mut all: Vec<_> = self.table.iter().collect();
         all.sort_by_key(|(address, candidate)| {
             let (is_idle, is_redundant) = (candidate.state != State::Busy, candidate.state == State::Redundant);
-            (is_redundant, candidate.failures, is_idle, rank(**address, candidate))
+            (is_redundant, candidate.failures, is_idle, candidate.rank(**address))
         });
         all.into_iter().take(max).map(|(address, _)| *address).collect()
     }
@@ -408,8 +496,8 @@ impl Candidates {
         self.idle_user_count
     }
 
-    /// Forgets an address of no use to a complete torrent, or else the failed address with the longest wait; for a user
-    /// also an address that has not failed. False if there is none.
+    /// Forgets an address of no use to a complete torrent, or else the failed address with the longest wait, or else the
+    /// last one to dial if it is doubtful; for a user also another one. False if there is none.
     fn displace(&mut self, by: CandidateSource) -> bool {
         let candidate = |address: &SocketAddr| self.table.get(address);
         let is_strange = |address: &SocketAddr| candidate(address).is_some_and(|c| !c.is_user_named());
@@ -417,6 +505,10 @@ impl Candidates {
         let mut waiting = self.waiting.iter().rev().map(|(_, address)| address);
         let mut worst = self.redundant.iter().find(|address| is_strange(address));
         worst = worst.or_else(|| waiting.find(|address| is_strange(address) && has_failed(address)));
+        // The last of the ready addresses, if it promises little.
+        let last = self.ready.last().filter(|(Reverse(is_user), ..)| !is_user);
+        let last = last.filter(|(_, failures, promise, ..)| *failures > 0 || *promise == Promise::Doubtful);
+        worst = worst.or_else(|| last.map(|(.., address)| address));
         if worst.is_none() && by == CandidateSource::USER {
             let ready = self.ready.iter().rev().map(|(.., address)| address);
             let waiting = self.waiting.iter().rev().map(|(_, address)| address);
@@ -429,299 +521,27 @@ impl Candidates {
 }
 
 impl Candidate {
+    fn rank(&self, address: SocketAddr) -> Rank {
+        let facts = Facts {
+            sources: self.sources,
+            failures: self.failures,
+            has_connected: self.has_connected,
+            is_doubtful: self.is_doubtful,
+            priority: self.priority,
+        };
+        order::rank(address, &facts)
+    }
+
+    /// Whether only other peers or DHT nodes report the address, and nobody has answered there.
+    fn is_hearsay(&self) -> bool {
+        !self.has_connected && self.sources.iter().all(CandidateSource::is_hearsay)
+    }
+
     fn is_user_named(&self) -> bool {
         self.sources.contains(CandidateSource::USER)
     }
 
     fn is_idle_user(&self) -> bool {
         self.is_user_named() && matches!(self.state, State::Ready | State::Waiting(_))
-    }
-}
-
-fn rank(address: SocketAddr, candidate: &Candidate) -> Rank {
-    (
-        Reverse(candidate.is_user_named()),
-        candidate.failures,
-        Reverse(candidate.priority),
-        address,
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn address(last: u8) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, last], 6881))
-    }
-
-    fn at(seconds: u64) -> Timestamp {
-        Timestamp::ZERO + Duration::from_secs(seconds)
-    }
-
-    fn retry(is_failure: bool) -> Retry {
-        Retry {
-            is_failure,
-            backoff: Duration::from_secs(10),
-            max_backoff: Duration::from_secs(25),
-            max_user_backoff: Duration::from_secs(15),
-            max_failures: 4,
-        }
-    }
-
-    fn candidates(priorities: &[u32]) -> Candidates {
-        let mut candidates = Candidates::default();
-        for (last, priority) in (1..).zip(priorities) {
-            assert!(candidates.add(address(last), CandidateSource::TRACKER, *priority, 10));
-        }
-        candidates
-    }
-
-    #[test]
-    fn a_redundant_address_waits_without_a_failure_until_it_is_recalled() {
-        let mut candidates = candidates(&[5, 9]);
-        let taken = candidates.take_best(at(0)).unwrap();
-        candidates.set_redundant(taken);
-        candidates.set_redundant(address(1));
-        assert_eq!(
-            candidates.take_best(at(999)),
-            Some(address(1)),
-            "an idle address stays ready"
-        );
-        assert!(!candidates.add(taken, CandidateSource::TRACKER, 9, 10), "known");
-        assert_eq!(candidates.next_ready(at(999)), None);
-        assert_eq!((candidates.len(), candidates.idle_count()), (2, 0));
-        assert_eq!(candidates.best(9), [address(1), taken]);
-        candidates.recall_redundant();
-        assert_eq!(candidates.take_best(at(0)), Some(taken));
-        // The first failure waits the shortest time.
-        candidates.release(taken, at(0), retry(true));
-        assert_eq!(candidates.next_ready(at(0)), Some(at(10)));
-    }
-
-    #[test]
-    fn a_redundant_address_makes_room_unless_a_user_named_it() {
-        let mut candidates = candidates(&[5, 9]);
-        let taken = candidates.take_best(at(0)).unwrap();
-        candidates.set_redundant(taken);
-        assert!(candidates.add(address(3), CandidateSource::TRACKER, 1, 2));
-        assert_eq!(candidates.get(taken), None);
-        assert!(candidates.add(address(4), CandidateSource::USER, 1, 3));
-        assert_eq!(candidates.take_best(at(0)), Some(address(4)));
-        candidates.set_redundant(address(4));
-        assert_eq!(candidates.idle_user_count(), 0, "it keeps no slot");
-        assert!(!candidates.add(address(5), CandidateSource::TRACKER, 1, 3));
-    }
-
-    fn set(sources: &[CandidateSource]) -> SourceSet {
-        sources.iter().copied().collect()
-    }
-
-    /// BEP 27: an address that a tracker reports too stays.
-    #[test]
-    fn an_address_stays_if_one_of_its_sources_is_allowed() {
-        use CandidateSource as Source;
-        let mut candidates = Candidates::default();
-        for (last, sources) in [
-            (1, &[Source::DHT, Source::TRACKER][..]),
-            (2, &[Source::USER, Source::PEER_EXCHANGE]),
-            (3, &[Source::DHT, Source::INCOMING]),
-            (4, &[Source::INCOMING]),
-            (5, &[Source::MAGNET]),
-        ] {
-            for source in sources {
-                candidates.add(address(last), *source, 0, 10);
-            }
-            assert_eq!(candidates.get(address(last)).unwrap().0, set(sources));
-        }
-        let forgotten = candidates.retain_sources(CandidateSources::default().serving(true));
-        assert_eq!(forgotten, [address(3), address(5)].into());
-        assert_eq!(candidates.get(address(1)).unwrap().0, set(&[Source::TRACKER]));
-        assert!(candidates.is_user_named(address(2)) && candidates.len() == 3);
-        assert_eq!(candidates.retain_sources(SourceSet::default()).len(), 3);
-    }
-
-    #[test]
-    fn sources_are_counted_with_what_became_of_their_addresses() {
-        use CandidateSource as Source;
-        let mut candidates = candidates(&[1, 2]);
-        candidates.add(address(2), Source::DHT, 2, 10);
-        candidates.add(address(2), Source::DHT, 2, 10);
-        let taken = candidates.take_best(at(0)).unwrap();
-        assert_eq!(taken, address(2));
-        candidates.forgive(taken);
-        candidates.release(taken, at(0), retry(false));
-        candidates.add(address(2), Source::PEER_EXCHANGE, 2, 10);
-        candidates.add(address(7), Source::PEER_EXCHANGE, 2, 2);
-        candidates.take_best(at(100));
-        candidates.forgive(taken);
-        let counts = |found, refused, connected| SourceCounts {
-            found,
-            refused,
-            connected,
-        };
-        let expected = [
-            (Source::TRACKER, counts(2, 0, 1)),
-            (Source::PEER_EXCHANGE, counts(1, 1, 1)),
-            (Source::DHT, counts(1, 0, 1)),
-        ];
-        assert!(candidates.counts().eq(expected));
-    }
-
-    #[test]
-    fn addresses_with_the_same_ip_are_counted_up_to_a_limit() {
-        let mut candidates = candidates(&[1, 2]);
-        for port in [1, 2, u16::MAX] {
-            candidates.add(SocketAddr::from(([10, 0, 0, 1], port)), CandidateSource::DHT, 0, 10);
-        }
-        assert_eq!(candidates.count_of_ip([10, 0, 0, 1].into(), 9), 4);
-        assert_eq!(candidates.count_of_ip([10, 0, 0, 1].into(), 3), 3);
-        assert_eq!(candidates.count_of_ip([10, 0, 0, 3].into(), 9), 0);
-    }
-
-    #[test]
-    fn the_highest_priority_is_dialed_first_and_once() {
-        let mut candidates = candidates(&[5, 9, 7]);
-        assert!(!candidates.add(address(1), CandidateSource::TRACKER, 99, 10), "known");
-        let order: Vec<_> = std::iter::from_fn(|| candidates.take_best(at(0))).collect();
-        assert_eq!(order, [address(2), address(3), address(1)]);
-        assert_eq!(candidates.next_ready(at(0)), None);
-    }
-
-    #[test]
-    fn failures_wait_longer_and_longer_and_are_forgotten() {
-        let mut candidates = candidates(&[1]);
-        let mut now = at(0);
-        let mut waits = Vec::new();
-        while let Some(address) = candidates.take_best(now) {
-            candidates.release(address, now, retry(true));
-            assert_eq!(candidates.take_best(now), None, "not at once");
-            let Some(next) = candidates.next_ready(now) else { break };
-            waits.push(next.since(now).as_secs());
-            now = next;
-        }
-        assert_eq!(waits, [10, 20, 25]);
-        assert!(candidates.is_empty());
-    }
-
-    #[test]
-    fn success_resets_the_backoff() {
-        let mut candidates = candidates(&[1]);
-        let first = candidates.take_best(at(0)).unwrap();
-        candidates.release(first, at(0), retry(true));
-        candidates.take_best(at(10)).unwrap();
-        candidates.forgive(first);
-        candidates.release(first, at(20), retry(true));
-        assert_eq!(candidates.next_ready(at(20)), Some(at(30)));
-    }
-
-    #[test]
-    fn a_users_address_is_never_forgotten() {
-        let mut candidates = Candidates::default();
-        candidates.add(address(1), CandidateSource::USER, 0, 10);
-        for round in 0..20 {
-            candidates.take_best(at(round * 100)).unwrap();
-            candidates.release(address(1), at(round * 100), retry(true));
-        }
-        assert_eq!(candidates.len(), 1);
-    }
-
-    #[test]
-    fn flags_of_several_sources_add_up() {
-        let mut candidates = candidates(&[1]);
-        let found = |flags| FoundPeer {
-            address: address(1),
-            flags,
-        };
-        candidates.take_best(at(0));
-        candidates.add(found(CandidateFlags::SEED), CandidateSource::PEER_EXCHANGE, 1, 10);
-        candidates.add(found(CandidateFlags::UTP), CandidateSource::DHT, 1, 10);
-        let both = CandidateFlags::SEED | CandidateFlags::UTP;
-        let sources = [
-            CandidateSource::TRACKER,
-            CandidateSource::PEER_EXCHANGE,
-            CandidateSource::DHT,
-        ];
-        assert_eq!(candidates.get(address(1)), Some((set(&sources), both)));
-        assert_eq!(candidates.get(address(2)), None);
-    }
-
-    #[test]
-    fn the_table_is_bounded_and_prefers_the_unfailed() {
-        let mut candidates = Candidates::default();
-        assert!(candidates.add(address(1), CandidateSource::TRACKER, 1, 2));
-        assert!(candidates.add(address(2), CandidateSource::TRACKER, 1, 2));
-        assert!(!candidates.add(address(3), CandidateSource::TRACKER, 1, 2));
-        let failed = candidates.take_best(at(0)).unwrap();
-        candidates.release(failed, at(0), retry(true));
-        assert!(candidates.add(address(3), CandidateSource::TRACKER, 1, 2));
-        assert!(!candidates.iter().any(|address| address == failed));
-    }
-
-    #[test]
-    fn undialable_addresses_are_not_taken() {
-        let mut candidates = Candidates::default();
-        for bad in ["1.2.3.4:0", "0.0.0.0:1", "[::]:1", "224.0.0.1:5"] {
-            assert!(
-                !candidates.add(bad.parse::<SocketAddr>().unwrap(), CandidateSource::TRACKER, 1, 10),
-                "{bad}"
-            );
-        }
-    }
-
-    #[test]
-    fn an_address_that_connected_to_us_is_not_dialed() {
-        let mut candidates = candidates(&[1, 2]);
-        assert!(candidates.claim(address(2), 10));
-        assert!(!candidates.claim(address(2), 10), "it is claimed already");
-        assert_eq!(candidates.take_best(at(0)), Some(address(1)));
-        assert!(!candidates.claim(address(1), 10), "it is being dialed");
-        candidates.release(address(2), at(0), retry(false));
-        assert_eq!(candidates.next_ready(at(0)), Some(at(10)));
-        assert!(!candidates.remove_claimed(address(2)), "a tracker knows of it");
-        candidates.remove(address(2));
-        assert_eq!(candidates.next_ready(at(0)), None);
-        assert!(candidates.claim(address(3), 10) && candidates.remove_claimed(address(3)));
-    }
-
-    /// A peer behind the same gateway as another one can name the other one's port.
-    #[test]
-    fn a_user_named_address_cannot_be_claimed() {
-        let mut candidates = candidates(&[9]);
-        candidates.add(address(5), CandidateSource::USER, 0, 10);
-        assert!(!candidates.claim(address(5), 10));
-        assert_eq!(candidates.take_best(at(0)), Some(address(5)));
-    }
-
-    #[test]
-    fn an_address_that_a_user_names_comes_first_and_is_tried_again_soon() {
-        let mut candidates = candidates(&[7, 9]);
-        candidates.take_best(at(0)).unwrap();
-        candidates.release(address(2), at(0), retry(true));
-        assert!(!candidates.is_next_user_named());
-        candidates.add(address(2), CandidateSource::USER, 0, 10);
-        assert!(candidates.is_next_user_named(), "however often it has failed");
-        assert_eq!((candidates.idle_user_count(), candidates.idle_count()), (1, 2));
-        assert_eq!(candidates.take_best(at(0)), Some(address(2)));
-        assert_eq!(candidates.idle_user_count(), 0);
-        for _ in 0..9 {
-            candidates.release(address(2), at(0), retry(true));
-            candidates.occupy(address(2));
-        }
-        candidates.release(address(2), at(0), retry(true));
-        candidates.wake(at(14));
-        assert!(!candidates.is_next_user_named());
-        candidates.wake(at(15));
-        assert!(candidates.is_next_user_named());
-    }
-
-    #[test]
-    fn a_full_table_has_room_for_what_a_user_names() {
-        let mut candidates = Candidates::default();
-        for last in 1..=5 {
-            candidates.add(address(last), CandidateSource::TRACKER, 1, 5);
-        }
-        assert!(candidates.add(address(9), CandidateSource::USER, 0, 5) && candidates.len() == 5);
-        assert_eq!(candidates.take_best(at(0)), Some(address(9)));
     }
 }

@@ -221,7 +221,7 @@ impl AdmissionParams<'_, '_> {
         if handshake.peer_id == data.peer_id {
             // Fault 30: the tracker's list contains our own address too. Dialing ourselves again is useless.
             if let Some(address) = peer.listens_at {
-                candidates.remove(address);
+                candidates.set_own(address);
             }
             return Err(CloseReason::Myself);
         }

@@ -27,6 +27,13 @@ impl CandidateSource {
     pub const UNFETCHED_SESSION: Self = Self(8);
 }
 
+impl CandidateSource {
+    /// Whether the source is a stranger that names others: another peer, or a node of the DHT.
+    pub(super) fn is_hearsay(self) -> bool {
+        self == Self::PEER_EXCHANGE || self == Self::DHT
+    }
+}
+
 /// A set of sources.
 ///
 /// ```

@@ -7,7 +7,7 @@ use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::bans::Bans;
 use ecs_torrent_components::candidates::{
-    AllowedSources, CandidateSource, CandidateSources, Candidates, CandidatesFound,
+    AllowedSources, CandidateFlags, CandidateSource, CandidateSources, Candidates, CandidatesFound,
 };
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{AddPeers, CommandQueue, TorrentNotFound};
@@ -16,7 +16,7 @@ use ecs_torrent_components::peer::{CloseReason, Peer};
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::scope::Scope;
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{Torrent, TorrentIndex, TorrentPeers};
+use ecs_torrent_components::torrent::{Lifecycle, Torrent, TorrentIndex, TorrentPeers};
 use ecs_torrent_engine::ports::net::LocalAddresses;
 use ecs_torrent_protocol::priority::peer_priority;
 
@@ -129,13 +129,13 @@ pub(super) fn add_candidates(
     rules: CandidateRules,
     sources: Res<CandidateSources>,
     mut queue: ResMut<DialQueue>,
-    mut torrents: Query<(&Torrent, &AllowedSources, &mut Candidates, &mut Dialer)>,
+    mut torrents: Query<(&Torrent, &AllowedSources, &Lifecycle, &mut Candidates, &mut Dialer)>,
 ) {
     for message in found.read() {
         let CandidatesFound {
             torrent, peers, source, ..
         } = message;
-        let Ok((known, allowed, mut candidates, mut dialer)) = torrents.get_mut(*torrent) else {
+        let Ok((known, allowed, lifecycle, mut candidates, mut dialer)) = torrents.get_mut(*torrent) else {
             continue;
         };
         if !allowed.has(*source) {
@@ -147,7 +147,12 @@ pub(super) fn add_candidates(
         for &peer in peers {
             if rules.accepts(message, peer.address, &candidates) {
                 let priority = rules.priority_of(peer.address);
-                candidates.add(peer, *source, priority, rules.settings.peers.max_candidates);
+                let limits = &rules.settings.peers;
+                candidates.add_from(peer, *source, message.informant, priority, limits.max_candidates);
+                // Two complete peers have nothing to exchange.
+                if peer.flags.contains(CandidateFlags::SEED) && lifecycle.is_finished() && !limits.keep_redundant {
+                    candidates.defer(peer.address);
+                }
             } else {
                 candidates.count_refused(*source, 1);
             }
