@@ -214,6 +214,10 @@ pub struct PeerSettings {
     /// Maximum size of the messages queued for one peer, in bytes, blocks not counted; beyond it, the connection is
     /// closed. Default 1 MiB.
     pub max_send_queue_bytes: usize,
+    /// Timeout for the first attempt to connect to an address while other addresses wait that have not been tried. If it
+    /// passes, the address is tried again later, with `net.connect_timeout_s`. Default 3 s: a lost packet is sent again
+    /// within it, even over a satellite.
+    pub first_attempt_ms: u64,
     /// Initial backoff before an address that failed is tried again; doubles with each failure. Default 5 s.
     pub reconnect_backoff_s: u64,
     /// Maximum backoff before an address that failed is tried again. Default 30 min.
@@ -267,6 +271,7 @@ impl Default for PeerSettings {
             keep_alive_s: 110,
             send_timeout_s: 60,
             max_send_queue_bytes: 1 << 20,
+            first_attempt_ms: 3000,
             reconnect_backoff_s: 5,
             max_reconnect_backoff_s: 1800,
             max_user_backoff_s: 60,

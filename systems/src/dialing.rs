@@ -18,7 +18,7 @@ use ecs_torrent_components::commands::{AddPeers, CommandQueue};
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{LifecycleChanged, MetadataKnown, PeerDisconnected, PeersWanted};
 use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Peer, PeerPieces, PeerState, Stage};
-use ecs_torrent_components::settings::{PeerSettings, Settings, seconds};
+use ecs_torrent_components::settings::{PeerSettings, Settings, millis, seconds};
 use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent};
 use ecs_torrent_components::work_list::{Listed, WorkList};
 use ecs_torrent_engine::ports::NetPort;
@@ -108,6 +108,9 @@ pub struct Dialer {
 
 /// First delay before the address of an evicted connection is tried again. Other addresses come first.
 const EVICTED_BACKOFF: Duration = Duration::from_secs(60);
+
+/// First delay before an address is tried again whose peer is already connected, over another address or from its side.
+const DUPLICATE_BACKOFF: Duration = Duration::from_secs(60);
 
 /// Longest delay before a peer is tried again that was reached and closed the connection before its handshake: the peer
 /// is online but full.
@@ -270,11 +273,14 @@ impl DialParams<'_, '_> {
             candidates.remove(address);
             return Dialed::Yes;
         }
-        self.connect(torrent, address, dial == DialFor::User);
+        let may_hurry = candidates.has_untried_ready() && candidates.failures_of(address) == 0;
+        self.connect(torrent, address, dial == DialFor::User, may_hurry);
         Dialed::Yes
     }
 
-    fn connect(&mut self, torrent: Entity, address: SocketAddr, is_user_named: bool) {
+    /// Connects to an address. With `may_hurry`, the attempt ends soon: other addresses wait, and this one is tried again
+    /// with the full timeout.
+    fn connect(&mut self, torrent: Entity, address: SocketAddr, is_user_named: bool, may_hurry: bool) {
         let now = self.admission.clock.now();
         let stream = self.streams.next_id();
         let peer = Peer {
@@ -294,7 +300,11 @@ impl DialParams<'_, '_> {
         let parts = (peer, PeerOf(torrent), wire);
         self.commands.entity(entity).insert(parts);
         self.streams.insert(stream, entity);
-        let timeout = seconds(self.admission.settings.net.connect_timeout_s);
+        let settings = &self.admission.settings;
+        let mut timeout = seconds(settings.net.connect_timeout_s);
+        if may_hurry && !is_user_named {
+            timeout = timeout.min(millis(settings.peers.first_attempt_ms));
+        }
         self.net.push(NetRequest::Connect {
             stream,
             to: address,
@@ -377,6 +387,7 @@ fn retry(reason: &CloseReason, stage: Stage, is_failure: bool, limits: &PeerSett
     let is_refused = stage == Stage::Handshaking && matches!(reason, CloseReason::Remote(_));
     let backoff = match reason {
         CloseReason::Evicted => seconds(limits.reconnect_backoff_s).max(EVICTED_BACKOFF),
+        CloseReason::Duplicate => seconds(limits.reconnect_backoff_s).max(DUPLICATE_BACKOFF),
         // We closed it, for a reason of our own: the peer is as good as before.
         CloseReason::Stopping | CloseReason::Reconnecting => Duration::ZERO,
         _ => seconds(limits.reconnect_backoff_s),
@@ -433,6 +444,7 @@ mod tests {
         assert_eq!(delay(&remote(), 0), seconds(5));
         assert_eq!(delay(&remote(), JITTER_STEPS / 2), Duration::from_millis(5625));
         assert_eq!(delay(&CloseReason::Evicted, 0), EVICTED_BACKOFF);
+        assert_eq!(delay(&CloseReason::Duplicate, 0), DUPLICATE_BACKOFF);
         assert_eq!(delay(&CloseReason::Stopping, JITTER_STEPS - 1), Duration::ZERO);
         let most = |reason: &CloseReason, stage| retry(reason, stage, false, &limits, 0).max_backoff;
         assert_eq!(
@@ -595,6 +607,44 @@ mod tests {
             .resource::<ecs_torrent_components::connections::ConnectionCounts>();
         assert_eq!(counts.total, 2, "user-named ones come first");
         assert_eq!(dial(&mut bed), (3, 1));
+    }
+
+    /// An address that failed, that a user named, or that no other waits behind, gets the full timeout.
+    #[test]
+    fn first_attempts_are_short_while_untried_addresses_wait() {
+        let mut bed = bed();
+        let mut candidates = bed.get_mut::<Candidates>(bed.torrent);
+        candidates.add(address("192.0.2.5:1"), CandidateSource::TRACKER, 0, 9);
+        candidates.take_best(NOW);
+        let retry = retry(
+            &CloseReason::Stopping,
+            Stage::Connecting,
+            true,
+            &PeerSettings::default(),
+            0,
+        );
+        candidates.release(address("192.0.2.5:1"), NOW, retry);
+        for (text, source, priority) in [
+            ("192.0.2.6:1", CandidateSource::USER, 0),
+            ("192.0.2.7:1", CandidateSource::TRACKER, 9),
+            ("192.0.2.8:1", CandidateSource::TRACKER, 1),
+        ] {
+            candidates.add(address(text), source, priority, 9);
+        }
+        dial(&mut bed);
+        let timeouts = bed
+            .world
+            .resource::<NetPort>()
+            .outgoing()
+            .iter()
+            .filter_map(|request| match request {
+                NetRequest::Connect { to, timeout, .. } => Some((to.to_string(), timeout.as_secs())),
+                _ => None,
+            });
+        let full = Settings::default().net.connect_timeout_s;
+        let expected = [("6", full), ("7", 3), ("8", full), ("5", full)];
+        let expected = expected.map(|(last, timeout)| (format!("192.0.2.{last}:1"), timeout));
+        assert_eq!(timeouts.collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Swarms whose peers find each other without a tracker.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ecs_torrent::components::settings::Settings;
-use ecs_torrent::engine::sim::{NewContent, TrackerMode, TrackerOptions};
+use ecs_torrent::engine::sim::{NewContent, TrackerMode};
+use ecs_torrent::protocol::priority::peer_priority;
 use ecs_torrent::sim::hostile::Hostility;
 use ecs_torrent::sim::{Act, Link, Scenario, Who};
 
@@ -66,29 +68,32 @@ fn a_swarm_outlives_the_peer_that_introduced_it() {
     assert!(outcome.is_good(), "{outcome}");
 }
 
-/// The tracker names two peers to each peer, and dies.
+/// The tracker names only one peer to all others and dies; then that peer leaves.
 #[test]
 fn a_swarm_goes_on_when_the_tracker_dies() {
+    let known = SocketAddr::from(([10, 0, 0, 3], 6881));
+    let slow = Link::symmetric(64 << 10);
     let scenario = |has_pex| {
         Scenario::new("the tracker dies")
             .settings(settings(has_pex))
             .torrent(NewContent {
-                len: 4 * MIB,
+                len: 2 * MIB,
                 ..NewContent::default()
             })
-            .seeds(1, Link::symmetric(256 << 10))
-            .leeches(12, LINK)
-            .tracker(TrackerOptions {
-                max_peers: 1,
-                ..TrackerOptions::default()
-            })
-            .at(Duration::from_secs(1), Act::Tracker(TrackerMode::Down))
-            .within(2.0, Duration::from_secs(20))
+            .seeds(2, LINK)
+            .leeches(8, LINK)
+            .at(Duration::ZERO, Act::Tracker(TrackerMode::Peers(vec![known])))
+            .at(Duration::from_millis(500), Act::LinkIs(Who::Seed(0), slow))
+            .at(Duration::from_millis(500), Act::LinkIs(Who::Seed(1), slow))
+            .at(Duration::from_secs(4), Act::Tracker(TrackerMode::Down))
+            .at(Duration::from_secs(8), Act::Killed(Who::Leech(0)))
+            .within(8.0, Duration::from_secs(60))
+            .run()
     };
-    let [with, without] = [true, false].map(|has_pex| scenario(has_pex).run());
-    assert!(with.is_good(), "{with}");
-    let [with, without] = [with, without].map(|outcome| outcome.efficiency());
-    eprintln!("with peer exchange {with:.2}, without {without:.2} x the ideal time");
+    let outcome = scenario(true);
+    assert!(outcome.is_good(), "{outcome}");
+    let outcome = scenario(false);
+    assert!(!outcome.is_good(), "the test needs peer exchange to pass: {outcome}");
 }
 
 /// Hostile peers name thousands of addresses where nobody answers.
@@ -131,6 +136,37 @@ fn a_private_torrent_has_only_the_peers_that_the_user_named() {
         .run();
     assert!(outcome.is_good(), "{outcome}");
     assert!(outcome.efficiency() > 4.0, "five copies come from one seed: {outcome}");
+}
+
+/// Returns 200 addresses where nobody answers, and a good one of a lower priority (BEP 40) than all of them.
+fn many_dead_addresses() -> Vec<SocketAddr> {
+    let [good, own]: [SocketAddr; 2] = [([10, 0, 0, 1], 6881).into(), ([10, 0, 0, 2], 6881).into()];
+    let priority = |of: &SocketAddr| peer_priority(own, *of);
+    let dead = (0..=u16::MAX).map(|number| SocketAddr::from(([10, 200, (number >> 8) as u8, number as u8], 6881)));
+    let mut named: Vec<_> = dead.filter(|dead| priority(dead) > priority(&good)).take(200).collect();
+    assert_eq!(named.len(), 200);
+    named.push(good);
+    named
+}
+
+/// With attempts of 10 s, 64 at a time, the good address would be dialed after half a minute.
+#[test]
+fn one_good_peer_among_many_dead_addresses_is_found_in_seconds() {
+    let scenario = |first_attempt_ms| {
+        let mut settings = settings(true);
+        settings.peers.first_attempt_ms = first_attempt_ms;
+        Scenario::new("many dead addresses")
+            .settings(settings)
+            .seeds(1, LINK)
+            .leeches(1, LINK)
+            .at(Duration::ZERO, Act::Tracker(TrackerMode::Peers(many_dead_addresses())))
+            .within(1.0, Duration::from_secs(13))
+            .run()
+    };
+    let outcome = scenario(Settings::default().peers.first_attempt_ms);
+    assert!(outcome.is_good(), "{outcome}");
+    let outcome = scenario(3_600_000);
+    assert!(!outcome.is_good(), "the test needs short attempts to pass: {outcome}");
 }
 
 /// A seed and five leechers in a local network, without a tracker.

@@ -180,6 +180,7 @@ setting_ranges!(PeerSettings, "peers" {
     keep_alive_s: 1..=DAY_S,
     send_timeout_s: 1..=HOUR_S,
     max_send_queue_bytes: 16 * KIB..=GIB,
+    first_attempt_ms: 100..=HOUR_MS,
     reconnect_backoff_s: 1..=DAY_S,
     max_reconnect_backoff_s: 1..=7 * DAY_S,
     max_user_backoff_s: 1..=7 * DAY_S,
