@@ -5,9 +5,11 @@
 
 mod commands;
 mod entering;
+#[cfg(test)]
+mod tests;
 mod torrents;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use bevy_app::{App, Plugin};
@@ -39,7 +41,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use self::commands::{Answer, DhtCommands, WaitingCommands};
 use self::entering::{Entry, NAMES, STATE};
 pub use self::torrents::DhtTorrent;
-use self::torrents::SearchDue;
+use self::torrents::{SearchDue, WaitingTorrents};
 use crate::DecideSet;
 use crate::dialing::ExternalAddresses;
 
@@ -76,10 +78,7 @@ pub struct Dht {
     searches: BTreeMap<SearchId, Entity>,
     /// The targets of searches for users, and where their results go.
     answers: BTreeMap<SearchId, (NodeId, Answer)>,
-    /// Torrents that wait for a search and need peers.
-    needy: VecDeque<Entity>,
-    /// Other torrents that wait for a search.
-    others: VecDeque<Entity>,
+    waiting: WaitingTorrents,
     entry: Entry,
     /// The time of the next call of the node, or of the next attempt to enter the network.
     deadline: Option<Timestamp>,

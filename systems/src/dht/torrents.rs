@@ -1,5 +1,6 @@
 //! Searches for torrents: which one is next, and when again.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -21,21 +22,67 @@ const FIRST_RETRY: Duration = Duration::from_secs(15);
 /// Shortest time between two searches for a torrent that has lost all of its peers.
 const LEAST_WAIT: Duration = Duration::from_secs(60);
 
-/// The part of an interval by which the next announce may come earlier, so that torrents which start together spread
-/// over time.
-const JITTER_PERCENT: usize = 25;
+/// The part of an interval by which the next announce may come earlier. The second announce of a torrent comes at any time
+/// of most of an interval, so that torrents which start together spread evenly; the later ones keep them apart.
+const FIRST_JITTER_PERCENT: usize = 80;
+const JITTER_PERCENT: usize = 20;
+
+/// One of so many searches is for a torrent that has peers, even while others need some: announces would lapse otherwise.
+const TURNS: u32 = 4;
+
+/// Torrents that wait for a search.
+#[derive(Debug, Default)]
+pub(super) struct WaitingTorrents {
+    /// Torrents that need peers.
+    needy: VecDeque<Entity>,
+    /// Torrents that are announced again. Those that need peers meanwhile are in both queues.
+    others: VecDeque<Entity>,
+    turn: u32,
+}
+
+/// The queue in which a torrent waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queue {
+    Needy,
+    Others,
+}
+
+impl WaitingTorrents {
+    fn queue(&mut self, queue: Queue) -> &mut VecDeque<Entity> {
+        match queue {
+            Queue::Needy => &mut self.needy,
+            Queue::Others => &mut self.others,
+        }
+    }
+
+    /// Takes the next torrent: most often one that needs peers.
+    fn take(&mut self) -> Option<(Entity, Queue)> {
+        self.turn = (self.turn + 1) % TURNS;
+        let order = match self.turn {
+            0 => [Queue::Others, Queue::Needy],
+            _ => [Queue::Needy, Queue::Others],
+        };
+        order
+            .into_iter()
+            .find_map(|queue| Some((self.queue(queue).pop_front()?, queue)))
+    }
+}
 
 /// A torrent's searches in the DHT.
 #[derive(Component, Debug, Default)]
 pub struct DhtTorrent {
     /// The search in progress.
     search: Option<SearchId>,
-    /// Whether the torrent waits in a queue.
-    is_queued: bool,
+    /// The queue in which the torrent waits.
+    queue: Option<Queue>,
+    /// Whether the queue of the others contains the torrent, perhaps from the time before it needed peers.
+    is_in_others: bool,
     /// The time of the next search. An earlier deadline that fires is obsolete.
     due: Option<Timestamp>,
     /// The time at which the last search began.
     began: Option<Timestamp>,
+    /// Whether a search has announced us.
+    has_announced: bool,
     /// Searches in a row that found nobody.
     misses: u32,
 }
@@ -53,7 +100,7 @@ impl DhtParams<'_, '_> {
             // Completion is announced with the next interval; a torrent that begins is searched for at once.
             if changed.begins_to_connect() {
                 self.take_nodes(&mut dht.entry, node, changed.torrent);
-                self.queue(dht, changed.torrent);
+                self.queue(dht, changed.torrent, false);
             }
         }
         for known in inbox.known.read() {
@@ -78,46 +125,54 @@ impl DhtParams<'_, '_> {
                 continue;
             };
             if searched.began.is_some_and(|began| now.since(began) >= LEAST_WAIT) {
-                self.queue(dht, wanted.torrent);
+                self.queue(dht, wanted.torrent, true);
             }
         }
         while let Some(SearchDue(torrent)) = self.due.pop_due(now) {
             let searched = self.torrents.get(torrent).map(|(.., searched)| searched.due);
             if searched.is_ok_and(|due| due.is_some_and(|due| due <= now)) {
-                self.queue(dht, torrent);
+                self.queue(dht, torrent, false);
             }
         }
     }
 
-    fn queue(&mut self, dht: &mut Dht, torrent: Entity) {
+    /// Lets a torrent wait for a search. One that has lost its peers, has not been searched for, or found nobody last time
+    /// needs peers if it downloads.
+    fn queue(&mut self, dht: &mut Dht, torrent: Entity, lacks_peers: bool) {
         let Ok((_, allowed, lifecycle, .., mut searched)) = self.torrents.get_mut(torrent) else {
             return;
         };
-        let is_idle = !searched.is_queued && searched.search.is_none();
-        if !is_idle || !lifecycle.connects() || !allowed.has(CandidateSource::DHT) {
+        if searched.search.is_some() || !lifecycle.connects() || !allowed.has(CandidateSource::DHT) {
             return;
         }
-        searched.is_queued = true;
+        let is_needy = lifecycle.wants_peers() && (lacks_peers || searched.began.is_none() || searched.misses > 0);
+        let queue = if is_needy { Queue::Needy } else { Queue::Others };
+        if searched.queue == Some(queue) || searched.queue == Some(Queue::Needy) {
+            return;
+        }
+        searched.queue = Some(queue);
         searched.due = None;
-        let queue = if lifecycle.wants_peers() {
-            &mut dht.needy
-        } else {
-            &mut dht.others
-        };
-        queue.push_back(torrent);
+        let is_in_others = queue == Queue::Others && std::mem::replace(&mut searched.is_in_others, true);
+        if !is_in_others {
+            dht.waiting.queue(queue).push_back(torrent);
+        }
     }
 
-    /// Begins searches for torrents that wait, those in need first, as far as the node's budget allows.
+    /// Begins searches for torrents that wait, as far as the node's budget allows.
     pub(super) fn begin_searches(&mut self, dht: &mut Dht, node: &mut Node) {
         let now = self.clock.now();
         while node.has_room(now) {
-            let Some(torrent) = dht.needy.pop_front().or_else(|| dht.others.pop_front()) else {
+            let Some((torrent, queue)) = dht.waiting.take() else {
                 return;
             };
             let Ok((data, allowed, lifecycle, have, _, mut searched)) = self.torrents.get_mut(torrent) else {
                 continue;
             };
-            searched.is_queued = false;
+            searched.is_in_others &= queue != Queue::Others;
+            if searched.queue != Some(queue) {
+                continue;
+            }
+            searched.queue = None;
             if !lifecycle.connects() || !allowed.has(CandidateSource::DHT) {
                 continue;
             }
@@ -211,7 +266,9 @@ impl DhtParams<'_, '_> {
             0 => interval,
             misses => (FIRST_RETRY * 2u32.pow((misses - 1).min(16))).min(interval),
         };
-        let earlier = wait * self.random.below(JITTER_PERCENT) as u32 / 100;
+        let is_first = !is_miss && !std::mem::replace(&mut searched.has_announced, !is_miss);
+        let jitter_percent = if is_first { FIRST_JITTER_PERCENT } else { JITTER_PERCENT };
+        let earlier = wait * self.random.below(jitter_percent) as u32 / 100;
         let due = now + wait.saturating_sub(earlier);
         searched.due = Some(due);
         self.due.set(due, SearchDue(torrent));
