@@ -152,6 +152,10 @@ pub struct Session {
     /// The files of high priority.
     #[serde(default, skip_serializing_if = "Runs::is_empty")]
     pub high: Runs,
+    /// The files that are or were skipped, and whose bytes in pieces of other files are in the torrent's part file. The part
+    /// file follows the torrent's files in `files`, `ids` and `created`.
+    #[serde(default, skip_serializing_if = "Runs::is_empty")]
+    pub parted: Runs,
     /// The files that the user selected, while the torrent's metadata is not known.
     #[serde(default, skip_serializing_if = "FileSelection::is_empty")]
     pub selected: FileSelection,
@@ -404,7 +408,8 @@ impl Runs {
     }
 
     /// Returns the numbers, if they are at most `max_count`.
-    fn to_numbers(&self, max_count: usize) -> Option<Vec<u32>> {
+    #[must_use]
+    pub fn to_numbers(&self, max_count: usize) -> Option<Vec<u32>> {
         let mut numbers = Vec::new();
         for run in self.0.split(',').filter(|run| !run.is_empty()) {
             let (first, last) = run.split_once('-').unwrap_or((run, run));
@@ -503,6 +508,7 @@ impl Session {
             skipped: Runs::default(),
             low: Runs::default(),
             high: Runs::default(),
+            parted: Runs::default(),
             selected: FileSelection::default(),
             lost: Runs::default(),
             peers: Vec::new(),
@@ -601,6 +607,7 @@ impl Session {
             skipped: self.skipped.clone(),
             low: self.low.clone(),
             high: self.high.clone(),
+            parted: self.parted.clone(),
             selected: self.selected.clone(),
             trackers: match self.lacks_metadata {
                 true => self.trackers.clone(),

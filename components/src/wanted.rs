@@ -92,10 +92,8 @@ impl FileChoice {
         }
     }
 
-    /// Reads the choice that a session contains; `None` if all files are wanted equally. `file_count` is the number of
-    /// files of the torrent, 0 while they are not known.
-    #[must_use]
-    pub fn of_session(session: &Session, file_count: u32) -> Option<Self> {
+    /// Reads the choice of a session.
+    fn of_session(session: &Session, file_count: u32) -> Option<Self> {
         let mut choice = Self::selecting(session.selected.clone());
         for (runs, priority) in [
             (&session.skipped, FilePriority::Skip),
@@ -132,6 +130,18 @@ impl FileChoice {
     #[must_use]
     pub fn priority(&self, file: usize) -> FilePriority {
         self.priorities.get(file).copied().unwrap_or_default()
+    }
+
+    /// Returns the files that are not wanted, of `count` files.
+    #[must_use]
+    pub fn skipped(&self, count: u32) -> Bitfield {
+        let mut skipped = Bitfield::new(count);
+        for (file, priority) in (0..).zip(&self.priorities) {
+            if !priority.is_wanted() {
+                skipped.insert(file);
+            }
+        }
+        skipped
     }
 
     /// Sets the priority of a file.
@@ -267,6 +277,13 @@ impl WantedPieces {
             }
         }
     }
+}
+
+/// Returns the choice that a session contains; `None` if all files are wanted equally. `file_count` is the number of files
+/// of the torrent, 0 while they are not known.
+#[must_use]
+pub fn saved_choice(session: &Session, file_count: u32) -> Option<FileChoice> {
+    FileChoice::of_session(session, file_count)
 }
 
 /// Returns the pieces that a torrent needs no longer: those that it holds, and those that it does not want.

@@ -33,7 +33,7 @@ use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::lifecycle::ChangedFacts;
 use ecs_torrent_components::messages::{
     FailTorrent, LifecycleChanged, MetadataKnown, RequestStop, TorrentAdded, TorrentBlocked, TorrentCompleted,
-    TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted, TorrentStopped,
+    TorrentFailed, TorrentPaused, TorrentRestarting, TorrentStarted, TorrentStopped, WantedChanged,
 };
 use ecs_torrent_components::torrent::{StopPhase, TorrentIndex};
 use ecs_torrent_engine::jobs::Jobs;
@@ -78,6 +78,9 @@ impl Plugin for LifecyclePlugin {
                         .chain()
                         .run_if(conditions::may_begin)
                         .in_set(AnnounceSet::Begin),
+                    opening::preparing::prepare_wanted
+                        .run_if(has_messages::<WantedChanged>)
+                        .in_set(AnnounceSet::Prepare),
                     deriving::derive_lifecycle
                         .run_if(conditions::has_changed_facts)
                         .in_set(AnnounceSet::Lifecycle),

@@ -213,7 +213,10 @@ fn collect_writes(
         let Ok(piece) = pieces.get(entity) else { continue };
         let torrent = piece.torrent;
         if let Err(error) = event.outcome {
-            if !error.is_full() {
+            if error.is_unwanted() {
+                // The user does not want the file any more.
+                supply.put_back(entity);
+            } else if !error.is_full() {
                 failed.write(fault(torrent, &error));
             } else if let Ok((Lifecycle::Downloading | Lifecycle::Blocked { .. }, _)) = torrents.get(torrent)
                 && !blocked.hold(torrent, entity, event.blocks, &error)

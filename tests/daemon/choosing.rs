@@ -70,6 +70,10 @@ fn files_are_chosen_at_the_add_and_later() {
     wait_for_state(&daemon, &hash, "finished");
     assert_eq!(priorities(&daemon, &hash), ["normal", "skip", "normal", "skip"]);
     assert!(is_whole(folder, other.path(), "a.txt") && is_whole(folder, other.path(), "c.txt"));
+    let album = folder.join("downloads/album");
+    assert!(!album.join("b.txt").exists() && !album.join("d.txt").exists());
+    let part = folder.join(format!("downloads/.{hash}.parts"));
+    assert!(part.exists());
     let stats = format!("/api/v1/torrents/{hash}?fields=progress,bytes_left,bytes_size");
     assert_eq!(
         daemon.get(&stats).json(),
@@ -90,6 +94,7 @@ fn files_are_chosen_at_the_add_and_later() {
             .iter()
             .all(|name| is_whole(folder, other.path(), name))
     );
+    wait_until("the end of the part file", || !part.exists());
 }
 
 /// The commands choose by number and by pattern, and name what is wrong.

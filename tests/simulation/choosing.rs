@@ -4,7 +4,8 @@ use std::ops::RangeInclusive;
 use std::sync::mpsc::{Receiver, channel};
 
 use ecs_torrent::components::commands::{
-    GetFiles, PauseOrStart, PauseTorrent, ResumeAll, SetFiles, SetFilesError, StartTorrent,
+    GetFiles, PauseOrStart, PauseTorrent, RemoveOptions, RemoveTorrent, ResumeAll, SetFiles, SetFilesError,
+    StartTorrent,
 };
 use ecs_torrent::components::peer::PeerPieces;
 use ecs_torrent::components::selection::FileSelection;
@@ -144,6 +145,17 @@ impl Bed {
         world.query::<&Have>().single(world).unwrap().iter().collect()
     }
 
+    /// Whether each file exists, and last the part file.
+    fn existing(&self) -> Vec<bool> {
+        let part = format!(".{}.parts", self.content.info_hash());
+        let files = self.content.files().files().iter().map(|file| &*file.path);
+        let disk = self.sim.disk(self.leecher);
+        let paths = files.chain([&*part]);
+        paths
+            .map(|path| disk.file_len(format!("downloads/{path}")).is_some())
+            .collect()
+    }
+
     /// Ends the engine, and lists the saved torrents again.
     fn crash(&mut self, crash: Crash) {
         self.sim.crash(self.leecher, crash);
@@ -169,6 +181,8 @@ fn only_selected_files_are_downloaded_until_the_user_wants_the_rest() {
     bed.until_state(TorrentState::Finished);
     let wanted = bed.pieces_of(&[1, 5]);
     assert_eq!(bed.held(), wanted);
+    let there = [false, true, false, false, false, true, false, true];
+    assert_eq!(bed.existing(), there);
     let stats = bed.stats();
     assert_eq!(
         (stats.progress(), stats.bytes_missing(), stats.is_complete()),
@@ -184,7 +198,7 @@ fn only_selected_files_are_downloaded_until_the_user_wants_the_rest() {
 
     bed.crash(Crash::Process);
     bed.until_state(TorrentState::Finished);
-    assert_eq!(bed.held(), wanted);
+    assert_eq!((bed.held(), bed.existing()), (wanted, there.to_vec()));
 
     assert_eq!(bed.set(&[(2..=3, FilePriority::Low)]), Ok(()));
     bed.until_state(TorrentState::Finished);
@@ -193,7 +207,12 @@ fn only_selected_files_are_downloaded_until_the_user_wants_the_rest() {
     bed.until_state(TorrentState::Seeding);
     let (leecher, content) = (bed.leecher, bed.content.clone());
     bed.until("all data", |sim| sim.has(leecher, "downloads", &content));
-    assert_eq!(bed.stats().wasted, 0);
+    bed.sim.run_for(Duration::from_secs(5));
+    assert_eq!(
+        (bed.stats().wasted, bed.existing().pop()),
+        (0, Some(false)),
+        "the part file is deleted"
+    );
 }
 
 /// Pieces of important files are begun first. With one peer, the pieces come in the order in which they are begun.
@@ -347,4 +366,66 @@ fn useless_changes_are_refused_and_many_are_saved_together() {
     bed.until_state(TorrentState::Seeding);
     let took = bed.sim.tick_count(bed.leecher) - ticks;
     assert!(took < 2000, "{took} ticks");
+}
+
+/// A kill at any moment of a change, and of what follows it, loses nothing that was verified.
+#[test]
+fn kills_lose_no_bytes_of_part_files() {
+    for (number, crash) in (0..24).zip([Crash::Process, Crash::Power].into_iter().cycle()) {
+        let mut bed = Bed::new(100 + number);
+        bed.add(select(&[1..=1, 4..=4]));
+        bed.until_state(TorrentState::Finished);
+        // The session is durable with everything that is held.
+        bed.sim.run_for(Duration::from_secs(60));
+        let held = bed.held();
+        let torrent = bed.content.info_hash();
+        drop(bed.send(|reply| SetFiles {
+            torrent,
+            priorities: vec![(0..=2, FilePriority::Normal), (4..=4, FilePriority::Skip)],
+            reply,
+        }));
+        bed.sim.run_for(Duration::from_micros(700 * number));
+        bed.crash(crash);
+        let (leecher, content) = (bed.leecher, bed.content.clone());
+        let has = |state: TorrentState| matches!(state, TorrentState::Finished | TorrentState::Downloading);
+        bed.until("the check", |sim| {
+            stats(sim, leecher, &content).is_some_and(|stats| has(stats.lifecycle))
+        });
+        let after = bed.held();
+        let lost: Vec<_> = held.iter().filter(|piece| !after.contains(piece)).collect();
+        assert!(lost.is_empty(), "{number}: {lost:?}");
+        assert_eq!(bed.set(&[(ALL, FilePriority::Normal)]), Ok(()));
+        bed.until_state(TorrentState::Seeding);
+        bed.until("all data", |sim| sim.has(leecher, "downloads", &content));
+        bed.sim.run_for(Duration::from_secs(5));
+        assert_eq!(bed.existing(), [true, true, true, true, true, true, true, false]);
+    }
+}
+
+/// A torrent that is removed without its data leaves no part file, paused or not.
+#[test]
+fn the_part_file_goes_with_its_torrent() {
+    for is_paused in [false, true] {
+        for delete_data in [false, true] {
+            let mut bed = Bed::new(7);
+            bed.add(select(&[1..=1]));
+            bed.until_state(TorrentState::Finished);
+            assert_eq!(bed.existing().pop(), Some(true));
+            let torrent = bed.content.info_hash();
+            if is_paused {
+                let paused = bed.send(|reply| PauseOrStart::from(PauseTorrent { torrent, reply }));
+                assert_eq!(bed.wait(&paused), Ok(()));
+            }
+            let options = RemoveOptions { delete_data };
+            let removed = bed.send(|reply| RemoveTorrent {
+                torrent,
+                options,
+                reply,
+            });
+            let removed = bed.wait(&removed).unwrap();
+            assert_eq!(removed.deleted_count, usize::from(delete_data));
+            let there = bed.existing();
+            assert_eq!((there[1], there[7]), (!delete_data, false), "paused: {is_paused}");
+        }
+    }
 }

@@ -222,6 +222,7 @@ fn claim_all(
         let tag = JobTag::new(purpose!("mutant"), torrent);
         let (mine, root) = (StorageId(u64::MAX), storage.root.clone());
         disk.push(DiskRequest::Open {
+            needs: None,
             tag,
             storage: mine,
             root,
@@ -702,6 +703,7 @@ fn open_paused(
     for LifecycleChanged { torrent, to, .. } in changed.read() {
         if let (Lifecycle::Paused, Ok((storage, content))) = (to, torrents.get(*torrent)) {
             disk.push(DiskRequest::Open {
+                needs: None,
                 tag: JobTag::new(purpose!("nobody"), *torrent),
                 storage: storage.id,
                 root: storage.root.clone(),

@@ -3,6 +3,8 @@
 mod cache;
 mod deleting;
 mod files;
+mod part_file;
+mod parting;
 mod protected;
 mod provenance;
 mod roots;
@@ -27,7 +29,9 @@ pub use super::buffers::FileBuffers;
 use super::jobs::Jobs;
 use super::sink::Sink;
 use crate::port::{Backend, JobTag};
-use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, ReadPurpose};
+use crate::ports::disk::{
+    DeletedFiles, DiskAction, DiskDone, DiskError, DiskEvent, DiskRequest, FileNeeds, ReadPurpose,
+};
 use crate::wake::Waker;
 
 /// The Disk port's real backend.
@@ -52,11 +56,19 @@ enum Job {
 
 enum Work {
     Look,
-    Prepare { is_preallocated: bool },
+    Prepare {
+        is_preallocated: bool,
+        needs: Option<Box<FileNeeds>>,
+    },
+    DropParts,
     Read(Span, ReadPurpose),
-    Sync { is_for_all: bool },
+    Sync {
+        is_for_all: bool,
+    },
     FindVolume,
-    Delete { keep: Vec<usize> },
+    Delete {
+        keep: Vec<usize>,
+    },
 }
 
 impl DiskPool {
@@ -111,8 +123,10 @@ impl DiskPool {
                 volume,
                 files,
                 claims,
+                needs,
             } => {
                 let files = Files::new(storage, &root, volume, files, self.shared.clone()).with_claims(claims);
+                let files = files.with_needs(needs.as_deref());
                 self.storages.insert(storage, Arc::new(Storage::new(files)));
                 (tag, storage, Work::Look)
             }
@@ -128,7 +142,14 @@ impl DiskPool {
                 tag,
                 storage,
                 is_preallocated,
-            } => (tag, storage, Work::Prepare { is_preallocated }),
+                needs,
+            } => {
+                if let (Some(needs), Some(storage)) = (&needs, self.storages.get(&storage)) {
+                    storage.files.take_needs(needs);
+                }
+                (tag, storage, Work::Prepare { is_preallocated, needs })
+            }
+            DiskRequest::DropParts { tag, storage } => (tag, storage, Work::DropParts),
             DiskRequest::Read {
                 tag,
                 storage,
@@ -197,7 +218,10 @@ impl Work {
     fn run(self, tag: JobTag, files: &Files, buffers: &FileBuffers) -> DiskEvent {
         let done = catch_unwind(AssertUnwindSafe(|| match self {
             Self::Look => files.look().map(DiskDone::Opened),
-            Self::Prepare { is_preallocated } => files.prepare(is_preallocated).map(|()| DiskDone::Prepared),
+            Self::Prepare { is_preallocated, needs } => {
+                files.prepare(is_preallocated, needs.as_deref()).map(DiskDone::Prepared)
+            }
+            Self::DropParts => files.drop_parts().map(|()| DiskDone::Deleted(DeletedFiles::default())),
             Self::Read(span, purpose) => files.read(span, purpose, buffers).map(DiskDone::Read),
             Self::Sync { is_for_all } => files.sync(is_for_all).map(DiskDone::Synced),
             Self::FindVolume => files.find_volume().map(|_| DiskDone::VolumeFound),

@@ -1,5 +1,7 @@
 //! The Disk port: torrents' files, addressed by storage and span.
 
+mod parts;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,9 @@ use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Span;
 
 use crate::port::{JobTag, Port, PortEvent, Purpose};
+
+pub(crate) use self::parts::{Cut, Parts};
+pub use self::parts::{FileNeeds, border_pieces};
 
 /// The Disk port.
 pub type DiskPort = Port<DiskRequest, DiskEvent>;
@@ -33,8 +38,13 @@ pub enum DiskRequest {
         files: FileTable,
         /// The claims of the torrent's session about the files.
         claims: FileClaims,
+        /// The wanted files, unless all are wanted and there is no part file.
+        needs: Option<Box<FileNeeds>>,
     },
     /// Creates missing files and reserves space on request. Files that this torrent did not create are left unchanged.
+    /// Takes over which files are wanted, from its submission on: a skipped file is not created, its bytes in pieces of
+    /// other files go to the part file, and those of a file that is wanted now are copied from there. A part file that is
+    /// not needed any longer is deleted.
     Prepare {
         /// Returned with the answer.
         tag: JobTag,
@@ -42,6 +52,8 @@ pub enum DiskRequest {
         storage: StorageId,
         /// Whether to reserve each file's space.
         is_preallocated: bool,
+        /// The wanted files, unless all are wanted and there is no part file.
+        needs: Option<Box<FileNeeds>>,
     },
     /// Reads a run of bytes, across as many files as it spans. Padding and gaps read as zeros.
     Read {
@@ -94,6 +106,13 @@ pub enum DiskRequest {
         storage: StorageId,
         /// Files that another torrent also uses, which are kept.
         keep: Vec<usize>,
+    },
+    /// Deletes a torrent's part file, if there is one, and nothing else.
+    DropParts {
+        /// Returned when the deletion is done.
+        tag: JobTag,
+        /// The torrent's storage.
+        storage: StorageId,
     },
     /// Closes a torrent's files. Requests already submitted are still carried out, unless they would create a file.
     Close {
@@ -229,7 +248,7 @@ pub struct FoundFiles {
     pub volume: Arc<Volume>,
     /// The folders that exist.
     pub folders: FolderIds,
-    /// The files that exist, in the order of the file table.
+    /// The files that exist, in the order of the file table; then the part file, if the torrent may have one.
     pub files: Vec<Option<FoundFile>>,
 }
 
@@ -311,8 +330,8 @@ pub enum KeptReason {
 pub enum DiskDone {
     /// The files that exist.
     Opened(FoundFiles),
-    /// The files are ready to be written.
-    Prepared,
+    /// The files are ready to be written. The bytes of these files, durable now, are no longer in the part file alone.
+    Prepared(Vec<u32>),
     /// The bytes, as many as requested.
     Read(Bytes),
     /// Written. The bytes are in the system's page cache, and durable after the next `Synced`.
@@ -415,6 +434,12 @@ impl DiskError {
         self.refusal() == Some(Refusal::Padding)
     }
 
+    /// Whether a write was refused because the user does not want the file any more.
+    #[must_use]
+    pub fn is_unwanted(&self) -> bool {
+        self.refusal() == Some(Refusal::Skipped)
+    }
+
     fn refusal(&self) -> Option<Refusal> {
         self.error.get_ref()?.downcast_ref().copied()
     }
@@ -456,6 +481,9 @@ pub enum Refusal {
     /// A torrent's path leads into the state folder.
     #[error("it is in one of the engine's own folders")]
     Forbidden,
+    /// The bytes lie within a file that the user does not want.
+    #[error("the file is not wanted")]
+    Skipped,
     /// A torrent's padding, which is not stored, has bytes other than zero.
     #[error("the torrent's padding is not zero, as BEP 47 requires, and is not stored")]
     Padding,

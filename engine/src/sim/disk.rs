@@ -35,7 +35,7 @@ use super::contents::Contents;
 use super::hub::Hub;
 use super::random::{happens, stream};
 use crate::port::JobTag;
-use crate::ports::disk::{DiskAction, DiskDone, DiskError, DiskEvent, ReadPurpose};
+use crate::ports::disk::{DeletedFiles, DiskAction, DiskDone, DiskError, DiskEvent, FileNeeds, ReadPurpose};
 
 /// Speed of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,9 @@ enum DiskWork {
     Look,
     Prepare {
         is_preallocated: bool,
+        needs: Option<Box<FileNeeds>>,
     },
+    DropParts,
     Read(Span, ReadPurpose),
     Write {
         span: Span,
@@ -148,7 +150,7 @@ impl DiskWork {
             Self::Read(..) => DiskOperation::Read,
             Self::Write { .. } => DiskOperation::Write,
             Self::Sync { .. } => DiskOperation::Sync,
-            Self::Delete { .. } => DiskOperation::Delete,
+            Self::Delete { .. } | Self::DropParts => DiskOperation::Delete,
             Self::FindVolume | Self::Close => return None,
         })
     }
@@ -173,9 +175,13 @@ impl DiskWork {
         };
         let outcome = match self {
             Self::Look => failed(DiskAction::Open).and_then(|()| storage.look(context).map(DiskDone::Opened)),
-            Self::Prepare { is_preallocated } => failed(DiskAction::Allocate)
-                .and_then(|()| storage.prepare(context, is_preallocated))
-                .map(|()| DiskDone::Prepared),
+            Self::Prepare { is_preallocated, needs } => failed(DiskAction::Allocate)
+                .and_then(|()| storage.prepare(context, is_preallocated, needs.as_deref()))
+                .map(DiskDone::Prepared),
+            Self::DropParts => {
+                storage.drop_parts(context);
+                Ok(DiskDone::Deleted(DeletedFiles::default()))
+            }
             Self::Read(span, purpose) => {
                 failed(DiskAction::Read).and_then(|()| storage.read(context, span, purpose).map(DiskDone::Read))
             }

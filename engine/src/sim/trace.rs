@@ -147,7 +147,7 @@ impl Trace {
                 self.word(file.stamp.map_or(u64::MAX, |stamp| stamp.len));
                 self.word(file.provenance as u64);
             }),
-            Ok(DiskDone::Prepared) => self.word(1),
+            Ok(DiskDone::Prepared(_)) => self.word(1),
             Ok(DiskDone::Written) => self.word(2),
             Ok(DiskDone::Closed) => self.word(5),
             Ok(DiskDone::Deleted(report)) => {

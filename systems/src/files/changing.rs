@@ -88,6 +88,12 @@ pub(super) fn take_changes(
         if change.replies.is_empty() {
             continue;
         }
+        if let Some((content, _)) = changed.known {
+            let files = &content.0.info.files;
+            changed
+                .state
+                .record_choice((&change.before, &change.after), &change.files, files);
+        }
         match &mut changed.choice {
             Some(choice) => choice.clone_from(&change.after),
             None => drop(commands.entity(torrent).insert(change.after.clone())),

@@ -15,7 +15,10 @@ use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts};
 use ecs_torrent_components::messages::{FailTorrent, FilesSelected, Remedy, TorrentAdded, TrackersGiven};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, RequiresComplete, Storage, Torrent, TorrentIndex};
+use ecs_torrent_components::torrent::{
+    Content, Have, Layout, Lifecycle, RequiresComplete, Storage, Torrent, TorrentIndex,
+};
+use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_engine::ports::state::Loaded;
 use ecs_torrent_protocol::hash::{InfoHash, InfoHashes};
 use ecs_torrent_protocol::peer_id::PeerId;
@@ -247,7 +250,8 @@ pub(super) struct Settled {
     storage: &'static Storage,
     state: &'static SessionState,
     opening: Option<&'static Opening>,
-    has_metadata: Has<Layout>,
+    known: Option<(&'static Content, &'static Have)>,
+    choice: Option<&'static FileChoice>,
 }
 
 /// Answers the callers of an add when the torrent's session is durable, and continues torrents that wait for that.
@@ -272,10 +276,13 @@ pub(super) fn settle_adds(
         }
         match result {
             Ok(()) => {
-                if state.is_durable() && !is_undecided(settled.lifecycle, settled.has_metadata, settled.opening) {
+                if state.is_durable() && !is_undecided(settled.lifecycle, settled.known.is_some(), settled.opening) {
                     adds.answer(*torrent, &Ok(settled.torrent.id()));
                 }
-                preparing.go_on(*torrent, settled.storage, state);
+                preparing.go_on(*torrent, settled.storage, state, || {
+                    let (content, have) = settled.known?;
+                    state.needs(settled.torrent.id(), &content.0, settled.choice, have)
+                });
             }
             Err(reason) => {
                 if adds.is_pending(*torrent) && !state.is_durable() {

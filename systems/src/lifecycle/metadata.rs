@@ -14,8 +14,9 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{CommandQueue, SupplyError, SupplyMetadata, TorrentNotFound};
 use ecs_torrent_components::lifecycle::{ChangedFacts, Desired, Fault};
 use ecs_torrent_components::messages::{FailTorrent, MetadataKnown, Remedy};
-use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, Storage, Torrent, TorrentIndex};
+use ecs_torrent_components::torrent::{Content, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
+use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_protocol::hash::sha1;
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits, torrent_file};
 
@@ -152,20 +153,40 @@ impl Completer<'_> {
     }
 }
 
+/// The parts of a torrent whose files are opened when its metadata has become known.
+#[derive(QueryData)]
+#[query_data(mutable)]
+pub(super) struct Supplied {
+    torrent: &'static Torrent,
+    content: &'static Content,
+    have: &'static Have,
+    choice: Option<&'static FileChoice>,
+    opening: &'static Opening,
+    lifecycle: &'static Lifecycle,
+    storage: &'static mut Storage,
+    state: &'static mut SessionState,
+}
+
 /// Opens the files of torrents whose metadata has become known, unless the session is loaded first or the torrent does
 /// not run.
 pub(super) fn open_supplied(
     mut known: MessageReader<MetadataKnown>,
     mut opener: Opener,
-    mut torrents: Query<(&Content, &Opening, &Lifecycle, &mut Storage, &SessionState)>,
+    mut torrents: Query<Supplied>,
 ) {
     for &MetadataKnown { torrent } in known.read() {
-        let Ok((content, opening, lifecycle, mut storage, state)) = torrents.get_mut(torrent) else {
+        let Ok(mut supplied) = torrents.get_mut(torrent) else {
             continue;
         };
-        if state.is_loaded() && *lifecycle == Lifecycle::FetchingMetadata && opening.is_unexamined {
-            let files = &content.0.info.files;
-            opener.open(torrent, &mut storage, None, files, state);
+        let state = &mut supplied.state;
+        if state.is_loaded() && *supplied.lifecycle == Lifecycle::FetchingMetadata && supplied.opening.is_unexamined {
+            let metainfo = &supplied.content.0;
+            let files = &metainfo.info.files;
+            if let Some(choice) = supplied.choice {
+                state.part_all(choice, files);
+            }
+            let needs = state.needs(supplied.torrent.id(), metainfo, supplied.choice, supplied.have);
+            opener.open(torrent, &mut supplied.storage, None, files, state, needs);
         }
     }
 }

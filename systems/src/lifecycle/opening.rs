@@ -19,7 +19,7 @@ use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::session::Session;
 use ecs_torrent_components::torrent::{Lifecycle, Storage, Torrent};
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::disk::DiskRequest;
+use ecs_torrent_engine::ports::disk::{DiskRequest, FileNeeds};
 use ecs_torrent_engine::ports::state::{Loaded, StateEvent, StateRequest};
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
 use ecs_torrent_engine::purpose;
@@ -211,6 +211,7 @@ impl Opener<'_> {
         session: Option<&Session>,
         files: &FileTable,
         state: &SessionState,
+        needs: Option<Box<FileNeeds>>,
     ) {
         self.disk.push(DiskRequest::Close {
             tag: None,
@@ -224,6 +225,7 @@ impl Opener<'_> {
             volume: state.expected_volume(session),
             files: files.clone(),
             claims: state.claims(session),
+            needs,
         });
     }
 }

@@ -12,7 +12,7 @@ use ecs_torrent_components::commands::{
 };
 use ecs_torrent_components::lifecycle::{Desired, Readiness};
 use ecs_torrent_components::messages::RequestStop;
-use ecs_torrent_components::torrent::{StopPhase, Torrent, TorrentIndex};
+use ecs_torrent_components::torrent::{Content, StopPhase, Torrent, TorrentIndex};
 use ecs_torrent_engine::ports::DiskPort;
 
 use super::adds::Adds;
@@ -200,6 +200,7 @@ pub(super) struct Requested {
     pub(super) desired: &'static mut Desired,
     pub(super) readiness: &'static mut Readiness,
     pub(super) state: &'static mut SessionState,
+    pub(super) content: Option<&'static Content>,
 }
 
 type RequestedTorrents<'w, 's> = Query<'w, 's, RequestedReadOnly>;

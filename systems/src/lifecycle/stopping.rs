@@ -65,7 +65,15 @@ pub(super) fn begin_stops(
         }
         // The data of a torrent whose files were closed can be deleted only after they are opened again.
         let is_closed = *requested.readiness == Readiness::Closed || requested.state.is_closed();
-        if is_closed && ending == (Ending::Forget { delete_data: true }) {
+        let has_part = || {
+            let files = requested.content.map(|content| &content.0.info.files);
+            files.is_some_and(|files| requested.state.has_part(files))
+        };
+        let deletes = match ending {
+            Ending::Forget { delete_data } => delete_data || has_part(),
+            _ => false,
+        };
+        if is_closed && deletes {
             let (readiness, state) = (&mut *requested.readiness, &mut *requested.state);
             opener.reopen(entity, requested.torrent, readiness, state, &mut commands);
         }

@@ -121,7 +121,7 @@ pub(super) fn follow_wanted(
         let dropped: Vec<Entity> = unwanted.filter_map(in_flight).collect();
         for entity in dropped {
             if flight.cancel(entity, &mut peers, &mut sink) {
-                flight.put_back(entity, &mut active, &mut picker, &mut random);
+                flight.put_back(entity, &mut active, Some(&mut picker), &mut random);
             }
         }
         let is_missing = |piece| !have.contains(piece) && !active.all.contains_key(&piece);
@@ -172,13 +172,13 @@ pub(super) fn recall_blocked(
 pub(super) fn put_back_dropped(
     mut flight: Flight,
     mut random: ResMut<Random>,
-    mut torrents: Query<(&mut ActivePieces, &mut Picker)>,
+    mut torrents: Query<(&mut ActivePieces, Option<&mut Picker>)>,
 ) {
     for piece in std::mem::take(&mut flight.supply.put_back) {
         if let Some(torrent) = flight.torrent_of(piece)
             && let Ok((mut active, mut picker)) = torrents.get_mut(torrent)
         {
-            flight.put_back(piece, &mut active, &mut picker, &mut random);
+            flight.put_back(piece, &mut active, picker.as_deref_mut(), &mut random);
         }
     }
 }
@@ -272,11 +272,19 @@ impl Flight<'_, '_> {
     }
 
     /// Drops a piece; the picker may begin it again later.
-    fn put_back(&mut self, entity: Entity, active: &mut ActivePieces, picker: &mut Picker, random: &mut Random) {
+    fn put_back(
+        &mut self,
+        entity: Entity,
+        active: &mut ActivePieces,
+        picker: Option<&mut Picker>,
+        random: &mut Random,
+    ) {
         let Ok(piece) = self.pieces.get(entity) else { return };
         active.all.remove(&piece.index);
         active.open.remove(&piece.index);
-        picker.order.insert(piece.index, random);
+        if let Some(picker) = picker {
+            picker.order.insert(piece.index, random);
+        }
         self.memory.release(piece.span.len);
         self.supply.offer_memory();
         self.supply.record_dropped(piece.torrent, piece.received_bytes());

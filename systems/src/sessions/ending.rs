@@ -95,7 +95,14 @@ pub(super) fn end_sessions(
         // A torrent that is stopped while it is being added: the state folder will answer soon. The deletable files are
         // known once the disk has reported who owns them.
         let has_files = saved.known.is_some();
-        let is_unopened = ending == (Ending::Forget { delete_data: true }) && has_files && !saved.state.is_opened;
+        let has_part = saved
+            .known
+            .is_some_and(|(_, content, _)| saved.state.has_part(&content.0.info.files));
+        let deletes = match ending {
+            Ending::Forget { delete_data } => delete_data || has_part,
+            _ => false,
+        };
+        let is_unopened = deletes && has_files && !saved.state.is_opened;
         if !saved.state.is_loaded || is_unopened {
             waiting.retain(|other| other.torrent != entity);
             waiting.push(turn);
@@ -190,6 +197,16 @@ impl SessionWriter<'_, '_> {
     fn forget(&mut self, saved: &mut SavedItem<'_, '_>, delete_data: bool) {
         let torrent = saved.torrent.id();
         saved.state.is_kept = false;
+        let has_part = saved
+            .known
+            .is_some_and(|(_, content, _)| saved.state.has_part(&content.0.info.files));
+        let drops_part = !delete_data && has_part && saved.state.is_opened;
+        if drops_part {
+            self.disk.push(DiskRequest::DropParts {
+                tag: JobTag::new(DELETE, saved.entity),
+                storage: saved.storage.id,
+            });
+        }
         if delete_data {
             self.disk.push(DiskRequest::Delete {
                 tag: JobTag::new(DELETE, saved.entity),
@@ -203,7 +220,7 @@ impl SessionWriter<'_, '_> {
             torrent,
         });
         saved.state.job = Job::Forgetting {
-            left: 1 + usize::from(delete_data),
+            left: 1 + usize::from(delete_data || drops_part),
             error: None,
             removed: Box::default(),
         };

@@ -24,7 +24,7 @@ use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::{JobTag, Purpose};
-use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, SyncedFile};
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, SyncedFile, border_pieces};
 use ecs_torrent_engine::ports::state::StateRequest;
 use ecs_torrent_engine::ports::{DiskPort, StatePort};
 use ecs_torrent_engine::purpose;
@@ -268,6 +268,7 @@ impl SessionWriter<'_, '_> {
         }
         session.created = Runs::of(saved.state.created.keys().copied());
         session.permitted = Runs::of(saved.state.permitted.keys().copied());
+        session.parted = Runs::of(saved.state.parted.iter().copied());
         session.ids = saved.state.known_ids();
         session.trackers = self.trackers_of(saved);
         saved.state.claims.submitted = saved.state.claims.current;
@@ -384,11 +385,27 @@ impl SavedItem<'_, '_> {
         }
     }
 
+    /// Whether the bytes of a file in pieces of other files are in the part file.
+    fn is_parted(&self, index: usize) -> bool {
+        self.state.is_parted(index, self.choice)
+    }
+
+    /// Removes the pieces that have bytes in the part file from a session.
+    fn forget_parted(&self, session: &mut Session, files: &[FileEntry], geometry: &Geometry) {
+        let parted = files.iter().enumerate().filter(|(index, _)| self.is_parted(*index));
+        let length = geometry.piece_length().into();
+        let pieces: Vec<u32> = parted
+            .flat_map(|(_, file)| border_pieces(file, length, geometry.total_size()))
+            .collect();
+        forget_pieces(session, pieces.into_iter());
+    }
+
     /// Writes the user's choice of files into a session.
     fn save_choice(&self, session: &mut Session) {
         if let Some(choice) = self.choice {
             choice.save(session);
         }
+        session.parted = Runs::of(self.state.parted.iter().copied());
     }
 
     /// Whether the held pieces are known for certain; a failed torrent may have been wrong about them.
@@ -486,10 +503,12 @@ impl SessionWriter<'_, '_> {
         let mut lost = Vec::new();
         let mut has_new_files = false;
         for file in written {
-            let least = least_len(&files[file.index], geometry, &had);
+            // The part file has no length of its own.
+            let entry = files.get(file.index);
+            let least = entry.map_or(0, |entry| least_len(entry, geometry, &had, saved.is_parted(file.index)));
             let whole = file.stamp.filter(|stamp| stamp.len >= least);
             lost.extend(whole.is_none().then_some(file.index));
-            saved.state.stamps[file.index] = whole;
+            saved.state.record_stamp(file.index, whole);
             has_new_files |= saved.state.record_synced(file);
         }
         if has_new_files {
@@ -497,7 +516,10 @@ impl SessionWriter<'_, '_> {
         }
         // Fault 73: the session calls no piece of the file held, and a torrent that continues checks what is left.
         for &index in &lost {
-            forget_file(session, &files[index], geometry);
+            match files.get(index) {
+                Some(file) => forget_pieces(session, geometry.pieces_of(file.offset..file.end())),
+                None => saved.forget_parted(session, files, geometry),
+            }
         }
         saved
             .state
@@ -512,7 +534,10 @@ impl SessionWriter<'_, '_> {
         let index = *lost.first().filter(|_| !saved.state.is_last)?;
         Some(FailTorrent {
             torrent: saved.entity,
-            reason: format!("{} was changed, cut or deleted by somebody else", files[index].path).into(),
+            reason: match files.get(index) {
+                Some(file) => format!("{} was changed, cut or deleted by somebody else", file.path).into(),
+                None => "its part file was changed, cut or deleted by somebody else".into(),
+            },
             remedy: Remedy::Restart,
         })
     }
@@ -528,23 +553,27 @@ impl SessionWriter<'_, '_> {
     }
 }
 
-/// Removes the pieces that lie in a file from a session.
-fn forget_file(session: &mut Session, file: &FileEntry, geometry: &Geometry) {
-    let pieces = geometry.pieces_of(file.offset..file.end());
+/// Removes pieces from a session.
+fn forget_pieces(session: &mut Session, pieces: impl Iterator<Item = u32> + Clone) {
     let mut have = session.have.to_set(session.pieces).unwrap_or_default();
     for piece in pieces.clone() {
         have.remove(piece);
     }
     session.have = Runs::of(have.iter());
-    session.partial.retain(|partial| !pieces.contains(&partial.piece));
+    session
+        .partial
+        .retain(|partial| !pieces.clone().any(|piece| piece == partial.piece));
 }
 
-/// Returns the length that a file must have for the held pieces: a truncated file is not trusted.
-fn least_len(file: &FileEntry, geometry: &Geometry, have: &Bitfield) -> u64 {
+/// Returns the length that a file must have for the held pieces: a truncated file is not trusted. The bytes of a parted file
+/// in border pieces are elsewhere.
+fn least_len(file: &FileEntry, geometry: &Geometry, have: &Bitfield, is_parted: bool) -> u64 {
+    let borders = || border_pieces(file, geometry.piece_length().into(), geometry.total_size());
+    let is_here = |piece: u32| !is_parted || !borders().any(|border| border == piece);
     let last = geometry
         .pieces_of(file.offset..file.end())
         .rev()
-        .find(|piece| have.contains(*piece));
+        .find(|piece| have.contains(*piece) && is_here(*piece));
     last.map_or(0, |piece| {
         geometry.piece_span(piece).end().min(file.end()) - file.offset
     })

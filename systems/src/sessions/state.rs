@@ -1,6 +1,7 @@
 //! The saved state of a torrent: what the next session says of its files, and the progress of the current save.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,14 +9,20 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::Removed;
 use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Runs, Salvage, Session};
 use ecs_torrent_components::torrent::Counters;
+use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_engine::ports::disk::{
-    FileClaims, FolderIds, FoundFile, FoundFiles, Overwrite, Provenance, SyncedFile, Volume,
+    FileClaims, FileNeeds, FolderIds, FoundFile, FoundFiles, Overwrite, Provenance, SyncedFile, Volume,
 };
 use ecs_torrent_protocol::bitfield::Bitfield;
-use ecs_torrent_protocol::files::FileTable;
+use ecs_torrent_protocol::files::{FileEntry, FileTable};
 use ecs_torrent_protocol::geometry::Geometry;
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::metainfo::Metainfo;
 
 use super::durability::Durability;
+
+/// The most files of a torrent that a session may list as parted.
+const MAX_PARTED: usize = 1 << 22;
 
 /// The saved state of a torrent, and the state of its current save.
 #[derive(Component, Debug)]
@@ -44,6 +51,8 @@ pub(crate) struct SessionState {
     pub(super) overwrite_ns: Option<i64>,
     /// The incomplete files of the user that the user allowed to be changed, by index, with their identities.
     pub(super) permitted: BTreeMap<u32, FileId>,
+    /// The files that are or were skipped, and whose bytes in pieces of other files are in the part file.
+    pub(super) parted: BTreeSet<u32>,
     /// Overrides the permissions: no existing file may change, because another torrent uses some of the files.
     is_sharing: bool,
     /// Progress of saving the files in `created` and `permitted`.
@@ -171,6 +180,7 @@ impl SessionState {
             wants_overwrite,
             overwrite_ns: None,
             permitted: BTreeMap::new(),
+            parted: BTreeSet::new(),
             is_sharing: false,
             claims: Revisions::default(),
             additions: Revisions::default(),
@@ -205,6 +215,7 @@ impl SessionState {
             self.stamps.clear();
             self.ids.clear();
             self.permitted.clear();
+            self.parted.clear();
             self.volume = None;
             self.has_written = false;
             self.loaded = None;
@@ -225,6 +236,7 @@ impl SessionState {
             created: std::mem::take(&mut self.created),
             overwrite_ns: self.overwrite_ns,
             permitted: std::mem::take(&mut self.permitted),
+            parted: std::mem::take(&mut self.parted),
             durability,
             volume: self.volume.take(),
             has_written: self.has_written,
@@ -279,6 +291,8 @@ impl SessionState {
         };
         let permitted = permitted.into_iter().filter_map(|index| Some((index, id(index)?)));
         self.permitted.extend(permitted);
+        self.parted
+            .extend(session.parted.to_numbers(MAX_PARTED).unwrap_or_default());
     }
 
     /// Whether a session refers to files of the same name.
@@ -353,9 +367,23 @@ impl SessionState {
         })
     }
 
-    /// Records how the files were found. Missing files will be created if `may_create`; the session must say so first.
-    pub(crate) fn record_found(&mut self, found: FoundFiles, files: &FileTable, may_create: bool) {
+    /// Records how the files were found. Missing files that are wanted will be created if `may_create`; the session must
+    /// say so first.
+    pub(crate) fn record_found(
+        &mut self,
+        found: FoundFiles,
+        files: &FileTable,
+        choice: Option<&FileChoice>,
+        may_create: bool,
+    ) {
         let mut missing = Vec::new();
+        let is_skipped = |index: u32| choice.is_some_and(|choice| !choice.priority(index as usize).is_wanted());
+        let part = files.files().len();
+        match found.files.get(part) {
+            Some(Some(file)) => self.record_provenance(part as u32, file.provenance, Some(file.id)),
+            Some(None) if may_create => self.claim_part(part as u32),
+            _ => {}
+        }
         for ((index, file), entry) in (0..).zip(&found.files).zip(files.files()) {
             if let Some(file) = file {
                 self.record_provenance(index, file.provenance, Some(file.id));
@@ -364,7 +392,7 @@ impl SessionState {
                     self.permitted.insert(index, file.id);
                     self.claims.current += 1;
                 }
-            } else if may_create && entry.is_stored() {
+            } else if may_create && entry.is_stored() && !is_skipped(index) {
                 self.claims.current += u32::from(self.created.get(&index) != Some(&None));
                 missing.push((index, None));
             }
@@ -381,6 +409,128 @@ impl SessionState {
         self.resolved = Some(found.root);
         self.folders = Some(found.folders);
         self.is_opened = true;
+    }
+
+    /// Claims the part file, which is created when it is first written.
+    fn claim_part(&mut self, index: u32) {
+        if let Entry::Vacant(claim) = self.created.entry(index) {
+            claim.insert(None);
+            self.claims.current += 1;
+        }
+    }
+
+    /// Whether the session claims a part file. `files` are those of the torrent.
+    pub(crate) fn has_part(&self, files: &FileTable) -> bool {
+        self.created.contains_key(&(files.files().len() as u32))
+    }
+
+    /// Whether a file is known to exist.
+    fn is_there(&self, index: usize) -> bool {
+        let loaded = || self.loaded.as_ref().map(|session| &session.files);
+        let stamps = Some(&self.stamps).filter(|stamps| !stamps.is_empty()).or_else(loaded);
+        let is_created = matches!(self.created.get(&(index as u32)), Some(Some(_)));
+        is_created || stamps.is_some_and(|stamps| stamps.get(index).copied().flatten().is_some())
+    }
+
+    /// Records new priorities, before they are saved. The bytes of a file that was skipped may be in the part file, and a
+    /// file that is wanted now may be created when the session says so.
+    pub(crate) fn record_choice(
+        &mut self,
+        (before, after): (&FileChoice, &FileChoice),
+        changed: &[usize],
+        files: &FileTable,
+    ) {
+        let mut is_any_skipped = false;
+        for &index in changed {
+            let is_stored = files.files().get(index).is_some_and(FileEntry::is_stored);
+            let was_wanted = before.priority(index).is_wanted();
+            let is_wanted = after.priority(index).is_wanted();
+            is_any_skipped |= !is_wanted;
+            if !is_stored || was_wanted || !is_wanted || self.is_there(index) {
+                continue;
+            }
+            self.parted.insert(index as u32);
+            if self.is_opened
+                && let Entry::Vacant(claim) = self.created.entry(index as u32)
+            {
+                claim.insert(None);
+                self.claims.current += 1;
+            }
+        }
+        if is_any_skipped && self.is_opened {
+            self.claim_part(files.files().len() as u32);
+        }
+    }
+
+    /// Records that the bytes of all skipped files go to the part file: the torrent is new, and existing files are the
+    /// user's.
+    pub(crate) fn part_all(&mut self, choice: &FileChoice, files: &FileTable) {
+        self.parted.extend(choice.skipped(files.files().len() as u32).iter());
+    }
+
+    /// Whether the bytes of a file in pieces of other files are in the part file.
+    pub(crate) fn is_parted(&self, index: usize, choice: Option<&FileChoice>) -> bool {
+        let is_skipped = || choice.is_some_and(|choice| !choice.priority(index).is_wanted());
+        self.parted.contains(&(index as u32)) || (is_skipped() && !self.is_there(index))
+    }
+
+    /// Returns the wanted files, for the disk, unless all are wanted and there is no part file.
+    pub(crate) fn needs(
+        &self,
+        torrent: InfoHash,
+        metainfo: &Metainfo,
+        choice: Option<&FileChoice>,
+        held: &Bitfield,
+    ) -> Option<Box<FileNeeds>> {
+        let files = &metainfo.info.files;
+        if choice.is_none() && self.parted.is_empty() && !self.has_part(files) {
+            return None;
+        }
+        let count = files.files().len() as u32;
+        let skipped = choice.map_or_else(|| Bitfield::new(count), |choice| choice.skipped(count));
+        if skipped.is_empty() && self.parted.is_empty() && !self.has_part(files) {
+            return None;
+        }
+        let mut parted = Bitfield::new(count);
+        for index in &self.parted {
+            parted.insert(*index);
+        }
+        Some(Box::new(FileNeeds {
+            torrent,
+            piece_length: metainfo.info.geometry.piece_length(),
+            skipped,
+            parted,
+            held: held.clone(),
+        }))
+    }
+
+    /// Records the files whose bytes are no longer in the part file alone. Returns whether the disk is to know when the
+    /// session says so.
+    pub(crate) fn record_moved(&mut self, moved: &[u32], needs: Option<&FileNeeds>, files: &FileTable) -> bool {
+        moved.iter().for_each(|file| {
+            self.parted.remove(file);
+        });
+        let is_changed = !moved.is_empty();
+        if is_changed {
+            self.claims.current += 1;
+        } else if let Some(needs) = needs.filter(|needs| needs.parted.is_empty()) {
+            // The part file is deleted. Another one may be created when it is needed.
+            let index = files.files().len() as u32;
+            if needs.skipped.is_empty() {
+                self.created.remove(&index);
+            } else {
+                self.created.insert(index, None);
+            }
+        }
+        is_changed
+    }
+
+    /// Records the stamp of a file, or of the part file.
+    pub(super) fn record_stamp(&mut self, index: usize, stamp: Option<FileStamp>) {
+        if index >= self.stamps.len() {
+            self.stamps.resize(index + 1, None);
+        }
+        self.stamps[index] = stamp;
     }
 
     /// Records that the torrent may not use the files: they are examined again before it may.
@@ -550,11 +700,18 @@ impl SessionState {
     }
 
     /// Returns a file that is the user's and would have to change to complete the torrent.
-    pub(crate) fn obstacle(&self, have: &Bitfield, files: &FileTable, geometry: &Geometry) -> Option<usize> {
+    pub(crate) fn obstacle(
+        &self,
+        have: &Bitfield,
+        files: &FileTable,
+        choice: Option<&FileChoice>,
+        geometry: &Geometry,
+    ) -> Option<usize> {
+        let is_skipped = |index: usize| choice.is_some_and(|choice| !choice.priority(index).is_wanted());
         let is_users = |index: usize| {
             let (key, is_there) = (index as u32, self.stamps.get(index).is_some_and(Option::is_some));
             let is_permitted = !self.is_sharing && self.permitted.contains_key(&key);
-            is_there && !is_permitted && !self.created.contains_key(&key)
+            is_there && !is_permitted && !self.created.contains_key(&key) && !is_skipped(index)
         };
         let entries = || files.files().iter().enumerate().filter(|(_, file)| file.is_stored());
         if !entries().any(|(index, _)| is_users(index)) {

@@ -62,6 +62,7 @@ impl Files {
                 Err(error) => result = result.and(Err(failed(error))),
             }
         }
+        result = result.and(self.drop_parts());
         // Deepest first: subfolders sort after their parent folder.
         for folder in folders.into_iter().rev() {
             let is_own = |folder: &OwnedFd| {

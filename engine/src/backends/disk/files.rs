@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError};
 use std::time::Instant;
 
 use bevy_platform::collections::HashSet;
@@ -17,6 +17,7 @@ use ecs_torrent_protocol::geometry::Span;
 use rustix::io::Errno;
 
 use super::cache::{FileCache, FileKey};
+use super::part_file::PartFile;
 use super::protected::Protected;
 use super::provenance::{Known, Ledger, Owners, Unmarked};
 use super::roots::{Found, Root, Roots};
@@ -24,8 +25,8 @@ use super::volume;
 use crate::backends::beneath::{self, Status};
 use crate::backends::buffers::FileBuffers;
 use crate::ports::disk::{
-    DiskAction, DiskError, FileClaims, FolderIds, FoundFile, FoundFiles, Provenance, ReadPurpose, Refusal, Volume,
-    is_out_of_files,
+    DiskAction, DiskError, FileClaims, FileNeeds, FolderIds, FoundFile, FoundFiles, Provenance, ReadPurpose, Refusal,
+    Volume, is_out_of_files,
 };
 
 /// The key of the marks on folders. It is no secret: a forged mark on an empty folder costs that folder at most.
@@ -72,6 +73,8 @@ pub struct Files {
     pub(super) table: FileTable,
     pub(super) shared: Arc<SharedFiles>,
     pub(super) claims: FileClaims,
+    /// The part file, once a file is or was skipped.
+    pub(super) parts: OnceLock<Box<PartFile>>,
     /// The volume that is expected, once it is known.
     volume: Mutex<Option<Arc<Volume>>>,
     ledger: Mutex<Ledger>,
@@ -111,6 +114,7 @@ impl Files {
             table,
             shared,
             claims: FileClaims::default(),
+            parts: OnceLock::new(),
             volume: Mutex::new(volume.map(Arc::new)),
             permitted: Mutex::default(),
             writing: Mutex::default(),
@@ -123,6 +127,15 @@ impl Files {
     #[must_use]
     pub(crate) fn with_claims(mut self, claims: FileClaims) -> Self {
         self.claims = claims;
+        self
+    }
+
+    /// Adds the wanted files.
+    #[must_use]
+    pub(crate) fn with_needs(self, needs: Option<&FileNeeds>) -> Self {
+        if let Some(needs) = needs {
+            self.take_needs(needs);
+        }
         self
     }
 
@@ -153,6 +166,7 @@ impl Files {
             Err(error) if error.is_absence() => (vec![None; self.entries().len()], BTreeMap::new()),
             Err(error) => return Err(error),
         };
+        self.part_absent(&files);
         let above = self.root.folders_above();
         self.ledger().is_looked_at = true;
         Ok(FoundFiles {
@@ -179,6 +193,9 @@ impl Files {
                 looked_at = folder;
                 is_there = beneath::may_hold(root, folder);
             }
+        }
+        if let Some(part) = self.parts.get() {
+            files.push(self.find(root, self.entries().len(), &part.entry)?);
         }
         Ok(files)
     }
@@ -365,21 +382,34 @@ impl Files {
     pub fn read(&self, span: Span, purpose: ReadPurpose, buffers: &FileBuffers) -> Result<Bytes> {
         let mut buffer = buffers.take(span.len as usize);
         let mut unfilled = buffer.as_mut_slice();
+        let parts = self.parts();
         for slice in self.slices(span) {
-            let (part, rest) = unfilled.split_at_mut(slice.len as usize);
+            let (mut part, rest) = unfilled.split_at_mut(slice.len as usize);
             unfilled = rest;
-            let Some(FilePlace { file: index, offset }) = slice.place else {
-                part.fill(0);
+            let Some(parts) = &parts else {
+                self.read_slice(slice, part, purpose)?;
                 continue;
             };
-            let file = self.readable(index)?;
-            if purpose == ReadPurpose::Serve {
-                self.check_unchanged(index, &file)?;
+            for cut in parts.cut(&self.table, slice) {
+                let (head, tail) = part.split_at_mut(cut.slice.len as usize);
+                part = tail;
+                self.read_slice(cut.slice, head, purpose)?;
             }
-            read_exactly(&file, offset, part)
-                .map_err(|error| DiskError::new(DiskAction::Read, self.path(&self.entries()[index]), error))?;
         }
         Ok(buffer.freeze())
+    }
+
+    fn read_slice(&self, slice: FileSlice, part: &mut [u8], purpose: ReadPurpose) -> Result<()> {
+        let Some(FilePlace { file: index, offset }) = slice.place else {
+            part.fill(0);
+            return Ok(());
+        };
+        let file = self.readable(index)?;
+        if purpose == ReadPurpose::Serve {
+            self.check_unchanged(index, &file)?;
+        }
+        read_exactly(&file, offset, part)
+            .map_err(|error| DiskError::new(DiskAction::Read, self.path(self.entry(index)), error))
     }
 
     /// Checks, at most once a second, that no other program has changed a file that is served.
@@ -394,7 +424,7 @@ impl Files {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(()),
         };
-        let failed = |error| DiskError::new(DiskAction::Read, self.path(&self.entries()[index]), error);
+        let failed = |error| DiskError::new(DiskAction::Read, self.path(self.entry(index)), error);
         let status = self.status_of(file).map_err(failed)?;
         match self.ledger().look(index, &status, self.root.is_remote(), now) {
             true => Ok(()),
@@ -431,7 +461,7 @@ impl Files {
         index: usize,
         open: impl Fn(BorrowedFd<'_>, &str) -> io::Result<T>,
     ) -> Result<T> {
-        let entry = &self.entries()[index];
+        let entry = self.entry(index);
         self.check_folder(root.as_fd(), entry)?;
         self.whatever_it_takes(|| open(root.as_fd(), &entry.path))
             .map_err(|error| DiskError::new(DiskAction::Open, self.path(entry), error))
@@ -459,6 +489,14 @@ impl Files {
 
     pub(super) fn entries(&self) -> &[FileEntry] {
         self.table.files()
+    }
+
+    /// Returns a file of the table, or the part file.
+    pub(super) fn entry(&self, index: usize) -> &FileEntry {
+        match self.parts.get() {
+            Some(part) if index == self.entries().len() => &part.entry,
+            _ => &self.entries()[index],
+        }
     }
 
     pub(super) fn path(&self, entry: &FileEntry) -> PathBuf {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use ecs_torrent_protocol::files::{FileEntry, FilePlace};
+use ecs_torrent_protocol::files::{FileEntry, FilePlace, FileSlice};
 use ecs_torrent_protocol::geometry::Span;
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use rustix::io::Errno;
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::files::{Files, Result, read_exactly};
 use super::provenance::Known;
 use crate::backends::beneath::{self, Parent, Status};
-use crate::ports::disk::{DiskAction, DiskError, Provenance, Refusal, SyncedFile, check_padding};
+use crate::ports::disk::{DiskAction, DiskError, FileNeeds, Provenance, Refusal, SyncedFile, check_padding};
 
 /// Maximum number of slices in one vectored write. POSIX guarantees 16; all current systems allow 1024.
 const MAX_SLICES: usize = 1024;
@@ -33,12 +33,20 @@ enum Target {
 
 impl Files {
     /// Creates files of length zero, which no write creates, and reserves space for the others on request. Files that
-    /// this torrent did not create are left unchanged.
+    /// this torrent did not create are left unchanged. Takes over which files are wanted; returns the files whose bytes are
+    /// no longer in the part file alone.
     ///
     /// # Errors
     /// If a file cannot be created, or there is no space to reserve.
-    pub fn prepare(&self, is_preallocated: bool) -> Result<()> {
+    pub fn prepare(&self, is_preallocated: bool, needs: Option<&FileNeeds>) -> Result<Vec<u32>> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = needs.map_or(Ok(Vec::new()), |needs| self.move_parts(needs))?;
+        self.create_wanted(is_preallocated).map(|()| moved)
+    }
+
+    fn create_wanted(&self, is_preallocated: bool) -> Result<()> {
+        let parts = self.parts();
+        let is_skipped = |index: usize| parts.as_ref().is_some_and(|parts| parts.skipped.contains(index as u32));
         let is_wanted = |entry: &FileEntry| entry.is_stored() && (entry.len == 0 || is_preallocated);
         if !self.entries().iter().any(is_wanted) {
             return Ok(());
@@ -46,7 +54,7 @@ impl Files {
         let root = self.created_folder()?;
         let mut parent = Parent::new(root.as_fd());
         let entries = self.entries().iter().enumerate();
-        for (index, entry) in entries.filter(|(_, entry)| is_wanted(entry)) {
+        for (index, entry) in entries.filter(|(index, entry)| is_wanted(entry) && !is_skipped(*index)) {
             let Target::Write(file) = self.target(&mut parent, index)? else {
                 continue;
             };
@@ -82,41 +90,65 @@ impl Files {
         let mut parent = Parent::new(root.as_fd());
         let mut unwritten = Cursor { blocks, offset: 0 };
         for slice in self.slices(span) {
-            let part = unwritten.take(slice.len as usize);
-            let Some(FilePlace { file: index, offset }) = slice.place else {
-                check_padding(&self.root(), part)?;
+            if self.parts.get().is_none() {
+                self.write_slice(&mut parent, slice, unwritten.take(slice.len as usize))?;
                 continue;
-            };
-            let end = offset + u64::from(slice.len);
-            let failed = |error| DiskError::new(DiskAction::Write, self.path(&self.entries()[index]), error);
-            let file = match self.target(&mut parent, index)? {
-                Target::Write(file) => file,
-                Target::Overwrite(file) => match compare_all(&file, offset, part.clone()) {
-                    Ok(()) => {
-                        self.ledger().record(index, end, None);
-                        continue;
-                    }
-                    Err(_) => file,
-                },
-                Target::Compare(file) => {
-                    compare_all(&file, offset, part).map_err(failed)?;
-                    self.ledger().record(index, end, None);
-                    continue;
+            }
+            for cut in self.cuts(slice) {
+                let part = unwritten.take(cut.slice.len as usize);
+                if cut.is_refused {
+                    return Err(self.unwanted(cut.slice));
                 }
-            };
-            let written = write_all(&file, offset, part);
-            // Also after a failure: some of the bytes may have been written.
-            self.record(index, if written.is_ok() { end } else { 0 }, &file)?;
-            written.map_err(failed)?;
+                let copy = cut.copy.map(|place| FileSlice {
+                    place: Some(place),
+                    ..cut.slice
+                });
+                for slice in std::iter::once(cut.slice).chain(copy) {
+                    self.write_slice(&mut parent, slice, part.clone())?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Writes the bytes of a slice.
+    pub(super) fn write_slice<'b>(
+        &self,
+        parent: &mut Parent<'_>,
+        slice: FileSlice,
+        part: impl Iterator<Item = &'b [u8]> + Clone,
+    ) -> Result<()> {
+        let Some(FilePlace { file: index, offset }) = slice.place else {
+            return check_padding(&self.root(), part);
+        };
+        let end = offset + u64::from(slice.len);
+        let failed = |error| DiskError::new(DiskAction::Write, self.path(self.entry(index)), error);
+        let file = match self.target(parent, index)? {
+            Target::Write(file) => file,
+            Target::Overwrite(file) => match compare_all(&file, offset, part.clone()) {
+                Ok(()) => {
+                    self.ledger().record(index, end, None);
+                    return Ok(());
+                }
+                Err(_) => file,
+            },
+            Target::Compare(file) => {
+                compare_all(&file, offset, part).map_err(failed)?;
+                self.ledger().record(index, end, None);
+                return Ok(());
+            }
+        };
+        let written = write_all(&file, offset, part);
+        // Also after a failure: some of the bytes may have been written.
+        self.record(index, if written.is_ok() { end } else { 0 }, &file)?;
+        written.map_err(failed)
     }
 
     /// Records that a file was written, and its state afterward.
     fn record(&self, index: usize, end: u64, file: &OwnedFd) -> Result<()> {
         let status = self
             .status_of(file)
-            .map_err(|error| DiskError::new(DiskAction::Write, self.path(&self.entries()[index]), error))?;
+            .map_err(|error| DiskError::new(DiskAction::Write, self.path(self.entry(index)), error))?;
         self.ledger().record(index, end, Some(&status));
         Ok(())
     }
@@ -126,7 +158,7 @@ impl Files {
     fn target(&self, parent: &mut Parent<'_>, index: usize) -> Result<Target> {
         let known = self.ledger().known.get(&index).copied();
         if let (Some(known), Some(file)) = (known, self.shared.cache.get(self.key(index), true)) {
-            let entry = &self.entries()[index];
+            let entry = self.entry(index);
             let status = self
                 .status_of(&file)
                 .map_err(|error| DiskError::new(DiskAction::Write, self.path(entry), error))?;
@@ -175,7 +207,7 @@ impl Files {
 
     /// Creates a file with the torrent's mark, and the folders above it.
     fn create(&self, parent: &mut Parent<'_>, index: usize) -> Result<(OwnedFd, Status)> {
-        let entry = &self.entries()[index];
+        let entry = self.entry(index);
         let mark = |file: &OwnedFd, status: &Status| self.mark(Some(index), file, status);
         if self.is_closed.load(Ordering::Relaxed) {
             let error = io::Error::other("these files are closed");
@@ -216,7 +248,7 @@ impl Files {
     /// link.
     fn check_writable(&self, index: usize, known: &Known, status: &Status) -> Result<()> {
         if status.link_count > 1 && known.id == status.id && known.provenance == Provenance::Created {
-            let path = self.path(&self.entries()[index]);
+            let path = self.path(self.entry(index));
             return Err(DiskError::new(DiskAction::Write, path, Refusal::Linked.into()));
         }
         self.check_file(index, known, status)
@@ -244,11 +276,7 @@ impl Files {
         self.shared.cache.forget(self.storage);
         // Reported as an absence: bytes that existed are gone.
         let error = io::Error::new(io::ErrorKind::UnexpectedEof, reason);
-        Err(DiskError::new(
-            DiskAction::Write,
-            self.path(&self.entries()[index]),
-            error,
-        ))
+        Err(DiskError::new(DiskAction::Write, self.path(self.entry(index)), error))
     }
 
     /// Syncs all bytes written before the call to stable storage, and returns the files that were written. A file that
@@ -307,13 +335,12 @@ impl Files {
                 Arc::new(self.open_with(root, index, beneath::open_unexamined)?)
             }
         };
-        let failed = |error: Errno| DiskError::new(DiskAction::Sync, self.path(&self.entries()[index]), error.into());
+        let failed = |error: Errno| DiskError::new(DiskAction::Sync, self.path(self.entry(index)), error.into());
         fdatasync(&file).map_err(failed)?;
         // Not while a write has changed the file but not recorded it yet.
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let status = self.status_of(&file).and_then(Status::regular);
-        let status =
-            status.map_err(|error| DiskError::new(DiskAction::Sync, self.path(&self.entries()[index]), error))?;
+        let status = status.map_err(|error| DiskError::new(DiskAction::Sync, self.path(self.entry(index)), error))?;
         let known = self.ledger().known.get(&index).copied();
         if let Some(known) = known {
             self.check_file(index, &known, &status)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Span;
 
@@ -15,6 +16,7 @@ use super::extents::Extents;
 use super::faults::{DiskFault, DiskOperation, Lasting};
 use super::file::{File, Identity, Stamp};
 use super::{Disk, DiskSpeed, Volume, place};
+use crate::ports::disk::{FileNeeds, Parts};
 
 /// A view of a node's disk, which an engine's systems may use too.
 #[derive(Clone)]
@@ -31,7 +33,8 @@ impl DiskView {
             fabric: &self.fabric,
             node: self.node,
         };
-        control.holds(root, content.files(), content.bytes(), content.piece_span(piece))
+        let (root, span) = (root.as_ref(), content.piece_span(piece));
+        control.holds(root, content.files(), content.bytes(), span) || control.holds_in_part(root, content, piece)
     }
 
     /// Returns and clears the unauthorized changes that engines made to a user's files since the last call.
@@ -151,6 +154,42 @@ impl DiskControl<'_> {
     #[must_use]
     pub fn holds_durably(&self, root: impl AsRef<Path>, files: &FileTable, bytes: &Bytes, span: Span) -> bool {
         self.compare(root.as_ref(), files, bytes, span, Volume::durable_file)
+    }
+
+    /// Whether the disk holds a piece correctly, with those of its files that are not right there in the part file.
+    fn holds_in_part(&self, root: &Path, content: &Content, piece: u32) -> bool {
+        let files = content.files();
+        let needs = FileNeeds {
+            torrent: content.info_hash(),
+            piece_length: content.metainfo().info.geometry.piece_length(),
+            skipped: Bitfield::new(files.files().len() as u32),
+            parted: Bitfield::full(files.files().len() as u32),
+            held: Bitfield::default(),
+        };
+        let parts = Parts::new(files, &needs);
+        let path = root.join(&*parts.entry.path);
+        let mut at = content.piece_span(piece).offset;
+        files.slices(content.piece_span(piece)).all(|slice| {
+            let span = Span {
+                offset: at,
+                len: slice.len,
+            };
+            at += u64::from(slice.len);
+            if self.holds(root, files, content.bytes(), span) {
+                return true;
+            }
+            let fabric = self.lock();
+            let (volume, contents) = (&fabric.machines[self.node.0].disk.volume, &fabric.hub.contents);
+            parts.cut(files, slice).into_iter().all(|cut| {
+                let place = cut.slice.place.filter(|place| place.file == parts.index);
+                place.zip(volume.file(&path)).is_some_and(|(place, file)| {
+                    let mut gathering = Gathering::default();
+                    file.extents
+                        .read(contents, place.offset, u64::from(slice.len), &mut gathering);
+                    gathering.finish(contents) == content.slice(span)
+                })
+            })
+        })
     }
 
     fn compare(

@@ -101,6 +101,7 @@ fn disks(root: &Path, table: &FileTable) -> [Box<dyn Disk>; 2] {
         root: "downloads".into(),
         volume: None,
         files: table.clone(),
+        needs: None,
         claims: FileClaims::default(),
     };
     simulated.request(open).unwrap();

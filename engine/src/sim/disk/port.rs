@@ -52,9 +52,12 @@ impl Storages {
                 volume,
                 files,
                 claims,
+                needs,
             } => {
                 let owners = self.owners.clone();
-                let opened = Arc::new(Storage::new(storage, root, volume, files, claims, owners));
+                let opened = Storage::new(storage, root, volume, files, claims, owners);
+                needs.iter().for_each(|needs| opened.take_needs(needs));
+                let opened = Arc::new(opened);
                 self.open.insert(storage, opened);
                 (tag, storage, DiskWork::Look)
             }
@@ -77,7 +80,14 @@ impl Storages {
                 tag,
                 storage,
                 is_preallocated,
-            } => (tag, storage, DiskWork::Prepare { is_preallocated }),
+                needs,
+            } => {
+                if let (Some(needs), Some(storage)) = (&needs, self.open.get(&storage)) {
+                    storage.take_needs(needs);
+                }
+                (tag, storage, DiskWork::Prepare { is_preallocated, needs })
+            }
+            DiskRequest::DropParts { tag, storage } => (tag, storage, DiskWork::DropParts),
             DiskRequest::Read {
                 tag,
                 storage,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use ecs_torrent_components::ids::StorageId;
 use ecs_torrent_components::session::{FileId, NearestFolder};
-use ecs_torrent_protocol::files::{FileEntry, FilePlace, FileTable};
+use ecs_torrent_protocol::files::{FileEntry, FilePlace, FileSlice, FileTable};
 use ecs_torrent_protocol::geometry::Span;
 use rustix::io::Errno;
 
@@ -18,8 +18,8 @@ use super::faults::DiskFault;
 use super::file::{File, Stamp};
 use super::volume::Volume;
 use crate::ports::disk::{
-    self, DeletedFiles, DiskAction, DiskError, FileClaims, FolderIds, FoundFile, FoundFiles, KeptReason, Provenance,
-    ReadPurpose, Refusal, SyncedFile, check_padding,
+    self, Cut, DeletedFiles, DiskAction, DiskError, FileClaims, FileNeeds, FolderIds, FoundFile, FoundFiles,
+    KeptReason, Parts, Provenance, ReadPurpose, Refusal, SyncedFile, check_padding,
 };
 
 type Result<T> = std::result::Result<T, DiskError>;
@@ -37,6 +37,8 @@ pub(super) struct Storage {
     claims: FileClaims,
     owners: Owners,
     state: Mutex<State>,
+    /// The part file, once a file is or was skipped.
+    parts: Mutex<Option<Parts>>,
 }
 
 #[derive(Default)]
@@ -99,6 +101,7 @@ impl Storage {
             claims,
             owners,
             state: Mutex::default(),
+            parts: Mutex::default(),
         }
     }
 
@@ -113,7 +116,22 @@ impl Storage {
                 provenance: known.provenance,
             })
         });
-        let files = files.collect();
+        let mut files: Vec<_> = files.collect();
+        if let Some(parts) = &mut *self.parts() {
+            let skipped: Vec<u32> = parts.skipped.iter().collect();
+            let absent = skipped.into_iter().filter(|file| files[*file as usize].is_none());
+            for file in absent {
+                parts.parted.insert(file);
+            }
+            files.push(context.volume.file(&self.path(&parts.entry)).map(|file| {
+                let known = self.known(parts.index, file);
+                FoundFile {
+                    stamp: file.stamp.public(),
+                    id: known.id,
+                    provenance: known.provenance,
+                }
+            }));
+        }
         self.lock().is_looked_at = true;
         Ok(FoundFiles {
             root: self.root.as_path().into(),
@@ -197,9 +215,23 @@ impl Storage {
         ))
     }
 
-    pub(super) fn prepare(&self, context: &mut DiskContext<'_>, is_preallocated: bool) -> Result<()> {
+    pub(super) fn prepare(
+        &self,
+        context: &mut DiskContext<'_>,
+        is_preallocated: bool,
+        needs: Option<&FileNeeds>,
+    ) -> Result<Vec<u32>> {
+        let moved = needs.map_or(Ok(Vec::new()), |needs| self.move_parts(context, needs))?;
+        self.create_wanted(context, is_preallocated).map(|()| moved)
+    }
+
+    fn create_wanted(&self, context: &mut DiskContext<'_>, is_preallocated: bool) -> Result<()> {
+        let is_skipped = |index: usize| {
+            let parts = self.parts();
+            parts.as_ref().is_some_and(|parts| parts.skipped.contains(index as u32))
+        };
         for (index, entry) in self.table.files().iter().enumerate() {
-            if !entry.is_stored() || (entry.len > 0 && !is_preallocated) {
+            if !entry.is_stored() || (entry.len > 0 && !is_preallocated) || is_skipped(index) {
                 continue;
             }
             self.find_volume(context)?;
@@ -278,12 +310,12 @@ impl Storage {
 
     pub(super) fn read(&self, context: &DiskContext<'_>, span: Span, purpose: ReadPurpose) -> Result<Bytes> {
         let mut gathering = Gathering::default();
-        for slice in self.table.slices(span) {
+        for slice in self.table.slices(span).flat_map(|slice| self.places(slice)) {
             let Some(place) = slice.place else {
                 gathering.zeros(context.contents, slice.len as usize);
                 continue;
             };
-            let path = self.path(&self.table.files()[place.file]);
+            let path = self.path_of(place.file);
             let Some(file) = context.volume.file(&path) else {
                 return Err(DiskError::new(DiskAction::Open, path, Errno::NOENT.into()));
             };
@@ -329,13 +361,26 @@ impl Storage {
             Some(_) => 0,
         };
         let mut unwritten = blocks.iter().cloned().collect();
-        for slice in self.table.slices(span) {
+        for cut in self
+            .table
+            .slices(span)
+            .flat_map(|slice| self.cuts(context, slice))
+            .collect::<Vec<_>>()
+        {
+            let slice = cut.slice;
             let part = take(&mut unwritten, slice.len as usize);
+            if cut.is_refused {
+                let path = slice.place.map(|place| self.path_of(place.file)).unwrap_or_default();
+                return Err(DiskError::new(DiskAction::Write, path, Refusal::Skipped.into()));
+            }
+            if let Some(FilePlace { file, offset }) = cut.copy {
+                self.write_copy(context, (file, offset), &part)?;
+            }
             let Some(FilePlace { file, offset }) = slice.place else {
                 check_padding(&self.root, part.iter().map(|block| &block[..]))?;
                 continue;
             };
-            let path = self.path(&self.table.files()[file]);
+            let path = self.path_of(file);
             let end = offset + u64::from(slice.len);
             let (known, access) = self.open_or_create(context, file, &path)?;
             if access == Access::Compare {
@@ -368,7 +413,7 @@ impl Storage {
         let unsynced = std::mem::take(&mut self.lock().unsynced);
         let mut synced = Vec::with_capacity(unsynced.len());
         for index in unsynced {
-            let path = self.path(&self.table.files()[index]);
+            let path = self.path_of(index);
             if let Some(fault) = fault {
                 if let Some(entry) = context.volume.entry(&path) {
                     entry.forget_unsynced();
@@ -428,6 +473,7 @@ impl Storage {
             };
             report.kept.push((index, reason));
         }
+        self.drop_parts(context);
         Ok(report)
     }
 
@@ -437,6 +483,142 @@ impl Storage {
         if let (Some(known), Some(file)) = (state.known.get_mut(&index), context.volume.file(path)) {
             known.least = end.max(known.least);
             known.stamp = file.stamp;
+        }
+    }
+
+    /// Takes over which files are skipped, before the writes that are submitted later.
+    pub(super) fn take_needs(&self, needs: &FileNeeds) {
+        let mut parts = self.parts();
+        match &mut *parts {
+            Some(parts) => parts.skipped.clone_from(&needs.skipped),
+            None => *parts = Some(Parts::new(&self.table, needs)),
+        }
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns where the bytes of a slice are read.
+    fn places(&self, slice: FileSlice) -> Vec<FileSlice> {
+        match &*self.parts() {
+            Some(parts) => parts.cut(&self.table, slice).into_iter().map(|cut| cut.slice).collect(),
+            None => vec![slice],
+        }
+    }
+
+    /// Returns where the bytes of a slice are written. Those of a skipped file that does not exist go to the part file.
+    fn cuts(&self, context: &DiskContext<'_>, slice: FileSlice) -> Vec<Cut> {
+        let mut parts = self.parts();
+        let Some(parts) = &mut *parts else {
+            return vec![Cut {
+                slice,
+                copy: None,
+                is_refused: false,
+            }];
+        };
+        if let Some(place) = slice.place
+            && parts.skipped.contains(place.file as u32)
+            && context
+                .volume
+                .file(&self.path(&self.table.files()[place.file]))
+                .is_none()
+        {
+            parts.parted.insert(place.file as u32);
+        }
+        parts.cut(&self.table, slice)
+    }
+
+    /// Takes over which files are wanted, and copies the bytes of those that are wanted now from the part file.
+    fn move_parts(&self, context: &mut DiskContext<'_>, needs: &FileNeeds) -> Result<Vec<u32>> {
+        let (to_move, entry, runs) = {
+            let mut parts = self.parts();
+            let Some(parts) = &mut *parts else {
+                return Ok(Vec::new());
+            };
+            parts.adopt(needs);
+            let to_move = parts.to_move();
+            let runs: Vec<_> = to_move
+                .iter()
+                .map(|file| parts.runs_of(&self.table, *file as usize))
+                .collect();
+            (to_move, parts.entry.clone(), runs)
+        };
+        let from = self.path(&entry);
+        for (file, runs) in to_move.into_iter().zip(runs) {
+            let to = self.path_of(file as usize);
+            for (_, part, own, len) in runs {
+                let len = u64::from(len);
+                let Some(found) = context
+                    .volume
+                    .file(&from)
+                    .filter(|found| found.extents.covers(part.offset, len))
+                else {
+                    continue;
+                };
+                let mut gathering = Gathering::default();
+                found.extents.read(context.contents, part.offset, len, &mut gathering);
+                let bytes = gathering.finish(context.contents);
+                self.write_copy(context, (own.file, own.offset), &[bytes])?;
+            }
+            if context.volume.file(&to).is_some() {
+                context.volume.sync(&to);
+            }
+            if let Some(parts) = &mut *self.parts() {
+                parts.moved.insert(file);
+            }
+        }
+        let parts = self.parts();
+        let Some(parts) = &*parts else { return Ok(Vec::new()) };
+        if parts.parted.is_empty() {
+            self.delete_part(context, parts);
+        }
+        Ok(parts.settled(needs))
+    }
+
+    /// Writes bytes of the part file into the file that they belong to.
+    fn write_copy(&self, context: &mut DiskContext<'_>, (file, offset): (usize, u64), part: &[Bytes]) -> Result<()> {
+        let path = self.path_of(file);
+        let len: u64 = part.iter().map(|block| block.len() as u64).sum();
+        let (_, access) = self.open_or_create(context, file, &path)?;
+        if access == Access::Compare {
+            return compare(context, &path, offset, part);
+        }
+        let written = write_run(context, &path, offset, part.to_vec(), u64::MAX);
+        self.record_written(context, file, &path, offset + written);
+        match written < len {
+            true => Err(DiskError::new(DiskAction::Write, path, DiskFault::Full.error())),
+            false => Ok(()),
+        }
+    }
+
+    /// Deletes the part file, if there is one.
+    pub(super) fn drop_parts(&self, context: &mut DiskContext<'_>) {
+        if let Some(parts) = &*self.parts() {
+            self.delete_part(context, parts);
+        }
+    }
+
+    fn delete_part(&self, context: &mut DiskContext<'_>, parts: &Parts) {
+        let path = self.path(&parts.entry);
+        let is_own = context
+            .volume
+            .file(&path)
+            .is_some_and(|file| self.known(parts.index, file).provenance == Provenance::Created);
+        if is_own {
+            context.volume.delete(&path);
+            let mut state = self.lock();
+            state.known.remove(&parts.index);
+            state.unsynced.remove(&parts.index);
+        }
+    }
+
+    /// Returns the path of a file of the table, or of the part file.
+    fn path_of(&self, index: usize) -> PathBuf {
+        match (self.table.files().get(index), &*self.parts()) {
+            (Some(entry), _) => self.path(entry),
+            (None, Some(parts)) => self.path(&parts.entry),
+            (None, None) => self.root.clone(),
         }
     }
 

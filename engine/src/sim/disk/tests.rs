@@ -95,6 +95,7 @@ impl Bed {
             root,
             volume,
             files,
+            needs: None,
             claims,
         }) {
             DiskEvent {
@@ -197,6 +198,7 @@ fn written_data_is_read_without_a_copy() {
     bed.ask(DiskRequest::Prepare {
         tag,
         storage,
+        needs: None,
         is_preallocated,
     });
     assert!(bed.sim.has(bed.node, ROOT, &bed.content));

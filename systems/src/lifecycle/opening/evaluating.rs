@@ -2,6 +2,7 @@
 //! hashed.
 
 use ecs_torrent_components::session::{FileStamp, Session};
+use ecs_torrent_engine::ports::disk::border_pieces;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Geometry;
@@ -21,10 +22,14 @@ pub(super) fn evaluate(
     stamps: &[Option<FileStamp>],
     geometry: &Geometry,
     files: &FileTable,
+    is_parted: impl Fn(usize) -> bool,
 ) -> Findings {
     let count = geometry.piece_count();
+    let file_count = files.files().len();
     let known = session.and_then(|session| Some((session, session.have.to_set(count)?)));
-    let Some((session, mut have)) = known.filter(|(session, _)| session.files.len() == stamps.len()) else {
+    let Some((session, mut have)) =
+        known.filter(|(session, _)| session.files.len() >= file_count && stamps.len() >= file_count)
+    else {
         let is_any_there = stamps.iter().flatten().any(|stamp| stamp.len > 0);
         return Findings {
             have: Bitfield::new(count),
@@ -32,11 +37,29 @@ pub(super) fn evaluate(
         };
     };
     let mut in_doubt = Bitfield::new(count);
-    for ((file, saved), found) in files.files().iter().zip(&session.files).zip(stamps) {
-        if file.len == 0 || matches!((saved, found), (Some(saved), Some(found)) if saved.matches(found)) {
+    let is_same = |saved: &Option<FileStamp>, found: &Option<FileStamp>| matches!((saved, found), (Some(saved), Some(found)) if saved.matches(found));
+    // The part file follows the torrent's files.
+    let part_of = |stamps: &[Option<FileStamp>]| stamps.get(file_count).copied().flatten();
+    let (saved_part, found_part) = (part_of(&session.files), part_of(stamps));
+    let has_part = is_same(&saved_part, &found_part) || (saved_part.is_none() && found_part.is_none());
+    let all = files.files().iter().zip(&session.files).zip(stamps).enumerate();
+    for (index, ((file, saved), found)) in all.filter(|(_, ((file, _), _))| file.len > 0) {
+        if !has_part && is_parted(index) {
+            for piece in border_pieces(file, geometry.piece_length().into(), geometry.total_size()) {
+                have.remove(piece);
+                in_doubt.insert(piece);
+            }
+        }
+        if is_same(saved, found) {
             continue;
         }
-        for piece in geometry.pieces_of(file.offset..file.end()) {
+        // The bytes of a parted file in border pieces are in the part file.
+        let elsewhere: Vec<u32> = match has_part && is_parted(index) {
+            true => border_pieces(file, geometry.piece_length().into(), geometry.total_size()).collect(),
+            false => Vec::new(),
+        };
+        let pieces = geometry.pieces_of(file.offset..file.end());
+        for piece in pieces.filter(|piece| !elsewhere.contains(piece)) {
             // If a file is absent in the session and on the disk, only the pieces that the session lists as held are in
             // doubt.
             if have.remove(piece) || saved != found {
@@ -85,7 +108,7 @@ mod tests {
 
     fn judged(session: Option<&Session>, stamps: [Option<FileStamp>; 3]) -> (Vec<u32>, Vec<u32>) {
         let geometry = Geometry::new(45, 10).unwrap();
-        let Findings { have, doubtful } = evaluate(session, &stamps, &geometry, &files());
+        let Findings { have, doubtful } = evaluate(session, &stamps, &geometry, &files(), |_| false);
         (have.iter().collect(), doubtful)
     }
 

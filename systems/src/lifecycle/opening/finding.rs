@@ -9,6 +9,7 @@ use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy};
 use ecs_torrent_components::torrent::{
     Content, Have, Label, Layout, Lifecycle, RequiresComplete, Storage, Torrent, TorrentIndex,
 };
+use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, FoundFile, FoundFiles, Provenance};
 
 use super::evaluating::{Findings, evaluate};
@@ -33,6 +34,7 @@ pub(in crate::lifecycle) struct Opened {
     storage: &'static mut Storage,
     layout: &'static Layout,
     content: &'static Content,
+    choice: Option<&'static FileChoice>,
     requires_complete: Has<RequiresComplete>,
 }
 
@@ -126,8 +128,10 @@ impl Finder<'_, '_> {
         if conflict.is_some() || opened.requires_complete {
             return conflict;
         }
-        let mut files = info.files.files().iter().zip(&found.files);
-        let short = files.find(|(entry, file)| {
+        let files = info.files.files().iter().zip(&found.files).enumerate();
+        let is_wanted = |index: usize| opened.choice.is_none_or(|choice| choice.priority(index).is_wanted());
+        let mut wanted = files.filter(|(index, _)| is_wanted(*index)).map(|(_, file)| file);
+        let short = wanted.find(|(entry, file)| {
             let is_users = |file: &FoundFile| file.provenance == Provenance::Found && !opened.state.may_overwrite(file);
             let is_short = |file: FoundFile| is_users(&file) && file.stamp.len < entry.len;
             entry.is_stored() && file.is_some_and(is_short)
@@ -147,7 +151,7 @@ impl Finder<'_, '_> {
         let may_create = is_allowed && !opened.requires_complete;
         let stamps: Vec<_> = found.files.iter().map(|file| file.map(|file| file.stamp)).collect();
         let files = &opened.content.0.info.files;
-        opened.state.record_found(found, files, may_create);
+        opened.state.record_found(found, files, opened.choice, may_create);
         if !is_allowed {
             opened.state.record_refused();
         }
@@ -169,7 +173,8 @@ impl Finder<'_, '_> {
             self.adds.answer(opened.entity, &Ok(opened.torrent.id()));
         }
         let session = opening.session.take();
-        let findings = evaluate(session.as_deref(), &stamps, &opened.layout.0, files);
+        let is_parted = |index| opened.state.is_parted(index, opened.choice);
+        let findings = evaluate(session.as_deref(), &stamps, &opened.layout.0, files, is_parted);
         self.conclude(opened, findings);
     }
 
@@ -185,8 +190,10 @@ impl Finder<'_, '_> {
         let must = is_shared && opened.state.stop_overwriting();
         if must {
             let session = opened.opening.as_ref().and_then(|opening| opening.session.as_deref());
+            let (id, metainfo) = (opened.torrent.id(), &opened.content.0);
+            let needs = opened.state.needs(id, metainfo, opened.choice, opened.have);
             self.opener
-                .open(opened.entity, &mut opened.storage, session, files, &opened.state);
+                .open(opened.entity, &mut opened.storage, session, files, &opened.state, needs);
         }
         must
     }

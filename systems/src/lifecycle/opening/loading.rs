@@ -14,6 +14,7 @@ use ecs_torrent_components::session::Session;
 use ecs_torrent_components::torrent::{
     Activity, Content, Layout, RequiresComplete, StopPhase, Stopping, Storage, Torrent,
 };
+use ecs_torrent_components::wanted::{FileChoice, saved_choice};
 use ecs_torrent_engine::ports::state::{Loaded, StateDone};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::Geometry;
@@ -32,6 +33,7 @@ pub(in crate::lifecycle) struct Resumed {
     torrent: &'static mut Torrent,
     layout: Option<&'static Layout>,
     content: Option<&'static mut Content>,
+    choice: Option<&'static FileChoice>,
     opening: &'static mut Opening,
     desired: &'static mut Desired,
     readiness: &'static mut Readiness,
@@ -147,13 +149,18 @@ impl ResumedItem<'_, '_> {
         self.opening.session.take_if(|session| session.lacks_metadata);
         let Some(content) = &self.content else { return false };
         let session = self.opening.session.as_deref();
-        opener.open(
-            entity,
-            &mut self.storage,
-            session,
-            &content.0.info.files,
-            &self.saved.state,
-        );
+        let files = &content.0.info.files;
+        // The choice of the session is given to the torrent at the end of this system.
+        let count = files.files().len() as u32;
+        let saved = session.and_then(|session| saved_choice(session, count));
+        let choice = self.choice.or(saved.as_ref());
+        let state = &mut self.saved.state;
+        if let Some(choice) = choice.filter(|_| self.opening.is_new()) {
+            state.part_all(choice, files);
+        }
+        // No piece is known to be held yet.
+        let needs = state.needs(self.torrent.id(), &content.0, choice, &Bitfield::default());
+        opener.open(entity, &mut self.storage, session, files, &self.saved.state, needs);
         true
     }
 

@@ -6,12 +6,13 @@ use bevy_ecs::query::QueryData;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::commands::AddError;
 use ecs_torrent_components::lifecycle::{ChangedFacts, Readiness};
-use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy};
+use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy, WantedChanged};
 use ecs_torrent_components::settings::Settings;
-use ecs_torrent_components::torrent::{Content, Layout, Lifecycle, RequiresComplete, Storage, Torrent};
+use ecs_torrent_components::torrent::{Content, Have, Layout, Lifecycle, RequiresComplete, Storage, Torrent};
+use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_engine::port::{JobTag, Purpose};
 use ecs_torrent_engine::ports::DiskPort;
-use ecs_torrent_engine::ports::disk::DiskRequest;
+use ecs_torrent_engine::ports::disk::{DiskDone, DiskRequest, FileNeeds};
 use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::bitfield::Bitfield;
 
@@ -36,22 +37,29 @@ pub(in crate::lifecycle) struct Preparing<'w> {
 }
 
 impl Preparing<'_> {
-    fn begin(&mut self, torrent: Entity, storage: &Storage, state: &SessionState) {
+    fn begin(&mut self, torrent: Entity, storage: &Storage, state: &SessionState, needs: Option<Box<FileNeeds>>) {
         self.awaiting.0.insert(torrent);
         if state.may_create() {
-            self.go_on(torrent, storage, state);
+            self.go_on(torrent, storage, state, || needs);
         } else {
             self.save.write(SaveTorrent { torrent });
         }
     }
 
     /// Continues the preparation of a torrent whose session is durable.
-    pub(in crate::lifecycle) fn go_on(&mut self, torrent: Entity, storage: &Storage, state: &SessionState) {
+    pub(in crate::lifecycle) fn go_on(
+        &mut self,
+        torrent: Entity,
+        storage: &Storage,
+        state: &SessionState,
+        needs: impl FnOnce() -> Option<Box<FileNeeds>>,
+    ) {
         if state.may_create() && self.awaiting.0.remove(&torrent) {
             self.disk.push(DiskRequest::Prepare {
                 tag: JobTag::new(PREPARE, torrent),
                 storage: storage.id,
                 is_preallocated: self.settings.storage.preallocate,
+                needs: needs(),
             });
         }
     }
@@ -70,6 +78,7 @@ pub(in crate::lifecycle) struct Startable {
     storage: &'static Storage,
     content: &'static Content,
     layout: &'static Layout,
+    choice: Option<&'static FileChoice>,
     readiness: &'static mut Readiness,
     saved: SavedParts,
     requires_complete: Has<RequiresComplete>,
@@ -90,7 +99,9 @@ pub(in crate::lifecycle) fn start_torrents(
         };
         startable.saved.record_result(have);
         preparing.give_up(*torrent);
-        if have.is_full() {
+        let (id, metainfo) = (startable.torrent.id(), &startable.content.0);
+        let needs = startable.saved.state.needs(id, metainfo, startable.choice, have);
+        if have.is_full() && !needs.as_ref().is_some_and(|needs| has_moves(needs)) {
             *startable.readiness = Readiness::Ready;
             changed.add(*torrent);
         } else if let Some(reason) = startable.obstacle(have, &registry) {
@@ -100,7 +111,7 @@ pub(in crate::lifecycle) fn start_torrents(
                 remedy: Remedy::None,
             });
         } else {
-            preparing.begin(*torrent, startable.storage, &startable.saved.state);
+            preparing.begin(*torrent, startable.storage, &startable.saved.state, needs);
         }
     }
 }
@@ -114,7 +125,7 @@ impl StartableItem<'_, '_> {
             return Some(format!("{missing} of {all} pieces are missing or bad in {root}"));
         }
         let files = &self.content.0.info.files;
-        let index = self.saved.state.obstacle(have, files, &self.layout.0)?;
+        let index = self.saved.state.obstacle(have, files, self.choice, &self.layout.0)?;
         let (torrent, path) = (self.torrent.name.clone(), files.files()[index].path.clone());
         let other = registry.other_user(self.torrent.id(), index);
         let error = match other.map(|other| other.name.clone()) {
@@ -125,25 +136,87 @@ impl StartableItem<'_, '_> {
     }
 }
 
+/// Whether the disk has to copy bytes from the part file, or to delete it.
+fn has_moves(needs: &FileNeeds) -> bool {
+    needs.skipped.is_empty() || needs.parted.iter_without(&needs.skipped).next().is_some()
+}
+
+/// The parts of a torrent whose files are prepared.
+#[derive(QueryData)]
+#[query_data(mutable)]
+pub(in crate::lifecycle) struct Prepared {
+    torrent: &'static Torrent,
+    storage: &'static Storage,
+    content: &'static Content,
+    have: &'static Have,
+    choice: Option<&'static FileChoice>,
+    lifecycle: &'static Lifecycle,
+    readiness: &'static mut Readiness,
+    state: &'static mut SessionState,
+}
+
+impl PreparedItem<'_, '_> {
+    fn needs(&self) -> Option<Box<FileNeeds>> {
+        self.state
+            .needs(self.torrent.id(), &self.content.0, self.choice, self.have)
+    }
+}
+
+/// Prepares the files of torrents that run, when the user has changed which of them are wanted.
+pub(in crate::lifecycle) fn prepare_wanted(
+    mut changed: MessageReader<WantedChanged>,
+    mut preparing: Preparing,
+    torrents: Query<Prepared>,
+) {
+    for WantedChanged { torrent, .. } in changed.read() {
+        if let Ok(prepared) = torrents.get(*torrent)
+            && *prepared.readiness == Readiness::Ready
+            && !prepared.lifecycle.is_stopping()
+        {
+            let state = prepared.state;
+            let needs = state.needs(
+                prepared.torrent.id(),
+                &prepared.content.0,
+                prepared.choice,
+                prepared.have,
+            );
+            preparing.begin(*torrent, prepared.storage, state, needs);
+        }
+    }
+}
+
+/// Lets torrents run whose files are prepared. When bytes were copied from a part file, the session records it first, and
+/// then the disk may delete them.
 pub(in crate::lifecycle) fn collect_prepared(
-    mut disk: ResMut<DiskPort>,
+    mut preparing: Preparing,
     mut changed: ResMut<ChangedFacts>,
     mut failed: MessageWriter<FailTorrent>,
-    mut torrents: Query<(&Lifecycle, &mut Readiness)>,
+    mut torrents: Query<Prepared>,
 ) {
-    for event in disk.take(PREPARE) {
+    let events: Vec<_> = preparing.disk.take(PREPARE).collect();
+    for event in events {
         let torrent = event.tag.owner;
-        let Ok((lifecycle, mut readiness)) = torrents.get_mut(torrent) else {
+        let Ok(mut prepared) = torrents.get_mut(torrent) else {
             continue;
         };
-        if !matches!(lifecycle, Lifecycle::Adding | Lifecycle::Checking) {
+        let is_opening = matches!(prepared.lifecycle, Lifecycle::Adding | Lifecycle::Checking);
+        if !is_opening && *prepared.readiness != Readiness::Ready {
             continue;
         }
         match event.outcome {
-            Ok(_) => {
-                *readiness = Readiness::Ready;
-                changed.add(torrent);
+            Ok(DiskDone::Prepared(moved)) => {
+                if is_opening {
+                    *prepared.readiness = Readiness::Ready;
+                    changed.add(torrent);
+                }
+                let needs = prepared.needs();
+                let files = &prepared.content.0.info.files;
+                let is_moved = prepared.state.record_moved(&moved, needs.as_deref(), files);
+                if is_moved && !prepared.lifecycle.is_stopping() {
+                    preparing.begin(torrent, prepared.storage, &prepared.state, None);
+                }
             }
+            Ok(_) => {}
             Err(error) => drop(failed.write(fault(torrent, &error))),
         }
     }

@@ -361,7 +361,7 @@ fn a_file_has_to_reach_the_end_of_its_last_held_piece() {
         for piece in held {
             have.insert(*piece);
         }
-        least_len(&file, &geometry, &have)
+        least_len(&file, &geometry, &have, false)
     };
     assert_eq!(
         (least(&[]), least(&[0]), least(&[0, 1]), least(&[2])),
@@ -438,7 +438,7 @@ fn a_session_forgets_the_pieces_of_a_file_that_was_changed() {
         offset: 2 * u64::from(BLOCK_SIZE) - 1,
         attributes: Default::default(),
     };
-    forget_file(&mut session, &file, &geometry);
+    forget_pieces(&mut session, geometry.pieces_of(file.offset..file.end()));
     assert_eq!(session.have, Runs::of([0]));
     assert_eq!(session.partial, [], "pieces 1, 2 and 3 lie in it, at least partly");
     let first = FileEntry {
@@ -447,6 +447,6 @@ fn a_session_forgets_the_pieces_of_a_file_that_was_changed() {
         ..file
     };
     session.partial = vec![partial(2)];
-    forget_file(&mut session, &first, &geometry);
+    forget_pieces(&mut session, geometry.pieces_of(first.offset..first.end()));
     assert_eq!((session.have, session.partial), (Runs::default(), vec![partial(2)]));
 }

@@ -56,7 +56,7 @@ fn look(state: &mut SessionState, files: Vec<Option<FoundFile>>, may_create: boo
         folders: Default::default(),
         files,
     };
-    state.record_found(found, &table, may_create);
+    state.record_found(found, &table, None, may_create);
 }
 
 fn created(state: &SessionState) -> Vec<(usize, Option<FileId>)> {
@@ -403,7 +403,7 @@ fn the_folder_is_known_once_the_files_were_found() {
         },
         files: Vec::new(),
     };
-    state.record_found(found, &table, false);
+    state.record_found(found, &table, None, false);
     assert_eq!(state.folders().unwrap().below["sub"], id(3));
     assert_eq!(state.resolved(), Some(Path::new("/downloads")));
     assert_eq!(state.new_name(), Some("a name"));

@@ -3,13 +3,16 @@
 mod deleting;
 mod download_folders;
 mod owners;
+mod parting;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 
 use ecs_torrent_components::session::FileId;
+use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::files::FileAttributes;
+use ecs_torrent_protocol::hash::InfoHash;
 
 use super::*;
 use crate::ports::disk::{DeletedFiles, KeptReason, Overwrite, SyncedFile};
@@ -59,7 +62,7 @@ fn spans_go_to_their_files_and_come_back() {
     assert_eq!(lengths(&files), [None; 5]);
     assert!(!root.exists(), "looking creates nothing");
     files.write(Span { offset: 0, len: 4009 }, &blocks(&data, 7)).unwrap();
-    files.prepare(false).unwrap();
+    files.prepare(false, None).unwrap();
     assert_eq!(lengths(&files), [5, 0, 3, 4000, 1].map(Some));
     assert_eq!(fs::read(root.join("t/d/2")).unwrap(), data[5..8]);
     let buffers = FileBuffers::default();
@@ -148,9 +151,9 @@ fn absence_differs_from_failure() {
 fn preallocation_reserves_space() {
     let folder = tempfile::tempdir().unwrap();
     let files = files(folder.path(), &[1 << 20]);
-    files.prepare(false).unwrap();
+    files.prepare(false, None).unwrap();
     assert_eq!(lengths(&files), [None], "sparse by default");
-    files.prepare(true).unwrap();
+    files.prepare(true, None).unwrap();
     let metadata = fs::metadata(folder.path().join("t/d/0")).unwrap();
     assert_eq!((metadata.len(), metadata.blocks() * 512 >= 1 << 20), (1 << 20, true));
 }

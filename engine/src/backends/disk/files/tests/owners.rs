@@ -10,7 +10,7 @@ fn found_and_written(found: &[u8], may_overwrite: bool) -> (Result<()>, Vec<u8>)
     fs::write(&path, found).unwrap();
     let files = files(folder.path(), &[8]).with_claims(claims(&[], may_overwrite));
     assert_eq!(provenances(&files), [Some(Provenance::Found)]);
-    files.prepare(true).unwrap();
+    files.prepare(true, None).unwrap();
     assert_eq!(fs::read(&path).unwrap(), found, "nothing is reserved in it");
     let written = write(&files, 0, &[1, 2, 3, 4, 5, 6, 7, 8]);
     let synced = files.sync(true).unwrap();
