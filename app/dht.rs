@@ -1,10 +1,14 @@
 //! Operations on an engine's DHT node.
 
+use std::time::Duration;
+
 use ecs_torrent_components::dht::{DhtError, DhtPeers, DhtStats, FindDhtPeers, GetDhtItem, GetDhtStats, PutDhtItem};
 use ecs_torrent_protocol::bencode::{Document, Limits};
 use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::items::{self, Item};
 use ecs_torrent_protocol::dht::krpc::{MAX_SALT, MAX_VALUE};
+use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::magnet::MutableLink;
 
 use crate::error::Error;
 use crate::id::TorrentId;
@@ -15,6 +19,9 @@ use crate::torrents::Torrents;
 #[derive(Debug, Clone)]
 pub struct Dht(Torrents);
 
+/// Shortest time between two searches of [`Dht::next_torrent`]: a search takes some fifty datagrams.
+pub const MIN_FOLLOW_INTERVAL: Duration = Duration::from_secs(60);
+
 /// An item that was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredItem {
@@ -24,6 +31,29 @@ pub struct StoredItem {
     pub seq: i64,
     /// Number of nodes that stored it.
     pub nodes: usize,
+}
+
+/// A torrent that a publisher has named under a public key (BEP 46).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedTorrent {
+    /// The info-hash.
+    pub torrent: InfoHash,
+    /// The sequence number of the item; greater for later torrents.
+    pub seq: i64,
+}
+
+impl NamedTorrent {
+    /// Reads an item.
+    ///
+    /// # Errors
+    /// [`DhtError::NoTorrent`].
+    pub fn of(item: &Item) -> Result<Self, DhtError> {
+        let torrent = MutableLink::torrent_in(&item.value).ok_or(DhtError::NoTorrent)?;
+        Ok(Self {
+            torrent,
+            seq: item.seq(),
+        })
+    }
 }
 
 impl Torrents {
@@ -97,6 +127,67 @@ impl Dht {
         let cas = self.get(target, salt).await?.map(|item| item.seq());
         let item = sign_next(secret, salt, value, cas)?;
         self.put_item(item, salt, cas).await
+    }
+
+    /// Names a torrent under the key that belongs to `secret`, in place of the one before (BEP 46). Nodes forget it after two
+    /// hours unless it is published again.
+    ///
+    /// # Errors
+    /// [`Error::Dht`].
+    pub async fn publish_torrent(
+        &self,
+        secret: &[u8; 32],
+        salt: &[u8],
+        torrent: impl Into<TorrentId>,
+    ) -> Result<StoredItem, Error> {
+        let TorrentId(torrent) = torrent.into();
+        self.publish(secret, salt, &MutableLink::value_of(torrent)).await
+    }
+
+    /// Searches the torrent that a link names now (BEP 46), or `None` if no node knows one.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::protocol::magnet::MutableLink;
+    /// # setup::run(async |torrents, _| {
+    /// let text = "magnet:?xs=urn:btpk:8543d3e6115f0f98c944077a4493dcd543e49c739fd998550a1f614ab36ed63e";
+    /// let link: MutableLink = text.parse().unwrap();
+    /// match torrents.dht().resolve(&link).await {
+    ///     Ok(Some(named)) => println!("{}", named.torrent),
+    ///     Ok(None) => println!("no node knows a torrent"),
+    ///     Err(error) => println!("{error}"),
+    /// }
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Dht`].
+    pub async fn resolve(&self, link: &MutableLink) -> Result<Option<NamedTorrent>, Error> {
+        let item = self.get(link.target(), &link.salt).await?;
+        Ok(item.as_ref().map(NamedTorrent::of).transpose()?)
+    }
+
+    /// Searches the torrent that a link names, again and again, until its sequence number is greater than `known`.
+    /// `interval` is the time between two searches, at least [`MIN_FOLLOW_INTERVAL`]. While no node is known or too many
+    /// searches are running, the next search follows as usual.
+    ///
+    /// # Errors
+    /// [`Error::Dht`].
+    pub async fn next_torrent(
+        &self,
+        link: &MutableLink,
+        known: Option<i64>,
+        interval: Duration,
+    ) -> Result<NamedTorrent, Error> {
+        loop {
+            match self.resolve(link).await {
+                Ok(Some(named)) if known.is_none_or(|known| named.seq > known) => return Ok(named),
+                Ok(_) | Err(Error::Dht(DhtError::NoNodes | DhtError::Busy)) => {}
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(interval.max(MIN_FOLLOW_INTERVAL)).await;
+        }
     }
 
     /// Stores an item that was signed elsewhere, or an immutable one. With `cas`, nodes store it only over an item with

@@ -63,6 +63,9 @@ pub enum DhtError {
     /// The target is the hash of a torrent that is listed here and may not be named in the DHT.
     #[error("{0} is private here: its peers come from its trackers only")]
     TrackersOnly(InfoHash),
+    /// A mutable item names no torrent, so a link to it cannot be followed (BEP 46).
+    #[error("the item of this key names no torrent")]
+    NoTorrent,
     /// Too many searches are running.
     #[error("too many searches of the DHT are running; try again later")]
     Busy,

@@ -1,10 +1,11 @@
 //! The DHT of daemons that know each other: the commands, and the routes of the API.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 
 use serde_json::json;
 
-use crate::bed::{Daemon, fail, succeed, torrent, wait_until};
+use crate::bed::{Daemon, Process, command, fail, succeed, torrent, wait_until};
 
 /// Nodes learn of each other by the ports that peers tell (BEP 5), so no other node is needed.
 #[test]
@@ -62,6 +63,49 @@ fn items_and_peers_are_found_at_another_daemon() {
             .as_array()
             .is_some_and(|peers| peers.iter().any(|peer| *peer == json!(daemon.peers)))
     });
+}
+
+/// BEP 46: a publisher replaces a torrent under a key, and others find and follow it.
+#[test]
+fn a_torrent_is_published_under_a_key_and_followed() {
+    let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (folder, theirs) = (temporary.path(), other.path());
+    let node = Daemon::start(theirs);
+    let _daemon = Daemon::start_with(folder, &["--dht-node", &node.peers]);
+    wait_until("a node", || node.get("/api/v1/dht").json()["ipv4"]["good_nodes"] == 1);
+    let torrents = ["11".repeat(20), "22".repeat(20)];
+    let publish = |torrent: &str| {
+        let arguments = ["dht", "publish", torrent, "--secret", "key", "--salt", "news"];
+        succeed(folder, &arguments).trim().to_owned()
+    };
+    let link = publish(&torrents[0]);
+    assert!(
+        link.starts_with("magnet:?xs=urn:btpk:") && link.ends_with("&s=6e657773"),
+        "{link}"
+    );
+    let magnet = |torrent: &str| format!("magnet:?xt=urn:btih:{torrent}\n");
+    assert_eq!(succeed(theirs, &["dht", "resolve", &link]), magnet(&torrents[0]));
+    let refused = fail(theirs, &["add", &link]);
+    assert!(refused.contains("dht resolve"), "{refused}");
+
+    let mut follower = command(theirs, &["dht", "follow", &link, "--add"]);
+    let mut follower = Process(follower.stdout(std::process::Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(follower.0.stdout.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert_eq!(line, magnet(&torrents[0]));
+    let path = format!("/api/v1/torrents/{}", torrents[0]);
+    assert_eq!(node.get(&path).status, 200, "the torrent is added");
+
+    assert_eq!(publish(&torrents[1]), link, "the link stays the same");
+    assert_eq!(succeed(theirs, &["dht", "resolve", &link]), magnet(&torrents[1]));
+    succeed(
+        folder,
+        &["dht", "put", "no torrent", "--secret", "key", "--salt", "news"],
+    );
+    assert!(fail(theirs, &["dht", "resolve", &link]).contains("names no torrent"));
+    let nobody = link.replace("&s=6e657773", "&s=00");
+    assert!(fail(theirs, &["dht", "resolve", &nobody]).contains("no node knows"));
 }
 
 #[test]

@@ -4,15 +4,17 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use ecs_torrent::InfoHash;
+use ecs_torrent::components::dht::DhtError;
 use ecs_torrent::daemon::Token;
 use ecs_torrent::dht::sign_next;
 use ecs_torrent::protocol::bencode::{Document, Limits};
 use ecs_torrent::protocol::dht::id::NodeId;
-use ecs_torrent::protocol::dht::items::{Item, mutable_target, public_key};
-use ecs_torrent::protocol::magnet::Magnet;
+use ecs_torrent::protocol::dht::items::{Item, Proof, mutable_target, public_key};
+use ecs_torrent::protocol::magnet::{Magnet, MutableLink};
 
 use super::DaemonAddress;
 use super::connection::Daemon;
@@ -59,6 +61,29 @@ Examples:
   ecs-torrent dht put 'version 2' --secret news.key --salt news
   cat item.bencoded | ecs-torrent dht put --bencoded -")]
     Put(PutArgs),
+    /// Find the torrent that a publisher names under a public key (BEP 46).
+    #[command(after_help = "\
+Prints a magnet link with the current info-hash.
+
+Example:
+  ecs-torrent add \"$(ecs-torrent dht resolve 'magnet:?xs=urn:btpk:...')\"")]
+    Resolve(ResolveArgs),
+    /// Watch the torrent that a publisher names under a public key (BEP 46).
+    #[command(after_help = "\
+Prints a magnet link for the current torrent, and for each that replaces it,
+until interrupted. With --add, the daemon downloads them too.
+
+Example:
+  ecs-torrent dht follow 'magnet:?xs=urn:btpk:...' --add")]
+    Follow(FollowArgs),
+    /// Name a torrent under a public key (BEP 46).
+    #[command(after_help = "\
+Prints the link, which stays the same when another torrent is published. Nodes
+forget it after two hours unless it is published again.
+
+Example:
+  ecs-torrent dht publish 0c1f3b05aef04c0a1c0e0c5e9a4d1f0a9d1f3b05 --secret news.key")]
+    Publish(PublishArgs),
 }
 
 #[derive(Debug, Args)]
@@ -119,12 +144,51 @@ struct PutArgs {
     daemon: DaemonAddress,
 }
 
+#[derive(Debug, Args)]
+struct ResolveArgs {
+    /// Magnet link with a public key, `magnet:?xs=urn:btpk:...`.
+    link: String,
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+#[derive(Debug, Args)]
+struct FollowArgs {
+    /// Magnet link with a public key, `magnet:?xs=urn:btpk:...`.
+    link: String,
+    /// Add each torrent to the daemon's list.
+    #[arg(long)]
+    add: bool,
+    /// Seconds between two searches.
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u64).range(60..=86_400))]
+    interval: u64,
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+#[derive(Debug, Args)]
+struct PublishArgs {
+    /// Info-hash, 40 digits, or magnet link.
+    torrent: String,
+    /// File with the secret key; created if it does not exist.
+    #[arg(long, value_name = "FILE")]
+    secret: PathBuf,
+    /// The salt: one key may name a torrent under each.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    salt: String,
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
 pub(in crate::cli) async fn run(args: DhtArgs, screen: Screen) -> Result<Outcome, CliError> {
     match args.command {
         DhtCommand::Stats(args) => stats(args).await,
         DhtCommand::Lookup(args) => look_up(args, &screen).await,
         DhtCommand::Get(args) => get(args, &screen).await,
         DhtCommand::Put(args) => put(args, &screen).await,
+        DhtCommand::Resolve(args) => resolve(args, &screen).await,
+        DhtCommand::Follow(args) => follow(args).await,
+        DhtCommand::Publish(args) => publish(args, &screen).await,
     }
 }
 
@@ -257,19 +321,13 @@ async fn put(args: PutArgs, screen: &Screen) -> Result<Outcome, CliError> {
     let value = read_value(&args)?;
     announce_search(screen);
     let daemon = Daemon::find(&args.daemon)?;
-    let mut path = "/api/v1/dht/items".to_owned();
-    let mut key = None;
-    if let Some(file) = &args.secret {
-        let secret = read_secret(file)?;
-        let salt = args.salt.as_bytes();
-        let target = mutable_target(&public_key(&secret), salt);
-        let stored = daemon.get_if_there(&item_path(target, salt)).await?;
-        let last = stored.as_ref().and_then(|item| item["signed"]["seq"].as_i64());
-        let item = sign_next(&secret, salt, &value, last).map_err(|error| CliError::Other(error.to_string()))?;
-        path = format!("{path}?{}", parameters(&item, salt, last));
-        key = item.proof.map(|proof| const_hex::encode(proof.key));
-    }
-    let stored = daemon.post_bytes(&path, value.into()).await?;
+    let (stored, key) = match &args.secret {
+        Some(file) => {
+            let (stored, item) = put_signed(&daemon, file, args.salt.as_bytes(), value).await?;
+            (stored, item.proof.map(|proof| const_hex::encode(proof.key)))
+        }
+        None => (daemon.post_bytes("/api/v1/dht/items", value.into()).await?, None),
+    };
     if args.json {
         print_json(&stored);
         return Ok(Outcome::Done);
@@ -281,6 +339,78 @@ async fn put(args: PutArgs, screen: &Screen) -> Result<Outcome, CliError> {
     }
     say!("stored at {}", output::count(nodes, "node"));
     Ok(Outcome::Done)
+}
+
+fn mutable_link(text: &str) -> Result<MutableLink, CliError> {
+    text.parse().map_err(|error| CliError::Other(format!("{error}")))
+}
+
+/// Returns the torrent that a link names and its sequence number; `None` if no node has its item.
+async fn find_torrent(daemon: &Daemon, link: &MutableLink) -> Result<Option<(InfoHash, i64)>, CliError> {
+    let Some(item) = daemon.get_if_there(&item_path(link.target(), &link.salt)).await? else {
+        return Ok(None);
+    };
+    let value = const_hex::decode(text(&item["value"])).unwrap_or_default();
+    let torrent = MutableLink::torrent_in(&value).ok_or_else(|| CliError::Other(DhtError::NoTorrent.to_string()))?;
+    Ok(Some((torrent, item["signed"]["seq"].as_i64().unwrap_or_default())))
+}
+
+async fn resolve(args: ResolveArgs, screen: &Screen) -> Result<Outcome, CliError> {
+    let link = mutable_link(&args.link)?;
+    announce_search(screen);
+    match find_torrent(&Daemon::find(&args.daemon)?, &link).await? {
+        Some((torrent, _)) => say!("magnet:?xt=urn:btih:{torrent}"),
+        None => return Err(CliError::Other("no node knows the torrent of this key".into())),
+    }
+    Ok(Outcome::Done)
+}
+
+async fn follow(args: FollowArgs) -> Result<Outcome, CliError> {
+    let link = mutable_link(&args.link)?;
+    let daemon = Daemon::find(&args.daemon)?;
+    let mut known = None;
+    loop {
+        if let Some((torrent, seq)) = find_torrent(&daemon, &link).await?
+            && known.is_none_or(|known| seq > known)
+        {
+            known = Some(seq);
+            let magnet = format!("magnet:?xt=urn:btih:{torrent}");
+            if args.add {
+                daemon.create_from_text("/api/v1/torrents", magnet.clone()).await?;
+            }
+            say!("{magnet}");
+        }
+        tokio::time::sleep(Duration::from_secs(args.interval)).await;
+    }
+}
+
+async fn publish(args: PublishArgs, screen: &Screen) -> Result<Outcome, CliError> {
+    let value = MutableLink::value_of(info_hash(&args.torrent)?);
+    announce_search(screen);
+    let (stored, item) = put_signed(&Daemon::find(&args.daemon)?, &args.secret, args.salt.as_bytes(), value).await?;
+    if let Some(Proof { key, .. }) = item.proof {
+        let salt = args.salt.into_bytes();
+        say!("{}", MutableLink { key, salt });
+    }
+    let nodes = stored["nodes"].as_u64().unwrap_or_default() as usize;
+    screen.note(format!("stored at {}", output::count(nodes, "node")));
+    Ok(Outcome::Done)
+}
+
+/// Stores a value under the key of a secret file, in place of the item that is there.
+async fn put_signed(
+    daemon: &Daemon,
+    secret: &Path,
+    salt: &[u8],
+    value: Vec<u8>,
+) -> Result<(serde_json::Value, Item), CliError> {
+    let secret = read_secret(secret)?;
+    let target = mutable_target(&public_key(&secret), salt);
+    let stored = daemon.get_if_there(&item_path(target, salt)).await?;
+    let last = stored.as_ref().and_then(|item| item["signed"]["seq"].as_i64());
+    let item = sign_next(&secret, salt, &value, last).map_err(|error| CliError::Other(error.to_string()))?;
+    let path = format!("/api/v1/dht/items?{}", parameters(&item, salt, last));
+    Ok((daemon.post_bytes(&path, value.into()).await?, item))
 }
 
 /// Returns the query of a request that stores a signed item.

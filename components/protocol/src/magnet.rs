@@ -1,4 +1,6 @@
-//! Magnet links: a torrent named by its info-hash, with hints where to find its peers (BEP 9, 53).
+//! Magnet links: a torrent named by its info-hash, with hints where to find its peers (BEP 9, 46, 53).
+
+mod mutable;
 
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
@@ -9,6 +11,7 @@ use data_encoding::BASE32_NOPAD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::form_urlencoded;
 
+pub use self::mutable::MutableLink;
 use crate::hash::{InfoHash, InfoHashV2, InfoHashes};
 use crate::metainfo::Metainfo;
 use crate::text::printable;
@@ -82,9 +85,12 @@ pub enum MagnetError {
     /// Two different info-hashes of the same version.
     #[error("the magnet link names two torrents: {0} and {1}")]
     TwoTorrents(String, String),
-    /// A torrent that is named by a public key and changes (BEP 46).
-    #[error("the magnet link names a torrent by a public key (\"xs=urn:btpk:\"), which is not supported")]
+    /// A torrent that is named by a public key and changes (BEP 46); see [`MutableLink`].
+    #[error("the magnet link names a torrent by a public key; \"ecs-torrent dht resolve\" finds its info-hash")]
     PublicKey,
+    /// A public key that is not 64 hexadecimal digits, or a salt that is not hexadecimal or has more than 64 bytes.
+    #[error("the magnet link's public key or salt {0:?} is malformed")]
+    BadKey(String),
 }
 
 impl Magnet {

@@ -1,0 +1,144 @@
+//! Heap memory of a node with a whole routing table and as many peers as it stores.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ecs_torrent::protocol::compact::Family;
+use ecs_torrent::protocol::dht::id::NodeId;
+use ecs_torrent::protocol::dht::krpc::{Body, Message, Method, Packet, Query, Reply};
+use ecs_torrent::protocol::dht::node::{Node, NodeSettings};
+use ecs_torrent::protocol::time::Timestamp;
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+/// The number of nodes that show up. The table keeps some of each distance.
+const NODES: u32 = 50_000;
+
+const PEERS: u32 = 10_000;
+const TORRENTS: u32 = 2_000;
+
+/// Time between two datagrams.
+const PAUSE: Duration = Duration::from_millis(10);
+
+struct Filling {
+    node: Node,
+    now: Timestamp,
+}
+
+/// Returns the bytes that a full node takes.
+///
+/// # Panics
+/// If the node does not take the nodes and the peers.
+pub fn of_full_node() -> usize {
+    let before = ALLOCATOR.current_usage();
+    let node = Node::new(NodeSettings::default(), [1; 32], Timestamp::ZERO);
+    let mut filling = Filling {
+        node,
+        now: Timestamp::ZERO,
+    };
+    (0..NODES).for_each(|number| filling.add_node(number));
+    let after_nodes = ALLOCATOR.current_usage();
+    (0..PEERS).for_each(|number| filling.add_peer(number));
+    let taken = ALLOCATOR.current_usage().saturating_sub(before);
+    let stats = filling.node.stats(filling.now);
+    println!(
+        "{} nodes in {} buckets take {} KiB, {} peers of {} torrents {} KiB",
+        stats.tables[0].nodes,
+        stats.tables[0].buckets,
+        after_nodes.saturating_sub(before) >> 10,
+        stats.stored_peers,
+        stats.stored_torrents,
+        ALLOCATOR.current_usage().saturating_sub(after_nodes) >> 10,
+    );
+    assert!(
+        stats.stored_peers == PEERS as usize && stats.tables[0].nodes >= 64,
+        "{stats:?}"
+    );
+    assert!(filling.node.is_enabled(Family::V4));
+    taken
+}
+
+fn address(number: u32) -> SocketAddr {
+    let [_, a, b, c] = number.to_be_bytes();
+    SocketAddr::from(([40 + a, b, c, 1], 6881))
+}
+
+fn id(number: u32) -> NodeId {
+    let mut id = [0; 20];
+    for (index, part) in (1u32..).zip(id.chunks_exact_mut(4)) {
+        part.copy_from_slice(&(number + 1).wrapping_mul(0x9e37_79b9).wrapping_mul(index).to_be_bytes());
+    }
+    NodeId(id)
+}
+
+fn write(transaction: &[u8], body: Body<'_>) -> Vec<u8> {
+    let message = Message {
+        transaction,
+        version: None,
+        external: None,
+        body,
+    };
+    message.write()
+}
+
+impl Filling {
+    fn send(&mut self, number: u32, method: Method<'_>) -> Vec<(SocketAddr, Vec<u8>)> {
+        self.now += PAUSE;
+        let query = Query {
+            id: id(number),
+            is_read_only: false,
+            want: None,
+            method: Ok(method),
+        };
+        let datagram = write(b"tt", Body::Query(query));
+        self.node.receive(&datagram, address(number), self.now);
+        std::iter::from_fn(|| self.node.next_datagram()).collect()
+    }
+
+    /// Lets a node show up, and answer the ping that follows.
+    fn add_node(&mut self, number: u32) {
+        for (to, datagram) in self.send(number, Method::Ping) {
+            let packet = Packet::parse(&datagram).unwrap();
+            let message = packet.message().unwrap();
+            if matches!(message.body, Body::Query(_)) && to == address(number) {
+                let reply = write(message.transaction, Body::Reply(Reply::new(id(number))));
+                self.node.receive(&reply, to, self.now);
+            }
+        }
+        if self.node.deadline() <= self.now {
+            self.node.advance(self.now);
+        }
+        while self.node.next_datagram().is_some() {}
+        while self.node.next_event().is_some() {}
+    }
+
+    /// Lets a peer announce itself.
+    fn add_peer(&mut self, number: u32) {
+        let number = 10_000_000 + number;
+        let info_hash = id(20_000_000 + number % TORRENTS);
+        let get = Method::GetPeers {
+            info_hash,
+            no_seed: false,
+            scrape: false,
+        };
+        let answers = self.send(number, get);
+        let token = answers.iter().find_map(|(_, datagram)| {
+            let packet = Packet::parse(datagram).ok()?;
+            match packet.message().ok()?.body {
+                Body::Reply(reply) => Some(reply.token?.to_vec()),
+                _ => None,
+            }
+        });
+        let announce = Method::AnnouncePeer {
+            info_hash,
+            port: 6881,
+            implied_port: false,
+            token: &token.unwrap(),
+            seed: false,
+        };
+        self.send(number, announce);
+        while self.node.next_event().is_some() {}
+    }
+}
