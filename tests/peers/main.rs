@@ -20,6 +20,7 @@ mod content;
 mod lab;
 #[path = "../support/namespace.rs"]
 mod namespace;
+mod nodes;
 #[path = "../support/skipping.rs"]
 mod skipping;
 

@@ -8,10 +8,11 @@ use ecs_torrent::making::MakeOptions;
 use super::Share;
 use super::magnets::link;
 use crate::Case;
-use crate::clients::Program::{Aria2, Libtorrent, Namespace};
-use crate::clients::{Peer, aria2, libtorrent, ours};
+use crate::clients::Program::{Aria2, Libtorrent, Namespace, Transmission};
+use crate::clients::{Peer, aria2, libtorrent, ours, transmission};
 use crate::content::write_file;
 use crate::lab::Lab;
+use crate::nodes::Nodes;
 
 /// Upload rate of a seed whose downloads last as long as the case, in bytes per second.
 const SLOW: u32 = 50_000;
@@ -117,6 +118,19 @@ pub fn cases() -> Vec<Case> {
                 let mut leecher = ours::Ours::download(&link(&share), &folder, ip, &[]);
                 let (ip, node) = (lab.address(), leecher.address());
                 let _seeder = aria2::Aria2::seed_by_dht(&share.torrent, &share.origin, ip, node);
+                share.assert_arrives(&mut leecher);
+            },
+        },
+        Case {
+            name: "we_find_transmission_by_the_dht",
+            needs: &[Transmission],
+            run: |lab| {
+                let share = Share::file(lab, &[]);
+                let (folder, ip) = (lab.folder("downloads"), lab.address());
+                let nodes = Nodes::start(lab, 12);
+                let (seed, known) = (lab.address(), &nodes.addresses);
+                let _seeder = transmission::Transmission::start_by_dht(lab, &share.torrent, &share.origin, seed, known);
+                let mut leecher = ours::Ours::download_by_dht(&link(&share), &folder, ip, known[0]);
                 share.assert_arrives(&mut leecher);
             },
         },

@@ -28,6 +28,12 @@ impl Ours {
         Self::download_with(torrent, folder, ip, peers, &[], "debug")
     }
 
+    /// Downloads into `folder`, and finds peers by the DHT only, which it enters by this node.
+    pub fn download_by_dht(torrent: &Path, folder: &Path, ip: IpAddr, node: SocketAddr) -> Self {
+        let node = node.to_string();
+        Self::download_with(torrent, folder, ip, &[], &["--dht-node", &node], "info")
+    }
+
     fn download_with(
         torrent: &Path,
         folder: &Path,

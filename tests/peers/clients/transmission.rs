@@ -19,12 +19,18 @@ pub struct Transmission {
 impl Transmission {
     /// Joins the swarm with the data in `folder`: downloads the missing data, and seeds if the data is complete.
     pub fn start(lab: &Lab, torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
-        Self::with(lab, Some(torrent), folder, ip)
+        Self::with(lab, Some(torrent), folder, ip, &[])
+    }
+
+    /// Like [`Transmission::start`], but finds peers by the DHT only, of which it knows these nodes. It begins to search when
+    /// nine have answered, one every two seconds.
+    pub fn start_by_dht(lab: &Lab, torrent: &Path, folder: &Path, ip: IpAddr, nodes: &[SocketAddr]) -> Self {
+        Self::with(lab, Some(torrent), folder, ip, nodes)
     }
 
     /// Downloads the torrent of a magnet link into `folder`. Returns when Transmission has the link.
     pub fn start_magnet(lab: &Lab, link: &Path, folder: &Path, ip: IpAddr) -> Self {
-        let this = Self::with(lab, None, folder, ip).ready();
+        let this = Self::with(lab, None, folder, ip, &[]).ready();
         let call = serde_json::json!({"method": "torrent-add", "arguments": {"filename": link}}).to_string();
         let rpc = SocketAddr::new(ip, 9091);
         // The first answer names the session id that the second call must have.
@@ -37,7 +43,7 @@ impl Transmission {
         this
     }
 
-    fn with(lab: &Lab, torrent: Option<&Path>, folder: &Path, ip: IpAddr) -> Self {
+    fn with(lab: &Lab, torrent: Option<&Path>, folder: &Path, ip: IpAddr, nodes: &[SocketAddr]) -> Self {
         let config = lab.folder(&format!("transmission-{ip}"));
         let watch = lab.folder(&format!("transmission-{ip}/watch"));
         let done = config.join("done");
@@ -48,7 +54,7 @@ impl Transmission {
         let settings = serde_json::json!({
             "bind-address-ipv4": ip.to_string(),
             "bind-address-ipv6": "::1",
-            "dht-enabled": false,
+            "dht-enabled": !nodes.is_empty(),
             "lpd-enabled": false,
             "pex-enabled": false,
             "utp-enabled": false,
@@ -67,6 +73,9 @@ impl Transmission {
             "message-level": 2,
         });
         std::fs::write(config.join("settings.json"), settings.to_string()).unwrap();
+        if !nodes.is_empty() {
+            std::fs::write(config.join("dht.dat"), table(nodes)).unwrap();
+        }
         if let Some(torrent) = torrent {
             std::fs::copy(torrent, watch.join("it.torrent")).unwrap();
         }
@@ -97,6 +106,19 @@ impl Transmission {
         self.wait_complete();
         self
     }
+}
+
+/// Returns the saved routing table of an earlier run: an id, and the IPv4 nodes in compact form.
+fn table(nodes: &[SocketAddr]) -> Vec<u8> {
+    let mut compact = Vec::new();
+    for node in nodes {
+        if let IpAddr::V4(ip) = node.ip() {
+            compact.extend(ip.octets());
+            compact.extend(node.port().to_be_bytes());
+        }
+    }
+    let head = format!("d2:id20:{}5:nodes{}:", "t".repeat(20), compact.len());
+    [head.as_bytes(), &compact, b"e"].concat()
 }
 
 /// Calls the RPC interface and returns the whole answer, headers included.
