@@ -87,13 +87,18 @@ impl FileSelection {
     #[must_use]
     pub fn selected(&self, files: &FileTable) -> Vec<bool> {
         let globs = self.compiled();
-        let by_index = |index: usize| {
-            let runs = &mut self.files.iter();
-            runs.any(|(first, last)| (*first as usize..=*last as usize).contains(&index))
+        let entries = files.files().iter();
+        let mut selected: Vec<bool> = match globs.is_empty() {
+            true => vec![false; entries.len()],
+            false => entries.map(|file| globs.is_match(&*file.path)).collect(),
         };
-        let entries = files.files().iter().enumerate();
-        let selected = entries.map(|(index, file)| by_index(index) || globs.is_match(&*file.path));
-        selected.collect()
+        for &(first, last) in &self.files {
+            let end = selected.len().min((last as usize).saturating_add(1));
+            if let Some(run) = selected.get_mut(first as usize..end) {
+                run.fill(true);
+            }
+        }
+        selected
     }
 
     /// Whether the selection leaves nothing of a torrent with these files.

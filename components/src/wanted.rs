@@ -410,6 +410,31 @@ mod tests {
         assert_eq!(wanted.iter().collect::<Vec<_>>(), [1, 2, 3]);
     }
 
+    /// The largest torrents take no time that a user notices, whatever the choice: half a million files, most of them in
+    /// pieces of many files, and each of them changed.
+    #[test]
+    fn half_a_million_files_are_chosen_in_one_pass() {
+        let (table, _) = files(&[3; 500_000]);
+        let geometry = Geometry::new(table.total_size(), 16 << 10).unwrap();
+        let ranges = (0..256).map(|run| run * 7..=u32::MAX);
+        let selection = FileSelection::new(ranges, []).unwrap();
+        let mut choice = FileChoice::selecting(selection);
+        assert!(choice.resolve(&table));
+        let have = Bitfield::new(geometry.piece_count());
+        let mut wanted = WantedPieces::new(&choice, &table, &geometry, &have);
+        assert!(wanted.unneeded().is_empty());
+        for priority in [FilePriority::Skip, FilePriority::High] {
+            (0..500_000).for_each(|file| choice.set(file, priority));
+            let changed = wanted.update(&choice, 0..500_000, (&table, &geometry), &have);
+            assert_eq!(changed.len(), geometry.piece_count() as usize);
+            assert_eq!(wanted.unneeded().is_full(), priority == FilePriority::Skip);
+        }
+        choice.set(1, FilePriority::Skip);
+        let mut session = Session::new(InfoHash([7; 20]));
+        choice.save(&mut session);
+        assert_eq!(FileChoice::of_session(&session, 500_000), Some(choice));
+    }
+
     proptest! {
         /// An update has the result of a new derivation.
         #[test]

@@ -1,7 +1,7 @@
 //! The part file of a torrent with skipped files, see `ports/disk/parts.rs`.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use ecs_torrent_protocol::files::FileSlice;
@@ -55,15 +55,16 @@ impl Files {
             let index = *file as u32;
             parts.skipped.contains(index) && !parts.parted.contains(index) && !self.exists(*file)
         };
-        if let Some(file) = file.filter(is_new) {
-            self.change_parts(|parts| {
-                parts.parted.insert(file as u32);
-            });
-            return self
-                .parts()
-                .map_or_else(Vec::new, |parts| parts.cut(&self.table, slice));
-        }
-        parts.cut(&self.table, slice)
+        let Some(file) = file.filter(is_new) else {
+            return parts.cut(&self.table, slice);
+        };
+        // The state is changed in place if nobody else holds it.
+        drop(parts);
+        self.change_parts(|parts| {
+            parts.parted.insert(file as u32);
+        });
+        self.parts()
+            .map_or_else(Vec::new, |parts| parts.cut(&self.table, slice))
     }
 
     /// Whether a file exists, so that its bytes are there and not in the part file.
@@ -85,12 +86,14 @@ impl Files {
         let Some(parts) = self.parts() else {
             return Ok(Vec::new());
         };
-        for file in parts.to_move() {
-            self.move_part(&parts, file as usize, needs)?;
-            self.change_parts(|parts| {
-                parts.moved.insert(file);
+        let (moved, result) = self.move_each(&parts, needs);
+        drop(parts);
+        self.change_parts(|parts| {
+            moved.iter().for_each(|file| {
+                parts.moved.insert(*file);
             });
-        }
+        });
+        result?;
         let Some(parts) = self.parts() else {
             return Ok(Vec::new());
         };
@@ -100,15 +103,31 @@ impl Files {
         Ok(parts.settled(needs))
     }
 
-    /// Copies the bytes of a file from the part file, and syncs the file. In a file of the user, the bytes of held pieces
-    /// are compared.
-    fn move_part(&self, parts: &Parts, index: usize, needs: &FileNeeds) -> Result<()> {
+    /// Copies the bytes of the files that are wanted now. Returns the files that have them, and the first failure.
+    fn move_each(&self, parts: &Parts, needs: &FileNeeds) -> (Vec<u32>, Result<()>) {
+        let to_move = parts.to_move();
+        if to_move.is_empty() {
+            return (to_move, Ok(()));
+        }
         let part = match self.readable(parts.index) {
             Ok(part) => part,
             // Nothing was ever written to it.
-            Err(error) if error.is_absence() => return Ok(()),
-            Err(error) => return Err(error),
+            Err(error) if error.is_absence() => return (to_move, Ok(())),
+            Err(error) => return (Vec::new(), Err(error)),
         };
+        let mut moved = Vec::new();
+        for file in to_move {
+            if let Err(error) = self.move_part(&part, parts, file as usize, needs) {
+                return (moved, Err(error));
+            }
+            moved.push(file);
+        }
+        (moved, Ok(()))
+    }
+
+    /// Copies the bytes of a file from the part file, and syncs the file. In a file of the user, the bytes of held pieces
+    /// are compared.
+    fn move_part(&self, part: &OwnedFd, parts: &Parts, index: usize, needs: &FileNeeds) -> Result<()> {
         let root = self.created_folder()?;
         let mut parent = Parent::new(root.as_fd());
         let mut buffer = Vec::new();
@@ -120,7 +139,7 @@ impl Files {
                 continue;
             }
             buffer.resize(len as usize, 0);
-            match read_exactly(&part, from.offset, &mut buffer) {
+            match read_exactly(part, from.offset, &mut buffer) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
                 Err(error) => return Err(DiskError::new(DiskAction::Read, self.path(&parts.entry), error)),
