@@ -17,7 +17,7 @@
 //! | `Counters` | downloaded bytes are held, in flight, corrupt or dropped |
 //! | `Bounds` | memory and queues stay within their settings |
 //! | `Work` | a tick processes no more messages, per peer and in total, than its settings allow |
-//! | `Private` | no private torrent is advertised to strangers, and none has peers from them (BEP 27) |
+//! | `Private` | no private torrent is advertised to strangers or announced to other trackers, and none has or contacts peers that strangers named (BEP 27) |
 //! | `Cadence` | an engine without work is idle |
 
 mod bounds;
@@ -28,6 +28,7 @@ mod pausing;
 mod picker;
 mod privacy;
 mod requests;
+mod strangers;
 mod truth;
 mod wire;
 mod work;
@@ -36,7 +37,9 @@ use std::fmt;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
+use ecs_torrent_components::candidates::CandidatesFound;
 use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::messages::PeerConnected;
 use ecs_torrent_engine::core::FlushToPorts;
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 use ecs_torrent_protocol::time::Timestamp;
@@ -56,6 +59,9 @@ impl Plugin for InvariantsPlugin {
             .init_resource::<counters::Bases>()
             .init_resource::<cadence::Cadence>()
             .init_resource::<pausing::OpenStorages>()
+            .init_resource::<strangers::Named>()
+            .add_message::<CandidatesFound>()
+            .add_message::<PeerConnected>()
             .add_systems(
                 Tick,
                 (wire::read_events, work::check)
@@ -69,6 +75,7 @@ impl Plugin for InvariantsPlugin {
                     truth::check,
                     wire::listen,
                     privacy::listen,
+                    (strangers::record, strangers::listen).chain(),
                     pausing::listen,
                     cadence::check,
                 )

@@ -150,6 +150,7 @@ pub struct Scenario {
     pub(super) is_trackerless: bool,
     pub(super) introducer: Option<Who>,
     pub(super) is_local: bool,
+    pub(super) has_links: bool,
     pub(super) patience: f64,
     pub(super) allowance: Duration,
     pub(super) may_fail: bool,
@@ -203,6 +204,7 @@ impl Scenario {
             is_trackerless: false,
             introducer: None,
             is_local: false,
+            has_links: false,
             patience: 2.0,
             allowance: Duration::from_secs(20),
             may_fail: false,
@@ -328,6 +330,16 @@ impl Scenario {
         Self {
             is_trackerless: true,
             is_local: true,
+            ..self
+        }
+    }
+
+    /// Lets the leechers add magnet links instead of torrent files. The links contain the trackers and the introducer
+    /// (`x.pe`).
+    #[must_use]
+    pub fn by_magnet_links(self) -> Self {
+        Self {
+            has_links: true,
             ..self
         }
     }

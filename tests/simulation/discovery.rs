@@ -43,6 +43,24 @@ fn a_swarm_of_twenty_lives_by_peer_exchange_from_one_known_peer() {
     assert!(!outcome.is_good(), "the test needs peer exchange to pass: {outcome}");
 }
 
+/// The metadata has two pieces. Leechers get them from the seed, which the link names, and from each other.
+#[test]
+fn a_crowd_with_magnet_links_lives_from_one_peer_with_the_metadata() {
+    let outcome = Scenario::new("a crowd with links")
+        .settings(settings(true))
+        .torrent(NewContent {
+            len: 420 << 10,
+            piece_length: 512,
+            ..NewContent::default()
+        })
+        .seeds(1, Link::symmetric(64 << 10))
+        .leeches(10, LINK)
+        .introduced_by(Who::Seed(0))
+        .by_magnet_links()
+        .run();
+    assert!(outcome.is_good(), "{outcome}");
+}
+
 /// The only known peer leaves as soon as the leechers know each other.
 #[test]
 fn a_swarm_outlives_the_peer_that_introduced_it() {

@@ -2,6 +2,8 @@
 //!
 //! Each mutant is a plugin that breaks one feature.
 
+mod fence;
+
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bytes::Bytes;

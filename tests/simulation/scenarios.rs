@@ -38,6 +38,8 @@ pub const ALL: &[(&str, Make)] = &[
     ("connections that break", breaking),
     ("peers that stop reading", stop_reading),
     ("odd pieces and files", odd),
+    ("a crowd with magnet links", links),
+    ("neighbors", neighbors),
 ];
 
 /// Number of bytes in a MiB.
@@ -114,6 +116,38 @@ fn flash_crowd(dice: &mut Dice) -> Scenario {
         .seeds(1, LINK)
         .leeches(count, LINK)
         .path(path)
+}
+
+/// The links name only the seed. Some leechers are killed, perhaps before they have the metadata.
+fn links(dice: &mut Dice) -> Scenario {
+    let count = dice.within(3, 10);
+    let path = Path::new(dice.millis(1, 150)).with_jitter(dice.millis(0, 20));
+    let mut scenario = Scenario::new("a crowd with magnet links")
+        .torrent(dice.torrent())
+        .seeds(1, LINK)
+        .leeches(count, LINK)
+        .path(path)
+        .introduced_by(Who::Seed(0))
+        .by_magnet_links()
+        .within(3.0, seconds(60));
+    for _ in 0..dice.within(0, 3) {
+        let (who, time) = (dice.leech(count), dice.moment(1, 3_000));
+        scenario = scenario
+            .at(time, Act::Killed(who))
+            .at(time + seconds(2), Act::Starts(who));
+    }
+    scenario
+}
+
+/// A local network without a tracker.
+fn neighbors(dice: &mut Dice) -> Scenario {
+    let count = dice.within(2, 8);
+    Scenario::new("neighbors")
+        .torrent(dice.torrent())
+        .seeds(1, LINK)
+        .leeches(count, LINK)
+        .in_a_local_network()
+        .path(Path::new(dice.millis(1, 20)))
 }
 
 fn churn(dice: &mut Dice) -> Scenario {

@@ -2,13 +2,16 @@
 //!
 //! The check reads the private flag from the metadata, not from the engine's own decision.
 
+use std::net::SocketAddr;
+
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::candidates::{CandidateSource, CandidateSources, Candidates, SourceSet};
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::peer::PeerExtensions;
 use ecs_torrent_components::torrent::{Content, Torrent};
-use ecs_torrent_engine::ports::NetPort;
+use ecs_torrent_engine::ports::http::HttpRequest;
 use ecs_torrent_engine::ports::net::{DatagramKind, NetRequest};
+use ecs_torrent_engine::ports::{HttpPort, NetPort};
 use ecs_torrent_protocol::extension::{ExtensionHandshake, HANDSHAKE_ID};
 use ecs_torrent_protocol::metadata::METADATA;
 use ecs_torrent_protocol::pex::PEX;
@@ -31,29 +34,60 @@ pub(super) fn leak(extensions: Option<&PeerExtensions>, id: u8, payload: &[u8]) 
     NAMING.into_iter().chain([METADATA]).find(names)
 }
 
-/// Checks that no datagram names a private torrent, except to trackers.
+/// Checks that no datagram and no HTTP request names a private torrent, except to its trackers.
 pub(super) fn listen(
     net: Res<NetPort>,
+    http: Res<HttpPort>,
     clock: Res<Clock>,
     mut violations: ResMut<Violations>,
     torrents: Query<(&Torrent, &Content)>,
 ) {
+    let private = || torrents.iter().filter(|(_, content)| content.0.info.private);
+    for request in http.outgoing() {
+        let HttpRequest::Get(get) = request else { continue };
+        for (torrent, content) in private() {
+            if names(&decoded(&get.url), &torrent.id().0) && !is_of_tracker(&get.url, content) {
+                let report = || format!("{} names {}, which is private", get.url, torrent.name);
+                violations.report(&clock, Invariant::Private, report);
+            }
+        }
+    }
     for request in net.outgoing() {
         let (NetRequest::Datagram { to, data } | NetRequest::Multicast { group: to, data, .. }) = request else {
             continue;
         };
-        let kind = DatagramKind::of(data);
-        if matches!(kind, Some(DatagramKind::Tracker)) || is_connect(data) {
-            continue;
-        }
-        for (torrent, _) in torrents.iter().filter(|(_, content)| content.0.info.private) {
-            if names(data, &torrent.id().0) {
+        let is_announce = matches!(DatagramKind::of(data), Some(DatagramKind::Tracker)) || is_connect(data);
+        for (torrent, content) in private() {
+            let is_of_tracker = is_announce && is_of_tracker(&format!("udp://{to}/"), content);
+            if !is_of_tracker && names(data, &torrent.id().0) {
                 let what = query(data);
                 let report = || format!("{what} to {to} names {}, which is private", torrent.name);
                 violations.report(&clock, Invariant::Private, report);
             }
         }
     }
+}
+
+/// Whether a URL has the host and port of one of the torrent's trackers. Without trackers in the metadata, those of a
+/// magnet link may be right, and so may a tracker whose name is looked up.
+fn is_of_tracker(url: &str, content: &Content) -> bool {
+    let host = |url: &str| url.split('/').nth(2).unwrap_or_default().to_owned();
+    let mut trackers = content.0.trackers.iter().flatten().map(|url| host(url)).peekable();
+    let wanted = host(url);
+    trackers.peek().is_none() || trackers.any(|own| own == wanted || own.parse::<SocketAddr>().is_err())
+}
+
+/// Returns the bytes of a URL without percent encoding.
+fn decoded(url: &str) -> Vec<u8> {
+    let mut rest = url.as_bytes();
+    let mut bytes = Vec::with_capacity(rest.len());
+    while let Some((&first, after)) = rest.split_first() {
+        let hex = after.get(..2).filter(|_| first == b'%');
+        let escaped = hex.and_then(|hex| u8::from_str_radix(str::from_utf8(hex).ok()?, 16).ok());
+        bytes.push(escaped.unwrap_or(first));
+        rest = &after[if escaped.is_some() { 2 } else { 0 }..];
+    }
+    bytes
 }
 
 /// Whether a datagram is a request to a tracker: it begins with a connection id, then has an action from 0 to 3
@@ -132,6 +166,10 @@ mod tests {
         assert!(names(&[&b"d1:q"[..], &hash, b"e"].concat(), &hash));
         assert!(names(format!("Infohash: {}", "AB".repeat(20)).as_bytes(), &hash));
         assert!(!names(&[0xab; 19], &hash));
+        assert!(names(
+            &decoded(&format!("http://a/?info_hash={}&x=%", "%AB".repeat(20))),
+            &hash
+        ));
         assert!(is_connect(&[
             0, 0, 4, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0, 1, 2, 3, 4
         ]));

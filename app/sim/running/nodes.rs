@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ecs_torrent_components::commands::{AddOptions, AddTorrent, CommandQueue, Reply, ResumeAll};
+use ecs_torrent_components::commands::{
+    AddOptions, AddTorrent, CommandQueue, Reply, ResumeAll, TorrentSource, UnfetchedTorrent,
+};
 use ecs_torrent_engine::sim::{Content, Crash, NewNode};
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::wire::Block;
@@ -141,12 +143,17 @@ impl Stage<'_> {
                 .0
                 .push_back(ResumeAll { include_stopped, reply });
         }
+        let has_link = self.scenario.has_links && matches!(who, Who::Leech(_));
         for content in adds {
+            let (source, peers) = match has_link {
+                true => (link(&content, peers.clone()), Vec::new()),
+                false => (content.metainfo().clone().into(), peers.clone()),
+            };
             let add = AddTorrent {
-                source: content.metainfo().clone().into(),
+                source,
                 options: AddOptions {
                     root: Some(FOLDER.into()),
-                    peers: peers.clone(),
+                    peers,
                     ..AddOptions::default()
                 },
                 is_resumed: false,
@@ -156,6 +163,16 @@ impl Stage<'_> {
         }
         self.sim.nudge(node);
     }
+}
+
+/// Returns a magnet link of a torrent that contains these peers.
+fn link(content: &Content, peers: Vec<SocketAddr>) -> TorrentSource {
+    TorrentSource::InfoHash(UnfetchedTorrent {
+        info_hash: content.info_hash(),
+        name: None,
+        trackers: content.metainfo().trackers.clone(),
+        peers,
+    })
 }
 
 /// Returns whether a block has the torrent's bytes; mostly both are in the same memory.
