@@ -5,6 +5,8 @@
 //! cargo bench --bench efficiency
 //! EFFICIENCY_SEEDS=3 EFFICIENCY_PEERS=30 EFFICIENCY_MIB=16 cargo bench --bench efficiency
 //! EFFICIENCY_SEEDS=0 EFFICIENCY_LATENCY=300 cargo bench --bench efficiency     # the tables alone
+//! EFFICIENCY_SEEDS=0 EFFICIENCY_MIXED=0 EFFICIENCY_CROWDS=20x32x1024,50x64x256 EFFICIENCY_CROWD_SEEDS=3 \
+//!     cargo bench --bench efficiency                       # some rows: leechers, MiB, KiB of a piece
 //! ```
 
 #![allow(clippy::print_stdout, reason = "it is a program")]
@@ -39,7 +41,7 @@ const HOME: Link = Link::asymmetric(1 << 20, 4 << 20);
 const CROWDS: [(usize, u64); 4] = [(10, 32), (20, 32), (50, 64), (100, 64)];
 
 /// Piece lengths of the rows of the table, in KiB.
-const PIECES: [u32; 4] = [64, 128, 256, 1024];
+const PIECES: [u32; 5] = [64, 128, 256, 512, 1024];
 
 fn main() {
     let seeds = number_from("EFFICIENCY_SEEDS", 10);
@@ -61,6 +63,14 @@ fn main() {
         println!("  median {median:.2} x the bound, worst {worst:.2} x");
     }
 
+    if number_from("EFFICIENCY_MIXED", 1) > 0 {
+        print_mixed(mib);
+    }
+    print_crowds();
+}
+
+/// Prints when the members of each class of a mixed swarm finish, and what they send and receive.
+fn print_mixed(mib: u64) {
     let piece_kib = number_from("EFFICIENCY_PIECE", 64) as u32;
     println!("mixed swarm: 1 seed, {OF_EACH} leechers of each class, {mib} MiB in pieces of {piece_kib} KiB");
     let mut mixed = swarm(1, mib, piece_kib).seeds(1, Link::symmetric(FAST));
@@ -88,8 +98,23 @@ fn main() {
             sent / received
         );
     }
+}
 
-    print_crowds();
+/// Leechers, MiB and piece length in KiB of the rows of the table.
+fn rows() -> Vec<(usize, u64, u32)> {
+    let Ok(text) = std::env::var("EFFICIENCY_CROWDS") else {
+        let row = |(leechers, mib)| PIECES.map(|piece_kib| (leechers, mib, piece_kib));
+        return CROWDS.into_iter().flat_map(row).collect();
+    };
+    let row = |text: &str| {
+        let mut numbers = text.split('x').map(|number| number.parse().ok());
+        let mut next = || numbers.next().flatten();
+        Some((next()? as usize, next()?, u32::try_from(next()?).ok()?))
+    };
+    let rows = text
+        .split(',')
+        .map(|text: &str| row(text).unwrap_or_else(|| panic!("not a row: {text}")));
+    rows.collect()
 }
 
 /// Prints the last leecher's time of crowds of several sizes with several piece lengths, over both bounds.
@@ -97,11 +122,12 @@ fn print_crowds() {
     let latency = number_from("EFFICIENCY_LATENCY", 30);
     println!("flash crowds: 1 seed, equal lines of 1 MiB/s up and 4 MiB/s down, {latency} ms");
     println!("  leechers   MiB  piece KiB  done s  x fluid bound  x bound of whole pieces  real s");
-    for (leechers, mib) in CROWDS {
-        for piece_kib in PIECES {
+    let seeds = number_from("EFFICIENCY_CROWD_SEEDS", 1);
+    for (leechers, mib, piece_kib) in rows() {
+        for seed in 1..=seeds {
             let begun = Instant::now();
             let path = Path::new(Duration::from_millis(latency)).with_jitter(Duration::from_millis(2));
-            let scenario = swarm(1, mib, piece_kib).seeds(1, HOME).leeches(leechers, HOME);
+            let scenario = swarm(seed, mib, piece_kib).seeds(1, HOME).leeches(leechers, HOME);
             let outcome = scenario.path(path).run();
             println!(
                 "  {leechers:>8}  {mib:>4}  {piece_kib:>9}  {:>6.1}  {:>13.2}  {:>23.2}  {:>6.0}",

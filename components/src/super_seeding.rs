@@ -46,7 +46,7 @@ impl SuperSeeding {
 /// A peer's turn while its torrent super-seeds. On every connected peer; written by super-seeding.
 #[derive(Component, Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SuperSeedingTurn {
-    /// The peer has requested all pieces suggested in its turn.
+    /// The peer has requested all pieces suggested in its turn, to their last blocks.
     pub is_spent: bool,
     /// The peer has not received all pieces assigned to it.
     pub awaits_pieces: bool,

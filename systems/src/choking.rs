@@ -4,6 +4,7 @@
 mod round;
 #[cfg(test)]
 mod tests;
+mod width;
 
 use std::time::Duration;
 
@@ -19,12 +20,13 @@ use ecs_torrent_components::random::Random;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{Settings, UploadSettings, seconds};
 use ecs_torrent_components::super_seeding::{SuperSeeding, SuperSeedingPhase, SuperSeedingTurn};
-use ecs_torrent_components::torrent::{Lifecycle, PeerOf, Torrent, TorrentPeers};
+use ecs_torrent_components::torrent::{Layout, Lifecycle, PeerOf, Torrent, TorrentPeers};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
 
-use self::round::{Contender, Goal, IDLE_AFTER, Outcome, Rotation, Round};
+use self::round::{Contender, Goal, Outcome, Rotation, Round};
+use self::width::{IDLE_AFTER, patience};
 use crate::DecideSet;
 use crate::conditions::{has_due, has_messages};
 
@@ -203,6 +205,7 @@ struct RoundParams<'w, 's> {
 type ChokedTorrent = (
     &'static mut Choker,
     &'static Lifecycle,
+    Option<&'static Layout>,
     Option<&'static TorrentPeers>,
     Option<&'static SuperSeeding>,
 );
@@ -218,7 +221,7 @@ fn run_rounds(
 ) {
     let now = params.clock.now();
     while let Some(ChokeRound(torrent)) = rounds.pop_due(now) {
-        let Ok((mut choker, lifecycle, connected, super_seeding)) = torrents.get_mut(torrent) else {
+        let Ok((mut choker, lifecycle, layout, connected, super_seeding)) = torrents.get_mut(torrent) else {
             continue;
         };
         if choker.next_round.is_none_or(|next| next > now) {
@@ -226,12 +229,14 @@ fn run_rounds(
         }
         choker.next_round = None;
         let phase = super_seeding.and_then(|super_seeding| super_seeding.phase(now));
-        let contenders = params.gather(connected, phase);
+        let piece_length = layout.map_or(0, |layout| layout.0.piece_length());
+        let contenders = params.gather(connected, phase, piece_length);
         let round = Round {
             now,
             goal: goal(lifecycle, &params.settings.uploads),
             phase,
             contenders: &contenders,
+            piece_length,
             limits: &params.settings.uploads,
         };
         let outcome = round.decide(choker.rotation, &mut random);
@@ -252,7 +257,12 @@ fn goal(lifecycle: &Lifecycle, limits: &UploadSettings) -> Goal {
 
 impl RoundParams<'_, '_> {
     /// Describes the connected peers of a torrent.
-    fn gather(&self, connected: Option<&TorrentPeers>, phase: Option<SuperSeedingPhase>) -> Vec<Contender> {
+    fn gather(
+        &self,
+        connected: Option<&TorrentPeers>,
+        phase: Option<SuperSeedingPhase>,
+        piece_length: u32,
+    ) -> Vec<Contender> {
         let now = self.clock.now();
         let turn_length = seconds(self.settings.uploads.seeding_turn_s);
         let connected = connected.into_iter().flat_map(RelationshipTarget::iter);
@@ -261,7 +271,8 @@ impl RoundParams<'_, '_> {
             .filter_map(|peer| {
                 let (state, rates, uploads, _, _, turn) = self.peers.get(peer).ok()?;
                 let asks_until = uploads.emptied.max(state.choke_changed);
-                let is_idle = !state.am_choking && uploads.is_empty() && asks_until + IDLE_AFTER <= now;
+                let is_empty = !state.am_choking && uploads.is_empty();
+                let idle_at = asks_until + patience(uploads.is_mid_piece, piece_length);
                 Some(Contender {
                     peer,
                     is_interested: state.peer_interested,
@@ -272,7 +283,8 @@ impl RoundParams<'_, '_> {
                         let may_end = phase != SuperSeedingPhase::Assigning || uploads.is_empty();
                         takes_long || (may_end && turn.is_over(phase))
                     }),
-                    idle_since: is_idle.then_some(asks_until),
+                    idle_since: (is_empty && idle_at <= now).then_some(asks_until),
+                    idle_at: (is_empty && uploads.is_mid_piece && idle_at > now).then_some(idle_at),
                     may_begin: uploads.emptied <= state.choke_changed && now.since(state.choke_changed) < BEGIN_WITHIN,
                     since: state.choke_changed,
                     gives: rates.download.at(now),
@@ -320,6 +332,7 @@ fn drop_requests(
     wire: &Wire,
     flush: &mut FlushQueue,
 ) {
+    uploads.is_mid_piece = false;
     let UploadQueue {
         waiting, allowed_fast, ..
     } = uploads;

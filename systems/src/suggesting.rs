@@ -91,8 +91,10 @@ pub(crate) struct SuperSeedPlan {
 struct Assignments {
     /// Suggested, and not yet requested.
     suggested: SmallVec<[u32; 4]>,
-    /// Requested.
+    /// Requested, at least in part.
     requested: SmallVec<[u32; 4]>,
+    /// Pieces of `requested` whose last block is not requested yet.
+    begun: SmallVec<[u32; 4]>,
     /// Pieces suggested since the peer was unchoked.
     turn: u32,
 }
@@ -166,6 +168,7 @@ impl SuperSeedPlan {
         let owed = !assignments.is_kept();
         assignments.suggested.retain(|suggested| *suggested != piece);
         assignments.requested.retain(|requested| *requested != piece);
+        assignments.begun.retain(|begun| *begun != piece);
         owed && assignments.is_kept()
     }
 
@@ -178,6 +181,14 @@ impl SuperSeedPlan {
         }
         if self.out.insert(piece) || suggested.is_some() {
             assignments.requested.push(piece);
+            assignments.begun.push(piece);
+        }
+    }
+
+    /// Records that a peer has requested the last block of a piece.
+    fn handle_last_request(&mut self, peer: Entity, piece: u32) {
+        if let Some(assignments) = self.assigned.get_mut(&peer) {
+            assignments.begun.retain(|begun| *begun != piece);
         }
     }
 
@@ -202,7 +213,7 @@ impl SuperSeedPlan {
     fn turn_of(&self, peer: Entity) -> SuperSeedingTurn {
         let assignments = self.assigned.get(&peer);
         SuperSeedingTurn {
-            is_spent: assignments.is_some_and(|p| p.turn >= self.turn && p.suggested.is_empty()),
+            is_spent: assignments.is_some_and(|p| p.turn >= self.turn && p.suggested.is_empty() && p.begun.is_empty()),
             awaits_pieces: assignments.is_some_and(|p| !p.is_kept()),
         }
     }
@@ -350,26 +361,34 @@ fn handle_haves(
     }
 }
 
-/// Records requested pieces by the request for their first block; looking at every block would be wasted work.
+/// Records requested pieces by the requests for their first and last blocks; looking at every block would be wasted
+/// work.
 fn handle_requests(
     mut received: MessageReader<UploadRequested>,
     mut queue: ResMut<SuggestQueue>,
     peers: Query<(&PeerOf, &PeerState)>,
-    mut torrents: Query<&mut SuperSeedPlan>,
+    mut torrents: Query<(&mut SuperSeedPlan, &Layout)>,
 ) {
     for requested in received.read() {
-        if requested.is_cancel || requested.request.begin > 0 {
+        if requested.is_cancel {
             continue;
         }
         let Ok((of, state)) = peers.get(requested.peer) else {
             continue;
         };
-        let Ok(mut plan) = torrents.get_mut(of.0) else {
+        let Ok((mut plan, Layout(geometry))) = torrents.get_mut(of.0) else {
             continue;
         };
-        if !state.am_choking {
-            plan.handle_request(requested.peer, requested.request.piece);
-            queue.peers.push(requested.peer);
+        let is_first = requested.request.begin == 0;
+        let is_last = geometry.is_end_of_piece(requested.request);
+        if !state.am_choking && (is_first || is_last) {
+            if is_first {
+                plan.handle_request(requested.peer, requested.request.piece);
+                queue.peers.push(requested.peer);
+            }
+            if is_last {
+                plan.handle_last_request(requested.peer, requested.request.piece);
+            }
             queue.changed.push((of.0, requested.peer));
         }
     }
@@ -487,6 +506,9 @@ mod tests {
         assert!(!plan.has_had_turn(a, Phase::Assigning), "it has not asked for them");
         plan.handle_request(a, 0);
         plan.handle_request(a, 1);
+        plan.handle_last_request(a, 0);
+        assert!(!plan.has_had_turn(a, Phase::Assigning), "it has requested a part of 1");
+        plan.handle_last_request(a, 1);
         assert!(plan.has_had_turn(a, Phase::Assigning));
         assert_eq!(suggested(&mut plan, b), 2);
         plan.handle_request(b, 2);
@@ -723,6 +745,10 @@ mod tests {
         bed.get_mut::<PeerState>(one).am_choking = false;
         assert_eq!(request(&mut bed, one, 0, 0, false), 1);
         assert_eq!(suggest_to(&mut bed, two), 2, "piece 0 is taken");
+        let is_requested = |bed: &Bed| bed.get::<SuperSeedPlan>(bed.torrent).assigned[&one].begun.is_empty();
+        assert!(!is_requested(&bed));
+        assert_eq!(request(&mut bed, one, 0, 1, false), 0);
+        assert!(is_requested(&bed), "to its last block");
         // The last pieces have time to arrive; the peer that has all of its own makes room.
         let have = |bed: &mut Bed, peer, piece| {
             let change = Availability::Have(piece);

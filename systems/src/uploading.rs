@@ -137,6 +137,7 @@ fn handle_requests(
                         || uploads.allowed_fast.take(request, settings.uploads.allowed_fast_copies)) =>
             {
                 uploads.waiting.push_back(request);
+                uploads.is_mid_piece = !geometry.is_end_of_piece(request);
                 serve.add(peer, &mut uploads);
             }
             Verdict::Admit | Verdict::Reject => reject(),
@@ -291,6 +292,26 @@ fn forget_uploads(
 mod tests {
     use super::*;
     use crate::testing::Bed;
+
+    #[test]
+    fn the_last_block_of_a_piece_ends_it() {
+        let mut bed = serving_bed();
+        let peer = bed.peer();
+        bed.get_mut::<Have>(bed.torrent).record_stored(0);
+        bed.world.init_resource::<Reaper>();
+        let mut is_mid_piece = |block| {
+            let request = bed.geometry.block(0, block);
+            let message = UploadRequested {
+                peer,
+                request,
+                is_cancel: false,
+            };
+            bed.run_after(message, handle_requests);
+            bed.get::<UploadQueue>(peer).is_mid_piece
+        };
+        assert!(is_mid_piece(0));
+        assert!(!is_mid_piece(1));
+    }
 
     /// BEP 6: a request is answered once, and a cancel of a request that is already answered is not.
     #[test]

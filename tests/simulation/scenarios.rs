@@ -40,6 +40,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("odd pieces and files", odd),
     ("a crowd with magnet links", links),
     ("neighbors", neighbors),
+    ("a crowd with long pieces", long_pieces),
 ];
 
 /// Number of bytes in a MiB.
@@ -148,6 +149,29 @@ fn neighbors(dice: &mut Dice) -> Scenario {
         .leeches(count, LINK)
         .in_a_local_network()
         .path(Path::new(dice.millis(1, 20)))
+}
+
+/// A part of a piece is worth nothing to the swarm until the piece is whole, and each piece takes a second: all peers
+/// have to finish pieces before they begin others.
+fn long_pieces(dice: &mut Dice) -> Scenario {
+    let link = Link::asymmetric(1 << 20, 4 << 20);
+    let torrent = NewContent {
+        len: 32 * MIB,
+        piece_length: MIB as u32,
+        ..NewContent::default()
+    };
+    let mut settings = Settings::default();
+    // Batches events as on a busy machine, which makes the simulation faster.
+    settings.tick.min_interval_us = 20_000;
+    // Without optimization there is time for a small crowd only.
+    let count = if cfg!(debug_assertions) { 6 } else { 20 };
+    Scenario::new("a crowd with long pieces")
+        .torrent(torrent)
+        .settings(settings)
+        .seeds(1, link)
+        .leeches(count, link)
+        .path(Path::new(dice.millis(5, 60)).with_jitter(dice.millis(0, 5)))
+        .within(1.6, Duration::ZERO)
 }
 
 fn churn(dice: &mut Dice) -> Scenario {

@@ -218,6 +218,12 @@ impl Geometry {
         request.len > 0 && end <= u64::from(self.piece_size(request.piece))
     }
 
+    /// Returns whether `request` ends at the end of its piece.
+    #[must_use]
+    pub fn is_end_of_piece(&self, request: BlockRequest) -> bool {
+        u64::from(request.begin) + u64::from(request.len) == u64::from(self.piece_size(request.piece))
+    }
+
     /// The span of `request` in the torrent.
     #[must_use]
     pub fn span(&self, request: BlockRequest) -> Span {

@@ -381,6 +381,8 @@ pub struct UploadQueue {
     pub charged_bytes: u64,
     /// When the last outstanding request was answered.
     pub emptied: Timestamp,
+    /// Whether the peer is in the middle of a piece: its last admitted request was not for the end of one.
+    pub is_mid_piece: bool,
     /// Whether the peer is in the serve queue.
     listed: Listed,
 }

@@ -9,6 +9,8 @@ use ecs_torrent_components::settings::{UploadSettings, seconds};
 use ecs_torrent_components::super_seeding::{SuperSeedingPhase, TURN_BYTES};
 use ecs_torrent_protocol::time::Timestamp;
 
+use super::width::{IDLE_AFTER, LEECH_RATE, SEED_RATE, WidthProbe, width};
+
 /// The data of a peer that the choice of served peers uses.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Contender {
@@ -21,6 +23,8 @@ pub(super) struct Contender {
     pub(super) is_unchoked: bool,
     /// Start of the time in which the unchoked peer has requested nothing.
     pub(super) idle_since: Option<Timestamp>,
+    /// Time at which a peer in the middle of a piece, whose requests are all answered, becomes idle.
+    pub(super) idle_at: Option<Timestamp>,
     /// The peer's first request may still be in transit.
     pub(super) may_begin: bool,
     /// The peer has had its share of a super-seeded copy for now.
@@ -45,9 +49,6 @@ pub(super) enum Goal {
     },
 }
 
-/// Least number of concurrent turns while super-seeding, however slow the uplink is.
-const LEAST_TURNS: usize = 4;
-
 /// Slots that [`fill`] may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SlotBudget {
@@ -66,15 +67,14 @@ impl SlotBudget {
         }
     }
 
-    /// Returns the slots while super-seeding: as many turns as the uplink completes in about a second, plus peers whose
-    /// first request is about to arrive.
-    pub(super) fn for_turns(self, contenders: &[Contender]) -> Self {
-        let rate: u64 = contenders.iter().map(|c| c.takes).sum();
-        let turns = ((rate / TURN_BYTES) as usize).max(LEAST_TURNS);
+    /// Returns the slots for serving `width` peers at a time, plus peers whose first request is about to arrive, at most
+    /// twice as many. Some of them may never request anything.
+    pub(super) fn narrowed(self, width: usize, contenders: &[Contender]) -> Self {
         let beginning = contenders.iter().filter(|c| c.idle_since.is_some() && c.may_begin);
+        let beginning = beginning.count().min(width.saturating_mul(2));
         Self {
-            slots: self.slots.min(turns),
-            places: self.places.min(turns + beginning.count()),
+            slots: self.slots.min(width),
+            places: self.places.min(width.saturating_add(beginning)),
         }
     }
 }
@@ -88,6 +88,8 @@ pub(super) struct Round<'a> {
     pub(super) phase: Option<SuperSeedingPhase>,
     /// The connected peers.
     pub(super) contenders: &'a [Contender],
+    /// Length of the torrent's pieces, or 0 if it is not known.
+    pub(super) piece_length: u32,
     pub(super) limits: &'a UploadSettings,
 }
 
@@ -99,6 +101,8 @@ pub(super) struct Rotation {
     pub(super) optimistic_since: Timestamp,
     /// Time of the last ranking.
     pub(super) ranked: Option<Timestamp>,
+    /// The search for a better number of peers served at a time.
+    pub(super) probe: WidthProbe,
 }
 
 /// The decision of a choking round.
@@ -120,15 +124,20 @@ pub(super) struct Outcome {
 impl Round<'_> {
     /// Decides which peers are served until the next round.
     pub(super) fn decide(&self, before: Rotation, random: &mut Random) -> Outcome {
+        let (width, probe) = self.width(before.probe);
+        let before = Rotation { probe, ..before };
+        let room = self.room(width);
         let (served, rotation) = match self.is_ranking(before) {
-            true => self.rerank(before, random),
-            false => (fill(self.contenders, self.room(), random), before),
+            true => self.rerank(before, width, random),
+            false => (fill(self.contenders, room, random), before),
         };
         let is_served = |c: &Contender| served.contains(&c.peer);
         let interested = || self.contenders.iter().filter(|c| c.is_interested);
         let busy_count = interested().filter(|c| is_served(c) && c.idle_since.is_none()).count();
         let interested_count = interested().count();
         let has_waiting = interested().any(|c| !is_served(c));
+        let served_contenders = || self.contenders.iter().filter(|c| is_served(c));
+        let idle_at = served_contenders().filter_map(|c| c.idle_at).min();
         let has_new = self.contenders.iter().any(|c| is_served(c) && !c.is_unchoked);
         let next = [
             // While any peer is interested, a next round is scheduled.
@@ -138,9 +147,10 @@ impl Round<'_> {
                 _ => None,
             },
             (has_waiting && has_new).then_some(self.now + IDLE_AFTER),
+            idle_at.filter(|_| has_waiting),
         ];
         Outcome {
-            is_full: busy_count >= self.limits.slots + self.limits.optimistic_slots,
+            is_full: busy_count >= room.slots,
             has_waiting,
             is_contended: interested_count > 1,
             next: next.into_iter().flatten().min(),
@@ -156,14 +166,20 @@ impl Round<'_> {
         self.phase.is_none() && rotation.ranked.is_none_or(is_due)
     }
 
-    fn rerank(&self, before: Rotation, random: &mut Random) -> (Vec<Entity>, Rotation) {
+    fn rerank(&self, before: Rotation, width: usize, random: &mut Random) -> (Vec<Entity>, Rotation) {
         let mut rotation = before;
         if self.now.since(before.optimistic_since) >= seconds(self.limits.optimistic_interval_s) {
             rotation.optimistic = None;
         }
         let kept = rotation.optimistic;
         let optimistic = &mut rotation.optimistic;
-        let served = choose(self.contenders, self.goal, self.now, self.limits, optimistic, random);
+        let ranked_slots = width.saturating_sub(self.limits.optimistic_slots).max(1);
+        let limits = UploadSettings {
+            slots: self.limits.slots.min(ranked_slots),
+            max_unchoked: self.limits.max_unchoked.min(width),
+            ..self.limits.clone()
+        };
+        let served = choose(self.contenders, self.goal, self.now, &limits, optimistic, random);
         if rotation.optimistic != kept {
             rotation.optimistic_since = self.now;
         }
@@ -171,14 +187,36 @@ impl Round<'_> {
         (served, rotation)
     }
 
-    /// Slots of a round between two rankings.
-    fn room(&self) -> SlotBudget {
+    /// Slots of a round between two rankings, if `width` peers are to be served at a time.
+    fn room(&self, width: usize) -> SlotBudget {
         let all = SlotBudget::all(self.goal, self.limits);
         match self.phase {
-            None => all,
-            Some(SuperSeedingPhase::Assigning) => all.for_turns(self.contenders),
             Some(SuperSeedingPhase::Finishing { .. }) => SlotBudget { slots: 0, ..all },
+            _ => all.narrowed(width, self.contenders),
         }
+    }
+
+    /// Returns the number of peers to serve at a time, and the state of the search for a better one.
+    fn width(&self, before: WidthProbe) -> (usize, WidthProbe) {
+        let rate: u64 = self.contenders.iter().map(|c| c.takes).sum();
+        let most = places(self.goal, self.limits);
+        let (least, most) = match (self.goal, self.phase) {
+            (_, Some(_)) => {
+                let rate = rate.max(SEED_RATE);
+                // Not more turns than the uplink completes in a second.
+                let turns = (rate / TURN_BYTES) as usize;
+                match width(rate, self.piece_length) {
+                    narrow if narrow < turns => (narrow, most),
+                    _ => (turns, turns),
+                }
+            }
+            (Goal::Download, None) => (width(rate.max(LEECH_RATE), self.piece_length), most),
+            // Every piece has a second copy already, and a turn is much longer than a piece.
+            (Goal::Seed { .. }, None) => (usize::MAX, most),
+        };
+        let has_waiting = self.contenders.iter().any(|c| c.is_interested && !c.is_unchoked);
+        let probe = before.advance(self.now, (least, most), rate, has_waiting);
+        (least.saturating_add(probe.extra), probe)
     }
 
     fn next_ranking(&self, rotation: Rotation) -> Timestamp {
@@ -191,9 +229,6 @@ impl Round<'_> {
         seconds(self.limits.choke_interval_s)
     }
 }
-
-/// Time for a peer to request more, before another peer may have its slot.
-pub(super) const IDLE_AFTER: Duration = Duration::from_millis(200);
 
 /// Chooses the peers to serve. `optimistic` is the optimistic unchoke; another one is chosen if there is none, if it is
 /// no longer interested, or if it is now served for its rate.
@@ -319,6 +354,7 @@ mod tests {
             is_snubbing: false,
             is_unchoked: false,
             idle_since: None,
+            idle_at: None,
             may_begin: false,
             has_had_turn: false,
             since: at(0),
@@ -477,6 +513,7 @@ mod tests {
             goal: Goal::Download,
             phase,
             contenders,
+            piece_length: 0,
             limits: &limits(2, 0),
         };
         round.decide(before, &mut Random::from_seed([1; 32]))
@@ -504,7 +541,7 @@ mod tests {
             between.served.contains(&peer(1)),
             "no peer loses its slot between rankings"
         );
-        assert_eq!(between.rotation, ranked_at(99));
+        assert_eq!(between.rotation.ranked, Some(at(99)));
     }
 
     #[test]
@@ -540,6 +577,7 @@ mod tests {
                 goal: Goal::Download,
                 phase: None,
                 contenders,
+                piece_length: 0,
                 limits: &limits,
             };
             round
@@ -563,12 +601,13 @@ mod tests {
                 goal: Goal::Download,
                 phase: None,
                 contenders: &list,
+                piece_length: 0,
                 limits: &limits,
             };
             let before = Rotation {
                 optimistic: Some(peer(7)),
                 optimistic_since: since,
-                ranked: None,
+                ..Rotation::default()
             };
             let after = round.decide(before, &mut Random::from_seed([1; 32])).rotation;
             (after.optimistic == Some(peer(7)), after.optimistic_since)
@@ -579,17 +618,11 @@ mod tests {
     }
 
     #[test]
-    fn super_seeding_serves_as_many_peers_as_the_uplink_finishes_in_a_second() {
+    fn few_peers_are_served_at_a_time() {
         let all = SlotBudget { slots: 20, places: 30 };
-        let taking = |takes| Contender {
-            takes,
-            ..contender(1, 0)
-        };
-        let turns = |slots, places| SlotBudget { slots, places };
-        assert_eq!(all.for_turns(&[taking(0)]), turns(LEAST_TURNS, LEAST_TURNS));
-        let fast = [taking(5 * TURN_BYTES), taking(2 * TURN_BYTES + TURN_BYTES / 2)];
-        assert_eq!(all.for_turns(&fast), turns(7, 7));
-        assert_eq!(all.for_turns(&[taking(99 * TURN_BYTES)]), all);
+        let slots = |slots, places| SlotBudget { slots, places };
+        assert_eq!(all.narrowed(7, &[contender(1, 0)]), slots(7, 7));
+        assert_eq!(all.narrowed(usize::MAX, &[contender(1, 0)]), all);
         // Peers whose first request is on its way take a place and no slot.
         let idle = |may_begin| Contender {
             idle_since: Some(at(99)),
@@ -600,8 +633,94 @@ mod tests {
             may_begin: true,
             ..contender(3, 0)
         };
-        let list = [fast[0], fast[1], idle(true), idle(true), idle(false), busy];
-        assert_eq!(all.for_turns(&list), turns(7, 9));
+        let list = [idle(true), idle(true), idle(false), busy];
+        assert_eq!(all.narrowed(7, &list), slots(7, 9));
+        assert_eq!(all.narrowed(1, &[idle(true); 9]), slots(1, 3));
+        assert_eq!(all.narrowed(6, &[idle(true); 9]), slots(6, 15));
+    }
+
+    /// Returns how many peers a round serves when an uplink of `rate` bytes per second has been busy with one peer.
+    fn served_count(piece_length: u32, rate: u64, goal: Goal, phase: Option<SuperSeedingPhase>, ranked: u64) -> usize {
+        let taking = Contender {
+            is_unchoked: true,
+            takes: rate,
+            ..contender(1, 100)
+        };
+        let list: Vec<Contender> = [taking]
+            .into_iter()
+            .chain((2..=40).map(|id| contender(id, 100)))
+            .collect();
+        let round = Round {
+            now: at(100),
+            goal,
+            phase,
+            contenders: &list,
+            piece_length,
+            limits: &UploadSettings::default(),
+        };
+        let before = Rotation {
+            ranked: Some(at(ranked)),
+            // No other width is tried.
+            probe: WidthProbe::default().advance(at(100), (1, 1), 0, false),
+            ..Rotation::default()
+        };
+        round.decide(before, &mut Random::from_seed([1; 32])).served.len()
+    }
+
+    #[test]
+    fn longer_pieces_go_to_fewer_peers() {
+        const MIB: u64 = 1 << 20;
+        let seed = Goal::Seed {
+            turn: Duration::from_secs(60),
+        };
+        let assigning = Some(SuperSeedingPhase::Assigning);
+        for (piece_kib, download, filled, seeding, assigned) in [
+            (0, 32, 9, 9, 8),
+            (16, 32, 9, 9, 8),
+            (64, 32, 9, 9, 8),
+            (256, 32, 9, 9, 8),
+            (512, 8, 8, 9, 4),
+            (1024, 2, 2, 9, 2),
+        ] {
+            let count = |goal, phase, ranked| served_count(piece_kib << 10, MIB, goal, phase, ranked);
+            assert_eq!(count(Goal::Download, None, 0), download, "{piece_kib}");
+            assert_eq!(count(Goal::Download, None, 100), filled, "{piece_kib}");
+            assert_eq!(count(seed, None, 0), seeding, "{piece_kib}");
+            assert_eq!(count(seed, assigning, 0), assigned, "{piece_kib}");
+        }
+        assert_eq!(
+            served_count(128 << 10, 0, seed, assigning, 0),
+            4,
+            "its rate is not known"
+        );
+    }
+
+    /// No event reports that a peer has not requested more in time.
+    #[test]
+    fn a_round_is_due_when_a_peer_in_the_middle_of_a_piece_becomes_idle() {
+        let pausing = Contender {
+            is_unchoked: true,
+            idle_at: Some(at(101)),
+            ..contender(1, 100_000)
+        };
+        let before = Rotation {
+            ranked: Some(at(99)),
+            ..Rotation::default()
+        };
+        let busy = Contender {
+            is_unchoked: true,
+            ..contender(2, 100_000)
+        };
+        assert_eq!(
+            decide(&[pausing, busy, contender(3, 1)], None, before).next,
+            Some(at(101))
+        );
+        let interval = UploadSettings::default().choke_interval_s;
+        assert_eq!(
+            decide(&[pausing, busy], None, before).next,
+            Some(at(99 + interval)),
+            "nobody waits"
+        );
     }
 
     #[test]
@@ -662,6 +781,7 @@ mod tests {
                     is_snubbing: *is_snubbing,
                     is_unchoked: *is_unchoked,
                     idle_since: (*is_unchoked && since % 3 == 0).then(|| at(*since)),
+                    idle_at: None,
                     may_begin: since % 2 == 0,
                     has_had_turn: false,
                     since: at(*since),

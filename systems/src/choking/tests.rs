@@ -3,7 +3,7 @@
 use bevy_ecs::system::SystemState;
 use ecs_torrent_protocol::geometry::BlockRequest;
 
-use super::round::IDLE_AFTER;
+use super::width::IDLE_AFTER;
 use super::*;
 use crate::testing::{Bed, NOW};
 
@@ -97,7 +97,7 @@ fn a_peer_that_requests_nothing_more_gives_its_slot_to_a_waiting_one() {
 fn look(bed: &mut Bed, phase: Option<SuperSeedingPhase>) -> Contender {
     let mut state = SystemState::<(RoundParams, Query<&TorrentPeers>)>::new(&mut bed.world);
     let (params, torrents) = state.get_mut(&mut bed.world).unwrap();
-    let contenders = params.gather(torrents.get(bed.torrent).ok(), phase);
+    let contenders = params.gather(torrents.get(bed.torrent).ok(), phase, bed.geometry.piece_length());
     assert_eq!(contenders.len(), 1);
     contenders[0]
 }
@@ -138,6 +138,29 @@ fn an_unchoked_peer_without_requests_is_idle_after_a_while() {
         "it has requested something"
     );
     assert!(!idle_since(false, false, long_ago, before(BEGIN_WITHIN)).1);
+}
+
+/// A peer may still be receiving the blocks that it has requested.
+#[test]
+fn a_peer_in_the_middle_of_a_piece_is_idle_later() {
+    let mut bed = bed();
+    let peer = bed.peer();
+    bed.get_mut::<PeerState>(peer).am_choking = false;
+    bed.get_mut::<PeerState>(peer).choke_changed = before(SECOND * 100);
+    let piece_length = bed.geometry.piece_length();
+    let longest = patience(true, piece_length);
+    assert!(longest > IDLE_AFTER);
+    for (since, is_mid_piece, is_idle) in [
+        (IDLE_AFTER, false, true),
+        (IDLE_AFTER, true, false),
+        (longest, true, true),
+    ] {
+        let mut uploads = bed.get_mut::<UploadQueue>(peer);
+        (uploads.emptied, uploads.is_mid_piece) = (before(since), is_mid_piece);
+        let contender = look(&mut bed, None);
+        assert_eq!(contender.idle_since.is_some(), is_idle, "{since:?} {is_mid_piece}");
+        assert_eq!(contender.idle_at, (!is_idle).then(|| before(since) + longest));
+    }
 }
 
 #[test]
