@@ -13,6 +13,7 @@ mod create;
 mod daemon;
 mod demo;
 mod fetch;
+mod limits;
 mod log;
 mod magnet;
 mod peers;

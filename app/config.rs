@@ -5,8 +5,8 @@ mod file;
 use std::path::PathBuf;
 
 use ecs_torrent_components::settings::{
-    DhtSettings, LifecycleSettings, LsdSettings, MetadataSettings, NetSettings, Number, Numbers, PeerSettings,
-    PexSettings, RequestSettings, SessionSettings, SettingError, Settings, StorageSettings, TickSettings,
+    DhtSettings, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NetSettings, Number, Numbers,
+    PeerSettings, PexSettings, RequestSettings, SessionSettings, SettingError, Settings, StorageSettings, TickSettings,
     TrackerSettings, UploadSettings, check_numbers,
 };
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,8 @@ pub struct Config {
     pub requests: RequestSettings,
     /// Choking and uploads.
     pub uploads: UploadSettings,
+    /// Transfer rates.
+    pub limits: LimitSettings,
     /// Files and hashing.
     pub storage: StorageSettings,
     /// Announces.
@@ -143,6 +145,7 @@ impl Config {
             peers: self.peers.clone(),
             requests: self.requests.clone(),
             uploads: self.uploads.clone(),
+            limits: self.limits.clone(),
             storage: self.storage.clone(),
             trackers: self.trackers.clone(),
             metadata: self.metadata.clone(),

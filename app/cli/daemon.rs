@@ -9,6 +9,7 @@ use ecs_torrent::config::{Config, ConfigError, ConfigFile};
 use ecs_torrent::daemon::{Api, Phase};
 use ecs_torrent::{Engine, Error, TorrentPlugins, Torrents};
 
+use super::limits::LimitArgs;
 use super::output::Screen;
 use super::peers::{ListenArgs, address};
 use super::signals::Signals;
@@ -31,6 +32,8 @@ pub(super) struct DaemonArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     listen: ListenArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Disable peer exchange.
     #[arg(long)]
     no_pex: bool,
@@ -51,6 +54,7 @@ impl DaemonArgs {
         let mut config = file.as_ref().map_or_else(|| Ok(Config::default()), ConfigFile::parse)?;
         self.listen.apply(&mut config.net, &mut config.dht, &mut config.lsd);
         config.pex.enabled &= !self.no_pex;
+        self.limits.apply(&mut config.limits);
         config.api.listen = self.api.unwrap_or(config.api.listen);
         config.session.state_dir = self.state_dir.or(config.session.state_dir);
         config.storage.download_dir = self.download_dir.unwrap_or(config.storage.download_dir);

@@ -15,6 +15,7 @@ use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentId, TorrentPlugin
 use self::report::Reporter;
 pub(super) use self::report::describe;
 use super::choice::ChoiceArgs;
+use super::limits::LimitArgs;
 use super::output::Screen;
 use super::peers::{self, ListenArgs};
 use super::placement::PlacementArgs;
@@ -75,6 +76,8 @@ struct NetworkArgs {
     peers: Vec<String>,
     #[command(flatten)]
     listen: ListenArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Disable peer exchange.
     #[arg(long)]
     no_pex: bool,
@@ -152,6 +155,7 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
         .listen
         .apply(&mut settings.net, &mut settings.dht, &mut settings.lsd);
     settings.pex.enabled = !network.no_pex;
+    network.limits.apply(&mut settings.limits);
     let mut signals = Signals::new()?;
     signals.set_code(ExitCodes::INTERRUPTED);
     let engine = Engine::builder().plugins(TorrentPlugins).settings(settings).start()?;

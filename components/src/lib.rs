@@ -36,6 +36,7 @@ pub mod peer;
 pub mod piece;
 pub mod random;
 pub mod rate;
+pub mod rate_limit;
 pub mod reaper;
 pub mod scope;
 pub mod selection;

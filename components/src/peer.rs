@@ -115,6 +115,10 @@ pub struct Wire {
     pub held_bytes: u32,
     /// Whether the peer is listed as having bytes to decode.
     pub listed: Listed,
+    /// Whether the peer waits for credit because downloads are limited.
+    pub waits: Listed,
+    /// When the peer last had to wait for that.
+    pub last_limited: Option<Timestamp>,
     /// When the incomplete frame at the front began to arrive.
     pub frame_since: Option<Timestamp>,
     /// When the last complete message arrived.
@@ -183,6 +187,16 @@ const CHANGES: (u32, Duration) = (512, Duration::from_millis(50));
 const CHOKES: (u32, Duration) = (64, Duration::from_millis(100));
 
 impl Wire {
+    /// Returns the end of the time in which we read less than the peer may have sent, because downloads were limited: it
+    /// is not late because of that. `now` if it still waits.
+    #[must_use]
+    pub fn limited_until(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.waits.is_listed() {
+            true => Some(now),
+            false => self.last_limited,
+        }
+    }
+
     /// Creates the state of a connection on which nothing has been read.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
@@ -193,6 +207,8 @@ impl Wire {
             held_bytes: 0,
             listed: Listed::default(),
             frame_since: None,
+            waits: Listed::default(),
+            last_limited: None,
             last_message: now,
             bitfields: Allowance::new(now, BITFIELDS.0, BITFIELDS.1),
             changes: Allowance::new(now, CHANGES.0, CHANGES.1),

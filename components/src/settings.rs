@@ -40,6 +40,8 @@ pub struct Settings {
     pub requests: RequestSettings,
     /// Uploads: slots, choking and memory.
     pub uploads: UploadSettings,
+    /// Transfer rates.
+    pub limits: LimitSettings,
     /// Files and hashing.
     pub storage: StorageSettings,
     /// Announces.
@@ -604,6 +606,44 @@ impl Default for PexSettings {
             enabled: true,
             interval_s: 60,
             max_received: 100,
+        }
+    }
+}
+
+/// Transfer rates, of all torrents together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// Maximum number of bytes received from peers per second, over any ten seconds. The peers get equal shares. Default
+    /// 1 TiB, which is no limit.
+    pub download_bytes_per_s: u64,
+    /// Maximum number of bytes in blocks sent to peers per second, over any ten seconds. The peers that are served get
+    /// equal shares. Default 1 TiB, which is no limit.
+    pub upload_bytes_per_s: u64,
+}
+
+/// A rate that is no limit.
+pub const NO_LIMIT: u64 = 1 << 40;
+
+impl LimitSettings {
+    /// Returns the limit on downloads in bytes per second, if there is one.
+    #[must_use]
+    pub fn download_limit(&self) -> Option<u64> {
+        Some(self.download_bytes_per_s).filter(|rate| *rate < NO_LIMIT)
+    }
+
+    /// Returns the limit on uploads in bytes per second, if there is one.
+    #[must_use]
+    pub fn upload_limit(&self) -> Option<u64> {
+        Some(self.upload_bytes_per_s).filter(|rate| *rate < NO_LIMIT)
+    }
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            download_bytes_per_s: NO_LIMIT,
+            upload_bytes_per_s: NO_LIMIT,
         }
     }
 }

@@ -15,6 +15,12 @@ impl Listed {
     pub fn clear(&mut self) {
         self.0 = false;
     }
+
+    /// Whether the entity is on the list.
+    #[must_use]
+    pub fn is_listed(self) -> bool {
+        self.0
+    }
 }
 
 /// A list of entities with work to do, in the order in which they were added. `W` names the work.

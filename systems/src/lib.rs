@@ -43,6 +43,7 @@ pub mod greeting;
 pub mod handshaking;
 pub mod having;
 pub mod lifecycle;
+pub mod limits;
 pub mod lsd;
 pub mod metadata;
 pub mod ownership;
@@ -94,6 +95,7 @@ impl PluginGroup for TorrentPlugins {
     fn build(self) -> PluginGroupBuilder {
         PluginGroupBuilder::start::<Self>()
             .add(OrderPlugin)
+            .add(limits::LimitsPlugin)
             .add(streams::StreamsPlugin)
             .add(accepting::AcceptingPlugin)
             .add(handshaking::HandshakingPlugin)

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
+use bevy_ecs::system::SystemParam;
 use bytes::Bytes;
-use ecs_torrent_components::clock::Clock;
+use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::messages::BlockSent;
 use ecs_torrent_components::peer::{
     CloseReason, EmptiedUploads, Outbox, Peer, Requests, ServeQueue, Stage, Transport, UploadMemory, UploadQueue, Wire,
 };
+use ecs_torrent_components::rate_limit::RateLimits;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{NetSettings, Settings};
 use ecs_torrent_components::torrent::PeerOf;
@@ -38,6 +40,7 @@ impl Plugin for StreamsPlugin {
             .add_message::<BlockSent>()
             .init_resource::<ReceivedChunks>()
             .init_resource::<ReadyPeers>()
+            .init_resource::<LimitedPeers>()
             .init_resource::<ServeQueue>()
             .init_resource::<UploadMemory>()
             .init_resource::<EmptiedUploads>()
@@ -174,12 +177,16 @@ fn push_chunks(
     streams: Res<Streams>,
     mut chunks: ResMut<ReceivedChunks>,
     mut ready: ResMut<ReadyPeers>,
+    mut limits: ResMut<RateLimits>,
     mut peers: Query<&mut Wire>,
 ) {
     for (stream, chunk) in chunks.0.drain(..) {
         let Some(peer) = streams.get(stream) else { continue };
         let Ok(mut wire) = peers.get_mut(peer) else { continue };
-        wire.ungranted_bytes += i64::from(read_cost(chunk.len()));
+        let cost = read_cost(chunk.len());
+        // A short read uses up more credit than it carries.
+        limits.download.give_back(u64::from(cost) - chunk.len() as u64);
+        wire.ungranted_bytes += i64::from(cost);
         wire.codec.push(chunk);
         ready.0.add(peer, &mut wire.listed);
     }
@@ -207,40 +214,117 @@ fn record_closed_streams(
     }
 }
 
+/// Peers that wait for credit because downloads are limited, in the order in which they get it.
+#[derive(Resource, Debug, Default)]
+struct LimitedPeers(WorkList<LimitedPeers>);
+
+/// Receive window of a peer that owes us no blocks while downloads are limited. Credit that a peer does not use is lost
+/// to the others.
+const LIMITED_IDLE_WINDOW: u32 = 4096;
+
+/// The parameters for granting credit.
+#[derive(SystemParam)]
+struct Granting<'w, 's> {
+    clock: Res<'w, Clock>,
+    wakeup: Res<'w, Wakeup>,
+    settings: Res<'w, Settings>,
+    net: ResMut<'w, NetPort>,
+    limits: ResMut<'w, RateLimits>,
+    peers: Query<'w, 's, (&'static Peer, &'static mut Wire, Option<&'static Requests>)>,
+}
+
 /// Grants credit to the streams: a new one its first window, then portions. Decoded bytes use up at most a quarter of a
 /// peer's window. The window is as wide as the blocks that the peer owes us, and a little more for its other messages, so
 /// that strangers cannot make us hold more for them than we requested. Peers that have more to decode stay listed.
-fn grant_credit(
-    mut net: ResMut<NetPort>,
-    mut ready: ResMut<ReadyPeers>,
-    settings: Res<Settings>,
-    mut peers: Query<(&Peer, &mut Wire, Option<&Requests>)>,
-) {
-    let idle = settings.net.first_window();
-    let widest = settings.net.receive_window_bytes - idle;
-    ready.0.retain(|entity| {
-        let Ok((peer, mut wire, requests)) = peers.get_mut(*entity) else {
-            return false;
+///
+/// If downloads are limited, the peers get equal shares in turn.
+fn grant_credit(mut granting: Granting, mut ready: ResMut<ReadyPeers>, mut limited: ResMut<LimitedPeers>) {
+    let now = granting.clock.now();
+    let allowed = granting.limits.download.portion(now);
+    let mut shares = Shares::new(allowed, ready.0.len() + limited.0.len());
+    for _ in 0..limited.0.len() {
+        if shares.is_empty() {
+            break;
+        }
+        let Some(entity) = limited.0.pop() else { break };
+        if let Ok((_, mut wire, _)) = granting.peers.get_mut(entity) {
+            wire.waits.clear();
+            granting.grant(entity, &mut shares, &mut limited);
+        }
+    }
+    ready
+        .0
+        .retain(|entity| granting.grant(*entity, &mut shares, &mut limited) > 0);
+    if !limited.0.is_empty() {
+        granting.limits.download.record_waiting(now);
+        granting.wakeup.at(granting.limits.download.next(now));
+    }
+}
+
+impl Granting<'_, '_> {
+    /// Grants a peer what it lacks, or its share; in that case it waits for the rest. Returns the bytes left to decode.
+    fn grant(&mut self, entity: Entity, shares: &mut Shares, limited: &mut LimitedPeers) -> u32 {
+        let Ok((peer, mut wire, requests)) = self.peers.get_mut(entity) else {
+            return 0;
         };
+        let settings = &self.settings.net;
+        let first = settings.first_window();
+        let idle = shares.left.map_or(first, |_| first.min(LIMITED_IDLE_WINDOW));
+        let widest = settings.receive_window_bytes - first;
         let owed = requests.map_or(0, |requests| requests.pending().len() as u64 * u64::from(BLOCK_SIZE));
         let extra = i64::try_from(owed).map_or(widest, |owed| owed.min(widest.into()) as u32);
         let held = std::mem::take(&mut wire.held_bytes);
+        if held == 0 {
+            wire.listed.clear();
+        }
         let portion = ((idle + extra) / 4).max(1);
-        let bytes = wire.ungranted_bytes + i64::from(extra) - i64::from(held);
-        if let Ok(bytes) = u32::try_from(bytes)
-            && bytes >= portion
-        {
+        let lacking = wire.ungranted_bytes - i64::from(first - idle) + i64::from(extra) - i64::from(held);
+        let Some(lacking) = u32::try_from(lacking).ok().filter(|lacking| *lacking >= portion) else {
+            return held;
+        };
+        let bytes = shares.take(lacking);
+        if bytes > 0 {
+            self.limits.download.take(bytes.into());
             wire.ungranted_bytes -= i64::from(bytes);
-            net.push(NetRequest::Grant {
+            self.net.push(NetRequest::Grant {
                 stream: peer.stream,
                 bytes,
             });
         }
-        if held == 0 {
-            wire.listed.clear();
+        if bytes < lacking {
+            wire.last_limited = Some(self.clock.now());
+            limited.0.add(entity, &mut wire.waits);
         }
-        held > 0
-    });
+        held
+    }
+}
+
+/// The bytes that one tick may grant, in equal shares; `None` without a limit.
+struct Shares {
+    left: Option<u64>,
+    each: u64,
+}
+
+impl Shares {
+    /// The least cost of a read, so that each share carries some bytes.
+    const LEAST: u64 = 2048;
+
+    fn new(left: Option<u64>, peers: usize) -> Self {
+        let each = left.map_or(0, |left| (left / peers.max(1) as u64).max(Self::LEAST));
+        Self { left, each }
+    }
+
+    /// Takes a peer's share of the bytes that it lacks.
+    fn take(&mut self, lacking: u32) -> u32 {
+        let Some(left) = &mut self.left else { return lacking };
+        let bytes = self.each.min(*left).min(lacking.into());
+        *left -= bytes;
+        bytes as u32
+    }
+
+    fn is_empty(&self) -> bool {
+        self.left == Some(0)
+    }
 }
 
 #[cfg(test)]

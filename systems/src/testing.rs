@@ -15,6 +15,7 @@ use ecs_torrent_components::peer::{
 };
 use ecs_torrent_components::piece::{ActivePiece, FullPieces};
 use ecs_torrent_components::random::Random;
+use ecs_torrent_components::rate_limit::RateLimits;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::session::Session;
 use ecs_torrent_components::settings::Settings;
@@ -82,6 +83,7 @@ impl Bed {
             .init_resource::<Settings>()
             .init_resource::<Reaper>()
             .init_resource::<FlushQueue>()
+            .init_resource::<RateLimits>()
             .init_resource::<FullPieces>()
             .init_resource::<RefillQueue>()
             .init_resource::<WaitingSources>()

@@ -68,21 +68,27 @@ fn check_peers(
 /// Returns the timeout that a peer has exceeded, if any. Connecting has its own limit, at the Net port.
 fn overdue(now: Timestamp, peer: &Peer, wire: &Wire, outbox: &Outbox, limits: &PeerSettings) -> Option<TimeoutKind> {
     let has_passed = |since: Timestamp, limit: u64| now.since(since) >= seconds(limit);
+    // Time in which we read nothing, because downloads are limited, does not count.
+    let not_limited = |since: Timestamp| wire.limited_until(now).map_or(since, |limited| limited.max(since));
     let is_past_send = outbox.unsent_bytes > 0 && has_passed(outbox.last_progress, limits.send_timeout_s);
     match peer.stage {
         Stage::Connecting => None,
         // Fault 21: bytes that trickle in do not extend the limit; the whole handshake has to arrive in time.
-        Stage::Handshaking => has_passed(peer.since, limits.handshake_timeout_s).then_some(TimeoutKind::Handshake),
+        Stage::Handshaking => {
+            has_passed(not_limited(peer.since), limits.handshake_timeout_s).then_some(TimeoutKind::Handshake)
+        }
         Stage::Connected
             if wire
                 .frame_since
-                .is_some_and(|since| has_passed(since, limits.frame_timeout_s)) =>
+                .is_some_and(|since| has_passed(not_limited(since), limits.frame_timeout_s)) =>
         {
             Some(TimeoutKind::Frame)
         }
         // Fault 25.
         Stage::Connected if is_past_send => Some(TimeoutKind::Send),
-        Stage::Connected => has_passed(wire.last_message, limits.idle_timeout_s).then_some(TimeoutKind::Idle),
+        Stage::Connected => {
+            has_passed(not_limited(wire.last_message), limits.idle_timeout_s).then_some(TimeoutKind::Idle)
+        }
     }
 }
 

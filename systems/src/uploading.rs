@@ -5,8 +5,10 @@ use std::collections::VecDeque;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::messages::{FailTorrent, PeerDisconnected, UploadRequested};
 use ecs_torrent_components::peer::{FlushQueue, Outbox, PeerState, ServeQueue, UploadMemory, UploadQueue, Wire};
+use ecs_torrent_components::rate_limit::RateLimits;
 use ecs_torrent_components::reaper::Reaper;
 use ecs_torrent_components::settings::{Settings, UploadSettings};
 use ecs_torrent_components::torrent::{Have, Layout, Lifecycle, PeerOf, Storage};
@@ -152,13 +154,23 @@ struct ReadParams<'w, 's> {
     disk: ResMut<'w, DiskPort>,
     reads: ResMut<'w, Jobs<Group>>,
     memory: ResMut<'w, UploadMemory>,
+    limits: ResMut<'w, RateLimits>,
+    clock: Res<'w, Clock>,
+    wakeup: Res<'w, Wakeup>,
     torrents: Query<'w, 's, (&'static Layout, &'static Storage)>,
 }
 
 /// Reads blocks for the peers in the serve queue in turn, for each peer up to its share of the upload memory. A peer
-/// that has used up its share comes back when bytes have been sent.
+/// that has used up its share comes back when bytes have been sent. If uploads are limited, the queue waits for the next
+/// portion.
 fn read_blocks(mut counter: ReadParams, mut serve: ResMut<ServeQueue>, mut peers: Query<(&PeerOf, &mut UploadQueue)>) {
+    let now = counter.clock.now();
     while counter.memory.has_room(&counter.settings.uploads) {
+        let portion = counter.limits.upload.portion(now);
+        if portion == Some(0) {
+            counter.wakeup.at(counter.limits.upload.next(now));
+            break;
+        }
         let Some(peer) = serve.pop() else { break };
         let Ok((of, mut uploads)) = peers.get_mut(peer) else {
             continue;
@@ -168,6 +180,7 @@ fn read_blocks(mut counter: ReadParams, mut serve: ResMut<ServeQueue>, mut peers
         let Some(most) = room.filter(|_| !uploads.waiting.is_empty()) else {
             continue;
         };
+        let most = portion.map_or(most, |portion| most.min(u32::try_from(portion).unwrap_or(u32::MAX)));
         counter.read_next(peer, of.0, &mut uploads, most);
         if !uploads.waiting.is_empty() {
             // This peer continues after every other peer has had a turn.
@@ -189,6 +202,7 @@ impl ReadParams<'_, '_> {
         };
         uploads.reading.extend_from_slice(&requests);
         self.memory.charge(uploads, u64::from(span.len));
+        self.limits.upload.take(u64::from(span.len));
         self.disk.push(DiskRequest::Read {
             tag: self.reads.add(UPLOADS, Group { peer, span, requests }),
             storage: storage.id,

@@ -158,3 +158,18 @@ fn hybrids_that_disagree_are_refused() {
         assert!(!folder.join("out").exists());
     }
 }
+
+/// A limit that no transfer could keep is refused with the option's name.
+#[test]
+fn limits_are_rates() {
+    let temporary = tempfile::tempdir().unwrap();
+    for (limit, reason) in [("fast", "not a number"), ("12", "at least 1 KiB/s")] {
+        let output = run(
+            temporary.path(),
+            &["seed", "x.torrent", "--data", ".", "--upload-limit", limit],
+        );
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains("--upload-limit") && error.contains(reason), "{error}");
+    }
+}

@@ -19,6 +19,7 @@ mod full;
 mod hostile;
 mod joining;
 mod late;
+mod limits;
 mod magnets;
 #[path = "../support/masking.rs"]
 mod masking;

@@ -6,8 +6,9 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    DhtSettings, LifecycleSettings, LsdSettings, MetadataSettings, NetSettings, PeerSettings, PexSettings,
-    RequestSettings, SessionSettings, Settings, StorageSettings, TickSettings, TrackerSettings, UploadSettings,
+    DhtSettings, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NO_LIMIT, NetSettings, PeerSettings,
+    PexSettings, RequestSettings, SessionSettings, Settings, StorageSettings, TickSettings, TrackerSettings,
+    UploadSettings,
 };
 
 /// A numeric setting, with its value and its range.
@@ -273,6 +274,12 @@ setting_ranges!(PexSettings, "pex" {
     max_received: 1..=1000,
 });
 
+setting_ranges!(LimitSettings, "limits" {
+    // At a lower rate, a peer would wait for minutes for each block.
+    download_bytes_per_s: KIB..=NO_LIMIT,
+    upload_bytes_per_s: KIB..=NO_LIMIT,
+});
+
 setting_ranges!(LsdSettings, "lsd" {
     interval_s: 60..=DAY_S,
 });
@@ -315,6 +322,7 @@ impl Numbers for Settings {
             self.peers.numbers(),
             self.requests.numbers(),
             self.uploads.numbers(),
+            self.limits.numbers(),
             self.storage.numbers(),
             self.trackers.numbers(),
             self.metadata.numbers(),

@@ -23,6 +23,9 @@ const SLOW_FACTOR: u32 = 2;
 /// Minimum time for which a peer keeps an exclusive piece, because its blocks are dropped when it loses the piece.
 const LEAST_HOLD: Duration = Duration::from_secs(1);
 
+/// Time after which the endgame is considered again while downloads are limited.
+const LIMITED_PAUSE: Duration = Duration::from_secs(2);
+
 /// The data of a peer that the choice uses.
 #[derive(Debug, Clone, Copy)]
 pub struct PeerView<'a> {
@@ -57,6 +60,8 @@ pub struct TorrentView<'a, P, M> {
     pub has_memory: M,
     /// Limits of requests.
     pub settings: &'a RequestSettings,
+    /// Blocks wait for the limit on downloads: a second copy of a block would not arrive sooner.
+    pub is_limited: bool,
 }
 
 /// The decision for one peer.
@@ -267,6 +272,10 @@ where
         if !is_endgame || peer.requests.pending().len() >= self.endgame_depth() {
             return None;
         }
+        if torrent.is_limited {
+            *again = Some(torrent.now + LIMITED_PAUSE);
+            return None;
+        }
         let patience = peer.requests.endgame_patience(torrent.now);
         let slow = patience * SLOW_FACTOR;
         let mut best: Option<(Entity, u32, usize)> = None;
@@ -309,7 +318,7 @@ where
     fn overtaken(&self, again: &mut Option<Timestamp>) -> Option<Entity> {
         let (peer, torrent) = (self.peer, self.torrent);
         let is_endgame = torrent.order.pickable_count() == 0;
-        if !is_endgame || !peer.is_trusted || !peer.requests.has_answered() {
+        if !is_endgame || torrent.is_limited || !peer.is_trusted || !peer.requests.has_answered() {
             return None;
         }
         let slow = (peer.requests.endgame_patience(torrent.now) * SLOW_FACTOR).max(LEAST_HOLD);

@@ -10,6 +10,7 @@ use ecs_torrent_components::peer::{
 };
 use ecs_torrent_components::piece::{ActivePiece, FullPieces, PieceMemory};
 use ecs_torrent_components::random::Random;
+use ecs_torrent_components::rate_limit::RateLimits;
 use ecs_torrent_components::settings::{RequestSettings, Settings};
 use ecs_torrent_components::torrent::{ActivePieces, Content, Layout, Lifecycle, PeerOf, Torrent};
 use ecs_torrent_protocol::files::FileTable;
@@ -221,6 +222,7 @@ pub(super) struct RequestScheduler<'w, 's> {
     supply: ResMut<'w, Supply>,
     random: ResMut<'w, Random>,
     full: ResMut<'w, FullPieces>,
+    limits: Res<'w, RateLimits>,
     pieces: Query<'w, 's, &'static mut ActivePiece>,
     /// Pieces begun in this run, which are not in the world yet.
     begun: Local<'s, EntityHashMap<ActivePiece>>,
@@ -296,6 +298,7 @@ impl RequestScheduler<'_, '_> {
             piece: |entity| pieces.get(entity).ok().or_else(|| begun.get(&entity)),
             has_memory: |len| memory.fits(len, settings.piece_memory_bytes),
             settings,
+            is_limited: self.limits.download.is_waiting(now),
         };
         choose(&peer, &torrent, &mut self.random)
     }

@@ -6,7 +6,9 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::deadlines::Deadlines;
-use ecs_torrent_components::peer::{PeerRates, PeerState, Pending, RefillQueue, RequestSink, Requests, SourceSink};
+use ecs_torrent_components::peer::{
+    PeerRates, PeerState, Pending, RefillQueue, RequestSink, Requests, SourceSink, Wire,
+};
 use ecs_torrent_components::piece::{ActivePiece, FAILED_PAUSE};
 use ecs_torrent_components::settings::{RequestSettings, Settings, seconds};
 use ecs_torrent_components::torrent::{ActivePieces, PeerOf};
@@ -104,6 +106,7 @@ type TimedPeer = (
     &'static mut PeerState,
     SourceSink,
     &'static PeerRates,
+    &'static Wire,
     &'static PeerOf,
 );
 
@@ -120,9 +123,16 @@ pub(super) fn expire_requests(
 ) {
     let now = timers.clock.now();
     while let Some(LateCheck(peer)) = timers.checks.pop_due(now) {
-        let Ok((mut requests, mut state, mut source, rates, of)) = peers.get_mut(peer) else {
+        let Ok((mut requests, mut state, mut source, rates, wire, of)) = peers.get_mut(peer) else {
             continue;
         };
+        // A peer is not late while its blocks wait for the limit on downloads.
+        let silence = requests.silence_limit(&timers.settings.requests);
+        let until = wire.limited_until(now).map(|limited| limited + silence);
+        if let Some(at) = until.filter(|at| *at > now) {
+            timers.checks.set(at, LateCheck(peer));
+            continue;
+        }
         requests.has_deadline = false;
         let rate = rates.download.at(now);
         let late = late_requests(&mut requests, now, rate, &timers.settings.requests);

@@ -28,6 +28,7 @@ struct Table {
     requests: Requests,
     is_choked: bool,
     is_trusted: bool,
+    is_limited: bool,
     prefers_sharing: bool,
     has_memory: bool,
     now: Timestamp,
@@ -46,6 +47,7 @@ impl Table {
             requests: Requests::default(),
             is_choked: false,
             is_trusted: true,
+            is_limited: false,
             prefers_sharing: false,
             has_memory: true,
             now: at(100),
@@ -79,6 +81,7 @@ impl Table {
             active: &self.active,
             piece: |entity| self.pieces.get(&entity),
             has_memory: |_| self.has_memory,
+            is_limited: self.is_limited,
             settings: &self.settings,
         };
         choose(&peer, &torrent, &mut Random::from_seed([1; 32]))
@@ -470,4 +473,14 @@ fn a_piece_of_a_slow_peer_alone_is_overtaken() {
     table.pieces.get_mut(&entity(100)).unwrap().phase = PiecePhase::Filling;
     slot(&mut table, &|slot| slot.received = true);
     assert_eq!(overtaken(&table), None, "nothing is owed");
+}
+
+/// A second copy of a block that waits for the limit on downloads would only be wasted.
+#[test]
+fn while_downloads_are_limited_there_is_no_endgame() {
+    let mut table = endgame();
+    assert!(table.choose().pick.is_some());
+    table.is_limited = true;
+    let choice = table.choose();
+    assert_eq!((choice.pick, choice.again), (None, Some(table.now + LIMITED_PAUSE)));
 }

@@ -1,0 +1,53 @@
+//! Limits on transfer rates, on the command line.
+
+use bytesize::ByteSize;
+use clap::Args;
+use ecs_torrent::components::settings::{LimitSettings, NO_LIMIT};
+
+/// Options that limit the transfer rates of all torrents together.
+#[derive(Debug, Args)]
+pub(super) struct LimitArgs {
+    /// Maximum download rate in bytes per second, such as 500k, 2MB or 2MiB.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    download_limit: Option<u64>,
+    /// Maximum upload rate in bytes per second.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    upload_limit: Option<u64>,
+}
+
+impl LimitArgs {
+    /// Overrides settings.
+    pub(super) fn apply(&self, limits: &mut LimitSettings) {
+        limits.download_bytes_per_s = self.download_limit.unwrap_or(limits.download_bytes_per_s);
+        limits.upload_bytes_per_s = self.upload_limit.unwrap_or(limits.upload_bytes_per_s);
+    }
+}
+
+/// The least rate, as in the settings.
+const LEAST: u64 = 1024;
+
+fn rate(text: &str) -> Result<u64, String> {
+    let text = text.trim_end_matches("/s");
+    let rate: ByteSize = text
+        .parse()
+        .map_err(|_| "not a number of bytes per second, such as 500k, 2MB or 2MiB".to_owned())?;
+    match rate.as_u64() {
+        rate if rate < LEAST => Err("it has to be at least 1 KiB/s".to_owned()),
+        rate => Ok(rate.min(NO_LIMIT)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_units() {
+        assert_eq!(rate("500k"), Ok(500_000));
+        assert_eq!(rate("2MiB/s"), Ok(2 << 20));
+        assert_eq!(rate("1024"), Ok(1024));
+        for wrong in ["", "fast", "-5k", "1000", "0", "1e400"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+}

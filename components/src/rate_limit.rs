@@ -1,0 +1,237 @@
+//! Limits on transfer rates.
+
+use std::time::Duration;
+
+use bevy_ecs::prelude::*;
+use ecs_torrent_protocol::time::Timestamp;
+
+use crate::settings::LimitSettings;
+
+/// The time whose bytes may be transferred at once. A longer burst would show in the rate of a second.
+const BURST: Duration = Duration::from_millis(100);
+
+/// Least time between two portions: each costs a tick.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Minimum portion of a limited transfer in bytes: smaller ones would cost a tick each.
+const LEAST_PORTION: u64 = 2048;
+
+/// The rates of all peers together.
+#[derive(Resource, Debug, Clone, Default)]
+pub struct RateLimits {
+    /// Payload and messages received from peers.
+    pub download: RateLimit,
+    /// Blocks sent to peers.
+    pub upload: RateLimit,
+}
+
+impl RateLimits {
+    /// Creates the limits that the settings name.
+    #[must_use]
+    pub fn new(settings: &LimitSettings) -> Self {
+        Self {
+            download: RateLimit::new(settings.download_limit()),
+            upload: RateLimit::new(settings.upload_limit()),
+        }
+    }
+}
+
+/// A limit on the bytes per second of a transfer; none by default.
+///
+/// Bytes are taken before they are transferred. A transfer may take more than is left: the next one waits for longer.
+///
+/// ```
+/// use std::time::Duration;
+/// use ecs_torrent_components::rate_limit::RateLimit;
+/// use ecs_torrent_protocol::time::Timestamp;
+///
+/// let mut limit = RateLimit::new(Some(100_000));
+/// let mut now = Timestamp::ZERO;
+/// let mut bytes = 0;
+/// while now < Timestamp::ZERO + Duration::from_secs(10) {
+///     match limit.portion(now) {
+///         Some(0) => now = limit.next(now),
+///         _ => {
+///             limit.take(16384);
+///             bytes += 16384;
+///         }
+///     }
+/// }
+/// assert!((970_000..=1_030_000).contains(&bytes), "{bytes}");
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct RateLimit {
+    bytes_per_s: Option<u64>,
+    /// Bytes that may be transferred. Negative if more was transferred than was left.
+    left: i64,
+    updated: Timestamp,
+    /// When a transfer last had to wait.
+    waited: Option<Timestamp>,
+    /// The next turn of the transfers that wait.
+    turn: Timestamp,
+}
+
+/// Time for which transfers count as waiting after one of them last had to.
+const WAITING: Duration = Duration::from_secs(2);
+
+impl RateLimit {
+    /// Creates a limit in bytes per second; `None` is no limit.
+    #[must_use]
+    pub fn new(bytes_per_s: Option<u64>) -> Self {
+        Self {
+            bytes_per_s,
+            ..Self::default()
+        }
+    }
+
+    /// Returns the limit in bytes per second, if there is one.
+    #[must_use]
+    pub fn bytes_per_s(&self) -> Option<u64> {
+        self.bytes_per_s
+    }
+
+    /// Returns the number of bytes that one transfer may take at `now`: 0 if it has to wait, `None` without a limit.
+    pub fn portion(&mut self, now: Timestamp) -> Option<u64> {
+        let rate = self.bytes_per_s?;
+        let burst = portion_of(rate, BURST).max(LEAST_PORTION);
+        let elapsed = now.since(self.updated);
+        let gained = portion_of(rate, elapsed);
+        // The part of a byte that is lost here is gained with the next one.
+        if gained > 0 {
+            let all = self.left.saturating_add(i64::try_from(gained).unwrap_or(i64::MAX));
+            let most = i64::try_from(burst).unwrap_or(i64::MAX);
+            self.updated = if all >= most {
+                now
+            } else {
+                self.updated + time_for(rate, gained)
+            };
+            self.left = all.min(most);
+        }
+        // Portions that are worth a tick, but no more than a burst holds.
+        let least = least_portion(rate, burst);
+        Some(match u64::try_from(self.left) {
+            Ok(left) if left >= least => left,
+            _ => 0,
+        })
+    }
+
+    /// Records bytes of a transfer.
+    pub fn take(&mut self, bytes: u64) {
+        if self.bytes_per_s.is_some() {
+            self.left = self.left.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Records that a transfer has to wait at `now`.
+    pub fn record_waiting(&mut self, now: Timestamp) {
+        self.waited = Some(now);
+    }
+
+    /// Whether transfers have to wait: one had to in the last two seconds.
+    #[must_use]
+    pub fn is_waiting(&self, now: Timestamp) -> bool {
+        self.waited.is_some_and(|waited| now.since(waited) < WAITING)
+    }
+
+    /// Gives back bytes that were taken and not transferred.
+    pub fn give_back(&mut self, bytes: u64) {
+        if self.bytes_per_s.is_some() {
+            self.left = self.left.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Returns when to try again, after a transfer had to wait. The time stays the same until it has come, so that those
+    /// who ask in the meantime cause no ticks of their own.
+    pub fn next(&mut self, now: Timestamp) -> Timestamp {
+        if self.turn <= now {
+            self.turn = self.next_turn(now);
+        }
+        self.turn
+    }
+
+    fn next_turn(&self, now: Timestamp) -> Timestamp {
+        let Some(rate) = self.bytes_per_s else { return now };
+        let burst = portion_of(rate, BURST).max(LEAST_PORTION);
+        let least = i64::try_from(least_portion(rate, burst)).unwrap_or(i64::MAX);
+        let lacking = u64::try_from(least.saturating_sub(self.left)).unwrap_or(0);
+        let next = self.updated + time_for(rate, lacking) + Duration::from_nanos(1);
+        next.max(now + PAUSE)
+    }
+}
+
+/// The bytes of a pause, and at least what is worth a tick.
+fn least_portion(rate: u64, burst: u64) -> u64 {
+    portion_of(rate, PAUSE).max(LEAST_PORTION).min(burst)
+}
+
+fn portion_of(rate: u64, time: Duration) -> u64 {
+    let bytes = u128::from(rate) * time.as_nanos() / 1_000_000_000;
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+fn time_for(rate: u64, bytes: u64) -> Duration {
+    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Transfers as much as the limit allows, in portions of `most` bytes. Returns the bytes of each window of 10 s.
+    fn windows(rate: u64, most: u64, pause: Duration) -> Vec<u64> {
+        let mut limit = RateLimit::new(Some(rate));
+        let (mut now, mut windows) = (Timestamp::ZERO, vec![0; 4]);
+        loop {
+            let window = (now.since(Timestamp::ZERO).as_secs() / 10) as usize;
+            let Some(bytes) = windows.get_mut(window) else {
+                return windows;
+            };
+            match limit.portion(now).unwrap() {
+                0 => now = limit.next(now).max(now + pause),
+                portion => {
+                    let taken = portion.min(most);
+                    limit.take(taken);
+                    *bytes += taken;
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_ten_seconds_carry_what_is_allowed(
+            rate in 10_000u64..1_000_000_000,
+            most in 1024u64..1 << 20,
+            pause_us in 1u64..20_000,
+        ) {
+            for bytes in windows(rate, most, Duration::from_micros(pause_us)) {
+                let ideal = 10 * rate;
+                let burst = portion_of(rate, BURST).max(LEAST_PORTION);
+                prop_assert!(bytes <= ideal + burst + ideal / 100, "{bytes} of {ideal}");
+                prop_assert!(bytes + burst + ideal / 100 >= ideal, "{bytes} of {ideal}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_transfer_that_takes_more_than_is_left_is_paid_back() {
+        let mut limit = RateLimit::new(Some(1000));
+        let now = Timestamp::ZERO + Duration::from_secs(5);
+        assert_eq!(limit.portion(now), Some(2048));
+        limit.take(16_384);
+        assert_eq!(limit.portion(now + Duration::from_secs(10)), Some(0));
+        let next = limit.next(now + Duration::from_secs(10));
+        assert_eq!(next.since(now).as_secs(), 16);
+        assert_eq!(limit.portion(next), Some(2048));
+    }
+
+    #[test]
+    fn without_a_limit_nothing_waits() {
+        let mut limit = RateLimit::default();
+        limit.take(u64::MAX);
+        assert_eq!(limit.portion(Timestamp::ZERO), None);
+    }
+}

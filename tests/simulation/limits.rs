@@ -1,0 +1,159 @@
+//! Limits on transfer rates.
+
+use ecs_torrent::components::peer::PeerRates;
+use ecs_torrent::components::settings::LimitSettings;
+use ecs_torrent::components::torrent::Counters;
+use ecs_torrent::sim::invariants::{InvariantsPlugin, Violations};
+
+use super::*;
+
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Engines with the same torrent: complete ones at first, then empty ones that know the complete ones.
+struct Swarm {
+    sim: Simulation,
+    content: Content,
+    seeders: Vec<NodeId>,
+    leechers: Vec<NodeId>,
+}
+
+impl Swarm {
+    fn new(len: usize, seeders: (u8, LimitSettings), leechers: (u8, LimitSettings)) -> Self {
+        let content = torrent(len, 64 << 10);
+        let mut sim = Simulation::new(1, Duration::from_millis(10));
+        let plugins = (TorrentPlugins, InvariantsPlugin);
+        let settings = |limits: &LimitSettings| {
+            let mut settings = Settings::default();
+            settings.dht.enabled = false;
+            settings.lsd.enabled = false;
+            settings.limits = limits.clone();
+            settings
+        };
+        let seeders: Vec<NodeId> = (0..seeders.0)
+            .map(|number| sim.add_node(ip(1 + number), settings(&seeders.1), plugins))
+            .collect();
+        for seeder in &seeders {
+            sim.put(*seeder, "downloads", &content);
+            add(&mut sim, *seeder, &content, vec![]);
+        }
+        sim.run_for(Duration::from_secs(5));
+        let known: Vec<_> = (1..=seeders.len() as u8).map(|last| (ip(last), 6881).into()).collect();
+        let leechers: Vec<NodeId> = (0..leechers.0)
+            .map(|number| sim.add_node(ip(101 + number), settings(&leechers.1), plugins))
+            .collect();
+        for leecher in &leechers {
+            add(&mut sim, *leecher, &content, known.clone());
+        }
+        Self {
+            sim,
+            content,
+            seeders,
+            leechers,
+        }
+    }
+
+    fn counters(&mut self, node: NodeId) -> Counters {
+        let world = self.sim.node(node).world_mut();
+        *world.query::<&Counters>().single(world).unwrap()
+    }
+
+    /// Returns the bytes that `count` adds up to in each of three windows, after one in which the transfer begins.
+    fn windows(&mut self, count: impl Fn(&mut Self) -> u64) -> [u64; 3] {
+        self.sim.run_for(WINDOW);
+        [(); 3].map(|()| {
+            let before = count(self);
+            self.sim.run_for(WINDOW);
+            count(self) - before
+        })
+    }
+
+    /// Bytes uploaded to each peer of a node.
+    fn uploaded_to_peers(&mut self, node: NodeId) -> Vec<u64> {
+        let world = self.sim.node(node).world_mut();
+        let mut rates = world.query::<&PeerRates>();
+        rates.iter(world).map(|rates| rates.uploaded).collect()
+    }
+
+    fn check(&mut self) {
+        for node in self.sim.nodes().collect::<Vec<_>>() {
+            let found = self.sim.node(node).world_mut().resource_mut::<Violations>().take();
+            assert!(found.is_empty(), "{node:?}: {found:?}");
+        }
+    }
+}
+
+fn download(rate: u64) -> LimitSettings {
+    LimitSettings {
+        download_bytes_per_s: rate,
+        ..LimitSettings::default()
+    }
+}
+
+fn upload(rate: u64) -> LimitSettings {
+    LimitSettings {
+        upload_bytes_per_s: rate,
+        ..LimitSettings::default()
+    }
+}
+
+fn assert_near(bytes: u64, rate: u64) {
+    let ideal = rate * WINDOW.as_secs();
+    let (least, most) = (ideal * 97 / 100, ideal * 103 / 100);
+    assert!(
+        (least..=most).contains(&bytes),
+        "{bytes} bytes in ten seconds, {ideal} allowed"
+    );
+}
+
+#[test]
+fn a_download_keeps_to_its_limit() {
+    for (seeders, rate) in [(1, 1 << 20), (8, 200_000)] {
+        let len = (rate * 60) as usize;
+        let mut swarm = Swarm::new(len, (seeders, LimitSettings::default()), (1, download(rate)));
+        let leecher = swarm.leechers[0];
+        for bytes in swarm.windows(|swarm| swarm.counters(leecher).downloaded) {
+            assert_near(bytes, rate);
+        }
+        let sent: Vec<u64> = swarm
+            .seeders
+            .clone()
+            .iter()
+            .map(|seeder| swarm.counters(*seeder).uploaded)
+            .collect();
+        let (least, most) = (sent.iter().min().unwrap(), sent.iter().max().unwrap());
+        assert!(*most <= 2 * least, "unequal shares: {sent:?}");
+        assert_eq!(swarm.counters(leecher).wasted, 0);
+        swarm.check();
+    }
+}
+
+#[test]
+fn an_upload_keeps_to_its_limit() {
+    for (leechers, rate) in [(1, 500_000), (4, 100_000)] {
+        let len = (rate * 60) as usize;
+        let mut swarm = Swarm::new(len, (1, upload(rate)), (leechers, LimitSettings::default()));
+        let seeder = swarm.seeders[0];
+        for bytes in swarm.windows(|swarm| swarm.counters(seeder).uploaded) {
+            assert_near(bytes, rate);
+        }
+        let sent = swarm.uploaded_to_peers(seeder);
+        assert_eq!(sent.len(), usize::from(leechers));
+        swarm.check();
+    }
+}
+
+/// At a low rate, a peer waits long for its share. It is not taken for a silent one, and no block is requested twice.
+#[test]
+fn a_slow_download_wastes_nothing() {
+    let (seeders, rate) = (20, 20_000);
+    let mut swarm = Swarm::new(1 << 20, (seeders, LimitSettings::default()), (1, download(rate)));
+    let (leecher, content) = (swarm.leechers[0], swarm.content.clone());
+    let limit = swarm.sim.now() + Duration::from_secs(90);
+    let is_complete = |sim: &mut Simulation| {
+        stats(sim, leecher, &content).is_some_and(|stats| stats.lifecycle == ecs_torrent::TorrentState::Seeding)
+    };
+    assert!(swarm.sim.run_until(limit, is_complete), "{:?}", swarm.counters(leecher));
+    let counters = swarm.counters(leecher);
+    assert_eq!((counters.downloaded, counters.wasted), (1 << 20, 0));
+    swarm.check();
+}
