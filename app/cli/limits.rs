@@ -24,7 +24,7 @@ impl LimitArgs {
 }
 
 /// The least rate, as in the settings.
-const LEAST: u64 = 1024;
+const LEAST: u64 = 10 << 10;
 
 fn rate(text: &str) -> Result<u64, String> {
     let text = text.trim_end_matches("/s");
@@ -32,7 +32,7 @@ fn rate(text: &str) -> Result<u64, String> {
         .parse()
         .map_err(|_| "not a number of bytes per second, such as 500k, 2MB or 2MiB".to_owned())?;
     match rate.as_u64() {
-        rate if rate < LEAST => Err("it has to be at least 1 KiB/s".to_owned()),
+        rate if rate < LEAST => Err("it has to be at least 10 KiB/s".to_owned()),
         rate => Ok(rate.min(NO_LIMIT)),
     }
 }
@@ -45,8 +45,8 @@ mod tests {
     fn rates_have_units() {
         assert_eq!(rate("500k"), Ok(500_000));
         assert_eq!(rate("2MiB/s"), Ok(2 << 20));
-        assert_eq!(rate("1024"), Ok(1024));
-        for wrong in ["", "fast", "-5k", "1000", "0", "1e400"] {
+        assert_eq!(rate("10240"), Ok(10_240));
+        for wrong in ["", "fast", "-5k", "10k", "0", "1e400"] {
             assert!(rate(wrong).is_err(), "{wrong}");
         }
     }

@@ -163,7 +163,7 @@ fn hybrids_that_disagree_are_refused() {
 #[test]
 fn limits_are_rates() {
     let temporary = tempfile::tempdir().unwrap();
-    for (limit, reason) in [("fast", "not a number"), ("12", "at least 1 KiB/s")] {
+    for (limit, reason) in [("fast", "not a number"), ("12", "at least 10 KiB/s")] {
         let output = run(
             temporary.path(),
             &["seed", "x.torrent", "--data", ".", "--upload-limit", limit],

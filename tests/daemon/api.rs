@@ -71,7 +71,10 @@ fn torrents_are_added_listed_shown_and_stopped() {
     let selected = daemon.get(&format!("{path}?fields=progress,root")).json();
     assert_eq!(selected, json!({"progress": 0.0, "root": root}));
     let files = daemon.get(&format!("{path}/files")).json();
-    assert_eq!(files, json!([{"path": "one.bin", "len": 100_000, "completed": 0}]));
+    assert_eq!(
+        files,
+        json!([{"index": 0, "path": "one.bin", "len": 100_000, "completed": 0, "priority": "normal"}])
+    );
 
     assert_eq!(daemon.post(&format!("{path}/stop"), b"").status, 204);
     assert_eq!(daemon.hashes(), [other]);

@@ -137,9 +137,15 @@ fn a_daemon_is_controlled_from_a_second_terminal() {
     );
 
     let files = succeed(folder, &["files", &hash]);
-    assert_eq!(files, "     SIZE   DONE  PATH\n97.66 KiB  0.0 %  one.bin\n");
+    assert_eq!(
+        files,
+        "#       SIZE   DONE  PRIORITY  PATH\n0  97.66 KiB  0.0 %  normal    one.bin\n"
+    );
     let json = parse(&succeed(folder, &["files", &hash, "--json"]));
-    assert_eq!(json, json!([{"path": "one.bin", "len": 100_000, "completed": 0}]));
+    assert_eq!(
+        json,
+        json!([{"index": 0, "path": "one.bin", "len": 100_000, "completed": 0, "priority": "normal"}])
+    );
 
     assert_eq!(
         succeed(folder, &["stop", &hash[..8]]),

@@ -83,7 +83,7 @@ pub struct FilePlace {
 /// are padding: they read as zeros and are not stored.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct FileTable {
-    files: Arc<[FileEntry]>,
+    files: Arc<Vec<FileEntry>>,
     total_size: u64,
 }
 
@@ -97,7 +97,7 @@ impl FileTable {
         debug_assert!(files.is_sorted_by(|a, b| a.end() <= b.offset));
         Self {
             total_size: files.last().map_or(0, FileEntry::end),
-            files: files.into(),
+            files: Arc::new(files),
         }
     }
 

@@ -275,9 +275,9 @@ setting_ranges!(PexSettings, "pex" {
 });
 
 setting_ranges!(LimitSettings, "limits" {
-    // At a lower rate, a peer would wait for minutes for each block.
-    download_bytes_per_s: KIB..=NO_LIMIT,
-    upload_bytes_per_s: KIB..=NO_LIMIT,
+    // At a lower rate, each of a hundred peers would wait for minutes for a block.
+    download_bytes_per_s: 10 * KIB..=NO_LIMIT,
+    upload_bytes_per_s: 10 * KIB..=NO_LIMIT,
 });
 
 setting_ranges!(LsdSettings, "lsd" {
