@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
@@ -85,6 +86,7 @@ impl Torrents {
         let source = source.into();
         options.root = options.root.map(absolute).transpose()?;
         options.requested_ns = options.requested_ns.or_else(now_ns);
+        let (requested, overwrite) = (Instant::now(), options.overwrite);
         let (source, selected) = spawn_blocking(|| source.resolve()).await??;
         if options.select.is_empty() {
             options.select = selected;
@@ -95,7 +97,13 @@ impl Torrents {
             is_resumed: false,
             reply,
         };
-        Ok(TorrentId(self.ask(add).await??))
+        let added = self.ask(add).await?;
+        let rest = FILE_TIMES_LAG.saturating_sub(requested.elapsed());
+        if overwrite && added.is_ok() && !rest.is_zero() {
+            // The permission covers no file that is created after the answer.
+            spawn_blocking(move || thread::sleep(rest)).await?;
+        }
+        Ok(TorrentId(added?))
     }
 
     /// Returns the ids of all torrents, in the order in which they were added.
@@ -603,7 +611,10 @@ impl Torrents {
     }
 }
 
-/// Returns the time in nanoseconds since 1970, as file systems record it.
+/// Maximum lag of the times of files behind the clock: the kernel takes them from its last tick.
+const FILE_TIMES_LAG: Duration = Duration::from_millis(10);
+
+/// Returns the time in nanoseconds since 1970.
 fn now_ns() -> Option<i64> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
     i64::try_from(since.as_nanos()).ok()
@@ -617,6 +628,6 @@ pub(crate) fn absolute(path: PathBuf) -> Result<PathBuf, Error> {
 /// Runs blocking work in a thread of its own, since the caller's runtime may have no thread pool for it.
 async fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, EngineGone> {
     let (sender, receiver) = oneshot::channel();
-    std::thread::spawn(move || drop(sender.send(work())));
+    thread::spawn(move || drop(sender.send(work())));
     receiver.await.map_err(|_| EngineGone)
 }

@@ -49,10 +49,11 @@ pub(super) fn follow_lifecycle(
                 let starved = Vec::new();
                 let is_new = in_flight.is_none();
                 let mut torrent = commands.entity(*torrent);
-                torrent.insert(Picker { order, starved });
+                // Plugins read the pieces in flight when the picker is added.
                 if is_new {
                     torrent.insert(ActivePieces::default());
                 }
+                torrent.insert(Picker { order, starved });
                 continue;
             }
             Lifecycle::Downloading => continue,

@@ -63,17 +63,19 @@ impl Drop for Place {
     }
 }
 
-/// Returns the candidates of the only torrent, with the name of each one's source.
+/// Returns the candidates of the only torrent, once for each of their sources.
 fn candidates(engine: &Engine) -> Vec<(SocketAddr, &'static str, CandidateFlags)> {
     let read = |world: &mut World| {
         let mut torrents = world.query::<&Candidates>();
         let known = torrents.single(world).unwrap();
         let sources = world.resource::<CandidateSources>();
         let named = |address| {
-            let (found_by, flags) = known.get(address)?;
-            Some((address, sources.name_of(found_by.iter().next()?), flags))
+            let (found_by, flags) = known.get(address).unwrap();
+            found_by
+                .iter()
+                .map(move |source| (address, sources.name_of(source), flags))
         };
-        known.iter().filter_map(named).collect()
+        known.iter().flat_map(named).collect()
     };
     engine.torrents().blocking().with_world(read).unwrap()
 }
