@@ -2,7 +2,7 @@
 
 use bytesize::ByteSize;
 use clap::Args;
-use ecs_torrent::components::settings::{LimitSettings, NO_LIMIT};
+use ecs_torrent::components::settings::{LimitSettings, NO_LIMIT, Number, Numbers};
 
 /// Options that limit the transfer rates of all torrents together.
 #[derive(Debug, Args)]
@@ -23,16 +23,15 @@ impl LimitArgs {
     }
 }
 
-/// The least rate, as in the settings.
-const LEAST: u64 = 10 << 10;
-
 fn rate(text: &str) -> Result<u64, String> {
     let text = text.trim_end_matches("/s");
     let rate: ByteSize = text
         .parse()
         .map_err(|_| "not a number of bytes per second, such as 500k, 2MB or 2MiB".to_owned())?;
+    let numbers = LimitSettings::default().numbers();
+    let least = numbers.iter().map(Number::least).max().unwrap_or(0);
     match rate.as_u64() {
-        rate if rate < LEAST => Err("it has to be at least 10 KiB/s".to_owned()),
+        rate if rate < least => Err(format!("it has to be at least {} KiB/s", least >> 10)),
         rate => Ok(rate.min(NO_LIMIT)),
     }
 }

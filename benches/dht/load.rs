@@ -13,7 +13,7 @@ const DURATION: Duration = Duration::from_secs(10);
 /// The number of torrents that the queries are about.
 const TORRENTS: u32 = 2_000;
 
-/// What came of the queries.
+/// The outcome of the queries.
 pub struct Outcome {
     pub sent: u64,
     pub answered: u64,
@@ -48,7 +48,7 @@ pub fn send(node: SocketAddr) -> Outcome {
 }
 
 /// Spreads numbers over ids.
-fn id(number: u32) -> NodeId {
+pub fn id(number: u32) -> NodeId {
     let mut id = [0; 20];
     for (index, part) in (1u32..).zip(id.chunks_exact_mut(4)) {
         part.copy_from_slice(&(number + 1).wrapping_mul(0x9e37_79b9).wrapping_mul(index).to_be_bytes());
@@ -132,7 +132,8 @@ impl Host {
     }
 }
 
-fn write(transaction: &[u8], body: Body<'_>) -> Vec<u8> {
+/// Returns the bytes of a message.
+pub fn write(transaction: &[u8], body: Body<'_>) -> Vec<u8> {
     let message = Message {
         transaction,
         version: None,

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ecs_torrent::protocol::compact::Family;
-use ecs_torrent::protocol::dht::id::NodeId;
-use ecs_torrent::protocol::dht::krpc::{Body, Message, Method, Packet, Query, Reply};
+use ecs_torrent::protocol::dht::krpc::{Body, Method, Packet, Query, Reply};
 use ecs_torrent::protocol::dht::node::{Node, NodeSettings};
 use ecs_torrent::protocol::time::Timestamp;
 use peak_alloc::PeakAlloc;
+
+use crate::load::{id, write};
 
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
@@ -63,24 +64,6 @@ pub fn of_full_node() -> usize {
 fn address(number: u32) -> SocketAddr {
     let [_, a, b, c] = number.to_be_bytes();
     SocketAddr::from(([40 + a, b, c, 1], 6881))
-}
-
-fn id(number: u32) -> NodeId {
-    let mut id = [0; 20];
-    for (index, part) in (1u32..).zip(id.chunks_exact_mut(4)) {
-        part.copy_from_slice(&(number + 1).wrapping_mul(0x9e37_79b9).wrapping_mul(index).to_be_bytes());
-    }
-    NodeId(id)
-}
-
-fn write(transaction: &[u8], body: Body<'_>) -> Vec<u8> {
-    let message = Message {
-        transaction,
-        version: None,
-        external: None,
-        body,
-    };
-    message.write()
 }
 
 impl Filling {

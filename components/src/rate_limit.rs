@@ -93,7 +93,7 @@ impl RateLimit {
     /// Returns the number of bytes that one transfer may take at `now`: 0 if it has to wait, `None` without a limit.
     pub fn portion(&mut self, now: Timestamp) -> Option<u64> {
         let rate = self.bytes_per_s?;
-        let burst = portion_of(rate, BURST).max(LEAST_PORTION);
+        let (least, burst) = portions(rate);
         let elapsed = now.since(self.updated);
         let gained = portion_of(rate, elapsed);
         // The part of a byte that is lost here is gained with the next one.
@@ -107,8 +107,6 @@ impl RateLimit {
             };
             self.left = all.min(most);
         }
-        // Portions that are worth a tick, but no more than a burst holds.
-        let least = least_portion(rate, burst);
         Some(match u64::try_from(self.left) {
             Ok(left) if left >= least => left,
             _ => 0,
@@ -140,8 +138,8 @@ impl RateLimit {
         }
     }
 
-    /// Returns when to try again, after a transfer had to wait. The time stays the same until it has come, so that those
-    /// who ask in the meantime cause no ticks of their own.
+    /// Returns when to try again, after a transfer had to wait. The time stays the same until it has come, so that
+    /// calls in the meantime cause no ticks of their own.
     pub fn next(&mut self, now: Timestamp) -> Timestamp {
         if self.turn <= now {
             self.turn = self.next_turn(now);
@@ -151,17 +149,17 @@ impl RateLimit {
 
     fn next_turn(&self, now: Timestamp) -> Timestamp {
         let Some(rate) = self.bytes_per_s else { return now };
-        let burst = portion_of(rate, BURST).max(LEAST_PORTION);
-        let least = i64::try_from(least_portion(rate, burst)).unwrap_or(i64::MAX);
+        let least = i64::try_from(portions(rate).0).unwrap_or(i64::MAX);
         let lacking = u64::try_from(least.saturating_sub(self.left)).unwrap_or(0);
         let next = self.updated + time_for(rate, lacking) + Duration::from_nanos(1);
         next.max(now + PAUSE)
     }
 }
 
-/// The bytes of a pause, and at least what is worth a tick.
-fn least_portion(rate: u64, burst: u64) -> u64 {
-    portion_of(rate, PAUSE).max(LEAST_PORTION).min(burst)
+/// Returns the smallest portion, worth a tick, and the largest one: a burst.
+fn portions(rate: u64) -> (u64, u64) {
+    let at_least = |time| portion_of(rate, time).max(LEAST_PORTION);
+    (at_least(PAUSE), at_least(BURST))
 }
 
 fn portion_of(rate: u64, time: Duration) -> u64 {
@@ -209,7 +207,7 @@ mod tests {
         ) {
             for bytes in windows(rate, most, Duration::from_micros(pause_us)) {
                 let ideal = 10 * rate;
-                let burst = portion_of(rate, BURST).max(LEAST_PORTION);
+                let (_, burst) = portions(rate);
                 prop_assert!(bytes <= ideal + burst + ideal / 100, "{bytes} of {ideal}");
                 prop_assert!(bytes + burst + ideal / 100 >= ideal, "{bytes} of {ideal}");
             }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::bitfield::Bitfield;
-use ecs_torrent_protocol::files::{FileEntry, FileTable};
+use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Geometry;
 use serde::{Deserialize, Serialize};
 
@@ -92,20 +92,6 @@ impl FileChoice {
         }
     }
 
-    /// Reads the choice of a session.
-    fn of_session(session: &Session, file_count: u32) -> Option<Self> {
-        let mut choice = Self::selecting(session.selected.clone());
-        for (runs, priority) in [
-            (&session.skipped, FilePriority::Skip),
-            (&session.low, FilePriority::Low),
-            (&session.high, FilePriority::High),
-        ] {
-            let files = runs.to_set(file_count).unwrap_or_default();
-            files.iter().for_each(|file| choice.set(file as usize, priority));
-        }
-        (!choice.is_default()).then_some(choice)
-    }
-
     /// Writes the choice into a session.
     pub fn save(&self, session: &mut Session) {
         session.selected = self.selection.clone().unwrap_or_default();
@@ -187,7 +173,7 @@ impl WantedPieces {
     pub fn new(choice: &FileChoice, files: &FileTable, geometry: &Geometry, have: &Bitfield) -> Self {
         let count = geometry.piece_count() as usize;
         let mut priorities = vec![None; count];
-        for (index, file) in files.files().iter().enumerate().filter(|(_, file)| has_bytes(file)) {
+        for (index, file) in files.files().iter().enumerate().filter(|(_, file)| file.has_bytes()) {
             let priority = Some(choice.priority(index));
             for piece in geometry.pieces_of(file.offset..file.end()) {
                 let most = &mut priorities[piece as usize];
@@ -215,7 +201,7 @@ impl WantedPieces {
     ) -> Vec<u32> {
         let mut pieces = BTreeSet::new();
         for file in changed {
-            let file = files.files().get(file).filter(|file| has_bytes(file));
+            let file = files.files().get(file).filter(|file| file.has_bytes());
             pieces.extend(
                 file.into_iter()
                     .flat_map(|file| geometry.pieces_of(file.offset..file.end())),
@@ -279,11 +265,28 @@ impl WantedPieces {
     }
 }
 
-/// Returns the choice that a session contains; `None` if all files are wanted equally. `file_count` is the number of files
-/// of the torrent, 0 while they are not known.
+impl Session {
+    /// Returns the choice of files that the session contains; `None` if all files are wanted equally. `file_count` is the
+    /// number of files of the torrent, 0 while they are not known.
+    #[must_use]
+    pub fn file_choice(&self, file_count: u32) -> Option<FileChoice> {
+        let mut choice = FileChoice::selecting(self.selected.clone());
+        for (runs, priority) in [
+            (&self.skipped, FilePriority::Skip),
+            (&self.low, FilePriority::Low),
+            (&self.high, FilePriority::High),
+        ] {
+            let files = runs.to_set(file_count).unwrap_or_default();
+            files.iter().for_each(|file| choice.set(file as usize, priority));
+        }
+        (!choice.is_default()).then_some(choice)
+    }
+}
+
+/// Whether a torrent with this choice skips a file.
 #[must_use]
-pub fn saved_choice(session: &Session, file_count: u32) -> Option<FileChoice> {
-    FileChoice::of_session(session, file_count)
+pub fn is_skipped(choice: Option<&FileChoice>, file: usize) -> bool {
+    choice.is_some_and(|choice| !choice.priority(file).is_wanted())
 }
 
 /// Returns the pieces that a torrent needs no longer: those that it holds, and those that it does not want.
@@ -292,16 +295,11 @@ pub fn unneeded<'t>(have: &'t Have, wanted: Option<&'t WantedPieces>) -> &'t Bit
     wanted.map_or(have, WantedPieces::unneeded)
 }
 
-/// Whether a file has bytes on the disk.
-fn has_bytes(file: &FileEntry) -> bool {
-    file.is_stored() && file.len > 0
-}
-
 #[cfg(test)]
 mod tests {
     use std::ops::RangeInclusive;
 
-    use ecs_torrent_protocol::files::FileAttributes;
+    use ecs_torrent_protocol::files::{FileAttributes, FileEntry};
     use ecs_torrent_protocol::hash::InfoHash;
     use proptest::prelude::*;
 
@@ -355,7 +353,7 @@ mod tests {
     #[test]
     fn a_session_keeps_the_choice() {
         let session = Session::new(InfoHash([7; 20]));
-        assert_eq!(FileChoice::of_session(&session, 9), None);
+        assert_eq!(session.file_choice(9), None);
         let mut choice = FileChoice::default();
         for (file, priority) in [
             (0, FilePriority::Skip),
@@ -370,14 +368,14 @@ mod tests {
             let mut saved = session.clone();
             choice.save(&mut saved);
             let read = Session::parse(saved.to_text().as_bytes(), saved.info_hash).unwrap();
-            assert_eq!(FileChoice::of_session(&read, 6).as_ref(), Some(choice));
+            assert_eq!(read.file_choice(6).as_ref(), Some(choice));
             // The line about the user's intent has the choice too.
             let salvaged = Session::salvage(
                 saved.to_text().replacen("uploaded: 0", "uploaded: 1", 1).as_bytes(),
                 saved.info_hash,
             );
             let intent = salvaged.intent.expect("the line is intact");
-            assert_eq!(FileChoice::of_session(&intent, 6).as_ref(), Some(choice));
+            assert_eq!(intent.file_choice(6).as_ref(), Some(choice));
         }
         unresolved.resolve(&files(&[1; 6]).0);
         assert!(!unresolved.is_default() && unresolved.priority(3) == FilePriority::Normal);
@@ -432,7 +430,7 @@ mod tests {
         choice.set(1, FilePriority::Skip);
         let mut session = Session::new(InfoHash([7; 20]));
         choice.save(&mut session);
-        assert_eq!(FileChoice::of_session(&session, 500_000), Some(choice));
+        assert_eq!(session.file_choice(500_000), Some(choice));
     }
 
     proptest! {

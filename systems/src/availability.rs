@@ -102,17 +102,10 @@ fn handle_availability(
             continue;
         }
         changed.count(&mut pieces, unneeded);
-        // Our interest stays while a full disk blocks the torrent.
-        let downloads = matches!(*lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. });
+        let downloads = keeps_interest(lifecycle);
         let wants = pieces.wanted_count > 0 && downloads;
-        if wants != state.am_interested {
-            state.am_interested = wants;
-            let message = if wants {
-                Message::Interested
-            } else {
-                Message::NotInterested
-            };
-            sink.send(*peer, &mut source, &message);
+        if std::mem::replace(&mut state.am_interested, wants) != wants {
+            sink.send(*peer, &mut source, &interest(wants));
         }
         if wants && changed.brings_some(unneeded) {
             refill.add(*peer, &mut requests);
@@ -292,7 +285,7 @@ fn follow_wanted(
         let Ok((have, lifecycle, wanted, connected)) = torrents.get(*torrent) else {
             continue;
         };
-        let downloads = matches!(lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. });
+        let downloads = keeps_interest(lifecycle);
         for peer in connected.iter() {
             let Ok((mut pieces, mut state, mut requests, mut source)) = peers.get_mut(peer) else {
                 continue;
@@ -300,16 +293,25 @@ fn follow_wanted(
             pieces.wanted_count = pieces.count_missing_in(unneeded(have, wanted));
             let wants = pieces.wanted_count > 0 && downloads;
             if std::mem::replace(&mut state.am_interested, wants) != wants {
-                let message = match wants {
-                    true => Message::Interested,
-                    false => Message::NotInterested,
-                };
-                sink.send(peer, &mut source, &message);
+                sink.send(peer, &mut source, &interest(wants));
             }
             if wants {
                 refill.add(peer, &mut requests);
             }
         }
+    }
+}
+
+/// Whether a torrent in this state may be interested in peers. Its interest stays while a full disk blocks it.
+fn keeps_interest(lifecycle: &Lifecycle) -> bool {
+    matches!(lifecycle, Lifecycle::Downloading | Lifecycle::Blocked { .. })
+}
+
+/// Returns the message of our interest in a peer.
+fn interest(wants: bool) -> Message {
+    match wants {
+        true => Message::Interested,
+        false => Message::NotInterested,
     }
 }
 

@@ -12,6 +12,7 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::CommandQueue;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_engine::port::{Port, PortEvent, Purpose};
+use ecs_torrent_protocol::time::Timestamp;
 
 /// Returns whether there are messages of a type.
 pub(crate) fn has_messages<M: Message>(messages: Res<Messages<M>>) -> bool {
@@ -41,7 +42,11 @@ pub(crate) fn has_due<K: Send + Sync + 'static>(
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
 ) -> bool {
-    let next = deadlines.next();
+    is_due(deadlines.next(), &clock, &wakeup)
+}
+
+/// Whether a time has come. If not, requests a tick at that time.
+pub(crate) fn is_due(next: Option<Timestamp>, clock: &Clock, wakeup: &Wakeup) -> bool {
     let is_due = next.is_some_and(|next| next <= clock.now());
     if !is_due {
         wakeup.at_next(next);

@@ -12,7 +12,7 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::{CommandQueue, SetFiles};
 use ecs_torrent_components::messages::{FilesSelected, SessionLoaded, WantedChanged};
 use ecs_torrent_components::torrent::{Content, Have, Torrent};
-use ecs_torrent_components::wanted::{FileChoice, WantedPieces, saved_choice};
+use ecs_torrent_components::wanted::{FileChoice, WantedPieces};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::metainfo::Metainfo;
@@ -63,7 +63,7 @@ fn restore_choice(loaded: On<SessionLoaded>, mut commands: Commands, torrents: Q
         return;
     };
     let file_count = content.map_or(0, |content| content.0.info.files.files().len() as u32);
-    if let Some(choice) = saved_choice(&loaded.session, file_count) {
+    if let Some(choice) = loaded.session.file_choice(file_count) {
         let known = content.map(|content| (&*content.0, have));
         give(&mut commands, loaded.torrent, torrent, choice, known);
     }

@@ -31,7 +31,7 @@ use ecs_torrent_protocol::lsd::{GROUP_V4, GROUP_V6, LocalAnnounce, MAX_HASHES};
 use ecs_torrent_protocol::time::Timestamp;
 
 use crate::DecideSet;
-use crate::conditions::has_events;
+use crate::conditions::{has_events, has_messages_of_two, is_due};
 
 /// Time between two messages (BEP 14).
 const MESSAGE_INTERVAL: Duration = Duration::from_secs(60);
@@ -62,7 +62,7 @@ impl Plugin for LsdPlugin {
             .add_systems(
                 Tick,
                 (
-                    list_torrents.run_if(has_news),
+                    list_torrents.run_if(has_messages_of_two::<LifecycleChanged, MetadataKnown>),
                     receive_local.run_if(has_events::<NetRequest, NetEvent>(LSD_DATAGRAMS)),
                     announce_locally.run_if(may_announce),
                 )
@@ -95,6 +95,11 @@ struct LocalDiscovery {
 }
 
 impl LocalDiscovery {
+    /// Returns when the next message may be sent, if a torrent waits for one.
+    fn next(&self, turns: &Deadlines<LocalTurn>) -> Option<Timestamp> {
+        turns.next().map(|due| due.max(self.earliest))
+    }
+
     /// Whether a message of a host may be read.
     fn allows(&mut self, host: IpAddr, now: Timestamp) -> bool {
         if self.hosts.len() >= MAX_HOSTS && !self.hosts.contains_key(&host) {
@@ -105,11 +110,6 @@ impl LocalDiscovery {
         // A host beyond its limit uses up nothing of the others.
         of_host.take(now) && self.in_all.get_or_insert_with(|| full(IN_ALL)).take(now)
     }
-}
-
-/// Returns whether torrents may begin to be announced.
-fn has_news(changed: Res<Messages<LifecycleChanged>>, known: Res<Messages<MetadataKnown>>) -> bool {
-    !changed.is_empty() || !known.is_empty()
 }
 
 /// The components of a torrent that decide whether it is announced.
@@ -151,12 +151,7 @@ fn may_announce(
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,
 ) -> bool {
-    let next = turns.next().map(|due| due.max(discovery.earliest));
-    let is_due = next.is_some_and(|next| next <= clock.now());
-    if !is_due {
-        wakeup.at_next(next);
-    }
-    is_due
+    is_due(discovery.next(&turns), &clock, &wakeup)
 }
 
 #[derive(SystemParam)]
@@ -194,8 +189,7 @@ fn announce_locally(
     if !hashes.is_empty() {
         announcing.send(&hashes);
     }
-    let next = turns.next().map(|due| due.max(announcing.discovery.earliest));
-    announcing.wakeup.at_next(next);
+    announcing.wakeup.at_next(announcing.discovery.next(&turns));
 }
 
 impl Announcing<'_> {

@@ -387,19 +387,26 @@ fn seed_and_download_speak_json() {
     assert!(seeder.wait().success(), "exits with 0");
 }
 
+/// Creates the album and its torrent, and seeds them. Returns the seeder, its address, and its events: it ends when
+/// nobody reads them.
+fn seed_album(folder: &Path) -> (Running, String, impl Iterator<Item = Value> + use<>) {
+    album(folder);
+    succeed(folder, &["create", "album", "-o", "album.torrent"]);
+    let address = free_address();
+    let (seeder, mut seeding) = start(
+        folder,
+        &["seed", "album.torrent", "--data", ".", "--listen", &address, "--json"],
+    );
+    seeding.find(|event| event["event"] == "complete").unwrap();
+    (seeder, address, seeding)
+}
+
 /// Without a terminal, the output is human-readable lines. With `--quiet`, there is no output.
 #[test]
 fn download_prints_plain_lines_without_a_terminal() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    album(folder);
-    succeed(folder, &["create", "album", "-o", "album.torrent"]);
-    let address = free_address();
-    let (_seeder, mut seeding) = start(
-        folder,
-        &["seed", "album.torrent", "--data", ".", "--listen", &address, "--json"],
-    );
-    seeding.find(|event| event["event"] == "complete").unwrap();
+    let (_seeder, address, _events) = seed_album(folder);
     let arguments = [
         "download",
         "album.torrent",
@@ -426,14 +433,7 @@ fn download_prints_plain_lines_without_a_terminal() {
 fn a_download_of_some_files_ends_with_them() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    album(folder);
-    succeed(folder, &["create", "album", "-o", "album.torrent"]);
-    let address = free_address();
-    let (_seeder, mut seeding) = start(
-        folder,
-        &["seed", "album.torrent", "--data", ".", "--listen", &address, "--json"],
-    );
-    seeding.find(|event| event["event"] == "complete").unwrap();
+    let (_seeder, address, _events) = seed_album(folder);
     let common = [
         "download",
         "album.torrent",

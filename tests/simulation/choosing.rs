@@ -1,7 +1,7 @@
 //! Torrents of which the user wants some files.
 
 use std::ops::RangeInclusive;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 
 use ecs_torrent::components::commands::{
     GetFiles, PauseOrStart, PauseTorrent, RemoveOptions, RemoveTorrent, ResumeAll, SetFiles, SetFilesError,
@@ -70,12 +70,7 @@ impl Bed {
         &mut self,
         command: impl FnOnce(Reply<T>) -> C,
     ) -> Receiver<T> {
-        let (sender, answers) = channel();
-        let command = command(Reply::new(move |answer| drop(sender.send(answer))));
-        let world = self.sim.node(self.leecher).world_mut();
-        world.resource_mut::<CommandQueue<C>>().0.push_back(command);
-        self.sim.nudge(self.leecher);
-        answers
+        send(&mut self.sim, self.leecher, command)
     }
 
     fn wait<T>(&mut self, answers: &Receiver<T>) -> T {

@@ -1,7 +1,7 @@
 //! Torrents that are added by their info-hash, before their metadata is known.
 
 use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 
 use ecs_torrent::bevy_ecs::prelude::{Entity, With};
 use ecs_torrent::components::candidates::{CandidateSource, Candidates, CandidatesFound};
@@ -82,12 +82,7 @@ impl Bed {
         &mut self,
         command: impl FnOnce(Reply<T>) -> C,
     ) -> Receiver<T> {
-        let (sender, answers) = channel();
-        let command = command(Reply::new(move |answer| drop(sender.send(answer))));
-        let world = self.sim.node(self.leecher).world_mut();
-        world.resource_mut::<CommandQueue<C>>().0.push_back(command);
-        self.sim.nudge(self.leecher);
-        answers
+        send(&mut self.sim, self.leecher, command)
     }
 
     pub fn wait<T>(&mut self, answers: &Receiver<T>) -> T {

@@ -30,6 +30,7 @@ mod stops;
 mod sweep;
 
 use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -93,6 +94,20 @@ fn add(sim: &mut Simulation, node: NodeId, content: &Content, peers: Vec<std::ne
         .0
         .push_back(command);
     sim.nudge(node);
+}
+
+/// Sends a command to a node and returns where its answer arrives.
+fn send<C: Send + Sync + 'static, T: Send + 'static>(
+    sim: &mut Simulation,
+    node: NodeId,
+    command: impl FnOnce(Reply<T>) -> C,
+) -> Receiver<T> {
+    let (sender, answers) = channel();
+    let command = command(Reply::new(move |answer| drop(sender.send(answer))));
+    let world = sim.node(node).world_mut();
+    world.resource_mut::<CommandQueue<C>>().0.push_back(command);
+    sim.nudge(node);
+    answers
 }
 
 fn stats(sim: &mut Simulation, node: NodeId, content: &Content) -> Option<TorrentStats> {

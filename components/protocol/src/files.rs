@@ -52,6 +52,12 @@ impl FileEntry {
         !self.attributes.pad && !self.attributes.symlink
     }
 
+    /// Whether some bytes are stored on disk: the file is stored and not empty.
+    #[must_use]
+    pub fn has_bytes(&self) -> bool {
+        self.is_stored() && self.len > 0
+    }
+
     /// Offset of the first byte after the file.
     #[must_use]
     pub fn end(&self) -> u64 {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::sources::{CandidateSource, SourceSet};
 
-/// What the dial order of an address depends on.
+/// The facts that decide the dial order of an address.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts {
     pub(super) sources: SourceSet,

@@ -173,15 +173,19 @@ fn neighbors_are_peers_of_the_torrents_that_they_name() {
     assert_eq!(receive(&mut bed, "10.0.0.9:6771", &announce, 1), [], "our own message");
 }
 
+fn announce_of(hash: InfoHash) -> LocalAnnounce {
+    LocalAnnounce {
+        port: 77,
+        hashes: vec![hash],
+        cookie: None,
+    }
+}
+
 #[test]
 fn a_host_that_floods_is_ignored_and_others_are_not() {
     let mut bed = bed();
     let (_, hash) = add(&mut bed, 1, everything(), Lifecycle::Seeding);
-    let announce = LocalAnnounce {
-        port: 77,
-        hashes: vec![hash],
-        cookie: None,
-    };
+    let announce = announce_of(hash);
     assert_eq!(receive(&mut bed, "10.0.0.9:6771", &announce, 100).len(), 20);
     assert_eq!(receive(&mut bed, "10.0.0.8:6771", &announce, 1).len(), 1);
     pass(&mut bed, Duration::from_secs(10));
@@ -193,11 +197,7 @@ fn a_host_that_floods_is_ignored_and_others_are_not() {
 fn messages_of_all_hosts_are_limited() {
     let mut bed = bed();
     let (_, hash) = add(&mut bed, 1, everything(), Lifecycle::Seeding);
-    let announce = LocalAnnounce {
-        port: 77,
-        hashes: vec![hash],
-        cookie: None,
-    };
+    let announce = announce_of(hash);
     let receive_from_many = |bed: &mut Bed| {
         let from = |host: u32| format!("10.1.{}.{}:1", host / 250, host % 250);
         (0..1000u32)

@@ -40,7 +40,7 @@ pub(crate) fn find_conflict<'a>(
     holder: impl Fn(InfoHash) -> Option<Holder<'a>>,
 ) -> Option<AddError> {
     let files = candidate.info.files.files().iter().enumerate();
-    for (index, file) in files.filter(|(_, file)| file.is_stored() && file.len > 0) {
+    for (index, file) in files.filter(|(_, file)| file.has_bytes()) {
         let found = candidate.found.get(index).copied().flatten();
         let id = found.map(|found| FileKey::of_id(found.id));
         let keys = candidate.keys.all(&file.path).chain(id);

@@ -9,7 +9,7 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::commands::Removed;
 use ecs_torrent_components::session::{FileId, FileStamp, OwnerKey, Runs, Salvage, Session};
 use ecs_torrent_components::torrent::Counters;
-use ecs_torrent_components::wanted::FileChoice;
+use ecs_torrent_components::wanted::{FileChoice, is_skipped};
 use ecs_torrent_engine::ports::disk::{
     FileClaims, FileNeeds, FolderIds, FoundFile, FoundFiles, Overwrite, Provenance, SyncedFile, Volume,
 };
@@ -377,11 +377,10 @@ impl SessionState {
         may_create: bool,
     ) {
         let mut missing = Vec::new();
-        let is_skipped = |index: u32| choice.is_some_and(|choice| !choice.priority(index as usize).is_wanted());
         let part = files.files().len();
         match found.files.get(part) {
             Some(Some(file)) => self.record_provenance(part as u32, file.provenance, Some(file.id)),
-            Some(None) if may_create => self.claim_part(part as u32),
+            Some(None) if may_create => self.claim(part as u32),
             _ => {}
         }
         for ((index, file), entry) in (0..).zip(&found.files).zip(files.files()) {
@@ -392,7 +391,7 @@ impl SessionState {
                     self.permitted.insert(index, file.id);
                     self.claims.current += 1;
                 }
-            } else if may_create && entry.is_stored() && !is_skipped(index) {
+            } else if may_create && entry.is_stored() && !is_skipped(choice, index as usize) {
                 self.claims.current += u32::from(self.created.get(&index) != Some(&None));
                 missing.push((index, None));
             }
@@ -411,8 +410,8 @@ impl SessionState {
         self.is_opened = true;
     }
 
-    /// Claims the part file, which is created when it is first written.
-    fn claim_part(&mut self, index: u32) {
+    /// Claims a file that does not exist, or the part file: it is created when it is first written.
+    fn claim(&mut self, index: u32) {
         if let Entry::Vacant(claim) = self.created.entry(index) {
             claim.insert(None);
             self.claims.current += 1;
@@ -450,15 +449,12 @@ impl SessionState {
                 continue;
             }
             self.parted.insert(index as u32);
-            if self.is_opened
-                && let Entry::Vacant(claim) = self.created.entry(index as u32)
-            {
-                claim.insert(None);
-                self.claims.current += 1;
+            if self.is_opened {
+                self.claim(index as u32);
             }
         }
         if is_any_skipped && self.is_opened {
-            self.claim_part(files.files().len() as u32);
+            self.claim(files.files().len() as u32);
         }
     }
 
@@ -470,8 +466,7 @@ impl SessionState {
 
     /// Whether the bytes of a file in pieces of other files are in the part file.
     pub(crate) fn is_parted(&self, index: usize, choice: Option<&FileChoice>) -> bool {
-        let is_skipped = || choice.is_some_and(|choice| !choice.priority(index).is_wanted());
-        self.parted.contains(&(index as u32)) || (is_skipped() && !self.is_there(index))
+        self.parted.contains(&(index as u32)) || (is_skipped(choice, index) && !self.is_there(index))
     }
 
     /// Returns the wanted files, for the disk, unless all are wanted and there is no part file.
@@ -707,11 +702,10 @@ impl SessionState {
         choice: Option<&FileChoice>,
         geometry: &Geometry,
     ) -> Option<usize> {
-        let is_skipped = |index: usize| choice.is_some_and(|choice| !choice.priority(index).is_wanted());
         let is_users = |index: usize| {
             let (key, is_there) = (index as u32, self.stamps.get(index).is_some_and(Option::is_some));
             let is_permitted = !self.is_sharing && self.permitted.contains_key(&key);
-            is_there && !is_permitted && !self.created.contains_key(&key) && !is_skipped(index)
+            is_there && !is_permitted && !self.created.contains_key(&key) && !is_skipped(choice, index)
         };
         let entries = || files.files().iter().enumerate().filter(|(_, file)| file.is_stored());
         if !entries().any(|(index, _)| is_users(index)) {

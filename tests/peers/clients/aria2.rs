@@ -7,6 +7,14 @@ use std::time::{Duration, Instant};
 use super::{Peer, command};
 use crate::lab::{DEADLINE, Process};
 
+/// Options for seeding without verifying the data.
+const SEEDING: [&str; 4] = [
+    "--bt-seed-unverified=true",
+    "--seed-ratio=0.0",
+    "--seed-time=100000",
+    "--allow-overwrite=true",
+];
+
 pub struct Aria2 {
     process: Process,
     address: SocketAddr,
@@ -16,57 +24,30 @@ pub struct Aria2 {
 impl Aria2 {
     /// Seeds the data in `folder` without verifying it. Returns when aria2 is ready.
     pub fn seed(torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
-        let options = [
-            "--bt-seed-unverified=true",
-            "--seed-ratio=0.0",
-            "--seed-time=100000",
-            "--allow-overwrite=true",
-        ];
-        Self::start(torrent, folder, ip, &options).ready()
+        Self::start(torrent, folder, ip, &SEEDING).ready()
     }
 
     /// Like [`Aria2::seed`], but with the DHT on, without which aria2 does not speak UDP to trackers.
     pub fn seed_with_dht(torrent: &Path, folder: &Path, ip: IpAddr) -> Self {
-        let options = [
-            "--bt-seed-unverified=true",
-            "--seed-ratio=0.0",
-            "--seed-time=100000",
-            "--allow-overwrite=true",
-            "--enable-dht=true",
-            "--dht-listen-port=6882",
-        ];
-        Self::start(torrent, folder, ip, &options).ready()
+        let dht = ["--enable-dht=true", "--dht-listen-port=6882"];
+        Self::start(torrent, folder, ip, &[&SEEDING[..], &dht].concat()).ready()
     }
 
     /// Seeds the data in `folder`, and finds peers by the DHT only, which it enters by this node.
     pub fn seed_by_dht(torrent: &Path, folder: &Path, ip: IpAddr, node: SocketAddr) -> Self {
-        let entry = format!("--dht-entry-point={node}");
-        let table = format!("--dht-file-path={}", folder.join("dht.dat").display());
-        let options = [
-            "--bt-seed-unverified=true",
-            "--seed-ratio=0.0",
-            "--seed-time=100000",
-            "--allow-overwrite=true",
-            "--enable-dht=true",
-            "--dht-listen-port=6881",
-            &entry,
-            &table,
-        ];
-        Self::start(torrent, folder, ip, &options).ready()
+        Self::by_dht(torrent, folder, ip, node, &SEEDING)
     }
 
     /// Downloads the torrent of a magnet link, and finds peers by the DHT only, which it enters by this node.
     pub fn download_by_dht(link: &Path, folder: &Path, ip: IpAddr, node: SocketAddr) -> Self {
+        Self::by_dht(link, folder, ip, node, &["--seed-time=0"])
+    }
+
+    fn by_dht(source: &Path, folder: &Path, ip: IpAddr, node: SocketAddr, options: &[&str]) -> Self {
         let entry = format!("--dht-entry-point={node}");
         let table = format!("--dht-file-path={}", folder.join("dht.dat").display());
-        let options = [
-            "--seed-time=0",
-            "--enable-dht=true",
-            "--dht-listen-port=6881",
-            &entry,
-            &table,
-        ];
-        Self::start(link, folder, ip, &options).ready()
+        let dht = ["--enable-dht=true", "--dht-listen-port=6881", &entry, &table];
+        Self::start(source, folder, ip, &[options, &dht[..]].concat()).ready()
     }
 
     /// Downloads into `folder`. aria2 ends when the download is complete.

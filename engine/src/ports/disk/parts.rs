@@ -64,7 +64,7 @@ impl Parts {
         let piece_length = u64::from(needs.piece_length.max(1));
         let count = files.files().len();
         let mut borders: Vec<u32> = Vec::new();
-        for file in files.files().iter().filter(|file| file.is_stored() && file.len > 0) {
+        for file in files.files().iter().filter(|file| file.has_bytes()) {
             borders.extend(border_pieces(file, piece_length, files.total_size()));
         }
         borders.sort_unstable();

@@ -174,7 +174,7 @@ proptest! {
                 prop_assert_eq!(&disk.read(span).unwrap()[..], part(&bytes, span));
             }
         }
-        for (index, file) in table.files().iter().enumerate().filter(|(_, file)| file.is_stored() && file.len > 0) {
+        for (index, file) in table.files().iter().enumerate().filter(|(_, file)| file.has_bytes()) {
             let span = Span { offset: file.offset, len: file.len as u32 };
             prop_assert_eq!(std::fs::read(folder.path().join(format!("t/{index}"))).unwrap(), part(&bytes, span));
         }

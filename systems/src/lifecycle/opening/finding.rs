@@ -9,7 +9,7 @@ use ecs_torrent_components::messages::{FailTorrent, PiecesKnown, Remedy};
 use ecs_torrent_components::torrent::{
     Content, Have, Label, Layout, Lifecycle, RequiresComplete, Storage, Torrent, TorrentIndex,
 };
-use ecs_torrent_components::wanted::FileChoice;
+use ecs_torrent_components::wanted::{FileChoice, is_skipped};
 use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, FoundFile, FoundFiles, Provenance};
 
 use super::evaluating::{Findings, evaluate};
@@ -129,7 +129,7 @@ impl Finder<'_, '_> {
             return conflict;
         }
         let files = info.files.files().iter().zip(&found.files).enumerate();
-        let is_wanted = |index: usize| opened.choice.is_none_or(|choice| choice.priority(index).is_wanted());
+        let is_wanted = |index: usize| !is_skipped(opened.choice, index);
         let mut wanted = files.filter(|(index, _)| is_wanted(*index)).map(|(_, file)| file);
         let short = wanted.find(|(entry, file)| {
             let is_users = |file: &FoundFile| file.provenance == Provenance::Found && !opened.state.may_overwrite(file);

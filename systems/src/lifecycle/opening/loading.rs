@@ -14,7 +14,7 @@ use ecs_torrent_components::session::Session;
 use ecs_torrent_components::torrent::{
     Activity, Content, Layout, RequiresComplete, StopPhase, Stopping, Storage, Torrent,
 };
-use ecs_torrent_components::wanted::{FileChoice, saved_choice};
+use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_engine::ports::state::{Loaded, StateDone};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::Geometry;
@@ -152,7 +152,7 @@ impl ResumedItem<'_, '_> {
         let files = &content.0.info.files;
         // The choice of the session is given to the torrent at the end of this system.
         let count = files.files().len() as u32;
-        let saved = session.and_then(|session| saved_choice(session, count));
+        let saved = session.and_then(|session| session.file_choice(count));
         let choice = self.choice.or(saved.as_ref());
         let state = &mut self.saved.state;
         if let Some(choice) = choice.filter(|_| self.opening.is_new()) {

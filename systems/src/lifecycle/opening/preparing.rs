@@ -166,21 +166,14 @@ impl PreparedItem<'_, '_> {
 pub(in crate::lifecycle) fn prepare_wanted(
     mut changed: MessageReader<WantedChanged>,
     mut preparing: Preparing,
-    torrents: Query<Prepared>,
+    mut torrents: Query<Prepared>,
 ) {
     for WantedChanged { torrent, .. } in changed.read() {
-        if let Ok(prepared) = torrents.get(*torrent)
+        if let Ok(prepared) = torrents.get_mut(*torrent)
             && *prepared.readiness == Readiness::Ready
             && !prepared.lifecycle.is_stopping()
         {
-            let state = prepared.state;
-            let needs = state.needs(
-                prepared.torrent.id(),
-                &prepared.content.0,
-                prepared.choice,
-                prepared.have,
-            );
-            preparing.begin(*torrent, prepared.storage, state, needs);
+            preparing.begin(*torrent, prepared.storage, &prepared.state, prepared.needs());
         }
     }
 }
