@@ -375,6 +375,22 @@ pub struct UploadRequested {
     pub is_cancel: bool,
 }
 
+/// A peer requests the first or the last block of a piece, and the request is accepted. Peers request the blocks of a
+/// piece in order, so these requests show when a piece is begun and when its last bytes are on their way.
+#[derive(Message, Debug, Clone)]
+pub struct PieceRequested {
+    /// The torrent.
+    pub torrent: Entity,
+    /// The peer.
+    pub peer: Entity,
+    /// The piece.
+    pub piece: u32,
+    /// Whether the first block was requested.
+    pub is_begun: bool,
+    /// Whether the last block was requested.
+    pub is_ended: bool,
+}
+
 /// A peer rejects one of our requests (BEP 6).
 #[derive(Message, Debug, Clone)]
 pub struct RejectReceived {

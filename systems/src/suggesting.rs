@@ -10,7 +10,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::relationship::RelationshipTarget;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::messages::{
-    Availability, AvailabilityReceived, ChokeSent, PeerDisconnected, UploadRequested,
+    Availability, AvailabilityReceived, ChokeSent, PeerDisconnected, PieceRequested,
 };
 use ecs_torrent_components::peer::{
     EmptiedUploads, FlushQueue, Outbox, PeerPieces, PeerRates, PeerState, PieceForm, Wire,
@@ -43,7 +43,7 @@ impl Plugin for SuggestingPlugin {
                     (
                         begin_super_seeding.run_if(has_messages::<ChokeSent>),
                         handle_haves.run_if(has_messages::<AvailabilityReceived>),
-                        handle_requests.run_if(has_messages::<UploadRequested>),
+                        handle_requests.run_if(has_messages::<PieceRequested>),
                         suggest.run_if(|queue: Res<SuggestQueue>| queue.has_work()),
                     )
                         .chain()
@@ -361,36 +361,29 @@ fn handle_haves(
     }
 }
 
-/// Records requested pieces by the requests for their first and last blocks; looking at every block would be wasted
-/// work.
+/// Records the pieces that unchoked peers begin and end.
 fn handle_requests(
-    mut received: MessageReader<UploadRequested>,
+    mut served: MessageReader<PieceRequested>,
     mut queue: ResMut<SuggestQueue>,
-    peers: Query<(&PeerOf, &PeerState)>,
-    mut torrents: Query<(&mut SuperSeedPlan, &Layout)>,
+    peers: Query<&PeerState>,
+    mut plans: Query<&mut SuperSeedPlan>,
 ) {
-    for requested in received.read() {
-        if requested.is_cancel {
-            continue;
-        }
-        let Ok((of, state)) = peers.get(requested.peer) else {
+    for served in served.read() {
+        let (torrent, peer) = (served.torrent, served.peer);
+        let (Ok(state), Ok(mut plan)) = (peers.get(peer), plans.get_mut(torrent)) else {
             continue;
         };
-        let Ok((mut plan, Layout(geometry))) = torrents.get_mut(of.0) else {
+        if state.am_choking {
             continue;
-        };
-        let is_first = requested.request.begin == 0;
-        let is_last = geometry.is_end_of_piece(requested.request);
-        if !state.am_choking && (is_first || is_last) {
-            if is_first {
-                plan.handle_request(requested.peer, requested.request.piece);
-                queue.peers.push(requested.peer);
-            }
-            if is_last {
-                plan.handle_last_request(requested.peer, requested.request.piece);
-            }
-            queue.changed.push((of.0, requested.peer));
         }
+        if served.is_begun {
+            plan.handle_request(peer, served.piece);
+            queue.peers.push(peer);
+        }
+        if served.is_ended {
+            plan.handle_last_request(peer, served.piece);
+        }
+        queue.changed.push((torrent, peer));
     }
 }
 
@@ -726,28 +719,27 @@ mod tests {
     fn requests_and_haves_of_peers_are_followed() {
         let mut bed = bed();
         let [one, two] = [bed.peer(), bed.peer()];
-        let request = |bed: &mut Bed, peer, piece, block, is_cancel| {
+        let request = |bed: &mut Bed, peer, piece, block| {
             let request = bed.geometry.block(piece, block);
-            bed.run_after(
-                UploadRequested {
-                    peer,
-                    request,
-                    is_cancel,
-                },
-                handle_requests,
-            );
+            let served = PieceRequested {
+                torrent: bed.torrent,
+                peer,
+                piece,
+                is_begun: request.begin == 0,
+                is_ended: bed.geometry.is_end_of_piece(request),
+            };
+            bed.run_after(served, handle_requests);
             std::mem::take(&mut bed.world.resource_mut::<SuggestQueue>().peers).len()
         };
-        assert_eq!(request(&mut bed, one, 0, 1, false), 0);
-        assert_eq!(request(&mut bed, one, 0, 0, true), 0);
+        assert_eq!(request(&mut bed, one, 0, 1), 0);
         bed.get_mut::<PeerState>(one).am_choking = true;
-        assert_eq!(request(&mut bed, one, 0, 0, false), 0);
+        assert_eq!(request(&mut bed, one, 0, 0), 0);
         bed.get_mut::<PeerState>(one).am_choking = false;
-        assert_eq!(request(&mut bed, one, 0, 0, false), 1);
+        assert_eq!(request(&mut bed, one, 0, 0), 1);
         assert_eq!(suggest_to(&mut bed, two), 2, "piece 0 is taken");
         let is_requested = |bed: &Bed| bed.get::<SuperSeedPlan>(bed.torrent).assigned[&one].begun.is_empty();
         assert!(!is_requested(&bed));
-        assert_eq!(request(&mut bed, one, 0, 1, false), 0);
+        assert_eq!(request(&mut bed, one, 0, 1), 0);
         assert!(is_requested(&bed), "to its last block");
         // The last pieces have time to arrive; the peer that has all of its own makes room.
         let have = |bed: &mut Bed, peer, piece| {

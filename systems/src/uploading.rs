@@ -6,7 +6,7 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::clock::{Clock, Wakeup};
-use ecs_torrent_components::messages::{FailTorrent, PeerDisconnected, UploadRequested};
+use ecs_torrent_components::messages::{FailTorrent, PeerDisconnected, PieceRequested, UploadRequested};
 use ecs_torrent_components::peer::{FlushQueue, Outbox, PeerState, ServeQueue, UploadMemory, UploadQueue, Wire};
 use ecs_torrent_components::rate_limit::RateLimits;
 use ecs_torrent_components::reaper::Reaper;
@@ -32,21 +32,23 @@ pub struct UploadingPlugin;
 impl Plugin for UploadingPlugin {
     fn build(&self, app: &mut App) {
         app.register_required_components::<PeerState, UploadQueue>();
-        app.init_resource::<Jobs<Group>>().add_systems(
-            Tick,
-            (
-                handle_requests
-                    .run_if(has_messages::<UploadRequested>)
-                    .in_set(DecideSet::Uploads),
+        app.add_message::<PieceRequested>()
+            .init_resource::<Jobs<Group>>()
+            .add_systems(
+                Tick,
                 (
-                    send_blocks.run_if(has_events::<DiskRequest, DiskEvent>(UPLOADS)),
-                    read_blocks.run_if(|serve: Res<ServeQueue>| !serve.is_empty()),
-                )
-                    .chain()
-                    .in_set(TickSet::Respond),
-                forget_uploads.in_set(ReapSet::Release),
-            ),
-        );
+                    handle_requests
+                        .run_if(has_messages::<UploadRequested>)
+                        .in_set(DecideSet::Uploads),
+                    (
+                        send_blocks.run_if(has_events::<DiskRequest, DiskEvent>(UPLOADS)),
+                        read_blocks.run_if(|serve: Res<ServeQueue>| !serve.is_empty()),
+                    )
+                        .chain()
+                        .in_set(TickSet::Respond),
+                    forget_uploads.in_set(ReapSet::Release),
+                ),
+            );
     }
 }
 
@@ -96,6 +98,7 @@ fn handle_requests(
     mut reaper: ResMut<Reaper>,
     mut flush: ResMut<FlushQueue>,
     mut serve: ResMut<ServeQueue>,
+    mut served: MessageWriter<PieceRequested>,
     mut peers: Query<(&PeerOf, &PeerState, &Wire, &mut UploadQueue, &mut Outbox)>,
     torrents: Query<(&Layout, &Have, &Lifecycle)>,
 ) {
@@ -139,7 +142,17 @@ fn handle_requests(
                         || uploads.allowed_fast.take(request, settings.uploads.allowed_fast_copies)) =>
             {
                 uploads.waiting.push_back(request);
-                uploads.is_mid_piece = !geometry.is_end_of_piece(request);
+                let (is_begun, is_ended) = (request.begin == 0, geometry.is_end_of_piece(request));
+                if is_begun || is_ended {
+                    served.write(PieceRequested {
+                        torrent: of.0,
+                        peer,
+                        piece: request.piece,
+                        is_begun,
+                        is_ended,
+                    });
+                }
+                uploads.is_mid_piece = !is_ended;
                 serve.add(peer, &mut uploads);
             }
             Verdict::Admit | Verdict::Reject => reject(),
@@ -330,8 +343,7 @@ mod tests {
     /// BEP 6: a request is answered once, and a cancel of a request that is already answered is not.
     #[test]
     fn a_torrent_without_metadata_rejects_requests_and_no_cancels() {
-        let mut bed = Bed::new(());
-        bed.world.init_resource::<ServeQueue>();
+        let mut bed = serving_bed();
         bed.world.entity_mut(bed.torrent).remove::<Layout>();
         let peer = bed.peer();
         let request = bed.geometry.block(0, 0);
@@ -353,6 +365,7 @@ mod tests {
         bed.world.init_resource::<Jobs<Group>>();
         bed.world.init_resource::<UploadMemory>();
         bed.world.init_resource::<ServeQueue>();
+        bed.world.init_resource::<Messages<PieceRequested>>();
         let storage = Storage {
             id: ecs_torrent_components::ids::StorageId(1),
             root: "/".into(),
