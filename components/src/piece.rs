@@ -9,6 +9,7 @@ use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Payload;
 use smallvec::SmallVec;
 
+use crate::settings::RequestSettings;
 use crate::work_list::{Listed, WorkList};
 
 /// The phase of a piece in flight.
@@ -360,45 +361,70 @@ impl ActivePiece {
 
     /// Takes the bytes out of a verified piece, to be written, and records that the piece is no longer listed as
     /// verified.
-    pub fn begin_writing(&mut self) -> Vec<Bytes> {
+    fn begin_writing(&mut self) -> Vec<Bytes> {
         self.verified.clear();
         self.phase = PiecePhase::Writing;
         std::mem::take(&mut self.data)
     }
 }
 
-/// Memory of pieces in flight over all torrents in bytes, limited by
-/// [`piece_memory_bytes`](crate::settings::RequestSettings::piece_memory_bytes).
+/// Memory of pieces in flight over all torrents, limited by
+/// [`piece_memory_bytes`](RequestSettings::piece_memory_bytes) and
+/// [`unwritten_bytes`](RequestSettings::unwritten_bytes).
 #[derive(Resource, Debug, Default)]
 pub struct PieceMemory {
     used_bytes: u64,
+    writing_bytes: u64,
+    writing_count: usize,
 }
 
 impl PieceMemory {
-    /// Whether a piece of `len` bytes fits under `limit`; one piece always does.
+    /// Whether a piece of `len` bytes may be begun. One piece always may, and one piece may always be written meanwhile.
     #[must_use]
-    pub fn fits(&self, len: u32, limit: u64) -> bool {
-        self.used_bytes == 0 || self.used_bytes + u64::from(len) <= limit
+    pub fn fits(&self, len: u32, settings: &RequestSettings) -> bool {
+        let is_disk_behind = self.writing_count > 1 && self.writing_bytes > settings.unwritten_bytes;
+        let has_memory = self.used_bytes + u64::from(len) <= settings.piece_memory_bytes;
+        self.used_bytes == 0 || (has_memory && !is_disk_behind)
     }
 
-    /// Reserves `len` bytes for a piece, if they fit under `limit`.
-    pub fn reserve(&mut self, len: u32, limit: u64) -> bool {
-        let fits = self.fits(len, limit);
+    /// Reserves `len` bytes for a piece, if it may be begun.
+    pub fn reserve(&mut self, len: u32, settings: &RequestSettings) -> bool {
+        let fits = self.fits(len, settings);
         if fits {
             self.used_bytes += u64::from(len);
         }
         fits
     }
 
-    /// Releases the `len` bytes of a piece.
-    pub fn release(&mut self, len: u32) {
-        self.used_bytes = self.used_bytes.saturating_sub(u64::from(len));
+    /// Takes the bytes out of a verified piece, to be written.
+    pub fn begin_writing(&mut self, piece: &mut ActivePiece) -> Vec<Bytes> {
+        if piece.phase != PiecePhase::Writing {
+            self.writing_count += 1;
+            self.writing_bytes += u64::from(piece.span.len);
+        }
+        piece.begin_writing()
+    }
+
+    /// Releases the bytes of a piece.
+    pub fn release(&mut self, piece: &ActivePiece) {
+        let len = u64::from(piece.span.len);
+        self.used_bytes = self.used_bytes.saturating_sub(len);
+        if piece.phase == PiecePhase::Writing {
+            self.writing_count = self.writing_count.saturating_sub(1);
+            self.writing_bytes = self.writing_bytes.saturating_sub(len);
+        }
     }
 
     /// Number of reserved bytes.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes
+    }
+
+    /// Number of bytes of pieces that are being written.
+    #[must_use]
+    pub fn writing_bytes(&self) -> u64 {
+        self.writing_bytes
     }
 }
 
@@ -505,10 +531,49 @@ mod tests {
     #[test]
     fn memory_is_bounded_but_never_too_small_for_one() {
         let mut memory = PieceMemory::default();
-        assert!(memory.reserve(100, 10), "the only piece");
-        assert!(!memory.reserve(1, 10));
-        memory.release(100);
-        assert!(memory.reserve(6, 10) && memory.reserve(4, 10) && !memory.reserve(1, 10));
-        assert_eq!(memory.used_bytes(), 10);
+        let piece = piece();
+        let len = piece.span.len;
+        let settings = |pieces: u64| RequestSettings {
+            piece_memory_bytes: pieces * u64::from(len),
+            ..RequestSettings::default()
+        };
+        assert!(memory.reserve(len, &settings(0)), "the only piece");
+        assert!(!memory.reserve(1, &settings(0)));
+        memory.release(&piece);
+        assert!(memory.reserve(len, &settings(2)) && memory.reserve(len, &settings(2)));
+        assert!(!memory.reserve(1, &settings(2)));
+        assert_eq!(memory.used_bytes(), 2 * u64::from(len));
+    }
+
+    /// A second write waits already: a further piece would wait as well.
+    #[test]
+    fn no_piece_is_begun_while_the_disk_is_behind() {
+        let mut memory = PieceMemory::default();
+        let mut pieces = [piece(), piece(), piece()];
+        let len = pieces[0].span.len;
+        let settings = RequestSettings {
+            unwritten_bytes: u64::from(len),
+            ..RequestSettings::default()
+        };
+        for piece in &mut pieces {
+            assert!(memory.reserve(len, &settings));
+            piece.phase = PiecePhase::Hashing;
+        }
+        let [first, second, third] = &mut pieces;
+        memory.begin_writing(first);
+        assert!(memory.fits(len, &settings), "one piece is written");
+        memory.begin_writing(second);
+        memory.begin_writing(second);
+        assert!(!memory.fits(len, &settings));
+        assert_eq!(
+            memory.writing_bytes(),
+            2 * u64::from(len),
+            "a second attempt counts once"
+        );
+        memory.release(first);
+        assert!(memory.fits(len, &settings));
+        memory.release(third);
+        memory.release(second);
+        assert_eq!((memory.used_bytes(), memory.writing_bytes()), (0, 0));
     }
 }

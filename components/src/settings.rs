@@ -297,6 +297,9 @@ pub struct RequestSettings {
     /// Maximum memory of pieces in flight, from the first request to the end of the write, in bytes, over all torrents.
     /// One piece is always allowed, however long. Default 32 MiB.
     pub piece_memory_bytes: u64,
+    /// Bytes of verified pieces that wait for the disk, over all torrents, beyond which no further pieces are begun. One
+    /// piece may always be written, however long. Default 8 MiB.
+    pub unwritten_bytes: u64,
     /// Request pipeline depth for a peer whose rate is not known yet. Default 16.
     pub initial_depth: u32,
     /// Minimum request pipeline depth, for a slow peer. Default 4.
@@ -325,6 +328,7 @@ impl Default for RequestSettings {
     fn default() -> Self {
         Self {
             piece_memory_bytes: 32 << 20,
+            unwritten_bytes: 8 << 20,
             initial_depth: 16,
             min_depth: 4,
             max_depth: 1024,

@@ -235,7 +235,7 @@ fn collect_writes(
             active.all.remove(&piece.index);
             active.open.remove(&piece.index);
         }
-        memory.release(piece.span.len);
+        memory.release(piece);
         supply.offer_memory();
         commands.entity(entity).despawn();
     }
@@ -274,6 +274,7 @@ impl BlockedWriter<'_> {
 fn submit_verified_pieces(
     mut verified: ResMut<VerifiedPieces>,
     mut blocked: ResMut<BlockedWrites>,
+    mut memory: ResMut<PieceMemory>,
     mut disk: ResMut<DiskPort>,
     mut pieces: Query<&mut ActivePiece>,
     torrents: Query<&Storage>,
@@ -295,7 +296,7 @@ fn submit_verified_pieces(
             tag,
             storage: storage.id,
             span: piece.span,
-            blocks: piece.begin_writing(),
+            blocks: memory.begin_writing(&mut piece),
         });
     }
 }

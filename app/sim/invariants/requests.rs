@@ -5,7 +5,7 @@ use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::peer::Requests;
-use ecs_torrent_components::piece::{ActivePiece, BlockSlot, PieceMemory};
+use ecs_torrent_components::piece::{ActivePiece, BlockSlot, PieceMemory, PiecePhase};
 use ecs_torrent_components::torrent::{ActivePieces, Lifecycle, PeerOf};
 
 use super::wire::Conversations;
@@ -88,9 +88,11 @@ pub(super) fn check_all(
             ));
         }
     }
-    let mut bytes = 0;
+    let (mut bytes, mut writing) = (0, 0);
     for (entity, piece) in &pieces {
-        bytes += u64::from(piece.span.len);
+        let len = u64::from(piece.span.len);
+        bytes += len;
+        writing += if piece.phase == PiecePhase::Writing { len } else { 0 };
         let slots = piece.blocks.iter();
         let count = Count {
             in_time: slots.clone().map(|slot| slot.asked.len()).sum(),
@@ -114,9 +116,11 @@ pub(super) fn check_all(
             ));
         }
     }
-    if bytes != memory.used_bytes() {
-        let used = memory.used_bytes();
-        report(format!("pieces in flight have {bytes} bytes, and {used} are counted"));
+    let counted = (memory.used_bytes(), memory.writing_bytes());
+    if (bytes, writing) != counted {
+        report(format!(
+            "pieces in flight have {bytes} bytes, {writing} of them are being written, and {counted:?} are counted"
+        ));
     }
 }
 

@@ -198,6 +198,7 @@ setting_ranges!(PeerSettings, "peers" {
 
 setting_ranges!(RequestSettings, "requests" {
     piece_memory_bytes: 16 * KIB..=TIB,
+    unwritten_bytes: 0..=TIB,
     initial_depth: 1..=65_536,
     min_depth: 1..=65_536,
     max_depth: 1..=65_536,

@@ -225,7 +225,7 @@ impl Beginning<'_> {
         settings: &RequestSettings,
     ) -> Option<(Entity, ActivePiece)> {
         let mut piece = ActivePiece::new(self.torrent, index, self.geometry);
-        if !memory.reserve(piece.span.len, settings.piece_memory_bytes) {
+        if !memory.reserve(piece.span.len, settings) {
             return None;
         }
         piece.phase = PiecePhase::Restoring;
@@ -286,7 +286,7 @@ impl Flight<'_, '_> {
         if let Some(picker) = picker {
             picker.order.insert(piece.index, random);
         }
-        self.memory.release(piece.span.len);
+        self.memory.release(piece);
         self.supply.offer_memory();
         self.supply.record_dropped(piece.torrent, piece.received_bytes());
         self.commands.entity(entity).despawn();
@@ -309,7 +309,7 @@ impl Flight<'_, '_> {
             };
             let stays = !is_dropped(piece);
             if !stays {
-                self.memory.release(piece.span.len);
+                self.memory.release(piece);
                 self.supply.offer_memory();
                 self.commands.entity(*entity).despawn();
             }

@@ -74,7 +74,7 @@ pub(super) fn evict_idle(
         active.all.remove(&piece.index);
         active.open.remove(&piece.index);
         picker.order.insert(piece.index, &mut random);
-        memory.release(piece.span.len);
+        memory.release(&piece);
         supply.record_dropped(piece.torrent, piece.received_bytes());
         commands.entity(entity).despawn();
         supply.has_memory = true;
@@ -296,7 +296,7 @@ impl RequestScheduler<'_, '_> {
             order: &asked.picker.order,
             active: asked.active,
             piece: |entity| pieces.get(entity).ok().or_else(|| begun.get(&entity)),
-            has_memory: |len| memory.fits(len, settings.piece_memory_bytes),
+            has_memory: |len| memory.fits(len, settings),
             settings,
             is_limited: self.limits.download.is_waiting(now),
         };
@@ -356,8 +356,7 @@ impl RequestScheduler<'_, '_> {
     /// Begins a piece. Returns its first block, unless it consists of padding only.
     fn begin_piece(&mut self, now: Timestamp, index: u32, asked: &mut Asked<'_>) -> (Entity, Option<u32>) {
         let mut piece = ActivePiece::new(asked.torrent, index, asked.geometry);
-        self.memory
-            .reserve(piece.span.len, self.settings.requests.piece_memory_bytes);
+        self.memory.reserve(piece.span.len, &self.settings.requests);
         fill_padding(&mut piece, asked.geometry, asked.files);
         asked.picker.order.remove(index);
         if asked.picker.order.pickable_count() == 0 {

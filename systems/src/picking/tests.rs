@@ -6,7 +6,7 @@ use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::messages::WantedChanged;
 use ecs_torrent_components::piece::{BlockSlot, FAILED_PAUSE, PiecePhase};
 use ecs_torrent_components::random::Random;
-use ecs_torrent_components::settings::Settings;
+use ecs_torrent_components::settings::{RequestSettings, Settings};
 use ecs_torrent_components::torrent::{Content, Lifecycle, Partials};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::geometry::BLOCK_SIZE;
@@ -35,7 +35,11 @@ fn bed() -> Bed {
 fn begin(bed: &mut Bed, index: u32) -> Entity {
     bed.get_mut::<Picker>(bed.torrent).order.remove(index);
     let len = bed.geometry.piece_size(index);
-    bed.world.resource_mut::<PieceMemory>().reserve(len, u64::MAX);
+    let settings = RequestSettings {
+        piece_memory_bytes: u64::MAX,
+        ..RequestSettings::default()
+    };
+    bed.world.resource_mut::<PieceMemory>().reserve(len, &settings);
     bed.piece(index)
 }
 
