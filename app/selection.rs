@@ -13,8 +13,8 @@ use serde_json::Value;
 /// ```
 /// use ecs_torrent::Field;
 ///
-/// assert_eq!("bytes_size".parse(), Ok(Field::BytesSize));
-/// assert_eq!(Field::BytesSize.name(), "bytes_size");
+/// assert_eq!("size".parse(), Ok(Field::Size));
+/// assert_eq!(Field::Size.name(), "size");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -26,11 +26,11 @@ pub enum Field {
     /// Payload bytes received since the torrent was first added.
     Downloaded,
     /// Bytes of all files.
-    BytesSize,
+    Size,
     /// Info-hash.
     InfoHash,
-    /// Lifecycle stage.
-    Lifecycle,
+    /// State.
+    State,
     /// Reason why the torrent failed or is blocked, if it is.
     Error,
     /// Share of the wanted bytes that is verified and on the disk, 0 to 1.
@@ -42,17 +42,16 @@ pub enum Field {
     /// Bytes received late, twice or without a request.
     Wasted,
     /// Bytes that are verified and on the disk.
-    BytesCompleted,
+    Completed,
     /// Bytes of the pieces that have a part of a wanted file.
-    BytesWanted,
+    Wanted,
     /// Bytes of wanted pieces that are not verified and on the disk.
-    BytesLeft,
+    Left,
     /// Bytes hashed so far while existing data is checked.
-    BytesChecked,
-    /// Number of pieces.
+    Checked,
+    /// Pieces: the number of all (`total`), of those that are verified and on the disk (`held`), and the length of one
+    /// in bytes (`size`).
     Pieces,
-    /// Pieces that are verified and on the disk.
-    PiecesCompleted,
     /// Pieces of the metadata that have arrived, `received`, of all `pieces`, while metadata is fetched.
     Metadata,
     /// Seconds that the torrent has been running, over all sessions.
@@ -69,24 +68,23 @@ pub enum Field {
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 22] = [
         Self::Name,
         Self::Speed,
         Self::Downloaded,
-        Self::BytesSize,
+        Self::Size,
         Self::InfoHash,
-        Self::Lifecycle,
+        Self::State,
         Self::Error,
         Self::Progress,
         Self::Uploaded,
         Self::Corrupt,
         Self::Wasted,
-        Self::BytesCompleted,
-        Self::BytesWanted,
-        Self::BytesLeft,
-        Self::BytesChecked,
+        Self::Completed,
+        Self::Wanted,
+        Self::Left,
+        Self::Checked,
         Self::Pieces,
-        Self::PiecesCompleted,
         Self::Metadata,
         Self::SecondsActive,
         Self::Root,
@@ -96,7 +94,7 @@ impl Field {
     ];
 
     /// Fields that are returned when none are selected.
-    pub const DEFAULT: [Self; 4] = [Self::Name, Self::Speed, Self::Downloaded, Self::BytesSize];
+    pub const DEFAULT: [Self; 4] = [Self::Name, Self::Speed, Self::Downloaded, Self::Size];
 
     /// Returns the name of the field: the key in JSON.
     #[must_use]
@@ -105,20 +103,19 @@ impl Field {
             Self::Name => "name",
             Self::Speed => "speed",
             Self::Downloaded => "downloaded",
-            Self::BytesSize => "bytes_size",
+            Self::Size => "size",
             Self::InfoHash => "info_hash",
-            Self::Lifecycle => "lifecycle",
+            Self::State => "state",
             Self::Error => "error",
             Self::Progress => "progress",
             Self::Uploaded => "uploaded",
             Self::Corrupt => "corrupt",
             Self::Wasted => "wasted",
-            Self::BytesCompleted => "bytes_completed",
-            Self::BytesWanted => "bytes_wanted",
-            Self::BytesLeft => "bytes_left",
-            Self::BytesChecked => "bytes_checked",
+            Self::Completed => "completed",
+            Self::Wanted => "wanted",
+            Self::Left => "left",
+            Self::Checked => "checked",
             Self::Pieces => "pieces",
-            Self::PiecesCompleted => "pieces_completed",
             Self::Metadata => "metadata",
             Self::SecondsActive => "seconds_active",
             Self::Root => "root",

@@ -135,9 +135,9 @@ impl Torrents {
     /// let id = torrents.download(folder.join("album.torrent")).await?;
     /// let stats = torrents.stats(id).await?;
     /// // The size is unknown while the torrent fetches its metadata.
-    /// let size = stats.bytes_size.unwrap_or_default();
+    /// let size = stats.size.unwrap_or_default();
     /// println!("{}: {} of {size} bytes, {} a second", stats.name, stats.downloaded, stats.speed.download);
-    /// # assert_eq!((&*stats.name, stats.bytes_size), ("album", Some(100_000)));
+    /// # assert_eq!((&*stats.name, stats.size), ("album", Some(100_000)));
     /// # Ok(())
     /// # });
     /// ```
@@ -156,7 +156,7 @@ impl Torrents {
     /// # setup::run(async |torrents, folder| {
     /// let id = torrents.download(folder.join("album.torrent")).await?;
     /// for file in torrents.list_files(id).await? {
-    ///     println!("{}: {} of {} bytes", file.path, file.completed, file.len);
+    ///     println!("{}: {} of {} bytes", file.path, file.completed, file.length);
     /// }
     /// # assert_eq!(torrents.list_files(id).await?[0].path, "album/song.flac");
     /// # Ok(())
@@ -275,9 +275,9 @@ impl Torrents {
     /// # setup::run(async |torrents, folder| {
     /// let id = torrents.download(folder.join("album.torrent")).await?;
     /// torrents.pause(id).await?;
-    /// assert_eq!(torrents.stats(id).await?.lifecycle, TorrentState::Paused);
+    /// assert_eq!(torrents.stats(id).await?.state, TorrentState::Paused);
     /// torrents.start(id).await?;
-    /// assert_ne!(torrents.stats(id).await?.lifecycle, TorrentState::Paused);
+    /// assert_ne!(torrents.stats(id).await?.state, TorrentState::Paused);
     /// # Ok(())
     /// # });
     /// ```

@@ -89,10 +89,9 @@ Examples:
   ecs-torrent stats 0c1f3b --fields progress,peers --json
 
 Fields:
-  name, speed, downloaded, bytes_size, info_hash, lifecycle, error, progress,
-  uploaded, corrupt, wasted, bytes_completed, bytes_wanted, bytes_left,
-  bytes_checked, pieces, pieces_completed, metadata, seconds_active, root,
-  peers, trackers, sources")]
+  name, speed, downloaded, size, info_hash, state, error, progress, uploaded,
+  corrupt, wasted, completed, wanted, left, checked, pieces, metadata,
+  seconds_active, root, peers, trackers, sources")]
 pub(super) struct StatsArgs {
     /// Info-hash of the torrent, or its first 6 or more digits.
     hash: String,
@@ -291,7 +290,7 @@ pub(super) async fn list(args: ListArgs) -> Result<Outcome, CliError> {
     } else if args.json {
         print_json(&daemon.get("/api/v1/torrents").await?);
     } else {
-        let fields = "info_hash,name,bytes_size,progress,lifecycle,speed,peers,error";
+        let fields = "info_hash,name,size,progress,state,speed,peers,error";
         let torrents = daemon.get(&format!("/api/v1/torrents?fields={fields}")).await?;
         tables::torrents(&torrents);
     }
@@ -409,7 +408,7 @@ impl Target {
     /// Sends an operation for one torrent or for all, and prints what it changed.
     async fn carry_out(&self, operation: &Operation) -> Result<Outcome, CliError> {
         let daemon = Daemon::find(&self.daemon)?;
-        let fields = "info_hash,name,lifecycle";
+        let fields = "info_hash,name,state";
         let (path, torrents) = match &self.hash {
             Some(digits) => {
                 let hash = daemon.resolve_running(digits).await?;
@@ -425,7 +424,7 @@ impl Target {
         daemon.post(&path).await?;
         let only = matching(&torrents, "", false).into_iter().next();
         let torrents = torrents.as_array().into_iter().flatten();
-        let changed = torrents.filter(|torrent| (operation.changes)(text(&torrent["lifecycle"])));
+        let changed = torrents.filter(|torrent| (operation.changes)(text(&torrent["state"])));
         let changed = matching(&changed.cloned().collect(), "", false);
         self.report(operation.done, operation.unchanged, only, &changed);
         Ok(Outcome::Done)

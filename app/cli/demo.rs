@@ -169,23 +169,23 @@ async fn transfer(
         let peers = output::count(stats.peers.len(), "peer");
         bar.set_message(format!(
             "{speed}, {peers}, {}/{} pieces",
-            stats.pieces_completed,
-            stats.pieces.unwrap_or_default()
+            stats.held_pieces(),
+            stats.pieces.map_or(0, |pieces| pieces.total)
         ));
-        bar.set_position(stats.bytes_completed);
+        bar.set_position(stats.completed);
         // Either call alone may have been skipped, as too soon after the last one.
         bar.force_draw();
         if stats.is_complete() {
             break stats;
         }
-        if stats.bytes_completed > last_progress.0 {
-            last_progress = (stats.bytes_completed, Instant::now());
+        if stats.completed > last_progress.0 {
+            last_progress = (stats.completed, Instant::now());
         }
         if last_progress.1.elapsed() > PATIENCE || stats.error.is_some() {
             let reason = stats.error.unwrap_or_else(|| "nothing has come for a minute".into());
             return Err(CliError::Other(format!(
                 "the download stopped at {}: {reason}",
-                output::bytes(stats.bytes_completed)
+                output::bytes(stats.completed)
             )));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

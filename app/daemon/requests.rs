@@ -87,7 +87,10 @@ pub(super) fn parse_hash(hash: &str) -> Result<InfoHash, Refusal> {
 pub(super) struct Query(Vec<(&'static str, String)>);
 
 /// The parameters that may be given more than once.
-const REPEATABLE: [&str; 2] = ["peer", "select"];
+const REPEATABLE: [&str; 3] = ["fields", "peer", "select"];
+
+/// Most fields that a request may name, with duplicates: more cannot be meant, and the query is bounded anyway.
+const MAX_FIELDS: usize = 4 * Field::ALL.len();
 
 impl Query {
     /// Parses a query. A parameter that is not in `known` is refused, since a misspelled one would otherwise go
@@ -128,13 +131,25 @@ impl Query {
         }
     }
 
-    /// Returns the selected fields without duplicates.
+    /// Returns the selected fields without duplicates. `all` selects every field.
     pub(super) fn fields(&self, default: &[Field]) -> Result<Vec<Field>, Refusal> {
-        let Some(names) = self.one("fields") else {
+        if self.one("fields").is_none() {
             return Ok(default.to_vec());
-        };
-        let fields = names.split(',').map(str::parse).collect::<Result<Vec<Field>, _>>();
-        let mut fields = fields.map_err(|error| Refusal::of("fields", StatusCode::BAD_REQUEST, error))?;
+        }
+        let mut fields = Vec::new();
+        for name in self.all("fields").flat_map(|names| names.split(',')) {
+            match name {
+                "all" => fields.extend(Field::ALL),
+                name => {
+                    let field = name.parse::<Field>();
+                    fields.push(field.map_err(|error| Refusal::of("fields", StatusCode::BAD_REQUEST, error))?);
+                }
+            }
+            if fields.len() > MAX_FIELDS {
+                let why = "more fields than there are";
+                return Err(Refusal::of("fields", StatusCode::BAD_REQUEST, why));
+            }
+        }
         fields.sort_unstable();
         fields.dedup();
         Ok(fields)
@@ -156,5 +171,11 @@ mod tests {
         let fields = parse("fields=progress,name,name", &["fields"]).unwrap().fields(&[]);
         assert_eq!(fields, Ok(vec![Field::Name, Field::Progress]));
         assert!(parse("fields=", &["fields"]).unwrap().fields(&[]).is_err());
+        let fields = parse("fields=progress&fields=name,size", &["fields"])
+            .unwrap()
+            .fields(&[]);
+        assert_eq!(fields, Ok(vec![Field::Name, Field::Size, Field::Progress]));
+        let fields = parse("fields=name,all", &["fields"]).unwrap().fields(&[]);
+        assert_eq!(fields.map(|fields| fields.len()), Ok(Field::ALL.len()));
     }
 }

@@ -133,11 +133,11 @@ async fn openapi() -> impl IntoResponse {
 const LIST_FIELDS: [Field; 7] = [
     Field::InfoHash,
     Field::Name,
-    Field::Lifecycle,
+    Field::State,
     Field::Progress,
     Field::Speed,
     Field::Downloaded,
-    Field::BytesSize,
+    Field::Size,
 ];
 
 /// Number of torrents queried at a time.
@@ -172,7 +172,7 @@ async fn list_stopped(shared: &Shared, query: &Query) -> Result<Response, Refusa
     }
     let stopped = shared.torrents.list_stopped().await?.into_iter().map(|torrent| {
         let hash = torrent.info_hash.to_string();
-        json!({"info_hash": hash, "name": torrent.name.as_deref(), "lifecycle": SavedState::Stopped})
+        json!({"info_hash": hash, "name": torrent.name.as_deref(), "state": SavedState::Stopped})
     });
     Ok(Json(stopped.collect::<Vec<_>>()).into_response())
 }

@@ -28,7 +28,7 @@ pub struct TorrentStats {
     /// The torrent's name.
     pub name: String,
     /// The torrent's state.
-    pub lifecycle: TorrentState,
+    pub state: TorrentState,
     /// Why the torrent failed or is blocked, if it is.
     pub error: Option<String>,
     /// Payload rates.
@@ -42,19 +42,17 @@ pub struct TorrentStats {
     /// Other useless received bytes: late, duplicate, unsolicited, or in pieces that were dropped.
     pub wasted: u64,
     /// Size of all files in bytes. `None` while the metadata is not known.
-    pub bytes_size: Option<u64>,
+    pub size: Option<u64>,
     /// Number of verified bytes on the disk.
-    pub bytes_completed: u64,
+    pub completed: u64,
     /// Size in bytes of all pieces that have a part of a wanted file. `None` while the metadata is not known.
-    pub bytes_wanted: Option<u64>,
-    /// Number of bytes of wanted pieces that are not verified and on the disk.
-    pub bytes_left: u64,
+    pub wanted: Option<u64>,
+    /// Number of bytes of wanted pieces that are not verified and on the disk. `None` while the metadata is not known.
+    pub left: Option<u64>,
     /// Bytes hashed so far while existing data is checked.
-    pub bytes_checked: u64,
-    /// Number of pieces. `None` while the metadata is not known.
-    pub pieces: Option<u32>,
-    /// Number of verified pieces on the disk.
-    pub pieces_completed: u32,
+    pub checked: u64,
+    /// The torrent's pieces. `None` while the metadata is not known.
+    pub pieces: Option<PieceCounts>,
     /// Pieces of the metadata that have arrived, and all of them, while metadata is fetched and a peer has offered it.
     pub metadata: Option<MetadataProgress>,
     /// Running time in seconds, over all sessions.
@@ -73,25 +71,36 @@ impl TorrentStats {
     /// Fraction of the wanted bytes that are verified and on the disk, 0 to 1. 1 if no file is wanted.
     #[must_use]
     pub fn progress(&self) -> f64 {
-        match self.bytes_wanted {
+        match self.wanted.zip(self.left) {
             None => 0.0,
-            Some(0) => 1.0,
-            Some(wanted) => wanted.saturating_sub(self.bytes_left) as f64 / wanted as f64,
+            Some((0, _)) => 1.0,
+            Some((wanted, left)) => wanted.saturating_sub(left) as f64 / wanted as f64,
         }
     }
 
-    /// Wanted bytes that are not verified and on the disk. `None` while the metadata is not known.
+    /// Number of verified pieces on the disk.
     #[must_use]
-    pub fn bytes_missing(&self) -> Option<u64> {
-        self.bytes_wanted.map(|_| self.bytes_left)
+    pub fn held_pieces(&self) -> u32 {
+        self.pieces.map_or(0, |pieces| pieces.held)
     }
 
     /// Whether the torrent is complete.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.pieces
-            .is_some_and(|pieces| pieces > 0 && self.pieces_completed == pieces)
+            .is_some_and(|pieces| pieces.total > 0 && pieces.held == pieces.total)
     }
+}
+
+/// A torrent's pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PieceCounts {
+    /// Number of pieces.
+    pub total: u32,
+    /// Number of verified pieces on the disk.
+    pub held: u32,
+    /// Length of a piece in bytes; the last piece may be shorter.
+    pub size: u32,
 }
 
 /// How much of a torrent's metadata has arrived.
@@ -175,7 +184,7 @@ pub struct FileStats {
     /// Path below the download folder.
     pub path: String,
     /// Length in bytes.
-    pub len: u64,
+    pub length: u64,
     /// Number of the file's bytes that are verified and on the disk.
     pub completed: u64,
     /// The file's priority.

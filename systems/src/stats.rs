@@ -12,7 +12,7 @@ use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTor
 use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::peer::{Peer, PeerPieces, PeerRates, PeerState, Transport};
 use ecs_torrent_components::stats::{
-    FileStats, MetadataProgress, PeerStats, SourceStats, Speed, TorrentStats, TrackerStats,
+    FileStats, MetadataProgress, PeerStats, PieceCounts, SourceStats, Speed, TorrentStats, TrackerStats,
 };
 use ecs_torrent_components::torrent::{
     Activity, Content, Counters, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex, TorrentPeers, TorrentRates,
@@ -128,7 +128,7 @@ impl StatsParams<'_, '_> {
         Some(TorrentStats {
             info_hash: torrent.id(),
             name: torrent.name.to_string(),
-            lifecycle: lifecycle.state(),
+            state: lifecycle.state(),
             error: match lifecycle {
                 Lifecycle::Failed { reason, .. } | Lifecycle::Blocked { resource: reason } => Some(reason.to_string()),
                 _ => None,
@@ -150,18 +150,19 @@ impl StatsParams<'_, '_> {
             uploaded: counters.uploaded,
             corrupt: counters.corrupt,
             wasted: counters.wasted + counters.dropped,
-            bytes_size: sizes.map(|(layout, _)| layout.0.pieces_size()),
-            bytes_completed: sizes.map_or(0, |(layout, have)| size_of(have, layout)),
-            bytes_wanted: sizes.map(|(layout, _)| wanted_size(&layout.0, wanted)),
-            bytes_left: sizes.map_or(0, |(layout, have)| {
-                layout.0.pieces_size() - layout.0.size_of(unneeded(have, wanted))
-            }),
-            bytes_checked: sizes.zip(check).map_or(0, |((layout, _), check)| {
+            size: sizes.map(|(layout, _)| layout.0.pieces_size()),
+            completed: sizes.map_or(0, |(layout, have)| size_of(have, layout)),
+            wanted: sizes.map(|(layout, _)| wanted_size(&layout.0, wanted)),
+            left: sizes.map(|(layout, have)| layout.0.pieces_size() - layout.0.size_of(unneeded(have, wanted))),
+            checked: sizes.zip(check).map_or(0, |((layout, _), check)| {
                 let checked = u64::from(check.checked_count()) * u64::from(layout.0.piece_length());
                 checked.min(layout.0.pieces_size())
             }),
-            pieces: sizes.map(|(layout, _)| layout.0.piece_count()),
-            pieces_completed: sizes.map_or(0, |(_, have)| have.count()),
+            pieces: sizes.map(|(Layout(geometry), have)| PieceCounts {
+                total: geometry.piece_count(),
+                held: have.count(),
+                size: geometry.piece_length(),
+            }),
             metadata: fetch
                 .and_then(MetadataFetch::progress)
                 .map(|(received, pieces)| MetadataProgress { received, pieces }),
@@ -248,7 +249,7 @@ fn answer_files(
             let told = stored.map(|(index, file)| FileStats {
                 index,
                 path: file.path.to_string(),
-                len: file.len,
+                length: file.len,
                 completed: completed_bytes(file, geometry, have),
                 priority: choice.map(|choice| choice.priority(index as usize)).unwrap_or_default(),
             });
@@ -324,6 +325,6 @@ mod tests {
         bed.world.entity_mut(bed.torrent).insert(Candidates::default());
         let mut state = bevy_ecs::system::SystemState::<StatsParams>::new(&mut bed.world);
         let stats = state.get(&bed.world).unwrap().stats(id).unwrap();
-        assert_eq!((stats.bytes_checked, stats.bytes_size), (2 * 32768, Some(98304)));
+        assert_eq!((stats.checked, stats.size), (2 * 32768, Some(98304)));
     }
 }

@@ -83,14 +83,14 @@ fn an_interrupted_download_speaks_json() {
     fs::create_dir_all(folder.join("there/album")).unwrap();
     fs::copy(folder.join("album/one.bin"), folder.join("there/album/one.bin")).unwrap();
     let (mut process, mut events) = start(folder, &with(&LONELY, &["--json"]));
-    events.find(|event| event["lifecycle"] == "downloading").unwrap();
+    events.find(|event| event["state"] == "downloading").unwrap();
     process.signal(Signal::TERM);
     let last = events.last().unwrap();
     assert_eq!(
         (&last["event"], &last["name"]),
         (&"interrupted".into(), &"album".into())
     );
-    let missing = last["bytes_missing"].as_u64().unwrap();
+    let missing = last["left"].as_u64().unwrap();
     assert!((33_333..33_333 + 16_384).contains(&missing), "{last}");
     assert_eq!(process.wait().code(), Some(7));
 }
@@ -133,7 +133,7 @@ fn a_signal_that_is_ignored_stays_ignored() {
     let mut process = Running::start(&mut command);
     let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
     let mut events = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
-    events.find(|event| event["lifecycle"] == "downloading").unwrap();
+    events.find(|event| event["state"] == "downloading").unwrap();
     process.signal(Signal::HUP);
     // The download continues and reports progress.
     (0..3).for_each(|_| assert_eq!(events.next().unwrap()["event"], "progress"));

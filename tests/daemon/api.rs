@@ -40,25 +40,25 @@ fn torrents_are_added_listed_shown_and_stopped() {
 
     let list = daemon.get("/api/v1/torrents").json();
     let keys: Vec<&str> = list[0].as_object().unwrap().keys().map(String::as_str).collect();
-    let expected = [
-        "bytes_size",
-        "downloaded",
-        "info_hash",
-        "lifecycle",
-        "name",
-        "progress",
-        "speed",
-    ];
+    let expected = ["downloaded", "info_hash", "name", "progress", "size", "speed", "state"];
     assert_eq!(keys, expected);
     let names = daemon.get("/api/v1/torrents?fields=name").json();
     assert_eq!(names, json!([{"name": "one.bin"}, {"name": "two.bin"}]));
+    let selected = daemon.get("/api/v1/torrents?fields=name,name&fields=state").json();
+    let state = |index: usize| selected[index]["state"].clone();
+    assert_eq!(
+        selected,
+        json!([{"name": "one.bin", "state": state(0)}, {"name": "two.bin", "state": state(1)}])
+    );
+    let all = daemon.get("/api/v1/torrents?fields=all").json();
+    assert_eq!(all[0].as_object().unwrap().len(), ecs_torrent::Field::ALL.len());
 
     let path = format!("/api/v1/torrents/{hash}");
     let expected = json!({
         "name": "one.bin",
         "speed": {"download": 0, "upload": 0},
         "downloaded": 0,
-        "bytes_size": 100_000,
+        "size": 100_000,
     });
     assert_eq!(daemon.get(&path).json(), expected);
     assert_eq!(
@@ -73,7 +73,7 @@ fn torrents_are_added_listed_shown_and_stopped() {
     let files = daemon.get(&format!("{path}/files")).json();
     assert_eq!(
         files,
-        json!([{"index": 0, "path": "one.bin", "len": 100_000, "completed": 0, "priority": "normal"}])
+        json!([{"index": 0, "path": "one.bin", "length": 100_000, "completed": 0, "priority": "normal"}])
     );
 
     assert_eq!(daemon.post(&format!("{path}/stop"), b"").status, 204);
@@ -270,7 +270,8 @@ fn mistakes_are_named() {
         ("/api/v1/torrents?fields=nonsense", "fields"),
         ("/api/v1/torrents?fields=", "fields"),
         ("/api/v1/torrents?field=name", "query"),
-        ("/api/v1/torrents?fields=name&fields=speed", "fields"),
+        ("/api/v1/torrents?fields=name&fields=nonsense", "fields"),
+        ("/api/v1/torrents?stopped=true&stopped=true", "stopped"),
     ] {
         daemon.get(path).refused(400, Some(field));
     }

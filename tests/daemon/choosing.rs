@@ -19,8 +19,8 @@ fn seed_album(folder: &Path) -> (Daemon, String, Vec<u8>) {
 }
 
 fn wait_for_state(daemon: &Daemon, hash: &str, state: &str) {
-    let path = format!("/api/v1/torrents/{hash}?fields=lifecycle");
-    wait_until(state, || daemon.get(&path).json()["lifecycle"] == state);
+    let path = format!("/api/v1/torrents/{hash}?fields=state");
+    wait_until(state, || daemon.get(&path).json()["state"] == state);
 }
 
 fn patch(daemon: &Daemon, hash: &str, body: &Value) -> crate::bed::Answer {
@@ -74,10 +74,10 @@ fn files_are_chosen_at_the_add_and_later() {
     assert!(!album.join("b.txt").exists() && !album.join("d.txt").exists());
     let part = folder.join(format!("downloads/.{hash}.parts"));
     assert!(part.exists());
-    let stats = format!("/api/v1/torrents/{hash}?fields=progress,bytes_left,bytes_size");
+    let stats = format!("/api/v1/torrents/{hash}?fields=progress,left,size");
     assert_eq!(
         daemon.get(&stats).json(),
-        json!({"progress": 1.0, "bytes_left": 0, "bytes_size": 400_000})
+        json!({"progress": 1.0, "left": 0, "size": 400_000})
     );
 
     assert_eq!(

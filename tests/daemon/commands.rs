@@ -23,8 +23,8 @@ fn a_magnet_link_is_added_and_completed() {
     let list = succeed(folder, &["list"]);
     assert!(list.contains("A link") && list.contains("fetching metadata"), "{list}");
     assert!(succeed(folder, &["files", &hash]).contains("not known yet"));
-    let path = format!("/api/v1/torrents/{hash}?fields=bytes_size,metadata,pieces");
-    let unknown = json!({"bytes_size": null, "metadata": null, "pieces": null});
+    let path = format!("/api/v1/torrents/{hash}?fields=size,metadata,pieces");
+    let unknown = json!({"size": null, "metadata": null, "pieces": null});
     assert_eq!(daemon.get(&path).json(), unknown);
     // A stopped torrent keeps its name, before its metadata is known too, and over a restart.
     succeed(folder, &["stop", &hash]);
@@ -42,8 +42,8 @@ fn a_magnet_link_is_added_and_completed() {
     let seed = Daemon::start_with(other.path(), &["--download-dir", "."]);
     assert_eq!(seed.post("/api/v1/torrents", &bytes).status, 201);
     wait_until("the seed", || {
-        let stats = seed.get(&format!("/api/v1/torrents/{hash}?fields=lifecycle")).json();
-        stats["lifecycle"] == "seeding"
+        let stats = seed.get(&format!("/api/v1/torrents/{hash}?fields=state")).json();
+        stats["state"] == "seeding"
     });
     let link = format!("{link}&x.pe={}", seed.peers);
     assert_eq!(
@@ -54,10 +54,8 @@ fn a_magnet_link_is_added_and_completed() {
         assert_eq!(events.wait_for(name), json!({"info_hash": hash}));
     }
     wait_until("the download", || {
-        let stats = daemon
-            .get(&format!("/api/v1/torrents/{hash}?fields=lifecycle,name"))
-            .json();
-        stats == json!({"lifecycle": "seeding", "name": "one.bin"})
+        let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=state,name")).json();
+        stats == json!({"state": "seeding", "name": "one.bin"})
     });
     let files = [folder.join("downloads"), other.path().to_owned()];
     let [ours, theirs] = files.map(|folder| fs::read(folder.join("one.bin")).unwrap());
@@ -130,10 +128,13 @@ fn a_daemon_is_controlled_from_a_second_terminal() {
     all.sort_unstable();
     assert_eq!(keys, all);
     let json = parse(&succeed(folder, &["stats", &hash, "--fields", "name,pieces", "--json"]));
-    assert_eq!(json, json!({"name": "one.bin", "pieces": 7}));
+    assert_eq!(
+        json,
+        json!({"name": "one.bin", "pieces": {"total": 7, "held": 0, "size": 16384}})
+    );
     assert_eq!(
         succeed(folder, &["stats", &hash, "--fields", "pieces"]),
-        "pieces           7\n"
+        "pieces           0 of 7, 16.00 KiB each\n"
     );
 
     let files = succeed(folder, &["files", &hash]);
@@ -144,7 +145,7 @@ fn a_daemon_is_controlled_from_a_second_terminal() {
     let json = parse(&succeed(folder, &["files", &hash, "--json"]));
     assert_eq!(
         json,
-        json!([{"index": 0, "path": "one.bin", "len": 100_000, "completed": 0, "priority": "normal"}])
+        json!([{"index": 0, "path": "one.bin", "length": 100_000, "completed": 0, "priority": "normal"}])
     );
 
     assert_eq!(
@@ -172,7 +173,7 @@ fn a_daemon_is_controlled_from_a_second_terminal() {
     assert_eq!(stopped, format!("HASH          NAME\n{}\n{}\n", rows[0], rows[1]));
     let json = parse(&succeed(folder, &["list", "--stopped", "--json"]));
     assert_eq!(json, daemon.get("/api/v1/torrents?stopped=true").json());
-    assert_eq!(json[0]["lifecycle"], "stopped");
+    assert_eq!(json[0]["state"], "stopped");
     let resumed = succeed(folder, &["resume", &hash[..6]]);
     assert_eq!(resumed, format!("resumed {hash} one.bin\n"));
     assert_eq!(daemon.hashes(), std::slice::from_ref(&hash));
@@ -224,9 +225,9 @@ fn pauses_and_stops_survive_a_kill() {
     );
     succeed(folder, &["stop", &two]);
     let state = |daemon: &Daemon| {
-        let list = daemon.get("/api/v1/torrents?fields=info_hash,lifecycle").json();
+        let list = daemon.get("/api/v1/torrents?fields=info_hash,state").json();
         let list = list.as_array().unwrap().iter();
-        list.map(|torrent| (torrent["info_hash"].clone(), torrent["lifecycle"].clone()))
+        list.map(|torrent| (torrent["info_hash"].clone(), torrent["state"].clone()))
             .collect::<Vec<_>>()
     };
     let paused = vec![(json!(one), json!("paused"))];

@@ -30,7 +30,7 @@ fn a_limit_of_file_sizes_is_a_fault_of_the_torrent() {
     let (hash, bytes) = torrent(source.path(), "one.bin", 1, &[]);
     let seeder = Daemon::start_with(source.path(), &["--download-dir", "."]);
     seeder.post("/api/v1/torrents", &bytes);
-    wait_for(&seeder, &hash, "lifecycle", |lifecycle| lifecycle == "seeding");
+    wait_for(&seeder, &hash, "state", |lifecycle| lifecycle == "seeding");
     let daemon = Daemon::start(place.path());
     let limit = Rlimit {
         current: Some(50_000),
@@ -72,7 +72,7 @@ fn a_session_of_all_times_is_resumed() {
     });
     fs::write(&session, text.collect::<String>()).unwrap();
     let daemon = Daemon::start(folder);
-    wait_for(&daemon, &hash, "lifecycle", |lifecycle| lifecycle == "downloading");
+    wait_for(&daemon, &hash, "state", |lifecycle| lifecycle == "downloading");
     let active = wait_for(&daemon, &hash, "seconds_active", Value::is_number);
     assert_eq!(active.as_u64(), Some(u64::MAX));
     assert_eq!(succeed(folder, &["stop", &hash[..6]]).lines().count(), 1);

@@ -48,8 +48,8 @@ fn add_and_remove(daemon: &Daemon, torrent: &[u8]) {
     // A refused torrent is not listed.
     for hash in daemon.hashes() {
         let is_settled = || {
-            let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=lifecycle")).json();
-            ["failed", "downloading", "seeding"].contains(&stats["lifecycle"].as_str().unwrap_or_default())
+            let stats = daemon.get(&format!("/api/v1/torrents/{hash}?fields=state")).json();
+            ["failed", "downloading", "seeding"].contains(&stats["state"].as_str().unwrap_or_default())
         };
         while !is_settled() {
             assert!(begin.elapsed() < PATIENCE, "it does not settle");

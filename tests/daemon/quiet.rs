@@ -40,8 +40,8 @@ impl Exchange {
             assert_eq!(seed.post("/api/v1/torrents", bytes).status, 201);
             fs::write(folder.join("it.torrent"), bytes).unwrap();
             succeed(folder, &["add", "it.torrent", "--peer", &seed.peers]);
-            let path = format!("/api/v1/torrents/{hash}?fields=lifecycle");
-            wait_until("the content", || daemon.get(&path).json()["lifecycle"] == "seeding");
+            let path = format!("/api/v1/torrents/{hash}?fields=state");
+            wait_until("the content", || daemon.get(&path).json()["state"] == "seeding");
         }
         let port = |daemon: &Daemon| daemon.peers.rsplit_once(':').unwrap().1.parse().unwrap();
         let raw = |(hash, _): &(String, Vec<u8>)| const_hex(hash);

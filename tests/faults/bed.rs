@@ -231,7 +231,7 @@ impl Bed {
     pub fn seed(&mut self, torrent: &Torrent) -> InfoHash {
         std::fs::write(self.folder.path().join("data"), &torrent.data).unwrap();
         let id = self.download(torrent, &[]);
-        assert_eq!(self.stats(id).lifecycle, TorrentState::Seeding);
+        assert_eq!(self.stats(id).state, TorrentState::Seeding);
         id
     }
 

@@ -72,6 +72,6 @@ fn a_failed_torrent_leaves_others_alone() {
     bed.download(&good, &[seed]);
     bed.wait_complete(&good);
     let stats = bed.stats(failed.0);
-    assert_eq!(stats.lifecycle, ecs_torrent::TorrentState::Failed);
+    assert_eq!(stats.state, ecs_torrent::TorrentState::Failed);
     assert!(stats.error.is_some());
 }

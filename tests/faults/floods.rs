@@ -130,7 +130,7 @@ fn an_allowed_fast_block_again_and_again() {
     // All pieces but one, so that the torrent keeps downloading.
     let seed = listen_as_seed(loopback(171), &torrent, |request, _| request.piece != 5);
     let id = bed.download(&torrent, &[seed]);
-    bed.wait_until("seven pieces", || bed.stats(id).pieces_completed == 7);
+    bed.wait_until("seven pieces", || bed.stats(id).held_pieces() == 7);
     let mut peer = ScriptedPeer::connect(bed.address(), &torrent);
     let piece = peer.wait_for("an allowed-fast piece", |frame| match frame {
         Frame::Message(Message::AllowedFast(piece)) => Some(piece),

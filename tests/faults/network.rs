@@ -23,7 +23,7 @@ fn a_name_that_nobody_knows() {
     bed.wait_complete(&torrent);
     bed.wait_until("the failure", || bed.stats(id).trackers[0].status == "failed");
     let stats = bed.stats(id);
-    assert_eq!(stats.lifecycle, TorrentState::Seeding);
+    assert_eq!(stats.state, TorrentState::Seeding);
     assert!(
         stats.trackers[0]
             .message

@@ -89,7 +89,7 @@ fn a_download_is_paused_in_order() {
     next("stopped");
     pausing.join().unwrap().unwrap();
     let stats = bed.stats(id);
-    assert_eq!((stats.lifecycle, stats.peers.len()), (TorrentState::Paused, 0));
+    assert_eq!((stats.state, stats.peers.len()), (TorrentState::Paused, 0));
     assert_eq!(stats.trackers[0].status, "idle");
     while bed.block_on(told.next()).unwrap() != Event::Paused(id.into()) {}
     let session = bed.session(id).unwrap();
@@ -112,7 +112,7 @@ fn a_download_is_paused_in_order() {
     let mut seed = ScriptedPeer::accept(&listener, &torrent);
     seed.send(&Message::HaveAll);
     seed.wait_for_message(&Message::Interested);
-    assert_eq!(bed.stats(id).lifecycle, TorrentState::Downloading);
+    assert_eq!(bed.stats(id).state, TorrentState::Downloading);
     assert_eq!(*endings.0.lock().unwrap(), [Ending::Pause]);
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
     let until_resumed = true;

@@ -170,7 +170,7 @@ fn unsolicited_blocks() {
     peer.wait_closed();
     assert_eq!(bed.reason(address), CloseReason::Unsolicited);
     let stats = bed.stats(id);
-    assert_eq!((stats.downloaded, stats.pieces_completed), (0, 0));
+    assert_eq!((stats.downloaded, stats.held_pieces()), (0, 0));
     assert!(stats.wasted >= 64 * 16384);
 }
 
@@ -234,7 +234,7 @@ fn allowed_fast_pieces_are_fetched_while_choked() {
     let request = peer.wait_for_request();
     assert_eq!(request.piece, 2);
     peer.send_block(request, &torrent.data[2 * 16384..3 * 16384]);
-    while bed.stats(id).pieces_completed == 0 {
+    while bed.stats(id).held_pieces() == 0 {
         std::thread::yield_now();
     }
     let pending = |world: &mut World| {

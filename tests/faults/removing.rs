@@ -131,7 +131,7 @@ fn removing_with_jobs_in_flight() {
     });
     let mut bed = Bed::keeping(|_| {});
     let id = bed.download(&torrent, &[seed]);
-    bed.wait_until("a part", || bed.stats(id).bytes_completed > 1 << 20);
+    bed.wait_until("a part", || bed.stats(id).completed > 1 << 20);
     bed.block_on(bed.torrents().remove(id, RemoveOptions { delete_data: true }))
         .unwrap();
     let left = |bed: &Bed| std::fs::read_dir(bed.folder()).unwrap().count() + saved_files(bed, id).len();

@@ -56,15 +56,15 @@ fn a_stop_during_a_check() {
     let bed = Bed::keeping(|_| {});
     let torrent = hollow_torrent(&bed, 64 << 30);
     let id = bed.add(&torrent, "", &[]);
-    bed.wait_until("the check", || bed.stats(id).bytes_checked > 0);
-    assert_eq!(bed.stats(id).lifecycle, TorrentState::Checking);
+    bed.wait_until("the check", || bed.stats(id).checked > 0);
+    assert_eq!(bed.stats(id).state, TorrentState::Checking);
     let begin = Instant::now();
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
     assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
     // Whether there is a session or not, the next run checks the data again.
     let id = bed.add(&torrent, "", &[]);
-    bed.wait_until("the next check", || bed.stats(id).bytes_checked > 0);
+    bed.wait_until("the next check", || bed.stats(id).checked > 0);
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
 }
 

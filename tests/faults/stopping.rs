@@ -142,7 +142,7 @@ fn a_download_is_stopped_in_order() {
     let (given, owed) = asked.split_at(6);
     given.iter().for_each(|request| seed.answer(&torrent, *request));
     let mut owed: BTreeSet<BlockRequest> = owed.iter().copied().collect();
-    bed.wait_until("the piece", || bed.stats(id).pieces_completed == 1);
+    bed.wait_until("the piece", || bed.stats(id).held_pieces() == 1);
     let mut leecher = leech_a_block(&bed, &torrent, piece);
     let downloaded = given.len() as u64 * BLOCK;
     bed.wait_until("the blocks to be counted", || {
@@ -159,19 +159,13 @@ fn a_download_is_stopped_in_order() {
     owed.extend(requests(&said));
     owed.iter().for_each(|request| seed.answer(&torrent, *request));
     drop(leecher);
-    assert_eq!(
-        bed.stats(id).lifecycle,
-        TorrentState::Stopping(StopPhase::DisconnectPeers)
-    );
+    assert_eq!(bed.stats(id).state, TorrentState::Stopping(StopPhase::DisconnectPeers));
     assert!(tracker.stops.try_recv().is_err(), "told before the peers were gone");
     drop(seed);
 
     let told = tracker.stops.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(
-        bed.stats(id).lifecycle,
-        TorrentState::Stopping(StopPhase::AnnounceStopped)
-    );
-    let left = torrent.data.len() as u64 - bed.stats(id).bytes_completed;
+    assert_eq!(bed.stats(id).state, TorrentState::Stopping(StopPhase::AnnounceStopped));
+    let left = torrent.data.len() as u64 - bed.stats(id).completed;
     assert!(left < torrent.data.len() as u64);
     for (name, value) in [("downloaded", downloaded), ("uploaded", BLOCK), ("left", left)] {
         assert_eq!(parameter(&told, name).unwrap(), value.to_string(), "{name}");
@@ -256,19 +250,13 @@ fn a_seed_is_stopped_in_order() {
     bed.wait_until("the block to be counted", || bed.stats(id).uploaded == BLOCK);
     let stop = begin_stop(&bed, id);
     assert_farewell(&leecher.rest(), &BTreeSet::new());
-    assert_eq!(
-        bed.stats(id).lifecycle,
-        TorrentState::Stopping(StopPhase::DisconnectPeers)
-    );
+    assert_eq!(bed.stats(id).state, TorrentState::Stopping(StopPhase::DisconnectPeers));
     assert!(tracker.stops.try_recv().is_err(), "told before the peer was gone");
     drop(leecher);
     let told = tracker.stops.recv_timeout(DEADLINE).unwrap();
     let counts = ["downloaded", "uploaded", "left"].map(|name| parameter(&told, name).unwrap());
     assert_eq!(counts, ["0", "16384", "0"]);
-    assert_eq!(
-        bed.stats(id).lifecycle,
-        TorrentState::Stopping(StopPhase::AnnounceStopped)
-    );
+    assert_eq!(bed.stats(id).state, TorrentState::Stopping(StopPhase::AnnounceStopped));
     assert_eq!(bed.session(id).unwrap().uploaded, 0, "the session of before");
     tracker.release.send(()).unwrap();
     stop.join().unwrap().unwrap();
@@ -291,7 +279,7 @@ fn a_second_stop_joins_the_first() {
     // received.
     let release = async {
         let stats = torrents.stats(id).await.unwrap();
-        assert_eq!(stats.lifecycle, TorrentState::Stopping(StopPhase::AnnounceStopped));
+        assert_eq!(stats.state, TorrentState::Stopping(StopPhase::AnnounceStopped));
         tracker.release.send(()).unwrap();
     };
     let joined = async {
@@ -356,7 +344,7 @@ fn the_same_torrent_twice() {
     assert_eq!(bed.block_on(bed.torrents().list()).unwrap(), [id.into()]);
     let stats = bed.stats(id);
     assert_eq!(
-        (stats.lifecycle, stats.root.as_path()),
+        (stats.state, stats.root.as_path()),
         (TorrentState::Seeding, bed.folder())
     );
     assert!(!bed.folder().join("elsewhere").exists());
@@ -379,7 +367,7 @@ fn a_session_that_cannot_be_saved() {
     let error = bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap_err();
     assert!(matches!(error, Error::Stop(_)), "{error}");
     let stats = bed.stats(id);
-    assert_eq!(stats.lifecycle, TorrentState::Failed);
+    assert_eq!(stats.state, TorrentState::Failed);
     assert!(stats.error.unwrap().contains("not saved"));
     std::fs::remove_dir(&in_the_way).unwrap();
     assert_eq!(bed.session(id).unwrap().uploaded, 0, "the old one is as it was");
@@ -406,7 +394,7 @@ fn a_stop_before_the_session_is_read() {
         assert_eq!(bed.session(id).unwrap().uploaded, BLOCK);
     }
     bed.block_on(torrents.resume_all()).unwrap();
-    bed.wait_until("seeding", || bed.stats(id).lifecycle == TorrentState::Seeding);
+    bed.wait_until("seeding", || bed.stats(id).state == TorrentState::Seeding);
 }
 
 /// A peer that connects while a torrent stops is rejected and leaves no open connection.

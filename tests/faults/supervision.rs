@@ -76,7 +76,7 @@ fn a_fault_of_one_torrent_is_not_felt_by_another() {
     bed.wait_until("parts of both", || {
         [struck_id, other_id]
             .iter()
-            .all(|id| bed.stats(*id).bytes_completed > 1 << 19)
+            .all(|id| bed.stats(*id).completed > 1 << 19)
     });
     fail(&bed, struck_id);
     let mut past = events_until(&bed, &mut events, |event| *event == Event::Completed(other_id.into()));
@@ -130,7 +130,7 @@ fn a_torrent_that_fails_again_and_again_stays_failed() {
         let past = events_until(&bed, &mut events, is_restart);
         assert!(matches!(past.last(), Some(Event::Restarting(..))), "{past:?}");
         events_until(&bed, &mut events, |event| *event == Event::Started(id.into()));
-        assert_eq!(bed.stats(id).lifecycle, TorrentState::Downloading);
+        assert_eq!(bed.stats(id).state, TorrentState::Downloading);
     }
     fail(&bed, id);
     let past = events_until(&bed, &mut events, is_restart);
@@ -139,7 +139,7 @@ fn a_torrent_that_fails_again_and_again_stays_failed() {
         Some(&Event::Failed(id.into(), "a fault of the test".into()))
     );
     let stats = bed.stats(id);
-    assert_eq!(stats.lifecycle, TorrentState::Failed);
+    assert_eq!(stats.state, TorrentState::Failed);
     assert_eq!(stats.error.as_deref(), Some("a fault of the test"));
     assert_eq!(bed.block_on(bed.torrents().list()).unwrap(), [id.into()]);
     let look = |world: &mut World| world.query::<&Lifecycle>().single(world).cloned();
@@ -151,7 +151,7 @@ fn a_torrent_that_fails_again_and_again_stays_failed() {
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
     bed.add(&torrent, "", &[]);
     events_until(&bed, &mut events, |event| *event == Event::Started(id.into()));
-    assert_eq!(bed.stats(id).lifecycle, TorrentState::Downloading);
+    assert_eq!(bed.stats(id).state, TorrentState::Downloading);
 }
 
 /// A system that panics once when triggered.
@@ -223,7 +223,7 @@ fn a_panic_in_a_system() {
             .is_ok_and(|stats| stats.is_complete())
     });
     assert!(std::fs::read(bed.folder().join("loading/data")).unwrap() == loading.data);
-    bed.wait_until("seeding", || bed.stats(seeding_id).lifecycle == TorrentState::Seeding);
+    bed.wait_until("seeding", || bed.stats(seeding_id).state == TorrentState::Seeding);
     bed.block_on(torrents.stop_all_and_serialize()).unwrap();
     // Pieces that were written after the last save are found by hashing, and count no second time.
     assert!(bed.session(loading_id).unwrap().downloaded >= saved);
@@ -247,9 +247,7 @@ fn a_panic_keeps_a_torrent_without_metadata() {
     bed.wait_until("a peer", || !bed.stats(id).peers.is_empty());
     bomb.light(&bed);
     wait_until_listed(&bed, vec![id]);
-    bed.wait_until("the state", || {
-        bed.stats(id).lifecycle == TorrentState::FetchingMetadata
-    });
+    bed.wait_until("the state", || bed.stats(id).state == TorrentState::FetchingMetadata);
     let stats = bed.stats(id);
     assert_eq!(
         (stats.trackers.len(), stats.name, stats.root),
@@ -312,7 +310,7 @@ fn a_panic_keeps_a_paused_torrent_without_metadata_paused() {
     plugin.states.lock().unwrap().clear();
     plugin.bomb.light(&bed);
     wait_until_listed(&bed, vec![id]);
-    bed.wait_until("the pause", || bed.stats(id).lifecycle == TorrentState::Paused);
+    bed.wait_until("the pause", || bed.stats(id).state == TorrentState::Paused);
     let states = plugin.states.lock().unwrap().clone();
     assert!(states.iter().all(|state| *state == TorrentState::Paused), "{states:?}");
     bed.block_on(bed.torrents().start(id)).unwrap();
@@ -352,7 +350,7 @@ fn a_panic_during_a_pause() {
     bed.wait_until("the panic", || !bomb.0.load(Ordering::Relaxed));
     wait_until_listed(&bed, vec![id]);
     bed.block_on(bed.torrents().pause(id)).unwrap();
-    assert_eq!(bed.stats(id).lifecycle, TorrentState::Paused);
+    assert_eq!(bed.stats(id).state, TorrentState::Paused);
     assert!(bed.session(id).is_some_and(|session| session.paused));
 }
 

@@ -63,7 +63,7 @@ fn child_main() {
         let stats = bed.stats(id);
         print_line(&json!({
             "torrent": id.to_string(), "life": crate::bed::word(&life), "reason": crate::bed::reason(&life),
-            "completed": stats.pieces_completed, "downloaded": stats.downloaded,
+            "completed": stats.held_pieces(), "downloaded": stats.downloaded,
         }));
     }
     let stopped = bed.stop_all().map_err(|error| error.to_string());

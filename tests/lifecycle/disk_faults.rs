@@ -58,7 +58,7 @@ fn a_full_disk() {
     assert!(!had.is_empty() && had.len() < 92, "{} pieces", had.len());
     assert_eq!(torrent.false_pieces(root, had), Vec::<u32>::new());
     let stats = bed.stats(id);
-    assert_eq!(stats.lifecycle, TorrentState::Blocked);
+    assert_eq!(stats.state, TorrentState::Blocked);
     assert!(stats.error.is_some_and(|error| error.contains("No space left")));
     // A session saved at this point lists no data that is missing.
     wait_until("a session with pieces", || {
@@ -131,7 +131,7 @@ fn a_download_that_exits_after_a_full_disk() {
     let mut events = BufReader::new(process.0.stdout.take().unwrap())
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
-    events.find(|event| event["pieces_completed"] == 15).unwrap();
+    events.find(|event| event["pieces"]["held"] == 15).unwrap();
     let ballast = volume.fill();
     seed.release();
     events.find(|event| event["event"] == "blocked").unwrap();
@@ -376,7 +376,7 @@ fn a_read_only_disk() {
     bed.wait_seeding(other_id);
     other.assert_whole(&root);
     assert_eq!(
-        (bed.restart_count(other_id), bed.stats(id).lifecycle),
+        (bed.restart_count(other_id), bed.stats(id).state),
         (0, TorrentState::Failed)
     );
     bed.stop_all().unwrap();
@@ -504,7 +504,7 @@ fn a_removal_without_the_volume() {
     bed.block_on(bed.torrents().pause(id)).unwrap();
     drop(mounted);
     refuse_to_delete(&bed, id);
-    assert_eq!(bed.stats(id).lifecycle, TorrentState::Paused);
+    assert_eq!(bed.stats(id).state, TorrentState::Paused);
     drop(bed);
     let bed = Bed::start(&state);
     // While it is only in the state folder.
@@ -512,7 +512,7 @@ fn a_removal_without_the_volume() {
     assert_eq!(bed.list(), []);
     assert_eq!(bed.block_on(bed.torrents().restore()).unwrap(), 1);
     refuse_to_delete(&bed, id);
-    assert_eq!(bed.stats(id).lifecycle, TorrentState::Paused);
+    assert_eq!(bed.stats(id).state, TorrentState::Paused);
 
     bed.stop(id).unwrap();
     refuse_to_delete(&bed, id);

@@ -19,7 +19,7 @@ const DELETE: RemoveOptions = RemoveOptions { delete_data: true };
 fn pause(bed: &Bed, id: InfoHash) {
     bed.block_on(bed.torrents().pause(id)).unwrap();
     let stats = bed.stats(id);
-    assert_eq!(stats.lifecycle, TorrentState::Paused);
+    assert_eq!(stats.state, TorrentState::Paused);
     assert_eq!((stats.speed.download, stats.speed.upload), (0, 0));
 }
 
@@ -111,7 +111,7 @@ fn a_pause_survives_a_kill() {
     assert!(session.paused && !session.stopped);
     half.torrent.assert_true(&session, &half.root());
     let before = bed.stats(half.id);
-    assert!(before.pieces_completed > 0 && before.peers.is_empty());
+    assert!(before.held_pieces() > 0 && before.peers.is_empty());
     // An engine that is dropped saves nothing, as if it were killed.
     drop(bed);
 
@@ -121,8 +121,8 @@ fn a_pause_survives_a_kill() {
         bed.wait(half.id, "the pause", |life| *life == Lifecycle::Paused);
         let stats = bed.stats(half.id);
         assert_eq!(
-            (stats.pieces_completed, stats.downloaded),
-            (before.pieces_completed, before.downloaded)
+            (stats.held_pieces(), stats.downloaded),
+            (before.held_pieces(), before.downloaded)
         );
         assert!(open_below(&half.root()).is_empty());
         // The stop of all torrents at the end of a program changes nothing.
@@ -149,7 +149,7 @@ fn started_again_in_the_same_run() {
     start(&bed, half.id);
     half.assert_completes(&mut bed);
     start(&bed, half.id);
-    assert_eq!(bed.stats(half.id).lifecycle, TorrentState::Seeding);
+    assert_eq!(bed.stats(half.id).state, TorrentState::Seeding);
     pause(&bed, half.id);
     start(&bed, half.id);
     bed.wait_seeding(half.id);
@@ -300,7 +300,7 @@ fn paused_in_any_state() {
     });
     added.unwrap();
     paused.unwrap();
-    assert_eq!(bed.stats(id).lifecycle, TorrentState::Paused);
+    assert_eq!(bed.stats(id).state, TorrentState::Paused);
     // While it is checked, again and again: every piece is counted once.
     for _ in 0..5 {
         start(&bed, id);
@@ -314,7 +314,7 @@ fn paused_in_any_state() {
     pause(&bed, id);
     bed.add_with(&torrent, options);
     bed.add_peer(id, "127.0.0.1:9".parse().unwrap());
-    assert_eq!(bed.stats(id).lifecycle, TorrentState::Paused);
+    assert_eq!(bed.stats(id).state, TorrentState::Paused);
     // A start during the pause, and commands behind each other.
     start(&bed, id);
     bed.block_on(async {
@@ -388,7 +388,7 @@ fn a_thousand_at_once() {
     let all_are = |bed: &Bed, state: TorrentState| {
         let count = torrents
             .iter()
-            .filter(|torrent| bed.stats(torrent.info_hash()).lifecycle == state);
+            .filter(|torrent| bed.stats(torrent.info_hash()).state == state);
         count.count() == torrents.len()
     };
     wait_until("the downloads", || all_are(&bed, TorrentState::Downloading));
@@ -415,7 +415,7 @@ fn nobody_is_dialed() {
     listener.set_nonblocking(true).unwrap();
     bed.add_peer(half.id, listener.local_addr().unwrap());
     // The command is carried out before this answer, and a dial would follow at once.
-    assert_eq!(bed.stats(half.id).lifecycle, TorrentState::Paused);
+    assert_eq!(bed.stats(half.id).state, TorrentState::Paused);
     std::thread::sleep(Duration::from_millis(300));
     assert!(listener.accept().is_err(), "a paused torrent dials");
     start(&bed, half.id);
@@ -438,7 +438,7 @@ fn the_volume_is_unmounted_meanwhile() {
     });
     let (mounted, volume) = volumes.unwrap();
     mounted.unmount();
-    assert_eq!(bed.stats(half.id).lifecycle, TorrentState::Paused);
+    assert_eq!(bed.stats(half.id).state, TorrentState::Paused);
     drop(bed);
     let mut bed = Bed::start(&half.state());
     assert_eq!(restore(&bed), 1);
@@ -478,7 +478,7 @@ fn the_volume_is_unmounted_after_a_stop() {
 
     bed.stop(ids[0]).unwrap();
     first_mount.unmount();
-    assert_eq!(bed.stats(ids[1]).lifecycle, TorrentState::Downloading);
+    assert_eq!(bed.stats(ids[1]).state, TorrentState::Downloading);
     let first_mount = mount(0);
     bed.block_on(bed.torrents().resume(ids[0])).unwrap();
     bed.wait_downloading(ids[0]);

@@ -78,7 +78,7 @@ fn a_file_has_one_writer() {
     };
     assert_taken(&refused(&bed, &second, overwrite.clone()), &first, "data");
     first.wait_saved_complete(&state);
-    assert_eq!(bed.stats(id).lifecycle, TorrentState::Seeding);
+    assert_eq!(bed.stats(id).state, TorrentState::Seeding);
 
     bed.stop(id).unwrap();
     assert_taken(&refused(&bed, &longer, from(&root, &longer)), &first, "data");

@@ -210,7 +210,7 @@ fn while_it_is_saved() {
             .map_err(|error| error.to_string())
     });
     crate::bed::wait_until("the removal", || {
-        bed.stats(id).lifecycle == TorrentState::Stopping(StopPhase::WriteSession)
+        bed.stats(id).state == TorrentState::Stopping(StopPhase::WriteSession)
     });
     // The write now ends, with or without an error: a pipe cannot be flushed.
     fs::read(&pipe).unwrap();

@@ -40,13 +40,13 @@ fn nothing_is_hashed_or_downloaded_again() {
     assert_eq!(bed.resume_all(), 1);
     bed.wait_downloading(id);
     let stats = bed.stats(id);
-    assert_eq!((stats.downloaded, stats.bytes_checked), (served_bytes, 0));
+    assert_eq!((stats.downloaded, stats.checked), (served_bytes, 0));
     bed.add_peer(id, rest.address);
     bed.wait_seeding(id);
     assert!(!bed.has_checked(id), "{:?}", bed.past(id));
     let stats = bed.stats(id);
     assert_eq!(stats.downloaded, torrent.data.len() as u64);
-    assert_eq!((stats.corrupt, stats.wasted, stats.bytes_checked), (0, 0, 0));
+    assert_eq!((stats.corrupt, stats.wasted, stats.checked), (0, 0, 0));
     torrent.assert_whole(&root);
     let mut served = half.served();
     rest.served()

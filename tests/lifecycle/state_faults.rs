@@ -396,7 +396,7 @@ fn a_full_state_folder() {
         assert_eq!(fs::read(torrent.session_path(state)).unwrap(), before, "as it was");
         assert_eq!(bed.block_on(bed.torrents().list()).unwrap(), [id.into()]);
         let stats = bed.stats(id);
-        assert_eq!(stats.lifecycle, TorrentState::Failed);
+        assert_eq!(stats.state, TorrentState::Failed);
         assert!(
             stats.error.as_ref().is_some_and(|error| error.contains("not saved")),
             "{stats:?}"

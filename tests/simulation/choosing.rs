@@ -99,7 +99,7 @@ impl Bed {
     fn until_state(&mut self, expected: TorrentState) {
         let (leecher, content) = (self.leecher, self.content.clone());
         self.until(expected.name(), |sim| {
-            stats(sim, leecher, &content).is_some_and(|stats| stats.lifecycle == expected)
+            stats(sim, leecher, &content).is_some_and(|stats| stats.state == expected)
         });
     }
 
@@ -180,10 +180,10 @@ fn only_selected_files_are_downloaded_until_the_user_wants_the_rest() {
     assert_eq!(bed.existing(), there);
     let stats = bed.stats();
     assert_eq!(
-        (stats.progress(), stats.bytes_missing(), stats.is_complete()),
+        (stats.progress(), stats.left, stats.is_complete()),
         (1.0, Some(0), false)
     );
-    assert_eq!(stats.downloaded, stats.bytes_completed);
+    assert_eq!(stats.downloaded, stats.completed);
     let priorities: Vec<_> = bed.files().iter().map(|file| file.priority).collect();
     let is_wanted = priorities.iter().map(|priority| priority.is_wanted());
     assert_eq!(
@@ -251,7 +251,7 @@ fn a_skip_stops_a_running_download() {
     bed.add(FileSelection::default());
     let (leecher, content) = (bed.leecher, bed.content.clone());
     bed.until("some data", |sim| {
-        stats(sim, leecher, &content).is_some_and(|stats| stats.pieces_completed >= 3)
+        stats(sim, leecher, &content).is_some_and(|stats| stats.held_pieces() >= 3)
     });
     assert_eq!(bed.set(&[(ALL, FilePriority::Skip)]), Ok(()));
     bed.until_state(TorrentState::Finished);
@@ -263,7 +263,7 @@ fn a_skip_stops_a_running_download() {
     );
     let world = bed.sim.node(leecher).world_mut();
     assert_eq!(world.query::<&PeerPieces>().iter(world).len(), 0, "a seed is of no use");
-    assert_eq!(bed.stats().bytes_wanted, Some(0));
+    assert_eq!(bed.stats().wanted, Some(0));
     assert_eq!(bed.set(&[(ALL, FilePriority::Normal)]), Ok(()));
     bed.until_state(TorrentState::Seeding);
 }
@@ -307,7 +307,7 @@ fn an_unsaved_change_is_undone() {
     assert_eq!(bed.files()[1].priority, FilePriority::Skip);
     bed.sim.run_for(Duration::from_secs(60));
     assert_eq!(
-        (bed.stats().lifecycle, bed.held()),
+        (bed.stats().state, bed.held()),
         (TorrentState::Finished, bed.pieces_of(&[0]))
     );
 }
@@ -384,7 +384,7 @@ fn kills_lose_no_bytes_of_part_files() {
         let (leecher, content) = (bed.leecher, bed.content.clone());
         let has = |state: TorrentState| matches!(state, TorrentState::Finished | TorrentState::Downloading);
         bed.until("the check", |sim| {
-            stats(sim, leecher, &content).is_some_and(|stats| has(stats.lifecycle))
+            stats(sim, leecher, &content).is_some_and(|stats| has(stats.state))
         });
         let after = bed.held();
         let lost: Vec<_> = held.iter().filter(|piece| !after.contains(piece)).collect();

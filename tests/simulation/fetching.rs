@@ -158,7 +158,7 @@ impl Bed {
         self.until("a download", |sim| sim.has(leecher, "downloads", &content));
         let now = self.sim.now() + Duration::from_secs(5);
         self.sim.run_until(now, |_| false);
-        assert_eq!(self.stats().unwrap().lifecycle, TorrentState::Seeding);
+        assert_eq!(self.stats().unwrap().state, TorrentState::Seeding);
     }
 
     fn resume_all(&mut self) {
@@ -182,10 +182,10 @@ impl Bed {
     fn assert_fetching(&mut self) {
         let stats = self.stats().unwrap();
         assert_eq!(
-            (stats.lifecycle, &*stats.name),
+            (stats.state, &*stats.name),
             (TorrentState::FetchingMetadata, "a name_of a link")
         );
-        assert_eq!((stats.bytes_size, stats.pieces, stats.progress()), (None, None, 0.0));
+        assert_eq!((stats.size, stats.pieces, stats.progress()), (None, None, 0.0));
         assert!(!stats.is_complete());
         let trackers: Vec<_> = stats.trackers.iter().map(|tracker| &*tracker.url).collect();
         assert_eq!(trackers, ["http://10.0.0.9"], "without the path, which may hold a key");

@@ -73,7 +73,7 @@ impl Bed {
     fn until_state(&mut self, expected: TorrentState) {
         let (leecher, content) = (self.leecher, self.content.clone());
         self.until("a state", |sim| {
-            stats(sim, leecher, &content).is_some_and(|stats| stats.lifecycle == expected)
+            stats(sim, leecher, &content).is_some_and(|stats| stats.state == expected)
         });
     }
 
@@ -104,7 +104,7 @@ fn an_add_that_brings_the_metadata_is_answered_when_it_is_durable() {
         bed.crash(crash);
         if is_paused {
             bed.wait_for_state(&Lifecycle::Paused);
-            assert_eq!(bed.stats().unwrap().bytes_size, Some(600_001));
+            assert_eq!(bed.stats().unwrap().size, Some(600_001));
             bed.start();
         }
         bed.complete();

@@ -234,7 +234,7 @@ fn a_torrent_that_lost_its_data_returns_to_redundant_peers_at_once() {
     bed.sim.put(leecher, "downloads", &content);
     add(&mut bed.sim, leecher, &content, vec![]);
     bed.until("a seed", |sim| {
-        stats(sim, leecher, &content).is_some_and(|stats| stats.lifecycle == ecs_torrent::TorrentState::Seeding)
+        stats(sim, leecher, &content).is_some_and(|stats| stats.state == ecs_torrent::TorrentState::Seeding)
     });
     let world = bed.sim.node(leecher).world_mut();
     let torrent = torrent_entity(world);

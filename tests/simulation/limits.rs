@@ -150,7 +150,7 @@ fn a_slow_download_wastes_nothing() {
     let (leecher, content) = (swarm.leechers[0], swarm.content.clone());
     let limit = swarm.sim.now() + Duration::from_secs(90);
     let is_complete = |sim: &mut Simulation| {
-        stats(sim, leecher, &content).is_some_and(|stats| stats.lifecycle == ecs_torrent::TorrentState::Seeding)
+        stats(sim, leecher, &content).is_some_and(|stats| stats.state == ecs_torrent::TorrentState::Seeding)
     };
     assert!(swarm.sim.run_until(limit, is_complete), "{:?}", swarm.counters(leecher));
     let counters = swarm.counters(leecher);

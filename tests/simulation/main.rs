@@ -148,7 +148,7 @@ fn run(seed: u64) -> (u64, Duration) {
     }));
     let stats = stats(&mut sim, leecher, &content).unwrap();
     assert_eq!(
-        (stats.lifecycle, stats.downloaded, stats.wasted),
+        (stats.state, stats.downloaded, stats.wasted),
         (ecs_torrent::TorrentState::Seeding, 1_000_001, 0)
     );
     (trace, took)

@@ -97,14 +97,16 @@ fn the_description_of_the_api_has_the_states_of_the_code() {
     let text = fs::read_to_string(Path::new(ROOT).join("app/daemon/openapi.json")).unwrap();
     let document: serde_json::Value = serde_json::from_str(&text).unwrap();
     let schemas = &document["components"]["schemas"];
-    let shown: Vec<&str> = schemas["Torrent"]["properties"]["lifecycle"]["enum"]
+    let shown: Vec<&str> = schemas["State"]["enum"]
         .as_array()
         .unwrap()
         .iter()
         .filter_map(serde_json::Value::as_str)
         .collect();
-    assert_eq!(shown, TorrentState::ALL.map(TorrentState::name));
-    let stopped = &schemas["StoppedTorrent"]["properties"]["lifecycle"]["const"];
+    let (stopped, listed) = shown.split_last().unwrap();
+    assert_eq!(listed, TorrentState::ALL.map(TorrentState::name));
+    assert_eq!(*stopped, SavedState::Stopped.name());
+    let stopped = &schemas["StoppedTorrent"]["properties"]["state"]["const"];
     assert_eq!(stopped, SavedState::Stopped.name());
 }
 

@@ -11,10 +11,10 @@ use crate::cli::output::{self, printable};
 pub(super) const GLANCE: [Field; 12] = [
     Field::Name,
     Field::InfoHash,
-    Field::Lifecycle,
+    Field::State,
     Field::Error,
     Field::Progress,
-    Field::BytesSize,
+    Field::Size,
     Field::Speed,
     Field::Downloaded,
     Field::Uploaded,
@@ -43,9 +43,9 @@ pub(super) fn torrents(torrents: &Value) {
         let hash = text(&torrent["info_hash"]);
         table.row([
             hash.get(..SHOWN_DIGITS).unwrap_or(hash).to_owned(),
-            bytes(&torrent["bytes_size"]),
+            bytes(&torrent["size"]),
             percent(&torrent["progress"]),
-            state(text(&torrent["lifecycle"])),
+            state(text(&torrent["state"])),
             speed(&torrent["speed"]["download"]),
             speed(&torrent["speed"]["upload"]),
             torrent["peers"].as_array().map_or(0, Vec::len).to_string(),
@@ -82,12 +82,16 @@ pub(super) fn files(files: &Value) {
         ("PATH", Alignment::Left),
     ]);
     for file in files.as_array().into_iter().flatten() {
-        let (len, completed) = (number(&file["len"]), number(&file["completed"]));
+        let (length, completed) = (number(&file["length"]), number(&file["completed"]));
         // An empty file is always complete.
-        let share = if len == 0 { 1.0 } else { completed as f64 / len as f64 };
+        let share = if length == 0 {
+            1.0
+        } else {
+            completed as f64 / length as f64
+        };
         table.row([
             number(&file["index"]).to_string(),
-            bytes(&file["len"]),
+            bytes(&file["length"]),
             percent(&share.into()),
             printable(text(&file["priority"])),
             printable(text(&file["path"])),
@@ -138,14 +142,9 @@ pub(super) fn stats(stats: &Value, fields: &[&str]) {
 fn name_of(field: &str) -> String {
     match field {
         "info_hash" => "info-hash".to_owned(),
-        "lifecycle" => "state".to_owned(),
-        "bytes_size" => "size".to_owned(),
         "root" => "folder".to_owned(),
         "seconds_active" => "time active".to_owned(),
-        other => match other.strip_prefix("bytes_") {
-            Some(share) => share.to_owned(),
-            None => other.replace('_', " "),
-        },
+        other => other.replace('_', " "),
     }
 }
 
@@ -161,10 +160,15 @@ fn describe(field: &str, value: &Value) -> Vec<String> {
             format!("{download} down, {upload} up")
         }
         "progress" => percent(value),
-        "lifecycle" => state(text(value)),
+        "state" => state(text(value)),
         "metadata" => format!("{} of {} pieces", number(&value["received"]), number(&value["pieces"])),
-        "downloaded" | "bytes_size" | "uploaded" | "corrupt" | "wasted" | "bytes_completed" | "bytes_wanted"
-        | "bytes_left" | "bytes_checked" => bytes(value),
+        "downloaded" | "size" | "uploaded" | "corrupt" | "wasted" | "completed" | "wanted" | "left" | "checked" => {
+            bytes(value)
+        }
+        "pieces" => {
+            let [held, total] = ["held", "total"].map(|count| number(&value[count]));
+            format!("{held} of {total}, {} each", bytes(&value["size"]))
+        }
         "seconds_active" => output::duration(std::time::Duration::from_secs(number(value))),
         "peers" => {
             let peers = value.as_array().map_or(&[][..], Vec::as_slice);
@@ -381,8 +385,11 @@ mod tests {
             told("speed", json!({"download": 2048, "upload": 0})),
             ["2.00 KiB/s down, 0 B/s up"]
         );
-        assert_eq!(told("pieces", json!(5)), ["5"]);
-        assert_eq!(told("lifecycle", json!("fetching_metadata")), ["fetching metadata"]);
+        assert_eq!(
+            told("pieces", json!({"total": 5, "held": 2, "size": 16384})),
+            ["2 of 5, 16.00 KiB each"]
+        );
+        assert_eq!(told("state", json!("fetching_metadata")), ["fetching metadata"]);
         assert_eq!(told("metadata", json!({"received": 1, "pieces": 3})), ["1 of 3 pieces"]);
         assert_eq!(told("name", json!("a\u{1b}[31m")), ["a\u{fffd}[31m"]);
         assert_eq!(told("peers", json!([])), ["0 peers"]);

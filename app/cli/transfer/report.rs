@@ -94,7 +94,7 @@ impl Reporter {
         let now = Instant::now();
         let bar = (self.manner == Manner::Bars).then(|| {
             // There is no bar until the size is known.
-            let bar = match stats.bytes_wanted {
+            let bar = match stats.wanted {
                 Some(size) => self.screen.bar(size),
                 None => self.screen.status(),
             };
@@ -119,7 +119,7 @@ impl Reporter {
                 began: now,
                 last_line: now,
                 downloaded_before: None,
-                size: stats.bytes_size,
+                size: stats.size,
                 missing: None,
                 end: None,
             },
@@ -131,23 +131,26 @@ impl Reporter {
         let Some(torrent) = self.torrents.get_mut(&stats.info_hash.into()) else {
             return;
         };
-        if stats.lifecycle != TorrentState::Adding {
+        if stats.state != TorrentState::Adding {
             torrent.downloaded_before.get_or_insert(stats.downloaded);
         }
         if let Some(bar) = &torrent.bar {
             bar.set_message(describe(stats));
-            bar.set_position(if stats.lifecycle == TorrentState::Checking {
-                stats.bytes_checked
+            bar.set_position(if stats.state == TorrentState::Checking {
+                stats.checked
             } else {
-                stats.bytes_wanted.unwrap_or_default().saturating_sub(stats.bytes_left)
+                stats
+                    .wanted
+                    .unwrap_or_default()
+                    .saturating_sub(stats.left.unwrap_or_default())
             });
             // Either call alone may have been skipped, as too soon after the last one.
             bar.force_draw();
         }
-        let is_checked = !matches!(stats.lifecycle, TorrentState::Adding | TorrentState::Checking);
-        torrent.missing = stats.bytes_missing().filter(|_| is_checked);
+        let is_checked = !matches!(stats.state, TorrentState::Adding | TorrentState::Checking);
+        torrent.missing = stats.left.filter(|_| is_checked);
         let is_due = torrent.last_line.elapsed() >= LINE_INTERVAL;
-        let is_complete = match stats.lifecycle {
+        let is_complete = match stats.state {
             TorrentState::Seeding => stats.is_complete(),
             TorrentState::Finished => true,
             _ => false,
@@ -168,7 +171,7 @@ impl Reporter {
     /// Takes over and reports what metadata says that has just become known.
     fn take_metadata(&mut self, stats: &TorrentStats) {
         let torrent = self.torrents.get_mut(&stats.info_hash.into());
-        let Some(torrent) = torrent.filter(|torrent| torrent.size.is_none() && stats.bytes_size.is_some()) else {
+        let Some(torrent) = torrent.filter(|torrent| torrent.size.is_none() && stats.size.is_some()) else {
             return;
         };
         torrent.learn(stats);
@@ -204,7 +207,7 @@ impl Reporter {
             Manner::Quiet => {}
             Manner::Json => self.json("complete", stats),
             Manner::Bars | Manner::Lines if downloaded == 0 => {
-                let wanted = stats.bytes_wanted.map_or_else(|| size(stats), output::bytes);
+                let wanted = stats.wanted.map_or_else(|| size(stats), output::bytes);
                 self.screen.line(format!("{}: already complete, {wanted}", stats.name));
             }
             Manner::Bars | Manner::Lines => {
@@ -255,7 +258,7 @@ impl Reporter {
                     "event": "interrupted",
                     "info_hash": id.to_string(),
                     "name": torrent.name,
-                    "bytes_missing": torrent.missing,
+                    "left": torrent.missing,
                 }));
             }
             return;
@@ -330,14 +333,13 @@ impl Reporter {
             "event": event,
             "info_hash": stats.info_hash.to_string(),
             "name": stats.name,
-            "lifecycle": stats.lifecycle,
+            "state": stats.state,
             "progress": stats.progress(),
-            "bytes_size": stats.bytes_size,
-            "bytes_completed": stats.bytes_completed,
-            "bytes_wanted": stats.bytes_wanted,
-            "bytes_left": stats.bytes_left,
+            "size": stats.size,
+            "completed": stats.completed,
+            "wanted": stats.wanted,
+            "left": stats.left,
             "pieces": stats.pieces,
-            "pieces_completed": stats.pieces_completed,
             "downloaded": stats.downloaded,
             "uploaded": stats.uploaded,
             "speed": stats.speed,
@@ -351,10 +353,10 @@ impl Reported {
     /// Takes over what the metadata says.
     fn learn(&mut self, stats: &TorrentStats) {
         self.name.clone_from(&stats.name);
-        self.size = stats.bytes_size;
+        self.size = stats.size;
         if let Some(bar) = &self.bar {
             bar.set_style(output::bar_style());
-            bar.set_length(stats.bytes_wanted.unwrap_or_default());
+            bar.set_length(stats.wanted.unwrap_or_default());
             bar.set_prefix(output::prefix(&stats.name));
         }
     }
@@ -363,32 +365,33 @@ impl Reported {
 /// Formats a torrent's size: `1.2 GiB in 1200 pieces`.
 fn size_and_pieces(stats: &TorrentStats) -> String {
     match stats.pieces {
-        Some(pieces) => format!("{} in {pieces} pieces", size(stats)),
+        Some(pieces) => format!("{} in {} pieces", size(stats), pieces.total),
         None => "fetching metadata".into(),
     }
 }
 
 /// Formats a torrent's size.
 fn size(stats: &TorrentStats) -> String {
-    stats
-        .bytes_size
-        .map_or_else(|| "unknown size".to_owned(), output::bytes)
+    stats.size.map_or_else(|| "unknown size".to_owned(), output::bytes)
 }
 
 /// Formats a torrent's progress: `12.3 MiB/s down, 8 peers, 452/1000 pieces, ETA 12 s`.
 pub(in crate::cli) fn describe(stats: &TorrentStats) -> String {
     let mut parts = Vec::new();
-    match stats.lifecycle {
+    match stats.state {
         TorrentState::Downloading => {
             parts.push(format!("{} down", output::speed(stats.speed.download)));
             if stats.speed.upload > 0 {
                 parts.push(format!("{} up", output::speed(stats.speed.upload)));
             }
             parts.push(output::count(stats.peers.len(), "peer"));
-            let pieces = stats.pieces.unwrap_or_default();
-            parts.push(format!("{}/{pieces} pieces", stats.pieces_completed));
-            let missing = stats.bytes_missing();
-            if let Some(eta) = missing.and_then(|missing| output::eta(missing, stats.speed.download)) {
+            if let Some(pieces) = stats.pieces {
+                parts.push(format!("{}/{} pieces", pieces.held, pieces.total));
+            }
+            if let Some(eta) = stats
+                .left
+                .and_then(|missing| output::eta(missing, stats.speed.download))
+            {
                 parts.push(format!("ETA {}", output::duration(eta)));
             }
         }
@@ -396,11 +399,7 @@ pub(in crate::cli) fn describe(stats: &TorrentStats) -> String {
             parts.push(format!("{state}, {} up", output::speed(stats.speed.upload)));
             parts.push(output::count(stats.peers.len(), "peer"));
         }
-        TorrentState::Checking => parts.push(format!(
-            "checking, {} of {}",
-            output::bytes(stats.bytes_checked),
-            size(stats)
-        )),
+        TorrentState::Checking => parts.push(format!("checking, {} of {}", output::bytes(stats.checked), size(stats))),
         TorrentState::FetchingMetadata => {
             let metadata = stats.metadata.filter(|metadata| metadata.pieces > 1);
             let pieces = metadata.map(|metadata| format!(", {}/{} pieces", metadata.received, metadata.pieces));

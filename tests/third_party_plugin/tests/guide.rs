@@ -96,7 +96,7 @@ fn a_policy_blocks_a_client_by_name() {
         "{reason}"
     );
     let stats = leecher.torrents().blocking().stats(id).unwrap();
-    assert_eq!(stats.bytes_completed, 0);
+    assert_eq!(stats.completed, 0);
 
     let swarm = Swarm::new(200_000);
     let seed = engine(ClientBlockPlugin(vec!["another client".into()]), settings());
