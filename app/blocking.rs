@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{AddOptions, RemoveOptions, Removed, Reply};
@@ -107,6 +108,27 @@ impl BlockingTorrents {
         priorities: impl IntoIterator<Item = (RangeInclusive<u32>, FilePriority)>,
     ) -> Result<(), Error> {
         block_on(self.0.set_files(id, priorities))
+    }
+
+    /// Blocking form of [`Torrents::edit_trackers`].
+    ///
+    /// # Errors
+    /// As [`Torrents::edit_trackers`].
+    pub fn edit_trackers<'u>(
+        &self,
+        id: impl Into<TorrentId>,
+        remove: impl IntoIterator<Item = &'u str>,
+        add: impl IntoIterator<Item = &'u str>,
+    ) -> Result<(), Error> {
+        block_on(self.0.edit_trackers(id, remove, add))
+    }
+
+    /// Blocking form of [`Torrents::announce`].
+    ///
+    /// # Errors
+    /// As [`Torrents::announce`].
+    pub fn announce(&self, id: impl Into<TorrentId>) -> Result<Duration, Error> {
+        block_on(self.0.announce(id))
     }
 
     /// Blocking form of [`Torrents::scrape`].

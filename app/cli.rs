@@ -93,6 +93,9 @@ enum Command {
     /// List a torrent's files.
     #[cfg(feature = "daemon")]
     Files(client::FilesArgs),
+    /// List, add, remove and announce to a torrent's trackers.
+    #[cfg(feature = "daemon")]
+    Trackers(client::trackers::TrackersArgs),
     /// Pause a torrent of the daemon, or all.
     #[cfg(feature = "daemon")]
     Pause(client::PauseArgs),
@@ -237,6 +240,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Dht(args) => block_on(client::dht::run(args, screen)),
         #[cfg(feature = "daemon")]
         Command::Files(args) => block_on(client::files(args)),
+        #[cfg(feature = "daemon")]
+        Command::Trackers(args) => block_on(client::trackers::run(args)),
         #[cfg(feature = "daemon")]
         Command::Pause(args) => block_on(client::pause(args)),
         #[cfg(feature = "daemon")]

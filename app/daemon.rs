@@ -21,6 +21,7 @@ mod server;
 mod settings;
 mod socket;
 mod token;
+mod trackers;
 
 use std::io;
 use std::net::SocketAddr;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use ecs_torrent_components::commands::{
-    AddError, ListStoppedError, PauseError, RemoveError, ResumeError, ResumeTorrentError, ScrapeError, SetFilesError,
-    StartTorrentError, StopError, TorrentNotFound,
+    AddError, AnnounceError, EditTrackersError, ListStoppedError, PauseError, RemoveError, ResumeError,
+    ResumeTorrentError, ScrapeError, SetFilesError, StartTorrentError, StopError, TorrentNotFound,
 };
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_engine::backends::StartError;
@@ -85,6 +85,12 @@ pub enum Error {
     /// The priorities of files are not changed.
     #[error(transparent)]
     SetFiles(SetFilesError),
+    /// The trackers of a torrent are not edited.
+    #[error(transparent)]
+    EditTrackers(EditTrackersError),
+    /// A torrent is not announced.
+    #[error(transparent)]
+    Announce(AnnounceError),
     /// Some part of a removed torrent could not be deleted.
     #[error(transparent)]
     Remove(RemoveError),
@@ -113,6 +119,24 @@ impl From<StartTorrentError> for Error {
         match error {
             StartTorrentError::NotFound(error) => error.into(),
             error @ StartTorrentError::Unsaved { .. } => Self::StartTorrent(error),
+        }
+    }
+}
+
+impl From<EditTrackersError> for Error {
+    fn from(error: EditTrackersError) -> Self {
+        match error {
+            EditTrackersError::NotFound(error) => error.into(),
+            error => Self::EditTrackers(error),
+        }
+    }
+}
+
+impl From<AnnounceError> for Error {
+    fn from(error: AnnounceError) -> Self {
+        match error {
+            AnnounceError::NotFound(error) => error.into(),
+            error => Self::Announce(error),
         }
     }
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
-    AddOptions, AddPeers, AddTorrent, GetFiles, GetStats, ListStopped, ListTorrents, PauseAll, PauseOrStart,
-    PauseTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, ResumeAll, ResumeTorrent,
-    ResumeTorrentError, ScrapeTorrent, SetFiles, StartAll, StartTorrent, StopAll, StopTorrent,
+    AddOptions, AddPeers, AddTorrent, AnnounceTorrent, EditTrackers, GetFiles, GetStats, ListStopped, ListTorrents,
+    PauseAll, PauseOrStart, PauseTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, ResumeAll,
+    ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, StartAll, StartTorrent, StopAll, StopTorrent,
 };
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_components::wanted::FilePriority;
@@ -168,6 +168,52 @@ impl Torrents {
     pub async fn list_files(&self, id: impl Into<TorrentId>) -> Result<Vec<FileStats>, Error> {
         let TorrentId(torrent) = id.into();
         Ok(self.ask(|reply| GetFiles { torrent, reply }).await??)
+    }
+
+    /// Removes trackers from a torrent and adds others, each in a tier of its own after those that stay. Trackers to remove
+    /// are named by their URL, in full or as [`TrackerStats::url`](ecs_torrent_components::stats::TrackerStats::url) shows
+    /// it. Returns when the change is durable and in force: new trackers are announced to at once, and removed ones learn
+    /// that the torrent leaves.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// torrents.edit_trackers(id, [], ["http://127.0.0.1:9/announce"]).await?;
+    /// assert_eq!(torrents.stats(id).await?.trackers.last().unwrap().url, "http://127.0.0.1:9");
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::EditTrackers`] if the torrent is private, if a URL cannot be used or is not
+    /// there, or if the session could not be saved. Nothing is changed then.
+    pub async fn edit_trackers<'u>(
+        &self,
+        id: impl Into<TorrentId>,
+        remove: impl IntoIterator<Item = &'u str>,
+        add: impl IntoIterator<Item = &'u str>,
+    ) -> Result<(), Error> {
+        let TorrentId(torrent) = id.into();
+        let remove = remove.into_iter().map(str::to_owned).collect();
+        let add = add.into_iter().map(|url| vec![url.to_owned()]).collect();
+        let edit = |reply| EditTrackers {
+            torrent,
+            remove,
+            add,
+            reply,
+        };
+        Ok(self.ask(edit).await??)
+    }
+
+    /// Announces a torrent to its trackers as early as they allow, instead of at the end of their intervals. Returns the time
+    /// until the first announce.
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::Announce`] if the torrent does not run or has no tracker.
+    pub async fn announce(&self, id: impl Into<TorrentId>) -> Result<Duration, Error> {
+        let TorrentId(torrent) = id.into();
+        Ok(self.ask(|reply| AnnounceTorrent { torrent, reply }).await??)
     }
 
     /// Sets priorities of a torrent's files, named by their index in [`Torrents::list_files`]. A skipped file is not

@@ -1,9 +1,10 @@
-//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `pause`, `start`, `stop`, `resume`,
+//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `trackers`, `pause`, `start`, `stop`, `resume`,
 //! `remove`.
 
 mod connection;
 pub(super) mod dht;
 mod tables;
+pub(super) mod trackers;
 mod values;
 
 use std::fmt;

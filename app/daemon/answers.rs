@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use ecs_torrent_components::commands::SetFilesError;
+use ecs_torrent_components::commands::{EditTrackersError, SetFilesError};
 use ecs_torrent_components::dht::DhtError;
 use serde::Serialize;
 
@@ -69,6 +69,15 @@ impl From<Error> for Refusal {
             Error::Add(AddError::Forbidden { .. }) => Self::new(StatusCode::FORBIDDEN, text),
             Error::Add(AddError::BadName { .. }) => Self::of("name", StatusCode::BAD_REQUEST, text),
             Error::Add(AddError::NothingSelected { .. }) => Self::of("select", StatusCode::BAD_REQUEST, text),
+            Error::EditTrackers(EditTrackersError::Private(_)) | Error::Announce(_) => {
+                Self::new(StatusCode::CONFLICT, text)
+            }
+            Error::EditTrackers(EditTrackersError::NoSuchTracker { .. }) => {
+                Self::of("remove", StatusCode::BAD_REQUEST, text)
+            }
+            Error::EditTrackers(EditTrackersError::BadUrl { .. } | EditTrackersError::TooMany { .. }) => {
+                Self::of("add", StatusCode::BAD_REQUEST, text)
+            }
             Error::SetFiles(SetFilesError::NoMetadata(_)) => Self::new(StatusCode::CONFLICT, text),
             Error::SetFiles(SetFilesError::NoSuchFile { .. } | SetFilesError::TooMany(_)) => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)

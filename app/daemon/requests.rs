@@ -6,6 +6,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
 use tokio::sync::SemaphorePermit;
 use url::form_urlencoded;
 
@@ -42,6 +43,24 @@ pub(super) async fn read<'a>(
             Err(Refusal::of("body", StatusCode::REQUEST_TIMEOUT, why))
         }
     }
+}
+
+/// Reads a body of JSON. A refusal names the field.
+pub(super) async fn read_json<T: DeserializeOwned>(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, Refusal> {
+    if media_type(headers).as_deref() != Some("application/json") {
+        let why = "send the body as application/json";
+        return Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+    }
+    let (bytes, _permit) = read(shared, headers, body).await?;
+    let bad = |error: &dyn ToString| Refusal::of("body", StatusCode::BAD_REQUEST, error.to_string());
+    let json = &mut serde_json::Deserializer::from_slice(&bytes);
+    let value = serde_path_to_error::deserialize(&mut *json).map_err(|error| bad(&error))?;
+    json.end().map_err(|error| bad(&error))?;
+    Ok(value)
 }
 
 /// Returns the media type of the body, without its parameters.

@@ -19,7 +19,7 @@ use ecs_torrent_protocol::magnet::Magnet;
 
 use super::answers::Refusal;
 use super::requests::{NamedTorrent, NoParameters, Query, media_type, parse_hash, read};
-use super::{NONCE_DIGITS, Phase, Shared, dht, events, files, guard};
+use super::{NONCE_DIGITS, Phase, Shared, dht, events, files, guard, trackers};
 use crate::folders::check_writable;
 use crate::{AddError, AddOptions, Error, Field, KeptFile, RemoveOptions, Selection, Source};
 
@@ -70,6 +70,24 @@ fn table() -> Vec<Route> {
             "/api/v1/torrents/{hash}/files",
             Token,
             routing::patch(files::set),
+        ),
+        route(
+            "get",
+            "/api/v1/torrents/{hash}/trackers",
+            Token,
+            routing::get(trackers::list),
+        ),
+        route(
+            "patch",
+            "/api/v1/torrents/{hash}/trackers",
+            Token,
+            routing::patch(trackers::edit),
+        ),
+        route(
+            "post",
+            "/api/v1/torrents/{hash}/announce",
+            Token,
+            routing::post(trackers::announce),
         ),
         route("post", "/api/v1/torrents/{hash}/pause", Token, routing::post(pause)),
         route("post", "/api/v1/torrents/{hash}/start", Token, routing::post(start)),

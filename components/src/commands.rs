@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use bytes::Bytes;
 use ecs_torrent_protocol::hash::{InfoHash, InfoHashes};
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoError};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
+use ecs_torrent_protocol::urls::UrlError;
 
 use crate::selection::FileSelection;
 use crate::stats::{FileStats, StoppedTorrent, TorrentStats};
@@ -741,6 +743,86 @@ pub enum ScrapeError {
     /// No tracker answered the scrape.
     #[error("no tracker of this torrent could be scraped: {0}")]
     NoTracker(String),
+}
+
+/// Edits a torrent's trackers. Those that are added form tiers after the others.
+#[derive(Debug)]
+pub struct EditTrackers {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// Announce URLs to remove, in full or as they are listed, without what could be a passkey.
+    pub remove: Vec<String>,
+    /// Announce URLs to add, by tier. Those that the torrent has stay where they are.
+    pub add: Vec<Vec<String>>,
+    /// Answered when the trackers are durable and in force, or with the reason for the refusal.
+    pub reply: Reply<Result<(), EditTrackersError>>,
+}
+
+impl AboutTorrent for EditTrackers {
+    fn torrent(&self) -> InfoHash {
+        self.torrent
+    }
+}
+
+/// Reasons why the trackers of a torrent are not edited.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EditTrackersError {
+    /// The torrent does not exist.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// A private torrent has the trackers of its torrent file and no others (BEP 27).
+    #[error("{0} is private: it has the trackers of its torrent file and no others")]
+    Private(Arc<str>),
+    /// A URL cannot be used.
+    #[error("{url}: {error}")]
+    BadUrl {
+        /// The URL, without what could be a passkey.
+        url: String,
+        /// The problem.
+        error: UrlError,
+    },
+    /// The torrent has no tracker with the URL that is to be removed.
+    #[error("{torrent} has no tracker {url}")]
+    NoSuchTracker {
+        /// The torrent.
+        torrent: Arc<str>,
+        /// The URL, without what could be a passkey.
+        url: String,
+    },
+    /// The torrent would have too many trackers.
+    #[error("{torrent} may have {max} trackers at most")]
+    TooMany {
+        /// The torrent.
+        torrent: Arc<str>,
+        /// The largest number.
+        max: usize,
+    },
+    /// The torrent's session cannot be written. The trackers are unchanged.
+    #[error("{name} is unchanged: {0}", name = .0.name)]
+    Unsaved(Unsaved),
+}
+
+/// Announces a torrent to its trackers before their intervals are over, as early as they allow (BEP 3).
+#[derive(Debug)]
+pub struct AnnounceTorrent {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// Answered with the time until the first announce, or with the reason why there is none.
+    pub reply: Reply<Result<Duration, AnnounceError>>,
+}
+
+/// Reasons why a torrent is not announced.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnnounceError {
+    /// The torrent does not exist.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// The torrent does not run.
+    #[error("{0} does not run, so it is not announced")]
+    NotRunning(Arc<str>),
+    /// The torrent has no tracker that takes announces.
+    #[error("{0} has no tracker that takes announces")]
+    NoTracker(Arc<str>),
 }
 
 /// Adds peer addresses to a torrent.

@@ -37,6 +37,14 @@ pub struct TrackersGiven {
     pub tiers: Vec<Vec<String>>,
 }
 
+/// The user edited the trackers of a torrent. An event for observers.
+#[derive(EntityEvent, Debug, Clone)]
+pub struct TrackersEdited {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
+}
+
 /// The saved session of a newly added torrent has been read. Each feature restores its own state from the session.
 ///
 /// An event for observers, not a message, so that features restore their state before the torrent's files are opened.

@@ -163,6 +163,9 @@ pub struct Session {
     pub peers: Vec<SocketAddr>,
     /// Trackers, in the order of announces.
     pub trackers: Vec<SessionTracker>,
+    /// Whether the user edited the trackers: they replace those of the torrent file or the magnet link.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub are_trackers_edited: bool,
 }
 
 impl Session {
@@ -368,6 +371,9 @@ impl Salvage {
 pub struct SessionTracker {
     /// Announce URL.
     pub url: String,
+    /// Number of the tracker's tier.
+    #[serde(default)]
+    pub tier: usize,
     /// Whether the tracker has received `completed`, or does not need it.
     pub was_completed: bool,
     /// Number of peers with all pieces.
@@ -513,6 +519,7 @@ impl Session {
             lost: Runs::default(),
             peers: Vec::new(),
             trackers: Vec::new(),
+            are_trackers_edited: false,
         }
     }
 
@@ -579,8 +586,8 @@ impl Session {
         check_name(name).map_err(|reason| SessionError::Syntax(format!("renamed: {name:?}: {reason}")))
     }
 
-    /// Returns the part of the session that says what the user wants, with what that needs. Without metadata, the session
-    /// alone knows the trackers.
+    /// Returns the part of the session that says what the user wants, with what that needs. Without metadata, and after an
+    /// edit, the session alone knows the trackers.
     fn intent(&self) -> Self {
         let count = self.ids.len() as u32;
         let permitted = self.permitted.to_set(count).unwrap_or_else(|| Bitfield::new(count));
@@ -609,7 +616,8 @@ impl Session {
             high: self.high.clone(),
             parted: self.parted.clone(),
             selected: self.selected.clone(),
-            trackers: match self.lacks_metadata {
+            are_trackers_edited: self.are_trackers_edited,
+            trackers: match self.lacks_metadata || self.are_trackers_edited {
                 true => self.trackers.clone(),
                 false => Vec::new(),
             },

@@ -159,6 +159,14 @@ pub struct TrackerStats {
     pub seeders: Option<u32>,
     /// Number of peers without all pieces, as last reported.
     pub leechers: Option<u32>,
+    /// Number of completed downloads, as last reported.
+    pub completed: Option<u32>,
+    /// Number of peers that the last answer named.
+    pub peers: Option<u32>,
+    /// Seconds until the next announce: `None` before the first one, and while the torrent does not run.
+    pub next_announce_seconds: Option<u64>,
+    /// Number of failed announces since the last successful one.
+    pub failures: u32,
 }
 
 /// A source of peers, and what became of the addresses that it reported.

@@ -50,6 +50,14 @@ pub struct Route {
     pub tracker_id: Option<Vec<u8>>,
 }
 
+impl Route {
+    /// Whether the tracker answered the last announce, or has one outstanding.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self.status, TrackerStatus::Working | TrackerStatus::Announcing)
+    }
+}
+
 /// One tracker of one torrent.
 #[derive(Component, Debug, Clone, Default)]
 pub struct Tracker {
@@ -64,6 +72,8 @@ pub struct Tracker {
     pub seeders: Option<u32>,
     /// Number of peers without all pieces, as last reported.
     pub leechers: Option<u32>,
+    /// Number of peers that the last answer named.
+    pub peers: Option<u32>,
     /// Number of completed downloads, as last reported by a scrape.
     pub completed: Option<u32>,
     /// The tracker's last warning, human-readable.
@@ -81,6 +91,17 @@ impl Tracker {
         }
     }
 
+    /// Creates a tracker that a torrent gets later. If the torrent is complete, it sends no `completed` (BEP 3).
+    #[must_use]
+    pub fn given(url: &str, tier: usize, is_complete: bool) -> Self {
+        let mut tracker = Self::new(url, tier);
+        tracker
+            .routes
+            .iter_mut()
+            .for_each(|route| route.was_completed = is_complete);
+        tracker
+    }
+
     /// Returns the tracker over one family.
     #[must_use]
     pub fn route(&self, family: Family) -> &Route {
@@ -95,17 +116,27 @@ impl Tracker {
     /// Returns the best status of all families.
     #[must_use]
     pub fn status(&self) -> &TrackerStatus {
-        let rank = |status: &TrackerStatus| match status {
+        &self.best_route().status
+    }
+
+    /// Returns the route with the best status.
+    #[must_use]
+    pub fn best_route(&self) -> &Route {
+        let rank = |route: &Route| match route.status {
             TrackerStatus::Working => 0,
             TrackerStatus::Announcing => 1,
             TrackerStatus::Failed(_) => 2,
             TrackerStatus::Disabled(_) => 3,
             TrackerStatus::Idle => 4,
         };
-        let [v4, v6] = self.routes.each_ref().map(|route| &route.status);
+        let [v4, v6] = &self.routes;
         if rank(v4) <= rank(v6) { v4 } else { v6 }
     }
 }
+
+/// Marks a torrent whose trackers were edited by the user: they replace those of the torrent file or the magnet link.
+#[derive(Component, Debug, Clone, Copy)]
+pub struct EditedTrackers;
 
 /// The order in which a torrent's trackers are tried (BEP 12).
 #[derive(Component, Debug, Default)]

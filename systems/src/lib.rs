@@ -114,6 +114,7 @@ impl PluginGroup for TorrentPlugins {
             .add(sessions::SessionsPlugin)
             .add(trackers::TrackersPlugin)
             .add(trackers::ScrapePlugin)
+            .add(trackers::TrackerControlPlugin)
             .add(extensions::ExtensionsPlugin)
             .add(metadata::MetadataPlugin)
             .add(availability::AvailabilityPlugin)

@@ -16,9 +16,8 @@ use ecs_torrent_components::stats::{
 };
 use ecs_torrent_components::torrent::{
     Activity, Content, Counters, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex, TorrentPeers, TorrentRates,
-    TorrentTrackers,
 };
-use ecs_torrent_components::tracker::{Tracker, TrackerStatus};
+use ecs_torrent_components::tracker::{Tracker, TrackerStatus, TrackerTiers};
 use ecs_torrent_components::wanted::{FileChoice, WantedPieces, unneeded};
 use ecs_torrent_engine::schedule::Tick;
 use ecs_torrent_protocol::bitfield::Bitfield;
@@ -77,7 +76,7 @@ type TorrentData = (
     Option<&'static MetadataFetch>,
     &'static Candidates,
     Option<&'static TorrentPeers>,
-    Option<&'static TorrentTrackers>,
+    Option<&'static TrackerTiers>,
 );
 
 #[derive(SystemParam)]
@@ -123,7 +122,8 @@ impl StatsParams<'_, '_> {
             trackers,
         ) = self.torrents.get(entity).ok()?;
         let peers = peers.into_iter().flat_map(RelationshipTarget::iter);
-        let trackers = trackers.into_iter().flat_map(RelationshipTarget::iter);
+        let trackers = trackers.into_iter().flat_map(|tiers| tiers.0.iter());
+        let tracker = |entity| self.tracker(entity, lifecycle);
         let size_of = |have: &Have, Layout(geometry): &Layout| geometry.size_of(have);
         Some(TorrentStats {
             info_hash: torrent.id(),
@@ -135,10 +135,9 @@ impl StatsParams<'_, '_> {
             },
             // The rates decay for some seconds after the last byte.
             speed: Speed {
-                download: if lifecycle.is_receiving() {
-                    rates.download(now)
-                } else {
-                    0
+                download: match lifecycle.is_receiving() {
+                    true => rates.download(now),
+                    false => 0,
                 },
                 // A torrent that is blocked by a full disk serves, one that is blocked by its volume does not.
                 upload: match readiness {
@@ -169,7 +168,7 @@ impl StatsParams<'_, '_> {
             seconds_active: activity.total(now).as_secs(),
             root: storage.root.clone(),
             peers: peers.filter_map(|peer| self.peer(peer)).collect(),
-            trackers: trackers.filter_map(|tracker| self.tracker(tracker)).collect(),
+            trackers: trackers.filter_map(tracker).collect(),
             sources: candidates
                 .counts()
                 .map(|(source, counts)| self.source(source, counts))
@@ -205,8 +204,11 @@ impl StatsParams<'_, '_> {
         }
     }
 
-    fn tracker(&self, entity: Entity) -> Option<TrackerStats> {
+    fn tracker(&self, entity: Entity, lifecycle: &Lifecycle) -> Option<TrackerStats> {
         let tracker = self.trackers.get(entity).ok()?;
+        let route = tracker.best_route();
+        let is_due =
+            lifecycle.is_running() && matches!(route.status, TrackerStatus::Working | TrackerStatus::Failed(_));
         let (status, message): (_, Option<&Arc<str>>) = match tracker.status() {
             TrackerStatus::Idle => ("idle", None),
             TrackerStatus::Announcing => ("announcing", None),
@@ -221,6 +223,10 @@ impl StatsParams<'_, '_> {
             message: message.map(ToString::to_string).or(tracker.warning.clone()),
             seeders: tracker.seeders,
             leechers: tracker.leechers,
+            completed: tracker.completed,
+            peers: tracker.peers,
+            next_announce_seconds: is_due.then(|| route.next_announce.since(self.clock.now()).as_secs()),
+            failures: route.failures,
         })
     }
 }

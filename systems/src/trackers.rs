@@ -4,6 +4,7 @@
 //! the settings. In each chain, one successful answer is enough; the next tracker is tried only if the previous one
 //! fails (BEP 12). Each tracker has its own deadline and backoff; no tracker delays another.
 
+mod control;
 mod http;
 mod policy;
 mod scrape;
@@ -23,7 +24,7 @@ use ecs_torrent_components::messages::{
 };
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::session::SessionTracker;
-use ecs_torrent_components::torrent::{StopPhase, Torrent, TorrentTrackers, TrackerOf};
+use ecs_torrent_components::torrent::{Have, StopPhase, Torrent, TorrentTrackers, TrackerOf};
 use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
 use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::OpenInbox;
@@ -37,6 +38,7 @@ use ecs_torrent_protocol::tracker::{
     AnnounceEvent, AnnounceRequest, AnnounceResponse, Retry, ScrapeCounts, TrackerError,
 };
 
+pub use self::control::TrackerControlPlugin;
 pub use self::policy::Announcer;
 pub use self::scrape::ScrapePlugin;
 use crate::AnnounceSet;
@@ -95,28 +97,34 @@ fn spawn_trackers(
     given: On<TrackersGiven>,
     mut commands: Commands,
     mut random: ResMut<Random>,
-    mut torrents: Query<&mut TrackerTiers>,
+    mut torrents: Query<(&mut TrackerTiers, Option<&Have>)>,
     trackers: Query<&Tracker>,
     mut extender: policy::Extender,
 ) {
     let torrent = given.torrent;
-    let Ok(mut known) = torrents.get_mut(torrent) else {
+    let Ok((mut known, have)) = torrents.get_mut(torrent) else {
         return;
     };
     let urls = known.0.iter().filter_map(|tracker| trackers.get(tracker).ok());
     let mut urls: BTreeSet<Arc<str>> = urls.map(|tracker| tracker.url.clone()).collect();
+    let is_complete = have.is_some_and(|have| have.is_full());
     let max = MetainfoLimits::default().max_urls;
     for given in &given.tiers {
         let tier = known.0.len();
         let mut added = Vec::new();
         for url in given {
             if urls.len() < max && urls.insert(url.as_str().into()) {
-                added.push(commands.spawn((Tracker::new(url, tier), TrackerOf(torrent))).id());
+                let tracker = Tracker::given(url, tier, is_complete);
+                added.push(commands.spawn((tracker, TrackerOf(torrent))).id());
             }
         }
         known.0.push(added, |tier| random.shuffle(tier));
     }
-    extender.extend(torrent, &known, &trackers);
+    extender.extend(torrent, &known, |tracker, family| {
+        trackers
+            .get(tracker)
+            .is_ok_and(|tracker| tracker.route(family).is_in_use())
+    });
 }
 
 /// Restores what an earlier run learned from a torrent's trackers, and the trackers that were added to it. A private
@@ -137,7 +145,7 @@ fn restore_trackers(
     };
     let saved = loaded.session.trackers.iter();
     let added: Vec<Vec<String>> = saved
-        .filter(|saved| !torrent.private && !is_known(saved))
+        .filter(|saved| !torrent.private && !loaded.session.are_trackers_edited && !is_known(saved))
         .map(|saved| vec![saved.url.clone()])
         .collect();
     if !added.is_empty() {

@@ -35,3 +35,4 @@ mod process;
 mod quiet;
 #[path = "../support/skipping.rs"]
 mod skipping;
+mod trackers;

@@ -15,7 +15,7 @@ use super::*;
 type Added = Receiver<Result<InfoHash, AddError>>;
 
 /// Options without anything but the download folder, as the daemon sends them.
-fn plain() -> AddOptions {
+pub(super) fn plain() -> AddOptions {
     AddOptions {
         root: Some("downloads".into()),
         ..AddOptions::default()
@@ -33,7 +33,7 @@ impl Bed {
     }
 
     /// Adds a torrent with its metadata.
-    fn add_file(&mut self, content: &Content, options: AddOptions) -> Result<InfoHash, AddError> {
+    pub(super) fn add_file(&mut self, content: &Content, options: AddOptions) -> Result<InfoHash, AddError> {
         let added = self.add_source(content.metainfo().clone().into(), options);
         self.wait(&added)
     }
@@ -55,7 +55,7 @@ impl Bed {
     }
 
     /// Loses everything that is not durable, and lists the saved torrents again.
-    fn crash(&mut self, crash: Crash) {
+    pub(super) fn crash(&mut self, crash: Crash) {
         self.sim.crash(self.leecher, crash);
         self.sim.restart(self.leecher);
         let resumed = self.send(|reply| ResumeAll {
@@ -70,7 +70,7 @@ impl Bed {
         session.is_none_or(|session| session.lacks_metadata)
     }
 
-    fn until_state(&mut self, expected: TorrentState) {
+    pub(super) fn until_state(&mut self, expected: TorrentState) {
         let (leecher, content) = (self.leecher, self.content.clone());
         self.until("a state", |sim| {
             stats(sim, leecher, &content).is_some_and(|stats| stats.state == expected)
@@ -78,13 +78,13 @@ impl Bed {
     }
 
     /// Waits for the data in a folder.
-    fn until_complete(&mut self, root: &str) {
+    pub(super) fn until_complete(&mut self, root: &str) {
         let (leecher, content) = (self.leecher, self.content.clone());
         self.until("a download", |sim| sim.has(leecher, root, &content));
         self.until_state(TorrentState::Seeding);
     }
 
-    fn trackers(&mut self) -> Vec<String> {
+    pub(super) fn trackers(&mut self) -> Vec<String> {
         let stats = self.stats().unwrap();
         stats.trackers.iter().map(|tracker| tracker.url.clone()).collect()
     }

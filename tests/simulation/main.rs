@@ -28,6 +28,7 @@ mod optional;
 mod scenarios;
 mod stops;
 mod sweep;
+mod trackers;
 
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, channel};

@@ -63,9 +63,14 @@ fn an_engine_works_without_each_optional_feature() {
         "scrapes",
         Without(PluginGroupBuilder::disable::<trackers::ScrapePlugin>),
     );
+    moves(
+        "edits of trackers",
+        Without(PluginGroupBuilder::disable::<trackers::TrackerControlPlugin>),
+    );
     let without_trackers = |all: PluginGroupBuilder| {
         all.disable::<trackers::TrackersPlugin>()
             .disable::<trackers::ScrapePlugin>()
+            .disable::<trackers::TrackerControlPlugin>()
     };
     moves("trackers", Without(without_trackers));
     moves(

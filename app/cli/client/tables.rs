@@ -101,6 +101,43 @@ pub(super) fn files(files: &Value) {
     table.print("the files are not known yet: the metadata has not arrived");
 }
 
+/// Prints one line per tracker, and its last error or warning below.
+pub(super) fn trackers(trackers: &Value) {
+    let mut table = Table::new([
+        ("TIER", Alignment::Right),
+        ("STATUS", Alignment::Left),
+        ("NEXT", Alignment::Right),
+        ("SEEDS", Alignment::Right),
+        ("LEECHERS", Alignment::Right),
+        ("PEERS", Alignment::Right),
+        ("URL", Alignment::Left),
+    ]);
+    for tracker in trackers.as_array().into_iter().flatten() {
+        let count = |key: &str| {
+            tracker[key]
+                .as_u64()
+                .map_or_else(|| "-".to_owned(), |count| count.to_string())
+        };
+        let next = tracker["next_announce_seconds"]
+            .as_u64()
+            .map(std::time::Duration::from_secs);
+        let row = [
+            number(&tracker["tier"]).to_string(),
+            printable(text(&tracker["status"])),
+            next.map_or_else(|| "-".to_owned(), output::duration),
+            count("seeders"),
+            count("leechers"),
+            count("peers"),
+            printable(text(&tracker["url"])),
+        ];
+        table.row(row);
+        if let Some(message) = tracker["message"].as_str() {
+            table.note(&printable(message));
+        }
+    }
+    table.print("no trackers");
+}
+
 /// Returns the numbers of the deleted and the kept files of a removed torrent.
 pub(super) fn removed_count(removed: &Value) -> String {
     let files = |kind: &str| output::count(number(&removed[format!("{kind}_count")]) as usize, "file");

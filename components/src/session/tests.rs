@@ -74,10 +74,12 @@ fn session() -> Session {
         peers: vec!["[::1]:6881".parse().unwrap()],
         trackers: vec![SessionTracker {
             url: "http://t/".into(),
+            tier: 2,
             was_completed: true,
             seeders: Some(3),
             leechers: None,
         }],
+        are_trackers_edited: true,
     }
 }
 
@@ -248,10 +250,15 @@ fn a_damaged_session_tells_what_the_user_wants() {
             seconds_active: 0,
             files: Vec::new(),
             peers: Vec::new(),
-            trackers: Vec::new(),
             ..whole
         }
     );
+    let unedited = Session {
+        are_trackers_edited: false,
+        ..session()
+    };
+    let unedited = unedited.to_text().replace("    uploaded:", "    uploadex:");
+    assert_eq!(salvaged(&unedited).unwrap().trackers, [], "the metainfo has them");
     let later = text.replace("// intent ", "// intent x");
     let marks = salvaged(&later).unwrap();
     assert_eq!((marks.paused, marks.stopped, marks.renamed), (true, true, None));

@@ -2,7 +2,7 @@
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::candidates::{AllowedSources, CandidateSource, CandidateSources};
-use ecs_torrent_components::messages::{MetadataKnown, TrackersGiven};
+use ecs_torrent_components::messages::{MetadataKnown, TrackersEdited, TrackersGiven};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Layout, Torrent, TorrentTrackers};
 
@@ -18,6 +18,11 @@ pub(super) fn list_torrent(added: On<Add<Torrent>>, mut changed: ResMut<ChangedS
 /// Lists a torrent that gets trackers.
 pub(super) fn list_trackers(given: On<TrackersGiven>, mut changed: ResMut<ChangedSources>) {
     changed.0.push(given.torrent);
+}
+
+/// Lists a torrent whose trackers were edited.
+pub(super) fn list_edited(edited: On<TrackersEdited>, mut changed: ResMut<ChangedSources>) {
+    changed.0.push(edited.torrent);
 }
 
 /// Returns whether the allowed sources of a torrent have to be derived.

@@ -20,7 +20,7 @@ use ecs_torrent_components::torrent::{
     ActivePieces, Activity, Content, Counters, Have, Layout, Lifecycle, Partials, RequiresComplete, Stopping, Storage,
     Torrent,
 };
-use ecs_torrent_components::tracker::{Tracker, TrackerTiers};
+use ecs_torrent_components::tracker::{EditedTrackers, Tracker, TrackerTiers};
 use ecs_torrent_components::wanted::FileChoice;
 use ecs_torrent_engine::jobs::Jobs;
 use ecs_torrent_engine::port::{JobTag, Purpose};
@@ -62,6 +62,7 @@ pub(super) struct Saved {
     activity: &'static Activity,
     candidates: &'static Candidates,
     tiers: Option<&'static TrackerTiers>,
+    has_edited_trackers: Has<EditedTrackers>,
     choice: Option<&'static FileChoice>,
     requires_complete: Has<RequiresComplete>,
     active: Option<&'static ActivePieces>,
@@ -293,6 +294,7 @@ impl SessionWriter<'_, '_> {
             let tracker = self.trackers.get(entity).ok()?;
             Some(SessionTracker {
                 url: tracker.url.to_string(),
+                tier: tracker.tier,
                 was_completed: Family::ALL.iter().any(|family| tracker.route(*family).was_completed),
                 seeders: tracker.seeders,
                 leechers: tracker.leechers,
@@ -344,6 +346,7 @@ impl SessionWriter<'_, '_> {
             stopped: saved.state.intent.is_stopped,
             lost: Runs::of(saved.state.durability.lost().iter()),
             peers: saved.candidates.best(self.settings.session.max_peers),
+            are_trackers_edited: saved.has_edited_trackers,
             ..Session::new(saved.torrent.id())
         };
         saved.save_choice(&mut session);

@@ -5,6 +5,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bevy_ecs::prelude::*;
@@ -12,6 +13,7 @@ use bevy_ecs::relationship::RelationshipTarget;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::candidates::{CandidateSource, CandidatesFound};
 use ecs_torrent_components::clock::{Clock, Wakeup};
+use ecs_torrent_components::commands::AnnounceError;
 use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
     LifecycleChanged, PeerConnected, PeersWanted, TorrentCompleted, TrackerAnswered, TrackerFailed,
@@ -177,9 +179,9 @@ pub(super) struct Extender<'w, 's> {
 }
 
 impl Extender<'_, '_> {
-    /// Adds the chains that new trackers form, and announces at once where no tracker of a chain works. A torrent that
-    /// does not run announces when it begins to.
-    pub(super) fn extend(&mut self, torrent: Entity, tiers: &TrackerTiers, trackers: &Query<&Tracker>) {
+    /// Adds the chains that new trackers form, removes those that no tracker forms any more, and announces at once where
+    /// no tracker of a chain is in use. A torrent that does not run announces when it begins to.
+    pub(super) fn extend(&mut self, torrent: Entity, tiers: &TrackerTiers, is_in_use: impl Fn(Entity, Family) -> bool) {
         let Ok(mut announcer) = self.announcers.get_mut(torrent) else {
             return;
         };
@@ -188,18 +190,17 @@ impl Extender<'_, '_> {
         }
         let now = self.clock.now();
         let order = tiers.0.chains(self.settings.trackers.reach.into());
+        announcer.chains.retain(|chain| chain.number < order.len());
         for family in families(&self.local) {
             let count = announcer.chains.iter().filter(|chain| chain.family == family).count();
             let added = (count..order.len()).map(|number| Chain::new(family, number, now));
             announcer.chains.extend(added);
         }
-        let works = |tracker: &Entity, family| {
-            let status = trackers.get(*tracker).map(|tracker| &tracker.route(family).status);
-            matches!(status, Ok(TrackerStatus::Working | TrackerStatus::Announcing))
-        };
         for (number, chain) in announcer.chains.iter_mut().enumerate() {
             let order = order.get(chain.number).map_or(&[][..], Vec::as_slice);
-            if chain.asking.is_none() && !order.iter().any(|tracker| works(tracker, chain.family)) {
+            // The answer of a tracker that was removed finds no chain.
+            chain.asking.take_if(|asking| !order.contains(asking));
+            if chain.asking.is_none() && !order.iter().any(|tracker| is_in_use(*tracker, chain.family)) {
                 chain.due = now;
                 self.due.set(now, AnnounceDue { torrent, chain: number });
                 self.wakeup.at(now);
@@ -290,6 +291,33 @@ impl Advance<'_, '_> {
             }
         }
         true
+    }
+}
+
+impl Advance<'_, '_> {
+    /// Announces a torrent as early as its trackers allow, because the user asks for it. Returns the time until then.
+    pub(super) fn announce_early(&mut self, torrent: Entity, name: &Arc<str>) -> Result<Duration, AnnounceError> {
+        let now = self.clock.now();
+        let when = |route: &Route| match route.status {
+            TrackerStatus::Disabled(_) => None,
+            TrackerStatus::Working => Some((route.answered + route.min_interval.max(LEAST_WAIT)).max(now)),
+            TrackerStatus::Idle | TrackerStatus::Announcing | TrackerStatus::Failed(_) => Some(now),
+        };
+        self.announces_of(torrent, when);
+        let no_tracker = || AnnounceError::NoTracker(name.clone());
+        let (announcer, trackers) = self.torrents.get(torrent).map_err(|_| no_tracker())?;
+        if !announcer.is_running {
+            return Err(AnnounceError::NotRunning(name.clone()));
+        }
+        let takes = |tracker: &Tracker| Family::ALL.iter().any(|family| when(tracker.route(*family)).is_some());
+        if !self.trackers.iter_many(trackers.iter()).flatten().any(takes) {
+            return Err(no_tracker());
+        }
+        let wait = |chain: &Chain| match chain.asking {
+            Some(_) => Duration::ZERO,
+            None => chain.due.since(now),
+        };
+        announcer.chains.iter().map(wait).min().ok_or_else(no_tracker)
     }
 }
 
@@ -393,6 +421,30 @@ impl AnnounceParams<'_, '_> {
         let routes = routes.map(|tracker| tracker.route(family));
         let usable = routes.filter(|route| !matches!(route.status, TrackerStatus::Disabled(_)));
         usable.map(|route| route.next_announce).min()
+    }
+
+    /// Returns a tracker.
+    pub(super) fn tracker(&self, tracker: Entity) -> Option<&Tracker> {
+        self.trackers.get(tracker).ok()
+    }
+
+    /// Moves a tracker to a tier.
+    pub(super) fn move_tracker(&mut self, tracker: Entity, tier: usize) {
+        if let Ok(mut tracker) = self.trackers.get_mut(tracker) {
+            tracker.tier = tier;
+        }
+    }
+
+    /// Announces `stopped` to a tracker that the torrent loses.
+    pub(super) fn part_from(&mut self, torrent: Entity, tracker: Entity) {
+        for family in Family::ALL {
+            if self
+                .tracker(tracker)
+                .is_some_and(|tracker| tracker.route(family).was_started)
+            {
+                self.send(torrent, tracker, family, AnnounceEvent::Stopped);
+            }
+        }
     }
 
     fn event_for(&self, torrent: Entity, tracker: Entity, family: Family) -> AnnounceEvent {
@@ -573,6 +625,7 @@ impl Consequences<'_> {
         route.tracker_id = reply.tracker_id.or(route.tracker_id.take());
         tracker.seeders = reply.seeders.or(tracker.seeders);
         tracker.leechers = reply.leechers.or(tracker.leechers);
+        tracker.peers = Some(u32::try_from(peers).unwrap_or(u32::MAX));
         tracker.warning = warning;
         if let Some(ip) = reply.external_ip {
             self.external.learn(ip);
@@ -605,7 +658,7 @@ impl Consequences<'_> {
             retry,
             is_unreachable,
         } = failure;
-        let reason: &std::sync::Arc<str> = &without_secrets(reason, &tracker.url).into();
+        let reason: &Arc<str> = &without_secrets(reason, &tracker.url).into();
         let route = tracker.route_mut(family);
         // The tracker has not registered us, so `started` is sent again.
         route.was_started &= event != Some(AnnounceEvent::Started);

@@ -409,6 +409,7 @@ fn a_session_restores_its_trackers() {
     let (mut bed, trackers) = bed(1);
     let saved = |url: &str, seeders| ecs_torrent_components::session::SessionTracker {
         url: url.into(),
+        tier: 0,
         was_completed: true,
         seeders: Some(seeders),
         leechers: None,
