@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use ecs_torrent_components::commands::AddOptions;
 use ecs_torrent_components::dht::{DhtError, DhtPeers, DhtStats, FindDhtPeers, GetDhtItem, GetDhtStats, PutDhtItem};
+use ecs_torrent_components::links::{FollowedLink, KeepItem, ListLinks, UnfollowLink};
 use ecs_torrent_protocol::bencode::{Document, Limits};
 use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::items::{self, Item};
@@ -21,6 +23,9 @@ pub struct Dht(Torrents);
 
 /// Shortest time between two searches of [`Dht::next_torrent`]: a search takes some fifty datagrams.
 pub const MIN_FOLLOW_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Time between two attempts to search while no node is known, or other searches take all places.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// An item that was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,15 +127,20 @@ impl Dht {
     /// # Errors
     /// [`Error::Dht`].
     pub async fn publish(&self, secret: &[u8; 32], salt: &[u8], value: &[u8]) -> Result<StoredItem, Error> {
-        check_value(value)?;
-        let target = items::mutable_target(&items::public_key(secret), salt);
-        let cas = self.get(target, salt).await?.map(|item| item.seq());
-        let item = sign_next(secret, salt, value, cas)?;
+        let (item, cas) = self.sign(secret, salt, value).await?;
         self.put_item(item, salt, cas).await
     }
 
-    /// Names a torrent under the key that belongs to `secret`, in place of the one before (BEP 46). Nodes forget it after two
-    /// hours unless it is published again.
+    /// Signs the item that follows the stored one. Returns the sequence number of that one too.
+    async fn sign(&self, secret: &[u8; 32], salt: &[u8], value: &[u8]) -> Result<(Item, Option<i64>), Error> {
+        check_value(value)?;
+        let target = items::mutable_target(&items::public_key(secret), salt);
+        let last = self.get(target, salt).await?.map(|item| item.seq());
+        Ok((sign_next(secret, salt, value, last)?, last))
+    }
+
+    /// Names a torrent under the key that belongs to `secret`, in place of the one before (BEP 46). The engine stores the item
+    /// again every hour, in later runs too, until [`Dht::unfollow`].
     ///
     /// # Errors
     /// [`Error::Dht`].
@@ -141,7 +151,10 @@ impl Dht {
         torrent: impl Into<TorrentId>,
     ) -> Result<StoredItem, Error> {
         let TorrentId(torrent) = torrent.into();
-        self.publish(secret, salt, &MutableLink::value_of(torrent)).await
+        let (item, cas) = self.sign(secret, salt, &MutableLink::value_of(torrent)).await?;
+        let stored = self.put_item(item.clone(), salt, cas).await?;
+        self.keep(item, salt).await?;
+        Ok(stored)
     }
 
     /// Searches the torrent that a link names now (BEP 46), or `None` if no node knows one.
@@ -170,7 +183,7 @@ impl Dht {
 
     /// Searches the torrent that a link names, again and again, until its sequence number is greater than `known`.
     /// `interval` is the time between two searches, at least [`MIN_FOLLOW_INTERVAL`]. While no node is known or too many
-    /// searches are running, the next search follows as usual.
+    /// searches are running, the next attempt follows after a second.
     ///
     /// # Errors
     /// [`Error::Dht`].
@@ -183,11 +196,78 @@ impl Dht {
         loop {
             match self.resolve(link).await {
                 Ok(Some(named)) if known.is_none_or(|known| named.seq > known) => return Ok(named),
-                Ok(_) | Err(Error::Dht(DhtError::NoNodes | DhtError::Busy)) => {}
+                Ok(_) => tokio::time::sleep(interval.max(MIN_FOLLOW_INTERVAL)).await,
+                Err(Error::Dht(DhtError::NoNodes | DhtError::Busy)) => tokio::time::sleep(RETRY).await,
                 Err(error) => return Err(error),
             }
-            tokio::time::sleep(interval.max(MIN_FOLLOW_INTERVAL)).await;
         }
+    }
+
+    /// Downloads the torrent that a link names (BEP 46) and each newer one that replaces it, in this run and in later ones.
+    /// Returns the current torrent when it is added and the link is saved; its metadata comes from peers. While no node of
+    /// the DHT is known, or none knows the item, the search is repeated for half a minute.
+    ///
+    /// The engine searches for a newer torrent every [`link_interval_s`], and stores the link's item again every hour. A
+    /// newer torrent is added beside the older one, in a folder of its own. The older one is paused when the newer one is
+    /// complete, or at once if it is incomplete itself; nothing of it is deleted. While the torrent is paused or stopped, its
+    /// link rests. Removing the torrent ends it, as [`Dht::unfollow`] does.
+    ///
+    /// [`link_interval_s`]: ecs_torrent_components::settings::DhtSettings::link_interval_s
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::protocol::magnet::MutableLink;
+    /// # setup::run(async |torrents, _| {
+    /// for followed in torrents.dht().links().await? {
+    ///     println!("{} {:?}", followed.link, followed.info_hash);
+    ///     torrents.dht().unfollow(&followed.link).await?;
+    /// }
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Dht`] if the item is not found, [`Error::Add`] if the torrent is refused, and [`Error::Follow`]. The link is
+    /// not followed then.
+    pub async fn follow(&self, link: &MutableLink, options: AddOptions) -> Result<TorrentId, Error> {
+        self.0.download_with(link.clone(), options).await
+    }
+
+    /// Returns the links that are followed, and those whose items are only kept.
+    ///
+    /// # Errors
+    /// If the engine has stopped.
+    pub async fn links(&self) -> Result<Vec<FollowedLink>, Error> {
+        self.0.ask(|reply| ListLinks { reply }).await
+    }
+
+    /// Ends the search for newer torrents of a link, and the upkeep of its item. Its torrents stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Follow`].
+    pub async fn unfollow(&self, link: &MutableLink) -> Result<(), Error> {
+        self.unfollow_target(link.target()).await
+    }
+
+    /// Like [`Dht::unfollow`], for the target of a link's item.
+    ///
+    /// # Errors
+    /// [`Error::Follow`].
+    pub async fn unfollow_target(&self, target: NodeId) -> Result<(), Error> {
+        Ok(self.0.ask(|reply| UnfollowLink { target, reply }).await??)
+    }
+
+    /// Stores a mutable item again every hour, in this run and in later ones, until [`Dht::unfollow`]: nodes forget it after
+    /// two hours. The publisher's secret key is not needed.
+    ///
+    /// # Errors
+    /// [`DhtError::NotMutable`] for an immutable item, and [`Error::Follow`].
+    pub async fn keep(&self, item: Item, salt: &[u8]) -> Result<(), Error> {
+        check_salt(salt)?;
+        let key = item.proof.as_ref().ok_or(DhtError::NotMutable)?.key;
+        let salt = salt.to_vec();
+        let link = MutableLink { key, salt };
+        Ok(self.0.ask(|reply| KeepItem { link, item, reply }).await??)
     }
 
     /// Stores an item that was signed elsewhere, or an immutable one. With `cas`, nodes store it only over an item with

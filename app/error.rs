@@ -7,6 +7,7 @@ use ecs_torrent_components::commands::{
     ResumeTorrentError, ScrapeError, SetFilesError, StartTorrentError, StopError, TorrentNotFound,
 };
 use ecs_torrent_components::dht::DhtError;
+use ecs_torrent_components::links::FollowError;
 use ecs_torrent_engine::backends::StartError;
 use ecs_torrent_engine::mailbox::{EngineGone, SendError, UnsupportedCommand};
 use ecs_torrent_protocol::hash::InfoHash;
@@ -70,6 +71,9 @@ pub enum Error {
     /// The DHT could not do what was asked.
     #[error(transparent)]
     Dht(#[from] DhtError),
+    /// A link is not followed.
+    #[error(transparent)]
+    Follow(FollowError),
     /// No tracker returned scrape data.
     #[error(transparent)]
     Scrape(#[from] ScrapeError),
@@ -110,6 +114,16 @@ impl From<PauseError> for Error {
         match error {
             PauseError::NotFound(error) => error.into(),
             error @ PauseError::Unsaved { .. } => Self::Pause(error),
+        }
+    }
+}
+
+impl From<FollowError> for Error {
+    fn from(error: FollowError) -> Self {
+        match error {
+            FollowError::Dht(error) => error.into(),
+            FollowError::Add(error) => error.into(),
+            error => Self::Follow(error),
         }
     }
 }

@@ -8,7 +8,7 @@ use ecs_torrent_components::commands::{TorrentSource, UnfetchedTorrent};
 use ecs_torrent_components::selection::FileSelection;
 use ecs_torrent_engine::backends::whole_file::read_bounded;
 use ecs_torrent_protocol::hash::InfoHash;
-use ecs_torrent_protocol::magnet::Magnet;
+use ecs_torrent_protocol::magnet::{Magnet, MagnetError, MutableLink};
 use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
 
 use crate::error::Error;
@@ -25,9 +25,35 @@ pub enum Source {
     Metainfo(Arc<Metainfo>),
     /// A magnet link: the metadata comes from peers (BEP 9).
     Magnet(Box<Magnet>),
+    /// A link to a torrent that its publisher replaces (BEP 46): the DHT knows the current one.
+    Link(Box<MutableLink>),
 }
 
 impl Source {
+    /// Returns the link if the source names a torrent by a public key (BEP 46).
+    ///
+    /// ```
+    /// use ecs_torrent::Source;
+    ///
+    /// let key = "8543d3e6115f0f98c944077a4493dcd543e49c739fd998550a1f614ab36ed63e";
+    /// let link = Source::from(format!("magnet:?xs=urn:btpk:{key}")).link().unwrap();
+    /// assert_eq!(link.unwrap().target().to_string(), "cc3f9d90b572172053626f9980ce261a850d050b");
+    /// assert!(Source::from("album.torrent").link().unwrap().is_none());
+    /// ```
+    ///
+    /// # Errors
+    /// If the link is malformed.
+    pub fn link(&self) -> Result<Option<MutableLink>, Error> {
+        match self {
+            Self::Link(link) => Ok(Some((**link).clone())),
+            Self::File(path) => match path.to_str() {
+                Some(text) if MutableLink::is_meant(text) && !path.exists() => Ok(Some(text.parse()?)),
+                _ => Ok(None),
+            },
+            _ => Ok(None),
+        }
+    }
+
     /// Reads and parses the source. Blocks while it reads a file.
     ///
     /// ```
@@ -42,7 +68,7 @@ impl Source {
     ///
     /// # Errors
     /// If the file cannot be read, is larger than any torrent may be, or is not a torrent; if a magnet link is
-    /// malformed or names a v2 torrent only.
+    /// malformed or names a v2 torrent only; if the DHT has to be asked for the torrent of a link.
     pub fn read(self) -> Result<ReadSource, Error> {
         let read = self.parse()?;
         match &read {
@@ -89,6 +115,7 @@ impl Source {
         let (bytes, name) = match self {
             Self::Metainfo(metainfo) => return Ok(ReadSource::Metainfo(metainfo)),
             Self::Magnet(magnet) => return Ok(ReadSource::Magnet(magnet)),
+            Self::Link(_) => return Err(MagnetError::PublicKey.into()),
             Self::Bytes(bytes) => (bytes, None),
             Self::File(path) => match path.to_str() {
                 Some(text) if Magnet::is_meant(text) && !path.exists() => {
@@ -217,6 +244,12 @@ impl From<Bytes> for Source {
 impl From<Magnet> for Source {
     fn from(magnet: Magnet) -> Self {
         Self::Magnet(Box::new(magnet))
+    }
+}
+
+impl From<MutableLink> for Source {
+    fn from(link: MutableLink) -> Self {
+        Self::Link(Box::new(link))
     }
 }
 

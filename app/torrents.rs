@@ -12,6 +12,7 @@ use ecs_torrent_components::commands::{
     PauseAll, PauseOrStart, PauseTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, ResumeAll,
     ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, StartAll, StartTorrent, StopAll, StopTorrent,
 };
+use ecs_torrent_components::links::FollowLink;
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_components::wanted::FilePriority;
 use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle};
@@ -64,6 +65,8 @@ impl Torrents {
     /// added with other options. Adding a torrent that is already present gives it the peers of the options. If the options
     /// select no files, the files that a magnet link selects (`so=`, BEP 53) are downloaded.
     ///
+    /// A link with a public key (BEP 46) is followed as by [`Dht::follow`](crate::dht::Dht::follow).
+    ///
     /// ```
     /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
     /// use ecs_torrent::AddOptions;
@@ -81,23 +84,32 @@ impl Torrents {
     /// ```
     ///
     /// # Errors
-    /// As [`Torrents::download`], and [`Error::Add`] if the torrent is refused.
+    /// As [`Torrents::download`], and [`Error::Add`] if the torrent is refused. For a link with a public key also those of
+    /// [`Dht::follow`](crate::dht::Dht::follow).
     pub async fn download_with(&self, source: impl Into<Source>, mut options: AddOptions) -> Result<TorrentId, Error> {
         let source = source.into();
         options.root = options.root.map(absolute).transpose()?;
         options.requested_ns = options.requested_ns.or_else(now_ns);
         let (requested, overwrite) = (Instant::now(), options.overwrite);
-        let (source, selected) = spawn_blocking(|| source.resolve()).await??;
-        if options.select.is_empty() {
-            options.select = selected;
-        }
-        let add = |reply| AddTorrent {
-            source,
-            options,
-            is_resumed: false,
-            reply,
+        let added = match source.link()? {
+            Some(link) => {
+                let follow = |reply| FollowLink { link, options, reply };
+                self.ask(follow).await?.map_err(Error::from)
+            }
+            None => {
+                let (source, selected) = spawn_blocking(|| source.resolve()).await??;
+                if options.select.is_empty() {
+                    options.select = selected;
+                }
+                let add = |reply| AddTorrent {
+                    source,
+                    options,
+                    is_resumed: false,
+                    reply,
+                };
+                self.ask(add).await?.map_err(Error::from)
+            }
         };
-        let added = self.ask(add).await?;
         let rest = FILE_TIMES_LAG.saturating_sub(requested.elapsed());
         if overwrite && added.is_ok() && !rest.is_zero() {
             // The permission covers no file that is created after the answer.

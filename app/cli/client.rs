@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ecs_torrent::components::selection::{GlobMatcher, SelectionError};
+use ecs_torrent::protocol::magnet::MutableLink;
 use ecs_torrent::{Field, InfoHash, ReadSource, Source, TorrentState};
 use serde_json::{Value, json};
 use url::form_urlencoded;
@@ -43,10 +44,16 @@ Examples:
   ecs-torrent add *.torrent -o /srv/torrents/iso
   ecs-torrent add linux.torrent --into second
   ecs-torrent add 'magnet:?xt=urn:btih:...'
+  ecs-torrent add 'magnet:?xs=urn:btpk:...'
   ecs-torrent add album.torrent --select '*.flac' --files 0,3-5
 
 --into helps where an existing file has the torrent's name. Prints the info-hash
-and the name of each torrent.")]
+and the name of each torrent.
+
+A link with a public key (btpk) names a torrent that its publisher replaces. The
+daemon follows it: each newer torrent is downloaded into a folder of its own. The
+older one is paused when the newer one is complete; its files stay.
+`dht links` lists such links.")]
 pub(super) struct AddArgs {
     /// Torrent files and magnet links.
     #[arg(required = true, value_name = "SOURCE")]
@@ -230,6 +237,30 @@ pub(super) struct RemoveArgs {
     daemon: DaemonAddress,
 }
 
+/// A source that can be added.
+enum Addable {
+    Torrent(ReadSource),
+    /// A link to a torrent that its publisher replaces (BEP 46).
+    Link(MutableLink),
+}
+
+impl Addable {
+    fn read(path: &Path) -> Result<Self, CliError> {
+        let source = Source::from(path);
+        match source.link()? {
+            Some(link) => Ok(Self::Link(link)),
+            None => Ok(Self::Torrent(source.read()?)),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Torrent(source) => source.name(),
+            Self::Link(link) => link.to_string(),
+        }
+    }
+}
+
 pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     args.placement.check(args.sources.len())?;
     let peers = peers::resolve(&args.peers)?;
@@ -254,12 +285,16 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     args.choice.write(&mut query);
     let path = format!("/api/v1/torrents?{}", query.finish());
     // Loads every file before adding the first torrent, so that a bad file changes nothing.
-    let read = |source: &PathBuf| Ok(Source::from(source.as_path()).read()?);
-    let sources = args.sources.iter().map(read).collect::<Result<Vec<_>, CliError>>()?;
+    let sources = args
+        .sources
+        .iter()
+        .map(|source| Addable::read(source))
+        .collect::<Result<Vec<_>, CliError>>()?;
     for source in sources {
         let (is_new, added) = match &source {
-            ReadSource::Magnet(magnet) => daemon.create_from_text(&path, magnet.to_string()).await?,
-            ReadSource::Metainfo(metainfo) => daemon.create(&path, metainfo.bytes.clone()).await?,
+            Addable::Torrent(ReadSource::Magnet(magnet)) => daemon.create_from_text(&path, magnet.to_string()).await?,
+            Addable::Torrent(ReadSource::Metainfo(metainfo)) => daemon.create(&path, metainfo.bytes.clone()).await?,
+            Addable::Link(link) => daemon.create_from_text(&path, link.to_string()).await?,
         };
         let (hash, name) = (text(&added["info_hash"]), printable(&source.name()));
         let ignored: Vec<&str> = added["ignored"].as_array().into_iter().flatten().map(text).collect();

@@ -10,6 +10,7 @@ use clap::Args;
 use ecs_torrent::components::selection::FileSelection;
 use ecs_torrent::events::{Event, Subscription};
 use ecs_torrent::folders::check_writable;
+use ecs_torrent::protocol::magnet::Magnet;
 use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentId, TorrentPlugins, Torrents};
 
 use self::report::Reporter;
@@ -28,6 +29,7 @@ Examples:
   ecs-torrent download linux.torrent -o ~/iso --exit-on-complete
   ecs-torrent download a.torrent b.torrent --peer 192.0.2.7:6881
   ecs-torrent download 'magnet:?xt=urn:btih:...' -o ~/iso
+  ecs-torrent download 'magnet:?xs=urn:btpk:...' --exit-on-complete
   ecs-torrent download album.torrent --select '*.flac' --files 0,3-5
   ecs-torrent download a.torrent --json | jq 'select(.event == \"complete\")'
 
@@ -135,8 +137,18 @@ struct Selected {
 
 async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result<Outcome, CliError> {
     // Checks the whole command before starting anything.
-    let read = |path: &PathBuf| Source::from(path.as_path()).read();
-    let sources = selected.sources.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let read = |path: &PathBuf| {
+        let source = Source::from(path.as_path());
+        match source.link()? {
+            Some(link) => Ok(Source::from(link)),
+            None => source.read().map(Source::from),
+        }
+    };
+    let sources = selected
+        .sources
+        .iter()
+        .map(read)
+        .collect::<Result<Vec<_>, ecs_torrent::Error>>()?;
     let peers = peers::resolve(&network.peers)?;
     let placement = selected.placement.as_ref();
     let into = placement.and_then(|placement| placement.into.clone());
@@ -146,7 +158,7 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
     if !selected.require_complete {
         for source in &sources {
             let name = placement.and_then(|placement| placement.name.clone());
-            check_writable(&root, &name.unwrap_or_else(|| source.name()))?;
+            check_writable(&root, &name.unwrap_or_else(|| name_of(source)))?;
         }
     }
     let mut settings = Settings::default();
@@ -174,6 +186,7 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
                 require_complete: selected.require_complete,
                 ..AddOptions::default()
             };
+            let source = find_torrent(source, &torrents, &reporter).await?;
             let id = torrents.download_with(source, options).await?;
             reporter.added(&torrents.stats(id).await?, &root);
         }
@@ -215,6 +228,25 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
         (false, true) => Outcome::Interrupted,
         (false, false) => Outcome::Done,
     })
+}
+
+/// Returns the name of a torrent's file or folder; for a link with a public key, the target by which the DHT knows it.
+fn name_of(source: &Source) -> String {
+    match source {
+        Source::Metainfo(metainfo) => metainfo.info.name.clone(),
+        Source::Link(link) => link.target().to_string(),
+        source => source.clone().read().map_or_else(|_| String::new(), |read| read.name()),
+    }
+}
+
+/// Returns the torrent that a link with a public key (BEP 46) names now. Waits until a node of the DHT knows it.
+async fn find_torrent(source: Source, torrents: &Torrents, reporter: &Reporter) -> Result<Source, CliError> {
+    let Some(link) = source.link()? else {
+        return Ok(source);
+    };
+    reporter.searching(&link);
+    let named = torrents.dht().next_torrent(&link, None, Duration::ZERO).await?;
+    Ok(Magnet::from(named.torrent).into())
 }
 
 /// Stops all torrents in order: peers and trackers are notified, and sessions are saved. A signal ends the wait.

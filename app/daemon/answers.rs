@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ecs_torrent_components::commands::{EditTrackersError, SetFilesError};
 use ecs_torrent_components::dht::DhtError;
+use ecs_torrent_components::links::FollowError;
 use serde::Serialize;
 
 use crate::{AddError, Error, RemoveError};
@@ -89,6 +90,10 @@ impl From<Error> for Refusal {
             Error::Dht(DhtError::NotBencoded(_) | DhtError::LongValue(_)) => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)
             }
+            Error::Dht(DhtError::NotMutable) => Self::of("key", StatusCode::BAD_REQUEST, text),
+            Error::Dht(DhtError::NoTorrent) => Self::of("body", StatusCode::NOT_FOUND, text),
+            Error::Follow(FollowError::NoItem | FollowError::NotFollowed) => Self::new(StatusCode::NOT_FOUND, text),
+            Error::Follow(FollowError::TooMany(_) | FollowError::Outdated) => Self::new(StatusCode::CONFLICT, text),
             Error::Dht(DhtError::LongSalt(_)) => Self::of("salt", StatusCode::BAD_REQUEST, text),
             Error::Dht(DhtError::TrackersOnly(_)) => Self::new(StatusCode::FORBIDDEN, text),
             Error::Dht(DhtError::Refused(_) | DhtError::LastSequence) => Self::new(StatusCode::CONFLICT, text),

@@ -5,13 +5,16 @@ use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use ecs_torrent_components::dht::{DhtPeers, DhtStats};
+use ecs_torrent_components::links::FollowedLink;
 use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::items::{Item, Proof};
+use ecs_torrent_protocol::magnet::{Magnet, MutableLink};
 use serde_json::{Value, json};
 
 use super::Shared;
 use super::answers::Refusal;
-use super::requests::{NamedTorrent, Query, read};
+use super::requests::{NamedTorrent, NoParameters, Query, read};
+use crate::{Error, Source};
 
 pub(super) async fn stats(State(shared): State<Shared>) -> Result<Json<DhtStats>, Refusal> {
     Ok(Json(shared.torrents.dht().stats().await?))
@@ -29,10 +32,7 @@ pub(super) async fn get(
     Path(target): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Refusal> {
-    let target: NodeId = target.parse().map_err(|_| {
-        let why = "a target is 40 hexadecimal digits";
-        Refusal::of("target", StatusCode::BAD_REQUEST, why)
-    })?;
+    let target = parse_target(&target)?;
     let query = Query::parse(query, &["salt"])?;
     let salt = bytes(&query, "salt")?.unwrap_or_default();
     let item = shared.torrents.dht().get(target, &salt).await?;
@@ -43,6 +43,17 @@ pub(super) async fn get(
     Ok(Json(json!({"value": const_hex::encode(item.value), "signed": proof})))
 }
 
+/// Lists the links that are followed.
+pub(super) async fn links(State(shared): State<Shared>, _: NoParameters) -> Result<Json<Vec<FollowedLink>>, Refusal> {
+    Ok(Json(shared.torrents.dht().links().await?))
+}
+
+/// Ends the following of a link.
+pub(super) async fn unfollow(State(shared): State<Shared>, Path(target): Path<String>) -> Result<StatusCode, Refusal> {
+    shared.torrents.dht().unfollow_target(parse_target(&target)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Stores the body as an item. A mutable item arrives signed: its secret key stays with the client.
 pub(super) async fn put(
     State(shared): State<Shared>,
@@ -50,7 +61,7 @@ pub(super) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, Refusal> {
-    let query = Query::parse(query, &["key", "signature", "seq", "salt", "cas"])?;
+    let query = Query::parse(query, &["key", "signature", "seq", "salt", "cas", "keep"])?;
     let salt = bytes(&query, "salt")?.unwrap_or_default();
     let proof = match (
         array(&query, "key")?,
@@ -67,14 +78,29 @@ pub(super) async fn put(
     let cas = number(&query, "cas")?;
     let (value, _permit) = read(&shared, &headers, body).await?;
     let value = value.to_vec().into_boxed_slice();
-    let stored = shared
-        .torrents
-        .dht()
-        .put_item(Item { value, proof }, &salt, cas)
-        .await?;
+    let (item, dht) = (Item { value, proof }, shared.torrents.dht());
+    let stored = dht.put_item(item.clone(), &salt, cas).await?;
+    if query.flag("keep")? {
+        dht.keep(item, &salt).await?;
+    }
     Ok(Json(
         json!({"target": stored.target.to_string(), "seq": stored.seq, "nodes": stored.nodes}),
     ))
+}
+
+/// Reads a magnet link, of either kind.
+pub(super) fn source_of_link(text: &str) -> Result<Source, Error> {
+    match MutableLink::is_meant(text) {
+        true => Ok(text.parse::<MutableLink>()?.into()),
+        false => Ok(text.parse::<Magnet>()?.into()),
+    }
+}
+
+fn parse_target(target: &str) -> Result<NodeId, Refusal> {
+    let why = "a target is 40 hexadecimal digits";
+    target
+        .parse()
+        .map_err(|_| Refusal::of("target", StatusCode::BAD_REQUEST, why))
 }
 
 /// Reads a parameter that is bytes in hexadecimal digits.

@@ -15,7 +15,6 @@ use tokio::sync::MutexGuard;
 
 use ecs_torrent_components::lifecycle::SavedState;
 use ecs_torrent_components::selection::FileSelection;
-use ecs_torrent_protocol::magnet::Magnet;
 
 use super::answers::Refusal;
 use super::requests::{NamedTorrent, NoParameters, Query, media_type, parse_hash, read};
@@ -97,6 +96,13 @@ fn table() -> Vec<Route> {
         route("get", "/api/v1/dht/peers/{hash}", Token, routing::get(dht::find_peers)),
         route("get", "/api/v1/dht/items/{target}", Token, routing::get(dht::get)),
         route("post", "/api/v1/dht/items", Token, routing::post(dht::put)),
+        route("get", "/api/v1/dht/links", Token, routing::get(dht::links)),
+        route(
+            "delete",
+            "/api/v1/dht/links/{target}",
+            Token,
+            routing::delete(dht::unfollow),
+        ),
         route("post", "/api/v1/pause", Token, routing::post(pause_all)),
         route("post", "/api/v1/start", Token, routing::post(start_all)),
         route("post", "/api/v1/stop", Token, routing::post(stop_all)),
@@ -225,12 +231,20 @@ async fn add(
     }
     let (bytes, _permit) = read(&shared, &headers, body).await?;
     let source = match &*kind {
-        MAGNET_LINK => Source::from(String::from_utf8_lossy(&bytes).parse::<Magnet>().map_err(Error::from)?),
+        MAGNET_LINK => dht::source_of_link(&String::from_utf8_lossy(&bytes))?,
         _ => Source::from(bytes),
     };
-    let read = tokio::task::spawn_blocking(|| source.read()).await;
-    let source = read.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
-    let name = query.one("name").map_or_else(|| source.name(), str::to_owned);
+    let link = source.link()?;
+    let (source, name) = match &link {
+        Some(link) => (source, link.target().to_string()),
+        None => {
+            let read = tokio::task::spawn_blocking(|| source.read()).await;
+            let read = read.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
+            let name = read.name();
+            (Source::from(read), name)
+        }
+    };
+    let name = query.one("name").map_or(name, str::to_owned);
     let folder = root.clone();
     let checked = tokio::task::spawn_blocking(move || check_writable(&folder, &name)).await;
     let checked = checked.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
@@ -243,11 +257,13 @@ async fn add(
         select: selection(&query)?,
         ..AddOptions::default()
     };
-    let hash = source.info_hash();
-    // Requests take turns: otherwise, two requests that add the same torrent would both get `201 Created`.
-    let _turn = turn_to_list(&shared).await?;
-    let is_new = !shared.torrents.list().await?.contains(&hash.into());
+    // Requests take turns: otherwise, two requests that add the same torrent would both get `201 Created`. The search for
+    // the torrent of a link may take half a minute, for which others do not wait.
+    let turn = turn_to_list(&shared).await?;
+    let _turn = if link.is_some() { None } else { Some(turn) };
+    let listed = shared.torrents.list().await?;
     let id = shared.torrents.download_with(source, options).await?;
+    let is_new = !listed.contains(&id);
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     let mut answer = json!({"info_hash": id.to_string()});
     if !is_new {

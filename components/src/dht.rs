@@ -66,6 +66,9 @@ pub enum DhtError {
     /// A mutable item names no torrent, so a link to it cannot be followed (BEP 46).
     #[error("the item of this key names no torrent")]
     NoTorrent,
+    /// The item is immutable, so nobody can find it by a public key.
+    #[error("the item has no public key")]
+    NotMutable,
     /// Too many searches are running.
     #[error("too many searches of the DHT are running; try again later")]
     Busy,

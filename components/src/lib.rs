@@ -10,7 +10,7 @@
 //! | [`torrent`], [`peer`], [`piece`], [`tracker`] | the components of the four kinds of entities |
 //! | [`lifecycle`], [`intent_and_facts`] | a torrent's intent, facts and state |
 //! | [`messages`] | messages that features exchange |
-//! | [`commands`], [`stats`], [`dht`] | commands to the engine from outside, and their answers |
+//! | [`commands`], [`stats`], [`dht`], [`links`] | commands to the engine from outside, and their answers |
 //! | [`session`] | the saved state of a torrent between runs, and its file format |
 //! | [`settings`] | all limits and defaults |
 //! | [`clock`], [`deadlines`], [`random`] | time and randomness, as systems see them |
@@ -31,6 +31,7 @@ pub mod dht;
 pub mod ids;
 pub mod intent_and_facts;
 pub mod lifecycle;
+pub mod links;
 pub mod messages;
 pub mod peer;
 pub mod piece;

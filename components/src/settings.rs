@@ -531,6 +531,10 @@ pub struct DhtSettings {
     pub max_stored_peers: usize,
     /// Maximum number of items that are stored for other nodes (BEP 44), of up to 1000 bytes each. Default 1000.
     pub max_stored_items: usize,
+    /// Maximum number of links to torrents that change (BEP 46) whose items are kept in the DHT. Default 100.
+    pub max_links: usize,
+    /// Time between two searches for a newer torrent of a followed link. A search takes about 2 kB. Default 30 min.
+    pub link_interval_s: u64,
 }
 
 impl Default for DhtSettings {
@@ -554,6 +558,8 @@ impl Default for DhtSettings {
             max_stored_torrents: 2000,
             max_stored_peers: 10_000,
             max_stored_items: 1000,
+            max_links: 100,
+            link_interval_s: 30 * 60,
         }
     }
 }

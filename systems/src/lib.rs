@@ -9,7 +9,7 @@
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
 //! | Announce | [`ownership`], [`lifecycle`], [`files`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
-//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dht`], [`lsd`], [`dialing`], [`picking`], [`stats`] | what to do next |
+//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dht`], [`following`], [`lsd`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | queued messages are sent |
 //! | Reap | [`reaping`] | closed peers are removed |
@@ -38,6 +38,7 @@ pub mod disconnecting;
 pub mod extensions;
 pub mod files;
 pub mod flushing;
+pub mod following;
 pub mod frames;
 pub mod greeting;
 pub mod handshaking;
@@ -84,7 +85,7 @@ pub mod verification;
 /// beside it.
 ///
 /// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes), [`pex`], [`lsd`],
-/// [`extensions`] and [`stats`] can be left out with [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
+/// [`following`], [`extensions`] and [`stats`] can be left out with [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
 ///
 /// # Panics
 /// In an `App` that is not an engine's, when it is built.
@@ -124,6 +125,7 @@ impl PluginGroup for TorrentPlugins {
             .add(timeouts::TimeoutsPlugin)
             .add(pex::PexPlugin)
             .add(dht::DhtPlugin)
+            .add(following::FollowingPlugin)
             .add(lsd::LsdPlugin)
             .add(dialing::DialingPlugin)
             .add(picking::PickingPlugin)
@@ -225,6 +227,8 @@ pub enum DecideSet {
     Discovery,
     /// Finds addresses of peers in the distributed hash table.
     Dht,
+    /// Follows links to torrents that change.
+    Following,
     /// Finds addresses of peers in the local network.
     LocalDiscovery,
     /// Selects addresses to connect to.
@@ -290,8 +294,8 @@ impl Plugin for OrderPlugin {
                 .in_set(TickSet::Announce),
         );
         use DecideSet::{
-            Availability, Choking, Dht, Dialing, Disconnect, Discovery, Extensions, Lifecycle, LocalDiscovery, Picking,
-            Sessions, Stats, Suggestions, Timeouts, Uploads,
+            Availability, Choking, Dht, Dialing, Disconnect, Discovery, Extensions, Following, Lifecycle,
+            LocalDiscovery, Picking, Sessions, Stats, Suggestions, Timeouts, Uploads,
         };
         let decide = (
             Lifecycle,
@@ -305,6 +309,7 @@ impl Plugin for OrderPlugin {
             Timeouts,
             Discovery,
             Dht,
+            Following,
             LocalDiscovery,
             Dialing,
             Picking,

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::json;
 
@@ -85,17 +87,22 @@ fn a_torrent_is_published_under_a_key_and_followed() {
     );
     let magnet = |torrent: &str| format!("magnet:?xt=urn:btih:{torrent}\n");
     assert_eq!(succeed(theirs, &["dht", "resolve", &link]), magnet(&torrents[0]));
-    let refused = fail(theirs, &["add", &link]);
-    assert!(refused.contains("dht resolve"), "{refused}");
-
-    let mut follower = command(theirs, &["dht", "follow", &link, "--add"]);
-    let mut follower = Process(follower.stdout(std::process::Stdio::piped()).spawn().unwrap());
-    let mut lines = BufReader::new(follower.0.stdout.take().unwrap());
-    let mut line = String::new();
-    lines.read_line(&mut line).unwrap();
-    assert_eq!(line, magnet(&torrents[0]));
-    let path = format!("/api/v1/torrents/{}", torrents[0]);
-    assert_eq!(node.get(&path).status, 200, "the torrent is added");
+    let watched = first_line(theirs, &["dht", "follow", &link]);
+    assert_eq!(watched, magnet(&torrents[0]));
+    let shown = succeed(folder, &["dht", "links"]);
+    assert_eq!(shown, format!("{link}\n    published, number 1\n"));
+    let third = tempfile::tempdir().unwrap();
+    let download = [
+        "download",
+        &link,
+        "--json",
+        "--listen",
+        "127.0.0.1:0",
+        "--dht-node",
+        &node.peers,
+    ];
+    let added = first_line(third.path(), &download);
+    assert!(added.contains("\"added\"") && added.contains(&torrents[0]), "{added}");
 
     assert_eq!(publish(&torrents[1]), link, "the link stays the same");
     assert_eq!(succeed(theirs, &["dht", "resolve", &link]), magnet(&torrents[1]));
@@ -106,6 +113,64 @@ fn a_torrent_is_published_under_a_key_and_followed() {
     assert!(fail(theirs, &["dht", "resolve", &link]).contains("names no torrent"));
     let nobody = link.replace("&s=6e657773", "&s=00");
     assert!(fail(theirs, &["dht", "resolve", &nobody]).contains("no node knows"));
+}
+
+/// Returns the first line that a running command prints.
+fn first_line(folder: &Path, arguments: &[&str]) -> String {
+    let mut process = command(folder, arguments);
+    let mut process = Process(process.stdout(Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    let mut lines = BufReader::new(process.0.stdout.take().unwrap());
+    lines.read_line(&mut line).unwrap();
+    line
+}
+
+/// BEP 46: the daemon follows a link, also after a restart, and the torrent that is replaced stays.
+#[test]
+fn a_link_is_added_and_followed_across_restarts() {
+    let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (folder, theirs) = (temporary.path(), other.path());
+    let third = tempfile::tempdir().unwrap();
+    let node = Daemon::start(third.path());
+    let known = ["--dht-node", &node.peers];
+    let publisher = Daemon::start_with(theirs, &known);
+    let daemon = Daemon::start_with(folder, &known);
+    for daemon in [&publisher, &daemon] {
+        wait_until("a node", || daemon.get("/api/v1/dht").json()["ipv4"]["good_nodes"] != 0);
+    }
+    let torrents = ["11".repeat(20), "22".repeat(20)];
+    let publish = |torrent: &str| {
+        let arguments = ["dht", "publish", torrent, "--secret", "key"];
+        succeed(theirs, &arguments).trim().to_owned()
+    };
+    let link = publish(&torrents[0]);
+    assert_eq!(succeed(folder, &["add", &link]), format!("{} {link}\n", torrents[0]));
+    assert!(succeed(folder, &["add", &link]).contains("was already added"));
+    let links = daemon.get("/api/v1/dht/links").json();
+    let expected = json!([{
+        "link": link, "target": links[0]["target"], "is_downloaded": true, "info_hash": torrents[0],
+        "previous": null, "seq": 1, "error": null,
+    }]);
+    assert_eq!(links, expected);
+    assert_eq!(publish(&torrents[1]), link);
+
+    drop(daemon);
+    let daemon = Daemon::start_with(folder, &known);
+    let state = |torrent: &str| {
+        let path = format!("/api/v1/torrents/{torrent}?fields=state");
+        daemon.get(&path).json()["state"].clone()
+    };
+    wait_until("the newer torrent", || state(&torrents[1]) == "fetching_metadata");
+    wait_until("the end of the older one", || state(&torrents[0]) == "paused");
+    let shown = succeed(folder, &["dht", "links"]);
+    assert_eq!(shown, format!("{link}\n    followed: {}\n", torrents[1]));
+
+    succeed(folder, &["dht", "unfollow", &link]);
+    assert_eq!(succeed(folder, &["dht", "links"]), "");
+    assert!(fail(folder, &["dht", "unfollow", &link]).contains("not followed"));
+    assert_eq!(daemon.get("/api/v1/torrents").json().as_array().unwrap().len(), 2);
+    let unusable = link.replace("btpk:", "btpk:0");
+    assert!(fail(folder, &["add", &unusable]).contains("malformed"));
 }
 
 #[test]

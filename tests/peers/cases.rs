@@ -3,6 +3,7 @@
 mod discovery;
 mod downloading;
 mod magnets;
+mod networks;
 mod seeding;
 mod special;
 mod stopping;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Case> {
         downloading::cases(),
         seeding::cases(),
         magnets::cases(),
+        networks::cases(),
         swarms::cases(),
         special::cases(),
         stopping::cases(),

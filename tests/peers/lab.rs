@@ -23,7 +23,7 @@ pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const MARK: &str = "ECS_TORRENT_PEERS_NAMESPACE";
 
 /// Number of addresses in the namespace: enough for every node of every case.
-const ADDRESSES: u16 = 250;
+const ADDRESSES: u16 = 400;
 
 /// Runs this program again in a network namespace with an address for each node, if the system allows it.
 pub fn enter_namespace() -> Namespace {
@@ -98,7 +98,7 @@ impl Lab {
         if has_namespace() {
             v4(number).into()
         } else {
-            Ipv4Addr::new(127, 77, 0, number as u8).into()
+            Ipv4Addr::new(127, 77, (number >> 8) as u8, number as u8).into()
         }
     }
 

@@ -8,7 +8,9 @@ use ecs_torrent::components::settings::Settings;
 use ecs_torrent::components::torrent::TorrentIndex;
 use ecs_torrent::engine::sim::Simulation;
 use ecs_torrent::protocol::time::Timestamp;
-use ecs_torrent::systems::{TorrentPlugins, extensions, lsd, metadata, pex, smart_ban, stats, suggesting, trackers};
+use ecs_torrent::systems::{
+    TorrentPlugins, extensions, following, lsd, metadata, pex, smart_ban, stats, suggesting, trackers,
+};
 
 use crate::{add, ip, torrent};
 
@@ -55,6 +57,10 @@ fn an_engine_works_without_each_optional_feature() {
         Without(PluginGroupBuilder::disable::<suggesting::SuggestingPlugin>),
     );
     moves("peer exchange", Without(PluginGroupBuilder::disable::<pex::PexPlugin>));
+    moves(
+        "followed links",
+        Without(PluginGroupBuilder::disable::<following::FollowingPlugin>),
+    );
     moves(
         "local discovery",
         Without(PluginGroupBuilder::disable::<lsd::LsdPlugin>),

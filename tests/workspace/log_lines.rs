@@ -19,7 +19,7 @@ const ENGINE_WIDE: [&str; 7] = [
 ];
 
 /// Lines without a torrent in files of features: the file, the line's message, and why it names no torrent.
-const WITHOUT_TORRENT: [(&str, &str, &str); 8] = [
+const WITHOUT_TORRENT: [(&str, &str, &str); 10] = [
     (
         "systems/src/accepting.rs",
         "connection refused",
@@ -49,6 +49,16 @@ const WITHOUT_TORRENT: [(&str, &str, &str); 8] = [
         "systems/src/dht/entering.rs",
         "a bootstrap host of the DHT was not found",
         "about the DHT's node",
+    ),
+    (
+        "systems/src/following.rs",
+        "the saved links are damaged",
+        "about all links",
+    ),
+    (
+        "systems/src/following.rs",
+        "the saved links cannot be read: {}",
+        "about all links",
     ),
     (
         "systems/src/lsd.rs",

@@ -66,24 +66,41 @@ Examples:
 Prints a magnet link with the current info-hash.
 
 Example:
-  ecs-torrent add \"$(ecs-torrent dht resolve 'magnet:?xs=urn:btpk:...')\"")]
+  ecs-torrent fetch \"$(ecs-torrent dht resolve 'magnet:?xs=urn:btpk:...')\" -o it.torrent")]
     Resolve(ResolveArgs),
     /// Watch the torrent that a publisher names under a public key (BEP 46).
     #[command(after_help = "\
 Prints a magnet link for the current torrent, and for each that replaces it,
-until interrupted. With --add, the daemon downloads them too.
+until interrupted. To download them, give the link to `add`.
 
 Example:
-  ecs-torrent dht follow 'magnet:?xs=urn:btpk:...' --add")]
+  ecs-torrent dht follow 'magnet:?xs=urn:btpk:...'")]
     Follow(FollowArgs),
     /// Name a torrent under a public key (BEP 46).
     #[command(after_help = "\
 Prints the link, which stays the same when another torrent is published. Nodes
-forget it after two hours unless it is published again.
+forget it after two hours, so the daemon publishes it again every hour until
+`dht unfollow`, also after a restart; it does not need the secret key for that.
+
+Examples:
+  ecs-torrent dht publish 0c1f3b05aef04c0a1c0e0c5e9a4d1f0a9d1f3b05 --secret news.key
+  ecs-torrent dht publish 'magnet:?xt=urn:btih:...' --secret news.key --once")]
+    Publish(PublishArgs),
+    /// List the links that the daemon follows or publishes (BEP 46).
+    #[command(after_help = "\
+`add` follows a link, `publish` keeps one. Prints the link, and its torrent.
+
+Examples:
+  ecs-torrent dht links
+  ecs-torrent dht links --json | jq -r '.[].info_hash'")]
+    Links(LinksArgs),
+    /// End the following or publishing of a link (BEP 46).
+    #[command(after_help = "\
+The torrents stay as they are. `remove` of the link's torrent ends it too.
 
 Example:
-  ecs-torrent dht publish 0c1f3b05aef04c0a1c0e0c5e9a4d1f0a9d1f3b05 --secret news.key")]
-    Publish(PublishArgs),
+  ecs-torrent dht unfollow 'magnet:?xs=urn:btpk:...'")]
+    Unfollow(UnfollowArgs),
 }
 
 #[derive(Debug, Args)]
@@ -156,9 +173,6 @@ struct ResolveArgs {
 struct FollowArgs {
     /// Magnet link with a public key, `magnet:?xs=urn:btpk:...`.
     link: String,
-    /// Add each torrent to the daemon's list.
-    #[arg(long)]
-    add: bool,
     /// Seconds between two searches.
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u64).range(60..=86_400))]
     interval: u64,
@@ -176,6 +190,26 @@ struct PublishArgs {
     /// The salt: one key may name a torrent under each.
     #[arg(long, value_name = "TEXT", default_value = "")]
     salt: String,
+    /// Do not publish it again every hour.
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+#[derive(Debug, Args)]
+struct LinksArgs {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+#[derive(Debug, Args)]
+struct UnfollowArgs {
+    /// Magnet link with a public key, `magnet:?xs=urn:btpk:...`.
+    link: String,
     #[command(flatten)]
     daemon: DaemonAddress,
 }
@@ -189,6 +223,8 @@ pub(in crate::cli) async fn run(args: DhtArgs, screen: Screen) -> Result<Outcome
         DhtCommand::Resolve(args) => resolve(args, &screen).await,
         DhtCommand::Follow(args) => follow(args).await,
         DhtCommand::Publish(args) => publish(args, &screen).await,
+        DhtCommand::Links(args) => links(args).await,
+        DhtCommand::Unfollow(args) => unfollow(args).await,
     }
 }
 
@@ -323,7 +359,7 @@ async fn put(args: PutArgs, screen: &Screen) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
     let (stored, key) = match &args.secret {
         Some(file) => {
-            let (stored, item) = put_signed(&daemon, file, args.salt.as_bytes(), value).await?;
+            let (stored, item) = put_signed(&daemon, file, args.salt.as_bytes(), value, false).await?;
             (stored, item.proof.map(|proof| const_hex::encode(proof.key)))
         }
         None => (daemon.post_bytes("/api/v1/dht/items", value.into()).await?, None),
@@ -375,9 +411,6 @@ async fn follow(args: FollowArgs) -> Result<Outcome, CliError> {
         {
             known = Some(seq);
             let magnet = format!("magnet:?xt=urn:btih:{torrent}");
-            if args.add {
-                daemon.create_from_text("/api/v1/torrents", magnet.clone()).await?;
-            }
             say!("{magnet}");
         }
         tokio::time::sleep(Duration::from_secs(args.interval)).await;
@@ -387,7 +420,8 @@ async fn follow(args: FollowArgs) -> Result<Outcome, CliError> {
 async fn publish(args: PublishArgs, screen: &Screen) -> Result<Outcome, CliError> {
     let value = MutableLink::value_of(info_hash(&args.torrent)?);
     announce_search(screen);
-    let (stored, item) = put_signed(&Daemon::find(&args.daemon)?, &args.secret, args.salt.as_bytes(), value).await?;
+    let (daemon, salt) = (Daemon::find(&args.daemon)?, args.salt.as_bytes());
+    let (stored, item) = put_signed(&daemon, &args.secret, salt, value, !args.once).await?;
     if let Some(Proof { key, .. }) = item.proof {
         let salt = args.salt.into_bytes();
         say!("{}", MutableLink { key, salt });
@@ -397,19 +431,50 @@ async fn publish(args: PublishArgs, screen: &Screen) -> Result<Outcome, CliError
     Ok(Outcome::Done)
 }
 
-/// Stores a value under the key of a secret file, in place of the item that is there.
+async fn links(args: LinksArgs) -> Result<Outcome, CliError> {
+    let links = Daemon::find(&args.daemon)?.get("/api/v1/dht/links").await?;
+    if args.json {
+        print_json(&links);
+        return Ok(Outcome::Done);
+    }
+    for link in links.as_array().into_iter().flatten() {
+        say!("{}", printable(text(&link["link"])));
+        if link["is_downloaded"] == true {
+            let torrent = link["info_hash"].as_str().unwrap_or("not found yet");
+            say!("    followed: {}", printable(torrent));
+        } else {
+            say!("    published, number {}", link["seq"]);
+        }
+        if let Some(error) = link["error"].as_str() {
+            say!("    {}", printable(error));
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+async fn unfollow(args: UnfollowArgs) -> Result<Outcome, CliError> {
+    let target = mutable_link(&args.link)?.target();
+    let path = format!("/api/v1/dht/links/{target}");
+    Daemon::find(&args.daemon)?.delete(&path).await?;
+    Ok(Outcome::Done)
+}
+
+/// Stores a value under the key of a secret file, in place of the item that is there. With `keep`, the daemon stores it
+/// again every hour.
 async fn put_signed(
     daemon: &Daemon,
     secret: &Path,
     salt: &[u8],
     value: Vec<u8>,
+    keep: bool,
 ) -> Result<(serde_json::Value, Item), CliError> {
     let secret = read_secret(secret)?;
     let target = mutable_target(&public_key(&secret), salt);
     let stored = daemon.get_if_there(&item_path(target, salt)).await?;
     let last = stored.as_ref().and_then(|item| item["signed"]["seq"].as_i64());
     let item = sign_next(&secret, salt, &value, last).map_err(|error| CliError::Other(error.to_string()))?;
-    let path = format!("/api/v1/dht/items?{}", parameters(&item, salt, last));
+    let keep = if keep { "&keep=true" } else { "" };
+    let path = format!("/api/v1/dht/items?{}{keep}", parameters(&item, salt, last));
     Ok((daemon.post_bytes(&path, value.into()).await?, item))
 }
 

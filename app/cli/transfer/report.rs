@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::saved;
+use ecs_torrent::protocol::magnet::MutableLink;
 use ecs_torrent::{TorrentId, TorrentState, TorrentStats};
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -75,6 +76,13 @@ impl Reporter {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             self.screen
                 .line(format_args!("listening on {}", addresses.join(" and ")));
+        }
+    }
+
+    /// Reports that the DHT is asked for the torrent of a link.
+    pub(super) fn searching(&self, link: &MutableLink) {
+        if matches!(self.manner, Manner::Bars | Manner::Lines) {
+            self.screen.line(format_args!("searching the DHT for {link}"));
         }
     }
 

@@ -86,11 +86,28 @@ pub enum MagnetError {
     #[error("the magnet link names two torrents: {0} and {1}")]
     TwoTorrents(String, String),
     /// A torrent that is named by a public key and changes (BEP 46); see [`MutableLink`].
-    #[error("the magnet link names a torrent by a public key; \"ecs-torrent dht resolve\" finds its info-hash")]
+    #[error("the magnet link names a torrent by a public key; \"ecs-torrent dht resolve\" finds the current one")]
     PublicKey,
     /// A public key that is not 64 hexadecimal digits, or a salt that is not hexadecimal or has more than 64 bytes.
     #[error("the magnet link's public key or salt {0:?} is malformed")]
     BadKey(String),
+}
+
+impl From<InfoHash> for Magnet {
+    /// Creates the link that names a v1 torrent and nothing else.
+    fn from(info_hash: InfoHash) -> Self {
+        Self {
+            hashes: InfoHashes {
+                v1: Some(info_hash),
+                v2: None,
+            },
+            name: None,
+            trackers: Vec::new(),
+            peers: Vec::new(),
+            web_seeds: Vec::new(),
+            files: Vec::new(),
+        }
+    }
 }
 
 impl Magnet {

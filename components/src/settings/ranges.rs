@@ -259,6 +259,9 @@ setting_ranges!(DhtSettings, "dht" {
     max_stored_torrents: 1..=MANY,
     max_stored_peers: 1..=MANY,
     max_stored_items: 1..=MANY,
+    // All links are saved in one blob of at most 4 MiB; one takes up to 10 kB.
+    max_links: 0..=400,
+    link_interval_s: 60..=DAY_S,
 });
 
 setting_ranges!(MetadataSettings, "metadata" {

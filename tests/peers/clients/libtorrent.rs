@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Peer, command, root};
-use crate::lab::Process;
+use crate::lab::{Lab, Process};
 
 pub struct Libtorrent {
     process: Process,
@@ -20,6 +20,31 @@ enum Discovery<'a> {
     Dht(&'a [SocketAddr]),
     /// Local service discovery.
     Local,
+}
+
+/// Nodes of the DHT, each at an address of its own. They end with this value.
+pub struct LibtorrentNodes {
+    _process: Process,
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl LibtorrentNodes {
+    /// Starts nodes that know others, and waits until each has eight in its table.
+    pub fn start(lab: &Lab, count: usize, known: &[SocketAddr]) -> Self {
+        let addresses: Vec<SocketAddr> = (0..count).map(|_| SocketAddr::new(lab.address(), 6881)).collect();
+        let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+        let mut command = python();
+        command
+            .arg(root().join("tests/peers/libtorrent_nodes.py"))
+            .arg(known.join(","))
+            .args(addresses.iter().map(ToString::to_string));
+        let mut process = Process::start(command);
+        process.wait_for_line("nodes", |line| line == "ready");
+        Self {
+            _process: process,
+            addresses,
+        }
+    }
 }
 
 /// Returns a command for the Python interpreter that can import libtorrent.

@@ -34,6 +34,17 @@ impl Ours {
         Self::download_with(torrent, folder, ip, &[], &["--dht-node", &node], "info")
     }
 
+    /// Downloads into `folder`, with this rate of uploads, and finds peers by peer exchange only.
+    pub fn download_slowly(torrent: &Path, folder: &Path, ip: IpAddr, rate: &str) -> Self {
+        let more = ["--no-dht", "--no-lsd", "--upload-limit", rate];
+        Self::download_with(torrent, folder, ip, &[], &more, "info")
+    }
+
+    /// Downloads into `folder`, and finds peers by peer exchange only.
+    pub fn download_alone(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr]) -> Self {
+        Self::download_with(torrent, folder, ip, peers, &["--no-dht", "--no-lsd"], "info")
+    }
+
     fn download_with(
         torrent: &Path,
         folder: &Path,
@@ -70,8 +81,8 @@ impl Ours {
         this
     }
 
-    /// Seeds the data in `folder`, and finds peers by the DHT only, which it enters by this node. Returns when the node
-    /// stores our address.
+    /// Seeds the data in `folder`, and finds peers by the DHT only, which it enters by this node. Returns when a node stores
+    /// our address.
     pub fn seed_by_dht(torrent: &Path, folder: &Path, ip: IpAddr, node: SocketAddr) -> Self {
         let arguments = vec![
             "seed".into(),
@@ -82,7 +93,8 @@ impl Ours {
             node.to_string().into(),
         ];
         let mut this = Self::start(arguments, folder, ip, &[], "debug");
-        this.wait_to_hear("1 store our address");
+        let is_announced = |line: &str| line.contains("store our address") && !line.contains(" 0 store our address");
+        this.process.wait_for_line("an announce", is_announced);
         this
     }
 

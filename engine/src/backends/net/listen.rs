@@ -9,7 +9,7 @@ use std::time::Duration;
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::settings::NetSettings;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use super::Shared;
@@ -93,7 +93,7 @@ fn bind_pair(address: SocketAddr) -> io::Result<Sockets> {
                 return Ok(Sockets {
                     address: address_bound,
                     tcp,
-                    udp: Udp::new(UdpSocket::from_std(udp?.into())?)?,
+                    udp: Udp::new(udp?.into())?,
                 });
             }
         }

@@ -1,17 +1,18 @@
 //! UDP: datagrams are received and sent in batches, as far as the system can.
 
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use ecs_torrent_protocol::time::Timestamp;
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::time::sleep;
 
 use super::Shared;
+use crate::ports::net::DatagramKind;
 
 /// Maximum length of a datagram that is taken. Trackers and DHT nodes send less than an Ethernet frame.
 const MAX_DATAGRAM: usize = 4096;
@@ -25,9 +26,20 @@ const RUN_BYTES: usize = 1 << 16;
 /// Maximum number of bytes of one send call: a UDP payload over IPv4 (GSO).
 const MAX_RUN: usize = 65_507;
 
-/// A UDP socket.
+/// Pause of a socket that has received all that had arrived, and found nothing but messages of the DHT. What arrives
+/// meanwhile waits in the socket, so that one call receives several messages and the engine ticks once for them. A message
+/// that comes alone is received at once. The answers of distant nodes take some hundred milliseconds anyway.
+const GATHERING_PAUSE: Duration = Duration::from_millis(4);
+
+/// Time without pauses after a datagram of another kind. uTP measures delays, so its packets must not wait.
+const TIME_WITHOUT_PAUSES: Duration = Duration::from_secs(1);
+
+/// Pause after a failed registration: the process has no free descriptor.
+const REGISTER_PAUSE: Duration = Duration::from_secs(1);
+
+/// A UDP socket that does not block.
 pub(super) struct Udp {
-    pub(super) socket: UdpSocket,
+    socket: UdpSocket,
     state: UdpSocketState,
     is_ipv4: bool,
 }
@@ -39,53 +51,104 @@ impl Udp {
         Ok(Self { socket, state, is_ipv4 })
     }
 
+    /// Registers the socket for readiness, until the returned handle is dropped. The handle has a descriptor of its own.
+    fn register(&self) -> io::Result<tokio::net::UdpSocket> {
+        tokio::net::UdpSocket::from_std(self.socket.try_clone()?)
+    }
+
     fn receive(&self, buffers: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) -> io::Result<usize> {
-        let receive = || self.state.recv((&self.socket).into(), buffers, metas);
-        self.socket.try_io(Interest::READABLE, receive)
+        self.state.recv((&self.socket).into(), buffers, metas)
     }
 
     fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let send = || self.state.try_send((&self.socket).into(), transmit);
-        self.socket.try_io(Interest::WRITABLE, send)
+        self.state.try_send((&self.socket).into(), transmit)
     }
 }
 
 /// Receives datagrams for as long as the engine lives.
 pub(super) async fn receive(udp: Arc<Udp>, shared: Arc<Shared>) {
     let mut memory = vec![0; RECEIVED_TOGETHER * RUN_BYTES];
-    let mut metas = [RecvMeta::default(); RECEIVED_TOGETHER];
+    let mut pauses = Pauses::default();
+    // While the socket is registered, each datagram wakes the runtime's thread, so it is not registered in a pause.
     loop {
-        if udp.socket.readable().await.is_err() {
-            return;
-        }
-        let mut slices = memory.chunks_mut(RUN_BYTES);
-        let mut buffers: [IoSliceMut<'_>; RECEIVED_TOGETHER] =
-            std::array::from_fn(|_| IoSliceMut::new(slices.next().unwrap_or_default()));
-        match udp.receive(&mut buffers, &mut metas) {
-            Ok(count) => take_in(&metas[..count], &buffers, &shared),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // Linux reports on this socket that an earlier datagram was undeliverable.
-            Err(error) => tracing::debug!("receive: {error}"),
-        }
+        let registered = match udp.register() {
+            Ok(registered) => registered,
+            Err(error) => {
+                tracing::warn!("no datagrams are received for a second: {error}");
+                sleep(REGISTER_PAUSE).await;
+                continue;
+            }
+        };
+        let pause = loop {
+            if registered.readable().await.is_err() {
+                return;
+            }
+            let receive = || receive_once(&udp, &mut memory, &mut pauses, &shared);
+            match registered.try_io(Interest::READABLE, receive) {
+                Ok(None) => {}
+                Ok(Some(pause)) => break pause,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Linux reports on this socket that an earlier datagram was undeliverable.
+                Err(error) => tracing::debug!("receive: {error}"),
+            }
+        };
+        drop(registered);
+        sleep(pause).await;
     }
 }
 
-/// Puts the datagrams of one receive call into their rings, and wakes the engine once.
-fn take_in(metas: &[RecvMeta], buffers: &[IoSliceMut<'_>], shared: &Shared) {
-    let mut is_any = false;
+/// Receives the datagrams of one call. Returns the pause after it, if there is to be one.
+fn receive_once(udp: &Udp, memory: &mut [u8], pauses: &mut Pauses, shared: &Shared) -> io::Result<Option<Duration>> {
+    let mut metas = [RecvMeta::default(); RECEIVED_TOGETHER];
+    let mut slices = memory.chunks_mut(RUN_BYTES);
+    let mut buffers: [IoSliceMut<'_>; RECEIVED_TOGETHER] =
+        std::array::from_fn(|_| IoSliceMut::new(slices.next().unwrap_or_default()));
+    let count = udp.receive(&mut buffers, &mut metas)?;
+    let has_others = take_in(&metas[..count], &buffers, shared);
+    Ok(pauses.after(count, has_others, Instant::now()))
+}
+
+/// Decides about pauses between receive calls.
+#[derive(Default)]
+struct Pauses {
+    /// The time of the last datagram that was no message of the DHT.
+    last_other: Option<Instant>,
+}
+
+impl Pauses {
+    /// Returns the pause after a call that has received `count` datagrams or runs.
+    fn after(&mut self, count: usize, has_others: bool, now: Instant) -> Option<Duration> {
+        if has_others {
+            self.last_other = Some(now);
+        }
+        let since_other = self.last_other.map(|last| now.duration_since(last));
+        let may_wait = since_other.is_none_or(|since| since >= TIME_WITHOUT_PAUSES);
+        // More may be waiting behind a full call.
+        (may_wait && count < RECEIVED_TOGETHER).then_some(GATHERING_PAUSE)
+    }
+}
+
+/// Puts the datagrams of one receive call into their rings, and wakes the engine once. Returns whether there was one that
+/// is no message of the DHT.
+fn take_in(metas: &[RecvMeta], buffers: &[IoSliceMut<'_>], shared: &Shared) -> bool {
+    let (mut is_any, mut has_others) = (false, false);
     let mut rings = shared.datagrams();
     for (meta, buffer) in metas.iter().zip(buffers) {
         let arrived = shared.epoch.elapsed().saturating_sub(age(meta));
         let arrived = Timestamp::ZERO + arrived;
         for data in buffer[..meta.len].chunks(meta.stride.max(1)) {
             let data = &data[..data.len().min(MAX_DATAGRAM)];
-            is_any |= rings.push(meta.addr, arrived, data, || Bytes::copy_from_slice(data));
+            if rings.push(meta.addr, arrived, data, || Bytes::copy_from_slice(data)) {
+                is_any = true;
+                has_others |= DatagramKind::of(data) != Some(DatagramKind::Dht);
+            }
         }
     }
     drop(rings);
     if is_any {
         shared.sink.wake();
     }
+    has_others
 }
 
 /// Maximum time that a datagram can have waited in the socket. A longer time means that the clock was set meanwhile.
@@ -159,4 +222,25 @@ impl Outbox {
 
 fn socket_for(sockets: &[Arc<Udp>], to: SocketAddr) -> Option<&Arc<Udp>> {
     sockets.iter().find(|udp| udp.is_ipv4 == to.is_ipv4())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_pauses_when_it_has_received_all_and_only_messages_of_the_dht() {
+        let (mut pauses, begun) = (Pauses::default(), Instant::now());
+        let at = |millis| begun + Duration::from_millis(millis);
+        assert_eq!(pauses.after(1, false, at(0)), Some(GATHERING_PAUSE));
+        assert_eq!(
+            pauses.after(RECEIVED_TOGETHER, false, at(4)),
+            None,
+            "more may be waiting"
+        );
+        assert_eq!(pauses.after(3, false, at(5)), Some(GATHERING_PAUSE));
+        assert_eq!(pauses.after(3, true, at(10)), None);
+        assert_eq!(pauses.after(1, false, at(1009)), None, "another kind came a moment ago");
+        assert_eq!(pauses.after(1, false, at(1010)), Some(GATHERING_PAUSE));
+    }
 }
