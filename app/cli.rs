@@ -93,6 +93,9 @@ enum Command {
     /// List a torrent's files.
     #[cfg(feature = "daemon")]
     Files(client::FilesArgs),
+    /// List and add peers of a torrent.
+    #[cfg(feature = "daemon")]
+    Peers(client::peers::PeersArgs),
     /// List, add, remove and announce to a torrent's trackers.
     #[cfg(feature = "daemon")]
     Trackers(client::trackers::TrackersArgs),
@@ -240,6 +243,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Dht(args) => block_on(client::dht::run(args, screen)),
         #[cfg(feature = "daemon")]
         Command::Files(args) => block_on(client::files(args)),
+        #[cfg(feature = "daemon")]
+        Command::Peers(args) => block_on(client::peers::run(args)),
         #[cfg(feature = "daemon")]
         Command::Trackers(args) => block_on(client::trackers::run(args)),
         #[cfg(feature = "daemon")]

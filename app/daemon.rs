@@ -14,6 +14,7 @@ mod events;
 mod files;
 mod guard;
 mod logins;
+mod peers;
 mod requests;
 mod roots;
 mod routes;

@@ -64,7 +64,7 @@ pub use ecs_torrent_components as components;
 pub use ecs_torrent_components::commands::{AddError, AddOptions, KeptFile, RemoveError, RemoveOptions, Removed};
 pub use ecs_torrent_components::lifecycle::{StopPhase, TorrentState};
 pub use ecs_torrent_components::settings::Settings;
-pub use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats, TrackerStats};
+pub use ecs_torrent_components::stats::{FileStats, PeerStats, StoppedTorrent, TorrentStats, TrackerStats};
 pub use ecs_torrent_engine as engine;
 pub use ecs_torrent_engine::schedule::{Tick, TickSet};
 pub use ecs_torrent_protocol as protocol;

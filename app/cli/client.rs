@@ -1,8 +1,9 @@
-//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `trackers`, `pause`, `start`, `stop`, `resume`,
+//! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `peers`, `trackers`, `pause`, `start`, `stop`, `resume`,
 //! `remove`.
 
 mod connection;
 pub(super) mod dht;
+pub(super) mod peers;
 mod tables;
 pub(super) mod trackers;
 mod values;
@@ -22,7 +23,7 @@ use self::connection::Daemon;
 use self::values::text;
 use super::choice::ChoiceArgs;
 use super::output::{self, printable};
-use super::peers;
+use super::peers as addresses;
 use super::placement::PlacementArgs;
 use super::{CliError, Outcome, choice};
 
@@ -30,7 +31,7 @@ use super::{CliError, Outcome, choice};
 #[derive(Debug, Args)]
 struct DaemonAddress {
     /// Address of the daemon's API. By default the commands find the daemon through its state folder.
-    #[arg(long, value_name = "IP:PORT", value_parser = peers::address)]
+    #[arg(long, value_name = "IP:PORT", value_parser = addresses::address)]
     api: Option<SocketAddr>,
     /// The daemon's state folder, which contains the API token.
     #[arg(long, value_name = "DIR", default_value = ".ecs_torrent")]
@@ -263,7 +264,7 @@ impl Addable {
 
 pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     args.placement.check(args.sources.len())?;
-    let peers = peers::resolve(&args.peers)?;
+    let peers = addresses::resolve("--peer", &args.peers)?;
     let daemon = Daemon::find(&args.daemon)?;
     let mut query = form_urlencoded::Serializer::new(String::new());
     if let Some(output) = &args.output {

@@ -91,7 +91,7 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
     let destination = Destination::find(&args.output, args.overwrite, None)?;
     let (hash, tiers) = (magnet.hashes.primary(), tiers(magnet));
     let options = AddOptions {
-        peers: peers::resolve(&args.peers)?,
+        peers: peers::resolve("--peer", &args.peers)?,
         ..AddOptions::default()
     };
     let mut settings = Settings::default();

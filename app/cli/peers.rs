@@ -47,16 +47,16 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
         .map_err(|_| "not an IP address with a port, such as 127.0.0.1:6881 or [::1]:6881")
 }
 
-/// Resolves `HOST:PORT` arguments. A host may have several addresses.
-pub(super) fn resolve(peers: &[String]) -> Result<Vec<SocketAddr>, CliError> {
+/// Resolves the `HOST:PORT` arguments of an option. A host may have several addresses.
+pub(super) fn resolve(option: &str, peers: &[String]) -> Result<Vec<SocketAddr>, CliError> {
     let mut addresses = Vec::new();
     for peer in peers {
         match peer.to_socket_addrs() {
             Ok(found) => addresses.extend(found),
             Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                return Err(CliError::Usage(format!("--peer {peer}: not a HOST:PORT")));
+                return Err(CliError::Usage(format!("{option} {peer}: not a HOST:PORT")));
             }
-            Err(error) => return Err(CliError::Io(format!("--peer {peer}"), error)),
+            Err(error) => return Err(CliError::Io(format!("{option} {peer}"), error)),
         }
     }
     Ok(addresses)

@@ -149,7 +149,7 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
         .iter()
         .map(read)
         .collect::<Result<Vec<_>, ecs_torrent::Error>>()?;
-    let peers = peers::resolve(&network.peers)?;
+    let peers = peers::resolve("--peer", &network.peers)?;
     let placement = selected.placement.as_ref();
     let into = placement.and_then(|placement| placement.into.clone());
     let root = into

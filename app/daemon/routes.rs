@@ -18,7 +18,7 @@ use ecs_torrent_components::selection::FileSelection;
 
 use super::answers::Refusal;
 use super::requests::{NamedTorrent, NoParameters, Query, media_type, parse_hash, read};
-use super::{NONCE_DIGITS, Phase, Shared, dht, events, files, guard, trackers};
+use super::{NONCE_DIGITS, Phase, Shared, dht, events, files, guard, peers, trackers};
 use crate::folders::check_writable;
 use crate::{AddError, AddOptions, Error, Field, KeptFile, RemoveOptions, Selection, Source};
 
@@ -69,6 +69,13 @@ fn table() -> Vec<Route> {
             "/api/v1/torrents/{hash}/files",
             Token,
             routing::patch(files::set),
+        ),
+        route("get", "/api/v1/torrents/{hash}/peers", Token, routing::get(peers::list)),
+        route(
+            "patch",
+            "/api/v1/torrents/{hash}/peers",
+            Token,
+            routing::patch(peers::add),
         ),
         route(
             "get",

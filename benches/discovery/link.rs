@@ -97,7 +97,7 @@ impl Link {
         time_of(command)
     }
 
-    pub fn has_libtorrent(&self) -> bool {
+    pub fn has_libtorrent() -> bool {
         let mut command = Command::new("python3");
         command.env("PYTHONPATH", root().join("target/peers/python"));
         let output = command.args(["-c", "import libtorrent"]).output();

@@ -71,7 +71,7 @@ fn measure() -> ExitCode {
     let lens: Vec<usize> = ROWS.iter().flat_map(|(_, _, len, _)| [*len; 2 * RUNS]).collect();
     let seed = Seed::start(&lens, nodes.first());
     let mut torrents = seed.links.iter();
-    let has_libtorrent = link.has_libtorrent();
+    let has_libtorrent = Link::has_libtorrent();
     let mut is_good = true;
     for (mode, what, len, goal) in ROWS {
         let known: SocketAddr = if mode == "peer" { seed::ADDRESS } else { nodes.first() };

@@ -128,10 +128,18 @@ pub struct PeerStats {
     pub address: Option<SocketAddr>,
     /// The transport of the connection: `tcp`, `utp`, or the name of an added carrier.
     pub transport: Option<&'static str>,
+    /// Whether the peer opened the connection.
+    pub is_incoming: bool,
     /// The peer's client.
     pub client: String,
     /// Number of the peer's pieces.
     pub pieces: u32,
+    /// Share of all pieces that the peer has, from 0 to 1. `None` while the metadata is not known.
+    pub progress: Option<f64>,
+    /// Payload bytes received from the peer on this connection.
+    pub downloaded: u64,
+    /// Payload bytes sent to the peer on this connection.
+    pub uploaded: u64,
     /// Payload rates.
     pub speed: Speed,
     /// We choke the peer: we do not answer its requests.

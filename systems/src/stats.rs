@@ -10,7 +10,7 @@ use ecs_torrent_components::candidates::{CandidateSource, CandidateSources, Cand
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTorrents, TorrentNotFound};
 use ecs_torrent_components::lifecycle::Readiness;
-use ecs_torrent_components::peer::{Peer, PeerPieces, PeerRates, PeerState, Transport};
+use ecs_torrent_components::peer::{Direction, Peer, PeerPieces, PeerRates, PeerState, Transport};
 use ecs_torrent_components::stats::{
     FileStats, MetadataProgress, PeerStats, PieceCounts, SourceStats, Speed, TorrentStats, TrackerStats,
 };
@@ -123,8 +123,8 @@ impl StatsParams<'_, '_> {
         ) = self.torrents.get(entity).ok()?;
         let peers = peers.into_iter().flat_map(RelationshipTarget::iter);
         let trackers = trackers.into_iter().flat_map(|tiers| tiers.0.iter());
+        let layout = sizes.map(|(layout, _)| layout);
         let tracker = |entity| self.tracker(entity, lifecycle);
-        let size_of = |have: &Have, Layout(geometry): &Layout| geometry.size_of(have);
         Some(TorrentStats {
             info_hash: torrent.id(),
             name: torrent.name.to_string(),
@@ -150,7 +150,7 @@ impl StatsParams<'_, '_> {
             corrupt: counters.corrupt,
             wasted: counters.wasted + counters.dropped,
             size: sizes.map(|(layout, _)| layout.0.pieces_size()),
-            completed: sizes.map_or(0, |(layout, have)| size_of(have, layout)),
+            completed: sizes.map_or(0, |(layout, have)| layout.0.size_of(have)),
             wanted: sizes.map(|(layout, _)| wanted_size(&layout.0, wanted)),
             left: sizes.map(|(layout, have)| layout.0.pieces_size() - layout.0.size_of(unneeded(have, wanted))),
             checked: sizes.zip(check).map_or(0, |((layout, _), check)| {
@@ -167,7 +167,7 @@ impl StatsParams<'_, '_> {
                 .map(|(received, pieces)| MetadataProgress { received, pieces }),
             seconds_active: activity.total(now).as_secs(),
             root: storage.root.clone(),
-            peers: peers.filter_map(|peer| self.peer(peer)).collect(),
+            peers: peers.filter_map(|peer| self.peer(peer, layout)).collect(),
             trackers: trackers.filter_map(tracker).collect(),
             sources: candidates
                 .counts()
@@ -176,14 +176,18 @@ impl StatsParams<'_, '_> {
         })
     }
 
-    fn peer(&self, entity: Entity) -> Option<PeerStats> {
+    fn peer(&self, entity: Entity, layout: Option<&Layout>) -> Option<PeerStats> {
         let now = self.clock.now();
         let (peer, state, rates, pieces) = self.peers.get(entity).ok()?;
         Some(PeerStats {
             address: peer.endpoint.address(),
             transport: peer.transport.map(Transport::name),
+            is_incoming: peer.direction == Direction::Inbound,
             client: peer.client.to_string(),
             pieces: pieces.count(),
+            progress: layout.map(|layout| f64::from(pieces.count()) / f64::from(layout.0.piece_count().max(1))),
+            downloaded: rates.downloaded,
+            uploaded: rates.uploaded,
             speed: Speed {
                 download: rates.download.at(now),
                 upload: rates.upload.at(now),

@@ -10,7 +10,7 @@ use crate::bed::{Daemon, succeed, wait_until};
 use crate::bed::{fail, write_album};
 
 /// The daemon of another folder that seeds an album of four files of 100 000 bytes.
-fn seed_album(folder: &Path) -> (Daemon, String, Vec<u8>) {
+pub fn seed_album(folder: &Path) -> (Daemon, String, Vec<u8>) {
     let (hash, bytes) = write_album(folder);
     let seed = Daemon::start_with(folder, &["--download-dir", "."]);
     assert_eq!(seed.post("/api/v1/torrents", &bytes).status, 201);

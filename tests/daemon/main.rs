@@ -31,6 +31,7 @@ mod impostors;
 mod logins;
 mod output;
 mod ownership;
+mod peers;
 mod process;
 mod quiet;
 #[path = "../support/skipping.rs"]

@@ -101,6 +101,41 @@ pub(super) fn files(files: &Value) {
     table.print("the files are not known yet: the metadata has not arrived");
 }
 
+/// Prints one line per peer.
+pub(super) fn peers(peers: &Value) {
+    let mut table = Table::shortened([
+        ("ADDRESS", Alignment::Left),
+        ("DONE", Alignment::Right),
+        ("DOWN", Alignment::Right),
+        ("UP", Alignment::Right),
+        ("FLAGS", Alignment::Left),
+        ("CLIENT", Alignment::Left),
+    ]);
+    for peer in peers.as_array().into_iter().flatten() {
+        let done = &peer["progress"];
+        table.row([
+            peer["address"].as_str().map_or_else(|| "-".to_owned(), printable),
+            if done.is_null() { "-".to_owned() } else { percent(done) },
+            speed(&peer["speed"]["download"]),
+            speed(&peer["speed"]["upload"]),
+            flags(peer),
+            printable(text(&peer["client"])),
+        ]);
+    }
+    table.print("no peers");
+}
+
+/// Returns the letters that say who serves whom.
+fn flags(peer: &Value) -> String {
+    let is = |key: &str| peer[key].as_bool().unwrap_or_default();
+    let served =
+        |interested: &str, choking: &str, letters: [char; 2]| is(interested).then(|| letters[usize::from(is(choking))]);
+    let download = served("am_interested", "peer_choking", ['D', 'd']);
+    let upload = served("peer_interested", "am_choking", ['U', 'u']);
+    let incoming = is("is_incoming").then_some('I');
+    [download, upload, incoming].into_iter().flatten().collect()
+}
+
 /// Prints one line per tracker, and its last error or warning below.
 pub(super) fn trackers(trackers: &Value) {
     let mut table = Table::new([

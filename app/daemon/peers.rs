@@ -1,0 +1,47 @@
+//! Routes about the peers of a torrent.
+
+use std::net::SocketAddr;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+
+use super::Shared;
+use super::answers::Refusal;
+use super::requests::{NamedTorrent, read_json};
+use crate::PeerStats;
+
+/// Most addresses in one request.
+const MAX_ADDED: usize = 1000;
+
+/// Addresses of peers.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Addresses {
+    /// The addresses, each an IP address with a port.
+    add: Vec<SocketAddr>,
+}
+
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    NamedTorrent(hash): NamedTorrent,
+) -> Result<Json<Vec<PeerStats>>, Refusal> {
+    Ok(Json(shared.torrents.stats(hash).await?.peers))
+}
+
+pub(super) async fn add(
+    State(shared): State<Shared>,
+    NamedTorrent(hash): NamedTorrent,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, Refusal> {
+    let Addresses { add } = read_json(&shared, &headers, body).await?;
+    if add.len() > MAX_ADDED {
+        let why = format!("at most {MAX_ADDED} peers at a time");
+        return Err(Refusal::of("add", StatusCode::BAD_REQUEST, why));
+    }
+    shared.torrents.add_peers(hash, add).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,70 @@
+//! Peers of a torrent are listed and added, by the API and by the commands.
+
+use serde_json::{Value, json};
+
+use crate::bed::{Daemon, succeed, wait_until};
+use crate::choosing::seed_album;
+
+/// Each side lists the other one: who connected, who serves whom, and how much.
+#[test]
+fn peers_are_added_and_listed() {
+    let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = temporary.path();
+    let (seed, hash, bytes) = seed_album(other.path());
+    // Slow enough to be looked at.
+    let daemon = Daemon::start_with(folder, &["--download-dir", "downloads", "--download-limit", "20k"]);
+    assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
+    let path = format!("/api/v1/torrents/{hash}/peers");
+    assert_eq!(daemon.get(&path).json(), json!([]));
+    assert_eq!(succeed(folder, &["peers", &hash]).trim(), "no peers");
+
+    succeed(folder, &["peers", &hash, "--add", &seed.peers]);
+    let peer = |daemon: &Daemon, is_ready: fn(&Value) -> bool| {
+        let mut found = Value::Null;
+        wait_until("a peer", || {
+            found = daemon.get(&path).json()[0].take();
+            is_ready(&found)
+        });
+        found
+    };
+    let theirs = peer(&daemon, |peer| peer["downloaded"].as_u64() > Some(0));
+    assert_eq!(theirs["address"], *seed.peers);
+    let expected = json!([false, 1.0, 0, true, false, false]);
+    let told = [
+        "is_incoming",
+        "progress",
+        "uploaded",
+        "am_interested",
+        "peer_choking",
+        "peer_interested",
+    ];
+    assert_eq!(json!(told.map(|key| &theirs[key])), expected);
+    let ours = peer(&seed, |peer| peer["uploaded"].as_u64() > Some(0));
+    let told = [
+        "is_incoming",
+        "downloaded",
+        "am_interested",
+        "am_choking",
+        "peer_interested",
+    ];
+    assert_eq!(json!(told.map(|key| &ours[key])), json!([true, 0, false, false, true]));
+    assert!(ours["progress"].as_f64() < Some(1.0));
+    let table = succeed(folder, &["peers", &hash]);
+    let row = table.lines().nth(1).unwrap();
+    assert!(row.starts_with(&*seed.peers) && row.contains("100.0 %"), "{table}");
+    assert!(row.contains(" D ") && row.contains("ecs-torrent"), "{table}");
+    let table = succeed(other.path(), &["peers", &hash]);
+    assert!(table.lines().nth(1).unwrap().contains(" UI "), "{table}");
+
+    let bearer = daemon.bearer();
+    let headers = [("Authorization", &*bearer), ("Content-Type", "application/json")];
+    let many = vec!["192.0.2.7:6881"; 1001];
+    for (body, field) in [
+        (json!({"add": many}), "add"),
+        (json!({"add": ["localhost:1"]}), "body"),
+        (json!({}), "body"),
+    ] {
+        let answer = daemon.ask("PATCH", &path, &headers, body.to_string().as_bytes());
+        answer.refused(400, Some(field));
+    }
+}
