@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{AddOptions, RemoveOptions, Removed, Reply};
+use ecs_torrent_components::settings::{ChangedSettings, SettingsPatch};
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_components::wanted::FilePriority;
 use ecs_torrent_protocol::tracker::ScrapeCounts;
@@ -16,7 +17,7 @@ use crate::events::Subscription;
 use crate::id::TorrentId;
 use crate::selection::{Field, Selection};
 use crate::source::Source;
-use crate::torrents::Torrents;
+use crate::torrents::{SettingsReport, Torrents};
 
 /// The operations of [`Torrents`], each of which blocks the calling thread until the engine has answered. It comes from
 /// [`Torrents::blocking`] and is cheap to clone.
@@ -241,6 +242,22 @@ impl BlockingTorrents {
     /// As [`Torrents::restore`].
     pub fn restore(&self) -> Result<usize, Error> {
         block_on(self.0.restore())
+    }
+
+    /// Blocking form of [`Torrents::settings`].
+    ///
+    /// # Errors
+    /// As [`Torrents::settings`].
+    pub fn settings(&self) -> Result<SettingsReport, Error> {
+        block_on(self.0.settings())
+    }
+
+    /// Blocking form of [`Torrents::change_settings`].
+    ///
+    /// # Errors
+    /// As [`Torrents::change_settings`].
+    pub fn change_settings(&self, patch: SettingsPatch) -> Result<ChangedSettings, Error> {
+        block_on(self.0.change_settings(patch))
     }
 
     /// Blocking form of [`Torrents::ask`].

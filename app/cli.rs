@@ -258,7 +258,7 @@ pub(crate) fn main() -> ExitCode {
         #[cfg(feature = "daemon")]
         Command::Remove(args) => block_on(client::remove(args)),
         #[cfg(feature = "daemon")]
-        Command::Config(args) => config::run(&args),
+        Command::Config(args) => block_on(config::run(args)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ecs-torrent", &mut script);

@@ -8,6 +8,7 @@
 
 mod address;
 mod answers;
+mod changing;
 mod connections;
 mod dht;
 mod events;
@@ -114,6 +115,8 @@ struct ApiState {
     names: guard::Names,
     logins: logins::Logins,
     roots: roots::Roots,
+    /// The settings of the API, for users.
+    settings: serde_json::Value,
     max_body_bytes: usize,
     body_timeout: Duration,
     /// Permits to hold a request's body in memory.
@@ -171,6 +174,7 @@ impl Api {
             names: guard::Names::new(address, &settings.names),
             logins: logins::Logins::new(settings.max_failed_logins, seconds(settings.failed_login_interval_s)),
             roots,
+            settings: serde_json::to_value(settings).unwrap_or_default(),
             max_body_bytes: settings.max_body_bytes,
             body_timeout: seconds(settings.body_timeout_s),
             bodies: Semaphore::new(MAX_BODIES),

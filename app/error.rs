@@ -8,6 +8,7 @@ use ecs_torrent_components::commands::{
 };
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
+use ecs_torrent_components::settings::ChangeError;
 use ecs_torrent_engine::backends::StartError;
 use ecs_torrent_engine::mailbox::{EngineGone, SendError, UnsupportedCommand};
 use ecs_torrent_protocol::hash::InfoHash;
@@ -95,6 +96,9 @@ pub enum Error {
     /// A torrent is not announced.
     #[error(transparent)]
     Announce(AnnounceError),
+    /// The settings are not changed.
+    #[error(transparent)]
+    ChangeSettings(#[from] ChangeError),
     /// Some part of a removed torrent could not be deleted.
     #[error(transparent)]
     Remove(RemoveError),

@@ -13,6 +13,9 @@ use ecs_torrent_components::commands::{
     ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, StartAll, StartTorrent, StopAll, StopTorrent,
 };
 use ecs_torrent_components::links::FollowLink;
+use ecs_torrent_components::settings::{
+    ChangeSettings, ChangedSettings, SettingChanges, SettingLayers, Settings, SettingsPatch,
+};
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_components::wanted::FilePriority;
 use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle};
@@ -584,6 +587,48 @@ impl Torrents {
         Ok(self.ask(restore).await??)
     }
 
+    /// Returns the settings in force, and the changes made at run time.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::SettingsPatch;
+    /// # setup::run(async |torrents, _| {
+    /// let patch = SettingsPatch::default().set("limits.upload_bytes_per_s", 500_000);
+    /// let changed = torrents.change_settings(patch).await?;
+    /// assert!(changed.needs_restart.is_empty());
+    /// let report = torrents.settings().await?;
+    /// assert_eq!(report.settings.limits.upload_bytes_per_s, 500_000);
+    /// assert!(report.changes.0.contains_key("limits.upload_bytes_per_s"));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// If the engine has stopped.
+    pub async fn settings(&self) -> Result<SettingsReport, Error> {
+        self.with_world(|world| {
+            let layers = world.get_resource::<SettingLayers>();
+            let layers = layers.cloned().unwrap_or_default();
+            SettingsReport {
+                settings: world.resource::<Settings>().clone(),
+                needs_restart: layers.needs_restart(),
+                changes: layers.changes,
+            }
+        })
+        .await
+    }
+
+    /// Changes settings while the engine runs, and returns when the changes are durable and in force. They lie over the
+    /// settings with which the engine was started, in later runs too. A setting that needs a restart is saved, and named
+    /// in the answer.
+    ///
+    /// # Errors
+    /// [`Error::ChangeSettings`] with the name of the setting, if the settings would not be valid as a whole, or cannot
+    /// be saved. Nothing is changed then.
+    pub async fn change_settings(&self, patch: SettingsPatch) -> Result<ChangedSettings, Error> {
+        Ok(self.ask(|reply| ChangeSettings { patch, reply }).await??)
+    }
+
     /// Subscribes to engine events that occur after this call.
     ///
     /// ```
@@ -667,6 +712,17 @@ impl Torrents {
         self.handle.send(command(reply)).await?;
         Ok(receiver.await.map_err(|_| EngineGone)?)
     }
+}
+
+/// The settings of an engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SettingsReport {
+    /// The settings in force.
+    pub settings: Settings,
+    /// The changes made at run time, by name. Those that need a restart are not in force yet.
+    pub changes: SettingChanges,
+    /// The settings that a restart would change.
+    pub needs_restart: Vec<String>,
 }
 
 /// Maximum lag of the times of files behind the clock: the kernel takes them from its last tick.

@@ -4,6 +4,7 @@
 mod connection;
 pub(super) mod dht;
 pub(super) mod peers;
+pub(super) mod settings;
 mod tables;
 pub(super) mod trackers;
 mod values;

@@ -1,5 +1,6 @@
 //! Answers to clients: JSON, for errors too.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Json;
@@ -8,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use ecs_torrent_components::commands::{EditTrackersError, SetFilesError};
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
+use ecs_torrent_components::settings::ChangeError;
 use serde::Serialize;
 
 use crate::{AddError, Error, RemoveError};
@@ -20,7 +22,7 @@ pub(super) struct Refusal {
     error: String,
     /// The invalid part of the request, if it is a single one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<&'static str>,
+    field: Option<Cow<'static, str>>,
     /// Time to wait before the next try.
     #[serde(skip)]
     retry_after: Option<Duration>,
@@ -37,9 +39,9 @@ impl Refusal {
     }
 
     /// Refuses a request for one invalid part.
-    pub(super) fn of(field: &'static str, status: StatusCode, error: impl ToString) -> Self {
+    pub(super) fn of(field: impl Into<Cow<'static, str>>, status: StatusCode, error: impl ToString) -> Self {
         Self {
-            field: Some(field),
+            field: Some(field.into()),
             ..Self::new(status, error.to_string())
         }
     }
@@ -87,6 +89,8 @@ impl From<Error> for Refusal {
             Error::Metainfo { .. } | Error::Magnet(_) | Error::Unsupported { .. } => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)
             }
+            Error::ChangeSettings(ChangeError::Unsaved(_)) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, text),
+            Error::ChangeSettings(error) => Self::of(error.name().unwrap_or_default(), StatusCode::BAD_REQUEST, text),
             Error::Dht(DhtError::NotBencoded(_) | DhtError::LongValue(_)) => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)
             }

@@ -122,7 +122,7 @@ impl Query {
                 return Err(Refusal::of("query", StatusCode::BAD_REQUEST, why));
             };
             if !REPEATABLE.contains(known) && found.iter().any(|(name, _)| name == known) {
-                return Err(Refusal::of(known, StatusCode::BAD_REQUEST, "given more than once"));
+                return Err(Refusal::of(*known, StatusCode::BAD_REQUEST, "given more than once"));
             }
             found.push((known, value.into_owned()));
         }

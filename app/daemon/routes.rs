@@ -18,7 +18,7 @@ use ecs_torrent_components::selection::FileSelection;
 
 use super::answers::Refusal;
 use super::requests::{NamedTorrent, NoParameters, Query, media_type, parse_hash, read};
-use super::{NONCE_DIGITS, Phase, Shared, dht, events, files, guard, peers, trackers};
+use super::{NONCE_DIGITS, Phase, Shared, changing, dht, events, files, guard, peers, trackers};
 use crate::folders::check_writable;
 use crate::{AddError, AddOptions, Error, Field, KeptFile, RemoveOptions, Selection, Source};
 
@@ -99,6 +99,8 @@ fn table() -> Vec<Route> {
         route("post", "/api/v1/torrents/{hash}/start", Token, routing::post(start)),
         route("post", "/api/v1/torrents/{hash}/stop", Token, routing::post(stop)),
         route("post", "/api/v1/torrents/{hash}/resume", Token, routing::post(resume)),
+        route("get", "/api/v1/settings", Token, routing::get(changing::get)),
+        route("patch", "/api/v1/settings", Token, routing::patch(changing::change)),
         route("get", "/api/v1/dht", Token, routing::get(dht::stats)),
         route("get", "/api/v1/dht/peers/{hash}", Token, routing::get(dht::find_peers)),
         route("get", "/api/v1/dht/items/{target}", Token, routing::get(dht::get)),

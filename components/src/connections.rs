@@ -212,7 +212,12 @@ impl ConnectionCounts {
     /// Returns the torrent with the most connections.
     #[must_use]
     pub fn largest_torrent(&self) -> Option<Entity> {
-        self.by_size.last().map(|(_, torrent)| *torrent)
+        self.torrents_by_size().next()
+    }
+
+    /// The torrents with connections, those with the most first.
+    pub fn torrents_by_size(&self) -> impl Iterator<Item = Entity> + '_ {
+        self.by_size.iter().rev().map(|(_, torrent)| *torrent)
     }
 
     /// Records that until that time no connection of a torrent can be evicted for a newcomer from a site with

@@ -495,7 +495,7 @@ mod tests {
         assert_eq!((piece.missing_count, piece.free_count, piece.asked_count), (3, 3, 0));
         piece.receive(1, None, Payload::new());
         assert_eq!(piece.contributors(), [peer(2)]);
-        assert_eq!(piece.received_bytes(), BLOCK_SIZE.into(), "nobody sends padding");
+        assert_eq!(piece.received_bytes(), u64::from(BLOCK_SIZE), "nobody sends padding");
         piece.receive(3, Some(peer(2)), Payload::new());
         assert_eq!(piece.clear(), u64::from(BLOCK_SIZE) + 5);
         assert_eq!(

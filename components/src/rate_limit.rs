@@ -84,6 +84,18 @@ impl RateLimit {
         }
     }
 
+    /// Changes the limit. Transfers that wait may try again at once.
+    pub fn set(&mut self, bytes_per_s: Option<u64>, now: Timestamp) {
+        if bytes_per_s != self.bytes_per_s {
+            *self = Self {
+                bytes_per_s,
+                updated: now,
+                waited: self.waited,
+                ..Self::default()
+            };
+        }
+    }
+
     /// Returns the limit in bytes per second, if there is one.
     #[must_use]
     pub fn bytes_per_s(&self) -> Option<u64> {
@@ -224,6 +236,23 @@ mod tests {
         let next = limit.next(now + Duration::from_secs(10));
         assert_eq!(next.since(now).as_secs(), 16);
         assert_eq!(limit.portion(next), Some(2048));
+    }
+
+    #[test]
+    fn a_changed_limit_applies_at_once_and_forgets_debts() {
+        let mut limit = RateLimit::new(Some(10_000));
+        let now = Timestamp::ZERO + Duration::from_secs(5);
+        limit.take(1 << 20);
+        assert_eq!(limit.portion(now), Some(0));
+        assert!(limit.next(now) > now + Duration::from_secs(60));
+        limit.set(Some(1_000_000), now);
+        let next = limit.next(now);
+        assert!(next <= now + Duration::from_millis(21));
+        assert_eq!(limit.portion(next), Some(20_000));
+        limit.set(None, now);
+        assert_eq!(limit.portion(now), None);
+        limit.set(Some(20_000), now);
+        assert_eq!(limit.portion(now), Some(0), "no burst for the time without a limit");
     }
 
     #[test]

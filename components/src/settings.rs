@@ -4,6 +4,7 @@
 //! seconds, `_ms` milliseconds, `_bytes` bytes. Every number has a range ([`Number`]); [`Settings::check`] reports
 //! values outside of it.
 
+mod changes;
 mod ranges;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,6 +15,9 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::tracker::tiers::AnnounceReach;
 use serde::{Deserialize, Serialize};
 
+pub use self::changes::{
+    ChangeError, ChangeSettings, ChangedSettings, Effect, SettingChanges, SettingLayers, SettingsChanged, SettingsPatch,
+};
 pub use self::ranges::{Number, Numbers, SettingError, check_numbers};
 
 /// All settings.

@@ -127,11 +127,10 @@ impl Drop for SharedRuntime {
 const OTHER_DESCRIPTORS: u64 = 32;
 
 /// Lowers the limits on open files and connections to what the system allows this process (Fault 99). Files take
-/// precedence: a peer can connect later, but a piece must be written now.
-pub fn fit_descriptors(settings: &mut Settings) {
-    let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
-        return;
-    };
+/// precedence: a peer can connect later, but a piece must be written now. Returns the maximum number of connections, if
+/// the system sets one.
+pub fn fit_descriptors(settings: &mut Settings) -> Option<usize> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current?;
     let files = (settings.storage.max_open_files as u64).min(limit / 4).max(1);
     let connections = limit.saturating_sub(files + OTHER_DESCRIPTORS).max(1);
     if connections < settings.peers.max_connections as u64 {
@@ -139,6 +138,7 @@ pub fn fit_descriptors(settings: &mut Settings) {
         settings.peers.max_connections = connections as usize;
     }
     settings.storage.max_open_files = files as usize;
+    Some(usize::try_from(connections).unwrap_or(usize::MAX))
 }
 
 /// Starts all real backends for one engine. `carriers` carry its streams, in this order; TCP comes last.

@@ -28,6 +28,7 @@
 pub mod backends;
 pub mod core;
 pub mod jobs;
+mod layers;
 pub mod mailbox;
 pub mod port;
 pub mod ports;

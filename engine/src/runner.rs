@@ -1,5 +1,6 @@
 //! The thread that steps an engine in real time.
 
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,15 +9,17 @@ use std::time::{Duration, Instant};
 
 use bevy_app::App;
 use ecs_torrent_components::commands::{AddTorrent, CommandQueue};
-use ecs_torrent_components::settings::{Settings, seconds};
+use ecs_torrent_components::settings::{SettingLayers, Settings, seconds};
 use ecs_torrent_components::tick_times::TickTimes;
 use ecs_torrent_protocol::time::Timestamp;
 
 use crate::backends::net::Carriers;
-use crate::backends::{self, StartError};
+use crate::backends::{self, StartError, state};
 use crate::core::Core;
+use crate::layers;
 use crate::mailbox::{EngineHandle, Mailbox};
 use crate::ports::net::LocalAddresses;
+use crate::ports::state::settings_blob;
 use crate::wake::Waker;
 
 /// A running engine. Dropping it ends its thread at once, with every connection and job. To notify peers and trackers,
@@ -53,12 +56,11 @@ impl Runner {
     /// # Errors
     /// Like [`Runner::start`].
     pub fn start_with(
-        mut settings: Settings,
+        settings: Settings,
         carriers: Carriers,
         add_plugins: impl Fn(&mut App) + Send + 'static,
     ) -> Result<Self, StartError> {
         settings.check()?;
-        backends::fit_descriptors(&mut settings);
         let stop = Arc::new(AtomicBool::new(false));
         let is_stopped = stop.clone();
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
@@ -67,6 +69,7 @@ impl Runner {
             let (mailbox, handle) = Mailbox::new(waker.clone());
             let mut engine = Supervised {
                 settings,
+                listen: None,
                 carriers,
                 epoch: Instant::now(),
                 add_plugins,
@@ -81,7 +84,7 @@ impl Runner {
             core.world_mut().insert_resource(mailbox);
             let handle = core.handle();
             // Keeps the actual addresses and ports for a rebuild.
-            engine.settings.net.listen.clone_from(&local.0);
+            engine.listen = Some(local.0.clone());
             // The caller may already be gone; then the stop flag is set too.
             let _ = sender.send(Ok(Started { handle, local, waker }));
             engine.run(core);
@@ -124,7 +127,10 @@ impl Drop for Runner {
 
 /// An engine that is rebuilt after a panic.
 struct Supervised<F> {
+    /// The settings of the configuration.
     settings: Settings,
+    /// The addresses that the engine listened on before it was rebuilt.
+    listen: Option<Vec<SocketAddr>>,
     carriers: Carriers,
     /// Zero of the clock of every engine that is built.
     epoch: Instant,
@@ -145,17 +151,36 @@ impl<F: Fn(&mut App)> Supervised<F> {
     fn build(&self) -> Result<(Core, LocalAddresses), StartError> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| StartError::Random(error.to_string()))?;
-        let backends = backends::real(&self.settings, &self.carriers, self.epoch, &self.waker)?;
+        let mut layers = self.layers();
+        let mut settings = layers.active.clone();
+        layers.max_connections = backends::fit_descriptors(&mut settings);
+        if let Some(listen) = &self.listen {
+            settings.net.listen.clone_from(listen);
+        }
+        let backends = backends::real(&settings, &self.carriers, self.epoch, &self.waker)?;
         let local = backends.local.clone();
         let handle = self.handle.clone();
-        let core = Core::with_handle(self.settings.clone(), backends, seed, handle, &self.add_plugins);
+        let mut core = Core::with_handle(settings, backends, seed, handle, &self.add_plugins);
+        core.world_mut().insert_resource(layers);
         Ok((core, local))
+    }
+
+    /// Returns the settings of the configuration with the changes in the state folder.
+    fn layers(&self) -> SettingLayers {
+        let saved = self.settings.session.state_dir.as_deref().and_then(|folder| {
+            let read = state::read_blob(folder, &settings_blob());
+            read.unwrap_or_else(|error| {
+                tracing::warn!(%error, "the saved changes of settings cannot be read");
+                None
+            })
+        });
+        layers::read(&self.settings, saved.as_deref())
     }
 
     /// Ticks until stopped. Fault 104: a panic inside a system ends the world, not the engine, unless panics are too
     /// frequent.
     fn run(&mut self, mut core: Core) {
-        let settings = &self.settings.lifecycle;
+        let settings = &core.world().resource::<Settings>().lifecycle;
         let (most, window) = (settings.max_restarts, seconds(settings.restart_window_s));
         let mut restarts: Vec<Instant> = Vec::new();
         loop {

@@ -5,6 +5,7 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::bans::Bans;
 use ecs_torrent_components::connections::ConnectionCounts;
 use ecs_torrent_components::peer::{Direction, Endpoint, Peer, Stage};
+use ecs_torrent_components::settings::SettingsChanged;
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{NetRequest, Streams};
 use ecs_torrent_engine::schedule::Tick;
@@ -20,6 +21,7 @@ pub struct AcceptingPlugin;
 impl Plugin for AcceptingPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<ConnectionCounts>()
+            .add_observer(close_excess)
             .init_resource::<Bans>()
             .add_systems(
                 Tick,
@@ -28,6 +30,11 @@ impl Plugin for AcceptingPlugin {
                     .in_set(IntakeSet::Accept),
             );
     }
+}
+
+/// Closes connections beyond limits that have been lowered.
+fn close_excess(_: On<SettingsChanged>, mut admission: Admission) {
+    admission.close_excess();
 }
 
 fn accept_streams(

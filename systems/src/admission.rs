@@ -196,6 +196,41 @@ impl Admission<'_, '_> {
         self.counts.half_open + reserve < limit
     }
 
+    /// Closes the least useful connections beyond the limits, after the limits have been lowered. Connections to
+    /// user-named peers stay.
+    pub(crate) fn close_excess(&mut self) {
+        let limits = self.settings.peers.clone();
+        let is_within = self.counts.total <= limits.max_connections;
+        let torrents: Vec<Entity> = self.counts.torrents_by_size().collect();
+        let mut left = Vec::new();
+        for torrent in torrents {
+            let excess = self
+                .counts
+                .of_torrent(torrent)
+                .total
+                .saturating_sub(limits.max_per_torrent);
+            if excess == 0 && is_within {
+                break;
+            }
+            let (standings, _) = self.standings_of(torrent, None);
+            let mut ranked = policy::least_useful_first(standings);
+            let excess = excess.min(ranked.len());
+            ranked.drain(..excess).for_each(|(peer, _)| self.evict_one(peer));
+            left.extend(ranked);
+        }
+        while self.counts.total > limits.max_connections && self.evict_handshake() {}
+        let excess = self.counts.total.saturating_sub(limits.max_connections);
+        let ranked = policy::least_useful_first(left);
+        ranked
+            .into_iter()
+            .take(excess)
+            .for_each(|(peer, _)| self.evict_one(peer));
+    }
+
+    fn evict_one(&mut self, peer: Entity) {
+        self.close(peer, CloseReason::Evicted);
+    }
+
     /// Closes a connection and frees its slot at once.
     pub(crate) fn close(&mut self, peer: Entity, reason: CloseReason) {
         self.reaper.close(peer, reason);

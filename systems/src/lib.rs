@@ -4,7 +4,7 @@
 //!
 //! | stage | feature | does |
 //! |---|---|---|
-//! | Intake | [`streams`], [`accepting`], [`handshaking`], [`greeting`], [`frames`] | bytes become messages |
+//! | Intake | [`settings`], [`streams`], [`accepting`], [`handshaking`], [`greeting`], [`frames`] | bytes become messages |
 //! | Assemble | [`assembly`] | blocks are stored in their pieces |
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
@@ -52,6 +52,7 @@ pub mod pex;
 pub mod picking;
 pub mod reaping;
 pub mod sessions;
+pub mod settings;
 pub mod smart_ban;
 pub mod stats;
 pub mod stop_participants;
@@ -96,6 +97,7 @@ impl PluginGroup for TorrentPlugins {
     fn build(self) -> PluginGroupBuilder {
         PluginGroupBuilder::start::<Self>()
             .add(OrderPlugin)
+            .add(settings::SettingsPlugin)
             .add(limits::LimitsPlugin)
             .add(streams::StreamsPlugin)
             .add(accepting::AcceptingPlugin)
@@ -139,6 +141,8 @@ impl PluginGroup for TorrentPlugins {
 /// The order of [`TickSet::Intake`].
 #[derive(SystemSet, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IntakeSet {
+    /// Changes settings, before the systems of this tick read them.
+    Settings,
     /// Sorts connection events by kind.
     Streams,
     /// Counts the blocks that have left, before anything of this tick is decided.
@@ -272,8 +276,10 @@ impl Plugin for OrderPlugin {
             "TorrentPlugins belong to an engine, which has a world of its own: add ecs_torrent::host::EcsTorrentPlugin \
              to a Bevy App instead, or give them to ecs_torrent::Engine::builder()"
         );
-        use IntakeSet::{Accept, Bytes, Closed, Count, Frames, Greet, Handshakes, Streams};
-        let intake = (Streams, Count, Accept, Bytes, Handshakes, Greet, Frames, Closed);
+        use IntakeSet::{Accept, Bytes, Closed, Count, Frames, Greet, Handshakes, Settings, Streams};
+        let intake = (
+            Settings, Streams, Count, Accept, Bytes, Handshakes, Greet, Frames, Closed,
+        );
         app.configure_sets(Tick, (IntakeFromPorts, intake.chain()).chain())
             .configure_sets(Tick, intake.in_set(TickSet::Intake));
         app.configure_sets(

@@ -486,7 +486,7 @@ mod tests {
         };
         assert_eq!(missing(&[&nearly]), [4]);
         assert_eq!(missing(&[&one]), [0, 1, 2, 3, 4, 5, 6, 8]);
-        assert_eq!(missing(&[&one, &PeerPieces::all(9)]), []);
+        assert_eq!(missing(&[&one, &PeerPieces::all(9)]), Vec::<u32>::new());
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod ownership;
 mod peers;
 mod process;
 mod quiet;
+mod settings;
 #[path = "../support/skipping.rs"]
 mod skipping;
 mod trackers;

@@ -1,8 +1,10 @@
 //! Limits on transfer rates.
 
+use ecs_torrent::components::commands::{CommandQueue, Reply};
 use ecs_torrent::components::peer::PeerRates;
-use ecs_torrent::components::settings::LimitSettings;
+use ecs_torrent::components::settings::{ChangeSettings, LimitSettings, SettingsPatch};
 use ecs_torrent::components::torrent::Counters;
+use ecs_torrent::engine::sim::Crash;
 use ecs_torrent::sim::invariants::{InvariantsPlugin, Violations};
 
 use super::*;
@@ -140,6 +142,49 @@ fn an_upload_keeps_to_its_limit() {
         assert_eq!(sent.len(), usize::from(leechers));
         swarm.check();
     }
+}
+
+fn change(sim: &mut Simulation, node: NodeId, patch: SettingsPatch) {
+    let mut queue = sim
+        .node(node)
+        .world_mut()
+        .resource_mut::<CommandQueue<ChangeSettings>>();
+    let reply = Reply::new(|answer: Result<_, _>| drop(answer.unwrap()));
+    queue.0.push_back(ChangeSettings { patch, reply });
+}
+
+/// Limits that are set, changed and taken back at run time hold at once, and after a power failure.
+#[test]
+fn limits_change_at_run_time() {
+    let (download_name, upload_name) = ("limits.download_bytes_per_s", "limits.upload_bytes_per_s");
+    let mut swarm = Swarm::new(32 << 20, (1, upload(600_000)), (1, LimitSettings::default()));
+    let (seeder, leecher) = (swarm.seeders[0], swarm.leechers[0]);
+    for (node, name, rate) in [
+        (leecher, download_name, 100_000),
+        (leecher, download_name, 400_000),
+        (seeder, upload_name, 50_000),
+    ] {
+        change(&mut swarm.sim, node, SettingsPatch::default().set(name, rate));
+        for bytes in swarm.windows(|swarm| swarm.counters(leecher).downloaded) {
+            assert_near(bytes, rate);
+        }
+    }
+    swarm.sim.crash(seeder, Crash::Power);
+    swarm.sim.restart(seeder);
+    let limit = |swarm: &mut Swarm| {
+        swarm
+            .sim
+            .node(seeder)
+            .world_mut()
+            .resource::<Settings>()
+            .limits
+            .upload_bytes_per_s
+    };
+    assert_eq!(limit(&mut swarm), 50_000);
+    change(&mut swarm.sim, seeder, SettingsPatch::default().reset(upload_name));
+    swarm.sim.run_for(Duration::from_secs(1));
+    assert_eq!(limit(&mut swarm), 600_000);
+    swarm.check();
 }
 
 /// At a low rate, a peer waits long for its share. It is not taken for a silent one, and no block is requested twice.

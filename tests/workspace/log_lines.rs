@@ -8,7 +8,9 @@ use walkdir::WalkDir;
 pub const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 /// Files whose lines are about the engine: its runner, and backends that know streams, sockets and folders only.
-const ENGINE_WIDE: [&str; 7] = [
+const ENGINE_WIDE: [&str; 9] = [
+    "engine/src/layers.rs",
+    "systems/src/settings.rs",
     "engine/src/backends.rs",
     "engine/src/backends/net/listen.rs",
     "engine/src/backends/net/multicast.rs",

@@ -101,10 +101,10 @@ impl Daemon {
     }
 
     /// Sends a PATCH request with a JSON body.
-    pub(super) async fn patch(&self, path: &str, body: &Value) -> Result<(), CliError> {
+    pub(super) async fn patch(&self, path: &str, body: &Value) -> Result<Value, CliError> {
         let body = Bytes::from(body.to_string());
-        self.send(Method::PATCH, path, body, "application/json").await?;
-        Ok(())
+        let (_, answer) = self.send(Method::PATCH, path, body, "application/json").await?;
+        Ok(answer)
     }
 
     pub(super) async fn delete(&self, path: &str) -> Result<Value, CliError> {

@@ -429,6 +429,24 @@ fn torrent_name(torrent: InfoHash) -> String {
     format!("{torrent}.torrent")
 }
 
+/// Reads a blob of a state folder that no engine need use. `None` if it does not exist.
+///
+/// # Errors
+/// If it cannot be read.
+pub(crate) fn read_blob(state_dir: &Path, name: &BlobName) -> io::Result<Option<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let path = state_dir.join(SESSIONS).join(blob_name(name));
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    whole_file::read_bounded(file, MAX_BLOB_BYTES as u64).map(Some)
+}
+
 fn blob_name(name: &BlobName) -> String {
     format!("{}.blob", name.as_str())
 }

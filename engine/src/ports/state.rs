@@ -84,6 +84,14 @@ pub const MAX_BLOB_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlobName(Box<str>);
 
+/// Returns the name of the blob that holds the changes of settings ([`SettingChanges`]), as JSON.
+///
+/// [`SettingChanges`]: ecs_torrent_components::settings::SettingChanges
+#[must_use]
+pub fn settings_blob() -> BlobName {
+    BlobName("settings".into())
+}
+
 /// The text cannot be the name of a blob.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not the name of a blob: 1 to 64 lower-case letters, digits, - and _")]

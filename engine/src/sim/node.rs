@@ -19,7 +19,9 @@ use super::net::{Access, SimNet};
 use super::probe::{Probe, Unprobed};
 use super::state::SimState;
 use crate::core::{Backends, Core};
+use crate::layers;
 use crate::ports::net::LocalAddresses;
+use crate::ports::state::settings_blob;
 use crate::wake::Waker;
 
 /// Parameters of a new node.
@@ -115,12 +117,16 @@ impl Node {
     pub(super) fn start(&mut self, id: NodeId, shared: &Arc<Mutex<Fabric>>) {
         let probe = &self.new.probe;
         let mut seed = [0; 32];
-        let local = {
+        let (local, layers) = {
             let fabric = lock(shared);
             seed[..8].copy_from_slice(&fabric.hub.seed.to_le_bytes());
             seed[8..16].copy_from_slice(&(id.0 as u64).to_le_bytes());
             seed[16..20].copy_from_slice(&fabric.machines[id.0].life.to_le_bytes());
-            fabric.net.addresses_of(id)
+            let saved = fabric.machines[id.0].state.blob(&settings_blob());
+            (
+                fabric.net.addresses_of(id),
+                layers::read(&self.new.settings, saved.as_deref()),
+            )
         };
         let net = Deferred::new(SimNet::new(id, shared.clone()), probe);
         let disk = Deferred::new(SimDisk::new(id, shared.clone()), probe);
@@ -143,7 +149,8 @@ impl Node {
             local: LocalAddresses(local),
         };
         let add_plugins = self.new.add_plugins.clone();
-        let core = Core::new(self.new.settings.clone(), backends, seed, Waker::none(), &*add_plugins);
+        let mut core = Core::new(layers.active.clone(), backends, seed, Waker::none(), &*add_plugins);
+        core.world_mut().insert_resource(layers);
         self.core = Some(Box::new(core));
     }
 

@@ -126,6 +126,11 @@ impl StateFolder {
         }
     }
 
+    /// Returns the content of a blob.
+    pub(super) fn blob(&self, name: &BlobName) -> Option<Bytes> {
+        self.blobs.get(name)?.seen.clone()
+    }
+
     fn list(&self) -> Vec<StoredTorrent> {
         let is_there = |files: &BTreeMap<InfoHash, Kept>, torrent: &InfoHash| {
             files.get(torrent).is_some_and(|kept| kept.seen.is_some())

@@ -142,19 +142,28 @@ pub(crate) fn least_useful(
     let giving_way = standings
         .iter()
         .filter(|(_, standing)| standing.gives_way(&contest, settings));
-    let worst = giving_way.min_by_key(|(entity, standing)| {
-        let Standing {
-            crowd, silences, idle, ..
-        } = *standing;
-        (
-            standing.class,
-            Reverse(crowd),
-            Reverse(silences),
-            Reverse(idle),
-            *entity,
-        )
-    });
+    let worst = giving_way.min_by_key(|connection| rank(connection));
     worst.map(|(entity, _)| *entity)
+}
+
+/// Returns the connections without those to user-named peers, in the order in which they are closed at a lowered limit.
+pub(crate) fn least_useful_first(mut standings: Vec<(Entity, Standing)>) -> Vec<(Entity, Standing)> {
+    standings.retain(|(_, standing)| !standing.is_user_named);
+    standings.sort_unstable_by_key(rank);
+    standings
+}
+
+fn rank((entity, standing): &(Entity, Standing)) -> impl Ord + use<> {
+    let Standing {
+        crowd, silences, idle, ..
+    } = *standing;
+    (
+        standing.class,
+        Reverse(crowd),
+        Reverse(silences),
+        Reverse(idle),
+        *entity,
+    )
 }
 
 /// Number of connections reserved for peers that a user named, out of `limit` in all.

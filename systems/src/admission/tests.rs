@@ -218,6 +218,39 @@ fn handshakes_beyond_their_limit_replace_the_oldest_of_the_largest_subnet() {
     assert_eq!(bed.evicted(), [first]);
 }
 
+/// The least useful connections of a torrent close at its own limit, then those of the engine at the engine's.
+#[test]
+fn lowered_limits_close_the_least_useful_connections() {
+    let mut bed = Bed::new(|_| {});
+    let idle: Vec<_> = (0..4).map(|number| bed.inbound(apart(number), Past::Idle)).collect();
+    let useful: Vec<_> = (4..8).map(|number| bed.inbound(apart(number), Past::Useful)).collect();
+    let other = bed.other;
+    let of_other = bed.connect(other, Direction::Outbound, apart(8), Past::Idle);
+    let handshake = bed.inbound(apart(9), Past::NoHandshake);
+    let mut evicted_with = |per_torrent, in_all| {
+        let mut settings = bed.world.resource_mut::<Settings>();
+        settings.peers.max_per_torrent = per_torrent;
+        settings.peers.max_connections = in_all;
+        bed.admit(|admission| {
+            admission.close_excess();
+            true
+        });
+        let mut evicted = bed.evicted();
+        evicted.sort_unstable();
+        (evicted, bed.world.resource::<ConnectionCounts>().total)
+    };
+    assert_eq!(evicted_with(8, 10), (vec![], 10));
+    let (evicted, left) = evicted_with(6, 10);
+    assert_eq!((evicted.len(), left), (2, 8));
+    assert!(evicted.iter().all(|peer| idle.contains(peer)));
+    let (evicted, left) = evicted_with(6, 5);
+    assert_eq!(left, 5);
+    assert!(evicted.contains(&handshake) && !evicted.iter().any(|peer| useful.contains(peer)));
+    let (evicted, left) = evicted_with(3, 5);
+    assert_eq!(left, evicted_with(3, 5).1);
+    assert!(evicted.len() <= 2 && !evicted.contains(&of_other), "{evicted:?}");
+}
+
 #[test]
 fn a_full_engine_replaces_a_handshake_or_else_an_idle_peer() {
     let mut bed = Bed::new(|settings| settings.max_connections = 3);

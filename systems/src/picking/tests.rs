@@ -699,7 +699,7 @@ fn a_peer_without_memory_for_a_piece_waits_for_it() {
     bed.get_mut::<PeerPieces>(peer).insert(1);
     bed.world.resource_mut::<Settings>().requests.piece_memory_bytes = 2 * BLOCK;
     for _ in 0..2 {
-        assert_eq!(refill(&mut bed, peer), []);
+        assert_eq!(refill(&mut bed, peer), Vec::<u32>::new());
         let supply = bed.world.resource::<Supply>();
         assert_eq!((&supply.starved[..], supply.wanted_bytes), (&[peer][..], 2 * BLOCK));
     }

@@ -1,0 +1,69 @@
+//! Routes about the settings: reading all, changing those of the engine.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use ecs_torrent_components::settings::SettingsPatch;
+use serde_json::{Map, Value, json};
+
+use super::Shared;
+use super::answers::Refusal;
+use super::requests::{NoParameters, media_type, read};
+
+/// Longest body with changes, in bytes: ten times that of all settings.
+const MAX_CHANGES: usize = 64 << 10;
+
+/// Returns the settings in force, and what was changed at run time.
+pub(super) async fn get(State(shared): State<Shared>, _: NoParameters) -> Result<Json<Value>, Refusal> {
+    let report = shared.torrents.settings().await?;
+    let mut settings = report.settings.to_json();
+    settings["api"] = shared.settings.clone();
+    Ok(Json(json!({
+        "settings": settings,
+        "changes": report.changes,
+        "needs_restart": report.needs_restart,
+    })))
+}
+
+pub(super) async fn change(
+    State(shared): State<Shared>,
+    _: NoParameters,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, Refusal> {
+    if media_type(&headers).as_deref() != Some("application/json") {
+        let why = "send the settings as application/json";
+        return Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+    }
+    let (bytes, _permit) = read(&shared, &headers, body).await?;
+    if bytes.len() > MAX_CHANGES {
+        let why = format!("the settings are longer than {MAX_CHANGES} bytes");
+        return Err(Refusal::of("body", StatusCode::PAYLOAD_TOO_LARGE, why));
+    }
+    let bad = |why: String| Refusal::of("body", StatusCode::BAD_REQUEST, why);
+    let sections: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+    let patch = patch(sections)?;
+    let changed = shared.torrents.change_settings(patch).await?;
+    Ok(Json(json!({"needs_restart": changed.needs_restart})))
+}
+
+/// Reads sections with settings. `null` is a return to the value of the configuration.
+fn patch(sections: Map<String, Value>) -> Result<SettingsPatch, Refusal> {
+    let mut patch = SettingsPatch::default();
+    for (section, settings) in sections {
+        if section == "api" {
+            let why = "api: these settings are changed in the configuration file only";
+            return Err(Refusal::of(section, StatusCode::BAD_REQUEST, why));
+        }
+        let Value::Object(settings) = settings else {
+            let why = format!("{section}: a section is an object with settings");
+            return Err(Refusal::of(section, StatusCode::BAD_REQUEST, why));
+        };
+        for (name, value) in settings {
+            let value = (!value.is_null()).then_some(value);
+            patch.0.insert(format!("{section}.{name}"), value);
+        }
+    }
+    Ok(patch)
+}

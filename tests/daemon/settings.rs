@@ -1,0 +1,163 @@
+//! Settings change while a daemon runs, by the API and by the commands.
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::bed::{Answer, Daemon, fail, succeed};
+
+fn patch(daemon: &Daemon, body: &Value) -> Answer {
+    patch_bytes(daemon, body.to_string().as_bytes())
+}
+
+fn patch_bytes(daemon: &Daemon, body: &[u8]) -> Answer {
+    let bearer = daemon.bearer();
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+    daemon.ask("PATCH", "/api/v1/settings", &headers, body)
+}
+
+/// A change is durable when it is answered: it survives a kill, outweighs the configuration and the command line, and is
+/// taken back by name. A setting that needs a restart is named, and in force after it.
+#[test]
+fn changes_survive_a_kill() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    std::fs::write(folder.join("c.ron"), "(uploads: (slots: 3))").unwrap();
+    let arguments = ["--config", "c.ron", "--upload-limit", "50k"];
+    let mut daemon = Daemon::start_with(folder, &arguments);
+    let answer = daemon.get("/api/v1/settings").json();
+    assert_eq!(answer["settings"]["limits"]["upload_bytes_per_s"], 50_000);
+    assert_eq!(answer["settings"]["api"]["max_connections"], 256);
+    assert_eq!((&answer["changes"], &answer["needs_restart"]), (&json!({}), &json!([])));
+
+    let body =
+        json!({"limits": {"upload_bytes_per_s": 80_000}, "uploads": {"slots": 5}, "storage": {"disk_threads": 3}});
+    let answer = patch(&daemon, &body);
+    assert_eq!(
+        (answer.status, answer.json()),
+        (200, json!({"needs_restart": ["storage.disk_threads"]}))
+    );
+    let answer = daemon.get("/api/v1/settings").json();
+    assert_eq!(answer["settings"]["limits"]["upload_bytes_per_s"], 80_000);
+    assert_eq!(answer["settings"]["storage"]["disk_threads"], 2);
+    assert_eq!(answer["needs_restart"], json!(["storage.disk_threads"]));
+
+    daemon.process.signal(Signal::KILL);
+    daemon.process.wait();
+    let daemon = Daemon::start_with(folder, &arguments);
+    let answer = daemon.get("/api/v1/settings").json();
+    assert_eq!(answer["settings"]["limits"]["upload_bytes_per_s"], 80_000);
+    assert_eq!(
+        (
+            &answer["settings"]["uploads"]["slots"],
+            &answer["settings"]["storage"]["disk_threads"]
+        ),
+        (&json!(5), &json!(3))
+    );
+    assert_eq!(answer["needs_restart"], json!([]));
+
+    let answer = patch(
+        &daemon,
+        &json!({"limits": {"upload_bytes_per_s": null}, "uploads": {"slots": null}}),
+    );
+    assert_eq!((answer.status, answer.json()), (200, json!({"needs_restart": []})));
+    let answer = daemon.get("/api/v1/settings").json();
+    assert_eq!(answer["settings"]["limits"]["upload_bytes_per_s"], 50_000);
+    assert_eq!(answer["settings"]["uploads"]["slots"], 3);
+    assert_eq!(answer["changes"], json!({"storage.disk_threads": 3}));
+}
+
+/// A refusal names the setting and the reason, and nothing is changed.
+#[test]
+fn refused_changes_change_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(temporary.path());
+    for (body, field, reason) in [
+        (
+            json!({"limits": {"download_bytes_per_s": 1}}),
+            "limits.download_bytes_per_s",
+            "can be from 10240 to",
+        ),
+        (
+            json!({"limits": {"download_bytes_per_s": "fast"}}),
+            "limits.download_bytes_per_s",
+            "invalid type",
+        ),
+        (
+            json!({"peers": {"max_connections": 0}}),
+            "peers.max_connections",
+            "too small",
+        ),
+        (
+            json!({"requests": {"min_depth": 20}}),
+            "requests.min_depth",
+            "more than requests.initial_depth",
+        ),
+        (json!({"limits": {"speed": 1}}), "limits.speed", "no such setting"),
+        (json!({"limits": {"speed": null}}), "limits.speed", "no such setting"),
+        (json!({"limit": {"speed": 1}}), "limit.speed", "no such setting"),
+        (json!({"limits": 5}), "limits", "an object"),
+        (
+            json!({"storage": {"download_dir": "/"}}),
+            "storage.download_dir",
+            "configuration file only",
+        ),
+        (
+            json!({"session": {"state_dir": "/"}}),
+            "session.state_dir",
+            "configuration file only",
+        ),
+        (json!({"api": {"allow_remote": true}}), "api", "configuration file only"),
+    ] {
+        let mut both = body.clone();
+        both["uploads"]["slots"] = 5.into();
+        let answer = patch(&daemon, &both);
+        assert!(
+            answer.json()["error"].as_str().unwrap().contains(reason),
+            "{body}: {:?}",
+            answer.json()
+        );
+        answer.refused(400, Some(field));
+    }
+    for body in [&b"["[..], b"[]", b"", b"{\"limits\": {\"x\": 1e999}}"] {
+        patch_bytes(&daemon, body).refused(400, Some("body"));
+    }
+    patch_bytes(&daemon, &[b' '; 70_000]).refused(413, Some("body"));
+    let answer = daemon.get("/api/v1/settings").json();
+    assert_eq!(answer["changes"], json!({}));
+    assert_eq!(answer["settings"]["uploads"]["slots"], 8);
+}
+
+#[test]
+fn the_commands_read_and_change_settings() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let _daemon = Daemon::start(folder);
+    let name = "limits.download_bytes_per_s";
+    assert_eq!(
+        succeed(folder, &["config", "set", name, "500k"]),
+        format!("{name} = 500000\n")
+    );
+    assert_eq!(succeed(folder, &["config", "get", name]), "500000\n");
+    let limits = succeed(folder, &["config", "get", "limits"]);
+    assert!(
+        limits.contains(&format!("{name} = 500000  # changed at run time\n")),
+        "{limits}"
+    );
+    let set = succeed(folder, &["config", "set", "net.threads", "2"]);
+    assert!(set.contains("started again"), "{set}");
+    let all = succeed(folder, &["config", "get"]);
+    assert!(
+        all.contains("net.threads = 1  # 2 after a restart\n") && all.contains("api.listen = "),
+        "{all}"
+    );
+    succeed(folder, &["config", "reset", name]);
+    assert_eq!(succeed(folder, &["config", "get", name]), format!("{}\n", 1u64 << 40));
+    let error = fail(folder, &["config", "set", name, "5k"]);
+    assert!(
+        error.contains("limits.download_bytes_per_s: 5000 is too small"),
+        "{error}"
+    );
+    for arguments in [["config", "get", "limits.x"], ["config", "reset", "x"]] {
+        assert!(fail(folder, &arguments).contains("no such setting"));
+    }
+}
