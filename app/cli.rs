@@ -99,6 +99,12 @@ enum Command {
     /// List, add, remove and announce to a torrent's trackers.
     #[cfg(feature = "daemon")]
     Trackers(client::trackers::TrackersArgs),
+    /// Refuse peers by their addresses, or list the blocked ones.
+    #[cfg(feature = "daemon")]
+    Block(client::blocking::BlockArgs),
+    /// Accept blocked peers again.
+    #[cfg(feature = "daemon")]
+    Unblock(client::blocking::UnblockArgs),
     /// Pause a torrent of the daemon, or all.
     #[cfg(feature = "daemon")]
     Pause(client::PauseArgs),
@@ -245,6 +251,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Files(args) => block_on(client::files(args)),
         #[cfg(feature = "daemon")]
         Command::Peers(args) => block_on(client::peers::run(args)),
+        #[cfg(feature = "daemon")]
+        Command::Block(args) => block_on(client::blocking::block(args)),
+        #[cfg(feature = "daemon")]
+        Command::Unblock(args) => block_on(client::blocking::unblock(args)),
         #[cfg(feature = "daemon")]
         Command::Trackers(args) => block_on(client::trackers::run(args)),
         #[cfg(feature = "daemon")]

@@ -1,6 +1,7 @@
 //! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `peers`, `trackers`, `pause`, `start`, `stop`, `resume`,
 //! `remove`.
 
+pub(super) mod blocking;
 mod connection;
 pub(super) mod dht;
 pub(super) mod peers;

@@ -1,4 +1,4 @@
-//! Bans of peers that sent corrupt data.
+//! Bans of peers that sent corrupt data, and blocked networks.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -8,10 +8,11 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::tally::Tally;
 use ecs_torrent_protocol::time::Timestamp;
 
+use crate::networks::AddressSet;
 use crate::prefix::{is_local, site, subnet};
 use crate::settings::PeerSettings;
 
-/// Temporary bans of peer addresses.
+/// Temporary bans of peer addresses, and the addresses that the user blocks.
 ///
 /// A ban applies to the observed address of a peer, never to its claims: a peer id or a port can belong to another
 /// peer. It does not apply to the whole IP address either, which many peers may share. A site or a subnet is refused as
@@ -23,6 +24,8 @@ pub struct Bans {
     subnets: Tally<IpAddr>,
     /// Bans in the order of their expiry; all last equally long.
     order: VecDeque<(Timestamp, SocketAddr)>,
+    /// Addresses that the user blocks.
+    blocked: AddressSet,
 }
 
 /// Number of bans after which a prefix is refused as a whole.
@@ -56,7 +59,18 @@ impl Bans {
         self.order.push_back((now + duration, address));
     }
 
-    /// Whether `address` is refused: banned itself, or in a site or subnet with too many bans.
+    /// Replaces the addresses that the user blocks, for as long as this is not called again.
+    pub fn block(&mut self, addresses: AddressSet) {
+        self.blocked = addresses;
+    }
+
+    /// Whether the user blocks an address.
+    #[must_use]
+    pub fn is_blocked(&self, ip: IpAddr) -> bool {
+        self.blocked.contains(ip)
+    }
+
+    /// Whether `address` is refused: blocked or banned itself, or in a site or subnet with too many bans.
     #[must_use]
     pub fn refuses(&self, now: Timestamp, address: SocketAddr, limits: BanLimits) -> bool {
         self.has(now, address)
@@ -64,10 +78,10 @@ impl Bans {
             || (!is_local(address.ip()) && self.subnets.of(&subnet(address.ip())) >= limits.per_subnet)
     }
 
-    /// Whether the peer at `address` itself is banned.
+    /// Whether the peer at `address` itself is blocked or banned.
     #[must_use]
     pub fn has(&self, now: Timestamp, address: SocketAddr) -> bool {
-        self.until.get(&address).is_some_and(|until| *until > now)
+        self.is_blocked(address.ip()) || self.until.get(&address).is_some_and(|until| *until > now)
     }
 
     /// Removes expired bans.

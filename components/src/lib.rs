@@ -33,6 +33,7 @@ pub mod intent_and_facts;
 pub mod lifecycle;
 pub mod links;
 pub mod messages;
+pub mod networks;
 pub mod peer;
 pub mod piece;
 pub mod random;

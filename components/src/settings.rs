@@ -15,6 +15,8 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::tracker::tiers::AnnounceReach;
 use serde::{Deserialize, Serialize};
 
+use crate::networks::Network;
+
 pub use self::changes::{
     ChangeError, ChangeSettings, ChangedSettings, Effect, SettingChanges, SettingLayers, SettingsChanged, SettingsPatch,
 };
@@ -244,6 +246,9 @@ pub struct PeerSettings {
     pub max_bans: usize,
     /// Number of unsolicited blocks after which a peer is disconnected. Default 64.
     pub max_unsolicited: u32,
+    /// Addresses and networks of peers that are refused: neither dialed nor accepted, whoever names them. Default none;
+    /// at most 10 000.
+    pub blocked: Vec<Network>,
     /// Whether two seeds stay connected to each other. Default false.
     pub keep_redundant: bool,
     /// Maximum number of messages of one connection decoded in a tick; the rest, and the peer, wait for the next.
@@ -287,6 +292,7 @@ impl Default for PeerSettings {
             bans_per_subnet: 32,
             max_bans: 10_000,
             max_unsolicited: 64,
+            blocked: Vec::new(),
             keep_redundant: false,
             max_messages_per_tick: 512,
             allowed_fast: 10,

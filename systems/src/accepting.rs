@@ -4,8 +4,10 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use ecs_torrent_components::bans::Bans;
 use ecs_torrent_components::connections::ConnectionCounts;
-use ecs_torrent_components::peer::{Direction, Endpoint, Peer, Stage};
-use ecs_torrent_components::settings::SettingsChanged;
+use ecs_torrent_components::networks::AddressSet;
+use ecs_torrent_components::peer::{CloseReason, Direction, Endpoint, Peer, Stage};
+use ecs_torrent_components::reaper::Reaper;
+use ecs_torrent_components::settings::{Settings, SettingsChanged};
 use ecs_torrent_engine::ports::NetPort;
 use ecs_torrent_engine::ports::net::{NetRequest, Streams};
 use ecs_torrent_engine::schedule::Tick;
@@ -20,9 +22,17 @@ pub struct AcceptingPlugin;
 
 impl Plugin for AcceptingPlugin {
     fn build(&self, app: &mut App) {
+        let settings = app.world().get_resource::<Settings>();
+        let mut bans = Bans::default();
+        bans.block(
+            settings
+                .map(|settings| AddressSet::new(&settings.peers.blocked))
+                .unwrap_or_default(),
+        );
         app.init_resource::<ConnectionCounts>()
             .add_observer(close_excess)
-            .init_resource::<Bans>()
+            .add_observer(block_peers)
+            .insert_resource(bans)
             .add_systems(
                 Tick,
                 accept_streams
@@ -35,6 +45,29 @@ impl Plugin for AcceptingPlugin {
 /// Closes connections beyond limits that have been lowered.
 fn close_excess(_: On<SettingsChanged>, mut admission: Admission) {
     admission.close_excess();
+}
+
+/// Refuses the peers that the user has blocked, and closes their connections.
+fn block_peers(
+    changed: On<SettingsChanged>,
+    settings: Res<Settings>,
+    mut bans: ResMut<Bans>,
+    mut reaper: ResMut<Reaper>,
+    peers: Query<(Entity, &Peer)>,
+) {
+    if !changed.names.iter().any(|name| name == "peers.blocked") {
+        return;
+    }
+    bans.block(AddressSet::new(&settings.peers.blocked));
+    for (entity, peer) in &peers {
+        if peer
+            .endpoint
+            .address()
+            .is_some_and(|address| bans.is_blocked(address.ip()))
+        {
+            reaper.close(entity, CloseReason::Banned);
+        }
+    }
 }
 
 fn accept_streams(

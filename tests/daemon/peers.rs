@@ -1,8 +1,9 @@
 //! Peers of a torrent are listed and added, by the API and by the commands.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::bed::{Daemon, succeed, wait_until};
+use crate::bed::{Daemon, fail, succeed, wait_until};
 use crate::choosing::seed_album;
 
 /// Each side lists the other one: who connected, who serves whom, and how much.
@@ -67,4 +68,50 @@ fn peers_are_added_and_listed() {
         let answer = daemon.ask("PATCH", &path, &headers, body.to_string().as_bytes());
         answer.refused(400, Some(field));
     }
+}
+
+/// A blocked peer is cut off, and neither dialed nor accepted, also after a kill, until it is unblocked.
+#[test]
+fn blocked_peers_stay_away() {
+    let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = temporary.path();
+    let (seed, hash, bytes) = seed_album(other.path());
+    let arguments = ["--download-dir", "downloads", "--download-limit", "20k"];
+    let mut daemon = Daemon::start_with(folder, &arguments);
+    let path = format!("/api/v1/torrents?peer={}", seed.peers);
+    assert_eq!(daemon.post(&path, &bytes).status, 201);
+    let peers = format!("/api/v1/torrents/{hash}/peers");
+    let count = |daemon: &Daemon| daemon.get(&peers).json().as_array().unwrap().len();
+    let has_pieces = |daemon: &Daemon| daemon.get(&peers).json()[0]["downloaded"].as_u64() > Some(0);
+    wait_until("a peer", || has_pieces(&daemon));
+
+    assert_eq!(succeed(folder, &["block"]).trim(), "no peers are blocked");
+    let told = succeed(folder, &["block", "127.0.0.0/8", "2001:db8::1"]);
+    assert_eq!(told.trim(), "2 networks blocked");
+    wait_until("no peer", || count(&daemon) == 0 && count(&seed) == 0);
+    daemon.process.signal(Signal::KILL);
+    daemon.process.wait();
+    let daemon = Daemon::start_with(folder, &arguments);
+    assert_eq!(succeed(folder, &["block"]), "127.0.0.0/8\n2001:db8::1\n");
+    // Both sides name each other.
+    succeed(folder, &["peers", &hash, "--add", &seed.peers]);
+    succeed(other.path(), &["peers", &hash, "--add", &daemon.peers]);
+    let sources = format!("/api/v1/torrents/{hash}?fields=sources");
+    let refused = || {
+        let sources = daemon.get(&sources).json()["sources"].take();
+        let user = sources
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|source| source["source"] == "user");
+        user.is_some_and(|user| user["refused"].as_u64() > Some(0))
+    };
+    wait_until("a refusal", refused);
+    assert_eq!((count(&daemon), count(&seed)), (0, 0));
+
+    let error = fail(folder, &["unblock", "192.0.2.7"]);
+    assert!(error.contains("192.0.2.7 is not blocked"), "{error}");
+    succeed(folder, &["unblock", "127.0.0.0/8"]);
+    succeed(folder, &["peers", &hash, "--add", &seed.peers]);
+    wait_until("the peer", || has_pieces(&daemon));
 }

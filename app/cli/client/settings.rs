@@ -57,7 +57,8 @@ pub(in crate::cli) struct ResetArgs {
     daemon: DaemonAddress,
 }
 
-const PATH: &str = "/api/v1/settings";
+/// The path of the settings.
+pub(super) const PATH: &str = "/api/v1/settings";
 
 pub(in crate::cli) async fn get(args: GetArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;

@@ -86,14 +86,29 @@ pub enum SettingError {
         /// The value of the greater number.
         bound: u64,
     },
+    /// A list is too long.
+    #[error("{section}.{name}: it has {count} entries, it can have {most}")]
+    Length {
+        /// The section.
+        section: &'static str,
+        /// The name in the section.
+        name: &'static str,
+        /// The number of entries.
+        count: usize,
+        /// The maximum number.
+        most: usize,
+    },
 }
+
+/// Most entries of `peers.blocked`.
+const MAX_BLOCKED: usize = 10_000;
 
 impl SettingError {
     /// Returns the section and the name of the setting.
     #[must_use]
     pub fn key(&self) -> (&'static str, &'static str) {
         match *self {
-            Self::Range { section, name, .. } => (section, name),
+            Self::Range { section, name, .. } | Self::Length { section, name, .. } => (section, name),
             Self::Order { section, small, .. } => (section, small),
         }
     }
@@ -346,6 +361,15 @@ impl Settings {
     /// # Errors
     /// Returns the first invalid setting.
     pub fn check(&self) -> Result<(), SettingError> {
+        let count = self.peers.blocked.len();
+        if count > MAX_BLOCKED {
+            return Err(SettingError::Length {
+                section: "peers",
+                name: "blocked",
+                count,
+                most: MAX_BLOCKED,
+            });
+        }
         check_numbers(&self.numbers())
     }
 }
