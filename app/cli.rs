@@ -291,16 +291,39 @@ pub(crate) fn main() -> ExitCode {
     .into()
 }
 
-/// Prints a usage error, with an example of the command if an argument is missing.
+/// Prints a usage error on one line, with an example of the command if an argument is missing.
 fn report_usage(mistake: &clap::Error) -> ExitCode {
-    // There is no other place to report that this failed.
-    let _ = mistake.print();
+    if mistake.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // There is no other place to report that this failed.
+        let _ = mistake.print();
+        return ExitCodes::USAGE.into();
+    }
+    let mut line = one_line(&mistake.to_string());
     let is_incomplete = mistake.kind() == ErrorKind::MissingRequiredArgument;
     let example = || first_example(std::env::args().skip(1));
     if let Some(example) = is_incomplete.then(example).flatten() {
-        let _ = writeln!(std::io::stderr(), "\nExample: {example}");
+        line = format!("{line}; example: {example}");
     }
+    output::error(&line);
     ExitCodes::USAGE.into()
+}
+
+/// Returns the error and the tip of clap's text, without the usage and the hint at the help.
+fn one_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let lines = text.lines().map(str::trim);
+    let lines = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
+    let mut joined = String::new();
+    for line in lines.filter(|line| !line.is_empty()) {
+        let separator = match line {
+            _ if joined.is_empty() => "",
+            line if line.starts_with("tip:") => "; ",
+            _ => " ",
+        };
+        joined.push_str(separator);
+        joined.push_str(line);
+    }
+    joined
 }
 
 /// Returns the first example in the help of the command that the arguments begin with, without what follows it on its
@@ -399,6 +422,27 @@ mod tests {
             "ecs-torrent config default > ecs-torrent.ron"
         );
         assert_eq!(example("--nonsense"), None);
+    }
+
+    #[test]
+    fn usage_errors_take_one_line() {
+        let told = |words: &str| {
+            let error = Cli::try_parse_from(format!("ecs-torrent {words}").split(' ')).unwrap_err();
+            one_line(&error.to_string())
+        };
+        assert_eq!(
+            told("list --stoppd"),
+            "unexpected argument '--stoppd' found; tip: a similar argument exists: '--stopped'"
+        );
+        assert_eq!(
+            told("seed"),
+            "the following required arguments were not provided: --data <DIR> <TORRENT>"
+        );
+        assert_eq!(
+            told("block x"),
+            "invalid value 'x' for '[IP[/PREFIX]]...': \"x\" is not an IP address, nor a network such as 192.0.2.0/24"
+        );
+        assert!(told("nonsense").starts_with("unrecognized subcommand 'nonsense'"));
     }
 
     /// clap wraps lines that are longer than the terminal, which destroys their layout.

@@ -54,8 +54,8 @@ Examples:
 and the name of each torrent.
 
 A link with a public key (btpk) names a torrent that its publisher replaces. The
-daemon follows it: each newer torrent is downloaded into a folder of its own. The
-older one is paused when the newer one is complete; its files stay.
+daemon follows it: each newer torrent is downloaded into a folder of its own.
+The older one is paused when the newer one is complete; its files stay.
 `dht links` lists such links.")]
 pub(super) struct AddArgs {
     /// Torrent files and magnet links.

@@ -372,7 +372,7 @@ fn impossible_commands_fail_in_one_line() {
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{error}");
         let last = error.lines().last().unwrap_or_default();
-        assert!(last.starts_with(&format!("Example: ecs-torrent {name} ")), "{error}");
+        assert!(last.contains(&format!("; example: ecs-torrent {name} ")), "{error}");
     }
 
     let other = tempfile::tempdir().unwrap();
