@@ -15,7 +15,7 @@ use crate::cli::{CliError, Outcome};
 Examples:
   ecs-torrent trackers 0c1f3b
   ecs-torrent trackers 0c1f3b --add udp://tracker.example:80
-  ecs-torrent trackers 0c1f3b --remove http://old.example --add http://new.example
+  ecs-torrent trackers 0c1f3b --remove http://a.example --add http://b.example
   ecs-torrent trackers 0c1f3b --announce
 
 Added trackers come after the others, in the order given. A tracker to remove is
