@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{AddOptions, RemoveOptions, Removed, Reply};
+use ecs_torrent_components::rate_limit::LimitsPatch;
 use ecs_torrent_components::settings::{ChangedSettings, SettingsPatch};
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
 use ecs_torrent_components::wanted::FilePriority;
@@ -242,6 +243,14 @@ impl BlockingTorrents {
     /// As [`Torrents::restore`].
     pub fn restore(&self) -> Result<usize, Error> {
         block_on(self.0.restore())
+    }
+
+    /// Blocking form of [`Torrents::set_limits`].
+    ///
+    /// # Errors
+    /// As [`Torrents::set_limits`].
+    pub fn set_limits(&self, id: impl Into<TorrentId>, patch: LimitsPatch) -> Result<(), Error> {
+        block_on(self.0.set_limits(id, patch))
     }
 
     /// Blocking form of [`Torrents::settings`].

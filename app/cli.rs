@@ -105,6 +105,9 @@ enum Command {
     /// Accept blocked peers again.
     #[cfg(feature = "daemon")]
     Unblock(client::blocking::UnblockArgs),
+    /// Limit the transfer rates of a torrent of the daemon.
+    #[cfg(feature = "daemon")]
+    Limit(client::limits::LimitArgs),
     /// Pause a torrent of the daemon, or all.
     #[cfg(feature = "daemon")]
     Pause(client::PauseArgs),
@@ -257,6 +260,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Unblock(args) => block_on(client::blocking::unblock(args)),
         #[cfg(feature = "daemon")]
         Command::Trackers(args) => block_on(client::trackers::run(args)),
+        #[cfg(feature = "daemon")]
+        Command::Limit(args) => block_on(client::limits::run(args)),
         #[cfg(feature = "daemon")]
         Command::Pause(args) => block_on(client::pause(args)),
         #[cfg(feature = "daemon")]

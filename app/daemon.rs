@@ -14,6 +14,7 @@ mod dht;
 mod events;
 mod files;
 mod guard;
+mod limits;
 mod logins;
 mod peers;
 mod requests;

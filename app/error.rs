@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ecs_torrent_components::commands::{
     AddError, AnnounceError, EditTrackersError, ListStoppedError, PauseError, RemoveError, ResumeError,
-    ResumeTorrentError, ScrapeError, SetFilesError, StartTorrentError, StopError, TorrentNotFound,
+    ResumeTorrentError, ScrapeError, SetFilesError, SetLimitsError, StartTorrentError, StopError, TorrentNotFound,
 };
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
@@ -96,6 +96,9 @@ pub enum Error {
     /// A torrent is not announced.
     #[error(transparent)]
     Announce(AnnounceError),
+    /// The limits of a torrent are not changed.
+    #[error(transparent)]
+    SetLimits(SetLimitsError),
     /// The settings are not changed.
     #[error(transparent)]
     ChangeSettings(#[from] ChangeError),
@@ -164,6 +167,15 @@ impl From<SetFilesError> for Error {
         match error {
             SetFilesError::NotFound(error) => error.into(),
             error => Self::SetFiles(error),
+        }
+    }
+}
+
+impl From<SetLimitsError> for Error {
+    fn from(error: SetLimitsError) -> Self {
+        match error {
+            SetLimitsError::NotFound(error) => error.into(),
+            error => Self::SetLimits(error),
         }
     }
 }

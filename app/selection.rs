@@ -54,6 +54,8 @@ pub enum Field {
     Pieces,
     /// Pieces of the metadata that have arrived, `received`, of all `pieces`, while metadata is fetched.
     Metadata,
+    /// The torrent's own limits on transfer rates, in bytes per second: `download_bytes_per_s` and `upload_bytes_per_s`.
+    Limits,
     /// Seconds that the torrent has been running, over all sessions.
     SecondsActive,
     /// The download folder.
@@ -68,7 +70,7 @@ pub enum Field {
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Name,
         Self::Speed,
         Self::Downloaded,
@@ -86,6 +88,7 @@ impl Field {
         Self::Checked,
         Self::Pieces,
         Self::Metadata,
+        Self::Limits,
         Self::SecondsActive,
         Self::Root,
         Self::Peers,
@@ -117,6 +120,7 @@ impl Field {
             Self::Checked => "checked",
             Self::Pieces => "pieces",
             Self::Metadata => "metadata",
+            Self::Limits => "limits",
             Self::SecondsActive => "seconds_active",
             Self::Root => "root",
             Self::Peers => "peers",

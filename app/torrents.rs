@@ -10,9 +10,11 @@ use bevy_ecs::world::World;
 use ecs_torrent_components::commands::{
     AddOptions, AddPeers, AddTorrent, AnnounceTorrent, EditTrackers, GetFiles, GetStats, ListStopped, ListTorrents,
     PauseAll, PauseOrStart, PauseTorrent, RemoveError, RemoveOptions, RemoveTorrent, Removed, Reply, ResumeAll,
-    ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, StartAll, StartTorrent, StopAll, StopTorrent,
+    ResumeTorrent, ResumeTorrentError, ScrapeTorrent, SetFiles, SetLimits, StartAll, StartTorrent, StopAll,
+    StopTorrent,
 };
 use ecs_torrent_components::links::FollowLink;
+use ecs_torrent_components::rate_limit::LimitsPatch;
 use ecs_torrent_components::settings::{
     ChangeSettings, ChangedSettings, SettingChanges, SettingLayers, Settings, SettingsPatch,
 };
@@ -585,6 +587,29 @@ impl Torrents {
         let include_stopped = false;
         let restore = |reply| ResumeAll { include_stopped, reply };
         Ok(self.ask(restore).await??)
+    }
+
+    /// Changes the limits of a torrent's transfer rates, and returns when they are durable and in force. They hold beneath
+    /// the engine's limits.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::LimitsPatch;
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// let patch = LimitsPatch { upload_bytes_per_s: Some(Some(500_000)), ..LimitsPatch::default() };
+    /// torrents.set_limits(id, patch).await?;
+    /// assert_eq!(torrents.stats(id).await?.limits.upload_bytes_per_s, Some(500_000));
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::SetLimits`] if a limit is outside its range, or cannot be saved.
+    pub async fn set_limits(&self, id: impl Into<TorrentId>, patch: LimitsPatch) -> Result<(), Error> {
+        let torrent = id.into().0;
+        let set = |reply| SetLimits { torrent, patch, reply };
+        Ok(self.ask(set).await??)
     }
 
     /// Returns the settings in force, and the changes made at run time.

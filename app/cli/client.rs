@@ -4,6 +4,7 @@
 pub(super) mod blocking;
 mod connection;
 pub(super) mod dht;
+pub(super) mod limits;
 pub(super) mod peers;
 pub(super) mod settings;
 mod tables;
@@ -24,6 +25,7 @@ use url::form_urlencoded;
 use self::connection::Daemon;
 use self::values::text;
 use super::choice::ChoiceArgs;
+use super::limits::LimitArgs;
 use super::output::{self, printable};
 use super::peers as addresses;
 use super::placement::PlacementArgs;
@@ -69,6 +71,8 @@ pub(super) struct AddArgs {
     placement: PlacementArgs,
     #[command(flatten)]
     choice: ChoiceArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Peer to connect to; may be repeated. An already added torrent gets it too.
     #[arg(long = "peer", value_name = "HOST:PORT")]
     peers: Vec<String>,
@@ -102,7 +106,7 @@ Examples:
 Fields:
   name, speed, downloaded, size, info_hash, state, error, progress, uploaded,
   corrupt, wasted, completed, wanted, left, checked, pieces, metadata,
-  seconds_active, root, peers, trackers, sources")]
+  limits, seconds_active, root, peers, trackers, sources")]
 pub(super) struct StatsArgs {
     /// Info-hash of the torrent, or its first 6 or more digits.
     hash: String,
@@ -286,6 +290,7 @@ pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     }
     args.choice.selection(args.sources.len())?;
     args.choice.write(&mut query);
+    args.limits.write(&mut query);
     let path = format!("/api/v1/torrents?{}", query.finish());
     // Loads every file before adding the first torrent, so that a bad file changes nothing.
     let sources = args

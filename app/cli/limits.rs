@@ -4,7 +4,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use ecs_torrent::components::settings::{LimitSettings, NO_LIMIT, Number, Numbers};
 
-/// Options that limit the transfer rates of all torrents together.
+/// Options that limit transfer rates: of all torrents together, or of those that a command adds, each.
 #[derive(Debug, Args)]
 pub(super) struct LimitArgs {
     /// Maximum download rate in bytes per second, such as 500k, 2MB or 2MiB.
@@ -16,6 +16,20 @@ pub(super) struct LimitArgs {
 }
 
 impl LimitArgs {
+    /// Adds the limits to the parameters of a request that adds a torrent.
+    #[cfg(feature = "daemon")]
+    pub(super) fn write(&self, query: &mut url::form_urlencoded::Serializer<'_, String>) {
+        let limits = [
+            ("download_limit", self.download_limit),
+            ("upload_limit", self.upload_limit),
+        ];
+        for (name, limit) in limits {
+            if let Some(limit) = limit {
+                query.append_pair(name, &limit.to_string());
+            }
+        }
+    }
+
     /// Overrides settings.
     pub(super) fn apply(&self, limits: &mut LimitSettings) {
         limits.download_bytes_per_s = self.download_limit.unwrap_or(limits.download_bytes_per_s);
@@ -23,7 +37,7 @@ impl LimitArgs {
     }
 }
 
-fn rate(text: &str) -> Result<u64, String> {
+pub(super) fn rate(text: &str) -> Result<u64, String> {
     let text = text.trim_end_matches("/s");
     let rate: ByteSize = text
         .parse()

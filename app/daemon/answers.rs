@@ -6,9 +6,10 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use ecs_torrent_components::commands::{EditTrackersError, SetFilesError};
+use ecs_torrent_components::commands::{EditTrackersError, SetFilesError, SetLimitsError};
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
+use ecs_torrent_components::rate_limit::LimitError;
 use ecs_torrent_components::settings::ChangeError;
 use serde::Serialize;
 
@@ -89,6 +90,11 @@ impl From<Error> for Refusal {
             Error::Metainfo { .. } | Error::Magnet(_) | Error::Unsupported { .. } => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)
             }
+            Error::SetLimits(SetLimitsError::Limit(LimitError { name, .. })) => Self::of(
+                format!("limits.{name}"),
+                StatusCode::BAD_REQUEST,
+                format!("limits.{text}"),
+            ),
             Error::ChangeSettings(ChangeError::Unsaved(_)) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, text),
             Error::ChangeSettings(error) => Self::of(error.name().unwrap_or_default(), StatusCode::BAD_REQUEST, text),
             Error::Dht(DhtError::NotBencoded(_) | DhtError::LongValue(_)) => {

@@ -18,7 +18,7 @@ use ecs_torrent_components::selection::FileSelection;
 
 use super::answers::Refusal;
 use super::requests::{NamedTorrent, NoParameters, Query, media_type, parse_hash, read};
-use super::{NONCE_DIGITS, Phase, Shared, changing, dht, events, files, guard, peers, trackers};
+use super::{NONCE_DIGITS, Phase, Shared, changing, dht, events, files, guard, limits, peers, trackers};
 use crate::folders::check_writable;
 use crate::{AddError, AddOptions, Error, Field, KeptFile, RemoveOptions, Selection, Source};
 
@@ -63,6 +63,7 @@ fn table() -> Vec<Route> {
         route("post", "/api/v1/torrents", Token, routing::post(add)),
         route("get", "/api/v1/torrents/{hash}", Token, routing::get(stats)),
         route("delete", "/api/v1/torrents/{hash}", Token, routing::delete(remove)),
+        route("patch", "/api/v1/torrents/{hash}", Token, routing::patch(limits::set)),
         route("get", "/api/v1/torrents/{hash}/files", Token, routing::get(files::list)),
         route(
             "patch",
@@ -216,7 +217,20 @@ async fn add(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let query = Query::parse(query, &["root", "into", "name", "overwrite", "peer", "files", "select"])?;
+    let query = Query::parse(
+        query,
+        &[
+            "root",
+            "into",
+            "name",
+            "overwrite",
+            "peer",
+            "files",
+            "select",
+            "download_limit",
+            "upload_limit",
+        ],
+    )?;
     let peers = query
         .all("peer")
         .map(str::parse)
@@ -264,6 +278,7 @@ async fn add(
         overwrite: query.flag("overwrite")?,
         peers,
         select: selection(&query)?,
+        limits: limits::given(&query)?,
         ..AddOptions::default()
     };
     // Requests take turns: otherwise, two requests that add the same torrent would both get `201 Created`. The search for

@@ -15,6 +15,7 @@ use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoError};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use ecs_torrent_protocol::urls::UrlError;
 
+use crate::rate_limit::{LimitError, LimitsPatch, TransferLimits};
 use crate::selection::FileSelection;
 use crate::stats::{FileStats, StoppedTorrent, TorrentStats};
 use crate::wanted::FilePriority;
@@ -142,6 +143,8 @@ pub struct AddOptions {
     /// The files to download; the others are skipped. An empty selection selects all files. It may name files before
     /// they are known, as a magnet link does (BEP 53).
     pub select: FileSelection,
+    /// The limits of the torrent's transfer rates. A torrent that is listed already keeps its own.
+    pub limits: TransferLimits,
     /// Peers to connect to, in addition to those from trackers.
     pub peers: Vec<SocketAddr>,
     /// Fail the torrent if its data is incomplete, instead of downloading the missing pieces.
@@ -712,6 +715,37 @@ pub enum SetFilesError {
     #[error("{0}: the ranges name its files too often")]
     TooMany(Arc<str>),
     /// The torrent's session cannot be written. The priorities are unchanged.
+    #[error("{name} is unchanged: {0}", name = .0.name)]
+    Unsaved(Unsaved),
+}
+
+/// Changes the limits of a torrent's transfer rates.
+#[derive(Debug)]
+pub struct SetLimits {
+    /// The torrent.
+    pub torrent: InfoHash,
+    /// The changes.
+    pub patch: LimitsPatch,
+    /// Answered when the limits are durable and in force, or with the reason for the refusal.
+    pub reply: Reply<Result<(), SetLimitsError>>,
+}
+
+impl AboutTorrent for SetLimits {
+    fn torrent(&self) -> InfoHash {
+        self.torrent
+    }
+}
+
+/// Reasons why the limits of a torrent are not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetLimitsError {
+    /// The torrent does not exist.
+    #[error(transparent)]
+    NotFound(#[from] TorrentNotFound),
+    /// A limit is outside its range.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// The torrent's session cannot be written. The limits are unchanged.
     #[error("{name} is unchanged: {0}", name = .0.name)]
     Unsaved(Unsaved),
 }

@@ -22,6 +22,7 @@
 //! | [`connections`], [`prefix`], [`scope`] | connection counts by torrent and network, and kinds of networks |
 
 pub mod bans;
+pub mod buckets;
 pub mod candidates;
 pub mod clock;
 pub mod commands;

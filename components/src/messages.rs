@@ -14,6 +14,7 @@ use ecs_torrent_protocol::wire::Block;
 
 use crate::lifecycle::Lifecycle;
 use crate::peer::CloseReason;
+use crate::rate_limit::TransferLimits;
 use crate::selection::FileSelection;
 use crate::session::Session;
 
@@ -257,6 +258,16 @@ pub struct FilesSelected {
     pub torrent: Entity,
     /// The selection.
     pub selection: FileSelection,
+}
+
+/// A torrent was added with limits of its transfer rates. An event for observers.
+#[derive(EntityEvent, Debug, Clone)]
+pub struct LimitsGiven {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
+    /// The limits.
+    pub limits: TransferLimits,
 }
 
 /// The user has changed the priorities of files, and the change is durable. The torrent has its new

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::time::Timestamp;
+use serde::{Deserialize, Serialize};
 
-use crate::settings::LimitSettings;
+use crate::settings::{LEAST_LIMIT, LimitSettings, NO_LIMIT};
 
 /// The time whose bytes may be transferred at once. A longer burst would show in the rate of a second.
 const BURST: Duration = Duration::from_millis(100);
@@ -23,6 +24,8 @@ pub struct RateLimits {
     pub download: RateLimit,
     /// Blocks sent to peers.
     pub upload: RateLimit,
+    /// Number of torrents with [`TorrentBuckets`](crate::buckets::TorrentBuckets). Without any, nobody looks for them.
+    pub torrent_count: usize,
 }
 
 impl RateLimits {
@@ -32,7 +35,75 @@ impl RateLimits {
         Self {
             download: RateLimit::new(settings.download_limit()),
             upload: RateLimit::new(settings.upload_limit()),
+            torrent_count: 0,
         }
+    }
+}
+
+/// The user's limits on the transfer rates of one torrent. They hold beneath those of the engine. Only torrents with
+/// limits have this component.
+#[derive(Component, Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TransferLimits {
+    /// Maximum number of bytes received from peers per second, over any ten seconds; `None` is no limit.
+    pub download_bytes_per_s: Option<u64>,
+    /// Maximum number of bytes in blocks sent to peers per second, over any ten seconds; `None` is no limit.
+    pub upload_bytes_per_s: Option<u64>,
+}
+
+/// A change of [`TransferLimits`]: `None` keeps a limit, `Some(None)` removes it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LimitsPatch {
+    /// The limit on downloads, in bytes per second.
+    pub download_bytes_per_s: Option<Option<u64>>,
+    /// The limit on uploads, in bytes per second.
+    pub upload_bytes_per_s: Option<Option<u64>>,
+}
+
+impl LimitsPatch {
+    /// Returns the changed limits.
+    #[must_use]
+    pub fn apply(&self, limits: &TransferLimits) -> TransferLimits {
+        // The range ends with a rate that is no limit.
+        let set = |limit: Option<u64>| limit.filter(|rate| *rate != NO_LIMIT);
+        TransferLimits {
+            download_bytes_per_s: self.download_bytes_per_s.map_or(limits.download_bytes_per_s, set),
+            upload_bytes_per_s: self.upload_bytes_per_s.map_or(limits.upload_bytes_per_s, set),
+        }
+    }
+}
+
+/// A limit on a rate is outside its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name}: {value} is too {}, it can be from {LEAST_LIMIT} to {NO_LIMIT}", if *value < LEAST_LIMIT { "small" } else { "large" })]
+pub struct LimitError {
+    /// The name of the limit.
+    pub name: &'static str,
+    /// The value.
+    pub value: u64,
+}
+
+impl TransferLimits {
+    /// Whether there is no limit.
+    #[must_use]
+    pub fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Checks the limits.
+    ///
+    /// # Errors
+    /// If a limit is outside the range that the engine's own limits have too.
+    pub fn check(&self) -> Result<(), LimitError> {
+        for (name, value) in [
+            ("download_bytes_per_s", self.download_bytes_per_s),
+            ("upload_bytes_per_s", self.upload_bytes_per_s),
+        ] {
+            if let Some(value) = value.filter(|value| !(LEAST_LIMIT..=NO_LIMIT).contains(value)) {
+                return Err(LimitError { name, value });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -125,6 +196,12 @@ impl RateLimit {
         })
     }
 
+    /// Returns the bytes that are left of the last portion; `None` without a limit.
+    #[must_use]
+    pub fn left(&self) -> Option<u64> {
+        self.bytes_per_s.map(|_| u64::try_from(self.left).unwrap_or(0))
+    }
+
     /// Records bytes of a transfer.
     pub fn take(&mut self, bytes: u64) {
         if self.bytes_per_s.is_some() {
@@ -157,6 +234,14 @@ impl RateLimit {
             self.turn = self.next_turn(now);
         }
         self.turn
+    }
+
+    /// Like [`next`](Self::next), at a time that many limits have in common: all of them together cause few ticks.
+    pub fn next_common(&mut self, now: Timestamp) -> Timestamp {
+        let nanos = self.next(now).since(Timestamp::ZERO).as_nanos();
+        let pauses = nanos.div_ceil(PAUSE.as_nanos());
+        let nanos = pauses.saturating_mul(PAUSE.as_nanos());
+        Timestamp::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     fn next_turn(&self, now: Timestamp) -> Timestamp {

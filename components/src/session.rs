@@ -20,6 +20,7 @@ use ecs_torrent_protocol::hash::{InfoHash, sha1};
 use ecs_torrent_protocol::safe_path::check_name;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::rate_limit::TransferLimits;
 use crate::selection::FileSelection;
 use crate::torrent::Counters;
 
@@ -143,6 +144,9 @@ pub struct Session {
     /// The user stopped the torrent: a restored list does not contain it until the user resumes it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
+    /// The limits of the torrent's transfer rates.
+    #[serde(default, skip_serializing_if = "TransferLimits::is_unlimited")]
+    pub limits: TransferLimits,
     /// The files that the user does not want, by index.
     #[serde(default, skip_serializing_if = "Runs::is_empty")]
     pub skipped: Runs,
@@ -511,6 +515,7 @@ impl Session {
             overwrite_ns: None,
             paused: false,
             stopped: false,
+            limits: TransferLimits::default(),
             skipped: Runs::default(),
             low: Runs::default(),
             high: Runs::default(),
@@ -611,6 +616,7 @@ impl Session {
             overwrite_ns: self.overwrite_ns,
             paused: self.paused,
             stopped: self.stopped,
+            limits: self.limits,
             skipped: self.skipped.clone(),
             low: self.low.clone(),
             high: self.high.clone(),

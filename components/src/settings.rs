@@ -642,6 +642,10 @@ pub struct LimitSettings {
     pub upload_bytes_per_s: u64,
 }
 
+/// The least limit on a rate, in bytes per second. At a lower rate, each of a hundred peers would wait for minutes for a
+/// block.
+pub const LEAST_LIMIT: u64 = 10 << 10;
+
 /// A rate that is no limit.
 pub const NO_LIMIT: u64 = 1 << 40;
 

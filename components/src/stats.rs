@@ -8,6 +8,7 @@ use ecs_torrent_protocol::hash::InfoHash;
 use serde::{Serialize, Serializer};
 
 use crate::lifecycle::TorrentState;
+use crate::rate_limit::TransferLimits;
 use crate::wanted::FilePriority;
 
 /// A stopped torrent, of which only the saved state exists.
@@ -55,6 +56,8 @@ pub struct TorrentStats {
     pub pieces: Option<PieceCounts>,
     /// Pieces of the metadata that have arrived, and all of them, while metadata is fetched and a peer has offered it.
     pub metadata: Option<MetadataProgress>,
+    /// The torrent's own limits on transfer rates.
+    pub limits: TransferLimits,
     /// Running time in seconds, over all sessions.
     pub seconds_active: u64,
     /// The download folder.

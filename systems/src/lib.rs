@@ -192,6 +192,8 @@ pub enum AnnounceSet {
     Begin,
     /// Changes which files are wanted.
     Files,
+    /// Changes the limits of torrents.
+    Limits,
     /// Prepares the files that are wanted now.
     Prepare,
     /// Drops the peers that a torrent may not have, as its metadata says, before its session is saved.
@@ -290,11 +292,13 @@ impl Plugin for OrderPlugin {
         );
         use VerifySet::{Blame, Check, Collect, Submit};
         app.configure_sets(Tick, (Collect, Blame, Check, Submit).chain().in_set(TickSet::Verify));
-        use AnnounceSet::{Begin, Completion, Files, Have, Lifecycle as States, Ownership, Prepare, Privacy, Trackers};
+        use AnnounceSet::{
+            Begin, Completion, Files, Have, Lifecycle as States, Limits, Ownership, Prepare, Privacy, Trackers,
+        };
         app.configure_sets(
             Tick,
             (
-                Ownership, Begin, Files, Prepare, Privacy, Have, States, Completion, Trackers,
+                Ownership, Begin, Files, Limits, Prepare, Privacy, Have, States, Completion, Trackers,
             )
                 .chain()
                 .in_set(TickSet::Announce),

@@ -11,6 +11,7 @@ use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::{CommandQueue, GetFiles, GetStats, ListTorrents, TorrentNotFound};
 use ecs_torrent_components::lifecycle::Readiness;
 use ecs_torrent_components::peer::{Direction, Peer, PeerPieces, PeerRates, PeerState, Transport};
+use ecs_torrent_components::rate_limit::TransferLimits;
 use ecs_torrent_components::stats::{
     FileStats, MetadataProgress, PeerStats, PieceCounts, SourceStats, Speed, TorrentStats, TrackerStats,
 };
@@ -71,7 +72,7 @@ type TorrentData = (
     (&'static Counters, &'static Activity, &'static TorrentRates),
     &'static Storage,
     Option<(&'static Layout, &'static Have)>,
-    Option<&'static WantedPieces>,
+    (Option<&'static WantedPieces>, Option<&'static TransferLimits>),
     Option<&'static Check>,
     Option<&'static MetadataFetch>,
     &'static Candidates,
@@ -114,7 +115,7 @@ impl StatsParams<'_, '_> {
             (counters, activity, rates),
             storage,
             sizes,
-            wanted,
+            (wanted, limits),
             check,
             fetch,
             candidates,
@@ -162,9 +163,8 @@ impl StatsParams<'_, '_> {
                 held: have.count(),
                 size: geometry.piece_length(),
             }),
-            metadata: fetch
-                .and_then(MetadataFetch::progress)
-                .map(|(received, pieces)| MetadataProgress { received, pieces }),
+            metadata: fetch.and_then(metadata_progress),
+            limits: limits.copied().unwrap_or_default(),
             seconds_active: activity.total(now).as_secs(),
             root: storage.root.clone(),
             peers: peers.filter_map(|peer| self.peer(peer, layout)).collect(),
@@ -233,6 +233,12 @@ impl StatsParams<'_, '_> {
             failures: route.failures,
         })
     }
+}
+
+/// Returns how much of the metadata has arrived.
+fn metadata_progress(fetch: &MetadataFetch) -> Option<MetadataProgress> {
+    let (received, pieces) = fetch.progress()?;
+    Some(MetadataProgress { received, pieces })
 }
 
 /// Returns the size of all wanted pieces.

@@ -7,6 +7,7 @@ use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use bytes::Bytes;
+use ecs_torrent_components::buckets::TorrentBuckets;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::ids::StreamId;
 use ecs_torrent_components::messages::BlockSent;
@@ -178,14 +179,23 @@ fn push_chunks(
     mut chunks: ResMut<ReceivedChunks>,
     mut ready: ResMut<ReadyPeers>,
     mut limits: ResMut<RateLimits>,
-    mut peers: Query<&mut Wire>,
+    mut peers: Query<(&mut Wire, Option<&PeerOf>)>,
+    mut torrents: Query<&mut TorrentBuckets>,
 ) {
     for (stream, chunk) in chunks.0.drain(..) {
         let Some(peer) = streams.get(stream) else { continue };
-        let Ok(mut wire) = peers.get_mut(peer) else { continue };
+        let Ok((mut wire, of)) = peers.get_mut(peer) else {
+            continue;
+        };
         let cost = read_cost(chunk.len());
         // A short read uses up more credit than it carries.
-        limits.download.give_back(u64::from(cost) - chunk.len() as u64);
+        let unused = u64::from(cost) - chunk.len() as u64;
+        limits.download.give_back(unused);
+        if limits.torrent_count > 0
+            && let Some(Ok(mut buckets)) = of.map(|of| torrents.get_mut(of.0))
+        {
+            buckets.download.give_back(unused);
+        }
         wire.ungranted_bytes += i64::from(cost);
         wire.codec.push(chunk);
         ready.0.add(peer, &mut wire.listed);
@@ -216,7 +226,11 @@ fn record_closed_streams(
 
 /// Peers that wait for credit because downloads are limited, in the order in which they get it.
 #[derive(Resource, Debug, Default)]
-struct LimitedPeers(WorkList<LimitedPeers>);
+struct LimitedPeers {
+    peers: WorkList<LimitedPeers>,
+    /// The torrents whose own limits other peers wait for.
+    torrents: Vec<Entity>,
+}
 
 /// Receive window of a peer that owes us no blocks while downloads are limited. Credit that a peer does not use is lost
 /// to the others.
@@ -230,46 +244,114 @@ struct Granting<'w, 's> {
     settings: Res<'w, Settings>,
     net: ResMut<'w, NetPort>,
     limits: ResMut<'w, RateLimits>,
-    peers: Query<'w, 's, (&'static Peer, &'static mut Wire, Option<&'static Requests>)>,
+    peers: Query<
+        'w,
+        's,
+        (
+            &'static Peer,
+            &'static mut Wire,
+            Option<&'static Requests>,
+            Option<&'static PeerOf>,
+        ),
+    >,
+    torrents: Query<'w, 's, &'static mut TorrentBuckets>,
 }
 
 /// Grants credit to the streams: a new one its first window, then portions. Decoded bytes use up at most a quarter of a
 /// peer's window. The window is as wide as the blocks that the peer owes us, and a little more for its other messages, so
 /// that strangers cannot make us hold more for them than we requested. Peers that have more to decode stay listed.
 ///
-/// If downloads are limited, the peers get equal shares in turn.
+/// If downloads are limited, the peers get equal shares in turn. The peers of a torrent that has used up its own limit wait
+/// for that first.
 fn grant_credit(mut granting: Granting, mut ready: ResMut<ReadyPeers>, mut limited: ResMut<LimitedPeers>) {
     let now = granting.clock.now();
+    if !limited.torrents.is_empty() {
+        granting.recall_limited(&mut limited);
+    }
     let allowed = granting.limits.download.portion(now);
-    let mut shares = Shares::new(allowed, ready.0.len() + limited.0.len());
-    for _ in 0..limited.0.len() {
+    let mut shares = Shares::new(allowed, ready.0.len() + limited.peers.len());
+    for _ in 0..limited.peers.len() {
         if shares.is_empty() {
             break;
         }
-        let Some(entity) = limited.0.pop() else { break };
-        if let Ok((_, mut wire, _)) = granting.peers.get_mut(entity) {
+        let Some(entity) = limited.peers.pop() else { break };
+        if let Ok((_, mut wire, ..)) = granting.peers.get_mut(entity) {
             wire.waits.clear();
-            granting.grant(entity, &mut shares, &mut limited);
+            granting.grant(entity, Turn::Waited, &mut shares, &mut limited);
         }
     }
     ready
         .0
-        .retain(|entity| granting.grant(*entity, &mut shares, &mut limited) > 0);
-    if !limited.0.is_empty() {
+        .retain(|entity| granting.grant(*entity, Turn::Ready, &mut shares, &mut limited) > 0);
+    for torrent in &limited.torrents {
+        if let Ok(mut buckets) = granting.torrents.get_mut(*torrent) {
+            buckets.download.record_waiting(now);
+            granting.wakeup.at(buckets.download.next_common(now));
+        }
+    }
+    if !limited.peers.is_empty() {
         granting.limits.download.record_waiting(now);
         granting.wakeup.at(granting.limits.download.next(now));
     }
 }
 
+/// Why a peer gets credit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// It has waited for it.
+    Waited,
+    /// Its bytes have been decoded.
+    Ready,
+}
+
 impl Granting<'_, '_> {
+    /// Lets peers of torrents whose own limits allow some bytes again take part in the turns of all peers: as many as the
+    /// bytes are worth a turn.
+    fn recall_limited(&mut self, limited: &mut LimitedPeers) {
+        let now = self.clock.now();
+        let LimitedPeers { peers: all, torrents } = limited;
+        // A torrent that is gone has no peers.
+        torrents.retain(|torrent| {
+            let Ok(mut buckets) = self.torrents.get_mut(*torrent) else {
+                return false;
+            };
+            let portion = buckets.download.portion(now);
+            let turns = portion.map_or(usize::MAX, |portion| portion.div_ceil(Shares::LEAST) as usize);
+            let turns = turns.min(buckets.downloads.len());
+            buckets.share = portion.unwrap_or(0) / turns.max(1) as u64;
+            for _ in 0..turns {
+                let Some(entity) = buckets.downloads.pop() else { break };
+                if let Ok((_, mut wire, ..)) = self.peers.get_mut(entity) {
+                    wire.waits.clear();
+                    all.add(entity, &mut wire.waits);
+                }
+            }
+            !buckets.downloads.is_empty()
+        });
+    }
+
     /// Grants a peer what it lacks, or its share; in that case it waits for the rest. Returns the bytes left to decode.
-    fn grant(&mut self, entity: Entity, shares: &mut Shares, limited: &mut LimitedPeers) -> u32 {
-        let Ok((peer, mut wire, requests)) = self.peers.get_mut(entity) else {
+    fn grant(&mut self, entity: Entity, turn: Turn, shares: &mut Shares, limited: &mut LimitedPeers) -> u32 {
+        let now = self.clock.now();
+        let Ok((peer, mut wire, requests, of)) = self.peers.get_mut(entity) else {
             return 0;
         };
+        let torrent = of.filter(|_| self.limits.torrent_count > 0).map(|of| of.0);
+        let mut buckets = torrent.and_then(|torrent| self.torrents.get_mut(torrent).ok());
+        let own = buckets.as_mut().and_then(|buckets| match turn {
+            Turn::Waited => buckets.download.left(),
+            // The peers that wait come first.
+            Turn::Ready if !buckets.downloads.is_empty() => buckets.download.left().map(|_| 0),
+            Turn::Ready => buckets.download.portion(now),
+        });
+        let is_limited = shares.left.is_some() || own.is_some();
         let settings = &self.settings.net;
         let first = settings.first_window();
-        let idle = shares.left.map_or(first, |_| first.min(LIMITED_IDLE_WINDOW));
+        let idle = if is_limited {
+            first.min(LIMITED_IDLE_WINDOW)
+        } else {
+            first
+        };
         let widest = settings.receive_window_bytes - first;
         let owed = requests.map_or(0, |requests| requests.pending().len() as u64 * u64::from(BLOCK_SIZE));
         let extra = i64::try_from(owed).map_or(widest, |owed| owed.min(widest.into()) as u32);
@@ -282,7 +364,11 @@ impl Granting<'_, '_> {
         let Some(lacking) = u32::try_from(lacking).ok().filter(|lacking| *lacking >= portion) else {
             return held;
         };
-        let bytes = shares.take(lacking);
+        let most = match (&buckets, own) {
+            (Some(buckets), Some(own)) => own.min(buckets.share.max(Shares::LEAST)).min(lacking.into()) as u32,
+            _ => lacking,
+        };
+        let bytes = shares.take(most);
         if bytes > 0 {
             self.limits.download.take(bytes.into());
             wire.ungranted_bytes -= i64::from(bytes);
@@ -291,9 +377,20 @@ impl Granting<'_, '_> {
                 bytes,
             });
         }
+        if let Some(buckets) = &mut buckets {
+            buckets.download.take(bytes.into());
+        }
         if bytes < lacking {
-            wire.last_limited = Some(self.clock.now());
-            limited.0.add(entity, &mut wire.waits);
+            wire.last_limited = Some(now);
+            match (buckets, torrent) {
+                (Some(mut buckets), Some(torrent)) if bytes == most && own.is_some() => {
+                    if buckets.downloads.is_empty() && !wire.waits.is_listed() {
+                        limited.torrents.push(torrent);
+                    }
+                    buckets.downloads.add(entity, &mut wire.waits);
+                }
+                _ => limited.peers.add(entity, &mut wire.waits),
+            }
         }
         held
     }

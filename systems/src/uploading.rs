@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
+use ecs_torrent_components::buckets::TorrentBuckets;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::messages::{FailTorrent, PeerDisconnected, PieceRequested, UploadRequested};
 use ecs_torrent_components::peer::{FlushQueue, Outbox, PeerState, ServeQueue, UploadMemory, UploadQueue, Wire};
@@ -19,7 +20,7 @@ use ecs_torrent_engine::ports::disk::{DiskDone, DiskError, DiskEvent, DiskReques
 use ecs_torrent_engine::purpose;
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 use ecs_torrent_protocol::bitfield::Bitfield;
-use ecs_torrent_protocol::geometry::{BlockRequest, Geometry, Span};
+use ecs_torrent_protocol::geometry::{BLOCK_SIZE, BlockRequest, Geometry, Span};
 use ecs_torrent_protocol::wire::{Message, WireError};
 use smallvec::SmallVec;
 
@@ -34,6 +35,7 @@ impl Plugin for UploadingPlugin {
         app.register_required_components::<PeerState, UploadQueue>();
         app.add_message::<PieceRequested>()
             .init_resource::<Jobs<Group>>()
+            .init_resource::<LimitedUploads>()
             .add_systems(
                 Tick,
                 (
@@ -42,7 +44,7 @@ impl Plugin for UploadingPlugin {
                         .in_set(DecideSet::Uploads),
                     (
                         send_blocks.run_if(has_events::<DiskRequest, DiskEvent>(UPLOADS)),
-                        read_blocks.run_if(|serve: Res<ServeQueue>| !serve.is_empty()),
+                        read_blocks.run_if(has_requests),
                     )
                         .chain()
                         .in_set(TickSet::Respond),
@@ -50,6 +52,15 @@ impl Plugin for UploadingPlugin {
                 ),
             );
     }
+}
+
+/// The torrents whose own limits some peers wait for.
+#[derive(Resource, Debug, Default)]
+struct LimitedUploads(Vec<Entity>);
+
+/// Returns whether requests of peers wait to be served.
+fn has_requests(serve: Res<ServeQueue>, limited: Res<LimitedUploads>) -> bool {
+    !serve.is_empty() || !limited.0.is_empty()
 }
 
 const UPLOADS: Purpose = purpose!("read for uploads");
@@ -171,13 +182,18 @@ struct ReadParams<'w, 's> {
     clock: Res<'w, Clock>,
     wakeup: Res<'w, Wakeup>,
     torrents: Query<'w, 's, (&'static Layout, &'static Storage)>,
+    limited: ResMut<'w, LimitedUploads>,
+    buckets: Query<'w, 's, &'static mut TorrentBuckets>,
 }
 
 /// Reads blocks for the peers in the serve queue in turn, for each peer up to its share of the upload memory. A peer
 /// that has used up its share comes back when bytes have been sent. If uploads are limited, the queue waits for the next
-/// portion.
+/// portion. The peers of a torrent that has used up its own limit wait outside of the queue.
 fn read_blocks(mut counter: ReadParams, mut serve: ResMut<ServeQueue>, mut peers: Query<(&PeerOf, &mut UploadQueue)>) {
     let now = counter.clock.now();
+    if !counter.limited.0.is_empty() {
+        counter.recall_limited(&mut serve, &mut peers);
+    }
     while counter.memory.has_room(&counter.settings.uploads) {
         let portion = counter.limits.upload.portion(now);
         if portion == Some(0) {
@@ -194,15 +210,67 @@ fn read_blocks(mut counter: ReadParams, mut serve: ResMut<ServeQueue>, mut peers
             continue;
         };
         let most = portion.map_or(most, |portion| most.min(u32::try_from(portion).unwrap_or(u32::MAX)));
+        let Some(most) = counter.own_portion(peer, of.0, &mut uploads, most) else {
+            continue;
+        };
         counter.read_next(peer, of.0, &mut uploads, most);
         if !uploads.waiting.is_empty() {
             // This peer continues after every other peer has had a turn.
             serve.add(peer, &mut uploads);
         }
     }
+    for torrent in &counter.limited.0 {
+        if let Ok(mut buckets) = counter.buckets.get_mut(*torrent) {
+            counter.wakeup.at(buckets.upload.next_common(now));
+        }
+    }
 }
 
 impl ReadParams<'_, '_> {
+    /// Puts peers of torrents whose own limits allow some bytes again back into the queue: as many as the bytes are
+    /// blocks.
+    fn recall_limited(&mut self, serve: &mut ServeQueue, peers: &mut Query<(&PeerOf, &mut UploadQueue)>) {
+        let now = self.clock.now();
+        let buckets_of = &mut self.buckets;
+        // A torrent that is gone has no peers.
+        self.limited.0.retain(|torrent| {
+            let Ok(mut buckets) = buckets_of.get_mut(*torrent) else {
+                return false;
+            };
+            let portion = buckets.upload.portion(now);
+            let turns = portion.map_or(usize::MAX, |portion| portion.div_ceil(BLOCK_SIZE.into()) as usize);
+            for _ in 0..turns {
+                let Some(peer) = buckets.uploads.pop() else { break };
+                if let Ok((_, mut uploads)) = peers.get_mut(peer) {
+                    uploads.unlist();
+                    serve.add(peer, &mut uploads);
+                }
+            }
+            !buckets.uploads.is_empty()
+        });
+    }
+
+    /// Returns how many of `most` bytes the torrent's own limit allows a peer. `None` if the peer has to wait.
+    fn own_portion(&mut self, peer: Entity, torrent: Entity, uploads: &mut UploadQueue, most: u32) -> Option<u32> {
+        if self.limits.torrent_count == 0 {
+            return Some(most);
+        }
+        let Ok(mut buckets) = self.buckets.get_mut(torrent) else {
+            return Some(most);
+        };
+        match buckets.upload.portion(self.clock.now()) {
+            None => Some(most),
+            Some(0) => {
+                if buckets.uploads.is_empty() {
+                    self.limited.0.push(torrent);
+                }
+                uploads.wait_in(peer, &mut buckets.uploads);
+                None
+            }
+            Some(own) => Some(most.min(u32::try_from(own).unwrap_or(u32::MAX))),
+        }
+    }
+
     /// Starts one read for adjacent requests at the front of the queue: the first, and as many more as fit in `most`
     /// bytes.
     fn read_next(&mut self, peer: Entity, torrent: Entity, uploads: &mut UploadQueue, most: u32) {
@@ -216,6 +284,11 @@ impl ReadParams<'_, '_> {
         uploads.reading.extend_from_slice(&requests);
         self.memory.charge(uploads, u64::from(span.len));
         self.limits.upload.take(u64::from(span.len));
+        if self.limits.torrent_count > 0
+            && let Ok(mut buckets) = self.buckets.get_mut(torrent)
+        {
+            buckets.upload.take(u64::from(span.len));
+        }
         self.disk.push(DiskRequest::Read {
             tag: self.reads.add(UPLOADS, Group { peer, span, requests }),
             storage: storage.id,
@@ -363,6 +436,7 @@ mod tests {
         let mut bed = Bed::new(());
         bed.open_port::<DiskRequest, DiskEvent>(Vec::new());
         bed.world.init_resource::<Jobs<Group>>();
+        bed.world.init_resource::<LimitedUploads>();
         bed.world.init_resource::<UploadMemory>();
         bed.world.init_resource::<ServeQueue>();
         bed.world.init_resource::<Messages<PieceRequested>>();

@@ -28,6 +28,7 @@ mod faults;
 mod flooding;
 mod formats;
 mod impostors;
+mod limits;
 mod logins;
 mod output;
 mod ownership;

@@ -1,7 +1,8 @@
 //! Limits on transfer rates.
 
-use ecs_torrent::components::commands::{CommandQueue, Reply};
+use ecs_torrent::components::commands::{CommandQueue, Reply, SetLimits};
 use ecs_torrent::components::peer::PeerRates;
+use ecs_torrent::components::rate_limit::LimitsPatch;
 use ecs_torrent::components::settings::{ChangeSettings, LimitSettings, SettingsPatch};
 use ecs_torrent::components::torrent::Counters;
 use ecs_torrent::engine::sim::Crash;
@@ -67,6 +68,14 @@ impl Swarm {
             self.sim.run_for(WINDOW);
             count(self) - before
         })
+    }
+
+    /// Returns the bytes that `count` adds up to in a window, some seconds after a change.
+    fn window(&mut self, count: impl Fn(&mut Self) -> u64) -> u64 {
+        self.sim.run_for(Duration::from_secs(4));
+        let before = count(self);
+        self.sim.run_for(WINDOW);
+        count(self) - before
     }
 
     /// Bytes uploaded to each peer of a node.
@@ -142,6 +151,92 @@ fn an_upload_keeps_to_its_limit() {
         assert_eq!(sent.len(), usize::from(leechers));
         swarm.check();
     }
+}
+
+fn set_limits(sim: &mut Simulation, node: NodeId, content: &Content, patch: LimitsPatch) {
+    let mut queue = sim.node(node).world_mut().resource_mut::<CommandQueue<SetLimits>>();
+    let reply = Reply::new(|answer: Result<(), _>| answer.unwrap());
+    let torrent = content.info_hash();
+    queue.0.push_back(SetLimits { torrent, patch, reply });
+}
+
+fn own_download(rate: Option<u64>) -> LimitsPatch {
+    LimitsPatch {
+        download_bytes_per_s: Some(rate),
+        ..LimitsPatch::default()
+    }
+}
+
+fn own_upload(rate: Option<u64>) -> LimitsPatch {
+    LimitsPatch {
+        upload_bytes_per_s: Some(rate),
+        ..LimitsPatch::default()
+    }
+}
+
+/// A torrent keeps to its own limit, whose peers get equal shares, beneath the engine's. The limit is taken back at run
+/// time, and survives a power failure.
+#[test]
+fn a_torrent_keeps_to_its_own_limits() {
+    let rate = 100_000;
+    let mut swarm = Swarm::new(24 << 20, (4, LimitSettings::default()), (1, download(500_000)));
+    let (leecher, content) = (swarm.leechers[0], swarm.content.clone());
+    set_limits(&mut swarm.sim, leecher, &content, own_download(Some(rate)));
+    for bytes in swarm.windows(|swarm| swarm.counters(leecher).downloaded) {
+        assert_near(bytes, rate);
+    }
+    let sent: Vec<u64> = swarm
+        .seeders
+        .clone()
+        .iter()
+        .map(|seeder| swarm.counters(*seeder).uploaded)
+        .collect();
+    let (least, most) = (sent.iter().min().unwrap(), sent.iter().max().unwrap());
+    assert!(*most <= 2 * least, "unequal shares: {sent:?}");
+    set_limits(&mut swarm.sim, leecher, &content, own_download(None));
+    let bytes = swarm.window(|swarm| swarm.counters(leecher).downloaded);
+    assert_near(bytes, 500_000);
+    let seeders = swarm.seeders.clone();
+    for seeder in &seeders {
+        set_limits(&mut swarm.sim, *seeder, &content, own_upload(Some(100_000)));
+    }
+    let uploaded = |swarm: &mut Swarm| seeders.iter().map(|seeder| swarm.counters(*seeder).uploaded).sum();
+    assert_near(swarm.window(uploaded), 400_000);
+    assert_eq!(swarm.counters(leecher).wasted, 0);
+    swarm.sim.crash(seeders[0], Crash::Power);
+    swarm.sim.restart(seeders[0]);
+    add(&mut swarm.sim, seeders[0], &content, vec![]);
+    swarm.sim.run_for(Duration::from_secs(1));
+    let limits = stats(&mut swarm.sim, seeders[0], &content).unwrap().limits;
+    assert_eq!(limits.upload_bytes_per_s, Some(100_000));
+    swarm.check();
+}
+
+/// The limit of one torrent leaves the rest of the engine's to another.
+#[test]
+fn the_rest_of_the_engines_limit_is_for_other_torrents() {
+    let mut swarm = Swarm::new(16 << 20, (1, LimitSettings::default()), (1, download(500_000)));
+    let (seeder, leecher, limited) = (swarm.seeders[0], swarm.leechers[0], swarm.content.clone());
+    let new = NewContent {
+        name: "other".into(),
+        len: 16 << 20,
+        piece_length: 64 << 10,
+        ..NewContent::default()
+    };
+    let other = new.make();
+    swarm.sim.put(seeder, "downloads", &other);
+    add(&mut swarm.sim, seeder, &other, vec![]);
+    swarm.sim.run_for(Duration::from_secs(5));
+    add(&mut swarm.sim, leecher, &other, vec![(ip(1), 6881).into()]);
+    set_limits(&mut swarm.sim, leecher, &limited, own_download(Some(100_000)));
+    swarm.sim.run_for(WINDOW);
+    let received = |sim: &mut Simulation, content: &Content| stats(sim, leecher, content).unwrap().downloaded;
+    let before = [&limited, &other].map(|content| received(&mut swarm.sim, content));
+    swarm.sim.run_for(WINDOW);
+    let after = [&limited, &other].map(|content| received(&mut swarm.sim, content));
+    assert_near(after[0] - before[0], 100_000);
+    assert_near(after[1] - before[1], 400_000);
+    swarm.check();
 }
 
 fn change(sim: &mut Simulation, node: NodeId, patch: SettingsPatch) {

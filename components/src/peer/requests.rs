@@ -383,7 +383,7 @@ pub struct UploadQueue {
     pub emptied: Timestamp,
     /// Whether the peer is in the middle of a piece: its last admitted request was not for the end of one.
     pub is_mid_piece: bool,
-    /// Whether the peer is in the serve queue.
+    /// Whether the peer is in the serve queue, or waits for its torrent's limit.
     listed: Listed,
 }
 
@@ -536,9 +536,14 @@ impl UploadQueue {
         position.map(|position| self.reading.swap_remove(position)).is_some()
     }
 
-    /// Records that the peer is no longer in the serve queue.
+    /// Records that the peer is no longer in the serve queue, or no longer waits for its torrent's limit.
     pub fn unlist(&mut self) {
         self.listed.clear();
+    }
+
+    /// Lists the peer among those that wait for their torrent's limit, instead of in the serve queue.
+    pub fn wait_in(&mut self, peer: Entity, waiting: &mut WorkList<Self>) {
+        waiting.add(peer, &mut self.listed);
     }
 }
 

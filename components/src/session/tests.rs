@@ -66,6 +66,10 @@ fn session() -> Session {
         lost: Runs::of([3]),
         paused: true,
         stopped: true,
+        limits: TransferLimits {
+            download_bytes_per_s: Some(20_000),
+            upload_bytes_per_s: None,
+        },
         skipped: Runs::of([1, 2]),
         low: Runs::of([3]),
         high: Runs::of([0]),

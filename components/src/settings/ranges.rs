@@ -6,9 +6,9 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    DhtSettings, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NO_LIMIT, NetSettings, PeerSettings,
-    PexSettings, RequestSettings, SessionSettings, Settings, StorageSettings, TickSettings, TrackerSettings,
-    UploadSettings,
+    DhtSettings, LEAST_LIMIT, LifecycleSettings, LimitSettings, LsdSettings, MetadataSettings, NO_LIMIT, NetSettings,
+    PeerSettings, PexSettings, RequestSettings, SessionSettings, Settings, StorageSettings, TickSettings,
+    TrackerSettings, UploadSettings,
 };
 
 /// A numeric setting, with its value and its range.
@@ -294,9 +294,8 @@ setting_ranges!(PexSettings, "pex" {
 });
 
 setting_ranges!(LimitSettings, "limits" {
-    // At a lower rate, each of a hundred peers would wait for minutes for a block.
-    download_bytes_per_s: 10 * KIB..=NO_LIMIT,
-    upload_bytes_per_s: 10 * KIB..=NO_LIMIT,
+    download_bytes_per_s: LEAST_LIMIT..=NO_LIMIT,
+    upload_bytes_per_s: LEAST_LIMIT..=NO_LIMIT,
 });
 
 setting_ranges!(LsdSettings, "lsd" {

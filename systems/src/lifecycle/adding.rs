@@ -12,7 +12,7 @@ use ecs_torrent_components::commands::{
     TorrentSource, Unsaved,
 };
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts};
-use ecs_torrent_components::messages::{FailTorrent, FilesSelected, Remedy, TorrentAdded, TrackersGiven};
+use ecs_torrent_components::messages::{FailTorrent, FilesSelected, LimitsGiven, Remedy, TorrentAdded, TrackersGiven};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{
@@ -199,6 +199,10 @@ impl TorrentAdder<'_, '_> {
         if !options.select.is_empty() {
             let selection = options.select.clone();
             self.commands.trigger(FilesSelected { torrent, selection });
+        }
+        if !options.limits.is_unlimited() {
+            let limits = options.limits;
+            self.commands.trigger(LimitsGiven { torrent, limits });
         }
     }
 

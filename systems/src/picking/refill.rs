@@ -4,6 +4,7 @@ use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use bytes::Bytes;
+use ecs_torrent_components::buckets::TorrentBuckets;
 use ecs_torrent_components::clock::Wakeup;
 use ecs_torrent_components::peer::{
     PeerExtensions, PeerPieces, PeerRates, PeerState, Pending, RefillQueue, RequestSink, Requests, SourceSink,
@@ -223,6 +224,7 @@ pub(super) struct RequestScheduler<'w, 's> {
     random: ResMut<'w, Random>,
     full: ResMut<'w, FullPieces>,
     limits: Res<'w, RateLimits>,
+    buckets: Query<'w, 's, &'static TorrentBuckets>,
     pieces: Query<'w, 's, &'static mut ActivePiece>,
     /// Pieces begun in this run, which are not in the world yet.
     begun: Local<'s, EntityHashMap<ActivePiece>>,
@@ -279,6 +281,12 @@ impl RequestScheduler<'_, '_> {
         None
     }
 
+    /// Whether downloads of a torrent have to wait for a limit on the rate.
+    fn is_limited(&self, torrent: Entity, now: Timestamp) -> bool {
+        let own = || self.buckets.get(torrent).is_ok_and(|own| own.download.is_waiting(now));
+        self.limits.download.is_waiting(now) || (self.limits.torrent_count > 0 && own())
+    }
+
     fn choose(&mut self, now: Timestamp, asked: &Asked<'_>, requests: &Requests) -> Choice {
         let peer = PeerView {
             peer: asked.peer,
@@ -298,7 +306,7 @@ impl RequestScheduler<'_, '_> {
             piece: |entity| pieces.get(entity).ok().or_else(|| begun.get(&entity)),
             has_memory: |len| memory.fits(len, settings),
             settings,
-            is_limited: self.limits.download.is_waiting(now),
+            is_limited: self.is_limited(asked.torrent, now),
         };
         choose(&peer, &torrent, &mut self.random)
     }

@@ -14,6 +14,7 @@ use ecs_torrent_components::deadlines::Deadlines;
 use ecs_torrent_components::messages::{
     BlockAccepted, BlockSent, FailTorrent, PieceStored, Remedy, TorrentCompleted, TorrentFailed, TorrentStarted,
 };
+use ecs_torrent_components::rate_limit::TransferLimits;
 use ecs_torrent_components::session::{PartialPiece, Runs, Session, SessionTracker};
 use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_components::torrent::{
@@ -64,6 +65,7 @@ pub(super) struct Saved {
     tiers: Option<&'static TrackerTiers>,
     has_edited_trackers: Has<EditedTrackers>,
     choice: Option<&'static FileChoice>,
+    limits: Option<&'static TransferLimits>,
     requires_complete: Has<RequiresComplete>,
     active: Option<&'static ActivePieces>,
     pub(super) stopping: Option<&'static Stopping>,
@@ -403,11 +405,12 @@ impl SavedItem<'_, '_> {
         forget_pieces(session, pieces.into_iter());
     }
 
-    /// Writes the user's choice of files into a session.
+    /// Writes the user's choice of files, and limits, into a session.
     fn save_choice(&self, session: &mut Session) {
         if let Some(choice) = self.choice {
             choice.save(session);
         }
+        session.limits = self.limits.copied().unwrap_or_default();
         session.parted = Runs::of(self.state.parted.iter().copied());
     }
 
