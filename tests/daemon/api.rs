@@ -234,7 +234,11 @@ fn mistakes_are_named() {
         ("PUT", "/api/v1/torrents", ["GET", "POST"].as_slice()),
         ("POST", "/api/v1/health", &["GET"]),
         ("GET", "/api/v1/stop", &["POST"]),
-        ("PATCH", &format!("/api/v1/torrents/{NOBODY}"), &["GET", "DELETE"]),
+        (
+            "PUT",
+            &format!("/api/v1/torrents/{NOBODY}"),
+            &["GET", "DELETE", "PATCH"],
+        ),
     ] {
         let answer = daemon.ask(method, path, &[("Authorization", &daemon.bearer())], b"");
         answer.refused(405, None);

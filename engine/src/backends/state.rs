@@ -438,7 +438,8 @@ pub(crate) fn read_blob(state_dir: &Path, name: &BlobName) -> io::Result<Option<
     let path = state_dir.join(SESSIONS).join(blob_name(name));
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Ok(None),
+        // A folder that is a file fails the start for that reason.
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     if !file.metadata()?.is_file() {
