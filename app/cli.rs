@@ -135,6 +135,16 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages.
+    #[command(after_help = "\
+Examples:
+  ecs-torrent man > ecs-torrent.1               the page of the program
+  ecs-torrent man --dir /usr/share/man/man1     and one page for each command")]
+    Man {
+        /// Folder for all pages. Default: the program's page goes to standard output.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<std::path::PathBuf>,
+    },
 }
 
 /// Result of a command that ran without an error of its own.
@@ -280,6 +290,7 @@ pub(crate) fn main() -> ExitCode {
             output::print(format_args!("{}", String::from_utf8_lossy(&script)));
             Ok(Outcome::Done)
         }
+        Command::Man { dir } => write_manual(dir.as_deref()),
     };
     if let Ok(log) = log {
         log.close();
@@ -294,6 +305,25 @@ pub(crate) fn main() -> ExitCode {
         }
     }
     .into()
+}
+
+/// Writes the manual pages of all commands to a folder, or the program's page to standard output.
+fn write_manual(dir: Option<&std::path::Path>) -> Result<Outcome, CliError> {
+    match dir {
+        Some(dir) => {
+            std::fs::create_dir_all(dir)
+                .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
+                .map_err(CliError::io(dir.display().to_string()))?;
+        }
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command())
+                .render(&mut page)
+                .map_err(CliError::io("the manual page"))?;
+            output::print(format_args!("{}", String::from_utf8_lossy(&page)));
+        }
+    }
+    Ok(Outcome::Done)
 }
 
 /// Prints a usage error on one line, with an example of the command if an argument is missing.
@@ -441,7 +471,7 @@ mod tests {
         );
         assert_eq!(
             told("seed"),
-            "the following required arguments were not provided: --data <DIR> <TORRENT>"
+            "the following required arguments were not provided: --data <DIR> <TORRENT>..."
         );
         assert_eq!(
             told("block x"),

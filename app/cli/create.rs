@@ -15,7 +15,7 @@ use super::{CliError, Outcome};
 #[command(after_help = "\
 Examples:
   ecs-torrent create ./album -o album.torrent --tracker udp://tracker.example:80
-  ecs-torrent create disk.img -o disk.torrent --piece-length 4194304 --private
+  ecs-torrent create disk.img -o disk.torrent --piece-length 4M --private
 
 Prints a warning for each file name that changes when the torrent is read: a
 leading dot of the top-level name, backslashes, control characters, names that
@@ -33,8 +33,9 @@ pub(super) struct CreateArgs {
     /// Announce URL of a tracker; may be repeated. Trackers are tried in the order given.
     #[arg(long = "tracker", value_name = "URL")]
     trackers: Vec<String>,
-    /// Piece length in bytes: a power of two from 16 KiB to 256 MiB. By default chosen by content size.
-    #[arg(long, value_name = "N")]
+    /// Piece length: a power of two from 16 KiB to 256 MiB, such as 256K, 1M or 4194304. By default chosen by content
+    /// size.
+    #[arg(long, value_name = "N", value_parser = piece_length)]
     piece_length: Option<u32>,
     /// Node of the DHT by which a torrent without trackers is found; may be repeated.
     #[arg(long = "node", value_name = "HOST:PORT", conflicts_with = "private")]
@@ -48,6 +49,21 @@ pub(super) struct CreateArgs {
     /// URL of a web server that has the content; may be repeated.
     #[arg(long = "web-seed", value_name = "URL")]
     web_seeds: Vec<String>,
+}
+
+/// Reads a piece length. Units are powers of two, since piece lengths are: 1M is 1 MiB.
+fn piece_length(text: &str) -> Result<u32, &'static str> {
+    let end = text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        _ => return Err("not a number of bytes, such as 256K, 1M or 4194304"),
+    };
+    let number = number.parse::<u32>().ok();
+    let length = number.and_then(|number| number.checked_mul(factor));
+    length.ok_or("not a number of bytes, such as 256K, 1M or 4194304")
 }
 
 pub(super) fn run(args: CreateArgs, screen: &Screen) -> Result<Outcome, CliError> {
@@ -92,5 +108,26 @@ fn warn(renamed: &[Renamed], screen: &Screen) {
     }
     if renamed.len() > SHOWN {
         screen.warning(format_args!("and {} more names", renamed.len() - SHOWN));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn piece_lengths_have_units() {
+        for (text, length) in [
+            ("16384", 16384),
+            ("256K", 256 << 10),
+            ("1m", 1 << 20),
+            ("4MiB", 4 << 20),
+            ("16384B", 16384),
+        ] {
+            assert_eq!(piece_length(text), Ok(length));
+        }
+        for text in ["", "M", "-1", "1.5M", "1G", "4096M", "99999999999", "1 M"] {
+            assert!(piece_length(text).is_err(), "{text}");
+        }
     }
 }

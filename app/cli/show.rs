@@ -1,11 +1,12 @@
 //! `show`: prints the contents of a torrent file.
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use clap::Args;
 use ecs_torrent::Source;
 use ecs_torrent::protocol::files::FileTable;
-use ecs_torrent::protocol::metainfo::Metainfo;
+use ecs_torrent::protocol::metainfo::{Metainfo, MetainfoLimits};
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 
@@ -17,7 +18,7 @@ use super::{CliError, Outcome};
     after_help = "Examples:\n  ecs-torrent show linux.torrent\n  ecs-torrent show linux.torrent --json | jq .info_hash_v1"
 )]
 pub(super) struct ShowArgs {
-    /// The torrent file.
+    /// The torrent file; `-` for standard input.
     torrent: PathBuf,
     /// Print JSON.
     #[arg(long)]
@@ -70,8 +71,22 @@ impl Serialize for ShownFiles<'_> {
     }
 }
 
+/// Reads a torrent from standard input, up to the size that a torrent may have.
+fn read_input() -> Result<Source, CliError> {
+    let most = MetainfoLimits::default().bencode.max_bytes as u64;
+    let mut bytes = Vec::new();
+    // One byte more, so that a longer torrent is refused instead of cut.
+    let input = std::io::stdin().lock().take(most + 1).read_to_end(&mut bytes);
+    input.map_err(CliError::io("standard input"))?;
+    Ok(Source::from(bytes::Bytes::from(bytes)))
+}
+
 pub(super) fn run(args: &ShowArgs) -> Result<Outcome, CliError> {
-    let metainfo = Source::from(args.torrent.as_path()).load()?;
+    let source = match args.torrent.as_os_str() == "-" {
+        true => read_input()?,
+        false => Source::from(args.torrent.as_path()),
+    };
+    let metainfo = source.load()?;
     let shown = describe(&metainfo);
     if args.json {
         output::print_json(&shown);

@@ -61,9 +61,10 @@ pub(super) struct DownloadArgs {
 Example:
   ecs-torrent seed album.torrent --data ~/music --listen 0.0.0.0:6881")]
 pub(super) struct SeedArgs {
-    /// The torrent file.
-    torrent: PathBuf,
-    /// The folder that holds the torrent's file or folder.
+    /// Torrent files.
+    #[arg(required = true, value_name = "TORRENT")]
+    torrents: Vec<PathBuf>,
+    /// The folder that holds the torrents' files and folders.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     #[command(flatten)]
@@ -111,13 +112,15 @@ pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliE
     if !args.data.is_dir() {
         return Err(CliError::Other(format!("{}: not a folder", args.data.display())));
     }
-    let metainfo = Source::from(args.torrent.as_path()).load()?;
-    if let Some(error) = verify::data_instead(&args.data, &metainfo.info.name) {
-        return Err(CliError::Other(error));
+    for torrent in &args.torrents {
+        let metainfo = Source::from(torrent.as_path()).load()?;
+        if let Some(error) = verify::data_instead(&args.data, &metainfo.info.name) {
+            return Err(CliError::Other(error));
+        }
     }
     let selected = Selected {
         select: FileSelection::default(),
-        sources: vec![args.torrent],
+        sources: args.torrents,
         root: args.data,
         placement: None,
         require_complete: true,

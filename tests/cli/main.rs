@@ -55,7 +55,7 @@ fn fail(folder: &Path, arguments: &[&str], code: i32) -> String {
     let output = run(folder, arguments);
     let stderr = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-    if code == 1 {
+    if code == 1 || code == 2 {
         assert_eq!(stderr.lines().count(), 1, "one line: {stderr}");
         assert!(stderr.starts_with("error: "), "{stderr}");
         assert!(!stderr.contains('\u{1b}'), "no color where there is no terminal");
@@ -88,7 +88,7 @@ fn a_torrent_is_made_shown_and_verified() {
             "--tracker",
             "udp://b.example:1",
             "--piece-length",
-            "32768",
+            "32K",
             "--private",
             "--comment",
             "hello",
@@ -97,6 +97,9 @@ fn a_torrent_is_made_shown_and_verified() {
         ],
     );
     let shown: Value = serde_json::from_str(&succeed(folder, &["show", "album.torrent", "--json"])).unwrap();
+    let file = fs::File::open(folder.join("album.torrent")).unwrap();
+    let piped = command(folder, &["show", "-", "--json"]).stdin(file).output().unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&piped.stdout).unwrap(), shown);
     assert!(made.starts_with(shown["info_hash_v1"].as_str().unwrap()));
     assert_eq!(shown["name"], "album");
     assert_eq!(shown["info_hash_v2"], Value::Null);
@@ -401,6 +404,37 @@ fn seed_album(folder: &Path) -> (Running, String, impl Iterator<Item = Value> + 
     (seeder, address, seeding)
 }
 
+/// One command seeds several torrents of a folder, and checks them all before.
+#[test]
+fn several_torrents_are_seeded() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    album(folder);
+    write_file(folder, "song", 7, 50_000);
+    for (content, torrent) in [("album", "album.torrent"), ("song", "song.torrent")] {
+        succeed(folder, &["create", content, "-o", torrent]);
+    }
+    let error = fail(folder, &["seed", "album.torrent", "gone.torrent", "--data", "."], 1);
+    assert!(error.contains("gone.torrent"), "{error}");
+    let arguments = [
+        "seed",
+        "album.torrent",
+        "song.torrent",
+        "--data",
+        ".",
+        "--listen",
+        "127.0.0.1:0",
+        "--json",
+    ];
+    let (_seeder, events) = start(folder, &arguments);
+    let complete = events.filter(|event| event["event"] == "complete").take(2);
+    let mut names: Vec<_> = complete
+        .map(|event| event["name"].as_str().unwrap().to_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["album", "song"]);
+}
+
 /// Without a terminal, the output is human-readable lines. With `--quiet`, there is no output.
 #[test]
 fn download_prints_plain_lines_without_a_terminal() {
@@ -494,6 +528,7 @@ fn help_shows_examples_and_completions_are_scripts() {
         "verify",
         "demo",
         "completions",
+        "man",
     ] {
         let help = succeed(temporary.path(), &[command, "--help"]);
         assert!(help.contains("Example"), "{command}");
@@ -503,6 +538,19 @@ fn help_shows_examples_and_completions_are_scripts() {
             succeed(temporary.path(), &["completions", shell]).contains(sign),
             "{shell}"
         );
+    }
+}
+
+/// The program and each command have a page.
+#[test]
+fn manual_pages_are_written() {
+    let temporary = tempfile::tempdir().unwrap();
+    let page = succeed(temporary.path(), &["man"]);
+    assert!(page.contains(".TH ecs-torrent 1"), "{page}");
+    succeed(temporary.path(), &["man", "--dir", "man/man1"]);
+    for name in ["ecs-torrent", "ecs-torrent-download", "ecs-torrent-create"] {
+        let page = fs::read_to_string(temporary.path().join(format!("man/man1/{name}.1"))).unwrap();
+        assert!(page.contains("Examples") || page.contains("EXTRA"), "{name}");
     }
 }
 
