@@ -123,6 +123,9 @@ enum Command {
     /// Stop a torrent of the daemon and delete its state.
     #[cfg(feature = "daemon")]
     Remove(client::RemoveArgs),
+    /// Stop the daemon.
+    #[cfg(feature = "daemon")]
+    Shutdown(client::ShutdownArgs),
     /// Ask the daemon's DHT node: its state, peers, items.
     #[cfg(feature = "daemon")]
     Dht(client::dht::DhtArgs),
@@ -282,6 +285,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Resume(args) => block_on(client::resume(args)),
         #[cfg(feature = "daemon")]
         Command::Remove(args) => block_on(client::remove(args)),
+        #[cfg(feature = "daemon")]
+        Command::Shutdown(args) => block_on(client::shutdown(args)),
         #[cfg(feature = "daemon")]
         Command::Config(args) => block_on(config::run(args)),
         Command::Completions { shell } => {

@@ -11,11 +11,14 @@ mod answers;
 mod changing;
 mod connections;
 mod dht;
+mod event_log;
 mod events;
 mod files;
 mod guard;
 mod limits;
+mod listing;
 mod logins;
+mod mirror;
 mod peers;
 mod requests;
 mod roots;
@@ -125,6 +128,10 @@ struct ApiState {
     phase: AtomicU8,
     adding: Mutex<()>,
     closing: watch::Sender<bool>,
+    mirror: mirror::Mirror,
+    events: event_log::EventLog,
+    /// Whether a client has asked the daemon to stop.
+    shutdown: watch::Sender<bool>,
 }
 
 impl ApiState {
@@ -182,7 +189,13 @@ impl Api {
             phase: AtomicU8::new(Phase::Starting as u8),
             adding: Mutex::new(()),
             closing: watch::Sender::new(false),
+            mirror: mirror::Mirror::default(),
+            events: event_log::EventLog::new(),
+            shutdown: watch::Sender::new(false),
         });
+        let events = shared.torrents.subscribe();
+        let recorder = shared.events.clone().record(events, shared.closing.subscribe());
+        tokio::spawn(recorder);
         let router = routes::router(shared.clone());
         let server = Server::new(router, settings.clone(), shared.closing.subscribe());
         let mut servers = JoinSet::new();
@@ -219,6 +232,13 @@ impl Api {
     /// Sets the phase that clients see. The first one is [`Phase::Starting`].
     pub fn set_phase(&self, phase: Phase) {
         self.shared.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Waits until a client asks the daemon to stop.
+    pub async fn shutdown_requested(&self) {
+        let mut shutdown = self.shared.shutdown.subscribe();
+        // The sender lives as long as this API.
+        let _ = shutdown.wait_for(|shutdown| *shutdown).await;
     }
 
     /// Ends the API in order: the last events and answers are sent, within half a second.

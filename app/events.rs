@@ -8,7 +8,7 @@ use ecs_torrent_components::messages::{
     MetadataKnown, TorrentAdded, TorrentBlocked, TorrentCompleted, TorrentFailed, TorrentPaused, TorrentRestarting,
     TorrentStarted, TorrentStopped, TrackerFailed,
 };
-use ecs_torrent_components::torrent::Torrent;
+use ecs_torrent_components::torrent::{Lifecycle, Torrent};
 use ecs_torrent_components::tracker::Tracker;
 use ecs_torrent_engine::schedule::{Tick, TickSet};
 use ecs_torrent_protocol::tracker::redacted;
@@ -30,7 +30,10 @@ pub enum Event {
     MetadataReceived(TorrentId),
     /// The torrent's existing data has been checked; it now downloads or seeds.
     Started(TorrentId),
-    /// All data of the torrent is on the disk.
+    /// All wanted data of the torrent was on the disk before it started: when it was added, or in an earlier run. Follows
+    /// [`Event::Started`].
+    AlreadyComplete(TorrentId),
+    /// The last wanted piece of the torrent has been downloaded and is on the disk.
     Completed(TorrentId),
     /// The torrent is blocked on this resource, such as disk space. It resumes by itself.
     Blocked(TorrentId, Arc<str>),
@@ -40,8 +43,10 @@ pub enum Event {
     Failed(TorrentId, Arc<str>),
     /// The torrent is paused: it has left its peers and trackers, and its files are closed.
     Paused(TorrentId),
-    /// The torrent has stopped and is no longer listed.
+    /// The torrent has stopped and is no longer listed. Its state is saved.
     Stopped(TorrentId),
+    /// The torrent was removed: it is no longer listed, and its state is deleted.
+    Removed(TorrentId),
     /// A tracker did not answer, or refused the request.
     TrackerFailed {
         /// The torrent that the tracker belongs to.
@@ -84,6 +89,16 @@ impl Subscription {
                 Err(RecvError::Lagged(missed)) => warn_of_loss(missed),
                 Err(RecvError::Closed) => return None,
             }
+        }
+    }
+
+    /// Returns the next event, or the number of events that this subscriber was too slow for. `None` once the engine has
+    /// stopped.
+    pub(crate) async fn receive(&mut self) -> Option<Received> {
+        match self.0.recv().await {
+            Ok(event) => Some(Received::Event(event)),
+            Err(RecvError::Lagged(missed)) => Some(Received::Missed(missed)),
+            Err(RecvError::Closed) => None,
         }
     }
 
@@ -135,6 +150,15 @@ impl Subscription {
     }
 }
 
+/// What a subscriber receives.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// An event.
+    Event(Event),
+    /// This many events were lost.
+    Missed(u64),
+}
+
 /// Why [`Subscription::try_next`] returns no event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TryNextError {
@@ -182,6 +206,7 @@ impl Plugin for EventsPlugin {
 fn publish_events(
     outlet: Res<Outlet>,
     torrents: Query<&Torrent>,
+    states: Query<&Lifecycle>,
     trackers: Query<&Tracker>,
     mut added: MessageReader<TorrentAdded>,
     mut known: MessageReader<MetadataKnown>,
@@ -201,9 +226,12 @@ fn publish_events(
     let known = known
         .read()
         .filter_map(|message| Some(Event::MetadataReceived(id(message.torrent)?)));
-    let started = started
-        .read()
-        .filter_map(|message| Some(Event::Started(id(message.torrent)?)));
+    let started = started.read().flat_map(|message| {
+        let is_finished = states.get(message.torrent).is_ok_and(Lifecycle::is_finished);
+        let id = id(message.torrent);
+        let complete = id.filter(|_| is_finished).map(Event::AlreadyComplete);
+        id.map(Event::Started).into_iter().chain(complete)
+    });
     let completed = completed
         .read()
         .filter_map(|message| Some(Event::Completed(id(message.torrent)?)));
@@ -226,7 +254,10 @@ fn publish_events(
             reason: message.reason.clone(),
         })
     });
-    let stopped = stopped.read().map(|message| Event::Stopped(message.info_hash.into()));
+    let stopped = stopped.read().map(|message| match message.is_removed {
+        true => Event::Removed(message.info_hash.into()),
+        false => Event::Stopped(message.info_hash.into()),
+    });
     let all = added
         .chain(known)
         .chain(started)

@@ -5,7 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use ecs_torrent_components::stats::TorrentStats;
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 /// A field of a torrent's state. Its name in snake case is the key in JSON.
@@ -37,6 +38,10 @@ pub enum Field {
     Progress,
     /// Payload bytes sent since the torrent was first added.
     Uploaded,
+    /// Sent payload divided by received payload, or by the data on the disk if nothing was received.
+    Ratio,
+    /// Seconds until the last wanted byte is there, at the current speed.
+    Eta,
     /// Bytes received in pieces that failed their hash.
     Corrupt,
     /// Bytes received late, twice or without a request.
@@ -56,10 +61,22 @@ pub enum Field {
     Metadata,
     /// The torrent's own limits on transfer rates, in bytes per second: `download_bytes_per_s` and `upload_bytes_per_s`.
     Limits,
+    /// Whether peers may come from trackers and users only (BEP 27).
+    Private,
+    /// Date on which the torrent was first added, seconds since 1970.
+    AddedAt,
+    /// Date on which the last wanted piece was stored, seconds since 1970.
+    CompletedAt,
+    /// Date of the latest payload in either direction, seconds since 1970.
+    ActiveAt,
     /// Seconds that the torrent has been running, over all sessions.
     SecondsActive,
     /// The download folder.
     Root,
+    /// Number of connected peers.
+    PeerCount,
+    /// Number of copies of the torrent that the connected peers have together.
+    Availability,
     /// Connected peers.
     Peers,
     /// Trackers.
@@ -70,7 +87,7 @@ pub enum Field {
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 31] = [
         Self::Name,
         Self::Speed,
         Self::Downloaded,
@@ -80,6 +97,8 @@ impl Field {
         Self::Error,
         Self::Progress,
         Self::Uploaded,
+        Self::Ratio,
+        Self::Eta,
         Self::Corrupt,
         Self::Wasted,
         Self::Completed,
@@ -89,8 +108,14 @@ impl Field {
         Self::Pieces,
         Self::Metadata,
         Self::Limits,
+        Self::Private,
+        Self::AddedAt,
+        Self::CompletedAt,
+        Self::ActiveAt,
         Self::SecondsActive,
         Self::Root,
+        Self::PeerCount,
+        Self::Availability,
         Self::Peers,
         Self::Trackers,
         Self::Sources,
@@ -112,6 +137,8 @@ impl Field {
             Self::Error => "error",
             Self::Progress => "progress",
             Self::Uploaded => "uploaded",
+            Self::Ratio => "ratio",
+            Self::Eta => "eta",
             Self::Corrupt => "corrupt",
             Self::Wasted => "wasted",
             Self::Completed => "completed",
@@ -121,11 +148,55 @@ impl Field {
             Self::Pieces => "pieces",
             Self::Metadata => "metadata",
             Self::Limits => "limits",
+            Self::Private => "private",
+            Self::AddedAt => "added_at",
+            Self::CompletedAt => "completed_at",
+            Self::ActiveAt => "active_at",
             Self::SecondsActive => "seconds_active",
             Self::Root => "root",
+            Self::PeerCount => "peer_count",
+            Self::Availability => "availability",
             Self::Peers => "peers",
             Self::Trackers => "trackers",
             Self::Sources => "sources",
+        }
+    }
+
+    /// Writes the field of a torrent into a map.
+    fn write<M: SerializeMap>(self, stats: &TorrentStats, map: &mut M) -> Result<(), M::Error> {
+        let name = self.name();
+        match self {
+            Self::Name => map.serialize_entry(name, &stats.name),
+            Self::Speed => map.serialize_entry(name, &stats.speed),
+            Self::Downloaded => map.serialize_entry(name, &stats.downloaded),
+            Self::Size => map.serialize_entry(name, &stats.size),
+            Self::InfoHash => map.serialize_entry(name, &stats.info_hash.to_string()),
+            Self::State => map.serialize_entry(name, &stats.state),
+            Self::Error => map.serialize_entry(name, &stats.error),
+            Self::Progress => map.serialize_entry(name, &stats.progress()),
+            Self::Uploaded => map.serialize_entry(name, &stats.uploaded),
+            Self::Ratio => map.serialize_entry(name, &stats.ratio()),
+            Self::Eta => map.serialize_entry(name, &stats.eta()),
+            Self::Corrupt => map.serialize_entry(name, &stats.corrupt),
+            Self::Wasted => map.serialize_entry(name, &stats.wasted),
+            Self::Completed => map.serialize_entry(name, &stats.completed),
+            Self::Wanted => map.serialize_entry(name, &stats.wanted),
+            Self::Left => map.serialize_entry(name, &stats.left),
+            Self::Checked => map.serialize_entry(name, &stats.checked),
+            Self::Pieces => map.serialize_entry(name, &stats.pieces),
+            Self::Metadata => map.serialize_entry(name, &stats.metadata),
+            Self::Limits => map.serialize_entry(name, &stats.limits),
+            Self::Private => map.serialize_entry(name, &stats.private),
+            Self::AddedAt => map.serialize_entry(name, &stats.added_at),
+            Self::CompletedAt => map.serialize_entry(name, &stats.completed_at),
+            Self::ActiveAt => map.serialize_entry(name, &stats.active_at),
+            Self::SecondsActive => map.serialize_entry(name, &stats.seconds_active),
+            Self::Root => map.serialize_entry(name, &stats.root),
+            Self::PeerCount => map.serialize_entry(name, &stats.peer_count),
+            Self::Availability => map.serialize_entry(name, &stats.availability),
+            Self::Peers => map.serialize_entry(name, &stats.peers),
+            Self::Trackers => map.serialize_entry(name, &stats.trackers),
+            Self::Sources => map.serialize_entry(name, &stats.sources),
         }
     }
 }
@@ -159,12 +230,18 @@ impl Selection {
     /// Picks `fields` out of all fields of a torrent's state.
     #[must_use]
     pub fn of(stats: &TorrentStats, fields: &[Field]) -> Self {
-        let mut all = serde_json::to_value(stats).unwrap_or_default();
-        all["progress"] = stats.progress().into();
+        // A torrent's state consists of numbers, text, lists and maps with text keys, which JSON can represent.
+        let selected = serde_json::to_value(Selected { stats, fields }).unwrap_or_default();
+        let mut selected = match selected {
+            Value::Object(selected) => selected,
+            _ => serde_json::Map::new(),
+        };
+        let value = |field: &Field| selected.remove(field.name()).unwrap_or_default();
         Self(
             fields
                 .iter()
-                .map(|field| (field.name(), all[field.name()].take()))
+                .map(|field| field.name())
+                .zip(fields.iter().map(value))
                 .collect(),
         )
     }
@@ -173,5 +250,24 @@ impl Selection {
     #[must_use]
     pub fn get(&self, field: Field) -> Option<&Value> {
         self.0.get(field.name())
+    }
+}
+
+/// Selected fields of a torrent's state; serializes as an object, without a copy of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Selected<'s> {
+    /// The state.
+    pub(crate) stats: &'s TorrentStats,
+    /// The fields, each once.
+    pub(crate) fields: &'s [Field],
+}
+
+impl Serialize for Selected<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.fields.len()))?;
+        for field in self.fields {
+            field.write(self.stats, &mut map)?;
+        }
+        map.end()
     }
 }

@@ -1,5 +1,5 @@
 //! The commands that talk to a running daemon: `add`, `list`, `stats`, `files`, `peers`, `trackers`, `pause`, `start`, `stop`, `resume`,
-//! `remove`.
+//! `remove`, `shutdown`.
 
 pub(super) mod blocking;
 mod connection;
@@ -105,8 +105,9 @@ Examples:
 
 Fields:
   name, speed, downloaded, size, info_hash, state, error, progress, uploaded,
-  corrupt, wasted, completed, wanted, left, checked, pieces, metadata,
-  limits, seconds_active, root, peers, trackers, sources")]
+  ratio, eta, corrupt, wasted, completed, wanted, left, checked, pieces,
+  metadata, limits, private, added_at, completed_at, active_at,
+  seconds_active, root, peer_count, availability, peers, trackers, sources")]
 pub(super) struct StatsArgs {
     /// Info-hash of the torrent, or its first 6 or more digits.
     hash: String,
@@ -268,6 +269,24 @@ impl Addable {
     }
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The daemon stops all torrents as after a signal, and restores them when it is
+started again. The command does not wait for the end.
+
+Example:
+  ecs-torrent shutdown --state-dir /var/lib/ecs")]
+pub(super) struct ShutdownArgs {
+    #[command(flatten)]
+    daemon: DaemonAddress,
+}
+
+pub(super) async fn shutdown(args: ShutdownArgs) -> Result<Outcome, CliError> {
+    Daemon::find(&args.daemon)?.post("/api/v1/shutdown").await?;
+    say!("the daemon is stopping");
+    Ok(Outcome::Done)
+}
+
 pub(super) async fn add(args: AddArgs) -> Result<Outcome, CliError> {
     args.placement.check(args.sources.len())?;
     let peers = addresses::resolve("--peer", &args.peers)?;
@@ -334,7 +353,7 @@ pub(super) async fn list(args: ListArgs) -> Result<Outcome, CliError> {
     } else if args.json {
         print_json(&daemon.get("/api/v1/torrents").await?);
     } else {
-        let fields = "info_hash,name,size,progress,state,speed,peers,error";
+        let fields = "info_hash,name,size,progress,state,speed,peer_count,error";
         let torrents = daemon.get(&format!("/api/v1/torrents?fields={fields}")).await?;
         tables::torrents(&torrents);
     }

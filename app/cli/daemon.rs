@@ -22,8 +22,8 @@ Examples:
   ecs-torrent daemon --config /etc/ecs-torrent.ron --state-dir /var/lib/ecs
   ecs-torrent add linux.torrent        in a second terminal, in the same folder
 
-The daemon runs until SIGINT, SIGTERM or SIGHUP, then stops all torrents
-gracefully. A second signal ends it within two seconds, with exit code 1.
+The daemon runs until SIGINT, SIGTERM, SIGHUP or `ecs-torrent shutdown`, then
+stops all torrents gracefully. A second signal ends it within two seconds, with exit code 1.
 `ecs-torrent config default` prints all settings. /api/v1/openapi.json
 describes the HTTP API.")]
 pub(super) struct DaemonArgs {
@@ -86,6 +86,7 @@ pub(super) async fn run(args: DaemonArgs, screen: Screen) -> Result<Outcome, Cli
     tokio::select! {
         result = run_engine(&torrents, &api) => result?,
         () = signals.next() => {}
+        () = api.shutdown_requested() => {}
     }
     api.set_phase(Phase::Stopping);
     tokio::select! {

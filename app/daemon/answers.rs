@@ -4,16 +4,120 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ecs_torrent_components::commands::{EditTrackersError, SetFilesError, SetLimitsError};
 use ecs_torrent_components::dht::DhtError;
 use ecs_torrent_components::links::FollowError;
 use ecs_torrent_components::rate_limit::LimitError;
 use ecs_torrent_components::settings::ChangeError;
+use ecs_torrent_protocol::hash::sha1;
 use serde::Serialize;
 
 use crate::{AddError, Error, RemoveError};
+
+/// Kinds of refusals, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ErrorCode {
+    /// A parameter, a header or a part of the path is invalid.
+    InvalidParameter,
+    /// The body is invalid.
+    InvalidBody,
+    /// The token is missing or wrong.
+    Unauthorized,
+    /// The request is for another host.
+    WrongHost,
+    /// The request comes from a page of another host.
+    WrongOrigin,
+    /// The folder is not allowed, or cannot be written.
+    FolderForbidden,
+    /// The operation is not allowed.
+    Forbidden,
+    /// There is no torrent with this info-hash.
+    TorrentNotFound,
+    /// There is nothing with this path or target.
+    NotFound,
+    /// The path does not take this method.
+    MethodNotAllowed,
+    /// The body did not arrive in time.
+    Timeout,
+    /// The torrent's files conflict with those of the user or of another torrent.
+    FilesConflict,
+    /// The torrent was removed in the meantime.
+    TorrentRemoved,
+    /// The data cannot be reached.
+    DataUnreachable,
+    /// The torrent's metadata is not known yet.
+    MetadataUnknown,
+    /// A newer state conflicts with the request.
+    Conflict,
+    /// The body is too long.
+    TooLarge,
+    /// The type of the body is not supported.
+    UnsupportedType,
+    /// There were too many requests of this kind.
+    TooManyRequests,
+    /// The operation failed.
+    Failed,
+    /// The engine lacks the feature.
+    Unsupported,
+    /// The daemon is stopping, or its engine has stopped.
+    Unavailable,
+}
+
+impl ErrorCode {
+    /// All codes.
+    #[cfg(test)]
+    pub(super) const ALL: [Self; 22] = [
+        Self::InvalidParameter,
+        Self::InvalidBody,
+        Self::Unauthorized,
+        Self::WrongHost,
+        Self::WrongOrigin,
+        Self::FolderForbidden,
+        Self::Forbidden,
+        Self::TorrentNotFound,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Timeout,
+        Self::FilesConflict,
+        Self::TorrentRemoved,
+        Self::DataUnreachable,
+        Self::MetadataUnknown,
+        Self::Conflict,
+        Self::TooLarge,
+        Self::UnsupportedType,
+        Self::TooManyRequests,
+        Self::Failed,
+        Self::Unsupported,
+        Self::Unavailable,
+    ];
+
+    /// Returns the code that most refusals with a status have.
+    fn of(status: StatusCode, field: Option<&str>) -> Self {
+        match (status, field) {
+            (StatusCode::BAD_REQUEST, Some("body")) => Self::InvalidBody,
+            (StatusCode::BAD_REQUEST, _) => Self::InvalidParameter,
+            (StatusCode::UNAUTHORIZED, _) => Self::Unauthorized,
+            (StatusCode::FORBIDDEN, Some("Host")) => Self::WrongHost,
+            (StatusCode::FORBIDDEN, Some("Origin")) => Self::WrongOrigin,
+            (StatusCode::FORBIDDEN, Some("root")) => Self::FolderForbidden,
+            (StatusCode::FORBIDDEN, _) => Self::Forbidden,
+            (StatusCode::NOT_FOUND, Some("hash")) => Self::TorrentNotFound,
+            (StatusCode::NOT_FOUND, _) => Self::NotFound,
+            (StatusCode::METHOD_NOT_ALLOWED, _) => Self::MethodNotAllowed,
+            (StatusCode::REQUEST_TIMEOUT, _) => Self::Timeout,
+            (StatusCode::CONFLICT, _) => Self::Conflict,
+            (StatusCode::PAYLOAD_TOO_LARGE, _) => Self::TooLarge,
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, _) => Self::UnsupportedType,
+            (StatusCode::TOO_MANY_REQUESTS, _) => Self::TooManyRequests,
+            (StatusCode::NOT_IMPLEMENTED, _) => Self::Unsupported,
+            (StatusCode::SERVICE_UNAVAILABLE, _) => Self::Unavailable,
+            _ => Self::Failed,
+        }
+    }
+}
 
 /// A refused request, and the reason.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -21,6 +125,7 @@ pub(super) struct Refusal {
     #[serde(skip)]
     status: StatusCode,
     error: String,
+    code: ErrorCode,
     /// The invalid part of the request, if it is a single one.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<Cow<'static, str>>,
@@ -34,6 +139,7 @@ impl Refusal {
         Self {
             status,
             error: error.into(),
+            code: ErrorCode::of(status, None),
             field: None,
             retry_after: None,
         }
@@ -41,9 +147,19 @@ impl Refusal {
 
     /// Refuses a request for one invalid part.
     pub(super) fn of(field: impl Into<Cow<'static, str>>, status: StatusCode, error: impl ToString) -> Self {
+        let field = field.into();
         Self {
-            field: Some(field.into()),
+            code: ErrorCode::of(status, Some(&field)),
+            field: Some(field),
             ..Self::new(status, error.to_string())
+        }
+    }
+
+    /// Refuses a request because of a conflict of this kind.
+    fn conflict(code: ErrorCode, error: String) -> Self {
+        Self {
+            code,
+            ..Self::new(StatusCode::CONFLICT, error)
         }
     }
 
@@ -66,10 +182,11 @@ impl From<Error> for Refusal {
         let text = error.to_string();
         match error {
             Error::TorrentNotFound(_) => Self::of("hash", StatusCode::NOT_FOUND, text),
-            Error::Add(AddError::FilesTaken { .. } | AddError::WouldChange { .. } | AddError::Removed { .. }) => {
-                Self::new(StatusCode::CONFLICT, text)
+            Error::Add(AddError::FilesTaken { .. } | AddError::WouldChange { .. }) => {
+                Self::conflict(ErrorCode::FilesConflict, text)
             }
-            Error::Remove(RemoveError::Kept { .. }) => Self::new(StatusCode::CONFLICT, text),
+            Error::Add(AddError::Removed { .. }) => Self::conflict(ErrorCode::TorrentRemoved, text),
+            Error::Remove(RemoveError::Kept { .. }) => Self::conflict(ErrorCode::DataUnreachable, text),
             Error::Add(AddError::Forbidden { .. }) => Self::new(StatusCode::FORBIDDEN, text),
             Error::Add(AddError::BadName { .. }) => Self::of("name", StatusCode::BAD_REQUEST, text),
             Error::Add(AddError::NothingSelected { .. }) => Self::of("select", StatusCode::BAD_REQUEST, text),
@@ -82,7 +199,7 @@ impl From<Error> for Refusal {
             Error::EditTrackers(EditTrackersError::BadUrl { .. } | EditTrackersError::TooMany { .. }) => {
                 Self::of("add", StatusCode::BAD_REQUEST, text)
             }
-            Error::SetFiles(SetFilesError::NoMetadata(_)) => Self::new(StatusCode::CONFLICT, text),
+            Error::SetFiles(SetFilesError::NoMetadata(_)) => Self::conflict(ErrorCode::MetadataUnknown, text),
             Error::SetFiles(SetFilesError::NoSuchFile { .. } | SetFilesError::TooMany(_)) => {
                 Self::of("body", StatusCode::BAD_REQUEST, text)
             }
@@ -113,6 +230,46 @@ impl From<Error> for Refusal {
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, text),
         }
     }
+}
+
+/// Answers with JSON, or with `304 Not Modified` if the client has this answer already (RFC 9110, 13.1.2). The tag is a weak
+/// one, since the answer may be compressed.
+pub(super) fn tagged(request: &HeaderMap, body: Vec<u8>) -> Response {
+    let tag = format!("W/\"{}\"", const_hex::encode(&sha1([body.as_slice()])[..16]));
+    let known = request.get_all(header::IF_NONE_MATCH).iter();
+    let known = known
+        .filter_map(|tags| tags.to_str().ok())
+        .flat_map(|tags| tags.split(','));
+    let is_known = known
+        .map(str::trim)
+        .any(|known| known == "*" || strong(known) == strong(&tag));
+    // Hexadecimal digits are valid in headers.
+    let tag = HeaderValue::try_from(tag).ok();
+    let mut response = match is_known {
+        true => StatusCode::NOT_MODIFIED.into_response(),
+        false => json_body(body),
+    };
+    if let Some(tag) = tag {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
+/// Returns a tag without the mark of a weak one.
+fn strong(tag: &str) -> &str {
+    tag.strip_prefix("W/").unwrap_or(tag)
+}
+
+/// Answers with a body of JSON.
+pub(super) fn json_body(body: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Answers with a value as JSON, tagged.
+pub(super) fn tagged_json(request: &HeaderMap, value: &impl Serialize) -> Result<Response, Refusal> {
+    let body = serde_json::to_vec(value);
+    let failed = |error: serde_json::Error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+    Ok(tagged(request, body.map_err(failed)?))
 }
 
 impl IntoResponse for Refusal {

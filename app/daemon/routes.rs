@@ -9,18 +9,17 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
 use axum::{Json, Router, middleware};
-use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::sync::MutexGuard;
+use tower_http::compression::{CompressionLayer, CompressionLevel};
 
-use ecs_torrent_components::lifecycle::SavedState;
 use ecs_torrent_components::selection::FileSelection;
 
-use super::answers::Refusal;
+use super::answers::{self, Refusal};
 use super::requests::{NamedTorrent, NoParameters, Query, media_type, parse_hash, read};
-use super::{NONCE_DIGITS, Phase, Shared, changing, dht, events, files, guard, limits, peers, trackers};
+use super::{NONCE_DIGITS, Phase, Shared, changing, dht, events, files, guard, limits, listing, peers, trackers};
 use crate::folders::check_writable;
-use crate::{AddError, AddOptions, Error, Field, KeptFile, RemoveOptions, Selection, Source};
+use crate::{AddError, AddOptions, Error, Field, KeptFile, RemoveOptions, Source};
 
 /// The description of the API for programs (OpenAPI 3.1).
 const OPENAPI: &str = include_str!("openapi.json");
@@ -57,14 +56,26 @@ fn table() -> Vec<Route> {
     vec![
         route("get", "/api/v1/health", Everybody, routing::get(health)),
         route("get", PROOF, Everybody, routing::get(proof)),
-        route("get", "/api/v1/openapi.json", Token, routing::get(openapi)),
+        route("get", "/api/v1/openapi.json", Token, compressed(routing::get(openapi))),
         route("get", "/api/v1/events", Token, routing::get(events::stream)),
-        route("get", "/api/v1/torrents", Token, routing::get(list)),
+        route(
+            "get",
+            "/api/v1/torrents",
+            Token,
+            compressed(routing::get(listing::list)),
+        ),
+        route("get", "/api/v1/sync", Token, compressed(routing::get(listing::sync))),
+        route("get", "/api/v1/totals", Token, routing::get(listing::totals)),
         route("post", "/api/v1/torrents", Token, routing::post(add)),
-        route("get", "/api/v1/torrents/{hash}", Token, routing::get(stats)),
+        route("get", "/api/v1/torrents/{hash}", Token, compressed(routing::get(stats))),
         route("delete", "/api/v1/torrents/{hash}", Token, routing::delete(remove)),
         route("patch", "/api/v1/torrents/{hash}", Token, routing::patch(limits::set)),
-        route("get", "/api/v1/torrents/{hash}/files", Token, routing::get(files::list)),
+        route(
+            "get",
+            "/api/v1/torrents/{hash}/files",
+            Token,
+            compressed(routing::get(files::list)),
+        ),
         route(
             "patch",
             "/api/v1/torrents/{hash}/files",
@@ -113,11 +124,18 @@ fn table() -> Vec<Route> {
             Token,
             routing::delete(dht::unfollow),
         ),
+        route("post", "/api/v1/shutdown", Token, routing::post(shutdown)),
         route("post", "/api/v1/pause", Token, routing::post(pause_all)),
         route("post", "/api/v1/start", Token, routing::post(start_all)),
         route("post", "/api/v1/stop", Token, routing::post(stop_all)),
         route("post", "/api/v1/resume", Token, routing::post(resume_all)),
     ]
+}
+
+/// Compresses answers for clients that accept it. Nothing that another user chose is in an answer beside a secret, so that
+/// the length of an answer tells nothing.
+fn compressed(handler: MethodRouter<Shared>) -> MethodRouter<Shared> {
+    handler.layer(CompressionLayer::new().gzip(true).quality(CompressionLevel::Fastest))
 }
 
 /// Creates the router of the whole API.
@@ -159,56 +177,14 @@ async fn proof(
     ))
 }
 
-async fn openapi() -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
+async fn openapi(headers: HeaderMap) -> Response {
+    answers::tagged(&headers, OPENAPI.as_bytes().to_vec())
 }
 
-/// Fields of each torrent in a list when none are selected.
-const LIST_FIELDS: [Field; 7] = [
-    Field::InfoHash,
-    Field::Name,
-    Field::State,
-    Field::Progress,
-    Field::Speed,
-    Field::Downloaded,
-    Field::Size,
-];
-
-/// Number of torrents queried at a time.
-const LIST_CHUNK: usize = 256;
-
-async fn list(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
-    let query = Query::parse(query, &["fields", "stopped"])?;
-    if query.flag("stopped")? {
-        return list_stopped(&shared, &query).await;
-    }
-    let fields = query.fields(&LIST_FIELDS)?;
-    let ids = shared.torrents.list().await?;
-    let mut torrents = Vec::with_capacity(ids.len());
-    for chunk in ids.chunks(LIST_CHUNK) {
-        for found in join_all(chunk.iter().map(|id| shared.torrents.stats_of(*id, &fields))).await {
-            match found {
-                Ok(selection) => torrents.push(selection),
-                // The torrent was removed in the meantime.
-                Err(Error::TorrentNotFound(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(Json(torrents).into_response())
-}
-
-/// Lists stopped torrents, of which nothing but hash and name is known.
-async fn list_stopped(shared: &Shared, query: &Query) -> Result<Response, Refusal> {
-    if query.one("fields").is_some() {
-        let why = "a stopped torrent has info_hash, name and lifecycle; no fields can be selected";
-        return Err(Refusal::of("fields", StatusCode::BAD_REQUEST, why));
-    }
-    let stopped = shared.torrents.list_stopped().await?.into_iter().map(|torrent| {
-        let hash = torrent.info_hash.to_string();
-        json!({"info_hash": hash, "name": torrent.name.as_deref(), "state": SavedState::Stopped})
-    });
-    Ok(Json(stopped.collect::<Vec<_>>()).into_response())
+/// Begins to stop the daemon, as a signal does. The answer comes at once.
+async fn shutdown(State(shared): State<Shared>, _: NoParameters) -> (StatusCode, Json<Value>) {
+    shared.shutdown.send_replace(true);
+    (StatusCode::ACCEPTED, Json(json!({"status": Phase::Stopping.name()})))
 }
 
 async fn add(
@@ -353,10 +329,11 @@ async fn stats(
     State(shared): State<Shared>,
     InPath(hash): InPath<String>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Selection>, Refusal> {
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     let hash = parse_hash(&hash)?;
     let fields = Query::parse(query, &["fields"])?.fields(&Field::DEFAULT)?;
-    Ok(Json(shared.torrents.stats_of(hash, &fields).await?))
+    answers::tagged_json(&headers, &shared.torrents.stats_of(hash, &fields).await?)
 }
 
 async fn remove(
@@ -457,6 +434,16 @@ mod tests {
             .collect();
         assert_eq!(described, Field::ALL.map(Field::name).into());
         assert_eq!(schemas["Field"]["enum"], json!(Field::ALL.map(Field::name)));
+    }
+
+    /// The document names every code of an error and no other.
+    #[test]
+    fn the_document_describes_the_error_codes() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        assert_eq!(
+            document["components"]["schemas"]["ErrorCode"]["enum"],
+            json!(answers::ErrorCode::ALL)
+        );
     }
 
     /// Every reference in the document has a target.

@@ -1,6 +1,7 @@
 //! Time, as systems see it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::time::Timestamp;
@@ -9,6 +10,8 @@ use ecs_torrent_protocol::time::Timestamp;
 #[derive(Resource, Debug, Clone, Copy, Default)]
 pub struct Clock {
     now: Timestamp,
+    /// Time from 1970 (UTC) to [`Timestamp::ZERO`], by the system's clock.
+    epoch: Duration,
 }
 
 impl Clock {
@@ -16,6 +19,24 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.now
+    }
+
+    /// Returns the date of this tick, in seconds since 1970 (UTC). Unlike [`Clock::now`], it may go back when the system's
+    /// clock is set.
+    #[must_use]
+    pub fn unix_seconds(&self) -> u64 {
+        self.unix_time().as_secs()
+    }
+
+    /// Returns the date of this tick as a time since 1970 (UTC).
+    #[must_use]
+    pub fn unix_time(&self) -> Duration {
+        self.epoch.saturating_add(self.now.since(Timestamp::ZERO))
+    }
+
+    /// Sets the date of [`Timestamp::ZERO`] as a time since 1970 (UTC). For runners.
+    pub fn set_epoch(&mut self, epoch: Duration) {
+        self.epoch = epoch;
     }
 
     /// Sets the time; an earlier time is ignored, because time does not go back. For runners.
@@ -59,9 +80,15 @@ impl Wakeup {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[test]
+    fn dates_follow_the_time_of_ticks() {
+        let mut clock = Clock::default();
+        clock.set_epoch(Duration::from_millis(1_700_000_000_600));
+        clock.advance_to(Timestamp::ZERO + Duration::from_millis(1500));
+        assert_eq!(clock.unix_seconds(), 1_700_000_002);
+    }
 
     #[test]
     fn the_earliest_deadline_wins() {

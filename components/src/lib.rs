@@ -24,6 +24,7 @@
 pub mod bans;
 pub mod buckets;
 pub mod candidates;
+pub mod changes;
 pub mod clock;
 pub mod commands;
 pub mod connections;

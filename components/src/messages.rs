@@ -122,6 +122,8 @@ pub struct TorrentPaused {
 pub struct TorrentStopped {
     /// The torrent's hash.
     pub info_hash: InfoHash,
+    /// Whether a user removed the torrent, so that nothing of it is saved.
+    pub is_removed: bool,
 }
 
 /// Fails a torrent. Written by the feature that detects the fault.

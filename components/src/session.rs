@@ -113,6 +113,15 @@ pub struct Session {
     pub wasted: u64,
     /// Running time in seconds.
     pub seconds_active: u64,
+    /// Date on which the torrent was first added, in seconds since 1970. `None` in sessions of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added_at: Option<u64>,
+    /// Date on which the last wanted piece was stored, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<u64>,
+    /// Date of the latest payload, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_at: Option<u64>,
     /// Whether the torrent must not download, because the user said that all of its data is there.
     pub require_complete: bool,
     /// Files in the order of the metainfo, as they were at the time of writing; files that differ are checked.
@@ -505,6 +514,9 @@ impl Session {
             dropped: 0,
             wasted: 0,
             seconds_active: 0,
+            added_at: None,
+            completed_at: None,
+            active_at: None,
             require_complete: false,
             files: Vec::new(),
             created: Runs::default(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::time::Timestamp;
 use serde::{Serialize, Serializer};
 
 use crate::lifecycle::TorrentState;
@@ -32,6 +33,15 @@ pub struct TorrentStats {
     pub state: TorrentState,
     /// Why the torrent failed or is blocked, if it is.
     pub error: Option<String>,
+    /// Whether peers may come from trackers and users only (BEP 27).
+    pub private: bool,
+    /// Date on which the torrent was first added, in seconds since 1970 (UTC).
+    pub added_at: u64,
+    /// Date on which the last wanted piece was stored, in seconds since 1970 (UTC). `None` while a wanted piece is missing,
+    /// and if all were there when the torrent was added.
+    pub completed_at: Option<u64>,
+    /// Date of the latest payload in either direction, in seconds since 1970 (UTC). `None` if there was none.
+    pub active_at: Option<u64>,
     /// Payload rates.
     pub speed: Speed,
     /// Payload bytes received since the torrent was first added.
@@ -62,6 +72,14 @@ pub struct TorrentStats {
     pub seconds_active: u64,
     /// The download folder.
     pub root: PathBuf,
+    /// Number of connected peers.
+    pub peer_count: u32,
+    /// When the torrent was listed in this run, which orders lists.
+    #[serde(skip)]
+    pub order: Timestamp,
+    /// Number of copies of the torrent that the connected peers have together: those of the rarest piece, and as the
+    /// fraction the share of pieces that more peers have. `None` unless the torrent is downloading.
+    pub availability: Option<f64>,
     /// Connected peers.
     pub peers: Vec<PeerStats>,
     /// Trackers.
@@ -79,6 +97,26 @@ impl TorrentStats {
             Some((0, _)) => 1.0,
             Some((wanted, left)) => wanted.saturating_sub(left) as f64 / wanted as f64,
         }
+    }
+
+    /// Sent payload divided by received payload; by the data on the disk if nothing was received. `None` while there is
+    /// neither.
+    #[must_use]
+    pub fn ratio(&self) -> Option<f64> {
+        let basis = if self.downloaded > 0 {
+            self.downloaded
+        } else {
+            self.completed
+        };
+        (basis > 0).then(|| self.uploaded as f64 / basis as f64)
+    }
+
+    /// Seconds until the last wanted byte is there, at the current rate. `None` unless the torrent is downloading and
+    /// receives something.
+    #[must_use]
+    pub fn eta(&self) -> Option<u64> {
+        let left = self.left.filter(|_| self.state == TorrentState::Downloading)?;
+        (self.speed.download > 0).then(|| left.div_ceil(self.speed.download))
     }
 
     /// Number of verified pieces on the disk.

@@ -15,6 +15,7 @@ use ecs_torrent_protocol::metainfo::Metainfo;
 use ecs_torrent_protocol::peer_id::PeerId;
 use ecs_torrent_protocol::time::Timestamp;
 
+use crate::clock::Clock;
 use crate::ids::StorageId;
 use crate::lifecycle::{Blocked, Desired, Fault, Readiness};
 pub use crate::lifecycle::{Lifecycle, StopPhase, Stopping};
@@ -30,6 +31,7 @@ use crate::rate::Rate;
     Lifecycle,
     Counters,
     Activity,
+    Dates,
     TorrentRates,
     Partials
 )]
@@ -191,6 +193,30 @@ impl Activity {
     }
 }
 
+/// Dates of a torrent, in seconds since 1970 (UTC).
+#[derive(Component, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dates {
+    /// The torrent was first added.
+    pub added: u64,
+    /// The last wanted piece was stored. `None` if that has not happened since the torrent was added: something is missing,
+    /// or everything was there from the start.
+    pub completed: Option<u64>,
+    /// The latest payload was received or sent in an earlier run. [`TorrentRates::last_payload`] is that of this run.
+    pub active_before: Option<u64>,
+}
+
+impl Dates {
+    /// Returns the date of the latest payload in either direction.
+    #[must_use]
+    pub fn active(&self, rates: &TorrentRates, clock: &Clock) -> Option<u64> {
+        let this_run = rates.last_payload().map(|last| {
+            let ago = clock.now().since(last).as_secs();
+            clock.unix_seconds().saturating_sub(ago)
+        });
+        this_run.or(self.active_before)
+    }
+}
+
 /// A torrent's transfer rates. Most torrents are idle: they take no memory before the first byte.
 #[derive(Component, Debug, Default)]
 pub struct TorrentRates(Option<Box<Rates>>);
@@ -199,6 +225,7 @@ pub struct TorrentRates(Option<Box<Rates>>);
 struct Rates {
     download: Rate,
     upload: Rate,
+    last_payload: Timestamp,
 }
 
 impl TorrentRates {
@@ -214,14 +241,24 @@ impl TorrentRates {
         self.0.as_ref().map_or(0, |rates| rates.upload.at(now))
     }
 
+    /// Returns the time of the latest payload in either direction, in this run.
+    #[must_use]
+    pub fn last_payload(&self) -> Option<Timestamp> {
+        self.0.as_ref().map(|rates| rates.last_payload)
+    }
+
     /// Records `bytes` received at `now`.
     pub fn add_received(&mut self, now: Timestamp, bytes: u64) {
-        self.0.get_or_insert_default().download.add(now, bytes);
+        let rates = self.0.get_or_insert_default();
+        rates.download.add(now, bytes);
+        rates.last_payload = now;
     }
 
     /// Records `bytes` sent at `now`.
     pub fn add_sent(&mut self, now: Timestamp, bytes: u64) {
-        self.0.get_or_insert_default().upload.add(now, bytes);
+        let rates = self.0.get_or_insert_default();
+        rates.upload.add(now, bytes);
+        rates.last_payload = now;
     }
 }
 
@@ -305,6 +342,19 @@ mod tests {
     fn a_label_has_the_name_and_the_head_of_the_hash() {
         let id = "9a0b3c4d00000000000000000000000000000000".parse().unwrap();
         assert_eq!(Label::new("debian.iso", id).to_string(), "debian.iso (9a0b3c4d)");
+    }
+
+    #[test]
+    fn the_date_of_the_latest_payload_is_that_of_this_run_or_of_an_earlier_one() {
+        let mut clock = Clock::default();
+        clock.set_epoch(Duration::from_secs(1000));
+        let (mut rates, mut dates) = (TorrentRates::default(), Dates::default());
+        assert_eq!(dates.active(&rates, &clock), None);
+        dates.active_before = Some(500);
+        assert_eq!(dates.active(&rates, &clock), Some(500));
+        rates.add_sent(Timestamp::ZERO + Duration::from_secs(3), 1);
+        clock.advance_to(Timestamp::ZERO + Duration::from_secs(60));
+        assert_eq!(dates.active(&rates, &clock), Some(1003));
     }
 
     #[test]

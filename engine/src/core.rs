@@ -1,5 +1,7 @@
 //! An engine without its thread: a world and its ports, advanced one step at a time.
 
+use std::time::Duration;
+
 use bevy_app::{App, SubApp};
 use bevy_ecs::error::{BevyError, ErrorContext, FallbackErrorHandler};
 use bevy_ecs::prelude::*;
@@ -164,6 +166,11 @@ impl Core {
         listed.sort_by_key(|(order, _)| *order);
         let commands = listed.into_iter().map(|(_, command)| command).collect();
         (world.remove_resource(), commands)
+    }
+
+    /// Sets the date of [`Timestamp::ZERO`] as a time since 1970 (UTC).
+    pub fn set_epoch(&mut self, epoch: Duration) {
+        self.world_mut().resource_mut::<Clock>().set_epoch(epoch);
     }
 
     /// Runs one tick at `now` and returns when the next tick is due if no port delivers an event earlier.

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bevy_app::App;
 use ecs_torrent_components::commands::{AddTorrent, CommandQueue};
@@ -233,12 +233,22 @@ impl<F: Fn(&mut App)> Supervised<F> {
     }
 }
 
+/// Interval between two looks at the system's date, which may be set while the engine runs.
+const DATE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Ticks until stopped: at once when woken, but no more often than the minimum interval; otherwise when the next
 /// deadline is due.
 fn run(core: &mut Core, epoch: Instant, waker: &Waker, stop: &AtomicBool) {
     let least = Duration::from_micros(core.world().resource::<Settings>().tick.min_interval_us);
+    let mut next_date = Duration::ZERO;
     while !stop.load(Ordering::Acquire) {
         let head = epoch.elapsed();
+        if head >= next_date {
+            // A clock before 1970 counts as 1970.
+            let date = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            core.set_epoch(date.saturating_sub(head));
+            next_date = head + DATE_INTERVAL;
+        }
         waker.begin_tick();
         let next = core.tick(Timestamp::ZERO + head);
         let spent = epoch.elapsed().saturating_sub(head);

@@ -28,10 +28,12 @@ mod admission;
 pub mod assembly;
 pub mod availability;
 mod blame;
+pub mod changes;
 pub mod checking;
 pub mod choking;
 mod conditions;
 pub mod counters;
+pub mod dates;
 pub mod dht;
 pub mod dialing;
 pub mod disconnecting;
@@ -132,8 +134,10 @@ impl PluginGroup for TorrentPlugins {
             .add(dialing::DialingPlugin)
             .add(picking::PickingPlugin)
             .add(stats::StatsPlugin)
+            .add(changes::ChangesPlugin)
             .add(flushing::FlushingPlugin)
             .add(counters::CountersPlugin)
+            .add(dates::DatesPlugin)
             .add(reaping::ReapingPlugin)
     }
 }
@@ -266,6 +270,8 @@ pub enum ReapSet {
     Release,
     /// Despawns these peers.
     Despawn,
+    /// Logs the changes of this tick.
+    Log,
 }
 
 /// The order of the features within each set of the tick.
@@ -328,15 +334,9 @@ impl Plugin for OrderPlugin {
         app.configure_sets(Tick, decide.chain().in_set(TickSet::Decide));
         app.configure_sets(Tick, (FlushSet::Outboxes, FlushSet::Streams, FlushToPorts).chain())
             .configure_sets(Tick, (FlushSet::Outboxes, FlushSet::Streams).in_set(TickSet::Flush));
-        app.configure_sets(
-            Tick,
-            (ReapSet::Count, ReapSet::Publish, ReapSet::Release, ReapSet::Despawn)
-                .chain()
-                .in_set(TickSet::Reap),
-        )
-        .configure_sets(
-            Tick,
-            ReapSet::Release.run_if(conditions::has_messages::<PeerDisconnected>),
-        );
+        use ReapSet::{Despawn, Log, Publish, Release};
+        let reap = (ReapSet::Count, Publish, Release, Despawn, Log);
+        app.configure_sets(Tick, reap.chain().in_set(TickSet::Reap))
+            .configure_sets(Tick, Release.run_if(conditions::has_messages::<PeerDisconnected>));
     }
 }

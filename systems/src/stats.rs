@@ -16,7 +16,8 @@ use ecs_torrent_components::stats::{
     FileStats, MetadataProgress, PeerStats, PieceCounts, SourceStats, Speed, TorrentStats, TrackerStats,
 };
 use ecs_torrent_components::torrent::{
-    Activity, Content, Counters, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex, TorrentPeers, TorrentRates,
+    Activity, Content, Counters, Dates, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex, TorrentPeers,
+    TorrentRates,
 };
 use ecs_torrent_components::tracker::{Tracker, TrackerStatus, TrackerTiers};
 use ecs_torrent_components::wanted::{FileChoice, WantedPieces, unneeded};
@@ -25,10 +26,12 @@ use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::files::FileEntry;
 use ecs_torrent_protocol::geometry::Geometry;
 use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::tracker::redacted;
 
 use crate::checking::Check;
 use crate::metadata::MetadataFetch;
+use crate::picking::Picker;
 
 /// Answers queries about torrents.
 pub struct StatsPlugin;
@@ -65,27 +68,42 @@ fn list_torrents(mut commands: ResMut<CommandQueue<ListTorrents>>, torrents: Que
     }
 }
 
-/// The components of a torrent that queries report.
+/// The components of a torrent that lists report.
 type TorrentData = (
     &'static Torrent,
     (&'static Lifecycle, &'static Readiness),
-    (&'static Counters, &'static Activity, &'static TorrentRates),
+    (
+        &'static Counters,
+        &'static Activity,
+        &'static Dates,
+        &'static TorrentRates,
+    ),
     &'static Storage,
     Option<(&'static Layout, &'static Have)>,
     (Option<&'static WantedPieces>, Option<&'static TransferLimits>),
     Option<&'static Check>,
     Option<&'static MetadataFetch>,
+    Option<&'static TorrentPeers>,
+);
+
+/// The components that only queries about a single torrent report.
+type Details = (
+    &'static Lifecycle,
+    Option<&'static Layout>,
+    Option<&'static Picker>,
     &'static Candidates,
     Option<&'static TorrentPeers>,
     Option<&'static TrackerTiers>,
 );
 
+/// Parameters that describe torrents for users.
 #[derive(SystemParam)]
-struct StatsParams<'w, 's> {
+pub(crate) struct StatsParams<'w, 's> {
     clock: Res<'w, Clock>,
     index: Res<'w, TorrentIndex>,
     sources: Res<'w, CandidateSources>,
     torrents: Query<'w, 's, TorrentData>,
+    details: Query<'w, 's, Details>,
     peers: Query<
         'w,
         's,
@@ -106,26 +124,41 @@ fn answer_stats(mut commands: ResMut<CommandQueue<GetStats>>, params: StatsParam
 }
 
 impl StatsParams<'_, '_> {
+    /// Returns everything about a torrent.
     fn stats(&self, info_hash: InfoHash) -> Option<TorrentStats> {
-        let now = self.clock.now();
         let entity = self.index.get(info_hash)?;
+        let (lifecycle, layout, picker, candidates, peers, trackers) = self.details.get(entity).ok()?;
+        let peers = peers.into_iter().flat_map(RelationshipTarget::iter);
+        let trackers = trackers.into_iter().flat_map(|tiers| tiers.0.iter());
+        let tracker = |entity| self.tracker(entity, lifecycle);
+        Some(TorrentStats {
+            availability: picker
+                .filter(|_| lifecycle.wants_peers())
+                .map(|picker| picker.order.copies()),
+            peers: peers.filter_map(|peer| self.peer(peer, layout)).collect(),
+            trackers: trackers.filter_map(tracker).collect(),
+            sources: candidates
+                .counts()
+                .map(|(source, counts)| self.source(source, counts))
+                .collect(),
+            ..self.row(entity)?
+        })
+    }
+
+    /// Returns what lists show about a torrent: everything but availability, peers, trackers and sources.
+    pub(crate) fn row(&self, entity: Entity) -> Option<TorrentStats> {
+        let now = self.clock.now();
         let (
             torrent,
             (lifecycle, readiness),
-            (counters, activity, rates),
+            (counters, activity, dates, rates),
             storage,
             sizes,
             (wanted, limits),
             check,
             fetch,
-            candidates,
             peers,
-            trackers,
         ) = self.torrents.get(entity).ok()?;
-        let peers = peers.into_iter().flat_map(RelationshipTarget::iter);
-        let trackers = trackers.into_iter().flat_map(|tiers| tiers.0.iter());
-        let layout = sizes.map(|(layout, _)| layout);
-        let tracker = |entity| self.tracker(entity, lifecycle);
         Some(TorrentStats {
             info_hash: torrent.id(),
             name: torrent.name.to_string(),
@@ -134,18 +167,11 @@ impl StatsParams<'_, '_> {
                 Lifecycle::Failed { reason, .. } | Lifecycle::Blocked { resource: reason } => Some(reason.to_string()),
                 _ => None,
             },
-            // The rates decay for some seconds after the last byte.
-            speed: Speed {
-                download: match lifecycle.is_receiving() {
-                    true => rates.download(now),
-                    false => 0,
-                },
-                // A torrent that is blocked by a full disk serves, one that is blocked by its volume does not.
-                upload: match readiness {
-                    Readiness::Ready if lifecycle.is_sending() => rates.upload(now),
-                    _ => 0,
-                },
-            },
+            private: torrent.private,
+            added_at: dates.added,
+            completed_at: dates.completed,
+            active_at: dates.active(rates, &self.clock),
+            speed: speed_of(lifecycle, *readiness, rates, now),
             downloaded: counters.downloaded,
             uploaded: counters.uploaded,
             corrupt: counters.corrupt,
@@ -167,12 +193,12 @@ impl StatsParams<'_, '_> {
             limits: limits.copied().unwrap_or_default(),
             seconds_active: activity.total(now).as_secs(),
             root: storage.root.clone(),
-            peers: peers.filter_map(|peer| self.peer(peer, layout)).collect(),
-            trackers: trackers.filter_map(tracker).collect(),
-            sources: candidates
-                .counts()
-                .map(|(source, counts)| self.source(source, counts))
-                .collect(),
+            peer_count: peers.map_or(0, RelationshipTarget::len).try_into().unwrap_or(u32::MAX),
+            order: torrent.added,
+            availability: None,
+            peers: Vec::new(),
+            trackers: Vec::new(),
+            sources: Vec::new(),
         })
     }
 
@@ -239,6 +265,17 @@ impl StatsParams<'_, '_> {
 fn metadata_progress(fetch: &MetadataFetch) -> Option<MetadataProgress> {
     let (received, pieces) = fetch.progress()?;
     Some(MetadataProgress { received, pieces })
+}
+
+/// Returns a torrent's speeds. Its rates decay for some seconds after the last byte.
+fn speed_of(lifecycle: &Lifecycle, readiness: Readiness, rates: &TorrentRates, now: Timestamp) -> Speed {
+    let is_receiving = lifecycle.is_receiving();
+    // A torrent that is blocked by a full disk serves, one that is blocked by its volume does not.
+    let is_sending = readiness == Readiness::Ready && lifecycle.is_sending();
+    Speed {
+        download: if is_receiving { rates.download(now) } else { 0 },
+        upload: if is_sending { rates.upload(now) } else { 0 },
+    }
 }
 
 /// Returns the size of all wanted pieces.

@@ -260,7 +260,7 @@ impl Daemon {
 pub struct Events(BufReader<TcpStream>);
 
 impl Events {
-    /// Reads until an event of this name arrives, and returns its data.
+    /// Reads until an event of this name arrives, and returns its data without the date.
     pub fn wait_for(&mut self, name: &str) -> Value {
         let mut is_it = false;
         loop {
@@ -275,7 +275,10 @@ impl Events {
             } else if let Some(data) = line.strip_prefix("data: ")
                 && is_it
             {
-                return serde_json::from_str(data.trim()).unwrap();
+                let mut data: Value = serde_json::from_str(data.trim()).unwrap();
+                let date = data.as_object_mut().and_then(|data| data.remove("at"));
+                assert!(date.is_some_and(|date| date.is_number()), "an event has a date");
+                return data;
             }
         }
     }
@@ -315,6 +318,7 @@ impl Answer {
         assert!(self.head.contains("content-type: application/json"), "{self:?}");
         let answer = self.json();
         assert!(!answer["error"].as_str().unwrap().is_empty(), "{self:?}");
+        assert!(!answer["code"].as_str().unwrap().is_empty(), "{self:?}");
         assert_eq!(answer["field"].as_str(), field, "{self:?}");
     }
 }

@@ -25,10 +25,12 @@ mod dht;
 mod ending;
 mod extremes;
 mod faults;
+mod fields;
 mod flooding;
 mod formats;
 mod impostors;
 mod limits;
+mod lists;
 mod logins;
 mod output;
 mod ownership;
@@ -38,4 +40,5 @@ mod quiet;
 mod settings;
 #[path = "../support/skipping.rs"]
 mod skipping;
+mod streams_of_events;
 mod trackers;

@@ -28,14 +28,14 @@ const OTHERS: [(&str, &str, usize, &str); 13] = [
         "the text of a progress bar",
     ),
     ("app/daemon.rs", "stopping", 1, "a phase of the daemon"),
-    ("app/daemon/events.rs", "blocked", 1, "the name of an event"),
-    ("app/daemon/events.rs", "failed", 1, "the name of an event"),
-    ("app/daemon/events.rs", "paused", 1, "the name of an event"),
-    ("app/daemon/events.rs", "stopped", 1, "the name of an event"),
+    ("app/daemon/event_log.rs", "blocked", 1, "the name of an event"),
+    ("app/daemon/event_log.rs", "failed", 1, "the name of an event"),
+    ("app/daemon/event_log.rs", "paused", 1, "the name of an event"),
+    ("app/daemon/event_log.rs", "stopped", 1, "the name of an event"),
 ];
 
 /// A query parameter, which is also the name of a state.
-const PARAMETER: (&str, &str, usize) = ("app/daemon/routes.rs", "stopped", 2);
+const PARAMETER: (&str, &str, usize) = ("app/daemon/listing.rs", "stopped", 2);
 
 /// Whether a text is the name of a state, or of all phases of a stop.
 fn is_state(text: &str) -> bool {

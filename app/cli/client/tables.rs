@@ -3,6 +3,7 @@
 use console::{Alignment, Style, measure_text_width, pad_str};
 use ecs_torrent::Field;
 use serde_json::Value;
+use time::OffsetDateTime;
 
 use super::values::text;
 use crate::cli::output::{self, printable};
@@ -48,7 +49,7 @@ pub(super) fn torrents(torrents: &Value) {
             state(text(&torrent["state"])),
             speed(&torrent["speed"]["download"]),
             speed(&torrent["speed"]["upload"]),
-            torrent["peers"].as_array().map_or(0, Vec::len).to_string(),
+            number(&torrent["peer_count"]).to_string(),
             printable(text(&torrent["name"])),
         ]);
         if let Some(error) = torrent["error"].as_str() {
@@ -216,6 +217,11 @@ fn name_of(field: &str) -> String {
         "info_hash" => "info-hash".to_owned(),
         "root" => "folder".to_owned(),
         "seconds_active" => "time active".to_owned(),
+        "eta" => "ETA".to_owned(),
+        "added_at" => "added".to_owned(),
+        "completed_at" => "completed on".to_owned(),
+        "active_at" => "last active".to_owned(),
+        "peer_count" => "peers".to_owned(),
         other => other.replace('_', " "),
     }
 }
@@ -241,7 +247,10 @@ fn describe(field: &str, value: &Value) -> Vec<String> {
             let [held, total] = ["held", "total"].map(|count| number(&value[count]));
             format!("{held} of {total}, {} each", bytes(&value["size"]))
         }
-        "seconds_active" => output::duration(std::time::Duration::from_secs(number(value))),
+        "seconds_active" | "eta" => output::duration(std::time::Duration::from_secs(number(value))),
+        "added_at" | "completed_at" | "active_at" => date(number(value)),
+        "ratio" | "availability" => format!("{:.2}", value.as_f64().unwrap_or_default()),
+        "private" => if value == &Value::Bool(true) { "yes" } else { "no" }.to_owned(),
         "peers" => {
             let peers = value.as_array().map_or(&[][..], Vec::as_slice);
             let told = peers.iter().map(|peer| {
@@ -283,6 +292,17 @@ fn number(value: &Value) -> u64 {
 /// Formats a number of bytes; an unknown one is `-`.
 fn bytes(value: &Value) -> String {
     value.as_u64().map_or_else(|| "-".to_owned(), output::bytes)
+}
+
+/// Formats a date, given in seconds since 1970.
+fn date(seconds: u64) -> String {
+    let date = i64::try_from(seconds).ok().map(OffsetDateTime::from_unix_timestamp);
+    let Some(Ok(date)) = date else {
+        return "-".to_owned();
+    };
+    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+    let (hour, minute, second) = date.to_hms();
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
 /// Formats a speed; zero is `-`.
@@ -461,6 +481,11 @@ mod tests {
             told("pieces", json!({"total": 5, "held": 2, "size": 16384})),
             ["2 of 5, 16.00 KiB each"]
         );
+        assert_eq!(told("added_at", json!(1_709_210_096)), ["2024-02-29 12:34:56 UTC"]);
+        assert_eq!(told("added_at", json!(u64::MAX)), ["-"]);
+        assert_eq!(told("ratio", json!(1.005)), ["1.00"]);
+        assert_eq!(told("eta", json!(60)), told("seconds_active", json!(60)));
+        assert_eq!(told("private", json!(false)), ["no"]);
         assert_eq!(told("state", json!("fetching_metadata")), ["fetching metadata"]);
         assert_eq!(told("metadata", json!({"received": 1, "pieces": 3})), ["1 of 3 pieces"]);
         assert_eq!(told("name", json!("a\u{1b}[31m")), ["a\u{fffd}[31m"]);

@@ -47,6 +47,9 @@ fn session() -> Session {
         dropped: 2,
         wasted: 4,
         seconds_active: 5,
+        added_at: Some(1_700_000_000),
+        completed_at: Some(1_700_000_060),
+        active_at: None,
         require_complete: false,
         files: vec![
             None,
@@ -252,6 +255,8 @@ fn a_damaged_session_tells_what_the_user_wants() {
             dropped: 0,
             wasted: 0,
             seconds_active: 0,
+            added_at: None,
+            completed_at: None,
             files: Vec::new(),
             peers: Vec::new(),
             ..whole

@@ -24,6 +24,9 @@ use crate::ports::net::LocalAddresses;
 use crate::ports::state::settings_blob;
 use crate::wake::Waker;
 
+/// Date of the begin of every simulation, as a time since 1970.
+const EPOCH: Duration = Duration::from_secs(1_700_000_000);
+
 /// Parameters of a new node.
 #[derive(Clone)]
 pub struct NewNode {
@@ -151,6 +154,7 @@ impl Node {
         let add_plugins = self.new.add_plugins.clone();
         let mut core = Core::new(layers.active.clone(), backends, seed, Waker::none(), &*add_plugins);
         core.world_mut().insert_resource(layers);
+        core.set_epoch(EPOCH);
         self.core = Some(Box::new(core));
     }
 

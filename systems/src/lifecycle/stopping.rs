@@ -352,7 +352,8 @@ impl StopParams<'_, '_> {
         }
         self.index.remove(&stopped.torrent.hashes);
         let info_hash = stopped.torrent.id();
-        self.stopped.write(TorrentStopped { info_hash });
+        let is_removed = matches!(ending, Ending::Forget { .. });
+        self.stopped.write(TorrentStopped { info_hash, is_removed });
         self.commands.entity(stopped.entity).despawn();
     }
 

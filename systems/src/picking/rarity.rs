@@ -48,6 +48,8 @@ const OUT: u32 = u32::MAX;
 /// order.add_copy(1, &mut random);
 /// assert_eq!((order.availability(1), order.availability(2)), (4, 3));
 ///
+/// assert_eq!(order.copies(), 3.25);
+///
 /// // Priority comes before rarity, and priority 0 excludes a piece.
 /// order.set_priority(1, NORMAL_PRIORITY + 1, true, &mut random);
 /// order.set_priority(2, 0, true, &mut random);
@@ -112,6 +114,21 @@ impl RarityOrder {
             .get(piece as usize)
             .map_or(0, |rank| i32::from(rank.availability));
         self.complete_peer_count.saturating_add_signed(single)
+    }
+
+    /// Returns the number of copies that the peers have together: those of the rarest piece, and as the fraction the share
+    /// of pieces that more peers have. Takes time in proportion to the number of pieces.
+    #[must_use]
+    pub fn copies(&self) -> f64 {
+        let fewest = self
+            .pieces
+            .iter()
+            .map(|rank| rank.availability)
+            .min()
+            .unwrap_or_default();
+        let more = self.pieces.iter().filter(|rank| rank.availability > fewest).count();
+        let whole = self.complete_peer_count.saturating_add_signed(fewest.into());
+        f64::from(whole) + more as f64 / self.pieces.len().max(1) as f64
     }
 
     /// Makes a piece pickable, if it was not. The piece must be missing and not in flight.

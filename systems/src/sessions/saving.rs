@@ -18,8 +18,8 @@ use ecs_torrent_components::rate_limit::TransferLimits;
 use ecs_torrent_components::session::{PartialPiece, Runs, Session, SessionTracker};
 use ecs_torrent_components::settings::{Settings, seconds};
 use ecs_torrent_components::torrent::{
-    ActivePieces, Activity, Content, Counters, Have, Layout, Lifecycle, Partials, RequiresComplete, Stopping, Storage,
-    Torrent,
+    ActivePieces, Activity, Content, Counters, Dates, Have, Layout, Lifecycle, Partials, RequiresComplete, Stopping,
+    Storage, Torrent, TorrentRates,
 };
 use ecs_torrent_components::tracker::{EditedTrackers, Tracker, TrackerTiers};
 use ecs_torrent_components::wanted::FileChoice;
@@ -61,6 +61,8 @@ pub(super) struct Saved {
     partials: &'static mut Partials,
     counters: &'static Counters,
     activity: &'static Activity,
+    dates: &'static Dates,
+    rates: &'static TorrentRates,
     candidates: &'static Candidates,
     tiers: Option<&'static TrackerTiers>,
     has_edited_trackers: Has<EditedTrackers>,
@@ -271,9 +273,10 @@ impl SessionWriter<'_, '_> {
         }
         session.created = Runs::of(saved.state.created.keys().copied());
         session.permitted = Runs::of(saved.state.permitted.keys().copied());
-        session.parted = Runs::of(saved.state.parted.iter().copied());
         session.ids = saved.state.known_ids();
         session.trackers = self.trackers_of(saved);
+        // A choice that was made during the sync counts as submitted below.
+        saved.save_choice(&mut session);
         saved.state.claims.submitted = saved.state.claims.current;
         saved.state.additions.submitted = saved.state.additions.current;
         self.push(saved, session);
@@ -335,6 +338,9 @@ impl SessionWriter<'_, '_> {
             dropped: saved.counters.dropped,
             wasted: saved.counters.wasted,
             seconds_active: saved.activity.total(self.clock.now()).as_secs(),
+            added_at: Some(saved.dates.added),
+            completed_at: saved.dates.completed,
+            active_at: saved.dates.active(saved.rates, &self.clock),
             require_complete: saved.requires_complete,
             // A sync reports the states of open files.
             files: match saved.state.is_closed && saved.state.has_result {
@@ -426,6 +432,8 @@ impl SavedItem<'_, '_> {
             have_count: self.known.map_or(0, |(.., have)| have.count()),
             partial_count: self.partials.0.values().map(Bitfield::count).sum(),
             seconds_active: self.activity.total(now).as_secs(),
+            added_at: Some(self.dates.added),
+            completed_at: self.dates.completed,
             has_result: self.is_certain(),
             intent: self.state.intent,
         }

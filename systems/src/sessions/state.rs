@@ -137,6 +137,9 @@ pub(super) struct Summary {
     pub(super) have_count: u32,
     pub(super) partial_count: u32,
     pub(super) seconds_active: u64,
+    /// `None` in sessions of earlier versions, which are thus saved once.
+    pub(super) added_at: Option<u64>,
+    pub(super) completed_at: Option<u64>,
     pub(super) has_result: bool,
     pub(super) intent: SavedIntent,
 }
@@ -770,6 +773,8 @@ impl Summary {
             have_count: count(&session.have, session.pieces),
             partial_count: partial.sum(),
             seconds_active: session.seconds_active,
+            added_at: session.added_at,
+            completed_at: session.completed_at,
             has_result: !session.files.is_empty(),
             intent: SavedIntent {
                 is_paused: session.paused,

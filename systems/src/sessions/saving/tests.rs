@@ -27,6 +27,7 @@ fn saved() -> Session {
         pieces: 3,
         files: vec![Some(STAMP)],
         owner_key: None,
+        added_at: Some(0),
         ..session()
     }
 }
@@ -160,6 +161,26 @@ fn a_changed_torrent_is_synced_and_then_saved() {
     assert_eq!(sync(&mut bed, Some(STAMP), generation), SAVE_ONLY);
     assert_eq!(end_save(&mut bed, true), Some(true));
     assert_eq!(begin(&mut bed), Asked::Nothing);
+}
+
+/// A choice of files that comes while a sync runs is in the session that is written after it, which makes it durable.
+#[test]
+fn a_choice_during_a_sync_is_saved_with_it() {
+    let mut bed = bed();
+    bed.get_mut::<Counters>(bed.torrent).uploaded = 5;
+    assert_eq!(begin(&mut bed), Asked::Sync);
+    let mut choice = FileChoice::default();
+    choice.set(0, ecs_torrent_components::wanted::FilePriority::High);
+    bed.world.entity_mut(bed.torrent).insert(choice);
+    bed.get_mut::<SessionState>(bed.torrent).record_addition();
+    let generation = generation(&bed);
+    assert_eq!(sync(&mut bed, Some(STAMP), generation), SAVE_ONLY);
+    let [StateRequest::Save { session, .. }] = bed.world.resource::<StatePort>().outgoing() else {
+        panic!("a save was requested");
+    };
+    assert_eq!(session.high, Runs::of([0]));
+    assert_eq!(end_save(&mut bed, true), Some(true));
+    assert!(bed.get::<SessionState>(bed.torrent).has_saved_additions());
 }
 
 #[test]
