@@ -14,7 +14,7 @@ use ecs_torrent_components::commands::{
     StopTorrent,
 };
 use ecs_torrent_components::links::FollowLink;
-use ecs_torrent_components::rate_limit::LimitsPatch;
+use ecs_torrent_components::rate_limit::{LimitsPatch, RateLimits};
 use ecs_torrent_components::settings::{
     ChangeSettings, ChangedSettings, SettingChanges, SettingLayers, Settings, SettingsPatch,
 };
@@ -637,6 +637,9 @@ impl Torrents {
             SettingsReport {
                 settings: world.resource::<Settings>().clone(),
                 needs_restart: layers.needs_restart(),
+                alternative_limits: world
+                    .get_resource::<RateLimits>()
+                    .is_some_and(|limits| limits.is_alternative),
                 changes: layers.changes,
             }
         })
@@ -748,6 +751,8 @@ pub struct SettingsReport {
     pub changes: SettingChanges,
     /// The settings that a restart would change.
     pub needs_restart: Vec<String>,
+    /// Whether the alternative limits on transfer rates are in force now.
+    pub alternative_limits: bool,
 }
 
 /// Maximum lag of the times of files behind the clock: the kernel takes them from its last tick.

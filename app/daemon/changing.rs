@@ -23,6 +23,7 @@ pub(super) async fn get(State(shared): State<Shared>, _: NoParameters) -> Result
         "settings": settings,
         "changes": report.changes,
         "needs_restart": report.needs_restart,
+        "alternative_limits": report.alternative_limits,
     })))
 }
 

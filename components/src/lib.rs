@@ -52,6 +52,7 @@ pub mod tick_times;
 pub mod torrent;
 pub mod tracker;
 pub mod wanted;
+pub mod week;
 pub mod work_list;
 
 pub use ecs_torrent_protocol::prefix;

@@ -6,7 +6,7 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{LEAST_LIMIT, LimitSettings, NO_LIMIT};
+use crate::settings::{LEAST_LIMIT, NO_LIMIT};
 
 /// The time whose bytes may be transferred at once. A longer burst would show in the rate of a second.
 const BURST: Duration = Duration::from_millis(100);
@@ -26,18 +26,8 @@ pub struct RateLimits {
     pub upload: RateLimit,
     /// Number of torrents with [`TorrentBuckets`](crate::buckets::TorrentBuckets). Without any, nobody looks for them.
     pub torrent_count: usize,
-}
-
-impl RateLimits {
-    /// Creates the limits that the settings name.
-    #[must_use]
-    pub fn new(settings: &LimitSettings) -> Self {
-        Self {
-            download: RateLimit::new(settings.download_limit()),
-            upload: RateLimit::new(settings.upload_limit()),
-            torrent_count: 0,
-        }
-    }
+    /// Whether the alternative limits of the settings are in force.
+    pub is_alternative: bool,
 }
 
 /// The user's limits on the transfer rates of one torrent. They hold beneath those of the engine. Only torrents with

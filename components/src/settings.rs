@@ -15,6 +15,8 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_protocol::tracker::tiers::AnnounceReach;
 use serde::{Deserialize, Serialize};
 
+use crate::week::{WeekSpan, WeekTime};
+
 use crate::networks::Network;
 
 pub use self::changes::{
@@ -640,6 +642,28 @@ pub struct LimitSettings {
     /// Maximum number of bytes in blocks sent to peers per second, over any ten seconds. The peers that are served get
     /// equal shares. Default 1 TiB, which is no limit.
     pub upload_bytes_per_s: u64,
+    /// When the alternative limits are in force, in the place of the two above. Default never.
+    pub alternative: AlternativeUse,
+    /// Alternative limit on downloads. Default 1 TiB, which is no limit.
+    pub alternative_download_bytes_per_s: u64,
+    /// Alternative limit on uploads. Default 1 TiB, which is no limit.
+    pub alternative_upload_bytes_per_s: u64,
+    /// Times of the week at which `Scheduled` alternative limits are in force, such as `mon-fri 08:00-18:00`, `sat,sun
+    /// 00:00-24:00` or `daily 22:00-06:00`: local time, in the zone of the variable `TZ` or of `/etc/localtime`. Default
+    /// none.
+    pub alternative_schedule: Vec<WeekSpan>,
+}
+
+/// When alternative limits are in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum AlternativeUse {
+    /// Never.
+    #[default]
+    Never,
+    /// Always.
+    Always,
+    /// At the times of the schedule.
+    Scheduled,
 }
 
 /// The least limit on a rate, in bytes per second. At a lower rate, each of a hundred peers would wait for minutes for a
@@ -650,16 +674,29 @@ pub const LEAST_LIMIT: u64 = 10 << 10;
 pub const NO_LIMIT: u64 = 1 << 40;
 
 impl LimitSettings {
-    /// Returns the limit on downloads in bytes per second, if there is one.
+    /// Whether the alternative limits are in force at a time of the week.
     #[must_use]
-    pub fn download_limit(&self) -> Option<u64> {
-        Some(self.download_bytes_per_s).filter(|rate| *rate < NO_LIMIT)
+    pub fn is_alternative(&self, time: WeekTime) -> bool {
+        match self.alternative {
+            AlternativeUse::Never => false,
+            AlternativeUse::Always => true,
+            AlternativeUse::Scheduled => self.alternative_schedule.iter().any(|span| span.contains(time)),
+        }
     }
 
-    /// Returns the limit on uploads in bytes per second, if there is one.
+    /// Returns the limits on downloads and uploads in bytes per second, where there are some: the usual ones, or the
+    /// alternative ones.
     #[must_use]
-    pub fn upload_limit(&self) -> Option<u64> {
-        Some(self.upload_bytes_per_s).filter(|rate| *rate < NO_LIMIT)
+    pub fn rates(&self, is_alternative: bool) -> (Option<u64>, Option<u64>) {
+        let (download, upload) = match is_alternative {
+            false => (self.download_bytes_per_s, self.upload_bytes_per_s),
+            true => (
+                self.alternative_download_bytes_per_s,
+                self.alternative_upload_bytes_per_s,
+            ),
+        };
+        let limit = |rate| Some(rate).filter(|rate| *rate < NO_LIMIT);
+        (limit(download), limit(upload))
     }
 }
 
@@ -668,6 +705,10 @@ impl Default for LimitSettings {
         Self {
             download_bytes_per_s: NO_LIMIT,
             upload_bytes_per_s: NO_LIMIT,
+            alternative: AlternativeUse::Never,
+            alternative_download_bytes_per_s: NO_LIMIT,
+            alternative_upload_bytes_per_s: NO_LIMIT,
+            alternative_schedule: Vec::new(),
         }
     }
 }

@@ -38,3 +38,4 @@ pub mod schedule;
 pub mod sim;
 
 pub mod wake;
+pub mod wall;

@@ -21,6 +21,7 @@ use crate::mailbox::{EngineHandle, Mailbox};
 use crate::ports::net::LocalAddresses;
 use crate::ports::state::settings_blob;
 use crate::wake::Waker;
+use crate::wall::WallClock;
 
 /// A running engine. Dropping it ends its thread at once, with every connection and job. To notify peers and trackers,
 /// stop the torrents first.
@@ -162,6 +163,7 @@ impl<F: Fn(&mut App)> Supervised<F> {
         let handle = self.handle.clone();
         let mut core = Core::with_handle(settings, backends, seed, handle, &self.add_plugins);
         core.world_mut().insert_resource(layers);
+        core.world_mut().insert_resource(WallClock::system());
         Ok((core, local))
     }
 

@@ -147,6 +147,8 @@ impl PluginGroup for TorrentPlugins {
 pub enum IntakeSet {
     /// Changes settings, before the systems of this tick read them.
     Settings,
+    /// Sets the limits on transfer rates.
+    Schedule,
     /// Sorts connection events by kind.
     Streams,
     /// Counts the blocks that have left, before anything of this tick is decided.
@@ -284,9 +286,9 @@ impl Plugin for OrderPlugin {
             "TorrentPlugins belong to an engine, which has a world of its own: add ecs_torrent::host::EcsTorrentPlugin \
              to a Bevy App instead, or give them to ecs_torrent::Engine::builder()"
         );
-        use IntakeSet::{Accept, Bytes, Closed, Count, Frames, Greet, Handshakes, Settings, Streams};
+        use IntakeSet::{Accept, Bytes, Closed, Count, Frames, Greet, Handshakes, Schedule, Settings, Streams};
         let intake = (
-            Settings, Streams, Count, Accept, Bytes, Handshakes, Greet, Frames, Closed,
+            Settings, Schedule, Streams, Count, Accept, Bytes, Handshakes, Greet, Frames, Closed,
         );
         app.configure_sets(Tick, (IntakeFromPorts, intake.chain()).chain())
             .configure_sets(Tick, intake.in_set(TickSet::Intake));

@@ -13,20 +13,21 @@ use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{CommandQueue, SetLimits};
 use ecs_torrent_components::messages::{LimitsGiven, SessionLoaded};
 use ecs_torrent_components::rate_limit::{RateLimits, TransferLimits};
-use ecs_torrent_components::settings::{Settings, SettingsChanged};
+use ecs_torrent_components::settings::{AlternativeUse, Settings, SettingsChanged, seconds};
 use ecs_torrent_components::torrent::Torrent;
 use ecs_torrent_engine::schedule::Tick;
+use ecs_torrent_engine::wall::WallClock;
+use ecs_torrent_protocol::time::Timestamp;
 
-use crate::AnnounceSet;
+use crate::{AnnounceSet, IntakeSet};
 
 /// Limits transfer rates, as the settings say.
 pub struct LimitsPlugin;
 
 impl Plugin for LimitsPlugin {
     fn build(&self, app: &mut App) {
-        let settings = app.world().get_resource::<Settings>();
-        let limits = settings.map(|settings| RateLimits::new(&settings.limits));
-        app.insert_resource(limits.unwrap_or_default())
+        app.init_resource::<RateLimits>()
+            .init_resource::<NextChange>()
             .init_resource::<CommandQueue<SetLimits>>()
             .init_resource::<changing::LimitChanges>()
             .add_observer(follow_settings)
@@ -41,21 +42,56 @@ impl Plugin for LimitsPlugin {
                     .chain()
                     .run_if(changing::has_changes)
                     .in_set(AnnounceSet::Limits),
-            );
+            )
+            .add_systems(Tick, follow_schedule.run_if(is_due).in_set(IntakeSet::Schedule));
     }
 }
 
-/// Applies changed limits. Transfers that wait go on in this tick, at the new rate.
-fn follow_settings(
-    _: On<SettingsChanged>,
+/// The time at which the schedule of the alternative limits is looked at again. It begins with the engine.
+#[derive(Resource, Debug, Default)]
+struct NextChange(Timestamp);
+
+/// Returns whether the limits are to be set. If not, requests a tick at that time.
+fn is_due(next: Res<NextChange>, clock: Res<Clock>, wakeup: Res<Wakeup>) -> bool {
+    let is_due = next.0 <= clock.now();
+    if !is_due {
+        wakeup.at(next.0);
+    }
+    is_due
+}
+
+/// Sets the engine's limits: the usual or the alternative ones. A schedule is looked at every minute, since wall clocks
+/// jump.
+fn follow_schedule(
     settings: Res<Settings>,
     (clock, wakeup): (Res<Clock>, Res<Wakeup>),
+    wall: Option<Res<WallClock>>,
+    mut next: ResMut<NextChange>,
     mut limits: ResMut<RateLimits>,
 ) {
     let now = clock.now();
-    limits.download.set(settings.limits.download_limit(), now);
-    limits.upload.set(settings.limits.upload_limit(), now);
-    wakeup.at(now);
+    let time = wall.map_or_else(|| WallClock::default().week_time(now), |wall| wall.week_time(now));
+    next.0 = match settings.limits.alternative {
+        AlternativeUse::Scheduled => now + seconds(time.seconds_to_next_minute()),
+        AlternativeUse::Never | AlternativeUse::Always => Timestamp::NEVER,
+    };
+    let is_alternative = settings.limits.is_alternative(time);
+    if limits.is_alternative != is_alternative {
+        limits.is_alternative = is_alternative;
+        tracing::info!(
+            is_alternative,
+            "the limits on transfer rates change by schedule or setting"
+        );
+    }
+    let (download, upload) = settings.limits.rates(is_alternative);
+    limits.download.set(download, now);
+    limits.upload.set(upload, now);
+    wakeup.at(next.0.min(now + seconds(60)));
+}
+
+/// Applies changed limits in this tick: transfers that wait go on at the new rate.
+fn follow_settings(_: On<SettingsChanged>, clock: Res<Clock>, mut next: ResMut<NextChange>) {
+    next.0 = clock.now();
 }
 
 /// Gives a torrent the limits with which it was added.

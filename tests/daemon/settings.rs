@@ -66,6 +66,43 @@ fn changes_survive_a_kill() {
     assert_eq!(answer["changes"], json!({"storage.disk_threads": 3}));
 }
 
+/// The alternative limits are switched on, off and to their schedule, which survives a restart.
+#[test]
+fn alternative_limits_are_switched() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let mut daemon = Daemon::start(folder);
+    let is_in_force = |daemon: &Daemon| daemon.get("/api/v1/settings").json()["alternative_limits"].clone();
+    assert_eq!(is_in_force(&daemon), false);
+    let printed = succeed(folder, &["limit", "--alternative", "always"]);
+    assert_eq!(printed, "alternative limits: always; now the alternative ones\n");
+    assert_eq!(is_in_force(&daemon), true);
+    let printed = succeed(folder, &["limit", "--alternative", "scheduled"]);
+    assert_eq!(printed, "alternative limits: scheduled; now the usual ones\n");
+    for schedule in [json!(["mon"]), json!(["daily 08:00-08:00"]), json!("daily 08:00-09:00")] {
+        patch(&daemon, &json!({"limits": {"alternative_schedule": schedule}}))
+            .refused(400, Some("limits.alternative_schedule"));
+    }
+    let schedule = json!(["mon-fri 00:00-24:00", "sat,sun 00:00-24:00"]);
+    assert_eq!(
+        patch(&daemon, &json!({"limits": {"alternative_schedule": schedule}})).status,
+        200
+    );
+    assert_eq!(is_in_force(&daemon), true);
+    daemon.process.signal(Signal::KILL);
+    daemon.process.wait();
+    let daemon = Daemon::start(folder);
+    assert_eq!(is_in_force(&daemon), true);
+    let limits = daemon.get("/api/v1/settings").json()["settings"]["limits"].clone();
+    assert_eq!(limits["alternative"], "Scheduled");
+    assert_eq!(
+        limits["alternative_schedule"],
+        json!(["mon,tue,wed,thu,fri 00:00-24:00", "sat,sun 00:00-24:00"])
+    );
+    succeed(folder, &["limit", "--alternative", "never"]);
+    assert_eq!(is_in_force(&daemon), false);
+}
+
 /// A refusal names the setting and the reason, and nothing is changed.
 #[test]
 fn refused_changes_change_nothing() {

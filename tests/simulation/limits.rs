@@ -3,7 +3,7 @@
 use ecs_torrent::components::commands::{CommandQueue, Reply, SetLimits};
 use ecs_torrent::components::peer::PeerRates;
 use ecs_torrent::components::rate_limit::LimitsPatch;
-use ecs_torrent::components::settings::{ChangeSettings, LimitSettings, SettingsPatch};
+use ecs_torrent::components::settings::{AlternativeUse, ChangeSettings, LimitSettings, SettingsPatch};
 use ecs_torrent::components::torrent::Counters;
 use ecs_torrent::engine::sim::Crash;
 use ecs_torrent::sim::invariants::{InvariantsPlugin, Violations};
@@ -279,6 +279,36 @@ fn limits_change_at_run_time() {
     change(&mut swarm.sim, seeder, SettingsPatch::default().reset(upload_name));
     swarm.sim.run_for(Duration::from_secs(1));
     assert_eq!(limit(&mut swarm), 600_000);
+    swarm.check();
+}
+
+/// The alternative limits are in force at the times of their schedule. A simulation begins on a Monday at 0:00.
+#[test]
+fn alternative_limits_follow_their_schedule() {
+    let limits = LimitSettings {
+        download_bytes_per_s: 200_000,
+        alternative: AlternativeUse::Scheduled,
+        alternative_download_bytes_per_s: 50_000,
+        alternative_schedule: vec![
+            "mon 00:01-00:02".parse().unwrap(),
+            "tue-sun 00:00-24:00".parse().unwrap(),
+        ],
+        ..LimitSettings::default()
+    };
+    let mut swarm = Swarm::new(24 << 20, (1, LimitSettings::default()), (1, limits));
+    let leecher = swarm.leechers[0];
+    for (from, rate) in [(20, 200_000), (63, 50_000), (123, 200_000)] {
+        let rest = Duration::from_secs(from) - swarm.sim.now().since(Timestamp::ZERO);
+        swarm.sim.run_for(rest);
+        let bytes = swarm.window(|swarm| swarm.counters(leecher).downloaded);
+        assert_near(bytes, rate);
+    }
+    change(
+        &mut swarm.sim,
+        leecher,
+        SettingsPatch::default().set("limits.alternative", "Always"),
+    );
+    assert_near(swarm.window(|swarm| swarm.counters(leecher).downloaded), 50_000);
     swarm.check();
 }
 

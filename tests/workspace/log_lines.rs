@@ -8,8 +8,9 @@ use walkdir::WalkDir;
 pub const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 /// Files whose lines are about the engine: its runner, and backends that know streams, sockets and folders only.
-const ENGINE_WIDE: [&str; 9] = [
+const ENGINE_WIDE: [&str; 10] = [
     "engine/src/layers.rs",
+    "systems/src/limits.rs",
     "systems/src/settings.rs",
     "engine/src/backends.rs",
     "engine/src/backends/net/listen.rs",

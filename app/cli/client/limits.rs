@@ -1,6 +1,6 @@
 //! `limit`: the limits of a torrent's transfer rates.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ecs_torrent::components::settings::NO_LIMIT;
 use serde_json::{Value, json};
 
@@ -17,10 +17,15 @@ prints the limits.
 
 Examples:
   ecs-torrent limit 0c1f3b --download 500k --upload 1MB
-  ecs-torrent limit 0c1f3b --upload none")]
+  ecs-torrent limit 0c1f3b --upload none
+  ecs-torrent limit --alternative always")]
 pub(in crate::cli) struct LimitArgs {
     /// Info-hash of the torrent, or its first 6 or more digits.
-    hash: String,
+    #[arg(required_unless_present = "alternative")]
+    hash: Option<String>,
+    /// When the alternative limits of all torrents together are in force. `config set` changes them and their schedule.
+    #[arg(long, value_name = "WHEN", conflicts_with_all = ["hash", "download", "upload", "json"])]
+    alternative: Option<Alternative>,
     /// Maximum download rate in bytes per second, such as 500k, 2MB or 2MiB, or none.
     #[arg(long, value_name = "RATE", value_parser = rate_or_none)]
     download: Option<u64>,
@@ -34,6 +39,17 @@ pub(in crate::cli) struct LimitArgs {
     daemon: DaemonAddress,
 }
 
+/// When the alternative limits are in force.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Alternative {
+    /// Never.
+    Never,
+    /// Always.
+    Always,
+    /// At the times of limits.alternative_schedule.
+    Scheduled,
+}
+
 fn rate_or_none(text: &str) -> Result<u64, String> {
     match text {
         "none" => Ok(NO_LIMIT),
@@ -43,7 +59,20 @@ fn rate_or_none(text: &str) -> Result<u64, String> {
 
 pub(in crate::cli) async fn run(args: LimitArgs) -> Result<Outcome, CliError> {
     let daemon = Daemon::find(&args.daemon)?;
-    let hash = daemon.resolve_running(&args.hash).await?;
+    if let Some(alternative) = args.alternative {
+        let value = format!("{alternative:?}");
+        daemon
+            .patch("/api/v1/settings", &json!({"limits": {"alternative": value}}))
+            .await?;
+        let answer = daemon.get("/api/v1/settings").await?;
+        let now = match answer["alternative_limits"].as_bool() {
+            Some(true) => "alternative",
+            _ => "usual",
+        };
+        say!("alternative limits: {}; now the {now} ones", value.to_lowercase());
+        return Ok(Outcome::Done);
+    }
+    let hash = daemon.resolve_running(&args.hash.unwrap_or_default()).await?;
     let path = format!("/api/v1/torrents/{hash}");
     let mut limits = json!({});
     for (name, rate) in [

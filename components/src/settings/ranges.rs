@@ -296,6 +296,8 @@ setting_ranges!(PexSettings, "pex" {
 setting_ranges!(LimitSettings, "limits" {
     download_bytes_per_s: LEAST_LIMIT..=NO_LIMIT,
     upload_bytes_per_s: LEAST_LIMIT..=NO_LIMIT,
+    alternative_download_bytes_per_s: LEAST_LIMIT..=NO_LIMIT,
+    alternative_upload_bytes_per_s: LEAST_LIMIT..=NO_LIMIT,
 });
 
 setting_ranges!(LsdSettings, "lsd" {
