@@ -346,6 +346,8 @@ fn data_that_was_there_before_the_metadata_is_announced() {
 #[test]
 fn a_torrent_without_metadata_continues_when_its_state_can_be_read_again() {
     let mut bed = Bed::new(7);
+    // The engine has read its followed links, so the fault hits the torrent's session.
+    bed.sim.run_for(Duration::from_secs(1));
     bed.sim
         .state(bed.leecher)
         .fail(StateOperation::Load, DiskFault::Io, Lasting::Next(1));
