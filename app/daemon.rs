@@ -6,6 +6,7 @@
 //! ([`Token::prove`]). [`ApiSettings`] bounds bodies, heads and connections: clients without the token cannot keep a
 //! client with it from being answered. `/api/v1/openapi.json` describes the requests.
 
+mod adding;
 mod address;
 mod answers;
 mod changing;
@@ -18,6 +19,7 @@ mod guard;
 mod limits;
 mod listing;
 mod logins;
+mod metrics;
 mod mirror;
 mod peers;
 mod requests;
@@ -28,6 +30,7 @@ mod settings;
 mod socket;
 mod token;
 mod trackers;
+mod turns;
 
 use std::io;
 use std::net::SocketAddr;
@@ -38,7 +41,7 @@ use std::time::Duration;
 
 use ecs_torrent_components::settings::seconds;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 pub use self::address::ApiAddress;
@@ -123,12 +126,14 @@ struct ApiState {
     settings: serde_json::Value,
     max_body_bytes: usize,
     body_timeout: Duration,
-    /// Permits to hold a request's body in memory.
+    /// Permits to hold KiB of requests' bodies in memory.
     bodies: Semaphore,
     phase: AtomicU8,
-    adding: Mutex<()>,
+    turns: turns::Turns,
     closing: watch::Sender<bool>,
     mirror: mirror::Mirror,
+    /// Whether metrics of each torrent are reported.
+    metrics_per_torrent: bool,
     events: event_log::EventLog,
     /// Whether a client has asked the daemon to stop.
     shutdown: watch::Sender<bool>,
@@ -144,7 +149,8 @@ impl ApiState {
     }
 }
 
-/// Most request bodies in memory at a time, of `api.max_body_bytes` each. Further requests wait.
+/// Most request bodies in memory at a time if each has `api.max_body_bytes`; more, if they are shorter. Further requests
+/// wait.
 const MAX_BODIES: usize = 16;
 
 /// Time for the last answers to be sent. A stop takes at most 9 s; with this time added, it ends before a container is
@@ -185,11 +191,12 @@ impl Api {
             settings: serde_json::to_value(settings).unwrap_or_default(),
             max_body_bytes: settings.max_body_bytes,
             body_timeout: seconds(settings.body_timeout_s),
-            bodies: Semaphore::new(MAX_BODIES),
+            bodies: Semaphore::new(MAX_BODIES * requests::kib(settings.max_body_bytes)),
             phase: AtomicU8::new(Phase::Starting as u8),
-            adding: Mutex::new(()),
+            turns: turns::Turns::default(),
             closing: watch::Sender::new(false),
             mirror: mirror::Mirror::default(),
+            metrics_per_torrent: settings.metrics_per_torrent,
             events: event_log::EventLog::new(),
             shutdown: watch::Sender::new(false),
         });

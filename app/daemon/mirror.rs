@@ -99,16 +99,16 @@ pub(super) struct Listing {
 pub(super) struct Totals {
     torrents: u64,
     /// Number of torrents by state.
-    states: BTreeMap<&'static str, u64>,
-    size: u64,
-    completed: u64,
-    left: u64,
+    pub(super) states: BTreeMap<&'static str, u64>,
+    pub(super) size: u64,
+    pub(super) completed: u64,
+    pub(super) left: u64,
     downloaded: u64,
     uploaded: u64,
     corrupt: u64,
     wasted: u64,
     speed: Speed,
-    peer_count: u64,
+    pub(super) peer_count: u64,
 }
 
 impl Totals {

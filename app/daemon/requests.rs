@@ -31,8 +31,11 @@ pub(super) async fn read<'a>(
     if announced.is_some_and(|length| length.parse().is_ok_and(|length: u64| length > max as u64)) {
         return Err(too_long());
     }
+    // A body of unknown length may be as long as any.
+    let length = announced.and_then(|length| length.parse().ok()).unwrap_or(max);
+    let wanted = u32::try_from(kib(length)).unwrap_or(u32::MAX);
     // The semaphore is never closed.
-    let permit = shared.bodies.acquire().await.ok();
+    let permit = shared.bodies.acquire_many(wanted).await.ok();
     let whole = Limited::new(body, max).collect();
     match tokio::time::timeout(shared.body_timeout, whole).await {
         Ok(Ok(whole)) => Ok((whole.to_bytes(), permit)),
@@ -61,6 +64,11 @@ pub(super) async fn read_json<T: DeserializeOwned>(
     let value = serde_path_to_error::deserialize(&mut *json).map_err(|error| bad(&error))?;
     json.end().map_err(|error| bad(&error))?;
     Ok(value)
+}
+
+/// Returns the number of KiB that some bytes take, at least one.
+pub(super) fn kib(bytes: usize) -> usize {
+    bytes.div_ceil(1024).max(1)
 }
 
 /// Returns the media type of the body, without its parameters.
@@ -127,6 +135,19 @@ impl Query {
             found.push((known, value.into_owned()));
         }
         Ok(Self(found))
+    }
+
+    /// Adds an option from a body to those of the query.
+    pub(super) fn add(&mut self, name: &str, value: String, known: &[&'static str]) -> Result<(), Refusal> {
+        let bad = |why: String| Refusal::of("body", StatusCode::BAD_REQUEST, why);
+        let Some(known) = known.iter().find(|known| **known == name) else {
+            return Err(bad(format!("no option {name:?} here; there are {}", known.join(", "))));
+        };
+        if !REPEATABLE.contains(known) && self.one(known).is_some() {
+            return Err(bad(format!("{name} is given more than once")));
+        }
+        self.0.push((known, value));
+        Ok(())
     }
 
     pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {

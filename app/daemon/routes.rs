@@ -1,25 +1,19 @@
 //! The routes of the API, in one table.
 
-use std::net::SocketAddr;
-use std::path::{Component, Path, PathBuf};
-
-use axum::body::Body;
 use axum::extract::{Path as InPath, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{self, MethodRouter};
 use axum::{Json, Router, middleware};
 use serde_json::{Value, json};
-use tokio::sync::MutexGuard;
 use tower_http::compression::{CompressionLayer, CompressionLevel};
 
-use ecs_torrent_components::selection::FileSelection;
-
 use super::answers::{self, Refusal};
-use super::requests::{NamedTorrent, NoParameters, Query, media_type, parse_hash, read};
-use super::{NONCE_DIGITS, Phase, Shared, changing, dht, events, files, guard, limits, listing, peers, trackers};
-use crate::folders::check_writable;
-use crate::{AddError, AddOptions, Error, Field, KeptFile, RemoveOptions, Source};
+use super::requests::{NamedTorrent, NoParameters, Query, parse_hash};
+use super::{
+    NONCE_DIGITS, Phase, Shared, adding, changing, dht, events, files, guard, limits, listing, metrics, peers, trackers,
+};
+use crate::{Field, KeptFile, RemoveOptions};
 
 /// The description of the API for programs (OpenAPI 3.1).
 const OPENAPI: &str = include_str!("openapi.json");
@@ -66,7 +60,7 @@ fn table() -> Vec<Route> {
         ),
         route("get", "/api/v1/sync", Token, compressed(routing::get(listing::sync))),
         route("get", "/api/v1/totals", Token, routing::get(listing::totals)),
-        route("post", "/api/v1/torrents", Token, routing::post(add)),
+        route("post", "/api/v1/torrents", Token, routing::post(adding::add)),
         route("get", "/api/v1/torrents/{hash}", Token, compressed(routing::get(stats))),
         route("delete", "/api/v1/torrents/{hash}", Token, routing::delete(remove)),
         route("patch", "/api/v1/torrents/{hash}", Token, routing::patch(limits::set)),
@@ -124,6 +118,7 @@ fn table() -> Vec<Route> {
             Token,
             routing::delete(dht::unfollow),
         ),
+        route("get", "/metrics", Token, compressed(routing::get(metrics::metrics))),
         route("post", "/api/v1/shutdown", Token, routing::post(shutdown)),
         route("post", "/api/v1/pause", Token, routing::post(pause_all)),
         route("post", "/api/v1/start", Token, routing::post(start_all)),
@@ -187,144 +182,6 @@ async fn shutdown(State(shared): State<Shared>, _: NoParameters) -> (StatusCode,
     (StatusCode::ACCEPTED, Json(json!({"status": Phase::Stopping.name()})))
 }
 
-async fn add(
-    State(shared): State<Shared>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let query = Query::parse(
-        query,
-        &[
-            "root",
-            "into",
-            "name",
-            "overwrite",
-            "peer",
-            "files",
-            "select",
-            "download_limit",
-            "upload_limit",
-        ],
-    )?;
-    let peers = query
-        .all("peer")
-        .map(str::parse)
-        .collect::<Result<Vec<SocketAddr>, _>>();
-    let peers = peers.map_err(|_| Refusal::of("peer", StatusCode::BAD_REQUEST, "a peer is IP:PORT"))?;
-    let root = Path::new(query.one("root").unwrap_or_default());
-    let into = query.one("into").map(PathBuf::from);
-    // Without a folder, a torrent that is known already stays in its own.
-    let placed_by = ["into", "root"].into_iter().find(|name| query.one(name).is_some());
-    if let Some(into) = into.clone().filter(|into| !is_below(into)) {
-        return Err(Error::from(AddError::BadFolder { into }).into());
-    }
-    // Symbolic links on the way to the new folder are resolved too.
-    let root = shared.roots.find(&into.map_or(root.to_owned(), |into| root.join(into)));
-    let root = root.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
-    let kind = media_type(&headers).unwrap_or_default();
-    if ![TORRENT_FILE, MAGNET_LINK].contains(&&*kind) {
-        let why = "send the bytes of a torrent file as application/x-bittorrent, or a magnet link as text/plain; nothing \
-                   is fetched from a URL";
-        return Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
-    }
-    let (bytes, _permit) = read(&shared, &headers, body).await?;
-    let source = match &*kind {
-        MAGNET_LINK => dht::source_of_link(&String::from_utf8_lossy(&bytes))?,
-        _ => Source::from(bytes),
-    };
-    let link = source.link()?;
-    let (source, name) = match &link {
-        Some(link) => (source, link.target().to_string()),
-        None => {
-            let read = tokio::task::spawn_blocking(|| source.read()).await;
-            let read = read.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
-            let name = read.name();
-            (Source::from(read), name)
-        }
-    };
-    let name = query.one("name").map_or(name, str::to_owned);
-    let folder = root.clone();
-    let checked = tokio::task::spawn_blocking(move || check_writable(&folder, &name)).await;
-    let checked = checked.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    checked.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
-    let options = AddOptions {
-        root: placed_by.map(|_| root.clone()),
-        name: query.one("name").map(str::to_owned),
-        overwrite: query.flag("overwrite")?,
-        peers,
-        select: selection(&query)?,
-        limits: limits::given(&query)?,
-        ..AddOptions::default()
-    };
-    // Requests take turns: otherwise, two requests that add the same torrent would both get `201 Created`. The search for
-    // the torrent of a link may take half a minute, for which others do not wait.
-    let turn = turn_to_list(&shared).await?;
-    let _turn = if link.is_some() { None } else { Some(turn) };
-    let listed = shared.torrents.list().await?;
-    let id = shared.torrents.download_with(source, options).await?;
-    let is_new = !listed.contains(&id);
-    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    let mut answer = json!({"info_hash": id.to_string()});
-    if !is_new {
-        let chosen = (placed_by.map(|parameter| (parameter, root)), query.one("name"));
-        let ignored = ignored(&shared, id, chosen).await?;
-        if !ignored.is_empty() {
-            answer["ignored"] = ignored.into();
-        }
-    }
-    Ok((status, Json(answer)).into_response())
-}
-
-/// Returns the files that the parameters select.
-fn selection(query: &Query) -> Result<FileSelection, Refusal> {
-    let bad = |field, error: &dyn ToString| Refusal::of(field, StatusCode::BAD_REQUEST, error.to_string());
-    let ranges = query.one("files").map(files::parse_ranges).transpose();
-    let ranges = ranges.map_err(|error| bad("files", &error))?.unwrap_or_default();
-    FileSelection::new(ranges, query.all("select")).map_err(|error| bad("select", &error))
-}
-
-/// Returns which parameters of an add have no effect on a torrent that is listed already, since its files have their
-/// place: of the one that chose a folder, and the name.
-async fn ignored(
-    shared: &Shared,
-    torrent: crate::TorrentId,
-    (folder, name): (Option<(&'static str, PathBuf)>, Option<&str>),
-) -> Result<Vec<&'static str>, Refusal> {
-    if folder.is_none() && name.is_none() {
-        return Ok(Vec::new());
-    }
-    let stats = shared.torrents.stats(torrent).await?;
-    // The same folder may be named by a link.
-    let root = tokio::task::spawn_blocking(move || stats.root.canonicalize().unwrap_or(stats.root)).await;
-    let root = root.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let folder = folder
-        .filter(|(_, folder)| *folder != root)
-        .map(|(parameter, _)| parameter);
-    let name = name.filter(|name| *name != stats.name).map(|_| "name");
-    Ok(folder.into_iter().chain(name).collect())
-}
-
-/// Waits for the turn of a request that lists torrents, and refuses it while the daemon is stopping: a torrent that is
-/// listed then would escape the stop of all.
-async fn turn_to_list(shared: &Shared) -> Result<MutexGuard<'_, ()>, Refusal> {
-    let turn = shared.adding.lock().await;
-    match shared.phase() {
-        Phase::Stopping => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping")),
-        _ => Ok(turn),
-    }
-}
-
-/// Returns whether a relative path has only plain components, so that it stays below its parent folder.
-fn is_below(folder: &Path) -> bool {
-    let is_plain = |part| matches!(part, Component::Normal(_));
-    folder.components().next().is_some() && folder.components().all(is_plain)
-}
-
-/// Media types of the bodies that add a torrent.
-const TORRENT_FILE: &str = "application/x-bittorrent";
-const MAGNET_LINK: &str = "text/plain";
-
 async fn stats(
     State(shared): State<Shared>,
     InPath(hash): InPath<String>,
@@ -379,13 +236,15 @@ async fn stop(State(shared): State<Shared>, NamedTorrent(hash): NamedTorrent) ->
 }
 
 async fn resume(State(shared): State<Shared>, NamedTorrent(hash): NamedTorrent) -> Result<StatusCode, Refusal> {
-    let _turn = turn_to_list(&shared).await?;
+    let _turn = shared.turns.take(hash).await;
+    adding::refuse_if_stopping(&shared)?;
     shared.torrents.resume(hash).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn resume_all(State(shared): State<Shared>, _: NoParameters) -> Result<StatusCode, Refusal> {
-    let _turn = turn_to_list(&shared).await?;
+    let _turn = shared.turns.take_all().await;
+    adding::refuse_if_stopping(&shared)?;
     shared.torrents.resume_all().await?;
     Ok(StatusCode::NO_CONTENT)
 }

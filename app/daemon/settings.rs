@@ -39,6 +39,9 @@ pub struct ApiSettings {
     pub max_failed_logins: u32,
     /// Time after which one more wrong token is answered. Default 10 s.
     pub failed_login_interval_s: u64,
+    /// Whether `/metrics` reports each torrent too: six values each, with the torrent's name. A server that collects them
+    /// keeps a series for each. Default false.
+    pub metrics_per_torrent: bool,
 }
 
 setting_ranges!(ApiSettings, "api" {
@@ -66,6 +69,7 @@ impl Default for ApiSettings {
             max_connections: 256,
             max_failed_logins: 10,
             failed_login_interval_s: 10,
+            metrics_per_torrent: false,
         }
     }
 }

@@ -161,6 +161,20 @@ pub struct Counters {
     pub wasted: u64,
 }
 
+/// Payload bytes transferred by all torrents since the engine started, removed ones included. The fields are those of
+/// [`Counters`], where `wasted` contains `dropped`.
+#[derive(Resource, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EngineCounters {
+    /// Bytes received in requested and accepted blocks.
+    pub downloaded: u64,
+    /// Bytes sent to peers in blocks.
+    pub uploaded: u64,
+    /// Downloaded bytes in pieces that failed their hash.
+    pub corrupt: u64,
+    /// Other useless received bytes: late, duplicate, unsolicited, or in pieces that were dropped.
+    pub wasted: u64,
+}
+
 /// Running time of a torrent: downloading or seeding.
 #[derive(Component, Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Activity {

@@ -150,10 +150,14 @@ fn fault_91_nothing_is_fetched_from_a_url() {
         answer.refused(400, Some("body"));
         assert!(answer.body.contains("not a magnet link"), "{}", answer.body);
     }
-    for kind in ["application/json", "application/x-www-form-urlencoded", ""] {
+    for (kind, status, field) in [
+        ("application/json", 400, "body"),
+        ("application/x-www-form-urlencoded", 415, "Content-Type"),
+        ("", 415, "Content-Type"),
+    ] {
         let headers = [("Authorization", bearer.as_str()), ("Content-Type", kind)];
         let answer = daemon.ask("POST", "/api/v1/torrents", &headers, json.as_bytes());
-        answer.refused(415, Some("Content-Type"));
+        answer.refused(status, Some(field));
         assert!(answer.body.contains("nothing is fetched from a URL"), "{}", answer.body);
     }
     for body in [

@@ -10,6 +10,7 @@
     reason = "a test may fail as it likes, and its modules are seen by nobody else"
 )]
 
+mod adding;
 mod api;
 mod bed;
 mod capture;
@@ -32,6 +33,7 @@ mod impostors;
 mod limits;
 mod lists;
 mod logins;
+mod metrics;
 mod output;
 mod ownership;
 mod peers;

@@ -56,6 +56,17 @@ impl DatagramKind {
         }
     }
 
+    /// Returns the name of the kind, for monitoring.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tracker => "tracker",
+            Self::Dht => "dht",
+            Self::Utp => "utp",
+            Self::LocalDiscovery => "local_discovery",
+        }
+    }
+
     /// Returns the inbox of datagrams of this kind.
     #[must_use]
     pub fn purpose(self) -> Purpose {

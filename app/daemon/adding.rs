@@ -1,0 +1,325 @@
+//! Adding torrents: the body in one of five forms, the options in the query or in the body.
+
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use data_encoding::BASE64;
+use ecs_torrent_components::selection::FileSelection;
+use ecs_torrent_protocol::hash::InfoHash;
+use futures_util::stream;
+use serde_json::{Value, json};
+
+use super::answers::Refusal;
+use super::requests::{Query, media_type, read};
+use super::{Phase, Shared, dht, files, limits};
+use crate::folders::check_writable;
+use crate::{AddError, AddOptions, Error, Source, TorrentId};
+
+/// The options of an add, in the query or in a body of JSON or of a form.
+const OPTIONS: [&str; 9] = [
+    "root",
+    "into",
+    "name",
+    "overwrite",
+    "peer",
+    "files",
+    "select",
+    "download_limit",
+    "upload_limit",
+];
+
+/// The parts of a body that are the torrent itself.
+const TORRENT: &str = "torrent";
+const MAGNET: &str = "magnet";
+
+/// Most parts of a form, options included: a peer or a pattern each, and some more.
+const MAX_PARTS: usize = 1000;
+
+pub(super) async fn add(
+    State(shared): State<Shared>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let mut query = Query::parse(query, &OPTIONS)?;
+    let kind = Kind::of(&headers)?;
+    // Bad options in the query are refused before the body is read.
+    Chosen::of(&shared, &query)?;
+    let (bytes, permit) = read(&shared, &headers, body).await?;
+    let source = match kind {
+        Kind::Torrent => Source::from(bytes),
+        Kind::Magnet => dht::source_of_link(&String::from_utf8_lossy(&bytes))?,
+        Kind::Json => from_json(&bytes, &mut query)?,
+        Kind::Form(boundary) => from_form(bytes, boundary, &mut query).await?,
+    };
+    let Chosen {
+        root,
+        placed_by,
+        options,
+    } = Chosen::of(&shared, &query)?;
+    let examined = Examined::read(source, root.clone(), options.name.clone()).await?;
+    drop(permit);
+    // The search for the torrent of a link may take half a minute, for which others do not wait.
+    let turn = match examined.info_hash {
+        Some(hash) => Some(shared.turns.take(hash).await),
+        None => None,
+    };
+    refuse_if_stopping(&shared)?;
+    let listed = match examined.info_hash {
+        Some(hash) => match shared.torrents.stats(hash).await {
+            Ok(_) => vec![hash.into()],
+            Err(Error::TorrentNotFound(_)) => Vec::new(),
+            Err(error) => return Err(error.into()),
+        },
+        None => shared.torrents.list().await?,
+    };
+    let id = shared.torrents.download_with(examined.source, options).await?;
+    drop(turn);
+    let is_new = !listed.contains(&id);
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let mut answer = json!({"info_hash": id.to_string()});
+    if !is_new {
+        let chosen = (placed_by.map(|parameter| (parameter, root)), query.one("name"));
+        let ignored = ignored(&shared, id, chosen).await?;
+        if !ignored.is_empty() {
+            answer["ignored"] = ignored.into();
+        }
+    }
+    Ok((status, Json(answer)).into_response())
+}
+
+/// A source that has been read.
+struct Examined {
+    source: Source,
+    /// `None` for a link to a torrent that its publisher replaces (BEP 46).
+    info_hash: Option<InfoHash>,
+}
+
+impl Examined {
+    /// Reads a source, and checks that its files can be written. `name` is the one that the user chose.
+    async fn read(source: Source, folder: PathBuf, name: Option<String>) -> Result<Self, Refusal> {
+        let examine = move || {
+            let (examined, own_name) = match source.link()? {
+                Some(link) => {
+                    let name = link.target().to_string();
+                    let info_hash = None;
+                    (Self { source, info_hash }, name)
+                }
+                None => {
+                    let read = source.read()?;
+                    let (info_hash, name) = (Some(read.info_hash()), read.name());
+                    let source = read.into();
+                    (Self { source, info_hash }, name)
+                }
+            };
+            let checked = check_writable(&folder, &name.unwrap_or(own_name));
+            Ok::<_, Error>((examined, checked))
+        };
+        let (examined, checked) = tokio::task::spawn_blocking(examine).await.map_err(failed)??;
+        checked.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
+        Ok(examined)
+    }
+}
+
+/// Refuses a request that lists torrents while the daemon is stopping: such a torrent would escape the stop of all.
+pub(super) fn refuse_if_stopping(shared: &Shared) -> Result<(), Refusal> {
+    match shared.phase() {
+        Phase::Stopping => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping")),
+        _ => Ok(()),
+    }
+}
+
+fn failed(error: tokio::task::JoinError) -> Refusal {
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+}
+
+/// The form of a body.
+enum Kind {
+    /// The bytes of a torrent file.
+    Torrent,
+    /// A magnet link.
+    Magnet,
+    Json,
+    /// A form, with the text between its parts.
+    Form(String),
+}
+
+impl Kind {
+    fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+        match media_type(headers).as_deref() {
+            Some("application/x-bittorrent" | "application/octet-stream") => Ok(Self::Torrent),
+            Some("text/plain") => Ok(Self::Magnet),
+            Some("application/json") => Ok(Self::Json),
+            Some("multipart/form-data") => {
+                let whole = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+                let boundary = multer::parse_boundary(whole.unwrap_or_default());
+                let boundary = boundary.map_err(|error| Refusal::of("Content-Type", StatusCode::BAD_REQUEST, error))?;
+                Ok(Self::Form(boundary))
+            }
+            _ => {
+                let why = "send a torrent file as application/x-bittorrent or application/octet-stream, a magnet link as \
+                           text/plain, or either of them in multipart/form-data or application/json; nothing is fetched from a URL";
+                Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why))
+            }
+        }
+    }
+}
+
+/// Refuses a part of a body.
+fn bad_body(why: impl ToString) -> Refusal {
+    Refusal::of("body", StatusCode::BAD_REQUEST, why)
+}
+
+/// Takes the only source of a body. Clients that name a URL learn that nothing is fetched.
+fn only(torrent: Option<Source>, magnet: Option<Source>) -> Result<Source, Refusal> {
+    match (torrent, magnet) {
+        (Some(source), None) | (None, Some(source)) => Ok(source),
+        (Some(_), Some(_)) => Err(bad_body("a body has either a torrent or a magnet link, not both")),
+        (None, None) => Err(bad_body(
+            "the body has neither a torrent nor a magnet link; nothing is fetched from a URL",
+        )),
+    }
+}
+
+/// Reads an object with a torrent file in base64 or a magnet link, and with options.
+fn from_json(bytes: &[u8], query: &mut Query) -> Result<Source, Refusal> {
+    let body: Value = serde_json::from_slice(bytes).map_err(bad_body)?;
+    let Value::Object(body) = body else {
+        return Err(bad_body("not an object"));
+    };
+    let (mut torrent, mut link) = (None, None);
+    for (name, value) in body {
+        match (&*name, &value) {
+            (TORRENT, Value::String(text)) => {
+                let bytes = BASE64.decode(text.as_bytes());
+                let bytes = bytes.map_err(|error| bad_body(format!("torrent: not base64: {error}")))?;
+                torrent = Some(Source::from(Bytes::from(bytes)));
+            }
+            ("url", _) => return Err(bad_body("url: nothing is fetched from a URL")),
+            (MAGNET, Value::String(text)) => link = Some(dht::source_of_link(text)?),
+            (_, Value::String(text)) => query.add(&name, text.clone(), &OPTIONS)?,
+            (_, Value::Bool(is_so)) => query.add(&name, is_so.to_string(), &OPTIONS)?,
+            (_, Value::Array(values)) => {
+                for value in values {
+                    let text = value.as_str();
+                    let text = text.ok_or_else(|| bad_body(format!("{name}: not a list of texts")))?;
+                    query.add(&name, text.to_owned(), &OPTIONS)?;
+                }
+            }
+            _ => {
+                return Err(bad_body(format!(
+                    "{name}: neither text, a list of texts, nor true or false"
+                )));
+            }
+        }
+    }
+    only(torrent, link)
+}
+
+/// Reads a form with a torrent file or a magnet link, and with options.
+async fn from_form(bytes: Bytes, boundary: String, query: &mut Query) -> Result<Source, Refusal> {
+    let whole = stream::iter([Ok::<_, std::convert::Infallible>(bytes)]);
+    let mut form = multer::Multipart::new(whole, boundary);
+    let (mut torrent, mut link) = (None, None);
+    for _ in 0..MAX_PARTS {
+        let Some(part) = form.next_field().await.map_err(bad_body)? else {
+            return only(torrent, link);
+        };
+        let name = part.name().unwrap_or_default().to_owned();
+        if name == TORRENT {
+            torrent = Some(Source::from(part.bytes().await.map_err(bad_body)?));
+            continue;
+        }
+        let text = part.text().await.map_err(bad_body)?;
+        match &*name {
+            MAGNET => link = Some(dht::source_of_link(&text)?),
+            _ => query.add(&name, text, &OPTIONS)?,
+        }
+    }
+    Err(bad_body(format!("more than {MAX_PARTS} parts")))
+}
+
+fn peers(query: &Query) -> Result<Vec<SocketAddr>, Refusal> {
+    let peers = query
+        .all("peer")
+        .map(str::parse)
+        .collect::<Result<Vec<SocketAddr>, _>>();
+    peers.map_err(|_| Refusal::of("peer", StatusCode::BAD_REQUEST, "a peer is IP:PORT"))
+}
+
+/// What the client chose for a torrent.
+struct Chosen {
+    /// The download folder.
+    root: PathBuf,
+    /// The parameter that chose it. Without one, a torrent that is known already stays in its own folder.
+    placed_by: Option<&'static str>,
+    options: AddOptions,
+}
+
+impl Chosen {
+    fn of(shared: &Shared, query: &Query) -> Result<Self, Refusal> {
+        let root = Path::new(query.one("root").unwrap_or_default());
+        let into = query.one("into").map(PathBuf::from);
+        let placed_by = ["into", "root"].into_iter().find(|name| query.one(name).is_some());
+        if let Some(into) = into.clone().filter(|into| !is_below(into)) {
+            return Err(Error::from(AddError::BadFolder { into }).into());
+        }
+        // Symbolic links on the way to the new folder are resolved too.
+        let root = shared.roots.find(&into.map_or(root.to_owned(), |into| root.join(into)));
+        let root = root.map_err(|error| Refusal::of("root", StatusCode::FORBIDDEN, error))?;
+        let options = AddOptions {
+            root: placed_by.map(|_| root.clone()),
+            name: query.one("name").map(str::to_owned),
+            overwrite: query.flag("overwrite")?,
+            peers: peers(query)?,
+            select: selection(query)?,
+            limits: limits::given(query)?,
+            ..AddOptions::default()
+        };
+        Ok(Self {
+            root,
+            placed_by,
+            options,
+        })
+    }
+}
+
+/// Returns the files that the parameters select.
+fn selection(query: &Query) -> Result<FileSelection, Refusal> {
+    let bad = |field, error: &dyn ToString| Refusal::of(field, StatusCode::BAD_REQUEST, error.to_string());
+    let ranges = query.one("files").map(files::parse_ranges).transpose();
+    let ranges = ranges.map_err(|error| bad("files", &error))?.unwrap_or_default();
+    FileSelection::new(ranges, query.all("select")).map_err(|error| bad("select", &error))
+}
+
+/// Returns which parameters of an add have no effect on a torrent that is listed already, since its files have their
+/// place: of the one that chose a folder, and the name.
+async fn ignored(
+    shared: &Shared,
+    torrent: TorrentId,
+    (folder, name): (Option<(&'static str, PathBuf)>, Option<&str>),
+) -> Result<Vec<&'static str>, Refusal> {
+    if folder.is_none() && name.is_none() {
+        return Ok(Vec::new());
+    }
+    let stats = shared.torrents.stats(torrent).await?;
+    // The same folder may be named by a link.
+    let root = tokio::task::spawn_blocking(move || stats.root.canonicalize().unwrap_or(stats.root)).await;
+    let root = root.map_err(failed)?;
+    let folder = folder
+        .filter(|(_, folder)| *folder != root)
+        .map(|(parameter, _)| parameter);
+    let name = name.filter(|name| *name != stats.name).map(|_| "name");
+    Ok(folder.into_iter().chain(name).collect())
+}
+
+/// Returns whether a relative path has only plain components, so that it stays below its parent folder.
+fn is_below(folder: &Path) -> bool {
+    let is_plain = |part| matches!(part, Component::Normal(_));
+    folder.components().next().is_some() && folder.components().all(is_plain)
+}
