@@ -158,7 +158,8 @@ impl Strangers {
     pub fn send_datagram(&mut self, data: Bytes) {
         self.sent += data.len();
         let to = self.to;
-        self.net.submit(&mut vec![NetRequest::Datagram { to, data }]);
+        self.net
+            .submit(&mut vec![NetRequest::Datagram { from: None, to, data }]);
     }
 
     fn send(&mut self, stream: StreamId, bytes: Bytes) {

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use ecs_torrent::events::Event;
 use ecs_torrent::{AddOptions, Engine, Settings, Source, TorrentPlugins, Torrents};
 
-/// Good nodes in a warm table.
-const WARM: usize = 24;
+/// Good nodes in a warm table, and the time in which it fills.
+const WARM: usize = 8;
+const WARMING: Duration = Duration::from_secs(8);
 
 /// Time limit of a measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,12 +72,11 @@ fn wait_until_warm(torrents: &Torrents) {
     let begun = Instant::now();
     let is_warm = || {
         let stats = pollster::block_on(torrents.dht().stats()).unwrap();
-        stats.searches == 0 && stats.ipv4.is_some_and(|network| network.good_nodes >= WARM)
+        stats.ipv4.is_some_and(|network| network.good_nodes >= WARM)
     };
     while !is_warm() {
         assert!(begun.elapsed() < PATIENCE, "the table stays cold");
         std::thread::sleep(Duration::from_millis(50));
     }
-    // The next round of upkeep does not fall into the measurement.
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(WARMING);
 }

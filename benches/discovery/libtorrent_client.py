@@ -40,9 +40,9 @@ def known_nodes():
 
 
 if mode == "warm":
-    while known_nodes() < 24:
+    while known_nodes() < 8:
         time.sleep(0.05)
-    time.sleep(1)
+    time.sleep(8)
     begun = time.monotonic()
 parameters = lt.parse_magnet_uri(link)
 parameters.save_path = "."

@@ -128,6 +128,8 @@ pub struct DhtStats {
     pub ipv4: Option<DhtNetwork>,
     /// The IPv6 network, which is separate (BEP 32).
     pub ipv6: Option<DhtNetwork>,
+    /// Nodes at further listen addresses, each with an id and a table of its own (BEP 45).
+    pub further: Vec<FurtherDhtNode>,
     /// Whether the node answers no queries (BEP 43).
     pub is_read_only: bool,
     /// Torrents whose peers the node stores for others.
@@ -141,6 +143,16 @@ pub struct DhtStats {
     /// Counts since the start.
     #[serde(flatten)]
     pub counters: Counters,
+}
+
+/// State of our node at a further listen address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FurtherDhtNode {
+    /// The address.
+    pub address: SocketAddr,
+    /// The node's state.
+    #[serde(flatten)]
+    pub network: DhtNetwork,
 }
 
 /// State of our node in the network of one address family.

@@ -5,6 +5,7 @@
 
 mod commands;
 mod entering;
+mod further;
 #[cfg(test)]
 mod tests;
 mod torrents;
@@ -40,6 +41,7 @@ use ecs_torrent_protocol::time::Timestamp;
 
 use self::commands::{Answer, DhtCommands, WaitingCommands};
 use self::entering::{Entry, NAMES, STATE};
+use self::further::FurtherNode;
 pub use self::torrents::DhtTorrent;
 use self::torrents::{SearchDue, WaitingTorrents};
 use crate::DecideSet;
@@ -74,6 +76,8 @@ impl Plugin for DhtPlugin {
 pub struct Dht {
     /// `None` until the first tick, or if the settings disable it.
     node: Option<Box<Node>>,
+    /// Nodes at further listen addresses (BEP 45).
+    further: Vec<FurtherNode>,
     /// The torrents that searches are for.
     searches: BTreeMap<SearchId, Entity>,
     /// The targets of searches for users, and where their results go.
@@ -175,14 +179,10 @@ fn run_dht(
     let dht = &mut *dht;
     let mut node = match dht.node.take() {
         Some(node) => node,
-        None => params.start(&mut dht.entry),
+        None => params.start(dht),
     };
-    params.enter(&mut dht.entry, &mut node);
-    for event in params.net.take(DHT_DATAGRAMS) {
-        if let NetEvent::Datagram { datagram, .. } = event {
-            node.receive(&datagram.data, datagram.from, now);
-        }
-    }
+    params.enter(dht, &mut node);
+    params.receive(dht, &mut node);
     params.exchange_ports(&mut inbox, &mut node);
     params.queue_torrents(dht, &mut node, &mut inbox);
     commands.carry_out(dht, &mut node, now, |hash| params.is_fenced(hash));
@@ -191,26 +191,60 @@ fn run_dht(
     }
     params.take_events(dht, &mut node);
     params.begin_searches(dht, &mut node);
-    params.save(&mut dht.entry, &node);
-    while let Some((to, data)) = node.next_datagram() {
-        if params.may_send(to) {
-            let data = data.into();
-            params.net.push(NetRequest::Datagram { to, data });
-        }
-    }
-    let next = node.deadline().min(dht.entry.deadline());
+    params.save(dht, &node);
+    params.send(&mut node, None);
+    params.run_further(dht);
+    let next = node.deadline().min(dht.entry.deadline()).min(dht.further_deadline());
     dht.deadline = (next < Timestamp::NEVER).then_some(next);
     wakeup.at_next(dht.deadline.into_iter().chain(params.due.next()).min());
     dht.node = Some(node);
 }
 
 impl DhtParams<'_, '_> {
-    /// Starts the node in the families in which we listen.
-    fn start(&mut self, entry: &mut Entry) -> Box<Node> {
+    /// Starts the node in the families in which we listen, and those at further addresses.
+    fn start(&mut self, dht: &mut Dht) -> Box<Node> {
         let families = Family::ALL.map(|family| self.local.0.iter().any(|local| Family::of(local.ip()) == family));
         let settings = node_settings(&self.settings.dht, families);
-        entry.start(&mut self.state);
+        let count = 1 + further::addresses(&self.local).len();
+        let mut settings = further::share(settings, count);
+        if count > 1 {
+            let id_variant = self.random.below(8) as u8;
+            settings.id_variant = Some(id_variant);
+            dht.further = self.start_further(&settings, id_variant);
+        }
+        dht.entry.start(&mut self.state, count);
         Box::new(Node::new(settings, self.random.bytes(), self.clock.now()))
+    }
+
+    /// Passes the received datagrams to the nodes that they were sent to. The first node has all that came to other
+    /// addresses, and its answers leave from where the questions came in.
+    fn receive(&mut self, dht: &mut Dht, node: &mut Node) {
+        let now = self.clock.now();
+        let datagrams: Vec<NetEvent> = self.net.take(DHT_DATAGRAMS).collect();
+        for event in datagrams {
+            let NetEvent::Datagram { datagram, .. } = event else {
+                continue;
+            };
+            match dht.further.iter_mut().find(|further| further.local == datagram.to) {
+                Some(further) => further.node.receive(&datagram.data, datagram.from, now),
+                None => {
+                    node.receive(&datagram.data, datagram.from, now);
+                    self.send(node, Some((datagram.from, datagram.to)));
+                }
+            }
+        }
+    }
+
+    /// Sends the datagrams of the first node. `answered` is the address of a question, and the one of ours at which it
+    /// arrived (BEP 45).
+    fn send(&mut self, node: &mut Node, answered: Option<(SocketAddr, SocketAddr)>) {
+        while let Some((to, data)) = node.next_datagram() {
+            if self.may_send(to) {
+                let from = answered.filter(|(from, _)| *from == to).map(|(_, own)| own);
+                let data = data.into();
+                self.net.push(NetRequest::Datagram { from, to, data });
+            }
+        }
     }
 
     /// Whether a torrent may be searched for, and its peers may learn of our node.

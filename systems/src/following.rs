@@ -461,8 +461,8 @@ impl FollowParams<'_, '_> {
                 links.refuse(target, &error.into());
             }
             Answer::Stored(result) => {
-                // A refusal means that others know a newer item.
-                if matches!(result, Ok(_) | Err(DhtError::Refused(_))) {
+                // A refusal means that others know a newer item, or that the torrent is private.
+                if !matches!(result, Err(DhtError::NoNodes | DhtError::Busy)) {
                     link.store_due = self.clock.now() + STORE_INTERVAL;
                 }
                 self.schedule(link);

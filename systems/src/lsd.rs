@@ -72,10 +72,10 @@ impl Plugin for LsdPlugin {
     }
 }
 
-/// Whether a torrent waits for its next announcement.
+/// When a torrent is announced next; `None` if it is not announced. An earlier or later turn that comes is obsolete.
 #[derive(Component, Debug, Default)]
 pub struct LocalAnnouncer {
-    is_listed: bool,
+    due: Option<Timestamp>,
 }
 
 /// A torrent whose next announcement is due.
@@ -135,9 +135,9 @@ fn list_torrents(
         let Ok((_, lifecycle, allowed, mut announcer)) = torrents.get_mut(entity) else {
             continue;
         };
-        if lifecycle.connects() && allowed.has(CandidateSource::LOCAL_DISCOVERY) && !announcer.is_listed {
-            announcer.is_listed = true;
+        if lifecycle.connects() && allowed.has(CandidateSource::LOCAL_DISCOVERY) && announcer.due.is_none() {
             let at = clock.now() + GATHER;
+            announcer.due = Some(at);
             turns.set(at, LocalTurn(entity));
             wakeup.at(at.max(discovery.earliest));
         }
@@ -179,11 +179,16 @@ fn announce_locally(
         let Ok((torrent, lifecycle, allowed, mut announcer)) = torrents.get_mut(entity) else {
             continue;
         };
+        if announcer.due.is_none_or(|due| due > now) {
+            continue;
+        }
         // A torrent that stops running is listed again when it runs.
-        announcer.is_listed = lifecycle.connects() && allowed.has(CandidateSource::LOCAL_DISCOVERY);
-        if announcer.is_listed {
+        announcer.due = None;
+        if lifecycle.connects() && allowed.has(CandidateSource::LOCAL_DISCOVERY) {
             hashes.push(torrent.id());
-            turns.set(now + seconds(announcing.settings.lsd.interval_s), LocalTurn(entity));
+            let next = now + seconds(announcing.settings.lsd.interval_s);
+            announcer.due = Some(next);
+            turns.set(next, LocalTurn(entity));
         }
     }
     if !hashes.is_empty() {
@@ -225,18 +230,31 @@ impl Announcing<'_> {
 }
 
 /// Finds the peers that announce themselves. The address of a peer is the sender's, with the port that the message names.
+/// When our own addresses have changed, all torrents are announced again soon: the neighbors know the old address.
 fn receive_local(
     clock: Res<Clock>,
     index: Res<TorrentIndex>,
     mut net: ResMut<NetPort>,
     mut discovery: ResMut<LocalDiscovery>,
+    mut turns: ResMut<Deadlines<LocalTurn>>,
     mut found: MessageWriter<CandidatesFound>,
-    torrents: Query<(&Torrent, &AllowedSources)>,
+    mut torrents: Query<(Entity, &Torrent, &AllowedSources, &mut LocalAnnouncer)>,
 ) {
     let now = clock.now();
     for event in net.take(LSD_DATAGRAMS) {
-        let NetEvent::Datagram { datagram, .. } = event else {
-            continue;
+        let datagram = match event {
+            NetEvent::Datagram { datagram, .. } => datagram,
+            NetEvent::AddressesChanged => {
+                discovery.earliest = discovery.earliest.min(now + GATHER);
+                for (entity, .., mut announcer) in &mut torrents {
+                    if announcer.due.is_some() {
+                        announcer.due = Some(now + GATHER);
+                        turns.set(now + GATHER, LocalTurn(entity));
+                    }
+                }
+                continue;
+            }
+            _ => continue,
         };
         if !discovery.allows(datagram.from.ip(), now) {
             continue;
@@ -254,7 +272,7 @@ fn receive_local(
         let mut address = datagram.from;
         address.set_port(announce.port);
         for torrent in announce.hashes.iter().filter_map(|hash| index.get(*hash)) {
-            if let Ok((known, allowed)) = torrents.get(torrent)
+            if let Ok((_, known, allowed, _)) = torrents.get(torrent)
                 && allowed.has(CandidateSource::LOCAL_DISCOVERY)
             {
                 tracing::debug!(torrent = %known.label(), peer = %address, "local discovery found a peer");

@@ -169,7 +169,10 @@ fn sort_stream_events(
             }
             NetEvent::Closed { stream, reason } => drop(closed.write(StreamClosed { stream, reason })),
             NetEvent::DatagramsDropped { kind, count } => datagrams.add(kind, count),
-            NetEvent::Gone { .. } | NetEvent::Datagram { .. } | NetEvent::Resolved { .. } => {}
+            NetEvent::Gone { .. }
+            | NetEvent::Datagram { .. }
+            | NetEvent::AddressesChanged
+            | NetEvent::Resolved { .. } => {}
         }
     }
 }

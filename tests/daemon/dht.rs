@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
+use ecs_torrent::protocol::dht::krpc::{Body, Packet};
 use serde_json::json;
 
 use crate::bed::{Daemon, Process, command, fail, succeed, torrent, wait_until};
@@ -204,6 +207,46 @@ fn unusable_requests_name_their_problem() {
     fs::write(folder.join("key"), "no key").unwrap();
     assert!(fail(folder, &["dht", "put", "x", "--secret", "key"]).contains("64 hexadecimal digits"));
     assert_eq!(fs::read_to_string(folder.join("key")).unwrap(), "no key");
+}
+
+/// Asks a node for its id. Returns it, and the address that answers.
+fn ping(socket: &UdpSocket, to: SocketAddr) -> (Vec<u8>, SocketAddr) {
+    let query = b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe";
+    let mut buffer = [0; 1500];
+    // The node may not run yet, and pings us too.
+    loop {
+        socket.send_to(query, to).unwrap();
+        while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            let packet = Packet::parse(&buffer[..len]).unwrap();
+            if let Body::Reply(reply) = packet.message().unwrap().body {
+                return (reply.id.0.to_vec(), from);
+            }
+        }
+    }
+}
+
+/// BEP 45: a node for each listen address, which answers from where it was asked. A socket that listens at all addresses
+/// answers from the one that was asked.
+#[test]
+fn each_address_has_a_node_which_answers_from_there() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let daemon = Daemon::start_with(folder, &["--listen", "127.0.0.2:0", "--listen", "0.0.0.0:0"]);
+    let addresses = daemon.peers.split(" and ").map(|address| address.parse().unwrap());
+    let mut addresses: Vec<SocketAddr> = addresses.collect();
+    addresses[2].set_ip([127, 0, 0, 5].into());
+    let socket = UdpSocket::bind("127.0.0.3:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let answers = addresses.iter().map(|address| ping(&socket, *address));
+    let (ids, from): (Vec<_>, Vec<_>) = answers.unzip();
+    assert_eq!(from, addresses);
+    assert_ne!(ids[0], ids[1], "two nodes");
+    assert_eq!(ids[0], ids[2], "the first node has all other addresses");
+    let further = &daemon.get("/api/v1/dht").json()["further"];
+    assert_eq!(further[0]["address"], json!(addresses[1]));
+    assert_eq!(further[0]["id"], json!(const_hex::encode(&ids[1])));
+    assert_eq!(further.as_array().unwrap().len(), 1);
+    assert!(succeed(folder, &["dht", "stats"]).contains(&format!("at {}", addresses[1])));
 }
 
 #[test]

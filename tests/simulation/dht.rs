@@ -5,6 +5,7 @@ use ecs_torrent::components::dht::{DhtError, DhtStats, FindDhtPeers, GetDhtItem,
 use ecs_torrent::engine::sim::{Crash, NewNode};
 use ecs_torrent::protocol::dht::items::{Item, mutable_target, public_key};
 use ecs_torrent::protocol::dht::node::NodeStats;
+use ecs_torrent::protocol::magnet::MutableLink;
 use ecs_torrent::sim::invariants::{Invariant, InvariantsPlugin, Violation, Violations};
 use ecs_torrent::systems::dht::Dht;
 
@@ -256,6 +257,11 @@ fn commands_do_not_name_private_torrents() {
         let (target, salt) = (torrent.into(), Vec::new());
         let got = network.send(|reply| GetDhtItem { target, salt, reply });
         assert_eq!(got, Err(DhtError::TrackersOnly(torrent)));
+        // Under a public key (BEP 46).
+        let (salt, cas) = (Vec::new(), None);
+        let item = Item::sign(&[1; 32], &salt, 1, &MutableLink::value_of(torrent)).unwrap();
+        let put = network.send(|reply| PutDhtItem { item, salt, cas, reply });
+        assert_eq!(put, Err(DhtError::TrackersOnly(torrent)));
     }
 }
 

@@ -209,6 +209,24 @@ fn neighbors_find_each_other_without_a_tracker() {
     assert!(outcome.is_good(), "{outcome}");
 }
 
+/// The only seed gets another address in the middle of the transfer. Its old connections are dead without notice.
+#[test]
+fn a_neighbor_whose_address_changes_comes_back_in_seconds() {
+    let outcome = Scenario::new("a neighbor that moves")
+        .settings(settings(true))
+        .torrent(NewContent {
+            len: 16 * MIB,
+            ..NewContent::default()
+        })
+        .seeds(1, LINK)
+        .leeches(2, LINK)
+        .in_a_local_network()
+        .at(Duration::from_secs(8), Act::Moves(Who::Seed(0)))
+        .within(2.0, Duration::from_secs(20))
+        .run();
+    assert!(outcome.is_good(), "{outcome}");
+}
+
 #[test]
 fn neighbors_do_not_find_each_other_by_a_private_torrent_or_without_local_discovery() {
     for (is_private, has_lsd) in [(true, true), (false, false)] {

@@ -543,7 +543,7 @@ impl Plugin for Names {
         let name = move |mut started: MessageReader<TorrentStarted>, mut net: ResMut<NetPort>, all: Query<&Torrent>| {
             for torrent in started.read().filter_map(|started| all.get(started.torrent).ok()) {
                 let (to, data) = (([10, 0, 0, 99], 6881).into(), message(&torrent.id()).into());
-                net.push(NetRequest::Datagram { to, data });
+                net.push(NetRequest::Datagram { from: None, to, data });
             }
         };
         app.add_systems(Tick, name.after(TickSet::Announce).before(TickSet::Decide));

@@ -256,6 +256,16 @@ async fn stats(args: StatsArgs) -> Result<Outcome, CliError> {
             say!("{:<10} our address is {}", "", printable(address));
         }
     }
+    for node in stats["further"].as_array().into_iter().flatten() {
+        let nodes = |name: &str| node[name].as_u64().unwrap_or_default();
+        say!(
+            "{:<10} at {}: {} nodes, {} of them good",
+            "",
+            printable(text(&node["address"])),
+            nodes("nodes"),
+            nodes("good_nodes")
+        );
+    }
     say!(
         "{:<10} {} peers of {} torrents, {} items",
         "stored",

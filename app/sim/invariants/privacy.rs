@@ -53,7 +53,7 @@ pub(super) fn listen(
         }
     }
     for request in net.outgoing() {
-        let (NetRequest::Datagram { to, data } | NetRequest::Multicast { group: to, data, .. }) = request else {
+        let (NetRequest::Datagram { to, data, .. } | NetRequest::Multicast { group: to, data, .. }) = request else {
             continue;
         };
         let is_announce = matches!(DatagramKind::of(data), Some(DatagramKind::Tracker)) || is_connect(data);

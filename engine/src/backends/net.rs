@@ -226,7 +226,7 @@ impl Backend<NetRequest, NetEvent> for TokioNet {
                         self.shared.sink.push(NetEvent::Gone { tag });
                     }
                 }
-                NetRequest::Datagram { to, data } => self.outbox.push(&self.udp, to, data),
+                NetRequest::Datagram { from, to, data } => self.outbox.push(&self.udp, (from, to), data),
                 NetRequest::Join { group } => self.groups.join(&self.runtime.handle(), &self.shared, group),
                 NetRequest::Multicast { group, local, data } => self.groups.send(group, local, data),
                 NetRequest::Resolve { tag, host, port } => self.resolve(tag, host, port),

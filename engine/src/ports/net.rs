@@ -147,9 +147,11 @@ pub enum NetRequest {
         /// Returned in `Gone` when an orderly close has ended, if set.
         tag: Option<JobTag>,
     },
-    /// Sends a datagram from our socket of the address's family. If that is not possible, the datagram is lost without
+    /// Sends a datagram from our first socket of the address's family. If that is not possible, the datagram is lost without
     /// notice.
     Datagram {
+        /// The address of ours to send from, in place of the one that the system chooses.
+        from: Option<SocketAddr>,
         /// The destination.
         to: SocketAddr,
         /// The payload.
@@ -234,6 +236,8 @@ pub enum NetEvent {
         /// The datagram.
         datagram: Datagram,
     },
+    /// The addresses of the local network's interfaces have changed. Noticed by ports that have joined a multicast group.
+    AddressesChanged,
     /// Datagrams were dropped because too many were waiting or nobody takes them.
     DatagramsDropped {
         /// The kind of the datagrams; `None` if they belong to no protocol known here.
@@ -255,6 +259,7 @@ impl PortEvent for NetEvent {
         match self {
             Self::Datagram { kind, .. } => kind.purpose(),
             Self::Resolved { tag, .. } | Self::Gone { tag } => tag.purpose,
+            Self::AddressesChanged => LSD_DATAGRAMS,
             _ => STREAMS,
         }
     }

@@ -123,23 +123,26 @@ impl Hub {
     }
 
     /// Puts a datagram into a node's ring, if somebody takes its kind.
-    pub(super) fn deliver_datagram(&mut self, node: NodeId, from: SocketAddr, data: &Bytes) {
+    pub(super) fn deliver_datagram(&mut self, node: NodeId, from: SocketAddr, to: SocketAddr, data: &Bytes) {
         if let Some(trace) = &mut self.trace {
             trace.datagram(self.now, node, from, data);
         }
-        let is_taken = self.inbox(node).datagrams.push(from, self.now, data, || data.clone());
+        let is_taken = self
+            .inbox(node)
+            .datagrams
+            .push(from, to, self.now, data, || data.clone());
         if is_taken {
             self.agenda.wake(node, self.now);
         }
     }
 
     /// Delivers a datagram of a multicast group.
-    pub(super) fn deliver_multicast(&mut self, node: NodeId, from: SocketAddr, data: &Bytes) {
+    pub(super) fn deliver_multicast(&mut self, node: NodeId, from: SocketAddr, to: SocketAddr, data: &Bytes) {
         if let Some(trace) = &mut self.trace {
             trace.datagram(self.now, node, from, data);
         }
         let (kind, copy) = (DatagramKind::LocalDiscovery, || data.clone());
-        let is_taken = self.inbox(node).datagrams.push_as(kind, from, self.now, copy);
+        let is_taken = self.inbox(node).datagrams.push_as(kind, from, to, self.now, copy);
         if is_taken {
             self.agenda.wake(node, self.now);
         }

@@ -76,7 +76,7 @@ fn poll(host: &mut SimNet) -> Vec<NetEvent> {
 
 fn datagram(host: &mut SimNet) {
     let (to, data) = (address(1), bytes::Bytes::from_static(&[0; 8]));
-    host.submit(&mut vec![NetRequest::Datagram { to, data }]);
+    host.submit(&mut vec![NetRequest::Datagram { from: None, to, data }]);
 }
 
 #[test]

@@ -110,6 +110,7 @@ impl Trace {
                 self.tag(*tag);
             }
             NetEvent::Datagram { datagram, .. } => self.datagram(now, node, datagram.from, &datagram.data),
+            NetEvent::AddressesChanged => self.head(now, node, 99),
             NetEvent::DatagramsDropped { count, .. } => {
                 self.head(now, node, 9);
                 self.word(*count);

@@ -6,16 +6,18 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::commands::{CommandQueue, Reply};
 use ecs_torrent_components::dht::{
-    DhtError, DhtNetwork, DhtPeers, DhtStats, FindDhtPeers, GetDhtItem, GetDhtStats, PutDhtItem,
+    DhtError, DhtNetwork, DhtPeers, DhtStats, FindDhtPeers, FurtherDhtNode, GetDhtItem, GetDhtStats, PutDhtItem,
 };
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::dht::id::NodeId;
 use ecs_torrent_protocol::dht::items::{Item, immutable_target, mutable_target};
-use ecs_torrent_protocol::dht::node::{Found, Goal, Node};
+use ecs_torrent_protocol::dht::node::{Found, Goal, Node, NodeStats};
 use ecs_torrent_protocol::hash::InfoHash;
+use ecs_torrent_protocol::magnet::MutableLink;
 use ecs_torrent_protocol::time::Timestamp;
 
 use super::Dht;
+use super::further::FurtherNode;
 
 /// Commands that wait.
 #[derive(SystemParam)]
@@ -106,11 +108,20 @@ impl DhtCommands<'_> {
         is_fenced: impl Fn(InfoHash) -> bool,
     ) {
         for command in self.stats.0.drain(..) {
-            command.reply.send(stats(node, now));
+            command.reply.send(stats(dht, node, now));
         }
         for (target, goal, answer) in self.searches() {
-            if is_fenced(InfoHash(target.0)) {
-                answer.refuse(DhtError::TrackersOnly(InfoHash(target.0)));
+            // An item may name a torrent too (BEP 46).
+            let named = match &goal {
+                Goal::Put { item, .. } => MutableLink::torrent_in(&item.value),
+                _ => None,
+            };
+            let fenced = [Some(InfoHash(target.0)), named]
+                .into_iter()
+                .flatten()
+                .find(|hash| is_fenced(*hash));
+            if let Some(fenced) = fenced {
+                answer.refuse(DhtError::TrackersOnly(fenced));
                 continue;
             }
             match node.search(target, goal, None, now) {
@@ -144,25 +155,41 @@ impl DhtCommands<'_> {
     }
 }
 
-fn stats(node: &Node, now: Timestamp) -> DhtStats {
-    let stats = node.stats(now);
-    let network = |family: Family| {
-        let table = &stats.tables[family as usize];
-        node.is_enabled(family).then(|| DhtNetwork {
-            id: node.id(family),
-            external_address: node.external_address(family),
-            good_nodes: table.good,
-            nodes: table.nodes,
-        })
-    };
-    DhtStats {
-        ipv4: network(Family::V4),
-        ipv6: network(Family::V6),
-        is_read_only: node.is_read_only(),
-        stored_torrents: stats.stored_torrents,
-        stored_peers: stats.stored_peers,
-        stored_items: stats.stored_items,
-        searches: stats.searches,
-        counters: stats.counters,
+fn stats(dht: &Dht, first: &Node, now: Timestamp) -> DhtStats {
+    let mut all = first.stats(now);
+    let mut further = Vec::new();
+    for FurtherNode { local, node } in &dht.further {
+        let stats = node.stats(now);
+        further.extend(
+            network(node, &stats, Family::of(local.ip())).map(|network| FurtherDhtNode {
+                address: *local,
+                network,
+            }),
+        );
+        all.stored_torrents += stats.stored_torrents;
+        all.stored_peers += stats.stored_peers;
+        all.stored_items += stats.stored_items;
+        all.counters += stats.counters;
     }
+    DhtStats {
+        ipv4: network(first, &all, Family::V4),
+        ipv6: network(first, &all, Family::V6),
+        further,
+        is_read_only: first.is_read_only(),
+        stored_torrents: all.stored_torrents,
+        stored_peers: all.stored_peers,
+        stored_items: all.stored_items,
+        searches: all.searches,
+        counters: all.counters,
+    }
+}
+
+fn network(node: &Node, stats: &NodeStats, family: Family) -> Option<DhtNetwork> {
+    let table = &stats.tables[family as usize];
+    node.is_enabled(family).then(|| DhtNetwork {
+        id: node.id(family),
+        external_address: node.external_address(family),
+        good_nodes: table.good,
+        nodes: table.nodes,
+    })
 }

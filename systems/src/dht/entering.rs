@@ -17,7 +17,7 @@ use ecs_torrent_protocol::metainfo::NodeHost;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
 
-use super::{DhtParams, Inbox};
+use super::{Dht, DhtParams, Inbox};
 
 /// The inbox of looked-up bootstrap hosts.
 pub(super) const NAMES: Purpose = purpose!("dht bootstrap hosts");
@@ -52,11 +52,14 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Requests the table of an earlier run.
-    pub(super) fn start(&mut self, state: &mut StatePort) {
-        let tag = JobTag::new(STATE, Entity::PLACEHOLDER);
+    /// Requests the tables of an earlier run, of so many nodes.
+    pub(super) fn start(&mut self, state: &mut StatePort, count: usize) {
         state.open_inbox(STATE);
-        state.push(StateRequest::LoadBlob { tag, name: blob_name() });
+        for number in 0..count {
+            let name = blob_name(number);
+            let tag = tag_of(number);
+            state.push(StateRequest::LoadBlob { tag, name });
+        }
         self.lookup = Some(Timestamp::ZERO);
     }
 
@@ -72,15 +75,24 @@ impl Entry {
 
 impl DhtParams<'_, '_> {
     /// Takes the saved table and looked-up hosts, and looks hosts up while nobody has answered.
-    pub(super) fn enter(&mut self, entry: &mut Entry, node: &mut Node) {
+    pub(super) fn enter(&mut self, dht: &mut Dht, node: &mut Node) {
         let now = self.clock.now();
         for event in self.state.take(STATE) {
-            if let Ok(StateDone::BlobLoaded(Some(table))) = event.outcome
-                && let Err(error) = node.load(&table, now)
-            {
+            let Ok(StateDone::BlobLoaded(Some(table))) = event.outcome else {
+                continue;
+            };
+            let loaded = match (event.tag.number as usize).checked_sub(1) {
+                None => node.load(&table, now),
+                Some(further) => match dht.further.get_mut(further) {
+                    Some(further) => further.node.load(&table, now),
+                    None => continue,
+                },
+            };
+            if let Err(error) = loaded {
                 tracing::warn!(%error, "the saved table of the DHT is damaged");
             }
         }
+        let entry = &mut dht.entry;
         let resolved: Vec<NetEvent> = self.net.take(NAMES).collect();
         for event in resolved {
             match event {
@@ -214,17 +226,33 @@ impl DhtParams<'_, '_> {
     }
 
     /// Saves the table if it is time.
-    pub(super) fn save(&mut self, entry: &mut Entry, node: &Node) {
+    pub(super) fn save(&mut self, dht: &mut Dht, node: &Node) {
         let now = self.clock.now();
-        if entry.save.is_some_and(|at| at <= now) {
-            entry.save = Some(now + SAVE_INTERVAL);
-            let (tag, name) = (JobTag::new(STATE, Entity::PLACEHOLDER), blob_name());
-            let bytes = node.save(now).into();
-            self.state.push(StateRequest::SaveBlob { tag, name, bytes });
+        if dht.entry.save.is_some_and(|at| at <= now) {
+            dht.entry.save = Some(now + SAVE_INTERVAL);
+            let further = dht.further.iter().map(|further| &*further.node);
+            for (number, node) in std::iter::once(node).chain(further).enumerate() {
+                let (tag, name) = (tag_of(number), blob_name(number));
+                let bytes = node.save(now).into();
+                self.state.push(StateRequest::SaveBlob { tag, name, bytes });
+            }
         }
     }
 }
 
-fn blob_name() -> BlobName {
-    BlobName::new("dht").expect("lower-case letters")
+/// Returns the name of a node's table; the first node has number 0.
+fn blob_name(number: usize) -> BlobName {
+    let name = match number {
+        0 => "dht".to_owned(),
+        further => format!("dht-{}", further + 1),
+    };
+    BlobName::new(&name).expect("lower-case letters and digits")
+}
+
+fn tag_of(number: usize) -> JobTag {
+    let number = number as u64;
+    JobTag {
+        number,
+        ..JobTag::new(STATE, Entity::PLACEHOLDER)
+    }
 }

@@ -119,7 +119,7 @@ impl Network {
             world.resource_mut::<Messages<PeersWanted>>().clear();
             world.resource_mut::<Messages<CandidatesFound>>().clear();
             for request in world.resource::<NetPort>().outgoing() {
-                if let NetRequest::Datagram { to, data } = request {
+                if let NetRequest::Datagram { to, data, .. } = request {
                     self.sent.push((*to, data.clone()));
                     let second = self.now.since(NOW).as_secs();
                     *self.bytes.entry(second).or_default() += data.len();
@@ -152,6 +152,7 @@ impl Network {
         Some(NetEvent::Datagram {
             kind: DatagramKind::Dht,
             datagram: Datagram {
+                to: ([0, 0, 0, 0], 6881).into(),
                 from: to,
                 arrived: self.now,
                 data: answer.write().into(),

@@ -220,13 +220,13 @@ impl DhtParams<'_, '_> {
                 }
                 Event::Announced { info_hash, peer } => self.take_announced(InfoHash(info_hash.0), peer),
                 Event::ExternalAddress(address) => self.external.learn(address),
-                Event::Ready(_) => {}
+                Event::Ready(family) => self.introduce_further(dht, node, family),
             }
         }
     }
 
     /// Takes a peer that has announced itself to our node. If the torrent is listed here, no search has to find the peer.
-    fn take_announced(&mut self, info_hash: InfoHash, peer: SocketAddr) {
+    pub(super) fn take_announced(&mut self, info_hash: InfoHash, peer: SocketAddr) {
         let Some(torrent) = self.index.get(info_hash) else {
             return;
         };

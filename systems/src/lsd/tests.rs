@@ -121,13 +121,14 @@ fn private_and_stopped_torrents_are_not_announced() {
     // Its metadata says that it is private.
     *bed.get_mut::<AllowedSources>(known) = AllowedSources(CandidateSources::default().serving(true));
     assert_eq!(pass(&mut bed, Duration::from_secs(1)), []);
-    assert!(!bed.get::<LocalAnnouncer>(paused).is_listed && bed.world.resource::<Deadlines<LocalTurn>>().is_empty());
+    assert!(bed.get::<LocalAnnouncer>(paused).due.is_none() && bed.world.resource::<Deadlines<LocalTurn>>().is_empty());
 }
 
 /// Receives messages from a host. Returns the peers that were found.
 fn receive(bed: &mut Bed, from: &str, announce: &LocalAnnounce, count: usize) -> Vec<(Entity, SocketAddr)> {
     let datagram = Datagram {
         from: from.parse().unwrap(),
+        to: GROUP_V4.into(),
         arrived: Timestamp::ZERO,
         data: announce.write(Family::V4),
     };

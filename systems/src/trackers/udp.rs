@@ -180,7 +180,7 @@ impl Exchange<'_> {
         match step {
             Step::Send(packet) => {
                 let (to, data) = (exchange.tracker(), packet.into());
-                self.net.push(NetRequest::Datagram { to, data });
+                self.net.push(NetRequest::Datagram { from: None, to, data });
                 self.repeats.set(exchange.deadline(), Repeat(exchange.transaction()));
                 self.udp.exchanges.insert(exchange.transaction(), (request, exchange));
             }

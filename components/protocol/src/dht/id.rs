@@ -28,7 +28,16 @@ impl NodeId {
 
     /// Returns a random id that a node at `ip` may use (BEP 42); any random id if the address is local.
     pub fn random_for(ip: IpAddr, rng: &mut impl Rng) -> Self {
+        Self::variant_for(ip, None, rng)
+    }
+
+    /// Like [`NodeId::random_for`]. The ids of two variants, numbers modulo 8, are far apart, so that several nodes behind
+    /// one address have different neighbors (BEP 45).
+    pub fn variant_for(ip: IpAddr, variant: Option<u8>, rng: &mut impl Rng) -> Self {
         let mut id = Self::random(rng);
+        if let Some(variant) = variant {
+            id.0[19] = (id.0[19] & !0x07) | (variant & 0x07);
+        }
         if !is_local(ip) {
             let [a, b, c, _] = prefix(ip, id.0[19]).to_be_bytes();
             id.0[0] = a;

@@ -14,6 +14,7 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::AddAssign;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -69,6 +70,8 @@ pub struct NodeSettings {
     pub is_read_only: bool,
     /// Whether only nodes whose ids fit their addresses count as storage nodes (BEP 42).
     pub enforces_ids: bool,
+    /// Which of the eight ids of an external address the node takes, modulo 8; `None` for any (BEP 45).
+    pub id_variant: Option<u8>,
 }
 
 impl Default for NodeSettings {
@@ -91,6 +94,7 @@ impl Default for NodeSettings {
             query_bytes_per_s: 50_000,
             is_read_only: false,
             enforces_ids: true,
+            id_variant: None,
         }
     }
 }
@@ -192,6 +196,20 @@ pub struct Counters {
     pub invalid: u64,
 }
 
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.datagrams_received += other.datagrams_received;
+        self.bytes_received += other.bytes_received;
+        self.datagrams_sent += other.datagrams_sent;
+        self.bytes_sent += other.bytes_sent;
+        self.queries_received += other.queries_received;
+        self.queries_refused += other.queries_refused;
+        self.queries_sent += other.queries_sent;
+        self.replies_received += other.replies_received;
+        self.invalid += other.invalid;
+    }
+}
+
 /// A node of the DHT.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -268,6 +286,13 @@ impl Node {
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.settings.is_read_only
+    }
+
+    /// Returns the known nodes closest to a target.
+    #[must_use]
+    pub fn closest(&self, target: NodeId, family: Family, count: usize, now: Timestamp) -> Vec<SocketAddr> {
+        let contacts = self.part(family).table.closest(target, count, now);
+        contacts.into_iter().map(|contact| contact.address).collect()
     }
 
     /// Counts what the node holds and has done.

@@ -14,10 +14,11 @@ use quinn_udp::{Transmit, UdpSocketState};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::Shared;
-use crate::ports::net::DatagramKind;
+use crate::ports::net::{DatagramKind, NetEvent};
 
 /// Number of routers that a datagram may pass. The groups of BEP 14 are limited to the site, which may have several
 /// networks.
@@ -35,9 +36,15 @@ const MAX_WAITING: usize = 16;
 /// Pause after a socket failed to receive, in which other errors would be logged as well.
 const RECEIVE_PAUSE: Duration = Duration::from_secs(1);
 
+/// Time between two looks at the addresses of the interfaces.
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+
 /// The joined groups.
 #[derive(Default)]
-pub(super) struct Groups(BTreeMap<SocketAddr, Arc<Group>>);
+pub(super) struct Groups {
+    groups: BTreeMap<SocketAddr, Arc<Group>>,
+    is_watching: bool,
+}
 
 /// A group.
 struct Group {
@@ -70,7 +77,7 @@ struct Link {
 }
 
 /// Whether an engine that listens at `local` can be reached at `ip`.
-fn includes(local: SocketAddr, ip: IpAddr) -> bool {
+pub(super) fn includes(local: SocketAddr, ip: IpAddr) -> bool {
     local.is_ipv4() == ip.is_ipv4() && (local.ip().is_unspecified() || local.ip() == ip)
 }
 
@@ -116,7 +123,10 @@ impl Groups {
     /// Joins a group on interfaces that are new, and leaves it on those that are gone. Reading the interfaces may block,
     /// so another thread does it.
     pub(super) fn join(&mut self, runtime: &Handle, shared: &Arc<Shared>, address: SocketAddr) {
-        let group = self.0.entry(address).or_insert_with(|| {
+        if !std::mem::replace(&mut self.is_watching, true) {
+            runtime.spawn(watch(shared.clone()));
+        }
+        let group = self.groups.entry(address).or_insert_with(|| {
             let state = Mutex::default();
             Arc::new(Group { address, state })
         });
@@ -140,7 +150,7 @@ impl Groups {
 
     /// Sends a datagram over each interface of a group that a listen address includes.
     pub(super) fn send(&mut self, address: SocketAddr, local: SocketAddr, data: Bytes) {
-        let Some(group) = self.0.get(&address) else {
+        let Some(group) = self.groups.get(&address) else {
             return;
         };
         let mut state = group.state();
@@ -280,6 +290,29 @@ impl GroupSocket {
     }
 }
 
+/// Reports new addresses at which neighbors reach us, for as long as the engine lives.
+async fn watch(shared: Arc<Shared>) {
+    let mut known: Option<Vec<Link>> = None;
+    loop {
+        let reader = shared.clone();
+        let found = spawn_blocking(move || {
+            let interfaces = get_if_addrs().unwrap_or_default();
+            let links = interfaces.iter().filter_map(|interface| {
+                // A link of the interface's family is one of any group of that family.
+                let group = SocketAddr::new(interface.ip(), 0);
+                Link::of(interface, group, &reader.local)
+            });
+            links.collect::<Vec<Link>>()
+        });
+        let Ok(found) = found.await else { return };
+        if known.is_some_and(|known| found.iter().any(|link| !known.contains(link))) {
+            shared.sink.push(NetEvent::AddressesChanged);
+        }
+        known = Some(found);
+        sleep(WATCH_INTERVAL).await;
+    }
+}
+
 /// Receives a group's datagrams from neighbors, for as long as the engine lives.
 async fn receive(socket: Arc<GroupSocket>, group: Arc<Group>, shared: Arc<Shared>) {
     let mut buffer = [0; MAX_DATAGRAM];
@@ -300,7 +333,7 @@ async fn receive(socket: Arc<GroupSocket>, group: Arc<Group>, shared: Arc<Shared
         let data = &buffer[..len];
         let kind = DatagramKind::LocalDiscovery;
         let copy = || Bytes::copy_from_slice(data);
-        if shared.datagrams().push_as(kind, from, arrived, copy) {
+        if shared.datagrams().push_as(kind, from, group.address, arrived, copy) {
             shared.sink.wake();
         }
     }

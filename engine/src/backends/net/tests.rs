@@ -316,7 +316,7 @@ fn datagrams_travel_in_batches() {
     let mut requests = Vec::new();
     for (number, data) in sent.iter().enumerate() {
         let (to, data) = (addresses[number / 7 % 2], data.clone());
-        requests.push(NetRequest::Datagram { to, data });
+        requests.push(NetRequest::Datagram { from: None, to, data });
     }
     let sender = &mut hosts[0].net;
     let earliest = epoch.elapsed();

@@ -12,6 +12,7 @@ use tokio::io::Interest;
 use tokio::time::sleep;
 
 use super::Shared;
+use super::multicast::includes;
 use crate::ports::net::DatagramKind;
 
 /// Maximum length of a datagram that is taken. Trackers and DHT nodes send less than an Ethernet frame.
@@ -26,10 +27,12 @@ const RUN_BYTES: usize = 1 << 16;
 /// Maximum number of bytes of one send call: a UDP payload over IPv4 (GSO).
 const MAX_RUN: usize = 65_507;
 
-/// Pause of a socket that has received all that had arrived, and found nothing but messages of the DHT. What arrives
-/// meanwhile waits in the socket, so that one call receives several messages and the engine ticks once for them. A message
-/// that comes alone is received at once. The answers of distant nodes take some hundred milliseconds anyway.
-const GATHERING_PAUSE: Duration = Duration::from_millis(4);
+/// Pause of a socket that has received all that had arrived, and found nothing but messages of the DHT: for each of the
+/// messages, and at most. What arrives meanwhile waits in the socket, so that one call receives several messages and the
+/// engine ticks once for them. A message that comes alone is received at once. The answers of distant nodes take some
+/// hundred milliseconds anyway.
+const PAUSE_PER_MESSAGE: Duration = Duration::from_millis(2);
+const MAX_PAUSE: Duration = Duration::from_millis(10);
 
 /// Time without pauses after a datagram of another kind. uTP measures delays, so its packets must not wait.
 const TIME_WITHOUT_PAUSES: Duration = Duration::from_secs(1);
@@ -41,14 +44,14 @@ const REGISTER_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Udp {
     socket: UdpSocket,
     state: UdpSocketState,
-    is_ipv4: bool,
+    local: SocketAddr,
 }
 
 impl Udp {
     pub(super) fn new(socket: UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
-        let is_ipv4 = socket.local_addr()?.is_ipv4();
-        Ok(Self { socket, state, is_ipv4 })
+        let local = socket.local_addr()?;
+        Ok(Self { socket, state, local })
     }
 
     /// Registers the socket for readiness, until the returned handle is dropped. The handle has a descriptor of its own.
@@ -104,13 +107,15 @@ fn receive_once(udp: &Udp, memory: &mut [u8], pauses: &mut Pauses, shared: &Shar
     let mut buffers: [IoSliceMut<'_>; RECEIVED_TOGETHER] =
         std::array::from_fn(|_| IoSliceMut::new(slices.next().unwrap_or_default()));
     let count = udp.receive(&mut buffers, &mut metas)?;
-    let has_others = take_in(&metas[..count], &buffers, shared);
+    let has_others = take_in(&metas[..count], &buffers, udp.local, shared);
     Ok(pauses.after(count, has_others, Instant::now()))
 }
 
 /// Decides about pauses between receive calls.
 #[derive(Default)]
 struct Pauses {
+    /// Datagrams or runs received since the last pause.
+    count: usize,
     /// The time of the last datagram that was no message of the DHT.
     last_other: Option<Instant>,
 }
@@ -118,27 +123,33 @@ struct Pauses {
 impl Pauses {
     /// Returns the pause after a call that has received `count` datagrams or runs.
     fn after(&mut self, count: usize, has_others: bool, now: Instant) -> Option<Duration> {
+        self.count += count;
         if has_others {
             self.last_other = Some(now);
         }
+        // More may be waiting behind a full call.
+        if count >= RECEIVED_TOGETHER {
+            return None;
+        }
+        let received = u32::try_from(std::mem::take(&mut self.count)).unwrap_or(u32::MAX);
         let since_other = self.last_other.map(|last| now.duration_since(last));
         let may_wait = since_other.is_none_or(|since| since >= TIME_WITHOUT_PAUSES);
-        // More may be waiting behind a full call.
-        (may_wait && count < RECEIVED_TOGETHER).then_some(GATHERING_PAUSE)
+        may_wait.then(|| PAUSE_PER_MESSAGE.saturating_mul(received).min(MAX_PAUSE))
     }
 }
 
 /// Puts the datagrams of one receive call into their rings, and wakes the engine once. Returns whether there was one that
 /// is no message of the DHT.
-fn take_in(metas: &[RecvMeta], buffers: &[IoSliceMut<'_>], shared: &Shared) -> bool {
+fn take_in(metas: &[RecvMeta], buffers: &[IoSliceMut<'_>], local: SocketAddr, shared: &Shared) -> bool {
     let (mut is_any, mut has_others) = (false, false);
     let mut rings = shared.datagrams();
     for (meta, buffer) in metas.iter().zip(buffers) {
         let arrived = shared.epoch.elapsed().saturating_sub(age(meta));
         let arrived = Timestamp::ZERO + arrived;
+        let to = SocketAddr::new(meta.dst_ip.unwrap_or(local.ip()), local.port());
         for data in buffer[..meta.len].chunks(meta.stride.max(1)) {
             let data = &data[..data.len().min(MAX_DATAGRAM)];
-            if rings.push(meta.addr, arrived, data, || Bytes::copy_from_slice(data)) {
+            if rings.push(meta.addr, to, arrived, data, || Bytes::copy_from_slice(data)) {
                 is_any = true;
                 has_others |= DatagramKind::of(data) != Some(DatagramKind::Dht);
             }
@@ -161,10 +172,13 @@ fn age(meta: &RecvMeta) -> Duration {
     age.filter(|age| *age <= MAX_AGE).unwrap_or_default()
 }
 
+/// Our address of a datagram, if the sender names it, and the destination.
+type Way = (Option<SocketAddr>, SocketAddr);
+
 /// Datagrams that leave together: equally long ones to one address, of which the last may be shorter.
 #[derive(Default)]
 pub(super) struct Outbox {
-    to: Option<SocketAddr>,
+    way: Option<Way>,
     datagrams: Vec<Bytes>,
     bytes: usize,
     /// Memory for runs.
@@ -173,21 +187,21 @@ pub(super) struct Outbox {
 
 impl Outbox {
     /// Adds a datagram. Sends the earlier ones if it does not fit behind them.
-    pub(super) fn push(&mut self, sockets: &[Arc<Udp>], to: SocketAddr, data: Bytes) {
-        if !self.fits(sockets, to, data.len()) {
+    pub(super) fn push(&mut self, sockets: &[Arc<Udp>], way: Way, data: Bytes) {
+        if !self.fits(sockets, way, data.len()) {
             self.flush(sockets);
         }
-        self.to = Some(to);
+        self.way = Some(way);
         self.bytes += data.len();
         self.datagrams.push(data);
     }
 
-    fn fits(&self, sockets: &[Arc<Udp>], to: SocketAddr, len: usize) -> bool {
+    fn fits(&self, sockets: &[Arc<Udp>], way: Way, len: usize) -> bool {
         let (Some(first), Some(last)) = (self.datagrams.first(), self.datagrams.last()) else {
             return true;
         };
-        let most = socket_for(sockets, to).map_or(1, |udp| udp.state.max_gso_segments());
-        self.to == Some(to)
+        let most = socket_for(sockets, way).map_or(1, |udp| udp.state.max_gso_segments());
+        self.way == Some(way)
             && self.datagrams.len() < most
             && last.len() == first.len()
             && (1..=first.len()).contains(&len)
@@ -196,7 +210,14 @@ impl Outbox {
 
     /// Sends the datagrams, or drops them if they cannot be sent at once: UDP may lose them anyway.
     pub(super) fn flush(&mut self, sockets: &[Arc<Udp>]) {
-        let Some(to) = self.to.take() else { return };
+        let Some(way @ (from, to)) = self.way.take() else {
+            return;
+        };
+        let Some(udp) = socket_for(sockets, way) else {
+            self.datagrams.clear();
+            self.bytes = 0;
+            return;
+        };
         let contents = match &self.datagrams[..] {
             [single] => &single[..],
             several => {
@@ -210,9 +231,10 @@ impl Outbox {
             ecn: None,
             contents,
             segment_size: (self.datagrams.len() > 1).then(|| self.datagrams[0].len()),
-            src_ip: None,
+            // A socket that is bound to one address sends from it.
+            src_ip: from.map(|from| from.ip()).filter(|_| udp.local.ip().is_unspecified()),
         };
-        if let Some(Err(error)) = socket_for(sockets, to).map(|udp| udp.send(&transmit)) {
+        if let Err(error) = udp.send(&transmit) {
             tracing::debug!("{} datagrams to {to} were not sent: {error}", self.datagrams.len());
         }
         self.datagrams.clear();
@@ -220,8 +242,13 @@ impl Outbox {
     }
 }
 
-fn socket_for(sockets: &[Arc<Udp>], to: SocketAddr) -> Option<&Arc<Udp>> {
-    sockets.iter().find(|udp| udp.is_ipv4 == to.is_ipv4())
+/// Returns the socket of a datagram: that of our address, or the first one of the family.
+fn socket_for(sockets: &[Arc<Udp>], (from, to): Way) -> Option<&Arc<Udp>> {
+    let mut usable = sockets.iter().filter(|udp| udp.local.is_ipv4() == to.is_ipv4());
+    match from {
+        Some(from) => usable.find(|udp| includes(udp.local, from.ip()) && udp.local.port() == from.port()),
+        None => usable.next(),
+    }
 }
 
 #[cfg(test)]
@@ -232,15 +259,17 @@ mod tests {
     fn a_socket_pauses_when_it_has_received_all_and_only_messages_of_the_dht() {
         let (mut pauses, begun) = (Pauses::default(), Instant::now());
         let at = |millis| begun + Duration::from_millis(millis);
-        assert_eq!(pauses.after(1, false, at(0)), Some(GATHERING_PAUSE));
+        let millis = |millis| Some(Duration::from_millis(millis));
+        assert_eq!(pauses.after(1, false, at(0)), millis(2));
         assert_eq!(
             pauses.after(RECEIVED_TOGETHER, false, at(4)),
             None,
             "more may be waiting"
         );
-        assert_eq!(pauses.after(3, false, at(5)), Some(GATHERING_PAUSE));
-        assert_eq!(pauses.after(3, true, at(10)), None);
-        assert_eq!(pauses.after(1, false, at(1009)), None, "another kind came a moment ago");
-        assert_eq!(pauses.after(1, false, at(1010)), Some(GATHERING_PAUSE));
+        assert_eq!(pauses.after(1, false, at(5)), millis(10), "many came together");
+        assert_eq!(pauses.after(2, false, at(15)), millis(4));
+        assert_eq!(pauses.after(3, true, at(20)), None);
+        assert_eq!(pauses.after(1, false, at(1019)), None, "another kind came a moment ago");
+        assert_eq!(pauses.after(1, false, at(1020)), millis(2));
     }
 }

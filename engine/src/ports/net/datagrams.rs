@@ -84,6 +84,8 @@ impl DatagramKind {
 pub struct Datagram {
     /// The sender.
     pub from: SocketAddr,
+    /// The address of ours to which the datagram was sent; that of the group for a multicast.
+    pub to: SocketAddr,
     /// When the datagram arrived, by the engine's clock. It may be a little later than the start of the tick that takes
     /// it.
     pub arrived: Timestamp,
@@ -133,12 +135,13 @@ impl DatagramRings {
     pub(crate) fn push(
         &mut self,
         from: SocketAddr,
+        to: SocketAddr,
         arrived: Timestamp,
         data: &[u8],
         copy: impl FnOnce() -> Bytes,
     ) -> bool {
         match DatagramKind::of(data) {
-            Some(kind) => self.push_as(kind, from, arrived, copy),
+            Some(kind) => self.push_as(kind, from, to, arrived, copy),
             None => {
                 self.unknown_count += 1;
                 false
@@ -152,6 +155,7 @@ impl DatagramRings {
         &mut self,
         kind: DatagramKind,
         from: SocketAddr,
+        to: SocketAddr,
         arrived: Timestamp,
         copy: impl FnOnce() -> Bytes,
     ) -> bool {
@@ -159,7 +163,12 @@ impl DatagramRings {
         let has_room = ring.is_open && ring.waiting.len() < self.most;
         if has_room {
             let data = copy();
-            ring.waiting.push_back(Datagram { from, arrived, data });
+            ring.waiting.push_back(Datagram {
+                from,
+                to,
+                arrived,
+                data,
+            });
         } else {
             ring.dropped_count += 1;
         }
@@ -219,7 +228,7 @@ mod tests {
 
     fn push(rings: &mut DatagramRings, data: &[u8]) -> bool {
         let from = SocketAddr::from(([192, 0, 2, 1], 1));
-        rings.push(from, Timestamp::ZERO, data, || Bytes::copy_from_slice(data))
+        rings.push(from, from, Timestamp::ZERO, data, || Bytes::copy_from_slice(data))
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::connection::EndState;
 use super::host::{Access, Power, Traffic};
 use super::network::{Network, SocketLimits};
 use super::path::Path;
+use crate::ports::net::NetEvent;
 
 /// Controls the network of a simulation; all changes take effect at once. Nodes are engines and other hosts alike.
 ///
@@ -122,9 +123,13 @@ impl NetControl<'_> {
     }
 
     /// Moves a host to another address of the family of `ip`, with the same ports. Its connections are severed; see
-    /// [`NetControl::sever`].
+    /// [`NetControl::sever`]. The host notices the change if it has joined a multicast group.
     pub fn move_node(&self, node: NodeId, ip: IpAddr) {
-        let net = &mut self.lock().net;
+        let fabric = &mut *self.lock();
+        if !fabric.net.hosts[node.0].groups.is_empty() {
+            fabric.hub.deliver_net(node, NetEvent::AddressesChanged);
+        }
+        let net = &mut fabric.net;
         for address in &mut net.hosts[node.0].addresses {
             if address.is_ipv4() == ip.is_ipv4() {
                 net.listeners.remove(address);

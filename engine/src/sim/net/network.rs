@@ -112,7 +112,7 @@ impl Network {
                 is_orderly,
                 tag,
             } => self.close(hub, node, stream, is_orderly, tag),
-            NetRequest::Datagram { to, data } => self.send_datagram(hub, node, to, data),
+            NetRequest::Datagram { to, data, .. } => self.send_datagram(hub, node, to, data),
             NetRequest::Join { group } => {
                 self.hosts[node.0].groups.insert(group);
             }

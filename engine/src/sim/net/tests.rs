@@ -281,7 +281,11 @@ fn a_partition_delays_what_connections_carry_and_loses_datagrams() {
     let (a, b) = (one.id(), other.id());
     let datagram = |peer: &mut Peer, byte: u32| {
         let data = numbered(byte);
-        peer.ask(NetRequest::Datagram { to: address(2), data });
+        peer.ask(NetRequest::Datagram {
+            from: None,
+            to: address(2),
+            data,
+        });
     };
     one.send(STREAM, 1, 10);
     datagram(&mut one, 1);
@@ -460,7 +464,11 @@ fn datagrams_are_lost_duplicated_and_delayed_at_the_set_rates() {
     sim.net().set_path(one.id(), other.id(), path);
     for number in 0..2000u32 {
         let data = numbered(number);
-        one.ask(NetRequest::Datagram { to: address(2), data });
+        one.ask(NetRequest::Datagram {
+            from: None,
+            to: address(2),
+            data,
+        });
         run(&mut sim, ms(1), &mut [&mut one, &mut other]);
     }
     run(&mut sim, ms(100), &mut [&mut one, &mut other]);
@@ -510,7 +518,11 @@ fn a_seed_decides_everything() {
         for number in 0..50 {
             one.send(STREAM, 2, 1000);
             let data = numbered(number);
-            one.ask(NetRequest::Datagram { to: address(2), data });
+            one.ask(NetRequest::Datagram {
+                from: None,
+                to: address(2),
+                data,
+            });
             run(&mut sim, ms(1), &mut [&mut one, &mut other]);
         }
         run(&mut sim, ms(100), &mut [&mut one, &mut other]);
@@ -527,7 +539,11 @@ fn datagrams_beyond_the_ring_are_dropped_and_counted() {
     let (mut one, mut other) = (Peer::new(&mut sim, 1), Peer::new(&mut sim, 2));
     for _ in 0..1000 {
         let data = numbered(7);
-        one.ask(NetRequest::Datagram { to: address(2), data });
+        one.ask(NetRequest::Datagram {
+            from: None,
+            to: address(2),
+            data,
+        });
     }
     run(&mut sim, ms(100), &mut [&mut one]);
     let settings = NetSettings::default();

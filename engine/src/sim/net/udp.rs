@@ -134,10 +134,10 @@ impl Network {
             return;
         }
         if is_multicast {
-            return hub.deliver_multicast(node, from, &data);
+            return hub.deliver_multicast(node, from, to, &data);
         }
         let Some(host) = self.udp_hosts.get_mut(&to) else {
-            return hub.deliver_datagram(node, from, &data);
+            return hub.deliver_datagram(node, from, to, &data);
         };
         if let Some(trace) = &mut hub.trace {
             trace.head(hub.now, node, 7);

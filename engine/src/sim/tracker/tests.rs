@@ -89,6 +89,7 @@ impl Bed {
     fn ask_udp(&mut self, host: &mut SimNet, packet: Vec<u8>) -> Option<Bytes> {
         let to = self.tracker.address();
         host.submit(&mut vec![NetRequest::Datagram {
+            from: None,
             to,
             data: packet.into(),
         }]);

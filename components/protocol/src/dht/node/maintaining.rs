@@ -230,13 +230,14 @@ impl Node {
     /// Counts another node's opinion of our address, and changes our id if it does not fit the address that most nodes
     /// see (BEP 42).
     pub(super) fn record_vote(&mut self, voter: SocketAddr, external: SocketAddr, now: Timestamp) {
+        let variant = self.settings.id_variant;
         let Self { families, rng, .. } = self;
         let part = &mut families[Family::of(voter.ip()) as usize];
         let Some(address) = part.votes.vote(voter.ip(), external.ip()) else {
             return;
         };
         if !part.table.id().fits(address) {
-            part.table.set_id(NodeId::random_for(address, rng), now);
+            part.table.set_id(NodeId::variant_for(address, variant, rng), now);
             // The nodes close to the new id are others.
             part.maintenance.start_soon(now);
         }
