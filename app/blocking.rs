@@ -9,7 +9,7 @@ use ecs_torrent_components::commands::{AddOptions, RemoveOptions, Removed, Reply
 use ecs_torrent_components::rate_limit::LimitsPatch;
 use ecs_torrent_components::settings::{ChangedSettings, SettingsPatch};
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
-use ecs_torrent_components::wanted::FilePriority;
+use ecs_torrent_components::wanted::{FilePriority, PieceOrderChange};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use pollster::block_on;
 
@@ -131,6 +131,14 @@ impl BlockingTorrents {
     /// As [`Torrents::announce`].
     pub fn announce(&self, id: impl Into<TorrentId>) -> Result<Duration, Error> {
         block_on(self.0.announce(id))
+    }
+
+    /// Blocking form of [`Torrents::set_order`].
+    ///
+    /// # Errors
+    /// As [`Torrents::set_order`].
+    pub fn set_order(&self, id: impl Into<TorrentId>, order: PieceOrderChange) -> Result<(), Error> {
+        block_on(self.0.set_order(id, order))
     }
 
     /// Blocking form of [`Torrents::scrape`].

@@ -71,6 +71,10 @@ pub enum Field {
     ActiveAt,
     /// Seconds that the torrent has been running, over all sessions.
     SecondsActive,
+    /// Whether pieces of equal priority are requested in the order of the files.
+    Sequential,
+    /// Whether the first and last pieces of each file are requested first.
+    EndsFirst,
     /// The download folder.
     Root,
     /// Number of connected peers.
@@ -87,7 +91,7 @@ pub enum Field {
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::Name,
         Self::Speed,
         Self::Downloaded,
@@ -113,6 +117,8 @@ impl Field {
         Self::CompletedAt,
         Self::ActiveAt,
         Self::SecondsActive,
+        Self::Sequential,
+        Self::EndsFirst,
         Self::Root,
         Self::PeerCount,
         Self::Availability,
@@ -153,6 +159,8 @@ impl Field {
             Self::CompletedAt => "completed_at",
             Self::ActiveAt => "active_at",
             Self::SecondsActive => "seconds_active",
+            Self::Sequential => "sequential",
+            Self::EndsFirst => "ends_first",
             Self::Root => "root",
             Self::PeerCount => "peer_count",
             Self::Availability => "availability",
@@ -191,6 +199,8 @@ impl Field {
             Self::CompletedAt => map.serialize_entry(name, &stats.completed_at),
             Self::ActiveAt => map.serialize_entry(name, &stats.active_at),
             Self::SecondsActive => map.serialize_entry(name, &stats.seconds_active),
+            Self::Sequential => map.serialize_entry(name, &stats.sequential),
+            Self::EndsFirst => map.serialize_entry(name, &stats.ends_first),
             Self::Root => map.serialize_entry(name, &stats.root),
             Self::PeerCount => map.serialize_entry(name, &stats.peer_count),
             Self::Availability => map.serialize_entry(name, &stats.availability),

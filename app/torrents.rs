@@ -19,7 +19,7 @@ use ecs_torrent_components::settings::{
     ChangeSettings, ChangedSettings, SettingChanges, SettingLayers, Settings, SettingsPatch,
 };
 use ecs_torrent_components::stats::{FileStats, StoppedTorrent, TorrentStats};
-use ecs_torrent_components::wanted::FilePriority;
+use ecs_torrent_components::wanted::{FilePriority, PieceOrderChange};
 use ecs_torrent_engine::mailbox::{EngineGone, EngineHandle};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use futures_channel::oneshot;
@@ -261,6 +261,38 @@ impl Torrents {
         let set = |reply| SetFiles {
             torrent,
             priorities,
+            order: PieceOrderChange::default(),
+            reply,
+        };
+        Ok(self.ask(set).await??)
+    }
+
+    /// Sets the order in which pieces of files with equal priority are requested: by default the rarest come first, which is
+    /// best for the swarm. Returns when the order is durable and in force. It can be set before the files are known.
+    ///
+    /// ```
+    /// # mod setup { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/app/doctest.rs")); }
+    /// use ecs_torrent::components::wanted::PieceOrderChange;
+    /// # setup::run(async |torrents, folder| {
+    /// let id = torrents.download(folder.join("album.torrent")).await?;
+    /// let change = PieceOrderChange {
+    ///     sequential: Some(true),
+    ///     ..PieceOrderChange::default()
+    /// };
+    /// torrents.set_order(id, change).await?;
+    /// assert!(torrents.stats(id).await?.sequential);
+    /// # Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::TorrentNotFound`]; [`Error::SetFiles`] if the session could not be saved. Nothing is changed then.
+    pub async fn set_order(&self, id: impl Into<TorrentId>, order: PieceOrderChange) -> Result<(), Error> {
+        let TorrentId(torrent) = id.into();
+        let set = |reply| SetFiles {
+            torrent,
+            priorities: Vec::new(),
+            order,
             reply,
         };
         Ok(self.ask(set).await??)

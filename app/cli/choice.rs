@@ -1,9 +1,10 @@
-//! Options of `download` and `add` that choose files.
+//! Options of `download` and `add` that choose files and the order of their pieces.
 
 use std::ops::RangeInclusive;
 
 use clap::Args;
 use ecs_torrent::components::selection::FileSelection;
+use ecs_torrent::components::wanted::PieceOrder;
 
 #[cfg(feature = "daemon")]
 use url::form_urlencoded;
@@ -18,9 +19,23 @@ pub(super) struct ChoiceArgs {
     /// Download only the files whose path matches a pattern, such as '*.flac'; may be repeated.
     #[arg(long, value_name = "GLOB")]
     select: Vec<String>,
+    /// Download each file from its beginning to its end, instead of the rarest pieces first.
+    #[arg(long)]
+    sequential: bool,
+    /// Download the first and last pieces of each file first.
+    #[arg(long)]
+    ends_first: bool,
 }
 
 impl ChoiceArgs {
+    /// Returns the order of the pieces.
+    pub(super) fn order(&self) -> PieceOrder {
+        PieceOrder {
+            sequential: self.sequential,
+            ends_first: self.ends_first,
+        }
+    }
+
     /// Returns the selection for `source_count` torrents.
     pub(super) fn selection(&self, source_count: usize) -> Result<FileSelection, CliError> {
         if !self.files.is_empty() && source_count > 1 {
@@ -46,6 +61,11 @@ impl ChoiceArgs {
         }
         for glob in &self.select {
             query.append_pair("select", glob);
+        }
+        for (name, is_set) in [("sequential", self.sequential), ("ends_first", self.ends_first)] {
+            if is_set {
+                query.append_pair(name, "true");
+            }
         }
     }
 }

@@ -107,7 +107,8 @@ Fields:
   name, speed, downloaded, size, info_hash, state, error, progress, uploaded,
   ratio, eta, corrupt, wasted, completed, wanted, left, checked, pieces,
   metadata, limits, private, added_at, completed_at, active_at,
-  seconds_active, root, peer_count, availability, peers, trackers, sources")]
+  seconds_active, sequential, ends_first, root, peer_count, availability,
+  peers, trackers, sources")]
 pub(super) struct StatsArgs {
     /// Info-hash of the torrent, or its first 6 or more digits.
     hash: String,
@@ -128,6 +129,7 @@ Examples:
   ecs-torrent files 0c1f3b --json | jq -r '.[].path'
   ecs-torrent files 0c1f3b --skip all --normal 0,3-5
   ecs-torrent files 0c1f3b --skip '*.txt' --high 7
+  ecs-torrent files 0c1f3b --sequential on --ends-first on
 
 Priorities take a list of numbers from the first column, ranges, patterns of
 paths, or `all`. A file in several lists gets the highest priority. Skipped
@@ -147,6 +149,12 @@ pub(super) struct FilesArgs {
     /// Files that are downloaded first.
     #[arg(long, value_name = "FILES", value_delimiter = ',')]
     high: Vec<String>,
+    /// Whether each file is downloaded from its beginning to its end, instead of the rarest pieces first.
+    #[arg(long, value_name = "on|off", value_parser = switch)]
+    sequential: Option<bool>,
+    /// Whether the first and last pieces of each file are downloaded first.
+    #[arg(long, value_name = "on|off", value_parser = switch)]
+    ends_first: Option<bool>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -393,6 +401,10 @@ pub(super) async fn files(args: FilesArgs) -> Result<Outcome, CliError> {
     for (priority, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
         priorities[priority] = numbers(list, &files)?.into();
     }
+    if args.sequential.is_some() || args.ends_first.is_some() {
+        let order = json!({"sequential": args.sequential, "ends_first": args.ends_first});
+        daemon.patch(&format!("/api/v1/torrents/{hash}"), &order).await?;
+    }
     if priorities != json!({}) {
         daemon.patch(&path, &priorities).await?;
         files = daemon.get(&path).await?;
@@ -403,6 +415,15 @@ pub(super) async fn files(args: FilesArgs) -> Result<Outcome, CliError> {
         tables::files(&files);
     }
     Ok(Outcome::Done)
+}
+
+/// Parses `on` or `off`.
+fn switch(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("it is on or off"),
+    }
 }
 
 /// Returns the numbers of the files in a list, which may contain patterns, as the API takes them.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ecs_torrent::components::selection::FileSelection;
+use ecs_torrent::components::wanted::PieceOrder;
 use ecs_torrent::events::{Event, Subscription};
 use ecs_torrent::folders::check_writable;
 use ecs_torrent::protocol::magnet::Magnet;
@@ -99,6 +100,7 @@ pub(super) async fn download(args: DownloadArgs, screen: Screen) -> Result<Outco
     args.placement.check(args.sources.len())?;
     let selected = Selected {
         select: args.choice.selection(args.sources.len())?,
+        order: args.choice.order(),
         sources: args.sources,
         root: args.output,
         placement: Some(args.placement),
@@ -120,6 +122,7 @@ pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliE
     }
     let selected = Selected {
         select: FileSelection::default(),
+        order: PieceOrder::default(),
         sources: args.torrents,
         root: args.data,
         placement: None,
@@ -131,6 +134,7 @@ pub(super) async fn seed(args: SeedArgs, screen: Screen) -> Result<Outcome, CliE
 
 struct Selected {
     select: FileSelection,
+    order: PieceOrder,
     sources: Vec<PathBuf>,
     root: PathBuf,
     placement: Option<PlacementArgs>,
@@ -186,6 +190,7 @@ async fn run(selected: Selected, network: NetworkArgs, screen: Screen) -> Result
                 overwrite: placement.is_some_and(|placement| placement.overwrite),
                 peers: peers.clone(),
                 select: selected.select.clone(),
+                order: selected.order,
                 require_complete: selected.require_complete,
                 ..AddOptions::default()
             };

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64;
 use ecs_torrent_components::selection::FileSelection;
+use ecs_torrent_components::wanted::PieceOrder;
 use ecs_torrent_protocol::hash::InfoHash;
 use futures_util::stream;
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ use crate::folders::check_writable;
 use crate::{AddError, AddOptions, Error, Source, TorrentId};
 
 /// The options of an add, in the query or in a body of JSON or of a form.
-const OPTIONS: [&str; 9] = [
+const OPTIONS: [&str; 11] = [
     "root",
     "into",
     "name",
@@ -31,6 +32,8 @@ const OPTIONS: [&str; 9] = [
     "select",
     "download_limit",
     "upload_limit",
+    "sequential",
+    "ends_first",
 ];
 
 /// The parts of a body that are the torrent itself.
@@ -279,6 +282,10 @@ impl Chosen {
             peers: peers(query)?,
             select: selection(query)?,
             limits: limits::given(query)?,
+            order: PieceOrder {
+                sequential: query.flag("sequential")?,
+                ends_first: query.flag("ends_first")?,
+            },
             ..AddOptions::default()
         };
         Ok(Self {

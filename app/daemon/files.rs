@@ -11,11 +11,8 @@ use serde::Deserialize;
 
 use super::Shared;
 use super::answers::Refusal;
-use super::requests::{NamedTorrent, media_type, read};
+use super::requests::{NamedTorrent, read_json};
 use crate::FileStats;
-
-/// Media type of a body with priorities.
-const JSON: &str = "application/json";
 
 /// The files of each priority, as lists of numbers and ranges, or `all`.
 #[derive(Debug, Default, Deserialize)]
@@ -41,13 +38,8 @@ pub(super) async fn set(
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, Refusal> {
-    if media_type(&headers).as_deref() != Some(JSON) {
-        let why = "send the priorities as application/json";
-        return Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
-    }
-    let (bytes, _permit) = read(&shared, &headers, body).await?;
+    let wanted: Priorities = read_json(&shared, &headers, body).await?;
     let bad = |error: String| Refusal::of("body", StatusCode::BAD_REQUEST, error);
-    let wanted: Priorities = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
     let mut priorities = Vec::new();
     for (list, priority) in [
         (wanted.skip, FilePriority::Skip),

@@ -1,8 +1,9 @@
-//! Limits of a torrent's transfer rates.
+//! Changes of a torrent: the limits of its transfer rates, and the order of its pieces.
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use ecs_torrent_components::wanted::PieceOrderChange;
 use serde::{Deserialize, Deserializer};
 
 use super::Shared;
@@ -16,6 +17,10 @@ use crate::{LimitsPatch, TransferLimits};
 struct Changes {
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    sequential: Option<bool>,
+    #[serde(default)]
+    ends_first: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -38,12 +43,21 @@ pub(super) async fn set(
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, Refusal> {
-    let Changes { limits } = read_json(&shared, &headers, body).await?;
+    let changes: Changes = read_json(&shared, &headers, body).await?;
+    let limits = changes.limits;
     let patch = LimitsPatch {
         download_bytes_per_s: limits.download_bytes_per_s,
         upload_bytes_per_s: limits.upload_bytes_per_s,
     };
+    // A refusal of the limits comes first, so that nothing is changed then.
     shared.torrents.set_limits(hash, patch).await?;
+    let order = PieceOrderChange {
+        sequential: changes.sequential,
+        ends_first: changes.ends_first,
+    };
+    if order != PieceOrderChange::default() {
+        shared.torrents.set_order(hash, order).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

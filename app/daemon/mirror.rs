@@ -326,6 +326,8 @@ pub(super) mod samples {
             metadata: None,
             limits: Default::default(),
             seconds_active: 0,
+            sequential: false,
+            ends_first: false,
             root: "/".into(),
             peer_count: 0,
             order: ecs_torrent_protocol::time::Timestamp::ZERO,

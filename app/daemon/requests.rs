@@ -48,7 +48,7 @@ pub(super) async fn read<'a>(
     }
 }
 
-/// Reads a body of JSON. A refusal names the field.
+/// Reads a body that is a JSON object. A refusal names the field.
 pub(super) async fn read_json<T: DeserializeOwned>(
     shared: &Shared,
     headers: &HeaderMap,
@@ -60,6 +60,9 @@ pub(super) async fn read_json<T: DeserializeOwned>(
     }
     let (bytes, _permit) = read(shared, headers, body).await?;
     let bad = |error: &dyn ToString| Refusal::of("body", StatusCode::BAD_REQUEST, error.to_string());
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(bad(&"the body is no JSON object"));
+    }
     let json = &mut serde_json::Deserializer::from_slice(&bytes);
     let value = serde_path_to_error::deserialize(&mut *json).map_err(|error| bad(&error))?;
     json.end().map_err(|error| bad(&error))?;

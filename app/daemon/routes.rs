@@ -292,7 +292,7 @@ mod tests {
             .map(String::as_str)
             .collect();
         assert_eq!(described, Field::ALL.map(Field::name).into());
-        assert_eq!(schemas["Field"]["enum"], json!(Field::ALL.map(Field::name)));
+        assert_eq!(schemas["Field"]["enum"], json!(Field::ALL.map(Field::name).to_vec()));
     }
 
     /// The document names every code of an error and no other.

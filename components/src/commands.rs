@@ -18,7 +18,7 @@ use ecs_torrent_protocol::urls::UrlError;
 use crate::rate_limit::{LimitError, LimitsPatch, TransferLimits};
 use crate::selection::FileSelection;
 use crate::stats::{FileStats, StoppedTorrent, TorrentStats};
-use crate::wanted::FilePriority;
+use crate::wanted::{FilePriority, PieceOrder, PieceOrderChange};
 
 /// Queue of received commands of one type. A feature that takes commands initializes its queue; the mailbox fills it in
 /// Intake.
@@ -143,12 +143,22 @@ pub struct AddOptions {
     /// The files to download; the others are skipped. An empty selection selects all files. It may name files before
     /// they are known, as a magnet link does (BEP 53).
     pub select: FileSelection,
+    /// The order of pieces of equal priority.
+    pub order: PieceOrder,
     /// The limits of the torrent's transfer rates. A torrent that is listed already keeps its own.
     pub limits: TransferLimits,
     /// Peers to connect to, in addition to those from trackers.
     pub peers: Vec<SocketAddr>,
     /// Fail the torrent if its data is incomplete, instead of downloading the missing pieces.
     pub require_complete: bool,
+}
+
+impl AddOptions {
+    /// Whether the options say which files are wanted, or in which order.
+    #[must_use]
+    pub fn has_choice(&self) -> bool {
+        !self.select.is_empty() || self.order != PieceOrder::default()
+    }
 }
 
 /// The data of a torrent that is added: its metadata, or only its info-hash.
@@ -674,15 +684,17 @@ pub struct GetStats {
     pub reply: Reply<Result<TorrentStats, TorrentNotFound>>,
 }
 
-/// Sets priorities of a torrent's files. Files that are not named keep theirs; of several priorities for one file, the
-/// last one applies.
+/// Sets priorities of a torrent's files, and the order of its pieces. Files that are not named keep their priority; of
+/// several priorities for one file, the last one applies.
 #[derive(Debug)]
 pub struct SetFiles {
     /// The torrent.
     pub torrent: InfoHash,
-    /// Ranges of files, by index, and their priority.
+    /// Ranges of files, by index, and their priority. They need the torrent's metadata.
     pub priorities: Vec<(RangeInclusive<u32>, FilePriority)>,
-    /// Answered when the priorities are durable and in force, or with the reason for the refusal.
+    /// The new order of pieces of equal priority. It needs no metadata.
+    pub order: PieceOrderChange,
+    /// Answered when all of it is durable and in force, or with the reason for the refusal.
     pub reply: Reply<Result<(), SetFilesError>>,
 }
 
@@ -692,7 +704,7 @@ impl AboutTorrent for SetFiles {
     }
 }
 
-/// Reasons why the priorities of files are not changed.
+/// Reasons why neither the priorities of files nor the order of pieces are changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SetFilesError {
     /// The torrent does not exist.
@@ -714,7 +726,7 @@ pub enum SetFilesError {
     /// The ranges name the same files too often.
     #[error("{0}: the ranges name its files too often")]
     TooMany(Arc<str>),
-    /// The torrent's session cannot be written. The priorities are unchanged.
+    /// The torrent's session cannot be written. Priorities and order are unchanged.
     #[error("{name} is unchanged: {0}", name = .0.name)]
     Unsaved(Unsaved),
 }

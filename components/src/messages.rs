@@ -17,6 +17,7 @@ use crate::peer::CloseReason;
 use crate::rate_limit::TransferLimits;
 use crate::selection::FileSelection;
 use crate::session::Session;
+use crate::wanted::PieceOrder;
 
 // ---- Torrents ----
 
@@ -252,7 +253,8 @@ pub struct MetadataKnown {
     pub torrent: Entity,
 }
 
-/// A torrent was added with a selection of files, which replaces an earlier choice. An event for observers.
+/// A torrent was added with a selection of files, which replaces an earlier choice, or with an order of its pieces. An
+/// event for observers.
 #[derive(EntityEvent, Debug, Clone)]
 pub struct FilesSelected {
     /// The torrent.
@@ -260,6 +262,8 @@ pub struct FilesSelected {
     pub torrent: Entity,
     /// The selection.
     pub selection: FileSelection,
+    /// The order of the pieces.
+    pub order: PieceOrder,
 }
 
 /// A torrent was added with limits of its transfer rates. An event for observers.
@@ -272,13 +276,14 @@ pub struct LimitsGiven {
     pub limits: TransferLimits,
 }
 
-/// The user has changed the priorities of files, and the change is durable. The torrent has its new
-/// [`WantedPieces`](crate::wanted::WantedPieces).
+/// The user has changed the priorities of files or the order of pieces, and the change is durable. The torrent has its
+/// new [`FileChoice`](crate::wanted::FileChoice) and [`WantedPieces`](crate::wanted::WantedPieces).
 #[derive(Message, Debug, Clone)]
 pub struct WantedChanged {
     /// The torrent.
     pub torrent: Entity,
-    /// The pieces whose priority has changed, ascending.
+    /// The pieces whose priority has changed, or that are at an end of a file and have become more or less important by
+    /// that, ascending.
     pub pieces: Arc<[u32]>,
 }
 

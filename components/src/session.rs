@@ -165,6 +165,12 @@ pub struct Session {
     /// The files of high priority.
     #[serde(default, skip_serializing_if = "Runs::is_empty")]
     pub high: Runs,
+    /// Pieces of equal priority are requested in the order of the files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sequential: bool,
+    /// The first and last pieces of each file are requested first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends_first: bool,
     /// The files that are or were skipped, and whose bytes in pieces of other files are in the torrent's part file. The part
     /// file follows the torrent's files in `files`, `ids` and `created`.
     #[serde(default, skip_serializing_if = "Runs::is_empty")]
@@ -531,6 +537,8 @@ impl Session {
             skipped: Runs::default(),
             low: Runs::default(),
             high: Runs::default(),
+            sequential: false,
+            ends_first: false,
             parted: Runs::default(),
             selected: FileSelection::default(),
             lost: Runs::default(),
@@ -632,6 +640,8 @@ impl Session {
             skipped: self.skipped.clone(),
             low: self.low.clone(),
             high: self.high.clone(),
+            sequential: self.sequential,
+            ends_first: self.ends_first,
             parted: self.parted.clone(),
             selected: self.selected.clone(),
             are_trackers_edited: self.are_trackers_edited,

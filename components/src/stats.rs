@@ -70,6 +70,10 @@ pub struct TorrentStats {
     pub limits: TransferLimits,
     /// Running time in seconds, over all sessions.
     pub seconds_active: u64,
+    /// Whether pieces of equal priority are requested in the order of the files.
+    pub sequential: bool,
+    /// Whether the first and last pieces of each file are requested first.
+    pub ends_first: bool,
     /// The download folder.
     pub root: PathBuf,
     /// Number of connected peers.

@@ -73,6 +73,36 @@ impl FromStr for FilePriority {
     }
 }
 
+/// The order in which pieces of equal priority are requested, as the user chose it. By default the rarest come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct PieceOrder {
+    /// Pieces are requested in the order of the files, so that the beginning can be used early. Less good for the swarm:
+    /// rare pieces are not spread.
+    pub sequential: bool,
+    /// The first and last pieces of each wanted file come first, in which players look for the file's index.
+    pub ends_first: bool,
+}
+
+/// A change of a torrent's [`PieceOrder`]. `None` leaves a part as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PieceOrderChange {
+    /// The new value of [`PieceOrder::sequential`].
+    pub sequential: Option<bool>,
+    /// The new value of [`PieceOrder::ends_first`].
+    pub ends_first: Option<bool>,
+}
+
+impl PieceOrderChange {
+    /// Returns the order after the change.
+    #[must_use]
+    pub fn apply(self, order: PieceOrder) -> PieceOrder {
+        PieceOrder {
+            sequential: self.sequential.unwrap_or(order.sequential),
+            ends_first: self.ends_first.unwrap_or(order.ends_first),
+        }
+    }
+}
+
 /// The user's intent for the files of a torrent. Saved in the session.
 #[derive(Component, Debug, Clone, PartialEq, Eq, Default)]
 pub struct FileChoice {
@@ -80,6 +110,8 @@ pub struct FileChoice {
     selection: Option<FileSelection>,
     /// The priorities by index. Files beyond the end have the default priority.
     priorities: Vec<FilePriority>,
+    /// The order of pieces of equal priority.
+    pub order: PieceOrder,
 }
 
 impl FileChoice {
@@ -88,7 +120,19 @@ impl FileChoice {
     pub fn selecting(selection: FileSelection) -> Self {
         Self {
             selection: Some(selection).filter(|selection| !selection.is_empty()),
-            priorities: Vec::new(),
+            ..Self::default()
+        }
+    }
+
+    /// Returns the choice after an add with a selection and an order. An empty selection leaves the files as they are.
+    #[must_use]
+    pub fn with_selection(self, selection: FileSelection, order: PieceOrder) -> Self {
+        match selection.is_empty() {
+            true => Self { order, ..self },
+            false => Self {
+                order,
+                ..Self::selecting(selection)
+            },
         }
     }
 
@@ -98,6 +142,8 @@ impl FileChoice {
         session.skipped = self.runs_of(FilePriority::Skip);
         session.low = self.runs_of(FilePriority::Low);
         session.high = self.runs_of(FilePriority::High);
+        session.sequential = self.order.sequential;
+        session.ends_first = self.order.ends_first;
     }
 
     fn runs_of(&self, priority: FilePriority) -> Runs {
@@ -105,11 +151,12 @@ impl FileChoice {
         Runs::of(files.filter(|(_, of)| **of == priority).map(|(file, _)| file))
     }
 
-    /// Whether all files are wanted equally.
+    /// Whether all files are wanted equally, and pieces in the usual order.
     #[must_use]
     pub fn is_default(&self) -> bool {
         let is_default = |priority: &FilePriority| *priority == FilePriority::default();
-        self.selection.is_none() && self.priorities.iter().all(is_default)
+        let has_order = self.order != PieceOrder::default();
+        self.selection.is_none() && !has_order && self.priorities.iter().all(is_default)
     }
 
     /// Returns the priority of a file.
@@ -165,6 +212,8 @@ pub struct WantedPieces {
     priorities: Box<[FilePriority]>,
     /// The pieces that are held or not wanted.
     unneeded: Bitfield,
+    /// The first and last pieces of wanted files, if the user wants them first.
+    ends: Option<Bitfield>,
 }
 
 impl WantedPieces {
@@ -185,13 +234,15 @@ impl WantedPieces {
         let mut wanted = Self {
             priorities,
             unneeded: Bitfield::default(),
+            ends: choice.order.ends_first.then(|| ends_of(choice, files, geometry)),
         };
         wanted.record_found(have);
         wanted
     }
 
-    /// Updates the pieces of files whose priority has changed. Returns the pieces whose priority has changed, ascending.
-    /// The work is proportional to the sizes of these files and to the number of files that share a piece with them.
+    /// Updates the pieces of files whose priority has changed. Returns the pieces whose place in the order has changed,
+    /// ascending. The work is proportional to the sizes of these files and to the number of files that share a piece with
+    /// them; with [`PieceOrder::ends_first`], before or after the change, to the size of the torrent.
     pub fn update(
         &mut self,
         choice: &FileChoice,
@@ -199,6 +250,12 @@ impl WantedPieces {
         (files, geometry): (&FileTable, &Geometry),
         have: &Bitfield,
     ) -> Vec<u32> {
+        if choice.order.ends_first || self.ends.is_some() {
+            let before = std::mem::replace(self, Self::new(choice, files, geometry, have));
+            let place = |wanted: &Self, piece| (wanted.priority(piece), wanted.is_end(piece));
+            let is_changed = |piece: &u32| place(&before, *piece) != place(self, *piece);
+            return (0..geometry.piece_count()).filter(is_changed).collect();
+        }
         let mut pieces = BTreeSet::new();
         for file in changed {
             let file = files.files().get(file).filter(|file| file.has_bytes());
@@ -227,6 +284,12 @@ impl WantedPieces {
     #[must_use]
     pub fn priority(&self, piece: u32) -> FilePriority {
         self.priorities.get(piece as usize).copied().unwrap_or_default()
+    }
+
+    /// Whether a piece is at an end of a wanted file, and the user wants these pieces first.
+    #[must_use]
+    pub fn is_end(&self, piece: u32) -> bool {
+        self.ends.as_ref().is_some_and(|ends| ends.contains(piece))
     }
 
     /// Whether a piece is wanted, held or not.
@@ -271,6 +334,10 @@ impl Session {
     #[must_use]
     pub fn file_choice(&self, file_count: u32) -> Option<FileChoice> {
         let mut choice = FileChoice::selecting(self.selected.clone());
+        choice.order = PieceOrder {
+            sequential: self.sequential,
+            ends_first: self.ends_first,
+        };
         for (runs, priority) in [
             (&self.skipped, FilePriority::Skip),
             (&self.low, FilePriority::Low),
@@ -280,6 +347,21 @@ impl Session {
             files.iter().for_each(|file| choice.set(file as usize, priority));
         }
         (!choice.is_default()).then_some(choice)
+    }
+
+    /// Returns the choice of a torrent to which the session belongs. `given` is the choice that the user made since the
+    /// program started: it replaces that of the session, but a choice of an order alone leaves the session's files.
+    #[must_use]
+    pub fn file_choice_after(&self, file_count: u32, given: Option<&FileChoice>) -> Option<FileChoice> {
+        let saved = self.file_choice(file_count);
+        match (given, saved) {
+            (Some(given), Some(saved)) if given.selection.is_none() && given.priorities.is_empty() => {
+                let order = given.order;
+                Some(FileChoice { order, ..saved })
+            }
+            (Some(given), _) => Some(given.clone()),
+            (None, saved) => saved,
+        }
     }
 }
 
@@ -293,6 +375,26 @@ pub fn is_skipped(choice: Option<&FileChoice>, file: usize) -> bool {
 #[must_use]
 pub fn unneeded<'t>(have: &'t Have, wanted: Option<&'t WantedPieces>) -> &'t Bitfield {
     wanted.map_or(have, WantedPieces::unneeded)
+}
+
+/// Share of a file at each of its ends, as a divisor: the indexes of Matroska and MP4 files fit into one percent.
+const END_DIVISOR: u64 = 100;
+
+/// Most bytes at each end of a file, because indexes of long files are smaller than that.
+const MAX_END_BYTES: u64 = 16 << 20;
+
+/// Returns the first and last pieces of the wanted files: those with the first and last percent of each file's bytes.
+fn ends_of(choice: &FileChoice, files: &FileTable, geometry: &Geometry) -> Bitfield {
+    let mut ends = Bitfield::new(geometry.piece_count());
+    let entries = files.files().iter().enumerate();
+    for (_, file) in entries.filter(|(index, file)| file.has_bytes() && choice.priority(*index).is_wanted()) {
+        let len = (file.len / END_DIVISOR).clamp(1, MAX_END_BYTES);
+        let first = geometry.pieces_of(file.offset..file.offset + len);
+        for piece in first.chain(geometry.pieces_of(file.end() - len..file.end())) {
+            ends.insert(piece);
+        }
+    }
+    ends
 }
 
 #[cfg(test)]
@@ -364,7 +466,15 @@ mod tests {
         }
         choice.set(3, FilePriority::Low);
         let mut unresolved = FileChoice::selecting(FileSelection::new([3..=4], ["*.b"]).unwrap());
-        for choice in [&choice, &unresolved] {
+        unresolved.order.sequential = true;
+        let ordered = FileChoice {
+            order: PieceOrder {
+                ends_first: true,
+                ..PieceOrder::default()
+            },
+            ..FileChoice::default()
+        };
+        for choice in [&choice, &unresolved, &ordered] {
             let mut saved = session.clone();
             choice.save(&mut saved);
             let read = Session::parse(saved.to_text().as_bytes(), saved.info_hash).unwrap();
@@ -377,8 +487,33 @@ mod tests {
             let intent = salvaged.intent.expect("the line is intact");
             assert_eq!(intent.file_choice(6).as_ref(), Some(choice));
         }
+        // An order that the user gives at an add leaves the files of the session, a selection does not.
+        let mut saved = session.clone();
+        choice.save(&mut saved);
+        let both = saved.file_choice_after(6, Some(&ordered)).unwrap();
+        assert!(both.order.ends_first && both.priority(5) == FilePriority::High);
+        assert_eq!(
+            saved.file_choice_after(6, Some(&unresolved)).as_ref(),
+            Some(&unresolved)
+        );
         unresolved.resolve(&files(&[1; 6]).0);
         assert!(!unresolved.is_default() && unresolved.priority(3) == FilePriority::Normal);
+    }
+
+    #[test]
+    fn the_ends_of_wanted_files_are_a_percent_of_each() {
+        // Pieces of 10 bytes: files of 1500, 15, 0 and 3000 bytes.
+        let (table, geometry) = files(&[1500, 15, 0, 3000]);
+        let mut choice = FileChoice::default();
+        choice.order.ends_first = true;
+        choice.set(3, FilePriority::Skip);
+        let have = Bitfield::new(geometry.piece_count());
+        let wanted = WantedPieces::new(&choice, &table, &geometry, &have);
+        let ends: Vec<u32> = (0..geometry.piece_count())
+            .filter(|piece| wanted.is_end(*piece))
+            .collect();
+        assert_eq!(ends, [0, 1, 148, 149, 150, 151]);
+        assert_eq!(wanted.priority(151), FilePriority::Normal);
     }
 
     #[test]
@@ -439,7 +574,10 @@ mod tests {
         fn updates_are_complete(
             lengths in proptest::collection::vec(0u64..25, 1..20),
             held in proptest::collection::vec(0u32..50, 0..20),
-            steps in proptest::collection::vec(proptest::collection::vec((0usize..22, 0usize..4), 0..6), 0..8),
+            steps in proptest::collection::vec(
+                (proptest::collection::vec((0usize..22, 0usize..4), 0..6), any::<bool>()),
+                0..8,
+            ),
         ) {
             let (table, geometry) = files(&lengths);
             let mut have = Bitfield::new(geometry.piece_count());
@@ -449,8 +587,9 @@ mod tests {
             let mut choice = FileChoice::default();
             let mut wanted = WantedPieces::new(&choice, &table, &geometry, &have);
             prop_assert_eq!(wanted.unneeded(), &have);
-            for step in steps {
+            for (step, ends_first) in steps {
                 let before = wanted.clone();
+                choice.order.ends_first = ends_first;
                 for (file, priority) in &step {
                     choice.set(*file, FilePriority::ALL[*priority]);
                 }
@@ -458,7 +597,9 @@ mod tests {
                 let fresh = WantedPieces::new(&choice, &table, &geometry, &have);
                 prop_assert_eq!(&wanted.priorities, &fresh.priorities);
                 prop_assert_eq!(&wanted.unneeded, &fresh.unneeded);
-                let differs = |piece: &u32| before.priority(*piece) != wanted.priority(*piece);
+                prop_assert_eq!(&wanted.ends, &fresh.ends);
+                let place = |wanted: &WantedPieces, piece| (wanted.priority(piece), wanted.is_end(piece));
+                let differs = |piece: &u32| place(&before, *piece) != place(&wanted, *piece);
                 prop_assert_eq!(changed, (0..geometry.piece_count()).filter(differs).collect::<Vec<_>>());
             }
         }

@@ -1,4 +1,5 @@
-//! Wanted files: users choose which files of a torrent are downloaded, and which of them first.
+//! Wanted files: users choose which files of a torrent are downloaded, which of them first, and in which order their
+//! pieces are requested.
 //!
 //! The choice is intent ([`FileChoice`]) and is saved in the session. The wanted pieces ([`WantedPieces`]) follow from it
 //! and from the metadata. A change takes effect when it is durable: then the torrent gets its new wanted pieces, other
@@ -43,27 +44,24 @@ impl Plugin for FilesPlugin {
 /// A torrent's name and, once they are known, its files and pieces.
 type Known = (&'static Torrent, Option<&'static Content>, Option<&'static Have>);
 
-/// Gives a torrent the files that were selected when it was added.
-fn take_selection(given: On<FilesSelected>, mut commands: Commands, torrents: Query<Known>) {
-    if let Ok((torrent, content, have)) = torrents.get(given.torrent) {
+/// Gives a torrent the files and the order that were selected when it was added.
+fn take_selection(given: On<FilesSelected>, mut commands: Commands, torrents: Query<(Known, Option<&FileChoice>)>) {
+    if let Ok(((torrent, content, have), choice)) = torrents.get(given.torrent) {
         let known = content.map(|content| (&*content.0, have));
-        give(
-            &mut commands,
-            given.torrent,
-            torrent,
-            FileChoice::selecting(given.selection.clone()),
-            known,
-        );
+        let choice = choice.cloned().unwrap_or_default();
+        let choice = choice.with_selection(given.selection.clone(), given.order);
+        give(&mut commands, given.torrent, torrent, choice, known);
     }
 }
 
 /// Gives a torrent the choice of an earlier run, unless the user made another one in this run.
-fn restore_choice(loaded: On<SessionLoaded>, mut commands: Commands, torrents: Query<Known, Without<FileChoice>>) {
-    let Ok((torrent, content, have)) = torrents.get(loaded.torrent) else {
+fn restore_choice(loaded: On<SessionLoaded>, mut commands: Commands, torrents: Query<(Known, Option<&FileChoice>)>) {
+    let Ok(((torrent, content, have), given)) = torrents.get(loaded.torrent) else {
         return;
     };
     let file_count = content.map_or(0, |content| content.0.info.files.files().len() as u32);
-    if let Some(choice) = loaded.session.file_choice(file_count) {
+    let choice = loaded.session.file_choice_after(file_count, given);
+    if let Some(choice) = choice.filter(|choice| Some(choice) != given) {
         let known = content.map(|content| (&*content.0, have));
         give(&mut commands, loaded.torrent, torrent, choice, known);
     }

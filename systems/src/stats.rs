@@ -80,7 +80,11 @@ type TorrentData = (
     ),
     &'static Storage,
     Option<(&'static Layout, &'static Have)>,
-    (Option<&'static WantedPieces>, Option<&'static TransferLimits>),
+    (
+        Option<&'static WantedPieces>,
+        Option<&'static FileChoice>,
+        Option<&'static TransferLimits>,
+    ),
     Option<&'static Check>,
     Option<&'static MetadataFetch>,
     Option<&'static TorrentPeers>,
@@ -154,11 +158,12 @@ impl StatsParams<'_, '_> {
             (counters, activity, dates, rates),
             storage,
             sizes,
-            (wanted, limits),
+            (wanted, choice, limits),
             check,
             fetch,
             peers,
         ) = self.torrents.get(entity).ok()?;
+        let order = choice.map(|choice| choice.order).unwrap_or_default();
         Some(TorrentStats {
             info_hash: torrent.id(),
             name: torrent.name.to_string(),
@@ -192,6 +197,8 @@ impl StatsParams<'_, '_> {
             metadata: fetch.and_then(metadata_progress),
             limits: limits.copied().unwrap_or_default(),
             seconds_active: activity.total(now).as_secs(),
+            sequential: order.sequential,
+            ends_first: order.ends_first,
             root: storage.root.clone(),
             peer_count: peers.map_or(0, RelationshipTarget::len).try_into().unwrap_or(u32::MAX),
             order: torrent.added,

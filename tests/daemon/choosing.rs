@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::bed::{Daemon, succeed, wait_until};
+use crate::bed::{Daemon, command, succeed, wait_until};
 use crate::bed::{fail, write_album};
 
 /// The daemon of another folder that seeds an album of four files of 100 000 bytes.
@@ -24,13 +24,16 @@ fn wait_for_state(daemon: &Daemon, hash: &str, state: &str) {
 }
 
 fn patch(daemon: &Daemon, hash: &str, body: &Value) -> crate::bed::Answer {
+    patch_at(daemon, &format!("/api/v1/torrents/{hash}/files"), body)
+}
+
+fn patch_at(daemon: &Daemon, path: &str, body: &Value) -> crate::bed::Answer {
     let headers = [
         ("Authorization", daemon.bearer()),
         ("Content-Type", "application/json".into()),
     ];
     let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let path = format!("/api/v1/torrents/{hash}/files");
-    daemon.ask("PATCH", &path, &headers, body.to_string().as_bytes())
+    daemon.ask("PATCH", path, &headers, body.to_string().as_bytes())
 }
 
 fn priorities(daemon: &Daemon, hash: &str) -> Vec<String> {
@@ -125,6 +128,52 @@ fn the_commands_choose_files() {
     let error = fail(folder, &["files", &hash, "--skip", "4"]);
     assert!(error.contains("no file 4"), "{error}");
     assert_eq!(priorities(&daemon, &hash), ["low", "skip", "low", "skip"]);
+}
+
+/// The order of pieces is set at the add and later, by the API and by the commands; what was answered survives a kill.
+#[test]
+fn the_order_of_pieces_is_chosen() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let (hash, bytes) = write_album(folder);
+    fs::remove_dir_all(folder.join("album")).unwrap();
+    fs::write(folder.join("album.torrent"), &bytes).unwrap();
+    let mut daemon = Daemon::start(folder);
+    let order = |daemon: &Daemon| {
+        let path = format!("/api/v1/torrents/{hash}?fields=sequential,ends_first");
+        daemon.get(&path).json()
+    };
+    daemon
+        .post("/api/v1/torrents?sequential=yes", &bytes)
+        .refused(400, Some("sequential"));
+    succeed(folder, &["add", "album.torrent", "--sequential"]);
+    assert_eq!(order(&daemon), json!({"sequential": true, "ends_first": false}));
+    let path = format!("/api/v1/torrents/{hash}");
+    for (body, reason) in [
+        (json!({"sequential": "yes"}), "sequential: invalid type"),
+        (json!({"order": 1}), "unknown field `order`"),
+        (json!([]), "no JSON object"),
+    ] {
+        let answer = patch_at(&daemon, &path, &body);
+        answer.refused(400, Some("body"));
+        assert!(answer.body.contains(reason), "{}", answer.body);
+    }
+    let change = json!({"sequential": false, "ends_first": true});
+    assert_eq!(patch_at(&daemon, &path, &change).status, 204);
+    daemon.process.signal(Signal::KILL);
+    daemon.process.wait();
+    let daemon = Daemon::start(folder);
+    assert_eq!(order(&daemon), change);
+    succeed(folder, &["files", &hash, "--sequential", "on", "--ends-first", "off"]);
+    assert_eq!(order(&daemon), json!({"sequential": true, "ends_first": false}));
+    let refused = command(folder, &["files", &hash, "--sequential", "yes"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(2) && told.contains("it is on or off"),
+        "{told}"
+    );
 }
 
 /// A magnet link selects files (BEP 53), which are known only when the metadata has come.

@@ -10,7 +10,7 @@ use ecs_torrent::components::commands::{
 use ecs_torrent::components::peer::PeerPieces;
 use ecs_torrent::components::selection::FileSelection;
 use ecs_torrent::components::stats::FileStats;
-use ecs_torrent::components::wanted::FilePriority;
+use ecs_torrent::components::wanted::{FilePriority, PieceOrder, PieceOrderChange};
 use ecs_torrent::engine::sim::{Crash, DiskFault, Lasting, StateOperation};
 use ecs_torrent::prelude::Lifecycle;
 use ecs_torrent::protocol::bitfield::Bitfield;
@@ -51,6 +51,10 @@ impl Bed {
 
     /// Adds the torrent with a selection of files.
     fn add(&mut self, select: FileSelection) {
+        self.add_ordered(select, PieceOrder::default());
+    }
+
+    fn add_ordered(&mut self, select: FileSelection, order: PieceOrder) {
         let source = self.content.metainfo().clone().into();
         let added = self.send(|reply| AddTorrent {
             source,
@@ -58,6 +62,7 @@ impl Bed {
                 root: Some("downloads".into()),
                 peers: vec![(ip(1), 6881).into()],
                 select,
+                order,
                 ..AddOptions::default()
             },
             is_resumed: false,
@@ -108,9 +113,34 @@ impl Bed {
         let answer = self.send(|reply| SetFiles {
             torrent,
             priorities,
+            order: PieceOrderChange::default(),
             reply,
         });
         self.wait(&answer)
+    }
+
+    fn set_order(&mut self, order: PieceOrderChange) -> Result<(), SetFilesError> {
+        let torrent = self.content.info_hash();
+        let answer = self.send(|reply| SetFiles {
+            torrent,
+            priorities: Vec::new(),
+            order,
+            reply,
+        });
+        self.wait(&answer)
+    }
+
+    /// Runs until the torrent has a state, and returns the pieces in the order in which they arrived.
+    fn arrivals_until(&mut self, expected: Lifecycle) -> Vec<u32> {
+        let mut seen = self.held();
+        let leecher = self.leecher;
+        self.until("the pieces", |sim| {
+            let world = sim.node(leecher).world_mut();
+            let (have, lifecycle) = world.query::<(&Have, &Lifecycle)>().single(world).unwrap();
+            seen.extend(have.iter().filter(|piece| !seen.contains(piece)).collect::<Vec<_>>());
+            *lifecycle == expected
+        });
+        seen
     }
 
     fn files(&mut self) -> Vec<FileStats> {
@@ -223,15 +253,8 @@ fn files_of_high_priority_come_first() {
         (6..=6, FilePriority::Low),
     ];
     assert_eq!(bed.set(&order), Ok(()));
-    let mut seen: Vec<u32> = bed.held();
-    let early = seen.len();
-    let leecher = bed.leecher;
-    bed.until("the selected files", |sim| {
-        let world = sim.node(leecher).world_mut();
-        let (have, lifecycle) = world.query::<(&Have, &Lifecycle)>().single(world).unwrap();
-        seen.extend(have.iter().filter(|piece| !seen.contains(piece)).collect::<Vec<_>>());
-        *lifecycle == Lifecycle::Finished
-    });
+    let early = bed.held().len();
+    let seen = bed.arrivals_until(Lifecycle::Finished);
     let [high, normal, low] = [4, 0, 6].map(|file| bed.pieces_of(&[file]));
     let class = |piece: &u32| match piece {
         piece if high.contains(piece) => 0,
@@ -242,6 +265,100 @@ fn files_of_high_priority_come_first() {
     let classes: Vec<_> = seen[early..].iter().map(class).collect();
     assert!(classes.is_sorted(), "{classes:?}");
     assert!((0..3).all(|class| classes.contains(&class)), "{classes:?}");
+}
+
+/// With one peer, the pieces come in the order in which they are begun: that of the files, within each priority.
+#[test]
+fn a_sequential_download_goes_from_the_beginning_to_the_end() {
+    let mut bed = Bed::new(7);
+    let order = PieceOrder {
+        sequential: true,
+        ..PieceOrder::default()
+    };
+    bed.add_ordered(FileSelection::default(), order);
+    let seen = bed.arrivals_until(Lifecycle::Seeding);
+    assert!(
+        seen.is_sorted() && seen.len() == bed.content.piece_count() as usize,
+        "{seen:?}"
+    );
+
+    let mut bed = Bed::new(8);
+    bed.add_ordered(select(&[2..=4]), order);
+    assert_eq!(bed.set(&[(4..=4, FilePriority::High)]), Ok(()));
+    let early = bed.held().len();
+    let seen = bed.arrivals_until(Lifecycle::Finished);
+    let [high, rest] = [bed.pieces_of(&[4]), bed.pieces_of(&[2, 3])];
+    let is_high = |piece: &u32| high.contains(piece);
+    let (important, normal): (Vec<u32>, Vec<u32>) = seen[early..].iter().copied().partition(is_high);
+    assert!(important.is_sorted() && normal.is_sorted(), "{seen:?}");
+    assert!(
+        seen[early..].iter().map(|piece| !is_high(piece)).is_sorted(),
+        "{seen:?}"
+    );
+    assert!(normal.len() + early >= rest.len() - 1, "{seen:?}");
+}
+
+/// Each file's first and last pieces come before the others, and the order can be taken back.
+#[test]
+fn the_ends_of_files_come_first() {
+    let mut bed = Bed::new(9);
+    let order = PieceOrder {
+        ends_first: true,
+        ..PieceOrder::default()
+    };
+    bed.add_ordered(select(&[1..=6]), order);
+    let seen = bed.arrivals_until(Lifecycle::Finished);
+    let mut ends = Bitfield::new(bed.content.piece_count());
+    let geometry = &bed.content.metainfo().info.geometry;
+    for file in bed.content.files().files()[1..].iter().filter(|file| file.len > 0) {
+        let first = geometry.pieces_of(file.offset..file.offset + file.len / 100);
+        let last = geometry.pieces_of(file.end() - file.len / 100..file.end());
+        for piece in first.chain(last) {
+            ends.insert(piece);
+        }
+    }
+    // Eight pieces are in flight at first, and the disk writes them in the order of their offsets.
+    let (early, late) = seen.split_at(ends.count() as usize + 2);
+    let ends_in = |pieces: &[u32]| pieces.iter().filter(|piece| ends.contains(**piece)).count() as u32;
+    assert_eq!((ends_in(early), ends_in(late)), (ends.count(), 0), "{seen:?}");
+
+    let change = PieceOrderChange {
+        sequential: Some(true),
+        ends_first: Some(false),
+    };
+    assert_eq!(bed.set_order(change), Ok(()));
+    assert_eq!(bed.set(&[(ALL, FilePriority::Normal)]), Ok(()));
+    let early = bed.held().len();
+    let seen = bed.arrivals_until(Lifecycle::Seeding);
+    assert!(seen[early..].is_sorted(), "{seen:?}");
+}
+
+/// An answered order is durable, and an add that says nothing about files leaves those of the session.
+#[test]
+fn an_answered_order_survives_kills() {
+    let mut bed = Bed::new(10);
+    bed.add(select(&[0..=0]));
+    let change = PieceOrderChange {
+        sequential: Some(true),
+        ends_first: None,
+    };
+    assert_eq!(bed.set_order(change), Ok(()));
+    bed.crash(Crash::Power);
+    let stats = bed.stats();
+    assert_eq!((stats.sequential, stats.ends_first), (true, false));
+    bed.until_state(TorrentState::Finished);
+    // Ends the engine, and adds the torrent as a new program does.
+    bed.sim.crash(bed.leecher, Crash::Process);
+    bed.sim.restart(bed.leecher);
+    let order = PieceOrder {
+        sequential: false,
+        ends_first: true,
+    };
+    bed.add_ordered(FileSelection::default(), order);
+    bed.until_state(TorrentState::Finished);
+    let stats = bed.stats();
+    assert_eq!((stats.sequential, stats.ends_first), (false, true));
+    assert_eq!(bed.held(), bed.pieces_of(&[0]));
 }
 
 /// Requests for files that are no longer wanted are canceled, and a peer that has nothing else is not interesting.
@@ -338,6 +455,7 @@ fn useless_changes_are_refused_and_many_are_saved_together() {
     let answer = bed.send(|reply| SetFiles {
         torrent: unknown,
         priorities: vec![],
+        order: PieceOrderChange::default(),
         reply,
     });
     assert!(matches!(bed.wait(&answer), Err(SetFilesError::NotFound(_))));
@@ -350,6 +468,7 @@ fn useless_changes_are_refused_and_many_are_saved_together() {
             bed.send(|reply| SetFiles {
                 torrent: hash,
                 priorities: vec![(file..=file, priority)],
+                order: PieceOrderChange::default(),
                 reply,
             })
         })
@@ -377,6 +496,7 @@ fn kills_lose_no_bytes_of_part_files() {
         drop(bed.send(|reply| SetFiles {
             torrent,
             priorities: vec![(0..=2, FilePriority::Normal), (4..=4, FilePriority::Skip)],
+            order: PieceOrderChange::default(),
             reply,
         }));
         bed.sim.run_for(Duration::from_micros(700 * number));

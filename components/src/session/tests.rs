@@ -76,6 +76,8 @@ fn session() -> Session {
         skipped: Runs::of([1, 2]),
         low: Runs::of([3]),
         high: Runs::of([0]),
+        sequential: true,
+        ends_first: true,
         parted: Runs::of([2]),
         selected: FileSelection::new([1..=4], ["*.flac"]).unwrap(),
         peers: vec!["[::1]:6881".parse().unwrap()],

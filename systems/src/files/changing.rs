@@ -1,4 +1,4 @@
-//! Changes of file priorities: checked, saved, applied, and answered, in this order.
+//! Changes of file priorities and of the order of pieces: checked, saved, applied, and answered, in this order.
 
 use std::sync::Arc;
 
@@ -127,6 +127,7 @@ impl Change {
                 self.files.push(file as usize);
             }
         }
+        self.after.order = command.order.apply(self.after.order);
         self.replies.push(command.reply);
     }
 
@@ -139,6 +140,9 @@ impl Change {
 /// Checks that all files exist. `file_count` is `None` while the files are not known.
 fn check(command: &SetFiles, torrent: &Torrent, file_count: Option<u64>) -> Result<(), SetFilesError> {
     let torrent = &torrent.name;
+    if command.priorities.is_empty() {
+        return Ok(());
+    }
     let Some(count) = file_count else {
         return Err(SetFilesError::NoMetadata(torrent.clone()));
     };

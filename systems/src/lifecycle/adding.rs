@@ -196,9 +196,12 @@ impl TorrentAdder<'_, '_> {
             overwrite_ns: options.requested_ns,
             has_moved: false,
         });
-        if !options.select.is_empty() {
-            let selection = options.select.clone();
-            self.commands.trigger(FilesSelected { torrent, selection });
+        if options.has_choice() {
+            self.commands.trigger(FilesSelected {
+                torrent,
+                selection: options.select.clone(),
+                order: options.order,
+            });
         }
         if !options.limits.is_unlimited() {
             let limits = options.limits;

@@ -116,13 +116,14 @@ impl Joiner<'_, '_> {
         if options.require_complete {
             self.commands.entity(listed.entity).insert(RequiresComplete);
         }
-        if !options.select.is_empty() {
+        if options.has_choice() {
             self.commands.trigger(FilesSelected {
                 torrent: listed.entity,
                 selection: options.select.clone(),
+                order: options.order,
             });
         }
-        let is_selected = !options.select.is_empty();
+        let is_selected = options.has_choice();
         let is_changed =
             has_moved || is_selected || options.name.is_some() || options.overwrite || options.require_complete;
         // The permission of an earlier add stays in force while the files are not known.

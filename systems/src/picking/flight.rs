@@ -10,10 +10,10 @@ use ecs_torrent_components::piece::{ActivePiece, PieceMemory, PiecePhase};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::RequestSettings;
 use ecs_torrent_components::torrent::{ActivePieces, Have, Lifecycle, Partials, StopPhase, TorrentPeers};
-use ecs_torrent_components::wanted::WantedPieces;
+use ecs_torrent_components::wanted::{FileChoice, WantedPieces};
 use ecs_torrent_protocol::geometry::Geometry;
 
-use super::rarity::{RarityOrder, priority_of};
+use super::rarity::{RarityOrder, priority_in};
 use super::{Picker, Supply};
 use crate::stop_participants::StopDuty;
 
@@ -28,7 +28,8 @@ pub(super) fn follow_lifecycle(
     peers: Query<&PeerPieces>,
 ) {
     for LifecycleChanged { torrent, to, .. } in changed.read() {
-        let Ok((readiness, have, partials, wanted, connected, has_picker)) = torrents.get_mut(*torrent) else {
+        let Ok((readiness, have, partials, (choice, wanted), connected, has_picker)) = torrents.get_mut(*torrent)
+        else {
             continue;
         };
         let is_open = *readiness == Readiness::Ready;
@@ -42,6 +43,7 @@ pub(super) fn follow_lifecycle(
                 if let Some(wanted) = wanted {
                     set_priorities(&mut order, 0..have.len(), wanted, is_missing, &mut random);
                 }
+                order.set_sequential(choice.is_some_and(|choice| choice.order.sequential));
                 let connected = connected.into_iter().flat_map(RelationshipTarget::iter);
                 for pieces in peers.iter_many(connected).flatten() {
                     order.add_peer(pieces, &mut random);
@@ -82,7 +84,7 @@ type Flown = (
     &'static Readiness,
     &'static Have,
     &'static Partials,
-    Option<&'static WantedPieces>,
+    (Option<&'static FileChoice>, Option<&'static WantedPieces>),
     Option<&'static TorrentPeers>,
     Has<Picker>,
 );
@@ -96,7 +98,7 @@ fn set_priorities(
     random: &mut Random,
 ) {
     for piece in pieces {
-        let priority = priority_of(wanted.priority(piece));
+        let priority = priority_in(wanted, piece);
         if order.priority(piece) != priority {
             order.set_priority(piece, priority, is_missing(piece), random);
         }
@@ -110,11 +112,11 @@ pub(super) fn follow_wanted(
     mut random: ResMut<Random>,
     mut sink: RequestSink,
     mut flight: Flight,
-    mut torrents: Query<(&Have, &WantedPieces, &mut Picker, &mut ActivePieces)>,
+    mut torrents: Query<(&Have, &FileChoice, &WantedPieces, &mut Picker, &mut ActivePieces)>,
     mut peers: Query<(&mut Requests, SourceSink)>,
 ) {
     for WantedChanged { torrent, pieces } in changed.read() {
-        let Ok((have, wanted, mut picker, mut active)) = torrents.get_mut(*torrent) else {
+        let Ok((have, choice, wanted, mut picker, mut active)) = torrents.get_mut(*torrent) else {
             continue;
         };
         let in_flight = |piece: &u32| active.all.get(piece).copied();
@@ -128,6 +130,7 @@ pub(super) fn follow_wanted(
         let is_missing = |piece| !have.contains(piece) && !active.all.contains_key(&piece);
         let changed = pieces.iter().copied();
         set_priorities(&mut picker.order, changed, wanted, is_missing, &mut random);
+        picker.order.set_sequential(choice.order.sequential);
         flight.supply.offer(*torrent);
     }
 }

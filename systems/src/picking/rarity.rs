@@ -1,10 +1,11 @@
-//! The order in which pieces are begun: by priority, then rarest first, with ties broken at random.
+//! The order in which pieces are begun: by priority, then rarest first, with ties broken at random; or by priority, then
+//! in the order of the files.
 
 use std::collections::BTreeMap;
 
 use ecs_torrent_components::peer::{PeerPieces, PieceForm};
 use ecs_torrent_components::random::Random;
-use ecs_torrent_components::wanted::FilePriority;
+use ecs_torrent_components::wanted::{FilePriority, WantedPieces};
 use ecs_torrent_protocol::bitfield::Bitfield;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, RngExt, SeedableRng};
@@ -24,6 +25,14 @@ pub fn priority_of(file: FilePriority) -> Priority {
         FilePriority::Normal => NORMAL_PRIORITY,
         FilePriority::High => NORMAL_PRIORITY + 2,
     }
+}
+
+/// Returns the priority of a piece, as a user's choice of files determines it. The ends of files come before other pieces
+/// of files with the same priority.
+#[must_use]
+pub fn priority_in(wanted: &WantedPieces, piece: u32) -> Priority {
+    let priority = priority_of(wanted.priority(piece));
+    priority + u8::from(wanted.is_end(piece))
 }
 
 /// Place of a piece that is in no bucket.
@@ -65,6 +74,8 @@ pub struct RarityOrder {
     buckets: BTreeMap<Key, Vec<u32>>,
     /// The pieces that are in buckets.
     pickable: Bitfield,
+    /// The pieces in buckets by priority, highest first, if pieces of equal priority are picked in ascending order.
+    sequence: Option<BTreeMap<std::cmp::Reverse<Priority>, Bitfield>>,
 }
 
 /// Sort key of a bucket; lower keys are picked first.
@@ -93,6 +104,7 @@ impl RarityOrder {
             complete_peer_count: 0,
             buckets: BTreeMap::new(),
             pickable: Bitfield::new(piece_count),
+            sequence: None,
         };
         (0..piece_count)
             .filter(|piece| is_missing(*piece))
@@ -137,8 +149,15 @@ impl RarityOrder {
             return;
         };
         if rank.place == OUT && rank.priority > 0 {
+            let priority = rank.priority;
             self.enter(piece, random);
             self.pickable.insert(piece);
+            if let Some(sequence) = &mut self.sequence {
+                let class = sequence.entry(std::cmp::Reverse(priority));
+                class
+                    .or_insert_with(|| Bitfield::new(self.pieces.len() as u32))
+                    .insert(piece);
+            }
         }
     }
 
@@ -146,7 +165,41 @@ impl RarityOrder {
     pub fn remove(&mut self, piece: u32) {
         if self.leave(piece) {
             self.pickable.remove(piece);
+            let class = std::cmp::Reverse(self.priority(piece));
+            if let Some(pieces) = self.sequence.as_mut().and_then(|sequence| sequence.get_mut(&class)) {
+                pieces.remove(piece);
+            }
         }
+    }
+
+    /// Sets whether pieces of equal priority are picked in ascending order, instead of the rarest first.
+    ///
+    /// ```
+    /// use ecs_torrent_components::peer::PeerPieces;
+    /// use ecs_torrent_components::random::Random;
+    /// use ecs_torrent_systems::picking::rarity::RarityOrder;
+    ///
+    /// let mut random = Random::from_seed([7; 32]);
+    /// let mut order = RarityOrder::new(100, |_| true, &mut random);
+    /// order.set_sequential(true);
+    /// let seed = PeerPieces::all(100);
+    /// assert_eq!(order.pick(&seed, [], &mut random, |_| true), Some(0));
+    /// assert_eq!(order.pick(&seed, [], &mut random, |piece| piece > 6), Some(7));
+    /// ```
+    pub fn set_sequential(&mut self, is_sequential: bool) {
+        if is_sequential == self.sequence.is_some() {
+            return;
+        }
+        self.sequence = is_sequential.then(|| {
+            let mut sequence: BTreeMap<_, Bitfield> = BTreeMap::new();
+            for piece in self.pickable.iter() {
+                let class = sequence.entry(std::cmp::Reverse(self.priority(piece)));
+                class
+                    .or_insert_with(|| Bitfield::new(self.pieces.len() as u32))
+                    .insert(piece);
+            }
+            sequence
+        });
     }
 
     /// Sets a piece's priority. Pieces of a higher priority are picked first, however rare others are; a piece of
@@ -238,7 +291,8 @@ impl RarityOrder {
     }
 
     /// Picks the next piece for a peer that has `pieces`, among the pieces that `accepts` allows. Among equally good
-    /// pieces, the first one in `preferred` wins; otherwise the choice is arbitrary.
+    /// pieces, the first one in `preferred` wins; otherwise the choice is arbitrary. In a sequential order the lowest piece
+    /// of the highest priority is picked.
     pub fn pick(
         &self,
         pieces: &PeerPieces,
@@ -246,6 +300,11 @@ impl RarityOrder {
         random: &mut Random,
         accepts: impl Fn(u32) -> bool,
     ) -> Option<u32> {
+        if let Some(sequence) = &self.sequence {
+            return sequence
+                .values()
+                .find_map(|class| pieces.iter_in(class).find(|piece| accepts(*piece)));
+        }
         let is_candidate = |piece: u32| pieces.has(piece) && accepts(piece);
         let preferred = preferred
             .into_iter()
@@ -472,12 +531,15 @@ mod tests {
         ) {
             let mut random = random();
             let mut order = RarityOrder::new(count, |_| true, &mut random);
+            let mut sequential = order.clone();
+            sequential.set_sequential(true);
             let mut peers: Vec<PeerPieces> = peers
                 .iter()
                 .map(|list| pieces(count, &list.iter().copied().filter(|i| *i < count).collect::<Vec<_>>()))
                 .collect();
             peers.extend(std::iter::repeat_n(PeerPieces::all(count), seeds));
             peers.iter().for_each(|peer| order.add_peer(peer, &mut random));
+            peers.iter().for_each(|peer| sequential.add_peer(peer, &mut random));
             for (peer, came, piece) in changes {
                 let peer = peer.get_mut(&mut peers);
                 match came {
@@ -490,12 +552,14 @@ mod tests {
             for (piece, priority) in urgent {
                 if piece < count {
                     order.set_priority(piece, priority, true, &mut random);
+                    sequential.set_priority(piece, priority, true, &mut random);
                     priorities[piece as usize] = priority;
                 }
             }
             let left = peers.remove(leaver.index(peers.len()));
             order.remove_peer(&left, &mut random);
             gone.iter().for_each(|piece| order.remove(*piece));
+            gone.iter().for_each(|piece| sequential.remove(*piece));
             let is_in = |piece: u32| !gone.contains(&piece) && priorities[piece as usize] > 0;
             let copies = |piece: u32| peers.iter().filter(|peer| peer.has(piece)).count();
             let rank = |piece: u32| (std::cmp::Reverse(priorities[piece as usize]), copies(piece));
@@ -503,6 +567,9 @@ mod tests {
                 let best = (0..count).filter(|p| is_in(*p) && peer.has(*p)).map(rank).min();
                 let picked = order.pick(peer, None, &mut random, |_| true);
                 prop_assert_eq!(picked.map(rank), best);
+                let candidates = (0..count).filter(|p| is_in(*p) && peer.has(*p));
+                let first = candidates.min_by_key(|piece| (std::cmp::Reverse(priorities[*piece as usize]), *piece));
+                prop_assert_eq!(sequential.pick(peer, [], &mut random, |_| true), first);
                 for neighbor in 0..count {
                     let picked = order.pick(peer, Some(neighbor), &mut random, |_| true);
                     let is_best = is_in(neighbor) && peer.has(neighbor) && Some(rank(neighbor)) == best;

@@ -152,8 +152,8 @@ impl ResumedItem<'_, '_> {
         let files = &content.0.info.files;
         // The choice of the session is given to the torrent at the end of this system.
         let count = files.files().len() as u32;
-        let saved = session.and_then(|session| session.file_choice(count));
-        let choice = self.choice.or(saved.as_ref());
+        let saved = session.and_then(|session| session.file_choice_after(count, self.choice));
+        let choice = saved.as_ref().or(self.choice);
         let state = &mut self.saved.state;
         if let Some(choice) = choice.filter(|_| self.opening.is_new()) {
             state.part_all(choice, files);
