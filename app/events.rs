@@ -94,6 +94,7 @@ impl Subscription {
 
     /// Returns the next event, or the number of events that this subscriber was too slow for. `None` once the engine has
     /// stopped.
+    #[cfg(feature = "daemon")]
     pub(crate) async fn receive(&mut self) -> Option<Received> {
         match self.0.recv().await {
             Ok(event) => Some(Received::Event(event)),
@@ -150,7 +151,8 @@ impl Subscription {
     }
 }
 
-/// What a subscriber receives.
+/// An item of a subscription.
+#[cfg(feature = "daemon")]
 #[derive(Debug)]
 pub(crate) enum Received {
     /// An event.

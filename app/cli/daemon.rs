@@ -23,9 +23,9 @@ Examples:
   ecs-torrent add linux.torrent        in a second terminal, in the same folder
 
 The daemon runs until SIGINT, SIGTERM, SIGHUP or `ecs-torrent shutdown`, then
-stops all torrents gracefully. A second signal ends it within two seconds, with exit code 1.
-`ecs-torrent config default` prints all settings. /api/v1/openapi.json
-describes the HTTP API.")]
+stops all torrents gracefully. A second signal ends it within two seconds, with
+exit code 1. `ecs-torrent config default` prints all settings.
+/api/v1/openapi.json describes the HTTP API.")]
 pub(super) struct DaemonArgs {
     /// Configuration file; command-line options override it.
     #[arg(long, value_name = "FILE")]

@@ -255,7 +255,7 @@ fn peers(query: &Query) -> Result<Vec<SocketAddr>, Refusal> {
     peers.map_err(|_| Refusal::of("peer", StatusCode::BAD_REQUEST, "a peer is IP:PORT"))
 }
 
-/// What the client chose for a torrent.
+/// The client's options for a torrent.
 struct Chosen {
     /// The download folder.
     root: PathBuf,

@@ -67,7 +67,7 @@ impl std::str::FromStr for EventId {
     }
 }
 
-/// What follows an event that a client has seen.
+/// The events after one that a client has seen.
 pub(super) enum Next {
     /// The next event, and its number.
     Event(u64, Arc<Logged>),

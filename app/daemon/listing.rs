@@ -46,7 +46,7 @@ const DETAILS_CHUNK: usize = 256;
 /// Name of the header with the number of torrents that match the filter, on all pages.
 const TOTAL_COUNT: &str = "x-total-count";
 
-/// What a list is sorted by.
+/// The order of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Column {
     Field(Field),

@@ -388,7 +388,7 @@ mod tests {
             speed: Speed { download: 7, upload: 0 },
             ..stats(2)
         };
-        // What is reported as changed and is not, is no change for clients.
+        // A torrent that is reported as changed, and is as before, is no change for clients.
         listing.apply(changes(2, false, [stats(0).info_hash], [stats(1), faster]));
         let next = listing.after(Some(first.mark), usize::MAX);
         assert_eq!(

@@ -33,7 +33,7 @@ use self::seed::Seed;
 /// Measurements of each row, each with a torrent of its own.
 pub const RUNS: usize = 5;
 
-/// What is measured: the way of the client, bytes of metadata, and the goal in milliseconds.
+/// The measured cases: the way of the client, bytes of metadata, and the goal in milliseconds.
 const ROWS: [(&str, &str, usize, u64); 4] = [
     ("peer", "over one peer", 40_000, 520),
     ("peer", "over one peer", 400_000, 900),

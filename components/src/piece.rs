@@ -341,7 +341,7 @@ impl VerifiedPieces {
         self.0.add(entity, &mut piece.verified);
     }
 
-    /// Removes and returns the next piece; call [`ActivePiece::begin_writing`] on it.
+    /// Removes and returns the next piece; call [`PieceMemory::begin_writing`] with it.
     pub fn pop(&mut self) -> Option<Entity> {
         self.0.pop()
     }

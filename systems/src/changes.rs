@@ -83,7 +83,7 @@ struct Logged {
     is_live: bool,
 }
 
-/// What the log knows about the time after a revision.
+/// The part of the log after a revision.
 struct Logs {
     revision: Revision,
     is_reset: bool,

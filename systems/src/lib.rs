@@ -87,8 +87,9 @@ pub mod verification;
 /// A Bevy program does not add them to its own `App`: it adds the host plugin `EcsTorrentPlugin`, which starts an engine
 /// beside it.
 ///
-/// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes), [`pex`], [`lsd`],
-/// [`following`], [`extensions`] and [`stats`] can be left out with [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
+/// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes and edits), [`pex`],
+/// [`lsd`], [`following`] (with or without [`dht`], which it needs), [`extensions`], [`metadata`], [`stats`], [`changes`] and
+/// [`dates`] can be left out with [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
 ///
 /// # Panics
 /// In an `App` that is not an engine's, when it is built.

@@ -51,7 +51,7 @@ fn a_torrent_has_dates_that_survive_a_restart() {
         "{shown}"
     );
 
-    // What was there when it was added was never completed.
+    // Data that was there when it was added was never completed.
     let seeding = format!("/api/v1/torrents/{hash}?fields=completed_at,state,ratio");
     let expected = json!({"completed_at": null, "state": "seeding", "ratio": 1.0});
     assert_eq!(seeder.get(&seeding).json(), expected);

@@ -139,7 +139,7 @@ fn metrics_have_the_format_of_prometheus() {
     let of_seeder = parse(&seeder.get("/metrics").body);
     let name = format!("ecs_torrent_torrent_uploaded_bytes_total{{info_hash=\"{hash}\",name=\"a \\\"b\"}}");
     assert_eq!(of_seeder.samples[&name], 100_000.0);
-    // What a removed torrent transferred still counts.
+    // The bytes that a removed torrent transferred still count.
     daemon.delete(&format!("/api/v1/torrents/{hash}"));
     let metrics = parse(&daemon.get("/metrics").body);
     assert_eq!(metrics.samples["ecs_torrent_downloaded_bytes_total"], 100_000.0);

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         lab::Namespace::Unavailable(reason) => eprintln!("without a network namespace of its own: {reason}"),
     }
     // Each case runs several programs, which mostly wait for each other.
-    arguments.test_threads = arguments.test_threads.or(Some(4));
+    arguments.test_threads = arguments.test_threads.or(Some(8));
     conclude(&arguments)
 }
 

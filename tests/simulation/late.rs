@@ -14,7 +14,7 @@ use ecs_torrent::sim::invariants::InvariantsPlugin;
 use super::fetching::Bed;
 use super::*;
 
-/// What [`RecorderPlugin`] has seen.
+/// The record of [`RecorderPlugin`].
 #[derive(Resource, Default)]
 struct Recorded {
     have_count: usize,

@@ -9,7 +9,8 @@ use ecs_torrent::components::torrent::TorrentIndex;
 use ecs_torrent::engine::sim::Simulation;
 use ecs_torrent::protocol::time::Timestamp;
 use ecs_torrent::systems::{
-    TorrentPlugins, extensions, following, lsd, metadata, pex, smart_ban, stats, suggesting, trackers,
+    TorrentPlugins, changes, dates, dht, extensions, following, lsd, metadata, pex, smart_ban, stats, suggesting,
+    trackers,
 };
 
 use crate::{add, ip, torrent};
@@ -57,6 +58,13 @@ fn an_engine_works_without_each_optional_feature() {
         Without(PluginGroupBuilder::disable::<suggesting::SuggestingPlugin>),
     );
     moves("peer exchange", Without(PluginGroupBuilder::disable::<pex::PexPlugin>));
+    let without_dht = |all: PluginGroupBuilder| all.disable::<dht::DhtPlugin>().disable::<following::FollowingPlugin>();
+    moves("the distributed hash table", Without(without_dht));
+    moves(
+        "the log of changes",
+        Without(PluginGroupBuilder::disable::<changes::ChangesPlugin>),
+    );
+    moves("dates", Without(PluginGroupBuilder::disable::<dates::DatesPlugin>));
     moves(
         "followed links",
         Without(PluginGroupBuilder::disable::<following::FollowingPlugin>),

@@ -140,7 +140,9 @@ fn comment_starts(text: &str) -> impl Iterator<Item = Option<&str>> {
     let comment = |line: &'_ str| line.trim_start().starts_with("//");
     let mut was_comment = false;
     text.lines().map(move |line| {
-        let starts = comment(line) && !std::mem::replace(&mut was_comment, comment(line));
+        let is_comment = comment(line);
+        let starts = is_comment && !was_comment;
+        was_comment = is_comment;
         starts.then(|| line.trim_start().trim_start_matches(['/', '!']).trim_start())
     })
 }
@@ -174,10 +176,9 @@ fn wrong_words_are_found_in_prose_and_identifiers() {
 
 #[test]
 fn comments_that_hide_their_subject_are_found() {
-    let text =
-        "    /// What becomes of it.\nlet what = \"What \";\n// Two lines.\n// Those count as one.\n\n//! Whether";
+    let text = "    /// What becomes of it.\nlet what = \"What \";\n// Two lines.\n// Those count as one.\n\n//! Whether\nx\n/// What";
     let found: Vec<_> = comment_starts(text)
         .map(|start| start.is_some_and(hides_subject))
         .collect();
-    assert_eq!(found, [true, false, false, false, false, false]);
+    assert_eq!(found, [true, false, false, false, false, false, false, true]);
 }

@@ -1,17 +1,22 @@
 //! The bytes that a stopped torrent still lacks, read from its saved state.
 
-use std::fs;
+use std::fs::File;
 use std::path::Path;
 
 use ecs_torrent::TorrentId;
 use ecs_torrent::components::session::Session;
+use ecs_torrent::engine::backends::whole_file::read_bounded;
 use ecs_torrent::protocol::geometry::Geometry;
+
+/// Longest saved state that is read, in bytes.
+const MAX_SESSION_BYTES: u64 = 512 << 20;
 
 /// Returns the bytes that the next run has to download. `None` if the saved state cannot be read, or if the user does not
 /// want all files: the state alone does not say where they lie.
 pub(super) fn missing_bytes(state_dir: &Path, torrent: TorrentId) -> Option<u64> {
     let path = state_dir.join("state").join(format!("{torrent}.ron"));
-    let session = Session::parse(&fs::read(path).ok()?, torrent.0).ok()?;
+    let bytes = read_bounded(File::open(path).ok()?, MAX_SESSION_BYTES).ok()?;
+    let session = Session::parse(&bytes, torrent.0).ok()?;
     if !session.skipped.is_empty() || !session.selected.is_empty() {
         return None;
     }

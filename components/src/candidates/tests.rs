@@ -159,7 +159,7 @@ fn addresses_of_a_host_whose_addresses_fail_come_last() {
     candidates.add(address(201), CandidateSource::TRACKER, 0, 1000);
     let counts: BTreeMap<_, _> = candidates.counts().collect();
     assert_eq!(counts[&CandidateSource::PEER_EXCHANGE].refused, 1);
-    // Those that are ready already keep their places, and have a higher priority than the tracker's.
+    // Addresses that are ready already keep their places, and have a higher priority than the tracker's.
     let order: Vec<_> = std::iter::from_fn(|| candidates.take_best(at(0))).collect();
     let position = |last| order.iter().position(|taken| *taken == address(last)).unwrap();
     assert!(position(200) < position(99) && position(201) < position(99));

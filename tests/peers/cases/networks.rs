@@ -59,8 +59,8 @@ pub fn cases() -> Vec<Case> {
             needs: &[Libtorrent],
             run: |lab| {
                 let share = small(lab, "swarm.bin");
-                // It is too slow to serve the others.
-                let hub = ours::Ours::download_slowly(&share.torrent, &lab.folder("hub"), lab.address(), "10KiB");
+                // It stays to the end, and is too slow to serve the others.
+                let hub = ours::Ours::join_slowly(&share.torrent, &lab.folder("hub"), lab.address(), "10KiB");
                 let known = [hub.address()];
                 let seeder = libtorrent::Libtorrent::seed(&share.torrent, &share.origin, lab.address(), &known);
                 let folder = |number: u8| lab.folder(&format!("downloads-{number}"));

@@ -34,10 +34,10 @@ impl Ours {
         Self::download_with(torrent, folder, ip, &[], &["--dht-node", &node], "info")
     }
 
-    /// Downloads into `folder`, with this rate of uploads, and finds peers by peer exchange only.
-    pub fn download_slowly(torrent: &Path, folder: &Path, ip: IpAddr, rate: &str) -> Self {
+    /// Downloads into `folder` and then seeds, with this rate of uploads, and finds peers by peer exchange only.
+    pub fn join_slowly(torrent: &Path, folder: &Path, ip: IpAddr, rate: &str) -> Self {
         let more = ["--no-dht", "--no-lsd", "--upload-limit", rate];
-        Self::download_with(torrent, folder, ip, &[], &more, "info")
+        Self::join(torrent, folder, ip, &[], &more, "info")
     }
 
     /// Downloads into `folder`, and finds peers by peer exchange only.
@@ -53,12 +53,17 @@ impl Ours {
         more: &[&str],
         log: &str,
     ) -> Self {
+        let more = [more, &["--exit-on-complete"]].concat();
+        Self::join(torrent, folder, ip, peers, &more, log)
+    }
+
+    /// Downloads into `folder`. Returns when the torrent is added.
+    fn join(torrent: &Path, folder: &Path, ip: IpAddr, peers: &[SocketAddr], more: &[&str], log: &str) -> Self {
         let mut arguments = vec![
             "download".into(),
             torrent.as_os_str().to_owned(),
             "-o".into(),
             folder.into(),
-            "--exit-on-complete".into(),
         ];
         arguments.extend(more.iter().map(Into::into));
         let mut this = Self::start(arguments, folder, ip, peers, log);

@@ -70,7 +70,7 @@ pub struct NodeSettings {
     pub is_read_only: bool,
     /// Whether only nodes whose ids fit their addresses count as storage nodes (BEP 42).
     pub enforces_ids: bool,
-    /// Which of the eight ids of an external address the node takes, modulo 8; `None` for any (BEP 45).
+    /// Number of the id that the node takes, of the eight of an external address, modulo 8; `None` for any (BEP 45).
     pub id_variant: Option<u8>,
 }
 

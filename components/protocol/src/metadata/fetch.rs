@@ -116,7 +116,7 @@ struct Attempt<P> {
     turn: Turn<P>,
 }
 
-/// Which peers an attempt asks.
+/// The peers that an attempt asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn<P> {
     /// All that claim the size.

@@ -292,7 +292,7 @@ fn a_torrent_that_is_not_certain_saves_the_intent_only() {
     }
 }
 
-/// What was recovered from a damaged session replaces it, with the volume of the files, before the files are examined.
+/// The recovered parts of a damaged session replace it, with the volume of the files, before the files are examined.
 #[test]
 fn a_damaged_session_is_replaced_once() {
     let mut bed = bed();

@@ -403,7 +403,7 @@ fn a_stop_asks_for_no_peers() {
     assert_eq!(wanted(&mut bed), 0);
 }
 
-/// What an earlier run learned of a tracker is restored by its URL.
+/// The state of a tracker in an earlier run is restored by its URL.
 #[test]
 fn a_session_restores_its_trackers() {
     let (mut bed, trackers) = bed(1);
