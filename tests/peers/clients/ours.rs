@@ -34,9 +34,9 @@ impl Ours {
         Self::download_with(torrent, folder, ip, &[], &["--dht-node", &node], "info")
     }
 
-    /// Downloads into `folder` and then seeds, with this rate of uploads, and finds peers by peer exchange only.
+    /// Downloads into `folder` at this rate, and finds peers by peer exchange only.
     pub fn join_slowly(torrent: &Path, folder: &Path, ip: IpAddr, rate: &str) -> Self {
-        let more = ["--no-dht", "--no-lsd", "--upload-limit", rate];
+        let more = ["--no-dht", "--no-lsd", "--download-limit", rate];
         Self::join(torrent, folder, ip, &[], &more, "info")
     }
 
