@@ -64,8 +64,6 @@ pub struct Tracker {
     /// Announce URL, as in the metainfo. May contain a passkey, so that it is shown through
     /// [`redacted`](ecs_torrent_protocol::tracker::redacted).
     pub url: Arc<str>,
-    /// Number of the tracker's tier.
-    pub tier: usize,
     /// The routes over the families, in the order of [`Family::ALL`].
     routes: [Route; 2],
     /// Number of peers with all pieces, as last reported.
@@ -83,18 +81,17 @@ pub struct Tracker {
 impl Tracker {
     /// Creates a tracker without any announce yet.
     #[must_use]
-    pub fn new(url: &str, tier: usize) -> Self {
+    pub fn new(url: &str) -> Self {
         Self {
             url: url.into(),
-            tier,
             ..Self::default()
         }
     }
 
     /// Creates a tracker that a torrent gets later. If the torrent is complete, it sends no `completed` (BEP 3).
     #[must_use]
-    pub fn given(url: &str, tier: usize, is_complete: bool) -> Self {
-        let mut tracker = Self::new(url, tier);
+    pub fn given(url: &str, is_complete: bool) -> Self {
+        let mut tracker = Self::new(url);
         tracker
             .routes
             .iter_mut()

@@ -19,6 +19,7 @@ use ecs_torrent_protocol::bitfield::Bitfield;
 use ecs_torrent_protocol::metainfo::Metainfo;
 
 use crate::AnnounceSet;
+use crate::durable::{DurableChanges, has_changes};
 
 /// Keeps the user's choice of files, and derives the wanted pieces.
 pub struct FilesPlugin;
@@ -26,7 +27,7 @@ pub struct FilesPlugin;
 impl Plugin for FilesPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<CommandQueue<SetFiles>>()
-            .init_resource::<changing::Changes>()
+            .init_resource::<DurableChanges<changing::FilesChange>>()
             .add_message::<WantedChanged>()
             .add_observer(take_selection)
             .add_observer(restore_choice)
@@ -35,7 +36,7 @@ impl Plugin for FilesPlugin {
                 Tick,
                 (changing::settle_changes, changing::take_changes)
                     .chain()
-                    .run_if(changing::has_changes)
+                    .run_if(has_changes::<SetFiles, changing::FilesChange>)
                     .in_set(AnnounceSet::Files),
             );
     }

@@ -37,6 +37,7 @@ pub mod dates;
 pub mod dht;
 pub mod dialing;
 pub mod disconnecting;
+mod durable;
 pub mod extensions;
 pub mod files;
 pub mod flushing;

@@ -133,8 +133,8 @@ impl StatsParams<'_, '_> {
         let entity = self.index.get(info_hash)?;
         let (lifecycle, layout, picker, candidates, peers, trackers) = self.details.get(entity).ok()?;
         let peers = peers.into_iter().flat_map(RelationshipTarget::iter);
-        let trackers = trackers.into_iter().flat_map(|tiers| tiers.0.iter());
-        let tracker = |entity| self.tracker(entity, lifecycle);
+        let trackers = trackers.into_iter().flat_map(|tiers| tiers.0.numbered());
+        let tracker = |(tier, entity)| self.tracker(tier, entity, lifecycle);
         Some(TorrentStats {
             availability: picker
                 .filter(|_| lifecycle.wants_peers())
@@ -241,7 +241,7 @@ impl StatsParams<'_, '_> {
         }
     }
 
-    fn tracker(&self, entity: Entity, lifecycle: &Lifecycle) -> Option<TrackerStats> {
+    fn tracker(&self, tier: usize, entity: Entity, lifecycle: &Lifecycle) -> Option<TrackerStats> {
         let tracker = self.trackers.get(entity).ok()?;
         let route = tracker.best_route();
         let is_due =
@@ -255,7 +255,7 @@ impl StatsParams<'_, '_> {
         };
         Some(TrackerStats {
             url: redacted(&tracker.url),
-            tier: tracker.tier,
+            tier,
             status,
             message: message.map(ToString::to_string).or(tracker.warning.clone()),
             seeders: tracker.seeders,

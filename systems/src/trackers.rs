@@ -110,11 +110,10 @@ fn spawn_trackers(
     let is_complete = have.is_some_and(|have| have.is_full());
     let max = MetainfoLimits::default().max_urls;
     for given in &given.tiers {
-        let tier = known.0.len();
         let mut added = Vec::new();
         for url in given {
             if urls.len() < max && urls.insert(url.as_str().into()) {
-                let tracker = Tracker::given(url, tier, is_complete);
+                let tracker = Tracker::given(url, is_complete);
                 added.push(commands.spawn((tracker, TrackerOf(torrent))).id());
             }
         }

@@ -5,24 +5,20 @@ use std::sync::Arc;
 use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::query::QueryData;
-use ecs_torrent_components::clock::{Clock, Wakeup};
-use ecs_torrent_components::commands::{
-    AboutTorrent, CommandQueue, Reply, SetFiles, SetFilesError, TorrentNotFound, Unsaved,
-};
-use ecs_torrent_components::lifecycle::{ChangedFacts, Desired};
+use ecs_torrent_components::commands::{CommandQueue, Reply, SetFiles, SetFilesError};
+use ecs_torrent_components::lifecycle::ChangedFacts;
 use ecs_torrent_components::messages::WantedChanged;
-use ecs_torrent_components::torrent::{Content, Have, Torrent, TorrentIndex};
+use ecs_torrent_components::torrent::{Content, Have, Torrent};
 use ecs_torrent_components::wanted::{FileChoice, WantedPieces};
 
-use crate::lifecycle::Adds;
-use crate::sessions::{SaveTorrent, SessionState, SessionWritten};
+use crate::durable::{DurableChanges, SettleChanges, TakeChanges};
 
 /// The most files that one command may name, as a multiple of the torrent's files. Ranges may overlap.
 const MAX_NAMED: u64 = 4;
 
 /// Changes of one torrent that are being saved together.
 #[derive(Debug, Default)]
-struct Change {
+pub(super) struct FilesChange {
     /// The choice before, in case the new one cannot be saved.
     before: FileChoice,
     /// The new choice.
@@ -32,53 +28,30 @@ struct Change {
     replies: Vec<Reply<Result<(), SetFilesError>>>,
 }
 
-/// Changes that are being saved, by torrent.
-#[derive(Resource, Debug, Default)]
-pub(super) struct Changes(EntityHashMap<Change>);
-
-/// Returns whether priorities are to be changed, or are being saved.
-pub(super) fn has_changes(queue: Res<CommandQueue<SetFiles>>, changes: Res<Changes>) -> bool {
-    !queue.0.is_empty() || !changes.0.is_empty()
-}
-
 /// The parts of a torrent that a change reads and writes.
 #[derive(QueryData)]
 #[query_data(mutable)]
 pub(super) struct Changed {
     torrent: &'static Torrent,
-    desired: &'static Desired,
     known: Option<(&'static Content, &'static Have)>,
     choice: Option<&'static mut FileChoice>,
     wanted: Option<&'static mut WantedPieces>,
-    state: &'static mut SessionState,
 }
 
 /// Checks new priorities, and saves the torrent with them.
 pub(super) fn take_changes(
     mut commands: Commands,
     mut queue: ResMut<CommandQueue<SetFiles>>,
-    index: Res<TorrentIndex>,
-    adds: Res<Adds>,
-    mut changes: ResMut<Changes>,
-    mut save: MessageWriter<SaveTorrent>,
+    mut changes: ResMut<DurableChanges<FilesChange>>,
+    mut taking: TakeChanges,
     mut torrents: Query<Changed>,
 ) {
-    let is_leaving = |entity| torrents.get(entity).is_ok_and(|changed| changed.desired.is_leaving());
-    let decided = adds.take_decided(&mut queue, &index, is_leaving);
-    let mut begun: EntityHashMap<Change> = EntityHashMap::default();
-    for (command, listed) in decided {
-        let Some(entity) = listed.filter(|entity| !is_leaving(*entity)) else {
-            let error = TorrentNotFound(command.torrent());
-            command.reply.send(Err(error.into()));
-            continue;
-        };
-        match torrents.get(entity) {
-            Ok(changed) if changed.state.is_loaded() && !changes.0.contains_key(&entity) => {
-                let change = begun.entry(entity).or_insert_with(|| Change::new(changed.choice));
-                change.add(command, changed.torrent, changed.known);
-            }
-            // The torrent was added in this very tick, its session is being loaded, or another change is being saved.
-            _ => queue.0.push_back(command),
+    let mut begun: EntityHashMap<FilesChange> = EntityHashMap::default();
+    let refuse = |command: SetFiles, error| command.reply.send(Err(SetFilesError::NotFound(error)));
+    for (torrent, command) in taking.take(&mut queue, &changes, refuse) {
+        if let Ok(changed) = torrents.get(torrent) {
+            let change = begun.entry(torrent).or_insert_with(|| FilesChange::new(changed.choice));
+            change.add(command, changed.torrent, changed.known);
         }
     }
     for (torrent, change) in begun {
@@ -88,23 +61,19 @@ pub(super) fn take_changes(
         if change.replies.is_empty() {
             continue;
         }
-        if let Some((content, _)) = changed.known {
+        if let (Some((content, _)), Some(mut state)) = (changed.known, taking.state_mut(torrent)) {
             let files = &content.0.info.files;
-            changed
-                .state
-                .record_choice((&change.before, &change.after), &change.files, files);
+            state.record_choice((&change.before, &change.after), &change.files, files);
         }
         match &mut changed.choice {
             Some(choice) => choice.clone_from(&change.after),
             None => drop(commands.entity(torrent).insert(change.after.clone())),
         }
-        changed.state.record_addition();
-        save.write(SaveTorrent { torrent });
-        changes.0.insert(torrent, change);
+        taking.save(torrent, change, &mut changes);
     }
 }
 
-impl Change {
+impl FilesChange {
     fn new(choice: Option<&FileChoice>) -> Self {
         let before = choice.cloned().unwrap_or_default();
         Self {
@@ -166,63 +135,31 @@ fn check(command: &SetFiles, torrent: &Torrent, file_count: Option<u64>) -> Resu
 /// Applies the changes that are durable, and undoes those that cannot be saved.
 pub(super) fn settle_changes(
     mut commands: Commands,
-    (clock, wakeup): (Res<Clock>, Res<Wakeup>),
-    mut written: MessageReader<SessionWritten>,
-    mut changes: ResMut<Changes>,
+    mut changes: ResMut<DurableChanges<FilesChange>>,
+    mut settling: SettleChanges,
     mut facts: ResMut<ChangedFacts>,
     mut applied: MessageWriter<WantedChanged>,
     mut torrents: Query<Changed>,
 ) {
-    for SessionWritten { torrent, result } in written.read() {
-        let Ok(mut changed) = torrents.get_mut(*torrent) else {
-            continue;
-        };
-        // An earlier save has ended, and the one of the change follows.
-        if result.is_ok() && !changed.state.has_saved_additions() {
-            continue;
-        }
-        let Some(change) = changes.0.remove(torrent) else {
-            continue;
-        };
-        // Commands about the torrent may wait for this.
-        wakeup.at(clock.now());
-        if let Err(reason) = result {
-            if let Some(choice) = &mut changed.choice {
-                choice.clone_from(&change.before);
+    for (torrent, change, result) in settling.take_ended(&mut changes) {
+        if let Ok(mut changed) = torrents.get_mut(torrent) {
+            if result.is_err() {
+                if let Some(choice) = &mut changed.choice {
+                    choice.clone_from(&change.before);
+                }
+            } else if let Some(pieces) = changed.apply(torrent, &change, &mut commands) {
+                facts.add(torrent);
+                let pieces = Arc::from(pieces);
+                applied.write(WantedChanged { torrent, pieces });
             }
-            let unsaved = Unsaved::new(&changed.torrent.name, reason);
-            change.answer(&Err(SetFilesError::Unsaved(unsaved)));
-            continue;
         }
-        if let Some(pieces) = changed.apply(*torrent, &change, &mut commands) {
-            facts.add(*torrent);
-            let pieces = Arc::from(pieces);
-            applied.write(WantedChanged {
-                torrent: *torrent,
-                pieces,
-            });
-        }
-        change.answer(&Ok(()));
-    }
-    // A torrent that was stopped was saved with the change.
-    let gone: Vec<Entity> = changes
-        .0
-        .keys()
-        .filter(|torrent| !torrents.contains(**torrent))
-        .copied()
-        .collect();
-    for torrent in gone {
-        changes
-            .0
-            .remove(&torrent)
-            .into_iter()
-            .for_each(|change| change.answer(&Ok(())));
+        change.answer(&result.map_err(SetFilesError::Unsaved));
     }
 }
 
 impl ChangedItem<'_, '_> {
     /// Updates the wanted pieces. Returns the pieces whose priority has changed.
-    fn apply(&mut self, entity: Entity, change: &Change, commands: &mut Commands) -> Option<Vec<u32>> {
+    fn apply(&mut self, entity: Entity, change: &FilesChange, commands: &mut Commands) -> Option<Vec<u32>> {
         let (content, have) = self.known?;
         let (files, geometry) = (&content.0.info.files, &content.0.info.geometry);
         let named = change.files.iter().copied();

@@ -294,12 +294,12 @@ impl SessionWriter<'_, '_> {
 
     /// Returns the trackers of a torrent for its session.
     fn trackers_of(&self, saved: &SavedItem<'_, '_>) -> Vec<SessionTracker> {
-        let entities = saved.tiers.into_iter().flat_map(|tiers| tiers.0.iter());
-        let trackers = entities.filter_map(|entity| {
+        let entities = saved.tiers.into_iter().flat_map(|tiers| tiers.0.numbered());
+        let trackers = entities.filter_map(|(tier, entity)| {
             let tracker = self.trackers.get(entity).ok()?;
             Some(SessionTracker {
                 url: tracker.url.to_string(),
-                tier: tracker.tier,
+                tier,
                 was_completed: Family::ALL.iter().any(|family| tracker.route(*family).was_completed),
                 seeders: tracker.seeders,
                 leechers: tracker.leechers,

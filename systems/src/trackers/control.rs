@@ -6,14 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bevy_app::{App, Plugin};
-use bevy_ecs::entity::EntityHashMap;
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
-use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{
-    AboutTorrent, AnnounceTorrent, CommandQueue, EditTrackers, EditTrackersError, Reply, TorrentNotFound, Unsaved,
+    AnnounceTorrent, CommandQueue, EditTrackers, EditTrackersError, Reply, TorrentNotFound,
 };
-use ecs_torrent_components::lifecycle::Desired;
 use ecs_torrent_components::messages::{SessionLoaded, TrackersEdited};
 use ecs_torrent_components::session::SessionTracker;
 use ecs_torrent_components::torrent::{Have, Torrent, TorrentIndex, TrackerOf};
@@ -27,8 +24,7 @@ use ecs_torrent_protocol::urls::check_tracker;
 use super::policy::{self, Advance, AnnounceParams, Extender};
 use crate::AnnounceSet;
 use crate::conditions::has_commands;
-use crate::lifecycle::Adds;
-use crate::sessions::{SaveTorrent, SessionState, SessionWritten};
+use crate::durable::{DurableChanges, SettleChanges, TakeChanges, has_changes};
 
 /// Edits trackers, and announces, when the user asks for it.
 pub struct TrackerControlPlugin;
@@ -37,12 +33,14 @@ impl Plugin for TrackerControlPlugin {
     fn build(&self, app: &mut App) {
         app.init_resource::<CommandQueue<EditTrackers>>()
             .init_resource::<CommandQueue<AnnounceTorrent>>()
-            .init_resource::<Edits>()
+            .init_resource::<DurableChanges<TrackersEdit>>()
             .add_observer(restore_edit)
             .add_systems(
                 Tick,
                 (
-                    (settle_edits, take_edits).chain().run_if(has_edits),
+                    (settle_edits, take_edits)
+                        .chain()
+                        .run_if(has_changes::<EditTrackers, TrackersEdit>),
                     announce_requested.run_if(has_commands::<AnnounceTorrent>),
                 )
                     .chain()
@@ -56,13 +54,9 @@ impl Plugin for TrackerControlPlugin {
 /// Announce URLs by tier.
 type Urls = Vec<Vec<Arc<str>>>;
 
-/// Edits that are being saved, by torrent.
-#[derive(Resource, Debug, Default)]
-struct Edits(EntityHashMap<Edit>);
-
 /// An edit that is being saved.
 #[derive(Debug)]
-struct Edit {
+struct TrackersEdit {
     /// The trackers before, in case the new ones cannot be saved.
     before: Urls,
     /// Whether they had been edited.
@@ -70,49 +64,21 @@ struct Edit {
     reply: Reply<Result<(), EditTrackersError>>,
 }
 
-/// Returns whether trackers are to be edited, or are being saved.
-fn has_edits(queue: Res<CommandQueue<EditTrackers>>, edits: Res<Edits>) -> bool {
-    !queue.0.is_empty() || !edits.0.is_empty()
-}
-
-/// The parts of a torrent that an edit reads and writes.
-type Edited = (
-    &'static Torrent,
-    &'static Desired,
-    Has<EditedTrackers>,
-    &'static mut SessionState,
-);
-
 /// Checks and applies edits, and saves their torrents.
 fn take_edits(
     mut queue: ResMut<CommandQueue<EditTrackers>>,
-    index: Res<TorrentIndex>,
-    adds: Res<Adds>,
-    mut edits: ResMut<Edits>,
-    mut save: MessageWriter<SaveTorrent>,
+    mut edits: ResMut<DurableChanges<TrackersEdit>>,
+    mut taking: TakeChanges,
     mut editor: Editor,
-    mut torrents: Query<Edited>,
+    torrents: Query<(&Torrent, Has<EditedTrackers>)>,
 ) {
-    let is_leaving = |entity| torrents.get(entity).is_ok_and(|(_, desired, ..)| desired.is_leaving());
-    let decided = adds.take_decided(&mut queue, &index, is_leaving);
-    for (command, listed) in decided {
-        let Some(entity) = listed else {
-            let error = TorrentNotFound(command.torrent());
-            command.reply.send(Err(error.into()));
+    let refuse = |command: EditTrackers, error| command.reply.send(Err(EditTrackersError::NotFound(error)));
+    for (entity, command) in taking.take(&mut queue, &edits, refuse) {
+        let Ok((torrent, was_edited)) = torrents.get(entity) else {
             continue;
         };
-        let Ok((torrent, desired, was_edited, mut state)) = torrents.get_mut(entity) else {
-            // The torrent was added in this very tick.
-            queue.0.push_back(command);
-            continue;
-        };
-        if desired.is_leaving() {
-            let error = TorrentNotFound(command.torrent());
-            command.reply.send(Err(error.into()));
-            continue;
-        }
-        if !state.is_loaded() || edits.0.contains_key(&entity) {
-            // Its session is being loaded, or another edit is being saved.
+        if edits.has(entity) {
+            // An edit of this tick comes first.
             queue.0.push_back(command);
             continue;
         }
@@ -126,14 +92,12 @@ fn take_edits(
         };
         tracing::info!(torrent = %torrent.label(), "its trackers were edited");
         editor.apply(entity, &after, true);
-        state.record_addition();
-        save.write(SaveTorrent { torrent: entity });
-        let edit = Edit {
+        let edit = TrackersEdit {
             before,
             was_edited,
             reply: command.reply,
         };
-        edits.0.insert(entity, edit);
+        taking.save(entity, edit, &mut edits);
     }
 }
 
@@ -180,43 +144,12 @@ fn check(command: &EditTrackers, torrent: &Torrent, before: &Urls) -> Result<Url
 }
 
 /// Answers edits that are durable, and undoes those that cannot be saved.
-fn settle_edits(
-    (clock, wakeup): (Res<Clock>, Res<Wakeup>),
-    mut written: MessageReader<SessionWritten>,
-    mut edits: ResMut<Edits>,
-    mut editor: Editor,
-    torrents: Query<(&Torrent, &SessionState)>,
-) {
-    for SessionWritten { torrent, result } in written.read() {
-        let Ok((data, state)) = torrents.get(*torrent) else {
-            continue;
-        };
-        // An earlier save has ended, and the one of the edit follows.
-        if result.is_ok() && !state.has_saved_additions() {
-            continue;
+fn settle_edits(mut edits: ResMut<DurableChanges<TrackersEdit>>, mut settling: SettleChanges, mut editor: Editor) {
+    for (torrent, edit, result) in settling.take_ended(&mut edits) {
+        if result.is_err() {
+            editor.apply(torrent, &edit.before, edit.was_edited);
         }
-        let Some(edit) = edits.0.remove(torrent) else {
-            continue;
-        };
-        // Another edit may wait for this one.
-        wakeup.at(clock.now());
-        let answer = result.clone().map_err(|reason| {
-            editor.apply(*torrent, &edit.before, edit.was_edited);
-            EditTrackersError::Unsaved(Unsaved::new(&data.name, &reason))
-        });
-        edit.reply.send(answer);
-    }
-    // A torrent that was stopped was saved with the edit.
-    let gone: Vec<Entity> = edits
-        .0
-        .keys()
-        .copied()
-        .filter(|torrent| !torrents.contains(*torrent))
-        .collect();
-    for torrent in gone {
-        if let Some(edit) = edits.0.remove(&torrent) {
-            edit.reply.send(Ok(()));
-        }
+        edit.reply.send(result.map_err(EditTrackersError::Unsaved));
     }
 }
 
@@ -246,16 +179,13 @@ struct Editor<'w, 's> {
 impl Editor<'_, '_> {
     /// Returns a torrent's trackers, by tier.
     fn urls(&self, torrent: Entity) -> Urls {
-        let trackers = self
+        let url = |tracker: &Entity| Some(self.params.tracker(*tracker)?.url.clone());
+        let tiers = self
             .torrents
             .get(torrent)
             .into_iter()
-            .flat_map(|(tiers, _)| tiers.0.iter());
-        let mut urls: BTreeMap<usize, Vec<Arc<str>>> = BTreeMap::new();
-        for tracker in trackers.filter_map(|tracker| self.params.tracker(tracker)) {
-            urls.entry(tracker.tier).or_default().push(tracker.url.clone());
-        }
-        urls.into_values().collect()
+            .flat_map(|(tiers, _)| tiers.0.tiers());
+        tiers.map(|tier| tier.iter().filter_map(url).collect()).collect()
     }
 
     /// Replaces a torrent's trackers. Those that stay keep their state; those that leave are told that the torrent stops.
@@ -271,16 +201,10 @@ impl Editor<'_, '_> {
             }
         }
         let mut ordered = Tiers::default();
-        for (number, tier) in urls.iter().enumerate() {
-            let place = |url: &Arc<str>| match known.remove(url) {
-                Some(entity) => {
-                    self.params.move_tracker(entity, number);
-                    entity
-                }
-                None => self
-                    .commands
-                    .spawn((Tracker::given(url, number, is_complete), TrackerOf(torrent)))
-                    .id(),
+        for tier in urls {
+            let place = |url: &Arc<str>| {
+                let new = || (Tracker::given(url, is_complete), TrackerOf(torrent));
+                known.remove(url).unwrap_or_else(|| self.commands.spawn(new()).id())
             };
             ordered.push(tier.iter().map(place).collect(), |_| {});
         }

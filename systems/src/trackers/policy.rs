@@ -428,13 +428,6 @@ impl AnnounceParams<'_, '_> {
         self.trackers.get(tracker).ok()
     }
 
-    /// Moves a tracker to a tier.
-    pub(super) fn move_tracker(&mut self, tracker: Entity, tier: usize) {
-        if let Ok(mut tracker) = self.trackers.get_mut(tracker) {
-            tracker.tier = tier;
-        }
-    }
-
     /// Announces `stopped` to a tracker that the torrent loses.
     pub(super) fn part_from(&mut self, torrent: Entity, tracker: Entity) {
         for family in Family::ALL {

@@ -69,6 +69,17 @@ impl<T: Copy + PartialEq> Tiers<T> {
         }
     }
 
+    /// The tiers, in the order in which they are tried.
+    pub fn tiers(&self) -> impl Iterator<Item = &[T]> {
+        self.tiers.iter().map(Vec::as_slice)
+    }
+
+    /// All trackers in the order in which they are tried, each with the number of its tier.
+    pub fn numbered(&self) -> impl Iterator<Item = (usize, T)> + '_ {
+        let tiers = self.tiers.iter().enumerate();
+        tiers.flat_map(|(number, tier)| tier.iter().map(move |tracker| (number, *tracker)))
+    }
+
     /// All trackers in the order in which they are tried.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
         self.tiers.iter().flatten().copied()
@@ -101,6 +112,12 @@ mod tests {
         );
         list.promote("backup");
         assert_eq!(list.iter().last(), Some("backup"), "tiers keep their order");
+        let numbered: Vec<_> = list.numbered().collect();
+        assert_eq!(
+            numbered,
+            [(0, "tracker3"), (0, "tracker2"), (0, "tracker1"), (1, "backup")]
+        );
+        assert!(list.tiers().map(<[_]>::len).eq([3, 1]));
     }
 
     #[test]

@@ -26,12 +26,7 @@ fn bed(tier_count: usize) -> (Bed, Vec<Entity>) {
     let torrent = bed.torrent;
     let tiers: Vec<Vec<Entity>> = (0..tier_count)
         .map(|tier| {
-            let spawn = |number| {
-                (
-                    Tracker::new(&format!("http://{tier}.{number}/"), tier),
-                    TrackerOf(torrent),
-                )
-            };
+            let spawn = |number| (Tracker::new(&format!("http://{tier}.{number}/")), TrackerOf(torrent));
             [0, 1].map(|number| bed.world.spawn(spawn(number)).id()).to_vec()
         })
         .collect();
