@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ecs_torrent_components::changes::Revision;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -36,35 +37,6 @@ struct Ring {
 pub(super) struct Logged {
     pub(super) kind: &'static str,
     pub(super) data: Value,
-}
-
-/// The id of an event, as clients see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct EventId {
-    run: u64,
-    number: u64,
-}
-
-impl std::fmt::Display for EventId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:x}-{}", self.run, self.number)
-    }
-}
-
-impl std::str::FromStr for EventId {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parse = || {
-            let (run, number) = text.split_once('-')?;
-            let run = u64::from_str_radix(run, 16).ok()?;
-            Some(Self {
-                run,
-                number: number.parse().ok()?,
-            })
-        };
-        parse().ok_or("not the id of an event")
-    }
 }
 
 /// The events after one that a client has seen.
@@ -141,14 +113,14 @@ impl EventLog {
 
     /// Returns the number of the event after the one that a client has seen last; `None` if that is not an event of this
     /// run.
-    pub(super) fn after(&self, seen: EventId) -> Option<u64> {
+    pub(super) fn after(&self, seen: Revision) -> Option<u64> {
         let is_ours = seen.run == self.run && seen.number < self.next_number();
         is_ours.then(|| seen.number + 1)
     }
 
     /// Returns the id of the event with a number.
-    pub(super) fn id(&self, number: u64) -> EventId {
-        EventId { run: self.run, number }
+    pub(super) fn id(&self, number: u64) -> Revision {
+        Revision { run: self.run, number }
     }
 
     /// Watches the number of the next event, and whether it will never come.
@@ -216,7 +188,7 @@ mod tests {
         let last = log.id(next - 1);
         assert_eq!(last.to_string().parse(), Ok(last));
         assert_eq!((log.after(last), log.after(log.id(next))), (Some(next), None));
-        let other_run = EventId {
+        let other_run = Revision {
             run: log.run + 1,
             ..last
         };

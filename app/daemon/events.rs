@@ -6,13 +6,14 @@ use std::convert::Infallible;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event as Frame, KeepAlive, Sse};
+use ecs_torrent_components::changes::Revision;
 use futures_util::stream::{self, Stream};
 use serde_json::json;
 use tokio::sync::watch;
 
 use super::Shared;
 use super::answers::Refusal;
-use super::event_log::{EventId, EventLog, Next, missed, now};
+use super::event_log::{EventLog, Next, missed, now};
 use super::requests::Query;
 
 /// The header in which a client that reconnects names the last event that it has seen.
@@ -40,9 +41,10 @@ pub(super) async fn stream(
     let seen = headers.get(LAST_EVENT_ID).map(|seen| seen.to_str().unwrap_or_default());
     let seen = seen
         .filter(|seen| !seen.is_empty())
-        .map(str::parse::<EventId>)
+        .map(str::parse::<Revision>)
         .transpose();
-    let seen = seen.map_err(|why| Refusal::of("Last-Event-ID", StatusCode::BAD_REQUEST, why))?;
+    let bad = |_| Refusal::of("Last-Event-ID", StatusCode::BAD_REQUEST, "not the id of an event");
+    let seen = seen.map_err(bad)?;
     let log = shared.events.clone();
     let mut place = Place {
         next: log.next_number(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use ecs_torrent_components::changes::Revision;
 use ecs_torrent_components::lifecycle::SavedState;
 use ecs_torrent_components::stats::TorrentStats;
 use futures_util::future::join_all;
@@ -14,7 +15,7 @@ use serde_json::json;
 
 use super::Shared;
 use super::answers::{Refusal, json_body, tagged};
-use super::mirror::{Difference, Listing, Mark, Row, Totals};
+use super::mirror::{Difference, Listing, Row, Totals};
 use super::requests::Query;
 use crate::selection::Selected;
 use crate::{Error, Field, TorrentState};
@@ -322,8 +323,15 @@ struct Synced<'a> {
 /// Returns what has changed since an earlier answer.
 pub(super) async fn sync(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
     let query = Query::parse(query, &["since", "fields", "limit"])?;
-    let since = query.one("since").map(str::parse::<Mark>).transpose();
-    let since = since.map_err(|why| Refusal::of("since", StatusCode::BAD_REQUEST, why))?;
+    let since = query.one("since").map(str::parse::<Revision>).transpose();
+    let bad = |_| {
+        Refusal::of(
+            "since",
+            StatusCode::BAD_REQUEST,
+            "not the `revision` of an earlier answer",
+        )
+    };
+    let since = since.map_err(bad)?;
     let limit = View::parse(&query)?.limit.unwrap_or(usize::MAX);
     let mut fields = query.fields(&LIST_FIELDS)?;
     if !fields.contains(&Field::InfoHash) {

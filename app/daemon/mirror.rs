@@ -3,13 +3,11 @@
 //! Each answer first gets the changes since the last one from the engine, which costs the engine nothing for torrents that
 //! have not changed. Sorting and filtering take place here, and do not hold up the engine.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fmt;
-use std::str::FromStr;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use ecs_torrent_components::changes::{Changes, GetChanges, Revision};
+use ecs_torrent_components::changes::{Changes, GetChanges, RemovedTorrents, Revision};
 use ecs_torrent_components::stats::{Speed, TorrentStats};
 use ecs_torrent_protocol::hash::InfoHash;
 use serde::Serialize;
@@ -20,9 +18,6 @@ use crate::torrents::Torrents;
 
 /// Torrents that the engine describes in one tick. A description takes about a microsecond.
 const BATCH: usize = 1000;
-
-/// Most removed torrents that are remembered. A client that misses more of them gets the whole list.
-const MAX_REMOVED: usize = 10_000;
 
 /// The copy, and what keeps it up to date.
 #[derive(Debug, Default)]
@@ -84,9 +79,7 @@ pub(super) struct Row {
 pub(super) struct Listing {
     rows: HashMap<InfoHash, Row>,
     by_number: BTreeMap<u64, InfoHash>,
-    removed: VecDeque<(u64, InfoHash)>,
-    /// The number of the latest removal that is not remembered any more.
-    forgotten: u64,
+    removed: RemovedTorrents,
     /// The number of the latest change.
     latest: u64,
     totals: Totals,
@@ -149,39 +142,9 @@ impl Totals {
     }
 }
 
-/// The place of an answer in the history of the copy, as clients know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mark {
-    /// The run of the engine.
-    run: u64,
-    number: u64,
-}
-
-impl fmt::Display for Mark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}-{}", self.run, self.number)
-    }
-}
-
-impl FromStr for Mark {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parse = || {
-            let (run, number) = text.split_once('-')?;
-            let run = u64::from_str_radix(run, 16).ok()?;
-            Some(Self {
-                run,
-                number: number.parse().ok()?,
-            })
-        };
-        parse().ok_or("not the `revision` of an earlier answer")
-    }
-}
-
 /// Changes of the copy after a mark.
 pub(super) struct Difference {
-    pub(super) mark: Mark,
+    pub(super) mark: Revision,
     /// Whether the mark was not known, so that this is the whole list.
     pub(super) is_reset: bool,
     pub(super) removed: Vec<InfoHash>,
@@ -199,18 +162,20 @@ impl Listing {
     }
 
     /// Returns the mark of the latest change.
-    pub(super) fn mark(&self) -> Mark {
-        Mark {
+    pub(super) fn mark(&self) -> Revision {
+        Revision {
             run: self.engine.map_or(0, |revision| revision.run),
             number: self.latest,
         }
     }
 
     /// Returns at most `max_count` torrents that have changed after `since`, the earliest change first.
-    pub(super) fn after(&self, since: Option<Mark>, max_count: usize) -> Difference {
+    pub(super) fn after(&self, since: Option<Revision>, max_count: usize) -> Difference {
         let now = self.mark();
-        let known =
-            since.filter(|since| since.run == now.run && (self.forgotten..=self.latest).contains(&since.number));
+        let is_known = |since: &Revision| {
+            since.run == now.run && since.number <= now.number && self.removed.is_complete_after(since.number)
+        };
+        let known = since.filter(is_known);
         let from = known.map_or(0, |since| since.number);
         let mut newer = self.by_number.range(from.saturating_add(1)..);
         let changed: Vec<_> = newer.by_ref().take(max_count).collect();
@@ -219,14 +184,12 @@ impl Listing {
             Some((number, _)) if has_more => **number,
             _ => self.latest,
         };
-        let first = self.removed.partition_point(|(number, _)| *number <= from);
-        let removed = self.removed.range(first..).take_while(|(number, _)| *number <= until);
         let stats = |hash: &InfoHash| self.rows.get(hash).map(|row| row.stats.clone());
         Difference {
-            mark: Mark { number: until, ..now },
+            mark: Revision { number: until, ..now },
             is_reset: known.is_none(),
             removed: match known {
-                Some(_) => removed.map(|(_, hash)| *hash).collect(),
+                Some(_) => self.removed.between(from, until),
                 None => Vec::new(),
             },
             changed: changed.into_iter().filter_map(|(_, hash)| stats(hash)).collect(),
@@ -240,7 +203,7 @@ impl Listing {
             let latest = self.latest + 1;
             *self = Self {
                 latest,
-                forgotten: latest,
+                removed: RemovedTorrents::since(latest),
                 ..Self::default()
             };
         }
@@ -260,12 +223,7 @@ impl Listing {
         self.by_number.remove(&row.number);
         self.totals.subtract(&row.stats);
         self.latest += 1;
-        self.removed.push_back((self.latest, hash));
-        if self.removed.len() > MAX_REMOVED
-            && let Some((number, _)) = self.removed.pop_front()
-        {
-            self.forgotten = number;
-        }
+        self.removed.push(self.latest, hash);
     }
 
     fn set(&mut self, stats: TorrentStats) {
@@ -395,7 +353,7 @@ mod tests {
             (names(&next), next.removed.clone()),
             (vec!["Torrent 2"], vec![stats(0).info_hash])
         );
-        let known: Mark = first.mark.to_string().parse().unwrap();
+        let known: Revision = first.mark.to_string().parse().unwrap();
         assert_eq!(known, first.mark);
     }
 
@@ -426,19 +384,22 @@ mod tests {
             "the engine has forgotten what went"
         );
         let mark = listing.mark();
-        let other_run = Mark { run: 1, ..mark };
-        let future = Mark {
+        let other_run = Revision { run: 1, ..mark };
+        let future = Revision {
             number: mark.number + 1,
             ..mark
         };
         for unknown in [other_run, future] {
             assert!(listing.after(Some(unknown), 9).is_reset);
         }
-        for number in 0..=MAX_REMOVED as u32 {
+        for number in 0..=RemovedTorrents::MAX as u32 {
             listing.apply(changes(2, false, [], [stats(1 + number)]));
             listing.apply(changes(2, false, [stats(1 + number).info_hash], []));
         }
-        assert_eq!((listing.removed.len(), listing.by_number.len()), (MAX_REMOVED, 1));
+        assert_eq!(
+            (listing.removed.len(), listing.by_number.len()),
+            (RemovedTorrents::MAX, 1)
+        );
         assert!(listing.after(Some(mark), 9).is_reset);
         // An engine that was rebuilt has another run.
         let mark = listing.mark();
@@ -450,7 +411,7 @@ mod tests {
         let difference = listing.after(Some(mark), 9);
         assert_eq!((difference.is_reset, names(&difference)), (true, vec!["Torrent 5"]));
         for text in ["", "-", "x-1", "1-x", "1", "1-1-1", "1-99999999999999999999"] {
-            assert!(text.parse::<Mark>().is_err(), "{text}");
+            assert!(text.parse::<Revision>().is_err(), "{text}");
         }
     }
 

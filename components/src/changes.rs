@@ -1,17 +1,114 @@
 //! Changes of the torrents since an earlier look, for clients that keep a copy of the list.
 
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+
 use ecs_torrent_protocol::hash::InfoHash;
 
 use crate::commands::Reply;
 use crate::stats::TorrentStats;
 
 /// A place in the history of one run of an engine. Every change has a later one than the changes before it.
+///
+/// Clients see it as text:
+///
+/// ```
+/// use ecs_torrent_components::changes::Revision;
+///
+/// let revision = Revision { run: 255, number: 7 };
+/// assert_eq!(revision.to_string(), "ff-7");
+/// assert_eq!("ff-7".parse(), Ok(revision));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision {
     /// The run. An engine that was rebuilt after a panic has another one, and knows nothing about revisions of the last.
     pub run: u64,
     /// The number of changes before.
     pub number: u64,
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{}", self.run, self.number)
+    }
+}
+
+/// The text is not a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a revision, such as ff-7")]
+pub struct NotARevision;
+
+impl FromStr for Revision {
+    type Err = NotARevision;
+
+    fn from_str(text: &str) -> Result<Self, NotARevision> {
+        let (run, number) = text.split_once('-').ok_or(NotARevision)?;
+        Ok(Self {
+            run: u64::from_str_radix(run, 16).map_err(|_| NotARevision)?,
+            number: number.parse().map_err(|_| NotARevision)?,
+        })
+    }
+}
+
+/// The latest removed torrents, in order of their removal.
+#[derive(Debug, Default)]
+pub struct RemovedTorrents {
+    /// The number of the change, and the torrent.
+    kept: VecDeque<(u64, InfoHash)>,
+    /// The number of the latest removal that is not remembered any more.
+    forgotten: u64,
+}
+
+impl RemovedTorrents {
+    /// Most removed torrents that are remembered. A client that asks every second misses some, and gets the whole list
+    /// again, if more are removed in a second.
+    pub const MAX: usize = 10_000;
+
+    /// Creates a list that knows nothing of the time before a change.
+    #[must_use]
+    pub fn since(number: u64) -> Self {
+        Self {
+            kept: VecDeque::new(),
+            forgotten: number,
+        }
+    }
+
+    /// Adds a torrent that was removed by the change with this number.
+    pub fn push(&mut self, number: u64, torrent: InfoHash) {
+        self.kept.push_back((number, torrent));
+        if self.kept.len() > Self::MAX
+            && let Some((number, _)) = self.kept.pop_front()
+        {
+            self.forgotten = number;
+        }
+    }
+
+    /// Whether all removals after a change are remembered.
+    #[must_use]
+    pub fn is_complete_after(&self, number: u64) -> bool {
+        self.forgotten <= number
+    }
+
+    /// Returns the torrents that were removed after the change `from`, up to the change `until`.
+    #[must_use]
+    pub fn between(&self, from: u64, until: u64) -> Vec<InfoHash> {
+        let first = self.kept.partition_point(|(number, _)| *number <= from);
+        let removed = self.kept.range(first..).take_while(|(number, _)| *number <= until);
+        removed.map(|(_, torrent)| *torrent).collect()
+    }
+
+    /// Number of remembered torrents.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether no torrent is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
 }
 
 /// Gets the torrents that have changed since a revision. The cost depends on the number of changes, not of torrents.

@@ -3,13 +3,11 @@
 //! The log lists every torrent once, in order of its latest change. So the torrents that have changed since a revision are
 //! found without a look at the others, and the log's size is bounded by the number of torrents.
 
-use std::collections::VecDeque;
-
 use bevy_app::{App, Plugin};
 use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use bevy_platform::hash::FixedHasher;
-use ecs_torrent_components::changes::{Changes, GetChanges, Revision};
+use ecs_torrent_components::changes::{Changes, GetChanges, RemovedTorrents, Revision};
 use ecs_torrent_components::clock::Clock;
 use ecs_torrent_components::commands::CommandQueue;
 use ecs_torrent_components::lifecycle::Lifecycle;
@@ -54,10 +52,6 @@ impl Plugin for ChangesPlugin {
 /// Interval at which torrents count as changed while they transfer data or are being checked.
 const LIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Most removed torrents that the log remembers. A client that asks every second misses some, and gets the whole list
-/// again, if more are removed in a second.
-const MAX_REMOVED: usize = 10_000;
-
 /// The torrents in order of their latest change, and the latest removed ones.
 #[derive(Resource, Debug)]
 pub struct ChangeLog {
@@ -67,9 +61,7 @@ pub struct ChangeLog {
     /// The number of the latest change.
     latest: u64,
     listed: LruCache<Entity, Logged, FixedHasher>,
-    removed: VecDeque<(u64, InfoHash)>,
-    /// The number of the latest removal that is not remembered any more.
-    forgotten: u64,
+    removed: RemovedTorrents,
     /// Torrents that transfer data or are being checked.
     live: Vec<Entity>,
     /// When the live torrents count as changed next.
@@ -98,8 +90,7 @@ impl Default for ChangeLog {
             run: 0,
             latest: 0,
             listed: LruCache::unbounded_with_hasher(FixedHasher),
-            removed: VecDeque::new(),
-            forgotten: 0,
+            removed: RemovedTorrents::default(),
             live: Vec::new(),
             next_look: Timestamp::ZERO,
         }
@@ -154,18 +145,15 @@ impl ChangeLog {
             return;
         }
         self.latest += 1;
-        self.removed.push_back((self.latest, info_hash));
-        if self.removed.len() > MAX_REMOVED
-            && let Some((number, _)) = self.removed.pop_front()
-        {
-            self.forgotten = number;
-        }
+        self.removed.push(self.latest, info_hash);
     }
 
     /// Returns at most `max_count` torrents that have changed after `since`, the earliest change first.
     fn after(&self, since: Option<Revision>, max_count: usize) -> Logs {
-        let known =
-            since.filter(|since| since.run == self.run && (self.forgotten..=self.latest).contains(&since.number));
+        let is_known = |since: &Revision| {
+            since.run == self.run && since.number <= self.latest && self.removed.is_complete_after(since.number)
+        };
+        let known = since.filter(is_known);
         let from = known.map_or(0, |since| since.number);
         let newer = self.listed.iter().take_while(|(_, logged)| logged.number > from);
         let mut newer: Vec<(u64, Entity)> = newer.map(|(torrent, logged)| (logged.number, *torrent)).collect();
@@ -176,8 +164,6 @@ impl ChangeLog {
             Some((number, _)) if has_more => *number,
             _ => self.latest,
         };
-        let first = self.removed.partition_point(|(number, _)| *number <= from);
-        let removed = self.removed.range(first..).take_while(|(number, _)| *number <= until);
         Logs {
             revision: Revision {
                 run: self.run,
@@ -186,7 +172,7 @@ impl ChangeLog {
             is_reset: known.is_none(),
             // A client that knows nothing needs not know what is gone.
             removed: match known {
-                Some(_) => removed.map(|(_, info_hash)| *info_hash).collect(),
+                Some(_) => self.removed.between(from, until),
                 None => Vec::new(),
             },
             changed: newer.into_iter().map(|(_, torrent)| torrent).collect(),
@@ -411,11 +397,11 @@ mod tests {
     fn a_revision_that_is_too_old_or_of_another_run_gets_everything() {
         let mut log = log_of(2);
         let since = log.after(None, 10).revision;
-        for _ in 0..=MAX_REMOVED {
+        for _ in 0..=RemovedTorrents::MAX {
             log.add(entity(5));
             log.remove(entity(5), hash(5));
         }
-        assert_eq!(log.removed.len(), MAX_REMOVED, "its memory is bounded");
+        assert_eq!(log.removed.len(), RemovedTorrents::MAX, "its memory is bounded");
         let late = log.after(Some(since), 10);
         assert!(late.is_reset && late.removed.is_empty() && late.changed.len() == 2);
         let other = Revision {
