@@ -3,21 +3,20 @@
 use std::ops::RangeInclusive;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use ecs_torrent_components::wanted::FilePriority;
 use serde::Deserialize;
 
 use super::Shared;
 use super::answers::Refusal;
-use super::requests::{NamedTorrent, read_json};
+use super::requests::{JsonBody, NamedTorrent};
 use crate::FileStats;
 
 /// The files of each priority, as lists of numbers and ranges, or `all`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Priorities {
+pub(super) struct Priorities {
     skip: Option<String>,
     low: Option<String>,
     normal: Option<String>,
@@ -35,10 +34,8 @@ pub(super) async fn list(
 pub(super) async fn set(
     State(shared): State<Shared>,
     NamedTorrent(hash): NamedTorrent,
-    headers: HeaderMap,
-    body: Body,
+    JsonBody(wanted): JsonBody<Priorities>,
 ) -> Result<StatusCode, Refusal> {
-    let wanted: Priorities = read_json(&shared, &headers, body).await?;
     let bad = |error: String| Refusal::of("body", StatusCode::BAD_REQUEST, error);
     let mut priorities = Vec::new();
     for (list, priority) in [

@@ -1,20 +1,19 @@
 //! Changes of a torrent: the limits of its transfer rates, and the order of its pieces.
 
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use ecs_torrent_components::wanted::PieceOrderChange;
 use serde::{Deserialize, Deserializer};
 
 use super::Shared;
 use super::answers::Refusal;
-use super::requests::{NamedTorrent, Query, read_json};
+use super::requests::{JsonBody, NamedTorrent, Query};
 use crate::{LimitsPatch, TransferLimits};
 
 /// Changes of a torrent.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Changes {
+pub(super) struct Changes {
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
@@ -40,21 +39,22 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u
 pub(super) async fn set(
     State(shared): State<Shared>,
     NamedTorrent(hash): NamedTorrent,
-    headers: HeaderMap,
-    body: Body,
+    JsonBody(changes): JsonBody<Changes>,
 ) -> Result<StatusCode, Refusal> {
-    let changes: Changes = read_json(&shared, &headers, body).await?;
     let limits = changes.limits;
     let patch = LimitsPatch {
         download_bytes_per_s: limits.download_bytes_per_s,
         upload_bytes_per_s: limits.upload_bytes_per_s,
     };
-    // A refusal of the limits comes first, so that nothing is changed then.
-    shared.torrents.set_limits(hash, patch).await?;
     let order = PieceOrderChange {
         sequential: changes.sequential,
         ends_first: changes.ends_first,
     };
+    // A change of nothing reports a torrent that does not exist.
+    if patch != LimitsPatch::default() || order == PieceOrderChange::default() {
+        // A refusal of the limits comes first, so that nothing is changed then.
+        shared.torrents.set_limits(hash, patch).await?;
+    }
     if order != PieceOrderChange::default() {
         shared.torrents.set_order(hash, order).await?;
     }

@@ -3,14 +3,13 @@
 use std::net::SocketAddr;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::Shared;
 use super::answers::Refusal;
-use super::requests::{NamedTorrent, read_json};
+use super::requests::{JsonBody, NamedTorrent};
 use crate::PeerStats;
 
 /// Most addresses in one request.
@@ -19,7 +18,7 @@ const MAX_ADDED: usize = 1000;
 /// Addresses of peers.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Addresses {
+pub(super) struct Addresses {
     /// The addresses, each an IP address with a port.
     add: Vec<SocketAddr>,
 }
@@ -34,10 +33,8 @@ pub(super) async fn list(
 pub(super) async fn add(
     State(shared): State<Shared>,
     NamedTorrent(hash): NamedTorrent,
-    headers: HeaderMap,
-    body: Body,
+    JsonBody(Addresses { add }): JsonBody<Addresses>,
 ) -> Result<StatusCode, Refusal> {
-    let Addresses { add } = read_json(&shared, &headers, body).await?;
     if add.len() > MAX_ADDED {
         let why = format!("at most {MAX_ADDED} peers at a time");
         return Err(Refusal::of("add", StatusCode::BAD_REQUEST, why));

@@ -1,7 +1,7 @@
 //! Parts of requests: parameters, hashes in paths, and bodies.
 
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequestParts, Path as InPath};
+use axum::extract::{FromRequest, FromRequestParts, Path as InPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -48,25 +48,28 @@ pub(super) async fn read<'a>(
     }
 }
 
-/// Reads a body that is a JSON object. A refusal names the field.
-pub(super) async fn read_json<T: DeserializeOwned>(
-    shared: &Shared,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<T, Refusal> {
-    if media_type(headers).as_deref() != Some("application/json") {
-        let why = "send the body as application/json";
-        return Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+/// A body that is a JSON object. A refusal names the field.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Self, Refusal> {
+        let (Parts { headers, .. }, body) = request.into_parts();
+        if media_type(&headers).as_deref() != Some("application/json") {
+            let why = "send the body as application/json";
+            return Err(Refusal::of("Content-Type", StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+        }
+        let (bytes, _permit) = read(shared, &headers, body).await?;
+        let bad = |error: &dyn ToString| Refusal::of("body", StatusCode::BAD_REQUEST, error.to_string());
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(bad(&"the body is no JSON object"));
+        }
+        let json = &mut serde_json::Deserializer::from_slice(&bytes);
+        let value = serde_path_to_error::deserialize(&mut *json).map_err(|error| bad(&error))?;
+        json.end().map_err(|error| bad(&error))?;
+        Ok(Self(value))
     }
-    let (bytes, _permit) = read(shared, headers, body).await?;
-    let bad = |error: &dyn ToString| Refusal::of("body", StatusCode::BAD_REQUEST, error.to_string());
-    if bytes.trim_ascii_start().first() != Some(&b'{') {
-        return Err(bad(&"the body is no JSON object"));
-    }
-    let json = &mut serde_json::Deserializer::from_slice(&bytes);
-    let value = serde_path_to_error::deserialize(&mut *json).map_err(|error| bad(&error))?;
-    json.end().map_err(|error| bad(&error))?;
-    Ok(value)
 }
 
 /// Returns the number of KiB that some bytes take, at least one.

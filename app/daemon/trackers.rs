@@ -1,20 +1,19 @@
 //! Routes about the trackers of a torrent.
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
 use super::answers::Refusal;
-use super::requests::{NamedTorrent, read_json};
+use super::requests::{JsonBody, NamedTorrent};
 use crate::TrackerStats;
 
 /// An edit of a torrent's trackers.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Edit {
+pub(super) struct Edit {
     /// URLs to remove, in full or as they are listed.
     remove: Option<Vec<String>>,
     /// URLs to add, each in a tier of its own.
@@ -38,10 +37,8 @@ pub(super) async fn list(
 pub(super) async fn edit(
     State(shared): State<Shared>,
     NamedTorrent(hash): NamedTorrent,
-    headers: HeaderMap,
-    body: Body,
+    JsonBody(Edit { remove, add }): JsonBody<Edit>,
 ) -> Result<StatusCode, Refusal> {
-    let Edit { remove, add } = read_json(&shared, &headers, body).await?;
     let [remove, add] = [&remove, &add].map(|urls| urls.iter().flatten().map(String::as_str));
     shared.torrents.edit_trackers(hash, remove, add).await?;
     Ok(StatusCode::NO_CONTENT)
