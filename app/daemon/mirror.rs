@@ -23,22 +23,16 @@ const BATCH: usize = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
     listing: RwLock<Listing>,
-    /// Held while changes are being read.
-    reading: Mutex<()>,
-    /// Number of readings that have begun.
-    begun: AtomicU64,
+    readings: Readings,
 }
 
 impl Mirror {
     /// Reads the changes until now. Callers that wait at the same time share a reading.
     pub(super) async fn refresh(&self, torrents: &Torrents) -> Result<(), Error> {
-        let before = self.begun.load(Ordering::SeqCst);
-        let _reading = self.reading.lock().await;
-        if self.begun.load(Ordering::SeqCst) > before {
-            // That reading has begun after this call, and is over.
-            return Ok(());
-        }
-        self.begun.fetch_add(1, Ordering::SeqCst);
+        self.readings.share(|| self.read(torrents)).await
+    }
+
+    async fn read(&self, torrents: &Torrents) -> Result<(), Error> {
         loop {
             let since = self.listing().engine;
             let get = |reply| GetChanges {
@@ -61,6 +55,29 @@ impl Mirror {
     /// Returns the listing. It must not be held across an `await`.
     pub(super) fn listing(&self) -> RwLockReadGuard<'_, Listing> {
         self.listing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Readings that take place one after another.
+#[derive(Debug, Default)]
+struct Readings {
+    /// Number of readings that have begun.
+    begun: AtomicU64,
+    /// The number of the latest reading that has succeeded. Held during a reading.
+    succeeded: Mutex<u64>,
+}
+
+impl Readings {
+    /// Returns once a reading that began after this call has succeeded: another caller's, or this one.
+    async fn share<E>(&self, read: impl AsyncFnOnce() -> Result<(), E>) -> Result<(), E> {
+        let before = self.begun.load(Ordering::SeqCst);
+        let mut succeeded = self.succeeded.lock().await;
+        if *succeeded <= before {
+            let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            read().await?;
+            *succeeded = number;
+        }
+        Ok(())
     }
 }
 
@@ -326,6 +343,25 @@ mod tests {
 
     use super::samples::{changes, listing_of, stats};
     use super::*;
+
+    /// Callers that wait share a reading that has succeeded, never one that has failed.
+    #[tokio::test]
+    async fn only_readings_that_succeed_are_shared() {
+        let readings = Readings::default();
+        let count = AtomicU64::new(0);
+        // The first reading began before the others ask, the second fails.
+        let read = async || {
+            tokio::task::yield_now().await;
+            match count.fetch_add(1, Ordering::SeqCst) {
+                1 => Err("the engine is busy"),
+                _ => Ok(()),
+            }
+        };
+        let ask = || readings.share(&read);
+        let answers = tokio::join!(ask(), ask(), ask(), ask());
+        assert_eq!(answers, (Ok(()), Err("the engine is busy"), Ok(()), Ok(())));
+        assert_eq!(count.into_inner(), 3, "the fourth caller shares the reading of the third");
+    }
 
     fn names(difference: &Difference) -> Vec<&str> {
         difference.changed.iter().map(|stats| &*stats.name).collect()
