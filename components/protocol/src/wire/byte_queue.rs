@@ -100,6 +100,12 @@ impl ByteQueue {
     /// Fills `out` with the first bytes; returns false and consumes nothing if there are too few.
     pub(crate) fn take_to(&mut self, mut out: &mut [u8]) -> bool {
         let count = out.len();
+        if count < self.front.len() {
+            out.copy_from_slice(&self.front[..count]);
+            self.front.advance(count);
+            self.len -= count;
+            return true;
+        }
         if self.len < count {
             return false;
         }

@@ -257,16 +257,12 @@ impl PeerCodec {
 
     /// Reads a length prefix and the message after it, except for block payloads.
     fn begin_frame(&mut self, session: &Session) -> Result<Begun, WireError> {
-        let Some(prefix) = self.queue.peek::<4>() else {
-            return Ok(Begun::Incomplete);
-        };
-        let len = u32::from_be_bytes(prefix);
-        if len == 0 {
-            self.queue.skip(4);
-            return Ok(Begun::Message(Message::KeepAlive));
-        }
-        let Some([.., id]) = self.queue.peek::<5>() else {
-            return Ok(Begun::Incomplete);
+        let (len, id) = match self.queue.peek::<5>() {
+            Some([0, 0, 0, 0, _]) => return Ok(self.keep_alive()),
+            Some([l0, l1, l2, l3, id]) => (u32::from_be_bytes([l0, l1, l2, l3]), id),
+            // A keep-alive has no id.
+            None if self.queue.peek() == Some([0; 4]) => return Ok(self.keep_alive()),
+            None => return Ok(Begun::Incomplete),
         };
         self.check_length(id, len, session)?;
         if id == id::PIECE {
@@ -280,22 +276,28 @@ impl PeerCodec {
         if self.queue.len() < 4 + len as usize {
             return Ok(Begun::Incomplete);
         }
-        self.queue.skip(5);
         check_negotiated(id, session)?;
-        let len = len as usize - 1;
         let message = match id {
-            id::BITFIELD | id::EXTENDED => match self.queue.take_copy(len) {
-                Some(body) => read_long(id, body, session)?,
-                None => return Ok(Begun::Incomplete),
-            },
+            id::BITFIELD | id::EXTENDED => {
+                self.queue.skip(5);
+                match self.queue.take_copy(len as usize - 1) {
+                    Some(body) => read_long(id, body, session)?,
+                    None => return Ok(Begun::Incomplete),
+                }
+            }
             _ => {
-                // `check_length` has verified the length, so the body fits.
-                let mut body = [0; SHORT_LEN];
-                self.queue.take_to(&mut body[..len]);
-                read_short(id, body, session)?
+                // `check_length` has verified the length, so the frame fits.
+                let mut frame = [0; SHORT_LEN];
+                self.queue.take_to(&mut frame[..4 + len as usize]);
+                read_short(id, frame, session)?
             }
         };
         Ok(Begun::Message(message))
+    }
+
+    fn keep_alive(&mut self) -> Begun {
+        self.queue.skip(4);
+        Begun::Message(Message::KeepAlive)
     }
 
     fn begin_block(&mut self, len: u32, session: &Session) -> Result<Begun, WireError> {
@@ -385,11 +387,12 @@ fn read_long(id: u8, body: Bytes, session: &Session) -> Result<Message, WireErro
     })
 }
 
-/// Longest body of the fixed-length messages.
-const SHORT_LEN: usize = 12;
+/// Longest frame of the fixed-length messages: length prefix, id and three words.
+const SHORT_LEN: usize = 17;
 
-/// Reads a fixed-length message.
-fn read_short(id: u8, body: [u8; SHORT_LEN], session: &Session) -> Result<Message, WireError> {
+/// Reads the frame of a fixed-length message.
+fn read_short(id: u8, frame: [u8; SHORT_LEN], session: &Session) -> Result<Message, WireError> {
+    let [_, _, _, _, _, body @ ..] = frame;
     let word = |at: usize| u32::from_be_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
     let piece = |message: fn(u32) -> Message| check_piece(id, word(0), session).map(message);
     let request = |message: fn(BlockRequest) -> Message| {

@@ -27,7 +27,7 @@ pub struct RawPieces {
 pub enum KnownPieces {
     /// Every piece.
     All,
-    /// These pieces.
+    /// The listed pieces.
     Some(Bitfield),
 }
 
