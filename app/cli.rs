@@ -235,8 +235,8 @@ pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version go to the standard output.
-        Err(told) if !told.use_stderr() => {
-            output::check_output(told.print().and_then(|()| std::io::stdout().flush()));
+        Err(message) if !message.use_stderr() => {
+            output::check_output(message.print().and_then(|()| std::io::stdout().flush()));
             return ExitCode::SUCCESS;
         }
         Err(mistake) => return report_usage(&mistake),
@@ -466,23 +466,23 @@ mod tests {
 
     #[test]
     fn usage_errors_take_one_line() {
-        let told = |words: &str| {
+        let refusal = |words: &str| {
             let error = Cli::try_parse_from(format!("ecs-torrent {words}").split(' ')).unwrap_err();
             one_line(&error.to_string())
         };
         assert_eq!(
-            told("list --stoppd"),
+            refusal("list --stoppd"),
             "unexpected argument '--stoppd' found; tip: a similar argument exists: '--stopped'"
         );
         assert_eq!(
-            told("seed"),
+            refusal("seed"),
             "the following required arguments were not provided: --data <DIR> <TORRENT>..."
         );
         assert_eq!(
-            told("block x"),
+            refusal("block x"),
             "invalid value 'x' for '[IP[/PREFIX]]...': \"x\" is not an IP address, nor a network such as 192.0.2.0/24"
         );
-        assert!(told("nonsense").starts_with("unrecognized subcommand 'nonsense'"));
+        assert!(refusal("nonsense").starts_with("unrecognized subcommand 'nonsense'"));
     }
 
     /// clap wraps lines that are longer than the terminal, which destroys their layout.

@@ -223,12 +223,12 @@ mod tests {
 
     #[test]
     fn times_are_printed_in_fitting_units() {
-        let told = |millis| duration(Duration::from_millis(millis));
-        assert_eq!(told(250), "250 ms");
-        assert_eq!(told(3_999), "3 s");
-        assert_eq!(told(125_000), "2 min 5 s");
-        assert_eq!(told(3_600_000), "1 h 0 min");
-        assert_eq!(told(86_400_000 * 3), "3 days");
+        let shown = |millis| duration(Duration::from_millis(millis));
+        assert_eq!(shown(250), "250 ms");
+        assert_eq!(shown(3_999), "3 s");
+        assert_eq!(shown(125_000), "2 min 5 s");
+        assert_eq!(shown(3_600_000), "1 h 0 min");
+        assert_eq!(shown(86_400_000 * 3), "3 days");
         assert_eq!(
             (count(1, "peer"), count(0, "peer")),
             ("1 peer".into(), "0 peers".into())

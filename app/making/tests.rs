@@ -179,14 +179,14 @@ proptest! {
         let Ok(plan) = Plan::new(&folder, MakeOptions::default()) else {
             return Ok(());
         };
-        let told: Vec<Box<str>> = plan.renamed().iter().map(|file| file.found.clone()).collect();
+        let reported: Vec<Box<str>> = plan.renamed().iter().map(|file| file.found.clone()).collect();
         let made = Bytes::from(plan.make(&|_| {}).unwrap());
         let read = Metainfo::parse(&made, &MetainfoLimits::default()).unwrap();
         let paths: Vec<&str> = read.info.files.files().iter().map(|file| &*file.path).collect();
         let there = WalkDir::new(&folder).into_iter().filter_map(Result::ok).filter(|found| found.file_type().is_file());
         for found in there {
             let path = found.path().strip_prefix(temporary.path()).unwrap().to_str().unwrap();
-            prop_assert_ne!(paths.contains(&path), told.iter().any(|told| &**told == path), "{}", path);
+            prop_assert_ne!(paths.contains(&path), reported.iter().any(|reported| &**reported == path), "{}", path);
         }
     }
 }

@@ -10,7 +10,7 @@ impl fmt::Display for Act {
             Self::Killed(who) => write!(f, "{who} is killed"),
             Self::PowerFails(who) => write!(f, "{who} loses its power"),
             Self::Starts(who) => write!(f, "{who} starts"),
-            Self::Stops(who) => write!(f, "{who} is told to stop"),
+            Self::Stops(who) => write!(f, "{who} stops its torrents"),
             Self::Pauses(who) => write!(f, "{who} pauses its torrents"),
             Self::Unpauses(who) => write!(f, "{who} starts its paused torrents"),
             Self::Sleeps(who, time) => write!(f, "{who} sleeps for {time:.1?}"),

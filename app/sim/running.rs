@@ -79,7 +79,7 @@ struct Stage<'s> {
     look: Duration,
     timeline: Vec<(Duration, String)>,
     /// Length of the timeline that the scenario's watcher has seen.
-    told: usize,
+    reported: usize,
     history: Vec<(Duration, BTreeMap<Who, f64>)>,
     troubles: Vec<Trouble>,
     next_ip: usize,
@@ -127,7 +127,7 @@ impl<'s> Stage<'s> {
             acts: scenario.acts.clone(),
             look: (scenario.ideal() / LOOKS).max(LEAST_LOOK),
             timeline: Vec::new(),
-            told: 0,
+            reported: 0,
             history: Vec::new(),
             troubles: Vec::new(),
             next_ip: 0,
@@ -343,9 +343,9 @@ impl<'s> Stage<'s> {
         (self.scenario.watch)(&Look {
             at,
             parts: &parts,
-            events: &self.timeline[self.told..],
+            events: &self.timeline[self.reported..],
         });
-        self.told = self.timeline.len();
+        self.reported = self.timeline.len();
         self.history.push((at, parts));
     }
 

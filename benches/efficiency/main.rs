@@ -49,7 +49,7 @@ fn main() {
     let mib = number_from("EFFICIENCY_MIB", MIB);
     let line = Link::symmetric(EQUAL);
 
-    println!("flash crowd: 1 seed, {peers} leechers, equal lines of {EQUAL} B/s, {mib} MiB");
+    println!("flash many_peers: 1 seed, {peers} leechers, equal lines of {EQUAL} B/s, {mib} MiB");
     let mut ratios: Vec<f64> = (1..=seeds)
         .map(|seed| {
             let begun = Instant::now();

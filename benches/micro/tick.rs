@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 
-use crate::crowd::{Crowd, PIECE_COUNT};
+use crate::many_peers::{ManyPeers, PIECE_COUNT};
 use crate::engines::Idle;
 use crate::watch::Stopwatch;
 
@@ -25,20 +25,20 @@ pub fn bench(criterion: &mut Criterion) {
 
 /// Times a seed whose peers are idle first and then all request a block at once.
 fn bench_seed(criterion: &mut Criterion) {
-    let mut crowd = Crowd::of_leechers(PEER_COUNT, Arc::default());
-    criterion.bench_function("tick/2000 idle peers", |bencher| bencher.iter(|| crowd.idle_tick()));
-    let mut now = crowd.now();
+    let mut many_peers = ManyPeers::of_leechers(PEER_COUNT, Arc::default());
+    criterion.bench_function("tick/2000 idle peers", |bencher| bencher.iter(|| many_peers.idle_tick()));
+    let mut now = many_peers.now();
     criterion.bench_function("tick/2000 idle peers, all looked at", |bencher| {
         bencher.iter(|| {
             now += Duration::from_secs(1);
-            crowd.tick(now);
+            many_peers.tick(now);
         });
     });
-    // Creates a new crowd, because the first one's clock is years ahead by now.
-    let mut crowd = Crowd::of_leechers(PEER_COUNT, Arc::default());
+    // Creates a new many_peers, because the first one's clock is years ahead by now.
+    let mut many_peers = ManyPeers::of_leechers(PEER_COUNT, Arc::default());
     let mut bench = |name, cost: fn(Vec<Duration>) -> Duration| {
         criterion.bench_function(name, |bencher| {
-            bencher.iter_custom(|rounds| (0..rounds).map(|_| cost(crowd.request_round())).sum());
+            bencher.iter_custom(|rounds| (0..rounds).map(|_| cost(many_peers.request_round())).sum());
         });
     };
     bench("tick/2000 peers request", |ticks| ticks[0]);
@@ -49,13 +49,13 @@ fn bench_seed(criterion: &mut Criterion) {
 
 /// Times a leecher whose peers all send a `Have` for the same piece.
 fn bench_leech(criterion: &mut Criterion) {
-    let mut crowd = Crowd::of_seeders(PEER_COUNT, Arc::default());
+    let mut many_peers = ManyPeers::of_seeders(PEER_COUNT, Arc::default());
     let mut piece = 0;
     criterion.bench_function("tick/2000 peers tell of a piece", |bencher| {
         bencher.iter_custom(|rounds| {
             let round = |_| {
                 piece = (piece + 1) % PIECE_COUNT as u32;
-                crowd.have_round(piece)
+                many_peers.have_round(piece)
             };
             (0..rounds).map(round).sum()
         });

@@ -15,8 +15,8 @@
 mod peer_table;
 mod torrent_table;
 
-#[path = "../support/crowd.rs"]
-mod crowd;
+#[path = "../support/many_peers.rs"]
+mod many_peers;
 #[path = "../support/engines.rs"]
 mod engines;
 #[path = "../support/peers.rs"]

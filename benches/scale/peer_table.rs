@@ -7,13 +7,13 @@ use ecs_torrent::engine::sim::{Content, NewNode};
 use ecs_torrent::protocol::wire::Message;
 use ecs_torrent::systems::TorrentPlugins;
 
-use crate::crowd::{self, Crowd};
+use crate::many_peers::{self, ManyPeers};
 use crate::peers::Peers;
 use crate::{engines, median, torrents, us, watch};
 
 /// Size and piece length of the torrent whose `Have`s go to idle peers, in bytes.
-const TOLD_BYTES: usize = 32 << 20;
-const TOLD_PIECE: u32 = 64 << 10;
+const STATE_BYTES: usize = 32 << 20;
+const STATE_PIECE: u32 = 64 << 10;
 
 pub fn table(counts: &[usize]) {
     println!(
@@ -22,7 +22,7 @@ pub fn table(counts: &[usize]) {
     println!("|---:|---:|---:|---:|---:|---:|---:|");
     let alone = least_download(0);
     for &count in counts {
-        let mut seed = Crowd::of_leechers(count, watch());
+        let mut seed = ManyPeers::of_leechers(count, watch());
         let kib = seed.bytes_per_peer() as f64 / 1024.0;
         let idle = median(101, || timed(|| seed.idle_tick()));
         let served = median(11, || seed.request_round().iter().sum());
@@ -32,21 +32,21 @@ pub fn table(counts: &[usize]) {
             timed(|| seed.tick(now))
         });
         drop(seed);
-        let mut leech = Crowd::of_seeders(count, watch());
+        let mut leech = ManyPeers::of_seeders(count, watch());
         let mut piece = 0;
         let received = median(51, || {
             piece += 1;
             leech.have_round(piece)
         });
         drop(leech);
-        let told = least_download(count).saturating_sub(alone) / (TOLD_BYTES as u32 / TOLD_PIECE);
+        let learned = least_download(count).saturating_sub(alone) / (STATE_BYTES as u32 / STATE_PIECE);
         let each = |time: Duration| us(time) * 1000.0 / count as f64;
         println!(
             "| {count} | {kib:.1} | {:.1} | {:.0} | {:.0} | {:.0} | {:.2} |",
             us(idle),
             each(look),
             each(received),
-            each(told),
+            each(learned),
             each(served) / 1000.0
         );
     }
@@ -68,10 +68,10 @@ fn least_download(onlookers: usize) -> Duration {
 /// of the engine's ticks.
 fn download(onlookers: usize) -> Duration {
     let (mut sim, watch) = (engines::simulation(), watch());
-    let data = torrents::noise(TOLD_BYTES);
-    let metainfo = torrents::of_data("data", &data, TOLD_PIECE, None);
+    let data = torrents::noise(STATE_BYTES);
+    let metainfo = torrents::of_data("data", &data, STATE_PIECE, None);
     let content = Content::new(metainfo.clone(), data.into());
-    let settings = crowd::settings(onlookers + 1);
+    let settings = many_peers::settings(onlookers + 1);
     let new = |last| NewNode::new(engines::ip(last), settings.clone(), TorrentPlugins);
     let leecher = sim.add(new(1).probe(watch.clone()));
     engines::add(&mut sim, leecher, &metainfo, "data", vec![]);

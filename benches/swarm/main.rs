@@ -21,7 +21,7 @@
 
 mod clients;
 mod content;
-mod crowd;
+mod many_peers;
 mod engine;
 mod floor;
 mod lab;

@@ -152,13 +152,13 @@ impl Running {
 
     /// Sends a line to the program's input and returns its answer.
     pub fn ask(&mut self, line: &str) -> Result<String, String> {
-        let told = self
+        let measured = self
             .child
             .stdin
             .as_mut()
             .unwrap()
             .write_all(format!("{line}\n").as_bytes());
-        told.map_err(|error| format!("{}: {error}", self.name))?;
+        measured.map_err(|error| format!("{}: {error}", self.name))?;
         self.next_line(Instant::now() + DEADLINE)?
             .ok_or_else(|| self.failed("has ended"))
     }

@@ -65,8 +65,8 @@ impl<'a> Report<'a> {
             .iter()
             .find(|((name, who), _)| *name == row.name && *who == client)?
             .1;
-        let told = runs.iter().flatten().flatten().filter(|(which, _)| *which == metric);
-        let mut values: Vec<f64> = told.map(|(_, value)| *value).collect();
+        let measured = runs.iter().flatten().flatten().filter(|(which, _)| *which == metric);
+        let mut values: Vec<f64> = measured.map(|(_, value)| *value).collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
         match values.len() {
@@ -94,8 +94,8 @@ impl<'a> Report<'a> {
 
     fn metrics(&self, row: &Row) -> Vec<Metric> {
         let runs = self.results.iter().filter(|((name, _), _)| *name == row.name);
-        let told = runs.flat_map(|(_, runs)| runs.iter().flatten().flatten());
-        let mut metrics: Vec<Metric> = told.map(|(metric, _)| *metric).collect();
+        let measured = runs.flat_map(|(_, runs)| runs.iter().flatten().flatten());
+        let mut metrics: Vec<Metric> = measured.map(|(metric, _)| *metric).collect();
         metrics.sort();
         metrics.dedup();
         metrics
@@ -164,7 +164,7 @@ impl<'a> Report<'a> {
             let runs = self.results.get(&(row.name, client)).into_iter().flatten();
             let runs: Vec<Value> = runs
                 .map(|run| match run {
-                    Ok(told) => told
+                    Ok(measured) => measured
                         .iter()
                         .map(|(metric, value)| (metric.name().to_owned(), json!(value)))
                         .collect::<serde_json::Map<_, _>>()

@@ -14,7 +14,7 @@ use crate::lab::{Lab, MEASURED, PORT, counterpart};
 use crate::options::Options;
 use crate::process::{Program, Running, Sign, Usage};
 use crate::rows::{Metric, Row, Shape, Work};
-use crate::{crowd, small};
+use crate::{many_peers, small};
 
 /// Figures of each run of a client in a row, or the reason why the run failed.
 pub type Runs = Vec<Result<Vec<(Metric, f64)>, String>>;
@@ -231,7 +231,7 @@ fn peers(lab: &Lab, content: &Content, count: usize) -> Result<Vec<(Metric, f64)
         ready: Sign::Line("ready"),
         done: Sign::Start,
     })?;
-    crowd::measure(&mut engine, &content.torrent, address, count)
+    many_peers::measure(&mut engine, &content.torrent, address, count)
 }
 
 fn tick() -> Result<Vec<(Metric, f64)>, String> {

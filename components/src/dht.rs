@@ -106,9 +106,9 @@ fn reason(code: i64) -> String {
 pub struct DhtPeers {
     /// Addresses of peers, in the order in which they were found.
     pub peers: Vec<SocketAddr>,
-    /// Estimated number of seeds (BEP 33), if the nodes told.
+    /// Estimated number of seeds (BEP 33), if the nodes answer with filters.
     pub seeds: Option<u64>,
-    /// Estimated number of other peers (BEP 33), if the nodes told.
+    /// Estimated number of other peers (BEP 33), if the nodes answer with filters.
     pub downloaders: Option<u64>,
     /// Number of nodes that answered.
     pub nodes: usize,

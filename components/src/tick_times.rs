@@ -57,9 +57,9 @@ mod tests {
         }
         assert_eq!(times.count(), 1000);
         for (share, micros) in [(0.5, 500), (0.99, 990), (1.0, 1000)] {
-            let told = times.quantile(share);
+            let measured = times.quantile(share);
             let exact = Duration::from_micros(micros);
-            assert!((exact..=exact * 101 / 100).contains(&told), "{share}: {told:?}");
+            assert!((exact..=exact * 101 / 100).contains(&measured), "{share}: {measured:?}");
         }
         times.record(Duration::ZERO);
         times.record(Duration::MAX);

@@ -306,8 +306,8 @@ impl Admission<'_, '_> {
         if claim != Claim::UserNamed && self.counts.of_torrent(torrent).is_barren(now, silences) {
             return false;
         }
-        let (standings, newcomer_crowd) = self.standings_of(torrent, newcomer);
-        let rival = newcomer_crowd.map(|crowd| Rival { crowd, silences });
+        let (standings, newcomer_party_size) = self.standings_of(torrent, newcomer);
+        let rival = newcomer_party_size.map(|party_size| Rival { party_size, silences });
         let victim = policy::least_useful(&standings, rival, claim, &self.settings.peers);
         if victim.is_none() && claim != Claim::UserNamed {
             self.counts.set_barren(torrent, now + SEARCH_INTERVAL, silences);
@@ -362,8 +362,8 @@ impl Admission<'_, '_> {
         (standings.collect(), newcomer.map(|newcomer| crowds.of(newcomer)))
     }
 
-    /// Returns the standing of a connection whose party has `crowd` connections; `None` if it is closing.
-    fn standing(&self, entity: Entity, crowd: usize, lifecycle: Option<&Lifecycle>) -> Option<Standing> {
+    /// Returns the standing of a connection whose party has `party_size` connections; `None` if it is closing.
+    fn standing(&self, entity: Entity, party_size: usize, lifecycle: Option<&Lifecycle>) -> Option<Standing> {
         if self.reaper.is_doomed(entity) {
             return None;
         }
@@ -386,7 +386,7 @@ impl Admission<'_, '_> {
             direction: peer.direction,
             is_user_named: self.counts.is_user_named(entity),
             idle: now.since(last_payload.unwrap_or(peer.since).max(peer.since)),
-            crowd,
+            party_size,
             silences: peer
                 .endpoint
                 .address()

@@ -408,10 +408,10 @@ mod tests {
             shares(&["192.0.2.1:1", "192.0.2.2:1"]),
             [peers.max_messages_per_tick; 2]
         );
-        let mut crowd = vec!["192.0.2.1:1", "[2001:db8:0:1::9]:1"];
-        crowd.extend(["[2001:db8::1]:1", "[2001:db8::2]:1"].repeat(50));
-        crowd.extend(["192.0.2.9:1", "[::ffff:192.0.2.9]:2"].repeat(50));
-        let shares = shares(&crowd);
+        let mut addresses = vec!["192.0.2.1:1", "[2001:db8:0:1::9]:1"];
+        addresses.extend(["[2001:db8::1]:1", "[2001:db8::2]:1"].repeat(50));
+        addresses.extend(["192.0.2.9:1", "[::ffff:192.0.2.9]:2"].repeat(50));
+        let shares = shares(&addresses);
         assert_eq!(
             shares[..2],
             [peers.max_messages_per_tick; 2],

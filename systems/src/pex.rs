@@ -82,7 +82,7 @@ pub struct PexTorrent(Option<Box<Exchange>>);
 #[derive(Debug, Default)]
 struct Exchange {
     log: PexLog<Entity>,
-    /// Partners that have been told everything.
+    /// Partners that know every change.
     resting: Vec<Entity>,
 }
 
@@ -95,7 +95,7 @@ impl PexTorrent {
 /// A peer that exchanges peers with us.
 #[derive(Component, Debug)]
 pub struct PexPartner {
-    /// The changes that the partner has been told.
+    /// The changes that the partner knows.
     cursor: PexCursor,
     /// Earliest time of the next message to the partner.
     earliest: Timestamp,
@@ -204,7 +204,7 @@ impl Listing<'_, '_> {
 }
 
 impl Exchange {
-    /// Gives the partners that have been told everything a turn: there is something new.
+    /// Gives the partners that knew every change a turn, because there is a new one.
     fn wake_resting(
         &mut self,
         now: Timestamp,
@@ -236,7 +236,7 @@ fn receive_pex(
         let Ok((peer, of, mut wire, partner)) = peers.get_mut(message.peer) else {
             continue;
         };
-        // A peer that takes no messages itself, or was told not to send any, is not listened to.
+        // Messages are ignored from a peer that takes none itself, or that was asked to send none.
         let is_partner = partner.is_some();
         let allowance = partner.map_or(&mut wire.changes, |partner| &mut partner.into_inner().received);
         if !allowance.take(now) {
@@ -286,7 +286,7 @@ type Turn = (
     &'static mut PexPartner,
 );
 
-/// Sends partners what they have not been told.
+/// Sends partners the changes that they do not know.
 fn send_pex(
     clock: Res<Clock>,
     wakeup: Res<Wakeup>,

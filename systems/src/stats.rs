@@ -306,14 +306,14 @@ fn answer_files(
             };
             let files = (0u32..).zip(content.0.info.files.files());
             let stored = files.filter(|(_, file)| file.is_stored());
-            let told = stored.map(|(index, file)| FileStats {
+            let stats = stored.map(|(index, file)| FileStats {
                 index,
                 path: file.path.to_string(),
                 length: file.len,
                 completed: completed_bytes(file, geometry, have),
                 priority: choice.map(|choice| choice.priority(index as usize)).unwrap_or_default(),
             });
-            told.collect()
+            stats.collect()
         });
         reply.send(files.ok_or(TorrentNotFound(torrent)));
     }

@@ -301,7 +301,7 @@ fn grant_credit(mut granting: Granting, mut ready: ResMut<ReadyPeers>, mut limit
 /// Why a peer gets credit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
-    /// It has waited for it.
+    /// The stream has waited for credit.
     Waited,
     /// Its bytes have been decoded.
     Ready,

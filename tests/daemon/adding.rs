@@ -115,7 +115,7 @@ fn bad_bodies_are_refused() {
     assert_eq!(daemon.hashes(), [""; 0]);
 }
 
-/// Of two clients that add the same torrent at the same time, one is told that it is new.
+/// Of two clients that add the same torrent at the same time, one is answered that it is new.
 #[test]
 fn a_torrent_is_new_once() {
     let temporary = tempfile::tempdir().unwrap();

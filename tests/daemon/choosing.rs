@@ -169,10 +169,10 @@ fn the_order_of_pieces_is_chosen() {
     let refused = command(folder, &["files", &hash, "--sequential", "yes"])
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&refused.stderr);
+    let refusal = String::from_utf8_lossy(&refused.stderr);
     assert!(
-        refused.status.code() == Some(2) && told.contains("it is on or off"),
-        "{told}"
+        refused.status.code() == Some(2) && refusal.contains("it is on or off"),
+        "{refusal}"
     );
 }
 

@@ -115,7 +115,7 @@ fn a_daemon_is_controlled_from_a_second_terminal() {
         "size             97.66 KiB",
         "progress         0.0 %",
     ] {
-        assert!(stats.lines().any(|told| told == line), "{stats}");
+        assert!(stats.lines().any(|line_shown| line_shown == line), "{stats}");
     }
     let root = folder.canonicalize().unwrap().join("downloads/new");
     assert!(

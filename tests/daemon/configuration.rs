@@ -44,8 +44,8 @@ fn errors_name_their_place() {
                 "127.0.0.1:0",
             ],
         ] {
-            let told = fail(folder, arguments);
-            assert!(told.contains(error), "{told}");
+            let refusal = fail(folder, arguments);
+            assert!(refusal.contains(error), "{refusal}");
         }
         assert!(!folder.join(".ecs_torrent").exists(), "nothing is begun");
     }

@@ -179,6 +179,6 @@ fn a_log_that_nobody_reads() {
     request(1);
     daemon.process.signal(Signal::TERM);
     assert!(daemon.process.wait().success());
-    let told = reader.join().unwrap();
-    assert!(!told.is_empty(), "the lines that were dropped are told");
+    let logged = reader.join().unwrap();
+    assert!(!logged.is_empty(), "the log says how many lines were dropped");
 }

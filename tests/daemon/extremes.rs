@@ -120,7 +120,7 @@ fn values_that_did_harm_are_refused() {
     let started = Engine::builder().settings(settings).start();
     assert!(
         matches!(started, Err(StartError::Setting(_))),
-        "an embedder is told too"
+        "an embedder learns it too"
     );
 }
 

@@ -31,7 +31,7 @@ fn peers_are_added_and_listed() {
     let theirs = peer(&daemon, |peer| peer["downloaded"].as_u64() > Some(0));
     assert_eq!(theirs["address"], *seed.peers);
     let expected = json!([false, 1.0, 0, true, false, false]);
-    let told = [
+    let shown = [
         "is_incoming",
         "progress",
         "uploaded",
@@ -39,16 +39,16 @@ fn peers_are_added_and_listed() {
         "peer_choking",
         "peer_interested",
     ];
-    assert_eq!(json!(told.map(|key| &theirs[key])), expected);
+    assert_eq!(json!(shown.map(|key| &theirs[key])), expected);
     let ours = peer(&seed, |peer| peer["uploaded"].as_u64() > Some(0));
-    let told = [
+    let shown = [
         "is_incoming",
         "downloaded",
         "am_interested",
         "am_choking",
         "peer_interested",
     ];
-    assert_eq!(json!(told.map(|key| &ours[key])), json!([true, 0, false, false, true]));
+    assert_eq!(json!(shown.map(|key| &ours[key])), json!([true, 0, false, false, true]));
     assert!(ours["progress"].as_f64() < Some(1.0));
     let table = succeed(folder, &["peers", &hash]);
     let row = table.lines().nth(1).unwrap();
@@ -86,8 +86,8 @@ fn blocked_peers_stay_away() {
     wait_until("a peer", || has_pieces(&daemon));
 
     assert_eq!(succeed(folder, &["block"]).trim(), "no peers are blocked");
-    let told = succeed(folder, &["block", "127.0.0.0/8", "2001:db8::1"]);
-    assert_eq!(told.trim(), "2 networks blocked");
+    let shown = succeed(folder, &["block", "127.0.0.0/8", "2001:db8::1"]);
+    assert_eq!(shown.trim(), "2 networks blocked");
     wait_until("no peer", || count(&daemon) == 0 && count(&seed) == 0);
     daemon.process.signal(Signal::KILL);
     daemon.process.wait();

@@ -16,10 +16,10 @@ fn a_signal_ends_it_in_order() {
         let (_, bytes) = torrent(folder, "one.bin", 1, &[]);
         assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);
         let file = folder.join(".ecs_torrent/api_address");
-        let told = fs::read_to_string(&file).unwrap();
+        let content = fs::read_to_string(&file).unwrap();
         let process = daemon.process.0.id().to_string();
-        assert_eq!(told.lines().next(), Some(daemon.address.to_string().as_str()));
-        assert_eq!(told.lines().nth(1).unwrap().split(' ').next(), Some(process.as_str()));
+        assert_eq!(content.lines().next(), Some(daemon.address.to_string().as_str()));
+        assert_eq!(content.lines().nth(1).unwrap().split(' ').next(), Some(process.as_str()));
         let socket = folder.join(".ecs_torrent/api.sock");
         assert!(socket.exists());
         let mut events = daemon.events();

@@ -164,7 +164,7 @@ fn resident_bytes() -> u64 {
 }
 
 /// Connects to a torrent from many addresses, so that no per-address limit applies, and then reads nothing.
-fn connect_crowd(bed: &Bed, torrent: &Torrent, count: u8) -> Vec<TcpStream> {
+fn connect_many(bed: &Bed, torrent: &Torrent, count: u8) -> Vec<TcpStream> {
     (0..count)
         .map(|number| {
             let from = IpAddr::from(Ipv4Addr::new(127, 0, 1 + number / 25, 1 + number % 25));
@@ -196,7 +196,7 @@ fn flood_with_tiny_frames() {
     let mut bed = Bed::with(|settings| settings.net.idle_window_bytes = WINDOW);
     let torrent = Torrent::new(300_000, 65536);
     bed.seed(&torrent);
-    let crowd = connect_crowd(&bed, &torrent, 99);
+    let connected = connect_many(&bed, &torrent, 99);
     let mut bystander = ScriptedPeer::connect(bed.address(), &torrent);
     bystander.send(&Message::Interested);
     bystander.wait_for_message(&Message::Unchoke);
@@ -205,10 +205,10 @@ fn flood_with_tiny_frames() {
     let mut frames = written([Message::NotInterested, Message::NotInterested]);
     frames.extend([[0, 0, 0, 2, 99, 7], [0, 0, 0, 2, 20, 99]].concat());
     let (period, frames) = (frames.len(), frames.repeat(4096));
-    let mut sent_bytes = vec![0; crowd.len()];
+    let mut sent_bytes = vec![0; connected.len()];
     let (mut most, begin) = (before, Instant::now());
     for round in 0..ROUNDS {
-        for (mut stream, sent) in crowd.iter().zip(&mut sent_bytes) {
+        for (mut stream, sent) in connected.iter().zip(&mut sent_bytes) {
             match stream.write(&frames[*sent % period..]) {
                 Ok(bytes) => *sent += bytes,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -220,7 +220,7 @@ fn flood_with_tiny_frames() {
         assert_eq!(bystander.wait_for_block().request, request);
         most = most.max(resident_bytes());
     }
-    drop(crowd);
+    drop(connected);
     bed.wait_until("the memory to be given back", || resident_bytes() < before + (10 << 20));
     let (most, sent) = (most - before, sent_bytes.iter().sum::<usize>());
     eprintln!(

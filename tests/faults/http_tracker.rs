@@ -283,16 +283,16 @@ fn a_session_as_its_tracker_sees_it() {
     let mut bed = Bed::new();
     let id = bed.download(&torrent, &[]);
     bed.wait_complete(&torrent);
-    bed.wait_for("completed to be told", |seen| matches!(seen, Seen::TrackerAnswered(_)));
+    bed.wait_for("completed to be announced", |seen| matches!(seen, Seen::TrackerAnswered(_)));
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
-    let told: Vec<String> = targets.try_iter().collect();
-    let events: Vec<_> = told
+    let announced: Vec<String> = targets.try_iter().collect();
+    let events: Vec<_> = announced
         .iter()
         .map(|target| parameter(target, "event").unwrap_or(""))
         .collect();
-    assert_eq!(events, ["started", "completed", "stopped"], "{told:#?}");
+    assert_eq!(events, ["started", "completed", "stopped"], "{announced:#?}");
     let counts = |name| {
-        told.iter()
+        announced.iter()
             .map(|target| parameter(target, name).unwrap())
             .collect::<Vec<_>>()
     };
@@ -359,8 +359,8 @@ fn a_seed_announces_no_completion() {
     let id = bed.seed(&torrent);
     bed.wait_for("the answer", |seen| matches!(seen, Seen::TrackerAnswered(_)));
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
-    let told: Vec<String> = targets.try_iter().collect();
-    let events: Vec<_> = told
+    let announced: Vec<String> = targets.try_iter().collect();
+    let events: Vec<_> = announced
         .iter()
         .map(|target| parameter(target, "event").unwrap_or(""))
         .collect();

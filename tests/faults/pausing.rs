@@ -36,19 +36,19 @@ fn tracker() -> (String, Receiver<String>) {
 struct Endings(Arc<Mutex<Vec<Ending>>>);
 
 #[derive(Resource)]
-struct Told(Endings);
+struct RecordEndings(Endings);
 
 impl Plugin for Endings {
     fn build(&self, app: &mut App) {
-        app.insert_resource(Told(self.clone()))
-            .add_stop_participant::<Told>(StopPhase::HaltDownloads, None)
+        app.insert_resource(RecordEndings(self.clone()))
+            .add_stop_participant::<RecordEndings>(StopPhase::HaltDownloads, None)
             .add_systems(Tick, record_endings.in_set(TickSet::Respond));
     }
 }
 
-fn record_endings(mut duty: StopDuty<Told>, told: Res<Told>) {
+fn record_endings(mut duty: StopDuty<RecordEndings>, records: Res<RecordEndings>) {
     for turn in duty.take() {
-        told.0.0.lock().unwrap().push(turn.ending);
+        records.0.0.lock().unwrap().push(turn.ending);
         duty.finish(turn.torrent);
     }
 }
@@ -74,7 +74,7 @@ fn a_download_is_paused_in_order() {
     asked[..2].iter().for_each(|request| seed.answer(&torrent, *request));
     bed.wait_until("the blocks", || bed.stats(id).downloaded == 2 * 16384);
 
-    let mut told = bed.torrents().subscribe();
+    let mut facade_events = bed.torrents().subscribe();
     let torrents = bed.torrents();
     let pausing = std::thread::spawn(move || torrents.blocking().pause(id));
     let said = seed.rest();
@@ -84,14 +84,14 @@ fn a_download_is_paused_in_order() {
         .iter()
         .filter(|frame| matches!(frame, Frame::Message(Message::Cancel(_))));
     assert!(cancels.count() >= 4, "{said:?}");
-    assert!(events.try_recv().is_err(), "told before the peer was gone");
+    assert!(events.try_recv().is_err(), "the duty ended before the peer was gone");
     drop(seed);
     next("stopped");
     pausing.join().unwrap().unwrap();
     let stats = bed.stats(id);
     assert_eq!((stats.state, stats.peers.len()), (TorrentState::Paused, 0));
     assert_eq!(stats.trackers[0].status, "idle");
-    while bed.block_on(told.next()).unwrap() != Event::Paused(id.into()) {}
+    while bed.block_on(facade_events.next()).unwrap() != Event::Paused(id.into()) {}
     let session = bed.session(id).unwrap();
     assert!(session.paused && session.downloaded == 2 * 16384);
 

@@ -41,12 +41,12 @@ pub struct HeldTracker {
 
 impl HeldTracker {
     pub fn start() -> Self {
-        let (told, stops) = channel();
+        let (announced, stops) = channel();
         let (release, released) = channel();
-        let (told, released) = (Mutex::new(told), Mutex::new(released));
+        let (announced, released) = (Mutex::new(announced), Mutex::new(released));
         let address = serve(move |target| {
             if parameter(target, "event") == Some("stopped") {
-                told.lock().unwrap().send(target.to_owned()).unwrap();
+                announced.lock().unwrap().send(target.to_owned()).unwrap();
                 let _ = released.lock().unwrap().recv();
             }
             ok(EMPTY_REPLY)
@@ -160,15 +160,15 @@ fn a_download_is_stopped_in_order() {
     owed.iter().for_each(|request| seed.answer(&torrent, *request));
     drop(leecher);
     assert_eq!(bed.stats(id).state, TorrentState::Stopping(StopPhase::DisconnectPeers));
-    assert!(tracker.stops.try_recv().is_err(), "told before the peers were gone");
+    assert!(tracker.stops.try_recv().is_err(), "announced before the peers were gone");
     drop(seed);
 
-    let told = tracker.stops.recv_timeout(DEADLINE).unwrap();
+    let announced = tracker.stops.recv_timeout(DEADLINE).unwrap();
     assert_eq!(bed.stats(id).state, TorrentState::Stopping(StopPhase::AnnounceStopped));
     let left = torrent.data.len() as u64 - bed.stats(id).completed;
     assert!(left < torrent.data.len() as u64);
     for (name, value) in [("downloaded", downloaded), ("uploaded", BLOCK), ("left", left)] {
-        assert_eq!(parameter(&told, name).unwrap(), value.to_string(), "{name}");
+        assert_eq!(parameter(&announced, name).unwrap(), value.to_string(), "{name}");
     }
     let old = bed.session(id).unwrap();
     assert_eq!((old.downloaded, old.uploaded), (0, 0), "the session of before");
@@ -251,10 +251,10 @@ fn a_seed_is_stopped_in_order() {
     let stop = begin_stop(&bed, id);
     assert_farewell(&leecher.rest(), &BTreeSet::new());
     assert_eq!(bed.stats(id).state, TorrentState::Stopping(StopPhase::DisconnectPeers));
-    assert!(tracker.stops.try_recv().is_err(), "told before the peer was gone");
+    assert!(tracker.stops.try_recv().is_err(), "announced before the peer was gone");
     drop(leecher);
-    let told = tracker.stops.recv_timeout(DEADLINE).unwrap();
-    let counts = ["downloaded", "uploaded", "left"].map(|name| parameter(&told, name).unwrap());
+    let announced = tracker.stops.recv_timeout(DEADLINE).unwrap();
+    let counts = ["downloaded", "uploaded", "left"].map(|name| parameter(&announced, name).unwrap());
     assert_eq!(counts, ["0", "16384", "0"]);
     assert_eq!(bed.stats(id).state, TorrentState::Stopping(StopPhase::AnnounceStopped));
     assert_eq!(bed.session(id).unwrap().uploaded, 0, "the session of before");
@@ -271,7 +271,7 @@ fn a_second_stop_joins_the_first() {
     let torrent = Torrent::with_trackers(100_000, 16384, std::slice::from_ref(&tracker.url));
     let mut bed = Bed::keeping(|settings| settings.lifecycle.announce_timeout_ms = 60_000);
     let id = bed.seed(&torrent);
-    bed.wait_until("started to be told", || bed.stats(id).trackers[0].status == "working");
+    bed.wait_until("started to be announced", || bed.stats(id).trackers[0].status == "working");
     let first = begin_stop(&bed, id);
     tracker.stops.recv_timeout(DEADLINE).unwrap();
     let torrents = bed.torrents();
@@ -293,7 +293,7 @@ fn a_second_stop_joins_the_first() {
     for result in [first.join().unwrap(), second, all] {
         result.unwrap();
     }
-    assert!(tracker.stops.try_recv().is_err(), "the tracker is told once");
+    assert!(tracker.stops.try_recv().is_err(), "the tracker gets stopped once");
     assert!(bed.block_on(bed.torrents().list()).unwrap().is_empty());
 }
 
@@ -404,7 +404,7 @@ fn a_stopping_engine_accepts_no_peer() {
     let torrent = Torrent::with_trackers(100_000, 16384, std::slice::from_ref(&tracker.url));
     let mut bed = Bed::keeping(|settings| settings.lifecycle.announce_timeout_ms = 60_000);
     let id = bed.seed(&torrent);
-    bed.wait_until("started to be told", || bed.stats(id).trackers[0].status == "working");
+    bed.wait_until("started to be announced", || bed.stats(id).trackers[0].status == "working");
     let stop = begin_stop(&bed, id);
     tracker.stops.recv_timeout(DEADLINE).unwrap();
     let mut late = connect_raw(bed.address(), None);

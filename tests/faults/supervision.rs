@@ -373,8 +373,8 @@ fn an_engine_that_panics_again_and_again_ends() {
     let error = bed.block_on(torrents.list()).unwrap_err();
     assert!(matches!(error, Error::EngineGone(_)), "{error}");
     assert!(error.to_string().contains("stopped"), "{error}");
-    let told = async { tokio::time::timeout(DEADLINE, async { while events.next().await.is_some() {} }).await };
-    bed.block_on(told)
+    let ended = async { tokio::time::timeout(DEADLINE, async { while events.next().await.is_some() {} }).await };
+    bed.block_on(ended)
         .expect("subscriptions end with the engine, even if handles are left");
     assert!(bed.session(id).is_some(), "what was saved is as it was");
 }

@@ -16,7 +16,7 @@ fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).unwrap().next().is_none()
 }
 
-/// Whether volumes can be mounted here and told apart; skips the test if not.
+/// Whether volumes can be mounted here and distinguished; skips the test if not.
 fn can_tell_apart(test: &str, folder: &Path) -> bool {
     if !can_mount(test) {
         return false;

@@ -126,8 +126,8 @@ impl Process {
         let out = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = channel();
         std::thread::spawn(move || {
-            let told = out.lines().map_while(Result::ok);
-            for line in told.filter_map(|line| serde_json::from_str(&line).ok()) {
+            let printed = out.lines().map_while(Result::ok);
+            for line in printed.filter_map(|line| serde_json::from_str(&line).ok()) {
                 let _ = sender.send(line);
             }
         });

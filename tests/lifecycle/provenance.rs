@@ -213,7 +213,7 @@ fn a_change_while_it_seeds() {
     assert_eq!(other.stats(id).corrupt, 0);
 }
 
-/// A file that gets a second name while the torrent runs is not written any more, and the user is told the choice.
+/// A file that gets a second name while the torrent runs is not written any more, and the user gets the choice.
 #[test]
 fn a_hard_link_while_it_downloads() {
     let torrent = torrent(1460);

@@ -14,8 +14,8 @@ use crate::sweep;
 const LINK: Link = Link::symmetric(2 << 20);
 
 /// One seed, eight leechers, and hostile peers with links of the same speed.
-fn crowd(seed: u64, hostiles: &[Hostility]) -> Scenario {
-    let crowd = Scenario::new(format!("eight and {hostiles:?}"))
+fn mixed_swarm(seed: u64, hostiles: &[Hostility]) -> Scenario {
+    let mixed_swarm = Scenario::new(format!("eight and {hostiles:?}"))
         .seed(seed)
         .torrent(NewContent {
             len: 4 * MIB,
@@ -25,19 +25,19 @@ fn crowd(seed: u64, hostiles: &[Hostility]) -> Scenario {
         .seeds(1, LINK)
         .leeches(8, LINK)
         .within(6.0, Duration::from_secs(240));
-    let add = |crowd: Scenario, hostility: &Hostility| crowd.hostiles(1, *hostility, LINK);
-    hostiles.iter().fold(crowd, add)
+    let add = |mixed_swarm: Scenario, hostility: &Hostility| mixed_swarm.hostiles(1, *hostility, LINK);
+    hostiles.iter().fold(mixed_swarm, add)
 }
 
 /// Asserts that the last leecher finishes within `most` times the ideal time, in the median of a few seeds. Without
 /// hostile peers the factor is 2.2.
 #[track_caller]
 fn expect_within(hostiles: &[Hostility], most: f64) {
-    expect_all_within(&format!("{hostiles:?}"), most, |seed| crowd(seed, hostiles));
+    expect_all_within(&format!("{hostiles:?}"), most, |seed| mixed_swarm(seed, hostiles));
 }
 
 #[track_caller]
-fn expect_all_within(hostiles: &str, most: f64, crowd: impl Fn(u64) -> Scenario) {
+fn expect_all_within(hostiles: &str, most: f64, mixed_swarm: impl Fn(u64) -> Scenario) {
     // Without optimization there is time for one seed only, which may take longer than the median: the times of twenty
     // seeds vary by a tenth.
     let (seeds, most) = if cfg!(debug_assertions) {
@@ -46,7 +46,7 @@ fn expect_all_within(hostiles: &str, most: f64, crowd: impl Fn(u64) -> Scenario)
         (5, most)
     };
     let times = (1..=seeds).map(|seed: u64| {
-        let outcome = crowd(seed).run();
+        let outcome = mixed_swarm(seed).run();
         assert!(outcome.is_good(), "{outcome}");
         outcome.efficiency()
     });
@@ -96,7 +96,7 @@ fn idle_peers_hold_no_slots() {
         expect_all_within(&format!("twelve slots, 36 {hostility:?}"), 20.0, |seed| {
             let mut settings = Settings::default();
             settings.peers.max_per_torrent = 12;
-            crowd(seed, &[hostility; 36]).settings(settings)
+            mixed_swarm(seed, &[hostility; 36]).settings(settings)
         });
     }
 }
@@ -118,7 +118,7 @@ fn idle_peers_do_not_fill_an_engine() {
         expect_all_within(&format!("24 connections, 36 {hostility:?}"), 20.0, |seed| {
             let mut settings = Settings::default();
             settings.peers.max_connections = 24;
-            crowd(seed, &[hostility; 36]).settings(settings)
+            mixed_swarm(seed, &[hostility; 36]).settings(settings)
         });
     }
 }
@@ -162,5 +162,5 @@ fn dripping_peers_do_not_hold_the_memory() {
 #[test]
 fn a_stolen_peer_id_harms_its_thief_only() {
     let hostiles = [Hostility::StealsId; 3];
-    expect_all_within("three thieves of ids", 5.0, |seed| crowd(seed + 1, &hostiles));
+    expect_all_within("three thieves of ids", 5.0, |seed| mixed_swarm(seed + 1, &hostiles));
 }

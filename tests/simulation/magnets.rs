@@ -214,10 +214,10 @@ fn progress_is_told() {
     let mut magnet = Magnet::new(content.clone(), 1, Settings::default());
     magnet.add();
     let (leecher, limit) = (magnet.leecher, magnet.sim.now() + Duration::from_secs(10));
-    let told = magnet.sim.run_until(limit, |sim| {
+    let is_known = magnet.sim.run_until(limit, |sim| {
         stats(sim, leecher, &content).is_some_and(|stats| stats.metadata.is_some_and(|metadata| metadata.pieces == 5))
     });
-    assert!(told);
+    assert!(is_known);
     magnet.complete(60);
     let stats = stats(&mut magnet.sim, leecher, &content).unwrap();
     assert_eq!(stats.metadata, None);

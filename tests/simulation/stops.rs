@@ -275,7 +275,7 @@ fn a_damaged_session_without_metadata_keeps_the_trackers() {
     bed.wait_for_state(&Lifecycle::FetchingMetadata);
 }
 
-/// A torrent whose resume cannot be saved stays stopped: it is listed as stopped with its name, and the caller is told.
+/// A torrent whose resume cannot be saved stays stopped: it is listed as stopped with its name, and the caller gets the error.
 #[test]
 fn a_resume_that_cannot_be_saved() {
     let mut bed = Bed::new(32);
@@ -310,7 +310,7 @@ fn a_resume_that_cannot_be_saved() {
     bed.wait_for_state(&Lifecycle::Seeding);
 }
 
-/// A start that waits while a stop takes the torrent is told that the torrent is still there.
+/// A start that waits while a stop takes the torrent is answered that the torrent is still there.
 #[test]
 fn a_start_that_waits_for_a_failed_stop() {
     let mut bed = Bed::new(33);

@@ -46,18 +46,18 @@ impl Edited {
         self.trackers[tracker].http_url()
     }
 
-    /// Waits until a tracker has been told of exactly these events.
+    /// Waits until a tracker has got exactly these events.
     fn until_told(&mut self, tracker: usize, events: &[AnnounceEvent]) {
         let tracker = self.trackers[tracker].clone();
-        let told = || {
+        let announced_events = || {
             tracker
                 .announces()
                 .iter()
                 .map(|announced| announced.event)
                 .collect::<Vec<_>>()
         };
-        self.bed.until("an announce", |_| told().len() >= events.len());
-        assert_eq!(told(), events);
+        self.bed.until("an announce", |_| announced_events().len() >= events.len());
+        assert_eq!(announced_events(), events);
     }
 
     fn edit(&mut self, remove: &[&str], add: &[&str]) -> Result<(), EditTrackersError> {
@@ -82,7 +82,7 @@ impl Edited {
 
 const ONLY: [&str; 3] = ["http://10.0.0.7", "http://10.0.0.8", "http://10.0.0.9"];
 
-/// A tracker that is removed is told so, one that is added is told at once, and a kill loses no edit.
+/// A tracker that is removed gets `stopped`, one that is added gets `started` at once, and a kill loses no edit.
 #[test]
 fn edits_are_in_force_at_once_and_survive_a_kill() {
     for crash in [Crash::Process, Crash::Power] {
@@ -190,7 +190,7 @@ fn the_trackers_of_a_private_torrent_are_not_edited() {
 #[test]
 fn an_announce_on_request_comes_as_early_as_the_tracker_allows() {
     let mut edited = Edited::new(45);
-    let told = |edited: &Edited| edited.trackers[0].announces().len();
+    let announced_events = |edited: &Edited| edited.trackers[0].announces().len();
     let wait = edited.announce().unwrap();
     assert!(wait > MINUTE && wait <= MINUTE * 2, "{wait:?}");
     let again = edited.announce().unwrap();
@@ -199,13 +199,13 @@ fn an_announce_on_request_comes_as_early_as_the_tracker_allows() {
         "{wait:?}, then {again:?}"
     );
     edited.bed.sim.run_for(wait - Duration::from_secs(1));
-    assert_eq!(told(&edited), 2);
+    assert_eq!(announced_events(&edited), 2);
     edited.bed.sim.run_for(Duration::from_secs(2));
-    assert_eq!(told(&edited), 3);
+    assert_eq!(announced_events(&edited), 3);
     edited.bed.sim.run_for(MINUTE * 3);
-    assert_eq!((edited.announce(), told(&edited)), (Ok(Duration::ZERO), 3));
+    assert_eq!((edited.announce(), announced_events(&edited)), (Ok(Duration::ZERO), 3));
     edited.bed.sim.run_for(Duration::from_secs(2));
-    assert_eq!(told(&edited), 4);
+    assert_eq!(announced_events(&edited), 4);
     let torrent = edited.file.info_hash();
     let paused = edited
         .bed

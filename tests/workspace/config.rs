@@ -85,10 +85,10 @@ fn plain(documentation: &[String]) -> String {
 /// Returns the possible values of a field whose type is an enum.
 fn choices(kind: &str, types: &BTreeMap<String, Vec<Member>>) -> Option<String> {
     let variants = types.get(kind)?;
-    let told = variants
+    let described = variants
         .iter()
         .map(|variant| format!("{}: {}", variant.name, variant.documentation.join(" ")));
-    Some(format!("One of {}", told.collect::<Vec<_>>().join(" ")))
+    Some(format!("One of {}", described.collect::<Vec<_>>().join(" ")))
 }
 
 fn commented_default() -> String {

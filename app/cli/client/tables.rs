@@ -253,32 +253,32 @@ fn describe(field: &str, value: &Value) -> Vec<String> {
         "private" => if value == &Value::Bool(true) { "yes" } else { "no" }.to_owned(),
         "peers" => {
             let peers = value.as_array().map_or(&[][..], Vec::as_slice);
-            let told = peers.iter().map(|peer| {
+            let shown = peers.iter().map(|peer| {
                 let speeds = describe("speed", &peer["speed"]).concat();
                 let client = printable(text(&peer["client"]));
                 format!("{}, {speeds}, {client}", text(&peer["address"]))
             });
             return std::iter::once(output::count(peers.len(), "peer"))
-                .chain(told)
+                .chain(shown)
                 .collect();
         }
         "trackers" => {
             let trackers = value.as_array().map_or(&[][..], Vec::as_slice);
-            let told = trackers.iter().map(|tracker| {
+            let shown = trackers.iter().map(|tracker| {
                 let message = tracker["message"].as_str().map(|why| format!(": {}", printable(why)));
                 let (url, status) = (printable(text(&tracker["url"])), text(&tracker["status"]));
                 format!("{url}, {status}{}", message.unwrap_or_default())
             });
-            return told.collect();
+            return shown.collect();
         }
         "sources" => {
             let sources = value.as_array().map_or(&[][..], Vec::as_slice);
-            let told = sources.iter().map(|source| {
+            let shown = sources.iter().map(|source| {
                 let [found, refused, connected] = ["found", "refused", "connected"].map(|count| number(&source[count]));
                 let name = printable(text(&source["source"]));
                 format!("{name}: {found} found, {connected} connected, {refused} refused")
             });
-            return told.collect();
+            return shown.collect();
         }
         _ => value.as_str().map_or_else(|| value.to_string(), printable),
     };
@@ -470,25 +470,25 @@ mod tests {
 
     #[test]
     fn fields_are_printed_in_fitting_units() {
-        let told = |field, value| describe(field, &value);
-        assert_eq!(told("progress", json!(0.9999)), ["99.9 %"]);
-        assert_eq!(told("progress", json!(1.0)), ["100.0 %"]);
+        let shown = |field, value| describe(field, &value);
+        assert_eq!(shown("progress", json!(0.9999)), ["99.9 %"]);
+        assert_eq!(shown("progress", json!(1.0)), ["100.0 %"]);
         assert_eq!(
-            told("speed", json!({"download": 2048, "upload": 0})),
+            shown("speed", json!({"download": 2048, "upload": 0})),
             ["2.00 KiB/s down, 0 B/s up"]
         );
         assert_eq!(
-            told("pieces", json!({"total": 5, "held": 2, "size": 16384})),
+            shown("pieces", json!({"total": 5, "held": 2, "size": 16384})),
             ["2 of 5, 16.00 KiB each"]
         );
-        assert_eq!(told("added_at", json!(1_709_210_096)), ["2024-02-29 12:34:56 UTC"]);
-        assert_eq!(told("added_at", json!(u64::MAX)), ["-"]);
-        assert_eq!(told("ratio", json!(1.005)), ["1.00"]);
-        assert_eq!(told("eta", json!(60)), told("seconds_active", json!(60)));
-        assert_eq!(told("private", json!(false)), ["no"]);
-        assert_eq!(told("state", json!("fetching_metadata")), ["fetching metadata"]);
-        assert_eq!(told("metadata", json!({"received": 1, "pieces": 3})), ["1 of 3 pieces"]);
-        assert_eq!(told("name", json!("a\u{1b}[31m")), ["a\u{fffd}[31m"]);
-        assert_eq!(told("peers", json!([])), ["0 peers"]);
+        assert_eq!(shown("added_at", json!(1_709_210_096)), ["2024-02-29 12:34:56 UTC"]);
+        assert_eq!(shown("added_at", json!(u64::MAX)), ["-"]);
+        assert_eq!(shown("ratio", json!(1.005)), ["1.00"]);
+        assert_eq!(shown("eta", json!(60)), shown("seconds_active", json!(60)));
+        assert_eq!(shown("private", json!(false)), ["no"]);
+        assert_eq!(shown("state", json!("fetching_metadata")), ["fetching metadata"]);
+        assert_eq!(shown("metadata", json!({"received": 1, "pieces": 3})), ["1 of 3 pieces"]);
+        assert_eq!(shown("name", json!("a\u{1b}[31m")), ["a\u{fffd}[31m"]);
+        assert_eq!(shown("peers", json!([])), ["0 peers"]);
     }
 }

@@ -143,6 +143,6 @@ mod tests {
         assert_eq!(sums.len(), 1, "{sums:?}");
         assert!(sums[0].starts_with(" WARN 9990 more lines like this: "), "{sums:?}");
         assert!(sums[0].contains("blocked: no space left"), "{sums:?}");
-        assert!(repeats.sums(later + WINDOW).is_empty(), "told once");
+        assert!(repeats.sums(later + WINDOW).is_empty(), "reported once");
     }
 }

@@ -30,8 +30,8 @@ pub(super) fn check(
     peers: Query<(), With<Peer>>,
 ) {
     // Messages that an extension derived in the last tick are read in this one, but were counted then.
-    let told = availability.read().filter(|message| !message.change.is_taken_back());
-    let senders = told
+    let announced = availability.read().filter(|message| !message.change.is_taken_back());
+    let senders = announced
         .map(|message| message.peer)
         .chain(chokes.read().map(|message| message.peer))
         .chain(interests.read().map(|message| message.peer))

@@ -183,7 +183,7 @@ impl CandidateSources {
 /// The sources from which a torrent may get peers. A feature that finds peers for a torrent, or announces it there,
 /// checks that its source is among them. Every torrent has one; until it is derived, it allows no source.
 ///
-/// It follows from the private flag (BEP 27), the settings, and whether the metadata is known; one system derives it.
+/// The set follows from the private flag (BEP 27), the settings, and whether the metadata is known; one system derives it.
 #[derive(Component, Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AllowedSources(pub SourceSet);
 

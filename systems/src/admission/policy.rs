@@ -33,7 +33,7 @@ pub(crate) struct Standing {
     pub(crate) idle: Duration,
     /// Number of connections of the same torrent to the same subnet or under the same peer id, including this one. A
     /// party with many connections gets little time for each, and loses them first.
-    pub(crate) crowd: usize,
+    pub(crate) party_size: usize,
     /// Number of silent connections from the same site that were evicted recently.
     pub(crate) silences: usize,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Standing {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Rival {
     /// Number of connections of the torrent to the same subnet or under the same peer id.
-    pub(crate) crowd: usize,
+    pub(crate) party_size: usize,
     /// Number of silent connections from the same site that were evicted recently.
     pub(crate) silences: usize,
 }
@@ -86,7 +86,7 @@ impl Standing {
     /// newcomer gets a slot within a few seconds in any case. A silent connection has no grace period if its site has
     /// been evicted more often than the newcomer's: otherwise silent peers that return would take turns.
     fn grace(&self, contest: &Contest, settings: &PeerSettings) -> Option<Duration> {
-        let crowd = u32::try_from(self.crowd.max(1)).unwrap_or(u32::MAX);
+        let party_size = u32::try_from(self.party_size.max(1)).unwrap_or(u32::MAX);
         let whole = match self.class {
             Class::Redundant | Class::Silent => {
                 let others = contest.total.saturating_sub(contest.silent) as f64 / contest.total.max(1) as f64;
@@ -102,10 +102,10 @@ impl Standing {
         {
             return Some(Duration::ZERO);
         }
-        let is_larger_party = contest.newcomer.is_some_and(|newcomer| self.crowd > newcomer.crowd + 1);
+        let is_larger_party = contest.newcomer.is_some_and(|newcomer| self.party_size > newcomer.party_size + 1);
         let grace = match is_larger_party {
             true => Duration::ZERO,
-            false => whole / crowd,
+            false => whole / party_size,
         };
         Some(grace.max(LEAST_GRACE.min(seconds(settings.grace_s))))
     }
@@ -155,11 +155,11 @@ pub(crate) fn least_useful_first(mut standings: Vec<(Entity, Standing)>) -> Vec<
 
 fn rank((entity, standing): &(Entity, Standing)) -> impl Ord + use<> {
     let Standing {
-        crowd, silences, idle, ..
+        party_size, silences, idle, ..
     } = *standing;
     (
         standing.class,
-        Reverse(crowd),
+        Reverse(party_size),
         Reverse(silences),
         Reverse(idle),
         *entity,
@@ -222,7 +222,7 @@ mod tests {
         direction: Direction::Inbound,
         is_user_named: false,
         idle: Duration::from_secs(60),
-        crowd: 1,
+        party_size: 1,
         silences: 0,
     };
 
@@ -262,8 +262,8 @@ mod tests {
 
     #[test]
     fn equals_are_evicted_by_subnet_size_and_then_idle_time() {
-        let crowded = Standing { crowd: 9, ..SILENT };
-        let all = [SILENT, idle(SILENT, 70), idle(crowded, 30), idle(crowded, 40)];
+        let large_party = Standing { party_size: 9, ..SILENT };
+        let all = [SILENT, idle(SILENT, 70), idle(large_party, 30), idle(large_party, 40)];
         assert_eq!(choose(&all, Claim::Inbound), Some(3));
         assert_eq!(choose(&all[..2], Claim::Inbound), Some(1));
     }
@@ -292,14 +292,14 @@ mod tests {
 
     #[test]
     fn large_groups_have_less_time() {
-        let crowd = |crowd, seconds| Standing {
+        let party_size = |party_size, seconds| Standing {
             class: Class::Waiting,
-            crowd,
+            party_size,
             ..idle(SILENT, seconds)
         };
         for (number, seconds) in [(1, 300), (10, 30), (150, 2), (1000, 2)] {
-            assert_eq!(choose(&[crowd(number, seconds - 1)], Claim::Inbound), None);
-            assert_eq!(choose(&[crowd(number, seconds)], Claim::Inbound), Some(0));
+            assert_eq!(choose(&[party_size(number, seconds - 1)], Claim::Inbound), None);
+            assert_eq!(choose(&[party_size(number, seconds)], Claim::Inbound), Some(0));
         }
     }
 
@@ -308,15 +308,15 @@ mod tests {
     fn a_small_group_wins_against_a_large_one() {
         let sybil = Standing {
             class: Class::Waiting,
-            crowd: 12,
+            party_size: 12,
             ..idle(SILENT, 3)
         };
-        let alone = Standing { crowd: 1, ..sybil };
-        let of = |crowd| Some(Rival { crowd, silences: 0 });
+        let alone = Standing { party_size: 1, ..sybil };
+        let of = |party_size| Some(Rival { party_size, silences: 0 });
         assert_eq!(choose_for(of(0), &[alone, sybil], Claim::Inbound), Some(1));
         assert_eq!(choose_for(of(12), &[alone, sybil], Claim::Inbound), None);
         assert_eq!(choose_for(of(0), &[alone], Claim::Inbound), None);
-        let pair = Standing { crowd: 2, ..sybil };
+        let pair = Standing { party_size: 2, ..sybil };
         assert_eq!(choose_for(of(1), &[pair], Claim::Inbound), None);
     }
 
@@ -325,7 +325,7 @@ mod tests {
     fn a_silent_peer_that_returns_has_no_grace() {
         let fresh = idle(SILENT, 0);
         let returned = Standing { silences: 2, ..fresh };
-        let of = |silences| Some(Rival { crowd: 0, silences });
+        let of = |silences| Some(Rival { party_size: 0, silences });
         for claim in [Claim::Inbound, Claim::InboundOfInbound, Claim::Outbound] {
             assert_eq!(choose_for(of(1), &[fresh, returned], claim), Some(1));
             assert_eq!(choose_for(of(2), &[fresh, returned], claim), None);

@@ -492,12 +492,12 @@ mod tests {
         assert_eq!(more(&list, Goal::Download, 2), [peer(3), peer(2), peer(1), peer(4)]);
         assert_eq!(more(&list[1..], seed, 1), [peer(2), peer(4)]);
         // A peer that has just been unchoked stays.
-        let told = Contender {
+        let recent = Contender {
             may_begin: true,
             ..list[2]
         };
-        assert_eq!(more(&[list[1], told, list[3]], seed, 1), [peer(3), peer(4)]);
-        assert_eq!(more(&[told, told, list[3]], seed, 1), [peer(3), peer(3)]);
+        assert_eq!(more(&[list[1], recent, list[3]], seed, 1), [peer(3), peer(4)]);
+        assert_eq!(more(&[recent, recent, list[3]], seed, 1), [peer(3), peer(3)]);
         // A turn ends only if other peers wait.
         let done = Contender {
             has_had_turn: true,

@@ -68,7 +68,7 @@ impl Adds {
         self.callers.entry(torrent).or_default().replies.push(reply);
     }
 
-    /// Whether no caller has been told yet that the torrent is added, so that it can still be refused.
+    /// Whether the add has not been confirmed to any caller, so that it can still be refused.
     pub(super) fn is_new(&self, torrent: Entity) -> bool {
         self.callers.get(&torrent).is_some_and(|callers| callers.is_new)
     }

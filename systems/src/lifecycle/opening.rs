@@ -97,7 +97,7 @@ impl Opening {
     }
 }
 
-/// Whether the disk has not told yet whether a torrent may use its files.
+/// Whether the disk has yet to say whether a torrent may use its files.
 pub(super) fn is_undecided(lifecycle: &Lifecycle, has_metadata: bool, opening: Option<&Opening>) -> bool {
     let is_opening = matches!(lifecycle, Lifecycle::Adding | Lifecycle::FetchingMetadata);
     is_opening && has_metadata && opening.is_some_and(Opening::is_new)

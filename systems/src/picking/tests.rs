@@ -568,7 +568,7 @@ fn a_silent_peer_gives_its_blocks_to_others_and_is_snubbed_in_time() {
     assert_eq!(resumes, Some(bed.get::<Requests>(peer).withheld_until));
     bed.run(refill::recall_starved);
     assert!(is_listed(&mut bed, other));
-    // It owes the block still.
+    // The peer still owes the block.
     let snub = bed.world.resource::<Settings>().requests.snub_s;
     bed.request(peer, piece, 1);
     bed.world

@@ -188,7 +188,7 @@ impl Editor<'_, '_> {
         tiers.map(|tier| tier.iter().filter_map(url).collect()).collect()
     }
 
-    /// Replaces a torrent's trackers. Those that stay keep their state; those that leave are told that the torrent stops.
+    /// Replaces a torrent's trackers. Those that stay keep their state; those that leave get `stopped`.
     fn apply(&mut self, torrent: Entity, urls: &Urls, are_edited: bool) {
         let Ok((mut tiers, have)) = self.torrents.get_mut(torrent) else {
             return;

@@ -52,11 +52,11 @@ pub struct Contact {
 /// The state of a node (BEP 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Quality {
-    /// It has shown a sign of life recently.
+    /// The node has shown a sign of life recently.
     Good,
-    /// It has been silent for a while.
+    /// The node has been silent for a while.
     Questionable,
-    /// It has left several queries in a row without an answer.
+    /// The node has left several queries in a row without an answer.
     Bad,
 }
 

@@ -137,9 +137,9 @@ struct Suspect<P> {
 /// The result of a received piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome<P> {
-    /// It is kept, and others are missing.
+    /// The piece is kept, and others are missing.
     Kept,
-    /// It was not requested of this peer.
+    /// The piece was not requested of this peer.
     Unsolicited,
     /// The piece has another length than the peer's claimed size requires, or the message names another size: the peer
     /// breaks the protocol.

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use super::MAX_PEERS;
 
-/// Maximum number of disconnected peers that are remembered. A receiver that is further behind is not told of the older
-/// ones.
+/// Maximum number of disconnected peers that are remembered. A receiver that is further behind does not learn
+/// of the older ones.
 const MAX_DROPPED: usize = 500;
 
 /// The connected peers that may be named to others, with keys of type `K`, and those that disconnected recently.
@@ -53,14 +53,14 @@ struct Dropped {
     ended: u64,
 }
 
-/// The changes that a receiver has been told.
+/// The changes that a receiver knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PexCursor {
     added: u64,
     dropped: u64,
 }
 
-/// Changes that a receiver has not been told yet.
+/// Changes that a receiver does not know yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PexChanges<K> {
     /// Peers that have connected, with their keys.
@@ -128,32 +128,32 @@ impl<K: Copy + PartialEq> PexLog<K> {
         true
     }
 
-    /// Returns the next changes for a receiver, at most 50 of each kind, and records that it has been told. `may_name`
+    /// Returns the next changes for a receiver, at most 50 of each kind, and records that it knows them. `may_name`
     /// says whether the receiver may learn of a peer.
     pub fn changes(&self, cursor: &mut PexCursor, may_name: impl Fn(K, SocketAddr) -> bool) -> PexChanges<K> {
-        let told = *cursor;
+        let known = *cursor;
         let mut changes = PexChanges {
             added: Vec::new(),
             dropped: Vec::new(),
         };
-        for (&began, entry) in self.by_change.range(told.added + 1..) {
+        for (&began, entry) in self.by_change.range(known.added + 1..) {
             if changes.added.len() == MAX_PEERS {
                 break;
             }
             cursor.added = began;
-            // A receiver that has not been told of the end of the previous connection still knows the peer.
-            let is_known = |previous: Dropped| previous.began <= told.added && previous.ended > told.dropped;
+            // A receiver that does not know of the end of the previous connection still knows the peer.
+            let is_known = |previous: Dropped| previous.began <= known.added && previous.ended > known.dropped;
             if !entry.previous.is_some_and(is_known) && may_name(entry.key, entry.address) {
                 changes.added.push((entry.key, entry.address));
             }
         }
-        let first = self.dropped.partition_point(|dropped| dropped.ended <= told.dropped);
+        let first = self.dropped.partition_point(|dropped| dropped.ended <= known.dropped);
         for dropped in self.dropped.range(first..) {
             if changes.dropped.len() == MAX_PEERS {
                 break;
             }
             cursor.dropped = dropped.ended;
-            if dropped.began <= told.added && !self.listed.contains_key(&dropped.address) {
+            if dropped.began <= known.added && !self.listed.contains_key(&dropped.address) {
                 changes.dropped.push(dropped.address);
             }
         }

@@ -1,4 +1,4 @@
-//! Tests of the times at which trackers are asked, and of what they are told.
+//! Tests of the times at which trackers are asked, and of the events that they get.
 
 use std::net::Ipv4Addr;
 

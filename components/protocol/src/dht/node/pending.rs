@@ -46,9 +46,9 @@ pub(super) struct PendingQuery {
 /// The fate of a query without an answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Overdue {
-    /// It takes longer than usual.
+    /// The answer takes longer than usual.
     Slow(PendingQuery),
-    /// It is lost.
+    /// The query or its answer is lost.
     Lost(PendingQuery),
 }
 

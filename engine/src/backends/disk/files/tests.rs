@@ -310,7 +310,7 @@ fn foreign_writes_are_doubtful() {
     touch(10);
     assert_eq!(stamp(files.sync(false).unwrap()), None, "after the last write");
     write(&files, 8, &[1; 8]).unwrap();
-    let known = stamp(files.sync(false).unwrap()).expect("told once");
+    let known = stamp(files.sync(false).unwrap()).expect("reported once");
     touch(20);
     write(&files, 16, &[1; 8]).unwrap();
     assert_eq!(stamp(files.sync(false).unwrap()), None, "between two writes");
