@@ -11,7 +11,8 @@ use ecs_torrent_engine::ports::disk::DiskError;
 use ecs_torrent_protocol::create::{EncodeError, NewFile, NewTorrent, default_piece_length};
 use ecs_torrent_protocol::files::{FileAttributes, FileEntry, FileTable};
 use ecs_torrent_protocol::geometry::Geometry;
-use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoError, MetainfoLimits, NodeHost};
+use ecs_torrent_protocol::host_port::HostPort;
+use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoError, MetainfoLimits};
 use ecs_torrent_protocol::urls::{UrlError, check_tracker, check_web_seed};
 use walkdir::WalkDir;
 
@@ -28,7 +29,7 @@ pub struct MakeOptions {
     /// Web seeds.
     pub web_seeds: Vec<String>,
     /// Nodes of the DHT by which a torrent without trackers is found (BEP 5); not used if it is private.
-    pub nodes: Vec<NodeHost>,
+    pub nodes: Vec<HostPort>,
     /// Whether peers may come from the trackers only.
     pub private: bool,
     /// Free text.

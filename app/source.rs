@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ecs_torrent_components::commands::{TorrentSource, UnfetchedTorrent};
+use ecs_torrent_components::hints::LinkHints;
 use ecs_torrent_components::selection::FileSelection;
 use ecs_torrent_engine::backends::whole_file::read_bounded;
 use ecs_torrent_protocol::hash::InfoHash;
@@ -93,6 +94,10 @@ impl Source {
             // Nothing says which of them belong together: each is a tier of its own (BEP 12).
             trackers: magnet.trackers.into_iter().map(|url| vec![url]).collect(),
             peers: magnet.peers,
+            hints: LinkHints {
+                web_seeds: magnet.web_seeds,
+                peer_hosts: magnet.peer_hosts,
+            },
         };
         // A link has no more ranges than a selection may have, and none is reversed.
         let selected = FileSelection::new(magnet.files, []).unwrap_or_default();

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use ecs_torrent::making::{MakeOptions, Plan, Renamed};
-use ecs_torrent::protocol::metainfo::NodeHost;
+use ecs_torrent::protocol::host_port::HostPort;
 
 use super::output::{Screen, printable};
 use super::torrent_file::{Destination, in_content};
@@ -39,7 +39,7 @@ pub(super) struct CreateArgs {
     piece_length: Option<u32>,
     /// Node of the DHT by which a torrent without trackers is found; may be repeated.
     #[arg(long = "node", value_name = "HOST:PORT", conflicts_with = "private")]
-    nodes: Vec<NodeHost>,
+    nodes: Vec<HostPort>,
     /// Private torrent: peers come from its trackers only.
     #[arg(long)]
     private: bool,

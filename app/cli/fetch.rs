@@ -89,7 +89,7 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
         )));
     };
     let destination = Destination::find(&args.output, args.overwrite, None)?;
-    let (hash, tiers) = (magnet.hashes.primary(), tiers(magnet));
+    let (hash, tiers, web_seeds) = (magnet.hashes.primary(), tiers(magnet), magnet.web_seeds.clone());
     let options = AddOptions {
         peers: peers::resolve("--peer", &args.peers)?,
         ..AddOptions::default()
@@ -123,7 +123,7 @@ pub(super) async fn run(args: FetchArgs, screen: Screen) -> Result<Outcome, CliE
         return Ok(Outcome::Interrupted);
     };
     stopped?;
-    destination.write(&torrent_file(&info, &tiers), hash)?;
+    destination.write(&torrent_file(&info, &tiers, &web_seeds), hash)?;
     Ok(Outcome::Done)
 }
 

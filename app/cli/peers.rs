@@ -5,7 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use clap::Args;
 use ecs_torrent::components::settings::{DhtSettings, LsdSettings, NetSettings};
-use ecs_torrent::protocol::metainfo::NodeHost;
+use ecs_torrent::protocol::host_port::HostPort;
 
 use super::CliError;
 
@@ -23,7 +23,7 @@ pub(super) struct ListenArgs {
     no_lsd: bool,
     /// Node by which to enter the DHT, instead of the configured ones; may be repeated.
     #[arg(long = "dht-node", value_name = "HOST:PORT", conflicts_with = "no_dht")]
-    dht_nodes: Vec<NodeHost>,
+    dht_nodes: Vec<HostPort>,
 }
 
 impl ListenArgs {

@@ -15,6 +15,7 @@ use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoError};
 use ecs_torrent_protocol::tracker::ScrapeCounts;
 use ecs_torrent_protocol::urls::UrlError;
 
+use crate::hints::LinkHints;
 use crate::rate_limit::{LimitError, LimitsPatch, TransferLimits};
 use crate::selection::FileSelection;
 use crate::stats::{FileStats, StoppedTorrent, TorrentStats};
@@ -183,6 +184,8 @@ pub struct UnfetchedTorrent {
     /// Addresses of peers that the link contains. The user has not examined them: they are strangers like those that
     /// trackers return.
     pub peers: Vec<SocketAddr>,
+    /// Other hints in the link.
+    pub hints: LinkHints,
 }
 
 impl TorrentSource {
@@ -198,6 +201,15 @@ impl TorrentSource {
         match self {
             Self::Metainfo(metainfo) => &metainfo.trackers,
             Self::InfoHash(unfetched) => &unfetched.trackers,
+        }
+    }
+
+    /// Returns the other hints of a magnet link.
+    #[must_use]
+    pub fn hints(&self) -> Option<&LinkHints> {
+        match self {
+            Self::Metainfo(_) => None,
+            Self::InfoHash(unfetched) => Some(&unfetched.hints),
         }
     }
 

@@ -30,6 +30,7 @@ pub mod commands;
 pub mod connections;
 pub mod deadlines;
 pub mod dht;
+pub mod hints;
 pub mod ids;
 pub mod intent_and_facts;
 pub mod lifecycle;

@@ -12,6 +12,7 @@ use ecs_torrent_protocol::geometry::BlockRequest;
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::wire::Block;
 
+use crate::hints::LinkHints;
 use crate::lifecycle::Lifecycle;
 use crate::peer::CloseReason;
 use crate::rate_limit::TransferLimits;
@@ -37,6 +38,17 @@ pub struct TrackersGiven {
     pub torrent: Entity,
     /// The announce URLs, by tier.
     pub tiers: Vec<Vec<String>>,
+}
+
+/// A torrent without metadata was added by a magnet link with these hints. It keeps those of earlier links. An event for
+/// observers.
+#[derive(EntityEvent, Debug, Clone)]
+pub struct HintsGiven {
+    /// The torrent.
+    #[event_target]
+    pub torrent: Entity,
+    /// The hints, not empty.
+    pub hints: LinkHints,
 }
 
 /// The user edited the trackers of a torrent. An event for observers.

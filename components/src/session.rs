@@ -20,6 +20,7 @@ use ecs_torrent_protocol::hash::{InfoHash, sha1};
 use ecs_torrent_protocol::safe_path::check_name;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::hints::LinkHints;
 use crate::rate_limit::TransferLimits;
 use crate::selection::FileSelection;
 use crate::torrent::Counters;
@@ -178,6 +179,9 @@ pub struct Session {
     /// The files that the user selected, while the torrent's metadata is not known.
     #[serde(default, skip_serializing_if = "FileSelection::is_empty")]
     pub selected: FileSelection,
+    /// The hints of magnet links, while the torrent's metadata is not known.
+    #[serde(default, skip_serializing_if = "LinkHints::is_empty")]
+    pub hints: LinkHints,
     /// Peer addresses, the ones that worked first.
     pub peers: Vec<SocketAddr>,
     /// Trackers, in the order of announces.
@@ -541,6 +545,7 @@ impl Session {
             ends_first: false,
             parted: Runs::default(),
             selected: FileSelection::default(),
+            hints: LinkHints::default(),
             lost: Runs::default(),
             peers: Vec::new(),
             trackers: Vec::new(),
@@ -644,6 +649,7 @@ impl Session {
             ends_first: self.ends_first,
             parted: self.parted.clone(),
             selected: self.selected.clone(),
+            hints: self.hints.clone(),
             are_trackers_edited: self.are_trackers_edited,
             trackers: match self.lacks_metadata || self.are_trackers_edited {
                 true => self.trackers.clone(),

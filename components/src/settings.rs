@@ -211,6 +211,9 @@ pub struct PeerSettings {
     /// ports, those that users named not counted. A liar makes us connect to as many ports of a victim. Default 8: some
     /// peers share a gateway.
     pub max_candidates_per_ip: usize,
+    /// Maximum number of peers of one torrent that magnet links name by a host name (`x.pe`) and that are looked up;
+    /// the other names are kept and not used. Default 8.
+    pub max_linked_names: usize,
     /// Timeout for the complete handshake. Default 10 s.
     pub handshake_timeout_s: u64,
     /// Timeout for a complete message, from its first byte. Default 60 s.
@@ -278,6 +281,7 @@ impl Default for PeerSettings {
             max_remembered_evictions: 4096,
             max_candidates: 2000,
             max_candidates_per_ip: 8,
+            max_linked_names: 8,
             handshake_timeout_s: 10,
             frame_timeout_s: 60,
             idle_timeout_s: 140,

@@ -8,6 +8,7 @@ use bevy_ecs::prelude::*;
 use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{AddOptions, AddTorrent, Reply, TorrentSource, UnfetchedTorrent};
+use ecs_torrent_components::hints::KeptHints;
 use ecs_torrent_components::lifecycle::Desired;
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::{Settings, millis};
@@ -127,12 +128,13 @@ impl Core {
             &TrackerTiers,
             &Storage,
             &Candidates,
+            Option<&KeptHints>,
             &Desired,
         )>();
         let mut listed: Vec<_> = query
             .iter(world)
             .filter(|(.., desired)| !desired.is_leaving())
-            .map(|(torrent, content, tiers, storage, candidates, _)| {
+            .map(|(torrent, content, tiers, storage, candidates, hints, _)| {
                 let known = candidates.best(world.resource::<Settings>().session.max_peers);
                 let (named, others) = known
                     .into_iter()
@@ -150,6 +152,7 @@ impl Core {
                             name: Some(torrent.name.to_string()),
                             trackers: urls.map(|tracker| vec![tracker.url.to_string()]).collect(),
                             peers: others,
+                            hints: hints.map(|hints| hints.0.clone()).unwrap_or_default(),
                         })
                     },
                     |content| content.0.clone().into(),

@@ -22,6 +22,7 @@ use ecs_torrent_components::commands::{
     UnfetchedTorrent,
 };
 use ecs_torrent_components::dht::{DhtError, GetDhtItem, PutDhtItem};
+use ecs_torrent_components::hints::LinkHints;
 use ecs_torrent_components::lifecycle::Desired;
 use ecs_torrent_components::links::{FollowError, FollowLink, KeepItem, ListLinks, UnfollowLink};
 use ecs_torrent_components::messages::LifecycleChanged;
@@ -554,6 +555,7 @@ impl FollowParams<'_, '_> {
                     name: None,
                     trackers: Vec::new(),
                     peers: Vec::new(),
+                    hints: LinkHints::default(),
                 });
                 let is_resumed = false;
                 self.adds.0.push_back(AddTorrent {

@@ -8,8 +8,8 @@
 //! | Assemble | [`assembly`] | blocks are stored in their pieces |
 //! | Verify | [`verification`], [`checking`], [`smart_ban`] | pieces are hashed; senders of bad blocks are banned |
 //! | Store | [`storage`] | verified pieces are written |
-//! | Announce | [`ownership`], [`lifecycle`], [`files`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
-//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dht`], [`following`], [`lsd`], [`dialing`], [`picking`], [`stats`] | what to do next |
+//! | Announce | [`ownership`], [`lifecycle`], [`files`], [`hints`], [`having`], [`trackers`] | peers, trackers and other torrents learn of new pieces |
+//! | Decide | [`lifecycle`], [`disconnecting`], [`sessions`], [`extensions`], [`metadata`], [`availability`], [`choking`], [`uploading`], [`suggesting`], [`timeouts`], [`pex`], [`dht`], [`following`], [`lsd`], [`hints`], [`dialing`], [`picking`], [`stats`] | what to do next |
 //! | Respond | [`uploading`] | peers are served |
 //! | Flush | [`flushing`] | queued messages are sent |
 //! | Reap | [`reaping`] | closed peers are removed |
@@ -46,6 +46,7 @@ pub mod frames;
 pub mod greeting;
 pub mod handshaking;
 pub mod having;
+pub mod hints;
 pub mod lifecycle;
 pub mod limits;
 pub mod lsd;
@@ -89,8 +90,8 @@ pub mod verification;
 /// beside it.
 ///
 /// Some features are optional: [`smart_ban`], [`suggesting`], [`trackers`] (with or without scrapes and edits), [`pex`],
-/// [`lsd`], [`following`] (with or without [`dht`], which it needs), [`extensions`], [`metadata`], [`stats`], [`changes`] and
-/// [`dates`] can be left out with [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
+/// [`lsd`], [`following`] (with or without [`dht`], which it needs), [`extensions`], [`metadata`], [`hints`], [`stats`],
+/// [`changes`] and [`dates`] can be left out with [`PluginGroupBuilder::disable`](bevy_app::PluginGroupBuilder::disable).
 ///
 /// # Panics
 /// In an `App` that is not an engine's, when it is built.
@@ -117,6 +118,7 @@ impl PluginGroup for TorrentPlugins {
             .add(ownership::OwnershipPlugin)
             .add(lifecycle::LifecyclePlugin)
             .add(files::FilesPlugin)
+            .add(hints::HintsPlugin)
             .add(disconnecting::DisconnectingPlugin)
             .add(sessions::SessionsPlugin)
             .add(trackers::TrackersPlugin)
@@ -245,6 +247,8 @@ pub enum DecideSet {
     Following,
     /// Finds addresses of peers in the local network.
     LocalDiscovery,
+    /// Looks up the peers that magnet links name by a host name.
+    LinkedPeers,
     /// Selects addresses to connect to.
     Dialing,
     /// Selects the blocks to request.
@@ -314,7 +318,7 @@ impl Plugin for OrderPlugin {
                 .in_set(TickSet::Announce),
         );
         use DecideSet::{
-            Availability, Choking, Dht, Dialing, Disconnect, Discovery, Extensions, Following, Lifecycle,
+            Availability, Choking, Dht, Dialing, Disconnect, Discovery, Extensions, Following, Lifecycle, LinkedPeers,
             LocalDiscovery, Picking, Sessions, Stats, Suggestions, Timeouts, Uploads,
         };
         let decide = (
@@ -331,6 +335,7 @@ impl Plugin for OrderPlugin {
             Dht,
             Following,
             LocalDiscovery,
+            LinkedPeers,
             Dialing,
             Picking,
             Stats,

@@ -9,14 +9,16 @@ use rustix::process::Signal;
 use crate::command::{Running, command};
 use crate::{album, fail, free_address, run, start, succeed};
 
-/// The fetched file is that of the link, with its trackers. Nothing else is created.
+/// The fetched file is that of the link, with its trackers and web seeds. Nothing else is created.
 #[test]
 fn a_torrent_file_is_fetched_from_a_peer() {
     let (temporary, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (folder, seed) = (temporary.path(), other.path());
     album(seed);
     let tracker = "http://127.0.0.1:9/announce";
-    succeed(seed, &["create", "album", "-o", "album.torrent", "--tracker", tracker]);
+    let web_seed = "http://127.0.0.1:9/files/a%20b";
+    let create = ["create", "album", "-o", "album.torrent", "--tracker", tracker];
+    succeed(seed, &[&create[..], &["--web-seed", web_seed]].concat());
     let address = free_address();
     let (_seeder, mut seeding) = start(
         seed,
@@ -42,6 +44,8 @@ fn a_torrent_file_is_fetched_from_a_peer() {
     let fetched = ecs_torrent::Source::from(folder.join("got.torrent")).load().unwrap();
     assert_eq!((fetched.hashes, &fetched.info), (original.hashes, &original.info));
     assert_eq!(fetched.trackers, [[tracker]]);
+    assert_eq!(fetched.web_seeds, [web_seed]);
+    assert_eq!(succeed(folder, &["magnet", "got.torrent"]).trim(), link);
     let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(names.collect::<Vec<_>>(), ["got.torrent"], "no data and no state");
 
@@ -57,6 +61,19 @@ fn a_torrent_file_is_fetched_from_a_peer() {
     // The log may say that the tracker does not answer.
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(stderr.lines().last(), Some(hash.to_string().as_str()), "{stderr}");
+    // The link names the peer, by a host name.
+    let port = address.rsplit_once(':').unwrap().1;
+    let link = format!("{link}&x.pe=localhost:{port}");
+    let by_name = [
+        "fetch",
+        &link,
+        "--listen",
+        "127.0.0.1:0",
+        "--no-dht",
+        "-o",
+        "named.torrent",
+    ];
+    assert_eq!(succeed(folder, &by_name), format!("{hash} named.torrent\n"));
     let known = fail(folder, &["fetch", "got.torrent", "-o", "x.torrent"], 1);
     assert!(
         known.contains("got.torrent is a torrent file, not a magnet link"),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ecs_torrent::bevy_app::{App, Plugin};
 use ecs_torrent::bevy_ecs::prelude::*;
 use ecs_torrent::components::commands::{CommandQueue, Reply, SupplyMetadata, TorrentSource, UnfetchedTorrent};
+use ecs_torrent::components::hints::LinkHints;
 use ecs_torrent::components::lifecycle::Desired;
 use ecs_torrent::components::messages::{FailTorrent, LifecycleChanged, Remedy};
 use ecs_torrent::components::torrent::{Lifecycle, TorrentIndex};
@@ -242,6 +243,7 @@ fn a_panic_keeps_a_torrent_without_metadata() {
         name: None,
         trackers: vec![vec!["http://127.0.0.138:9/announce".to_owned()]],
         peers: Vec::new(),
+        hints: LinkHints::default(),
     });
     bed.add_source(source, &[seed]);
     bed.wait_until("a peer", || !bed.stats(id).peers.is_empty());
@@ -302,6 +304,7 @@ fn a_panic_keeps_a_paused_torrent_without_metadata_paused() {
         name: None,
         trackers: Vec::new(),
         peers: Vec::new(),
+        hints: LinkHints::default(),
     });
     bed.add_source(source, &[listener.local_addr().unwrap()]);
     let connected = listener.accept().unwrap();

@@ -2,6 +2,7 @@
 
 use ecs_torrent::components::commands::{ResumeAll, TorrentSource, UnfetchedTorrent};
 use ecs_torrent::components::dht::{DhtError, DhtStats, FindDhtPeers, GetDhtItem, GetDhtStats, PutDhtItem};
+use ecs_torrent::components::hints::LinkHints;
 use ecs_torrent::engine::sim::{Crash, NewNode};
 use ecs_torrent::protocol::dht::items::{Item, mutable_target, public_key};
 use ecs_torrent::protocol::dht::node::NodeStats;
@@ -74,6 +75,7 @@ impl Network {
             name: None,
             trackers: vec![],
             peers: Vec::new(),
+            hints: LinkHints::default(),
         });
         let options = AddOptions {
             root: Some("downloads".into()),

@@ -9,6 +9,7 @@ use ecs_torrent::components::commands::{
     ListStopped, PauseOrStart, PauseTorrent, RemoveOptions, RemoveTorrent, Removed, ResumeAll, StartTorrent,
     StopTorrent, SupplyError, SupplyMetadata, TorrentSource, UnfetchedTorrent,
 };
+use ecs_torrent::components::hints::LinkHints;
 use ecs_torrent::components::messages::PeerConnected;
 use ecs_torrent::components::peer::{Peer, PeerPieces, UncheckedPieces};
 use ecs_torrent::engine::sim::{Crash, DiskFault, Lasting, StateOperation};
@@ -21,6 +22,7 @@ use ecs_torrent::{AddError, InfoHash, TorrentState};
 use super::*;
 
 pub const TRACKER: &str = "http://10.0.0.9:80/announce";
+pub const WEB_SEED: &str = "http://10.0.0.8/files/";
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// The metadata that [`SupplierPlugin`] has.
@@ -119,6 +121,10 @@ impl Bed {
             name: Some("a name/of a link".to_owned()),
             trackers: vec![vec![TRACKER.to_owned()]],
             peers: Vec::new(),
+            hints: LinkHints {
+                web_seeds: vec![WEB_SEED.to_owned()],
+                ..LinkHints::default()
+            },
         });
         let added = self.send(|reply| AddTorrent {
             source,
@@ -267,8 +273,8 @@ fn a_torrent_without_metadata_is_stopped_saved_and_resumed_by_its_session_alone(
     let session = bed.sim.state(bed.leecher).session(hash).unwrap();
     assert!(session.lacks_metadata);
     assert_eq!(
-        (&*session.name, &*session.trackers[0].url),
-        ("a name_of a link", TRACKER)
+        (&*session.name, &*session.trackers[0].url, &session.hints.web_seeds[..]),
+        ("a name_of a link", TRACKER, &[WEB_SEED.to_owned()][..])
     );
     assert_eq!(session.peers, [SocketAddr::from((ip(1), 6881))]);
     let listed = bed.send(|reply| ListStopped { reply });
@@ -292,6 +298,27 @@ fn a_torrent_without_metadata_is_stopped_saved_and_resumed_by_its_session_alone(
     }
     bed.supply(bed.info()).unwrap();
     bed.complete();
+    let leecher = bed.leecher;
+    let web_seeds = |sim: &mut Simulation| {
+        let world = sim.node(leecher).world_mut();
+        let mut contents = world.query::<&ecs_torrent::components::torrent::Content>();
+        contents.single(world).unwrap().0.web_seeds.clone()
+    };
+    assert_eq!(web_seeds(&mut bed.sim), [WEB_SEED]);
+    // The next run has them from the torrent file, and the session no longer repeats them.
+    bed.until("a session", |sim| {
+        let session = sim.state(leecher).session(hash);
+        session.is_some_and(|session| session.have.to_set(session.pieces).is_some_and(|have| have.is_full()))
+    });
+    assert!(bed.sim.state(leecher).session(hash).unwrap().hints.is_empty());
+    bed.sim.restart(leecher);
+    let resumed = bed.send(|reply| ResumeAll {
+        include_stopped: true,
+        reply,
+    });
+    assert_eq!(bed.wait(&resumed), Ok(1));
+    bed.complete();
+    assert_eq!(web_seeds(&mut bed.sim), [WEB_SEED]);
 }
 
 #[test]
@@ -415,6 +442,7 @@ fn a_paused_torrent_stays_paused_when_its_state_can_be_read_again() {
         name: None,
         trackers: vec![],
         peers: Vec::new(),
+        hints: LinkHints::default(),
     });
     let added = bed.send(|reply| AddTorrent {
         source,

@@ -5,11 +5,12 @@ use std::sync::mpsc::Receiver;
 use ecs_torrent::components::commands::{
     ResumeAll, ResumeTorrent, StopTorrent, SupplyError, SupplyMetadata, TorrentSource, UnfetchedTorrent,
 };
+use ecs_torrent::components::hints::LinkHints;
 use ecs_torrent::engine::sim::{Crash, DiskFault, Lasting, StateOperation};
 use ecs_torrent::prelude::Lifecycle;
 use ecs_torrent::{AddError, InfoHash, TorrentState};
 
-use super::fetching::{Bed, TRACKER};
+use super::fetching::{Bed, TRACKER, WEB_SEED};
 use super::*;
 
 type Added = Receiver<Result<InfoHash, AddError>>;
@@ -40,11 +41,16 @@ impl Bed {
 
     /// Adds the torrent by its hash, with another tracker.
     fn add_link(&mut self, tracker: &str) -> Result<InfoHash, AddError> {
+        self.add_link_with(tracker, LinkHints::default())
+    }
+
+    fn add_link_with(&mut self, tracker: &str, hints: LinkHints) -> Result<InfoHash, AddError> {
         let source = TorrentSource::InfoHash(UnfetchedTorrent {
             info_hash: self.content.info_hash(),
             name: None,
             trackers: vec![vec![tracker.to_owned()]],
             peers: Vec::new(),
+            hints,
         });
         let added = self.add_source(source, plain());
         self.wait(&added)
@@ -328,4 +334,29 @@ fn a_torrent_without_metadata_that_is_saved_already_is_added_by_its_hash() {
     bed.add();
     bed.supply(bed.info()).unwrap();
     bed.complete();
+}
+
+/// Another link of a torrent without metadata brings its web seeds. They are durable when the add is answered.
+#[test]
+fn another_link_brings_web_seeds() {
+    let mut bed = Bed::new(33);
+    let (leecher, hash) = (bed.leecher, bed.content.info_hash());
+    bed.add();
+    let hints = LinkHints {
+        web_seeds: vec![WEB_SEED.to_owned(), "http://10.0.0.7/".to_owned()],
+        ..LinkHints::default()
+    };
+    for _ in 0..2 {
+        assert_eq!(bed.add_link_with(TRACKER, hints.clone()), Ok(hash));
+    }
+    bed.sim.crash(leecher, Crash::Power);
+    let session = bed.sim.state(leecher).session(hash).unwrap();
+    assert_eq!(session.hints, hints, "each one once");
+    bed.sim.restart(leecher);
+    bed.add();
+    bed.supply(bed.info()).unwrap();
+    bed.complete();
+    let world = bed.sim.node(leecher).world_mut();
+    let mut contents = world.query::<&ecs_torrent::components::torrent::Content>();
+    assert_eq!(contents.single(world).unwrap().0.web_seeds, hints.web_seeds);
 }

@@ -1,8 +1,12 @@
 //! Torrents that fetch their metadata from peers (BEP 9).
 
 use ecs_torrent::bevy_ecs::prelude::{Entity, With};
+use std::net::SocketAddr;
+
 use ecs_torrent::components::bans::Bans;
+use ecs_torrent::components::candidates::{CandidateSource, Candidates};
 use ecs_torrent::components::commands::{StopTorrent, TorrentSource, UnfetchedTorrent};
+use ecs_torrent::components::hints::LinkHints;
 use ecs_torrent::components::peer::Peer;
 use ecs_torrent::components::torrent::{self as parts, Lifecycle, Torrent};
 use ecs_torrent::engine::sim::{Access, NewNode};
@@ -64,10 +68,15 @@ impl Magnet {
             name: None,
             trackers: vec![],
             peers: Vec::new(),
+            hints: LinkHints::default(),
         });
         let peers = (0..self.seeders.len())
             .map(|n| (ip(10 + n as u8), 6881).into())
             .collect();
+        self.add_source(source, peers);
+    }
+
+    fn add_source(&mut self, source: TorrentSource, peers: Vec<SocketAddr>) {
         let options = AddOptions {
             root: Some("downloads".into()),
             peers,
@@ -275,6 +284,35 @@ fn metadata_beyond_the_limit_is_not_fetched() {
     assert_eq!(stats.metadata, None);
 }
 
+/// A link names its peers by host names. An address in a more private network than ours is refused, as from any source.
+#[test]
+fn peers_with_host_names_are_found() {
+    let mut magnet = Magnet::new(big_metadata(), 1, Settings::default());
+    let names = magnet.sim.names();
+    names.set("peer.example", [ip(10)]);
+    names.set("evil.example", [[127, 0, 0, 1].into(), [169, 254, 169, 254].into()]);
+    let hosts = ["evil.example:22", "peer.example:6881", "missing.example:6881"];
+    let source = TorrentSource::InfoHash(UnfetchedTorrent {
+        info_hash: magnet.content.info_hash(),
+        name: None,
+        trackers: vec![],
+        peers: Vec::new(),
+        hints: LinkHints {
+            peer_hosts: hosts.map(|host| host.parse().unwrap()).into(),
+            ..LinkHints::default()
+        },
+    });
+    magnet.add_source(source, vec![]);
+    magnet.complete(30);
+    let world = magnet.sim.node(magnet.leecher).world_mut();
+    let candidates = world.query::<&Candidates>().single(world).unwrap();
+    let counts = candidates
+        .counts()
+        .find(|(source, _)| *source == CandidateSource::MAGNET);
+    let counts = counts.unwrap().1;
+    assert_eq!((counts.found, counts.refused, counts.connected), (1, 2, 1));
+}
+
 /// A peer that fetches metadata passes it on before it has any of the data.
 #[test]
 fn fetched_metadata_is_served() {
@@ -294,6 +332,7 @@ fn fetched_metadata_is_served() {
         name: None,
         trackers: vec![],
         peers: Vec::new(),
+        hints: LinkHints::default(),
     });
     let world = magnet.sim.node(second).world_mut();
     world

@@ -14,6 +14,7 @@ use ecs_torrent::TorrentPlugins;
 use ecs_torrent::components::commands::{
     AddOptions, AddTorrent, CommandQueue, Reply, SupplyMetadata, TorrentSource, UnfetchedTorrent,
 };
+use ecs_torrent::components::hints::LinkHints;
 use ecs_torrent::components::peer::{Peer, UncheckedPieces};
 use ecs_torrent::components::piece::ActivePiece;
 use ecs_torrent::components::selection::FileSelection;
@@ -157,6 +158,7 @@ fn fetch_metadata(census: &Census) {
         name: None,
         trackers,
         peers: Vec::new(),
+        hints: LinkHints::default(),
     };
     let sources = [content.metainfo().clone().into(), TorrentSource::InfoHash(unfetched)];
     for (node, source) in [seed, other].into_iter().zip(sources) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ecs_torrent_components::commands::{
     AddOptions, AddTorrent, CommandQueue, Reply, ResumeAll, TorrentSource, UnfetchedTorrent,
 };
+use ecs_torrent_components::hints::LinkHints;
 use ecs_torrent_engine::sim::{Content, Crash, NewNode};
 use ecs_torrent_protocol::hash::InfoHash;
 use ecs_torrent_protocol::wire::Block;
@@ -172,6 +173,7 @@ fn link(content: &Content, peers: Vec<SocketAddr>) -> TorrentSource {
         name: None,
         trackers: content.metainfo().trackers.clone(),
         peers,
+        hints: LinkHints::default(),
     })
 }
 

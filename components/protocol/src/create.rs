@@ -3,7 +3,7 @@
 use bendy::encoding::{AsString, Error, SingleItemEncoder, ToBencode};
 
 use crate::hash::Sha1Digest;
-use crate::metainfo::NodeHost;
+use crate::host_port::HostPort;
 
 /// Content of a new `.torrent` file. Encoded with [`NewTorrent::encode`].
 ///
@@ -39,7 +39,7 @@ pub struct NewTorrent {
     /// Web seeds.
     pub web_seeds: Vec<String>,
     /// Nodes of the DHT by which a torrent without trackers is found (BEP 5).
-    pub nodes: Vec<NodeHost>,
+    pub nodes: Vec<HostPort>,
     /// Whether peers may come from the trackers only.
     pub private: bool,
     /// Free text.
@@ -141,7 +141,7 @@ impl NewTorrent {
 }
 
 /// A node as a list of its host and its port.
-struct NodePair<'n>(&'n NodeHost);
+struct NodePair<'n>(&'n HostPort);
 
 impl ToBencode for NodePair<'_> {
     const MAX_DEPTH: usize = 1;

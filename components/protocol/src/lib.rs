@@ -30,6 +30,7 @@ pub mod fast;
 pub mod files;
 pub mod geometry;
 pub mod hash;
+pub mod host_port;
 pub mod lsd;
 pub mod magnet;
 pub mod merkle;

@@ -13,6 +13,7 @@ use url::form_urlencoded;
 
 pub use self::mutable::MutableLink;
 use crate::hash::{InfoHash, InfoHashV2, InfoHashes};
+use crate::host_port::HostPort;
 use crate::metainfo::Metainfo;
 use crate::text::printable;
 use crate::urls::UrlSet;
@@ -55,8 +56,10 @@ pub struct Magnet {
     pub name: Option<String>,
     /// `tr`: announce URLs of the schemes `http`, `https` and `udp`, each one once.
     pub trackers: Vec<String>,
-    /// `x.pe`: addresses of peers. Peers that are named by a host name are left out.
+    /// `x.pe`: addresses of peers.
     pub peers: Vec<SocketAddr>,
+    /// `x.pe`: peers that are named by a host name.
+    pub peer_hosts: Vec<HostPort>,
     /// `ws`: URLs of web seeds (`http`, `https`), each one once.
     pub web_seeds: Vec<String>,
     /// `so`: indexes of the files to download, in ascending ranges that do not overlap; empty for all files (BEP 53).
@@ -104,6 +107,7 @@ impl From<InfoHash> for Magnet {
             name: None,
             trackers: Vec::new(),
             peers: Vec::new(),
+            peer_hosts: Vec::new(),
             web_seeds: Vec::new(),
             files: Vec::new(),
         }
@@ -126,6 +130,7 @@ impl Magnet {
             name: Some(metainfo.info.name.clone()),
             trackers: metainfo.trackers.concat(),
             peers: Vec::new(),
+            peer_hosts: Vec::new(),
             web_seeds: metainfo.web_seeds.clone(),
             files: Vec::new(),
         }
@@ -139,15 +144,27 @@ impl Magnet {
             }
             "tr" => self.trackers.extend(urls.0.accept(value)),
             "ws" => self.web_seeds.extend(urls.1.accept(value)),
-            "x.pe" => {
-                let address = value.parse().ok().filter(|address: &SocketAddr| address.port() != 0);
-                let address = address.filter(|address| !self.peers.contains(address));
-                self.peers.extend(address.filter(|_| self.peers.len() < MAX_HINTS));
-            }
+            "x.pe" => self.add_peer(value),
             "so" => self.files.extend(value.split(',').filter_map(range).take(MAX_HINTS)),
             _ => {}
         }
         Ok(())
+    }
+
+    fn add_peer(&mut self, peer: &str) {
+        if self.peers.len() + self.peer_hosts.len() >= MAX_HINTS {
+            return;
+        }
+        if let Ok(address) = peer.parse::<SocketAddr>() {
+            if address.port() != 0 && !self.peers.contains(&address) {
+                self.peers.push(address);
+            }
+        } else if let Ok(host) = peer.parse::<HostPort>()
+            && host.is_name()
+            && !self.peer_hosts.contains(&host)
+        {
+            self.peer_hosts.push(host);
+        }
     }
 
     fn add_hash(&mut self, topic: &str) -> Result<(), MagnetError> {
@@ -183,6 +200,7 @@ impl FromStr for Magnet {
             name: None,
             trackers: Vec::new(),
             peers: Vec::new(),
+            peer_hosts: Vec::new(),
             web_seeds: Vec::new(),
             files: Vec::new(),
         };
@@ -216,7 +234,8 @@ impl fmt::Display for Magnet {
             .map(|hash| format!("xt=urn:btmh:{SHA256_MULTIHASH}{hash}"));
         let topics: Vec<String> = v1.into_iter().chain(v2).collect();
         f.write_str(&topics.join("&"))?;
-        let peers: Vec<String> = self.peers.iter().map(ToString::to_string).collect();
+        let peers = self.peers.iter().map(ToString::to_string);
+        let peers: Vec<String> = peers.chain(self.peer_hosts.iter().map(ToString::to_string)).collect();
         for (key, values) in [
             ("dn", self.name.as_slice()),
             ("tr", &self.trackers),
@@ -389,13 +408,19 @@ mod tests {
         let magnet = read(
             "&dn=Big+Buck%20Bunny%21&dn=other&tr=udp%3A%2F%2Ft.example%3A80&tr.2=http://u.example/announce?a=b\
              &tr=udp://t.example:80&ws=https%3A%2F%2Fw.example%2F&x.pe=%5B2001%3Adb8%3A%3A1%5D:80&x.pe=host.example:1\
-             &x.pe=1.2.3.4:0&x.pe=1.2.3.4&x.pe=1.2.3.4:5&unknown=1",
+             &x.pe=1.2.3.4:0&x.pe=1.2.3.4&x.pe=1.2.3.4:5&unknown=1&x.pe=host.example%3A1&x.pe=host.example:0\
+             &x.pe=host.example&x.pe=::1:80&x.pe=a/b:80&x.pe=host.example:2",
         );
         assert_eq!(magnet.name.as_deref(), Some("Big Buck Bunny!"));
         assert_eq!(magnet.trackers, ["udp://t.example:80", "http://u.example/announce?a=b"]);
         assert_eq!(magnet.web_seeds, ["https://w.example/"]);
         let peers: Vec<SocketAddr> = vec!["[2001:db8::1]:80".parse().unwrap(), "1.2.3.4:5".parse().unwrap()];
         assert_eq!(magnet.peers, peers);
+        let hosts: Vec<String> = magnet.peer_hosts.iter().map(ToString::to_string).collect();
+        assert_eq!(hosts, ["host.example:1", "host.example:2"]);
+        let many: String = (1..=1000).fold(String::new(), |text, n| text + &format!("&x.pe=a:{n}&x.pe=1.2.3.4:{n}"));
+        let magnet = read(&many);
+        assert_eq!(magnet.peers.len() + magnet.peer_hosts.len(), MAX_HINTS);
         let many: String = (0..1000).fold(String::new(), |text, index| {
             text + &format!("&tr=udp://t:{index}&so={}", index * 2)
         });
@@ -427,6 +452,7 @@ mod tests {
         fn any_link_is_read_as_it_was_written(
             v1: [u8; 20], v2: Option<[u8; 32]>, name in proptest::option::of("[^\\p{C}\\p{Z}]{1,40}"),
             trackers in proptest::collection::hash_set("udp://[a-z]{1,9}:[1-9]/[!-~é]{1,30}", 0..4), peers in proptest::collection::hash_set((any::<[u8; 16]>(), 1u16..), 0..4),
+            hosts in proptest::collection::hash_set("[a-z]{1,9}(\\.[a-z]{1,9})?:[1-9][0-9]{0,3}", 0..4),
             starts in proptest::collection::btree_set(0u32..10_000, 0..5),
         ) {
             let magnet = Magnet {
@@ -434,6 +460,7 @@ mod tests {
                 name: name.map(|name| printable(name.as_bytes(), MAX_NAME)),
                 trackers: trackers.into_iter().collect(),
                 peers: peers.into_iter().map(SocketAddr::from).collect(),
+                peer_hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
                 web_seeds: vec![],
                 files: starts.into_iter().map(|start| start * 10..=start * 10 + start % 3).collect(),
             };

@@ -4,10 +4,6 @@ mod error;
 mod hybrid;
 mod info;
 
-use std::fmt;
-use std::net::IpAddr;
-use std::str::FromStr;
-
 use bytes::Bytes;
 
 pub use self::error::{MetainfoError, Problem};
@@ -15,10 +11,8 @@ use self::info::{Fields, Place};
 pub use self::info::{Info, PieceHashes};
 use crate::bencode::{Document, Limits, Value};
 use crate::hash::InfoHashes;
+use crate::host_port::HostPort;
 use crate::urls::UrlSet;
-
-/// Maximum length of a host name in bytes (RFC 1035).
-const MAX_HOST: usize = 253;
 
 /// Limits for metainfo files; a file beyond them is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,56 +49,6 @@ impl Default for MetainfoLimits {
     }
 }
 
-/// A node of the DHT as a torrent names it (BEP 5): a host name or an IP address, and a port.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeHost {
-    /// The host name, or the address without brackets.
-    pub host: String,
-    /// The UDP port, not 0.
-    pub port: u16,
-}
-
-impl NodeHost {
-    /// Checks a host name, or an address with or without brackets, and a port.
-    #[must_use]
-    pub fn new(host: &str, port: u16) -> Option<Self> {
-        let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let host = inner.unwrap_or(host);
-        let is_letter = |letter: u8| letter.is_ascii_alphanumeric() || b"-._".contains(&letter);
-        let is_name = !host.is_empty() && host.len() <= MAX_HOST && host.bytes().all(is_letter);
-        let is_usable = port != 0 && (is_name || host.parse::<IpAddr>().is_ok());
-        is_usable.then(|| Self {
-            host: host.to_owned(),
-            port,
-        })
-    }
-}
-
-/// The text is not a host and a port.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a host name or address with a port, such as dht.example:6881")]
-pub struct NodeHostError(String);
-
-impl FromStr for NodeHost {
-    type Err = NodeHostError;
-
-    fn from_str(text: &str) -> Result<Self, NodeHostError> {
-        let node = text
-            .rsplit_once(':')
-            .and_then(|(host, port)| Self::new(host, port.parse().ok()?));
-        node.ok_or_else(|| NodeHostError(text.to_owned()))
-    }
-}
-
-impl fmt::Display for NodeHost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
 /// A parsed `.torrent` file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metainfo {
@@ -122,7 +66,7 @@ pub struct Metainfo {
     /// Web seeds, key `url-list` (BEP 19).
     pub web_seeds: Vec<String>,
     /// Nodes of the DHT by which a torrent without trackers is found, key `nodes` (BEP 5). Each one once.
-    pub nodes: Vec<NodeHost>,
+    pub nodes: Vec<HostPort>,
     /// Comment of the author.
     pub comment: Option<String>,
     /// The program that made the file.
@@ -182,28 +126,37 @@ impl Metainfo {
     }
 }
 
-/// Returns the content of a `.torrent` file with an info dictionary that came from elsewhere (BEP 9), and with announce
-/// URLs in tiers.
+/// Returns the content of a `.torrent` file with an info dictionary that came from elsewhere (BEP 9), with announce URLs
+/// in tiers, and with URLs of web seeds.
 #[must_use]
-pub fn torrent_file(info: &[u8], trackers: &[Vec<String>]) -> Vec<u8> {
+pub fn torrent_file(info: &[u8], trackers: &[Vec<String>], web_seeds: &[String]) -> Vec<u8> {
     let mut file = b"d".to_vec();
     if !trackers.is_empty() {
         file.extend(b"13:announce-listl");
         for tier in trackers {
-            file.push(b'l');
-            for url in tier {
-                file.extend(url.len().to_string().bytes());
-                file.push(b':');
-                file.extend(url.bytes());
-            }
-            file.push(b'e');
+            push_list(&mut file, tier);
         }
         file.push(b'e');
     }
     file.extend(b"4:info");
     file.extend(info);
+    if !web_seeds.is_empty() {
+        file.extend(b"8:url-list");
+        push_list(&mut file, web_seeds);
+    }
     file.push(b'e');
     file
+}
+
+/// Appends a bencoded list of strings.
+fn push_list(file: &mut Vec<u8>, texts: &[String]) {
+    file.push(b'l');
+    for text in texts {
+        file.extend(text.len().to_string().bytes());
+        file.push(b':');
+        file.extend(text.bytes());
+    }
+    file.push(b'e');
 }
 
 /// BEP 12: if there is an `announce-list`, `announce` is ignored.
@@ -240,8 +193,8 @@ fn web_seeds(root: &Fields<'_>, max: usize) -> Vec<String> {
 }
 
 /// BEP 5: `nodes` is a list of pairs of a host and a port. Pairs that cannot be used are left out.
-fn nodes(root: &Fields<'_>, max: usize) -> Vec<NodeHost> {
-    let mut nodes: Vec<NodeHost> = Vec::new();
+fn nodes(root: &Fields<'_>, max: usize) -> Vec<HostPort> {
+    let mut nodes: Vec<HostPort> = Vec::new();
     let list = root.get("nodes").and_then(Value::as_list);
     for node in list.into_iter().flatten().filter_map(node_host) {
         if nodes.len() == max {
@@ -254,10 +207,10 @@ fn nodes(root: &Fields<'_>, max: usize) -> Vec<NodeHost> {
     nodes
 }
 
-fn node_host(pair: Value<'_>) -> Option<NodeHost> {
+fn node_host(pair: Value<'_>) -> Option<HostPort> {
     let mut pair = pair.as_list()?;
     let host = pair.next()?.as_str()?;
-    NodeHost::new(host, pair.next()?.as_int()?.try_into().ok()?)
+    HostPort::new(host, pair.next()?.as_int()?.try_into().ok()?)
 }
 
 fn lossy(bytes: &[u8]) -> String {

@@ -80,6 +80,10 @@ fn session() -> Session {
         ends_first: true,
         parted: Runs::of([2]),
         selected: FileSelection::new([1..=4], ["*.flac"]).unwrap(),
+        hints: LinkHints {
+            web_seeds: vec!["https://w.example/a b".into()],
+            peer_hosts: vec!["peer.example:6881".parse().unwrap()],
+        },
         peers: vec!["[::1]:6881".parse().unwrap()],
         trackers: vec![SessionTracker {
             url: "http://t/".into(),
@@ -137,6 +141,7 @@ fn an_older_session_is_read() {
         paused: false,
         stopped: false,
         files: vec![None],
+        hints: LinkHints::default(),
         ..session()
     };
     let mut text = ron::ser::to_string_pretty(&older, form).unwrap();
@@ -151,6 +156,7 @@ fn an_older_session_is_read() {
         "paused",
         "stopped",
         "volume_id",
+        "hints",
     ] {
         assert!(!text.contains(absent), "{absent}: {text}");
     }
@@ -285,6 +291,7 @@ fn a_damaged_session_tells_what_the_user_wants() {
     let text = unfetched.to_text().replace("    uploaded:", "    uploadex:");
     let recovered = Session::salvage(text.as_bytes(), hash).session(None).unwrap();
     assert_eq!((recovered.trackers, recovered.pieces), (session().trackers, 0));
+    assert_eq!(recovered.hints, session().hints);
 }
 
 /// The incomplete files that the user allowed to be changed, by identity.

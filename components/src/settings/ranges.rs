@@ -190,6 +190,8 @@ setting_ranges!(PeerSettings, "peers" {
     max_remembered_evictions: 0..=1_000_000,
     max_candidates: 0..=MANY,
     max_candidates_per_ip: 1..=65_535,
+    // A link names no more.
+    max_linked_names: 0..=256,
     handshake_timeout_s: 1..=HOUR_S,
     frame_timeout_s: 1..=HOUR_S,
     idle_timeout_s: 1..=DAY_S,

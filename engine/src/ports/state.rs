@@ -205,6 +205,7 @@ impl Loaded {
                         .map(|tracker| vec![tracker.url.clone()])
                         .collect(),
                     peers: Vec::new(),
+                    hints: session.hints.clone(),
                 })
             });
         match (self.metainfo.take()?, unfetched) {

@@ -7,7 +7,8 @@ use ecs_torrent_protocol::create::{NewFile, NewTorrent};
 use ecs_torrent_protocol::files::FileTable;
 use ecs_torrent_protocol::geometry::Span;
 use ecs_torrent_protocol::hash::{InfoHash, sha1};
-use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits, NodeHost};
+use ecs_torrent_protocol::host_port::HostPort;
+use ecs_torrent_protocol::metainfo::{Metainfo, MetainfoLimits};
 
 /// A torrent and its correct bytes. Clones share both.
 #[derive(Debug, Clone)]
@@ -32,7 +33,7 @@ pub struct NewContent {
     /// Announce URLs in tiers. Default none.
     pub trackers: Vec<Vec<String>>,
     /// Nodes of the DHT that the torrent names. Default none.
-    pub nodes: Vec<NodeHost>,
+    pub nodes: Vec<HostPort>,
     /// Whether the torrent is private: peers come from its trackers only. Default false.
     pub is_private: bool,
 }

@@ -13,7 +13,7 @@ use ecs_torrent_engine::ports::state::{BlobName, StateDone, StateRequest};
 use ecs_torrent_engine::purpose;
 use ecs_torrent_protocol::compact::Family;
 use ecs_torrent_protocol::dht::node::Node;
-use ecs_torrent_protocol::metainfo::NodeHost;
+use ecs_torrent_protocol::host_port::HostPort;
 use ecs_torrent_protocol::time::Timestamp;
 use ecs_torrent_protocol::wire::Message;
 
@@ -44,7 +44,7 @@ const MAX_TORRENT_NODES: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Entry {
     /// Nodes, and the torrents that name them, until the table has enough nodes.
-    torrent_nodes: BTreeMap<NodeHost, Entity>,
+    torrent_nodes: BTreeMap<HostPort, Entity>,
     /// The next time at which the bootstrap hosts are looked up, unless nodes have answered by then.
     lookup: Option<Timestamp>,
     /// The next time at which the table is saved.
@@ -174,8 +174,8 @@ impl DhtParams<'_, '_> {
         }
     }
 
-    fn look_up_torrent_node(&mut self, node: &mut Node, named: &NodeHost, torrent: Entity) {
-        let NodeHost { host, port } = named.clone();
+    fn look_up_torrent_node(&mut self, node: &mut Node, named: &HostPort, torrent: Entity) {
+        let HostPort { host, port } = named.clone();
         if let Ok(ip) = host.parse::<IpAddr>() {
             self.add_torrent_node(node, SocketAddr::new(ip, port));
         } else if !self.is_loopback() {

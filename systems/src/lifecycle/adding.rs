@@ -12,7 +12,9 @@ use ecs_torrent_components::commands::{
     TorrentSource, Unsaved,
 };
 use ecs_torrent_components::lifecycle::{AwaitingSession, ChangedFacts};
-use ecs_torrent_components::messages::{FailTorrent, FilesSelected, LimitsGiven, Remedy, TorrentAdded, TrackersGiven};
+use ecs_torrent_components::messages::{
+    FailTorrent, FilesSelected, HintsGiven, LimitsGiven, Remedy, TorrentAdded, TrackersGiven,
+};
 use ecs_torrent_components::random::Random;
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{
@@ -171,6 +173,10 @@ impl TorrentAdder<'_, '_> {
             torrent: entity,
             tiers: source.trackers().clone(),
         });
+        if let Some(hints) = source.hints().filter(|hints| !hints.is_empty()) {
+            let hints = hints.clone();
+            self.commands.trigger(HintsGiven { torrent: entity, hints });
+        }
         // A torrent without metadata is not in its default state.
         self.changed.add(entity);
         if let Some(metainfo) = metainfo {

@@ -1,6 +1,7 @@
 //! Tests that an engine without commands and events skips the systems of the lifecycle.
 
 use ecs_torrent_components::commands::{AddOptions, AddTorrent, Reply, TorrentSource, UnfetchedTorrent};
+use ecs_torrent_components::hints::LinkHints;
 use ecs_torrent_components::messages::PiecesKnown;
 use ecs_torrent_engine::port::Purpose;
 use ecs_torrent_engine::ports::disk::{DiskEvent, DiskRequest};
@@ -57,6 +58,7 @@ fn undecided_adds_are_seen() {
             name: None,
             trackers: Vec::new(),
             peers: Vec::new(),
+            hints: LinkHints::default(),
         }),
         options: AddOptions::default(),
         is_resumed: false,

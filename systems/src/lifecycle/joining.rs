@@ -6,7 +6,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::system::SystemParam;
 use ecs_torrent_components::commands::{AddOptions, TorrentSource};
 use ecs_torrent_components::lifecycle::ChangedFacts;
-use ecs_torrent_components::messages::{FilesSelected, TrackersGiven};
+use ecs_torrent_components::messages::{FilesSelected, HintsGiven, TrackersGiven};
 use ecs_torrent_components::settings::Settings;
 use ecs_torrent_components::torrent::{Lifecycle, RequiresComplete};
 use ecs_torrent_components::tracker::Tracker;
@@ -45,6 +45,9 @@ pub(super) fn join_listed(
         let is_retried = listed.has_failed() && !command.is_resumed;
         let options = &command.options;
         let mut is_changed = joiner.give_trackers(&listed, has_metadata, &command.source);
+        if !has_metadata {
+            is_changed |= joiner.give_hints(&listed, &command.source);
+        }
         if is_retried || !has_metadata {
             is_changed |= joiner.apply(&mut listed, options, is_retried);
         }
@@ -95,6 +98,21 @@ impl Joiner<'_, '_> {
             tiers: source.trackers().clone(),
         });
         true
+    }
+
+    /// Gives a torrent without metadata the hints of another link. Returns whether any of them is new.
+    fn give_hints(&mut self, listed: &ListedItem<'_, '_>, source: &TorrentSource) -> bool {
+        let Some(hints) = source.hints() else { return false };
+        let is_new = listed
+            .hints
+            .map(|known| known.0.clone())
+            .unwrap_or_default()
+            .merge(hints);
+        if is_new {
+            let (torrent, hints) = (listed.entity, hints.clone());
+            self.commands.trigger(HintsGiven { torrent, hints });
+        }
+        is_new
     }
 
     /// Applies the options to a torrent whose files are not examined yet. Returns whether they change anything.

@@ -12,6 +12,7 @@ use bevy_ecs::system::SystemParam;
 use bytes::Bytes;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::{CommandQueue, SupplyError, SupplyMetadata, TorrentNotFound};
+use ecs_torrent_components::hints::KeptHints;
 use ecs_torrent_components::lifecycle::{ChangedFacts, Desired, Fault};
 use ecs_torrent_components::messages::{FailTorrent, MetadataKnown, Remedy};
 use ecs_torrent_components::torrent::{Content, Have, Layout, Lifecycle, Storage, Torrent, TorrentIndex};
@@ -39,6 +40,7 @@ pub(super) struct Listed {
     pub(super) tiers: &'static TrackerTiers,
     pub(super) content: Option<&'static mut Content>,
     pub(super) opening: Option<&'static mut Opening>,
+    pub(super) hints: Option<&'static KeptHints>,
     desired: &'static Desired,
 }
 
@@ -112,7 +114,8 @@ impl ListedItem<'_, '_> {
         }
         let urls = trackers.iter_many(self.tiers.0.iter()).flatten();
         let urls: Vec<Vec<String>> = urls.map(|tracker| vec![tracker.url.to_string()]).collect();
-        let file = Bytes::from(torrent_file(info, &urls));
+        let web_seeds = self.hints.map_or(&[][..], |hints| &hints.0.web_seeds);
+        let file = Bytes::from(torrent_file(info, &urls, web_seeds));
         let metainfo = match Metainfo::parse(&file, &MetainfoLimits::default()) {
             Ok(metainfo) if metainfo.hashes.v1 == Some(id) && metainfo.info_bytes == *info => Arc::new(metainfo),
             Err(error) if sha1([&info[..]]) == id.0 => return Err(SupplyError::Invalid { torrent: id, error }),

@@ -11,6 +11,7 @@ use ecs_torrent_components::candidates::Candidates;
 use ecs_torrent_components::clock::{Clock, Wakeup};
 use ecs_torrent_components::commands::Removed;
 use ecs_torrent_components::deadlines::Deadlines;
+use ecs_torrent_components::hints::KeptHints;
 use ecs_torrent_components::messages::{
     BlockAccepted, BlockSent, FailTorrent, PieceStored, Remedy, TorrentCompleted, TorrentFailed, TorrentStarted,
 };
@@ -68,6 +69,7 @@ pub(super) struct Saved {
     has_edited_trackers: Has<EditedTrackers>,
     choice: Option<&'static FileChoice>,
     limits: Option<&'static TransferLimits>,
+    hints: Option<&'static KeptHints>,
     requires_complete: Has<RequiresComplete>,
     active: Option<&'static ActivePieces>,
     pub(super) stopping: Option<&'static Stopping>,
@@ -411,12 +413,14 @@ impl SavedItem<'_, '_> {
         forget_pieces(session, pieces.into_iter());
     }
 
-    /// Writes the user's choice of files, and limits, into a session.
+    /// Writes the user's choice of files, and limits, and the hints of magnet links into a session.
     fn save_choice(&self, session: &mut Session) {
         if let Some(choice) = self.choice {
             choice.save(session);
         }
         session.limits = self.limits.copied().unwrap_or_default();
+        let hints = self.hints.filter(|_| self.known.is_none());
+        session.hints = hints.map(|hints| hints.0.clone()).unwrap_or_default();
         session.parted = Runs::of(self.state.parted.iter().copied());
     }
 
