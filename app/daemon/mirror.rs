@@ -360,7 +360,11 @@ mod tests {
         let ask = || readings.share(&read);
         let answers = tokio::join!(ask(), ask(), ask(), ask());
         assert_eq!(answers, (Ok(()), Err("the engine is busy"), Ok(()), Ok(())));
-        assert_eq!(count.into_inner(), 3, "the fourth caller shares the reading of the third");
+        assert_eq!(
+            count.into_inner(),
+            3,
+            "the fourth caller shares the reading of the third"
+        );
     }
 
     fn names(difference: &Difference) -> Vec<&str> {

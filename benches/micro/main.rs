@@ -15,10 +15,10 @@ mod tick;
 mod verify;
 mod wire;
 
-#[path = "../support/many_peers.rs"]
-mod many_peers;
 #[path = "../support/engines.rs"]
 mod engines;
+#[path = "../support/many_peers.rs"]
+mod many_peers;
 #[path = "../support/peers.rs"]
 mod peers;
 #[path = "../support/streams.rs"]

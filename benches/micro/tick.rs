@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use criterion::Criterion;
 
-use crate::many_peers::{ManyPeers, PIECE_COUNT};
 use crate::engines::Idle;
+use crate::many_peers::{ManyPeers, PIECE_COUNT};
 use crate::watch::Stopwatch;
 
 const PEER_COUNT: usize = 2000;
@@ -26,7 +26,9 @@ pub fn bench(criterion: &mut Criterion) {
 /// Times a seed whose peers are idle first and then all request a block at once.
 fn bench_seed(criterion: &mut Criterion) {
     let mut many_peers = ManyPeers::of_leechers(PEER_COUNT, Arc::default());
-    criterion.bench_function("tick/2000 idle peers", |bencher| bencher.iter(|| many_peers.idle_tick()));
+    criterion.bench_function("tick/2000 idle peers", |bencher| {
+        bencher.iter(|| many_peers.idle_tick())
+    });
     let mut now = many_peers.now();
     criterion.bench_function("tick/2000 idle peers, all looked at", |bencher| {
         bencher.iter(|| {

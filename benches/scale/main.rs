@@ -15,10 +15,10 @@
 mod peer_table;
 mod torrent_table;
 
-#[path = "../support/many_peers.rs"]
-mod many_peers;
 #[path = "../support/engines.rs"]
 mod engines;
+#[path = "../support/many_peers.rs"]
+mod many_peers;
 #[path = "../support/peers.rs"]
 mod peers;
 #[allow(dead_code, reason = "torrents that are only described are for other benches")]

@@ -21,10 +21,10 @@
 
 mod clients;
 mod content;
-mod many_peers;
 mod engine;
 mod floor;
 mod lab;
+mod many_peers;
 #[path = "../../tests/support/namespace.rs"]
 mod namespace;
 mod options;

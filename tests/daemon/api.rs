@@ -374,7 +374,10 @@ fn a_known_torrent_keeps_its_folder() {
     let file = temporary.path().join("one.torrent");
     fs::write(&file, &bytes).unwrap();
     let printed = succeed(temporary.path(), &["add", file.to_str().unwrap(), "--into", "other"]);
-    assert!(printed.contains("already added in") && printed.contains("chosen"), "{printed}");
+    assert!(
+        printed.contains("already added in") && printed.contains("chosen"),
+        "{printed}"
+    );
 
     assert_eq!(daemon.post(&format!("{path}/stop"), b"").status, 204);
     assert_eq!(daemon.post("/api/v1/torrents", &bytes).status, 201);

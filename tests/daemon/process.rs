@@ -19,7 +19,10 @@ fn a_signal_ends_it_in_order() {
         let content = fs::read_to_string(&file).unwrap();
         let process = daemon.process.0.id().to_string();
         assert_eq!(content.lines().next(), Some(daemon.address.to_string().as_str()));
-        assert_eq!(content.lines().nth(1).unwrap().split(' ').next(), Some(process.as_str()));
+        assert_eq!(
+            content.lines().nth(1).unwrap().split(' ').next(),
+            Some(process.as_str())
+        );
         let socket = folder.join(".ecs_torrent/api.sock");
         assert!(socket.exists());
         let mut events = daemon.events();

@@ -103,9 +103,15 @@ fn a_client_that_reconnects_gets_what_it_missed() {
     let reported: Vec<_> = events.iter().map(of).collect();
     let expected = [("paused", &first), ("stopped", &second), ("removed", &first)];
     for (name, hash) in expected {
-        assert!(reported.contains(&(name.to_owned(), json!(hash))), "{name}: {reported:?}");
+        assert!(
+            reported.contains(&(name.to_owned(), json!(hash))),
+            "{name}: {reported:?}"
+        );
     }
-    assert!(!reported.contains(&("stopped".to_owned(), json!(first))), "{reported:?}");
+    assert!(
+        !reported.contains(&("stopped".to_owned(), json!(first))),
+        "{reported:?}"
+    );
     assert!(!reported.contains(&("added".to_owned(), json!(second))), "{reported:?}");
     let mut rest = Stream::open(&daemon, "/api/v1/events", Some(&events[0].id));
     assert_eq!(rest.next().id, events[1].id);

@@ -283,7 +283,9 @@ fn a_session_as_its_tracker_sees_it() {
     let mut bed = Bed::new();
     let id = bed.download(&torrent, &[]);
     bed.wait_complete(&torrent);
-    bed.wait_for("completed to be announced", |seen| matches!(seen, Seen::TrackerAnswered(_)));
+    bed.wait_for("completed to be announced", |seen| {
+        matches!(seen, Seen::TrackerAnswered(_))
+    });
     bed.block_on(bed.torrents().stop_and_serialize(id)).unwrap();
     let announced: Vec<String> = targets.try_iter().collect();
     let events: Vec<_> = announced
@@ -292,7 +294,8 @@ fn a_session_as_its_tracker_sees_it() {
         .collect();
     assert_eq!(events, ["started", "completed", "stopped"], "{announced:#?}");
     let counts = |name| {
-        announced.iter()
+        announced
+            .iter()
             .map(|target| parameter(target, name).unwrap())
             .collect::<Vec<_>>()
     };

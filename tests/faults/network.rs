@@ -41,7 +41,9 @@ fn a_lookup_that_fails_is_a_failure_like_others() {
     let id = bed.download(&Torrent::with_trackers(500_000, 16384, &[url]), &[]);
     bed.wait_until("the failure", || bed.stats(id).trackers[0].status == "failed");
     assert!(wait_until_next(&bed).as_secs() <= 60, "{:?}", wait_until_next(&bed));
-    bed.wait_for_in_past("the failure to be reported", |seen| matches!(seen, Seen::TrackerFailed(_)));
+    bed.wait_for_in_past("the failure to be reported", |seen| {
+        matches!(seen, Seen::TrackerFailed(_))
+    });
 }
 
 /// Fault 103: a peer that vanishes during the transfer and returns at the same address is reconnected.

@@ -50,7 +50,9 @@ fn a_removal_joins_a_stop() {
     let mut bed = Bed::keeping(|settings| settings.lifecycle.announce_timeout_ms = 60_000);
     let id = bed.seed(&torrent);
     bed.wait_until("the session", || bed.session(id).is_some());
-    bed.wait_until("started to be announced", || bed.stats(id).trackers[0].status == "working");
+    bed.wait_until("started to be announced", || {
+        bed.stats(id).trackers[0].status == "working"
+    });
     let stop = begin_stop(&bed, id);
     tracker.stops.recv_timeout(DEADLINE).unwrap();
     let torrents = bed.torrents();

@@ -160,7 +160,10 @@ fn a_download_is_stopped_in_order() {
     owed.iter().for_each(|request| seed.answer(&torrent, *request));
     drop(leecher);
     assert_eq!(bed.stats(id).state, TorrentState::Stopping(StopPhase::DisconnectPeers));
-    assert!(tracker.stops.try_recv().is_err(), "announced before the peers were gone");
+    assert!(
+        tracker.stops.try_recv().is_err(),
+        "announced before the peers were gone"
+    );
     drop(seed);
 
     let announced = tracker.stops.recv_timeout(DEADLINE).unwrap();
@@ -271,7 +274,9 @@ fn a_second_stop_joins_the_first() {
     let torrent = Torrent::with_trackers(100_000, 16384, std::slice::from_ref(&tracker.url));
     let mut bed = Bed::keeping(|settings| settings.lifecycle.announce_timeout_ms = 60_000);
     let id = bed.seed(&torrent);
-    bed.wait_until("started to be announced", || bed.stats(id).trackers[0].status == "working");
+    bed.wait_until("started to be announced", || {
+        bed.stats(id).trackers[0].status == "working"
+    });
     let first = begin_stop(&bed, id);
     tracker.stops.recv_timeout(DEADLINE).unwrap();
     let torrents = bed.torrents();
@@ -404,7 +409,9 @@ fn a_stopping_engine_accepts_no_peer() {
     let torrent = Torrent::with_trackers(100_000, 16384, std::slice::from_ref(&tracker.url));
     let mut bed = Bed::keeping(|settings| settings.lifecycle.announce_timeout_ms = 60_000);
     let id = bed.seed(&torrent);
-    bed.wait_until("started to be announced", || bed.stats(id).trackers[0].status == "working");
+    bed.wait_until("started to be announced", || {
+        bed.stats(id).trackers[0].status == "working"
+    });
     let stop = begin_stop(&bed, id);
     tracker.stops.recv_timeout(DEADLINE).unwrap();
     let mut late = connect_raw(bed.address(), None);

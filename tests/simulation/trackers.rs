@@ -56,7 +56,8 @@ impl Edited {
                 .map(|announced| announced.event)
                 .collect::<Vec<_>>()
         };
-        self.bed.until("an announce", |_| announced_events().len() >= events.len());
+        self.bed
+            .until("an announce", |_| announced_events().len() >= events.len());
         assert_eq!(announced_events(), events);
     }
 

@@ -487,7 +487,10 @@ mod tests {
         assert_eq!(shown("eta", json!(60)), shown("seconds_active", json!(60)));
         assert_eq!(shown("private", json!(false)), ["no"]);
         assert_eq!(shown("state", json!("fetching_metadata")), ["fetching metadata"]);
-        assert_eq!(shown("metadata", json!({"received": 1, "pieces": 3})), ["1 of 3 pieces"]);
+        assert_eq!(
+            shown("metadata", json!({"received": 1, "pieces": 3})),
+            ["1 of 3 pieces"]
+        );
         assert_eq!(shown("name", json!("a\u{1b}[31m")), ["a\u{fffd}[31m"]);
         assert_eq!(shown("peers", json!([])), ["0 peers"]);
     }

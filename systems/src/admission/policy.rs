@@ -102,7 +102,9 @@ impl Standing {
         {
             return Some(Duration::ZERO);
         }
-        let is_larger_party = contest.newcomer.is_some_and(|newcomer| self.party_size > newcomer.party_size + 1);
+        let is_larger_party = contest
+            .newcomer
+            .is_some_and(|newcomer| self.party_size > newcomer.party_size + 1);
         let grace = match is_larger_party {
             true => Duration::ZERO,
             false => whole / party_size,
@@ -155,7 +157,10 @@ pub(crate) fn least_useful_first(mut standings: Vec<(Entity, Standing)>) -> Vec<
 
 fn rank((entity, standing): &(Entity, Standing)) -> impl Ord + use<> {
     let Standing {
-        party_size, silences, idle, ..
+        party_size,
+        silences,
+        idle,
+        ..
     } = *standing;
     (
         standing.class,
@@ -262,7 +267,10 @@ mod tests {
 
     #[test]
     fn equals_are_evicted_by_subnet_size_and_then_idle_time() {
-        let large_party = Standing { party_size: 9, ..SILENT };
+        let large_party = Standing {
+            party_size: 9,
+            ..SILENT
+        };
         let all = [SILENT, idle(SILENT, 70), idle(large_party, 30), idle(large_party, 40)];
         assert_eq!(choose(&all, Claim::Inbound), Some(3));
         assert_eq!(choose(&all[..2], Claim::Inbound), Some(1));
@@ -312,7 +320,12 @@ mod tests {
             ..idle(SILENT, 3)
         };
         let alone = Standing { party_size: 1, ..sybil };
-        let of = |party_size| Some(Rival { party_size, silences: 0 });
+        let of = |party_size| {
+            Some(Rival {
+                party_size,
+                silences: 0,
+            })
+        };
         assert_eq!(choose_for(of(0), &[alone, sybil], Claim::Inbound), Some(1));
         assert_eq!(choose_for(of(12), &[alone, sybil], Claim::Inbound), None);
         assert_eq!(choose_for(of(0), &[alone], Claim::Inbound), None);
@@ -325,7 +338,12 @@ mod tests {
     fn a_silent_peer_that_returns_has_no_grace() {
         let fresh = idle(SILENT, 0);
         let returned = Standing { silences: 2, ..fresh };
-        let of = |silences| Some(Rival { party_size: 0, silences });
+        let of = |silences| {
+            Some(Rival {
+                party_size: 0,
+                silences,
+            })
+        };
         for claim in [Claim::Inbound, Claim::InboundOfInbound, Claim::Outbound] {
             assert_eq!(choose_for(of(1), &[fresh, returned], claim), Some(1));
             assert_eq!(choose_for(of(2), &[fresh, returned], claim), None);
